@@ -1,0 +1,1 @@
+"""Classical predictor: OpenCV features and geometry behind the predictor seam. No weights."""

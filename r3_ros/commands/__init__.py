@@ -1,0 +1,1 @@
+"""The subcommands of ``r3``: one module each, with ``register(subparsers)`` and ``run(args)``."""

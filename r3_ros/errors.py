@@ -1,0 +1,33 @@
+"""The errors r3_ros raises. Each message says what was wrong and what to do about it."""
+
+
+class R3Error(Exception):
+    """Root of every error that r3_ros raises on purpose."""
+
+
+class ConfigError(R3Error):
+    """A parameter has a wrong name, type or value, or two parameters contradict each other."""
+
+
+class FrameError(R3Error):
+    """One frame cannot be used (encoding, size, stamp, truncated data); later ones may be fine."""
+
+
+class CalibrationError(R3Error):
+    """A camera calibration is unusable: zero or non-finite intrinsics, or the wrong size."""
+
+
+class SourceError(R3Error):
+    """An input (folder, video, bag, trajectory file) is missing, empty or corrupt."""
+
+
+class OutputError(R3Error):
+    """A file or folder could not be written; nothing half-written is left behind."""
+
+
+class ModelError(R3Error):
+    """A model name is unknown, or the model cannot be set up on this machine."""
+
+
+class TransformError(R3Error):
+    """A transform is not a rigid motion, or could not be looked up."""

@@ -1,0 +1,62 @@
+"""The seam between the engine and whatever regresses depth and relative poses.
+
+The engine never touches pixels or weights; a predictor never decides what is remembered. R3's
+network and the classical front end both stand behind this protocol, and the tests put a scripted
+one here. One step of the engine calls, in this order and from one thread::
+
+    descriptor = predictor.describe(frame)
+    context_ids = <the engine retrieves by it>
+    prediction = predictor.predict(frame, context_ids)
+    predictor.forget(<frames the engine lets go>)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from .datatypes import Frame, FramePrediction
+
+
+class Predictor(Protocol):
+    """Depth and relative poses of new frames against frames it holds.
+
+    A predictor holds every frame it has predicted until :meth:`forget` names it. Recent frames
+    that did not become keyframes are forgotten once they leave the engine's recent window.
+    """
+
+    #: Score (the mean of an edge's two confidences) of a good edge under nominal conditions.
+    #: The gate's reference starts here and then follows the stream.
+    confidence_reference: float
+
+    #: Length of a descriptor.
+    descriptor_size: int
+
+    def describe(self, frame: Frame) -> np.ndarray:
+        """Return a (descriptor_size,) float32 unit vector telling what the frame looks like.
+
+        Cosine similarity of two descriptors is near 1 for pictures of the same view. What it
+        computes may be kept for the :meth:`predict` call on the same frame that follows.
+
+        :raises FrameError: the frame cannot be used at all.
+        """
+
+    def predict(self, frame: Frame, context_ids: Sequence[int]) -> FramePrediction:
+        """Relate the frame to the context frames and return what was found.
+
+        Context ids always name held frames. Edges the predictor cannot support are left out;
+        an edge that is there is a claim, with the confidence it deserves.
+
+        :raises FrameError: the frame cannot be used; nothing was remembered of it.
+        """
+
+    def forget(self, frame_ids: Iterable[int]) -> None:
+        """Drop everything held for these frames; unknown ids are ignored."""
+
+    def reset(self) -> None:
+        """Forget every frame and every estimate: the next frame starts a new world."""
+
+    def close(self) -> None:
+        """Stop background work and free devices; the predictor is not used afterwards."""

@@ -1,0 +1,1 @@
+"""ROS 2 layer: parameters, conversions, transforms and the lifecycle node. Thin by rule."""

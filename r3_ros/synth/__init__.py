@@ -1,0 +1,1 @@
+"""Procedural worlds with exact poses, depth and intrinsics, rendered in torch."""
