@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .datatypes import Frame, FramePrediction
+from .datatypes import DepthMap, Edge, Frame, FramePrediction
 
 
 class Predictor(Protocol):
@@ -54,6 +54,12 @@ class Predictor(Protocol):
 
     def forget(self, frame_ids: Iterable[int]) -> None:
         """Drop everything held for these frames; unknown ids are ignored."""
+
+    def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...]]:
+        """Wait for background work and return its refined edges and depths.
+
+        Called at the end of a recorded stream, so that what the last frames started is not lost.
+        """
 
     def reset(self) -> None:
         """Forget every frame and every estimate: the next frame starts a new world."""

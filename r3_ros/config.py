@@ -1,0 +1,484 @@
+"""Every parameter of r3_ros, once: default, unit, range, help, and whether it may change live.
+
+The dataclasses below feed the library, the ``r3`` command, the ROS parameters, the YAML files
+and the parameter page; nothing else holds a default. A parameter's name is its dotted path
+(``keyframe.max_keyframes``), in ROS as in YAML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+import difflib
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import ConfigError
+
+MODEL_NAMES = ('classical',)
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What is known of a parameter beyond its type and default."""
+
+    help: str
+    unit: str = ''
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    live: bool = False
+
+
+def _param(default: Any, help: str, unit: str = '', **meta: Any) -> Any:
+    return field(default=default, metadata={'r3': Meta(help=help, unit=unit, **meta)})
+
+
+def _group(kind: type) -> Any:
+    return field(default_factory=kind)
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """How pictures come in."""
+
+    transport: str = _param('raw', 'image transport subscribed to', choices=('raw', 'compressed'))
+    encoding_hint: str = _param(
+        '', 'encoding to assume for the ambiguous 8UC1, 8UC3, 8UC4 and 16UC1; empty: OpenCV order'
+    )
+    rectification: str = _param(
+        'auto',
+        'undistort pictures: auto does if the calibration has distortion and the topic is not '
+        'named as rectified',
+        choices=('auto', 'on', 'off'),
+    )
+    camera_info_timeout: float = _param(
+        2.0, 'wait this long for a calibration, then estimate the focal length; 0 never waits',
+        's', low=0.0, high=60.0,
+    )
+    frame_policy: str = _param(
+        'newest', 'newest drops frames that come too fast; queue keeps them for offline bags',
+        choices=('newest', 'queue'),
+    )
+    queue_size: int = _param(
+        30, 'frames kept by frame_policy queue; the oldest is dropped beyond', low=1, high=1000
+    )
+    max_rate: float = _param(
+        0.0, 'process at most this many frames per second; 0: all', 'Hz', low=0.0, high=240.0,
+        live=True,
+    )
+    max_age: float = _param(
+        0.0, 'reject frames older than this against the clock; 0: never', 's', low=0.0, high=60.0,
+        live=True,
+    )
+    max_time_gap: float = _param(
+        5.0, 'a longer gap between frames makes the next one prove itself; 0: off', 's', low=0.0,
+        high=3600.0, live=True,
+    )
+    on_time_jump_back: str = _param(
+        'reset', 'what to do when time jumps back', choices=('reset', 'ignore', 'error'), live=True
+    )
+    time_jump_threshold: float = _param(
+        0.5, 'smaller steps back are frames out of order and are dropped', 's', low=0.01,
+        high=60.0, live=True,
+    )
+    on_resolution_change: str = _param(
+        'reset', 'what to do when the picture size changes', choices=('reset', 'reject'), live=True
+    )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What regresses depth and relative poses."""
+
+    name: str = _param('classical', 'the predictor', choices=MODEL_NAMES)
+    depth: bool = _param(True, 'compute dense depth; off saves time where only poses are wanted')
+
+
+@dataclass(frozen=True)
+class ClassicalConfig:
+    """The classical predictor: features, triangulation, bundle adjustment, plane sweep."""
+
+    max_features: int = _param(700, 'corners followed per frame', low=100, high=4000)
+    window_keyframes: int = _param(
+        7, 'keyframes that bundle adjustment moves', low=3, high=30
+    )
+    depth_planes: int = _param(
+        64, 'depth hypotheses of the plane sweep', low=16, high=256
+    )
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """Which remembered frames a new one is related to, and how its pose follows."""
+
+    recent_frames: int = _param(
+        5, 'newest frames held whether or not they are keyframes', low=1, high=64
+    )
+    recent_keyframes: int = _param(
+        6, 'newest keyframes always in the context', low=1, high=64
+    )
+    retrieved_keyframes: int = _param(
+        6, 'keyframes brought into the context because they look like the frame', low=0, high=64
+    )
+    pose_rule: str = _param(
+        'robust',
+        'how a pose follows from its edges: robust averages camera centres and reweights; '
+        'official is the rule of the R3 authors, for comparison',
+        choices=('robust', 'official'),
+    )
+
+
+@dataclass(frozen=True)
+class KeyframeConfig:
+    """Which frames are remembered, unless the predictor itself asks for one."""
+
+    mode: str = _param(
+        'novelty', 'admit every n-th frame, or frames unlike those remembered',
+        choices=('interval', 'novelty'),
+    )
+    interval: int = _param(
+        10, 'frames between keyframes in interval mode', 'frames', low=1, high=300, live=True
+    )
+    novelty_threshold: float = _param(
+        0.985, 'admit a frame whose similarity to every keyframe is below this', low=0.0, high=1.0,
+        live=True,
+    )
+    max_interval: int = _param(
+        30, 'admit a frame after this many without a keyframe, in novelty mode', 'frames', low=1,
+        high=1000, live=True,
+    )
+    max_keyframes: int = _param(100, 'keyframes remembered at the most', low=4, high=1000)
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """When a pose is believed."""
+
+    low_confidence_ratio: float = _param(
+        0.4, 'LOW_CONFIDENCE below this share of the usual score', low=0.0, high=1.0, live=True
+    )
+    lost_ratio: float = _param(
+        0.15, 'a frame below this share of the usual score has no pose', low=0.0, high=1.0,
+        live=True,
+    )
+    lost_after_frames: int = _param(
+        3, 'frames without a pose until the state is LOST', 'frames', low=1, high=100, live=True
+    )
+    recover_frames: int = _param(
+        3, 'agreeing frames in a row that end LOST', 'frames', low=1, high=30, live=True
+    )
+    publish_when_lost: bool = _param(
+        False, 'while LOST repeat the last pose with a huge covariance', live=True
+    )
+
+
+@dataclass(frozen=True)
+class CovarianceConfig:
+    """How confidence becomes a covariance. A heuristic: see docs/conventions.md."""
+
+    translation_scale: float = _param(
+        0.02, 'standard deviation of an edge of nominal score, as a share of its length',
+        low=1e-6, high=10.0, live=True,
+    )
+    rotation_scale: float = _param(
+        0.01, 'standard deviation of an edge of nominal score, as a share of its angle', low=1e-6,
+        high=10.0, live=True,
+    )
+    unscaled_factor: float = _param(
+        100.0, 'multiplies the published translation block, since map units are not metres',
+        low=1.0, high=1e6, live=True,
+    )
+
+
+@dataclass(frozen=True)
+class PointsConfig:
+    """Which pixels of a depth map become points."""
+
+    stride: int = _param(2, 'use every n-th pixel', 'pixels', low=1, high=32, live=True)
+    min_confidence: float = _param(
+        1.0, 'drop pixels of lower confidence', low=0.0, high=1000.0, live=True
+    )
+    confidence_percentile: float = _param(
+        20.0, 'drop this share of the least confident pixels', '%', low=0.0, high=99.0, live=True
+    )
+    min_range: float = _param(
+        0.05, 'drop nearer points', 'map units', low=0.0, high=1000.0, live=True
+    )
+    max_range: float = _param(
+        20.0, 'drop farther points; 0: keep all', 'map units', low=0.0, high=1000.0, live=True
+    )
+    edge_threshold: float = _param(
+        0.05, 'drop pixels whose depth steps by more than this share (flying pixels); 0: off',
+        low=0.0, high=1.0, live=True,
+    )
+    max_points: int = _param(
+        100_000, 'points per cloud at the most', 'points', low=1000, high=2_000_000, live=True
+    )
+    organized: bool = _param(False, 'publish the cloud in the shape of the picture', live=True)
+
+
+@dataclass(frozen=True)
+class MapConfig:
+    """The accumulated coloured map."""
+
+    enabled: bool = _param(True, 'build the map')
+    voxel_size: float = _param(
+        0.02, 'edge of a voxel; one point is kept in each', 'map units', low=0.001, high=5.0
+    )
+    max_points: int = _param(
+        2_000_000, 'points of the map; the oldest go first', 'points', low=10_000, high=20_000_000
+    )
+    publish_period: float = _param(
+        2.0, 'publish the map at most this often', 's', low=0.1, high=600.0, live=True
+    )
+    max_publish_points: int = _param(
+        500_000, 'points of a published map; more are thinned out', 'points', low=1000,
+        high=10_000_000, live=True,
+    )
+    directory: str = _param(
+        '', 'where relative names of maps and trajectories go; empty: r3_maps in the ROS home'
+    )
+
+
+@dataclass(frozen=True)
+class TrajectoryConfig:
+    """The record of past poses."""
+
+    max_poses: int = _param(
+        200_000, 'poses remembered; the oldest go first', 'poses', low=100, high=10_000_000
+    )
+
+
+@dataclass(frozen=True)
+class DiagnosticsConfig:
+    """When /diagnostics warns."""
+
+    period: float = _param(1.0, 'time between diagnostics', 's', low=0.1, high=10.0)
+    min_rate: float = _param(
+        1.0, 'warn below this rate of processed frames', 'Hz', low=0.0, high=240.0, live=True
+    )
+    max_latency: float = _param(
+        0.5, 'warn above this age of a pose when it is published', 's', low=0.0, high=60.0,
+        live=True,
+    )
+
+
+@dataclass(frozen=True)
+class R3Config:
+    """All parameters. Frozen: a change is a new, validated object."""
+
+    autostart: bool = _param(True, 'configure and activate without being asked')
+    map_frame: str = _param('map', 'id of the map frame (REP-105)')
+    odom_frame: str = _param('odom', 'id of the odometry frame (REP-105)')
+    base_frame: str = _param(
+        '', 'moving frame whose pose is published; empty: the camera, or the frame it hangs from'
+    )
+    camera_optical_frame: str = _param(
+        '', 'replaces a wrong or empty frame_id of the pictures'
+    )
+    publish_map_to_odom_tf: bool = _param(True, 'broadcast map -> odom')
+    publish_odom_to_base_tf: bool = _param(True, 'broadcast odom -> base')
+    tf_publish_rate: float = _param(
+        20.0, 'repeat map -> odom at this rate; 0: only with each frame', 'Hz', low=0.0,
+        high=100.0, live=True,
+    )
+    transform_tolerance: float = _param(
+        0.1, 'date map -> odom this far ahead', 's', low=0.0, high=5.0, live=True
+    )
+    tf_lookup_timeout: float = _param(
+        0.2, 'wait this long for a transform', 's', low=0.0, high=5.0, live=True
+    )
+    path_max_size: int = _param(
+        1024, 'keyframe poses in the published path', 'poses', low=1, high=100_000, live=True
+    )
+    input: InputConfig = _group(InputConfig)
+    model: ModelConfig = _group(ModelConfig)
+    classical: ClassicalConfig = _group(ClassicalConfig)
+    stream: StreamConfig = _group(StreamConfig)
+    keyframe: KeyframeConfig = _group(KeyframeConfig)
+    tracking: TrackingConfig = _group(TrackingConfig)
+    covariance: CovarianceConfig = _group(CovarianceConfig)
+    points: PointsConfig = _group(PointsConfig)
+    map: MapConfig = _group(MapConfig)
+    trajectory: TrajectoryConfig = _group(TrajectoryConfig)
+    diagnostics: DiagnosticsConfig = _group(DiagnosticsConfig)
+
+    def validate(self) -> None:
+        """Check every value and how they fit together.
+
+        :raises ConfigError: naming the parameter, its value and what is allowed.
+        """
+        for parameter in parameters(self):
+            parameter.check(parameter.value)
+        _check_relations(self)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter with its place in the tree."""
+
+    name: str
+    kind: type
+    default: Any
+    value: Any
+    meta: Meta
+
+    @property
+    def allowed(self) -> str:
+        """Say in words which values are allowed."""
+        if self.meta.choices:
+            return 'one of ' + ', '.join(self.meta.choices)
+        if self.meta.low is None:
+            return {bool: 'true or false', str: 'any text'}.get(self.kind, 'any number')
+        unit = f' {self.meta.unit}' if self.meta.unit else ''
+        return f'{self.meta.low:g} to {self.meta.high:g}{unit}'
+
+    def check(self, value: Any) -> Any:
+        """Return the value in its exact type.
+
+        :raises ConfigError: wrong type, not finite, outside the range or not among the choices.
+        """
+        if self.kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not self.kind:
+            raise ConfigError(
+                f"parameter '{self.name}' must be of type {self.kind.__name__}, "
+                f'got {value!r} ({type(value).__name__})'
+            )
+        meta = self.meta
+        if meta.choices and value not in meta.choices:
+            raise ConfigError(f"parameter '{self.name}' is {value!r}, allowed: {self.allowed}")
+        if meta.low is not None and meta.high is not None:
+            if not (math.isfinite(value) and meta.low <= value <= meta.high):
+                raise ConfigError(f"parameter '{self.name}' is {value!r}, allowed: {self.allowed}")
+        return value
+
+
+def parameters(config: R3Config | None = None) -> Iterator[Parameter]:
+    """Walk all parameters in order, with the values of ``config`` (the defaults if None)."""
+    yield from _walk(R3Config() if config is None else config, '')
+
+
+def _walk(group: Any, prefix: str) -> Iterator[Parameter]:
+    for item in fields(group):
+        value = getattr(group, item.name)
+        if is_dataclass(value):
+            yield from _walk(value, f'{prefix}{item.name}.')
+        else:
+            yield Parameter(
+                name=prefix + item.name,
+                kind=type(item.default),
+                default=item.default,
+                value=value,
+                meta=item.metadata['r3'],
+            )
+
+
+def updated(config: R3Config, changes: Mapping[str, Any]) -> R3Config:
+    """Return a validated copy with some parameters (dotted names) changed.
+
+    :raises ConfigError: unknown name, wrong type or value, or a contradiction.
+    """
+    known = {parameter.name: parameter for parameter in parameters(config)}
+    for name, value in changes.items():
+        if name not in known:
+            raise ConfigError(f"unknown parameter '{name}'" + _suggestion(name, known))
+        config = _replace_path(config, name.split('.'), known[name].check(value))
+    config.validate()
+    return config
+
+
+def _suggestion(name: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean '{close[0]}'?" if close else '; see docs/parameters.md for all'
+
+
+def _replace_path(group: Any, path: list[str], value: Any) -> Any:
+    if len(path) > 1:
+        value = _replace_path(getattr(group, path[0]), path[1:], value)
+    return replace(group, **{path[0]: value})
+
+
+def flattened(config: R3Config) -> dict[str, Any]:
+    """Return the values of all parameters by dotted name."""
+    return {parameter.name: parameter.value for parameter in parameters(config)}
+
+
+def load_config(path: Path | str, base: R3Config | None = None) -> R3Config:
+    """Read a YAML file over ``base``: plain nested groups, or a ROS parameter file.
+
+    In a ROS file every node entry counts (``/**``, ``r3`` or ``/ns/r3``), in the order given.
+
+    :raises ConfigError: unreadable, not YAML, or holding an unknown or bad parameter.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f'cannot read the parameter file {path}: {error}') from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f'{path} is not valid YAML: {error}') from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise ConfigError(f'{path} must hold groups of parameters, found {type(content).__name__}')
+    config = R3Config() if base is None else base
+    try:
+        return updated(config, _flat(_ros_parameters(content)))
+    except ConfigError as error:
+        raise ConfigError(f'{path}: {error}') from error
+
+
+def _ros_parameters(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the parameters out of their node entries, if the file is written for ROS."""
+    nodes = [v for v in content.values() if isinstance(v, dict) and 'ros__parameters' in v]
+    if not nodes:
+        return dict(content)
+    merged: dict[str, Any] = {}
+    for node in nodes:
+        merged.update(_flat(node['ros__parameters'] or {}))
+    # Belongs to rclpy, not to r3_ros.
+    merged.pop('use_sim_time', None)
+    return {k: v for k, v in merged.items() if not k.startswith('qos_overrides.')}
+
+
+def _flat(content: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f'{prefix}{name}.'))
+        else:
+            flat[f'{prefix}{name}'] = value
+    return flat
+
+
+def _check_relations(config: R3Config) -> None:
+    """Refuse parameters that contradict one another."""
+    frames = {
+        'map_frame': config.map_frame,
+        'odom_frame': config.odom_frame,
+        'base_frame': config.base_frame,
+    }
+    for name, frame in frames.items():
+        if frame.startswith('/'):
+            raise ConfigError(f"parameter '{name}' is {frame!r}: tf2 frames have no leading slash")
+        if not frame and name != 'base_frame':
+            raise ConfigError(f"parameter '{name}' is empty: give the frame a name")
+    named = [frame for frame in frames.values() if frame]
+    if len(set(named)) < len(named):
+        raise ConfigError(f'map_frame, odom_frame and base_frame must differ, got {frames}')
+    tracking = config.tracking
+    if tracking.lost_ratio > tracking.low_confidence_ratio:
+        raise ConfigError(
+            f"parameter 'tracking.lost_ratio' is {tracking.lost_ratio}, above "
+            f"'tracking.low_confidence_ratio' ({tracking.low_confidence_ratio})"
+        )
+    points = config.points
+    if 0 < points.max_range <= points.min_range:
+        raise ConfigError(
+            f"parameter 'points.max_range' is {points.max_range}, not above "
+            f"'points.min_range' ({points.min_range}); 0 means no limit"
+        )
