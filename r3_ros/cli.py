@@ -1,0 +1,58 @@
+"""The ``r3`` command: finds the subcommands and turns errors into one line and a status.
+
+Each module of :mod:`r3_ros.commands` is a subcommand. They import what they need when they run,
+so that ``r3 --help`` is quick and needs nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import importlib
+import os
+import pkgutil
+import sys
+
+from . import __version__, commands
+from .errors import R3Error
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser with every subcommand registered."""
+    parser = argparse.ArgumentParser(
+        prog='r3', description='Camera stream in; poses, depth and a coloured map out.'
+    )
+    parser.add_argument('--version', action='version', version=f'r3_ros {__version__}')
+    subparsers = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
+    for module in pkgutil.iter_modules(commands.__path__):
+        importlib.import_module(f'{commands.__name__}.{module.name}').register(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return the exit status.
+
+    0: done; 2: wrong usage or an :class:`R3Error`, told in one line; 130: interrupted. A command
+    may return another status of its own.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        return int(args.func(args) or 0)
+    except R3Error as error:
+        print(f'r3 {args.command}: {error}', file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print(f'r3 {args.command}: interrupted', file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output is gone (`r3 ... | head`): leave quietly, and keep the
+        # interpreter from failing again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""Files written whole or not at all, and the formats of clouds and trajectories.
+
+A file or folder is made under a temporary name beside its target and renamed when it is complete,
+so a full disk or an interrupt leaves either the old content or nothing. Every failure is an
+:class:`OutputError` whose ``__cause__`` is the ``OSError`` with the ``errno``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+import errno
+import os
+from pathlib import Path
+import shutil
+import tempfile
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from .errors import OutputError
+from .trajectory_file import tum_text
+
+if TYPE_CHECKING:
+    from .cloud import Cloud
+
+_ADVICE = {
+    errno.ENOSPC: 'the disk is full; free some space or write elsewhere',
+    errno.EDQUOT: 'the disk quota is used up; free some space or write elsewhere',
+    errno.EACCES: 'permission denied; write to a folder of your own',
+    errno.EPERM: 'permission denied; write to a folder of your own',
+    errno.EROFS: 'the file system is read-only; write elsewhere',
+    errno.EEXIST: 'it exists already; ask to overwrite it or choose another name',
+    errno.ENOTEMPTY: 'it exists already; ask to overwrite it or choose another name',
+    errno.ENOTDIR: 'a part of the path is a file, not a folder',
+    errno.EISDIR: 'it is a folder; name a file',
+}
+
+
+@contextmanager
+def atomic_write(path: Path | str, overwrite: bool = True) -> Iterator[BinaryIO]:
+    """Open a binary file that appears under its name only once it is complete.
+
+    :raises OutputError: it exists (without ``overwrite``), or cannot be written.
+    """
+    with atomic_path(path, overwrite) as temporary, open(temporary, 'wb') as file:
+        yield file
+        file.flush()
+
+
+@contextmanager
+def atomic_path(path: Path | str, overwrite: bool = True) -> Iterator[Path]:
+    """Give a free temporary path beside ``path`` for a file that others write.
+
+    :raises OutputError: it exists (without ``overwrite``), or cannot be written.
+    """
+    path = Path(path)
+    with _told_as_output_error(path), _beside(path) as folder:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, 'is a folder')
+        _refuse_existing(path, overwrite)
+        temporary = folder / path.name
+        yield temporary
+        _sync(temporary)
+        _refuse_existing(path, overwrite)
+        os.replace(temporary, path)
+        _sync(path.parent)
+
+
+@contextmanager
+def atomic_directory(
+    path: Path | str, overwrite: bool = False, marker: str = ''
+) -> Iterator[Path]:
+    """Give a temporary folder that takes the place of ``path`` once it is complete.
+
+    An empty folder at ``path`` is always replaced.
+
+    :param overwrite: replace a folder that has content.
+    :param marker: name of a file that a folder must hold to be overwritten, so that a mistyped
+        path cannot cost a folder of something else.
+    :raises OutputError: it exists, is no folder of ours, or cannot be written.
+    """
+    path = Path(path)
+    with _told_as_output_error(path), _beside(path) as folder:
+        _refuse_directory(path, overwrite, marker)
+        temporary = folder / (path.name or 'output')
+        temporary.mkdir()
+        yield temporary
+        for item in [*temporary.rglob('*'), temporary]:
+            _sync(item)
+        _refuse_directory(path, overwrite, marker)
+        if path.is_dir():
+            os.replace(path, folder / 'replaced')
+        os.replace(temporary, path)
+        _sync(path.parent)
+
+
+def write_ply(path: Path | str, cloud: Cloud, overwrite: bool = True) -> None:
+    """Write a cloud as binary little-endian PLY: x y z red green blue confidence.
+
+    :raises OutputError: the file cannot be written.
+    """
+    vertices = np.empty(
+        len(cloud.points),
+        dtype=[
+            ('x', '<f4'), ('y', '<f4'), ('z', '<f4'),
+            ('red', 'u1'), ('green', 'u1'), ('blue', 'u1'),
+            ('confidence', '<f4'),
+        ],
+    )  # fmt: skip
+    for axis, name in enumerate('xyz'):
+        vertices[name] = cloud.points[:, axis]
+    for channel, name in enumerate(('red', 'green', 'blue')):
+        vertices[name] = cloud.colors[:, channel]
+    vertices['confidence'] = cloud.confidence
+    kinds = {'<f4': 'float', '|u1': 'uchar'}
+    header = ['ply', 'format binary_little_endian 1.0', f'element vertex {len(vertices)}']
+    for name in vertices.dtype.names or ():
+        header.append(f'property {kinds[vertices.dtype[name].str]} {name}')
+    header.append('end_header\n')
+    with atomic_write(path, overwrite) as file:
+        file.write('\n'.join(header).encode('ascii'))
+        file.write(memoryview(vertices).cast('B') if len(vertices) else b'')
+
+
+def write_tum(
+    path: Path | str, stamps_ns: np.ndarray, T_world_camera: np.ndarray, overwrite: bool = True
+) -> None:
+    """Write poses as a TUM file with stamps exact to the nanosecond.
+
+    :param stamps_ns: (N,) int64.
+    :param T_world_camera: (N, 4, 4), finite.
+    :raises OutputError: the file cannot be written.
+    :raises TransformError: a pose is not finite.
+    """
+    text = tum_text(stamps_ns, T_world_camera)
+    with atomic_write(path, overwrite) as file:
+        file.write(text.encode('ascii'))
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Make a hidden folder on the same file system as ``path``; it is gone afterwards."""
+    parent = path.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', suffix='.partial', dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _told_as_output_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        advice = _ADVICE.get(error.errno or 0, error.strerror or str(error))
+        raise OutputError(f'cannot write {path}: {advice}') from error
+
+
+def _refuse_existing(path: Path, overwrite: bool) -> None:
+    if not overwrite and path.exists():
+        raise FileExistsError(errno.EEXIST, 'exists already')
+
+
+def _refuse_directory(path: Path, overwrite: bool, marker: str) -> None:
+    if not path.exists() and not path.is_symlink():
+        return
+    if not path.is_dir():
+        raise NotADirectoryError(errno.EEXIST, 'is a file')
+    names = {item.name for item in path.iterdir()}
+    if not names:
+        return
+    if not overwrite:
+        raise FileExistsError(errno.EEXIST, 'has content')
+    if marker and marker not in names:
+        cause = FileExistsError(errno.EEXIST, 'folder of something else')
+        raise OutputError(
+            f'cannot overwrite {path}: it holds no {marker}, so it was not written by this '
+            'command; choose another folder'
+        ) from cause
+
+
+def _sync(path: Path) -> None:
+    """Have a file or folder on the disk before it is given its name."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

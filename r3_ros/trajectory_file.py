@@ -1,0 +1,107 @@
+"""Trajectory files in the TUM format, with stamps exact to the nanosecond.
+
+A line is ``timestamp tx ty tz qx qy qz qw``, camera-to-world, seconds. A double cannot hold a
+present-day time to the nanosecond, so stamps are read and written as integers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import decimal
+from pathlib import Path
+
+import numpy as np
+
+from .errors import SourceError, TransformError
+from .geometry import T_from_quat, quat_xyzw
+
+NANOSECONDS = 1_000_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class PoseList:
+    """Poses in the order of time.
+
+    :ivar stamps_ns: (N,) int64, strictly rising.
+    :ivar T_world_camera: (N, 4, 4) float64.
+    """
+
+    stamps_ns: np.ndarray
+    T_world_camera: np.ndarray
+
+    def __len__(self) -> int:
+        """Return the number of poses."""
+        return len(self.stamps_ns)
+
+
+def parse_stamp(text: str) -> int:
+    """Return the nanoseconds of a time in seconds, written as a decimal number.
+
+    :raises ValueError: it is no finite number.
+    """
+    try:
+        nanoseconds = (decimal.Decimal(text) * NANOSECONDS).to_integral_value()
+        return int(nanoseconds)
+    except (decimal.DecimalException, OverflowError, ValueError) as error:
+        raise ValueError(f'{text!r} is no time in seconds') from error
+
+
+def stamp_text(stamp_ns: int) -> str:
+    """Return a stamp in seconds with all nine decimals."""
+    sign = '-' if stamp_ns < 0 else ''
+    seconds, rest = divmod(abs(int(stamp_ns)), NANOSECONDS)
+    return f'{sign}{seconds}.{rest:09d}'
+
+
+def tum_text(stamps_ns: np.ndarray, T_world_camera: np.ndarray) -> str:
+    """Return the text of a TUM file.
+
+    :param T_world_camera: (N, 4, 4), finite.
+    :raises TransformError: a pose is not finite.
+    """
+    if not np.isfinite(T_world_camera).all():
+        raise TransformError('a trajectory to be written holds a pose that is not finite')
+    lines = ['# timestamp tx ty tz qx qy qz qw']
+    if len(stamps_ns):
+        rows = np.concatenate([T_world_camera[:, :3, 3], quat_xyzw(T_world_camera)], axis=1)
+        for stamp_ns, row in zip(stamps_ns, rows):
+            lines.append(stamp_text(stamp_ns) + ''.join(f' {value:.9f}' for value in row))
+    return '\n'.join(lines) + '\n'
+
+
+def read_tum(path: Path | str) -> PoseList:
+    """Read a TUM file; lines that begin with ``#`` are comments.
+
+    :raises SourceError: missing, unreadable, empty, a line that is no pose, or stamps out of
+        order.
+    """
+    try:
+        lines = Path(path).read_text(encoding='utf-8').splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f'cannot read the trajectory {path}: {error}') from error
+    stamps, rows = [], []
+    for number, line in enumerate(lines, start=1):
+        fields = line.replace(',', ' ').split()
+        if not fields or fields[0].startswith('#'):
+            continue
+        try:
+            stamp_ns, values = parse_stamp(fields[0]), [float(field) for field in fields[1:]]
+        except ValueError as error:
+            raise SourceError(f'{path}, line {number}: {error}') from error
+        if len(values) != 7:
+            raise SourceError(
+                f'{path}, line {number}: expected "timestamp tx ty tz qx qy qz qw", '
+                f'found {len(fields)} fields'
+            )
+        if stamps and stamp_ns <= stamps[-1]:
+            raise SourceError(f'{path}, line {number}: stamps must rise, sort the file first')
+        stamps.append(stamp_ns)
+        rows.append(values)
+    if not rows:
+        raise SourceError(f'{path} holds no poses')
+    values = np.array(rows)
+    try:
+        T = T_from_quat(values[:, :3], values[:, 3:])
+    except TransformError:
+        raise SourceError(f'{path} holds a pose that is not finite or has no rotation') from None
+    return PoseList(np.array(stamps, dtype=np.int64), T)
