@@ -1,0 +1,41 @@
+# The commands of the project; `make help` lists them.
+
+# The one place where the ROS 2 distribution of the wheels is chosen: jazzy or kilted.
+ROS_DISTRIBUTION ?= jazzy
+PYTHON ?= python3
+INPUT ?=
+PYTEST_ARGS ?=
+
+IN_ENVIRONMENT := scripts/in_environment
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench clean distclean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 19
+
+setup:  ## make .venv/ and install/; nothing is done twice
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "There is no $(PYTHON). Install with: sudo apt install python3 python3-venv python3-dev" >&2; exit 1; }
+	@$(PYTHON) scripts/setup_environment.py --distribution $(ROS_DISTRIBUTION)
+
+demo: setup  ## stream a synthetic camera, or INPUT=path, through the node; see demo_output/
+	@$(IN_ENVIRONMENT) r3 demo --output demo_output $(if $(INPUT),--input "$(INPUT)")
+
+test: setup  ## run the tests; PYTEST_ARGS="-k geometry" narrows them
+	@$(IN_ENVIRONMENT) python -m pytest $(PYTEST_ARGS)
+
+lint: setup  ## check style, types and spelling
+	@$(IN_ENVIRONMENT) ruff check .
+	@$(IN_ENVIRONMENT) ruff format --check .
+	@$(IN_ENVIRONMENT) mypy
+	@$(IN_ENVIRONMENT) codespell
+
+bench: setup  ## time the engine on this machine
+	@$(IN_ENVIRONMENT) python benchmarks/engine_overhead.py
+
+clean:  ## remove what was built and written, keep .venv/
+	rm -rf build install log demo_output .pytest_cache .mypy_cache .ruff_cache
+
+distclean: clean  ## remove .venv/ too
+	rm -rf .venv

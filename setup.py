@@ -1,0 +1,51 @@
+"""Library and ``r3`` command without ROS; a ROS workspace is built by CMakeLists.txt instead."""
+
+import ast
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+
+
+def read_version() -> str:
+    """Read ``__version__`` without importing the package, whose imports may not be there yet."""
+    tree = ast.parse((HERE / 'r3_ros' / '__init__.py').read_text(encoding='utf-8'))
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == '__version__':
+            return str(ast.literal_eval(node.value))
+    raise RuntimeError('r3_ros/__init__.py assigns no __version__')
+
+
+README = HERE / 'README.md'
+
+setup(
+    name='r3_ros',
+    version=read_version(),
+    description='Streaming perception from one camera: poses, depth and coloured maps',
+    long_description=README.read_text(encoding='utf-8') if README.exists() else '',
+    long_description_content_type='text/markdown',
+    author='r3_ros developers',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=find_packages(include=['r3_ros', 'r3_ros.*']),
+    package_data={'r3_ros': ['py.typed']},
+    install_requires=[
+        'evo>=1.31',
+        'matplotlib>=3.7',
+        'numpy>=1.24',
+        'opencv-python-headless>=4.8',
+        'PyYAML>=6.0',
+        'rosbags>=0.10',
+        'scipy>=1.10',
+        'torch>=2.2',
+        'tqdm>=4.60',
+    ],
+    extras_require={
+        # One of them, to match the CUDA of the machine.
+        'cuda12': ['cupy-cuda12x>=13.0'],
+        'cuda13': ['cupy-cuda13x>=13.6'],
+    },
+    entry_points={'console_scripts': ['r3 = r3_ros.cli:main']},
+    zip_safe=False,
+)
