@@ -1,0 +1,263 @@
+"""Bundle adjustment: poses and landmarks together, by a dense Schur complement.
+
+Twenty cameras and two thousand points are few enough that the block that ties cameras to
+points is kept dense: then eliminating the points is one matrix product, and everything else is
+a handful of NumPy calls over all observations at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from .pinhole import project
+from .pnp import HUBER_PX, exp_se3, pose_jacobian
+
+
+@dataclass(frozen=True)
+class BundleProblem:
+    """Cameras, points and what each camera saw.
+
+    :ivar T_camera_world: (C, 4, 4); the first ``free_count`` of them move.
+    :ivar points: (P, 3) in the world.
+    :ivar camera: (M,) camera of each observation.
+    :ivar point: (M,) point of each observation; a pair occurs once at most.
+    :ivar rays: (M, 2) what was seen.
+    :ivar focal: pixels per unit of a ray.
+    :ivar refine_focal: also estimate one factor on the focal length.
+    """
+
+    T_camera_world: np.ndarray
+    free_count: int
+    points: np.ndarray
+    camera: np.ndarray
+    point: np.ndarray
+    rays: np.ndarray
+    focal: float
+    refine_focal: bool = False
+
+
+@dataclass(frozen=True)
+class BundleResult:
+    """What :func:`adjust` found.
+
+    :ivar error_px: (M,) reprojection error of each observation after the adjustment.
+    :ivar relative_sigma: (P,) standard deviation of each point along its ray over its depth in
+        the camera that saw it first, for one pixel of noise and exact cameras.
+    :ivar focal_factor: the estimated focal length over the given one.
+    :ivar focal_sigma: its standard deviation for one pixel of noise, NaN if it was not asked for.
+    """
+
+    T_camera_world: np.ndarray
+    points: np.ndarray
+    error_px: np.ndarray
+    relative_sigma: np.ndarray
+    focal_factor: float = 1.0
+    focal_sigma: float = float('nan')
+    cost_before: float = 0.0
+    cost_after: float = 0.0
+
+
+class _Linearisation:
+    """Residuals, Jacobians and normal equations at one state."""
+
+    def __init__(self, adjuster: _Adjuster, T: np.ndarray, points: np.ndarray, factor: float):
+        """Linearise everything once; solving for several dampings is cheap afterwards."""
+        p, n_free = adjuster.problem, adjuster.problem.free_count
+        R = T[p.camera, :3, :3]
+        in_camera = np.einsum('mij,mj->mi', R, points[p.point]) + T[p.camera, :3, 3]
+        rays, weight, _ = adjuster.residuals(in_camera, factor)
+        residual = rays * factor - p.rays
+        root = np.sqrt(weight)[:, None]
+        safe = np.where(in_camera[:, 2:] > 1e-6, in_camera, (0.0, 0.0, 1.0))
+        J_camera = pose_jacobian(safe) * (factor * root[:, :, None])
+        # A point moving by d in the world moves by R d in the camera.
+        J_point = J_camera[:, :, :3] @ R
+        r = residual * root
+        self.V = (adjuster.by_point @ _outer(J_point, J_point)).reshape(-1, 3, 3)
+        self.b_point = adjuster.by_point @ np.einsum('mij,mi->mj', J_point, r)
+        free = adjuster.free
+        Jf = J_camera[free]
+        self.U = (adjuster.by_camera @ _outer(Jf, Jf)).reshape(n_free, 6, 6)
+        self.b_camera = adjuster.by_camera @ np.einsum('mij,mi->mj', Jf, r[free])
+        # Laid out as (6 C, P, 3) so that the Schur complement is one product of matrices.
+        self.W = np.zeros((n_free * 6 + p.refine_focal, len(points), 3))
+        block = np.einsum('mij,mik->mjk', Jf, J_point[free])
+        rows = p.camera[free][:, None] * 6 + np.arange(6)
+        self.W[rows, p.point[free][:, None]] = block
+        self.A = np.zeros((self.W.shape[0],) * 2)
+        for c in range(n_free):
+            self.A[c * 6 : c * 6 + 6, c * 6 : c * 6 + 6] = self.U[c]
+        self.b = self.b_camera.reshape(-1)
+        if p.refine_focal:
+            self._add_focal(adjuster, J_camera, J_point, rays * root, r)
+
+    def _add_focal(
+        self,
+        adjuster: _Adjuster,
+        J_camera: np.ndarray,
+        J_point: np.ndarray,
+        J_focal: np.ndarray,
+        r: np.ndarray,
+    ) -> None:
+        """Append the focal factor as the last unknown of the camera block."""
+        free = adjuster.free
+        cross = adjuster.by_camera @ np.einsum('mij,mi->mj', J_camera[free], J_focal[free])
+        self.A[-1, :-1] = self.A[:-1, -1] = cross.reshape(-1)
+        self.A[-1, -1] = float((J_focal * J_focal).sum())
+        self.W[-1] = adjuster.by_point @ np.einsum('mij,mi->mj', J_point, J_focal)
+        self.b = np.append(self.b, float((J_focal * r).sum()))
+
+    def solve(self, damping: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the damped steps of the cameras and points, and the reduced matrix."""
+        V_inv = _inverse_3x3(_damped(self.V, damping))
+        A = self.A.copy()
+        diagonal = np.diag_indices(len(A))
+        A[diagonal] += damping * A[diagonal] + 1e-12
+        WV = np.einsum('apj,pjk->apk', self.W, V_inv)
+        size = len(A)
+        reduced = A - WV.reshape(size, -1) @ self.W.reshape(size, -1).T
+        rhs = self.b - WV.reshape(size, -1) @ self.b_point.reshape(-1)
+        step = -np.linalg.solve(reduced, rhs) if size else np.zeros(0)
+        back = self.b_point + np.einsum('apj,a->pj', self.W, step)
+        return step, -np.einsum('pjk,pk->pj', V_inv, back), reduced
+
+
+class _Adjuster:
+    """The parts of the computation that do not change from step to step."""
+
+    def __init__(self, problem: BundleProblem):
+        p = self.problem = problem
+        count = len(p.camera)
+        self.free = np.flatnonzero(p.camera < p.free_count)
+        self.by_point = sparse.csr_matrix(
+            (np.ones(count), (p.point, np.arange(count))), (len(p.points), count)
+        )
+        self.by_camera = sparse.csr_matrix(
+            (np.ones(len(self.free)), (p.camera[self.free], np.arange(len(self.free)))),
+            (p.free_count, len(self.free)),
+        )
+
+    def residuals(
+        self, in_camera: np.ndarray, factor: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return rays at focal factor 1, weights (in 1 / pixel^2 of ray) and errors in pixels."""
+        p = self.problem
+        rays, depth = project(in_camera)
+        error_px = np.linalg.norm(rays * factor - p.rays, axis=1) * p.focal
+        robust = np.minimum(1.0, HUBER_PX / np.maximum(error_px, 1e-12))
+        front = depth > 1e-6
+        return rays, robust * front * p.focal**2, np.where(front, error_px, np.inf)
+
+    def error_px(self, T: np.ndarray, points: np.ndarray, factor: float) -> np.ndarray:
+        """Return the (M,) errors at a state."""
+        p = self.problem
+        in_camera = np.einsum('mij,mj->mi', T[p.camera, :3, :3], points[p.point])
+        return self.residuals(in_camera + T[p.camera, :3, 3], factor)[2]
+
+
+def adjust(problem: BundleProblem, iterations: int = 6) -> BundleResult:
+    """Minimise Huber's loss of the reprojection errors by Levenberg-Marquardt."""
+    adjuster = _Adjuster(problem)
+    T, points, factor = problem.T_camera_world.copy(), problem.points.copy(), 1.0
+    error = adjuster.error_px(T, points, factor)
+    cost = first_cost = _huber_cost(error)
+    damping, reduced = 1e-4, np.zeros((0, 0))
+    for _ in range(iterations):
+        linear = _Linearisation(adjuster, T, points, factor)
+        improved = False
+        for _ in range(4):
+            step, point_step, reduced = linear.solve(damping)
+            new_T, new_factor = _moved(T, factor, step, problem)
+            new_points = points + point_step
+            new_error = adjuster.error_px(new_T, new_points, new_factor)
+            new_cost = _huber_cost(new_error)
+            if new_cost < cost:
+                improved = True
+                break
+            damping *= 10.0
+        if not improved:
+            break
+        gain = (cost - new_cost) / max(cost, 1e-12)
+        T, points, factor, error, cost = new_T, new_points, new_factor, new_error, new_cost
+        damping = max(damping * 0.1, 1e-9)
+        if gain < 1e-4:
+            break
+    focal_sigma = float('nan')
+    if problem.refine_focal and len(reduced):
+        focal_sigma = float(np.sqrt(max(np.linalg.pinv(reduced)[-1, -1], 0.0)))
+    return BundleResult(
+        T, points, error, _relative_sigma(adjuster, T, points), factor, focal_sigma,
+        first_cost, cost,
+    )
+
+
+def _moved(
+    T: np.ndarray, factor: float, step: np.ndarray, problem: BundleProblem
+) -> tuple[np.ndarray, float]:
+    """Apply a step of the camera block to the free cameras and the focal factor."""
+    n = problem.free_count
+    moved = T.copy()
+    if n:
+        moved[:n] = exp_se3(step[: 6 * n].reshape(n, 6)) @ T[:n]
+    if problem.refine_focal:
+        # No step changes the focal length by more than a tenth: far away the linear model lies.
+        factor = factor * (1.0 + float(np.clip(step[-1] / factor, -0.1, 0.1)))
+    return moved, factor
+
+
+def _huber_cost(error_px: np.ndarray) -> float:
+    """Return Huber's loss; a point behind its camera costs as much as 100 pixels."""
+    e = np.minimum(error_px, 100.0)
+    return float(np.where(e < HUBER_PX, 0.5 * e * e, HUBER_PX * (e - 0.5 * HUBER_PX)).sum())
+
+
+def _relative_sigma(adjuster: _Adjuster, T: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return how uncertain each point's depth is, from all of its observations."""
+    p = adjuster.problem
+    R = T[p.camera, :3, :3]
+    in_camera = np.einsum('mij,mj->mi', R, points[p.point]) + T[p.camera, :3, 3]
+    safe = np.where(in_camera[:, 2:] > 1e-6, in_camera, (0.0, 0.0, 1.0))
+    J = pose_jacobian(safe)[:, :, :3] @ R * p.focal
+    V = (adjuster.by_point @ _outer(J, J)).reshape(-1, 3, 3)
+    covariance = _inverse_3x3(_damped(V, 1e-9))
+    first = np.full(len(points), -1)
+    first[p.point[::-1]] = np.arange(len(p.point))[::-1]
+    seen = first >= 0
+    sigma = np.full(len(points), np.inf)
+    ray = np.einsum('mji,mj->mi', R[first[seen]], safe[first[seen]])
+    length = np.linalg.norm(ray, axis=1)
+    ray /= length[:, None]
+    along = np.einsum('pi,pij,pj->p', ray, covariance[seen], ray)
+    sigma[seen] = np.sqrt(np.maximum(along, 0.0)) / length
+    return sigma
+
+
+def _outer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the flattened (M, i * j) products ``a^T b`` of (M, 2, i) and (M, 2, j)."""
+    return np.einsum('mki,mkj->mij', a, b).reshape(len(a), -1)
+
+
+def _damped(V: np.ndarray, damping: float) -> np.ndarray:
+    """Return V with its diagonal enlarged, so that it can be inverted."""
+    V = V.copy()
+    diagonal = np.einsum('pii->pi', V)
+    diagonal += damping * diagonal + 1e-9 * diagonal.max(axis=1, keepdims=True) + 1e-12
+    return V
+
+
+def _inverse_3x3(V: np.ndarray) -> np.ndarray:
+    """Return the inverses of (P, 3, 3) symmetric matrices by cofactors."""
+    a, b, c = V[:, 0, 0], V[:, 0, 1], V[:, 0, 2]
+    d, e, f = V[:, 1, 1], V[:, 1, 2], V[:, 2, 2]
+    A, B, C = d * f - e * e, c * e - b * f, b * e - c * d
+    determinant = a * A + b * B + c * C
+    scale = 1.0 / np.where(np.abs(determinant) > 1e-300, determinant, 1e-300)
+    inverse = np.empty_like(V)
+    inverse[:, 0, 0], inverse[:, 0, 1], inverse[:, 0, 2] = A, B, C
+    inverse[:, 1, 0], inverse[:, 2, 0] = B, C
+    inverse[:, 1, 1], inverse[:, 2, 2] = a * f - c * c, a * d - b * b
+    inverse[:, 1, 2] = inverse[:, 2, 1] = b * c - a * e
+    return inverse * scale[:, None, None]

@@ -1,0 +1,93 @@
+"""Corners, and following them from one picture to another."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+#: Side of the patch that is followed. Smaller drifts on repeated texture, larger straddles
+#: depth edges; 15 follows 1000 corners in about 6 ms.
+PATCH = 15
+#: Pyramid levels above the full picture: with PATCH it bridges about 50 pixels without a guess.
+LEVELS = 3
+#: A corner must come back this close when followed backwards, in pixels.
+ROUND_TRIP_PX = 0.7
+#: Weakest corner kept, as a share of the strongest.
+QUALITY = 0.003
+
+_CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.02)
+
+
+def find_corners(
+    gray: np.ndarray, count: int, occupied: np.ndarray, distance: float
+) -> np.ndarray:
+    """Return up to ``count`` new corners (N, 2) float32, strongest first, away from others.
+
+    :param occupied: (M, 2) pixels where corners are followed already.
+    :param distance: least distance to those and to each other, in pixels.
+    """
+    if count <= 0:
+        return np.empty((0, 2), np.float32)
+    mask = np.full(gray.shape, 255, np.uint8)
+    for x, y in np.rint(occupied).astype(int):
+        cv2.circle(mask, (int(x), int(y)), int(distance), 0, -1)
+    border = PATCH // 2 + 1
+    mask[:border], mask[-border:], mask[:, :border], mask[:, -border:] = 0, 0, 0, 0
+    found = cv2.goodFeaturesToTrack(gray, count, QUALITY, distance, mask=mask, blockSize=5)
+    return np.empty((0, 2), np.float32) if found is None else found.reshape(-1, 2)
+
+
+def follow(
+    previous: np.ndarray,
+    current: np.ndarray,
+    points: np.ndarray,
+    guess: np.ndarray,
+    levels: int = LEVELS,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Follow pixels from one picture into another.
+
+    :param points: (N, 2) pixels in ``previous``.
+    :param guess: (N, 2) where they are expected in ``current``.
+    :return: (N, 2) float32 pixels in ``current`` and the (N,) mask of those that came back to
+        where they started when followed the other way.
+    """
+    if len(points) == 0:
+        return np.empty((0, 2), np.float32), np.empty(0, bool)
+    start = np.ascontiguousarray(points, np.float32).reshape(-1, 1, 2)
+    expected = np.ascontiguousarray(guess, np.float32).reshape(-1, 1, 2)
+    forward, found, _ = _lucas_kanade(previous, current, start, expected.copy(), levels)
+    # The way back starts as far off as the way out did, so that agreement is no accident.
+    back_guess = forward - (expected - start)
+    back, found_back, _ = _lucas_kanade(current, previous, forward, back_guess, levels)
+    error = np.linalg.norm((back - start)[:, 0], axis=1)
+    height, width = current.shape
+    end = forward[:, 0]
+    inside = ((end >= 1) & (end <= (width - 2, height - 2))).all(axis=1)
+    ok = (found[:, 0] > 0) & (found_back[:, 0] > 0) & (error < ROUND_TRIP_PX) & inside
+    return end, ok
+
+
+def _lucas_kanade(
+    previous: np.ndarray, current: np.ndarray, start: np.ndarray, guess: np.ndarray, levels: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Call OpenCV's pyramidal Lucas-Kanade with this module's settings."""
+    return cv2.calcOpticalFlowPyrLK(
+        previous,
+        current,
+        start,
+        guess,
+        winSize=(PATCH, PATCH),
+        maxLevel=levels,
+        criteria=_CRITERIA,
+        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+        minEigThreshold=1e-4,
+    )
+
+
+def coverage(pixels: np.ndarray, width: int, height: int) -> float:
+    """Return the share of an 8 x 6 grid over the picture that holds at least one pixel."""
+    if len(pixels) == 0:
+        return 0.0
+    columns = np.clip((pixels[:, 0] + 0.5) * 8 // width, 0, 7).astype(int)
+    rows = np.clip((pixels[:, 1] + 0.5) * 6 // height, 0, 5).astype(int)
+    return len(np.unique(rows * 8 + columns)) / 48.0

@@ -1,0 +1,299 @@
+"""Start-up: the first poses and landmarks, from corners followed since a reference picture.
+
+Two views give the shape only if the camera moved sideways far enough, and a camera that merely
+turned looks much like one that moved. So nothing starts before the best pure rotation leaves a
+clear part of the flow unexplained; then every solution of the essential matrix and of a
+homography (a flat scene) is refined and one of them has to be clearly the best.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from ..geometry import inverse, make_T, rotation_angle
+from .bundle import BundleProblem, adjust
+from .features import find_corners, follow
+from .pinhole import Pinhole, homogeneous, project
+from .triangulate import depth_along_first_ray, parallax_cosine
+
+#: Median flow that a rotation leaves unexplained before a start is tried, as a share of the width.
+#: A standing camera measures 0.0003.
+PARALLAX_GATE = 0.006
+#: Corners that a start needs, and the share of the followed corners that has to agree.
+LEAST_POINTS = 60
+LEAST_SHARE = 0.6
+#: The runner-up may explain at most this share of the points of the best solution.
+RUNNER_UP = 0.8
+#: Angle at which a landmark counts as triangulated.
+SOLID_PARALLAX_DEG = 1.0
+#: Frames between reference and present frame that take part in the first adjustment.
+MOST_FRAMES = 8
+
+
+@dataclass(frozen=True)
+class Start:
+    """A successful start.
+
+    :ivar frame_ids: frames with a pose, reference first, present frame last.
+    :ivar T_camera_reference: (F, 4, 4).
+    :ivar points: (N, 3) in the reference camera, for each corner still followed.
+    :ivar solid: (N,) whether the point is well triangulated; the others are guesses.
+    :ivar relative_sigma: (N,) of the depths.
+    :ivar pixels: (F, N, 2) where each frame saw them.
+    :ivar focal_factor: estimated focal length over the assumed one.
+    """
+
+    frame_ids: list[int]
+    T_camera_reference: np.ndarray
+    points: np.ndarray
+    solid: np.ndarray
+    relative_sigma: np.ndarray
+    pixels: np.ndarray
+    focal_factor: float = 1.0
+
+
+class StartUp:
+    """Follows corners from a reference picture until two views give a shape."""
+
+    def __init__(self, corner_count: int, corner_distance: float):
+        """Wait for the first picture."""
+        self._corner_count = corner_count
+        self._corner_distance = corner_distance
+        self.reference_id = -1
+        self._frame_ids: list[int] = []
+        self._pixels: list[np.ndarray] = []
+        self._last_gray = np.empty((0, 0), np.uint8)
+        self._first_count = 0
+        self.R_camera_reference = np.eye(3)
+        self.rotation_error_px = 0.0
+        self.share_followed = 1.0
+
+    @property
+    def started(self) -> bool:
+        """Tell whether there is a reference picture."""
+        return self.reference_id >= 0
+
+    def set_reference(self, frame_id: int, gray: np.ndarray) -> None:
+        """Begin anew with this picture as the reference."""
+        corners = find_corners(gray, self._corner_count, np.empty((0, 2)), self._corner_distance)
+        self.reference_id = frame_id
+        self._frame_ids = [frame_id]
+        self._pixels = [corners]
+        self._last_gray = gray
+        self._first_count = len(corners)
+        self.R_camera_reference = np.eye(3)
+        self.share_followed = 1.0
+
+    def add(self, frame_id: int, gray: np.ndarray, camera: Pinhole) -> bool:
+        """Follow the corners into the next picture and estimate its rotation.
+
+        :return: whether enough corners came along for the reference to be of further use.
+        """
+        last = self._pixels[-1]
+        pixels, ok = follow(self._last_gray, gray, last, last)
+        if ok.sum() < max(LEAST_POINTS // 2, 0.3 * self._first_count):
+            self.share_followed = float(ok.sum()) / max(self._first_count, 1)
+            return False
+        self._pixels = [p[ok] for p in self._pixels] + [pixels[ok]]
+        self._frame_ids.append(frame_id)
+        self._last_gray = gray
+        self.share_followed = len(self._pixels[-1]) / max(self._first_count, 1)
+        rays_first = camera.rays(self._pixels[0])
+        rays_now = camera.rays(self._pixels[-1])
+        self.R_camera_reference = fit_rotation(rays_first, rays_now)
+        left = homogeneous(rays_first) @ self.R_camera_reference.T
+        error = np.linalg.norm(project(left)[0] - rays_now, axis=1) * camera.focal
+        self.rotation_error_px = float(np.median(error))
+        self._thin_out()
+        return True
+
+    def _thin_out(self) -> None:
+        """Keep memory bounded while nothing happens: drop every second inner frame."""
+        if len(self._frame_ids) > 4 * MOST_FRAMES:
+            keep = [0, *range(1, len(self._frame_ids) - 1, 2), len(self._frame_ids) - 1]
+            self._frame_ids = [self._frame_ids[i] for i in keep]
+            self._pixels = [self._pixels[i] for i in keep]
+
+    def try_start(self, camera: Pinhole, refine_focal: bool = False) -> Start | None:
+        """Return poses and points if the frames since the reference support one shape."""
+        if self.rotation_error_px < PARALLAX_GATE * camera.width:
+            return None
+        first, now = camera.rays(self._pixels[0]), camera.rays(self._pixels[-1])
+        two_view = solve_two_views(first, now, camera.focal)
+        if two_view is None:
+            return None
+        T, depth, good = two_view
+        return self._adjust(camera, T, depth, good, refine_focal)
+
+    def _adjust(
+        self,
+        camera: Pinhole,
+        T_now_reference: np.ndarray,
+        depth: np.ndarray,
+        good: np.ndarray,
+        refine_focal: bool,
+    ) -> Start | None:
+        """Adjust all frames since the reference together and judge the result."""
+        from .pnp import refine_pose
+
+        last = len(self._frame_ids) - 1
+        chosen = np.unique(np.linspace(0, last, min(MOST_FRAMES, last + 1)).round().astype(int))
+        rays = np.stack([camera.rays(self._pixels[i]) for i in chosen])
+        points = homogeneous(rays[0]) * depth[:, None]
+        T = np.tile(np.eye(4), (len(chosen), 1, 1))
+        T[-1] = T_now_reference
+        weight = np.ones(int(good.sum()))
+        for k in range(len(chosen) - 2, 0, -1):
+            refined = refine_pose(T[k + 1], points[good], rays[k][good], weight, camera.focal, 20)
+            T[k] = refined.T_camera_world
+        result, index = _adjust_frames(T, points, rays, good, camera.focal, refine_focal)
+        error = result.error_px.reshape(len(chosen), -1)
+        T = np.concatenate([T[:1], result.T_camera_world[:-1]])
+        adjusted = points.copy()
+        adjusted[index] = result.points
+        centre = inverse(T[-1])[:3, 3]
+        cosine = parallax_cosine(adjusted, np.zeros(3), centre)
+        sigma = np.full(len(points), np.inf)
+        sigma[index] = result.relative_sigma
+        worst = np.full(len(points), np.inf)
+        worst[index] = error.max(axis=0)
+        solid = (worst < 2.0) & (adjusted[:, 2] > 0)
+        solid &= cosine < np.cos(np.deg2rad(SOLID_PARALLAX_DEG))
+        share = float((worst[index] < 2.0).mean())
+        if solid.sum() < LEAST_POINTS or share < LEAST_SHARE or np.median(error) > 1.0:
+            return None
+        return Start(
+            [self._frame_ids[i] for i in chosen],
+            T,
+            adjusted,
+            solid,
+            sigma,
+            np.stack([self._pixels[i] for i in chosen]),
+            result.focal_factor,
+        )
+
+
+def _adjust_frames(T, points, rays, good, focal, refine_focal):  # noqa: ANN001, ANN202
+    """Bundle-adjust the chosen frames; the reference stays where it is."""
+    index = np.flatnonzero(good)
+    count, frames = len(index), len(T)
+    # The reference is the last camera, because the free ones come first.
+    camera_of_frame = np.r_[frames - 1, np.arange(frames - 1)]
+    problem = BundleProblem(
+        T_camera_world=np.concatenate([T[1:], T[:1]]),
+        free_count=frames - 1,
+        points=points[index],
+        camera=np.repeat(camera_of_frame, count),
+        point=np.tile(np.arange(count), frames),
+        rays=rays[:, index].reshape(-1, 2),
+        focal=focal,
+        refine_focal=refine_focal,
+    )
+    return adjust(problem, iterations=15), index
+
+
+def fit_rotation(rays_first: np.ndarray, rays_second: np.ndarray) -> np.ndarray:
+    """Return the rotation that turns the first rays into the second ones, robustly."""
+    a, b = homogeneous(rays_first), homogeneous(rays_second)
+    a /= np.linalg.norm(a, axis=1, keepdims=True)
+    b /= np.linalg.norm(b, axis=1, keepdims=True)
+    weight, R = np.ones(len(a)), np.eye(3)
+    for _ in range(8):
+        U, _, Vt = np.linalg.svd((b * weight[:, None]).T @ a)
+        R = U @ np.diag([1.0, 1.0, np.linalg.det(U @ Vt)]) @ Vt
+        error = np.linalg.norm(a @ R.T - b, axis=1)
+        weight = 1.0 / np.maximum(error, 0.3 * np.median(error) + 1e-6)
+    return R
+
+
+def solve_two_views(
+    first: np.ndarray, second: np.ndarray, focal: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Return ``T_second_first``, depths in the first camera and the mask of good points.
+
+    The baseline is scaled so that the median depth is one. None if no solution is clearly best.
+    """
+    solutions = []
+    for T in _hypotheses(first, second, focal):
+        depth, good = _explain(T, first, second, focal)
+        solutions.append((int(good.sum()), T, depth, good))
+    if not solutions:
+        return None
+    solutions.sort(key=lambda s: -s[0])
+    most = solutions[0][0]
+    if most < max(LEAST_POINTS, LEAST_SHARE * len(first)):
+        return None
+    refined = [_refine(s, first, second, focal) for s in solutions if s[0] > 0.6 * most]
+    refined.sort(key=lambda s: -s[0])
+    best = refined[0]
+    for other in refined[1:]:
+        if other[0] > RUNNER_UP * best[0] and _differ(best[1], other[1]):
+            return None
+    _, T, depth, good = best
+    scale = 1.0 / float(np.median(depth[good]))
+    T = T.copy()
+    T[:3, 3] *= scale
+    return T, depth * scale, good
+
+
+def _hypotheses(first: np.ndarray, second: np.ndarray, focal: float) -> list[np.ndarray]:
+    """Return the motions that the essential matrix and the homography allow, |t| = 1."""
+    found = []
+    eye = np.eye(3)
+    E, _ = cv2.findEssentialMat(first, second, eye, cv2.RANSAC, 0.999, 1.0 / focal)
+    if E is not None and E.shape == (3, 3):
+        R1, R2, t = cv2.decomposeEssentialMat(E)
+        found += [make_T(R, s * t.ravel()) for R in (R1, R2) for s in (1.0, -1.0)]
+    H, mask = cv2.findHomography(first, second, cv2.RANSAC, 2.0 / focal)
+    if H is not None and mask.sum() > 0.5 * len(first):
+        _, rotations, translations, _ = cv2.decomposeHomographyMat(H, eye)
+        for R, t in zip(rotations, translations, strict=True):
+            norm = np.linalg.norm(t)
+            if norm > 1e-3:
+                found += [make_T(R, s * t.ravel() / norm) for s in (1.0, -1.0)]
+    return [T for T in found if rotation_angle(T[:3, :3]) < np.pi / 2]
+
+
+def _explain(
+    T: np.ndarray, first: np.ndarray, second: np.ndarray, focal: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return depths in the first camera and which points the motion explains.
+
+    Far points have no sure sign of depth; they are no evidence and do not count.
+    """
+    depth = depth_along_first_ray(T, first, second)
+    points = homogeneous(first) * depth[:, None]
+    rays, depth_second = project(points @ T[:3, :3].T + T[:3, 3])
+    error = np.linalg.norm(rays - second, axis=1) * focal
+    at_infinity, _ = project(homogeneous(first) @ T[:3, :3].T)
+    moved = np.linalg.norm(at_infinity - second, axis=1) * focal > 1.0
+    return depth, (error < 2.0) & (depth > 0) & (depth_second > 0) & moved
+
+
+def _refine(solution, first, second, focal):  # noqa: ANN001, ANN202
+    """Adjust one two-view solution and count again what it explains."""
+    _, T, depth, good = solution
+    index = np.flatnonzero(good)
+    count = len(index)
+    problem = BundleProblem(
+        T_camera_world=np.stack([T, np.eye(4)]),
+        free_count=1,
+        points=homogeneous(first[index]) * depth[index, None],
+        camera=np.repeat([0, 1], count),
+        point=np.tile(np.arange(count), 2),
+        rays=np.concatenate([second[index], first[index]]),
+        focal=focal,
+    )
+    refined = adjust(problem, iterations=10).T_camera_world[0].copy()
+    refined[:3, 3] /= max(float(np.linalg.norm(refined[:3, 3])), 1e-12)
+    depth, good = _explain(refined, first, second, focal)
+    return int(good.sum()), refined, depth, good
+
+
+def _differ(a: np.ndarray, b: np.ndarray) -> bool:
+    """Tell whether two motions with unit baselines are really different."""
+    angle = float(rotation_angle(a[:3, :3].T @ b[:3, :3]))
+    return angle > np.deg2rad(1.0) or float(a[:3, 3] @ b[:3, 3]) < np.cos(np.deg2rad(10.0))

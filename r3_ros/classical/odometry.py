@@ -1,0 +1,311 @@
+"""Keyframe visual odometry: corners followed, poses from landmarks, a map that is adjusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+import enum
+
+import numpy as np
+
+from ..geometry import inverse, make_T
+from . import mapping
+from .bundle import BundleResult
+from .features import coverage, follow
+from .initialise import Start, StartUp, fit_rotation
+from .jobs import Background
+from .landmarks import HeldFrame, HeldFrames, Landmarks, Sightings
+from .pinhole import Pinhole, homogeneous, project
+from .pnp import INLIER_PX, ransac_pose, refine_pose, reprojection_px
+from .window import Window, job, merge, take_window
+
+#: A new keyframe when fewer than this share of the last one's landmarks is still followed ...
+KEYFRAME_SHARE = 0.75
+#: ... or when the flow that rotation does not explain exceeds this share of the width.
+KEYFRAME_FLOW = 0.03
+#: A pose needs at least this many landmarks that agree, ...
+LEAST_INLIERS = 20
+#: ... this share of those followed, ...
+LEAST_SHARE = 0.4
+#: ... and this share of the picture's cells.
+LEAST_COVERAGE = 0.08
+#: Trust in a corner whose depth is a guess, against 1 for a landmark.
+CANDIDATE_WEIGHT = 0.05
+#: Steps between queueing an adjustment and taking its result.
+ADJUST_DELAY = 2
+ADJUST_ITERATIONS = 6
+
+
+class Mode(enum.Enum):
+    """What the odometry is doing."""
+
+    STARTING = 'starting'
+    TRACKING = 'tracking'
+    LOST = 'lost'
+
+
+@dataclass
+class Outcome:
+    """What one frame brought.
+
+    :ivar posed: the frame has a pose in the map (or a provisional one while starting).
+    :ivar keyframe: it became a keyframe.
+    """
+
+    posed: bool
+    keyframe: bool = False
+    inliers: int = 0
+    share: float = 0.0
+    swept: list[int] = field(default_factory=list)
+
+
+class Odometry:
+    """The state between frames and the step from one to the next."""
+
+    def __init__(self, camera: Pinhole, corner_count: int, window_size: int, refine_focal: bool):
+        """Wait for the first frame."""
+        self.camera = camera
+        self.mode = Mode.STARTING
+        self.landmarks = Landmarks()
+        self.frames = HeldFrames()
+        self._corner_count = corner_count
+        self._window_size = window_size
+        self._refine_focal = refine_focal
+        # So many corners at this distance just fill the picture.
+        area = camera.width * camera.height
+        self._distance = max(5.0, 0.42 * (area / corner_count) ** 0.5)
+        self._start = StartUp(corner_count, self._distance)
+        self._adjusting: Background[tuple[Window, BundleResult]] = Background('r3-bundle')
+        self._adjust_wanted = False
+        self._step = 0
+        self._slots = np.zeros(0, np.int64)
+        self._pixels = np.zeros((0, 2))
+        self._gray = np.empty((0, 0), np.uint8)
+        self._T = np.eye(4)
+        self._velocity = np.eye(4)
+        self._key_id = -1
+        self._key_count = 0
+        self._reference_T = np.eye(4)
+
+    def close(self) -> None:
+        """Stop the background thread."""
+        self._adjusting.close()
+
+    def step(self, frame_id: int, gray: np.ndarray) -> Outcome:
+        """Take one frame."""
+        self._step += 1
+        for window, result in self._adjusting.take(self._step):
+            self._merge(window, result)
+        if self._adjust_wanted:
+            self._adjust()
+        if self.mode is Mode.STARTING:
+            return self._step_start(frame_id, gray)
+        return self._step_track(frame_id, gray)
+
+    # ---- start-up -------------------------------------------------------------------------
+
+    def _step_start(self, frame_id: int, gray: np.ndarray) -> Outcome:
+        frame = HeldFrame(frame_id, gray, self._T.copy(), Sightings.none())
+        self.frames.add(frame)
+        if not self._start.started:
+            self._start.set_reference(frame_id, gray)
+            frame.posed = frame.keyframe = True
+            return Outcome(True, True)
+        if not self._start.add(frame_id, gray, self.camera):
+            # Too little of the reference is left; the turn made so far is kept.
+            self._reference_T = self._T.copy()
+            self._start.set_reference(frame_id, gray)
+            frame.posed = frame.keyframe = True
+            return Outcome(True, True)
+        R = self._start.R_camera_reference.T
+        self._T = self._reference_T @ make_T(R, np.zeros(3))
+        frame.T_world_camera = self._T.copy()
+        frame.posed = True
+        start = self._start.try_start(self.camera, self._refine_focal)
+        if start is None:
+            if self._start.share_followed < 0.5:
+                self._reference_T = self._T.copy()
+                self._start.set_reference(frame_id, gray)
+                frame.keyframe = True
+                return Outcome(True, True)
+            return Outcome(True, False)
+        self._begin(start, frame, gray)
+        return Outcome(True, True, int(start.solid.sum()), 1.0)
+
+    def _begin(self, start: Start, frame: HeldFrame, gray: np.ndarray) -> None:
+        """Enter a start into the map: two keyframes, and poses of the held frames between."""
+        if start.focal_factor != 1.0:
+            self.camera = self.camera.with_focal_scaled(start.focal_factor)
+        T_world_reference = self._reference_T
+        world = start.points @ T_world_reference[:3, :3].T + T_world_reference[:3, 3]
+        for frame_id, T in zip(start.frame_ids, start.T_camera_reference, strict=True):
+            held = self.frames.get(frame_id)
+            if held is not None:
+                held.T_world_camera = T_world_reference @ inverse(T)
+                held.posed = True
+        solid = start.solid
+        reference = self.frames[start.frame_ids[0]]
+        pixels = start.pixels.astype(np.float64)
+        slots = self.landmarks.add(world, reference.frame_id, pixels[0])
+        self.landmarks.solid[slots] = solid
+        self.landmarks.relative_sigma[slots] = start.relative_sigma
+        for held, seen in ((reference, pixels[0]), (frame, pixels[-1])):
+            held.keyframe = True
+            mapping.note_sightings(held, self.landmarks, slots, seen)
+        guess = mapping.guess_depth(reference, self.landmarks, self.camera, pixels[0][~solid])
+        in_camera = homogeneous(self.camera.rays(pixels[0][~solid])) * guess[:, None]
+        self.landmarks.position[slots[~solid]] = (
+            in_camera @ T_world_reference[:3, :3].T + T_world_reference[:3, 3]
+        )
+        T_prev = inverse(start.T_camera_reference[-2])
+        self._velocity = start.T_camera_reference[-2] @ inverse(start.T_camera_reference[-1])
+        del T_prev
+        self._T = frame.T_world_camera.copy()
+        self._slots, self._pixels, self._gray = slots, pixels[-1], gray
+        self.mode = Mode.TRACKING
+        self._finish_keyframe(frame)
+
+    # ---- tracking -------------------------------------------------------------------------
+
+    def _step_track(self, frame_id: int, gray: np.ndarray) -> Outcome:
+        T_guess = self._T @ self._velocity
+        pixels, ok = follow(self._gray, gray, self._pixels, self._expected(T_guess))
+        slots, pixels = self._slots[ok], pixels[ok].astype(np.float64)
+        fit = self._fit(slots, pixels, T_guess)
+        if fit is None:
+            self.mode = Mode.LOST
+            return Outcome(False)
+        T_world_camera, error, inliers, share = fit
+        solid = self.landmarks.solid[slots]
+        keep = ~solid | (error < INLIER_PX)
+        slots, pixels, solid, error = slots[keep], pixels[keep], solid[keep], error[keep]
+        self._velocity = inverse(self._T) @ T_world_camera
+        self._T = T_world_camera
+        self._slots, self._pixels, self._gray = slots, pixels, gray
+        frame = HeldFrame(frame_id, gray, T_world_camera.copy(), Sightings.none(), posed=True)
+        frame.sigma_px = float(np.sqrt(np.mean(np.minimum(error[solid], 3.0) ** 2)))
+        self.frames.add(frame)
+        keyframe = self._wants_keyframe(slots, pixels)
+        if keyframe:
+            self._add_keyframe(frame)
+        else:
+            frame.seen = Sightings.of(self.landmarks, slots[solid], pixels[solid])
+        return Outcome(True, keyframe, inliers, share)
+
+    def _expected(self, T_world_camera: np.ndarray) -> np.ndarray:
+        """Return where the followed corners should be for a pose."""
+        T = inverse(T_world_camera)
+        rays, depth = project(self.landmarks.position[self._slots] @ T[:3, :3].T + T[:3, 3])
+        expected = self.camera.pixels(np.clip(rays, -1e3, 1e3))
+        # The guess moves by what the pose explains: a corner's own misfit stays with it.
+        T_last = inverse(self._T)
+        last, depth_last = project(
+            self.landmarks.position[self._slots] @ T_last[:3, :3].T + T_last[:3, 3]
+        )
+        moved = self._pixels + expected - self.camera.pixels(np.clip(last, -1e3, 1e3))
+        usable = (depth > 0) & (depth_last > 0) & self.camera.inside(moved, -50.0)
+        return np.where(usable[:, None], moved, self._pixels)
+
+    def _fit(
+        self, slots: np.ndarray, pixels: np.ndarray, T_guess: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, int, float] | None:
+        """Return the pose, all errors, and how many landmarks agree; None if too few do."""
+        solid = self.landmarks.solid[slots]
+        if solid.sum() < LEAST_INLIERS:
+            return None
+        rays, focal = self.camera.rays(pixels), self.camera.focal
+        points = self.landmarks.position[slots]
+        found = ransac_pose(points[solid], rays[solid], focal)
+        if found is None:
+            return None
+        T, mask = found
+        use = ~solid
+        use[solid] = mask
+        weights = np.where(solid, 1.0, CANDIDATE_WEIGHT)[use]
+        T = refine_pose(T, points[use], rays[use], weights, focal).T_camera_world
+        error = reprojection_px(T, points, rays, focal)
+        agree = solid & (error < INLIER_PX)
+        inliers, share = int(agree.sum()), float(agree.sum() / solid.sum())
+        spread = coverage(pixels[agree], self.camera.width, self.camera.height)
+        if inliers < LEAST_INLIERS or share < LEAST_SHARE or spread < LEAST_COVERAGE:
+            return None
+        return inverse(T), error, inliers, share
+
+    def _wants_keyframe(self, slots: np.ndarray, pixels: np.ndarray) -> bool:
+        """Tell whether the view has changed enough for the map to need this frame."""
+        solid = int(self.landmarks.solid[slots].sum())
+        if solid < KEYFRAME_SHARE * self._key_count:
+            return True
+        key = self.frames.get(self._key_id)
+        if key is None:
+            return True
+        place = np.full(len(self.landmarks.used), -1)
+        place[slots] = np.arange(len(slots))
+        index = place[key.seen.slots]
+        use = (index >= 0) & key.seen.alive(self.landmarks)
+        if use.sum() < LEAST_INLIERS:
+            return True
+        rays_key = self.camera.rays(key.seen.pixels[use])
+        rays_now = self.camera.rays(pixels[index[use]])
+        R = inverse(self._T)[:3, :3] @ key.T_world_camera[:3, :3]
+        left = project(homogeneous(rays_key) @ R.T)[0] - rays_now
+        flow = float(np.median(np.linalg.norm(left, axis=1))) * self.camera.focal
+        return flow > KEYFRAME_FLOW * self.camera.width
+
+    # ---- mapping --------------------------------------------------------------------------
+
+    def _add_keyframe(self, frame: HeldFrame) -> None:
+        frame.keyframe = True
+        again, pixels = mapping.find_again(
+            frame, self.frames, self.landmarks, self.camera, self._slots
+        )
+        self._slots = np.concatenate([self._slots, again])
+        self._pixels = np.concatenate([self._pixels, pixels])
+        mapping.note_sightings(frame, self.landmarks, self._slots, self._pixels)
+        mapping.triangulate_candidates(frame, self.frames, self.landmarks, self.camera)
+        self._finish_keyframe(frame)
+
+    def _finish_keyframe(self, frame: HeldFrame) -> None:
+        """Begin to follow new corners, and queue the adjustment."""
+        slots, pixels = mapping.add_candidates(
+            frame, self.landmarks, self.camera, self._pixels, self._corner_count, self._distance
+        )
+        mapping.note_sightings(frame, self.landmarks, slots, pixels)
+        self._slots = np.concatenate([self._slots, slots])
+        self._pixels = np.concatenate([self._pixels, pixels])
+        self._key_id = frame.frame_id
+        self._key_count = int(self.landmarks.solid[self._slots].sum())
+        self._adjust_wanted = True
+        self._adjust()
+
+    def _adjust(self) -> None:
+        """Queue an adjustment unless one is under way."""
+        if len(self._adjusting):
+            return
+        self._adjust_wanted = False
+        window = take_window(self.frames, self.landmarks, self.camera, self._window_size)
+        if window is not None:
+            self._adjusting.submit(self._step + ADJUST_DELAY, job(window, ADJUST_ITERATIONS))
+
+    def _merge(self, window: Window, result: BundleResult) -> None:
+        """Take an adjustment over into the map and into what is being followed."""
+        motion = merge(window, result, self.frames, self.landmarks)
+        self._T = motion @ self._T
+        alive = self.landmarks.used[self._slots]
+        self._slots, self._pixels = self._slots[alive], self._pixels[alive]
+
+    # ---- memory ---------------------------------------------------------------------------
+
+    def forget(self, frame_id: int) -> None:
+        """Drop a frame, and the landmarks that no other keyframe has seen."""
+        frame = self.frames.pop(frame_id)
+        if frame is None or not frame.keyframe:
+            return
+        alive = frame.seen.slots[frame.seen.alive(self.landmarks)]
+        self.landmarks.sightings[alive] -= 1
+        gone = alive[self.landmarks.sightings[alive] <= 0]
+        self.landmarks.remove(gone)
+        keep = self.landmarks.used[self._slots]
+        self._slots, self._pixels = self._slots[keep], self._pixels[keep]
+
+
+__all__ = ['Mode', 'Odometry', 'Outcome', 'fit_rotation']

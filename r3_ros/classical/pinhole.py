@@ -1,0 +1,74 @@
+"""The camera of the working picture: pixels to rays and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..datatypes import Intrinsics
+
+
+@dataclass(frozen=True)
+class Pinhole:
+    """Intrinsics of the working picture (pixel centres at integers).
+
+    Rays are (N, 2) points on the plane z = 1 of the camera. Errors are measured in working
+    pixels: a length on that plane times ``focal``.
+    """
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, intrinsics: Intrinsics, width: int, height: int) -> Pinhole:
+        """Return the camera of a picture resized to ``width`` x ``height``."""
+        scaled = intrinsics.resized(width, height)
+        return cls(scaled.fx, scaled.fy, scaled.cx, scaled.cy, width, height)
+
+    @property
+    def focal(self) -> float:
+        """Return the mean focal length in working pixels."""
+        return 0.5 * (self.fx + self.fy)
+
+    def rays(self, pixels: np.ndarray) -> np.ndarray:
+        """Return (N, 2) float64 rays of (N, 2) pixels."""
+        pixels = np.asarray(pixels, dtype=np.float64)
+        return (pixels - (self.cx, self.cy)) / (self.fx, self.fy)
+
+    def pixels(self, rays: np.ndarray) -> np.ndarray:
+        """Return (N, 2) float64 pixels of (N, 2) rays."""
+        return rays * (self.fx, self.fy) + (self.cx, self.cy)
+
+    def inside(self, pixels: np.ndarray, margin: float = 0.0) -> np.ndarray:
+        """Tell which pixels lie in the picture, ``margin`` pixels from its border."""
+        low, high = margin - 0.5, np.array([self.width, self.height]) - 0.5 - margin
+        return ((pixels >= low) & (pixels <= high)).all(axis=1)
+
+    def with_focal_scaled(self, factor: float) -> Pinhole:
+        """Return the camera with both focal lengths multiplied."""
+        return replace(self, fx=self.fx * factor, fy=self.fy * factor)
+
+    def intrinsics(self, width: int, height: int) -> Intrinsics:
+        """Return the intrinsics of the picture at another size."""
+        own = Intrinsics(self.fx, self.fy, self.cx, self.cy, self.width, self.height)
+        return own.resized(width, height)
+
+
+def homogeneous(rays: np.ndarray) -> np.ndarray:
+    """Return (N, 3) points on z = 1 of (N, 2) rays."""
+    return np.concatenate([rays, np.ones((len(rays), 1))], axis=1)
+
+
+def project(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return rays (N, 2) and depths (N,) of points (N, 3) in the camera frame.
+
+    Points behind the camera get a ray too; the caller looks at the sign of the depth.
+    """
+    depth = points[:, 2]
+    safe = np.where(np.abs(depth) > 1e-9, depth, 1e-9)
+    return points[:, :2] / safe[:, None], depth

@@ -1,0 +1,171 @@
+"""The bundle adjustment window: what is adjusted, and how its result enters the map.
+
+A job works on copies while tracking goes on, so the result is merged into a map that has
+moved on: frames and landmarks younger than the window follow its newest keyframe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..geometry import inverse
+from .bundle import BundleProblem, BundleResult, adjust
+from .landmarks import HeldFrames, Landmarks
+from .pinhole import Pinhole
+
+#: Keyframes outside the window that hold it in place, at most.
+FIXED_KEYFRAMES = 8
+#: Sightings further off than this after an adjustment are struck out, in pixels.
+STRIKE_PX = 2.5
+
+
+@dataclass(frozen=True)
+class Window:
+    """A snapshot for one adjustment.
+
+    :ivar frame_ids: of the cameras of the problem, free ones first.
+    :ivar newest_id: the newest free keyframe.
+    """
+
+    problem: BundleProblem
+    frame_ids: list[int]
+    newest_id: int
+    slots: np.ndarray
+    generations: np.ndarray
+
+
+def take_window(
+    frames: HeldFrames,
+    landmarks: Landmarks,
+    camera: Pinhole,
+    size: int,
+    refine_focal: bool = False,
+) -> Window | None:
+    """Copy the newest keyframes, what they saw, and the keyframes that hold them in place."""
+    keyframes = frames.keyframes()
+    if len(keyframes) < 2:
+        return None
+    free = keyframes[-size:] if len(keyframes) > size else keyframes[1:]
+    free_ids = {f.frame_id for f in free}
+    wanted = np.zeros(len(landmarks.used), bool)
+    for frame in free:
+        wanted[frame.seen.slots[frame.seen.alive(landmarks)]] = True
+    wanted &= landmarks.solid
+    others = [f for f in keyframes if f.frame_id not in free_ids]
+    shared = [int(wanted[f.seen.slots[f.seen.alive(landmarks)]].sum()) for f in others]
+    # Ties go to the newer keyframe; the oldest is always there while it is in sight.
+    order = sorted(range(len(others)), key=lambda i: (-shared[i], -others[i].frame_id))
+    fixed = [others[i] for i in order[:FIXED_KEYFRAMES] if shared[i] >= 10]
+    if not fixed:
+        fixed, free = [free[0]], free[1:]
+        if not free:
+            return None
+    cameras = [*free, *fixed]
+    return _snapshot(cameras, len(free), landmarks, camera, wanted, refine_focal)
+
+
+def _snapshot(cameras, free_count, landmarks, camera, wanted, refine_focal):  # noqa: ANN001, ANN202
+    """Copy cameras, points seen at least twice, and sightings into a problem."""
+    camera_index, slots, pixels = [], [], []
+    for i, frame in enumerate(cameras):
+        use = frame.seen.alive(landmarks)
+        use &= wanted[frame.seen.slots]
+        slots.append(frame.seen.slots[use])
+        pixels.append(frame.seen.pixels[use])
+        camera_index.append(np.full(int(use.sum()), i))
+    all_slots = np.concatenate(slots)
+    counts = np.bincount(all_slots, minlength=len(wanted))
+    use = counts[all_slots] >= 2
+    if use.sum() < 20:
+        return None
+    kept_slots, point = np.unique(all_slots[use], return_inverse=True)
+    problem = BundleProblem(
+        T_camera_world=inverse(np.stack([f.T_world_camera for f in cameras])),
+        free_count=free_count,
+        points=landmarks.position[kept_slots].copy(),
+        camera=np.concatenate(camera_index)[use],
+        point=point,
+        rays=camera.rays(np.concatenate(pixels)[use]),
+        focal=camera.focal,
+        refine_focal=refine_focal,
+    )
+    return Window(
+        problem,
+        [f.frame_id for f in cameras],
+        max(f.frame_id for f in cameras[:free_count]),
+        kept_slots,
+        landmarks.generation[kept_slots].copy(),
+    )
+
+
+def job(window: Window, iterations: int) -> Callable[[], tuple[Window, BundleResult]]:
+    """Return the adjustment of a window as a job for the background thread."""
+    return lambda: (window, adjust(window.problem, iterations))
+
+
+def merge(
+    window: Window, result: BundleResult, frames: HeldFrames, landmarks: Landmarks
+) -> np.ndarray:
+    """Write an adjustment into the map.
+
+    :return: the (4, 4) motion of the world that the newest keyframe went through; everything
+        younger than the window, the present pose included, has to follow it.
+    """
+    n_free = window.problem.free_count
+    old = inverse(window.problem.T_camera_world[:n_free])
+    new = inverse(result.T_camera_world[:n_free])
+    correction = {
+        window.frame_ids[i]: new[i] @ inverse(old[i]) for i in range(n_free)
+    }
+    newest = correction[window.newest_id]
+    moved = np.eye(4)
+    oldest_free = min(window.frame_ids[:n_free])
+    for frame in frames:
+        if not frame.posed or frame.frame_id < oldest_free:
+            continue
+        if frame.keyframe:
+            if frame.frame_id > window.newest_id:
+                moved = newest
+            else:
+                moved = correction.get(frame.frame_id, np.eye(4))
+            base = moved
+        else:
+            # A frame between keyframes follows the last one before it.
+            base = newest if frame.frame_id > window.newest_id else moved
+        frame.T_world_camera = base @ frame.T_world_camera
+    _merge_points(window, result, frames, landmarks, newest)
+    return newest
+
+
+def _merge_points(
+    window: Window,
+    result: BundleResult,
+    frames: HeldFrames,
+    landmarks: Landmarks,
+    newest: np.ndarray,
+) -> None:
+    """Write the points back, move the younger ones along, strike out what does not fit."""
+    alive = landmarks.generation[window.slots] == window.generations
+    in_window = np.zeros(len(landmarks.used), bool)
+    in_window[window.slots[alive]] = True
+    landmarks.position[window.slots[alive]] = result.points[alive]
+    landmarks.relative_sigma[window.slots[alive]] = result.relative_sigma[alive]
+    younger = landmarks.used & ~in_window & (landmarks.first_frame >= window.newest_id)
+    younger |= landmarks.used & ~landmarks.solid
+    landmarks.position[younger] = landmarks.position[younger] @ newest[:3, :3].T + newest[:3, 3]
+
+    bad = result.error_px > STRIKE_PX
+    for i in np.unique(window.problem.camera[bad]):
+        frame = frames.get(window.frame_ids[i])
+        if frame is None:
+            continue
+        of_frame = bad & (window.problem.camera == i)
+        struck = window.slots[window.problem.point[of_frame]]
+        keep = ~np.isin(frame.seen.slots, struck)
+        landmarks.sightings[frame.seen.slots[~keep & frame.seen.alive(landmarks)]] -= 1
+        frame.seen.keep(keep)
+    touched = window.slots[alive]
+    landmarks.remove(touched[landmarks.sightings[touched] < 2])
