@@ -56,34 +56,54 @@ class InputConfig:
         choices=('auto', 'on', 'off'),
     )
     camera_info_timeout: float = _param(
-        2.0, 'wait this long for a calibration, then estimate the focal length; 0 never waits',
-        's', low=0.0, high=60.0,
+        2.0,
+        'wait this long for a calibration, then estimate the focal length; 0 never waits',
+        's',
+        low=0.0,
+        high=60.0,
     )
     frame_policy: str = _param(
-        'newest', 'newest drops frames that come too fast; queue keeps them for offline bags',
+        'newest',
+        'newest drops frames that come too fast; queue keeps them for offline bags',
         choices=('newest', 'queue'),
     )
     queue_size: int = _param(
         30, 'frames kept by frame_policy queue; the oldest is dropped beyond', low=1, high=1000
     )
     max_rate: float = _param(
-        0.0, 'process at most this many frames per second; 0: all', 'Hz', low=0.0, high=240.0,
+        0.0,
+        'process at most this many frames per second; 0: all',
+        'Hz',
+        low=0.0,
+        high=240.0,
         live=True,
     )
     max_age: float = _param(
-        0.0, 'reject frames older than this against the clock; 0: never', 's', low=0.0, high=60.0,
+        0.0,
+        'reject frames older than this against the clock; 0: never',
+        's',
+        low=0.0,
+        high=60.0,
         live=True,
     )
     max_time_gap: float = _param(
-        5.0, 'a longer gap between frames makes the next one prove itself; 0: off', 's', low=0.0,
-        high=3600.0, live=True,
+        5.0,
+        'a longer gap between frames makes the next one prove itself; 0: off',
+        's',
+        low=0.0,
+        high=3600.0,
+        live=True,
     )
     on_time_jump_back: str = _param(
         'reset', 'what to do when time jumps back', choices=('reset', 'ignore', 'error'), live=True
     )
     time_jump_threshold: float = _param(
-        0.5, 'smaller steps back are frames out of order and are dropped', 's', low=0.01,
-        high=60.0, live=True,
+        0.5,
+        'smaller steps back are frames out of order and are dropped',
+        's',
+        low=0.01,
+        high=60.0,
+        live=True,
     )
     on_resolution_change: str = _param(
         'reset', 'what to do when the picture size changes', choices=('reset', 'reject'), live=True
@@ -96,6 +116,11 @@ class ModelConfig:
 
     name: str = _param('classical', 'the predictor', choices=MODEL_NAMES)
     depth: bool = _param(True, 'compute dense depth; off saves time where only poses are wanted')
+    device: str = _param(
+        'auto',
+        'where the predictor and the keyframe search run; auto: the best the predictor can use',
+        choices=('auto', 'cpu', 'cuda'),
+    )
 
 
 @dataclass(frozen=True)
@@ -103,12 +128,8 @@ class ClassicalConfig:
     """The classical predictor: features, triangulation, bundle adjustment, plane sweep."""
 
     max_features: int = _param(700, 'corners followed per frame', low=100, high=4000)
-    window_keyframes: int = _param(
-        7, 'keyframes that bundle adjustment moves', low=3, high=30
-    )
-    depth_planes: int = _param(
-        64, 'depth hypotheses of the plane sweep', low=16, high=256
-    )
+    window_keyframes: int = _param(7, 'keyframes that bundle adjustment moves', low=3, high=30)
+    depth_planes: int = _param(64, 'depth hypotheses of the plane sweep', low=16, high=256)
 
 
 @dataclass(frozen=True)
@@ -118,9 +139,7 @@ class StreamConfig:
     recent_frames: int = _param(
         5, 'newest frames held whether or not they are keyframes', low=1, high=64
     )
-    recent_keyframes: int = _param(
-        6, 'newest keyframes always in the context', low=1, high=64
-    )
+    recent_keyframes: int = _param(6, 'newest keyframes always in the context', low=1, high=64)
     retrieved_keyframes: int = _param(
         6, 'keyframes brought into the context because they look like the frame', low=0, high=64
     )
@@ -137,19 +156,27 @@ class KeyframeConfig:
     """Which frames are remembered, unless the predictor itself asks for one."""
 
     mode: str = _param(
-        'novelty', 'admit every n-th frame, or frames unlike those remembered',
+        'novelty',
+        'admit every n-th frame, or frames unlike those remembered',
         choices=('interval', 'novelty'),
     )
     interval: int = _param(
         10, 'frames between keyframes in interval mode', 'frames', low=1, high=300, live=True
     )
     novelty_threshold: float = _param(
-        0.985, 'admit a frame whose similarity to every keyframe is below this', low=0.0, high=1.0,
+        0.985,
+        'admit a frame whose similarity to every keyframe is below this',
+        low=0.0,
+        high=1.0,
         live=True,
     )
     max_interval: int = _param(
-        30, 'admit a frame after this many without a keyframe, in novelty mode', 'frames', low=1,
-        high=1000, live=True,
+        30,
+        'admit a frame after this many without a keyframe, in novelty mode',
+        'frames',
+        low=1,
+        high=1000,
+        live=True,
     )
     max_keyframes: int = _param(100, 'keyframes remembered at the most', low=4, high=1000)
 
@@ -162,7 +189,10 @@ class TrackingConfig:
         0.4, 'LOW_CONFIDENCE below this share of the usual score', low=0.0, high=1.0, live=True
     )
     lost_ratio: float = _param(
-        0.15, 'a frame below this share of the usual score has no pose', low=0.0, high=1.0,
+        0.15,
+        'a frame below this share of the usual score has no pose',
+        low=0.0,
+        high=1.0,
         live=True,
     )
     lost_after_frames: int = _param(
@@ -181,16 +211,25 @@ class CovarianceConfig:
     """How confidence becomes a covariance. A heuristic: see docs/conventions.md."""
 
     translation_scale: float = _param(
-        0.02, 'standard deviation of an edge of nominal score, as a share of its length',
-        low=1e-6, high=10.0, live=True,
+        0.02,
+        'standard deviation of an edge of nominal score, as a share of its length',
+        low=1e-6,
+        high=10.0,
+        live=True,
     )
     rotation_scale: float = _param(
-        0.01, 'standard deviation of an edge of nominal score, as a share of its angle', low=1e-6,
-        high=10.0, live=True,
+        0.01,
+        'standard deviation of an edge of nominal score, as a share of its angle',
+        low=1e-6,
+        high=10.0,
+        live=True,
     )
     unscaled_factor: float = _param(
-        100.0, 'multiplies the published translation block, since map units are not metres',
-        low=1.0, high=1e6, live=True,
+        100.0,
+        'multiplies the published translation block, since map units are not metres',
+        low=1.0,
+        high=1e6,
+        live=True,
     )
 
 
@@ -212,8 +251,11 @@ class PointsConfig:
         20.0, 'drop farther points; 0: keep all', 'map units', low=0.0, high=1000.0, live=True
     )
     edge_threshold: float = _param(
-        0.05, 'drop pixels whose depth steps by more than this share (flying pixels); 0: off',
-        low=0.0, high=1.0, live=True,
+        0.05,
+        'drop pixels whose depth steps by more than this share (flying pixels); 0: off',
+        low=0.0,
+        high=1.0,
+        live=True,
     )
     max_points: int = _param(
         100_000, 'points per cloud at the most', 'points', low=1000, high=2_000_000, live=True
@@ -236,8 +278,12 @@ class MapConfig:
         2.0, 'publish the map at most this often', 's', low=0.1, high=600.0, live=True
     )
     max_publish_points: int = _param(
-        500_000, 'points of a published map; more are thinned out', 'points', low=1000,
-        high=10_000_000, live=True,
+        500_000,
+        'points of a published map; more are thinned out',
+        'points',
+        low=1000,
+        high=10_000_000,
+        live=True,
     )
     directory: str = _param(
         '', 'where relative names of maps and trajectories go; empty: r3_maps in the ROS home'
@@ -262,7 +308,11 @@ class DiagnosticsConfig:
         1.0, 'warn below this rate of processed frames', 'Hz', low=0.0, high=240.0, live=True
     )
     max_latency: float = _param(
-        0.5, 'warn above this age of a pose when it is published', 's', low=0.0, high=60.0,
+        0.5,
+        'warn above this age of a pose when it is published',
+        's',
+        low=0.0,
+        high=60.0,
         live=True,
     )
 
@@ -277,14 +327,16 @@ class R3Config:
     base_frame: str = _param(
         '', 'moving frame whose pose is published; empty: the camera, or the frame it hangs from'
     )
-    camera_optical_frame: str = _param(
-        '', 'replaces a wrong or empty frame_id of the pictures'
-    )
+    camera_optical_frame: str = _param('', 'replaces a wrong or empty frame_id of the pictures')
     publish_map_to_odom_tf: bool = _param(True, 'broadcast map -> odom')
     publish_odom_to_base_tf: bool = _param(True, 'broadcast odom -> base')
     tf_publish_rate: float = _param(
-        20.0, 'repeat map -> odom at this rate; 0: only with each frame', 'Hz', low=0.0,
-        high=100.0, live=True,
+        20.0,
+        'repeat map -> odom at this rate; 0: only with each frame',
+        'Hz',
+        low=0.0,
+        high=100.0,
+        live=True,
     )
     transform_tolerance: float = _param(
         0.1, 'date map -> odom this far ahead', 's', low=0.0, high=5.0, live=True
@@ -352,7 +404,7 @@ class Parameter:
         meta = self.meta
         if meta.choices and value not in meta.choices:
             raise ConfigError(f"parameter '{self.name}' is {value!r}, allowed: {self.allowed}")
-        if meta.low is not None and meta.high is not None:
+        if meta.low is not None and meta.high is not None and isinstance(value, (int, float)):
             if not (math.isfinite(value) and meta.low <= value <= meta.high):
                 raise ConfigError(f"parameter '{self.name}' is {value!r}, allowed: {self.allowed}")
         return value

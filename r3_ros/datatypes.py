@@ -81,7 +81,9 @@ class Intrinsics:
         """
         K = np.asarray(K, dtype=np.float64)
         if K.shape != (3, 3) or abs(K[0, 1]) > 1e-6 * abs(K[0, 0]):
-            raise CalibrationError(f'K must be a 3x3 pinhole matrix without skew, got {K.tolist()}')
+            raise CalibrationError(
+                f'K must be a 3x3 pinhole matrix without skew, got {K.tolist()}'
+            )
         return cls(K[0, 0], K[1, 1], K[0, 2], K[1, 2], int(width), int(height))
 
 
@@ -177,6 +179,8 @@ class Estimate:
         is the first camera of the session, optical axes.
     :ivar covariance: (6, 6) float64 or None, order x y z rx ry rz; the pose error is a small
         motion ``exp(xi)`` in the camera frame, metres (map units) and radians.
+    :ivar T_previous_camera: (4, 4) motion since the last frame that had a pose, both poses taken
+        from the same state of the estimator, so corrections never show in it; None without one.
     :ivar confidence_translation: best-edge score, NaN for a frame without edges.
     :ivar confidence_ratio: score over the session's reference score; 1.0 is nominal.
     :ivar corrected: ids of frames whose earlier poses changed in this step.
@@ -197,6 +201,7 @@ class Estimate:
     confidence_ratio: float
     depths: tuple[DepthMap, ...]
     context_ids: tuple[int, ...]
+    T_previous_camera: np.ndarray | None = None
     corrected: tuple[int, ...] = ()
     evicted: tuple[int, ...] = ()
     segment_id: int = 0

@@ -1,0 +1,97 @@
+"""What happens to a frame by its stamp and size, before anybody looks at its pixels.
+
+One rule for the node and for recorded input. Stamps are integers in nanoseconds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+import enum
+
+from .config import InputConfig
+
+_SECOND_NS = 1_000_000_000
+#: A frame may come this share of the period early and still count as on time for max_rate.
+_RATE_SLACK = 0.1
+
+
+class Action(enum.Enum):
+    """What to do with a frame."""
+
+    ACCEPT = 'accept'
+    DROP = 'drop'
+    RESET = 'reset'  # accept it as the first frame of a new session
+    FAULT = 'fault'  # stop until somebody resets
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The decision on one frame, and why."""
+
+    action: Action
+    reason: str = ''
+
+
+class Intake:
+    """Decide on each frame in order; not thread-safe, one owner."""
+
+    def __init__(self, config: InputConfig) -> None:
+        """Start with no frame seen."""
+        self.config = config
+        self.rejected: Counter[str] = Counter()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the frames seen; the counters stay."""
+        self._last_ns: int | None = None
+        self._size: tuple[int, int] | None = None
+
+    def admit(self, stamp_ns: int, width: int, height: int, now_ns: int | None = None) -> Verdict:
+        """Decide on the frame; an accepted one becomes the reference for the next.
+
+        :param now_ns: the clock the stamps are compared with for ``input.max_age``.
+        """
+        verdict = self._judge(stamp_ns, (width, height), now_ns)
+        if verdict.action is Action.DROP:
+            self.rejected[verdict.reason.split(':')[0]] += 1
+        elif verdict.action is not Action.FAULT:
+            self._last_ns = stamp_ns
+            self._size = (width, height)
+        return verdict
+
+    def _judge(self, stamp_ns: int, size: tuple[int, int], now_ns: int | None) -> Verdict:
+        config = self.config
+        if config.max_age > 0 and now_ns is not None:
+            age_s = (now_ns - stamp_ns) / _SECOND_NS
+            if age_s > config.max_age:
+                return Verdict(Action.DROP, f'too old: {age_s:.2f} s, input.max_age allows less')
+        if self._last_ns is None:
+            return Verdict(Action.ACCEPT)
+        step_s = (stamp_ns - self._last_ns) / _SECOND_NS
+        if step_s <= 0:
+            return self._judge_step_back(step_s)
+        if size != self._size:
+            return self._judge_size(size)
+        if config.max_rate > 0 and step_s < (1.0 - _RATE_SLACK) / config.max_rate:
+            return Verdict(Action.DROP, 'rate: faster than input.max_rate')
+        return Verdict(Action.ACCEPT)
+
+    def _judge_step_back(self, step_s: float) -> Verdict:
+        if step_s == 0:
+            return Verdict(Action.DROP, 'duplicate stamp')
+        if -step_s < self.config.time_jump_threshold:
+            return Verdict(Action.DROP, f'out of order: {-step_s:.3f} s before the last frame')
+        reason = f'time jumped back by {-step_s:.3f} s'
+        return {
+            'reset': Verdict(Action.RESET, reason),
+            'ignore': Verdict(Action.DROP, f'before the jump: {reason}'),
+            'error': Verdict(Action.FAULT, f'{reason}; call ~/reset to start anew'),
+        }[self.config.on_time_jump_back]
+
+    def _judge_size(self, size: tuple[int, int]) -> Verdict:
+        assert self._size is not None
+        reason = 'size changed: {}x{} to {}x{}'.format(*self._size, *size)
+        if self.config.on_resolution_change == 'reset':
+            return Verdict(Action.RESET, reason)
+        return Verdict(Action.DROP, reason)

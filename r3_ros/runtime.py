@@ -1,0 +1,111 @@
+"""The one slot between the thread that receives frames and the one that owns the engine."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+import threading
+import time
+from typing import Generic, TypeVar
+
+Item = TypeVar('Item')
+
+
+class Mailbox(Generic[Item]):
+    """A slot that keeps the newest item, or a bounded queue that loses the oldest.
+
+    All methods may be called from any thread. Counters only grow.
+
+    :ivar received: items put in.
+    :ivar dropped: items replaced or pushed out before anybody took them.
+    """
+
+    def __init__(self, policy: str = 'newest', queue_size: int = 30) -> None:
+        """Keep one item under policy ``newest``, ``queue_size`` under ``queue``."""
+        self._items: deque[Item] = deque()
+        self._capacity = 1 if policy == 'newest' else queue_size
+        self._changed = threading.Condition()
+        self._closed = False
+        self.received = 0
+        self.dropped = 0
+
+    def put(self, item: Item) -> None:
+        """Leave an item; never blocks. After :meth:`close` the item is ignored."""
+        with self._changed:
+            if self._closed:
+                return
+            self.received += 1
+            if len(self._items) == self._capacity:
+                self._items.popleft()
+                self.dropped += 1
+            self._items.append(item)
+            self._changed.notify()
+
+    def get(self, timeout_s: float) -> Item | None:
+        """Take the oldest item; None after ``timeout_s`` seconds, or at once when closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._items or self._closed, timeout_s)
+            return self._items.popleft() if self._items and not self._closed else None
+
+    def wake(self) -> None:
+        """Make a waiting :meth:`get` look again (used to hand its thread another job)."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def clear(self) -> int:
+        """Throw the waiting items away and return how many there were; they count as dropped."""
+        with self._changed:
+            lost = len(self._items)
+            self._items.clear()
+            self.dropped += lost
+            return lost
+
+    def close(self) -> None:
+        """Refuse further items and release a waiting :meth:`get`."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class Worker:
+    """One thread that repeats a job until stopped. No exception of the job is ever lost.
+
+    :param job: called again and again; should return within a fraction of a second.
+    :param on_error: gets what the job raised, in the worker's thread; the job goes on after it.
+    """
+
+    def __init__(
+        self, name: str, job: Callable[[], None], on_error: Callable[[Exception], None]
+    ) -> None:
+        """Prepare the thread; :meth:`start` runs it."""
+        self._job = job
+        self._on_error = on_error
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        #: Seconds spent inside the job since the start, for a utilisation figure.
+        self.busy_s = 0.0
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Ask the thread to end and wait; False if the job is still running afterwards."""
+        self._stop.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    @property
+    def stopping(self) -> bool:
+        """Tell the job that it should come to an end."""
+        return self._stop.is_set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            started = time.perf_counter()
+            try:
+                self._job()
+            except Exception as error:  # the edge of the thread: everything is reported
+                self._on_error(error)
+            self.busy_s += time.perf_counter() - started

@@ -1,0 +1,320 @@
+"""The algorithm, one frame at a time.
+
+    describe -> retrieve the context -> predict -> resolve the pose -> gate -> update memory
+    -> update map
+
+The engine asks a :class:`~r3_ros.predictor.Predictor` what it sees and decides what that means:
+which frames to relate to, which pose follows, whether to believe it, what to remember. It never
+touches pixels or weights, and everything it remembers is in one :class:`Session`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+import time
+
+import numpy as np
+
+from ..cloud import cloud_from_depth
+from ..config import R3Config
+from ..datatypes import DepthMap, Edge, Estimate, Frame, FramePrediction
+from ..geometry import inverse
+from ..kernels import descriptor_index
+from ..predictor import Predictor
+from .bank import KeyframeBank
+from .gate import Gate, Verdict
+from .pose_graph import PoseGraph
+from .pose_resolution import HeldPose, resolve_pose, ResolvedPose
+from .session import Session
+from .trajectory import Trajectory
+from .voxel_map import VoxelMap
+
+#: Variance of what is not known, as ROS messages write it.
+_UNKNOWN_VARIANCE = 1e6
+_SECOND_NS = 1_000_000_000
+
+
+class Engine:
+    """Estimate poses, depth and a map from a stream of frames. One thread owns it.
+
+    :ivar config: all parameters; change the live ones with :meth:`update_config`.
+    :ivar session: everything remembered; replaced by :meth:`reset`.
+    """
+
+    def __init__(self, predictor: Predictor, config: R3Config, device: str = 'cpu') -> None:
+        """Start the first session.
+
+        :param device: where descriptors are searched, ``cpu`` or ``cuda``.
+        """
+        self.predictor = predictor
+        self.config = config
+        self._device = device
+        self.session = self._new_session(session_id=0)
+
+    def step(self, frame: Frame) -> Estimate:
+        """Process one frame and say where the camera is.
+
+        :raises FrameError: the predictor cannot use the frame; nothing has changed.
+        """
+        session = self.session
+        stages = _Stages()
+        frame = replace(frame, frame_id=session.frame_count)
+        descriptor = self.predictor.describe(frame)
+        stages.done('describe')
+        gap = self._is_gap(frame.stamp_ns)
+        context_ids = self._retrieve_context(descriptor, after_gap=gap)
+        stages.done('retrieve')
+        prediction = self.predictor.predict(frame, context_ids)
+        stages.done('predict')
+        if gap:
+            session.gate.open_gap()
+        corrected = self._refine(prediction.refined)
+        edges, resolved = self._resolve(frame, prediction)
+        stages.done('resolve')
+        first = session.frame_count == 0
+        T_world_camera = resolved.held.T_world_camera if resolved else None
+        verdict = session.gate.judge(edges, T_world_camera, prediction.provisional, first)
+        stages.done('gate')
+        is_keyframe, evicted, T_previous_camera = self._remember(
+            frame, descriptor, prediction, edges, resolved, verdict
+        )
+        stages.done('memory')
+        self._add_to_map(prediction.depths)
+        stages.done('map')
+        believed = resolved if verdict.believed else None
+        return Estimate(
+            frame_id=frame.frame_id,
+            stamp_ns=frame.stamp_ns,
+            state=verdict.state,
+            reason=verdict.reason,
+            T_world_camera=believed.held.T_world_camera if believed else None,
+            covariance=_covariance(believed, prediction.provisional, first),
+            intrinsics=prediction.intrinsics,
+            intrinsics_estimated=prediction.intrinsics_estimated,
+            is_keyframe=is_keyframe,
+            confidence_translation=verdict.confidence_translation,
+            confidence_rotation=verdict.confidence_rotation,
+            confidence_ratio=verdict.ratio,
+            depths=prediction.depths,
+            context_ids=tuple(context_ids),
+            T_previous_camera=T_previous_camera,
+            corrected=tuple(corrected),
+            evicted=tuple(evicted),
+            segment_id=session.segment_id,
+            map_revision=session.map_revision,
+            timings_ms=stages.milliseconds,
+        )
+
+    def update_config(self, config: R3Config) -> None:
+        """Take over parameters that may change while running, between two frames."""
+        self.config = config
+        self.session.gate.config = config.tracking
+        self.session.bank.config = config.keyframe
+
+    def drain(self) -> tuple[int, ...]:
+        """Wait for the predictor's background work and take it in: the end of a recording.
+
+        :returns: ids of the frames whose poses changed.
+        """
+        refined, depths = self.predictor.drain()
+        corrected = self._refine(refined)
+        self._add_to_map(depths)
+        return tuple(corrected)
+
+    def reset(self) -> None:
+        """Forget everything: the next frame starts a new world and a new session id."""
+        self.predictor.reset()
+        self.session = self._new_session(self.session.session_id + 1)
+
+    def clear_map(self) -> None:
+        """Drop the map's points and keep tracking."""
+        self.session.map.clear()
+
+    def close(self) -> None:
+        """Stop the predictor's background work and free its device."""
+        self.predictor.close()
+
+    def _new_session(self, session_id: int) -> Session:
+        config = self.config
+        index = descriptor_index(
+            config.keyframe.max_keyframes, self.predictor.descriptor_size, self._device
+        )
+        return Session(
+            bank=KeyframeBank(config.keyframe, index),
+            graph=PoseGraph(self._resolve_edges),
+            gate=Gate(config.tracking, self.predictor.confidence_reference),
+            map=VoxelMap(config.map),
+            trajectory=Trajectory(config.trajectory.max_poses),
+            session_id=session_id,
+        )
+
+    def _is_gap(self, stamp_ns: int) -> bool:
+        last_ns = self.session.last_stamp_ns
+        longest_s = self.config.input.max_time_gap
+        return last_ns is not None and 0 < longest_s < (stamp_ns - last_ns) / _SECOND_NS
+
+    def _retrieve_context(self, descriptor: np.ndarray, after_gap: bool) -> list[int]:
+        """Choose the remembered frames to relate the new one to, oldest first."""
+        session, stream = self.session, self.config.stream
+        if session.gate.lost or after_gap:
+            # Where the camera was no longer says where it is: only looks count.
+            found = stream.recent_keyframes + stream.retrieved_keyframes
+            return sorted(session.bank.most_similar(descriptor, found))
+        keyframes = session.bank.ids()
+        context = {
+            *session.recent,
+            *keyframes[:1],  # the anchor
+            *keyframes[-stream.recent_keyframes :],
+            *session.bank.most_similar(descriptor, stream.retrieved_keyframes),
+        }
+        return sorted(context)
+
+    def _refine(self, edges: Iterable[Edge]) -> list[int]:
+        """Take refined edges in; poses that follow from them change."""
+        session = self.session
+        corrected = session.graph.refine(edges)
+        if corrected:
+            session.map_revision += 1
+            session.map.poses_changed()
+        return corrected
+
+    def _resolve(
+        self, frame: Frame, prediction: FramePrediction
+    ) -> tuple[list[Edge], ResolvedPose | None]:
+        """Return the usable edges into the frame and the pose that follows from them."""
+        if frame.frame_id == 0:
+            return [], ResolvedPose(HeldPose(np.eye(4)), np.zeros((6, 6)))
+        edges = [
+            edge
+            for edge in prediction.edges
+            if edge.source_id in self.session.graph.held
+            and edge.target_id == frame.frame_id
+            and np.isfinite(edge.T_source_target).all()
+        ]
+        resolved = self._resolve_edges(edges, self.session.graph.held)
+        if resolved is not None and not np.isfinite(resolved.held.T_world_camera).all():
+            return edges, None
+        return edges, resolved
+
+    def _resolve_edges(
+        self, edges: Sequence[Edge], held: Mapping[int, HeldPose]
+    ) -> ResolvedPose | None:
+        reference = self.predictor.confidence_reference
+        config = self.config
+        return resolve_pose(edges, held, reference, config.covariance, config.stream.pose_rule)
+
+    def _remember(
+        self,
+        frame: Frame,
+        descriptor: np.ndarray,
+        prediction: FramePrediction,
+        edges: Sequence[Edge],
+        resolved: ResolvedPose | None,
+        verdict: Verdict,
+    ) -> tuple[bool, list[int], np.ndarray | None]:
+        """Update the graph, the bank and the record; let go of what is held no more."""
+        session = self.session
+        session.frame_count += 1
+        session.last_stamp_ns = frame.stamp_ns
+        if resolved is None or not verdict.believed:
+            # Not a place to measure others from.
+            self.predictor.forget([frame.frame_id])
+            session.trajectory.append(frame.frame_id, frame.stamp_ns, verdict.state, False, None)
+            return False, [], None
+        T_world_camera = resolved.held.T_world_camera
+        T_previous_camera = None
+        if session.recent:
+            T_world_previous = session.graph.held[session.recent[-1]].T_world_camera
+            T_previous_camera = inverse(T_world_previous) @ T_world_camera
+        session.graph.add(frame.frame_id, resolved.held, edges)
+        session.recent.append(frame.frame_id)
+        if len(session.recent) > self.config.stream.recent_frames:
+            session.recent.popleft()
+        self._credit(frame.frame_id, edges, verdict)
+        is_keyframe, evicted = self._offer_to_bank(frame, descriptor, prediction, verdict)
+        session.trajectory.append(
+            frame.frame_id, frame.stamp_ns, verdict.state, is_keyframe, T_world_camera
+        )
+        self._let_go()
+        return is_keyframe, evicted, T_previous_camera
+
+    def _credit(self, frame_id: int, edges: Sequence[Edge], verdict: Verdict) -> None:
+        reference = self.session.gate.reference
+        self.session.bank.credit(
+            frame_id,
+            (
+                (e.source_id, 0.5 * (e.confidence_translation + e.confidence_rotation) / reference)
+                for e in edges
+            ),
+        )
+
+    def _offer_to_bank(
+        self,
+        frame: Frame,
+        descriptor: np.ndarray,
+        prediction: FramePrediction,
+        verdict: Verdict,
+    ) -> tuple[bool, list[int]]:
+        """Make the frame a keyframe if the predictor needs it or the admission rule wants it."""
+        bank = self.session.bank
+        wanted = bank.wants(descriptor) and verdict.trusted
+        first = frame.frame_id == 0
+        if not first and not (wanted if prediction.keyframe is None else prediction.keyframe):
+            return False, []
+        return True, bank.admit(frame.frame_id, descriptor)
+
+    def _let_go(self) -> None:
+        """Release frames that are neither recent nor keyframes any more."""
+        session = self.session
+        held = session.held()
+        gone = sorted(session.graph.held.keys() - held)
+        if not gone:
+            return
+        poses = session.graph.poses
+        keyframes = session.bank.ids()
+        for frame_id in gone:
+            session.trajectory.release(frame_id, poses, keyframes)
+            session.map.bake(frame_id, poses[frame_id])
+        session.graph.drop(gone)
+        self.predictor.forget(gone)
+
+    def _add_to_map(self, depths: Iterable[DepthMap]) -> None:
+        """Insert the depth of keyframes, which may come later than the frame."""
+        session = self.session
+        if not self.config.map.enabled:
+            return
+        for depth_map in depths:
+            if depth_map.frame_id in session.bank and depth_map.frame_id in session.graph.held:
+                session.map.insert(
+                    depth_map.frame_id, cloud_from_depth(depth_map, self.config.points)
+                )
+
+
+class _Stages:
+    """Wall time of the stages of a step."""
+
+    def __init__(self) -> None:
+        self.milliseconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def done(self, stage: str) -> None:
+        """Book the time since the last stage ended."""
+        now = time.perf_counter()
+        self.milliseconds[stage] = 1e3 * (now - self._last)
+        self._last = now
+
+
+def _covariance(
+    resolved: ResolvedPose | None, provisional: bool, first: bool
+) -> np.ndarray | None:
+    """Return the (6, 6) covariance of a pose; of a provisional one the position is unknown."""
+    if resolved is None:
+        return None
+    covariance = resolved.covariance
+    if first:
+        return np.diag([1e-12] * 6)
+    if provisional:
+        covariance[:3, :] = covariance[:, :3] = 0.0
+        covariance[:3, :3] = _UNKNOWN_VARIANCE * np.eye(3)
+    return covariance

@@ -1,0 +1,176 @@
+"""Whether a frame's pose is believed, and the state the estimator is in.
+
+The score is that of the best few edges, not the mean over all remembered frames: a mean falls
+as the camera travels although tracking is fine, and a gate on it locks itself out. The reference
+it is compared with follows the stream, also while frames are refused, so that a lasting change
+(dusk, a plainer room) is a new normal and not the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import TrackingConfig
+from ..datatypes import Edge, TrackingState
+from ..geometry import inverse, rotation_angle
+
+_BEST_EDGES = 3
+#: Share by which the reference moves towards each score: down slowly, up a little faster.
+_FOLLOW_DOWN = 0.01
+_FOLLOW_UP = 0.03
+#: The reference stays within these multiples of the predictor's own nominal score.
+_REFERENCE_RANGE = (0.25, 4.0)
+#: Between two frames that confirm a recovery the camera may turn and move by this much at most:
+#: radians, and map units (the scene at the start is about one unit away) beyond twice the motion
+#: agreed on so far.
+_AGREE_ROTATION_RAD = 0.35
+_AGREE_STEP = 0.25
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to make of one frame.
+
+    :ivar believed: the pose may be given out.
+    :ivar trusted: it may also enter the bank and the map.
+    """
+
+    state: TrackingState
+    reason: str
+    believed: bool
+    trusted: bool
+    confidence_translation: float
+    confidence_rotation: float
+    ratio: float
+
+
+class Gate:
+    """State machine over frames; one per session."""
+
+    def __init__(self, config: TrackingConfig, nominal_score: float) -> None:
+        """Start INITIALIZING, with the predictor's nominal score as the reference."""
+        self.config = config
+        self._nominal = nominal_score
+        self.reference = nominal_score
+        self.state = TrackingState.INITIALIZING
+        self._bad_frames = 0
+        self._agreeing: list[np.ndarray] = []
+
+    @property
+    def lost(self) -> bool:
+        """Tell whether the next frame has to be found again by retrieval."""
+        return self.state in (TrackingState.LOST, TrackingState.RECOVERING)
+
+    def open_gap(self) -> None:
+        """Distrust the next frame: time has passed unseen."""
+        if self.state not in (TrackingState.INITIALIZING, TrackingState.LOST):
+            self.state = TrackingState.RECOVERING
+            self._agreeing = []
+
+    def judge(
+        self,
+        edges: Sequence[Edge],
+        T_world_camera: np.ndarray | None,
+        provisional: bool,
+        first: bool,
+    ) -> Verdict:
+        """Take one frame in and say what to make of it.
+
+        :param edges: the edges its pose was resolved from.
+        :param T_world_camera: (4, 4) pose, None if none could be resolved.
+        :param provisional: the predictor has no geometry yet.
+        :param first: the session's first frame, which defines the world.
+        """
+        score_t, score_r = _best_scores(edges)
+        ratio = 0.5 * (score_t + score_r) / self.reference if edges else 0.0
+        if first or provisional:
+            return self._initializing(first, T_world_camera, score_t, score_r, ratio)
+        if T_world_camera is None or ratio < self.config.lost_ratio:
+            state, reason = self._refuse(T_world_camera is None, ratio)
+            believed = False
+        elif self.lost:
+            state, reason, believed = self._recover(T_world_camera, ratio)
+        else:
+            state, reason = self._accept(ratio)
+            believed = True
+        if edges:
+            self._follow(0.5 * (score_t + score_r))
+        self.state = state
+        trusted = believed and state is TrackingState.TRACKING
+        return Verdict(state, reason, believed, trusted, score_t, score_r, ratio)
+
+    def _initializing(
+        self,
+        first: bool,
+        T: np.ndarray | None,
+        score_t: float,
+        score_r: float,
+        ratio: float,
+    ) -> Verdict:
+        """Hold poses during the start-up: they are given out, with no claim of confidence."""
+        self.state = TrackingState.INITIALIZING
+        reason = 'first frame' if first else 'no geometry yet: move the camera sideways'
+        if first:
+            score_t = score_r = float('nan')
+            ratio = 1.0
+        return Verdict(self.state, reason, T is not None, first, score_t, score_r, ratio)
+
+    def _accept(self, ratio: float) -> tuple[TrackingState, str]:
+        self._bad_frames = 0
+        if ratio < self.config.low_confidence_ratio:
+            return TrackingState.LOW_CONFIDENCE, f'score at {ratio:.0%} of the usual'
+        return TrackingState.TRACKING, ''
+
+    def _refuse(self, no_edge: bool, ratio: float) -> tuple[TrackingState, str]:
+        """Count a frame without a believable pose."""
+        self._bad_frames += 1
+        self._agreeing = []
+        reason = 'no remembered frame fits' if no_edge else f'score at {ratio:.0%} of the usual'
+        if self.lost or self._bad_frames >= self.config.lost_after_frames:
+            return TrackingState.LOST, reason
+        if self.state is TrackingState.INITIALIZING:
+            return TrackingState.INITIALIZING, reason
+        return TrackingState.LOW_CONFIDENCE, reason
+
+    def _recover(self, T: np.ndarray, ratio: float) -> tuple[TrackingState, str, bool]:
+        """Ask for several frames in a row that agree before a found place is believed."""
+        if ratio < self.config.low_confidence_ratio:
+            self._agreeing = []
+            return TrackingState.LOST, f'a weak match only, {ratio:.0%} of the usual', False
+        if self._agreeing and not _agree(self._agreeing[-1], T, self._agreeing[0]):
+            self._agreeing = []
+        self._agreeing.append(T)
+        if len(self._agreeing) < self.config.recover_frames:
+            found = f'{len(self._agreeing)} of {self.config.recover_frames} frames agree'
+            return TrackingState.RECOVERING, found, False
+        self._agreeing = []
+        self._bad_frames = 0
+        return TrackingState.TRACKING, 'found again', True
+
+    def _follow(self, score: float) -> None:
+        share = _FOLLOW_UP if score > self.reference else _FOLLOW_DOWN
+        moved = self.reference + share * (score - self.reference)
+        low, high = (bound * self._nominal for bound in _REFERENCE_RANGE)
+        self.reference = min(max(moved, low), high)
+
+
+def _best_scores(edges: Sequence[Edge]) -> tuple[float, float]:
+    """Return the mean translation and rotation score of the best few edges."""
+    if not edges:
+        return 0.0, 0.0
+    scores = np.array([[e.confidence_translation, e.confidence_rotation] for e in edges])
+    best = scores[np.argsort(-scores.sum(axis=1))[:_BEST_EDGES]].mean(axis=0)
+    return float(best[0]), float(best[1])
+
+
+def _agree(T_before: np.ndarray, T_now: np.ndarray, T_first: np.ndarray) -> bool:
+    """Tell whether two found poses in a row can be one camera moving."""
+    step = inverse(T_before) @ T_now
+    # Without metric scale the only yardstick is the motion already agreed on.
+    so_far = float(np.linalg.norm((inverse(T_first) @ T_before)[:3, 3]))
+    far = float(np.linalg.norm(step[:3, 3]))
+    near_enough = far <= _AGREE_STEP + 2.0 * so_far
+    return bool(near_enough and rotation_angle(step[:3, :3]) <= _AGREE_ROTATION_RAD)

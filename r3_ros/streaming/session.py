@@ -1,0 +1,46 @@
+"""Everything that changes between two frames, in one object. A reset is a new one."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from .bank import KeyframeBank
+from .gate import Gate
+from .pose_graph import PoseGraph
+from .trajectory import Trajectory, TrajectoryView
+from .voxel_map import MapView, VoxelMap
+
+
+@dataclass(eq=False)
+class Session:
+    """The state of one stream, from its first frame on. One owner thread.
+
+    :ivar recent: ids of the newest believed frames, oldest first.
+    :ivar frame_count: frames processed, which is also the next frame's id.
+    :ivar map_revision: goes up when a pose already given out has changed.
+    """
+
+    bank: KeyframeBank
+    graph: PoseGraph
+    gate: Gate
+    map: VoxelMap
+    trajectory: Trajectory
+    session_id: int = 0
+    segment_id: int = 0
+    map_revision: int = 0
+    frame_count: int = 0
+    last_stamp_ns: int | None = None
+    recent: deque[int] = field(default_factory=deque)
+
+    def map_view(self) -> MapView:
+        """Return a snapshot of the map at the present keyframe poses."""
+        return self.map.view(self.graph.poses)
+
+    def trajectory_view(self) -> TrajectoryView:
+        """Return a snapshot of the trajectory with all corrections so far."""
+        return self.trajectory.view(self.graph.poses)
+
+    def held(self) -> set[int]:
+        """Return the frames that must stay held: the recent ones and the keyframes."""
+        return {*self.recent, *self.bank.ids()}
