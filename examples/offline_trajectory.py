@@ -1,0 +1,27 @@
+"""Run a folder of frames, a video or a bag through the library and print the trajectory.
+
+    python examples/offline_trajectory.py INPUT [camera.yaml]
+"""
+
+import sys
+
+from r3_ros.camera import load_camera_yaml, Rectifier
+from r3_ros.config import R3Config
+from r3_ros.datatypes import Frame
+from r3_ros.factory import load_engine
+from r3_ros.sources import open_source
+
+engine = load_engine(R3Config())
+camera = load_camera_yaml(sys.argv[2]) if len(sys.argv) > 2 else None
+rectifier = Rectifier(camera) if camera else None
+with open_source(sys.argv[1]) as source:
+    for stamp_ns, image in source:
+        if rectifier:
+            image = rectifier.rectify(image)
+        estimate = engine.step(
+            Frame(image, stamp_ns, rectifier.intrinsics if rectifier else None)
+        )
+        T = estimate.T_world_camera
+        where = 'no pose' if T is None else ' '.join(f'{v:8.3f}' for v in T[:3, 3])
+        print(f'{stamp_ns / 1e9:.3f} s  {where}  {estimate.state.value} {estimate.reason}')
+engine.close()
