@@ -288,7 +288,7 @@ def _widest_valid_zoom(model: CameraModel) -> float:
     asked = [cx / fx, cy / fy, (right - cx) / fx, (bottom - cy) / fy]
     if min(available) <= 0:
         return 1.0
-    return max(MIN_ZOOM, *(a / b for a, b in zip(asked, available)))
+    return max(MIN_ZOOM, *(a / b for a, b in zip(asked, available, strict=True)))
 
 
 def undistort_points(pixels: np.ndarray, model: CameraModel) -> np.ndarray:

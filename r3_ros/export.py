@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 import shutil
 import tempfile
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO, TYPE_CHECKING
 
 import numpy as np
 
@@ -120,7 +120,7 @@ def write_ply(path: Path | str, cloud: Cloud, overwrite: bool = True) -> None:
     header.append('end_header\n')
     with atomic_write(path, overwrite) as file:
         file.write('\n'.join(header).encode('ascii'))
-        file.write(memoryview(vertices).cast('B') if len(vertices) else b'')
+        file.write(vertices.view(np.uint8).data if len(vertices) else b'')
 
 
 def write_tum(

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import SourceError, TransformError
-from .geometry import T_from_quat, quat_xyzw
+from .geometry import quat_xyzw, T_from_quat
 
 NANOSECONDS = 1_000_000_000
 
@@ -64,7 +64,7 @@ def tum_text(stamps_ns: np.ndarray, T_world_camera: np.ndarray) -> str:
     lines = ['# timestamp tx ty tz qx qy qz qw']
     if len(stamps_ns):
         rows = np.concatenate([T_world_camera[:, :3, 3], quat_xyzw(T_world_camera)], axis=1)
-        for stamp_ns, row in zip(stamps_ns, rows):
+        for stamp_ns, row in zip(stamps_ns, rows, strict=True):
             lines.append(stamp_text(stamp_ns) + ''.join(f' {value:.9f}' for value in row))
     return '\n'.join(lines) + '\n'
 
@@ -79,7 +79,8 @@ def read_tum(path: Path | str) -> PoseList:
         lines = Path(path).read_text(encoding='utf-8').splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f'cannot read the trajectory {path}: {error}') from error
-    stamps, rows = [], []
+    stamps: list[int] = []
+    rows: list[list[float]] = []
     for number, line in enumerate(lines, start=1):
         fields = line.replace(',', ' ').split()
         if not fields or fields[0].startswith('#'):
@@ -99,9 +100,9 @@ def read_tum(path: Path | str) -> PoseList:
         rows.append(values)
     if not rows:
         raise SourceError(f'{path} holds no poses')
-    values = np.array(rows)
+    poses = np.array(rows)
     try:
-        T = T_from_quat(values[:, :3], values[:, 3:])
+        T = T_from_quat(poses[:, :3], poses[:, 3:])
     except TransformError:
         raise SourceError(f'{path} holds a pose that is not finite or has no rotation') from None
     return PoseList(np.array(stamps, dtype=np.int64), T)

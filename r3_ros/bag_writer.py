@@ -1,0 +1,218 @@
+"""Writing recorded sequences as bags (rosbag2, MCAP). No ROS is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+import os
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import cv2
+import numpy as np
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import get_typestore, Stores
+
+from .bags import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE
+from .camera import CameraModel
+from .export import atomic_directory, atomic_path
+from .geometry import quat_xyzw
+from .sources import RawFrame
+from .trajectory_file import NANOSECONDS, PoseList
+
+POSE_STAMPED = 'geometry_msgs/msg/PoseStamped'
+
+_JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class SequenceTopics:
+    """Where a recorded sequence is published."""
+
+    image: str = '/camera/image_raw'
+    ground_truth: str = '/ground_truth/pose'
+    compressed: bool = False
+
+    @property
+    def pictures(self) -> str:
+        """Return the topic of the pictures as they are sent."""
+        return f'{self.image}/compressed' if self.compressed else self.image
+
+    @property
+    def camera_info(self) -> str:
+        """Return the topic of the calibration: the sibling of the pictures."""
+        return str(PurePosixPath(self.image).parent / 'camera_info')
+
+
+@dataclass(frozen=True)
+class SequenceSummary:
+    """What was written into a bag.
+
+    :ivar shift_ns: added to all times of the input.
+    """
+
+    frames: int
+    first_ns: int
+    last_ns: int
+    shift_ns: int
+
+
+def time_shift_ns(first_stamp_ns: int) -> int:
+    """Return what to add to the times of a sequence: 0, unless it begins at 0 or before.
+
+    ROS reads a stamp of zero as "no time"; such a sequence begins at 1 s instead.
+    """
+    return 0 if first_stamp_ns > 0 else NANOSECONDS - first_stamp_ns
+
+
+def write_sequence(
+    out: Path,
+    frames: Iterable[RawFrame],
+    camera: CameraModel | None,
+    truth: PoseList | None = None,
+    topics: SequenceTopics | None = None,
+    frame_id: str = 'camera_optical_frame',
+    overwrite: bool = False,
+) -> SequenceSummary:
+    """Write pictures, calibration and ground truth as a bag, each with its own stamp.
+
+    Calibration: one message for each picture, all zero if the camera is not calibrated. Ground
+    truth: poses of the camera (optical axes) in the frame ``world``.
+
+    :param out: a file if it ends in ``.mcap``, else a rosbag2 folder with MCAP inside.
+    :raises OutputError: it exists, or cannot be written; nothing is left then.
+    :raises SourceError: the frames cannot be read.
+    """
+    topics = topics or SequenceTopics()
+    if out.suffix == '.mcap':
+        with atomic_path(out, overwrite) as temporary:
+            folder = temporary.with_suffix('.folder')
+            summary = _write_folder(folder, frames, camera, truth, topics, frame_id)
+            os.replace(next(folder.glob('*.mcap')), temporary)
+    else:
+        with atomic_directory(out, overwrite, marker='metadata.yaml') as temporary:
+            temporary.rmdir()  # rosbags makes the folder itself
+            summary = _write_folder(temporary, frames, camera, truth, topics, frame_id)
+    return summary
+
+
+def _write_folder(
+    folder: Path,
+    frames: Iterable[RawFrame],
+    camera: CameraModel | None,
+    truth: PoseList | None,
+    topics: SequenceTopics,
+    frame_id: str,
+) -> SequenceSummary:
+    count, first_ns, last_ns, shift_ns = 0, 0, 0, 0
+    with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        messages = _MessageWriter(writer, frame_id)
+        for frame in frames:
+            if not count:
+                shift_ns = time_shift_ns(frame.stamp_ns)
+                first_ns = frame.stamp_ns + shift_ns
+            last_ns = frame.stamp_ns + shift_ns
+            messages.camera_info(topics.camera_info, last_ns, frame, camera)
+            messages.picture(topics.pictures, last_ns, frame, topics.compressed)
+            count += 1
+        if truth is not None:
+            for stamp_ns, T in zip(truth.stamps_ns, truth.T_world_camera, strict=True):
+                messages.pose(topics.ground_truth, int(stamp_ns) + shift_ns, T)
+    return SequenceSummary(count, first_ns, last_ns, shift_ns)
+
+
+class _MessageWriter:
+    """Makes messages and writes them, dated by their own stamps."""
+
+    def __init__(self, writer: Writer, frame_id: str) -> None:
+        self._writer = writer
+        self._frame_id = frame_id
+        self._typestore = get_typestore(Stores.ROS2_JAZZY)
+        self._connections: dict[str, Connection] = {}
+        self._is_grey: bool | None = None
+
+    def _new(self, kind: str, **fields: Any) -> Any:
+        return self._typestore.types[kind](**fields)
+
+    def _header(self, stamp_ns: int, frame_id: str) -> Any:
+        sec, nanosec = divmod(stamp_ns, NANOSECONDS)
+        stamp = self._new('builtin_interfaces/msg/Time', sec=sec, nanosec=nanosec)
+        return self._new('std_msgs/msg/Header', stamp=stamp, frame_id=frame_id)
+
+    def _write(self, topic: str, stamp_ns: int, message: Any) -> None:
+        kind = message.__msgtype__
+        if topic not in self._connections:
+            self._connections[topic] = self._writer.add_connection(
+                topic, kind, typestore=self._typestore
+            )
+        data = self._typestore.serialize_cdr(message, kind)
+        self._writer.write(self._connections[topic], stamp_ns, data)
+
+    def picture(self, topic: str, stamp_ns: int, frame: RawFrame, compressed: bool) -> None:
+        header = self._header(stamp_ns, self._frame_id)
+        if compressed:
+            data = frame.encoded or _jpeg(frame.image)
+            form = 'png' if data.startswith(b'\x89PNG') else 'jpeg'
+            content = {'format': form, 'data': np.frombuffer(data, dtype=np.uint8)}
+            self._write(topic, stamp_ns, self._new(COMPRESSED_IMAGE, header=header, **content))
+            return
+        if self._is_grey is None:
+            self._is_grey = not np.ptp(frame.image, axis=2).any()
+        pixels = np.ascontiguousarray(frame.image[..., 0]) if self._is_grey else frame.image
+        message = self._new(
+            IMAGE,
+            header=header,
+            height=pixels.shape[0],
+            width=pixels.shape[1],
+            encoding='mono8' if self._is_grey else 'rgb8',
+            is_bigendian=0,
+            step=pixels.nbytes // pixels.shape[0],
+            data=pixels.reshape(-1),
+        )
+        self._write(topic, stamp_ns, message)
+
+    def camera_info(
+        self, topic: str, stamp_ns: int, frame: RawFrame, camera: CameraModel | None
+    ) -> None:
+        height, width = frame.image.shape[:2]
+        K, P, D, model = np.zeros(9), np.zeros((3, 4)), np.zeros(0), 'plumb_bob'
+        if camera is not None:
+            camera = camera.scaled_to(width, height)
+            K, D, model = camera.K.reshape(-1), np.array(camera.D), camera.distortion_model
+            P[:, :3] = camera.K if camera.P is None else camera.P
+        roi = self._new(
+            'sensor_msgs/msg/RegionOfInterest',
+            x_offset=0, y_offset=0, height=0, width=0, do_rectify=False,
+        )  # fmt: skip
+        message = self._new(
+            CAMERA_INFO,
+            header=self._header(stamp_ns, self._frame_id),
+            height=height,
+            width=width,
+            distortion_model=model,
+            d=D,
+            k=K,
+            r=np.eye(3).reshape(-1),
+            p=P.reshape(-1),
+            binning_x=0,
+            binning_y=0,
+            roi=roi,
+        )
+        self._write(topic, stamp_ns, message)
+
+    def pose(self, topic: str, stamp_ns: int, T: np.ndarray) -> None:
+        x, y, z = map(float, T[:3, 3])
+        qx, qy, qz, qw = map(float, quat_xyzw(T))
+        pose = self._new(
+            'geometry_msgs/msg/Pose',
+            position=self._new('geometry_msgs/msg/Point', x=x, y=y, z=z),
+            orientation=self._new('geometry_msgs/msg/Quaternion', x=qx, y=qy, z=qz, w=qw),
+        )
+        header = self._header(stamp_ns, 'world')
+        self._write(topic, stamp_ns, self._new(POSE_STAMPED, header=header, pose=pose))
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()

@@ -1,0 +1,163 @@
+"""Pictures as they come, in messages and files, made into RGB arrays. Nothing here knows ROS.
+
+Each decoder returns (H, W, 3) uint8 RGB, contiguous, and refuses what is not a whole picture: a
+JPEG decoder fills what is missing with grey, and matching features on grey gives a false pose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from .errors import FrameError
+
+#: Encoding -> (bytes per pixel, OpenCV conversion to RGB or None for a plain copy). OpenCV names
+#: a Bayer pattern by its second row, from the second pixel on; ROS by its first four pixels.
+_EIGHT_BIT: dict[str, tuple[int, int | None]] = {
+    'rgb8': (3, None),
+    'bgr8': (3, cv2.COLOR_BGR2RGB),
+    'rgba8': (4, cv2.COLOR_RGBA2RGB),
+    'bgra8': (4, cv2.COLOR_BGRA2RGB),
+    'mono8': (1, cv2.COLOR_GRAY2RGB),
+    'bayer_rggb8': (1, cv2.COLOR_BayerBG2RGB),
+    'bayer_bggr8': (1, cv2.COLOR_BayerRG2RGB),
+    'bayer_gbrg8': (1, cv2.COLOR_BayerGR2RGB),
+    'bayer_grbg8': (1, cv2.COLOR_BayerGB2RGB),
+    'yuv422': (2, cv2.COLOR_YUV2RGB_UYVY),
+    'uyvy': (2, cv2.COLOR_YUV2RGB_UYVY),
+    'yuv422_yuy2': (2, cv2.COLOR_YUV2RGB_YUYV),
+    'yuyv': (2, cv2.COLOR_YUV2RGB_YUYV),
+}
+
+#: OpenCV's untyped encodings and what they are taken for without a hint.
+UNTYPED = {'8UC1': 'mono8', '8UC3': 'bgr8', '8UC4': 'bgra8', '16UC1': 'mono16'}
+
+ENCODINGS = (*_EIGHT_BIT, 'mono16', 'nv12', *UNTYPED)
+
+
+def decode_raw(
+    data: bytes | bytearray | memoryview | np.ndarray,
+    width: int,
+    height: int,
+    encoding: str,
+    step: int,
+    is_bigendian: bool = False,
+    hint: str = '',
+) -> np.ndarray:
+    """Return the RGB picture of a ``sensor_msgs/Image``.
+
+    :param step: bytes per row, padding included.
+    :param hint: what to take an untyped encoding (8UC1, 8UC3, 8UC4, 16UC1) for.
+    :raises FrameError: unknown encoding, or sizes that contradict each other.
+    """
+    if width <= 0 or height <= 0:
+        raise FrameError(f'the picture is {width}x{height} pixels: the camera driver is at fault')
+    if encoding in UNTYPED:
+        encoding = hint or UNTYPED[encoding]
+    buffer = np.frombuffer(data, dtype=np.uint8)
+    if encoding in ('mono16', '16UC1'):
+        return _decode_mono16(buffer, width, height, step, is_bigendian)
+    if encoding == 'nv12':
+        planes = _rows(buffer, width, height * 3 // 2, 1, step, encoding)
+        return _converted(planes, cv2.COLOR_YUV2RGB_NV12, encoding)
+    if encoding not in _EIGHT_BIT:
+        raise FrameError(
+            f'the encoding {encoding!r} is not supported; have the camera send one of '
+            + ', '.join(ENCODINGS)
+        )
+    channels, conversion = _EIGHT_BIT[encoding]
+    rows = _rows(buffer, width, height, channels, step, encoding)
+    if conversion is None:
+        return np.ascontiguousarray(rows)
+    return _converted(rows, conversion, encoding)
+
+
+def _decode_mono16(
+    buffer: np.ndarray, width: int, height: int, step: int, is_bigendian: bool
+) -> np.ndarray:
+    rows = _rows(buffer, width, height, 2, step, 'mono16')
+    # The high byte is the value scaled by 1/256, whatever this machine's byte order.
+    high = np.ascontiguousarray(rows[..., 0 if is_bigendian else 1])
+    return cv2.cvtColor(high, cv2.COLOR_GRAY2RGB)
+
+
+def _rows(
+    buffer: np.ndarray, width: int, height: int, channels: int, step: int, encoding: str
+) -> np.ndarray:
+    """Return the pixels without the padding: (height, width[, channels]), a view if possible."""
+    row_bytes = width * channels
+    if step < row_bytes:
+        raise FrameError(
+            f'a row of {width} {encoding} pixels takes {row_bytes} bytes, the message says '
+            f'step = {step}: encoding, width and step contradict each other'
+        )
+    # The padding of the last row may be left out.
+    if buffer.size < step * (height - 1) + row_bytes:
+        raise FrameError(
+            f'the picture is cut off: {buffer.size} bytes for {height} rows of {step}'
+        )
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    strides = (step, 1) if channels == 1 else (step, channels, 1)
+    return np.lib.stride_tricks.as_strided(buffer, shape, strides, writeable=False)
+
+
+def _converted(pixels: np.ndarray, conversion: int, encoding: str) -> np.ndarray:
+    try:
+        return cv2.cvtColor(np.ascontiguousarray(pixels), conversion)
+    except cv2.error as error:
+        shape = 'x'.join(map(str, pixels.shape[1::-1]))
+        raise FrameError(f'{shape} pixels cannot be {encoding}: {error.err}') from error
+
+
+def decode_compressed(data: bytes | bytearray | memoryview | np.ndarray) -> np.ndarray:
+    """Return the RGB picture of a JPEG, PNG or any other file that OpenCV knows.
+
+    :raises FrameError: empty, cut off, or no picture.
+    """
+    buffer = np.frombuffer(data, dtype=np.uint8)
+    if buffer.size == 0:
+        raise FrameError('the picture is empty (0 bytes)')
+    for kind, (magic, is_whole) in _WHOLE.items():
+        if buffer[: len(magic)].tobytes() == magic and not is_whole(buffer):
+            raise FrameError(f'the {kind} picture is cut off after {buffer.size} bytes')
+    try:
+        image = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise FrameError(f'the picture cannot be decoded: {error.err}') from error
+    if image is None:
+        raise FrameError(
+            f'{buffer.size} bytes that are no picture, or a broken one; JPEG and PNG always work'
+        )
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def _is_whole_jpeg(buffer: np.ndarray) -> bool:
+    """Look for the end marker behind the start of the scan; a thumbnail has markers of its own."""
+    data = buffer.tobytes()
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker, length = (
+            data[position + 1],
+            int.from_bytes(data[position + 2 : position + 4], 'big'),
+        )
+        position += 2 + length
+        if marker == 0xDA:  # the scan begins; within it an end marker cannot occur by chance
+            return data.find(b'\xff\xd9', position) >= 0
+    return False
+
+
+def _is_whole_png(buffer: np.ndarray) -> bool:
+    return b'IEND' in buffer[-64:].tobytes()
+
+
+_WHOLE: dict[str, tuple[bytes, Callable[[np.ndarray], bool]]] = {
+    'JPEG': (b'\xff\xd8\xff', _is_whole_jpeg),
+    'PNG': (b'\x89PNG', _is_whole_png),
+}
+
+
+def is_jpeg_or_png(data: bytes) -> bool:
+    """Tell whether the bytes begin as a picture that ``sensor_msgs/CompressedImage`` may carry."""
+    return any(data.startswith(magic) for magic, _ in _WHOLE.values())
