@@ -26,6 +26,7 @@ class Mailbox(Generic[Item]):
         self._capacity = 1 if policy == 'newest' else queue_size
         self._changed = threading.Condition()
         self._closed = False
+        self._woken = False
         self.received = 0
         self.dropped = 0
 
@@ -42,14 +43,16 @@ class Mailbox(Generic[Item]):
             self._changed.notify()
 
     def get(self, timeout_s: float) -> Item | None:
-        """Take the oldest item; None after ``timeout_s`` seconds, or at once when closed."""
+        """Take the oldest item; None after ``timeout_s`` seconds, or at once when closed or woken."""
         with self._changed:
-            self._changed.wait_for(lambda: self._items or self._closed, timeout_s)
+            self._changed.wait_for(lambda: self._items or self._closed or self._woken, timeout_s)
+            self._woken = False
             return self._items.popleft() if self._items and not self._closed else None
 
     def wake(self) -> None:
-        """Make a waiting :meth:`get` look again (used to hand its thread another job)."""
+        """Make a waiting :meth:`get`, or the next one, return (its thread has another job)."""
         with self._changed:
+            self._woken = True
             self._changed.notify_all()
 
     def clear(self) -> int:
