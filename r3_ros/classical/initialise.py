@@ -17,18 +17,21 @@ from ..geometry import inverse, make_T, rotation_angle
 from .bundle import BundleProblem, adjust
 from .features import find_corners, follow
 from .pinhole import Pinhole, homogeneous, project
+from .pnp import refine_pose
 from .triangulate import depth_along_first_ray, parallax_cosine
 
 #: Median flow that a rotation leaves unexplained before a start is tried, as a share of the width.
 #: A standing camera measures 0.0003.
-PARALLAX_GATE = 0.006
+PARALLAX_GATE = 0.002
 #: Corners that a start needs, and the share of the followed corners that has to agree.
 LEAST_POINTS = 60
 LEAST_SHARE = 0.6
-#: The runner-up may explain at most this share of the points of the best solution.
-RUNNER_UP = 0.8
+#: At most so much of what agrees with the best solution may agree with another one.
+RUNNER_UP = 0.9
+#: A corner agrees with a solution if it fits all frames this well, in pixels.
+AGREE_PX = 1.2
 #: Angle at which a landmark counts as triangulated.
-SOLID_PARALLAX_DEG = 1.0
+SOLID_PARALLAX_DEG = 0.6
 #: Frames between reference and present frame that take part in the first adjustment.
 MOST_FRAMES = 8
 
@@ -122,11 +125,16 @@ class StartUp:
         if self.rotation_error_px < PARALLAX_GATE * camera.width:
             return None
         first, now = camera.rays(self._pixels[0]), camera.rays(self._pixels[-1])
-        two_view = solve_two_views(first, now, camera.focal)
-        if two_view is None:
+        candidates = [
+            self._adjust(camera, *solution, refine_focal)
+            for solution in solve_two_views(first, now, camera.focal)
+        ]
+        candidates.sort(key=lambda c: -c[0])
+        if not candidates or candidates[0][1] is None:
             return None
-        T, depth, good = two_view
-        return self._adjust(camera, T, depth, good, refine_focal)
+        if len(candidates) > 1 and candidates[1][0] > RUNNER_UP * candidates[0][0]:
+            return None
+        return candidates[0][1]
 
     def _adjust(
         self,
@@ -135,10 +143,11 @@ class StartUp:
         depth: np.ndarray,
         good: np.ndarray,
         refine_focal: bool,
-    ) -> Start | None:
-        """Adjust all frames since the reference together and judge the result."""
-        from .pnp import refine_pose
+    ) -> tuple[int, Start | None]:
+        """Adjust all frames since the reference together and judge the result.
 
+        :return: how many corners every frame agrees with, and the start if that is enough.
+        """
         last = len(self._frame_ids) - 1
         chosen = np.unique(np.linspace(0, last, min(MOST_FRAMES, last + 1)).round().astype(int))
         rays = np.stack([camera.rays(self._pixels[i]) for i in chosen])
@@ -163,9 +172,10 @@ class StartUp:
         solid = (worst < 2.0) & (adjusted[:, 2] > 0)
         solid &= cosine < np.cos(np.deg2rad(SOLID_PARALLAX_DEG))
         share = float((worst[index] < 2.0).mean())
+        agree = int(((worst < AGREE_PX) & (adjusted[:, 2] > 0)).sum())
         if solid.sum() < LEAST_POINTS or share < LEAST_SHARE or np.median(error) > 1.0:
-            return None
-        return Start(
+            return agree, None
+        return agree, Start(
             [self._frame_ids[i] for i in chosen],
             T,
             adjusted,
@@ -211,32 +221,33 @@ def fit_rotation(rays_first: np.ndarray, rays_second: np.ndarray) -> np.ndarray:
 
 def solve_two_views(
     first: np.ndarray, second: np.ndarray, focal: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Return ``T_second_first``, depths in the first camera and the mask of good points.
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return the distinct motions that explain two views, best first, or nothing.
 
-    The baseline is scaled so that the median depth is one. None if no solution is clearly best.
+    Each with ``T_second_first``, the depths in the first camera (their median is one) and the
+    mask of the points it explains.
     """
     solutions = []
     for T in _hypotheses(first, second, focal):
         depth, good = _explain(T, first, second, focal)
         solutions.append((int(good.sum()), T, depth, good))
-    if not solutions:
-        return None
+    enough = max(LEAST_POINTS, LEAST_SHARE * len(first))
     solutions.sort(key=lambda s: -s[0])
-    most = solutions[0][0]
-    if most < max(LEAST_POINTS, LEAST_SHARE * len(first)):
-        return None
-    refined = [_refine(s, first, second, focal) for s in solutions if s[0] > 0.6 * most]
+    if not solutions or solutions[0][0] < enough:
+        return []
+    refined = [_refine(s, first, second, focal) for s in solutions if s[0] > 0.6 * solutions[0][0]]
     refined.sort(key=lambda s: -s[0])
-    best = refined[0]
-    for other in refined[1:]:
-        if other[0] > RUNNER_UP * best[0] and _differ(best[1], other[1]):
-            return None
-    _, T, depth, good = best
-    scale = 1.0 / float(np.median(depth[good]))
-    T = T.copy()
-    T[:3, 3] *= scale
-    return T, depth * scale, good
+    distinct: list[np.ndarray] = []
+    scaled = []
+    for count, T, depth, good in refined:
+        if count < enough or not all(_differ(T, other) for other in distinct):
+            continue
+        distinct.append(T)
+        scale = 1.0 / float(np.median(depth[good]))
+        T = T.copy()
+        T[:3, 3] *= scale
+        scaled.append((T, depth * scale, good))
+    return scaled
 
 
 def _hypotheses(first: np.ndarray, second: np.ndarray, focal: float) -> list[np.ndarray]:
@@ -296,4 +307,4 @@ def _refine(solution, first, second, focal):  # noqa: ANN001, ANN202
 def _differ(a: np.ndarray, b: np.ndarray) -> bool:
     """Tell whether two motions with unit baselines are really different."""
     angle = float(rotation_angle(a[:3, :3].T @ b[:3, :3]))
-    return angle > np.deg2rad(1.0) or float(a[:3, 3] @ b[:3, 3]) < np.cos(np.deg2rad(10.0))
+    return angle > np.deg2rad(1.0) or float(a[:3, 3] @ b[:3, 3]) < np.cos(np.deg2rad(20.0))

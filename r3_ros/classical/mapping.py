@@ -197,3 +197,10 @@ def note_sightings(frame: HeldFrame, landmarks: Landmarks, slots: np.ndarray, pi
     """Write down what a keyframe saw."""
     frame.seen.extend(Sightings.of(landmarks, slots, pixels))
     landmarks.sightings[slots] += 1
+
+
+def drop_dead_candidates(landmarks: Landmarks, followed: np.ndarray) -> None:
+    """Free the candidates that are no longer followed: nothing can make landmarks of them."""
+    dead = landmarks.used & ~landmarks.solid
+    dead[followed] = False
+    landmarks.remove(np.flatnonzero(dead))

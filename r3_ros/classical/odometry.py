@@ -11,7 +11,7 @@ from ..geometry import inverse, make_T
 from . import mapping
 from .bundle import BundleResult
 from .features import coverage, follow
-from .initialise import Start, StartUp, fit_rotation
+from .initialise import Start, StartUp
 from .jobs import Background
 from .landmarks import HeldFrame, HeldFrames, Landmarks, Sightings
 from .pinhole import Pinhole, homogeneous, project
@@ -86,6 +86,18 @@ class Odometry:
         self._key_count = 0
         self._reference_T = np.eye(4)
 
+    @property
+    def start_rotation_sigma(self) -> float:
+        """Return how well the rotation since the reference picture is known, in radians."""
+        return max(self._start.rotation_error_px, 0.1) / self.camera.focal
+
+    def drain(self) -> None:
+        """Wait for the adjustments under way, and for one of everything after them."""
+        for _ in range(2):
+            for window, result in self._adjusting.take(self._step + ADJUST_DELAY):
+                self._merge(window, result)
+            self._adjust()
+
     def close(self) -> None:
         """Stop the background thread."""
         self._adjusting.close()
@@ -156,9 +168,7 @@ class Odometry:
         self.landmarks.position[slots[~solid]] = (
             in_camera @ T_world_reference[:3, :3].T + T_world_reference[:3, 3]
         )
-        T_prev = inverse(start.T_camera_reference[-2])
         self._velocity = start.T_camera_reference[-2] @ inverse(start.T_camera_reference[-1])
-        del T_prev
         self._T = frame.T_world_camera.copy()
         self._slots, self._pixels, self._gray = slots, pixels[-1], gray
         self.mode = Mode.TRACKING
@@ -262,6 +272,7 @@ class Odometry:
         self._pixels = np.concatenate([self._pixels, pixels])
         mapping.note_sightings(frame, self.landmarks, self._slots, self._pixels)
         mapping.triangulate_candidates(frame, self.frames, self.landmarks, self.camera)
+        mapping.drop_dead_candidates(self.landmarks, self._slots)
         self._finish_keyframe(frame)
 
     def _finish_keyframe(self, frame: HeldFrame) -> None:
@@ -306,6 +317,3 @@ class Odometry:
         self.landmarks.remove(gone)
         keep = self.landmarks.used[self._slots]
         self._slots, self._pixels = self._slots[keep], self._pixels[keep]
-
-
-__all__ = ['Mode', 'Odometry', 'Outcome', 'fit_rotation']

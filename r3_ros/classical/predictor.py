@@ -1,0 +1,226 @@
+"""The classical predictor: visual odometry and plane sweep behind the engine's seam."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import cv2
+import numpy as np
+
+from ..config import ClassicalConfig
+from ..datatypes import DepthMap, Edge, Frame, FramePrediction, Intrinsics
+from ..errors import FrameError
+from ..geometry import inverse
+from . import describe
+from .confidence import Evidence, REFERENCE, rotation_confidence
+from .landmarks import HeldFrame
+from .odometry import Mode, Odometry
+from .pinhole import Pinhole
+
+#: Longest side of the picture that corners are followed in; larger ones are shrunk to it.
+LONGEST_SIDE = 1280
+#: Smallest picture that has room for corners.
+SHORTEST_SIDE = 64
+#: Focal length assumed for a camera without calibration, over the longer side: a phone or webcam.
+ASSUMED_FOCAL = 0.9
+#: Below this change a pose that was given out is not worth correcting.
+SAME_POSE = 1e-9
+
+
+class ClassicalPredictor:
+    """Relative poses by corners and landmarks, dense depth by plane sweep; no weights, no GPU.
+
+    OpenCV is set to one thread for the whole process: with pictures this small its threads cost
+    more than they bring, and the background threads here already use the other core.
+    """
+
+    confidence_reference: float = REFERENCE
+    descriptor_size: int = describe.SIZE
+
+    def __init__(self, config: ClassicalConfig, with_depth: bool = True):
+        """Take the settings; nothing runs before the first frame."""
+        cv2.setNumThreads(1)
+        self._config = config
+        self._with_depth = with_depth
+        self._odometry: Odometry | None = None
+        self._intrinsics: Intrinsics | None = None
+        self._estimated = False
+        self._size = (0, 0)
+        self._described: tuple[int, np.ndarray] | None = None
+
+    def describe(self, frame: Frame) -> np.ndarray:
+        """Return the frame's descriptor; keep its working picture for :meth:`predict`."""
+        gray = self._working_picture(frame)
+        self._described = (frame.frame_id, gray)
+        return describe.describe(gray)
+
+    def predict(self, frame: Frame, context_ids: Sequence[int]) -> FramePrediction:
+        """Take one frame and relate it to the context frames."""
+        if self._described is not None and self._described[0] == frame.frame_id:
+            gray = self._described[1]
+        else:
+            gray = self._working_picture(frame)
+        self._described = None
+        odometry = self._odometry_for(frame, gray)
+        outcome = odometry.step(frame.frame_id, gray)
+        edges: tuple[Edge, ...] = ()
+        if outcome.posed:
+            edges = self._edges(odometry, odometry.frames[frame.frame_id], context_ids)
+        refined = self._corrections(odometry, frame.frame_id)
+        provisional = odometry.mode is Mode.STARTING
+        height, width = frame.image.shape[:2]
+        return FramePrediction(
+            intrinsics=odometry.camera.intrinsics(width, height),
+            edges=edges,
+            refined=refined,
+            keyframe=outcome.keyframe,
+            provisional=provisional,
+            intrinsics_estimated=self._estimated,
+        )
+
+    def forget(self, frame_ids: Iterable[int]) -> None:
+        """Drop frames, and the landmarks that only they had seen."""
+        if self._odometry is not None:
+            for frame_id in frame_ids:
+                self._odometry.forget(frame_id)
+
+    def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...]]:
+        """Wait for what is under way and return what follows from it."""
+        if self._odometry is None:
+            return (), ()
+        self._odometry.drain()
+        return self._corrections(self._odometry, None), ()
+
+    def reset(self) -> None:
+        """Forget everything; the next frame starts anew."""
+        self.close()
+        self._odometry = None
+        self._intrinsics = None
+        self._described = None
+
+    def close(self) -> None:
+        """Stop the background threads."""
+        if self._odometry is not None:
+            self._odometry.close()
+
+    # ---- input ----------------------------------------------------------------------------
+
+    def _working_picture(self, frame: Frame) -> np.ndarray:
+        """Return the (h, w) uint8 grey picture that everything here works on."""
+        image = frame.image
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise FrameError(
+                f'the picture must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}'
+            )
+        height, width = image.shape[:2]
+        if min(height, width) < SHORTEST_SIDE:
+            raise FrameError(
+                f'a picture of {width}x{height} has no room for features: '
+                f'send at least {SHORTEST_SIDE} pixels a side'
+            )
+        if self._odometry is not None and self._size != (width, height):
+            raise FrameError(
+                f'the picture size changed from {self._size[0]}x{self._size[1]} to '
+                f'{width}x{height}: reset before sending pictures of another camera'
+            )
+        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        scale = LONGEST_SIDE / max(height, width)
+        if scale < 1.0:
+            size = (round(width * scale), round(height * scale))
+            gray = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
+        return gray
+
+    def _odometry_for(self, frame: Frame, gray: np.ndarray) -> Odometry:
+        """Return the running odometry, or start one with this frame's camera."""
+        if self._odometry is not None:
+            self._check_intrinsics(frame)
+            return self._odometry
+        height, width = frame.image.shape[:2]
+        intrinsics = frame.intrinsics
+        self._estimated = intrinsics is None
+        if intrinsics is None:
+            focal = ASSUMED_FOCAL * max(width, height)
+            centre = ((width - 1) / 2.0, (height - 1) / 2.0)
+            intrinsics = Intrinsics(focal, focal, *centre, width, height)
+        elif (intrinsics.width, intrinsics.height) != (width, height):
+            raise FrameError(
+                f'the calibration is for {intrinsics.width}x{intrinsics.height}, the picture is '
+                f'{width}x{height}: send the calibration of this picture size'
+            )
+        self._intrinsics = intrinsics
+        self._size = (width, height)
+        camera = Pinhole.of(intrinsics, gray.shape[1], gray.shape[0])
+        self._odometry = Odometry(
+            camera, self._config.max_features, self._config.window_keyframes, self._estimated
+        )
+        return self._odometry
+
+    def _check_intrinsics(self, frame: Frame) -> None:
+        """Refuse a camera that changed while running; one that came late waits for a reset."""
+        if self._estimated or frame.intrinsics is None or frame.intrinsics == self._intrinsics:
+            return
+        raise FrameError(
+            f'the calibration changed from {self._intrinsics} to {frame.intrinsics}: '
+            'reset to go on with the new one'
+        )
+
+    # ---- output ---------------------------------------------------------------------------
+
+    def _edges(
+        self, odometry: Odometry, frame: HeldFrame, context_ids: Sequence[int]
+    ) -> tuple[Edge, ...]:
+        """Return an edge for each context frame that shares landmarks with the frame."""
+        held = [odometry.frames.get(i) for i in context_ids]
+        context = [h for h in held if h is not None and h.posed and h is not frame]
+        if odometry.mode is Mode.STARTING:
+            rotation = rotation_confidence(odometry.start_rotation_sigma)
+            return tuple(_edge(h, frame, 0.0, rotation) for h in context)
+        evidence = Evidence(frame, odometry.landmarks, odometry.camera)
+        edges = []
+        for h in context:
+            certainty = evidence.against(h)
+            if certainty is not None:
+                edges.append(
+                    _edge(
+                        h, frame, certainty.confidence_translation, certainty.confidence_rotation
+                    )
+                )
+        frame.announced = frame.T_world_camera.copy() if edges else None
+        return tuple(edges)
+
+    def _corrections(self, odometry: Odometry, present_id: int | None) -> tuple[Edge, ...]:
+        """Return an edge for each held frame whose pose is no longer what the engine knows.
+
+        From the first that moved on, every frame gets one: those that stayed where they are
+        must not follow, in the engine's graph, those that moved.
+        """
+        refined: list[Edge] = []
+        source: HeldFrame | None = None
+        moving = False
+        for held in odometry.frames:
+            if held.frame_id == present_id or not held.posed:
+                continue
+            known = held.announced
+            if known is None:
+                # Only told as the present frame so far; the engine resolved it from those edges.
+                known = held.announced = held.T_world_camera.copy()
+            moving = moving or bool(np.abs(known - held.T_world_camera).max() > SAME_POSE)
+            if moving and source is not None:
+                refined.append(_edge(source, held, REFERENCE, REFERENCE))
+                held.announced = held.T_world_camera.copy()
+            if held.keyframe:
+                source = held
+        return tuple(refined)
+
+
+def _edge(
+    source: HeldFrame, target: HeldFrame, translation: float, rotation: float
+) -> Edge:
+    """Return the edge that the poses of two held frames give."""
+    return Edge(
+        source.frame_id,
+        target.frame_id,
+        inverse(source.T_world_camera) @ target.T_world_camera,
+        translation,
+        rotation,
+    )
