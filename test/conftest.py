@@ -1,0 +1,44 @@
+"""What every test sees: the sources first, skips that name their reason, a ROS domain of its own.
+
+The sources come first on the path (``pythonpath`` in pyproject.toml), and ``r3_ros/__init__.py``
+adds the generated ``r3_ros.msg`` and ``r3_ros.srv`` of the installed package to them, so the same
+tests run from the source tree, under colcon and, without the ``ros`` ones, with no ROS at all.
+"""
+
+import importlib.util
+import os
+
+import pytest
+
+# Nodes of the tests must not talk to nodes of the machine, nor to those of another test run.
+# Domain ids above 101 collide with the ports that Linux hands out.
+os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
+os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+
+
+def _lacks_ros() -> str:
+    """Say what is missing for the tests marked ``ros``; empty if nothing is."""
+    if importlib.util.find_spec('rclpy') is None:
+        return 'rclpy is not installed'
+    if importlib.util.find_spec('r3_ros.msg') is None:
+        return 'r3_ros.msg is not built, or its environment not sourced (see make setup)'
+    return ''
+
+
+def _lacks_gpu() -> str:
+    """Say what is missing for the tests marked ``gpu``; empty if nothing is."""
+    if importlib.util.find_spec('torch') is None:
+        return 'torch is not installed'
+    import torch
+
+    return '' if torch.cuda.is_available() else 'there is no NVIDIA GPU that torch can use'
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what cannot run on this machine."""
+    for marker, lacks in (('ros', _lacks_ros), ('gpu', _lacks_gpu)):
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        reason = lacks() if marked else ''
+        if reason:
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))
