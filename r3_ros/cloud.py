@@ -61,11 +61,17 @@ def usable_pixels(depth_map: DepthMap, options: PointsConfig) -> np.ndarray:
     Left out: unknown, too near or too far along the ray, unsure, and on a depth edge, where a
     pixel mixes two surfaces and hangs in the air between them.
     """
-    step = options.stride
+    step, K = options.stride, depth_map.intrinsics
     depth = depth_map.depth[::step, ::step]
     confidence = depth_map.confidence[::step, ::step]
     usable = np.isfinite(depth) & (depth > 0) & np.isfinite(confidence)
     usable &= confidence >= options.min_confidence
+    x = ((np.arange(0, depth_map.depth.shape[1], step) - K.cx) / K.fx).astype(np.float32)
+    y = ((np.arange(0, depth_map.depth.shape[0], step) - K.cy) / K.fy).astype(np.float32)
+    ranges = depth * np.sqrt(1.0 + x**2 + y[:, None] ** 2)
+    usable &= ranges >= options.min_range
+    if options.max_range > 0:
+        usable &= ranges <= options.max_range
     if options.edge_threshold > 0:
         usable &= ~_depth_edges(depth, options.edge_threshold)
     if options.confidence_percentile > 0 and usable.any():
@@ -79,7 +85,8 @@ def _depth_edges(depth: np.ndarray, threshold: float) -> np.ndarray:
     edges = np.zeros(depth.shape, dtype=bool)
     for axis in (0, 1):
         near = np.swapaxes(depth, 0, axis)
-        step = np.abs(np.diff(near, axis=0)) > threshold * np.minimum(near[1:], near[:-1])
+        with np.errstate(invalid='ignore'):  # unknown depth is no edge
+            step = np.abs(np.diff(near, axis=0)) > threshold * np.minimum(near[1:], near[:-1])
         marked = np.swapaxes(edges, 0, axis)  # a view: marks land in edges
         marked[1:] |= step
         marked[:-1] |= step
@@ -91,20 +98,14 @@ def cloud_from_depth(depth_map: DepthMap, options: PointsConfig) -> Cloud:
 
     At most ``points.max_points``; beyond, every n-th point is kept.
     """
-    step = options.stride
-    K = depth_map.intrinsics
-    grid = unproject(depth_map.depth, K.fx, K.fy, K.cx, K.cy, step)
-    usable = usable_pixels(depth_map, options)
-    points = grid[usable]
-    ranges = np.linalg.norm(points, axis=1)
-    inside = ranges >= options.min_range
-    if options.max_range > 0:
-        inside &= ranges <= options.max_range
-    cloud = Cloud(
-        points[inside].astype(np.float32, copy=False),
-        depth_map.image[::step, ::step][usable][inside],
-        depth_map.confidence[::step, ::step][usable][inside].astype(np.float32, copy=False),
+    step, K = options.stride, depth_map.intrinsics
+    chosen = np.flatnonzero(usable_pixels(depth_map, options))
+    if len(chosen) > options.max_points:
+        chosen = chosen[np.linspace(0, len(chosen) - 1, options.max_points).astype(np.int64)]
+    points = unproject(depth_map.depth, K.fx, K.fy, K.cx, K.cy, step)
+    # Gathering rows of flat copies is several times faster than masks on strided views.
+    return Cloud(
+        points.reshape(-1, 3)[chosen].astype(np.float32, copy=False),
+        np.take(depth_map.image[::step, ::step].reshape(-1, 3), chosen, axis=0),
+        depth_map.confidence[::step, ::step].ravel()[chosen].astype(np.float32, copy=False),
     )
-    if len(cloud) > options.max_points:
-        cloud = cloud.take(np.linspace(0, len(cloud) - 1, options.max_points).astype(np.int64))
-    return cloud

@@ -87,16 +87,31 @@ def is_rigid(T: np.ndarray, tolerance: float = 1e-4) -> bool:
     return bool(orthonormal and np.linalg.det(R) > 0 and np.allclose(T[3], [0, 0, 0, 1]))
 
 
-def mean_rotation(R: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the weighted mean (3, 3) of (N, 3, 3) rotations.
+def mean_quat(quats_xyzw: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the weighted mean (4,) of (N, 4) unit quaternions.
 
     The top eigenvector of ``sum w q q^T``: the sign of a quaternion plays no part, unlike in
     an average aligned to one of the candidates (Markley et al., "Averaging Quaternions", 2007,
     equations 12 and 13).
     """
-    quats = Rotation.from_matrix(R).as_quat()
-    moment = np.einsum('n,ni,nj->ij', weights, quats, quats)
-    return Rotation.from_quat(np.linalg.eigh(moment)[1][:, -1]).as_matrix()
+    moment = (quats_xyzw.T * weights) @ quats_xyzw
+    return np.linalg.eigh(moment)[1][:, -1]
+
+
+def mean_rotation(R: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the weighted mean (3, 3) of (N, 3, 3) rotations, as :func:`mean_quat`."""
+    return Rotation.from_quat(mean_quat(Rotation.from_matrix(R).as_quat(), weights)).as_matrix()
+
+
+def quat_angle(quats_a: np.ndarray, quats_b: np.ndarray) -> np.ndarray:
+    """Return the angle (...) between (..., 4) unit quaternions in radians, whatever their signs.
+
+    From the length of their difference, which stays accurate where the arc cosine of their
+    product does not: near zero.
+    """
+    sign = np.where((quats_a * quats_b).sum(axis=-1, keepdims=True) < 0, -1.0, 1.0)
+    chord = np.linalg.norm(quats_a - sign * quats_b, axis=-1)
+    return 4.0 * np.arcsin(np.minimum(0.5 * chord, 1.0))
 
 
 def unproject(

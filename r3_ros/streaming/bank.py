@@ -2,8 +2,9 @@
 
 Admission follows the R3 authors' two modes (every n-th frame; or novelty of the descriptor with
 a longest interval). Eviction does not: their score is the best match a keyframe ever had, so one
-that was good long ago stays for ever. Ours fades with time and discounts keyframes that have a
-look-alike in the bank.
+that was good long ago stays for ever. Ours fades with time, though not to nothing, and discounts
+keyframes that have a look-alike in the bank: the recent past stays dense, and the far past is
+thinned out rather than forgotten.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from ..kernels import DescriptorIndex
 
 #: Frames after which the worth of a match has halved.
 _HALF_LIFE_FRAMES = 300.0
+#: What is left when it has faded: a place like no other outlives new look-alikes.
+_LEAST_WORTH = 0.1
 #: The newest keyframes are never evicted: tracking stands on them.
 _PROTECTED_NEWEST = 4
 
@@ -104,15 +107,14 @@ class KeyframeBank:
     def _least_useful(self, now: int) -> int:
         """Return the keyframe to lose: faded and least distinct, but no anchor and no new one."""
         ids = self.ids()
-        candidates = ids[1 : len(ids) - min(_PROTECTED_NEWEST, len(ids) - 2)]
+        candidates = range(1, len(ids) - min(_PROTECTED_NEWEST, len(ids) - 2))
         descriptors = np.stack([self._keyframes[i].descriptor for i in ids])
         likeness = descriptors @ descriptors.T
         np.fill_diagonal(likeness, -1.0)
         distinct = 1.0 - likeness.max(axis=1)
         usefulness = {
-            i: _faded(self._keyframes[i], now) * (distinct[n] + 1e-3)
-            for n, i in enumerate(ids)
-            if i in candidates
+            ids[n]: max(_faded(self._keyframes[ids[n]], now), _LEAST_WORTH) * (distinct[n] + 1e-3)
+            for n in candidates
         }
         return min(usefulness, key=lambda i: (usefulness[i], i))
 

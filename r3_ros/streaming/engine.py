@@ -18,14 +18,15 @@ import numpy as np
 
 from ..cloud import cloud_from_depth
 from ..config import R3Config
-from ..datatypes import DepthMap, Edge, Estimate, Frame, FramePrediction
+from ..datatypes import DepthMap, Edge, Estimate, Frame, FramePrediction, TrackingState
+from ..errors import FrameError
 from ..geometry import inverse
 from ..kernels import descriptor_index
 from ..predictor import Predictor
 from .bank import KeyframeBank
 from .gate import Gate, Verdict
 from .pose_graph import PoseGraph
-from .pose_resolution import HeldPose, resolve_pose, ResolvedPose
+from .pose_resolution import HeldPose, resolve_pose, ResolvedPose, usable_edges
 from .session import Session
 from .trajectory import Trajectory
 from .voxel_map import VoxelMap
@@ -55,12 +56,12 @@ class Engine:
     def step(self, frame: Frame) -> Estimate:
         """Process one frame and say where the camera is.
 
-        :raises FrameError: the predictor cannot use the frame; nothing has changed.
+        :raises FrameError: the frame cannot be used; nothing has changed.
         """
         session = self.session
         stages = _Stages()
         frame = replace(frame, frame_id=session.frame_count)
-        descriptor = self.predictor.describe(frame)
+        descriptor = self._describe(frame)
         stages.done('describe')
         gap = self._is_gap(frame.stamp_ns)
         context_ids = self._retrieve_context(descriptor, after_gap=gap)
@@ -149,6 +150,13 @@ class Engine:
             session_id=session_id,
         )
 
+    def _describe(self, frame: Frame) -> np.ndarray:
+        descriptor = self.predictor.describe(frame)
+        if not np.isfinite(descriptor).all():
+            # In the bank it would spoil every later search.
+            raise FrameError('the frame has no finite descriptor: its pixels cannot be used')
+        return descriptor
+
     def _is_gap(self, stamp_ns: int) -> bool:
         last_ns = self.session.last_stamp_ns
         longest_s = self.config.input.max_time_gap
@@ -173,6 +181,8 @@ class Engine:
     def _refine(self, edges: Iterable[Edge]) -> list[int]:
         """Take refined edges in; poses that follow from them change."""
         session = self.session
+        edges = tuple(edges)
+        session.doubtful.difference_update(edge.target_id for edge in edges)
         corrected = session.graph.refine(edges)
         if corrected:
             session.map_revision += 1
@@ -185,17 +195,10 @@ class Engine:
         """Return the usable edges into the frame and the pose that follows from them."""
         if frame.frame_id == 0:
             return [], ResolvedPose(HeldPose(np.eye(4)), np.zeros((6, 6)))
-        edges = [
-            edge
-            for edge in prediction.edges
-            if edge.source_id in self.session.graph.held
-            and edge.target_id == frame.frame_id
-            and np.isfinite(edge.T_source_target).all()
-        ]
-        resolved = self._resolve_edges(edges, self.session.graph.held)
-        if resolved is not None and not np.isfinite(resolved.held.T_world_camera).all():
-            return edges, None
-        return edges, resolved
+        held = self.session.graph.held
+        into_frame = (edge for edge in prediction.edges if edge.target_id == frame.frame_id)
+        edges = usable_edges(into_frame, held)
+        return edges, self._resolve_edges(edges, held)
 
     def _resolve_edges(
         self, edges: Sequence[Edge], held: Mapping[int, HeldPose]
@@ -262,6 +265,8 @@ class Engine:
         first = frame.frame_id == 0
         if not first and not (wanted if prediction.keyframe is None else prediction.keyframe):
             return False, []
+        if verdict.state is TrackingState.LOW_CONFIDENCE:
+            self.session.doubtful.add(frame.frame_id)
         return True, bank.admit(frame.frame_id, descriptor)
 
     def _let_go(self) -> None:
@@ -277,6 +282,7 @@ class Engine:
             session.trajectory.release(frame_id, poses, keyframes)
             session.map.bake(frame_id, poses[frame_id])
         session.graph.drop(gone)
+        session.doubtful.difference_update(gone)
         self.predictor.forget(gone)
 
     def _add_to_map(self, depths: Iterable[DepthMap]) -> None:
@@ -285,7 +291,7 @@ class Engine:
         if not self.config.map.enabled:
             return
         for depth_map in depths:
-            if depth_map.frame_id in session.bank and depth_map.frame_id in session.graph.held:
+            if depth_map.frame_id in session.bank and depth_map.frame_id not in session.doubtful:
                 session.map.insert(
                     depth_map.frame_id, cloud_from_depth(depth_map, self.config.points)
                 )

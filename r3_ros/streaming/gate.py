@@ -23,6 +23,9 @@ _FOLLOW_DOWN = 0.01
 _FOLLOW_UP = 0.03
 #: The reference stays within these multiples of the predictor's own nominal score.
 _REFERENCE_RANGE = (0.25, 4.0)
+#: While lost it does not sink below this multiple: the scores of wrong places are low, and a
+#: long search must not make them the new normal.
+_LOST_REFERENCE = 0.5
 #: Between two frames that confirm a recovery the camera may turn and move by this much at most:
 #: radians, and map units (the scene at the start is about one unit away) beyond twice the motion
 #: agreed on so far.
@@ -86,8 +89,11 @@ class Gate:
         """
         score_t, score_r = _best_scores(edges)
         ratio = 0.5 * (score_t + score_r) / self.reference if edges else 0.0
-        if first or provisional:
+        if first or (provisional and self.state is TrackingState.INITIALIZING):
             return self._initializing(first, T_world_camera, score_t, score_r, ratio)
+        if provisional:
+            # A predictor that starts anew in mid-stream knows nothing of where the camera is.
+            T_world_camera = None
         if T_world_camera is None or ratio < self.config.lost_ratio:
             state, reason = self._refuse(T_world_camera is None, ratio)
             believed = False
@@ -154,6 +160,8 @@ class Gate:
         share = _FOLLOW_UP if score > self.reference else _FOLLOW_DOWN
         moved = self.reference + share * (score - self.reference)
         low, high = (bound * self._nominal for bound in _REFERENCE_RANGE)
+        if self.lost:
+            low = min(self.reference, _LOST_REFERENCE * self._nominal)
         self.reference = min(max(moved, low), high)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..datatypes import Edge
 from ..geometry import inverse
-from .pose_resolution import HeldPose, ResolvedPose
+from .pose_resolution import HeldPose, ResolvedPose, usable_edges
 
 #: Pose changes below these are rounding and correct nothing.
 _MOVED_TRANSLATION = 1e-9
@@ -51,12 +51,11 @@ class PoseGraph:
         """Replace edges by refined ones and return the frames whose pose changed, in order.
 
         Refined edges into a frame replace all edges it had: those date from before the
-        refinement. Edges of frames no longer held are ignored.
+        refinement. Edges of frames no longer held, and unusable ones, are ignored.
         """
         targets: dict[int, dict[int, Edge]] = {}
-        for edge in map(_forward, edges):
-            known = edge.source_id in self.held and edge.target_id in self.held
-            if known and np.isfinite(edge.T_source_target).all():
+        for edge in usable_edges(map(_forward, edges), self.held):
+            if edge.target_id in self.held and edge.source_id != edge.target_id:
                 targets.setdefault(edge.target_id, {})[edge.source_id] = edge
         for target, incoming in targets.items():
             self._incoming[target] = incoming
@@ -74,12 +73,12 @@ class PoseGraph:
 
     def _follow(self, due: set[int]) -> list[int]:
         """Resolve the frames due, and those that refer to one that moved."""
-        moved: list[int] = []
+        moved: set[int] = set()
         if not due:
-            return moved
+            return []
         for frame_id in sorted(f for f in self.held if f >= min(due)):
             incoming = self._incoming[frame_id]
-            if frame_id not in due and not incoming.keys() & set(moved):
+            if frame_id not in due and moved.isdisjoint(incoming):
                 continue
             resolved = self._resolve(list(incoming.values()), self.held)
             if resolved is None:
@@ -91,8 +90,8 @@ class PoseGraph:
                 np.abs(step[:3, 3]).max() > _MOVED_TRANSLATION
                 or np.abs(step[:3, :3]).max() > _MOVED_ROTATION
             ):
-                moved.append(frame_id)
-        return moved
+                moved.add(frame_id)
+        return sorted(moved)
 
 
 def _forward(edge: Edge) -> Edge:

@@ -8,7 +8,7 @@ the weight of candidates far from the mean; the spread of the candidates becomes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from ..config import CovarianceConfig
 from ..datatypes import Edge
-from ..geometry import inverse, make_T, mean_rotation, rotation_angle
+from ..geometry import inverse, mean_quat, quat_angle, quat_xyzw, rotation_angle, T_from_quat
 from .official import average_encodings, compose_encodings, decode_pose, encode_pose
 
 _ROBUST_ROUNDS = 4
@@ -33,13 +33,15 @@ _SAME_ROTATION_RAD = 1e-9
 _FLOOR_TRANSLATION = 1e-4
 _FLOOR_ROTATION_RAD = 1e-4
 _MIN_RATIO = 1e-3
+#: A claimed motion may be off a rigid one by this much (single precision is well inside).
+_RIGID_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
 class HeldPose:
     """Pose and accumulated uncertainty of a frame that later frames may refer to.
 
-    :ivar T_world_camera: (4, 4) float64.
+    :ivar T_world_camera: (4, 4) float64, read-only: estimates and snapshots share it.
     :ivar variance_translation: of each axis, map units squared.
     :ivar variance_rotation: of each axis, radians squared.
     """
@@ -47,6 +49,10 @@ class HeldPose:
     T_world_camera: np.ndarray
     variance_translation: float = 0.0
     variance_rotation: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Make the pose safe to hand out."""
+        self.T_world_camera.setflags(write=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +73,22 @@ class ResolvedPose:
         return np.diag(diagonal) + self.spread
 
 
+def usable_edges(edges: Iterable[Edge], held: Mapping[int, HeldPose]) -> list[Edge]:
+    """Return the edges from held frames that are rigid motions with finite confidences >= 0."""
+    known = [edge for edge in edges if edge.source_id in held]
+    if not known:
+        return []
+    T = np.array([edge.T_source_target for edge in known])
+    scores = np.array([[e.confidence_translation, e.confidence_rotation] for e in known])
+    usable = np.isfinite(T).all(axis=(1, 2)) & np.isfinite(scores).all(axis=1)
+    usable &= (scores >= 0).all(axis=1)
+    R = T[:, :3, :3]
+    with np.errstate(invalid='ignore', over='ignore'):
+        error = np.abs(R @ np.swapaxes(R, 1, 2) - np.eye(3)).max(axis=(1, 2))
+        usable &= (error < _RIGID_TOLERANCE) & (np.linalg.det(R) > 0)
+    return [edge for edge, good in zip(known, usable, strict=True) if good]
+
+
 def resolve_pose(
     edges: Sequence[Edge],
     held: Mapping[int, HeldPose],
@@ -74,66 +96,68 @@ def resolve_pose(
     config: CovarianceConfig,
     rule: str = 'robust',
 ) -> ResolvedPose | None:
-    """Return the pose of the edges' common target, or None without a usable edge.
+    """Return the pose of the edges' common target, or None without an edge.
 
-    :param edges: edges into one frame; those from frames not held or not finite are ignored.
+    :param edges: into one frame, all of them usable (:func:`usable_edges`).
     :param reference: the score of a nominal edge, for the covariance.
     :param rule: ``robust`` (see above) or ``official`` (``official.py``).
     """
-    usable = [e for e in edges if e.source_id in held and np.isfinite(e.T_source_target).all()]
-    if not usable:
+    if not edges:
         return None
-    T_edges = np.stack([edge.T_source_target for edge in usable])
-    T_sources = np.stack([held[edge.source_id].T_world_camera for edge in usable])
-    scores = np.array([[e.confidence_translation, e.confidence_rotation] for e in usable])
-    scores = np.clip(np.nan_to_num(scores, nan=0.0), 1e-9, 1e9)
+    T_edges = np.array([edge.T_source_target for edge in edges])
+    T_sources = np.array([held[edge.source_id].T_world_camera for edge in edges])
+    scores = np.array([[e.confidence_translation, e.confidence_rotation] for e in edges])
+    scores = np.clip(scores, 1e-9, 1e9)
     candidates = T_sources @ T_edges
+    centres, quats = candidates[:, :3, 3], quat_xyzw(candidates)
     if rule == 'official':
-        T, weights = _official_average(T_sources, T_edges, scores), scores
+        T, weights = _official_average(T_sources, T_edges, scores)
     else:
-        T, weights = robust_average(candidates, scores)
-    variance = _propagated_variance(usable, T_edges, held, weights, scores / reference, config)
-    return ResolvedPose(HeldPose(T, *variance), _spread(candidates, T, weights))
+        centre, quat, weights = robust_average(centres, quats, scores)
+        T = T_from_quat(centre, quat)
+    variance = _propagated_variance(edges, T_edges, held, weights, scores / reference, config)
+    return ResolvedPose(HeldPose(T, *variance), _spread(centres, quats, T, weights))
 
 
-def robust_average(candidates: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def robust_average(
+    centres: np.ndarray, quats: np.ndarray, scores: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the weighted mean of poses and the weights that outliers were left with.
 
-    :param candidates: (N, 4, 4) float64 poses ``T_world_frame``.
+    :param centres: (N, 3) float64 camera centres in the world.
+    :param quats: (N, 4) float64 unit quaternions ``xyzw``, of any sign.
     :param scores: (N, 2) > 0, weight of each candidate's centre and rotation.
-    :returns: (4, 4) pose; (N, 2) final weights.
+    :returns: (3,) centre, (4,) quaternion, (N, 2) final weights that sum to one each.
     """
-    centres, rotations = candidates[:, :3, 3], candidates[:, :3, :3]
     weights = scores / scores.sum(axis=0)
-    centre, R = _weighted_mean(centres, rotations, weights)
-    for _ in range(_ROBUST_ROUNDS if len(candidates) > 2 else 0):
-        residuals = np.stack(
+    centre, quat = weights[:, 0] @ centres, mean_quat(quats, weights[:, 1])
+    for _ in range(_ROBUST_ROUNDS if len(centres) > 2 else 0):
+        factors = np.stack(
             [
-                np.linalg.norm(centres - centre, axis=1),
-                rotation_angle(np.swapaxes(rotations, 1, 2) @ R),
+                _huber_factors(
+                    np.linalg.norm(centres - centre, axis=1), scores[:, 0], _SAME_CENTRE
+                ),
+                _huber_factors(quat_angle(quats, quat), scores[:, 1], _SAME_ROTATION_RAD),
             ],
             axis=1,
         )
-        factors = np.ones_like(weights)
-        for kind, same in enumerate((_SAME_CENTRE, _SAME_ROTATION_RAD)):
-            sigma = _weighted_median(residuals[:, kind], scores[:, kind]) * _MEDIAN_TO_SIGMA
-            if residuals[:, kind].max() > same:
-                bound = _HUBER * max(sigma, same)
-                # Huber's weight squared: falls as 1/r^2, so one far candidate pulls ever less
-                factors[:, kind] = np.minimum(1.0, bound / np.maximum(residuals[:, kind], same))
-                factors[:, kind] **= 2
+        if (factors == 1.0).all():
+            break
         weights = scores * factors
         weights /= weights.sum(axis=0)
-        centre, R = _weighted_mean(centres, rotations, weights)
-    return make_T(R, centre), weights
+        centre, quat = weights[:, 0] @ centres, mean_quat(quats, weights[:, 1])
+    return centre, quat, weights
 
 
-def _weighted_mean(
-    centres: np.ndarray, rotations: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    if len(centres) == 1:
-        return centres[0], rotations[0]
-    return weights[:, 0] @ centres, mean_rotation(rotations, weights[:, 1])
+def _huber_factors(residuals: np.ndarray, scores: np.ndarray, same: float) -> np.ndarray:
+    """Return what residuals leave of the weights: 1 near the mean, falling far from it.
+
+    :param same: residuals below this are rounding.
+    """
+    sigma = _weighted_median(residuals, scores) * _MEDIAN_TO_SIGMA
+    bound = _HUBER * max(sigma, same)
+    # Huber's weight squared: falls as 1/r^2, so one far candidate pulls ever less.
+    return np.minimum(1.0, bound / np.maximum(residuals, same)) ** 2
 
 
 def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
@@ -142,15 +166,15 @@ def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
     return float(values[order][np.searchsorted(cumulated, 0.5 * cumulated[-1])])
 
 
-def _spread(candidates: np.ndarray, T: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _spread(
+    centres: np.ndarray, quats: np.ndarray, T: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
     """Return the (6, 6) weighted covariance of the candidates around T, in T's own frame."""
-    if len(candidates) == 1:
+    if len(centres) == 1:
         return np.zeros((6, 6))
-    deviation = inverse(T) @ candidates  # (N, 4, 4), T_frame_candidate
-    twist = np.concatenate(
-        [deviation[:, :3, 3], Rotation.from_matrix(deviation[:, :3, :3]).as_rotvec()], axis=1
-    )
-    weighted = twist * np.sqrt(np.repeat(weights / weights.sum(axis=0), 3, axis=1))
+    turned_back = Rotation.from_matrix(T[:3, :3]).inv() * Rotation.from_quat(quats)
+    twist = np.concatenate([(centres - T[:3, 3]) @ T[:3, :3], turned_back.as_rotvec()], axis=1)
+    weighted = twist * np.sqrt(np.repeat(weights, 3, axis=1))
     return weighted.T @ weighted
 
 
@@ -180,15 +204,14 @@ def _propagated_variance(
             for e in edges
         ]
     )
-    share = weights / weights.sum(axis=0)
-    translation, rotation = (share * (source_variance + edge_variance)).sum(axis=0)
+    translation, rotation = (weights * (source_variance + edge_variance)).sum(axis=0)
     return float(translation), float(rotation)
 
 
 def _official_average(
     T_sources: np.ndarray, T_edges: np.ndarray, scores: np.ndarray
-) -> np.ndarray:
-    """Return the pose by the R3 authors' rule, from our conventions and back."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pose by the R3 authors' rule, and its weights (N, 2)."""
     no_view = np.zeros(2)
     candidates = np.stack(
         [
@@ -202,4 +225,5 @@ def _official_average(
     exponents = scores + np.log(-np.expm1(-scores))
     weights = np.exp(exponents - exponents.max(axis=0))
     weights /= weights.sum(axis=0)
-    return inverse(decode_pose(average_encodings(candidates, weights[:, 0], weights[:, 1])))
+    encoding = average_encodings(candidates, weights[:, 0], weights[:, 1])
+    return inverse(decode_pose(encoding)), weights

@@ -17,6 +17,8 @@ class Session:
     """The state of one stream, from its first frame on. One owner thread.
 
     :ivar recent: ids of the newest believed frames, oldest first.
+    :ivar doubtful: keyframes that the predictor asked for while confidence was low; their points
+        stay out of the map until their edges have been refined.
     :ivar frame_count: frames processed, which is also the next frame's id.
     :ivar map_revision: goes up when a pose already given out has changed.
     """
@@ -32,6 +34,7 @@ class Session:
     frame_count: int = 0
     last_stamp_ns: int | None = None
     recent: deque[int] = field(default_factory=deque)
+    doubtful: set[int] = field(default_factory=set)
 
     def map_view(self) -> MapView:
         """Return a snapshot of the map at the present keyframe poses."""

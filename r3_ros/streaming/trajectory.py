@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -19,35 +20,57 @@ _ABSOLUTE = -1  # the stored pose is T_world_camera
 _HELD = -2  # the pose graph has it
 _NONE = -3  # no pose was ever believed
 _STATES = tuple(TrackingState)
-_ROW = np.dtype(
-    [
-        ('frame_id', np.int64),
-        ('stamp_ns', np.int64),
-        ('anchor_id', np.int64),
-        ('state', np.int8),
-        ('is_keyframe', np.bool_),
-        ('emitted', np.float64, (3, 4)),
-        ('pose', np.float64, (3, 4)),  # T_world_camera, or T_anchor_camera
-    ]
-)
+#: One array per column: a search through one of them must not drag the poses through the cache.
+_COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
+    'frame_id': (np.int64, ()),
+    'stamp_ns': (np.int64, ()),
+    'anchor_id': (np.int64, ()),
+    'state': (np.int8, ()),
+    'is_keyframe': (np.bool_, ()),
+    'emitted': (np.float64, (3, 4)),
+    'pose': (np.float64, (3, 4)),  # T_world_camera, or T_anchor_camera
+}
 
 
 @dataclass(frozen=True, eq=False)
 class TrajectoryView:
-    """An immutable snapshot of the record.
+    """An immutable snapshot of the record; another thread may work the poses out.
 
     :ivar frame_ids: (N,) int64; ``stamps_ns``: (N,) int64; ``is_keyframe``: (N,) bool.
     :ivar states: (N,) int8, index into ``list(TrackingState)``.
-    :ivar T_emitted: (N, 4, 4) ``T_world_camera`` as given out, NaN where none was.
-    :ivar T_final: (N, 4, 4) ``T_world_camera`` after corrections, NaN where none is known.
     """
 
     frame_ids: np.ndarray
     stamps_ns: np.ndarray
     states: np.ndarray
     is_keyframe: np.ndarray
-    T_emitted: np.ndarray
-    T_final: np.ndarray
+    _emitted: np.ndarray
+    _pose: np.ndarray
+    _anchor_id: np.ndarray
+    _held: Mapping[int, np.ndarray]
+
+    @cached_property
+    def T_emitted(self) -> np.ndarray:
+        """(N, 4, 4) ``T_world_camera`` as given out, NaN where none was."""
+        T = _full(self._emitted)
+        T[np.isnan(self._emitted[:, 0, 0])] = np.nan
+        return T
+
+    @cached_property
+    def T_final(self) -> np.ndarray:
+        """(N, 4, 4) ``T_world_camera`` after all corrections, NaN where none is known."""
+        T = _full(self._pose)
+        T[self._anchor_id == _NONE] = np.nan
+        # A held frame hangs on itself.
+        anchor_ids = np.where(self._anchor_id == _HELD, self.frame_ids, self._anchor_id)
+        T[self._anchor_id == _HELD] = np.eye(4)
+        hanging = np.flatnonzero(anchor_ids >= 0)
+        if len(hanging):
+            held_ids = np.array(sorted(self._held))
+            T_held = np.array([self._held[int(frame_id)] for frame_id in held_ids])
+            place = np.searchsorted(held_ids, anchor_ids[hanging])
+            T[hanging] = T_held[place] @ T[hanging]
+        return T
 
 
 class Trajectory:
@@ -56,7 +79,7 @@ class Trajectory:
     def __init__(self, max_poses: int) -> None:
         """Start empty."""
         self._max_poses = max_poses
-        self._rows = np.empty(256, dtype=_ROW)
+        self._rows = _empty_rows(256)
         self._count = 0
 
     def __len__(self) -> int:
@@ -73,12 +96,12 @@ class Trajectory:
     ) -> None:
         """Record a new frame; with a pose it counts as held from here on."""
         self._make_room()
-        row = self._rows[self._count]
-        row['frame_id'], row['stamp_ns'] = frame_id, stamp_ns
-        row['state'], row['is_keyframe'] = _STATES.index(state), is_keyframe
-        row['anchor_id'] = _NONE if T_world_camera is None else _HELD
-        row['emitted'] = np.nan if T_world_camera is None else T_world_camera[:3]
-        row['pose'] = row['emitted']
+        rows, row = self._rows, self._count
+        rows['frame_id'][row], rows['stamp_ns'][row] = frame_id, stamp_ns
+        rows['state'][row], rows['is_keyframe'][row] = _STATES.index(state), is_keyframe
+        rows['anchor_id'][row] = _NONE if T_world_camera is None else _HELD
+        rows['emitted'][row] = np.nan if T_world_camera is None else T_world_camera[:3]
+        rows['pose'][row] = rows['emitted'][row]
         self._count += 1
 
     def release(
@@ -89,10 +112,13 @@ class Trajectory:
         :param poses: ``T_world_camera`` of held frames, this one included.
         :param keyframe_ids: keyframes that stay held.
         """
-        rows = self._rows[: self._count]
-        followers = np.flatnonzero(rows['anchor_id'] == frame_id)
-        own = np.searchsorted(rows['frame_id'], frame_id)
-        if own < self._count and rows['frame_id'][own] == frame_id:
+        rows = self._rows
+        own = self._row_of(frame_id)
+        followers = np.empty(0, np.int64)
+        if own is None or rows['is_keyframe'][own]:
+            # Only on keyframes do others hang; the search is through all rows.
+            followers = np.flatnonzero(rows['anchor_id'][: self._count] == frame_id)
+        if own is not None:
             rows['pose'][own] = np.eye(4)[:3]
             followers = np.append(followers, own)
         anchor = _nearest(frame_id, keyframe_ids)
@@ -105,33 +131,41 @@ class Trajectory:
 
     def view(self, poses: Mapping[int, np.ndarray]) -> TrajectoryView:
         """Return a snapshot; ``poses`` are those of the frames held now."""
-        rows = self._rows[: self._count].copy()
-        T_final = _full(rows['pose'])
-        T_final[rows['anchor_id'] == _NONE] = np.nan
-        for frame_id, T in poses.items():
-            hangs = rows['anchor_id'] == frame_id
-            T_final[hangs] = T @ T_final[hangs]
-            T_final[(rows['anchor_id'] == _HELD) & (rows['frame_id'] == frame_id)] = T
-        T_emitted = _full(rows['emitted'])
-        T_emitted[np.isnan(rows['emitted'][:, 0, 0])] = np.nan
+        rows = {name: column[: self._count].copy() for name, column in self._rows.items()}
         return TrajectoryView(
-            rows['frame_id'],
-            rows['stamp_ns'],
-            rows['state'],
-            rows['is_keyframe'],
-            T_emitted,
-            T_final,
+            frame_ids=rows['frame_id'],
+            stamps_ns=rows['stamp_ns'],
+            states=rows['state'],
+            is_keyframe=rows['is_keyframe'],
+            _emitted=rows['emitted'],
+            _pose=rows['pose'],
+            _anchor_id=rows['anchor_id'],
+            _held=dict(poses),
         )
 
+    def _row_of(self, frame_id: int) -> int | None:
+        ids = self._rows['frame_id'][: self._count]
+        row = int(np.searchsorted(ids, frame_id))
+        return row if row < self._count and ids[row] == frame_id else None
+
     def _make_room(self) -> None:
+        capacity = len(self._rows['frame_id'])
+        lost = 0
         if self._count == self._max_poses:
             lost = max(1, self._max_poses // 10)
-            self._rows[: self._count - lost] = self._rows[lost : self._count]
-            self._count -= lost
-        elif self._count == len(self._rows):
-            grown = np.empty(min(2 * len(self._rows), self._max_poses), dtype=_ROW)
-            grown[: self._count] = self._rows
-            self._rows = grown
+        elif self._count == capacity:
+            capacity = min(2 * capacity, self._max_poses)
+        else:
+            return
+        roomier = _empty_rows(capacity)
+        for name, column in self._rows.items():
+            roomier[name][: self._count - lost] = column[lost : self._count]
+        self._rows = roomier
+        self._count -= lost
+
+
+def _empty_rows(capacity: int) -> dict[str, np.ndarray]:
+    return {name: np.empty((capacity, *shape), dtype) for name, (dtype, shape) in _COLUMNS.items()}
 
 
 def _full(poses: np.ndarray) -> np.ndarray:

@@ -19,6 +19,10 @@ from ..config import MapConfig
 #: Bits of a voxel's coordinate along one axis; three of them share an int64.
 _BITS = 21
 _HALF = 1 << (_BITS - 1)
+#: Baked blocks grow by merging up to about this many points, so that no frame pays for more.
+_MERGE_POINTS = 200_000
+#: At the bound this share of it is freed at once: dropping copies a block.
+_FREED_SHARE = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +78,10 @@ class VoxelMap:
             return
         self._baked.append(cloud.moved(T_world_camera))
         # Merging only blocks of like size keeps the work per point logarithmic.
-        while len(self._baked) > 1 and len(self._baked[-2]) < 2 * len(self._baked[-1]):
+        while len(self._baked) > 1:
+            before, last = map(len, self._baked[-2:])
+            if before >= 2 * last or before + last > _MERGE_POINTS:
+                break
             pair = Cloud.joined([self._baked.pop(-2), self._baked.pop()])
             self._baked.append(voxelised(pair, self.config.voxel_size))
         self.revision += 1
@@ -102,6 +109,8 @@ class VoxelMap:
     def _keep_bound(self) -> None:
         """Drop the oldest points beyond the bound, those of the newest keyframe last."""
         excess = len(self) - self.config.max_points
+        if excess > 0:
+            excess += int(_FREED_SHARE * self.config.max_points)
         while excess > 0 and self._baked:
             oldest = self._baked[0]
             kept = oldest.take(np.arange(min(excess, len(oldest)), len(oldest)))
@@ -129,19 +138,21 @@ def voxelised(cloud: Cloud, voxel_size: float) -> Cloud:
         return cloud
     cells = cells.astype(np.int64) + _HALF
     keys = (cells[:, 0] << (2 * _BITS)) | (cells[:, 1] << _BITS) | cells[:, 2]
-    order = np.argsort(keys, kind='stable')
+    order = np.argsort(keys)
     keys = keys[order]
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
     weights = np.maximum(cloud.confidence[order].astype(np.float64), 1e-6)
-    totals = np.add.reduceat(weights, starts)[:, None]
+    totals = np.add.reduceat(weights, starts)
+    # Sorted by voxel, the oldest points could not be told any more: back to first-come order.
+    first_come = np.argsort(np.minimum.reduceat(order, starts))
 
     def mean(values: np.ndarray) -> np.ndarray:
-        return np.add.reduceat(values[order] * weights[:, None], starts) / totals
+        # Column by column: reduceat over rows is slower.
+        columns = [np.add.reduceat(c[order] * weights, starts) / totals for c in values.T]
+        return np.stack(columns, axis=1)[first_come]
 
-    # Sorted by voxel, the oldest points could not be told any more: keep first-come order.
-    first_come = np.argsort(order[starts], kind='stable')
     return Cloud(
-        mean(cloud.points)[first_come].astype(np.float32),
-        np.rint(mean(cloud.colors))[first_come].astype(np.uint8),
+        mean(cloud.points).astype(np.float32),
+        np.rint(mean(cloud.colors)).astype(np.uint8),
         np.maximum.reduceat(cloud.confidence[order], starts)[first_come],
     )
