@@ -491,7 +491,10 @@ def _ros_parameters(content: Mapping[str, Any]) -> dict[str, Any]:
         return dict(content)
     merged: dict[str, Any] = {}
     for node in nodes:
-        merged.update(_flat(node['ros__parameters'] or {}))
+        groups = node['ros__parameters'] or {}
+        if not isinstance(groups, dict):
+            raise ConfigError(f'ros__parameters must hold parameters, found {groups!r}')
+        merged.update(_flat(groups))
     # Belongs to rclpy, not to r3_ros.
     merged.pop('use_sim_time', None)
     return {k: v for k, v in merged.items() if not k.startswith('qos_overrides.')}

@@ -45,6 +45,7 @@ class Intake:
     def reset(self) -> None:
         """Forget the frames seen; the counters stay."""
         self._last_ns: int | None = None
+        self._due_ns = 0.0  # when input.max_rate allows the next frame
         self._size: tuple[int, int] | None = None
 
     def admit(self, stamp_ns: int, width: int, height: int, now_ns: int | None = None) -> Verdict:
@@ -56,6 +57,7 @@ class Intake:
         if verdict.action is Action.DROP:
             self.rejected[verdict.reason.split(':')[0]] += 1
         elif verdict.action is not Action.FAULT:
+            self._plan_next(stamp_ns, follows=verdict.action is Action.ACCEPT)
             self._last_ns = stamp_ns
             self._size = (width, height)
         return verdict
@@ -73,9 +75,22 @@ class Intake:
             return self._judge_step_back(step_s)
         if size != self._size:
             return self._judge_size(size)
-        if config.max_rate > 0 and step_s < (1.0 - _RATE_SLACK) / config.max_rate:
-            return Verdict(Action.DROP, 'rate: faster than input.max_rate')
+        if config.max_rate > 0:
+            early_s = (self._due_ns - stamp_ns) / _SECOND_NS
+            if early_s > _RATE_SLACK / config.max_rate:
+                return Verdict(Action.DROP, 'rate: faster than input.max_rate')
         return Verdict(Action.ACCEPT)
+
+    def _plan_next(self, stamp_ns: int, follows: bool) -> None:
+        """Date the next frame that input.max_rate allows.
+
+        From the plan, not from the frame: a camera a little faster than the limit then loses
+        one frame now and again instead of every second one.
+        """
+        if self.config.max_rate > 0:
+            period_ns = _SECOND_NS / self.config.max_rate
+            start = max(self._due_ns, stamp_ns - period_ns) if follows else stamp_ns
+            self._due_ns = start + period_ns
 
     def _judge_step_back(self, step_s: float) -> Verdict:
         if step_s == 0:
