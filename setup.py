@@ -29,7 +29,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['r3_ros', 'r3_ros.*']),
-    package_data={'r3_ros': ['py.typed']},
+    package_data={'r3_ros': ['py.typed'], 'r3_ros.report': ['*.css', '*.js']},
     install_requires=[
         'evo>=1.31',
         'matplotlib>=3.7',

@@ -18,6 +18,7 @@ from typing import BinaryIO, TYPE_CHECKING
 
 import numpy as np
 
+from .cloud_file import ply_header, ply_vertices
 from .errors import OutputError
 from .trajectory_file import tum_text
 
@@ -100,27 +101,9 @@ def write_ply(path: Path | str, cloud: Cloud, overwrite: bool = True) -> None:
 
     :raises OutputError: the file cannot be written.
     """
-    vertices = np.empty(
-        len(cloud.points),
-        dtype=[
-            ('x', '<f4'), ('y', '<f4'), ('z', '<f4'),
-            ('red', 'u1'), ('green', 'u1'), ('blue', 'u1'),
-            ('confidence', '<f4'),
-        ],
-    )  # fmt: skip
-    for axis, name in enumerate('xyz'):
-        vertices[name] = cloud.points[:, axis]
-    for channel, name in enumerate(('red', 'green', 'blue')):
-        vertices[name] = cloud.colors[:, channel]
-    vertices['confidence'] = cloud.confidence
-    kinds = {'<f4': 'float', '|u1': 'uchar'}
-    header = ['ply', 'format binary_little_endian 1.0', f'element vertex {len(vertices)}']
-    for name in vertices.dtype.names or ():
-        header.append(f'property {kinds[vertices.dtype[name].str]} {name}')
-    header.append('end_header\n')
     with atomic_write(path, overwrite) as file:
-        file.write('\n'.join(header).encode('ascii'))
-        file.write(vertices.view(np.uint8).data if len(vertices) else b'')
+        file.write(ply_header(len(cloud)).encode('ascii'))
+        file.write(ply_vertices(cloud).tobytes())
 
 
 def write_tum(

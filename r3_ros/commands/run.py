@@ -1,0 +1,163 @@
+"""``r3 run``: a recorded sequence in; trajectory, map and report out."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+import signal
+import sys
+import threading
+from typing import Any, TYPE_CHECKING
+
+from ..command_options import add_config_options, config_from, positive_int
+
+if TYPE_CHECKING:
+    from ..datatypes import Estimate
+    from ..offline import RunResult
+    from ..sources import Source
+
+
+def register(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        'run',
+        help='process a folder of pictures, a video or a bag',
+        description='Process every frame of a recording. The output folder gets trajectory.tum '
+        '(poses as they were given out), trajectory_final.tum (after all corrections), map.ply, '
+        'frames.csv, summary.json and report.html. Poses are camera-to-world in optical axes; '
+        'the world is the first camera.',
+    )
+    parser.add_argument(
+        'input', metavar='INPUT', help='folder of pictures, video, or bag (rosbag2, .mcap, .db3)'
+    )
+    parser.add_argument('--output', '-o', metavar='DIR', required=True, help='folder to write')
+    parser.add_argument('--overwrite', action='store_true', help='replace an earlier output')
+    parser.add_argument(
+        '--camera', metavar='FILE', help='ROS calibration file, in place of the recorded one'
+    )
+    parser.add_argument('--topic', metavar='NAME', help='picture topic, if the bag has several')
+    parser.add_argument('--max-frames', metavar='N', type=positive_int, help='stop after N frames')
+    parser.add_argument('--save-depth', action='store_true', help='also save depth as .npz files')
+    parser.add_argument(
+        '--groundtruth', metavar='FILE', help='TUM file to evaluate against, as r3 eval does'
+    )
+    add_config_options(parser)
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Process the recording and write the folder."""
+    import cv2
+
+    from ..export import atomic_directory
+    from ..factory import load_engine
+    from ..offline import run_source
+    from ..report.page import write_report
+    from ..run_evaluation import evaluate_run
+    from ..run_files import DEPTH, SUMMARY, write_run
+    from ..sources import open_source
+    from ..trajectory_file import read_tum
+
+    # The reader, the engine and the predictor's own thread share the cores already.
+    cv2.setNumThreads(1)
+    config = config_from(args)
+    truth = read_tum(args.groundtruth) if args.groundtruth else None
+    output = Path(args.output)
+    with (
+        open_source(args.input, args.camera, args.topic) as source,
+        atomic_directory(output, args.overwrite, marker=SUMMARY) as folder,
+    ):
+        engine = load_engine(config)
+        try:
+            with _Progress(source, args, folder / DEPTH) as progress, _interrupt_sets() as stop:
+                result = run_source(source, engine, args.max_frames, progress.update, stop)
+        finally:
+            engine.close()
+        write_run(folder, result, config, str(args.input))
+        evaluation = None
+        if truth is not None:
+            evaluation = evaluate_run(folder, truth, Path(args.groundtruth))
+        write_report(folder)
+    _tell(output, result, evaluation)
+    return 130 if result.interrupted else 0
+
+
+class _Progress:
+    """The progress bar, and the depth maps that are saved while the run goes on."""
+
+    def __init__(self, source: Source, args: argparse.Namespace, depth_folder: Path) -> None:
+        from tqdm import tqdm
+
+        total = source.length
+        if args.max_frames:
+            total = min(total, args.max_frames) if total else args.max_frames
+        # In a log file every refresh is a line.
+        interval_s = 0.2 if sys.stderr.isatty() else 10.0
+        self._bar = tqdm(total=total, unit=' frames', desc=source.name, mininterval=interval_s)
+        self._keyframes = 0
+        self._depth_folder = depth_folder if args.save_depth else None
+        self._stamps: dict[int, int] = {}
+        if self._depth_folder:
+            self._depth_folder.mkdir()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def update(self, result: RunResult, estimate: Estimate) -> None:
+        from ..run_files import save_depth
+
+        self._bar.update()
+        self._keyframes += estimate.is_keyframe
+        self._bar.set_postfix_str(
+            f'{estimate.state.value}, {self._keyframes} keyframes', refresh=False
+        )
+        if self._depth_folder is None:
+            return
+        self._stamps[estimate.frame_id] = estimate.stamp_ns
+        for depth_map in estimate.depths:
+            save_depth(self._depth_folder, depth_map, self._stamps[depth_map.frame_id])
+
+
+@contextmanager
+def _interrupt_sets() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into a request to stop after this frame; a second one is final."""
+    stop = threading.Event()
+
+    def on_interrupt(number: int, frame: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, before)
+        print('stopping; what is there will be written', file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _tell(output: Path, result: RunResult, evaluation: dict[str, Any] | None) -> None:
+    """Print what came out, in a few lines."""
+    from ..run_evaluation import figures_text
+    from ..run_files import load_summary
+
+    for warning in result.warnings:
+        print(f'warning: {warning}', file=sys.stderr)
+    summary = load_summary(output)
+    frames = summary['frames']
+    if result.interrupted:
+        print('PARTIAL: interrupted before the end of the recording')
+    print(
+        f'{frames["processed"]} frames at {summary["fps"]:.1f} frames/s, '
+        f'{100 * summary["tracked_share"]:.1f} % tracked, {summary["keyframes"]} keyframes, '
+        f'{summary["map_points"]} map points'
+    )
+    if result.intrinsics_estimated and result.intrinsics is not None:
+        print(f'no calibration: focal length estimated as {result.intrinsics.fx:.1f} pixels')
+    if evaluation is not None:
+        print(figures_text(evaluation))
+    print(f'written to {output}; open {output / "report.html"}')
