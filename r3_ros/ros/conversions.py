@@ -1,0 +1,224 @@
+"""Messages from the camera made into frames: pixels, calibration, stamp and frame id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import time
+
+import numpy as np
+from rclpy.clock import Clock
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from ..camera import camera_model, CameraModel, DISTORTION_SIZES, Rectifier
+from ..config import InputConfig
+from ..datatypes import Intrinsics
+from ..errors import CalibrationError, FrameError
+from ..pictures import decode_compressed, decode_raw, ENCODINGS, UNTYPED
+from .messages import stamp_ns_of
+
+#: Stands for a camera whose pictures carry no frame_id.
+NAMELESS_FRAME = 'camera_optical'
+
+
+@dataclass(frozen=True, eq=False)
+class Received:
+    """An image message and when it came (steady seconds)."""
+
+    message: Image | CompressedImage
+    time_s: float
+
+    @classmethod
+    def now(cls, message: Image | CompressedImage) -> Received:
+        """Note the time of arrival."""
+        return cls(message, time.monotonic())
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded image message, not rectified yet.
+
+    :ivar image: (H, W, 3) uint8 RGB.
+    :ivar note: what had to be made up, in words; empty as a rule.
+    """
+
+    image: np.ndarray
+    stamp_ns: int
+    optical_frame: str
+    encoding: str
+    note: str
+
+
+def read_picture(
+    message: Image | CompressedImage, hint: str, frame_override: str, clock: Clock
+) -> Picture:
+    """Decode an image message.
+
+    :param hint: what an untyped encoding is to be taken for.
+    :param frame_override: replaces the message's frame_id.
+    :param clock: gives the time for a picture without a stamp.
+    :raises FrameError: the pixels cannot be had, with the reason.
+    """
+    notes = []
+    stamp_ns = stamp_ns_of(message.header.stamp)
+    if stamp_ns == 0:
+        stamp_ns = clock.now().nanoseconds
+        notes.append('pictures have no stamp, the time of arrival is used')
+    frame = optical_frame_of(message, frame_override)
+    if not frame_override and not message.header.frame_id:
+        notes.append(f"pictures have no frame_id, '{frame}' is used: set camera_optical_frame")
+    if isinstance(message, CompressedImage):
+        image, encoding = _decode_compressed(message), message.format
+    else:
+        image, encoding = _decode_raw(message, hint), message.encoding
+        if encoding in UNTYPED and not hint:
+            notes.append(f'{encoding} is taken for {UNTYPED[encoding]}, see input.encoding_hint')
+    return Picture(image, stamp_ns, frame, encoding, '; '.join(notes))
+
+
+def optical_frame_of(message: Image | CompressedImage, override: str) -> str:
+    """Return the frame id of a message's picture; never empty."""
+    return override or message.header.frame_id.lstrip('/') or NAMELESS_FRAME
+
+
+def _decode_compressed(message: CompressedImage) -> np.ndarray:
+    if 'compressedDepth' in message.format:
+        raise FrameError(
+            f"the format '{message.format}' holds depth, not a picture: use a colour topic"
+        )
+    return decode_compressed(message.data)
+
+
+def _decode_raw(message: Image, hint: str) -> np.ndarray:
+    rows = message.height * 3 // 2 if message.encoding == 'nv12' else message.height
+    if len(message.data) > message.step * rows:
+        raise FrameError(
+            f'the message holds {len(message.data)} bytes, more than {rows} rows of step = '
+            f'{message.step}: the camera driver contradicts itself'
+        )
+    if message.encoding not in ENCODINGS:
+        return _decode_by_cv_bridge(message)
+    return decode_raw(
+        message.data,
+        message.width,
+        message.height,
+        message.encoding,
+        message.step,
+        bool(message.is_bigendian),
+        hint,
+    )
+
+
+def _decode_by_cv_bridge(message: Image) -> np.ndarray:
+    """Leave a rare encoding to cv_bridge; where it cannot be loaded, only these are lost."""
+    known = ', '.join(ENCODINGS)
+    try:
+        from cv_bridge import CvBridge, CvBridgeError
+    except Exception as error:  # beside another NumPy its binary fails in ways of its own
+        raise FrameError(
+            f"the encoding '{message.encoding}' needs cv_bridge, which cannot be imported "
+            f'({error}); have the camera send one of {known}'
+        ) from error
+    try:
+        image = CvBridge().imgmsg_to_cv2(message, desired_encoding='rgb8')
+    except (CvBridgeError, TypeError, ValueError, RuntimeError, KeyError) as error:
+        raise FrameError(
+            f"the encoding '{message.encoding}' is not supported ({error}); have the camera "
+            f'send one of {known}'
+        ) from error
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise FrameError(f"'{message.encoding}' holds no colour picture; send one of {known}")
+    return image
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What a CameraInfo is good for.
+
+    :ivar status: valid, missing, zero, invalid or size mismatch.
+    :ivar problem: in words, with what to do; empty if there is none.
+    :ivar intrinsics: of the picture after :meth:`rectify`; None if they have to be estimated.
+    """
+
+    status: str
+    problem: str = ''
+    intrinsics: Intrinsics | None = None
+    rectifier: Rectifier | None = None
+
+    def rectify(self, image: np.ndarray) -> np.ndarray:
+        """Return the undistorted picture; the same object if nothing is to be undone."""
+        return image if self.rectifier is None else self.rectifier.rectify(image)
+
+
+def calibrate(
+    info: CameraInfo | None, width: int, height: int, config: InputConfig, image_topic: str
+) -> Calibration:
+    """Decide what to make of a CameraInfo for pictures of a size.
+
+    A calibration that cannot be used is no error: the focal length is estimated then.
+    """
+    if info is None:
+        return Calibration('missing', 'no CameraInfo came: the focal length is estimated')
+    problem = ''
+    coefficients = list(info.d)
+    if any(coefficients) and info.distortion_model not in DISTORTION_SIZES:
+        problem = (
+            f"unknown distortion model '{info.distortion_model}', known: "
+            f'{", ".join(DISTORTION_SIZES)}: the pictures are not undistorted'
+        )
+        coefficients = []
+    try:
+        model = _full_model(info, coefficients, width, height)
+    except CalibrationError as error:
+        return Calibration('invalid', f'CameraInfo cannot be used, so it is ignored: {error}')
+    if model is None:
+        return Calibration(
+            'zero',
+            'CameraInfo says that the camera is not calibrated: the focal length is estimated',
+        )
+    try:
+        model = model.scaled_to(width, height)
+    except CalibrationError as error:
+        return Calibration('size mismatch', f'CameraInfo is ignored: {error}')
+    is_rect_topic = 'rect' in image_topic.rsplit('/', maxsplit=1)[-1]
+    if config.rectification == 'auto' and is_rect_topic:
+        return Calibration('valid', problem, model.rectified().intrinsics)
+    if config.rectification == 'off' or not model.is_distorted:
+        return Calibration('valid', problem, model.intrinsics)
+    rectifier = Rectifier(model)
+    return Calibration('valid', problem, rectifier.intrinsics, rectifier)
+
+
+def _full_model(
+    info: CameraInfo, coefficients: list[float], width: int, height: int
+) -> CameraModel | None:
+    """Return the calibration of the picture as delivered: cut and binned, not yet scaled."""
+    model = camera_model(
+        # Some drivers leave the size out.
+        info.width or width,
+        info.height or height,
+        info.k,
+        info.distortion_model if coefficients else '',
+        coefficients,
+        info.p,
+    )
+    roi = info.roi
+    if model is None or not (roi.width or roi.height or info.binning_x > 1 or info.binning_y > 1):
+        return model
+    return model.with_roi_and_binning(
+        (roi.x_offset, roi.y_offset, roi.width, roi.height), info.binning_x, info.binning_y
+    )
+
+
+def same_calibration(first: CameraInfo | None, second: CameraInfo | None) -> bool:
+    """Tell whether two CameraInfo say the same, whatever their stamps."""
+    if first is None or second is None:
+        return first is second
+
+    def content(info: CameraInfo) -> tuple[object, ...]:
+        numbers = (info.d, info.k, info.p)
+        return (
+            info.width, info.height, info.distortion_model, info.binning_x, info.binning_y,
+            info.roi, *(np.asarray(row, dtype=np.float64).tobytes() for row in numbers),
+        )  # fmt: skip
+
+    return content(first) == content(second)

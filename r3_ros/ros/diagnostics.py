@@ -1,0 +1,230 @@
+"""What /diagnostics says: one status per task, with a level, a line and keys with units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+import math
+import time
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+import numpy as np
+from rclpy.clock import Clock
+
+from .health import finite, StreamState
+from .messages import time_message
+from .stream import Stream
+
+OK, WARN, ERROR, STALE = (
+    DiagnosticStatus.OK,
+    DiagnosticStatus.WARN,
+    DiagnosticStatus.ERROR,
+    DiagnosticStatus.STALE,
+)
+_NO_IMAGE_S = 5.0
+_LONG_START_S = 10.0
+_CLOCKS_DIFFER_S = 10.0
+_DROPPED_SHARE = 0.95
+
+Finding = tuple[bytes, str]
+Task = tuple[list[Finding], dict[str, Any]]
+
+
+class Diagnostics:
+    """Looks at a stream from the executor thread."""
+
+    def __init__(self, stream: Stream, clock: Clock) -> None:
+        """Keep what to look at."""
+        self._stream = stream
+        self._clock = clock
+        self._busy = (time.monotonic(), 0.0)
+        self._tasks: dict[str, Callable[[], Task]] = {
+            'input': self._input,
+            'tracking': self._tracking,
+            'timing': self._timing,
+            'gpu': self._gpu,
+            'scale': self._scale,
+            'map': self._map,
+            'tf': self._tf,
+        }
+
+    def message(self) -> DiagnosticArray:
+        """Return the state of every task."""
+        message = DiagnosticArray()
+        message.header.stamp = time_message(self._clock.now().nanoseconds)
+        hardware_id = f'{self._stream.health.optical_frame or "camera"}@cpu'
+        for name, task in self._tasks.items():
+            findings, values = task()
+            level, text = _worst(findings)
+            message.status.append(
+                DiagnosticStatus(
+                    level=level,
+                    name=f'r3: {name}',
+                    message=text,
+                    hardware_id=hardware_id,
+                    values=[KeyValue(key=key, value=_text(v)) for key, v in values.items()],
+                )
+            )
+        return message
+
+    def _input(self) -> Task:
+        stream, health = self._stream, self._stream.health
+        mailbox, options = stream.mailbox, stream.config.diagnostics
+        processed_hz = health.processed_rate.rate_hz()
+        values = {
+            'input_rate_hz': health.received_rate.rate_hz(),
+            'processed_rate_hz': processed_hz,
+            'frames_received': mailbox.received,
+            'frames_dropped': mailbox.dropped,
+            'frames_rejected': health.frames_rejected,
+            'frames_paused': health.frames_paused,
+            'last_reject_reason': health.last_reject_reason,
+            'input_age_s': health.input_age_s,
+            'encoding': health.encoding,
+            'resolution': health.resolution,
+            'camera_info': health.camera_info,
+            'rectified': health.rectified,
+            'qos_incompatible': '; '.join(health.incompatible_qos.values()),
+        }
+        findings: list[Finding] = []
+        if not stream.running:
+            return [(STALE, 'inactive')], values
+        findings += [(ERROR, text) for text in health.incompatible_qos.values()]
+        if health.twins:
+            findings.append((ERROR, 'another node has the same name: rename or stop one'))
+        silent_s = time.monotonic() - np.fmax(health.last_received_s, health.active_since_s)
+        if silent_s > _NO_IMAGE_S:
+            findings.append((ERROR, f'no image for {silent_s:.0f} s'))
+        elif health.rejected_in_a_row > 10:
+            findings.append((ERROR, f'all frames are rejected: {health.last_reject_reason}'))
+        if health.frames_processed:
+            if processed_hz < options.min_rate and health.state is not StreamState.PAUSED:
+                findings.append((WARN, f'{processed_hz:.1f} Hz, below diagnostics.min_rate'))
+            if health.camera_info != 'valid':
+                findings.append((WARN, f'camera_info is {health.camera_info}'))
+            if abs(health.input_age_s) > _CLOCKS_DIFFER_S:
+                text = f'pictures are {health.input_age_s:.0f} s old: is use_sim_time right?'
+                findings.append((WARN, text))
+        if mailbox.received > 100 and mailbox.dropped > _DROPPED_SHARE * mailbox.received:
+            findings.append((WARN, 'nearly all frames are dropped: the camera is too fast'))
+        return findings, values
+
+    def _tracking(self) -> Task:
+        stream, health = self._stream, self._stream.health
+        session = stream.engine.session
+        values = {
+            'state': health.state.name,
+            'reason': health.reason,
+            'segment_id': session.segment_id,
+            'session_id': session.session_id,
+            'map_revision': session.map_revision,
+            'keyframes_in_bank': len(session.bank),
+            'recoveries': health.recoveries,
+        }
+        if not stream.running:
+            return [(STALE, 'inactive')], values
+        text = f'{health.state.name}: {health.reason}'.rstrip(': ')
+        state = health.state
+        if state in (StreamState.LOST, StreamState.FAULT, StreamState.WAITING_TF):
+            return [(ERROR, text)], values
+        if state is StreamState.WAITING_INPUT:
+            return [(STALE, 'no frame yet')], values
+        starting_s = time.monotonic() - health.state_since_s
+        late = state is StreamState.INITIALIZING and starting_s > _LONG_START_S
+        if late or state in (StreamState.LOW_CONFIDENCE, StreamState.RECOVERING):
+            return [(WARN, text)], values
+        return [(OK, text)], values
+
+    def _timing(self) -> Task:
+        stream = self._stream
+        times = list(stream.health.times)
+        latency = finite(t.latency for t in times)
+        inference = finite(1e3 * t.inference for t in times)
+        now_s, busy_s = time.monotonic(), stream.health.busy_s
+        (before_s, busy_before_s), self._busy = self._busy, (now_s, busy_s)
+        values = {
+            'latency_s_mean': _or_nan(np.mean, latency),
+            'latency_s_max': _or_nan(np.max, latency),
+            'inference_ms_mean': _or_nan(np.mean, inference),
+            'inference_ms_p95': _or_nan(lambda v: np.percentile(v, 95), inference),
+            'preprocess_ms': _or_nan(np.mean, finite(1e3 * t.preprocess for t in times)),
+            'publish_ms': _or_nan(np.mean, finite(1e3 * t.publish for t in times)),
+            'worker_utilisation': max(busy_s - busy_before_s, 0.0) / max(now_s - before_s, 1e-3),
+        }
+        if not stream.running or not times:
+            return [(STALE, 'no frame')], values
+        limit_s = stream.config.diagnostics.max_latency
+        mean_s = values['latency_s_mean']
+        if mean_s > 5 * limit_s:
+            return [(ERROR, f'latency {mean_s:.2f} s')], values
+        if mean_s > limit_s:
+            return [(WARN, f'latency {mean_s:.2f} s, above diagnostics.max_latency')], values
+        return [], values
+
+    def _gpu(self) -> Task:
+        name = self._stream.config.model.name
+        return [(OK, f"no GPU in use: the model '{name}' runs on the CPU")], {'device': 'cpu'}
+
+    def _scale(self) -> Task:
+        values = {'scale': 1.0, 'source': 'none', 'locked': False, 'live_ratio': math.nan}
+        return [(WARN, 'arbitrary units: distances are not metres')], values
+
+    def _map(self) -> Task:
+        stream, health = self._stream, self._stream.health
+        options, session = stream.config.map, stream.engine.session
+        values = {
+            'points': len(session.map),
+            'max_points': options.max_points,
+            'keyframes': len(session.bank),
+            'last_save': health.last_save,
+        }
+        if health.save_failed:
+            return [(ERROR, f'the last save failed: {health.last_save}')], values
+        if not options.enabled:
+            return [(STALE, 'map.enabled is false')], values
+        if len(session.map) >= options.max_points:
+            return [(WARN, 'full: the oldest points go')], values
+        return [], values
+
+    def _tf(self) -> Task:
+        stream, health = self._stream, self._stream.health
+        config = stream.config
+        mode = _MODES[config.publish_map_to_odom_tf, config.publish_odom_to_base_tf]
+        values = {
+            'mode': mode,
+            'base_frame': health.base_frame,
+            'lookup_failures': health.tf_failures,
+            'last_lookup_error': health.tf_problem,
+            'two_parents': health.two_parents,
+        }
+        if health.two_parents:
+            return [(ERROR, f'somebody else broadcasts {health.two_parents}')], values
+        if health.state is StreamState.WAITING_TF:
+            return [(ERROR, health.tf_problem)], values
+        if mode == 'topics only':
+            return [(STALE, 'no transform is broadcast')], values
+        return [], values
+
+
+_MODES = {
+    (True, True): 'standalone',
+    (True, False): 'navigation',
+    (False, True): 'visual odometry',
+    (False, False): 'topics only',
+}
+
+
+def _worst(findings: Iterable[Finding]) -> Finding:
+    """Return the highest level and its lines; OK where nothing was found."""
+    order = (OK, STALE, WARN, ERROR)
+    found = list(findings) or [(OK, 'ok')]
+    level = max((level for level, _ in found), key=order.index)
+    return level, '; '.join(text for its_level, text in found if its_level == level)
+
+
+def _or_nan(measure: Callable[[np.ndarray], Any], values: np.ndarray) -> float:
+    return float(measure(values)) if len(values) else math.nan
+
+
+def _text(value: Any) -> str:
+    return f'{value:.3f}' if isinstance(value, float) else str(value)

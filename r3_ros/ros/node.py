@@ -1,0 +1,364 @@
+"""The node: a lifecycle around one stream. Wiring only; the work is in the modules beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+import rclpy
+from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
+from rclpy.duration import Duration
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import qos_profile_sensor_data, QoSPolicyKind, QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from ..config import R3Config
+from ..errors import ConfigError, R3Error
+from ..factory import load_engine
+from .camera_input import CameraInput
+from .conversions import Received
+from .diagnostics import Diagnostics
+from .health import Health
+from .outputs import Outputs, QOS_OVERRIDES
+from .parameters import (
+    accepted,
+    changed_config,
+    declare_parameters,
+    read_config,
+    refused,
+    unknown_parameters,
+)
+from .services import Services
+from .stream import Stream
+from .transforms import TransformAuthority, TransformTree
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+#: Long enough for a running node of the same name to be discovered on this machine.
+_DISCOVERY_S = 0.5
+
+
+class R3StreamNode(LifecycleNode):
+    """One camera stream in; poses, depth and maps out.
+
+    :param engine_loader: makes the engine from the configuration; tests put their own here.
+    :raises ConfigError: a parameter was given a value that is not allowed.
+    """
+
+    def __init__(
+        self,
+        node_name: str = 'r3',
+        *,
+        engine_loader: Callable[[R3Config], Any] = load_engine,
+        **options: Any,
+    ) -> None:
+        """Declare the parameters; nothing else happens before configure."""
+        super().__init__(node_name, **options)
+        self._load_engine = engine_loader
+        self.stream: Stream | None = None
+        self._config: R3Config | None = None
+        self._closers: list[Callable[[], Any]] = []
+        self._active: list[Callable[[], Any]] = []
+        self._diagnostics: Diagnostics | None = None
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        try:
+            declare_parameters(self)
+        except ConfigError:
+            self.destroy_node()
+            raise
+        for line in unknown_parameters(self):
+            self.get_logger().warning(line)
+        self.add_on_set_parameters_callback(self._judge_parameters)
+        self.add_post_set_parameters_callback(self._take_parameters)
+
+    # Lifecycle.
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the model and make everything but the subscriptions to the camera."""
+        try:
+            config = read_config(self)
+            self._refuse_what_is_missing(config)
+            self._refuse_twin()
+            self._set_up(config, self._load_engine(config))
+        except (R3Error, ImportError, MemoryError) as error:
+            self.get_logger().error(f'cannot configure: {error}')
+            self._tear_down()
+            return FAILURE
+        return SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe to the camera and start the worker."""
+        assert self.stream is not None and self._config is not None
+        if self.stream.is_stuck:
+            self.get_logger().error('cannot activate: the last frame is still being processed')
+            return FAILURE
+        self.stream.start()
+        self._subscribe(self._config)
+        self._start_tf_timer()
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop taking pictures; model, bank and map stay."""
+        self._deactivate()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything."""
+        self._tear_down()
+        return SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything, from any state."""
+        self._tear_down()
+        return SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything, so that the node can be configured again."""
+        self._tear_down()
+        return SUCCESS
+
+    def autostart(self) -> bool:
+        """Configure and activate; False if that failed, which the log explains."""
+        return self.trigger_configure() == SUCCESS and self.trigger_activate() == SUCCESS
+
+    def close(self) -> None:
+        """End everything that runs, before the node is destroyed."""
+        self._tear_down()
+
+    # Configure.
+
+    def _refuse_what_is_missing(self, config: R3Config) -> None:
+        if config.publish_map_to_odom_tf and not config.publish_odom_to_base_tf:
+            raise ConfigError(
+                'publish_map_to_odom_tf without publish_odom_to_base_tf (correcting the odometry '
+                'of a robot) is not supported by this version: set both to true to use r3 alone, '
+                'or publish_map_to_odom_tf to false'
+            )
+
+    def _refuse_twin(self) -> None:
+        """Two nodes of one name share topics and services, and their poses would mix."""
+        deadline_s = time.monotonic() + _DISCOVERY_S
+        while time.monotonic() < deadline_s:
+            if self._count_twins():
+                name = self.get_fully_qualified_name()
+                raise ConfigError(
+                    f"a node named '{name}' runs already: stop it, or start this one under "
+                    'another name (--ros-args -r __node:=NAME) or namespace (-r __ns:=/NAME)'
+                )
+            time.sleep(0.05)
+
+    def _count_twins(self) -> int:
+        own = (self.get_name(), self.get_namespace())
+        return max(self.get_node_names_and_namespaces().count(own) - 1, 0)
+
+    def _set_up(self, config: R3Config, engine: Any) -> None:
+        logger, clock, health = self.get_logger(), self.get_clock(), Health()
+        self._closers.append(engine.close)
+        self._image_topic = self._image_topic_name(config)
+        outputs = Outputs(self)
+        self._closers.append(outputs.close)
+        tree = TransformTree(self, config, health)
+        self._closers.append(tree.close)
+        authority = TransformAuthority(self, config, tree, health)
+        self._closers.append(authority.close)
+        camera = CameraInput(
+            config.input, config.camera_optical_frame, self._image_topic, clock, health, logger
+        )
+        self.stream = Stream(
+            engine, config, camera, outputs, tree, authority, health, clock, logger
+        )
+        self._config = config
+        self._closers.append(Services(self, self.stream).close)
+        self._diagnostics = Diagnostics(self.stream, clock)
+        timer = self.create_timer(
+            config.diagnostics.period, self._publish_diagnostics, clock=self._steady
+        )
+        self._closers.append(lambda: self.destroy_timer(timer))
+        threshold = JumpThreshold(
+            min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False
+        )
+        jump = clock.create_jump_callback(threshold, post_callback=self._on_clock_jump)
+        self._closers.append(jump.unregister)
+        model = config.model.name
+        logger.info(f"configured with model '{model}', listens to '{self._image_topic}'")
+
+    def _tear_down(self) -> None:
+        self._deactivate()
+        stuck = self.stream is not None and self.stream.is_stuck
+        self.stream, self._config, self._diagnostics = None, None, None
+        for close in reversed(self._closers):
+            # An engine that is still computing cannot be closed; it ends with the process.
+            if not (stuck and close is self._closers[0]):
+                close()
+        self._closers.clear()
+
+    def _image_topic_name(self, config: R3Config) -> str:
+        image = self.resolve_topic_name('image')
+        if config.input.transport == 'raw':
+            return image
+        return self._remapped('image/compressed') or f'{image}/compressed'
+
+    def _camera_info_topic_name(self) -> str:
+        """Return the topic beside the image's, unless it was remapped itself."""
+        image = self.resolve_topic_name('image')
+        sibling = f'{image.rpartition("/")[0]}/camera_info'
+        return self._remapped('camera_info') or sibling
+
+    def _remapped(self, topic: str) -> str:
+        """Return where the user remapped a topic to, empty if it was left alone."""
+        resolved = self.resolve_topic_name(topic)
+        plain = f'{self.get_namespace().rstrip("/")}/{topic}'
+        return '' if resolved == plain else resolved
+
+    # Activate.
+
+    def _subscribe(self, config: R3Config) -> None:
+        raw = config.input.transport == 'raw'
+        image_qos = QoSProfile(
+            depth=1 if config.input.frame_policy == 'newest' else config.input.queue_size,
+            reliability=qos_profile_sensor_data.reliability,
+        )
+        info_qos = QoSProfile(depth=5, reliability=qos_profile_sensor_data.reliability)
+        info_topic = self._camera_info_topic_name()
+        assert self.stream is not None
+        for kind, topic, callback, qos in (
+            (CameraInfo, info_topic, self.stream.camera.on_camera_info, info_qos),
+            (Image if raw else CompressedImage, self._image_topic, self._on_image, image_qos),
+        ):
+            subscription = self.create_subscription(
+                kind,
+                topic,
+                callback,
+                qos,
+                qos_overriding_options=QOS_OVERRIDES,
+                event_callbacks=self._qos_events(topic),
+            )
+            self._active.append(lambda s=subscription: self.destroy_subscription(s))
+
+    def _qos_events(self, topic: str) -> SubscriptionEventCallbacks:
+        def on_incompatible(event: Any) -> None:
+            policy = QoSPolicyKind(event.last_policy_kind).name
+            text = f"'{topic}' is published with an incompatible QoS policy {policy}"
+            if self.stream is not None and topic not in self.stream.health.incompatible_qos:
+                self.stream.health.incompatible_qos[topic] = text
+                self.get_logger().error(
+                    f'{text}: set qos_overrides.{topic}.subscription.{policy.lower()}'
+                )
+
+        return SubscriptionEventCallbacks(incompatible_qos=on_incompatible)
+
+    def _on_image(self, message: Image | CompressedImage) -> None:
+        stream = self.stream
+        if stream is not None:
+            stream.health.received_rate.tick()
+            stream.health.last_received_s = time.monotonic()
+            stream.mailbox.put(Received.now(message))
+
+    def _start_tf_timer(self) -> None:
+        assert self.stream is not None
+        rate_hz = self.stream.config.tf_publish_rate
+        if rate_hz > 0:
+            timer = self.create_timer(
+                1.0 / rate_hz, self.stream.authority.repeat, clock=self._steady
+            )
+            self._tf_timer = timer
+            self._active.append(self._stop_tf_timer)
+
+    def _stop_tf_timer(self) -> None:
+        timer, self._tf_timer = getattr(self, '_tf_timer', None), None
+        if timer is not None:
+            self.destroy_timer(timer)
+
+    def _deactivate(self) -> None:
+        while self._active:
+            self._active.pop()()
+        stream = self.stream
+        if stream is not None and stream.running and not stream.stop():
+            self.get_logger().error('the frame in work does not end; it is abandoned')
+
+    # While it runs.
+
+    def _publish_diagnostics(self) -> None:
+        if self.stream is None or self._diagnostics is None:
+            return
+        self.stream.health.twins = self._count_twins()
+        self.stream.outputs.publish('diagnostics', self._diagnostics.message())
+
+    def _on_clock_jump(self, jump: TimeJump) -> None:
+        if self.stream is not None:
+            self.stream.submit(self.stream.on_clock_jump)
+
+    def _judge_parameters(self, changes: list[Parameter]) -> Any:
+        try:
+            config = self._config or read_config(self)
+            changed_config(config, changes, is_configured=self._config is not None)
+        except ConfigError as error:
+            return refused(error)
+        return accepted()
+
+    def _take_parameters(self, changes: list[Parameter]) -> None:
+        if self._config is None or self.stream is None:
+            return
+        rate_hz = self._config.tf_publish_rate
+        self._config = config = changed_config(self._config, changes, is_configured=True)
+        self.stream.submit(lambda: self.stream and self.stream.update_config(config))
+        if config.tf_publish_rate != rate_hz and self._active:
+            self._stop_tf_timer()
+            self._start_tf_timer()
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM; return the exit status."""
+    stopping = threading.Event()
+    # Ours in place of rclpy's: the context stays valid while the node shuts down in order.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:
+        sys.stderr.write(f'r3_stream: wrong arguments: {error}\n')
+        return 2
+    try:
+        status = _run(stopping)
+    finally:
+        rclpy.try_shutdown()
+    if threading.active_count() > 1 and any(
+        t.name == 'r3_worker' and t.is_alive() for t in threading.enumerate()
+    ):
+        # A model that does not come back must not keep the process.
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _run(stopping: threading.Event) -> int:
+    try:
+        node = R3StreamNode()
+    except ConfigError as error:
+        sys.stderr.write(f'r3_stream: {error}\n')
+        return 2
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        if node.get_parameter('autostart').value and not node.autostart():
+            return 1
+        while not stopping.is_set():
+            executor.spin_once(timeout_sec=0.2)
+        return 0
+    finally:
+        node.close()
+        executor.remove_node(node)
+        node.destroy_node()
+        executor.shutdown(timeout_sec=0.5)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

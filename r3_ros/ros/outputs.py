@@ -1,0 +1,92 @@
+"""The publishers, and how a frame's results become messages on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseWithCovarianceStamped
+from nav_msgs.msg import Odometry, Path
+import numpy as np
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+
+from .messages import StreamStatus
+
+#: What a user may override per topic: qos_overrides./r3/points.publisher.reliability and so on.
+QOS_OVERRIDES = QoSOverridingOptions(
+    [
+        QoSPolicyKind.RELIABILITY,
+        QoSPolicyKind.HISTORY,
+        QoSPolicyKind.DEPTH,
+        QoSPolicyKind.DURABILITY,
+    ]
+)
+
+#: Topic -> message, depth, latched. All are reliable, which serves every subscriber.
+_TOPICS: dict[str, tuple[type[Any], int, bool]] = {
+    'pose': (PoseWithCovarianceStamped, 10, False),
+    'odometry': (Odometry, 10, False),
+    'path': (Path, 1, True),
+    'status': (StreamStatus, 10, False),
+    'points': (PointCloud2, 2, False),
+    'keyframe_points': (PointCloud2, 5, False),
+    'map_points': (PointCloud2, 1, True),
+    'depth/image': (Image, 2, False),
+    'depth/camera_info': (CameraInfo, 2, False),
+    'depth/confidence': (Image, 2, False),
+    'depth/preview': (Image, 1, False),
+    'color/image': (Image, 2, False),
+    'color/camera_info': (CameraInfo, 2, False),
+}
+
+
+class Outputs:
+    """All publishers of a configured node. Publishing is safe from any thread."""
+
+    def __init__(self, node: Node) -> None:
+        """Create them."""
+        self._node = node
+        self._publishers: dict[str, Publisher] = {}
+        for topic, (kind, depth, latched) in _TOPICS.items():
+            durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
+            self._publishers[topic] = node.create_publisher(
+                kind,
+                f'~/{topic}',
+                QoSProfile(
+                    depth=depth, reliability=ReliabilityPolicy.RELIABLE, durability=durability
+                ),
+                qos_overriding_options=QOS_OVERRIDES,
+            )
+        self._publishers['diagnostics'] = node.create_publisher(
+            DiagnosticArray, '/diagnostics', 10
+        )
+
+    def close(self) -> None:
+        """Destroy them."""
+        for publisher in self._publishers.values():
+            self._node.destroy_publisher(publisher)
+        self._publishers.clear()
+
+    def publish(self, topic: str, message: Any) -> None:
+        """Send a message; nothing happens once the publishers are closed."""
+        publisher = self._publishers.get(topic)
+        if publisher is not None:
+            publisher.publish(message)
+
+    def wanted(self, *topics: str) -> bool:
+        """Tell whether anybody listens to one of the topics."""
+        publishers = (self._publishers.get(topic) for topic in topics)
+        return any(p is not None and p.get_subscription_count() > 0 for p in publishers)
+
+    def name(self, topic: str) -> str:
+        """Return a topic's full name."""
+        return str(self._publishers[topic].topic_name)
+
+
+def finite_or_nan(pixels: np.ndarray) -> np.ndarray:
+    """Return float32 pixels with every infinity made NaN, as REP-118 asks of unknown depth."""
+    return np.where(np.isfinite(pixels), pixels, np.nan).astype(np.float32, copy=False)

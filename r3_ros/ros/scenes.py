@@ -1,0 +1,224 @@
+"""Clouds, depth images and paths, built in a thread of their own from immutable snapshots.
+
+The worker hands over what somebody listens to and goes on tracking; a slow or reliable reader
+holds up this thread alone, which then skips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from ..cloud import Cloud, cloud_from_depth, usable_pixels
+from ..config import R3Config
+from ..datatypes import DepthMap
+from ..geometry import unproject
+from ..runtime import Mailbox, Worker
+from .messages import (
+    camera_info_message,
+    cloud_message,
+    image_message,
+    organized_cloud_message,
+    path_message,
+)
+from .outputs import finite_or_nan, Outputs
+from .poses import PoseChain
+
+if TYPE_CHECKING:
+    from ..streaming.session import Session
+    from ..streaming.trajectory import TrajectoryView
+    from ..streaming.voxel_map import MapView
+
+_WAITING_JOBS = 8
+_PREVIEW_PERIOD_S = 0.1
+_PATH_PERIOD_S = 1.0
+_DEPTH_TOPICS = ('depth/image', 'depth/camera_info', 'depth/confidence', 'depth/preview')
+_FRAME_TOPICS = (*_DEPTH_TOPICS, 'color/image', 'color/camera_info', 'points')
+
+
+@dataclass(frozen=True, eq=False)
+class DepthScene:
+    """One frame's depth on its way out.
+
+    :ivar stamp_ns: of the frame the depth belongs to, which may be an earlier one.
+    :ivar T_map_optical: its pose, if it is a keyframe; None otherwise.
+    """
+
+    depth_map: DepthMap
+    stamp_ns: int
+    optical_frame: str
+    T_map_optical: np.ndarray | None
+
+
+class ScenePublisher:
+    """Decides what is worth building (worker thread) and builds it (its own thread)."""
+
+    def __init__(
+        self, outputs: Outputs, config: R3Config, on_error: Callable[[Exception], None]
+    ) -> None:
+        """Prepare; :meth:`start` runs the thread."""
+        self.config = config
+        self._outputs = outputs
+        self._on_error = on_error
+        self._jobs: Mailbox[Callable[[], None]] = Mailbox('queue', _WAITING_JOBS)
+        self._thread: Worker | None = None
+        # A reset empties map and path; a cloud still in the making must not come after that.
+        self._epoch = 0
+        self._publishing = threading.Lock()
+        self._preview_at_s = -np.inf
+        self._map_at_s = self._path_at_s = -np.inf
+        self._map_shown: tuple[int, int] | None = None
+        self._path_shown: tuple[int, int, int] | None = None
+
+    def start(self) -> None:
+        """Run the thread."""
+        self._thread = Worker('r3_scenes', self._run_one, self._on_error)
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Drop what waits and end the thread."""
+        self._jobs.clear()
+        if self._thread is not None:
+            self._jobs.wake()
+            self._thread.stop(timeout_s)
+            self._thread = None
+
+    def clear(self, stamp_ns: int, path_too: bool) -> None:
+        """Publish an empty map, and an empty path after a reset."""
+        frame = self.config.map_frame
+        with self._publishing:
+            self._epoch += 1
+            self._jobs.clear()
+            self._map_shown = None
+            self._outputs.publish('map_points', cloud_message(stamp_ns, frame, Cloud.empty()))
+            if path_too:
+                self._path_shown = None
+                nothing = path_message(stamp_ns, frame, [], np.empty((0, 4, 4)))
+                self._outputs.publish('path', nothing)
+
+    def offer_depth(self, scene: DepthScene) -> None:
+        """Take a depth map if anybody listens."""
+        if self._outputs.wanted(*_FRAME_TOPICS) or (
+            scene.T_map_optical is not None and self._outputs.wanted('keyframe_points')
+        ):
+            self._jobs.put(lambda: self._publish_depth(scene))
+
+    def offer_session(self, session: Session, chain: PoseChain, stamp_ns: int) -> None:
+        """Take snapshots of map and path if they changed, are due, and anybody listens."""
+        now_s, epoch = time.monotonic(), self._epoch
+        revision = (session.session_id, session.map.revision)
+        due = now_s - self._map_at_s >= self.config.map.publish_period
+        if due and revision != self._map_shown and self._outputs.wanted('map_points'):
+            self._map_at_s, self._map_shown = now_s, revision
+            view, T_map_world = session.map_view(), chain.T_map_world
+            self._jobs.put(lambda: self._publish_map(view, T_map_world, stamp_ns, epoch))
+        keyframes = session.bank.ids()
+        state = (session.session_id, session.map_revision, keyframes[-1] if keyframes else -1)
+        due = now_s - self._path_at_s >= _PATH_PERIOD_S
+        if due and state != self._path_shown and self._outputs.wanted('path'):
+            self._path_at_s, self._path_shown = now_s, state
+            trajectory = session.trajectory_view()
+            self._jobs.put(lambda: self._publish_path(trajectory, chain, stamp_ns, epoch))
+
+    def _run_one(self) -> None:
+        job = self._jobs.get(timeout_s=0.5)
+        if job is not None:
+            job()
+
+    def _publish_map(
+        self, view: MapView, T_map_world: np.ndarray, stamp_ns: int, epoch: int
+    ) -> None:
+        cloud = view.cloud(self.config.map.max_publish_points).moved(T_map_world)
+        message = cloud_message(stamp_ns, self.config.map_frame, cloud)
+        with self._publishing:
+            if epoch == self._epoch:
+                self._outputs.publish('map_points', message)
+
+    def _publish_path(
+        self, trajectory: TrajectoryView, chain: PoseChain, stamp_ns: int, epoch: int
+    ) -> None:
+        known = trajectory.is_keyframe & np.isfinite(trajectory.T_final[:, 0, 0])
+        chosen = np.flatnonzero(known)
+        limit = self.config.path_max_size
+        if len(chosen) > limit:
+            # Evenly over the whole way, the newest included.
+            chosen = chosen[np.linspace(0, len(chosen) - 1, limit).round().astype(int)]
+        T_map_base = chain.T_map_base(trajectory.T_final[chosen])
+        stamps = trajectory.stamps_ns[chosen].tolist()
+        message = path_message(stamp_ns, self.config.map_frame, stamps, T_map_base)
+        with self._publishing:
+            if epoch == self._epoch:
+                self._outputs.publish('path', message)
+
+    def _publish_depth(self, scene: DepthScene) -> None:
+        outputs, depth_map = self._outputs, scene.depth_map
+        stamp_ns, frame = scene.stamp_ns, scene.optical_frame
+        info = camera_info_message(stamp_ns, frame, depth_map.intrinsics)
+        if outputs.wanted('depth/image', 'depth/camera_info'):
+            pixels = finite_or_nan(depth_map.depth)
+            outputs.publish('depth/camera_info', info)
+            outputs.publish('depth/image', image_message(stamp_ns, frame, '32FC1', pixels))
+        if outputs.wanted('depth/confidence'):
+            pixels = np.where(np.isfinite(depth_map.confidence), depth_map.confidence, 0.0)
+            pixels = pixels.astype(np.float32)
+            outputs.publish('depth/confidence', image_message(stamp_ns, frame, '32FC1', pixels))
+        now_s = time.monotonic()
+        if outputs.wanted('depth/preview') and now_s - self._preview_at_s >= _PREVIEW_PERIOD_S:
+            self._preview_at_s = now_s
+            pixels = preview(depth_map.depth)
+            outputs.publish('depth/preview', image_message(stamp_ns, frame, 'rgb8', pixels))
+        if outputs.wanted('color/image', 'color/camera_info'):
+            outputs.publish('color/camera_info', info)
+            outputs.publish('color/image', image_message(stamp_ns, frame, 'rgb8', depth_map.image))
+        self._publish_points(scene)
+
+    def _publish_points(self, scene: DepthScene) -> None:
+        outputs, options = self._outputs, self.config.points
+        stamp_ns, frame = scene.stamp_ns, scene.optical_frame
+        wants_points = outputs.wanted('points')
+        wants_keyframe = scene.T_map_optical is not None and outputs.wanted('keyframe_points')
+        if wants_points and options.organized:
+            points = organized_points(scene.depth_map, self.config)
+            message = organized_cloud_message(stamp_ns, frame, points, scene.depth_map)
+            outputs.publish('points', message)
+        if wants_keyframe or (wants_points and not options.organized):
+            cloud = cloud_from_depth(scene.depth_map, options)
+            if wants_points and not options.organized:
+                outputs.publish('points', cloud_message(stamp_ns, frame, cloud))
+            if wants_keyframe and scene.T_map_optical is not None:
+                placed = cloud.moved(scene.T_map_optical)
+                message = cloud_message(stamp_ns, self.config.map_frame, placed)
+                outputs.publish('keyframe_points', message)
+
+
+def organized_points(depth_map: DepthMap, config: R3Config) -> np.ndarray:
+    """Return (h, w, 3) float32 points of every pixel, NaN where there is none to trust."""
+    options, K = config.points, depth_map.intrinsics
+    every_pixel = replace(options, stride=1)
+    points = unproject(depth_map.depth, K.fx, K.fy, K.cx, K.cy).astype(np.float32)
+    ranges = np.linalg.norm(points, axis=-1)
+    keep = usable_pixels(depth_map, every_pixel) & (ranges >= options.min_range)
+    if options.max_range > 0:
+        keep &= ranges <= options.max_range
+    points[~keep] = np.nan
+    return points
+
+
+def preview(depth: np.ndarray) -> np.ndarray:
+    """Return (h, w, 3) RGB: near is warm, far is cold, unknown is black."""
+    known = np.isfinite(depth) & (depth > 0)
+    if not known.any():
+        return np.zeros((*depth.shape, 3), np.uint8)
+    # Inverse depth spreads the near range, where the eye looks; a few outliers set no scale.
+    inverse_depth = np.zeros(depth.shape, np.float32)
+    inverse_depth[known] = 1.0 / depth[known]
+    far, near = np.percentile(inverse_depth[known], [2.0, 98.0])
+    level = np.clip((inverse_depth - far) / max(near - far, 1e-9), 0.0, 1.0)
+    colors = cv2.applyColorMap((level * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
+    return np.where(known[..., None], colors, 0).astype(np.uint8)

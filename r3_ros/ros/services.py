@@ -1,0 +1,187 @@
+"""The services. Each asks the worker between two frames and answers when it is done.
+
+Nothing here blocks the executor: a handler is a coroutine that waits for the worker or for the
+thread that writes files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+import functools
+import threading
+from typing import Any
+
+from r3_ros.srv import SaveMap, SaveTrajectory
+from rclpy.node import Node
+from rclpy.task import Future as RosFuture
+from std_srvs.srv import SetBool, Trigger
+
+from .saving import (
+    save_map,
+    save_trajectory,
+    SaveCode,
+    Saved,
+    SaveError,
+    Snapshot,
+    target_path,
+    TRAJECTORY_FORMATS,
+)
+from .stream import Stream
+
+SAVE_TIMEOUT_S = 60.0
+#: The worker answers between two frames, so this is long for anything but a stuck model.
+_WORKER_TIMEOUT_S = 30.0
+
+
+class Services:
+    """All services of a configured node, also while it is inactive."""
+
+    def __init__(self, node: Node, stream: Stream) -> None:
+        """Create them."""
+        self._node = node
+        self._stream = stream
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix='r3_writer')
+        self._services = [
+            node.create_service(Trigger, '~/reset', self._reset),
+            node.create_service(Trigger, '~/clear_map', self._clear_map),
+            node.create_service(SetBool, '~/pause', self._pause),
+            node.create_service(SaveMap, '~/save_map', self._save_map),
+            node.create_service(SaveTrajectory, '~/save_trajectory', self._save_trajectory),
+        ]
+
+    def close(self) -> None:
+        """Destroy them; a save that runs is finished."""
+        for service in self._services:
+            self._node.destroy_service(service)
+        self._writer.shutdown(wait=False, cancel_futures=True)
+
+    async def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Any:
+        def command() -> str:
+            self._stream.reset('on request')
+            return f'session {self._stream.engine.session.session_id} starts'
+
+        return await self._tell(command, response)
+
+    async def _clear_map(self, request: Trigger.Request, response: Trigger.Response) -> Any:
+        if not self._stream.config.map.enabled:
+            response.success, response.message = False, 'there is no map: map.enabled is false'
+            return response
+
+        def command() -> str:
+            self._stream.clear_map()
+            return 'the map is empty'
+
+        return await self._tell(command, response)
+
+    async def _pause(self, request: SetBool.Request, response: SetBool.Response) -> Any:
+        if not self._stream.running:
+            response.success, response.message = False, 'the node is not active'
+            return response
+        return await self._tell(lambda: self._stream.pause(request.data), response)
+
+    async def _save_map(self, request: SaveMap.Request, response: SaveMap.Response) -> Any:
+        def write(snapshot: Snapshot, cancelled: threading.Event) -> Saved:
+            path = target_path(request.name, snapshot.config.map.directory, 'map')
+            formats = list(request.formats)
+            return save_map(path, snapshot, formats, request.overwrite, cancelled)
+
+        note = ''
+        if request.include_images:
+            note = '; without images: this model keeps none'
+        return await self._save(write, response, note)
+
+    async def _save_trajectory(
+        self, request: SaveTrajectory.Request, response: SaveTrajectory.Response
+    ) -> Any:
+        kind = request.format or TRAJECTORY_FORMATS[0]
+
+        def write(snapshot: Snapshot, cancelled: threading.Event) -> Saved:
+            path = target_path(request.name, snapshot.config.map.directory, 'trajectory')
+            if not request.name:
+                path = path.with_suffix(f'.{kind}')
+            return save_trajectory(
+                path,
+                snapshot,
+                kind,
+                request.frame or 'base',
+                request.keyframes_only,
+                request.overwrite,
+                cancelled,
+            )
+
+        response = await self._save(write, response, '')
+        return response
+
+    async def _save(
+        self, write: Callable[[Snapshot, threading.Event], Saved], response: Any, note: str
+    ) -> Any:
+        """Have the worker take a snapshot, the writer write it, and fill the answer in."""
+        health = self._stream.health
+        cancelled = threading.Event()
+        try:
+            snapshot = await self._answer(self._stream.submit(self._stream.snapshot), cancelled)
+            job = self._writer.submit(functools.partial(write, snapshot, cancelled))
+            saved: Saved = await self._answer(job, cancelled, SAVE_TIMEOUT_S)
+        except SaveError as error:
+            response.success, response.code, response.message = False, int(error.code), str(error)
+        except Exception as error:  # it must not take the executor down, and must be told
+            text = f'internal error: {type(error).__name__}: {error}'
+            response.success, response.code, response.message = False, SaveCode.INTERNAL, text
+            self._node.get_logger().error(f'save failed: {text}')
+        else:
+            response.success, response.code = True, int(SaveCode.OK)
+            response.path, response.points = str(saved.path), saved.points
+            response.keyframes, response.bytes = saved.keyframes, saved.bytes
+            if isinstance(response, SaveTrajectory.Response):
+                response.poses = saved.poses
+            response.message = f'{saved.path}: {saved.points} points, {saved.poses} poses{note}'
+        health.save_failed, health.last_save = not response.success, response.message
+        return response
+
+    async def _tell(self, command: Callable[[], str], response: Any) -> Any:
+        """Answer a Trigger or SetBool with what the worker says."""
+        try:
+            response.message = await self._answer(self._stream.submit(command))
+            response.success = True
+        except Exception as error:  # it must not take the executor down, and must be told
+            response.success, response.message = False, f'{type(error).__name__}: {error}'
+            self._node.get_logger().error(f'service failed: {response.message}')
+        return response
+
+    def _answer(
+        self,
+        future: Future[Any],
+        cancelled: threading.Event | None = None,
+        timeout_s: float = _WORKER_TIMEOUT_S,
+    ) -> Coroutine[Any, Any, Any]:
+        """Wait for another thread without holding the executor's.
+
+        :raises SaveError: TIMEOUT; ``cancelled`` is set then.
+        """
+        executor = self._node.executor
+        done: RosFuture = RosFuture(executor=executor)
+        lock = threading.Lock()
+
+        def finish(_: object = None) -> None:
+            with lock:
+                if not done.done():
+                    done.set_result(None)
+
+        # With a callback of its own the future wakes the executor, which may be asleep.
+        done.add_done_callback(lambda _: None)
+        timer = threading.Timer(timeout_s, finish)
+        timer.daemon = True
+        timer.start()
+        future.add_done_callback(finish)
+
+        async def wait() -> Any:
+            await done
+            timer.cancel()
+            if not future.done():
+                if cancelled is not None:
+                    cancelled.set()
+                raise SaveError(SaveCode.TIMEOUT, f'no answer within {timeout_s:g} s')
+            return future.result()
+
+        return wait()

@@ -1,0 +1,479 @@
+"""The stream: what the worker thread does with each picture. It alone owns the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+import math
+import queue
+import time
+import traceback
+from typing import Any, TYPE_CHECKING
+
+from rclpy.clock import Clock
+
+from ..config import R3Config
+from ..datatypes import Estimate, Intrinsics
+from ..errors import FrameError, TransformError
+from ..geometry import is_rigid
+from ..intake import Action, Intake
+from ..runtime import Mailbox, Worker
+from .camera_input import CameraInput
+from .conversions import Picture, Received
+from .health import Health, StepTimes, StreamState
+from .messages import (
+    estimate_fields,
+    odometry_message,
+    pose_message,
+    stamp_ns_of,
+    status_message,
+    times_fields,
+)
+from .outputs import Outputs
+from .poses import Placement, PoseChain, without_motion
+from .saving import SaveCode, SaveError, Snapshot
+from .scenes import DepthScene, ScenePublisher
+from .transforms import Base, TransformAuthority, TransformTree
+
+if TYPE_CHECKING:
+    from ..streaming.engine import Engine
+
+_SECOND_NS = 1_000_000_000
+_IDLE_S = 0.1
+#: How often a picture that waits for its calibration or transform is looked at again.
+_WAIT_S = 0.02
+#: A greater age means that camera and node have different clocks.
+_CLOCKS_DIFFER_S = 10.0
+_STOP_S = 2.0
+_OVERLOAD_FRAMES = 100
+#: Depth may come later than its frame, though not by more frames than this.
+_STAMPS_KEPT = 256
+
+
+class Stream:
+    """Takes pictures from a mailbox, has the engine place them, and sends what follows."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: R3Config,
+        camera: CameraInput,
+        outputs: Outputs,
+        tree: TransformTree,
+        authority: TransformAuthority,
+        health: Health,
+        clock: Clock,
+        logger: Any,
+    ) -> None:
+        """Prepare; :meth:`start` runs the worker."""
+        self.engine = engine
+        self.config = config
+        self.camera = camera
+        self.outputs = outputs
+        self.authority = authority
+        self.health = health
+        self.mailbox: Mailbox[Received] = Mailbox(
+            config.input.frame_policy, config.input.queue_size
+        )
+        self.base: Base | None = None
+        self.chain: PoseChain | None = None
+        self.last_stamp_ns = 0
+        self._intrinsics: Intrinsics | None = None
+        self._tree = tree
+        self._clock = clock
+        self._logger = logger
+        self._scenes = ScenePublisher(outputs, config, self._on_scene_error)
+        self._intake = Intake(config.input)
+        self._commands: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = (
+            queue.SimpleQueue()
+        )
+        self._worker: Worker | None = None
+        self._left_behind: Worker | None = None
+        self._stamps_ns: dict[int, int] = {}
+        self._waiting: Received | None = None
+        self._tf_wait_since_s: float | None = None
+        self._state_before_pause = StreamState.WAITING_INPUT
+        self._told_overload = False
+
+    # What other threads may call.
+
+    @property
+    def running(self) -> bool:
+        """Tell whether the worker runs."""
+        return self._worker is not None
+
+    @property
+    def is_stuck(self) -> bool:
+        """Tell whether a worker that was stopped is still at its last frame."""
+        return self._left_behind is not None and not self._left_behind.stop(timeout_s=0.0)
+
+    def start(self) -> None:
+        """Run the worker and the thread that builds clouds."""
+        self.health.active_since_s = time.monotonic()
+        if self.health.state is StreamState.UNINITIALIZED:
+            self.health.enter(StreamState.WAITING_INPUT)
+        self._scenes.start()
+        self._worker = Worker('r3_worker', self._run_once, self.fail)
+        self._worker.start()
+        self.submit(self.publish_status)
+
+    def stop(self) -> bool:
+        """End the worker after its frame; False if that takes longer than 2 s."""
+        worker, self._worker = self._worker, None
+        self.health.active_since_s = math.nan
+        if worker is None:
+            return True
+        self.mailbox.wake()
+        self.camera.info_came.set()
+        ended = worker.stop(_STOP_S)
+        self._left_behind = None if ended else worker
+        self._scenes.stop(_STOP_S if ended else 0.0)
+        self._waiting = None
+        self.mailbox.clear()
+        if ended:
+            self._run_commands()
+        return ended
+
+    def submit(self, command: Callable[[], Any]) -> Future[Any]:
+        """Have the engine's owner run a command between two frames.
+
+        Without a running worker the caller is the owner, and the command runs at once.
+        """
+        future: Future[Any] = Future()
+        self._commands.put((command, future))
+        if self.running:
+            self.mailbox.wake()
+        else:
+            self._run_commands()
+        return future
+
+    # From here on: the worker's thread only, or any thread while it does not run.
+
+    def update_config(self, config: R3Config) -> None:
+        """Take over live parameters."""
+        self.config = config
+        self.engine.update_config(config)
+        self.camera.config = config.input
+        self._intake.config = config.input
+        self._scenes.config = config
+        self.authority.update_config(config)
+
+    def reset(self, reason: str) -> None:
+        """Start a new session; the model stays loaded and the counters go on."""
+        self._logger.info(f'new session: {reason}')
+        self.engine.reset()
+        self._restart_outputs()
+        self._intake.reset()
+        if self.health.state is not StreamState.PAUSED:
+            active = not math.isnan(self.health.active_since_s)
+            state = StreamState.WAITING_INPUT if active else StreamState.UNINITIALIZED
+            self.health.enter(state, reason)
+        self._state_before_pause = StreamState.WAITING_INPUT
+        self.publish_status()
+
+    def clear_map(self) -> None:
+        """Drop the map's points and go on tracking."""
+        self.engine.clear_map()
+        self._scenes.clear(self.last_stamp_ns, path_too=False)
+
+    def pause(self, pause: bool) -> str:
+        """Ignore pictures, or take them again; return what was done, in words."""
+        paused = self.health.state is StreamState.PAUSED
+        if pause == paused:
+            return 'already paused' if paused else 'not paused'
+        if pause:
+            self._state_before_pause = self.health.state
+            self.health.enter(StreamState.PAUSED, 'paused on request')
+        else:
+            self.health.enter(self._state_before_pause, 'resumed')
+        self.publish_status()
+        return 'paused' if pause else 'resumed'
+
+    def snapshot(self) -> Snapshot:
+        """Return all that a save needs, cheap to take and safe to hand to another thread.
+
+        :raises SaveError: there is nothing yet.
+        """
+        session = self.engine.session
+        if self.chain is None or not session.frame_count:
+            raise SaveError(SaveCode.EMPTY_MAP, 'no picture has been processed yet')
+        return Snapshot(
+            config=self.config,
+            chain=self.chain,
+            base_frame=self.health.base_frame,
+            optical_frame=self.health.optical_frame,
+            intrinsics=self._intrinsics,
+            session_id=session.session_id,
+            map_view=session.map_view(),
+            trajectory=session.trajectory_view(),
+            resident_ids=tuple(session.bank.ids()),
+        )
+
+    def on_clock_jump(self) -> None:
+        """Handle a node clock that was set back, unless the pictures have told already."""
+        behind_ns = self.last_stamp_ns - self._clock.now().nanoseconds
+        if behind_ns * 1e-9 < self.config.input.time_jump_threshold:
+            return
+        action = self.config.input.on_time_jump_back
+        if action == 'reset':
+            self._tree.clear()
+            self.reset('the clock jumped back')
+        elif action == 'error':
+            self._fault('the clock jumped back; call ~/reset to start anew')
+
+    def fail(self, error: Exception) -> None:
+        """Stop on an error that nobody foresaw; a reset may help."""
+        text = ''.join(traceback.format_exception(error))
+        self._logger.error(f'internal error, the stream stops until ~/reset:\n{text}')
+        self._fault(f'internal error: {type(error).__name__}: {error}; call ~/reset')
+
+    def publish_status(self, **fields: Any) -> None:
+        """Publish the state and all counters as they are."""
+        session = self.engine.session
+        known: dict[str, Any] = {
+            'session_id': session.session_id,
+            'segment_id': session.segment_id,
+            'map_revision': session.map_revision,
+            'frame_index': session.frame_count,
+            'keyframes_in_bank': len(session.bank),
+            'map_points': len(session.map),
+            'frames_received': self.mailbox.received,
+            'frames_dropped': self.mailbox.dropped,
+            **fields,
+        }
+        stamp_ns = self.last_stamp_ns or self._clock.now().nanoseconds
+        message = status_message(stamp_ns, self.health.optical_frame, self.health, **known)
+        self.outputs.publish('status', message)
+
+    def _run_once(self) -> None:
+        self._run_commands()
+        received, self._waiting = self._waiting, None
+        if received is None:
+            received = self.mailbox.get(_IDLE_S)
+        if received is not None:
+            self._handle(received)
+        if self.chain is not None:
+            self._scenes.offer_session(self.engine.session, self.chain, self.last_stamp_ns)
+
+    def _run_commands(self) -> None:
+        while not self._commands.empty():
+            command, future = self._commands.get()
+            try:
+                future.set_result(command())
+            except Exception as error:  # it belongs to the one who asked
+                future.set_exception(error)
+
+    def _handle(self, received: Received) -> None:
+        """Decide whether to look at the picture at all, and look."""
+        message = received.message
+        if self.health.state is StreamState.PAUSED:
+            self.health.frames_paused += 1
+            self.authority.seen(stamp_ns_of(message.header.stamp))
+            return
+        if self.health.state is StreamState.FAULT:
+            self.health.reject(self.health.reason, 'fault')
+            return
+        try:
+            if self._has_to_wait(message):
+                self._waiting = received
+                self.camera.info_came.wait(_WAIT_S)
+                return
+            self._process(received)
+        except (FrameError, TransformError) as error:
+            kind = 'no transform' if isinstance(error, TransformError) else 'unusable'
+            self._reject(str(error), kind)
+
+    def _has_to_wait(self, message: Any) -> bool:
+        """Tell whether a calibration or a transform may still come for the first pictures.
+
+        :raises TransformError: it has not come for too long; the picture cannot be placed.
+        """
+        if self.camera.waits_for_calibration():
+            return True
+        frame = self.camera.optical_frame(message)
+        if self.base is not None and frame == self.health.optical_frame:
+            return False
+        now_s = time.monotonic()
+        if self._tf_wait_since_s is None:
+            self._tf_wait_since_s = now_s
+        in_time = now_s - self._tf_wait_since_s < self.config.tf_lookup_timeout
+        # Without a named base the camera itself serves, but a driver's frames may still come.
+        if in_time and not self.config.base_frame and not self._tree.has_parent(frame):
+            return True
+        try:
+            found = self._tree.find_base(frame)
+        except TransformError as error:
+            if in_time:
+                return True
+            self.health.tf_failures += 1
+            self.health.tf_problem = str(error)
+            self.health.enter(StreamState.WAITING_TF, str(error))
+            raise
+        self._take_base(found, frame)
+        return False
+
+    def _take_base(self, base: Base, optical_frame: str) -> None:
+        """Start with a camera, or with another one: its pictures make a new world."""
+        if self.base is not None:
+            if self.config.input.on_resolution_change == 'reject':
+                raise FrameError(
+                    f"frame_id changed from '{self.health.optical_frame}' to '{optical_frame}'"
+                )
+            self.engine.reset()
+        self.base = base
+        self.health.base_frame, self.health.optical_frame = base.frame, optical_frame
+        self.health.tf_problem = ''
+        self._tf_wait_since_s = None
+        self._restart_outputs()
+        self._logger.info(f"camera '{optical_frame}', base frame '{base.frame}'")
+
+    def _restart_outputs(self) -> None:
+        self.chain = None if self.base is None else self.base.new_chain()
+        self._stamps_ns.clear()
+        self.authority.reset()
+        self._scenes.clear(self.last_stamp_ns, path_too=True)
+
+    def _process(self, received: Received) -> None:
+        started_s = time.monotonic()
+        picture = self.camera.read(received.message)
+        if not self._admit(picture):
+            return
+        reason = self.camera.choose_calibration(picture)
+        if reason and self.engine.session.frame_count:
+            self.reset(reason)
+            self._admit(picture)
+        frame = self.camera.to_frame(picture)
+        prepared_s = time.monotonic()
+        estimate = self.engine.step(frame)
+        stepped_s = time.monotonic()
+        self.health.frames_processed += 1
+        self.health.rejected_in_a_row = 0
+        self.health.processed_rate.tick()
+        self.last_stamp_ns = picture.stamp_ns
+        self._intrinsics = estimate.intrinsics
+        self._publish_estimate(estimate, picture)
+        times = StepTimes(
+            wait=started_s - received.time_s,
+            preprocess=prepared_s - started_s,
+            inference=stepped_s - prepared_s,
+            publish=time.monotonic() - stepped_s,
+            latency=self._latency_s(picture.stamp_ns),
+        )
+        self.health.times.append(times)
+        self.health.busy_s += time.monotonic() - started_s
+        self.publish_status(**estimate_fields(estimate), **times_fields(times))
+        self._offer_depths(estimate)
+        self._tell_overload()
+
+    def _admit(self, picture: Picture) -> bool:
+        """Judge a picture by stamp and size."""
+        height, width = picture.image.shape[:2]
+        now_ns = self._clock.now().nanoseconds
+        self.health.input_age_s = (now_ns - picture.stamp_ns) / _SECOND_NS
+        verdict = self._intake.admit(picture.stamp_ns, width, height, now_ns)
+        if verdict.action is Action.DROP:
+            self._reject(verdict.reason, verdict.reason.split(':')[0])
+            return False
+        if verdict.action is Action.FAULT:
+            self.health.reject(verdict.reason, 'fault')
+            self._fault(verdict.reason)
+            return False
+        if verdict.action is Action.RESET:
+            self._tree.clear()
+            self.reset(verdict.reason)
+            self._intake.admit(picture.stamp_ns, width, height, now_ns)
+        return True
+
+    def _publish_estimate(self, estimate: Estimate, picture: Picture) -> None:
+        """Send the transforms first, then what refers to them."""
+        state, reason = StreamState[estimate.state.name], estimate.reason
+        T_world_camera = estimate.T_world_camera
+        if T_world_camera is not None and not is_rigid(T_world_camera):
+            # The last line of defence: nothing that is no pose leaves this node.
+            state, reason, T_world_camera = (
+                StreamState.LOW_CONFIDENCE, 'the pose was not finite', None,
+            )  # fmt: skip
+        self.health.enter(state, '; '.join(filter(None, (reason, picture.note))))
+        assert self.base is not None and self.chain is not None
+        self.authority.seen(picture.stamp_ns)
+        if T_world_camera is not None:
+            config = self.config
+            placement = self.chain.advance(
+                picture.stamp_ns,
+                T_world_camera,
+                estimate.T_previous_camera,
+                estimate.covariance,
+                config.covariance.unscaled_factor,
+                config.input.max_time_gap,
+            )
+            self.authority.send(picture.stamp_ns, placement, self.base.frame)
+            self._publish_placement(picture.stamp_ns, placement)
+        elif state is StreamState.LOST and self.config.tracking.publish_when_lost:
+            if self.chain.last is not None:
+                self._publish_placement(picture.stamp_ns, without_motion(self.chain.last))
+
+    def _publish_placement(self, stamp_ns: int, placement: Placement) -> None:
+        assert self.base is not None
+        config = self.config
+        self.outputs.publish(
+            'pose',
+            pose_message(
+                stamp_ns, config.map_frame, placement.T_map_base, placement.map_covariance
+            ),
+        )
+        self.outputs.publish(
+            'odometry',
+            odometry_message(stamp_ns, config.odom_frame, self.base.frame, placement),
+        )
+
+    def _offer_depths(self, estimate: Estimate) -> None:
+        """Hand depth maps on, each with the stamp and the present pose of its own frame."""
+        assert self.chain is not None
+        session = self.engine.session
+        self._stamps_ns[estimate.frame_id] = estimate.stamp_ns
+        self._stamps_ns.pop(estimate.frame_id - _STAMPS_KEPT, None)
+        for depth_map in estimate.depths:
+            frame_id = depth_map.frame_id
+            stamp_ns = self._stamps_ns.get(frame_id)
+            if stamp_ns is None:
+                continue
+            T_world_camera = session.graph.poses.get(frame_id)
+            is_keyframe = frame_id in session.bank and T_world_camera is not None
+            scene = DepthScene(
+                depth_map,
+                stamp_ns,
+                self.health.optical_frame,
+                self.chain.T_map_optical(T_world_camera) if is_keyframe else None,
+            )
+            self._scenes.offer_depth(scene)
+
+    def _reject(self, reason: str, kind: str) -> None:
+        self.health.reject(reason, kind)
+        count = self.health.frames_rejected
+        self._logger.warning(
+            f'frame rejected: {reason} (frames_rejected: {count})', throttle_duration_sec=5.0
+        )
+        self.publish_status()
+
+    def _fault(self, reason: str) -> None:
+        self.health.enter(StreamState.FAULT, reason)
+        self._logger.error(f'fault: {reason}')
+        self.publish_status()
+
+    def _latency_s(self, stamp_ns: int) -> float:
+        latency_s = (self._clock.now().nanoseconds - stamp_ns) / _SECOND_NS
+        return latency_s if 0 <= latency_s < _CLOCKS_DIFFER_S else math.nan
+
+    def _tell_overload(self) -> None:
+        """Say once that pictures come faster than they can be processed."""
+        received, dropped = self.mailbox.received, self.mailbox.dropped
+        if not self._told_overload and received > _OVERLOAD_FRAMES and dropped > received / 2:
+            self._told_overload = True
+            self._logger.info(
+                f'{dropped} of {received} pictures were dropped (frames_dropped) because they '
+                'come faster than they are processed: lower the camera rate or input.max_rate'
+            )
+
+    def _on_scene_error(self, error: Exception) -> None:
+        text = ''.join(traceback.format_exception(error))
+        self._logger.error(f'a cloud or picture was not published:\n{text}')

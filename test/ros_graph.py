@@ -1,0 +1,179 @@
+"""A node under test with a camera, a listener and an executor around it, in one process.
+
+Everything goes over real DDS. The executor runs only inside :meth:`Graph.until` and
+:meth:`Graph.call`, which wait for a condition and never for a time.
+"""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Callable
+import time
+
+from lifecycle_msgs.msg import State
+import numpy as np
+from r3_ros.ros import node as node_module
+from r3_ros.ros.messages import camera_info_message, header_message, stamp_ns_of
+from r3_ros.ros.node import R3StreamNode
+from r3_ros.streaming.engine import Engine
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from scripted import intrinsics, picture, Script, ScriptedPredictor, SECOND_NS, START_NS
+from sensor_msgs.msg import CameraInfo, Image
+from tf2_msgs.msg import TFMessage
+
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+BEST_EFFORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+CAMERA = 'camera_optical'
+PERIOD_NS = SECOND_NS // 10
+
+#: No waiting for what a test does not send.
+IMPATIENT = {'input.camera_info_timeout': 0.0, 'tf_lookup_timeout': 0.0}
+
+
+def image_message(
+    stamp_ns: int, pixels: np.ndarray | None = None, encoding: str = 'rgb8', frame: str = CAMERA
+) -> Image:
+    pixels = picture() if pixels is None else pixels
+    return Image(
+        header=header_message(stamp_ns, frame),
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        step=pixels.strides[0],
+        data=array.array('B', pixels.tobytes()),
+    )
+
+
+class Graph:
+    """The node ``r3`` with a scripted predictor, and ``probe``, which talks with it."""
+
+    def __init__(
+        self, script: Script | None = None, arguments: tuple[str, ...] = (), **parameters: object
+    ) -> None:
+        """Make both nodes; ``parameters`` use ``__`` for the dot."""
+        node_module._DISCOVERY_S = 0.0
+        self.context = rclpy.Context()
+        rclpy.init(args=['--ros-args', *arguments] if arguments else [], context=self.context)
+        self.predictors: list[ScriptedPredictor] = []
+        self.script = script or Script()
+        values = IMPATIENT | {k.replace('__', '.'): v for k, v in parameters.items()}
+        self.node = R3StreamNode(
+            engine_loader=self._load,
+            context=self.context,
+            parameter_overrides=[Parameter(name, value=value) for name, value in values.items()],
+        )
+        self.probe = Node('probe', context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.executor.add_node(self.probe)
+        self.images = self.probe.create_publisher(Image, 'image', 10)
+        self.infos = self.probe.create_publisher(CameraInfo, 'camera_info', 10)
+        self.stamp_ns = START_NS
+
+    @property
+    def predictor(self) -> ScriptedPredictor:
+        return self.predictors[-1]
+
+    @property
+    def state(self) -> int:
+        return self.node._state_machine.current_state[0]
+
+    @property
+    def is_active(self) -> bool:
+        return self.state == State.PRIMARY_STATE_ACTIVE
+
+    def _load(self, config: object) -> Engine:
+        self.predictors.append(ScriptedPredictor(self.script))
+        return Engine(self.predictor, config)
+
+    def start(self) -> Graph:
+        """Configure, activate, and wait for the camera to be heard."""
+        assert self.node.autostart()
+        self.until(lambda: self.images.get_subscription_count() == 1)
+        self.until(lambda: self.infos.get_subscription_count() == 1)
+        return self
+
+    def close(self) -> None:
+        self.node.close()
+        for node in (self.node, self.probe):
+            self.executor.remove_node(node)
+            node.destroy_node()
+        self.executor.shutdown()
+        rclpy.shutdown(context=self.context)
+
+    def until(self, condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+        """Spin until the condition holds; fail after ``timeout_s``."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, f'timeout; status: {self.health}'
+            self.executor.spin_once(timeout_sec=0.02)
+
+    def listen(self, topic: str, kind: type, qos: QoSProfile | int = 10) -> list:
+        """Collect the messages of a topic from here on; the publisher has been found."""
+        heard: list = []
+        before = self.probe.count_subscribers(topic)
+        subscription = self.probe.create_subscription(kind, topic, heard.append, qos)
+        self.until(lambda: subscription.get_publisher_count() > 0)
+        self.until(lambda: self.node.count_subscribers(topic) > before)
+        return heard
+
+    def listen_tf(self) -> list:
+        """Collect every transform from here on."""
+        heard: list = []
+        subscription = self.probe.create_subscription(
+            TFMessage, '/tf', lambda message: heard.extend(message.transforms), 100
+        )
+        self.until(lambda: subscription.get_publisher_count() > 0)
+        return heard
+
+    def call(self, kind: type, service: str, request: object = None) -> object:
+        """Call a service and return its answer."""
+        client = self.probe.create_client(kind, service)
+        self.until(client.service_is_ready)
+        future = client.call_async(kind.Request() if request is None else request)
+        self.until(future.done)
+        self.probe.destroy_client(client)
+        return future.result()
+
+    @property
+    def health(self) -> object:
+        return self.node.stream and self.node.stream.health
+
+    @property
+    def handled(self) -> int:
+        """Return how many pictures the node is done with, for better or worse."""
+        health, mailbox = self.health, self.node.stream.mailbox
+        return (
+            health.frames_processed
+            + health.frames_rejected
+            + health.frames_paused
+            + mailbox.dropped
+        )
+
+    def send(self, message: Image | None = None, calibrated: bool = False) -> int:
+        """Send a picture, the next in time by default, and wait until it is dealt with."""
+        if message is None:
+            message = image_message(self.stamp_ns)
+        if calibrated:
+            stamp_ns = stamp_ns_of(message.header.stamp)
+            K = intrinsics(message.width, message.height)
+            self.infos.publish(camera_info_message(stamp_ns, CAMERA, K))
+        before = self.handled
+        self.images.publish(message)
+        self.until(lambda: self.handled > before)
+        stamp_ns = stamp_ns_of(message.header.stamp)
+        self.stamp_ns = stamp_ns + PERIOD_NS
+        return stamp_ns
+
+    def send_many(self, count: int) -> list[int]:
+        return [self.send() for _ in range(count)]
+
+    def set_parameters(self, **parameters: object) -> list:
+        """Set parameters from outside the node; returns the results."""
+        return self.node.set_parameters(
+            [Parameter(k.replace('__', '.'), value=v) for k, v in parameters.items()]
+        )
