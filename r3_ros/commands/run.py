@@ -12,6 +12,7 @@ import threading
 from typing import Any, TYPE_CHECKING
 
 from ..command_options import add_config_options, config_from, positive_int
+from ..errors import SourceError
 
 if TYPE_CHECKING:
     from ..datatypes import Estimate
@@ -76,11 +77,17 @@ def run(args: argparse.Namespace) -> int:
         finally:
             engine.close()
         write_run(folder, result, config, str(args.input))
-        evaluation = None
+        evaluation, no_evaluation = None, None
         if truth is not None:
-            evaluation = evaluate_run(folder, truth, Path(args.groundtruth))
+            try:
+                evaluation = evaluate_run(folder, truth, Path(args.groundtruth))
+            except SourceError as error:
+                # The truth does not fit; that is no reason to lose the run.
+                no_evaluation = error
         write_report(folder)
     _tell(output, result, evaluation)
+    if no_evaluation is not None:
+        raise no_evaluation
     return 130 if result.interrupted else 0
 
 
