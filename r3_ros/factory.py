@@ -17,13 +17,12 @@ def load_engine(config: R3Config) -> Engine:
     config.validate()
     # The classical predictor runs on the CPU, and its bank is small: a device would only wait.
     device = 'cpu' if config.model.device == 'auto' else config.model.device
+    predictor = load_predictor(config)
     try:
-        return Engine(load_predictor(config), config, device)
-    except ImportError as error:
-        raise ModelError(
-            f"model.device is 'cuda' but CuPy cannot be used ({error}): install the CuPy that "
-            "fits the CUDA version (cupy-cuda12x or cupy-cuda13x), or set model.device to 'cpu'"
-        ) from error
+        return Engine(predictor, config, device)
+    except ModelError:
+        predictor.close()
+        raise
 
 
 def load_predictor(config: R3Config) -> Predictor:

@@ -89,8 +89,8 @@ class Intake:
         """
         if self.config.max_rate > 0:
             period_ns = _SECOND_NS / self.config.max_rate
-            start = max(self._due_ns, stamp_ns - period_ns) if follows else stamp_ns
-            self._due_ns = start + period_ns
+            keeps_pace = follows and stamp_ns - self._due_ns < period_ns
+            self._due_ns = (self._due_ns if keeps_pace else stamp_ns) + period_ns
 
     def _judge_step_back(self, step_s: float) -> Verdict:
         if step_s == 0:

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .errors import ModelError
+
 
 class DescriptorIndex(Protocol):
     """Slots of unit descriptors, searched by cosine similarity."""
@@ -78,10 +80,18 @@ class CupyDescriptorIndex(_ArrayIndex):
     def __init__(self, capacity: int, size: int) -> None:
         """Make room for ``capacity`` descriptors of ``size`` numbers.
 
-        :raises ImportError: CuPy is not installed.
+        :raises ModelError: CuPy is not installed, or finds no CUDA device.
         """
-        import cupy
+        try:
+            import cupy
 
+            cupy.cuda.runtime.getDeviceCount()
+        except (ImportError, RuntimeError) as error:
+            raise ModelError(
+                f"model.device is 'cuda' but CuPy cannot be used ({error}): install the CuPy that "
+                "fits the CUDA version (cupy-cuda12x or cupy-cuda13x), or set model.device to "
+                "'cpu'"
+            ) from error
         super().__init__(cupy, capacity, size)
 
     def similarities(self, descriptor: np.ndarray) -> np.ndarray:

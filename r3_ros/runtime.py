@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 import threading
 import time
+import traceback
 from typing import Generic, TypeVar
 
 Item = TypeVar('Item')
@@ -43,7 +44,7 @@ class Mailbox(Generic[Item]):
             self._changed.notify()
 
     def get(self, timeout_s: float) -> Item | None:
-        """Take the oldest item; None after ``timeout_s`` seconds, or at once when closed or woken."""
+        """Take the oldest item; None after ``timeout_s`` seconds, or when closed or woken."""
         with self._changed:
             self._changed.wait_for(lambda: self._items or self._closed or self._woken, timeout_s)
             self._woken = False
@@ -104,11 +105,17 @@ class Worker:
         """Tell the job that it should come to an end."""
         return self._stop.is_set()
 
+    def _report(self, error: Exception) -> None:
+        try:
+            self._on_error(error)
+        except Exception:  # a reporter that fails must not end the thread unseen
+            traceback.print_exc()
+
     def _run(self) -> None:
         while not self._stop.is_set():
             started = time.perf_counter()
             try:
                 self._job()
             except Exception as error:  # the edge of the thread: everything is reported
-                self._on_error(error)
+                self._report(error)
             self.busy_s += time.perf_counter() - started

@@ -1,0 +1,166 @@
+"""The mailbox loses the right items and counts them; the worker loses no error."""
+
+import threading
+
+import pytest
+from r3_ros.runtime import Mailbox, Worker
+
+#: Long enough to be a hang, never waited for when all is well.
+LONG_S = 20.0
+
+
+def test_newest_keeps_one_item_and_counts_the_rest():
+    box = Mailbox('newest', queue_size=30)
+    for item in range(5):
+        box.put(item)
+    assert box.get(0.0) == 4
+    assert box.get(0.0) is None
+    assert (box.received, box.dropped) == (5, 4)
+
+
+def test_queue_keeps_order_and_loses_the_oldest():
+    box = Mailbox('queue', queue_size=3)
+    for item in range(5):
+        box.put(item)
+    assert [box.get(0.0) for _ in range(4)] == [2, 3, 4, None]
+    assert (box.received, box.dropped) == (5, 2)
+
+
+def test_clear_counts_what_it_throws_away():
+    box = Mailbox('queue', queue_size=3)
+    box.put('a')
+    box.put('b')
+    assert box.clear() == 2
+    assert box.get(0.0) is None
+    assert (box.received, box.dropped) == (2, 2)
+    assert box.clear() == 0
+
+
+def test_counters_are_exact_with_several_threads():
+    box = Mailbox('newest')
+    taken = []
+    done = threading.Event()
+
+    def take():
+        while not done.is_set():
+            item = box.get(LONG_S)
+            if item is not None:
+                taken.append(item)
+
+    def give(first):
+        for item in range(first, first + 2000):
+            box.put(item)
+
+    taker = threading.Thread(target=take)
+    givers = [threading.Thread(target=give, args=(n * 2000,)) for n in range(3)]
+    taker.start()
+    for giver in givers:
+        giver.start()
+    for giver in givers:
+        giver.join()
+    done.set()
+    box.wake()
+    taker.join(LONG_S)
+    assert not taker.is_alive()
+    left = box.get(0.0)
+    assert box.received == 6000
+    assert box.received == box.dropped + len(taken) + (left is not None)
+    assert len(set(taken)) == len(taken)
+
+
+@pytest.mark.parametrize('release', ['put', 'wake', 'close'])
+def test_a_waiting_get_is_released(release):
+    box = Mailbox('newest')
+    got = []
+    waiter = threading.Thread(target=lambda: got.append(box.get(LONG_S)))
+    waiter.start()
+    {'put': lambda: box.put('item'), 'wake': box.wake, 'close': box.close}[release]()
+    waiter.join(LONG_S / 2)
+    assert got == ['item' if release == 'put' else None]
+
+
+def test_wake_counts_for_one_get_and_loses_no_item():
+    box = Mailbox('queue')
+    box.wake()
+    assert box.get(LONG_S) is None
+    box.put('a')
+    box.wake()
+    assert box.get(LONG_S) == 'a'
+
+
+def test_a_closed_box_takes_and_gives_nothing():
+    box = Mailbox('queue')
+    box.put('a')
+    box.close()
+    box.put('b')
+    assert box.get(LONG_S) is None
+    assert box.received == 1
+
+
+def test_the_worker_repeats_its_job_reports_errors_and_goes_on():
+    rounds, errors = [], []
+    enough = threading.Event()
+
+    def job():
+        rounds.append(threading.current_thread().name)
+        if len(rounds) == 5:
+            enough.set()
+        if len(rounds) in (2, 3):
+            raise ValueError(f'round {len(rounds)}')
+
+    worker = Worker('r3-test', job, errors.append)
+    worker.start()
+    assert enough.wait(LONG_S)
+    assert worker.stop(LONG_S)
+    assert [str(error) for error in errors] == ['round 2', 'round 3']
+    assert set(rounds) == {'r3-test'}
+    assert worker.busy_s > 0.0
+
+
+def test_a_reporter_that_fails_does_not_end_the_worker(capfd):
+    calls = []
+    enough = threading.Event()
+
+    def job():
+        raise ValueError('job')
+
+    def on_error(error):
+        calls.append(error)
+        if len(calls) == 3:
+            enough.set()
+        raise RuntimeError('reporter')
+
+    worker = Worker('r3-test', job, on_error)
+    worker.start()
+    assert enough.wait(LONG_S)
+    assert worker.stop(LONG_S)
+    said = capfd.readouterr().err
+    assert 'ValueError: job' in said and 'RuntimeError: reporter' in said
+
+
+def test_stop_tells_a_job_that_does_not_end():
+    inside, release = threading.Event(), threading.Event()
+
+    def job():
+        inside.set()
+        release.wait(LONG_S)
+
+    worker = Worker('r3-test', job, lambda error: None)
+    worker.start()
+    assert inside.wait(LONG_S)
+    assert worker.stop(0.01) is False
+    assert worker.stopping
+    release.set()
+    assert worker.stop(LONG_S)
+
+
+def test_the_job_may_stop_its_own_worker():
+    ended = []
+    worker = Worker('r3-test', lambda: ended.append(worker.stop(LONG_S)), lambda error: None)
+    worker.start()
+    worker._thread.join(LONG_S)
+    assert ended == [False] and worker.stop(0.0)
+
+
+def test_a_worker_that_never_started_is_stopped():
+    assert Worker('r3-test', lambda: None, lambda error: None).stop(0.0)
