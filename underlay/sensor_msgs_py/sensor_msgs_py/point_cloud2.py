@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
-_DATATYPES = {
+_DATATYPES: dict[int, np.dtype[np.generic]] = {
     PointField.INT8: np.dtype(np.int8),
     PointField.UINT8: np.dtype(np.uint8),
     PointField.INT16: np.dtype(np.int16),
@@ -139,7 +139,8 @@ def create_cloud(
         'dimensional space'
     )
     data = array.array('B')
-    data.frombytes(memoryview(np.ascontiguousarray(points)).cast('B') if points.size else b'')
+    # Of an empty array no view of bytes can be made.
+    data.frombytes(np.ascontiguousarray(points).data.cast('B') if points.size else b'')
     width = points.shape[0]
     cloud = PointCloud2(
         header=header,

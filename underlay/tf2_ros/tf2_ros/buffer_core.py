@@ -136,8 +136,8 @@ class BufferCore:
         0 stands for any time: every link is static.
         """
         if target_frame == source_frame:
-            frame = self._frames.get(source_frame)
-            return 0 if frame is None else frame.latest_ns
+            own = self._frames.get(source_frame)
+            return 0 if own is None else own.latest_ns
         links_source = self._newest_links(source_frame)
         links_target = self._newest_links(target_frame)
         ancestors = [frame for frame, _ in links_source]
@@ -150,7 +150,7 @@ class BufferCore:
 
     def _newest_links(self, frame: str) -> list[tuple[str, int]]:
         """Return the frames from one up to its root, each with the newest stamp of its link."""
-        links = []
+        links: list[tuple[str, int]] = []
         while len(links) < MAX_DEPTH:
             cache = self._frames.get(frame)
             sample = cache.at(0) if cache is not None else None

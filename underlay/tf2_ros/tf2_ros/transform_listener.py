@@ -70,8 +70,9 @@ class TransformListener:
             self.dedicated_listener_thread.start()
 
     def __del__(self) -> None:
-        if getattr(self, 'executor', None) is not None:
-            self.executor.shutdown()
+        executor = getattr(self, 'executor', None)
+        if executor is not None:
+            executor.shutdown()
             self.dedicated_listener_thread.join()
         if hasattr(self, 'tf_static_sub'):
             self.unregister()

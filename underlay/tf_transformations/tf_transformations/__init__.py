@@ -49,7 +49,7 @@ def concatenate_matrices(*matrices: ArrayLike) -> Matrix:
 
 def inverse_matrix(matrix: ArrayLike) -> Matrix:
     """Return the inverse of a matrix."""
-    return np.linalg.inv(matrix)
+    return np.asarray(np.linalg.inv(np.array(matrix, dtype=float)))
 
 
 def is_same_transform(matrix0: ArrayLike, matrix1: ArrayLike) -> bool:
