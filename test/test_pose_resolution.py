@@ -1,0 +1,261 @@
+"""The pose of a frame from its edges: what the average must and must not depend on."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from r3_ros.config import CovarianceConfig
+from r3_ros.datatypes import Edge
+from r3_ros.geometry import inverse, make_T, rotation_angle
+from r3_ros.streaming.official import decode_pose
+from r3_ros.streaming.pose_resolution import HeldPose, resolve_pose, usable_edges
+from scipy.spatial.transform import Rotation
+
+GOLDEN = Path(__file__).parents[2] / 'shared' / 'parity' / 'golden-pose-resolution.npz'
+CONFIG = CovarianceConfig()
+FRAME_ID = 1000
+DEGREE = np.pi / 180
+
+
+def motion(rng, distance=1.0):
+    direction = rng.normal(size=3)
+    return make_T(
+        Rotation.random(random_state=rng).as_matrix(),
+        distance * direction / np.linalg.norm(direction),
+    )
+
+
+def scene(seed=0, count=30, far=0.0, turn=0.0, shift=0.0, uneven=False):
+    """Return held poses about one unit around a frame, noisy edges to it, and its true pose.
+
+    :param far: distance of all of it from the origin.
+    :param turn: rotation noise of the edges per axis, of the source as the frame sees it.
+    :param uneven: confidences differ from edge to edge, for translation and rotation apart.
+    """
+    rng = np.random.default_rng(seed)
+    T_world_frame = motion(rng, 1.0)
+    T_world_frame[:3, 3] = far * np.array([0.6, 0.48, 0.64])
+    held, edges = {}, []
+    for i in range(count):
+        T_frame_i = motion(rng)
+        held[i] = HeldPose(T_world_frame @ T_frame_i)
+        noise = Rotation.from_rotvec(turn * rng.normal(size=3)).as_matrix()
+        noisy = make_T(noise @ T_frame_i[:3, :3], T_frame_i[:3, 3] + shift * rng.normal(size=3))
+        scores = rng.uniform(0.2, 3.0, 2) if uneven else (1.0, 1.0)
+        edges.append(Edge(i, FRAME_ID, inverse(noisy), *scores))
+    return held, edges, T_world_frame
+
+
+def resolve(held, edges, rule='robust', config=CONFIG):
+    return resolve_pose(edges, held, 1.0, config, rule)
+
+
+def centre_error(resolved, T):
+    return float(np.linalg.norm(resolved.held.T_world_camera[:3, 3] - T[:3, 3]))
+
+
+def angle_error(resolved, T):
+    return float(rotation_angle(resolved.held.T_world_camera[:3, :3].T @ T[:3, :3]))
+
+
+def with_edge(edges, index, **changes):
+    return [replace(e, **changes) if i == index else e for i, e in enumerate(edges)]
+
+
+def test_exact_edges_give_the_exact_pose():
+    for count in (1, 2, 3, 30):
+        held, edges, T = scene(count=count)
+        np.testing.assert_allclose(resolve(held, edges).held.T_world_camera, T, atol=1e-12)
+
+
+def test_no_edge_gives_no_pose():
+    assert resolve({}, []) is None
+
+
+def test_the_error_does_not_grow_with_the_distance_from_the_origin():
+    """The official average of world-to-camera translations is what ours must not be."""
+    ours, official = [], []
+    for far in (0.0, 10.0, 100.0, 1000.0):
+        scenes = [scene(seed, far=far, turn=DEGREE, uneven=True) for seed in range(10)]
+        ours.append(np.mean([centre_error(resolve(h, e), T) for h, e, T in scenes]))
+        official.append(
+            np.mean([centre_error(resolve(h, e, 'official'), T) for h, e, T in scenes])
+        )
+    assert ours == pytest.approx(4 * [ours[0]], rel=1e-6)
+    assert ours[0] < 0.01
+    assert official[0] < 0.01 and official[2] > 10 * ours[2] and official[3] > 100 * ours[3]
+
+
+def test_averaging_beats_a_single_edge():
+    errors = {}
+    for count in (1, 30):
+        scenes = [scene(seed, count, turn=DEGREE, shift=0.01) for seed in range(20)]
+        resolved = [(resolve(held, edges), T) for held, edges, T in scenes]
+        errors[count] = np.mean([(centre_error(r, T), angle_error(r, T)) for r, T in resolved], 0)
+    # 30 independent edges: about 1 / sqrt(30)
+    assert (errors[30] < 0.3 * errors[1]).all()
+
+
+def test_a_weak_first_candidate_half_a_turn_off_decides_nothing():
+    """The official rule gives every quaternion the sign that agrees with the first one."""
+    worst = {'robust': 0.0, 'official': 0.0}
+    for seed in range(30):
+        held, edges, T = scene(seed, count=6, turn=DEGREE)
+        rng = np.random.default_rng(seed)
+        axis = rng.normal(size=3)
+        flip = Rotation.from_rotvec((np.pi - 0.01) * axis / np.linalg.norm(axis)).as_matrix()
+        T_flipped = edges[0].T_source_target @ make_T(flip, np.zeros(3))
+        edges = with_edge(edges, 0, T_source_target=T_flipped, confidence_rotation=0.001)
+        for rule in worst:
+            worst[rule] = max(worst[rule], angle_error(resolve(held, edges, rule), T))
+    # six candidates of 1.7 degrees each
+    assert worst['robust'] < 3 * DEGREE < 5 * DEGREE < worst['official']
+
+
+def test_confidences_weigh_translation_and_rotation_apart():
+    held, edges, T = scene(count=2)
+    shifted = edges[0].T_source_target @ make_T(np.eye(3), [0.3, 0.0, 0.0])
+    turned = edges[1].T_source_target @ make_T(
+        Rotation.from_rotvec([0.0, 0.2, 0.0]).as_matrix(), np.zeros(3)
+    )
+    edges = with_edge(edges, 0, T_source_target=shifted, confidence_translation=1.0)
+    edges = with_edge(edges, 1, T_source_target=turned, confidence_translation=3.0)
+    edges = with_edge(edges, 1, confidence_rotation=0.25)
+    resolved = resolve(held, edges)
+    assert centre_error(resolved, T) == pytest.approx(0.3 / 4, rel=1e-6)
+    assert angle_error(resolved, T) == pytest.approx(0.2 / 5, rel=1e-2)
+
+
+@pytest.mark.parametrize('share', [0.1, 0.3])
+@pytest.mark.parametrize('size', [1.0, 100.0])
+def test_outliers_are_thrown_out_even_with_good_scores(share, size):
+    for seed in range(10):
+        clean = scene(seed, turn=0.2 * DEGREE, shift=0.003)
+        held, edges, T = clean
+        rng = np.random.default_rng(seed)
+        for i in range(round(share * len(edges))):
+            edges = with_edge(edges, i, T_source_target=motion(rng, size))
+        resolved = resolve(held, edges)
+        assert centre_error(resolved, T) < 0.01
+        assert angle_error(resolved, T) < 1.0 * DEGREE
+        assert centre_error(resolve(held, edges, 'official'), T) > 0.02
+
+
+def test_order_of_the_edges_does_not_matter():
+    held, edges, _ = scene(turn=DEGREE, shift=0.01)
+    a, b = resolve(held, edges), resolve(held, edges[::-1])
+    np.testing.assert_allclose(a.held.T_world_camera, b.held.T_world_camera, atol=1e-12)
+    np.testing.assert_allclose(a.covariance, b.covariance, atol=1e-12)
+
+
+def test_rounded_edges_leave_a_rotation():
+    """A chain of single-precision edges must not drift off the rotations."""
+    rng = np.random.default_rng(0)
+    held = {0: HeldPose(np.eye(4))}
+    for frame_id in range(1, 2000):
+        T = motion(rng).astype(np.float32).astype(np.float64)
+        edge = Edge(frame_id - 1, frame_id, T, 1.0, 1.0)
+        held = {frame_id: resolve(held, [edge]).held}
+    R = held[1999].T_world_camera[:3, :3]
+    assert np.abs(R @ R.T - np.eye(3)).max() < 1e-12
+
+
+def test_covariance_is_never_zero_and_always_sound():
+    for count in (1, 2, 30):
+        held, edges, _ = scene(count=count)
+        covariance = resolve(held, edges).covariance
+        np.testing.assert_allclose(covariance, covariance.T)
+        assert np.linalg.eigvalsh(covariance).min() > 1e-9
+    still = [Edge(0, FRAME_ID, np.eye(4), 1e6, 1e6)]
+    covariance = resolve({0: HeldPose(np.eye(4))}, still).covariance
+    assert np.linalg.eigvalsh(covariance).min() > 1e-15
+
+
+def test_covariance_grows_with_spread():
+    sizes = []
+    for noise in (0.0, 0.01, 0.1):
+        held, edges, _ = scene(count=10, turn=noise, shift=noise)
+        sizes.append(np.diag(resolve(held, edges).spread))
+    assert (sizes[1] > sizes[0]).all() and (sizes[2] > sizes[1]).all()
+    # The spread is about the noise that was put in.
+    assert 0.05**2 < sizes[2][:3].mean() < 0.2**2
+
+
+def test_covariance_grows_as_scores_fall_and_along_a_chain():
+    held, edges, _ = scene(count=1)
+    sure, unsure = (
+        resolve(held, with_edge(edges, 0, confidence_translation=c, confidence_rotation=c))
+        for c in (1.0, 0.1)
+    )
+    assert unsure.covariance[0, 0] == pytest.approx(10 * sure.covariance[0, 0])
+    assert unsure.covariance[3, 3] == pytest.approx(10 * sure.covariance[3, 3])
+    step = np.eye(4)
+    step[2, 3] = 0.1
+    chain, variances = {0: HeldPose(np.eye(4))}, []
+    for frame_id in range(1, 6):
+        resolved = resolve(chain, [Edge(frame_id - 1, frame_id, step, 1.0, 1.0)])
+        chain[frame_id] = resolved.held
+        variances.append(resolved.covariance[0, 0])
+    np.testing.assert_allclose(np.diff(variances), variances[0])
+    # Seeing a well-known frame again takes most of it back.
+    back = Edge(0, 6, step, 9.0, 9.0)
+    on = Edge(5, 6, inverse(chain[5].T_world_camera) @ step, 1.0, 1.0)
+    assert resolve(chain, [on, back]).covariance[0, 0] < 0.5 * variances[-1]
+
+
+def test_the_spread_is_in_the_frame_of_the_camera():
+    turn = Rotation.from_euler('y', 90, degrees=True).as_matrix()
+    held = {0: HeldPose(np.eye(4))}
+    edges = [Edge(0, FRAME_ID, make_T(turn, [x, 0.0, 0.0]), 1.0, 1.0) for x in (0.9, 1.1)]
+    spread = resolve(held, edges).spread
+    # The world's x is the camera's z here.
+    np.testing.assert_allclose(np.diag(spread), [0, 0, 0.01, 0, 0, 0], atol=1e-12)
+
+
+def test_only_claims_that_can_be_true_are_used():
+    held, edges, _ = scene(count=8)
+    T = edges[0].T_source_target
+    nan = T.copy()
+    nan[0, 3] = np.nan
+    bad = [
+        {'T_source_target': nan},
+        {'T_source_target': np.zeros((4, 4))},
+        {'T_source_target': T @ np.diag([1.0, 1.0, -1.0, 1.0])},
+        {'T_source_target': T @ np.diag([2.0, 2.0, 2.0, 1.0])},
+        {'confidence_translation': np.nan},
+        {'confidence_rotation': np.inf},
+        {'confidence_rotation': -1.0},
+        {'source_id': 77},
+    ]
+    spoiled = [replace(edge, **change) for edge, change in zip(edges, bad, strict=True)]
+    with np.errstate(all='raise', under='ignore'):
+        assert usable_edges(spoiled, held) == []
+        assert usable_edges([*spoiled, edges[3]], held) == [edges[3]]
+    assert usable_edges(edges, held) == edges
+
+
+def test_poses_handed_out_cannot_be_changed():
+    held, edges, _ = scene(count=2)
+    with pytest.raises(ValueError, match='read-only'):
+        resolve(held, edges).held.T_world_camera[0, 3] = 1.0
+
+
+@pytest.mark.parametrize('size', (1, 3, 15, 100))
+def test_the_official_rule_equals_the_official_results(size):
+    if not GOLDEN.exists():
+        pytest.skip('golden results of the official code are not at hand')
+    golden = np.load(GOLDEN)
+    rel, poses, conf_t, conf_r = (
+        golden[f'on{size}.{name}'].astype(np.float64)
+        for name in ('rel_to_new', 'abs_enc', 'conf_t', 'conf_r')
+    )
+    scores = np.logaddexp(0.0, np.stack([conf_t, conf_r], axis=1))  # softplus of the logits
+    usable = np.flatnonzero(golden[f'on{size}.mask'] & golden[f'on{size}.have_pose'])
+    held = {int(i): HeldPose(inverse(decode_pose(poses[i]))) for i in usable}
+    edges = [Edge(int(i), FRAME_ID, inverse(decode_pose(rel[i])), *scores[i]) for i in usable]
+    assert usable_edges(edges, held) == edges
+    T_camera_world = inverse(resolve(held, edges, 'official').held.T_world_camera)
+    expected = decode_pose(golden[f'on{size}.top999'].astype(np.float64))
+    # worst seen: 6e-5 (float32 results at up to 100 units from the origin)
+    np.testing.assert_allclose(T_camera_world, expected, atol=2e-4)
