@@ -10,6 +10,9 @@ before anything is installed.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+import fcntl
 import hashlib
 import os
 from pathlib import Path
@@ -53,11 +56,12 @@ def main() -> int:
     try:
         check_machine()
         environment = clean_environment()
-        create_venv()
-        install_torch(environment)
-        install_packages(arguments.distribution, environment)
-        install_library(environment)
-        build_workspace(environment)
+        with one_at_a_time():
+            create_venv()
+            install_torch(environment)
+            install_packages(arguments.distribution, environment)
+            install_library(environment)
+            build_workspace(environment)
     except SetupError as error:
         print(f'[setup] FAILED: {error}', file=sys.stderr, flush=True)
         return 1
@@ -140,11 +144,21 @@ def clean_environment() -> dict[str, str]:
 
 
 def create_venv() -> None:
-    """Create the virtual environment unless there is a working one."""
+    """Create the virtual environment unless there is a working one.
+
+    :raises SetupError: if there is one that does not run, or that was made for another folder.
+    """
+    place = STAMPS / 'place'
+    if place.exists() and place.read_text() != str(VENV):
+        raise SetupError(
+            f'{VENV} was made as {place.read_text()}, and its scripts still name that folder. '
+            'Start anew: make distclean'
+        )
     if VENV_PYTHON.exists():
         probe = [str(VENV_PYTHON), '-S', '-c', 'import sys; print(*sys.version_info[:2])']
         answer = subprocess.run(probe, capture_output=True, text=True, check=False)
         if answer.returncode == 0:
+            stamp('place', str(VENV))
             return
         raise SetupError(f'{VENV} does not run any more. Remove it: make distclean')
     run_logged(
@@ -152,6 +166,7 @@ def create_venv() -> None:
         [sys.executable, '-m', 'venv', str(VENV)],
         dict(os.environ),
     )
+    stamp('place', str(VENV))
 
 
 def install_torch(environment: dict[str, str]) -> None:
@@ -197,7 +212,9 @@ def install_packages(distribution: str, environment: dict[str, str]) -> None:
 
 def install_library(environment: dict[str, str]) -> None:
     """Install what the library needs, and the library itself as a link to this folder."""
-    key = digest([ROOT / 'setup.py', REQUIREMENTS / 'constraints.txt'])
+    # The version is in __init__.py.
+    sources = [ROOT / 'setup.py', ROOT / 'r3_ros' / '__init__.py']
+    key = digest([*sources, REQUIREMENTS / 'constraints.txt'])
     if is_stamped('library', key):
         return
     command = [str(VENV_PYTHON), '-m', 'pip', 'install', '--no-build-isolation']
@@ -297,6 +314,19 @@ def stamp(step: str, key: str) -> None:
     """Remember that a step was finished."""
     STAMPS.mkdir(parents=True, exist_ok=True)
     (STAMPS / step).write_text(key)
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Wait until no other set-up works in this folder, and keep others waiting meanwhile."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    with (LOGS / 'lock').open('w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say('another set-up is at work in this folder; waiting for it')
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def run_logged(title: str, command: list[str], environment: dict[str, str]) -> None:

@@ -316,6 +316,14 @@ def test_another_ros_is_kept_out_of_the_environment(setup, monkeypatch):
     assert environment['PATH'].startswith(str(setup.VENV / 'bin'))
 
 
+def test_an_environment_of_a_folder_that_was_moved_is_refused(setup):
+    setup.create_venv()
+    setup.create_venv()
+    setup.stamp('place', '/elsewhere/.venv')
+    with pytest.raises(setup.SetupError, match='make distclean'):
+        setup.create_venv()
+
+
 def test_a_second_distribution_is_refused(setup):
     setup.STAMPS.mkdir(parents=True)
     (setup.STAMPS / 'distribution').write_text('kilted')
