@@ -23,7 +23,7 @@ from geometry_msgs.msg import (
 )
 from nav_msgs.msg import Odometry, Path
 import numpy as np
-from r3_ros.msg import StreamStatus
+from r3_ros.msg import StreamStatus as StreamStatus
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from sensor_msgs_py import point_cloud2
 from std_msgs.msg import Header
@@ -181,7 +181,7 @@ def image_message(stamp_ns: int, frame: str, encoding: str, pixels: np.ndarray) 
     """Return an image of (H, W) float32 or (H, W, 3) uint8 pixels."""
     pixels = np.ascontiguousarray(pixels)
     data = array.array('B')
-    data.frombytes(memoryview(pixels).cast('B'))
+    data.frombytes(pixels.data.cast('B'))
     return Image(
         header=header_message(stamp_ns, frame),
         height=pixels.shape[0],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import functools
 import os
 import signal
 import sys
@@ -11,7 +12,8 @@ import time
 from typing import Any
 
 import rclpy
-from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
+from rclpy.clock import Clock, JumpThreshold, TimeJump
+from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.executors import SingleThreadedExecutor
@@ -19,6 +21,8 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data, QoSPolicyKind, QoSProfile
 from rclpy.signals import SignalHandlerOptions
+from rclpy.timer import Timer
+from rclpy.utilities import try_shutdown
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ..config import R3Config
@@ -68,6 +72,7 @@ class R3StreamNode(LifecycleNode):
         self._closers: list[Callable[[], Any]] = []
         self._active: list[Callable[[], Any]] = []
         self._diagnostics: Diagnostics | None = None
+        self._tf_timer: Timer | None = None
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         try:
             declare_parameters(self)
@@ -102,7 +107,7 @@ class R3StreamNode(LifecycleNode):
             return FAILURE
         self.stream.start()
         self._subscribe(self._config)
-        self._start_tf_timer()
+        self._start_tf_timer(self._config.tf_publish_rate)
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -241,7 +246,7 @@ class R3StreamNode(LifecycleNode):
                 qos_overriding_options=QOS_OVERRIDES,
                 event_callbacks=self._qos_events(topic),
             )
-            self._active.append(lambda s=subscription: self.destroy_subscription(s))
+            self._active.append(functools.partial(self.destroy_subscription, subscription))
 
     def _qos_events(self, topic: str) -> SubscriptionEventCallbacks:
         def on_incompatible(event: Any) -> None:
@@ -262,22 +267,20 @@ class R3StreamNode(LifecycleNode):
             stream.health.last_received_s = time.monotonic()
             stream.mailbox.put(Received.now(message))
 
-    def _start_tf_timer(self) -> None:
+    def _start_tf_timer(self, rate_hz: float) -> None:
         assert self.stream is not None
-        rate_hz = self.stream.config.tf_publish_rate
         if rate_hz > 0:
-            timer = self.create_timer(
+            self._tf_timer = self.create_timer(
                 1.0 / rate_hz, self.stream.authority.repeat, clock=self._steady
             )
-            self._tf_timer = timer
-            self._active.append(self._stop_tf_timer)
 
     def _stop_tf_timer(self) -> None:
-        timer, self._tf_timer = getattr(self, '_tf_timer', None), None
-        if timer is not None:
-            self.destroy_timer(timer)
+        if self._tf_timer is not None:
+            self.destroy_timer(self._tf_timer)
+            self._tf_timer = None
 
     def _deactivate(self) -> None:
+        self._stop_tf_timer()
         while self._active:
             self._active.pop()()
         stream = self.stream
@@ -305,14 +308,15 @@ class R3StreamNode(LifecycleNode):
         return accepted()
 
     def _take_parameters(self, changes: list[Parameter]) -> None:
-        if self._config is None or self.stream is None:
+        stream = self.stream
+        if self._config is None or stream is None:
             return
         rate_hz = self._config.tf_publish_rate
         self._config = config = changed_config(self._config, changes, is_configured=True)
-        self.stream.submit(lambda: self.stream and self.stream.update_config(config))
-        if config.tf_publish_rate != rate_hz and self._active:
+        stream.submit(lambda: stream.update_config(config))
+        if config.tf_publish_rate != rate_hz and stream.running:
             self._stop_tf_timer()
-            self._start_tf_timer()
+            self._start_tf_timer(config.tf_publish_rate)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -322,14 +326,17 @@ def main(args: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
     try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        rclpy.init(
+            args=None if args is None else list(args),
+            signal_handler_options=SignalHandlerOptions.NO,
+        )
     except RuntimeError as error:
         sys.stderr.write(f'r3_stream: wrong arguments: {error}\n')
         return 2
     try:
         status = _run(stopping)
     finally:
-        rclpy.try_shutdown()
+        try_shutdown()
     if threading.active_count() > 1 and any(
         t.name == 'r3_worker' and t.is_alive() for t in threading.enumerate()
     ):

@@ -27,7 +27,7 @@ QOS_OVERRIDES = QoSOverridingOptions(
 )
 
 #: Topic -> message, depth, latched. All are reliable, which serves every subscriber.
-_TOPICS: dict[str, tuple[type[Any], int, bool]] = {
+TOPICS: dict[str, tuple[type[Any], int, bool]] = {
     'pose': (PoseWithCovarianceStamped, 10, False),
     'odometry': (Odometry, 10, False),
     'path': (Path, 1, True),
@@ -51,7 +51,7 @@ class Outputs:
         """Create them."""
         self._node = node
         self._publishers: dict[str, Publisher] = {}
-        for topic, (kind, depth, latched) in _TOPICS.items():
+        for topic, (kind, depth, latched) in TOPICS.items():
             durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
             self._publishers[topic] = node.create_publisher(
                 kind,

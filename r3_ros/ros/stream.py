@@ -438,14 +438,11 @@ class Stream:
             if stamp_ns is None:
                 continue
             T_world_camera = session.graph.poses.get(frame_id)
-            is_keyframe = frame_id in session.bank and T_world_camera is not None
-            scene = DepthScene(
-                depth_map,
-                stamp_ns,
-                self.health.optical_frame,
-                self.chain.T_map_optical(T_world_camera) if is_keyframe else None,
-            )
-            self._scenes.offer_depth(scene)
+            T_map_optical = None
+            if frame_id in session.bank and T_world_camera is not None:
+                T_map_optical = self.chain.T_map_optical(T_world_camera)
+            frame = self.health.optical_frame
+            self._scenes.offer_depth(DepthScene(depth_map, stamp_ns, frame, T_map_optical))
 
     def _reject(self, reason: str, kind: str) -> None:
         self.health.reject(reason, kind)

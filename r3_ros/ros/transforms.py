@@ -214,10 +214,11 @@ class TransformAuthority:
         return self._map_to_odom(self._stamp_ns + tolerance_ns + self._repeats)
 
     def _map_to_odom(self, stamp_ns: int) -> list[TransformStamped]:
-        config = self._config
+        config, T_map_odom = self._config, self._T_map_odom
         if not config.publish_map_to_odom_tf or config.odom_frame in self._refused:
             return []
-        return [transform_message(stamp_ns, config.map_frame, config.odom_frame, self._T_map_odom)]
+        assert T_map_odom is not None, 'nothing is sent before the first estimate'
+        return [transform_message(stamp_ns, config.map_frame, config.odom_frame, T_map_odom)]
 
     def _broadcast(self, edges: list[TransformStamped]) -> None:
         if not edges or self._closed:
