@@ -35,7 +35,7 @@ bench: setup  ## time the engine on this machine
 	@$(IN_ENVIRONMENT) python benchmarks/engine_overhead.py
 
 clean:  ## remove what was built and written, keep .venv/
-	rm -rf build install log demo_output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build install log demo_output r3_ros.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 distclean: clean  ## remove .venv/ too
 	rm -rf .venv
