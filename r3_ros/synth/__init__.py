@@ -1,1 +1,21 @@
-"""Procedural worlds with exact poses, depth and intrinsics, rendered in torch."""
+"""A procedural world with exact poses, depth and intrinsics (needs torch)."""
+
+from .dataset import random_intrinsics, Sequence, SequenceOptions, write_sequence
+from .path import CameraPath, make_path
+from .render import render_radiance, Rendering
+from .sensor import Sensor, SensorOptions
+from .world import World
+
+__all__ = [
+    'CameraPath',
+    'make_path',
+    'random_intrinsics',
+    'render_radiance',
+    'Rendering',
+    'Sensor',
+    'SensorOptions',
+    'Sequence',
+    'SequenceOptions',
+    'World',
+    'write_sequence',
+]

@@ -1,0 +1,279 @@
+"""Facets: the flat, textured patches every synthetic world is made of.
+
+A facet is a planar patch with its own texture rectangle: a parallelogram, a trapezoid (the side
+of a cone or a vase) or a disc. Its plane coordinates are ``(u, v)`` in [-1, 1], ``u`` to the
+right and ``v`` down as seen from its front. World axes: x and y horizontal, z up, metres.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+import math
+
+import numpy as np
+import torch
+
+from .materials import Material
+
+STATIC_BODY = 0
+
+
+@dataclass(frozen=True, eq=False)
+class FacetSpec:
+    """One facet before it is baked.
+
+    :ivar centre: (3,) float64, metres, in the frame of its body.
+    :ivar half_u: (3,) vector from the centre to the middle of the right edge.
+    :ivar half_v: (3,) vector from the centre to the middle of the bottom edge.
+    :ivar material: what it is covered with.
+    :ivar middle: half width at ``v = 0``; with ``slope`` the patch ends at
+        ``|u| = middle + slope * v``. (1, 0) is a parallelogram.
+    :ivar disc: True if only the inscribed ellipse is there.
+    :ivar body: 0 for the static world, otherwise the number of a moving body.
+    :ivar emission: linear radiance it gives by itself, added to what it reflects.
+    :ivar normal_left: (3,) shading normal at ``u = -1``, None for flat shading.
+    :ivar normal_right: (3,) shading normal at ``u = +1``, None for flat shading.
+    """
+
+    centre: np.ndarray
+    half_u: np.ndarray
+    half_v: np.ndarray
+    material: Material
+    middle: float = 1.0
+    slope: float = 0.0
+    disc: bool = False
+    body: int = STATIC_BODY
+    emission: float = 0.0
+    normal_left: np.ndarray | None = None
+    normal_right: np.ndarray | None = None
+
+    @property
+    def normal(self) -> np.ndarray:
+        """Return the unit normal on the visible side."""
+        n = np.cross(self.half_v, self.half_u)
+        return n / np.linalg.norm(n)
+
+    @property
+    def size_m(self) -> tuple[float, float]:
+        """Return the width and the height in metres."""
+        return 2 * float(np.linalg.norm(self.half_u)), 2 * float(np.linalg.norm(self.half_v))
+
+
+@dataclass(frozen=True, eq=False)
+class Solid:
+    """A box that blocks light and the camera: centre, half sizes and yaw, in world axes."""
+
+    centre: np.ndarray
+    half: np.ndarray
+    yaw: float = 0.0
+
+
+@dataclass(eq=False)
+class Assembly:
+    """Facets and the solids behind them, as they are put together."""
+
+    facets: list[FacetSpec] = field(default_factory=list)
+    solids: list[Solid] = field(default_factory=list)
+
+    def add(self, other: Assembly, offset, yaw: float = 0.0) -> None:
+        """Add a copy of another assembly, turned by ``yaw`` and then moved by ``offset``."""
+        turn, offset = rotation_z(yaw), np.asarray(offset, dtype=np.float64)
+        for spec in other.facets:
+            moved = {
+                'centre': turn @ spec.centre + offset,
+                'half_u': turn @ spec.half_u,
+                'half_v': turn @ spec.half_v,
+            }
+            if spec.normal_left is not None and spec.normal_right is not None:
+                moved['normal_left'] = turn @ spec.normal_left
+                moved['normal_right'] = turn @ spec.normal_right
+            self.facets.append(replace(spec, **moved))
+        for solid in other.solids:
+            centre = turn @ solid.centre + offset
+            self.solids.append(Solid(centre, solid.half, solid.yaw + yaw))
+
+    def panel(self, centre, half_u, half_v, material: Material, **extra) -> None:
+        """Add one facet; ``extra`` are further fields of :class:`FacetSpec`."""
+        self.facets.append(
+            FacetSpec(
+                np.asarray(centre, dtype=np.float64),
+                np.asarray(half_u, dtype=np.float64),
+                np.asarray(half_v, dtype=np.float64),
+                material,
+                **extra,
+            )
+        )
+
+    def box(
+        self,
+        centre,
+        size,
+        material: Material,
+        *,
+        yaw: float = 0.0,
+        faces: dict[str, Material] | None = None,
+        skip: tuple[str, ...] = (),
+        solid: bool = True,
+        body: int = STATIC_BODY,
+        emission: float = 0.0,
+    ) -> None:
+        """Add an upright box.
+
+        :param centre: (3,) metres.
+        :param size: full (x, y, z) size in metres before the turn by ``yaw`` radians.
+        :param material: of every face that ``faces`` does not name.
+        :param faces: materials by face name: front (-y), back, left (-x), right, top, bottom.
+        :param skip: names of the faces that nobody can see.
+        :param solid: False for things too thin to block light or the camera.
+        """
+        centre = np.asarray(centre, dtype=np.float64)
+        half = np.asarray(size, dtype=np.float64) / 2
+        turn = rotation_z(yaw)
+        for name, (normal, down) in BOX_FACES.items():
+            if name in skip:
+                continue
+            right = np.cross(down, -normal)
+            self.panel(
+                centre + turn @ (normal * half),
+                turn @ (right * half),
+                turn @ (down * half),
+                (faces or {}).get(name, material),
+                body=body,
+                emission=emission,
+            )
+        if solid and body == STATIC_BODY:
+            self.solids.append(Solid(centre, half, yaw))
+
+    def lathe(
+        self,
+        base,
+        profile: list[tuple[float, float]],
+        material: Material,
+        *,
+        sides: int = 16,
+        top: Material | None = None,
+        solid: bool = True,
+        body: int = STATIC_BODY,
+        emission: float = 0.0,
+    ) -> None:
+        """Add a body of revolution around a vertical axis.
+
+        :param base: (3,) the point of the axis at height 0 of the profile, metres.
+        :param profile: (radius, height) from the bottom to the top, metres.
+        :param material: of the wall; each side shows its own stretch of it.
+        :param sides: number of flat sides.
+        :param top: of the lid on the last radius; None to use ``material``.
+        """
+        base = np.asarray(base, dtype=np.float64)
+        shrink, chord = math.cos(math.pi / sides), math.sin(math.pi / sides)
+        for (r0, z0), (r1, z1) in zip(profile, profile[1:], strict=False):
+            widest = max(r0, r1)
+            if widest <= 0 or (r0 == r1 and z0 == z1):
+                continue
+            for k in range(sides):
+                self._lathe_side(
+                    base, (r0, z0, r1, z1), (k, sides, shrink, chord), material, body, emission
+                )
+        r_top, z_top = profile[-1]
+        if r_top > 0:
+            self.panel(
+                base + (0, 0, z_top),
+                (r_top, 0, 0),
+                (0, -r_top, 0),
+                top or material,
+                disc=True,
+                body=body,
+                emission=emission,
+            )
+        if solid and body == STATIC_BODY:
+            r = max(p[0] for p in profile) * 0.89  # the square of about the circle's area
+            z0, z1 = profile[0][1], z_top
+            half = np.array([r, r, max((z1 - z0) / 2, 1e-3)])
+            self.solids.append(Solid(base + (0, 0, (z0 + z1) / 2), half))
+
+    def _lathe_side(self, base, ring, turn, material, body, emission) -> None:
+        """Add the flat side number ``turn[0]`` between two radii of a lathe."""
+        r0, z0, r1, z1 = ring
+        k, sides, shrink, chord = turn
+        angle = 2 * math.pi * k / sides
+        out = np.array([math.cos(angle), math.sin(angle), 0.0])
+        right = np.array([-math.sin(angle), math.cos(angle), 0.0])
+        bottom = base + out * (r0 * shrink) + (0, 0, z0)
+        top = base + out * (r1 * shrink) + (0, 0, z1)
+        widest = max(r0, r1)
+        tilt = np.array([0.0, 0.0, (r0 - r1) / max(math.hypot(z1 - z0, r1 - r0), 1e-9)])
+        if z1 < z0:
+            tilt = -tilt
+        spread = math.pi / sides
+
+        def shading(sign: float) -> np.ndarray:
+            n = out * math.cos(spread) + sign * right * math.sin(spread) + tilt
+            return n / np.linalg.norm(n)
+
+        self.panel(
+            (top + bottom) / 2,
+            right * (widest * chord),
+            (bottom - top) / 2,
+            material.shifted(2 * chord * widest * k, 0.0),
+            middle=(r0 + r1) / 2 / widest,
+            slope=(r0 - r1) / 2 / widest,
+            body=body,
+            emission=emission,
+            normal_left=shading(-1.0),
+            normal_right=shading(1.0),
+        )
+
+
+_X, _Y, _Z = np.eye(3)
+BOX_FACES = {  # name -> (outward normal, the direction that is down on its picture)
+    'front': (-_Y, -_Z),
+    'back': (_Y, -_Z),
+    'left': (-_X, -_Z),
+    'right': (_X, -_Z),
+    'top': (_Z, -_Y),
+    'bottom': (-_Z, _Y),
+}
+
+
+def rotation_z(yaw: float) -> np.ndarray:
+    """Return the 3x3 turn by ``yaw`` radians about the vertical."""
+    c, s = math.cos(yaw), math.sin(yaw)
+    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+
+
+@dataclass(frozen=True, eq=False)
+class FacetTable:
+    """The facets of a world as tensors, ready to be rendered.
+
+    :ivar centre: (N, 3) float64; ``half_u`` and ``half_v`` alike.
+    :ivar shape: (N, 2) float64: ``middle`` and ``slope``.
+    :ivar disc: (N,) bool.
+    :ivar body: (N,) int64.
+    """
+
+    centre: torch.Tensor
+    half_u: torch.Tensor
+    half_v: torch.Tensor
+    shape: torch.Tensor
+    disc: torch.Tensor
+    body: torch.Tensor
+
+    @classmethod
+    def from_specs(cls, specs: list[FacetSpec], device: torch.device) -> FacetTable:
+        """Stack the specs in order."""
+
+        def stack(values, dtype=torch.float64) -> torch.Tensor:
+            return torch.as_tensor(np.array(values), dtype=dtype).to(device)
+
+        return cls(
+            centre=stack([s.centre for s in specs]),
+            half_u=stack([s.half_u for s in specs]),
+            half_v=stack([s.half_v for s in specs]),
+            shape=stack([(s.middle, s.slope) for s in specs]),
+            disc=stack([s.disc for s in specs], torch.bool),
+            body=stack([s.body for s in specs], torch.int64),
+        )
+
+    def __len__(self) -> int:
+        """Return the number of facets."""
+        return self.centre.shape[0]

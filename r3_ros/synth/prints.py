@@ -1,0 +1,319 @@
+"""Printed things: text, posters, pictures, book spines, screens, doors and windows.
+
+These carry most of the corners of an indoor scene. All are painted, none is loaded from a file.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+
+from .canvas import blend, Canvas, hash_unit, soft_step
+
+# 5 x 7 letters, one string per row of dots, most frequent letters of English first.
+_FONT = {
+    'E': '11111 10000 10000 11110 10000 10000 11111',
+    'T': '11111 00100 00100 00100 00100 00100 00100',
+    'A': '01110 10001 10001 11111 10001 10001 10001',
+    'O': '01110 10001 10001 10001 10001 10001 01110',
+    'I': '01110 00100 00100 00100 00100 00100 01110',
+    'N': '10001 11001 10101 10101 10011 10001 10001',
+    'S': '01111 10000 10000 01110 00001 00001 11110',
+    'H': '10001 10001 10001 11111 10001 10001 10001',
+    'R': '11110 10001 10001 11110 10100 10010 10001',
+    'D': '11110 10001 10001 10001 10001 10001 11110',
+    'L': '10000 10000 10000 10000 10000 10000 11111',
+    'U': '10001 10001 10001 10001 10001 10001 01110',
+    'C': '01110 10001 10000 10000 10000 10001 01110',
+    'M': '10001 11011 10101 10101 10001 10001 10001',
+    'F': '11111 10000 10000 11110 10000 10000 10000',
+    'P': '11110 10001 10001 11110 10000 10000 10000',
+    'G': '01110 10001 10000 10111 10001 10001 01110',
+    'W': '10001 10001 10001 10101 10101 11011 10001',
+    'Y': '10001 10001 01010 00100 00100 00100 00100',
+    'B': '11110 10001 10001 11110 10001 10001 11110',
+    'V': '10001 10001 10001 10001 10001 01010 00100',
+    'K': '10001 10010 10100 11000 10100 10010 10001',
+    'X': '10001 01010 00100 00100 00100 01010 10001',
+    'Z': '11111 00001 00010 00100 01000 10000 11111',
+    '2': '01110 10001 00001 00110 01000 10000 11111',
+    '3': '11110 00001 00001 01110 00001 00001 11110',
+    '4': '00010 00110 01010 10010 11111 00010 00010',
+    '7': '11111 00001 00010 00100 00100 01000 01000',
+}
+_SPACE_SHARE = 0.17
+
+
+@functools.lru_cache(maxsize=4)
+def _glyphs(device: torch.device) -> torch.Tensor:
+    """Return (letters, 8, 6) float32 bitmaps with an empty column and row around."""
+    dots = np.zeros((len(_FONT), 8, 6), dtype=np.float32)
+    for k, rows in enumerate(_FONT.values()):
+        dots[k, :7, :5] = [[int(d) for d in row] for row in rows.split()]
+    return torch.from_numpy(dots).to(device)
+
+
+def text_mask(canvas: Canvas, box, letter_m: float, salt: int = 0, ragged: bool = True):
+    """Return (h, w) with 1 where letters are printed.
+
+    :param box: left, top, right, bottom of the text, metres on the canvas.
+    :param letter_m: height of a line in metres.
+    """
+    left, top, right, bottom = box
+    glyphs = _glyphs(canvas.device)
+    wide = letter_m * 0.62
+    x, y = (canvas.x - left) / wide, (canvas.y - top) / (letter_m * 1.35)
+    column, line = torch.floor(x).long(), torch.floor(y).long()
+    seed = canvas.seed + 101 * salt
+    letter = hash_unit(seed, line[:, None], column[None])
+    skip = hash_unit(seed + 1, line[:, None], column[None]) < _SPACE_SHARE
+    which = (letter**1.5 * len(glyphs)).long().clamp(max=len(glyphs) - 1)
+    i = ((y - line) * 1.35 * 8).long()[:, None]
+    j = ((x - column) * 6).long()[None]
+    ink = glyphs[which, i.clamp(0, 7), j.clamp(0, 5)] * (i < 8)
+    end = right - left
+    if ragged:
+        end = end * (0.6 + 0.4 * hash_unit(seed + 2, line))[:, None]
+    inside = (canvas.x >= left) & ((canvas.x - left)[None] < end) & (canvas.x < right)
+    lines = ((canvas.y >= top) & (canvas.y < bottom))[:, None]
+    return torch.where(skip, 0.0, ink) * (inside & lines)
+
+
+def _extent(canvas: Canvas) -> tuple[float, float, float, float]:
+    """Return left, top, right, bottom of the canvas in metres."""
+    left, top = float(canvas.x[0]), float(canvas.y[0])
+    return left, top, left + canvas.size_m[0], top + canvas.size_m[1]
+
+
+def _random_colour(rng: np.random.Generator, low: float = 0.03, high: float = 0.85):
+    """Return a colour that is more often saturated than grey."""
+    base = rng.uniform(low, high)
+    return tuple(np.clip(base * rng.uniform(0.25, 1.6, size=3), 0.02, 0.9))
+
+
+def collage(canvas: Canvas, shapes: int = 22) -> torch.Tensor:
+    """An abstract poster: overlapping rectangles, discs, rings, bars and some text."""
+    rng = canvas.rng(1)
+    x, y = canvas.grid()
+    left, top, right, bottom = _extent(canvas)
+    w, h = canvas.size_m
+    image = canvas.flat(_random_colour(rng, 0.3)) * (1 + 0.2 * canvas.fractal(0.4, 3, 1))
+    soft = canvas.size_m[0] / canvas.shape[1]
+    for _ in range(shapes):
+        cx, cy = rng.uniform(left, right), rng.uniform(top, bottom)
+        size = min(w, h) * rng.uniform(0.04, 0.3)
+        turn = rng.uniform(0, np.pi)
+        a = np.cos(turn) * (x - cx) + np.sin(turn) * (y - cy)
+        b = np.cos(turn) * (y - cy) - np.sin(turn) * (x - cx)
+        kind = rng.integers(5)
+        if kind == 0:
+            inside = size - torch.maximum(a.abs(), b.abs() * rng.uniform(0.6, 3))
+        elif kind == 1:
+            inside = size - torch.hypot(a, b)
+        elif kind == 2:
+            inside = size * 0.2 - (torch.hypot(a, b) - size).abs()
+        elif kind == 3:
+            inside = torch.minimum(size * 2 - a.abs(), size * 0.12 - b.abs())
+        else:
+            inside = size * 0.9 - a.abs() - b.abs() * 0.6
+        image = blend(image, _random_colour(rng), soft_step(inside, soft) * rng.uniform(0.7, 1))
+    line = h * rng.uniform(0.04, 0.09)
+    start = top + h * rng.uniform(0.05, 0.8)
+    text = text_mask(canvas, (left + 0.06 * w, start, right - 0.05 * w, start + 2.7 * line), line)
+    return blend(image, _random_colour(rng), text)
+
+
+def painting(canvas: Canvas) -> torch.Tensor:
+    """A picture like a landscape: sky, ridges and foliage."""
+    rng = canvas.rng(2)
+    left, top, right, bottom = _extent(canvas)
+    height = (canvas.y - top)[:, None] / canvas.size_m[1]
+    sky = canvas.flat(rng.uniform((0.25, 0.4, 0.5), (0.8, 0.7, 0.9)))
+    image = sky * (1.1 - 0.5 * height) * (1 + 0.35 * canvas.fractal(0.25, 5, 1, stretch=2.0))
+    ground = 0.3
+    for k in range(5):
+        ground += rng.uniform(0.06, 0.16)
+        ridge = canvas.fractal(0.35 / (1 + 0.4 * k), 5, 10 + k)[:1]
+        colour = np.array(_random_colour(rng, 0.08, 0.5)) * (1.1 - 0.12 * k)
+        layer = canvas.flat(colour) * (1 + 0.5 * canvas.fractal(0.05, 4, 20 + k))
+        image = blend(image, layer, soft_step(height - ground - 0.07 * ridge, 0.01))
+    flowers = soft_step(canvas.fractal(0.03, 2, 30) - 1.1, 0.15) * (height > 0.6)
+    return blend(image, _random_colour(rng, 0.4), flowers)
+
+
+def page(canvas: Canvas, letter_m: float = 0.012, colour=(0.8, 0.79, 0.75)) -> torch.Tensor:
+    """A printed sheet: a heading, paragraphs and a picture."""
+    rng = canvas.rng(3)
+    left, top, right, bottom = _extent(canvas)
+    w, h = canvas.size_m
+    image = canvas.flat(colour) * (1 + 0.03 * canvas.fractal(0.1, 3, 1))
+    margin = 0.08 * w
+    big = letter_m * rng.uniform(2, 3.2)
+    box = (left + margin, top + margin, right - margin, top + margin + 1.35 * big)
+    image = blend(image, _random_colour(rng, 0.03, 0.3), text_mask(canvas, box, big, 1))
+    y0 = box[3] + margin / 2
+    split = y0 + (bottom - y0) * rng.uniform(0.3, 0.6)
+    body = text_mask(canvas, (left + margin, y0, right - margin, split), letter_m, 2)
+    image = blend(image, (0.05, 0.05, 0.06), body)
+    picture = painting(Canvas(canvas.x, canvas.y, canvas.size_m, canvas.seed + 5))
+    gx, gy = canvas.grid()
+    frame = (gx > left + margin) & (gx < right - margin)
+    frame &= (gy > split + margin / 2) & (gy < bottom - margin)
+    return blend(image, picture, frame.float())
+
+
+def noticeboard(canvas: Canvas, sheets: int = 14) -> torch.Tensor:
+    """Cork with many sheets pinned on, at all angles."""
+    rng = canvas.rng(4)
+    left, top, right, bottom = _extent(canvas)
+    image = canvas.flat((0.42, 0.27, 0.14)) * (1 + 0.25 * canvas.fractal(0.02, 3, 1))
+    x, y = canvas.grid()
+    for k in range(sheets):
+        cx, cy = rng.uniform(left, right), rng.uniform(top, bottom)
+        w, h = rng.uniform(0.06, 0.14), rng.uniform(0.08, 0.18)
+        turn = rng.normal(0, 0.12)
+        a = np.cos(turn) * (x - cx) + np.sin(turn) * (y - cy)
+        b = np.cos(turn) * (y - cy) - np.sin(turn) * (x - cx)
+        inside = torch.minimum(w - a.abs(), h - b.abs())
+        paper = canvas.flat(_random_colour(rng, 0.45, 0.9))
+        line = rng.uniform(0.012, 0.03)
+        text = text_mask(canvas, (cx - w * 0.8, cy - h * 0.8, cx + w * 0.8, cy + h * 0.8), line, k)
+        paper = blend(paper, _random_colour(rng, 0.03, 0.2), text)
+        image = image * (1 - 0.4 * soft_step(inside + 0.012, 0.02)[None])
+        image = blend(image, paper, soft_step(inside, 0.003))
+        pin = 0.006 - torch.hypot(a, b + h * 0.85)
+        image = blend(image, _random_colour(rng, 0.2, 0.7), soft_step(pin, 0.003))
+    return image
+
+
+def spines(canvas: Canvas, thickness_m: float = 0.035) -> torch.Tensor:
+    """A row of books seen from the front."""
+    rng = canvas.rng(5)
+    left, top, right, bottom = _extent(canvas)
+    image = canvas.flat((0.03, 0.025, 0.02))
+    x = left
+    h = canvas.size_m[1]
+    gx, gy = canvas.grid()
+    while x < right:
+        width = thickness_m * rng.uniform(0.5, 1.6)
+        tall = h * rng.uniform(0.72, 1.0)
+        colour = _random_colour(rng, 0.06, 0.6)
+        inside = torch.minimum(width / 2 - (gx - x - width / 2).abs(), gy - (bottom - tall))
+        shade = 0.75 + 0.25 * torch.cos((gx - x - width / 2) / width * 2.6)
+        book = canvas.flat(colour) * shade
+        for _ in range(rng.integers(1, 4)):
+            at = bottom - tall * rng.uniform(0.1, 0.9)
+            band = rng.uniform(0.004, 0.02) - (gy - at).abs()
+            book = blend(book, _random_colour(rng, 0.2, 0.9), soft_step(band, 0.002))
+        book = _spine_title(canvas, book, rng, (x, width, bottom - tall, tall))
+        image = blend(image, book, soft_step(inside - 0.001, 0.002))
+        x += width
+    return image * (1 + 0.1 * canvas.fractal(0.04, 3, 1))
+
+
+def _spine_title(canvas: Canvas, book: torch.Tensor, rng, place) -> torch.Tensor:
+    """Print a title along a spine, from the top down."""
+    x, width, top, tall = place
+    turned = Canvas(canvas.y, -canvas.x.flip(0), canvas.size_m[::-1], int(rng.integers(1 << 31)))
+    letter = min(width * 0.6, 0.022)
+    middle = -(x + width / 2)
+    box = (
+        top + 0.12 * tall, middle - letter / 2, top + rng.uniform(0.5, 0.9) * tall,
+        middle + letter / 2,
+    )  # fmt: skip
+    mask = text_mask(turned, box, letter, ragged=False).flip(0).T
+    return blend(book, _random_colour(rng, 0.4, 0.9), mask)
+
+
+def screen(canvas: Canvas) -> torch.Tensor:
+    """A monitor with windows of text and a bezel."""
+    rng = canvas.rng(6)
+    left, top, right, bottom = _extent(canvas)
+    w, h = canvas.size_m
+    image = canvas.flat(_random_colour(rng, 0.05, 0.35)) * (1 + 0.4 * canvas.fractal(0.2, 4, 1))
+    gx, gy = canvas.grid()
+    for k in range(4):
+        cx, cy = rng.uniform(left, right - 0.3 * w), rng.uniform(top, bottom - 0.3 * h)
+        dw, dh = w * rng.uniform(0.25, 0.5), h * rng.uniform(0.25, 0.6)
+        inside = torch.minimum(
+            torch.minimum(gx - cx, cx + dw - gx), torch.minimum(gy - cy, cy + dh - gy)
+        )
+        ground = _random_colour(rng, 0.02, 0.9)
+        image = blend(image, ground, soft_step(inside, 0.002))
+        bar = (inside > 0) & (gy < cy + 0.018)
+        image = blend(image, _random_colour(rng, 0.1, 0.6), bar.float())
+        box = (cx + 0.01, cy + 0.025, cx + dw - 0.01, cy + dh - 0.01)
+        ink = 0.8 if sum(ground) < 0.9 else 0.06
+        image = blend(image, (ink, ink * 0.95, ink * 0.8), text_mask(canvas, box, 0.014, k))
+    edge = torch.minimum(
+        torch.minimum(gx - left, right - gx), torch.minimum(gy - top, bottom - gy)
+    )
+    return blend(image, (0.025, 0.025, 0.03), soft_step(0.016 - edge, 0.002))
+
+
+def label(canvas: Canvas, colour=(0.45, 0.32, 0.19)) -> torch.Tensor:
+    """A cardboard box: tape, a sticker, stamped letters."""
+    rng = canvas.rng(7)
+    left, top, right, bottom = _extent(canvas)
+    w, h = canvas.size_m
+    gx, gy = canvas.grid()
+    flutes = 0.04 * torch.sin(gx * 900)
+    image = canvas.flat(colour) * (1 + 0.1 * canvas.fractal(0.15, 4, 1) + flutes)
+    tape = 0.024 - (gy - top - h * rng.uniform(0.1, 0.3)).abs()
+    image = blend(image, (0.55, 0.45, 0.3), 0.8 * soft_step(tape, 0.002))
+    cx, cy = left + w * rng.uniform(0.3, 0.7), top + h * rng.uniform(0.4, 0.7)
+    inside = torch.minimum(0.25 * w - (gx - cx).abs(), 0.2 * h - (gy - cy).abs())
+    image = blend(image, _random_colour(rng, 0.6, 0.9), soft_step(inside, 0.002))
+    box = (cx - 0.22 * w, cy - 0.17 * h, cx + 0.22 * w, cy + 0.17 * h)
+    image = blend(image, (0.04, 0.04, 0.05), text_mask(canvas, box, max(0.018, 0.07 * h), 1))
+    line = max(0.03, 0.13 * h)
+    box = (left + 0.08 * w, bottom - 1.6 * line, right, bottom - 0.1 * line)
+    return blend(image, (0.08, 0.06, 0.05), 0.8 * text_mask(canvas, box, line, 2))
+
+
+def door(canvas: Canvas, colour=(0.5, 0.4, 0.28)) -> torch.Tensor:
+    """A panelled door with a handle, a plate and a sign."""
+    rng = canvas.rng(8)
+    left, top, right, bottom = _extent(canvas)
+    w, h = canvas.size_m
+    gx, gy = canvas.grid()
+    grain = canvas.fractal(0.2, 4, 1) + 0.8 * canvas.fractal(0.015, 2, 2)
+    image = canvas.flat(colour) * (1 + 0.09 * grain)
+    for cy, hh in ((0.26, 0.17), (0.7, 0.2)):
+        for cx in (0.28, 0.72):
+            inside = torch.minimum(
+                0.16 * w - (gx - left - cx * w).abs(), hh * h - (gy - top - cy * h).abs()
+            )
+            image = image * (1 - 0.45 * soft_step(0.008 - inside.abs(), 0.006))
+            image = image * (1 + 0.25 * soft_step(0.005 - (inside - 0.014).abs(), 0.004))
+    handle = torch.minimum(0.06 - (gx - right + 0.1).abs(), 0.012 - (gy - top - 0.52 * h).abs())
+    plate = torch.minimum(0.02 - (gx - right + 0.06).abs(), 0.1 - (gy - top - 0.54 * h).abs())
+    image = blend(image, (0.6, 0.58, 0.5), soft_step(torch.maximum(handle, plate), 0.003))
+    sign = torch.minimum(0.12 - (gx - left - w / 2).abs(), 0.06 - (gy - top - 0.27 * h).abs())
+    image = blend(image, _random_colour(rng, 0.3, 0.9), soft_step(sign, 0.002))
+    cx, cy = left + w / 2, top + 0.27 * h
+    text = text_mask(canvas, (cx - 0.1, cy - 0.045, cx + 0.11, cy + 0.045), 0.03, 3, ragged=False)
+    return blend(image, (0.04, 0.04, 0.04), text)
+
+
+def window(canvas: Canvas, panes: tuple[int, int] = (2, 2)) -> torch.Tensor:
+    """A window: a bright view outside behind a frame with bars."""
+    rng = canvas.rng(9)
+    left, top, _, _ = _extent(canvas)
+    image = painting(canvas)
+    gx, gy = canvas.grid()
+    u, v = (gx - left) / canvas.size_m[0], (gy - top) / canvas.size_m[1]
+    house = hash_unit(canvas.seed, torch.floor(u * 7))
+    roof = v - 0.35 - 0.35 * house
+    lit = hash_unit(canvas.seed + 1, torch.floor(u * 42), torch.floor(v * 30)) > 0.5
+    wall = canvas.flat(_random_colour(rng, 0.2, 0.5)) * (0.6 + 0.6 * house)
+    image = blend(image, wall, soft_step(roof, 0.01) * 0.9)
+    image = blend(image, (0.06, 0.07, 0.1), 0.7 * (lit & (roof > 0.02)).float())
+    su, sv = u * panes[0], v * panes[1]
+    bar = torch.minimum(
+        (0.5 - (su - torch.floor(su) - 0.5).abs()) / panes[0] * canvas.size_m[0],
+        (0.5 - (sv - torch.floor(sv) - 0.5).abs()) / panes[1] * canvas.size_m[1],
+    )
+    return blend(image, (0.5, 0.5, 0.48), soft_step(0.025 - bar, 0.004))
