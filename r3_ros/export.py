@@ -125,6 +125,8 @@ def write_tum(
 def _beside(path: Path) -> Iterator[Path]:
     """Make a hidden folder on the same file system as ``path``; it is gone afterwards."""
     parent = path.absolute().parent
+    if parent.exists() and not parent.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, 'is a file')
     parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', suffix='.partial', dir=parent))
     try:
