@@ -1,0 +1,218 @@
+"""When a pose is believed; and that the gate never locks itself out, nor lets a false pose in."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from r3_ros.config import TrackingConfig
+from r3_ros.datatypes import Edge, TrackingState
+from r3_ros.geometry import make_T
+from r3_ros.streaming.gate import Gate
+from scipy.spatial.transform import Rotation
+
+NOMINAL = 2.0
+CONFIG = TrackingConfig()
+INITIALIZING, TRACKING, LOW_CONFIDENCE, LOST, RECOVERING = (
+    TrackingState.INITIALIZING,
+    TrackingState.TRACKING,
+    TrackingState.LOW_CONFIDENCE,
+    TrackingState.LOST,
+    TrackingState.RECOVERING,
+)
+
+
+def edges(*scores):
+    return [Edge(i, 99, np.eye(4), score, score) for i, score in enumerate(scores)]
+
+
+def at(x, yaw=0.0):
+    return make_T(Rotation.from_euler('y', yaw).as_matrix(), [x, 0.0, 0.0])
+
+
+class Stream:
+    """A gate after its first frame, shown one frame after the other."""
+
+    def __init__(self, **options):
+        self.gate = Gate(replace(CONFIG, **options), NOMINAL)
+        self.gate.judge([], np.eye(4), provisional=False, first=True)
+
+    def show(self, ratio, T=None, provisional=False):
+        """Show a frame with edges of this score over the nominal; None for no edge."""
+        found = [] if ratio is None else edges(*3 * [ratio * NOMINAL])
+        pose = None if ratio is None else at(0.0) if T is None else T
+        return self.gate.judge(found, pose, provisional, first=False)
+
+
+def lost():
+    stream = Stream()
+    stream.show(1.0)
+    while stream.show(None).state is not LOST:
+        pass
+    return stream
+
+
+def test_the_first_frame_is_believed_and_claims_no_score():
+    verdict = Gate(CONFIG, NOMINAL).judge([], np.eye(4), provisional=False, first=True)
+    assert verdict.state is INITIALIZING and verdict.believed and verdict.trusted
+    assert np.isnan(verdict.confidence_translation) and verdict.ratio == 1.0
+
+
+def test_provisional_poses_are_held_but_not_trusted():
+    stream = Stream()
+    for _ in range(5):
+        verdict = stream.show(1.0, provisional=True)
+        assert verdict.state is INITIALIZING and verdict.believed and not verdict.trusted
+    assert not stream.show(None, provisional=True).believed
+    assert stream.show(1.0).state is TRACKING
+
+
+def test_a_predictor_that_starts_anew_in_mid_stream_is_not_believed():
+    stream = Stream()
+    stream.show(1.0)
+    verdicts = [stream.show(1.0, provisional=True) for _ in range(3)]
+    assert not any(v.believed for v in verdicts)
+    assert verdicts[-1].state is LOST
+
+
+@pytest.mark.parametrize(
+    'ratio,state,believed,trusted',
+    [
+        (1.0, TRACKING, True, True),
+        (0.45, TRACKING, True, True),
+        (0.35, LOW_CONFIDENCE, True, False),
+        (0.2, LOW_CONFIDENCE, True, False),
+        (0.1, LOW_CONFIDENCE, False, False),
+        (None, LOW_CONFIDENCE, False, False),
+    ],
+)
+def test_one_frame_is_judged_by_its_score(ratio, state, believed, trusted):
+    stream = Stream()
+    stream.show(1.0)
+    verdict = stream.show(ratio)
+    assert (verdict.state, verdict.believed, verdict.trusted) == (state, believed, trusted)
+    assert verdict.ratio == pytest.approx(ratio or 0.0, rel=0.01)
+    assert stream.show(1.0).state is TRACKING
+
+
+def test_the_score_is_that_of_the_best_edges_and_not_the_mean():
+    stream = Stream()
+    verdict = stream.gate.judge(
+        edges(2.0, 2.0, 2.0, *50 * [0.01]), at(0.0), provisional=False, first=False
+    )
+    assert verdict.state is TRACKING
+    assert verdict.confidence_translation == pytest.approx(2.0)
+
+
+def test_lost_after_as_many_bad_frames_as_configured():
+    stream = Stream(lost_after_frames=4)
+    stream.show(1.0)
+    states = [stream.show(None).state for _ in range(5)]
+    assert states == [LOW_CONFIDENCE, LOW_CONFIDENCE, LOW_CONFIDENCE, LOST, LOST]
+
+
+def test_a_good_frame_between_bad_ones_starts_the_count_anew():
+    stream = Stream()
+    stream.show(1.0)
+    states = [stream.show(r).state for r in (None, 0.05, 1.0, None, None)]
+    assert states == 2 * [LOW_CONFIDENCE] + [TRACKING] + 2 * [LOW_CONFIDENCE]
+
+
+def test_no_edges_are_never_believed():
+    stream = Stream(lost_ratio=0.0, low_confidence_ratio=0.0)
+    for ratio in (None, 1.0, None, None, None, None, 1.0, None, 1.0, 1.0, 1.0, None):
+        verdict = stream.show(ratio)
+        if ratio is None:
+            assert not verdict.believed and not verdict.trusted
+
+
+def test_recovery_needs_frames_that_agree():
+    stream = lost()
+    verdicts = [stream.show(0.9, at(0.01 * i)) for i in range(4)]
+    assert [v.state for v in verdicts] == [RECOVERING, RECOVERING, TRACKING, TRACKING]
+    assert [v.believed for v in verdicts] == [False, False, True, True]
+
+
+def test_recovery_in_motion():
+    """A camera that moves steadily agrees with itself, however fast after the first step."""
+    stream = lost()
+    states = [stream.show(0.9, at(0.2 * i, yaw=0.2 * i)).state for i in range(3)]
+    assert states[-1] is TRACKING
+
+
+@pytest.mark.parametrize('kind', ['position', 'rotation', 'both'])
+def test_false_places_that_disagree_are_never_believed(kind):
+    rng = np.random.default_rng(0)
+    stream = lost()
+    for _ in range(300):
+        T = np.eye(4)
+        if kind != 'rotation':
+            T[:3, 3] = rng.normal(size=3)
+        if kind != 'position':
+            T[:3, :3] = Rotation.random(random_state=rng).as_matrix()
+        verdict = stream.show(1.0, T)
+        assert not verdict.believed and not verdict.trusted
+
+
+def test_weak_matches_do_not_end_a_loss_however_long_it_lasts():
+    """A long search among wrong places must not make their scores the new normal."""
+    stream = lost()
+    for _ in range(2000):
+        assert not stream.show(0.15).believed
+
+
+def test_a_loss_in_lastingly_poorer_light_can_end():
+    stream = lost()
+    for _ in range(300):
+        verdict = stream.show(0.3)
+    assert verdict.state is TRACKING and verdict.believed
+
+
+def test_one_bad_frame_stops_a_recovery():
+    stream = lost()
+    states = [stream.show(r).state for r in (0.9, 0.9, None, 0.9, 0.9, 0.9)]
+    assert states == [RECOVERING, RECOVERING, LOST, RECOVERING, RECOVERING, TRACKING]
+
+
+def test_a_gap_makes_the_next_frames_prove_themselves():
+    stream = Stream()
+    stream.show(1.0)
+    stream.gate.open_gap()
+    states = [stream.show(1.0).state for _ in range(3)]
+    assert states == [RECOVERING, RECOVERING, TRACKING]
+
+
+def test_a_gap_during_start_up_or_loss_changes_nothing():
+    stream = Stream()
+    stream.gate.open_gap()
+    assert stream.gate.state is INITIALIZING
+    stream = lost()
+    stream.gate.open_gap()
+    assert stream.gate.state is LOST
+
+
+def test_a_slow_decline_becomes_the_new_normal():
+    """Dusk: scores fall to a third within a minute and stay there."""
+    stream = Stream()
+    ratios = [*np.linspace(1.0, 0.33, 600), *600 * [0.33]]
+    verdicts = [stream.show(ratio) for ratio in ratios]
+    assert all(v.state is TRACKING for v in verdicts)
+    assert verdicts[-1].ratio == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_sudden_lasting_decline_becomes_the_new_normal_too():
+    stream = Stream()
+    for _ in range(50):
+        stream.show(1.0)
+    verdicts = [stream.show(0.3) for _ in range(200)]
+    assert verdicts[0].state is LOW_CONFIDENCE and verdicts[-1].state is TRACKING
+    assert all(v.believed for v in verdicts)
+
+
+def test_the_reference_stays_near_the_predictors_own_scale():
+    stream = Stream(lost_ratio=0.0, low_confidence_ratio=0.0)
+    for _ in range(3000):
+        stream.show(1e-6)
+    assert stream.gate.reference == pytest.approx(0.25 * NOMINAL)
+    for _ in range(3000):
+        stream.show(1e6)
+    assert stream.gate.reference == pytest.approx(4.0 * NOMINAL)
