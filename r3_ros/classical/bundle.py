@@ -13,7 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from .pinhole import project
-from .pnp import HUBER_PX, exp_se3, pose_jacobian
+from .pnp import exp_se3, HUBER_PX, pose_jacobian
 
 
 @dataclass(frozen=True)
@@ -189,8 +189,14 @@ def adjust(problem: BundleProblem, iterations: int = 6) -> BundleResult:
     if problem.refine_focal and len(reduced):
         focal_sigma = float(np.sqrt(max(np.linalg.pinv(reduced)[-1, -1], 0.0)))
     return BundleResult(
-        T, points, error, _relative_sigma(adjuster, T, points), factor, focal_sigma,
-        first_cost, cost,
+        T,
+        points,
+        error,
+        _relative_sigma(adjuster, T, points),
+        factor,
+        focal_sigma,
+        first_cost,
+        cost,
     )
 
 

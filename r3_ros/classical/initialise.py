@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 
 from ..geometry import inverse, make_T, rotation_angle
-from .bundle import BundleProblem, adjust
+from .bundle import adjust, BundleProblem
 from .features import find_corners, follow
-from .pinhole import Pinhole, homogeneous, project
+from .pinhole import homogeneous, Pinhole, project
 from .pnp import refine_pose
 from .triangulate import depth_along_first_ray, parallax_cosine
 

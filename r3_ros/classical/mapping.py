@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.spatial import cKDTree
 
 from ..geometry import inverse
-from .features import find_corners, follow
+from .features import coverage, find_corners, follow
 from .landmarks import HeldFrame, HeldFrames, Landmarks, Sightings
-from .pinhole import Pinhole, homogeneous, project
-from .pnp import reprojection_px
+from .pinhole import homogeneous, Pinhole, project
+from .pnp import ransac_pose, refine_pose, reprojection_px
 from .triangulate import depth_along_first_ray, parallax_cosine
+from .window import Loop
 
 #: A candidate becomes a landmark at this angle between two of its rays ...
 SOLID_PARALLAX_DEG = 1.0
@@ -23,8 +26,31 @@ REVISIT_ANGLE_COS = np.cos(np.deg2rad(25.0))
 REVISIT_SCALE = 1.35
 #: A landmark found again lies this close to where the pose puts it, in pixels.
 REVISIT_PX = 3.0
+#: The camera has come back with drift if less than this share of what was found lies in place, ...
+LOOP_NEAR_SHARE = 0.5
+#: ... so many landmarks and such a share of those found agree on another pose, ...
+LOOP_LEAST = 40
+LOOP_SHARE = 0.6
+#: ... and they fill this share of the picture's cells.
+LOOP_COVERAGE = 0.2
 #: Neighbours whose median depth a new corner is given.
 NEIGHBOURS = 5
+
+
+@dataclass(frozen=True)
+class Found:
+    """Landmarks found again in a new keyframe.
+
+    :ivar slots: (N,) of those that lie where the pose puts them, and their ``pixels``.
+    :ivar loop: sightings of old landmarks that all agree on another pose of the new keyframe:
+        the camera came back, and drift shows. None if there is no such group.
+    :ivar loop_id: the keyframe that saw them.
+    """
+
+    slots: np.ndarray
+    pixels: np.ndarray
+    loop: Sightings | None = None
+    loop_id: int = -1
 
 
 def find_again(
@@ -33,36 +59,72 @@ def find_again(
     landmarks: Landmarks,
     camera: Pinhole,
     tracked: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Found:
     """Look up landmarks that should be in view but are not followed.
 
     Each is searched with the picture of the keyframe that saw it, from where the pose puts it.
 
     :param tracked: slots that are followed already.
-    :return: slots (N,) and their pixels (N, 2) in the new keyframe.
     """
-    T_camera_world = inverse(frame.T_world_camera)
     visible = landmarks.solid.copy()
     visible[tracked] = False
-    rays, depth = project(
-        landmarks.position @ T_camera_world[:3, :3].T + T_camera_world[:3, 3]
-    )
-    expected = camera.pixels(np.clip(rays, -1e3, 1e3))
+    expected, depth = _project(landmarks.position, frame.T_world_camera, camera)
     visible &= (depth > 0) & camera.inside(expected, 8.0)
     found_slots, found_pixels = [np.zeros(0, np.int64)], [np.zeros((0, 2))]
+    loop, loop_id = None, -1
     for _ in range(REVISITED_KEYFRAMES):
         best = _best_keyframe(frame, frames, landmarks, visible, depth)
         if best is None:
             break
         old, use = best
-        slots = old.seen.slots[use]
-        pixels, ok = follow(old.gray, frame.gray, old.seen.pixels[use], expected[slots], levels=1)
-        error = np.linalg.norm(pixels - expected[slots], axis=1)
-        ok &= error < REVISIT_PX
+        slots, then = old.seen.slots[use], old.seen.pixels[use]
+        pixels, ok = follow(old.gray, frame.gray, then, expected[slots], levels=2)
+        near = ok & (np.linalg.norm(pixels - expected[slots], axis=1) < REVISIT_PX)
         visible[slots] = False
-        found_slots.append(slots[ok])
-        found_pixels.append(pixels[ok].astype(np.float64))
-    return np.concatenate(found_slots), np.concatenate(found_pixels)
+        found_slots.append(slots[near])
+        found_pixels.append(pixels[near].astype(np.float64))
+        if loop is None and near.sum() < LOOP_NEAR_SHARE * ok.sum():
+            loop = _find_loop(frame, old, landmarks, camera, slots, then, pixels, ok)
+            loop_id = old.frame_id
+    return Found(np.concatenate(found_slots), np.concatenate(found_pixels), loop, loop_id)
+
+
+def _project(
+    points: np.ndarray, T_world_camera: np.ndarray, camera: Pinhole
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return pixels and depths of points in the world; wild pixels are cut off."""
+    T = inverse(T_world_camera)
+    rays, depth = project(points @ T[:3, :3].T + T[:3, 3])
+    return camera.pixels(np.clip(rays, -1e3, 1e3)), depth
+
+
+def _find_loop(
+    frame: HeldFrame,
+    old: HeldFrame,
+    landmarks: Landmarks,
+    camera: Pinhole,
+    slots: np.ndarray,
+    then: np.ndarray,
+    pixels: np.ndarray,
+    ok: np.ndarray,
+) -> Sightings | None:
+    """Return sightings of old landmarks that agree on one pose, if it is beyond doubt."""
+    if ok.sum() < LOOP_LEAST:
+        return None
+    points, rays = landmarks.position[slots], camera.rays(pixels)
+    found = ransac_pose(points[ok], rays[ok], camera.focal)
+    if found is None or found[1].sum() < max(LOOP_LEAST, LOOP_SHARE * ok.sum()):
+        return None
+    T, mask = found
+    T = refine_pose(T, points[ok][mask], rays[ok][mask], np.ones(mask.sum()), camera.focal)
+    T_world_camera = inverse(T.T_camera_world)
+    expected, _ = _project(points, T_world_camera, camera)
+    pixels, ok = follow(old.gray, frame.gray, then, expected, levels=1)
+    ok &= np.linalg.norm(pixels - expected, axis=1) < 0.7 * REVISIT_PX
+    spread = coverage(pixels[ok], camera.width, camera.height)
+    if ok.sum() < LOOP_LEAST or spread < LOOP_COVERAGE:
+        return None
+    return Sightings.of(landmarks, slots[ok], pixels[ok])
 
 
 def _best_keyframe(
@@ -204,3 +266,13 @@ def drop_dead_candidates(landmarks: Landmarks, followed: np.ndarray) -> None:
     dead = landmarks.used & ~landmarks.solid
     dead[followed] = False
     landmarks.remove(np.flatnonzero(dead))
+
+
+def strike_sightings(frames: HeldFrames, landmarks: Landmarks, loop: Loop) -> None:
+    """Take back the sightings of a loop that turned out wrong."""
+    frame = frames.get(loop.frame_id)
+    if frame is None:
+        return
+    struck = np.isin(frame.seen.slots, loop.seen.slots)
+    landmarks.sightings[frame.seen.slots[struck & frame.seen.alive(landmarks)]] -= 1
+    frame.seen.keep(~struck)

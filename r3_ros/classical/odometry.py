@@ -10,13 +10,15 @@ import numpy as np
 from ..geometry import inverse, make_T
 from . import mapping
 from .bundle import BundleResult
+from .dense import sweep_job
 from .features import coverage, follow
 from .initialise import Start, StartUp
 from .jobs import Background
 from .landmarks import HeldFrame, HeldFrames, Landmarks, Sightings
-from .pinhole import Pinhole, homogeneous, project
+from .pinhole import homogeneous, Pinhole, project
 from .pnp import INLIER_PX, ransac_pose, refine_pose, reprojection_px
-from .window import Window, job, merge, take_window
+from .sweep import Swept
+from .window import job, Loop, loop_holds, merge, take_window, Window
 
 #: A new keyframe when fewer than this share of the last one's landmarks is still followed ...
 KEYFRAME_SHARE = 0.75
@@ -33,6 +35,14 @@ CANDIDATE_WEIGHT = 0.05
 #: Steps between queueing an adjustment and taking its result.
 ADJUST_DELAY = 2
 ADJUST_ITERATIONS = 6
+#: Steps between queueing a sweep and taking its depth, and between two sweeps at least.
+SWEEP_DELAY = 5
+SWEEP_PAUSE = 4
+#: An adjustment after a loop takes a second or two: keyframes moved, and steps until the next.
+LOOP_DELAY = 20
+LOOP_ITERATIONS = 12
+LOOP_KEYFRAMES = 40
+LOOP_PAUSE = 10
 
 
 class Mode(enum.Enum):
@@ -49,20 +59,32 @@ class Outcome:
 
     :ivar posed: the frame has a pose in the map (or a provisional one while starting).
     :ivar keyframe: it became a keyframe.
+    :ivar inliers: landmarks that agree with the pose, and their share of those followed.
+    :ivar swept: dense depth of keyframes held, now ready.
     """
 
     posed: bool
     keyframe: bool = False
     inliers: int = 0
     share: float = 0.0
-    swept: list[int] = field(default_factory=list)
+    swept: list[Swept] = field(default_factory=list)
 
 
 class Odometry:
     """The state between frames and the step from one to the next."""
 
-    def __init__(self, camera: Pinhole, corner_count: int, window_size: int, refine_focal: bool):
-        """Wait for the first frame."""
+    def __init__(
+        self,
+        camera: Pinhole,
+        corner_count: int,
+        window_size: int,
+        refine_focal: bool = False,
+        planes: int = 0,
+    ):
+        """Wait for the first frame.
+
+        :param planes: of the plane sweeps; 0 for no dense depth.
+        """
         self.camera = camera
         self.mode = Mode.STARTING
         self.landmarks = Landmarks()
@@ -75,7 +97,13 @@ class Odometry:
         self._distance = max(5.0, 0.42 * (area / corner_count) ** 0.5)
         self._start = StartUp(corner_count, self._distance)
         self._adjusting: Background[tuple[Window, BundleResult]] = Background('r3-bundle')
+        self._sweeping: Background[Swept] = Background('r3-sweep')
+        self._planes = planes
+        self._sweep_id = -1
+        self._last_sweep = -SWEEP_PAUSE
         self._adjust_wanted = False
+        self._loop: Loop | None = None
+        self._next_loop = 0
         self._step = 0
         self._slots = np.zeros(0, np.int64)
         self._pixels = np.zeros((0, 2))
@@ -91,27 +119,38 @@ class Odometry:
         """Return how well the rotation since the reference picture is known, in radians."""
         return max(self._start.rotation_error_px, 0.1) / self.camera.focal
 
-    def drain(self) -> None:
-        """Wait for the adjustments under way, and for one of everything after them."""
+    def drain(self) -> list[Swept]:
+        """Wait for what is under way, and for one adjustment and one sweep after it."""
         for _ in range(2):
-            for window, result in self._adjusting.take(self._step + ADJUST_DELAY):
+            for window, result in self._adjusting.take(self._step + LOOP_DELAY):
                 self._merge(window, result)
             self._adjust()
+        self._sweep()
+        return self._take_sweeps(self._step + SWEEP_DELAY)
 
     def close(self) -> None:
-        """Stop the background thread."""
+        """Stop the background threads."""
         self._adjusting.close()
+        self._sweeping.close()
 
     def step(self, frame_id: int, gray: np.ndarray) -> Outcome:
         """Take one frame."""
         self._step += 1
-        for window, result in self._adjusting.take(self._step):
+        merged = self._adjusting.take(self._step)
+        for window, result in merged:
             self._merge(window, result)
+        if merged:
+            # The newest poses are as good now as they get soon.
+            self._sweep()
         if self._adjust_wanted:
             self._adjust()
+        swept = self._take_sweeps(self._step)
         if self.mode is Mode.STARTING:
-            return self._step_start(frame_id, gray)
-        return self._step_track(frame_id, gray)
+            outcome = self._step_start(frame_id, gray)
+        else:
+            outcome = self._step_track(frame_id, gray)
+        outcome.swept = swept
+        return outcome
 
     # ---- start-up -------------------------------------------------------------------------
 
@@ -265,11 +304,11 @@ class Odometry:
 
     def _add_keyframe(self, frame: HeldFrame) -> None:
         frame.keyframe = True
-        again, pixels = mapping.find_again(
-            frame, self.frames, self.landmarks, self.camera, self._slots
-        )
-        self._slots = np.concatenate([self._slots, again])
-        self._pixels = np.concatenate([self._pixels, pixels])
+        found = mapping.find_again(frame, self.frames, self.landmarks, self.camera, self._slots)
+        self._slots = np.concatenate([self._slots, found.slots])
+        self._pixels = np.concatenate([self._pixels, found.pixels])
+        if found.loop is not None and self._loop is None and self._step >= self._next_loop:
+            self._loop = Loop(frame.frame_id, found.loop_id, found.loop)
         mapping.note_sightings(frame, self.landmarks, self._slots, self._pixels)
         mapping.triangulate_candidates(frame, self.frames, self.landmarks, self.camera)
         mapping.drop_dead_candidates(self.landmarks, self._slots)
@@ -289,20 +328,64 @@ class Odometry:
         self._adjust()
 
     def _adjust(self) -> None:
-        """Queue an adjustment unless one is under way."""
+        """Queue an adjustment unless one is under way: of a loop, or of the newest keyframes."""
         if len(self._adjusting):
+            return
+        if self._loop is not None and self._adjust_loop(self._loop):
             return
         self._adjust_wanted = False
         window = take_window(self.frames, self.landmarks, self.camera, self._window_size)
         if window is not None:
             self._adjusting.submit(self._step + ADJUST_DELAY, job(window, ADJUST_ITERATIONS))
 
+    def _adjust_loop(self, loop: Loop) -> bool:
+        """Queue the adjustment of everything since the place the camera came back to."""
+        self._loop = None
+        frame = self.frames.get(loop.frame_id)
+        if frame is None or loop.old_id not in self.frames:
+            return False
+        loop.seen.keep(loop.seen.alive(self.landmarks))
+        new = ~np.isin(loop.seen.slots, frame.seen.slots)
+        loop.seen.keep(new)
+        mapping.note_sightings(frame, self.landmarks, loop.seen.slots, loop.seen.pixels)
+        since = sum(f.frame_id > loop.old_id for f in self.frames.keyframes())
+        size = min(max(since, self._window_size), LOOP_KEYFRAMES)
+        window = take_window(self.frames, self.landmarks, self.camera, size, loop=loop)
+        if window is None:
+            return False
+        self._adjusting.submit(self._step + LOOP_DELAY, job(window, LOOP_ITERATIONS))
+        self._next_loop = self._step + LOOP_DELAY + LOOP_PAUSE
+        return True
+
     def _merge(self, window: Window, result: BundleResult) -> None:
         """Take an adjustment over into the map and into what is being followed."""
+        if not loop_holds(window, result):
+            # The old landmarks do not fit after all: nothing of it is believed.
+            mapping.strike_sightings(self.frames, self.landmarks, window.loop)
+            return
         motion = merge(window, result, self.frames, self.landmarks)
-        self._T = motion @ self._T
+        self._T = motion.of_pose(self._T)
+        self._velocity[:3, 3] *= motion.scale
         alive = self.landmarks.used[self._slots]
         self._slots, self._pixels = self._slots[alive], self._pixels[alive]
+
+    # ---- dense depth ----------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        """Queue the sweep of the newest keyframe, if it has not been swept and it is time."""
+        key = self.frames.get(self._key_id)
+        if not self._planes or key is None or self._sweep_id == self._key_id:
+            return
+        if self._step < self._last_sweep + SWEEP_PAUSE:
+            return
+        queued = sweep_job(key, self.frames, self.landmarks, self.camera, self._planes)
+        if queued is not None:
+            self._sweep_id, self._last_sweep = self._key_id, self._step
+            self._sweeping.submit(self._step + SWEEP_DELAY, queued)
+
+    def _take_sweeps(self, step: int) -> list[Swept]:
+        """Return the depths that are due, of frames still held."""
+        return [s for s in self._sweeping.take(step) if s.frame_id in self.frames]
 
     # ---- memory ---------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from .confidence import Evidence, REFERENCE, rotation_confidence
 from .landmarks import HeldFrame
 from .odometry import Mode, Odometry
 from .pinhole import Pinhole
+from .sweep import sweep_size, Swept
 
 #: Longest side of the picture that corners are followed in; larger ones are shrunk to it.
 LONGEST_SIDE = 1280
@@ -47,6 +48,8 @@ class ClassicalPredictor:
         self._estimated = False
         self._size = (0, 0)
         self._described: tuple[int, np.ndarray] | None = None
+        # Colour of keyframes that may still be swept.
+        self._colors: dict[int, np.ndarray] = {}
 
     def describe(self, frame: Frame) -> np.ndarray:
         """Return the frame's descriptor; keep its working picture for :meth:`predict`."""
@@ -63,6 +66,10 @@ class ClassicalPredictor:
         self._described = None
         odometry = self._odometry_for(frame, gray)
         outcome = odometry.step(frame.frame_id, gray)
+        if outcome.keyframe and self._with_depth:
+            self._colors[frame.frame_id] = cv2.resize(
+                frame.image, sweep_size(odometry.camera), interpolation=cv2.INTER_AREA
+            )
         edges: tuple[Edge, ...] = ()
         if outcome.posed:
             edges = self._edges(odometry, odometry.frames[frame.frame_id], context_ids)
@@ -73,6 +80,7 @@ class ClassicalPredictor:
             intrinsics=odometry.camera.intrinsics(width, height),
             edges=edges,
             refined=refined,
+            depths=self._depths(outcome.swept),
             keyframe=outcome.keyframe,
             provisional=provisional,
             intrinsics_estimated=self._estimated,
@@ -83,13 +91,14 @@ class ClassicalPredictor:
         if self._odometry is not None:
             for frame_id in frame_ids:
                 self._odometry.forget(frame_id)
+                self._colors.pop(frame_id, None)
 
     def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...]]:
         """Wait for what is under way and return what follows from it."""
         if self._odometry is None:
             return (), ()
-        self._odometry.drain()
-        return self._corrections(self._odometry, None), ()
+        depths = self._depths(self._odometry.drain())
+        return self._corrections(self._odometry, None), depths
 
     def reset(self) -> None:
         """Forget everything; the next frame starts anew."""
@@ -97,6 +106,7 @@ class ClassicalPredictor:
         self._odometry = None
         self._intrinsics = None
         self._described = None
+        self._colors.clear()
 
     def close(self) -> None:
         """Stop the background threads."""
@@ -151,7 +161,11 @@ class ClassicalPredictor:
         self._size = (width, height)
         camera = Pinhole.of(intrinsics, gray.shape[1], gray.shape[0])
         self._odometry = Odometry(
-            camera, self._config.max_features, self._config.window_keyframes, self._estimated
+            camera,
+            self._config.max_features,
+            self._config.window_keyframes,
+            refine_focal=self._estimated,
+            planes=self._config.depth_planes if self._with_depth else 0,
         )
         return self._odometry
 
@@ -212,10 +226,21 @@ class ClassicalPredictor:
                 source = held
         return tuple(refined)
 
+    def _depths(self, swept: Iterable[Swept]) -> tuple[DepthMap, ...]:
+        """Return sweeps of frames still held as depth maps; a frame is swept once."""
+        return tuple(
+            DepthMap(
+                s.frame_id,
+                s.depth,
+                s.confidence,
+                self._colors.pop(s.frame_id),
+                s.camera.intrinsics(s.camera.width, s.camera.height),
+            )
+            for s in swept
+        )
 
-def _edge(
-    source: HeldFrame, target: HeldFrame, translation: float, rotation: float
-) -> Edge:
+
+def _edge(source: HeldFrame, target: HeldFrame, translation: float, rotation: float) -> Edge:
     """Return the edge that the poses of two held frames give."""
     return Edge(
         source.frame_id,

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..geometry import inverse
-from .bundle import BundleProblem, BundleResult, adjust
-from .landmarks import HeldFrames, Landmarks
+from ..geometry import inverse, make_T
+from .bundle import adjust, BundleProblem, BundleResult
+from .landmarks import HeldFrames, Landmarks, Sightings
 from .pinhole import Pinhole
 
 #: Keyframes outside the window that hold it in place, at most.
@@ -35,6 +35,37 @@ class Window:
     newest_id: int
     slots: np.ndarray
     generations: np.ndarray
+    loop: Loop | None = None
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Sightings that tie a new keyframe to landmarks far back.
+
+    :ivar frame_id: the new keyframe.
+    :ivar old_id: the keyframe that had seen the landmarks.
+    """
+
+    frame_id: int
+    old_id: int
+    seen: Sightings
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A similarity of the world: ``p -> scale * R p + t``."""
+
+    T: np.ndarray
+    scale: float = 1.0
+
+    def of_points(self, points: np.ndarray) -> np.ndarray:
+        """Return the moved (N, 3) points."""
+        return self.scale * points @ self.T[:3, :3].T + self.T[:3, 3]
+
+    def of_pose(self, T_world_camera: np.ndarray) -> np.ndarray:
+        """Return the moved pose: its rotation stays a rotation."""
+        R = self.T[:3, :3] @ T_world_camera[:3, :3]
+        return make_T(R, self.of_points(T_world_camera[None, :3, 3])[0])
 
 
 def take_window(
@@ -43,6 +74,7 @@ def take_window(
     camera: Pinhole,
     size: int,
     refine_focal: bool = False,
+    loop: Loop | None = None,
 ) -> Window | None:
     """Copy the newest keyframes, what they saw, and the keyframes that hold them in place."""
     keyframes = frames.keyframes()
@@ -64,10 +96,10 @@ def take_window(
         if not free:
             return None
     cameras = [*free, *fixed]
-    return _snapshot(cameras, len(free), landmarks, camera, wanted, refine_focal)
+    return _snapshot(cameras, len(free), landmarks, camera, wanted, refine_focal, loop)
 
 
-def _snapshot(cameras, free_count, landmarks, camera, wanted, refine_focal):  # noqa: ANN001, ANN202
+def _snapshot(cameras, free_count, landmarks, camera, wanted, refine_focal, loop):  # noqa: ANN001, ANN202
     """Copy cameras, points seen at least twice, and sightings into a problem."""
     camera_index, slots, pixels = [], [], []
     for i, frame in enumerate(cameras):
@@ -98,6 +130,7 @@ def _snapshot(cameras, free_count, landmarks, camera, wanted, refine_focal):  # 
         max(f.frame_id for f in cameras[:free_count]),
         kept_slots,
         landmarks.generation[kept_slots].copy(),
+        loop,
     )
 
 
@@ -106,38 +139,58 @@ def job(window: Window, iterations: int) -> Callable[[], tuple[Window, BundleRes
     return lambda: (window, adjust(window.problem, iterations))
 
 
+def loop_holds(window: Window, result: BundleResult) -> bool:
+    """Tell whether the sightings of a loop fit after the adjustment; true without a loop."""
+    if window.loop is None:
+        return True
+    camera = window.frame_ids.index(window.loop.frame_id)
+    of_loop = np.isin(window.slots[window.problem.point], window.loop.seen.slots)
+    of_loop &= window.problem.camera == camera
+    fits = result.error_px[of_loop] < STRIKE_PX
+    return len(fits) > 0 and float(fits.mean()) > 0.7
+
+
 def merge(
     window: Window, result: BundleResult, frames: HeldFrames, landmarks: Landmarks
-) -> np.ndarray:
+) -> Motion:
     """Write an adjustment into the map.
 
-    :return: the (4, 4) motion of the world that the newest keyframe went through; everything
-        younger than the window, the present pose included, has to follow it.
+    :return: the motion of the world that the newest keyframe went through; everything younger
+        than the window, the present pose included, has to follow it.
     """
     n_free = window.problem.free_count
     old = inverse(window.problem.T_camera_world[:n_free])
     new = inverse(result.T_camera_world[:n_free])
-    correction = {
-        window.frame_ids[i]: new[i] @ inverse(old[i]) for i in range(n_free)
+    corrections = {
+        frame_id: _correction(window, result, i, old[i], new[i])
+        for i, frame_id in enumerate(window.frame_ids[:n_free])
     }
-    newest = correction[window.newest_id]
-    moved = np.eye(4)
+    newest = corrections[window.newest_id]
     oldest_free = min(window.frame_ids[:n_free])
+    motion = Motion(np.eye(4))
     for frame in frames:
         if not frame.posed or frame.frame_id < oldest_free:
             continue
-        if frame.keyframe:
-            if frame.frame_id > window.newest_id:
-                moved = newest
-            else:
-                moved = correction.get(frame.frame_id, np.eye(4))
-            base = moved
-        else:
+        if frame.frame_id > window.newest_id:
+            motion = newest
+        elif frame.keyframe:
             # A frame between keyframes follows the last one before it.
-            base = newest if frame.frame_id > window.newest_id else moved
-        frame.T_world_camera = base @ frame.T_world_camera
+            motion = corrections.get(frame.frame_id, Motion(np.eye(4)))
+        frame.T_world_camera = motion.of_pose(frame.T_world_camera)
     _merge_points(window, result, frames, landmarks, newest)
     return newest
+
+
+def _correction(
+    window: Window, result: BundleResult, camera: int, old: np.ndarray, new: np.ndarray
+) -> Motion:
+    """Return how the world around one keyframe moved: its pose, and the scale of its points."""
+    points = window.problem.point[window.problem.camera == camera]
+    before = np.linalg.norm(window.problem.points[points] - old[:3, 3], axis=1)
+    after = np.linalg.norm(result.points[points] - new[:3, 3], axis=1)
+    scale = float(np.median(after / np.maximum(before, 1e-9))) if len(points) else 1.0
+    R = new[:3, :3] @ old[:3, :3].T
+    return Motion(make_T(R, new[:3, 3] - scale * R @ old[:3, 3]), scale)
 
 
 def _merge_points(
@@ -145,7 +198,7 @@ def _merge_points(
     result: BundleResult,
     frames: HeldFrames,
     landmarks: Landmarks,
-    newest: np.ndarray,
+    newest: Motion,
 ) -> None:
     """Write the points back, move the younger ones along, strike out what does not fit."""
     alive = landmarks.generation[window.slots] == window.generations
@@ -155,7 +208,7 @@ def _merge_points(
     landmarks.relative_sigma[window.slots[alive]] = result.relative_sigma[alive]
     younger = landmarks.used & ~in_window & (landmarks.first_frame >= window.newest_id)
     younger |= landmarks.used & ~landmarks.solid
-    landmarks.position[younger] = landmarks.position[younger] @ newest[:3, :3].T + newest[:3, 3]
+    landmarks.position[younger] = newest.of_points(landmarks.position[younger])
 
     bad = result.error_px > STRIKE_PX
     for i in np.unique(window.problem.camera[bad]):

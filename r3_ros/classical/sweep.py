@@ -1,0 +1,242 @@
+"""Dense depth of a keyframe by plane sweep against its neighbours, honest about what it knows.
+
+Fronto-parallel planes at even steps of inverse depth are tried for every pixel; a plane fits as
+well as the patch around the pixel correlates (ZNCC) with the neighbours' pictures warped over
+that plane. A pixel keeps its depth only if the best plane fits well, clearly better than any
+other, has texture to be sure of it, and agrees with what the pixel's surroundings say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from .pinhole import Pinhole
+
+#: The swept picture has at most this many pixels (half of 640x480 a side).
+MOST_PIXELS = 320 * 240
+#: Side of the patches compared.
+PATCH = 9
+#: Least correlation of a fit.
+LEAST_SCORE = 0.7
+#: A patch with less contrast than this (standard deviation in grey levels) decides nothing.
+LEAST_CONTRAST = 2.0
+#: Any other peak must stay this far below the best one.
+UNIQUE_MARGIN = 0.02
+#: Planes on either side of the best one that belong to its peak.
+PEAK_PLANES = 2
+#: Neighbouring depths differ by at most this share, or the pixel is an outlier or on an edge.
+SMOOTH_SHARE = 0.06
+#: Neighbours used, at most, and the baselines that suit, over the median depth.
+MOST_VIEWS = 4
+BASELINES = (0.04, 0.20)
+BEST_BASELINE = 0.11
+
+
+@dataclass(frozen=True)
+class View:
+    """One picture in a sweep.
+
+    :ivar gray: (h, w) uint8.
+    :ivar T_view_reference: (4, 4).
+    """
+
+    gray: np.ndarray
+    T_view_reference: np.ndarray
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Depth of one keyframe.
+
+    :ivar depth: (h, w) float32, NaN where unknown.
+    :ivar confidence: (h, w) float32 >= 1.
+    """
+
+    frame_id: int
+    depth: np.ndarray
+    confidence: np.ndarray
+    camera: Pinhole
+
+
+def sweep_size(camera: Pinhole) -> tuple[int, int]:
+    """Return the width and height of the swept picture."""
+    scale = min(0.5, float(np.sqrt(MOST_PIXELS / (camera.width * camera.height))))
+    return round(camera.width * scale), round(camera.height * scale)
+
+
+def sweep(
+    frame_id: int,
+    gray: np.ndarray,
+    views: list[View],
+    camera: Pinhole,
+    nearest: float,
+    farthest: float,
+    planes: int,
+) -> Swept:
+    """Return the depth of a picture.
+
+    :param gray: (h, w) uint8, the size of ``camera``, as are the pictures of the views.
+    :param nearest: depth where the planes begin; they end at ``farthest``.
+    """
+    inverse_depths = np.linspace(1.0 / farthest, 1.0 / nearest, planes)
+    scores = _score_volume(gray, views, camera, inverse_depths)
+    depth, confidence = _decide(scores, inverse_depths, gray)
+    return Swept(frame_id, depth, confidence, camera)
+
+
+def _score_volume(
+    gray: np.ndarray, views: list[View], camera: Pinhole, inverse_depths: np.ndarray
+) -> np.ndarray:
+    """Return (planes, h, w) float32: how well each plane fits, 1 at best, in the best views."""
+    h, w = gray.shape
+    K = np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1.0]])
+    K_inv = np.linalg.inv(K)
+    reference = _normalised(gray)
+    scale = 0.5 / np.maximum(_box(reference * reference), 1e-3)
+    pictures = [_normalised(v.gray) for v in views]
+    homographies = [
+        (K @ v.T_view_reference[:3, :3] @ K_inv, K @ v.T_view_reference[:3, 3:] @ K_inv[2:])
+        for v in views
+    ]
+    volume = np.empty((len(inverse_depths), h, w), np.float32)
+    each = [np.empty((h, w), np.float32) for _ in views]
+    for plane, inverse_depth in zip(volume, inverse_depths, strict=True):
+        for picture, (turn, shift), score in zip(pictures, homographies, each, strict=True):
+            warped = cv2.warpPerspective(
+                picture,
+                turn + inverse_depth * shift,
+                (w, h),
+                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            )
+            np.subtract(warped, reference, out=warped)
+            np.multiply(warped, warped, out=warped)
+            cv2.boxFilter(warped, cv2.CV_32F, (PATCH, PATCH), dst=score)
+        _better_half(each, plane)
+        np.multiply(plane, scale, out=plane)
+        np.subtract(1.0, plane, out=plane)
+    return volume
+
+
+def _normalised(gray: np.ndarray) -> np.ndarray:
+    """Return the picture without the mean and contrast of the patch around each pixel.
+
+    Of two such pictures the mean squared difference over a patch is twice (1 - ZNCC), up to mean
+    and contrast being those of the neighbour's patch before warping: a third of the work.
+    """
+    image = gray.astype(np.float32)
+    mean = _box(image)
+    # Contrast below the noise of the camera lowers the score by itself.
+    contrast = np.sqrt(np.maximum(_box(image * image) - mean * mean, 0.0) + LEAST_CONTRAST)
+    return (image - mean) / contrast
+
+
+def _box(image: np.ndarray) -> np.ndarray:
+    return cv2.boxFilter(image, cv2.CV_32F, (PATCH, PATCH))
+
+
+def _better_half(each: list[np.ndarray], out: np.ndarray) -> None:
+    """Write the mean of the two best views: in the others the point may be hidden."""
+    if len(each) == 1:
+        out[:] = each[0]
+        return
+    a = np.minimum(each[0], each[1])
+    b = np.maximum(each[0], each[1])
+    for difference in each[2:]:
+        # a and b stay the best two so far.
+        np.minimum(b, np.maximum(a, difference), out=b)
+        np.minimum(a, difference, out=a)
+    np.add(a, b, out=out)
+    out *= 0.5
+
+
+def _decide(
+    scores: np.ndarray, inverse_depths: np.ndarray, gray: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose a plane per pixel, refine it between planes, and drop what is not sure."""
+    planes, h, w = scores.shape
+    best = _argmax(scores)
+    flat = scores.reshape(planes, -1)
+    columns = np.arange(h * w)
+    index = best.reshape(-1)
+    top = flat[index, columns]
+    below = flat[np.maximum(index - 1, 0), columns]
+    above = flat[np.minimum(index + 1, planes - 1), columns]
+    curve = below + above - 2.0 * top
+    offset = np.where(curve < -1e-6, 0.5 * (below - above) / np.minimum(curve, -1e-6), 0.0)
+    step = inverse_depths[1] - inverse_depths[0]
+    inverse_depth = inverse_depths[index] + np.clip(offset, -0.5, 0.5) * step
+    depth = (1.0 / inverse_depth).reshape(h, w).astype(np.float32)
+
+    second = _second_peak(flat, index)
+    margin = (top - second).reshape(h, w)
+    top = top.reshape(h, w)
+    inside = (best > 0) & (best < planes - 1)
+    known = inside & (top > LEAST_SCORE) & (margin > UNIQUE_MARGIN)
+    known &= _texture(gray) > LEAST_CONTRAST
+    depth[~known] = np.nan
+    depth = _drop_outliers(depth)
+    known = np.isfinite(depth)
+    confidence = np.ones((h, w), np.float32)
+    fit = np.clip((top - LEAST_SCORE) / (1.0 - LEAST_SCORE), 0.0, 1.0)
+    clear = np.clip(margin / 0.3, 0.0, 1.0)
+    confidence[known] = (1.0 + 4.0 * fit * (0.5 + 0.5 * clear))[known]
+    return depth, confidence
+
+
+def _argmax(scores: np.ndarray) -> np.ndarray:
+    """Return the best plane of each pixel; plane after plane is faster than NumPy's argmax."""
+    best = np.zeros(scores.shape[1:], np.intp)
+    top = scores[0].copy()
+    for k in range(1, len(scores)):
+        better = scores[k] > top
+        np.copyto(top, scores[k], where=better)
+        np.copyto(best, k, where=better)
+    return best
+
+
+def _second_peak(flat: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Return the best score away from each pixel's best plane."""
+    masked = flat.copy()
+    planes, columns = len(flat), np.arange(flat.shape[1])
+    for shift in range(-PEAK_PLANES, PEAK_PLANES + 1):
+        masked[np.clip(index + shift, 0, planes - 1), columns] = -1.0
+    return masked.max(axis=0)
+
+
+def _texture(gray: np.ndarray) -> np.ndarray:
+    """Return the standard deviation of the patch around each pixel."""
+    image = gray.astype(np.float32)
+    mean = _box(image)
+    return np.sqrt(np.maximum(_box(image * image) - mean * mean, 0.0))
+
+
+def _drop_outliers(depth: np.ndarray) -> np.ndarray:
+    """Drop pixels that most of their known neighbours contradict, and specks."""
+    known = np.isfinite(depth)
+    inverse = np.where(known, 1.0 / np.where(known, depth, 1.0), 0.0).astype(np.float32)
+    # The median of known neighbours: unknown ones hold the pixel's own value.
+    agreeing = np.zeros(depth.shape, np.int32)
+    present = np.zeros(depth.shape, np.int32)
+    for dy in (-4, -2, 0, 2, 4):
+        for dx in (-4, -2, 0, 2, 4):
+            if dx == 0 and dy == 0:
+                continue
+            there = _shifted(inverse, dx, dy)
+            has = there > 0
+            present += has
+            agreeing += has & (np.abs(there - inverse) < SMOOTH_SHARE * inverse)
+    sure = known & (present >= 6) & (agreeing >= 0.5 * present)
+    return np.where(sure, depth, np.nan).astype(np.float32)
+
+
+def _shifted(image: np.ndarray, dx: int, dy: int) -> np.ndarray:
+    """Return the picture moved by whole pixels, zero where nothing moves in."""
+    h, w = image.shape
+    moved = np.zeros_like(image)
+    moved[max(0, -dy) : h - max(0, dy), max(0, -dx) : w - max(0, dx)] = image[
+        max(0, dy) : h - max(0, -dy), max(0, dx) : w - max(0, -dx)
+    ]
+    return moved
