@@ -132,11 +132,12 @@ def _no_match(estimate: PoseList, truth: PoseList, matched: int, tolerance_s: fl
     apart = (
         estimate.stamps_ns[-1] < truth.stamps_ns[0] or truth.stamps_ns[-1] < estimate.stamps_ns[0]
     )
-    hint = (
-        'they do not overlap in time; is it the truth of another sequence, or in another clock?'
-        if apart
-        else f'their stamps differ by more than {tolerance_s} s'
-    )
+    if apart:
+        hint = 'they do not overlap in time; is it the truth of another sequence or clock?'
+    elif len(estimate) < MIN_POSES:
+        hint = 'the camera was hardly ever tracked'
+    else:
+        hint = f'their stamps differ by more than {tolerance_s} s'
     return (
         f'only {matched} poses have a true one at their time, {MIN_POSES} are needed: the '
         f'estimate has {len(estimate)} poses from {span(estimate)}, the truth {len(truth)} from '

@@ -1,0 +1,242 @@
+"""Bags: what is written is read back to the byte and nanosecond, and broken ones are refused."""
+
+import os
+
+import numpy as np
+import pytest
+from r3_ros.bag_writer import SequenceTopics, time_shift_ns, write_sequence
+from r3_ros.bags import BagReader, stamp_of
+from r3_ros.camera import camera_model
+from r3_ros.errors import OutputError, SourceError
+from r3_ros.sources import open_source, RawFrame
+from r3_ros.trajectory_file import PoseList, read_tum
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import get_typestore, Stores
+import scripted
+from sequences import HEIGHT, stamp, WIDTH, write_folder
+
+LENS = camera_model(
+    WIDTH, HEIGHT, [50, 0, 31, 0, 51, 23, 0, 0, 1], 'plumb_bob', [-0.2, 0.1, 0.01, 0.02, 0.0]
+)
+STORE = get_typestore(Stores.ROS2_JAZZY)
+
+
+def frames(count: int = 6, start_ns: int = scripted.START_NS) -> list[RawFrame]:
+    return [
+        RawFrame(start_ns + i * 100_000_001, scripted.picture(WIDTH, HEIGHT, shade=i))
+        for i in range(count)
+    ]
+
+
+def read(path, **options):
+    with open_source(path, **options) as source:
+        return source, list(source)
+
+
+@pytest.mark.parametrize('name', ['walk.mcap', 'walk'])
+def test_pictures_stamps_and_calibration_survive(tmp_path, name):
+    written = frames()
+    summary = write_sequence(tmp_path / name, written, LENS)
+    assert (summary.frames, summary.shift_ns) == (6, 0)
+    source, found = read(tmp_path / name)
+    assert [f.stamp_ns for f in found] == [f.stamp_ns for f in written]
+    for a, b in zip(found, written, strict=True):
+        np.testing.assert_array_equal(a.image, b.image)
+    np.testing.assert_array_equal(source.camera.K, LENS.K)
+    assert source.camera.D == LENS.D and source.length == 6 and not source.warnings
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_compressed_pictures_are_the_files_they_were(tmp_path):
+    folder = write_folder(tmp_path / 'seq', count=4, suffix='.jpg')
+    topics = SequenceTopics(image='/cam/image', compressed=True)
+    with open_source(folder) as source:
+        write_sequence(tmp_path / 'a.mcap', source, source.camera, topics=topics)
+    bag = BagReader(tmp_path / 'a.mcap')
+    kinds = {c.topic: c.msgtype for c in bag.connections}
+    assert kinds['/cam/image/compressed'] == 'sensor_msgs/msg/CompressedImage'
+    files = sorted((folder / 'rgb').iterdir())
+    pictures = [c for c in bag.connections if c.topic == '/cam/image/compressed']
+    for (connection, _, data), file in zip(bag.serialized(pictures), files, strict=True):
+        message = bag.deserialize(connection, data)
+        assert message.format == 'jpeg' and message.data.tobytes() == file.read_bytes()
+    bag.close()
+    assert len(read(tmp_path / 'a.mcap')[1]) == 4
+
+
+def test_ground_truth_is_written_with_its_own_stamps(tmp_path):
+    folder = write_folder(tmp_path / 'seq', count=5)
+    truth = read_tum(folder / 'groundtruth.txt')
+    with open_source(folder) as source:
+        write_sequence(tmp_path / 'a.mcap', source, source.camera, truth)
+    bag = BagReader(tmp_path / 'a.mcap')
+    poses = [c for c in bag.connections if c.topic == '/ground_truth/pose']
+    for i, (connection, recorded_ns, data) in enumerate(bag.serialized(poses)):
+        message = bag.deserialize(connection, data)
+        assert stamp_of(message) == recorded_ns == stamp(i)
+        p = message.pose.position
+        np.testing.assert_allclose([p.x, p.y, p.z], truth.T_world_camera[i, :3, 3], atol=1e-12)
+    assert i == 4
+    bag.close()
+
+
+def test_grey_pictures_are_written_as_mono8(tmp_path):
+    grey = np.repeat(scripted.picture(WIDTH, HEIGHT)[..., :1], 3, axis=-1)
+    write_sequence(tmp_path / 'a.mcap', [RawFrame(5, grey)], None)
+    bag = BagReader(tmp_path / 'a.mcap')
+    for connection, _, data in bag.serialized():
+        if connection.topic == '/camera/image_raw':
+            message = bag.deserialize(connection, data)
+            assert message.encoding == 'mono8' and message.step == WIDTH
+    bag.close()
+    np.testing.assert_array_equal(read(tmp_path / 'a.mcap')[1][0].image, grey)
+
+
+def test_an_uncalibrated_camera_stays_uncalibrated(tmp_path):
+    write_sequence(tmp_path / 'a.mcap', frames(2), None)
+    source, _ = read(tmp_path / 'a.mcap')
+    assert source.camera is None
+
+
+def test_no_stamp_is_written_as_zero(tmp_path):
+    """ROS reads zero as "no time", so all times move alike, those of the truth too."""
+    truth = PoseList(np.array([0, 100_000_001]), np.tile(np.eye(4), (2, 1, 1)))
+    summary = write_sequence(tmp_path / 'a.mcap', frames(2, start_ns=0), LENS, truth)
+    assert summary.shift_ns == time_shift_ns(0) == 10**9
+    _, found = read(tmp_path / 'a.mcap')
+    assert [f.stamp_ns for f in found] == [10**9, 1_100_000_001]
+    assert time_shift_ns(1) == 0 and time_shift_ns(-5) == 10**9 + 5
+
+
+def test_a_failing_source_leaves_no_bag(tmp_path):
+    def broken():
+        yield from frames(3)
+        raise SourceError('the source broke')
+
+    for name in ('a.mcap', 'a'):
+        with pytest.raises(SourceError, match='broke'):
+            write_sequence(tmp_path / name, broken(), LENS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_bag_is_refused(tmp_path):
+    write_sequence(tmp_path / 'a.mcap', frames(1), LENS)
+    with pytest.raises(OutputError, match='exists already'):
+        write_sequence(tmp_path / 'a.mcap', frames(2), LENS)
+    write_sequence(tmp_path / 'a.mcap', frames(2), LENS, overwrite=True)
+    assert len(read(tmp_path / 'a.mcap')[1]) == 2
+
+
+def image_message(stamp_ns: int, **changes):
+    types = STORE.types
+    sec, nanosec = divmod(stamp_ns, 10**9)
+    header = types['std_msgs/msg/Header'](
+        stamp=types['builtin_interfaces/msg/Time'](sec=sec, nanosec=nanosec), frame_id='cam'
+    )
+    fields = {
+        'header': header,
+        'height': HEIGHT,
+        'width': WIDTH,
+        'encoding': 'rgb8',
+        'is_bigendian': 0,
+        'step': 3 * WIDTH,
+        'data': scripted.picture(WIDTH, HEIGHT).reshape(-1),
+    }
+    return types['sensor_msgs/msg/Image'](**(fields | changes))
+
+
+def write_bag(path, topics, plugin=StoragePlugin.MCAP):
+    """Write a bag of {topic: [(recorded_ns, message)]}."""
+    with Writer(path, version=9, storage_plugin=plugin) as writer:
+        for topic, messages in topics.items():
+            kind = messages[0][1].__msgtype__
+            connection = writer.add_connection(topic, kind, typestore=STORE)
+            for recorded_ns, message in messages:
+                writer.write(connection, recorded_ns, STORE.serialize_cdr(message, kind))
+    return path
+
+
+@pytest.mark.parametrize('plugin', list(StoragePlugin))
+def test_both_storages_and_their_single_files(tmp_path, plugin):
+    messages = [(i, image_message(stamp(i))) for i in range(3)]
+    bag = write_bag(tmp_path / 'bag', {'/image': messages}, plugin)
+    single = next(p for p in bag.iterdir() if p.suffix in ('.mcap', '.db3'))
+    for path in (bag, single):
+        assert [f.stamp_ns for f in read(path)[1]] == [stamp(i) for i in range(3)]
+
+
+def test_several_picture_topics_must_be_chosen_from(tmp_path):
+    messages = [(1, image_message(5))]
+    bag = write_bag(tmp_path / 'bag', {'/left/image': messages, '/right/image': messages})
+    with pytest.raises(SourceError, match='/left/image, /right/image'):
+        open_source(bag)
+    source, found = read(bag, topic='/right/image')
+    assert source.connection.topic == '/right/image' and len(found) == 1
+    with pytest.raises(SourceError, match='no pictures on /middle.*/left/image'):
+        open_source(bag, topic='/middle')
+
+
+def test_a_bag_without_pictures_says_what_it_holds(tmp_path):
+    text = STORE.types['std_msgs/msg/String'](data='hello')
+    bag = write_bag(tmp_path / 'bag', {'/chatter': [(1, text)]})
+    with pytest.raises(SourceError, match='no picture topic; it holds /chatter'):
+        open_source(bag)
+
+
+def test_unusable_messages_are_skipped_and_counted(tmp_path):
+    messages = [
+        (1, image_message(10)),
+        (2, image_message(20, encoding='32FC1')),
+        (3, image_message(30, step=5)),
+        (4, image_message(40, data=np.zeros(10, np.uint8))),
+        (5, image_message(50)),
+    ]
+    source, found = read(write_bag(tmp_path / 'bag', {'/image': messages}))
+    assert [f.stamp_ns for f in found] == [10, 50]
+    assert source.skipped == 3
+    for reason in ("'32FC1' is not supported", 'contradict', 'cut off'):
+        assert any(reason in warning for warning in source.warnings)
+
+
+def test_pictures_without_a_stamp_get_the_time_of_recording(tmp_path):
+    messages = [(1000, image_message(0)), (2000, image_message(0))]
+    source, found = read(write_bag(tmp_path / 'bag', {'/image': messages}))
+    assert [f.stamp_ns for f in found] == [1000, 2000]
+    assert source.warnings == ['pictures without a stamp: the time of recording is used']
+
+
+def test_a_cut_off_bag_is_refused_or_used_as_far_as_it_goes(tmp_path):
+    write_sequence(tmp_path / 'a.mcap', frames(40), LENS)
+    whole = (tmp_path / 'a.mcap').read_bytes()
+    for share in (0.0, 0.001, 0.5, 0.97):
+        (tmp_path / 'cut.mcap').write_bytes(whole[: int(share * len(whole))])
+        try:
+            source, found = read(tmp_path / 'cut.mcap')
+        except SourceError as error:
+            assert 'damaged' in str(error) and 'cut.mcap' in str(error)
+        else:
+            assert len(found) < 40 and any('damaged' in w for w in source.warnings)
+
+
+def test_noise_in_a_bag_never_ends_in_another_error(tmp_path):
+    write_sequence(tmp_path / 'a.mcap', frames(10), LENS)
+    whole = np.frombuffer((tmp_path / 'a.mcap').read_bytes(), np.uint8)
+    rng = np.random.default_rng(0)
+    for _ in range(25):
+        spoiled = whole.copy()
+        spoiled[rng.integers(0, len(whole), 40)] = rng.integers(0, 256, 40)
+        (tmp_path / 'b.mcap').write_bytes(spoiled.tobytes())
+        try:
+            read(tmp_path / 'b.mcap')
+        except SourceError:
+            pass
+
+
+def test_what_is_no_bag_is_refused(tmp_path):
+    (tmp_path / 'a.mcap').write_bytes(b'no bag at all')
+    (tmp_path / 'bag').mkdir()
+    (tmp_path / 'bag' / 'metadata.yaml').write_text('nothing: here')
+    (tmp_path / 'a.db3').write_bytes(b'SQLite format 3\0 but no more')
+    for name in ('a.mcap', 'bag', 'a.db3'):
+        with pytest.raises(SourceError, match='damaged'):
+            open_source(tmp_path / name)

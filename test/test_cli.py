@@ -1,0 +1,105 @@
+"""The command: quick help, one line for an error, the right exit status."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from r3_ros import __version__, cli
+from r3_ros.errors import SourceError
+
+COMMANDS = ('bag', 'demo', 'eval', 'parameters', 'play', 'run', 'synth')
+
+
+def r3(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, '-m', 'r3_ros.cli', *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,
+    )
+
+
+def test_help_lists_every_command_without_heavy_imports():
+    code = (
+        'import sys, r3_ros.cli as cli\n'
+        'cli.build_parser().format_help()\n'
+        'print(sorted({"numpy", "cv2", "torch", "rclpy", "rosbags", "evo"} & set(sys.modules)))'
+    )
+    out = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert out.stdout.strip() == '[]'
+    help_text = cli.build_parser().format_help()
+    assert all(f'    {command}' in help_text for command in COMMANDS)
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as exit:
+        cli.main([command, '--help'])
+    assert exit.value.code == 0
+    assert 'usage: r3 ' + command in capsys.readouterr().out
+
+
+def test_version():
+    out = r3('--version')
+    assert out.returncode == 0 and out.stdout.strip() == f'r3_ros {__version__}'
+
+
+def test_wrong_usage_is_status_two():
+    assert r3().returncode == 2
+    assert r3('walk').returncode == 2
+
+
+def test_an_error_is_one_line_and_status_two(tmp_path):
+    out = r3('run', str(tmp_path / 'gone'), '-o', str(tmp_path / 'out'))
+    assert out.returncode == 2
+    assert out.stderr.strip() == f'r3 run: {tmp_path / "gone"} does not exist'
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ('error', 'status', 'told'),
+    [
+        (SourceError('no such thing'), 2, 'r3 eval: no such thing'),
+        (KeyboardInterrupt(), 130, 'r3 eval: interrupted'),
+    ],
+)
+def test_statuses(monkeypatch, capsys, error, status, told):
+    from r3_ros.commands import eval as command
+
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr(command, 'run', fail)
+    assert cli.main(['eval', 'x', '--groundtruth', 'y']) == status
+    assert capsys.readouterr().err.strip() == told
+
+
+def test_a_bug_is_not_hidden(monkeypatch):
+    from r3_ros.commands import eval as command
+
+    def fail(args):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(command, 'run', fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(['eval', 'x', '--groundtruth', 'y'])
+
+
+def test_play_without_ros_says_what_to_do(monkeypatch, capsys):
+    import importlib
+
+    real = importlib.import_module
+
+    def without_rclpy(name, *rest):
+        if name == 'rclpy':
+            raise ImportError("No module named 'rclpy'")
+        return real(name, *rest)
+
+    monkeypatch.setattr(importlib, 'import_module', without_rclpy)
+    assert cli.main(['play', 'some.mcap']) == 2
+    assert 'needs ROS 2 (rclpy)' in capsys.readouterr().err

@@ -1,0 +1,284 @@
+"""A recording through the engine and into files, with a predictor that knows the answer."""
+
+import json
+import os
+import signal
+import threading
+
+import cv2
+import numpy as np
+import pytest
+from r3_ros import factory
+from r3_ros.cli import main
+from r3_ros.cloud_file import read_ply
+from r3_ros.config import R3Config, updated
+from r3_ros.errors import CalibrationError, FrameError, SourceError
+from r3_ros.offline import run_source, Undistorter
+from r3_ros.report.run_data import read_table
+from r3_ros.sources import find_pictures, FolderSource, RawFrame
+from r3_ros.streaming.engine import Engine
+from r3_ros.trajectory_file import read_tum
+import scripted
+from sequences import stamp, write_folder, write_video
+
+
+@pytest.fixture
+def predictor(monkeypatch):
+    """Have every engine use a scripted predictor, and return what it will be."""
+    made = scripted.ScriptedPredictor()
+    monkeypatch.setattr(factory, 'load_predictor', lambda config: made)
+    return made
+
+
+def run_folder(folder, predictor=None, config=None, **options):
+    config = config or R3Config()
+    engine = Engine(predictor or scripted.ScriptedPredictor(), config)
+    with FolderSource(folder) as source:
+        return run_source(source, engine, **options)
+
+
+def test_every_frame_is_used_in_order(tmp_path):
+    result = run_folder(write_folder(tmp_path / 'seq', count=20))
+    assert [record.stamp_ns for record in result.records] == [stamp(i) for i in range(20)]
+    assert not result.rejected and not result.interrupted
+    np.testing.assert_array_equal(result.trajectory.stamps_ns, [stamp(i) for i in range(20)])
+    for i, T in enumerate(result.trajectory.T_emitted):
+        np.testing.assert_allclose(T, scripted.truth(scripted.circle(), stamp(i)), atol=1e-9)
+
+
+def test_frames_that_would_start_another_session_are_left_out(tmp_path):
+    folder = write_folder(tmp_path / 'seq', count=8)
+    lines = (folder / 'timestamps.txt').read_text().splitlines()[1:]
+    back = f'1.0 {lines[4].split()[1]}'  # time jumps back by decades
+    twice = f'{lines[5].split()[0]} {lines[6].split()[1]}'
+    (folder / 'timestamps.txt').write_text('\n'.join([*lines[:6], back, twice, lines[7]]))
+    cv2.imwrite(str(find_pictures(folder)[3]), np.zeros((20, 20, 3), np.uint8))
+    result = run_folder(folder)
+    assert [record.stamp_ns for record in result.records] == [stamp(i) for i in (0, 1, 2, 4, 5, 7)]
+    assert sum(result.rejected.values()) == 3
+    assert any('size changed: 64x48 to 20x20' in warning for warning in result.warnings)
+    assert any('duplicate' in warning for warning in result.warnings)
+
+
+def test_a_frame_the_predictor_refuses_is_counted(tmp_path):
+    script = scripted.Script(failures={3: FrameError('too dark')})
+    folder = write_folder(tmp_path / 'seq', count=8)
+    result = run_folder(folder, scripted.ScriptedPredictor(script))
+    assert len(result.records) == 7
+    assert result.rejected['refused by the predictor'] == 1
+    assert any('too dark' in warning for warning in result.warnings)
+
+
+def test_a_stop_keeps_what_is_there(tmp_path):
+    stop = threading.Event()
+
+    def on_frame(result, estimate):
+        if estimate.frame_id == 4:
+            stop.set()
+
+    folder = write_folder(tmp_path / 'seq', count=20)
+    result = run_folder(folder, on_frame=on_frame, stop=stop)
+    assert result.interrupted and len(result.records) == 5
+
+
+def test_errors_of_the_reader_arrive(tmp_path):
+    folder = write_folder(tmp_path / 'seq', count=3)
+    for path in find_pictures(folder):
+        path.write_bytes(b'')
+    with pytest.raises(SourceError, match='no frame'):
+        run_folder(folder)
+    assert not [t for t in threading.enumerate() if t.name == 'reader']
+
+
+def test_an_error_of_the_engine_stops_the_reader(tmp_path):
+    script = scripted.Script(failures={2: RuntimeError('a bug')})
+    folder = write_folder(tmp_path / 'seq', count=30)
+    with pytest.raises(RuntimeError, match='a bug'):
+        run_folder(folder, scripted.ScriptedPredictor(script))
+    assert not [t for t in threading.enumerate() if t.name == 'reader']
+
+
+def test_a_calibration_of_another_shape_is_refused(tmp_path):
+    folder = write_folder(tmp_path / 'seq', count=3)
+    text = (folder / 'camera.yaml').read_text().replace('height: 48', 'height: 64')
+    (folder / 'camera.yaml').write_text(text)
+    with pytest.raises(CalibrationError, match='64x64.*64x48'):
+        run_folder(folder)
+
+
+def test_a_calibration_of_another_size_is_scaled(tmp_path):
+    folder = write_folder(tmp_path / 'seq', count=1)
+    text = (folder / 'camera.yaml').read_text()
+    text = text.replace('width: 64', 'width: 128').replace('height: 48', 'height: 96')
+    (folder / 'camera.yaml').write_text(text)
+    with FolderSource(folder) as source:
+        frame = Undistorter(source.camera).frame(next(iter(source)))
+    assert frame.intrinsics.width == 64 and frame.intrinsics.fx == pytest.approx(25.6)
+
+
+def test_rectification_can_be_switched_off(tmp_path):
+    folder = write_folder(tmp_path / 'seq', count=1)
+    text = (folder / 'camera.yaml').read_text().replace('[0, 0, 0, 0, 0]', '[-0.3, 0.1, 0, 0, 0]')
+    (folder / 'camera.yaml').write_text(text)
+    raw = RawFrame(1, scripted.picture())
+    camera = FolderSource(folder).camera
+    assert Undistorter(camera, 'off').frame(raw).image is raw.image
+    assert Undistorter(camera, 'auto').frame(raw).image is not raw.image
+
+
+def test_the_command_writes_everything(tmp_path, predictor, capsys):
+    folder = write_folder(tmp_path / 'seq', count=40)
+    out = tmp_path / 'out'
+    truth = str(folder / 'groundtruth.txt')
+    arguments = ['run', str(folder), '-o', str(out), '--groundtruth', truth, '--save-depth']
+    assert main([*arguments, '--set', 'keyframe.max_interval=5']) == 0
+    assert predictor.closed
+    names = {path.name for path in out.iterdir()}
+    assert names >= {
+        'trajectory.tum',
+        'trajectory_final.tum',
+        'map.ply',
+        'summary.json',
+        'frames.csv',
+        'report.html',
+        'evaluation.json',
+        'depth',
+    }
+    summary = json.loads((out / 'summary.json').read_text())
+    assert summary['frames']['processed'] == summary['frames']['with_pose'] == 40
+    # The first frame has nothing to be tracked against.
+    assert summary['frames']['tracked'] == 39 and summary['tracked_share'] == 39 / 40
+    assert summary['complete']
+    assert summary['keyframes'] >= 8
+    assert summary['config']['keyframe.max_interval'] == 5
+    assert not summary['camera']['focal_length_estimated']
+    assert summary['timing_ms']['step']['p95'] > 0
+    evaluation = json.loads((out / 'evaluation.json').read_text())
+    assert evaluation['trajectory']['ate_rmse_m'] < 1e-6
+    assert len(read_ply(out / 'map.ply')) == summary['map_points'] > 1000
+    assert read_tum(out / 'trajectory.tum').stamps_ns.tolist() == [stamp(i) for i in range(40)]
+    table = read_table(out / 'frames.csv')
+    assert table['tracked'].sum() == 39 and len(list((out / 'depth').iterdir())) == 40
+    assert '97.5 % tracked' in capsys.readouterr().out
+
+
+def test_lost_frames_have_no_pose_in_the_files(tmp_path, predictor):
+    predictor.script = scripted.Script(blackouts=range(10, 16))
+    out = tmp_path / 'out'
+    assert main(['run', str(write_folder(tmp_path / 'seq', count=30)), '-o', str(out)]) == 0
+    stamps = set(read_tum(out / 'trajectory.tum').stamps_ns.tolist())
+    assert not stamps & {stamp(i) for i in range(10, 16)}
+    summary = json.loads((out / 'summary.json').read_text())
+    assert [change['state'] for change in summary['state_changes']].count('lost') == 1
+    assert summary['tracked_share'] < 0.85
+
+
+def test_an_estimated_focal_length_is_said(tmp_path, predictor, capsys):
+    out = tmp_path / 'out'
+    video = write_video(tmp_path / 'a.avi', count=8)
+    assert main(['run', str(video), '-o', str(out)]) == 0
+    assert json.loads((out / 'summary.json').read_text())['camera']['focal_length_estimated']
+    assert 'focal length estimated' in capsys.readouterr().out
+    assert 'focal length was estimated' in (out / 'report.html').read_text()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--set', 'map.voxel_size=-1'], 'map.voxel_size'),
+        (['--set', 'map.voxel_sise=0.1'], "did you mean 'map.voxel_size'"),
+        (['--set', 'nonsense'], 'NAME=VALUE'),
+        (['--model', 'gpt'], 'model.name'),
+        (['--config', 'gone.yaml'], 'gone.yaml'),
+        (['--camera', 'gone.yaml'], 'gone.yaml'),
+        (['--groundtruth', 'gone.tum'], 'gone.tum'),
+        (['--topic', '/x'], 'no bag'),
+    ],
+)
+def test_wrong_options_are_one_clear_line(tmp_path, predictor, capsys, arguments, message):
+    folder = write_folder(tmp_path / 'seq', count=3)
+    out = tmp_path / 'out'
+    assert main(['run', str(folder), '-o', str(out), *arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error.splitlines()[-1] and 'Traceback' not in error
+    assert sorted(os.listdir(tmp_path)) == ['seq']
+
+
+def test_an_existing_output_is_kept_unless_overwritten(tmp_path, predictor, capsys):
+    folder = write_folder(tmp_path / 'seq', count=3)
+    out = tmp_path / 'out'
+    out.mkdir()
+    (out / 'thesis.tex').write_text('years of work')
+    for extra in ([], ['--overwrite']):
+        assert main(['run', str(folder), '-o', str(out), *extra]) == 2
+    assert (out / 'thesis.tex').read_text() == 'years of work'
+    assert 'holds no summary.json' in capsys.readouterr().err
+    assert main(['run', str(folder), '-o', str(tmp_path / 'new')]) == 0
+    assert main(['run', str(folder), '-o', str(tmp_path / 'new')]) == 2
+    assert main(['run', str(folder), '-o', str(tmp_path / 'new'), '--overwrite']) == 0
+
+
+@pytest.mark.parametrize('when', ['write_run', 'write_report'])
+def test_a_disk_full_at_the_end_leaves_nothing(tmp_path, predictor, capsys, monkeypatch, when):
+    import errno
+
+    import r3_ros.report.page
+    import r3_ros.run_files
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    module = r3_ros.run_files if when == 'write_run' else r3_ros.report.page
+    monkeypatch.setattr(module, when, full)
+    folder = write_folder(tmp_path / 'seq', count=3)
+    assert main(['run', str(folder), '-o', str(tmp_path / 'out')]) == 2
+    assert 'the disk is full' in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ['seq']
+
+
+def test_a_truth_that_does_not_fit_does_not_cost_the_run(tmp_path, predictor, capsys):
+    folder = write_folder(tmp_path / 'seq', count=5)
+    truth = tmp_path / 'other.tum'
+    truth.write_text('\n'.join(f'{i} 0 0 {i} 0 0 0 1' for i in range(5)))
+    out = tmp_path / 'out'
+    assert main(['run', str(folder), '-o', str(out), '--groundtruth', str(truth)]) == 2
+    assert 'do not overlap' in capsys.readouterr().err
+    assert (out / 'report.html').is_file()
+
+
+def test_an_interrupt_writes_the_part_and_says_so(tmp_path, predictor, capsys, monkeypatch):
+    folder = write_folder(tmp_path / 'seq', count=40)
+    step = Engine.step
+
+    def interrupted_step(self, frame):
+        estimate = step(self, frame)
+        if estimate.frame_id == 9:
+            signal.raise_signal(signal.SIGINT)
+        return estimate
+
+    monkeypatch.setattr(Engine, 'step', interrupted_step)
+    out = tmp_path / 'out'
+    assert main(['run', str(folder), '-o', str(out)]) == 130
+    assert 'PARTIAL' in capsys.readouterr().out
+    assert not json.loads((out / 'summary.json').read_text())['complete']
+    assert len(read_tum(out / 'trajectory.tum')) == 10
+    assert 'partial' in (out / 'report.html').read_text()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_no_depth_no_map_no_problem(tmp_path, predictor):
+    predictor.script = scripted.Script(depth_size=None)
+    out = tmp_path / 'out'
+    folder = write_folder(tmp_path / 'seq', count=5)
+    assert main(['run', str(folder), '-o', str(out), '--max-frames', '3']) == 0
+    assert len(read_ply(out / 'map.ply')) == 0
+    assert len(read_table(out / 'frames.csv')['stamp']) == 3
+
+
+def test_queue_size_and_rates_do_not_lose_recorded_frames(tmp_path):
+    """The mailbox is for live streams: a recording is read as fast as it is processed."""
+    config = updated(R3Config(), {'input.queue_size': 1})
+    script = scripted.Script(latency_s=0.002)
+    folder = write_folder(tmp_path / 'seq', count=25)
+    result = run_folder(folder, scripted.ScriptedPredictor(script), config)
+    assert len(result.records) == 25
