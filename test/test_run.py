@@ -155,7 +155,7 @@ def test_the_command_writes_everything(tmp_path, predictor, capsys):
     assert summary['timing_ms']['step']['p95'] > 0
     evaluation = json.loads((out / 'evaluation.json').read_text())
     assert evaluation['trajectory']['ate_rmse_m'] < 1e-6
-    assert len(read_ply(out / 'map.ply')) == summary['map_points'] > 1000
+    assert len(read_ply(out / 'map.ply')) == summary['map_points'] > 500
     assert read_tum(out / 'trajectory.tum').stamps_ns.tolist() == [stamp(i) for i in range(40)]
     table = read_table(out / 'frames.csv')
     assert table['tracked'].sum() == 39 and len(list((out / 'depth').iterdir())) == 40
