@@ -19,8 +19,8 @@ from .pinhole import Pinhole
 from .pnp import pose_jacobian
 
 #: Standard deviations of a good edge: rotation in radians, translation over scene depth.
-NOMINAL_ROTATION = 2.5e-4
-NOMINAL_TRANSLATION = 4e-4
+NOMINAL_ROTATION = 5e-4
+NOMINAL_TRANSLATION = 8e-4
 #: The confidence of an edge with those.
 REFERENCE = float(np.log(2.0))
 #: Fewer landmarks in common are no evidence.

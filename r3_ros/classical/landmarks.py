@@ -136,7 +136,6 @@ class HeldFrame:
     keyframe: bool = False
     posed: bool = False
     announced: np.ndarray | None = None
-    sigma_px: float = 1.0
 
 
 class HeldFrames:

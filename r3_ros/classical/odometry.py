@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 import enum
 
 import numpy as np
 
-from ..geometry import inverse, make_T
+from ..geometry import inverse, make_T, rotation_angle
 from . import mapping
 from .bundle import BundleResult
 from .dense import sweep_job
@@ -17,6 +18,7 @@ from .jobs import Background
 from .landmarks import HeldFrame, HeldFrames, Landmarks, Sightings
 from .pinhole import homogeneous, Pinhole, project
 from .pnp import INLIER_PX, ransac_pose, refine_pose, reprojection_px
+from .relocalise import Place, Relocaliser
 from .sweep import Swept
 from .window import job, Loop, loop_holds, merge, take_window, Window
 
@@ -32,6 +34,16 @@ LEAST_SHARE = 0.4
 LEAST_COVERAGE = 0.08
 #: Trust in a corner whose depth is a guess, against 1 for a landmark.
 CANDIDATE_WEIGHT = 0.05
+#: Keyframes matched by descriptor when following fails, and how far from the guess the camera
+#: may then be turned.
+NEAR_KEYFRAMES = 2
+NEAR_TURN_RAD = 0.45
+#: For so many frames after a loss the last good picture is tried first, asking for a pose from
+#: this share of the landmarks it showed.
+PICK_UP_STEPS = 5
+PICK_UP_SHARE = 0.3
+#: Frames that have to follow on from a place found again before it is trusted.
+DOUBTFUL_FRAMES = 3
 #: Steps between queueing an adjustment and taking its result.
 ADJUST_DELAY = 2
 ADJUST_ITERATIONS = 6
@@ -61,6 +73,7 @@ class Outcome:
     :ivar keyframe: it became a keyframe.
     :ivar inliers: landmarks that agree with the pose, and their share of those followed.
     :ivar swept: dense depth of keyframes held, now ready.
+    :ivar doubtful: the camera was found again just now, and the place has to prove itself.
     """
 
     posed: bool
@@ -68,6 +81,23 @@ class Outcome:
     inliers: int = 0
     share: float = 0.0
     swept: list[Swept] = field(default_factory=list)
+    doubtful: bool = False
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A pose of the present picture, and the corners that go with it."""
+
+    T_world_camera: np.ndarray
+    slots: np.ndarray
+    pixels: np.ndarray
+    inliers: int
+    share: float
+
+    @classmethod
+    def at(cls, place: Place) -> _Fitted:
+        """Return the pose of a place that was found again."""
+        return cls(place.T_world_camera, place.slots, place.pixels, len(place.slots), place.share)
 
 
 class Odometry:
@@ -101,6 +131,9 @@ class Odometry:
         self._planes = planes
         self._sweep_id = -1
         self._last_sweep = -SWEEP_PAUSE
+        self._relocaliser = Relocaliser()
+        self._lost_steps = 0
+        self._doubtful = 0
         self._adjust_wanted = False
         self._loop: Loop | None = None
         self._next_loop = 0
@@ -133,8 +166,11 @@ class Odometry:
         self._adjusting.close()
         self._sweeping.close()
 
-    def step(self, frame_id: int, gray: np.ndarray) -> Outcome:
-        """Take one frame."""
+    def step(self, frame_id: int, gray: np.ndarray, context_ids: Sequence[int] = ()) -> Outcome:
+        """Take one frame.
+
+        :param context_ids: held frames that look like it, to find it again when lost.
+        """
         self._step += 1
         merged = self._adjusting.take(self._step)
         for window, result in merged:
@@ -147,8 +183,10 @@ class Odometry:
         swept = self._take_sweeps(self._step)
         if self.mode is Mode.STARTING:
             outcome = self._step_start(frame_id, gray)
-        else:
+        elif self.mode is Mode.TRACKING:
             outcome = self._step_track(frame_id, gray)
+        else:
+            outcome = self._step_lost(frame_id, gray, context_ids)
         outcome.swept = swept
         return outcome
 
@@ -216,29 +254,69 @@ class Odometry:
     # ---- tracking -------------------------------------------------------------------------
 
     def _step_track(self, frame_id: int, gray: np.ndarray) -> Outcome:
+        """Follow the corners on; if that fails, look for the last keyframes' landmarks."""
         T_guess = self._T @ self._velocity
-        pixels, ok = follow(self._gray, gray, self._pixels, self._expected(T_guess))
-        slots, pixels = self._slots[ok], pixels[ok].astype(np.float64)
-        fit = self._fit(slots, pixels, T_guess)
-        if fit is None:
-            self.mode = Mode.LOST
+        fitted = self._follow(gray, T_guess) or self._find_near(gray, T_guess)
+        if fitted is None:
+            self.mode, self._lost_steps = Mode.LOST, 0
             return Outcome(False)
-        T_world_camera, error, inliers, share = fit
+        self._doubtful = max(0, self._doubtful - 1)
+        return self._accept(frame_id, gray, fitted)
+
+    def _step_lost(self, frame_id: int, gray: np.ndarray, context_ids: Sequence[int]) -> Outcome:
+        """Pick up where the view was lost, or find the place among the context frames."""
+        self._lost_steps += 1
+        self._velocity = np.eye(4)
+        fitted = None
+        if self._lost_steps <= PICK_UP_STEPS:
+            before = int(self.landmarks.solid[self._slots].sum())
+            fitted = self._follow(gray, self._T)
+            if fitted is not None and fitted.inliers < PICK_UP_SHARE * before:
+                fitted = None
+        if fitted is None:
+            context = [self.frames.get(i) for i in context_ids]
+            keyframes = [f for f in context if f is not None and f.keyframe and f.posed]
+            place = self._relocaliser.find(
+                gray, keyframes, self.landmarks, self.camera, self._distance
+            )
+            if place is None:
+                return Outcome(False)
+            fitted = _Fitted.at(place)
+            self._doubtful = DOUBTFUL_FRAMES
+        self.mode = Mode.TRACKING
+        self._T = fitted.T_world_camera
+        return self._accept(frame_id, gray, fitted)
+
+    def _accept(self, frame_id: int, gray: np.ndarray, fitted: _Fitted) -> Outcome:
+        """Take over a pose and what it was found with."""
+        slots, pixels = fitted.slots, fitted.pixels
         solid = self.landmarks.solid[slots]
-        keep = ~solid | (error < INLIER_PX)
-        slots, pixels, solid, error = slots[keep], pixels[keep], solid[keep], error[keep]
-        self._velocity = inverse(self._T) @ T_world_camera
-        self._T = T_world_camera
+        self._velocity = inverse(self._T) @ fitted.T_world_camera
+        self._T = fitted.T_world_camera
         self._slots, self._pixels, self._gray = slots, pixels, gray
-        frame = HeldFrame(frame_id, gray, T_world_camera.copy(), Sightings.none(), posed=True)
-        frame.sigma_px = float(np.sqrt(np.mean(np.minimum(error[solid], 3.0) ** 2)))
+        frame = HeldFrame(frame_id, gray, self._T.copy(), Sightings.none(), posed=True)
         self.frames.add(frame)
-        keyframe = self._wants_keyframe(slots, pixels)
+        # The map does not grow from a place that may be wrong.
+        keyframe = not self._doubtful and self._wants_keyframe(slots, pixels)
         if keyframe:
             self._add_keyframe(frame)
         else:
             frame.seen = Sightings.of(self.landmarks, slots[solid], pixels[solid])
-        return Outcome(True, keyframe, inliers, share)
+        return Outcome(True, keyframe, fitted.inliers, fitted.share, doubtful=self._doubtful > 0)
+
+    def _follow(self, gray: np.ndarray, T_guess: np.ndarray) -> _Fitted | None:
+        """Follow the corners into the picture and fit the pose."""
+        pixels, ok = follow(self._gray, gray, self._pixels, self._expected(T_guess))
+        return self._fit(self._slots[ok], pixels[ok].astype(np.float64))
+
+    def _find_near(self, gray: np.ndarray, T_guess: np.ndarray) -> _Fitted | None:
+        """Match the newest keyframes by descriptor: for motion too fast to follow."""
+        newest = self.frames.keyframes()[-NEAR_KEYFRAMES:]
+        place = self._relocaliser.find(gray, newest, self.landmarks, self.camera, self._distance)
+        if place is None:
+            return None
+        turned = rotation_angle((inverse(T_guess) @ place.T_world_camera)[:3, :3])
+        return _Fitted.at(place) if turned < NEAR_TURN_RAD else None
 
     def _expected(self, T_world_camera: np.ndarray) -> np.ndarray:
         """Return where the followed corners should be for a pose."""
@@ -254,10 +332,8 @@ class Odometry:
         usable = (depth > 0) & (depth_last > 0) & self.camera.inside(moved, -50.0)
         return np.where(usable[:, None], moved, self._pixels)
 
-    def _fit(
-        self, slots: np.ndarray, pixels: np.ndarray, T_guess: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, int, float] | None:
-        """Return the pose, all errors, and how many landmarks agree; None if too few do."""
+    def _fit(self, slots: np.ndarray, pixels: np.ndarray) -> _Fitted | None:
+        """Return the pose and what is worth following on; None if too little agrees."""
         solid = self.landmarks.solid[slots]
         if solid.sum() < LEAST_INLIERS:
             return None
@@ -277,7 +353,8 @@ class Odometry:
         spread = coverage(pixels[agree], self.camera.width, self.camera.height)
         if inliers < LEAST_INLIERS or share < LEAST_SHARE or spread < LEAST_COVERAGE:
             return None
-        return inverse(T), error, inliers, share
+        keep = ~solid | agree
+        return _Fitted(inverse(T), slots[keep], pixels[keep], inliers, share)
 
     def _wants_keyframe(self, slots: np.ndarray, pixels: np.ndarray) -> bool:
         """Tell whether the view has changed enough for the map to need this frame."""
@@ -392,6 +469,7 @@ class Odometry:
     def forget(self, frame_id: int) -> None:
         """Drop a frame, and the landmarks that no other keyframe has seen."""
         frame = self.frames.pop(frame_id)
+        self._relocaliser.forget(frame_id)
         if frame is None or not frame.keyframe:
             return
         alive = frame.seen.slots[frame.seen.alive(self.landmarks)]

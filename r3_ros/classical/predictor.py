@@ -24,6 +24,8 @@ LONGEST_SIDE = 1280
 SHORTEST_SIDE = 64
 #: Focal length assumed for a camera without calibration, over the longer side: a phone or webcam.
 ASSUMED_FOCAL = 0.9
+#: What is left of an edge's confidence while a place found again has not proved itself.
+DOUBTFUL_TRUST = 0.3
 #: Below this change a pose that was given out is not worth correcting.
 SAME_POSE = 1e-9
 
@@ -65,14 +67,15 @@ class ClassicalPredictor:
             gray = self._working_picture(frame)
         self._described = None
         odometry = self._odometry_for(frame, gray)
-        outcome = odometry.step(frame.frame_id, gray)
+        outcome = odometry.step(frame.frame_id, gray, context_ids)
         if outcome.keyframe and self._with_depth:
             self._colors[frame.frame_id] = cv2.resize(
                 frame.image, sweep_size(odometry.camera), interpolation=cv2.INTER_AREA
             )
         edges: tuple[Edge, ...] = ()
         if outcome.posed:
-            edges = self._edges(odometry, odometry.frames[frame.frame_id], context_ids)
+            trust = DOUBTFUL_TRUST if outcome.doubtful else 1.0
+            edges = self._edges(odometry, odometry.frames[frame.frame_id], context_ids, trust)
         refined = self._corrections(odometry, frame.frame_id)
         provisional = odometry.mode is Mode.STARTING
         height, width = frame.image.shape[:2]
@@ -181,7 +184,11 @@ class ClassicalPredictor:
     # ---- output ---------------------------------------------------------------------------
 
     def _edges(
-        self, odometry: Odometry, frame: HeldFrame, context_ids: Sequence[int]
+        self,
+        odometry: Odometry,
+        frame: HeldFrame,
+        context_ids: Sequence[int],
+        trust: float,
     ) -> tuple[Edge, ...]:
         """Return an edge for each context frame that shares landmarks with the frame."""
         held = [odometry.frames.get(i) for i in context_ids]
@@ -194,11 +201,8 @@ class ClassicalPredictor:
         for h in context:
             certainty = evidence.against(h)
             if certainty is not None:
-                edges.append(
-                    _edge(
-                        h, frame, certainty.confidence_translation, certainty.confidence_rotation
-                    )
-                )
+                translation = trust * certainty.confidence_translation
+                edges.append(_edge(h, frame, translation, trust * certainty.confidence_rotation))
         frame.announced = frame.T_world_camera.copy() if edges else None
         return tuple(edges)
 
