@@ -199,7 +199,12 @@ class TrackingConfig:
         3, 'frames without a pose until the state is LOST', 'frames', low=1, high=100, live=True
     )
     recover_frames: int = _param(
-        3, 'agreeing frames in a row that end LOST', 'frames', low=1, high=30, live=True
+        3,
+        'agreeing frames in a row that end LOST; twice as many if their scores are low',
+        'frames',
+        low=1,
+        high=30,
+        live=True,
     )
     publish_when_lost: bool = _param(
         False, 'while LOST repeat the last pose with a huge covariance', live=True

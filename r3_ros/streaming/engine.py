@@ -166,9 +166,10 @@ class Engine:
         """Choose the remembered frames to relate the new one to, oldest first."""
         session, stream = self.session, self.config.stream
         if session.gate.lost or after_gap:
-            # Where the camera was no longer says where it is: only looks count.
+            # Where the camera was says little of where it is: look everywhere, but do not give
+            # up the last frames, which a short loss may well come back to.
             found = stream.recent_keyframes + stream.retrieved_keyframes
-            return sorted(session.bank.most_similar(descriptor, found))
+            return sorted({*session.recent, *session.bank.most_similar(descriptor, found)})
         keyframes = session.bank.ids()
         context = {
             *session.recent,

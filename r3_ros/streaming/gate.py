@@ -27,10 +27,15 @@ _REFERENCE_RANGE = (0.25, 4.0)
 #: long search must not make them the new normal.
 _LOST_REFERENCE = 0.5
 #: Between two frames that confirm a recovery the camera may turn and move by this much at most:
-#: radians, and map units (the scene at the start is about one unit away) beyond twice the motion
-#: agreed on so far.
+#: radians, and map units (the scene at the start is about one unit away). It may move farther if
+#: it did so when last seen, by this factor, or as far as twice the motion agreed on so far.
 _AGREE_ROTATION_RAD = 0.35
 _AGREE_STEP = 0.25
+_AGREE_STRIDES = 4.0
+#: Share by which the usual motion between two frames follows the last one.
+_FOLLOW_STRIDE = 0.1
+#: So many times as many frames must agree where their scores are low.
+_WEAK_FACTOR = 2
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,8 @@ class Gate:
         self.state = TrackingState.INITIALIZING
         self._bad_frames = 0
         self._agreeing: list[np.ndarray] = []
+        self._before: np.ndarray | None = None  # the last frame's pose, if it was believed
+        self._stride = 0.0
 
     @property
     def lost(self) -> bool:
@@ -104,6 +111,7 @@ class Gate:
             believed = True
         if edges:
             self._follow(0.5 * (score_t + score_r))
+        self._follow_stride(T_world_camera if believed else None)
         self.state = state
         trusted = believed and state is TrackingState.TRACKING
         return Verdict(state, reason, believed, trusted, score_t, score_r, ratio)
@@ -142,19 +150,36 @@ class Gate:
         return TrackingState.LOW_CONFIDENCE, reason
 
     def _recover(self, T: np.ndarray, ratio: float) -> tuple[TrackingState, str, bool]:
-        """Ask for several frames in a row that agree before a found place is believed."""
-        if ratio < self.config.low_confidence_ratio:
-            self._agreeing = []
-            return TrackingState.LOST, f'a weak match only, {ratio:.0%} of the usual', False
-        if self._agreeing and not _agree(self._agreeing[-1], T, self._agreeing[0]):
+        """Ask for several frames in a row that agree before a found place is believed.
+
+        Weak matches count too, if more of them agree. To refuse them would be a lock-out: as
+        long as no frame is remembered, the camera only gets farther from those that are.
+        """
+        weak = ratio < self.config.low_confidence_ratio
+        needed = self.config.recover_frames * (_WEAK_FACTOR if weak else 1)
+        if self._agreeing and not self._agrees(T):
             self._agreeing = []
         self._agreeing.append(T)
-        if len(self._agreeing) < self.config.recover_frames:
-            found = f'{len(self._agreeing)} of {self.config.recover_frames} frames agree'
+        if len(self._agreeing) < needed:
+            found = f'{len(self._agreeing)} of {needed} frames agree'
             return TrackingState.RECOVERING, found, False
         self._agreeing = []
-        self._bad_frames = 0
-        return TrackingState.TRACKING, 'found again', True
+        state, reason = self._accept(ratio)
+        return state, 'found again' + (f', {reason}' if reason else ''), True
+
+    def _agrees(self, T: np.ndarray) -> bool:
+        """Tell whether a found pose and the one before it can be one camera moving."""
+        first, before = self._agreeing[0], self._agreeing[-1]
+        step = inverse(before) @ T
+        # Without metric scale the only yardsticks are the motion before and the one agreed on.
+        reach = max(_AGREE_STEP, _AGREE_STRIDES * self._stride) + 2.0 * _distance(first, before)
+        near_enough = float(np.linalg.norm(step[:3, 3])) <= reach
+        return bool(near_enough and rotation_angle(step[:3, :3]) <= _AGREE_ROTATION_RAD)
+
+    def _follow_stride(self, T: np.ndarray | None) -> None:
+        if T is not None and self._before is not None:
+            self._stride += _FOLLOW_STRIDE * (_distance(self._before, T) - self._stride)
+        self._before = T
 
     def _follow(self, score: float) -> None:
         share = _FOLLOW_UP if score > self.reference else _FOLLOW_DOWN
@@ -174,11 +199,6 @@ def _best_scores(edges: Sequence[Edge]) -> tuple[float, float]:
     return float(best[0]), float(best[1])
 
 
-def _agree(T_before: np.ndarray, T_now: np.ndarray, T_first: np.ndarray) -> bool:
-    """Tell whether two found poses in a row can be one camera moving."""
-    step = inverse(T_before) @ T_now
-    # Without metric scale the only yardstick is the motion already agreed on.
-    so_far = float(np.linalg.norm((inverse(T_first) @ T_before)[:3, 3]))
-    far = float(np.linalg.norm(step[:3, 3]))
-    near_enough = far <= _AGREE_STEP + 2.0 * so_far
-    return bool(near_enough and rotation_angle(step[:3, :3]) <= _AGREE_ROTATION_RAD)
+def _distance(T_a: np.ndarray, T_b: np.ndarray) -> float:
+    """Return how far apart two camera centres are."""
+    return float(np.linalg.norm(T_a[:3, 3] - T_b[:3, 3]))
