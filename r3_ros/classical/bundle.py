@@ -26,7 +26,8 @@ class BundleProblem:
     :ivar point: (M,) point of each observation; a pair occurs once at most.
     :ivar rays: (M, 2) what was seen.
     :ivar focal: pixels per unit of a ray.
-    :ivar refine_focal: also estimate one factor on the focal length.
+    :ivar focal_prior: mean and standard deviation of a factor on the focal length that is to be
+        estimated too; None if the focal length is known.
     """
 
     T_camera_world: np.ndarray
@@ -36,7 +37,12 @@ class BundleProblem:
     point: np.ndarray
     rays: np.ndarray
     focal: float
-    refine_focal: bool = False
+    focal_prior: tuple[float, float] | None = None
+
+    @property
+    def extra(self) -> int:
+        """Return how many unknowns follow those of the cameras: the focal factor, or none."""
+        return 0 if self.focal_prior is None else 1
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ class _Linearisation:
         self.U = (adjuster.by_camera @ _outer(Jf, Jf)).reshape(n_free, 6, 6)
         self.b_camera = adjuster.by_camera @ np.einsum('mij,mi->mj', Jf, r[free])
         # Laid out as (6 C, P, 3) so that the Schur complement is one product of matrices.
-        self.W = np.zeros((n_free * 6 + p.refine_focal, len(points), 3))
+        self.W = np.zeros((n_free * 6 + p.extra, len(points), 3))
         block = np.einsum('mij,mik->mjk', Jf, J_point[free])
         rows = p.camera[free][:, None] * 6 + np.arange(6)
         self.W[rows, p.point[free][:, None]] = block
@@ -91,8 +97,11 @@ class _Linearisation:
         for c in range(n_free):
             self.A[c * 6 : c * 6 + 6, c * 6 : c * 6 + 6] = self.U[c]
         self.b = self.b_camera.reshape(-1)
-        if p.refine_focal:
+        if p.focal_prior is not None:
             self._add_focal(adjuster, J_camera, J_point, rays * root, r)
+            mean, sigma = p.focal_prior
+            self.A[-1, -1] += sigma**-2
+            self.b[-1] += (factor - mean) * sigma**-2
 
     def _add_focal(
         self,
@@ -186,7 +195,7 @@ def adjust(problem: BundleProblem, iterations: int = 6) -> BundleResult:
         if gain < 1e-4:
             break
     focal_sigma = float('nan')
-    if problem.refine_focal and len(reduced):
+    if problem.focal_prior is not None and len(reduced):
         focal_sigma = float(np.sqrt(max(np.linalg.pinv(reduced)[-1, -1], 0.0)))
     return BundleResult(
         T,
@@ -208,7 +217,7 @@ def _moved(
     moved = T.copy()
     if n:
         moved[:n] = exp_se3(step[: 6 * n].reshape(n, 6)) @ T[:n]
-    if problem.refine_focal:
+    if problem.focal_prior is not None:
         # No step changes the focal length by more than a tenth: far away the linear model lies.
         factor = factor * (1.0 + float(np.clip(step[-1] / factor, -0.1, 0.1)))
     return moved, factor

@@ -21,8 +21,8 @@ from .pnp import refine_pose
 from .triangulate import depth_along_first_ray, parallax_cosine
 
 #: Median flow that a rotation leaves unexplained before a start is tried, as a share of the width.
-#: A standing camera measures 0.0003.
-PARALLAX_GATE = 0.002
+#: A standing camera measures 0.0002.
+PARALLAX_GATE = 0.0011
 #: Corners that a start needs, and the share of the followed corners that has to agree.
 LEAST_POINTS = 60
 LEAST_SHARE = 0.6
@@ -46,7 +46,6 @@ class Start:
     :ivar solid: (N,) whether the point is well triangulated; the others are guesses.
     :ivar relative_sigma: (N,) of the depths.
     :ivar pixels: (F, N, 2) where each frame saw them.
-    :ivar focal_factor: estimated focal length over the assumed one.
     """
 
     frame_ids: list[int]
@@ -55,7 +54,6 @@ class Start:
     solid: np.ndarray
     relative_sigma: np.ndarray
     pixels: np.ndarray
-    focal_factor: float = 1.0
 
 
 class StartUp:
@@ -120,13 +118,13 @@ class StartUp:
             self._frame_ids = [self._frame_ids[i] for i in keep]
             self._pixels = [self._pixels[i] for i in keep]
 
-    def try_start(self, camera: Pinhole, refine_focal: bool = False) -> Start | None:
+    def try_start(self, camera: Pinhole) -> Start | None:
         """Return poses and points if the frames since the reference support one shape."""
         if self.rotation_error_px < PARALLAX_GATE * camera.width:
             return None
         first, now = camera.rays(self._pixels[0]), camera.rays(self._pixels[-1])
         candidates = [
-            self._adjust(camera, *solution, refine_focal)
+            self._adjust(camera, *solution)
             for solution in solve_two_views(first, now, camera.focal)
         ]
         candidates.sort(key=lambda c: -c[0])
@@ -142,7 +140,6 @@ class StartUp:
         T_now_reference: np.ndarray,
         depth: np.ndarray,
         good: np.ndarray,
-        refine_focal: bool,
     ) -> tuple[int, Start | None]:
         """Adjust all frames since the reference together and judge the result.
 
@@ -158,7 +155,7 @@ class StartUp:
         for k in range(len(chosen) - 2, 0, -1):
             refined = refine_pose(T[k + 1], points[good], rays[k][good], weight, camera.focal, 20)
             T[k] = refined.T_camera_world
-        result, index = _adjust_frames(T, points, rays, good, camera.focal, refine_focal)
+        result, index = _adjust_frames(T, points, rays, good, camera.focal)
         error = result.error_px.reshape(len(chosen), -1)
         T = np.concatenate([T[:1], result.T_camera_world[:-1]])
         adjusted = points.copy()
@@ -182,11 +179,10 @@ class StartUp:
             solid,
             sigma,
             np.stack([self._pixels[i] for i in chosen]),
-            result.focal_factor,
         )
 
 
-def _adjust_frames(T, points, rays, good, focal, refine_focal):  # noqa: ANN001, ANN202
+def _adjust_frames(T, points, rays, good, focal):  # noqa: ANN001, ANN202
     """Bundle-adjust the chosen frames; the reference stays where it is."""
     index = np.flatnonzero(good)
     count, frames = len(index), len(T)
@@ -200,7 +196,6 @@ def _adjust_frames(T, points, rays, good, focal, refine_focal):  # noqa: ANN001,
         point=np.tile(np.arange(count), frames),
         rays=rays[:, index].reshape(-1, 2),
         focal=focal,
-        refine_focal=refine_focal,
     )
     return adjust(problem, iterations=15), index
 

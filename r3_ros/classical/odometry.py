@@ -47,6 +47,14 @@ DOUBTFUL_FRAMES = 3
 #: Steps between queueing an adjustment and taking its result.
 ADJUST_DELAY = 2
 ADJUST_ITERATIONS = 6
+#: A guessed focal length, good to this share, is estimated from the fourth keyframe on ...
+FOCAL_SIGMA = 0.3
+FOCAL_FIRST = 4
+#: ... with this many of the newest keyframes, until so many adjustments in a row have changed it
+#: by less than this share, or there are so many keyframes in all.
+FOCAL_WINDOW = 20
+FOCAL_SETTLED = (4, 0.003)
+FOCAL_LAST = 60
 #: Steps between queueing a sweep and taking its depth, and between two sweeps at least.
 SWEEP_DELAY = 5
 SWEEP_PAUSE = 4
@@ -108,11 +116,12 @@ class Odometry:
         camera: Pinhole,
         corner_count: int,
         window_size: int,
-        refine_focal: bool = False,
+        guessed_focal: bool = False,
         planes: int = 0,
     ):
         """Wait for the first frame.
 
+        :param guessed_focal: the camera's focal length is a guess, to be improved.
         :param planes: of the plane sweeps; 0 for no dense depth.
         """
         self.camera = camera
@@ -121,7 +130,9 @@ class Odometry:
         self.frames = HeldFrames()
         self._corner_count = corner_count
         self._window_size = window_size
-        self._refine_focal = refine_focal
+        # The focal length assumed at first, if it has to be estimated.
+        self._guessed_focal = camera.focal if guessed_focal else None
+        self._focal_steady = 0
         # So many corners at this distance just fill the picture.
         area = camera.width * camera.height
         self._distance = max(5.0, 0.42 * (area / corner_count) ** 0.5)
@@ -209,7 +220,7 @@ class Odometry:
         self._T = self._reference_T @ make_T(R, np.zeros(3))
         frame.T_world_camera = self._T.copy()
         frame.posed = True
-        start = self._start.try_start(self.camera, self._refine_focal)
+        start = self._start.try_start(self.camera)
         if start is None:
             if self._start.share_followed < 0.5:
                 self._reference_T = self._T.copy()
@@ -222,8 +233,6 @@ class Odometry:
 
     def _begin(self, start: Start, frame: HeldFrame, gray: np.ndarray) -> None:
         """Enter a start into the map: two keyframes, and poses of the held frames between."""
-        if start.focal_factor != 1.0:
-            self.camera = self.camera.with_focal_scaled(start.focal_factor)
         T_world_reference = self._reference_T
         world = start.points @ T_world_reference[:3, :3].T + T_world_reference[:3, 3]
         for frame_id, T in zip(start.frame_ids, start.T_camera_reference, strict=True):
@@ -411,9 +420,21 @@ class Odometry:
         if self._loop is not None and self._adjust_loop(self._loop):
             return
         self._adjust_wanted = False
-        window = take_window(self.frames, self.landmarks, self.camera, self._window_size)
+        size, prior = self._window_size, self._focal_prior()
+        if prior is not None:
+            size = FOCAL_WINDOW
+        window = take_window(self.frames, self.landmarks, self.camera, size, prior)
         if window is not None:
             self._adjusting.submit(self._step + ADJUST_DELAY, job(window, ADJUST_ITERATIONS))
+
+    def _focal_prior(self) -> tuple[float, float] | None:
+        """Return mean and standard deviation of the factor on a guessed focal length, or None."""
+        if self._guessed_focal is None or self._focal_steady >= FOCAL_SETTLED[0]:
+            return None
+        if not FOCAL_FIRST <= len(self.frames.keyframes()) <= FOCAL_LAST:
+            return None
+        mean = self._guessed_focal / self.camera.focal
+        return mean, FOCAL_SIGMA * mean
 
     def _adjust_loop(self, loop: Loop) -> bool:
         """Queue the adjustment of everything since the place the camera came back to."""
@@ -441,6 +462,11 @@ class Odometry:
             mapping.strike_sightings(self.frames, self.landmarks, window.loop)
             return
         motion = merge(window, result, self.frames, self.landmarks)
+        if window.problem.focal_prior is not None:
+            self.camera = self.camera.with_focal_scaled(result.focal_factor)
+            steady = abs(result.focal_factor - 1.0) < FOCAL_SETTLED[1]
+            many = len(window.frame_ids) >= FOCAL_WINDOW // 2
+            self._focal_steady = self._focal_steady + 1 if steady and many else 0
         self._T = motion.of_pose(self._T)
         self._velocity[:3, 3] *= motion.scale
         alive = self.landmarks.used[self._slots]

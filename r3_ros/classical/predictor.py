@@ -167,7 +167,7 @@ class ClassicalPredictor:
             camera,
             self._config.max_features,
             self._config.window_keyframes,
-            refine_focal=self._estimated,
+            guessed_focal=self._estimated,
             planes=self._config.depth_planes if self._with_depth else 0,
         )
         return self._odometry

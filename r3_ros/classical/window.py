@@ -73,7 +73,7 @@ def take_window(
     landmarks: Landmarks,
     camera: Pinhole,
     size: int,
-    refine_focal: bool = False,
+    focal_prior: tuple[float, float] | None = None,
     loop: Loop | None = None,
 ) -> Window | None:
     """Copy the newest keyframes, what they saw, and the keyframes that hold them in place."""
@@ -96,10 +96,10 @@ def take_window(
         if not free:
             return None
     cameras = [*free, *fixed]
-    return _snapshot(cameras, len(free), landmarks, camera, wanted, refine_focal, loop)
+    return _snapshot(cameras, len(free), landmarks, camera, wanted, focal_prior, loop)
 
 
-def _snapshot(cameras, free_count, landmarks, camera, wanted, refine_focal, loop):  # noqa: ANN001, ANN202
+def _snapshot(cameras, free_count, landmarks, camera, wanted, focal_prior, loop):  # noqa: ANN001, ANN202
     """Copy cameras, points seen at least twice, and sightings into a problem."""
     camera_index, slots, pixels = [], [], []
     for i, frame in enumerate(cameras):
@@ -122,7 +122,7 @@ def _snapshot(cameras, free_count, landmarks, camera, wanted, refine_focal, loop
         point=point,
         rays=camera.rays(np.concatenate(pixels)[use]),
         focal=camera.focal,
-        refine_focal=refine_focal,
+        focal_prior=focal_prior,
     )
     return Window(
         problem,
