@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import array
 from collections.abc import Callable
+import fcntl
+import itertools
+from pathlib import Path
+import tempfile
 import time
 
 from lifecycle_msgs.msg import State
@@ -18,17 +22,17 @@ from r3_ros.ros.node import R3StreamNode
 from r3_ros.streaming.engine import Engine
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from scripted import intrinsics, picture, Script, ScriptedPredictor, SECOND_NS, START_NS
+from scripted import intrinsics, PERIOD_NS, picture, Script, ScriptedPredictor, START_NS
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 BEST_EFFORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 CAMERA = 'camera_optical'
-PERIOD_NS = SECOND_NS // 10
 
 #: No waiting for what a test does not send.
 IMPATIENT = {'input.camera_info_timeout': 0.0, 'tf_lookup_timeout': 0.0}
@@ -48,16 +52,43 @@ def image_message(
     )
 
 
+class Domain:
+    """A ROS domain that no other test has or had lately: traces of a node outlive it a little."""
+
+    _numbers = itertools.cycle(range(1, 100))
+
+    def __init__(self) -> None:
+        for number in self._numbers:
+            self.number = number
+            path = Path(tempfile.gettempdir()) / f'r3_ros_test_domain_{number}.lock'
+            self._file = open(path, 'a')
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError:
+                self._file.close()
+
+    def release(self) -> None:
+        self._file.close()
+
+
 class Graph:
     """The node ``r3`` with a scripted predictor, and ``probe``, which talks with it."""
 
     def __init__(
-        self, script: Script | None = None, arguments: tuple[str, ...] = (), **parameters: object
+        self,
+        script: Script | None = None,
+        arguments: tuple[str, ...] = (),
+        domain: Domain | None = None,
+        **parameters: object,
     ) -> None:
         """Make both nodes; ``parameters`` use ``__`` for the dot."""
         node_module._DISCOVERY_S = 0.0
+        self.domain = domain or Domain()
+        self._owns_domain = domain is None
         self.context = rclpy.Context()
-        rclpy.init(args=['--ros-args', *arguments] if arguments else [], context=self.context)
+        ros_arguments = ['--ros-args', *arguments] if arguments else []
+        rclpy.init(args=ros_arguments, context=self.context, domain_id=self.domain.number)
         self.predictors: list[ScriptedPredictor] = []
         self.script = script or Script()
         values = IMPATIENT | {k.replace('__', '.'): v for k, v in parameters.items()}
@@ -90,6 +121,10 @@ class Graph:
         self.predictors.append(ScriptedPredictor(self.script))
         return Engine(self.predictor, config)
 
+    def turn(self, transition: str) -> bool:
+        """Go through a lifecycle transition by its name; tell whether it succeeded."""
+        return getattr(self.node, f'trigger_{transition}')() == TransitionCallbackReturn.SUCCESS
+
     def start(self) -> Graph:
         """Configure, activate, and wait for the camera to be heard."""
         assert self.node.autostart()
@@ -104,6 +139,8 @@ class Graph:
             node.destroy_node()
         self.executor.shutdown()
         rclpy.shutdown(context=self.context)
+        if self._owns_domain:
+            self.domain.release()
 
     def until(self, condition: Callable[[], object], timeout_s: float = 20.0) -> None:
         """Spin until the condition holds; fail after ``timeout_s``."""

@@ -137,4 +137,8 @@ class CameraInput:
     def _tell_once(self, text: str, warn: bool = True) -> None:
         if text not in self._told:
             self._told.add(text)
-            (self._logger.warning if warn else self._logger.info)(text)
+            # On two lines: rclpy ties a severity to the line that logs.
+            if warn:
+                self._logger.warning(text)
+            else:
+                self._logger.info(text)

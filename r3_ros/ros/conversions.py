@@ -90,7 +90,7 @@ def _decode_compressed(message: CompressedImage) -> np.ndarray:
 
 def _decode_raw(message: Image, hint: str) -> np.ndarray:
     rows = message.height * 3 // 2 if message.encoding == 'nv12' else message.height
-    if len(message.data) > message.step * rows:
+    if message.height and len(message.data) > message.step * rows:
         raise FrameError(
             f'the message holds {len(message.data)} bytes, more than {rows} rows of step = '
             f'{message.step}: the camera driver contradicts itself'

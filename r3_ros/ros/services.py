@@ -13,6 +13,7 @@ import threading
 from typing import Any
 
 from r3_ros.srv import SaveMap, SaveTrajectory
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.task import Future as RosFuture
 from std_srvs.srv import SetBool, Trigger
@@ -41,14 +42,19 @@ class Services:
         """Create them."""
         self._node = node
         self._stream = stream
+        # A handler that waits keeps its group busy; pictures must come in meanwhile.
+        self._group = ReentrantCallbackGroup()
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix='r3_writer')
         self._services = [
-            node.create_service(Trigger, '~/reset', self._reset),
-            node.create_service(Trigger, '~/clear_map', self._clear_map),
-            node.create_service(SetBool, '~/pause', self._pause),
-            node.create_service(SaveMap, '~/save_map', self._save_map),
-            node.create_service(SaveTrajectory, '~/save_trajectory', self._save_trajectory),
+            self._create(Trigger, '~/reset', self._reset),
+            self._create(Trigger, '~/clear_map', self._clear_map),
+            self._create(SetBool, '~/pause', self._pause),
+            self._create(SaveMap, '~/save_map', self._save_map),
+            self._create(SaveTrajectory, '~/save_trajectory', self._save_trajectory),
         ]
+
+    def _create(self, kind: Any, name: str, handler: Callable[..., Any]) -> Any:
+        return self._node.create_service(kind, name, handler, callback_group=self._group)
 
     def close(self) -> None:
         """Destroy them; a save that runs is finished."""

@@ -1,0 +1,324 @@
+"""Image and CameraInfo messages become pictures and calibrations, or a clear refusal."""
+
+import array
+import builtins
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='rclpy is not installed')
+pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
+
+from r3_ros.config import InputConfig
+from r3_ros.errors import FrameError
+from r3_ros.pictures import ENCODINGS
+from r3_ros.ros.conversions import calibrate, NAMELESS_FRAME, read_picture, same_calibration
+from r3_ros.ros.messages import header_message
+from rclpy.clock import Clock
+from scripted import picture, START_NS
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
+
+pytestmark = pytest.mark.ros
+
+WIDTH, HEIGHT = 64, 48
+RGB = picture(WIDTH, HEIGHT)
+GRAY = np.repeat(cv2.cvtColor(RGB, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+#: Smooth in every channel: formats that share colour between pixels lose little of it.
+SMOOTH = cv2.GaussianBlur(RGB, (0, 0), 4)
+
+
+def message(pixels, encoding, step=None, is_bigendian=0, height=None, padding=b''):
+    """Return an Image with the bytes of a (rows, bytes) array, each row padded."""
+    rows = np.ascontiguousarray(pixels).view(np.uint8).reshape(len(pixels), -1)
+    data = b''.join(row.tobytes() + padding for row in rows)
+    return Image(
+        header=header_message(START_NS, 'camera'),
+        width=WIDTH,
+        height=HEIGHT if height is None else height,
+        encoding=encoding,
+        step=rows.shape[1] + len(padding) if step is None else step,
+        is_bigendian=is_bigendian,
+        data=array.array('B', data),
+    )
+
+
+def read(image, hint='', frame=''):
+    return read_picture(image, hint, frame, Clock())
+
+
+def bayer(first_row, second_row):
+    """Return the mosaic of RGB whose 2x2 blocks are named channel by channel."""
+    mosaic = np.empty((HEIGHT, WIDTH), np.uint8)
+    for y, row in enumerate((first_row, second_row)):
+        for x, channel in enumerate(row):
+            mosaic[y::2, x::2] = SMOOTH[y::2, x::2, 'rgb'.index(channel)]
+    return mosaic
+
+
+def yuv422(y_first):
+    """Return SMOOTH as packed YUV 4:2:2, U and V taken at even columns."""
+    rgb = SMOOTH.astype(float)
+    # ITU-R BT.601, video range.
+    y = 16 + rgb @ [65.738 / 256, 129.057 / 256, 25.064 / 256]
+    u = 128 + rgb @ [-37.945 / 256, -74.494 / 256, 112.439 / 256]
+    v = 128 + rgb @ [112.439 / 256, -94.154 / 256, -18.285 / 256]
+    packed = np.empty((HEIGHT, WIDTH, 2), np.uint8)
+    luma, chroma = (0, 1) if y_first else (1, 0)
+    packed[..., luma] = np.rint(y)
+    packed[:, 0::2, chroma] = np.rint(u[:, 0::2])
+    packed[:, 1::2, chroma] = np.rint(v[:, 0::2])
+    return packed
+
+
+def nv12():
+    i420 = cv2.cvtColor(SMOOTH, cv2.COLOR_RGB2YUV_I420)
+    u, v = i420[HEIGHT:].reshape(2, HEIGHT // 2, WIDTH // 2)
+    return np.concatenate([i420[:HEIGHT], np.stack([u, v], -1).reshape(HEIGHT // 2, WIDTH)])
+
+
+def with_alpha(pixels):
+    return np.dstack([pixels, np.full((HEIGHT, WIDTH), 77, np.uint8)])
+
+
+SIXTEEN = RGB[..., 0].astype(np.uint16) * 256 + 200
+
+#: Encoding -> pixels, what they show, how far a channel may be off.
+CASES = {
+    'rgb8': (RGB, RGB, 0),
+    'bgr8': (RGB[..., ::-1].copy(), RGB, 0),
+    'rgba8': (with_alpha(RGB), RGB, 0),
+    'bgra8': (with_alpha(RGB[..., ::-1]), RGB, 0),
+    'mono8': (GRAY[..., 0].copy(), GRAY, 0),
+    '8UC1': (GRAY[..., 0].copy(), GRAY, 0),
+    '8UC3': (RGB[..., ::-1].copy(), RGB, 0),
+    '8UC4': (with_alpha(RGB[..., ::-1]), RGB, 0),
+    'mono16': (SIXTEEN, np.repeat(RGB[..., :1], 3, axis=2), 0),
+    '16UC1': (SIXTEEN, np.repeat(RGB[..., :1], 3, axis=2), 0),
+    # Worst differences of these pictures: 5 (mosaic), 5 (shared colour).
+    'bayer_rggb8': (bayer('rg', 'gb'), SMOOTH, 6),
+    'bayer_bggr8': (bayer('bg', 'gr'), SMOOTH, 6),
+    'bayer_gbrg8': (bayer('gb', 'rg'), SMOOTH, 6),
+    'bayer_grbg8': (bayer('gr', 'bg'), SMOOTH, 6),
+    'yuv422': (yuv422(y_first=False), SMOOTH, 6),
+    'uyvy': (yuv422(y_first=False), SMOOTH, 6),
+    'yuv422_yuy2': (yuv422(y_first=True), SMOOTH, 6),
+    'yuyv': (yuv422(y_first=True), SMOOTH, 6),
+    'nv12': (nv12(), SMOOTH, 8),
+}
+
+
+def worst(image, expected):
+    inside = (slice(4, -4), slice(4, -4))  # a mosaic has no neighbours beyond the border
+    return np.abs(image[inside].astype(int) - expected[inside].astype(int)).max()
+
+
+def test_every_encoding_has_a_case():
+    assert CASES.keys() == set(ENCODINGS)
+
+
+@pytest.mark.parametrize('padding', [b'', b'\xff' * 7], ids=['packed', 'padded'])
+@pytest.mark.parametrize('encoding', CASES)
+def test_encodings(encoding, padding):
+    pixels, expected, tolerance = CASES[encoding]
+    found = read(message(pixels, encoding, padding=padding))
+    assert found.image.shape == (HEIGHT, WIDTH, 3)
+    assert found.image.dtype == np.uint8
+    assert worst(found.image, expected) <= tolerance
+    assert found.encoding == encoding
+
+
+@pytest.mark.parametrize('encoding', ['mono16', '16UC1'])
+def test_big_endian_words(encoding):
+    pixels, expected, _ = CASES[encoding]
+    found = read(message(pixels.astype('>u2'), encoding, is_bigendian=1))
+    np.testing.assert_array_equal(found.image, expected)
+
+
+def test_packed_rgb_is_not_copied():
+    image = message(RGB, 'rgb8')
+    assert np.shares_memory(read(image).image, np.frombuffer(image.data, np.uint8))
+
+
+def test_hint_says_what_untyped_pixels_are():
+    found = read(message(RGB, '8UC3'), hint='rgb8')
+    np.testing.assert_array_equal(found.image, RGB)
+    assert found.note == ''
+    assert '8UC3 is taken for bgr8' in read(message(RGB, '8UC3')).note
+
+
+@pytest.mark.parametrize(
+    ('image', 'words'),
+    [
+        (message(RGB, 'rgb8', step=WIDTH), 'contradict'),
+        (message(RGB, 'rgb8', step=0), 'contradict'),
+        (message(RGB, 'rgb8', height=HEIGHT + 1), 'cut off'),
+        (message(RGB, 'rgb8', height=HEIGHT - 1), 'more than'),
+        (message(RGB[:1], 'rgb8', height=HEIGHT), 'cut off'),
+        (message(RGB, 'rgb8', height=0), '64x0'),
+        (message(nv12()[:HEIGHT], 'nv12'), 'cut off'),
+        (message(RGB, ''), 'not supported|cannot be imported'),
+        (message(RGB, 'lsd9'), 'not supported|cannot be imported'),
+    ],
+    ids=lambda value: value.encoding if isinstance(value, Image) else value,
+)
+def test_contradictions_are_refused_in_words(image, words):
+    with pytest.raises(FrameError, match=words):
+        read(image)
+
+
+def test_a_missing_cv_bridge_costs_the_rare_encodings_alone(monkeypatch):
+    real_import = builtins.__import__
+
+    def broken(name, *args, **kwargs):
+        if name == 'cv_bridge':
+            raise ImportError('numpy.core.multiarray failed to import')
+        return real_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, '__import__', broken)
+    with pytest.raises(FrameError, match=r"'rgb16'.*cv_bridge.*cannot be imported.*rgb8"):
+        read(message(np.zeros((HEIGHT, WIDTH, 3), np.uint16), 'rgb16'))
+    read(message(RGB, 'rgb8'))
+
+
+def test_cv_bridge_takes_a_rare_encoding():
+    pytest.importorskip('cv_bridge', reason='cv_bridge is not installed')
+    found = read(message((RGB[..., ::-1].astype(np.uint16) * 257), 'bgr16'))
+    assert worst(found.image, RGB) <= 1
+
+
+def compressed(extension, image=RGB, kind=None):
+    data = cv2.imencode(f'.{extension}', image[..., ::-1])[1].tobytes()
+    return CompressedImage(
+        header=header_message(START_NS, 'camera'),
+        format=kind or f'bgr8; {extension} compressed bgr8',
+        data=array.array('B', data),
+    )
+
+
+@pytest.mark.parametrize(('extension', 'tolerance'), [('png', 0), ('jpg', 12)])
+def test_compressed(extension, tolerance):
+    found = read(compressed(extension, SMOOTH))
+    assert worst(found.image, SMOOTH) <= tolerance
+
+
+@pytest.mark.parametrize('extension', ['png', 'jpg'])
+@pytest.mark.parametrize('share', [0.0, 0.1, 0.5, 0.98])
+def test_cut_off_files_are_refused(extension, share):
+    image = compressed(extension)
+    image.data = image.data[: int(share * len(image.data))]
+    with pytest.raises(FrameError, match='empty|cut off|no picture'):
+        read(image)
+
+
+def test_compressed_depth_is_no_picture():
+    with pytest.raises(FrameError, match='depth'):
+        read(compressed('png', kind='16UC1; compressedDepth png'))
+
+
+def test_stamp_is_copied_to_the_nanosecond():
+    assert read(message(RGB, 'rgb8')).stamp_ns == START_NS
+
+
+def test_zero_stamp_and_empty_frame_are_made_up_and_said():
+    image = message(RGB, 'rgb8')
+    image.header = header_message(0, '')
+    found = read(image)
+    assert found.stamp_ns > 0
+    assert found.optical_frame == NAMELESS_FRAME
+    assert 'no stamp' in found.note
+    assert 'camera_optical_frame' in found.note
+    assert read(image, frame='cam').optical_frame == 'cam'
+
+
+K = [50.0, 0, 31.5, 0, 51.0, 23.5, 0, 0, 1]
+
+
+def info(**changes):
+    values = {'width': WIDTH, 'height': HEIGHT, 'k': K, 'distortion_model': 'plumb_bob'}
+    values |= {'d': [0.0] * 5, 'r': np.eye(3).ravel(), 'p': [*K[:3], 0, *K[3:6], 0, 0, 0, 1, 0]}
+    return CameraInfo(**(values | changes))
+
+
+def judge(camera_info, size=(WIDTH, HEIGHT), topic='/camera/image_raw', **options):
+    return calibrate(camera_info, *size, InputConfig(**options), topic)
+
+
+def test_good_calibration():
+    found = judge(info())
+    assert (found.status, found.problem, found.rectifier) == ('valid', '', None)
+    np.testing.assert_array_equal(found.intrinsics.K.ravel(), K)
+
+
+@pytest.mark.parametrize(
+    ('camera_info', 'status', 'words'),
+    [
+        (None, 'missing', 'no CameraInfo'),
+        (info(k=[0.0] * 9), 'zero', 'not calibrated'),
+        (info(k=[math.nan, *K[1:]]), 'invalid', 'finite'),
+        (info(k=[math.inf, *K[1:]]), 'invalid', 'finite'),
+        (info(k=[-50.0, *K[1:]]), 'invalid', 'positive'),
+        (info(d=[math.nan] * 5), 'invalid', 'finite'),
+        (info(d=[0.1, 0.2]), 'invalid', 'coefficients'),
+        (info(width=80, height=48), 'size mismatch', 'not of the same shape'),
+        (info(roi=RegionOfInterest(x_offset=60, width=32, height=32)), 'invalid', 'not inside'),
+    ],
+)
+def test_bad_calibration_is_told_and_the_focal_length_left_to_be_estimated(
+    camera_info, status, words
+):
+    found = judge(camera_info)
+    assert found.status == status
+    assert words in found.problem
+    assert found.intrinsics is None
+    np.testing.assert_array_equal(found.rectify(RGB), RGB)
+
+
+def test_calibration_of_a_larger_picture_is_scaled():
+    intrinsics = judge(info(width=128, height=96)).intrinsics
+    assert (intrinsics.fx, intrinsics.cx) == (25.0, 15.5)
+
+
+def test_region_of_interest_then_binning():
+    roi = RegionOfInterest(x_offset=10, y_offset=20, width=128, height=96)
+    full = info(width=320, height=240, roi=roi, binning_x=2, binning_y=2)
+    intrinsics = judge(full).intrinsics
+    assert intrinsics.fx == 25.0
+    assert intrinsics.cx == (31.5 - 10 + 0.5) / 2 - 0.5
+    assert intrinsics.cy == (23.5 - 20 + 0.5) / 2 - 0.5
+
+
+@pytest.mark.parametrize(
+    ('topic', 'option', 'undone'),
+    [
+        ('/camera/image_raw', 'auto', True),
+        ('/camera/image_rect', 'auto', False),
+        ('/camera/image_rect', 'on', True),
+        ('/rectangle/image_raw', 'auto', True),
+        ('/camera/image_raw', 'off', False),
+    ],
+)
+def test_rectification(topic, option, undone):
+    p = [40.0, 0, 30.0, 0, 0, 41.0, 22.0, 0, 0, 0, 1, 0]
+    found = judge(info(d=[-0.3, 0.1, 0, 0, 0], p=p), topic=topic, rectification=option)
+    assert (found.rectifier is not None) == undone
+    assert (found.rectify(RGB) is not RGB) == undone
+    if 'image_rect' in topic and option == 'auto':
+        assert found.intrinsics.fx == 40.0, 'P describes a rectified picture'
+
+
+def test_unknown_distortion_model_is_told_and_not_undone():
+    found = judge(info(d=[0.1] * 5, distortion_model='fancy'))
+    assert found.status == 'valid'
+    assert "'fancy'" in found.problem
+    assert found.rectifier is None
+    assert found.intrinsics.fx == 50.0
+
+
+def test_calibrations_are_compared_by_what_they_say():
+    first, second = info(), info(header=header_message(5, 'later'))
+    assert same_calibration(first, second)
+    assert not same_calibration(first, info(k=[51.0, *K[1:]]))
+    assert not same_calibration(first, None)
+    assert same_calibration(None, None)

@@ -1,0 +1,177 @@
+"""Arrays become messages in the layout that the interface promises, and back."""
+
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='rclpy is not installed')
+pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
+
+from hypothesis import given
+from hypothesis import strategies as st
+from r3_ros.cloud import Cloud, cloud_from_depth
+from r3_ros.config import R3Config, updated
+from r3_ros.geometry import make_T
+from r3_ros.msg import StreamStatus
+from r3_ros.ros.health import Health, StreamState
+from r3_ros.ros.messages import (
+    camera_info_message,
+    cloud_message,
+    image_message,
+    matrix_from_transform,
+    odometry_message,
+    organized_cloud_message,
+    path_message,
+    pose_message,
+    stamp_ns_of,
+    status_message,
+    time_message,
+    transform_message,
+)
+from r3_ros.ros.poses import PoseChain, without_motion
+from r3_ros.ros.saving import SaveCode
+from r3_ros.ros.scenes import organized_points, preview
+from r3_ros.srv import SaveMap, SaveTrajectory
+from scipy.spatial.transform import Rotation
+from scripted import frames, intrinsics, room_depth, START_NS, straight
+from sensor_msgs_py import point_cloud2
+
+pytestmark = pytest.mark.ros
+
+T = make_T(Rotation.from_euler('xyz', [0.3, -1.2, 2.9]).as_matrix(), [1.0, -2.0, 3.0])
+
+
+def depth_map():
+    (frame,) = frames(1)
+    return room_depth(frame, straight()(START_NS), intrinsics(), (24, 32))
+
+
+@given(st.integers(0, 2**31 * 10**9 - 1))
+def test_stamps_survive_as_integers(stamp_ns):
+    assert stamp_ns_of(time_message(stamp_ns)) == stamp_ns
+
+
+def test_transform_round_trip():
+    message = transform_message(START_NS, 'map', 'odom', T)
+    assert (message.header.frame_id, message.child_frame_id) == ('map', 'odom')
+    np.testing.assert_allclose(matrix_from_transform(message.transform), T, atol=1e-12)
+
+
+def test_pose_and_odometry_carry_place_and_covariance():
+    chain = PoseChain(np.eye(4), starts_in_base=True)
+    chain.advance(START_NS, np.eye(4), None, np.eye(6), 1.0, 0.0)
+    placed = chain.advance(START_NS + 10**8, T, T, np.diag([1.0, 2, 3, 4, 5, 6]), 1.0, 0.0)
+    pose = pose_message(START_NS, 'map', placed.T_map_base, placed.map_covariance)
+    position = pose.pose.pose.position
+    np.testing.assert_allclose([position.x, position.y, position.z], T[:3, 3])
+    np.testing.assert_allclose(np.reshape(pose.pose.covariance, (6, 6)), placed.map_covariance)
+    odometry = odometry_message(START_NS, 'odom', 'camera', placed)
+    assert odometry.child_frame_id == 'camera'
+    np.testing.assert_allclose(odometry.twist.twist.linear.x, placed.twist[0])
+    unknown = odometry_message(START_NS, 'odom', 'camera', without_motion(placed))
+    assert unknown.twist.twist.linear.x == 0.0
+    assert min(unknown.twist.covariance[::7]) == 1e6
+
+
+def test_path_keeps_each_stamp():
+    poses = np.stack([np.eye(4), T])
+    message = path_message(START_NS, 'map', [5, START_NS], poses)
+    assert [stamp_ns_of(p.header.stamp) for p in message.poses] == [5, START_NS]
+    assert message.poses[1].pose.position.z == 3.0
+    assert path_message(START_NS, 'map', [], np.empty((0, 4, 4))).poses == []
+
+
+def test_cloud_layout():
+    cloud = Cloud(
+        np.array([[1, 2, 3], [4, 5, 6]], np.float32),
+        np.array([[255, 128, 1], [0, 0, 0]], np.uint8),
+        np.array([7, 8], np.float32),
+    )
+    message = cloud_message(START_NS, 'map', cloud)
+    assert [(f.name, f.offset, f.datatype, f.count) for f in message.fields] == [
+        ('x', 0, 7, 1),
+        ('y', 4, 7, 1),
+        ('z', 8, 7, 1),
+        ('rgb', 12, 7, 1),
+        ('confidence', 16, 7, 1),
+    ]
+    assert (message.point_step, message.row_step) == (20, 40)
+    assert (message.height, message.width) == (1, 2)
+    assert message.is_dense and not message.is_bigendian
+    assert message.data[12:16].tobytes() == b'\x01\x80\xff\x00'
+    read = point_cloud2.read_points(message)
+    np.testing.assert_array_equal(read['confidence'], [7, 8])
+    np.testing.assert_array_equal(read['z'], [3, 6])
+
+
+def test_empty_cloud():
+    message = cloud_message(START_NS, 'map', Cloud.empty())
+    assert (message.height, message.width, len(message.data)) == (1, 0, 0)
+    assert (message.point_step, message.is_dense) == (20, True)
+    assert len(point_cloud2.read_points(message)) == 0
+
+
+def test_organized_cloud_has_the_shape_of_the_depth_and_nan_where_none_is_trusted():
+    depth = depth_map()
+    depth.depth[3, 5] = np.nan
+    depth.confidence[7, 9] = np.inf
+    config = updated(R3Config(), {'points.organized': True})
+    points = organized_points(depth, config)
+    message = organized_cloud_message(START_NS, 'camera', points, depth)
+    assert (message.height, message.width, message.is_dense) == (24, 32, False)
+    assert message.row_step == 32 * 20
+    rows = np.frombuffer(message.data, np.float32).reshape(24, 32, 5)
+    np.testing.assert_array_equal(rows[..., :3], points)
+    assert np.isnan(rows[3, 5, :3]).all() and np.isnan(rows[7, 9, :3]).all()
+    assert np.isfinite(rows[..., 4]).all()
+    kept = np.isfinite(points[..., 2])
+    np.testing.assert_array_equal(points[kept][:, 2], depth.depth[kept])
+    # The same points as the plain cloud of every pixel.
+    plain = cloud_from_depth(depth, updated(config, {'points.stride': 1}).points)
+    assert kept.sum() == len(plain)
+
+
+def test_image_and_camera_info_pair():
+    depth = depth_map()
+    image = image_message(START_NS, 'camera', '32FC1', depth.depth)
+    info = camera_info_message(START_NS, 'camera', depth.intrinsics)
+    assert image.header == info.header
+    assert (image.step, image.height, image.width) == (32 * 4, 24, 32)
+    pixels = np.frombuffer(image.data, np.float32).reshape(24, 32)
+    np.testing.assert_array_equal(pixels, depth.depth)
+    np.testing.assert_allclose(np.reshape(info.k, (3, 3)), depth.intrinsics.K)
+    np.testing.assert_allclose(np.reshape(info.p, (3, 4))[:, :3], depth.intrinsics.K)
+    assert list(info.d) == []
+    np.testing.assert_array_equal(info.r, np.eye(3).ravel())
+
+
+def test_preview_colours_near_and_far_apart_and_unknown_black():
+    depth = np.linspace(0.5, 5.0, 64 * 48, dtype=np.float32).reshape(48, 64)
+    depth[0, 0] = np.nan
+    colors = preview(depth)
+    assert (colors.shape, colors.dtype) == ((48, 64, 3), np.uint8)
+    assert not colors[0, 0].any()
+    near, far = colors[0, 1].astype(int), colors[-1, -1].astype(int)
+    assert near[0] > near[2] and np.abs(near - far).max() > 50
+    assert not preview(np.full((4, 4), np.nan)).any()
+
+
+def test_status_says_nan_where_it_does_not_know():
+    message = status_message(START_NS, 'camera', Health(), frames_dropped=3)
+    assert math.isnan(message.latency) and math.isnan(message.depth_valid_fraction)
+    assert (message.frames_dropped, message.scale, message.scale_source) == (3, 1.0, 0)
+    assert message.state == StreamStatus.STATE_UNINITIALIZED
+
+
+def test_states_are_those_of_the_message():
+    for state in StreamState:
+        assert getattr(StreamStatus, f'STATE_{state.name}') == state
+    names = [name for name in dir(type(StreamStatus)) if name.startswith('STATE_')]
+    assert len(names) == len(StreamState)
+
+
+@pytest.mark.parametrize('service', [SaveMap, SaveTrajectory])
+def test_codes_are_those_of_the_service(service):
+    for code in SaveCode:
+        assert getattr(service.Response, code.name) == code
