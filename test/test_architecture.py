@@ -56,7 +56,7 @@ ROS_MODULES = {
 }
 #: Outside of ros/, these talk to nodes; they import ROS inside functions, so that they can be
 #: imported without it.
-TALK_TO_NODES = {'bag_player', 'commands'}
+TALK_TO_NODES = {'bag_player', 'commands', 'demo'}
 VAGUE_NAMES = {'common', 'helpers', 'misc', 'tools', 'util', 'utils'}
 
 

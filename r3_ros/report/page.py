@@ -60,7 +60,7 @@ def report_html(run: RunData) -> str:
     sections = [_header(run, name), _tiles(run), _warnings(run)]
     if scene is not None:
         sections += [_plans(run, scene), _map(scene)]
-    sections += [_timelines(run), _evaluation(run), _details(run)]
+    sections += [_timelines(run), _evaluation(run), _checks(run), _details(run)]
     files = resources.files(__package__)
     style, viewer = ((files / n).read_text(encoding='utf-8') for n in ('style.css', 'viewer.js'))
     return (
@@ -373,6 +373,22 @@ def _figures(evaluation: dict[str, Any]) -> str:
 
 def _number(value: float | None, places: int) -> str:
     return 'unknown' if value is None else f'{value:.{places}f}'
+
+
+def _checks(run: RunData) -> str:
+    checks = run.summary.get('checks')
+    if not checks:
+        return ''
+    rows = ''.join(
+        f'<tr><td class="{"passed" if check["passed"] else "failed"}">'
+        f'{"passed" if check["passed"] else "FAILED"}</td><td>{escape(check["name"])}</td>'
+        f'<td>{escape(check["detail"])}</td></tr>'
+        for check in checks
+    )
+    return (
+        '<h2>What was checked on the topics</h2><section class="panel"><div class="scroll">'
+        f'<table>{rows}</table></div></section>'
+    )
 
 
 def _details(run: RunData) -> str:

@@ -1,0 +1,220 @@
+"""``r3 demo``: a stream through the real node, checked, with a report at the end."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+import sys
+import time
+from typing import Any, TYPE_CHECKING
+
+from ..command_options import positive_int
+from ..errors import SourceError
+
+if TYPE_CHECKING:
+    from ..bag_writer import SequenceSummary, SequenceTopics
+    from ..demo.listener import Heard
+
+EXIT_CHECK_FAILED = 1
+TRUTH = 'groundtruth.txt'
+
+
+def register(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        'demo',
+        help='stream a synthetic camera, or your own recording, through the node',
+        description='Make a synthetic recording (or take yours), start the node with its '
+        'installed parameters, play the recording to it over DDS in real time, check what '
+        'arrives on the topics, save map and trajectory by the services, compare with the truth '
+        'and write a report. Needs the ROS environment. Exit status 1: a check failed.',
+    )
+    parser.add_argument(
+        '--input',
+        metavar='PATH',
+        help='folder of pictures, video or bag to stream; groundtruth.txt beside it is used',
+    )
+    parser.add_argument('--output', '-o', metavar='DIR', default='demo_output')
+    parser.add_argument('--camera', metavar='FILE', help='ROS calibration file for --input')
+    parser.add_argument('--topic', metavar='NAME', help='picture topic, if a bag has several')
+    parser.add_argument(
+        '--frames', metavar='N', type=positive_int, help='at most N frames (synthetic: 300)'
+    )
+    parser.add_argument('--seed', metavar='N', type=int, default=0, help='of the synthetic world')
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demo from beginning to end."""
+    from ..bag_player import import_rclpy
+    from ..demo.node_process import installed_node
+    from ..export import atomic_directory
+    from ..run_files import SUMMARY
+
+    # Before anything that takes time.
+    import_rclpy()
+    installed_node()
+    began = time.monotonic()
+    output = Path(args.output)
+    with atomic_directory(output, overwrite=True, marker=SUMMARY) as folder:
+        source = Path(args.input) if args.input else _synthesise(folder / 'sequence', args)
+        summary, evaluation = _stream(source, folder, args)
+    _print_table(output, summary, evaluation, time.monotonic() - began)
+    return 0 if all(check['passed'] for check in summary['checks']) else EXIT_CHECK_FAILED
+
+
+def _synthesise(folder: Path, args: argparse.Namespace) -> Path:
+    from tqdm import tqdm
+
+    from ..synth import SequenceOptions, write_sequence
+
+    options = SequenceOptions(seed=args.seed, frames=args.frames or 300, depth_every=0)
+    print(f'1. making a synthetic recording of {options.frames} frames (seed {options.seed})')
+    with tqdm(total=options.frames, unit=' frames', desc='rendering', disable=None) as bar:
+        write_sequence(options, folder, on_frames=bar.update)
+    return folder
+
+
+def _stream(
+    source_path: Path, folder: Path, args: argparse.Namespace
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Stream the recording; return summary.json, with the checks in it, and evaluation.json."""
+    from ..bag_writer import SequenceTopics
+    from ..config import load_config
+    from ..demo.checks import all_checks
+    from ..demo.live_files import records, tracked_share, write_live_run
+    from ..demo.live_run import run_live
+    from ..demo.node_process import installed_node
+    from ..report.page import write_report
+    from ..run_files import SUMMARY, write_json
+
+    bag, topics = folder / 'recording.mcap', SequenceTopics()
+    recorded, warnings = _write_bag(source_path, bag, topics, args)
+    print('3. starting the node and playing the recording to it in real time', flush=True)
+    with _Progress(recorded.frames) as progress:
+        result = run_live(bag, topics, folder, {'map.directory': str(folder)}, progress.update)
+    bag.unlink()
+    print('4. evaluating and writing the report', flush=True)
+    rows = records(result)
+    name = str(source_path) if args.input else f'synthetic recording, seed {args.seed}'
+    summary = write_live_run(folder, result, rows, load_config(installed_node()[1]), name)
+    evaluation, no_evaluation = _evaluate(folder, source_path, recorded.shift_ns)
+    ate_percent = evaluation['trajectory']['ate_percent'] if evaluation else None
+    checks = all_checks(result, tracked_share(rows), ate_percent, exact_truth=not args.input)
+    summary['warnings'] = [*warnings, *no_evaluation]
+    summary['checks'] = [
+        asdict(replace(check, detail=check.detail.replace(f'{folder}/', ''))) for check in checks
+    ]
+    write_json(folder / SUMMARY, summary)
+    if rows:
+        write_report(folder)
+    return summary, evaluation
+
+
+def _write_bag(
+    source_path: Path, bag: Path, topics: SequenceTopics, args: argparse.Namespace
+) -> tuple[SequenceSummary, list[str]]:
+    """Turn any input into a bag with its own timing; return what is in it, and warnings."""
+    from tqdm import tqdm
+
+    from ..bag_writer import write_sequence
+    from ..sources import open_source
+
+    print(f'2. writing {source_path.name} as a bag', flush=True)
+    with open_source(source_path, args.camera, args.topic) as source:
+        total = min(filter(None, (source.length, args.frames)), default=None)
+        frames = islice(iter(source), args.frames)
+        bar = tqdm(frames, total=total, unit=' frames', desc='writing', disable=None)
+        return write_sequence(bag, bar, source.camera, topics=topics), source.warnings
+
+
+def _evaluate(
+    folder: Path, source_path: Path, shift_ns: int
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Compare with the truth inside or beside the recording, if there is one."""
+    from ..run_evaluation import evaluate_run
+    from ..trajectory_file import PoseList, read_tum
+
+    places = (source_path, source_path.parent)
+    truth_path = next((p / TRUTH for p in places if (p / TRUTH).is_file()), None)
+    if truth_path is None:
+        return None, []
+    try:
+        truth = read_tum(truth_path)
+        moved = PoseList(truth.stamps_ns + shift_ns, truth.T_world_camera)
+        return evaluate_run(folder, moved, truth_path), []
+    except SourceError as error:
+        return None, [f'not evaluated: {error}']
+
+
+class _Progress:
+    """The progress bar of the stream, with what the node says of itself."""
+
+    def __init__(self, frames: int) -> None:
+        from tqdm import tqdm
+
+        interval_s = 0.2 if sys.stderr.isatty() else 10.0
+        self._bar = tqdm(total=frames, unit=' frames', desc='streaming', mininterval=interval_s)
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def update(self, sent: int, heard: Heard) -> None:
+        status = heard.last_status
+        if status is not None:
+            self._bar.set_postfix_str(
+                f'{status.frames_processed} processed, {status.frames_dropped} dropped, '
+                f'{status.map_points} map points',
+                refresh=False,
+            )
+        self._bar.update(sent - self._bar.n)
+
+
+def _print_table(
+    output: Path, summary: dict[str, Any], evaluation: dict[str, Any] | None, wall_s: float
+) -> None:
+    """Print the short table at the end, and every check that failed."""
+    frames, latency = summary['frames'], summary['latency_ms']
+    rows = [
+        (
+            'frames',
+            f'{frames["sent"]} sent, {frames["received"]} received, {frames["processed"]} '
+            f'processed, {frames["dropped"]} dropped',
+        ),
+        ('tracked', f'{100 * summary["tracked_share"]:.1f} % of the processed frames'),
+        ('rate', f'{summary["fps"]:.1f} frames/s'),
+    ]
+    if latency:
+        rows.append(
+            ('latency', f'{latency["mean"]:.0f} ms mean, {latency["p95"]:.0f} ms 95th percentile')
+        )
+    if evaluation:
+        figures = evaluation['trajectory']
+        rows.append(
+            (
+                'ATE',
+                f'{figures["ate_rmse_m"]:.4f} m, {figures["ate_percent"] or 0:.2f} % of '
+                f'{figures["path_m"]:.2f} m; rotation {figures["rotation_mean_deg"]:.2f} deg',
+            )
+        )
+    failed = [check for check in summary['checks'] if not check['passed']]
+    passed = len(summary['checks']) - len(failed)
+    rows += [
+        ('map', f'{summary["map_points"]} points, {summary["keyframes"]} keyframes'),
+        ('checks', f'{passed} of {len(summary["checks"])} passed'),
+        ('took', f'{wall_s:.0f} s'),
+        ('files', f'{output}/ (map.ply, trajectory.tum, summary.json, node.log)'),
+        ('report', str(output / 'report.html')),
+    ]
+    print()
+    for name, value in rows:
+        print(f'  {name:<9}{value}')
+    for warning in summary['warnings']:
+        print(f'warning: {warning}', file=sys.stderr)
+    for check in failed:
+        print(f'FAILED: {check["name"]}: {check["detail"]}', file=sys.stderr)
