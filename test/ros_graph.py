@@ -16,7 +16,6 @@ import time
 
 from lifecycle_msgs.msg import State
 import numpy as np
-from r3_ros.ros import node as node_module
 from r3_ros.ros.messages import camera_info_message, header_message, stamp_ns_of
 from r3_ros.ros.node import R3StreamNode
 from r3_ros.streaming.engine import Engine
@@ -83,7 +82,6 @@ class Graph:
         **parameters: object,
     ) -> None:
         """Make both nodes; ``parameters`` use ``__`` for the dot."""
-        node_module._DISCOVERY_S = 0.0
         self.domain = domain or Domain()
         self._owns_domain = domain is None
         self.context = rclpy.Context()

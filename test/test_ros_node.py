@@ -265,7 +265,7 @@ def test_compressed_pictures_come_on_the_topic_below(graph):
 
 
 def test_namespace_and_name(graph):
-    g = graph(arguments=('-r', '__ns:=/robot', '-r', '__node:=eye'))
+    g = graph(arguments=('-r', 'r3:__ns:=/robot', '-r', 'r3:__node:=eye'))
     assert g.turn('configure')
     names = {name for name, _ in g.node.get_publisher_names_and_types_by_node('eye', '/robot')}
     assert {'/robot/eye/pose', '/robot/eye/map_points', '/diagnostics', '/tf'} <= names
@@ -334,17 +334,31 @@ def test_navigation_mode_is_refused_in_words(graph, capfd):
     assert 'not supported' in capfd.readouterr().err
 
 
-def test_a_second_node_of_the_same_name_is_refused(graph, monkeypatch, capfd):
+def test_a_second_node_of_the_same_name_is_refused_until_the_first_is_gone(graph, capfd):
     first = graph().start()
     second = Graph(domain=first.domain)
     try:
-        monkeypatch.setattr('r3_ros.ros.node._DISCOVERY_S', 20.0)
-        assert not second.node.autostart()
+        assert not second.turn('configure')
         assert "a node named '/r3' runs already" in capfd.readouterr().err
+        first.send()
+        assert first.health.frames_processed == 1
+        assert first.turn('deactivate') and first.turn('cleanup')
+        first.node.destroy_node()
+        second.until(lambda: not second.node._count_twins())
+        assert second.node.autostart()
     finally:
         second.close()
-    first.send()
-    assert first.health.frames_processed == 1
+
+
+def test_a_node_of_the_same_name_on_another_machine_is_told(graph, capfd):
+    first = graph(diagnostics__period=0.1).start()
+    other = Graph(domain=first.domain)  # not configured, so it takes no lock
+    try:
+        heard = first.listen('/diagnostics', DiagnosticArray)
+        first.until(lambda: any('same name' in s.message for m in heard for s in m.status))
+        assert "another node named '/r3'" in capfd.readouterr().err
+    finally:
+        other.close()
 
 
 def test_stopping_does_not_wait_for_a_stuck_model(graph):

@@ -32,6 +32,7 @@ from .camera_input import CameraInput
 from .conversions import Received
 from .diagnostics import Diagnostics
 from .health import Health
+from .name_lock import NameLock
 from .outputs import Outputs, QOS_OVERRIDES
 from .parameters import (
     accepted,
@@ -46,8 +47,6 @@ from .stream import Stream
 from .transforms import TransformAuthority, TransformTree
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
-#: Long enough for a running node of the same name to be discovered on this machine.
-_DISCOVERY_S = 0.5
 
 
 class R3StreamNode(LifecycleNode):
@@ -108,6 +107,7 @@ class R3StreamNode(LifecycleNode):
         self.stream.start()
         self._subscribe(self._config)
         self._start_tf_timer(self._config.tf_publish_rate)
+        self.get_logger().info(f"active, waits for pictures on '{self._image_topic}'")
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -150,15 +150,15 @@ class R3StreamNode(LifecycleNode):
 
     def _refuse_twin(self) -> None:
         """Two nodes of one name share topics and services, and their poses would mix."""
-        deadline_s = time.monotonic() + _DISCOVERY_S
-        while time.monotonic() < deadline_s:
-            if self._count_twins():
-                name = self.get_fully_qualified_name()
-                raise ConfigError(
-                    f"a node named '{name}' runs already: stop it, or start this one under "
-                    'another name (--ros-args -r __node:=NAME) or namespace (-r __ns:=/NAME)'
-                )
-            time.sleep(0.05)
+        name = self.get_fully_qualified_name()
+        lock = NameLock(name, self.context.get_domain_id())
+        if not lock.acquire() or self._count_twins():
+            lock.release()
+            raise ConfigError(
+                f"a node named '{name}' runs already: stop it, or start this one under another "
+                'name (--ros-args -r __node:=NAME) or namespace (-r __ns:=/NAME)'
+            )
+        self._closers.append(lock.release)
 
     def _count_twins(self) -> int:
         own = (self.get_name(), self.get_namespace())
@@ -193,15 +193,16 @@ class R3StreamNode(LifecycleNode):
         jump = clock.create_jump_callback(threshold, post_callback=self._on_clock_jump)
         self._closers.append(jump.unregister)
         model = config.model.name
-        logger.info(f"configured with model '{model}', listens to '{self._image_topic}'")
+        logger.info(f"configured with model '{model}'")
 
     def _tear_down(self) -> None:
         self._deactivate()
         stuck = self.stream is not None and self.stream.is_stuck
+        engine_close = self.stream.engine.close if self.stream is not None else None
         self.stream, self._config, self._diagnostics = None, None, None
         for close in reversed(self._closers):
             # An engine that is still computing cannot be closed; it ends with the process.
-            if not (stuck and close is self._closers[0]):
+            if not (stuck and close == engine_close):
                 close()
         self._closers.clear()
 
@@ -292,7 +293,11 @@ class R3StreamNode(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         if self.stream is None or self._diagnostics is None:
             return
-        self.stream.health.twins = self._count_twins()
+        twins = self._count_twins()
+        if twins > self.stream.health.twins:
+            name = self.get_fully_qualified_name()
+            self.get_logger().error(f"another node named '{name}' has appeared: stop one of them")
+        self.stream.health.twins = twins
         self.stream.outputs.publish('diagnostics', self._diagnostics.message())
 
     def _on_clock_jump(self, jump: TimeJump) -> None:
@@ -355,7 +360,9 @@ def _run(stopping: threading.Event) -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        if node.get_parameter('autostart').value and not node.autostart():
+        if not node.get_parameter('autostart').value:
+            node.get_logger().info('waits to be configured (autostart is false)')
+        elif not node.autostart():
             return 1
         while not stopping.is_set():
             executor.spin_once(timeout_sec=0.2)
