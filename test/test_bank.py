@@ -161,6 +161,17 @@ def test_an_old_place_like_no_other_outlives_new_look_alikes():
     assert set(range(8)) <= set(memory.ids())
 
 
+def test_a_predictor_may_use_its_descriptor_buffer_again():
+    memory = bank(max_keyframes=8)
+    buffer = np.empty(SIZE, np.float32)
+    shown = [*views(7), like(views(7)[2]), views(1, seed=7)[0]]
+    evicted = []
+    for frame_id, view in enumerate(shown):
+        buffer[:] = view
+        evicted += memory.admit(frame_id, buffer)
+    assert evicted == [2]  # number 7, its look-alike, is among the newest
+
+
 def test_credit_for_frames_that_are_gone_is_ignored():
     memory = bank()
     memory.admit(0, views(1)[0])

@@ -72,8 +72,9 @@ def states(estimates):
     return [e.state for e in estimates]
 
 
-def test_exact_edges_give_exact_poses():
-    engine, estimates = run(count=200)
+@pytest.mark.parametrize('rule', ['robust', 'official'])
+def test_exact_edges_give_exact_poses(rule):
+    engine, estimates = run(count=200, stream__pose_rule=rule)
     assert states(estimates) == [INITIALIZING] + 199 * [TRACKING]
     assert errors(engine, estimates).max() < 1e-9
     for number, (frame, e) in enumerate(zip(frames(200), estimates, strict=True)):
@@ -219,6 +220,25 @@ def test_a_drought_leads_to_lost_and_back():
     # While lost the whole bank is searched by looks; the last good frames stay in.
     assert {27, 28, 29} <= set(estimates[35].context_ids)
     assert set(estimates[35].context_ids) - {27, 28, 29} <= set(engine.session.bank.ids())
+
+
+def test_a_lost_camera_is_found_where_it_was_long_ago():
+    """Only retrieval can: edges reach no farther than a tenth of the way round."""
+    walk, second = circle(), 1_000_000_000
+
+    def path(stamp_ns):
+        # After the blackout the camera is back where it was 12 seconds before.
+        carried_off = stamp_ns >= START_NS + 15 * second
+        return walk(stamp_ns - 12 * second if carried_off else stamp_ns)
+
+    script = Script(path=path, blackouts=set(range(145, 150)), reach=0.3)
+    engine, estimates = run(script, count=160, keyframe__max_keyframes=60)
+    assert states(estimates)[144:154] == (
+        [TRACKING] + 2 * [LOW_CONFIDENCE] + 3 * [LOST] + 2 * [RECOVERING] + 2 * [TRACKING]
+    )
+    assert errors(engine, estimates)[152:].max() < 1e-9
+    asked = estimates[150].context_ids
+    assert sum(20 < i < 40 for i in asked) >= 3 and 144 in asked
 
 
 def test_a_short_drought_costs_its_own_frames_only():

@@ -96,6 +96,7 @@ def test_one_frame_is_judged_by_its_score(ratio, state, believed, trusted):
     verdict = stream.show(ratio)
     assert (verdict.state, verdict.believed, verdict.trusted) == (state, believed, trusted)
     assert verdict.ratio == pytest.approx(ratio or 0.0, rel=0.01)
+    assert np.isnan(verdict.confidence_translation) == (ratio is None)
     assert stream.show(1.0).state is TRACKING
 
 

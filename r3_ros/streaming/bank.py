@@ -86,7 +86,7 @@ class KeyframeBank:
             evicted.append(worst)
         slot = self._free.pop()
         self._index.put(slot, descriptor)
-        self._keyframes[frame_id] = _Keyframe(slot, descriptor, worth=1.0, seen=frame_id)
+        self._keyframes[frame_id] = _Keyframe(slot, descriptor.copy(), worth=1.0, seen=frame_id)
         self._since_admission = 0
         return evicted
 

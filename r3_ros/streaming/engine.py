@@ -183,7 +183,7 @@ class Engine:
         """Take refined edges in; poses that follow from them change."""
         session = self.session
         edges = tuple(edges)
-        session.doubtful.difference_update(edge.target_id for edge in edges)
+        session.doubtful.difference_update(max(e.source_id, e.target_id) for e in edges)
         corrected = session.graph.refine(edges)
         if corrected:
             session.map_revision += 1

@@ -79,6 +79,7 @@ class Gate:
         if self.state not in (TrackingState.INITIALIZING, TrackingState.LOST):
             self.state = TrackingState.RECOVERING
             self._agreeing = []
+            self._before = None
 
     def judge(
         self,
@@ -128,7 +129,6 @@ class Gate:
         self.state = TrackingState.INITIALIZING
         reason = 'first frame' if first else 'no geometry yet: move the camera sideways'
         if first:
-            score_t = score_r = float('nan')
             ratio = 1.0
         return Verdict(self.state, reason, T is not None, first, score_t, score_r, ratio)
 
@@ -191,9 +191,9 @@ class Gate:
 
 
 def _best_scores(edges: Sequence[Edge]) -> tuple[float, float]:
-    """Return the mean translation and rotation score of the best few edges."""
+    """Return the mean translation and rotation score of the best few edges, NaN without any."""
     if not edges:
-        return 0.0, 0.0
+        return float('nan'), float('nan')
     scores = np.array([[e.confidence_translation, e.confidence_rotation] for e in edges])
     best = scores[np.argsort(-scores.sum(axis=1))[:_BEST_EDGES]].mean(axis=0)
     return float(best[0]), float(best[1])
