@@ -137,7 +137,8 @@ class _ClockPublisher:
         from rclpy.qos import QoSProfile, ReliabilityPolicy
         from rosgraph_msgs.msg import Clock
 
-        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        # Reliable matches listeners of both kinds.
+        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
         self._publisher = node.create_publisher(Clock, '/clock', qos)
         self._message = Clock()
         self._last_ns = -1

@@ -56,3 +56,37 @@ def write_video(path: Path, count: int = 20, rate_hz: float = 10.0) -> Path:
         writer.write(np.ascontiguousarray(scripted.picture(WIDTH, HEIGHT, shade=i)[..., ::-1]))
     writer.release()
     return path
+
+
+def write_textured_folder(folder: Path, count: int = 40) -> Path:
+    """Write pictures of a textured wall and a nearer box, passed by a camera moving sideways.
+
+    Unlike those of :func:`write_folder` they show the motion, so any predictor can follow it.
+    """
+    (folder / 'rgb').mkdir(parents=True)
+    width, height, focal = 320, 240, 280.0
+    rng = np.random.default_rng(0)
+    layers = []
+    for _ in range(2):
+        noise = rng.integers(0, 256, (height // 6, 2 * width // 6, 3)).astype(np.uint8)
+        layers.append(cv2.resize(noise, (2 * width, height), interpolation=cv2.INTER_CUBIC))
+    stamps, truth = [], []
+    for i in range(count):
+        x = 0.02 * i
+        views = []
+        for layer, depth in zip(layers, (3.0, 1.5), strict=True):
+            shift = np.array([[1.0, 0.0, -focal * x / depth - 60], [0.0, 1.0, 0.0]])
+            views.append(cv2.warpAffine(layer, shift, (width, height)))
+        image = views[0].copy()
+        left = int(200 - focal * x / 1.5)
+        image[60:180, max(left, 0) : left + 110] = views[1][60:180, max(left, 0) : left + 110]
+        cv2.imwrite(str(folder / 'rgb' / f'{i:06d}.png'), image)
+        stamps.append(f'{seconds(stamp(i))} rgb/{i:06d}.png')
+        truth.append(f'{seconds(stamp(i))} {x} 0 0 0 0 0 1')
+    (folder / 'timestamps.txt').write_text('\n'.join(stamps))
+    (folder / 'groundtruth.txt').write_text('\n'.join(truth))
+    (folder / 'camera.yaml').write_text(
+        'image_width: 320\nimage_height: 240\n'
+        'camera_matrix: {rows: 3, cols: 3, data: [280, 0, 159.5, 0, 280, 119.5, 0, 0, 1]}\n'
+    )
+    return folder

@@ -1,0 +1,183 @@
+"""The demo's parts around the real node, and its checks against results that are wrong."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from r3_ros.bag_writer import SequenceTopics, write_sequence
+from r3_ros.cli import main
+from r3_ros.demo.checks import all_checks
+from r3_ros.demo.listener import Heard
+from r3_ros.demo.live_run import LiveResult
+from r3_ros.errors import R3Error
+from r3_ros.sources import open_source
+from r3_ros.trajectory_file import read_tum
+from sequences import stamp, write_folder, write_textured_folder
+
+
+def good_result(count: int = 20) -> LiveResult:
+    """Return what a flawless run leaves."""
+    stamps = [stamp(i) for i in range(count)]
+    status = SimpleNamespace(
+        frames_processed=count, frames_dropped=2, frames_rejected=0, frames_received=count + 2
+    )
+    heard = Heard(
+        T_map_base={s: np.eye(4) for s in stamps},
+        T_odom_base={s: np.eye(4) for s in stamps},
+        statuses={s: status for s in stamps},
+        last_status=status,
+        tf_parents={'odom': {'map'}, 'camera': {'odom'}},
+        diagnostics=3,
+    )
+    points = np.ones((7, 5), '<f4')
+    cloud = SimpleNamespace(data=points.tobytes(), point_step=20)
+    depth = SimpleNamespace(data=np.ones((4, 6), '<f4').tobytes(), width=6, height=4)
+    saved = SimpleNamespace(success=True, message='saved', points=7)
+    return LiveResult(
+        heard,
+        sent_s={s: 0.0 for s in [*stamps, stamp(count), stamp(count + 1)]},
+        messages={
+            'points': cloud,
+            'map_points': cloud,
+            'depth/image': depth,
+            'depth/camera_info': SimpleNamespace(k=[5.0], width=6, height=4),
+            'path': SimpleNamespace(poses=[1]),
+        },
+        saved_map=saved,
+        saved_trajectory=saved,
+        exit_code=0,
+    )
+
+
+def failed(result: LiveResult, tracked: float = 1.0, ate: float | None = 0.2) -> set[str]:
+    return {c.name for c in all_checks(result, tracked, ate, exact_truth=True) if not c.passed}
+
+
+def test_a_flawless_run_passes():
+    assert failed(good_result()) == set()
+
+
+def spoil_status(field, value):
+    def change(result):
+        setattr(result.heard.last_status, field, value)
+
+    return change
+
+
+def spoil_pose(result):
+    result.heard.T_map_base[stamp(3)] = np.full((4, 4), np.nan)
+
+
+def invent_stamp(result):
+    result.heard.T_map_base[stamp(3) + 1] = np.eye(4)
+
+
+def second_parent(result):
+    result.heard.tf_parents['odom'].add('world')
+
+
+def spoil_cloud(result):
+    points = np.ones((7, 5), '<f4')
+    points[2, 1] = np.inf
+    result.messages['map_points'].data = points.tobytes()
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'name'),
+    [
+        (spoil_status('frames_received', 23), 'every received frame accounted for'),
+        (spoil_status('frames_rejected', 1), 'no frame rejected'),
+        (spoil_status('frames_processed', 5), 'keeps up with the camera'),
+        (lambda r: r.heard.statuses.popitem(), 'one status a frame'),
+        (lambda r: setattr(r.heard, 'diagnostics', 0), 'diagnostics'),
+        (spoil_pose, 'pose: stamps of the pictures, finite'),
+        (invent_stamp, 'pose: stamps of the pictures, finite'),
+        (lambda r: r.heard.T_odom_base.clear(), 'odometry: stamps of the pictures, finite'),
+        (lambda r: r.heard.T_odom_base.popitem(), 'pose and odometry agree on frames'),
+        (second_parent, 'tf: map -> odom -> camera, one parent each'),
+        (lambda r: r.messages.pop('path'), 'path'),
+        (lambda r: r.messages.pop('points'), 'points: points, all finite'),
+        (spoil_cloud, 'map_points: points, all finite'),
+        (lambda r: r.messages.pop('depth/image'), 'depth: known pixels'),
+        (
+            lambda r: setattr(r.messages['depth/camera_info'], 'width', 5),
+            'depth comes with its calibration',
+        ),
+        (lambda r: setattr(r, 'saved_map', None), 'map saved by the service'),
+        (
+            lambda r: setattr(r.saved_trajectory, 'success', False),
+            'trajectory saved by the service',
+        ),
+        (lambda r: setattr(r, 'exit_code', -9), 'node stops cleanly'),
+    ],
+)
+def test_everything_wrong_is_found(spoil, name):
+    result = good_result()
+    spoil(result)
+    assert name in failed(result)
+
+
+def test_poor_tracking_and_accuracy_are_found():
+    assert failed(good_result(), tracked=0.9) == {'tracked'}
+    assert failed(good_result(), ate=1.5) == {'accuracy against the exact truth'}
+    assert failed(good_result(), ate=None) == {'accuracy against the exact truth'}
+
+
+def test_a_node_that_never_spoke_is_found():
+    assert 'status' in failed(LiveResult(Heard()))
+
+
+@pytest.mark.ros
+@pytest.mark.slow
+def test_a_recording_through_the_real_node(tmp_path, capsys):
+    folder = write_textured_folder(tmp_path / 'wall')
+    out = tmp_path / 'out'
+    status = main(['demo', '--input', str(folder), '-o', str(out)])
+    text = capsys.readouterr()
+    assert status in (0, 1), text.err
+    summary = json.loads((out / 'summary.json').read_text())
+    wrong = {check['name'] for check in summary['checks'] if not check['passed']}
+    # How much a busy machine gets done is not for a test to say.
+    assert wrong <= {'keeps up with the camera', 'tracked'}, text.err
+    assert status == (1 if wrong else 0)
+    assert summary['frames']['sent'] == 40
+    assert summary['frames']['received'] == (
+        summary['frames']['processed'] + summary['frames']['dropped']
+    )
+    stamps = set(read_tum(out / 'trajectory.tum').stamps_ns.tolist())
+    assert stamps <= {stamp(i) for i in range(40)}
+    for name in ('report.html', 'map.ply', 'map', 'node.log', 'frames.csv', 'evaluation.json'):
+        assert (out / name).exists()
+    assert not (out / 'recording.mcap').exists()
+    assert 'What was checked' in (out / 'report.html').read_text()
+
+
+@pytest.mark.ros
+def test_a_node_that_cannot_start_is_explained(tmp_path, monkeypatch):
+    from r3_ros.demo import live_run
+
+    monkeypatch.setattr(live_run, '_START_TIMEOUT_S', 8.0)
+    with open_source(write_folder(tmp_path / 'seq', count=2)) as source:
+        write_sequence(tmp_path / 'a.mcap', source, source.camera)
+    with pytest.raises(R3Error, match=r'map\.voxel_size'):
+        live_run.run_live(
+            tmp_path / 'a.mcap',
+            SequenceTopics(),
+            tmp_path,
+            {'map.voxel_size': '-1.0'},
+            lambda sent, heard: None,
+        )
+
+
+@pytest.mark.ros
+def test_the_node_is_stopped_when_something_fails(tmp_path):
+    from r3_ros.demo.node_process import NodeProcess
+
+    with pytest.raises(KeyboardInterrupt), NodeProcess(tmp_path / 'log', {}) as process:
+        process.check()
+        raise KeyboardInterrupt
+    assert process.exit_code is not None
+    with pytest.raises(R3Error, match='ended by itself'):
+        process._stream = open(tmp_path / 'log', 'ab')
+        process.check()
