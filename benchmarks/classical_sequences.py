@@ -1,12 +1,18 @@
 """Accuracy and speed of the classical predictor on folders of frames, without the engine.
 
-The loop stands in for the engine: the context is the recent frames and the keyframes, and a
-frame's pose follows from its most confident edge. ``r3 run`` measures the whole thing.
+The loop stands in for the engine: the context is the recent frames and the newest keyframes, a
+frame's pose follows from its most confident edge, refined edges are applied. ``r3 run`` and
+``r3 eval`` measure the whole thing.
+
+    python benchmarks/classical_sequences.py ../shared/data/redkitchen_7scenes --runs 5
 """
 
 from __future__ import annotations
 
 import argparse
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 import time
 
@@ -15,86 +21,204 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 import yaml
 
-from r3_ros.classical.odometry import Mode, Odometry
-from r3_ros.classical.pinhole import Pinhole
+from r3_ros.classical.predictor import ClassicalPredictor
+from r3_ros.config import ClassicalConfig
+from r3_ros.datatypes import Edge, Frame, FramePrediction, Intrinsics
+from r3_ros.geometry import inverse, T_from_quat
+
+_RECENT = 5
+_CONTEXT_KEYFRAMES = 12
 
 
-def umeyama(a, b):
-    ma, mb = a.mean(0), b.mean(0)
-    U, S, Vt = np.linalg.svd((b - mb).T @ (a - ma) / len(a))
-    D = np.diag([1, 1, np.linalg.det(U @ Vt)])
-    R = U @ D @ Vt
-    s = np.trace(np.diag(S) @ D) / ((a - ma) ** 2).sum() * len(a)
-    return s, R, mb - s * R @ ma
+@dataclass(frozen=True)
+class Sequence:
+    """A folder of frames, its camera and, where known, its true poses."""
+
+    name: str
+    K: np.ndarray
+    distortion: np.ndarray
+    paths: list[Path]
+    stamps_ns: list[int]
+    truth: dict[int, np.ndarray]
+
+    def read(self, calibrated: bool = True) -> Iterator[Frame]:
+        """Yield undistorted frames."""
+        maps = None
+        for path, stamp_ns in zip(self.paths, self.stamps_ns, strict=True):
+            image = cv2.cvtColor(cv2.imread(str(path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+            height, width = image.shape[:2]
+            if np.abs(self.distortion).max() > 0:
+                if maps is None:
+                    maps = cv2.initUndistortRectifyMap(
+                        self.K, self.distortion, None, self.K, (width, height), cv2.CV_32FC1
+                    )
+                image = cv2.remap(image, *maps, cv2.INTER_LINEAR)
+            intrinsics = None
+            if calibrated and self.K[0, 0] > 0:
+                intrinsics = Intrinsics.from_K(self.K, width, height)
+            yield Frame(image, stamp_ns, intrinsics)
 
 
-def load(folder):
+def load_sequence(folder: str | Path) -> Sequence:
+    """Read a folder laid out like the test sequences."""
     folder = Path(folder)
-    cam = yaml.safe_load((folder / 'camera.yaml').read_text())
-    K = np.array(cam['camera_matrix']['data'], float).reshape(3, 3)
-    D = np.array(cam['distortion_coefficients']['data'], float)
-    names = [l.split() for l in (folder / 'timestamps.txt').read_text().splitlines() if l[0] != '#']
-    gt = None
+    camera = yaml.safe_load((folder / 'camera.yaml').read_text())
+    lines = (folder / 'timestamps.txt').read_text().splitlines()
+    entries = [line.split() for line in lines if not line.startswith('#')]
+    stamps_ns = [round(float(stamp) * 1e9) for stamp, _ in entries]
+    truth = {}
     if (folder / 'groundtruth.txt').exists():
-        g = np.loadtxt(folder / 'groundtruth.txt')
-        gt = {f'{r[0]:.6f}': r[1:] for r in g}
-    return K, D, [(float(t), folder / n) for t, n in names], gt
+        table = np.loadtxt(folder / 'groundtruth.txt')
+        poses = {round(row[0] * 1e9): T_from_quat(row[1:4], row[4:8]) for row in table}
+        truth = {i: poses[stamp] for i, stamp in enumerate(stamps_ns) if stamp in poses}
+    return Sequence(
+        folder.resolve().name,
+        np.array(camera['camera_matrix']['data'], np.float64).reshape(3, 3),
+        np.array(camera['distortion_coefficients']['data'], np.float64),
+        [folder / name for _, name in entries],
+        stamps_ns,
+        truth,
+    )
 
 
-def main():
-    ap = argparse.ArgumentParser()
-    ap.add_argument('folder')
-    ap.add_argument('--frames', type=int, default=10**9)
-    ap.add_argument('--features', type=int, default=700)
-    ap.add_argument('--window', type=int, default=7)
-    ap.add_argument('-v', action='store_true')
-    a = ap.parse_args()
-    cv2.setNumThreads(1)
-    K, D, names, gt = load(a.folder)
-    names = names[: a.frames]
-    imgs = [cv2.imread(str(n), 0) for _, n in names]
-    h, w = imgs[0].shape
-    if abs(D).max() > 0:
-        m1, m2 = cv2.initUndistortRectifyMap(K, D, None, K, (w, h), cv2.CV_32FC1)
-        imgs = [cv2.remap(i, m1, m2, cv2.INTER_LINEAR) for i in imgs]
-    cam = Pinhole(K[0, 0], K[1, 1], K[0, 2], K[1, 2], w, h)
-    od = Odometry(cam, a.features, a.window, False)
-    poses, modes, ts = [], [], []
-    recents, kfs = [], []
-    for i, im in enumerate(imgs):
-        t = time.perf_counter()
-        o = od.step(i, im)
-        if o.keyframe:
-            kfs.append(i)
-        recents.append(i)
-        while len(recents) > 5:
-            j = recents.pop(0)
-            if j not in kfs:
-                od.forget(j)
-        ts.append(time.perf_counter() - t)
-        poses.append(od._T.copy() if o.posed else None)
-        modes.append(od.mode)
-        if a.v:
-            print(i, od.mode.value, o.keyframe, o.inliers, f'{o.share:.2f}', len(od._slots),
-                  f'{od._start.rotation_error_px:.2f}', f'{ts[-1]*1e3:.0f}ms')
-    ts = np.array(ts)
-    tracked = [i for i, (p, m) in enumerate(zip(poses, modes)) if p is not None and m is Mode.TRACKING]
-    iskf = np.zeros(len(ts), bool); iskf[kfs] = True
-    print(f'{Path(a.folder).name}: tracked {len(tracked)}/{len(imgs)} first {tracked[0] if tracked else None} kfs {len(kfs)} '
-          f'fps {1/ts.mean():.1f} median {np.median(ts[~iskf])*1e3:.0f} kf {np.median(ts[iskf])*1e3:.0f} p95 {np.percentile(ts,95)*1e3:.0f} lm {len(od.landmarks)}')
-    if gt and tracked:
-        G = np.stack([gt[f'{names[i][0]:.6f}'] for i in tracked])
-        path = np.linalg.norm(np.diff(np.stack([gt[f'{t:.6f}'] for t, _ in names])[:, :3], axis=0), axis=1).sum()
-        P = np.stack([poses[i] for i in tracked])
-        s, R, t = umeyama(P[:, :3, 3], G[:, :3])
-        e = np.linalg.norm(s * P[:, :3, 3] @ R.T + t - G[:, :3], axis=1)
-        Rg = Rotation.from_quat(G[:, 3:])
-        Rp = Rotation.from_matrix(P[:, :3, :3])
-        A = (Rg * Rp.inv()).mean()
-        rot = np.rad2deg((Rg.inv() * A * Rp).magnitude())
-        print(f'  ATE {100*np.sqrt((e**2).mean())/path:.3f}% rot {rot.mean():.2f}  path {path:.2f}')
-    od.close()
+class StreamStandIn:
+    """The least an engine does: context, poses from edges, forgetting."""
+
+    def __init__(self, config: ClassicalConfig | None = None, depth: bool = True) -> None:
+        """Start a predictor."""
+        self.predictor = ClassicalPredictor(config or ClassicalConfig(), with_depth=depth)
+        self.emitted: list[np.ndarray | None] = []
+        self.final: dict[int, np.ndarray] = {}
+        self.keyframes: list[int] = []
+        self._recent: deque[int] = deque()
+        self._held: dict[int, np.ndarray] = {}
+
+    def step(self, frame: Frame) -> FramePrediction:
+        """Process one frame; its pose goes to ``emitted`` (None while starting or lost)."""
+        frame = replace(frame, frame_id=len(self.emitted))
+        self.predictor.describe(frame)
+        context = sorted({*self._recent, *self.keyframes[-_CONTEXT_KEYFRAMES:]})
+        prediction = self.predictor.predict(frame, context)
+        self._apply(prediction.refined)
+        pose = self._resolve(prediction)
+        self.emitted.append(None if prediction.provisional else pose)
+        if pose is None:
+            self.predictor.forget([frame.frame_id])
+            return prediction
+        self._held[frame.frame_id] = self.final[frame.frame_id] = pose
+        if prediction.keyframe:
+            self.keyframes.append(frame.frame_id)
+        self._recent.append(frame.frame_id)
+        if len(self._recent) > _RECENT:
+            gone = self._recent.popleft()
+            if gone not in self.keyframes:
+                self.predictor.forget([gone])
+                del self._held[gone]
+        return prediction
+
+    def finish(self) -> None:
+        """Take in what is still under way."""
+        refined, _ = self.predictor.drain()
+        self._apply(refined)
+        self.close()
+
+    def close(self) -> None:
+        """Stop the predictor."""
+        self.predictor.close()
+
+    def _resolve(self, prediction: FramePrediction) -> np.ndarray | None:
+        if not self.emitted:
+            return np.eye(4)
+        known = [e for e in prediction.edges if e.source_id in self._held]
+        if not known:
+            return None
+        best = max(known, key=lambda e: e.confidence_translation + e.confidence_rotation)
+        return self._held[best.source_id] @ best.T_source_target
+
+    def _apply(self, refined: tuple[Edge, ...]) -> None:
+        for edge in refined:
+            if edge.source_id in self._held and edge.target_id in self._held:
+                pose = self._held[edge.source_id] @ edge.T_source_target
+                self._held[edge.target_id] = self.final[edge.target_id] = pose
+
+
+def similarity(a: np.ndarray, b: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return scale, rotation and translation that bring points (N, 3) closest (Umeyama)."""
+    mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
+    U, S, Vt = np.linalg.svd((b - mean_b).T @ (a - mean_a) / len(a))
+    D = np.diag([1.0, 1.0, np.linalg.det(U @ Vt)])
+    R = U @ D @ Vt
+    scale = float(np.trace(np.diag(S) @ D) / ((a - mean_a) ** 2).sum() * len(a))
+    return scale, R, mean_b - scale * R @ mean_a
+
+
+def errors(poses: dict[int, np.ndarray], truth: dict[int, np.ndarray]) -> tuple[float, float]:
+    """Return the ATE after Sim(3) in % of the whole path, and the mean rotation error in degrees.
+
+    Rotations are compared after a rotation of their own: along a straight path the one of the
+    alignment is arbitrary.
+    """
+    ids = [i for i in sorted(poses) if i in truth]
+    estimated, true = np.stack([poses[i] for i in ids]), np.stack([truth[i] for i in ids])
+    scale, R, t = similarity(estimated[:, :3, 3], true[:, :3, 3])
+    apart = np.linalg.norm(scale * estimated[:, :3, 3] @ R.T + t - true[:, :3, 3], axis=1)
+    centres = np.stack([truth[i][:3, 3] for i in sorted(truth)])
+    path = np.linalg.norm(np.diff(centres, axis=0), axis=1).sum()
+    a, b = Rotation.from_matrix(estimated[:, :3, :3]), Rotation.from_matrix(true[:, :3, :3])
+    turn = (b.inv() * (b * a.inv()).mean() * a).magnitude()
+    return 100.0 * float(np.sqrt((apart**2).mean()) / path), float(np.rad2deg(turn).mean())
+
+
+def main() -> int:
+    """Run sequences and print what came out."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('folders', nargs='+')
+    parser.add_argument('--frames', type=int, default=10**9, help='only the first so many')
+    parser.add_argument('--runs', type=int, default=1)
+    parser.add_argument('--uncalibrated', action='store_true', help='hide the calibration')
+    parser.add_argument('--no-depth', action='store_true', help='poses only')
+    args = parser.parse_args()
+    for folder in args.folders:
+        sequence = load_sequence(folder)
+        frames = [
+            frame
+            for i, frame in enumerate(sequence.read(not args.uncalibrated))
+            if i < args.frames
+        ]
+        for _ in range(args.runs):
+            run(sequence, frames, not args.no_depth)
+    return 0
+
+
+def run(sequence: Sequence, frames: list[Frame], depth: bool) -> None:
+    """Run one sequence once and print a line or two."""
+    stream = StreamStandIn(depth=depth)
+    seconds, focal, depths = [], 0.0, 0
+    for frame in frames:
+        start = time.perf_counter()
+        prediction = stream.step(frame)
+        seconds.append(time.perf_counter() - start)
+        focal, depths = prediction.intrinsics.fx, depths + len(prediction.depths)
+    stream.finish()
+    tracked = {i: T for i, T in enumerate(stream.emitted) if T is not None}
+    is_key = np.isin(np.arange(len(frames)), stream.keyframes)
+    ms = 1e3 * np.array(seconds)
+    print(
+        f'{sequence.name}: tracked {len(tracked)} of {len(frames)} from frame '
+        f'{min(tracked, default=-1)}, {is_key.sum()} keyframes, {depths} depths, '
+        f'{1e3 / ms.mean():.1f} frames/s, median {np.median(ms[~is_key]):.0f} ms, keyframes '
+        f'{np.median(ms[is_key]):.0f} ms, 95 % below {np.percentile(ms, 95):.0f} ms, '
+        f'focal length {focal:.1f} px'
+    )
+    truth = {i: T for i, T in sequence.truth.items() if i < len(frames)}
+    if truth and tracked:
+        online = errors(tracked, truth)
+        final = errors({i: stream.final[i] for i in tracked}, truth)
+        print(
+            f'  ATE {online[0]:.3f} % of the path, rotation {online[1]:.2f} deg; '
+            f'after corrections {final[0]:.3f} %, {final[1]:.2f} deg'
+        )
 
 
 if __name__ == '__main__':
-    main()
+    raise SystemExit(main())

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from ..geometry import inverse, make_T, rotation_angle
-from .bundle import adjust, BundleProblem
+from .bundle import adjust, BundleProblem, BundleResult
 from .features import find_corners, follow
 from .pinhole import homogeneous, Pinhole, project
 from .pnp import refine_pose
@@ -182,7 +182,9 @@ class StartUp:
         )
 
 
-def _adjust_frames(T, points, rays, good, focal):  # noqa: ANN001, ANN202
+def _adjust_frames(
+    T: np.ndarray, points: np.ndarray, rays: np.ndarray, good: np.ndarray, focal: float
+) -> tuple[BundleResult, np.ndarray]:
     """Bundle-adjust the chosen frames; the reference stays where it is."""
     index = np.flatnonzero(good)
     count, frames = len(index), len(T)
@@ -279,7 +281,10 @@ def _explain(
     return depth, (error < 2.0) & (depth > 0) & (depth_second > 0) & moved
 
 
-def _refine(solution, first, second, focal):  # noqa: ANN001, ANN202
+_Solution = tuple[int, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _refine(solution: _Solution, first: np.ndarray, second: np.ndarray, focal: float) -> _Solution:
     """Adjust one two-view solution and count again what it explains."""
     _, T, depth, good = solution
     index = np.flatnonzero(good)

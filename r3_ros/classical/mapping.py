@@ -116,8 +116,9 @@ def _find_loop(
     if found is None or found[1].sum() < max(LOOP_LEAST, LOOP_SHARE * ok.sum()):
         return None
     T, mask = found
-    T = refine_pose(T, points[ok][mask], rays[ok][mask], np.ones(mask.sum()), camera.focal)
-    T_world_camera = inverse(T.T_camera_world)
+    weights = np.ones(int(mask.sum()))
+    refined = refine_pose(T, points[ok][mask], rays[ok][mask], weights, camera.focal)
+    T_world_camera = inverse(refined.T_camera_world)
     expected, _ = _project(points, T_world_camera, camera)
     pixels, ok = follow(old.gray, frame.gray, then, expected, levels=1)
     ok &= np.linalg.norm(pixels - expected, axis=1) < 0.7 * REVISIT_PX
@@ -177,14 +178,14 @@ def triangulate_candidates(
     world = np.einsum('nij,nj->ni', T_first[which][:, :3, :3], in_first) + T_first[which][:, :3, 3]
     cosine = parallax_cosine(world, T_first[which][:, :3, 3], frame.T_world_camera[:3, 3])
     good = (depth > 0) & (cosine < np.cos(np.deg2rad(SOLID_PARALLAX_DEG)))
-    # A candidate keeps the better depth even while the angle is too small to trust it.
-    slots, world = slots[good], world[good]
+    slots, world, cosine = slots[good], world[good], cosine[good]
     good = _fits_everywhere(slots, world, frames, landmarks, camera)
-    slots, world = slots[good], world[good]
+    slots, world, cosine = slots[good], world[good], cosine[good]
     landmarks.position[slots] = world
     landmarks.solid[slots] = True
-    angle = np.arccos(np.clip(cosine[depth > 0].min(initial=1.0), -1.0, 1.0))
-    landmarks.relative_sigma[slots] = 1.0 / (camera.focal * max(angle, 1e-3))
+    angle = np.arccos(np.clip(cosine, -1.0, 1.0))
+    # Two rays, a pixel of noise each.
+    landmarks.relative_sigma[slots] = np.sqrt(2.0) / (camera.focal * angle)
     return len(slots)
 
 
@@ -255,7 +256,9 @@ def guess_depth(
     return np.median(known[index.reshape(len(pixels), count)], axis=1)
 
 
-def note_sightings(frame: HeldFrame, landmarks: Landmarks, slots: np.ndarray, pixels: np.ndarray):
+def note_sightings(
+    frame: HeldFrame, landmarks: Landmarks, slots: np.ndarray, pixels: np.ndarray
+) -> None:
     """Write down what a keyframe saw."""
     frame.seen.extend(Sightings.of(landmarks, slots, pixels))
     landmarks.sightings[slots] += 1

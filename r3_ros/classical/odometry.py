@@ -34,6 +34,8 @@ LEAST_SHARE = 0.4
 LEAST_COVERAGE = 0.08
 #: Trust in a corner whose depth is a guess, against 1 for a landmark.
 CANDIDATE_WEIGHT = 0.05
+#: A keyframe whose pose rests on fewer landmarks is adjusted before its pose is told.
+THIN_INLIERS = 200
 #: Keyframes matched by descriptor when following fails, and how far from the guess the camera
 #: may then be turned.
 NEAR_KEYFRAMES = 2
@@ -42,6 +44,8 @@ NEAR_TURN_RAD = 0.45
 #: this share of the landmarks it showed.
 PICK_UP_STEPS = 5
 PICK_UP_SHARE = 0.3
+#: Keyframes a lost picture is matched with, at most: each takes some 20 ms.
+PLACES_PER_FRAME = 5
 #: Frames that have to follow on from a place found again before it is trusted.
 DOUBTFUL_FRAMES = 3
 #: Steps between queueing an adjustment and taking its result.
@@ -180,7 +184,8 @@ class Odometry:
     def step(self, frame_id: int, gray: np.ndarray, context_ids: Sequence[int] = ()) -> Outcome:
         """Take one frame.
 
-        :param context_ids: held frames that look like it, to find it again when lost.
+        :param context_ids: held frames that look like it, the most alike first: where to look
+            when lost.
         """
         self._step += 1
         merged = self._adjusting.take(self._step)
@@ -283,8 +288,9 @@ class Odometry:
             if fitted is not None and fitted.inliers < PICK_UP_SHARE * before:
                 fitted = None
         if fitted is None:
-            context = [self.frames.get(i) for i in context_ids]
-            keyframes = [f for f in context if f is not None and f.keyframe and f.posed]
+            held = [self.frames.get(i) for i in context_ids]
+            keyframes = [f for f in held if f is not None and f.keyframe and f.posed]
+            keyframes = keyframes[:PLACES_PER_FRAME]
             place = self._relocaliser.find(
                 gray, keyframes, self.landmarks, self.camera, self._distance
             )
@@ -309,6 +315,8 @@ class Odometry:
         keyframe = not self._doubtful and self._wants_keyframe(slots, pixels)
         if keyframe:
             self._add_keyframe(frame)
+            if fitted.inliers < THIN_INLIERS:
+                self._adjust_now()
         else:
             frame.seen = Sightings.of(self.landmarks, slots[solid], pixels[solid])
         return Outcome(True, keyframe, fitted.inliers, fitted.share, doubtful=self._doubtful > 0)
@@ -354,7 +362,7 @@ class Odometry:
         T, mask = found
         use = ~solid
         use[solid] = mask
-        weights = np.where(solid, 1.0, CANDIDATE_WEIGHT)[use]
+        weights = np.where(solid, self._trust(slots, inverse(T)[:3, 3]), CANDIDATE_WEIGHT)[use]
         T = refine_pose(T, points[use], rays[use], weights, focal).T_camera_world
         error = reprojection_px(T, points, rays, focal)
         agree = solid & (error < INLIER_PX)
@@ -364,6 +372,22 @@ class Odometry:
             return None
         keep = ~solid | agree
         return _Fitted(inverse(T), slots[keep], pixels[keep], inliers, share)
+
+    def _trust(self, slots: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        """Return (N,) weights of landmarks for a pose at ``centre``.
+
+        A depth that is off moves a landmark along the ray it was first seen on, which shows the
+        more the further the camera has gone from there.
+        """
+        first_ids, which = np.unique(self.landmarks.first_frame[slots], return_inverse=True)
+        firsts = [self.frames.get(int(i)) for i in first_ids]
+        centres = np.stack([centre if f is None else f.T_world_camera[:3, 3] for f in firsts])
+        points = self.landmarks.position[slots]
+        first_ray, ray = points - centres[which], points - centre
+        lengths = np.linalg.norm(first_ray, axis=1) * np.linalg.norm(ray, axis=1)
+        sine = np.linalg.norm(np.cross(first_ray, ray), axis=1) / np.maximum(lengths, 1e-12)
+        sigma = np.minimum(self.landmarks.relative_sigma[slots], 1.0)
+        return 1.0 / (1.0 + (self.camera.focal * sigma * sine) ** 2)
 
     def _wants_keyframe(self, slots: np.ndarray, pixels: np.ndarray) -> bool:
         """Tell whether the view has changed enough for the map to need this frame."""
@@ -427,6 +451,15 @@ class Odometry:
         if window is not None:
             self._adjusting.submit(self._step + ADJUST_DELAY, job(window, ADJUST_ITERATIONS))
 
+    def _adjust_now(self) -> None:
+        """Adjust without waiting: few landmarks hold this pose, and it is about to be told."""
+        for window, result in self._adjusting.take(self._step + LOOP_DELAY):
+            self._merge(window, result)
+        now = take_window(self.frames, self.landmarks, self.camera, self._window_size)
+        if now is not None:
+            self._merge(now, job(now, ADJUST_ITERATIONS)()[1])
+            self._adjust_wanted = False
+
     def _focal_prior(self) -> tuple[float, float] | None:
         """Return mean and standard deviation of the factor on a guessed focal length, or None."""
         if self._guessed_focal is None or self._focal_steady >= FOCAL_SETTLED[0]:
@@ -457,7 +490,7 @@ class Odometry:
 
     def _merge(self, window: Window, result: BundleResult) -> None:
         """Take an adjustment over into the map and into what is being followed."""
-        if not loop_holds(window, result):
+        if window.loop is not None and not loop_holds(window, window.loop, result):
             # The old landmarks do not fit after all: nothing of it is believed.
             mapping.strike_sightings(self.frames, self.landmarks, window.loop)
             return

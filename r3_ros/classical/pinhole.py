@@ -47,7 +47,7 @@ class Pinhole:
     def inside(self, pixels: np.ndarray, margin: float = 0.0) -> np.ndarray:
         """Tell which pixels lie in the picture, ``margin`` pixels from its border."""
         low, high = margin - 0.5, np.array([self.width, self.height]) - 0.5 - margin
-        return ((pixels >= low) & (pixels <= high)).all(axis=1)
+        return np.all((pixels >= low) & (pixels <= high), axis=1)
 
     def with_focal_scaled(self, factor: float) -> Pinhole:
         """Return the camera with both focal lengths multiplied."""

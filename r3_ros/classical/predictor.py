@@ -49,25 +49,31 @@ class ClassicalPredictor:
         self._intrinsics: Intrinsics | None = None
         self._estimated = False
         self._size = (0, 0)
-        self._described: tuple[int, np.ndarray] | None = None
+        self._described: tuple[int, np.ndarray, np.ndarray] | None = None
+        self._descriptors: dict[int, np.ndarray] = {}
         # Colour of keyframes that may still be swept.
         self._colors: dict[int, np.ndarray] = {}
 
     def describe(self, frame: Frame) -> np.ndarray:
         """Return the frame's descriptor; keep its working picture for :meth:`predict`."""
         gray = self._working_picture(frame)
-        self._described = (frame.frame_id, gray)
-        return describe.describe(gray)
+        descriptor = describe.describe(gray)
+        self._described = (frame.frame_id, gray, descriptor)
+        return descriptor
 
     def predict(self, frame: Frame, context_ids: Sequence[int]) -> FramePrediction:
         """Take one frame and relate it to the context frames."""
         if self._described is not None and self._described[0] == frame.frame_id:
-            gray = self._described[1]
+            _, gray, descriptor = self._described
         else:
             gray = self._working_picture(frame)
+            descriptor = describe.describe(gray)
         self._described = None
         odometry = self._odometry_for(frame, gray)
-        outcome = odometry.step(frame.frame_id, gray, context_ids)
+        alike = sorted(context_ids, key=lambda i: -self._likeness(i, descriptor))
+        outcome = odometry.step(frame.frame_id, gray, alike)
+        if outcome.keyframe:
+            self._descriptors[frame.frame_id] = descriptor
         if outcome.keyframe and self._with_depth:
             self._colors[frame.frame_id] = cv2.resize(
                 frame.image, sweep_size(odometry.camera), interpolation=cv2.INTER_AREA
@@ -95,6 +101,7 @@ class ClassicalPredictor:
             for frame_id in frame_ids:
                 self._odometry.forget(frame_id)
                 self._colors.pop(frame_id, None)
+                self._descriptors.pop(frame_id, None)
 
     def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...]]:
         """Wait for what is under way and return what follows from it."""
@@ -110,6 +117,7 @@ class ClassicalPredictor:
         self._intrinsics = None
         self._described = None
         self._colors.clear()
+        self._descriptors.clear()
 
     def close(self) -> None:
         """Stop the background threads."""
@@ -229,6 +237,11 @@ class ClassicalPredictor:
             if held.keyframe:
                 source = held
         return tuple(refined)
+
+    def _likeness(self, frame_id: int, descriptor: np.ndarray) -> float:
+        """Return how much a keyframe looks like a descriptor; -1 for other frames."""
+        known = self._descriptors.get(frame_id)
+        return -1.0 if known is None else float(known @ descriptor)
 
     def _depths(self, swept: Iterable[Swept]) -> tuple[DepthMap, ...]:
         """Return sweeps of frames still held as depth maps; a frame is swept once."""

@@ -81,7 +81,7 @@ class Relocaliser:
 
     def __init__(self) -> None:
         """Describe nothing before the first loss."""
-        self._sift = cv2.SIFT_create()
+        self._sift = cv2.SIFT.create()
         self._known: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def forget(self, frame_id: int) -> None:

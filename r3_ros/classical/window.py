@@ -13,7 +13,7 @@ import numpy as np
 
 from ..geometry import inverse, make_T
 from .bundle import adjust, BundleProblem, BundleResult
-from .landmarks import HeldFrames, Landmarks, Sightings
+from .landmarks import HeldFrame, HeldFrames, Landmarks, Sightings
 from .pinhole import Pinhole
 
 #: Keyframes outside the window that hold it in place, at most.
@@ -99,7 +99,15 @@ def take_window(
     return _snapshot(cameras, len(free), landmarks, camera, wanted, focal_prior, loop)
 
 
-def _snapshot(cameras, free_count, landmarks, camera, wanted, focal_prior, loop):  # noqa: ANN001, ANN202
+def _snapshot(
+    cameras: list[HeldFrame],
+    free_count: int,
+    landmarks: Landmarks,
+    camera: Pinhole,
+    wanted: np.ndarray,
+    focal_prior: tuple[float, float] | None,
+    loop: Loop | None,
+) -> Window | None:
     """Copy cameras, points seen at least twice, and sightings into a problem."""
     camera_index, slots, pixels = [], [], []
     for i, frame in enumerate(cameras):
@@ -139,12 +147,10 @@ def job(window: Window, iterations: int) -> Callable[[], tuple[Window, BundleRes
     return lambda: (window, adjust(window.problem, iterations))
 
 
-def loop_holds(window: Window, result: BundleResult) -> bool:
-    """Tell whether the sightings of a loop fit after the adjustment; true without a loop."""
-    if window.loop is None:
-        return True
-    camera = window.frame_ids.index(window.loop.frame_id)
-    of_loop = np.isin(window.slots[window.problem.point], window.loop.seen.slots)
+def loop_holds(window: Window, loop: Loop, result: BundleResult) -> bool:
+    """Tell whether the sightings of a window's loop fit after the adjustment."""
+    camera = window.frame_ids.index(loop.frame_id)
+    of_loop = np.isin(window.slots[window.problem.point], loop.seen.slots)
     of_loop &= window.problem.camera == camera
     fits = result.error_px[of_loop] < STRIKE_PX
     return len(fits) > 0 and float(fits.mean()) > 0.7
