@@ -132,6 +132,16 @@ def test_the_map_is_made_of_keyframes_and_lies_on_the_walls():
     assert off_the_walls(engine).max() < 0.01
 
 
+def test_keyframes_that_leave_the_bank_leave_their_points_in_the_map():
+    full, estimates = run(count=150, keyframe__max_keyframes=50)
+    assert not any(e.evicted for e in estimates)
+    small, estimates = run(count=150, keyframe__max_keyframes=6)
+    assert any(e.evicted for e in estimates)
+    sizes = [len(engine.session.map_view().cloud()) for engine in (full, small)]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
+    assert off_the_walls(small).max() < 0.01
+
+
 def test_nothing_is_mapped_when_the_map_is_off():
     engine, _ = run(count=10, map__enabled=False)
     assert len(engine.session.map) == 0
