@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     may return another status of its own.
     """
     args = build_parser().parse_args(argv)
+    # NumPy reads it when it is imported, which no command has done yet. The matrices are small:
+    # a second BLAS thread halves the speed and doubles the CPU time, waiting for the first.
+    os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
     try:
         return int(args.func(args) or 0)
     except R3Error as error:

@@ -125,7 +125,9 @@ def _summary(
             'dropped': int(status.frames_dropped) if status else 0,
             'with_pose': sum(row.has_pose for row in rows),
             'tracked': sum(row.tracked for row in rows),
-            'rejected': {'by the node': int(status.frames_rejected)} if status else {},
+            'rejected': {'by the node': int(status.frames_rejected)}
+            if status and status.frames_rejected
+            else {},
             'by_state': by_state,
         },
         'tracked_share': tracked_share(rows),
@@ -136,6 +138,10 @@ def _summary(
         else 0.0,
         'duration_s': span_s,
         'fps': (len(rows) - 1) / span_s if span_s else 0.0,
+        'camera': {
+            'calibrated': bool(status and np.isfinite(status.fov_x_calibrated)),
+            'focal_length_estimated': bool(status and not np.isfinite(status.fov_x_calibrated)),
+        },
         'latency_ms': _figures(latency),
         'timing_ms': {
             'inference': _figures([row.step_ms for row in rows]),

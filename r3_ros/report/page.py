@@ -134,11 +134,12 @@ def _warnings(run: RunData) -> str:
     warnings = list(run.summary.get('warnings', []))
     camera = run.summary.get('camera', {})
     if camera.get('focal_length_estimated'):
-        focal = (camera.get('undistorted') or {}).get('fx') or float('nan')
+        focal = (camera.get('undistorted') or {}).get('fx')
+        found = f' as {focal:.1f} pixels' if focal else ''
         warnings.insert(
             0,
-            f'The camera is not calibrated: its focal length was estimated as {focal:.1f} pixels. '
-            'A calibration is worth more than anything else.',
+            f'The camera is not calibrated: its focal length was estimated{found}. A calibration '
+            'is worth more than anything else.',
         )
     if not warnings:
         return ''
@@ -277,12 +278,10 @@ def _column(frames: dict[str, Any], name: str, count: int) -> np.ndarray:
 def _timing_chart(run: RunData, x: np.ndarray) -> str:
     frames = run.frames
     lines = [Line('engine step', _column(frames, 'step_ms', len(x)))]
-    for label, name, color in (
-        ('reading and undistorting (on another thread)', 'read_ms', 'var(--second)'),
-        ('latency, stamp to pose', 'latency_ms', 'var(--second)'),
-    ):
-        if name in frames:
-            lines.append(Line(label, _column(frames, name, len(x)), color, 1.0))
+    label, name = ('reading and undistorting, on another thread', 'read_ms')
+    if 'latency_ms' in frames:
+        label, name = ('latency, from sending the picture to its pose', 'latency_ms')
+    lines.append(Line(label, _column(frames, name, len(x)), 'var(--second)', 1.0))
     periods = np.diff(run.stamps_ns) / 1e6
     levels = [Level('time between frames', float(np.median(periods)))] if len(periods) else []
     stacked = np.concatenate([line.values[np.isfinite(line.values)] for line in lines])
@@ -405,13 +404,13 @@ def _details(run: RunData) -> str:
         ),
         ('left out', _counts(frames.get('rejected', {})) or 'none'),
         ('frames by state', _counts(frames.get('by_state', {}))),
-        ('intrinsics', ', '.join(f'{k} {v:.6g}' for k, v in undistorted.items())),
+        ('intrinsics (pixels)', ', '.join(f'{k} {v:.6g}' for k, v in undistorted.items())),
         ('distortion undone', str(camera.get('distortion_model', 'none'))),
         ('machine', ', '.join(f'{v}' for v in summary.get('machine', {}).values()) + ' cores'),
         ('versions', _counts(summary.get('versions', {}))),
         ('parameters not at their default', _changed(summary.get('config', {})) or 'none'),
     ]
-    table = ''.join(f'<tr><th>{k}</th><td>{escape(v)}</td></tr>' for k, v in rows)
+    table = ''.join(f'<tr><th>{k}</th><td>{escape(v)}</td></tr>' for k, v in rows if v)
     changes = ''.join(
         f'<tr><td class="number">{change["frame"]}</td><td>{escape(change["stamp"])}</td>'
         f'<td>{escape(change["state"].replace("_", " "))}</td>'
