@@ -194,6 +194,24 @@ def test_reliable_and_best_effort_partners_connect(graph, reliability):
     g.until(lambda: statuses)
 
 
+def test_the_subscription_is_reliable_where_every_camera_is(graph):
+    g = graph().start()
+
+    def reliability():
+        infos = g.probe.get_subscriptions_info_by_topic('/image')
+        return [info.qos_profile.reliability for info in infos]
+
+    g.until(lambda: reliability() == [ReliabilityPolicy.RELIABLE])
+    g.until(lambda: g.images.get_subscription_count() == 1)
+    g.send()
+    second = g.probe.create_publisher(Image, 'image', BEST_EFFORT)
+    g.until(lambda: reliability() == [ReliabilityPolicy.BEST_EFFORT])
+    g.until(lambda: second.get_subscription_count() == 1)
+    second.publish(image_message(g.stamp_ns))
+    g.until(lambda: g.health.frames_processed == 2)
+    assert g.health.incompatible_qos == {}
+
+
 def test_every_topic_has_the_promised_type_and_qos(graph):
     g = graph().start()
     for topic, (kind, _, latched) in TOPICS.items():
@@ -265,7 +283,7 @@ def test_compressed_pictures_come_on_the_topic_below(graph):
 
 
 def test_namespace_and_name(graph):
-    g = graph(arguments=('-r', 'r3:__ns:=/robot', '-r', 'r3:__node:=eye'))
+    g = graph(arguments=('-r', '__ns:=/robot', '-r', 'r3:__node:=eye'))
     assert g.turn('configure')
     names = {name for name, _ in g.node.get_publisher_names_and_types_by_node('eye', '/robot')}
     assert {'/robot/eye/pose', '/robot/eye/map_points', '/diagnostics', '/tf'} <= names

@@ -25,6 +25,7 @@ _NO_IMAGE_S = 5.0
 _LONG_START_S = 10.0
 _CLOCKS_DIFFER_S = 10.0
 _DROPPED_SHARE = 0.95
+_LOST_SHARE = 0.05
 
 Finding = tuple[bytes, str]
 Task = tuple[list[Finding], dict[str, Any]]
@@ -78,6 +79,7 @@ class Diagnostics:
             'frames_dropped': mailbox.dropped,
             'frames_rejected': health.frames_rejected,
             'frames_paused': health.frames_paused,
+            'frames_lost_on_the_way': health.frames_lost,
             'last_reject_reason': health.last_reject_reason,
             'input_age_s': health.input_age_s,
             'encoding': health.encoding,
@@ -107,6 +109,9 @@ class Diagnostics:
                 findings.append((WARN, text))
         if mailbox.received > 100 and mailbox.dropped > _DROPPED_SHARE * mailbox.received:
             findings.append((WARN, 'nearly all frames are dropped: the camera is too fast'))
+        if health.frames_lost > _LOST_SHARE * max(mailbox.received, 100):
+            text = f'{health.frames_lost} pictures were lost on the way: publish them as reliable'
+            findings.append((WARN, text))
         return findings, values
 
     def _tracking(self) -> Task:

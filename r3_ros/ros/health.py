@@ -76,6 +76,8 @@ class Health:
 
     frames_processed: int = 0
     frames_paused: int = 0
+    #: Pictures that the middleware says never arrived.
+    frames_lost: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     last_reject_reason: str = ''
     rejected_in_a_row: int = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-import functools
 import os
 import signal
 import sys
@@ -15,25 +14,24 @@ import rclpy
 from rclpy.clock import Clock, JumpThreshold, TimeJump
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import qos_profile_sensor_data, QoSPolicyKind, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from rclpy.timer import Timer
 from rclpy.utilities import try_shutdown
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from ..config import R3Config
 from ..errors import ConfigError, R3Error
 from ..factory import load_engine
 from .camera_input import CameraInput
+from .camera_topics import CameraTopics, image_topic_name
 from .conversions import Received
 from .diagnostics import Diagnostics
 from .health import Health
 from .name_lock import NameLock
-from .outputs import Outputs, QOS_OVERRIDES
+from .outputs import Outputs
 from .parameters import (
     accepted,
     changed_config,
@@ -105,9 +103,11 @@ class R3StreamNode(LifecycleNode):
             self.get_logger().error('cannot activate: the last frame is still being processed')
             return FAILURE
         self.stream.start()
-        self._subscribe(self._config)
+        topics = CameraTopics(self, self._config.input, self.stream.health)
+        topics.open(self._on_image, self.stream.camera.on_camera_info, self._steady)
+        self._active.append(topics.close)
         self._start_tf_timer(self._config.tf_publish_rate)
-        self.get_logger().info(f"active, waits for pictures on '{self._image_topic}'")
+        self.get_logger().info(f"active, waits for pictures on '{topics.image}'")
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -167,7 +167,6 @@ class R3StreamNode(LifecycleNode):
     def _set_up(self, config: R3Config, engine: Any) -> None:
         logger, clock, health = self.get_logger(), self.get_clock(), Health()
         self._closers.append(engine.close)
-        self._image_topic = self._image_topic_name(config)
         outputs = Outputs(self)
         self._closers.append(outputs.close)
         tree = TransformTree(self, config, health)
@@ -175,7 +174,12 @@ class R3StreamNode(LifecycleNode):
         authority = TransformAuthority(self, config, tree, health)
         self._closers.append(authority.close)
         camera = CameraInput(
-            config.input, config.camera_optical_frame, self._image_topic, clock, health, logger
+            config.input,
+            config.camera_optical_frame,
+            image_topic_name(self, config.input),
+            clock,
+            health,
+            logger,
         )
         self.stream = Stream(
             engine, config, camera, outputs, tree, authority, health, clock, logger
@@ -206,60 +210,7 @@ class R3StreamNode(LifecycleNode):
                 close()
         self._closers.clear()
 
-    def _image_topic_name(self, config: R3Config) -> str:
-        image = self.resolve_topic_name('image')
-        if config.input.transport == 'raw':
-            return image
-        return self._remapped('image/compressed') or f'{image}/compressed'
-
-    def _camera_info_topic_name(self) -> str:
-        """Return the topic beside the image's, unless it was remapped itself."""
-        image = self.resolve_topic_name('image')
-        sibling = f'{image.rpartition("/")[0]}/camera_info'
-        return self._remapped('camera_info') or sibling
-
-    def _remapped(self, topic: str) -> str:
-        """Return where the user remapped a topic to, empty if it was left alone."""
-        resolved = self.resolve_topic_name(topic)
-        plain = f'{self.get_namespace().rstrip("/")}/{topic}'
-        return '' if resolved == plain else resolved
-
     # Activate.
-
-    def _subscribe(self, config: R3Config) -> None:
-        raw = config.input.transport == 'raw'
-        image_qos = QoSProfile(
-            depth=1 if config.input.frame_policy == 'newest' else config.input.queue_size,
-            reliability=qos_profile_sensor_data.reliability,
-        )
-        info_qos = QoSProfile(depth=5, reliability=qos_profile_sensor_data.reliability)
-        info_topic = self._camera_info_topic_name()
-        assert self.stream is not None
-        for kind, topic, callback, qos in (
-            (CameraInfo, info_topic, self.stream.camera.on_camera_info, info_qos),
-            (Image if raw else CompressedImage, self._image_topic, self._on_image, image_qos),
-        ):
-            subscription = self.create_subscription(
-                kind,
-                topic,
-                callback,
-                qos,
-                qos_overriding_options=QOS_OVERRIDES,
-                event_callbacks=self._qos_events(topic),
-            )
-            self._active.append(functools.partial(self.destroy_subscription, subscription))
-
-    def _qos_events(self, topic: str) -> SubscriptionEventCallbacks:
-        def on_incompatible(event: Any) -> None:
-            policy = QoSPolicyKind(event.last_policy_kind).name
-            text = f"'{topic}' is published with an incompatible QoS policy {policy}"
-            if self.stream is not None and topic not in self.stream.health.incompatible_qos:
-                self.stream.health.incompatible_qos[topic] = text
-                self.get_logger().error(
-                    f'{text}: set qos_overrides.{topic}.subscription.{policy.lower()}'
-                )
-
-        return SubscriptionEventCallbacks(incompatible_qos=on_incompatible)
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         stream = self.stream

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import difflib
 from typing import Any
 
@@ -68,13 +68,22 @@ def unknown_parameters(node: Node) -> list[str]:
     """
     known = [parameter.name for parameter in parameters()]
     lines = []
-    # rclpy has no public way to tell what was given.
-    for name in getattr(node, '_parameter_overrides', {}):
+    for name in _given(node):
         if not node.has_parameter(name) and not name.startswith('qos_overrides.'):
             close = difflib.get_close_matches(name, known, n=1)
             advice = f"did you mean '{close[0]}'?" if close else 'see docs/parameters.md'
             lines.append(f"unknown parameter '{name}' is ignored, {advice}")
     return lines
+
+
+def was_given(node: Node, prefix: str) -> bool:
+    """Tell whether a file or the command line gave a parameter whose name begins like this."""
+    return any(name.startswith(prefix) for name in _given(node))
+
+
+def _given(node: Node) -> Iterable[str]:
+    # rclpy has no public way to tell.
+    return getattr(node, '_parameter_overrides', {})
 
 
 def read_config(node: Node) -> R3Config:
