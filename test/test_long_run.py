@@ -11,7 +11,7 @@ from scripted import frames, Script, ScriptedPredictor
 
 FRAMES = 10_000
 #: Memory is traced, which slows all down, from here on ...
-TRACED_FROM = 7_000
+TRACED_FROM = 7_500
 #: ... and measured once everything that is there has been replaced.
 SETTLED_FROM = 8_000
 EVERY = 250
@@ -34,7 +34,6 @@ def test_memory_is_flat_over_ten_thousand_frames():
     )
     # Trouble of every kind belongs to a long run.
     script = Script(
-        translation_noise=0.002,
         droughts=set(range(500, FRAMES, 1000)) | set(range(700, FRAMES, 1000)),
         blackouts={i + j for i in range(800, FRAMES, 1000) for j in range(6)},
         refine_at=set(range(0, FRAMES, 40)),
