@@ -75,12 +75,23 @@ def run(args: argparse.Namespace) -> int:
         ),
     )
     device = _device(args.device)
-    print(f'building the world: {options.kind}, seed {options.seed}, on {device}')
-    with tqdm(total=options.frames, unit=' frames', desc='rendering', smoothing=0.05) as bar:
+    print(f'building the world: {options.kind}, seed {options.seed}, on {device}', flush=True)
+    bar: Any = None
+
+    def on_frames(count: int) -> None:
+        # The bar begins when the world stands: its rate is that of the frames alone.
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=options.frames, unit=' frames', desc='rendering', smoothing=0.05)
+        bar.update(count)
+
+    try:
         write_sequence(
-            options, args.output, overwrite=args.overwrite, device=device,
-            on_frame=lambda _: bar.update(),
-        )  # fmt: skip
+            options, args.output, overwrite=args.overwrite, device=device, on_frames=on_frames
+        )
+    finally:
+        if bar is not None:
+            bar.close()
     print(f'written to {args.output}')
     return 0
 

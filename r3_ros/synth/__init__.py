@@ -2,7 +2,7 @@
 
 from .dataset import random_intrinsics, Sequence, SequenceOptions, write_sequence
 from .path import CameraPath, make_path
-from .render import render_radiance, Rendering
+from .renderer import render, render_radiance, Rendering
 from .sensor import Sensor, SensorOptions
 from .world import World
 
@@ -10,6 +10,7 @@ __all__ = [
     'CameraPath',
     'make_path',
     'random_intrinsics',
+    'render',
     'render_radiance',
     'Rendering',
     'Sensor',

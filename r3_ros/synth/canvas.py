@@ -6,29 +6,37 @@ in every order, and a pattern can go on from one facet to its neighbour.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
-_MASK = 0xFFFFFFFF
+# Linear red, green and blue.
+Colour: TypeAlias = Sequence[float] | np.ndarray
+
+_FACTORS = (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35)
 
 
 def hash_unit(seed: int, *coordinates: torch.Tensor) -> torch.Tensor:
-    """Hash integer coordinates (broadcast against each other) to float32 in [0, 1)."""
-    h = torch.tensor(seed * 0x9E3779B1 & _MASK, device=coordinates[0].device)
-    for k, c in enumerate(coordinates):
-        h = _mix((h + c.long() * (0x85EBCA6B + 2 * k * 0x27D4EB2F) + 0x165667B1 * (k + 1)) & _MASK)
-    return (h >> 8).float() * (1.0 / (1 << 24))
+    """Hash up to two whole numbers (broadcast against each other) to float32 in [0, 1)."""
+    h: torch.Tensor | int = _wrapped(seed * _FACTORS[2] + 0x165667B1)
+    for c, factor in zip(coordinates, _FACTORS, strict=False):
+        h = c.to(torch.int32) * _wrapped(factor) + h
+    assert isinstance(h, torch.Tensor)
+    # 32-bit integers wrap around; a shift to the right must not bring in the sign.
+    h = h ^ ((h >> 16) & 0xFFFF)
+    h = h * _wrapped(0x21F0AAAD)
+    h = h ^ ((h >> 15) & 0x1FFFF)
+    h = h * _wrapped(0x735A2D97)
+    h = h ^ ((h >> 15) & 0x1FFFF)
+    return ((h >> 8) & 0xFFFFFF).float() * (1.0 / (1 << 24))
 
 
-def _mix(h: torch.Tensor) -> torch.Tensor:
-    """Scramble 32-bit values held in int64, so that near ones end far apart."""
-    h = h ^ (h >> 16)
-    h = (h * 0x21F0AAAD) & _MASK
-    h = h ^ (h >> 15)
-    h = (h * 0x735A2D97) & _MASK
-    return h ^ (h >> 15)
+def _wrapped(value: int) -> int:
+    """Return a whole number as a signed 32-bit one."""
+    return (value + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,20 +55,19 @@ class Canvas:
     seed: int
 
     @classmethod
-    def of_facet(
+    def of_texels(
         cls,
-        size_m: tuple[float, float],
+        texels: tuple[int, int],
         texel_m: float,
         seed: int,
         shift_m: tuple[float, float],
         device: torch.device,
     ) -> Canvas:
-        """Cover a facet with texels of about ``texel_m``."""
-        axes = []
-        for length, shift in zip(size_m, shift_m, strict=True):
-            n = max(2, round(length / texel_m))
-            axes.append((torch.arange(n, device=device) + 0.5) * (length / n) + shift)
-        return cls(axes[0].float(), axes[1].float(), size_m, seed)
+        """Return a canvas of (height, width) texels that starts at ``shift_m`` (x, y)."""
+        height, width = texels
+        x = (torch.arange(width, device=device) + 0.5) * texel_m + shift_m[0]
+        y = (torch.arange(height, device=device) + 0.5) * texel_m + shift_m[1]
+        return cls(x.float(), y.float(), (width * texel_m, height * texel_m), seed)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -79,7 +86,18 @@ class Canvas:
 
     def rng(self, salt: int = 0) -> np.random.Generator:
         """Return a generator for the pattern's choices."""
-        return np.random.default_rng((self.seed & _MASK, salt))
+        return np.random.default_rng((self.seed & 0xFFFFFFFF, salt))
+
+    def cells(self, salt: int, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
+        """Return one number in [0, 1) for every cell of a pattern, looked up by texel.
+
+        :param row: whole numbers, to be broadcast against ``column``.
+        """
+        row, column = row.long(), column.long()
+        top, left = int(row.min()), int(column.min())
+        rows = torch.arange(top, int(row.max()) + 1, device=self.device)
+        columns = torch.arange(left, int(column.max()) + 1, device=self.device)
+        return hash_unit(self.seed + salt, rows[:, None], columns)[row - top, column - left]
 
     def noise(self, cell_m: float, salt: int = 0, stretch: float = 1.0) -> torch.Tensor:
         """Return smooth noise in [0, 1): (h, w).
@@ -107,13 +125,16 @@ class Canvas:
         """Return octaves of noise, zero mean, most values in [-1, 1]: (h, w)."""
         total = torch.zeros(self.shape, device=self.device)
         weight, norm = 1.0, 0.0
+        texel_m = self.size_m[1] / len(self.y)
         for k in range(octaves):
+            if k > 0 and cell_m / 2**k < 1.2 * texel_m:
+                break  # finer than a texel: it would only be aliased
             total += weight * (self.noise(cell_m / 2**k, salt * 31 + k, stretch) * 2 - 1)
             norm += weight * weight
             weight *= gain
         return total * (1.3 / norm**0.5)
 
-    def flat(self, colour) -> torch.Tensor:
+    def flat(self, colour: Colour) -> torch.Tensor:
         """Return one colour everywhere: (3, h, w)."""
         value = torch.as_tensor(np.asarray(colour, dtype=np.float32), device=self.device)
         return value[:, None, None].expand(3, *self.shape).clone()
@@ -127,7 +148,7 @@ def _lattice(position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.
     return base, base + 1, f * f * f * (f * (f * 6 - 15) + 10)
 
 
-def blend(image: torch.Tensor, colour, mask: torch.Tensor) -> torch.Tensor:
+def blend(image: torch.Tensor, colour: Colour | torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return (3, h, w) ``image`` with ``colour`` laid over it where ``mask`` (h, w) is 1."""
     if not isinstance(colour, torch.Tensor):
         colour = torch.as_tensor(np.asarray(colour, dtype=np.float32), device=image.device)

@@ -7,8 +7,7 @@ axes), ``mask/`` where something moves (255 = moving) and ``world.json`` (what i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 import json
 from pathlib import Path
@@ -22,8 +21,9 @@ from ..datatypes import Intrinsics
 from ..errors import ConfigError
 from ..export import atomic_directory
 from ..trajectory_file import NANOSECONDS, stamp_text, tum_text
+from .parallel import in_order
 from .path import CameraPath, make_path
-from .render import render_radiance, Rendering
+from .renderer import render_radiance, Rendering
 from .sensor import Sensor, SensorOptions, to_bytes
 from .world import World, WORLD_VERSION
 
@@ -32,7 +32,7 @@ WORLD_FILE = 'world.json'
 _JPEG_QUALITY = 95
 _DEPTH_UNIT_M = 0.001
 _BLUR_STEPS = 5
-_WAITING_WRITES = 16
+_FRAMES_PER_JOB = {'cpu': 1, 'cuda': 8}
 
 
 @dataclass(frozen=True)
@@ -117,14 +117,12 @@ class Sequence:
         """Return the (F,) int64 times of the frames, the first at 0."""
         return np.round(self.path.time_s * NANOSECONDS).astype(np.int64)
 
-    def frames(self, batch: int = 1) -> Iterator[SequenceFrame]:
-        """Render all frames in order, ``batch`` at a time."""
-        for start in range(0, self.options.frames, batch):
-            rendering = self._render(slice(start, start + batch))
-            images = to_bytes(self._sensor.develop(rendering.radiance, start))
-            depth, moving = rendering.depth.cpu().numpy(), rendering.moving.cpu().numpy()
-            for k in range(len(images)):
-                yield SequenceFrame(images[k], depth[k], moving[k])
+    def frames(self, start: int, stop: int) -> list[SequenceFrame]:
+        """Render the frames from ``start`` to before ``stop`` in one batch."""
+        rendering = self._render(slice(start, stop))
+        images = to_bytes(self._sensor.develop(rendering.radiance, start))
+        depth, moving = rendering.depth.cpu().numpy(), rendering.moving.cpu().numpy()
+        return [SequenceFrame(*parts) for parts in zip(images, depth, moving, strict=True)]
 
     def _render(self, which: slice) -> Rendering:
         """Render some frames, with motion blur if the camera has any."""
@@ -161,16 +159,19 @@ def write_sequence(
     *,
     overwrite: bool = False,
     device: torch.device | str = 'cpu',
-    on_frame: Callable[[int], None] | None = None,
+    on_frames: Callable[[int], object] | None = None,
 ) -> None:
     """Make a sequence and write its folder, all of it or nothing.
 
-    :param on_frame: called with the number of frames handed over so far.
+    :param on_frames: called with the number of frames written since the last call; with 0 once
+        the world stands.
     :raises OutputError: the folder exists, or cannot be written.
     :raises ConfigError: an option that nothing can be made of.
     """
     with atomic_directory(output, overwrite, marker=WORLD_FILE) as folder:
         sequence = Sequence(options, device)
+        if on_frames is not None:
+            on_frames(0)
         _write_descriptions(sequence, folder)
         for name in ('rgb', 'depth', 'mask'):
             if (
@@ -179,20 +180,22 @@ def write_sequence(
                 or (name == 'mask' and options.moving)
             ):
                 (folder / name).mkdir()
-        batch = 8 if torch.device(device).type == 'cuda' else 1
-        waiting: list[Future[None]] = []
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            for number, frame in enumerate(sequence.frames(batch)):
-                waiting.append(pool.submit(_write_frame, folder, number, frame, options))
-                if len(waiting) > _WAITING_WRITES:
-                    waiting.pop(0).result()
-                if on_frame is not None:
-                    on_frame(number + 1)
-            for write in waiting:
-                write.result()
+        step = _FRAMES_PER_JOB[torch.device(device).type]
+        starts = range(0, options.frames, step)
+
+        def job(start: int) -> int:
+            for number, frame in enumerate(sequence.frames(start, start + step), start):
+                _write_frame(folder, number, frame, options)
+            return min(step, options.frames - start)
+
+        for count in in_order(job, starts, sequence.world.device):
+            if on_frames is not None:
+                on_frames(count)
 
 
-def _write_frame(folder: Path, number: int, frame: SequenceFrame, options) -> None:
+def _write_frame(
+    folder: Path, number: int, frame: SequenceFrame, options: SequenceOptions
+) -> None:
     """Encode and write the pictures of one frame."""
     name = f'{number:06d}'
     image = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)

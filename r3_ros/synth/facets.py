@@ -7,8 +7,10 @@ right and ``v`` down as seen from its front. World axes: x and y horizontal, z u
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 import math
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ import torch
 from .materials import Material
 
 STATIC_BODY = 0
+Vector: TypeAlias = Sequence[float] | np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +36,8 @@ class FacetSpec:
     :ivar emission: linear radiance it gives by itself, added to what it reflects.
     :ivar normal_left: (3,) shading normal at ``u = -1``, None for flat shading.
     :ivar normal_right: (3,) shading normal at ``u = +1``, None for flat shading.
+    :ivar strip: (k, n) for the k-th of n facets side by side in a row of the list, which share
+        one stretch of a pattern.
     """
 
     centre: np.ndarray
@@ -46,6 +51,7 @@ class FacetSpec:
     emission: float = 0.0
     normal_left: np.ndarray | None = None
     normal_right: np.ndarray | None = None
+    strip: tuple[int, int] = (0, 1)
 
     @property
     def normal(self) -> np.ndarray:
@@ -75,7 +81,7 @@ class Assembly:
     facets: list[FacetSpec] = field(default_factory=list)
     solids: list[Solid] = field(default_factory=list)
 
-    def add(self, other: Assembly, offset, yaw: float = 0.0) -> None:
+    def add(self, other: Assembly, offset: Vector, yaw: float = 0.0) -> None:
         """Add a copy of another assembly, turned by ``yaw`` and then moved by ``offset``."""
         turn, offset = rotation_z(yaw), np.asarray(offset, dtype=np.float64)
         for spec in other.facets:
@@ -92,7 +98,14 @@ class Assembly:
             centre = turn @ solid.centre + offset
             self.solids.append(Solid(centre, solid.half, solid.yaw + yaw))
 
-    def panel(self, centre, half_u, half_v, material: Material, **extra) -> None:
+    def panel(
+        self,
+        centre: Vector,
+        half_u: Vector,
+        half_v: Vector,
+        material: Material,
+        **extra: Any,
+    ) -> None:
         """Add one facet; ``extra`` are further fields of :class:`FacetSpec`."""
         self.facets.append(
             FacetSpec(
@@ -106,8 +119,8 @@ class Assembly:
 
     def box(
         self,
-        centre,
-        size,
+        centre: Vector,
+        size: Vector,
         material: Material,
         *,
         yaw: float = 0.0,
@@ -146,7 +159,7 @@ class Assembly:
 
     def lathe(
         self,
-        base,
+        base: Vector,
         profile: list[tuple[float, float]],
         material: Material,
         *,
@@ -191,7 +204,15 @@ class Assembly:
             half = np.array([r, r, max((z1 - z0) / 2, 1e-3)])
             self.solids.append(Solid(base + (0, 0, (z0 + z1) / 2), half))
 
-    def _lathe_side(self, base, ring, turn, material, body, emission) -> None:
+    def _lathe_side(
+        self,
+        base: np.ndarray,
+        ring: tuple[float, float, float, float],
+        turn: tuple[int, int, float, float],
+        material: Material,
+        body: int,
+        emission: float,
+    ) -> None:
         """Add the flat side number ``turn[0]`` between two radii of a lathe."""
         r0, z0, r1, z1 = ring
         k, sides, shrink, chord = turn
@@ -214,13 +235,14 @@ class Assembly:
             (top + bottom) / 2,
             right * (widest * chord),
             (bottom - top) / 2,
-            material.shifted(2 * chord * widest * k, 0.0),
+            material,
             middle=(r0 + r1) / 2 / widest,
             slope=(r0 - r1) / 2 / widest,
             body=body,
             emission=emission,
             normal_left=shading(-1.0),
             normal_right=shading(1.0),
+            strip=(k, sides),
         )
 
 
@@ -262,7 +284,7 @@ class FacetTable:
     def from_specs(cls, specs: list[FacetSpec], device: torch.device) -> FacetTable:
         """Stack the specs in order."""
 
-        def stack(values, dtype=torch.float64) -> torch.Tensor:
+        def stack(values: list[Any], dtype: torch.dtype = torch.float64) -> torch.Tensor:
             return torch.as_tensor(np.array(values), dtype=dtype).to(device)
 
         return cls(

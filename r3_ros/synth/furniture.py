@@ -6,18 +6,24 @@ a wall have it in the middle of their back edge; they extend to -y, their front.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import math
+from typing import Any, TypeVar
 
 import numpy as np
 
 from . import materials, prints
+from .canvas import Colour
 from .facets import Assembly
-from .materials import Material
+from .materials import Material, Painter
+
+_Choice = TypeVar('_Choice')
 
 _WOODS = ((0.38, 0.22, 0.11), (0.55, 0.38, 0.21), (0.21, 0.11, 0.06), (0.62, 0.50, 0.33))
 _BRIGHT = (
-    (0.62, 0.10, 0.07), (0.08, 0.30, 0.52), (0.70, 0.46, 0.06), (0.10, 0.38, 0.16),
-    (0.45, 0.12, 0.36), (0.72, 0.70, 0.66), (0.06, 0.06, 0.07), (0.12, 0.42, 0.44),
+    (0.52, 0.10, 0.07), (0.07, 0.24, 0.42), (0.62, 0.40, 0.08), (0.12, 0.28, 0.12),
+    (0.32, 0.10, 0.18), (0.68, 0.65, 0.60), (0.06, 0.06, 0.07), (0.12, 0.34, 0.36),
+    (0.40, 0.24, 0.14), (0.28, 0.30, 0.33), (0.60, 0.54, 0.42),
 )  # fmt: skip
 
 
@@ -31,21 +37,28 @@ class Workshop:
         """Choose nothing yet: each piece draws from ``rng`` as it is built."""
         self.rng = rng
 
-    def material(self, painter, texel_m: float = 0.004, **options) -> Material:
+    def material(self, painter: Painter, texel_m: float = 0.004, **options: Any) -> Material:
         """Return a material with a fresh seed and a random start on its pattern."""
-        shift = tuple(float(s) for s in self.rng.uniform(0, 50, size=2))
-        return Material(painter, options, int(self.rng.integers(1 << 31)), texel_m, shift)
+        right, down = (float(s) for s in self.rng.uniform(0, 50, size=2))
+        return Material(painter, options, int(self.rng.integers(1 << 31)), texel_m, (right, down))
 
-    def pick(self, choices):
+    def picture(self, painter: Painter, texel_m: float = 0.0025, **options: Any) -> Material:
+        """Return a material whose every facet shows the whole of it."""
+        seed = int(self.rng.integers(1 << 31))
+        return Material(painter, options, seed, texel_m, is_picture=True)
+
+    def pick(self, choices: Sequence[_Choice]) -> _Choice:
         """Return one of the choices."""
         return choices[int(self.rng.integers(len(choices)))]
 
-    def colour(self, choices=_BRIGHT, spread: float = 0.25):
+    def colour(self, choices: Sequence[Colour] = _BRIGHT, spread: float = 0.25) -> Colour:
         """Return one of the colours, varied a little."""
-        base = np.array(self.pick(choices)) * self.rng.uniform(1 - spread, 1 + spread, size=3)
+        brightness = self.rng.uniform(1 - spread, 1 + spread)
+        hue = self.rng.uniform(1 - spread / 2, 1 + spread / 2, size=3)
+        base = np.array(self.pick(choices)) * brightness * hue
         return tuple(np.clip(base, 0.02, 0.85))
 
-    def wood(self, texel_m: float = 0.003) -> Material:
+    def wood(self, texel_m: float = 0.0035) -> Material:
         """Return wood for furniture."""
         return self.material(materials.wood, texel_m, colour=self.colour(_WOODS, 0.15))
 
@@ -64,10 +77,10 @@ class Workshop:
         """Return something to hang on a wall."""
         kind = self.rng.integers(3)
         if kind == 0:
-            return self.material(prints.collage, 0.0025, shapes=int(self.rng.integers(14, 30)))
+            return self.picture(prints.collage, 0.0025, shapes=int(self.rng.integers(14, 30)))
         if kind == 1:
-            return self.material(prints.painting, 0.0025)
-        return self.material(
+            return self.picture(prints.painting, 0.0025)
+        return self.picture(
             prints.page, 0.0025, letter_m=self.rng.uniform(0.014, 0.03),
             colour=self.colour(((0.75, 0.73, 0.66), (0.8, 0.6, 0.3), (0.4, 0.6, 0.7))),
         )  # fmt: skip
@@ -91,7 +104,7 @@ class Workshop:
         """Return a mug."""
         out = Assembly()
         r, h = self.rng.uniform(0.035, 0.05), self.rng.uniform(0.08, 0.12)
-        print_ = self.material(prints.collage, 0.002, shapes=8)
+        print_ = self.picture(prints.collage, 0.002, shapes=8)
         dark = self.material(materials.plain, 0.004, colour=(0.05, 0.03, 0.02))
         out.lathe((0, 0, 0), [(r * 0.9, 0), (r, h)], print_, sides=12, top=dark)
         return out
@@ -133,9 +146,9 @@ class Workshop:
                 self.rng.uniform(0.12, 0.18),
                 (self.rng.uniform(0.015, 0.045)),
             )
-            cover = self.material(prints.collage, 0.002, shapes=8)
+            cover = self.picture(prints.collage, 0.002, shapes=8)
             side = self.material(materials.wood, 0.002, colour=(0.7, 0.66, 0.55), contrast=1.5)
-            spine = self.material(prints.collage, 0.002, shapes=5)
+            spine = self.picture(prints.collage, 0.002, shapes=5)
             out.box((0, 0, z + h / 2), (w, d, h), side, yaw=self.rng.normal(0, 0.15),
                     faces={'top': cover, 'front': spine}, skip=('bottom',))  # fmt: skip
             z += h
@@ -145,9 +158,9 @@ class Workshop:
         """Return a packet standing upright."""
         out = Assembly()
         w, d, h = self.rng.uniform((0.07, 0.05, 0.1), (0.2, 0.12, 0.26))
-        out.box((0, 0, h / 2), (w, d, h), self.material(prints.collage, 0.002, shapes=12),
-                faces={'top': self.plain(), 'left': self.material(prints.page, 0.002),
-                       'right': self.material(prints.page, 0.002)}, skip=('bottom',))  # fmt: skip
+        out.box((0, 0, h / 2), (w, d, h), self.picture(prints.collage, 0.002, shapes=12),
+                faces={'top': self.plain(), 'left': self.picture(prints.page, 0.002),
+                       'right': self.picture(prints.page, 0.002)}, skip=('bottom',))  # fmt: skip
         return out
 
     # Things that stand in a room
@@ -191,7 +204,7 @@ class Workshop:
         for _ in range(self.rng.integers(1, 4)):
             h = size * self.rng.uniform(0.5, 0.9)
             out.box((*self.rng.normal(0, 0.02, size=2), z + h / 2), (size, size * 0.8, h),
-                    self.material(prints.label, 0.003), yaw=self.rng.normal(0, 0.2),
+                    self.picture(prints.label, 0.003), yaw=self.rng.normal(0, 0.2),
                     skip=('bottom',))  # fmt: skip
             z += h
             size *= self.rng.uniform(0.7, 0.95)
@@ -251,7 +264,7 @@ class Workshop:
         out.add(self.clutter(width, depth, 2), (0, y, height))
         return out
 
-    def _fill_shelf(self, out: Assembly, width, gap, depth, z) -> None:
+    def _fill_shelf(self, out: Assembly, width: float, gap: float, depth: float, z: float) -> None:
         """Put books and things on one board."""
         x = -width / 2
         while x < width / 2 - 0.08:
@@ -261,7 +274,7 @@ class Workshop:
                     gap * self.rng.uniform(0.65, 0.95),
                     depth * self.rng.uniform(0.6, 0.85),
                 )
-                books = self.material(
+                books = self.picture(
                     prints.spines, 0.0025, thickness_m=self.rng.uniform(0.025, 0.045)
                 )
                 at = (x + length / 2, -deep / 2 - 0.02, z + high / 2)
@@ -285,7 +298,7 @@ class Workshop:
                 w, h = width / columns, height / rows
                 x, z = -width / 2 + (j + 0.5) * w, (i + 0.5) * h
                 out.box((x, -depth - 0.008, z), (w - 0.03, 0.016, h - 0.03),
-                        face.shifted(1.7 * j, 0.9 * i), skip=('back',), solid=False)  # fmt: skip
+                        face, skip=('back',), solid=False)  # fmt: skip
                 out.box((x, -depth - 0.03, z), (0.09, 0.02, 0.02), knob, skip=('back',),
                         solid=False)  # fmt: skip
         out.add(self.clutter(width, depth, max(2, int(width / 0.35))), (0, -depth / 2, height))
@@ -299,7 +312,7 @@ class Workshop:
         x = self.rng.uniform(-0.2, 0.2) * width
         black = self.material(materials.plain, 0.004, colour=(0.04, 0.04, 0.045))
         out.box((x, -0.22, height + 0.05), (0.2, 0.12, 0.1), black, skip=('bottom',))
-        picture = self.material(prints.screen, 0.002)
+        picture = self.picture(prints.screen, 0.002)
         out.box((x, -0.22, height + 0.28), (0.62, 0.04, 0.37), black, faces={'front': picture},
                 emission=0.0)  # fmt: skip
         keys = self.material(materials.tiles, 0.002, colour=(0.07, 0.07, 0.08),

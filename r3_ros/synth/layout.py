@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 import math
+from typing import TypeAlias
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from .furniture import Workshop
 from .lighting import Light
 from .materials import Material
 
+Point: TypeAlias = tuple[float, float]
 _SLAB_M = 0.3
 _WALL_COLOURS = (
     (0.62, 0.58, 0.50), (0.45, 0.52, 0.55), (0.60, 0.47, 0.36), (0.42, 0.50, 0.40),
@@ -137,7 +139,9 @@ class Builder:
             half = np.array([w / 2 + _SLAB_M, d / 2 + _SLAB_M, _SLAB_M / 2])
             self.assembly.solids.append(Solid(np.array([cx, cy, z]), half))
 
-    def wall(self, start, yaw: float, length: float, material: Material, solid: bool = True):
+    def wall(
+        self, start: Point, yaw: float, length: float, material: Material, solid: bool = True
+    ) -> None:
         """Add a bare wall with a skirting board."""
         right, into, _ = rotation_z(yaw).T
         middle = np.array([*start, self.height / 2]) + right * length / 2
@@ -150,7 +154,9 @@ class Builder:
                   skip=('back', 'bottom', 'left', 'right'), solid=False)  # fmt: skip
         self.assembly.add(board, (*start, 0), yaw)
 
-    def furnish_wall(self, start, yaw: float, length: float, *, deep: bool, margin: float) -> None:
+    def furnish_wall(
+        self, start: Point, yaw: float, length: float, *, deep: bool, margin: float
+    ) -> None:
         """Put furniture along a wall and pictures on it.
 
         :param deep: False where only flat things fit.
@@ -199,7 +205,7 @@ class Builder:
         piece.add(shop.boxes(), (0, -0.35, 0))
         return piece, 0.65, 1.2
 
-    def _hang(self, out: Assembly, length: float, tall) -> None:
+    def _hang(self, out: Assembly, length: float, tall: list[tuple[float, float]]) -> None:
         """Hang pictures, boards, windows and doors where nothing tall stands."""
         x = self.rng.uniform(0.1, 0.4)
         while x < length - 0.4:
@@ -217,14 +223,14 @@ class Builder:
         z = self.rng.uniform(1.45, 1.7)
         z = min(z, self.height - 0.25 - high / 2)
         if width > 0.8 and self.rng.uniform() < 0.4:
-            face = self.shop.material(
+            face = self.shop.picture(
                 prints.noticeboard, 0.003, sheets=int(self.rng.integers(10, 22))
             )
         else:
             face = self.shop.poster()
         thick = self.rng.uniform(0.012, 0.035)
         edge = 0.03
-        frame = self.shop.wood()
+        frame = self.shop.wood(0.005)
         at = (x + width / 2, -thick / 2, z)
         out.box(at, (width, thick, high), frame, skip=('back',), solid=False)
         out.panel(
@@ -232,22 +238,22 @@ class Builder:
             (width / 2 - edge, 0, 0), (0, 0, -(high / 2 - edge)), face,
         )  # fmt: skip
 
-    def door(self, start, yaw: float, x: float) -> None:
+    def door(self, start: Point, yaw: float, x: float) -> None:
         """Put a closed door on a wall."""
         out = Assembly()
-        frame = self.shop.wood()
-        leaf = self.shop.material(prints.door, 0.003, colour=self.shop.colour(spread=0.3))
+        frame = self.shop.wood(0.006)
+        leaf = self.shop.picture(prints.door, 0.003, colour=self.shop.colour(spread=0.3))
         out.box((x, -0.02, 1.03), (1.04, 0.04, 2.06), frame, skip=('back', 'bottom'), solid=False)
         out.panel((x, -0.043, 1.0), (0.46, 0, 0), (0, 0, -1.0), leaf)
         self.assembly.add(out, (*start, 0), yaw)
 
-    def window(self, start, yaw: float, x: float, width: float, day: float) -> None:
+    def window(self, start: Point, yaw: float, x: float, width: float, day: float) -> None:
         """Put a window that lights the room on a wall."""
         right, into, _ = rotation_z(yaw).T
         out = Assembly()
         high = min(1.3, self.height - 1.3)
         z = 0.95 + high / 2
-        view = self.shop.material(prints.window, 0.003)
+        view = self.shop.picture(prints.window, 0.003)
         out.box((x, -0.02, z), (width + 0.12, 0.04, high + 0.12), self.shop.wood(),
                 skip=('back',), solid=False)  # fmt: skip
         out.panel((x, -0.043, z), (width / 2, 0, 0), (0, 0, -high / 2), view, emission=1.1 * day)
@@ -268,8 +274,9 @@ class Builder:
             materials.tiles, 0.004, colour=(0.85, 0.85, 0.8), second=(0.7, 0.7, 0.7), cell_m=0.1,
             style=3,
         )  # fmt: skip
+        white = self.shop.material(materials.plain, colour=(0.75, 0.75, 0.72))
         out = Assembly()
-        out.box((0, 0, self.height - 0.03), size, self.shop.plain(), skip=('top',),
+        out.box((0, 0, self.height - 0.03), size, white, skip=('top',),
                 faces={'bottom': shade}, solid=False, emission=0.9)  # fmt: skip
         self.assembly.add(out, (x, y, 0), yaw)
         right, ahead, _ = rotation_z(yaw).T
@@ -313,7 +320,7 @@ def room(rng: np.random.Generator, moving: int) -> Plan:
     return plan
 
 
-def _low_pieces(b: Builder, start, yaw: float, length: float) -> None:
+def _low_pieces(b: Builder, start: Point, yaw: float, length: float) -> None:
     """Put things lower than a window sill along a wall."""
     out = Assembly()
     x = 0.7
@@ -330,7 +337,7 @@ def _middle_of_room(b: Builder, w: float, d: float) -> None:
     size = np.array([rng.uniform(1.8, 2.6), rng.uniform(1.3, 1.9)])
     colours = tuple(shop.colour() for _ in range(4))
     b.assembly.box((w / 2, d / 2, 0.005), (*size, 0.01),
-                   shop.material(materials.rug, 0.004, colours=colours),
+                   shop.picture(materials.rug, 0.004, colours=colours),
                    yaw=rng.normal(0, 0.1), skip=('bottom',), solid=False)  # fmt: skip
     yaw = rng.normal(0, 0.12)
     middle = Assembly()
@@ -349,7 +356,7 @@ def _middle_of_room(b: Builder, w: float, d: float) -> None:
 
 def corridor(rng: np.random.Generator, moving: int) -> Plan:
     """Return a corridor that runs around a block of rooms and closes on itself."""
-    width = rng.uniform(1.9, 2.3)
+    width = rng.uniform(2.0, 2.4) + 0.3 * (moving > 0)
     w, d = rng.uniform(6.8, 8.4), rng.uniform(5.6, 6.8)
     b = Builder(rng, rng.uniform(2.35, 2.7))
     b.floor_and_ceiling(0, 0, w, d)
@@ -384,7 +391,7 @@ def corridor(rng: np.random.Generator, moving: int) -> Plan:
     return plan
 
 
-def _along(start, yaw: float, distance: float) -> tuple[float, float]:
+def _along(start: Point, yaw: float, distance: float) -> Point:
     """Return the point of a wall ``distance`` metres from its start."""
     return start[0] + math.cos(yaw) * distance, start[1] + math.sin(yaw) * distance
 
@@ -396,7 +403,7 @@ def _corner_pieces(b: Builder, w: float, d: float) -> None:
         b.assembly.add(piece, (x, y, 0))
 
 
-def _add_bodies(plan: Plan, b: Builder, count: int, centre) -> None:
+def _add_bodies(plan: Plan, b: Builder, count: int, centre: Point | None) -> None:
     """Let ``count`` bodies swing through the world, out of the camera's way."""
     rng, shop = b.rng, b.shop
     for k in range(count):
@@ -407,7 +414,7 @@ def _add_bodies(plan: Plan, b: Builder, count: int, centre) -> None:
             nearest = min((np.zeros(2), plan.loop.max(0) + plan.loop.min(0)),
                           key=lambda c: float(np.abs(c - at).min()))  # fmt: skip
             at = at + 0.45 * np.sign(nearest - at) * (np.abs(nearest - at) < 1.5)
-            z, reach = b.height - 0.45, np.array([0.15, 0.15, 0.1])
+            z, reach = b.height - 0.35, np.array([0.05, 0.05, 0.1])
         else:
             at = np.array(centre) + rng.uniform(-0.35, 0.35, size=2)
             z = rng.uniform(1.0, 1.25)

@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 
 from .facets import FacetSpec, Solid
+from .parallel import in_order
 
-_CELL_M = 0.07
+_CELL_M = 0.08
 _AMBIENT_REACH_M = 0.9
 _LIFT_M = 0.012  # start rays this far off the surface
-_POINTS_PER_PASS = 2048
+_POINTS_PER_PASS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +29,7 @@ class Light:
 
     :ivar centre: (3,) metres.
     :ivar half_u: (3,) half extent; ``half_v`` alike.
-    :ivar normal: (3,) unit direction it shines to; zeros to shine everywhere.
+    :ivar normal: (3,) unit direction it shines to.
     :ivar power: (3,) linear red, green, blue.
     """
 
@@ -61,18 +62,20 @@ def light_facets(
     """
     points = _gather_points(specs, device)
     blockers = _Blockers.of(solids, device)
-    parts = []
-    for i in range(0, len(points.position), _POINTS_PER_PASS):
+
+    def job(i: int) -> torch.Tensor:
         position = points.position[i : i + _POINTS_PER_PASS]
         normal = points.normal[i : i + _POINTS_PER_PASS]
-        local = blockers.to_local(position + _LIFT_M * normal)
-        light = _ambient(blockers, local, normal)[:, None] * torch.as_tensor(
+        start = position + _LIFT_M * normal
+        total = _ambient(blockers, start, normal)[:, None] * torch.as_tensor(
             ambient, dtype=torch.float32, device=device
         )
         for lamp in lights:
-            light = light + _direct(blockers, local, position, normal, lamp)
-        parts.append(light)
-    together = torch.cat(parts)
+            total += _direct(blockers, start, normal, lamp)
+        return total
+
+    passes = range(0, len(points.position), _POINTS_PER_PASS)
+    together = torch.cat(list(in_order(job, passes, device)))
     counts = [h * w for h, w in points.shapes]
     return [
         piece.T.reshape(3, h, w)
@@ -110,70 +113,90 @@ def _gather_points(specs: list[FacetSpec], device: torch.device) -> _Points:
 
 @dataclass(frozen=True, eq=False)
 class _Blockers:
-    """The solids as tensors: their frames' turn (S, 2, 2), centres and half sizes (S, 3)."""
+    """The solids as tensors.
 
-    turn: torch.Tensor
+    :ivar cosine: (S,) of their yaw; ``sine`` alike.
+    :ivar centre: (S, 3); ``half`` alike.
+    :ivar reach: (S, 3) half size of the upright box around each, in world axes.
+    """
+
+    cosine: torch.Tensor
+    sine: torch.Tensor
     centre: torch.Tensor
     half: torch.Tensor
+    reach: torch.Tensor
 
     @classmethod
     def of(cls, solids: list[Solid], device: torch.device) -> _Blockers:
         yaw = np.array([s.yaw for s in solids])
-        c, s = np.cos(yaw), np.sin(yaw)
-        turn = np.stack((np.stack((c, s), -1), np.stack((-s, c), -1)), -2)  # world to solid
-        values = (turn, [s.centre for s in solids], [s.half for s in solids])
-        return cls(*(torch.as_tensor(np.array(v), dtype=torch.float32).to(device) for v in values))
+        half = np.array([s.half for s in solids])
+        c, s = np.abs(np.cos(yaw)), np.abs(np.sin(yaw))
+        reach = np.stack(
+            (c * half[:, 0] + s * half[:, 1], s * half[:, 0] + c * half[:, 1], half[:, 2]), 1
+        )
+        values = (np.cos(yaw), np.sin(yaw), np.array([s.centre for s in solids]), half, reach)
+        return cls(*(torch.as_tensor(v, dtype=torch.float32).to(device) for v in values))
 
-    def to_local(self, position: torch.Tensor) -> torch.Tensor:
-        """Return (P, S, 3): positions in each solid's frame."""
-        return self._turned(position[:, None] - self.centre)
+    def between(self, low: torch.Tensor, high: torch.Tensor) -> _Blockers:
+        """Return the solids that reach into an upright box with corners (3,)."""
+        overlap = (self.centre - self.reach <= high) & (self.centre + self.reach >= low)
+        keep = overlap.all(1).nonzero()[:, 0]
+        return _Blockers(*(getattr(self, name)[keep] for name in _Blockers.__dataclass_fields__))
 
-    def directions(self, direction: torch.Tensor) -> torch.Tensor:
-        """Return (P, S, 3): directions in each solid's frame."""
-        return self._turned(direction[:, None].expand(-1, len(self.half), -1))
+    def first_hit(self, start: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+        """Return (R, P): the parameter along ``direction`` of the first hit, inf for none.
 
-    def _turned(self, vectors: torch.Tensor) -> torch.Tensor:
-        x = vectors[..., 0] * self.turn[:, 0, 0] + vectors[..., 1] * self.turn[:, 0, 1]
-        y = vectors[..., 0] * self.turn[:, 1, 0] + vectors[..., 1] * self.turn[:, 1, 1]
-        return torch.stack((x, y, vectors[..., 2]), -1)
-
-    def first_hit(self, local: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
-        """Return (P,): the parameter along ``direction`` of the first solid hit, inf for none.
-
-        :param local: (P, S, 3) starts of the rays, see :meth:`to_local`.
-        :param direction: (P, 3); its length is the unit of the result.
+        :param start: (P, 3) starts of the rays.
+        :param direction: (R, P, 3); its length is the unit of the result.
         """
-        d = self.directions(direction)
-        inverse = 1 / torch.where(d.abs() < 1e-9, 1e-9, d)
-        middle = -local * inverse
-        reach = self.half * inverse.abs()
-        enter = (middle - reach).amax(-1)
-        leave = (middle + reach).amin(-1)
+        if len(self.half) == 0:
+            return torch.full(direction.shape[:2], math.inf, device=start.device)
+        offset = start[:, None] - self.centre  # (P, S, 3)
+        d = torch.where(direction.abs() < 1e-9, 1e-9, direction)[:, :, None]  # (R, P, 1, 3)
+        enter, leave = self._slab(offset[..., 2], 1 / d[..., 2], self.half[:, 2])
+        for first, second, sign, k in ((0, 1, 1, 0), (1, 0, -1, 1)):
+            along = self.cosine * d[..., first] + sign * self.sine * d[..., second]
+            at = self.cosine * offset[..., first] + sign * self.sine * offset[..., second]
+            along = torch.where(along.abs() < 1e-9, 1e-9, along)
+            low, high = self._slab(at, 1 / along, self.half[:, k])
+            enter, leave = torch.maximum(enter, low), torch.minimum(leave, high)
         hit = (enter < leave) & (enter > 0)
         return torch.where(hit, enter, math.inf).amin(-1)
 
+    @staticmethod
+    def _slab(
+        at: torch.Tensor, inverse: torch.Tensor, half: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return where rays enter and leave the space between two parallel planes."""
+        middle, reach = -at * inverse, half * inverse.abs()
+        return middle - reach, middle + reach
 
-def _direct(blockers, local, position, normal, lamp: Light) -> torch.Tensor:
+
+_LAMP_PLACES = ((-0.6, -0.5), (0.55, -0.65), (-0.5, 0.6), (0.65, 0.5), (0.0, 0.0))
+
+
+def _direct(
+    blockers: _Blockers, start: torch.Tensor, normal: torch.Tensor, lamp: Light
+) -> torch.Tensor:
     """Light of one lamp: (P, 3)."""
-    total = torch.zeros(len(position), device=position.device)
-    places = ((-0.6, -0.5), (0.55, -0.65), (-0.5, 0.6), (0.65, 0.5), (0.0, 0.0))
-    shines = torch.as_tensor(lamp.normal, dtype=torch.float32, device=position.device)
-    for a, b in places:
-        at = lamp.centre + a * lamp.half_u + b * lamp.half_v
-        to_lamp = torch.as_tensor(at, dtype=torch.float32, device=position.device) - position
-        square = (to_lamp * to_lamp).sum(-1)
-        distance = square.sqrt()
-        facing = ((to_lamp * normal).sum(-1) / distance).clamp(min=0)
-        if bool((shines != 0).any()):
-            facing = facing * (-(to_lamp @ shines) / distance).clamp(min=0)
-        # 0.97: a lamp often hangs in a solid's surface; what touches it does not block it.
-        free = blockers.first_hit(local, to_lamp) > 0.97
-        total += facing / (square + 0.15) * free
-    power = torch.as_tensor(lamp.power, dtype=torch.float32, device=position.device)
-    return (total / len(places))[:, None] * power
+
+    def tensor(values: np.ndarray | list[np.ndarray]) -> torch.Tensor:
+        return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=start.device)
+
+    at = tensor([lamp.centre + a * lamp.half_u + b * lamp.half_v for a, b in _LAMP_PLACES])
+    to_lamp = at[:, None] - start  # (R, P, 3)
+    square = (to_lamp * to_lamp).sum(-1)
+    facing = ((to_lamp * normal).sum(-1)).clamp(min=0)
+    facing = facing * (-(to_lamp @ tensor(lamp.normal))).clamp(min=0) / square
+    corners = torch.cat((start, at))
+    near = blockers.between(corners.amin(0), corners.amax(0))
+    # 0.97: a lamp often hangs in a solid's surface; what touches it does not block it.
+    free = near.first_hit(start, to_lamp) > 0.97
+    total = (facing / (square + 0.15) * free).mean(0)
+    return total[:, None] * tensor(lamp.power)
 
 
-def _ambient(blockers, local, normal) -> torch.Tensor:
+def _ambient(blockers: _Blockers, start: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:
     """Share of the light from everywhere that arrives: (P,) in [0, 1]."""
     helper = torch.where(
         normal[:, 2:].abs() > 0.9,
@@ -182,15 +205,14 @@ def _ambient(blockers, local, normal) -> torch.Tensor:
     )
     tangent = F.normalize(torch.linalg.cross(helper, normal), dim=-1)
     other = torch.linalg.cross(normal, tangent)
-    shade = torch.zeros(len(normal), device=normal.device)
     rays = [(0.35, k * 2 * math.pi / 3) for k in range(3)]
     rays += [(0.78, (k + 0.5) * 2 * math.pi / 6) for k in range(6)]
-    for sine, angle in rays:
-        direction = (
-            tangent * (sine * math.cos(angle))
-            + other * (sine * math.sin(angle))
-            + normal * math.sqrt(1 - sine * sine)
-        )
-        distance = blockers.first_hit(local, direction * _AMBIENT_REACH_M)
-        shade += (1 - distance).clamp(min=0)
-    return 1 - 0.85 * shade / len(rays)
+    directions = torch.stack([
+        tangent * (sine * math.cos(angle))
+        + other * (sine * math.sin(angle))
+        + normal * math.sqrt(1 - sine * sine)
+        for sine, angle in rays
+    ])  # fmt: skip
+    near = blockers.between(start.amin(0) - _AMBIENT_REACH_M, start.amax(0) + _AMBIENT_REACH_M)
+    shade = (1 - near.first_hit(start, directions * _AMBIENT_REACH_M)).clamp(min=0)
+    return 1 - 0.85 * shade.mean(0)

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 
-from .canvas import blend, Canvas, hash_unit, soft_step
+from .canvas import blend, Canvas, Colour, hash_unit, soft_step
 
-Colour = tuple[float, float, float]
 Painter = Callable[..., torch.Tensor]
 
 
@@ -26,7 +25,9 @@ class Material:
     :ivar options: keyword arguments of the painter.
     :ivar seed: of the pattern.
     :ivar texel_m: size of a texel in metres.
-    :ivar shift_m: where on the endless pattern the facet starts.
+    :ivar shift_m: where on the endless pattern the first facet starts.
+    :ivar is_picture: True if every facet shows the whole of it; an endless pattern is cut up
+        for the facets that share the material instead.
     """
 
     painter: Painter
@@ -34,38 +35,31 @@ class Material:
     seed: int
     texel_m: float = 0.004
     shift_m: tuple[float, float] = (0.0, 0.0)
-
-    def shifted(self, right_m: float, down_m: float) -> Material:
-        """Return the same pattern, further along."""
-        return replace(self, shift_m=(self.shift_m[0] + right_m, self.shift_m[1] + down_m))
+    is_picture: bool = False
 
     def reseeded(self, seed: int) -> Material:
         """Return the same kind of pattern with other random details."""
         return replace(self, seed=seed)
 
-    def paint(
-        self, size_m: tuple[float, float], coarseness: float, device: torch.device
-    ) -> torch.Tensor:
-        """Paint a facet; ``coarseness`` scales the texel size."""
-        canvas = Canvas.of_facet(
-            size_m, self.texel_m * coarseness, self.seed, self.shift_m, device
-        )
+    def paint(self, texels: tuple[int, int], texel_m: float, device: torch.device) -> torch.Tensor:
+        """Paint a sheet of (height, width) texels: (3, h, w) linear reflectance."""
+        canvas = Canvas.of_texels(texels, texel_m, self.seed, self.shift_m, device)
         return self.painter(canvas, **self.options).clamp(0.01, 0.95)
 
 
 def paint(canvas: Canvas, colour: Colour, wear: float = 1.0) -> torch.Tensor:
-    """Rolled wall paint: clouds, roller grain, scuffs and a few marks."""
+    """Paint rolled wall paint: clouds, roller grain, scuffs and a few marks."""
     clouds = canvas.fractal(0.9, 4, 1)
     grain = canvas.fractal(0.03, 3, 2)
     image = canvas.flat(colour) * (1 + wear * (0.07 * clouds + 0.05 * grain))
-    scuffs = soft_step(canvas.fractal(0.22, 4, 3) - 0.95, 0.25)
-    chips = soft_step(canvas.fractal(0.05, 2, 4) - 1.22, 0.15)
-    image = image * (1 - 0.28 * wear * scuffs)
-    return image * (1 - 0.45 * wear * chips)
+    scuffs = soft_step(canvas.fractal(0.16, 4, 3) - 1.0, 0.5)
+    chips = soft_step(canvas.fractal(0.04, 2, 4) - 1.15, 0.2)
+    image = image * (1 - 0.16 * wear * scuffs)
+    return image * (1 - 0.35 * wear * chips)
 
 
 def plaster(canvas: Canvas, colour: Colour, rough: float = 1.0) -> torch.Tensor:
-    """Troweled plaster or concrete: blotches, pits and fine cracks."""
+    """Paint troweled plaster or concrete: blotches, pits and fine cracks."""
     image = canvas.flat(colour) * (
         1 + rough * (0.16 * canvas.fractal(0.5, 5, 1) + 0.10 * canvas.fractal(0.06, 3, 2))
     )
@@ -78,12 +72,12 @@ def plaster(canvas: Canvas, colour: Colour, rough: float = 1.0) -> torch.Tensor:
 def wallpaper(
     canvas: Canvas, colour: Colour, ink: Colour, cell_m: float = 0.24, style: int = 0
 ) -> torch.Tensor:
-    """Printed wallpaper: mirrored ornaments, leaves or stripes, each print a little different."""
+    """Paint printed wallpaper: mirrored ornaments, leaves or stripes, no print like the next."""
     x, y = canvas.grid()
     row = torch.floor(y / cell_m)
     x_off = x + (row % 2) * (cell_m / 2)
     column = torch.floor(x_off / cell_m)
-    own = hash_unit(canvas.seed + 1, row, column)
+    own = canvas.cells(1, row, column)
     u = ((x_off / cell_m - column) * 2 - 1).abs()
     v = (y / cell_m - row) * 2 - 1
     image = canvas.flat(colour) * (1 + 0.05 * canvas.fractal(0.8, 3, 1))
@@ -111,14 +105,14 @@ def brick(
     mortar: Colour = (0.42, 0.40, 0.37),
     size_m: tuple[float, float] = (0.23, 0.075),
 ) -> torch.Tensor:
-    """Running-bond bricks, each with its own tone, and rough mortar."""
+    """Paint running-bond bricks, each with its own tone, and rough mortar."""
     x, y = canvas.grid()
     y = y + 0.004 * canvas.fractal(0.25, 2, 8)
     row = torch.floor(y / size_m[1])
     x = x + (row % 2) * (size_m[0] / 2) + 0.02 * hash_unit(canvas.seed + 5, row)
     column = torch.floor(x / size_m[0])
-    tone = hash_unit(canvas.seed + 1, row, column)
-    hue = hash_unit(canvas.seed + 2, row, column)
+    tone = canvas.cells(1, row, column)
+    hue = canvas.cells(2, row, column)
     image = canvas.flat(colour) * (0.55 + 0.8 * tone)
     image[0] *= 0.85 + 0.3 * hue
     image[2] *= 1.2 - 0.4 * hue
@@ -140,19 +134,17 @@ def tiles(
     style: int = 0,
     grout: Colour = (0.35, 0.34, 0.32),
 ) -> torch.Tensor:
-    """Square tiles with grout: checks (0), marbled (1), ornaments (2) or random tones (3)."""
+    """Paint square tiles: checks (0), marbled (1), ornaments (2) or random tones (3)."""
     x, y = canvas.grid()
     column, row = torch.floor(x / cell_m), torch.floor(y / cell_m)
-    own = hash_unit(canvas.seed + 1, row, column)
+    own = canvas.cells(1, row, column)
     u, v = x / cell_m - column - 0.5, y / cell_m - row - 0.5
     first_colour = canvas.flat(colour)
     if style == 0:
         image = blend(first_colour, second, ((row + column) % 2))
         image = image * (0.85 + 0.3 * own)
     elif style == 3:
-        image = blend(first_colour, second, own) * (
-            0.7 + 0.6 * hash_unit(canvas.seed + 9, row, column)
-        )
+        image = blend(first_colour, second, own) * (0.7 + 0.6 * canvas.cells(9, row, column))
     else:
         image = first_colour * (0.8 + 0.4 * own)
     if style == 2:
@@ -172,16 +164,18 @@ def tiles(
     return blend(image, joint, soft_step(0.003 - edge, 0.003))
 
 
-def wood(canvas: Canvas, colour: Colour, contrast: float = 1.0, along_x: bool = True):
-    """Wood of furniture: grain along one axis, rings, a few knots."""
+def wood(
+    canvas: Canvas, colour: Colour, contrast: float = 1.0, along_x: bool = True
+) -> torch.Tensor:
+    """Paint wood of furniture: grain along one axis, rings, a few knots."""
     if not along_x:
         turned = Canvas(canvas.y, canvas.x, canvas.size_m[::-1], canvas.seed)
         return wood(turned, colour, contrast).transpose(1, 2)
     x, y = canvas.grid()
     bend = 0.05 * canvas.fractal(0.35, 3, 1, stretch=3.0)
-    rings = torch.sin((y + bend) * 170 + 5 * canvas.noise(0.5, 2, stretch=4.0))
+    rings = torch.sin((y + bend) * 320 + 9 * canvas.noise(0.4, 2, stretch=4.0))
     fibre = canvas.fractal(0.012, 3, 3, stretch=14.0)
-    tone = 1 + contrast * (0.14 * rings + 0.16 * fibre + 0.12 * canvas.fractal(0.3, 2, 4))
+    tone = 1 + contrast * (0.09 * rings + 0.17 * fibre + 0.12 * canvas.fractal(0.3, 2, 4))
     knots = soft_step(canvas.fractal(0.12, 2, 5, stretch=1.6) - 1.2, 0.25)
     image = canvas.flat(colour) * tone
     image[2] *= 1 - 0.08 * contrast * rings
@@ -191,13 +185,13 @@ def wood(canvas: Canvas, colour: Colour, contrast: float = 1.0, along_x: bool = 
 def planks(
     canvas: Canvas, colour: Colour, width_m: float = 0.14, length_m: float = 1.1
 ) -> torch.Tensor:
-    """Floor boards with staggered ends, each with its own tone and grain."""
+    """Paint floor boards with staggered ends, each with its own tone and grain."""
     x, y = canvas.grid()
     row = torch.floor(y / width_m)
     x = x + hash_unit(canvas.seed + 4, row) * length_m
     column = torch.floor(x / length_m)
-    tone = hash_unit(canvas.seed + 1, row, column)
-    hue = hash_unit(canvas.seed + 2, row, column)
+    tone = canvas.cells(1, row, column)
+    hue = canvas.cells(2, row, column)
     bend = 0.05 * canvas.fractal(0.3, 3, 1, stretch=3.0)
     rings = torch.sin((y + bend) * (110 + 110 * hue) + 40 * tone)
     fibre = canvas.fractal(0.014, 3, 3, stretch=12.0)
@@ -212,14 +206,16 @@ def planks(
     return image * (1 - 0.7 * soft_step(0.003 - edge, 0.003))
 
 
-def fabric(canvas: Canvas, colour: Colour, ink: Colour, cell_m: float = 0.08, style: int = 0):
-    """Woven cloth or carpet: melange, plaid or a small figure."""
+def fabric(
+    canvas: Canvas, colour: Colour, ink: Colour, cell_m: float = 0.08, style: int = 0
+) -> torch.Tensor:
+    """Paint woven cloth or carpet: melange, plaid or a small figure."""
     x, y = canvas.grid()
     image = canvas.flat(colour) * (
         1 + 0.18 * canvas.fractal(0.012, 2, 1) + 0.12 * canvas.fractal(0.3, 3, 2)
     )
     column, row = torch.floor(x / cell_m), torch.floor(y / cell_m)
-    own = hash_unit(canvas.seed + 1, row, column)
+    own = canvas.cells(1, row, column)
     if style == 0:
         flecks = soft_step(canvas.fractal(0.03, 2, 4) - 0.75, 0.2)
         return blend(image, ink, 0.75 * flecks)
@@ -238,7 +234,7 @@ def fabric(canvas: Canvas, colour: Colour, ink: Colour, cell_m: float = 0.08, st
 
 
 def rug(canvas: Canvas, colours: tuple[Colour, ...], knots: int = 64) -> torch.Tensor:
-    """A knotted rug: borders, a mirrored field of knots, irregular dye."""
+    """Paint a knotted rug: borders, a mirrored field of knots, irregular dye."""
     w, h = canvas.size_m
     x, y = canvas.grid()
     u = (x - canvas.x[0] + 0.5 * (canvas.x[1] - canvas.x[0])) / w
@@ -259,32 +255,41 @@ def rug(canvas: Canvas, colours: tuple[Colour, ...], knots: int = 64) -> torch.T
     return image * (1 + 0.15 * canvas.fractal(0.01, 2, 4) + 0.12 * canvas.fractal(0.35, 3, 5))
 
 
-def terrazzo(canvas: Canvas, colour: Colour, chips: tuple[Colour, ...], cell_m: float = 0.05):
-    """Stone chips of many sizes in a ground."""
+def terrazzo(
+    canvas: Canvas, colour: Colour, chips: tuple[Colour, ...], cell_m: float = 0.05
+) -> torch.Tensor:
+    """Paint stone chips of many sizes in a ground."""
     image = canvas.flat(colour) * (1 + 0.08 * canvas.fractal(0.4, 3, 1))
     x, y = canvas.grid()
     for layer, colour_of_chip in enumerate(chips):
         cell = cell_m * (1.0, 0.6, 0.37, 0.8)[layer % 4]
         column, row = torch.floor(x / cell + 0.37 * layer), torch.floor(y / cell + 0.61 * layer)
-        seed = canvas.seed + 11 * layer
-        px = x / cell + 0.37 * layer - column - 0.3 - 0.4 * hash_unit(seed, row, column)
-        py = y / cell + 0.61 * layer - row - 0.3 - 0.4 * hash_unit(seed + 1, row, column)
-        turn = 6.3 * hash_unit(seed + 2, row, column)
+        px = (
+            x / cell
+            + 0.37 * layer
+            - column
+            - 0.3
+            - 0.4 * canvas.cells(11 * layer + 20, row, column)
+        )
+        py = y / cell + 0.61 * layer - row - 0.3 - 0.4 * canvas.cells(11 * layer + 21, row, column)
+        turn = 6.3 * canvas.cells(11 * layer + 22, row, column)
         c, s = torch.cos(turn), torch.sin(turn)
-        reach = 0.08 + 0.2 * hash_unit(seed + 3, row, column)
+        reach = 0.08 + 0.2 * canvas.cells(11 * layer + 23, row, column)
         a, b = (c * px + s * py).abs(), (c * py - s * px).abs()
         inside = reach - torch.maximum(a + 0.3 * b, 1.5 * b)
-        tone = 0.7 + 0.6 * hash_unit(seed + 4, row, column)
+        tone = 0.7 + 0.6 * canvas.cells(11 * layer + 24, row, column)
         chip = canvas.flat(colour_of_chip) * tone
         image = blend(image, chip, soft_step(inside, 0.05))
     return image
 
 
-def acoustic(canvas: Canvas, colour: Colour = (0.74, 0.74, 0.71), cell_m: float = 0.6):
-    """Ceiling panels in a metal grid, with pin holes and water stains."""
+def acoustic(
+    canvas: Canvas, colour: Colour = (0.74, 0.74, 0.71), cell_m: float = 0.6
+) -> torch.Tensor:
+    """Paint ceiling panels in a metal grid, with pin holes and water stains."""
     x, y = canvas.grid()
     column, row = torch.floor(x / cell_m), torch.floor(y / cell_m)
-    own = hash_unit(canvas.seed + 1, row, column)
+    own = canvas.cells(1, row, column)
     image = canvas.flat(colour) * (0.9 + 0.12 * own) * (1 + 0.05 * canvas.fractal(0.5, 3, 1))
     holes = soft_step(canvas.fractal(0.028, 2, 2) - 0.95, 0.2)
     image = image * (1 - 0.5 * holes)
@@ -295,7 +300,7 @@ def acoustic(canvas: Canvas, colour: Colour = (0.74, 0.74, 0.71), cell_m: float 
 
 
 def plain(canvas: Canvas, colour: Colour, speckle: float = 0.06) -> torch.Tensor:
-    """Plastic, metal or glaze: one colour with a little dirt."""
+    """Paint plastic, metal or glaze: one colour with a little dirt."""
     dirt = canvas.fractal(0.12, 4, 1) + 0.6 * canvas.fractal(0.012, 2, 2)
     marks = soft_step(canvas.fractal(0.05, 3, 3) - 1.15, 0.2)
     return canvas.flat(colour) * (1 + speckle * dirt) * (1 - 4 * speckle * marks)

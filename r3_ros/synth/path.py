@@ -133,11 +133,11 @@ def _draw(
     """Draw one path along a way; ``calm`` scales all that is not the way itself."""
     time_s = np.arange(frames) / rate_hz
     s, closes = _progress(way, frames, rate_hz, rng)
-    tau = 2 * math.pi * time_s / max(frames / rate_hz, 1e-9)
 
     def wander(amplitude: float, period_s: float) -> np.ndarray:
-        return amplitude * calm * _smooth_noise(tau, frames / rate_hz / period_s, rng)
+        return amplitude * calm * _smooth_noise(time_s, period_s, frames / rate_hz, rng)
 
+    s = s + way.straight_start(rng)
     xy = way.at(s)
     heading = way.heading(s)
     z = (
@@ -156,8 +156,8 @@ def _draw(
         # Eyes lead into a turn and leave it slowly: corners spread over seconds.
         heading = gaussian_filter1d(heading, 1.5 * rate_hz, mode='nearest')
         # Off the way at first: sideways motion lets a monocular system start.
-        turn_in = 0.9 * np.exp(-((time_s / 2.2) ** 2))
-        turn_in += 0.9 * closes * np.exp(-(((time_s[-1] - time_s) / 2.2) ** 2))
+        turn_in = 0.5 * np.exp(-((time_s / 2.5) ** 2))
+        turn_in += 0.5 * closes * np.exp(-(((time_s[-1] - time_s) / 2.5) ** 2))
         yaw = heading + side * (0.25 + turn_in) + wander(0.3, 5.0)
         pitch = -0.08 + wander(0.1, 4.0)
     yaw = yaw + wander(0.006, 0.4)
@@ -166,8 +166,15 @@ def _draw(
     return CameraPath(_look(position, yaw, pitch, roll), time_s)
 
 
-def _smooth_noise(tau: np.ndarray, cycles: float, rng: np.random.Generator) -> np.ndarray:
-    """Return noise with period 2 pi in ``tau``, unit deviation, about ``cycles`` swings."""
+def _smooth_noise(
+    time_s: np.ndarray, period_s: float, duration_s: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Return noise of unit deviation that swings about once per ``period_s``.
+
+    Over a path of some length it ends where it began, so that the path can close.
+    """
+    span_s = duration_s if duration_s >= 2 * period_s else 4 * period_s
+    tau, cycles = 2 * math.pi * time_s / span_s, span_s / period_s
     top = max(1, round(cycles * 1.5))
     low = max(1, round(cycles * 0.5))
     waves = np.unique(np.linspace(low, top, min(8, top - low + 1)).round())
@@ -199,6 +206,13 @@ class _Way:
         """Return (N,): smoothed direction of the curve, radians, unwrapped."""
         ahead = self.at(s + 0.4) - self.at(s - 0.4)
         return np.unwrap(np.arctan2(ahead[:, 1], ahead[:, 0]))
+
+    def straight_start(self, rng: np.random.Generator) -> float:
+        """Return an arc length from which the way goes straight on for a while."""
+        starts = rng.uniform(0, self.length_m, size=12)
+        ahead = np.linspace(0, 2.5, 9)
+        bends = [float(np.ptp(self.heading(s + ahead))) for s in starts]
+        return float(starts[int(np.argmin(bends))])
 
 
 class _FreeSpace:
@@ -243,8 +257,10 @@ def _closed_way(world: World, space: _FreeSpace, rng: np.random.Generator) -> _W
     points = _resample(corners, 0.05)
     for _ in range(80):
         lack = np.clip(_COMFORT_M - space.distance(points), 0, 0.3)
-        points = points + 0.6 * lack[:, None] * space.slope(points)
-        points = gaussian_filter1d(points, 4.0, axis=0, mode='wrap')
+        push = 0.6 * lack[:, None] * space.slope(points)
+        # Smoothing the push and not the curve, which would shrink a little every time.
+        points = points + gaussian_filter1d(push, 5.0, axis=0, mode='wrap')
+    points = gaussian_filter1d(_resample(points, 0.05), 5.0, axis=0, mode='wrap')
     points = _resample(points, 0.02)
     points = gaussian_filter1d(points, 12.0, axis=0, mode='wrap')
     points = _resample(points, 0.02)
@@ -263,7 +279,9 @@ def _resample(points: np.ndarray, step_m: float) -> np.ndarray:
     return np.column_stack([np.interp(s, along, closed[:, k]) for k in range(2)])
 
 
-def _progress(way: _Way, frames: int, rate_hz: float, rng) -> tuple[np.ndarray, bool]:
+def _progress(
+    way: _Way, frames: int, rate_hz: float, rng: np.random.Generator
+) -> tuple[np.ndarray, bool]:
     """Return the arc length at each frame, and whether the path closes."""
     duration = frames / rate_hz
     laps = round(duration * rng.uniform(0.5, 0.62) / way.length_m)
@@ -272,8 +290,7 @@ def _progress(way: _Way, frames: int, rate_hz: float, rng) -> tuple[np.ndarray, 
     closes = _SPEED_M_S[0] * 0.6 <= mean <= _SPEED_M_S[1]
     if not closes:
         mean = rng.uniform(0.45, 0.6)
-    tau = 2 * math.pi * np.arange(frames) / frames
-    pace = 1 + 0.2 * _smooth_noise(tau, max(1.0, duration / 6), rng)
+    pace = 1 + 0.2 * _smooth_noise(np.arange(frames) / rate_hz, 6.0, duration, rng)
     pace = np.clip(pace, 0.4, 1.3)
     s = np.concatenate(([0.0], np.cumsum((pace[1:] + pace[:-1]) / 2)))
     if frames > 1:
@@ -282,7 +299,9 @@ def _progress(way: _Way, frames: int, rate_hz: float, rng) -> tuple[np.ndarray, 
     return s, closes
 
 
-def _look(position, yaw, pitch, roll) -> np.ndarray:
+def _look(
+    position: np.ndarray, yaw: np.ndarray, pitch: np.ndarray, roll: np.ndarray
+) -> np.ndarray:
     """Build (F, 4, 4) poses from positions, headings, upward pitch and roll in radians."""
     cy, sy, cp, sp = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
     forward = np.stack((cy * cp, sy * cp, sp), 1)

@@ -6,11 +6,12 @@ These carry most of the corners of an indoor scene. All are painted, none is loa
 from __future__ import annotations
 
 import functools
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
-from .canvas import blend, Canvas, hash_unit, soft_step
+from .canvas import blend, Canvas, Colour, hash_unit, soft_step
 
 # 5 x 7 letters, one string per row of dots, most frequent letters of English first.
 _FONT = {
@@ -44,6 +45,7 @@ _FONT = {
     '7': '11111 00001 00010 00100 00100 01000 01000',
 }
 _SPACE_SHARE = 0.17
+_Box: TypeAlias = tuple[float, float, float, float]
 
 
 @functools.lru_cache(maxsize=4)
@@ -55,7 +57,9 @@ def _glyphs(device: torch.device) -> torch.Tensor:
     return torch.from_numpy(dots).to(device)
 
 
-def text_mask(canvas: Canvas, box, letter_m: float, salt: int = 0, ragged: bool = True):
+def text_mask(
+    canvas: Canvas, box: _Box, letter_m: float, salt: int = 0, ragged: bool = True
+) -> torch.Tensor:
     """Return (h, w) with 1 where letters are printed.
 
     :param box: left, top, right, bottom of the text, metres on the canvas.
@@ -73,7 +77,7 @@ def text_mask(canvas: Canvas, box, letter_m: float, salt: int = 0, ragged: bool 
     i = ((y - line) * 1.35 * 8).long()[:, None]
     j = ((x - column) * 6).long()[None]
     ink = glyphs[which, i.clamp(0, 7), j.clamp(0, 5)] * (i < 8)
-    end = right - left
+    end = torch.full((len(line), 1), right - left, device=canvas.device)
     if ragged:
         end = end * (0.6 + 0.4 * hash_unit(seed + 2, line))[:, None]
     inside = (canvas.x >= left) & ((canvas.x - left)[None] < end) & (canvas.x < right)
@@ -87,14 +91,23 @@ def _extent(canvas: Canvas) -> tuple[float, float, float, float]:
     return left, top, left + canvas.size_m[0], top + canvas.size_m[1]
 
 
-def _random_colour(rng: np.random.Generator, low: float = 0.03, high: float = 0.85):
-    """Return a colour that is more often saturated than grey."""
-    base = rng.uniform(low, high)
-    return tuple(np.clip(base * rng.uniform(0.25, 1.6, size=3), 0.02, 0.9))
+def _random_colour(rng: np.random.Generator, low: float = 0.03, high: float = 0.85) -> Colour:
+    """Return a colour of a printed or dyed thing: warm more often than cold, seldom shrill."""
+    warm = rng.uniform() < 0.6
+    hue = rng.normal(0.06, 0.06) if warm else rng.uniform(0.2, 0.75)
+    saturation = rng.uniform(0.05, 0.85) ** 1.3
+    value = rng.uniform(low, high)
+    return tuple(float(np.clip(value * c, 0.02, 0.9)) for c in _hue_mix(hue % 1.0, saturation))
+
+
+def _hue_mix(hue: float, saturation: float) -> list[float]:
+    """Return red, green and blue of a hue in [0, 1), the largest of them 1."""
+    wheel = [abs((hue * 6 + shift) % 6 - 3) - 1 for shift in (0, 4, 2)]
+    return [1 - saturation * (1 - min(max(c, 0.0), 1.0)) for c in wheel]
 
 
 def collage(canvas: Canvas, shapes: int = 22) -> torch.Tensor:
-    """An abstract poster: overlapping rectangles, discs, rings, bars and some text."""
+    """Paint an abstract poster: overlapping rectangles, discs, rings, bars and some text."""
     rng = canvas.rng(1)
     x, y = canvas.grid()
     left, top, right, bottom = _extent(canvas)
@@ -126,7 +139,7 @@ def collage(canvas: Canvas, shapes: int = 22) -> torch.Tensor:
 
 
 def painting(canvas: Canvas) -> torch.Tensor:
-    """A picture like a landscape: sky, ridges and foliage."""
+    """Paint a picture like a landscape: sky, ridges and foliage."""
     rng = canvas.rng(2)
     left, top, right, bottom = _extent(canvas)
     height = (canvas.y - top)[:, None] / canvas.size_m[1]
@@ -143,8 +156,10 @@ def painting(canvas: Canvas) -> torch.Tensor:
     return blend(image, _random_colour(rng, 0.4), flowers)
 
 
-def page(canvas: Canvas, letter_m: float = 0.012, colour=(0.8, 0.79, 0.75)) -> torch.Tensor:
-    """A printed sheet: a heading, paragraphs and a picture."""
+def page(
+    canvas: Canvas, letter_m: float = 0.012, colour: Colour = (0.8, 0.79, 0.75)
+) -> torch.Tensor:
+    """Paint a printed sheet: a heading, paragraphs and a picture."""
     rng = canvas.rng(3)
     left, top, right, bottom = _extent(canvas)
     w, h = canvas.size_m
@@ -189,7 +204,7 @@ def noticeboard(canvas: Canvas, sheets: int = 14) -> torch.Tensor:
 
 
 def spines(canvas: Canvas, thickness_m: float = 0.035) -> torch.Tensor:
-    """A row of books seen from the front."""
+    """Paint a row of books seen from the front."""
     rng = canvas.rng(5)
     left, top, right, bottom = _extent(canvas)
     image = canvas.flat((0.03, 0.025, 0.02))
@@ -213,7 +228,9 @@ def spines(canvas: Canvas, thickness_m: float = 0.035) -> torch.Tensor:
     return image * (1 + 0.1 * canvas.fractal(0.04, 3, 1))
 
 
-def _spine_title(canvas: Canvas, book: torch.Tensor, rng, place) -> torch.Tensor:
+def _spine_title(
+    canvas: Canvas, book: torch.Tensor, rng: np.random.Generator, place: _Box
+) -> torch.Tensor:
     """Print a title along a spine, from the top down."""
     x, width, top, tall = place
     turned = Canvas(canvas.y, -canvas.x.flip(0), canvas.size_m[::-1], int(rng.integers(1 << 31)))
@@ -228,7 +245,7 @@ def _spine_title(canvas: Canvas, book: torch.Tensor, rng, place) -> torch.Tensor
 
 
 def screen(canvas: Canvas) -> torch.Tensor:
-    """A monitor with windows of text and a bezel."""
+    """Paint a monitor with windows of text and a bezel."""
     rng = canvas.rng(6)
     left, top, right, bottom = _extent(canvas)
     w, h = canvas.size_m
@@ -253,8 +270,8 @@ def screen(canvas: Canvas) -> torch.Tensor:
     return blend(image, (0.025, 0.025, 0.03), soft_step(0.016 - edge, 0.002))
 
 
-def label(canvas: Canvas, colour=(0.45, 0.32, 0.19)) -> torch.Tensor:
-    """A cardboard box: tape, a sticker, stamped letters."""
+def label(canvas: Canvas, colour: Colour = (0.45, 0.32, 0.19)) -> torch.Tensor:
+    """Paint a cardboard box: tape, a sticker, stamped letters."""
     rng = canvas.rng(7)
     left, top, right, bottom = _extent(canvas)
     w, h = canvas.size_m
@@ -273,8 +290,8 @@ def label(canvas: Canvas, colour=(0.45, 0.32, 0.19)) -> torch.Tensor:
     return blend(image, (0.08, 0.06, 0.05), 0.8 * text_mask(canvas, box, line, 2))
 
 
-def door(canvas: Canvas, colour=(0.5, 0.4, 0.28)) -> torch.Tensor:
-    """A panelled door with a handle, a plate and a sign."""
+def door(canvas: Canvas, colour: Colour = (0.5, 0.4, 0.28)) -> torch.Tensor:
+    """Paint a panelled door with a handle, a plate and a sign."""
     rng = canvas.rng(8)
     left, top, right, bottom = _extent(canvas)
     w, h = canvas.size_m
@@ -298,19 +315,37 @@ def door(canvas: Canvas, colour=(0.5, 0.4, 0.28)) -> torch.Tensor:
     return blend(image, (0.04, 0.04, 0.04), text)
 
 
+def _street(canvas: Canvas, image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Put a row of houses across the street into a picture, or leave it a landscape."""
+    if rng.uniform() < 0.3:
+        return image
+    left, top, right, bottom = _extent(canvas)
+    gx, gy = canvas.grid()
+    x = left - rng.uniform(0, 0.3)
+    while x < right:
+        wide, eaves = rng.uniform(0.25, 0.6), top + canvas.size_m[1] * rng.uniform(0.25, 0.6)
+        inside = torch.minimum(wide / 2 - (gx - x - wide / 2).abs(), gy - eaves)
+        wall = canvas.flat(_random_colour(rng, 0.2, 0.6)) * (1 + 0.12 * canvas.fractal(0.05, 3, 7))
+        u, v = (gx - x) / (wide / rng.integers(2, 5)), (gy - eaves) / rng.uniform(0.11, 0.17)
+        column, row = torch.floor(u), torch.floor(v)
+        glass = torch.minimum(0.26 - (u - column - 0.5).abs(), 0.32 - (v - row - 0.5).abs())
+        tone = 0.05 + 0.3 * canvas.cells(8, row, column) ** 2
+        wall = blend(wall, tone[None] * torch.ones_like(wall), soft_step(glass, 0.06))
+        roof = 0.03 - (gy - eaves).abs()
+        wall = blend(wall, _random_colour(rng, 0.1, 0.3), soft_step(roof, 0.006))
+        image = blend(image, wall, soft_step(inside + 0.03, 0.006))
+        x += wide + (rng.uniform(0.05, 0.3) if rng.uniform() < 0.3 else 0.0)
+    return image
+
+
 def window(canvas: Canvas, panes: tuple[int, int] = (2, 2)) -> torch.Tensor:
-    """A window: a bright view outside behind a frame with bars."""
+    """Paint a window: a bright view outside behind a frame with bars."""
     rng = canvas.rng(9)
     left, top, _, _ = _extent(canvas)
     image = painting(canvas)
     gx, gy = canvas.grid()
     u, v = (gx - left) / canvas.size_m[0], (gy - top) / canvas.size_m[1]
-    house = hash_unit(canvas.seed, torch.floor(u * 7))
-    roof = v - 0.35 - 0.35 * house
-    lit = hash_unit(canvas.seed + 1, torch.floor(u * 42), torch.floor(v * 30)) > 0.5
-    wall = canvas.flat(_random_colour(rng, 0.2, 0.5)) * (0.6 + 0.6 * house)
-    image = blend(image, wall, soft_step(roof, 0.01) * 0.9)
-    image = blend(image, (0.06, 0.07, 0.1), 0.7 * (lit & (roof > 0.02)).float())
+    image = _street(canvas, image, rng)
     su, sv = u * panes[0], v * panes[1]
     bar = torch.minimum(
         (0.5 - (su - torch.floor(su) - 0.5).abs()) / panes[0] * canvas.size_m[0],

@@ -10,18 +10,21 @@ each step together, so the same code keeps a CPU's caches and a GPU busy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..datatypes import Intrinsics
 from .facets import FacetTable
 
-TILE = 16
+TILE = 8
+# Tiles to a side of a block: what cannot touch a block is not tried on its tiles.
+_BLOCK = 4
 # Patches reach this much (relative) over their edge, so that rounding leaves no hole at a seam.
 _SEAM = 2e-5
-# Where the colour samples of a pixel lie (rotated grid), then the centre, which gives the depth.
-_ROTATED_GRID = ((-0.125, -0.375), (0.375, -0.125), (-0.375, 0.125), (0.125, 0.375))
+# Where the samples of a pixel lie: its centre, which also gives the depth, and three around it
+# whose rows and columns are all different, so that steep and flat edges get four shades.
+_SAMPLES = ((0.0, 0.0), (0.367, 0.098), (-0.269, 0.269), (-0.098, -0.367))
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,20 +54,40 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Visibility:
-    """What each pixel sees.
+    """What each pixel of a batch sees, tile by tile.
 
-    :ivar samples: (S, 2) where the colour samples lie in a pixel, relative to its centre.
-    :ivar entry: (B, H, W) int32 row of the view seen at the pixel centre, -1 for nothing.
-    :ivar inverse_depth: (B, H, W) float32 at the pixel centre, 0 for nothing.
-    :ivar mixed: (M,) int64 flat indices of the pixels whose samples see different facets.
-    :ivar mixed_entry: (M, S) int32 row of the view for each of their samples.
+    A candidate is a facet in a tile; its row of the view and its tile are in the first two
+    tensors, and everything else speaks of candidates by their index, -1 for nothing.
+
+    :ivar entry: (C,) int64 row of the view.
+    :ivar tile: (C,) int64 flat index of the tile in the batch.
+    :ivar plain: (T,) int64 candidates that fill their tile alone.
+    :ivar busy_tile: (U,) int64 the tiles with more to see.
+    :ivar busy_seen: (U, S, TILE * TILE) int32 candidate at each sample, the centre first.
+    :ivar inverse_depth: (tiles, TILE * TILE) float32 at the pixel centres, 0 for nothing.
+    :ivar grid: rows and columns of tiles in a picture.
     """
 
-    samples: torch.Tensor
     entry: torch.Tensor
+    tile: torch.Tensor
+    plain: torch.Tensor
+    busy_tile: torch.Tensor
+    busy_seen: torch.Tensor
     inverse_depth: torch.Tensor
-    mixed: torch.Tensor
-    mixed_entry: torch.Tensor
+    grid: tuple[int, int]
+
+    def corner(self, tile: torch.Tensor) -> torch.Tensor:
+        """Return (N, 2): x and y of the first pixel of tiles given by flat index."""
+        place = tile % (self.grid[0] * self.grid[1])
+        return torch.stack((place % self.grid[1], place // self.grid[1]), -1) * TILE
+
+    def untile(self, values: torch.Tensor, intrinsics: Intrinsics) -> torch.Tensor:
+        """Turn (tiles, TILE * TILE, ...) into pictures (B, H, W, ...)."""
+        rows, columns = self.grid
+        rest = values.shape[2:]
+        values = values.view(-1, rows, columns, TILE, TILE, *rest).transpose(2, 3)
+        values = values.reshape(-1, rows * TILE, columns * TILE, *rest)
+        return values[:, : intrinsics.height, : intrinsics.width]
 
 
 def project_facets(
@@ -108,162 +131,149 @@ def project_facets(
     return View(*(getattr(everything, name)[keep] for name in View.__dataclass_fields__))
 
 
-def _over_rectangle(linear: torch.Tensor, centres: torch.Tensor, half: tuple[float, float]):
+def _over_rectangle(
+    linear: torch.Tensor, centres: torch.Tensor, half: tuple[float, float]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Value at rectangle centres (T, 3) and the most it changes within: (..., T), (...)."""
     swing = linear[..., 0].abs() * half[0] + linear[..., 1].abs() * half[1]
     return linear @ centres.T, swing
 
 
-@dataclass(frozen=True, eq=False)
-class _Candidates:
-    """Which view rows each tile must look at, sorted by tile."""
-
-    entry: torch.Tensor  # (C,) rows of the view
-    tile: torch.Tensor  # (C,) flat index of the tile in the batch
-    covers: torch.Tensor  # (C,) bool: the facet fills the tile
-
-
-def _tile_candidates(view: View, batch: int, tiles: tuple[int, int]) -> _Candidates:
-    """Pair tiles with the facets that can be seen in them."""
-    rows, columns = tiles
-    device = view.H.device
-    y, x = torch.meshgrid(
-        torch.arange(rows, device=device), torch.arange(columns, device=device), indexing='ij'
-    )
-    # float32 is enough to choose candidates: the test is widened by more than its rounding.
-    centres = torch.stack((x, y, torch.zeros_like(x)), -1).flatten(0, 1).float()
-    centres = centres * TILE + (TILE - 1) / 2
-    centres[:, 2] = 1.0
-    half = (TILE / 2, TILE / 2)
-    at_centre, swing = _over_rectangle(view.edges().float(), centres, half)  # (P, 4, T), (P, 4)
-    slack = 1e-5 * view.H[:, 2].abs().sum(-1).float()[:, None, None]
-    touches = (at_centre + (swing[..., None] + slack)).amin(1) >= 0  # (P, T)
-    covers = (at_centre - (swing[..., None] + slack)).amin(1) >= 0
-    entry, place = touches.nonzero(as_tuple=True)
-    covers = covers[entry, place] & ~view.disc[entry]
-    tile = view.image[entry] * (rows * columns) + place
-
-    w, w_swing = _over_rectangle(view.H[:, 2].float(), centres, half)  # (P, T), (P,)
-    w, w_swing = w[entry, place], w_swing[entry]
-    hidden_beyond = torch.zeros(batch * rows * columns, device=device)
-    hidden_beyond.scatter_reduce_(
-        0, tile[covers], (w - w_swing)[covers], 'amax', include_self=True
-    )
-    keep = (w + w_swing) * (1 + 1e-5) >= hidden_beyond[tile]
-    entry, tile, covers = entry[keep], tile[keep], covers[keep]
-    order = torch.argsort(tile, stable=True)
-    return _Candidates(entry[order], tile[order], covers[order])
-
-
 def find_visible(view: View, batch: int, intrinsics: Intrinsics, samples: int) -> Visibility:
     """Resolve what every pixel of a batch sees.
 
-    :param samples: colour samples per pixel: 1 or 4.
+    :param samples: colour samples per pixel: 1 (the centre) or 4.
     """
     device = view.H.device
-    rows, columns = -(-intrinsics.height // TILE), -(-intrinsics.width // TILE)
-    grid = ((0.0, 0.0),) if samples == 1 else (*_ROTATED_GRID, (0.0, 0.0))
-    offsets = torch.tensor(grid, device=device)
-    found = _tile_candidates(view, batch, (rows, columns))
-    count = torch.bincount(found.tile, minlength=batch * rows * columns)
+    grid = (-(-intrinsics.height // TILE), -(-intrinsics.width // TILE))
+    tiles = batch * grid[0] * grid[1]
+    entry, tile, covers = _candidates(view, batch, grid)
+    count = torch.bincount(tile, minlength=tiles)
     first = torch.cumsum(count, 0) - count
-
-    entry = torch.full((batch * rows * columns, TILE * TILE), -1, dtype=torch.int32, device=device)
-    inverse_depth = torch.zeros((batch * rows * columns, TILE * TILE), device=device)
-    plain = (count == 1) & torch.zeros_like(count, dtype=torch.bool).index_put_(
-        (found.tile[found.covers],), torch.tensor(True, device=device)
-    )
-    plain_tiles = plain.nonzero()[:, 0]
-    plain_entry = found.entry[first[plain_tiles]]
-    entry[plain_tiles] = plain_entry.int()[:, None]
-    corner = _tile_corners(plain_tiles, rows, columns)
-    inverse_depth[plain_tiles] = _linear_on_tiles(
-        view.H[plain_entry, 2], corner, offsets[-1:]
-    ).flatten(1)
-
-    busy = ((count > 0) & ~plain).nonzero()[:, 0]
+    plain = (covers & (count[tile] == 1)).nonzero()[:, 0]
+    is_busy = count > 0
+    is_busy[tile[plain]] = False
+    busy = is_busy.nonzero()[:, 0]
     busy = busy[torch.argsort(count[busy], descending=True, stable=True)]
-    best_w, best_entry = _resolve_tiles(
-        view, found.entry, first[busy], count[busy], (_tile_corners(busy, rows, columns)), offsets
+
+    seen = Visibility(entry, tile, plain, busy, torch.empty(0), torch.empty(0), grid)
+    places = _sample_places(samples, device)
+    busy_w, busy_seen = _resolve_tiles(
+        view, entry, first[busy], count[busy], seen.corner(busy), places
     )
-    entry[busy] = best_entry[:, -1].flatten(1)
-    inverse_depth[busy] = best_w[:, -1].flatten(1)
-
-    size = (batch, rows, columns, intrinsics.height, intrinsics.width)
-    colour = best_entry[:, : max(samples, 1)]
-    is_mixed = (colour != best_entry[:, -1:]).any(1)  # (busy, TILE, TILE)
-    mixed, mixed_entry = _mixed_pixels(is_mixed, colour, busy, size)
-    return Visibility(
-        samples=offsets[:samples],
-        entry=_untile(entry, size),
-        inverse_depth=_untile(inverse_depth, size),
-        mixed=mixed,
-        mixed_entry=mixed_entry,
-    )
+    inverse_depth = torch.zeros((tiles, TILE * TILE), device=device)
+    inverse_depth[busy] = busy_w[:, 0]
+    w = _linear_in_tiles(view.H[entry[plain], 2], seen.corner(tile[plain]))
+    inverse_depth[tile[plain]] = w @ places[:, : TILE * TILE]
+    return replace(seen, busy_seen=busy_seen, inverse_depth=inverse_depth)
 
 
-def _tile_corners(tile: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """Return (T, 2): x and y of the first pixel centre of each tile."""
-    place = tile % (rows * columns)
-    return torch.stack((place % columns, place // columns), -1) * TILE
+def _sample_places(samples: int, device: torch.device) -> torch.Tensor:
+    """Return (3, S * TILE * TILE): x, y within the tile and 1, sample by sample."""
+    offset = torch.tensor(_SAMPLES[:samples], device=device)
+    step = torch.arange(TILE, device=device, dtype=torch.float32)
+    x = (offset[:, 0, None, None] + step).expand(-1, TILE, -1)
+    y = (offset[:, 1, None, None] + step[:, None]).expand(-1, -1, TILE)
+    return torch.stack((x, y, torch.ones_like(x))).flatten(1)
 
 
-def _linear_on_tiles(
-    linear: torch.Tensor, corner: torch.Tensor, offsets: torch.Tensor
-) -> torch.Tensor:
-    """Evaluate one linear function per tile at its samples: (T, S, TILE, TILE) float32.
+def _candidates(
+    view: View, batch: int, grid: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pair tiles with the facets that can be seen in them.
 
-    The value at the corner is taken in double precision; the rest is a short way from there.
+    Blocks of tiles are tried before the tiles in them.
+
+    :returns: rows of the view, flat tiles, and whether the facet fills the tile, sorted by tile.
     """
-    start = linear[:, 0] * corner[:, 0] + linear[:, 1] * corner[:, 1] + linear[:, 2]
-    gx, gy = linear[:, 0].float(), linear[:, 1].float()
-    step = torch.arange(TILE, device=linear.device, dtype=torch.float32)
-    at_sample = start.float()[:, None] + gx[:, None] * offsets[:, 0] + gy[:, None] * offsets[:, 1]
-    down = at_sample[:, :, None] + (gy[:, None] * step)[:, None, :]  # (T, S, TILE)
-    return down[..., None] + (gx[:, None] * step)[:, None, None, :]
+    rows, columns = grid
+    device = view.H.device
+    edges, w = view.edges().float(), view.H[:, 2].float()
+    # float32 is enough to choose candidates: the tests are widened by more than its rounding.
+    slack = 1e-5 * w.abs().sum(-1) * max(rows, columns) * TILE
+
+    block_rows, block_columns = -(-rows // _BLOCK), -(-columns // _BLOCK)
+    middle = (_BLOCK * TILE - 1) / 2
+    y = torch.arange(block_rows, device=device) * (_BLOCK * TILE) + middle
+    x = torch.arange(block_columns, device=device) * (_BLOCK * TILE) + middle
+    at = (edges[:, :, 1, None] * y)[..., None] + (edges[:, :, 0, None] * x + edges[:, :, 2, None])[
+        :, :, None
+    ]  # (P, 4, rows, columns)
+    swing = edges[..., :2].abs().sum(-1) * (_BLOCK * TILE / 2) + slack[:, None]
+    entry, by, bx = ((at + swing[..., None, None]).amin(1) >= 0).nonzero(as_tuple=True)
+
+    step = torch.arange(_BLOCK, device=device)
+    ty = (by[:, None, None] * _BLOCK + step[:, None]).expand(-1, -1, _BLOCK).flatten()
+    tx = (bx[:, None, None] * _BLOCK + step).expand(-1, _BLOCK, -1).flatten()
+    entry = entry.repeat_interleave(_BLOCK * _BLOCK)
+    inside = (ty < rows) & (tx < columns)
+    entry, ty, tx = entry[inside], ty[inside], tx[inside]
+    middle = (TILE - 1) / 2
+    px, py = tx * float(TILE) + middle, ty * float(TILE) + middle
+    e = edges.permute(1, 2, 0)[:, :, entry]  # (4, 3, C)
+    at = e[:, 0] * px + e[:, 1] * py + e[:, 2]
+    swing = (e[:, 0].abs() + e[:, 1].abs()) * (TILE / 2) + slack[entry]
+    touches = ((at + swing).amin(0) >= 0).nonzero()[:, 0]
+    covers = (at - swing).amin(0) >= 0
+    entry, covers = entry[touches], covers[touches] & ~view.disc[entry[touches]]
+    px, py = px[touches], py[touches]
+    tile = view.image[entry] * (rows * columns) + ty[touches] * columns + tx[touches]
+
+    near = w[entry, 0] * px + w[entry, 1] * py + w[entry, 2]
+    reach = w[entry, :2].abs().sum(-1) * (TILE / 2) + slack[entry]
+    hidden_beyond = torch.zeros(batch * rows * columns, device=device)
+    hidden_beyond.scatter_reduce_(0, tile[covers], (near - reach)[covers], 'amax')
+    keep = (near + reach >= hidden_beyond[tile]).nonzero()[:, 0]
+    order = keep[torch.argsort(tile[keep], stable=True)]
+    return entry[order], tile[order], covers[order]
 
 
-def _resolve_tiles(view, entries, first, count, corner, offsets):
+def _linear_in_tiles(linear: torch.Tensor, corner: torch.Tensor) -> torch.Tensor:
+    """Move linear functions of the pixel (..., T, 3) to the corners (T, 2) of their tiles.
+
+    In double precision; the way from the corner is so short that float32 does for the rest.
+    """
+    start = (linear[..., :2] * corner).sum(-1) + linear[..., 2]
+    return torch.cat((linear[..., :2], start[..., None]), -1).float()
+
+
+def _resolve_tiles(
+    view: View,
+    entry: torch.Tensor,
+    first: torch.Tensor,
+    count: torch.Tensor,
+    corner: torch.Tensor,
+    places: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Depth-test the candidates of the busy tiles, the k-th of every tile at once.
 
     The tiles come sorted by falling count, so those with a k-th candidate are a prefix.
+
+    :param places: see :func:`_sample_places`.
+    :returns: inverse depth and candidate: (U, S, TILE * TILE).
     """
-    n, s = len(first), len(offsets)
+    n, total = len(first), places.shape[1]
     device = view.H.device
-    best_w = torch.zeros((n, s, TILE, TILE), device=device)
-    best_entry = torch.full((n, s, TILE, TILE), -1, dtype=torch.int32, device=device)
-    ascending = count.flip(0)
-    depth = int(count[0]) if n else 0
-    prefix = n - torch.searchsorted(ascending, torch.arange(depth, device=device), right=True)
+    best_w = torch.zeros((n, total), device=device)
+    best = torch.full((n, total), -1, dtype=torch.int32, device=device)
+    most = int(count[0]) if n else 0
+    prefix = n - torch.searchsorted(
+        count.flip(0).contiguous(), torch.arange(most, device=device), right=True
+    )
     for k, m in enumerate(prefix.tolist()):
-        e = entries[first[:m] + k]
-        u, v, w = (_linear_on_tiles(view.H[e, i], corner[:m], offsets) for i in range(3))
-        limit = _linear_on_tiles(view.limit[e], corner[:m], offsets)
-        reach = 1 + _SEAM
-        inside = torch.minimum(limit * reach - u.abs(), w * reach - v.abs()) >= 0
+        c = first[:m] + k
+        e = entry[c]
+        H = view.H[e]
+        functions = torch.stack((H[:, 0], H[:, 1], H[:, 2], view.limit[e]))
+        u, v, w, edge = _linear_in_tiles(functions, corner[:m]) @ places  # (m, S * pixels) each
+        edge.mul_(1 + _SEAM).sub_(u.abs())
+        torch.minimum(edge, (w * (1 + _SEAM)).sub_(v.abs()), out=edge)
         disc = view.disc[e].nonzero()[:, 0]
         if len(disc):
-            inside[disc] &= (u[disc] ** 2 + v[disc] ** 2) <= w[disc] ** 2
-        nearer = inside & (w > best_w[:m])
+            round_edge = w[disc] ** 2 - u[disc] ** 2 - v[disc] ** 2
+            edge[disc] = torch.minimum(edge[disc], round_edge)
+        nearer = (edge >= 0).logical_and_(w > best_w[:m])
         best_w[:m] = torch.where(nearer, w, best_w[:m])
-        best_entry[:m] = torch.where(nearer, e.int()[:, None, None, None], best_entry[:m])
-    return best_w, best_entry
-
-
-def _mixed_pixels(is_mixed, colour, busy, size):
-    """Return flat pixel indices and sample entries of the mixed pixels inside the pictures."""
-    _, rows, columns, height, width = size
-    t, i, j = is_mixed.nonzero(as_tuple=True)
-    corner = _tile_corners(busy, rows, columns)[t]
-    x, y = corner[:, 0] + j, corner[:, 1] + i
-    image = busy[t] // (rows * columns)
-    inside = (x < width) & (y < height)
-    flat = (image * height + y) * width + x
-    return flat[inside], colour[t, :, i, j][inside]
-
-
-def _untile(values: torch.Tensor, size) -> torch.Tensor:
-    """Turn (tiles, TILE * TILE) into pictures (B, H, W)."""
-    batch, rows, columns, height, width = size
-    values = values.view(batch, rows, columns, TILE, TILE).permute(0, 1, 3, 2, 4)
-    return values.reshape(batch, rows * TILE, columns * TILE)[:, :height, :width].contiguous()
+        best[:m] = torch.where(nearer, c.int()[:, None], best[:m])
+    shape = (n, total // (TILE * TILE), TILE * TILE)
+    return best_w.view(shape), best.view(shape)

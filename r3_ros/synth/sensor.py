@@ -41,6 +41,11 @@ class SensorOptions:
                 raise ConfigError(f'{name.replace("_", "-")} must be in [0, {high}], got {value}')
 
 
+def to_display(light: torch.Tensor) -> torch.Tensor:
+    """Return the values a screen shows for linear light of any shape: [0, 1]."""
+    return light.clamp(0, 1) ** (1 / _GAMMA)
+
+
 class Sensor:
     """Turns radiance into pictures.
 
@@ -86,8 +91,8 @@ class Sensor:
         gains = torch.tensor([self.gain(f) for f in frames], device=radiance.device)
         light = radiance * gains.float()[:, None, None, None]
         if self.options.vignetting > 0:
-            light = light * self._falloff(*light.shape[2:], light.device)
-        values = light.clamp(0, 1) ** (1 / _GAMMA)
+            light = light * self._falloff(light.shape[2], light.shape[3], light.device)
+        values = to_display(light)
         if self._pool is not None:
             noise = torch.stack([self._noise(f, values[0].shape) for f in frames])
             # Shot noise after the gamma: strongest in the shadows, weakest in the lights.

@@ -1,8 +1,10 @@
 """Textures: one flat buffer with every facet's mip pyramid, and filtered look-ups into it.
 
 Aliasing would feed a feature tracker corners that do not exist, so a look-up averages over the
-footprint of the pixel: trilinear in the pyramid, with up to ``MAX_PROBES`` probes along the
-footprint's long axis where a surface is seen at a grazing angle. Values are linear radiance.
+footprint of the pixel: trilinear in the pyramid, with up to 4 probes along the footprint's long
+axis where a surface is seen at a grazing angle. The footprint is taken once per tile and facet
+(over a few pixels it hardly changes), the place in the texture for every pixel.
+Values are linear radiance.
 """
 
 from __future__ import annotations
@@ -12,126 +14,234 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-MAX_PROBES = 4
 _CHANNELS = 4  # red, green, blue and one unused: rows of 8 bytes gather faster than of 6
 # Below 0 is sharper than the box filter of the pyramid would be alone.
 _LOD_BIAS = -0.3
+# A level that would get less than this share of the weight is left out.
+_LEAST_BLEND = 0.08
 
 
 @dataclass(frozen=True, eq=False)
 class TextureStore:
     """Mip pyramids of all facets.
 
+    Every level has one more column and row, copies of its last, so that the right and lower
+    neighbour of a texel is always there.
+
     :ivar table: (T, 4) float16, linear radiance.
-    :ivar levels: (N, L, 3) int32: first row, width and height of each level; the last true
-        level is repeated up to L.
-    :ivar size: (N, 2) float32: width and height of level 0 in texels.
+    :ivar levels: (N, L, 3) int32: first row, width and height of each level without the copies;
+        the last true level is repeated up to L.
     """
 
     table: torch.Tensor
     levels: torch.Tensor
-    size: torch.Tensor
+
+
+class TextureBuilder:
+    """Collects the pyramids of facets, in any order."""
+
+    def __init__(self, facets: int) -> None:
+        """Expect one picture for each of ``facets`` facets."""
+        self._pieces: list[torch.Tensor] = []
+        self._levels: list[list[tuple[int, int, int]]] = [[] for _ in range(facets)]
+        self._rows = 0
+
+    def add(self, facet: int, pyramid: list[torch.Tensor]) -> None:
+        """Add the pyramid of a facet, as :func:`pyramid` makes it."""
+        for level in pyramid:
+            h, w = level.shape[:2]
+            self._pieces.append(level.view(-1, _CHANNELS))
+            self._levels[facet].append((self._rows, w - 1, h - 1))
+            self._rows += w * h
+
+    def finish(self) -> TextureStore:
+        """Put everything into one table."""
+        deepest = max(len(levels) for levels in self._levels)
+        padded = [levels + [levels[-1]] * (deepest - len(levels)) for levels in self._levels]
+        table = torch.cat(self._pieces)
+        return TextureStore(table, torch.tensor(padded, dtype=torch.int32, device=table.device))
+
+
+def pyramid(image: torch.Tensor) -> list[torch.Tensor]:
+    """Return a picture and its successive halves down to a single texel.
+
+    :param image: (3, h, w) float32 linear radiance.
+    :returns: (h + 1, w + 1, 4) float16 each, with the copies at the right and the bottom.
+    """
+    levels = []
+    while True:
+        # Replicate the last row and column, and give the unused channel something finite.
+        padded = F.pad(image[[0, 1, 2, 2]], (0, 1, 0, 1), mode='replicate')
+        levels.append(padded.permute(1, 2, 0).half().contiguous())
+        h, w = image.shape[1:]
+        if max(h, w) == 1:
+            return levels
+        image = F.interpolate(image[None], size=(-(-h // 2), -(-w // 2)), mode='area')[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Footprints:
+    """How to look up the texture of a facet in a tile; C candidates.
+
+    :ivar numbers: (16, C) float32: ``s / z``, ``t / z`` and ``1 / z`` as linear functions of the
+        pixel within the tile, ``s`` and ``t`` in texels of the finer level; width and height of
+        the finer level minus one; scale to the coarser level in both directions; step between
+        probes in both; weight of the coarser level.
+    :ivar start: (4, C) int32: first row and row length of both levels.
+    :ivar probes: (C,) int64: 1, 2 or 4.
+    :ivar levels: (C,) int64: 1 or 2 levels are needed.
+    """
+
+    numbers: torch.Tensor
+    start: torch.Tensor
+    probes: torch.Tensor
+    levels: torch.Tensor
 
     @classmethod
-    def from_images(cls, images: list[torch.Tensor]) -> TextureStore:
-        """Build the pyramids.
+    def of(
+        cls,
+        store: TextureStore,
+        facet: torch.Tensor,
+        H: torch.Tensor,
+        corner: torch.Tensor,
+        tile: int,
+    ) -> Footprints:
+        """Measure footprints in the middle of the tiles.
 
-        :param images: one (3, h, w) float32 picture of linear radiance per facet.
+        :param facet: (C,) int64.
+        :param H: (C, 3, 3) float64, pixel to ``(u / z, v / z, 1 / z)``.
+        :param corner: (C, 2) first pixel of the tile.
+        :param tile: pixels to a side.
         """
-        pieces, rows, start = [], [], 0
-        for image in images:
-            levels = []
-            for level in _pyramid(image):
-                h, w = level.shape[1:]
-                levels.append((start, w, h))
-                pieces.append(level.flatten(1).T)
-                start += w * h
-            rows.append(levels)
-        device = images[0].device
-        table = torch.zeros((start, _CHANNELS), dtype=torch.float16, device=device)
-        torch.cat([p.half() for p in pieces], out=None)
-        table[:, :3] = torch.cat([p.half() for p in pieces])
-        deepest = max(len(r) for r in rows)
-        padded = [r + [r[-1]] * (deepest - len(r)) for r in rows]
-        levels_table = torch.tensor(padded, dtype=torch.int32, device=device)
-        return cls(table, levels_table, levels_table[:, 0, 1:].float())
-
-    def sample(
-        self, facet: torch.Tensor, uv: torch.Tensor, du: torch.Tensor, dv: torch.Tensor
-    ) -> torch.Tensor:
-        """Average the textures over pixel footprints.
-
-        :param facet: (N,) int64.
-        :param uv: (2, N) float32 plane coordinates in [-1, 1].
-        :param du: (2, N) change of ``u`` per pixel to the right and down.
-        :param dv: (2, N) change of ``v`` per pixel to the right and down.
-        :returns: (N, 3) float32 linear radiance.
-        """
-        half = self.size[facet].T / 2  # (2, N)
-        st = (uv + 1) * half
-        sx, sy = du * half[0]
-        tx, ty = dv * half[1]
-        major, minor, axis = _footprint(sx, sy, tx, ty)
-        probes = torch.ceil(major / minor.clamp(min=1.0) - 0.25).clamp(1, MAX_PROBES)
+        local = H.clone()
+        local[:, :, 2] += (H[:, :, :2] * corner[:, None]).sum(-1)
+        local = local.float()
+        u, v, w = (local @ torch.tensor([tile / 2, tile / 2, 1.0], device=H.device)).unbind(1)
+        # A facet may only touch the tile and be seen edge-on, or not at all, in its middle.
+        nearest = w + local[:, 2, :2].abs().sum(-1) * (tile / 2)
+        w = torch.maximum(w, 0.3 * nearest)
+        u, v = (u / w).clamp(-1, 1), (v / w).clamp(-1, 1)
+        size = store.levels[facet, 0, 1:].float()
+        half = (size / 2 / w[:, None]).T  # (2, C)
+        gradient = [
+            (local[:, i, j] - p * local[:, 2, j]) * half[i]
+            for i, p in ((0, u), (1, v))
+            for j in (0, 1)
+        ]
+        major, minor, axis = _axes(*gradient)
+        probes = (major / minor.clamp(min=1.0) - 0.25).ceil().clamp(1, 4)
         probes = torch.where(probes == 3, 4.0, probes)
-        lod = torch.log2(torch.maximum(major / probes, minor)) + _LOD_BIAS
-        lod = lod.clamp(0, self.levels.shape[1] - 1.001)
-        out = torch.empty((len(facet), 3), device=st.device)
-        for n in (1, 2, 4):
-            chosen = (probes == n).nonzero()[:, 0]
-            if len(chosen) == 0:
-                continue
-            reach = (major[chosen] * axis[:, chosen])[:, None] * _probe_places(n, st.device)
-            places = (st[:, chosen][:, None] + reach).reshape(2, n, -1)  # (2, n, M)
-            out[chosen] = self._trilinear(facet[chosen], places, lod[chosen])
-        return out
-
-    def _trilinear(self, facet: torch.Tensor, st: torch.Tensor, lod: torch.Tensor):
-        """Look up ``n`` probes per sample at one level of detail: (M, 3)."""
-        base = lod.floor()
-        blend = lod - base
-        base = base.long()
-        n, m = st.shape[1:]
-        flat = self.levels.view(-1, 3)
-        index = torch.empty((m, 2, 4, n), dtype=torch.int32, device=st.device)
-        weight = torch.empty((m, 2, 4, n), dtype=self.table.dtype, device=st.device)
-        for step in (0, 1):
-            row = flat[facet * self.levels.shape[1] + base + step]
-            start, w, h = row.unbind(1)
-            share = (blend if step else 1 - blend) / n
-            scale = row[:, 1:].T / self.size[facet].T  # (2, M)
-            x = (st[0] * scale[0] - 0.5).clamp(min=0)
-            y = (st[1] * scale[1] - 0.5).clamp(min=0)
-            x = torch.minimum(x, (w - 1).float())
-            y = torch.minimum(y, (h - 1).float())
-            x0, y0 = x.floor(), y.floor()
-            fx, fy = x - x0, y - y0
-            x0, y0 = x0.int(), y0.int()
-            dx = (x0 + 1 < w).int()
-            dy = torch.where(y0 + 1 < h, w, 0)
-            corner = start + y0 * w + x0
-            for k, (i, wt) in enumerate(
+        deepest = store.levels.shape[1] - 1
+        lod = torch.log2(torch.maximum(major / probes, minor).clamp(min=1e-6)) + _LOD_BIAS
+        lod = lod.clamp(0, deepest)
+        base = (lod + _LEAST_BLEND).floor()
+        blend = (lod - base).clamp(min=0)
+        blend = torch.where(blend < _LEAST_BLEND, 0.0, blend)
+        base = base.long().clamp(max=deepest)
+        fine = store.levels[facet, base]
+        coarse = store.levels[facet, (base + 1).clamp(max=deepest)]
+        fine_size, coarse_size = fine[:, 1:].T.float(), coarse[:, 1:].T.float()
+        # s = (u + 1) * width / 2 - 0.5, all over z; t alike.
+        linear = [
+            local[:, i] * (fine_size[i] / 2)[:, None]
+            + local[:, 2] * (fine_size[i] / 2 - 0.5)[:, None]
+            for i in (0, 1)
+        ]
+        return cls(
+            numbers=torch.cat(
                 (
-                    (corner, (1 - fx) * (1 - fy)),
-                    (corner + dx, fx * (1 - fy)),
-                    (corner + dy, (1 - fx) * fy),
-                    (corner + dx + dy, fx * fy),
+                    torch.cat((*linear, local[:, 2]), 1).T,
+                    fine_size - 1,
+                    coarse_size / fine_size,
+                    axis * (major / probes) * (fine_size / size.T),
+                    blend[None],
                 )
-            ):
-                index[:, step, k] = i.T
-                weight[:, step, k] = (wt * share).T
-        summed = F.embedding_bag(
-            index.view(m, -1), self.table, mode='sum', per_sample_weights=weight.view(m, -1)
+            ),
+            start=torch.stack((fine[:, 0], fine[:, 1] + 1, coarse[:, 0], coarse[:, 1] + 1)),
+            probes=probes.long(),
+            levels=1 + (blend > 0).long(),
         )
-        return summed[:, :3].float()
+
+    def groups(self) -> torch.Tensor:
+        """Return (C,): a number from 0 to 5 for each way of looking up."""
+        return self.probes // 2 * 2 + self.levels - 1
+
+    def look_up(
+        self,
+        store: TextureStore,
+        group: int,
+        candidate: torch.Tensor,
+        x: torch.Tensor,
+        y: torch.Tensor,
+    ) -> torch.Tensor:
+        """Average textures over pixels of candidates that are all of one group.
+
+        :param candidate: (N,) int64.
+        :param x: (K,) or (N, K) pixel within the tile; ``y`` alike.
+        :returns: (N, K, 3) float32 linear radiance.
+        """
+        probes, levels = (1, 2, 4)[group // 2], group % 2 + 1
+        numbers = self.numbers.index_select(1, candidate)[..., None]
+        start = self.start.index_select(1, candidate)[..., None]
+        sx, sy, s0, tx, ty, t0, wx, wy, w0 = numbers[:9]
+        right, bottom, scale_s, scale_t, axis_s, axis_t, blend = numbers[9:]
+        nearness = 1 / (wx * x + wy * y + w0)
+        s = (sx * x + sy * y + s0) * nearness
+        t = (tx * x + ty * y + t0) * nearness
+        shape = (*s.shape, probes * levels * 4)
+        index = torch.empty(shape, dtype=torch.int32, device=s.device)
+        weight = torch.empty(shape, dtype=store.table.dtype, device=s.device)
+        slot = 0
+        for k in range(probes):
+            off = k + 0.5 - probes / 2
+            ps, pt = (s + off * axis_s, t + off * axis_t) if probes > 1 else (s, t)
+            share = (1 - blend) / probes if levels == 2 else 1 / probes
+            _taps(index, weight, slot, (ps, pt, right, bottom), start[:2], share)
+            slot += 4
+            if levels == 2:
+                ps, pt = (ps + 0.5) * scale_s - 0.5, (pt + 0.5) * scale_t - 0.5
+                edge = ((right + 1) * scale_s - 1, (bottom + 1) * scale_t - 1)
+                _taps(index, weight, slot, (ps, pt, *edge), start[2:], blend / probes)
+                slot += 4
+        colours = F.embedding_bag(
+            index.view(-1, shape[-1]),
+            store.table,
+            mode='sum',
+            per_sample_weights=weight.view(-1, shape[-1]),
+        )
+        return colours[:, :3].float().view(*s.shape, 3)
 
 
-def _probe_places(n: int, device: torch.device) -> torch.Tensor:
-    """Return (n, 1): where probes lie along the long axis, in units of its length."""
-    return (torch.arange(n, device=device, dtype=torch.float32)[:, None] + 0.5) / n - 0.5
+def _taps(
+    index: torch.Tensor,
+    weight: torch.Tensor,
+    slot: int,
+    place: tuple[torch.Tensor, ...],
+    start: torch.Tensor,
+    share: torch.Tensor | float,
+) -> None:
+    """Fill in the four texels around a place, and their weights."""
+    s, t, right, bottom = place
+    s = torch.minimum(s, right).clamp_(min=0)
+    t = torch.minimum(t, bottom).clamp_(min=0)
+    s0, t0 = s.int(), t.int()
+    fs, ft = s - s0, (t - t0) * share
+    first = (t0 * start[1]).add_(s0).add_(start[0])
+    index[..., slot] = first
+    torch.add(first, 1, out=index[..., slot + 1])
+    torch.add(first, start[1], out=index[..., slot + 2])
+    torch.add(first, start[1] + 1, out=index[..., slot + 3])
+    both = fs * ft
+    weight[..., slot + 3] = both
+    weight[..., slot + 2] = ft - both
+    right_share = fs * share - both
+    weight[..., slot + 1] = right_share
+    weight[..., slot] = share - ft - right_share
 
 
-def _footprint(sx, sy, tx, ty):
+def _axes(
+    sx: torch.Tensor, sy: torch.Tensor, tx: torch.Tensor, ty: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Long and short axis of the footprint, in texels, and the long one's direction (2, N)."""
     a, b, c = sx * sx + sy * sy, sx * tx + sy * ty, tx * tx + ty * ty
     mean, half = (a + c) / 2, (a - c) / 2
@@ -142,13 +252,3 @@ def _footprint(sx, sy, tx, ty):
     axis_t = torch.where(half >= 0, b, root - half)
     length = torch.hypot(axis_s, axis_t).clamp(min=1e-20)
     return major, minor, torch.stack((axis_s / length, axis_t / length))
-
-
-def _pyramid(image: torch.Tensor) -> list[torch.Tensor]:
-    """Return the image and its successive halves down to a single texel."""
-    levels = [image]
-    while max(image.shape[1:]) > 1:
-        h, w = image.shape[1:]
-        image = F.interpolate(image[None], size=(-(-h // 2), -(-w // 2)), mode='area')[0]
-        levels.append(image)
-    return levels

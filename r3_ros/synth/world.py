@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from ..errors import ConfigError
+from .baking import bake
 from .facets import FacetSpec, FacetTable, rotation_z, Solid, STATIC_BODY
 from .layout import KINDS, MovingBody, Plan
-from .lighting import light_facets, spread_light
+from .lighting import light_facets
 from .texels import TextureStore
 
 # Change it whenever a seed gives another world: recorded with every data set.
@@ -70,31 +71,24 @@ class World:
         return cls._bake(plan, seed, kind, coarseness, torch.device(device))
 
     @classmethod
-    def _bake(cls, plan: Plan, seed: int, kind: str, coarseness: float, device) -> World:
+    def _bake(
+        cls, plan: Plan, seed: int, kind: str, coarseness: float, device: torch.device
+    ) -> World:
         """Paint and light every facet."""
         specs = plan.assembly.facets
         placed = [_at_rest(s, plan.bodies) for s in specs]
         light = light_facets(placed, plan.assembly.solids, plan.lights, plan.ambient, device)
-        images = []
-        total, area = 0.0, 0.0
-        for spec, falling in zip(specs, light, strict=True):
-            albedo = spec.material.paint(spec.size_m, coarseness, device)
-            lit = spread_light(falling, *albedo.shape[1:])
-            images.append(albedo * (lit + spec.emission))
-            if spec.emission == 0:
-                size = spec.size_m[0] * spec.size_m[1]
-                total += size * float(images[-1].mean())
-                area += size
+        textures, radiance = bake(specs, light, coarseness, device)
         return cls(
             seed=seed,
             kind=kind,
             facets=FacetTable.from_specs(specs, device),
-            textures=TextureStore.from_images(images),
+            textures=textures,
             bodies=tuple(plan.bodies),
             solids=(*plan.assembly.solids, *plan.keep_out),
             loop=plan.loop,
             look=plan.look,
-            exposure=0.22 * area / total,
+            exposure=0.22 / radiance,
         )
 
     @property
