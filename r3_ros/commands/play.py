@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
     from ..bag_player import BagPlayer, import_rclpy
 
     rclpy = import_rclpy()
-    rclpy.init(args=[])
+    # Ctrl-C stays Python's, so that the bag and the node are closed in order.
+    rclpy.init(args=[], signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
     node = rclpy.create_node('r3_player')
     try:
         player = BagPlayer(Path(args.bag), node, args.rate, args.clock)
