@@ -16,7 +16,12 @@ from r3_ros.errors import FrameError, ModelError
 from r3_ros.geometry import T_from_quat
 from r3_ros.msg import StreamStatus
 from r3_ros.ros.health import StreamState
-from r3_ros.ros.messages import camera_info_message, header_message, stamp_ns_of
+from r3_ros.ros.messages import (
+    camera_info_message,
+    header_message,
+    stamp_ns_of,
+    time_message,
+)
 from r3_ros.ros.outputs import TOPICS
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from ros_graph import (
@@ -70,7 +75,7 @@ def test_poses_are_those_of_the_path_at_the_stamps_of_the_pictures(graph):
     assert [stamp_ns_of(m.header.stamp) for m in odometry] == stamps
     assert {m.header.frame_id for m in poses} == {'map'}
     assert {(m.header.frame_id, m.child_frame_id) for m in odometry} == {('odom', CAMERA)}
-    T_map_world = g.node.stream.chain.T_map_world
+    T_map_world = g.node.stream.placing.chain.T_map_world
     for stamp_ns, message in zip(stamps, poses, strict=True):
         expected = T_map_world @ truth(g.script.path, stamp_ns)
         np.testing.assert_allclose(matrix(message.pose.pose), expected, atol=1e-6)
@@ -223,6 +228,23 @@ def test_every_topic_has_the_promised_type_and_qos(graph):
         package, _, name = endpoint.topic_type.split('/')
         assert (package, name) == (kind.__module__.split('.')[0], kind.__name__)
     assert {t for t, (*_, latched) in TOPICS.items() if latched} == {'path', 'map_points'}
+
+
+def test_every_promised_service_exists_from_configure_on(graph):
+    g = graph()
+    assert g.turn('configure')
+    services = dict(g.node.get_service_names_and_types_by_node('r3', '/'))
+    promised = {
+        'reset': 'std_srvs/srv/Trigger',
+        'clear_map': 'std_srvs/srv/Trigger',
+        'pause': 'std_srvs/srv/SetBool',
+        'save_map': 'r3_ros/srv/SaveMap',
+        'save_trajectory': 'r3_ros/srv/SaveTrajectory',
+        'change_state': 'lifecycle_msgs/srv/ChangeState',
+        'set_parameters': 'rcl_interfaces/srv/SetParameters',
+    }
+    for name, kind in promised.items():
+        assert services[f'/r3/{name}'] == [kind]
 
 
 def test_qos_can_be_overridden(graph):
@@ -492,6 +514,47 @@ def test_time_that_jumps_back_starts_a_new_session(graph):
     assert statuses[-1].session_id == 1 and statuses[-1].frame_index == 1
     assert stamp_ns_of(statuses[-1].header.stamp) == back_ns
     assert g.predictor.resets == 1
+
+
+def test_a_clock_that_jumps_back_starts_a_new_session_once(graph):
+    from rosgraph_msgs.msg import Clock
+
+    g = graph(use_sim_time=True).start()
+    clock = g.probe.create_publisher(Clock, '/clock', 10)
+    g.until(lambda: clock.get_subscription_count() == 1)
+
+    def set_clock(stamp_ns):
+        clock.publish(Clock(clock=time_message(stamp_ns)))
+        g.until(lambda: g.node.get_clock().now().nanoseconds == stamp_ns)
+
+    set_clock(START_NS)
+    g.send_many(3)
+    back_ns = START_NS - 100 * SECOND_NS
+    set_clock(back_ns)
+    g.until(lambda: g.node.stream.engine.session.session_id == 1)
+    g.send(image_message(back_ns))
+    session = g.node.stream.engine.session
+    assert (session.session_id, session.frame_count) == (1, 1)
+    # The other way round: the pictures tell first, the clock follows.
+    g.send(image_message(back_ns - 50 * SECOND_NS))
+    set_clock(back_ns - 50 * SECOND_NS)
+    g.send(image_message(back_ns - 49 * SECOND_NS))
+    session = g.node.stream.engine.session
+    assert (session.session_id, session.frame_count) == (2, 2)
+
+
+def test_latency_is_measured_by_the_nodes_clock(graph):
+    from rosgraph_msgs.msg import Clock
+
+    g = graph(use_sim_time=True).start()
+    clock = g.probe.create_publisher(Clock, '/clock', 10)
+    statuses = g.listen('/r3/status', StreamStatus)
+    g.until(lambda: clock.get_subscription_count() == 1)
+    clock.publish(Clock(clock=time_message(START_NS + SECOND_NS // 4)))
+    g.until(lambda: g.node.get_clock().now().nanoseconds > START_NS)
+    g.send()
+    g.until(lambda: statuses and statuses[-1].frames_processed)
+    assert statuses[-1].latency == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(('action', 'state'), [('ignore', 'TRACKING'), ('error', 'FAULT')])

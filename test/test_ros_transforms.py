@@ -148,7 +148,6 @@ def test_transforms_go_out_before_what_refers_to_them(graph):
     broadcast, publish = authority._broadcaster.sendTransform, outputs.publish
     authority._broadcaster.sendTransform = lambda t: (order.append('tf'), broadcast(t))
     outputs.publish = lambda topic, m: (order.append(topic), publish(topic, m))
-    authority._config = g.node.stream.config
     g.node._stop_tf_timer()
     g.send()
     g.until(lambda: 'status' in order)

@@ -13,9 +13,8 @@ from typing import Any, TYPE_CHECKING
 from rclpy.clock import Clock
 
 from ..config import R3Config
-from ..datatypes import Estimate, Intrinsics
+from ..datatypes import Intrinsics
 from ..errors import FrameError, TransformError
-from ..geometry import is_rigid
 from ..intake import Action, Intake
 from ..runtime import Mailbox, Worker
 from .camera_input import CameraInput
@@ -23,16 +22,14 @@ from .conversions import Picture, Received
 from .health import Health, StepTimes, StreamState
 from .messages import (
     estimate_fields,
-    odometry_message,
-    pose_message,
     stamp_ns_of,
     status_message,
     times_fields,
 )
 from .outputs import Outputs
-from .poses import Placement, PoseChain, without_motion
+from .placing import Placing
 from .saving import SaveCode, SaveError, Snapshot
-from .scenes import DepthScene, ScenePublisher
+from .scenes import ScenePublisher
 from .transforms import Base, TransformAuthority, TransformTree
 
 if TYPE_CHECKING:
@@ -46,8 +43,6 @@ _WAIT_S = 0.02
 _CLOCKS_DIFFER_S = 10.0
 _STOP_S = 2.0
 _OVERLOAD_FRAMES = 100
-#: Depth may come later than its frame, though not by more frames than this.
-_STAMPS_KEPT = 256
 
 
 class Stream:
@@ -75,24 +70,23 @@ class Stream:
         self.mailbox: Mailbox[Received] = Mailbox(
             config.input.frame_policy, config.input.queue_size
         )
-        self.base: Base | None = None
-        self.chain: PoseChain | None = None
         self.last_stamp_ns = 0
         self._intrinsics: Intrinsics | None = None
         self._tree = tree
         self._clock = clock
         self._logger = logger
         self._scenes = ScenePublisher(outputs, config, self._on_scene_error)
+        self.placing = Placing(config, outputs, authority, self._scenes)
         self._intake = Intake(config.input)
         self._commands: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = (
             queue.SimpleQueue()
         )
         self._worker: Worker | None = None
         self._left_behind: Worker | None = None
-        self._stamps_ns: dict[int, int] = {}
         self._waiting: Received | None = None
         self._tf_wait_since_s: float | None = None
         self._state_before_pause = StreamState.WAITING_INPUT
+        self._counts_at_first: tuple[int, int] | None = None
         self._told_overload = False
 
     # What other threads may call.
@@ -112,10 +106,10 @@ class Stream:
         self.health.active_since_s = time.monotonic()
         if self.health.state is StreamState.UNINITIALIZED:
             self.health.enter(StreamState.WAITING_INPUT)
+        self.publish_status()
         self._scenes.start()
         self._worker = Worker('r3_worker', self._run_once, self.fail)
         self._worker.start()
-        self.submit(self.publish_status)
 
     def stop(self) -> bool:
         """End the worker after its frame; False if that takes longer than 2 s."""
@@ -155,14 +149,13 @@ class Stream:
         self.engine.update_config(config)
         self.camera.config = config.input
         self._intake.config = config.input
-        self._scenes.config = config
-        self.authority.update_config(config)
+        self.placing.update_config(config)
 
     def reset(self, reason: str) -> None:
         """Start a new session; the model stays loaded and the counters go on."""
         self._logger.info(f'new session: {reason}')
         self.engine.reset()
-        self._restart_outputs()
+        self.placing.restart(self.last_stamp_ns)
         self._intake.reset()
         if self.health.state is not StreamState.PAUSED:
             active = not math.isnan(self.health.active_since_s)
@@ -195,11 +188,12 @@ class Stream:
         :raises SaveError: there is nothing yet.
         """
         session = self.engine.session
-        if self.chain is None or not session.frame_count:
+        chain = self.placing.chain
+        if chain is None or not session.frame_count:
             raise SaveError(SaveCode.EMPTY_MAP, 'no picture has been processed yet')
         return Snapshot(
             config=self.config,
-            chain=self.chain,
+            chain=chain,
             base_frame=self.health.base_frame,
             optical_frame=self.health.optical_frame,
             intrinsics=self._intrinsics,
@@ -252,8 +246,7 @@ class Stream:
             received = self.mailbox.get(_IDLE_S)
         if received is not None:
             self._handle(received)
-        if self.chain is not None:
-            self._scenes.offer_session(self.engine.session, self.chain, self.last_stamp_ns)
+        self.placing.offer_session(self.engine.session, self.last_stamp_ns)
 
     def _run_commands(self) -> None:
         while not self._commands.empty():
@@ -268,7 +261,7 @@ class Stream:
         message = received.message
         if self.health.state is StreamState.PAUSED:
             self.health.frames_paused += 1
-            self.authority.seen(stamp_ns_of(message.header.stamp))
+            self.placing.seen(stamp_ns_of(message.header.stamp))
             return
         if self.health.state is StreamState.FAULT:
             self.health.reject(self.health.reason, 'fault')
@@ -291,7 +284,7 @@ class Stream:
         if self.camera.waits_for_calibration():
             return True
         frame = self.camera.optical_frame(message)
-        if self.base is not None and frame == self.health.optical_frame:
+        if self.placing.base is not None and frame == self.health.optical_frame:
             return False
         now_s = time.monotonic()
         if self._tf_wait_since_s is None:
@@ -314,24 +307,18 @@ class Stream:
 
     def _take_base(self, base: Base, optical_frame: str) -> None:
         """Start with a camera, or with another one: its pictures make a new world."""
-        if self.base is not None:
+        if self.placing.base is not None:
             if self.config.input.on_resolution_change == 'reject':
                 raise FrameError(
                     f"frame_id changed from '{self.health.optical_frame}' to '{optical_frame}'"
                 )
             self.engine.reset()
-        self.base = base
+        self.placing.take_camera(base, optical_frame)
+        self.placing.restart(self.last_stamp_ns)
         self.health.base_frame, self.health.optical_frame = base.frame, optical_frame
         self.health.tf_problem = ''
         self._tf_wait_since_s = None
-        self._restart_outputs()
         self._logger.info(f"camera '{optical_frame}', base frame '{base.frame}'")
-
-    def _restart_outputs(self) -> None:
-        self.chain = None if self.base is None else self.base.new_chain()
-        self._stamps_ns.clear()
-        self.authority.reset()
-        self._scenes.clear(self.last_stamp_ns, path_too=True)
 
     def _process(self, received: Received) -> None:
         started_s = time.monotonic()
@@ -351,7 +338,8 @@ class Stream:
         self.health.processed_rate.tick()
         self.last_stamp_ns = picture.stamp_ns
         self._intrinsics = estimate.intrinsics
-        self._publish_estimate(estimate, picture)
+        state, reason = self.placing.publish(estimate)
+        self.health.enter(state, '; '.join(filter(None, (reason, picture.note))))
         times = StepTimes(
             wait=started_s - received.time_s,
             preprocess=prepared_s - started_s,
@@ -362,7 +350,7 @@ class Stream:
         self.health.times.append(times)
         self.health.busy_s += time.monotonic() - started_s
         self.publish_status(**estimate_fields(estimate), **times_fields(times))
-        self._offer_depths(estimate)
+        self.placing.offer_depths(estimate, self.engine.session)
         self._tell_overload()
 
     def _admit(self, picture: Picture) -> bool:
@@ -384,66 +372,6 @@ class Stream:
             self._intake.admit(picture.stamp_ns, width, height, now_ns)
         return True
 
-    def _publish_estimate(self, estimate: Estimate, picture: Picture) -> None:
-        """Send the transforms first, then what refers to them."""
-        state, reason = StreamState[estimate.state.name], estimate.reason
-        T_world_camera = estimate.T_world_camera
-        if T_world_camera is not None and not is_rigid(T_world_camera):
-            # The last line of defence: nothing that is no pose leaves this node.
-            state, reason, T_world_camera = (
-                StreamState.LOW_CONFIDENCE, 'the pose was not finite', None,
-            )  # fmt: skip
-        self.health.enter(state, '; '.join(filter(None, (reason, picture.note))))
-        assert self.base is not None and self.chain is not None
-        self.authority.seen(picture.stamp_ns)
-        if T_world_camera is not None:
-            config = self.config
-            placement = self.chain.advance(
-                picture.stamp_ns,
-                T_world_camera,
-                estimate.T_previous_camera,
-                estimate.covariance,
-                config.covariance.unscaled_factor,
-                config.input.max_time_gap,
-            )
-            self.authority.send(picture.stamp_ns, placement, self.base.frame)
-            self._publish_placement(picture.stamp_ns, placement)
-        elif state is StreamState.LOST and self.config.tracking.publish_when_lost:
-            if self.chain.last is not None:
-                self._publish_placement(picture.stamp_ns, without_motion(self.chain.last))
-
-    def _publish_placement(self, stamp_ns: int, placement: Placement) -> None:
-        assert self.base is not None
-        config = self.config
-        self.outputs.publish(
-            'pose',
-            pose_message(
-                stamp_ns, config.map_frame, placement.T_map_base, placement.map_covariance
-            ),
-        )
-        self.outputs.publish(
-            'odometry',
-            odometry_message(stamp_ns, config.odom_frame, self.base.frame, placement),
-        )
-
-    def _offer_depths(self, estimate: Estimate) -> None:
-        """Hand depth maps on, each with the stamp and the present pose of its own frame."""
-        assert self.chain is not None
-        session = self.engine.session
-        self._stamps_ns[estimate.frame_id] = estimate.stamp_ns
-        self._stamps_ns.pop(estimate.frame_id - _STAMPS_KEPT, None)
-        for depth_map in estimate.depths:
-            frame_id = depth_map.frame_id
-            stamp_ns = self._stamps_ns.get(frame_id)
-            if stamp_ns is None:
-                continue
-            T_world_camera = session.graph.poses.get(frame_id)
-            T_map_optical = None
-            if frame_id in session.bank and T_world_camera is not None:
-                T_map_optical = self.chain.T_map_optical(T_world_camera)
-            frame = self.health.optical_frame
-            self._scenes.offer_depth(DepthScene(depth_map, stamp_ns, frame, T_map_optical))
-
     def _reject(self, reason: str, kind: str) -> None:
         self.health.reject(reason, kind)
         count = self.health.frames_rejected
@@ -463,7 +391,13 @@ class Stream:
 
     def _tell_overload(self) -> None:
         """Say once that pictures come faster than they can be processed."""
-        received, dropped = self.mailbox.received, self.mailbox.dropped
+        now = (self.mailbox.received, self.mailbox.dropped)
+        if self._counts_at_first is None:
+            # Those dropped while the first one waited for its calibration tell nothing.
+            self._counts_at_first = now
+        received, dropped = (
+            count - at for count, at in zip(now, self._counts_at_first, strict=True)
+        )
         if not self._told_overload and received > _OVERLOAD_FRAMES and dropped > received / 2:
             self._told_overload = True
             self._logger.info(
