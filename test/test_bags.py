@@ -7,6 +7,7 @@ import pytest
 from r3_ros.bag_writer import SequenceTopics, time_shift_ns, write_sequence
 from r3_ros.bags import BagReader, stamp_of
 from r3_ros.camera import camera_model
+from r3_ros.cli import main
 from r3_ros.errors import OutputError, SourceError
 from r3_ros.sources import open_source, RawFrame
 from r3_ros.trajectory_file import PoseList, read_tum
@@ -240,3 +241,19 @@ def test_what_is_no_bag_is_refused(tmp_path):
     for name in ('a.mcap', 'bag', 'a.db3'):
         with pytest.raises(SourceError, match='damaged'):
             open_source(tmp_path / name)
+
+
+def test_the_command_makes_a_bag_of_any_input(tmp_path, capsys):
+    folder = write_folder(tmp_path / 'seq', count=6)
+    truth = ['--groundtruth', str(folder / 'groundtruth.txt')]
+    assert main(['bag', str(folder), str(tmp_path / 'a.mcap'), *truth, '--max-frames', '4']) == 0
+    assert '4 frames' in capsys.readouterr().out
+    # A bag is an input too: raw pictures become compressed ones.
+    again = ['--image-topic', '/cam/image', '--compressed']
+    assert main(['bag', str(tmp_path / 'a.mcap'), str(tmp_path / 'b'), *again]) == 0
+    source, found = read(tmp_path / 'b')
+    assert [f.stamp_ns for f in found] == [stamp(i) for i in range(4)]
+    assert source.connection.topic == '/cam/image/compressed'
+    assert source.camera.K[0, 0] == 51.2
+    assert main(['bag', str(folder), str(tmp_path / 'a.mcap')]) == 2
+    assert 'exists already' in capsys.readouterr().err
