@@ -125,12 +125,12 @@ class _Linearisation:
         A = self.A.copy()
         diagonal = np.diag_indices(len(A))
         A[diagonal] += damping * A[diagonal] + 1e-12
-        WV = np.einsum('apj,pjk->apk', self.W, V_inv)
-        size = len(A)
-        reduced = A - WV.reshape(size, -1) @ self.W.reshape(size, -1).T
-        rhs = self.b - WV.reshape(size, -1) @ self.b_point.reshape(-1)
-        step = -np.linalg.solve(reduced, rhs) if size else np.zeros(0)
-        back = self.b_point + np.einsum('apj,a->pj', self.W, step)
+        points = self.W.shape[1]
+        W = self.W.reshape(len(A), points * 3)
+        WV = np.einsum('apj,pjk->apk', self.W, V_inv).reshape(len(A), points * 3)
+        reduced = A - WV @ W.T
+        step = -np.linalg.solve(reduced, self.b - WV @ self.b_point.reshape(-1))
+        back = self.b_point + (step @ W).reshape(points, 3)
         return step, -np.einsum('pjk,pk->pj', V_inv, back), reduced
 
 
@@ -252,7 +252,7 @@ def _relative_sigma(adjuster: _Adjuster, T: np.ndarray, points: np.ndarray) -> n
 
 def _outer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the flattened (M, i * j) products ``a^T b`` of (M, 2, i) and (M, 2, j)."""
-    return np.einsum('mki,mkj->mij', a, b).reshape(len(a), -1)
+    return np.einsum('mki,mkj->mij', a, b).reshape(len(a), a.shape[2] * b.shape[2])
 
 
 def _damped(V: np.ndarray, damping: float) -> np.ndarray:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from scipy.optimize import minimize_scalar
 
 from ..geometry import inverse, make_T, rotation_angle
 from .bundle import adjust, BundleProblem, BundleResult
@@ -32,6 +33,9 @@ RUNNER_UP = 0.9
 AGREE_PX = 1.2
 #: Angle at which a landmark counts as triangulated.
 SOLID_PARALLAX_DEG = 0.6
+#: Share of the followed corners that has to be triangulated: a start on fewer is badly
+#: conditioned, and its scale bends before the adjustment can mend it.
+LEAST_SOLID_SHARE = 0.4
 #: Frames between reference and present frame that take part in the first adjustment.
 MOST_FRAMES = 8
 
@@ -59,8 +63,12 @@ class Start:
 class StartUp:
     """Follows corners from a reference picture until two views give a shape."""
 
-    def __init__(self, corner_count: int, corner_distance: float):
-        """Wait for the first picture."""
+    def __init__(self, corner_count: int, corner_distance: float, guessed_focal: bool = False):
+        """Wait for the first picture.
+
+        :param guessed_focal: a wrong focal length may be what bends the flow of a rotation.
+        """
+        self._guessed_focal = guessed_focal
         self._corner_count = corner_count
         self._corner_distance = corner_distance
         self.reference_id = -1
@@ -70,6 +78,7 @@ class StartUp:
         self._first_count = 0
         self.R_camera_reference = np.eye(3)
         self.rotation_error_px = 0.0
+        self.parallax_px = 0.0
         self.share_followed = 1.0
 
     @property
@@ -102,12 +111,13 @@ class StartUp:
         self._frame_ids.append(frame_id)
         self._last_gray = gray
         self.share_followed = len(self._pixels[-1]) / max(self._first_count, 1)
-        rays_first = camera.rays(self._pixels[0])
-        rays_now = camera.rays(self._pixels[-1])
-        self.R_camera_reference = fit_rotation(rays_first, rays_now)
-        left = homogeneous(rays_first) @ self.R_camera_reference.T
-        error = np.linalg.norm(project(left)[0] - rays_now, axis=1) * camera.focal
-        self.rotation_error_px = float(np.median(error))
+        first, now = camera.rays(self._pixels[0]), camera.rays(self._pixels[-1])
+        self.R_camera_reference = fit_rotation(first, now)
+        error = rotation_residual(first, now, self.R_camera_reference)
+        self.rotation_error_px = error * camera.focal
+        self.parallax_px = self.rotation_error_px
+        if self._guessed_focal:
+            self.parallax_px = camera.focal * least_rotation_residual(first, now)
         self._thin_out()
         return True
 
@@ -120,7 +130,7 @@ class StartUp:
 
     def try_start(self, camera: Pinhole) -> Start | None:
         """Return poses and points if the frames since the reference support one shape."""
-        if self.rotation_error_px < PARALLAX_GATE * camera.width:
+        if self.parallax_px < PARALLAX_GATE * camera.width:
             return None
         first, now = camera.rays(self._pixels[0]), camera.rays(self._pixels[-1])
         candidates = [
@@ -170,7 +180,8 @@ class StartUp:
         solid &= cosine < np.cos(np.deg2rad(SOLID_PARALLAX_DEG))
         share = float((worst[index] < 2.0).mean())
         agree = int(((worst < AGREE_PX) & (adjusted[:, 2] > 0)).sum())
-        if solid.sum() < LEAST_POINTS or share < LEAST_SHARE or np.median(error) > 1.0:
+        enough = max(LEAST_POINTS, LEAST_SOLID_SHARE * len(points))
+        if solid.sum() < enough or share < LEAST_SHARE or np.median(error) > 1.0:
             return agree, None
         return agree, Start(
             [self._frame_ids[i] for i in chosen],
@@ -279,6 +290,30 @@ def _explain(
     at_infinity, _ = project(homogeneous(first) @ T[:3, :3].T)
     moved = np.linalg.norm(at_infinity - second, axis=1) * focal > 1.0
     return depth, (error < 2.0) & (depth > 0) & (depth_second > 0) & moved
+
+
+def rotation_residual(first: np.ndarray, second: np.ndarray, R: np.ndarray) -> float:
+    """Return the median distance of rays that a rotation leaves."""
+    return float(np.median(np.linalg.norm(project(homogeneous(first) @ R.T)[0] - second, axis=1)))
+
+
+def least_rotation_residual(first: np.ndarray, second: np.ndarray) -> float:
+    """Return what the best rotation leaves if the focal length may be up to twice off.
+
+    In units of the given rays, so that it compares with the residual at the given focal length.
+    """
+
+    def residual(log_factor: float) -> float:
+        factor = float(np.exp(log_factor))
+        a, b = first / factor, second / factor
+        return factor * rotation_residual(a, b, fit_rotation(a, b))
+
+    grid = np.linspace(-np.log(2.0), np.log(2.0), 9)
+    values = [residual(x) for x in grid]
+    middle = int(np.argmin(values))
+    low, high = grid[max(middle - 1, 0)], grid[min(middle + 1, len(grid) - 1)]
+    found = minimize_scalar(residual, bounds=(low, high), method='bounded', options={'maxiter': 8})
+    return min(min(values), float(found.fun))
 
 
 _Solution = tuple[int, np.ndarray, np.ndarray, np.ndarray]

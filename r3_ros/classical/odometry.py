@@ -140,7 +140,7 @@ class Odometry:
         # So many corners at this distance just fill the picture.
         area = camera.width * camera.height
         self._distance = max(5.0, 0.42 * (area / corner_count) ** 0.5)
-        self._start = StartUp(corner_count, self._distance)
+        self._start = StartUp(corner_count, self._distance, guessed_focal)
         self._adjusting: Background[tuple[Window, BundleResult]] = Background('r3-bundle')
         self._sweeping: Background[Swept] = Background('r3-sweep')
         self._planes = planes
@@ -173,6 +173,8 @@ class Odometry:
             for window, result in self._adjusting.take(self._step + LOOP_DELAY):
                 self._merge(window, result)
             self._adjust()
+        # Nothing follows that the pause between sweeps could save time for.
+        self._last_sweep = self._step - SWEEP_PAUSE
         self._sweep()
         return self._take_sweeps(self._step + SWEEP_DELAY)
 

@@ -1,0 +1,183 @@
+"""Pose refinement, triangulation, two-view start and bundle adjustment on exact points."""
+
+import numpy as np
+import pytest
+from r3_ros.classical.bundle import adjust, BundleProblem
+from r3_ros.classical.initialise import fit_rotation, solve_two_views
+from r3_ros.classical.pinhole import Pinhole, project
+from r3_ros.classical.pnp import exp_se3, ransac_pose, refine_pose
+from r3_ros.classical.triangulate import depth_along_first_ray, parallax_cosine
+from r3_ros.geometry import rotation_angle
+
+FOCAL = 500.0
+
+
+def motion(tx=0.0, ty=0.0, tz=0.0, rx=0.0, ry=0.0, rz=0.0):
+    return exp_se3(np.array([tx, ty, tz, rx, ry, rz], float))
+
+
+def rays_of(T_camera_world, points):
+    return project(points @ T_camera_world[:3, :3].T + T_camera_world[:3, 3])[0]
+
+
+def cloud(rng, count=300):
+    return np.column_stack(
+        [rng.uniform(-2, 2, count), rng.uniform(-1.5, 1.5, count), rng.uniform(3, 8, count)]
+    )
+
+
+def test_pinhole_goes_there_and_back_through_a_resize():
+    camera = Pinhole(400.0, 410.0, 310.0, 235.0, 640, 480)
+    pixels = np.array([[0.0, 0.0], [639.0, 479.0], [100.5, 33.25]])
+    assert np.allclose(camera.pixels(camera.rays(pixels)), pixels)
+    half = Pinhole.of(camera.intrinsics(320, 240), 320, 240)
+    # The same ray through the centre of a block of four pixels and of the one it became.
+    assert np.allclose(camera.rays([[20.5, 40.5]]), half.rays([[10.0, 20.0]]))
+
+
+def test_refined_pose_is_exact_despite_outliers():
+    rng = np.random.default_rng(0)
+    points, T = cloud(rng), motion(0.3, -0.1, 0.2, 0.05, -0.1, 0.02)
+    rays = rays_of(T, points)
+    rays[:90] += rng.uniform(-0.2, 0.2, (90, 2))
+    found = ransac_pose(points, rays, FOCAL)
+    assert found is not None
+    start, mask = found
+    assert mask[90:].mean() > 0.99 and mask[:90].mean() < 0.1
+    refined = refine_pose(start, points, rays, np.ones(300), FOCAL, iterations=20)
+    assert np.abs(refined.T_camera_world - T).max() < 1e-3
+    assert np.median(refined.error_px[90:]) < 0.05
+
+
+def test_points_behind_the_camera_have_infinite_error():
+    points = np.array([[0.0, 0.0, 5.0], [0.1, 0.0, -5.0]] * 4)
+    refined = refine_pose(np.eye(4), points, np.zeros((8, 2)), np.ones(8), FOCAL)
+    assert np.isinf(refined.error_px[1::2]).all() and np.isfinite(refined.error_px[::2]).all()
+
+
+def test_ransac_says_no_to_noise_and_to_too_few_points():
+    rng = np.random.default_rng(1)
+    points = cloud(rng, 200)
+    found = ransac_pose(points, rng.uniform(-0.5, 0.5, (200, 2)), FOCAL)
+    assert found is None or found[1].sum() < 15
+    assert ransac_pose(points[:5], points[:5, :2], FOCAL) is None
+
+
+def test_triangulated_depths_are_exact_and_parallel_rays_give_none():
+    rng = np.random.default_rng(2)
+    points, T = cloud(rng), motion(-0.5, 0.1, 0.0, 0.0, 0.1, 0.0)
+    depth = depth_along_first_ray(T, rays_of(np.eye(4), points), rays_of(T, points))
+    assert np.allclose(depth, points[:, 2])
+    same = depth_along_first_ray(np.eye(4), points[:, :2], points[:, :2])
+    assert (same == 0).all()
+    cosine = parallax_cosine(np.array([[0.0, 0.0, 1.0]]), np.zeros(3), np.array([1.0, 0.0, 1.0]))
+    assert cosine[0] == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize('flat', [False, True], ids=['depth', 'plane'])
+def test_two_view_start_finds_the_motion(flat):
+    rng = np.random.default_rng(3)
+    points = cloud(rng, 400)
+    if flat:
+        points[:, 2] = 5.0 + 0.3 * points[:, 0]
+    T = motion(-0.6, 0.05, 0.1, 0.01, 0.06, -0.02)
+    first = rays_of(np.eye(4), points) + rng.normal(0, 0.1 / FOCAL, (400, 2))
+    second = rays_of(T, points) + rng.normal(0, 0.1 / FOCAL, (400, 2))
+    solutions = solve_two_views(first, second, FOCAL)
+    assert solutions
+    # A plane leaves two solutions to one pair of pictures; more pictures decide between them.
+    assert len(solutions) == 1 or flat
+    direction = T[:3, 3] / np.linalg.norm(T[:3, 3])
+    best = max(solutions, key=lambda s: s[0][:3, 3] @ direction / np.linalg.norm(s[0][:3, 3]))
+    found, depth, good = best
+    assert rotation_angle(found[:3, :3].T @ T[:3, :3]) < np.deg2rad(0.2)
+    assert found[:3, 3] @ direction / np.linalg.norm(found[:3, 3]) > np.cos(np.deg2rad(2.0))
+    assert np.median(depth[good]) == pytest.approx(1.0)
+    ratio = depth[good] / points[good, 2]
+    assert np.std(ratio) / np.mean(ratio) < 0.05
+
+
+def test_two_view_start_says_no_to_a_pure_rotation():
+    rng = np.random.default_rng(4)
+    points, T = cloud(rng, 400), motion(ry=0.2, rx=0.05)
+    noise = rng.normal(0, 0.2 / FOCAL, (400, 2))
+    assert solve_two_views(rays_of(np.eye(4), points), rays_of(T, points) + noise, FOCAL) == []
+
+
+def test_rotation_is_found_under_moving_points():
+    rng = np.random.default_rng(5)
+    points, T = cloud(rng), motion(ry=0.2, rx=0.05)
+    second = rays_of(T, points)
+    second[:60] += 0.05
+    R = fit_rotation(rays_of(np.eye(4), points), second)
+    assert rotation_angle(R.T @ T[:3, :3]) < np.deg2rad(0.05)
+
+
+def bundle(rng, noise_px=0.3, outliers=0, focal_factor=1.0):
+    """Return the truth and a disturbed problem: four free cameras, two fixed ones."""
+    points = cloud(rng, 250)
+    T = np.stack(
+        [motion(-0.25 * i, 0.1 * (i % 2), 0.05 * i, 0.0, 0.03 * i, 0.0) for i in range(6)]
+    )
+    T = T[[2, 3, 4, 5, 0, 1]]
+    camera, point = np.repeat(np.arange(6), 250), np.tile(np.arange(250), 6)
+    rays = np.concatenate([rays_of(pose, points) for pose in T])
+    rays = rays * focal_factor + rng.normal(0, noise_px / FOCAL, rays.shape)
+    if outliers:
+        rays[rng.choice(len(rays), outliers, replace=False)] += 0.05
+    disturbed = T.copy()
+    disturbed[:4] = exp_se3(rng.normal(0, 0.01, (4, 6))) @ T[:4]
+    problem = BundleProblem(
+        disturbed, 4, points + rng.normal(0, 0.05, points.shape), camera, point, rays, FOCAL
+    )
+    return T, points, problem
+
+
+def test_bundle_adjustment_recovers_cameras_and_points():
+    T, points, problem = bundle(np.random.default_rng(6))
+    result = adjust(problem, iterations=15)
+    assert result.cost_after < 0.01 * result.cost_before
+    assert np.array_equal(result.T_camera_world[4:], T[4:])
+    assert np.abs(result.T_camera_world - T).max() < 5e-3
+    assert np.median(np.abs(result.points - points)) < 5e-3
+    assert np.median(result.error_px) < 0.5
+
+
+def test_bundle_adjustment_bears_outliers():
+    T, _, problem = bundle(np.random.default_rng(7), outliers=60)
+    result = adjust(problem, iterations=20)
+    assert np.abs(result.T_camera_world - T).max() < 2e-2
+    assert (result.error_px > 10).sum() >= 50
+
+
+def test_bundle_adjustment_knows_which_depths_are_uncertain():
+    T, points, problem = bundle(np.random.default_rng(8))
+    result = adjust(problem, iterations=10)
+    depth = points[:, 2]
+    assert np.corrcoef(result.relative_sigma, depth)[0, 1] > 0.9
+
+
+def test_focal_length_is_estimated_against_its_prior():
+    _, _, problem = bundle(np.random.default_rng(9), noise_px=0.1, focal_factor=1.15)
+    prior = dict(vars(problem), focal_prior=(1.0, 0.3))
+    # Fixed cameras would hold the wrong focal length: only the first stays.
+    prior['free_count'] = 5
+    prior['T_camera_world'] = problem.T_camera_world[[0, 1, 2, 3, 5, 4]]
+    swapped = problem.camera.copy()
+    swapped[problem.camera == 4], swapped[problem.camera == 5] = 5, 4
+    result = adjust(BundleProblem(**{**prior, 'camera': swapped}), iterations=30)
+    assert result.focal_factor == pytest.approx(1.15, abs=0.02)
+    assert 0 < result.focal_sigma < 0.1
+    held = adjust(
+        BundleProblem(**{**prior, 'camera': swapped, 'focal_prior': (1.0, 1e-6)}), iterations=30
+    )
+    assert held.focal_factor == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_camera_that_sees_nothing_new_stays():
+    """A problem without free cameras adjusts its points alone."""
+    T, points, problem = bundle(np.random.default_rng(10))
+    fixed = BundleProblem(T, 0, problem.points, problem.camera, problem.point, problem.rays, FOCAL)
+    result = adjust(fixed)
+    assert np.array_equal(result.T_camera_world, T)
+    assert np.median(np.abs(result.points - points)) < 5e-3

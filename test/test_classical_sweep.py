@@ -1,0 +1,71 @@
+"""The plane sweep: right where it claims to know, silent where it cannot."""
+
+from classical_scene import draw, INTRINSICS, room
+import cv2
+import numpy as np
+import pytest
+from r3_ros.classical.pinhole import Pinhole
+from r3_ros.classical.sweep import sweep, sweep_size, View
+from r3_ros.geometry import inverse, make_T
+
+
+def swept_room(blank_panel=False, centres=((-0.4, 0, 0), (0.4, 0.1, 0), (0.2, -0.3, 0.1))):
+    full = Pinhole.of(INTRINSICS, INTRINSICS.width, INTRINSICS.height)
+    width, height = sweep_size(full)
+    camera = Pinhole.of(INTRINSICS, width, height)
+    panels = room(3, blank_panel)
+
+    def picture(T):
+        return cv2.resize(draw(panels, T)[0], (width, height), interpolation=cv2.INTER_AREA)
+
+    poses = [make_T(np.eye(3), np.array(c, float)) for c in centres]
+    views = [View(picture(T), inverse(T)) for T in poses]
+    result = sweep(7, picture(np.eye(4)), views, camera, 2.2, 8.0, 64)
+    truth = draw(panels, np.eye(4), INTRINSICS.resized(width, height))[1]
+    return result, truth
+
+
+def test_depth_is_right_where_it_is_claimed():
+    result, truth = swept_room()
+    known = np.isfinite(result.depth)
+    assert known.mean() > 0.6
+    error = np.abs(result.depth - truth)[known] / truth[known]
+    assert np.median(error) < 0.01
+    assert (error < 0.05).mean() > 0.97
+
+
+def test_confidence_is_at_least_one_and_says_more_where_depth_is_known():
+    result, _ = swept_room()
+    known = np.isfinite(result.depth)
+    assert result.confidence.min() >= 1.0
+    assert (result.confidence[~known] == 1.0).all()
+    assert np.median(result.confidence[known]) > 2.0
+
+
+def test_a_blank_surface_gets_no_invented_depth():
+    result, truth = swept_room(blank_panel=True)
+    blank = cv2.erode((np.abs(truth - 3.0) < 1e-6).astype(np.uint8), np.ones((17, 17))) > 0
+    assert blank.sum() > 300
+    assert np.isnan(result.depth[blank]).mean() > 0.99
+
+
+def test_a_scene_that_is_elsewhere_gives_next_to_nothing():
+    """Neighbours that show something else: agreement by chance only."""
+    result, _ = swept_room()
+    full = Pinhole.of(INTRINSICS, INTRINSICS.width, INTRINSICS.height)
+    width, height = sweep_size(full)
+    camera = Pinhole.of(INTRINSICS, width, height)
+    here = cv2.resize(draw(room(3), np.eye(4))[0], (width, height))
+    other = cv2.resize(draw(room(80), np.eye(4))[0], (width, height))
+    view = View(other, inverse(make_T(np.eye(3), np.array([0.4, 0.0, 0.0]))))
+    nothing = sweep(1, here, [view, view], camera, 2.2, 8.0, 64)
+    assert np.isfinite(nothing.depth).mean() < 0.02 < np.isfinite(result.depth).mean()
+
+
+@pytest.mark.parametrize(
+    ('width', 'height', 'expected'),
+    [(640, 480, (320, 240)), (1241, 376, (503, 153)), (504, 284, (252, 142))],
+)
+def test_the_swept_picture_is_bounded(width, height, expected):
+    camera = Pinhole(500.0, 500.0, width / 2, height / 2, width, height)
+    assert sweep_size(camera) == expected
