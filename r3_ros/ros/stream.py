@@ -244,6 +244,8 @@ class Stream:
         received, self._waiting = self._waiting, None
         if received is None:
             received = self.mailbox.get(_IDLE_S)
+            # What was asked for before the picture came holds for the picture.
+            self._run_commands()
         if received is not None:
             self._handle(received)
         self.placing.offer_session(self.engine.session, self.last_stamp_ns)
