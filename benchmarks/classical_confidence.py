@@ -12,9 +12,8 @@ import argparse
 
 from classical_sequences import load_sequence, similarity, StreamStandIn
 import numpy as np
-from scipy.stats import spearmanr
-
 from r3_ros.geometry import inverse, rotation_angle
+from scipy.stats import spearmanr
 
 
 def main() -> int:

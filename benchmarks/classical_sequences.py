@@ -18,13 +18,12 @@ import time
 
 import cv2
 import numpy as np
-from scipy.spatial.transform import Rotation
-import yaml
-
 from r3_ros.classical.predictor import ClassicalPredictor
 from r3_ros.config import ClassicalConfig
 from r3_ros.datatypes import Edge, Frame, FramePrediction, Intrinsics
-from r3_ros.geometry import inverse, T_from_quat
+from r3_ros.geometry import T_from_quat
+from scipy.spatial.transform import Rotation
+import yaml
 
 _RECENT = 5
 _CONTEXT_KEYFRAMES = 12

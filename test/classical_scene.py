@@ -52,7 +52,7 @@ def room(seed: int = 0, blank_panel: bool = False) -> list[Panel]:
         (0.2, 1.0, 3.6, 10),
         (-0.6, -0.9, 3.3, -15),
     ]
-    for i, (x, y, z, turn) in enumerate(boards):
+    for i, (x, y, z, turn) in enumerate(places):
         texture = noise_texture(seed + 1 + i, 1.3, 1.1)
         panels.append(Panel((x, y, z), 1.3, 1.1, turn, texture))
     if blank_panel:

@@ -353,7 +353,7 @@ def test_close_ends_the_threads(make):
 
 
 def test_drain_brings_what_was_under_way(make):
-    stream = make(depth=True).run(room(), wander(40))
+    stream = make(depth=True).run(room(), wander(33))
     delivered = {d.frame_id for p in stream.predictions for d in p.depths}
     refined, depths = stream.predictor.drain()
     assert depths

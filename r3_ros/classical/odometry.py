@@ -36,9 +36,10 @@ LEAST_COVERAGE = 0.08
 CANDIDATE_WEIGHT = 0.05
 #: A keyframe whose pose rests on fewer landmarks is adjusted before its pose is told.
 THIN_INLIERS = 200
-#: Keyframes matched by descriptor when following fails, and how far from the guess the camera
-#: may then be turned.
+#: Keyframes matched by descriptor when following fails, the share of their landmarks that has to
+#: be found, and how far from the guess the camera may be turned.
 NEAR_KEYFRAMES = 2
+NEAR_SHARE = 0.12
 NEAR_TURN_RAD = 0.45
 #: For so many frames after a loss the last good picture is tried first, asking for a pose from
 #: this share of the landmarks it showed.
@@ -331,7 +332,9 @@ class Odometry:
     def _find_near(self, gray: np.ndarray, T_guess: np.ndarray) -> _Fitted | None:
         """Match the newest keyframes by descriptor: for motion too fast to follow."""
         newest = self.frames.keyframes()[-NEAR_KEYFRAMES:]
-        place = self._relocaliser.find(gray, newest, self.landmarks, self.camera, self._distance)
+        place = self._relocaliser.find(
+            gray, newest, self.landmarks, self.camera, self._distance, NEAR_SHARE
+        )
         if place is None:
             return None
         turned = rotation_angle((inverse(T_guess) @ place.T_world_camera)[:3, :3])

@@ -59,12 +59,11 @@ class Place:
     coverage: float
     depth: float
 
-    @property
-    def sure(self) -> bool:
-        """Tell whether the place passes the bar by itself."""
+    def passes(self, least_share: float) -> bool:
+        """Tell whether the place passes the bar."""
         return (
             len(self.slots) >= LEAST_VERIFIED
-            and self.share >= LEAST_VERIFIED_SHARE
+            and self.share >= least_share
             and self.coverage >= LEAST_VERIFIED_COVERAGE
         )
 
@@ -95,8 +94,13 @@ class Relocaliser:
         landmarks: Landmarks,
         camera: Pinhole,
         distance: float,
+        least_share: float = LEAST_VERIFIED_SHARE,
     ) -> Place | None:
-        """Return where a picture was taken, or None if that is in any doubt."""
+        """Return where a picture was taken, or None if that is in any doubt.
+
+        :param least_share: of the landmarks that should be in the picture; less is enough where
+            the camera cannot be far from a keyframe.
+        """
         corners = find_corners(gray, CORNERS, np.empty((0, 2)), distance)
         if len(corners) < LEAST_MATCHES:
             return None
@@ -113,7 +117,7 @@ class Relocaliser:
             rival = len(other.slots) > RUNNER_UP * len(best.slots)
             if rival and not best.same_as(other):
                 return None
-        return best if best.sure else None
+        return best if best.passes(least_share) else None
 
     def _place(
         self,
