@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config import parameters
 from ..export import atomic_write
-from ..run_evaluation import widest_plane
 from ..run_files import REPORT
 from .charts import (
     Level,
@@ -26,6 +24,7 @@ from .charts import (
     state_bands,
 )
 from .run_data import load_run, RunData
+from .sections import checks_section, details_section, truth_section
 from .views import from_above, from_side, jpeg, level_scene, perspective, png, Scene, viewpoints
 
 _VIEWER_POINTS = 120_000
@@ -60,7 +59,7 @@ def report_html(run: RunData) -> str:
     sections = [_header(run, name), _tiles(run), _warnings(run)]
     if scene is not None:
         sections += [_plans(run, scene), _map(scene)]
-    sections += [_timelines(run), _evaluation(run), _checks(run), _details(run)]
+    sections += [_timelines(run), truth_section(run), checks_section(run), details_section(run)]
     files = resources.files(__package__)
     style, viewer = ((files / n).read_text(encoding='utf-8') for n in ('style.css', 'viewer.js'))
     return (
@@ -301,136 +300,4 @@ def _timing_chart(run: RunData, x: np.ndarray) -> str:
         '<th class="number">mean</th><th class="number">median</th>'
         '<th class="number">95th percentile</th><th class="number">longest</th></tr>'
         f'{rows}</table></div></section>'
-    )
-
-
-def _evaluation(run: RunData) -> str:
-    if run.evaluation is None or run.errors is None:
-        return ''
-    errors = run.errors
-    truth = np.stack([errors[f'truth_{axis}'] for axis in 'xyz'], axis=1)
-    estimate = np.stack([errors[f'estimate_{axis}'] for axis in 'xyz'], axis=1)
-    flat = widest_plane(truth)
-    centre = truth.mean(axis=0)
-    paths = [
-        PathLine('estimate as given out, aligned', (estimate - centre) @ flat.T, 'var(--accent)'),
-        PathLine('truth', (truth - centre) @ flat.T, 'var(--truth)', dashed=True),
-    ]
-    width, height = plan_picture_size()
-    low, high = plan_box(np.concatenate([path.points for path in paths]), width / height)
-    overlay = plan(low, high, paths, 'm, in the widest plane', 'm')
-    seconds = np.array([float(text) for text in errors['stamp']]) - run.stamps_ns[0] / 1e9
-    chart = line_chart(
-        seconds,
-        [Line('', errors['error_m'])],
-        'position error (m)',
-        [Level('root mean square', run.evaluation['trajectory']['ate_rmse_m'])],
-        width=640,
-        height=460,
-    )
-    return (
-        '<h2>Against the truth</h2><div class="two">'
-        f'<section class="panel"><h3>Path</h3>{overlay}</section>'
-        f'<section class="panel"><h3>Error over time</h3>{chart}</section></div>'
-        f'<section class="panel" style="margin-top:16px">{_figures(run.evaluation)}</section>'
-    )
-
-
-def _figures(evaluation: dict[str, Any]) -> str:
-    columns = [('as given out', evaluation['trajectory'])]
-    if evaluation.get('trajectory_final'):
-        columns.append(('after corrections', evaluation['trajectory_final']))
-    rows = (
-        ('position error (ATE), root mean square', 'ate_rmse_m', 'm', 4),
-        ('the same as a share of the path', 'ate_percent', '%', 2),
-        ('largest position error', 'ate_max_m', 'm', 4),
-        ('rotation error, mean, rotations aligned', 'rotation_mean_deg', 'deg', 2),
-        ('error of the step between frames (RPE)', 'rpe_m', 'm', 4),
-        ('rotation error of that step', 'rpe_deg', 'deg', 3),
-        ('scale found', 'scale', 'm per map unit', 4),
-        ('true path length', 'path_m', 'm', 2),
-        ('poses compared', 'matched', '', 0),
-    )
-    head = ''.join(f'<th class="number">{title}</th>' for title, _ in columns)
-    body = ''.join(
-        f'<tr><td>{label}</td>'
-        + ''.join(f'<td class="number">{_number(c[key], places)} {unit}</td>' for _, c in columns)
-        + '</tr>'
-        for label, key, unit, places in rows
-    )
-    depth = evaluation.get('depth')
-    if depth:
-        body += (
-            f'<tr><td>depth of {depth["pictures"]} keyframes, median-scaled</td>'
-            f'<td class="number" colspan="{len(columns)}">AbsRel {_number(depth["abs_rel"], 3)}, '
-            f'within 25 %: {100 * depth["delta_125"]:.1f} %, '
-            f'{100 * depth["coverage"]:.1f} % of the pixels</td></tr>'
-        )
-    notes = ''.join(f'<p class="note">{escape(n)}</p>' for n in evaluation['trajectory']['notes'])
-    return f'<div class="scroll"><table><tr><th></th>{head}</tr>{body}</table></div>{notes}'
-
-
-def _number(value: float | None, places: int) -> str:
-    return 'unknown' if value is None else f'{value:.{places}f}'
-
-
-def _checks(run: RunData) -> str:
-    checks = run.summary.get('checks')
-    if not checks:
-        return ''
-    rows = ''.join(
-        f'<tr><td class="{"passed" if check["passed"] else "failed"}">'
-        f'{"passed" if check["passed"] else "FAILED"}</td><td>{escape(check["name"])}</td>'
-        f'<td>{escape(check["detail"])}</td></tr>'
-        for check in checks
-    )
-    return (
-        '<h2>What was checked on the topics</h2><section class="panel"><div class="scroll">'
-        f'<table>{rows}</table></div></section>'
-    )
-
-
-def _details(run: RunData) -> str:
-    summary = run.summary
-    frames, camera = summary.get('frames', {}), summary.get('camera', {})
-    undistorted = camera.get('undistorted') or {}
-    rows = [
-        ('source', str(summary.get('source'))),
-        (
-            'frames',
-            ', '.join(
-                f'{v} {k.replace("_", " ")}' for k, v in frames.items() if isinstance(v, int)
-            ),
-        ),
-        ('left out', _counts(frames.get('rejected', {})) or 'none'),
-        ('frames by state', _counts(frames.get('by_state', {}))),
-        ('intrinsics (pixels)', ', '.join(f'{k} {v:.6g}' for k, v in undistorted.items())),
-        ('distortion undone', str(camera.get('distortion_model', 'none'))),
-        ('machine', ', '.join(f'{v}' for v in summary.get('machine', {}).values()) + ' cores'),
-        ('versions', _counts(summary.get('versions', {}))),
-        ('parameters not at their default', _changed(summary.get('config', {})) or 'none'),
-    ]
-    table = ''.join(f'<tr><th>{k}</th><td>{escape(v)}</td></tr>' for k, v in rows if v)
-    changes = ''.join(
-        f'<tr><td class="number">{change["frame"]}</td><td>{escape(change["stamp"])}</td>'
-        f'<td>{escape(change["state"].replace("_", " "))}</td>'
-        f'<td>{escape(change["reason"])}</td></tr>'
-        for change in summary.get('state_changes', [])[:60]
-    )
-    return (
-        f'<h2>Details</h2><section class="panel"><div class="scroll"><table>{table}</table></div>'
-        '</section><section class="panel"><h3>Changes of state</h3><div class="scroll"><table>'
-        '<tr><th class="number">frame</th><th>stamp (s)</th><th>state</th><th>reason</th></tr>'
-        f'{changes}</table></div></section>'
-    )
-
-
-def _counts(counts: dict[str, Any]) -> str:
-    return ', '.join(f'{name.replace("_", " ")} {value}' for name, value in counts.items())
-
-
-def _changed(config: dict[str, Any]) -> str:
-    defaults = {parameter.name: parameter.default for parameter in parameters()}
-    return ', '.join(
-        f'{name} = {value}' for name, value in config.items() if defaults.get(name) != value
     )
