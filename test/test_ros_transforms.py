@@ -288,6 +288,20 @@ def test_the_top_of_the_drivers_frames_becomes_the_base(graph):
     assert edges(transforms) == {('map', 'odom'), ('odom', 'camera_link')}
 
 
+def test_frames_of_the_driver_that_come_late_are_taken_over(graph):
+    g = graph().start()
+    g.send_many(3)
+    assert g.health.base_frame == CAMERA
+    announce(g, 'camera_link', CAMERA, make_T(R_BODY_OPTICAL, np.zeros(3)))
+    transforms = g.listen_tf()
+    stamp_ns = g.send()
+    g.until(lambda: at(transforms, 'camera_link', stamp_ns))
+    assert (g.health.base_frame, g.health.two_parents) == ('camera_link', '')
+    assert not at(transforms, CAMERA, stamp_ns)
+    session = g.node.stream.engine.session
+    assert (session.session_id, session.frame_count) == (1, 1)
+
+
 def test_map_and_odom_are_no_base(graph):
     # A camera that somebody hangs below odom directly, as another odometry would.
     g = configured(graph)

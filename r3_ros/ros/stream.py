@@ -84,7 +84,6 @@ class Stream:
         self._worker: Worker | None = None
         self._left_behind: Worker | None = None
         self._waiting: Received | None = None
-        self._tf_wait_since_s: float | None = None
         self._state_before_pause = StreamState.WAITING_INPUT
         self._counts_at_first: tuple[int, int] | None = None
         self._told_overload = False
@@ -286,12 +285,11 @@ class Stream:
         if self.camera.waits_for_calibration():
             return True
         frame = self.camera.optical_frame(message)
-        if self.placing.base is not None and frame == self.health.optical_frame:
-            return False
-        now_s = time.monotonic()
-        if self._tf_wait_since_s is None:
-            self._tf_wait_since_s = now_s
-        in_time = now_s - self._tf_wait_since_s < self.config.tf_lookup_timeout
+        base = self.placing.base
+        if base is not None and frame == self.health.optical_frame:
+            if not self._tree.is_outdated(base, frame):
+                return False
+        in_time = self._tree.age_s() < self.config.tf_lookup_timeout
         # Without a named base the camera itself serves, but a driver's frames may still come.
         if in_time and not self.config.base_frame and not self._tree.has_parent(frame):
             return True
@@ -310,7 +308,8 @@ class Stream:
     def _take_base(self, base: Base, optical_frame: str) -> None:
         """Start with a camera, or with another one: its pictures make a new world."""
         if self.placing.base is not None:
-            if self.config.input.on_resolution_change == 'reject':
+            another = optical_frame != self.health.optical_frame
+            if another and self.config.input.on_resolution_change == 'reject':
                 raise FrameError(
                     f"frame_id changed from '{self.health.optical_frame}' to '{optical_frame}'"
                 )
@@ -319,7 +318,6 @@ class Stream:
         self.placing.restart(self.last_stamp_ns)
         self.health.base_frame, self.health.optical_frame = base.frame, optical_frame
         self.health.tf_problem = ''
-        self._tf_wait_since_s = None
         self._logger.info(f"camera '{optical_frame}', base frame '{base.frame}'")
 
     def _process(self, received: Received) -> None:

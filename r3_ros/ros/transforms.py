@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 import threading
+import time
 
 from geometry_msgs.msg import TransformStamped
 import numpy as np
@@ -52,6 +53,7 @@ class TransformTree:
         self._health = health
         self._buffer = Buffer(node=node)
         self._parents: dict[str, str] = {}
+        self._since_s = time.monotonic()
         #: (child, parent, stamp) of what we sent lately: it comes back to us.
         self.sent: deque[tuple[str, str, int]] = deque(maxlen=512)
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -81,6 +83,17 @@ class TransformTree:
         if top == optical_frame:
             return Base(optical_frame, np.eye(4), is_named=False)
         return Base(top, self._static_pose(top, optical_frame), is_named=False)
+
+    def is_outdated(self, base: Base, optical_frame: str) -> bool:
+        """Tell whether a base that nobody named is not the top of the camera's frames any more.
+
+        A driver's static transforms may be heard later than its first pictures.
+        """
+        return not base.is_named and self._topmost_ancestor(optical_frame) != base.frame
+
+    def age_s(self) -> float:
+        """Return how long transforms have been listened to."""
+        return time.monotonic() - self._since_s
 
     def has_parent(self, frame: str) -> bool:
         """Tell whether anybody has said where a frame hangs."""
@@ -129,9 +142,11 @@ class TransformTree:
         child, parent = transform.child_frame_id, transform.header.frame_id
         self._parents[child] = parent
         config, health = self._config, self._health
+        # A frame above the camera is no rival: it becomes the base, see is_outdated.
+        is_above = not config.base_frame and parent not in (config.map_frame, config.odom_frame)
         ours = {
             config.odom_frame: config.publish_map_to_odom_tf,
-            health.base_frame: config.publish_odom_to_base_tf,
+            health.base_frame: config.publish_odom_to_base_tf and not is_above,
         }
         if child and ours.get(child) and not health.two_parents:
             health.two_parents = f'{parent} -> {child}'
