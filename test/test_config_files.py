@@ -124,3 +124,30 @@ def test_rviz_draws_the_map_in_the_size_of_its_voxels():
     displays = content['Visualization Manager']['Displays']
     (the_map,) = [d for d in displays if d['Name'] == 'Map']
     assert the_map['Size (m)'] == R3Config().map.voxel_size
+
+
+def rows_of(section):
+    """Return the first cells of a table in docs/node.md, without code marks."""
+    text = (ROOT / 'docs' / 'node.md').read_text().split(f'## {section}\n')[1].split('\n## ')[0]
+    rows = [line.split('|')[1].strip() for line in text.splitlines() if line.startswith('| `')]
+    return [row.strip('`') for row in rows]
+
+
+@pytest.mark.ros
+def test_page_of_the_node_lists_its_topics():
+    from r3_ros.ros.outputs import TOPICS
+
+    expected = {f'~/{topic}' for topic in TOPICS} | {'/diagnostics'}
+    assert set(rows_of('Published topics')) == expected
+
+
+def test_page_of_the_node_lists_its_services_and_encodings():
+    from r3_ros.pictures import ENCODINGS
+
+    source = (ROOT / 'r3_ros' / 'ros' / 'services.py').read_text()
+    listed = rows_of('Services')
+    assert len(listed) == source.count('self._create(')
+    assert all(f"'{service}'" in source for service in listed)
+    page = (ROOT / 'docs' / 'node.md').read_text()
+    for encoding in ENCODINGS:
+        assert encoding in page or encoding.startswith('bayer_'), encoding
