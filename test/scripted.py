@@ -15,15 +15,16 @@ import threading
 import time
 
 import numpy as np
-from scipy.spatial.transform import Rotation
-
 from r3_ros.datatypes import DepthMap, Edge, Frame, FramePrediction, Intrinsics
 from r3_ros.geometry import inverse, make_T
+from scipy.spatial.transform import Rotation
 
 #: Half the size of the room along x, y, z, in map units; the walk stays well inside.
 ROOM = np.array([2.0, 1.2, 2.0])
 START_NS = 1_700_000_000_123_456_789
 SECOND_NS = 1_000_000_000
+#: Between two frames at 10 Hz.
+PERIOD_NS = SECOND_NS // 10
 
 Path = Callable[[int], np.ndarray]
 

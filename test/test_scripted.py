@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from scripted import ROOM, Script, ScriptedPredictor, circle, frames, straight, truth
-
 from r3_ros.geometry import inverse, is_rigid, transform, unproject
+from scripted import circle, frames, ROOM, Script, ScriptedPredictor, straight, truth
 
 
 def shown(predictor, count=12, **options):
