@@ -18,7 +18,7 @@ _CHANNELS = 4  # red, green, blue and one unused: rows of 8 bytes gather faster 
 # Below 0 is sharper than the box filter of the pyramid would be alone.
 _LOD_BIAS = -0.3
 # A level that would get less than this share of the weight is left out.
-_LEAST_BLEND = 0.08
+_LEAST_BLEND = 0.15
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +129,8 @@ class Footprints:
             for j in (0, 1)
         ]
         major, minor, axis = _axes(*gradient)
-        probes = (major / minor.clamp(min=1.0) - 0.25).ceil().clamp(1, 4)
-        probes = torch.where(probes == 3, 4.0, probes)
+        length = major / minor.clamp(min=1.0)
+        probes = 1.0 + (length > 1.5).float() + 2 * (length > 3).float()
         deepest = store.levels.shape[1] - 1
         lod = torch.log2(torch.maximum(major / probes, minor).clamp(min=1e-6)) + _LOD_BIAS
         lod = lod.clamp(0, deepest)

@@ -88,7 +88,7 @@ class World:
             solids=(*plan.assembly.solids, *plan.keep_out),
             loop=plan.loop,
             look=plan.look,
-            exposure=0.22 / radiance,
+            exposure=0.24 / radiance,
         )
 
     @property
