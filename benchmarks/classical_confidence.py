@@ -1,4 +1,4 @@
-"""Do the classical predictor's confidences order its errors?
+"""Whether the classical predictor's confidences order its errors.
 
 Every edge of a run is compared with the truth; edges are sorted into fifths by confidence and
 the errors of each fifth printed. A confidence worth the name gives rows that fall.

@@ -17,7 +17,7 @@ from pathlib import Path
 from classical_sequences import load_sequence, StreamStandIn
 import cv2
 import numpy as np
-from r3_ros.classical import odometry
+from r3_ros.classical import odometry, upkeep
 from r3_ros.datatypes import DepthMap
 import yaml
 
@@ -39,7 +39,7 @@ def main() -> int:
         return present in true_ids or wants(self, slots, pixels)
 
     odometry.Odometry._wants_keyframe = wants_or_has_truth
-    odometry.SWEEP_PAUSE = 1
+    upkeep.SWEEP_PAUSE = 1
     stream = StreamStandIn()
     rows = []
     for present, frame in enumerate(load_sequence(args.folder).read()):

