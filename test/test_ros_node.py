@@ -788,7 +788,7 @@ def test_every_parameter_is_declared_and_described(graph):
 
 
 def test_a_misspelt_parameter_is_told(graph, capfd):
-    graph(arguments=('-p', 'keyframe.intervall:=5'))
+    graph(arguments=('-p', 'keyframe.intervals:=5'))
     assert "did you mean 'keyframe.interval'?" in capfd.readouterr().err
 
 
