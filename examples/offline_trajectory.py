@@ -1,6 +1,6 @@
 """Run a folder of frames, a video or a bag through the library and print the trajectory.
 
-    python examples/offline_trajectory.py INPUT [camera.yaml]
+Usage: python examples/offline_trajectory.py INPUT [camera.yaml]
 """
 
 import sys
@@ -12,16 +12,14 @@ from r3_ros.factory import load_engine
 from r3_ros.sources import open_source
 
 engine = load_engine(R3Config())
-camera = load_camera_yaml(sys.argv[2]) if len(sys.argv) > 2 else None
-rectifier = Rectifier(camera) if camera else None
 with open_source(sys.argv[1]) as source:
-    for stamp_ns, image in source:
-        if rectifier:
-            image = rectifier.rectify(image)
-        estimate = engine.step(
-            Frame(image, stamp_ns, rectifier.intrinsics if rectifier else None)
-        )
+    camera = load_camera_yaml(sys.argv[2]) if len(sys.argv) > 2 else source.camera
+    rectifier = Rectifier(camera) if camera else None
+    for raw in source:
+        image = rectifier.rectify(raw.image) if rectifier else raw.image
+        intrinsics = rectifier.intrinsics if rectifier else None
+        estimate = engine.step(Frame(image, raw.stamp_ns, intrinsics))
         T = estimate.T_world_camera
         where = 'no pose' if T is None else ' '.join(f'{v:8.3f}' for v in T[:3, 3])
-        print(f'{stamp_ns / 1e9:.3f} s  {where}  {estimate.state.value} {estimate.reason}')
+        print(f'{raw.stamp_ns / 1e9:.3f} s  {where}  {estimate.state.value} {estimate.reason}')
 engine.close()

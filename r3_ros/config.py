@@ -274,7 +274,7 @@ class MapConfig:
 
     enabled: bool = _param(True, 'build the map')
     voxel_size: float = _param(
-        0.02, 'edge of a voxel; one point is kept in each', 'map units', low=0.001, high=5.0
+        0.01, 'edge of a voxel; one point is kept in each', 'map units', low=0.001, high=5.0
     )
     max_points: int = _param(
         2_000_000, 'points of the map; the oldest go first', 'points', low=10_000, high=20_000_000

@@ -89,7 +89,7 @@ class CupyDescriptorIndex(_ArrayIndex):
         except (ImportError, RuntimeError) as error:
             raise ModelError(
                 f"model.device is 'cuda' but CuPy cannot be used ({error}): install the CuPy that "
-                "fits the CUDA version (cupy-cuda12x or cupy-cuda13x), or set model.device to "
+                'fits the CUDA version (cupy-cuda12x or cupy-cuda13x), or set model.device to '
                 "'cpu'"
             ) from error
         super().__init__(cupy, capacity, size)
