@@ -195,6 +195,17 @@ def test_a_standing_camera_holds_its_pose_and_claims_nothing(make):
     assert np.rad2deg(max(turned)) < 0.1
 
 
+def test_a_camera_that_sees_nothing_at_first_starts_when_it_does(make):
+    stream = make()
+    black = np.zeros((INTRINSICS.height, INTRINSICS.width), np.uint8)
+    for i in range(10):
+        prediction = stream.step(black)
+        assert prediction.provisional
+        assert not prediction.keyframe or i == 0
+    stream.run(room(), wander(30))
+    assert tracked(stream)
+
+
 def test_a_camera_that_stops_keeps_its_pose(make):
     truth = wander(40)
     stream = make().run(room(), truth)

@@ -82,9 +82,9 @@ class StartUp:
         self.share_followed = 1.0
 
     @property
-    def started(self) -> bool:
-        """Tell whether there is a reference picture."""
-        return self.reference_id >= 0
+    def corners(self) -> int:
+        """Return how many corners the reference picture had."""
+        return self._first_count
 
     def set_reference(self, frame_id: int, gray: np.ndarray) -> None:
         """Begin anew with this picture as the reference."""

@@ -11,7 +11,7 @@ import numpy as np
 from ..geometry import inverse, make_T, rotation_angle
 from . import mapping
 from .features import coverage, follow
-from .initialise import Start, StartUp
+from .initialise import LEAST_POINTS, Start, StartUp
 from .landmarks import HeldFrame, HeldFrames, Landmarks, Sightings
 from .pinhole import homogeneous, Pinhole, project
 from .pnp import INLIER_PX, ransac_pose, refine_pose, reprojection_px
@@ -34,6 +34,8 @@ LEAST_COVERAGE = 0.08
 CANDIDATE_WEIGHT = 0.05
 #: A keyframe whose pose rests on fewer landmarks is adjusted before its pose is told.
 THIN_INLIERS = 200
+#: While starting, a new reference picture is taken when less of the old one is still followed.
+RENEW_SHARE = 0.5
 #: Keyframes matched by descriptor when following fails, the share of their landmarks that has to
 #: be found, and how far from the guess the camera may be turned.
 NEAR_KEYFRAMES = 2
@@ -186,32 +188,30 @@ class Odometry:
     # ---- start-up -------------------------------------------------------------------------
 
     def _step_start(self, frame_id: int, gray: np.ndarray) -> Outcome:
-        frame = HeldFrame(frame_id, gray, self._T.copy(), Sightings.none())
+        """Hold the position and follow the rotation until a start succeeds."""
+        frame = HeldFrame(frame_id, gray, self._T.copy(), Sightings.none(), posed=True)
         self.frames.add(frame)
-        if not self._start.started:
-            self._start.set_reference(frame_id, gray)
-            frame.posed = frame.keyframe = True
-            return Outcome(True, True)
-        if not self._start.add(frame_id, gray, self.camera):
-            # Too little of the reference is left; the turn made so far is kept.
-            self._reference_T = self._T.copy()
-            self._start.set_reference(frame_id, gray)
-            frame.posed = frame.keyframe = True
-            return Outcome(True, True)
+        usable = self._start.reference_id in self.frames
+        if not usable or not self._start.add(frame_id, gray, self.camera):
+            return self._refer_to(frame)
         R = self._start.R_camera_reference.T
         self._T = self._reference_T @ make_T(R, np.zeros(3))
         frame.T_world_camera = self._T.copy()
-        frame.posed = True
         start = self._start.try_start(self.camera)
-        if start is None:
-            if self._start.share_followed < 0.5:
-                self._reference_T = self._T.copy()
-                self._start.set_reference(frame_id, gray)
-                frame.keyframe = True
-                return Outcome(True, True)
-            return Outcome(True, False)
-        self._begin(start, frame, gray)
-        return Outcome(True, True, int(start.solid.sum()), 1.0)
+        if start is not None:
+            self._begin(start, frame, gray)
+            return Outcome(True, True, int(start.solid.sum()), 1.0)
+        if self._start.share_followed < RENEW_SHARE:
+            return self._refer_to(frame)
+        return Outcome(True, False)
+
+    def _refer_to(self, frame: HeldFrame) -> Outcome:
+        """Begin the start-up anew from this frame; the turn made so far is kept."""
+        self._reference_T = self._T.copy()
+        self._start.set_reference(frame.frame_id, frame.gray)
+        # A picture without corners is of no use as a reference: it need not be kept.
+        frame.keyframe = self._start.corners >= LEAST_POINTS
+        return Outcome(True, frame.keyframe)
 
     def _begin(self, start: Start, frame: HeldFrame, gray: np.ndarray) -> None:
         """Enter a start into the map: two keyframes, and poses of the held frames between."""
@@ -221,16 +221,19 @@ class Odometry:
             held = self.frames.get(frame_id)
             if held is not None:
                 held.T_world_camera = T_world_reference @ inverse(T)
-                held.posed = True
         solid = start.solid
         reference = self.frames[start.frame_ids[0]]
         pixels = start.pixels.astype(np.float64)
         slots = self.landmarks.add(world, reference.frame_id, pixels[0])
         self.landmarks.solid[slots] = solid
         self.landmarks.relative_sigma[slots] = start.relative_sigma
-        for held, seen in ((reference, pixels[0]), (frame, pixels[-1])):
-            held.keyframe = True
-            mapping.note_sightings(held, self.landmarks, slots, seen)
+        for frame_id, seen in zip(start.frame_ids, pixels, strict=True):
+            held = self.frames.get(frame_id)
+            if held in (reference, frame):
+                held.keyframe = True
+                mapping.note_sightings(held, self.landmarks, slots, seen)
+            elif held is not None:
+                held.seen = Sightings.of(self.landmarks, slots[solid], seen[solid])
         guess = mapping.guess_depth(reference, self.landmarks, self.camera, pixels[0][~solid])
         in_camera = homogeneous(self.camera.rays(pixels[0][~solid])) * guess[:, None]
         self.landmarks.position[slots[~solid]] = (

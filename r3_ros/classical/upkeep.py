@@ -32,9 +32,9 @@ FOCAL_LAST = 60
 #: Steps between queueing a sweep and taking its depth, and between two sweeps at least.
 SWEEP_DELAY = 5
 SWEEP_PAUSE = 4
-#: An adjustment after a loop takes a second or two: keyframes moved, and steps until the next.
-LOOP_DELAY = 20
-LOOP_ITERATIONS = 12
+#: An adjustment after a loop takes half a second: keyframes moved, and steps until the next.
+LOOP_DELAY = 10
+LOOP_ITERATIONS = 8
 LOOP_KEYFRAMES = 40
 LOOP_PAUSE = 10
 
