@@ -34,6 +34,9 @@ def load_predictor(config: R3Config) -> Predictor:
         try:
             from .classical.predictor import ClassicalPredictor
         except ImportError as error:
-            raise ModelError(f"model 'classical' needs OpenCV for Python: {error}") from error
+            raise ModelError(
+                f"model 'classical' cannot be loaded: {error}. It needs OpenCV, NumPy and SciPy "
+                'for Python; if they are there, build or install r3_ros again'
+            ) from error
         return ClassicalPredictor(config.classical, with_depth=config.model.depth)
     raise ModelError(f"unknown model '{config.model.name}', known: {', '.join(MODEL_NAMES)}")
