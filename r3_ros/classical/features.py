@@ -12,6 +12,8 @@ PATCH = 15
 LEVELS = 3
 #: A corner must come back this close when followed backwards, in pixels.
 ROUND_TRIP_PX = 0.7
+#: On the way back the search starts at most this far from the corner.
+BACK_OFFSET_PX = 4.0
 #: Weakest corner kept, as a share of the strongest.
 QUALITY = 0.003
 
@@ -56,9 +58,10 @@ def follow(
     start = np.ascontiguousarray(points, np.float32).reshape(-1, 1, 2)
     expected = np.ascontiguousarray(guess, np.float32).reshape(-1, 1, 2)
     forward, found, _ = _lucas_kanade(previous, current, start, expected.copy(), levels)
-    # The way back starts as far off as the way out did, so that agreement is no accident.
-    back_guess = forward - (expected - start)
-    back, found_back, _ = _lucas_kanade(current, previous, forward, back_guess, levels)
+    # The way back starts off the mark, as the way out did, so that agreement is no accident; but
+    # not by more than two levels bridge.
+    off = np.clip(forward - expected, -BACK_OFFSET_PX, BACK_OFFSET_PX)
+    back, found_back, _ = _lucas_kanade(current, previous, forward, start + off, min(levels, 1))
     error = np.linalg.norm((back - start)[:, 0], axis=1)
     height, width = current.shape
     end = forward[:, 0]

@@ -30,7 +30,7 @@ FOCAL_WINDOW = 20
 FOCAL_SETTLED = (4, 0.003)
 FOCAL_LAST = 60
 #: Steps between queueing a sweep and taking its depth, and between two sweeps at least.
-SWEEP_DELAY = 5
+SWEEP_DELAY = 8
 SWEEP_PAUSE = 4
 #: An adjustment after a loop takes half a second: keyframes moved, and steps until the next.
 LOOP_DELAY = 10
