@@ -83,8 +83,8 @@ def _told_as_source_error(path: Path) -> Iterator[None]:
     except Exception as error:  # rosbags, SQLite, YAML and zstd each have errors of their own
         reason = str(error) or type(error).__name__
         raise SourceError(
-            f'the bag {path} is damaged or incomplete: {reason}. If it was not closed properly, '
-            '`ros2 bag reindex` may repair it'
+            f'the bag {path} cannot be read, or is damaged: {reason.rstrip(".")}. If it was '
+            'not closed, `mcap recover` (a file) or `ros2 bag reindex` (a folder) may repair it'
         ) from error
 
 
@@ -107,6 +107,8 @@ class BagSource(Source):
         try:
             self.connection = _picture_connection(self._bag.connections, topic, path)
             super().__init__(path.absolute().name, camera, self.connection.msgcount)
+            if not self.length:
+                raise SourceError(f'{path} has the topic {self.connection.topic}, but no picture')
             if not ignore_camera_info:
                 self.camera = self._recorded_camera()
         except BaseException:
@@ -151,7 +153,11 @@ class BagSource(Source):
         if not chosen:
             return None
         for _, _, data in self._bag.serialized(chosen[:1]):
-            model = camera_from_info(self._bag.deserialize(chosen[0], data))
+            try:
+                info = self._bag.deserialize(chosen[0], data)
+            except FrameError as error:
+                raise CalibrationError(f'{error}. Give a calibration file (--camera)') from error
+            model = camera_from_info(info)
             is_rectified = PurePosixPath(topic).name.startswith('image_rect')
             return model.rectified() if model and is_rectified else model
         return None
@@ -176,7 +182,7 @@ def _picture_connection(
     choice = choice or pictures
     if len({t.removesuffix('/compressed') for t in pictures}) > 1:
         raise SourceError(
-            f'{path} holds pictures on several topics, name one of them: '
+            f'{path} holds pictures on several topics, name one of them (--topic): '
             + ', '.join(sorted(pictures))
         )
     return next(iter(choice.values()))
@@ -212,7 +218,8 @@ def camera_from_info(info: Any) -> CameraModel | None:
         model = camera_model(info.width, info.height, K, info.distortion_model, D, P)
     except CalibrationError as error:
         raise CalibrationError(
-            f'the recorded CameraInfo cannot be used: {error}. Give a calibration file instead'
+            f'the recorded CameraInfo cannot be used: {error}. Give a calibration file instead '
+            '(--camera)'
         ) from error
     if model is None:
         return None

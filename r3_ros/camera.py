@@ -30,6 +30,10 @@ DISTORTION_SIZES = {
 #: where most of the detail is, would be thrown away for stretched corners.
 MIN_ZOOM = 0.6
 
+#: Focal lengths outside these shares of the width (of a fisheye, of a telescope) are mistakes,
+#: such as a K that is normalised by the size of the picture.
+_LEAST_FOCAL, _LARGEST_FOCAL = 0.05, 100.0
+
 
 @dataclass(frozen=True, eq=False)
 class CameraModel:
@@ -159,7 +163,7 @@ def camera_model(
         raise CalibrationError(f'K and P must be finite, got K = {K_flat.tolist()}')
     if not K_flat.any():
         return None
-    return CameraModel(
+    model = CameraModel(
         width=int(width),
         height=int(height),
         K=K_flat.reshape(3, 3),
@@ -168,6 +172,13 @@ def camera_model(
         P=P_flat.reshape(3, 4)[:, :3] if P_flat.size else None,
         name=name,
     )
+    shares = (model.K[0, 0] / model.width, model.K[1, 1] / model.width)
+    if not all(_LEAST_FOCAL <= share <= _LARGEST_FOCAL for share in shares):
+        raise CalibrationError(
+            f'K must be given in pixels: with focal lengths {K_flat[0]:g} and {K_flat[4]:g} it is '
+            f'not of a camera whose pictures are {width} pixels wide'
+        )
+    return model
 
 
 def load_camera_yaml(path: Path | str) -> CameraModel | None:
@@ -204,7 +215,10 @@ def load_camera_yaml(path: Path | str) -> CameraModel | None:
 def _numbers(content: Mapping[str, Any], key: str, optional: bool = False) -> list[float]:
     if optional and key not in content:
         return []
-    return [float(value) for value in content[key]['data']]
+    matrix = content[key]
+    if not isinstance(matrix, dict) or not isinstance(matrix.get('data'), list):
+        raise CalibrationError(f'{key} must have the form {{rows: 3, cols: 3, data: [...]}}')
+    return [float(value) for value in matrix['data']]
 
 
 class Rectifier:

@@ -7,10 +7,12 @@ so that ``r3 --help`` is quick and needs nothing but the standard library.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 import importlib
 import os
 import pkgutil
+import signal
 import sys
 
 from . import __version__, commands
@@ -35,15 +37,16 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit status.
 
-    0: done; 2: wrong usage or an :class:`R3Error`, told in one line; 130: interrupted. A command
-    may return another status of its own.
+    0: done; 2: wrong usage or an :class:`R3Error`, told in one line; 130: interrupted; 143:
+    terminated. A command may return another status of its own.
     """
     args = build_parser().parse_args(argv)
     # NumPy reads it when it is imported, which no command has done yet. The matrices are small:
     # a second BLAS thread halves the speed and doubles the CPU time, waiting for the first.
     os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
     try:
-        return int(args.func(args) or 0)
+        with _termination_unwinds():
+            return int(args.func(args) or 0)
     except R3Error as error:
         print(f'r3 {args.command}: {error}', file=sys.stderr)
         return EXIT_ERROR
@@ -55,6 +58,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         # interpreter from failing again when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+@contextmanager
+def _termination_unwinds() -> Iterator[None]:
+    """Leave by an exception on SIGTERM and SIGHUP, so that temporary files are removed."""
+
+    def leave(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == '__main__':

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 def positive_int(text: str) -> int:
     """Read a whole number of at least 1; for ``type=`` of an option."""
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'must be a whole number, got {text!r}') from None
     if value <= 0:
         raise argparse.ArgumentTypeError('must be at least 1')
     return value
@@ -72,6 +75,9 @@ def parsed_settings(settings: Sequence[str]) -> dict[str, Any]:
             except ValueError:
                 pass
         elif kinds.get(name) is not str:
-            value = yaml.safe_load(text)
+            try:
+                value = yaml.safe_load(text)
+            except yaml.YAMLError:
+                pass  # a text, which the check of the type refuses
         changes[name] = value
     return changes

@@ -25,15 +25,17 @@ from .trajectory_file import tum_text
 if TYPE_CHECKING:
     from .cloud import Cloud
 
+_EXISTS = 'it exists already; choose another name, or have it overwritten (r3: --overwrite)'
 _ADVICE = {
     errno.ENOSPC: 'the disk is full; free some space or write elsewhere',
     errno.EDQUOT: 'the disk quota is used up; free some space or write elsewhere',
     errno.EACCES: 'permission denied; write to a folder of your own',
     errno.EPERM: 'permission denied; write to a folder of your own',
     errno.EROFS: 'the file system is read-only; write elsewhere',
-    errno.EEXIST: 'it exists already; ask to overwrite it or choose another name',
-    errno.ENOTEMPTY: 'it exists already; ask to overwrite it or choose another name',
-    errno.ENOTDIR: 'a part of the path is a file, not a folder',
+    errno.EEXIST: _EXISTS,
+    errno.ENOTEMPTY: _EXISTS,
+    errno.EBUSY: 'it is the current folder or a mount point; name a folder inside it',
+    errno.ENOTDIR: 'it, or a part of the path, is a file and not a folder',
     errno.EISDIR: 'it is a folder; name a file',
 }
 
@@ -153,7 +155,9 @@ def _refuse_directory(path: Path, overwrite: bool, marker: str) -> None:
     if not path.exists() and not path.is_symlink():
         return
     if not path.is_dir():
-        raise NotADirectoryError(errno.EEXIST, 'is a file')
+        raise NotADirectoryError(errno.ENOTDIR, 'is a file')
+    if os.path.ismount(path) or path.resolve() == Path.cwd():
+        raise OSError(errno.EBUSY, 'cannot be replaced')
     names = {item.name for item in path.iterdir()}
     if not names:
         return

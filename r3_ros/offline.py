@@ -16,8 +16,8 @@ import time
 from .camera import CameraModel, Rectifier
 from .cloud import Cloud
 from .config import InputConfig, R3Config
-from .datatypes import Estimate, Frame, Intrinsics, TrackingState
-from .errors import FrameError
+from .datatypes import DepthMap, Estimate, Frame, Intrinsics, TrackingState
+from .errors import FrameError, SourceError
 from .intake import Action, Intake
 from .sources import RawFrame, Source
 from .streaming.engine import Engine
@@ -62,6 +62,7 @@ class RunResult:
 
     :ivar rejected: frames not processed, by reason.
     :ivar intrinsics: of the undistorted pictures, of the last frame.
+    :ivar last_depths: depth that came after the last frame.
     :ivar wall_s: from the first frame to the last correction, reading included.
     :ivar interrupted: the user stopped it; what is there is right, but not all.
     """
@@ -75,6 +76,7 @@ class RunResult:
     camera: CameraModel | None = None
     trajectory: TrajectoryView | None = None
     cloud: Cloud | None = None
+    last_depths: tuple[DepthMap, ...] = ()
     map_revisions: int = 0
     segments: int = 0
     wall_s: float = 0.0
@@ -111,8 +113,11 @@ def run_source(
                 result.interrupted = True
                 break
             _process(frame, read_ms, engine, intake, result, on_frame)
-        engine.drain()
+        _, result.last_depths = engine.drain()
     result.wall_s = time.perf_counter() - started
+    if not result.records and not result.interrupted:
+        reason = result.warnings[0] if result.warnings else 'none was given'
+        raise SourceError(f'not one frame of {source.name} could be processed: {reason}')
     _collect(result, source, engine, intake)
     return result
 

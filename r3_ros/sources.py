@@ -59,6 +59,7 @@ class Source(ABC):
         self.length = length
         self.warnings: list[str] = []
         self.skipped = 0
+        self._first_skip = ''
 
     def __enter__(self) -> Source:
         """Return itself; it is open from the start."""
@@ -86,7 +87,7 @@ class Source(ABC):
             given += 1
             yield frame
         if not given:
-            detail = f': {self.warnings[0]}' if self.warnings else ''
+            detail = f': {self._first_skip}' if self._first_skip else ''
             raise SourceError(f'{self.name} gave no frame that can be decoded{detail}')
 
     @abstractmethod
@@ -95,6 +96,7 @@ class Source(ABC):
 
     def _skip(self, what: str, error: Exception) -> None:
         self.skipped += 1
+        self._first_skip = self._first_skip or f'skipped {what}: {error}'
         if self.skipped <= 5:
             self.warnings.append(f'skipped {what}: {error}')
         elif self.skipped == 6:
@@ -112,6 +114,13 @@ def open_source(
     :raises CalibrationError: the calibration cannot be used.
     """
     path = Path(path)
+    try:
+        return _opened(path, camera, topic)
+    except OSError as error:
+        raise SourceError(f'cannot read {path}: {error.strerror or error}') from error
+
+
+def _opened(path: Path, camera: Path | str | None, topic: str | None) -> Source:
     if not path.exists():
         raise SourceError(f'{path} does not exist')
     is_bag = path.suffix in BAG_SUFFIXES or (path / 'metadata.yaml').is_file()
@@ -125,7 +134,9 @@ def open_source(
         return BagSource(path, model, topic, ignore_camera_info=camera is not None)
     if path.is_dir():
         return FolderSource(path, model, use_own_camera=camera is None)
-    return VideoSource(path, model)
+    # OpenCV does not say why it cannot open a file.
+    with open(path, 'rb'):
+        return VideoSource(path, model)
 
 
 class FolderSource(Source):
@@ -155,6 +166,12 @@ class FolderSource(Source):
         else:
             self.entries = _read_stamps(stamp_file)
         if not self.entries:
+            bags = sorted(p.name for p in folder.iterdir() if p.suffix in BAG_SUFFIXES)
+            if bags:
+                raise SourceError(
+                    f'{folder} is a bag without its metadata.yaml: name a file in it '
+                    f'({", ".join(bags)}), or have `ros2 bag reindex` write one'
+                )
             raise SourceError(
                 f'{folder} holds no pictures; looked for {", ".join(PICTURE_SUFFIXES)} in it '
                 'and in its folder rgb'
@@ -191,7 +208,7 @@ def _natural_order(path: Path) -> list[tuple[int, str]]:
 def _read_stamps(path: Path) -> list[tuple[int, Path]]:
     """Read ``timestamp filename`` lines, or bare timestamps for the pictures in their order."""
     try:
-        lines = path.read_text(encoding='utf-8').splitlines()
+        lines = path.read_text(encoding='utf-8-sig').splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f'cannot read {path}: {error}') from error
     stamps: list[int] = []

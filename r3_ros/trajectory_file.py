@@ -16,6 +16,7 @@ from .errors import SourceError, TransformError
 from .geometry import quat_xyzw, T_from_quat
 
 NANOSECONDS = 1_000_000_000
+_LARGEST_NS = 2**63 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,13 +38,17 @@ class PoseList:
 def parse_stamp(text: str) -> int:
     """Return the nanoseconds of a time in seconds, written as a decimal number.
 
-    :raises ValueError: it is no finite number.
+    :raises ValueError: it is no finite number, or beyond 64 bits of nanoseconds.
     """
     try:
-        nanoseconds = (decimal.Decimal(text) * NANOSECONDS).to_integral_value()
-        return int(nanoseconds)
+        nanoseconds = int((decimal.Decimal(text) * NANOSECONDS).to_integral_value())
     except (decimal.DecimalException, OverflowError, ValueError) as error:
         raise ValueError(f'{text!r} is no time in seconds') from error
+    if abs(nanoseconds) > _LARGEST_NS:
+        raise ValueError(
+            f'{text!r} is no time in seconds: it is too large (divide nanoseconds by 1e9)'
+        )
+    return nanoseconds
 
 
 def stamp_text(stamp_ns: int) -> str:
@@ -76,7 +81,7 @@ def read_tum(path: Path | str) -> PoseList:
         order.
     """
     try:
-        lines = Path(path).read_text(encoding='utf-8').splitlines()
+        lines = Path(path).read_text(encoding='utf-8-sig').splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f'cannot read the trajectory {path}: {error}') from error
     stamps: list[int] = []

@@ -184,6 +184,13 @@ def test_a_bag_without_pictures_says_what_it_holds(tmp_path):
         open_source(bag)
 
 
+def test_a_picture_topic_without_pictures_is_told(tmp_path):
+    with Writer(tmp_path / 'bag', version=9) as writer:
+        writer.add_connection('/camera/image', 'sensor_msgs/msg/Image', typestore=STORE)
+    with pytest.raises(SourceError, match='has the topic /camera/image, but no picture'):
+        open_source(tmp_path / 'bag')
+
+
 def test_unusable_messages_are_skipped_and_counted(tmp_path):
     messages = [
         (1, image_message(10)),

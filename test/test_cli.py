@@ -1,6 +1,7 @@
 """The command: quick help, one line for an error, the right exit status."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -77,6 +78,23 @@ def test_statuses(monkeypatch, capsys, error, status, told):
     monkeypatch.setattr(command, 'run', fail)
     assert cli.main(['eval', 'x', '--groundtruth', 'y']) == status
     assert capsys.readouterr().err.strip() == told
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
+def test_a_termination_leaves_nothing_behind(monkeypatch, tmp_path, number):
+    from r3_ros.commands import eval as command
+    from r3_ros.export import atomic_directory
+
+    def work(args):
+        with atomic_directory(tmp_path / 'out'):
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(command, 'run', work)
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as exit:
+        cli.main(['eval', 'x', '--groundtruth', 'y'])
+    assert exit.value.code == 128 + number
+    assert os.listdir(tmp_path) == [] and signal.getsignal(number) is before
 
 
 def test_a_bug_is_not_hidden(monkeypatch):

@@ -141,6 +141,23 @@ def test_a_folder_with_content_needs_overwrite_and_the_marker(tmp_path):
     assert os.listdir(target) == ['new']
 
 
+def test_what_cannot_be_replaced_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    begun = []
+    for place, message in [('.', 'current folder'), (tmp_path, 'current folder')]:
+        with pytest.raises(OutputError, match=message), atomic_directory(place):
+            begun.append(place)
+    (tmp_path / 'mounted').mkdir()
+    monkeypatch.setattr(os.path, 'ismount', lambda path: Path(path).name == 'mounted')
+    with pytest.raises(OutputError, match='mount point'), atomic_directory('mounted'):
+        begun.append('mounted')
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(OutputError, match='is a file and not a folder'):
+        with atomic_directory('file', overwrite=True):
+            begun.append('file')
+    assert not begun and sorted(os.listdir()) == ['file', 'mounted']
+
+
 @pytest.mark.parametrize('count', [0, 1, 1000])
 def test_clouds_survive_a_file(tmp_path, count):
     original = cloud(count)

@@ -93,6 +93,17 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         write_report(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ('name', 'content'),
+    [('frames.csv', 'x\n'), ('frames.csv', 'stamp,a\n1.0\n'), ('evaluation.json', '{')],
+)
+def test_a_damaged_file_is_told(run, name, content):
+    out = run(count=3)
+    (out / name).write_text(content)
+    with pytest.raises(SourceError, match='damaged'):
+        write_report(out)
+
+
 def test_ticks_are_round_and_inside():
     for low, high in ((0.0, 1.0), (-3.7, 12.2), (0.0, 1e-6), (1e5, 1.3e5)):
         values = ticks(low, high)

@@ -162,6 +162,38 @@ def test_the_command_writes_everything(tmp_path, predictor, capsys):
     assert '97.5 % tracked' in capsys.readouterr().out
 
 
+def test_depth_that_comes_after_the_last_frame_is_saved(tmp_path, predictor):
+    predictor.script = scripted.Script(depth_delay=6)
+    out = tmp_path / 'out'
+    folder = write_folder(tmp_path / 'seq', count=10)
+    assert main(['run', str(folder), '-o', str(out), '--save-depth']) == 0
+    files = sorted((out / 'depth').iterdir())
+    assert [path.name for path in files] == [f'{i:06d}.npz' for i in range(10)]
+    assert [int(np.load(path)['stamp_ns']) for path in files] == [stamp(i) for i in range(10)]
+
+
+def test_frames_that_are_all_refused_are_an_error_with_the_reason(tmp_path, predictor, capsys):
+    def refuse(frame):
+        raise FrameError('too small to see')
+
+    predictor.describe = refuse
+    folder = write_folder(tmp_path / 'seq', count=3)
+    assert main(['run', str(folder), '-o', str(tmp_path / 'out')]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert 'not one frame of seq could be processed' in error and 'too small to see' in error
+    assert os.listdir(tmp_path) == ['seq']
+
+
+def test_what_was_left_out_and_why_nothing_was_tracked_is_said(tmp_path, predictor, capsys):
+    folder = write_folder(tmp_path / 'seq', count=3)
+    names = [line.split()[1] for line in (folder / 'timestamps.txt').read_text().splitlines()[1:]]
+    back = [f'{-i / 10} {name}' for i, name in enumerate(names)]
+    (folder / 'timestamps.txt').write_text('\n'.join(back))
+    assert main(['run', str(folder), '-o', str(tmp_path / 'out')]) == 0
+    told = capsys.readouterr().out
+    assert 'left out: 2 out of order' in told and 'nothing was tracked' in told
+
+
 def test_lost_frames_have_no_pose_in_the_files(tmp_path, predictor):
     predictor.script = scripted.Script(blackouts=range(10, 16))
     out = tmp_path / 'out'
@@ -188,6 +220,8 @@ def test_an_estimated_focal_length_is_said(tmp_path, predictor, capsys):
         (['--set', 'map.voxel_size=-1'], 'map.voxel_size'),
         (['--set', 'map.voxel_sise=0.1'], "did you mean 'map.voxel_size'"),
         (['--set', 'nonsense'], 'NAME=VALUE'),
+        (['--set', 'model.depth=['], 'must be of type bool'),
+        (['--set', 'map.max_points=: {'], 'must be of type int'),
         (['--model', 'gpt'], 'model.name'),
         (['--config', 'gone.yaml'], 'gone.yaml'),
         (['--camera', 'gone.yaml'], 'gone.yaml'),

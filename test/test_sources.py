@@ -1,8 +1,11 @@
 """Folders and videos: every frame with its own stamp, and everything that can be wrong."""
 
+import os
+
 import cv2
 import numpy as np
 import pytest
+from r3_ros import sources
 from r3_ros.errors import CalibrationError, SourceError
 from r3_ros.sources import find_pictures, open_source
 import scripted
@@ -96,6 +99,38 @@ def test_folders_that_are_no_sequence(tmp_path, prepare, message):
     prepare(tmp_path)
     with pytest.raises(SourceError, match=message):
         open_source(tmp_path)
+
+
+def test_a_bag_folder_without_metadata_names_its_files(tmp_path):
+    (tmp_path / 'walk_0.mcap').write_bytes(b'')
+    with pytest.raises(SourceError, match=r'without its metadata.yaml.*walk_0\.mcap'):
+        open_source(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may read everything')
+@pytest.mark.parametrize('kind', ['folder', 'video'])
+def test_an_input_that_may_not_be_read_is_told(tmp_path, kind):
+    place = tmp_path / 'a'
+    place.mkdir() if kind == 'folder' else place.write_bytes(b'x')
+    place.chmod(0)
+    with pytest.raises(SourceError, match='Permission denied'):
+        open_source(place)
+    place.chmod(0o700)
+
+
+def test_an_error_of_the_system_is_told(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, 'Permission denied')
+
+    monkeypatch.setattr(sources, 'find_pictures', refuse)
+    with pytest.raises(SourceError, match=f'cannot read {tmp_path}: Permission denied'):
+        open_source(tmp_path)
+
+
+def test_times_with_a_byte_order_mark(tmp_path):
+    folder = write_folder(tmp_path / 'seq', count=3)
+    (folder / 'timestamps.txt').write_bytes(b'\xef\xbb\xbf0.5\n1.5\n2.25\n')
+    assert [frame.stamp_ns for frame in read(folder)[1]] == [500_000_000, 1.5e9, 2.25e9]
 
 
 def test_a_missing_input_is_named(tmp_path):

@@ -34,6 +34,18 @@ def test_what_is_no_time_is_refused(text):
         parse_stamp(text)
 
 
+@pytest.mark.parametrize('text', ['1403636579763555584', '1e300', '-1e12'])
+def test_nanoseconds_taken_for_seconds_are_told(text):
+    with pytest.raises(ValueError, match='divide nanoseconds by 1e9'):
+        parse_stamp(text)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_stamp(tmp_path):
+    path = tmp_path / 'a.tum'
+    path.write_bytes(b'\xef\xbb\xbf1.5 0 0 0 0 0 0 1\n')
+    assert read_tum(path).stamps_ns.tolist() == [1_500_000_000]
+
+
 def test_poses_survive_a_file(tmp_path):
     rng = np.random.default_rng(1)
     stamps_ns = 1_700_000_000_000_000_001 + np.arange(20) * 33_333_333

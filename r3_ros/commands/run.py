@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 import signal
@@ -15,7 +15,7 @@ from ..command_options import add_config_options, config_from, positive_int
 from ..errors import SourceError
 
 if TYPE_CHECKING:
-    from ..datatypes import Estimate
+    from ..datatypes import DepthMap, Estimate
     from ..offline import RunResult
     from ..sources import Source
 
@@ -74,8 +74,11 @@ def run(args: argparse.Namespace) -> int:
         try:
             with _Progress(source, args, folder / DEPTH) as progress, _interrupt_sets() as stop:
                 result = run_source(source, engine, args.max_frames, progress.update, stop)
+                progress.save_depths(result.last_depths)
         finally:
             engine.close()
+        if not result.records:
+            raise KeyboardInterrupt  # before there was anything to keep
         write_run(folder, result, config, str(args.input))
         evaluation, no_evaluation = None, None
         if truth is not None:
@@ -116,18 +119,22 @@ class _Progress:
         self._bar.close()
 
     def update(self, result: RunResult, estimate: Estimate) -> None:
-        from ..run_files import save_depth
-
+        """Count a frame, and save the depths that came with it."""
         self._bar.update()
         self._keyframes += estimate.is_keyframe
         self._bar.set_postfix_str(
             f'{estimate.state.value}, {self._keyframes} keyframes', refresh=False
         )
-        if self._depth_folder is None:
-            return
         self._stamps[estimate.frame_id] = estimate.stamp_ns
-        for depth_map in estimate.depths:
-            save_depth(self._depth_folder, depth_map, self._stamps[depth_map.frame_id])
+        self.save_depths(estimate.depths)
+
+    def save_depths(self, depths: Sequence[DepthMap]) -> None:
+        """Save depths of frames told before, if they were asked for."""
+        from ..run_files import save_depth
+
+        if self._depth_folder is not None:
+            for depth_map in depths:
+                save_depth(self._depth_folder, depth_map, self._stamps[depth_map.frame_id])
 
 
 @contextmanager
@@ -163,8 +170,17 @@ def _tell(output: Path, result: RunResult, evaluation: dict[str, Any] | None) ->
         f'{100 * summary["tracked_share"]:.1f} % tracked, {summary["keyframes"]} keyframes, '
         f'{summary["map_points"]} map points'
     )
+    if frames['rejected']:
+        left_out = (f'{count} {reason}' for reason, count in frames['rejected'].items())
+        print(f'left out: {", ".join(left_out)}')
+    if not frames['tracked']:
+        print(
+            f'nothing was tracked: {result.records[-1].state.value}, '
+            f'{result.records[-1].reason}. A start needs texture and a camera that moves sideways'
+        )
     if result.intrinsics_estimated and result.intrinsics is not None:
-        print(f'no calibration: focal length estimated as {result.intrinsics.fx:.1f} pixels')
+        verb = 'estimated' if frames['tracked'] else 'guessed'
+        print(f'no calibration: focal length {verb} as {result.intrinsics.fx:.1f} pixels')
     if evaluation is not None:
         print(figures_text(evaluation))
     print(f'written to {output}; open {output / "report.html"}')

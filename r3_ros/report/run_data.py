@@ -46,6 +46,15 @@ def load_run(folder: Path) -> RunData:
 
     :raises SourceError: it is not one, or a file is damaged.
     """
+    try:
+        return _loaded(folder)
+    except (KeyError, IndexError, ValueError) as error:
+        raise SourceError(
+            f'a file in {folder} is damaged ({type(error).__name__}: {error}); run r3 run again'
+        ) from error
+
+
+def _loaded(folder: Path) -> RunData:
     frames = read_table(folder / FRAMES)
     if not len(frames['stamp']):
         raise SourceError(f'{folder / FRAMES} holds no frames')

@@ -113,15 +113,15 @@ class Engine:
         self.session.gate.config = config.tracking
         self.session.bank.config = config.keyframe
 
-    def drain(self) -> tuple[int, ...]:
+    def drain(self) -> tuple[tuple[int, ...], tuple[DepthMap, ...]]:
         """Wait for the predictor's background work and take it in: the end of a recording.
 
-        :returns: ids of the frames whose poses changed.
+        :returns: ids of the frames whose poses changed, and the depths that came.
         """
         refined, depths = self.predictor.drain()
         corrected = self._refine(refined)
         self._add_to_map(depths)
-        return tuple(corrected)
+        return tuple(corrected), tuple(depths)
 
     def reset(self) -> None:
         """Forget everything: the next frame starts a new world and a new session id."""

@@ -61,10 +61,12 @@ class World:
         """
         if kind not in KINDS:
             raise ConfigError(f'world kind {kind!r} is unknown: use one of {", ".join(KINDS)}')
-        if seed < 0 or moving < 0 or not coarseness > 0:
+        if not 0 <= seed < 2**63:
+            raise ConfigError(f'seed must be in [0, 2^63), got {seed}')
+        if moving < 0 or not coarseness > 0:
             raise ConfigError(
-                f'seed and moving must not be negative and coarseness must be positive, '
-                f'got {seed}, {moving} and {coarseness}'
+                f'moving must not be negative and coarseness must be positive, '
+                f'got {moving} and {coarseness}'
             )
         rng = np.random.default_rng((seed, list(KINDS).index(kind), 20))
         plan = KINDS[kind](rng, moving)
