@@ -35,6 +35,8 @@ class BagReader:
         :raises SourceError: it is no bag, or a broken one.
         """
         self.path = path
+        if not path.exists():
+            raise SourceError(f'{path} does not exist')
         with _told_as_source_error(path):
             self._reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
             self._reader.open()

@@ -184,6 +184,11 @@ def test_a_bag_without_pictures_says_what_it_holds(tmp_path):
         open_source(bag)
 
 
+def test_a_missing_bag_is_named(tmp_path):
+    with pytest.raises(SourceError, match=r'gone\.mcap does not exist'):
+        BagReader(tmp_path / 'gone.mcap')
+
+
 def test_a_picture_topic_without_pictures_is_told(tmp_path):
     with Writer(tmp_path / 'bag', version=9) as writer:
         writer.add_connection('/camera/image', 'sensor_msgs/msg/Image', typestore=STORE)

@@ -55,6 +55,21 @@ def test_wrong_usage_is_status_two():
     assert r3('walk').returncode == 2
 
 
+@pytest.mark.parametrize(
+    ('arguments', 'said'),
+    [
+        (['run', 'a', '-o', 'b', '--max-frames', 'ten'], 'must be a whole number'),
+        (['run', 'a', '-o', 'b', '--max-frames', '0'], 'at least 1'),
+        (['play', 'a', '--rate', 'nan'], 'between 0.01 and 100'),
+        (['play', 'a', '--wait-for-subscribers', '-1'], 'between 0 and 86400'),
+    ],
+)
+def test_a_wrong_number_is_told(arguments, said, capsys):
+    with pytest.raises(SystemExit) as exit:
+        cli.main(arguments)
+    assert exit.value.code == 2 and said in capsys.readouterr().err
+
+
 def test_an_error_is_one_line_and_status_two(tmp_path):
     out = r3('run', str(tmp_path / 'gone'), '-o', str(tmp_path / 'out'))
     assert out.returncode == 2

@@ -88,6 +88,24 @@ def test_a_run_without_any_pose_has_a_page(run):
     assert 'Confidence and state' in page and '<h2>Trajectory' not in page
 
 
+def test_a_run_that_never_started_says_so_and_draws_no_rounding_errors(run):
+    out = run(scripted.Script(blackouts=range(1, 100), depth_size=None), 12)
+    page = (out / 'report.html').read_text()
+    assert 'Nothing was tracked' in page and 'The map is empty' in page
+    assert not re.search(r'>-?\d+(\.\d+)?e-\d+</text>', page)
+
+
+def test_a_truth_that_stands_still_gives_no_share_of_its_path(run, tmp_path):
+    out = run(None, 12)
+    truth = tmp_path / 'still.tum'
+    stamps = [line.split()[0] for line in (out / 'trajectory.tum').read_text().splitlines()[1:]]
+    truth.write_text(''.join(f'{text} 1 2 3 0 0 0 1\n' for text in stamps))
+    assert main(['eval', str(out), '--groundtruth', str(truth)]) == 0
+    page = (out / 'report.html').read_text()
+    assert re.search(r'<b>\d+\.\d+<small> m</small></b><span>position error', page)
+    assert 'of the path: position error' not in page
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(SourceError, match='cannot read'):
         write_report(tmp_path)

@@ -23,7 +23,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         '--wait-for-subscribers',
         metavar='SECONDS',
-        type=float,
+        type=_seconds,
         nargs='?',
         const=30.0,
         help='wait for a listener before the first message (30 s if no time is given)',
@@ -35,6 +35,13 @@ def _rate(text: str) -> float:
     value = float(text)
     if not 0.01 <= value <= 100:
         raise argparse.ArgumentTypeError('must be between 0.01 and 100')
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 86400:
+        raise argparse.ArgumentTypeError('must be between 0 and 86400')
     return value
 
 

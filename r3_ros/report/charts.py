@@ -125,10 +125,14 @@ class PathLine:
     dashed: bool = False
 
 
+#: A camera that stands is drawn as a point, not as its rounding errors.
+_LEAST_EXTENT = 0.01
+
+
 def plan_box(points: np.ndarray, aspect: float) -> tuple[np.ndarray, np.ndarray]:
     """Return corners of a box of the given width/height around (N, 2) points, with a margin."""
     low, high = points.min(axis=0), points.max(axis=0)
-    centre, half = 0.5 * (low + high), 0.54 * np.maximum(high - low, 1e-6)
+    centre, half = 0.5 * (low + high), 0.54 * np.maximum(high - low, _LEAST_EXTENT)
     half = np.array([max(half[0], half[1] * aspect), max(half[1], half[0] / aspect)])
     return centre - half, centre + half
 

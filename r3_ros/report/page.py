@@ -92,11 +92,7 @@ def _tiles(run: RunData) -> str:
     evaluation = (run.evaluation or {}).get('trajectory')
     if evaluation:
         tiles += [
-            (
-                f'{evaluation["ate_percent"] or 0:.2f}<small> %</small>',
-                f'of the path: position error (ATE), {_align_name(evaluation)}',
-                '',
-            ),
+            _position_tile(evaluation),
             (
                 f'{evaluation["rotation_mean_deg"]:.2f}<small> deg</small>',
                 'mean rotation error',
@@ -117,6 +113,13 @@ def _tiles(run: RunData) -> str:
     return f'<div class="tiles">{cells}</div>'
 
 
+def _position_tile(evaluation: dict[str, Any]) -> tuple[str, str, str]:
+    name = f'position error (ATE), {_align_name(evaluation)}'
+    if evaluation['ate_percent'] is None:  # the true camera stands: there is no path
+        return f'{evaluation["ate_rmse_m"]:.3f}<small> m</small>', name, ''
+    return f'{evaluation["ate_percent"]:.2f}<small> %</small>', f'of the path: {name}', ''
+
+
 def _mood(good: bool, bad: bool) -> str:
     return 'good' if good else 'bad' if bad else ''
 
@@ -132,6 +135,12 @@ def _thousands(number: int) -> str:
 def _warnings(run: RunData) -> str:
     warnings = list(run.summary.get('warnings', []))
     camera = run.summary.get('camera', {})
+    if not run.summary.get('tracked_share'):
+        warnings.insert(
+            0,
+            'Nothing was tracked, so the poses below say nothing about a motion. A start needs '
+            'texture and a camera that moves sideways.',
+        )
     if camera.get('focal_length_estimated'):
         focal = (camera.get('undistorted') or {}).get('fx')
         found = f' as {focal:.1f} pixels' if focal else ''
@@ -188,7 +197,7 @@ def _surroundings(scene: Scene) -> float:
 
 def _map(scene: Scene) -> str:
     if not len(scene.cloud):
-        return '<h2>Map</h2><p class="note">The map is empty.</p>'
+        return '<h2>Map</h2><p class="note">The map is empty: no depth was found.</p>'
     figures = []
     for view in viewpoints(scene):
         picture = base64.b64encode(jpeg(perspective(scene, view, _PICTURE_SIZE))).decode()
