@@ -28,6 +28,11 @@ STAMP_FILES = ('timestamps.txt', 'rgb.txt', 'times.txt')
 #: Rate taken for pictures without times.
 NOMINAL_RATE_HZ = 30.0
 
+#: Videos whose header counts the frames. Of others OpenCV guesses the number from duration and
+#: rate, which is far off where the rate varies.
+_INDEXED_SUFFIXES = ('.mp4', '.m4v', '.mov', '.avi')
+_END_SLACK_S = 0.5
+
 
 @dataclass(frozen=True, eq=False)
 class RawFrame:
@@ -249,21 +254,21 @@ class VideoSource(Source):
                 f'{path} is no video that OpenCV can read, or its header is cut off (an MP4 '
                 'that was not closed); for a bag or a folder check the path'
             )
-        announced = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        super().__init__(path.name, camera, announced if announced > 0 else None)
+        announced = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self._rate_hz = self._capture.get(cv2.CAP_PROP_FPS)
+        self._duration_s = announced / self._rate_hz if self._rate_hz > 0 else 0.0
+        self._is_indexed = path.suffix.lower() in _INDEXED_SUFFIXES
+        is_usable = announced > 0 and (self._is_indexed or self._rate_hz < 1000)
+        super().__init__(path.name, camera, int(announced) if is_usable else None)
 
     def close(self) -> None:
         """Close the file."""
         self._capture.release()
 
     def _read(self) -> Iterator[RawFrame]:
-        rate_hz = self._capture.get(cv2.CAP_PROP_FPS)
-        period_ns = round(NANOSECONDS / rate_hz) if 0 < rate_hz < 1000 else None
-        if period_ns is None:
-            period_ns = round(NANOSECONDS / NOMINAL_RATE_HZ)
-            self.warnings.append(
-                f'{self.name} names no frame rate: {NOMINAL_RATE_HZ:g} frames per second assumed'
-            )
+        has_rate = 0 < self._rate_hz < 1000
+        rate_hz = self._rate_hz if has_rate else NOMINAL_RATE_HZ
+        period_ns = round(NANOSECONDS / rate_hz)
         count, last_ns, has_times = 0, -1, True
         while True:
             got, image = self._capture.read()
@@ -273,17 +278,28 @@ class VideoSource(Source):
             if stamp_ns <= last_ns:
                 if has_times:
                     self.warnings.append(
-                        f'{self.name} has no usable times from frame {count} on: its nominal '
-                        'rate is used'
+                        f'{self.name} has no usable times from frame {count} on: '
+                        + ('its nominal rate' if has_rate else 'a rate')
+                        + f' of {rate_hz:g} frames per second is used'
                     )
                 has_times = False
             if not has_times:
                 stamp_ns = last_ns + period_ns
             count, last_ns = count + 1, stamp_ns
             yield RawFrame(stamp_ns, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-        if self.length and count < self.length:
-            self.skipped = self.length - count
+        self._check_end(count, (last_ns + period_ns) / NANOSECONDS)
+
+    def _check_end(self, count: int, end_s: float) -> None:
+        """Say what is missing, by the number of frames where that is known, else by the time."""
+        if self._is_indexed:
+            if self.length and count < self.length:
+                self.skipped = self.length - count
+                self.warnings.append(
+                    f'{self.name} announces {self.length} frames, {count} could be decoded: it '
+                    'ends early or is damaged'
+                )
+        elif end_s < self._duration_s - _END_SLACK_S:
             self.warnings.append(
-                f'{self.name} announces {self.length} frames, {count} could be decoded: it ends '
-                'early or is damaged'
+                f'{self.name} announces {self._duration_s:.1f} s, {end_s:.1f} s could be decoded: '
+                'it ends early or is damaged'
             )

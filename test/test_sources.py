@@ -161,6 +161,39 @@ def test_a_video_that_ends_early_is_used_and_said(tmp_path):
     assert any('damaged' in w or 'ends early' in w for w in source.warnings)
 
 
+@pytest.mark.parametrize('factor', [1.5, 100.0])
+def test_a_number_of_frames_that_is_a_guess_is_no_damage(tmp_path, monkeypatch, factor):
+    """Where the rate varies, the number is the duration at a rate that was seen once."""
+
+    class Guessing:
+        def __init__(self, path):
+            self._real = real(path)
+
+        def __getattr__(self, name):
+            return getattr(self._real, name)
+
+        def get(self, what):
+            guessed = what in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT)
+            return self._real.get(what) * (factor if guessed else 1.0)
+
+    real = cv2.VideoCapture
+    video = write_video(tmp_path / 'a.mkv', count=20, rate_hz=10.0)
+    monkeypatch.setattr(cv2, 'VideoCapture', Guessing)
+    source, frames = read(video)
+    assert [frame.stamp_ns for frame in frames] == [i * 100_000_000 for i in range(20)]
+    assert not source.warnings and not source.skipped
+    assert source.length == (30 if factor == 1.5 else None)
+
+
+def test_a_video_without_an_index_that_ends_early_is_said(tmp_path):
+    whole = write_video(tmp_path / 'a.mkv', count=40).read_bytes()
+    cut = tmp_path / 'cut.mkv'
+    cut.write_bytes(whole[: len(whole) // 2])
+    source, frames = read(cut)
+    assert 0 < len(frames) < 40
+    assert '4.0 s' in source.warnings[0] and 'ends early' in source.warnings[0]
+
+
 @pytest.mark.parametrize(
     ('content', 'message'), [(b'', 'empty'), (b'this is no video' * 100, 'no video')]
 )
