@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 import os
 from pathlib import Path, PurePosixPath
+import re
 from typing import Any
 
 import cv2
@@ -16,14 +17,18 @@ from rosbags.typesys import get_typestore, Stores
 
 from .bags import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE
 from .camera import CameraModel
+from .errors import ConfigError, SourceError
 from .export import atomic_directory, atomic_path
 from .geometry import quat_xyzw
 from .sources import RawFrame
-from .trajectory_file import NANOSECONDS, PoseList
+from .trajectory_file import NANOSECONDS, PoseList, stamp_text
 
 POSE_STAMPED = 'geometry_msgs/msg/PoseStamped'
 
 _JPEG_QUALITY = 95
+_TOPIC = re.compile(r'(/[A-Za-z_][A-Za-z0-9_]*)+')
+#: The seconds of a ROS time are a signed 32-bit number.
+_LAST_NS = 2**31 * NANOSECONDS
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,18 @@ class SequenceTopics:
     image: str = '/camera/image_raw'
     ground_truth: str = '/ground_truth/pose'
     compressed: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse names under which no node could publish.
+
+        :raises ConfigError: naming the topic.
+        """
+        for topic in (self.image, self.ground_truth):
+            if not _TOPIC.fullmatch(topic):
+                raise ConfigError(
+                    f'{topic!r} is no full topic name: it must be like /camera/image_raw, of '
+                    'letters, digits and underscores'
+                )
 
     @property
     def pictures(self) -> str:
@@ -82,7 +99,7 @@ def write_sequence(
 
     :param out: a file if it ends in ``.mcap``, else a rosbag2 folder with MCAP inside.
     :raises OutputError: it exists, or cannot be written; nothing is left then.
-    :raises SourceError: the frames cannot be read.
+    :raises SourceError: the frames cannot be read, or have times that no message can hold.
     """
     topics = topics or SequenceTopics()
     if out.suffix == '.mcap':
@@ -110,7 +127,8 @@ def _write_folder(
         messages = _MessageWriter(writer, frame_id)
         for frame in frames:
             if not count:
-                shift_ns = time_shift_ns(frame.stamp_ns)
+                starts = (frame.stamp_ns, *([] if truth is None else truth.stamps_ns[:1].tolist()))
+                shift_ns = time_shift_ns(min(starts))
                 first_ns = frame.stamp_ns + shift_ns
             last_ns = frame.stamp_ns + shift_ns
             messages.camera_info(topics.camera_info, last_ns, frame, camera)
@@ -136,6 +154,11 @@ class _MessageWriter:
         return self._typestore.types[kind](**fields)
 
     def _header(self, stamp_ns: int, frame_id: str) -> Any:
+        if not 0 <= stamp_ns < _LAST_NS:
+            raise SourceError(
+                f'the time {stamp_text(stamp_ns)} s does not fit into a ROS message, which takes '
+                '0 to 2147483647 s: are the times in order, and in seconds?'
+            )
         sec, nanosec = divmod(stamp_ns, NANOSECONDS)
         stamp = self._new('builtin_interfaces/msg/Time', sec=sec, nanosec=nanosec)
         return self._new('std_msgs/msg/Header', stamp=stamp, frame_id=frame_id)

@@ -57,7 +57,7 @@ def atomic_path(path: Path | str, overwrite: bool = True) -> Iterator[Path]:
 
     :raises OutputError: it exists (without ``overwrite``), or cannot be written.
     """
-    path = Path(path)
+    path = _behind_links(path)
     with _told_as_output_error(path), _beside(path) as folder:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, 'is a folder')
@@ -83,7 +83,7 @@ def atomic_directory(
         path cannot cost a folder of something else.
     :raises OutputError: it exists, is no folder of ours, or cannot be written.
     """
-    path = Path(path)
+    path = _behind_links(path)
     with _told_as_output_error(path), _beside(path) as folder:
         _refuse_directory(path, overwrite, marker)
         temporary = folder / (path.name or 'output')
@@ -123,6 +123,12 @@ def write_tum(
         file.write(text.encode('ascii'))
 
 
+def _behind_links(path: Path | str) -> Path:
+    """Return what a link stands for, so that the content goes where the link says."""
+    path = Path(path)
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """Make a hidden folder on the same file system as ``path``; it is gone afterwards."""
@@ -152,7 +158,7 @@ def _refuse_existing(path: Path, overwrite: bool) -> None:
 
 
 def _refuse_directory(path: Path, overwrite: bool, marker: str) -> None:
-    if not path.exists() and not path.is_symlink():
+    if not path.exists():
         return
     if not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, 'is a file')

@@ -198,7 +198,12 @@ def find_pictures(folder: Path) -> list[Path]:
     """Return the pictures of a folder, or of its folder ``rgb``, in natural order."""
     for place in (folder, folder / 'rgb'):
         if place.is_dir():
-            found = [p for p in place.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES]
+            # Hidden files beside pictures are the notes of some system about them.
+            found = [
+                p
+                for p in place.iterdir()
+                if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith('.')
+            ]
             if found:
                 return sorted(found, key=_natural_order)
     return []

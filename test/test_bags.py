@@ -8,7 +8,7 @@ from r3_ros.bag_writer import SequenceTopics, time_shift_ns, write_sequence
 from r3_ros.bags import BagReader, stamp_of
 from r3_ros.camera import camera_model
 from r3_ros.cli import main
-from r3_ros.errors import OutputError, SourceError
+from r3_ros.errors import ConfigError, OutputError, SourceError
 from r3_ros.sources import open_source, RawFrame
 from r3_ros.trajectory_file import PoseList, read_tum
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -107,6 +107,30 @@ def test_no_stamp_is_written_as_zero(tmp_path):
     _, found = read(tmp_path / 'a.mcap')
     assert [f.stamp_ns for f in found] == [10**9, 1_100_000_001]
     assert time_shift_ns(1) == 0 and time_shift_ns(-5) == 10**9 + 5
+
+
+def test_truth_that_begins_before_the_pictures_is_shifted_with_them(tmp_path):
+    truth = PoseList(np.arange(-3, 3) * 10**9, np.tile(np.eye(4), (6, 1, 1)))
+    summary = write_sequence(tmp_path / 'a.mcap', frames(start_ns=0), None, truth)
+    assert summary.shift_ns == 4 * 10**9 and summary.first_ns == 4 * 10**9
+    bag = BagReader(tmp_path / 'a.mcap')
+    poses = [c for c in bag.connections if c.topic == '/ground_truth/pose']
+    stamps = [stamp_of(bag.deserialize(c, data)) for c, _, data in bag.serialized(poses)]
+    assert stamps == [i * 10**9 for i in range(1, 7)]
+
+
+@pytest.mark.parametrize('stamps_ns', [[10**9, -1], [3 * 10**18]])
+def test_times_that_no_message_holds_are_refused(tmp_path, stamps_ns):
+    pictures = [RawFrame(stamp_ns, scripted.picture(WIDTH, HEIGHT)) for stamp_ns in stamps_ns]
+    with pytest.raises(SourceError, match='does not fit into a ROS message'):
+        write_sequence(tmp_path / 'a.mcap', pictures, None)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize('topic', ['', 'image', 'bad topic!', '/a//b', '/a/', '/1a'])
+def test_a_topic_that_no_node_could_publish_is_refused(topic):
+    with pytest.raises(ConfigError, match='no full topic name'):
+        SequenceTopics(image=topic)
 
 
 def test_a_failing_source_leaves_no_bag(tmp_path):

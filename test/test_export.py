@@ -158,6 +158,20 @@ def test_what_cannot_be_replaced_is_refused_before_the_work(tmp_path, monkeypatc
     assert not begun and sorted(os.listdir()) == ['file', 'mounted']
 
 
+def test_a_link_is_followed_and_kept(tmp_path):
+    (tmp_path / 'elsewhere').mkdir()
+    for name in ('folder', 'file'):
+        (tmp_path / name).symlink_to(tmp_path / 'elsewhere' / name)
+    (tmp_path / 'elsewhere' / 'folder').mkdir()
+    with atomic_directory(tmp_path / 'folder') as folder:
+        (folder / 'a').write_text('')
+    with atomic_write(tmp_path / 'file') as file:  # a link to nothing yet
+        file.write(b'b')
+    assert (tmp_path / 'folder').is_symlink() and (tmp_path / 'file').is_symlink()
+    assert os.listdir(tmp_path / 'elsewhere' / 'folder') == ['a']
+    assert (tmp_path / 'elsewhere' / 'file').read_bytes() == b'b'
+
+
 @pytest.mark.parametrize('count', [0, 1, 1000])
 def test_clouds_survive_a_file(tmp_path, count):
     original = cloud(count)

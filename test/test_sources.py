@@ -46,6 +46,12 @@ def test_without_times_pictures_come_in_natural_order_at_a_stated_rate(tmp_path)
     assert source.camera is None
 
 
+def test_hidden_files_are_no_pictures(tmp_path):
+    for name in ('1.png', '._1.png', '2.png'):
+        cv2.imwrite(str(tmp_path / name), np.zeros((8, 8, 3), np.uint8))
+    assert [path.name for path in find_pictures(tmp_path)] == ['1.png', '2.png']
+
+
 def test_bare_times_go_to_the_pictures_in_order(tmp_path):
     folder = write_folder(tmp_path / 'seq', count=3)
     (folder / 'timestamps.txt').write_text('0.5\n1.5\n2.25\n')
