@@ -451,7 +451,7 @@ def updated(config: R3Config, changes: Mapping[str, Any]) -> R3Config:
 
 def _suggestion(name: str, known: Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
-    return f", did you mean '{close[0]}'?" if close else '; see docs/parameters.md for all'
+    return f", did you mean '{close[0]}'?" if close else '; `r3 parameters` lists all'
 
 
 def _replace_path(group: Any, path: list[str], value: Any) -> Any:
