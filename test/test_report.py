@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from r3_ros import factory
+from r3_ros import __version__, factory
 from r3_ros.cli import main
 from r3_ros.cloud import Cloud
 from r3_ros.errors import SourceError
@@ -92,6 +92,7 @@ def test_a_run_that_never_started_says_so_and_draws_no_rounding_errors(run):
     out = run(scripted.Script(blackouts=range(1, 100), depth_size=None), 12)
     page = (out / 'report.html').read_text()
     assert 'Nothing was tracked' in page and 'The map is empty' in page
+    assert f'r3_ros {__version__}, python' in page
     assert not re.search(r'>-?\d+(\.\d+)?e-\d+</text>', page)
 
 

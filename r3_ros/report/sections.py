@@ -119,7 +119,7 @@ def details_section(run: RunData) -> str:
         ('intrinsics (pixels)', ', '.join(f'{k} {v:.6g}' for k, v in undistorted.items())),
         ('distortion undone', str(camera.get('distortion_model', 'none'))),
         ('machine', ', '.join(f'{v}' for v in summary.get('machine', {}).values()) + ' cores'),
-        ('versions', _counts(summary.get('versions', {}))),
+        ('versions', ', '.join(f'{k} {v}' for k, v in summary.get('versions', {}).items())),
         ('parameters not at their default', _changed(summary.get('config', {})) or 'none'),
     ]
     table = ''.join(f'<tr><th>{k}</th><td>{escape(v)}</td></tr>' for k, v in rows if v)
