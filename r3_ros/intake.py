@@ -12,6 +12,8 @@ import enum
 from .config import InputConfig
 
 _SECOND_NS = 1_000_000_000
+#: No camera's picture is smaller; a stray one must not end the session as a change of size.
+_SMALLEST_SIDE_PX = 16
 #: A frame may come this share of the period early and still count as on time for max_rate.
 _RATE_SLACK = 0.1
 
@@ -64,6 +66,8 @@ class Intake:
 
     def _judge(self, stamp_ns: int, size: tuple[int, int], now_ns: int | None) -> Verdict:
         config = self.config
+        if min(size) < _SMALLEST_SIDE_PX:
+            return Verdict(Action.DROP, 'too small: {}x{} pixels'.format(*size))
         if config.max_age > 0 and now_ns is not None:
             age_s = (now_ns - stamp_ns) / _SECOND_NS
             if age_s > config.max_age:

@@ -106,3 +106,12 @@ def test_a_pause_earns_no_burst():
 def test_the_rate_starts_anew_with_a_session():
     gate = intake(max_rate=1.0)
     assert actions(gate, [100.0, 100.1, 50.0, 50.5, 51.0]) == [ACCEPT, DROP, RESET, DROP, ACCEPT]
+
+
+def test_a_stray_tiny_picture_does_not_end_the_session():
+    gate = intake()
+    gate.admit(START, 64, 48)
+    verdict = gate.admit(START + SECOND, 1, 1)
+    assert verdict.action is DROP and '1x1' in verdict.reason
+    assert gate.rejected['too small'] == 1
+    assert gate.admit(START + 2 * SECOND, 64, 48).action is ACCEPT

@@ -71,7 +71,7 @@ def unknown_parameters(node: Node) -> list[str]:
     for name in _given(node):
         if not node.has_parameter(name) and not name.startswith('qos_overrides.'):
             close = difflib.get_close_matches(name, known, n=1)
-            advice = f"did you mean '{close[0]}'?" if close else 'see docs/parameters.md'
+            advice = f"did you mean '{close[0]}'?" if close else 'r3 parameters lists all'
             lines.append(f"unknown parameter '{name}' is ignored, {advice}")
     return lines
 

@@ -139,9 +139,11 @@ class Services:
             response.success, response.code = True, int(SaveCode.OK)
             response.path, response.points = str(saved.path), saved.points
             response.keyframes, response.bytes = saved.keyframes, saved.bytes
+            holds = f'{saved.points} points, {saved.poses} poses'
             if isinstance(response, SaveTrajectory.Response):
                 response.poses = saved.poses
-            response.message = f'{saved.path}: {saved.points} points, {saved.poses} poses{note}'
+                holds = f'{saved.poses} poses'
+            response.message = f'{saved.path}: {holds}{note}'
         health.save_failed, health.last_save = not response.success, response.message
         return response
 
