@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 from collections.abc import Callable
 import fcntl
+import gc
 import itertools
 import os
 from pathlib import Path
@@ -50,6 +51,11 @@ def image_message(
         step=pixels.strides[0],
         data=array.array('B', pixels.tobytes()),
     )
+
+
+# What is loaded by now stays: collections after each test look only at what came later.
+gc.collect()
+gc.freeze()
 
 
 class Domain:
@@ -139,6 +145,10 @@ class Graph:
             node.destroy_node()
         self.executor.shutdown()
         rclpy.shutdown(context=self.context)
+        del self.node, self.probe, self.executor, self.images, self.infos, node
+        # rclpy's objects refer to each other in circles: until those are collected, the node is
+        # on the graph of its domain, where a later test would take it for a twin.
+        gc.collect()
         if self._owns_domain:
             self.domain.release()
 

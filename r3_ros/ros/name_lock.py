@@ -19,14 +19,14 @@ class NameLock:
     def __init__(self, name: str, domain_id: int) -> None:
         """Prepare a lock for a fully qualified node name."""
         plain = re.sub(r'\W+', '_', name.strip('/'))
-        self._path = Path(tempfile.gettempdir()) / f'r3_ros_{domain_id}_{plain}.lock'
+        self.path = Path(tempfile.gettempdir()) / f'r3_ros_{domain_id}_{plain}.lock'
         self._file: TextIO | None = None
 
     def acquire(self) -> bool:
         """Take the lock; False if another node has it."""
         self.release()
         try:
-            file = open(self._path, 'a')
+            file = open(self.path, 'a')
         except OSError:
             # Of another user, or no place to write: the graph remains to tell.
             return True

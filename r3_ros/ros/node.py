@@ -152,13 +152,18 @@ class R3StreamNode(LifecycleNode):
         """Two nodes of one name share topics and services, and their poses would mix."""
         name = self.get_fully_qualified_name()
         lock = NameLock(name, self.context.get_domain_id())
-        if not lock.acquire() or self._count_twins():
-            lock.release()
-            raise ConfigError(
-                f"a node named '{name}' runs already: stop it, or start this one under another "
-                'name (--ros-args -r __node:=NAME) or namespace (-r __ns:=/NAME)'
-            )
-        self._closers.append(lock.release)
+        if not lock.acquire():
+            seen = f'it holds {lock.path}'
+        elif self._count_twins():
+            seen = 'it is on the graph'
+        else:
+            self._closers.append(lock.release)
+            return
+        lock.release()
+        raise ConfigError(
+            f"a node named '{name}' runs already ({seen}): stop it, or start this one under "
+            'another name (--ros-args -r __node:=NAME) or namespace (-r __ns:=/NAME)'
+        )
 
     def _count_twins(self) -> int:
         own = (self.get_name(), self.get_namespace())
