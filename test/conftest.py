@@ -5,8 +5,11 @@ adds the generated ``r3_ros.msg`` and ``r3_ros.srv`` of the installed package to
 tests run from the source tree, under colcon and, without the ``ros`` ones, with no ROS at all.
 """
 
+from collections.abc import Callable, Iterator
 import importlib.util
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,3 +45,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if reason:
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Make graphs (see ros_graph.py) whose maps go to a temporary folder; closed at the end."""
+    from ros_graph import Graph
+
+    made: list[Graph] = []
+
+    def make(script: Any = None, arguments: tuple[str, ...] = (), **parameters: Any) -> Graph:
+        parameters.setdefault('map__directory', str(tmp_path / 'maps'))
+        made.append(Graph(script, arguments, **parameters))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

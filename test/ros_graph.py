@@ -16,8 +16,10 @@ from pathlib import Path
 import tempfile
 import time
 
+from geometry_msgs.msg import Pose
 from lifecycle_msgs.msg import State
 import numpy as np
+from r3_ros.geometry import T_from_quat
 from r3_ros.ros.messages import camera_info_message, header_message, stamp_ns_of
 from r3_ros.ros.node import R3StreamNode
 from r3_ros.streaming.engine import Engine
@@ -56,6 +58,12 @@ def image_message(
 # What is loaded by now stays: collections after each test look only at what came later.
 gc.collect()
 gc.freeze()
+
+
+def matrix(pose: Pose) -> np.ndarray:
+    """Return the 4x4 motion of a pose message."""
+    p, q = pose.position, pose.orientation
+    return T_from_quat(np.array([p.x, p.y, p.z]), np.array([q.x, q.y, q.z, q.w]))
 
 
 class Domain:

@@ -13,7 +13,6 @@ pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setu
 from lifecycle_msgs.msg import State
 from nav_msgs.msg import Odometry, Path
 from r3_ros.errors import FrameError, ModelError
-from r3_ros.geometry import T_from_quat
 from r3_ros.msg import StreamStatus
 from r3_ros.ros.health import StreamState
 from r3_ros.ros.messages import (
@@ -31,6 +30,7 @@ from ros_graph import (
     Graph,
     image_message,
     LATCHED,
+    matrix,
     PERIOD_NS,
 )
 from scripted import intrinsics, picture, Script, SECOND_NS, START_NS, straight, truth
@@ -38,25 +38,6 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from sensor_msgs_py import point_cloud2
 
 pytestmark = pytest.mark.ros
-
-
-@pytest.fixture
-def graph():
-    """Make graphs with a script and parameters; they are closed at the end."""
-    made = []
-
-    def make(script=None, arguments=(), **parameters):
-        made.append(Graph(script, arguments, **parameters))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
-
-
-def matrix(pose):
-    p, q = pose.position, pose.orientation
-    return T_from_quat(np.array([p.x, p.y, p.z]), np.array([q.x, q.y, q.z, q.w]))
 
 
 def state_of(graph):

@@ -21,7 +21,7 @@ from r3_ros.ros import saving
 from r3_ros.ros.health import StreamState
 from r3_ros.srv import SaveMap, SaveTrajectory
 from r3_ros.trajectory_file import read_tum
-from ros_graph import Graph, image_message, LATCHED
+from ros_graph import image_message, LATCHED
 from scripted import Script, START_NS, truth
 from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import SetBool, Trigger
@@ -29,21 +29,6 @@ from std_srvs.srv import SetBool, Trigger
 pytestmark = pytest.mark.ros
 
 T_MAP_WORLD = make_T(R_BODY_OPTICAL, np.zeros(3))
-
-
-@pytest.fixture
-def graph(tmp_path):
-    """Make graphs whose map directory is a temporary one."""
-    made = []
-
-    def make(script=None, arguments=(), **parameters):
-        parameters.setdefault('map__directory', str(tmp_path / 'maps'))
-        made.append(Graph(script, arguments, **parameters))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
 
 
 def save_map(g, **fields):

@@ -9,7 +9,7 @@ pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
 from nav_msgs.msg import Odometry
-from r3_ros.geometry import inverse, make_T, R_BODY_OPTICAL, T_from_quat
+from r3_ros.geometry import inverse, make_T, R_BODY_OPTICAL
 from r3_ros.ros.health import StreamState
 from r3_ros.ros.messages import (
     matrix_from_transform,
@@ -18,7 +18,7 @@ from r3_ros.ros.messages import (
     transform_message,
 )
 from rclpy.time import Time
-from ros_graph import CAMERA, Graph, image_message, PERIOD_NS
+from ros_graph import CAMERA, image_message, matrix, PERIOD_NS
 from scipy.spatial.transform import Rotation
 from scripted import Script, SECOND_NS, START_NS, truth
 from std_srvs.srv import SetBool, Trigger
@@ -29,24 +29,6 @@ pytestmark = pytest.mark.ros
 T_BASE_OPTICAL = make_T(
     Rotation.from_euler('z', 0.3).as_matrix() @ R_BODY_OPTICAL, [0.3, 0.05, 0.4]
 )
-
-
-@pytest.fixture
-def graph():
-    made = []
-
-    def make(script=None, arguments=(), **parameters):
-        made.append(Graph(script, arguments, **parameters))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
-
-
-def matrix(pose):
-    p, q = pose.position, pose.orientation
-    return T_from_quat(np.array([p.x, p.y, p.z]), np.array([q.x, q.y, q.z, q.w]))
 
 
 def edges(transforms):
