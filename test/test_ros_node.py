@@ -177,8 +177,9 @@ def test_reliable_and_best_effort_partners_connect(graph, reliability):
     g.probe.destroy_publisher(g.images)
     g.images = g.probe.create_publisher(Image, 'image', qos)
     g.until(lambda: g.images.get_subscription_count() == 1)
-    g.send()
-    g.until(lambda: statuses)
+    stamp_ns = g.send()
+    g.until(lambda: any(stamp_ns_of(status.header.stamp) == stamp_ns for status in statuses))
+    assert statuses[-1].frames_processed == 1
 
 
 def test_the_subscription_is_reliable_where_every_camera_is(graph):
@@ -807,6 +808,8 @@ def test_diagnostics_tell_of_being_lost(graph):
     heard = g.listen('/diagnostics', DiagnosticArray)
     g.send_many(8)
     g.until(lambda: heard and levels(heard[-1])['r3: tracking'] == DiagnosticStatus.ERROR)
+    (found,) = [s for s in heard[-1].status if s.name == 'r3: tracking']
+    assert {pair.key: pair.value for pair in found.values}['state'].upper() == 'LOST'
 
 
 def test_diagnostics_tell_when_everything_is_rejected(graph):

@@ -139,6 +139,7 @@ def test_a_second_depth_of_a_keyframe_replaces_the_first():
     world.insert(1, cloud(seed=2))
     other = a_map()
     other.insert(1, cloud(seed=2))
+    assert len(world) == len(other) > 0
     same(world.view({1: at(0.0)}).cloud(), other.view({1: at(0.0)}).cloud())
 
 
