@@ -1,0 +1,241 @@
+"""The vision transformer: patches to tokens, blocks within and across frames, four taps.
+
+Shapes: B batch, S frames, P = 1 + rows * columns tokens per frame (token 0 is the class slot,
+later the camera's), C width, D tap width, h heads, d = 64, N cached frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn, Tensor
+from torch.nn import functional as F
+
+from .layers import attend_within, Block, EPSILON, LayerNorm, rotations
+from .variants import BackboneConfig, PATCH, TABLE_SIDE
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Frames on their way through the backbone, before any of them looks at another.
+
+    :ivar tokens: (B, S, P, C) float32, the input of block ``alternate_from``.
+    :ivar descriptor: (B, S, C) mean patch token one block earlier: what the frame looks like.
+    :ivar class_token: (B, S, C) class slot one block earlier: chooses plain DA3's reference view.
+    :ivar rows: patches in a column of the picture; ``columns``: in a row.
+    """
+
+    tokens: Tensor
+    descriptor: Tensor
+    class_token: Tensor
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class KeyValues:
+    """Keys and values of one cross-frame block: (B, h, N, P, d) each, ready to be attended."""
+
+    keys: Tensor
+    values: Tensor
+
+    def followed_by(self, other: KeyValues) -> KeyValues:
+        """Return these frames and then the other's."""
+        return KeyValues(
+            torch.cat([self.keys, other.keys], dim=2),
+            torch.cat([self.values, other.values], dim=2),
+        )
+
+    def select(self, frames: Tensor) -> KeyValues:
+        """Return the frames of a (M,) index, in its order."""
+        return KeyValues(self.keys.index_select(2, frames), self.values.index_select(2, frames))
+
+
+@dataclass(frozen=True)
+class Taps:
+    """What the heads read.
+
+    :ivar features: four times (B, S, P - 1, D) patch features: local half raw, global half normed.
+    :ivar camera_tokens: four times (B, S, D), raw.
+    :ivar key_values: the frames' own, one per cross-frame block.
+    """
+
+    features: list[Tensor]
+    camera_tokens: list[Tensor]
+    key_values: tuple[KeyValues, ...]
+
+
+class _AcrossFrames:
+    """Attention of S frames over cached ones and one another; keeps what later frames need.
+
+    Neither order nor place of a frame shows in the result: keys carry no frame position.
+    """
+
+    def __init__(self, frames: int, causal: bool, cached: KeyValues | None) -> None:
+        self._frames = frames
+        self._causal = causal
+        self._cached = cached
+        self.own: KeyValues | None = None
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Map queries, keys and values (B*S, h, P, d) to (B*S, h, P, d)."""
+        S = self._frames
+        # (B*S, h, P, d) -> (B, h, S, P, d)
+        q, k, v = (x.unflatten(0, (-1, S)).transpose(1, 2) for x in (q, k, v))
+        self.own = KeyValues(k, v)
+        seen = self.own if self._cached is None else self._cached.followed_by(self.own)
+        before = seen.keys.shape[2] - S
+        if self._causal and S > 1:
+            # One frame at a time over a growing prefix: no mask of (S P)^2 entries.
+            out = torch.stack(
+                [_attend(q[:, :, s : s + 1], seen, before + s + 1) for s in range(S)], dim=2
+            ).flatten(2, 3)
+        else:
+            out = _attend(q, seen, before + S)
+        return out.unflatten(2, (S, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def _attend(q: Tensor, seen: KeyValues, count: int) -> Tensor:
+    """Attend (B, h, M, P, d) queries over the first frames seen; returns (B, h, M*P, d)."""
+    keys = seen.keys[:, :, :count].flatten(2, 3)
+    values = seen.values[:, :, :count].flatten(2, 3)
+    return F.scaled_dot_product_attention(q.flatten(2, 3), keys, values)
+
+
+class PatchEmbedding(nn.Module):
+    """One convolution from pixels to tokens."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, kernel_size=PATCH, stride=PATCH)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (N, 3, H, W) normalised pictures to (N, rows * columns, C), row by row."""
+        return self.proj(images.to(self.proj.weight.dtype)).flatten(2).transpose(1, 2)
+
+
+class Backbone(nn.Module):
+    """The transformer in two steps: each frame alone, then with the frames it may see."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        C = config.width
+        self.config = config
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, C))
+        if config.alternate_from is not None:
+            # Entry 0: the reference frame; entry 1: every other.
+            self.camera_token = nn.Parameter(torch.zeros(1, 2, C))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + TABLE_SIDE**2, C))
+        self.patch_embed = PatchEmbedding(C)
+        self.blocks = nn.ModuleList(
+            Block(
+                C,
+                config.heads,
+                normalise=config.alternate_from is not None and i >= config.alternate_from,
+                swiglu_width=config.swiglu_width,
+            )
+            for i in range(config.depth)
+        )
+        self.norm = LayerNorm(C, eps=EPSILON)
+        self._resized: tuple[tuple[int, ...], Tensor] | None = None
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Map (N, 3, H, W) normalised pictures to (N, P, C) float32 tokens with positions."""
+        patches = self.patch_embed(images).float()
+        tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
+        return tokens + self._positions(images.shape[-2] // PATCH, images.shape[-1] // PATCH)
+
+    def _positions(self, rows: int, columns: int) -> Tensor:
+        """Return the (1, P, C) position table of a grid, resized from the trained square."""
+        if rows == columns == TABLE_SIDE:
+            return self.pos_embed
+        if torch.is_grad_enabled():
+            return self._resized_positions(rows, columns)
+        # A stream has one size: resize once, and again if the weights have changed since.
+        version = (rows, columns, self.pos_embed.data_ptr(), self.pos_embed._version)
+        if self._resized is None or self._resized[0] != version:
+            self._resized = (version, self._resized_positions(rows, columns))
+        return self._resized[1]
+
+    def _resized_positions(self, rows: int, columns: int) -> Tensor:
+        table = self.pos_embed[:, 1:].unflatten(1, (TABLE_SIDE, TABLE_SIDE)).permute(0, 3, 1, 2)
+        # Trained so: the factors with the 0.1, not the size, place the samples.
+        scale = ((rows + 0.1) / TABLE_SIDE, (columns + 0.1) / TABLE_SIDE)
+        resized = F.interpolate(table, scale_factor=scale, mode='bicubic', align_corners=False)
+        return torch.cat([self.pos_embed[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
+
+    def describe(self, images: Tensor) -> Tokens:
+        """Run what needs neither another frame nor a role: the blocks before ``alternate_from``.
+
+        :param images: (B, S, 3, H, W) normalised, sides multiples of 14.
+        """
+        B, S = images.shape[:2]
+        rows, columns = images.shape[-2] // PATCH, images.shape[-1] // PATCH
+        x = self.embed(images.flatten(0, 1))
+        last = self.config.alternate_from or self.config.depth
+        before_last = x
+        for block in self.blocks[:last]:
+            before_last = x
+            x = block(x)
+        split = before_last.unflatten(0, (B, S))
+        return Tokens(
+            tokens=x.unflatten(0, (B, S)),
+            descriptor=split[:, :, 1:].mean(dim=2),
+            class_token=split[:, :, 0],
+            rows=rows,
+            columns=columns,
+        )
+
+    def relate(
+        self,
+        described: Tokens,
+        camera_tokens: Tensor,
+        causal: bool,
+        cached: Sequence[KeyValues] | None = None,
+    ) -> Taps:
+        """Run the rest: blocks alternate between each frame alone and the frames it may see.
+
+        :param camera_tokens: (B, S, C), put into the class slot of each frame.
+        :param causal: a frame sees the cached ones, itself and those before it; else all.
+        :param cached: one per cross-frame block, (B, h, N, P, d); None: nothing is remembered.
+        """
+        first = self.config.alternate_from
+        assert first is not None, 'a backbone whose blocks all see one frame has nothing to relate'
+        x = described.tokens
+        B, S = x.shape[:2]
+        x = torch.cat([camera_tokens[:, :, None].to(x.dtype), x[:, :, 1:]], dim=2).flatten(0, 1)
+        local = x
+        within, across = rotations(described.rows, described.columns, x.device)
+        taps = Taps([], [], ())
+        key_values: list[KeyValues] = []
+        for i in range(first, self.config.depth):
+            if self.config.is_cross_frame(i):
+                attend = _AcrossFrames(S, causal, cached[len(key_values)] if cached else None)
+                x = self.blocks[i](x, across, attend)
+                assert attend.own is not None
+                key_values.append(attend.own)
+            else:
+                x = local = self.blocks[i](x, within)
+            if i in self.config.taps:
+                self._tap(taps, local.unflatten(0, (B, S)), x.unflatten(0, (B, S)))
+        return Taps(taps.features, taps.camera_tokens, tuple(key_values))
+
+    def _tap(self, taps: Taps, local: Tensor, across: Tensor) -> None:
+        """Add one tap from the outputs (B, S, P, C) of the last block of each kind."""
+        taps.features.append(torch.cat([local[:, :, 1:], self.norm(across[:, :, 1:])], dim=-1))
+        taps.camera_tokens.append(torch.cat([local[:, :, 0], across[:, :, 0]], dim=-1))
+
+    def features_alone(self, images: Tensor) -> list[Tensor]:
+        """Return the four taps (N, P - 1, C), normed, of a backbone that never looks across.
+
+        :param images: (N, 3, H, W) normalised.
+        """
+        x = self.embed(images)
+        features = []
+        for i, block in enumerate(self.blocks):
+            x = block(x, None, attend_within)
+            if i in self.config.taps:
+                features.append(self.norm(x[:, 1:]))
+        return features

@@ -1,0 +1,142 @@
+"""What the network says of cameras: fields of view, relative and absolute poses.
+
+Everything here is float32: it costs nothing beside the backbone, and logits and angles keep
+their digits. Shapes: B batch, S frames of the call, N cached frames, D tap width. A pose
+encoding is nine numbers: translation (3), quaternion ``xyzw`` of any length (4), field of view
+vertical and horizontal in radians (2).
+"""
+
+from __future__ import annotations
+
+from typing import cast, NamedTuple
+
+import torch
+from torch import nn, Tensor
+from torch.nn import functional as F
+
+from .layers import Block, EPSILON, LayerNorm, Mlp
+
+
+class Pairs(NamedTuple):
+    """Relative poses from source i (N cached frames, then the S of the call) to frame j.
+
+    ``X_j = R(q) X_i + t``: rows are sources, columns the frames of the call. Entries of pairs
+    that were not predicted are zero.
+
+    :ivar translation: (B, N + S, S, 3) in the network's unit.
+    :ivar quaternion: (B, N + S, S, 4) ``xyzw``, not normalised.
+    :ivar logit_translation: (B, N + S, S) confidence logits; ``logit_rotation`` likewise.
+    :ivar predicted: (N + S, S) bool.
+    """
+
+    translation: Tensor
+    quaternion: Tensor
+    logit_translation: Tensor
+    logit_rotation: Tensor
+    predicted: Tensor
+
+
+def _mlp(width_in: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width_in, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+
+
+class CameraDecoder(nn.Module):
+    """Plain DA3's: a frame's camera token to its pose against the reference view."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.backbone = _mlp(width, width)
+        self.fc_t = nn.Linear(width, 3)
+        self.fc_qvec = nn.Linear(width, 4)
+        self.fc_fov = nn.Sequential(nn.Linear(width, 2), nn.ReLU())
+
+    def project(self, camera_tokens: Tensor) -> Tensor:
+        """Return the feature (B, S, D) that every answer reads, of camera tokens (B, S, D)."""
+        return self.backbone(camera_tokens.float())
+
+    def fov(self, feature: Tensor) -> Tensor:
+        """Return (B, S, 2) fields of view >= 0, vertical then horizontal."""
+        return self.fc_fov(feature)
+
+    def absolute(self, feature: Tensor) -> Tensor:
+        """Return (B, S, 9) encodings of camera-to-world poses."""
+        return torch.cat([self.fc_t(feature), self.fc_qvec(feature), self.fov(feature)], dim=-1)
+
+
+class PairHead(CameraDecoder):
+    """R3's: relative poses of pairs of frames, with a confidence each for its two parts.
+
+    The first layer is linear in the pair, ``W [p_i; p_j] = W_i p_i + W_j p_j``, so each frame's
+    two halves are computed once; the source half is what a cached frame keeps. ``fc_abs_fov`` and
+    the absolute pose inherited from DA3 are in every file, and no output of R3 reads them.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.rel_backbone = _mlp(2 * width, width)
+        self.fc_rel_t = nn.Linear(width, 3)
+        self.fc_rel_qvec = nn.Linear(width, 4)
+        self.fc_rel_conf = nn.Linear(width, 1)
+        self.fc_rel_conf_t = nn.Linear(width, 1)
+        self.fc_abs_fov = nn.Sequential(nn.Linear(width, 2), nn.ReLU())
+
+    def source_half(self, feature: Tensor) -> Tensor:
+        """Return ``W_i p_i`` (B, S, D): a frame's part in every pair it is the source of."""
+        return F.linear(feature, self._first.weight.chunk(2, dim=1)[0])
+
+    def target_half(self, feature: Tensor) -> Tensor:
+        """Return ``W_j p_j + b`` (B, S, D)."""
+        return F.linear(feature, self._first.weight.chunk(2, dim=1)[1], self._first.bias)
+
+    @property
+    def _first(self) -> nn.Linear:
+        return cast(nn.Linear, self.rel_backbone[0])
+
+    def forward(self, sources: Tensor, targets: Tensor, causal: bool) -> Pairs:
+        """Relate every frame of the call to the frames it may see.
+
+        :param sources: (B, N + S, D) source halves, the last S of them of the call's frames.
+        :param targets: (B, S, D) target halves.
+        :param causal: only sources before the target; else every source but the target itself.
+        """
+        S = targets.shape[1]
+        N = sources.shape[1] - S
+        columns = []
+        for s in range(S):
+            count = N + s if causal else N + S
+            e = self.rel_backbone[1:](sources[:, :count] + targets[:, s : s + 1])
+            column = torch.cat(
+                [
+                    self.fc_rel_t(e),
+                    self.fc_rel_qvec(e),
+                    self.fc_rel_conf_t(e),
+                    self.fc_rel_conf(e),
+                ],
+                dim=-1,
+            )  # (B, count, 9)
+            columns.append(F.pad(column, (0, 0, 0, N + S - count)))
+        every = torch.ones(N + S, S, dtype=torch.bool, device=targets.device)
+        predicted = every.triu(1 - N) if causal else every ^ every.triu(-N).tril(-N)
+        out = torch.stack(columns, dim=2) * predicted[..., None]  # (B, N + S, S, 9)
+        return Pairs(out[..., :3], out[..., 3:7], out[..., 7], out[..., 8], predicted)
+
+
+class PoseEncoder(nn.Module):
+    """Plain DA3's: known cameras to camera tokens."""
+
+    _HEADS = 16
+    _BLOCKS = 4
+
+    def __init__(self, width: int) -> None:
+        """Build for a backbone of this width."""
+        super().__init__()
+        self.pose_branch = Mlp(9, width // 2, width)
+        self.token_norm = LayerNorm(width, eps=EPSILON)
+        self.trunk = nn.Sequential(
+            *(Block(width, self._HEADS, epsilon=EPSILON) for _ in range(self._BLOCKS))
+        )
+        self.trunk_norm = LayerNorm(width, eps=EPSILON)
+
+    def forward(self, encodings: Tensor) -> Tensor:
+        """Map (B, S, 9) encodings of camera-to-world poses to camera tokens (B, S, C)."""
+        return self.trunk_norm(self.trunk(self.token_norm(self.pose_branch(encodings))))

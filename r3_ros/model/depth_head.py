@@ -1,0 +1,259 @@
+"""Dense prediction: four taps to a fused pyramid, to depth and what else the head answers.
+
+Frames are independent of one another here. Shapes: N frames, D tap width, h x w patches,
+F features, H x W = 14h x 14w pixels. Sizes of the pyramid: level 1 is 4h x 4w, level 2 2h x 2w,
+level 3 h x w, level 4 half of that; fused it ends at 8h x 8w.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import nn, Tensor
+from torch.nn import functional as F
+
+from .layers import EPSILON, FREQUENCY_BASE, LayerNorm
+from .variants import DepthHeadConfig, PATCH
+
+#: Channels of the last hidden layer of every branch.
+_LAST = 32
+#: Strength of the position embedding.
+_EMBEDDING_GAIN = 0.1
+
+
+class DenseDepth(NamedTuple):
+    """Answer of the dual head; the rays are None unless asked for.
+
+    :ivar depth: (N, H, W) float32 > 0, along the optical axis, in the network's unit.
+    :ivar confidence: (N, H, W) float32 > 1.
+    :ivar rays: (N, 8h, 8w, 6) float32, origin and direction; ``ray_confidence``: (N, 8h, 8w) > 1.
+    """
+
+    depth: Tensor
+    confidence: Tensor
+    rays: Tensor | None = None
+    ray_confidence: Tensor | None = None
+
+
+class MonoDepth(NamedTuple):
+    """Answer of the metric head: (N, H, W) float32 depth > 0 and sky >= 0."""
+
+    depth: Tensor
+    sky: Tensor
+
+
+@lru_cache(maxsize=32)
+def _axis_embedding(
+    size: int, extent: float, channels: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Return (channels, size): sines, then cosines of pixel positions along one axis."""
+    with torch.inference_mode(False):
+        edge = extent * (size - 1) / size
+        positions = torch.linspace(-edge, edge, size, device=device, dtype=torch.float32)
+        steps = torch.arange(channels // 2, device=device, dtype=torch.float32) / (channels // 2)
+        angles = FREQUENCY_BASE ** -steps[:, None] * positions
+        return (_EMBEDDING_GAIN * torch.cat([angles.sin(), angles.cos()])).to(dtype)
+
+
+def add_position_embedding(x: Tensor, aspect: float) -> Tensor:
+    """Add to (N, channels, m_h, m_w) where its pixels lie in a picture of this aspect, in place.
+
+    Half of the channels tell the column, half the row, so two vectors do for the whole map.
+    """
+    channels, m_h, m_w = x.shape[1:]
+    diagonal = (aspect**2 + 1) ** 0.5
+    half = channels // 2
+    u = _axis_embedding(m_w, aspect / diagonal, half, x.device, x.dtype)
+    v = _axis_embedding(m_h, 1 / diagonal, half, x.device, x.dtype)
+    x[:, :half] += u[:, None, :]
+    x[:, half:] += v[:, :, None]
+    return x
+
+
+def _resized(x: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(x, size=tuple(size), mode='bilinear', align_corners=True)
+
+
+class ResidualUnit(nn.Module):
+    """Two 3x3 convolutions around which the input is added."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(features, features, 3, padding=1)
+        self.conv2 = nn.Conv2d(features, features, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, F, h, w) to the same shape."""
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class Fusion(nn.Module):
+    """Joins a level with what came from above and brings it to the size of the next."""
+
+    def __init__(self, features: int, has_side: bool) -> None:
+        super().__init__()
+        if has_side:
+            self.resConfUnit1 = ResidualUnit(features)
+        self.resConfUnit2 = ResidualUnit(features)
+        self.out_conv = nn.Conv2d(features, features, 1)
+
+    def forward(self, top: Tensor, side: Tensor | None, size: Sequence[int]) -> Tensor:
+        """Map (N, F, h, w), twice unless at the top, to (N, F, *size).
+
+        The 1x1 convolution comes before the upsampling: they commute (bilinear weights add up to
+        one), and it costs a quarter there.
+        """
+        if side is not None:
+            top = top + self.resConfUnit1(side)
+        return _resized(self.out_conv(self.resConfUnit2(top)), size)
+
+
+class ChannelNorm(LayerNorm):
+    """A layer norm over the channels of a map, then in the dtype of the input again."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, channels, h, w) to the same shape."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).to(x.dtype)
+
+
+class TokenConv(nn.Conv2d):
+    """A 1x1 convolution as a product of tokens, so that D channels need not come first."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map (N, h*w, D) to (N, channels, h*w)."""
+        weight = self.weight.flatten(1)
+        return F.linear(tokens.to(weight.dtype), weight, self.bias).transpose(1, 2).contiguous()
+
+
+class LogitConv(nn.Conv2d):
+    """The last 1x1 convolution of a branch, in float32: exponentials follow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, 32, h, w) to (N, logits, h, w) float32."""
+        return super().forward(x.float())
+
+
+def _branch_end(features: int, logits: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(features, _LAST, 3, padding=1), nn.ReLU(), LogitConv(_LAST, logits, 1)
+    )
+
+
+class _Pyramid(nn.Module):
+    """What both heads share: projected levels, their fusion, the map at full resolution."""
+
+    #: Whether maps are told where their pixels lie in the picture.
+    embeds_positions = False
+
+    def __init__(self, config: DepthHeadConfig, width: int) -> None:
+        super().__init__()
+        F_ = config.features
+        c1, c2, _, c4 = config.channels
+        self.norm: LayerNorm | None = None
+        self.projects = nn.ModuleList(TokenConv(width, c, 1) for c in config.channels)
+        self.resize_layers = nn.ModuleList(
+            [
+                nn.ConvTranspose2d(c1, c1, 4, stride=4),
+                nn.ConvTranspose2d(c2, c2, 2, stride=2),
+                nn.Identity(),
+                nn.Conv2d(c4, c4, 3, stride=2, padding=1),
+            ]
+        )
+        for k, channels in enumerate(config.channels, start=1):
+            setattr(self, f'layer{k}_rn', nn.Conv2d(channels, F_, 3, padding=1, bias=False))
+        self._add_fusions(F_, '')
+        self.output_conv1 = nn.Conv2d(F_, F_ // 2, 3, padding=1)
+
+    def _add_fusions(self, features: int, suffix: str) -> None:
+        for k in range(1, 5):
+            setattr(self, f'refinenet{k}{suffix}', Fusion(features, has_side=k < 4))
+
+    def _levels(self, features: Sequence[Tensor], rows: int, columns: int) -> list[Tensor]:
+        """Map four taps (N, h*w, D) to the four levels with F channels each."""
+        levels = []
+        for k, tap in enumerate(features):
+            tokens = tap if self.norm is None else self.norm(tap)
+            x = self.projects[k](tokens).unflatten(2, (rows, columns))
+            if self.embeds_positions:
+                x = add_position_embedding(x, columns / rows)
+            levels.append(getattr(self, f'layer{k + 1}_rn')(self.resize_layers[k](x)))
+        return levels
+
+    def _fused(self, levels: Sequence[Tensor], suffix: str = '') -> Tensor:
+        """Join the levels from the coarsest to (N, F, 8h, 8w)."""
+        sizes = [[2 * n for n in levels[0].shape[2:]], *(level.shape[2:] for level in levels[:3])]
+        fused = getattr(self, f'refinenet4{suffix}')(levels[3], None, sizes[3])
+        for k in (3, 2, 1):
+            fused = getattr(self, f'refinenet{k}{suffix}')(fused, levels[k - 1], sizes[k - 1])
+        return fused
+
+    def _full_size(self, fused: Tensor, rows: int, columns: int) -> Tensor:
+        """Map (N, F, 8h, 8w) to (N, F/2, H, W)."""
+        x = _resized(self.output_conv1(fused), (rows * PATCH, columns * PATCH))
+        return add_position_embedding(x, columns / rows) if self.embeds_positions else x
+
+
+class DualHead(_Pyramid):
+    """The head of R3 and any-view DA3: depth with confidence, and rays where asked for."""
+
+    embeds_positions = True
+
+    def __init__(self, config: DepthHeadConfig, width: int) -> None:
+        super().__init__(config, width)
+        F_ = config.features
+        self.norm = LayerNorm(width, eps=EPSILON)
+        self.output_conv2 = _branch_end(F_ // 2, 2)
+        self._add_fusions(F_, '_aux')
+        widths = [(F_, F_ // 2), (F_ // 2, F_)]
+        # Levels 0 to 2 have weights in every released file, and no output that reads them.
+        self.output_conv1_aux = nn.ModuleList(
+            nn.Sequential(*(nn.Conv2d(*widths[i % 2], 3, padding=1) for i in range(5)))
+            for _ in range(4)
+        )
+        shared = ChannelNorm(_LAST, eps=EPSILON)
+        self.output_conv2_aux = nn.ModuleList(
+            nn.Sequential(
+                OrderedDict(
+                    [
+                        ('0', nn.Conv2d(F_ // 2, _LAST, 3, padding=1)),
+                        ('2', shared),
+                        ('4', nn.ReLU()),
+                        ('5', LogitConv(_LAST, 7, 1)),
+                    ]
+                )
+            )
+            for _ in range(4)
+        )
+
+    def forward(
+        self, features: Sequence[Tensor], rows: int, columns: int, rays: bool = False
+    ) -> DenseDepth:
+        """Predict from four taps (N, h*w, D) of a grid of h = rows by w = columns patches."""
+        levels = self._levels(features, rows, columns)
+        logits = self.output_conv2(self._full_size(self._fused(levels), rows, columns))
+        dense = DenseDepth(logits[:, 0].exp(), 1 + logits[:, 1].exp())
+        if not rays:
+            return dense
+        x = self.output_conv1_aux[3](self._fused(levels, '_aux'))
+        aux = self.output_conv2_aux[3](add_position_embedding(x, columns / rows))
+        return dense._replace(
+            rays=aux[:, :6].permute(0, 2, 3, 1), ray_confidence=1 + aux[:, 6].exp()
+        )
+
+
+class MetricHead(_Pyramid):
+    """The head of the metric network: depth for a focal length of 300 pixels, and sky."""
+
+    def __init__(self, config: DepthHeadConfig, width: int) -> None:
+        super().__init__(config, width)
+        self.output_conv2 = _branch_end(config.features // 2, 1)
+        self.sky_output_conv2 = _branch_end(config.features // 2, 1)
+
+    def forward(self, features: Sequence[Tensor], rows: int, columns: int) -> MonoDepth:
+        """Predict from four taps (N, h*w, C)."""
+        x = self._full_size(self._fused(self._levels(features, rows, columns)), rows, columns)
+        return MonoDepth(self.output_conv2(x)[:, 0].exp(), F.relu(self.sky_output_conv2(x)[:, 0]))

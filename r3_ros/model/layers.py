@@ -1,0 +1,182 @@
+"""The transformer's bricks: feed-forward layers, attention, rotary positions, the block.
+
+The residual stream is float32 whatever the precision of the weights: matrix products and
+attention run in the dtype of the linear layers, norms and rotations in float32 (the rule of the
+authors' bfloat16 inference). Shapes: N sequences of T tokens, C channels, h heads, d = 64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import nn, Tensor
+from torch.nn import functional as F
+
+from .variants import HEAD_CHANNELS
+
+#: Base of the rotary and of the pixel position frequencies.
+FREQUENCY_BASE = 100.0
+EPSILON_BLOCK = 1e-6
+EPSILON = 1e-5
+
+# The first vector math of a process, if two threads run it at once, may answer with errors of 1e-4
+# (torch 2.13 with MKL: seen in one of five processes, for cos as for exp). One call from a single
+# thread beforehand settles it.
+torch.zeros(1).exp()
+
+#: Attention of projected queries, keys and values, each (N, h, T, d), to (N, h, T, d).
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Rotation(NamedTuple):
+    """Rotary position tables: cosines and sines, each (T, 2, 16), rows then columns."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+@lru_cache(maxsize=16)
+def rotations(rows: int, columns: int, device: torch.device) -> tuple[Rotation, Rotation]:
+    """Return the tables of blocks within a frame and of blocks across frames, float32.
+
+    Token 0 (class or camera) is at (0, 0). Within a frame the patch at row r, column c is at
+    (r + 1, c + 1); across frames every patch is at (1, 1), so cached keys fit anywhere. Tables are
+    made once per grid and device.
+    """
+    with torch.inference_mode(False):
+        row = torch.arange(1, rows + 1, device=device, dtype=torch.float32)
+        column = torch.arange(1, columns + 1, device=device, dtype=torch.float32)
+        patches = torch.stack(torch.meshgrid(row, column, indexing='ij'), -1).reshape(-1, 2)
+        steps = torch.arange(16, device=device, dtype=torch.float32) / 16
+        frequencies = FREQUENCY_BASE**-steps
+        origin = torch.zeros(1, 2, device=device)
+
+        def table(positions: Tensor) -> Rotation:  # (P - 1, 2) -> (P, 2, 16)
+            angles = torch.cat([origin, positions])[..., None] * frequencies
+            return Rotation(angles.cos(), angles.sin())
+
+        return table(patches), table(torch.ones_like(patches))
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Rotate (N, h, T, 64) queries or keys by their positions, float32.
+
+    The first 32 channels turn with the row, the last 32 with the column; within each half,
+    channel k forms a pair with channel k + 16.
+    """
+    pairs = x.unflatten(-1, (2, 2, 16))  # (N, h, T, row or column, a or b, 16)
+    a, b = pairs.unbind(-2)
+    turned = (a * rotation.cos - b * rotation.sin, b * rotation.cos + a * rotation.sin)
+    return torch.stack(turned, dim=-2).flatten(-3)
+
+
+class LayerNorm(nn.LayerNorm):
+    """A layer norm that computes in float32 and answers in it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
+        return super().forward(x.float())
+
+
+class LayerScale(nn.Module):
+    """A learned gain per channel."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), 0.01))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., C) float32."""
+        return x * self.gamma
+
+
+class Mlp(nn.Module):
+    """Two linear layers around an exact (erf) GELU."""
+
+    def __init__(self, width_in: int, hidden: int, width_out: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width_in, hidden)
+        self.fc2 = nn.Linear(hidden, width_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., width_in) to (..., width_out)."""
+        return self.fc2(F.gelu(self.fc1(x.to(self.fc1.weight.dtype))))
+
+
+class SwiGlu(nn.Module):
+    """The gated feed-forward layer of the giant backbone."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.w12 = nn.Linear(width, 2 * hidden)
+        self.w3 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., C) to (..., C)."""
+        gate, value = self.w12(x.to(self.w12.weight.dtype)).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)
+
+
+class Attention(nn.Module):
+    """Projections around an attention that the caller chooses."""
+
+    def __init__(self, width: int, heads: int, normalise: bool) -> None:
+        """Build the projections.
+
+        :param normalise: normalise each head's queries and keys before they are rotated.
+        """
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.q_norm = LayerNorm(HEAD_CHANNELS, eps=EPSILON) if normalise else None
+        self.k_norm = LayerNorm(HEAD_CHANNELS, eps=EPSILON) if normalise else None
+
+    def forward(self, x: Tensor, rotation: Rotation | None, attend: Attend) -> Tensor:
+        """Map (N, T, C) to (N, T, C)."""
+        qkv = self.qkv(x.to(self.qkv.weight.dtype))
+        # (N, T, 3C) -> three times (N, h, T, d)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        out = attend(q.to(v.dtype), k.to(v.dtype), v)
+        return self.proj(out.transpose(1, 2).flatten(-2))  # (N, T, C)
+
+
+def attend_within(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend among the tokens of each sequence."""
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        normalise: bool = False,
+        swiglu_width: int | None = None,
+        epsilon: float = EPSILON_BLOCK,
+    ) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(width, eps=epsilon)
+        self.attn = Attention(width, heads, normalise)
+        self.ls1 = LayerScale(width)
+        self.norm2 = LayerNorm(width, eps=epsilon)
+        self.mlp = (
+            Mlp(width, 4 * width, width) if swiglu_width is None else SwiGlu(width, swiglu_width)
+        )
+        self.ls2 = LayerScale(width)
+
+    def forward(
+        self, x: Tensor, rotation: Rotation | None = None, attend: Attend = attend_within
+    ) -> Tensor:
+        """Map the residual stream (N, T, C) float32 to the next."""
+        x = x + self.ls1(self.attn(self.norm1(x), rotation, attend))
+        return x + self.ls2(self.mlp(self.norm2(x)))

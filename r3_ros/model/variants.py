@@ -1,0 +1,120 @@
+"""The networks of the family as numbers: widths, depths and what hangs on the backbone.
+
+Sources: R3 (arXiv 2605.26519) and Depth Anything 3 (arXiv 2511.10647), as released.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import enum
+
+#: Side of a square patch in pixels: sides of a network input are multiples of it.
+PATCH = 14
+#: The position table is a square of this many entries (trained at 518 x 518).
+TABLE_SIDE = 37
+#: Channels of an attention head, in every variant.
+HEAD_CHANNELS = 64
+
+
+class CameraOutput(enum.Enum):
+    """What a network says of cameras."""
+
+    NONE = 'none'
+    PAIRS = 'pairs'  # R3: relative poses of frame pairs, with confidences
+    ABSOLUTE = 'absolute'  # plain DA3: every frame against the reference view
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """A vision transformer whose later blocks alternate between one frame and all frames.
+
+    :ivar width: C, channels of a token.
+    :ivar taps: the four blocks whose outputs the heads read.
+    :ivar alternate_from: from this block on, blocks with an odd index look across frames, and
+        queries and keys are normalised and rotated; None: every block sees one frame alone.
+    :ivar swiglu_width: hidden width of a SwiGLU feed-forward layer; None: GELU, four times C.
+    """
+
+    width: int
+    depth: int
+    taps: tuple[int, int, int, int]
+    alternate_from: int | None
+    swiglu_width: int | None = None
+
+    @property
+    def heads(self) -> int:
+        """Attention heads per block."""
+        return self.width // HEAD_CHANNELS
+
+    @property
+    def feature_width(self) -> int:
+        """D, channels of a tap: local and global half side by side where blocks alternate."""
+        return self.width if self.alternate_from is None else 2 * self.width
+
+    def is_cross_frame(self, block: int) -> bool:
+        """Say whether a block attends across frames."""
+        return self.alternate_from is not None and block >= self.alternate_from and block % 2 == 1
+
+    @property
+    def cross_frame_blocks(self) -> tuple[int, ...]:
+        """Indices of the blocks that attend across frames, whose keys and values are cached."""
+        return tuple(i for i in range(self.depth) if self.is_cross_frame(i))
+
+
+@dataclass(frozen=True)
+class DepthHeadConfig:
+    """A dense prediction head.
+
+    :ivar features: F, channels of the fused pyramid.
+    :ivar channels: of the four levels before fusion.
+    :ivar dual: R3 and any-view DA3: input norm, position embedding, confidence and a ray branch.
+        Otherwise the metric head: depth and sky.
+    """
+
+    features: int
+    channels: tuple[int, int, int, int]
+    dual: bool = True
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """One network of the family."""
+
+    name: str
+    backbone: BackboneConfig
+    depth_head: DepthHeadConfig
+    camera: CameraOutput
+
+
+_TINY = BackboneConfig(width=192, depth=12, taps=(5, 7, 9, 11), alternate_from=4)
+_SMALL = BackboneConfig(width=384, depth=12, taps=(5, 7, 9, 11), alternate_from=4)
+_BASE = BackboneConfig(width=768, depth=12, taps=(5, 7, 9, 11), alternate_from=4)
+_LARGE = BackboneConfig(width=1024, depth=24, taps=(11, 15, 19, 23), alternate_from=8)
+_GIANT = BackboneConfig(
+    width=1536, depth=40, taps=(19, 27, 33, 39), alternate_from=13, swiglu_width=4096
+)
+_LARGE_LOCAL = BackboneConfig(width=1024, depth=24, taps=(4, 11, 17, 23), alternate_from=None)
+
+_TINY_HEAD = DepthHeadConfig(features=48, channels=(32, 64, 128, 192))
+_SMALL_HEAD = DepthHeadConfig(features=64, channels=(48, 96, 192, 384))
+_BASE_HEAD = DepthHeadConfig(features=128, channels=(96, 192, 384, 768))
+_LARGE_HEAD = DepthHeadConfig(features=256, channels=(256, 512, 1024, 1024))
+_METRIC_HEAD = DepthHeadConfig(features=256, channels=(256, 512, 1024, 1024), dual=False)
+
+#: Every network that can be built, by name. `r3-large` is the only R3 that its authors released;
+#: the smaller ones and the giant share its layout, and `r3-tiny` is our own size for CPUs.
+VARIANTS: dict[str, NetworkConfig] = {
+    config.name: config
+    for config in (
+        NetworkConfig('r3-tiny', _TINY, _TINY_HEAD, CameraOutput.PAIRS),
+        NetworkConfig('r3-small', _SMALL, _SMALL_HEAD, CameraOutput.PAIRS),
+        NetworkConfig('r3-base', _BASE, _BASE_HEAD, CameraOutput.PAIRS),
+        NetworkConfig('r3-large', _LARGE, _LARGE_HEAD, CameraOutput.PAIRS),
+        NetworkConfig('r3-giant', _GIANT, _LARGE_HEAD, CameraOutput.PAIRS),
+        NetworkConfig('da3-small', _SMALL, _SMALL_HEAD, CameraOutput.ABSOLUTE),
+        NetworkConfig('da3-base', _BASE, _BASE_HEAD, CameraOutput.ABSOLUTE),
+        NetworkConfig('da3-large', _LARGE, _LARGE_HEAD, CameraOutput.ABSOLUTE),
+        NetworkConfig('da3-giant', _GIANT, _LARGE_HEAD, CameraOutput.ABSOLUTE),
+        NetworkConfig('da3metric-large', _LARGE_LOCAL, _METRIC_HEAD, CameraOutput.NONE),
+    )
+}
