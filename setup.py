@@ -35,6 +35,7 @@ setup(
         'matplotlib>=3.7',
         'numpy>=1.24',
         'opencv-python-headless>=4.8',
+        'pillow>=9.1',
         'PyYAML>=6.0',
         'rosbags>=0.10',
         'scipy>=1.10',

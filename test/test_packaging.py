@@ -19,7 +19,7 @@ INTERFACES = sorted([*ROOT.glob('msg/*.msg'), *ROOT.glob('srv/*.srv')])
 UNDERLAY = sorted(path.parent for path in ROOT.glob('underlay/*/package.xml'))
 
 #: Import names whose package has another name.
-PACKAGE_OF = {'cv2': 'opencv-python-headless', 'yaml': 'pyyaml'}
+PACKAGE_OF = {'PIL': 'pillow', 'cv2': 'opencv-python-headless', 'yaml': 'pyyaml'}
 #: Imported where there is a GPU, and named as an extra.
 OPTIONAL = {'cupy'}
 
@@ -117,7 +117,7 @@ def test_what_is_imported_from_ros_is_declared_for_rosdep():
 
 def test_the_libraries_the_package_stands_on_are_declared_for_rosdep():
     names = {'rclpy', 'cv_bridge', 'sensor_msgs_py', 'tf_transformations', 'launch_ros', 'cupy'}
-    names |= {'python3-torch', 'python3-numpy', 'python3-opencv', 'python3-pytest'}
+    names |= {'python3-torch', 'python3-numpy', 'python3-opencv', 'python3-pil', 'python3-pytest'}
     assert names <= declared_in_manifest()
 
 

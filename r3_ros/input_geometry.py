@@ -1,0 +1,259 @@
+"""What happens to pixels on their way into a network, and to the intrinsics with them.
+
+A picture is turned, cropped and resized; each of these steps moves pixels one way and intrinsics
+both ways. Pictures are (H, W, 3) uint8 RGB and nothing else: neither range nor channel order is
+guessed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from .datatypes import Intrinsics
+from .errors import CalibrationError, FrameError
+
+#: EXIF orientation -> (transpose, then mirror columns, then mirror rows) that sets it upright.
+EXIF_TURNS = {
+    1: (False, False, False),
+    2: (False, True, False),
+    3: (False, True, True),
+    4: (False, False, True),
+    5: (True, False, False),
+    6: (True, True, False),
+    7: (True, True, True),
+    8: (True, False, True),
+}
+#: Which orientation undoes another; each of the rest undoes itself.
+_OPPOSITE = {6: 8, 8: 6}
+
+_PILLOW_FILTERS = {
+    'pillow lanczos': Image.Resampling.LANCZOS,
+    'pillow bicubic': Image.Resampling.BICUBIC,
+}
+_OPENCV_FILTERS = {'opencv area': cv2.INTER_AREA, 'opencv cubic': cv2.INTER_CUBIC}
+
+
+def picture_size(image: np.ndarray) -> tuple[int, int]:
+    """Return width and height of a picture.
+
+    :raises FrameError: not (H, W, 3) uint8.
+    """
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        kind = getattr(image, 'dtype', type(image).__name__)
+        raise FrameError(
+            f'a picture must be an array of uint8, 0 to 255, got {kind}: convert it first'
+        )
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise FrameError(
+            f'a picture must be (height, width, 3), red green blue, got {image.shape}: convert '
+            'grey or four-channel pictures to RGB first'
+        )
+    return image.shape[1], image.shape[0]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Quarter turns and mirrorings, named by the EXIF orientation that they set upright."""
+
+    orientation: int
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Return width and height afterwards."""
+        return (height, width) if EXIF_TURNS[self.orientation][0] else (width, height)
+
+    @property
+    def R_after_before(self) -> np.ndarray:
+        """Return the 3x3 matrix that takes camera coordinates to those of the turned camera."""
+        transpose, mirror_x, mirror_y = EXIF_TURNS[self.orientation]
+        signs = np.diag([-1.0 if mirror_x else 1.0, -1.0 if mirror_y else 1.0, 1.0])
+        return signs @ np.eye(3)[[1, 0, 2]] if transpose else signs
+
+    def carry(self, intrinsics: Intrinsics) -> Intrinsics:
+        """Return the intrinsics of the turned picture."""
+        transpose, mirror_x, mirror_y = EXIF_TURNS[self.orientation]
+        K = intrinsics
+        if transpose:
+            K = Intrinsics(K.fy, K.fx, K.cy, K.cx, K.height, K.width)
+        if mirror_x:
+            K = replace(K, cx=K.width - 1 - K.cx)
+        if mirror_y:
+            K = replace(K, cy=K.height - 1 - K.cy)
+        return K
+
+    def carry_back(self, intrinsics: Intrinsics, width: int, height: int) -> Intrinsics:
+        """Return the intrinsics before the turn; the size follows from theirs."""
+        return Turn(_OPPOSITE.get(self.orientation, self.orientation)).carry(intrinsics)
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """Return the turned picture, a view."""
+        transpose, mirror_x, mirror_y = EXIF_TURNS[self.orientation]
+        turned = image.swapaxes(0, 1) if transpose else image
+        return turned[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """The sub-image of ``width`` x ``height`` pixels with its top left pixel at ``(x, y)``."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Return width and height afterwards."""
+        return self.width, self.height
+
+    def carry(self, intrinsics: Intrinsics) -> Intrinsics:
+        """Return the intrinsics of the cropped picture."""
+        return intrinsics.cropped(self.x, self.y, self.width, self.height)
+
+    def carry_back(self, intrinsics: Intrinsics, width: int, height: int) -> Intrinsics:
+        """Return the intrinsics before the crop, of a picture of that size."""
+        return intrinsics.cropped(-self.x, -self.y, width, height)
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """Return the cropped picture, a view."""
+        return image[self.y : self.y + self.height, self.x : self.x + self.width]
+
+
+@dataclass(frozen=True)
+class Resize:
+    """A resize to ``width`` x ``height`` pixels with one library's filter.
+
+    Both sides are rounded to whole pixels, so each has a scale factor of its own.
+    """
+
+    width: int
+    height: int
+    filter: str
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Return width and height afterwards."""
+        return self.width, self.height
+
+    def carry(self, intrinsics: Intrinsics) -> Intrinsics:
+        """Return the intrinsics of the resized picture."""
+        return intrinsics.resized(self.width, self.height)
+
+    def carry_back(self, intrinsics: Intrinsics, width: int, height: int) -> Intrinsics:
+        """Return the intrinsics before the resize, of a picture of that size."""
+        return intrinsics.resized(width, height)
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """Return the resized picture."""
+        size = (self.width, self.height)
+        pixels = np.ascontiguousarray(image)
+        if self.filter in _PILLOW_FILTERS:
+            resized = Image.fromarray(pixels).resize(size, _PILLOW_FILTERS[self.filter])
+            return np.array(resized)
+        return cv2.resize(pixels, size, interpolation=_OPENCV_FILTERS[self.filter])
+
+
+Step = Turn | Crop | Resize
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What happens to every picture of one size on its way into a network.
+
+    ``R_network_source`` and ``pixels_network_source`` belong together: a point seen at pixel
+    ``u`` of the source is seen at ``pixels_network_source @ u`` of the network's input.
+    """
+
+    source_width: int
+    source_height: int
+    steps: tuple[Step, ...]
+
+    @cached_property
+    def _sizes(self) -> tuple[tuple[int, int], ...]:
+        """Return (width, height) before the first step and after each."""
+        sizes = [(self.source_width, self.source_height)]
+        for step in self.steps:
+            sizes.append(step.size(*sizes[-1]))
+        return tuple(sizes)
+
+    @property
+    def width(self) -> int:
+        """Return the width of the network's input, in pixels."""
+        return self._sizes[-1][0]
+
+    @property
+    def height(self) -> int:
+        """Return the height of the network's input, in pixels."""
+        return self._sizes[-1][1]
+
+    @cached_property
+    def R_network_source(self) -> np.ndarray:
+        """Return the 3x3 matrix that takes camera coordinates to those the network works in.
+
+        The identity unless the picture is turned: then poses out of the network belong to a turned
+        camera. A mirroring EXIF orientation makes it a reflection.
+        """
+        R = np.eye(3)
+        for step in self.steps:
+            if isinstance(step, Turn):
+                R = step.R_after_before @ R
+        return R
+
+    @cached_property
+    def pixels_network_source(self) -> np.ndarray:
+        """Return the 3x3 matrix that takes homogeneous source pixels ``(u, v, 1)`` to the input's.
+
+        Its inverse leads back. Pixel centres lie at integer coordinates on both sides.
+        """
+        # A camera whose rays are its pixels.
+        rays = Intrinsics(1.0, 1.0, 0.0, 0.0, self.source_width, self.source_height)
+        return self.to_network(rays).K @ self.R_network_source
+
+    def to_network(self, intrinsics: Intrinsics) -> Intrinsics:
+        """Return the intrinsics of the network's input.
+
+        :param intrinsics: of the source.
+        :raises CalibrationError: they are of another size than the source.
+        """
+        self._check_size(intrinsics, self._sizes[0], 'the picture')
+        for step in self.steps:
+            intrinsics = step.carry(intrinsics)
+        return intrinsics
+
+    def to_source(self, intrinsics: Intrinsics) -> Intrinsics:
+        """Return the intrinsics of the source.
+
+        :param intrinsics: of the network's input.
+        :raises CalibrationError: they are of another size than the network's input.
+        """
+        self._check_size(intrinsics, self._sizes[-1], "the network's input")
+        for step, size in zip(self.steps[::-1], self._sizes[-2::-1], strict=True):
+            intrinsics = step.carry_back(intrinsics, *size)
+        return intrinsics
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """Return the pixels for the network.
+
+        :param image: (H, W, 3) uint8 RGB of the source's size; not modified.
+        :return: (h, w, 3) uint8, contiguous; ``image`` itself where nothing is to be done.
+        :raises FrameError: no such picture.
+        """
+        width, height = picture_size(image)
+        if (width, height) != self._sizes[0]:
+            raise FrameError(
+                f'the picture is {width}x{height}, this geometry is for {self.source_width}x'
+                f'{self.source_height}: compute one for each size of picture'
+            )
+        for step in self.steps:
+            image = step.apply(image)
+        return np.ascontiguousarray(image)
+
+    @staticmethod
+    def _check_size(intrinsics: Intrinsics, size: tuple[int, int], what: str) -> None:
+        if (intrinsics.width, intrinsics.height) != size:
+            raise CalibrationError(
+                f'the intrinsics are for {intrinsics.width}x{intrinsics.height} pixels, {what} '
+                f'has {size[0]}x{size[1]}: pass those of {what}'
+            )
