@@ -8,9 +8,9 @@ import pytest
 from r3_ros.config import R3Config, TrackingConfig
 from r3_ros.datatypes import Edge, Frame, FramePrediction, TrackingState
 from r3_ros.geometry import inverse, make_T
+from r3_ros.pose_encoding import decode_pose
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.gate import Gate
-from r3_ros.streaming.official import decode_pose
 from scipy.spatial.transform import Rotation
 from scripted import frames, intrinsics, picture, Script, ScriptedPredictor, straight, truth
 

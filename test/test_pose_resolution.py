@@ -8,7 +8,7 @@ import pytest
 from r3_ros.config import CovarianceConfig
 from r3_ros.datatypes import Edge
 from r3_ros.geometry import inverse, make_T, rotation_angle
-from r3_ros.streaming.official import decode_pose
+from r3_ros.pose_encoding import decode_pose
 from r3_ros.streaming.pose_resolution import HeldPose, resolve_pose, usable_edges
 from scipy.spatial.transform import Rotation
 

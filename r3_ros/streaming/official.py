@@ -1,7 +1,6 @@
 """The pose rules of the R3 authors, kept for comparison with their results.
 
-Pose encodings are 9 numbers: world-to-camera translation (3), quaternion ``xyzw`` (of any
-length and sign), field of view vertical and horizontal in radians. An edge takes camera i's
+Poses are encoded (:mod:`~r3_ros.pose_encoding`) as world-to-camera. An edge takes camera i's
 coordinates to camera j's, so the pose of j is the edge after the pose of i. What is weak in
 these rules, and what we use instead, is in docs/streaming.md.
 """
@@ -14,20 +13,9 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from ..errors import ConfigError
-from ..geometry import quat_xyzw, T_from_quat
 
 SCORE_MODES = ('separate', 'shared', 'mean', 'min', 'translation', 'rotation')
 SELECTIONS = ('translation', 'rotation', 'both')
-
-
-def encode_pose(T_camera_world: np.ndarray, fov: np.ndarray) -> np.ndarray:
-    """Return the (9,) encoding of a world-to-camera pose and (2,) field of view."""
-    return np.concatenate([T_camera_world[:3, 3], quat_xyzw(T_camera_world), fov])
-
-
-def decode_pose(encoding: np.ndarray) -> np.ndarray:
-    """Return ``T_camera_world`` (..., 4, 4) of (..., 9) encodings."""
-    return T_from_quat(encoding[..., :3], encoding[..., 3:7])
 
 
 def compose_encodings(edge: np.ndarray, pose: np.ndarray) -> np.ndarray:

@@ -17,7 +17,8 @@ from scipy.spatial.transform import Rotation
 from ..config import CovarianceConfig
 from ..datatypes import Edge
 from ..geometry import inverse, mean_quat, quat_angle, quat_xyzw, rotation_angle, T_from_quat
-from .official import average_encodings, compose_encodings, decode_pose, encode_pose
+from ..pose_encoding import decode_pose, encode_pose
+from .official import average_encodings, compose_encodings
 
 _ROBUST_ROUNDS = 4
 #: Residuals up to this many robust standard deviations keep their full weight (Huber's 1.345
