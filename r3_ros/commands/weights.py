@@ -243,7 +243,8 @@ def _fetch(weights: Weights, hub: HubFile, target: Path) -> None:
     except KeyboardInterrupt:
         kept = size_text(fetched_bytes(target, hub))
         print(
-            f'\n{kept} of {size_text(hub.size_bytes)} are kept; the same command goes on from there',
+            f'\n{kept} of {size_text(hub.size_bytes)} are kept; the same command goes on from '
+            'there',
             file=sys.stderr,
         )
         raise
