@@ -29,5 +29,9 @@ class ModelError(R3Error):
     """A model name is unknown, or the model cannot be set up on this machine."""
 
 
+class CheckpointError(ModelError):
+    """A file of weights is missing, damaged, or of another network."""
+
+
 class TransformError(R3Error):
     """A transform is not a rigid motion, or could not be looked up."""
