@@ -18,7 +18,8 @@ import yaml
 
 from .errors import ConfigError
 
-MODEL_NAMES = ('classical',)
+MODEL_NAMES = ('classical', 'r3', 'r3_long')
+PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,26 @@ class InputConfig:
 class ModelConfig:
     """What regresses depth and relative poses."""
 
-    name: str = _param('classical', 'the predictor', choices=MODEL_NAMES)
+    name: str = _param(
+        'classical',
+        'the predictor; r3 and r3_long are the network with the weights of that name',
+        choices=MODEL_NAMES,
+    )
+    checkpoint: str = _param(
+        '', 'file of weights (.safetensors) for r3, of any size; empty: found by model.name'
+    )
+    image_size: int = _param(
+        504,
+        'long side of the picture that R3 is given, a multiple of 14',
+        'pixels',
+        low=154,
+        high=1008,
+    )
+    precision: str = _param(
+        'auto',
+        'arithmetic of R3; auto: fp32 on a CPU, bf16 on a GPU that has it, else fp16',
+        choices=PRECISIONS,
+    )
     depth: bool = _param(True, 'compute dense depth; off saves time where only poses are wanted')
     device: str = _param(
         'auto',
@@ -530,6 +550,11 @@ def _check_relations(config: R3Config) -> None:
     named = [frame for frame in frames.values() if frame]
     if len(set(named)) < len(named):
         raise ConfigError(f'map_frame, odom_frame and base_frame must differ, got {frames}')
+    if config.model.image_size % 14 or config.model.image_size == 224:
+        raise ConfigError(
+            f"parameter 'model.image_size' is {config.model.image_size}: take a multiple of 14, "
+            'for example 504 or 392 (224 would crop the picture to a square)'
+        )
     tracking = config.tracking
     if tracking.lost_ratio > tracking.low_confidence_ratio:
         raise ConfigError(

@@ -161,6 +161,23 @@ class FramePrediction:
     intrinsics_estimated: bool = False
 
 
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a predictor is and where it runs.
+
+    :ivar checkpoint_sha256: of its file of weights; None for a predictor without weights.
+    :ivar device: ``cpu``, ``cuda:0``, ...
+    :ivar precision: the type most of its arithmetic runs in: fp32, bf16, fp16.
+    :ivar notes: what is to be known of the weights that were loaded, one line each.
+    """
+
+    name: str
+    device: str = 'cpu'
+    precision: str = 'fp32'
+    checkpoint_sha256: str | None = None
+    notes: tuple[str, ...] = ()
+
+
 class TrackingState(enum.Enum):
     """What the estimator can say of itself after a frame."""
 

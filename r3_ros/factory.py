@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .config import MODEL_NAMES, R3Config
+from .config import R3Config
 from .errors import ModelError
 from .predictor import Predictor
 from .streaming.engine import Engine
@@ -12,10 +12,11 @@ def load_engine(config: R3Config) -> Engine:
     """Return an engine with the predictor that the configuration names.
 
     :raises ConfigError: the configuration contradicts itself.
-    :raises ModelError: the predictor is unknown, or cannot run on this machine.
+    :raises ModelError: the predictor is unknown, its weights are missing or wrong, or it cannot
+        run on this machine.
     """
     config.validate()
-    # The classical predictor runs on the CPU, and its bank is small: a device would only wait.
+    # The bank is small: unless a device is asked for, searching it on the host is quicker.
     device = 'cpu' if config.model.device == 'auto' else config.model.device
     predictor = load_predictor(config)
     try:
@@ -28,15 +29,30 @@ def load_engine(config: R3Config) -> Engine:
 def load_predictor(config: R3Config) -> Predictor:
     """Return the predictor that ``model.name`` names.
 
-    :raises ModelError: unknown name, or a library it needs is missing.
+    :raises ModelError: its weights are missing or wrong, or a library it needs is missing.
     """
     if config.model.name == 'classical':
-        try:
-            from .classical.predictor import ClassicalPredictor
-        except ImportError as error:
-            raise ModelError(
-                f"model 'classical' cannot be loaded: {error}. It needs OpenCV, NumPy and SciPy "
-                'for Python; if they are there, build or install r3_ros again'
-            ) from error
-        return ClassicalPredictor(config.classical, with_depth=config.model.depth)
-    raise ModelError(f"unknown model '{config.model.name}', known: {', '.join(MODEL_NAMES)}")
+        return _load_classical(config)
+    return _load_r3(config)
+
+
+def _load_classical(config: R3Config) -> Predictor:
+    try:
+        from .classical.predictor import ClassicalPredictor
+    except ImportError as error:
+        raise ModelError(
+            f"model 'classical' cannot be loaded: {error}. It needs OpenCV, NumPy and SciPy "
+            'for Python; if they are there, build or install r3_ros again'
+        ) from error
+    return ClassicalPredictor(config.classical, with_depth=config.model.depth)
+
+
+def _load_r3(config: R3Config) -> Predictor:
+    try:
+        from .model.loading import load_r3
+    except ImportError as error:
+        raise ModelError(
+            f"model '{config.model.name}' cannot be loaded: {error}. It needs torch, safetensors "
+            'and Pillow for Python: pip install torch safetensors pillow'
+        ) from error
+    return load_r3(config.model)

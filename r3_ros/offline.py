@@ -16,7 +16,7 @@ import time
 from .camera import CameraModel, Rectifier
 from .cloud import Cloud
 from .config import InputConfig, R3Config
-from .datatypes import DepthMap, Estimate, Frame, Intrinsics, TrackingState
+from .datatypes import DepthMap, Estimate, Frame, Intrinsics, ModelInfo, TrackingState
 from .errors import FrameError, SourceError
 from .intake import Action, Intake
 from .sources import RawFrame, Source
@@ -68,6 +68,7 @@ class RunResult:
     """
 
     source_name: str
+    model: ModelInfo
     records: list[FrameRecord] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
@@ -103,7 +104,7 @@ def run_source(
     :raises SourceError: the source gives no frame, or none could be processed.
     :raises CalibrationError: the calibration does not fit the pictures.
     """
-    result = RunResult(source.name, camera=source.camera)
+    result = RunResult(source.name, engine.predictor.info, camera=source.camera)
     config = engine.config
     intake = Intake(_one_session(config.input))
     started = time.perf_counter()

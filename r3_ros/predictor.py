@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .datatypes import DepthMap, Edge, Frame, FramePrediction
+from .datatypes import DepthMap, Edge, Frame, FramePrediction, ModelInfo
 
 
 class Predictor(Protocol):
@@ -27,12 +27,19 @@ class Predictor(Protocol):
     that did not become keyframes are forgotten once they leave the engine's recent window.
     """
 
-    #: Score (the mean of an edge's two confidences) of a good edge under nominal conditions.
-    #: The gate's reference starts here and then follows the stream.
-    confidence_reference: float
+    #: What it is and where it runs.
+    info: ModelInfo
 
     #: Length of a descriptor.
     descriptor_size: int
+
+    @property
+    def confidence_reference(self) -> float:
+        """Score (the mean of an edge's two confidences) of a good edge, nominal conditions given.
+
+        The gate's reference starts here and then follows the stream. A predictor whose scores have
+        no unit of their own may change it while the first frames show what is usual.
+        """
 
     def describe(self, frame: Frame) -> np.ndarray:
         """Return a (descriptor_size,) float32 unit vector telling what the frame looks like.

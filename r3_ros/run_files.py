@@ -143,7 +143,10 @@ def summarise(result: RunResult, config: R3Config, source_path: str) -> dict[str
     return {
         'source': source_path,
         'complete': not result.interrupted,
-        'model': config.model.name,
+        'model': result.model.name,
+        'checkpoint_sha256': result.model.checkpoint_sha256,
+        'device': result.model.device,
+        'precision': result.model.precision,
         'frames': {
             'processed': processed,
             'with_pose': sum(record.has_pose for record in records),

@@ -15,7 +15,7 @@ import threading
 import time
 
 import numpy as np
-from r3_ros.datatypes import DepthMap, Edge, Frame, FramePrediction, Intrinsics
+from r3_ros.datatypes import DepthMap, Edge, Frame, FramePrediction, Intrinsics, ModelInfo
 from r3_ros.geometry import inverse, make_T
 from scipy.spatial.transform import Rotation
 
@@ -140,6 +140,7 @@ class Script:
 class ScriptedPredictor:
     """Implements the predictor protocol from a :class:`Script`."""
 
+    info = ModelInfo('scripted')
     confidence_reference = 2.0
     descriptor_size = 128
 

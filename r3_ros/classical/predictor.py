@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from ..config import ClassicalConfig
-from ..datatypes import DepthMap, Edge, Frame, FramePrediction, Intrinsics
+from ..datatypes import DepthMap, Edge, Frame, FramePrediction, Intrinsics, ModelInfo
 from ..errors import FrameError
 from ..geometry import inverse
 from . import describe
@@ -39,6 +39,7 @@ class ClassicalPredictor:
     more than they bring, and the background threads here already use the other core.
     """
 
+    info = ModelInfo('classical')
     confidence_reference: float = REFERENCE
     descriptor_size: int = describe.SIZE
 

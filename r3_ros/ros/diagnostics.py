@@ -167,8 +167,11 @@ class Diagnostics:
         return [], values
 
     def _gpu(self) -> Task:
-        name = self._stream.config.model.name
-        return [(OK, f"no GPU in use: the model '{name}' runs on the CPU")], {'device': 'cpu'}
+        info = self._stream.engine.predictor.info
+        values = {'device': info.device, 'precision': info.precision}
+        if info.device == 'cpu':
+            return [(OK, f"no GPU in use: the model '{info.name}' runs on the CPU")], values
+        return [(OK, f"the model '{info.name}' runs on {info.device} in {info.precision}")], values
 
     def _scale(self) -> Task:
         values = {'scale': 1.0, 'source': 'none', 'locked': False, 'live_ratio': math.nan}

@@ -201,8 +201,10 @@ class R3StreamNode(LifecycleNode):
         )
         jump = clock.create_jump_callback(threshold, post_callback=self._on_clock_jump)
         self._closers.append(jump.unregister)
-        model = config.model.name
-        logger.info(f"configured with model '{model}'")
+        info = self.stream.engine.predictor.info
+        logger.info(f"configured with model '{info.name}' on {info.device} in {info.precision}")
+        for note in info.notes:
+            logger.info(f'weights: {note}')
 
     def _tear_down(self) -> None:
         self._deactivate()

@@ -22,7 +22,7 @@ import yaml
 from .. import __version__
 from ..cloud import Cloud
 from ..config import R3Config
-from ..datatypes import Intrinsics
+from ..datatypes import Intrinsics, ModelInfo
 from ..errors import OutputError, R3Error
 from ..export import atomic_directory, atomic_write, write_ply, write_tum
 from ..geometry import quat_xyzw
@@ -67,6 +67,7 @@ class Snapshot:
     """Everything a save needs, immutable, taken between two frames."""
 
     config: R3Config
+    model: ModelInfo
     chain: PoseChain
     base_frame: str
     optical_frame: str
@@ -244,7 +245,10 @@ def _manifest(snapshot: Snapshot, cloud: Cloud, poses: int) -> dict[str, Any]:
     return {
         'format_version': FORMAT_VERSION,
         'r3_ros_version': __version__,
-        'model': {'name': config.model.name, 'checkpoint_sha256': None},
+        'model': {
+            'name': snapshot.model.name,
+            'checkpoint_sha256': snapshot.model.checkpoint_sha256,
+        },
         'image_size': None if intrinsics is None else [intrinsics.width, intrinsics.height],
         'K': None if intrinsics is None else intrinsics.K.tolist(),
         'frames': {

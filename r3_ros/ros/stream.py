@@ -192,6 +192,7 @@ class Stream:
             raise SaveError(SaveCode.EMPTY_MAP, 'no picture has been processed yet')
         return Snapshot(
             config=self.config,
+            model=self.engine.predictor.info,
             chain=chain,
             base_frame=self.health.base_frame,
             optical_frame=self.health.optical_frame,

@@ -74,6 +74,7 @@ class Engine:
         edges, resolved = self._resolve(frame, prediction)
         stages.done('resolve')
         first = session.frame_count == 0
+        session.gate.expect(self.predictor.confidence_reference)
         T_world_camera = resolved.held.T_world_camera if resolved else None
         verdict = session.gate.judge(edges, T_world_camera, prediction.provisional, first)
         stages.done('gate')

@@ -69,6 +69,11 @@ class Gate:
         self._before: np.ndarray | None = None  # the last frame's pose, if it was believed
         self._stride = 0.0
 
+    def expect(self, nominal_score: float) -> None:
+        """Follow a predictor that has learned what its usual score is: all is in proportion."""
+        self.reference *= nominal_score / self._nominal
+        self._nominal = nominal_score
+
     @property
     def lost(self) -> bool:
         """Tell whether the next frame has to be found again by retrieval."""

@@ -1,0 +1,81 @@
+"""From the configuration to a predictor with weights, on a device, in a precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..config import ModelConfig
+from ..datatypes import ModelInfo
+from ..errors import CheckpointError, ModelError
+from ..weights import find_weights, missing_message
+from .checkpoint import inspect_checkpoint, load_network
+from .network import R3Network
+from .predictor import R3Predictor
+from .variants import CameraOutput, VARIANTS
+
+#: Types by the names that the configuration uses.
+DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+#: GPUs from this compute capability on multiply bfloat16 at full speed.
+_BF16_CAPABILITY = (8, 0)
+
+
+def load_r3(config: ModelConfig) -> R3Predictor:
+    """Load the weights that the configuration names and return the predictor.
+
+    :raises ModelError: no weights, the wrong ones (CheckpointError), or no such device.
+    """
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    path = _weights_path(config)
+    variant = inspect_checkpoint(path).variant
+    if VARIANTS[variant].camera is not CameraOutput.PAIRS:
+        raise CheckpointError(
+            f'{path} holds the network {variant}, which knows no pairs of frames: give '
+            'model.checkpoint a file of R3'
+        )
+    try:
+        loaded = load_network(path, variant=variant, dtype=DTYPES[precision], device=device)
+    except torch.cuda.OutOfMemoryError as error:
+        raise ModelError(
+            f'{variant} does not fit into the memory of {device}: free some, take smaller weights '
+            "or set model.device to 'cpu'"
+        ) from error
+    assert isinstance(loaded.network, R3Network)
+    info = ModelInfo(config.name, str(device), precision, loaded.sha256, loaded.notes)
+    return R3Predictor(loaded.network, info, config, device)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that a configuration asks for.
+
+    :param name: ``auto``, ``cpu`` or ``cuda``.
+    :raises ModelError: there is no such device here.
+    """
+    available = torch.cuda.is_available()
+    if name == 'cuda' and not available:
+        raise ModelError(
+            "model.device is 'cuda', but torch finds no CUDA device: install the driver and a "
+            "torch with CUDA, or set model.device to 'cpu'"
+        )
+    return torch.device('cuda', 0) if available and name != 'cpu' else torch.device('cpu')
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """Return ``fp32``, ``bf16`` or ``fp16``, choosing for the device where ``auto`` is given."""
+    if name != 'auto':
+        return name
+    if device.type != 'cuda':
+        return 'fp32'
+    capable = torch.cuda.get_device_capability(device) >= _BF16_CAPABILITY
+    return 'bf16' if capable else 'fp16'
+
+
+def _weights_path(config: ModelConfig) -> Path:
+    if config.checkpoint:
+        return Path(config.checkpoint).expanduser()
+    path = find_weights(config.name)
+    if path is None:
+        raise ModelError(f'{missing_message(config.name)}; or name a file with model.checkpoint')
+    return path

@@ -1,0 +1,229 @@
+"""R3 behind the engine's seam: what it holds of each frame, and how its answers are written.
+
+``describe`` runs the blocks that see the frame alone, ``predict`` the rest against the cached
+keys and values of the context frames the engine chose, whichever they are.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+import math
+
+import numpy as np
+import torch
+
+from ..config import ModelConfig
+from ..datatypes import DepthMap, Edge, Frame, FramePrediction, Intrinsics, ModelInfo
+from ..errors import FrameError
+from ..geometry import inverse, T_from_quat
+from ..preprocess import Geometry, intrinsics_from_fov, r3_geometry, R3Rule
+from .backbone import Tokens
+from .network import FrameCache, Prediction, R3Network
+
+#: Score of an edge whose logits are both 1: stands for a good one until the stream has shown its
+#: own.
+_FIRST_GUESS = math.log1p(math.e)
+#: Frames whose best scores set what a good edge of this stream is.
+_WARM_UP_FRAMES = 10
+_BEST_EDGES = 3
+#: Frames whose fields of view are averaged (median) where the camera is not calibrated.
+_FOV_FRAMES = 30
+
+
+@dataclass(frozen=True)
+class _Described:
+    """A frame between ``describe`` and ``predict``."""
+
+    frame_id: int
+    pixels: np.ndarray  # (h, w, 3) uint8
+    geometry: Geometry
+    tokens: Tokens
+
+
+class R3Predictor:
+    """Depth and relative poses by the R3 network.
+
+    Everything held of a frame is its cache entry, about 23 MiB at 504 x 280 in bfloat16 for
+    R3-large, until :meth:`forget` names it.
+    """
+
+    def __init__(
+        self, network: R3Network, info: ModelInfo, config: ModelConfig, device: torch.device
+    ) -> None:
+        """Take a loaded network in evaluation mode, on its device."""
+        self.info = info
+        self.descriptor_size = network.config.backbone.width
+        self._network = network
+        self._device = device
+        self._with_depth = config.depth
+        # Squares stay squares: a robot wants to see all of its picture.
+        self._rule = R3Rule(size=config.image_size, square_ok=True)
+        self._held: dict[int, FrameCache]
+        self._described: _Described | None
+        self._warm_up: list[float]
+        self._fovs: deque[np.ndarray]
+        self._geometry = lru_cache(maxsize=4)(self._geometry_of)
+        self.reset()
+
+    @property
+    def confidence_reference(self) -> float:
+        """Score of a good edge: the mean of the best of this stream's first frames.
+
+        The logits have no unit of their own, so the start of the stream gives one.
+        """
+        return float(np.mean(self._warm_up)) if self._warm_up else _FIRST_GUESS
+
+    @torch.inference_mode()
+    def describe(self, frame: Frame) -> np.ndarray:
+        """Run what needs no other frame and return its (C,) float32 unit descriptor."""
+        described = self._prepared(frame)
+        mean = described.tokens.descriptor[0, 0].float()
+        descriptor: np.ndarray = (mean / mean.norm()).cpu().numpy()
+        if not np.isfinite(descriptor).all():
+            raise FrameError(
+                'the network sees nothing finite in the picture: its pixels, or the weights, '
+                'cannot be used'
+            )
+        self._described = described
+        return descriptor
+
+    @torch.inference_mode()
+    def predict(self, frame: Frame, context_ids: Sequence[int]) -> FramePrediction:
+        """Relate one frame to the context frames by their cached keys and values."""
+        described = self._described
+        self._described = None
+        if described is None or described.frame_id != frame.frame_id:
+            described = self._prepared(frame)
+        context = [self._held[i] for i in context_ids]
+        prediction = self._network.predict(
+            described.tokens,
+            FrameCache.join(context) if context else None,
+            reference=not self._held,
+            depth=self._with_depth,
+        )
+        relative, fov = _relative_poses(prediction)
+        intrinsics = self._network_intrinsics(frame, described.geometry, fov)
+        # Nothing fails from here on: a frame that cannot be used has left no trace.
+        edges = _edges(frame.frame_id, context_ids, relative)
+        self._held[frame.frame_id] = prediction.cache
+        self._fovs.append(fov)
+        self._note_scores(edges)
+        return FramePrediction(
+            intrinsics=frame.intrinsics or described.geometry.to_source(intrinsics),
+            edges=edges,
+            depths=self._depths(described, prediction, intrinsics),
+            intrinsics_estimated=frame.intrinsics is None,
+        )
+
+    def forget(self, frame_ids: Iterable[int]) -> None:
+        """Free the cache entries of these frames."""
+        for frame_id in frame_ids:
+            self._held.pop(frame_id, None)
+
+    def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...]]:
+        """Return nothing: every answer is given with its frame."""
+        return (), ()
+
+    def reset(self) -> None:
+        """Forget every frame; the weights stay."""
+        self._held = {}
+        self._described = None
+        self._warm_up = []
+        self._fovs = deque(maxlen=_FOV_FRAMES)
+
+    def close(self) -> None:
+        """Free the cache; the weights go with the predictor."""
+        self.reset()
+
+    def _geometry_of(self, width: int, height: int) -> Geometry:
+        return r3_geometry(width, height, self._rule)
+
+    def _prepared(self, frame: Frame) -> _Described:
+        """Resize the picture and run the network's first half."""
+        image = frame.image
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise FrameError(
+                f'the picture must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}'
+            )
+        geometry = self._geometry(image.shape[1], image.shape[0])
+        # A copy that is ours: the picture may be read-only, or the source's to write again.
+        pixels = np.array(geometry.apply(image))
+        tensor = torch.from_numpy(pixels).to(self._device, non_blocking=True)
+        tokens = self._network.describe(tensor.permute(2, 0, 1)[None, None])
+        return _Described(frame.frame_id, pixels, geometry, tokens)
+
+    def _network_intrinsics(self, frame: Frame, geometry: Geometry, fov: np.ndarray) -> Intrinsics:
+        """Return the intrinsics of the network's input: as calibrated, or by its own view."""
+        if frame.intrinsics is not None:
+            return geometry.to_network(frame.intrinsics)
+        vertical, horizontal = np.median([*self._fovs, fov], axis=0)
+        return intrinsics_from_fov(vertical, horizontal, geometry.width, geometry.height)
+
+    def _depths(
+        self, described: _Described, prediction: Prediction, intrinsics: Intrinsics
+    ) -> tuple[DepthMap, ...]:
+        if prediction.depth is None or prediction.confidence is None:
+            return ()
+        maps = torch.stack([prediction.depth[0, 0], prediction.confidence[0, 0]]).cpu().numpy()
+        depth, confidence = maps
+        bad = ~np.isfinite(maps).all(axis=0)
+        depth[bad], confidence[bad] = np.nan, 1.0
+        return (
+            DepthMap(
+                frame_id=described.frame_id,
+                depth=depth,
+                confidence=confidence,
+                image=described.pixels,
+                intrinsics=intrinsics,
+            ),
+        )
+
+    def _note_scores(self, edges: Sequence[Edge]) -> None:
+        """Let the first frames with edges say what a good edge is."""
+        if edges and len(self._warm_up) < _WARM_UP_FRAMES:
+            scores = [0.5 * (e.confidence_translation + e.confidence_rotation) for e in edges]
+            self._warm_up.append(max(float(np.mean(sorted(scores)[-_BEST_EDGES:])), 1e-6))
+
+
+def _relative_poses(prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
+    """Bring the pairs into the new frame and its view to the host, in one copy.
+
+    :returns: (N, 9) float64 translation, quaternion, both logits; (2,) field of view.
+    :raises FrameError: the network answered with something that is not finite.
+    """
+    pairs = prediction.pairs
+    columns = torch.cat(
+        [
+            pairs.translation[0, :-1, 0],
+            pairs.quaternion[0, :-1, 0],
+            pairs.logit_translation[0, :-1],
+            pairs.logit_rotation[0, :-1],
+        ],
+        dim=-1,
+    )  # (N, 9): the last row would be the frame against itself
+    numbers = torch.cat([columns.flatten(), prediction.fov[0, 0]]).cpu().numpy()
+    if not np.isfinite(numbers).all():
+        raise FrameError(
+            "the network's answer is not finite: try model.precision fp32, and "
+            '`r3 weights check` on the weights'
+        )
+    numbers = numbers.astype(np.float64)
+    return numbers[:-2].reshape(-1, 9), numbers[-2:]
+
+
+def _edges(frame_id: int, context_ids: Sequence[int], relative: np.ndarray) -> tuple[Edge, ...]:
+    """Return the edges ``T_i_frame`` of pairs that the network writes as ``T_frame_i``."""
+    lengths = np.linalg.norm(relative[:, 3:7], axis=1)
+    T_frame_context = T_from_quat(
+        relative[:, :3], np.where(lengths[:, None] > 0, relative[:, 3:7], [0.0, 0.0, 0.0, 1.0])
+    )
+    T_context_frame = inverse(T_frame_context)
+    scores = np.logaddexp(0.0, relative[:, 7:])  # softplus
+    return tuple(
+        Edge(source_id, frame_id, T_context_frame[n], float(scores[n, 0]), float(scores[n, 1]))
+        for n, source_id in enumerate(context_ids)
+        if lengths[n] > 0  # no rotation at all is no claim
+    )
