@@ -205,8 +205,10 @@ def r3_geometry(width: int, height: int, rule: R3Rule, exif_orientation: int = 1
             min(plan.width, plan.height * 4 // 3), min(plan.height, plan.width * 3 // 4)
         )
     setting = f'size {rule.size}'
-    side = min if rule.size == _SQUARE_SIZE else max
-    scale = rule.size / side(plan.width, plan.height)
+    short, long = sorted((plan.width, plan.height))
+    # At 224 the long side is rounded, as a multiple of 224, before the scale follows from it.
+    target = round(rule.size * (long / short)) if rule.size == _SQUARE_SIZE else rule.size
+    scale = target / long
     wide, high = round(plan.width * scale), round(plan.height * scale)
     plan.check(wide, high, setting)
     plan.resize(wide, high, 'pillow lanczos' if scale < 1 else 'pillow bicubic')

@@ -253,6 +253,19 @@ def test_sides_that_lie_between_two_pixels_round_to_the_even_one():
     assert da3_geometry(1920, 1080, DA3Rule()).steps[0].height == 284
 
 
+def test_the_scale_is_rounded_before_it_meets_the_side():
+    # 720 * 392 / 1280 = 220.5, but 392 / 1280 as a float is a little more than it is.
+    assert r3_geometry(1280, 720, R3Rule(392)).steps[0].height == 221
+
+
+@pytest.mark.parametrize(('long', 'short', 'resized'), [(849, 192, 990), (345, 320, 242)])
+def test_the_long_side_at_224_is_rounded_from_the_ratio_of_the_sides(long, short, resized):
+    # Both are ties (990.5, 241.5), which 224 / short would round the other way.
+    assert r3_geometry(long, short, R3Rule(224)).steps[0] == Resize(
+        resized, 224, r3_geometry(long, short, R3Rule(224)).steps[0].filter
+    )
+
+
 @pytest.mark.parametrize(
     ('geometry', 'filters'),
     [
