@@ -25,7 +25,8 @@ ARGUMENTS = [
         None,
     ),
     ('transport', '', 'transport of the pictures', ['', 'raw', 'compressed']),
-    ('model', '', 'predictor, for example classical', None),
+    ('model', '', 'predictor: classical, r3 or r3_long', None),
+    ('checkpoint', '', 'file of weights for r3; empty: found by the name', None),
     (
         'params_file',
         PathJoinSubstitution([SHARE, 'config', 'r3_stream.yaml']),
@@ -62,6 +63,7 @@ ARGUMENTS = [
 PARAMETERS = {
     'transport': ('input.transport', str),
     'model': ('model.name', str),
+    'checkpoint': ('model.checkpoint', str),
     'map_frame': ('map_frame', str),
     'odom_frame': ('odom_frame', str),
     'base_frame': ('base_frame', str),

@@ -326,3 +326,14 @@ def test_the_trace_that_locks_the_official_gate_out_does_not_lock_ours():
     assert estimate.state is TRACKING
     path_length = np.linalg.norm(np.diff(exact[:, :3, 3], axis=0), axis=1).sum()
     assert max(errors) < 0.05 * path_length
+
+
+def test_a_unit_that_the_predictor_learns_late_changes_nothing_but_the_unit():
+    gate, scaled = (Gate(TrackingConfig(), nominal_score=2.0) for _ in range(2))
+    scaled.expect(50.0)
+    for score in (2.0, 1.9, 0.7, 0.1, 2.0, 2.0):
+        seen, large = (edges(share * score) for share in (1.0, 25.0))
+        verdict = gate.judge(seen, np.eye(4), provisional=False, first=False)
+        other = scaled.judge(large, np.eye(4), provisional=False, first=False)
+        assert (verdict.state, verdict.believed) == (other.state, other.believed)
+        assert verdict.ratio == pytest.approx(other.ratio)

@@ -125,8 +125,11 @@ def save_network(
                 'could load it; go back to weights that are sound'
             )
     with atomic_path(path, overwrite) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the user's umask leaves; the library takes 0600
         try:
             save_file(tensors, temporary, {'format': 'pt', **(metadata or {})})
+            temporary.chmod(mode)
         except SafetensorError as error:
             raise OutputError(f'cannot write {path}: {error}') from error
 

@@ -1,0 +1,412 @@
+"""R3 behind the seam: conventions, what is held, and the way from a file of weights to a run."""
+
+from dataclasses import replace
+import json
+import stat
+
+import numpy as np
+import pytest
+from r3_ros.cli import main
+from r3_ros.config import ModelConfig, R3Config, updated
+from r3_ros.datatypes import Frame, Intrinsics, ModelInfo
+from r3_ros.errors import CheckpointError, ConfigError, FrameError, ModelError
+from r3_ros.factory import load_engine
+from r3_ros.geometry import T_from_quat
+from r3_ros.model.checkpoint import save_network
+from r3_ros.model.loading import choose_precision, load_r3
+from r3_ros.model.network import build_network
+from r3_ros.model.predictor import R3Predictor
+from r3_ros.model.variants import VARIANTS
+from r3_ros.predictor import Predictor
+from sequences import write_folder
+import torch
+
+SIZE = (112, 168)  # height, width; 154 pixels are the shortest long side that is allowed
+CONFIG = ModelConfig(name='r3', image_size=154)
+K = Intrinsics(150.0, 151.0, 80.0, 60.0, SIZE[1], SIZE[0])
+
+
+def lively(variant='r3-tiny', seed=0):
+    """Return a network whose random weights give answers that differ from frame to frame."""
+    torch.manual_seed(seed)
+    network = build_network(VARIANTS[variant])
+    for name, parameter in network.named_parameters():
+        kept = ('norm' in name and name.endswith('weight')) or parameter.ndim < 1
+        if not kept:
+            fan_in = parameter[0].numel() if parameter.ndim > 1 else 100
+            parameter.data.normal_(0.0, min(1.0, fan_in**-0.5))
+        if name.endswith('gamma'):
+            parameter.data.fill_(0.5)
+    if hasattr(network, 'cam_dec'):
+        network.cam_dec.fc_fov[0].weight.data *= 0.1
+        network.cam_dec.fc_fov[0].bias.data = torch.tensor([0.9, 1.1])
+    return network.eval().requires_grad_(False)
+
+
+def frame(number, intrinsics=K, size=SIZE):
+    """Return a picture that is its own, with structure at several scales."""
+    rng = np.random.default_rng(number)
+    coarse = rng.integers(0, 255, (size[0] // 8 + 1, size[1] // 8 + 1, 3))
+    blocks = np.kron(coarse, np.ones((8, 8, 1)))[: size[0], : size[1]]
+    image = blocks + rng.normal(0, 8, (*size, 3))
+    return Frame(image.clip(0, 255).astype(np.uint8), number * 10**8, intrinsics, number)
+
+
+@pytest.fixture(scope='module')
+def network():
+    return lively()
+
+
+@pytest.fixture
+def predictor(network):
+    return R3Predictor(network, ModelInfo('r3'), CONFIG, torch.device('cpu'))
+
+
+def feed(predictor, *numbers, **options):
+    """Predict frames in order, each against all before it; return the predictions."""
+    predictions = []
+    for n, number in enumerate(numbers):
+        picture = frame(number, **options)
+        predictor.describe(picture)
+        predictions.append(predictor.predict(picture, numbers[:n]))
+    return predictions
+
+
+@pytest.fixture
+def checkpoint(network, tmp_path):
+    path = tmp_path / 'weights.safetensors'
+    save_network(network, path)
+    return path
+
+
+# --- The seam ---
+
+
+def test_it_is_a_predictor(predictor):
+    seam: Predictor = predictor
+    assert {n for n in vars(Predictor) if not n.startswith('_')} <= set(dir(seam))
+
+
+def test_an_edge_is_the_networks_pair_the_other_way_round(predictor, network):
+    _, _, third = feed(predictor, 0, 1, 2)
+    assert [(e.source_id, e.target_id) for e in third.edges] == [(0, 2), (1, 2)]
+    pictures = [predictor._geometry(SIZE[1], SIZE[0]).apply(frame(n).image) for n in range(3)]
+    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)[None]
+    pairs = network(images, causal=True).pairs
+    for n, edge in enumerate(third.edges):
+        T_frame_source = T_from_quat(
+            pairs.translation[0, n, 2].numpy(), pairs.quaternion[0, n, 2].numpy()
+        )
+        np.testing.assert_allclose(edge.T_source_target @ T_frame_source, np.eye(4), atol=1e-4)
+        logits = pairs.logit_translation[0, n, 2], pairs.logit_rotation[0, n, 2]
+        scores = [float(torch.nn.functional.softplus(logit)) for logit in logits]
+        confidences = [edge.confidence_translation, edge.confidence_rotation]
+        np.testing.assert_allclose(confidences, scores, rtol=1e-3)
+
+
+def test_the_context_may_be_any_frames_in_any_order(predictor):
+    feed(predictor, 0, 1, 2, 3)
+    picture = frame(9)
+    straight = {e.source_id: e for e in predictor.predict(picture, [1, 3]).edges}
+    predictor.forget([9])
+    swapped = {e.source_id: e for e in predictor.predict(picture, [3, 1]).edges}
+    assert set(straight) == set(swapped) == {1, 3}
+    for i, edge in straight.items():
+        np.testing.assert_allclose(edge.T_source_target, swapped[i].T_source_target, atol=1e-4)
+    predictor.forget([9])
+    alone = {e.source_id: e for e in predictor.predict(picture, [1]).edges}
+    assert np.abs(alone[1].T_source_target - straight[1].T_source_target).max() > 1e-4
+
+
+def test_the_first_frame_has_depth_and_no_edges(predictor):
+    (first,) = feed(predictor, 0)
+    assert first.edges == ()
+    (depth,) = first.depths
+    assert depth.depth.shape == depth.confidence.shape == depth.image.shape[:2] == (98, 154)
+    assert (depth.depth > 0).all() and (depth.confidence >= 1).all()
+    assert depth.depth.std() > 0.01 * depth.depth.mean()
+
+
+def test_depth_is_left_out_on_request(network):
+    config = replace(CONFIG, depth=False)
+    predictor = R3Predictor(network, ModelInfo('r3'), config, torch.device('cpu'))
+    assert feed(predictor, 0, 1)[1].depths == ()
+
+
+def test_the_descriptor_is_a_unit_vector_that_tells_pictures_apart(predictor):
+    descriptors = [predictor.describe(frame(n)) for n in (0, 1, 0)]
+    assert descriptors[0].shape == (predictor.descriptor_size,) == (192,)
+    assert descriptors[0].dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(descriptors, axis=1), 1.0, atol=1e-5)
+    assert descriptors[0] @ descriptors[2] > 0.99999 > descriptors[0] @ descriptors[1]
+
+
+def test_predict_needs_no_describe_before_it(predictor):
+    described = feed(predictor, 0, 1)[1]
+    predictor.reset()
+    predictor.predict(frame(0), [])
+    direct = predictor.predict(frame(1), [0])
+    edges = described.edges[0].T_source_target, direct.edges[0].T_source_target
+    np.testing.assert_array_equal(*edges)
+
+
+# --- Cameras ---
+
+
+def test_a_calibrated_camera_keeps_its_calibration(predictor):
+    (first,) = feed(predictor, 0)
+    assert first.intrinsics == K and not first.intrinsics_estimated
+    geometry = predictor._geometry(SIZE[1], SIZE[0])
+    assert first.depths[0].intrinsics == geometry.to_network(K)
+
+
+def test_an_unknown_camera_is_estimated_and_steadied(predictor):
+    predictions = feed(predictor, *range(4), intrinsics=None)
+    assert all(p.intrinsics_estimated for p in predictions)
+    geometry = predictor._geometry(SIZE[1], SIZE[0])
+    fov = np.median(predictor._fovs, axis=0)
+    last = predictions[-1].depths[0].intrinsics
+    assert last.fy == pytest.approx(geometry.height / 2 / np.tan(fov[0] / 2))
+    assert last.fx == pytest.approx(geometry.width / 2 / np.tan(fov[1] / 2))
+    assert last.cx == (geometry.width - 1) / 2
+    assert predictions[-1].intrinsics == geometry.to_source(last)
+    assert (predictions[-1].intrinsics.width, predictions[-1].intrinsics.height) == SIZE[::-1]
+
+
+def test_square_pictures_are_seen_whole(predictor):
+    (first,) = feed(predictor, 0, intrinsics=None, size=(160, 160))
+    assert first.depths[0].depth.shape == (154, 154)
+
+
+# --- What is held ---
+
+
+def test_forgotten_frames_are_freed_and_unknown_ones_ignored(predictor):
+    feed(predictor, 0, 1, 2)
+    predictor.forget([1, 77])
+    assert set(predictor._held) == {0, 2}
+    predictor.predict(frame(3), [0, 2])
+    with pytest.raises(KeyError):
+        predictor.predict(frame(4), [1])
+
+
+def test_a_reset_starts_anew(predictor):
+    before = feed(predictor, 0, 1)
+    predictor.reset()
+    assert not predictor._held
+    after = feed(predictor, 0, 1)
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_array_equal(a.depths[0].depth, b.depths[0].depth)
+
+
+def test_the_picture_is_not_modified_and_may_be_read_only(predictor):
+    picture = frame(0, size=(98, 154), intrinsics=None)  # already as the network wants it
+    picture.image.setflags(write=False)
+    before = picture.image.copy()
+    (depth,) = predictor.predict(picture, []).depths
+    np.testing.assert_array_equal(picture.image, before)
+    assert not np.shares_memory(depth.image, picture.image)
+
+
+def test_the_stream_says_what_a_good_score_is(predictor):
+    guess = predictor.confidence_reference
+    predictions = feed(predictor, *range(13))
+    best = [
+        np.mean(
+            sorted(0.5 * (e.confidence_translation + e.confidence_rotation) for e in p.edges)[-3:]
+        )
+        for p in predictions[1:]
+    ]
+    assert predictor.confidence_reference == pytest.approx(np.mean(best[:10]))
+    predictor.reset()
+    assert predictor.confidence_reference == guess
+
+
+# --- Trouble ---
+
+
+@pytest.mark.parametrize('image', [np.zeros(SIZE, np.uint8), np.zeros((*SIZE, 3), np.float32)])
+def test_other_pictures_are_refused(predictor, image):
+    with pytest.raises(FrameError, match='uint8 RGB'):
+        predictor.describe(Frame(image, 0, None, 0))
+
+
+def test_answers_that_are_not_finite_are_refused_and_leave_no_trace(predictor, network):
+    feed(predictor, 0)
+    bias = network.cam_dec.fc_rel_t.bias
+    kept = bias.clone()
+    bias[0] = torch.nan
+    try:
+        predictor.describe(frame(1))
+        with pytest.raises(FrameError, match='not finite'):
+            predictor.predict(frame(1), [0])
+    finally:
+        bias.copy_(kept)
+    assert set(predictor._held) == {0}
+    cls_token = network.backbone.pos_embed
+    kept = cls_token.clone()
+    cls_token.fill_(torch.nan)
+    try:
+        with pytest.raises(FrameError, match='nothing finite'):
+            predictor.describe(frame(1))
+    finally:
+        cls_token.copy_(kept)
+
+
+def test_a_view_of_no_width_is_refused_unless_the_camera_is_known(predictor, network):
+    bias = network.cam_dec.fc_fov[0].bias
+    kept = bias.clone()
+    bias.fill_(-100.0)
+    try:
+        assert predictor.predict(frame(0), []).intrinsics == K
+        predictor.reset()
+        with pytest.raises(FrameError, match='fields of view'):
+            predictor.predict(frame(0, intrinsics=None), [])
+        assert not predictor._held
+    finally:
+        bias.copy_(kept)
+
+
+# --- Loading ---
+
+
+def test_a_file_of_weights_becomes_a_predictor_that_says_what_it_is(checkpoint):
+    predictor = load_r3(replace(CONFIG, checkpoint=str(checkpoint)))
+    assert predictor.info.name == 'r3' and len(predictor.info.checkpoint_sha256) == 64
+    assert (predictor.info.device, predictor.info.precision) == ('cpu', 'fp32')
+    assert stat.S_IMODE(checkpoint.stat().st_mode) & 0o600 == 0o600
+
+
+@pytest.mark.parametrize('precision', ['bf16', 'fp16'])
+def test_lower_precisions_are_near(checkpoint, predictor, precision):
+    exact = feed(predictor, 0, 1)[1]
+    coarse = load_r3(replace(CONFIG, checkpoint=str(checkpoint), precision=precision))
+    near = feed(coarse, 0, 1)[1]
+    ratio = near.depths[0].depth / exact.depths[0].depth
+    assert 0 < np.abs(np.log(ratio)).max() < 0.2
+    edges = near.edges[0].T_source_target, exact.edges[0].T_source_target
+    np.testing.assert_allclose(*edges, atol=0.1)
+
+
+def test_missing_weights_are_told_with_the_way_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.setenv('R3_ROS_WEIGHTS', str(tmp_path))
+    monkeypatch.setenv('HF_HUB_CACHE', str(tmp_path / 'cache'))
+    with pytest.raises(ModelError, match=r'r3 weights get r3_long.*put.*model\.checkpoint'):
+        load_r3(replace(CONFIG, name='r3_long'))
+
+
+def test_weights_in_their_folder_are_found_by_name(checkpoint, monkeypatch):
+    monkeypatch.setenv('R3_ROS_WEIGHTS', str(checkpoint.parent))
+    checkpoint.rename(checkpoint.parent / 'r3_long.safetensors')
+    assert load_r3(replace(CONFIG, name='r3_long')).info.name == 'r3_long'
+
+
+def test_a_file_of_another_network_is_refused(tmp_path):
+    path = tmp_path / 'da3.safetensors'
+    save_network(lively('da3-small'), path)
+    with pytest.raises(CheckpointError, match='da3-small.*no pairs'):
+        load_r3(replace(CONFIG, checkpoint=str(path)))
+
+
+def test_a_missing_device_is_an_error(checkpoint):
+    if torch.cuda.is_available():
+        pytest.skip('a CUDA device is there')
+    with pytest.raises(ModelError, match="set model.device to 'cpu'"):
+        load_r3(replace(CONFIG, checkpoint=str(checkpoint), device='cuda'))
+
+
+def test_the_device_decides_the_precision_unless_it_is_given(monkeypatch):
+    gpu = torch.device('cuda', 0)
+    for capability, expected in (((8, 7), 'bf16'), ((7, 5), 'fp16')):
+        monkeypatch.setattr(
+            torch.cuda, 'get_device_capability', lambda device, found=capability: found
+        )
+        assert choose_precision('auto', gpu) == expected
+    assert choose_precision('auto', torch.device('cpu')) == 'fp32'
+    assert choose_precision('fp32', gpu) == 'fp32'
+
+
+@pytest.mark.parametrize('size', [500, 224])
+def test_sizes_that_would_crop_are_refused(size):
+    with pytest.raises(ConfigError, match='multiple of 14'):
+        updated(R3Config(), {'model.image_size': size})
+
+
+# --- From end to end ---
+
+
+def test_a_folder_of_pictures_runs_through_the_network(checkpoint, tmp_path):
+    folder = write_folder(tmp_path / 'seq', count=6)
+    settings = [f'model.checkpoint={checkpoint}', 'model.image_size=154']
+    options = [option for setting in settings for option in ('--set', setting)]
+    status = main(
+        [
+            'run',
+            str(folder),
+            '-o',
+            str(tmp_path / 'out'),
+            '--model',
+            'r3',
+            '--save-depth',
+            *options,
+        ]
+    )
+    assert status == 0
+    summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
+    assert summary['model'] == 'r3' and len(summary['checkpoint_sha256']) == 64
+    assert summary['frames']['processed'] == 6
+    assert len(list((tmp_path / 'out' / 'depth').glob('*.npz'))) == 6
+
+
+def test_memory_of_a_long_stream_is_bounded(checkpoint):
+    changes = {
+        'model.name': 'r3',
+        'model.checkpoint': str(checkpoint),
+        'model.image_size': 154,
+        'model.depth': False,
+        'keyframe.max_keyframes': 4,
+        'keyframe.mode': 'interval',
+        'keyframe.interval': 1,
+        'stream.recent_frames': 2,
+    }
+    engine = load_engine(updated(R3Config(), changes))
+    try:
+        for n in range(15):
+            engine.step(replace(frame(n), frame_id=-1))
+        assert len(engine.predictor._held) <= 6
+        assert engine.session.held() == set(engine.predictor._held)
+    finally:
+        engine.close()
+
+
+@pytest.mark.ros
+def test_the_node_runs_the_network_and_tells_which(checkpoint, graph):
+    from diagnostic_msgs.msg import DiagnosticArray
+    from ros_graph import image_message
+    from sensor_msgs.msg import Image
+
+    settings = {'name': 'r3', 'checkpoint': str(checkpoint), 'image_size': 154}
+    g = graph(**{f'model__{name}': value for name, value in settings.items()})
+    g.node._load_engine = load_engine
+    g.start()
+    depths = g.listen('/r3/depth/image', Image)
+    diagnostics = g.listen('/diagnostics', DiagnosticArray)
+    stamps = []
+    for n in range(3):
+        stamps.append(g.send(image_message(g.stamp_ns, frame(n).image), calibrated=True))
+    g.until(lambda: len(depths) == 3)
+    assert [m.header.stamp.sec for m in depths] == [ns // 10**9 for ns in stamps]
+    assert (depths[0].height, depths[0].width) == (98, 154)
+    g.until(
+        lambda: any("'r3' runs on the CPU" in s.message for d in diagnostics for s in d.status)
+    )
+
+
+@pytest.mark.ros
+def test_the_node_says_why_it_has_no_network(tmp_path, graph, monkeypatch, capfd):
+    monkeypatch.setenv('R3_ROS_WEIGHTS', str(tmp_path))
+    monkeypatch.setenv('HF_HUB_CACHE', str(tmp_path / 'cache'))
+    g = graph(model__name='r3')
+    g.node._load_engine = load_engine
+    assert not g.node.autostart()
+    assert 'r3 weights get r3' in capfd.readouterr().err
