@@ -151,8 +151,8 @@ class Backbone(nn.Module):
         """Return the (1, P, C) position table of a grid, resized from the trained square."""
         if rows == columns == TABLE_SIDE:
             return self.pos_embed
-        if torch.is_grad_enabled():
-            return self._resized_positions(rows, columns)
+        if torch.is_grad_enabled() or self.pos_embed.is_inference():
+            return self._resized_positions(rows, columns)  # gradients, or changes untold
         # A stream has one size: resize once, and again if the weights have changed since.
         version = (rows, columns, self.pos_embed.data_ptr(), self.pos_embed._version)
         if self._resized is None or self._resized[0] != version:
