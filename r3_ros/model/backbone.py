@@ -82,6 +82,8 @@ class _AcrossFrames:
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Map queries, keys and values (B*S, h, P, d) to (B*S, h, P, d)."""
         S = self._frames
+        # Values come as a view of all three projections: what is kept must not keep those too.
+        v = v.contiguous()
         # (B*S, h, P, d) -> (B, h, S, P, d)
         q, k, v = (x.unflatten(0, (-1, S)).transpose(1, 2) for x in (q, k, v))
         self.own = KeyValues(k, v)
@@ -139,7 +141,7 @@ class Backbone(nn.Module):
             for i in range(config.depth)
         )
         self.norm = LayerNorm(C, eps=EPSILON)
-        self._resized: tuple[tuple[int, ...], Tensor] | None = None
+        self._resized: tuple[object, Tensor] | None = None
 
     def embed(self, images: Tensor) -> Tensor:
         """Map (N, 3, H, W) normalised pictures to (N, P, C) float32 tokens with positions."""
@@ -151,13 +153,15 @@ class Backbone(nn.Module):
         """Return the (1, P, C) position table of a grid, resized from the trained square."""
         if rows == columns == TABLE_SIDE:
             return self.pos_embed
-        if torch.is_grad_enabled() or self.pos_embed.is_inference():
+        table = self.pos_embed
+        if torch.is_grad_enabled() or table.is_inference():
             return self._resized_positions(rows, columns)  # gradients, or changes untold
         # A stream has one size: resize once, and again if the weights have changed since.
-        version = (rows, columns, self.pos_embed.data_ptr(), self.pos_embed._version)
-        if self._resized is None or self._resized[0] != version:
-            self._resized = (version, self._resized_positions(rows, columns))
-        return self._resized[1]
+        made_for = (rows, columns, table.device, table.data_ptr(), table._version)
+        kept = self._resized  # read once: another thread may run another size
+        if kept is None or kept[0] != made_for:
+            kept = self._resized = (made_for, self._resized_positions(rows, columns))
+        return kept[1]
 
     def _resized_positions(self, rows: int, columns: int) -> Tensor:
         table = self.pos_embed[:, 1:].unflatten(1, (TABLE_SIDE, TABLE_SIDE)).permute(0, 3, 1, 2)

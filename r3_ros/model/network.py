@@ -15,13 +15,13 @@ import re
 import torch
 from torch import nn, Tensor
 
-from ..errors import FrameError
+from ..errors import FrameError, TransformError
 from ..preprocess import IMAGENET_MEAN, IMAGENET_STD
 from .backbone import Backbone, KeyValues, Tokens
 from .camera_head import CameraDecoder, PairHead, Pairs, PoseEncoder
 from .depth_head import DenseDepth, DualHead, MetricHead, MonoDepth
 from .reference_view import choose_reference
-from .variants import CameraOutput, NetworkConfig, PATCH
+from .variants import CameraOutput, HEAD_CHANNELS, NetworkConfig, PATCH
 
 #: Frames that the depth head takes at once: its maps at full size are large.
 _HEAD_FRAMES = 4
@@ -51,7 +51,10 @@ class FrameCache:
 
     def select(self, frames: Sequence[int]) -> FrameCache:
         """Return some frames, in the order given."""
-        index = torch.as_tensor(frames, device=self.pair_sources.device)
+        index = torch.tensor(frames, dtype=torch.int64)
+        if self.pair_sources.is_cuda:
+            index = index.pin_memory()  # so that the copy does not wait for the device
+        index = index.to(self.pair_sources.device, non_blocking=True)
         return FrameCache(
             tuple(entry.select(index) for entry in self.key_values),
             self.pair_sources.index_select(1, index),
@@ -202,9 +205,12 @@ class R3Network(_AnyView):
         :param reference: the first frame is the one that the others refer to; None: it is, unless
             there are cached ones.
         :param depth: also run the depth head; ``rays``: and its ray branch.
+        :raises FrameError: the cached frames are of another size, batch or network.
         """
+        if cached is not None:
+            self._check_fits(described, cached)
         if reference is None:
-            reference = cached is None
+            reference = cached is None or not cached.frames
         roles = self.backbone.camera_token.expand(described.tokens.shape[0], -1, -1)  # (B, 2, C)
         S = described.tokens.shape[1]
         own = roles[:, :1] if reference else roles[:, 1:]
@@ -229,6 +235,20 @@ class R3Network(_AnyView):
             rays=dense.rays if dense else None,
             ray_confidence=dense.ray_confidence if dense else None,
         )
+
+    def _check_fits(self, described: Tokens, cached: FrameCache) -> None:
+        """Refuse cached frames that the described ones cannot attend to, by shapes alone."""
+        backbone = self.config.backbone
+        B, _, P, _ = described.tokens.shape
+        shape = (B, backbone.heads, cached.frames, P, HEAD_CHANNELS)
+        wanted = [shape] * (2 * len(backbone.cross_frame_blocks))
+        got = [tuple(t.shape) for kv in cached.key_values for t in (kv.keys, kv.values)]
+        if got != wanted or cached.pair_sources.shape[0] != B:
+            raise FrameError(
+                f'the frame does not fit the cached ones: they must hold {len(wanted)} tensors of '
+                f'{shape}, got {len(got)} of {sorted(set(got))}; a cache is of one network, one '
+                'batch and one picture size'
+            )
 
     def forward(
         self, images: Tensor, *, causal: bool = False, depth: bool = True, rays: bool = False
@@ -262,11 +282,17 @@ class DA3Network(_AnyView):
             :func:`~r3_ros.model.known_cameras.encode_cameras`; None: unknown.
         :param reference_view: how the reference is chosen among three views or more.
         :raises FrameError: wrong shape or type of the pictures.
+        :raises TransformError: wrong shape of the cameras.
         :raises ModelError: unknown ``reference_view``.
         """
         described = self.describe(images)
         reference = None
         if cameras is not None:
+            if cameras.shape != (*images.shape[:2], 9):
+                raise TransformError(
+                    f'cameras must be encodings ({images.shape[0]}, {images.shape[1]}, 9), one '
+                    f'per picture, got {tuple(cameras.shape)}'
+                )
             camera_tokens = self.cam_enc(cameras)
         else:
             reference = choose_reference(described.class_token, reference_view)
