@@ -1,0 +1,8 @@
+"""Results of the official networks against ours: the golden files of ``r3 parity``.
+
+A golden file holds inputs and what the authors' code made of them, with made-up weights that a
+script computes from their names. ``golden`` reads a file, ``arrays`` knows what its arrays mean,
+``network_runs``, ``pose_runs`` and ``preprocess_runs`` compute the same with our code,
+``comparison`` judges the difference by ``tolerances``, and ``runner`` goes through a folder. See
+docs/parity.md.
+"""

@@ -1,0 +1,191 @@
+"""One array of ours against the golden one: find out how it was thinned, measure, judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+import itertools
+import math
+
+import numpy as np
+
+from .arrays import Answer, ArrayKind
+from .tolerances import Bound, Measure, MEASURES, Quantity
+
+#: A float32 confidence comes in steps of this above 1; it has no digits beyond them.
+_CONFIDENCE_STEP = float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far an array of ours is from the golden one, in its measure.
+
+    :ivar worst: of any value; infinite where one of the two alone is no number.
+    :ivar rms: root of the mean square.
+    :ivar where: index of the worst value, in the golden array.
+    :ivar steps: how our array was thinned to the golden one, per axis.
+    """
+
+    worst: float
+    rms: float
+    where: tuple[int, ...] = ()
+    steps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class ArrayResult:
+    """What came of one array.
+
+    :ivar quantity: None where nobody knows the array.
+    :ivar problem: why there was nothing to measure, None if there was.
+    """
+
+    name: str
+    quantity: Quantity | None
+    difference: Difference | None = None
+    bound: Bound | None = None
+    problem: str | None = None
+
+    @property
+    def load(self) -> float:
+        """Return the difference as a share of its bound: more than 1 fails."""
+        if self.difference is None or self.bound is None:
+            return float('inf')
+        return max(
+            _share(self.difference.worst, self.bound.worst),
+            _share(self.difference.rms, self.bound.rms),
+        )
+
+    @property
+    def passed(self) -> bool:
+        """Say whether the array is as it should be."""
+        return self.load <= 1
+
+
+def compare(
+    name: str, kind: ArrayKind, golden: np.ndarray, answer: Answer, bound: Bound
+) -> ArrayResult:
+    """Compare a golden array with ours in full, thinned as the golden one must have been.
+
+    Where several steps give its shape, those that fit best are taken: they are all there is to
+    tell them apart.
+    """
+    if not _is_numeric(golden):
+        problem = f'it holds {golden.dtype}, numbers are needed'
+        return ArrayResult(name, kind.quantity, problem=problem)
+    if golden.size == 0:
+        return ArrayResult(name, kind.quantity, problem=f'it is empty: {golden.shape}')
+    measure = MEASURES[kind.quantity]
+    best: Difference | None = None
+    for steps in thinning_steps(kind.axes, answer.values.shape, golden.shape):
+        thinned = tuple(slice(None, None, step) for step in steps)
+        counts = None if answer.counts is None else answer.counts[thinned]
+        difference = measured(measure, golden, answer.values[thinned], counts, steps)
+        if best is None or difference.worst < best.worst:
+            best = difference
+    if best is None:
+        problem = f'its shape is {golden.shape}, which ours, {answer.values.shape}, cannot give'
+        return ArrayResult(name, kind.quantity, problem=problem)
+    return ArrayResult(name, kind.quantity, best, bound)
+
+
+def thinning_steps(
+    axes: str, full: tuple[int, ...], stored: tuple[int, ...]
+) -> Iterator[tuple[int, ...]]:
+    """Yield the steps per axis that make an array of one shape from one of another.
+
+    Rows and columns have one step in common, unless none fits both.
+    """
+    if not len(axes) == len(full) == len(stored):
+        return
+    ranges = []
+    for axis, n, m in zip(axes, full, stored, strict=True):
+        lowest, highest = _step_range(n, m)
+        if axis not in 'tg':
+            highest = min(highest, 1)
+        if lowest > highest:
+            return
+        ranges.append((lowest, highest))
+    grid = [i for i, axis in enumerate(axes) if axis == 'g']
+    if grid:
+        common = max(ranges[i][0] for i in grid), min(ranges[i][1] for i in grid)
+        if common[0] <= common[1]:
+            for step in _steps(common):
+                fixed = [(step, step) if i in grid else r for i, r in enumerate(ranges)]
+                yield from itertools.product(*map(_steps, fixed))
+            return
+    yield from itertools.product(*map(_steps, ranges))
+
+
+def _step_range(full: int, stored: int) -> tuple[int, float]:
+    """Return the least and greatest step with ``ceil(full / step) == stored``."""
+    if not 0 < stored <= full:
+        return 1, 0
+    lowest = -(-full // stored)
+    return lowest, math.inf if stored == 1 else -(-full // (stored - 1)) - 1
+
+
+def _steps(limits: tuple[int, float]) -> list[int]:
+    """Return the steps of a range; one of no end leaves a single value, whatever the step."""
+    lowest, highest = limits
+    return [lowest] if math.isinf(highest) else list(range(lowest, int(highest) + 1))
+
+
+def measured(
+    measure: Measure,
+    golden: np.ndarray,
+    ours: np.ndarray,
+    counts: np.ndarray | None = None,
+    steps: tuple[int, ...] = (),
+) -> Difference:
+    """Return the difference of two arrays of one shape, at the entries that count."""
+    a, b = golden.astype(np.float64), ours.astype(np.float64)
+    with np.errstate(all='ignore'):
+        errors = np.asarray(_errors(measure, a, b))
+    # Both infinite alike, as a focal length may be, is agreement; a NaN alone is none.
+    errors = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, errors)
+    errors = np.where(np.isnan(errors), np.inf, errors)
+    counted = errors.size
+    if counts is not None:
+        errors, counted = np.where(counts, errors, 0.0), int(counts.sum())
+    where = np.unravel_index(int(errors.argmax()), errors.shape) if errors.shape else ()
+    return Difference(
+        worst=float(errors.max()),
+        rms=float(np.sqrt((errors**2).sum() / max(1, counted))),
+        where=tuple(int(i) for i in where),
+        steps=steps,
+    )
+
+
+def _errors(measure: Measure, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if measure is Measure.SPREAD:
+        # An array of one value has no spread: its difference counts as it is.
+        return np.abs(a - b) / (a.std() or 1.0)
+    if measure is Measure.LOG:
+        return np.abs(np.log(a) - np.log(b))
+    if measure is Measure.LOG_ABOVE_ONE:
+        return _confidence_errors(a, b)
+    if measure is Measure.RELATIVE:
+        scale = np.abs(a)
+        return np.abs(a - b) / np.where(scale > 0, scale, 1.0)
+    return np.abs(a - b)
+
+
+def _confidence_errors(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return abs(log(a - 1) - log(b - 1)), with one step of float32 for nothing.
+
+    Near 1 a step is a good part of ``a - 1``, and at 1 all of it.
+    """
+    lower, difference = np.minimum(a, b) - 1, np.abs(a - b)
+    beyond = np.maximum(difference - _CONFIDENCE_STEP, 0.0)
+    return np.log1p(beyond / np.maximum(lower, _CONFIDENCE_STEP)) + np.where(lower < 0, np.inf, 0)
+
+
+def _share(value: float, bound: float) -> float:
+    if bound == 0:
+        return 0.0 if value == 0 else float('inf')
+    return value / bound
+
+
+def _is_numeric(array: np.ndarray) -> bool:
+    return array.dtype.kind in 'biuf'

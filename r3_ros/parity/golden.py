@@ -1,0 +1,143 @@
+"""One golden file: what its name says, and what it holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import enum
+from pathlib import Path
+import re
+import zipfile
+import zlib
+
+import numpy as np
+
+from ..errors import SourceError
+from ..model.variants import CameraOutput, VARIANTS
+
+PREFIX = 'golden-'
+SUFFIX = '.npz'
+
+#: Kinds that hold no answer of a network, and why they are not run.
+_NOT_RUN = {
+    'pose-resolution': 'pose rules of a stream: compared rule by rule in the tests, not here',
+    'scale': 'scale rules of a stream: nothing here computes them',
+    'stream-trace': 'the memory of a whole stream: nothing here computes it',
+}
+#: A part of the name (between dashes) that begins so asks for the small-signal weights.
+_SMALL_SIGNAL = 'eps'
+
+
+class Kind(enum.Enum):
+    """What a file is about."""
+
+    R3 = 'r3'
+    DA3 = 'da3'
+    METRIC = 'metric'
+    POSES = 'poses'
+    PREPROCESS = 'preprocess'
+
+
+_KIND_OF_CAMERAS = {
+    CameraOutput.PAIRS: Kind.R3,
+    CameraOutput.ABSOLUTE: Kind.DA3,
+    CameraOutput.NONE: Kind.METRIC,
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the name of a file says.
+
+    :ivar variant: the network, None where there is none.
+    :ivar small_signal: filled with the weights under which epsilons show.
+    """
+
+    kind: Kind
+    variant: str | None = None
+    small_signal: bool = False
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A golden file, read."""
+
+    subject: Subject
+    arrays: dict[str, np.ndarray]
+
+    def named(self, prefix: str) -> dict[str, np.ndarray]:
+        """Return the arrays ``prefix.name`` by name."""
+        return {
+            name.removeprefix(f'{prefix}.'): array
+            for name, array in self.arrays.items()
+            if name.startswith(f'{prefix}.')
+        }
+
+    def text(self, name: str) -> str:
+        """Return an array that holds one text.
+
+        :raises SourceError: it does not.
+        """
+        array = self.arrays[name]
+        if array.shape or array.dtype.kind != 'U':
+            raise SourceError(f'{name} should be a text, it is {array.dtype} {array.shape}')
+        return str(array.item())
+
+
+def short_name(path: Path) -> str:
+    """Return ``r3-small-house4`` for ``golden-r3-small-house4.npz``."""
+    return path.name.removeprefix(PREFIX).removesuffix(SUFFIX)
+
+
+def skip_reason(path: Path) -> str | None:
+    """Say why a file is not for this command, None if it is."""
+    for kind, reason in _NOT_RUN.items():
+        if _begins_with(short_name(path), kind):
+            return reason
+    return None
+
+
+def subject_of(path: Path) -> Subject:
+    """Return what a file is about by its name.
+
+    :raises SourceError: the name says nothing that is known.
+    """
+    name = short_name(path)
+    for kind in (Kind.POSES, Kind.PREPROCESS):
+        if _begins_with(name, kind.value):
+            return Subject(kind)
+    fitting = [variant for variant in VARIANTS if _begins_with(name, variant)]
+    if not fitting:
+        known = ', '.join([Kind.POSES.value, Kind.PREPROCESS.value, *VARIANTS])
+        raise SourceError(f'its name does not say what it is about; after {PREFIX}: {known}')
+    variant = max(fitting, key=len)
+    rest = re.split(r'[^a-z0-9]+', name[len(variant) :].lower())
+    small_signal = any(part.startswith(_SMALL_SIGNAL) for part in rest)
+    return Subject(_KIND_OF_CAMERAS[VARIANTS[variant].camera], variant, small_signal)
+
+
+def read_golden(path: Path) -> Golden:
+    """Read a file whole.
+
+    :raises SourceError: it cannot be read, or is no such file.
+    """
+    subject = subject_of(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise SourceError('it holds one bare array; an .npz with named arrays is needed')
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise SourceError(f'it cannot be read: {_one_line(error)}') from error
+    except AttributeError:
+        raise SourceError('it holds one bare array; an .npz with named arrays is needed') from None
+    if not arrays:
+        raise SourceError('it holds no arrays')
+    return Golden(subject, arrays)
+
+
+def _begins_with(name: str, word: str) -> bool:
+    return re.match(re.escape(word) + r'(?![a-z0-9])', name) is not None
+
+
+def _one_line(error: BaseException) -> str:
+    return ' '.join(str(error).split()) or type(error).__name__

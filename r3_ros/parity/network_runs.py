@@ -1,0 +1,314 @@
+"""Our networks on the input of a golden file, in every way that it holds results of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+import hashlib
+import re
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import SourceError
+from ..geometry import inverse
+from ..model.depth_head import MonoDepth
+from ..model.metric import SKY_THRESHOLD, with_far_sky
+from ..model.network import (
+    AbsolutePrediction,
+    DA3Network,
+    FrameCache,
+    MetricNetwork,
+    Prediction,
+    R3Network,
+)
+from ..pose_encoding import decode_pose
+from ..streaming.official import GreedyOptions, resolve_greedy
+from .arrays import Answer, Answers, CAUSAL, FIRST_OF_CHUNK, FULL, LAST, MODES, ONLINE
+from .golden import Golden
+from .pose_runs import (
+    camera_arrays,
+    DEFAULT_TOP,
+    intrinsics_of,
+    resolve_stream,
+    SMALLEST_TANGENT,
+)
+from .recording import Recording
+from .stand_in_weights import Networks, Progress, StandInWeights
+
+_INPUTS = {'frames', 'size', 'options', 'process_res', 'pixels', 'pixels_sha256', 'image_key'}
+_DEPTH = re.compile(r'depth|depth_conf|layer\d_rn|refinenet\d')
+_RAYS = re.compile(r'ray|ray_conf')
+_PYRAMID = re.compile(r'layer\d_rn|refinenet\d')
+#: The authors draw so many pixels at most for how far the sky is, by chance.
+_SKY_SAMPLE = 100_000
+
+
+def network_answers(
+    golden: Golden, networks: Networks, progress: Progress, sky_margin: float
+) -> Answers:
+    """Run the network that a file is about.
+
+    :param sky_margin: share of the spread of the sky within which a pixel may count as sky or not.
+    :raises SourceError: there is no usable input, or there are no weights.
+    :raises ModelError: there is no room for the network.
+    """
+    images = input_pictures(golden, networks.weights)
+    assert golden.subject.variant is not None
+    network = networks.get(golden.subject.variant, golden.subject.small_signal, progress)
+    images = images.to(networks.device)
+    with torch.inference_mode(), _exact_float32():
+        if isinstance(network, R3Network):
+            return _r3_answers(golden, network, images, progress)
+        if isinstance(network, DA3Network):
+            return _views_answers(
+                golden, images, progress, lambda views: _da3_arrays(network, views)
+            )
+        return _views_answers(
+            golden, images, progress, lambda views: _metric_arrays(network, views, sky_margin)
+        )
+
+
+def input_pictures(golden: Golden, weights: StandInWeights) -> Tensor:
+    """Return (S, 3, H, W) pictures: uint8, or float of 0 to 1 where they follow from a key.
+
+    :raises SourceError: there are none, or not those that the file means.
+    """
+    if 'pixels' not in golden.arrays:
+        if 'image_key' not in golden.arrays:
+            raise SourceError('it holds neither pixels nor an image_key: there is no input')
+        return _synthetic_picture(golden.text('image_key'), weights)
+    pixels = golden.arrays['pixels']
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3 or not pixels.size:
+        raise SourceError(
+            f'pixels should be (frames, H, W, 3) uint8, they are {pixels.shape} {pixels.dtype}'
+        )
+    if 'pixels_sha256' in golden.arrays:
+        digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+        if digest != golden.text('pixels_sha256'):
+            raise SourceError('pixels do not have the SHA-256 that it states: it was changed')
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def _synthetic_picture(key: str, weights: StandInWeights) -> Tensor:
+    found = re.fullmatch(r'image-(\d+)x(\d+)', key)
+    if found is None:
+        raise SourceError(f'image_key should be image-HEIGHTxWIDTH, it is {key!r}')
+    height, width = int(found[1]), int(found[2])
+    values = weights.unit(key, 3 * height * width).reshape(1, 3, height, width)
+    # -1 to 1, but for the rounding to float32
+    signed = (values / np.sqrt(3.0) * 0.999).astype(np.float32)
+    return (torch.from_numpy(signed) + 1) / 2
+
+
+@contextmanager
+def _exact_float32() -> Iterator[None]:
+    """Keep a GPU from rounding float32 products to TF32, which has bfloat16's digits."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def _r3_answers(golden: Golden, network: R3Network, images: Tensor, progress: Progress) -> Answers:
+    values: dict[str, Answer | str] = {}
+    inputs = set(_INPUTS)
+    for mode in MODES:
+        wanted = golden.named(mode)
+        if not wanted:
+            continue
+        progress(mode)
+        if FIRST_OF_CHUNK in wanted:
+            inputs.add(f'{mode}.{FIRST_OF_CHUNK}')
+        answers = _clip_arrays(network, images, mode, wanted)
+        values.update({f'{mode}.{name}': answer for name, answer in answers.items()})
+    return Answers(values, frozenset(inputs))
+
+
+def _clip_arrays(
+    network: R3Network, images: Tensor, mode: str, wanted: dict[str, np.ndarray]
+) -> dict[str, Answer]:
+    """Return everything about a clip in one mode that is wanted, and some more."""
+    depth = any(_DEPTH.fullmatch(name) for name in wanted)
+    rays = any(_RAYS.fullmatch(name) for name in wanted)
+    with Recording(network, wanted) as recording:
+        if mode == ONLINE:
+            predictions = _frame_by_frame(network, images, depth, rays)
+        else:
+            causal = mode == CAUSAL
+            predictions = [network(images[None], causal=causal, depth=depth, rays=rays)]
+    arrays = recording.arrays()
+    first = _first_frame(wanted)
+    for name in [name for name in arrays if _PYRAMID.fullmatch(name)]:
+        arrays[name] = arrays[name][first:][: len(np.atleast_1d(wanted[name]))]
+    arrays |= _frame_arrays(network, predictions)
+    pairs = _pair_arrays(predictions, wanted.get('rel_pose_mask') if mode == FULL else None)
+    arrays |= pairs
+    arrays |= _assembled(pairs, mode, images.shape[-1], images.shape[-2], wanted.get('pose_enc'))
+    answers = {name: Answer(array) for name, array in arrays.items()}
+    return answers | _last_frame(pairs)
+
+
+def _first_frame(wanted: dict[str, np.ndarray]) -> int:
+    """Return the first frame of the rows of the head's pyramid.
+
+    :raises SourceError: what the file says of it is no frame.
+    """
+    first = wanted.get(FIRST_OF_CHUNK, np.zeros((), dtype=np.int64))
+    if first.shape or first.dtype.kind not in 'iu' or first < 0:
+        raise SourceError(f'{FIRST_OF_CHUNK} should be the index of a frame, it is {first!r}')
+    return int(first)
+
+
+def _frame_by_frame(
+    network: R3Network, images: Tensor, depth: bool, rays: bool
+) -> list[Prediction]:
+    """Stream a clip with everything remembered."""
+    predictions: list[Prediction] = []
+    for image in images:
+        described = network.describe(image[None, None])
+        cached = FrameCache.join([p.cache for p in predictions]) if predictions else None
+        predictions.append(network.predict(described, cached, depth=depth, rays=rays))
+    return predictions
+
+
+def _frame_arrays(network: R3Network, predictions: list[Prediction]) -> dict[str, np.ndarray]:
+    """Return what there is once per frame."""
+    features = [p.camera_feature for p in predictions]
+    parts: dict[str, Sequence[Tensor | None]] = {
+        'depth': [p.depth for p in predictions],
+        'depth_conf': [p.confidence for p in predictions],
+        'ray': [p.rays for p in predictions],
+        'ray_conf': [p.ray_confidence for p in predictions],
+        'cam_projected': features,
+        'abs_pose_enc': [network.cam_dec.absolute(feature) for feature in features],
+    }
+    return {
+        name: _numpy(torch.cat([part for part in present if part is not None], dim=1)[0])
+        for name, present in parts.items()
+        if present[0] is not None
+    }
+
+
+def _pair_arrays(
+    predictions: list[Prediction], golden_mask: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """Return pair outputs as (S, S, ...) arrays, row to column.
+
+    :param golden_mask: that of a run with full context. The authors' released configuration
+        leaves out pairs backwards in time there; then so do we.
+    """
+    fov = np.concatenate([_numpy(p.fov[0]) for p in predictions])  # (S, 2)
+    S = len(fov)
+
+    def joined(parts: list[Tensor]) -> np.ndarray:  # each (rows so far, columns of the call, ...)
+        columns = [_numpy(part) for part in parts]
+        rows = [[(0, S - len(c)), *[(0, 0)] * (c.ndim - 1)] for c in columns]
+        return np.concatenate([np.pad(c, r) for c, r in zip(columns, rows, strict=True)], axis=1)
+
+    mask = joined([p.pairs.predicted for p in predictions]).astype(bool)
+    forwards = np.triu(np.ones((S, S), dtype=bool), 1)
+    if golden_mask is not None and np.array_equal(golden_mask, forwards):
+        mask = mask & forwards
+    translation = joined([p.pairs.translation[0] for p in predictions])
+    quaternion = joined([p.pairs.quaternion[0] for p in predictions])
+    conf_t = joined([p.pairs.logit_translation[0] for p in predictions]) * mask
+    conf_r = joined([p.pairs.logit_rotation[0] for p in predictions]) * mask
+    views = np.broadcast_to(fov, (S, S, 2))  # a pair carries the view of its target
+    rel = np.concatenate([translation, quaternion, views], axis=-1) * mask[..., None]
+    rel[np.arange(S), np.arange(S), 7:9] = fov
+    return {
+        'rel_pose_enc': rel,
+        'rel_pose_conf_t': conf_t,
+        'rel_pose_conf_r': conf_r,
+        'rel_pose_conf': (conf_t + conf_r) / 2,
+        'rel_pose_mask': mask,
+    }
+
+
+def _assembled(
+    pairs: dict[str, np.ndarray], mode: str, width: int, height: int, golden: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    rel, conf_t, conf_r = (
+        pairs[f'rel_pose_{name}'].astype(np.float64) for name in ('enc', 'conf_t', 'conf_r')
+    )
+    mask = pairs['rel_pose_mask']
+    if mode == ONLINE:
+        poses = resolve_stream(rel, conf_t, conf_r, mask)
+    else:
+        poses = resolve_greedy(rel, conf_t, conf_r, mask, GreedyOptions(topn=DEFAULT_TOP))
+    return camera_arrays(poses, width, height, golden)
+
+
+def _last_frame(pairs: dict[str, np.ndarray]) -> dict[str, Answer]:
+    """Return the pair outputs of which the column of the last frame, above itself, counts."""
+    answers = {}
+    for name, values in pairs.items():
+        counts = np.zeros(values.shape, dtype=bool)
+        counts[:-1, -1] = True
+        answers[name + LAST] = Answer(values, counts)
+    return answers
+
+
+def _views_answers(
+    golden: Golden,
+    images: Tensor,
+    progress: Progress,
+    run: Callable[[Tensor], dict[str, Answer]],
+) -> Answers:
+    """Run the first N pictures for every group ``viewsN`` of arrays."""
+    values: dict[str, Answer | str] = {}
+    for group in sorted({name.split('.')[0] for name in golden.arrays if '.' in name}):
+        found = re.fullmatch(r'views([1-9]\d*)', group)
+        if found is None:
+            continue
+        count = int(found[1])
+        if count > len(images):
+            raise SourceError(f'{group} needs {count} pictures, it holds {len(images)}')
+        progress(group)
+        answers = run(images[:count])
+        values.update({f'{group}.{name}': answer for name, answer in answers.items()})
+    return Answers(values, frozenset(_INPUTS))
+
+
+def _da3_arrays(network: DA3Network, views: Tensor) -> dict[str, Answer]:
+    p: AbsolutePrediction = network(views[None], rays=True)
+    assert p.rays is not None and p.ray_confidence is not None and p.reference is not None
+    encodings = _numpy(p.encodings[0]).astype(np.float64)
+    T_camera_world = inverse(decode_pose(encodings))
+    size = (views.shape[-1], views.shape[-2])
+    arrays = {
+        'depth': _numpy(p.depth[0]),
+        'depth_conf': _numpy(p.confidence[0]),
+        'ray': _numpy(p.rays[0]),
+        'ray_conf': _numpy(p.ray_confidence[0]),
+        'extrinsics': T_camera_world[:, :3],
+        'intrinsics': intrinsics_of(encodings[:, 7:9], *size, SMALLEST_TANGENT),
+        'reference_view': _numpy(p.reference[0]),
+    }
+    return {name: Answer(array) for name, array in arrays.items()}
+
+
+def _metric_arrays(network: MetricNetwork, views: Tensor, sky_margin: float) -> dict[str, Answer]:
+    p: MonoDepth = network(views)
+    raw, sky = _numpy(p.depth), _numpy(p.sky)
+    # A pixel at the threshold may fall on either side, and then lies at quite another distance.
+    counts = np.abs(sky - SKY_THRESHOLD) > sky_margin * sky.std()
+    is_sky = sky >= SKY_THRESHOLD
+    if np.count_nonzero(~is_sky) > _SKY_SAMPLE:
+        counts &= ~is_sky
+    return {
+        'raw_depth': Answer(raw),
+        'depth': Answer(with_far_sky(raw, sky), counts),
+        'sky': Answer(sky),
+    }
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    if tensor.dtype.is_floating_point:
+        tensor = tensor.float()
+    return tensor.cpu().numpy()
