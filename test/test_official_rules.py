@@ -63,9 +63,7 @@ def test_online_equals_the_official_result(golden, size, case, topn, recent):
         golden[f'on{size}.{name}'].astype(np.float64)
         for name in ('rel_to_new', 'conf_t', 'conf_r', 'abs_enc')
     )
-    mask = golden[f'on{size}.mask'] & golden[f'on{size}.have_pose']
-    if recent:
-        held = np.flatnonzero(golden[f'on{size}.have_pose'])
-        mask = mask & np.isin(np.arange(size), held[-recent:])
-    pose = resolve_online(rel, poses[:size], conf_t, conf_r, mask, topn)
+    mask, held = golden[f'on{size}.mask'], golden[f'on{size}.have_pose']
+    poses = np.where(held[:, None], poses[:size], np.nan)
+    pose = resolve_online(rel, poses, conf_t, conf_r, mask, topn, recent)
     assert encoding_error(pose, golden[f'on{size}.{case}'].astype(np.float64)) < 2e-4

@@ -101,7 +101,7 @@ def resolve_pose(
 
     :param edges: into one frame, all of them usable (:func:`usable_edges`).
     :param reference: the score of a nominal edge, for the covariance.
-    :param rule: ``robust`` (see above) or ``official`` (``official.py``).
+    :param rule: ``robust`` (see above) or ``official`` (``official/``).
     """
     if not edges:
         return None

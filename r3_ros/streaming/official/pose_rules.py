@@ -1,8 +1,7 @@
-"""The pose rules of the R3 authors, kept for comparison with their results.
+"""From edges to poses, one frame at a time: online, and in order over a whole sequence.
 
-Poses are encoded (:mod:`~r3_ros.pose_encoding`) as world-to-camera. An edge takes camera i's
-coordinates to camera j's, so the pose of j is the edge after the pose of i. What is weak in
-these rules, and what we use instead, is in docs/streaming.md.
+An edge takes camera i's coordinates to camera j's, so the pose of j is the edge after the pose
+of i.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from ..errors import ConfigError
+from ...errors import ConfigError
 
 SCORE_MODES = ('separate', 'shared', 'mean', 'min', 'translation', 'rotation')
 SELECTIONS = ('translation', 'rotation', 'both')
@@ -52,15 +51,20 @@ def resolve_online(
     conf_r: np.ndarray,
     mask: np.ndarray,
     topn: int,
+    max_recent: int = 0,
 ) -> np.ndarray:
-    """Return the (9,) pose of a new frame from its edges to M remembered frames.
+    """Return the (9,) pose of a new frame from its edges to M remembered frames, oldest first.
 
-    :param rel: (M, 9) edges to the new frame; ``poses``: (M, 9) of the remembered frames.
+    :param rel: (M, 9) edges to the new frame; ``poses``: (M, 9) of the remembered frames, NaN
+        where a frame has none.
     :param conf_t: (M,) logits for translation; ``conf_r``: for rotation.
     :param mask: (M,) bool, edges that exist.
     :param topn: edges kept, by mean logit; -1 keeps half of the frames.
+    :param max_recent: keep only the newest frames that have a pose; 0 keeps all.
     """
-    sources = np.flatnonzero(mask)
+    posed = np.flatnonzero(np.isfinite(poses).all(axis=1))
+    sources = posed[-max_recent:] if max_recent > 0 else posed
+    sources = sources[mask[sources]]
     if topn == -1:
         topn = (len(rel) + 1) // 2
     order = np.argsort(-(conf_t + conf_r)[sources], kind='stable')

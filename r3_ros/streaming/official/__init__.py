@@ -1,0 +1,16 @@
+"""What the R3 authors' code does after the network, for comparison with their results.
+
+``pose_rules`` and ``pose_graph`` turn edges into poses, ``scale`` and ``bridge`` join segments,
+``loop`` runs a whole stream by ``options`` around anything that answers like a ``network``. Poses
+are encoded (:mod:`~r3_ros.pose_encoding`) as world-to-camera, the other way round than everywhere
+else. What is weak in these rules, which faults are kept and what we use instead is in
+docs/streaming.md.
+"""
+
+from .pose_rules import (
+    average_encodings as average_encodings,
+    compose_encodings as compose_encodings,
+    GreedyOptions as GreedyOptions,
+    resolve_greedy as resolve_greedy,
+    resolve_online as resolve_online,
+)
