@@ -72,6 +72,14 @@ class Golden:
             if name.startswith(f'{prefix}.')
         }
 
+    def is_remark(self, name: str) -> bool:
+        """Say whether an array can only be about how the file was made: a lone text or number.
+
+        Results carry the prefix of a run, or have axes.
+        """
+        array = self.arrays[name]
+        return '.' not in name and (array.dtype.kind == 'U' or not array.shape)
+
     def text(self, name: str) -> str:
         """Return an array that holds one text.
 
@@ -122,14 +130,19 @@ def read_golden(path: Path) -> Golden:
     """
     subject = subject_of(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise SourceError('it holds one bare array; an .npz with named arrays is needed')
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise SourceError('it holds one bare array; an .npz with named arrays is needed')
+        with file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except ValueError as error:
+        # What is neither .npz nor .npy counts as a pickle for NumPy, too.
+        raise SourceError(
+            'it cannot be read: it is no .npz file, is damaged, or holds Python objects, which '
+            'are not loaded'
+        ) from error
+    except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise SourceError(f'it cannot be read: {_one_line(error)}') from error
-    except AttributeError:
-        raise SourceError('it holds one bare array; an .npz with named arrays is needed') from None
     if not arrays:
         raise SourceError('it holds no arrays')
     return Golden(subject, arrays)

@@ -37,7 +37,7 @@ from .pose_runs import (
 from .recording import Recording
 from .stand_in_weights import Networks, Progress, StandInWeights
 
-_INPUTS = {'frames', 'size', 'options', 'process_res', 'pixels', 'pixels_sha256', 'image_key'}
+_INPUTS = {'pixels', 'pixels_sha256', 'image_key'}
 _DEPTH = re.compile(r'depth|depth_conf|layer\d_rn|refinenet\d')
 _RAYS = re.compile(r'ray|ray_conf')
 _PYRAMID = re.compile(r'layer\d_rn|refinenet\d')

@@ -10,7 +10,8 @@ from .runner import FileResult
 from .tolerances import Bound, MEASURES, Quantity
 
 _CELL = 9
-_SHORTEST_NAME = 20
+#: Narrowest and widest column of names; a longer name moves its own line alone.
+_NAME_WIDTHS = 20, 24
 #: Arrays that are named below the line of a file that failed.
 _NAMED = 6
 
@@ -20,7 +21,8 @@ class Table:
 
     def __init__(self, names: Iterable[str], bounds: dict[Quantity, Bound]) -> None:
         """Prepare for files of these names."""
-        self._name = max([_SHORTEST_NAME, *map(len, names)])
+        lowest, highest = _NAME_WIDTHS
+        self._name = min(highest, max([lowest, *map(len, names)]))
         self._bounds = bounds
 
     def header(self) -> str:
@@ -32,8 +34,9 @@ class Table:
             self._row('', '', 'allowed', [_number(self._bounds[q].worst) for q in quantities]),
         ]
         if any(math.isfinite(bound.rms) for bound in self._bounds.values()):
-            bounds = [_number(self._bounds[q].rms) for q in quantities]
-            lines.append(self._row('', '', 'and rms', bounds))
+            bounds = [self._bounds[q].rms for q in quantities]
+            cells = ['-' if math.isinf(bound) else _number(bound) for bound in bounds]
+            lines.append(self._row('', '', 'and rms', cells))
         return '\n'.join(lines)
 
     def line(self, result: FileResult) -> str:
