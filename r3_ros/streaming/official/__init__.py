@@ -8,9 +8,17 @@ docs/streaming.md.
 """
 
 from .pose_rules import (
-    average_encodings as average_encodings,
-    compose_encodings as compose_encodings,
-    GreedyOptions as GreedyOptions,
-    resolve_greedy as resolve_greedy,
-    resolve_online as resolve_online,
+    average_encodings,
+    compose_encodings,
+    GreedyOptions,
+    resolve_greedy,
+    resolve_online,
 )
+
+__all__ = [
+    'average_encodings',
+    'compose_encodings',
+    'GreedyOptions',
+    'resolve_greedy',
+    'resolve_online',
+]
