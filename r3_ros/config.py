@@ -144,6 +144,32 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class MemoryConfig:
+    """What R3 may hold: 23 MiB a frame at 504x280 in bf16, twice as much in fp32."""
+
+    max_gpu_mib: int = _param(
+        2048,
+        'cached frames on the device that R3 runs on; its context must fit',
+        'MiB',
+        low=16,
+        high=1_048_576,
+    )
+    max_host_mib: int = _param(
+        8192,
+        'cached frames in host memory, beyond those on the device',
+        'MiB',
+        low=0,
+        high=1_048_576,
+    )
+    store_folder: str = _param(
+        '', 'folder for cached frames beyond host memory, emptied at the start; empty: none'
+    )
+    max_store_mib: int = _param(
+        16_384, 'cached frames in that folder', 'MiB', low=0, high=16_777_216
+    )
+
+
+@dataclass(frozen=True)
 class ClassicalConfig:
     """The classical predictor: features, triangulation, bundle adjustment, plane sweep."""
 
@@ -168,6 +194,44 @@ class StreamConfig:
         'how a pose follows from its edges: robust averages camera centres and reweights; '
         'official is the rule of the R3 authors, for comparison',
         choices=('robust', 'official'),
+    )
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """Closing loops: what old keyframes, seen again, say against the way here."""
+
+    enabled: bool = _param(
+        True, 'keep edges that contradict the pose out of it, and close loops by them'
+    )
+    min_frames: int = _param(
+        3, 'frames that must ask for the same correction', 'frames', low=1, high=10, live=True
+    )
+    min_keyframes: int = _param(
+        3, 'old keyframes that must ask for the same correction', low=1, high=10, live=True
+    )
+    scale_drift: float = _param(
+        0.01,
+        'standard deviation of the drift of scale from one keyframe to the next; 0: no drift',
+        low=0.0,
+        high=0.5,
+        live=True,
+    )
+    kernel_width: float = _param(
+        3.0,
+        'misfit at which an edge that closes a loop loses half its weight',
+        'standard deviations',
+        low=0.5,
+        high=100.0,
+        live=True,
+    )
+    apply_after: int = _param(
+        10,
+        'frames from the closing of a loop until its correction, which is worked out meanwhile',
+        'frames',
+        low=1,
+        high=300,
+        live=True,
     )
 
 
@@ -374,8 +438,10 @@ class R3Config:
     )
     input: InputConfig = _group(InputConfig)
     model: ModelConfig = _group(ModelConfig)
+    memory: MemoryConfig = _group(MemoryConfig)
     classical: ClassicalConfig = _group(ClassicalConfig)
     stream: StreamConfig = _group(StreamConfig)
+    loop: LoopConfig = _group(LoopConfig)
     keyframe: KeyframeConfig = _group(KeyframeConfig)
     tracking: TrackingConfig = _group(TrackingConfig)
     covariance: CovarianceConfig = _group(CovarianceConfig)

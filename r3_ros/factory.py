@@ -55,4 +55,4 @@ def _load_r3(config: R3Config) -> Predictor:
             f"model '{config.model.name}' cannot be loaded: {error}. It needs torch, safetensors "
             'and Pillow for Python: pip install torch safetensors pillow'
         ) from error
-    return load_r3(config.model)
+    return load_r3(config.model, config.memory)

@@ -7,13 +7,14 @@ import stat
 import numpy as np
 import pytest
 from r3_ros.cli import main
-from r3_ros.config import ModelConfig, R3Config, updated
+from r3_ros.config import MemoryConfig, ModelConfig, R3Config, updated
 from r3_ros.datatypes import Frame, Intrinsics, ModelInfo
 from r3_ros.errors import CheckpointError, ConfigError, FrameError, ModelError
 from r3_ros.factory import load_engine
 from r3_ros.geometry import T_from_quat
 from r3_ros.model.checkpoint import save_network
 from r3_ros.model.loading import choose_precision, load_r3
+from r3_ros.model.memory import Room
 from r3_ros.model.network import build_network
 from r3_ros.model.predictor import R3Predictor
 from r3_ros.model.variants import VARIANTS
@@ -23,6 +24,7 @@ import torch
 
 SIZE = (112, 168)  # height, width; 154 pixels are the shortest long side that is allowed
 CONFIG = ModelConfig(name='r3', image_size=154)
+ROOM = Room(device_bytes=2**28, host_bytes=0)
 K = Intrinsics(150.0, 151.0, 80.0, 60.0, SIZE[1], SIZE[0])
 
 
@@ -59,7 +61,7 @@ def network():
 
 @pytest.fixture
 def predictor(network):
-    return R3Predictor(network, ModelInfo('r3'), CONFIG, torch.device('cpu'))
+    return R3Predictor(network, ModelInfo('r3'), CONFIG, ROOM, torch.device('cpu'))
 
 
 def feed(predictor, *numbers, **options):
@@ -129,7 +131,7 @@ def test_the_first_frame_has_depth_and_no_edges(predictor):
 
 def test_depth_is_left_out_on_request(network):
     config = replace(CONFIG, depth=False)
-    predictor = R3Predictor(network, ModelInfo('r3'), config, torch.device('cpu'))
+    predictor = R3Predictor(network, ModelInfo('r3'), config, ROOM, torch.device('cpu'))
     assert feed(predictor, 0, 1)[1].depths == ()
 
 
@@ -184,7 +186,7 @@ def test_square_pictures_are_seen_whole(predictor):
 def test_forgotten_frames_are_freed_and_unknown_ones_ignored(predictor):
     feed(predictor, 0, 1, 2)
     predictor.forget([1, 77])
-    assert set(predictor._held) == {0, 2}
+    assert set(predictor._memory.resident) == {0, 2}
     predictor.predict(frame(3), [0, 2])
     with pytest.raises(KeyError):
         predictor.predict(frame(4), [1])
@@ -193,7 +195,7 @@ def test_forgotten_frames_are_freed_and_unknown_ones_ignored(predictor):
 def test_a_reset_starts_anew(predictor):
     before = feed(predictor, 0, 1)
     predictor.reset()
-    assert not predictor._held
+    assert not len(predictor._memory)
     after = feed(predictor, 0, 1)
     for a, b in zip(before, after, strict=True):
         np.testing.assert_array_equal(a.depths[0].depth, b.depths[0].depth)
@@ -242,7 +244,7 @@ def test_answers_that_are_not_finite_are_refused_and_leave_no_trace(predictor, n
             predictor.predict(frame(1), [0])
     finally:
         bias.copy_(kept)
-    assert set(predictor._held) == {0}
+    assert predictor._memory.resident == (0,)
     cls_token = network.backbone.pos_embed
     kept = cls_token.clone()
     cls_token.fill_(torch.nan)
@@ -262,7 +264,7 @@ def test_a_view_of_no_width_is_refused_unless_the_camera_is_known(predictor, net
         predictor.reset()
         with pytest.raises(FrameError, match='fields of view'):
             predictor.predict(frame(0, intrinsics=None), [])
-        assert not predictor._held
+        assert not len(predictor._memory)
     finally:
         bias.copy_(kept)
 
@@ -271,7 +273,7 @@ def test_a_view_of_no_width_is_refused_unless_the_camera_is_known(predictor, net
 
 
 def test_a_file_of_weights_becomes_a_predictor_that_says_what_it_is(checkpoint):
-    predictor = load_r3(replace(CONFIG, checkpoint=str(checkpoint)))
+    predictor = load_r3(replace(CONFIG, checkpoint=str(checkpoint)), MemoryConfig())
     assert predictor.info.name == 'r3' and len(predictor.info.checkpoint_sha256) == 64
     assert (predictor.info.device, predictor.info.precision) == ('cpu', 'fp32')
     assert stat.S_IMODE(checkpoint.stat().st_mode) & 0o600 == 0o600
@@ -280,7 +282,8 @@ def test_a_file_of_weights_becomes_a_predictor_that_says_what_it_is(checkpoint):
 @pytest.mark.parametrize('precision', ['bf16', 'fp16'])
 def test_lower_precisions_are_near(checkpoint, predictor, precision):
     exact = feed(predictor, 0, 1)[1]
-    coarse = load_r3(replace(CONFIG, checkpoint=str(checkpoint), precision=precision))
+    config = replace(CONFIG, checkpoint=str(checkpoint), precision=precision)
+    coarse = load_r3(config, MemoryConfig())
     near = feed(coarse, 0, 1)[1]
     ratio = near.depths[0].depth / exact.depths[0].depth
     assert 0 < np.abs(np.log(ratio)).max() < 0.2
@@ -292,27 +295,27 @@ def test_missing_weights_are_told_with_the_way_to_get_them(tmp_path, monkeypatch
     monkeypatch.setenv('R3_ROS_WEIGHTS', str(tmp_path))
     monkeypatch.setenv('HF_HUB_CACHE', str(tmp_path / 'cache'))
     with pytest.raises(ModelError, match=r'r3 weights get r3_long.*put.*model\.checkpoint'):
-        load_r3(replace(CONFIG, name='r3_long'))
+        load_r3(replace(CONFIG, name='r3_long'), MemoryConfig())
 
 
 def test_weights_in_their_folder_are_found_by_name(checkpoint, monkeypatch):
     monkeypatch.setenv('R3_ROS_WEIGHTS', str(checkpoint.parent))
     checkpoint.rename(checkpoint.parent / 'r3_long.safetensors')
-    assert load_r3(replace(CONFIG, name='r3_long')).info.name == 'r3_long'
+    assert load_r3(replace(CONFIG, name='r3_long'), MemoryConfig()).info.name == 'r3_long'
 
 
 def test_a_file_of_another_network_is_refused(tmp_path):
     path = tmp_path / 'da3.safetensors'
     save_network(lively('da3-small'), path)
     with pytest.raises(CheckpointError, match='da3-small.*no pairs'):
-        load_r3(replace(CONFIG, checkpoint=str(path)))
+        load_r3(replace(CONFIG, checkpoint=str(path)), MemoryConfig())
 
 
 def test_a_missing_device_is_an_error(checkpoint):
     if torch.cuda.is_available():
         pytest.skip('a CUDA device is there')
     with pytest.raises(ModelError, match="set model.device to 'cpu'"):
-        load_r3(replace(CONFIG, checkpoint=str(checkpoint), device='cuda'))
+        load_r3(replace(CONFIG, checkpoint=str(checkpoint), device='cuda'), MemoryConfig())
 
 
 def test_the_device_decides_the_precision_unless_it_is_given(monkeypatch):
@@ -373,8 +376,8 @@ def test_memory_of_a_long_stream_is_bounded(checkpoint):
     try:
         for n in range(15):
             engine.step(replace(frame(n), frame_id=-1))
-        assert len(engine.predictor._held) <= 6
-        assert engine.session.held() == set(engine.predictor._held)
+        held = engine.predictor._memory.resident
+        assert len(held) <= 6 and engine.session.held() == set(held)
     finally:
         engine.close()
 

@@ -6,22 +6,24 @@ from pathlib import Path
 
 import torch
 
-from ..config import ModelConfig
+from ..config import MemoryConfig, ModelConfig
 from ..datatypes import ModelInfo
 from ..errors import CheckpointError, ModelError
 from ..weights import find_weights, missing_message
 from .checkpoint import inspect_checkpoint, load_network
+from .memory import Room
 from .network import R3Network
 from .predictor import R3Predictor
 from .variants import CameraOutput, VARIANTS
 
 #: Types by the names that the configuration uses.
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+_MIB = 2**20
 #: GPUs from this compute capability on multiply bfloat16 at full speed.
 _BF16_CAPABILITY = (8, 0)
 
 
-def load_r3(config: ModelConfig) -> R3Predictor:
+def load_r3(config: ModelConfig, memory: MemoryConfig) -> R3Predictor:
     """Load the weights that the configuration names and return the predictor.
 
     :raises ModelError: no weights, the wrong ones (CheckpointError), or no such device.
@@ -44,7 +46,15 @@ def load_r3(config: ModelConfig) -> R3Predictor:
         ) from error
     assert isinstance(loaded.network, R3Network)
     info = ModelInfo(config.name, str(device), precision, loaded.sha256, loaded.notes)
-    return R3Predictor(loaded.network, info, config, device)
+    folder = Path(memory.store_folder).expanduser() if memory.store_folder else None
+    room = Room(
+        device_bytes=memory.max_gpu_mib * _MIB,
+        host_bytes=memory.max_host_mib * _MIB,
+        store_folder=folder,
+        store_bytes=memory.max_store_mib * _MIB,
+        network=f'{loaded.sha256} {precision}',
+    )
+    return R3Predictor(loaded.network, info, config, room, device)
 
 
 def choose_device(name: str) -> torch.device:

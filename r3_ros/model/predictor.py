@@ -21,7 +21,8 @@ from ..errors import FrameError
 from ..geometry import inverse, T_from_quat
 from ..preprocess import Geometry, intrinsics_from_fov, r3_geometry, R3Rule
 from .backbone import Tokens
-from .network import FrameCache, Prediction, R3Network
+from .memory import FrameMemory, Room
+from .network import Prediction, R3Network
 
 #: Score of an edge whose logits are both 1: stands for a good one until the stream has shown its
 #: own.
@@ -51,9 +52,14 @@ class R3Predictor:
     """
 
     def __init__(
-        self, network: R3Network, info: ModelInfo, config: ModelConfig, device: torch.device
+        self,
+        network: R3Network,
+        info: ModelInfo,
+        config: ModelConfig,
+        room: Room,
+        device: torch.device,
     ) -> None:
-        """Take a loaded network in evaluation mode, on its device."""
+        """Take a loaded network in evaluation mode, on its device, and the room for its cache."""
         self.info = info
         self.descriptor_size = network.config.backbone.width
         self._network = network
@@ -61,7 +67,7 @@ class R3Predictor:
         self._with_depth = config.depth
         # Squares stay squares: a robot wants to see all of its picture.
         self._rule = R3Rule(size=config.image_size, square_ok=True)
-        self._held: dict[int, FrameCache]
+        self._memory = FrameMemory(room)
         self._described: _Described | None
         self._warm_up: list[float]
         self._fovs: deque[np.ndarray]
@@ -97,18 +103,18 @@ class R3Predictor:
         self._described = None
         if described is None or described.frame_id != frame.frame_id:
             described = self._prepared(frame)
-        context = [self._held[i] for i in context_ids]
+        context = self._memory.context(context_ids)
         prediction = self._network.predict(
             described.tokens,
-            FrameCache.join(context) if context else None,
-            reference=not self._held,
+            context.cache,
+            reference=not len(self._memory),
             depth=self._with_depth,
         )
         relative, fov = _relative_poses(prediction)
         intrinsics = self._network_intrinsics(frame, described.geometry, fov)
         # Nothing fails from here on: a frame that cannot be used has left no trace.
-        edges = _edges(frame.frame_id, context_ids, relative)
-        self._held[frame.frame_id] = prediction.cache
+        edges = _edges(frame.frame_id, context.frame_ids, relative)
+        self._memory.keep(frame.frame_id, prediction.cache)
         self._fovs.append(fov)
         self._note_scores(edges)
         return FramePrediction(
@@ -120,8 +126,7 @@ class R3Predictor:
 
     def forget(self, frame_ids: Iterable[int]) -> None:
         """Free the cache entries of these frames."""
-        for frame_id in frame_ids:
-            self._held.pop(frame_id, None)
+        self._memory.forget(frame_ids)
 
     def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...]]:
         """Return nothing: every answer is given with its frame."""
@@ -129,7 +134,7 @@ class R3Predictor:
 
     def reset(self) -> None:
         """Forget every frame; the weights stay."""
-        self._held = {}
+        self._memory.clear()
         self._described = None
         self._warm_up = []
         self._fovs = deque(maxlen=_FOV_FRAMES)
