@@ -67,6 +67,15 @@ def small_signal_tensor_for(key, shape):
 """
 
 
+@pytest.fixture(scope='module', autouse=True)
+def one_thread():
+    """Compute with one thread: threads that wait for one another crawl on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Return a folder with a script for weights and no golden files."""
