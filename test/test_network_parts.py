@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 from r3_ros.datatypes import Intrinsics
 from r3_ros.errors import ModelError, TransformError
-from r3_ros.model.backbone import Backbone
+from r3_ros.model.backbone import Backbone, KeyValues
 from r3_ros.model.camera_head import PairHead
 from r3_ros.model.checkpoint_keys import official_name
 from r3_ros.model.depth_head import add_position_embedding, Fusion, MonoDepth
 from r3_ros.model.known_cameras import encode_cameras
 from r3_ros.model.layers import Block, LayerNorm, Mlp, rotate, rotations, SwiGlu
 from r3_ros.model.metric import metric_depth, with_far_sky
-from r3_ros.model.network import build_network
+from r3_ros.model.network import build_network, FrameCache
 from r3_ros.model.reference_view import choose_reference, STRATEGIES
 from r3_ros.model.variants import BackboneConfig, VARIANTS
 from scipy.spatial.transform import Rotation
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 PARITY = Path(__file__).parents[2] / 'shared' / 'parity'
 MANIFESTS = sorted(PARITY.glob('manifest-*.json'))
@@ -396,3 +397,51 @@ def test_the_metric_network_is_alive():
     answer = tensors_of(shared_network('metric')(pictures(2)[0]))
     assert (answer['.depth'] > 0).all() and answer['.depth'].std() > 0.05
     assert (answer['.sky'] >= 0).all() and answer['.sky'].std() > 0.01
+
+
+# What the documentation says
+
+
+def table_rows(heading):
+    text = (Path(__file__).parents[1] / 'docs' / 'network.md').read_text()
+    section = text.split(f'\n## {heading}\n')[1].split('\n## ')[0]
+    rows = [line for line in section.splitlines() if line.startswith('|')]
+    return [[cell.strip(' `') for cell in row.strip('|').split('|')] for row in rows]
+
+
+def test_the_documented_sizes_are_true():
+    rows = {row[0]: row[1:] for row in table_rows('Sizes') if row[0] in VARIANTS}
+    assert list(rows) == list(VARIANTS)
+    for name, row in rows.items():
+        config, network = VARIANTS[name], bare(name)
+        backbone = config.backbone
+        parts = [sum(p.numel() for p in m.parameters()) for m in (network, *network.children())]
+        expected = [
+            *(backbone.width, backbone.depth, len(backbone.cross_frame_blocks)),
+            *(backbone.feature_width, config.depth_head.features),
+            *(*parts[:3], sum(parts[3:])),
+        ]
+        assert [int(cell.replace(',', '')) for cell in row] == expected, name
+
+
+@pytest.mark.parametrize(('size', 'column'), [((280, 504), 1), ((378, 504), 2)])
+def test_the_documented_cost_of_a_frame_is_true(size, column):
+    rows = {row[0]: row[column] for row in table_rows('Sizes')}
+    tokens = 1 + size[0] * size[1] // 196
+    network = bare('r3-large').eval()
+
+    def giga(cached):
+        keys = torch.empty(1, 16, cached, tokens, 64, device='meta')
+        sources = torch.empty(1, cached, 2048, device='meta')
+        cache = FrameCache((KeyValues(keys, keys),) * 8, sources)
+        images = torch.empty(1, 1, 3, *size, device='meta')
+        with FlopCounterMode(display=False) as counter:
+            entry = network.predict(network.describe(images), cache).cache
+        return counter.get_total_flops() / 1e9, entry
+
+    one, eight, sixteen = (giga(cached)[0] for cached in (1, 8, 16))
+    assert rows['GFLOP of a frame with 1 cached frame'] == f'{one:.0f}'
+    assert rows['with 8'] == f'{eight:.0f}' and rows['with 16'] == f'{sixteen:.0f}'
+    assert rows['of each further one'] == f'{(sixteen - eight) / 8:.1f}'
+    held = sum(t.numel() * t.element_size() for t in tensors_of(giga(1)[1]).values()) / 2**20
+    assert rows['cache entry in float32; in bfloat16 half of it'] == f'{held:.0f} MiB'
