@@ -29,9 +29,15 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['r3_ros', 'r3_ros.*']),
-    package_data={'r3_ros': ['py.typed'], 'r3_ros.report': ['*.css', '*.js']},
+    package_data={
+        'r3_ros': ['py.typed'],
+        'r3_ros.kernels': ['*.cu'],
+        'r3_ros.report': ['*.css', '*.js'],
+    },
     install_requires=[
         'evo>=1.31',
+        # 4.3 is the first that works beside NumPy 2; for Python 3.10 there is a pre-release of it.
+        'gtsam>=4.3a1',
         'huggingface_hub>=1.0',
         'matplotlib>=3.7',
         'numpy>=1.24',

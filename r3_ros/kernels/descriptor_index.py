@@ -1,6 +1,6 @@
 """Searches that run on the host or, through CuPy, on a CUDA device: one interface, two twins.
 
-The only module that imports CuPy. The NumPy twin is the reference; a test compares the two
+The NumPy twin is the reference; a test compares the two
 where a device is present.
 """
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .errors import ModelError
+from ..errors import ModelError
 
 
 class DescriptorIndex(Protocol):
