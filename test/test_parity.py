@@ -26,7 +26,7 @@ from r3_ros.model.variants import VARIANTS  # noqa: E402
 from r3_ros.parity import network_runs  # noqa: E402
 from r3_ros.parity.arrays import Answer, ArrayKind  # noqa: E402
 from r3_ros.parity.comparison import compare, measured, thinning_steps  # noqa: E402
-from r3_ros.parity.golden import Kind, skip_reason, subject_of  # noqa: E402
+from r3_ros.parity.golden import is_about_streams, Kind, subject_of  # noqa: E402
 from r3_ros.parity.pose_runs import intrinsics_of, with_signs_of  # noqa: E402
 from r3_ros.parity.runner import Runner  # noqa: E402
 from r3_ros.parity.stand_in_weights import Networks, StandInWeights  # noqa: E402
@@ -180,11 +180,10 @@ def own_golden(path, **others):
 def test_every_golden_file_passes(capsys):
     assert parity(SHARED) == 0
     lines = capsys.readouterr().out.splitlines()
-    verdicts = {line.split()[0]: line.split()[1] for line in lines[3:-1]}
+    verdicts = {line.split()[0]: line.split()[1] for line in lines[:-1] if line[0] != ' '}
     names = {path.stem.removeprefix('golden-') for path in SHARED.glob('golden-*.npz')}
-    skipped = {name for name in names if skip_reason(SHARED / f'golden-{name}.npz')}
-    assert verdicts == {name: 'skip' if name in skipped else 'pass' for name in names}
-    assert lines[-1].startswith(f'{len(names - skipped)} passed, 0 failed, {len(skipped)} skipped')
+    assert verdicts == dict.fromkeys(names, 'pass')
+    assert lines[-1].startswith(f'{len(names)} passed, 0 failed')
     assert max(map(len, lines)) <= 120
 
 
@@ -462,9 +461,10 @@ def test_names_say_what_a_file_is_about():
     assert about('r3-base-eps').small_signal and about('r3-small-two-eps3').small_signal
     assert not about('r3-small-steps').small_signal
     assert all(subject_of(Path(f'golden-{name}-a.npz')).variant == name for name in VARIANTS)
-    for name in ('scale', 'stream-trace-2', 'pose-resolution'):
-        assert skip_reason(Path(f'golden-{name}.npz'))
-    assert skip_reason(Path('golden-poses.npz')) is None
+    assert about('scale').kind is Kind.SCALE and about('stream-trace-2').kind is Kind.STREAM
+    assert about('pose-resolution').kind is Kind.POSE_RULES
+    assert is_about_streams(Path('golden-scale-2.npz'))
+    assert not is_about_streams(Path('golden-poses.npz'))
 
 
 # --- How differences are judged ---
@@ -716,11 +716,11 @@ def test_exit_status_and_choice_of_files(folder, capsys):
     assert parity(folder) == 1
     out = capsys.readouterr().out
     assert 'does not say what it is about' in out
-    assert '1 passed, 1 failed, 1 skipped: float32 on cpu' in out
+    assert '1 passed, 2 failed: float32 on cpu' in out
     assert parity(folder, '--only', 'good') == 0
-    assert '1 passed, 0 failed, 0 skipped' in capsys.readouterr().out
-    assert parity(folder, '--only', 'scale') == 0
-    assert re.search(r'scale +skip ', capsys.readouterr().out)
+    assert '1 passed, 0 failed' in capsys.readouterr().out
+    assert parity(folder, '--only', 'scale') == 1
+    assert re.search(r'scale +FAIL ', capsys.readouterr().out)
 
 
 def test_weights_may_lie_elsewhere(folder, tmp_path_factory):

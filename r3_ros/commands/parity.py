@@ -16,11 +16,12 @@ def register(subparsers: Any) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser(
         'parity',
-        help='compare the networks with results of the official code',
+        help='compare networks and stream rules with results of the official code',
         description='Run every golden-*.npz of a folder and print the worst error of each '
         'quantity. The name of a file says which network it is about, golden-r3-large-*.npz, or '
-        'golden-poses*.npz or golden-preprocess*.npz; "eps" in the name asks for the weights with '
-        'small signals. docs/parity.md says what is compared and how. Exit status: 0 if '
+        'golden-poses*.npz, golden-preprocess*.npz, golden-pose-resolution*.npz, '
+        'golden-scale*.npz or golden-stream-trace*.npz; "eps" in the name asks for the weights '
+        'with small signals. docs/parity.md says what is compared and how. Exit status: 0 if '
         'everything agrees, 1 if a file does not or cannot be run.',
     )
     parser.add_argument('folder', metavar='DIR', help='folder of golden files')
@@ -46,29 +47,34 @@ def register(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the files and print the table."""
-    from ..parity.golden import short_name
+    from ..parity.golden import is_about_streams, short_name
     from ..parity.runner import FileResult, golden_files, Runner
     from ..parity.table import Table
+    from ..parity.tolerances import NETWORK_COLUMNS, STREAM_COLUMNS
 
     folder = Path(args.folder)
     paths = golden_files(folder, args.only)
     runner = Runner(Path(args.weights or folder), args.precision, args.device)
-    table = Table([short_name(path) for path in paths], runner.bounds)
-    print(table.header(), flush=True)
+    names = [short_name(path) for path in paths]
     begin = time.perf_counter()
     results: list[FileResult] = []
-    for path in paths:
-        with _Status(sys.stdout, short_name(path)) as status:
-            results.append(runner.run(path, status.say))
-        print(table.line(results[-1]))
-        for line in table.details(results[-1], every=args.verbose):
-            print(line)
-        sys.stdout.flush()
-    skipped = sum(result.skipped is not None for result in results)
+    for streams, table in (
+        (False, Table(names, runner.bounds, NETWORK_COLUMNS)),
+        (True, Table(names, runner.exact_bounds, STREAM_COLUMNS)),
+    ):
+        group = [path for path in paths if is_about_streams(path) is streams]
+        if group:
+            print(table.header(), flush=True)
+        for path in group:
+            with _Status(sys.stdout, short_name(path)) as status:
+                results.append(runner.run(path, status.say))
+            print(table.line(results[-1]))
+            for line in table.details(results[-1], every=args.verbose):
+                print(line)
+            sys.stdout.flush()
     failed = sum(not result.passed for result in results)
-    passed = len(results) - skipped - failed
     print(
-        f'{passed} passed, {failed} failed, {skipped} skipped: {args.precision} on {args.device}, '
+        f'{len(results) - failed} passed, {failed} failed: {args.precision} on {args.device}, '
         f'{time.perf_counter() - begin:.0f} s'
     )
     return EXIT_FAILED if failed else 0

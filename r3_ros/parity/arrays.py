@@ -22,16 +22,28 @@ FIRST_OF_CHUNK = 'head_first_frame_of_chunk'
 
 
 @dataclass(frozen=True)
+class ArrayKind:
+    """What an array is."""
+
+    quantity: Quantity
+    axes: str
+
+
+@dataclass(frozen=True)
 class Answer:
     """What our code makes of an input.
 
     :ivar values: complete, as if nothing were thinned.
     :ivar counts: of the shape of the values: entries that the golden array has to agree with; the
         others mean nothing. None: all.
+    :ivar kind: what the array is, where its name alone does not say it.
+    :ivar golden: numbers that follow from the golden array, to be compared in its place.
     """
 
     values: np.ndarray
     counts: np.ndarray | None = None
+    kind: ArrayKind | None = None
+    golden: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -44,14 +56,6 @@ class Answers:
 
     values: dict[str, Answer | str]
     inputs: frozenset[str]
-
-
-@dataclass(frozen=True)
-class ArrayKind:
-    """What an array is."""
-
-    quantity: Quantity
-    axes: str
 
 
 _PATTERNS = (

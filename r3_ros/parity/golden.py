@@ -17,12 +17,6 @@ from ..model.variants import CameraOutput, VARIANTS
 PREFIX = 'golden-'
 SUFFIX = '.npz'
 
-#: Kinds that hold no answer of a network, and why they are not run.
-_NOT_RUN = {
-    'pose-resolution': 'pose rules of a stream: compared rule by rule in the tests, not here',
-    'scale': 'scale rules of a stream: nothing here computes them',
-    'stream-trace': 'the memory of a whole stream: nothing here computes it',
-}
 #: A part of the name (between dashes) that begins so asks for the small-signal weights.
 _SMALL_SIGNAL = 'eps'
 
@@ -35,7 +29,15 @@ class Kind(enum.Enum):
     METRIC = 'metric'
     POSES = 'poses'
     PREPROCESS = 'preprocess'
+    POSE_RULES = 'pose-resolution'
+    SCALE = 'scale'
+    STREAM = 'stream-trace'
 
+
+#: Kinds about what follows after the network.
+STREAM_KINDS = frozenset({Kind.POSE_RULES, Kind.SCALE, Kind.STREAM})
+#: Kinds that are told by a word of their own, not by that of a network.
+_NAMED_KINDS = (Kind.POSES, Kind.PREPROCESS, *sorted(STREAM_KINDS, key=lambda kind: kind.value))
 
 _KIND_OF_CAMERAS = {
     CameraOutput.PAIRS: Kind.R3,
@@ -96,12 +98,9 @@ def short_name(path: Path) -> str:
     return path.name.removeprefix(PREFIX).removesuffix(SUFFIX)
 
 
-def skip_reason(path: Path) -> str | None:
-    """Say why a file is not for this command, None if it is."""
-    for kind, reason in _NOT_RUN.items():
-        if _begins_with(short_name(path), kind):
-            return reason
-    return None
+def is_about_streams(path: Path) -> bool:
+    """Say whether a file is about what follows after the network."""
+    return any(_begins_with(short_name(path), kind.value) for kind in STREAM_KINDS)
 
 
 def subject_of(path: Path) -> Subject:
@@ -110,12 +109,12 @@ def subject_of(path: Path) -> Subject:
     :raises SourceError: the name says nothing that is known.
     """
     name = short_name(path)
-    for kind in (Kind.POSES, Kind.PREPROCESS):
+    for kind in _NAMED_KINDS:
         if _begins_with(name, kind.value):
             return Subject(kind)
     fitting = [variant for variant in VARIANTS if _begins_with(name, variant)]
     if not fitting:
-        known = ', '.join([Kind.POSES.value, Kind.PREPROCESS.value, *VARIANTS])
+        known = ', '.join([*(kind.value for kind in _NAMED_KINDS), *VARIANTS])
         raise SourceError(f'its name does not say what it is about; after {PREFIX}: {known}')
     variant = max(fitting, key=len)
     rest = re.split(r'[^a-z0-9]+', name[len(variant) :].lower())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 import time
@@ -12,13 +12,16 @@ import PIL
 import torch
 
 from ..errors import ModelError, R3Error, SourceError
-from .arrays import Answers, kind_of
+from .arrays import Answer, Answers, kind_of
 from .comparison import ArrayResult, compare
-from .golden import Golden, Kind, PREFIX, read_golden, short_name, skip_reason, SUFFIX
+from .golden import Golden, Kind, PREFIX, read_golden, short_name, SUFFIX
 from .network_runs import network_answers
+from .pose_rule_runs import pose_rule_answers
 from .pose_runs import pose_answers
 from .preprocess_runs import preprocess_answers
+from .scale_runs import scale_answers
 from .stand_in_weights import Networks, Progress, StandInWeights
+from .streaming_runs import stream_answers
 from .tolerances import (
     BOUNDS,
     EXACT,
@@ -28,18 +31,25 @@ from .tolerances import (
     Quantity,
 )
 
+#: What computes the answers of files without a network.
+_WITHOUT_NETWORK: dict[Kind, Callable[[Golden], Answers]] = {
+    Kind.POSES: pose_answers,
+    Kind.PREPROCESS: preprocess_answers,
+    Kind.POSE_RULES: pose_rule_answers,
+    Kind.SCALE: scale_answers,
+    Kind.STREAM: stream_answers,
+}
+
 
 @dataclass
 class FileResult:
     """What came of one file.
 
-    :ivar skipped: why it was not run, None if it was.
     :ivar problem: why it could not be run, None if it could.
     """
 
     name: str
     arrays: list[ArrayResult] = field(default_factory=list)
-    skipped: str | None = None
     problem: str | None = None
     seconds: float = 0.0
 
@@ -84,18 +94,16 @@ class Runner:
         if device == 'cuda' and not torch.cuda.is_available():
             raise ModelError('there is no CUDA device here, or this torch cannot use it: cpu')
         self.bounds = dict(BOUNDS[precision])
-        self._exact_bounds = dict(BOUNDS[EXACT])
+        self.exact_bounds = dict(BOUNDS[EXACT])
         if (PIL.__version__, cv2.__version__) != (PILLOW_VERSION, OPENCV_VERSION):
             self.bounds[Quantity.PIXELS] = PIXELS_OTHER_LIBRARIES
-            self._exact_bounds[Quantity.PIXELS] = PIXELS_OTHER_LIBRARIES
+            self.exact_bounds[Quantity.PIXELS] = PIXELS_OTHER_LIBRARIES
         weights = StandInWeights(weights_folder)
         self._networks = Networks(weights, getattr(torch, precision), torch.device(device))
 
     def run(self, path: Path, progress: Progress) -> FileResult:
         """Run one file; whatever is wrong with it is in the result."""
-        result = FileResult(short_name(path), skipped=skip_reason(path))
-        if result.skipped:
-            return result
+        result = FileResult(short_name(path))
         begin = time.perf_counter()
         try:
             golden = read_golden(path)
@@ -113,24 +121,25 @@ class Runner:
         return result
 
     def _answers(self, golden: Golden, progress: Progress) -> Answers:
-        if golden.subject.kind is Kind.POSES:
-            return pose_answers(golden)
-        if golden.subject.kind is Kind.PREPROCESS:
-            return preprocess_answers(golden)
+        compute = _WITHOUT_NETWORK.get(golden.subject.kind)
+        if compute is not None:
+            return compute(golden)
         sky_margin = self.bounds[Quantity.HEAD].worst
         return network_answers(golden, self._networks, progress, sky_margin)
 
     def _compared(self, golden: Golden, answers: Answers) -> Iterator[ArrayResult]:
         """Yield one result per array that is no input, and per answer without an array."""
-        bounds = self.bounds if golden.subject.variant else self._exact_bounds
+        bounds = self.bounds if golden.subject.variant else self.exact_bounds
         for name, array in golden.arrays.items():
             if name in answers.inputs or golden.is_remark(name):
                 continue
-            kind, answer = kind_of(name.split('.')[-1]), answers.values.get(name)
-            if kind is None or answer is None:
+            answer = answers.values.get(name)
+            kind = answer.kind if isinstance(answer, Answer) else None
+            kind = kind or kind_of(name.split('.')[-1])
+            if isinstance(answer, str):
+                yield ArrayResult(name, kind.quantity if kind else None, problem=answer)
+            elif kind is None or answer is None:
                 yield ArrayResult(name, None, problem='nothing here knows this array')
-            elif isinstance(answer, str):
-                yield ArrayResult(name, kind.quantity, problem=answer)
             else:
                 yield compare(name, kind, array, answer, bounds[kind.quantity])
         for name, answer in answers.values.items():

@@ -19,6 +19,7 @@ from ..streaming.official.options import (
     MetricOptions,
     StreamOptions,
 )
+from .input_shapes import check_shapes
 
 _INPUTS = {
     'rel': 'nn9',
@@ -44,10 +45,7 @@ class Tables:
 
         :raises SourceError: one is missing or its shape does not fit.
         """
-        missing = [name for name in _INPUTS if name not in arrays]
-        if missing:
-            raise SourceError(f'it lacks in.{", in.".join(missing)}: nothing can answer')
-        self._check_shapes(arrays)
+        check_shapes(arrays, _INPUTS)
         self.rel = arrays['rel'].astype(np.float64)
         self.logits_t = arrays['ct'].astype(np.float64)
         self.logits_r = arrays['cr'].astype(np.float64)
@@ -61,17 +59,6 @@ class Tables:
     def __len__(self) -> int:
         """Return the number of frames."""
         return len(self.rel)
-
-    @staticmethod
-    def _check_shapes(arrays: dict[str, np.ndarray]) -> None:
-        sizes: dict[str, int] = {'9': 9}
-        for name, axes in _INPUTS.items():
-            shape = arrays[name].shape
-            if len(shape) != len(axes) or any(
-                sizes.setdefault(axis, size) != size or not size
-                for axis, size in zip(axes, shape, strict=True)
-            ):
-                raise SourceError(f'the shape of in.{name} does not fit the others: {shape}')
 
 
 class TableNetwork:

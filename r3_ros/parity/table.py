@@ -7,7 +7,7 @@ import math
 
 from .comparison import ArrayResult
 from .runner import FileResult
-from .tolerances import Bound, MEASURES, Quantity
+from .tolerances import Bound, MEASURES, NETWORK_COLUMNS, Quantity
 
 _CELL = 9
 #: Narrowest and widest column of names; a longer name moves its own line alone.
@@ -19,15 +19,21 @@ _NAMED = 6
 class Table:
     """Formats results in columns: name, verdict, seconds, then the worst of each quantity."""
 
-    def __init__(self, names: Iterable[str], bounds: dict[Quantity, Bound]) -> None:
+    def __init__(
+        self,
+        names: Iterable[str],
+        bounds: dict[Quantity, Bound],
+        columns: tuple[Quantity, ...] = NETWORK_COLUMNS,
+    ) -> None:
         """Prepare for files of these names."""
         lowest, highest = _NAME_WIDTHS
         self._name = min(highest, max([lowest, *map(len, names)]))
-        self._bounds = bounds
+        self._columns = columns
+        self._bounds = {quantity: bounds[quantity] for quantity in columns}
 
     def header(self) -> str:
         """Return the lines that say what the columns are, and what is allowed in them."""
-        quantities = list(Quantity)
+        quantities = self._columns
         lines = [
             self._row('', '', '', [quantity.value for quantity in quantities]),
             self._row('', '', 'in', [MEASURES[quantity].value for quantity in quantities]),
@@ -41,12 +47,10 @@ class Table:
 
     def line(self, result: FileResult) -> str:
         """Return the line of one file."""
-        if result.skipped is not None:
-            return f'{result.name:<{self._name}} skip  {result.skipped}'
         if result.problem is not None:
             return f'{result.name:<{self._name}} FAIL  {result.problem}'
         verdict = 'pass' if result.passed else 'FAIL'
-        cells = [self._cell(result, quantity) for quantity in Quantity]
+        cells = [self._cell(result, quantity) for quantity in self._columns]
         return self._row(result.name, verdict, f'{result.seconds:.1f} s', cells)
 
     def details(self, result: FileResult, every: bool = False) -> list[str]:

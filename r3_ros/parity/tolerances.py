@@ -35,7 +35,37 @@ class Quantity(enum.Enum):
     POSES = 'poses'
     INTRINSICS = 'K'
     PIXELS = 'pixels'
+    TRACK = 'track'  # poses along a whole stream
+    REFINED = 'graph'  # loss of a pose graph, as a share of its start's
+    SCALE = 'scale'
+    DRAWN = 'drawn'  # scale by random draws
+    SCORE = 'score'
+    HELD = 'held'  # frames by number, in the cache and the bank
 
+
+#: Columns of files about networks and about streams.
+NETWORK_COLUMNS = (
+    Quantity.INPUT,
+    Quantity.BACKBONE,
+    Quantity.HEAD,
+    Quantity.DEPTH,
+    Quantity.CONFIDENCE,
+    Quantity.PAIRS,
+    Quantity.POSES,
+    Quantity.INTRINSICS,
+    Quantity.PIXELS,
+)
+STREAM_COLUMNS = (
+    Quantity.POSES,
+    Quantity.INTRINSICS,
+    Quantity.DEPTH,
+    Quantity.TRACK,
+    Quantity.REFINED,
+    Quantity.SCALE,
+    Quantity.DRAWN,
+    Quantity.SCORE,
+    Quantity.HELD,
+)
 
 MEASURES = {
     Quantity.INPUT: Measure.SPREAD,
@@ -47,6 +77,12 @@ MEASURES = {
     Quantity.POSES: Measure.ABSOLUTE,
     Quantity.INTRINSICS: Measure.RELATIVE,
     Quantity.PIXELS: Measure.LEVELS,
+    Quantity.TRACK: Measure.ABSOLUTE,
+    Quantity.REFINED: Measure.ABSOLUTE,
+    Quantity.SCALE: Measure.LOG,
+    Quantity.DRAWN: Measure.LOG,
+    Quantity.SCORE: Measure.ABSOLUTE,
+    Quantity.HELD: Measure.ABSOLUTE,
 }
 
 
@@ -61,7 +97,17 @@ class Bound:
     rms: float = math.inf
 
 
-_FLOAT32 = {
+#: No network takes part, so its precision does not matter.
+_STREAMS = {
+    Quantity.TRACK: Bound(2e-4),
+    # Theirs ends up to 3 % above the minimum.
+    Quantity.REFINED: Bound(0.05),
+    Quantity.SCALE: Bound(1e-5),
+    Quantity.DRAWN: Bound(5e-3),
+    Quantity.SCORE: Bound(1e-5),
+    Quantity.HELD: Bound(0),
+}
+_FLOAT32 = _STREAMS | {
     Quantity.INPUT: Bound(2e-5),
     Quantity.BACKBONE: Bound(5e-5),
     Quantity.HEAD: Bound(2e-4),
@@ -72,7 +118,7 @@ _FLOAT32 = {
     Quantity.INTRINSICS: Bound(1e-5),
     Quantity.PIXELS: Bound(0),
 }
-_BFLOAT16 = {
+_BFLOAT16 = _STREAMS | {
     Quantity.INPUT: Bound(0.05, rms=0.008),
     Quantity.BACKBONE: Bound(0.15, rms=0.03),
     Quantity.HEAD: Bound(0.3, rms=0.06),
@@ -83,7 +129,7 @@ _BFLOAT16 = {
     Quantity.INTRINSICS: Bound(0.01, rms=4e-3),
     Quantity.PIXELS: Bound(0),
 }
-_FLOAT16 = {
+_FLOAT16 = _STREAMS | {
     Quantity.INPUT: Bound(6e-3, rms=1.2e-3),
     Quantity.BACKBONE: Bound(0.018, rms=4e-3),
     Quantity.HEAD: Bound(0.04, rms=0.01),
