@@ -83,7 +83,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run_one(path, weights=None, precision='float32'):
+def run_one(path, weights=None, precision='fp32'):
     return Runner(weights or path.parent, precision, 'cpu').run(path, lambda text: None)
 
 
@@ -188,13 +188,13 @@ def test_every_golden_file_passes(capsys):
 
 
 @needs_goldens
-@pytest.mark.parametrize('precision', ['bfloat16', 'float16'])
+@pytest.mark.parametrize('precision', ['bf16', 'fp16'])
 @pytest.mark.parametrize('name', ['r3-small-portrait2', 'r3-small-eps2', 'da3-small-house'])
 def test_low_precision_keeps_to_its_bounds(name, precision):
     result = run_one(SHARED / f'golden-{name}.npz', precision=precision)
     assert result.arrays and result.passed
     # The bounds of float32 would not hold: it was this precision that ran.
-    assert result.worst(Quantity.DEPTH).difference.worst > BOUNDS['float32'][Quantity.DEPTH].worst
+    assert result.worst(Quantity.DEPTH).difference.worst > BOUNDS['fp32'][Quantity.DEPTH].worst
 
 
 def rows_and_columns_swapped(within, across):
@@ -218,7 +218,7 @@ def nothing_turned(table):
 )
 def test_wrong_rotary_positions_fail_the_widest_bounds(mistake, monkeypatch):
     monkeypatch.setattr(backbone, 'rotations', lambda *args: mistake(*rotations(*args)))
-    result = run_one(SHARED / 'golden-r3-small-portrait2.npz', precision='bfloat16')
+    result = run_one(SHARED / 'golden-r3-small-portrait2.npz', precision='bf16')
     assert result.problem is None and not result.passed
     assert not result.worst(Quantity.BACKBONE).passed
     assert result.worst(Quantity.INPUT).passed  # made before there are positions
@@ -698,7 +698,7 @@ def test_networks_are_kept_while_they_are_asked_for(folder):
 
 def test_a_network_is_left_as_it_was(folder):
     path = own_golden(folder / 'golden-r3-tiny-x.npz')
-    runner = Runner(folder, 'float32', 'cpu')
+    runner = Runner(folder, 'fp32', 'cpu')
     for _ in range(2):
         assert runner.run(path, lambda text: None).passed
     network = runner._networks.get('r3-tiny', False, pytest.fail)

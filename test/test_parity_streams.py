@@ -30,7 +30,7 @@ def changed(name, folder, keep='.*', **changes):
             arrays[key] = array
     path = folder / f'golden-{name}-other.npz'
     np.savez(path, **arrays)
-    return Runner(SHARED, 'float32', 'cpu').run(path, lambda text: None)
+    return Runner(SHARED, 'fp32', 'cpu').run(path, lambda text: None)
 
 
 def moved(by):
@@ -54,7 +54,7 @@ def failed(result):
 def test_the_official_files_pass_whole(name):
     path = SHARED / f'golden-{name}.npz'
     # Half precision is for networks: here it changes nothing.
-    result = Runner(SHARED, 'bfloat16', 'cpu').run(path, lambda text: None)
+    result = Runner(SHARED, 'bf16', 'cpu').run(path, lambda text: None)
     assert result.passed
     with np.load(path) as file:
         results = [key for key in file.files if not key.startswith('in.')]
@@ -113,7 +113,7 @@ def test_unknown_results_and_missing_inputs_fail(tmp_path):
     arrays['n5.pgo_magic'] = arrays['n5.greedy_top10']
     path = tmp_path / 'golden-pose-resolution-x.npz'
     np.savez(path, **arrays)
-    result = Runner(SHARED, 'float32', 'cpu').run(path, lambda text: None)
+    result = Runner(SHARED, 'fp32', 'cpu').run(path, lambda text: None)
     assert failed(result) == {'n5.greedy_top10_best', 'n5.pgo_magic'}
 
 
@@ -179,7 +179,7 @@ def test_scenarios_of_other_settings_are_run_and_unknown_ones_fail(tmp_path):
     shorter['long_seg16.scale'] = np.ones(count)
     path = tmp_path / 'golden-stream-trace-short.npz'
     np.savez(path, **shorter)
-    result = Runner(SHARED, 'float32', 'cpu').run(path, lambda text: None)
+    result = Runner(SHARED, 'fp32', 'cpu').run(path, lambda text: None)
     assert failed(result) == {'local_big.scale', 'long_seg16.scale'}
     assert len(result.arrays) > 8
 

@@ -8,6 +8,8 @@ import sys
 import time
 from typing import Any, TextIO
 
+from ..config import PRECISIONS
+
 #: Of a file or more: something is not as it should be.
 EXIT_FAILED = 1
 
@@ -33,9 +35,9 @@ def register(subparsers: Any) -> None:
     )
     parser.add_argument(
         '--precision',
-        choices=('float32', 'bfloat16', 'float16'),
-        default='float32',
-        help='of the networks (default: float32); the lower two have bounds of their own',
+        choices=PRECISIONS[1:],
+        default='fp32',
+        help='of the networks (default: fp32); the lower two have bounds of their own',
     )
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu', help='default: cpu')
     parser.add_argument(

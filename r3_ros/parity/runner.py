@@ -12,6 +12,7 @@ import PIL
 import torch
 
 from ..errors import ModelError, R3Error, SourceError
+from ..model.loading import DTYPES
 from .arrays import Answer, Answers, kind_of
 from .comparison import ArrayResult, compare
 from .golden import Golden, Kind, PREFIX, read_golden, short_name, SUFFIX
@@ -99,7 +100,7 @@ class Runner:
             self.bounds[Quantity.PIXELS] = PIXELS_OTHER_LIBRARIES
             self.exact_bounds[Quantity.PIXELS] = PIXELS_OTHER_LIBRARIES
         weights = StandInWeights(weights_folder)
-        self._networks = Networks(weights, getattr(torch, precision), torch.device(device))
+        self._networks = Networks(weights, DTYPES[precision], torch.device(device))
 
     def run(self, path: Path, progress: Progress) -> FileResult:
         """Run one file; whatever is wrong with it is in the result."""

@@ -141,8 +141,8 @@ _FLOAT16 = _STREAMS | {
     Quantity.PIXELS: Bound(0),
 }
 #: By precision of the network's matrix products. Files without a network hold to the first.
-EXACT = 'float32'
-BOUNDS = {EXACT: _FLOAT32, 'bfloat16': _BFLOAT16, 'float16': _FLOAT16}
+EXACT = 'fp32'
+BOUNDS = {EXACT: _FLOAT32, 'bf16': _BFLOAT16, 'fp16': _FLOAT16}
 #: Of pixels, where Pillow or OpenCV are of another version than those behind the golden files.
 PIXELS_OTHER_LIBRARIES = Bound(2)
 PILLOW_VERSION, OPENCV_VERSION = '13.0.0', '5.0.0'
