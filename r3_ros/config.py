@@ -179,6 +179,36 @@ class ClassicalConfig:
 
 
 @dataclass(frozen=True)
+class OfflineConfig:
+    """``r3 run --mode offline``: R3 with full context, window by window."""
+
+    window_frames: int = _param(
+        32,
+        'frames that see one another at once, fewer where memory does not allow it; R3 was '
+        'trained on 4 to 32, r3_long on 32 to 100; 0: as many as memory allows',
+        'frames',
+        low=0,
+        high=10_000,
+    )
+    overlap_frames: int = _param(
+        8, 'frames that a window shares with earlier ones', 'frames', low=2, high=100
+    )
+    method: str = _param(
+        'robust',
+        'how the poses of a window follow from its edges: robust weighs all of them and lets go '
+        'of wrong ones; greedy and pgo are the rules of the R3 authors',
+        choices=('robust', 'greedy', 'pgo'),
+    )
+    max_memory_mib: int = _param(
+        8192,
+        'what one window may take on the device that R3 runs on, beside the weights',
+        'MiB',
+        low=16,
+        high=1_048_576,
+    )
+
+
+@dataclass(frozen=True)
 class StreamConfig:
     """Which remembered frames a new one is related to, and how its pose follows."""
 
@@ -440,6 +470,7 @@ class R3Config:
     model: ModelConfig = _group(ModelConfig)
     memory: MemoryConfig = _group(MemoryConfig)
     classical: ClassicalConfig = _group(ClassicalConfig)
+    offline: OfflineConfig = _group(OfflineConfig)
     stream: StreamConfig = _group(StreamConfig)
     loop: LoopConfig = _group(LoopConfig)
     keyframe: KeyframeConfig = _group(KeyframeConfig)
@@ -620,6 +651,12 @@ def _check_relations(config: R3Config) -> None:
         raise ConfigError(
             f"parameter 'model.image_size' is {config.model.image_size}: take a multiple of 14, "
             'for example 504 or 392 (224 would crop the picture to a square)'
+        )
+    offline = config.offline
+    if 0 < offline.window_frames <= offline.overlap_frames:
+        raise ConfigError(
+            f"parameter 'offline.window_frames' is {offline.window_frames}, not above "
+            f"'offline.overlap_frames' ({offline.overlap_frames}); 0 means as many as fit"
         )
     tracking = config.tracking
     if tracking.lost_ratio > tracking.low_confidence_ratio:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from .config import R3Config
-from .errors import ModelError
+from .errors import ConfigError, ModelError
 from .predictor import Predictor
 from .streaming.engine import Engine
+from .window_prediction import WindowPredictor
 
 
 def load_engine(config: R3Config) -> Engine:
@@ -36,6 +37,25 @@ def load_predictor(config: R3Config) -> Predictor:
     return _load_r3(config)
 
 
+def load_window_predictor(config: R3Config) -> WindowPredictor:
+    """Return the predictor of windows that ``model.name`` names.
+
+    :raises ConfigError: the configuration contradicts itself, or the model has no full context.
+    :raises ModelError: its weights are missing or wrong, or a library it needs is missing.
+    """
+    config.validate()
+    if config.model.name == 'classical':
+        raise ConfigError(
+            "offline mode needs the R3 network, model.name is 'classical': add --model r3, or "
+            'run without --mode offline'
+        )
+    try:
+        from .model.loading import load_r3_windows
+    except ImportError as error:
+        raise _missing_library(config, error) from error
+    return load_r3_windows(config.model, config.offline)
+
+
 def _load_classical(config: R3Config) -> Predictor:
     try:
         from .classical.predictor import ClassicalPredictor
@@ -51,8 +71,12 @@ def _load_r3(config: R3Config) -> Predictor:
     try:
         from .model.loading import load_r3
     except ImportError as error:
-        raise ModelError(
-            f"model '{config.model.name}' cannot be loaded: {error}. It needs torch, safetensors "
-            'and Pillow for Python: pip install torch safetensors pillow'
-        ) from error
+        raise _missing_library(config, error) from error
     return load_r3(config.model, config.memory)
+
+
+def _missing_library(config: R3Config, error: ImportError) -> ModelError:
+    return ModelError(
+        f"model '{config.model.name}' cannot be loaded: {error}. It needs torch, safetensors "
+        'and Pillow for Python: pip install torch safetensors pillow'
+    )

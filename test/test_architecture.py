@@ -35,6 +35,7 @@ LAYERS = (
         'trajectory_file',
         'weights',
         'weights_download',
+        'window_prediction',
     ),
     ('classical', 'model', 'streaming', 'synth'),
     ('factory',),

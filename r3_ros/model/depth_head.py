@@ -20,7 +20,7 @@ from .layers import EPSILON, FREQUENCY_BASE, LayerNorm
 from .variants import DepthHeadConfig, PATCH
 
 #: Channels of the last hidden layer of every branch.
-_LAST = 32
+BRANCH_CHANNELS = 32
 #: Strength of the position embedding.
 _EMBEDDING_GAIN = 0.1
 
@@ -138,8 +138,9 @@ class LogitConv(nn.Conv2d):
 
 
 def _branch_end(features: int, logits: int) -> nn.Sequential:
+    last = BRANCH_CHANNELS
     return nn.Sequential(
-        nn.Conv2d(features, _LAST, 3, padding=1), nn.ReLU(), LogitConv(_LAST, logits, 1)
+        nn.Conv2d(features, last, 3, padding=1), nn.ReLU(), LogitConv(last, logits, 1)
     )
 
 
@@ -214,15 +215,15 @@ class DualHead(_Pyramid):
             nn.Sequential(*(nn.Conv2d(*widths[i % 2], 3, padding=1) for i in range(5)))
             for _ in range(4)
         )
-        shared = ChannelNorm(_LAST, eps=EPSILON)
+        shared = ChannelNorm(BRANCH_CHANNELS, eps=EPSILON)
         self.output_conv2_aux = nn.ModuleList(
             nn.Sequential(
                 OrderedDict(
                     [
-                        ('0', nn.Conv2d(F_ // 2, _LAST, 3, padding=1)),
+                        ('0', nn.Conv2d(F_ // 2, BRANCH_CHANNELS, 3, padding=1)),
                         ('2', shared),
                         ('4', nn.ReLU()),
-                        ('5', LogitConv(_LAST, 7, 1)),
+                        ('5', LogitConv(BRANCH_CHANNELS, 7, 1)),
                     ]
                 )
             )

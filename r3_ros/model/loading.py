@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ..config import MemoryConfig, ModelConfig
+from ..config import MemoryConfig, ModelConfig, OfflineConfig
 from ..datatypes import ModelInfo
 from ..errors import CheckpointError, ModelError
 from ..weights import find_weights, missing_message
@@ -15,6 +16,7 @@ from .memory import Room
 from .network import R3Network
 from .predictor import R3Predictor
 from .variants import CameraOutput, VARIANTS
+from .window_predictor import R3WindowPredictor
 
 #: Types by the names that the configuration uses.
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -23,11 +25,43 @@ _MIB = 2**20
 _BF16_CAPABILITY = (8, 0)
 
 
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """R3 on its device, in its precision."""
+
+    network: R3Network
+    info: ModelInfo
+    device: torch.device
+
+
 def load_r3(config: ModelConfig, memory: MemoryConfig) -> R3Predictor:
     """Load the weights that the configuration names and return the predictor.
 
     :raises ModelError: no weights, the wrong ones (CheckpointError), or no such device.
     """
+    loaded = _load(config)
+    folder = Path(memory.store_folder).expanduser() if memory.store_folder else None
+    room = Room(
+        device_bytes=memory.max_gpu_mib * _MIB,
+        host_bytes=memory.max_host_mib * _MIB,
+        store_folder=folder,
+        store_bytes=memory.max_store_mib * _MIB,
+        network=f'{loaded.info.checkpoint_sha256} {loaded.info.precision}',
+    )
+    return R3Predictor(loaded.network, loaded.info, config, room, loaded.device)
+
+
+def load_r3_windows(config: ModelConfig, offline: OfflineConfig) -> R3WindowPredictor:
+    """Load the weights that the configuration names and return the predictor of windows.
+
+    :raises ModelError: no weights, the wrong ones (CheckpointError), or no such device.
+    """
+    loaded = _load(config)
+    memory_bytes = offline.max_memory_mib * _MIB
+    return R3WindowPredictor(loaded.network, loaded.info, config, memory_bytes, loaded.device)
+
+
+def _load(config: ModelConfig) -> _Loaded:
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     path = _weights_path(config)
@@ -46,15 +80,7 @@ def load_r3(config: ModelConfig, memory: MemoryConfig) -> R3Predictor:
         ) from error
     assert isinstance(loaded.network, R3Network)
     info = ModelInfo(config.name, str(device), precision, loaded.sha256, loaded.notes)
-    folder = Path(memory.store_folder).expanduser() if memory.store_folder else None
-    room = Room(
-        device_bytes=memory.max_gpu_mib * _MIB,
-        host_bytes=memory.max_host_mib * _MIB,
-        store_folder=folder,
-        store_bytes=memory.max_store_mib * _MIB,
-        network=f'{loaded.sha256} {precision}',
-    )
-    return R3Predictor(loaded.network, info, config, room, device)
+    return _Loaded(loaded.network, info, device)
 
 
 def choose_device(name: str) -> torch.device:

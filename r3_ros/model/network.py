@@ -24,7 +24,7 @@ from .reference_view import choose_reference
 from .variants import CameraOutput, HEAD_CHANNELS, NetworkConfig, PATCH
 
 #: Frames that the depth head takes at once: its maps at full size are large.
-_HEAD_FRAMES = 4
+HEAD_FRAMES = 4
 
 #: Parameters that stay float32 in every precision: small ones that set scales, and the ends of
 #: branches, whose outputs are exponentiated or read as angles.
@@ -156,9 +156,9 @@ class _AnyView(_Network):
         flat = [tap.flatten(0, 1) for tap in features]
         parts: list[DenseDepth] = [
             self.head(
-                [tap[i : i + _HEAD_FRAMES] for tap in flat], tokens.rows, tokens.columns, rays
+                [tap[i : i + HEAD_FRAMES] for tap in flat], tokens.rows, tokens.columns, rays
             )
-            for i in range(0, B * S, _HEAD_FRAMES)
+            for i in range(0, B * S, HEAD_FRAMES)
         ]
 
         def joined(maps: list[Tensor]) -> Tensor:
@@ -321,8 +321,8 @@ class MetricNetwork(_Network):
         x = normalised(images, dimensions=4)
         rows, columns = x.shape[-2] // PATCH, x.shape[-1] // PATCH
         parts = [
-            self.head(self.backbone.features_alone(x[i : i + _HEAD_FRAMES]), rows, columns)
-            for i in range(0, len(x), _HEAD_FRAMES)
+            self.head(self.backbone.features_alone(x[i : i + HEAD_FRAMES]), rows, columns)
+            for i in range(0, len(x), HEAD_FRAMES)
         ]
         return MonoDepth(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
