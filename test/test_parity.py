@@ -716,7 +716,7 @@ def test_exit_status_and_choice_of_files(folder, capsys):
     assert parity(folder) == 1
     out = capsys.readouterr().out
     assert 'does not say what it is about' in out
-    assert '1 passed, 2 failed: float32 on cpu' in out
+    assert '1 passed, 2 failed: fp32 on cpu' in out
     assert parity(folder, '--only', 'good') == 0
     assert '1 passed, 0 failed' in capsys.readouterr().out
     assert parity(folder, '--only', 'scale') == 1
