@@ -94,6 +94,9 @@ class Script:
     :ivar translation_noise: standard deviation per axis and edge, map units.
     :ivar rotation_noise: standard deviation per axis and edge, radians.
     :ivar drift: every edge's translation is too long by this share (refined edges are exact).
+    :ivar scale_drift: the unit of edges and depth shrinks by this share with each frame.
+    :ivar turn_drift: every edge turns too far to the left by this angle per map unit of its
+        length, radians.
     :ivar reach: context frames farther off than this get no edge.
     :ivar droughts: indices whose edges have ``drought_score`` of the nominal score.
     :ivar blackouts: indices without any edge.
@@ -117,6 +120,8 @@ class Script:
     translation_noise: float = 0.0
     rotation_noise: float = 0.0
     drift: float = 0.0
+    scale_drift: float = 0.0
+    turn_drift: float = 0.0
     reach: float = math.inf
     droughts: Collection[int] = ()
     drought_score: float = 0.05
@@ -251,7 +256,15 @@ class ScriptedPredictor:
             return make_T(Rotation.random(random_state=rng).as_matrix(), rng.normal(size=3))
         turn = Rotation.from_rotvec(rng.normal(size=3) * script.rotation_noise).as_matrix()
         shift = rng.normal(size=3) * script.translation_noise
-        return make_T(turn @ T[:3, :3], (1.0 + script.drift) * T[:3, 3] + shift)
+        length = np.linalg.norm(T[:3, 3])
+        turn = Rotation.from_euler('y', -script.turn_drift * length).as_matrix() @ turn
+        measured = make_T(turn @ T[:3, :3], (1.0 + script.drift) * T[:3, 3] + shift)
+        measured[:3, 3] *= self._unit_drift()
+        return measured
+
+    def _unit_drift(self) -> float:
+        """Return how many of the present units make one of the first."""
+        return (1.0 + self.script.scale_drift) ** self._index
 
     def _exact_edges(self) -> Iterator[Edge]:
         """Relate every held frame to the one before it, without noise or drift."""
@@ -267,6 +280,7 @@ class ScriptedPredictor:
         if self.script.depth_size is None:
             return ()
         depth = room_depth(frame, T_room_camera, K, self.script.depth_size)
+        depth.depth[:] *= self._unit_drift()
         if self._index in self.script.nan_depth_at:
             depth.depth[::2] = np.nan
             depth.depth[1::4] = np.inf

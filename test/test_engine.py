@@ -93,6 +93,7 @@ def test_exact_edges_give_exact_poses(rule):
         'gate',
         'memory',
         'map',
+        'loops',
     ]
 
 

@@ -16,8 +16,8 @@ def edge(source, target, x, y=0.0, score=1.0):
     return Edge(source, target, at(x, y), score, score)
 
 
-def resolve(edges, held):
-    return resolve_pose(edges, held, 1.0, CovarianceConfig())
+def resolve(edges, held, scale=None):
+    return resolve_pose(edges, held, 1.0, CovarianceConfig(), scale=scale)
 
 
 def grown(*incoming):

@@ -9,7 +9,7 @@ thinned out rather than forgotten.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,13 +57,20 @@ class KeyframeBank:
         """Return the keyframes' frame ids, oldest first."""
         return list(self._keyframes)
 
-    def most_similar(self, descriptor: np.ndarray, k: int) -> list[int]:
-        """Return the ids of the at most ``k`` keyframes most like the descriptor, best first."""
+    def most_similar(
+        self, descriptor: np.ndarray, k: int, without: Collection[int] = ()
+    ) -> list[int]:
+        """Return the ids of the at most ``k`` keyframes most like the descriptor, best first.
+
+        :param without: frames that are not wanted.
+        """
         if k == 0 or not self._keyframes:
             return []
         by_slot = {keyframe.slot: frame_id for frame_id, keyframe in self._keyframes.items()}
-        slots, _ = self._index.search(descriptor, k)
-        return [by_slot[int(slot)] for slot in slots]
+        unwanted = sum(frame_id in self._keyframes for frame_id in without)
+        slots, _ = self._index.search(descriptor, k + unwanted)
+        found = (by_slot[int(slot)] for slot in slots)
+        return [frame_id for frame_id in found if frame_id not in without][:k]
 
     def wants(self, descriptor: np.ndarray) -> bool:
         """Count the frame, and tell whether the admission rule would make it a keyframe."""

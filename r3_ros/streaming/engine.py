@@ -25,9 +25,11 @@ from ..kernels import descriptor_index
 from ..predictor import Predictor
 from .bank import KeyframeBank
 from .gate import Gate, Verdict
+from .loops import Loops
 from .pose_graph import PoseGraph
 from .pose_resolution import HeldPose, resolve_pose, ResolvedPose, usable_edges
 from .session import Session
+from .similarity import similarity
 from .trajectory import Trajectory
 from .voxel_map import VoxelMap
 
@@ -51,6 +53,7 @@ class Engine:
         self.predictor = predictor
         self.config = config
         self._device = device
+        self.loops = Loops(config)
         self.session = self._new_session(session_id=0)
 
     def step(self, frame: Frame) -> Estimate:
@@ -70,20 +73,28 @@ class Engine:
         stages.done('predict')
         if gap:
             session.gate.open_gap()
-        corrected = self._refine(prediction.refined)
-        edges, resolved = self._resolve(frame, prediction)
+        corrected = {*self.loops.take(session, frame.frame_id), *self._refine(prediction.refined)}
+        edges, withheld, resolved = self._resolve(frame, prediction)
         stages.done('resolve')
         first = session.frame_count == 0
         session.gate.expect(self.predictor.confidence_reference)
         T_world_camera = resolved.held.T_world_camera if resolved else None
+        was_lost = session.gate.lost
         verdict = session.gate.judge(edges, T_world_camera, prediction.provisional, first)
+        if was_lost and verdict.believed:
+            session.followed_since.append(frame.frame_id)
         stages.done('gate')
         is_keyframe, evicted, T_previous_camera = self._remember(
             frame, descriptor, prediction, edges, resolved, verdict
         )
         stages.done('memory')
-        self._add_to_map(prediction.depths)
+        depths = self._add_to_map(prediction.depths)
         stages.done('map')
+        if verdict.trusted:
+            reference = self.predictor.confidence_reference
+            self._credit(frame.frame_id, withheld)
+            self.loops.note(session, frame.frame_id, withheld, prediction.depths, reference)
+        stages.done('loops')
         believed = resolved if verdict.believed else None
         return Estimate(
             frame_id=frame.frame_id,
@@ -98,10 +109,10 @@ class Engine:
             confidence_translation=verdict.confidence_translation,
             confidence_rotation=verdict.confidence_rotation,
             confidence_ratio=verdict.ratio,
-            depths=prediction.depths,
+            depths=depths,
             context_ids=tuple(context_ids),
             T_previous_camera=T_previous_camera,
-            corrected=tuple(corrected),
+            corrected=tuple(sorted(corrected)),
             evicted=tuple(evicted),
             segment_id=session.segment_id,
             map_revision=session.map_revision,
@@ -110,23 +121,23 @@ class Engine:
 
     def update_config(self, config: R3Config) -> None:
         """Take over parameters that may change while running, between two frames."""
-        self.config = config
+        self.config = self.loops.config = config
         self.session.gate.config = config.tracking
         self.session.bank.config = config.keyframe
 
     def drain(self) -> tuple[tuple[int, ...], tuple[DepthMap, ...]]:
-        """Wait for the predictor's background work and take it in: the end of a recording.
+        """Wait for all background work and take it in: the end of a recording.
 
         :returns: ids of the frames whose poses changed, and the depths that came.
         """
         refined, depths = self.predictor.drain()
-        corrected = self._refine(refined)
-        self._add_to_map(depths)
-        return tuple(corrected), tuple(depths)
+        corrected = {*self.loops.take(self.session, None), *self._refine(refined)}
+        return tuple(sorted(corrected)), self._add_to_map(depths)
 
     def reset(self) -> None:
         """Forget everything: the next frame starts a new world and a new session id."""
         self.predictor.reset()
+        self.loops.reset()
         self.session = self._new_session(self.session.session_id + 1)
 
     def clear_map(self) -> None:
@@ -134,7 +145,8 @@ class Engine:
         self.session.map.clear()
 
     def close(self) -> None:
-        """Stop the predictor's background work and free its device."""
+        """Stop all background work and free the predictor's device."""
+        self.loops.close()
         self.predictor.close()
 
     def _new_session(self, session_id: int) -> Session:
@@ -176,9 +188,10 @@ class Engine:
             *session.recent,
             *keyframes[:1],  # the anchor
             *keyframes[-stream.recent_keyframes :],
-            *session.bank.most_similar(descriptor, stream.retrieved_keyframes),
         }
-        return sorted(context)
+        # The newest keyframes look most like the frame, and would leave no room for others.
+        alike = session.bank.most_similar(descriptor, stream.retrieved_keyframes, context)
+        return sorted({*context, *alike})
 
     def _refine(self, edges: Iterable[Edge]) -> list[int]:
         """Take refined edges in; poses that follow from them change."""
@@ -193,21 +206,26 @@ class Engine:
 
     def _resolve(
         self, frame: Frame, prediction: FramePrediction
-    ) -> tuple[list[Edge], ResolvedPose | None]:
-        """Return the usable edges into the frame and the pose that follows from them."""
+    ) -> tuple[list[Edge], list[Edge], ResolvedPose | None]:
+        """Return the edges the frame's pose follows from, those that contradict it, and it."""
         if frame.frame_id == 0:
-            return [], ResolvedPose(HeldPose(np.eye(4)), np.zeros((6, 6)))
+            return [], [], ResolvedPose(HeldPose(np.eye(4)), np.zeros((6, 6)))
         held = self.session.graph.held
         into_frame = (edge for edge in prediction.edges if edge.target_id == frame.frame_id)
         edges = usable_edges(into_frame, held)
-        return edges, self._resolve_edges(edges, held)
+        reference = self.predictor.confidence_reference
+        return self.loops.resolve(
+            self.session,
+            edges,
+            reference,
+            lambda used, scale: self._resolve_edges(used, held, scale),
+        )
 
     def _resolve_edges(
-        self, edges: Sequence[Edge], held: Mapping[int, HeldPose]
+        self, edges: Sequence[Edge], held: Mapping[int, HeldPose], scale: float | None = None
     ) -> ResolvedPose | None:
-        reference = self.predictor.confidence_reference
-        config = self.config
-        return resolve_pose(edges, held, reference, config.covariance, config.stream.pose_rule)
+        reference, rule = self.predictor.confidence_reference, self.config.stream.pose_rule
+        return resolve_pose(edges, held, reference, self.config.covariance, rule, scale)
 
     def _remember(
         self,
@@ -236,7 +254,7 @@ class Engine:
         session.recent.append(frame.frame_id)
         if len(session.recent) > self.config.stream.recent_frames:
             session.recent.popleft()
-        self._credit(frame.frame_id, edges, verdict)
+        self._credit(frame.frame_id, edges)
         is_keyframe, evicted = self._offer_to_bank(frame, descriptor, prediction, verdict)
         session.trajectory.append(
             frame.frame_id, frame.stamp_ns, verdict.state, is_keyframe, T_world_camera
@@ -244,7 +262,7 @@ class Engine:
         self._let_go()
         return is_keyframe, evicted, T_previous_camera
 
-    def _credit(self, frame_id: int, edges: Sequence[Edge], verdict: Verdict) -> None:
+    def _credit(self, frame_id: int, edges: Sequence[Edge]) -> None:
         reference = self.session.gate.reference
         self.session.bank.credit(
             frame_id,
@@ -278,7 +296,7 @@ class Engine:
         gone = sorted(session.graph.held.keys() - held)
         if not gone:
             return
-        poses = session.graph.poses
+        poses = session.graph.similarities
         keyframes = session.bank.ids()
         for frame_id in gone:
             session.trajectory.release(frame_id, poses, keyframes)
@@ -287,16 +305,27 @@ class Engine:
         session.doubtful.difference_update(gone)
         self.predictor.forget(gone)
 
-    def _add_to_map(self, depths: Iterable[DepthMap]) -> None:
-        """Insert the depth of keyframes, which may come later than the frame."""
+    def _add_to_map(self, depths: Iterable[DepthMap]) -> tuple[DepthMap, ...]:
+        """Insert the depth of keyframes, which may come later than the frame.
+
+        :returns: all depths, in map units.
+        """
         session = self.session
-        if not self.config.map.enabled:
-            return
+        in_map_units = []
         for depth_map in depths:
-            if depth_map.frame_id in session.bank and depth_map.frame_id not in session.doubtful:
-                session.map.insert(
-                    depth_map.frame_id, cloud_from_depth(depth_map, self.config.points)
-                )
+            frame_id = depth_map.frame_id
+            pose = session.graph.held.get(frame_id)
+            scale = 1.0 if pose is None else pose.scale
+            if scale != 1.0:
+                scaled = (depth_map.depth * scale).astype(np.float32)
+                depth_map = replace(depth_map, depth=scaled)
+            in_map_units.append(depth_map)
+            if not self.config.map.enabled or frame_id in session.doubtful:
+                continue
+            if frame_id in session.bank:
+                cloud = cloud_from_depth(depth_map, self.config.points)
+                session.map.insert(frame_id, cloud.moved(_shrunk(scale)), scale)
+        return tuple(in_map_units)
 
 
 class _Stages:
@@ -311,6 +340,11 @@ class _Stages:
         now = time.perf_counter()
         self.milliseconds[stage] = 1e3 * (now - self._last)
         self._last = now
+
+
+def _shrunk(scale: float) -> np.ndarray:
+    """Return the (4, 4) transform from map units to a frame's own, about its camera."""
+    return similarity(np.eye(4), 1.0 / scale)
 
 
 def _covariance(

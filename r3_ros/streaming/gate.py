@@ -16,6 +16,7 @@ import numpy as np
 from ..config import TrackingConfig
 from ..datatypes import Edge, TrackingState
 from ..geometry import inverse, rotation_angle
+from .similarity import rigid_part, scale_of
 
 _BEST_EDGES = 3
 #: Share by which the reference moves towards each score: down slowly, up a little faster.
@@ -85,6 +86,14 @@ class Gate:
             self.state = TrackingState.RECOVERING
             self._agreeing = []
             self._before = None
+
+    def move(self, S_corrected_world: np.ndarray) -> None:
+        """Follow a correction of the world: what is compared with new poses moves as they do."""
+        scale = float(scale_of(S_corrected_world))
+        self._stride *= scale
+        if self._before is not None:
+            self._before = rigid_part(S_corrected_world @ self._before)
+        self._agreeing = [rigid_part(S_corrected_world @ T) for T in self._agreeing]
 
     def judge(
         self,

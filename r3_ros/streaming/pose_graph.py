@@ -8,18 +8,21 @@ one of those follows, in the order of frame ids: one pass, no iteration, oldest 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ..datatypes import Edge
-from ..geometry import inverse
+from ..geometry import inverse, quat_xyzw, T_from_quat
 from .pose_resolution import HeldPose, ResolvedPose, usable_edges
+from .similarity import inverse_similarity, rigid_part, scale_of
 
 #: Pose changes below these are rounding and correct nothing.
 _MOVED_TRANSLATION = 1e-9
 _MOVED_ROTATION = 1e-9
 
-Resolver = Callable[[Sequence[Edge], Mapping[int, HeldPose]], ResolvedPose | None]
+#: Takes edges, the poses held, and the scale of the edges' target if it has one already.
+Resolver = Callable[[Sequence[Edge], Mapping[int, HeldPose], float | None], ResolvedPose | None]
 
 
 class PoseGraph:
@@ -35,6 +38,11 @@ class PoseGraph:
     def poses(self) -> dict[int, np.ndarray]:
         """Return ``T_world_camera`` (4, 4) of every held frame."""
         return {frame_id: pose.T_world_camera for frame_id, pose in self.held.items()}
+
+    @property
+    def similarities(self) -> dict[int, np.ndarray]:
+        """Return ``S_world_camera`` (4, 4) of every held frame."""
+        return {frame_id: pose.S_world_camera for frame_id, pose in self.held.items()}
 
     def edges(self) -> list[Edge]:
         """Return all edges among held frames."""
@@ -61,6 +69,52 @@ class PoseGraph:
             self._incoming[target] = incoming
         return self._follow(set(targets))
 
+    def correct(
+        self,
+        S_corrected_world: Mapping[int, np.ndarray],
+        variances: Mapping[int, tuple[float, float]],
+    ) -> list[int]:
+        """Move frames by similarities of the world and return those that moved, in order.
+
+        The edges among all frames are rewritten to say what the poses say: what they said before
+        led to the poses that were wrong, and would again at the next refinement.
+        """
+        before = self.held
+        self.held = {
+            frame_id: _corrected(pose, S_corrected_world.get(frame_id), variances.get(frame_id))
+            for frame_id, pose in before.items()
+        }
+        self._rewrite_edges()
+        return sorted(
+            frame_id
+            for frame_id, pose in self.held.items()
+            if _moved(before[frame_id].T_world_camera, pose.T_world_camera)
+        )
+
+    def connect(self, pairs: Iterable[tuple[int, int]], score: float) -> None:
+        """Hold pairs of frames together as they lie: edges as sure as ``score``."""
+        for pair in pairs:
+            source, target = sorted(pair)
+            if source in self.held and target in self.held and source != target:
+                edge = Edge(source, target, np.eye(4), score, score)
+                self._incoming[target][source] = edge
+        self._rewrite_edges()
+
+    def _rewrite_edges(self) -> None:
+        """Make all edges say what the poses say."""
+        edges = self.edges()
+        if not edges:
+            return
+        S_world = self.similarities
+        S_target = np.stack([S_world[edge.target_id] for edge in edges])
+        relative = inverse_similarity(np.stack([S_world[e.source_id] for e in edges])) @ S_target
+        T = rigid_part(relative)
+        # An edge is in the unit of its target.
+        T[:, :3, 3] /= scale_of(relative)[:, None]
+        for edge, T_source_target in zip(edges, T, strict=True):
+            rewritten = replace(edge, T_source_target=T_source_target)
+            self._incoming[edge.target_id][edge.source_id] = rewritten
+
     def drop(self, frame_ids: Iterable[int]) -> None:
         """Let frames go, with their edges. Frames that hung on them keep their poses."""
         gone = set(frame_ids)
@@ -80,18 +134,34 @@ class PoseGraph:
             incoming = self._incoming[frame_id]
             if frame_id not in due and moved.isdisjoint(incoming):
                 continue
-            resolved = self._resolve(list(incoming.values()), self.held)
+            own = self.held[frame_id]
+            resolved = self._resolve(list(incoming.values()), self.held, own.scale)
             if resolved is None:
                 continue
-            before = self.held[frame_id].T_world_camera
             self.held[frame_id] = resolved.held
-            step = resolved.held.T_world_camera - before
-            if (
-                np.abs(step[:3, 3]).max() > _MOVED_TRANSLATION
-                or np.abs(step[:3, :3]).max() > _MOVED_ROTATION
-            ):
+            if _moved(own.T_world_camera, resolved.held.T_world_camera):
                 moved.add(frame_id)
         return sorted(moved)
+
+
+def _moved(before: np.ndarray, after: np.ndarray) -> bool:
+    """Tell whether two poses differ by more than rounding."""
+    step = np.abs(after - before)
+    return bool(step[:3, 3].max() > _MOVED_TRANSLATION or step[:3, :3].max() > _MOVED_ROTATION)
+
+
+def _corrected(
+    pose: HeldPose, S_corrected_world: np.ndarray | None, variance: tuple[float, float] | None
+) -> HeldPose:
+    """Return the pose moved by a similarity of the world."""
+    if S_corrected_world is None:
+        return pose
+    S = S_corrected_world @ pose.S_world_camera
+    scale = float(scale_of(S))
+    kept = (pose.variance_translation, pose.variance_rotation) if variance is None else variance
+    # Through a quaternion, so that rounding does not add up.
+    T = T_from_quat(S[:3, 3], quat_xyzw(rigid_part(S)))
+    return HeldPose(T, *kept, scale)
 
 
 def _forward(edge: Edge) -> Edge:

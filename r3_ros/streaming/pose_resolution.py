@@ -19,6 +19,7 @@ from ..datatypes import Edge
 from ..geometry import inverse, mean_quat, quat_angle, quat_xyzw, rotation_angle, T_from_quat
 from ..pose_encoding import decode_pose, encode_pose
 from .official import average_encodings, compose_encodings
+from .similarity import similarity
 
 _ROBUST_ROUNDS = 4
 #: Residuals up to this many robust standard deviations keep their full weight (Huber's 1.345
@@ -45,15 +46,23 @@ class HeldPose:
     :ivar T_world_camera: (4, 4) float64, read-only: estimates and snapshots share it.
     :ivar variance_translation: of each axis, map units squared.
     :ivar variance_rotation: of each axis, radians squared.
+    :ivar scale: length in the world of the unit that the predictor used at this frame: 1 until
+        closing a loop shows that its unit has drifted.
     """
 
     T_world_camera: np.ndarray
     variance_translation: float = 0.0
     variance_rotation: float = 0.0
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         """Make the pose safe to hand out."""
         self.T_world_camera.setflags(write=False)
+
+    @property
+    def S_world_camera(self) -> np.ndarray:
+        """Return the (4, 4) similarity that takes points in the frame's own unit to the world."""
+        return similarity(self.T_world_camera, self.scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,12 +105,14 @@ def resolve_pose(
     reference: float,
     config: CovarianceConfig,
     rule: str = 'robust',
+    scale: float | None = None,
 ) -> ResolvedPose | None:
     """Return the pose of the edges' common target, or None without an edge.
 
     :param edges: into one frame, all of them usable (:func:`usable_edges`).
     :param reference: the score of a nominal edge, for the covariance.
     :param rule: ``robust`` (see above) or ``official`` (``official/``).
+    :param scale: of the target; None for the mean of its sources'. Edges are in its unit.
     """
     if not edges:
         return None
@@ -109,6 +120,9 @@ def resolve_pose(
     T_sources = np.array([held[edge.source_id].T_world_camera for edge in edges])
     scores = np.array([[e.confidence_translation, e.confidence_rotation] for e in edges])
     scores = np.clip(scores, 1e-9, 1e9)
+    if scale is None:
+        scale = _mean_scale([held[edge.source_id].scale for edge in edges], scores[:, 0])
+    T_edges[:, :3, 3] *= scale
     candidates = T_sources @ T_edges
     centres, quats = candidates[:, :3, 3], quat_xyzw(candidates)
     if rule == 'official':
@@ -117,7 +131,29 @@ def resolve_pose(
         centre, quat, weights = robust_average(centres, quats, scores)
         T = T_from_quat(centre, quat)
     variance = _propagated_variance(edges, T_edges, held, weights, scores / reference, config)
-    return ResolvedPose(HeldPose(T, *variance), _spread(centres, quats, T, weights))
+    return ResolvedPose(HeldPose(T, *variance, scale), _spread(centres, quats, T, weights))
+
+
+def edge_sigmas(
+    lengths: np.ndarray, angles: np.ndarray, ratios: np.ndarray, config: CovarianceConfig
+) -> np.ndarray:
+    """Return the (N, 2) standard deviations of edges, of translation and rotation.
+
+    A share of its length or angle at nominal score, growing as the score falls.
+
+    :param ratios: (N, 2) confidences over the score of a nominal edge.
+    """
+    scales = np.array([config.translation_scale, config.rotation_scale])
+    floors = np.array([_FLOOR_TRANSLATION, _FLOOR_ROTATION_RAD])
+    extent = np.stack([lengths, angles], axis=1)
+    return np.sqrt(((scales * extent) ** 2 + floors**2) / np.maximum(ratios, _MIN_RATIO))
+
+
+def _mean_scale(scales: Sequence[float], weights: np.ndarray) -> float:
+    """Return the weighted geometric mean; exactly 1 where all are."""
+    if all(scale == 1.0 for scale in scales):
+        return 1.0
+    return float(np.exp(np.average(np.log(scales), weights=weights)))
 
 
 def robust_average(
@@ -189,16 +225,12 @@ def _propagated_variance(
 ) -> tuple[float, float]:
     """Return the variance of translation and rotation: the source's plus the edge's, averaged.
 
-    An edge's standard deviation is a share of its length or angle at nominal score, and grows
-    as the score falls. It accumulates along a chain of new frames and shrinks again when a
-    well-known frame is in the context.
+    It accumulates along a chain of new frames and shrinks again when a well-known frame is in
+    the context.
     """
-    lengths = np.stack(
-        [np.linalg.norm(T_edges[:, :3, 3], axis=1), rotation_angle(T_edges[:, :3, :3])], axis=1
-    )
-    scales = np.array([config.translation_scale, config.rotation_scale])
-    floors = np.array([_FLOOR_TRANSLATION, _FLOOR_ROTATION_RAD])
-    edge_variance = ((scales * lengths) ** 2 + floors**2) / np.maximum(ratios, _MIN_RATIO)
+    lengths = np.linalg.norm(T_edges[:, :3, 3], axis=1)
+    angles = rotation_angle(T_edges[:, :3, :3])
+    edge_variance = edge_sigmas(lengths, angles, ratios, config) ** 2
     source_variance = np.array(
         [
             (held[e.source_id].variance_translation, held[e.source_id].variance_rotation)

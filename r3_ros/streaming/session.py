@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from ..datatypes import DepthMap
 from .bank import KeyframeBank
 from .gate import Gate
+from .loop_evidence import LoopEvidence
 from .pose_graph import PoseGraph
 from .trajectory import Trajectory, TrajectoryView
 from .voxel_map import MapView, VoxelMap
@@ -19,8 +21,13 @@ class Session:
     :ivar recent: ids of the newest believed frames, oldest first.
     :ivar doubtful: keyframes that the predictor asked for while confidence was low; their points
         stay out of the map until their edges have been refined.
+    :ivar followed_since: frames that the camera was found again at, after a loss or a gap: poses
+        on both sides of one do not follow from one another. Starts with the first frame.
     :ivar frame_count: frames processed, which is also the next frame's id.
     :ivar map_revision: goes up when a pose already given out has changed.
+    :ivar loops_closed: corrections that old keyframes, seen again, have brought.
+    :ivar evidence: edges to old keyframes that contradict the poses of the last frames.
+    :ivar evidence_depth: of the newest frame among those, as predicted.
     """
 
     bank: KeyframeBank
@@ -31,18 +38,22 @@ class Session:
     session_id: int = 0
     segment_id: int = 0
     map_revision: int = 0
+    loops_closed: int = 0
     frame_count: int = 0
     last_stamp_ns: int | None = None
     recent: deque[int] = field(default_factory=deque)
     doubtful: set[int] = field(default_factory=set)
+    followed_since: deque[int] = field(default_factory=lambda: deque([0], maxlen=1000))
+    evidence: LoopEvidence = field(default_factory=LoopEvidence)
+    evidence_depth: DepthMap | None = None
 
     def map_view(self) -> MapView:
         """Return a snapshot of the map at the present keyframe poses."""
-        return self.map.view(self.graph.poses)
+        return self.map.view(self.graph.similarities)
 
     def trajectory_view(self) -> TrajectoryView:
         """Return a snapshot of the trajectory with all corrections so far."""
-        return self.trajectory.view(self.graph.poses)
+        return self.trajectory.view(self.graph.similarities)
 
     def held(self) -> set[int]:
         """Return the frames that must stay held: the recent ones and the keyframes."""

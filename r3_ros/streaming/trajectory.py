@@ -14,12 +14,15 @@ from functools import cached_property
 import numpy as np
 
 from ..datatypes import TrackingState
-from ..geometry import inverse, make_T
+from ..geometry import make_T
+from .similarity import inverse_similarity, rigid_part, scale_of
 
 _ABSOLUTE = -1  # the stored pose is T_world_camera
 _HELD = -2  # the pose graph has it
 _NONE = -3  # no pose was ever believed
 _STATES = tuple(TrackingState)
+#: Scales this near to 1 are rounding.
+_SAME_SCALE = 1e-9
 #: One array per column: a search through one of them must not drag the poses through the cache.
 _COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
     'frame_id': (np.int64, ()),
@@ -28,7 +31,7 @@ _COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
     'state': (np.int8, ()),
     'is_keyframe': (np.bool_, ()),
     'emitted': (np.float64, (3, 4)),
-    'pose': (np.float64, (3, 4)),  # T_world_camera, or T_anchor_camera
+    'pose': (np.float64, (3, 4)),  # S_world_camera, or S_anchor_camera
 }
 
 
@@ -70,6 +73,8 @@ class TrajectoryView:
             T_held = np.array([self._held[int(frame_id)] for frame_id in held_ids])
             place = np.searchsorted(held_ids, anchor_ids[hanging])
             T[hanging] = T_held[place] @ T[hanging]
+        scaled = np.abs(scale_of(T) - 1.0) > _SAME_SCALE
+        T[scaled] = rigid_part(T[scaled])
         return T
 
 
@@ -109,7 +114,7 @@ class Trajectory:
     ) -> None:
         """Let a held frame go: it, and all that hung on it, follow a keyframe that stays.
 
-        :param poses: ``T_world_camera`` of held frames, this one included.
+        :param poses: ``S_world_camera`` of held frames, this one included.
         :param keyframe_ids: keyframes that stay held.
         """
         rows = self._rows
@@ -122,15 +127,15 @@ class Trajectory:
             rows['pose'][own] = np.eye(4)[:3]
             followers = np.append(followers, own)
         anchor = _nearest(frame_id, keyframe_ids)
-        T_anchor_frame = poses[frame_id]
+        S_anchor_frame = poses[frame_id]
         if anchor != _ABSOLUTE:
-            T_anchor_frame = inverse(poses[anchor]) @ T_anchor_frame
-        moved = T_anchor_frame @ _full(rows['pose'][followers])
+            S_anchor_frame = inverse_similarity(poses[anchor]) @ S_anchor_frame
+        moved = S_anchor_frame @ _full(rows['pose'][followers])
         rows['pose'][followers] = moved[:, :3]
         rows['anchor_id'][followers] = anchor
 
     def view(self, poses: Mapping[int, np.ndarray]) -> TrajectoryView:
-        """Return a snapshot; ``poses`` are those of the frames held now."""
+        """Return a snapshot; ``poses`` are ``S_world_camera`` of the frames held now."""
         rows = {name: column[: self._count].copy() for name, column in self._rows.items()}
         return TrajectoryView(
             frame_ids=rows['frame_id'],
@@ -169,7 +174,7 @@ def _empty_rows(capacity: int) -> dict[str, np.ndarray]:
 
 
 def _full(poses: np.ndarray) -> np.ndarray:
-    """Return (N, 4, 4) motions of (N, 3, 4) ones."""
+    """Return (N, 4, 4) transforms of (N, 3, 4) ones."""
     return make_T(poses[:, :, :3], poses[:, :, 3])
 
 

@@ -7,7 +7,7 @@ its points behind in the world, where they stay.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,7 +31,7 @@ class MapView:
 
     revision: int
     voxel_size: float
-    placed: tuple[tuple[Cloud, np.ndarray], ...]  # camera-frame cloud, T_world_camera
+    placed: tuple[tuple[Cloud, np.ndarray], ...]  # camera-frame cloud, S_world_camera
     baked: tuple[Cloud, ...]  # world frame
 
     def cloud(self, max_points: int | None = None) -> Cloud:
@@ -47,7 +47,7 @@ class MapView:
 
     @cached_property
     def _whole(self) -> Cloud:
-        clouds = [cloud.moved(T_world_camera) for cloud, T_world_camera in self.placed]
+        clouds = [cloud.moved(S_world_camera) for cloud, S_world_camera in self.placed]
         return voxelised(Cloud.joined([*self.baked, *clouds]), self.voxel_size)
 
 
@@ -65,18 +65,22 @@ class VoxelMap:
         """Return the number of points kept, those in a shared voxel counted each."""
         return sum(map(len, self._clouds.values())) + sum(map(len, self._baked))
 
-    def insert(self, keyframe_id: int, cloud: Cloud) -> None:
-        """Add, or replace, the points (camera frame) of a keyframe in the bank."""
-        self._clouds[keyframe_id] = voxelised(cloud, self.config.voxel_size)
+    def insert(self, keyframe_id: int, cloud: Cloud, scale: float = 1.0) -> None:
+        """Add, or replace, the points of a keyframe in the bank.
+
+        :param cloud: in the camera's frame and in the keyframe's own unit.
+        :param scale: length of that unit in the world; later ones come with the poses.
+        """
+        self._clouds[keyframe_id] = voxelised(cloud, self.config.voxel_size / scale)
         self._keep_bound()
         self.revision += 1
 
-    def bake(self, keyframe_id: int, T_world_camera: np.ndarray) -> None:
+    def bake(self, keyframe_id: int, S_world_camera: np.ndarray) -> None:
         """Fix the points of a keyframe that leaves the bank where they are."""
         cloud = self._clouds.pop(keyframe_id, None)
         if cloud is None or not len(cloud):
             return
-        self._baked.append(cloud.moved(T_world_camera))
+        self._baked.append(cloud.moved(S_world_camera))
         # Merging only blocks of like size keeps the work per point logarithmic.
         while len(self._baked) > 1:
             before, last = map(len, self._baked[-2:])
@@ -85,6 +89,10 @@ class VoxelMap:
             pair = Cloud.joined([self._baked.pop(-2), self._baked.pop()])
             self._baked.append(voxelised(pair, self.config.voxel_size))
         self.revision += 1
+
+    def clouds(self, keyframe_ids: Iterable[int]) -> dict[int, Cloud]:
+        """Return the points of those keyframes that have any, in their own frames and units."""
+        return {i: self._clouds[i] for i in keyframe_ids if i in self._clouds}
 
     def poses_changed(self) -> None:
         """Note that keyframe poses were rewritten: the map looks different now."""
@@ -98,7 +106,7 @@ class VoxelMap:
         self.revision += 1
 
     def view(self, poses: Mapping[int, np.ndarray]) -> MapView:
-        """Return a snapshot with the keyframes at the poses given (``T_world_camera``)."""
+        """Return a snapshot with the keyframes at the poses given (``S_world_camera``)."""
         placed = tuple(
             (cloud, poses[keyframe_id])
             for keyframe_id, cloud in self._clouds.items()

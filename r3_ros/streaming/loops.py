@@ -1,0 +1,208 @@
+"""What the engine does about loops: hold edges back, see them agree, take corrections in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from ..config import R3Config
+from ..datatypes import DepthMap, Edge
+from .loop_closing import Correction, LoopCloser, LoopSnapshot
+from .loop_evidence import agreement, contradicts, FarEdge, sigmas_of
+from .pose_resolution import HeldPose, ResolvedPose
+from .session import Session
+from .similarity import inverse_similarity
+
+#: After a correction, or one that came to nothing, so many frames pass before the next.
+_REST_FRAMES = 10
+#: Edges below this share of the usual score are no evidence.
+_LEAST_RATIO = 0.4
+
+#: Takes the edges of a frame, and its scale if that is known.
+Resolve = Callable[[Sequence[Edge], float | None], ResolvedPose | None]
+
+
+class Loops:
+    """Closes the loops of one session after another. The engine's thread."""
+
+    def __init__(self, config: R3Config) -> None:
+        """Start the solver, if loops are to be closed.
+
+        :raises ModelError: it is not installed.
+        """
+        self.config = config
+        self._closer = LoopCloser() if config.loop.enabled else None
+        self._rest_until = 0
+
+    @property
+    def active(self) -> bool:
+        """Tell whether loops are closed; the authors' rule, for comparison, is left alone."""
+        return self._closer is not None and self.config.stream.pose_rule == 'robust'
+
+    @property
+    def busy(self) -> bool:
+        """Tell whether a correction is being worked out."""
+        return self._closer is not None and self._closer.busy
+
+    def reset(self) -> None:
+        """Forget what is being worked out."""
+        self._rest_until = 0
+        if self._closer is not None:
+            self._closer.drop()
+
+    def close(self) -> None:
+        """End the thread."""
+        if self._closer is not None:
+            self._closer.close()
+
+    def resolve(
+        self, session: Session, edges: Sequence[Edge], reference: float, resolve: Resolve
+    ) -> tuple[list[Edge], list[Edge], ResolvedPose | None]:
+        """Return the edges that a pose follows from, those that contradict it, and the pose.
+
+        The pose follows from the frames and keyframes just before. Older keyframes have a say if
+        they agree: otherwise the past has to be put right first, and the pose with it.
+        """
+        near_ids = self._near(session)
+        near = [edge for edge in edges if edge.source_id in near_ids]
+        far = [edge for edge in edges if edge.source_id not in near_ids]
+        if not (self.active and near and far) or session.gate.lost:
+            return list(edges), [], resolve(edges, None)
+        by_near = resolve(near, None)
+        if by_near is None:
+            return list(edges), [], resolve(edges, None)
+        # The unit is that of the frames just before, whatever it was long ago.
+        scale = by_near.held.scale
+        held, covariance = session.graph.held, self.config.covariance
+        against = contradicts(far, near, by_near, held, reference, covariance)
+        if not against.any():
+            return list(edges), [], resolve(edges, scale)
+        withheld = [edge for edge, bad in zip(far, against, strict=True) if bad]
+        if against.all():
+            return near, withheld, by_near
+        left_out = {edge.source_id for edge in withheld}
+        used = [edge for edge in edges if edge.source_id not in left_out]
+        return used, withheld, resolve(used, scale)
+
+    def _near(self, session: Session) -> set[int]:
+        """Return the frames just before, as far back as the camera was followed from."""
+        newest = session.bank.ids()[-self.config.stream.recent_keyframes :]
+        since = session.followed_since[-1]
+        return {frame_id for frame_id in (*session.recent, *newest) if frame_id >= since}
+
+    def note(
+        self,
+        session: Session,
+        frame_id: int,
+        withheld: Sequence[Edge],
+        depths: Iterable[DepthMap],
+        reference: float,
+    ) -> None:
+        """Take the contradicting edges of a frame in, and begin to close a loop if it is one."""
+        keyframes = session.bank.ids()
+        good = [
+            edge
+            for edge in withheld
+            if edge.source_id in session.bank
+            and min(edge.confidence_translation, edge.confidence_rotation)
+            >= _LEAST_RATIO * reference
+        ]
+        if good:
+            session.evidence.add(
+                self._far_edges(session, frame_id, good, keyframes[-1], reference)
+            )
+            session.evidence_depth = next(
+                (d for d in depths if d.frame_id == frame_id), session.evidence_depth
+            )
+            self._consider(session, frame_id, reference)
+
+    def take(self, session: Session, frame_id: int | None) -> list[int]:
+        """Take the correction in if it is due at this frame (None: wait for it in any case).
+
+        :returns: ids of the frames that moved.
+        """
+        if self._closer is None or not self._closer.busy:
+            return []
+        correction = self._closer.take(frame_id)
+        if self._closer.busy:
+            return []
+        session.evidence.clear()
+        session.evidence_depth = None
+        self._rest_until = session.frame_count + _REST_FRAMES
+        return [] if correction is None else _corrected(session, correction)
+
+    def _far_edges(
+        self,
+        session: Session,
+        frame_id: int,
+        edges: Sequence[Edge],
+        anchor_id: int,
+        reference: float,
+    ) -> list[FarEdge]:
+        held = session.graph.held
+        S_world_anchor = held[anchor_id].S_world_camera
+        S_anchor_frame = inverse_similarity(S_world_anchor) @ held[frame_id].S_world_camera
+        sigmas = sigmas_of(edges, reference, self.config.covariance)
+        return [
+            FarEdge(
+                edge.source_id, frame_id, anchor_id, S_anchor_frame, edge.T_source_target, sigma
+            )
+            for edge, sigma in zip(edges, sigmas, strict=True)
+        ]
+
+    def _consider(self, session: Session, frame_id: int, reference: float) -> None:
+        """Begin to close a loop if the evidence agrees."""
+        assert self._closer is not None
+        if self._closer.busy or frame_id < self._rest_until:
+            return
+        session.evidence.keep(session.bank.ids(), frame_id)
+        evidence = list(session.evidence)
+        held = {keyframe: session.graph.held[keyframe] for keyframe in session.bank.ids()}
+        named = {e.source_id for e in evidence} | {e.anchor_id for e in evidence}
+        S_world = {keyframe: held[keyframe].S_world_camera for keyframe in named}
+        if agreement(evidence, S_world, self.config.loop) is None:
+            return
+        snapshot = LoopSnapshot(
+            held=held,
+            edges=session.graph.edges(),
+            evidence=evidence,
+            followed_since=tuple(session.followed_since),
+            clouds=session.map.clouds(named),
+            depth=session.evidence_depth,
+            reference=reference,
+            config=self.config.loop,
+            covariance=self.config.covariance,
+        )
+        self._closer.submit(frame_id + self.config.loop.apply_after, snapshot)
+
+
+def _corrected(session: Session, correction: Correction) -> list[int]:
+    """Move all that is held by what was found for the nearest keyframe; the rest hangs on it."""
+    known = np.array(sorted(correction.S_corrected_world))
+    held = session.graph.held
+    moves, variances = {}, {}
+    for frame_id, pose in held.items():
+        nearest = int(known[np.argmin(np.abs(known - frame_id))])
+        moves[frame_id] = correction.S_corrected_world[nearest]
+        if nearest in correction.variances and nearest in held:
+            variances[frame_id] = _variance_from(
+                pose, held[nearest], correction.variances[nearest]
+            )
+    moved = session.graph.correct(moves, variances)
+    session.graph.connect(correction.closing, session.gate.reference)
+    session.gate.move(moves[session.recent[-1]])
+    session.loops_closed += 1
+    if moved:
+        session.map_revision += 1
+        session.map.poses_changed()
+    return moved
+
+
+def _variance_from(
+    pose: HeldPose, nearest: HeldPose, corrected: tuple[float, float]
+) -> tuple[float, float]:
+    """Return the variances of a pose that is known from a keyframe whose own have changed."""
+    grown_t = max(pose.variance_translation - nearest.variance_translation, 0.0)
+    grown_r = max(pose.variance_rotation - nearest.variance_rotation, 0.0)
+    return corrected[0] + grown_t, corrected[1] + grown_r
