@@ -219,6 +219,30 @@ class StreamConfig:
     retrieved_keyframes: int = _param(
         6, 'keyframes brought into the context because they look like the frame', low=0, high=64
     )
+    retrieval_similarity: float = _param(
+        1.0, 'what looking like the frame counts in retrieval', low=0.0, high=10.0, live=True
+    )
+    retrieval_overlap: float = _param(
+        1.0,
+        'what seeing the same space counts in retrieval, from the predicted pose; 0: off',
+        low=0.0,
+        high=10.0,
+        live=True,
+    )
+    retrieval_confidence: float = _param(
+        0.2,
+        'what having matched well of late counts in retrieval; 0: off',
+        low=0.0,
+        high=10.0,
+        live=True,
+    )
+    retrieval_hysteresis: float = _param(
+        0.05,
+        'a retrieved keyframe gives way only to one whose score is better by this',
+        low=0.0,
+        high=10.0,
+        live=True,
+    )
     pose_rule: str = _param(
         'robust',
         'how a pose follows from its edges: robust averages camera centres and reweights; '

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from r3_ros.config import KeyframeConfig
-from r3_ros.kernels import NumpyDescriptorIndex
+from r3_ros.config import KeyframeConfig, StreamConfig
+from r3_ros.datatypes import DepthMap, Intrinsics
+from r3_ros.kernels import NumpyRetrievalIndex
 from r3_ros.streaming.bank import KeyframeBank
 
 GOLDEN = Path(__file__).parents[2] / 'shared' / 'parity' / 'golden-stream-trace.npz'
@@ -15,7 +16,7 @@ SIZE = 16
 
 def bank(size=SIZE, **options):
     config = replace(KeyframeConfig(), **options)
-    return KeyframeBank(config, NumpyDescriptorIndex(config.max_keyframes, size))
+    return KeyframeBank(config, NumpyRetrievalIndex(config.max_keyframes, size))
 
 
 def views(count, seed=0):
@@ -177,3 +178,107 @@ def test_credit_for_frames_that_are_gone_is_ignored():
     memory.admit(0, views(1)[0])
     memory.credit(5, [(77, 1.0), (0, 0.5)])
     assert memory.ids() == [0]
+
+
+# --- Recall ---
+
+LENS = Intrinsics(100.0, 100.0, 49.5, 49.5, 100, 100)
+
+
+def at(x=0.0, z=0.0):
+    T = np.eye(4)
+    T[:3, 3] = x, 0.0, z
+    return T
+
+
+def recalled(memory, view, T_world_camera=None, frame_id=100, without=(), **options):
+    options = {'retrieved_keyframes': 2, 'retrieval_hysteresis': 0.0} | options
+    config = replace(StreamConfig(), **options)
+    return memory.recall(frame_id, view, T_world_camera, config, without)
+
+
+def places(count=6):
+    """Return a bank whose keyframes stand side by side and look alike."""
+    memory, here = bank(), views(1)[0]
+    for frame_id in range(count):
+        memory.admit(frame_id, like(here, 0.001, seed=frame_id), at(0.4 * frame_id), LENS)
+    return memory, here
+
+
+def test_recall_prefers_keyframes_that_see_the_predicted_place():
+    memory, here = places()
+    assert set(recalled(memory, here, at(1.7))) == {4, 5}
+    assert set(recalled(memory, here, at(0.1))) == {0, 1}
+    assert recalled(memory, here, at(0.1), retrieved_keyframes=0) == []
+
+
+def test_recall_leaves_out_what_is_in_the_context_anyway():
+    memory, here = places()
+    assert set(recalled(memory, here, at(1.5), without=(4, 3, 77))) == {2, 5}
+
+
+def test_a_keyframe_is_recalled_where_a_correction_has_moved_it():
+    memory, here = places()
+    memory.move({0: at(50.0), 3: at(50.5), 99: at()})
+    assert set(recalled(memory, here, at(50.2))) == {0, 3}
+    np.testing.assert_array_equal(memory.view(0).T_world_camera, at(50.0))
+
+
+def test_what_the_last_frame_was_related_to_gives_way_only_to_what_is_clearly_better():
+    shown = np.eye(SIZE, dtype=np.float32)
+
+    def query(a, b, c):
+        vector = a * shown[0] + b * shown[1] + c * shown[2]
+        return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+    first, closer, clear = query(1.0, 0.9, 0.1), query(1.0, 0.88, 0.9), query(1.0, 0.3, 0.9)
+    for hysteresis, expected in ((0.1, [{0, 1}, {0, 1}, {0, 2}]), (0.0, [{0, 1}, {0, 2}, {0, 2}])):
+        memory = bank()
+        for frame_id in range(3):
+            memory.admit(frame_id, shown[frame_id])
+        found = [
+            set(recalled(memory, vector, retrieval_hysteresis=hysteresis))
+            for vector in (first, closer, clear)
+        ]
+        assert found == expected
+
+
+def test_a_keyframe_that_brings_no_edge_is_recalled_less():
+    memory = bank()
+    view = views(1)[0]
+    for frame_id in range(4):
+        memory.admit(frame_id, view)
+    assert recalled(memory, view) == [0, 1]
+    memory.credit(100, [(1, 0.9)])
+    assert recalled(memory, view, frame_id=101) == [1, 2]
+    # A frame that matched nothing at all says nothing of the keyframes.
+    assert recalled(memory, view, frame_id=102) == [1, 2]
+    memory.credit(102, [(1, 0.9), (2, 0.2)])
+    assert recalled(memory, view, frame_id=103) == [1, 3]
+    # What was held against it long ago is all but forgotten.
+    memory.credit(9000, [(3, 0.4), (1, 0.1)])
+    assert set(recalled(memory, view, frame_id=9001)) == {0, 2}
+
+
+def test_the_depth_of_a_keyframe_says_how_far_it_sees():
+    memory, view = bank(), views(1)[0]
+    memory.admit(0, view, at(), LENS)
+    assert memory.view(0).depth == 1.0
+    depth = np.full((64, 64), 5.0, np.float32)
+    depth[:40] = np.nan
+    image = np.zeros((64, 64, 3), np.uint8)
+    memory.note_depth(DepthMap(0, depth, depth, image, LENS))
+    memory.note_depth(DepthMap(7, 2 * depth, depth, image, LENS))
+    memory.note_depth(DepthMap(0, depth * np.nan, depth, image, LENS))
+    assert memory.view(0).depth == 5.0
+    memory.admit(1, view, at(z=1.0), LENS)
+    assert memory.view(1).depth == 5.0
+
+
+def test_a_bank_without_poses_recalls_by_likeness_alone():
+    memory = bank()
+    shown = views(8)
+    for frame_id, view in enumerate(shown):
+        memory.admit(frame_id, view)
+    query = like(shown[5], 0.2)
+    assert recalled(memory, query, at()) == memory.most_similar(query, 2)

@@ -9,6 +9,7 @@ from r3_ros.config import R3Config, updated
 from r3_ros.datatypes import Edge, TrackingState
 from r3_ros.errors import FrameError
 from r3_ros.geometry import inverse, is_rigid, make_T, rotation_angle, transform
+from r3_ros.streaming.bank import KeyframeBank
 from r3_ros.streaming.engine import Engine
 from scipy.spatial.transform import Rotation
 from scripted import circle, frames, ROOM, Script, ScriptedPredictor, START_NS, straight, truth
@@ -124,6 +125,36 @@ def test_the_context_is_recent_frames_anchor_newest_and_similar_keyframes():
     # One round of 200 frames later the keyframe of the same place is recalled.
     assert any(0 < i < 60 for i in estimates[215].context_ids)
     assert engine.predictor.contexts[30] == estimates[30].context_ids
+
+
+def test_the_next_pose_is_expected_where_the_camera_goes_on_to(monkeypatch):
+    expected = []
+    recall = KeyframeBank.recall
+
+    def noting(bank, frame_id, descriptor, T_world_camera, *rest):
+        expected.append((frame_id, T_world_camera))
+        return recall(bank, frame_id, descriptor, T_world_camera, *rest)
+
+    monkeypatch.setattr(KeyframeBank, 'recall', noting)
+    engine, estimates = run(count=60)
+    assert expected[0] == (0, None)
+    step = np.linalg.norm(estimates[31].T_previous_camera[:3, 3])
+    for frame_id, T_world_camera in expected[3:]:
+        off = T_world_camera[:3, 3] - estimates[frame_id].T_world_camera[:3, 3]
+        assert np.linalg.norm(off) < 0.1 * step
+
+
+def test_retrieval_knows_where_keyframes_are_and_how_deep_they_see():
+    script = Script(drift=0.05, refine_at={40, 80})
+    engine, estimates = run(script, count=100)
+    assert any(e.corrected for e in estimates)
+    bank = engine.session.bank
+    for frame_id in bank.ids():
+        view = bank.view(frame_id)
+        held = engine.session.graph.held[frame_id]
+        np.testing.assert_array_equal(view.T_world_camera, held.T_world_camera)
+        depths = [d for d in estimates[frame_id].depths if d.frame_id == frame_id]
+        assert view.depth == pytest.approx(np.nanmedian(depths[0].depth), rel=0.2)
 
 
 def test_the_map_is_made_of_keyframes_and_lies_on_the_walls():

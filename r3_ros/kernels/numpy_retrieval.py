@@ -27,7 +27,7 @@ from .view_overlap import CENTRE, DEPTH, ROTATION, rough_overlap, View, view_ove
 #: Every keyframe is scored in full up to this many slots in use.
 EXACT_UP_TO = 4096
 #: Keyframes scored in full beyond that: at least this many, and this many for each wanted.
-_SHORTLIST, _SHORTLIST_PER_K = 1024, 16
+_SHORTLIST, _SHORTLIST_PER_K = 512, 16
 #: Of the shortlist, those there for their likeness alone: the most similar one must not be missed.
 _LIKELIEST = 64
 #: The projection is fitted again when the bank is this many times as large.

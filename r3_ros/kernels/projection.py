@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 #: Numbers kept of a descriptor: the main directions, and its product with the mean.
-PROJECTED_SIZE = 96
+PROJECTED_SIZE = 64
 SAMPLE = 2048
 _ROUNDS = 2
 

@@ -21,7 +21,7 @@ from ..config import R3Config
 from ..datatypes import DepthMap, Edge, Estimate, Frame, FramePrediction, TrackingState
 from ..errors import FrameError
 from ..geometry import inverse
-from ..kernels import descriptor_index
+from ..kernels import retrieval_index
 from ..predictor import Predictor
 from .bank import KeyframeBank
 from .gate import Gate, Verdict
@@ -74,6 +74,7 @@ class Engine:
         if gap:
             session.gate.open_gap()
         corrected = {*self.loops.take(session, frame.frame_id), *self._refine(prediction.refined)}
+        session.bank.move({i: session.graph.held[i].T_world_camera for i in corrected})
         edges, withheld, resolved = self._resolve(frame, prediction)
         stages.done('resolve')
         first = session.frame_count == 0
@@ -151,7 +152,7 @@ class Engine:
 
     def _new_session(self, session_id: int) -> Session:
         config = self.config
-        index = descriptor_index(
+        index = retrieval_index(
             config.keyframe.max_keyframes, self.predictor.descriptor_size, self._device
         )
         return Session(
@@ -190,7 +191,9 @@ class Engine:
             *keyframes[-stream.recent_keyframes :],
         }
         # The newest keyframes look most like the frame, and would leave no room for others.
-        alike = session.bank.most_similar(descriptor, stream.retrieved_keyframes, context)
+        alike = session.bank.recall(
+            session.frame_count, descriptor, _expected_pose(session), stream, context
+        )
         return sorted({*context, *alike})
 
     def _refine(self, edges: Iterable[Edge]) -> list[int]:
@@ -287,7 +290,8 @@ class Engine:
             return False, []
         if verdict.state is TrackingState.LOW_CONFIDENCE:
             self.session.doubtful.add(frame.frame_id)
-        return True, bank.admit(frame.frame_id, descriptor)
+        T_world_camera = self.session.graph.held[frame.frame_id].T_world_camera
+        return True, bank.admit(frame.frame_id, descriptor, T_world_camera, prediction.intrinsics)
 
     def _let_go(self) -> None:
         """Release frames that are neither recent nor keyframes any more."""
@@ -320,6 +324,7 @@ class Engine:
                 scaled = (depth_map.depth * scale).astype(np.float32)
                 depth_map = replace(depth_map, depth=scaled)
             in_map_units.append(depth_map)
+            session.bank.note_depth(depth_map)
             if not self.config.map.enabled or frame_id in session.doubtful:
                 continue
             if frame_id in session.bank:
@@ -340,6 +345,18 @@ class _Stages:
         now = time.perf_counter()
         self.milliseconds[stage] = 1e3 * (now - self._last)
         self._last = now
+
+
+def _expected_pose(session: Session) -> np.ndarray | None:
+    """Return where the next frame should be if the camera goes on as it did."""
+    if not session.recent:
+        return None
+    held, last = session.graph.held, session.recent[-1]
+    T_world_last = held[last].T_world_camera
+    before = last - 1
+    if before not in session.recent or last != session.frame_count - 1:
+        return T_world_last
+    return T_world_last @ inverse(held[before].T_world_camera) @ T_world_last
 
 
 def _shrunk(scale: float) -> np.ndarray:
