@@ -282,3 +282,28 @@ def test_a_bank_without_poses_recalls_by_likeness_alone():
         memory.admit(frame_id, view)
     query = like(shown[5], 0.2)
     assert recalled(memory, query, at()) == memory.most_similar(query, 2)
+
+
+def test_one_search_answers_for_recall_and_novelty(monkeypatch):
+    memory = bank(mode='novelty')
+    shown = views(4)
+    searches = []
+    retrieve = NumpyRetrievalIndex.retrieve
+
+    def counting(index, query, k):
+        searches.append(k)
+        return retrieve(index, query, k)
+
+    monkeypatch.setattr(NumpyRetrievalIndex, 'retrieve', counting)
+    memory.admit(0, shown[0])
+    buffer = shown[1].copy()
+    recalled(memory, buffer)
+    assert memory.wants(buffer)
+    assert searches == [2]
+    # The same buffer with another frame in it, and the same frame after a change of the bank.
+    buffer[:] = shown[0]
+    assert not memory.wants(buffer)
+    memory.admit(1, shown[2])
+    memory.remove(0)
+    assert memory.wants(buffer)
+    assert searches == [2, 0, 0]

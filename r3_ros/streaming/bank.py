@@ -67,6 +67,9 @@ class KeyframeBank:
         # Keyframes that the latest frame was related to, with the score each came to.
         self._related: dict[int, float] = {}
         self._judged_at: int | None = None
+        # A descriptor searched for since the bank last changed, and its best likeness: the frame
+        # that was recalled for is asked about again when it may become a keyframe.
+        self._nearest: tuple[np.ndarray, float] | None = None
         # Of the newest keyframe that had one; map units, where the start of a scene is about 1.
         self._scene_depth = 1.0
         self._free = list(range(config.max_keyframes - 1, -1, -1))
@@ -95,7 +98,7 @@ class KeyframeBank:
         if k == 0 or not self._keyframes:
             return []
         query = Query(descriptor, bonus=self._bonus(without, EXCLUDED))
-        return self._ids(self._index.retrieve(query, k).slots)
+        return self._find(query, k)
 
     def recall(
         self,
@@ -118,7 +121,7 @@ class KeyframeBank:
         bonus = self._bonus(self._related, config.retrieval_hysteresis)
         bonus |= self._bonus(without, EXCLUDED)
         query = Query(descriptor, weights, self._view_from(T_world_camera), frame_id, bonus)
-        found = self._ids(self._index.retrieve(query, config.retrieved_keyframes).slots)
+        found = self._find(query, config.retrieved_keyframes)
         self._related = dict.fromkeys((i for i in (*without, *found) if i in self), 0.0)
         return found
 
@@ -132,8 +135,10 @@ class KeyframeBank:
             return self._frames % self.config.interval == 0
         if self._since_admission >= self.config.max_interval:
             return True
-        nearest = self._index.retrieve(Query(descriptor), 0).best_similarity
-        return nearest < self.config.novelty_threshold
+        if self._nearest is None or not np.array_equal(self._nearest[0], descriptor):
+            self._find(Query(descriptor), 0)
+        assert self._nearest is not None
+        return self._nearest[1] < self.config.novelty_threshold
 
     def admit(
         self,
@@ -156,6 +161,7 @@ class KeyframeBank:
         if T_world_camera is not None and intrinsics is not None:
             view = View(T_world_camera, picture_bounds(intrinsics), self._scene_depth)
         self._index.put(slot, descriptor, view)
+        self._nearest = None
         self._keyframes[frame_id] = _Keyframe(slot, descriptor.copy(), 1.0, frame_id, view)
         self._in_slot[slot] = frame_id
         self._since_admission = 0
@@ -165,6 +171,7 @@ class KeyframeBank:
         """Forget a keyframe."""
         slot = self._keyframes.pop(frame_id).slot
         self._index.remove(slot)
+        self._nearest = None
         self._free.append(slot)
         del self._in_slot[slot]
 
@@ -238,8 +245,11 @@ class KeyframeBank:
         known = (self._keyframes[i] for i in frame_ids if i in self._keyframes)
         return {keyframe.slot: bonus for keyframe in known}
 
-    def _ids(self, slots: np.ndarray) -> list[int]:
-        return [self._in_slot[int(slot)] for slot in slots]
+    def _find(self, query: Query, k: int) -> list[int]:
+        """Return the ids of the at most ``k`` best, best first."""
+        found = self._index.retrieve(query, k)
+        self._nearest = query.descriptor.copy(), found.best_similarity
+        return [self._in_slot[int(slot)] for slot in found.slots]
 
     def _least_useful(self, now: int) -> int:
         """Return the keyframe to lose: faded and least distinct, but no anchor and no new one."""
