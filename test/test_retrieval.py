@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 from pathlib import Path
+import sys
 
+from cupy_on_host import build, COMPILER, CupyOnHost
 import cv2
-from kernel_on_host import build, COMPILER, HostKernelIndex
 import numpy as np
 import pytest
 from r3_ros.classical.describe import describe
@@ -44,24 +45,33 @@ def lacks_device():
 NO_DEVICE = lacks_device()
 
 
-@pytest.fixture(scope='module')
-def kernel_on_host(tmp_path_factory):
+@pytest.fixture(scope='session')
+def kernel(tmp_path_factory):
+    """Return the kernel, compiled for the host."""
     if COMPILER is None:
         pytest.skip('there is no C++ compiler to build the kernel for the host')
-    HostKernelIndex.library = build(tmp_path_factory.mktemp('kernel'))
-    return HostKernelIndex
+    return build(tmp_path_factory.mktemp('kernel'))
 
 
-@pytest.fixture(params=['NumPy', 'kernel on the host', 'CuPy'])
+@pytest.fixture
+def cupy_on_host(kernel, monkeypatch):
+    """Return what stands in for CuPy from now on."""
+    stand_in = CupyOnHost(kernel)
+    monkeypatch.setitem(sys.modules, 'cupy', stand_in)
+    return stand_in
+
+
+@pytest.fixture(params=['NumPy', 'kernel on the host', 'GPU'])
 def make(request):
     """Return the kind of index: each law holds for every one."""
     if request.param == 'NumPy':
         return NumpyRetrievalIndex
-    if request.param == 'CuPy':
+    if request.param == 'GPU':
         if NO_DEVICE:
             pytest.skip(NO_DEVICE)
-        return CupyRetrievalIndex
-    return request.getfixturevalue('kernel_on_host')
+    else:
+        request.getfixturevalue('cupy_on_host')
+    return CupyRetrievalIndex
 
 
 def unit_vectors(count, seed=0, size=SIZE):
@@ -303,12 +313,49 @@ def test_float16_on_the_device_keeps_the_order_of_all_that_differs(make):
     assert cosines[found.slots].min() > np.sort(cosines)[-50] - 2e-4
 
 
-def test_more_than_one_launch_can_hold_is_an_error(kernel_on_host):
-    index = kernel_on_host(400, 8)
+def test_more_than_one_launch_can_hold_is_an_error(cupy_on_host):
+    index = CupyRetrievalIndex(400, 8)
     for slot in range(300):
         index.put(slot, unit_vectors(1, size=8)[0])
     with pytest.raises(ValueError, match='at most 256'):
         index.retrieve(Query(unit_vectors(1, size=8)[0]), 257)
+
+
+@pytest.mark.parametrize('keyframes', [3, 500])
+def test_a_search_is_one_launch_and_one_wait_whatever_the_bank(cupy_on_host, keyframes):
+    index = CupyRetrievalIndex(600, SIZE)
+    random = np.random.default_rng(0)
+    for slot, vector in enumerate(unit_vectors(keyframes)):
+        index.put(slot, vector, random_view(random))
+    index.set_merits([0, 1, 2], [0.1, 0.2, 0.3], 9)
+    assert cupy_on_host.counts['wait'] == cupy_on_host.counts['launch'] == 0
+    cupy_on_host.counts.clear()
+    query = Query(unit_vectors(1)[0], Weights(1, 1, 1), random_view(random), 10, {0: 0.1})
+    index.retrieve(query, 32)
+    assert cupy_on_host.counts == {'launch': 1, 'copy in': 1, 'copy out': 1, 'wait': 1}
+
+
+def test_much_that_changes_at_once_reaches_the_device(cupy_on_host):
+    index = CupyRetrievalIndex(30_000, 8)
+    vector = unit_vectors(1, size=8)[0]
+    for slot in (0, 14_000, 29_999):
+        index.put(slot, vector)
+    view = View(pose(), LENS, 1.0)
+    index.set_views(range(30_000), [view] * 30_000)
+    assert cupy_on_host.counts['wait'] >= 1, 'the staging memory was written over unread'
+    np.testing.assert_array_equal(index._on_device.array, index._records)
+
+
+def test_many_blocks_merge_into_the_same_answer(kernel, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'cupy', CupyOnHost(kernel, processors=70))
+    vectors = unit_vectors(2300, size=16)
+    wide, exact = CupyRetrievalIndex(2300, 16), NumpyRetrievalIndex(2300, 16)
+    for slot, vector in enumerate(vectors):
+        wide.put(slot, vector)
+        exact.put(slot, vector)
+    assert len(wide._partial.array) == 280 * 256
+    query = Query(unit_vectors(1, seed=5, size=16)[0])
+    assert ranked(wide.retrieve(query, 6)) == ranked(exact.retrieve(query, 6))
 
 
 def test_the_device_decides_the_kind():

@@ -23,6 +23,10 @@ from .kernel_retrieval import (
     SOURCE_FILE,
 )
 
+#: Pinned memory for what changes between two searches; more makes the host wait in between.
+_STAGING_BYTES = 1 << 20
+_STAGED_RECORDS = 1024
+
 
 class CupyRetrievalIndex(KernelRetrievalIndex):
     """Keyframes in device memory."""
@@ -48,17 +52,20 @@ class CupyRetrievalIndex(KernelRetrievalIndex):
             self._state = cupy.zeros(2, np.uint32)
             self._answer = cupy.empty(2 + 2 * BLOCK_THREADS, np.int32)
         self._query_on_host = _pinned(cupy, longest, np.float32)
+        self._staging = _pinned(cupy, _STAGING_BYTES, np.uint8)
+        self._staged = 0
         self._answer_on_host = _pinned(cupy, 2 + 2 * BLOCK_THREADS, np.int32)
 
     def _write_descriptor(self, slot: int, row: np.ndarray) -> None:
-        self._copy_in(self._descriptors[slot], row)
+        self._stage(self._descriptors[slot], row)
 
     def _write_records(self, slots: Sequence[int]) -> None:
         # Runs of neighbours go together; most writes are of one slot or of the newest few.
         rows = np.unique(np.asarray(slots))
         for run in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1):
-            span = slice(int(run[0]), int(run[-1]) + 1)
-            self._copy_in(self._on_device[span], self._records[span])
+            for first in range(int(run[0]), int(run[-1]) + 1, _STAGED_RECORDS):
+                span = slice(first, min(first + _STAGED_RECORDS, int(run[-1]) + 1))
+                self._stage(self._on_device[span], self._records[span])
 
     def _run(self, packed: np.ndarray, k: int, shared: int) -> np.ndarray:
         count = len(packed)
@@ -80,11 +87,24 @@ class CupyRetrievalIndex(KernelRetrievalIndex):
             )
         answer = self._answer_on_host[: 2 + 2 * k]
         self._answer.data.copy_to_host_async(answer.ctypes.data, answer.nbytes, self._stream)
-        self._stream.synchronize()
+        self._wait()
         return answer
 
+    def _stage(self, target: Any, source: np.ndarray) -> None:
+        """Copy to the device by way of pinned memory, which the device may read later."""
+        if self._staged + source.nbytes > _STAGING_BYTES:
+            self._wait()
+        staged = self._staging[self._staged : self._staged + source.nbytes]
+        staged[:] = source.reshape(-1).view(np.uint8)
+        self._staged += source.nbytes
+        self._copy_in(target, staged)
+
+    def _wait(self) -> None:
+        self._stream.synchronize()
+        self._staged = 0
+
     def _copy_in(self, target: Any, source: np.ndarray) -> None:
-        """Copy to the device without waiting; unpinned memory is read before this returns."""
+        """Copy pinned memory to the device without waiting."""
         target.data.copy_from_host_async(source.ctypes.data, source.nbytes, self._stream)
 
 
