@@ -60,11 +60,14 @@ class FrameRecord:
 class RunResult:
     """Everything that came out of a run.
 
+    :ivar mode: ``stream`` or ``offline``.
     :ivar rejected: frames not processed, by reason.
     :ivar intrinsics: of the undistorted pictures, of the last frame.
     :ivar last_depths: depth that came after the last frame.
     :ivar wall_s: from the first frame to the last correction, reading included.
     :ivar interrupted: the user stopped it; what is there is right, but not all.
+    :ivar windows: of pictures that saw one another, in offline mode.
+    :ivar collection: names of the pictures, by frame, if they came without times.
     """
 
     source_name: str
@@ -82,6 +85,9 @@ class RunResult:
     segments: int = 0
     wall_s: float = 0.0
     interrupted: bool = False
+    mode: str = 'stream'
+    windows: int = 0
+    collection: tuple[str, ...] | None = None
 
 
 #: Called after each frame with the result so far and what the engine said.
@@ -106,9 +112,9 @@ def run_source(
     """
     result = RunResult(source.name, engine.predictor.info, camera=source.camera)
     config = engine.config
-    intake = Intake(_one_session(config.input))
+    intake = Intake(one_session(config.input))
     started = time.perf_counter()
-    with _ReadAhead(_frames(source, config, max_frames)) as frames:
+    with ReadAhead(undistorted_frames(source, config, max_frames)) as frames:
         for frame, read_ms in frames:
             if stop is not None and stop.is_set():
                 result.interrupted = True
@@ -123,7 +129,8 @@ def run_source(
     return result
 
 
-def _one_session(config: InputConfig) -> InputConfig:
+def one_session(config: InputConfig) -> InputConfig:
+    """Return how a recording is taken in: all of it is one session."""
     return replace(config, on_time_jump_back='ignore', on_resolution_change='reject', max_age=0.0)
 
 
@@ -188,10 +195,10 @@ def _collect(result: RunResult, source: Source, engine: Engine, intake: Intake) 
     result.warnings = [*source.warnings, *result.warnings]
 
 
-def _frames(
+def undistorted_frames(
     source: Source, config: R3Config, max_frames: int | None
 ) -> Iterator[tuple[Frame, float]]:
-    """Give undistorted frames, each with the milliseconds it took to make."""
+    """Give undistorted frames, each with the milliseconds that it took to make."""
     undistort = Undistorter(source.camera, config.input.rectification)
     began = time.perf_counter()
     for number, raw in enumerate(source, start=1):
@@ -238,7 +245,7 @@ class Undistorter:
             self._intrinsics = self._rectifier.intrinsics
 
 
-class _ReadAhead:
+class ReadAhead:
     """Iterates on a thread of its own, a few items ahead. Errors come out where they belong."""
 
     def __init__(self, items: Iterator[tuple[Frame, float]]) -> None:

@@ -88,15 +88,34 @@ def save_depth(folder: Path, depth_map: DepthMap, stamp_ns: int) -> None:
 
     :raises OutputError: the file cannot be written.
     """
+    content = {
+        'stamp_ns': np.int64(stamp_ns),
+        'depth': depth_map.depth,
+        'confidence': depth_map.confidence,
+        'K': depth_map.intrinsics.K,
+    }
+    _write_npz(folder / f'{depth_map.frame_id:06d}.npz', content)
+
+
+def rescale_depth(folder: Path, frame_id: int, scale: float | None) -> None:
+    """Multiply a depth map that was saved; None for the scale: remove it.
+
+    :raises OutputError: the file cannot be written.
+    """
+    path = folder / f'{frame_id:06d}.npz'
+    if scale is None:
+        path.unlink()
+    elif scale != 1.0:
+        with np.load(path) as saved:
+            content = dict(saved)
+        content['depth'] = content['depth'] * np.float32(scale)
+        _write_npz(path, content)
+
+
+def _write_npz(path: Path, content: dict[str, Any]) -> None:
     buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        stamp_ns=np.int64(stamp_ns),
-        depth=depth_map.depth,
-        confidence=depth_map.confidence,
-        K=depth_map.intrinsics.K,
-    )
-    with atomic_write(folder / f'{depth_map.frame_id:06d}.npz') as file:
+    np.savez(buffer, **content)
+    with atomic_write(path) as file:
         file.write(buffer.getbuffer())
 
 
@@ -143,6 +162,8 @@ def summarise(result: RunResult, config: R3Config, source_path: str) -> dict[str
     return {
         'source': source_path,
         'complete': not result.interrupted,
+        'mode': result.mode,
+        **_offline(result, config),
         'model': result.model.name,
         'checkpoint_sha256': result.model.checkpoint_sha256,
         'device': result.model.device,
@@ -173,6 +194,21 @@ def summarise(result: RunResult, config: R3Config, source_path: str) -> dict[str
         'versions': versions(),
         'machine': machine(),
         'config': flattened(config),
+    }
+
+
+def _offline(result: RunResult, config: R3Config) -> dict[str, Any]:
+    """Return what a run in offline mode has beside."""
+    if result.mode != 'offline':
+        return {}
+    is_collection = result.collection is not None
+    return {
+        'offline': {
+            'windows': result.windows,
+            'method': config.offline.method,
+            'stamps': 'running numbers in seconds' if is_collection else 'as recorded',
+            'pictures': list(result.collection) if result.collection is not None else None,
+        }
     }
 
 

@@ -109,23 +109,27 @@ class Source(ABC):
 
 
 def open_source(
-    path: Path | str, camera: Path | str | None = None, topic: str | None = None
+    path: Path | str,
+    camera: Path | str | None = None,
+    topic: str | None = None,
+    collections: bool = False,
 ) -> Source:
     """Open a folder of pictures, a video or a bag.
 
     :param camera: calibration file, in place of the one beside or inside the input.
     :param topic: picture topic of a bag; needed only if it has several.
+    :param collections: see :class:`FolderSource`.
     :raises SourceError: missing, empty, or of no kind that can be read.
     :raises CalibrationError: the calibration cannot be used.
     """
     path = Path(path)
     try:
-        return _opened(path, camera, topic)
+        return _opened(path, camera, topic, collections)
     except OSError as error:
         raise SourceError(f'cannot read {path}: {error.strerror or error}') from error
 
 
-def _opened(path: Path, camera: Path | str | None, topic: str | None) -> Source:
+def _opened(path: Path, camera: Path | str | None, topic: str | None, collections: bool) -> Source:
     if not path.exists():
         raise SourceError(f'{path} does not exist')
     is_bag = path.suffix in BAG_SUFFIXES or (path / 'metadata.yaml').is_file()
@@ -138,7 +142,7 @@ def _opened(path: Path, camera: Path | str | None, topic: str | None) -> Source:
 
         return BagSource(path, model, topic, ignore_camera_info=camera is not None)
     if path.is_dir():
-        return FolderSource(path, model, use_own_camera=camera is None)
+        return FolderSource(path, model, camera is None, collections)
     # OpenCV does not say why it cannot open a file.
     with open(path, 'rb'):
         return VideoSource(path, model)
@@ -148,20 +152,33 @@ class FolderSource(Source):
     """A folder of pictures, with ``timestamps.txt`` and ``camera.yaml`` where they are known.
 
     The pictures lie in the folder itself or in ``rgb``.
+
+    :ivar is_collection: the pictures have no times and no order; stamps are running numbers, in
+        seconds.
     """
 
     def __init__(
-        self, folder: Path, camera: CameraModel | None = None, use_own_camera: bool = True
+        self,
+        folder: Path,
+        camera: CameraModel | None = None,
+        use_own_camera: bool = True,
+        collections: bool = False,
     ) -> None:
         """Find the pictures and their times.
 
+        :param collections: pictures without times are a collection; else they are taken for a
+            recording at a nominal rate.
         :raises SourceError: no pictures, or times that do not fit them.
         """
         if use_own_camera and (folder / 'camera.yaml').is_file():
             camera = load_camera_yaml(folder / 'camera.yaml')
         super().__init__(folder.absolute().name, camera, None)
         stamp_file = next((folder / n for n in STAMP_FILES if (folder / n).is_file()), None)
-        if stamp_file is None:
+        self.is_collection = collections and stamp_file is None
+        if stamp_file is None and collections:
+            pictures = find_pictures(folder)
+            self.entries = [(i * NANOSECONDS, path) for i, path in enumerate(pictures)]
+        elif stamp_file is None:
             pictures = find_pictures(folder)
             period_ns = NANOSECONDS / NOMINAL_RATE_HZ
             self.entries = [(round(i * period_ns), path) for i, path in enumerate(pictures)]

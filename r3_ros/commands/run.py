@@ -15,6 +15,7 @@ from ..command_options import add_config_options, config_from, positive_int
 from ..errors import SourceError
 
 if TYPE_CHECKING:
+    from ..config import R3Config
     from ..datatypes import DepthMap, Estimate
     from ..offline import RunResult
     from ..sources import Source
@@ -34,6 +35,13 @@ def register(subparsers: Any) -> None:
         'input', metavar='INPUT', help='folder of pictures, video, or bag (rosbag2, .mcap, .db3)'
     )
     parser.add_argument('--output', '-o', metavar='DIR', required=True, help='folder to write')
+    parser.add_argument(
+        '--mode',
+        choices=('stream', 'offline'),
+        default='stream',
+        help='stream: frame by frame, as a robot would; offline: R3 with full context, window by '
+        'window, also for collections of photos without times (default: stream)',
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace an earlier output')
     parser.add_argument(
         '--camera', metavar='FILE', help='ROS calibration file, in place of the recorded one'
@@ -53,8 +61,6 @@ def run(args: argparse.Namespace) -> int:
     import cv2
 
     from ..export import atomic_directory
-    from ..factory import load_engine
-    from ..offline import run_source
     from ..report.page import write_report
     from ..run_evaluation import evaluate_run
     from ..run_files import DEPTH, SUMMARY, write_run
@@ -66,17 +72,13 @@ def run(args: argparse.Namespace) -> int:
     config = config_from(args)
     truth = read_tum(args.groundtruth) if args.groundtruth else None
     output = Path(args.output)
+    is_offline = args.mode == 'offline'
     with (
-        open_source(args.input, args.camera, args.topic) as source,
+        open_source(args.input, args.camera, args.topic, collections=is_offline) as source,
         atomic_directory(output, args.overwrite, marker=SUMMARY) as folder,
     ):
-        engine = load_engine(config)
-        try:
-            with _Progress(source, args, folder / DEPTH) as progress, _interrupt_sets() as stop:
-                result = run_source(source, engine, args.max_frames, progress.update, stop)
-                progress.save_depths(result.last_depths)
-        finally:
-            engine.close()
+        process = _reconstructed if is_offline else _streamed
+        result = process(source, config, args, folder / DEPTH)
         if not result.records:
             raise KeyboardInterrupt  # before there was anything to keep
         write_run(folder, result, config, str(args.input))
@@ -94,6 +96,46 @@ def run(args: argparse.Namespace) -> int:
     return 130 if result.interrupted else 0
 
 
+def _streamed(
+    source: Source, config: R3Config, args: argparse.Namespace, depth_folder: Path
+) -> RunResult:
+    """Run frame by frame."""
+    from ..factory import load_engine
+    from ..offline import run_source
+
+    engine = load_engine(config)
+    try:
+        with _Progress(source, args, depth_folder) as progress, _interrupt_sets() as stop:
+            result = run_source(source, engine, args.max_frames, progress.update, stop)
+            progress.save_depths(result.last_depths)
+        return result
+    finally:
+        engine.close()
+
+
+def _reconstructed(
+    source: Source, config: R3Config, args: argparse.Namespace, depth_folder: Path
+) -> RunResult:
+    """Run window by window."""
+    from ..factory import load_window_predictor
+    from ..full_context.reconstruction import reconstruct
+
+    predictor = load_window_predictor(config)
+    try:
+        with _Progress(source, args, depth_folder) as progress, _interrupt_sets() as stop:
+            return reconstruct(
+                source,
+                predictor,
+                config,
+                max_frames=args.max_frames,
+                on_window=progress.update_window,
+                stop=stop,
+                depth_folder=progress.depth_folder,
+            )
+    finally:
+        predictor.close()
+
+
 class _Progress:
     """The progress bar, and the depth maps that are saved while the run goes on."""
 
@@ -107,10 +149,10 @@ class _Progress:
         interval_s = 0.2 if sys.stderr.isatty() else 10.0
         self._bar = tqdm(total=total, unit=' frames', desc=source.name, mininterval=interval_s)
         self._keyframes = 0
-        self._depth_folder = depth_folder if args.save_depth else None
+        self.depth_folder = depth_folder if args.save_depth else None
         self._stamps: dict[int, int] = {}
-        if self._depth_folder:
-            self._depth_folder.mkdir()
+        if self.depth_folder:
+            self.depth_folder.mkdir()
 
     def __enter__(self) -> _Progress:
         return self
@@ -128,13 +170,18 @@ class _Progress:
         self._stamps[estimate.frame_id] = estimate.stamp_ns
         self.save_depths(estimate.depths)
 
+    def update_window(self, result: RunResult, pictures: int, new: int) -> None:
+        """Count the new frames of a window."""
+        self._bar.update(new)
+        self._bar.set_postfix_str(f'window {result.windows} of {pictures} frames')
+
     def save_depths(self, depths: Sequence[DepthMap]) -> None:
         """Save depths of frames told before, if they were asked for."""
         from ..run_files import save_depth
 
-        if self._depth_folder is not None:
+        if self.depth_folder is not None:
             for depth_map in depths:
-                save_depth(self._depth_folder, depth_map, self._stamps[depth_map.frame_id])
+                save_depth(self.depth_folder, depth_map, self._stamps[depth_map.frame_id])
 
 
 @contextmanager
@@ -145,7 +192,7 @@ def _interrupt_sets() -> Iterator[threading.Event]:
     def on_interrupt(number: int, frame: object) -> None:
         stop.set()
         signal.signal(signal.SIGINT, before)
-        print('stopping; what is there will be written', file=sys.stderr)
+        print('stopping soon; what is there will be written', file=sys.stderr)
 
     before = signal.signal(signal.SIGINT, on_interrupt)
     try:

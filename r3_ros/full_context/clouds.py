@@ -1,0 +1,51 @@
+"""Points of all pictures until their poses are known, within a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..cloud import Cloud, cloud_from_depth
+from ..config import MapConfig, PointsConfig
+from ..datatypes import DepthMap
+from ..streaming.voxel_map import MapView
+
+#: Several pictures see the same voxel: points held for each one that the map may have.
+_POINTS_HELD = 4
+
+
+class PictureClouds:
+    """Clouds in their cameras' frames and units; all are thinned out alike when they get many."""
+
+    def __init__(self, points: PointsConfig, map_config: MapConfig) -> None:
+        """Start empty."""
+        self._points, self._map = points, map_config
+        self._clouds: dict[int, Cloud] = {}
+        self._every = 1
+        self._count = 0
+
+    def add(self, depth_map: DepthMap) -> None:
+        """Take the points of a picture."""
+        if not self._map.enabled:
+            return
+        cloud = cloud_from_depth(depth_map, self._points)
+        cloud = _thinned(cloud, self._every)
+        self._clouds[depth_map.frame_id] = cloud
+        self._count += len(cloud)
+        while self._count > _POINTS_HELD * self._map.max_points:
+            self._every *= 2
+            self._clouds = {i: _thinned(cloud, 2) for i, cloud in self._clouds.items()}
+            self._count = sum(map(len, self._clouds.values()))
+
+    def in_world(self, S_world_camera: Mapping[int, np.ndarray]) -> Cloud:
+        """Return the map: one point a voxel, evenly thinned out to ``map.max_points``."""
+        placed = tuple(
+            (cloud, S_world_camera[i]) for i, cloud in self._clouds.items() if i in S_world_camera
+        )
+        view = MapView(1, self._map.voxel_size, placed, ())
+        return view.cloud(self._map.max_points)
+
+
+def _thinned(cloud: Cloud, every: int) -> Cloud:
+    return cloud if every == 1 else cloud.take(np.arange(0, len(cloud), every))

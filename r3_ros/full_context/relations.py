@@ -1,0 +1,120 @@
+"""What a window says of its pictures, both directions of a pair taken together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..geometry import inverse, make_T, quat_xyzw, T_from_quat
+from ..window_prediction import WindowPrediction
+
+#: A picture is as well related to others as to the best three of them, on average.
+_BEST = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Relations:
+    """Relative poses of S pictures, in the window's own unit.
+
+    :ivar T: (S, S, 4, 4) ``T_i_j``; ``T[j, i]`` is its inverse, NaN where a pair has none.
+    :ivar scores: (S, S, 2) >= 0, confidence of translation and rotation, the same both ways; 0
+        where a pair has no pose.
+    """
+
+    T: np.ndarray
+    scores: np.ndarray
+
+    @property
+    def pair_scores(self) -> np.ndarray:
+        """Return (S, S), the mean of both confidences."""
+        return self.scores.mean(axis=2)
+
+    def best_scores(self, others: Sequence[int] | None = None) -> np.ndarray:
+        """Return (S, 2) mean confidences of each picture's best relations to others; NaN: none."""
+        pairs = self.pair_scores if others is None else self.pair_scores[:, others]
+        scores = self.scores if others is None else self.scores[:, others]
+        best = np.argsort(-pairs, axis=1)[:, :_BEST]
+        found = np.take_along_axis(scores, best[..., None], axis=1)
+        known = np.take_along_axis(pairs, best, axis=1) > 0
+        total = (found * known[..., None]).sum(axis=1)
+        with np.errstate(invalid='ignore'):
+            return total / known.sum(axis=1)[:, None]
+
+
+def relations_of(prediction: WindowPrediction) -> Relations:
+    """Return the relations of a prediction.
+
+    A pair is predicted in both directions, and the network was trained on one of them: from the
+    earlier picture to the later. But for its reference, which comes first and is never a target,
+    it cannot tell which was the earlier, so both count, by their confidences.
+    """
+    S = len(prediction.predicted)
+    scores = np.logaddexp(0.0, prediction.logits) * prediction.predicted[..., None]  # softplus
+    usable = prediction.predicted.copy()
+    usable[:, 0] &= ~prediction.predicted[0, :]
+    scores[~usable] = 0.0
+    # An encoding is T_target_source, here T_j_i.
+    T_j_i = np.broadcast_to(np.eye(4), (S, S, 4, 4)).copy()
+    T_j_i[usable] = T_from_quat(
+        prediction.relative[usable, :3], prediction.relative[usable, 3:7]
+    ).reshape(-1, 4, 4)
+    forward, backward = inverse(T_j_i), np.swapaxes(T_j_i, 0, 1)  # T_i_j, twice
+    weights = np.stack([scores, np.swapaxes(scores, 0, 1)])
+    total = weights.sum(axis=0)
+    with np.errstate(invalid='ignore'):
+        weights = np.nan_to_num(weights / total)
+    T = _averaged(forward, backward, weights)
+    both = usable & usable.T
+    mean_score = total / np.where(both, 2.0, 1.0)[..., None]
+    known = usable | usable.T
+    T[~known] = np.nan
+    rows, columns = np.tril_indices(S, -1)
+    T[rows, columns] = inverse(T[columns, rows])
+    return Relations(T, mean_score * known[..., None])
+
+
+def _averaged(forward: np.ndarray, backward: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the weighted mean of two (S, S, 4, 4) motions each; weights (2, S, S, 2)."""
+    centre = weights[0, ..., :1] * forward[..., :3, 3] + weights[1, ..., :1] * backward[..., :3, 3]
+    quats = quat_xyzw(forward), quat_xyzw(backward)
+    sign = np.where((quats[0] * quats[1]).sum(axis=-1, keepdims=True) < 0, -1.0, 1.0)
+    quat = weights[0, ..., 1:] * quats[0] + weights[1, ..., 1:] * sign * quats[1]
+    # A pair with neither direction has no weights; its pose is not used.
+    quat[np.linalg.norm(quat, axis=-1) == 0] = [0.0, 0.0, 0.0, 1.0]
+    return make_T(T_from_quat(centre, quat)[..., :3, :3], centre)
+
+
+def related_group(
+    relations: Relations, least_score: float, usable: np.ndarray, shared: int
+) -> list[int]:
+    """Return the pictures that hang together, best related first.
+
+    Each is related to those before it with at least ``least_score``. Of several groups it is the
+    one with the most pictures shown before, or the largest.
+
+    :param usable: (S,) bool, pictures that may take part.
+    :param shared: so many pictures, the first ones, were shown before.
+    """
+    pairs = np.where(usable[:, None] & usable, relations.pair_scores, 0.0)
+    left = set(np.flatnonzero(usable).tolist())
+    groups = []
+    while left:
+        group = _grown(pairs, left, least_score)
+        left -= set(group)
+        groups.append(group)
+    return max(groups, key=lambda g: (sum(n < shared for n in g), len(g)), default=[])
+
+
+def _grown(pairs: np.ndarray, left: set[int], least_score: float) -> list[int]:
+    start = max(sorted(left), key=lambda n: pairs[n].max(initial=0.0))
+    group, rest = [start], sorted(left - {start})
+    while rest:
+        to_group = -np.sort(-pairs[np.ix_(rest, group)], axis=1)[:, :_BEST]
+        means = to_group.mean(axis=1)
+        best = int(np.argmax(means))
+        if means[best] < least_score or means[best] <= 0.0:
+            break
+        group.append(rest.pop(best))
+    return group

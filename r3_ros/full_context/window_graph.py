@@ -1,0 +1,210 @@
+"""One pose graph over the pictures of all windows.
+
+A node is one picture in one window, in the window's own unit, so that every measurement is in the
+unit in which it was made. A picture that two windows share has a node in each, tied together: the
+same camera, and a ratio of units that depth tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import CovarianceConfig
+from ..errors import ModelError
+from ..geometry import rotation_angle
+from ..streaming.pose_optimizer import load_gtsam, PoseProblem, PoseSolution, solve_poses
+from ..streaming.pose_resolution import edge_sigmas
+from ..streaming.similarity import similarity
+from .joining import LogScale
+from .relations import Relations
+
+#: All pictures of a window are in one unit, and a picture in two windows is one camera.
+_ONE_UNIT_SIGMA = 1e-4
+_SAME_CAMERA_SIGMA = 1e-4
+#: What stands for "unknown", of the logarithm of a scale.
+_UNKNOWN_SIGMA = 10.0
+#: How far poses of one picture may be apart that two windows found by a rule of their own: of the
+#: turn in radians; of the place as a share of the window's extent.
+_RIGID_TURN_SIGMA = 0.01
+_RIGID_SHIFT_SHARE = 0.02
+_LEAST_EXTENT = 1e-3
+#: Misfit in standard deviations beyond which a measurement loses weight; raised where all misfit.
+_KERNEL_WIDTH = 3.0
+#: Median misfit (root mean square of seven components) of measurements as good as they claim.
+_USUAL_MISFIT = 0.7
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedWindow:
+    """A window whose place is known roughly.
+
+    :ivar rows: (G,) of the pictures in the window's relations, the root first.
+    :ivar frame_ids: (G,) of those pictures.
+    :ivar T_root_frame: (G, 4, 4) by the method chosen, in the window's unit.
+    :ivar S_world_root: (4, 4).
+    """
+
+    rows: Sequence[int]
+    frame_ids: Sequence[int]
+    T_root_frame: np.ndarray
+    S_world_root: np.ndarray
+    relations: Relations
+
+    @property
+    def S_world_frame(self) -> np.ndarray:
+        """Return (G, 4, 4)."""
+        return self.S_world_root @ self.T_root_frame
+
+
+@dataclass(frozen=True)
+class Tie:
+    """One picture in two windows.
+
+    :ivar here: index of the window and row in its group; ``there`` likewise.
+    :ivar log_scale: length of the unit there in the unit here, by depth; None: unknown.
+    """
+
+    here: tuple[int, int]
+    there: tuple[int, int]
+    log_scale: LogScale | None
+
+
+def check_solver() -> None:
+    """Find out before the work begins.
+
+    :raises ModelError: the solver is not there.
+    """
+    try:
+        load_gtsam()
+    except ModelError as error:
+        raise ModelError(
+            "offline mode needs GTSAM for Python to join its windows: pip install 'gtsam>=4.3a1'"
+        ) from error
+
+
+def adjusted_windows(
+    windows: Sequence[PlacedWindow],
+    ties: Sequence[Tie],
+    reference: float,
+    covariance: CovarianceConfig,
+    rigid: bool,
+) -> list[np.ndarray]:
+    """Return (G, 4, 4) ``S_world_frame`` of each window; the first root stays where it is.
+
+    :param reference: the score of a nominal relation.
+    :param rigid: take the poses within a window as they are, and move windows as wholes.
+    """
+    starts = np.cumsum([0, *(len(window.rows) for window in windows)])
+    problem = _problem(windows, ties, starts, reference, covariance, rigid)
+    solution = _solved(problem)
+    return [solution.S_world_node[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+
+
+def _solved(problem: PoseProblem) -> PoseSolution:
+    """Solve with a kernel as wide as the measurements are off, and at least as they claim."""
+    nothing_wrong = PoseProblem(
+        problem.S_world_node,
+        problem.pairs,
+        problem.S_source_target,
+        problem.sigmas,
+        np.zeros(len(problem.pairs), dtype=bool),
+    )
+    first = solve_poses(nothing_wrong, _KERNEL_WIDTH)
+    if not problem.closing.any():
+        return first
+    off = float(np.median(first.misfit[problem.closing])) / _USUAL_MISFIT
+    return solve_poses(problem, _KERNEL_WIDTH * max(1.0, off))
+
+
+def _problem(
+    windows: Sequence[PlacedWindow],
+    ties: Sequence[Tie],
+    starts: np.ndarray,
+    reference: float,
+    covariance: CovarianceConfig,
+    rigid: bool,
+) -> PoseProblem:
+    pairs, measured, sigmas, closing = [], [], [], []
+    for window, start in zip(windows, starts[:-1], strict=True):
+        found = _rigid_within(window) if rigid else _within(window, reference, covariance)
+        pairs.append(found[0] + start)
+        measured.append(found[1])
+        sigmas.append(found[2])
+        closing.append(np.full(len(found[0]), not rigid))
+    if ties:
+        pairs.append(np.array([[starts[w] + n for w, n in (t.here, t.there)] for t in ties]))
+        scales = [tie.log_scale or _unit_ratio(windows, tie) for tie in ties]
+        units = np.exp([scale.value for scale in scales])
+        measured.append(similarity(np.broadcast_to(np.eye(4), (len(ties), 4, 4)), units))
+        sigmas.append(_tie_sigmas(windows, ties, scales, rigid))
+        # Poses that are not adjusted may be wrong altogether; where relations are, poses follow.
+        closing.append(np.full(len(ties), rigid))
+    return PoseProblem(
+        S_world_node=np.concatenate([window.S_world_frame for window in windows]),
+        pairs=np.concatenate(pairs),
+        S_source_target=np.concatenate(measured),
+        sigmas=np.concatenate(sigmas),
+        closing=np.concatenate(closing),
+    )
+
+
+def _within(
+    window: PlacedWindow, reference: float, covariance: CovarianceConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return pairs, measurements and sigmas of all relations within a group."""
+    rows = np.asarray(window.rows)
+    first, second = np.triu_indices(len(rows), 1)
+    known = (window.relations.scores[rows[first], rows[second]] > 0).all(axis=1)
+    first, second = first[known], second[known]
+    T = window.relations.T[rows[first], rows[second]]
+    ratios = window.relations.scores[rows[first], rows[second]] / reference
+    lengths = np.linalg.norm(T[:, :3, 3], axis=1)
+    by_part = edge_sigmas(lengths, rotation_angle(T[:, :3, :3]), ratios, covariance)
+    sigmas = np.empty((len(T), 7))
+    sigmas[:, :3], sigmas[:, 3:6] = by_part[:, 1:], by_part[:, :1]
+    sigmas[:, 6] = _ONE_UNIT_SIGMA
+    return np.stack([first, second], axis=1).reshape(-1, 2), T, sigmas
+
+
+def _rigid_within(window: PlacedWindow) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return measurements that hold a group as it is: from its root to all others."""
+    others = np.arange(1, len(window.rows))
+    pairs = np.stack([np.zeros_like(others), others], axis=1)
+    extent = _extent(window)
+    sigmas = np.full((len(others), 7), _ONE_UNIT_SIGMA)
+    sigmas[:, 3:6] *= extent
+    return pairs, window.T_root_frame[1:], sigmas
+
+
+def _extent(window: PlacedWindow) -> float:
+    """Return how far the cameras of a window are apart, in its unit."""
+    centres = window.T_root_frame[:, :3, 3]
+    return max(float(np.linalg.norm(centres - centres.mean(axis=0), axis=1).max()), _LEAST_EXTENT)
+
+
+def _unit_ratio(windows: Sequence[PlacedWindow], tie: Tie) -> LogScale:
+    """Return what the places of two windows make of their units: no measurement."""
+    here, there = (
+        np.cbrt(np.linalg.det(windows[window].S_world_root[:3, :3]))
+        for window, _ in (tie.here, tie.there)
+    )
+    return LogScale(float(np.log(there / here)), _UNKNOWN_SIGMA)
+
+
+def _tie_sigmas(
+    windows: Sequence[PlacedWindow], ties: Sequence[Tie], scales: Sequence[LogScale], rigid: bool
+) -> np.ndarray:
+    sigmas = np.full((len(ties), 7), _SAME_CAMERA_SIGMA)
+    if rigid:
+        sigmas[:, :3] = _RIGID_TURN_SIGMA
+        extents = np.array([_extent(windows[tie.there[0]]) for tie in ties])
+        sigmas[:, 3:6] = _RIGID_SHIFT_SHARE * extents[:, None]
+    # Pictures that two windows share err together: more of them are not more sure.
+    sharing = [sum(other.there[0] == tie.there[0] for other in ties) for tie in ties]
+    sigmas[:, 6] = [
+        scale.sigma * np.sqrt(count) for scale, count in zip(scales, sharing, strict=True)
+    ]
+    return sigmas
