@@ -20,6 +20,14 @@ from .errors import ConfigError
 
 MODEL_NAMES = ('classical', 'r3', 'r3_long')
 PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
+OWN_PRESET = 'r3_ros'
+PRESET_NAMES = (
+    OWN_PRESET,
+    'official_test',
+    'official_local',
+    'official_long',
+    'official_strided',
+)
 
 
 @dataclass(frozen=True)
@@ -212,6 +220,13 @@ class OfflineConfig:
 class StreamConfig:
     """Which remembered frames a new one is related to, and how its pose follows."""
 
+    preset: str = _param(
+        OWN_PRESET,
+        'r3_ros is our engine; the others run the loop of the R3 authors as their demo sets it, '
+        'for comparison: recorded streams with r3 or r3_long alone, and the other parameters of '
+        'stream, loop, keyframe and tracking do not count',
+        choices=PRESET_NAMES,
+    )
     recent_frames: int = _param(
         5, 'newest frames held whether or not they are keyframes', low=1, high=64
     )
@@ -277,6 +292,15 @@ class LoopConfig:
         'standard deviations',
         low=0.5,
         high=100.0,
+        live=True,
+    )
+    new_segment_after: int = _param(
+        30,
+        'frames lost until a new segment begins, to be joined when old places are seen again; '
+        '0: never',
+        'frames',
+        low=0,
+        high=10_000,
         live=True,
     )
     apply_after: int = _param(
@@ -676,6 +700,8 @@ def _check_relations(config: R3Config) -> None:
             f"parameter 'model.image_size' is {config.model.image_size}: take a multiple of 14, "
             'for example 504 or 392 (224 would crop the picture to a square)'
         )
+    if config.stream.preset != OWN_PRESET:
+        _check_preset(config.stream.preset, config.model)
     offline = config.offline
     if 0 < offline.window_frames <= offline.overlap_frames:
         raise ConfigError(
@@ -693,4 +719,19 @@ def _check_relations(config: R3Config) -> None:
         raise ConfigError(
             f"parameter 'points.max_range' is {points.max_range}, not above "
             f"'points.min_range' ({points.min_range}); 0 means no limit"
+        )
+
+
+def _check_preset(preset: str, model: ModelConfig) -> None:
+    """Refuse what the authors' loop cannot work with."""
+    if model.name == 'classical':
+        raise ConfigError(
+            f"parameter 'stream.preset' is '{preset}', which needs the R3 network, and "
+            "'model.name' is 'classical': set it to r3 or r3_long, or stream.preset to "
+            f"'{OWN_PRESET}'"
+        )
+    if not model.depth:
+        raise ConfigError(
+            f"parameter 'stream.preset' is '{preset}', which needs depth, and 'model.depth' is "
+            f"false: leave it on, or set stream.preset to '{OWN_PRESET}'"
         )

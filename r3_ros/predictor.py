@@ -33,6 +33,10 @@ class Predictor(Protocol):
     #: Length of a descriptor.
     descriptor_size: int
 
+    #: Whether a frame that could not be related to any other may serve as context of later ones:
+    #: then the engine can begin a new segment there.
+    can_restart: bool
+
     @property
     def confidence_reference(self) -> float:
         """Score (the mean of an edge's two confidences) of a good edge, nominal conditions given.

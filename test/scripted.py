@@ -95,6 +95,7 @@ class Script:
     :ivar rotation_noise: standard deviation per axis and edge, radians.
     :ivar drift: every edge's translation is too long by this share (refined edges are exact).
     :ivar scale_drift: the unit of edges and depth shrinks by this share with each frame.
+    :ivar new_unit: from this index on, edges and depth are longer by this factor.
     :ivar turn_drift: every edge turns too far to the left by this angle per map unit of its
         length, radians.
     :ivar reach: context frames farther off than this get no edge.
@@ -121,6 +122,7 @@ class Script:
     rotation_noise: float = 0.0
     drift: float = 0.0
     scale_drift: float = 0.0
+    new_unit: tuple[int, float] | None = None
     turn_drift: float = 0.0
     reach: float = math.inf
     droughts: Collection[int] = ()
@@ -148,6 +150,7 @@ class ScriptedPredictor:
     info = ModelInfo('scripted')
     confidence_reference = 2.0
     descriptor_size = 128
+    can_restart = True
 
     def __init__(self, script: Script | None = None) -> None:
         """Start with nothing held."""
@@ -264,7 +267,9 @@ class ScriptedPredictor:
 
     def _unit_drift(self) -> float:
         """Return how many of the present units make one of the first."""
-        return (1.0 + self.script.scale_drift) ** self._index
+        drift = (1.0 + self.script.scale_drift) ** self._index
+        changed, factor = self.script.new_unit or (0, 1.0)
+        return drift * (factor if self._index >= changed else 1.0)
 
     def _exact_edges(self) -> Iterator[Edge]:
         """Relate every held frame to the one before it, without noise or drift."""

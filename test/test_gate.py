@@ -279,6 +279,7 @@ class Replayed:
 
     confidence_reference = 2.5
     descriptor_size = 16
+    can_restart = False
 
     def __init__(self, golden):
         self._rel = golden['in.rel'].astype(np.float64)

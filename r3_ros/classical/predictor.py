@@ -42,6 +42,8 @@ class ClassicalPredictor:
     info = ModelInfo('classical')
     confidence_reference: float = REFERENCE
     descriptor_size: int = describe.SIZE
+    #: Only frames placed in the one map of landmarks can be related to.
+    can_restart: bool = False
 
     def __init__(self, config: ClassicalConfig, with_depth: bool = True):
         """Take the settings; nothing runs before the first frame."""

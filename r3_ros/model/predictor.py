@@ -51,6 +51,8 @@ class R3Predictor:
     R3-large, until :meth:`forget` names it.
     """
 
+    can_restart = True
+
     def __init__(
         self,
         network: R3Network,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-import time
 
 import numpy as np
 
@@ -28,8 +27,19 @@ from .gate import Gate, Verdict
 from .loops import Loops
 from .pose_graph import PoseGraph
 from .pose_resolution import HeldPose, resolve_pose, ResolvedPose, usable_edges
+from .segments import (
+    leave_segment,
+    motion_since_last,
+    open_segment,
+    release,
+    segment_context,
+    stays_lost,
+    told_reason,
+    told_state,
+)
 from .session import Session
 from .similarity import similarity
+from .stages import Stages
 from .trajectory import Trajectory
 from .voxel_map import VoxelMap
 
@@ -62,7 +72,7 @@ class Engine:
         :raises FrameError: the frame cannot be used; nothing has changed.
         """
         session = self.session
-        stages = _Stages()
+        stages = Stages()
         frame = replace(frame, frame_id=session.frame_count)
         descriptor = self._describe(frame)
         stages.done('describe')
@@ -82,8 +92,13 @@ class Engine:
         T_world_camera = resolved.held.T_world_camera if resolved else None
         was_lost = session.gate.lost
         verdict = session.gate.judge(edges, T_world_camera, prediction.provisional, first)
+        gone: list[int] = []
         if was_lost and verdict.believed:
-            session.followed_since.append(frame.frame_id)
+            found_in = session.graph.segments[edges[0].source_id]
+            gone = leave_segment(session, found_in, frame.frame_id)
+        elif self._may_begin_segment and stays_lost(session, verdict, self.config.loop):
+            edges, withheld, resolved = [], [], _origin()
+            verdict, gone = open_segment(session, frame.frame_id)
         stages.done('gate')
         is_keyframe, evicted, T_previous_camera = self._remember(
             frame, descriptor, prediction, edges, resolved, verdict
@@ -96,12 +111,13 @@ class Engine:
             self._credit(frame.frame_id, withheld)
             self.loops.note(session, frame.frame_id, withheld, prediction.depths, reference)
         stages.done('loops')
-        believed = resolved if verdict.believed else None
+        # In a segment that is not joined the camera is followed, but nobody knows where.
+        believed = resolved if verdict.believed and session.segment_id == 0 else None
         return Estimate(
             frame_id=frame.frame_id,
             stamp_ns=frame.stamp_ns,
-            state=verdict.state,
-            reason=verdict.reason,
+            state=told_state(session, verdict),
+            reason=told_reason(session, verdict),
             T_world_camera=believed.held.T_world_camera if believed else None,
             covariance=_covariance(believed, prediction.provisional, first),
             intrinsics=prediction.intrinsics,
@@ -114,7 +130,7 @@ class Engine:
             context_ids=tuple(context_ids),
             T_previous_camera=T_previous_camera,
             corrected=tuple(sorted(corrected)),
-            evicted=tuple(evicted),
+            evicted=(*gone, *evicted),
             segment_id=session.segment_id,
             map_revision=session.map_revision,
             timings_ms=stages.milliseconds,
@@ -164,6 +180,10 @@ class Engine:
             session_id=session_id,
         )
 
+    @property
+    def _may_begin_segment(self) -> bool:
+        return self.loops.active and self.predictor.can_restart
+
     def _describe(self, frame: Frame) -> np.ndarray:
         descriptor = self.predictor.describe(frame)
         if not np.isfinite(descriptor).all():
@@ -184,7 +204,9 @@ class Engine:
             # up the last frames, which a short loss may well come back to.
             found = stream.recent_keyframes + stream.retrieved_keyframes
             return sorted({*session.recent, *session.bank.most_similar(descriptor, found)})
-        keyframes = session.bank.ids()
+        if session.segment_id:
+            return segment_context(session, descriptor, stream)
+        keyframes = session.keyframes_of(0)
         context = {
             *session.recent,
             *keyframes[:1],  # the anchor
@@ -212,7 +234,7 @@ class Engine:
     ) -> tuple[list[Edge], list[Edge], ResolvedPose | None]:
         """Return the edges the frame's pose follows from, those that contradict it, and it."""
         if frame.frame_id == 0:
-            return [], [], ResolvedPose(HeldPose(np.eye(4)), np.zeros((6, 6)))
+            return [], [], _origin()
         held = self.session.graph.held
         into_frame = (edge for edge in prediction.edges if edge.target_id == frame.frame_id)
         edges = usable_edges(into_frame, held)
@@ -246,21 +268,26 @@ class Engine:
         if resolved is None or not verdict.believed:
             # Not a place to measure others from.
             self.predictor.forget([frame.frame_id])
+            session.lost_frames += session.gate.lost
             session.trajectory.append(frame.frame_id, frame.stamp_ns, verdict.state, False, None)
+            self._let_go()
             return False, [], None
+        session.lost_frames = 0
         T_world_camera = resolved.held.T_world_camera
-        T_previous_camera = None
-        if session.recent:
-            T_world_previous = session.graph.held[session.recent[-1]].T_world_camera
-            T_previous_camera = inverse(T_world_previous) @ T_world_camera
-        session.graph.add(frame.frame_id, resolved.held, edges)
+        T_previous_camera = motion_since_last(session, frame.frame_id, T_world_camera)
+        session.graph.add(frame.frame_id, resolved.held, edges, session.segment_id)
         session.recent.append(frame.frame_id)
         if len(session.recent) > self.config.stream.recent_frames:
             session.recent.popleft()
         self._credit(frame.frame_id, edges)
         is_keyframe, evicted = self._offer_to_bank(frame, descriptor, prediction, verdict)
         session.trajectory.append(
-            frame.frame_id, frame.stamp_ns, verdict.state, is_keyframe, T_world_camera
+            frame.frame_id,
+            frame.stamp_ns,
+            told_state(session, verdict),
+            is_keyframe,
+            T_world_camera,
+            given=session.segment_id == 0,
         )
         self._let_go()
         return is_keyframe, evicted, T_previous_camera
@@ -285,12 +312,15 @@ class Engine:
         """Make the frame a keyframe if the predictor needs it or the admission rule wants it."""
         bank = self.session.bank
         wanted = bank.wants(descriptor) and verdict.trusted
-        first = frame.frame_id == 0
+        # The first of a session or of a segment, which defines the world.
+        first = verdict.state is TrackingState.INITIALIZING and verdict.trusted
         if not first and not (wanted if prediction.keyframe is None else prediction.keyframe):
             return False, []
         if verdict.state is TrackingState.LOW_CONFIDENCE:
             self.session.doubtful.add(frame.frame_id)
-        T_world_camera = self.session.graph.held[frame.frame_id].T_world_camera
+        T_world_camera = None
+        if self.session.segment_id == 0:
+            T_world_camera = self.session.graph.held[frame.frame_id].T_world_camera
         return True, bank.admit(frame.frame_id, descriptor, T_world_camera, prediction.intrinsics)
 
     def _let_go(self) -> None:
@@ -300,11 +330,7 @@ class Engine:
         gone = sorted(session.graph.held.keys() - held)
         if not gone:
             return
-        poses = session.graph.similarities
-        keyframes = session.bank.ids()
-        for frame_id in gone:
-            session.trajectory.release(frame_id, poses, keyframes)
-            session.map.bake(frame_id, poses[frame_id])
+        release(session, gone)
         session.graph.drop(gone)
         session.doubtful.difference_update(gone)
         self.predictor.forget(gone)
@@ -333,20 +359,6 @@ class Engine:
         return tuple(in_map_units)
 
 
-class _Stages:
-    """Wall time of the stages of a step."""
-
-    def __init__(self) -> None:
-        self.milliseconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def done(self, stage: str) -> None:
-        """Book the time since the last stage ended."""
-        now = time.perf_counter()
-        self.milliseconds[stage] = 1e3 * (now - self._last)
-        self._last = now
-
-
 def _expected_pose(session: Session) -> np.ndarray | None:
     """Return where the next frame should be if the camera goes on as it did."""
     if not session.recent:
@@ -357,6 +369,11 @@ def _expected_pose(session: Session) -> np.ndarray | None:
     if before not in session.recent or last != session.frame_count - 1:
         return T_world_last
     return T_world_last @ inverse(held[before].T_world_camera) @ T_world_last
+
+
+def _origin() -> ResolvedPose:
+    """Return the pose of a frame that defines the world."""
+    return ResolvedPose(HeldPose(np.eye(4)), np.zeros((6, 6)))
 
 
 def _shrunk(scale: float) -> np.ndarray:

@@ -87,6 +87,14 @@ class Gate:
             self._agreeing = []
             self._before = None
 
+    def restart(self) -> None:
+        """Begin anew in a place of which nothing is known; what is usual stays known."""
+        self.state = TrackingState.INITIALIZING
+        self._bad_frames = 0
+        self._agreeing = []
+        self._before = None
+        self._stride = 0.0
+
     def move(self, S_corrected_world: np.ndarray) -> None:
         """Follow a correction of the world: what is compared with new poses moves as they do."""
         scale = float(scale_of(S_corrected_world))

@@ -44,6 +44,7 @@ class LoopSnapshot:
     """All that closing a loop needs; nothing in it changes any more.
 
     :ivar held: the keyframes, by id.
+    :ivar segments: of each keyframe. The evidence is of one pair of segments, or of one alone.
     :ivar edges: among them.
     :ivar evidence: edges that contradict the poses.
     :ivar followed_since: frames that the camera was found again at.
@@ -53,6 +54,7 @@ class LoopSnapshot:
     """
 
     held: Mapping[int, HeldPose]
+    segments: Mapping[int, int]
     edges: Sequence[Edge]
     evidence: Sequence[FarEdge]
     followed_since: Sequence[int]
@@ -68,13 +70,18 @@ class Correction:
     """What closing a loop changes.
 
     :ivar S_corrected_world: by keyframe, the similarity of the world that moves it.
+    :ivar segments: by keyframe, as they were.
     :ivar variances: by keyframe, of translation and rotation.
     :ivar closing: source and target of the edges that hold the loop together from now on.
+    :ivar joined: the segment that moved into the world of an older one, and that; None if all is
+        of one segment.
     """
 
     S_corrected_world: Mapping[int, np.ndarray]
+    segments: Mapping[int, int]
     variances: Mapping[int, tuple[float, float]]
     closing: Sequence[tuple[int, int]]
+    joined: tuple[int, int] | None = None
 
 
 class LoopCloser:
@@ -124,7 +131,7 @@ def close_loop(snapshot: LoopSnapshot) -> Correction | None:
     if agreed is None:
         return None
     ids = sorted(snapshot.held)
-    problem = _problem(snapshot, agreed, ids)
+    problem = _problem(snapshot, agreed, ids, _start(snapshot, agreed, ids))
     try:
         solution = solve_poses(problem, snapshot.config.kernel_width)
     except RuntimeError:
@@ -141,12 +148,35 @@ def _agreed(snapshot: LoopSnapshot) -> Agreement | None:
     """Find the agreement, with the scale that depth tells if it does."""
     S_world = {frame_id: pose.S_world_camera for frame_id, pose in snapshot.held.items()}
     log_scale = scale_from_depth(snapshot.evidence, snapshot.depth, snapshot.clouds, S_world)
-    return agreement(snapshot.evidence, S_world, snapshot.config, log_scale)
+    joining = _joined(snapshot) is not None
+    return agreement(snapshot.evidence, S_world, snapshot.config, log_scale, joining)
 
 
-def _problem(snapshot: LoopSnapshot, agreed: Agreement, ids: list[int]) -> PoseProblem:
-    """Lay the pose graph out: the poses as they are, and the edges that close the loop."""
+def _joined(snapshot: LoopSnapshot) -> tuple[int, int] | None:
+    """Return the younger and the older segment that the evidence joins."""
+    found = {snapshot.segments[snapshot.evidence[0].source_id]}
+    found.add(snapshot.segments[snapshot.evidence[0].anchor_id])
+    return (max(found), min(found)) if len(found) == 2 else None
+
+
+def _start(snapshot: LoopSnapshot, agreed: Agreement, ids: list[int]) -> np.ndarray:
+    """Return (N, 4, 4) the poses to begin with: a segment that is joined has moved already."""
     S_world = np.stack([snapshot.held[frame_id].S_world_camera for frame_id in ids])
+    joined = _joined(snapshot)
+    if joined is not None:
+        # The agreement takes the frames to the old keyframes, of whichever segment those are.
+        move = agreed.S_corrected_world
+        if snapshot.segments[agreed.edges[0].source_id] == joined[0]:
+            move = inverse_similarity(move)
+        younger = np.array([snapshot.segments[frame_id] == joined[0] for frame_id in ids])
+        S_world[younger] = move @ S_world[younger]
+    return S_world
+
+
+def _problem(
+    snapshot: LoopSnapshot, agreed: Agreement, ids: list[int], S_world: np.ndarray
+) -> PoseProblem:
+    """Lay the pose graph out: the poses as they are, and the edges that close the loop."""
     row = {frame_id: n for n, frame_id in enumerate(ids)}
     pairs, sigmas = _relations(snapshot, ids)
     rows = np.array([(row[source], row[target]) for source, target in pairs], dtype=np.int64)
@@ -163,7 +193,8 @@ def _problem(snapshot: LoopSnapshot, agreed: Agreement, ids: list[int]) -> PoseP
         scale = stretch * unit / snapshot.held[edge.source_id].scale
         closing_rows.append((row[edge.source_id], row[edge.anchor_id]))
         closing_measured.append(edge_to_anchor(edge, scale))
-        closing_sigmas.append(sigmas_at_source(edge, agreed.scatter / [unit, 1.0], scale_sigma))
+        scatter = agreed.scatter / [stretch * unit, 1.0]
+        closing_sigmas.append(sigmas_at_source(edge, scatter, scale_sigma))
     closing = np.zeros(len(rows) + len(closing_rows), dtype=bool)
     closing[len(rows) :] = True
     return PoseProblem(
@@ -192,7 +223,8 @@ def _relations(snapshot: LoopSnapshot, ids: list[int]) -> tuple[list[tuple[int, 
         if edge_fits(edge, held[pair[0]], held[pair[1]], variance):
             variances[pair] = variance
     for pair in itertools.pairwise(ids):
-        if any(pair[0] < found <= pair[1] for found in snapshot.followed_since):
+        apart = snapshot.segments[pair[0]] != snapshot.segments[pair[1]]
+        if apart or any(pair[0] < found <= pair[1] for found in snapshot.followed_since):
             continue
         grown = [
             held[pair[1]].variance_translation - held[pair[0]].variance_translation,
@@ -231,15 +263,21 @@ def _correction(
     moved = solution.S_world_node @ inverse_similarity(before)
     return Correction(
         S_corrected_world=dict(zip(ids, moved, strict=True)),
-        variances=_variances(snapshot.held, kept),
+        segments=snapshot.segments,
+        variances=_variances(snapshot, kept),
         closing=sorted({(edge.source_id, edge.anchor_id) for edge in kept}),
+        joined=_joined(snapshot),
     )
 
 
-def _variances(
-    held: Mapping[int, HeldPose], kept: Sequence[FarEdge]
-) -> dict[int, tuple[float, float]]:
-    """Return the variances of keyframes on the loop, now known from both of its ends."""
+def _variances(snapshot: LoopSnapshot, kept: Sequence[FarEdge]) -> dict[int, tuple[float, float]]:
+    """Return the variances of keyframes on the loop, now known from both of its ends.
+
+    Those of a segment that is joined are known from where it is joined, and that is all.
+    """
+    held, joined = snapshot.held, _joined(snapshot)
+    if joined is not None:
+        return _variances_joined(snapshot, joined[0], kept)
     start = max(edge.source_id for edge in kept)
     end = max(edge.anchor_id for edge in kept)
     closing = np.median([edge.sigmas for edge in kept], axis=0) ** 2
@@ -251,6 +289,21 @@ def _variances(
             backward = at_end + np.maximum(_variance_of(held[end]) - forward, 0.0)
             fused = forward * backward / (forward + backward)
             found[frame_id] = (float(fused[0]), float(fused[1]))
+    return found
+
+
+def _variances_joined(
+    snapshot: LoopSnapshot, younger: int, kept: Sequence[FarEdge]
+) -> dict[int, tuple[float, float]]:
+    held, edge = snapshot.held, kept[len(kept) // 2]
+    ends = sorted((edge.source_id, edge.anchor_id), key=lambda i: snapshot.segments[i] == younger)
+    known, at = held[ends[0]], held[ends[1]]
+    found = {}
+    for frame_id, pose in held.items():
+        if snapshot.segments[frame_id] == younger:
+            apart = np.abs(_variance_of(pose) - _variance_of(at))
+            total = _variance_of(known) + edge.sigmas**2 + apart
+            found[frame_id] = (float(total[0]), float(total[1]))
     return found
 
 

@@ -39,6 +39,8 @@ _WINDOW_AGE = 40
 #: Standard deviation of the logarithm of the scale all the way round a loop.
 _SCALE_PRIOR = 0.3
 _FIXED_SCALE = 1e-6
+#: The same between two segments, each of which has a unit of its own.
+_SEGMENT_SCALE_PRIOR = 1.5
 #: However well it fits, a scale is not known better.
 _LEAST_SCALE_SIGMA = 0.01
 _ROUNDS = 5
@@ -155,33 +157,40 @@ def agreement(
     S_world: Mapping[int, np.ndarray],
     config: LoopConfig,
     log_scale: tuple[float, float] | None = None,
+    joining: bool = False,
 ) -> Agreement | None:
     """Return what most of the edges agree on; None if too few do, or on nothing worth doing.
 
-    :param S_world: ``S_world_camera`` of all keyframes that the evidence names. The worlds of
-        sources and frames may differ: then this is what takes the one to the other.
+    :param S_world: ``S_world_camera`` of all keyframes that the evidence names.
+    :param joining: the frames are in another segment than the old keyframes, in a world of its
+        own, and what is found takes the one to the other.
     :param log_scale: the logarithm of the correction's scale and its standard deviation, where
         something else has measured it.
     """
     if not _enough(evidence, config):
         return None
-    if log_scale is None:
-        log_scale = (0.0, _SCALE_PRIOR if config.scale_drift > 0 else _FIXED_SCALE)
     said = _Said.of(evidence, S_world)
-    chosen = _largest_group(said, config.scale_drift > 0)
+    if log_scale is None and joining:
+        log_scale = (_scale_of_levers(said), _SEGMENT_SCALE_PRIOR)
+    elif log_scale is None:
+        log_scale = (0.0, _SCALE_PRIOR if config.scale_drift > 0 else _FIXED_SCALE)
+    chosen = _largest_group(said, math.exp(log_scale[0]), joining or config.scale_drift > 0)
     for _ in range(_ROUNDS):
         if not _enough(list(itertools.compress(evidence, chosen)), config):
             return None
         fit = _fitted(said, chosen, log_scale)
         shift, turn = said.residuals(fit.R, fit.scale, fit.shift)
-        before, chosen = chosen, (shift <= said.tolerance[:, 0]) & (turn <= said.tolerance[:, 1])
+        before, chosen = (
+            chosen,
+            (shift <= fit.scale * said.tolerance[:, 0]) & (turn <= said.tolerance[:, 1]),
+        )
         if (before == chosen).all():
             break
     edges = tuple(itertools.compress(evidence, chosen))
     if not _enough(edges, config) or 2 * len(edges) < len(evidence):
         return None
     scatter = np.sqrt([np.mean(shift[chosen] ** 2), np.mean(turn[chosen] ** 2)])
-    if not _worth_it(fit, scatter):
+    if not joining and not _worth_it(fit, scatter):
         return None
     # From lengths about the newest frame back to the world's origin.
     S = similarity(make_T(fit.R, np.zeros(3)), fit.scale)
@@ -256,15 +265,29 @@ class _Said:
         return np.linalg.norm(off, axis=1), rotation_angle(R.T @ self.turns)
 
 
-def _largest_group(said: _Said, scale_drifts: bool) -> np.ndarray:
+def _scale_of_levers(said: _Said) -> float:
+    """Return the logarithm of the scale at which frames see keyframes as far apart as they are.
+
+    Of pairs of keyframes seen by one frame, the median; 0 without a pair.
+    """
+    first, second = np.triu_indices(len(said.frames), 1)
+    same = said.frames[first] == said.frames[second]
+    first, second = first[same], second[same]
+    apart = np.linalg.norm(said.places[first] - said.places[second], axis=1)
+    seen = np.linalg.norm(said.levers[first] - said.levers[second], axis=1)
+    known = (apart > 0) & (seen > 0)
+    return float(np.median(np.log(apart[known] / seen[known]))) if known.any() else 0.0
+
+
+def _largest_group(said: _Said, scale: float, scale_drifts: bool) -> np.ndarray:
     """Return the (N,) mask of the edges that agree with the one that most agree with."""
     # (H, N): what each edge n would be off by if edge h were right about everything but scale.
-    seen = np.einsum('hij,nj->hni', said.turns, said.centres) - said.levers
+    seen = scale * (np.einsum('hij,nj->hni', said.turns, said.centres) - said.levers)
     own = np.einsum('hhi->hi', seen)
     off = (said.places - said.places[:, None]) - (seen - own[:, None])
     shift = np.linalg.norm(off, axis=2)
     turn = rotation_angle(np.swapaxes(said.turns, 1, 2)[:, None] @ said.turns)
-    allowed_shift = said.tolerance[:, 0] + said.tolerance[:, :1]
+    allowed_shift = scale * (said.tolerance[:, 0] + said.tolerance[:, :1])
     if scale_drifts:
         # Without its scale a correction is right at its own keyframe only.
         allowed_shift += _SCALE_PRIOR * np.linalg.norm(said.places - said.places[:, None], axis=2)

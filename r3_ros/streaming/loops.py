@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
-
 from ..config import R3Config
 from ..datatypes import DepthMap, Edge
 from .loop_closing import Correction, LoopCloser, LoopSnapshot
 from .loop_evidence import agreement, contradicts, FarEdge, sigmas_of
 from .pose_resolution import HeldPose, ResolvedPose
+from .segments import edges_of_one_segment
 from .session import Session
 from .similarity import inverse_similarity
 
@@ -64,6 +63,15 @@ class Loops:
         The pose follows from the frames and keyframes just before. Older keyframes have a say if
         they agree: otherwise the past has to be put right first, and the pose with it.
         """
+        placing, rest = edges_of_one_segment(session, edges)
+        used, withheld, resolved = self._resolve_within(session, placing, reference, resolve)
+        if session.gate.lost or not self.active:
+            rest = []
+        return used, [*withheld, *rest], resolved
+
+    def _resolve_within(
+        self, session: Session, edges: Sequence[Edge], reference: float, resolve: Resolve
+    ) -> tuple[list[Edge], list[Edge], ResolvedPose | None]:
         near_ids = self._near(session)
         near = [edge for edge in edges if edge.source_id in near_ids]
         far = [edge for edge in edges if edge.source_id not in near_ids]
@@ -100,7 +108,7 @@ class Loops:
         reference: float,
     ) -> None:
         """Take the contradicting edges of a frame in, and begin to close a loop if it is one."""
-        keyframes = session.bank.ids()
+        keyframes = session.keyframes_of(session.segment_id)
         good = [
             edge
             for edge in withheld
@@ -108,7 +116,7 @@ class Loops:
             and min(edge.confidence_translation, edge.confidence_rotation)
             >= _LEAST_RATIO * reference
         ]
-        if good:
+        if good and keyframes:
             session.evidence.add(
                 self._far_edges(session, frame_id, good, keyframes[-1], reference)
             )
@@ -157,14 +165,35 @@ class Loops:
         if self._closer.busy or frame_id < self._rest_until:
             return
         session.evidence.keep(session.bank.ids(), frame_id)
-        evidence = list(session.evidence)
-        held = {keyframe: session.graph.held[keyframe] for keyframe in session.bank.ids()}
-        named = {e.source_id for e in evidence} | {e.anchor_id for e in evidence}
-        S_world = {keyframe: held[keyframe].S_world_camera for keyframe in named}
-        if agreement(evidence, S_world, self.config.loop) is None:
-            return
+        graph = session.graph
+        groups: dict[tuple[int, int], list[FarEdge]] = {}
+        for edge in session.evidence:
+            pair = graph.segments[edge.source_id], graph.segments[edge.anchor_id]
+            groups.setdefault(pair, []).append(edge)
+        # The oldest segment first: the world is what all want to be in.
+        for pair, evidence in sorted(groups.items(), key=lambda item: item[0]):
+            named = {e.source_id for e in evidence} | {e.anchor_id for e in evidence}
+            S_world = {keyframe: graph.held[keyframe].S_world_camera for keyframe in named}
+            joining = pair[0] != pair[1]
+            if agreement(evidence, S_world, self.config.loop, joining=joining) is not None:
+                self._submit(session, frame_id, pair, evidence, reference)
+                return
+
+    def _submit(
+        self,
+        session: Session,
+        frame_id: int,
+        pair: tuple[int, int],
+        evidence: list[FarEdge],
+        reference: float,
+    ) -> None:
+        """Have the correction worked out that the evidence between two segments asks for."""
+        assert self._closer is not None
+        keyframes = [i for i in session.bank.ids() if session.graph.segments[i] in pair]
+        named = {e.source_id for e in evidence}
         snapshot = LoopSnapshot(
-            held=held,
+            held={keyframe: session.graph.held[keyframe] for keyframe in keyframes},
+            segments={keyframe: session.graph.segments[keyframe] for keyframe in keyframes},
             edges=session.graph.edges(),
             evidence=evidence,
             followed_since=tuple(session.followed_since),
@@ -179,11 +208,13 @@ class Loops:
 
 def _corrected(session: Session, correction: Correction) -> list[int]:
     """Move all that is held by what was found for the nearest keyframe; the rest hangs on it."""
-    known = np.array(sorted(correction.S_corrected_world))
-    held = session.graph.held
+    held, segments = session.graph.held, session.graph.segments
     moves, variances = {}, {}
     for frame_id, pose in held.items():
-        nearest = int(known[np.argmin(np.abs(known - frame_id))])
+        known = [i for i, of in correction.segments.items() if of == segments[frame_id]]
+        if not known:
+            continue
+        nearest = min(known, key=lambda i: abs(i - frame_id))
         moves[frame_id] = correction.S_corrected_world[nearest]
         if nearest in correction.variances and nearest in held:
             variances[frame_id] = _variance_from(
@@ -191,12 +222,25 @@ def _corrected(session: Session, correction: Correction) -> list[int]:
             )
     moved = session.graph.correct(moves, variances)
     session.graph.connect(correction.closing, session.gate.reference)
-    session.gate.move(moves[session.recent[-1]])
+    if session.recent and session.recent[-1] in moves:
+        session.gate.move(moves[session.recent[-1]])
     session.loops_closed += 1
+    if correction.joined is not None:
+        moved = sorted({*moved, *_relabelled(session, *correction.joined)})
     if moved:
         session.map_revision += 1
         session.map.poses_changed()
     return moved
+
+
+def _relabelled(session: Session, younger: int, older: int) -> list[int]:
+    """Make the younger segment part of the older one; return its frames."""
+    segments = session.graph.segments
+    joined = [frame_id for frame_id, segment in segments.items() if segment == younger]
+    segments.update(dict.fromkeys(joined, older))
+    if session.segment_id == younger:
+        session.segment_id = older
+    return joined
 
 
 def _variance_from(

@@ -32,25 +32,37 @@ class PoseGraph:
         """Start empty; ``resolve`` turns edges and held poses into a pose."""
         self._resolve = resolve
         self.held: dict[int, HeldPose] = {}
+        #: The segment of each held frame, in whose world its pose is.
+        self.segments: dict[int, int] = {}
         self._incoming: dict[int, dict[int, Edge]] = {}
 
     @property
     def poses(self) -> dict[int, np.ndarray]:
-        """Return ``T_world_camera`` (4, 4) of every held frame."""
-        return {frame_id: pose.T_world_camera for frame_id, pose in self.held.items()}
+        """Return ``T_world_camera`` (4, 4) of every held frame that is in the world."""
+        return {i: self.held[i].T_world_camera for i in self._in_segment(0)}
 
     @property
     def similarities(self) -> dict[int, np.ndarray]:
-        """Return ``S_world_camera`` (4, 4) of every held frame."""
-        return {frame_id: pose.S_world_camera for frame_id, pose in self.held.items()}
+        """Return ``S_world_camera`` (4, 4) of every held frame that is in the world."""
+        return self.similarities_in(0)
+
+    def similarities_in(self, segment_id: int) -> dict[int, np.ndarray]:
+        """Return ``S_segment_camera`` (4, 4) of every held frame of a segment."""
+        return {i: self.held[i].S_world_camera for i in self._in_segment(segment_id)}
+
+    def _in_segment(self, segment_id: int) -> list[int]:
+        return [i for i in self.held if self.segments[i] == segment_id]
 
     def edges(self) -> list[Edge]:
         """Return all edges among held frames."""
         return [edge for incoming in self._incoming.values() for edge in incoming.values()]
 
-    def add(self, frame_id: int, pose: HeldPose, edges: Iterable[Edge]) -> None:
+    def add(
+        self, frame_id: int, pose: HeldPose, edges: Iterable[Edge], segment_id: int = 0
+    ) -> None:
         """Hold a new frame with the edges its pose was resolved from."""
         self.held[frame_id] = pose
+        self.segments[frame_id] = segment_id
         self._incoming[frame_id] = {
             edge.source_id: edge for edge in edges if edge.source_id in self.held
         }
@@ -63,7 +75,8 @@ class PoseGraph:
         """
         targets: dict[int, dict[int, Edge]] = {}
         for edge in usable_edges(map(_forward, edges), self.held):
-            if edge.target_id in self.held and edge.source_id != edge.target_id:
+            known = edge.target_id in self.held and edge.source_id != edge.target_id
+            if known and self.segments[edge.source_id] == self.segments[edge.target_id]:
                 targets.setdefault(edge.target_id, {})[edge.source_id] = edge
         for target, incoming in targets.items():
             self._incoming[target] = incoming
@@ -105,7 +118,7 @@ class PoseGraph:
         edges = self.edges()
         if not edges:
             return
-        S_world = self.similarities
+        S_world = {frame_id: pose.S_world_camera for frame_id, pose in self.held.items()}
         S_target = np.stack([S_world[edge.target_id] for edge in edges])
         relative = inverse_similarity(np.stack([S_world[e.source_id] for e in edges])) @ S_target
         T = rigid_part(relative)
@@ -120,6 +133,7 @@ class PoseGraph:
         gone = set(frame_ids)
         for frame_id in gone:
             self.held.pop(frame_id, None)
+            self.segments.pop(frame_id, None)
             self._incoming.pop(frame_id, None)
         for incoming in self._incoming.values():
             for source in gone & incoming.keys():

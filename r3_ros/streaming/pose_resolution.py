@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -59,10 +60,14 @@ class HeldPose:
         """Make the pose safe to hand out."""
         self.T_world_camera.setflags(write=False)
 
-    @property
+    @cached_property
     def S_world_camera(self) -> np.ndarray:
-        """Return the (4, 4) similarity that takes points in the frame's own unit to the world."""
-        return similarity(self.T_world_camera, self.scale)
+        """The (4, 4) similarity that takes points in the frame's own unit to the world."""
+        if self.scale == 1.0:
+            return self.T_world_camera
+        S = similarity(self.T_world_camera, self.scale)
+        S.setflags(write=False)
+        return S
 
 
 @dataclass(frozen=True, eq=False)

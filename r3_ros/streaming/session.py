@@ -24,6 +24,10 @@ class Session:
     :ivar followed_since: frames that the camera was found again at, after a loss or a gap: poses
         on both sides of one do not follow from one another. Starts with the first frame.
     :ivar frame_count: frames processed, which is also the next frame's id.
+    :ivar segment_id: the segment that the camera is in; only segment 0 is in the world.
+    :ivar newest_segment: the highest number given so far.
+    :ivar lost_frames: frames since the camera was lost; 0 while it is followed.
+    :ivar last_given: the newest frame whose pose was given out.
     :ivar map_revision: goes up when a pose already given out has changed.
     :ivar loops_closed: corrections that old keyframes, seen again, have brought.
     :ivar evidence: edges to old keyframes that contradict the poses of the last frames.
@@ -37,6 +41,9 @@ class Session:
     trajectory: Trajectory
     session_id: int = 0
     segment_id: int = 0
+    newest_segment: int = 0
+    lost_frames: int = 0
+    last_given: int | None = None
     map_revision: int = 0
     loops_closed: int = 0
     frame_count: int = 0
@@ -54,6 +61,11 @@ class Session:
     def trajectory_view(self) -> TrajectoryView:
         """Return a snapshot of the trajectory with all corrections so far."""
         return self.trajectory.view(self.graph.similarities)
+
+    def keyframes_of(self, segment_id: int) -> list[int]:
+        """Return the keyframes of one segment, oldest first."""
+        segments = self.graph.segments
+        return [i for i in self.bank.ids() if segments[i] == segment_id]
 
     def held(self) -> set[int]:
         """Return the frames that must stay held: the recent ones and the keyframes."""

@@ -69,8 +69,12 @@ class TrajectoryView:
         T[self._anchor_id == _HELD] = np.eye(4)
         hanging = np.flatnonzero(anchor_ids >= 0)
         if len(hanging):
-            held_ids = np.array(sorted(self._held))
-            T_held = np.array([self._held[int(frame_id)] for frame_id in held_ids])
+            # What hangs on a frame whose place in the world is not known has none either.
+            missing = {int(i) for i in np.unique(anchor_ids[hanging])} - self._held.keys()
+            unknown = dict.fromkeys(missing, np.full((4, 4), np.nan))
+            known = {**self._held, **unknown}
+            held_ids = np.array(sorted(known))
+            T_held = np.array([known[int(frame_id)] for frame_id in held_ids])
             place = np.searchsorted(held_ids, anchor_ids[hanging])
             T[hanging] = T_held[place] @ T[hanging]
         scaled = np.abs(scale_of(T) - 1.0) > _SAME_SCALE
@@ -98,8 +102,12 @@ class Trajectory:
         state: TrackingState,
         is_keyframe: bool,
         T_world_camera: np.ndarray | None,
+        given: bool = True,
     ) -> None:
-        """Record a new frame; with a pose it counts as held from here on."""
+        """Record a new frame; with a pose it counts as held from here on.
+
+        :param given: the pose is given out; otherwise it is in a segment apart from the world.
+        """
         self._make_room()
         rows, row = self._rows, self._count
         rows['frame_id'][row], rows['stamp_ns'][row] = frame_id, stamp_ns
@@ -107,7 +115,35 @@ class Trajectory:
         rows['anchor_id'][row] = _NONE if T_world_camera is None else _HELD
         rows['emitted'][row] = np.nan if T_world_camera is None else T_world_camera[:3]
         rows['pose'][row] = rows['emitted'][row]
+        if not given:
+            rows['emitted'][row] = np.nan
         self._count += 1
+
+    def pose_of(self, frame_id: int, poses: Mapping[int, np.ndarray]) -> np.ndarray | None:
+        """Return ``T_world_camera`` (4, 4) of one frame as known now, None if it is not.
+
+        :param poses: ``S_world_camera`` of the frames held now.
+        """
+        row = self._row_of(frame_id)
+        if row is None:
+            return None
+        anchor = int(self._rows['anchor_id'][row])
+        if anchor == _HELD:
+            return rigid_part(poses[frame_id]) if frame_id in poses else None
+        if anchor != _ABSOLUTE and anchor not in poses:
+            return None
+        S_anchor_frame = _full(self._rows['pose'][row])
+        return rigid_part(
+            S_anchor_frame if anchor == _ABSOLUTE else poses[anchor] @ S_anchor_frame
+        )
+
+    def abandon(self, frame_id: int) -> None:
+        """Forget where a frame was, and all that hung on it: its segment is no more."""
+        rows = self._rows
+        rows['anchor_id'][: self._count][rows['anchor_id'][: self._count] == frame_id] = _NONE
+        own = self._row_of(frame_id)
+        if own is not None:
+            rows['anchor_id'][own] = _NONE
 
     def release(
         self, frame_id: int, poses: Mapping[int, np.ndarray], keyframe_ids: Sequence[int]

@@ -90,6 +90,11 @@ class VoxelMap:
             self._baked.append(voxelised(pair, self.config.voxel_size))
         self.revision += 1
 
+    def drop(self, keyframe_id: int) -> None:
+        """Forget the points of a keyframe whose place in the world was never known."""
+        if self._clouds.pop(keyframe_id, None) is not None:
+            self.revision += 1
+
     def clouds(self, keyframe_ids: Iterable[int]) -> dict[int, Cloud]:
         """Return the points of those keyframes that have any, in their own frames and units."""
         return {i: self._clouds[i] for i in keyframe_ids if i in self._clouds}

@@ -1,0 +1,131 @@
+"""Segments: stretches of the stream that are not yet known from one another.
+
+When the camera stays lost, its frames begin a new segment, with a world of their own that lies
+somewhere in the first one's at some scale. Nobody is told a pose in it: it would be one in a map
+that does not exist yet. Old segments keep their keyframes; edges between the two, where they agree
+as those that close a loop do, join them, and the younger one moves into the older one's world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..config import LoopConfig, StreamConfig
+from ..datatypes import Edge, TrackingState
+from ..geometry import inverse
+from .gate import Verdict
+from .session import Session
+
+#: A segment with fewer keyframes that is left again was no place: it is forgotten.
+_LEAST_KEYFRAMES = 3
+
+
+def stays_lost(session: Session, verdict: Verdict, config: LoopConfig) -> bool:
+    """Tell whether the camera has been lost for so long that it should begin anew."""
+    lost = verdict.state is TrackingState.LOST
+    return lost and 0 < config.new_segment_after <= session.lost_frames
+
+
+def open_segment(session: Session, frame_id: int) -> tuple[Verdict, list[int]]:
+    """Begin a segment with this frame, which defines its world.
+
+    :returns: what to make of the frame, and the keyframes that went with a segment left behind.
+    """
+    gone = leave_segment(session, session.newest_segment + 1, frame_id)
+    session.newest_segment += 1
+    session.gate.restart()
+    reason = f'lost for {session.lost_frames} frames: segment {session.segment_id} begins'
+    session.lost_frames = 0
+    nothing = float('nan')
+    return Verdict(TrackingState.INITIALIZING, reason, True, True, nothing, nothing, 1.0), gone
+
+
+def leave_segment(session: Session, segment_id: int, frame_id: int) -> list[int]:
+    """Go on in another segment from this frame; return keyframes that are of no use any more."""
+    left, session.segment_id = session.segment_id, segment_id
+    session.followed_since.append(frame_id)
+    if left == segment_id:
+        return []
+    session.recent.clear()
+    keyframes = session.keyframes_of(left)
+    if left == 0 or len(keyframes) >= _LEAST_KEYFRAMES:
+        return []
+    for keyframe in keyframes:
+        session.bank.remove(keyframe)
+    return keyframes
+
+
+def edges_of_one_segment(session: Session, edges: Sequence[Edge]) -> tuple[list[Edge], list[Edge]]:
+    """Return the edges that place a frame, and the rest.
+
+    While the camera is followed they are those of its segment; when it is lost, those of the
+    segment that it matches best.
+    """
+    segments = session.graph.segments
+    chosen = session.segment_id
+    if session.gate.lost and edges:
+        scores: dict[int, list[float]] = {}
+        for edge in edges:
+            score = edge.confidence_translation + edge.confidence_rotation
+            scores.setdefault(segments[edge.source_id], []).append(score)
+        # A few good ones count, not how many keyframes a segment has; the oldest if in doubt.
+        chosen = max(sorted(scores), key=lambda segment: sum(sorted(scores[segment])[-3:]))
+    own = [edge for edge in edges if segments[edge.source_id] == chosen]
+    return own, [edge for edge in edges if segments[edge.source_id] != chosen]
+
+
+def segment_context(session: Session, descriptor: np.ndarray, stream: StreamConfig) -> list[int]:
+    """Choose the context of a frame in a segment that is not joined: its own, and old places."""
+    own = session.keyframes_of(session.segment_id)
+    context = {*session.recent, *own[:1], *own[-stream.recent_keyframes :]}
+    # Keyframes of the segment itself look most like the frame, and would leave no room.
+    old = session.bank.most_similar(descriptor, stream.retrieved_keyframes, own)
+    return sorted({*context, *old})
+
+
+def told_state(session: Session, verdict: Verdict) -> TrackingState:
+    """Return the state to tell: a camera followed in a place unknown is not found again yet."""
+    if session.segment_id and verdict.believed:
+        return TrackingState.RECOVERING
+    return verdict.state
+
+
+def told_reason(session: Session, verdict: Verdict) -> str:
+    """Return the reason to tell."""
+    apart = f'segment {session.segment_id} is not joined to the map' if session.segment_id else ''
+    return '; '.join(filter(None, (verdict.reason, apart)))
+
+
+def motion_since_last(
+    session: Session, frame_id: int, T_world_camera: np.ndarray
+) -> np.ndarray | None:
+    """Return the motion since the last frame whose pose was given out, None without one."""
+    if session.segment_id:
+        return None
+    last, session.last_given = session.last_given, frame_id
+    if last is None:
+        return None
+    pose = session.graph.held.get(last)
+    if pose is not None:
+        return inverse(pose.T_world_camera) @ T_world_camera
+    T_world_last = session.trajectory.pose_of(last, session.graph.similarities)
+    return None if T_world_last is None else inverse(T_world_last) @ T_world_camera
+
+
+def release(session: Session, gone: Sequence[int]) -> None:
+    """Have what is to be let go follow a keyframe of its segment, in the record and in the map."""
+    segments = session.graph.segments
+    for segment_id in sorted({segments[frame_id] for frame_id in gone}):
+        poses = session.graph.similarities_in(segment_id)
+        keyframes = session.keyframes_of(segment_id)
+        for frame_id in (i for i in gone if segments[i] == segment_id):
+            if segment_id == 0:
+                session.map.bake(frame_id, poses[frame_id])
+            else:
+                session.map.drop(frame_id)
+            if segment_id == 0 or keyframes:
+                session.trajectory.release(frame_id, poses, keyframes)
+            else:
+                session.trajectory.abandon(frame_id)
