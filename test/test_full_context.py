@@ -1,17 +1,24 @@
 """Offline mode with a predictor that knows the answer: places, scales, who is left out."""
 
+import json
+import signal
 import threading
 
+import cv2
 import numpy as np
 import pytest
+from r3_ros import factory
+from r3_ros.cli import build_parser, main
 from r3_ros.config import R3Config, updated
 from r3_ros.errors import ModelError, SourceError
+from r3_ros.export import write_tum
 from r3_ros.full_context.pictures import common_size
 from r3_ros.full_context.reconstruction import reconstruct
 from r3_ros.full_context.relations import relations_of
 from r3_ros.geometry import inverse, rotation_angle
 from r3_ros.sources import open_source
 from r3_ros.streaming.similarity import scale_of
+from r3_ros.trajectory_file import read_tum
 from scripted_windows import GOOD, picture_of, ScriptedWindows, walk, WindowScript, write_pictures
 
 UNITS = (1.7, 0.4, 2.9, 0.8, 1.3)
@@ -360,3 +367,141 @@ def test_scales_of_placed_frames_are_those_of_their_windows(tmp_path):
     result, _ = run(tmp_path, WindowScript(T, (2.0, 1.0)))
     held = result.trajectory._held
     np.testing.assert_allclose([scale_of(held[0]), scale_of(held[19])], [1.0, 0.5], rtol=1e-3)
+
+
+# --- From end to end ---
+
+
+@pytest.fixture
+def predictor(monkeypatch):
+    """Have the command use a scripted predictor, and return it."""
+    made = ScriptedWindows(WindowScript(walk(40), UNITS))
+    monkeypatch.setattr(factory, 'load_window_predictor', lambda config: made)
+    return made
+
+
+def offline(folder, out, *options):
+    return main(['run', str(folder), '-o', str(out), '--mode', 'offline', *options])
+
+
+def test_a_recording_becomes_the_same_files_as_in_a_stream(tmp_path, predictor, capsys):
+    folder = write_pictures(tmp_path / 'seq', range(40))
+    truth = tmp_path / 'truth.tum'
+    write_tum(truth, np.arange(40) * 10**8, predictor.script.T_world_camera)
+    out = tmp_path / 'out'
+    options = ['--save-depth', '--groundtruth', str(truth), '--set', 'offline.window_frames=16']
+    assert offline(folder, out, *options) == 0
+    assert {path.name for path in out.iterdir()} == {
+        'depth',
+        'evaluation.csv',
+        'evaluation.json',
+        'evaluation.png',
+        'frames.csv',
+        'map.ply',
+        'report.html',
+        'summary.json',
+        'trajectory.tum',
+        'trajectory_final.tum',
+    }
+    assert (out / 'trajectory.tum').read_text() == (out / 'trajectory_final.tum').read_text()
+    assert len(read_tum(out / 'trajectory.tum').stamps_ns) == 40
+    summary = json.loads((out / 'summary.json').read_text())
+    assert summary['mode'] == 'offline' and summary['tracked_share'] == 1.0
+    assert summary['offline'] == {
+        'windows': 4,
+        'method': 'robust',
+        'stamps': 'as recorded',
+        'pictures': None,
+    }
+    evaluation = json.loads((out / 'evaluation.json').read_text())
+    assert evaluation['trajectory']['ate_percent'] < 0.1
+    assert len(list((out / 'depth').iterdir())) == 40
+    assert 'offline in 4 windows' in (out / 'report.html').read_text()
+    told = capsys.readouterr()
+    assert '40 frames' in told.out and 'window 4 of' in told.err
+    assert predictor.closed
+
+
+def test_a_collection_says_that_its_stamps_are_running_numbers(tmp_path, predictor):
+    folder = write_pictures(tmp_path / 'photos', [7, 3, 9], timed=False)
+    out = tmp_path / 'out'
+    assert offline(folder, out) == 0
+    summary = json.loads((out / 'summary.json').read_text())
+    assert summary['offline']['stamps'] == 'running numbers in seconds'
+    assert summary['offline']['pictures'] == ['000000.png', '000001.png', '000002.png']
+    assert not summary['warnings']
+    assert read_tum(out / 'trajectory.tum').stamps_ns.tolist() == [0, 10**9, 2 * 10**9]
+    assert '3 pictures without times' in (out / 'report.html').read_text()
+
+
+def test_an_interrupt_writes_the_windows_that_are_done(tmp_path, predictor, capsys, monkeypatch):
+    predict = ScriptedWindows.predict
+
+    def interrupted(self, pictures):
+        if len(self.passes) == 1:
+            signal.raise_signal(signal.SIGINT)
+        return predict(self, pictures)
+
+    monkeypatch.setattr(ScriptedWindows, 'predict', interrupted)
+    folder = write_pictures(tmp_path / 'seq', range(40))
+    out = tmp_path / 'out'
+    assert offline(folder, out, '--set', 'offline.window_frames=12') == 130
+    assert 'PARTIAL' in capsys.readouterr().out
+    assert len(read_tum(out / 'trajectory.tum').stamps_ns) == 16
+    assert not json.loads((out / 'summary.json').read_text())['complete']
+
+
+def test_a_second_interrupt_leaves_nothing(tmp_path, predictor, monkeypatch):
+    def interrupted(self, pictures):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(ScriptedWindows, 'predict', interrupted)
+    folder = write_pictures(tmp_path / 'seq', range(12))
+    with pytest.raises(KeyboardInterrupt):
+        run_command = ['run', str(folder), '-o', str(tmp_path / 'out'), '--mode', 'offline']
+        parsed = build_parser().parse_args(run_command)
+        parsed.func(parsed)
+    assert [path.name for path in tmp_path.iterdir()] == ['seq']
+    assert predictor.closed
+
+
+def test_the_classical_predictor_cannot_do_it(tmp_path, capsys):
+    folder = write_pictures(tmp_path / 'seq', range(3))
+    assert offline(folder, tmp_path / 'out') == 2
+    assert 'needs the R3 network' in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ['seq']
+
+
+@pytest.mark.parametrize('method', ['robust', 'greedy', 'pgo'])
+@pytest.mark.parametrize('timed', [True, False])
+def test_the_network_itself_runs_from_end_to_end(tmp_path, method, timed):
+    from r3_ros.model.checkpoint import save_network
+    from test_r3_predictor import frame, lively
+
+    save_network(lively(), tmp_path / 'weights.safetensors')
+    folder = write_pictures(tmp_path / 'seq', range(9), timed)
+    for n in range(9):
+        cv2.imwrite(str(folder / f'{n:06d}.png'), frame(n).image)
+    if not timed:  # one stands upright
+        cv2.imwrite(str(folder / '000004.png'), frame(4, size=(168, 112)).image)
+    settings = {
+        'model.checkpoint': tmp_path / 'weights.safetensors',
+        'model.image_size': 154,
+        'model.device': 'cpu',
+        'offline.window_frames': 5,
+        'offline.overlap_frames': 2,
+        'offline.method': method,
+    }
+    options = [word for name, value in settings.items() for word in ('--set', f'{name}={value}')]
+    out = tmp_path / 'out'
+    assert offline(folder, out, '--model', 'r3', '--save-depth', *options) == 0
+    summary = json.loads((out / 'summary.json').read_text())
+    assert summary['model'] == 'r3' and summary['frames']['processed'] == 9
+    assert summary['offline']['windows'] >= 3 and summary['map_points'] > 0
+    posed = summary['frames']['with_pose']
+    assert posed and len(read_tum(out / 'trajectory.tum').stamps_ns) == posed
+    assert len(list((out / 'depth').iterdir())) == posed
+    with np.load(next((out / 'depth').iterdir())) as saved:
+        assert saved['depth'].shape == ((98, 154) if timed else (98, 98))
+    assert (out / 'report.html').is_file()

@@ -75,9 +75,14 @@ def report_html(run: RunData) -> str:
 def _header(run: RunData, name: str) -> str:
     summary = run.summary
     partial = '' if summary.get('complete', True) else ' <b>- interrupted, partial result</b>'
+    offline = summary.get('offline') or {}
+    length = f'{len(run.stamps_ns)} frames over {run.seconds[-1]:.1f} s'
+    if offline.get('pictures') is not None:
+        length = f'{len(run.stamps_ns)} pictures without times'
+    how = f', offline in {offline["windows"]} windows' if offline else ''
     return (
-        f'<header><h1>{name}{partial}</h1><p>{len(run.stamps_ns)} frames over '
-        f'{run.seconds[-1]:.1f} s, predictor <code>{escape(str(summary.get("model")))}</code>, '
+        f'<header><h1>{name}{partial}</h1><p>{length}, predictor '
+        f'<code>{escape(str(summary.get("model")))}</code>{how}, '
         f'r3_ros {escape(str(summary.get("versions", {}).get("r3_ros", "")))}</p></header>'
     )
 
