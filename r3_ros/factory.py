@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from .config import R3Config
+from .config import OWN_PRESET, R3Config
 from .errors import ConfigError, ModelError
 from .predictor import Predictor
 from .streaming.engine import Engine
+from .streaming.official.engine import OfficialEngine
+from .streaming.official.options import PRESETS
 from .window_prediction import WindowPredictor
 
+#: What runs a stream.
+AnyEngine = Engine | OfficialEngine
 
-def load_engine(config: R3Config) -> Engine:
+
+def load_engine(config: R3Config) -> AnyEngine:
     """Return an engine with the predictor that the configuration names.
 
     :raises ConfigError: the configuration contradicts itself.
@@ -17,6 +22,8 @@ def load_engine(config: R3Config) -> Engine:
         run on this machine.
     """
     config.validate()
+    if config.stream.preset != OWN_PRESET:
+        return _load_official(config)
     # The bank is small: unless a device is asked for, searching it on the host is quicker.
     device = 'cpu' if config.model.device == 'auto' else config.model.device
     predictor = load_predictor(config)
@@ -25,6 +32,15 @@ def load_engine(config: R3Config) -> Engine:
     except ModelError:
         predictor.close()
         raise
+
+
+def _load_official(config: R3Config) -> OfficialEngine:
+    try:
+        from .model.loading import load_official
+    except ImportError as error:
+        raise _missing_library(config, error) from error
+    with_metres = PRESETS[config.stream.preset].stream.metric is not None
+    return OfficialEngine(load_official(config.model, config.memory, with_metres), config)
 
 
 def load_predictor(config: R3Config) -> Predictor:
@@ -48,6 +64,11 @@ def load_window_predictor(config: R3Config) -> WindowPredictor:
         raise ConfigError(
             "offline mode needs the R3 network, model.name is 'classical': add --model r3, or "
             'run without --mode offline'
+        )
+    if config.stream.preset != OWN_PRESET:
+        raise ConfigError(
+            f"stream.preset '{config.stream.preset}' is a way to run a stream, frame by frame: "
+            f"run without --mode offline, or set stream.preset to '{OWN_PRESET}'"
         )
     try:
         from .model.loading import load_r3_windows

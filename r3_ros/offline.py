@@ -18,9 +18,9 @@ from .cloud import Cloud
 from .config import InputConfig, R3Config
 from .datatypes import DepthMap, Estimate, Frame, Intrinsics, ModelInfo, TrackingState
 from .errors import FrameError, SourceError
+from .factory import AnyEngine
 from .intake import Action, Intake
 from .sources import RawFrame, Source
-from .streaming.engine import Engine
 from .streaming.trajectory import TrajectoryView
 
 _FRAMES_AHEAD = 4
@@ -96,7 +96,7 @@ OnFrame = Callable[[RunResult, Estimate], None]
 
 def run_source(
     source: Source,
-    engine: Engine,
+    engine: AnyEngine,
     max_frames: int | None = None,
     on_frame: OnFrame | None = None,
     stop: threading.Event | None = None,
@@ -137,7 +137,7 @@ def one_session(config: InputConfig) -> InputConfig:
 def _process(
     frame: Frame,
     read_ms: float,
-    engine: Engine,
+    engine: AnyEngine,
     intake: Intake,
     result: RunResult,
     on_frame: OnFrame | None,
@@ -183,7 +183,7 @@ def _record(estimate: Estimate, read_ms: float, step_ms: float) -> FrameRecord:
     )
 
 
-def _collect(result: RunResult, source: Source, engine: Engine, intake: Intake) -> None:
+def _collect(result: RunResult, source: Source, engine: AnyEngine, intake: Intake) -> None:
     session = engine.session
     result.trajectory = session.trajectory_view()
     result.cloud = session.map_view().cloud()

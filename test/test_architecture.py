@@ -23,6 +23,7 @@ LAYERS = (
         'cloud',
         'cloud_file',
         'export',
+        'frame_relations',
         'geometry',
         'input_geometry',
         'intake',

@@ -10,16 +10,19 @@ import torch
 from ..config import MemoryConfig, ModelConfig, OfflineConfig
 from ..datatypes import ModelInfo
 from ..errors import CheckpointError, ModelError
-from ..weights import find_weights, missing_message
+from ..weights import CATALOGUE, find_weights, missing_message
 from .checkpoint import inspect_checkpoint, load_network
 from .memory import Room
-from .network import R3Network
+from .network import MetricNetwork, R3Network
+from .official_network import OfficialNetwork, RawMetricDepth
 from .predictor import R3Predictor
 from .variants import CameraOutput, VARIANTS
 from .window_predictor import R3WindowPredictor
 
 #: Types by the names that the configuration uses.
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+#: The metric network among the published weights.
+METRIC_WEIGHTS = 'da3metric-large'
 _MIB = 2**20
 #: GPUs from this compute capability on multiply bfloat16 at full speed.
 _BF16_CAPABILITY = (8, 0)
@@ -40,15 +43,30 @@ def load_r3(config: ModelConfig, memory: MemoryConfig) -> R3Predictor:
     :raises ModelError: no weights, the wrong ones (CheckpointError), or no such device.
     """
     loaded = _load(config)
-    folder = Path(memory.store_folder).expanduser() if memory.store_folder else None
-    room = Room(
-        device_bytes=memory.max_gpu_mib * _MIB,
-        host_bytes=memory.max_host_mib * _MIB,
-        store_folder=folder,
-        store_bytes=memory.max_store_mib * _MIB,
-        network=f'{loaded.info.checkpoint_sha256} {loaded.info.precision}',
+    return R3Predictor(
+        loaded.network, loaded.info, config, _room(memory, loaded.info), loaded.device
     )
-    return R3Predictor(loaded.network, loaded.info, config, room, loaded.device)
+
+
+def load_official(config: ModelConfig, memory: MemoryConfig, metric: bool) -> OfficialNetwork:
+    """Load the weights that the configuration names, for the authors' loop.
+
+    :param metric: load the metric network, too.
+    :raises ModelError: no weights, the wrong ones (CheckpointError), or no such device.
+    """
+    # Looked for first: the other file may take a minute to read.
+    metric_path = _metric_path() if metric else None
+    loaded = _load(config)
+    metric_depth = None
+    if metric_path is not None:
+        variant, dtype = CATALOGUE[METRIC_WEIGHTS].variant, DTYPES[loaded.info.precision]
+        network = load_network(
+            metric_path, variant=variant, dtype=dtype, device=loaded.device
+        ).network
+        assert isinstance(network, MetricNetwork)
+        metric_depth = RawMetricDepth(network, loaded.device)
+    room = _room(memory, loaded.info)
+    return OfficialNetwork(loaded.network, loaded.info, room, loaded.device, metric_depth)
 
 
 def load_r3_windows(config: ModelConfig, offline: OfflineConfig) -> R3WindowPredictor:
@@ -59,6 +77,16 @@ def load_r3_windows(config: ModelConfig, offline: OfflineConfig) -> R3WindowPred
     loaded = _load(config)
     memory_bytes = offline.max_memory_mib * _MIB
     return R3WindowPredictor(loaded.network, loaded.info, config, memory_bytes, loaded.device)
+
+
+def _room(memory: MemoryConfig, info: ModelInfo) -> Room:
+    return Room(
+        device_bytes=memory.max_gpu_mib * _MIB,
+        host_bytes=memory.max_host_mib * _MIB,
+        store_folder=Path(memory.store_folder).expanduser() if memory.store_folder else None,
+        store_bytes=memory.max_store_mib * _MIB,
+        network=f'{info.checkpoint_sha256} {info.precision}',
+    )
 
 
 def _load(config: ModelConfig) -> _Loaded:
@@ -111,7 +139,21 @@ def choose_precision(name: str, device: torch.device) -> str:
 def _weights_path(config: ModelConfig) -> Path:
     if config.checkpoint:
         return Path(config.checkpoint).expanduser()
-    path = find_weights(config.name)
+    try:
+        return _found_weights(config.name)
+    except ModelError as error:
+        raise ModelError(f'{error}; or name a file with model.checkpoint') from error
+
+
+def _metric_path() -> Path:
+    try:
+        return _found_weights(METRIC_WEIGHTS)
+    except ModelError as error:
+        raise ModelError(f'{error}; this stream.preset takes its scale from them') from error
+
+
+def _found_weights(name: str) -> Path:
+    path = find_weights(name)
     if path is None:
-        raise ModelError(f'{missing_message(config.name)}; or name a file with model.checkpoint')
+        raise ModelError(missing_message(name))
     return path

@@ -9,7 +9,7 @@ import re
 import numpy as np
 
 from ..errors import SourceError
-from ..streaming.official.network import Relations, Replay, View
+from ..frame_relations import Relations, Replay, View
 from ..streaming.official.options import (
     BankOptions,
     CacheMode,
@@ -70,7 +70,7 @@ class TableNetwork:
         self._segment = 0
 
     def relate(self, frame: int, picture: int, memory: Sequence[int]) -> Relations:
-        """See :class:`~r3_ros.streaming.official.network.Network`."""
+        """See :class:`~r3_ros.frame_relations.Network`."""
         sources, tables = list(memory), self._tables
         logits_t, logits_r = self._logits(np.array(sources, dtype=int), picture)
         return Relations(
@@ -83,7 +83,7 @@ class TableNetwork:
         )
 
     def replay(self, frames: Sequence[int], pictures: Sequence[int]) -> Replay:
-        """See :class:`~r3_ros.streaming.official.network.Network`.
+        """See :class:`~r3_ros.frame_relations.Network`.
 
         :raises SourceError: there is no scale for another segment.
         """

@@ -22,7 +22,7 @@ from rclpy.timer import Timer
 from rclpy.utilities import try_shutdown
 from sensor_msgs.msg import CompressedImage, Image
 
-from ..config import R3Config
+from ..config import OWN_PRESET, R3Config
 from ..errors import ConfigError, R3Error
 from ..factory import load_engine
 from .camera_input import CameraInput
@@ -146,6 +146,12 @@ class R3StreamNode(LifecycleNode):
                 'publish_map_to_odom_tf without publish_odom_to_base_tf (correcting the odometry '
                 'of a robot) is not supported by this version: set both to true to use r3 alone, '
                 'or publish_map_to_odom_tf to false'
+            )
+        if config.stream.preset != OWN_PRESET:
+            raise ConfigError(
+                f"stream.preset '{config.stream.preset}' is for recorded streams (r3 run): it "
+                'neither finds a lost camera again nor says how sure it is; set stream.preset to '
+                f"'{OWN_PRESET}'"
             )
 
     def _refuse_twin(self) -> None:

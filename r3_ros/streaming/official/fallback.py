@@ -7,10 +7,10 @@ import enum
 
 import numpy as np
 
+from ...frame_relations import Network, Replay, View
 from .bridge import fuse_depth, fuse_pose
 from .drought import DroughtDetector, match_scores, post_score
 from .metres import Metres
-from .network import Network, Replay, View
 from .options import FallbackOptions, StreamOptions
 from .pose_rules import GreedyOptions, resolve_greedy
 from .scale import chosen_scale, pose_scale, ransac_scale

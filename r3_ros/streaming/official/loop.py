@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import ConfigError
+from ...frame_relations import MetricNetwork, Network, Picture, Relations
 from .bridge import scaled
 from .drought import match_scores, post_score
 from .fallback import Attempt, Fallback
 from .metres import Metres
-from .network import MetricNetwork, Network, Picture, Relations
 from .options import CacheMode, StreamOptions
 from .pose_rules import resolve_online
 from .segment import Remembered, Segment
@@ -69,10 +69,10 @@ class Loop:
 
     def step(self, picture: Picture) -> Step:
         """Take the next picture."""
-        frame = self._next
-        self._next += 1
-        segment, memory = self.segment, list(self.segment.frames)
+        frame, segment, memory = self._next, self.segment, list(self.segment.frames)
         said = self._network.relate(frame, picture, memory)
+        # Not before: a picture that cannot be used has no number.
+        self._next += 1
         scores = match_scores(said.logits_t, said.logits_r)
         for held, score in zip(memory, scores, strict=True):
             segment.count_match(held, float(score))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .network import MetricNetwork
+from ...frame_relations import MetricNetwork
 from .options import MetricOptions
 from .scale import metric_scale
 from .segment import Remembered, Segment

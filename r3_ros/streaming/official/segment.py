@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...frame_relations import Picture, View
 from .bank import Bank
 from .bridge import scaled
-from .network import Picture, View
 from .options import BankOptions, CacheMode, CacheOptions, WARMUP_FRAMES
 
 #: Score of a frame that was compared with nothing.

@@ -1,4 +1,9 @@
-"""What the authors' loop asks of a network."""
+"""The seam between the authors' streaming loop and a network.
+
+R3 stands behind this protocol, and so do tables of numbers, for comparison with their results.
+Poses and edges are encoded (:mod:`~r3_ros.pose_encoding`); an edge takes coordinates of its first
+frame to those of its second one.
+"""
 
 from __future__ import annotations
 
