@@ -239,6 +239,10 @@ def test_merit_counts_and_fades(make):
     np.testing.assert_allclose(later.scores, [0.2, 0.0, -0.25], atol=1e-6)
     index.put(2, vectors[2])
     assert index.retrieve(query, 3).scores[0] == 0.0
+    # Asked as of an earlier frame, it is what it was.
+    index.set_merits([0], [-0.5], frame_id=1_000_000)
+    assert index.retrieve(query, 3).scores[2] == -0.5
+    assert ranked(index.retrieve(Query(vectors[0]), 3))[0] == 0
 
 
 def test_a_bonus_keeps_what_is_resident_unless_another_is_clearly_better(make):

@@ -102,7 +102,7 @@ class NumpyRetrievalIndex(RecordTable):
 
     def _faded(self, rows: slice | np.ndarray, terms: Terms) -> np.ndarray:
         """Return what the merits have faded to."""
-        age = np.float32(terms.frame_id) - self._noted[rows]
+        age = np.maximum(np.float32(terms.frame_id) - self._noted[rows], 0)
         faded: np.ndarray = self._merits[rows] * np.exp2(age / np.float32(-MERIT_HALF_LIFE_FRAMES))
         return faded
 

@@ -201,8 +201,8 @@ extern "C" __global__ void __launch_bounds__(KEEP, BLOCKS_PER_PROCESSOR)
             product += a * h.z + b * h.w;
         }
         product = warp_sum(product);
-        float score = w_similarity * (product - usual) +
-                      w_merit * record[MERIT] * exp2f((record[NOTED] - now) / MERIT_HALF_LIFE);
+        const float half_lives = fmaxf(now - record[NOTED], 0.0f) / MERIT_HALF_LIFE;
+        float score = w_similarity * (product - usual) + w_merit * record[MERIT] * exp2f(-half_lives);
         if (w_overlap != 0.0f && record[16] > 0.0f) {
             const float theirs = warp_sum(seen(ray, view, record));
             const float ours = warp_sum(seen(ray_of(record, lane), record, view));
@@ -223,7 +223,8 @@ extern "C" __global__ void __launch_bounds__(KEEP, BLOCKS_PER_PROCESSOR)
     }
     if (lane == 0) atomicMax(&shared.likest, likest);
     settle(shared, k);
-    for (uint32 i = threadIdx.x; i < k; i += KEEP) partial[i * blocks + blockIdx.x] = shared.pool[i];
+    for (uint32 i = threadIdx.x; i < k; i += KEEP)
+        partial[i * blocks + blockIdx.x] = shared.pool[i];
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -259,7 +260,7 @@ extern "C" __global__ void __launch_bounds__(KEEP, BLOCKS_PER_PROCESSOR)
     }
     if (threadIdx.x == 0) {
         const uint32 greatest = __ldcg(state + 1);
-        answer[0] = greatest ? __float_as_int(unordered(greatest)) : __float_as_int(MINUS_INFINITY);
+        answer[0] = __float_as_int(greatest ? unordered(greatest) : MINUS_INFINITY);
         answer[1] = shared.count;
         state[0] = state[1] = 0;
     }
