@@ -35,7 +35,7 @@ from scripted import (  # noqa: E402
     START_NS,
 )
 
-STAGES = ('retrieve', 'resolve', 'gate', 'memory', 'map')
+STAGES = ('retrieve', 'resolve', 'gate', 'memory', 'map', 'loops')
 KEYFRAME_EVERY = 10
 WINDOW = 8
 #: What the engine may take per frame at the median.

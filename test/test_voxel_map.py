@@ -7,6 +7,7 @@ import pytest
 from r3_ros.cloud import Cloud
 from r3_ros.config import MapConfig
 from r3_ros.geometry import make_T
+from r3_ros.streaming.similarity import similarity
 from r3_ros.streaming.voxel_map import voxelised, VoxelMap
 from scipy.spatial.transform import Rotation
 
@@ -92,6 +93,36 @@ def test_a_keyframe_that_leaves_the_bank_leaves_its_points():
     moved = world.view({2: at(20.0)}).cloud()
     stayed = moved.points[moved.points[:, 0] < 5]
     np.testing.assert_array_equal(stayed, after.points[after.points[:, 0] < 5])
+
+
+def test_points_that_were_inherited_follow_their_heir():
+    world = a_map()
+    poses = {i: at(10.0 * i) for i in range(4)}
+    for i in range(4):
+        world.insert(i, cloud(seed=i))
+    before = world.view(poses).cloud()
+    world.bake(1, poses[1], 2, poses[2])
+    world.bake(2, poses[2], 3, poses[3])  # with what it had inherited
+    rest = {0: poses[0], 3: poses[3]}
+    after = world.view(rest).cloud()
+    assert len(after) == pytest.approx(len(before), rel=0.05)
+    near = np.sort(np.round(after.points[:, 0] / 10))
+    np.testing.assert_array_equal(np.unique(near), [0, 1, 2, 3])
+    # The heir moves up and doubles its unit: so does all that hangs on it.
+    higher = at(30.0)
+    higher[1, 3] = 5.0
+    turned = similarity(higher, 2.0)
+    moved = world.view({0: poses[0], 3: turned}).cloud()
+    places = np.unique(np.round(moved.points[:, 0] / 10))
+    assert {-1.0, 1.0, 3.0} <= set(places)
+    follows = moved.points[:, 0] < -5
+    assert follows.any() and abs(moved.points[follows, 1].mean() - 5.0) < 0.5
+    # While nobody knows where the heir is, nobody knows where they are.
+    assert world.view({0: poses[0]}).cloud().points[:, 0].max() < 5
+    revision = world.revision
+    world.drop(3)
+    assert world.revision > revision
+    assert world.view(poses).cloud().points[:, 0].max() < 5
 
 
 def test_baking_many_keyframes_loses_no_place():

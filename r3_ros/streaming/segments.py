@@ -121,11 +121,10 @@ def release(session: Session, gone: Sequence[int]) -> None:
         poses = session.graph.similarities_in(segment_id)
         keyframes = session.keyframes_of(segment_id)
         for frame_id in (i for i in gone if segments[i] == segment_id):
-            if segment_id == 0:
-                session.map.bake(frame_id, poses[frame_id])
-            else:
+            if segment_id and not keyframes:
                 session.map.drop(frame_id)
-            if segment_id == 0 or keyframes:
-                session.trajectory.release(frame_id, poses, keyframes)
-            else:
                 session.trajectory.abandon(frame_id)
+                continue
+            heir = session.trajectory.release(frame_id, poses, keyframes)
+            S_heir = None if heir is None else poses[heir]
+            session.map.bake(frame_id, poses[frame_id], heir, S_heir)

@@ -147,11 +147,12 @@ class Trajectory:
 
     def release(
         self, frame_id: int, poses: Mapping[int, np.ndarray], keyframe_ids: Sequence[int]
-    ) -> None:
+    ) -> int | None:
         """Let a held frame go: it, and all that hung on it, follow a keyframe that stays.
 
         :param poses: ``S_world_camera`` of held frames, this one included.
         :param keyframe_ids: keyframes that stay held.
+        :returns: the keyframe that they follow; None if there is none.
         """
         rows = self._rows
         own = self._row_of(frame_id)
@@ -169,6 +170,7 @@ class Trajectory:
         moved = S_anchor_frame @ _full(rows['pose'][followers])
         rows['pose'][followers] = moved[:, :3]
         rows['anchor_id'][followers] = anchor
+        return None if anchor == _ABSOLUTE else anchor
 
     def view(self, poses: Mapping[int, np.ndarray]) -> TrajectoryView:
         """Return a snapshot; ``poses`` are ``S_world_camera`` of the frames held now."""

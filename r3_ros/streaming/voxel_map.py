@@ -2,7 +2,7 @@
 
 Clouds of keyframes in the bank stay in their cameras' frames and are placed when the map is
 looked at, so a rewritten keyframe pose moves its points. A keyframe that leaves the bank leaves
-its points behind in the world, where they stay.
+its points to another one, which they follow from then on.
 """
 
 from __future__ import annotations
@@ -15,11 +15,17 @@ import numpy as np
 
 from ..cloud import Cloud
 from ..config import MapConfig
+from .similarity import inverse_similarity
 
 #: Bits of a voxel's coordinate along one axis; three of them share an int64.
 _BITS = 21
 _HALF = 1 << (_BITS - 1)
-#: Baked blocks grow by merging up to about this many points, so that no frame pays for more.
+#: The heir of points that follow no keyframe: the world itself.
+_WORLD = -1
+#: Of points that are in their heir's own frame.
+_HERE = np.eye(4)
+_HERE.setflags(write=False)
+#: Inherited blocks grow by merging up to about this many points, so that no frame pays for more.
 _MERGE_POINTS = 200_000
 #: At the bound this share of it is freed at once: dropping copies a block.
 _FREED_SHARE = 0.02
@@ -31,8 +37,7 @@ class MapView:
 
     revision: int
     voxel_size: float
-    placed: tuple[tuple[Cloud, np.ndarray], ...]  # camera-frame cloud, S_world_camera
-    baked: tuple[Cloud, ...]  # world frame
+    placed: tuple[tuple[Cloud, np.ndarray], ...]  # cloud of a frame, S_world_frame
 
     def cloud(self, max_points: int | None = None) -> Cloud:
         """Return the map in the world frame (first camera, optical axes).
@@ -47,8 +52,8 @@ class MapView:
 
     @cached_property
     def _whole(self) -> Cloud:
-        clouds = [cloud.moved(S_world_camera) for cloud, S_world_camera in self.placed]
-        return voxelised(Cloud.joined([*self.baked, *clouds]), self.voxel_size)
+        clouds = [cloud.moved(S_world_frame) for cloud, S_world_frame in self.placed]
+        return voxelised(Cloud.joined(clouds), self.voxel_size)
 
 
 class VoxelMap:
@@ -59,11 +64,13 @@ class VoxelMap:
         self.config = config
         self.revision = 0
         self._clouds: dict[int, Cloud] = {}  # keyframe id -> camera frame
-        self._baked: list[Cloud] = []  # world frame, largest and oldest first
+        # By heir: clouds with S_heir_cloud, largest and oldest first.
+        self._inherited: dict[int, list[tuple[Cloud, np.ndarray]]] = {}
 
     def __len__(self) -> int:
         """Return the number of points kept, those in a shared voxel counted each."""
-        return sum(map(len, self._clouds.values())) + sum(map(len, self._baked))
+        inherited = (len(cloud) for blocks in self._inherited.values() for cloud, _ in blocks)
+        return sum(map(len, self._clouds.values())) + sum(inherited)
 
     def insert(self, keyframe_id: int, cloud: Cloud, scale: float = 1.0) -> None:
         """Add, or replace, the points of a keyframe in the bank.
@@ -75,23 +82,47 @@ class VoxelMap:
         self._keep_bound()
         self.revision += 1
 
-    def bake(self, keyframe_id: int, S_world_camera: np.ndarray) -> None:
-        """Fix the points of a keyframe that leaves the bank where they are."""
+    def bake(
+        self,
+        keyframe_id: int,
+        S_world_camera: np.ndarray,
+        heir: int | None = None,
+        S_world_heir: np.ndarray | None = None,
+    ) -> None:
+        """Leave the points of a keyframe that leaves the bank, and all it inherited, to another.
+
+        :param heir: the keyframe that they follow from now on; without one they stay in the
+            world where they are.
+        """
         cloud = self._clouds.pop(keyframe_id, None)
-        if cloud is None or not len(cloud):
+        inherited = self._inherited.pop(keyframe_id, [])
+        if not inherited and (cloud is None or not len(cloud)):
             return
-        self._baked.append(cloud.moved(S_world_camera))
-        # Merging only blocks of like size keeps the work per point logarithmic.
-        while len(self._baked) > 1:
-            before, last = map(len, self._baked[-2:])
-            if before >= 2 * last or before + last > _MERGE_POINTS:
-                break
-            pair = Cloud.joined([self._baked.pop(-2), self._baked.pop()])
-            self._baked.append(voxelised(pair, self.config.voxel_size))
+        S_heir_camera = S_world_camera
+        if heir is not None and S_world_heir is not None:
+            S_heir_camera = inverse_similarity(S_world_heir) @ S_world_camera
+        blocks = self._inherited.setdefault(_WORLD if heir is None else heir, [])
+        for block, S_camera_block in inherited:
+            blocks.append((block, S_heir_camera @ S_camera_block))
+        if cloud is not None and len(cloud):
+            blocks.append((cloud.moved(S_heir_camera), _HERE))
+        self._merge(blocks)
         self.revision += 1
 
+    def _merge(self, blocks: list[tuple[Cloud, np.ndarray]]) -> None:
+        """Merge blocks of like size, which keeps the work per point logarithmic."""
+        while len(blocks) > 1:
+            (before, S_before), (last, S_last) = blocks[-2:]
+            if len(before) >= 2 * len(last) or len(before) + len(last) > _MERGE_POINTS:
+                break
+            if S_before is not S_last:
+                last = last.moved(inverse_similarity(S_before) @ S_last)
+            pair = Cloud.joined([before, last])
+            blocks[-2:] = [(voxelised(pair, self.config.voxel_size), S_before)]
+
     def drop(self, keyframe_id: int) -> None:
-        """Forget the points of a keyframe whose place in the world was never known."""
+        """Forget the points of a keyframe, and all it inherited."""
+        self._inherited.pop(keyframe_id, None)
         if self._clouds.pop(keyframe_id, None) is not None:
             self.revision += 1
 
@@ -101,34 +132,46 @@ class VoxelMap:
 
     def poses_changed(self) -> None:
         """Note that keyframe poses were rewritten: the map looks different now."""
-        if self._clouds:
+        if self._clouds or self._inherited:
             self.revision += 1
 
     def clear(self) -> None:
         """Drop all points."""
         self._clouds.clear()
-        self._baked.clear()
+        self._inherited.clear()
         self.revision += 1
 
     def view(self, poses: Mapping[int, np.ndarray]) -> MapView:
         """Return a snapshot with the keyframes at the poses given (``S_world_camera``)."""
-        placed = tuple(
+        placed = [
             (cloud, poses[keyframe_id])
             for keyframe_id, cloud in self._clouds.items()
             if keyframe_id in poses
-        )
-        return MapView(self.revision, self.config.voxel_size, placed, tuple(self._baked))
+        ]
+        known = {**poses, _WORLD: _HERE}
+        # The oldest first: where points share a voxel, theirs is the first in line.
+        inherited = [
+            (cloud, known[heir] @ S_heir_cloud)
+            for heir in sorted(self._inherited)
+            if heir in known
+            for cloud, S_heir_cloud in self._inherited[heir]
+        ]
+        return MapView(self.revision, self.config.voxel_size, (*inherited, *placed))
 
     def _keep_bound(self) -> None:
         """Drop the oldest points beyond the bound, those of the newest keyframe last."""
         excess = len(self) - self.config.max_points
         if excess > 0:
             excess += int(_FREED_SHARE * self.config.max_points)
-        while excess > 0 and self._baked:
-            oldest = self._baked[0]
-            kept = oldest.take(np.arange(min(excess, len(oldest)), len(oldest)))
-            excess -= len(oldest) - len(kept)
-            self._baked[:1] = [kept] if len(kept) else []
+        for heir in sorted(self._inherited):
+            blocks = self._inherited[heir]
+            while excess > 0 and blocks:
+                oldest, S_heir_cloud = blocks[0]
+                kept = oldest.take(np.arange(min(excess, len(oldest)), len(oldest)))
+                excess -= len(oldest) - len(kept)
+                blocks[:1] = [(kept, S_heir_cloud)] if len(kept) else []
+            if not blocks:
+                del self._inherited[heir]
         for keyframe_id in list(self._clouds):
             if excess <= 0:
                 return
