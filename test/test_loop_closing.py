@@ -11,6 +11,7 @@ import pytest
 from r3_ros.datatypes import Edge, TrackingState
 from r3_ros.errors import ModelError
 from r3_ros.geometry import inverse, is_rigid, make_T, transform
+from r3_ros.ros.poses import PoseChain
 from r3_ros.streaming import loop_closing
 from r3_ros.streaming.loop_closing import LoopCloser
 from r3_ros.streaming.loop_evidence import FarEdge, LoopEvidence
@@ -92,6 +93,27 @@ def test_the_pose_after_a_correction_is_where_the_camera_is():
     assert off[first] < 0.1 and off[first:].max() < 0.3
     # Not one frame but the whole way has been put right.
     assert offs(closed.final, closed.truth).max() < 0.25
+
+
+def test_map_to_odom_takes_the_correction_and_odom_to_base_goes_on():
+    closed = small()
+    first = next(e for e in closed.estimates if e.corrected).frame_id
+    chain = PoseChain(np.eye(4), starts_in_base=False)
+    placed = [
+        chain.advance(
+            e.stamp_ns, e.T_world_camera, e.T_previous_camera, e.covariance, 1.0, max_gap_s=5.0
+        )
+        for e in closed.estimates
+    ]
+    in_map, in_odom, between = (
+        np.linalg.norm(
+            np.diff(np.stack([getattr(p, name)[:3, 3] for p in placed]), axis=0), axis=1
+        )
+        for name in ('T_map_base', 'T_odom_base', 'T_map_odom')
+    )
+    assert in_map[first - 1] > 1.0 and between[first - 1] > 1.0
+    assert in_odom.max() < 1.1 * np.median(in_odom)
+    assert between[: first - 1].max() < 1e-6
 
 
 def test_the_covariance_shrinks_with_the_correction():
