@@ -14,7 +14,7 @@ from ..weights import CATALOGUE, find_weights, missing_message
 from .checkpoint import inspect_checkpoint, load_network
 from .memory import Room
 from .network import MetricNetwork, R3Network
-from .official_network import OfficialNetwork, RawMetricDepth
+from .official_network import OfficialMetricDepth, OfficialNetwork
 from .predictor import R3Predictor
 from .variants import CameraOutput, VARIANTS
 from .window_predictor import R3WindowPredictor
@@ -64,7 +64,7 @@ def load_official(config: ModelConfig, memory: MemoryConfig, metric: bool) -> Of
             metric_path, variant=variant, dtype=dtype, device=loaded.device
         ).network
         assert isinstance(network, MetricNetwork)
-        metric_depth = RawMetricDepth(network, loaded.device)
+        metric_depth = OfficialMetricDepth(network, loaded.device)
     room = _room(memory, loaded.info)
     return OfficialNetwork(loaded.network, loaded.info, room, loaded.device, metric_depth)
 

@@ -32,7 +32,7 @@ def metric_depth(prediction: MonoDepth, intrinsics: Intrinsics) -> np.ndarray:
 
 
 def with_far_sky(depth: np.ndarray, sky: np.ndarray) -> np.ndarray:
-    """Return depth (H, W) whose sky lies as far as the farthest things do, to look at.
+    """Return depth (..., H, W) whose sky lies as far as the farthest things do, to look at.
 
     The far depth is the 0.99 quantile of what is not sky. The authors draw at most 100,000 pixels
     for it; all are taken here, so the answer does not change from call to call.

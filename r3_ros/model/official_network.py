@@ -16,6 +16,7 @@ from ..errors import FrameError, ModelError
 from ..frame_relations import Relations, Replay, View
 from ..preprocess import intrinsics_from_fov
 from .memory import Context, FrameMemory, Room
+from .metric import with_far_sky
 from .network import FrameCache, MetricNetwork, Prediction, R3Network
 
 _NOT_FINITE = (
@@ -24,11 +25,12 @@ _NOT_FINITE = (
 )
 
 
-class RawMetricDepth:
-    """Depth of the metric network as it comes out: what the authors take for metres.
+class OfficialMetricDepth:
+    """What the authors take for depth in metres.
 
-    It is that for a focal length of 300 pixels alone, and the sky is in it; see
-    :func:`~r3_ros.model.metric.metric_depth` for what it should be.
+    It is that for a focal length of 300 pixels alone, and the sky is in it, as far away as the
+    farthest things of all pictures asked for at once. :func:`~r3_ros.model.metric.metric_depth`
+    is what it should be.
     """
 
     def __init__(self, network: MetricNetwork, device: torch.device) -> None:
@@ -39,8 +41,8 @@ class RawMetricDepth:
     @torch.inference_mode()
     def __call__(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """Return (N, h, w) float32 of N prepared pictures (h, w, 3) uint8."""
-        depth: np.ndarray = self._network(_images(pictures, self._device)).depth.cpu().numpy()
-        return depth
+        answer = self._network(_images(pictures, self._device))
+        return with_far_sky(answer.depth.cpu().numpy(), answer.sky.cpu().numpy())
 
 
 class OfficialNetwork:
@@ -56,7 +58,7 @@ class OfficialNetwork:
         info: ModelInfo,
         room: Room,
         device: torch.device,
-        metric: RawMetricDepth | None = None,
+        metric: OfficialMetricDepth | None = None,
     ) -> None:
         """Take a loaded network in evaluation mode, on its device, and the room for its cache."""
         self.info = info
