@@ -1,5 +1,7 @@
 """The solver: known graphs, a unit that drifts, measurements that are wrong altogether."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from r3_ros.geometry import is_rigid, make_T
@@ -79,13 +81,29 @@ def test_a_wrong_closing_edge_is_let_go(width, let_go):
     assert solution.misfit[-1] > 10 * solution.misfit[graph.closing][:-1].max() or not let_go
 
 
+def test_what_nothing_is_known_of_stays_and_troubles_nobody():
+    truth = ring(np.ones(NODES))
+    graph = problem(truth, [exact(truth, 0, NODES - 2)], small_twist())
+    cut = graph.pairs[:, 1] != NODES - 1
+    graph = replace(
+        graph,
+        pairs=graph.pairs[cut],
+        S_source_target=graph.S_source_target[cut],
+        sigmas=graph.sigmas[cut],
+        closing=graph.closing[cut],
+    )
+    solution = solve_poses(graph, kernel_width=3.0)
+    assert off(solution.S_world_node, truth)[:-1].max() < 0.25
+    np.testing.assert_allclose(solution.S_world_node[-1], graph.S_world_node[-1], atol=1e-6)
+
+
 def test_without_measurements_all_stays():
     truth = ring(np.ones(NODES))
     empty = PoseProblem(
         truth, np.zeros((0, 2), int), np.zeros((0, 4, 4)), np.zeros((0, 7)), np.zeros(0, bool)
     )
     solution = solve_poses(empty, 3.0)
-    np.testing.assert_allclose(solution.S_world_node, truth, atol=1e-9)
+    np.testing.assert_allclose(solution.S_world_node, truth, atol=1e-6)
     assert solution.misfit.shape == (0,)
 
 

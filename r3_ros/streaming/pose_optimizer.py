@@ -18,7 +18,9 @@ from .similarity import scale_of, similarity
 _SETTLED = 1e-4
 _MAX_ROUNDS = 30
 #: What stands for "does not move": of turn, shift and logarithm of the scale.
-_FIXED_SIGMA = 1e-6
+_FIXED_SIGMA = 1e-5
+#: Holds what no measurement holds; pulls at nothing that one does.
+_LOOSE_SIGMA = 100.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +102,9 @@ def _factor_graph(
     gtsam: Any, problem: PoseProblem, measured: list[Any], kernel_width: float | None
 ) -> Any:
     graph = gtsam.NonlinearFactorGraph()
-    held = gtsam.noiseModel.Isotropic.Sigma(7, _FIXED_SIGMA)
-    graph.add(gtsam.PriorFactorSimilarity3(0, _to_gtsam(gtsam, problem.S_world_node[0]), held))
+    for key, S_node in enumerate(problem.S_world_node):
+        held = gtsam.noiseModel.Isotropic.Sigma(7, _LOOSE_SIGMA if key else _FIXED_SIGMA)
+        graph.add(gtsam.PriorFactorSimilarity3(key, _to_gtsam(gtsam, S_node), held))
     rows = zip(problem.pairs, measured, problem.sigmas, problem.closing, strict=True)
     for (source, target), S, sigmas, closing in rows:
         noise = gtsam.noiseModel.Diagonal.Sigmas(sigmas)
