@@ -159,6 +159,17 @@ def test_poses_depth_and_map_are_in_one_unit(tmp_path):
     assert len(result.cloud) > 1000 and reach < far < reach + 6 / UNITS[0]
 
 
+def test_ranges_of_points_are_in_the_unit_of_the_map(tmp_path):
+    T = walk(20)
+    settings = {'points.max_range': 2.1, 'points.min_range': 1.6, 'points.edge_threshold': 0.0}
+    clouds = []
+    for units in ((1.0,), (1.0, 5.0)):
+        result, _ = run(tmp_path, WindowScript(T, units), settings=settings)
+        clouds.append(result.cloud)
+    assert len(clouds[0]) > 100
+    assert len(clouds[1]) == pytest.approx(len(clouds[0]), rel=0.02)
+
+
 # --- Who is left out ---
 
 

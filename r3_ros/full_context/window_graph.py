@@ -8,22 +8,26 @@ same camera, and a ratio of units that depth tells.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from ..config import CovarianceConfig
 from ..errors import ModelError
 from ..geometry import rotation_angle
-from ..streaming.pose_optimizer import load_gtsam, PoseProblem, PoseSolution, solve_poses
+from ..streaming.pose_optimizer import load_gtsam, PoseProblem, solve_poses
 from ..streaming.pose_resolution import edge_sigmas
-from ..streaming.similarity import similarity
+from ..streaming.similarity import inverse_similarity, rigid_part, scale_of, similarity
 from .joining import LogScale
 from .relations import Relations
 
 #: All pictures of a window are in one unit, and a picture in two windows is one camera.
 _ONE_UNIT_SIGMA = 1e-4
 _SAME_CAMERA_SIGMA = 1e-4
+#: Relations of neighbours are short, but not that much surer: units and radians.
+_LEAST_SHIFT_SIGMA = 1e-3
+_LEAST_TURN_SIGMA = 2e-3
 #: What stands for "unknown", of the logarithm of a scale.
 _UNKNOWN_SIGMA = 10.0
 #: How far poses of one picture may be apart that two windows found by a rule of their own: of the
@@ -31,8 +35,9 @@ _UNKNOWN_SIGMA = 10.0
 _RIGID_TURN_SIGMA = 0.01
 _RIGID_SHIFT_SHARE = 0.02
 _LEAST_EXTENT = 1e-3
-#: Misfit in standard deviations beyond which a measurement loses weight; raised where all misfit.
+#: Misfit in standard deviations beyond which a measurement loses weight, if the others fit.
 _KERNEL_WIDTH = 3.0
+_ROUNDS = 4
 #: Median misfit (root mean square of seven components) of measurements as good as they claim.
 _USUAL_MISFIT = 0.7
 
@@ -99,24 +104,39 @@ def adjusted_windows(
     """
     starts = np.cumsum([0, *(len(window.rows) for window in windows)])
     problem = _problem(windows, ties, starts, reference, covariance, rigid)
-    solution = _solved(problem)
-    return [solution.S_world_node[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    S = _solved(problem)
+    return [S[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
 
 
-def _solved(problem: PoseProblem) -> PoseSolution:
-    """Solve with a kernel as wide as the measurements are off, and at least as they claim."""
-    nothing_wrong = PoseProblem(
-        problem.S_world_node,
-        problem.pairs,
-        problem.S_source_target,
-        problem.sigmas,
-        np.zeros(len(problem.pairs), dtype=bool),
-    )
-    first = solve_poses(nothing_wrong, _KERNEL_WIDTH)
-    if not problem.closing.any():
-        return first
-    off = float(np.median(first.misfit[problem.closing])) / _USUAL_MISFIT
-    return solve_poses(problem, _KERNEL_WIDTH * max(1.0, off))
+def _solved(problem: PoseProblem) -> np.ndarray:
+    """Return (N, 4, 4) nodes that fit the measurements.
+
+    Those that may be wrong lose weight with their misfit (Geman-McClure), round by round. So they do
+    at the start, which is robust already: at full weight a few wrong ones would spoil it.
+    """
+    S = problem.S_world_node
+    nothing_closes = np.zeros(len(problem.pairs), dtype=bool)
+    doubtful = problem.closing
+    for _ in range(_ROUNDS if doubtful.any() else 1):
+        sigmas = problem.sigmas.copy()
+        if doubtful.any():
+            misfit = _misfits(problem, S)[doubtful]
+            # As wide as the measurements are off, and at least as they claim.
+            width = _KERNEL_WIDTH * max(1.0, float(np.median(misfit)) / _USUAL_MISFIT)
+            sigmas[doubtful] *= (1.0 + (misfit / width) ** 2)[:, None]
+        softened = replace(problem, S_world_node=S, sigmas=sigmas, closing=nothing_closes)
+        S = solve_poses(softened, _KERNEL_WIDTH).S_world_node
+    return S
+
+
+def _misfits(problem: PoseProblem, S: np.ndarray) -> np.ndarray:
+    """Return (M,) how far measurements are off in standard deviations, root mean square."""
+    found = inverse_similarity(S[problem.pairs[:, 0]]) @ S[problem.pairs[:, 1]]
+    off = inverse_similarity(problem.S_source_target) @ found
+    turn = Rotation.from_matrix(rigid_part(off)[:, :3, :3]).as_rotvec()
+    parts = np.concatenate([turn, off[:, :3, 3], np.log(scale_of(off))[:, None]], axis=1)
+    misfit: np.ndarray = np.sqrt(np.mean((parts / problem.sigmas) ** 2, axis=1))
+    return misfit
 
 
 def _problem(
@@ -163,6 +183,7 @@ def _within(
     ratios = window.relations.scores[rows[first], rows[second]] / reference
     lengths = np.linalg.norm(T[:, :3, 3], axis=1)
     by_part = edge_sigmas(lengths, rotation_angle(T[:, :3, :3]), ratios, covariance)
+    by_part = np.maximum(by_part, [_LEAST_SHIFT_SIGMA, _LEAST_TURN_SIGMA])
     sigmas = np.empty((len(T), 7))
     sigmas[:, :3], sigmas[:, 3:6] = by_part[:, 1:], by_part[:, :1]
     sigmas[:, 6] = _ONE_UNIT_SIGMA
