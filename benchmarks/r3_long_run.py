@@ -3,7 +3,7 @@
     python benchmarks/r3_long_run.py ../data/house --frames 2000 --budget 2048
 
 Weights are random, or those of --checkpoint. Resident memory and the time of a frame are fitted
-with a line over the frames after the warm-up; the slopes are printed per 1,000 frames. With
+with a line over the frames once the bank is full; the slopes are printed per 1,000 frames. With
 --compare the first frames are run again with a budget ten times as large: as long as nothing is
 evicted the poses must be the same, to the last bit.
 """
@@ -29,8 +29,8 @@ from r3_ros.streaming.engine import Engine
 from tqdm import tqdm
 
 PERIOD_NS = 33_333_333
-#: Frames until buffers are made, caches filled and the bank has seen the whole sequence.
-WARM_UP = 200
+#: Frames after the bank has reached its final size before anything is measured.
+WARM_UP = 100
 
 
 def pictures(folder: Path) -> Iterator[np.ndarray]:
@@ -42,19 +42,20 @@ def pictures(folder: Path) -> Iterator[np.ndarray]:
 
 def stream(
     engine: Engine, folder: Path, count: int
-) -> tuple[list[np.ndarray | None], np.ndarray, np.ndarray]:
-    """Run frames; return their poses, seconds (count,) and resident MiB after each (count,)."""
+) -> tuple[list[np.ndarray | None], np.ndarray, np.ndarray, np.ndarray]:
+    """Run frames; return their poses, and (count,) seconds, resident MiB and keyframes each."""
     process = psutil.Process()
-    poses, seconds, resident = [], np.zeros(count), np.zeros(count)
+    poses, (seconds, resident, keyframes) = [], np.zeros((3, count))
     bar = tqdm(itertools.islice(pictures(folder), count), total=count, unit=' frames')
     for n, image in enumerate(bar):
         began = time.perf_counter()
         estimate = engine.step(Frame(image, (n + 1) * PERIOD_NS))
         seconds[n] = time.perf_counter() - began
         resident[n] = process.memory_info().rss / 2**20
+        keyframes[n] = len(engine.session.bank)
         poses.append(estimate.T_world_camera)
         bar.set_postfix_str(f'{estimate.state.value}, {len(engine.session.bank)} keyframes')
-    return poses, seconds, resident
+    return poses, seconds, resident, keyframes
 
 
 def slope_per_1000(values: np.ndarray, robust: bool = False) -> float:
@@ -110,13 +111,15 @@ def main() -> int:
             },
         )
         engine = load_engine(config)
-        poses, seconds, resident = stream(engine, args.folder, args.frames)
+        poses, seconds, resident, keyframes = stream(engine, args.folder, args.frames)
         engine.close()
-        tail = slice(min(WARM_UP, args.frames // 2), None)
+        full = int(np.argmax(keyframes == keyframes[-1]))
+        tail = slice(min(full + WARM_UP, args.frames // 2), None)
         per_frame = np.median(seconds[tail])
         print(
             f'{args.frames} frames, {1e3 * per_frame:.0f} ms each (median); '
             f'{sum(p is not None for p in poses)} with a pose\n'
+            f'from frame {tail.start} on, with {keyframes[-1]:.0f} keyframes:\n'
             f'memory: {resident[-1]:.0f} MiB at the end, '
             f'{slope_per_1000(resident[tail]):+.2f} MiB per 1,000 frames\n'
             f'time: {100 * slope_per_1000(seconds[tail], robust=True) / per_frame:+.2f} % per '
@@ -128,7 +131,7 @@ def main() -> int:
             config, memory=replace(config.memory, max_gpu_mib=10 * config.memory.max_gpu_mib)
         )
         engine = load_engine(roomy)
-        again, _, _ = stream(engine, args.folder, args.compare)
+        again, *_ = stream(engine, args.folder, args.compare)
         engine.close()
     same = all(
         a is b or (a is not None and b is not None and np.array_equal(a, b))
