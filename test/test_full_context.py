@@ -20,6 +20,7 @@ from r3_ros.sources import open_source
 from r3_ros.streaming.similarity import scale_of
 from r3_ros.trajectory_file import read_tum
 from scripted_windows import GOOD, picture_of, ScriptedWindows, walk, WindowScript, write_pictures
+from sequences import CAMERA_YAML
 
 UNITS = (1.7, 0.4, 2.9, 0.8, 1.3)
 
@@ -138,6 +139,26 @@ def test_a_shared_picture_that_one_window_gets_wrong_does_not_move_the_rest(tmp_
     result, _ = run(tmp_path, WindowScript(T, UNITS, wrong={1: {9}}))
     far, turned = errors(result, T)
     assert far < 1e-3 and turned < 1e-3
+
+
+def test_wrong_relations_hardly_matter_to_the_robust_method(tmp_path, monkeypatch):
+    T = walk(36)
+    predict = ScriptedWindows.predict
+
+    def with_wrong_ones(self, pictures):
+        prediction = predict(self, pictures)
+        wrong = np.triu(self._rng.random(prediction.predicted.shape) < 0.15, 1)
+        prediction.relative[wrong, :3] += self._rng.normal(0, 1, (np.count_nonzero(wrong), 3))
+        prediction.predicted[wrong.T] = False
+        return prediction
+
+    monkeypatch.setattr(ScriptedWindows, 'predict', with_wrong_ones)
+    far = {}
+    for method in ('robust', 'greedy'):
+        script = WindowScript(T, UNITS, noise=(0.01, 0.002))
+        result, _ = run(tmp_path, script, settings={'offline.method': method})
+        far[method] = errors(result, T)[0]
+    assert far['robust'] < 0.01 and far['robust'] < 0.2 * far['greedy']
 
 
 def test_poses_depth_and_map_are_in_one_unit(tmp_path):
@@ -311,6 +332,19 @@ def test_cropped_pictures_keep_their_rays(tmp_path):
     # The last one lost 7 rows at the top and bottom: its field of view is of the crop.
     assert (result.intrinsics.width, result.intrinsics.height) == (42, 56)
     assert result.intrinsics.cy == pytest.approx(27.5) and result.intrinsics_estimated
+
+
+def test_a_calibration_is_used_for_the_pictures_that_it_fits(tmp_path):
+    folder = write_pictures(tmp_path / 'seq', [0, 1], timed=False)
+    write_pictures(tmp_path / 'tall', [2], timed=False, size=(42, 56))
+    (tmp_path / 'tall' / '000000.png').rename(folder / 'tall.png')
+    text = CAMERA_YAML.replace('64', '56').replace('48', '42')
+    (folder / 'camera.yaml').write_text(text)
+    with open_source(folder, collections=True) as source:
+        result = reconstruct(source, ScriptedWindows(WindowScript(walk(3))), R3Config())
+    assert result.rejected == {'of an unsuitable size': 1} and len(result.records) == 2
+    assert not result.intrinsics_estimated and result.intrinsics.fx == pytest.approx(51.2)
+    assert any('tall.png' in warning for warning in result.warnings)
 
 
 # --- The rest ---

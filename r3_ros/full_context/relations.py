@@ -7,11 +7,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..geometry import inverse, make_T, quat_xyzw, T_from_quat
+from ..geometry import inverse, make_T, quat_xyzw, rotation_angle, T_from_quat
 from ..window_prediction import WindowPrediction
 
 #: A picture is as well related to others as to the best three of them, on average.
 _BEST = 3
+#: A pair that is there has some score, however low its logit.
+_LEAST_SCORE = 1e-12
+#: Ways around a pair that are looked at, at the most.
+_MOST_WAYS = 64
+#: Lengths below which a way has none; errors below which there are none.
+_SHORTEST = 1e-6
+_ROUNDING = 1e-6
+#: Pairs that are off this many times more than usual are hardly believed.
+_FAR_OFF = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +60,8 @@ def relations_of(prediction: WindowPrediction) -> Relations:
     it cannot tell which was the earlier, so both count, by their confidences.
     """
     S = len(prediction.predicted)
-    scores = np.logaddexp(0.0, prediction.logits) * prediction.predicted[..., None]  # softplus
+    softplus = np.maximum(np.logaddexp(0.0, prediction.logits), _LEAST_SCORE)
+    scores = softplus * prediction.predicted[..., None]
     usable = prediction.predicted.copy()
     usable[:, 0] &= ~prediction.predicted[0, :]
     scores[~usable] = 0.0
@@ -86,6 +96,32 @@ def _averaged(forward: np.ndarray, backward: np.ndarray, weights: np.ndarray) ->
     return make_T(T_from_quat(centre, quat)[..., :3, :3], centre)
 
 
+def agreement(relations: Relations) -> np.ndarray:
+    """Return (S, S) factors up to 1: how well a relation agrees with the ways around it.
+
+    A pair is compared with the way from one to the other over each third picture; the median of
+    what it is off tells whether the pair is wrong or the way. What is usual keeps most weight.
+    """
+    S = len(relations.T)
+    off = np.full((min(S, _MOST_WAYS), S, S, 2), np.nan)
+    lengths = np.linalg.norm(relations.T[..., :3, 3], axis=2)
+    thirds = np.linspace(0, S - 1, len(off)).astype(np.int64)
+    for n, k in enumerate(thirds):
+        around = relations.T[:, k, None] @ relations.T[None, k]
+        shift = np.linalg.norm(around[..., :3, 3] - relations.T[..., :3, 3], axis=2)
+        off[n, ..., 0] = shift / np.maximum(lengths[:, k, None] + lengths[None, k], _SHORTEST)
+        turn = np.swapaxes(around[..., :3, :3], 2, 3) @ relations.T[..., :3, :3]
+        off[n, ..., 1] = rotation_angle(turn)
+    factors = np.ones((S, S))
+    for part in range(2):
+        known = np.isfinite(off[..., part]).any(axis=0)
+        if known.any():
+            middle = np.nanmedian(off[..., part][:, known], axis=0)
+            usual = max(float(np.median(middle)), _ROUNDING)
+            factors[known] /= (1.0 + (middle / (_FAR_OFF * usual)) ** 2) ** 2
+    return factors
+
+
 def related_group(
     relations: Relations, least_score: float, usable: np.ndarray, shared: int
 ) -> list[int]:
@@ -109,7 +145,17 @@ def related_group(
 
 def _grown(pairs: np.ndarray, left: set[int], least_score: float) -> list[int]:
     start = max(sorted(left), key=lambda n: pairs[n].max(initial=0.0))
-    group, rest = [start], sorted(left - {start})
+    return grown_from(start, pairs, sorted(left - {start}), least_score)
+
+
+def grown_from(
+    start: int, pairs: np.ndarray, others: Sequence[int], least_score: float
+) -> list[int]:
+    """Return the start and what is related to it and one another, best related first.
+
+    :param pairs: (S, S) scores.
+    """
+    group, rest = [start], list(others)
     while rest:
         to_group = -np.sort(-pairs[np.ix_(rest, group)], axis=1)[:, :_BEST]
         means = to_group.mean(axis=1)

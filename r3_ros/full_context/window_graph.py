@@ -111,8 +111,8 @@ def adjusted_windows(
 def _solved(problem: PoseProblem) -> np.ndarray:
     """Return (N, 4, 4) nodes that fit the measurements.
 
-    Those that may be wrong lose weight with their misfit (Geman-McClure), round by round. So they do
-    at the start, which is robust already: at full weight a few wrong ones would spoil it.
+    Those that may be wrong lose weight with their misfit (Geman-McClure), round by round, from
+    the start on: that is robust already, and a few wrong ones at full weight would spoil it.
     """
     S = problem.S_world_node
     nothing_closes = np.zeros(len(problem.pairs), dtype=bool)

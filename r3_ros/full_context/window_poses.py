@@ -12,7 +12,7 @@ from ..streaming.official import GreedyOptions, resolve_greedy
 from ..streaming.official.pose_graph import COMMAND_LINE, GraphOptions, refine_poses
 from ..streaming.pose_resolution import robust_average
 from ..window_prediction import WindowPrediction
-from .relations import Relations
+from .relations import agreement, grown_from, Relations
 
 #: What the authors' command line sets: every edge counts.
 ALL_CANDIDATES = GreedyOptions(topn=None)
@@ -21,21 +21,25 @@ ALL_CANDIDATES = GreedyOptions(topn=None)
 def robust_poses(relations: Relations, group: Sequence[int]) -> np.ndarray:
     """Return (G, 4, 4) ``T_root_frame`` of a group, the first of which is the root.
 
-    Each picture has the robust average over those before it: a start for the pose graph, which
-    weighs all relations at once.
+    Picture by picture, those first whose relations agree with the others: each has the robust
+    average over those before it. A start for the pose graph, which weighs all relations at once.
 
     :param group: indices, each related to some before it.
     """
-    T_root = np.empty((len(group), 4, 4))
+    chosen = np.ix_(group, group)
+    T, scores = relations.T[chosen], relations.scores[chosen]
+    scores = scores * agreement(Relations(T, scores))[..., None]
+    order = grown_from(0, scores.mean(axis=2), range(1, len(group)), 0.0)
+    T_root = np.full((len(group), 4, 4), np.nan)
     T_root[0] = np.eye(4)
-    for n in range(1, len(group)):
-        scores = relations.scores[group[:n], group[n]]
-        known = (scores > 0).all(axis=1)
-        candidates = T_root[:n][known] @ relations.T[group[:n], group[n]][known]
+    for n in range(1, len(order)):
+        weights = scores[order[:n], order[n]]
+        known = (weights > 0).all(axis=1)
+        candidates = T_root[order[:n]][known] @ T[order[:n], order[n]][known]
         centre, quat, _ = robust_average(
-            candidates[:, :3, 3], quat_xyzw(candidates), scores[known]
+            candidates[:, :3, 3], quat_xyzw(candidates), weights[known]
         )
-        T_root[n] = T_from_quat(centre, quat)
+        T_root[order[n]] = T_from_quat(centre, quat)
     return T_root
 
 
