@@ -38,6 +38,10 @@ class Predictor(Protocol):
     can_restart: bool
 
     @property
+    def capacity(self) -> int | None:
+        """Frames that can be held at once; None: no bound, or not known before the first frame."""
+
+    @property
     def confidence_reference(self) -> float:
         """Score (the mean of an edge's two confidences) of a good edge, nominal conditions given.
 

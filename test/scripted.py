@@ -148,6 +148,7 @@ class ScriptedPredictor:
     """Implements the predictor protocol from a :class:`Script`."""
 
     info = ModelInfo('scripted')
+    capacity = None
     confidence_reference = 2.0
     descriptor_size = 128
     can_restart = True

@@ -19,6 +19,7 @@ from r3_ros.model.network import build_network
 from r3_ros.model.predictor import R3Predictor
 from r3_ros.model.variants import VARIANTS
 from r3_ros.predictor import Predictor
+from r3_ros.streaming.engine import Engine
 from sequences import write_folder
 import torch
 
@@ -380,6 +381,26 @@ def test_memory_of_a_long_stream_is_bounded(checkpoint):
         assert len(held) <= 6 and engine.session.held() == set(held)
     finally:
         engine.close()
+
+
+def test_the_bank_shrinks_to_what_fits(network):
+    changes = {
+        'keyframe.mode': 'interval',
+        'keyframe.interval': 1,
+        'stream.recent_frames': 2,
+        'stream.recent_keyframes': 2,
+        'stream.retrieved_keyframes': 1,
+    }
+    entry_bytes = 2 * 4 * 192 * (1 + 7 * 11) * 4 + 384 * 4  # four layers, float32
+    room = Room(device_bytes=9 * entry_bytes, host_bytes=3 * entry_bytes)
+    config = replace(CONFIG, depth=False)
+    predictor = R3Predictor(network, ModelInfo('r3'), config, room, torch.device('cpu'))
+    engine = Engine(predictor, updated(R3Config(), changes))
+    evicted = []
+    for n in range(30):
+        evicted += engine.step(replace(frame(n), frame_id=-1)).evicted
+        assert len(predictor._memory) <= predictor.capacity == 11
+    assert len(engine.session.bank) == 11 - 2 - 1 and len(evicted) == 30 - 8
 
 
 @pytest.mark.ros

@@ -40,6 +40,7 @@ class ClassicalPredictor:
     """
 
     info = ModelInfo('classical')
+    capacity: int | None = None
     confidence_reference: float = REFERENCE
     descriptor_size: int = describe.SIZE
     #: Only frames placed in the one map of landmarks can be related to.

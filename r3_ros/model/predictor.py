@@ -77,6 +77,11 @@ class R3Predictor:
         self.reset()
 
     @property
+    def capacity(self) -> int | None:
+        """Frames that fit into all tiers of the memory; None before the first."""
+        return self._memory.capacity
+
+    @property
     def confidence_reference(self) -> float:
         """Score of a good edge: the mean of the best of this stream's first frames.
 

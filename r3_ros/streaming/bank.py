@@ -55,6 +55,10 @@ class _Keyframe:
     judged: int = 0
 
 
+#: The anchor, a keyframe that can go, and the newest: with fewer there is no bank.
+_FEWEST = 3
+
+
 class KeyframeBank:
     """At most ``max_keyframes`` keyframes, found again by descriptor similarity."""
 
@@ -146,13 +150,15 @@ class KeyframeBank:
         descriptor: np.ndarray,
         T_world_camera: np.ndarray | None = None,
         intrinsics: Intrinsics | None = None,
+        room: int | None = None,
     ) -> list[int]:
         """Remember a keyframe and return the ids that had to go for it.
 
         :param T_world_camera: its pose; without pose and intrinsics, views do not count for it.
+        :param room: keyframes that fit elsewhere, which may be fewer than ``max_keyframes``.
         """
         evicted = []
-        if not self._free:
+        while not self._free or (room is not None and len(self) >= max(room, _FEWEST)):
             worst = self._least_useful(frame_id)
             self.remove(worst)
             evicted.append(worst)

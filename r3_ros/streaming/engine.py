@@ -21,12 +21,15 @@ from ..datatypes import DepthMap, Edge, Estimate, Frame, FramePrediction, Tracki
 from ..errors import FrameError
 from ..geometry import inverse
 from ..kernels import retrieval_index
+from ..metric_depth import MetricDepth
 from ..predictor import Predictor
 from .bank import KeyframeBank
 from .gate import Gate, Verdict
 from .loops import Loops
+from .odometry_track import OdometryTrack
 from .pose_graph import PoseGraph
 from .pose_resolution import HeldPose, resolve_pose, ResolvedPose, usable_edges
+from .scale_tracking import measure_scale, ScaleTracker
 from .segments import (
     leave_segment,
     motion_since_last,
@@ -53,16 +56,26 @@ class Engine:
 
     :ivar config: all parameters; change the live ones with :meth:`update_config`.
     :ivar session: everything remembered; replaced by :meth:`reset`.
+    :ivar odometry: what the robot says of its motion, for who hears it to fill.
     """
 
-    def __init__(self, predictor: Predictor, config: R3Config, device: str = 'cpu') -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        config: R3Config,
+        device: str = 'cpu',
+        metric: MetricDepth | None = None,
+    ) -> None:
         """Start the first session.
 
         :param device: where descriptors are searched, ``cpu`` or ``cuda``.
+        :param metric: needed by ``scale.source`` model.
         """
         self.predictor = predictor
         self.config = config
+        self.odometry = OdometryTrack()
         self._device = device
+        self._metric = metric
         self.loops = Loops(config)
         self.session = self._new_session(session_id=0)
 
@@ -111,6 +124,10 @@ class Engine:
             self._credit(frame.frame_id, withheld)
             self.loops.note(session, frame.frame_id, withheld, prediction.depths, reference)
         stages.done('loops')
+        if session.scale.measures:
+            followed = T_previous_camera if verdict.trusted else None
+            measure_scale(session, frame.stamp_ns, depths, followed)
+            stages.done('scale')
         # In a segment that is not joined the camera is followed, but nobody knows where.
         believed = resolved if verdict.believed and session.segment_id == 0 else None
         return Estimate(
@@ -133,12 +150,14 @@ class Engine:
             evicted=(*gone, *evicted),
             segment_id=session.segment_id,
             map_revision=session.map_revision,
+            metres_per_unit=session.scale.metres_per_unit,
             timings_ms=stages.milliseconds,
         )
 
     def update_config(self, config: R3Config) -> None:
         """Take over parameters that may change while running, between two frames."""
         self.config = self.loops.config = config
+        self.session.map_revision += self.session.scale.update_config(config.scale)
         self.session.gate.config = config.tracking
         self.session.bank.config = config.keyframe
 
@@ -149,7 +168,9 @@ class Engine:
         """
         refined, depths = self.predictor.drain()
         corrected = {*self.loops.take(self.session, None), *self._refine(refined)}
-        return tuple(sorted(corrected)), self._add_to_map(depths)
+        depths = self._add_to_map(depths)
+        measure_scale(self.session, None, depths, None)
+        return tuple(sorted(corrected)), depths
 
     def reset(self) -> None:
         """Forget everything: the next frame starts a new world and a new session id."""
@@ -165,6 +186,8 @@ class Engine:
         """Stop all background work and free the predictor's device."""
         self.loops.close()
         self.predictor.close()
+        if self._metric is not None:
+            self._metric.close()
 
     def _new_session(self, session_id: int) -> Session:
         config = self.config
@@ -178,6 +201,7 @@ class Engine:
             map=VoxelMap(config.map),
             trajectory=Trajectory(config.trajectory.max_poses),
             session_id=session_id,
+            scale=ScaleTracker(config.scale, self._metric, self.odometry),
         )
 
     @property
@@ -321,7 +345,15 @@ class Engine:
         T_world_camera = None
         if self.session.segment_id == 0:
             T_world_camera = self.session.graph.held[frame.frame_id].T_world_camera
-        return True, bank.admit(frame.frame_id, descriptor, T_world_camera, prediction.intrinsics)
+        return True, bank.admit(
+            frame.frame_id, descriptor, T_world_camera, prediction.intrinsics, self._keyframe_room
+        )
+
+    @property
+    def _keyframe_room(self) -> int | None:
+        """Keyframes that the predictor can hold beside the recent frames and the next one."""
+        capacity = self.predictor.capacity
+        return None if capacity is None else capacity - self.config.stream.recent_frames - 1
 
     def _let_go(self) -> None:
         """Release frames that are neither recent nor keyframes any more."""
