@@ -28,6 +28,7 @@ PRESET_NAMES = (
     'official_long',
     'official_strided',
 )
+SCALE_SOURCES = ('none', 'fixed', 'model', 'odometry')
 
 
 @dataclass(frozen=True)
@@ -314,6 +315,44 @@ class LoopConfig:
 
 
 @dataclass(frozen=True)
+class ScaleConfig:
+    """How long a map unit is: see docs/streaming.md."""
+
+    source: str = _param(
+        'none',
+        'what tells metres: none (map units stay), fixed (a number), model (the metric network), '
+        'odometry (what the robot says of its motion)',
+        choices=SCALE_SOURCES,
+    )
+    fixed: float = _param(1.0, 'a map unit, for source fixed', 'm', low=1e-4, high=1e4, live=True)
+    bootstrap_frames: int = _param(
+        5, 'keyframes that the metric network looks at for one estimate', low=1, high=100
+    )
+    check_every: int = _param(
+        10,
+        'afterwards it looks at every so many keyframes, for the live ratio; 0: never again',
+        low=0,
+        high=1000,
+        live=True,
+    )
+    min_translation: float = _param(
+        1.0,
+        'motion that odometry must have told of before it is believed',
+        'm',
+        low=0.05,
+        high=100.0,
+    )
+    lock: bool = _param(True, 'keep the first estimate; off: follow later ones slowly', live=True)
+    drift_warn_ratio: float = _param(
+        1.1,
+        'warn when the newest estimate leaves the one in use by this factor',
+        low=1.0,
+        high=10.0,
+        live=True,
+    )
+
+
+@dataclass(frozen=True)
 class KeyframeConfig:
     """Which frames are remembered, unless the predictor itself asks for one."""
 
@@ -521,6 +560,7 @@ class R3Config:
     offline: OfflineConfig = _group(OfflineConfig)
     stream: StreamConfig = _group(StreamConfig)
     loop: LoopConfig = _group(LoopConfig)
+    scale: ScaleConfig = _group(ScaleConfig)
     keyframe: KeyframeConfig = _group(KeyframeConfig)
     tracking: TrackingConfig = _group(TrackingConfig)
     covariance: CovarianceConfig = _group(CovarianceConfig)
@@ -702,6 +742,17 @@ def _check_relations(config: R3Config) -> None:
         )
     if config.stream.preset != OWN_PRESET:
         _check_preset(config.stream.preset, config.model)
+        if config.scale.source != 'none':
+            raise ConfigError(
+                f"parameter 'scale.source' is '{config.scale.source}', and 'stream.preset' is "
+                f"'{config.stream.preset}', which brings its authors' own scale: set scale.source "
+                f"to none, or stream.preset to '{OWN_PRESET}'"
+            )
+    if config.scale.source == 'model' and not config.model.depth:
+        raise ConfigError(
+            "parameter 'scale.source' is 'model', which compares depths, and 'model.depth' is "
+            'false: leave it on, or take another source'
+        )
     offline = config.offline
     if 0 < offline.window_frames <= offline.overlap_frames:
         raise ConfigError(

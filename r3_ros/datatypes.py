@@ -195,13 +195,14 @@ class Estimate:
     :ivar T_world_camera: (4, 4) float64 or None where no pose may be claimed (LOST). The world
         is the first camera of the session, optical axes.
     :ivar covariance: (6, 6) float64 or None, order x y z rx ry rz; the pose error is a small
-        motion ``exp(xi)`` in the camera frame, metres (map units) and radians.
+        motion ``exp(xi)`` in the camera frame, map units and radians.
     :ivar T_previous_camera: (4, 4) motion since the last frame that had a pose, both poses taken
         from the same state of the estimator, so corrections never show in it; None without one.
     :ivar confidence_translation: best-edge score, NaN for a frame without edges.
     :ivar confidence_ratio: score over the session's reference score; 1.0 is nominal.
     :ivar corrected: ids of frames whose earlier poses changed in this step.
     :ivar evicted: ids of keyframes that left the bank in this step.
+    :ivar metres_per_unit: length of a map unit, in which all of the above is; None: unknown.
     """
 
     frame_id: int
@@ -223,4 +224,5 @@ class Estimate:
     evicted: tuple[int, ...] = ()
     segment_id: int = 0
     map_revision: int = 0
+    metres_per_unit: float | None = None
     timings_ms: Mapping[str, float] = field(default_factory=dict)

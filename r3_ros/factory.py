@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .config import OWN_PRESET, R3Config
 from .errors import ConfigError, ModelError
+from .metric_depth import MetricDepth
 from .predictor import Predictor
 from .streaming.engine import Engine
 from .streaming.official.engine import OfficialEngine
@@ -26,9 +27,11 @@ def load_engine(config: R3Config) -> AnyEngine:
         return _load_official(config)
     # The bank is small: unless a device is asked for, searching it on the host is quicker.
     device = 'cpu' if config.model.device == 'auto' else config.model.device
+    # Looked for first: what it needs may be missing, and the predictor may take long to load.
+    metric = load_metric_depth(config) if config.scale.source == 'model' else None
     predictor = load_predictor(config)
     try:
-        return Engine(predictor, config, device)
+        return Engine(predictor, config, device, metric)
     except ModelError:
         predictor.close()
         raise
@@ -53,6 +56,21 @@ def load_predictor(config: R3Config) -> Predictor:
     return _load_r3(config)
 
 
+def load_metric_depth(config: R3Config) -> MetricDepth:
+    """Return what tells depth in metres.
+
+    :raises ModelError: its weights are missing or wrong, or a library it needs is missing.
+    """
+    try:
+        from .model.loading import load_metric
+    except ImportError as error:
+        raise ModelError(
+            f"scale.source 'model' cannot be had: {error}. Its network needs torch, safetensors "
+            'and Pillow for Python: pip install torch safetensors pillow'
+        ) from error
+    return load_metric(config.model)
+
+
 def load_window_predictor(config: R3Config) -> WindowPredictor:
     """Return the predictor of windows that ``model.name`` names.
 
@@ -69,6 +87,11 @@ def load_window_predictor(config: R3Config) -> WindowPredictor:
         raise ConfigError(
             f"stream.preset '{config.stream.preset}' is a way to run a stream, frame by frame: "
             f"run without --mode offline, or set stream.preset to '{OWN_PRESET}'"
+        )
+    if config.scale.source not in ('none', 'fixed'):
+        raise ConfigError(
+            f"parameter 'scale.source' is '{config.scale.source}', which measures a stream, frame "
+            'by frame: run without --mode offline, or set scale.source to none or fixed'
         )
     try:
         from .model.loading import load_r3_windows

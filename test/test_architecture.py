@@ -28,6 +28,7 @@ LAYERS = (
         'input_geometry',
         'intake',
         'kernels',
+        'metric_depth',
         'pictures',
         'pose_encoding',
         'predictor',

@@ -13,6 +13,7 @@ from ..errors import CheckpointError, ModelError
 from ..weights import CATALOGUE, find_weights, missing_message
 from .checkpoint import inspect_checkpoint, load_network
 from .memory import Room
+from .metric_predictor import MetricPredictor
 from .network import MetricNetwork, R3Network
 from .official_network import OfficialMetricDepth, OfficialNetwork
 from .predictor import R3Predictor
@@ -55,15 +56,11 @@ def load_official(config: ModelConfig, memory: MemoryConfig, metric: bool) -> Of
     :raises ModelError: no weights, the wrong ones (CheckpointError), or no such device.
     """
     # Looked for first: the other file may take a minute to read.
-    metric_path = _metric_path() if metric else None
+    metric_path = _metric_path('this stream.preset') if metric else None
     loaded = _load(config)
     metric_depth = None
     if metric_path is not None:
-        variant, dtype = CATALOGUE[METRIC_WEIGHTS].variant, DTYPES[loaded.info.precision]
-        network = load_network(
-            metric_path, variant=variant, dtype=dtype, device=loaded.device
-        ).network
-        assert isinstance(network, MetricNetwork)
+        network = _metric_network(metric_path, loaded.info.precision, loaded.device)
         metric_depth = OfficialMetricDepth(network, loaded.device)
     room = _room(memory, loaded.info)
     return OfficialNetwork(loaded.network, loaded.info, room, loaded.device, metric_depth)
@@ -77,6 +74,24 @@ def load_r3_windows(config: ModelConfig, offline: OfflineConfig) -> R3WindowPred
     loaded = _load(config)
     memory_bytes = offline.max_memory_mib * _MIB
     return R3WindowPredictor(loaded.network, loaded.info, config, memory_bytes, loaded.device)
+
+
+def load_metric(config: ModelConfig) -> MetricPredictor:
+    """Load the metric network, on the device and in the precision of the predictor's.
+
+    :raises ModelError: no weights, the wrong ones (CheckpointError), or no such device.
+    """
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    path = _metric_path("scale.source 'model'")
+    return MetricPredictor(_metric_network(path, precision, device), device)
+
+
+def _metric_network(path: Path, precision: str, device: torch.device) -> MetricNetwork:
+    variant, dtype = CATALOGUE[METRIC_WEIGHTS].variant, DTYPES[precision]
+    network = load_network(path, variant=variant, dtype=dtype, device=device).network
+    assert isinstance(network, MetricNetwork)
+    return network
 
 
 def _room(memory: MemoryConfig, info: ModelInfo) -> Room:
@@ -145,11 +160,11 @@ def _weights_path(config: ModelConfig) -> Path:
         raise ModelError(f'{error}; or name a file with model.checkpoint') from error
 
 
-def _metric_path() -> Path:
+def _metric_path(asks: str) -> Path:
     try:
         return _found_weights(METRIC_WEIGHTS)
     except ModelError as error:
-        raise ModelError(f'{error}; this stream.preset takes its scale from them') from error
+        raise ModelError(f'{error}; {asks} takes its scale from them') from error
 
 
 def _found_weights(name: str) -> Path:

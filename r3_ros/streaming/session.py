@@ -10,6 +10,7 @@ from .bank import KeyframeBank
 from .gate import Gate
 from .loop_evidence import LoopEvidence
 from .pose_graph import PoseGraph
+from .scale_tracking import ScaleTracker
 from .trajectory import Trajectory, TrajectoryView
 from .voxel_map import MapView, VoxelMap
 
@@ -32,6 +33,7 @@ class Session:
     :ivar loops_closed: corrections that old keyframes, seen again, have brought.
     :ivar evidence: edges to old keyframes that contradict the poses of the last frames.
     :ivar evidence_depth: of the newest frame among those, as predicted.
+    :ivar scale: how many metres a map unit has, as far as anything tells.
     """
 
     bank: KeyframeBank
@@ -53,6 +55,7 @@ class Session:
     followed_since: deque[int] = field(default_factory=lambda: deque([0], maxlen=1000))
     evidence: LoopEvidence = field(default_factory=LoopEvidence)
     evidence_depth: DepthMap | None = None
+    scale: ScaleTracker = field(default_factory=ScaleTracker)
 
     def map_view(self) -> MapView:
         """Return a snapshot of the map at the present keyframe poses."""

@@ -1,0 +1,435 @@
+"""Metres per map unit: what tells them, how they are pooled, kept and followed."""
+
+import math
+
+import numpy as np
+import pytest
+from r3_ros.config import R3Config, ScaleConfig, updated
+from r3_ros.datatypes import DepthMap
+from r3_ros.errors import ConfigError, FrameError
+from r3_ros.geometry import inverse, make_T
+from r3_ros.streaming.engine import Engine
+from r3_ros.streaming.odometry_track import OdometryTrack
+from r3_ros.streaming.scale import depth_ratios, ScaleEstimator
+from r3_ros.streaming.similarity import similarity
+from scipy.spatial.transform import Rotation
+import scripted
+from scripted import PERIOD_NS, SECOND_NS, START_NS
+
+METRES = 2.5  # per map unit, in every test
+
+
+def noisy(count, sigma=0.02, seed=0):
+    """Return so many ratios around the truth."""
+    return METRES * np.exp(np.random.default_rng(seed).normal(0.0, sigma, count))
+
+
+def depth_map(depth, confidence=None, frame_id=0):
+    height, width = depth.shape
+    confidence = np.ones(depth.shape) if confidence is None else confidence
+    return DepthMap(
+        frame_id,
+        depth.astype(np.float32),
+        confidence.astype(np.float32),
+        scripted.picture(width, height),
+        scripted.intrinsics(width, height),
+    )
+
+
+# The estimator
+
+
+def test_nothing_is_known_without_a_source_and_with_nothing_heard():
+    for source in ('none', 'model', 'odometry'):
+        estimator = ScaleEstimator(ScaleConfig(source=source))
+        view = estimator.view()
+        assert estimator.metres_per_unit is None and view.metres_per_unit is None
+        assert view.live_ratio is None and not view.locked and not view.is_metric
+        assert view.awaited == (source != 'none') == bool(view.waits_for)
+
+
+def test_a_fixed_scale_is_there_at_once_and_may_be_changed():
+    estimator = ScaleEstimator(ScaleConfig(source='fixed', fixed=METRES))
+    assert estimator.view().locked and estimator.view().metres_per_unit == METRES
+    assert not estimator.update_config(ScaleConfig(source='fixed', fixed=METRES))
+    assert estimator.update_config(ScaleConfig(source='fixed', fixed=3.0))
+    assert estimator.metres_per_unit == 3.0 and estimator.view().live_ratio is None
+
+
+@pytest.mark.parametrize('wrong', [(1.3, 4.0), (0.0, 0.7), (math.inf, math.inf)])
+def test_odometry_gives_the_scale_within_a_percent_with_every_third_stretch_wrong(wrong):
+    rng = np.random.default_rng(1)
+    estimator = ScaleEstimator(ScaleConfig(source='odometry', lock=False))
+    ratios = noisy(100)
+    # One-sided, as slipping wheels are: a plain median would follow them.
+    bad = rng.permutation(100)[:30]
+    ratios[bad] *= rng.uniform(*wrong, 30) if math.isfinite(wrong[1]) else math.inf
+    for ratio in ratios:
+        estimator.add(0, 1.0, np.array([ratio]), metres=0.1)
+    view = estimator.view()
+    newest = view.metres_per_unit * view.live_ratio
+    assert newest == pytest.approx(METRES, rel=0.01)
+    assert view.outlier_share == pytest.approx(0.3, abs=0.05)
+
+
+def test_odometry_has_to_tell_of_enough_motion_in_pieces_that_agree():
+    def known_after(metres, ratios):
+        estimator = ScaleEstimator(ScaleConfig(source='odometry', min_translation=2.0))
+        for count, ratio in enumerate(ratios, start=1):
+            if estimator.add(0, 1.0, np.array([ratio]), metres):
+                return count
+        return None
+
+    assert known_after(0.125, np.full(50, METRES)) == 16
+    assert known_after(1.0, np.full(50, METRES)) == 8  # fewer say too little of how they agree
+    assert known_after(0.2, noisy(50, sigma=0.15)) > 12
+    assert known_after(0.2, np.geomspace(0.1, 100.0, 50)) is None
+
+
+def test_a_locked_scale_stays_and_the_live_ratio_tells_of_drift():
+    estimator = ScaleEstimator(ScaleConfig(source='odometry'))
+    for ratio in noisy(30):
+        estimator.add(0, 1.0, np.array([ratio]), metres=0.2)
+    locked = estimator.metres_per_unit
+    assert estimator.view().locked and estimator.view().live_ratio == pytest.approx(1.0, abs=0.03)
+    changed = [estimator.add(0, 1.0, np.array([r]), 0.2) for r in 1.2 * noisy(150, seed=3)]
+    assert not any(changed) and estimator.metres_per_unit == locked
+    assert estimator.view().live_ratio * locked == pytest.approx(1.2 * METRES, rel=0.01)
+
+
+def test_an_unlocked_scale_follows_slowly():
+    estimator = ScaleEstimator(ScaleConfig(source='odometry', lock=False))
+    for ratio in noisy(30):
+        estimator.add(0, 1.0, np.array([ratio]), metres=0.2)
+    assert not estimator.view().locked
+    steps = []
+    for ratio in 1.2 * noisy(250, seed=3):
+        before = estimator.metres_per_unit
+        estimator.add(0, 1.0, np.array([ratio]), 0.2)
+        steps.append(estimator.metres_per_unit / before)
+    assert max(steps) < 1.03
+    assert estimator.metres_per_unit == pytest.approx(1.2 * METRES, rel=0.01)
+
+
+def test_so_many_keyframes_are_pooled_by_pixel():
+    estimator = ScaleEstimator(ScaleConfig(source='model', bootstrap_frames=3))
+    few, many = METRES * np.full(200, 0.5), METRES * np.ones(1000)
+    assert not estimator.add(0, 1.0, few)
+    assert not estimator.add(5, 1.0, many)
+    assert estimator.metres_per_unit is None and '2 of 3' in estimator.view().waits_for
+    assert estimator.add(9, 1.0, few)
+    # By keyframe the median would be half of it.
+    assert estimator.metres_per_unit == pytest.approx(METRES)
+
+
+@pytest.mark.parametrize('source', ['model', 'odometry'])
+def test_the_scale_is_that_of_the_world_whatever_the_units_of_keyframes(source):
+    """Closing a loop shows that later keyframes had shorter units: the past follows."""
+    estimator = ScaleEstimator(ScaleConfig(source=source, bootstrap_frames=20))
+    units = 0.99 ** np.arange(20)
+    for keyframe, unit in enumerate(units):
+        # What was measured is in each keyframe's own unit, of which nobody knows yet.
+        estimator.add(keyframe, 1.0, METRES * unit * np.ones(100 if source == 'model' else 1), 0.2)
+    wrong = estimator.metres_per_unit * estimator.view().live_ratio
+    in_use = estimator.metres_per_unit
+    assert wrong < 0.95 * METRES
+    estimator.refer(dict(enumerate(units)))
+    newest = in_use * estimator.view().live_ratio
+    assert newest == pytest.approx(METRES)
+    # What was said of the world's unit is not taken back by itself.
+    assert estimator.metres_per_unit == in_use
+    # A keyframe that is let go keeps its last unit.
+    estimator.refer({})
+    assert in_use * estimator.view().live_ratio == pytest.approx(METRES)
+
+
+# Ratios of one picture
+
+
+def test_ratios_leave_out_the_sky_the_unsure_and_the_tails():
+    depth = np.full((20, 30), 2.0)
+    metres = np.full((20, 30), 2.0 * METRES, np.float32)
+    confidence = np.full((20, 30), 3.0)
+    metres[0] = np.nan  # sky
+    depth[1] = np.nan
+    depth[2] = 0.0
+    metres[3:5, :5] = 40.0  # a tail of less than 5 %
+    metres[5:12], confidence[5:12] = 9.0, 1.5
+    ratios = depth_ratios(depth_map(depth, confidence), metres)
+    np.testing.assert_allclose(ratios, METRES, rtol=1e-6)
+    assert len(ratios) > 100
+
+
+def test_a_picture_with_little_to_compare_tells_no_scale():
+    depth, metres = np.ones((20, 30)), np.full((20, 30), np.nan, np.float32)
+    assert len(depth_ratios(depth_map(depth), metres)) == 0
+    metres[0] = 2.0
+    assert len(depth_ratios(depth_map(depth), metres)) == 0
+
+
+def test_many_pixels_are_thinned_out_over_the_picture():
+    depth = np.ones((200, 300))
+    metres = np.repeat(np.linspace(1.0, 3.0, 200, dtype=np.float32), 300).reshape(200, 300)
+    ratios = depth_ratios(depth_map(depth), metres)
+    assert len(ratios) == 4096 and np.median(ratios) == pytest.approx(2.0, rel=0.01)
+
+
+# Odometry
+
+
+def test_odometry_is_interpolated_and_silent_where_nothing_was_heard():
+    track = OdometryTrack()
+    for second, angle in ((0.0, 0.0), (0.2, 0.4), (3.0, 0.4)):
+        turn = Rotation.from_euler('z', angle).as_matrix()
+        assert track.add(round(second * SECOND_NS), make_T(turn, np.array([second, 0.0, 0.0])))
+    T = track.at(SECOND_NS // 10)
+    np.testing.assert_allclose(T[:3, 3], [0.1, 0.0, 0.0])
+    np.testing.assert_allclose(T[:3, :3], Rotation.from_euler('z', 0.2).as_matrix(), atol=1e-12)
+    assert track.at(-1) is None and track.at(SECOND_NS) is None and track.at(4 * SECOND_NS) is None
+    assert track.reaches(3 * SECOND_NS) and not track.reaches(3 * SECOND_NS + 1)
+    assert not track.add(SECOND_NS, np.eye(4)), 'out of order'
+    assert not track.add(9 * SECOND_NS, np.full((4, 4), np.nan))
+    track.clear()
+    assert track.at(0) is None and not track.reaches(0)
+
+
+def test_odometry_is_of_the_camera_wherever_that_sits():
+    track = OdometryTrack()
+    track.T_base_camera = make_T(np.eye(3), np.array([0.5, 0.0, 0.0]))
+    track.add(1, make_T(Rotation.from_euler('z', math.pi / 2).as_matrix(), np.zeros(3)))
+    np.testing.assert_allclose(track.at(1)[:3, 3], [0.0, 0.5, 0.0], atol=1e-12)
+
+
+def test_memory_of_odometry_is_bounded():
+    track = OdometryTrack(max_poses=100)
+    for i in range(1000):
+        track.add(i, np.eye(4))
+    assert len(track._poses) <= 100 and track.at(999) is not None and track.at(10) is None
+
+
+# In the engine
+
+
+class Ruler:
+    """Knows the room in metres: the scripted predictor's depth is exact, in map units."""
+
+    def __init__(self, metres=METRES, sky=0.3, failures=()):
+        self.metres_per_unit, self.sky, self.failures = metres, sky, failures
+        self.asked = []
+        self.closed = False
+
+    def metres(self, depth_map):
+        self.asked.append(depth_map.frame_id)
+        if depth_map.frame_id in self.failures:
+            raise FrameError('too dark')
+        metres = self.metres_per_unit * depth_map.depth
+        metres[: round(self.sky * len(metres))] = np.nan
+        return metres
+
+    def close(self):
+        self.closed = True
+
+
+def engine_with(script=None, metric=None, **values):
+    config = updated(R3Config(), {name.replace('__', '.'): v for name, v in values.items()})
+    return Engine(scripted.ScriptedPredictor(script or scripted.Script()), config, metric=metric)
+
+
+def drive(track, count, metres=METRES, path=None):
+    """Fill in what exact wheels say of the scripted walk, at 20 Hz."""
+    path = path or scripted.circle()
+    for i in range(2 * count):
+        stamp_ns = START_NS + i * PERIOD_NS // 2
+        T = path(stamp_ns).copy()
+        T[:3, 3] *= metres
+        track.add(stamp_ns, T)
+
+
+def test_by_default_nothing_is_measured_and_nothing_is_claimed():
+    ruler = Ruler()
+    engine = engine_with(metric=ruler, keyframe__max_interval=5)
+    drive(engine.odometry, 30)
+    for frame in scripted.frames(30):
+        estimate = engine.step(frame)
+        assert estimate.metres_per_unit is None and 'scale' not in estimate.timings_ms
+    assert not ruler.asked and estimate.map_revision == 0
+
+
+def test_the_model_looks_at_keyframes_until_it_knows_and_seldom_after():
+    ruler = Ruler(failures=(5,))
+    engine = engine_with(
+        metric=ruler,
+        scale__source='model',
+        scale__bootstrap_frames=3,
+        scale__check_every=4,
+        keyframe__max_interval=5,
+        keyframe__novelty_threshold=0.0,
+    )
+    estimates = [engine.step(frame) for frame in scripted.frames(90)]
+    keyframes = [e.frame_id for e in estimates if e.is_keyframe]
+    # One of them failed; then every fourth.
+    assert ruler.asked == keyframes[:4] + keyframes[7::4]
+    known_from = keyframes[3]
+    for e in estimates:
+        known = e.frame_id >= known_from
+        assert e.metres_per_unit == (pytest.approx(METRES, rel=1e-4) if known else None)
+        assert e.map_revision == known, 'what was given out before is of another length now'
+    assert engine.session.scale.view().live_ratio == pytest.approx(1.0, rel=1e-4)
+    engine.close()
+    assert ruler.closed
+
+
+def test_check_every_zero_never_looks_again():
+    ruler = Ruler()
+    engine = engine_with(
+        metric=ruler, scale__source='model', scale__bootstrap_frames=2, scale__check_every=0,
+        keyframe__max_interval=5,
+    )  # fmt: skip
+    for frame in scripted.frames(60):
+        engine.step(frame)
+    assert len(ruler.asked) == 2
+
+
+def test_depth_that_comes_after_the_last_frame_counts():
+    engine = engine_with(
+        scripted.Script(depth_delay=50), Ruler(), scale__source='model', scale__bootstrap_frames=2,
+        keyframe__max_interval=5,
+    )  # fmt: skip
+    for frame in scripted.frames(20):
+        assert engine.step(frame).metres_per_unit is None
+    engine.drain()
+    assert engine.session.scale.metres_per_unit == pytest.approx(METRES, rel=1e-4)
+
+
+def test_odometry_tells_the_engine_though_it_comes_late():
+    engine = engine_with(scale__source='odometry', scale__min_translation=1.0)
+    # 0.16 map units a second: 1 m of 2.5 m units takes 2.5 s.
+    track, heard = OdometryTrack(), engine.odometry
+    drive(track, 60)
+    for i, frame in enumerate(scripted.frames(60)):
+        estimate = engine.step(frame)
+        late_ns = frame.stamp_ns - 3 * PERIOD_NS
+        if i >= 3:
+            heard.add(late_ns, track.at(late_ns))
+        if i < 20:
+            assert estimate.metres_per_unit is None
+    assert estimate.metres_per_unit == pytest.approx(METRES, rel=0.01)
+    assert estimate.map_revision == 1
+
+
+def test_a_robot_that_stands_still_tells_nothing():
+    engine = engine_with(scale__source='odometry')
+    for i in range(200):
+        engine.odometry.add(START_NS + i * PERIOD_NS, np.eye(4))
+    for frame in scripted.frames(150):
+        estimate = engine.step(frame)
+    assert estimate.metres_per_unit is None
+    assert '0.00 m' in engine.session.scale.view().waits_for
+
+
+def test_motion_across_a_loss_is_no_stretch():
+    """While the camera was lost, wheels went on: the two do not belong together."""
+    engine = engine_with(
+        scripted.Script(blackouts=range(30, 50)),
+        scale__source='odometry', scale__lock=False,
+    )  # fmt: skip
+    drive(engine.odometry, 120)
+    for frame in scripted.frames(120):
+        estimate = engine.step(frame)
+    view = engine.session.scale.view()
+    assert view.outlier_share == 0.0
+    assert estimate.metres_per_unit == pytest.approx(METRES, rel=0.01)
+
+
+def test_a_corrected_unit_reaches_what_was_measured_before():
+    """The predictor's unit shrinks from frame to frame; a Sim(3) correction then says so."""
+    engine = engine_with(
+        metric=Ruler(), scale__source='model', scale__bootstrap_frames=4, loop__enabled=False,
+        keyframe__max_interval=5, keyframe__novelty_threshold=0.0,
+    )  # fmt: skip
+    for frame in scripted.frames(18):
+        engine.step(frame)
+    session = engine.session
+    before = session.scale.view()
+    graph = session.graph
+    moves = {
+        i: graph.held[i].T_world_camera
+        @ similarity(np.eye(4), 0.8)
+        @ inverse(graph.held[i].T_world_camera)
+        for i in graph.held
+    }
+    graph.correct(moves, {})
+    session.scale.refer(graph.held)
+    after = session.scale.view()
+    # Things are as large as they were, and of fewer world units now: one of those is longer.
+    assert after.live_ratio == pytest.approx(before.live_ratio / 0.8)
+    assert after.metres_per_unit == before.metres_per_unit
+
+
+def test_a_new_session_starts_without_a_scale():
+    engine = engine_with(metric=Ruler(), scale__source='model', scale__bootstrap_frames=1)
+    frames = list(scripted.frames(3))
+    assert engine.step(frames[0]).metres_per_unit == pytest.approx(METRES, rel=1e-4)
+    engine.reset()
+    assert engine.session.scale.metres_per_unit is None
+
+
+def test_a_fixed_scale_changed_while_running_is_a_new_revision():
+    engine = engine_with(scale__source='fixed', scale__fixed=2.0)
+    frames = list(scripted.frames(2))
+    assert engine.step(frames[0]).metres_per_unit == 2.0
+    assert engine.session.map_revision == 0
+    engine.update_config(updated(engine.config, {'scale.fixed': 3.0}))
+    estimate = engine.step(frames[1])
+    assert estimate.metres_per_unit == 3.0 and estimate.map_revision == 1
+
+
+def test_contradictions_are_refused():
+    with pytest.raises(ConfigError, match='compares depths'):
+        updated(R3Config(), {'scale.source': 'model', 'model.depth': False})
+    with pytest.raises(ConfigError, match="brings its authors' own scale"):
+        updated(
+            R3Config(),
+            {'scale.source': 'fixed', 'stream.preset': 'official_test', 'model.name': 'r3'},
+        )
+
+
+# The network
+
+
+def test_the_metric_network_is_asked_with_the_focal_length_of_its_own_input():
+    torch = pytest.importorskip('torch')
+    from networks import shared_network
+    from r3_ros.model.metric_predictor import MetricPredictor
+    from r3_ros.preprocess import DA3Rule, prepare_da3
+
+    network = shared_network('metric')
+    predictor = MetricPredictor(network, torch.device('cpu'), DA3Rule(process_res=56))
+    picture = depth_map(np.ones((84, 112)))
+    metres = predictor.metres(picture)
+    assert metres.shape == (84, 112) and metres.dtype == np.float32
+    # Twice the focal length, the same picture: everything is twice as far.
+    zoomed = scripted.intrinsics(112, 84)
+    zoomed = type(zoomed)(2 * zoomed.fx, 2 * zoomed.fy, zoomed.cx, zoomed.cy, 112, 84)
+    farther = predictor.metres(
+        DepthMap(0, picture.depth, picture.confidence, picture.image, zoomed)
+    )
+    np.testing.assert_allclose(farther, 2 * metres, rtol=1e-6)
+    # Half as large as the picture: half its focal length, and each answer for two by two pixels.
+    small = prepare_da3(picture.image, DA3Rule(process_res=56)).pixels
+    with torch.inference_mode():
+        answer = network(torch.from_numpy(small.copy()).permute(2, 0, 1)[None])
+    expected = answer.depth[0].numpy() * 0.5 * scripted.intrinsics(112, 84).fx / 300
+    expected[answer.sky[0].numpy() >= 0.3] = np.nan
+    np.testing.assert_allclose(metres, np.kron(expected, np.ones((2, 2))), rtol=1e-5)
+
+
+def test_missing_metric_weights_say_what_asks_for_them(monkeypatch, tmp_path):
+    pytest.importorskip('torch')
+    from r3_ros.errors import ModelError
+    from r3_ros.factory import load_engine
+
+    monkeypatch.setenv('R3_ROS_WEIGHTS', str(tmp_path))
+    monkeypatch.setattr('r3_ros.weights.find_in_hub_cache', lambda weights: None)
+    with pytest.raises(ModelError, match="r3 weights get da3metric-large.*scale.source 'model'"):
+        load_engine(updated(R3Config(), {'scale.source': 'model'}))
