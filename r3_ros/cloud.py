@@ -54,6 +54,12 @@ class Cloud:
         """Return the cloud in another frame: ``T_target_source`` (4, 4)."""
         return Cloud(transform(T, self.points), self.colors, self.confidence)
 
+    def scaled(self, unit: float) -> Cloud:
+        """Return the cloud with all points ``unit`` times as far from the origin."""
+        if unit == 1.0:
+            return self
+        return Cloud(self.points * np.float32(unit), self.colors, self.confidence)
+
 
 def usable_pixels(depth_map: DepthMap, options: PointsConfig) -> np.ndarray:
     """Return the (h', w') mask of pixels worth a point, on the grid of ``points.stride``.

@@ -21,6 +21,8 @@ from .errors import FrameError, SourceError
 from .factory import AnyEngine
 from .intake import Action, Intake
 from .sources import RawFrame, Source
+from .streaming.engine import Engine
+from .streaming.scale import ScaleView
 from .streaming.trajectory import TrajectoryView
 
 _FRAMES_AHEAD = 4
@@ -68,6 +70,7 @@ class RunResult:
     :ivar interrupted: the user stopped it; what is there is right, but not all.
     :ivar windows: of pictures that saw one another, in offline mode.
     :ivar collection: names of the pictures, by frame, if they came without times.
+    :ivar scale: how long a map unit is, in which all lengths here are.
     """
 
     source_name: str
@@ -88,6 +91,7 @@ class RunResult:
     mode: str = 'stream'
     windows: int = 0
     collection: tuple[str, ...] | None = None
+    scale: ScaleView = field(default_factory=ScaleView)
 
 
 #: Called after each frame with the result so far and what the engine said.
@@ -189,6 +193,8 @@ def _collect(result: RunResult, source: Source, engine: AnyEngine, intake: Intak
     result.cloud = session.map_view().cloud()
     result.map_revisions = session.map_revision
     result.segments = session.segment_id + 1
+    if isinstance(engine, Engine):
+        result.scale = engine.session.scale.view()
     result.rejected.update(intake.rejected)
     if source.skipped:
         result.rejected['not decoded'] += source.skipped

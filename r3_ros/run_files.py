@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 import csv
+from dataclasses import asdict
 import io
 import json
 import os
@@ -30,21 +31,34 @@ MAP = 'map.ply'
 FRAMES = 'frames.csv'
 REPORT = 'report.html'
 DEPTH = 'depth'
+#: The unit of lengths that nobody knows the length of.
+MAP_UNITS = 'map units'
 
 
 def write_run(folder: Path, result: RunResult, config: R3Config, source_path: str) -> None:
-    """Write everything but the report into an existing folder.
+    """Write everything but the report into an existing folder, in metres if they are known.
+
+    Depth that is in the folder already, in map units, is brought to metres with the rest.
 
     :raises OutputError: a file cannot be written.
     """
     assert result.trajectory is not None and result.cloud is not None
-    view = result.trajectory
+    view, unit = result.trajectory, result.scale.published_unit
     for name, T in ((TRAJECTORY, view.T_emitted), (TRAJECTORY_FINAL, view.T_final)):
         known = np.isfinite(T[:, 0, 0])
-        write_tum(folder / name, view.stamps_ns[known], T[known])
-    write_ply(folder / MAP, result.cloud)
+        write_tum(folder / name, view.stamps_ns[known], _scaled(T[known], unit))
+    write_ply(folder / MAP, result.cloud.scaled(unit))
+    for path in sorted((folder / DEPTH).glob('*.npz')):
+        rescale_depth(folder / DEPTH, int(path.stem), unit)
     write_frames(folder / FRAMES, result.records)
     write_json(folder / SUMMARY, summarise(result, config, source_path))
+
+
+def _scaled(T: np.ndarray, unit: float) -> np.ndarray:
+    """Return (N, 4, 4) poses whose positions are ``unit`` times as far."""
+    T = T.copy()
+    T[:, :3, 3] *= unit
+    return T
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -153,7 +167,7 @@ def write_frames(path: Path, records: Sequence[FrameRecord]) -> None:
 
 
 def summarise(result: RunResult, config: R3Config, source_path: str) -> dict[str, Any]:
-    """Return the figures of a run for ``summary.json``. Distances are in map units."""
+    """Return the figures of a run for ``summary.json``; ``length_unit`` is that of distances."""
     records = result.records
     processed = len(records)
     tracked = sum(record.tracked for record in records)
@@ -181,7 +195,9 @@ def summarise(result: RunResult, config: R3Config, source_path: str) -> dict[str
         'segments': result.segments,
         'map_revisions': result.map_revisions,
         'map_points': len(result.cloud) if result.cloud is not None else 0,
-        'path_length': _path_length(result),
+        'length_unit': 'm' if result.scale.is_metric else MAP_UNITS,
+        'path_length': _path_length(result) * result.scale.published_unit,
+        'scale': asdict(result.scale),
         'duration_s': (records[-1].stamp_ns - records[0].stamp_ns) / NANOSECONDS
         if records
         else 0.0,

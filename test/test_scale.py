@@ -1,5 +1,6 @@
 """Metres per map unit: what tells them, how they are pooled, kept and followed."""
 
+import json
 import math
 
 import numpy as np
@@ -433,3 +434,94 @@ def test_missing_metric_weights_say_what_asks_for_them(monkeypatch, tmp_path):
     monkeypatch.setattr('r3_ros.weights.find_in_hub_cache', lambda weights: None)
     with pytest.raises(ModelError, match="r3 weights get da3metric-large.*scale.source 'model'"):
         load_engine(updated(R3Config(), {'scale.source': 'model'}))
+
+
+# Recordings
+
+
+@pytest.fixture
+def recording(tmp_path, monkeypatch):
+    """Return a function that runs ``r3 run`` on a scripted recording and returns its folder."""
+    from r3_ros import factory
+    from r3_ros.cli import main
+    from sequences import write_folder
+
+    monkeypatch.setattr(factory, 'load_predictor', lambda config: scripted.ScriptedPredictor())
+    monkeypatch.setattr(factory, 'load_metric_depth', lambda config: Ruler())
+    folder = write_folder(tmp_path / 'seq', count=60)
+
+    def run(*arguments, status=0):
+        out = tmp_path / f'out{len(list(tmp_path.iterdir()))}'
+        settings = [part for a in arguments if '=' in a for part in ('--set', a)]
+        plain = [a for a in arguments if '=' not in a]
+        given = ['run', str(folder), '-o', str(out), '--save-depth', *plain, *settings]
+        assert main([*given, '--set', 'keyframe.max_interval=5']) == status
+        return out
+
+    return run
+
+
+def lengths_of(out):
+    from r3_ros.cloud_file import read_ply
+    from r3_ros.trajectory_file import read_tum
+
+    lengths = [
+        np.linalg.norm(read_tum(out / name).T_world_camera[-1, :3, 3])
+        for name in ('trajectory.tum', 'trajectory_final.tum')
+    ]
+    lengths.append(float(np.ptp(read_ply(out / 'map.ply').points, axis=0).max()))
+    depths = [np.load(path)['depth'] for path in sorted((out / 'depth').iterdir())]
+    return np.array([*lengths, depths[0].mean(), depths[-1].mean()])
+
+
+def summary_of(out):
+    return json.loads((out / 'summary.json').read_text())
+
+
+def test_files_of_a_run_are_in_metres_from_the_first_frame_on(recording, tmp_path, capsys):
+    from r3_ros.trajectory_file import tum_text
+
+    plain = recording()
+    units = lengths_of(plain)
+    assert summary_of(plain)['length_unit'] == 'map units'
+    assert summary_of(plain)['scale']['metres_per_unit'] is None
+    capsys.readouterr()
+    stamps_ns = [START_NS + i * PERIOD_NS // 2 for i in range(120)]
+    T = np.array([scripted.circle()(stamp_ns) for stamp_ns in stamps_ns])
+    T[:, :3, 3] *= METRES
+    (tmp_path / 'wheels.tum').write_text(tum_text(np.array(stamps_ns), T))
+    for arguments in (
+        ['scale.source=fixed', f'scale.fixed={METRES}'],
+        ['scale.source=model', 'scale.bootstrap_frames=3'],
+        ['scale.source=odometry', '--odometry', str(tmp_path / 'wheels.tum')],
+    ):
+        out = recording(*arguments)
+        np.testing.assert_allclose(lengths_of(out), METRES * units, rtol=0.01)
+        summary = summary_of(out)
+        scale, source = summary['scale'], arguments[0].split('=')[1]
+        assert summary['length_unit'] == 'm' and scale['source'] == source and scale['locked']
+        assert scale['metres_per_unit'] == pytest.approx(METRES, rel=0.01)
+        if source == 'fixed':
+            assert scale['live_ratio'] is None
+        else:
+            assert scale['live_ratio'] == pytest.approx(1.0, abs=0.01)
+        assert summary['path_length'] == pytest.approx(
+            METRES * summary_of(plain)['path_length'], rel=0.01
+        )
+        assert 'm of path' in (out / 'report.html').read_text()
+        assert 'lengths in metres: 2.5 m' in capsys.readouterr().out
+
+
+def test_a_run_whose_scale_never_came_says_so_and_stays_in_map_units(recording, capsys):
+    plain = lengths_of(recording())
+    out = recording('scale.source=model', 'scale.bootstrap_frames=100')
+    np.testing.assert_array_equal(lengths_of(out), plain)
+    assert summary_of(out)['length_unit'] == 'map units'
+    assert summary_of(out)['scale']['metres_per_unit'] is None
+    assert 'not metres: scale not known' in capsys.readouterr().err
+
+
+def test_odometry_and_its_file_go_together(recording, capsys):
+    recording('scale.source=odometry', status=2)
+    recording('--odometry', 'wheels.tum', status=2)
+    assert capsys.readouterr().err.count('go together') == 2

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..datatypes import DepthMap, Estimate
     from ..offline import RunResult
     from ..sources import Source
+    from ..trajectory_file import PoseList
 
 
 def register(subparsers: Any) -> None:
@@ -49,6 +50,12 @@ def register(subparsers: Any) -> None:
     parser.add_argument('--topic', metavar='NAME', help='picture topic, if the bag has several')
     parser.add_argument('--max-frames', metavar='N', type=positive_int, help='stop after N frames')
     parser.add_argument('--save-depth', action='store_true', help='also save depth as .npz files')
+    parser.add_argument(
+        '--odometry',
+        metavar='FILE',
+        help="TUM file of the camera's motion in metres, at 2 Hz or more; needs "
+        'scale.source=odometry',
+    )
     parser.add_argument(
         '--groundtruth', metavar='FILE', help='TUM file to evaluate against, as r3 eval does'
     )
@@ -102,9 +109,13 @@ def _streamed(
     """Run frame by frame."""
     from ..factory import load_engine
     from ..offline import run_source
+    from ..streaming.engine import Engine
 
+    odometry = _odometry(config, args)
     engine = load_engine(config)
     try:
+        if odometry is not None and isinstance(engine, Engine):
+            engine.odometry.extend(odometry.stamps_ns, odometry.T_world_camera)
         with _Progress(source, args, depth_folder) as progress, _interrupt_sets() as stop:
             result = run_source(source, engine, args.max_frames, progress.update, stop)
             progress.save_depths(result.last_depths)
@@ -119,11 +130,12 @@ def _reconstructed(
     """Run window by window."""
     from ..factory import load_window_predictor
     from ..full_context.reconstruction import reconstruct
+    from ..streaming.scale import ScaleEstimator
 
     predictor = load_window_predictor(config)
     try:
         with _Progress(source, args, depth_folder) as progress, _interrupt_sets() as stop:
-            return reconstruct(
+            result = reconstruct(
                 source,
                 predictor,
                 config,
@@ -132,8 +144,27 @@ def _reconstructed(
                 stop=stop,
                 depth_folder=progress.depth_folder,
             )
+        result.scale = ScaleEstimator(config.scale).view()
+        return result
     finally:
         predictor.close()
+
+
+def _odometry(config: R3Config, args: argparse.Namespace) -> PoseList | None:
+    """Read what scale.source odometry needs.
+
+    :raises ConfigError: it is there and not asked for, or the other way round.
+    :raises SourceError: it cannot be read.
+    """
+    from ..errors import ConfigError
+    from ..trajectory_file import read_tum
+
+    if (config.scale.source == 'odometry') != bool(args.odometry):
+        raise ConfigError(
+            f"parameter 'scale.source' is '{config.scale.source}', and --odometry is "
+            f'{args.odometry or "not given"}: scale.source odometry and a file go together'
+        )
+    return read_tum(args.odometry) if args.odometry else None
 
 
 class _Progress:
@@ -228,6 +259,10 @@ def _tell(output: Path, result: RunResult, evaluation: dict[str, Any] | None) ->
     if result.intrinsics_estimated and result.intrinsics is not None:
         verb = 'estimated' if frames['tracked'] else 'guessed'
         print(f'no calibration: focal length {verb} as {result.intrinsics.fx:.1f} pixels')
+    if result.scale.is_metric:
+        print(f'lengths in metres: {result.scale.metres_per_unit:.4g} m per map unit')
+    elif result.scale.awaited:
+        print(f'lengths in map units, not metres: {result.scale.waits_for}', file=sys.stderr)
     if evaluation is not None:
         print(figures_text(evaluation))
     print(f'written to {output}; open {output / "report.html"}')

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..export import atomic_write
-from ..run_files import REPORT
+from ..run_files import MAP_UNITS, REPORT
 from .charts import (
     Level,
     Line,
@@ -108,7 +108,7 @@ def _tiles(run: RunData) -> str:
     if latency:
         tiles.append((f'{latency["p95"]:.0f}<small> ms</small>', 'latency, 95th percentile', ''))
     tiles += [
-        (f'{summary.get("path_length") or 0:.2f}', 'map units of path', ''),
+        (f'{summary.get("path_length") or 0:.2f}', f'{_unit(summary)} of path', ''),
         (str(summary.get('keyframes', 0)), 'keyframes', ''),
         (_thousands(summary.get('map_points') or 0), 'map points', ''),
     ]
@@ -167,10 +167,10 @@ def _plans(run: RunData, scene: Scene) -> str:
         run.trajectory.stamps_ns, run.stamps_ns[np.asarray(run.frames['keyframe']) > 0]
     )
     width, height = plan_picture_size()
-    panels = []
+    unit, panels = _unit(run.summary), []
     for title, axes, picture, labels in (
-        ('From above', (0, 1), from_above, ('right (map units)', 'forward (map units)')),
-        ('From the right', (1, 2), from_side, ('forward (map units)', 'up (map units)')),
+        ('From above', (0, 1), from_above, (f'right ({unit})', f'forward ({unit})')),
+        ('From the right', (1, 2), from_side, (f'forward ({unit})', f'up ({unit})')),
     ):
         # The path with some surroundings: all of the cloud would make a long walk a small one.
         box_low = np.maximum(scene.low, centres.min(axis=0) - _surroundings(scene))
@@ -190,9 +190,28 @@ def _plans(run: RunData, scene: Scene) -> str:
     return (
         f'<h2>Trajectory</h2><div class="two">{"".join(panels)}</div>'
         '<p class="note">Turned level by the mean upward direction of the camera; dots are '
-        'keyframes. One map unit is roughly the median distance of the scene at the start, '
-        'since one camera alone cannot tell metres.</p>'
+        f'keyframes. {_unit_note(run.summary)}</p>'
     )
+
+
+def _unit(summary: dict[str, Any]) -> str:
+    """Return the unit of lengths; runs before there were metres do not name it."""
+    return str(summary.get('length_unit') or MAP_UNITS)
+
+
+def _unit_note(summary: dict[str, Any]) -> str:
+    scale = summary.get('scale') or {}
+    if scale.get('metres_per_unit') is None:
+        return (
+            'One map unit is roughly the median distance of the scene at the start, since one '
+            'camera alone cannot tell metres.'
+        )
+    origin = {
+        'fixed': 'as configured',
+        'model': 'by the metric network',
+        'odometry': 'by odometry',
+    }.get(str(scale.get('source')), '')
+    return f'Lengths are in metres {origin}, with {scale["metres_per_unit"]:.4g} m per map unit.'
 
 
 def _surroundings(scene: Scene) -> float:

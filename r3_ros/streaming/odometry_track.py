@@ -45,8 +45,10 @@ class OdometryTrack:
             return True
 
     def extend(self, stamps_ns: Iterable[int], poses: Iterable[np.ndarray]) -> None:
-        """Take many in."""
-        for stamp_ns, T_odom_base in zip(stamps_ns, poses, strict=True):
+        """Take a recording in, however long it is."""
+        recorded = list(zip(stamps_ns, poses, strict=True))
+        self._max_poses = max(self._max_poses, len(self._poses) + len(recorded))
+        for stamp_ns, T_odom_base in recorded:
             self.add(int(stamp_ns), T_odom_base)
 
     def clear(self) -> None:
