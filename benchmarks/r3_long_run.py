@@ -2,8 +2,8 @@
 
     python benchmarks/r3_long_run.py ../data/house --frames 2000 --budget 2048
 
-Weights are random, or those of --checkpoint. Resident memory and the CPU time of a frame are fitted
-with a line over the frames once the bank is full; the slopes are printed per 1,000 frames. With
+Weights are random, or those of --checkpoint. Resident memory and the CPU time of a frame are
+fitted with a line over the frames once the bank is full, and the slopes printed per 1,000. With
 --compare the first frames are run again with a budget ten times as large: as long as nothing is
 evicted the poses must be the same, to the last bit.
 """
@@ -43,7 +43,7 @@ def pictures(folder: Path) -> Iterator[np.ndarray]:
 def stream(
     engine: Engine, folder: Path, count: int
 ) -> tuple[list[np.ndarray | None], np.ndarray, np.ndarray, np.ndarray]:
-    """Run frames; return their poses, and (count,) CPU seconds, resident MiB and keyframes each."""
+    """Run frames; return their poses, and of each CPU seconds, resident MiB and keyframes."""
     process = psutil.Process()
     poses, (seconds, resident, keyframes) = [], np.zeros((3, count))
     bar = tqdm(itertools.islice(pictures(folder), count), total=count, unit=' frames')
