@@ -174,8 +174,22 @@ class Diagnostics:
         return [(OK, f"the model '{info.name}' runs on {info.device} in {info.precision}")], values
 
     def _scale(self) -> Task:
-        values = {'scale': 1.0, 'source': 'none', 'locked': False, 'live_ratio': math.nan}
-        return [(WARN, 'arbitrary units: distances are not metres')], values
+        scale = self._stream.engine.session.scale.view()
+        ratio = math.nan if scale.live_ratio is None else scale.live_ratio
+        values = {
+            'scale': math.nan if scale.awaited else scale.published_unit,
+            'source': scale.source,
+            'locked': scale.locked,
+            'live_ratio': ratio,
+        }
+        if scale.source == 'none':
+            return [(WARN, 'arbitrary units: distances are not metres')], values
+        if scale.awaited:
+            return [(WARN, f'{scale.waits_for}; no pose is published')], values
+        limit = self._stream.config.scale.drift_warn_ratio
+        if max(ratio, 1.0 / ratio) > limit:
+            return [(WARN, f'the scale has drifted: live ratio {ratio:.3f}')], values
+        return [], values
 
     def _map(self) -> Task:
         stream, health = self._stream, self._stream.health

@@ -32,6 +32,7 @@ import tf_transformations
 from ..cloud import Cloud
 from ..datatypes import DepthMap, Estimate, Intrinsics
 from ..geometry import quat_xyzw
+from ..streaming.scale import ScaleView
 from .health import Health, StepTimes
 from .poses import Placement, UNKNOWN_COVARIANCE
 
@@ -260,6 +261,20 @@ def estimate_fields(estimate: Estimate) -> dict[str, Any]:
     key = 'fov_x_model' if estimate.intrinsics_estimated else 'fov_x_calibrated'
     fields[key] = estimate.intrinsics.fov_x
     return fields
+
+
+def scale_fields(scale: ScaleView) -> dict[str, Any]:
+    """Return the fields of ``StreamStatus`` that tell how long a map unit is."""
+    source = getattr(StreamStatus, f'SCALE_{scale.source.upper()}')
+    if source == StreamStatus.SCALE_NONE:
+        return {}
+    nan = math.nan
+    return {
+        'scale': nan if scale.metres_per_unit is None else float(scale.metres_per_unit),
+        'scale_source': source,
+        'scale_locked': scale.locked,
+        'scale_live_ratio': nan if scale.live_ratio is None else float(scale.live_ratio),
+    }
 
 
 def times_fields(times: StepTimes) -> dict[str, Any]:

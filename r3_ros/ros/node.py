@@ -31,6 +31,7 @@ from .conversions import Received
 from .diagnostics import Diagnostics
 from .health import Health
 from .name_lock import NameLock
+from .odometry_input import OdometryInput
 from .outputs import Outputs
 from .parameters import (
     accepted,
@@ -106,6 +107,8 @@ class R3StreamNode(LifecycleNode):
         topics = CameraTopics(self, self._config.input, self.stream.health)
         topics.open(self._on_image, self.stream.camera.on_camera_info, self._steady)
         self._active.append(topics.close)
+        if self._config.scale.source == 'odometry':
+            self._active.append(OdometryInput(self, self.stream).close)
         self._start_tf_timer(self._config.tf_publish_rate)
         self.get_logger().info(f"active, waits for pictures on '{topics.image}'")
         return super().on_activate(state)

@@ -71,11 +71,15 @@ class Placing:
         assert self.base is not None and self.chain is not None, 'take_camera comes first'
         state, stamp_ns = StreamState[estimate.state.name], estimate.stamp_ns
         self.seen(stamp_ns)
+        self.chain.metres_per_unit = estimate.metres_per_unit
         if estimate.T_world_camera is None:
             repeats = state is StreamState.LOST and self.config.tracking.publish_when_lost
             if repeats and self.chain.last is not None:
                 self._publish_placement(stamp_ns, without_motion(self.chain.last))
             return state, estimate.reason
+        if self._waits_for_metres:
+            # Metres were asked for: whoever listens must never take another unit for them.
+            return StreamState.INITIALIZING, estimate.reason
         if not is_rigid(estimate.T_world_camera):
             # The last line of defence: nothing that is no pose leaves this node.
             return StreamState.LOW_CONFIDENCE, 'the estimate was no rigid motion'
@@ -94,24 +98,33 @@ class Placing:
     def offer_depths(self, estimate: Estimate, session: Session) -> None:
         """Hand depth maps on, each with the stamp and the present pose of its own frame."""
         assert self.chain is not None, 'take_camera comes first'
+        unit = self.chain.unit
         self._stamps_ns[estimate.frame_id] = estimate.stamp_ns
         self._stamps_ns.pop(estimate.frame_id - _STAMPS_KEPT, None)
         for depth_map in estimate.depths:
             frame_id = depth_map.frame_id
             stamp_ns = self._stamps_ns.get(frame_id)
-            if stamp_ns is None:
+            if stamp_ns is None or self._waits_for_metres:
                 continue
             T_map_optical = None
             T_world_camera = session.graph.poses.get(frame_id)
             if frame_id in session.bank and T_world_camera is not None:
                 T_map_optical = self.chain.T_map_optical(T_world_camera)
-            scene = DepthScene(depth_map, stamp_ns, self.optical_frame, T_map_optical)
+            scene = DepthScene(depth_map, stamp_ns, self.optical_frame, T_map_optical, unit)
             self._scenes.offer_depth(scene)
 
     def offer_session(self, session: Session, stamp_ns: int) -> None:
         """Have map and path published if they are due."""
-        if self.chain is not None:
-            self._scenes.offer_session(session, self.chain, stamp_ns)
+        if self.chain is None:
+            return
+        self.chain.metres_per_unit = session.scale.metres_per_unit
+        if not self._waits_for_metres:
+            self._scenes.offer_session(session, self.chain.frozen(), stamp_ns)
+
+    @property
+    def _waits_for_metres(self) -> bool:
+        assert self.chain is not None
+        return self.config.scale.source != 'none' and self.chain.metres_per_unit is None
 
     def _publish_placement(self, stamp_ns: int, placement: Placement) -> None:
         assert self.base is not None

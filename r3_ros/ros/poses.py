@@ -6,7 +6,9 @@ Pure geometry without ROS. The engine's world is its first camera in optical axe
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
+import math
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -59,17 +61,39 @@ class PoseChain:
         if not starts_in_base:
             origin = -R_BODY_OPTICAL @ self._T_optical_base[:3, 3]
             self.T_map_world = make_T(R_BODY_OPTICAL, origin)
+        #: Length of the engine's unit; None while it is unknown, and its units go out as they are.
+        self.metres_per_unit: float | None = None
         #: Pose of the last frame that had one.
         self.last: Placement | None = None
         self._last_stamp_ns = 0
 
+    @property
+    def unit(self) -> float:
+        """Return what the engine's lengths are multiplied by."""
+        return 1.0 if self.metres_per_unit is None else self.metres_per_unit
+
+    @property
+    def S_map_world(self) -> np.ndarray:
+        """Return the (4, 4) similarity from the engine's points to those in map."""
+        return self.T_map_world @ np.diag([self.unit] * 3 + [1.0])
+
+    def frozen(self) -> PoseChain:
+        """Return a copy that another thread may keep."""
+        return copy.copy(self)
+
     def T_map_optical(self, T_world_camera: np.ndarray) -> np.ndarray:
         """Return the camera's pose in map; (..., 4, 4) in and out."""
-        return self.T_map_world @ T_world_camera
+        return self.T_map_world @ self._with_length(T_world_camera)
 
     def T_map_base(self, T_world_camera: np.ndarray) -> np.ndarray:
         """Return the base's pose in map; (..., 4, 4) in and out."""
-        return self.T_map_world @ T_world_camera @ self._T_optical_base
+        return self.T_map_optical(T_world_camera) @ self._T_optical_base
+
+    def _with_length(self, T: np.ndarray) -> np.ndarray:
+        """Return motions of the camera (..., 4, 4) in metres, if they are known."""
+        T = np.array(T, dtype=np.float64)
+        T[..., :3, 3] *= self.unit
+        return T
 
     def advance(
         self,
@@ -85,7 +109,7 @@ class PoseChain:
         :param T_previous_camera: the motion since the last frame that had a pose, both ends from
             the engine's present state; None for the first of a session.
         :param covariance: (6, 6) of the pose error in the camera frame, or None if unknown.
-        :param unscaled_factor: multiplies the translation block: map units are not metres.
+        :param unscaled_factor: multiplies the translation block while metres are not known.
         :param max_gap_s: over a longer time no velocity is claimed; 0 for no limit.
         """
         T_map_base = self.T_map_base(T_world_camera)
@@ -93,7 +117,8 @@ class PoseChain:
         if self.last is None or T_previous_camera is None:
             T_odom_base = T_map_base
         else:
-            T_previous_base = self.T_base_optical @ T_previous_camera @ self._T_optical_base
+            T_previous_optical = self._with_length(T_previous_camera)
+            T_previous_base = self.T_base_optical @ T_previous_optical @ self._T_optical_base
             T_odom_base = _orthonormal(self.last.T_odom_base @ T_previous_base)
             elapsed_s = (stamp_ns - self._last_stamp_ns) * 1e-9
             if 0 < elapsed_s and not 0 < max_gap_s < elapsed_s:
@@ -120,7 +145,10 @@ class PoseChain:
         if covariance is None or not np.isfinite(covariance).all():
             return UNKNOWN_COVARIANCE
         adjoint = _adjoint(self.T_base_optical)
-        scale = np.sqrt(np.array([factor] * 3 + [1.0] * 3))
+        unit = np.array([self.unit] * 3 + [1.0] * 3)
+        covariance = covariance * np.outer(unit, unit)
+        inflation = 1.0 if self.metres_per_unit is not None else math.sqrt(factor)
+        scale = np.array([inflation] * 3 + [1.0] * 3)
         return _bounded(adjoint @ covariance @ adjoint.T * np.outer(scale, scale))
 
 

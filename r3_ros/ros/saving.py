@@ -29,6 +29,7 @@ from ..geometry import quat_xyzw
 from .poses import PoseChain
 
 if TYPE_CHECKING:
+    from ..streaming.scale import ScaleView
     from ..streaming.trajectory import TrajectoryView
     from ..streaming.voxel_map import MapView
 
@@ -76,6 +77,7 @@ class Snapshot:
     map_view: MapView
     trajectory: TrajectoryView
     resident_ids: tuple[int, ...]
+    scale: ScaleView
 
     def keyframes(self) -> np.ndarray:
         """Return the rows of the trajectory that are keyframes with a pose."""
@@ -136,7 +138,7 @@ def save_map(
         raise SaveError(
             SaveCode.BAD_FORMAT, f"unknown format '{unknown}', known: {', '.join(MAP_FORMATS)}"
         )
-    cloud = snapshot.map_view.cloud().moved(snapshot.chain.T_map_world)
+    cloud = snapshot.map_view.cloud().moved(snapshot.chain.S_map_world)
     if not len(cloud):
         raise SaveError(
             SaveCode.EMPTY_MAP, 'the map is empty: move the camera until it has points'
@@ -257,8 +259,11 @@ def _manifest(snapshot: Snapshot, cloud: Cloud, poses: int) -> dict[str, Any]:
             'optical': snapshot.optical_frame,
         },
         'T_base_optical': snapshot.chain.T_base_optical.tolist(),
-        'scale': {'metres_per_unit': None, 'source': 'none'},
-        'voxel_size': config.map.voxel_size,
+        'scale': {
+            'metres_per_unit': snapshot.scale.metres_per_unit,
+            'source': snapshot.scale.source,
+        },
+        'voxel_size': config.map.voxel_size * snapshot.chain.unit,
         'bounds': {
             'min': cloud.points.min(axis=0).tolist(),
             'max': cloud.points.max(axis=0).tolist(),

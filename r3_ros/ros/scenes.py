@@ -48,12 +48,14 @@ class DepthScene:
 
     :ivar stamp_ns: of the frame the depth belongs to, which may be an earlier one.
     :ivar T_map_optical: its pose, if it is a keyframe; None otherwise.
+    :ivar unit: what its depth is multiplied by to be in the unit of the pose.
     """
 
     depth_map: DepthMap
     stamp_ns: int
     optical_frame: str
     T_map_optical: np.ndarray | None
+    unit: float
 
 
 class ScenePublisher:
@@ -73,7 +75,7 @@ class ScenePublisher:
         self._publishing = threading.Lock()
         self._preview_at_s = -np.inf
         self._map_at_s = self._path_at_s = -np.inf
-        self._map_shown: tuple[int, int] | None = None
+        self._map_shown: tuple[int, int, float] | None = None
         self._path_shown: tuple[int, int, int] | None = None
 
     def start(self) -> None:
@@ -112,12 +114,12 @@ class ScenePublisher:
     def offer_session(self, session: Session, chain: PoseChain, stamp_ns: int) -> None:
         """Take snapshots of map and path if they changed, are due, and anybody listens."""
         now_s, epoch = time.monotonic(), self._epoch
-        revision = (session.session_id, session.map.revision)
+        revision = (session.session_id, session.map.revision, chain.unit)
         due = now_s - self._map_at_s >= self.config.map.publish_period
         if due and revision != self._map_shown and self._outputs.wanted('map_points'):
             self._map_at_s, self._map_shown = now_s, revision
-            view, T_map_world = session.map_view(), chain.T_map_world
-            self._jobs.put(lambda: self._publish_map(view, T_map_world, stamp_ns, epoch))
+            view, S_map_world = session.map_view(), chain.S_map_world
+            self._jobs.put(lambda: self._publish_map(view, S_map_world, stamp_ns, epoch))
         keyframes = session.bank.ids()
         state = (session.session_id, session.map_revision, keyframes[-1] if keyframes else -1)
         due = now_s - self._path_at_s >= _PATH_PERIOD_S
@@ -132,9 +134,9 @@ class ScenePublisher:
             job()
 
     def _publish_map(
-        self, view: MapView, T_map_world: np.ndarray, stamp_ns: int, epoch: int
+        self, view: MapView, S_map_world: np.ndarray, stamp_ns: int, epoch: int
     ) -> None:
-        cloud = view.cloud(self.config.map.max_publish_points).moved(T_map_world)
+        cloud = view.cloud(self.config.map.max_publish_points).moved(S_map_world)
         message = cloud_message(stamp_ns, self.config.map_frame, cloud)
         with self._publishing:
             if epoch == self._epoch:
@@ -161,7 +163,7 @@ class ScenePublisher:
         stamp_ns, frame = scene.stamp_ns, scene.optical_frame
         info = camera_info_message(stamp_ns, frame, depth_map.intrinsics)
         if outputs.wanted('depth/image', 'depth/camera_info'):
-            pixels = finite_or_nan(depth_map.depth)
+            pixels = finite_or_nan(depth_map.depth * np.float32(scene.unit))
             outputs.publish('depth/camera_info', info)
             outputs.publish('depth/image', image_message(stamp_ns, frame, '32FC1', pixels))
         if outputs.wanted('depth/confidence'):
@@ -184,11 +186,11 @@ class ScenePublisher:
         wants_points = outputs.wanted('points')
         wants_keyframe = scene.T_map_optical is not None and outputs.wanted('keyframe_points')
         if wants_points and options.organized:
-            points = organized_points(scene.depth_map, self.config)
+            points = organized_points(scene.depth_map, self.config) * np.float32(scene.unit)
             message = organized_cloud_message(stamp_ns, frame, points, scene.depth_map)
             outputs.publish('points', message)
         if wants_keyframe or (wants_points and not options.organized):
-            cloud = cloud_from_depth(scene.depth_map, options)
+            cloud = cloud_from_depth(scene.depth_map, options).scaled(scene.unit)
             if wants_points and not options.organized:
                 outputs.publish('points', cloud_message(stamp_ns, frame, cloud))
             if wants_keyframe and scene.T_map_optical is not None:

@@ -22,6 +22,7 @@ from .conversions import Picture, Received
 from .health import Health, StepTimes, StreamState
 from .messages import (
     estimate_fields,
+    scale_fields,
     stamp_ns_of,
     status_message,
     times_fields,
@@ -154,6 +155,7 @@ class Stream:
         """Start a new session; the model stays loaded and the counters go on."""
         self._logger.info(f'new session: {reason}')
         self.engine.reset()
+        self.engine.odometry.clear()
         self.placing.restart(self.last_stamp_ns)
         self._intake.reset()
         if self.health.state is not StreamState.PAUSED:
@@ -190,6 +192,8 @@ class Stream:
         chain = self.placing.chain
         if chain is None or not session.frame_count:
             raise SaveError(SaveCode.EMPTY_MAP, 'no picture has been processed yet')
+        chain, scale = chain.frozen(), session.scale.view()
+        chain.metres_per_unit = scale.metres_per_unit
         return Snapshot(
             config=self.config,
             model=self.engine.predictor.info,
@@ -201,6 +205,7 @@ class Stream:
             map_view=session.map_view(),
             trajectory=session.trajectory_view(),
             resident_ids=tuple(session.bank.ids()),
+            scale=scale,
         )
 
     def on_clock_jump(self) -> None:
@@ -233,6 +238,7 @@ class Stream:
             'map_points': len(session.map),
             'frames_received': self.mailbox.received,
             'frames_dropped': self.mailbox.dropped,
+            **scale_fields(session.scale.view()),
             **fields,
         }
         stamp_ns = self.last_stamp_ns or self._clock.now().nanoseconds
@@ -340,7 +346,8 @@ class Stream:
         self.last_stamp_ns = picture.stamp_ns
         self._intrinsics = estimate.intrinsics
         state, reason = self.placing.publish(estimate)
-        self.health.enter(state, '; '.join(filter(None, (reason, picture.note))))
+        waits_for = self.engine.session.scale.view().waits_for
+        self.health.enter(state, '; '.join(filter(None, (reason, waits_for, picture.note))))
         times = StepTimes(
             wait=started_s - received.time_s,
             preprocess=prepared_s - started_s,
