@@ -432,7 +432,7 @@ class CovarianceConfig:
     )
     unscaled_factor: float = _param(
         100.0,
-        'multiplies the published translation block, since map units are not metres',
+        'multiplies the published translation block while metres are not known',
         low=1.0,
         high=1e6,
         live=True,
