@@ -14,6 +14,7 @@ import json
 import os
 from pathlib import Path
 import re
+import stat
 from typing import Any
 
 from .errors import ModelError
@@ -172,14 +173,21 @@ def weights_folder() -> Path:
     """Return the folder of this machine's weights, which need not exist.
 
     ``$R3_ROS_WEIGHTS``, else ``r3_ros/weights`` in the user's data folder.
+
+    :raises ModelError: this machine does not say where the user's home is.
     """
     chosen = os.environ.get('R3_ROS_WEIGHTS', '')
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return Path(os.path.expanduser(chosen)).absolute()
     data = os.environ.get('XDG_DATA_HOME', '')
-    # The XDG specification has relative paths ignored.
-    base = Path(data) if os.path.isabs(data) else Path.home() / '.local' / 'share'
-    return base / 'r3_ros' / 'weights'
+    if os.path.isabs(data):  # the XDG specification has relative paths ignored
+        return Path(data) / 'r3_ros' / 'weights'
+    try:
+        return Path.home() / '.local' / 'share' / 'r3_ros' / 'weights'
+    except RuntimeError as error:
+        raise ModelError(
+            'this user has no home folder to look for weights in: set R3_ROS_WEIGHTS to a folder'
+        ) from error
 
 
 def local_path(name: str, folder: Path | None = None) -> Path:
@@ -190,10 +198,23 @@ def local_path(name: str, folder: Path | None = None) -> Path:
 def find_weights(name: str) -> Path | None:
     """Return the file of a name, from the weights folder or the Hugging Face cache.
 
-    :raises ModelError: no weights have that name.
+    :raises ModelError: no weights have that name, or the folder may not be looked into.
     """
     weights, path = known(name), local_path(name)
-    return path if path.is_file() else find_in_hub_cache(weights)
+    return path if is_there(path) else find_in_hub_cache(weights)
+
+
+def is_there(path: Path) -> bool:
+    """Say whether there is a file at a path.
+
+    :raises ModelError: that cannot be seen: no permission, a name that is too long.
+    """
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ModelError(f'cannot look for weights at {path}: {error.strerror}') from error
 
 
 def find_in_hub_cache(weights: Weights) -> Path | None:

@@ -136,11 +136,18 @@ def test_the_new_frame_is_written_once_and_context_is_not_copied(network, descri
 
 
 def test_capacity_counts_all_tiers(network, described, entry_bytes, tmp_path):
-    memory = FrameMemory(Room(5 * entry_bytes, 3 * entry_bytes, tmp_path, 7 * entry_bytes))
+    room = Room(5 * entry_bytes, 3 * entry_bytes, tmp_path, 8 * entry_bytes)
+    memory = FrameMemory(room)
     assert memory.capacity is None
     with torch.inference_mode():
         memory.keep(0, network.predict(described[0]).cache)
-    assert memory.capacity == 4 + 3 + 7
+        files = memory.capacity - 4 - 3
+        assert 5 <= files < 8  # each has a header, too
+        for n in range(1, memory.capacity):
+            memory.keep(n, network.predict(described[n % COUNT]).cache)
+        assert memory.context([n]).frame_ids == (n,)
+    assert len(memory) == memory.capacity
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= room.store_bytes
 
 
 @torch.inference_mode()

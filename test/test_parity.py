@@ -665,6 +665,7 @@ def test_more_views_than_pictures_fail(folder):
     [
         (None, '--weights'),
         ('import nothing_of_this_name', 'cannot be run'),
+        ('raise SystemExit(0)', 'cannot be run'),
         ('unit = 3', 'failed'),
         (SCRIPT + 'def tensor_for(key, shape): return 0.5', 'is needed'),
     ],
@@ -734,9 +735,10 @@ def test_weights_may_lie_elsewhere(folder, tmp_path_factory):
     ('arguments', 'words'),
     [
         (['none'], 'is no folder'),
+        (['n' * 300], 'is no folder'),
         (['.'], 'no golden-*.npz'),
         (['full', '--only', 'nothing'], "no golden file with 'nothing' in its name"),
-        (['full', '--device', 'cuda'], 'no CUDA device'),
+        (['full', '--device', 'cuda'], 'take --device cpu'),
     ],
 )
 def test_where_nothing_can_run_the_status_is_2(arguments, words, tmp_path, monkeypatch, capsys):

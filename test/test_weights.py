@@ -121,6 +121,29 @@ def test_the_folder_is_the_users_choice(monkeypatch, tmp_path):
     assert weights.weights_folder() == tmp_path / 'mine'
 
 
+def test_a_user_without_a_home_is_asked_for_a_folder(monkeypatch):
+    def no_home():
+        raise RuntimeError('Could not determine home directory.')
+
+    monkeypatch.delenv('R3_ROS_WEIGHTS', raising=False)
+    monkeypatch.delenv('XDG_DATA_HOME', raising=False)
+    monkeypatch.setattr(Path, 'home', no_home)
+    with pytest.raises(ModelError, match='set R3_ROS_WEIGHTS'):
+        weights.weights_folder()
+    monkeypatch.setenv('R3_ROS_WEIGHTS', '~no-such-user/mine')
+    assert weights.weights_folder().name == 'mine'
+
+
+@pytest.mark.parametrize(
+    'arguments', [['list'], ['check', 'r3'], ['check', 'n' * 300], ['get', 'r3', '--yes']]
+)
+def test_a_folder_that_may_not_be_looked_into_is_told(arguments, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv('R3_ROS_WEIGHTS', str(tmp_path / ('n' * 300)))
+    assert cli.main(['weights', *arguments]) == 2
+    said = capsys.readouterr().err
+    assert 'cannot look for weights at' in said and len(said.splitlines()) == 1
+
+
 def test_weights_are_found_in_the_folder_and_then_in_the_hubs_cache(folder, target, tmp_path):
     assert weights.find_weights('da3-small') is None
     cached = put_in_cache(tmp_path / 'cache')

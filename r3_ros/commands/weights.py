@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 import json
+import os
 from pathlib import Path
 import sys
 import textwrap
@@ -16,6 +17,7 @@ from ..weights import (
     digest_in_hub_cache,
     find_in_hub_cache,
     find_weights,
+    is_there,
     known,
     local_path,
     missing_message,
@@ -100,7 +102,7 @@ def run_get(args: argparse.Namespace) -> int:
     from ..weights_download import ask_hub, digest_with_progress, write_record
 
     weights = known(args.name)
-    folder = Path(args.folder).expanduser().absolute() if args.folder else weights_folder()
+    folder = Path(os.path.expanduser(args.folder)).absolute() if args.folder else weights_folder()
     target = local_path(weights.name, folder)
     _print_licence(weights)
     if args.revision is None and _already_here(weights, target, in_cache=not args.folder):
@@ -111,7 +113,7 @@ def run_get(args: argparse.Namespace) -> int:
             f'terminal: `r3 weights get {weights.name} --yes` agrees to it'
         )
     hub = ask_hub(weights, args.revision, target)
-    if target.is_file():
+    if is_there(target):
         if digest_with_progress(target) == hub.sha256:
             write_record(weights, hub, target)
             print(f'{target} is the file of that revision already: nothing to fetch')
@@ -205,7 +207,7 @@ def _already_here(weights: Weights, target: Path, in_cache: bool) -> bool:
     """
     from ..weights_download import digest_with_progress
 
-    if target.is_file():
+    if is_there(target):
         path, record = target, read_record(target)
         expected = record.sha256 if record else None
     else:
@@ -257,7 +259,7 @@ def _file_to_check(name_or_path: str) -> tuple[Path, Weights | None]:
             raise ModelError(missing_message(name_or_path))
         return path, CATALOGUE[name_or_path]
     path = Path(name_or_path)
-    if not path.is_file():
+    if not is_there(path):
         raise ModelError(
             f'{name_or_path!r} is neither a file nor a name that `r3 weights list` shows'
         )

@@ -81,6 +81,10 @@ class FrameStore:
         """Size of all entries."""
         return sum(self._sizes.values())
 
+    def room_for(self, entry_bytes: int) -> int:
+        """Return the number of entries of one size that :meth:`write` takes in all."""
+        return self._max_bytes // (entry_bytes + _OVERHEAD_BYTES)
+
     def write(self, frame_id: int, tensors: Sequence[Tensor]) -> None:
         """Store an entry's tensors.
 

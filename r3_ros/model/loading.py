@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+import os
 from pathlib import Path
 
 import torch
@@ -95,10 +96,11 @@ def _metric_network(path: Path, precision: str, device: torch.device) -> MetricN
 
 
 def _room(memory: MemoryConfig, info: ModelInfo) -> Room:
+    folder = os.path.expanduser(memory.store_folder)
     return Room(
         device_bytes=memory.max_gpu_mib * _MIB,
         host_bytes=memory.max_host_mib * _MIB,
-        store_folder=Path(memory.store_folder).expanduser() if memory.store_folder else None,
+        store_folder=Path(folder) if folder else None,
         store_bytes=memory.max_store_mib * _MIB,
         network=f'{info.checkpoint_sha256} {info.precision}',
     )
@@ -153,7 +155,7 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 def _weights_path(config: ModelConfig) -> Path:
     if config.checkpoint:
-        return Path(config.checkpoint).expanduser()
+        return Path(os.path.expanduser(config.checkpoint))
     try:
         return _found_weights(config.name)
     except ModelError as error:

@@ -146,7 +146,7 @@ class FrameMemory:
         """Number of frames that fit, None before the first entry has told its size."""
         if self._slots is None:
             return None
-        files = self._room.store_bytes // self._entry_bytes if self._files is not None else 0
+        files = self._files.room_for(self._entry_bytes) if self._files is not None else 0
         return self._slot_count - 1 + self._host_count + files
 
     @property

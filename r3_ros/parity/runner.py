@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+import os
 from pathlib import Path
 import time
 
@@ -70,7 +71,7 @@ def golden_files(folder: Path, only: str = '') -> list[Path]:
 
     :raises SourceError: there are none.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # of an impossible name, too
         raise SourceError(f'{folder} is no folder: name the one with the {PREFIX}*{SUFFIX} files')
     paths = sorted(folder.glob(f'{PREFIX}*{SUFFIX}'))
     if not paths:
@@ -93,7 +94,9 @@ class Runner:
         :raises ModelError: there is no such device.
         """
         if device == 'cuda' and not torch.cuda.is_available():
-            raise ModelError('there is no CUDA device here, or this torch cannot use it: cpu')
+            raise ModelError(
+                'there is no CUDA device here, or this torch cannot use it: take --device cpu'
+            )
         self.bounds = dict(BOUNDS[precision])
         self.exact_bounds = dict(BOUNDS[EXACT])
         if (PIL.__version__, cv2.__version__) != (PILLOW_VERSION, OPENCV_VERSION):

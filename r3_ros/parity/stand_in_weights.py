@@ -78,7 +78,7 @@ class StandInWeights:
         script = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(script)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise SourceError(f'{self._path} cannot be run: {_one_line(error)}') from error
         return script
 
