@@ -145,6 +145,14 @@ class ModelConfig:
         choices=PRECISIONS,
     )
     depth: bool = _param(True, 'compute dense depth; off saves time where only poses are wanted')
+    depth_every: int = _param(
+        1,
+        'R3 computes depth for every n-th frame, and for keyframes always; 0: for keyframes alone',
+        'frames',
+        low=0,
+        high=300,
+        live=True,
+    )
     device: str = _param(
         'auto',
         'where the predictor and the keyframe search run; auto: the best the predictor can use',

@@ -58,8 +58,12 @@ class Predictor(Protocol):
         :raises FrameError: the frame cannot be used at all.
         """
 
-    def predict(self, frame: Frame, context_ids: Sequence[int]) -> FramePrediction:
+    def predict(
+        self, frame: Frame, context_ids: Sequence[int], depth: bool = True
+    ) -> FramePrediction:
         """Relate the frame to the context frames and return what was found.
+
+        Where ``depth`` is False nobody needs the frame's depth, which may then be left out.
 
         Context ids always name held frames. Edges the predictor cannot support are left out;
         an edge that is there is a claim, with the confidence it deserves.

@@ -185,7 +185,9 @@ class ScriptedPredictor:
         features = np.concatenate([np.cos(phase), np.sin(phase)])
         return (features / np.linalg.norm(features)).astype(np.float32)
 
-    def predict(self, frame: Frame, context_ids: Sequence[int]) -> FramePrediction:
+    def predict(
+        self, frame: Frame, context_ids: Sequence[int], depth: bool = True
+    ) -> FramePrediction:
         """Answer as the script says."""
         script, index = self.script, self._index
         self._take_time()

@@ -383,6 +383,24 @@ def test_memory_of_a_long_stream_is_bounded(checkpoint):
         engine.close()
 
 
+@pytest.mark.parametrize('every,expected', [(1, 12), (3, 5), (0, 3)])
+def test_depth_of_every_nth_frame_and_of_keyframes(network, every, expected):
+    changes = {
+        'model.depth_every': every,
+        'keyframe.mode': 'interval',
+        'keyframe.interval': 5,
+        'tracking.lost_ratio': 0.0,
+        'tracking.low_confidence_ratio': 0.0,
+    }
+    predictor = R3Predictor(network, ModelInfo('r3'), CONFIG, ROOM, torch.device('cpu'))
+    engine = Engine(predictor, updated(R3Config(), changes))
+    estimates = [engine.step(replace(frame(n), frame_id=-1)) for n in range(12)]
+    with_depth = {e.frame_id for e in estimates if e.depths}
+    keyframes = {e.frame_id for e in estimates if e.is_keyframe}
+    assert keyframes == {0, 4, 9} and keyframes <= with_depth
+    assert len(with_depth) == expected
+
+
 def test_the_bank_shrinks_to_what_fits(network):
     changes = {
         'keyframe.mode': 'interval',

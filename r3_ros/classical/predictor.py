@@ -67,8 +67,13 @@ class ClassicalPredictor:
         self._described = (frame.frame_id, gray, descriptor)
         return descriptor
 
-    def predict(self, frame: Frame, context_ids: Sequence[int]) -> FramePrediction:
-        """Take one frame and relate it to the context frames."""
+    def predict(
+        self, frame: Frame, context_ids: Sequence[int], depth: bool = True
+    ) -> FramePrediction:
+        """Take one frame and relate it to the context frames.
+
+        Depth is of the keyframes that are chosen here, whatever is asked for.
+        """
         if self._described is not None and self._described[0] == frame.frame_id:
             _, gray, descriptor = self._described
         else:

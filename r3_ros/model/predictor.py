@@ -104,7 +104,9 @@ class R3Predictor:
         return descriptor
 
     @torch.inference_mode()
-    def predict(self, frame: Frame, context_ids: Sequence[int]) -> FramePrediction:
+    def predict(
+        self, frame: Frame, context_ids: Sequence[int], depth: bool = True
+    ) -> FramePrediction:
         """Relate one frame to the context frames by their cached keys and values."""
         described = self._described
         self._described = None
@@ -115,7 +117,7 @@ class R3Predictor:
             described.tokens,
             context.cache,
             reference=not len(self._memory),
-            depth=self._with_depth,
+            depth=self._with_depth and depth,
         )
         relative, fov = _relative_poses(prediction)
         intrinsics = self._network_intrinsics(frame, described.geometry, fov)

@@ -131,13 +131,18 @@ class KeyframeBank:
 
     def wants(self, descriptor: np.ndarray) -> bool:
         """Count the frame, and tell whether the admission rule would make it a keyframe."""
+        wanted = self.would_want(descriptor)
         self._frames += 1
         self._since_admission += 1
+        return wanted
+
+    def would_want(self, descriptor: np.ndarray) -> bool:
+        """Tell whether the admission rule would make the next frame a keyframe."""
         if not self._keyframes:
             return True
         if self.config.mode == 'interval':
-            return self._frames % self.config.interval == 0
-        if self._since_admission >= self.config.max_interval:
+            return (self._frames + 1) % self.config.interval == 0
+        if self._since_admission + 1 >= self.config.max_interval:
             return True
         if self._nearest is None or not np.array_equal(self._nearest[0], descriptor):
             self._find(Query(descriptor), 0)

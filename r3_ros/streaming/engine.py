@@ -19,23 +19,28 @@ from ..cloud import cloud_from_depth
 from ..config import R3Config
 from ..datatypes import DepthMap, Edge, Estimate, Frame, FramePrediction, TrackingState
 from ..errors import FrameError
-from ..geometry import inverse
 from ..kernels import retrieval_index
 from ..metric_depth import MetricDepth
 from ..predictor import Predictor
 from .bank import KeyframeBank
+from .context import retrieve_context
 from .gate import Gate, Verdict
 from .loops import Loops
 from .odometry_track import OdometryTrack
 from .pose_graph import PoseGraph
-from .pose_resolution import HeldPose, resolve_pose, ResolvedPose, usable_edges
+from .pose_resolution import (
+    HeldPose,
+    resolve_pose,
+    ResolvedPose,
+    told_covariance,
+    usable_edges,
+)
 from .scale_tracking import measure_scale, ScaleTracker
 from .segments import (
     leave_segment,
     motion_since_last,
     open_segment,
     release,
-    segment_context,
     stays_lost,
     told_reason,
     told_state,
@@ -46,8 +51,6 @@ from .stages import Stages
 from .trajectory import Trajectory
 from .voxel_map import VoxelMap
 
-#: Variance of what is not known, as ROS messages write it.
-_UNKNOWN_VARIANCE = 1e6
 _SECOND_NS = 1_000_000_000
 
 
@@ -90,9 +93,9 @@ class Engine:
         descriptor = self._describe(frame)
         stages.done('describe')
         gap = self._is_gap(frame.stamp_ns)
-        context_ids = self._retrieve_context(descriptor, after_gap=gap)
+        context_ids = retrieve_context(session, self.config.stream, descriptor, after_gap=gap)
         stages.done('retrieve')
-        prediction = self.predictor.predict(frame, context_ids)
+        prediction = self.predictor.predict(frame, context_ids, self._needs_depth(descriptor))
         stages.done('predict')
         if gap:
             session.gate.open_gap()
@@ -136,7 +139,7 @@ class Engine:
             state=told_state(session, verdict),
             reason=told_reason(session, verdict),
             T_world_camera=believed.held.T_world_camera if believed else None,
-            covariance=_covariance(believed, prediction.provisional, first),
+            covariance=told_covariance(believed, prediction.provisional, first),
             intrinsics=prediction.intrinsics,
             intrinsics_estimated=prediction.intrinsics_estimated,
             is_keyframe=is_keyframe,
@@ -215,32 +218,17 @@ class Engine:
             raise FrameError('the frame has no finite descriptor: its pixels cannot be used')
         return descriptor
 
+    def _needs_depth(self, descriptor: np.ndarray) -> bool:
+        """Tell whether the next frame's depth is asked for: a keyframe's always is."""
+        every, count = self.config.model.depth_every, self.session.frame_count
+        if every and count % every == 0:
+            return True
+        return self.session.bank.would_want(descriptor)
+
     def _is_gap(self, stamp_ns: int) -> bool:
         last_ns = self.session.last_stamp_ns
         longest_s = self.config.input.max_time_gap
         return last_ns is not None and 0 < longest_s < (stamp_ns - last_ns) / _SECOND_NS
-
-    def _retrieve_context(self, descriptor: np.ndarray, after_gap: bool) -> list[int]:
-        """Choose the remembered frames to relate the new one to, oldest first."""
-        session, stream = self.session, self.config.stream
-        if session.gate.lost or after_gap:
-            # Where the camera was says little of where it is: look everywhere, but do not give
-            # up the last frames, which a short loss may well come back to.
-            found = stream.recent_keyframes + stream.retrieved_keyframes
-            return sorted({*session.recent, *session.bank.most_similar(descriptor, found)})
-        if session.segment_id:
-            return segment_context(session, descriptor, stream)
-        keyframes = session.keyframes_of(0)
-        context = {
-            *session.recent,
-            *keyframes[:1],  # the anchor
-            *keyframes[-stream.recent_keyframes :],
-        }
-        # The newest keyframes look most like the frame, and would leave no room for others.
-        alike = session.bank.recall(
-            session.frame_count, descriptor, _expected_pose(session), stream, context
-        )
-        return sorted({*context, *alike})
 
     def _refine(self, edges: Iterable[Edge]) -> list[int]:
         """Take refined edges in; poses that follow from them change."""
@@ -391,18 +379,6 @@ class Engine:
         return tuple(in_map_units)
 
 
-def _expected_pose(session: Session) -> np.ndarray | None:
-    """Return where the next frame should be if the camera goes on as it did."""
-    if not session.recent:
-        return None
-    held, last = session.graph.held, session.recent[-1]
-    T_world_last = held[last].T_world_camera
-    before = last - 1
-    if before not in session.recent or last != session.frame_count - 1:
-        return T_world_last
-    return T_world_last @ inverse(held[before].T_world_camera) @ T_world_last
-
-
 def _origin() -> ResolvedPose:
     """Return the pose of a frame that defines the world."""
     return ResolvedPose(HeldPose(np.eye(4)), np.zeros((6, 6)))
@@ -411,18 +387,3 @@ def _origin() -> ResolvedPose:
 def _shrunk(scale: float) -> np.ndarray:
     """Return the (4, 4) transform from map units to a frame's own, about its camera."""
     return similarity(np.eye(4), 1.0 / scale)
-
-
-def _covariance(
-    resolved: ResolvedPose | None, provisional: bool, first: bool
-) -> np.ndarray | None:
-    """Return the (6, 6) covariance of a pose; of a provisional one the position is unknown."""
-    if resolved is None:
-        return None
-    covariance = resolved.covariance
-    if first:
-        return np.diag([1e-12] * 6)
-    if provisional:
-        covariance[:3, :] = covariance[:, :3] = 0.0
-        covariance[:3, :3] = _UNKNOWN_VARIANCE * np.eye(3)
-    return covariance

@@ -38,6 +38,8 @@ _FLOOR_ROTATION_RAD = 1e-4
 _MIN_RATIO = 1e-3
 #: A claimed motion may be off a rigid one by this much (single precision is well inside).
 _RIGID_TOLERANCE = 1e-3
+#: Variance of what is not known, as ROS messages write it.
+_UNKNOWN_VARIANCE = 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,3 +267,18 @@ def _official_average(
     weights /= weights.sum(axis=0)
     encoding = average_encodings(candidates, weights[:, 0], weights[:, 1])
     return inverse(decode_pose(encoding)), weights
+
+
+def told_covariance(
+    resolved: ResolvedPose | None, provisional: bool, first: bool
+) -> np.ndarray | None:
+    """Return the (6, 6) covariance of a pose; of a provisional one the position is unknown."""
+    if resolved is None:
+        return None
+    covariance = resolved.covariance
+    if first:
+        return np.diag([1e-12] * 6)
+    if provisional:
+        covariance[:3, :] = covariance[:, :3] = 0.0
+        covariance[:3, :3] = _UNKNOWN_VARIANCE * np.eye(3)
+    return covariance

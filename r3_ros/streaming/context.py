@@ -1,0 +1,51 @@
+"""Which remembered frames a new one is related to."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..config import StreamConfig
+from ..geometry import inverse
+from .segments import segment_context
+from .session import Session
+
+
+def retrieve_context(
+    session: Session, stream: StreamConfig, descriptor: np.ndarray, after_gap: bool
+) -> list[int]:
+    """Return the ids of the frames to relate the next one to, oldest first.
+
+    :param after_gap: time has passed unseen since the last frame.
+    """
+    if session.gate.lost or after_gap:
+        # Where the camera was says little of where it is: look everywhere, but do not give
+        # up the last frames, which a short loss may well come back to.
+        found = stream.recent_keyframes + stream.retrieved_keyframes
+        return sorted({*session.recent, *session.bank.most_similar(descriptor, found)})
+    if session.segment_id:
+        return segment_context(session, descriptor, stream)
+    keyframes = session.keyframes_of(0)
+    context = {
+        *session.recent,
+        *keyframes[:1],  # the anchor
+        *keyframes[-stream.recent_keyframes :],
+    }
+    # The newest keyframes look most like the frame, and would leave no room for others.
+    alike = session.bank.recall(
+        session.frame_count, descriptor, _expected_pose(session), stream, context
+    )
+    return sorted({*context, *alike})
+
+
+def _expected_pose(session: Session) -> np.ndarray | None:
+    """Return where the next frame should be if the camera goes on as it did."""
+    if not session.recent:
+        return None
+    held, last = session.graph.held, session.recent[-1]
+    T_world_last = held[last].T_world_camera
+    before = last - 1
+    if before not in session.recent or last != session.frame_count - 1:
+        return T_world_last
+    T_before_last = inverse(held[before].T_world_camera) @ T_world_last
+    expected: np.ndarray = T_world_last @ T_before_last
+    return expected
