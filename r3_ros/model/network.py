@@ -204,7 +204,7 @@ class R3Network(_AnyView):
         :param causal: a frame sees the cached ones and those before it; else also those after it.
         :param reference: the first frame is the one that the others refer to; None: it is, unless
             there are cached ones.
-        :param depth: also run the depth head; ``rays``: and its ray branch.
+        :param depth: also run the depth head; ``rays``: its ray branch, too, and so the head.
         :raises FrameError: the cached frames are of another size, batch or network.
         """
         if cached is not None:
