@@ -496,7 +496,15 @@ def test_an_interrupt_writes_the_windows_that_are_done(tmp_path, predictor, caps
     assert not json.loads((out / 'summary.json').read_text())['complete']
 
 
-def test_a_second_interrupt_leaves_nothing(tmp_path, predictor, monkeypatch):
+@pytest.fixture
+def interruptible():
+    """Let SIGINT raise here, whatever the shell that started the tests made of it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_interrupt_leaves_nothing(tmp_path, predictor, monkeypatch, interruptible):
     def interrupted(self, pictures):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
