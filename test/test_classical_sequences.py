@@ -30,8 +30,8 @@ class Recording:
         predict = engine.predictor.predict
         self.edges, self.estimates = [], []
 
-        def remember(frame, context_ids):
-            prediction = predict(frame, context_ids)
+        def remember(frame, context_ids, depth=True):
+            prediction = predict(frame, context_ids, depth)
             self.edges.extend(prediction.edges)
             return prediction
 
