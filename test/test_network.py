@@ -530,15 +530,21 @@ def walk(network, device):
         cached = FrameCache.join(entries).select(range(s)) if entries else None
         described = network.describe(images[:, s : s + 1])
         entries.append(network.predict(described, cached, rays=True).cache)
-    network(images)
+    return network(images)
 
 
 def test_nothing_is_read_back_to_choose_what_to_compute():
     """Tensors without numbers refuse .item(), .cpu(), .tolist(), bool() and nonzero()."""
-    walk(on_meta(shared_network('r3')), 'meta')
-    on_meta(shared_network('da3'))(pictures(3).to('meta'), cameras=torch.empty(1, 3, 9).to('meta'))
-    on_meta(shared_network('da3'))(pictures(3).to('meta'))
-    on_meta(shared_network('metric'))(pictures(3)[0].to('meta'))
+    images = pictures(3).to('meta')
+    da3 = on_meta(shared_network('da3'))
+    answers = [
+        walk(on_meta(shared_network('r3')), 'meta'),
+        da3(images, cameras=torch.empty(1, 3, 9).to('meta')),
+        da3(images),
+        on_meta(shared_network('metric'))(images[0]),
+    ]
+    for answer in answers:
+        assert answer.depth.is_meta and answer.depth.shape[-3:] == (3, 42, 70)
 
 
 @pytest.mark.parametrize(
@@ -580,9 +586,10 @@ def test_a_gpu_is_never_waited_for(dtype):
             cached = FrameCache.join(entries).select(range(s)) if entries else None
             described = network.describe(images[:, s : s + 1])
             entries.append(network.predict(described, cached, rays=True).cache)
-        network(images)
+        answer = network(images)
     finally:
         torch.cuda.set_sync_debug_mode('default')
+    assert answer.depth.is_cuda and torch.isfinite(answer.depth).all()
 
 
 @pytest.mark.gpu
