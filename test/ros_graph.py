@@ -55,6 +55,14 @@ def image_message(
     )
 
 
+def bad_image(**changes: object) -> Image:
+    """Return a picture later than most, with some fields of the message changed."""
+    message = image_message(START_NS + 50 * PERIOD_NS)
+    for name, value in changes.items():
+        setattr(message, name, value)
+    return message
+
+
 # What is loaded by now stays: collections after each test look only at what came later.
 gc.collect()
 gc.freeze()

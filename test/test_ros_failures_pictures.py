@@ -1,0 +1,122 @@
+"""Pictures that come too fast, cannot be read, or change: dropped or rejected, counted, told."""
+
+import threading
+
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseWithCovarianceStamped
+import pytest
+
+pytest.importorskip('rclpy', reason='rclpy is not installed')
+pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
+
+from r3_ros.errors import FrameError
+from r3_ros.msg import StreamStatus
+from r3_ros.ros.health import StreamState
+from r3_ros.ros.messages import stamp_ns_of
+from ros_graph import bad_image, BEST_EFFORT, image_message, PERIOD_NS
+from scripted import picture, Script, START_NS
+from sensor_msgs.msg import Image
+
+pytestmark = pytest.mark.ros
+
+
+def test_overload_drops_frames_and_counts_them_exactly(graph):
+    turnstile = threading.Semaphore(0)
+    g = graph(Script(turnstile=turnstile)).start()
+    g.images.publish(image_message(START_NS))
+    g.until(lambda: g.predictor.arrived.acquire(blocking=False))
+    mailbox = g.node.stream.mailbox
+    for i in range(1, 8):
+        g.images.publish(image_message(START_NS + i * PERIOD_NS))
+        g.until(lambda n=i + 1: mailbox.received == n)
+    turnstile.release(10)
+    statuses = g.listen('/r3/status', StreamStatus)
+    g.until(lambda: g.health.frames_processed == 2)
+    g.stamp_ns = START_NS + 8 * PERIOD_NS
+    g.send()
+    g.until(lambda: statuses and statuses[-1].frames_processed == 3)
+    assert (statuses[-1].frames_received, statuses[-1].frames_dropped) == (9, 6)
+    # The newest was taken, not the oldest.
+    trajectory = g.node.stream.engine.session.trajectory_view()
+    assert trajectory.stamps_ns[1] == START_NS + 7 * PERIOD_NS
+
+
+def test_queue_policy_loses_nothing(graph):
+    turnstile = threading.Semaphore(0)
+    g = graph(Script(turnstile=turnstile), input__frame_policy='queue').start()
+    for i in range(6):
+        g.images.publish(image_message(START_NS + i * PERIOD_NS))
+    g.until(lambda: g.node.stream.mailbox.received == 6)
+    turnstile.release(10)
+    g.until(lambda: g.health.frames_processed == 6)
+    assert g.node.stream.mailbox.dropped == 0
+
+
+@pytest.mark.parametrize(
+    ('changes', 'words'),
+    [
+        ({'encoding': 'lsd9'}, 'lsd9'),
+        ({'encoding': ''}, 'encoding'),
+        ({'step': 7}, 'contradict'),
+        ({'height': 49}, 'cut off'),
+        ({'height': 40}, 'more than'),
+        ({'data': b''}, 'cut off'),
+        ({'width': 0}, '0x48'),
+    ],
+)
+def test_a_bad_picture_is_rejected_and_the_next_one_tracked(graph, changes, words):
+    g = graph().start()
+    g.send_many(2)
+    poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
+    statuses = g.listen('/r3/status', StreamStatus)
+    resume_ns = g.stamp_ns
+    g.send(bad_image(**changes))
+    assert words in g.health.last_reject_reason
+    g.stamp_ns = resume_ns
+    good_ns = g.send()
+    g.until(lambda: poses)
+    assert [stamp_ns_of(p.header.stamp) for p in poses] == [good_ns]
+    g.until(lambda: statuses and statuses[-1].frames_processed == 3)
+    assert statuses[-1].frames_rejected == 1
+    assert statuses[-1].state == StreamStatus.STATE_TRACKING
+
+
+def test_another_size_starts_anew_or_is_rejected(graph):
+    g = graph().start()
+    g.send_many(2)
+    g.send(image_message(g.stamp_ns, picture(80, 60)))
+    assert g.node.stream.engine.session.session_id == 1
+    g.set_parameters(input__on_resolution_change='reject')
+    g.send(image_message(g.stamp_ns))
+    assert g.health.rejected['size changed'] == 1
+
+
+def test_another_frame_id_starts_anew(graph):
+    g = graph().start()
+    g.send_many(2)
+    g.send(image_message(g.stamp_ns, frame='other_optical'))
+    assert g.node.stream.engine.session.session_id == 1
+    assert g.health.optical_frame == g.health.base_frame == 'other_optical'
+
+
+def test_refusals_of_the_predictor_cost_one_frame(graph):
+    script = Script(describe_failures={2: FrameError('nothing but black')})
+    g = graph(script).start()
+    g.send_many(4)
+    assert (g.health.frames_processed, g.health.frames_rejected) == (3, 1)
+    assert g.health.last_reject_reason == 'nothing but black'
+    assert g.health.state is StreamState.TRACKING
+
+
+def test_an_incompatible_publisher_is_named_in_diagnostics(graph):
+    override = 'qos_overrides./image.subscription.reliability'
+    g = graph(arguments=('-p', f'{override}:=reliable'), diagnostics__period=0.1)
+    assert g.node.autostart()
+    diagnostics = g.listen('/diagnostics', DiagnosticArray)
+    g.probe.create_publisher(Image, 'image', BEST_EFFORT)
+
+    def told():
+        found = [s for m in diagnostics for s in m.status if s.name == 'r3: input']
+        return found and "'/image'" in found[-1].message and 'RELIABILITY' in found[-1].message
+
+    g.until(told)

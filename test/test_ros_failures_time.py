@@ -1,0 +1,95 @@
+"""Stamps and clocks that repeat, go back, or are missing."""
+
+from geometry_msgs.msg import PoseWithCovarianceStamped
+import pytest
+
+pytest.importorskip('rclpy', reason='rclpy is not installed')
+pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
+
+from nav_msgs.msg import Path
+from r3_ros.msg import StreamStatus
+from r3_ros.ros.messages import stamp_ns_of, time_message
+from ros_graph import image_message, LATCHED, PERIOD_NS
+from scripted import SECOND_NS, START_NS
+from sensor_msgs.msg import PointCloud2
+
+pytestmark = pytest.mark.ros
+
+
+def test_repeated_and_late_stamps_are_dropped(graph):
+    g = graph().start()
+    first, second = g.send_many(2)
+    poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
+    g.send(image_message(second))
+    g.send(image_message(first + PERIOD_NS // 2))
+    g.stamp_ns = second + PERIOD_NS
+    g.send()
+    g.until(lambda: poses)
+    assert len(poses) == 1
+    assert dict(g.health.rejected) == {'duplicate stamp': 1, 'out of order': 1}
+
+
+def test_time_that_jumps_back_starts_a_new_session(graph):
+    g = graph().start()
+    g.send_many(5)
+    maps = g.listen('/r3/map_points', PointCloud2, LATCHED)
+    paths = g.listen('/r3/path', Path, LATCHED)
+    statuses = g.listen('/r3/status', StreamStatus)
+    g.until(lambda: maps and maps[-1].width)
+    g.stamp_ns = START_NS - 10 * SECOND_NS
+    back_ns = g.send()
+    g.until(lambda: any(m.width == 0 for m in maps) and any(not p.poses for p in paths))
+    g.until(lambda: statuses and statuses[-1].frames_processed == 6)
+    assert statuses[-1].session_id == 1 and statuses[-1].frame_index == 1
+    assert stamp_ns_of(statuses[-1].header.stamp) == back_ns
+    assert g.predictor.resets == 1
+
+
+def test_a_clock_that_jumps_back_starts_a_new_session_once(graph):
+    from rosgraph_msgs.msg import Clock
+
+    g = graph(use_sim_time=True).start()
+    clock = g.probe.create_publisher(Clock, '/clock', 10)
+    g.until(lambda: clock.get_subscription_count() == 1)
+
+    def set_clock(stamp_ns):
+        clock.publish(Clock(clock=time_message(stamp_ns)))
+        g.until(lambda: g.node.get_clock().now().nanoseconds == stamp_ns)
+
+    set_clock(START_NS)
+    g.send_many(3)
+    back_ns = START_NS - 100 * SECOND_NS
+    set_clock(back_ns)
+    g.until(lambda: g.node.stream.engine.session.session_id == 1)
+    g.send(image_message(back_ns))
+    session = g.node.stream.engine.session
+    assert (session.session_id, session.frame_count) == (1, 1)
+    # The other way round: the pictures tell first, the clock follows.
+    g.send(image_message(back_ns - 50 * SECOND_NS))
+    set_clock(back_ns - 50 * SECOND_NS)
+    g.send(image_message(back_ns - 49 * SECOND_NS))
+    session = g.node.stream.engine.session
+    assert (session.session_id, session.frame_count) == (2, 2)
+
+
+@pytest.mark.parametrize(('action', 'state'), [('ignore', 'TRACKING'), ('error', 'FAULT')])
+def test_other_answers_to_a_jump_back(graph, action, state):
+    g = graph(input__on_time_jump_back=action).start()
+    g.send_many(5)
+    g.stamp_ns = START_NS - 10 * SECOND_NS
+    g.send()
+    assert g.health.state.name == state
+    assert g.health.frames_processed == 5 and g.health.frames_rejected == 1
+    g.stamp_ns = START_NS + 10 * PERIOD_NS
+    g.send()
+    assert g.health.frames_processed == (6 if action == 'ignore' else 5)
+
+
+def test_zero_stamp_takes_the_time_of_arrival_and_says_so(graph):
+    g = graph().start()
+    poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
+    statuses = g.listen('/r3/status', StreamStatus)
+    g.send(image_message(0))
+    g.until(lambda: poses and statuses and statuses[-1].frames_processed)
+    assert stamp_ns_of(poses[0].header.stamp) > START_NS
+    assert 'no stamp' in statuses[-1].state_reason

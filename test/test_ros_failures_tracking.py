@@ -1,0 +1,75 @@
+"""What the predictor gets wrong: no pose, bad numbers, errors. Nothing false leaves the node."""
+
+from geometry_msgs.msg import PoseWithCovarianceStamped
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='rclpy is not installed')
+pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
+
+from nav_msgs.msg import Odometry
+from r3_ros.msg import StreamStatus
+from r3_ros.ros.health import StreamState
+from r3_ros.ros.messages import stamp_ns_of
+from ros_graph import image_message, LATCHED, matrix, PERIOD_NS
+from scripted import Script
+from sensor_msgs.msg import Image, PointCloud2
+from sensor_msgs_py import point_cloud2
+
+pytestmark = pytest.mark.ros
+
+
+def test_an_unforeseen_error_is_told_stops_the_stream_and_a_reset_helps(graph, capfd):
+    from std_srvs.srv import Trigger
+
+    g = graph(Script(failures={2: ZeroDivisionError('scripted')})).start()
+    poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
+    statuses = g.listen('/r3/status', StreamStatus)
+    g.send_many(2)
+    g.images.publish(image_message(g.stamp_ns))
+    g.until(lambda: statuses and statuses[-1].state == StreamStatus.STATE_FAULT)
+    assert 'ZeroDivisionError: scripted' in statuses[-1].state_reason
+    assert 'ZeroDivisionError: scripted' in capfd.readouterr().err
+    g.stamp_ns += PERIOD_NS
+    g.send()
+    assert g.health.rejected['fault'] == 1 and len(poses) == 2
+    assert g.call(Trigger, '/r3/reset').success
+    g.send()
+    g.until(lambda: len(poses) == 3)
+
+
+def test_nothing_but_finite_numbers_leaves(graph):
+    script = Script(nan_pose_at={2, 3}, nan_depth_at={0, 1, 4, 5})
+    g = graph(script, points__stride=1).start()
+    poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
+    clouds = g.listen('/r3/points', PointCloud2)
+    maps = g.listen('/r3/map_points', PointCloud2, LATCHED)
+    depths = g.listen('/r3/depth/image', Image)
+    transforms = g.listen_tf()
+    g.send_many(6)
+    g.until(lambda: len(poses) == 4 and len(depths) == 6 and maps and maps[-1].width)
+    for message in poses:
+        assert np.isfinite(matrix(message.pose.pose)).all()
+    for message in transforms:
+        t, q = message.transform.translation, message.transform.rotation
+        assert np.isfinite([t.x, t.y, t.z, q.x, q.y, q.z, q.w]).all()
+    for cloud in [*clouds, *maps]:
+        for name in ('x', 'y', 'z', 'confidence'):
+            assert np.isfinite(point_cloud2.read_points(cloud)[name]).all()
+    for depth in depths:
+        assert not np.isinf(np.frombuffer(depth.data, np.float32)).any()
+
+
+def test_a_lost_camera_gets_no_pose(graph):
+    g = graph(Script(blackouts=set(range(3, 30)))).start()
+    poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
+    odometry = g.listen('/r3/odometry', Odometry)
+    stamps = g.send_many(10)
+    assert g.health.state is StreamState.LOST
+    g.until(lambda: len(poses) == len(odometry) == 3)
+    assert [stamp_ns_of(p.header.stamp) for p in poses] == stamps[:3]
+    g.set_parameters(tracking__publish_when_lost=True)
+    g.send()
+    g.until(lambda: len(poses) == len(odometry) == 4)
+    assert min(poses[-1].pose.covariance[::7]) == 1e6
+    assert poses[-1].pose.pose == poses[2].pose.pose

@@ -1,0 +1,121 @@
+"""The lifecycle of the node: transitions, what they keep, and who is refused."""
+
+import threading
+
+from diagnostic_msgs.msg import DiagnosticArray
+import pytest
+
+pytest.importorskip('rclpy', reason='rclpy is not installed')
+pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
+
+from lifecycle_msgs.msg import State
+from r3_ros.errors import ModelError
+from r3_ros.ros.name_lock import NameLock
+from ros_graph import Graph, image_message
+from scripted import Script, START_NS
+
+pytestmark = pytest.mark.ros
+
+
+def test_two_full_cycles(graph):
+    g = graph()
+    for cycle in range(2):
+        assert g.turn('configure')
+        assert g.turn('activate')
+        g.until(lambda: g.images.get_subscription_count() == 1)
+        assert g.send() and g.health.frames_processed == 1
+        assert g.turn('deactivate')
+        g.until(lambda: g.images.get_subscription_count() == 0)
+        assert g.state == State.PRIMARY_STATE_INACTIVE
+        assert g.turn('cleanup')
+        assert g.predictors[cycle].closed
+        assert g.node.stream is None
+        assert not [
+            name
+            for name, _ in g.node.get_publisher_names_and_types_by_node('r3', '/')
+            if name.startswith('/r3/p')
+        ]
+    assert len(g.predictors) == 2
+
+
+def test_deactivating_keeps_the_session(graph):
+    g = graph().start()
+    g.send_many(3)
+    assert g.turn('deactivate')
+    assert g.turn('activate')
+    g.until(lambda: g.images.get_subscription_count() == 1)
+    g.send()
+    session = g.node.stream.engine.session
+    assert (session.session_id, session.frame_count) == (0, 4)
+
+
+def test_lifecycle_services_drive_the_node(graph):
+    from lifecycle_msgs.msg import Transition
+    from lifecycle_msgs.srv import ChangeState, GetState
+
+    g = graph()
+    for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+        request = ChangeState.Request(transition=Transition(id=transition))
+        assert g.call(ChangeState, '/r3/change_state', request).success
+    assert g.call(GetState, '/r3/get_state').current_state.label == 'active'
+
+
+def test_configure_fails_with_a_reason_and_can_be_tried_again(graph, monkeypatch):
+    g = graph()
+    load = g.node._load_engine
+    monkeypatch.setattr(g.node, '_load_engine', lambda config: (_ for _ in ()).throw(
+        ModelError("model 'classical' needs OpenCV")))  # fmt: skip
+    assert not g.node.autostart()
+    assert g.state == State.PRIMARY_STATE_UNCONFIGURED
+    monkeypatch.setattr(g.node, '_load_engine', load)
+    assert g.node.autostart()
+
+
+def test_navigation_mode_is_refused_in_words(graph, capfd):
+    g = graph(publish_odom_to_base_tf=False)
+    assert not g.node.autostart()
+    assert 'not supported' in capfd.readouterr().err
+
+
+def test_a_second_node_of_the_same_name_is_refused(graph, capfd):
+    first = graph().start()
+    second = Graph(domain=first.domain)
+    try:
+        assert not second.turn('configure')
+        assert "a node named '/r3' runs already" in capfd.readouterr().err
+        first.send()
+        assert first.health.frames_processed == 1
+    finally:
+        second.close()
+
+
+def test_a_name_is_free_again_when_its_node_is_gone():
+    first, second, other = (NameLock('/r3_test', number) for number in (1, 1, 2))
+    assert first.acquire() and not second.acquire() and other.acquire()
+    first.release()
+    assert second.acquire() and not first.acquire()
+    for lock in (second, other):
+        lock.release()
+
+
+def test_a_node_of_the_same_name_on_another_machine_is_told(graph, capfd):
+    first = graph(diagnostics__period=0.1).start()
+    other = Graph(domain=first.domain)  # not configured, so it takes no lock
+    try:
+        heard = first.listen('/diagnostics', DiagnosticArray)
+        first.until(lambda: any('same name' in s.message for m in heard for s in m.status))
+        assert "another node named '/r3'" in capfd.readouterr().err
+    finally:
+        other.close()
+
+
+def test_stopping_does_not_wait_for_a_stuck_model(graph):
+    turnstile = threading.Semaphore(0)
+    g = graph(Script(turnstile=turnstile)).start()
+    g.images.publish(image_message(START_NS))
+    g.until(lambda: g.predictors[0].arrived.acquire(blocking=False))
+    assert g.turn('deactivate')
+    assert not g.turn('activate'), 'the last frame is still in work'
+    turnstile.release(10)
+    g.until(lambda: not g.node.stream.is_stuck)
+    assert g.turn('activate')
