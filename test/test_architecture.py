@@ -42,6 +42,7 @@ LAYERS = (
     ('classical', 'model', 'streaming', 'synth'),
     ('factory',),
     ('offline tools',),
+    ('training',),
     ('ros',),
     ('commands',),
     ('cli',),
@@ -66,7 +67,7 @@ ROS_MODULES = {
 #: imported without it.
 TALK_TO_NODES = {'bag_player', 'commands', 'demo'}
 #: These import torch, and everyone else imports them inside functions.
-COMPUTE_WITH_TORCH = {'model', 'parity', 'synth'}
+COMPUTE_WITH_TORCH = {'model', 'parity', 'synth', 'training'}
 VAGUE_NAMES = {'common', 'helpers', 'misc', 'tools', 'util', 'utils'}
 
 
@@ -191,6 +192,15 @@ def test_the_ros_layer_knows_no_predictor():
         imported.where
         for path, imported in all_imports()
         if unit_of(path) == 'ros' and imported_unit(imported) in ('classical', 'model', 'synth')
+    ]
+    assert not wrong, '\n'.join(wrong)
+
+
+def test_only_commands_know_of_training():
+    wrong = [
+        imported.where
+        for path, imported in all_imports()
+        if imported_unit(imported) == 'training' and unit_of(path) not in ('training', 'commands')
     ]
     assert not wrong, '\n'.join(wrong)
 

@@ -1,0 +1,325 @@
+"""Losses against cases worked out by hand, and their gradients against differences."""
+
+import math
+
+import pytest
+
+torch = pytest.importorskip('torch', reason='training needs torch')
+
+from r3_ros.model.camera_head import Pairs  # noqa: E402
+from r3_ros.training.losses import (  # noqa: E402
+    agreement_loss,
+    anchored_point_loss,
+    anchored_pose_loss,
+    confidence_weighted,
+    depth_loss,
+    edge_loss,
+    fov_loss,
+    moved,
+    pair_losses,
+    pixel_rays,
+    point_loss,
+    relative_motions,
+    rotation_of,
+    sample_map,
+    scene_scale,
+    static_tracks,
+)
+
+
+def double(*values, grad=False):
+    return torch.tensor(*values, dtype=torch.float64, requires_grad=grad)
+
+
+def noise(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+
+def pose(yaw, x, y, z):
+    c, s = math.cos(yaw), math.sin(yaw)
+    return double([[c, 0, s, x], [0, 1, 0, y], [-s, 0, c, z], [0, 0, 0, 1]])
+
+
+# Geometry
+
+
+def test_rays_lie_in_the_middle_of_their_pixels():
+    rays = pixel_rays(double([math.pi / 2, 2 * math.atan(2)]), 2, 4)
+    assert rays.shape == (2, 4, 3)
+    # The border of the picture is at tan(fov / 2): 1 up and down, 2 to the sides.
+    assert torch.allclose(rays[0, 0], double([-1.5, -0.5, 1]))
+    assert torch.allclose(rays[1, 2], double([0.5, 0.5, 1]))
+
+
+def test_scale_is_the_mean_distance_of_valid_points():
+    points = torch.zeros(1, 2, 1, 2, 3, dtype=torch.float64)
+    points[0, 0, 0] = double([[3, 0, 4], [0, 0, 1]])
+    points[0, 1, 0] = double([[100, 0, 0], [0, 6, 0]])
+    valid = torch.tensor([[[[True, True]], [[False, True]]]])
+    assert scene_scale(points, valid).tolist() == [pytest.approx((5 + 1 + 6) / 3)]
+    assert scene_scale(points, torch.zeros_like(valid)).item() > 0  # nothing to divide by
+
+
+def test_confidence_weighted_error():
+    error, confidence = double([[2.0, 0.5, math.inf]]), double([[3.0, 2.0, 7.0]])
+    valid = torch.tensor([[True, True, False]])
+    by_hand = ((3 * 2 - 0.1 * math.log(3)) + (2 * 0.5 - 0.1 * math.log(2))) / 2
+    assert confidence_weighted(error, confidence, valid, 0.1).item() == pytest.approx(by_hand)
+    nothing = confidence_weighted(error, confidence, torch.zeros_like(valid), 0.1)
+    assert nothing.item() == 0
+
+
+def test_the_best_confidence_is_alpha_over_the_error():
+    confidence = double([[0.25 / 0.5]], grad=True)
+    valid = torch.ones(1, 1, dtype=torch.bool)
+    confidence_weighted(double([[0.5]]), confidence, valid, 0.25).backward()
+    assert confidence.grad.item() == pytest.approx(0, abs=1e-12)
+
+
+def test_samples_weigh_the_same_however_much_of_them_is_valid():
+    error = double([[1.0, 1.0, 1.0], [5.0, 0, 0]])
+    valid = torch.tensor([[True, True, True], [True, False, False]])
+    assert confidence_weighted(error, torch.ones_like(error), valid, 1.0).item() == 3.0
+
+
+def test_depth_and_points_are_compared_in_their_own_units():
+    truth = 1 + noise(2, 3, 4, 5)
+    valid = torch.ones(truth.shape, dtype=torch.bool)
+    one = torch.ones_like(truth)
+    # The same scene in another unit is no error at all.
+    factor = double([3.0, 0.2])
+    loss = depth_loss(
+        truth * factor[:, None, None, None], one, truth, valid, (factor, double([1, 1])), 0.2
+    )
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+    loss = depth_loss(truth + 0.5, one, truth, valid, (double([1, 1]), double([1, 1])), 0.2)
+    assert loss.item() == pytest.approx(0.5)
+    points = noise(1, 1, 2, 2, 3)
+    away = points + double([0.3, 0, 0.4])
+    ones = double([1.0])
+    all_of_it = torch.ones(1, 1, 2, 2, dtype=torch.bool)
+    confidence = torch.full((1, 1, 2, 2), 2.0, dtype=torch.float64)
+    loss = point_loss(away, confidence, points, all_of_it, (ones, ones), 0.1)
+    assert loss.item() == pytest.approx(2 * 0.5 - 0.1 * math.log(2))
+
+
+def test_edges_ignore_scale_and_see_steps():
+    truth = 1 + noise(1, 1, 3, 4)
+    valid = torch.ones(truth.shape, dtype=torch.bool)
+    assert edge_loss(7 * truth, truth, valid).item() == pytest.approx(0, abs=1e-12)
+    flat = torch.ones(1, 1, 1, 3, dtype=torch.float64)
+    step = flat.clone()
+    step[..., 2] = math.e
+    # Two horizontal steps, one of them wrong by 1; no vertical ones.
+    assert edge_loss(step, flat, torch.ones_like(flat, dtype=torch.bool)).item() == (
+        pytest.approx(0.5)
+    )
+    hidden = torch.tensor([[[[True, True, False]]]])
+    unknown = flat.clone()
+    unknown[..., 2] = 0.0
+    assert edge_loss(step, unknown, hidden).item() == 0
+
+
+def test_geometry_gradients():
+    truth, valid = 1 + noise(2, 1, 2, 3, seed=1), torch.ones(2, 1, 2, 3, dtype=torch.bool)
+    valid[0, 0, 0, 0] = False
+    depth = (1.5 + noise(2, 1, 2, 3, seed=2)).requires_grad_()
+    confidence = (1.2 + noise(2, 1, 2, 3, seed=3)).requires_grad_()
+    fov = (0.8 + 0.3 * noise(2, 1, 2, seed=4)).requires_grad_()
+    true_points = truth[..., None] * pixel_rays(fov.detach() * 0.9, 2, 3)
+
+    def loss(depth, confidence, fov):
+        points = depth[..., None] * pixel_rays(fov, 2, 3)
+        scales = scene_scale(points, valid), scene_scale(true_points, valid)
+        return (
+            depth_loss(depth, confidence, truth, valid, scales, 0.2)
+            + point_loss(points, confidence, true_points, valid, scales, 0.2)
+            + edge_loss(depth, truth, valid)
+        )
+
+    assert torch.autograd.gradcheck(loss, (depth, confidence, fov))
+
+
+# Poses
+
+
+def test_relative_motions_take_points_of_the_source_to_the_target():
+    T = torch.stack([pose(0.0, 0, 0, 0), pose(0.4, 1, 2, 3), pose(-0.2, 0, 0, 5)])[None]
+    R, t = relative_motions(T)
+    in_source = double([0.3, -0.2, 2.0, 1.0])
+    for i in range(3):
+        for j in range(3):
+            in_target = torch.linalg.inv(T[0, j]) @ T[0, i] @ in_source
+            assert torch.allclose(R[0, i, j] @ in_source[:3] + t[0, i, j], in_target[:3])
+
+
+def test_quaternions_of_any_length_and_sign_are_rotations():
+    half = 0.35
+    quaternion = double([0, math.sin(half), 0, math.cos(half)])
+    assert torch.allclose(rotation_of(quaternion), pose(2 * half, 0, 0, 0)[:3, :3])
+    assert torch.allclose(rotation_of(-3 * quaternion), rotation_of(quaternion))
+
+
+def pairs_of(quaternion, translation, logits):
+    S = 2
+    shape = (1, S, S)
+    predicted = torch.tensor([[False, True], [False, False]])
+    full = Pairs(
+        torch.zeros(*shape, 3, dtype=torch.float64),
+        torch.zeros(*shape, 4, dtype=torch.float64),
+        torch.zeros(shape, dtype=torch.float64),
+        torch.zeros(shape, dtype=torch.float64),
+        predicted,
+    )
+    full.translation[0, 0, 1], full.quaternion[0, 0, 1] = translation, quaternion
+    full.logit_translation[0, 0, 1], full.logit_rotation[0, 0, 1] = logits
+    return full
+
+
+def test_pair_losses_by_hand():
+    angle = 0.2
+    T = torch.stack([pose(0.0, 0, 0, 0), pose(0.0, 0, 0, -2)])[None]  # X_1 = X_0 + (0, 0, 2)
+    quaternion = double([0, math.sin(angle / 2), 0, math.cos(angle / 2)])
+    pairs = pairs_of(quaternion, double([0, 0, 6.0]), (1.0, -0.5))
+    out = pair_losses(pairs, relative_motions(T), (double([2.0]), double([4.0])), (0.1, 0.3))
+    c_t, c_r = math.log(1 + math.e), math.log(1 + math.exp(-0.5))
+    l_r, l_t = 2 * math.sin(angle / 2), 6 / 2 - 2 / 4
+    assert out.rotation_error.tolist() == [[pytest.approx(l_r)]]
+    assert out.translation_error.tolist() == [[pytest.approx(l_t)]]
+    assert out.rotation.item() == pytest.approx(c_r * l_r - 0.1 * math.log(c_r))
+    assert out.translation.item() == pytest.approx(c_t * l_t - 0.3 * math.log(c_t))
+
+
+def test_pairs_that_were_not_predicted_do_not_count():
+    T = torch.stack([pose(0.0, 0, 0, 0), pose(0.0, 0, 0, -2)])[None]
+    scales = (double([1.0]), double([1.0]))
+    identity = double([0, 0, 0, 1])
+    pairs = pairs_of(identity, double([0, 0, 2.0]), (0.0, 0.0))
+    before = pair_losses(pairs, relative_motions(T), scales, (0.1, 0.1))
+    pairs.translation[0, 1, 0] = 1e6
+    after = pair_losses(pairs, relative_motions(T), scales, (0.1, 0.1))
+    assert torch.equal(before.translation, after.translation)
+    assert before.rotation_error.item() < 1e-7
+
+
+def test_pair_losses_stay_finite_without_error_and_without_confidence():
+    T = torch.stack([pose(0.0, 0, 0, 0), pose(0.0, 0, 0, -2)])[None]
+    quaternion = double([0, 0, 0, 1], grad=True)
+    logit = double(-800.0, grad=True)
+    pairs = pairs_of(quaternion, double([0, 0, 2.0]), (logit, logit))
+    out = pair_losses(pairs, relative_motions(T), (double([1.0]), double([1.0])), (0.1, 0.1))
+    (out.rotation + out.translation).backward()
+    assert out.rotation.item() == pytest.approx(80)
+    assert torch.isfinite(quaternion.grad).all()
+    assert logit.grad.item() < 0  # gaining confidence helps
+
+
+def test_a_single_frame_has_no_pairs_and_no_loss():
+    empty = torch.zeros(1, 1, 1, 4, dtype=torch.float64, requires_grad=True)
+    logits = empty[..., 0]
+    none = torch.zeros(1, 1, dtype=torch.bool)
+    pairs = Pairs(empty[..., :3], empty, logits, logits, none)
+    T = pose(0.1, 0, 0, 0)[None, None]
+    out = pair_losses(pairs, relative_motions(T), (double([1.0]), double([1.0])), (0.1, 0.1))
+    assert (out.rotation + out.translation).item() == 0
+
+
+def test_pose_gradients():
+    T = torch.stack([pose(0.0, 0, 0, 0), pose(0.3, 0.5, 0, -2), pose(-0.4, 1, 1, 0)])[None]
+    motions = relative_motions(T)
+    predicted = torch.ones(3, 3, dtype=torch.bool).triu(1)
+
+    def loss(translation, quaternion, logit_t, logit_r, scale):
+        pairs = Pairs(translation, quaternion, logit_t, logit_r, predicted)
+        out = pair_losses(pairs, motions, (scale, double([1.5])), (0.1, 0.2))
+        return out.rotation + out.translation
+
+    inputs = [noise(1, 3, 3, 3), noise(1, 3, 3, 4, seed=1), noise(1, 3, 3), noise(1, 3, 3, seed=2)]
+    inputs = [x.requires_grad_() for x in (*inputs, double([1.2]))]
+    assert torch.autograd.gradcheck(loss, inputs)
+
+
+def test_fields_of_view():
+    assert fov_loss(double([[[1.0, 2.0]]]), double([[[1.5, 1.9]]])).item() == pytest.approx(0.3)
+
+
+# Tracks
+
+
+def test_maps_are_sampled_between_pixels():
+    values = double([[0.0, 1.0, 2.0], [10.0, 11.0, 12.0]])[None, None, ..., None]
+    pixel = double([[0, 0], [2, 1], [0.5, 0], [1, 0.25], [-9, 7]])[None, None]
+    assert sample_map(values, pixel).flatten().tolist() == pytest.approx([0, 12, 0.5, 3.5, 10])
+
+
+def test_static_tracks_by_the_median_of_their_way():
+    world = torch.zeros(1, 5, 3, 3, dtype=torch.float64)
+    world[0, 1:, 1, 0] = 0.5  # moves
+    world[0, 4, 0, 0] = 9.0  # one bad frame of five
+    visible = torch.ones(1, 5, 3, dtype=torch.bool)
+    visible[0, :, 2] = False
+    static = static_tracks(world, visible, 0, double([0.1]))
+    assert static.tolist() == [[True, False, False]]
+
+
+def test_agreement_pulls_each_side_towards_the_held_other():
+    track = double([[[[0.0, 0, 0.03]]]], grad=True)
+    mapped = double([[[[0.0, 0, 0.0]]]], grad=True)
+    weight = torch.ones(1, 1, 1, dtype=torch.float64)
+    loss = agreement_loss(track, mapped, weight, 0.1)
+    assert loss.item() == pytest.approx(2 * 0.5 * 0.03**2)
+    loss.backward()
+    # Each side feels one of the two terms alone.
+    assert track.grad.flatten().tolist() == pytest.approx([0, 0, 0.03])
+    assert mapped.grad.flatten().tolist() == pytest.approx([0, 0, -0.03])
+    far = agreement_loss(track.detach() + double([0, 0, 0.97]), mapped, weight, 0.1)
+    assert far.item() == pytest.approx(2 * 0.1 * (1.0 - 0.05))
+
+
+def test_anchored_losses_teach_poses_or_points_alone():
+    rotation = pose(math.pi / 2, 0, 0, 0)[:3, :3][None, None].requires_grad_()
+    translation = double([[[0.0, 0.0, 1.0]]], grad=True)
+    mapped = double([[[[0.0, 0.0, 2.0], [9.0, 9.0, 9.0]]]], grad=True)
+    target = double([[[[2.0, 0.0, 1.05], [0.0, 0.0, 0.0]]]])
+    weight = double([[[1.0, 0.0]]])
+    # Quarter turn about y: (0, 0, 2) becomes (2, 0, 0), then one further: off by 0.05.
+    for loss_of, learns, held in (
+        (anchored_pose_loss, translation, mapped),
+        (anchored_point_loss, mapped, translation),
+    ):
+        for leaf in (rotation, translation, mapped):
+            leaf.grad = None
+        loss = loss_of(rotation, translation, mapped, target, weight, 0.1)
+        assert loss.item() == pytest.approx(0.5 * 0.05**2)
+        loss.backward()
+        assert learns.grad.abs().sum() > 0
+        assert held.grad is None
+
+
+def test_track_gradients():
+    rotation = pose(0.3, 0, 0, 0)[:3, :3].expand(1, 2, 3, 3)
+    weight = torch.ones(1, 2, 3, dtype=torch.float64)
+    target = noise(1, 2, 3, 3, seed=5)
+    pixel = 0.2 + 0.6 * noise(1, 2, 3, 2, seed=6)  # within one cell: no kink
+
+    def loss(translation, values):
+        mapped = sample_map(values, pixel)
+        return anchored_pose_loss(
+            rotation, translation, mapped, target, weight, 0.3
+        ) + anchored_point_loss(rotation, translation, mapped, target, weight, 0.3)
+
+    # Together the two held halves are the gradient of the whole, which differences can check.
+    def whole(translation, values):
+        carried = moved(rotation, translation, sample_map(values, pixel))
+        square = (carried - target).square().sum(-1)
+        huber = torch.where(square <= 0.09, 0.5 * square, 0.3 * (square.sqrt() - 0.15))
+        return huber.mean()
+
+    translation = noise(1, 2, 3, seed=7).requires_grad_()
+    values = noise(1, 2, 2, 2, 3, seed=8).requires_grad_()
+    assert torch.autograd.gradcheck(whole, (translation, values))
+    expected = torch.autograd.grad(whole(translation, values), (translation, values))
+    got = torch.autograd.grad(loss(translation, values), (translation, values))
+    for one, other in zip(got, expected, strict=True):
+        assert torch.allclose(one, other)
