@@ -172,7 +172,7 @@ class Graph:
         """Spin until the condition holds; fail after ``timeout_s``."""
         deadline = time.monotonic() + timeout_s
         while not condition():
-            assert time.monotonic() < deadline, f'timeout; status: {self.health}'
+            assert time.monotonic() < deadline, f'timeout; {self._story()}'
             self.executor.spin_once(timeout_sec=0.02)
 
     def listen(self, topic: str, kind: type, qos: QoSProfile | int = 10) -> list:
@@ -205,6 +205,14 @@ class Graph:
     @property
     def health(self) -> object:
         return self.node.stream and self.node.stream.health
+
+    def _story(self) -> str:
+        """Say in a line how the node is."""
+        health = self.health
+        if health is None:
+            return 'not configured'
+        counts = f'{health.frames_processed} processed, rejected {dict(health.rejected)}'
+        return f'{health.state.name} ({health.reason}), {counts}, {health.last_reject_reason}'
 
     @property
     def handled(self) -> int:

@@ -197,7 +197,8 @@ def test_every_topic_has_the_promised_type_and_qos(graph):
         assert endpoint.qos_profile.durability == durability, topic
         package, _, name = endpoint.topic_type.split('/')
         assert (package, name) == (kind.__module__.split('.')[0], kind.__name__)
-    assert {t for t, (*_, latched) in TOPICS.items() if latched} == {'path', 'map_points'}
+    latched = {topic for topic, (*_, is_latched) in TOPICS.items() if is_latched}
+    assert latched == {'path', 'map_points', 'keyframe_graph', 'markers'}
 
 
 def test_every_promised_service_exists_from_configure_on(graph):

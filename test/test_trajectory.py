@@ -154,3 +154,25 @@ def test_relative_poses_survive_many_hands():
         del poses[number - 1]
     final = trajectory.view(poses).T_final[1]
     assert np.abs(final @ inverse(gone) - np.eye(4)).max() < 1e-10
+
+
+def test_the_pose_of_one_frame_is_that_of_the_record_held_or_let_go():
+    trajectory, poses = record(10, keyframes={0, 6}, lost={3})
+    trajectory.release(5, poses, [0, 6])
+    trajectory.release(9, poses, [])
+    held = {i: T for i, T in poses.items() if i not in (5, 9)}
+    moved = {**held, 6: motion(77)}
+    record_now = trajectory.view(moved).T_final
+    for frame_id in (2, 5, 6, 9):
+        found = trajectory.pose_of(frame_id, moved)
+        np.testing.assert_allclose(found, record_now[frame_id], atol=1e-12)
+    assert trajectory.pose_of(3, moved) is None and trajectory.pose_of(99, moved) is None
+
+
+def test_a_record_of_keyframes_alone():
+    trajectory, poses = record(10, keyframes={0, 6, 8})
+    trajectory.release(6, poses, [0, 8])
+    every, keyframes = trajectory.view(poses), trajectory.view(poses, keyframes_only=True)
+    np.testing.assert_array_equal(keyframes.frame_ids, [0, 6, 8])
+    np.testing.assert_array_equal(keyframes.T_final, every.T_final[[0, 6, 8]])
+    np.testing.assert_array_equal(keyframes.stamps_ns, every.stamps_ns[[0, 6, 8]])

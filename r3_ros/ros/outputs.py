@@ -8,11 +8,13 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry, Path
 import numpy as np
+from r3_ros.msg import KeyframeGraph
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from visualization_msgs.msg import MarkerArray
 
 from .messages import StreamStatus
 
@@ -31,6 +33,8 @@ TOPICS: dict[str, tuple[type[Any], int, bool]] = {
     'pose': (PoseWithCovarianceStamped, 10, False),
     'odometry': (Odometry, 10, False),
     'path': (Path, 1, True),
+    'keyframe_graph': (KeyframeGraph, 1, True),
+    'markers': (MarkerArray, 1, True),
     'status': (StreamStatus, 10, False),
     'points': (PointCloud2, 2, False),
     'keyframe_points': (PointCloud2, 5, False),

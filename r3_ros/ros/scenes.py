@@ -20,6 +20,7 @@ from ..config import R3Config
 from ..datatypes import DepthMap
 from ..geometry import unproject
 from ..runtime import Mailbox, Worker
+from .graph_messages import empty_graph, GraphSnapshot, no_markers
 from .messages import (
     camera_info_message,
     cloud_message,
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
 
 _WAITING_JOBS = 8
 _PREVIEW_PERIOD_S = 0.1
-_PATH_PERIOD_S = 1.0
+#: Path, graph and markers follow a change at most this often.
+_GRAPH_PERIOD_S = 1.0
+_GRAPH_TOPICS = ('keyframe_graph', 'markers')
 _DEPTH_TOPICS = ('depth/image', 'depth/camera_info', 'depth/confidence', 'depth/preview')
 _FRAME_TOPICS = (*_DEPTH_TOPICS, 'color/image', 'color/camera_info', 'points')
 
@@ -58,6 +61,26 @@ class DepthScene:
     unit: float
 
 
+class Latched:
+    """When a latched topic is due: if what it shows has changed, and not too often."""
+
+    def __init__(self) -> None:
+        """Start with nothing shown."""
+        #: What was published last; None for anything else than the state of a session.
+        self.shown: object = None
+        self._offered_at_s = -np.inf
+
+    def due(self, state: object, period_s: float, now_s: float) -> bool:
+        """Tell whether to offer this state for publishing now.
+
+        It is shown once it has been published: what is dropped on the way is offered again.
+        """
+        if state == self.shown or now_s - self._offered_at_s < period_s:
+            return False
+        self._offered_at_s = now_s
+        return True
+
+
 class ScenePublisher:
     """Decides what is worth building (worker thread) and builds it (its own thread)."""
 
@@ -66,6 +89,8 @@ class ScenePublisher:
     ) -> None:
         """Prepare; :meth:`start` runs the thread."""
         self.config = config
+        #: Of the session whose map, path and graph are published.
+        self.session_id = 0
         self._outputs = outputs
         self._on_error = on_error
         self._jobs: Mailbox[Callable[[], None]] = Mailbox('queue', _WAITING_JOBS)
@@ -74,9 +99,9 @@ class ScenePublisher:
         self._epoch = 0
         self._publishing = threading.Lock()
         self._preview_at_s = -np.inf
-        self._map_at_s = self._path_at_s = -np.inf
-        self._map_shown: tuple[int, int, float] | None = None
-        self._path_shown: tuple[int, int, int] | None = None
+        self._latched = {
+            topic: Latched() for topic in ('map_points', 'path', 'keyframe_graph', 'markers')
+        }
 
     def start(self) -> None:
         """Run the thread."""
@@ -92,17 +117,21 @@ class ScenePublisher:
             self._thread = None
 
     def clear(self, stamp_ns: int, path_too: bool) -> None:
-        """Publish an empty map, and an empty path after a reset."""
+        """Publish an empty map, and after a reset an empty path and graph as well."""
         frame = self.config.map_frame
+        empty = {'map_points': cloud_message(stamp_ns, frame, Cloud.empty())}
+        if path_too:
+            empty |= {
+                'path': path_message(stamp_ns, frame, [], np.empty((0, 4, 4))),
+                'keyframe_graph': empty_graph(stamp_ns, frame, self.session_id),
+                'markers': no_markers(stamp_ns, frame),
+            }
         with self._publishing:
             self._epoch += 1
             self._jobs.clear()
-            self._map_shown = None
-            self._outputs.publish('map_points', cloud_message(stamp_ns, frame, Cloud.empty()))
-            if path_too:
-                self._path_shown = None
-                nothing = path_message(stamp_ns, frame, [], np.empty((0, 4, 4)))
-                self._outputs.publish('path', nothing)
+            for topic, message in empty.items():
+                self._latched[topic].shown = None
+                self._outputs.publish(topic, message)
 
     def offer_depth(self, scene: DepthScene) -> None:
         """Take a depth map if anybody listens."""
@@ -112,51 +141,68 @@ class ScenePublisher:
             self._jobs.put(lambda: self._publish_depth(scene))
 
     def offer_session(self, session: Session, chain: PoseChain, stamp_ns: int) -> None:
-        """Take snapshots of map and path if they changed, are due, and anybody listens."""
-        now_s, epoch = time.monotonic(), self._epoch
-        revision = (session.session_id, session.map.revision, chain.unit)
-        due = now_s - self._map_at_s >= self.config.map.publish_period
-        if due and revision != self._map_shown and self._outputs.wanted('map_points'):
-            self._map_at_s, self._map_shown = now_s, revision
-            view, S_map_world = session.map_view(), chain.S_map_world
-            self._jobs.put(lambda: self._publish_map(view, S_map_world, stamp_ns, epoch))
+        """Take snapshots of map, path and graph if they changed, are due, and anybody listens."""
+        epoch, period_s = self._epoch, self.config.map.publish_period
+        map_state = (session.session_id, session.map.revision, chain.unit)
+        if self._is_due('map_points', map_state, period_s):
+            view = session.map_view()
+            self._jobs.put(lambda: self._publish_map(view, chain, stamp_ns, (map_state, epoch)))
         keyframes = session.bank.ids()
-        state = (session.session_id, session.map_revision, keyframes[-1] if keyframes else -1)
-        due = now_s - self._path_at_s >= _PATH_PERIOD_S
-        if due and state != self._path_shown and self._outputs.wanted('path'):
-            self._path_at_s, self._path_shown = now_s, state
-            trajectory = session.trajectory_view()
-            self._jobs.put(lambda: self._publish_path(trajectory, chain, stamp_ns, epoch))
+        newest = keyframes[-1] if keyframes else -1
+        state = (session.session_id, session.map_revision, newest, chain.unit)
+        if self._is_due('path', state, _GRAPH_PERIOD_S):
+            record = session.keyframe_record()
+            self._jobs.put(lambda: self._publish_path(record, chain, stamp_ns, (state, epoch)))
+        due = [topic for topic in _GRAPH_TOPICS if self._is_due(topic, state, _GRAPH_PERIOD_S)]
+        if due:
+            snapshot = graph_snapshot(session, chain, stamp_ns, self.config)
+            self._jobs.put(lambda: self._publish_graph(snapshot, due, (state, epoch)))
+
+    def _is_due(self, topic: str, state: object, period_s: float) -> bool:
+        return self._outputs.wanted(topic) and self._latched[topic].due(
+            state, period_s, time.monotonic()
+        )
 
     def _run_one(self) -> None:
         job = self._jobs.get(timeout_s=0.5)
         if job is not None:
             job()
 
-    def _publish_map(
-        self, view: MapView, S_map_world: np.ndarray, stamp_ns: int, epoch: int
-    ) -> None:
-        cloud = view.cloud(self.config.map.max_publish_points).moved(S_map_world)
-        message = cloud_message(stamp_ns, self.config.map_frame, cloud)
+    def _publish_latched(self, topic: str, message: object, made_of: tuple[object, int]) -> None:
+        """Publish what was made of a state in an epoch, unless that is over."""
+        state, epoch = made_of
         with self._publishing:
             if epoch == self._epoch:
-                self._outputs.publish('map_points', message)
+                self._outputs.publish(topic, message)
+                self._latched[topic].shown = state
+
+    def _publish_map(
+        self, view: MapView, chain: PoseChain, stamp_ns: int, made_of: tuple[object, int]
+    ) -> None:
+        cloud = view.cloud(self.config.map.max_publish_points).moved(chain.S_map_world)
+        message = cloud_message(stamp_ns, self.config.map_frame, cloud)
+        self._publish_latched('map_points', message, made_of)
 
     def _publish_path(
-        self, trajectory: TrajectoryView, chain: PoseChain, stamp_ns: int, epoch: int
+        self, record: TrajectoryView, chain: PoseChain, stamp_ns: int, made_of: tuple[object, int]
     ) -> None:
-        known = trajectory.is_keyframe & np.isfinite(trajectory.T_final[:, 0, 0])
-        chosen = np.flatnonzero(known)
+        chosen = np.flatnonzero(np.isfinite(record.T_final[:, 0, 0]))
         limit = self.config.path_max_size
         if len(chosen) > limit:
             # Evenly over the whole way, the newest included.
             chosen = chosen[np.linspace(0, len(chosen) - 1, limit).round().astype(int)]
-        T_map_base = chain.T_map_base(trajectory.T_final[chosen])
-        stamps = trajectory.stamps_ns[chosen].tolist()
+        T_map_base = chain.T_map_base(record.T_final[chosen])
+        stamps = record.stamps_ns[chosen].tolist()
         message = path_message(stamp_ns, self.config.map_frame, stamps, T_map_base)
-        with self._publishing:
-            if epoch == self._epoch:
-                self._outputs.publish('path', message)
+        self._publish_latched('path', message, made_of)
+
+    def _publish_graph(
+        self, snapshot: GraphSnapshot, topics: list[str], made_of: tuple[object, int]
+    ) -> None:
+        if 'keyframe_graph' in topics:
+            self._publish_latched('keyframe_graph', snapshot.graph(), made_of)
+        if 'markers' in topics:
+            self._publish_latched('markers', snapshot.markers(), made_of)
 
     def _publish_depth(self, scene: DepthScene) -> None:
         outputs, depth_map = self._outputs, scene.depth_map
@@ -197,6 +243,21 @@ class ScenePublisher:
                 placed = cloud.moved(scene.T_map_optical)
                 message = cloud_message(stamp_ns, self.config.map_frame, placed)
                 outputs.publish('keyframe_points', message)
+
+
+def graph_snapshot(
+    session: Session, chain: PoseChain, stamp_ns: int, config: R3Config
+) -> GraphSnapshot:
+    """Take a snapshot of the keyframe graph."""
+    return GraphSnapshot(
+        view=session.graph_view(config.stream.recent_keyframes),
+        chain=chain,
+        stamp_ns=stamp_ns,
+        map_frame=config.map_frame,
+        session_id=session.session_id,
+        map_revision=session.map_revision,
+        limit=config.path_max_size,
+    )
 
 
 def organized_points(depth_map: DepthMap, config: R3Config) -> np.ndarray:

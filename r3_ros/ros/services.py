@@ -12,12 +12,13 @@ import functools
 import threading
 from typing import Any
 
-from r3_ros.srv import SaveMap, SaveTrajectory
+from r3_ros.srv import GetKeyframeGraph, SaveMap, SaveTrajectory
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.task import Future as RosFuture
 from std_srvs.srv import SetBool, Trigger
 
+from .graph_messages import empty_graph
 from .saving import (
     save_map,
     save_trajectory,
@@ -45,12 +46,15 @@ class Services:
         # A handler that waits keeps its group busy; pictures must come in meanwhile.
         self._group = ReentrantCallbackGroup()
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix='r3_writer')
+        # Of its own, so that a save on a slow disk holds up nobody who only asks.
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix='r3_reader')
         self._services = [
             self._create(Trigger, '~/reset', self._reset),
             self._create(Trigger, '~/clear_map', self._clear_map),
             self._create(SetBool, '~/pause', self._pause),
             self._create(SaveMap, '~/save_map', self._save_map),
             self._create(SaveTrajectory, '~/save_trajectory', self._save_trajectory),
+            self._create(GetKeyframeGraph, '~/get_keyframe_graph', self._get_keyframe_graph),
         ]
 
     def _create(self, kind: Any, name: str, handler: Callable[..., Any]) -> Any:
@@ -60,7 +64,8 @@ class Services:
         """Destroy them; a save that runs is finished."""
         for service in self._services:
             self._node.destroy_service(service)
-        self._writer.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._writer, self._reader):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Any:
         def command() -> str:
@@ -85,6 +90,22 @@ class Services:
             response.success, response.message = False, 'the node is not active'
             return response
         return await self._tell(lambda: self._stream.pause(request.data), response)
+
+    async def _get_keyframe_graph(
+        self, request: GetKeyframeGraph.Request, response: GetKeyframeGraph.Response
+    ) -> Any:
+        stream = self._stream
+        try:
+            snapshot = await self._answer(stream.submit(stream.keyframe_graph))
+            if snapshot is None:
+                session_id = stream.engine.session.session_id
+                map_frame = stream.config.map_frame
+                response.graph = empty_graph(stream.last_stamp_ns, map_frame, session_id)
+            else:
+                response.graph = await self._answer(self._reader.submit(snapshot.graph))
+        except Exception as error:  # it must not take the executor down, and must be told
+            self._node.get_logger().error(f'service failed: {type(error).__name__}: {error}')
+        return response
 
     async def _save_map(self, request: SaveMap.Request, response: SaveMap.Response) -> Any:
         def write(snapshot: Snapshot, cancelled: threading.Event) -> Saved:

@@ -19,6 +19,7 @@ from ..intake import Action, Intake
 from ..runtime import Mailbox, Worker
 from .camera_input import CameraInput
 from .conversions import Picture, Received
+from .graph_messages import GraphSnapshot
 from .health import Health, StepTimes, StreamState
 from .messages import (
     estimate_fields,
@@ -30,7 +31,7 @@ from .messages import (
 from .outputs import Outputs
 from .placing import Placing
 from .saving import SaveCode, SaveError, Snapshot
-from .scenes import ScenePublisher
+from .scenes import graph_snapshot, ScenePublisher
 from .transforms import Base, TransformAuthority, TransformTree
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ class Stream:
         self._logger.info(f'new session: {reason}')
         self.engine.reset()
         self.engine.odometry.clear()
+        self._scenes.session_id = self.engine.session.session_id
         self.placing.restart(self.last_stamp_ns)
         self._intake.reset()
         if self.health.state is not StreamState.PAUSED:
@@ -207,6 +209,16 @@ class Stream:
             resident_ids=tuple(session.bank.ids()),
             scale=scale,
         )
+
+    def keyframe_graph(self) -> GraphSnapshot | None:
+        """Return a snapshot of the keyframe graph; None before the first pose."""
+        session, chain = self.engine.session, self.placing.chain
+        scale = session.scale.view()
+        if chain is None or not session.frame_count or scale.awaited:
+            return None
+        chain = chain.frozen()
+        chain.metres_per_unit = scale.metres_per_unit
+        return graph_snapshot(session, chain, self.last_stamp_ns, self.config)
 
     def on_clock_jump(self) -> None:
         """Handle a node clock that was set back, unless the pictures have told already."""
@@ -321,6 +333,7 @@ class Stream:
                     f"frame_id changed from '{self.health.optical_frame}' to '{optical_frame}'"
                 )
             self.engine.reset()
+            self._scenes.session_id = self.engine.session.session_id
         self.placing.take_camera(base, optical_frame)
         self.placing.restart(self.last_stamp_ns)
         self.health.base_frame, self.health.optical_frame = base.frame, optical_frame

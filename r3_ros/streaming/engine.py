@@ -300,6 +300,8 @@ class Engine:
             is_keyframe,
             T_world_camera,
             given=session.segment_id == 0,
+            segment_id=session.segment_id,
+            confidence=0.5 * (verdict.confidence_translation + verdict.confidence_rotation),
         )
         self._let_go()
         return is_keyframe, evicted, T_previous_camera

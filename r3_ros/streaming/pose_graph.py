@@ -34,6 +34,8 @@ class PoseGraph:
         self.held: dict[int, HeldPose] = {}
         #: The segment of each held frame, in whose world its pose is.
         self.segments: dict[int, int] = {}
+        #: Source and target of the edges that joined two segments.
+        self.bridges: set[tuple[int, int]] = set()
         self._incoming: dict[int, dict[int, Edge]] = {}
 
     @property
@@ -111,6 +113,8 @@ class PoseGraph:
             if source in self.held and target in self.held and source != target:
                 edge = Edge(source, target, np.eye(4), score, score)
                 self._incoming[target][source] = edge
+                if self.segments[source] != self.segments[target]:
+                    self.bridges.add((source, target))
         self._rewrite_edges()
 
     def _rewrite_edges(self) -> None:
@@ -135,6 +139,7 @@ class PoseGraph:
             self.held.pop(frame_id, None)
             self.segments.pop(frame_id, None)
             self._incoming.pop(frame_id, None)
+        self.bridges = {pair for pair in self.bridges if gone.isdisjoint(pair)}
         for incoming in self._incoming.values():
             for source in gone & incoming.keys():
                 del incoming[source]

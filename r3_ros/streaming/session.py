@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ..datatypes import DepthMap
 from .bank import KeyframeBank
 from .gate import Gate
+from .keyframe_graph import KeyframeGraphView
 from .loop_evidence import LoopEvidence
 from .pose_graph import PoseGraph
 from .scale_tracking import ScaleTracker
@@ -64,6 +65,25 @@ class Session:
     def trajectory_view(self) -> TrajectoryView:
         """Return a snapshot of the trajectory with all corrections so far."""
         return self.trajectory.view(self.graph.similarities)
+
+    def keyframe_record(self) -> TrajectoryView:
+        """Return a snapshot of the trajectory's keyframes alone, with all corrections so far."""
+        return self.trajectory.view(self.graph.similarities, keyframes_only=True)
+
+    def graph_view(self, recent_keyframes: int) -> KeyframeGraphView:
+        """Return a snapshot of the keyframes and of the edges among those in the bank.
+
+        :param recent_keyframes: so many keyframes back an edge counts as one to the recent past.
+        """
+        return KeyframeGraphView(
+            record=self.keyframe_record(),
+            resident_ids=tuple(self.bank.ids()),
+            held_edges=tuple(self.graph.edges()),
+            bridges=frozenset(self.graph.bridges),
+            scales={i: self.graph.held[i].scale for i in self.bank.ids()},
+            reference=self.gate.reference,
+            recent_keyframes=recent_keyframes,
+        )
 
     def keyframes_of(self, segment_id: int) -> list[int]:
         """Return the keyframes of one segment, oldest first."""

@@ -30,6 +30,8 @@ _COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
     'anchor_id': (np.int64, ()),
     'state': (np.int8, ()),
     'is_keyframe': (np.bool_, ()),
+    'segment_id': (np.int32, ()),
+    'confidence': (np.float32, ()),
     'emitted': (np.float64, (3, 4)),
     'pose': (np.float64, (3, 4)),  # S_world_camera, or S_anchor_camera
 }
@@ -41,12 +43,16 @@ class TrajectoryView:
 
     :ivar frame_ids: (N,) int64; ``stamps_ns``: (N,) int64; ``is_keyframe``: (N,) bool.
     :ivar states: (N,) int8, index into ``list(TrackingState)``.
+    :ivar segment_ids: (N,) int32, the segment that each frame came in, joined or not since.
+    :ivar confidence: (N,) float32, the score of each frame, NaN for one without edges.
     """
 
     frame_ids: np.ndarray
     stamps_ns: np.ndarray
     states: np.ndarray
     is_keyframe: np.ndarray
+    segment_ids: np.ndarray
+    confidence: np.ndarray
     _emitted: np.ndarray
     _pose: np.ndarray
     _anchor_id: np.ndarray
@@ -103,15 +109,19 @@ class Trajectory:
         is_keyframe: bool,
         T_world_camera: np.ndarray | None,
         given: bool = True,
+        segment_id: int = 0,
+        confidence: float = np.nan,
     ) -> None:
         """Record a new frame; with a pose it counts as held from here on.
 
         :param given: the pose is given out; otherwise it is in a segment apart from the world.
+        :param confidence: the frame's score, NaN if it has none.
         """
         self._make_room()
         rows, row = self._rows, self._count
         rows['frame_id'][row], rows['stamp_ns'][row] = frame_id, stamp_ns
         rows['state'][row], rows['is_keyframe'][row] = _STATES.index(state), is_keyframe
+        rows['segment_id'][row], rows['confidence'][row] = segment_id, confidence
         rows['anchor_id'][row] = _NONE if T_world_camera is None else _HELD
         rows['emitted'][row] = np.nan if T_world_camera is None else T_world_camera[:3]
         rows['pose'][row] = rows['emitted'][row]
@@ -172,14 +182,23 @@ class Trajectory:
         rows['anchor_id'][followers] = anchor
         return None if anchor == _ABSOLUTE else anchor
 
-    def view(self, poses: Mapping[int, np.ndarray]) -> TrajectoryView:
+    def view(
+        self, poses: Mapping[int, np.ndarray], keyframes_only: bool = False
+    ) -> TrajectoryView:
         """Return a snapshot; ``poses`` are ``S_world_camera`` of the frames held now."""
-        rows = {name: column[: self._count].copy() for name, column in self._rows.items()}
+        rows = {name: column[: self._count] for name, column in self._rows.items()}
+        if keyframes_only:
+            chosen = np.flatnonzero(rows['is_keyframe'])
+            rows = {name: column[chosen] for name, column in rows.items()}
+        else:
+            rows = {name: column.copy() for name, column in rows.items()}
         return TrajectoryView(
             frame_ids=rows['frame_id'],
             stamps_ns=rows['stamp_ns'],
             states=rows['state'],
             is_keyframe=rows['is_keyframe'],
+            segment_ids=rows['segment_id'],
+            confidence=rows['confidence'],
             _emitted=rows['emitted'],
             _pose=rows['pose'],
             _anchor_id=rows['anchor_id'],
@@ -212,8 +231,8 @@ def _empty_rows(capacity: int) -> dict[str, np.ndarray]:
 
 
 def _full(poses: np.ndarray) -> np.ndarray:
-    """Return (N, 4, 4) transforms of (N, 3, 4) ones."""
-    return make_T(poses[:, :, :3], poses[:, :, 3])
+    """Return (..., 4, 4) transforms of (..., 3, 4) ones."""
+    return make_T(poses[..., :3], poses[..., 3])
 
 
 def _nearest(frame_id: int, keyframe_ids: Sequence[int]) -> int:

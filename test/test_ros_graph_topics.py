@@ -1,0 +1,247 @@
+"""The keyframe graph and its drawing, over DDS; the colour image beside the depth."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='rclpy is not installed')
+pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
+
+from r3_ros.geometry import inverse
+from r3_ros.msg import KeyframeGraph, RelativePoseEdge
+from r3_ros.ros.graph_messages import confidence_color
+from r3_ros.ros.messages import matrix_from_transform, stamp_ns_of
+from r3_ros.ros.scenes import Latched
+from r3_ros.srv import GetKeyframeGraph
+from ros_graph import CAMERA, image_message, LATCHED, matrix
+from scripted import circle, picture, Script, truth
+from sensor_msgs.msg import CameraInfo, Image
+from std_srvs.srv import Trigger
+from visualization_msgs.msg import Marker, MarkerArray
+
+pytestmark = pytest.mark.ros
+
+#: Every third frame becomes a keyframe, unless the bank wants it anyway.
+OFTEN = {'keyframe__mode': 'interval', 'keyframe__interval': 3}
+
+
+def ask(g):
+    return g.call(GetKeyframeGraph, '/r3/get_keyframe_graph').graph
+
+
+def test_the_graph_holds_the_keyframes_where_the_path_has_them(graph):
+    g = graph(**OFTEN).start()
+    graphs = g.listen('/r3/keyframe_graph', KeyframeGraph, LATCHED)
+    stamps = g.send_many(10)
+    g.until(lambda: graphs and len(graphs[-1].keyframes) >= 4)
+    told = ask(g)
+    assert told.header.frame_id == 'map' and stamp_ns_of(told.header.stamp) == stamps[-1]
+    assert (told.session_id, told.map_revision) == (0, 0)
+    assert all(keyframe.resident for keyframe in told.keyframes)
+    assert {keyframe.segment_id for keyframe in told.keyframes} == {0}
+    assert np.isnan(told.keyframes[0].confidence), 'the first has nothing to be related to'
+    assert all(k.confidence == pytest.approx(2.0) for k in told.keyframes[1:])
+    T_map_world = g.node.stream.placing.chain.T_map_world
+    for keyframe in told.keyframes:
+        stamp_ns = stamp_ns_of(keyframe.stamp)
+        assert stamp_ns == stamps[keyframe.id]
+        expected = T_map_world @ truth(g.script.path, stamp_ns)
+        np.testing.assert_allclose(matrix(keyframe.pose), expected, atol=1e-6)
+
+
+def test_edges_are_relative_poses_of_keyframes(graph):
+    g = graph(**OFTEN).start()
+    stamps = g.send_many(10)
+    told = ask(g)
+    ids = {keyframe.id for keyframe in told.keyframes}
+    assert len(told.edges) >= len(ids) - 1
+    for edge in told.edges:
+        assert {edge.from_id, edge.to_id} <= ids and edge.from_id < edge.to_id
+        path = g.script.path
+        expected = inverse(path(stamps[edge.from_id])) @ path(stamps[edge.to_id])
+        np.testing.assert_allclose(matrix_from_transform(edge.transform), expected, atol=1e-9)
+        assert edge.confidence_translation == edge.confidence_rotation == pytest.approx(2.0)
+
+
+def test_the_graph_is_in_metres_where_they_are_known(graph):
+    g = graph(scale__source='fixed', scale__fixed=3.0, **OFTEN).start()
+    stamps = g.send_many(7)
+    told = ask(g)
+    T_map_world, path = g.node.stream.placing.chain.T_map_world, g.script.path
+    for keyframe in told.keyframes:
+        T = truth(path, stamps[keyframe.id])
+        T[:3, 3] *= 3.0
+        np.testing.assert_allclose(matrix(keyframe.pose), T_map_world @ T, atol=1e-6)
+    for edge in told.edges:
+        expected = inverse(path(stamps[edge.from_id])) @ path(stamps[edge.to_id])
+        found = matrix_from_transform(edge.transform)
+        np.testing.assert_allclose(found[:3, 3], 3.0 * expected[:3, 3], atol=1e-9)
+
+
+def test_edges_tell_the_recent_past_from_what_was_remembered(graph):
+
+    # Round in two seconds: after twenty frames the first place is seen again.
+    script = Script(path=circle(period_s=2.0))
+    g = graph(script, stream__recent_keyframes=2, stream__recent_frames=1, **OFTEN).start()
+    g.send_many(40)
+    told = ask(g)
+    order = {keyframe.id: n for n, keyframe in enumerate(told.keyframes)}
+    kinds = {RelativePoseEdge.RECENT: set(), RelativePoseEdge.MEMORY: set()}
+    for edge in told.edges:
+        kinds[edge.type].add(order[edge.to_id] - order[edge.from_id])
+    assert kinds[RelativePoseEdge.RECENT] == {1, 2}
+    assert min(kinds[RelativePoseEdge.MEMORY]) > 2
+
+
+def test_bridges_join_segments(graph):
+    script = Script(path=circle(period_s=8.0), reach=0.3, blackouts=set(range(20, 35)))
+    g = graph(script, loop__new_segment_after=3, loop__apply_after=1, **OFTEN).start()
+    g.send_many(130)
+    session = g.node.stream.engine.session
+    assert session.newest_segment >= 1 and session.loops_closed >= 1
+    told = ask(g)
+    segment = {keyframe.id: keyframe.segment_id for keyframe in told.keyframes}
+    assert len(set(segment.values())) > 1, 'the segment that a keyframe came in'
+    bridges = [edge for edge in told.edges if edge.type == RelativePoseEdge.BRIDGE]
+    assert bridges
+    assert all(segment[edge.from_id] != segment[edge.to_id] for edge in bridges)
+    others = [edge for edge in told.edges if edge.type == RelativePoseEdge.RECENT]
+    assert len(others) > len(bridges)
+
+
+def test_keyframes_that_left_the_bank_stay_in_the_graph(graph):
+    g = graph(keyframe__max_keyframes=4, **OFTEN).start()
+    stamps = g.send_many(30)
+    told = ask(g)
+    resident = {keyframe.id for keyframe in told.keyframes if keyframe.resident}
+    assert len(resident) == 4 and len(told.keyframes) > 6
+    assert {end for edge in told.edges for end in (edge.from_id, edge.to_id)} <= resident
+    T_map_world = g.node.stream.placing.chain.T_map_world
+    for keyframe in told.keyframes:
+        expected = T_map_world @ truth(g.script.path, stamps[keyframe.id])
+        np.testing.assert_allclose(matrix(keyframe.pose), expected, atol=1e-6)
+    g.set_parameters(path_max_size=5)
+    assert resident <= {keyframe.id for keyframe in ask(g).keyframes}
+    assert len(ask(g).keyframes) == 5
+    g.set_parameters(path_max_size=2)
+    assert [k.id for k in ask(g).keyframes] == sorted(resident)[-2:]
+
+
+def test_the_graph_is_empty_before_the_first_picture_and_after_a_reset(graph):
+    g = graph(**OFTEN)
+    assert g.turn('configure')
+    assert ask(g).keyframes == []
+    g.turn('activate')
+    g.until(lambda: g.images.get_subscription_count() == 1)
+    graphs = g.listen('/r3/keyframe_graph', KeyframeGraph, LATCHED)
+    markers = g.listen('/r3/markers', MarkerArray, LATCHED)
+    g.send_many(4)
+    g.until(lambda: graphs and graphs[-1].keyframes and markers and len(markers[-1].markers) == 2)
+    assert g.call(Trigger, '/r3/reset').success
+    g.until(lambda: graphs[-1].keyframes == [] and graphs[-1].session_id == 1)
+    g.until(lambda: [m.action for m in markers[-1].markers] == [Marker.DELETEALL])
+    # Who joins late sees the deletion too, and not the markers of the session before.
+    late = g.listen('/r3/markers', MarkerArray, LATCHED)
+    g.until(lambda: late)
+    assert [m.action for m in late[0].markers] == [Marker.DELETEALL]
+    assert ask(g).keyframes == [] and ask(g).session_id == 1
+    g.send()
+    g.until(lambda: graphs[-1].keyframes)
+    assert graphs[-1].session_id == 1
+
+
+def test_nothing_is_told_while_metres_are_awaited(graph):
+    g = graph(scale__source='odometry', **OFTEN).start()
+    graphs = g.listen('/r3/keyframe_graph', KeyframeGraph, LATCHED)
+    g.send_many(5)
+    assert ask(g).keyframes == []
+    assert not any(message.keyframes for message in graphs)
+
+
+def test_markers_are_two_lists_of_lines_that_replace_one_another(graph):
+    g = graph(**OFTEN).start()
+    markers = g.listen('/r3/markers', MarkerArray, LATCHED)
+    g.send_many(10)
+    told = ask(g)
+
+    def drawn():
+        if not markers or len(markers[-1].markers) != 2:
+            return False
+        return len(markers[-1].markers[1].points) == 2 * len(told.edges)
+
+    g.until(drawn)
+    cameras, edges = markers[-1].markers
+    assert (cameras.ns, edges.ns) == ('keyframes', 'edges')
+    for marker in (cameras, edges):
+        assert marker.header.frame_id == 'map' and marker.id == 0
+        assert (marker.type, marker.action) == (Marker.LINE_LIST, Marker.ADD)
+        assert len(marker.colors) == len(marker.points) and marker.scale.x > 0
+        assert marker.pose.orientation.w == 1.0
+    assert len(cameras.points) == 16 * len(told.keyframes)
+    # Edges run between the cameras, which are where the graph has them: the camera is the base.
+    centres = {k.id: matrix(k.pose)[:3, 3] for k in told.keyframes}
+    for n, edge in enumerate(told.edges):
+        for end, point in ((edge.from_id, 2 * n), (edge.to_id, 2 * n + 1)):
+            p = edges.points[point]
+            np.testing.assert_allclose([p.x, p.y, p.z], centres[end], atol=1e-6)
+    # The frustum opens along the optical axis: that of the first camera is the x axis of map.
+    first = np.array([[p.x, p.y, p.z] for p in cameras.points[:16]])
+    assert first[:, 0].min() == pytest.approx(0.0) and first[:, 0].max() > 0.01
+    assert np.abs(first.mean(axis=0)[1:]).max() < 1e-6
+
+
+def test_edges_are_coloured_by_their_confidence(graph):
+    script = Script(droughts={7, 8, 9}, drought_score=0.5)
+    g = graph(script, **OFTEN).start()
+    markers = g.listen('/r3/markers', MarkerArray, LATCHED)
+    g.send_many(10)
+    told = ask(g)
+    g.until(
+        lambda: (
+            len(markers[-1].markers) == 2
+            and len(markers[-1].markers[1].points) == 2 * len(told.edges)
+        )
+    )
+    colors = markers[-1].markers[1].colors
+    weak = [e.confidence_translation < 1.5 for e in told.edges]
+    assert any(weak) and not all(weak)
+    for n, is_weak in enumerate(weak):
+        assert (colors[2 * n].r > 0.5) == is_weak, 'weak edges are not green'
+    assert confidence_color(0.0).r == 1.0 and confidence_color(0.0).g == 0.0
+    assert confidence_color(9.0).r == 0.0 and confidence_color(9.0).g == 1.0
+    assert confidence_color(float('nan')).r == 1.0
+
+
+def test_a_latched_topic_is_due_on_change_and_not_too_often():
+    topic = Latched()
+    assert topic.due('a', period_s=1.0, now_s=10.0)
+    assert not topic.due('a', period_s=1.0, now_s=10.5), 'too soon'
+    assert topic.due('a', period_s=1.0, now_s=11.1), 'it was dropped on the way'
+    topic.shown = 'a'
+    assert not topic.due('a', period_s=1.0, now_s=20.0), 'nothing has changed'
+    assert topic.due('b', period_s=1.0, now_s=20.1)
+
+
+def test_colour_pairs_with_depth_pixel_for_pixel(graph):
+    g = graph(Script(depth_delay=1)).start()
+    heard = {
+        topic: g.listen(f'/r3/{topic}', kind)
+        for topic, kind in (
+            ('depth/image', Image),
+            ('depth/camera_info', CameraInfo),
+            ('color/image', Image),
+            ('color/camera_info', CameraInfo),
+        )
+    }
+    shades = (0, 100, 200)
+    stamps = [g.send(image_message(g.stamp_ns, picture(shade=s))) for s in shades]
+    g.until(lambda: all(len(messages) == 2 for messages in heard.values()))
+    for n in range(2):
+        depth, depth_info, color, color_info = (messages[n] for messages in heard.values())
+        assert {stamp_ns_of(m[n].header.stamp) for m in heard.values()} == {stamps[n]}
+        assert {m[n].header.frame_id for m in heard.values()} == {CAMERA}
+        assert depth_info == color_info
+        size = (depth.height, depth.width)
+        assert size == (color.height, color.width) == (depth_info.height, depth_info.width)
+        pixels = np.frombuffer(color.data, np.uint8).reshape(*size, 3)
+        # The scripted predictor takes every second pixel of its picture.
+        np.testing.assert_array_equal(pixels, picture(shade=shades[n])[::2, ::2])
