@@ -51,10 +51,19 @@ def read_ply(path: Path | str) -> Cloud:
         data = Path(path).read_bytes()
     except OSError as error:
         raise SourceError(f'cannot read the cloud {path}: {error}') from error
+    return parse_ply(data, str(path))
+
+
+def parse_ply(data: bytes, name: str) -> Cloud:
+    """Return the cloud of a file's content.
+
+    :param name: of the file, for the error.
+    :raises SourceError: cut off, or of another layout.
+    """
     header, separator, body = data.partition(b'end_header\n')
     count = len(body) // VERTEX.itemsize
     if header + separator != ply_header(count).encode('ascii'):
-        raise SourceError(f'{path} is no whole PLY file in the layout that r3 writes')
+        raise SourceError(f'{name} is no whole PLY file in the layout that r3 writes')
     vertices = np.frombuffer(body, dtype=VERTEX, count=count)
     return Cloud(
         np.stack([vertices[name] for name in 'xyz'], axis=1),

@@ -161,6 +161,29 @@ class FramePrediction:
     intrinsics_estimated: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class SparseLandmarks:
+    """Points that a predictor has triangulated, and where its keyframes saw them.
+
+    :ivar positions: (L, 3) float64, in the frame the producer names.
+    :ivar relative_sigma: (L,) float64, standard deviation of the depth over the depth, for a
+        pixel of noise.
+    :ivar frame_ids: (M,) int64, the keyframe of each sighting; sightings of a frame lie together.
+    :ivar landmarks: (M,) int64, row of the landmark that was seen.
+    :ivar pixels: (M, 2) float64, where, in the undistorted picture.
+    """
+
+    positions: np.ndarray
+    relative_sigma: np.ndarray
+    frame_ids: np.ndarray
+    landmarks: np.ndarray
+    pixels: np.ndarray
+
+    def __len__(self) -> int:
+        """Return the number of landmarks."""
+        return len(self.positions)
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """What a predictor is and where it runs.

@@ -1,5 +1,7 @@
 """The errors r3_ros raises. Each message says what was wrong and what to do about it."""
 
+import enum
+
 
 class R3Error(Exception):
     """Root of every error that r3_ros raises on purpose."""
@@ -35,3 +37,24 @@ class CheckpointError(ModelError):
 
 class TransformError(R3Error):
     """A transform is not a rigid motion, or could not be looked up."""
+
+
+class MapProblem(enum.Enum):
+    """Why a saved map cannot be used."""
+
+    NOT_FOUND = 'not found'
+    BAD_FORMAT = 'bad format'
+    VERSION_MISMATCH = 'version mismatch'
+    CHECKPOINT_MISMATCH = 'checkpoint mismatch'
+
+
+class MapError(R3Error):
+    """A saved map is missing, damaged, or made by something else.
+
+    :ivar problem: which of these.
+    """
+
+    def __init__(self, problem: MapProblem, message: str) -> None:
+        """Keep the problem beside the message."""
+        super().__init__(message)
+        self.problem = problem

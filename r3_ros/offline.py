@@ -20,8 +20,10 @@ from .datatypes import DepthMap, Estimate, Frame, Intrinsics, ModelInfo, Trackin
 from .errors import FrameError, SourceError
 from .factory import AnyEngine
 from .intake import Action, Intake
+from .maps.keyframe_pictures import KeyframePictures
 from .sources import RawFrame, Source
 from .streaming.engine import Engine
+from .streaming.map_snapshot import MapSnapshot, take_map_snapshot
 from .streaming.scale import ScaleView
 from .streaming.trajectory import TrajectoryView
 
@@ -71,6 +73,7 @@ class RunResult:
     :ivar windows: of pictures that saw one another, in offline mode.
     :ivar collection: names of the pictures, by frame, if they came without times.
     :ivar scale: how long a map unit is, in which all lengths here are.
+    :ivar map: what a later run can go on from; None for engines that remember no keyframes.
     """
 
     source_name: str
@@ -92,6 +95,7 @@ class RunResult:
     windows: int = 0
     collection: tuple[str, ...] | None = None
     scale: ScaleView = field(default_factory=ScaleView)
+    map: MapSnapshot | None = None
 
 
 #: Called after each frame with the result so far and what the engine said.
@@ -117,19 +121,22 @@ def run_source(
     result = RunResult(source.name, engine.predictor.info, camera=source.camera)
     config = engine.config
     intake = Intake(one_session(config.input))
+    pictures = KeyframePictures()
     started = time.perf_counter()
     with ReadAhead(undistorted_frames(source, config, max_frames)) as frames:
         for frame, read_ms in frames:
             if stop is not None and stop.is_set():
                 result.interrupted = True
                 break
-            _process(frame, read_ms, engine, intake, result, on_frame)
+            _process(frame, read_ms, engine, intake, result, pictures, on_frame)
         _, result.last_depths = engine.drain()
     result.wall_s = time.perf_counter() - started
     if not result.records and not result.interrupted:
         reason = result.warnings[0] if result.warnings else 'none was given'
         raise SourceError(f'not one frame of {source.name} could be processed: {reason}')
     _collect(result, source, engine, intake)
+    if isinstance(engine, Engine):
+        result.map = take_map_snapshot(engine, pictures.view())
     return result
 
 
@@ -144,6 +151,7 @@ def _process(
     engine: AnyEngine,
     intake: Intake,
     result: RunResult,
+    pictures: KeyframePictures,
     on_frame: OnFrame | None,
 ) -> None:
     height, width = frame.image.shape[:2]
@@ -161,6 +169,8 @@ def _process(
             result.warnings.append(f'left out a frame: {error}')
         return
     step_ms = 1e3 * (time.perf_counter() - began)
+    if isinstance(engine, Engine):
+        pictures.note(frame.image, estimate)
     result.records.append(_record(estimate, read_ms, step_ms))
     result.intrinsics = estimate.intrinsics
     result.intrinsics_estimated = estimate.intrinsics_estimated

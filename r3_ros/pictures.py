@@ -133,6 +133,30 @@ def decode_compressed(data: bytes | bytearray | memoryview | np.ndarray) -> np.n
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
+def encoded_size(data: bytes) -> tuple[int, int]:
+    """Return width and height of a JPEG or PNG picture, from its header alone.
+
+    So a picture that is too large is refused before anything is decoded.
+
+    :raises FrameError: it is neither, or cut off.
+    """
+    if data.startswith(b'\x89PNG\r\n\x1a\n') and data[12:16] == b'IHDR' and len(data) >= 24:
+        return int.from_bytes(data[16:20], 'big'), int.from_bytes(data[20:24], 'big')
+    if data.startswith(b'\xff\xd8'):
+        position = 2
+        while position + 9 <= len(data) and data[position] == 0xFF:
+            marker = data[position + 1]
+            if marker in _JPEG_FRAME_MARKERS:
+                height = int.from_bytes(data[position + 5 : position + 7], 'big')
+                return int.from_bytes(data[position + 7 : position + 9], 'big'), height
+            position += 2 + max(2, int.from_bytes(data[position + 2 : position + 4], 'big'))
+    raise FrameError(f'{len(data)} bytes that are no whole JPEG or PNG picture')
+
+
+#: A JPEG frame header: SOF0 to SOF15, less the tables DHT, JPG and DAC among them.
+_JPEG_FRAME_MARKERS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
 def _is_whole_jpeg(buffer: np.ndarray) -> bool:
     """Look for the end marker behind the start of the scan; a thumbnail has markers of its own."""
     data = buffer.tobytes()

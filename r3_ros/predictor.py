@@ -12,12 +12,12 @@ one here. One step of the engine calls, in this order and from one thread::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
-from .datatypes import DepthMap, Edge, Frame, FramePrediction, ModelInfo
+from .datatypes import DepthMap, Edge, Frame, FramePrediction, ModelInfo, SparseLandmarks
 
 
 class Predictor(Protocol):
@@ -78,6 +78,13 @@ class Predictor(Protocol):
         """Wait for background work and return its refined edges and depths.
 
         Called at the end of a recorded stream, so that what the last frames started is not lost.
+        """
+
+    def landmarks(self, T_world_camera: Mapping[int, np.ndarray]) -> SparseLandmarks | None:
+        """Return what it has triangulated, for a map to be saved; None if it does no such thing.
+
+        :param T_world_camera: (4, 4) poses of the keyframes as the engine has them: landmarks are
+            in the same world, and only sightings of these keyframes are told.
         """
 
     def reset(self) -> None:

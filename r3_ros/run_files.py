@@ -21,13 +21,18 @@ from .config import flattened, R3Config
 from .datatypes import DepthMap, Intrinsics, TrackingState
 from .errors import SourceError
 from .export import atomic_write, write_ply, write_tum
+from .geometry import make_T, R_BODY_OPTICAL
+from .maps.writing import write_map
 from .offline import FrameRecord, RunResult
+from .streaming.map_snapshot import MapPlacement, saved_map
 from .trajectory_file import NANOSECONDS, stamp_text
 
 SUMMARY = 'summary.json'
 TRAJECTORY = 'trajectory.tum'
 TRAJECTORY_FINAL = 'trajectory_final.tum'
 MAP = 'map.ply'
+#: The map to go on from, as the node saves it (docs/map_format.md).
+SAVED_MAP = 'map'
 FRAMES = 'frames.csv'
 REPORT = 'report.html'
 DEPTH = 'depth'
@@ -48,10 +53,23 @@ def write_run(folder: Path, result: RunResult, config: R3Config, source_path: st
         known = np.isfinite(T[:, 0, 0])
         write_tum(folder / name, view.stamps_ns[known], _scaled(T[known], unit))
     write_ply(folder / MAP, result.cloud.scaled(unit))
+    if result.map is not None:
+        write_map(folder / SAVED_MAP, saved_map(result.map, _PLACEMENT, config.map.voxel_size))
     for path in sorted((folder / DEPTH).glob('*.npz')):
         rescale_depth(folder / DEPTH, int(path.stem), unit)
     write_frames(folder / FRAMES, result.records)
     write_json(folder / SUMMARY, summarise(result, config, source_path))
+
+
+#: As the node has it for a camera whose place on a robot is not known: map has z up, if the
+#: camera was held upright at the start.
+_PLACEMENT = MapPlacement(
+    T_map_world=make_T(R_BODY_OPTICAL, np.zeros(3)),
+    T_base_optical=np.eye(4),
+    map_frame='map',
+    base_frame='camera',
+    optical_frame='camera',
+)
 
 
 def _scaled(T: np.ndarray, unit: float) -> np.ndarray:

@@ -81,9 +81,19 @@ def read_tum(path: Path | str) -> PoseList:
         order.
     """
     try:
-        lines = Path(path).read_text(encoding='utf-8-sig').splitlines()
+        text = Path(path).read_text(encoding='utf-8-sig')
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f'cannot read the trajectory {path}: {error}') from error
+    return parse_tum(text, str(path))
+
+
+def parse_tum(text: str, path: str) -> PoseList:
+    """Return the poses of a TUM file's content.
+
+    :param path: of the file, for the errors.
+    :raises SourceError: empty, a line that is no pose, or stamps out of order.
+    """
+    lines = text.splitlines()
     stamps: list[int] = []
     rows: list[list[float]] = []
     for number, line in enumerate(lines, start=1):

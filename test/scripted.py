@@ -221,6 +221,9 @@ class ScriptedPredictor:
         self._pending.clear()
         return (), late
 
+    def landmarks(self, T_world_camera: Mapping[int, np.ndarray]) -> None:
+        """Return none."""
+
     def reset(self) -> None:
         """Forget all frames; the script goes on where it was."""
         self.resets += 1

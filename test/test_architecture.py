@@ -28,6 +28,7 @@ LAYERS = (
         'input_geometry',
         'intake',
         'kernels',
+        'maps',
         'metric_depth',
         'pictures',
         'pose_encoding',

@@ -10,7 +10,8 @@ from r3_ros.classical import upkeep
 from r3_ros.classical.predictor import ClassicalPredictor
 from r3_ros.config import ClassicalConfig
 from r3_ros.errors import FrameError
-from r3_ros.geometry import inverse, rotation_angle
+from r3_ros.geometry import inverse, make_T, rotation_angle
+from scipy.spatial.transform import Rotation
 
 CONFIG = ClassicalConfig(max_features=400)
 
@@ -373,3 +374,24 @@ def test_drain_brings_what_was_under_way(make):
         stream.poses[edge.target_id] = stream.poses[edge.source_id] @ edge.T_source_target
     for held in stream.predictor._odometry.frames:
         assert np.abs(stream.poses[held.frame_id] - held.T_world_camera).max() < 1e-6
+
+
+def test_landmarks_for_a_map_lie_where_the_keyframes_saw_them(walk):
+    """Told in the world of whoever asks, which may lie anywhere; pixels are the picture's."""
+    _, stream = walk
+    turn = make_T(Rotation.from_rotvec([0.3, -1.0, 0.2]).as_matrix(), np.array([5.0, 6.0, 7.0]))
+    poses = {i: turn @ stream.poses[i] for i in stream.keyframes[2:]}
+    landmarks = stream.predictor.landmarks(poses)
+    assert len(landmarks) > 200 and set(landmarks.frame_ids) == set(poses)
+    assert landmarks.landmarks.max() == len(landmarks) - 1
+    errors = []
+    for frame_id, T in poses.items():
+        own = landmarks.frame_ids == frame_id
+        in_camera = landmarks.positions[landmarks.landmarks[own]] @ inverse(T)[:3, :3].T
+        in_camera += inverse(T)[:3, 3]
+        assert (in_camera[:, 2] > 0).all()
+        pixels = in_camera @ INTRINSICS.K.T
+        off = pixels[:, :2] / pixels[:, 2:] - landmarks.pixels[own]
+        errors.append(np.linalg.norm(off, axis=1))
+    assert np.median(np.concatenate(errors)) < 0.5
+    assert np.isfinite(landmarks.relative_sigma).all()

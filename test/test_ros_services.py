@@ -16,6 +16,8 @@ pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setu
 
 from nav_msgs.msg import Path as PathMessage
 from r3_ros.geometry import make_T, R_BODY_OPTICAL
+from r3_ros.maps import writing
+from r3_ros.maps.reading import read_map
 from r3_ros.msg import StreamStatus
 from r3_ros.ros import saving
 from r3_ros.ros.health import StreamState
@@ -132,7 +134,7 @@ def test_saved_map_holds_what_was_published(graph, tmp_path):
     folder = tmp_path / 'maps' / 'kitchen'
     assert answer.path == str(folder)
     assert sorted(p.name for p in folder.iterdir()) == [
-        'keyframes.npz', 'manifest.yaml', 'points.npz', 'points.pcd', 'points.ply',
+        'graph.npz', 'keyframes.npz', 'manifest.yaml', 'points.npz', 'points.pcd', 'points.ply',
         'trajectory.tum',
     ]  # fmt: skip
     assert answer.bytes == sum(p.stat().st_size for p in folder.iterdir())
@@ -162,7 +164,28 @@ def test_saved_map_holds_what_was_published(graph, tmp_path):
         assert len(npz['ids']) == answer.keyframes
         assert npz['stamps_ns'][0] == stamps[0]
         np.testing.assert_allclose(npz['T_map_optical'][0], T_MAP_WORLD, atol=1e-9)
-        assert npz['K'].shape == (3, 3)
+        assert npz['K'].shape == (answer.keyframes, 3, 3)
+
+
+def test_a_saved_map_is_read_again_with_the_pictures_of_its_keyframes(graph, tmp_path):
+    g = graph().start()
+    g.send_many(12)
+    answer = save_map(g, name='kitchen', include_images=True)
+    saved = read_map(tmp_path / 'maps' / 'kitchen')
+    assert len(saved.points) == answer.points and len(saved.keyframes) == answer.keyframes > 1
+    assert saved.keyframes.ids.tolist() == g.node.stream.engine.session.bank.ids()
+    assert set(saved.pictures) == set(saved.keyframes.ids.tolist())
+    assert answer.bytes == sum(
+        p.stat().st_size for p in (tmp_path / 'maps' / 'kitchen').rglob('*') if p.is_file()
+    )
+    saved.require_model(g.node.stream.engine.predictor.info, 128)
+    plain = save_map(g, name='plain')
+    assert 'no camera can be found in it' in plain.message
+    assert read_map(tmp_path / 'maps' / 'plain').pictures == {}
+    assert g.call(Trigger, '/r3/reset').success
+    g.send_many(2)
+    save_map(g, name='after', include_images=True)
+    assert set(read_map(tmp_path / 'maps' / 'after').pictures) <= {0, 1}
 
 
 def test_an_existing_map_is_replaced_only_on_request(graph, tmp_path):
@@ -230,7 +253,7 @@ def test_a_disk_that_fails_midway_leaves_nothing_and_the_stream_goes_on(
     def fail(*_, **__):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(saving.np, 'savez', fail)
+    monkeypatch.setattr(writing.np, 'savez', fail)
     for overwrite, name in ((False, 'new'), (True, 'kept')):
         answer = save_map(g, name=name, overwrite=overwrite)
         assert answer.code == getattr(SaveMap.Response, code)
@@ -279,13 +302,13 @@ def test_a_save_that_takes_too_long_answers_and_leaves_nothing(graph, tmp_path, 
     g = graph().start()
     g.send_many(3)
     monkeypatch.setattr('r3_ros.ros.services.SAVE_TIMEOUT_S', 0.05)
-    go_on, real, ended = threading.Event(), saving._write_poses, threading.Event()
+    go_on, real, ended = threading.Event(), writing.fill_map_folder, threading.Event()
 
-    def slow(folder, snapshot):
+    def slow(*arguments):
         go_on.wait(20.0)
-        return real(folder, snapshot)
+        return real(*arguments)
 
-    monkeypatch.setattr(saving, '_write_poses', slow)
+    monkeypatch.setattr(writing, 'fill_map_folder', slow)
     monkeypatch.setattr(saving, '_give_up_if', lambda c, f=saving._give_up_if: (ended.set(), f(c)))
     answer = save_map(g, name='slow')
     assert answer.code == SaveMap.Response.TIMEOUT
@@ -297,13 +320,13 @@ def test_a_save_that_takes_too_long_answers_and_leaves_nothing(graph, tmp_path, 
 def test_streaming_goes_on_while_a_map_is_written(graph, monkeypatch):
     g = graph().start()
     g.send_many(3)
-    go_on, real = threading.Event(), saving._write_poses
+    go_on, real = threading.Event(), writing.fill_map_folder
 
-    def slow(folder, snapshot):
+    def slow(*arguments):
         assert go_on.wait(20.0)
-        return real(folder, snapshot)
+        return real(*arguments)
 
-    monkeypatch.setattr(saving, '_write_poses', slow)
+    monkeypatch.setattr(writing, 'fill_map_folder', slow)
     client = g.probe.create_client(SaveMap, '/r3/save_map')
     g.until(client.service_is_ready)
     future = client.call_async(SaveMap.Request(name='slow'))

@@ -13,6 +13,7 @@ from r3_ros.cli import main
 from r3_ros.cloud_file import read_ply
 from r3_ros.config import R3Config, updated
 from r3_ros.errors import CalibrationError, FrameError, SourceError
+from r3_ros.maps.reading import read_map
 from r3_ros.offline import run_source, Undistorter
 from r3_ros.report.run_data import read_table
 from r3_ros.sources import find_pictures, FolderSource, RawFrame
@@ -143,7 +144,11 @@ def test_the_command_writes_everything(tmp_path, predictor, capsys):
         'report.html',
         'evaluation.json',
         'depth',
+        'map',
     }
+    saved = read_map(out / 'map')
+    assert len(saved.trajectory) == 40 and saved.pictures.keys() == set(saved.keyframes.ids)
+    assert len(saved.points) == len(read_ply(out / 'map.ply'))
     summary = json.loads((out / 'summary.json').read_text())
     assert summary['frames']['processed'] == summary['frames']['with_pose'] == 40
     # The first frame has nothing to be tracked against.

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import cv2
 import numpy as np
 
 from ..config import ClassicalConfig
-from ..datatypes import DepthMap, Edge, Frame, FramePrediction, Intrinsics, ModelInfo
+from ..datatypes import (
+    DepthMap,
+    Edge,
+    Frame,
+    FramePrediction,
+    Intrinsics,
+    ModelInfo,
+    SparseLandmarks,
+)
 from ..errors import FrameError
 from ..geometry import inverse
 from . import describe
@@ -16,6 +24,7 @@ from .confidence import Evidence, REFERENCE, rotation_confidence
 from .landmarks import HeldFrame
 from .odometry import Mode, Odometry
 from .pinhole import Pinhole
+from .saved_landmarks import landmarks_in
 from .sweep import sweep_size, Swept
 
 #: Longest side of the picture that corners are followed in; larger ones are shrunk to it.
@@ -122,6 +131,12 @@ class ClassicalPredictor:
             return (), ()
         depths = self._depths(self._odometry.drain())
         return self._corrections(self._odometry, None), depths
+
+    def landmarks(self, T_world_camera: Mapping[int, np.ndarray]) -> SparseLandmarks | None:
+        """Return the landmarks, with the sightings of these keyframes, in the engine's world."""
+        if self._odometry is None:
+            return None
+        return landmarks_in(self._odometry.world, T_world_camera, self._size)
 
     def reset(self) -> None:
         """Forget everything; the next frame starts anew."""

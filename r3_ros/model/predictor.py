@@ -7,7 +7,7 @@ keys and values of the context frames the engine chose, whichever they are.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 import math
@@ -140,6 +140,9 @@ class R3Predictor:
     def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...]]:
         """Return nothing: every answer is given with its frame."""
         return (), ()
+
+    def landmarks(self, T_world_camera: Mapping[int, np.ndarray]) -> None:
+        """Return none: the network triangulates nothing."""
 
     def reset(self) -> None:
         """Forget every frame; the weights stay."""

@@ -1,8 +1,6 @@
-"""Maps and trajectories on disk, written from snapshots by a thread of their own.
+"""Maps and trajectories of the node, written from snapshots by a thread of their own.
 
-A map is a folder that appears whole or not at all: ``manifest.yaml`` (what, when, in which
-units), ``points.ply`` and others, ``trajectory.tum`` (base in map), ``keyframes.npz``. No
-pickles. The format is described in docs/map_format.md.
+What is in a map is in docs/map_format.md; ``maps/`` writes it.
 """
 
 from __future__ import annotations
@@ -14,28 +12,23 @@ import os
 from pathlib import Path
 import threading
 import time
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import numpy as np
-import yaml
 
-from .. import __version__
-from ..cloud import Cloud
 from ..config import R3Config
-from ..datatypes import Intrinsics, ModelInfo
 from ..errors import OutputError, R3Error
-from ..export import atomic_directory, atomic_write, write_ply, write_tum
+from ..export import atomic_write, write_tum
 from ..geometry import quat_xyzw
+from ..maps.layout import POINT_FORMATS as MAP_FORMATS
+from ..maps.saved_map import SavedMap
+from ..maps.writing import write_map
+from ..streaming.map_snapshot import MapPlacement, MapSnapshot, saved_map
 from .poses import PoseChain
 
 if TYPE_CHECKING:
-    from ..streaming.scale import ScaleView
     from ..streaming.trajectory import TrajectoryView
-    from ..streaming.voxel_map import MapView
 
-FORMAT_VERSION = 1
-MANIFEST = 'manifest.yaml'
-MAP_FORMATS = ('ply', 'pcd', 'npz')
 TRAJECTORY_FORMATS = ('tum', 'kitti', 'csv')
 TRAJECTORY_FRAMES = ('base', 'optical')
 
@@ -68,21 +61,31 @@ class Snapshot:
     """Everything a save needs, immutable, taken between two frames."""
 
     config: R3Config
-    model: ModelInfo
     chain: PoseChain
     base_frame: str
     optical_frame: str
-    intrinsics: Intrinsics | None
-    session_id: int
-    map_view: MapView
-    trajectory: TrajectoryView
-    resident_ids: tuple[int, ...]
-    scale: ScaleView
+    map: MapSnapshot
+
+    @property
+    def trajectory(self) -> TrajectoryView:
+        """Return the record of poses."""
+        return self.map.trajectory
 
     def keyframes(self) -> np.ndarray:
         """Return the rows of the trajectory that are keyframes with a pose."""
         known = np.isfinite(self.trajectory.T_final[:, 0, 0])
         return np.flatnonzero(self.trajectory.is_keyframe & known)
+
+    def saved_map(self) -> SavedMap:
+        """Return the map in the frame and unit that it is published in."""
+        placement = MapPlacement(
+            T_map_world=self.chain.T_map_world,
+            T_base_optical=self.chain.T_base_optical,
+            map_frame=self.config.map_frame,
+            base_frame=self.base_frame,
+            optical_frame=self.optical_frame,
+        )
+        return saved_map(self.map, placement, self.config.map.voxel_size)
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ class Saved:
     points: int = 0
     poses: int = 0
     keyframes: int = 0
+    images: int = 0
     bytes: int = 0
 
 
@@ -124,38 +128,39 @@ def save_map(
     path: Path,
     snapshot: Snapshot,
     formats: list[str],
+    include_images: bool,
     overwrite: bool,
     cancelled: threading.Event,
 ) -> Saved:
     """Write a map directory.
 
-    :param formats: of the points, any of :data:`MAP_FORMATS`; empty for PLY.
+    :param formats: of the points beside PLY, any of :data:`MAP_FORMATS`.
     :param cancelled: set by who no longer waits: then nothing appears.
     :raises SaveError: nothing was written.
     """
-    formats = formats or ['ply']
     for unknown in set(formats) - set(MAP_FORMATS):
         raise SaveError(
             SaveCode.BAD_FORMAT, f"unknown format '{unknown}', known: {', '.join(MAP_FORMATS)}"
         )
-    cloud = snapshot.map_view.cloud().moved(snapshot.chain.S_map_world)
-    if not len(cloud):
+    saved = snapshot.saved_map()
+    if not len(saved.points):
         raise SaveError(
             SaveCode.EMPTY_MAP, 'the map is empty: move the camera until it has points'
         )
     try:
-        with atomic_directory(path, overwrite, marker=MANIFEST) as folder:
-            for kind in sorted(set(formats)):
-                _WRITERS[kind](folder / f'points.{kind}', cloud)
-            poses = _write_poses(folder, snapshot)
-            content = _manifest(snapshot, cloud, poses)
-            (folder / MANIFEST).write_text(yaml.safe_dump(content, sort_keys=False))
-            size = sum(item.stat().st_size for item in folder.rglob('*') if item.is_file())
-            _give_up_if(cancelled)
+        size = write_map(
+            path, saved, formats, include_images, overwrite, lambda: _give_up_if(cancelled)
+        )
     except OutputError as error:
         raise _with_code(error, path) from error
-    keyframes = len(snapshot.keyframes())
-    return Saved(path, points=len(cloud), poses=poses, keyframes=keyframes, bytes=size)
+    return Saved(
+        path,
+        points=len(saved.points),
+        poses=len(saved.trajectory),
+        keyframes=len(saved.keyframes),
+        images=len(saved.pictures) if include_images else 0,
+        bytes=size,
+    )
 
 
 def save_trajectory(
@@ -219,91 +224,6 @@ def _with_code(error: OutputError, path: Path) -> SaveError:
     if f'{path}:' not in message and message.startswith('cannot write '):
         message = f'cannot write {path}:{message.rpartition(":")[2]}'
     return SaveError(code, message)
-
-
-def _write_poses(folder: Path, snapshot: Snapshot) -> int:
-    """Write trajectory and keyframes; return the number of poses."""
-    trajectory, chain = snapshot.trajectory, snapshot.chain
-    rows = np.flatnonzero(np.isfinite(trajectory.T_final[:, 0, 0]))
-    T_map_base = chain.T_map_base(trajectory.T_final[rows])
-    write_tum(folder / 'trajectory.tum', trajectory.stamps_ns[rows], T_map_base)
-    keyframes = snapshot.keyframes()
-    ids = trajectory.frame_ids[keyframes]
-    np.savez(
-        folder / 'keyframes.npz',
-        ids=ids,
-        stamps_ns=trajectory.stamps_ns[keyframes],
-        T_map_optical=chain.T_map_optical(trajectory.T_final[keyframes]),
-        T_map_base=chain.T_map_base(trajectory.T_final[keyframes]),
-        resident=np.isin(ids, snapshot.resident_ids),
-        K=np.full((3, 3), np.nan) if snapshot.intrinsics is None else snapshot.intrinsics.K,
-    )
-    return len(rows)
-
-
-def _manifest(snapshot: Snapshot, cloud: Cloud, poses: int) -> dict[str, Any]:
-    config, intrinsics = snapshot.config, snapshot.intrinsics
-    stamps_ns = snapshot.trajectory.stamps_ns
-    return {
-        'format_version': FORMAT_VERSION,
-        'r3_ros_version': __version__,
-        'model': {
-            'name': snapshot.model.name,
-            'checkpoint_sha256': snapshot.model.checkpoint_sha256,
-        },
-        'image_size': None if intrinsics is None else [intrinsics.width, intrinsics.height],
-        'K': None if intrinsics is None else intrinsics.K.tolist(),
-        'frames': {
-            'map': config.map_frame,
-            'base': snapshot.base_frame,
-            'optical': snapshot.optical_frame,
-        },
-        'T_base_optical': snapshot.chain.T_base_optical.tolist(),
-        'scale': {
-            'metres_per_unit': snapshot.scale.metres_per_unit,
-            'source': snapshot.scale.source,
-        },
-        'voxel_size': config.map.voxel_size * snapshot.chain.unit,
-        'bounds': {
-            'min': cloud.points.min(axis=0).tolist(),
-            'max': cloud.points.max(axis=0).tolist(),
-        },
-        'counts': {
-            'points': len(cloud),
-            'poses': poses,
-            'keyframes': len(snapshot.keyframes()),
-            'keyframe_images': 0,
-        },
-        'stamps_ns': {
-            'first': int(stamps_ns[0]) if len(stamps_ns) else None,
-            'last': int(stamps_ns[-1]) if len(stamps_ns) else None,
-            'saved': time.time_ns(),
-        },
-        'session_id': snapshot.session_id,
-    }
-
-
-def _write_npz(path: Path, cloud: Cloud) -> None:
-    np.savez(path, points=cloud.points, colors=cloud.colors, confidence=cloud.confidence)
-
-
-def _write_pcd(path: Path, cloud: Cloud) -> None:
-    """Write a binary PCD 0.7 with the fields of the published clouds."""
-    rows = np.empty(len(cloud), [(n, '<f4') for n in ('x', 'y', 'z', 'rgb', 'confidence')])
-    for axis, name in enumerate('xyz'):
-        rows[name] = cloud.points[:, axis]
-    red, green, blue = cloud.colors.astype('<u4').T
-    rows['rgb'] = ((red << 16) | (green << 8) | blue).view('<f4')
-    rows['confidence'] = cloud.confidence
-    header = (
-        'VERSION 0.7\nFIELDS x y z rgb confidence\nSIZE 4 4 4 4 4\nTYPE F F F F F\n'
-        f'COUNT 1 1 1 1 1\nWIDTH {len(rows)}\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\n'
-        f'POINTS {len(rows)}\nDATA binary\n'
-    )
-    path.write_bytes(header.encode('ascii') + rows.tobytes())
-
-
-_WRITERS = {'ply': write_ply, 'pcd': _write_pcd, 'npz': _write_npz}
 
 
 def _kitti_text(T: np.ndarray) -> str:

@@ -110,12 +110,18 @@ class Services:
     async def _save_map(self, request: SaveMap.Request, response: SaveMap.Response) -> Any:
         def write(snapshot: Snapshot, cancelled: threading.Event) -> Saved:
             path = target_path(request.name, snapshot.config.map.directory, 'map')
-            formats = list(request.formats)
-            return save_map(path, snapshot, formats, request.overwrite, cancelled)
+            return save_map(
+                path,
+                snapshot,
+                list(request.formats),
+                request.include_images,
+                request.overwrite,
+                cancelled,
+            )
 
         note = ''
-        if request.include_images:
-            note = '; without images: this model keeps none'
+        if not request.include_images:
+            note = '; without pictures (include_images): no camera can be found in it'
         return await self._save(write, response, note)
 
     async def _save_trajectory(

@@ -13,10 +13,11 @@ from typing import Any, TYPE_CHECKING
 from rclpy.clock import Clock
 
 from ..config import R3Config
-from ..datatypes import Intrinsics
 from ..errors import FrameError, TransformError
 from ..intake import Action, Intake
+from ..maps.keyframe_pictures import KeyframePictures
 from ..runtime import Mailbox, Worker
+from ..streaming.map_snapshot import take_map_snapshot
 from .camera_input import CameraInput
 from .conversions import Picture, Received
 from .graph_messages import GraphSnapshot
@@ -72,8 +73,8 @@ class Stream:
         self.mailbox: Mailbox[Received] = Mailbox(
             config.input.frame_policy, config.input.queue_size
         )
+        self.pictures = KeyframePictures()
         self.last_stamp_ns = 0
-        self._intrinsics: Intrinsics | None = None
         self._tree = tree
         self._clock = clock
         self._logger = logger
@@ -156,6 +157,7 @@ class Stream:
         """Start a new session; the model stays loaded and the counters go on."""
         self._logger.info(f'new session: {reason}')
         self.engine.reset()
+        self.pictures.clear()
         self.engine.odometry.clear()
         self._scenes.session_id = self.engine.session.session_id
         self.placing.restart(self.last_stamp_ns)
@@ -194,20 +196,14 @@ class Stream:
         chain = self.placing.chain
         if chain is None or not session.frame_count:
             raise SaveError(SaveCode.EMPTY_MAP, 'no picture has been processed yet')
-        chain, scale = chain.frozen(), session.scale.view()
-        chain.metres_per_unit = scale.metres_per_unit
+        chain = chain.frozen()
+        chain.metres_per_unit = session.scale.metres_per_unit
         return Snapshot(
             config=self.config,
-            model=self.engine.predictor.info,
             chain=chain,
             base_frame=self.health.base_frame,
             optical_frame=self.health.optical_frame,
-            intrinsics=self._intrinsics,
-            session_id=session.session_id,
-            map_view=session.map_view(),
-            trajectory=session.trajectory_view(),
-            resident_ids=tuple(session.bank.ids()),
-            scale=scale,
+            map=take_map_snapshot(self.engine, self.pictures.view()),
         )
 
     def keyframe_graph(self) -> GraphSnapshot | None:
@@ -334,6 +330,7 @@ class Stream:
                 )
             self.engine.reset()
             self._scenes.session_id = self.engine.session.session_id
+            self.pictures.clear()
         self.placing.take_camera(base, optical_frame)
         self.placing.restart(self.last_stamp_ns)
         self.health.base_frame, self.health.optical_frame = base.frame, optical_frame
@@ -357,7 +354,7 @@ class Stream:
         self.health.rejected_in_a_row = 0
         self.health.processed_rate.tick()
         self.last_stamp_ns = picture.stamp_ns
-        self._intrinsics = estimate.intrinsics
+        self.pictures.note(frame.image, estimate)
         state, reason = self.placing.publish(estimate)
         waits_for = self.engine.session.scale.view().waits_for
         self.health.enter(state, '; '.join(filter(None, (reason, waits_for, picture.note))))

@@ -53,6 +53,8 @@ class _Keyframe:
     view: View | None = None
     merit: float = 0.0  # as of frame `judged`; fades to neutral from there
     judged: int = 0
+    intrinsics: Intrinsics | None = None
+    stamp_ns: int = 0
 
 
 #: The anchor, a keyframe that can go, and the newest: with fewer there is no bank.
@@ -156,11 +158,13 @@ class KeyframeBank:
         T_world_camera: np.ndarray | None = None,
         intrinsics: Intrinsics | None = None,
         room: int | None = None,
+        stamp_ns: int = 0,
     ) -> list[int]:
         """Remember a keyframe and return the ids that had to go for it.
 
         :param T_world_camera: its pose; without pose and intrinsics, views do not count for it.
         :param room: keyframes that fit elsewhere, which may be fewer than ``max_keyframes``.
+        :param stamp_ns: of its picture.
         """
         evicted = []
         while not self._free or (room is not None and len(self) >= max(room, _FEWEST)):
@@ -173,7 +177,15 @@ class KeyframeBank:
             view = View(T_world_camera, picture_bounds(intrinsics), self._scene_depth)
         self._index.put(slot, descriptor, view)
         self._nearest = None
-        self._keyframes[frame_id] = _Keyframe(slot, descriptor.copy(), 1.0, frame_id, view)
+        self._keyframes[frame_id] = _Keyframe(
+            slot,
+            descriptor.copy(),
+            1.0,
+            frame_id,
+            view,
+            intrinsics=intrinsics,
+            stamp_ns=stamp_ns,
+        )
         self._in_slot[slot] = frame_id
         self._since_admission = 0
         return evicted
@@ -189,6 +201,18 @@ class KeyframeBank:
     def view(self, frame_id: int) -> View | None:
         """Return where a keyframe looks, as retrieval has it."""
         return self._keyframes[frame_id].view
+
+    def descriptor(self, frame_id: int) -> np.ndarray:
+        """Return the (D,) float32 descriptor of a keyframe."""
+        return self._keyframes[frame_id].descriptor
+
+    def intrinsics(self, frame_id: int) -> Intrinsics | None:
+        """Return the intrinsics of a keyframe's picture, as it was told."""
+        return self._keyframes[frame_id].intrinsics
+
+    def stamp_ns(self, frame_id: int) -> int:
+        """Return when a keyframe was taken."""
+        return self._keyframes[frame_id].stamp_ns
 
     def move(self, poses: Mapping[int, np.ndarray]) -> None:
         """Note ``T_world_camera`` (4, 4) of keyframes that a correction has moved."""

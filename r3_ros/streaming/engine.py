@@ -336,7 +336,12 @@ class Engine:
         if self.session.segment_id == 0:
             T_world_camera = self.session.graph.held[frame.frame_id].T_world_camera
         return True, bank.admit(
-            frame.frame_id, descriptor, T_world_camera, prediction.intrinsics, self._keyframe_room
+            frame.frame_id,
+            descriptor,
+            T_world_camera,
+            prediction.intrinsics,
+            self._keyframe_room,
+            frame.stamp_ns,
         )
 
     @property

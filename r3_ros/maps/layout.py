@@ -1,0 +1,92 @@
+"""Names, shapes and bounds of the files of a map: what is written, and all that is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import math
+
+MANIFEST = 'manifest.yaml'
+POINTS = 'points.ply'
+TRAJECTORY = 'trajectory.tum'
+KEYFRAMES = 'keyframes.npz'
+GRAPH = 'graph.npz'
+LANDMARKS = 'landmarks.npz'
+PICTURES = 'keyframes'
+
+#: Formats that the points can be written in; they are read from the first.
+POINT_FORMATS = ('ply', 'pcd', 'npz')
+
+#: Bounds of what a manifest may declare. They hold what the parameters allow, and a folder made
+#: to exhaust memory is refused before anything of that size is allocated.
+MOST = {
+    'points': 20_000_000,
+    'poses': 10_000_000,
+    'keyframes': 100_000,
+    'keyframe_images': 100_000,
+    'edges': 5_000_000,
+    'landmarks': 10_000_000,
+    'sightings': 50_000_000,
+}
+MOST_DESCRIPTOR_NUMBERS = 65_536
+MOST_ARRAY_BYTES = 1 << 31
+MOST_MANIFEST_BYTES = 1 << 16
+MOST_PICTURE_SIDE = 16_384
+MOST_PICTURE_BYTES = 1 << 26
+MOST_PICTURES_BYTES = 1 << 32
+#: A line of a trajectory is at most so long.
+MOST_POSE_BYTES = 256
+
+
+@dataclass(frozen=True)
+class Column:
+    """One array of a file: its type, and its shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Return how many numbers it holds."""
+        return math.prod(self.shape)
+
+
+def keyframe_columns(keyframes: int, descriptor_size: int) -> dict[str, Column]:
+    """Return the arrays of ``keyframes.npz``."""
+    n = keyframes
+    return {
+        'ids': Column('<i8', (n,)),
+        'stamps_ns': Column('<i8', (n,)),
+        'T_map_optical': Column('<f8', (n, 4, 4)),
+        'K': Column('<f8', (n, 3, 3)),
+        'sizes': Column('<i4', (n, 2)),
+        'confidences': Column('<f8', (n, 2)),
+        'variances': Column('<f8', (n, 2)),
+        'descriptors': Column('<f4', (n, descriptor_size)),
+        'segments': Column('<i4', (n,)),
+    }
+
+
+def graph_columns(edges: int) -> dict[str, Column]:
+    """Return the arrays of ``graph.npz``."""
+    return {
+        'source_ids': Column('<i8', (edges,)),
+        'target_ids': Column('<i8', (edges,)),
+        'T_source_target': Column('<f8', (edges, 4, 4)),
+        'confidences': Column('<f8', (edges, 2)),
+    }
+
+
+def landmark_columns(landmarks: int, sightings: int) -> dict[str, Column]:
+    """Return the arrays of ``landmarks.npz``."""
+    return {
+        'positions': Column('<f8', (landmarks, 3)),
+        'relative_sigma': Column('<f8', (landmarks,)),
+        'frame_ids': Column('<i8', (sightings,)),
+        'landmarks': Column('<i8', (sightings,)),
+        'pixels': Column('<f8', (sightings, 2)),
+    }
+
+
+def picture_name(frame_id: int, kind: str) -> str:
+    """Return the name of a keyframe's picture in its folder; ``kind`` is jpg or png."""
+    return f'{frame_id:06d}.{kind}'

@@ -1,0 +1,201 @@
+"""``manifest.yaml``: what a map is, in a file that people read, too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+import math
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ..errors import MapError, MapProblem
+from ..geometry import is_rigid
+from . import layout
+from .saved_map import FORMAT_VERSION, MapFacts, SavedMap
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many there are of everything; all other files are held to it."""
+
+    points: int
+    poses: int
+    keyframes: int
+    keyframe_images: int
+    edges: int
+    landmarks: int
+    sightings: int
+
+
+def manifest_text(saved: SavedMap, pictures: int) -> str:
+    """Return the file's text for a map that is written with so many pictures."""
+    facts, keyframes, marks = saved.facts, saved.keyframes, saved.landmarks
+    bounds, stamps_ns = saved.bounds, saved.stamps_ns
+    size = None if facts.image_size is None else list(facts.image_size)
+    content = {
+        'format_version': FORMAT_VERSION,
+        'r3_ros_version': facts.r3_ros_version,
+        'model': {
+            'name': facts.model_name,
+            'checkpoint_sha256': facts.checkpoint_sha256,
+            'descriptor_size': facts.descriptor_size,
+        },
+        'image_size': size,
+        'K': keyframes.K[-1].tolist() if len(keyframes) else None,
+        'frames': {
+            'map': facts.map_frame,
+            'base': facts.base_frame,
+            'optical': facts.optical_frame,
+        },
+        'T_base_optical': facts.T_base_optical.tolist(),
+        'T_map_world': facts.T_map_world.tolist(),
+        'scale': {'metres_per_unit': facts.metres_per_unit, 'source': facts.scale_source},
+        'voxel_size': float(facts.voxel_size),
+        'bounds': None
+        if bounds is None
+        else {'min': bounds[0].tolist(), 'max': bounds[1].tolist()},
+        'counts': {
+            'points': len(saved.points),
+            'poses': len(saved.trajectory),
+            'keyframes': len(keyframes),
+            'keyframe_images': pictures,
+            'edges': len(saved.edges),
+            'landmarks': 0 if marks is None else len(marks),
+            'sightings': 0 if marks is None else len(marks.frame_ids),
+        },
+        'stamps_ns': {
+            'first': None if stamps_ns is None else stamps_ns[0],
+            'last': None if stamps_ns is None else stamps_ns[1],
+            'saved': facts.saved_ns,
+        },
+        'session_id': facts.session_id,
+    }
+    return yaml.safe_dump(content, sort_keys=False)
+
+
+def parse_manifest(text: str) -> tuple[MapFacts, Counts]:
+    """Return what a manifest says.
+
+    :raises MapError: VERSION_MISMATCH if another version of the layout wrote it, BAD_FORMAT if
+        anything is missing or not what it should be.
+    """
+    try:
+        content = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        first = str(error).partition('\n')[0]
+        raise _bad(f'it is no YAML that r3_ros wrote ({first})') from error
+    root = _Section(content, '')
+    version = root.integer('format_version', 0, 1 << 31)
+    if version != FORMAT_VERSION:
+        raise MapError(
+            MapProblem.VERSION_MISMATCH,
+            f'the map has format version {version}, this r3_ros reads {FORMAT_VERSION}: load it '
+            f'with r3_ros {root.text("r3_ros_version")}, which wrote it, or map the place anew',
+        )
+    model, frames, scale = root.section('model'), root.section('frames'), root.section('scale')
+    counts = root.section('counts')
+    size = root.value('image_size')
+    facts = MapFacts(
+        r3_ros_version=root.text('r3_ros_version'),
+        model_name=model.text('name'),
+        checkpoint_sha256=model.text_or_none('checkpoint_sha256'),
+        descriptor_size=model.integer('descriptor_size', 1, layout.MOST_DESCRIPTOR_NUMBERS),
+        image_size=None if size is None else root.size('image_size'),
+        map_frame=frames.text('map'),
+        base_frame=frames.text('base'),
+        optical_frame=frames.text('optical'),
+        T_base_optical=root.motion('T_base_optical'),
+        T_map_world=root.motion('T_map_world'),
+        metres_per_unit=scale.positive_or_none('metres_per_unit'),
+        scale_source=scale.text('source'),
+        voxel_size=root.positive('voxel_size'),
+        session_id=root.integer('session_id', 0, (1 << 32) - 1),
+        saved_ns=root.section('stamps_ns').integer('saved', 0, (1 << 63) - 1),
+    )
+    return facts, Counts(**{n: counts.integer(n, 0, most) for n, most in layout.MOST.items()})
+
+
+def _bad(message: str) -> MapError:
+    return MapError(MapProblem.BAD_FORMAT, f'{layout.MANIFEST}: {message}')
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Safe, and without aliases, by which a small file can stand for a huge one."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError('it has aliases')
+        return super().compose_node(parent, index)
+
+
+class _Section:
+    """A mapping of the manifest, whose values are looked at before they are used."""
+
+    def __init__(self, content: Any, name: str) -> None:
+        if not isinstance(content, Mapping):
+            raise _bad(f"'{name}' must be a mapping" if name else 'it must be a mapping')
+        self._content = content
+        self._prefix = f'{name}.' if name else ''
+
+    def value(self, key: str) -> Any:
+        if key not in self._content:
+            raise _bad(f"'{self._prefix}{key}' is missing")
+        return self._content[key]
+
+    def section(self, key: str) -> _Section:
+        return _Section(self.value(key), f'{self._prefix}{key}')
+
+    def text(self, key: str) -> str:
+        value = self.value(key)
+        if not isinstance(value, str) or len(value) > 1000:
+            raise self._wrong(key, 'a text')
+        return value
+
+    def text_or_none(self, key: str) -> str | None:
+        return None if self.value(key) is None else self.text(key)
+
+    def integer(self, key: str, least: int, most: int) -> int:
+        value = self.value(key)
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise self._wrong(key, f'a whole number from {least} to {most}')
+        return value
+
+    def positive(self, key: str) -> float:
+        value = self.value(key)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise self._wrong(key, 'a number')
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not (math.isfinite(number) and number > 0):
+            raise self._wrong(key, 'a positive number')
+        return number
+
+    def positive_or_none(self, key: str) -> float | None:
+        return None if self.value(key) is None else self.positive(key)
+
+    def size(self, key: str) -> tuple[int, int]:
+        value = self.value(key)
+        fits = isinstance(value, list) and len(value) == 2
+        if not fits or not all(_is_side(side) for side in value):
+            raise self._wrong(key, 'width and height in pixels')
+        return value[0], value[1]
+
+    def motion(self, key: str) -> np.ndarray:
+        try:
+            T = np.array(self.value(key), dtype=np.float64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise self._wrong(key, 'a 4x4 rigid motion') from error
+        if not is_rigid(T):
+            raise self._wrong(key, 'a 4x4 rigid motion')
+        return T
+
+    def _wrong(self, key: str, wanted: str) -> MapError:
+        return _bad(f"'{self._prefix}{key}' must be {wanted}")
+
+
+def _is_side(value: Any) -> bool:
+    return type(value) is int and 0 < value <= layout.MOST_PICTURE_SIDE

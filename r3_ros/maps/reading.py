@@ -1,0 +1,160 @@
+"""Reading a map that anybody may have made: within bounds, and whole or not at all.
+
+Nothing is believed before it has been looked at: the manifest is small and says how much there
+is of everything, within bounds; each file must be just as long as that; and what it holds must be
+numbers that make sense. Names of files are never taken from the content.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..cloud import Cloud
+from ..cloud_file import parse_ply, ply_header, VERTEX
+from ..datatypes import SparseLandmarks
+from ..errors import FrameError, MapError, MapProblem, SourceError
+from ..pictures import encoded_size
+from ..trajectory_file import parse_tum
+from . import layout
+from .arrays import read_arrays
+from .checks import check_edges, check_keyframes, check_landmarks, check_points, check_poses
+from .folder import MapFolder, open_map_folder
+from .manifest import Counts, parse_manifest
+from .saved_map import SavedEdges, SavedKeyframes, SavedMap, SavedTrajectory
+
+_ARCHIVE_OVERHEAD_BYTES = 1 << 16
+
+
+def read_map(path: Path | str, with_pictures: bool = True) -> SavedMap:
+    """Read a map folder.
+
+    :param with_pictures: False leaves the pictures of keyframes out.
+    :raises MapError: NOT_FOUND, BAD_FORMAT or VERSION_MISMATCH, with what is wrong.
+    """
+    with open_map_folder(Path(path)) as folder:
+        facts, counts = parse_manifest(_text(folder, layout.MANIFEST, layout.MOST_MANIFEST_BYTES))
+        keyframes = _keyframes(folder, counts, facts.descriptor_size)
+        return SavedMap(
+            facts=facts,
+            keyframes=keyframes,
+            edges=_edges(folder, counts, keyframes),
+            points=_points(folder, counts),
+            trajectory=_trajectory(folder, counts),
+            landmarks=_landmarks(folder, counts, keyframes),
+            pictures=_pictures(folder, counts, keyframes) if with_pictures else {},
+        )
+
+
+def _text(folder: MapFolder, name: str, most_bytes: int) -> str:
+    try:
+        return folder.read(name, most_bytes).decode('utf-8')
+    except UnicodeDecodeError as error:
+        raise _bad(name, 'it is no text') from error
+
+
+def _arrays(
+    folder: MapFolder, name: str, columns: dict[str, layout.Column]
+) -> dict[str, np.ndarray]:
+    sizes = [column.count * np.dtype(column.dtype).itemsize for column in columns.values()]
+    with folder.open(name, sum(sizes) + _ARCHIVE_OVERHEAD_BYTES) as (file, _):
+        return read_arrays(file, name, columns)
+
+
+def _keyframes(folder: MapFolder, counts: Counts, descriptor_size: int) -> SavedKeyframes:
+    columns = layout.keyframe_columns(counts.keyframes, descriptor_size)
+    keyframes = SavedKeyframes(**_arrays(folder, layout.KEYFRAMES, columns))
+    check_keyframes(keyframes)
+    return keyframes
+
+
+def _edges(folder: MapFolder, counts: Counts, keyframes: SavedKeyframes) -> SavedEdges:
+    edges = SavedEdges(**_arrays(folder, layout.GRAPH, layout.graph_columns(counts.edges)))
+    check_edges(edges, keyframes.ids)
+    return edges
+
+
+def _landmarks(
+    folder: MapFolder, counts: Counts, keyframes: SavedKeyframes
+) -> SparseLandmarks | None:
+    if not counts.landmarks and not folder.has(layout.LANDMARKS):
+        return None
+    columns = layout.landmark_columns(counts.landmarks, counts.sightings)
+    landmarks = SparseLandmarks(**_arrays(folder, layout.LANDMARKS, columns))
+    check_landmarks(landmarks, keyframes)
+    return landmarks
+
+
+def _points(folder: MapFolder, counts: Counts) -> Cloud:
+    header = ply_header(counts.points).encode('ascii')
+    size = len(header) + counts.points * VERTEX.itemsize
+    data = folder.read(layout.POINTS, size)
+    if len(data) != size or not data.startswith(header):
+        raise _bad(layout.POINTS, f'it must hold {counts.points} points as r3 writes them')
+    cloud = parse_ply(data, layout.POINTS)
+    check_points(cloud)
+    return cloud
+
+
+def _trajectory(folder: MapFolder, counts: Counts) -> SavedTrajectory:
+    most_bytes = (counts.poses + 1) * layout.MOST_POSE_BYTES
+    text = _text(folder, layout.TRAJECTORY, most_bytes)
+    if not counts.poses:
+        return SavedTrajectory(np.empty(0, np.int64), np.empty((0, 4, 4)))
+    try:
+        poses = parse_tum(text, layout.TRAJECTORY)
+    except SourceError as error:
+        raise MapError(MapProblem.BAD_FORMAT, str(error)) from error
+    if len(poses) != counts.poses:
+        raise _bad(
+            layout.TRAJECTORY,
+            f'it holds {len(poses)} poses, the manifest says {counts.poses}',
+        )
+    check_poses(layout.TRAJECTORY, poses.T_world_camera)
+    return SavedTrajectory(poses.stamps_ns, poses.T_world_camera)
+
+
+def _pictures(folder: MapFolder, counts: Counts, keyframes: SavedKeyframes) -> dict[int, bytes]:
+    if not counts.keyframe_images:
+        return {}
+    pictures: dict[int, bytes] = {}
+    total = 0
+    with folder.inside(layout.PICTURES) as inside:
+        if inside is None:
+            raise _bad(layout.PICTURES, 'the pictures are missing')
+        for frame_id, size in zip(keyframes.ids.tolist(), keyframes.sizes.tolist(), strict=True):
+            kinds = [kind for kind in ('jpg', 'png') if inside.has(_picture(frame_id, kind))]
+            if not kinds:
+                continue
+            name = _picture(frame_id, kinds[0])
+            data = inside.read(name, layout.MOST_PICTURE_BYTES)
+            _check_picture(f'{layout.PICTURES}/{name}', data, (size[0], size[1]))
+            total += len(data)
+            if total > layout.MOST_PICTURES_BYTES:
+                raise _bad(layout.PICTURES, 'the pictures are too large in all')
+            pictures[frame_id] = data
+    if len(pictures) != counts.keyframe_images:
+        raise _bad(
+            layout.PICTURES,
+            f'{len(pictures)} pictures, the manifest says {counts.keyframe_images}',
+        )
+    return pictures
+
+
+def _picture(frame_id: int, kind: str) -> str:
+    return layout.picture_name(frame_id, kind)
+
+
+def _check_picture(name: str, data: bytes, size: tuple[int, int]) -> None:
+    """Look at the header alone: a picture is decoded when it is needed."""
+    try:
+        found = encoded_size(data)
+    except FrameError as error:
+        raise _bad(name, str(error)) from error
+    if found != size:
+        raise _bad(name, f'it is {found[0]}x{found[1]} pixels, its keyframe {size[0]}x{size[1]}')
+
+
+def _bad(name: str, message: str) -> MapError:
+    return MapError(MapProblem.BAD_FORMAT, f'{name}: {message}')

@@ -1,0 +1,107 @@
+"""Writing a map: the folder appears whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import numpy as np
+
+from ..cloud import Cloud
+from ..export import atomic_directory, write_ply, write_tum
+from . import layout
+from .layout import Column
+from .manifest import manifest_text
+from .saved_map import SavedMap
+
+
+def write_map(
+    path: Path | str,
+    saved: SavedMap,
+    formats: Collection[str] = (),
+    include_images: bool = True,
+    overwrite: bool = False,
+    before_done: Callable[[], None] | None = None,
+) -> int:
+    """Write a map folder and return its bytes.
+
+    :param formats: that the points are written in beside PLY, any of ``layout.POINT_FORMATS``.
+    :param include_images: False leaves the pictures out: nobody can be found in the map then.
+    :param before_done: called before the folder gets its name; what it raises is passed on, and
+        nothing is left.
+    :raises OutputError: nothing was written.
+    """
+    with atomic_directory(path, overwrite, marker=layout.MANIFEST) as folder:
+        pictures = fill_map_folder(folder, saved, formats, include_images)
+        text = manifest_text(saved, pictures)
+        (folder / layout.MANIFEST).write_text(text, encoding='utf-8')
+        size = sum(item.stat().st_size for item in folder.rglob('*') if item.is_file())
+        if before_done is not None:
+            before_done()
+    return size
+
+
+def fill_map_folder(
+    folder: Path, saved: SavedMap, formats: Collection[str], include_images: bool
+) -> int:
+    """Write all but the manifest into a folder that has no name yet; return the pictures' count.
+
+    :raises OutputError: a file cannot be written.
+    :raises OSError: likewise.
+    """
+    for kind in sorted({'ply', *formats}):
+        _WRITERS[kind](folder / f'points.{kind}', saved.points)
+    write_tum(folder / layout.TRAJECTORY, saved.trajectory.stamps_ns, saved.trajectory.T_map_base)
+    keyframes, edges, landmarks = saved.keyframes, saved.edges, saved.landmarks
+    columns = layout.keyframe_columns(len(keyframes), saved.facts.descriptor_size)
+    _write_arrays(folder / layout.KEYFRAMES, keyframes, columns)
+    _write_arrays(folder / layout.GRAPH, edges, layout.graph_columns(len(edges)))
+    if landmarks is not None:
+        columns = layout.landmark_columns(len(landmarks), len(landmarks.frame_ids))
+        _write_arrays(folder / layout.LANDMARKS, landmarks, columns)
+    return _write_pictures(folder, saved) if include_images else 0
+
+
+def _write_arrays(path: Path, values: object, columns: dict[str, Column]) -> None:
+    """Write the attributes of an object that the layout names."""
+    arrays = {}
+    for name, column in columns.items():
+        array = np.ascontiguousarray(getattr(values, name), dtype=column.dtype)
+        if array.shape != column.shape:
+            raise ValueError(f'{name} must have the shape {column.shape}, got {array.shape}')
+        arrays[name] = array
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # NumPy's stubs take them for options
+
+
+def _write_pictures(folder: Path, saved: SavedMap) -> int:
+    wanted = [int(i) for i in saved.keyframes.ids if int(i) in saved.pictures]
+    if wanted:
+        (folder / layout.PICTURES).mkdir()
+    for frame_id in wanted:
+        data = saved.pictures[frame_id]
+        kind = 'png' if data.startswith(b'\x89PNG') else 'jpg'
+        (folder / layout.PICTURES / layout.picture_name(frame_id, kind)).write_bytes(data)
+    return len(wanted)
+
+
+def _write_npz(path: Path, cloud: Cloud) -> None:
+    np.savez(path, points=cloud.points, colors=cloud.colors, confidence=cloud.confidence)
+
+
+def _write_pcd(path: Path, cloud: Cloud) -> None:
+    """Write a binary PCD 0.7 with the fields of the published clouds."""
+    rows = np.empty(len(cloud), [(n, '<f4') for n in ('x', 'y', 'z', 'rgb', 'confidence')])
+    for axis, name in enumerate('xyz'):
+        rows[name] = cloud.points[:, axis]
+    red, green, blue = cloud.colors.astype('<u4').T
+    rows['rgb'] = ((red << 16) | (green << 8) | blue).view('<f4')
+    rows['confidence'] = cloud.confidence
+    header = (
+        'VERSION 0.7\nFIELDS x y z rgb confidence\nSIZE 4 4 4 4 4\nTYPE F F F F F\n'
+        f'COUNT 1 1 1 1 1\nWIDTH {len(rows)}\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\n'
+        f'POINTS {len(rows)}\nDATA binary\n'
+    )
+    path.write_bytes(header.encode('ascii') + rows.tobytes())
+
+
+_WRITERS = {'ply': write_ply, 'pcd': _write_pcd, 'npz': _write_npz}

@@ -1,0 +1,228 @@
+"""All of a session that a saved map is made of, taken between two frames.
+
+Taking it is cheap; :func:`saved_map` does the rest, on whichever thread writes the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import __version__
+from ..datatypes import Edge, Intrinsics, ModelInfo, SparseLandmarks
+from ..geometry import inverse
+from ..maps.saved_map import (
+    MapFacts,
+    SavedEdges,
+    SavedKeyframes,
+    SavedMap,
+    SavedTrajectory,
+)
+from .pose_resolution import HeldPose
+from .scale import ScaleView
+from .trajectory import TrajectoryView
+from .voxel_map import MapView
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+
+@dataclass(frozen=True, eq=False)
+class KeyframeSnapshot:
+    """A keyframe that is in the world, with the number of its stretch of the stream."""
+
+    frame_id: int
+    stamp_ns: int
+    pose: HeldPose
+    intrinsics: Intrinsics
+    descriptor: np.ndarray
+    segment: int
+
+
+@dataclass(frozen=True, eq=False)
+class MapSnapshot:
+    """A session between two frames; nothing in it changes any more. Lengths in map units.
+
+    :ivar keyframes: of the bank, oldest first, those that have a place in the world.
+    :ivar edges: among them.
+    :ivar landmarks: of the predictor, in the world; None if it has none.
+    :ivar pictures: of keyframes, encoded.
+    """
+
+    model: ModelInfo
+    descriptor_size: int
+    session_id: int
+    map_view: MapView
+    trajectory: TrajectoryView
+    keyframes: Sequence[KeyframeSnapshot]
+    edges: Sequence[Edge]
+    scale: ScaleView
+    landmarks: SparseLandmarks | None
+    pictures: Mapping[int, bytes]
+
+
+@dataclass(frozen=True, eq=False)
+class MapPlacement:
+    """Where the engine's world lies for those who read a map.
+
+    :ivar T_map_world: (4, 4); ``T_base_optical``: (4, 4) the camera on the moving frame.
+    :ivar map_frame: and the others, names of frames.
+    """
+
+    T_map_world: np.ndarray
+    T_base_optical: np.ndarray
+    map_frame: str
+    base_frame: str
+    optical_frame: str
+
+
+def take_map_snapshot(engine: Engine, pictures: Mapping[int, bytes]) -> MapSnapshot:
+    """Take a snapshot; the engine's owner calls it.
+
+    :param pictures: of keyframes, encoded, by id.
+    """
+    session = engine.session
+    ids = [i for i in session.keyframes_of(0) if session.bank.intrinsics(i) is not None]
+    known = set(ids)
+    return MapSnapshot(
+        model=engine.predictor.info,
+        descriptor_size=engine.predictor.descriptor_size,
+        session_id=session.session_id,
+        map_view=session.map_view(),
+        trajectory=session.trajectory_view(),
+        keyframes=[_keyframe(engine, frame_id) for frame_id in ids],
+        edges=[e for e in session.graph.edges() if {e.source_id, e.target_id} <= known],
+        scale=session.scale.view(),
+        landmarks=engine.predictor.landmarks(
+            {i: session.graph.held[i].T_world_camera for i in ids}
+        ),
+        pictures={i: pictures[i] for i in ids if i in pictures},
+    )
+
+
+def _keyframe(engine: Engine, frame_id: int) -> KeyframeSnapshot:
+    session = engine.session
+    intrinsics = session.bank.intrinsics(frame_id)
+    assert intrinsics is not None
+    return KeyframeSnapshot(
+        frame_id=frame_id,
+        stamp_ns=session.bank.stamp_ns(frame_id),
+        pose=session.graph.held[frame_id],
+        intrinsics=intrinsics,
+        descriptor=session.bank.descriptor(frame_id),
+        segment=sum(found <= frame_id for found in session.followed_since) - 1,
+    )
+
+
+def saved_map(snapshot: MapSnapshot, placement: MapPlacement, voxel_size: float) -> SavedMap:
+    """Bring a session into the frame and unit of the map that is to be written.
+
+    :param voxel_size: of the points, in map units.
+    """
+    unit = snapshot.scale.published_unit
+    S_map_world = placement.T_map_world @ np.diag([unit] * 3 + [1.0])
+    sizes = [(k.intrinsics.width, k.intrinsics.height) for k in snapshot.keyframes]
+    facts = MapFacts(
+        r3_ros_version=__version__,
+        model_name=snapshot.model.name,
+        checkpoint_sha256=snapshot.model.checkpoint_sha256,
+        descriptor_size=snapshot.descriptor_size,
+        image_size=sizes[-1] if sizes else None,
+        map_frame=placement.map_frame,
+        base_frame=placement.base_frame,
+        optical_frame=placement.optical_frame,
+        T_base_optical=placement.T_base_optical,
+        T_map_world=placement.T_map_world,
+        metres_per_unit=snapshot.scale.metres_per_unit,
+        scale_source=snapshot.scale.source,
+        voxel_size=voxel_size * unit,
+        session_id=snapshot.session_id,
+        saved_ns=time.time_ns(),
+    )
+    return SavedMap(
+        facts=facts,
+        keyframes=_keyframes(snapshot, placement.T_map_world, unit),
+        edges=_edges(snapshot, unit),
+        points=snapshot.map_view.cloud().moved(S_map_world),
+        trajectory=_trajectory(snapshot, placement, unit),
+        landmarks=_landmarks(snapshot, S_map_world),
+        pictures=snapshot.pictures,
+    )
+
+
+def _keyframes(snapshot: MapSnapshot, T_map_world: np.ndarray, unit: float) -> SavedKeyframes:
+    keyframes = snapshot.keyframes
+    count = len(keyframes)
+    best: dict[int, tuple[float, float]] = {}
+    for edge in snapshot.edges:
+        scores = edge.confidence_translation, edge.confidence_rotation
+        best[edge.target_id] = max(best.get(edge.target_id, scores), scores, key=sum)
+    nothing = (np.nan, np.nan)
+    T = np.array([k.pose.T_world_camera for k in keyframes]).reshape(count, 4, 4)
+    variances = [
+        (k.pose.variance_translation * unit**2, k.pose.variance_rotation) for k in keyframes
+    ]
+    sizes = [(k.intrinsics.width, k.intrinsics.height) for k in keyframes]
+    descriptors = np.array([k.descriptor for k in keyframes], np.float32)
+    return SavedKeyframes(
+        ids=np.array([k.frame_id for k in keyframes], np.int64),
+        stamps_ns=np.array([k.stamp_ns for k in keyframes], np.int64),
+        T_map_optical=T_map_world @ _with_length(T, unit),
+        K=np.array([k.intrinsics.K for k in keyframes]).reshape(count, 3, 3),
+        sizes=np.array(sizes, np.int32).reshape(count, 2),
+        confidences=np.array([best.get(k.frame_id, nothing) for k in keyframes]).reshape(count, 2),
+        variances=np.array(variances).reshape(count, 2),
+        descriptors=descriptors.reshape(count, snapshot.descriptor_size),
+        segments=np.array([k.segment for k in keyframes], np.int32),
+    )
+
+
+def _edges(snapshot: MapSnapshot, unit: float) -> SavedEdges:
+    """Return the edges in the map's unit: each is in that of its target."""
+    edges, scales = snapshot.edges, {k.frame_id: k.pose.scale for k in snapshot.keyframes}
+    count = len(edges)
+    T = np.array([e.T_source_target for e in edges]).reshape(count, 4, 4)
+    T[:, :3, 3] *= np.array([scales[e.target_id] * unit for e in edges]).reshape(count, 1)
+    scores = [(e.confidence_translation, e.confidence_rotation) for e in edges]
+    return SavedEdges(
+        source_ids=np.array([e.source_id for e in edges], np.int64),
+        target_ids=np.array([e.target_id for e in edges], np.int64),
+        T_source_target=T,
+        confidences=np.array(scores).reshape(count, 2),
+    )
+
+
+def _trajectory(snapshot: MapSnapshot, placement: MapPlacement, unit: float) -> SavedTrajectory:
+    T_world_camera = snapshot.trajectory.T_final
+    rows = np.flatnonzero(np.isfinite(T_world_camera[:, 0, 0]))
+    T_map_optical = placement.T_map_world @ _with_length(T_world_camera[rows], unit)
+    T_map_base = T_map_optical @ inverse(placement.T_base_optical)
+    return SavedTrajectory(snapshot.trajectory.stamps_ns[rows], T_map_base)
+
+
+def _landmarks(snapshot: MapSnapshot, S_map_world: np.ndarray) -> SparseLandmarks | None:
+    """Return the landmarks in the map, with the sightings of its keyframes alone."""
+    landmarks = snapshot.landmarks
+    if landmarks is None:
+        return None
+    known = np.isin(landmarks.frame_ids, [k.frame_id for k in snapshot.keyframes])
+    seen, rows = np.unique(landmarks.landmarks[known], return_inverse=True)
+    positions = landmarks.positions[seen]
+    return SparseLandmarks(
+        positions=positions @ S_map_world[:3, :3].T + S_map_world[:3, 3],
+        relative_sigma=landmarks.relative_sigma[seen],
+        frame_ids=landmarks.frame_ids[known],
+        landmarks=rows.astype(np.int64),
+        pixels=landmarks.pixels[known],
+    )
+
+
+def _with_length(T: np.ndarray, unit: float) -> np.ndarray:
+    """Return (N, 4, 4) motions whose lengths are ``unit`` times as long."""
+    T = T.copy()
+    T[:, :3, 3] *= unit
+    return T
