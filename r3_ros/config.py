@@ -505,6 +505,37 @@ class MapConfig:
 
 
 @dataclass(frozen=True)
+class OccupancyConfig:
+    """The 2-D grid for navigation, in metres: see docs/maps.md."""
+
+    enabled: bool = _param(
+        False, 'publish ~/occupancy; nothing comes while metres are not known (scale.source)'
+    )
+    publish_period: float = _param(
+        5.0, 'publish the grid at most this often', 's', low=0.5, high=600.0, live=True
+    )
+    resolution: float = _param(0.05, 'edge of a cell', 'm', low=0.01, high=1.0, live=True)
+    min_height: float = _param(
+        0.1, 'points higher above the floor are obstacles', 'm', low=0.01, high=10.0, live=True
+    )
+    max_height: float = _param(
+        1.5, 'points higher than this are not in the way', 'm', low=0.02, high=100.0, live=True
+    )
+    estimate_floor: bool = _param(
+        True, 'find the floor in the map; off: it is at floor_height', live=True
+    )
+    floor_height: float = _param(
+        0.0, 'z of the floor in map, where it is not found', 'm', low=-100.0, high=100.0, live=True
+    )
+    min_points: int = _param(
+        5, 'points that make a cell occupied, or floor', 'points', low=1, high=1000, live=True
+    )
+    max_cells: int = _param(
+        4_000_000, 'a larger grid is refused', 'cells', low=1000, high=100_000_000, live=True
+    )
+
+
+@dataclass(frozen=True)
 class TrajectoryConfig:
     """The record of past poses."""
 
@@ -574,6 +605,7 @@ class R3Config:
     covariance: CovarianceConfig = _group(CovarianceConfig)
     points: PointsConfig = _group(PointsConfig)
     map: MapConfig = _group(MapConfig)
+    occupancy: OccupancyConfig = _group(OccupancyConfig)
     trajectory: TrajectoryConfig = _group(TrajectoryConfig)
     diagnostics: DiagnosticsConfig = _group(DiagnosticsConfig)
 
@@ -778,6 +810,12 @@ def _check_relations(config: R3Config) -> None:
         raise ConfigError(
             f"parameter 'points.max_range' is {points.max_range}, not above "
             f"'points.min_range' ({points.min_range}); 0 means no limit"
+        )
+    occupancy = config.occupancy
+    if occupancy.max_height <= occupancy.min_height:
+        raise ConfigError(
+            f"parameter 'occupancy.max_height' is {occupancy.max_height}, not above "
+            f"'occupancy.min_height' ({occupancy.min_height})"
         )
 
 

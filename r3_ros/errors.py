@@ -27,6 +27,10 @@ class OutputError(R3Error):
     """A file or folder could not be written; nothing half-written is left behind."""
 
 
+class OccupancyError(R3Error):
+    """A map gives no occupancy grid: no floor, not level, or too large."""
+
+
 class ModelError(R3Error):
     """A model name is unknown, or the model cannot be set up on this machine."""
 

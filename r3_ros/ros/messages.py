@@ -21,7 +21,7 @@ from geometry_msgs.msg import (
     TransformStamped,
     Vector3,
 )
-from nav_msgs.msg import Odometry, Path
+from nav_msgs.msg import MapMetaData, OccupancyGrid as OccupancyGridMessage, Odometry, Path
 import numpy as np
 from r3_ros.msg import StreamStatus as StreamStatus
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
@@ -32,6 +32,7 @@ import tf_transformations
 from ..cloud import Cloud
 from ..datatypes import DepthMap, Estimate, Intrinsics
 from ..geometry import quat_xyzw
+from ..occupancy import OccupancyGrid
 from ..streaming.scale import ScaleView
 from .health import Health, StepTimes
 from .poses import Placement, UNKNOWN_COVARIANCE
@@ -154,6 +155,27 @@ def organized_cloud_message(
     rows['rgb'] = _packed_rgb(depth_map.image.reshape(-1, 3)).reshape(rows.shape)
     rows['confidence'] = np.where(np.isfinite(depth_map.confidence), depth_map.confidence, 0.0)
     return _as_cloud(header_message(stamp_ns, frame), rows, is_dense=False)
+
+
+def occupancy_message(
+    stamp_ns: int, frame: str, grid: OccupancyGrid | None
+) -> OccupancyGridMessage:
+    """Return a grid; one of no cells for None."""
+    message = OccupancyGridMessage(header=header_message(stamp_ns, frame))
+    if grid is None:
+        return message
+    height, width = grid.cells.shape
+    message.info = MapMetaData(
+        map_load_time=time_message(stamp_ns),
+        resolution=grid.resolution,
+        width=width,
+        height=height,
+        origin=Pose(position=Point(x=grid.origin[0], y=grid.origin[1], z=0.0)),
+    )
+    data = array.array('b')
+    data.frombytes(np.ascontiguousarray(grid.cells).data.cast('B'))
+    message.data = data
+    return message
 
 
 def _packed_rgb(colors: np.ndarray) -> np.ndarray:

@@ -181,7 +181,7 @@ class R3StreamNode(LifecycleNode):
     def _set_up(self, config: R3Config, engine: Any) -> None:
         logger, clock, health = self.get_logger(), self.get_clock(), Health()
         self._closers.append(engine.close)
-        outputs = Outputs(self)
+        outputs = Outputs(self, config.occupancy.enabled)
         self._closers.append(outputs.close)
         tree = TransformTree(self, config, health)
         self._closers.append(tree.close)

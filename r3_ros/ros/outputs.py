@@ -6,7 +6,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped
-from nav_msgs.msg import Odometry, Path
+from nav_msgs.msg import OccupancyGrid, Odometry, Path
 import numpy as np
 from r3_ros.msg import KeyframeGraph
 from rclpy.node import Node
@@ -28,7 +28,8 @@ QOS_OVERRIDES = QoSOverridingOptions(
     ]
 )
 
-#: Topic -> message, depth, latched. All are reliable, which serves every subscriber.
+#: Topic -> message, depth, latched. All are reliable, which serves every subscriber. The occupancy
+#: is there if it is asked for: who waits for a map shall not find a topic that stays silent.
 TOPICS: dict[str, tuple[type[Any], int, bool]] = {
     'pose': (PoseWithCovarianceStamped, 10, False),
     'odometry': (Odometry, 10, False),
@@ -39,6 +40,7 @@ TOPICS: dict[str, tuple[type[Any], int, bool]] = {
     'points': (PointCloud2, 2, False),
     'keyframe_points': (PointCloud2, 5, False),
     'map_points': (PointCloud2, 1, True),
+    'occupancy': (OccupancyGrid, 1, True),
     'depth/image': (Image, 2, False),
     'depth/camera_info': (CameraInfo, 2, False),
     'depth/confidence': (Image, 2, False),
@@ -51,11 +53,13 @@ TOPICS: dict[str, tuple[type[Any], int, bool]] = {
 class Outputs:
     """All publishers of a configured node. Publishing is safe from any thread."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, with_occupancy: bool = False) -> None:
         """Create them."""
         self._node = node
         self._publishers: dict[str, Publisher] = {}
         for topic, (kind, depth, latched) in TOPICS.items():
+            if topic == 'occupancy' and not with_occupancy:
+                continue
             durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
             self._publishers[topic] = node.create_publisher(
                 kind,

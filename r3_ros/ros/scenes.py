@@ -17,7 +17,7 @@ import numpy as np
 
 from ..cloud import Cloud, cloud_from_depth, usable_pixels
 from ..config import R3Config
-from ..datatypes import DepthMap
+from ..datatypes import DepthMap, Intrinsics
 from ..geometry import unproject
 from ..runtime import Mailbox, Worker
 from .graph_messages import empty_graph, GraphSnapshot, no_markers
@@ -25,9 +25,11 @@ from .messages import (
     camera_info_message,
     cloud_message,
     image_message,
+    occupancy_message,
     organized_cloud_message,
     path_message,
 )
+from .occupancy_topic import GridJob, OccupancyTopic
 from .outputs import finite_or_nan, Outputs
 from .poses import PoseChain
 
@@ -85,10 +87,15 @@ class ScenePublisher:
     """Decides what is worth building (worker thread) and builds it (its own thread)."""
 
     def __init__(
-        self, outputs: Outputs, config: R3Config, on_error: Callable[[Exception], None]
+        self,
+        outputs: Outputs,
+        config: R3Config,
+        on_error: Callable[[Exception], None],
+        tell: Callable[[str], None],
     ) -> None:
-        """Prepare; :meth:`start` runs the thread."""
+        """Prepare; :meth:`start` runs the thread. ``tell`` logs a line."""
         self.config = config
+        self.occupancy = OccupancyTopic(tell)
         #: Of the session whose map, path and graph are published.
         self.session_id = 0
         self._outputs = outputs
@@ -100,7 +107,8 @@ class ScenePublisher:
         self._publishing = threading.Lock()
         self._preview_at_s = -np.inf
         self._latched = {
-            topic: Latched() for topic in ('map_points', 'path', 'keyframe_graph', 'markers')
+            topic: Latched()
+            for topic in ('map_points', 'occupancy', 'path', 'keyframe_graph', 'markers')
         }
 
     def start(self) -> None:
@@ -117,9 +125,12 @@ class ScenePublisher:
             self._thread = None
 
     def clear(self, stamp_ns: int, path_too: bool) -> None:
-        """Publish an empty map, and after a reset an empty path and graph as well."""
+        """Publish an empty map and grid, and after a reset an empty path and graph as well."""
         frame = self.config.map_frame
-        empty = {'map_points': cloud_message(stamp_ns, frame, Cloud.empty())}
+        empty: dict[str, object] = {
+            'map_points': cloud_message(stamp_ns, frame, Cloud.empty()),
+            'occupancy': occupancy_message(stamp_ns, frame, None),
+        }
         if path_too:
             empty |= {
                 'path': path_message(stamp_ns, frame, [], np.empty((0, 4, 4))),
@@ -129,6 +140,7 @@ class ScenePublisher:
         with self._publishing:
             self._epoch += 1
             self._jobs.clear()
+            self.occupancy.state = ''
             for topic, message in empty.items():
                 self._latched[topic].shown = None
                 self._outputs.publish(topic, message)
@@ -140,13 +152,18 @@ class ScenePublisher:
         ):
             self._jobs.put(lambda: self._publish_depth(scene))
 
-    def offer_session(self, session: Session, chain: PoseChain, stamp_ns: int) -> None:
-        """Take snapshots of map, path and graph if they changed, are due, and anybody listens."""
+    def offer_session(
+        self, session: Session, chain: PoseChain, intrinsics: Intrinsics | None, stamp_ns: int
+    ) -> None:
+        """Take snapshots of what changed, is due, and has anybody who listens."""
         epoch, period_s = self._epoch, self.config.map.publish_period
         map_state = (session.session_id, session.map.revision, chain.unit)
         if self._is_due('map_points', map_state, period_s):
             view = session.map_view()
             self._jobs.put(lambda: self._publish_map(view, chain, stamp_ns, (map_state, epoch)))
+        if self._grid_is_due(session, chain, map_state):
+            job = GridJob.of(session, chain, intrinsics, stamp_ns)
+            self._jobs.put(lambda: self._publish_grid(job, (map_state, epoch)))
         keyframes = session.bank.ids()
         newest = keyframes[-1] if keyframes else -1
         state = (session.session_id, session.map_revision, newest, chain.unit)
@@ -161,6 +178,14 @@ class ScenePublisher:
     def _is_due(self, topic: str, state: object, period_s: float) -> bool:
         return self._outputs.wanted(topic) and self._latched[topic].due(
             state, period_s, time.monotonic()
+        )
+
+    def _grid_is_due(self, session: Session, chain: PoseChain, state: object) -> bool:
+        occupancy = self.config.occupancy
+        if not (occupancy.enabled and len(session.map) and self._outputs.wanted('occupancy')):
+            return False
+        return self.occupancy.has_metres(chain) and self._is_due(
+            'occupancy', state, occupancy.publish_period
         )
 
     def _run_one(self) -> None:
@@ -182,6 +207,12 @@ class ScenePublisher:
         cloud = view.cloud(self.config.map.max_publish_points).moved(chain.S_map_world)
         message = cloud_message(stamp_ns, self.config.map_frame, cloud)
         self._publish_latched('map_points', message, made_of)
+
+    def _publish_grid(self, job: GridJob, made_of: tuple[object, int]) -> None:
+        grid = self.occupancy.build(job, self.config)
+        if grid is not None:
+            message = occupancy_message(job.stamp_ns, self.config.map_frame, grid)
+            self._publish_latched('occupancy', message, made_of)
 
     def _publish_path(
         self, record: TrajectoryView, chain: PoseChain, stamp_ns: int, made_of: tuple[object, int]

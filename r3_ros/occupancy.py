@@ -1,0 +1,407 @@
+"""A 2-D occupancy grid for navigation, from a cloud and the cameras that saw it.
+
+Frame: z up, metres. Heights are measured from the floor: a plane that is given, or found as the
+lowest large one below the cameras. A cell is
+
+- *occupied* where at least ``occupancy.min_points`` points lie between ``occupancy.min_height``
+  and ``occupancy.max_height`` above the floor;
+- *free* where as many points lie on the floor, with hardly any above; or where no point lies
+  between those heights and at least two cameras looked through the lower half of them at
+  something behind: above a low cabinet one sees far, too;
+- *unknown* otherwise. Occupied wins over free.
+
+Which camera saw which point is not kept in a map, so each camera is taken to have seen the points
+nearest to it in each direction (a coarse depth picture made from the cloud). What the cloud has
+no points on, a white wall for instance, stops no ray.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import math
+
+import numpy as np
+
+from .config import OccupancyConfig
+from .datatypes import Intrinsics
+from .errors import OccupancyError
+from .geometry import inverse, make_T, transform
+
+UNKNOWN, FREE, OCCUPIED = -1, 0, 100
+
+#: A map whose floor leans by more than this is not level: its x and y are no ground plan.
+MAX_TILT_RAD = math.radians(5.0)
+#: How far a floor may lean to be found at all.
+_SEARCHED_TILT_RAD = math.radians(45.0)
+#: Cameras used, spread over all: more of them add little.
+_MAX_VIEWS = 200
+#: So many cameras must have looked through a cell: one may have done so past a stray point.
+_FREE_VIEWS = 2
+#: A look through so much of the band, from below, tells of all of it.
+_LOOKED_SHARE = 0.5
+#: Of so many points on the floor one above may be stray. Under a table both are seen.
+_FLOOR_PER_STRAY = 10
+#: The depth picture made of the cloud: coarse, so that a surface has no holes.
+_VIEW_COLUMNS = 48
+#: A ray this much longer than its neighbour may have slipped between two points of a surface.
+_SLIPPED = 1.3
+_NEAR = 0.05
+#: Points that the search for the floor looks at.
+_FLOOR_SAMPLE = 6000
+#: Share of the points that must lie on the floor.
+_LEAST_FLOOR_SHARE = 0.02
+#: Standard deviation of its points along its narrow side, metres.
+_LEAST_FLOOR_SPREAD = 0.1
+#: Points under a floor speak against it, more than those on it for it: a table is no floor.
+_BELOW_PENALTY = 4.0
+_MARGIN_CELLS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Floor:
+    """The plane ``normal . p = offset``; heights are along the normal.
+
+    :ivar normal: (3,) unit vector, up.
+    """
+
+    normal: np.ndarray
+    offset: float
+
+    @classmethod
+    def at(cls, height: float) -> Floor:
+        """Return a level floor at a height in the frame of the points."""
+        return cls(np.array([0.0, 0.0, 1.0]), height)
+
+    @property
+    def tilt_rad(self) -> float:
+        """Return the angle between the floor and the x-y plane."""
+        return math.acos(min(1.0, max(-1.0, float(self.normal[2]))))
+
+    def heights(self, points: np.ndarray) -> np.ndarray:
+        """Return (N,) heights of (N, 3) points above the floor."""
+        return np.asarray(points @ self.normal.astype(points.dtype)) - points.dtype.type(
+            self.offset
+        )
+
+    def T_level_frame(self) -> np.ndarray:
+        """Return the (4, 4) smallest turn that makes the floor level, about the origin."""
+        axis = np.array([self.normal[1], -self.normal[0], 0.0])
+        sine = float(np.linalg.norm(axis))
+        if sine < 1e-12:
+            return np.eye(4)
+        x, y, z = axis / sine
+        cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+        R = np.eye(3) + sine * cross + (1.0 - self.normal[2]) * cross @ cross
+        return make_T(R, np.zeros(3))
+
+
+@dataclass(frozen=True, eq=False)
+class OccupancyGrid:
+    """The grid, in the frame of the points.
+
+    :ivar cells: (height, width) int8: -1 unknown, 0 free, 100 occupied; row 0 is at the lowest y.
+    :ivar resolution: edge of a cell, metres.
+    :ivar origin: x and y of the outer corner of cell (0, 0), metres.
+    :ivar floor: what heights were measured from.
+    """
+
+    cells: np.ndarray
+    resolution: float
+    origin: tuple[float, float]
+    floor: Floor
+
+    def count(self, value: int) -> int:
+        """Return the number of cells that are UNKNOWN, FREE or OCCUPIED."""
+        return int(np.count_nonzero(self.cells == value))
+
+
+def occupancy_grid(
+    points: np.ndarray,
+    T_map_optical: np.ndarray,
+    intrinsics: Intrinsics | None,
+    config: OccupancyConfig,
+    floor: Floor | None = None,
+) -> OccupancyGrid:
+    """Return the grid of a map.
+
+    :param points: (N, 3) float, metres, z up.
+    :param T_map_optical: (V, 4, 4) poses of the cameras, optical axes.
+    :param intrinsics: of their pictures, undistorted; None: nothing is free but the floor itself.
+    :param floor: None: ``occupancy.floor_height``, or found if ``occupancy.estimate_floor`` says
+        so.
+    :raises OccupancyError: no floor is found, it is not level, or the grid would be too large.
+    """
+    points = points[np.isfinite(points).all(axis=1)]
+    if not len(points):
+        raise OccupancyError('the map has no points')
+    T_map_optical = _spread(T_map_optical)
+    centres = T_map_optical[:, :3, 3]
+    if floor is None:
+        floor = Floor.at(config.floor_height)
+        if config.estimate_floor:
+            floor = find_floor(points, centres)
+    if floor.tilt_rad > MAX_TILT_RAD:
+        raise OccupancyError(
+            f'the floor leans by {math.degrees(floor.tilt_rad):.0f} degrees in the map, so the '
+            'map is no ground plan: it is level if the camera was held upright at the first '
+            'picture, or if base_frame names a level frame'
+        )
+    heights = floor.heights(points)
+    obstacles = points[(heights >= config.min_height) & (heights <= config.max_height)]
+    ground = points[np.abs(heights) < config.min_height]
+    plan = _Plan.around(obstacles, ground, centres, config)
+    above, below = plan.counted(obstacles), plan.counted(ground)
+    free = (below >= config.min_points) & (_FLOOR_PER_STRAY * above <= below)
+    if intrinsics is not None and len(T_map_optical):
+        through = _looked_through(plan, points, T_map_optical, intrinsics, floor, config)
+        free |= through & (above == 0)
+    cells = np.full(plan.shape, UNKNOWN, np.int8)
+    cells[free] = FREE
+    cells[above >= config.min_points] = OCCUPIED
+    return OccupancyGrid(cells, config.resolution, plan.origin, floor)
+
+
+def find_floor(points: np.ndarray, centres: np.ndarray) -> Floor:
+    """Return the lowest large plane below the cameras, at most 45 degrees from level.
+
+    Every direction and height is tried, coarsely and then finely; points on the plane speak for
+    it, those beneath against it.
+
+    :param points: (N, 3), metres, z roughly up; ``centres``: (V, 3) of the cameras.
+    :raises OccupancyError: there is none.
+    """
+    points = _thinned(points, 0.05).astype(np.float64)
+    if len(points) > _FLOOR_SAMPLE:
+        chosen = np.random.default_rng(0).choice(len(points), _FLOOR_SAMPLE, replace=False)
+        points = points[chosen]
+    normal = np.array([0.0, 0.0, 1.0])
+    # From 4 degrees between directions, and what a floor then spreads, to half of one.
+    for reach_deg, step_deg, thickness in ((45.0, 4.0, 0.2), (4.0, 1.0, 0.1), (1.0, 0.5, 0.06)):
+        normals = _directions_about(normal, math.radians(reach_deg), math.radians(step_deg))
+        normal, offset, support = _best_layer(points, centres, normals, thickness)
+    if support >= max(30.0, _LEAST_FLOOR_SHARE * len(points)):
+        floor = _fitted_floor(points, normal, offset)
+        if floor is not None:
+            return floor
+    raise OccupancyError(
+        'no floor is found below the cameras: give its height (occupancy.floor_height with '
+        'occupancy.estimate_floor false, or r3 map export --floor-height)'
+    )
+
+
+def _fitted_floor(points: np.ndarray, normal: np.ndarray, offset: float) -> Floor | None:
+    """Return the plane through the points near one; None if they are a strip, as of a wall."""
+    for _ in range(3):
+        on_floor = points[np.abs(points @ normal - offset) < 0.04]
+        if len(on_floor) < 3:
+            return None
+        middle = on_floor.mean(axis=0)
+        spread, axes = np.linalg.svd(on_floor - middle, full_matrices=False)[1:]
+        if spread[1] < _LEAST_FLOOR_SPREAD * math.sqrt(len(on_floor)):
+            return None
+        normal = axes[2] if axes[2, 2] > 0 else -axes[2]
+        offset = float(normal @ middle)
+    return Floor(normal, offset)
+
+
+def _directions_about(normal: np.ndarray, reach: float, step: float) -> np.ndarray:
+    """Return (K, 3) unit vectors in a cone, about ``step`` radians apart."""
+    slopes = np.arange(-math.ceil(reach / step), math.ceil(reach / step) + 1) * step
+    a, b = np.meshgrid(slopes, slopes)
+    inside = np.hypot(a, b) <= reach + 1e-9
+    a, b = a[inside], b[inside]
+    side = np.cross(normal, [0.0, 1.0, 0.0])
+    side /= np.linalg.norm(side)
+    tilt = np.hypot(a, b)
+    lean = np.tan(tilt) / np.maximum(tilt, 1e-9)
+    directions = normal + (lean * a)[:, None] * side + (lean * b)[:, None] * np.cross(normal, side)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    kept: np.ndarray = directions[directions[:, 2] >= math.cos(_SEARCHED_TILT_RAD) - 1e-9]
+    return kept
+
+
+def _best_layer(
+    points: np.ndarray, centres: np.ndarray, normals: np.ndarray, thickness: float
+) -> tuple[np.ndarray, float, float]:
+    """Return normal, height and number of points of the layer that makes the best floor."""
+    best = (normals[0], 0.0, -math.inf, 0.0)
+    for normal in normals:
+        heights = np.sort(points @ normal)
+        below = np.arange(len(heights))
+        on_layer = np.searchsorted(heights, heights + thickness, side='right') - below
+        scores = on_layer - _BELOW_PENALTY * below
+        if len(centres):
+            eye = float(np.median(centres @ normal))
+            scores = np.where(heights + thickness < eye, scores, -math.inf)
+        chosen = int(np.argmax(scores))
+        if scores[chosen] > best[2]:
+            middle = float(heights[chosen : chosen + int(on_layer[chosen])].mean())
+            best = (normal, middle, float(scores[chosen]), float(on_layer[chosen]))
+    normal, offset, score, support = best
+    return normal, offset, support if math.isfinite(score) else 0.0
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where the cells lie."""
+
+    origin: tuple[float, float]
+    shape: tuple[int, int]
+    resolution: float
+
+    @classmethod
+    def around(
+        cls,
+        obstacles: np.ndarray,
+        ground: np.ndarray,
+        centres: np.ndarray,
+        config: OccupancyConfig,
+    ) -> _Plan:
+        """Return the plan that holds the cameras and every cell with points enough to count."""
+        cells = [np.floor(centres[:, :2] / config.resolution).astype(np.int64)]
+        for some in (obstacles, ground):
+            # In 64 bits: a stray point may lie anywhere.
+            found = np.floor(some[:, :2].astype(np.float64) / config.resolution)
+            found = found[(np.abs(found) < 2**31).all(axis=1)].astype(np.int64)
+            keys = (found[:, 0] << 32) + found[:, 1]
+            unique, first, counts = np.unique(keys, return_index=True, return_counts=True)
+            cells.append(found[first[counts >= config.min_points]])
+        corners = np.concatenate(cells)
+        if not len(corners):
+            raise OccupancyError(
+                f'no cell holds {config.min_points} points (occupancy.min_points) on the floor or '
+                'between occupancy.min_height and occupancy.max_height above it'
+            )
+        low = corners.min(axis=0) - _MARGIN_CELLS
+        width, height = (int(n) for n in corners.max(axis=0) + _MARGIN_CELLS + 1 - low)
+        if width * height > config.max_cells:
+            raise OccupancyError(
+                f'the grid would have {width} x {height} cells, and occupancy.max_cells is '
+                f'{config.max_cells}: raise it, or occupancy.resolution'
+            )
+        x, y = (low * config.resolution).tolist()
+        return cls((x, y), (height, width), config.resolution)
+
+    def places(self, xy: np.ndarray) -> np.ndarray:
+        """Return (..., 2) row and column, fractional."""
+        return (xy[..., ::-1] - self.origin[::-1]) / self.resolution
+
+    def counted(self, points: np.ndarray) -> np.ndarray:
+        """Return (H, W) the number of points in each cell."""
+        rows, columns = np.floor(self.places(points[:, :2].astype(np.float64))).T
+        height, width = self.shape
+        inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+        index = rows[inside].astype(np.int64) * width + columns[inside].astype(np.int64)
+        return np.bincount(index, minlength=height * width).reshape(self.shape)
+
+
+def _looked_through(
+    plan: _Plan,
+    points: np.ndarray,
+    T_map_optical: np.ndarray,
+    intrinsics: Intrinsics,
+    floor: Floor,
+    config: OccupancyConfig,
+) -> np.ndarray:
+    """Return the mask of the cells that enough cameras looked through."""
+    # Points nearer to one another than a cell make no further rays.
+    points = _thinned(points, config.resolution)
+    counts = np.zeros(plan.shape, np.uint8)
+    for T in T_map_optical:
+        ends = _seen_points(points, T, intrinsics)
+        starts, ends = _within_band(T[:3, 3], ends, floor, config)
+        _count_view(counts, plan.places(starts), plan.places(ends))
+    return counts >= min(_FREE_VIEWS, len(T_map_optical))
+
+
+def _seen_points(points: np.ndarray, T: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
+    """Return (M, 3) ends of rays: the nearest point in each direction of a coarse picture."""
+    seen = transform(inverse(T), points)
+    z = seen[:, 2]
+    ahead = z > _NEAR
+    step = intrinsics.width / _VIEW_COLUMNS
+    rows_in_all = max(1, math.ceil(intrinsics.height / step))
+    with np.errstate(divide='ignore', invalid='ignore'):
+        u = np.floor((seen[:, 0] / z * intrinsics.fx + intrinsics.cx + 0.5) / step)
+        v = np.floor((seen[:, 1] / z * intrinsics.fy + intrinsics.cy + 0.5) / step)
+    inside = ahead & (u >= 0) & (u < _VIEW_COLUMNS) & (v >= 0) & (v < rows_in_all)
+    chosen = np.flatnonzero(inside)
+    # The far ones first: the last to be written is the nearest.
+    chosen = chosen[np.argsort(-z[chosen], kind='stable')]
+    row, column = v[chosen].astype(np.int64), u[chosen].astype(np.int64)
+    nearest = np.full((rows_in_all + 2, _VIEW_COLUMNS + 2), np.inf)
+    owner = np.full((rows_in_all, _VIEW_COLUMNS), -1)
+    nearest[row + 1, column + 1] = z[chosen]
+    owner[row, column] = chosen
+    around = np.lib.stride_tricks.sliding_window_view(nearest, (3, 3)).min(axis=(2, 3))
+    kept = owner[(owner >= 0) & (nearest[1:-1, 1:-1] <= _SLIPPED * around)]
+    # A ray is as wide as its direction is coarse: far from the camera, three cells.
+    aside = T[:3, 0] * (z[kept, None] * step / intrinsics.fx / 3.0)
+    return np.concatenate([points[kept] + shift * aside for shift in (-1.0, 0.0, 1.0)])
+
+
+def _within_band(
+    centre: np.ndarray, ends: np.ndarray, floor: Floor, config: OccupancyConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (M, 2) where rays enter and leave the heights that count; others are left out."""
+    ends = ends.astype(np.float64)
+    first = float(floor.heights(centre[None])[0])
+    last = floor.heights(ends)
+    low, high = -config.min_height, _LOOKED_SHARE * config.max_height
+    climb = np.where(np.abs(last - first) < 1e-9, 1e-9, last - first)
+    at_low, at_high = (low - first) / climb, (high - first) / climb
+    enter = np.maximum(np.minimum(at_low, at_high), 0.0)
+    leave = np.minimum(np.maximum(at_low, at_high), 1.0)
+    way = ends[:, :2] - centre[:2]
+    # What the ray ends at is not seen through.
+    length = np.linalg.norm(way, axis=1)
+    leave = np.minimum(leave, 1.0 - config.resolution / np.maximum(length, 1e-9))
+    hits = leave > enter
+    enter, leave, way = enter[hits, None], leave[hits, None], way[hits]
+    return centre[:2] + enter * way, centre[:2] + leave * way
+
+
+def _count_view(counts: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
+    """Count one camera for every cell that one of its rays passes.
+
+    :param counts: (H, W) uint8, added to.
+    :param starts: (M, 2) rows and columns; ``ends`` alike.
+    """
+    if not len(starts):
+        return
+    low = np.maximum(np.floor(np.minimum(starts.min(axis=0), ends.min(axis=0))), 0).astype(int)
+    high = np.ceil(np.maximum(starts.max(axis=0), ends.max(axis=0))).astype(int) + 1
+    high = np.minimum(high, counts.shape)
+    if (high <= low).any():
+        return
+    passed = np.zeros(high - low, np.uint8)
+    # Sorted by length, short rays are not sampled as long ones are.
+    steps = np.ceil(2.0 * np.abs(ends - starts).max(axis=1)).astype(np.int64) + 1
+    order = np.argsort(steps)
+    for group in np.array_split(order, min(8, len(order))):
+        share = np.linspace(0.0, 1.0, int(steps[group[-1]]))[:, None]
+        start, way = starts[group] - low, ends[group] - starts[group]
+        rows = np.floor(start[:, 0] + share * way[:, 0]).astype(np.int64)
+        columns = np.floor(start[:, 1] + share * way[:, 1]).astype(np.int64)
+        inside = (rows >= 0) & (rows < passed.shape[0])
+        inside &= (columns >= 0) & (columns < passed.shape[1])
+        passed[rows[inside], columns[inside]] = 1
+    part = counts[low[0] : high[0], low[1] : high[1]]
+    part += passed * (part < 255).astype(np.uint8)
+
+
+def _spread(T: np.ndarray) -> np.ndarray:
+    """Return at most as many poses as are used, evenly over all."""
+    if len(T) <= _MAX_VIEWS:
+        return T
+    return T[np.linspace(0, len(T) - 1, _MAX_VIEWS).round().astype(int)]
+
+
+def _thinned(points: np.ndarray, size: float) -> np.ndarray:
+    """Return the first point of every voxel."""
+    cells = np.floor(points.astype(np.float64) / size)
+    inside = (np.abs(cells) < 2**20).all(axis=1)
+    points, cells = points[inside], cells[inside].astype(np.int64) + 2**20
+    keys = (cells[:, 0] << 42) | (cells[:, 1] << 21) | cells[:, 2]
+    first: np.ndarray = np.unique(keys, return_index=True)[1]
+    return points[first]
