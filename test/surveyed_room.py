@@ -48,11 +48,11 @@ class Survey:
 @functools.cache
 def survey(seed: int = 3, frames: int = 60) -> Survey:
     """Walk through a room and measure its geometry; nothing is painted or lit."""
-    import torch
     from r3_ros.synth.facets import FacetTable
     from r3_ros.synth.layout import room
     from r3_ros.synth.path import make_path
     from r3_ros.synth.raster import find_visible, project_facets
+    import torch
 
     plan = room(np.random.default_rng(seed), 0)
     facets = FacetTable.from_specs(plan.assembly.facets, torch.device('cpu'))

@@ -30,6 +30,8 @@ LAYERS = (
         'kernels',
         'maps',
         'metric_depth',
+        'occupancy',
+        'occupancy_file',
         'pictures',
         'pose_encoding',
         'predictor',

@@ -116,9 +116,9 @@ def test_rays_free_what_has_no_points_and_stop_at_what_they_meet():
 def test_one_camera_of_many_frees_nothing():
     turned = AHEAD.copy()
     turned[:3, :3] = Rotation.from_euler('z', 180, degrees=True).as_matrix() @ R_BODY_OPTICAL
-    grid = occupancy_grid(
-        sheet((3.02, 3.02), (-1, 1), (0, 0.5)), np.stack([AHEAD, turned]), CAMERA, CONFIG, Floor.at(0.0)
-    )
+    wall = sheet((3.02, 3.02), (-1, 1), (0, 0.5))
+    both_ways = np.stack([AHEAD, turned])
+    grid = occupancy_grid(wall, both_ways, CAMERA, CONFIG, Floor.at(0.0))
     assert grid.count(FREE) == 0
 
 

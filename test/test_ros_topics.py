@@ -188,7 +188,7 @@ def test_the_subscription_is_reliable_where_every_camera_is(graph):
 
 
 def test_every_topic_has_the_promised_type_and_qos(graph):
-    g = graph().start()
+    g = graph(occupancy__enabled=True).start()
     for topic, (kind, _, latched) in TOPICS.items():
         g.until(lambda name=f'/r3/{topic}': g.probe.count_publishers(name) == 1)
         (endpoint,) = g.probe.get_publishers_info_by_topic(f'/r3/{topic}')
@@ -198,7 +198,7 @@ def test_every_topic_has_the_promised_type_and_qos(graph):
         package, _, name = endpoint.topic_type.split('/')
         assert (package, name) == (kind.__module__.split('.')[0], kind.__name__)
     latched = {topic for topic, (*_, is_latched) in TOPICS.items() if is_latched}
-    assert latched == {'path', 'map_points', 'keyframe_graph', 'markers'}
+    assert latched == {'path', 'map_points', 'occupancy', 'keyframe_graph', 'markers'}
 
 
 def test_every_promised_service_exists_from_configure_on(graph):

@@ -13,6 +13,7 @@ from rclpy.clock import Clock
 
 from .health import finite, StreamState
 from .messages import time_message
+from .occupancy_topic import NOT_PUBLISHED
 from .stream import Stream
 
 OK, WARN, ERROR, STALE = (
@@ -200,13 +201,18 @@ class Diagnostics:
             'keyframes': len(session.bank),
             'last_save': health.last_save,
         }
+        if stream.config.occupancy.enabled:
+            values['occupancy'] = stream.occupancy_state or 'nothing yet'
         if health.save_failed:
             return [(ERROR, f'the last save failed: {health.last_save}')], values
         if not options.enabled:
             return [(STALE, 'map.enabled is false')], values
+        findings = []
         if len(session.map) >= options.max_points:
-            return [(WARN, 'full: the oldest points go')], values
-        return [], values
+            findings.append((WARN, 'full: the oldest points go'))
+        if stream.occupancy_state.startswith(NOT_PUBLISHED):
+            findings.append((WARN, f'occupancy {stream.occupancy_state}'))
+        return findings, values
 
     def _tf(self) -> Task:
         stream, health = self._stream, self._stream.health

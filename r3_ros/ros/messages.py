@@ -21,7 +21,8 @@ from geometry_msgs.msg import (
     TransformStamped,
     Vector3,
 )
-from nav_msgs.msg import MapMetaData, OccupancyGrid as OccupancyGridMessage, Odometry, Path
+from nav_msgs.msg import MapMetaData, Odometry, Path
+from nav_msgs.msg import OccupancyGrid as OccupancyGridMessage
 import numpy as np
 from r3_ros.msg import StreamStatus as StreamStatus
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField

@@ -78,7 +78,7 @@ class Stream:
         self._tree = tree
         self._clock = clock
         self._logger = logger
-        self._scenes = ScenePublisher(outputs, config, self._on_scene_error)
+        self._scenes = ScenePublisher(outputs, config, self._on_scene_error, logger.info)
         self.placing = Placing(config, outputs, authority, self._scenes)
         self._intake = Intake(config.input)
         self._commands: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = (
@@ -97,6 +97,11 @@ class Stream:
     def running(self) -> bool:
         """Tell whether the worker runs."""
         return self._worker is not None
+
+    @property
+    def occupancy_state(self) -> str:
+        """Return what became of the last occupancy grid, in words."""
+        return self._scenes.occupancy.state
 
     @property
     def is_stuck(self) -> bool:
@@ -262,7 +267,7 @@ class Stream:
             self._run_commands()
         if received is not None:
             self._handle(received)
-        self.placing.offer_session(self.engine.session, self.last_stamp_ns)
+        self.placing.offer_session(self.engine.session, self._intrinsics, self.last_stamp_ns)
 
     def _run_commands(self) -> None:
         while not self._commands.empty():
