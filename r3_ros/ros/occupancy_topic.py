@@ -36,10 +36,10 @@ class GridJob:
     stamp_ns: int
 
     @classmethod
-    def of(
-        cls, session: Session, chain: PoseChain, intrinsics: Intrinsics | None, stamp_ns: int
-    ) -> GridJob:
+    def of(cls, session: Session, chain: PoseChain, stamp_ns: int) -> GridJob:
         """Take the snapshots. Worker thread."""
+        newest = session.bank.ids()[-1:]
+        intrinsics = session.bank.intrinsics(newest[0]) if newest else None
         return cls(session.map_view(), session.keyframe_record(), chain, intrinsics, stamp_ns)
 
 

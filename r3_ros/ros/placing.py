@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..config import R3Config
-from ..datatypes import Estimate, Intrinsics
+from ..datatypes import Estimate
 from ..geometry import is_rigid
 from .health import StreamState
 from .messages import odometry_message, pose_message
@@ -113,15 +113,13 @@ class Placing:
             scene = DepthScene(depth_map, stamp_ns, self.optical_frame, T_map_optical, unit)
             self._scenes.offer_depth(scene)
 
-    def offer_session(
-        self, session: Session, intrinsics: Intrinsics | None, stamp_ns: int
-    ) -> None:
+    def offer_session(self, session: Session, stamp_ns: int) -> None:
         """Have map, grid and path published if they are due."""
         if self.chain is None:
             return
         self.chain.metres_per_unit = session.scale.metres_per_unit
         if not self._waits_for_metres:
-            self._scenes.offer_session(session, self.chain.frozen(), intrinsics, stamp_ns)
+            self._scenes.offer_session(session, self.chain.frozen(), stamp_ns)
 
     @property
     def _waits_for_metres(self) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..cloud import Cloud, cloud_from_depth, usable_pixels
 from ..config import R3Config
-from ..datatypes import DepthMap, Intrinsics
+from ..datatypes import DepthMap
 from ..geometry import unproject
 from ..runtime import Mailbox, Worker
 from .graph_messages import empty_graph, GraphSnapshot, no_markers
@@ -152,9 +152,7 @@ class ScenePublisher:
         ):
             self._jobs.put(lambda: self._publish_depth(scene))
 
-    def offer_session(
-        self, session: Session, chain: PoseChain, intrinsics: Intrinsics | None, stamp_ns: int
-    ) -> None:
+    def offer_session(self, session: Session, chain: PoseChain, stamp_ns: int) -> None:
         """Take snapshots of what changed, is due, and has anybody who listens."""
         epoch, period_s = self._epoch, self.config.map.publish_period
         map_state = (session.session_id, session.map.revision, chain.unit)
@@ -162,7 +160,7 @@ class ScenePublisher:
             view = session.map_view()
             self._jobs.put(lambda: self._publish_map(view, chain, stamp_ns, (map_state, epoch)))
         if self._grid_is_due(session, chain, map_state):
-            job = GridJob.of(session, chain, intrinsics, stamp_ns)
+            job = GridJob.of(session, chain, stamp_ns)
             self._jobs.put(lambda: self._publish_grid(job, (map_state, epoch)))
         keyframes = session.bank.ids()
         newest = keyframes[-1] if keyframes else -1

@@ -267,7 +267,7 @@ class Stream:
             self._run_commands()
         if received is not None:
             self._handle(received)
-        self.placing.offer_session(self.engine.session, self._intrinsics, self.last_stamp_ns)
+        self.placing.offer_session(self.engine.session, self.last_stamp_ns)
 
     def _run_commands(self) -> None:
         while not self._commands.empty():
