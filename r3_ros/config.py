@@ -178,6 +178,19 @@ class MemoryConfig:
         low=0,
         high=1_048_576,
     )
+    beyond_host: str = _param(
+        'store',
+        'where frames go that do not fit into host memory: into files in store_folder, if one is '
+        'named, or nowhere but for their picture, from which they are computed anew',
+        choices=('store', 'pictures'),
+    )
+    recomputed_per_frame: int = _param(
+        4,
+        'frames computed anew from their pictures for one new frame; others wait for the next',
+        'frames',
+        low=1,
+        high=64,
+    )
     store_folder: str = _param(
         '', 'folder for cached frames beyond host memory, emptied at the start; empty: none'
     )

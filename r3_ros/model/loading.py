@@ -46,7 +46,12 @@ def load_r3(config: ModelConfig, memory: MemoryConfig) -> R3Predictor:
     """
     loaded = _load(config)
     return R3Predictor(
-        loaded.network, loaded.info, config, _room(memory, loaded.info), loaded.device
+        loaded.network,
+        loaded.info,
+        config,
+        _room(memory, loaded.info),
+        loaded.device,
+        memory.recomputed_per_frame,
     )
 
 
@@ -96,13 +101,15 @@ def _metric_network(path: Path, precision: str, device: torch.device) -> MetricN
 
 
 def _room(memory: MemoryConfig, info: ModelInfo) -> Room:
-    folder = os.path.expanduser(memory.store_folder)
+    pictures = memory.beyond_host == 'pictures'
+    folder = '' if pictures else os.path.expanduser(memory.store_folder)
     return Room(
         device_bytes=memory.max_gpu_mib * _MIB,
         host_bytes=memory.max_host_mib * _MIB,
         store_folder=Path(folder) if folder else None,
         store_bytes=memory.max_store_mib * _MIB,
         network=f'{info.checkpoint_sha256} {info.precision}',
+        pictures=pictures,
     )
 
 

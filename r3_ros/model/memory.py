@@ -4,7 +4,8 @@ The slots are buffers made once, and any frame may sit in any of them: attention
 order nor place. The frames to be attended are brought into the first ones, so that keys and
 values are read where they lie, and a new frame's are written behind them, where they stay if it
 is kept. What does not fit into the slots waits in host memory, and what does not fit there in
-files. Budgets are in bytes and are never exceeded.
+files, or it is let go but for the frame's picture, from which it can be computed anew. Budgets are
+in bytes and are never exceeded.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,8 +29,11 @@ from .network import FrameCache
 class Room:
     """Budgets of the three tiers in bytes.
 
+    :ivar host_bytes: entries and pictures together.
     :ivar store_folder: where the third tier is; None: there is none.
     :ivar network: names the weights and their precision, so that files are not mixed up.
+    :ivar pictures: instead of a third tier, every frame keeps its picture in host memory, and an
+        entry that does not fit there is dropped.
     """
 
     device_bytes: int
@@ -36,6 +41,7 @@ class Room:
     store_folder: Path | None = None
     store_bytes: int = 0
     network: str = ''
+    pictures: bool = False
 
 
 class _SlotKeyValues(KeyValues):
@@ -128,6 +134,8 @@ class FrameMemory:
         self._slots: _Slots | None = None
         self._entry_bytes = 0
         self._host: dict[int, list[Tensor]] = {}
+        self._pictures: dict[int, np.ndarray] = {}
+        self._picture_bytes = 0
         self._files: FrameStore | None = None
         self._used: dict[int, int] = {}  # frame -> when it was last put or attended
         self._clock = count()
@@ -146,6 +154,9 @@ class FrameMemory:
         """Number of frames that fit, None before the first entry has told its size."""
         if self._slots is None:
             return None
+        if self._room.pictures:
+            largest = max((p.nbytes for p in self._pictures.values()), default=1)
+            return max(self._slot_count - 1, self._room.host_bytes // largest)
         files = self._files.room_for(self._entry_bytes) if self._files is not None else 0
         return self._slot_count - 1 + self._host_count + files
 
@@ -160,28 +171,61 @@ class FrameMemory:
         """Size of one frame's entry; 0 before the first."""
         return self._entry_bytes
 
+    def in_full(self, frame_id: int) -> bool:
+        """Tell whether a frame's entry is held, in whatever tier, and not its picture alone."""
+        return frame_id in self.resident or frame_id in self._host or self._is_stored(frame_id)
+
+    def picture(self, frame_id: int) -> np.ndarray:
+        """Return the (h, w, 3) uint8 picture of a frame that has one.
+
+        :raises KeyError: it has none, or the frame is not held.
+        """
+        return self._pictures[frame_id]
+
+    def hold_picture(self, frame_id: int, pixels: np.ndarray) -> None:
+        """Hold a frame by its picture alone, until :meth:`keep` brings its entry.
+
+        :param pixels: (h, w, 3) uint8 as the network is given it; it is not copied.
+        :raises ModelError: it does not fit into the budget of host memory.
+        """
+        self.forget([frame_id])
+        if self._picture_bytes + pixels.nbytes > self._room.host_bytes:
+            raise ModelError(
+                f'the pictures of {len(self._pictures) + 1} frames do not fit into '
+                'memory.max_host_mib: allow more, or take fewer keyframe.max_keyframes'
+            )
+        self._add_picture(frame_id, pixels)
+        self._used[frame_id] = next(self._clock)
+
+    def check_room_for(self, frames: int) -> None:
+        """Make sure that the device has room for a context of so many frames.
+
+        :raises ModelError: it has not.
+        """
+        if self._slots is not None and frames >= self._slot_count:
+            raise ModelError(
+                f'{frames} context frames and the new one need '
+                f'{(frames + 1) * self._entry_bytes / 2**20:.0f} MiB, memory.max_gpu_mib '
+                f'allows {self._room.device_bytes / 2**20:.0f}: allow more, or take a smaller '
+                'stream.retrieved_keyframes or model.image_size'
+            )
+
     def context(self, frame_ids: Sequence[int]) -> Context:
         """Bring frames into the first slots and return them, ready to be attended.
 
         The answer is valid until the next call of any method but :meth:`keep`.
 
-        :raises KeyError: a frame is not held.
+        :raises KeyError: a frame is not held, or by its picture alone.
         :raises ModelError: so many do not fit into the slots.
         """
         self._scratch = None
-        missing = [i for i in frame_ids if i not in self._used]
+        missing = [i for i in frame_ids if not self.in_full(i)]
         if missing:
-            raise KeyError(f'frames {missing} are not held')
+            raise KeyError(f'no keys and values are held of frames {missing}')
         if not frame_ids or self._slots is None:
             return Context((), None)
         wanted = set(frame_ids)
-        if len(wanted) >= self._slot_count:
-            raise ModelError(
-                f'{len(wanted)} context frames and the new one need '
-                f'{(len(wanted) + 1) * self._entry_bytes / 2**20:.0f} MiB, memory.max_gpu_mib '
-                f'allows {self._room.device_bytes / 2**20:.0f}: allow more, or take a smaller '
-                'stream.retrieved_keyframes or model.image_size'
-            )
+        self.check_room_for(len(wanted))
         for frame_id in wanted:
             self._used[frame_id] = next(self._clock)
         for frame_id in sorted(wanted - set(self.resident)):
@@ -190,12 +234,14 @@ class FrameMemory:
         ids = tuple(i for i in self._slots.occupants[: len(wanted)] if i is not None)
         return Context(ids, self._slots.first(len(ids)))
 
-    def keep(self, frame_id: int, entry: FrameCache) -> None:
-        """Hold a new frame.
+    def keep(self, frame_id: int, entry: FrameCache, picture: np.ndarray | None = None) -> None:
+        """Hold a new frame, or one that was held by its picture, in full.
 
         After a prediction with the last :meth:`context` its keys and values lie in the slot
         behind it already; the entry of a prediction without one is copied.
 
+        :param picture: (h, w, 3) uint8 as the network was given it, for a frame that has none
+            yet; kept where entries may be dropped, and not copied.
         :raises ModelError: one frame alone does not fit into the budget of the device.
         """
         if self._slots is None:
@@ -210,6 +256,12 @@ class FrameMemory:
             slot = self._free_slot(set())
             slots.write(slot, _tensors(entry))
         slots.occupants[slot] = frame_id
+        if not self._room.pictures:
+            self._drop_picture(frame_id)
+        elif picture is not None and frame_id not in self._pictures:
+            # Where it does not fit all frames fit into the slots: see capacity.
+            if self._picture_bytes + picture.nbytes <= self._room.host_bytes:
+                self._add_picture(frame_id, picture)
 
     def forget(self, frame_ids: Iterable[int]) -> None:
         """Let frames go; unknown ids are ignored."""
@@ -219,6 +271,7 @@ class FrameMemory:
             if frame_id in self.resident and self._slots is not None:
                 self._slots.occupants[self._slots.occupants.index(frame_id)] = None
             self._host.pop(frame_id, None)
+            self._drop_picture(frame_id)
             if self._files is not None:
                 self._files.remove(frame_id)
 
@@ -240,7 +293,7 @@ class FrameMemory:
 
     @property
     def _host_count(self) -> int:
-        return self._room.host_bytes // self._entry_bytes
+        return (self._room.host_bytes - self._picture_bytes) // self._entry_bytes
 
     def _make_slots(self, entry: FrameCache) -> None:
         self._entry_bytes = sum(t.numel() * t.element_size() for t in _tensors(entry))
@@ -298,27 +351,42 @@ class FrameMemory:
         self._slots.occupants[slot] = frame_id
 
     def _put_lower(self, frame_id: int, views: Sequence[Tensor]) -> None:
-        """Copy a frame to host memory, whose longest unused frame goes to disk if it is full."""
-        full = len(self._host) >= self._host_count
-        if full and self._files is None:
-            raise ModelError(
-                f'{len(self._used)} frames do not fit into memory.max_gpu_mib and '
-                'memory.max_host_mib together: allow more, name a memory.store_folder, or '
-                'take fewer keyframe.max_keyframes'
-            )
-        if self._host_count == 0:
+        """Copy a frame to host memory; if that is full of frames used later, to the next tier."""
+        if self._host_count > 0:
+            self._make_host_room(1)
+            self._host[frame_id] = [_on_host(view) for view in views]
+        elif frame_id not in self._pictures:
             self._store(frame_id, views)
-            return
-        if full:
+
+    def _make_host_room(self, entries: int) -> None:
+        """Move the longest unused entries out of host memory until some more fit."""
+        while self._host and len(self._host) + entries > self._host_count:
             oldest = min(self._host, key=self._used.__getitem__)
-            self._store(oldest, self._host[oldest])
+            if oldest not in self._pictures:
+                self._store(oldest, self._host[oldest])
             del self._host[oldest]
-        self._host[frame_id] = [_on_host(view) for view in views]
+
+    def _add_picture(self, frame_id: int, pixels: np.ndarray) -> None:
+        self._pictures[frame_id] = pixels
+        self._picture_bytes += pixels.nbytes
+        if self._slots is not None:
+            self._make_host_room(0)
+
+    def _drop_picture(self, frame_id: int) -> None:
+        picture = self._pictures.pop(frame_id, None)
+        if picture is not None:
+            self._picture_bytes -= picture.nbytes
 
     def _store(self, frame_id: int, tensors: Sequence[Tensor]) -> None:
-        if not self._is_stored(frame_id):
-            assert self._files is not None
-            self._files.write(frame_id, [tensor.cpu() for tensor in tensors])
+        if self._is_stored(frame_id):
+            return
+        if self._files is None:
+            raise ModelError(
+                f'{len(self._used)} frames do not fit into memory.max_gpu_mib and '
+                'memory.max_host_mib together: allow more, name a memory.store_folder, set '
+                'memory.beyond_host to pictures, or take fewer keyframe.max_keyframes'
+            )
+        self._files.write(frame_id, [tensor.cpu() for tensor in tensors])
 
     def _is_stored(self, frame_id: int) -> bool:
         return self._files is not None and frame_id in self._files

@@ -15,7 +15,7 @@ import math
 import numpy as np
 import torch
 
-from ..config import ModelConfig
+from ..config import MemoryConfig, ModelConfig
 from ..datatypes import DepthMap, Edge, Frame, FramePrediction, Intrinsics, ModelInfo
 from ..errors import FrameError
 from ..geometry import inverse, T_from_quat
@@ -23,6 +23,7 @@ from ..preprocess import Geometry, intrinsics_from_fov, r3_geometry, R3Rule
 from .backbone import Tokens
 from .memory import FrameMemory, Room
 from .network import Prediction, R3Network
+from .recomputation import Recomputation
 
 #: Score of an edge whose logits are both 1: stands for a good one until the stream has shown its
 #: own.
@@ -48,7 +49,8 @@ class R3Predictor:
     """Depth and relative poses by the R3 network.
 
     Everything held of a frame is its cache entry, about 23 MiB at 504 x 280 in bfloat16 for
-    R3-large, until :meth:`forget` names it.
+    R3-large, or its picture, from which the entry is computed when it is wanted, until
+    :meth:`forget` names it.
     """
 
     can_restart = True
@@ -60,8 +62,13 @@ class R3Predictor:
         config: ModelConfig,
         room: Room,
         device: torch.device,
+        recomputed_per_frame: int = MemoryConfig.recomputed_per_frame,
     ) -> None:
-        """Take a loaded network in evaluation mode, on its device, and the room for its cache."""
+        """Take a loaded network in evaluation mode, on its device, and the room for its cache.
+
+        :param recomputed_per_frame: frames held by their picture that one new frame may bring
+            back; more than these do not see it.
+        """
         self.info = info
         self.descriptor_size = network.config.backbone.width
         self._network = network
@@ -70,6 +77,7 @@ class R3Predictor:
         # Squares stay squares: a robot wants to see all of its picture.
         self._rule = R3Rule(size=config.image_size, square_ok=True)
         self._memory = FrameMemory(room)
+        self._recomputation = Recomputation(network, self._memory, device, recomputed_per_frame)
         self._described: _Described | None
         self._warm_up: list[float]
         self._fovs: deque[np.ndarray]
@@ -112,18 +120,22 @@ class R3Predictor:
         self._described = None
         if described is None or described.frame_id != frame.frame_id:
             described = self._prepared(frame)
-        context = self._memory.context(context_ids)
+        size = described.geometry.height, described.geometry.width
+        is_reference = not len(self._memory)
+        attended = self._recomputation.available(context_ids, size)
+        context = self._memory.context(attended)
         prediction = self._network.predict(
             described.tokens,
             context.cache,
-            reference=not len(self._memory),
+            reference=is_reference,
             depth=self._with_depth and depth,
         )
         relative, fov = _relative_poses(prediction)
         intrinsics = self._network_intrinsics(frame, described.geometry, fov)
         # Nothing fails from here on: a frame that cannot be used has left no trace.
         edges = _edges(frame.frame_id, context.frame_ids, relative)
-        self._memory.keep(frame.frame_id, prediction.cache)
+        self._memory.keep(frame.frame_id, prediction.cache, described.pixels)
+        self._recomputation.note(frame.frame_id, attended, is_reference)
         self._fovs.append(fov)
         self._note_scores(edges)
         return FramePrediction(
@@ -133,9 +145,27 @@ class R3Predictor:
             intrinsics_estimated=frame.intrinsics is None,
         )
 
+    def hold_picture(
+        self, frame_id: int, image: np.ndarray, neighbours: Sequence[int] = ()
+    ) -> None:
+        """Hold a frame of another run as if it had been predicted.
+
+        Nothing is computed before a :meth:`predict` has it in its context.
+
+        :param image: (H, W, 3) uint8 RGB, undistorted; of the size that the stream will have.
+        :param neighbours: frames it is near to, which it attends where they are held as well.
+        :raises FrameError: it is no such picture.
+        :raises ModelError: the pictures do not fit into ``memory.max_host_mib``.
+        """
+        self._recomputation.forget([frame_id])
+        self._memory.hold_picture(frame_id, self._pixels(image)[0])
+        self._recomputation.note(frame_id, neighbours)
+
     def forget(self, frame_ids: Iterable[int]) -> None:
-        """Free the cache entries of these frames."""
+        """Free what is held of these frames."""
+        frame_ids = tuple(frame_ids)
         self._memory.forget(frame_ids)
+        self._recomputation.forget(frame_ids)
 
     def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...]]:
         """Return nothing: every answer is given with its frame."""
@@ -147,6 +177,7 @@ class R3Predictor:
     def reset(self) -> None:
         """Forget every frame; the weights stay."""
         self._memory.clear()
+        self._recomputation.clear()
         self._described = None
         self._warm_up = []
         self._fovs = deque(maxlen=_FOV_FRAMES)
@@ -160,17 +191,20 @@ class R3Predictor:
 
     def _prepared(self, frame: Frame) -> _Described:
         """Resize the picture and run the network's first half."""
-        image = frame.image
+        pixels, geometry = self._pixels(frame.image)
+        tensor = torch.from_numpy(pixels).to(self._device, non_blocking=True)
+        tokens = self._network.describe(tensor.permute(2, 0, 1)[None, None])
+        return _Described(frame.frame_id, pixels, geometry, tokens)
+
+    def _pixels(self, image: np.ndarray) -> tuple[np.ndarray, Geometry]:
+        """Return a picture as the network is given it, (h, w, 3) uint8, and how it became so."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise FrameError(
                 f'the picture must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}'
             )
         geometry = self._geometry(image.shape[1], image.shape[0])
         # A copy that is ours: the picture may be read-only, or the source's to write again.
-        pixels = np.array(geometry.apply(image))
-        tensor = torch.from_numpy(pixels).to(self._device, non_blocking=True)
-        tokens = self._network.describe(tensor.permute(2, 0, 1)[None, None])
-        return _Described(frame.frame_id, pixels, geometry, tokens)
+        return np.array(geometry.apply(image)), geometry
 
     def _network_intrinsics(self, frame: Frame, geometry: Geometry, fov: np.ndarray) -> Intrinsics:
         """Return the intrinsics of the network's input: as calibrated, or by its own view."""
