@@ -1,52 +1,307 @@
-"""The launch file, where launch is installed."""
+"""The launch files, where launch is installed, with recorders in the place of programs."""
 
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip('launch_ros.actions', reason='launch_ros is not installed')
+pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
 from launch.launch_description_sources import get_launch_description_from_python_launch_file
+from launched import on_path, Stage, write_parameters
+from r3_ros.config import flattened, load_config, R3Config
+from r3_ros.ros.outputs import TOPICS
+import yaml
 
 import launch
 
 pytestmark = pytest.mark.ros
 
-LAUNCH_FILE = Path(__file__).resolve().parents[1] / 'launch' / 'stream.launch.py'
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted(path.name.removesuffix('.launch.py') for path in ROOT.glob('launch/*.launch.py'))
+#: Arguments without which a launch file does not start.
+NEEDED = {'bag': {'bag': str(ROOT)}}
 
 
 @pytest.fixture
-def described():
-    return get_launch_description_from_python_launch_file(str(LAUNCH_FILE))
+def stage(tmp_path, monkeypatch):
+    made = Stage(tmp_path)
+    monkeypatch.setenv('AMENT_PREFIX_PATH', on_path(made))
+    monkeypatch.setenv('ROS_DISTRO', 'jazzy')
+    return made
 
 
-def test_every_argument_is_explained(described):
-    arguments = described.get_launch_arguments()
-    assert {'image_topic', 'params_file', 'model', 'rviz'} <= {a.name for a in arguments}
-    assert all(argument.description for argument in arguments)
+def described(name):
+    path = ROOT / 'launch' / f'{name}.launch.py'
+    return get_launch_description_from_python_launch_file(str(path))
 
 
-def node_of(described, **values):
-    context = launch.LaunchContext()
-    for argument in described.get_launch_arguments():
-        context.launch_configurations[argument.name] = values.get(
-            argument.name,
-            ''.join(part.perform(context) for part in argument.default_value or []),
+def only(started, program):
+    (found,) = [s for s in started if s.program == program]
+    return found
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_every_argument_is_explained_and_its_default_is_allowed(name):
+    arguments = described(name).get_launch_arguments()
+    assert arguments and len({a.name for a in arguments}) == len(arguments)
+    for argument in arguments:
+        assert argument.description and argument.description != 'no description given'
+        if argument.choices and argument.default_value:
+            context = launch.LaunchContext()
+            default = ''.join(part.perform(context) for part in argument.default_value)
+            assert default in argument.choices, argument.name
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_every_launch_file_starts_what_it_is_for_as_it_stands(stage, name):
+    started = stage.carry_out(name, **NEEDED.get(name, {}))
+    assert stage.status == 0
+    assert started
+    for each in started:
+        assert all(Path(path).is_file() for path in each.parameter_files)
+
+
+def test_a_choice_that_is_none_is_refused(stage):
+    for name, value in (('transport', 'theora'), ('rviz', 'yes'), ('scale_source', 'guess')):
+        assert not stage.carry_out('stream', **{name: value})
+        assert stage.status != 0
+
+
+def test_by_itself_the_node_has_its_own_defaults(stage):
+    node = only(stage.carry_out('stream'), 'r3_stream')
+    assert node.name == '/r3'
+    assert node.remappings['image'] == '/camera/image_raw'
+    assert 'camera_info' not in node.remappings
+    values = node.parameters()
+    defaults = flattened(R3Config())
+    of_ros = {'use_sim_time', 'start_type_description_service'}
+    assert {k for k, v in values.items() if defaults.get(k) != v} <= of_ros
+
+
+def test_presets_then_files_then_arguments(stage, tmp_path):
+    defaults = flattened(R3Config())
+    preset = flattened(load_config(ROOT / 'config' / 'preset_outdoor_long.yaml'))
+    changed = {k: v for k, v in preset.items() if v != defaults[k]}
+    values = only(stage.carry_out('stream', preset='outdoor_long'), 'r3_stream').parameters()
+    assert changed.items() <= values.items()
+    for key in ('/**', '/r3', 'r3', '/**/r3'):
+        given = {'map__voxel_size': 0.5, 'base_frame': 'file', 'use_sim_time': True}
+        file = write_parameters(tmp_path / 'own.yaml', key, **given)
+        both = stage.carry_out(
+            'stream', preset='outdoor_long', params_file=file, base_frame='argument'
         )
-    (opaque,) = [e for e in described.entities if isinstance(e, launch.actions.OpaqueFunction)]
-    (node,) = opaque.execute(context)
-    return node
+        values = only(both, 'r3_stream').parameters()
+        assert values['map.voxel_size'] == 0.5, key
+        assert values['base_frame'] == 'argument', key
+        assert values['use_sim_time'] is True, key
+        assert values['keyframe.max_keyframes'] == preset['keyframe.max_keyframes'], key
 
 
-def test_the_node_is_ours(described):
-    node = node_of(described, namespace='/robot', name='eye')
-    assert node.node_package == 'r3_ros'
-    assert node.node_executable == 'r3_stream'
+def test_arguments_arrive_in_their_types(stage):
+    values = only(
+        stage.carry_out(
+            'stream', scale_source='fixed', scale='2', autostart='false', base_frame='1',
+            frame_prefix='left/', model='classical', use_sim_time='true',
+            publish_map_to_odom_tf='false',
+        ),
+        'r3_stream',
+    ).parameters()  # fmt: skip
+    expected = {
+        'scale.source': 'fixed',
+        'scale.fixed': 2.0,
+        'autostart': False,
+        'base_frame': '1',
+        'map_frame': 'left/map',
+        'odom_frame': 'left/odom',
+        'model.name': 'classical',
+        'use_sim_time': True,
+        'publish_map_to_odom_tf': False,
+    }
+    assert expected.items() <= values.items()
+    assert type(values['scale.fixed']) is float and type(values['base_frame']) is str
 
 
-def test_a_choice_that_is_none_is_refused(described):
-    context = launch.LaunchContext()
-    context.launch_configurations['transport'] = 'theora'
-    (argument,) = [a for a in described.get_launch_arguments() if a.name == 'transport']
-    with pytest.raises(RuntimeError):
-        argument.execute(context)
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        ({'preset': 'outdoors'}, 'neither one of indoor'),
+        ({'params_file': '/missing.yaml'}, "there is no file '/missing.yaml'"),
+        ({'rviz': 'true', 'rviz_config': 'my.rviz'}, "there is no file 'my.rviz'"),
+    ],
+)
+def test_what_is_not_there_is_told(stage, caplog, arguments, words):
+    assert not stage.carry_out('stream', **arguments)
+    assert stage.status != 0
+    assert words in caplog.text
+
+
+def test_a_missing_package_is_told_with_what_brings_it(tmp_path, monkeypatch, caplog):
+    stage = Stage(tmp_path, {'r3_ros': ('r3_stream',)})
+    monkeypatch.setenv('AMENT_PREFIX_PATH', on_path(stage))
+    monkeypatch.setenv('ROS_DISTRO', 'jazzy')
+    assert not stage.carry_out('octomap')
+    assert 'sudo apt install ros-jazzy-octomap-server' in caplog.text
+
+
+def test_rviz_follows_the_node_to_its_name_and_frame(stage):
+    rviz = only(stage.carry_out('stream', rviz='true'), 'rviz2')
+    assert not any(key.startswith('/r3') for key in rviz.remappings)
+    assert str(ROOT) in str(Path(rviz.arguments[rviz.arguments.index('-d') + 1]).resolve())
+    for name in ('stream', 'rviz'):
+        arguments = {'rviz': 'true'} if name == 'stream' else {}
+        rviz = only(
+            stage.carry_out(name, namespace='left', name='eye', frame_prefix='l_', **arguments),
+            'rviz2',
+        )
+        assert {f'/r3/{t}': f'/left/eye/{t}' for t in TOPICS}.items() <= rviz.remappings.items()
+        assert rviz.remappings['/initialpose'] == '/left/initialpose'
+        assert rviz.arguments[rviz.arguments.index('-f') + 1] == 'l_map'
+
+
+def test_a_recording_waits_for_the_node_and_brings_the_clock(stage, tmp_path, monkeypatch):
+    commands = stage.record('commands', 'ros2')
+    monkeypatch.setenv('PATH', str(commands), prepend=':')
+    stage.record('r3_ros', 'r3_stream', until='ros2')
+    started = stage.carry_out('bag', bag=str(tmp_path), rate='0.5', loop='true', rviz='false')
+    wait, player = only(started, 'r3_wait_active'), only(started, 'ros2')
+    assert wait.arguments[0] == '/r3' and wait.order < player.order
+    assert player.arguments[:3] == ['bag', 'play', str(tmp_path)]
+    assert {'--clock', '--loop'} <= set(player.arguments)
+    assert player.arguments[player.arguments.index('--rate') + 1] == '0.5'
+    assert only(started, 'r3_stream').parameters()['use_sim_time'] is True
+
+
+def test_a_node_that_does_not_become_active_gets_no_recording(stage, tmp_path, monkeypatch):
+    commands = stage.record('commands', 'ros2')
+    monkeypatch.setenv('PATH', str(commands), prepend=':')
+    stage.record('r3_ros', 'r3_stream', until='never')
+    stage.record('r3_ros', 'r3_wait_active', status=1)
+    started = stage.carry_out('bag', bag=str(tmp_path), rviz='false')
+    assert {s.program for s in started} == {'r3_stream', 'r3_wait_active'}
+    assert not stage.carry_out('bag', bag='/missing.mcap')
+    assert stage.status != 0
+
+
+def test_the_webcam_comes_from_either_driver_and_may_be_undistorted(stage):
+    started = stage.carry_out('webcam', device='/dev/video2', width='1280', height='720')
+    driver = only(started, 'v4l2_camera_node')
+    values = driver.parameters()
+    assert values['video_device'] == '/dev/video2'
+    assert list(values['image_size']) == [1280, 720]
+    assert driver.remappings['__ns'] == '/camera'
+    assert only(started, 'r3_stream').remappings['image'] == '/camera/image_raw'
+    started = stage.carry_out('webcam', driver='usb_cam', rectify='true')
+    values = only(started, 'usb_cam_node_exe').parameters()
+    assert (values['image_width'], values['image_height']) == (640, 480)
+    assert only(started, 'rectify_node').remappings['image'] == '/camera/image_raw'
+    assert only(started, 'r3_stream').remappings['image'] == '/camera/image_rect'
+
+
+@pytest.mark.parametrize(
+    ('name', 'program', 'expected'),
+    [
+        (
+            'nvblox_bridge',
+            'nvblox_node',
+            {
+                'camera_0/depth/image': 'depth/image',
+                'camera_0/depth/camera_info': 'depth/camera_info',
+                'camera_0/color/image': 'color/image',
+                'camera_0/color/camera_info': 'color/camera_info',
+            },
+        ),
+        (
+            'rtabmap_bridge',
+            'rtabmap',
+            {
+                'rgb/image': 'color/image',
+                'rgb/camera_info': 'color/camera_info',
+                'depth/image': 'depth/image',
+                'odom': 'odometry',
+            },
+        ),
+        (
+            'depth_image_proc',
+            'point_cloud_xyzrgb_node',
+            {
+                'rgb/image_rect_color': 'color/image',
+                'rgb/camera_info': 'color/camera_info',
+                'depth_registered/image_rect': 'depth/image',
+            },
+        ),
+        ('octomap', 'octomap_server_node', {'cloud_in': 'points'}),
+    ],
+)
+def test_bridges_connect_the_node_s_topics_whatever_its_name(stage, name, program, expected):
+    for arguments, node in (({}, '/r3'), ({'namespace': 'left', 'name': 'eye'}, '/left/eye')):
+        started = stage.carry_out(name, **arguments)
+        other = only(started, program)
+        assert {old: f'{node}/{topic}' for old, topic in expected.items()}.items() <= (
+            other.remappings.items()
+        )
+        assert only(started, 'r3_stream').name == node
+    alone = stage.carry_out(name, start_r3='false')
+    assert [s.program for s in alone] == [program]
+
+
+def test_each_frame_has_one_owner(stage):
+    started = stage.carry_out('rtabmap_bridge', base_frame='camera_link')
+    r3, rtabmap = (only(started, p).parameters() for p in ('r3_stream', 'rtabmap'))
+    assert r3['publish_map_to_odom_tf'] is False and rtabmap['publish_tf'] is True
+    assert r3['base_frame'] == rtabmap['frame_id'] == 'camera_link'
+    started = stage.carry_out('robot_localization', base_frame='base_footprint')
+    r3, ekf = (only(started, p).parameters() for p in ('r3_stream', 'ekf_node'))
+    assert r3['publish_map_to_odom_tf'] is False and r3['publish_odom_to_base_tf'] is False
+    assert ekf['odom0'] == '/r3/odometry' and ekf['base_link_frame'] == 'base_footprint'
+    assert ekf['world_frame'] == ekf['odom_frame'] == 'odom'
+    started = stage.carry_out('nvblox_bridge', frame_prefix='left/')
+    assert only(started, 'nvblox_node').parameters()['global_frame'] == 'left/odom'
+
+
+def test_nav2_gets_its_own_parameters_with_ours_over_them(stage, tmp_path):
+    base = tmp_path / 'nav2.yaml'
+    base.write_text(
+        yaml.safe_dump({
+            'local_costmap': {'local_costmap': {'ros__parameters': {'width': 3}}},
+            'amcl': {'ros__parameters': {'alpha1': 0.2}},
+        })
+    )  # fmt: skip
+    server = stage.prefix / 'share/nav2_bringup/launch'
+    server.mkdir()
+    (server / 'navigation_launch.py').write_text(
+        'from launch import LaunchDescription\n'
+        'from launch.actions import DeclareLaunchArgument\n'
+        'from launch.substitutions import LaunchConfiguration\n'
+        'from launch_ros.actions import Node\n'
+        'def generate_launch_description():\n'
+        "    return LaunchDescription([DeclareLaunchArgument('params_file'), Node(\n"
+        "        package='nav2_bringup', executable='servers', name='servers',\n"
+        "        parameters=[LaunchConfiguration('params_file')])])\n"
+    )
+    stage.record('nav2_bringup', 'servers')
+    started = stage.carry_out(
+        'nav2_overlay', nav2='true', nav2_params_file=str(base), name='eye', frame_prefix='a_'
+    )
+    node = only(started, 'r3_stream').parameters()
+    assert node['publish_odom_to_base_tf'] is False and node['base_frame'] == 'base_link'
+    assert node['scale.source'] == 'odometry'
+    merged = yaml.safe_load(Path(only(started, 'servers').parameter_files[0]).read_text())
+    local = merged['local_costmap']['local_costmap']['ros__parameters']
+    assert local['width'] == 3 and local['global_frame'] == 'a_odom'
+    assert local['r3_layer']['points']['topic'] == '/eye/points'
+    assert merged['amcl']['ros__parameters'] == {'alpha1': 0.2}
+    assert merged['collision_monitor']['ros__parameters']['points']['topic'] == '/eye/points'
+
+
+def test_two_cameras_share_no_name_frame_or_folder(stage, tmp_path):
+    started = stage.carry_out(
+        'two_cameras', map_directory=str(tmp_path / 'maps'), store_folder=str(tmp_path / 'store')
+    )
+    left, right = started
+    assert (left.name, right.name) == ('/left/r3', '/right/r3')
+    a, b = left.parameters(), right.parameters()
+    for parameter in ('map_frame', 'odom_frame', 'map.directory', 'memory.store_folder'):
+        assert a[parameter] != b[parameter]
+    assert a['map_frame'] == 'left/map' and b['odom_frame'] == 'right/odom'
+    assert left.remappings['image'] == '/left/image_raw'

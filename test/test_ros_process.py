@@ -23,11 +23,11 @@ def start():
     """Start the executable with arguments; what still runs is killed at the end."""
     domain, running = Domain(), []
 
-    def make(*arguments, first_on_path=ROOT):
+    def make(*arguments, first_on_path=ROOT, program='r3_stream'):
         path = os.pathsep.join([str(first_on_path), str(ROOT), os.environ.get('PYTHONPATH', '')])
         environment = os.environ | {'ROS_DOMAIN_ID': str(domain.number), 'PYTHONPATH': path}
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / 'bin' / 'r3_stream'), *arguments],
+            [sys.executable, str(ROOT / 'bin' / program), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -111,3 +111,30 @@ def test_without_autostart_it_waits_to_be_configured(start):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
     assert process.returncode == 0
+
+
+def test_waiting_for_an_active_node_ends_with_it_being_active(start):
+    waiting = start('/r3', program='r3_wait_active')
+    node = start()
+    assert waiting.communicate(timeout=60)[0] == ''
+    assert waiting.returncode == 0
+    said = wait_for(node, 'active')
+    assert 'configured' in said
+
+
+def test_waiting_for_a_node_that_stays_inactive_says_so(start):
+    node = start('--ros-args', '-p', 'autostart:=false')
+    wait_for(node, 'waits')
+    waiting = start('r3', '--timeout', '2', program='r3_wait_active')
+    said, _ = waiting.communicate(timeout=60)
+    assert waiting.returncode == 1
+    assert '/r3 has not become active within 2 s' in said and 'Traceback' not in said
+
+
+def test_waiting_ends_on_a_signal(start):
+    waiting = start('/nobody', program='r3_wait_active')
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.wait(timeout=2)
+    waiting.send_signal(signal.SIGINT)
+    said, _ = waiting.communicate(timeout=20)
+    assert waiting.returncode == 1 and 'Traceback' not in said

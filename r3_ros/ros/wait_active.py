@@ -1,0 +1,85 @@
+"""``r3_wait_active``: return when a lifecycle node is active, for launch files and scripts.
+
+The state is asked for, not waited for: a node that configures itself may be active before
+anybody hears its transitions.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import signal
+import sys
+import threading
+import time
+
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import GetState
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args, try_shutdown
+
+_ASK_AGAIN_S = 0.2
+#: An answer that does not come within this was lost, or its node has gone.
+_ANSWER_S = 5.0
+
+
+def is_active(node: Node, name: str, deadline_s: float, stop: threading.Event) -> bool:
+    """Ask a node for its state until it is active; False once the deadline has passed.
+
+    :param name: full name of the lifecycle node.
+    :param deadline_s: by ``time.monotonic``.
+    """
+    executor = SingleThreadedExecutor(context=node.context)
+    executor.add_node(node)
+    client = node.create_client(GetState, f'{name}/get_state')
+    try:
+        while time.monotonic() < deadline_s and not stop.is_set():
+            if not client.service_is_ready():
+                executor.spin_once(timeout_sec=_ASK_AGAIN_S)
+                continue
+            future = client.call_async(GetState.Request())
+            executor.spin_until_future_complete(future, timeout_sec=_ANSWER_S)
+            if not future.done():
+                future.cancel()
+            elif future.result().current_state.id == State.PRIMARY_STATE_ACTIVE:
+                return True
+            stop.wait(_ASK_AGAIN_S)
+        return False
+    finally:
+        node.destroy_client(client)
+        executor.remove_node(node)
+        executor.shutdown()
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Wait; return 0 when the node is active, 1 if it does not become so, 2 for wrong usage."""
+    parser = argparse.ArgumentParser(prog='r3_wait_active', description=__doc__)
+    parser.add_argument('node', help='name of the node, /r3')
+    parser.add_argument('--timeout', type=float, default=300.0, help='seconds, 300 by default')
+    given = list(sys.argv if args is None else ['r3_wait_active', *args])
+    options = parser.parse_args(remove_ros_args(given)[1:])
+    name = '/' + options.node.strip('/')
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    # The clock of the wait is the wall's, so the clock that is yet to come is no matter.
+    rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        node = Node('r3_wait_active')
+        if is_active(node, name, time.monotonic() + options.timeout, stop):
+            return 0
+        sys.stderr.write(
+            f'r3_wait_active: {name} has not become active'
+            + ('' if stop.is_set() else f' within {options.timeout:g} s: see its log')
+            + '\n'
+        )
+        return 1
+    finally:
+        try_shutdown()
+
+
+if __name__ == '__main__':
+    sys.exit(main())
