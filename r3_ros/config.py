@@ -171,6 +171,14 @@ class MemoryConfig:
         low=16,
         high=1_048_576,
     )
+    oom_policy: str = _param(
+        'shrink',
+        'when the device has no memory left: shrink lets a quarter of the keyframes and half of '
+        'the recent frames go, and starts anew the second time; reset starts anew; error stops '
+        'until ~/reset, as the third time within a minute does',
+        choices=('shrink', 'reset', 'error'),
+        live=True,
+    )
     max_host_mib: int = _param(
         8192,
         'cached frames in host memory, beyond those on the device',

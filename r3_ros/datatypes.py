@@ -201,6 +201,29 @@ class ModelInfo:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class DeviceMemory:
+    """How the memory of a device is used, in bytes.
+
+    :ivar device: its name, as its maker gives it.
+    :ivar used: by this process, in use.
+    :ivar reserved: by this process, the unused share of it included.
+    :ivar peak: the most that was in use since the predictor was loaded.
+    :ivar free: not taken by any process.
+    """
+
+    device: str
+    used: int
+    reserved: int
+    peak: int
+    free: int
+
+    @property
+    def cap(self) -> int:
+        """Return what this process could have at the most, as things are."""
+        return self.reserved + self.free
+
+
 class TrackingState(enum.Enum):
     """What the estimator can say of itself after a frame."""
 

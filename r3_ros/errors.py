@@ -39,6 +39,14 @@ class CheckpointError(ModelError):
     """A file of weights is missing, damaged, or of another network."""
 
 
+class DeviceMemoryError(R3Error):
+    """The device has no memory left for a frame; nothing was remembered of it."""
+
+
+class DeviceLostError(R3Error):
+    """The device does not answer any more: only a new process can use it again."""
+
+
 class TransformError(R3Error):
     """A transform is not a rigid motion, or could not be looked up."""
 

@@ -17,7 +17,15 @@ from typing import Protocol
 
 import numpy as np
 
-from .datatypes import DepthMap, Edge, Frame, FramePrediction, ModelInfo, SparseLandmarks
+from .datatypes import (
+    DepthMap,
+    DeviceMemory,
+    Edge,
+    Frame,
+    FramePrediction,
+    ModelInfo,
+    SparseLandmarks,
+)
 
 
 class Predictor(Protocol):
@@ -56,6 +64,8 @@ class Predictor(Protocol):
         computes may be kept for the :meth:`predict` call on the same frame that follows.
 
         :raises FrameError: the frame cannot be used at all.
+        :raises DeviceMemoryError: the device has no memory left for it.
+        :raises DeviceLostError: the device is gone.
         """
 
     def predict(
@@ -69,6 +79,8 @@ class Predictor(Protocol):
         an edge that is there is a claim, with the confidence it deserves.
 
         :raises FrameError: the frame cannot be used; nothing was remembered of it.
+        :raises DeviceMemoryError: the device has no memory left for it, nor was it remembered.
+        :raises DeviceLostError: the device is gone.
         """
 
     def forget(self, frame_ids: Iterable[int]) -> None:
@@ -87,8 +99,20 @@ class Predictor(Protocol):
             in the same world, and only sightings of these keyframes are told.
         """
 
+    def shrink(self) -> None:
+        """Take less of the device from now on: it has no memory left. What is held stays held.
+
+        :raises DeviceMemoryError: there is not even memory for that; only :meth:`reset` helps.
+        """
+
+    def device_memory(self) -> DeviceMemory | None:
+        """Tell how the device's memory is used, from any thread; None where it is the host's."""
+
     def reset(self) -> None:
         """Forget every frame and every estimate: the next frame starts a new world."""
 
     def close(self) -> None:
-        """Stop background work and free devices; the predictor is not used afterwards."""
+        """Stop background work and free devices; the predictor is not used afterwards.
+
+        :raises DeviceLostError: the device is gone, so its memory is free only with the process.
+        """

@@ -233,6 +233,8 @@ class Graph:
             stamp_ns = stamp_ns_of(message.header.stamp)
             K = intrinsics(message.width, message.height)
             self.infos.publish(camera_info_message(stamp_ns, CAMERA, K))
+        # In FAULT the node does not hear its camera.
+        self.until(lambda: self.images.get_subscription_count() == 1)
         before = self.handled
         self.images.publish(message)
         self.until(lambda: self.handled > before)

@@ -15,7 +15,15 @@ import threading
 import time
 
 import numpy as np
-from r3_ros.datatypes import DepthMap, Edge, Frame, FramePrediction, Intrinsics, ModelInfo
+from r3_ros.datatypes import (
+    DepthMap,
+    DeviceMemory,
+    Edge,
+    Frame,
+    FramePrediction,
+    Intrinsics,
+    ModelInfo,
+)
 from r3_ros.geometry import inverse, make_T
 from scipy.spatial.transform import Rotation
 
@@ -109,6 +117,8 @@ class Script:
     :ivar nan_depth_at: indices whose depth and confidence hold NaN and infinities.
     :ivar failures: exception to raise from ``predict`` by index.
     :ivar describe_failures: exception to raise from ``describe`` by index.
+    :ivar shrink_failure: exception to raise from ``shrink``; ``close_failure``: from ``close``.
+    :ivar device_memory: what to tell of the device's memory.
     :ivar latency_s: time each ``predict`` takes.
     :ivar turnstile: ``predict`` waits for a permit of it; ``ScriptedPredictor.arrived`` gets
         one permit for each call that has come so far.
@@ -136,6 +146,9 @@ class Script:
     nan_depth_at: Collection[int] = ()
     failures: Mapping[int, Exception] = field(default_factory=dict)
     describe_failures: Mapping[int, Exception] = field(default_factory=dict)
+    shrink_failure: Exception | None = None
+    close_failure: Exception | None = None
+    device_memory: DeviceMemory | None = None
     latency_s: float = 0.0
     turnstile: threading.Semaphore | None = None
     depth_size: tuple[int, int] | None = (24, 32)
@@ -159,6 +172,7 @@ class ScriptedPredictor:
         self.arrived = threading.Semaphore(0)
         self.closed = False
         self.resets = 0
+        self.shrunk = 0
         #: Context ids of every prediction so far, in order.
         self.contexts: list[tuple[int, ...]] = []
         self._index = -1
@@ -224,6 +238,16 @@ class ScriptedPredictor:
     def landmarks(self, T_world_camera: Mapping[int, np.ndarray]) -> None:
         """Return none."""
 
+    def shrink(self) -> None:
+        """Count it, and fail if the script says so."""
+        self.shrunk += 1
+        if self.script.shrink_failure is not None:
+            raise self.script.shrink_failure
+
+    def device_memory(self) -> DeviceMemory | None:
+        """Return what the script says."""
+        return self.script.device_memory
+
     def reset(self) -> None:
         """Forget all frames; the script goes on where it was."""
         self.resets += 1
@@ -231,8 +255,10 @@ class ScriptedPredictor:
         self._pending.clear()
 
     def close(self) -> None:
-        """Note that it was called."""
+        """Note that it was called, and fail if the script says so."""
         self.closed = True
+        if self.script.close_failure is not None:
+            raise self.script.close_failure
 
     def _take_time(self) -> None:
         self.arrived.release()

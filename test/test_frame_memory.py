@@ -274,3 +274,39 @@ def test_a_killed_process_leaves_whole_files_only(tmp_path):
             (tensor,) = store.read(n)
             np.testing.assert_array_equal(tensor.numpy(), np.full(300_000, n, np.float32))
         store.close()
+
+
+@torch.inference_mode()
+def test_halved_slots_hold_the_same_frames(network, described, entry_bytes):
+    expected = plain(network, described)
+    memory = FrameMemory(Room(10 * entry_bytes, 20 * entry_bytes))
+
+    def shrink(n):
+        if n == 7:
+            held = set(memory._used)
+            memory.shrink()
+            assert len(memory.resident) == 4 and set(memory._used) == held
+            assert memory._slots.layers[0][0].shape[2] == 5
+        return ()
+
+    assert_same(stream(network, described, memory, shrink), expected)
+
+
+@torch.inference_mode()
+def test_slots_are_never_fewer_than_a_context_needs(network, described, entry_bytes):
+    memory = FrameMemory(Room(10 * entry_bytes, 20 * entry_bytes))
+    memory.shrink()  # before the first frame: the budget alone
+    pairs, _ = stream(network, described, memory)
+    for _ in range(5):
+        memory.shrink()
+    # Three frames at the most were attended at once, and one slot more is for the new one.
+    assert memory._slots.layers[0][0].shape[2] == 4
+    assert memory.context([0, 10, 11]).frame_ids
+
+
+@torch.inference_mode()
+def test_shrinking_without_room_below_is_told(network, described, entry_bytes):
+    memory = FrameMemory(Room(20 * entry_bytes, 0))
+    stream(network, described, memory)
+    with pytest.raises(ModelError, match='max_host_mib'):
+        memory.shrink()

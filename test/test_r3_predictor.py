@@ -9,7 +9,14 @@ import pytest
 from r3_ros.cli import main
 from r3_ros.config import MemoryConfig, ModelConfig, R3Config, updated
 from r3_ros.datatypes import Frame, Intrinsics, ModelInfo
-from r3_ros.errors import CheckpointError, ConfigError, FrameError, ModelError
+from r3_ros.errors import (
+    CheckpointError,
+    ConfigError,
+    DeviceLostError,
+    DeviceMemoryError,
+    FrameError,
+    ModelError,
+)
 from r3_ros.factory import load_engine
 from r3_ros.geometry import T_from_quat
 from r3_ros.model.checkpoint import save_network
@@ -452,3 +459,47 @@ def test_the_node_says_why_it_has_no_network(tmp_path, graph, monkeypatch, capfd
     g.node._load_engine = load_engine
     assert not g.node.autostart()
     assert 'r3 weights get r3' in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('raised', 'told'),
+    [
+        (torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'), DeviceMemoryError),
+        (RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED, out of memory'), DeviceMemoryError),
+        (RuntimeError('CUDA error: an illegal memory access was encountered'), DeviceLostError),
+        (torch.AcceleratorError('CUDA error: unspecified launch failure'), DeviceLostError),
+        (RuntimeError('mat1 and mat2 shapes cannot be multiplied'), RuntimeError),
+    ],
+)
+def test_errors_of_the_device_are_told_in_our_words(predictor, monkeypatch, raised, told):
+    feed(predictor, 0, 1)
+
+    def fail(*_, **__):
+        raise raised
+
+    monkeypatch.setattr(predictor._network, 'predict', fail)
+    picture = frame(2)
+    predictor.describe(picture)
+    with pytest.raises(told, match=str(raised)[:20]) as caught:
+        predictor.predict(picture, (0, 1))
+    assert type(caught.value) is told
+    monkeypatch.undo()
+    # Nothing was remembered of the frame: it may be tried again, with less held.
+    assert len(predictor._memory) == 2
+    predictor.shrink()
+    assert predictor.predict(picture, (0, 1)).edges
+    assert predictor.device_memory() is None
+
+
+def test_an_engine_that_shrinks_goes_on(network):
+    config = updated(R3Config(), {'keyframe.mode': 'interval', 'keyframe.interval': 1})
+    room = Room(device_bytes=2**28, host_bytes=2**28)
+    predictor = R3Predictor(network, ModelInfo('r3'), CONFIG, room, torch.device('cpu'))
+    engine = Engine(predictor, config)
+    for number in range(10):
+        engine.step(frame(number))
+    slots = predictor._memory._slot_count
+    engine.shrink()
+    assert len(engine.session.bank) == len(engine.session.held() & set(predictor._memory._used))
+    assert predictor._memory._slot_count < slots
+    assert engine.step(frame(10)).frame_id == 10

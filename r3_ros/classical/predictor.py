@@ -10,6 +10,7 @@ import numpy as np
 from ..config import ClassicalConfig
 from ..datatypes import (
     DepthMap,
+    DeviceMemory,
     Edge,
     Frame,
     FramePrediction,
@@ -137,6 +138,13 @@ class ClassicalPredictor:
         if self._odometry is None:
             return None
         return landmarks_in(self._odometry.world, T_world_camera, self._size)
+
+    def shrink(self) -> None:
+        """Do nothing: all is in the host's memory, and bounded."""
+
+    def device_memory(self) -> DeviceMemory | None:
+        """Return None: no device is used."""
+        return None
 
     def reset(self) -> None:
         """Forget everything; the next frame starts anew."""

@@ -11,7 +11,7 @@ in bytes and are never exceeded.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
@@ -117,6 +117,26 @@ class _Slots:
         self.write(b, kept)
         self.occupants[a], self.occupants[b] = self.occupants[b], self.occupants[a]
 
+    def keep_only(self, seats: Sequence[int], slots: int) -> None:
+        """Replace the buffers by smaller ones, in which the occupants of some seats come first.
+
+        One after another, so that little more memory is needed meanwhile than in the end.
+        """
+
+        def smaller(buffer: Tensor, dimension: int) -> Tensor:
+            shape = list(buffer.shape)
+            shape[dimension] = slots
+            new = torch.empty(shape, dtype=buffer.dtype, device=buffer.device)
+            for n, seat in enumerate(seats):
+                new.select(dimension, n).copy_(buffer.select(dimension, seat))
+            return new
+
+        for n, (keys, values) in enumerate(self.layers):
+            self.layers[n] = smaller(keys, 2), smaller(values, 2)
+        self.pair_sources = smaller(self.pair_sources, 1)
+        staying = [self.occupants[seat] for seat in seats]
+        self.occupants = [*staying, *[None] * (slots - len(staying))]
+
     def first(self, frames: int) -> FrameCache:
         """Return the first slots as a cache that has room for one frame more."""
         return FrameCache(
@@ -140,6 +160,7 @@ class FrameMemory:
         self._used: dict[int, int] = {}  # frame -> when it was last put or attended
         self._clock = count()
         self._scratch: int | None = None
+        self._largest_context = 0
 
     def __len__(self) -> int:
         """Return the number of frames held, in whatever tier."""
@@ -226,6 +247,7 @@ class FrameMemory:
             return Context((), None)
         wanted = set(frame_ids)
         self.check_room_for(len(wanted))
+        self._largest_context = max(self._largest_context, len(wanted))
         for frame_id in wanted:
             self._used[frame_id] = next(self._clock)
         for frame_id in sorted(wanted - set(self.resident)):
@@ -284,6 +306,30 @@ class FrameMemory:
         if self._files is not None:
             self._files.close()
             self._files = None
+
+    def shrink(self) -> None:
+        """Halve the slots, down to what the largest context so far needs.
+
+        Frames that have no slot any more move to the lower tiers.
+
+        :raises ModelError: those have no room.
+        """
+        self._scratch = None
+        if self._slots is None:
+            # The buffers themselves may not have fitted.
+            self._room = replace(self._room, device_bytes=self._room.device_bytes // 2)
+            return
+        slots = max(self._slot_count // 2, self._largest_context + 1, 2)
+        if slots >= self._slot_count:
+            return
+        occupants = self._slots.occupants
+        by_use = sorted(self.resident, key=self._used.__getitem__)
+        leaving = by_use[: max(len(by_use) - slots + 1, 0)]
+        for frame_id in leaving:
+            if frame_id not in self._host and not self._is_stored(frame_id):
+                self._put_lower(frame_id, self._slots.tensors_of(occupants.index(frame_id)))
+        self._slots.keep_only([occupants.index(i) for i in by_use[len(leaving) :]], slots)
+        self._room = replace(self._room, device_bytes=slots * self._entry_bytes)
 
     # ---- tiers ----------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import torch
 
 from ..datatypes import DepthMap
 from ..preprocess import da3_geometry, DA3Rule, Geometry
+from .device_errors import tells_device_errors
 from .metric import metric_depth
 from .network import MetricNetwork
 
@@ -25,11 +26,14 @@ class MetricPredictor:
         self._rule = DA3Rule() if rule is None else rule
         self._geometry = lru_cache(maxsize=4)(self._geometry_of)
 
+    @tells_device_errors
     @torch.inference_mode()
     def metres(self, depth_map: DepthMap) -> np.ndarray:
         """Return (h, w) float32 metres, NaN in the sky and where the answer is not finite.
 
         :raises FrameError: the picture is too small or too elongated.
+        :raises DeviceMemoryError: the device has no memory left.
+        :raises DeviceLostError: the device is gone.
         """
         height, width = depth_map.image.shape[:2]
         geometry = self._geometry(width, height)

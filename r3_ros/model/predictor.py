@@ -16,11 +16,20 @@ import numpy as np
 import torch
 
 from ..config import MemoryConfig, ModelConfig
-from ..datatypes import DepthMap, Edge, Frame, FramePrediction, Intrinsics, ModelInfo
-from ..errors import FrameError
+from ..datatypes import (
+    DepthMap,
+    DeviceMemory,
+    Edge,
+    Frame,
+    FramePrediction,
+    Intrinsics,
+    ModelInfo,
+)
+from ..errors import DeviceMemoryError, FrameError, ModelError
 from ..geometry import inverse, T_from_quat
 from ..preprocess import Geometry, intrinsics_from_fov, r3_geometry, R3Rule
 from .backbone import Tokens
+from .device_errors import tells_device_errors
 from .memory import FrameMemory, Room
 from .network import Prediction, R3Network
 from .recomputation import Recomputation
@@ -97,6 +106,7 @@ class R3Predictor:
         """
         return float(np.mean(self._warm_up)) if self._warm_up else _FIRST_GUESS
 
+    @tells_device_errors
     @torch.inference_mode()
     def describe(self, frame: Frame) -> np.ndarray:
         """Run what needs no other frame and return its (C,) float32 unit descriptor."""
@@ -111,6 +121,7 @@ class R3Predictor:
         self._described = described
         return descriptor
 
+    @tells_device_errors
     @torch.inference_mode()
     def predict(
         self, frame: Frame, context_ids: Sequence[int], depth: bool = True
@@ -174,6 +185,39 @@ class R3Predictor:
     def landmarks(self, T_world_camera: Mapping[int, np.ndarray]) -> None:
         """Return none: the network triangulates nothing."""
 
+    @tells_device_errors
+    @torch.inference_mode()
+    def shrink(self) -> None:
+        """Halve the slots of the cache, and give back what torch keeps for later."""
+        self._described = None
+        self._give_back()
+        try:
+            self._memory.shrink()
+        except ModelError as error:
+            raise DeviceMemoryError(f'the cache cannot be made smaller: {error}') from error
+        self._give_back()
+
+    def device_memory(self) -> DeviceMemory | None:
+        """Tell how the device's memory is used; None on a CPU."""
+        device = self._device
+        if device.type != 'cuda':
+            return None
+        try:
+            free, _ = torch.cuda.mem_get_info(device)
+            return DeviceMemory(
+                device=torch.cuda.get_device_name(device),
+                used=torch.cuda.memory_allocated(device),
+                reserved=torch.cuda.memory_reserved(device),
+                peak=torch.cuda.max_memory_allocated(device),
+                free=free,
+            )
+        except RuntimeError:
+            return None  # the device is lost, which the next frame tells
+
+    def _give_back(self) -> None:
+        if self._device.type == 'cuda':
+            torch.cuda.empty_cache()
+
     def reset(self) -> None:
         """Forget every frame; the weights stay."""
         self._memory.clear()
@@ -182,9 +226,11 @@ class R3Predictor:
         self._warm_up = []
         self._fovs = deque(maxlen=_FOV_FRAMES)
 
+    @tells_device_errors
     def close(self) -> None:
         """Free the cache; the weights go with the predictor."""
         self.reset()
+        self._give_back()
 
     def _geometry_of(self, width: int, height: int) -> Geometry:
         return r3_geometry(width, height, self._rule)

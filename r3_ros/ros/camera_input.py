@@ -84,6 +84,7 @@ class CameraInput:
         )
         height, width = picture.image.shape[:2]
         self._health.encoding = picture.encoding
+        self._health.encoding_guessed = picture.guessed
         self._health.resolution = f'{width}x{height}'
         if picture.note:
             self._tell_once(picture.note)

@@ -74,6 +74,11 @@ class CameraTopics:
                 self._node.destroy_subscription(subscription)
         self._timer = self._pictures = self._infos = None
 
+    @property
+    def is_open(self) -> bool:
+        """Tell whether the camera is heard."""
+        return self._infos is not None
+
     def follow_cameras(self) -> None:
         """Subscribe anew if the cameras on the topic call for another reliability."""
         wanted = self._best_reliability()

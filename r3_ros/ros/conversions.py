@@ -38,6 +38,7 @@ class Picture:
     """A decoded image message, not rectified yet.
 
     :ivar image: (H, W, 3) uint8 RGB.
+    :ivar guessed: the encoding says nothing of the order of colours.
     :ivar note: what had to be made up, in words; empty as a rule.
     """
 
@@ -45,6 +46,7 @@ class Picture:
     stamp_ns: int
     optical_frame: str
     encoding: str
+    guessed: bool
     note: str
 
 
@@ -66,13 +68,15 @@ def read_picture(
     frame = optical_frame_of(message, frame_override)
     if not frame_override and not message.header.frame_id:
         notes.append(f"pictures have no frame_id, '{frame}' is used: set camera_optical_frame")
+    guessed = False
     if isinstance(message, CompressedImage):
         image, encoding = _decode_compressed(message), message.format
     else:
         image, encoding = _decode_raw(message, hint), message.encoding
-        if encoding in UNTYPED and not hint:
+        guessed = encoding in UNTYPED and not hint
+        if guessed:
             notes.append(f'{encoding} is taken for {UNTYPED[encoding]}, see input.encoding_hint')
-    return Picture(image, stamp_ns, frame, encoding, '; '.join(notes))
+    return Picture(image, stamp_ns, frame, encoding, guessed, '; '.join(notes))
 
 
 def optical_frame_of(message: Image | CompressedImage, override: str) -> str:

@@ -27,6 +27,8 @@ _LONG_START_S = 10.0
 _CLOCKS_DIFFER_S = 10.0
 _DROPPED_SHARE = 0.95
 _LOST_SHARE = 0.05
+#: Of the device's memory that this process can have: worth a warning, and dangerous.
+_MEMORY_SHARES = (0.85, 0.95)
 
 Finding = tuple[bytes, str]
 Task = tuple[list[Finding], dict[str, Any]]
@@ -54,7 +56,9 @@ class Diagnostics:
         """Return the state of every task."""
         message = DiagnosticArray()
         message.header.stamp = time_message(self._clock.now().nanoseconds)
-        hardware_id = f'{self._stream.health.optical_frame or "camera"}@cpu'
+        memory = self._stream.engine.predictor.device_memory()
+        device = 'cpu' if memory is None else memory.device
+        hardware_id = f'{self._stream.health.optical_frame or "camera"}@{device}'
         for name, task in self._tasks.items():
             findings, values = task()
             level, text = _worst(findings)
@@ -105,6 +109,9 @@ class Diagnostics:
                 findings.append((WARN, f'{processed_hz:.1f} Hz, below diagnostics.min_rate'))
             if health.camera_info != 'valid':
                 findings.append((WARN, f'camera_info is {health.camera_info}'))
+            if health.encoding_guessed:
+                text = f'the order of colours in {health.encoding} is a guess'
+                findings.append((WARN, f'{text}: set input.encoding_hint'))
             if abs(health.input_age_s) > _CLOCKS_DIFFER_S:
                 text = f'pictures are {health.input_age_s:.0f} s old: is use_sim_time right?'
                 findings.append((WARN, text))
@@ -121,10 +128,14 @@ class Diagnostics:
         values = {
             'state': health.state.name,
             'reason': health.reason,
+            'confidence_ratio': health.confidence_ratio,
+            'confidence_translation': health.confidence_translation,
+            'confidence_rotation': health.confidence_rotation,
             'segment_id': session.segment_id,
             'session_id': session.session_id,
             'map_revision': session.map_revision,
             'keyframes_in_bank': len(session.bank),
+            'loops_closed': session.loops_closed,
             'recoveries': health.recoveries,
         }
         if not stream.running:
@@ -168,11 +179,26 @@ class Diagnostics:
         return [], values
 
     def _gpu(self) -> Task:
-        info = self._stream.engine.predictor.info
-        values = {'device': info.device, 'precision': info.precision}
+        health, predictor = self._stream.health, self._stream.engine.predictor
+        info, memory = predictor.info, predictor.device_memory()
+        values: dict[str, Any] = {'device': info.device, 'precision': info.precision}
+        values['oom_count'] = health.oom_count
+        findings = [(OK, f"the model '{info.name}' runs on {info.device} in {info.precision}")]
         if info.device == 'cpu':
-            return [(OK, f"no GPU in use: the model '{info.name}' runs on the CPU")], values
-        return [(OK, f"the model '{info.name}' runs on {info.device} in {info.precision}")], values
+            findings = [(OK, f"no GPU in use: the model '{info.name}' runs on the CPU")]
+        if memory is not None:
+            sizes = ('used', 'reserved', 'peak', 'cap', 'free')
+            values |= {f'{size}_mib': getattr(memory, size) / 2**20 for size in sizes}
+            share = memory.used / max(memory.cap, 1)
+            if share > _MEMORY_SHARES[0]:
+                level = ERROR if share > _MEMORY_SHARES[1] else WARN
+                findings.append((level, f'{share:.0%} of the memory it can have is in use'))
+        if health.oom_count:
+            text = f'{health.oom_count} times without memory: take a smaller memory.max_gpu_mib'
+            findings.append((WARN, f'{text} or model.image_size'))
+        if health.device_lost:
+            findings.append((ERROR, health.device_lost))
+        return findings, values
 
     def _scale(self) -> Task:
         scale = self._stream.engine.session.scale.view()
@@ -198,6 +224,7 @@ class Diagnostics:
         values = {
             'points': len(session.map),
             'max_points': options.max_points,
+            'evicted': session.map.evicted,
             'keyframes': len(session.bank),
             'last_save': health.last_save,
         }
@@ -208,8 +235,9 @@ class Diagnostics:
         if not options.enabled:
             return [(STALE, 'map.enabled is false')], values
         findings = []
-        if len(session.map) >= options.max_points:
-            findings.append((WARN, 'full: the oldest points go'))
+        if session.map.evicted:
+            text = f'full: {session.map.evicted} of the oldest points have gone'
+            findings.append((WARN, text))
         if stream.occupancy_state.startswith(NOT_PUBLISHED):
             findings.append((WARN, f'occupancy {stream.occupancy_state}'))
         return findings, values

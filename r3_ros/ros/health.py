@@ -87,11 +87,21 @@ class Health:
     #: Age of the newest picture by the node's clock, seconds; not limited to what makes sense.
     input_age_s: float = math.nan
     encoding: str = ''
+    encoding_guessed: bool = False
     resolution: str = ''
     camera_info: str = 'missing'
     rectified: bool = False
     incompatible_qos: dict[str, str] = field(default_factory=dict)
 
+    #: Times that the device had no memory left.
+    oom_count: int = 0
+    #: What the device said last; empty while it answers.
+    device_lost: str = ''
+
+    #: Of the newest frame; NaN before the first.
+    confidence_ratio: float = math.nan
+    confidence_translation: float = math.nan
+    confidence_rotation: float = math.nan
     recoveries: int = 0
     times: deque[StepTimes] = field(default_factory=lambda: deque(maxlen=300))
     busy_s: float = 0.0

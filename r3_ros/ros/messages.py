@@ -31,7 +31,7 @@ from std_msgs.msg import Header
 import tf_transformations
 
 from ..cloud import Cloud
-from ..datatypes import DepthMap, Estimate, Intrinsics
+from ..datatypes import DepthMap, DeviceMemory, Estimate, Intrinsics
 from ..geometry import quat_xyzw
 from ..occupancy import OccupancyGrid
 from ..streaming.scale import ScaleView
@@ -298,6 +298,13 @@ def scale_fields(scale: ScaleView) -> dict[str, Any]:
         'scale_locked': scale.locked,
         'scale_live_ratio': nan if scale.live_ratio is None else float(scale.live_ratio),
     }
+
+
+def memory_fields(memory: DeviceMemory | None) -> dict[str, Any]:
+    """Return the fields of ``StreamStatus`` for the device's memory."""
+    if memory is None:
+        return {}
+    return {'gpu_memory_used': memory.used, 'gpu_memory_peak': memory.peak}
 
 
 def times_fields(times: StepTimes) -> dict[str, Any]:

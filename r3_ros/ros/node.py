@@ -45,6 +45,8 @@ from .services import Services
 from .stream import Stream
 from .transforms import TransformAuthority, TransformTree
 
+#: Exit status of a process whose device or memory could not be given back.
+UNCLEAN = 3
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -66,6 +68,8 @@ class R3StreamNode(LifecycleNode):
         super().__init__(node_name, **options)
         self._load_engine = engine_loader
         self.stream: Stream | None = None
+        #: Other than 0 if the process has to end, since something could not be cleaned up.
+        self.exit_status = 0
         self._config: R3Config | None = None
         self._closers: list[Callable[[], Any]] = []
         self._active: list[Callable[[], Any]] = []
@@ -103,14 +107,23 @@ class R3StreamNode(LifecycleNode):
         if self.stream.is_stuck:
             self.get_logger().error('cannot activate: the last frame is still being processed')
             return FAILURE
+        if self.stream.health.device_lost:
+            self.get_logger().error(f'cannot activate: {self.stream.health.device_lost}')
+            return FAILURE
         self.stream.start()
         topics = CameraTopics(self, self._config.input, self.stream.health)
-        topics.open(self._on_image, self.stream.camera.on_camera_info, self._steady)
         self._active.append(topics.close)
+        wish = self.create_guard_condition(lambda: self._heed_stream(topics))
+        self._active.append(lambda: self.destroy_guard_condition(wish))
+        self.stream.on_wish = wish.trigger
+        self._hear_camera(topics)
         if self._config.scale.source == 'odometry':
             self._active.append(OdometryInput(self, self.stream).close)
         self._start_tf_timer(self._config.tf_publish_rate)
-        self.get_logger().info(f"active, waits for pictures on '{topics.image}'")
+        if self.stream.wants_pictures:
+            self.get_logger().info(f"active, waits for pictures on '{topics.image}'")
+        else:
+            self.get_logger().error(f'active, but {self.stream.health.reason}')
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -223,8 +236,17 @@ class R3StreamNode(LifecycleNode):
         for close in reversed(self._closers):
             # An engine that is still computing cannot be closed; it ends with the process.
             if not (stuck and close == engine_close):
-                close()
+                self._close_one(close)
         self._closers.clear()
+
+    def _close_one(self, close: Callable[[], Any]) -> None:
+        try:
+            close()
+        except Exception as error:  # the others must be closed all the same
+            self.get_logger().fatal(
+                f'cannot clean up: {type(error).__name__}: {error}; the process has to end'
+            )
+            self.exit_status = UNCLEAN
 
     # Activate.
 
@@ -234,6 +256,23 @@ class R3StreamNode(LifecycleNode):
             stream.health.received_rate.tick()
             stream.health.last_received_s = time.monotonic()
             stream.mailbox.put(Received.now(message))
+
+    def _hear_camera(self, topics: CameraTopics) -> None:
+        assert self.stream is not None
+        if self.stream.wants_pictures and not topics.is_open:
+            topics.open(self._on_image, self.stream.camera.on_camera_info, self._steady)
+        elif not self.stream.wants_pictures:
+            topics.close()
+
+    def _heed_stream(self, topics: CameraTopics) -> None:
+        """Do what the worker cannot: hear the camera or not, and deactivate (executor thread)."""
+        stream = self.stream
+        if stream is None or not stream.running:
+            return
+        if stream.health.device_lost:
+            self.trigger_deactivate()
+            return
+        self._hear_camera(topics)
 
     def _start_tf_timer(self, rate_hz: float) -> None:
         assert self.stream is not None
@@ -249,9 +288,11 @@ class R3StreamNode(LifecycleNode):
 
     def _deactivate(self) -> None:
         self._stop_tf_timer()
+        stream = self.stream
+        if stream is not None:
+            stream.on_wish = lambda: None
         while self._active:
             self._active.pop()()
-        stream = self.stream
         if stream is not None and stream.running and not stream.stop():
             self.get_logger().error('the frame in work does not end; it is abandoned')
 

@@ -124,6 +124,10 @@ class ScenePublisher:
             self._thread.stop(timeout_s)
             self._thread = None
 
+    def drop_jobs(self) -> None:
+        """Let go of the snapshots that wait to be published."""
+        self._jobs.clear()
+
     def clear(self, stamp_ns: int, path_too: bool) -> None:
         """Publish an empty map and grid, and after a reset an empty path and graph as well."""
         frame = self.config.map_frame

@@ -18,6 +18,7 @@ from rclpy.node import Node
 from rclpy.task import Future as RosFuture
 from std_srvs.srv import SetBool, Trigger
 
+from ..errors import R3Error
 from .graph_messages import empty_graph
 from .saving import (
     save_map,
@@ -69,7 +70,7 @@ class Services:
 
     async def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Any:
         def command() -> str:
-            self._stream.reset('on request')
+            self._stream.reset_on_request()
             return f'session {self._stream.engine.session.session_id} starts'
 
         return await self._tell(command, response)
@@ -179,6 +180,8 @@ class Services:
         try:
             response.message = await self._answer(self._stream.submit(command))
             response.success = True
+        except R3Error as error:
+            response.success, response.message = False, str(error)
         except Exception as error:  # it must not take the executor down, and must be told
             response.success, response.message = False, f'{type(error).__name__}: {error}'
             self._node.get_logger().error(f'service failed: {response.message}')

@@ -13,7 +13,8 @@ from typing import Any, TYPE_CHECKING
 from rclpy.clock import Clock
 
 from ..config import R3Config
-from ..errors import FrameError, TransformError
+from ..datatypes import Estimate, Frame
+from ..errors import DeviceLostError, DeviceMemoryError, FrameError, TransformError
 from ..intake import Action, Intake
 from ..maps.keyframe_pictures import KeyframePictures
 from ..runtime import Mailbox, Worker
@@ -22,8 +23,10 @@ from .camera_input import CameraInput
 from .conversions import Picture, Received
 from .graph_messages import GraphSnapshot
 from .health import Health, StepTimes, StreamState
+from .memory_policy import MemoryPolicy, Remedy
 from .messages import (
     estimate_fields,
+    memory_fields,
     scale_fields,
     stamp_ns_of,
     status_message,
@@ -75,6 +78,9 @@ class Stream:
         )
         self.pictures = KeyframePictures()
         self.last_stamp_ns = 0
+        #: Whether the camera is to be heard; ``on_wish`` is called when that may have changed.
+        self.wants_pictures = True
+        self.on_wish: Callable[[], None] = lambda: None
         self._tree = tree
         self._clock = clock
         self._logger = logger
@@ -84,6 +90,7 @@ class Stream:
         self._commands: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = (
             queue.SimpleQueue()
         )
+        self._memory_policy = MemoryPolicy()
         self._worker: Worker | None = None
         self._left_behind: Worker | None = None
         self._waiting: Received | None = None
@@ -159,7 +166,14 @@ class Stream:
         self.placing.update_config(config)
 
     def reset(self, reason: str) -> None:
-        """Start a new session; the model stays loaded and the counters go on."""
+        """Start a new session; the model stays loaded and the counters go on.
+
+        :raises DeviceLostError: the device is gone, so a new session would not help.
+        """
+        if self.health.device_lost:
+            raise DeviceLostError(
+                f'{self.health.device_lost}; clean the node up and configure it, or start it anew'
+            )
         self._logger.info(f'new session: {reason}')
         self.engine.reset()
         self.pictures.clear()
@@ -173,6 +187,12 @@ class Stream:
             self.health.enter(state, reason)
         self._state_before_pause = StreamState.WAITING_INPUT
         self.publish_status()
+        self._hear(True)
+
+    def reset_on_request(self) -> None:
+        """Start a new session, out of FAULT as well."""
+        self._memory_policy.forgive()
+        self.reset('on request')
 
     def clear_map(self) -> None:
         """Drop the map's points and go on tracking."""
@@ -234,7 +254,11 @@ class Stream:
             self._fault('the clock jumped back; call ~/reset to start anew')
 
     def fail(self, error: Exception) -> None:
-        """Stop on an error that nobody foresaw; a reset may help."""
+        """Stop on an error that nobody foresaw; a reset may help, unless the device is lost."""
+        if isinstance(error, DeviceLostError):
+            self.health.device_lost = str(error)
+            self._fault(f'{error}; the node deactivates itself, start it anew')
+            return
         text = ''.join(traceback.format_exception(error))
         self._logger.error(f'internal error, the stream stops until ~/reset:\n{text}')
         self._fault(f'internal error: {type(error).__name__}: {error}; call ~/reset')
@@ -252,6 +276,7 @@ class Stream:
             'frames_received': self.mailbox.received,
             'frames_dropped': self.mailbox.dropped,
             **scale_fields(session.scale.view()),
+            **memory_fields(self.engine.predictor.device_memory()),
             **fields,
         }
         stamp_ns = self.last_stamp_ns or self._clock.now().nanoseconds
@@ -353,13 +378,18 @@ class Stream:
             self._admit(picture)
         frame = self.camera.to_frame(picture)
         prepared_s = time.monotonic()
-        estimate = self.engine.step(frame)
+        estimate = self._step(frame)
+        if estimate is None:
+            return
         stepped_s = time.monotonic()
         self.health.frames_processed += 1
         self.health.rejected_in_a_row = 0
         self.health.processed_rate.tick()
         self.last_stamp_ns = picture.stamp_ns
         self.pictures.note(frame.image, estimate)
+        self.health.confidence_ratio = estimate.confidence_ratio
+        self.health.confidence_translation = estimate.confidence_translation
+        self.health.confidence_rotation = estimate.confidence_rotation
         state, reason = self.placing.publish(estimate)
         waits_for = self.engine.session.scale.view().waits_for
         self.health.enter(state, '; '.join(filter(None, (reason, waits_for, picture.note))))
@@ -375,6 +405,47 @@ class Stream:
         self.publish_status(**estimate_fields(estimate), **times_fields(times))
         self.placing.offer_depths(estimate, self.engine.session)
         self._tell_overload()
+
+    def _step(self, frame: Frame) -> Estimate | None:
+        """Have the engine place a frame; None if the device has no memory for it.
+
+        Host memory is no exception: CuPy tells of the device's in the same way.
+        """
+        count = self.engine.session.frame_count
+        try:
+            return self.engine.step(frame)
+        except (DeviceMemoryError, MemoryError) as error:
+            can_retry = isinstance(error, DeviceMemoryError)
+            can_retry &= self.engine.session.frame_count == count
+            remedy = self._take_memory_remedy(error, can_retry)
+        return self._step(frame) if remedy is Remedy.SHRINK else None
+
+    def _take_memory_remedy(self, error: Exception, can_retry: bool) -> Remedy:
+        policy = self.config.memory.oom_policy
+        remedy = self._memory_policy.remedy(policy, time.monotonic(), can_retry)
+        self.health.oom_count = self._memory_policy.count
+        reason = f'out of memory: {error}'.rstrip(': ')
+        told = f'{reason} (oom_count: {self.health.oom_count})'
+        if remedy is Remedy.SHRINK:
+            try:
+                self._scenes.drop_jobs()
+                self.engine.shrink()
+            except DeviceMemoryError as still:
+                return self._take_memory_remedy(still, can_retry=False)
+            self._logger.warning(
+                f'{told}; the oldest quarter of the keyframes and half of the recent frames go, '
+                'and the frame is tried again. Take a smaller memory.max_gpu_mib or '
+                'model.image_size'
+            )
+        elif remedy is Remedy.RESET:
+            self._logger.error(f'{told}; the session starts anew')
+            self._scenes.drop_jobs()
+            self.reset(reason)
+            self._reject(reason, 'out of memory')
+        else:
+            self.health.reject(reason, 'out of memory')
+            self._fault(f'{told}; free memory of the device, then call ~/reset')
+        return remedy
 
     def _admit(self, picture: Picture) -> bool:
         """Judge a picture by stamp and size."""
@@ -407,6 +478,12 @@ class Stream:
         self.health.enter(StreamState.FAULT, reason)
         self._logger.error(f'fault: {reason}')
         self.publish_status()
+        self._hear(False)
+
+    def _hear(self, wanted: bool) -> None:
+        """Want the camera to be heard or not: in FAULT its pictures are only a burden."""
+        self.wants_pictures = wanted
+        self.on_wish()
 
     def _latency_s(self, stamp_ns: int) -> float:
         latency_s = (self._clock.now().nanoseconds - stamp_ns) / _SECOND_NS

@@ -190,6 +190,11 @@ class KeyframeBank:
         self._since_admission = 0
         return evicted
 
+    def oldest(self, share: float) -> list[int]:
+        """Return this share of the keyframes, oldest first; not the anchor, nor the newest."""
+        ids = self.ids()
+        return ids[1 : max(len(ids) - _PROTECTED_NEWEST, 1)][: int(share * len(ids))]
+
     def remove(self, frame_id: int) -> None:
         """Forget a keyframe."""
         slot = self._keyframes.pop(frame_id).slot

@@ -52,6 +52,8 @@ from .trajectory import Trajectory
 from .voxel_map import VoxelMap
 
 _SECOND_NS = 1_000_000_000
+#: Of the keyframes, that go at once where the device has no memory left.
+_SHRUNK_SHARE = 0.25
 
 
 class Engine:
@@ -78,6 +80,7 @@ class Engine:
         self.config = config
         self.odometry = OdometryTrack()
         self._device = device
+        self._recent_frames = config.stream.recent_frames
         self._metric = metric
         self.loops = Loops(config)
         self.session = self._new_session(session_id=0)
@@ -86,6 +89,9 @@ class Engine:
         """Process one frame and say where the camera is.
 
         :raises FrameError: the frame cannot be used; nothing has changed.
+        :raises DeviceMemoryError: the device has no memory left; the frame may be tried again
+            after :meth:`shrink` if ``session.frame_count`` has not changed.
+        :raises DeviceLostError: the device is gone.
         """
         session = self.session
         stages = Stages()
@@ -180,6 +186,22 @@ class Engine:
         self.predictor.reset()
         self.loops.reset()
         self.session = self._new_session(self.session.session_id + 1)
+
+    def shrink(self) -> None:
+        """Hold less: the device has no memory left for a frame, which is to be tried again.
+
+        A quarter of the keyframes go, the oldest first. The recent window is halved, and the
+        predictor takes less of the device, for as long as this engine lives.
+
+        :raises DeviceMemoryError: the predictor cannot; only :meth:`reset` helps.
+        """
+        for frame_id in self.session.bank.oldest(_SHRUNK_SHARE):
+            self.session.bank.remove(frame_id)
+        self._recent_frames = max(self._recent_frames // 2, 1)
+        while len(self.session.recent) > self._recent_frames:
+            self.session.recent.popleft()
+        self._let_go()
+        self.predictor.shrink()
 
     def clear_map(self) -> None:
         """Drop the map's points and keep tracking."""
@@ -289,7 +311,7 @@ class Engine:
         T_previous_camera = motion_since_last(session, frame.frame_id, T_world_camera)
         session.graph.add(frame.frame_id, resolved.held, edges, session.segment_id)
         session.recent.append(frame.frame_id)
-        if len(session.recent) > self.config.stream.recent_frames:
+        if len(session.recent) > self._recent_frames:
             session.recent.popleft()
         self._credit(frame.frame_id, edges)
         is_keyframe, evicted = self._offer_to_bank(frame, descriptor, prediction, verdict)
@@ -348,7 +370,7 @@ class Engine:
     def _keyframe_room(self) -> int | None:
         """Keyframes that the predictor can hold beside the recent frames and the next one."""
         capacity = self.predictor.capacity
-        return None if capacity is None else capacity - self.config.stream.recent_frames - 1
+        return None if capacity is None else capacity - self._recent_frames - 1
 
     def _let_go(self) -> None:
         """Release frames that are neither recent nor keyframes any more."""

@@ -63,6 +63,8 @@ class VoxelMap:
         """Start empty."""
         self.config = config
         self.revision = 0
+        #: Points that had to go because there were too many.
+        self.evicted = 0
         self._clouds: dict[int, Cloud] = {}  # keyframe id -> camera frame
         # By heir: clouds with S_heir_cloud, largest and oldest first.
         self._inherited: dict[int, list[tuple[Cloud, np.ndarray]]] = {}
@@ -139,6 +141,7 @@ class VoxelMap:
         """Drop all points."""
         self._clouds.clear()
         self._inherited.clear()
+        self.evicted = 0
         self.revision += 1
 
     def view(self, poses: Mapping[int, np.ndarray]) -> MapView:
@@ -163,6 +166,7 @@ class VoxelMap:
         excess = len(self) - self.config.max_points
         if excess > 0:
             excess += int(_FREED_SHARE * self.config.max_points)
+            self.evicted += min(excess, len(self))
         for heir in sorted(self._inherited):
             blocks = self._inherited[heir]
             while excess > 0 and blocks:
