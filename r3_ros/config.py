@@ -372,6 +372,9 @@ class ScaleConfig:
         high=100.0,
     )
     lock: bool = _param(True, 'keep the first estimate; off: follow later ones slowly', live=True)
+    require_metric_for_tf: bool = _param(
+        True, "do not correct a robot's odometry, which is in metres, before they are known"
+    )
     drift_warn_ratio: float = _param(
         1.1,
         'warn when the newest estimate leaves the one in use by this factor',
@@ -609,6 +612,9 @@ class R3Config:
     )
     tf_lookup_timeout: float = _param(
         0.2, 'wait this long for a transform', 's', low=0.0, high=5.0, live=True
+    )
+    planar: bool = _param(
+        False, 'map -> odom has x, y and yaw alone, for a robot on a floor', live=True
     )
     path_max_size: int = _param(
         1024, 'keyframe poses in the published path', 'poses', low=1, high=100_000, live=True

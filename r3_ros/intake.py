@@ -29,10 +29,14 @@ class Action(enum.Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """The decision on one frame, and why."""
+    """The decision on one frame, and why.
+
+    :ivar time_jumped: back, so what is known of other times is of no use.
+    """
 
     action: Action
     reason: str = ''
+    time_jumped: bool = False
 
 
 class Intake:
@@ -103,7 +107,7 @@ class Intake:
             return Verdict(Action.DROP, f'out of order: {-step_s:.3f} s before the last frame')
         reason = f'time jumped back by {-step_s:.3f} s'
         return {
-            'reset': Verdict(Action.RESET, reason),
+            'reset': Verdict(Action.RESET, reason, time_jumped=True),
             'ignore': Verdict(Action.DROP, f'before the jump: {reason}'),
             'error': Verdict(Action.FAULT, f'{reason}; call ~/reset to start anew'),
         }[self.config.on_time_jump_back]

@@ -71,12 +71,6 @@ def test_configure_fails_with_a_reason_and_can_be_tried_again(graph, monkeypatch
     assert g.node.autostart()
 
 
-def test_navigation_mode_is_refused_in_words(graph, capfd):
-    g = graph(publish_odom_to_base_tf=False)
-    assert not g.node.autostart()
-    assert 'not supported' in capfd.readouterr().err
-
-
 def test_a_second_node_of_the_same_name_is_refused(graph, capfd):
     first = graph().start()
     second = Graph(domain=first.domain)

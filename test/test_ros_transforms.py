@@ -48,7 +48,7 @@ def announce(g, parent, child, T):
     """Publish a static transform and wait until the node has heard it."""
     broadcaster = StaticTransformBroadcaster(g.probe)
     broadcaster.sendTransform(transform_message(START_NS, parent, child, T))
-    g.until(lambda: g.node.stream._tree.has_parent(child))
+    g.until(lambda: g.node.stream.tree.has_parent(child))
     return broadcaster
 
 

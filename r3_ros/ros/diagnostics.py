@@ -27,6 +27,8 @@ _LONG_START_S = 10.0
 _CLOCKS_DIFFER_S = 10.0
 _DROPPED_SHARE = 0.95
 _LOST_SHARE = 0.05
+_LOOKUP_FAILED_S = 5.0
+_LONG_WITHOUT_METRES_S = 30.0
 #: Of the device's memory that this process can have: worth a warning, and dangerous.
 _MEMORY_SHARES = (0.85, 0.95)
 
@@ -42,6 +44,7 @@ class Diagnostics:
         self._stream = stream
         self._clock = clock
         self._busy = (time.monotonic(), 0.0)
+        self._metres_awaited_since_s: float | None = None
         self._tasks: dict[str, Callable[[], Task]] = {
             'input': self._input,
             'tracking': self._tracking,
@@ -209,6 +212,12 @@ class Diagnostics:
             'locked': scale.locked,
             'live_ratio': ratio,
         }
+        awaited_s = self._correction_awaited_s()
+        if awaited_s > _LONG_WITHOUT_METRES_S:
+            text = scale.waits_for or 'nothing tells metres: set scale.source or call ~/set_scale'
+            return [
+                (ERROR, f'map -> odom has waited {awaited_s:.0f} s for metres; {text}')
+            ], values
         if scale.source == 'none':
             return [(WARN, 'arbitrary units: distances are not metres')], values
         if scale.awaited:
@@ -217,6 +226,16 @@ class Diagnostics:
         if max(ratio, 1.0 / ratio) > limit:
             return [(WARN, f'the scale has drifted: live ratio {ratio:.3f}')], values
         return [], values
+
+    def _correction_awaited_s(self) -> float:
+        """Return for how long a robot has not been corrected for want of metres."""
+        stream, now_s = self._stream, time.monotonic()
+        if not (stream.health.frames_processed and stream.placing.holds_back_correction):
+            self._metres_awaited_since_s = None
+        elif self._metres_awaited_since_s is None:
+            self._metres_awaited_since_s = now_s
+        since_s = self._metres_awaited_since_s
+        return 0.0 if since_s is None else now_s - since_s
 
     def _map(self) -> Task:
         stream, health = self._stream, self._stream.health
@@ -259,6 +278,8 @@ class Diagnostics:
             return [(ERROR, health.tf_problem)], values
         if mode == 'topics only':
             return [(STALE, 'no transform is broadcast')], values
+        if time.monotonic() - health.tf_failed_s < _LOOKUP_FAILED_S:
+            return [(WARN, f'transform lookups fail: {health.tf_problem}')], values
         return [], values
 
 

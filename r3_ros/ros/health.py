@@ -108,7 +108,9 @@ class Health:
 
     tf_problem: str = ''
     tf_failures: int = 0
-    two_parents: str = ''
+    tf_failed_s: float = -math.inf
+    #: Edges of ours that somebody else broadcasts too, each with when it counts as gone.
+    rivals: dict[str, float] = field(default_factory=dict)
     base_frame: str = ''
     optical_frame: str = ''
     twins: int = 0
@@ -130,6 +132,18 @@ class Health:
         self.rejected[kind] += 1
         self.rejected_in_a_row += 1
         self.last_reject_reason = reason
+
+    def fail_lookup(self, problem: str) -> None:
+        """Count a transform that could not be looked up."""
+        self.tf_problem = problem
+        self.tf_failures += 1
+        self.tf_failed_s = time.monotonic()
+
+    @property
+    def two_parents(self) -> str:
+        """Return the edges of ours that somebody else broadcasts now; empty if nobody does."""
+        now_s, rivals = time.monotonic(), list(self.rivals.items())
+        return ', '.join(edge for edge, until_s in rivals if until_s > now_s)
 
     @property
     def frames_rejected(self) -> int:

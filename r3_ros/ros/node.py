@@ -29,7 +29,9 @@ from .camera_input import CameraInput
 from .camera_topics import CameraTopics, image_topic_name
 from .conversions import Received
 from .diagnostics import Diagnostics
+from .frame_tree import TransformTree
 from .health import Health
+from .initial_pose import InitialPose, InitialPoseInput
 from .name_lock import NameLock
 from .odometry_input import OdometryInput
 from .outputs import Outputs
@@ -43,10 +45,15 @@ from .parameters import (
 )
 from .services import Services
 from .stream import Stream
-from .transforms import TransformAuthority, TransformTree
+from .transforms import corrects_robot, TransformAuthority
 
 #: Exit status of a process whose device or memory could not be given back.
 UNCLEAN = 3
+#: By ``scale.require_metric_for_tf``.
+_NO_METRES = {
+    True: 'it waits for ~/set_scale. Set scale.source to have metres measured',
+    False: 'it takes map units for metres, which is wrong unless they happen to be',
+}
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -92,7 +99,7 @@ class R3StreamNode(LifecycleNode):
         """Load the model and make everything but the subscriptions to the camera."""
         try:
             config = read_config(self)
-            self._refuse_what_is_missing(config)
+            self._refuse_preset(config)
             self._refuse_twin()
             self._set_up(config, self._load_engine(config))
         except (R3Error, ImportError, MemoryError) as error:
@@ -119,6 +126,7 @@ class R3StreamNode(LifecycleNode):
         self._hear_camera(topics)
         if self._config.scale.source == 'odometry':
             self._active.append(OdometryInput(self, self.stream).close)
+        self._active.append(self._hear_initial_pose(self.stream, self._config))
         self._start_tf_timer(self._config.tf_publish_rate)
         if self.stream.wants_pictures:
             self.get_logger().info(f"active, waits for pictures on '{topics.image}'")
@@ -156,13 +164,7 @@ class R3StreamNode(LifecycleNode):
 
     # Configure.
 
-    def _refuse_what_is_missing(self, config: R3Config) -> None:
-        if config.publish_map_to_odom_tf and not config.publish_odom_to_base_tf:
-            raise ConfigError(
-                'publish_map_to_odom_tf without publish_odom_to_base_tf (correcting the odometry '
-                'of a robot) is not supported by this version: set both to true to use r3 alone, '
-                'or publish_map_to_odom_tf to false'
-            )
+    def _refuse_preset(self, config: R3Config) -> None:
         if config.stream.preset != OWN_PRESET:
             raise ConfigError(
                 f"stream.preset '{config.stream.preset}' is for recorded streams (r3 run): it "
@@ -223,6 +225,11 @@ class R3StreamNode(LifecycleNode):
         )
         jump = clock.create_jump_callback(threshold, post_callback=self._on_clock_jump)
         self._closers.append(jump.unregister)
+        if corrects_robot(config) and config.scale.source == 'none':
+            logger.warning(
+                'map -> odom corrects odometry in metres, and scale.source is none: '
+                + _NO_METRES[config.scale.require_metric_for_tf]
+            )
         info = self.stream.engine.predictor.info
         logger.info(f"configured with model '{info.name}' on {info.device} in {info.precision}")
         for note in info.notes:
@@ -273,6 +280,12 @@ class R3StreamNode(LifecycleNode):
             self.trigger_deactivate()
             return
         self._hear_camera(topics)
+
+    def _hear_initial_pose(self, stream: Stream, config: R3Config) -> Callable[[], None]:
+        def take(given: InitialPose) -> None:
+            stream.submit(lambda: stream.on_initial_pose(given))
+
+        return InitialPoseInput(self, config, stream.tree, stream.authority, take).close
 
     def _start_tf_timer(self, rate_hz: float) -> None:
         assert self.stream is not None

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..config import R3Config
 from ..datatypes import Estimate
-from ..geometry import is_rigid
+from ..errors import TransformError
+from ..geometry import inverse, is_rigid
+from ..streaming.odometry_track import OdometryTrack
+from .frame_tree import Base
 from .health import StreamState
+from .initial_pose import InitialPose
 from .messages import odometry_message, pose_message
 from .outputs import Outputs
 from .poses import Placement, PoseChain, without_motion
 from .scenes import DepthScene, ScenePublisher
-from .transforms import Base, TransformAuthority
+from .transforms import corrects_robot, TransformAuthority
 
 if TYPE_CHECKING:
     from ..streaming.session import Session
 
 #: Depth may come later than its frame, though not by more frames than this.
 _STAMPS_KEPT = 256
+#: How far back an initial pose may be meant, in frames.
+_TRACK_FRAMES = 1000
 
 
 class Placing:
@@ -44,6 +52,13 @@ class Placing:
         self._authority = authority
         self._scenes = scenes
         self._stamps_ns: dict[int, int] = {}
+        #: ``map -> odom`` that the next session starts with, so that a robot stays where it is.
+        self._T_map_odom_kept: np.ndarray | None = None
+        #: Where the next session starts, if somebody has said so before its first picture.
+        self._start: InitialPose | None = None
+        #: The newest pose of the camera, also if it is not given out; None: not known now.
+        self._T_world_camera: np.ndarray | None = np.eye(4)
+        self._track = OdometryTrack(_TRACK_FRAMES)
 
     def update_config(self, config: R3Config) -> None:
         """Take over live parameters."""
@@ -55,11 +70,19 @@ class Placing:
         """Publish for a camera from now on; :meth:`restart` begins its session."""
         self.base, self.optical_frame = base, optical_frame
 
-    def restart(self, stamp_ns: int) -> None:
-        """Begin a session: odom and map start at the origin, map and path are empty."""
+    def restart(self, stamp_ns: int, keeps_place: bool) -> None:
+        """Begin a session: map and path are empty, odom and map start at the origin.
+
+        :param keeps_place: a robot that is corrected stays where it is in map instead.
+        """
+        self._authority.reset(keeps_place)
+        self._T_map_odom_kept = self._authority.T_map_odom
+        self._T_world_camera = np.eye(4)
+        self._track.clear()
         self.chain = None if self.base is None else self.base.new_chain()
+        if self._start is not None:
+            self._start_at(self._start)
         self._stamps_ns.clear()
-        self._authority.reset()
         self._scenes.clear(stamp_ns, path_too=True)
 
     def seen(self, stamp_ns: int) -> None:
@@ -73,16 +96,25 @@ class Placing:
         self.seen(stamp_ns)
         self.chain.metres_per_unit = estimate.metres_per_unit
         if estimate.T_world_camera is None:
+            self._T_world_camera = None
             repeats = state is StreamState.LOST and self.config.tracking.publish_when_lost
             if repeats and self.chain.last is not None:
                 self._publish_placement(stamp_ns, without_motion(self.chain.last))
             return state, estimate.reason
-        if self._waits_for_metres:
-            # Metres were asked for: whoever listens must never take another unit for them.
-            return StreamState.INITIALIZING, estimate.reason
         if not is_rigid(estimate.T_world_camera):
             # The last line of defence: nothing that is no pose leaves this node.
             return StreamState.LOW_CONFIDENCE, 'the estimate was no rigid motion'
+        self._T_world_camera = estimate.T_world_camera
+        if self._waits_for_metres:
+            # Metres were asked for: whoever listens must never take another unit for them.
+            return StreamState.INITIALIZING, estimate.reason
+        if self._T_map_odom_kept is not None:
+            try:
+                self._keep_place(stamp_ns, estimate.T_world_camera)
+            except TransformError as error:
+                self._authority.robot.fail(str(error))
+                reason = 'odom -> base is needed to keep the robot where it was'
+                return StreamState.INITIALIZING, f'{reason}: {error}'
         placement = self.chain.advance(
             stamp_ns,
             estimate.T_world_camera,
@@ -91,9 +123,81 @@ class Placing:
             self.config.covariance.unscaled_factor,
             self.config.input.max_time_gap,
         )
-        self._authority.send(stamp_ns, placement, self.base.frame)
+        self._start = None
+        self._track.add(stamp_ns, placement.T_odom_base)
+        reason = estimate.reason
+        if self.holds_back_correction:
+            reason = '; '.join(filter(None, (reason, 'map -> odom waits for metres')))
+        else:
+            self._authority.send(stamp_ns, placement, self.base.frame)
         self._publish_placement(stamp_ns, placement)
-        return state, estimate.reason
+        return state, reason
+
+    @property
+    def holds_back_correction(self) -> bool:
+        """Tell whether a robot is not corrected because our lengths are no metres as its own."""
+        unknown = self.chain is None or self.chain.metres_per_unit is None
+        needed = self.config.scale.require_metric_for_tf and corrects_robot(self.config)
+        return needed and unknown
+
+    def waits_for_robot(self, stamp_ns: int) -> bool:
+        """Tell whether a picture is the first of a session that needs the robot's transform."""
+        if self._T_map_odom_kept is None or self.base is None or not stamp_ns:
+            return False
+        try:
+            self._authority.robot.at(stamp_ns, self.base.frame)
+        except TransformError:
+            return True
+        return False
+
+    def start_at(self, given: InitialPose) -> bool:
+        """Have the map of the next first pose start so that the base is at a pose now.
+
+        :returns: False if the camera has been lost since the session began.
+        """
+        if self._T_world_camera is None:
+            return False
+        self._start, self._T_map_odom_kept = given, None
+        self._start_at(given)
+        return True
+
+    def move_map(self, given: InitialPose) -> bool:
+        """Move the map so that the base is at a pose; False if nobody knows where it is now."""
+        assert self.base is not None and self.chain is not None, 'there is a pose'
+        T_map_now = self._authority.T_map_base_now(given.stamp_ns, self.base.frame)
+        if not corrects_robot(self.config) or T_map_now is None:
+            if self._T_world_camera is None or self.chain.last is None:
+                return False
+            T_map_now = self.chain.last.T_map_base
+            T_odom_then = self._track.at(given.stamp_ns)
+            if T_odom_then is not None:
+                T_map_now = T_map_now @ inverse(self.chain.last.T_odom_base) @ T_odom_then
+        self.chain.move_map(T_map_now, given.T_map_base, keeps_tilt=not self.base.is_named)
+        self._authority.move_map(self.chain.placed_again)
+        return True
+
+    def rescale(self, metres_per_unit: float | None) -> None:
+        """Go on with another length of the engine's unit; odom goes on where it is."""
+        if self.chain is None or self.chain.metres_per_unit == metres_per_unit:
+            return
+        self.chain.metres_per_unit = metres_per_unit
+        self.chain.replace_last()
+        self._authority.move_map(self.chain.placed_again)
+
+    def _start_at(self, given: InitialPose) -> None:
+        # Without a camera it is taken over when one comes.
+        if self.base is not None and self.chain is not None:
+            assert self._T_world_camera is not None, 'asked before'
+            self.chain.start = given.T_map_base, self._T_world_camera, not self.base.is_named
+
+    def _keep_place(self, stamp_ns: int, T_world_camera: np.ndarray) -> None:
+        """Start the session's map so that ``map -> odom`` stays as it was."""
+        assert (
+            self.base is not None and self.chain is not None and self._T_map_odom_kept is not None
+        )
+        T_odom_base = self._authority.robot.at(stamp_ns, self.base.frame)
+        T_map_base, self._T_map_odom_kept = self._T_map_odom_kept @ T_odom_base, None
+        self.chain.start = T_map_base, T_world_camera, False
 
     def offer_depths(self, estimate: Estimate, session: Session) -> None:
         """Hand depth maps on, each with the stamp and the present pose of its own frame."""
@@ -133,5 +237,7 @@ class Placing:
             stamp_ns, config.map_frame, placement.T_map_base, placement.map_covariance
         )
         self._outputs.publish('pose', pose)
-        odometry = odometry_message(stamp_ns, config.odom_frame, self.base.frame, placement)
-        self._outputs.publish('odometry', odometry)
+        own = self._authority.odometry_of(placement)
+        if own is not None:
+            odometry = odometry_message(stamp_ns, config.odom_frame, self.base.frame, own)
+            self._outputs.publish('odometry', odometry)

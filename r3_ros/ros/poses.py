@@ -20,6 +20,9 @@ UNKNOWN_VARIANCE = 1e6
 #: Added to every published variance: a filter downstream inverts the matrix, and nothing that is
 #: estimated from pictures is certain. A tenth of a millimetre, and 0.006 degrees.
 _VARIANCE_FLOOR = 1e-8
+#: The cosine of a tilt this small counts as 1.
+_LEVEL = 1e-9
+_X, _Z = np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, 1.0])
 UNKNOWN_COVARIANCE = np.eye(6) * UNKNOWN_VARIANCE
 
 
@@ -27,12 +30,14 @@ UNKNOWN_COVARIANCE = np.eye(6) * UNKNOWN_VARIANCE
 class Placement:
     """One frame's pose, in every frame that is published.
 
+    :ivar T_world_camera: as the engine gave it, in its own length.
     :ivar map_covariance: (6, 6) of ``T_map_base``, in the axes of map, order x y z rx ry rz.
     :ivar odom_covariance: (6, 6) of ``T_odom_base``, in the axes of odom.
     :ivar twist: (6,) linear and angular velocity in the base frame; None where it is unknown.
     :ivar twist_covariance: (6, 6) in the base frame.
     """
 
+    T_world_camera: np.ndarray
     T_map_base: np.ndarray
     T_odom_base: np.ndarray
     T_map_odom: np.ndarray
@@ -65,7 +70,13 @@ class PoseChain:
         self.metres_per_unit: float | None = None
         #: Pose of the last frame that had one.
         self.last: Placement | None = None
+        #: Where the base is to be in map, for which pose of the camera in the engine's world, and
+        #: whether the tilt stays; taken over by the first frame that is placed.
+        self.start: tuple[np.ndarray, np.ndarray, bool] | None = None
+        #: How often the map was moved under the frames.
+        self.moves = 0
         self._last_stamp_ns = 0
+        self._starts_in_base = starts_in_base
 
     @property
     def unit(self) -> float:
@@ -88,6 +99,37 @@ class PoseChain:
     def T_map_base(self, T_world_camera: np.ndarray) -> np.ndarray:
         """Return the base's pose in map; (..., 4, 4) in and out."""
         return self.T_map_optical(T_world_camera) @ self._T_optical_base
+
+    def move_map(self, T_map_from: np.ndarray, T_map_to: np.ndarray, keeps_tilt: bool) -> None:
+        """Move the map so that a base at ``T_map_from`` is at ``T_map_to``; odom stays.
+
+        :param keeps_tilt: a level ``T_map_to`` tells position and heading alone, and what was
+            level stays level. The heading is that of the camera if the camera is the base.
+        """
+        motion = T_map_to @ inverse(T_map_from)
+        if keeps_tilt and T_map_to[2, 2] > 1.0 - _LEVEL:
+            ahead = _X if not np.array_equal(self.T_base_optical, np.eye(4)) else _Z
+            R = _about_z(_heading(T_map_to, _X) - _heading(T_map_from, ahead))
+            motion = make_T(R, T_map_to[:3, 3] - R @ T_map_from[:3, 3])
+        self.T_map_world = motion @ self.T_map_world
+        self.moves += 1
+        self.replace_last()
+
+    def replace_last(self) -> None:
+        """Place the last frame anew, after the map has moved or has another length."""
+        if self.last is not None:
+            self.last = self.placed_again(self.last)
+
+    def placed_again(self, placement: Placement) -> Placement:
+        """Return a frame's placement in the map as it is now; its place in odom stays."""
+        T_map_base = self.T_map_base(placement.T_world_camera)
+        turn = T_map_base @ inverse(placement.T_map_base)
+        return replace(
+            placement,
+            T_map_base=T_map_base,
+            T_map_odom=T_map_base @ inverse(placement.T_odom_base),
+            map_covariance=_in_axes(turn, placement.map_covariance),
+        )
 
     def _with_length(self, T: np.ndarray) -> np.ndarray:
         """Return motions of the camera (..., 4, 4) in metres, if they are known."""
@@ -112,6 +154,9 @@ class PoseChain:
         :param unscaled_factor: multiplies the translation block while metres are not known.
         :param max_gap_s: over a longer time no velocity is claimed; 0 for no limit.
         """
+        if self.start is not None:
+            (T_given, T_world_then, keeps_tilt), self.start = self.start, None
+            self.move_map(self.T_map_base(T_world_then), T_given, keeps_tilt)
         T_map_base = self.T_map_base(T_world_camera)
         twist = None
         if self.last is None or T_previous_camera is None:
@@ -129,6 +174,7 @@ class PoseChain:
             # The difference of two poses that err alike, over the time between them.
             twist_covariance = _bounded(2.0 * base_covariance / elapsed_s**2)
         self.last = Placement(
+            T_world_camera=T_world_camera,
             T_map_base=T_map_base,
             T_odom_base=T_odom_base,
             T_map_odom=T_map_base @ inverse(T_odom_base),
@@ -161,6 +207,39 @@ def without_motion(placement: Placement) -> Placement:
         twist=None,
         twist_covariance=UNKNOWN_COVARIANCE,
     )
+
+
+def with_odometry_moved(placement: Placement, T_odom_own: np.ndarray) -> Placement:
+    """Return a placement whose odometry is seen from another frame than it started in."""
+    T_odom_base = T_odom_own @ placement.T_odom_base
+    return replace(
+        placement,
+        T_odom_base=T_odom_base,
+        T_map_odom=placement.T_map_base @ inverse(T_odom_base),
+        odom_covariance=_in_axes(T_odom_own, placement.odom_covariance),
+    )
+
+
+def planar_map_odom(T_map_base: np.ndarray, T_odom_base: np.ndarray) -> np.ndarray:
+    """Return ``T_map_odom`` with x, y and yaw alone, such that the base's own are kept.
+
+    Projecting ``T_map_odom`` itself would not do: a degree of tilt between map and odom shifts a
+    base that is far from the origin of odom.
+    """
+    R = _about_z(_heading(T_map_base, _X) - _heading(T_odom_base, _X))
+    position = T_map_base[:3, 3] - R @ T_odom_base[:3, 3]
+    return make_T(R, position * [1.0, 1.0, 0.0])
+
+
+def _heading(T: np.ndarray, axis: np.ndarray) -> float:
+    """Return the angle about z at which an axis of a frame points, radians."""
+    x, y, _ = T[:3, :3] @ axis
+    return math.atan2(y, x)
+
+
+def _about_z(angle: float) -> np.ndarray:
+    """Return the (3, 3) rotation about z."""
+    return Rotation.from_euler('z', angle).as_matrix()
 
 
 def _adjoint(T_target_source: np.ndarray) -> np.ndarray:

@@ -159,7 +159,7 @@ class ScenePublisher:
     def offer_session(self, session: Session, chain: PoseChain, stamp_ns: int) -> None:
         """Take snapshots of what changed, is due, and has anybody who listens."""
         epoch, period_s = self._epoch, self.config.map.publish_period
-        map_state = (session.session_id, session.map.revision, chain.unit)
+        map_state = (session.session_id, session.map.revision, chain.unit, chain.moves)
         if self._is_due('map_points', map_state, period_s):
             view = session.map_view()
             self._jobs.put(lambda: self._publish_map(view, chain, stamp_ns, (map_state, epoch)))

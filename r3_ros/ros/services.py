@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 import functools
+import math
 import threading
 from typing import Any
 
-from r3_ros.srv import GetKeyframeGraph, SaveMap, SaveTrajectory
+from r3_ros.srv import GetKeyframeGraph, SaveMap, SaveTrajectory, SetScale
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.task import Future as RosFuture
@@ -53,6 +54,7 @@ class Services:
             self._create(Trigger, '~/reset', self._reset),
             self._create(Trigger, '~/clear_map', self._clear_map),
             self._create(SetBool, '~/pause', self._pause),
+            self._create(SetScale, '~/set_scale', self._set_scale),
             self._create(SaveMap, '~/save_map', self._save_map),
             self._create(SaveTrajectory, '~/save_trajectory', self._save_trajectory),
             self._create(GetKeyframeGraph, '~/get_keyframe_graph', self._get_keyframe_graph),
@@ -107,6 +109,13 @@ class Services:
         except Exception as error:  # it must not take the executor down, and must be told
             self._node.get_logger().error(f'service failed: {type(error).__name__}: {error}')
         return response
+
+    async def _set_scale(self, request: SetScale.Request, response: SetScale.Response) -> Any:
+        before = self._stream.engine.session.scale.metres_per_unit
+        response.previous_scale = math.nan if before is None else before
+        return await self._tell(
+            lambda: self._stream.set_scale(request.scale, request.lock), response
+        )
 
     async def _save_map(self, request: SaveMap.Request, response: SaveMap.Response) -> Any:
         def write(snapshot: Snapshot, cancelled: threading.Event) -> Saved:
@@ -176,7 +185,7 @@ class Services:
         return response
 
     async def _tell(self, command: Callable[[], str], response: Any) -> Any:
-        """Answer a Trigger or SetBool with what the worker says."""
+        """Answer with what the worker says."""
         try:
             response.message = await self._answer(self._stream.submit(command))
             response.success = True

@@ -21,8 +21,10 @@ from ..runtime import Mailbox, Worker
 from ..streaming.map_snapshot import take_map_snapshot
 from .camera_input import CameraInput
 from .conversions import Picture, Received
+from .frame_tree import Base, TransformTree
 from .graph_messages import GraphSnapshot
 from .health import Health, StepTimes, StreamState
+from .initial_pose import InitialPose
 from .memory_policy import MemoryPolicy, Remedy
 from .messages import (
     estimate_fields,
@@ -36,7 +38,7 @@ from .outputs import Outputs
 from .placing import Placing
 from .saving import SaveCode, SaveError, Snapshot
 from .scenes import graph_snapshot, ScenePublisher
-from .transforms import Base, TransformAuthority, TransformTree
+from .transforms import TransformAuthority
 
 if TYPE_CHECKING:
     from ..streaming.engine import Engine
@@ -81,7 +83,7 @@ class Stream:
         #: Whether the camera is to be heard; ``on_wish`` is called when that may have changed.
         self.wants_pictures = True
         self.on_wish: Callable[[], None] = lambda: None
-        self._tree = tree
+        self.tree = tree
         self._clock = clock
         self._logger = logger
         self._scenes = ScenePublisher(outputs, config, self._on_scene_error, logger.info)
@@ -165,9 +167,11 @@ class Stream:
         self._intake.config = config.input
         self.placing.update_config(config)
 
-    def reset(self, reason: str) -> None:
+    def reset(self, reason: str, keeps_place: bool = True) -> None:
         """Start a new session; the model stays loaded and the counters go on.
 
+        :param keeps_place: a robot whose odometry is corrected stays where it is in map; not if
+            time has jumped, which its odometry may have done as well.
         :raises DeviceLostError: the device is gone, so a new session would not help.
         """
         if self.health.device_lost:
@@ -179,7 +183,7 @@ class Stream:
         self.pictures.clear()
         self.engine.odometry.clear()
         self._scenes.session_id = self.engine.session.session_id
-        self.placing.restart(self.last_stamp_ns)
+        self.placing.restart(self.last_stamp_ns, keeps_place)
         self._intake.reset()
         if self.health.state is not StreamState.PAUSED:
             active = not math.isnan(self.health.active_since_s)
@@ -198,6 +202,38 @@ class Stream:
         """Drop the map's points and go on tracking."""
         self.engine.clear_map()
         self._scenes.clear(self.last_stamp_ns, path_too=False)
+
+    def set_scale(self, metres_per_unit: float, lock: bool) -> str:
+        """Say how long a map unit is; return what was done, in words.
+
+        :raises ConfigError: it is no length, or one that was measured is locked.
+        """
+        self.engine.set_scale(metres_per_unit, lock)
+        scale = self.engine.session.scale.view()
+        self.placing.rescale(scale.metres_per_unit)
+        self.publish_status()
+        after = 'it stays' if scale.locked else 'later estimates pull it'
+        return f'a map unit is {metres_per_unit:g} m; {after}'
+
+    def on_initial_pose(self, given: InitialPose) -> None:
+        """Move the map so that the base is where somebody says that it is."""
+        if not self._has_been_placed:
+            if self.placing.start_at(given):
+                self._logger.info(f'the map will start with the base at {given}')
+                return
+        elif self.placing.move_map(given):
+            self.engine.session.map_revision += 1
+            self._logger.info(f'the map has moved, the base is at {given}')
+            self.publish_status()
+            return
+        self._logger.error(
+            'initialpose is refused: the camera is lost, so nobody knows which place in the map '
+            'is meant. Bring it where it has been, or call ~/reset first'
+        )
+
+    @property
+    def _has_been_placed(self) -> bool:
+        return self.placing.chain is not None and self.placing.chain.last is not None
 
     def pause(self, pause: bool) -> str:
         """Ignore pictures, or take them again; return what was done, in words."""
@@ -248,8 +284,8 @@ class Stream:
             return
         action = self.config.input.on_time_jump_back
         if action == 'reset':
-            self._tree.clear()
-            self.reset('the clock jumped back')
+            self.tree.clear()
+            self.reset('the clock jumped back', keeps_place=False)
         elif action == 'error':
             self._fault('the clock jumped back; call ~/reset to start anew')
 
@@ -292,6 +328,7 @@ class Stream:
             self._run_commands()
         if received is not None:
             self._handle(received)
+        self.authority.robot.look()
         self.placing.offer_session(self.engine.session, self.last_stamp_ns)
 
     def _run_commands(self) -> None:
@@ -313,7 +350,7 @@ class Stream:
             self.health.reject(self.health.reason, 'fault')
             return
         try:
-            if self._has_to_wait(message):
+            if self._has_to_wait(received):
                 self._waiting = received
                 self.camera.info_came.wait(_WAIT_S)
                 return
@@ -322,33 +359,47 @@ class Stream:
             kind = 'no transform' if isinstance(error, TransformError) else 'unusable'
             self._reject(str(error), kind)
 
-    def _has_to_wait(self, message: Any) -> bool:
+    def _has_to_wait(self, received: Received) -> bool:
         """Tell whether a calibration or a transform may still come for the first pictures.
 
         :raises TransformError: it has not come for too long; the picture cannot be placed.
         """
         if self.camera.waits_for_calibration():
             return True
+        message = received.message
         frame = self.camera.optical_frame(message)
         base = self.placing.base
         if base is not None and frame == self.health.optical_frame:
-            if not self._tree.is_outdated(base, frame):
-                return False
-        in_time = self._tree.age_s() < self.config.tf_lookup_timeout
+            if not self.tree.is_outdated(base, frame):
+                self._check_mount(base, frame)
+                waited_s = time.monotonic() - received.time_s
+                stamp_ns = stamp_ns_of(message.header.stamp)
+                in_time = waited_s < self.config.tf_lookup_timeout
+                return in_time and self.placing.waits_for_robot(stamp_ns)
+        in_time = self.tree.age_s() < self.config.tf_lookup_timeout
         # Without a named base the camera itself serves, but a driver's frames may still come.
-        if in_time and not self.config.base_frame and not self._tree.has_parent(frame):
+        if in_time and not self.config.base_frame and not self.tree.has_parent(frame):
             return True
         try:
-            found = self._tree.find_base(frame)
+            found = self.tree.find_base(frame)
         except TransformError as error:
             if in_time:
                 return True
-            self.health.tf_failures += 1
-            self.health.tf_problem = str(error)
-            self.health.enter(StreamState.WAITING_TF, str(error))
+            self._wait_for_tf(error)
             raise
         self._take_base(found, frame)
         return False
+
+    def _check_mount(self, base: Base, frame: str) -> None:
+        try:
+            self.tree.check_mount(base, frame)
+        except TransformError as error:
+            self._wait_for_tf(error)
+            raise
+
+    def _wait_for_tf(self, error: TransformError) -> None:
+        self.health.fail_lookup(str(error))
+        self.health.enter(StreamState.WAITING_TF, str(error))
 
     def _take_base(self, base: Base, optical_frame: str) -> None:
         """Start with a camera, or with another one: its pictures make a new world."""
@@ -362,7 +413,7 @@ class Stream:
             self._scenes.session_id = self.engine.session.session_id
             self.pictures.clear()
         self.placing.take_camera(base, optical_frame)
-        self.placing.restart(self.last_stamp_ns)
+        self.placing.restart(self.last_stamp_ns, keeps_place=True)
         self.health.base_frame, self.health.optical_frame = base.frame, optical_frame
         self.health.tf_problem = ''
         self._logger.info(f"camera '{optical_frame}', base frame '{base.frame}'")
@@ -461,8 +512,9 @@ class Stream:
             self._fault(verdict.reason)
             return False
         if verdict.action is Action.RESET:
-            self._tree.clear()
-            self.reset(verdict.reason)
+            if verdict.time_jumped:
+                self.tree.clear()
+            self.reset(verdict.reason, keeps_place=not verdict.time_jumped)
             self._intake.admit(picture.stamp_ns, width, height, now_ns)
         return True
 

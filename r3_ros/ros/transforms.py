@@ -1,4 +1,4 @@
-"""What r3 says on /tf, and what it needs to hear there.
+"""What r3 says on /tf.
 
 It broadcasts ``map -> odom`` and ``odom -> base`` as far as the parameters give it the authority,
 never an edge that somebody else already broadcasts, and nothing before the first estimate.
@@ -6,169 +6,53 @@ never an edge that somebody else already broadcasts, and nothing before the firs
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
 import threading
-import time
 
 from geometry_msgs.msg import TransformStamped
 import numpy as np
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.time import Time
-from tf2_msgs.msg import TFMessage
-from tf2_ros import Buffer, TransformBroadcaster, TransformException
+from tf2_ros import TransformBroadcaster
 
 from ..config import R3Config
-from ..errors import TransformError
-from ..geometry import is_rigid
+from ..geometry import inverse
+from .frame_tree import TransformTree
 from .health import Health
-from .messages import matrix_from_transform, transform_message
-from .poses import Placement, PoseChain
+from .messages import transform_message
+from .poses import Placement, planar_map_odom, with_odometry_moved
+from .robot_odometry import RobotOdometry
 
 _SECOND_NS = 1_000_000_000
-_AUTHORITY = 'r3'
 
 
-@dataclass(frozen=True)
-class Base:
-    """The moving frame whose pose is published, and where the camera sits on it."""
-
-    frame: str
-    T_base_optical: np.ndarray
-    is_named: bool  # by the user, so the map starts in it
-
-    def new_chain(self) -> PoseChain:
-        """Start a session's chain of frames."""
-        return PoseChain(self.T_base_optical, starts_in_base=self.is_named)
-
-
-class TransformTree:
-    """Hears /tf: where the camera hangs, and who else broadcasts our edges. Executor thread."""
-
-    def __init__(self, node: Node, config: R3Config, health: Health) -> None:
-        """Subscribe."""
-        self._node = node
-        self._config = config
-        self._health = health
-        self._buffer = Buffer(node=node)
-        self._parents: dict[str, str] = {}
-        self._since_s = time.monotonic()
-        #: (child, parent, stamp) of what we sent lately: it comes back to us.
-        self.sent: deque[tuple[str, str, int]] = deque(maxlen=512)
-        latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._subscriptions = [
-            node.create_subscription(TFMessage, '/tf', self._on_moving, 100),
-            node.create_subscription(TFMessage, '/tf_static', self._on_static, latched),
-        ]
-
-    def close(self) -> None:
-        """Stop hearing."""
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
-
-    def clear(self) -> None:
-        """Forget what moves; time has jumped back."""
-        self._buffer.clear()
-
-    def find_base(self, optical_frame: str) -> Base:
-        """Return the base frame for a camera, by what is known now.
-
-        :raises TransformError: ``base_frame`` is set and not connected with the camera yet.
-        """
-        named = self._config.base_frame
-        if named:
-            return Base(named, self._static_pose(named, optical_frame), is_named=True)
-        top = self._topmost_ancestor(optical_frame)
-        if top == optical_frame:
-            return Base(optical_frame, np.eye(4), is_named=False)
-        return Base(top, self._static_pose(top, optical_frame), is_named=False)
-
-    def is_outdated(self, base: Base, optical_frame: str) -> bool:
-        """Tell whether a base that nobody named is not the top of the camera's frames any more.
-
-        A driver's static transforms may be heard later than its first pictures.
-        """
-        return not base.is_named and self._topmost_ancestor(optical_frame) != base.frame
-
-    def age_s(self) -> float:
-        """Return how long transforms have been listened to."""
-        return time.monotonic() - self._since_s
-
-    def has_parent(self, frame: str) -> bool:
-        """Tell whether anybody has said where a frame hangs."""
-        return frame in self._parents
-
-    def _topmost_ancestor(self, frame: str) -> str:
-        """Climb to the last frame below map and odom, so that every frame keeps one parent."""
-        ours = {self._config.map_frame, self._config.odom_frame}
-        seen = {frame}
-        while (parent := self._parents.get(frame)) is not None and parent not in ours | seen:
-            seen.add(parent)
-            frame = parent
-        return frame
-
-    def _static_pose(self, base: str, optical_frame: str) -> np.ndarray:
-        try:
-            found = self._buffer.lookup_transform(base, optical_frame, Time())
-        except TransformException as error:
-            raise TransformError(
-                f"no transform from '{optical_frame}' to base_frame '{base}': {error}. Start what "
-                'publishes it (robot_state_publisher, static_transform_publisher), or leave '
-                'base_frame empty'
-            ) from error
-        T_base_optical = matrix_from_transform(found.transform)
-        if not is_rigid(T_base_optical):
-            raise TransformError(f"the transform from '{optical_frame}' to '{base}' is not rigid")
-        return T_base_optical
-
-    def _on_moving(self, message: TFMessage) -> None:
-        for transform in message.transforms:
-            if not self._is_ours(transform):
-                self._take(transform)
-                self._buffer.set_transform(transform, _AUTHORITY)
-
-    def _on_static(self, message: TFMessage) -> None:
-        for transform in message.transforms:
-            self._take(transform)
-            self._buffer.set_transform_static(transform, _AUTHORITY)
-
-    def _is_ours(self, transform: TransformStamped) -> bool:
-        stamp = transform.header.stamp
-        stamp_ns = stamp.sec * _SECOND_NS + stamp.nanosec
-        return (transform.child_frame_id, transform.header.frame_id, stamp_ns) in self.sent
-
-    def _take(self, transform: TransformStamped) -> None:
-        child, parent = transform.child_frame_id, transform.header.frame_id
-        self._parents[child] = parent
-        config, health = self._config, self._health
-        # A frame above the camera is no rival: it becomes the base, see is_outdated.
-        is_above = not config.base_frame and parent not in (config.map_frame, config.odom_frame)
-        ours = {
-            config.odom_frame: config.publish_map_to_odom_tf,
-            health.base_frame: config.publish_odom_to_base_tf and not is_above,
-        }
-        if child and ours.get(child) and not health.two_parents:
-            health.two_parents = f'{parent} -> {child}'
-            self._node.get_logger().error(
-                f"somebody else broadcasts '{parent}' -> '{child}' on /tf, and a frame has one "
-                'parent: stop the other, or set publish_map_to_odom_tf or '
-                'publish_odom_to_base_tf to false here'
-            )
+def corrects_robot(config: R3Config) -> bool:
+    """Tell whether r3 corrects a robot's odometry: ``odom -> base`` is the robot's own."""
+    return config.publish_map_to_odom_tf and not config.publish_odom_to_base_tf
 
 
 class TransformAuthority:
-    """Broadcasts our edges. The worker sends, a timer repeats; a lock between them."""
+    """Broadcasts our edges.
+
+    The worker sends, a timer repeats, and a robot's transform that comes late completes what was
+    sent; a lock between them.
+
+    :ivar robot: the odometry that is corrected.
+    """
 
     def __init__(self, node: Node, config: R3Config, tree: TransformTree, health: Health) -> None:
         """Create the broadcaster; nothing is sent yet."""
         self._config = config
         self._tree = tree
-        self._health = health
         self._node = node
         self._broadcaster = TransformBroadcaster(node)
+        self.robot = RobotOdometry(config, tree, health, node.get_logger(), self._correct)
+        tree.on_moving = self.robot.look
         self._lock = threading.Lock()
         self._T_map_odom: np.ndarray | None = None
+        #: The newest frame that ``map -> odom`` follows from, and where it was in odom.
+        self._newest: tuple[Placement, np.ndarray] | None = None
+        #: Our own odometry seen from the robot's, which it starts in; None until that is known.
+        self._T_odom_own: np.ndarray | None = None
         self._stamp_ns = 0
         self._repeats = 0
         self._closed = False
@@ -176,6 +60,7 @@ class TransformAuthority:
 
     def close(self) -> None:
         """Destroy the broadcaster's publisher."""
+        self.robot.forget()
         with self._lock:
             self._closed = True
             self._node.destroy_publisher(self._broadcaster.pub_tf)
@@ -183,15 +68,30 @@ class TransformAuthority:
     def update_config(self, config: R3Config) -> None:
         """Take over live parameters."""
         with self._lock:
-            self._config = config
+            self._config = self.robot.config = config
 
-    def reset(self) -> None:
-        """Send nothing until the next estimate."""
+    @property
+    def T_map_odom(self) -> np.ndarray | None:
+        """Return ``map -> odom`` as it is broadcast, None before the first estimate."""
+        return self._T_map_odom
+
+    def reset(self, keeps_place: bool) -> None:
+        """Start anew.
+
+        :param keeps_place: of a robot that is corrected, ``map -> odom`` goes on as it is until
+            the next estimate; otherwise nothing is sent until then.
+        """
+        self.robot.forget()
         with self._lock:
-            self._T_map_odom = None
+            self._newest = self._T_odom_own = None
+            if not (keeps_place and corrects_robot(self._config)):
+                self._T_map_odom = None
 
     def seen(self, stamp_ns: int) -> None:
-        """Note a picture, with or without a pose: ``map -> odom`` holds for its time too."""
+        """Note a picture, with or without a pose: ``map -> odom`` holds for its time too.
+
+        Nothing else moves the date on, so without pictures ``map -> odom`` grows old by itself.
+        """
         with self._lock:
             self._stamp_ns = stamp_ns
             self._repeats = 0
@@ -199,9 +99,12 @@ class TransformAuthority:
     def send(self, stamp_ns: int, placement: Placement, base_frame: str) -> None:
         """Broadcast the transforms of a frame, at its exact stamp."""
         self.seen(stamp_ns)
+        if corrects_robot(self._config):
+            self.robot.offer(stamp_ns, placement, base_frame)
+            return
         with self._lock:
             self._refuse_foreign_edges(base_frame)
-            self._T_map_odom = placement.T_map_odom
+            self._take(placement, placement.T_odom_base)
             edges = self._map_to_odom(stamp_ns)
             config = self._config
             if config.publish_odom_to_base_tf and base_frame not in self._refused:
@@ -212,11 +115,61 @@ class TransformAuthority:
                 )
             self._broadcast(edges + self._ahead())
 
+    def move_map(self, moved: Callable[[Placement], Placement]) -> None:
+        """Broadcast ``map -> odom`` after the map has moved under the frames sent so far.
+
+        :param moved: returns a frame's placement in the map as it is now.
+        """
+        self.robot.move_map(moved)
+        with self._lock:
+            if self._newest is not None:
+                placement, T_odom_base = self._newest
+                self._take(moved(placement), T_odom_base)
+                # The stamp of the frame itself is taken.
+                self._broadcast(self._ahead())
+
+    def T_map_base_now(self, stamp_ns: int, base_frame: str) -> np.ndarray | None:
+        """Return where a robot that is corrected was at a time, or is by the newest it has told.
+
+        None without an estimate, or if the robot has told nothing.
+        """
+        newest = self._newest
+        if newest is None:
+            return None
+        placement, T_odom_base = newest
+        T_odom_now = self.robot.at_or_newest(stamp_ns, base_frame)
+        if T_odom_now is None:
+            return None
+        return placement.T_map_base @ inverse(T_odom_base) @ T_odom_now
+
+    def odometry_of(self, placement: Placement) -> Placement | None:
+        """Return a placement whose odometry starts where the robot's does; None: not known yet."""
+        if not corrects_robot(self._config):
+            return placement
+        T_odom_own = self._T_odom_own
+        return None if T_odom_own is None else with_odometry_moved(placement, T_odom_own)
+
     def repeat(self) -> None:
         """Broadcast ``map -> odom`` again, for those who join late or look between two frames."""
         with self._lock:
             if self._T_map_odom is not None:
                 self._broadcast(self._ahead())
+
+    def _correct(self, stamp_ns: int, placement: Placement, T_odom_base: np.ndarray) -> None:
+        """Broadcast what a frame says of the robot's odometry, at its exact stamp."""
+        with self._lock:
+            self._refuse_foreign_edges('')
+            self._take(placement, T_odom_base)
+            if self._T_odom_own is None:
+                self._T_odom_own = T_odom_base @ inverse(placement.T_odom_base)
+            self._broadcast(self._map_to_odom(stamp_ns) + self._ahead())
+
+    def _take(self, placement: Placement, T_odom_base: np.ndarray) -> None:
+        self._newest = placement, T_odom_base
+        if self._config.planar:
+            self._T_map_odom = planar_map_odom(placement.T_map_base, T_odom_base)
+        else:
+            self._T_map_odom = placement.T_map_base @ inverse(T_odom_base)
 
     def _ahead(self) -> list[TransformStamped]:
         """Return ``map -> odom`` dated ahead of the newest picture.
@@ -239,17 +192,16 @@ class TransformAuthority:
         if not edges or self._closed:
             return
         for edge in edges:
-            stamp = edge.header.stamp
-            stamp_ns = stamp.sec * _SECOND_NS + stamp.nanosec
-            self._tree.sent.append((edge.child_frame_id, edge.header.frame_id, stamp_ns))
+            self._tree.echoes.expect(edge)
         self._broadcaster.sendTransform(edges)
 
     def _refuse_foreign_edges(self, base_frame: str) -> None:
         """Before the first estimate: never start on an edge that somebody else broadcasts."""
         if self._T_map_odom is not None:
             return
+        config = self._config
+        ours = [(config.odom_frame, config.publish_map_to_odom_tf)]
+        ours.append((base_frame, config.publish_odom_to_base_tf))
         self._refused = {
-            frame
-            for frame in (self._config.odom_frame, base_frame)
-            if self._tree.has_parent(frame)
+            frame for frame, published in ours if published and self._tree.refuse_rival(frame)
         }

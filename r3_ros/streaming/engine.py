@@ -35,7 +35,7 @@ from .pose_resolution import (
     told_covariance,
     usable_edges,
 )
-from .scale_tracking import measure_scale, ScaleTracker
+from .scale_tracking import measure_scale, ScaleTracker, UserScale
 from .segments import (
     leave_segment,
     motion_since_last,
@@ -82,6 +82,7 @@ class Engine:
         self._device = device
         self._recent_frames = config.stream.recent_frames
         self._metric = metric
+        self._user_scale: UserScale | None = None
         self.loops = Loops(config)
         self.session = self._new_session(session_id=0)
 
@@ -166,7 +167,10 @@ class Engine:
     def update_config(self, config: R3Config) -> None:
         """Take over parameters that may change while running, between two frames."""
         self.config = self.loops.config = config
-        self.session.map_revision += self.session.scale.update_config(config.scale)
+        scale = self.session.scale
+        self.session.map_revision += scale.update_config(config.scale)
+        if scale.view().source != 'user':
+            self._user_scale = None
         self.session.gate.config = config.tracking
         self.session.bank.config = config.keyframe
 
@@ -186,6 +190,18 @@ class Engine:
         self.predictor.reset()
         self.loops.reset()
         self.session = self._new_session(self.session.session_id + 1)
+
+    def set_scale(self, metres_per_unit: float, lock: bool) -> None:
+        """Say how long a map unit is; it stays so after a reset.
+
+        :param lock: no estimate may change it.
+        :raises ConfigError: it is no length, or one that was measured is locked.
+        """
+        scale, before = self.session.scale, self.session.scale.metres_per_unit
+        user = UserScale(metres_per_unit, lock)
+        scale.set_by_user(user)
+        self._user_scale = user
+        self.session.map_revision += scale.metres_per_unit != before
 
     def shrink(self) -> None:
         """Hold less: the device has no memory left for a frame, which is to be tried again.
@@ -226,7 +242,7 @@ class Engine:
             map=VoxelMap(config.map),
             trajectory=Trajectory(config.trajectory.max_poses),
             session_id=session_id,
-            scale=ScaleTracker(config.scale, self._metric, self.odometry),
+            scale=ScaleTracker(config.scale, self._metric, self.odometry, self._user_scale),
         )
 
     @property

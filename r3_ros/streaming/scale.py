@@ -43,7 +43,8 @@ _FOLLOW_SHARE = 0.1
 class ScaleView:
     """What is known of the scale now.
 
-    :ivar source: ``none``, ``fixed``, ``model`` or ``odometry``.
+    :ivar source: ``none``, ``fixed``, ``model``, ``odometry``, or ``user`` for a number
+        that somebody has set while it ran.
     :ivar metres_per_unit: in use; None: unknown.
     :ivar locked: it will not change any more.
     :ivar live_ratio: the newest estimate over the one in use; None without one.
@@ -115,12 +116,25 @@ class ScaleEstimator:
         #: Length in the world of the units of keyframes that samples hang on, as last known.
         self._units: dict[int, float] = {}
         self._newest: _Fit | None = None
+        #: Whether the number in use was set by hand, and whether it stays whatever is measured.
+        self._is_users, self._users_lock = False, False
+
+    def set_by_user(self, metres_per_unit: float, lock: bool) -> None:
+        """Take a number for the one in use.
+
+        :param lock: no estimate may change it. Without it estimates pull it as they pull their
+            own, where there is a source and ``scale.lock`` is off.
+        """
+        self.metres_per_unit = metres_per_unit
+        self._is_users, self._users_lock = True, lock
 
     def update_config(self, config: ScaleConfig) -> bool:
         """Take live parameters over; tell whether the number in use has changed."""
-        self.config, before = config, self.metres_per_unit
-        if config.source == 'fixed':
-            self.metres_per_unit = config.fixed
+        before, last = self.metres_per_unit, self.config
+        self.config = config
+        # A number set by hand stays until the parameter itself changes.
+        if config.source == 'fixed' and (config.fixed != last.fixed or not self._is_users):
+            self.metres_per_unit, self._is_users = config.fixed, False
         return self.metres_per_unit != before
 
     def add(self, anchor_id: int, unit: float, ratios: np.ndarray, metres: float = 0.0) -> bool:
@@ -142,7 +156,8 @@ class ScaleEstimator:
             newest = math.exp(self._newest.log_scale)
             if before is None:
                 self.metres_per_unit = newest
-            elif not self.config.lock:
+            elif not self.is_locked:
+                self._is_users = False
                 self.metres_per_unit = before * (newest / before) ** _FOLLOW_SHARE
         return self.metres_per_unit != before
 
@@ -159,6 +174,15 @@ class ScaleEstimator:
             self._units.update(changed)
             self._newest = self._fit()
 
+    @property
+    def is_locked(self) -> bool:
+        """Tell whether the number in use will not change by itself any more."""
+        if self.metres_per_unit is None:
+            return False
+        if self._is_users and self._users_lock:
+            return True
+        return self.config.lock or self.config.source in ('none', 'fixed')
+
     def view(self) -> ScaleView:
         """Return what is known now."""
         config, newest, in_use = self.config, self._newest, self.metres_per_unit
@@ -166,9 +190,9 @@ class ScaleEstimator:
         if newest is not None and in_use is not None:
             ratio = math.exp(newest.log_scale) / in_use
         return ScaleView(
-            source=config.source,
+            source='user' if self._is_users else config.source,
             metres_per_unit=in_use,
-            locked=in_use is not None and (config.source == 'fixed' or config.lock),
+            locked=self.is_locked,
             live_ratio=ratio,
             spread=None if newest is None else newest.spread,
             outlier_share=None if newest is None else newest.outlier_share,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..config import ScaleConfig
 from ..datatypes import DepthMap
-from ..errors import FrameError
+from ..errors import ConfigError, FrameError
 from ..geometry import inverse
 from ..metric_depth import MetricDepth
 from .odometry_track import OdometryTrack
@@ -27,6 +28,27 @@ _STRETCH_SHARE = 0.1
 _LONGEST_STRETCH_NS = 10_000_000_000
 #: Frames that may wait for odometry to come as far as they are.
 _WAITING_FRAMES = 100
+#: What ``scale.fixed`` may be, a number set by hand may be.
+_RANGE = next(field.metadata['r3'] for field in fields(ScaleConfig) if field.name == 'fixed')
+
+
+@dataclass(frozen=True)
+class UserScale:
+    """Metres per map unit that somebody has set while it ran; see ``ScaleEstimator``."""
+
+    metres_per_unit: float
+    lock: bool
+
+    def check(self) -> None:
+        """Refuse what is no length.
+
+        :raises ConfigError: it is not finite, not positive, or beyond what makes sense.
+        """
+        value, low, high = self.metres_per_unit, _RANGE.low, _RANGE.high
+        if not (math.isfinite(value) and low <= value <= high):
+            raise ConfigError(
+                f'a scale of {value:g} is refused: give metres per map unit, {low:g} to {high:g}'
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +85,16 @@ class ScaleTracker:
         config: ScaleConfig | None = None,
         metric: MetricDepth | None = None,
         odometry: OdometryTrack | None = None,
+        user: UserScale | None = None,
     ) -> None:
-        """Start a session; what cannot be measured without a source that is not given is not."""
+        """Start a session; what cannot be measured without a source that is not given is not.
+
+        :param user: the number that was in use before, if it was set by hand.
+        """
         self.config = ScaleConfig() if config is None else config
         self._estimator = ScaleEstimator(self.config)
+        if user is not None:
+            self._estimator.set_by_user(user.metres_per_unit, user.lock)
         self._metric = metric if self.config.source == 'model' else None
         self._odometry = odometry if self.config.source == 'odometry' else None
         self._keyframes_passed = 0
@@ -91,6 +119,20 @@ class ScaleTracker:
         """Take live parameters over; tell whether the number in use has changed."""
         self.config = config
         return self._estimator.update_config(config)
+
+    def set_by_user(self, user: UserScale) -> None:
+        """Take a number for the one in use.
+
+        :raises ConfigError: it is no length, or one that was measured is locked.
+        """
+        user.check()
+        if self._estimator.is_locked and self.view().source in ('model', 'odometry'):
+            raise ConfigError(
+                f'the scale is refused: {self.metres_per_unit:g} metres per map unit, measured by '
+                f"source '{self.config.source}', is locked. Set scale.lock to false first, or "
+                'scale.source to none and configure anew'
+            )
+        self._estimator.set_by_user(user.metres_per_unit, user.lock)
 
     def refer(self, held: Mapping[int, HeldPose]) -> None:
         """Take the frames' units over after a correction."""
