@@ -5,17 +5,30 @@ from pathlib import Path
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
-from ros_graph import Domain
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from r3_ros.msg import StreamStatus
+from r3_ros.srv import SaveMap
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from ros_graph import Domain, image_message
+from scripted import PERIOD_NS, START_NS
+from sensor_msgs.msg import Image
 
 pytestmark = pytest.mark.ros
 
 ROOT = Path(__file__).resolve().parents[1]
+#: The same with something that never ends.
+STUCK = 'test/node_process.py'
+IMPATIENT = ('-p', 'input.camera_info_timeout:=0.0')
 
 
 @pytest.fixture
@@ -23,11 +36,11 @@ def start():
     """Start the executable with arguments; what still runs is killed at the end."""
     domain, running = Domain(), []
 
-    def make(*arguments, first_on_path=ROOT, program='r3_stream'):
+    def make(*arguments, first_on_path=ROOT, program='bin/r3_stream'):
         path = os.pathsep.join([str(first_on_path), str(ROOT), os.environ.get('PYTHONPATH', '')])
         environment = os.environ | {'ROS_DOMAIN_ID': str(domain.number), 'PYTHONPATH': path}
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / 'bin' / program), *arguments],
+            [sys.executable, str(ROOT / program), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -36,6 +49,7 @@ def start():
         running.append(process)
         return process
 
+    make.domain = domain
     yield make
     for process in running:
         process.kill()
@@ -64,6 +78,100 @@ def test_a_signal_ends_it_in_order(start, number):
     said, _ = process.communicate(timeout=20)
     assert process.returncode == 0, said
     assert 'Traceback' not in said
+
+
+@pytest.fixture
+def probe(start):
+    """Run a node beside the process, in this one."""
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=start.domain.number)
+    node = Node('probe', context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+
+    def spin_until(done):
+        deadline_s = time.monotonic() + 60.0
+        while not done():
+            assert time.monotonic() < deadline_s
+            executor.spin_once(timeout_sec=0.05)
+
+    node.spin_until = spin_until
+    yield node
+    executor.remove_node(node)
+    node.destroy_node()
+    executor.shutdown()
+    rclpy.shutdown(context=context)
+
+
+def send_pictures(probe, count):
+    camera, heard = probe.create_publisher(Image, 'image', 10), []
+    probe.create_subscription(StreamStatus, '/r3/status', heard.append, 10)
+    probe.spin_until(lambda: camera.get_subscription_count() == 1)
+    probe.spin_until(lambda: probe.count_publishers('/r3/status') == 1)
+    for n in range(count):
+        camera.publish(image_message(START_NS + n * PERIOD_NS))
+        # The last one may never be done with.
+        if n < count - 1:
+            probe.spin_until(lambda n=n: heard and heard[-1].frames_processed == n + 1)
+
+
+def assert_ends_in_order(process):
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, said
+    assert 'Traceback' not in said
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_configures_ends_it_and_its_name_is_free(start, number):
+    process = start('configure', program=STUCK)
+    wait_for(process, 'stuck in configure')
+    process.send_signal(number)
+    assert_ends_in_order(process)
+    # Its name is free for the next start, on the graph as well.
+    wait_for(start(), 'active')
+
+
+def test_a_signal_during_a_frame_that_never_ends_ends_it(start, probe):
+    process = start('frame', '--ros-args', *IMPATIENT, program=STUCK)
+    wait_for(process, 'active')
+    send_pictures(probe, 1)
+    wait_for(process, 'stuck in a frame')
+    process.send_signal(signal.SIGINT)
+    assert_ends_in_order(process)
+
+
+def test_a_signal_during_a_long_save_ends_it_and_leaves_nothing(start, probe, tmp_path):
+    folder = ('-p', f'map.directory:={tmp_path}')
+    process = start('save', '--ros-args', *IMPATIENT, *folder, program=STUCK)
+    wait_for(process, 'active')
+    send_pictures(probe, 4)
+    client = probe.create_client(SaveMap, '/r3/save_map')
+    probe.spin_until(client.service_is_ready)
+    client.call_async(SaveMap.Request(name='kitchen'))
+    wait_for(process, 'stuck in a save')
+    process.send_signal(signal.SIGINT)
+    assert_ends_in_order(process)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_signals_while_it_ends_change_nothing(start):
+    process = start()
+    wait_for(process, 'active')
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+    assert_ends_in_order(process)
+
+
+def test_a_node_that_cannot_be_cleaned_up_ends_its_process(start, probe):
+    process = start('cleanup', '--ros-args', *IMPATIENT, program=STUCK)
+    wait_for(process, 'active')
+    client = probe.create_client(ChangeState, '/r3/change_state')
+    probe.spin_until(client.service_is_ready)
+    for step in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
+        client.call_async(ChangeState.Request(transition=Transition(id=step)))
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 3, said
+    assert 'cannot clean up' in said and 'Traceback' not in said
 
 
 def test_a_second_start_is_refused_and_the_first_goes_on(start):
@@ -114,7 +222,7 @@ def test_without_autostart_it_waits_to_be_configured(start):
 
 
 def test_waiting_for_an_active_node_ends_with_it_being_active(start):
-    waiting = start('/r3', program='r3_wait_active')
+    waiting = start('/r3', program='bin/r3_wait_active')
     node = start()
     assert waiting.communicate(timeout=60)[0] == ''
     assert waiting.returncode == 0
@@ -125,14 +233,14 @@ def test_waiting_for_an_active_node_ends_with_it_being_active(start):
 def test_waiting_for_a_node_that_stays_inactive_says_so(start):
     node = start('--ros-args', '-p', 'autostart:=false')
     wait_for(node, 'waits')
-    waiting = start('r3', '--timeout', '2', program='r3_wait_active')
+    waiting = start('r3', '--timeout', '2', program='bin/r3_wait_active')
     said, _ = waiting.communicate(timeout=60)
     assert waiting.returncode == 1
     assert '/r3 has not become active within 2 s' in said and 'Traceback' not in said
 
 
 def test_waiting_ends_on_a_signal(start):
-    waiting = start('/nobody', program='r3_wait_active')
+    waiting = start('/nobody', program='bin/r3_wait_active')
     with pytest.raises(subprocess.TimeoutExpired):
         waiting.wait(timeout=2)
     waiting.send_signal(signal.SIGINT)

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-import os
-import signal
-import sys
-import threading
+from collections.abc import Callable
 import time
 from typing import Any
 
-import rclpy
 from rclpy.clock import Clock, JumpThreshold, TimeJump
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.signals import SignalHandlerOptions
 from rclpy.timer import Timer
-from rclpy.utilities import try_shutdown
 from sensor_msgs.msg import CompressedImage, Image
 
 from ..config import OWN_PRESET, R3Config
@@ -77,6 +69,8 @@ class R3StreamNode(LifecycleNode):
         self.stream: Stream | None = None
         #: Other than 0 if the process has to end, since something could not be cleaned up.
         self.exit_status = 0
+        #: Makes saves that run give up, also after the node was closed.
+        self.cancel_saves: Callable[[], None] = lambda: None
         self._config: R3Config | None = None
         self._closers: list[Callable[[], Any]] = []
         self._active: list[Callable[[], Any]] = []
@@ -214,7 +208,9 @@ class R3StreamNode(LifecycleNode):
             engine, config, camera, outputs, tree, authority, health, clock, logger
         )
         self._config = config
-        self._closers.append(Services(self, self.stream).close)
+        services = Services(self, self.stream)
+        self._closers.append(services.close)
+        self.cancel_saves = services.cancel_saves
         self._diagnostics = Diagnostics(self.stream, clock)
         timer = self.create_timer(
             config.diagnostics.period, self._publish_diagnostics, clock=self._steady
@@ -343,57 +339,3 @@ class R3StreamNode(LifecycleNode):
         if config.tf_publish_rate != rate_hz and stream.running:
             self._stop_tf_timer()
             self._start_tf_timer(config.tf_publish_rate)
-
-
-def main(args: Sequence[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM; return the exit status."""
-    stopping = threading.Event()
-    # Ours in place of rclpy's: the context stays valid while the node shuts down in order.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
-    try:
-        rclpy.init(
-            args=None if args is None else list(args),
-            signal_handler_options=SignalHandlerOptions.NO,
-        )
-    except RuntimeError as error:
-        sys.stderr.write(f'r3_stream: wrong arguments: {error}\n')
-        return 2
-    try:
-        status = _run(stopping)
-    finally:
-        try_shutdown()
-    if threading.active_count() > 1 and any(
-        t.name == 'r3_worker' and t.is_alive() for t in threading.enumerate()
-    ):
-        # A model that does not come back must not keep the process.
-        sys.stderr.flush()
-        os._exit(status)
-    return status
-
-
-def _run(stopping: threading.Event) -> int:
-    try:
-        node = R3StreamNode()
-    except ConfigError as error:
-        sys.stderr.write(f'r3_stream: {error}\n')
-        return 2
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        if not node.get_parameter('autostart').value:
-            node.get_logger().info('waits to be configured (autostart is false)')
-        elif not node.autostart():
-            return 1
-        while not stopping.is_set():
-            executor.spin_once(timeout_sec=0.2)
-        return 0
-    finally:
-        node.close()
-        executor.remove_node(node)
-        node.destroy_node()
-        executor.shutdown(timeout_sec=0.5)
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -50,6 +50,9 @@ class Services:
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix='r3_writer')
         # Of its own, so that a save on a slow disk holds up nobody who only asks.
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix='r3_reader')
+        self._closed = False
+        # One event per save that runs, set to make it give up.
+        self._running: set[threading.Event] = set()
         self._services = [
             self._create(Trigger, '~/reset', self._reset),
             self._create(Trigger, '~/clear_map', self._clear_map),
@@ -63,8 +66,14 @@ class Services:
     def _create(self, kind: Any, name: str, handler: Callable[..., Any]) -> Any:
         return self._node.create_service(kind, name, handler, callback_group=self._group)
 
+    def cancel_saves(self) -> None:
+        """Make saves that run give up as soon as they can; nothing of them stays."""
+        for cancelled in list(self._running):
+            cancelled.set()
+
     def close(self) -> None:
         """Destroy them; a save that runs is finished."""
+        self._closed = True
         for service in self._services:
             self._node.destroy_service(service)
         for threads in (self._writer, self._reader):
@@ -165,6 +174,8 @@ class Services:
         try:
             snapshot = await self._answer(self._stream.submit(self._stream.snapshot), cancelled)
             job = self._writer.submit(functools.partial(write, snapshot, cancelled))
+            self._running.add(cancelled)
+            job.add_done_callback(lambda _: self._running.discard(cancelled))
             saved: Saved = await self._answer(job, cancelled, SAVE_TIMEOUT_S)
         except SaveError as error:
             response.success, response.code, response.message = False, int(error.code), str(error)
@@ -212,7 +223,8 @@ class Services:
 
         def finish(_: object = None) -> None:
             with lock:
-                if not done.done():
+                # Once the node is closed nobody waits, and its executor may be gone.
+                if not (done.done() or self._closed):
                     done.set_result(None)
 
         # With a callback of its own the future wakes the executor, which may be asleep.

@@ -1,0 +1,123 @@
+"""The process around the node: from its arguments to its exit status, and how it ends in time.
+
+The node works in a thread of its own, so that the main thread answers a signal whatever the node
+is at: loading a model, a frame, or a save on a slow disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import try_shutdown
+
+from ..errors import ConfigError
+from .node import R3StreamNode
+
+#: From a signal to the end of the process; what is not done by then is abandoned.
+_END_S = 2.5
+#: Of that, what an abandoned save has to remove what it began.
+_TIDY_S = 1.0
+_SPIN_S = 0.1
+#: Threads of ours that may be stuck in a model or on a disk.
+_OUR_THREADS = 'r3_'
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM; return the exit status."""
+    stopping = threading.Event()
+    # Ours in place of rclpy's: the context stays valid while the node shuts down in order.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    try:
+        rclpy.init(
+            args=None if args is None else list(args),
+            signal_handler_options=SignalHandlerOptions.NO,
+        )
+    except RuntimeError as error:
+        sys.stderr.write(f'r3_stream: wrong arguments: {error}\n')
+        return 2
+    try:
+        node = R3StreamNode()
+    except ConfigError as error:
+        sys.stderr.write(f'r3_stream: {error}\n')
+        try_shutdown()
+        return 2
+    runner = _Runner(node, stopping)
+    runner.start()
+    stopping.wait()
+    deadline_s = time.monotonic() + _END_S
+    runner.join(_left_s(deadline_s))
+    _end_saves(node, deadline_s)
+    stuck = [t for t in threading.enumerate() if t.name.startswith(_OUR_THREADS)]
+    if runner.is_alive():
+        # The graph is told that the node is gone, or another of its name could not start.
+        node.destroy_node()
+    if stuck:
+        # A model that does not come back must not keep the process.
+        sys.stderr.flush()
+        os._exit(runner.status)
+    try_shutdown()
+    return runner.status
+
+
+class _Runner(threading.Thread):
+    """Configures and runs the node until it is to stop, or has to."""
+
+    def __init__(self, node: R3StreamNode, stopping: threading.Event) -> None:
+        super().__init__(name='r3_executor', daemon=True)
+        self.status = 0
+        self._node = node
+        self._stopping = stopping
+
+    def run(self) -> None:
+        executor = SingleThreadedExecutor()
+        executor.add_node(self._node)
+        try:
+            self._work(executor)
+            self._node.close()
+            executor.remove_node(self._node)
+            self._node.destroy_node()
+            executor.shutdown(timeout_sec=0.5)
+            self.status = self.status or self._node.exit_status
+        except Exception:  # the edge of the thread: the process ends, and says why
+            self.status = 1
+            traceback.print_exc()
+        finally:
+            self._stopping.set()
+
+    def _work(self, executor: SingleThreadedExecutor) -> None:
+        node, stopping = self._node, self._stopping
+        if not node.get_parameter('autostart').value:
+            node.get_logger().info('waits to be configured (autostart is false)')
+        elif not node.autostart():
+            self.status = 0 if stopping.is_set() else 1
+            return
+        while not (stopping.is_set() or node.exit_status):
+            executor.spin_once(timeout_sec=_SPIN_S)
+
+
+def _end_saves(node: R3StreamNode, deadline_s: float) -> None:
+    """Let saves end by themselves; give up those that do not, with what they began removed."""
+    writers = [t for t in threading.enumerate() if t.name.startswith('r3_writer')]
+    for thread in writers:
+        thread.join(_left_s(deadline_s - _TIDY_S))
+    node.cancel_saves()
+    for thread in writers:
+        thread.join(_left_s(deadline_s))
+
+
+def _left_s(deadline_s: float) -> float:
+    return max(deadline_s - time.monotonic(), 0.0)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
