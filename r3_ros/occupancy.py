@@ -6,8 +6,9 @@ lowest large one below the cameras. A cell is
 - *occupied* where at least ``occupancy.min_points`` points lie between ``occupancy.min_height``
   and ``occupancy.max_height`` above the floor;
 - *free* where as many points lie on the floor, with hardly any above; or where no point lies
-  between those heights and at least two cameras looked through the lower half of them at
-  something behind: above a low cabinet one sees far, too;
+  between those heights and at least three cameras looked through the lower half of them at
+  something behind: above a low cabinet one sees far, too. A small island of such cells
+  without floor is what was seen past a stray point, and unknown;
 - *unknown* otherwise. Occupied wins over free.
 
 Which camera saw which point is not kept in a map, so each camera is taken to have seen the points
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 import math
 
 import numpy as np
+from scipy.ndimage import label
 
 from .config import OccupancyConfig
 from .datatypes import Intrinsics
@@ -36,11 +38,13 @@ _SEARCHED_TILT_RAD = math.radians(45.0)
 #: Cameras used, spread over all: more of them add little.
 _MAX_VIEWS = 200
 #: So many cameras must have looked through a cell: one may have done so past a stray point.
-_FREE_VIEWS = 2
+_FREE_VIEWS = 3
 #: A look through so much of the band, from below, tells of all of it.
 _LOOKED_SHARE = 0.5
 #: Of so many points on the floor one above may be stray. Under a table both are seen.
 _FLOOR_PER_STRAY = 10
+#: Area of an island that was seen from several sides.
+_ISLAND_M2 = 1.0
 #: The depth picture made of the cloud: coarse, so that a surface has no holes.
 _VIEW_COLUMNS = 48
 #: A ray this much longer than its neighbour may have slipped between two points of a surface.
@@ -52,6 +56,10 @@ _FLOOR_SAMPLE = 6000
 _LEAST_FLOOR_SHARE = 0.02
 #: Standard deviation of its points along its narrow side, metres.
 _LEAST_FLOOR_SPREAD = 0.1
+#: Share of the points that may be stray, whichever side of the floor they are on.
+_STRAY_SHARE = 0.02
+#: So far below a floor its own points may still lie.
+_NOISE_M = 0.1
 #: Points under a floor speak against it, more than those on it for it: a table is no floor.
 _BELOW_PENALTY = 4.0
 _MARGIN_CELLS = 2
@@ -144,7 +152,7 @@ def occupancy_grid(
         raise OccupancyError(
             f'the floor leans by {math.degrees(floor.tilt_rad):.0f} degrees in the map, so the '
             'map is no ground plan: it is level if the camera was held upright at the first '
-            'picture, or if base_frame names a level frame'
+            'picture, or if base_frame names a level frame; r3 map export --level turns it'
         )
     heights = floor.heights(points)
     obstacles = points[(heights >= config.min_height) & (heights <= config.max_height)]
@@ -155,6 +163,7 @@ def occupancy_grid(
     if intrinsics is not None and len(T_map_optical):
         through = _looked_through(plan, points, T_map_optical, intrinsics, floor, config)
         free |= through & (above == 0)
+        free = _without_islands(free, below >= config.min_points, config.resolution)
     cells = np.full(plan.shape, UNKNOWN, np.int8)
     cells[free] = FREE
     cells[above >= config.min_points] = OCCUPIED
@@ -229,7 +238,8 @@ def _best_layer(
         heights = np.sort(points @ normal)
         below = np.arange(len(heights))
         on_layer = np.searchsorted(heights, heights + thickness, side='right') - below
-        scores = on_layer - _BELOW_PENALTY * below
+        far_below = np.searchsorted(heights, heights - _NOISE_M, side='right')
+        scores = on_layer - _BELOW_PENALTY * np.maximum(far_below - _STRAY_SHARE * len(points), 0)
         if len(centres):
             eye = float(np.median(centres @ normal))
             scores = np.where(heights + thickness < eye, scores, -math.inf)
@@ -388,6 +398,16 @@ def _count_view(counts: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Non
         passed[rows[inside], columns[inside]] = 1
     part = counts[low[0] : high[0], low[1] : high[1]]
     part += passed * (part < 255).astype(np.uint8)
+
+
+def _without_islands(free: np.ndarray, floor: np.ndarray, resolution: float) -> np.ndarray:
+    """Return the free cells whose region is large, or has floor in it."""
+    regions, _ = label(free)
+    kept = np.bincount(regions.ravel()) * resolution**2 >= _ISLAND_M2
+    kept[regions[floor & free]] = True
+    kept[0] = False
+    connected: np.ndarray = kept[regions]
+    return connected
 
 
 def _spread(T: np.ndarray) -> np.ndarray:

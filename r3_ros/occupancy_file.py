@@ -7,6 +7,7 @@ for the probability ``p = (255 - x) / 255``: occupied above ``occupied_thresh``,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +25,17 @@ _UNKNOWN_GREY = 205
 _OCCUPIED_THRESH, _FREE_THRESH = 0.65, 0.196
 
 
-def write_grid(folder: Path | str, grid: OccupancyGrid, overwrite: bool = False) -> None:
+def write_grid(
+    folder: Path | str, grid: OccupancyGrid, overwrite: bool = False, notes: Sequence[str] = ()
+) -> None:
     """Write a folder with ``map.yaml`` and ``map.pgm``.
 
+    :param notes: lines for people, written as comments.
     :raises OutputError: it exists, is of something else, or cannot be written.
     """
     with atomic_directory(folder, overwrite, marker=YAML_NAME) as temporary:
         (temporary / PICTURE_NAME).write_bytes(_pgm(grid.cells))
-        (temporary / YAML_NAME).write_text(_yaml(grid), encoding='ascii')
+        (temporary / YAML_NAME).write_text(_yaml(grid, notes), encoding='utf-8')
 
 
 def _pgm(cells: np.ndarray) -> bytes:
@@ -42,7 +46,7 @@ def _pgm(cells: np.ndarray) -> bytes:
     return f'P5\n{width} {height}\n255\n'.encode('ascii') + greys[::-1].tobytes()
 
 
-def _yaml(grid: OccupancyGrid) -> str:
+def _yaml(grid: OccupancyGrid, notes: Sequence[str]) -> str:
     content = {
         'image': PICTURE_NAME,
         'mode': 'trinary',
@@ -52,4 +56,5 @@ def _yaml(grid: OccupancyGrid) -> str:
         'occupied_thresh': _OCCUPIED_THRESH,
         'free_thresh': _FREE_THRESH,
     }
-    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
+    comments = ''.join(f'# {note}\n' for note in notes)
+    return comments + yaml.safe_dump(content, sort_keys=False, default_flow_style=None)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from ..cloud import Cloud
-from ..export import atomic_directory, write_ply, write_tum
+from ..export import atomic_directory, atomic_write, write_ply, write_tum
 from . import layout
 from .layout import Column
 from .manifest import manifest_text
@@ -50,7 +51,7 @@ def fill_map_folder(
     :raises OSError: likewise.
     """
     for kind in sorted({'ply', *formats}):
-        _WRITERS[kind](folder / f'points.{kind}', saved.points)
+        write_points(folder / f'points.{kind}', saved.points, kind)
     write_tum(folder / layout.TRAJECTORY, saved.trajectory.stamps_ns, saved.trajectory.T_map_base)
     keyframes, edges, landmarks = saved.keyframes, saved.edges, saved.landmarks
     columns = layout.keyframe_columns(len(keyframes), saved.facts.descriptor_size)
@@ -60,6 +61,18 @@ def fill_map_folder(
         columns = layout.landmark_columns(len(landmarks), len(landmarks.frame_ids))
         _write_arrays(folder / layout.LANDMARKS, landmarks, columns)
     return _write_pictures(folder, saved) if include_images else 0
+
+
+def write_points(path: Path | str, cloud: Cloud, kind: str, overwrite: bool = True) -> None:
+    """Write a cloud in one of ``layout.POINT_FORMATS``.
+
+    :raises OutputError: the file exists (without ``overwrite``), or cannot be written.
+    """
+    if kind == 'ply':
+        write_ply(path, cloud, overwrite)
+        return
+    with atomic_write(path, overwrite) as file:
+        _WRITERS[kind](file, cloud)
 
 
 def _write_arrays(path: Path, values: object, columns: dict[str, Column]) -> None:
@@ -84,11 +97,11 @@ def _write_pictures(folder: Path, saved: SavedMap) -> int:
     return len(wanted)
 
 
-def _write_npz(path: Path, cloud: Cloud) -> None:
-    np.savez(path, points=cloud.points, colors=cloud.colors, confidence=cloud.confidence)
+def _write_npz(file: BinaryIO, cloud: Cloud) -> None:
+    np.savez(file, points=cloud.points, colors=cloud.colors, confidence=cloud.confidence)
 
 
-def _write_pcd(path: Path, cloud: Cloud) -> None:
+def _write_pcd(file: BinaryIO, cloud: Cloud) -> None:
     """Write a binary PCD 0.7 with the fields of the published clouds."""
     rows = np.empty(len(cloud), [(n, '<f4') for n in ('x', 'y', 'z', 'rgb', 'confidence')])
     for axis, name in enumerate('xyz'):
@@ -101,7 +114,7 @@ def _write_pcd(path: Path, cloud: Cloud) -> None:
         f'COUNT 1 1 1 1 1\nWIDTH {len(rows)}\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\n'
         f'POINTS {len(rows)}\nDATA binary\n'
     )
-    path.write_bytes(header.encode('ascii') + rows.tobytes())
+    file.write(header.encode('ascii') + rows.tobytes())
 
 
-_WRITERS = {'ply': write_ply, 'pcd': _write_pcd, 'npz': _write_npz}
+_WRITERS = {'pcd': _write_pcd, 'npz': _write_npz}

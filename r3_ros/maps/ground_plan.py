@@ -1,0 +1,57 @@
+"""The occupancy grid of a saved map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import OccupancyConfig
+from ..errors import OccupancyError
+from ..geometry import transform
+from ..occupancy import find_floor, occupancy_grid, OccupancyGrid
+from .saved_map import SavedMap
+
+
+@dataclass(frozen=True, eq=False)
+class GroundPlan:
+    """A grid, and how its frame lies to that of the map.
+
+    :ivar T_grid_map: (4, 4) the turn that makes the floor level; identity if none was asked for.
+    """
+
+    grid: OccupancyGrid
+    T_grid_map: np.ndarray
+
+
+def ground_plan(
+    saved: SavedMap,
+    config: OccupancyConfig,
+    metres_per_unit: float | None = None,
+    level: bool = False,
+) -> GroundPlan:
+    """Return the grid of a map, in metres.
+
+    :param metres_per_unit: of a map that does not know.
+    :param level: turn the map so that its floor is level; the grid is in a frame of its own then.
+    :raises OccupancyError: metres are not known or told twice, or see :func:`occupancy_grid`.
+    """
+    facts, keyframes = saved.facts, saved.keyframes
+    if facts.metres_per_unit is None and metres_per_unit is None:
+        raise OccupancyError(
+            'the map is in map units, and a grid for navigation has metres: say how many metres a '
+            'map unit has (r3 map export --metres-per-unit), or map with a scale.source'
+        )
+    if facts.metres_per_unit is not None and metres_per_unit is not None:
+        raise OccupancyError('the map is in metres already: leave --metres-per-unit out')
+    unit = 1.0 if metres_per_unit is None else metres_per_unit
+    points = saved.points.points * np.float32(unit)
+    T_grid_optical = keyframes.T_map_optical.copy()
+    T_grid_optical[:, :3, 3] *= unit
+    T_grid_map = np.eye(4)
+    if level:
+        T_grid_map = find_floor(points, T_grid_optical[:, :3, 3]).T_level_frame()
+        points, T_grid_optical = transform(T_grid_map, points), T_grid_map @ T_grid_optical
+    intrinsics = keyframes.intrinsics(-1) if len(keyframes) else None
+    grid = occupancy_grid(points, T_grid_optical, intrinsics, config)
+    return GroundPlan(grid, T_grid_map)

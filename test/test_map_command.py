@@ -1,0 +1,276 @@
+"""``r3 map``: what it prints and writes is what the map holds."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+from r3_ros.cli import main
+from r3_ros.cloud import Cloud
+from r3_ros.cloud_file import read_ply
+from r3_ros.datatypes import SparseLandmarks
+from r3_ros.geometry import inverse, T_from_quat
+from r3_ros.maps.keyframe_pictures import encode_picture
+from r3_ros.maps.saved_map import (
+    MapFacts,
+    SavedEdges,
+    SavedKeyframes,
+    SavedMap,
+    SavedTrajectory,
+)
+from r3_ros.maps.writing import write_map
+from r3_ros.trajectory_file import read_tum
+from scipy.spatial.transform import Rotation
+from surveyed_room import INTRINSICS, survey
+from test_occupancy import as_map_server_reads
+import yaml
+
+START_NS = 1_700_000_000_000_000_000
+
+
+def room_map(metres_per_unit=None, pictures=True, **facts):
+    """Return the map of a synthetic room with its landmarks exactly where they are seen."""
+    room = survey(3)
+    T, rng = room.T_map_optical[::6], np.random.default_rng(0)
+    count, K = len(T), INTRINSICS
+    ids = np.arange(count) * 7 + 2
+    marks = rng.choice(room.points, 400, replace=False).astype(np.float64)
+    seen_by, rows, pixels = [], [], []
+    for n in range(count):
+        seen = (marks - T[n, :3, 3]) @ T[n, :3, :3]
+        pixel = seen[:, :2] / seen[:, 2:] * [K.fx, K.fy] + [K.cx, K.cy]
+        inside = (pixel > 0).all(1) & (pixel < [K.width - 1, K.height - 1]).all(1)
+        inside &= seen[:, 2] > 0.2
+        rows.append(np.flatnonzero(inside))
+        seen_by.append(np.full(inside.sum(), ids[n]))
+        pixels.append(pixel[inside])
+    picture = rng.integers(0, 255, (K.height, K.width, 3), dtype=np.uint8)
+    descriptors = rng.normal(size=(count, 8)).astype(np.float32)
+    colors = rng.integers(0, 255, room.points.shape, dtype=np.uint8)
+    return SavedMap(
+        facts=MapFacts(
+            r3_ros_version='0.1.0',
+            model_name='classical',
+            checkpoint_sha256=None,
+            descriptor_size=8,
+            image_size=(K.width, K.height),
+            map_frame='map',
+            base_frame='base_link',
+            optical_frame='camera',
+            T_base_optical=inverse(T[0]),
+            T_map_world=np.eye(4),
+            metres_per_unit=metres_per_unit,
+            scale_source='none' if metres_per_unit is None else 'fixed',
+            voxel_size=0.02,
+            saved_ns=START_NS,
+            **facts,
+        ),
+        keyframes=SavedKeyframes(
+            ids=ids,
+            stamps_ns=START_NS + ids * 10**8,
+            T_map_optical=T,
+            K=np.repeat(K.K[None], count, axis=0),
+            sizes=np.tile(np.array([K.width, K.height], np.int32), (count, 1)),
+            confidences=np.ones((count, 2)),
+            variances=np.full((count, 2), 1e-4),
+            descriptors=descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True),
+            segments=np.zeros(count, np.int32),
+        ),
+        edges=SavedEdges(ids[:-1], ids[1:], inverse(T[:-1]) @ T[1:], np.ones((count - 1, 2))),
+        points=Cloud(room.points, colors, np.ones(len(room.points), np.float32)),
+        trajectory=SavedTrajectory(START_NS + np.arange(60) * 10**8, room.T_map_optical),
+        landmarks=SparseLandmarks(
+            marks,
+            np.full(len(marks), 0.01),
+            np.concatenate(seen_by),
+            np.concatenate(rows),
+            np.concatenate(pixels),
+        ),
+        pictures={int(i): encode_picture(picture) for i in ids} if pictures else {},
+    )
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp('maps') / 'room'
+    write_map(path, room_map())
+    return path
+
+
+@pytest.fixture(scope='module')
+def metric_folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp('maps') / 'metric'
+    write_map(path, room_map(metres_per_unit=1.0))
+    return path
+
+
+def run(*words):
+    return main(['map', *map(str, words)])
+
+
+def export(folder, kind, out, *words):
+    return run('export', folder, '--format', kind, '-o', out, *words)
+
+
+def test_info_tells_what_is_in_a_map(folder, capsys):
+    assert run('info', folder) == 0
+    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    saved = room_map()
+    assert rows['model'] == 'classical' and 'map units' in rows['scale']
+    assert rows['points'].startswith(f'{len(saved.points)}, ')
+    assert rows['keyframes'].startswith(f'{len(saved.keyframes)}, {len(saved.pictures)} with')
+    assert rows['landmarks'].startswith('400, seen ')
+    low, high = saved.bounds
+    assert rows['extent'].startswith(' x '.join(f'{v:.2f}' for v in high - low))
+    # The descriptors of this one have another length than those of the model.
+    assert rows['loadable'].startswith('no: another version')
+    assert 'MB: ' in rows['on'] and 'points.ply' in rows['on']
+
+
+def test_info_says_whether_a_camera_can_be_found(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('R3_ROS_WEIGHTS', str(tmp_path / 'none'))
+    monkeypatch.setenv('HF_HOME', str(tmp_path / 'none'))
+    monkeypatch.setenv('HF_HUB_CACHE', str(tmp_path / 'none'))
+    cases = (
+        (room_map(pictures=False), 'for display only'),
+        (room_map(), 'no: another version'),
+    )
+    for n, (saved, words) in enumerate(cases):
+        write_map(tmp_path / str(n), saved)
+        run('info', tmp_path / str(n))
+        assert words in capsys.readouterr().out
+
+
+def test_info_refuses_what_is_no_map_in_one_line(tmp_path, capsys):
+    assert run('info', tmp_path) == 2
+    error = capsys.readouterr().err
+    assert error.startswith('r3 map: ') and error.count('\n') == 1
+
+
+@pytest.mark.parametrize('kind', ['ply', 'pcd', 'npz'])
+def test_points_are_exported(folder, tmp_path, kind):
+    out = tmp_path / f'cloud.{kind}'
+    assert export(folder, kind, out) == 0
+    saved = room_map().points
+    if kind == 'ply':
+        points, colors = read_ply(out).points, read_ply(out).colors
+    elif kind == 'npz':
+        points, colors = np.load(out)['points'], np.load(out)['colors']
+    else:
+        header, _, body = out.read_bytes().partition(b'DATA binary\n')
+        assert f'POINTS {len(saved)}'.encode() in header
+        rows = np.frombuffer(body, '<f4').reshape(-1, 5)
+        points, packed = rows[:, :3], rows[:, 3].copy().view('<u4')
+        colors = np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], 1)
+    np.testing.assert_array_equal(points, saved.points)
+    np.testing.assert_array_equal(colors, saved.colors)
+    assert export(folder, kind, out) == 2
+    assert export(folder, kind, out, '--overwrite') == 0
+
+
+def test_the_trajectory_is_that_of_base_or_camera(folder, tmp_path):
+    saved = room_map()
+    for frame, T in (
+        ('base', saved.trajectory.T_map_base),
+        ('optical', saved.trajectory.T_map_base @ saved.facts.T_base_optical),
+    ):
+        assert export(folder, 'tum', tmp_path / f'{frame}.tum', '--frame', frame) == 0
+        poses = read_tum(tmp_path / f'{frame}.tum')
+        np.testing.assert_array_equal(poses.stamps_ns, saved.trajectory.stamps_ns)
+        np.testing.assert_allclose(poses.T_world_camera, T, atol=1e-6)
+
+
+def lines_of(path):
+    return [line for line in path.read_text().splitlines() if not line.startswith('#')]
+
+
+def test_a_colmap_model_says_where_each_landmark_is_seen(folder, tmp_path):
+    """Read by the rule of COLMAP's page on its output format."""
+    out = tmp_path / 'model'
+    assert export(folder, 'colmap', out) == 0
+    (camera,) = lines_of(out / 'cameras.txt')
+    number, kind, width, height, *lens = camera.split()
+    assert (number, kind) == ('1', 'PINHOLE')
+    fx, fy, cx, cy = map(float, lens)
+    assert (cx, cy) == (INTRINSICS.cx + 0.5, INTRINSICS.cy + 0.5)
+    rows = lines_of(out / 'images.txt')
+    saved, images = room_map(), {}
+    for pose, seen in zip(rows[::2], rows[1::2], strict=True):
+        number, *motion, camera, name = pose.split()
+        qw, qx, qy, qz, *t = map(float, motion)
+        T_camera_world = T_from_quat(np.array(t), np.array([qx, qy, qz, qw]))
+        picture = cv2.imread(str(out / 'images' / name))
+        assert picture.shape[:2] == (int(height), int(width)) and camera == '1'
+        images[int(number)] = T_camera_world, np.array(seen.split(), float).reshape(-1, 3)
+    np.testing.assert_allclose(
+        inverse(np.stack([T for T, _ in images.values()])),
+        saved.keyframes.T_map_optical,
+        atol=1e-9,
+    )
+    tracks = 0
+    for line in lines_of(out / 'points3D.txt'):
+        number, x, y, z, *_, error = line.split()[:8]
+        track = np.array(line.split()[8:], int).reshape(-1, 2)
+        tracks += len(track)
+        assert float(error) < 1e-3
+        for image, place in track:
+            T, seen = images[image]
+            u, v, point = seen[place]
+            assert point == int(number)
+            ray = T[:3, :3] @ [float(x), float(y), float(z)] + T[:3, 3]
+            assert fx * ray[0] / ray[2] + cx == pytest.approx(u, abs=2e-3)
+            assert fy * ray[1] / ray[2] + cy == pytest.approx(v, abs=2e-3)
+    assert tracks == len(saved.landmarks.frame_ids)
+
+
+def test_a_map_without_landmarks_gives_colmap_its_cloud(tmp_path):
+    saved = dataclasses.replace(room_map(), landmarks=None)
+    write_map(tmp_path / 'map', saved)
+    assert export(tmp_path / 'map', 'colmap', tmp_path / 'model') == 0
+    assert len(lines_of(tmp_path / 'model' / 'points3D.txt')) == len(saved.points)
+
+
+def test_a_grid_needs_metres(folder, metric_folder, tmp_path, capsys):
+    assert export(folder, 'grid', tmp_path / 'plan') == 2
+    assert '--metres-per-unit' in capsys.readouterr().err
+    assert export(metric_folder, 'grid', tmp_path / 'plan', '--metres-per-unit', '2') == 2
+    assert 'in metres already' in capsys.readouterr().err
+    assert export(metric_folder, 'grid', tmp_path / 'plan') == 0
+    assert export(folder, 'grid', tmp_path / 'twice', '--metres-per-unit', '2') == 0
+    once, _, _ = as_map_server_reads(tmp_path / 'plan')
+    twice, _, _ = as_map_server_reads(tmp_path / 'twice')
+    size = survey(3).size
+    for cells, unit in ((once, 1), (twice, 2)):
+        rows, columns = np.nonzero(cells == 100)
+        extent = np.array([np.ptp(columns), np.ptp(rows)]) * 0.05
+        np.testing.assert_allclose(extent, unit * size, atol=0.11)
+
+
+def test_a_leaning_map_is_turned_level_only_if_asked(tmp_path, capsys):
+    saved = room_map(metres_per_unit=1.0)
+    lean = np.eye(4)
+    lean[:3, :3] = Rotation.from_rotvec([0.3, 0, 0]).as_matrix()
+    keyframes = dataclasses.replace(
+        saved.keyframes, T_map_optical=lean @ saved.keyframes.T_map_optical
+    )
+    leaning = dataclasses.replace(
+        saved, keyframes=keyframes, points=saved.points.moved(lean), landmarks=None
+    )
+    write_map(tmp_path / 'map', leaning)
+    assert export(tmp_path / 'map', 'grid', tmp_path / 'plan') == 2
+    assert '--level' in capsys.readouterr().err
+    assert export(tmp_path / 'map', 'grid', tmp_path / 'plan', '--level') == 0
+    assert '17.2 degrees' in capsys.readouterr().out
+    text = (tmp_path / 'plan' / 'map.yaml').read_text()
+    (line,) = [line for line in text.splitlines() if 'T_grid_map' in line]
+    T_grid_map = np.array(yaml.safe_load(line.split(': ')[1]))
+    np.testing.assert_allclose((T_grid_map @ lean)[2, :3], [0, 0, 1], atol=2e-3)
+
+
+def test_parameters_and_the_height_of_the_floor_can_be_given(metric_folder, tmp_path, capsys):
+    words = ('--floor-height', '-0.02', '--set', 'occupancy.resolution=0.1')
+    assert export(metric_folder, 'grid', tmp_path / 'plan', *words) == 0
+    assert 'cells of 0.1 m' in capsys.readouterr().out
+    assert '# floor at -0.020 m' in (tmp_path / 'plan' / 'map.yaml').read_text()
+    assert export(metric_folder, 'grid', tmp_path / 'x', '--set', 'occupancy.resolution=9') == 2
+    assert 'occupancy.resolution' in capsys.readouterr().err
