@@ -445,6 +445,29 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True)
+class RelocaliseConfig:
+    """Finding the camera in a map that was loaded."""
+
+    min_frames: int = _param(
+        3,
+        'frames in a row that must agree on a place in a loaded map; twice as many if their '
+        'scores are low',
+        'frames',
+        low=1,
+        high=100,
+        live=True,
+    )
+    timeout: float = _param(
+        30.0,
+        'when it is not found for so long, the map is put away and a new session begins',
+        's',
+        low=0.1,
+        high=3600.0,
+        live=True,
+    )
+
+
+@dataclass(frozen=True)
 class CovarianceConfig:
     """How confidence becomes a covariance. A heuristic: see docs/conventions.md."""
 
@@ -629,6 +652,7 @@ class R3Config:
     scale: ScaleConfig = _group(ScaleConfig)
     keyframe: KeyframeConfig = _group(KeyframeConfig)
     tracking: TrackingConfig = _group(TrackingConfig)
+    relocalise: RelocaliseConfig = _group(RelocaliseConfig)
     covariance: CovarianceConfig = _group(CovarianceConfig)
     points: PointsConfig = _group(PointsConfig)
     map: MapConfig = _group(MapConfig)

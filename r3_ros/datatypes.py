@@ -162,6 +162,25 @@ class FramePrediction:
 
 
 @dataclass(frozen=True, eq=False)
+class KnownKeyframe:
+    """A keyframe of a saved map, for a predictor to hold as if it had seen it.
+
+    :ivar frame_id: its number in the session that goes on with the map.
+    :ivar image: (H, W, 3) uint8 RGB, undistorted.
+    :ivar intrinsics: of ``image``.
+    :ivar T_world_camera: (4, 4) float64, in map units.
+    :ivar descriptor: (D,) float32, as the predictor described it.
+    """
+
+    frame_id: int
+    stamp_ns: int
+    image: np.ndarray
+    intrinsics: Intrinsics
+    T_world_camera: np.ndarray
+    descriptor: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class SparseLandmarks:
     """Points that a predictor has triangulated, and where its keyframes saw them.
 

@@ -23,6 +23,7 @@ from .datatypes import (
     Edge,
     Frame,
     FramePrediction,
+    KnownKeyframe,
     ModelInfo,
     SparseLandmarks,
 )
@@ -107,6 +108,20 @@ class Predictor(Protocol):
 
     def device_memory(self) -> DeviceMemory | None:
         """Tell how the device's memory is used, from any thread; None where it is the host's."""
+
+
+    def restore(
+        self, keyframes: Iterable[KnownKeyframe], landmarks: SparseLandmarks | None
+    ) -> None:
+        """Hold the keyframes of a saved map, as if they had been predicted.
+
+        Called when nothing is held. New frames are then related to them by :meth:`predict` as to
+        any others: where the camera is, nobody knows yet.
+
+        :param keyframes: oldest first, each made when it is asked for.
+        :param landmarks: what :meth:`landmarks` returned when the map was saved.
+        :raises FrameError: a picture cannot be used.
+        """
 
     def reset(self) -> None:
         """Forget every frame and every estimate: the next frame starts a new world."""

@@ -127,6 +127,7 @@ class HeldFrame:
     :ivar T_world_camera: best present estimate.
     :ivar announced: the pose the engine was told, by edges; None before there was one.
     :ivar seen: its sightings; for frames that are no keyframes, of landmarks it agreed with.
+    :ivar saved: it is of a map that was loaded, which stays as it is.
     """
 
     frame_id: int
@@ -136,6 +137,7 @@ class HeldFrame:
     keyframe: bool = False
     posed: bool = False
     announced: np.ndarray | None = None
+    saved: bool = False
 
 
 class HeldFrames:

@@ -16,6 +16,7 @@ from .landmarks import HeldFrame, HeldFrames, Landmarks, Sightings
 from .pinhole import homogeneous, Pinhole, project
 from .pnp import INLIER_PX, ransac_pose, refine_pose, reprojection_px
 from .relocalise import Place, Relocaliser
+from .saved_landmarks import KnownMap
 from .sweep import Swept
 from .upkeep import Upkeep, World
 from .window import Loop, Motion
@@ -129,6 +130,13 @@ class Odometry:
         self._key_id = -1
         self._key_count = 0
         self._reference_T = np.eye(4)
+
+    def enter(self, known: KnownMap) -> None:
+        """Begin lost in a saved map."""
+        known.enter(self.world)
+        self.mode = Mode.LOST
+        # There is no picture just before.
+        self._lost_steps = PICK_UP_STEPS
 
     @property
     def start_rotation_sigma(self) -> float:

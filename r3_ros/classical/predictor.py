@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ from ..datatypes import (
     Frame,
     FramePrediction,
     Intrinsics,
+    KnownKeyframe,
     ModelInfo,
     SparseLandmarks,
 )
@@ -25,7 +26,7 @@ from .confidence import Evidence, REFERENCE, rotation_confidence
 from .landmarks import HeldFrame
 from .odometry import Mode, Odometry
 from .pinhole import Pinhole
-from .saved_landmarks import landmarks_in
+from .saved_landmarks import KnownMap, landmarks_in
 from .sweep import sweep_size, Swept
 
 #: Longest side of the picture that corners are followed in; larger ones are shrunk to it.
@@ -62,6 +63,8 @@ class ClassicalPredictor:
         self._config = config
         self._with_depth = with_depth
         self._odometry: Odometry | None = None
+        # A saved map, until the first frame tells the camera.
+        self._known: KnownMap | None = None
         self._intrinsics: Intrinsics | None = None
         self._estimated = False
         self._size = (0, 0)
@@ -136,7 +139,8 @@ class ClassicalPredictor:
     def landmarks(self, T_world_camera: Mapping[int, np.ndarray]) -> SparseLandmarks | None:
         """Return the landmarks, with the sightings of these keyframes, in the engine's world."""
         if self._odometry is None:
-            return None
+            # Not seen yet, so as they were.
+            return None if self._known is None else self._known.landmarks
         return landmarks_in(self._odometry.world, T_world_camera, self._size)
 
     def shrink(self) -> None:
@@ -146,10 +150,31 @@ class ClassicalPredictor:
         """Return None: no device is used."""
         return None
 
+    def restore(
+        self, keyframes: Iterable[KnownKeyframe], landmarks: SparseLandmarks | None
+    ) -> None:
+        """Hold the keyframes and landmarks of a saved map; the first frame is lost in it.
+
+        The map is held as for the camera of that frame, whatever the saved pictures' size.
+        """
+        if landmarks is None:
+            raise FrameError('the map has no landmarks: it was not made by the classical model')
+        self.reset()
+        descriptors = {}
+
+        def kept() -> Iterator[KnownKeyframe]:
+            for keyframe in keyframes:
+                descriptors[keyframe.frame_id] = keyframe.descriptor
+                yield keyframe
+
+        self._known = KnownMap.of(kept(), landmarks)
+        self._descriptors = descriptors
+
     def reset(self) -> None:
         """Forget everything; the next frame starts anew."""
         self.close()
         self._odometry = None
+        self._known = None
         self._intrinsics = None
         self._described = None
         self._colors.clear()
@@ -195,7 +220,9 @@ class ClassicalPredictor:
         height, width = frame.image.shape[:2]
         intrinsics = frame.intrinsics
         self._estimated = intrinsics is None
-        if intrinsics is None:
+        if intrinsics is None and self._known is not None:
+            intrinsics = self._known.intrinsics_for(width, height)
+        elif intrinsics is None:
             focal = ASSUMED_FOCAL * max(width, height)
             centre = ((width - 1) / 2.0, (height - 1) / 2.0)
             intrinsics = Intrinsics(focal, focal, *centre, width, height)
@@ -211,9 +238,12 @@ class ClassicalPredictor:
             camera,
             self._config.max_features,
             self._config.window_keyframes,
-            guessed_focal=self._estimated,
+            guessed_focal=self._estimated and self._known is None,
             planes=self._config.depth_planes if self._with_depth else 0,
         )
+        if self._known is not None:
+            self._odometry.enter(self._known)
+            self._known = None
         return self._odometry
 
     def _check_intrinsics(self, frame: Frame) -> None:

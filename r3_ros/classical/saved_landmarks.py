@@ -1,13 +1,22 @@
-"""Landmarks on their way into a saved map, in the engine's world and the pictures' pixels."""
+"""Landmarks on their way into a saved map and back.
+
+Outside they are in the engine's world and in the pixels of the pictures, here in those of the
+working picture. A map that comes back is brought to the camera of the present pictures, which may
+have another size or calibration: both are pinholes, so one affine map of the pixels does it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
-from ..datatypes import SparseLandmarks
+from ..datatypes import Intrinsics, KnownKeyframe, SparseLandmarks
 from ..geometry import inverse
+from .landmarks import HeldFrame, Sightings
+from .pinhole import Pinhole
 from .upkeep import World
 
 
@@ -51,3 +60,111 @@ def landmarks_in(
         landmarks=rows.astype(np.int64),
         pixels=np.clip(in_picture, -0.5, np.array(size) - 0.5),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class KnownPicture:
+    """A keyframe of a saved map, until the first picture tells the camera.
+
+    :ivar gray: (H, W) uint8, full size.
+    """
+
+    frame_id: int
+    gray: np.ndarray
+    intrinsics: Intrinsics
+    T_world_camera: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class KnownMap:
+    """A saved map, until the first picture tells the camera."""
+
+    pictures: Sequence[KnownPicture]
+    landmarks: SparseLandmarks
+
+    @classmethod
+    def of(cls, keyframes: Iterable[KnownKeyframe], landmarks: SparseLandmarks) -> KnownMap:
+        """Keep what is needed of the keyframes."""
+        pictures = [
+            KnownPicture(
+                k.frame_id,
+                cv2.cvtColor(k.image, cv2.COLOR_RGB2GRAY),
+                k.intrinsics,
+                k.T_world_camera,
+            )
+            for k in keyframes
+        ]
+        return cls(pictures, landmarks)
+
+    def intrinsics_for(self, width: int, height: int) -> Intrinsics:
+        """Return the intrinsics that the newest pictures had, for pictures of another size."""
+        return self.pictures[-1].intrinsics.resized(width, height)
+
+    def enter(self, world: World) -> None:
+        """Put keyframes and landmarks into an empty world."""
+        slots = self._add_landmarks(world)
+        known = self.landmarks
+        for picture in self.pictures:
+            own = np.flatnonzero(known.frame_ids == picture.frame_id)
+            A = _to_camera(picture.intrinsics, world.camera)
+            pixels = known.pixels[own] @ A[:, :2].T + A[:, 2]
+            # Of another camera, which may see less.
+            inside = world.camera.inside(pixels)
+            seen = slots[known.landmarks[own[inside]]]
+            world.landmarks.sightings[seen] += 1
+            T = np.array(picture.T_world_camera)
+            world.frames.add(
+                HeldFrame(
+                    picture.frame_id,
+                    _warped(picture.gray, A, world.camera),
+                    T,
+                    Sightings.of(world.landmarks, seen, pixels[inside]),
+                    keyframe=True,
+                    posed=True,
+                    announced=T.copy(),
+                    saved=True,
+                )
+            )
+
+    def _add_landmarks(self, world: World) -> np.ndarray:
+        """Return the slots of the landmarks; each counts as first seen where it is first told."""
+        known = self.landmarks
+        first = np.full(len(known), -1)
+        first[known.landmarks[::-1]] = np.arange(len(known.landmarks))[::-1]
+        slots = np.full(len(known), -1)
+        intrinsics = {p.frame_id: p.intrinsics for p in self.pictures}
+        for frame_id, of_picture in intrinsics.items():
+            own = np.flatnonzero((first >= 0) & (known.frame_ids[first] == frame_id))
+            A = _to_camera(of_picture, world.camera)
+            pixels = known.pixels[first[own]] @ A[:, :2].T + A[:, 2]
+            slots[own] = world.landmarks.add(known.positions[own], frame_id, pixels)
+        placed = slots >= 0
+        world.landmarks.solid[slots[placed]] = True
+        world.landmarks.relative_sigma[slots[placed]] = known.relative_sigma[placed]
+        return slots
+
+
+def _to_camera(intrinsics: Intrinsics, camera: Pinhole) -> np.ndarray:
+    """Return the (2, 3) affine map from pixels of a picture to those of the working picture."""
+    fx, fy = camera.fx / intrinsics.fx, camera.fy / intrinsics.fy
+    return np.array(
+        [
+            [fx, 0.0, camera.cx - fx * intrinsics.cx],
+            [0.0, fy, camera.cy - fy * intrinsics.cy],
+        ]
+    )
+
+
+def _warped(gray: np.ndarray, A: np.ndarray, camera: Pinhole) -> np.ndarray:
+    """Return the (h, w) picture as the working picture's camera would have taken it."""
+    size = (camera.width, camera.height)
+    shrunk = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
+    exact = np.array(size) / (gray.shape[1], gray.shape[0])
+    resized = np.zeros((2, 3))
+    resized[[0, 1], [0, 1]] = exact
+    resized[:, 2] = 0.5 * exact - 0.5
+    if np.allclose(A, resized, atol=1e-3):
+        return shrunk
+    # From the shrunk picture, which has no finer detail than the result can show.
+    full = np.vstack([A, [0, 0, 1]]) @ np.linalg.inv(np.vstack([resized, [0, 0, 1]]))
+    return cv2.warpAffine(shrunk, full[:2], size, flags=cv2.INTER_LINEAR)

@@ -80,7 +80,11 @@ def take_window(
     keyframes = frames.keyframes()
     if len(keyframes) < 2:
         return None
-    free = keyframes[-size:] if len(keyframes) > size else keyframes[1:]
+    # A map that was loaded stays as it is, and holds what is added to it in place.
+    own = [f for f in keyframes if not f.saved]
+    free = own[-size:] if len(keyframes) > size or len(own) < len(keyframes) else own[1:]
+    if not free:
+        return None
     free_ids = {f.frame_id for f in free}
     wanted = np.zeros(len(landmarks.used), bool)
     for frame in free:

@@ -23,7 +23,9 @@ from ..datatypes import (
     Frame,
     FramePrediction,
     Intrinsics,
+    KnownKeyframe,
     ModelInfo,
+    SparseLandmarks,
 )
 from ..errors import DeviceMemoryError, FrameError, ModelError
 from ..geometry import inverse, T_from_quat
@@ -37,6 +39,8 @@ from .recomputation import Recomputation
 #: Score of an edge whose logits are both 1: stands for a good one until the stream has shown its
 #: own.
 _FIRST_GUESS = math.log1p(math.e)
+#: Keyframes of a saved map that the keys and values of another one are computed with: the nearest.
+_RESTORED_NEIGHBOURS = 4
 #: Frames whose best scores set what a good edge of this stream is.
 _WARM_UP_FRAMES = 10
 _BEST_EDGES = 3
@@ -217,6 +221,23 @@ class R3Predictor:
     def _give_back(self) -> None:
         if self._device.type == 'cuda':
             torch.cuda.empty_cache()
+
+    def restore(
+        self, keyframes: Iterable[KnownKeyframe], landmarks: SparseLandmarks | None
+    ) -> None:
+        """Hold the pictures of a saved map; each is computed when it is first wanted.
+
+        :raises FrameError: a picture cannot be used.
+        :raises ModelError: the pictures do not fit into ``memory.max_host_mib``.
+        """
+        self.reset()
+        centres: dict[int, np.ndarray] = {}
+        for known in keyframes:
+            centre = known.T_world_camera[:3, 3]
+            far = {i: float(np.linalg.norm(other - centre)) for i, other in centres.items()}
+            near = sorted(far, key=far.__getitem__)
+            self.hold_picture(known.frame_id, known.image, near[:_RESTORED_NEIGHBOURS])
+            centres[known.frame_id] = centre
 
     def reset(self) -> None:
         """Forget every frame; the weights stay."""

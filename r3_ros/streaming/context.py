@@ -21,7 +21,10 @@ def retrieve_context(
         # Where the camera was says little of where it is: look everywhere, but do not give
         # up the last frames, which a short loss may well come back to.
         found = stream.recent_keyframes + stream.retrieved_keyframes
-        return sorted({*session.recent, *session.bank.most_similar(descriptor, found)})
+        search = session.relocalisation
+        without = set() if search is None else search.not_wanted(session.graph.held)
+        alike = session.bank.most_similar(descriptor, found, without)
+        return sorted({*session.recent, *alike})
     if session.segment_id:
         return segment_context(session, descriptor, stream)
     keyframes = session.keyframes_of(0)

@@ -20,11 +20,13 @@ from ..config import R3Config
 from ..datatypes import DepthMap, Edge, Estimate, Frame, FramePrediction, TrackingState
 from ..errors import FrameError
 from ..kernels import retrieval_index
+from ..maps.saved_map import SavedMap
 from ..metric_depth import MetricDepth
 from ..predictor import Predictor
 from .bank import KeyframeBank
 from .context import retrieve_context
 from .gate import Gate, Verdict
+from .loaded_map import LoadedMap, require_findable, take_in
 from .loops import Loops
 from .odometry_track import OdometryTrack
 from .pose_graph import PoseGraph
@@ -35,6 +37,7 @@ from .pose_resolution import (
     told_covariance,
     usable_edges,
 )
+from .relocalisation import Vicinity
 from .scale_tracking import measure_scale, ScaleTracker, UserScale
 from .segments import (
     leave_segment,
@@ -110,7 +113,7 @@ class Engine:
         session.bank.move({i: session.graph.held[i].T_world_camera for i in corrected})
         edges, withheld, resolved = self._resolve(frame, prediction)
         stages.done('resolve')
-        first = session.frame_count == 0
+        first = frame.frame_id == 0
         session.gate.expect(self.predictor.confidence_reference)
         T_world_camera = resolved.held.T_world_camera if resolved else None
         was_lost = session.gate.lost
@@ -122,6 +125,10 @@ class Engine:
         elif self._may_begin_segment and stays_lost(session, verdict, self.config.loop):
             edges, withheld, resolved = [], [], _origin()
             verdict, gone = open_segment(session, frame.frame_id)
+        if session.relocalisation is not None and verdict.believed and not session.segment_id:
+            # From here on the world is the saved one for whoever listens.
+            session.relocalisation = None
+            session.map_revision += 1
         stages.done('gate')
         is_keyframe, evicted, T_previous_camera = self._remember(
             frame, descriptor, prediction, edges, resolved, verdict
@@ -184,6 +191,38 @@ class Engine:
         depths = self._add_to_map(depths)
         measure_scale(self.session, None, depths, None)
         return tuple(sorted(corrected)), depths
+
+    def load_map(self, saved: SavedMap, near: Vicinity | None = None) -> LoadedMap:
+        """Begin a new session that goes on with a saved map, and look for the camera in it.
+
+        Nothing is given out, and the state is INITIALIZING, until the camera is found.
+
+        :param near: where to look; None for everywhere.
+        :raises MapError: another model's map, or one in which no camera can be found; the present
+            session goes on.
+        """
+        saved.require_model(self.predictor.info, self.predictor.descriptor_size)
+        require_findable(saved)
+        self.reset()
+        loaded = take_in(self.session, saved, self.config, self._keyframe_room, near)
+        try:
+            self.predictor.restore(loaded.keyframes(), loaded.landmarks)
+        except Exception:
+            self.reset()
+            raise
+        return loaded
+
+    def narrow_search(self, near: Vicinity) -> bool:
+        """Look for the camera around there only; tell whether it is looked for at all."""
+        if self.session.relocalisation is None:
+            return False
+        self.session.relocalisation.narrow(near)
+        return True
+
+    @property
+    def is_relocalising(self) -> bool:
+        """Tell whether the camera is still looked for in a map that was loaded."""
+        return self.session.relocalisation is not None
 
     def reset(self) -> None:
         """Forget everything: the next frame starts a new world and a new session id."""
@@ -289,6 +328,18 @@ class Engine:
         into_frame = (edge for edge in prediction.edges if edge.target_id == frame.frame_id)
         edges = usable_edges(into_frame, held)
         reference = self.predictor.confidence_reference
+        search = self.session.relocalisation
+        if search is not None and self.session.gate.lost:
+            used, resolved = search.place(
+                [edge for edge in edges if edge.source_id in search.keyframe_ids],
+                held,
+                reference,
+                self.config.covariance,
+                lambda some, scale: self._resolve_edges(some, held, scale),
+            )
+            edges = [edge for edge in edges if edge.source_id not in search.keyframe_ids]
+            if resolved is not None or not edges:
+                return used, [], resolved
         return self.loops.resolve(
             self.session,
             edges,

@@ -67,6 +67,8 @@ class Gate:
         self.state = TrackingState.INITIALIZING
         self._bad_frames = 0
         self._agreeing: list[np.ndarray] = []
+        # Frames that have to agree, where it is not the usual number.
+        self._needed: int | None = None
         self._before: np.ndarray | None = None  # the last frame's pose, if it was believed
         self._stride = 0.0
 
@@ -86,6 +88,12 @@ class Gate:
             self.state = TrackingState.RECOVERING
             self._agreeing = []
             self._before = None
+
+    def seek(self, frames: int) -> None:
+        """Begin lost in a place that is known from before; so many frames have to agree on it."""
+        self.restart()
+        self.state = TrackingState.LOST
+        self._needed = frames
 
     def restart(self) -> None:
         """Begin anew in a place of which nothing is known; what is usual stays known."""
@@ -178,7 +186,8 @@ class Gate:
         long as no frame is remembered, the camera only gets farther from those that are.
         """
         weak = ratio < self.config.low_confidence_ratio
-        needed = self.config.recover_frames * (_WEAK_FACTOR if weak else 1)
+        needed = self._needed or self.config.recover_frames
+        needed *= _WEAK_FACTOR if weak else 1
         if self._agreeing and not self._agrees(T):
             self._agreeing = []
         self._agreeing.append(T)
@@ -186,6 +195,7 @@ class Gate:
             found = f'{len(self._agreeing)} of {needed} frames agree'
             return TrackingState.RECOVERING, found, False
         self._agreeing = []
+        self._needed = None
         state, reason = self._accept(ratio)
         return state, 'found again' + (f', {reason}' if reason else ''), True
 

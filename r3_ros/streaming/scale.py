@@ -118,6 +118,8 @@ class ScaleEstimator:
         self._newest: _Fit | None = None
         #: Whether the number in use was set by hand, and whether it stays whatever is measured.
         self._is_users, self._users_lock = False, False
+        #: What told the scale of a map that was loaded.
+        self._adopted_from: str | None = None
 
     def set_by_user(self, metres_per_unit: float, lock: bool) -> None:
         """Take a number for the one in use.
@@ -127,6 +129,11 @@ class ScaleEstimator:
         """
         self.metres_per_unit = metres_per_unit
         self._is_users, self._users_lock = True, lock
+
+    def adopt(self, metres_per_unit: float, source: str) -> None:
+        """Take the scale of a map that was loaded, whose unit is this session's."""
+        self.metres_per_unit = metres_per_unit
+        self._adopted_from, self._is_users = source, False
 
     def update_config(self, config: ScaleConfig) -> bool:
         """Take live parameters over; tell whether the number in use has changed."""
@@ -190,7 +197,7 @@ class ScaleEstimator:
         if newest is not None and in_use is not None:
             ratio = math.exp(newest.log_scale) / in_use
         return ScaleView(
-            source='user' if self._is_users else config.source,
+            source=self._source(),
             metres_per_unit=in_use,
             locked=self.is_locked,
             live_ratio=ratio,
@@ -198,6 +205,13 @@ class ScaleEstimator:
             outlier_share=None if newest is None else newest.outlier_share,
             waits_for='' if in_use is not None else self._missing(),
         )
+
+    def _source(self) -> str:
+        if self._is_users:
+            return 'user'
+        if self.config.source == 'none' and self._adopted_from is not None:
+            return self._adopted_from
+        return self.config.source
 
     def _missing(self) -> str:
         count, config = len(self._samples), self.config

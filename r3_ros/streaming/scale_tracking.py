@@ -115,6 +115,10 @@ class ScaleTracker:
         """Return what is known now."""
         return self._estimator.view()
 
+    def adopt(self, metres_per_unit: float, source: str) -> None:
+        """Take the scale of a map that was loaded, whose unit is this session's."""
+        self._estimator.adopt(metres_per_unit, source)
+
     def update_config(self, config: ScaleConfig) -> bool:
         """Take live parameters over; tell whether the number in use has changed."""
         self.config = config

@@ -87,6 +87,8 @@ def segment_context(session: Session, descriptor: np.ndarray, stream: StreamConf
 
 def told_state(session: Session, verdict: Verdict) -> TrackingState:
     """Return the state to tell: a camera followed in a place unknown is not found again yet."""
+    if session.relocalisation is not None:
+        return TrackingState.INITIALIZING
     if session.segment_id and verdict.believed:
         return TrackingState.RECOVERING
     return verdict.state
@@ -95,7 +97,8 @@ def told_state(session: Session, verdict: Verdict) -> TrackingState:
 def told_reason(session: Session, verdict: Verdict) -> str:
     """Return the reason to tell."""
     apart = f'segment {session.segment_id} is not joined to the map' if session.segment_id else ''
-    return '; '.join(filter(None, (verdict.reason, apart)))
+    looking = 'looking for the place in the loaded map' if session.relocalisation else ''
+    return '; '.join(filter(None, (looking, verdict.reason, apart)))
 
 
 def motion_since_last(

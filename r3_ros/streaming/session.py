@@ -11,6 +11,7 @@ from .gate import Gate
 from .keyframe_graph import KeyframeGraphView
 from .loop_evidence import LoopEvidence
 from .pose_graph import PoseGraph
+from .relocalisation import Relocalisation
 from .scale_tracking import ScaleTracker
 from .trajectory import Trajectory, TrajectoryView
 from .voxel_map import MapView, VoxelMap
@@ -25,7 +26,10 @@ class Session:
         stay out of the map until their edges have been refined.
     :ivar followed_since: frames that the camera was found again at, after a loss or a gap: poses
         on both sides of one do not follow from one another. Starts with the first frame.
-    :ivar frame_count: frames processed, which is also the next frame's id.
+    :ivar frame_count: the next frame's id. Frames of a map that was loaded come first.
+    :ivar first_frame: id of the first frame that was processed.
+    :ivar relocalisation: the search for the camera in a map that was loaded; None once it is
+        found, and without one.
     :ivar segment_id: the segment that the camera is in; only segment 0 is in the world.
     :ivar newest_segment: the highest number given so far.
     :ivar lost_frames: frames since the camera was lost; 0 while it is followed.
@@ -50,6 +54,8 @@ class Session:
     map_revision: int = 0
     loops_closed: int = 0
     frame_count: int = 0
+    first_frame: int = 0
+    relocalisation: Relocalisation | None = None
     last_stamp_ns: int | None = None
     recent: deque[int] = field(default_factory=deque)
     doubtful: set[int] = field(default_factory=set)

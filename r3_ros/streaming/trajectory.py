@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from ..datatypes import TrackingState
-from ..geometry import make_T
+from ..geometry import inverse, make_T
 from .similarity import inverse_similarity, rigid_part, scale_of
 
 _ABSOLUTE = -1  # the stored pose is T_world_camera
@@ -128,6 +128,42 @@ class Trajectory:
         if not given:
             rows['emitted'][row] = np.nan
         self._count += 1
+
+    def restore(
+        self,
+        frame_ids: np.ndarray,
+        stamps_ns: np.ndarray,
+        is_keyframe: np.ndarray,
+        T_world_camera: np.ndarray,
+        held: Mapping[int, np.ndarray],
+    ) -> None:
+        """Begin with the record of a map that was loaded; it was given out by somebody else.
+
+        :param frame_ids: (N,) rising; the newest count if there are more than fit.
+        :param T_world_camera: (N, 4, 4).
+        :param held: poses of the keyframes held, which the others follow: the nearest in time.
+        """
+        fitting = max(0, self._max_poses - max(1, self._max_poses // 10))
+        first = max(0, len(frame_ids) - fitting)
+        frame_ids, T = frame_ids[first:], T_world_camera[first:]
+        count = len(frame_ids)
+        held_ids = np.array(sorted(held), np.int64)
+        right = np.clip(np.searchsorted(held_ids, frame_ids), 0, len(held_ids) - 1)
+        left = np.maximum(right - 1, 0)
+        nearer = frame_ids - held_ids[left] < held_ids[right] - frame_ids
+        anchor_ids = held_ids[np.where(nearer, left, right)]
+        T_anchor = np.stack([held[int(i)] for i in held_ids])
+        S_anchor_frame = inverse(T_anchor)[np.searchsorted(held_ids, anchor_ids)] @ T
+        own = np.isin(frame_ids, held_ids)
+        self._rows = _empty_rows(max(256, count))
+        rows = self._rows
+        rows['frame_id'][:count], rows['stamp_ns'][:count] = frame_ids, stamps_ns[first:]
+        rows['state'][:count] = _STATES.index(TrackingState.TRACKING)
+        rows['is_keyframe'][:count] = is_keyframe[first:]
+        rows['anchor_id'][:count] = np.where(own, _HELD, anchor_ids)
+        rows['emitted'][:count] = np.nan
+        rows['pose'][:count] = np.where(own[:, None, None], T, S_anchor_frame)[:, :3]
+        self._count = count
 
     def pose_of(self, frame_id: int, poses: Mapping[int, np.ndarray]) -> np.ndarray | None:
         """Return ``T_world_camera`` (4, 4) of one frame as known now, None if it is not.

@@ -84,6 +84,15 @@ class VoxelMap:
         self._keep_bound()
         self.revision += 1
 
+    def restore(self, clouds: Mapping[int, Cloud]) -> None:
+        """Take over the points of a map that was loaded.
+
+        :param clouds: by the keyframe that they follow, in its frame and unit.
+        """
+        self._inherited = {heir: [(cloud, _HERE)] for heir, cloud in clouds.items()}
+        self._keep_bound()
+        self.revision += 1
+
     def bake(
         self,
         keyframe_id: int,
