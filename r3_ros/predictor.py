@@ -109,7 +109,6 @@ class Predictor(Protocol):
     def device_memory(self) -> DeviceMemory | None:
         """Tell how the device's memory is used, from any thread; None where it is the host's."""
 
-
     def restore(
         self, keyframes: Iterable[KnownKeyframe], landmarks: SparseLandmarks | None
     ) -> None:

@@ -22,6 +22,7 @@ from r3_ros.datatypes import (
     Frame,
     FramePrediction,
     Intrinsics,
+    KnownKeyframe,
     ModelInfo,
 )
 from r3_ros.geometry import inverse, make_T
@@ -175,6 +176,7 @@ class ScriptedPredictor:
         self.shrunk = 0
         #: Context ids of every prediction so far, in order.
         self.contexts: list[tuple[int, ...]] = []
+        self.restored: list[KnownKeyframe] = []
         self._index = -1
         self._room: dict[int, np.ndarray] = {}
         self._pending: list[tuple[int, DepthMap]] = []
@@ -247,6 +249,12 @@ class ScriptedPredictor:
     def device_memory(self) -> DeviceMemory | None:
         """Return what the script says."""
         return self.script.device_memory
+
+    def restore(self, keyframes: Iterable[KnownKeyframe], landmarks: object) -> None:
+        """Know where the keyframes of a saved map were taken."""
+        assert not self.held
+        self.restored = list(keyframes)
+        self._room = {k.frame_id: self.script.path(k.stamp_ns) for k in self.restored}
 
     def reset(self) -> None:
         """Forget all frames; the script goes on where it was."""

@@ -201,7 +201,9 @@ def _trajectory(snapshot: MapSnapshot, placement: MapPlacement, unit: float) -> 
     rows = np.flatnonzero(np.isfinite(T_world_camera[:, 0, 0]))
     T_map_optical = placement.T_map_world @ _with_length(T_world_camera[rows], unit)
     T_map_base = T_map_optical @ inverse(placement.T_base_optical)
-    return SavedTrajectory(snapshot.trajectory.stamps_ns[rows], T_map_base)
+    # After a map was loaded, clocks may have gone back: a recording, played again.
+    stamps_ns, newest = np.unique(snapshot.trajectory.stamps_ns[rows][::-1], return_index=True)
+    return SavedTrajectory(stamps_ns, T_map_base[::-1][newest])
 
 
 def _landmarks(snapshot: MapSnapshot, S_map_world: np.ndarray) -> SparseLandmarks | None:

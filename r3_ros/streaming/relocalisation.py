@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+import itertools
 import math
 
 import numpy as np
@@ -23,7 +24,7 @@ import numpy as np
 from ..config import CovarianceConfig
 from ..datatypes import Edge
 from ..geometry import rotation_angle
-from .loop_evidence import edge_fits, sigmas_of
+from .loop_evidence import sigmas_of
 from .pose_resolution import HeldPose, ResolvedPose
 
 #: Keyframes that must agree on a place, and the share that they must be of those that match the
@@ -31,6 +32,11 @@ from .pose_resolution import HeldPose, ResolvedPose
 LEAST_KEYFRAMES = 3
 _LEAST_SHARE = 0.5
 _NEARLY_AS_WELL = 0.5
+#: What candidates may be off their mean by: standard deviations, or whatever those say, which are
+#: a heuristic, a share of the length of the edges, and radians.
+_SIGMAS = 3.0
+_SLACK_LENGTH = 0.1
+_SLACK_RAD = 0.03
 #: Keyframes this near to one another, over how far the frame is from them, tell no scale.
 _LEAST_APART = 0.03
 #: Frames in a row may differ in scale by this factor.
@@ -180,12 +186,20 @@ def _agreeing(
     covariance: CovarianceConfig,
 ) -> list[Edge]:
     """Return the edges that say what the pose says, within their uncertainty."""
-    sigmas = sigmas_of(edges, reference, covariance) * [resolved.held.scale, 1.0]
-    return [
-        edge
-        for edge, sigma in zip(edges, sigmas, strict=True)
-        if edge_fits(edge, held[edge.source_id], resolved.held, list(sigma**2))
-    ]
+    pose, scale = resolved.held.T_world_camera, resolved.held.scale
+    T_edges = np.array([edge.T_source_target for edge in edges])
+    T_edges[:, :3, 3] *= scale
+    candidates = np.array([held[edge.source_id].T_world_camera for edge in edges]) @ T_edges
+    shift = np.linalg.norm(candidates[:, :3, 3] - pose[:3, 3], axis=1)
+    turn = rotation_angle(pose[:3, :3].T @ candidates[:, :3, :3])
+    levers = np.linalg.norm(T_edges[:, :3, 3], axis=1)
+    sigmas = _SIGMAS * sigmas_of(edges, reference, covariance) * [scale, 1.0]
+    # A keyframe very near is not surer of the place than the scene's size makes it.
+    slack = _SLACK_LENGTH * np.maximum(levers, np.median(levers))
+    agrees = (shift <= np.maximum(sigmas[:, 0], slack)) & (
+        turn <= np.maximum(sigmas[:, 1], _SLACK_RAD)
+    )
+    return list(itertools.compress(edges, agrees))
 
 
 def scale_of_edges(edges: Sequence[Edge], held: Mapping[int, HeldPose]) -> float | None:
@@ -208,7 +222,7 @@ def scale_of_edges(edges: Sequence[Edge], held: Mapping[int, HeldPose]) -> float
     if not usable.any():
         return None
     ratios = apart[usable] / seen[usable]
-    weights = np.minimum(scores[first], scores[second])[usable] * seen[usable]
+    weights = np.minimum(scores[first], scores[second])[usable] * apart[usable]
     order = np.argsort(ratios)
     cumulated = np.cumsum(weights[order])
     if not cumulated[-1] > 0:

@@ -8,7 +8,7 @@ goes too, its followers pass to a neighbour.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -57,6 +57,17 @@ class TrajectoryView:
     _pose: np.ndarray
     _anchor_id: np.ndarray
     _held: Mapping[int, np.ndarray]
+
+    def since(self, frame_id: int) -> TrajectoryView:
+        """Return the record from a frame on."""
+        first = int(np.searchsorted(self.frame_ids, frame_id))
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        return TrajectoryView(
+            **{
+                name: column[first:] if isinstance(column, np.ndarray) else column
+                for name, column in columns.items()
+            }
+        )
 
     @cached_property
     def T_emitted(self) -> np.ndarray:
@@ -161,6 +172,7 @@ class Trajectory:
         rows['state'][:count] = _STATES.index(TrackingState.TRACKING)
         rows['is_keyframe'][:count] = is_keyframe[first:]
         rows['anchor_id'][:count] = np.where(own, _HELD, anchor_ids)
+        rows['segment_id'][:count], rows['confidence'][:count] = 0, np.nan
         rows['emitted'][:count] = np.nan
         rows['pose'][:count] = np.where(own[:, None, None], T, S_anchor_frame)[:, :3]
         self._count = count

@@ -1,0 +1,264 @@
+"""A session that goes on with a saved map: found again at the right place, or not at all."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from r3_ros.datatypes import Edge, TrackingState
+from r3_ros.errors import MapError, MapProblem
+from r3_ros.geometry import inverse, make_T, R_BODY_OPTICAL
+from r3_ros.maps.keyframe_pictures import encode_picture, KeyframePictures
+from r3_ros.maps.reading import read_map
+from r3_ros.maps.writing import write_map
+from r3_ros.streaming.map_snapshot import MapPlacement, saved_map, take_map_snapshot
+from r3_ros.streaming.pose_resolution import HeldPose
+from r3_ros.streaming.relocalisation import scale_of_edges, Vicinity
+from scipy.spatial.transform import Rotation
+from scripted import circle, frames, intrinsics, Script, ScriptedPredictor, START_NS, truth
+from test_engine import engine_of
+
+INITIALIZING, TRACKING = TrackingState.INITIALIZING, TrackingState.TRACKING
+T_MAP_WORLD = make_T(R_BODY_OPTICAL, np.array([1.0, 2.0, 0.5]))
+PLACEMENT = MapPlacement(T_MAP_WORLD, make_T(R_BODY_OPTICAL, np.zeros(3)), 'map', 'base', 'cam')
+
+
+def stepped(engine, shown, pictures=None):
+    estimates = []
+    for frame in shown:
+        estimates.append(engine.step(frame))
+        if pictures is not None:
+            pictures.note(frame.image, estimates[-1])
+    return estimates
+
+
+def saved_of(engine, pictures):
+    snapshot = take_map_snapshot(engine, pictures.view())
+    return saved_map(snapshot, PLACEMENT, engine.config.map.voxel_size)
+
+
+def mapped(count=60, **options):
+    """Return a map of the first part of the circle, and the session that it is of."""
+    engine, pictures = engine_of(Script(), **options), KeyframePictures()
+    estimates = stepped(engine, frames(count), pictures)
+    return saved_of(engine, pictures), engine, estimates
+
+
+def later(count, start=60):
+    """Return frames that follow a pause, as of a process started again."""
+    return list(frames(start + count))[start:]
+
+
+def error(estimate):
+    off = estimate.T_world_camera - truth(circle(), estimate.stamp_ns)
+    return float(np.linalg.norm(off[:3, 3]))
+
+
+def test_a_camera_is_found_in_the_saved_world_and_mapping_goes_on(tmp_path):
+    saved, before, _ = mapped()
+    write_map(tmp_path / 'map', saved)
+    saved = read_map(tmp_path / 'map')
+    engine = engine_of(Script())
+    session_id = engine.session.session_id
+    loaded, pictures = engine.load_map(saved), KeyframePictures()
+    pictures.restore(loaded.pictures)
+    assert engine.session.session_id == session_id + 1 and engine.is_relocalising
+    assert [k.frame_id for k in engine.predictor.restored] == engine.session.bank.ids()
+    for known in engine.predictor.restored:
+        T = truth(circle(), known.stamp_ns)
+        np.testing.assert_allclose(known.T_world_camera, T, atol=1e-7)
+        assert known.intrinsics == intrinsics(64, 48)
+    estimates = stepped(engine, later(30), pictures)
+    first = next(n for n, e in enumerate(estimates) if e.T_world_camera is not None)
+    assert first == engine.config.relocalise.min_frames - 1
+    assert all(e.state is INITIALIZING for e in estimates[:first])
+    assert 'looking for the place in the loaded map' in estimates[0].reason
+    assert all(e.state is TRACKING for e in estimates[first:])
+    assert [e.map_revision for e in estimates[first - 1 : first + 1]] == [0, 1]
+    assert max(error(e) for e in estimates[first:]) < 1e-6
+    assert estimates[first].T_previous_camera is None
+    assert not engine.is_relocalising
+    # What is saved now holds both.
+    again = saved_of(engine, pictures)
+    assert {*saved.keyframes.stamps_ns[:1]} <= {*again.keyframes.stamps_ns.tolist()}
+    assert len(again.trajectory) == len(saved.trajectory) + 30 - first
+    assert again.pictures.keys() == set(again.keyframes.ids.tolist())
+    T_map_base = again.trajectory.T_map_base @ PLACEMENT.T_base_optical
+    for stamp_ns, T in zip(again.trajectory.stamps_ns.tolist(), T_map_base, strict=True):
+        np.testing.assert_allclose(T, T_MAP_WORLD @ truth(circle(), stamp_ns), atol=1e-6)
+    assert set(again.keyframes.segments.tolist()) == {0, 1}
+    assert len(again.points) > len(saved.points)
+    first_new = engine.session.first_frame
+    across = (again.edges.source_ids < first_new) & (again.edges.target_ids >= first_new)
+    assert across.any(), 'the two are held together'
+
+
+def test_points_and_record_are_where_they_were():
+    saved, before, _ = mapped()
+    engine = engine_of(Script())
+    engine.load_map(saved)
+    cloud = engine.session.map_view().cloud().moved(T_MAP_WORLD)
+    assert len(cloud) == pytest.approx(len(saved.points), rel=0.02)
+    low, high = saved.bounds
+    np.testing.assert_allclose(cloud.points.min(axis=0), low, atol=0.05)
+    np.testing.assert_allclose(cloud.points.max(axis=0), high, atol=0.05)
+    view = engine.session.trajectory_view()
+    np.testing.assert_array_equal(view.stamps_ns, saved.trajectory.stamps_ns)
+    assert np.isnan(view.T_emitted).all(), 'nothing of it was given out here'
+    assert view.is_keyframe.sum() == len(saved.keyframes)
+    assert len(view.since(engine.session.first_frame).frame_ids) == 0
+
+
+@pytest.mark.parametrize('factor', [0.4, 1.0, 3.0])
+def test_another_unit_in_the_new_session(factor):
+    """One camera sees no scale: the place is found in the unit of the map."""
+    saved, _, _ = mapped()
+    engine = engine_of(Script(new_unit=(0, factor)))
+    engine.load_map(saved)
+    estimates = stepped(engine, later(40))
+    posed = [e for e in estimates if e.T_world_camera is not None]
+    assert len(posed) >= 37
+    assert max(error(e) for e in posed) < 1e-6
+    newest = engine.session.bank.ids()[-1]
+    assert engine.session.graph.held[newest].scale == pytest.approx(1.0 / factor)
+
+
+def test_metres_come_with_the_map():
+    saved, _, _ = mapped(scale__source='fixed', scale__fixed=2.0)
+    assert saved.facts.metres_per_unit == 2.0
+    engine = engine_of(Script())
+    engine.load_map(saved)
+    estimates = stepped(engine, later(10))
+    assert engine.session.scale.view().source == 'fixed'
+    assert estimates[-1].metres_per_unit == 2.0 and error(estimates[-1]) < 1e-6
+
+
+def test_noise_is_averaged_over_the_keyframes():
+    saved, _, _ = mapped()
+    noise = {'translation_noise': 0.01, 'rotation_noise': 0.005, 'outlier_share': 0.2}
+    engine = engine_of(Script(**noise, seed=3))
+    engine.load_map(saved)
+    posed = [e for e in stepped(engine, later(40)) if e.T_world_camera is not None]
+    assert len(posed) > 25
+    assert np.median([error(e) for e in posed]) < 0.02
+
+
+class Elsewhere(ScriptedPredictor):
+    """A place that looks the same to the descriptor, but every keyframe says something else."""
+
+    def _spoiled(self, T):
+        turn = Rotation.random(random_state=self._rng).as_matrix()
+        return make_T(turn, self._rng.normal(size=3))
+
+
+class OneLookAlike(ScriptedPredictor):
+    """One keyframe, and those beside it no more, agree on a place, frame after frame."""
+
+    def _edges(self, frame_id, T_room_camera, context):
+        lone = sorted(i for i in context if i in self._saved)[:1]
+        for edge in super()._edges(frame_id, T_room_camera, context):
+            if edge.source_id in lone or edge.source_id not in self._saved:
+                yield edge
+
+    def restore(self, keyframes, landmarks):
+        super().restore(keyframes, landmarks)
+        self._saved = set(self._room)
+
+
+@pytest.mark.parametrize('predictor', [Elsewhere, OneLookAlike])
+def test_a_place_that_only_looks_the_same_is_never_taken(predictor):
+    saved, _, _ = mapped()
+    engine = engine_of(Script(), predictor=predictor, loop__new_segment_after=0)
+    engine.load_map(saved)
+    estimates = stepped(engine, later(100))
+    assert all(e.T_world_camera is None and e.state is INITIALIZING for e in estimates)
+    assert engine.is_relocalising and len(engine.session.trajectory_view().frame_ids) == 160
+
+
+def test_a_predictor_that_can_start_anew_maps_until_it_sees_the_old_place():
+    """Its segment is joined as after a loss, and all of it is in the map then."""
+    saved, _, _ = mapped()
+    script = Script(reach=0.7, new_unit=(0, 2.0))
+    engine = engine_of(script, loop__new_segment_after=10, keyframe__max_keyframes=60)
+    half_way = later(160, start=100)
+    engine.load_map(saved)
+    estimates = stepped(engine, half_way)
+    posed = [n for n, e in enumerate(estimates) if e.T_world_camera is not None]
+    assert posed and estimates[posed[0] - 1].segment_id == 1
+    assert all(e.state is INITIALIZING for e in estimates[: posed[0]])
+    assert max(error(estimates[n]) for n in posed) < 1e-3
+    final = engine.session.trajectory_view().since(engine.session.first_frame)
+    known = np.isfinite(final.T_final[:, 0, 0])
+    assert known.sum() > len(posed), 'the frames before are known, too, now'
+
+
+def test_an_initial_pose_narrows_the_search():
+    saved, _, _ = mapped(count=120)
+    right, wrong = truth(circle(), later(1)[0].stamp_ns), truth(circle(), START_NS)
+    engine = engine_of(Script())
+    poses = engine.load_map(saved, Vicinity(right, radius=0.4)).T_world_camera
+    estimates = stepped(engine, later(5))
+    assert estimates[-1].T_world_camera is not None
+    asked = engine.predictor.contexts[0]
+    far = [np.linalg.norm((poses[i] - right)[:3, 3]) for i in asked]
+    assert max(far) <= 0.8
+    engine.load_map(saved, Vicinity(wrong, radius=0.1))
+    assert all(e.T_world_camera is None for e in stepped(engine, later(20)))
+    assert engine.narrow_search(Vicinity(truth(circle(), later(1, 90)[0].stamp_ns), radius=0.5))
+    assert stepped(engine, later(5, 88))[-1].T_world_camera is not None
+    assert not engine.narrow_search(Vicinity(wrong, radius=0.1))
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'problem', 'says'),
+    [
+        (lambda m: replace(m, facts=replace(m.facts, model_name='r3')),
+         MapProblem.CHECKPOINT_MISMATCH, "made by model 'r3'"),
+        (lambda m: replace(m, pictures={}), MapProblem.BAD_FORMAT, 'include_images'),
+        (lambda m: replace(m, pictures={**m.pictures, int(m.keyframes.ids[1]): b'\xff\xd8\xff'}),
+         MapProblem.BAD_FORMAT, 'picture of keyframe'),
+    ],
+)  # fmt: skip
+def test_a_map_that_cannot_be_used_leaves_the_session_alone(spoil, problem, says):
+    saved, _, _ = mapped()
+    engine = engine_of(Script())
+    stepped(engine, frames(10))
+    session = engine.session
+    with pytest.raises(MapError, match=says) as caught:
+        engine.load_map(spoil(saved))
+    assert caught.value.problem is problem and engine.session is session
+    assert error(stepped(engine, later(1, 10))[0]) < 1e-6
+
+
+def test_a_map_with_more_keyframes_than_fit_is_thinned():
+    saved, _, _ = mapped(count=200, keyframe__max_keyframes=60, keyframe__max_interval=3)
+    assert len(saved.keyframes) > 40
+    engine = engine_of(Script(), keyframe__max_keyframes=8)
+    loaded = engine.load_map(saved)
+    assert len(loaded.pictures) == len(engine.session.bank) == 8
+    assert len(engine.session.trajectory_view().frame_ids) == len(saved.trajectory)
+
+
+def test_scale_of_edges_is_that_of_most_and_unknown_of_one_place():
+    held = {i: HeldPose(make_T(np.eye(3), np.array([i, i % 2, 0.0]))) for i in range(6)}
+    frame = make_T(Rotation.from_rotvec([0, 0.3, 0]).as_matrix(), np.array([2.0, 0.5, -3.0]))
+
+    def edge(i, factor=2.5):
+        T = inverse(held[i].T_world_camera) @ frame
+        T[:3, 3] /= factor
+        return Edge(i, 9, T, 1.0, 1.0)
+
+    assert scale_of_edges([edge(i) for i in range(6)], held) == pytest.approx(2.5)
+    mixed = [edge(i) for i in range(5)] + [edge(5, 0.5)]
+    assert scale_of_edges(mixed, held) == pytest.approx(2.5, rel=0.05)
+    assert scale_of_edges([edge(0)], held) is None
+    held[1] = held[0]
+    assert scale_of_edges([edge(0), edge(1)], held) is None
+
+
+def test_the_picture_of_each_keyframe_is_kept_and_no_other():
+    engine, pictures = engine_of(Script(), keyframe__max_keyframes=6), KeyframePictures()
+    for frame in frames(80):
+        pictures.note(frame.image, engine.step(frame))
+        assert set(pictures.view()) == set(engine.session.bank.ids())
+    picture = encode_picture(next(iter(frames(1))).image)
+    assert picture.startswith(b'\xff\xd8')
