@@ -549,6 +549,12 @@ class MapConfig:
     directory: str = _param(
         '', 'where relative names of maps and trajectories go; empty: r3_maps in the ROS home'
     )
+    save_on_shutdown: str = _param(
+        '',
+        'save the map under this name when the node shuts down, in place of the one before; '
+        'empty: do not',
+        live=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ import time
 
 from .camera import CameraModel, Rectifier
 from .cloud import Cloud
-from .config import InputConfig, R3Config
+from .config import InputConfig, OWN_PRESET, R3Config
 from .datatypes import DepthMap, Estimate, Frame, Intrinsics, ModelInfo, TrackingState
-from .errors import FrameError, SourceError
+from .errors import ConfigError, FrameError, SourceError
 from .factory import AnyEngine
 from .intake import Action, Intake
 from .maps.keyframe_pictures import KeyframePictures
+from .maps.saved_map import MapFacts, SavedMap
 from .sources import RawFrame, Source
 from .streaming.engine import Engine
 from .streaming.map_snapshot import MapSnapshot, take_map_snapshot
@@ -73,6 +74,7 @@ class RunResult:
     :ivar windows: of pictures that saw one another, in offline mode.
     :ivar collection: names of the pictures, by frame, if they came without times.
     :ivar scale: how long a map unit is, in which all lengths here are.
+    :ivar loaded: of the map that the run went on with.
     :ivar map: what a later run can go on from; None for engines that remember no keyframes.
     """
 
@@ -96,6 +98,7 @@ class RunResult:
     collection: tuple[str, ...] | None = None
     scale: ScaleView = field(default_factory=ScaleView)
     map: MapSnapshot | None = None
+    loaded: MapFacts | None = None
 
 
 #: Called after each frame with the result so far and what the engine said.
@@ -108,6 +111,7 @@ def run_source(
     max_frames: int | None = None,
     on_frame: OnFrame | None = None,
     stop: threading.Event | None = None,
+    saved: SavedMap | None = None,
 ) -> RunResult:
     """Process the frames of a source in order and collect the result.
 
@@ -115,13 +119,18 @@ def run_source(
     left out and counted.
 
     :param stop: once set, the run ends early with what is there.
+    :param saved: a map to find the camera in, and to go on with.
     :raises SourceError: the source gives no frame, or none could be processed.
     :raises CalibrationError: the calibration does not fit the pictures.
+    :raises MapError: the map cannot be used with this engine.
     """
     result = RunResult(source.name, engine.predictor.info, camera=source.camera)
     config = engine.config
     intake = Intake(one_session(config.input))
     pictures = KeyframePictures()
+    if saved is not None:
+        _load(engine, saved, pictures)
+        result.loaded = saved.facts
     started = time.perf_counter()
     with ReadAhead(undistorted_frames(source, config, max_frames)) as frames:
         for frame, read_ms in frames:
@@ -138,6 +147,15 @@ def run_source(
     if isinstance(engine, Engine):
         result.map = take_map_snapshot(engine, pictures.view())
     return result
+
+
+def _load(engine: AnyEngine, saved: SavedMap, pictures: KeyframePictures) -> None:
+    if not isinstance(engine, Engine):
+        raise ConfigError(
+            "a map can be gone on with by the package's own engine only: leave stream.preset at "
+            f"'{OWN_PRESET}'"
+        )
+    pictures.restore(engine.load_map(saved).pictures)
 
 
 def one_session(config: InputConfig) -> InputConfig:
@@ -171,11 +189,28 @@ def _process(
     step_ms = 1e3 * (time.perf_counter() - began)
     if isinstance(engine, Engine):
         pictures.note(frame.image, estimate)
+        _give_up_search(engine, frame.stamp_ns, result, pictures)
     result.records.append(_record(estimate, read_ms, step_ms))
     result.intrinsics = estimate.intrinsics
     result.intrinsics_estimated = estimate.intrinsics_estimated
     if on_frame is not None:
         on_frame(result, estimate)
+
+
+def _give_up_search(
+    engine: Engine, stamp_ns: int, result: RunResult, pictures: KeyframePictures
+) -> None:
+    """Put a map away in which the camera is not found in time; a new session begins."""
+    timeout_s = engine.config.relocalise.timeout
+    began_ns = result.records[0].stamp_ns if result.records else stamp_ns
+    if engine.is_relocalising and (stamp_ns - began_ns) * 1e-9 > timeout_s:
+        engine.reset()
+        pictures.clear()
+        result.loaded = None
+        result.warnings.append(
+            f'the camera was not found in the map within {timeout_s:g} s (relocalise.timeout): '
+            'the run goes on without it'
+        )
 
 
 def _record(estimate: Estimate, read_ms: float, step_ms: float) -> FrameRecord:
@@ -200,6 +235,9 @@ def _record(estimate: Estimate, read_ms: float, step_ms: float) -> FrameRecord:
 def _collect(result: RunResult, source: Source, engine: AnyEngine, intake: Intake) -> None:
     session = engine.session
     result.trajectory = session.trajectory_view()
+    if isinstance(engine, Engine):
+        # What was loaded is no part of this run, but of the map.
+        result.trajectory = result.trajectory.since(engine.session.first_frame)
     result.cloud = session.map_view().cloud()
     result.map_revisions = session.map_revision
     result.segments = session.segment_id + 1

@@ -24,7 +24,7 @@ from .export import atomic_write, write_ply, write_tum
 from .geometry import make_T, R_BODY_OPTICAL
 from .maps.writing import write_map
 from .offline import FrameRecord, RunResult
-from .streaming.map_snapshot import MapPlacement, saved_map
+from .streaming.map_snapshot import MapPlacement, placement_of, saved_map
 from .trajectory_file import NANOSECONDS, stamp_text
 
 SUMMARY = 'summary.json'
@@ -54,7 +54,8 @@ def write_run(folder: Path, result: RunResult, config: R3Config, source_path: st
         write_tum(folder / name, view.stamps_ns[known], _scaled(T[known], unit))
     write_ply(folder / MAP, result.cloud.scaled(unit))
     if result.map is not None:
-        write_map(folder / SAVED_MAP, saved_map(result.map, _PLACEMENT, config.map.voxel_size))
+        placement = UNPLACED if result.loaded is None else placement_of(result.loaded)
+        write_map(folder / SAVED_MAP, saved_map(result.map, placement, config.map.voxel_size))
     for path in sorted((folder / DEPTH).glob('*.npz')):
         rescale_depth(folder / DEPTH, int(path.stem), unit)
     write_frames(folder / FRAMES, result.records)
@@ -63,7 +64,7 @@ def write_run(folder: Path, result: RunResult, config: R3Config, source_path: st
 
 #: As the node has it for a camera whose place on a robot is not known: map has z up, if the
 #: camera was held upright at the start.
-_PLACEMENT = MapPlacement(
+UNPLACED = MapPlacement(
     T_map_world=make_T(R_BODY_OPTICAL, np.zeros(3)),
     T_base_optical=np.eye(4),
     map_frame='map',

@@ -16,8 +16,10 @@ from r3_ros.errors import CalibrationError, FrameError, SourceError
 from r3_ros.maps.reading import read_map
 from r3_ros.offline import run_source, Undistorter
 from r3_ros.report.run_data import read_table
+from r3_ros.run_files import UNPLACED
 from r3_ros.sources import find_pictures, FolderSource, RawFrame
 from r3_ros.streaming.engine import Engine
+from r3_ros.streaming.map_snapshot import saved_map
 from r3_ros.trajectory_file import read_tum
 import scripted
 from sequences import stamp, write_folder, write_video
@@ -321,3 +323,42 @@ def test_queue_size_and_rates_do_not_lose_recorded_frames(tmp_path):
     folder = write_folder(tmp_path / 'seq', count=25)
     result = run_folder(folder, scripted.ScriptedPredictor(script), config)
     assert len(result.records) == 25
+
+
+def test_a_run_goes_on_in_the_map_of_another(tmp_path, capsys, monkeypatch):
+    """By the command: the scripted predictor knows the way by the stamps of the pictures."""
+    monkeypatch.setattr(factory, 'load_predictor', lambda config: scripted.ScriptedPredictor())
+    folder = write_folder(tmp_path / 'seq', count=40)
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    every = ['--set', 'keyframe.max_interval=5']
+    assert main(['run', str(folder), '-o', str(first), '--max-frames', '30', *every]) == 0
+    arguments = ['run', str(folder), '-o', str(second), *every]
+    assert main([*arguments, '--map', str(first / 'map')]) == 0
+    summary = json.loads((second / 'summary.json').read_text())
+    assert summary['frames']['processed'] == 40 and summary['frames']['with_pose'] == 38
+    found, before = read_tum(second / 'trajectory.tum'), read_tum(first / 'trajectory.tum')
+    assert len(found) == len(read_tum(second / 'trajectory_final.tum')) == 38
+    np.testing.assert_allclose(found.T_world_camera[:28], before.T_world_camera[2:], atol=1e-6)
+    again, saved = read_map(second / 'map'), read_map(first / 'map')
+    assert len(again.trajectory) == 40 and len(again.keyframes) > len(saved.keyframes)
+    capsys.readouterr()
+    for more, says in ((['--mode', 'offline'], 'stream mode'), ([], 'there is no map at')):
+        assert main([*arguments, '--overwrite', '--map', str(tmp_path / 'none'), *more]) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_a_run_goes_on_without_a_map_in_which_the_camera_is_not_found(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path / 'seq', count=60)
+    with FolderSource(folder) as source:
+        engine = Engine(scripted.ScriptedPredictor(), R3Config())
+        saved = run_source(source, engine, max_frames=30)
+    options = updated(R3Config(), {'relocalise.timeout': 1.0, 'loop.new_segment_after': 0})
+    script = scripted.Script(blackouts=range(20))
+    engine = Engine(scripted.ScriptedPredictor(script), options)
+    snapshot = saved_map(saved.map, UNPLACED, options.map.voxel_size)
+    with FolderSource(folder) as source:
+        result = run_source(source, engine, saved=snapshot)
+    assert any('not found in the map within 1 s' in warning for warning in result.warnings)
+    assert result.loaded is None and not engine.is_relocalising
+    assert [r.has_pose for r in result.records].index(True) > 10
+    assert result.records[-1].has_pose

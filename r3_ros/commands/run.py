@@ -12,7 +12,7 @@ import threading
 from typing import Any, TYPE_CHECKING
 
 from ..command_options import add_config_options, config_from, positive_int
-from ..errors import SourceError
+from ..errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
     from ..config import R3Config
@@ -47,6 +47,12 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         '--camera', metavar='FILE', help='ROS calibration file, in place of the recorded one'
     )
+    parser.add_argument(
+        '--map',
+        metavar='DIR',
+        help='a saved map, as of ~/save_map or OUTPUT/map of an earlier run: the camera is looked '
+        'for in it, and what is mapped goes into it',
+    )
     parser.add_argument('--topic', metavar='NAME', help='picture topic, if the bag has several')
     parser.add_argument('--max-frames', metavar='N', type=positive_int, help='stop after N frames')
     parser.add_argument('--save-depth', action='store_true', help='also save depth as .npz files')
@@ -80,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
     truth = read_tum(args.groundtruth) if args.groundtruth else None
     output = Path(args.output)
     is_offline = args.mode == 'offline'
+    if is_offline and args.map:
+        raise ConfigError('--map needs the stream mode: leave out --mode offline')
     with (
         open_source(args.input, args.camera, args.topic, collections=is_offline) as source,
         atomic_directory(output, args.overwrite, marker=SUMMARY) as folder,
@@ -108,16 +116,18 @@ def _streamed(
 ) -> RunResult:
     """Run frame by frame."""
     from ..factory import load_engine
+    from ..maps.reading import read_map
     from ..offline import run_source
     from ..streaming.engine import Engine
 
     odometry = _odometry(config, args)
+    saved = read_map(args.map) if args.map else None
     engine = load_engine(config)
     try:
         if odometry is not None and isinstance(engine, Engine):
             engine.odometry.extend(odometry.stamps_ns, odometry.T_world_camera)
         with _Progress(source, args, depth_folder) as progress, _interrupt_sets() as stop:
-            result = run_source(source, engine, args.max_frames, progress.update, stop)
+            result = run_source(source, engine, args.max_frames, progress.update, stop, saved)
             progress.save_depths(result.last_depths)
         return result
     finally:
@@ -156,7 +166,6 @@ def _odometry(config: R3Config, args: argparse.Namespace) -> PoseList | None:
     :raises ConfigError: it is there and not asked for, or the other way round.
     :raises SourceError: it cannot be read.
     """
-    from ..errors import ConfigError
     from ..trajectory_file import read_tum
 
     if (config.scale.source == 'odometry') != bool(args.odometry):

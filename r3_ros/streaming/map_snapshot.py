@@ -80,6 +80,17 @@ class MapPlacement:
     optical_frame: str
 
 
+def placement_of(facts: MapFacts) -> MapPlacement:
+    """Return where a map that was loaded has the engine's world."""
+    return MapPlacement(
+        T_map_world=facts.T_map_world,
+        T_base_optical=facts.T_base_optical,
+        map_frame=facts.map_frame,
+        base_frame=facts.base_frame,
+        optical_frame=facts.optical_frame,
+    )
+
+
 def take_map_snapshot(engine: Engine, pictures: Mapping[int, bytes]) -> MapSnapshot:
     """Take a snapshot; the engine's owner calls it.
 

@@ -8,7 +8,7 @@ goes too, its followers pass to a neighbour.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -61,12 +61,17 @@ class TrajectoryView:
     def since(self, frame_id: int) -> TrajectoryView:
         """Return the record from a frame on."""
         first = int(np.searchsorted(self.frame_ids, frame_id))
-        columns = {f.name: getattr(self, f.name) for f in fields(self)}
-        return TrajectoryView(
-            **{
-                name: column[first:] if isinstance(column, np.ndarray) else column
-                for name, column in columns.items()
-            }
+        return replace(
+            self,
+            frame_ids=self.frame_ids[first:],
+            stamps_ns=self.stamps_ns[first:],
+            states=self.states[first:],
+            is_keyframe=self.is_keyframe[first:],
+            segment_ids=self.segment_ids[first:],
+            confidence=self.confidence[first:],
+            _emitted=self._emitted[first:],
+            _pose=self._pose[first:],
+            _anchor_id=self._anchor_id[first:],
         )
 
     @cached_property
