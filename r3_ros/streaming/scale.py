@@ -139,8 +139,9 @@ class ScaleEstimator:
         """Take live parameters over; tell whether the number in use has changed."""
         before, last = self.metres_per_unit, self.config
         self.config = config
-        # A number set by hand stays until the parameter itself changes.
-        if config.source == 'fixed' and (config.fixed != last.fixed or not self._is_users):
+        # A number set by hand, or that came with a map, stays until the parameter itself changes.
+        given = self._is_users or self._adopted_from is not None
+        if config.source == 'fixed' and (config.fixed != last.fixed or not given):
             self.metres_per_unit, self._is_users = config.fixed, False
         return self.metres_per_unit != before
 
@@ -192,7 +193,7 @@ class ScaleEstimator:
 
     def view(self) -> ScaleView:
         """Return what is known now."""
-        config, newest, in_use = self.config, self._newest, self.metres_per_unit
+        newest, in_use = self._newest, self.metres_per_unit
         ratio = None
         if newest is not None and in_use is not None:
             ratio = math.exp(newest.log_scale) / in_use
