@@ -162,7 +162,13 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """What R3 may hold: 23 MiB a frame at 504x280 in bf16, twice as much in fp32."""
+    """What R3 may hold: 23 MiB a frame at 504x280 in bf16, twice as much in fp32, half in fp8."""
+
+    cache_precision: str = _param(
+        'auto',
+        'keys and values of cached frames; auto: as model.precision; fp8: a byte for each number',
+        choices=('auto', 'fp8'),
+    )
 
     max_gpu_mib: int = _param(
         2048,

@@ -41,6 +41,12 @@ class KeyValues:
     keys: Tensor
     values: Tensor
 
+    def ready(self) -> None:
+        """Return once what is computed from now on sees them; the network asks before it does.
+
+        :raises ModelError: they were on their way and did not arrive.
+        """
+
     def followed_by(self, other: KeyValues) -> KeyValues:
         """Return these frames and then the other's."""
         return KeyValues(
@@ -87,7 +93,10 @@ class _AcrossFrames:
         # (B*S, h, P, d) -> (B, h, S, P, d)
         q, k, v = (x.unflatten(0, (-1, S)).transpose(1, 2) for x in (q, k, v))
         self.own = KeyValues(k, v)
-        seen = self.own if self._cached is None else self._cached.followed_by(self.own)
+        seen = self.own
+        if self._cached is not None:
+            self._cached.ready()
+            seen = self._cached.followed_by(self.own)
         before = seen.keys.shape[2] - S
         if self._causal and S > 1:
             # One frame at a time over a growing prefix: no mask of (S P)^2 entries.

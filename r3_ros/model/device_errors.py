@@ -29,7 +29,7 @@ def tells_device_errors(function: Callable[Given, Answer]) -> Callable[Given, An
         try:
             return function(*args, **kwargs)
         except RuntimeError as error:
-            named = _named(error)
+            named = device_error(error)
             if named is None:
                 raise
             raise named from error
@@ -37,7 +37,10 @@ def tells_device_errors(function: Callable[Given, Answer]) -> Callable[Given, An
     return told
 
 
-def _named(error: RuntimeError) -> DeviceMemoryError | DeviceLostError | None:
+def device_error(error: BaseException) -> DeviceMemoryError | DeviceLostError | None:
+    """Return what an error of torch is in our words, None if it is not of the device."""
+    if not isinstance(error, RuntimeError):
+        return None
     text = str(error).partition('\n')[0]
     # The classes are those of torch; its libraries tell of memory in words.
     if isinstance(error, torch.OutOfMemoryError) or 'out of memory' in text.lower():

@@ -105,15 +105,16 @@ class FrameStore:
                 raise OutputError(f'cannot write {path}: {error}') from error
         self._sizes[frame_id] = path.stat().st_size
 
-    def read(self, frame_id: int) -> list[Tensor]:
-        """Return an entry's tensors.
+    def read(self, frame_id: int, part: slice = slice(None)) -> list[Tensor]:
+        """Return an entry's tensors; threads may read at once.
 
+        :param part: which of them.
         :raises ModelError: the file is gone or damaged.
         """
         path = self._path(frame_id)
         try:
             with safe_open(path, 'pt') as file:
-                return [file.get_tensor(name) for name in sorted(file.keys())]
+                return [file.get_tensor(name) for name in sorted(file.keys())[part]]
         except (OSError, SafetensorError) as error:
             raise ModelError(
                 f'a frame that was stored cannot be read: {path}: {error}; leave '

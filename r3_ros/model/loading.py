@@ -110,6 +110,7 @@ def _room(memory: MemoryConfig, info: ModelInfo) -> Room:
         store_bytes=memory.max_store_mib * _MIB,
         network=f'{info.checkpoint_sha256} {info.precision}',
         pictures=pictures,
+        float8=memory.cache_precision == 'fp8',
     )
 
 

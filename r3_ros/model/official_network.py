@@ -133,7 +133,7 @@ class OfficialNetwork:
 
     def close(self) -> None:
         """Free the cache; the weights go with the network."""
-        self._memory.clear()
+        self._memory.close()
         self._held.clear()
         self._replayed = None
 

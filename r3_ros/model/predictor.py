@@ -251,6 +251,7 @@ class R3Predictor:
     def close(self) -> None:
         """Free the cache; the weights go with the predictor."""
         self.reset()
+        self._memory.close()
         self._give_back()
 
     def _geometry_of(self, width: int, height: int) -> Geometry:

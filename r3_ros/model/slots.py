@@ -1,0 +1,147 @@
+"""Buffers on the device that hold cached frames, one frame a slot.
+
+Any frame may sit in any slot: attention sees neither order nor place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from .backbone import KeyValues
+from .cache_encoding import Encoding
+from .network import FrameCache
+
+
+class SlotKeyValues(KeyValues):
+    """The first slots of one layer, with room for the next frame behind them.
+
+    ``keys`` and ``values`` are as stored, for their shapes; what is attended is the result of
+    :meth:`followed_by`.
+    """
+
+    def __init__(
+        self, stored: list[Tensor], encoding: Encoding, frames: int, wait: Callable[[], None]
+    ) -> None:
+        """Show ``frames`` slots of buffers (1, h, slots, ...).
+
+        :param wait: returns once what is queued from then on sees the frames.
+        """
+        codes = stored[0][:, :, :frames], stored[len(stored) // 2][:, :, :frames]
+        super().__init__(*codes)
+        object.__setattr__(self, '_stored', stored)
+        object.__setattr__(self, '_encoding', encoding)
+        object.__setattr__(self, '_wait', wait)
+
+    _stored: list[Tensor]
+    _encoding: Encoding
+    _wait: Callable[[], None]
+
+    def ready(self) -> None:
+        """Let what is computed from now on see the frames, which may still be on their way."""
+        self._wait()
+
+    def followed_by(self, other: KeyValues) -> KeyValues:
+        """Write the new frame behind these and return all, without copying what need not be."""
+        frames, new = self.keys.shape[2], other.keys.shape[2]
+        after = frames + new
+        encoded = self._encoding.encode(other)
+        for buffer, tensor in zip(self._stored, encoded, strict=True):
+            buffer[:, :, frames:after] = tensor
+        if self._encoding.exact:
+            return KeyValues(*(buffer[:, :, :after] for buffer in self._stored))
+        held = [buffer[:, :, :frames] for buffer in self._stored]
+        return self._encoding.decode(held, other.keys.dtype).followed_by(other)
+
+
+class Slots:
+    """The buffers, and who sits where."""
+
+    def __init__(self, entry: FrameCache, encoding: Encoding, slots: int) -> None:
+        """Make room for ``slots`` frames shaped as an entry of one frame."""
+
+        def buffer(tensor: Tensor, dimension: int) -> Tensor:
+            shape = list(tensor.shape)
+            shape[dimension] = slots
+            return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
+
+        self._encoding = encoding
+        self.layers = [
+            [buffer(tensor, 2) for tensor in encoding.encode(kv)] for kv in entry.key_values
+        ]
+        self.pair_sources = buffer(entry.pair_sources, 1)
+        self.occupants: list[int | None] = [None] * slots
+
+    def __len__(self) -> int:
+        """Return the number of slots."""
+        return len(self.occupants)
+
+    def by_layer(self, slot: int) -> list[list[Tensor]]:
+        """Return views of everything in a slot; the first layer has the half of pairs as well."""
+        layers = [[buffer[:, :, slot : slot + 1] for buffer in layer] for layer in self.layers]
+        layers[0].append(self.pair_sources[:, slot : slot + 1])
+        return layers
+
+    def tensors_of(self, slot: int) -> list[Tensor]:
+        """Return the same in one list."""
+        return [view for layer in self.by_layer(slot) for view in layer]
+
+    def write(self, slot: int, tensors: Iterable[Tensor]) -> None:
+        """Copy an entry's tensors into a slot."""
+        for view, tensor in zip(self.tensors_of(slot), tensors, strict=True):
+            view.copy_(tensor, non_blocking=True)
+
+    def exchange(self, a: int, b: int) -> None:
+        """Let two slots change places; empty ones cost nothing."""
+        if self.occupants[a] is None:
+            a, b = b, a
+        if self.occupants[a] is None:
+            return
+        kept = [view.clone() for view in self.tensors_of(a)]
+        if self.occupants[b] is not None:
+            self.write(a, self.tensors_of(b))
+        self.write(b, kept)
+        self.occupants[a], self.occupants[b] = self.occupants[b], self.occupants[a]
+
+    def keep_only(self, seats: Sequence[int], slots: int) -> None:
+        """Replace the buffers by smaller ones, in which the occupants of some seats come first.
+
+        One after another, so that little more memory is needed meanwhile than in the end.
+        """
+
+        def smaller(buffer: Tensor, dimension: int) -> Tensor:
+            shape = list(buffer.shape)
+            shape[dimension] = slots
+            new = torch.empty(shape, dtype=buffer.dtype, device=buffer.device)
+            for n, seat in enumerate(seats):
+                new.select(dimension, n).copy_(buffer.select(dimension, seat))
+            return new
+
+        for layer in self.layers:
+            for n, buffer in enumerate(layer):
+                layer[n] = smaller(buffer, 2)
+        self.pair_sources = smaller(self.pair_sources, 1)
+        staying = [self.occupants[seat] for seat in seats]
+        self.occupants = [*staying, *[None] * (slots - len(staying))]
+
+    def first(self, frames: int, waits: Sequence[Callable[[], None]]) -> FrameCache:
+        """Return the first slots as a cache that has room for one frame more.
+
+        :param waits: one per layer, see :class:`SlotKeyValues`.
+        """
+        return FrameCache(
+            tuple(
+                SlotKeyValues(stored, self._encoding, frames, wait)
+                for stored, wait in zip(self.layers, waits, strict=True)
+            ),
+            self.pair_sources[:, :frames],
+        )
+
+
+def stored_tensors(entry: FrameCache, encoding: Encoding) -> list[Tensor]:
+    """Return an entry's tensors as they are stored, in the order of a slot's."""
+    layers = [encoding.encode(kv) for kv in entry.key_values]
+    layers[0].append(entry.pair_sources)
+    return [tensor for layer in layers for tensor in layer]
