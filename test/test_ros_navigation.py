@@ -5,16 +5,22 @@ from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 import numpy as np
 import pytest
-from r3_ros.geometry import inverse
+from r3_ros.geometry import inverse, make_T, R_BODY_OPTICAL
 from r3_ros.msg import StreamStatus
 from r3_ros.ros import diagnostics as diagnostics_module
 from r3_ros.ros.health import StreamState
-from r3_ros.ros.messages import matrix_from_transform, stamp_ns_of, time_message
+from r3_ros.ros.messages import (
+    matrix_from_transform,
+    stamp_ns_of,
+    time_message,
+    transform_message,
+)
 from r3_ros.srv import SetScale
 from rclpy.time import Time
 from ros_graph import image_message, matrix, PERIOD_NS
-from ros_robot import at, BASE, navigating, T_ODOM_FIRST
-from scripted import Script, SECOND_NS, START_NS
+from ros_robot import activate, at, BASE, navigating, Robot, T_ODOM_FIRST
+from scipy.spatial.transform import Rotation
+from scripted import circle, Script, SECOND_NS, START_NS
 from std_srvs.srv import SetBool, Trigger
 from tf2_ros import Buffer
 
@@ -257,3 +263,75 @@ def test_a_picture_without_a_stamp_is_never_paired_with_the_newest_odometry(grap
     g.send(image_message(0))
     g.until(lambda: g.health.tf_failures == 1)
     assert g.node.stream.authority.T_map_odom is None
+
+
+def test_planar_leaves_map_odom_flat_and_the_base_where_it_was_seen(graph):
+    # The camera's way rises and rolls; the robot's odometry is tilted by a slope.
+    def path(stamp_ns):
+        T = circle()(stamp_ns)
+        lift = (stamp_ns - START_NS) / SECOND_NS
+        tilt = Rotation.from_euler('zx', [0.1 * lift, 0.05 * lift]).as_matrix()
+        return make_T(T[:3, :3] @ tilt, T[:3, 3] - [0.0, 0.1 * lift, 0.0])
+
+    g, robot = navigating(graph, Script(path=path), planar=True)
+    slope = Rotation.from_euler('ZYX', [0.7, 0.08, -0.05]).as_matrix()
+    robot.T_odom_first = make_T(slope, [30.0, -20.0, 1.0])
+    transforms = g.listen_tf()
+    poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
+    stamps = robot.drive(10)
+    g.until(lambda: len(poses) == 10 and at(transforms, 'odom', stamps[-1]))
+    buffer = Buffer()
+    for transform in transforms:
+        buffer.set_transform(transform, 'test')
+    for stamp_ns, pose in zip(stamps, poses, strict=True):
+        (T_map_odom,) = at(transforms, 'odom', stamp_ns)
+        np.testing.assert_allclose(T_map_odom[2], [0, 0, 1, 0], atol=1e-12)
+        when = Time.from_msg(time_message(stamp_ns))
+        T = matrix_from_transform(buffer.lookup_transform('map', BASE, when).transform)
+        estimate = matrix(pose.pose.pose)
+        np.testing.assert_allclose(T[:2, 3], estimate[:2, 3], atol=1e-9)
+        yaw, expected = (
+            Rotation.from_matrix(each[:3, :3]).as_euler('ZYX')[0] for each in (T, estimate)
+        )
+        assert yaw == pytest.approx(expected, abs=1e-9)
+    assert abs(estimate[2, 3]) > 0.05, 'the estimate itself is not flattened'
+    # It may be changed while it runs.
+    g.set_parameters(planar=False)
+    (stamp_ns,) = robot.drive(1)
+    g.until(lambda: at(transforms, 'odom', stamp_ns))
+    assert abs(at(transforms, 'odom', stamp_ns)[0][2, 3]) > 0.01
+
+
+def test_a_head_that_turns_is_heeded_where_the_camera_is_fixed_on_it(graph):
+    # odom -> base_link -> head by joints, head -> camera fixed: the base is the head.
+    g = graph(publish_odom_to_base_tf=False, scale__source='fixed', tf_lookup_timeout=5.0)
+    assert g.turn('configure')
+    robot = Robot(g)
+    T_head_optical = make_T(R_BODY_OPTICAL, [0.05, 0.0, 0.1])
+    robot.fixed.sendTransform(
+        transform_message(START_NS, 'head', 'camera_optical', T_head_optical)
+    )
+    g.until(lambda: g.node.stream.tree.has_parent('camera_optical'))
+
+    def T_base_head(stamp_ns):
+        turn = 0.2 * (stamp_ns - START_NS) / SECOND_NS
+        return make_T(Rotation.from_euler('z', turn).as_matrix(), [0.1, 0.0, 1.0])
+
+    def tell(stamp_ns):
+        joint = transform_message(stamp_ns, BASE, 'head', T_base_head(stamp_ns))
+        robot.moving.sendTransform(joint)
+        robot.tell(stamp_ns)
+
+    activate(g)
+    transforms = g.listen_tf()
+    poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
+    stamps = []
+    for _ in range(5):
+        tell(g.stamp_ns)
+        stamps.append(g.send())
+    g.until(lambda: len(poses) == 5 and at(transforms, 'odom', stamps[-1]))
+    assert g.health.base_frame == 'head'
+    for stamp_ns, pose in zip(stamps, poses, strict=True):
+        (T_map_odom,) = at(transforms, 'odom', stamp_ns)
+        T = T_map_odom @ robot.T_odom_base(stamp_ns) @ T_base_head(stamp_ns)
+        np.testing.assert_allclose(T, matrix(pose.pose.pose), atol=1e-9)

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 from r3_ros.geometry import inverse, is_rigid, make_T, R_BODY_OPTICAL
-from r3_ros.ros.poses import PoseChain, UNKNOWN_COVARIANCE, without_motion
+from r3_ros.ros.poses import (
+    planar_map_odom,
+    PoseChain,
+    UNKNOWN_COVARIANCE,
+    with_odometry_moved,
+    without_motion,
+)
 from scipy.spatial.transform import Rotation
 from scripted import circle, PERIOD_NS, START_NS, truth
 
@@ -168,3 +174,105 @@ def test_a_repeated_place_claims_nothing():
     np.testing.assert_array_equal(repeated.T_map_base, placed.T_map_base)
     np.testing.assert_array_equal(repeated.map_covariance, UNKNOWN_COVARIANCE)
     assert repeated.twist is None
+
+
+def heading(T):
+    """Return what nav2 takes for the yaw of a robot."""
+    return Rotation.from_matrix(T[:3, :3]).as_euler('ZYX')[0]
+
+
+def test_planar_keeps_x_y_and_yaw_of_the_base_and_nothing_else():
+    # Far from the origin of odom, where a tilt of a projected map -> odom would shift the base.
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        tilt_map, tilt_odom = (
+            Rotation.from_euler('ZYX', [rng.uniform(-3, 3), *rng.normal(size=2) * 0.1])
+            for _ in range(2)
+        )
+        T_map_base = make_T(tilt_map.as_matrix(), [*rng.normal(size=2) * 30.0, 0.4])
+        T_odom_base = make_T(tilt_odom.as_matrix(), [*rng.normal(size=2) * 80.0, -0.7])
+        T_map_odom = planar_map_odom(T_map_base, T_odom_base)
+        turn = Rotation.from_matrix(T_map_odom[:3, :3]).as_rotvec()
+        np.testing.assert_allclose(turn[:2], 0.0, atol=1e-12)
+        assert T_map_odom[2, 3] == 0.0
+        T = T_map_odom @ T_odom_base
+        np.testing.assert_allclose(T[:2, 3], T_map_base[:2, 3], atol=1e-9)
+        assert np.sin(heading(T) - heading(T_map_base)) == pytest.approx(0.0, abs=1e-9)
+        assert T[2, 3] == pytest.approx(T_odom_base[2, 3])
+        # Where nothing is tilted it is the plain correction.
+        flat_map, flat_odom = (
+            make_T(Rotation.from_euler('z', heading(each)).as_matrix(), [*each[:2, 3], 0.0])
+            for each in (T_map_base, T_odom_base)
+        )
+        np.testing.assert_allclose(
+            planar_map_odom(flat_map, flat_odom), flat_map @ inverse(flat_odom), atol=1e-9
+        )
+
+
+@pytest.mark.parametrize('starts_in_base', [True, False])
+def test_a_map_that_is_moved_takes_all_frames_with_it_and_leaves_odom(starts_in_base):
+    rng = np.random.default_rng(6)
+    chain = PoseChain(T_BASE_OPTICAL, starts_in_base)
+    *_, (T_world_camera, before) = walk(chain, 10)
+    before_optical = chain.T_map_optical(np.eye(4))
+    T_there = random_T(rng, 4.0)
+    chain.move_map(before.T_map_base, T_there, keeps_tilt=False)
+    motion = T_there @ inverse(before.T_map_base)
+    after = chain.last
+    np.testing.assert_allclose(after.T_map_base, T_there, atol=1e-9)
+    np.testing.assert_array_equal(after.T_odom_base, before.T_odom_base)
+    np.testing.assert_allclose(after.T_map_odom @ after.T_odom_base, T_there, atol=1e-9)
+    np.testing.assert_allclose(chain.T_map_optical(np.eye(4)), motion @ before_optical, atol=1e-9)
+    # How sure the pose is does not change, seen from the base.
+    turns = [np.kron(np.eye(2), each.T_map_base[:3, :3]) for each in (before, after)]
+    seen = [
+        turn.T @ each.map_covariance @ turn
+        for turn, each in zip(turns, (before, after), strict=True)
+    ]
+    np.testing.assert_allclose(*seen, atol=1e-12)
+    assert chain.moves == 1
+
+
+def test_a_level_pose_leaves_what_is_level_level_if_asked():
+    # A camera that looks 0.3 down and 0.1 to its side.
+    tilted = Rotation.from_euler('ZYX', [0.5, 0.3, 0.1]).as_matrix()
+    chain = PoseChain(np.eye(4), starts_in_base=False)
+    T_world_camera = inverse(chain.T_map_world) @ make_T(tilted, [1, 2, 3]) @ T_BODY_OPTICAL
+    advance(chain, START_NS, T_world_camera)
+    T_given = make_T(Rotation.from_euler('z', -1.0).as_matrix(), [7.0, 8.0, 0.0])
+    chain.move_map(chain.last.T_map_base, T_given, keeps_tilt=True)
+    T_map_body = chain.last.T_map_base @ inverse(T_BODY_OPTICAL)
+    angles = Rotation.from_matrix(T_map_body[:3, :3]).as_euler('ZYX')
+    np.testing.assert_allclose(angles, [-1.0, 0.3, 0.1], atol=1e-9)
+    np.testing.assert_allclose(T_map_body[:3, 3], T_given[:3, 3], atol=1e-9)
+
+
+def test_a_start_is_taken_over_in_the_length_that_is_known_then():
+    chain = PoseChain(T_BASE_OPTICAL, starts_in_base=True)
+    T_then = truth(circle(), START_NS + 5 * PERIOD_NS)
+    T_given = random_T(np.random.default_rng(7), 3.0)
+    chain.start = T_given, T_then, False
+    chain.metres_per_unit = 2.5
+    advance(chain, START_NS, truth(circle(), START_NS + 9 * PERIOD_NS))
+    np.testing.assert_allclose(chain.T_map_base(T_then), T_given, atol=1e-9)
+    assert chain.start is None and chain.moves == 1
+
+
+def test_odometry_seen_from_another_frame_is_the_same_motion():
+    rng = np.random.default_rng(8)
+    chain = PoseChain(T_BASE_OPTICAL, starts_in_base=True)
+    T_odom_own = random_T(rng, 3.0)
+    previous = None
+    for _, placed in walk(chain, 8):
+        moved = with_odometry_moved(placed, T_odom_own)
+        composed = moved.T_map_odom @ moved.T_odom_base
+        np.testing.assert_allclose(composed, placed.T_map_base, atol=1e-9)
+        if previous is not None:
+            np.testing.assert_allclose(
+                inverse(previous[1].T_odom_base) @ moved.T_odom_base,
+                inverse(previous[0].T_odom_base) @ placed.T_odom_base,
+                atol=1e-9,
+            )
+        eigenvalues = [np.linalg.eigvalsh(p.odom_covariance) for p in (placed, moved)]
+        np.testing.assert_allclose(*eigenvalues, rtol=1e-6)
+        previous = placed, moved

@@ -112,6 +112,31 @@ def test_an_unlocked_scale_follows_slowly():
     assert estimator.metres_per_unit == pytest.approx(1.2 * METRES, rel=0.01)
 
 
+@pytest.mark.parametrize(('lock', 'follows'), [(True, False), (False, True)])
+def test_a_number_set_by_hand_is_pulled_by_estimates_only_if_it_may(lock, follows):
+    estimator = ScaleEstimator(ScaleConfig(source='odometry', lock=False))
+    estimator.set_by_user(4.0, lock)
+    view = estimator.view()
+    assert (view.source, view.metres_per_unit, view.locked) == ('user', 4.0, lock)
+    assert not view.awaited and view.waits_for == ''
+    for ratio in noisy(40):
+        estimator.add(0, 1.0, np.array([ratio]), 0.2)
+    assert (estimator.metres_per_unit < 4.0) == follows
+    assert estimator.view().source == ('odometry' if follows else 'user')
+    assert estimator.view().live_ratio == pytest.approx(
+        METRES / estimator.metres_per_unit, rel=0.01
+    )
+
+
+def test_a_number_set_by_hand_stays_until_the_parameter_itself_changes():
+    estimator = ScaleEstimator(ScaleConfig(source='fixed', fixed=METRES))
+    estimator.set_by_user(4.0, lock=False)
+    assert not estimator.update_config(ScaleConfig(source='fixed', fixed=METRES, check_every=3))
+    assert estimator.view().source == 'user' and estimator.metres_per_unit == 4.0
+    assert estimator.update_config(ScaleConfig(source='fixed', fixed=3.0))
+    assert estimator.view().source == 'fixed' and estimator.metres_per_unit == 3.0
+
+
 def test_so_many_keyframes_are_pooled_by_pixel():
     estimator = ScaleEstimator(ScaleConfig(source='model', bootstrap_frames=3))
     few, many = METRES * np.full(200, 0.5), METRES * np.ones(1000)
@@ -383,6 +408,44 @@ def test_a_fixed_scale_changed_while_running_is_a_new_revision():
     engine.update_config(updated(engine.config, {'scale.fixed': 3.0}))
     estimate = engine.step(frames[1])
     assert estimate.metres_per_unit == 3.0 and estimate.map_revision == 1
+
+
+def test_a_scale_set_by_hand_is_a_new_revision_and_is_kept_over_resets():
+    engine = engine_with()
+    assert engine.session.map_revision == 0
+    engine.set_scale(METRES, lock=True)
+    engine.set_scale(METRES, lock=True)
+    assert engine.session.map_revision == 1, 'the same number again changes nothing'
+    engine.reset()
+    assert engine.session.scale.view().source == 'user'
+    assert engine.session.scale.metres_per_unit == METRES
+    for wrong in (0.0, -1.0, math.nan, math.inf, 1e-5, 1e5):
+        with pytest.raises(ConfigError, match='0.0001 to 10000'):
+            engine.set_scale(wrong, lock=True)
+    assert engine.session.scale.metres_per_unit == METRES
+
+
+def test_a_measured_scale_that_is_locked_is_not_set_by_hand():
+    engine = engine_with(scale__source='odometry')
+    drive(engine.odometry, 60)
+    for frame in scripted.frames(50):
+        engine.step(frame)
+    measured = engine.session.scale.metres_per_unit
+    assert measured == pytest.approx(METRES, rel=0.01)
+    with pytest.raises(ConfigError, match="'odometry', is locked. Set scale.lock to false"):
+        engine.set_scale(4.0, lock=True)
+    assert engine.session.scale.metres_per_unit == measured
+    engine.update_config(updated(engine.config, {'scale.lock': False}))
+    engine.set_scale(4.0, lock=True)
+    assert engine.session.scale.view().metres_per_unit == 4.0
+    # What estimates have taken over is measured anew in a new session.
+    engine.set_scale(4.0, lock=False)
+    for frame in scripted.frames(60):
+        if frame.stamp_ns > engine.session.last_stamp_ns:
+            engine.step(frame)
+    assert engine.session.scale.view().source == 'odometry'
+    engine.reset()
+    assert engine.session.scale.metres_per_unit is None
 
 
 def test_contradictions_are_refused():

@@ -174,10 +174,7 @@ class Engine:
     def update_config(self, config: R3Config) -> None:
         """Take over parameters that may change while running, between two frames."""
         self.config = self.loops.config = config
-        scale = self.session.scale
-        self.session.map_revision += scale.update_config(config.scale)
-        if scale.view().source != 'user':
-            self._user_scale = None
+        self.session.map_revision += self.session.scale.update_config(config.scale)
         self.session.gate.config = config.tracking
         self.session.bank.config = config.keyframe
 
@@ -228,6 +225,8 @@ class Engine:
         """Forget everything: the next frame starts a new world and a new session id."""
         self.predictor.reset()
         self.loops.reset()
+        if self.session.scale.view().source != 'user':
+            self._user_scale = None  # a parameter or an estimate has taken its place
         self.session = self._new_session(self.session.session_id + 1)
 
     def set_scale(self, metres_per_unit: float, lock: bool) -> None:
