@@ -1,10 +1,12 @@
 """The executable: starts, ends on a signal with status 0, and says what is wrong otherwise."""
 
+import itertools
 import os
 from pathlib import Path
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -19,6 +21,7 @@ from r3_ros.srv import SaveMap
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.qos import ReliabilityPolicy
 from ros_graph import Domain, image_message
 from scripted import PERIOD_NS, START_NS
 from sensor_msgs.msg import Image
@@ -60,10 +63,15 @@ def start():
 def wait_for(process, words):
     """Read what the process says until a line holds the words; return all of it."""
     said = ''
-    for line in process.stdout:
-        said += line
-        if words in line:
-            return said
+    too_late = threading.Timer(90.0, process.kill)
+    too_late.start()
+    try:
+        for line in process.stdout:
+            said += line
+            if words in line:
+                return said
+    finally:
+        too_late.cancel()
     raise AssertionError(f'ended before it said {words!r}:\n{said}')
 
 
@@ -103,16 +111,27 @@ def probe(start):
     rclpy.shutdown(context=context)
 
 
-def send_pictures(probe, count):
+def send_pictures(probe, until_processed=0):
+    """Send one picture, or go on until the node says that it has processed so many."""
     camera, heard = probe.create_publisher(Image, 'image', 10), []
     probe.create_subscription(StreamStatus, '/r3/status', heard.append, 10)
-    probe.spin_until(lambda: camera.get_subscription_count() == 1)
-    probe.spin_until(lambda: probe.count_publishers('/r3/status') == 1)
-    for n in range(count):
-        camera.publish(image_message(START_NS + n * PERIOD_NS))
-        # The last one may never be done with.
-        if n < count - 1:
-            probe.spin_until(lambda n=n: heard and heard[-1].frames_processed == n + 1)
+
+    def is_heard():
+        # The node subscribes anew, reliably, once it has seen that the camera is reliable.
+        infos = probe.get_subscriptions_info_by_topic('/image')
+        reliable = [i.qos_profile.reliability == ReliabilityPolicy.RELIABLE for i in infos]
+        return reliable == [True] and camera.get_subscription_count() == 1
+
+    probe.spin_until(is_heard)
+    numbers = itertools.count()
+
+    def sent_enough():
+        if heard and heard[-1].frames_processed >= until_processed:
+            return True
+        camera.publish(image_message(START_NS + next(numbers) * PERIOD_NS))
+        return not until_processed
+
+    probe.spin_until(sent_enough)
 
 
 def assert_ends_in_order(process):
@@ -134,7 +153,7 @@ def test_a_signal_while_it_configures_ends_it_and_its_name_is_free(start, number
 def test_a_signal_during_a_frame_that_never_ends_ends_it(start, probe):
     process = start('frame', '--ros-args', *IMPATIENT, program=STUCK)
     wait_for(process, 'active')
-    send_pictures(probe, 1)
+    send_pictures(probe)
     wait_for(process, 'stuck in a frame')
     process.send_signal(signal.SIGINT)
     assert_ends_in_order(process)
@@ -144,7 +163,7 @@ def test_a_signal_during_a_long_save_ends_it_and_leaves_nothing(start, probe, tm
     folder = ('-p', f'map.directory:={tmp_path}')
     process = start('save', '--ros-args', *IMPATIENT, *folder, program=STUCK)
     wait_for(process, 'active')
-    send_pictures(probe, 4)
+    send_pictures(probe, until_processed=4)
     client = probe.create_client(SaveMap, '/r3/save_map')
     probe.spin_until(client.service_is_ready)
     client.call_async(SaveMap.Request(name='kitchen'))
