@@ -20,6 +20,25 @@ from .errors import ConfigError
 
 MODEL_NAMES = ('classical', 'r3', 'r3_long')
 PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
+#: What an untyped picture can be taken for; :mod:`r3_ros.pictures` decodes all of these.
+ENCODING_HINTS = (
+    '',
+    'rgb8',
+    'bgr8',
+    'rgba8',
+    'bgra8',
+    'mono8',
+    'mono16',
+    'bayer_rggb8',
+    'bayer_bggr8',
+    'bayer_gbrg8',
+    'bayer_grbg8',
+    'yuv422',
+    'uyvy',
+    'yuv422_yuy2',
+    'yuyv',
+    'nv12',
+)
 OWN_PRESET = 'r3_ros'
 PRESET_NAMES = (
     OWN_PRESET,
@@ -57,7 +76,10 @@ class InputConfig:
 
     transport: str = _param('raw', 'image transport subscribed to', choices=('raw', 'compressed'))
     encoding_hint: str = _param(
-        '', 'encoding to assume for the ambiguous 8UC1, 8UC3, 8UC4 and 16UC1; empty: OpenCV order'
+        '',
+        'encoding to assume for the ambiguous 8UC1, 8UC3, 8UC4 and 16UC1; empty: OpenCV order',
+        choices=ENCODING_HINTS,
+        live=True,
     )
     rectification: str = _param(
         'auto',
@@ -696,7 +718,7 @@ class Parameter:
     def allowed(self) -> str:
         """Say in words which values are allowed."""
         if self.meta.choices:
-            return 'one of ' + ', '.join(self.meta.choices)
+            return 'one of ' + ', '.join(choice or "''" for choice in self.meta.choices)
         if self.meta.low is None:
             return {bool: 'true or false', str: 'any text'}.get(self.kind, 'any number')
         unit = f' {self.meta.unit}' if self.meta.unit else ''

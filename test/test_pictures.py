@@ -169,3 +169,10 @@ def test_bytes_behind_the_end_are_ignored():
 def test_what_is_no_picture_is_refused(data):
     with pytest.raises(FrameError, match='empty|no picture'):
         decode_compressed(data)
+
+
+def test_hints_are_the_encodings_that_say_what_they_hold():
+    from r3_ros.config import ENCODING_HINTS
+    from r3_ros.pictures import ENCODINGS, UNTYPED
+
+    assert set(ENCODING_HINTS) - {''} == set(ENCODINGS) - UNTYPED.keys()

@@ -26,6 +26,7 @@ def test_live_parameters_take_effect_between_frames(graph):
         ('points.max_range', 0.01, "'points.min_range'"),
         ('tracking.lost_ratio', 0.9, "'tracking.low_confidence_ratio'"),
         ('input.on_time_jump_back', 'panic', 'reset, ignore, error'),
+        ('input.encoding_hint', 'rgb9', 'bayer_rggb8'),
         ('model.name', 'classic', 'classical'),
         ('map.voxel_size', 0.1, 'fixed while the node is configured'),
         ('base_frame', 'base_link', 'fixed while the node is configured'),
