@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
+from drifting import CONFIG, loop_script
 from nav_msgs.msg import Odometry
 from r3_ros.geometry import inverse, make_T, R_BODY_OPTICAL
 from r3_ros.ros.health import StreamState
@@ -326,3 +327,32 @@ def test_the_frame_of_the_pictures_can_be_replaced(graph):
     g.send(image_message(START_NS + PERIOD_NS, frame='nonsense'))
     g.until(lambda: transforms)
     assert edges(transforms) == {('map', 'odom'), ('odom', 'left_eye')}
+
+
+def test_odom_goes_on_over_a_loss_and_where_a_loop_closes(graph):
+    # Once round and on: edges turn too far, and for a while nothing is seen.
+    script = loop_script(40.0, turn_drift=0.004, blackouts=set(range(60, 64)))
+    parameters = {name.replace('.', '__'): value for name, value in CONFIG.items()}
+    g = graph(script, **parameters).start()
+    odometry = g.listen('/r3/odometry', Odometry, 500)
+    poses = g.listen('/r3/pose', PoseWithCovarianceStamped, 500)
+    stamps = g.send_many(200)
+    g.until(lambda: poses and stamp_ns_of(poses[-1].header.stamp) == stamps[-1])
+    g.until(lambda: len(odometry) == len(poses))
+    session = g.node.stream.engine.session
+    assert session.loops_closed >= 1 and session.map_revision >= 1
+    told = [stamp_ns_of(m.header.stamp) for m in odometry]
+    assert stamps[62] not in told, 'it was lost'
+    jumps = []
+    for i in range(1, len(told)):
+        T_true = inverse(script.path(told[i - 1])) @ script.path(told[i])
+        true = np.linalg.norm(T_true[:3, 3])
+        step, jump = (
+            np.linalg.norm((matrix(m[i].pose.pose) - matrix(m[i - 1].pose.pose))[:3, 3])
+            for m in (odometry, poses)
+        )
+        assert step < 1.5 * true
+        jumps.append(jump / true)
+    assert max(jumps) > 2.0, 'map did jump'
+    # z of map is up: the walk is at constant height.
+    assert np.ptp([p.pose.pose.position.z for p in poses]) < 1e-3

@@ -130,10 +130,11 @@ class ScaleTracker:
         :raises ConfigError: it is no length, or one that was measured is locked.
         """
         user.check()
-        if self._estimator.is_locked and self.view().source in ('model', 'odometry'):
+        source = self.view().source
+        if self._estimator.is_locked and source == self.config.source in ('model', 'odometry'):
             raise ConfigError(
                 f'the scale is refused: {self.metres_per_unit:g} metres per map unit, measured by '
-                f"source '{self.config.source}', is locked. Set scale.lock to false first, or "
+                f"source '{source}', is locked. Set scale.lock to false first, or "
                 'scale.source to none and configure anew'
             )
         self._estimator.set_by_user(user.metres_per_unit, user.lock)
