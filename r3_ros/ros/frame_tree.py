@@ -89,9 +89,7 @@ class Echoes:
 class TransformTree:
     """Hears /tf and /tf_static. What comes in is taken by the executor's thread."""
 
-    def __init__(
-        self, node: Node, config: R3Config, health: Health, claims: FrameClaims
-    ) -> None:
+    def __init__(self, node: Node, config: R3Config, health: Health, claims: FrameClaims) -> None:
         """Subscribe."""
         self._claims = claims
         self._node = node
