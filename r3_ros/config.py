@@ -417,29 +417,51 @@ class KeyframeConfig:
     """Which frames are remembered, unless the predictor itself asks for one."""
 
     mode: str = _param(
-        'novelty',
-        'admit every n-th frame, or frames unlike those remembered',
-        choices=('interval', 'novelty'),
+        'overlap',
+        'admit frames that share too little of the view with keyframes (overlap), that look '
+        'unlike all of them (novelty), whose pose token is unlike theirs (pose_token, R3 alone), '
+        'or every n-th (interval)',
+        choices=('overlap', 'novelty', 'pose_token', 'interval'),
     )
     interval: int = _param(
         10, 'frames between keyframes in interval mode', 'frames', low=1, high=300, live=True
     )
     novelty_threshold: float = _param(
         0.985,
-        'admit a frame whose similarity to every keyframe is below this',
+        'admit a frame whose similarity to every keyframe is below this; also in overlap mode '
+        'where the camera is not known to be in the world',
+        low=0.0,
+        high=1.0,
+        live=True,
+    )
+    overlap_threshold: float = _param(
+        0.8,
+        'admit a frame that shares less than this with every keyframe it is related to',
+        low=0.0,
+        high=1.0,
+        live=True,
+    )
+    token_threshold: float = _param(
+        0.95,
+        'admit a frame whose pose token is less similar to those of keyframes than this',
         low=0.0,
         high=1.0,
         live=True,
     )
     max_interval: int = _param(
         30,
-        'admit a frame after this many without a keyframe, in novelty mode',
+        'admit a frame after this many without a keyframe, in all modes but interval',
         'frames',
         low=1,
         high=1000,
         live=True,
     )
-    max_keyframes: int = _param(100, 'keyframes remembered at the most', low=4, high=1000)
+    max_keyframes: int = _param(
+        2000,
+        'keyframes remembered at the most; fewer where the predictor has no room for them',
+        low=4,
+        high=100_000,
+    )
 
 
 @dataclass(frozen=True)

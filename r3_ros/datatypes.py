@@ -150,6 +150,8 @@ class FramePrediction:
     :ivar provisional: True while the predictor has no geometry yet (its start-up); poses are
         then held and claim no confidence.
     :ivar intrinsics_estimated: True if the predictor had to guess the focal length.
+    :ivar pose_token: (d,) float32 unit vector that the frame's camera answers were read from;
+        None if the predictor has none.
     """
 
     intrinsics: Intrinsics
@@ -159,6 +161,7 @@ class FramePrediction:
     keyframe: bool | None = None
     provisional: bool = False
     intrinsics_estimated: bool = False
+    pose_token: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)

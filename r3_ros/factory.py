@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .config import OWN_PRESET, R3Config
-from .errors import ConfigError, ModelError
+from .errors import ConfigError, ModelError, R3Error
 from .metric_depth import MetricDepth
 from .predictor import Predictor
 from .streaming.engine import Engine
@@ -32,7 +32,7 @@ def load_engine(config: R3Config) -> AnyEngine:
     predictor = load_predictor(config)
     try:
         return Engine(predictor, config, device, metric)
-    except ModelError:
+    except R3Error:
         predictor.close()
         raise
 

@@ -46,6 +46,9 @@ class Predictor(Protocol):
     #: then the engine can begin a new segment there.
     can_restart: bool
 
+    #: Whether predictions have a pose token.
+    has_pose_token: bool
+
     @property
     def capacity(self) -> int | None:
         """Frames that can be held at once; None: no bound, or not known before the first frame."""

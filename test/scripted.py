@@ -166,6 +166,7 @@ class ScriptedPredictor:
     confidence_reference = 2.0
     descriptor_size = 128
     can_restart = True
+    has_pose_token = False
 
     def __init__(self, script: Script | None = None) -> None:
         """Start with nothing held."""

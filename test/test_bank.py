@@ -1,7 +1,6 @@
 """What the keyframe bank admits, keeps, lets go and recalls."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ from r3_ros.datatypes import DepthMap, Intrinsics
 from r3_ros.kernels import NumpyRetrievalIndex
 from r3_ros.streaming.bank import KeyframeBank
 
-GOLDEN = Path(__file__).parents[2] / 'shared' / 'parity' / 'golden-stream-trace.npz'
 SIZE = 16
 
 
@@ -31,55 +29,9 @@ def like(view, share=0.01, seed=0):
     return (other / np.linalg.norm(other)).astype(np.float32)
 
 
-def offered(memory, frame_id, view):
-    """Offer a frame as the engine does, and return what had to go."""
-    return memory.admit(frame_id, view) if memory.wants(view) else []
-
-
-@pytest.mark.parametrize(
-    'scenario,options',
-    [('local_k100', {'mode': 'novelty'}), ('interval10', {'mode': 'interval', 'interval': 10})],
-)
-def test_admission_equals_the_official_trace(scenario, options):
-    if not GOLDEN.exists():
-        pytest.skip('golden results of the official code are not at hand')
-    golden = np.load(GOLDEN)
-    summaries = golden['in.sel'] / np.linalg.norm(golden['in.sel'], axis=1, keepdims=True)
-    memory = bank(summaries.shape[1], max_keyframes=100, **options)
-    for frame_id, summary in enumerate(summaries):
-        offered(memory, frame_id, summary)
-        official = golden[f'{scenario}.keyframe_ids'][frame_id]
-        official = set(official[official >= 0].tolist())
-        # In interval mode the authors leave the first frame out; ours always holds it.
-        assert set(memory.ids()) == official | {0}
-
-
-def test_interval_mode_admits_by_count_alone():
-    memory = bank(mode='interval', interval=4)
-    view = views(1)[0]
-    for frame_id in range(12):
-        offered(memory, frame_id, view)
-    assert memory.ids() == [0, 3, 7, 11]
-
-
-def test_novelty_mode_admits_what_is_new_and_after_the_longest_interval():
-    memory = bank(max_interval=5, novelty_threshold=0.9)
-    a, b = views(2)
-    for frame_id, view in enumerate([a, like(a), b, like(a), like(b), a, a, a, a]):
-        offered(memory, frame_id, view)
-    assert memory.ids() == [0, 2, 7]
-
-
-def test_a_frame_that_the_predictor_forces_in_restarts_the_interval():
-    memory = bank(max_interval=3)
-    view = views(1)[0]
-    offered(memory, 0, view)
-    wanted = []
-    for frame_id in range(1, 6):
-        wanted.append(memory.wants(view))
-        if frame_id == 2:
-            memory.admit(frame_id, view)
-    assert wanted == [False, False, False, False, True]
+def admit(memory, frame_id, view):
+    """Admit a frame that was related to all keyframes."""
+    return memory.admit(frame_id, view, related=memory.ids())
 
 
 @pytest.mark.parametrize('capacity', [4, 5, 20])
@@ -87,7 +39,7 @@ def test_the_bound_holds_and_anchor_and_newest_stay(capacity):
     memory = bank(max_keyframes=capacity)
     gone = []
     for frame_id, view in enumerate(views(100)):
-        evicted = offered(memory, frame_id, view)
+        evicted = memory.admit(frame_id, view)
         gone += evicted
         assert len(memory) <= capacity
         assert 0 in memory
@@ -101,7 +53,7 @@ def test_what_was_evicted_is_not_found_any_more():
     memory = bank(max_keyframes=5)
     shown = views(30)
     for frame_id, view in enumerate(shown):
-        offered(memory, frame_id, view)
+        memory.admit(frame_id, view)
         found = memory.most_similar(view, 99)
         assert found[0] == frame_id and set(found) == set(memory.ids())
 
@@ -123,10 +75,34 @@ def test_look_alikes_go_before_what_is_unlike_all_others():
     memory = bank(max_keyframes=10)
     shown = [*views(5), *(like(views(5)[2], seed=i) for i in range(5))]
     for frame_id, view in enumerate(shown):
-        memory.admit(frame_id, view)
-    evicted = [memory.admit(10 + i, view)[0] for i, view in enumerate(views(4, seed=1))]
+        admit(memory, frame_id, view)
+    evicted = [admit(memory, 10 + i, view)[0] for i, view in enumerate(views(4, seed=1))]
     # Four of the six that look like number 2 (itself among them), and none of the others.
     assert set(evicted) <= {2, 5, 6, 7, 8, 9}
+
+
+def test_a_place_stays_thinned_out_when_its_keyframes_go_one_by_one():
+    memory = bank(max_keyframes=30)
+    here = views(1, seed=5)[0]
+    for frame_id in range(20):
+        memory.admit(frame_id, like(here, seed=frame_id), related=range(frame_id - 3, frame_id))
+    evicted = []
+    for frame_id, view in enumerate(views(30, seed=6), start=20):
+        evicted += memory.admit(frame_id, view, related=range(frame_id - 3, frame_id))
+    # All but the anchor and the last of the place, before what is unlike it.
+    assert len(evicted) == 20 and len(set(evicted) - set(range(20))) <= 2
+
+
+def test_a_look_alike_elsewhere_is_not_held_against_a_keyframe():
+    memory = bank(max_keyframes=8)
+    here = views(1, seed=5)[0]
+    others = np.eye(SIZE, dtype=np.float32)
+    shown = [others[0], here, like(here), like(here, seed=1), *others[1:5]]
+    for frame_id, view in enumerate(shown):
+        # Number 3 looks like number 1, too, and was never related to it.
+        memory.admit(frame_id, view, related=[1] if frame_id == 2 else [])
+    assert memory.admit(1000, others[6])[0] in (1, 2)
+    assert 3 in memory and memory.admit(1001, others[7]) != [3]
 
 
 def test_worth_fades_unless_it_is_renewed():
@@ -134,31 +110,31 @@ def test_worth_fades_unless_it_is_renewed():
     memory = bank(max_keyframes=10)
     shown = views(10)
     for frame_id, view in enumerate(shown):
-        memory.admit(frame_id, view)
+        admit(memory, frame_id, view)
     for frame_id in range(10, 1000):
         memory.credit(frame_id, [(i, 1.0) for i in memory.ids() if i not in (3, 4)])
-    assert memory.admit(1000, views(1, seed=1)[0])[0] in (3, 4)
-    assert memory.admit(1001, views(1, seed=2)[0])[0] in (3, 4)
+    assert admit(memory, 1000, views(1, seed=1)[0])[0] in (3, 4)
+    assert admit(memory, 1001, views(1, seed=2)[0])[0] in (3, 4)
 
 
 def test_a_weak_match_renews_less_than_a_strong_one():
     memory = bank(max_keyframes=8)
     for frame_id, view in enumerate(np.eye(SIZE, dtype=np.float32)[:8]):
-        memory.admit(frame_id, view)
+        admit(memory, frame_id, view)
     weak = {i: 0.2 if i == 2 else 0.9 for i in range(8)}
     memory.credit(500, weak.items())
-    assert memory.admit(501, np.eye(SIZE, dtype=np.float32)[9]) == [2]
+    assert admit(memory, 501, np.eye(SIZE, dtype=np.float32)[9]) == [2]
 
 
 def test_an_old_place_like_no_other_outlives_new_look_alikes():
     memory = bank(max_keyframes=20)
     old = views(8)
     for frame_id, view in enumerate(old):
-        memory.admit(frame_id, view)
+        admit(memory, frame_id, view)
     here = views(1, seed=5)[0]
     for frame_id in range(3000, 3200, 4):  # standing still, far from there, much later
         memory.credit(frame_id, [(i, 1.0) for i in memory.ids() if i >= 3000])
-        memory.admit(frame_id, like(here, seed=frame_id))
+        admit(memory, frame_id, like(here, seed=frame_id))
     assert set(range(8)) <= set(memory.ids())
 
 
@@ -169,15 +145,30 @@ def test_a_predictor_may_use_its_descriptor_buffer_again():
     evicted = []
     for frame_id, view in enumerate(shown):
         buffer[:] = view
-        evicted += memory.admit(frame_id, buffer)
+        evicted += admit(memory, frame_id, buffer)
     assert evicted == [2]  # number 7, its look-alike, is among the newest
 
 
 def test_credit_for_frames_that_are_gone_is_ignored():
     memory = bank()
-    memory.admit(0, views(1)[0])
+    admit(memory, 0, views(1)[0])
     memory.credit(5, [(77, 1.0), (0, 0.5)])
     assert memory.ids() == [0]
+
+
+def test_keyframes_of_a_segment_in_the_order_of_time():
+    memory = bank()
+    for frame_id, segment in ((0, 0), (4, 0), (7, 1), (9, 1), (12, 0)):
+        memory.admit(frame_id, views(1, seed=frame_id)[0], segment_id=segment)
+    assert memory.in_segment(0) == [0, 4, 12] and memory.in_segment(5) == []
+    assert memory.newest(2, 0) == [4, 12] and memory.first(1) == [7]
+    nearest = [memory.nearest_in_time(i, 0) for i in (0, 4, 5, 8, 9, 12, 99)]
+    assert nearest == [4, 0, 4, 4, 12, 4, 12], 'another than itself; the older if in doubt'
+    assert memory.nearest_in_time(3, 5) is None
+    memory.join_segments(1, 0)
+    assert memory.in_segment(0) == [0, 4, 7, 9, 12] and memory.in_segment(1) == []
+    memory.remove(7)
+    assert memory.in_segment(0) == [0, 4, 9, 12] and memory.nearest_in_time(7, 0) == 9
 
 
 # --- Recall ---
@@ -282,28 +273,3 @@ def test_a_bank_without_poses_recalls_by_likeness_alone():
         memory.admit(frame_id, view)
     query = like(shown[5], 0.2)
     assert recalled(memory, query, at()) == memory.most_similar(query, 2)
-
-
-def test_one_search_answers_for_recall_and_novelty(monkeypatch):
-    memory = bank(mode='novelty')
-    shown = views(4)
-    searches = []
-    retrieve = NumpyRetrievalIndex.retrieve
-
-    def counting(index, query, k):
-        searches.append(k)
-        return retrieve(index, query, k)
-
-    monkeypatch.setattr(NumpyRetrievalIndex, 'retrieve', counting)
-    memory.admit(0, shown[0])
-    buffer = shown[1].copy()
-    recalled(memory, buffer)
-    assert memory.wants(buffer)
-    assert searches == [2]
-    # The same buffer with another frame in it, and the same frame after a change of the bank.
-    buffer[:] = shown[0]
-    assert not memory.wants(buffer)
-    memory.admit(1, shown[2])
-    memory.remove(0)
-    assert memory.wants(buffer)
-    assert searches == [2, 0, 0]

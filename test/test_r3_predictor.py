@@ -408,6 +408,30 @@ def test_depth_of_every_nth_frame_and_of_keyframes(network, every, expected):
     assert len(with_depth) == expected
 
 
+def test_keyframes_may_be_admitted_by_the_pose_token(network):
+    changes = {
+        'keyframe.mode': 'pose_token',
+        'tracking.lost_ratio': 0.0,
+        'tracking.low_confidence_ratio': 0.0,
+        'stream.recent_frames': 12,
+    }
+    counts = []
+    for threshold in (0.0, 1.0):
+        predictor = R3Predictor(network, ModelInfo('r3'), CONFIG, ROOM, torch.device('cpu'))
+        engine = Engine(
+            predictor, updated(R3Config(), {**changes, 'keyframe.token_threshold': threshold})
+        )
+        estimates = [engine.step(replace(frame(n), frame_id=-1)) for n in range(6)]
+        counts.append(sum(e.is_keyframe for e in estimates))
+        tokens = [predictor.predict(frame(n), [0]).pose_token for n in (7, 8)]
+        engine.close()
+    assert counts == [1, 6]
+    for token in tokens:
+        assert token.shape == (2 * network.config.backbone.width,)
+        assert np.linalg.norm(token) == pytest.approx(1.0, abs=1e-5)
+    assert not np.array_equal(*tokens)
+
+
 def test_the_bank_shrinks_to_what_fits(network):
     changes = {
         'keyframe.mode': 'interval',

@@ -23,7 +23,6 @@ from r3_ros.kernels import (
     View,
     Weights,
 )
-from r3_ros.kernels.numpy_retrieval import EXACT_UP_TO
 from scipy.spatial.transform import Rotation
 
 DATA = Path(__file__).parents[2] / 'shared' / 'data'
@@ -438,10 +437,6 @@ def test_the_fast_search_follows_what_changes():
     index.set_merits([45], [0.5], 0)
     assert ranked(index.retrieve(Query(vectors[5], Weights(0.0, 0.0, 1.0)), 1)) == [45]
     assert ranked(index.retrieve(Query(vectors[5], bonus={610: 9.0}), 1)) == [610]
-
-
-def test_small_banks_are_searched_exactly():
-    assert updated(R3Config(), {}).keyframe.max_keyframes <= EXACT_UP_TO
 
 
 # --- Overlap of views ---

@@ -56,6 +56,7 @@ class ClassicalPredictor:
     descriptor_size: int = describe.SIZE
     #: Only frames placed in the one map of landmarks can be related to.
     can_restart: bool = False
+    has_pose_token: bool = False
 
     def __init__(self, config: ClassicalConfig, with_depth: bool = True):
         """Take the settings; nothing runs before the first frame."""

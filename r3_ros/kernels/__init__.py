@@ -7,7 +7,7 @@ the reference.
 from .cupy_retrieval import CupyRetrievalIndex
 from .numpy_retrieval import NumpyRetrievalIndex
 from .retrieval import EXCLUDED, Found, MERIT_HALF_LIFE_FRAMES, Query, RetrievalIndex, Weights
-from .view_overlap import picture_bounds, View
+from .view_overlap import picture_bounds, View, view_overlaps
 
 __all__ = [
     'CupyRetrievalIndex',
@@ -21,6 +21,7 @@ __all__ = [
     'Weights',
     'picture_bounds',
     'retrieval_index',
+    'view_overlaps',
 ]
 
 

@@ -59,7 +59,7 @@ class CupyRetrievalIndex(KernelRetrievalIndex):
     def _write_descriptor(self, slot: int, row: np.ndarray) -> None:
         self._stage(self._descriptors[slot], row)
 
-    def _write_records(self, slots: Sequence[int]) -> None:
+    def _write_records(self, slots: Sequence[int] | np.ndarray) -> None:
         # Runs of neighbours go together; most writes are of one slot or of the newest few.
         rows = np.unique(np.asarray(slots))
         for run in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1):

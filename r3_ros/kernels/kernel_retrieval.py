@@ -90,8 +90,8 @@ class KernelRetrievalIndex(RecordTable, ABC):
     def put(self, slot: int, descriptor: np.ndarray, view: View | None = None) -> None:
         """Store a keyframe, replacing what was in the slot; its merit is 0."""
         row = np.zeros(LANE_NUMBERS * self._vectors, np.float16)
-        row[: self._size] = descriptor
-        self._put_record(slot, row[: self._size].astype(np.float64), view)
+        row[: self.size] = descriptor
+        self._put_record(slot, row[: self.size].astype(np.float64), view)
         self._write_descriptor(slot, row)
         self._write_records([slot])
 
@@ -106,7 +106,18 @@ class KernelRetrievalIndex(RecordTable, ABC):
             self._set_views(slots, views)
             self._write_records(slots)
 
-    def set_merits(self, slots: Sequence[int], merits: Sequence[float], frame_id: int) -> None:
+    def move(self, slots: Sequence[int] | np.ndarray, T_world_camera: np.ndarray) -> None:
+        """Note (n, 4, 4) poses of keyframes; one without a view gets none."""
+        if len(slots):
+            self._move(slots, T_world_camera)
+            self._write_records(slots)
+
+    def set_merits(
+        self,
+        slots: Sequence[int] | np.ndarray,
+        merits: Sequence[float] | np.ndarray,
+        frame_id: int,
+    ) -> None:
         """Note how well keyframes matched at a frame; 0 is neutral."""
         if len(slots):
             self._set_merits(slots, merits, frame_id)
@@ -145,7 +156,7 @@ class KernelRetrievalIndex(RecordTable, ABC):
         integers[5:7] = bonuses, k
         if terms.view is not None:
             buffer[_SCALARS : _SCALARS + VIEW_SIZE] = terms.view
-        buffer[HEADER_SIZE : HEADER_SIZE + self._size] = terms.descriptor
+        buffer[HEADER_SIZE : HEADER_SIZE + self.size] = terms.descriptor
         integers[tail : tail + bonuses] = list(terms.bonus.keys())
         buffer[tail + bonuses :] = list(terms.bonus.values())
         return buffer
@@ -159,7 +170,7 @@ class KernelRetrievalIndex(RecordTable, ABC):
         """Copy a padded float16 descriptor to its slot."""
 
     @abstractmethod
-    def _write_records(self, slots: Sequence[int]) -> None:
+    def _write_records(self, slots: Sequence[int] | np.ndarray) -> None:
         """Copy the records of these slots."""
 
     @abstractmethod

@@ -25,9 +25,9 @@ from .retrieval import (
 from .view_overlap import CENTRE, DEPTH, ROTATION, rough_overlap, View, view_overlaps, VIEW_SIZE
 
 #: Every keyframe is scored in full up to this many slots in use.
-EXACT_UP_TO = 4096
+EXACT_UP_TO = 256
 #: Keyframes scored in full beyond that: at least this many, and this many for each wanted.
-_SHORTLIST, _SHORTLIST_PER_K = 512, 16
+_SHORTLIST, _SHORTLIST_PER_K = 128, 8
 #: Of the shortlist, those there for their likeness alone: the most similar one must not be missed.
 _LIKELIEST = 64
 #: The projection is fitted again when the bank is this many times as large.
@@ -75,7 +75,18 @@ class NumpyRetrievalIndex(RecordTable):
             self._set_views(slots, views)
             self._spread(slots)
 
-    def set_merits(self, slots: Sequence[int], merits: Sequence[float], frame_id: int) -> None:
+    def move(self, slots: Sequence[int] | np.ndarray, T_world_camera: np.ndarray) -> None:
+        """Note (n, 4, 4) poses of keyframes; one without a view gets none."""
+        if len(slots):
+            self._move(slots, T_world_camera)
+            self._spread(slots)
+
+    def set_merits(
+        self,
+        slots: Sequence[int] | np.ndarray,
+        merits: Sequence[float] | np.ndarray,
+        frame_id: int,
+    ) -> None:
         """Note how well keyframes matched at a frame; 0 is neutral."""
         if len(slots):
             self._set_merits(slots, merits, frame_id)
@@ -133,7 +144,7 @@ class NumpyRetrievalIndex(RecordTable):
         special = np.fromiter(terms.bonus.keys(), np.int64, len(terms.bonus))
         return np.unique(np.concatenate([likeliest, best, special[special < n]]))
 
-    def _spread(self, slots: Sequence[int]) -> None:
+    def _spread(self, slots: Sequence[int] | np.ndarray) -> None:
         """Copy what the rough scores need of records that have changed."""
         rows = np.asarray(slots)
         records = self._records[rows]

@@ -19,7 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .view_overlap import View, VIEW_SIZE
+from .view_overlap import CENTRE, ROTATION, View, VIEW_SIZE
 
 #: Frames after which a merit has halved.
 MERIT_HALF_LIFE_FRAMES = 300.0
@@ -92,16 +92,30 @@ class Terms:
 class RetrievalIndex(Protocol):
     """Slots of keyframes, searched for the best ``k``."""
 
+    #: Length of a descriptor.
+    size: int
+
     def put(self, slot: int, descriptor: np.ndarray, view: View | None = None) -> None:
         """Store a keyframe, replacing what was in the slot; its merit is 0."""
 
     def remove(self, slot: int) -> None:
         """Empty a slot; it is not found any more."""
 
+    def views(self, slots: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return the (n, VIEW_SIZE) packed views of slots; depth 0: there is none."""
+
+    def move(self, slots: Sequence[int] | np.ndarray, T_world_camera: np.ndarray) -> None:
+        """Note (n, 4, 4) poses of keyframes; one without a view gets none."""
+
     def set_views(self, slots: Sequence[int], views: Sequence[View]) -> None:
         """Note where keyframes look, after their poses or depths have changed."""
 
-    def set_merits(self, slots: Sequence[int], merits: Sequence[float], frame_id: int) -> None:
+    def set_merits(
+        self,
+        slots: Sequence[int] | np.ndarray,
+        merits: Sequence[float] | np.ndarray,
+        frame_id: int,
+    ) -> None:
         """Note how well keyframes matched at a frame; 0 is neutral."""
 
     def retrieve(self, query: Query, k: int) -> Found:
@@ -113,7 +127,7 @@ class RecordTable:
 
     def __init__(self, capacity: int, size: int) -> None:
         """Make room for ``capacity`` keyframes with descriptors of ``size`` numbers."""
-        self._size = size
+        self.size = size
         self._records = np.zeros((capacity, RECORD_SIZE), np.float32)
         self._records[:, BIAS] = -np.inf
         #: Slots below this may be in use; none above is.
@@ -121,6 +135,10 @@ class RecordTable:
         self._live = 0
         self._sum = np.zeros(size)
         self._ever = 0
+
+    def views(self, slots: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return the (n, VIEW_SIZE) packed views of slots; depth 0: there is none."""
+        return self._records[np.asarray(slots, dtype=np.int64), :VIEW_SIZE]
 
     def _put_record(self, slot: int, descriptor: np.ndarray, view: View | None) -> None:
         """Note a keyframe."""
@@ -140,7 +158,17 @@ class RecordTable:
     def _set_views(self, slots: Sequence[int], views: Iterable[View]) -> None:
         self._records[np.asarray(slots), :VIEW_SIZE] = [view.packed() for view in views]
 
-    def _set_merits(self, slots: Sequence[int], merits: Sequence[float], frame_id: int) -> None:
+    def _move(self, slots: Sequence[int] | np.ndarray, T_world_camera: np.ndarray) -> None:
+        rows = np.asarray(slots)
+        self._records[rows, ROTATION] = T_world_camera[:, :3, :3].reshape(-1, 9)
+        self._records[rows, CENTRE] = T_world_camera[:, :3, 3]
+
+    def _set_merits(
+        self,
+        slots: Sequence[int] | np.ndarray,
+        merits: Sequence[float] | np.ndarray,
+        frame_id: int,
+    ) -> None:
         rows = np.asarray(slots)
         self._records[rows, MERIT] = merits
         self._records[rows, NOTED] = frame_id

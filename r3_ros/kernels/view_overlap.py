@@ -53,6 +53,17 @@ class View:
         row[DEPTH] = self.depth
         return row
 
+    @classmethod
+    def unpacked(cls, row: np.ndarray) -> View | None:
+        """Return the view of a packed row, None if it is not known where the camera looks."""
+        if row[DEPTH] <= 0:
+            return None
+        T_world_camera = np.eye(4)
+        T_world_camera[:3, :3] = row[ROTATION].reshape(3, 3)
+        T_world_camera[:3, 3] = row[CENTRE]
+        left, right, top, bottom = (float(bound) for bound in row[BOUNDS])
+        return cls(T_world_camera, (left, right, top, bottom), float(row[DEPTH]))
+
 
 def picture_bounds(intrinsics: Intrinsics) -> tuple[float, float, float, float]:
     """Return left, right, top and bottom border of a picture as x/z and y/z."""

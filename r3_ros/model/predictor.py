@@ -67,6 +67,7 @@ class R3Predictor:
     """
 
     can_restart = True
+    has_pose_token = True
 
     def __init__(
         self,
@@ -145,7 +146,7 @@ class R3Predictor:
             reference=is_reference,
             depth=self._with_depth and depth,
         )
-        relative, fov = _relative_poses(prediction)
+        relative, fov, pose_token = _camera_answers(prediction)
         intrinsics = self._network_intrinsics(frame, described.geometry, fov)
         # Nothing fails from here on: a frame that cannot be used has left no trace.
         edges = _edges(frame.frame_id, context.frame_ids, relative)
@@ -158,6 +159,7 @@ class R3Predictor:
             edges=edges,
             depths=self._depths(described, prediction, intrinsics),
             intrinsics_estimated=frame.intrinsics is None,
+            pose_token=pose_token,
         )
 
     def hold_picture(
@@ -307,10 +309,11 @@ class R3Predictor:
             self._warm_up.append(max(float(np.mean(sorted(scores)[-_BEST_EDGES:])), 1e-6))
 
 
-def _relative_poses(prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
-    """Bring the pairs into the new frame and its view to the host, in one copy.
+def _camera_answers(prediction: Prediction) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bring the pairs into the new frame, its view and its pose token to the host, in one copy.
 
-    :returns: (N, 9) float64 translation, quaternion, both logits; (2,) field of view.
+    :returns: (N, 9) float64 translation, quaternion, both logits; (2,) field of view; (D,)
+        float32 unit vector.
     :raises FrameError: the network answered with something that is not finite.
     """
     pairs = prediction.pairs
@@ -323,14 +326,17 @@ def _relative_poses(prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
         ],
         dim=-1,
     )  # (N, 9): the last row would be the frame against itself
-    numbers = torch.cat([columns.flatten(), prediction.fov[0, 0]]).cpu().numpy()
+    token = prediction.camera_feature[0, 0]
+    parts = [columns.flatten(), prediction.fov[0, 0], token / token.norm().clamp_min(1e-12)]
+    numbers = torch.cat(parts).cpu().numpy()
     if not np.isfinite(numbers).all():
         raise FrameError(
             "the network's answer is not finite: try model.precision fp32, and "
             '`r3 weights check` on the weights'
         )
-    numbers = numbers.astype(np.float64)
-    return numbers[:-2].reshape(-1, 9), numbers[-2:]
+    pairs_end, fov_end = columns.numel(), columns.numel() + 2
+    relative = numbers[:pairs_end].astype(np.float64).reshape(-1, 9)
+    return relative, numbers[pairs_end:fov_end].astype(np.float64), numbers[fov_end:]
 
 
 def _edges(frame_id: int, context_ids: Sequence[int], relative: np.ndarray) -> tuple[Edge, ...]:

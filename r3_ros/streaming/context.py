@@ -27,22 +27,24 @@ def retrieve_context(
         return sorted({*session.recent, *alike})
     if session.segment_id:
         return segment_context(session, descriptor, stream)
-    keyframes = session.keyframes_of(0)
+    bank = session.bank
     context = {
         *session.recent,
-        *keyframes[:1],  # the anchor
-        *keyframes[-stream.recent_keyframes :],
+        *bank.first(0),  # the anchor
+        *bank.newest(stream.recent_keyframes, 0),
     }
     # The newest keyframes look most like the frame, and would leave no room for others.
-    alike = session.bank.recall(
-        session.frame_count, descriptor, _expected_pose(session), stream, context
-    )
+    expected = expected_pose(session)
+    alike = bank.recall(session.frame_count, descriptor, expected, stream, context)
     return sorted({*context, *alike})
 
 
-def _expected_pose(session: Session) -> np.ndarray | None:
-    """Return where the next frame should be if the camera goes on as it did."""
-    if not session.recent:
+def expected_pose(session: Session) -> np.ndarray | None:
+    """Return where the next frame should be if the camera goes on as it did.
+
+    None if nobody knows where in the world that is.
+    """
+    if not session.recent or session.segment_id:
         return None
     held, last = session.graph.held, session.recent[-1]
     T_world_last = held[last].T_world_camera

@@ -18,13 +18,14 @@ import numpy as np
 from ..cloud import cloud_from_depth
 from ..config import R3Config
 from ..datatypes import DepthMap, Edge, Estimate, Frame, FramePrediction, TrackingState
-from ..errors import FrameError
+from ..errors import ConfigError, FrameError
 from ..kernels import retrieval_index
 from ..maps.saved_map import SavedMap
 from ..metric_depth import MetricDepth
 from ..predictor import Predictor
+from .admission import Admission, Candidate
 from .bank import KeyframeBank
-from .context import retrieve_context
+from .context import expected_pose, retrieve_context
 from .gate import Gate, Verdict
 from .loaded_map import LoadedMap, require_findable, take_in
 from .loops import Loops
@@ -78,7 +79,13 @@ class Engine:
 
         :param device: where descriptors are searched, ``cpu`` or ``cuda``.
         :param metric: needed by ``scale.source`` model.
+        :raises ConfigError: the predictor lacks what a parameter needs.
         """
+        if config.keyframe.mode == 'pose_token' and not predictor.has_pose_token:
+            raise ConfigError(
+                f"parameter 'keyframe.mode' is 'pose_token', and {predictor.info.name} has no "
+                "pose token: set keyframe.mode to 'overlap', or model.name to r3 or r3_long"
+            )
         self.predictor = predictor
         self.config = config
         self.odometry = OdometryTrack()
@@ -105,7 +112,8 @@ class Engine:
         gap = self._is_gap(frame.stamp_ns)
         context_ids = retrieve_context(session, self.config.stream, descriptor, after_gap=gap)
         stages.done('retrieve')
-        prediction = self.predictor.predict(frame, context_ids, self._needs_depth(descriptor))
+        with_depth = self._needs_depth(descriptor, context_ids)
+        prediction = self.predictor.predict(frame, context_ids, with_depth)
         stages.done('predict')
         if gap:
             session.gate.open_gap()
@@ -131,7 +139,7 @@ class Engine:
             session.map_revision += 1
         stages.done('gate')
         is_keyframe, evicted, T_previous_camera = self._remember(
-            frame, descriptor, prediction, edges, resolved, verdict
+            frame, descriptor, prediction, edges, resolved, verdict, with_depth
         )
         stages.done('memory')
         depths = self._add_to_map(prediction.depths)
@@ -176,7 +184,7 @@ class Engine:
         self.config = self.loops.config = config
         self.session.map_revision += self.session.scale.update_config(config.scale)
         self.session.gate.config = config.tracking
-        self.session.bank.config = config.keyframe
+        self.session.admission.config = config.keyframe
 
     def drain(self) -> tuple[tuple[int, ...], tuple[DepthMap, ...]]:
         """Wait for all background work and take it in: the end of a recording.
@@ -249,11 +257,10 @@ class Engine:
 
         :raises DeviceMemoryError: the predictor cannot; only :meth:`reset` helps.
         """
-        for frame_id in self.session.bank.oldest(_SHRUNK_SHARE):
-            self.session.bank.remove(frame_id)
+        session = self.session
+        session.remove_keyframes(session.bank.oldest(_SHRUNK_SHARE))
         self._recent_frames = max(self._recent_frames // 2, 1)
-        while len(self.session.recent) > self._recent_frames:
-            self.session.recent.popleft()
+        session.keep_recent(self._recent_frames)
         self._let_go()
         self.predictor.shrink()
 
@@ -275,6 +282,7 @@ class Engine:
         )
         return Session(
             bank=KeyframeBank(config.keyframe, index),
+            admission=Admission(config.keyframe),
             graph=PoseGraph(self._resolve_edges),
             gate=Gate(config.tracking, self.predictor.confidence_reference),
             map=VoxelMap(config.map),
@@ -294,12 +302,13 @@ class Engine:
             raise FrameError('the frame has no finite descriptor: its pixels cannot be used')
         return descriptor
 
-    def _needs_depth(self, descriptor: np.ndarray) -> bool:
+    def _needs_depth(self, descriptor: np.ndarray, context_ids: Sequence[int]) -> bool:
         """Tell whether the next frame's depth is asked for: a keyframe's always is."""
-        every, count = self.config.model.depth_every, self.session.frame_count
-        if every and count % every == 0:
+        session, every = self.session, self.config.model.depth_every
+        if every and session.frame_count % every == 0:
             return True
-        return self.session.bank.would_want(descriptor)
+        candidate = Candidate(descriptor, context_ids, expected_pose(session))
+        return session.admission.foresees(session.bank, candidate)
 
     def _is_gap(self, stamp_ns: int) -> bool:
         last_ns = self.session.last_stamp_ns
@@ -360,6 +369,7 @@ class Engine:
         edges: Sequence[Edge],
         resolved: ResolvedPose | None,
         verdict: Verdict,
+        with_depth: bool,
     ) -> tuple[bool, list[int], np.ndarray | None]:
         """Update the graph, the bank and the record; let go of what is held no more."""
         session = self.session
@@ -377,10 +387,11 @@ class Engine:
         T_previous_camera = motion_since_last(session, frame.frame_id, T_world_camera)
         session.graph.add(frame.frame_id, resolved.held, edges, session.segment_id)
         session.recent.append(frame.frame_id)
-        if len(session.recent) > self._recent_frames:
-            session.recent.popleft()
+        session.keep_recent(self._recent_frames)
         self._credit(frame.frame_id, edges)
-        is_keyframe, evicted = self._offer_to_bank(frame, descriptor, prediction, verdict)
+        candidate = self._candidate(frame.frame_id, descriptor, prediction, edges)
+        wanted = session.admission.wants(session.bank, candidate, with_depth)
+        is_keyframe, evicted = self._offer_to_bank(frame, candidate, prediction, verdict, wanted)
         session.trajectory.append(
             frame.frame_id,
             frame.stamp_ns,
@@ -407,30 +418,58 @@ class Engine:
     def _offer_to_bank(
         self,
         frame: Frame,
-        descriptor: np.ndarray,
+        candidate: Candidate,
         prediction: FramePrediction,
         verdict: Verdict,
+        wanted: bool,
     ) -> tuple[bool, list[int]]:
         """Make the frame a keyframe if the predictor needs it or the admission rule wants it."""
-        bank = self.session.bank
-        wanted = bank.wants(descriptor) and verdict.trusted
+        session = self.session
+        wanted = wanted and verdict.trusted
         # The first of a session or of a segment, which defines the world.
         first = verdict.state is TrackingState.INITIALIZING and verdict.trusted
         if not first and not (wanted if prediction.keyframe is None else prediction.keyframe):
             return False, []
         if verdict.state is TrackingState.LOW_CONFIDENCE:
-            self.session.doubtful.add(frame.frame_id)
-        T_world_camera = None
-        if self.session.segment_id == 0:
-            T_world_camera = self.session.graph.held[frame.frame_id].T_world_camera
-        return True, bank.admit(
+            session.doubtful.add(frame.frame_id)
+        session.admission.admitted()
+        evicted = session.bank.admit(
             frame.frame_id,
-            descriptor,
-            T_world_camera,
+            candidate.descriptor,
+            candidate.T_world_camera,
             prediction.intrinsics,
-            self._keyframe_room,
-            frame.stamp_ns,
+            room=self._keyframe_room,
+            segment_id=session.segment_id,
+            stamp_ns=frame.stamp_ns,
+            related=candidate.related,
+            pose_token=candidate.pose_token,
         )
+        session.leaving.update(evicted)
+        return True, evicted
+
+    def _candidate(
+        self,
+        frame_id: int,
+        descriptor: np.ndarray,
+        prediction: FramePrediction,
+        edges: Sequence[Edge],
+    ) -> Candidate:
+        """Return what is known of a frame that may become a keyframe.
+
+        It is related to what it matched: a keyframe behind a wall shares the view, and nothing
+        that is in it.
+        """
+        session = self.session
+        least = self.config.tracking.low_confidence_ratio * session.gate.reference
+        related = [
+            e.source_id
+            for e in edges
+            if 0.5 * (e.confidence_translation + e.confidence_rotation) >= least
+        ]
+        T_world_camera = None
+        if session.segment_id == 0:
+            T_world_camera = session.graph.held[frame_id].T_world_camera
+        return Candidate(descriptor, related, T_world_camera, prediction.pose_token)
 
     @property
     def _keyframe_room(self) -> int | None:
@@ -441,8 +480,7 @@ class Engine:
     def _let_go(self) -> None:
         """Release frames that are neither recent nor keyframes any more."""
         session = self.session
-        held = session.held()
-        gone = sorted(session.graph.held.keys() - held)
+        gone = session.take_leaving()
         if not gone:
             return
         release(session, gone)

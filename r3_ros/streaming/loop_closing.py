@@ -235,7 +235,8 @@ def _relations(snapshot: LoopSnapshot, ids: list[int]) -> tuple[list[tuple[int, 
     pairs = list(variances)
     # Edges into one frame err together: twice as many are not twice as sure.
     targets = np.array([target for _, target in pairs])
-    sharing = np.array([np.count_nonzero(targets == target) for target in targets])
+    _, place, counts = np.unique(targets, return_inverse=True, return_counts=True)
+    sharing = counts[place]
     sigmas = np.empty((len(pairs), 7))
     sigma = np.sqrt(np.array(list(variances.values())).reshape(-1, 2))
     units = np.array([held[target].scale for target in targets])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
 
 from ..config import R3Config
 from ..datatypes import DepthMap, Edge
@@ -17,6 +20,9 @@ from .similarity import inverse_similarity
 _REST_FRAMES = 10
 #: Edges below this share of the usual score are no evidence.
 _LEAST_RATIO = 0.4
+#: Keyframes that are solved for at the most, the others follow them: a round of the solver, which
+#: keeps Python's lock, then takes no longer than a frame of a camera.
+_MOST_NODES = 1000
 
 #: Takes the edges of a frame, and its scale if that is known.
 Resolve = Callable[[Sequence[Edge], float | None], ResolvedPose | None]
@@ -95,7 +101,7 @@ class Loops:
 
     def _near(self, session: Session) -> set[int]:
         """Return the frames just before, as far back as the camera was followed from."""
-        newest = session.bank.ids()[-self.config.stream.recent_keyframes :]
+        newest = session.bank.newest(self.config.stream.recent_keyframes, session.segment_id)
         since = session.followed_since[-1]
         return {frame_id for frame_id in (*session.recent, *newest) if frame_id >= since}
 
@@ -108,7 +114,7 @@ class Loops:
         reference: float,
     ) -> None:
         """Take the contradicting edges of a frame in, and begin to close a loop if it is one."""
-        keyframes = session.keyframes_of(session.segment_id)
+        keyframes = session.bank.newest(1, session.segment_id)
         good = [
             edge
             for edge in withheld
@@ -164,7 +170,7 @@ class Loops:
         assert self._closer is not None
         if self._closer.busy or frame_id < self._rest_until:
             return
-        session.evidence.keep(session.bank.ids(), frame_id)
+        session.evidence.keep(session.bank, frame_id)
         graph = session.graph
         groups: dict[tuple[int, int], list[FarEdge]] = {}
         for edge in session.evidence:
@@ -189,12 +195,12 @@ class Loops:
     ) -> None:
         """Have the correction worked out that the evidence between two segments asks for."""
         assert self._closer is not None
-        keyframes = [i for i in session.bank.ids() if session.graph.segments[i] in pair]
+        keyframes = _nodes(session, pair, evidence)
         named = {e.source_id for e in evidence}
         snapshot = LoopSnapshot(
             held={keyframe: session.graph.held[keyframe] for keyframe in keyframes},
             segments={keyframe: session.graph.segments[keyframe] for keyframe in keyframes},
-            edges=session.graph.edges(),
+            edges=session.graph.edges(set(keyframes)),
             evidence=evidence,
             followed_since=tuple(session.followed_since),
             clouds=session.map.clouds(named),
@@ -210,16 +216,15 @@ def _corrected(session: Session, correction: Correction) -> list[int]:
     """Move all that is held by what was found for the nearest keyframe; the rest hangs on it."""
     held, segments = session.graph.held, session.graph.segments
     moves, variances = {}, {}
-    for frame_id, pose in held.items():
-        known = [i for i, of in correction.segments.items() if of == segments[frame_id]]
-        if not known:
-            continue
-        nearest = min(known, key=lambda i: abs(i - frame_id))
-        moves[frame_id] = correction.S_corrected_world[nearest]
-        if nearest in correction.variances and nearest in held:
-            variances[frame_id] = _variance_from(
-                pose, held[nearest], correction.variances[nearest]
-            )
+    for segment_id in set(correction.segments.values()):
+        nodes = sorted(i for i, of in correction.segments.items() if of == segment_id)
+        frames = [frame_id for frame_id in held if segments[frame_id] == segment_id]
+        for frame_id, nearest in zip(frames, _nearest(nodes, frames), strict=True):
+            moves[frame_id] = correction.S_corrected_world[nearest]
+            if nearest in correction.variances and nearest in held:
+                variances[frame_id] = _variance_from(
+                    held[frame_id], held[nearest], correction.variances[nearest]
+                )
     moved = session.graph.correct(moves, variances)
     session.graph.connect(correction.closing, session.gate.reference)
     if session.recent and session.recent[-1] in moves:
@@ -233,6 +238,43 @@ def _corrected(session: Session, correction: Correction) -> list[int]:
     return moved
 
 
+def _nearest(nodes: Sequence[int], frames: Sequence[int]) -> list[int]:
+    """Return the node nearest to each frame, the older one if in doubt; nodes ascend."""
+    known, asked = np.array(nodes), np.array(frames, dtype=np.int64)
+    after = np.clip(np.searchsorted(known, asked), 0, len(known) - 1)
+    before = np.maximum(after - 1, 0)
+    nearer_before = np.abs(asked - known[before]) <= np.abs(known[after] - asked)
+    found: list[int] = known[np.where(nearer_before, before, after)].tolist()
+    return found
+
+
+def _nodes(session: Session, pair: tuple[int, int], evidence: Sequence[FarEdge]) -> list[int]:
+    """Return the keyframes to solve for: all, or enough of them.
+
+    What the evidence names, what holds earlier loops and stretches of the way together, and
+    others evenly in between.
+    """
+    keyframes = sorted(i for segment in set(pair) for i in session.bank.in_segment(segment))
+    if len(keyframes) <= _MOST_NODES:
+        return keyframes
+    joints = sorted({*session.graph.ties, *_found_again(session, keyframes)})
+    joints = joints[:: 1 + len(joints) // (_MOST_NODES // 4)]
+    chosen = {frame_id for joint in joints for frame_id in joint}
+    chosen |= {e.source_id for e in evidence} | {e.anchor_id for e in evidence}
+    evenly = np.linspace(0, len(keyframes) - 1, _MOST_NODES // 2).astype(int)
+    return sorted(chosen.intersection(keyframes) | {keyframes[n] for n in evenly})
+
+
+def _found_again(session: Session, keyframes: Sequence[int]) -> list[tuple[int, int]]:
+    """Return keyframes by which the camera was found again after a loss, each with the next."""
+    bank, graph, pairs = session.bank, session.graph, []
+    for since in session.followed_since:
+        for keyframe in keyframes[bisect.bisect_left(keyframes, since) :][:1]:
+            old = [i for i in graph.sources_of(keyframe) if i < since and i in bank]
+            pairs += [(max(old), keyframe)] if old else []
+    return pairs
+
+
 def _relabelled(session: Session, younger: int, older: int) -> list[int]:
     """Make the younger segment part of the older one; return its frames."""
     segments = session.graph.segments
@@ -240,6 +282,7 @@ def _relabelled(session: Session, younger: int, older: int) -> list[int]:
     segments.update(dict.fromkeys(joined, older))
     if session.segment_id == younger:
         session.segment_id = older
+    session.bank.join_segments(younger, older)
     return joined
 
 

@@ -3,12 +3,16 @@
 A frame's pose comes from its edges to earlier frames. When a predictor refines edges between
 held frames, the poses of their targets are resolved anew, and every later frame that refers to
 one of those follows, in the order of frame ids: one pass, no iteration, oldest frame fixed.
+
+After a correction of the world the edges have to say what the corrected poses say. That is done
+when an edge is needed: nearly all are of frames that will never be resolved again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+import itertools
 
 import numpy as np
 
@@ -37,6 +41,11 @@ class PoseGraph:
         #: Source and target of the edges that joined two segments.
         self.bridges: set[tuple[int, int]] = set()
         self._incoming: dict[int, dict[int, Edge]] = {}
+        self._targets: dict[int, set[int]] = {}  # of the edges out of each frame
+        #: Frames whose incoming edges do not say yet what corrected poses say.
+        self._outdated: set[int] = set()
+        #: Pairs of frames that hold loops together.
+        self._ties: set[tuple[int, int]] = set()
 
     @property
     def poses(self) -> dict[int, np.ndarray]:
@@ -55,9 +64,25 @@ class PoseGraph:
     def _in_segment(self, segment_id: int) -> list[int]:
         return [i for i in self.held if self.segments[i] == segment_id]
 
-    def edges(self) -> list[Edge]:
-        """Return all edges among held frames."""
-        return [edge for incoming in self._incoming.values() for edge in incoming.values()]
+    def edges(self, among: Collection[int] | None = None) -> list[Edge]:
+        """Return the edges among some of the frames held (a set), or all."""
+        chosen = self.held if among is None else among
+        self._renew(chosen)
+        return [
+            edge
+            for target in sorted(chosen)
+            for source, edge in self._incoming[target].items()
+            if source in chosen
+        ]
+
+    def sources_of(self, frame_id: int) -> Collection[int]:
+        """Return the frames that a frame has edges from."""
+        return self._incoming[frame_id].keys()
+
+    @property
+    def ties(self) -> Collection[tuple[int, int]]:
+        """Return the pairs of frames, older first, that hold loops together."""
+        return self._ties
 
     def add(
         self, frame_id: int, pose: HeldPose, edges: Iterable[Edge], segment_id: int = 0
@@ -65,9 +90,9 @@ class PoseGraph:
         """Hold a new frame with the edges its pose was resolved from."""
         self.held[frame_id] = pose
         self.segments[frame_id] = segment_id
-        self._incoming[frame_id] = {
-            edge.source_id: edge for edge in edges if edge.source_id in self.held
-        }
+        self._targets[frame_id] = set()
+        self._incoming[frame_id] = {}
+        self._set_incoming(frame_id, (edge for edge in edges if edge.source_id in self.held))
 
     def refine(self, edges: Iterable[Edge]) -> list[int]:
         """Replace edges by refined ones and return the frames whose pose changed, in order.
@@ -80,8 +105,13 @@ class PoseGraph:
             known = edge.target_id in self.held and edge.source_id != edge.target_id
             if known and self.segments[edge.source_id] == self.segments[edge.target_id]:
                 targets.setdefault(edge.target_id, {})[edge.source_id] = edge
+        if not targets:
+            return []
+        oldest = min(targets)
+        # What follows has to follow from poses as they were before any moves.
+        self._renew(itertools.takewhile(lambda i: i >= oldest, reversed(self.held)))
         for target, incoming in targets.items():
-            self._incoming[target] = incoming
+            self._set_incoming(target, incoming.values())
         return self._follow(set(targets))
 
     def correct(
@@ -94,17 +124,20 @@ class PoseGraph:
         The edges among all frames are rewritten to say what the poses say: what they said before
         led to the poses that were wrong, and would again at the next refinement.
         """
-        before = self.held
-        self.held = {
-            frame_id: _corrected(pose, S_corrected_world.get(frame_id), variances.get(frame_id))
-            for frame_id, pose in before.items()
-        }
-        self._rewrite_edges()
-        return sorted(
-            frame_id
-            for frame_id, pose in self.held.items()
-            if _moved(before[frame_id].T_world_camera, pose.T_world_camera)
-        )
+        ids = [frame_id for frame_id in self.held if frame_id in S_corrected_world]
+        if not ids:
+            return []
+        before = np.stack([self.held[i].T_world_camera for i in ids])
+        S = np.stack([S_corrected_world[i] @ self.held[i].S_world_camera for i in ids])
+        # Through a quaternion, so that rounding does not add up.
+        T = T_from_quat(S[:, :3, 3], quat_xyzw(rigid_part(S)))
+        for frame_id, T_world_camera, scale in zip(ids, T, scale_of(S), strict=True):
+            own = self.held[frame_id]
+            variance = variances.get(frame_id, (own.variance_translation, own.variance_rotation))
+            self.held[frame_id] = HeldPose(T_world_camera, *variance, float(scale))
+        self._outdated = set(self.held)
+        moved = _moved(before, T)
+        return sorted(frame_id for frame_id, far in zip(ids, moved, strict=True) if far)
 
     def connect(self, pairs: Iterable[tuple[int, int]], score: float) -> None:
         """Hold pairs of frames together as they lie: edges as sure as ``score``."""
@@ -112,19 +145,34 @@ class PoseGraph:
             source, target = sorted(pair)
             if source in self.held and target in self.held and source != target:
                 edge = Edge(source, target, np.eye(4), score, score)
-                self._incoming[target][source] = edge
+                self._set_incoming(target, [*self._incoming[target].values(), edge])
+                self._outdated.add(target)
+                self._ties.add((source, target))
                 if self.segments[source] != self.segments[target]:
                     self.bridges.add((source, target))
-        self._rewrite_edges()
 
-    def _rewrite_edges(self) -> None:
-        """Make all edges say what the poses say."""
-        edges = self.edges()
+    def _set_incoming(self, target: int, edges: Iterable[Edge]) -> None:
+        """Let these be the edges into a frame."""
+        before = self._incoming[target]
+        self._incoming[target] = {edge.source_id: edge for edge in edges}
+        for source in before.keys() - self._incoming[target].keys():
+            self._targets[source].discard(target)
+            self._ties.discard((source, target))
+            self.bridges.discard((source, target))
+        for source in self._incoming[target]:
+            self._targets[source].add(target)
+
+    def _renew(self, frame_ids: Iterable[int]) -> None:
+        """Make the edges into these frames say what the poses say, where they do not yet."""
+        outdated = self._outdated.intersection(frame_ids)
+        self._outdated -= outdated
+        edges = [edge for i in sorted(outdated) for edge in self._incoming[i].values()]
         if not edges:
             return
-        S_world = {frame_id: pose.S_world_camera for frame_id, pose in self.held.items()}
-        S_target = np.stack([S_world[edge.target_id] for edge in edges])
-        relative = inverse_similarity(np.stack([S_world[e.source_id] for e in edges])) @ S_target
+        held = self.held
+        S_target = np.stack([held[edge.target_id].S_world_camera for edge in edges])
+        S_source = np.stack([held[edge.source_id].S_world_camera for edge in edges])
+        relative = inverse_similarity(S_source) @ S_target
         T = rigid_part(relative)
         # An edge is in the unit of its target.
         T[:, :3, 3] /= scale_of(relative)[:, None]
@@ -134,22 +182,23 @@ class PoseGraph:
 
     def drop(self, frame_ids: Iterable[int]) -> None:
         """Let frames go, with their edges. Frames that hung on them keep their poses."""
-        gone = set(frame_ids)
-        for frame_id in gone:
-            self.held.pop(frame_id, None)
-            self.segments.pop(frame_id, None)
-            self._incoming.pop(frame_id, None)
-        self.bridges = {pair for pair in self.bridges if gone.isdisjoint(pair)}
-        for incoming in self._incoming.values():
-            for source in gone & incoming.keys():
-                del incoming[source]
+        for frame_id in frame_ids:
+            if frame_id not in self.held:
+                continue
+            self._set_incoming(frame_id, ())
+            for target in self._targets.pop(frame_id):
+                del self._incoming[target][frame_id]
+                self._ties.discard((frame_id, target))
+                self.bridges.discard((frame_id, target))
+            del self.held[frame_id], self.segments[frame_id], self._incoming[frame_id]
+            self._outdated.discard(frame_id)
 
     def _follow(self, due: set[int]) -> list[int]:
         """Resolve the frames due, and those that refer to one that moved."""
         moved: set[int] = set()
-        if not due:
-            return []
-        for frame_id in sorted(f for f in self.held if f >= min(due)):
+        oldest = min(due)
+        later = list(itertools.takewhile(lambda i: i >= oldest, reversed(self.held)))
+        for frame_id in reversed(later):
             incoming = self._incoming[frame_id]
             if frame_id not in due and moved.isdisjoint(incoming):
                 continue
@@ -158,29 +207,16 @@ class PoseGraph:
             if resolved is None:
                 continue
             self.held[frame_id] = resolved.held
-            if _moved(own.T_world_camera, resolved.held.T_world_camera):
+            if _moved(own.T_world_camera[None], resolved.held.T_world_camera[None])[0]:
                 moved.add(frame_id)
         return sorted(moved)
 
 
-def _moved(before: np.ndarray, after: np.ndarray) -> bool:
-    """Tell whether two poses differ by more than rounding."""
+def _moved(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Tell which of (N, 4, 4) poses differ by more than rounding: (N,) bool."""
     step = np.abs(after - before)
-    return bool(step[:3, 3].max() > _MOVED_TRANSLATION or step[:3, :3].max() > _MOVED_ROTATION)
-
-
-def _corrected(
-    pose: HeldPose, S_corrected_world: np.ndarray | None, variance: tuple[float, float] | None
-) -> HeldPose:
-    """Return the pose moved by a similarity of the world."""
-    if S_corrected_world is None:
-        return pose
-    S = S_corrected_world @ pose.S_world_camera
-    scale = float(scale_of(S))
-    kept = (pose.variance_translation, pose.variance_rotation) if variance is None else variance
-    # Through a quaternion, so that rounding does not add up.
-    T = T_from_quat(S[:3, 3], quat_xyzw(rigid_part(S)))
-    return HeldPose(T, *kept, scale)
+    far: np.ndarray = (step[:, :3, 3] > _MOVED_TRANSLATION).any(axis=1)
+    return far | (step[:, :3, :3] > _MOVED_ROTATION).any(axis=(1, 2))
 
 
 def _forward(edge: Edge) -> Edge:

@@ -11,7 +11,7 @@ Unknown is None, never 1.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 import math
 
@@ -168,6 +168,11 @@ class ScaleEstimator:
                 self._is_users = False
                 self.metres_per_unit = before * (newest / before) ** _FOLLOW_SHARE
         return self.metres_per_unit != before
+
+    @property
+    def keyframes(self) -> Collection[int]:
+        """Return the keyframes that measurements are of."""
+        return self._units.keys()
 
     def refer(self, units: Mapping[int, float]) -> None:
         """Take the units of keyframes as they are now: a correction may have changed them.

@@ -141,7 +141,8 @@ class ScaleTracker:
 
     def refer(self, held: Mapping[int, HeldPose]) -> None:
         """Take the frames' units over after a correction."""
-        self._estimator.refer({frame_id: pose.scale for frame_id, pose in held.items()})
+        measured = self._estimator.keyframes
+        self._estimator.refer({i: held[i].scale for i in measured if i in held})
 
     def take_keyframes(
         self, depths: Iterable[DepthMap], keyframes: Mapping[int, HeldPose]
@@ -233,15 +234,17 @@ def measure_scale(
     :param depths: in map units.
     :param motion: (4, 4) since the frame before, None if the camera was not followed from there.
     """
-    tracker, ids = session.scale, session.keyframes_of(0)
-    if not ids or not tracker.measures:
+    tracker, newest = session.scale, session.bank.newest(1, 0)
+    if not newest or not tracker.measures:
         return
-    held = session.graph.held
+    held, segments = session.graph.held, session.graph.segments
     tracker.refer(held)
-    sure = {i: held[i] for i in ids if i not in session.doubtful}
+    depths = tuple(depths)
+    keyframes = {d.frame_id for d in depths if d.frame_id in session.bank} - session.doubtful
+    sure = {i: held[i] for i in keyframes if segments[i] == 0}
     changed = tracker.take_keyframes(depths, sure)
     if stamp_ns is not None:
-        changed |= tracker.take_motion(stamp_ns, motion, ids[-1], held[ids[-1]].scale)
+        changed |= tracker.take_motion(stamp_ns, motion, newest[0], held[newest[0]].scale)
     # All that was given out before is of another length now.
     session.map_revision += changed
 

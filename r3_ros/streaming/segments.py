@@ -20,6 +20,8 @@ from .session import Session
 
 #: A segment with fewer keyframes that is left again was no place: it is forgotten.
 _LEAST_KEYFRAMES = 3
+#: Keyframes that one search leaves out at the most.
+_MOST_EXCLUDED = 1000
 
 
 def stays_lost(session: Session, verdict: Verdict, config: LoopConfig) -> bool:
@@ -48,12 +50,11 @@ def leave_segment(session: Session, segment_id: int, frame_id: int) -> list[int]
     session.followed_since.append(frame_id)
     if left == segment_id:
         return []
-    session.recent.clear()
+    session.keep_recent(0)
     keyframes = session.keyframes_of(left)
     if left == 0 or len(keyframes) >= _LEAST_KEYFRAMES:
         return []
-    for keyframe in keyframes:
-        session.bank.remove(keyframe)
+    session.remove_keyframes(keyframes)
     return keyframes
 
 
@@ -78,10 +79,11 @@ def edges_of_one_segment(session: Session, edges: Sequence[Edge]) -> tuple[list[
 
 def segment_context(session: Session, descriptor: np.ndarray, stream: StreamConfig) -> list[int]:
     """Choose the context of a frame in a segment that is not joined: its own, and old places."""
-    own = session.keyframes_of(session.segment_id)
-    context = {*session.recent, *own[:1], *own[-stream.recent_keyframes :]}
+    own = session.bank.newest(_MOST_EXCLUDED, session.segment_id)
+    first = session.bank.first(session.segment_id)
+    context = {*session.recent, *first, *own[-stream.recent_keyframes :]}
     # Keyframes of the segment itself look most like the frame, and would leave no room.
-    old = session.bank.most_similar(descriptor, stream.retrieved_keyframes, own)
+    old = session.bank.most_similar(descriptor, stream.retrieved_keyframes, {*first, *own})
     return sorted({*context, *old})
 
 
@@ -119,15 +121,14 @@ def motion_since_last(
 
 def release(session: Session, gone: Sequence[int]) -> None:
     """Have what is to be let go follow a keyframe of its segment, in the record and in the map."""
-    segments = session.graph.segments
-    for segment_id in sorted({segments[frame_id] for frame_id in gone}):
-        poses = session.graph.similarities_in(segment_id)
-        keyframes = session.keyframes_of(segment_id)
-        for frame_id in (i for i in gone if segments[i] == segment_id):
-            if segment_id and not keyframes:
-                session.map.drop(frame_id)
-                session.trajectory.abandon(frame_id)
-                continue
-            heir = session.trajectory.release(frame_id, poses, keyframes)
-            S_heir = None if heir is None else poses[heir]
-            session.map.bake(frame_id, poses[frame_id], heir, S_heir)
+    held, segments = session.graph.held, session.graph.segments
+    for frame_id in gone:
+        heir = session.bank.nearest_in_time(frame_id, segments[frame_id])
+        if segments[frame_id] and heir is None:
+            session.map.drop(frame_id)
+            session.trajectory.abandon(frame_id)
+            continue
+        S_world_frame = held[frame_id].S_world_camera
+        S_world_heir = None if heir is None else held[heir].S_world_camera
+        session.trajectory.release(frame_id, S_world_frame, heir, S_world_heir)
+        session.map.bake(frame_id, S_world_frame, heir, S_world_heir)

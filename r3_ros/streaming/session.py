@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..datatypes import DepthMap
+from .admission import Admission
 from .bank import KeyframeBank
 from .gate import Gate
 from .keyframe_graph import KeyframeGraphView
@@ -24,6 +26,7 @@ class Session:
     :ivar recent: ids of the newest believed frames, oldest first.
     :ivar doubtful: keyframes that the predictor asked for while confidence was low; their points
         stay out of the map until their edges have been refined.
+    :ivar leaving: frames that have left the recent ones or the bank in this step.
     :ivar followed_since: frames that the camera was found again at, after a loss or a gap: poses
         on both sides of one do not follow from one another. Starts with the first frame.
     :ivar frame_count: the next frame's id. Frames of a map that was loaded come first.
@@ -42,6 +45,7 @@ class Session:
     """
 
     bank: KeyframeBank
+    admission: Admission
     graph: PoseGraph
     gate: Gate
     map: VoxelMap
@@ -59,6 +63,7 @@ class Session:
     last_stamp_ns: int | None = None
     recent: deque[int] = field(default_factory=deque)
     doubtful: set[int] = field(default_factory=set)
+    leaving: set[int] = field(default_factory=set)
     followed_since: deque[int] = field(default_factory=lambda: deque([0], maxlen=1000))
     evidence: LoopEvidence = field(default_factory=LoopEvidence)
     evidence_depth: DepthMap | None = None
@@ -93,9 +98,24 @@ class Session:
 
     def keyframes_of(self, segment_id: int) -> list[int]:
         """Return the keyframes of one segment, oldest first."""
-        segments = self.graph.segments
-        return [i for i in self.bank.ids() if segments[i] == segment_id]
+        return self.bank.in_segment(segment_id)
 
     def held(self) -> set[int]:
         """Return the frames that must stay held: the recent ones and the keyframes."""
         return {*self.recent, *self.bank.ids()}
+
+    def keep_recent(self, count: int) -> None:
+        """Hold the ``count`` newest frames, and no older ones unless they are keyframes."""
+        while len(self.recent) > count:
+            self.leaving.add(self.recent.popleft())
+
+    def remove_keyframes(self, frame_ids: Iterable[int]) -> None:
+        """Take frames out of the bank."""
+        for frame_id in frame_ids:
+            self.bank.remove(frame_id)
+            self.leaving.add(frame_id)
+
+    def take_leaving(self) -> list[int]:
+        """Return the frames that need not be held any more, oldest first, once."""
+        leaving, self.leaving = self.leaving, set()
+        return sorted(i for i in leaving if i not in self.bank and i not in self.recent)

@@ -7,7 +7,7 @@ goes too, its followers pass to a neighbour.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -209,13 +209,16 @@ class Trajectory:
             rows['anchor_id'][own] = _NONE
 
     def release(
-        self, frame_id: int, poses: Mapping[int, np.ndarray], keyframe_ids: Sequence[int]
-    ) -> int | None:
-        """Let a held frame go: it, and all that hung on it, follow a keyframe that stays.
+        self,
+        frame_id: int,
+        S_world_frame: np.ndarray,
+        heir: int | None = None,
+        S_world_heir: np.ndarray | None = None,
+    ) -> None:
+        """Let a held frame go: it, and all that hung on it, follow a frame that stays.
 
-        :param poses: ``S_world_camera`` of held frames, this one included.
-        :param keyframe_ids: keyframes that stay held.
-        :returns: the keyframe that they follow; None if there is none.
+        :param heir: the frame that they follow from now on; without one they stay in the world
+            where they are.
         """
         rows = self._rows
         own = self._row_of(frame_id)
@@ -226,14 +229,12 @@ class Trajectory:
         if own is not None:
             rows['pose'][own] = np.eye(4)[:3]
             followers = np.append(followers, own)
-        anchor = _nearest(frame_id, keyframe_ids)
-        S_anchor_frame = poses[frame_id]
-        if anchor != _ABSOLUTE:
-            S_anchor_frame = inverse_similarity(poses[anchor]) @ S_anchor_frame
+        S_anchor_frame = S_world_frame
+        if heir is not None and S_world_heir is not None:
+            S_anchor_frame = inverse_similarity(S_world_heir) @ S_world_frame
         moved = S_anchor_frame @ _full(rows['pose'][followers])
         rows['pose'][followers] = moved[:, :3]
-        rows['anchor_id'][followers] = anchor
-        return None if anchor == _ABSOLUTE else anchor
+        rows['anchor_id'][followers] = _ABSOLUTE if heir is None else heir
 
     def view(
         self, poses: Mapping[int, np.ndarray], keyframes_only: bool = False
@@ -286,8 +287,3 @@ def _empty_rows(capacity: int) -> dict[str, np.ndarray]:
 def _full(poses: np.ndarray) -> np.ndarray:
     """Return (..., 4, 4) transforms of (..., 3, 4) ones."""
     return make_T(poses[..., :3], poses[..., 3])
-
-
-def _nearest(frame_id: int, keyframe_ids: Sequence[int]) -> int:
-    others = [keyframe for keyframe in keyframe_ids if keyframe != frame_id]
-    return min(others, key=lambda other: abs(other - frame_id)) if others else _ABSOLUTE

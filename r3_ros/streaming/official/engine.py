@@ -171,7 +171,7 @@ class OfficialEngine:
         """
         session, poses = self.session, self.loop.segment.poses
         for frame_id in sorted(session.held.keys() - poses.keys()):
-            session.trajectory.release(frame_id, session.held, ())
+            session.trajectory.release(frame_id, session.held[frame_id])
             del session.held[frame_id]
         # The loop never writes into a pose, so one that is the same object has not changed.
         changed = [i for i in session.held if poses[i] is not before.get(i)]
