@@ -71,6 +71,16 @@ def test_retrieval_gives_the_most_similar_first():
     assert bank().most_similar(query, 5) == []
 
 
+def test_nearly_all_may_be_left_out():
+    memory = bank(max_keyframes=2500)
+    shown = views(2500)
+    for frame_id, view in enumerate(shown):
+        memory.admit(frame_id, view)
+    wanted = range(2100, 2130)
+    found = memory.most_similar(shown[7], 3, [i for i in range(2500) if i not in wanted])
+    assert found == sorted(wanted, key=lambda i: -shown[i] @ shown[7])[:3]
+
+
 def test_look_alikes_go_before_what_is_unlike_all_others():
     memory = bank(max_keyframes=10)
     shown = [*views(5), *(like(views(5)[2], seed=i) for i in range(5))]

@@ -41,6 +41,8 @@ _LEAST_WORTH = 0.1
 _PROTECTED_NEWEST = 4
 #: The anchor, a keyframe that can go, and the newest: with fewer there is no bank.
 _FEWEST = 3
+#: Keyframes that one search of the index may leave out; with more, the others are few.
+_MOST_LEFT_OUT = 2000
 #: Look-alikes noted of a keyframe when it is admitted.
 _LOOK_ALIKES = 4
 #: Likeness to nothing.
@@ -130,8 +132,12 @@ class KeyframeBank:
         """
         if k == 0 or not self._slots:
             return []
-        query = Query(descriptor, bonus=self._bonus(without, EXCLUDED))
-        return self._find(query, k)
+        bonus = self._bonus(without, EXCLUDED)
+        if len(bonus) <= _MOST_LEFT_OUT:
+            return self._find(Query(descriptor, bonus=bonus), k)
+        slots = np.array([slot for slot in self._slots.values() if slot not in bonus], np.int64)
+        likeness = self._descriptors[slots] @ descriptor
+        return [int(i) for i in self._frame_ids[slots[np.argsort(-likeness, kind='stable')[:k]]]]
 
     def recall(
         self,

@@ -158,15 +158,21 @@ def _fill_bank(
     T_world_camera: np.ndarray,
     room: int | None,
 ) -> None:
-    keyframes = saved.keyframes
+    keyframes, edges = saved.keyframes, saved.edges
+    number = {int(keyframes.ids[row]): frame_id for frame_id, row in held.items()}
+    related: dict[int, list[int]] = {}
+    for source, target in zip(edges.source_ids, edges.target_ids, strict=True):
+        ends = sorted(number.get(int(end), -1) for end in (source, target))
+        related.setdefault(ends[1], []).append(ends[0])
     for frame_id, row in held.items():
         session.bank.admit(
             frame_id,
             keyframes.descriptors[row],
             T_world_camera[row],
             keyframes.intrinsics(row),
-            room,
-            int(keyframes.stamps_ns[row]),
+            room=room,
+            stamp_ns=int(keyframes.stamps_ns[row]),
+            related=related.get(frame_id, ()),
         )
 
 
