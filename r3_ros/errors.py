@@ -27,6 +27,10 @@ class OutputError(R3Error):
     """A file or folder could not be written; nothing half-written is left behind."""
 
 
+class MergeError(R3Error):
+    """Two saved maps cannot be made one: no common place, or none that is sure."""
+
+
 class OccupancyError(R3Error):
     """A map gives no occupancy grid: no floor, not level, or too large."""
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
+import sys
 import time
 from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
+    from ..map_merging.merging import Merge
     from ..maps.saved_map import SavedMap
 
 POINT_FORMATS = ('ply', 'pcd', 'npz')
@@ -71,6 +75,25 @@ def register(subparsers: Any) -> None:
     )
     export.set_defaults(func=run_export)
 
+    merge = actions.add_parser(
+        'merge',
+        help='make two maps of places that overlap one',
+        description='Find keyframes of B in A by the model that made both, and join the two in '
+        'frame and unit of A. Maps of different places are refused.',
+    )
+    merge.add_argument('first', metavar='A', help='a map folder, or the output of r3 run')
+    merge.add_argument('second', metavar='B', help='likewise; it is moved to where A has it')
+    merge.add_argument('--output', '-o', metavar='C', required=True, help='map folder to write')
+    merge.add_argument('--overwrite', action='store_true', help='replace an earlier map')
+    merge.add_argument(
+        '--set',
+        metavar='NAME=VALUE',
+        action='append',
+        default=[],
+        help='set a parameter, for example model.checkpoint=FILE; may be repeated',
+    )
+    merge.set_defaults(func=run_merge)
+
 
 def run_info(args: argparse.Namespace) -> int:
     """Print the table."""
@@ -95,6 +118,27 @@ def run_export(args: argparse.Namespace) -> int:
         _export_colmap(saved, args)
     else:
         _export_grid(saved, args)
+    return 0
+
+
+def run_merge(args: argparse.Namespace) -> int:
+    """Join two maps."""
+    from ..command_options import parsed_settings
+    from ..config import R3Config, updated
+    from ..factory import load_predictor
+    from ..map_merging.merging import merge_maps
+    from ..maps.writing import write_map
+
+    first, second = _read(map_folder(args.first)), _read(map_folder(args.second))
+    name = first.facts.model_name
+    config = updated(R3Config(), {'model.name': name, **parsed_settings(args.set)})
+    predictor = load_predictor(config)
+    try:
+        merge = merge_maps(first, second, predictor, config, _progress())
+    finally:
+        predictor.close()
+    size = write_map(args.output, merge.saved, overwrite=args.overwrite)
+    _tell_merge(args.output, merge, size)
     return 0
 
 
@@ -303,4 +347,31 @@ def _export_grid(saved: SavedMap, args: argparse.Namespace) -> None:
         f'occupied {grid.count(OCCUPIED) / total:.1%}, free {grid.count(FREE) / total:.1%}, '
         f'unknown {1 - (grid.count(OCCUPIED) + grid.count(FREE)) / total:.1%}; '
         f'floor at {grid.floor.offset:.2f} m'
+    )
+
+
+# ---- merge ---------------------------------------------------------------------------------
+
+
+def _progress() -> Callable[[int, int], None] | None:
+    """Return what shows progress on a terminal."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        end = '\r' if done + 1 < total else '\n'
+        print(f'keyframe {done + 1} of {total}', end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _tell_merge(output: str, merge: Merge, size: int) -> None:
+    from ..weights import size_text
+
+    saved = merge.saved
+    print(
+        f'{merge.located} keyframes of B have a place in A, and {merge.agreeing} of them agree: '
+        f'B is {merge.scale:.3f} times as large there, turned by {merge.turn_deg:.1f} degrees\n'
+        f'{output}: {len(saved.keyframes)} keyframes, {len(saved.trajectory)} poses, '
+        f'{len(saved.points)} points, {_unit(saved)}, {size_text(size)}'
     )

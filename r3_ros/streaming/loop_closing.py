@@ -128,8 +128,11 @@ class LoopCloser:
 def close_loop(snapshot: LoopSnapshot) -> Correction | None:
     """Return the correction that the evidence asks for; None if it does not hold together."""
     agreed = _agreed(snapshot)
-    if agreed is None:
-        return None
+    return None if agreed is None else correct_poses(snapshot, agreed)
+
+
+def correct_poses(snapshot: LoopSnapshot, agreed: Agreement) -> Correction | None:
+    """Return the correction that an agreement asks for; None if it does not fit the graph."""
     ids = sorted(snapshot.held)
     problem = _problem(snapshot, agreed, ids, _start(snapshot, agreed, ids))
     try:

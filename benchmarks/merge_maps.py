@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""How well two maps of one place become one: parts of a recording, mapped apart and merged.
+
+The first and the last part overlap; each is a session of its own, with its own world and unit. The
+whole recording in one run is what can be had at best.
+
+    python benchmarks/merge_maps.py DATA/redkitchen_7scenes [--overlap 0.2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+from pathlib import Path
+import sys
+import tempfile
+import time
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from r3_ros.cli import main as r3  # noqa: E402
+from r3_ros.evaluation import evaluate_trajectory  # noqa: E402
+from r3_ros.trajectory_file import PoseList, read_tum  # noqa: E402
+
+
+def write_part(source: Path, stamps: list[str], folder: Path) -> Path:
+    """Write a sequence folder of some of the frames, by links."""
+    (folder / 'rgb').mkdir(parents=True)
+    for line in stamps:
+        picture = line.split()[1]
+        (folder / picture).symlink_to((source / picture).resolve())
+    (folder / 'timestamps.txt').write_text('\n'.join(stamps))
+    (folder / 'camera.yaml').write_text((source / 'camera.yaml').read_text())
+    return folder
+
+
+def quietly(*words: object) -> None:
+    """Run ``r3`` and stop if it fails."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        status = r3([str(word) for word in words])
+    if status:
+        sys.exit(f'r3 {" ".join(map(str, words))} failed with status {status}')
+
+
+def row(name: str, trajectory: Path, truth: PoseList) -> str:
+    """Return a line of the table."""
+    errors = evaluate_trajectory(read_tum(trajectory), truth)
+    return (
+        f'| {name} | {errors.matched} | {errors.ate_rmse_m:.3f} | {errors.ate_percent:.2f} | '
+        f'{errors.rotation_mean_deg:.1f} |'
+    )
+
+
+def main() -> int:
+    """Map the parts and the whole, merge, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('sequence', type=Path)
+    parser.add_argument('--overlap', type=float, default=0.2, help='share of the frames in both')
+    args = parser.parse_args()
+    lines = (args.sequence / 'timestamps.txt').read_text().splitlines()
+    stamps = [line for line in lines if line.strip() and not line.startswith('#')]
+    length = round(len(stamps) * (1.0 + args.overlap) / 2.0)
+    truth = read_tum(args.sequence / 'groundtruth.txt')
+    parts = {'first part': stamps[:length], 'last part': stamps[-length:], 'whole': stamps}
+    with tempfile.TemporaryDirectory() as temporary:
+        maps = {}
+        for n, (name, some) in enumerate(parts.items()):
+            folder = write_part(args.sequence, some, Path(temporary) / f'part{n}')
+            maps[name] = Path(temporary) / f'out{n}' / 'map'
+            quietly('run', folder, '-o', maps[name].parent)
+        merged = Path(temporary) / 'merged'
+        begun = time.perf_counter()
+        r3(
+            [
+                'map',
+                'merge',
+                *(str(maps[n]) for n in ('first part', 'last part')),
+                '-o',
+                str(merged),
+            ]
+        )
+        took_s = time.perf_counter() - begun
+        print(f'\nmerged in {took_s:.0f} s; {len(stamps)} frames, {length} in each part\n')
+        print(
+            '| map | poses | ATE (m) | ATE (%) | rotation (deg) |\n| --- | --- | --- | --- | --- |'
+        )
+        for name, folder in {**maps, 'merged': merged}.items():
+            print(row(name, folder / 'trajectory.tum', truth))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
