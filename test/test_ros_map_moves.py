@@ -1,9 +1,11 @@
 """The map moved by hand: initialpose and ~/set_scale. Odometry goes on as if nothing had been."""
 
 import math
+from pathlib import Path
 
 from geometry_msgs.msg import PoseWithCovarianceStamped
-from nav_msgs.msg import Odometry, Path
+from nav_msgs.msg import Odometry
+from nav_msgs.msg import Path as PathMessage
 import numpy as np
 import pytest
 from r3_ros.geometry import inverse, make_T, R_BODY_OPTICAL
@@ -24,6 +26,7 @@ from scripted import Script, START_NS
 from sensor_msgs.msg import PointCloud2
 from sensor_msgs_py import point_cloud2
 from std_srvs.srv import SetBool, Trigger
+import yaml
 
 pytestmark = pytest.mark.ros
 
@@ -65,7 +68,7 @@ def test_the_base_is_where_it_is_said_to_be_and_odometry_goes_on(graph, T_given)
     g, robot = robot_alone(graph)
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
     odometry = g.listen('/r3/odometry', Odometry)
-    paths = g.listen('/r3/path', Path, LATCHED)
+    paths = g.listen('/r3/path', PathMessage, LATCHED)
     maps = g.listen('/r3/map_points', PointCloud2, LATCHED)
     transforms = g.listen_tf()
     stamps = robot.drive(6)
@@ -229,7 +232,7 @@ def test_a_scale_set_by_hand_reaches_map_path_and_increments_and_never_moves_odo
     g, robot = robot_alone(graph)
     odometry = g.listen('/r3/odometry', Odometry)
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
-    paths = g.listen('/r3/path', Path, LATCHED)
+    paths = g.listen('/r3/path', PathMessage, LATCHED)
     maps = g.listen('/r3/map_points', PointCloud2, LATCHED)
     statuses = g.listen('/r3/status', StreamStatus)
     transforms = g.listen_tf()
@@ -308,3 +311,14 @@ def test_a_robot_that_is_corrected_takes_the_new_scale_at_once(graph):
         np.allclose(matrix_from_transform(t.transform), inverse(robot.T_odom_first), atol=1e-6)
         for t in heard()[-1:]
     )
+
+
+def test_rviz_has_the_tool_and_the_node_hears_it(graph):
+    config = Path(__file__).resolve().parents[1] / 'rviz' / 'stream.rviz'
+    tools = yaml.safe_load(config.read_text())['Visualization Manager']['Tools']
+    (tool,) = [t for t in tools if t['Class'].endswith('/SetInitialPose')]
+    g = graph().start()
+    (kind,) = dict(g.node.get_subscriber_names_and_types_by_node('r3', '/'))[
+        tool['Topic']['Value']
+    ]
+    assert kind == 'geometry_msgs/msg/PoseWithCovarianceStamped'
