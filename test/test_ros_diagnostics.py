@@ -6,7 +6,10 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
-from ros_graph import bad_image, CAMERA
+from r3_ros.datatypes import DeviceMemory
+from r3_ros.msg import StreamStatus
+from r3_ros.ros.health import StepTimes, StreamState
+from ros_graph import bad_image, CAMERA, image_message
 from scripted import Script
 
 pytestmark = pytest.mark.ros
@@ -55,3 +58,151 @@ def test_diagnostics_tell_when_everything_is_rejected(graph):
     g.until(lambda: heard and levels(heard[-1])['r3: input'] == DiagnosticStatus.ERROR)
     (found,) = [s for s in heard[-1].status if s.name == 'r3: input']
     assert 'lsd9' in found.message
+
+
+def task(heard, name):
+    """Return the latest status of a task, and its values by key."""
+    (status,) = [s for s in heard[-1].status if s.name == f'r3: {name}']
+    return status, {pair.key: pair.value for pair in status.values}
+
+
+def diagnosed(g):
+    """Return what the node would say now."""
+    return [g.node._diagnostics.message()]
+
+
+KEYS = {
+    'input': 'input_rate_hz processed_rate_hz frames_received frames_dropped frames_rejected '
+    'frames_paused last_reject_reason input_age_s encoding resolution camera_info rectified '
+    'qos_incompatible',
+    'tracking': 'state reason confidence_ratio confidence_translation confidence_rotation '
+    'segment_id session_id map_revision recoveries loops_closed',
+    'timing': 'latency_s_mean latency_s_max inference_ms_mean inference_ms_p95 preprocess_ms '
+    'publish_ms worker_utilisation',
+    'gpu': 'device precision oom_count used_mib reserved_mib peak_mib cap_mib free_mib',
+    'scale': 'scale source locked live_ratio',
+    'map': 'points max_points evicted keyframes last_save',
+    'tf': 'mode base_frame lookup_failures last_lookup_error two_parents',
+}
+
+
+def memory(used, cap=1000):
+    return DeviceMemory('NVIDIA H100', used << 20, used << 20, used << 20, (cap - used) << 20)
+
+
+def test_every_task_has_its_keys(graph):
+    g = graph(Script(device_memory=memory(100))).start()
+    g.send_many(2)
+    for name, keys in KEYS.items():
+        assert set(keys.split()) <= task(diagnosed(g), name)[1].keys(), name
+    status, values = task(diagnosed(g), 'gpu')
+    assert status.hardware_id == f'{CAMERA}@NVIDIA H100'
+    assert (values['used_mib'], values['cap_mib'], values['free_mib']) == (
+        '100.000', '1000.000', '900.000',
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('used', 'level'),
+    [(840, DiagnosticStatus.OK), (900, DiagnosticStatus.WARN), (960, DiagnosticStatus.ERROR)],
+)
+def test_the_device_fills_up(graph, used, level):
+    g = graph(Script(device_memory=memory(used))).start()
+    g.send()
+    status, _ = task(diagnosed(g), 'gpu')
+    assert status.level == level
+    statuses = g.listen('/r3/status', StreamStatus)
+    g.send()
+    g.until(lambda: statuses)
+    assert statuses[-1].gpu_memory_used == statuses[-1].gpu_memory_peak == used << 20
+
+
+def test_thresholds_may_change_while_the_node_runs(graph):
+    g = graph(diagnostics__min_rate=0.0).start()
+    g.send_many(3)
+    health = g.health
+    health.times.append(StepTimes(0.0, 0.0, 0.0, 0.0, latency=0.1))
+    assert task(diagnosed(g), 'timing')[0].level == DiagnosticStatus.OK
+    g.set_parameters(diagnostics__max_latency=0.05, diagnostics__min_rate=200.0)
+    g.until(lambda: task(diagnosed(g), 'timing')[0].level == DiagnosticStatus.WARN)
+    assert 'max_latency' in task(diagnosed(g), 'timing')[0].message
+    at_input = task(diagnosed(g), 'input')[0]
+    assert at_input.level == DiagnosticStatus.WARN and 'min_rate' in at_input.message
+    g.set_parameters(diagnostics__max_latency=0.01)
+    g.until(lambda: task(diagnosed(g), 'timing')[0].level == DiagnosticStatus.ERROR)
+
+
+def test_a_camera_that_falls_silent_is_an_error(graph, monkeypatch):
+    g = graph().start()
+    g.send()
+    assert task(diagnosed(g), 'input')[0].level == DiagnosticStatus.WARN  # not calibrated
+    g.health.last_received_s -= 100.0
+    g.health.active_since_s -= 100.0
+    status, _ = task(diagnosed(g), 'input')
+    assert status.level == DiagnosticStatus.ERROR and 'no image for 100 s' in status.message
+
+
+def test_what_input_warns_of(graph):
+    g = graph().start()
+    message = image_message(g.stamp_ns, encoding='8UC3')
+    g.send(message)
+    text = task(diagnosed(g), 'input')[0].message
+    assert 'guess' in text and 'input.encoding_hint' in text
+    assert 'use_sim_time' in text, 'the stamps are years old'
+    assert 'camera_info is missing' in text
+    g.set_parameters(input__encoding_hint='bgr8')
+    g.until(lambda: g.node.stream.config.input.encoding_hint)
+    g.send(image_message(g.stamp_ns, encoding='8UC3'))
+    assert 'guess' not in task(diagnosed(g), 'input')[0].message
+    g.node.stream.mailbox.received, g.node.stream.mailbox.dropped = 1000, 990
+    assert 'nearly all frames are dropped' in task(diagnosed(g), 'input')[0].message
+
+
+def test_a_state_has_its_level(graph):
+    g = graph().start()
+    assert task(diagnosed(g), 'tracking')[0].level == DiagnosticStatus.STALE
+    levels_of = {
+        StreamState.TRACKING: DiagnosticStatus.OK,
+        StreamState.INITIALIZING: DiagnosticStatus.OK,
+        StreamState.LOW_CONFIDENCE: DiagnosticStatus.WARN,
+        StreamState.RECOVERING: DiagnosticStatus.WARN,
+        StreamState.LOST: DiagnosticStatus.ERROR,
+        StreamState.WAITING_TF: DiagnosticStatus.ERROR,
+        StreamState.FAULT: DiagnosticStatus.ERROR,
+        StreamState.PAUSED: DiagnosticStatus.OK,
+    }
+    for state, level in levels_of.items():
+        g.health.enter(state, 'scripted')
+        status, values = task(diagnosed(g), 'tracking')
+        assert status.level == level, state
+        assert (values['state'], values['reason']) == (state.name, 'scripted')
+    g.health.enter(StreamState.INITIALIZING)
+    g.health.state_since_s -= 11.0
+    assert task(diagnosed(g), 'tracking')[0].level == DiagnosticStatus.WARN
+
+
+def test_a_full_map_is_a_warning_and_a_failed_save_an_error(graph, tmp_path):
+    g = graph(map__max_points=10_000, map__voxel_size=0.001, points__stride=1,
+              keyframe__mode='interval', keyframe__interval=1).start()  # fmt: skip
+    g.send_many(3)
+    assert task(diagnosed(g), 'map')[0].level == DiagnosticStatus.OK
+    g.send_many(25)
+    status, values = task(diagnosed(g), 'map')
+    assert status.level == DiagnosticStatus.WARN and int(values['evicted']) > 0
+    g.health.save_failed, g.health.last_save = True, 'the disk is full'
+    assert task(diagnosed(g), 'map')[0].level == DiagnosticStatus.ERROR
+
+
+def test_diagnostics_go_on_while_the_clock_stands_still(graph):
+    g = graph(use_sim_time=True, diagnostics__period=0.1).start()
+    heard = g.listen('/diagnostics', DiagnosticArray)
+    g.until(lambda: len(heard) >= 3)
+    assert {m.header.stamp.sec for m in heard} == {0}, 'there is no /clock'
+
+
+def test_a_node_that_is_inactive_says_so(graph):
+    g = graph().start()
+    g.send_many(2)
+    assert g.turn('deactivate')
+    for name in ('input', 'tracking', 'timing'):
+        assert task(diagnosed(g), name)[0].level == DiagnosticStatus.STALE

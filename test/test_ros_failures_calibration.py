@@ -9,7 +9,7 @@ from r3_ros.msg import StreamStatus
 from r3_ros.ros.messages import camera_info_message
 from ros_graph import CAMERA, image_message
 from scripted import intrinsics, START_NS
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, RegionOfInterest
 
 pytestmark = pytest.mark.ros
 
@@ -71,3 +71,59 @@ def test_a_calibration_that_breaks_later_is_not_taken(graph):
     g.send_many(2)
     assert g.health.camera_info == 'valid'
     assert g.node.stream.camera.calibration.intrinsics == intrinsics()
+
+
+@pytest.mark.parametrize(
+    ('changes', 'expected'),
+    [
+        # Twice the size of the pictures: scaled.
+        ({'width': 128, 'height': 96}, intrinsics(128, 96).resized(64, 48)),
+        # Binned by two: so is the picture that it speaks of.
+        ({'width': 128, 'height': 96, 'binning_x': 2, 'binning_y': 2}, None),
+        # The right half of a wider sensor.
+        (
+            {'width': 128, 'height': 48,
+             'roi': RegionOfInterest(x_offset=64, width=64, height=48)},
+            None,
+        ),
+    ],
+)  # fmt: skip
+def test_a_calibration_of_another_cut_of_the_sensor_is_made_to_fit(graph, changes, expected):
+    g = graph(input__camera_info_timeout=20.0).start()
+    sensor = intrinsics(changes['width'], changes['height'])
+    info = camera_info_message(START_NS, CAMERA, sensor)
+    for name, value in changes.items():
+        setattr(info, name, value)
+    g.infos.publish(info)
+    g.until(lambda: g.node.stream.camera._info is not None)
+    g.send()
+    assert g.health.camera_info == 'valid'
+    found = g.node.stream.camera.calibration.intrinsics
+    if 'binning_x' in changes:
+        expected = sensor.resized(64, 48)
+    if 'roi' in changes:
+        expected = sensor.cropped(64, 0, 64, 48)
+    assert (found.width, found.height) == (64, 48)
+    assert found.K == pytest.approx(expected.K)
+
+
+def test_an_unknown_distortion_model_is_told_once_and_not_undone(graph, capfd):
+    g = graph(input__camera_info_timeout=20.0).start()
+    info = camera_info_message(START_NS, CAMERA, intrinsics())
+    info.distortion_model, info.d = 'kaleidoscope', [0.1] * 5
+    for _ in range(3):
+        g.infos.publish(info)
+        g.until(lambda: g.node.stream.camera._info is not None)
+        g.send()
+    assert (g.health.camera_info, g.health.rectified) == ('valid', False)
+    assert capfd.readouterr().err.count("'kaleidoscope'") == 1
+
+
+def test_distortion_is_undone(graph):
+    g = graph(input__camera_info_timeout=20.0).start()
+    info = camera_info_message(START_NS, CAMERA, intrinsics())
+    info.d = [-0.2, 0.05, 0.0, 0.0, 0.0]
+    g.infos.publish(info)
+    g.until(lambda: g.node.stream.camera._info is not None)
+    g.send()
+    assert (g.health.camera_info, g.health.rectified) == ('valid', True)

@@ -12,8 +12,8 @@ pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setu
 from r3_ros.errors import FrameError
 from r3_ros.msg import StreamStatus
 from r3_ros.ros.health import StreamState
-from r3_ros.ros.messages import stamp_ns_of
-from ros_graph import bad_image, BEST_EFFORT, image_message, PERIOD_NS
+from r3_ros.ros.messages import header_message, stamp_ns_of
+from ros_graph import bad_image, BEST_EFFORT, CAMERA, image_message, PERIOD_NS
 from scripted import picture, Script, START_NS
 from sensor_msgs.msg import Image
 
@@ -120,3 +120,47 @@ def test_an_incompatible_publisher_is_named_in_diagnostics(graph):
         return found and "'/image'" in found[-1].message and 'RELIABILITY' in found[-1].message
 
     g.until(told)
+
+
+def test_every_encoding_is_tracked_and_every_other_told(graph):
+    from test_ros_conversions import CASES, message
+
+    g = graph(points__stride=4).start()
+    colors = g.listen('/r3/color/image', Image)
+    for n, (encoding, (pixels, *_)) in enumerate(CASES.items()):
+        picture = message(pixels, encoding, padding=b'pad')
+        picture.header = header_message(g.stamp_ns, CAMERA)
+        g.send(picture)
+        assert (g.health.frames_processed, g.health.encoding) == (n + 1, encoding)
+    assert g.health.frames_rejected == 0
+    g.until(lambda: len(colors) == len(CASES))
+    assert {m.encoding for m in colors} == {'rgb8'}
+    for n, encoding in enumerate(('rgb16', 'yuv444', 'lsd9')):
+        g.send(bad_image(encoding=encoding))
+        assert g.health.frames_rejected == n + 1 and encoding in g.health.last_reject_reason
+
+
+def test_overload_is_told_once_with_what_to_do(graph, capfd):
+    turnstile = threading.Semaphore(0)
+    g = graph(Script(turnstile=turnstile)).start()
+    mailbox = g.node.stream.mailbox
+    sent = 0
+    for round_of_frames in range(3):
+        for _ in range(60):
+            g.images.publish(image_message(START_NS + sent * PERIOD_NS))
+            sent += 1
+            g.until(lambda n=sent: mailbox.received == n)
+        turnstile.release(2)
+        g.until(lambda n=round_of_frames: g.health.frames_processed >= 2 * n + 1)
+    g.until(lambda: g.handled == sent)
+    told = capfd.readouterr().err
+    assert told.count('frames_dropped') == 1
+    assert 'input.max_rate' in told
+
+
+def test_rejections_are_logged_at_most_every_five_seconds_with_their_count(graph, capfd):
+    g = graph().start()
+    for _ in range(20):
+        g.send(bad_image(encoding='lsd9'))
+    assert capfd.readouterr().err.count('(frames_rejected: ') == 1
+    assert g.health.frames_rejected == 20

@@ -6,10 +6,12 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
-from nav_msgs.msg import Path
+from nav_msgs.msg import Odometry, Path
 from r3_ros.msg import StreamStatus
+from r3_ros.ros.health import StreamState
 from r3_ros.ros.messages import stamp_ns_of, time_message
 from ros_graph import image_message, LATCHED, PERIOD_NS
+from rosgraph_msgs.msg import Clock
 from scripted import SECOND_NS, START_NS
 from sensor_msgs.msg import PointCloud2
 
@@ -46,8 +48,6 @@ def test_time_that_jumps_back_starts_a_new_session(graph):
 
 
 def test_a_clock_that_jumps_back_starts_a_new_session_once(graph):
-    from rosgraph_msgs.msg import Clock
-
     g = graph(use_sim_time=True).start()
     clock = g.probe.create_publisher(Clock, '/clock', 10)
     g.until(lambda: clock.get_subscription_count() == 1)
@@ -96,3 +96,76 @@ def test_zero_stamp_takes_the_time_of_arrival_and_says_so(graph):
     g.until(lambda: poses and statuses and statuses[-1].frames_processed)
     assert stamp_ns_of(poses[0].header.stamp) > START_NS
     assert 'no stamp' in statuses[-1].state_reason
+
+
+def test_a_recording_in_a_loop_begins_anew_each_time(graph):
+    g = graph().start()
+    statuses = g.listen('/r3/status', StreamStatus)
+    for loop in range(3):
+        g.stamp_ns = START_NS
+        g.send_many(8)
+        session = g.node.stream.engine.session
+        assert (session.session_id, session.frame_count) == (loop, 8)
+        assert g.health.state is StreamState.TRACKING
+    g.until(lambda: statuses and statuses[-1].frames_processed == 24)
+    assert (statuses[-1].session_id, statuses[-1].frames_rejected) == (2, 0)
+
+
+def test_a_jump_that_is_ignored_drops_pictures_until_time_is_back(graph):
+    g = graph(input__on_time_jump_back='ignore').start()
+    last_ns = g.send_many(3)[-1]
+    g.stamp_ns = last_ns - 10 * SECOND_NS
+    g.send_many(3)
+    assert g.health.rejected == {'before the jump': 3}
+    g.stamp_ns = last_ns + PERIOD_NS
+    g.send()
+    session = g.node.stream.engine.session
+    assert (session.session_id, session.frame_count) == (0, 4)
+
+
+@pytest.mark.parametrize(('action', 'state'), [('ignore', 'TRACKING'), ('error', 'FAULT')])
+def test_other_answers_to_a_clock_that_jumps_back(graph, action, state):
+    g = graph(use_sim_time=True, input__on_time_jump_back=action).start()
+    clock = g.probe.create_publisher(Clock, '/clock', 10)
+    g.until(lambda: clock.get_subscription_count() == 1)
+
+    def set_clock(stamp_ns):
+        clock.publish(Clock(clock=time_message(stamp_ns)))
+        g.until(lambda: g.node.get_clock().now().nanoseconds == stamp_ns)
+
+    set_clock(START_NS)
+    g.send_many(3)
+    set_clock(START_NS - 100 * SECOND_NS)
+    if action == 'error':
+        g.until(lambda: g.health.state is StreamState.FAULT)
+    else:
+        g.send()
+    assert g.health.state.name == state
+    assert g.node.stream.engine.session.session_id == 0
+
+
+def test_after_a_gap_the_camera_proves_itself_and_claims_no_velocity(graph):
+    g = graph(tracking__recover_frames=2).start()
+    odometry = g.listen('/r3/odometry', Odometry)
+    g.send_many(3)
+    g.until(lambda: len(odometry) == 3)
+    assert odometry[-1].twist.covariance[0] < 1e6
+    # The circle closes every 20 s: the same place again.
+    g.stamp_ns += 20 * SECOND_NS
+    g.send()
+    assert g.health.state is StreamState.RECOVERING
+    while len(odometry) < 4:
+        g.send()
+        g.until(lambda: g.health.frames_processed)
+        g.executor.spin_once(timeout_sec=0.2)
+    first_after = odometry[3]
+    assert first_after.twist.covariance[0] == 1e6
+    assert g.health.state is StreamState.TRACKING
+
+
+def test_pictures_without_a_stamp_are_told_once(graph, capfd):
+    g = graph().start()
+    for _ in range(3):
+        g.send(image_message(0))
+    assert g.health.frames_processed == 3
+    assert capfd.readouterr().err.count('pictures have no stamp') == 1

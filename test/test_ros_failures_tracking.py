@@ -7,8 +7,8 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
-from nav_msgs.msg import Odometry
-from r3_ros.msg import StreamStatus
+from nav_msgs.msg import Odometry, Path
+from r3_ros.msg import KeyframeGraph, StreamStatus
 from r3_ros.ros.health import StreamState
 from r3_ros.ros.messages import stamp_ns_of
 from ros_graph import image_message, LATCHED, matrix
@@ -72,3 +72,35 @@ def test_a_lost_camera_gets_no_pose(graph):
     g.until(lambda: len(poses) == len(odometry) == 4)
     assert min(poses[-1].pose.covariance[::7]) == 1e6
     assert poses[-1].pose.pose == poses[2].pose.pose
+
+
+def test_poses_of_low_confidence_say_so_and_the_map_rests(graph):
+    script = Script(droughts=set(range(10, 16)), drought_score=0.25)
+    g = graph(script, keyframe__mode='interval', keyframe__interval=1).start()
+    poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
+    g.send_many(10)
+    points = len(g.node.stream.engine.session.map)
+    g.send_many(6)
+    assert g.health.state is StreamState.LOW_CONFIDENCE
+    g.until(lambda: len(poses) == 16)
+    assert len(g.node.stream.engine.session.map) == points
+    assert poses[15].pose.covariance[0] > 2 * poses[9].pose.covariance[0]
+
+
+def test_corrected_poses_are_told_and_published_again(graph):
+    script = Script(drift=0.2, refine_at={12})
+    g = graph(script, keyframe__mode='interval', keyframe__interval=3).start()
+    statuses = g.listen('/r3/status', StreamStatus)
+    paths = g.listen('/r3/path', Path, LATCHED)
+    graphs = g.listen('/r3/keyframe_graph', KeyframeGraph, LATCHED)
+    g.send_many(12)
+    g.until(lambda: graphs and len(graphs[-1].keyframes) >= 3 and statuses)
+    before = {k.id: k.pose for k in graphs[-1].keyframes}
+    assert statuses[-1].map_revision == 0
+    g.send()
+    g.until(lambda: statuses[-1].map_revision == 1)
+    g.until(lambda: graphs[-1].map_revision == 1)
+    moved = [k for k in graphs[-1].keyframes if k.id in before and k.pose != before[k.id]]
+    assert moved
+    end = matrix(graphs[-1].keyframes[-1].pose)
+    g.until(lambda: np.allclose(matrix(paths[-1].poses[-1].pose), end))

@@ -6,6 +6,8 @@ pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
 
+from r3_ros.config import flattened, parameters
+
 pytestmark = pytest.mark.ros
 
 
@@ -49,8 +51,6 @@ def test_a_fixed_parameter_may_change_before_configure(graph):
 
 
 def test_every_parameter_is_declared_and_described(graph):
-    from r3_ros.config import parameters
-
     g = graph()
     for parameter in parameters():
         described = g.node.describe_parameter(parameter.name)
@@ -66,3 +66,54 @@ def test_every_parameter_is_declared_and_described(graph):
 def test_a_misspelt_parameter_is_told(graph, capfd):
     graph(arguments=('-p', 'keyframe.intervals:=5'))
     assert "did you mean 'keyframe.interval'?" in capfd.readouterr().err
+
+
+def other_value(parameter):
+    """Return an allowed value that is not the present one."""
+    meta, value = parameter.meta, parameter.value
+    if parameter.kind is bool:
+        return not value
+    if meta.choices:
+        return next(choice for choice in meta.choices if choice != value)
+    if parameter.kind is str:
+        return 'other'
+    nearer = 0.5 * (meta.low + meta.high) if value == meta.high else 0.5 * (value + meta.high)
+    return parameter.kind(value + 1) if parameter.kind is int else float(nearer)
+
+
+def test_every_live_parameter_reaches_whoever_uses_it(graph):
+    g = graph().start()
+    g.send()
+    stream = g.node.stream
+    # Those that only fit together with another one are moved down, where they fit.
+    small = {
+        'occupancy.min_height': 0.5,
+        'tracking.lost_ratio': 0.1,
+        'points.min_range': 0.1,
+        'scale.fixed': 2.0,
+    }
+    for parameter in parameters(stream.config):
+        if not parameter.meta.live:
+            continue
+        value = small.get(parameter.name, other_value(parameter))
+        (result,) = g.set_parameters(**{parameter.name.replace('.', '__'): value})
+        assert result.successful, (parameter.name, value, result.reason)
+        g.until(lambda p=parameter, v=value: flattened(stream.config)[p.name] == v)
+    now, engine = stream.config, stream.engine
+    assert engine.config == now and engine.loops.config == now
+    assert engine.session.gate.config == now.tracking
+    assert stream.camera.config == stream._intake.config == now.input
+    assert stream.placing.config == stream._scenes.config == stream.authority._config == now
+
+
+def test_every_fixed_parameter_is_refused_while_configured(graph):
+    g = graph().start()
+    before = g.node.stream.config
+    for parameter in parameters(before):
+        if parameter.meta.live:
+            continue
+        value = other_value(parameter)
+        (result,) = g.set_parameters(**{parameter.name.replace('.', '__'): value})
+        assert not result.successful, parameter.name
+        assert 'fixed while the node is configured' in result.reason
+    assert g.node.stream.config == before

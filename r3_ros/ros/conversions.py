@@ -131,6 +131,12 @@ def _decode_by_cv_bridge(message: Image) -> np.ndarray:
         ) from error
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise FrameError(f"'{message.encoding}' holds no colour picture; send one of {known}")
+    if image.shape[:2] != (message.height, message.width):
+        # cv_bridge goes by step, and cuts what is too short for the width.
+        raise FrameError(
+            f'step = {message.step} holds {image.shape[1]} pixels of {message.encoding}, not '
+            f'width = {message.width}: the camera driver contradicts itself'
+        )
     return image
 
 

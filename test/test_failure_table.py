@@ -1,0 +1,199 @@
+"""Every failure that docs/node.md answers has tests, and every proposed answer is on the page."""
+
+import ast
+from pathlib import Path
+import re
+
+import pytest
+
+TEST = Path(__file__).resolve().parent
+PAGE = TEST.parent / 'docs' / 'node.md'
+PROPOSAL = TEST.parents[1] / 'shared' / 'spec' / 'ros-interface.md'
+
+#: The beginning of a row's first cell -> tests, each FILE::NAME without what all have in common.
+TESTS = {
+    'pictures come too fast': (
+        'ros_failures_pictures::overload_drops_frames_and_counts_them_exactly',
+        'ros_failures_pictures::overload_is_told_once_with_what_to_do',
+        'ros_failures_pictures::queue_policy_loses_nothing',
+    ),
+    'unknown encoding': (
+        'ros_failures_pictures::a_bad_picture_is_rejected_and_the_next_one_tracked',
+        'ros_failures_pictures::every_encoding_is_tracked_and_every_other_told',
+        'ros_failures_pictures::rejections_are_logged_at_most_every_five_seconds_with_their_count',
+        'ros_diagnostics::diagnostics_tell_when_everything_is_rejected',
+    ),
+    'a publisher and a subscription that do not fit': (
+        'ros_failures_pictures::an_incompatible_publisher_is_named_in_diagnostics',
+    ),
+    'stamp repeated': ('ros_failures_time::repeated_and_late_stamps_are_dropped',),
+    'time jumps back': (
+        'ros_failures_time::time_that_jumps_back_starts_a_new_session',
+        'ros_failures_time::a_clock_that_jumps_back_starts_a_new_session_once',
+        'ros_failures_time::other_answers_to_a_jump_back',
+        'ros_failures_time::other_answers_to_a_clock_that_jumps_back',
+        'ros_failures_time::a_recording_in_a_loop_begins_anew_each_time',
+        'ros_failures_time::a_jump_that_is_ignored_drops_pictures_until_time_is_back',
+    ),
+    'no stamp': (
+        'ros_failures_time::zero_stamp_takes_the_time_of_arrival_and_says_so',
+        'ros_failures_time::pictures_without_a_stamp_are_told_once',
+    ),
+    'a long gap': (
+        'ros_failures_time::after_a_gap_the_camera_proves_itself_and_claims_no_velocity',
+    ),
+    'the camera is carried off': ('ros_graph_topics::bridges_join_segments',),
+    'another size': (
+        'ros_failures_pictures::another_size_starts_anew_or_is_rejected',
+        'ros_failures_pictures::another_frame_id_starts_anew',
+    ),
+    'CameraInfo missing': (
+        'ros_failures_calibration::a_useless_calibration_is_told_and_the_stream_goes_on',
+        'ros_failures_calibration::a_calibration_that_breaks_later_is_not_taken',
+        'ros_diagnostics::what_input_warns_of',
+    ),
+    'CameraInfo of the same picture': (
+        'ros_failures_calibration::a_calibration_of_another_cut_of_the_sensor_is_made_to_fit',
+    ),
+    'unknown distortion model': (
+        'ros_failures_calibration::an_unknown_distortion_model_is_told_once_and_not_undone',
+    ),
+    'CameraInfo comes later': (
+        'ros_failures_calibration::a_calibration_that_comes_late_starts_a_new_session',
+    ),
+    'confidence is low': (
+        'ros_failures_tracking::poses_of_low_confidence_say_so_and_the_map_rests',
+    ),
+    'nothing in sight': (
+        'ros_failures_tracking::a_lost_camera_gets_no_pose',
+        'ros_transforms::a_lost_camera_keeps_map_to_odom_and_loses_odom_to_base',
+    ),
+    'poses of the past are corrected': (
+        'ros_failures_tracking::corrected_poses_are_told_and_published_again',
+        'ros_transforms::odom_is_continuous_where_map_jumps',
+    ),
+    'numbers that are not finite': ('ros_failures_tracking::nothing_but_finite_numbers_leaves',),
+    '`base_frame` not connected': (
+        'ros_transforms::without_the_transform_to_the_base_nothing_goes_out_until_it_comes',
+        'ros_rivals::a_camera_that_moves_on_its_named_base_is_refused_and_told_what_to_name',
+    ),
+    "the robot's `odom -> base`": (
+        'ros_navigation::without_the_robots_odometry_nothing_new_is_sent_and_the_last_goes_on',
+    ),
+    'somebody else broadcasts': (
+        'ros_rivals::who_was_there_before_keeps_the_edge',
+        'ros_rivals::who_comes_later_is_told_and_forgotten_when_gone',
+    ),
+    'disk full': (
+        'ros_services::a_full_disk',
+        'ros_services::a_disk_that_fails_midway_leaves_nothing_and_the_stream_goes_on',
+        'ros_services::a_place_that_cannot_be_written',
+        'ros_services::an_existing_map_is_replaced_only_on_request',
+    ),
+    'a second node': (
+        'ros_lifecycle::a_second_node_of_the_same_name_is_refused',
+        'ros_process::a_second_start_is_refused_and_the_first_goes_on',
+    ),
+    'the device has no memory left': (
+        'ros_failures_device::the_first_time_less_is_held_and_the_frame_tried_again',
+        'ros_failures_device::the_second_time_a_new_session_begins_and_the_third_stops',
+        'ros_failures_device::other_policies_do_not_shrink',
+        'r3_predictor::errors_of_the_device_are_told_in_our_words',
+    ),
+    'the device is lost': (
+        'ros_failures_device::a_lost_device_stops_the_node_and_the_map_can_still_be_saved',
+        'ros_process::a_node_that_cannot_be_cleaned_up_ends_its_process',
+    ),
+    'an error that nobody foresaw': (
+        'ros_failures_tracking::an_unforeseen_error_is_told_stops_the_stream_and_a_reset_helps',
+    ),
+    'FAULT, for whatever reason': (
+        'ros_failures_device::the_second_time_a_new_session_begins_and_the_third_stops',
+        'ros_services::a_reset_leaves_a_fault',
+    ),
+    'a package that cannot be imported': (
+        'ros_process::a_missing_package_names_the_interpreter_and_the_page',
+    ),
+    'weights missing': (
+        'r3_predictor::the_node_says_why_it_has_no_network',
+        'checkpoint::a_missing_key_is_named_with_the_one_meant',
+    ),
+    "the network's answer is not finite": (
+        'r3_predictor::answers_that_are_not_finite_are_refused_and_leave_no_trace',
+        'ros_failures_pictures::refusals_of_the_predictor_cost_one_frame',
+    ),
+    'a parameter out of range': (
+        'ros_parameters::bad_values_are_refused_with_a_reason',
+        'ros_parameters::every_fixed_parameter_is_refused_while_configured',
+        'ros_process::wrong_arguments_end_it_with_a_reason',
+    ),
+    'SIGINT, SIGTERM': (
+        'ros_process::a_signal_ends_it_in_order',
+        'ros_process::a_signal_while_it_configures_ends_it_and_its_name_is_free',
+        'ros_process::a_signal_during_a_frame_that_never_ends_ends_it',
+        'ros_process::a_signal_during_a_long_save_ends_it_and_leaves_nothing',
+    ),
+}
+#: First words of a row of the proposal -> those of the row that answers it.
+PROPOSED = {
+    'GPU slower': 'pictures come too fast',
+    'Unsupported': 'unknown encoding',
+    'CameraInfo missing': 'CameraInfo missing',
+    'Unknown distortion': 'unknown distortion model',
+    'Stamp zero': 'no stamp',
+    'Out-of-order': 'stamp repeated',
+    'Time jump': 'time jumps back',
+    'Duplicate': 'stamp repeated',
+    'Gap': 'a long gap',
+    'Resolution': 'another size',
+    'NaN/Inf': 'numbers that are not finite',
+    'Low confidence': 'confidence is low',
+    'Fallback': 'poses of the past are corrected',
+    'CUDA out of memory': 'the device has no memory left',
+    'CUDA device lost': 'the device is lost',
+    'Checkpoint': 'weights missing',
+    'torch/CuPy': 'a package that cannot be imported',
+    'Disk full': 'disk full',
+    'Another node': 'somebody else broadcasts',
+    'SIGINT': 'SIGINT, SIGTERM',
+}
+
+
+def events(text, section):
+    """Return the first cells of a section's table."""
+    (part,) = re.findall(rf'^## {section}[^\n]*\n(.*?)(?=^## |\Z)', text, re.M | re.S)
+    rows = [line.split('|')[1].strip() for line in part.splitlines() if line.startswith('| ')]
+    return [row for row in rows if not set(row) <= set('- ')][1:]
+
+
+def named_by(row, names):
+    return [name for name in names if row.startswith(name)]
+
+
+def test_every_row_of_the_page_names_its_tests():
+    rows = events(PAGE.read_text(), 'When something is wrong')
+    for row in rows:
+        assert len(named_by(row, TESTS)) == 1, f'which tests are of this row: {row}'
+    for name in TESTS:
+        assert any(row.startswith(name) for row in rows), f'no such row: {name}'
+
+
+@pytest.mark.parametrize('name', TESTS)
+def test_the_tests_exist(name):
+    for test in TESTS[name]:
+        module, function = test.split('::')
+        path = TEST / f'test_{module}.py'
+        functions = {
+            node.name
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.FunctionDef)
+        }
+        assert f'test_{function}' in functions, test
+
+
+def test_every_proposed_answer_is_on_the_page():
+    if not PROPOSAL.exists():
+        pytest.skip(f'{PROPOSAL} is not there to compare with')
+    for row in events(PROPOSAL.read_text(), '8. Failure behaviour'):
+        (name,) = named_by(row, PROPOSED)
+        assert PROPOSED[name] in TESTS
