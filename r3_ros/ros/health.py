@@ -15,6 +15,8 @@ import time
 
 import numpy as np
 
+from ..datatypes import Estimate
+
 
 class StreamState(enum.IntEnum):
     """The states of ``StreamStatus``."""
@@ -126,6 +128,15 @@ class Health:
             self.recoveries += state is StreamState.RECOVERING
         self.state, self.reason = state, reason
         return changed
+
+    def processed(self, estimate: Estimate) -> None:
+        """Count a frame that went through the engine."""
+        self.frames_processed += 1
+        self.rejected_in_a_row = 0
+        self.processed_rate.tick()
+        self.confidence_ratio = estimate.confidence_ratio
+        self.confidence_translation = estimate.confidence_translation
+        self.confidence_rotation = estimate.confidence_rotation
 
     def reject(self, reason: str, kind: str) -> None:
         """Count a frame that could not be used."""

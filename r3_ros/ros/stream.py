@@ -433,17 +433,12 @@ class Stream:
         if estimate is None:
             return
         stepped_s = time.monotonic()
-        self.health.frames_processed += 1
-        self.health.rejected_in_a_row = 0
-        self.health.processed_rate.tick()
         self.last_stamp_ns = picture.stamp_ns
         self.pictures.note(frame.image, estimate)
-        self.health.confidence_ratio = estimate.confidence_ratio
-        self.health.confidence_translation = estimate.confidence_translation
-        self.health.confidence_rotation = estimate.confidence_rotation
         state, reason = self.placing.publish(estimate)
         waits_for = self.engine.session.scale.view().waits_for
         self.health.enter(state, '; '.join(filter(None, (reason, waits_for, picture.note))))
+        self.health.processed(estimate)
         times = StepTimes(
             wait=started_s - received.time_s,
             preprocess=prepared_s - started_s,
