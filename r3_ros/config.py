@@ -601,8 +601,8 @@ class MapConfig:
     )
     save_on_shutdown: str = _param(
         '',
-        'save the map under this name when the node shuts down, in place of the one before; '
-        'empty: do not',
+        'save the map under this name when the node shuts down; one that is there is replaced '
+        'only if the session went on from it, else the time is added to the name; empty: do not',
         live=True,
     )
 

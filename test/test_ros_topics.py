@@ -209,6 +209,7 @@ def test_every_promised_service_exists_from_configure_on(graph):
         'reset': 'std_srvs/srv/Trigger',
         'clear_map': 'std_srvs/srv/Trigger',
         'pause': 'std_srvs/srv/SetBool',
+        'load_map': 'r3_ros/srv/LoadMap',
         'save_map': 'r3_ros/srv/SaveMap',
         'save_trajectory': 'r3_ros/srv/SaveTrajectory',
         'change_state': 'lifecycle_msgs/srv/ChangeState',

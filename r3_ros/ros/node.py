@@ -71,6 +71,9 @@ class R3StreamNode(LifecycleNode):
         self.exit_status = 0
         #: Makes saves that run give up, also after the node was closed.
         self.cancel_saves: Callable[[], None] = lambda: None
+        #: Whether the map is being saved because the node ends.
+        self.saves_at_the_end = False
+        self._own_services: Services | None = None
         self._config: R3Config | None = None
         self._closers: list[Callable[[], Any]] = []
         self._active: list[Callable[[], Any]] = []
@@ -140,8 +143,8 @@ class R3StreamNode(LifecycleNode):
         return SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free everything, from any state."""
-        self._tear_down()
+        """Free everything, from any state; save the map before if that is asked for."""
+        self._tear_down(saves=True)
         return SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -154,8 +157,8 @@ class R3StreamNode(LifecycleNode):
         return self.trigger_configure() == SUCCESS and self.trigger_activate() == SUCCESS
 
     def close(self) -> None:
-        """End everything that runs, before the node is destroyed."""
-        self._tear_down()
+        """End everything that runs, before the node is destroyed; save the map if asked to."""
+        self._tear_down(saves=True)
 
     # Configure.
 
@@ -222,7 +225,7 @@ class R3StreamNode(LifecycleNode):
         self._config = config
         services = Services(self, self.stream)
         self._closers.append(services.close)
-        self.cancel_saves = services.cancel_saves
+        self._own_services, self.cancel_saves = services, services.cancel_saves
         self._diagnostics = Diagnostics(self.stream, clock)
         timer = self.create_timer(
             config.diagnostics.period, self._publish_diagnostics, clock=self._steady
@@ -243,9 +246,13 @@ class R3StreamNode(LifecycleNode):
         for note in info.notes:
             logger.info(f'weights: {note}')
 
-    def _tear_down(self) -> None:
+    def _tear_down(self, saves: bool = False) -> None:
         self._deactivate()
         stuck = self.stream is not None and self.stream.is_stuck
+        services, self._own_services = self._own_services, None
+        if saves and services is not None and not stuck:
+            # The snapshot is taken now, before there is nothing left to take it of.
+            self.saves_at_the_end = services.save_at_the_end()
         engine_close = self.stream.engine.close if self.stream is not None else None
         self.stream, self._config, self._diagnostics = None, None, None
         for close in reversed(self._closers):

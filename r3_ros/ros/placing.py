@@ -70,16 +70,23 @@ class Placing:
         """Publish for a camera from now on; :meth:`restart` begins its session."""
         self.base, self.optical_frame = base, optical_frame
 
-    def restart(self, stamp_ns: int, keeps_place: bool) -> None:
+    def restart(
+        self, stamp_ns: int, keeps_place: bool, T_map_world: np.ndarray | None = None
+    ) -> None:
         """Begin a session: map and path are empty, odom and map start at the origin.
 
         :param keeps_place: a robot that is corrected stays where it is in map instead.
+        :param T_map_world: of a map that was loaded: the session is in its frame.
         """
         self._authority.reset(keeps_place)
         self._T_map_odom_kept = self._authority.T_map_odom
         self._T_world_camera = np.eye(4)
         self._track.clear()
         self.chain = None if self.base is None else self.base.new_chain()
+        if T_map_world is not None:
+            self._T_map_odom_kept = self._start = None
+            if self.chain is not None:
+                self.chain.T_map_world = T_map_world
         if self._start is not None:
             self._start_at(self._start)
         self._stamps_ns.clear()

@@ -26,6 +26,8 @@ from .node import R3StreamNode
 _END_S = 2.5
 #: Of that, what an abandoned save has to remove what it began.
 _TIDY_S = 1.0
+#: More, if the map is to be saved at the end: launch kills 10 s after its first signal.
+_LAST_SAVE_S = 6.0
 _SPIN_S = 0.1
 #: Threads of ours that may be stuck in a model or on a disk.
 _OUR_THREADS = 'r3_'
@@ -56,6 +58,8 @@ def main(args: Sequence[str] | None = None) -> int:
     stopping.wait()
     deadline_s = time.monotonic() + _END_S
     runner.join(_left_s(deadline_s))
+    if node.saves_at_the_end:
+        deadline_s += _LAST_SAVE_S
     _end_saves(node, deadline_s)
     stuck = [t for t in threading.enumerate() if t.name.startswith(_OUR_THREADS)]
     if runner.is_alive():

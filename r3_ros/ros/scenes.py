@@ -34,6 +34,7 @@ from .outputs import finite_or_nan, Outputs
 from .poses import PoseChain
 
 if TYPE_CHECKING:
+    from ..maps.saved_map import SavedMap
     from ..streaming.session import Session
     from ..streaming.trajectory import TrajectoryView
     from ..streaming.voxel_map import MapView
@@ -105,6 +106,8 @@ class ScenePublisher:
         # A reset empties map and path; a cloud still in the making must not come after that.
         self._epoch = 0
         self._publishing = threading.Lock()
+        # A saved map is shown in place of the session's.
+        self._is_showing = False
         self._preview_at_s = -np.inf
         self._latched = {
             topic: Latched()
@@ -143,11 +146,30 @@ class ScenePublisher:
             }
         with self._publishing:
             self._epoch += 1
+            self._is_showing = False
             self._jobs.clear()
             self.occupancy.state = ''
             for topic, message in empty.items():
                 self._latched[topic].shown = None
                 self._outputs.publish(topic, message)
+
+    def show(self, saved: SavedMap, stamp_ns: int) -> None:
+        """Publish points and path of a saved map in place of the session's, until cleared."""
+        frame, most = self.config.map_frame, self.config.map.max_publish_points
+        cloud, trajectory = saved.points, saved.trajectory
+        if len(cloud) > most:
+            cloud = cloud.take(_evenly(len(cloud), most))
+        rows = _evenly(len(trajectory), min(len(trajectory), self.config.path_max_size))
+        stamps = trajectory.stamps_ns[rows].tolist()
+        path = path_message(stamp_ns, frame, stamps, trajectory.T_map_base[rows])
+        with self._publishing:
+            self._epoch += 1
+            self._jobs.clear()
+            self._is_showing = True
+            for topic in ('map_points', 'path'):
+                self._latched[topic].shown = None
+            self._outputs.publish('map_points', cloud_message(stamp_ns, frame, cloud))
+            self._outputs.publish('path', path)
 
     def offer_depth(self, scene: DepthScene) -> None:
         """Take a depth map if anybody listens."""
@@ -160,7 +182,7 @@ class ScenePublisher:
         """Take snapshots of what changed, is due, and has anybody who listens."""
         epoch, period_s = self._epoch, self.config.map.publish_period
         map_state = (session.session_id, session.map.revision, chain.unit, chain.moves)
-        if self._is_due('map_points', map_state, period_s):
+        if not self._is_showing and self._is_due('map_points', map_state, period_s):
             view = session.map_view()
             self._jobs.put(lambda: self._publish_map(view, chain, stamp_ns, (map_state, epoch)))
         if self._grid_is_due(session, chain, map_state):
@@ -169,7 +191,7 @@ class ScenePublisher:
         keyframes = session.bank.ids()
         newest = keyframes[-1] if keyframes else -1
         state = (session.session_id, session.map_revision, newest, chain.unit)
-        if self._is_due('path', state, _GRAPH_PERIOD_S):
+        if not self._is_showing and self._is_due('path', state, _GRAPH_PERIOD_S):
             record = session.keyframe_record()
             self._jobs.put(lambda: self._publish_path(record, chain, stamp_ns, (state, epoch)))
         due = [topic for topic in _GRAPH_TOPICS if self._is_due(topic, state, _GRAPH_PERIOD_S)]
@@ -223,7 +245,7 @@ class ScenePublisher:
         limit = self.config.path_max_size
         if len(chosen) > limit:
             # Evenly over the whole way, the newest included.
-            chosen = chosen[np.linspace(0, len(chosen) - 1, limit).round().astype(int)]
+            chosen = chosen[_evenly(len(chosen), limit)]
         T_map_base = chain.T_map_base(record.T_final[chosen])
         stamps = record.stamps_ns[chosen].tolist()
         message = path_message(stamp_ns, self.config.map_frame, stamps, T_map_base)
@@ -276,6 +298,11 @@ class ScenePublisher:
                 placed = cloud.moved(scene.T_map_optical)
                 message = cloud_message(stamp_ns, self.config.map_frame, placed)
                 outputs.publish('keyframe_points', message)
+
+
+def _evenly(count: int, wanted: int) -> np.ndarray:
+    """Return so many of ``count`` rows, the first and the last among them."""
+    return np.linspace(0, count - 1, wanted).round().astype(np.int64)
 
 
 def graph_snapshot(

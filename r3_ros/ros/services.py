@@ -10,17 +10,24 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 import functools
 import math
+from pathlib import Path
 import threading
+import time
 from typing import Any
 
-from r3_ros.srv import GetKeyframeGraph, SaveMap, SaveTrajectory, SetScale
+import numpy as np
+from r3_ros.srv import GetKeyframeGraph, LoadMap, SaveMap, SaveTrajectory, SetScale
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.task import Future as RosFuture
 from std_srvs.srv import SetBool, Trigger
 
-from ..errors import R3Error
+from ..config import R3Config
+from ..errors import MapError, MapProblem, R3Error, TransformError
+from ..geometry import T_from_quat
+from ..maps.reading import read_map
 from .graph_messages import empty_graph
+from .map_search import LoadCode, not_found
 from .saving import (
     save_map,
     save_trajectory,
@@ -53,12 +60,14 @@ class Services:
         self._closed = False
         # One event per save that runs, set to make it give up.
         self._running: set[threading.Event] = set()
+        self._last_save: Future[None] | None = None
         self._services = [
             self._create(Trigger, '~/reset', self._reset),
             self._create(Trigger, '~/clear_map', self._clear_map),
             self._create(SetBool, '~/pause', self._pause),
             self._create(SetScale, '~/set_scale', self._set_scale),
             self._create(SaveMap, '~/save_map', self._save_map),
+            self._create(LoadMap, '~/load_map', self._load_map),
             self._create(SaveTrajectory, '~/save_trajectory', self._save_trajectory),
             self._create(GetKeyframeGraph, '~/get_keyframe_graph', self._get_keyframe_graph),
         ]
@@ -76,8 +85,9 @@ class Services:
         self._closed = True
         for service in self._services:
             self._node.destroy_service(service)
-        for threads in (self._writer, self._reader):
-            threads.shutdown(wait=False, cancel_futures=True)
+        # The save at the end may still wait for another one.
+        self._writer.shutdown(wait=False, cancel_futures=self._last_save is None)
+        self._reader.shutdown(wait=False, cancel_futures=True)
 
     async def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Any:
         def command() -> str:
@@ -142,6 +152,86 @@ class Services:
         if not request.include_images:
             note = '; without pictures (include_images): no camera can be found in it'
         return await self._save(write, response, note)
+
+    async def _load_map(self, request: LoadMap.Request, response: LoadMap.Response) -> Any:
+        try:
+            code, response.message = await self._load(request, response)
+        except MapError as error:
+            code, response.message = LoadCode.of(error.problem), str(error)
+        except Exception as error:  # it must not take the executor down, and must be told
+            code = LoadCode.INTERNAL
+            response.message = f'internal error: {type(error).__name__}: {error}'
+            self._node.get_logger().error(f'load failed: {response.message}')
+        response.code = int(code)
+        response.success = code in (LoadCode.OK, LoadCode.LOADED_VIEW_ONLY)
+        return response
+
+    async def _load(
+        self, request: LoadMap.Request, response: LoadMap.Response
+    ) -> tuple[LoadCode, str]:
+        """Load a map, and wait until the camera is found in it.
+
+        :raises MapError: it cannot be used.
+        """
+        stream = self._stream
+        T_map_base = _initial_pose(request)
+        path = _map_path(request.name, stream.config)
+        read = functools.partial(read_map, path, with_pictures=request.localize)
+        saved = await self._answer(self._reader.submit(read), timeout_s=SAVE_TIMEOUT_S)
+        response.points, response.keyframes = len(saved.points), len(saved.keyframes)
+        holds = f'{path}: {len(saved.points)} points, {len(saved.keyframes)} keyframes'
+        if not request.localize:
+            await self._answer(stream.submit(lambda: stream.view_map(saved)))
+            shown = f'{holds}; shown in place of the map until ~/clear_map or ~/reset'
+            return LoadCode.LOADED_VIEW_ONLY, shown
+        if not stream.running:
+            return LoadCode.NOT_LOCALISED, (
+                'the node is not active, so no camera can be found: activate it first, or load '
+                'the map for display (localize: false)'
+            )
+        search = await self._answer(
+            stream.submit(lambda: stream.load_map(saved, T_map_base, path)),
+            timeout_s=SAVE_TIMEOUT_S,
+        )
+        # The worker ends the search by itself; the rest is for a worker that is stuck.
+        limit_s = stream.config.relocalise.timeout + _WORKER_TIMEOUT_S
+        reason = await self._answer(search.answer, timeout_s=limit_s)
+        if reason:
+            return LoadCode.NOT_LOCALISED, reason
+        return LoadCode.OK, f'{holds}; the camera is found in it'
+
+    def save_at_the_end(self) -> bool:
+        """Save the map as ``map.save_on_shutdown`` says; the writer goes on while all else ends.
+
+        :returns: whether a save was begun.
+        """
+        stream, log = self._stream, self._node.get_logger()
+        name, cancelled = stream.config.map.save_on_shutdown, threading.Event()
+        if not name or stream.engine.is_relocalising:
+            return False
+        try:
+            path = target_path(name, stream.config.map.directory, 'map')
+            snapshot = stream.snapshot()
+        except SaveError as error:
+            log.warning(f'the map is not saved: {error}')
+            return False
+        goes_on = stream.loaded_from == path
+        if path.exists() and not goes_on:
+            # It is of another session, and may be worth more than this one.
+            path = path.with_name(time.strftime(f'{path.name}_%Y%m%d_%H%M%S'))
+
+        def write() -> None:
+            try:
+                saved = save_map(path, snapshot, [], True, goes_on, cancelled)
+                log.info(f'map saved: {saved.path}, {saved.points} points')
+            except SaveError as error:
+                log.error(f'the map is not saved: {error}')
+            finally:
+                self._running.discard(cancelled)
+
+        self._running.add(cancelled)
+        self._last_save = self._writer.submit(write)
+        return True
 
     async def _save_trajectory(
         self, request: SaveTrajectory.Request, response: SaveTrajectory.Response
@@ -244,3 +334,32 @@ class Services:
             return future.result()
 
         return wait()
+
+
+def _initial_pose(request: LoadMap.Request) -> np.ndarray | None:
+    """Return where the request says that the base is, (4, 4); None if it does not.
+
+    :raises MapError: BAD_FORMAT: it is no pose.
+    """
+    if not request.use_initial_pose:
+        return None
+    at, turn = request.initial_pose.position, request.initial_pose.orientation
+    try:
+        return T_from_quat(
+            np.array([at.x, at.y, at.z]), np.array([turn.x, turn.y, turn.z, turn.w])
+        )
+    except TransformError as error:
+        raise MapError(MapProblem.BAD_FORMAT, f'initial_pose is {error}') from error
+
+
+def _map_path(name: str, config: R3Config) -> Path:
+    """Return the folder that a name means.
+
+    :raises MapError: NOT_FOUND: it means none.
+    """
+    if not name:
+        raise not_found(name)
+    try:
+        return target_path(name, config.map.directory, 'map')
+    except SaveError as error:
+        raise not_found(name) from error

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 import math
+from pathlib import Path
 import queue
 import time
 import traceback
 from typing import Any, TYPE_CHECKING
 
+import numpy as np
 from rclpy.clock import Clock
 
 from ..config import R3Config
@@ -17,6 +19,7 @@ from ..datatypes import Estimate, Frame
 from ..errors import DeviceLostError, DeviceMemoryError, FrameError, TransformError
 from ..intake import Action, Intake
 from ..maps.keyframe_pictures import KeyframePictures
+from ..maps.saved_map import SavedMap
 from ..runtime import Mailbox, Worker
 from ..streaming.map_snapshot import take_map_snapshot
 from .camera_input import CameraInput
@@ -25,6 +28,7 @@ from .frame_tree import Base, TransformTree
 from .graph_messages import GraphSnapshot
 from .health import Health, StepTimes, StreamState
 from .initial_pose import InitialPose
+from .map_search import MapSearch, mounting
 from .memory_policy import MemoryPolicy, Remedy
 from .messages import (
     estimate_fields,
@@ -79,6 +83,12 @@ class Stream:
             config.input.frame_policy, config.input.queue_size
         )
         self.pictures = KeyframePictures()
+        # While the camera is looked for in a map that was loaded.
+        self._search: MapSearch | None = None
+        #: The folder of the map that the session went on from.
+        self.loaded_from: Path | None = None
+        #: Where the world of that map lies in it.
+        self._T_map_world: np.ndarray | None = None
         self.last_stamp_ns = 0
         #: Whether the camera is to be heard; ``on_wish`` is called when that may have changed.
         self.wants_pictures = True
@@ -180,7 +190,7 @@ class Stream:
             )
         self._logger.info(f'new session: {reason}')
         self.engine.reset()
-        self.pictures.clear()
+        self._put_map_away(f'a new session began: {reason}')
         self.engine.odometry.clear()
         self._scenes.session_id = self.engine.session.session_id
         self.placing.restart(self.last_stamp_ns, keeps_place)
@@ -192,6 +202,64 @@ class Stream:
         self._state_before_pause = StreamState.WAITING_INPUT
         self.publish_status()
         self._hear(True)
+
+    def load_map(self, saved: SavedMap, T_map_base: np.ndarray | None, path: Path) -> MapSearch:
+        """Begin a session in a saved map, and look for the camera there.
+
+        :param T_map_base: (4, 4) where the base is said to be; None: nobody knows.
+        :param path: where the map comes from.
+        :raises MapError: the map cannot be used.
+        """
+        search = MapSearch(saved)
+        near = None
+        if T_map_base is not None:
+            near = search.near(T_map_base, self._mounting(search))
+        loaded = self.engine.load_map(saved, near)
+        self._put_map_away('another map was loaded')
+        self.pictures.restore(loaded.pictures)
+        self._search, self._T_map_world = search, saved.facts.T_map_world
+        self.loaded_from = path
+        self.engine.odometry.clear()
+        self._scenes.session_id = self.engine.session.session_id
+        self.placing.restart(self.last_stamp_ns, False, self._T_map_world)
+        self._intake.reset()
+        if self.health.state is not StreamState.PAUSED:
+            self.health.enter(StreamState.INITIALIZING, 'looking for the place in the loaded map')
+        self._state_before_pause = StreamState.INITIALIZING
+        self.publish_status()
+        return search
+
+    def view_map(self, saved: SavedMap) -> None:
+        """Show a saved map in place of the session's own; the session goes on."""
+        self._scenes.show(saved, self.last_stamp_ns)
+
+    def _put_map_away(self, reason: str) -> None:
+        """Forget the map that was loaded: its session is over."""
+        self.pictures.clear()
+        self._T_map_world = self.loaded_from = None
+        if self._search is not None:
+            self._search.end(reason)
+            self._search = None
+
+    def _mounting(self, search: MapSearch) -> np.ndarray:
+        base = self.placing.base
+        return mounting(search.facts, None if base is None else base.T_base_optical)
+
+    def _watch_search(self) -> None:
+        """Tell who waits that the camera is found, or give the search up when it takes long."""
+        search, timeout_s = self._search, self.config.relocalise.timeout
+        if search is None:
+            return
+        if not self.engine.is_relocalising:
+            self._logger.info('the camera is found in the loaded map')
+            search.end()
+            self._search = None
+        elif search.lasts_longer_than(timeout_s):
+            reason = f'the camera was not found in the map within {timeout_s:g} s'
+            if self.health.reason:
+                reason += f' ({self.health.reason})'
+            search.end(f'{reason}; a new session begins without it')
+            self.reset('the camera was not found in the loaded map')
 
     def reset_on_request(self) -> None:
         """Start a new session, out of FAULT as well."""
@@ -216,7 +284,15 @@ class Stream:
         return f'a map unit is {metres_per_unit:g} m; {after}'
 
     def on_initial_pose(self, given: InitialPose) -> None:
-        """Move the map so that the base is where somebody says that it is."""
+        """Move the map so that the base is where somebody says that it is.
+
+        While the camera is looked for in a loaded map, look around there instead.
+        """
+        if self._search is not None and self.engine.is_relocalising:
+            near = self._search.near_given(given, self._mounting(self._search))
+            self.engine.narrow_search(near)
+            self._logger.info(f'looking for the camera around the base at {given}')
+            return
         if not self._has_been_placed:
             if self.placing.start_at(given):
                 self._logger.info(f'the map will start with the base at {given}')
@@ -273,6 +349,8 @@ class Stream:
         scale = session.scale.view()
         if chain is None or not session.frame_count or scale.awaited:
             return None
+        if self.engine.is_relocalising:
+            return None
         chain = chain.frozen()
         chain.metres_per_unit = scale.metres_per_unit
         return graph_snapshot(session, chain, self.last_stamp_ns, self.config)
@@ -306,7 +384,7 @@ class Stream:
             'session_id': session.session_id,
             'segment_id': session.segment_id,
             'map_revision': session.map_revision,
-            'frame_index': session.frame_count,
+            'frame_index': session.frame_count - session.first_frame,
             'keyframes_in_bank': len(session.bank),
             'map_points': len(session.map),
             'frames_received': self.mailbox.received,
@@ -328,8 +406,11 @@ class Stream:
             self._run_commands()
         if received is not None:
             self._handle(received)
+        self._watch_search()
         self.authority.robot.look()
-        self.placing.offer_session(self.engine.session, self.last_stamp_ns)
+        if not self.engine.is_relocalising:
+            # Until then there is nothing in the frame of the saved map.
+            self.placing.offer_session(self.engine.session, self.last_stamp_ns)
 
     def _run_commands(self) -> None:
         while not self._commands.empty():
@@ -411,9 +492,9 @@ class Stream:
                 )
             self.engine.reset()
             self._scenes.session_id = self.engine.session.session_id
-            self.pictures.clear()
+            self._put_map_away('another camera came')
         self.placing.take_camera(base, optical_frame)
-        self.placing.restart(self.last_stamp_ns, keeps_place=True)
+        self.placing.restart(self.last_stamp_ns, True, self._T_map_world)
         self.health.base_frame, self.health.optical_frame = base.frame, optical_frame
         self.health.tf_problem = ''
         self._logger.info(f"camera '{optical_frame}', base frame '{base.frame}'")
@@ -424,7 +505,8 @@ class Stream:
         if not self._admit(picture):
             return
         reason = self.camera.choose_calibration(picture)
-        if reason and self.engine.session.frame_count:
+        session = self.engine.session
+        if reason and session.frame_count > session.first_frame:
             self.reset(reason)
             self._admit(picture)
         frame = self.camera.to_frame(picture)

@@ -18,7 +18,7 @@ import numpy as np
 from ..cloud import cloud_from_depth
 from ..config import R3Config
 from ..datatypes import DepthMap, Edge, Estimate, Frame, FramePrediction, TrackingState
-from ..errors import ConfigError, FrameError
+from ..errors import ConfigError, FrameError, MapError, MapProblem
 from ..kernels import retrieval_index
 from ..maps.saved_map import SavedMap
 from ..metric_depth import MetricDepth
@@ -203,8 +203,8 @@ class Engine:
         Nothing is given out, and the state is INITIALIZING, until the camera is found.
 
         :param near: where to look; None for everywhere.
-        :raises MapError: another model's map, or one in which no camera can be found; the present
-            session goes on.
+        :raises MapError: another model's map, or one in which no camera can be found: then the
+            present session goes on. Or the predictor cannot hold it: then a new one begins.
         """
         saved.require_model(self.predictor.info, self.predictor.descriptor_size)
         require_findable(saved)
@@ -212,6 +212,9 @@ class Engine:
         loaded = take_in(self.session, saved, self.config, self._keyframe_room, near)
         try:
             self.predictor.restore(loaded.keyframes(), loaded.landmarks)
+        except FrameError as error:
+            self.reset()
+            raise MapError(MapProblem.BAD_FORMAT, str(error)) from error
         except Exception:
             self.reset()
             raise
