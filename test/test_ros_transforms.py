@@ -186,6 +186,7 @@ def test_modes(graph, map_odom, odom_base, expected):
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
     g.send_many(3)
     g.until(lambda: len(poses) == 3)
+    g.until(lambda: edges(transforms) >= expected)
     assert edges(transforms) == expected
 
 
