@@ -27,13 +27,14 @@ from r3_ros.synth import (  # noqa: E402
     write_sequence,
 )
 from r3_ros.synth.facets import Assembly, FacetTable  # noqa: E402
-from r3_ros.synth.layout import KINDS  # noqa: E402
+from r3_ros.synth.kinds import KINDS  # noqa: E402
 from r3_ros.synth.materials import Material, paint  # noqa: E402
 from r3_ros.synth.path import (  # noqa: E402
     clearance,
     MAX_SPEED_M_S,
     MAX_TURN_DEG_S,
     MIN_CLEARANCE_M,
+    PATH_STYLES,
     turn_rates_deg_s,
 )
 from r3_ros.synth.raster import find_visible, project_facets  # noqa: E402
@@ -265,7 +266,8 @@ def test_a_path_keeps_its_promises(kind, seed, frames, moving):
     assert speed.max() <= MAX_SPEED_M_S
     assert 0.25 < speed.mean() < 1.0
     assert turn_rates_deg_s(T, rate_hz).max() <= MAX_TURN_DEG_S
-    if frames >= 400:
+    lap = np.linalg.norm(np.diff(world.loop[[*range(len(world.loop)), 0]], axis=0), axis=1).sum()
+    if frames >= 400 and lap < 0.85 * frames / rate_hz:  # a walker gets around in that time
         # Back at the start, looking the same way.
         assert np.linalg.norm(position[-1] - position[0]) < 0.15
         assert T[0, :3, 2] @ T[-1, :3, 2] > 0.9
@@ -275,6 +277,45 @@ def test_a_path_keeps_its_promises(kind, seed, frames, moving):
     sideways = np.linalg.norm(step - (step @ forward) * forward)
     assert sideways > 0.12
     assert T[:, 2, 1].max() < -0.8  # the picture's down is the world's down
+
+
+@pytest.mark.parametrize('name', PATH_STYLES)
+def test_a_path_keeps_the_limits_of_its_style(name):
+    style = PATH_STYLES[name]
+    world = Furnished(4, 'street' if name == 'driving' else 'room')
+    T = make_path(world, 150, 15.0, 4, style).T_world_camera
+    speed = np.linalg.norm(np.diff(T[:, :3, 3], axis=0), axis=1) * 15.0
+    assert clearance(world.solids, T[:, :3, 3]).min() >= MIN_CLEARANCE_M
+    assert speed.max() <= style.max_speed_m_s
+    assert turn_rates_deg_s(T, 15.0).max() <= style.max_turn_deg_s
+    if name == 'driving':
+        assert speed.mean() > 1.2
+    if name in ('wheeled', 'driving'):
+        assert np.ptp(T[:, 2, 3]) < 0.05  # neither climbs
+
+
+def test_the_sky_is_seen_where_nothing_stands():
+    world = World.generate(1, 'objects', coarseness=8.0)
+    assert world.sky is not None
+    up = np.eye(4)
+    up[:3, 3] = (*world.loop.mean(0), 30.0)
+    # Optical axes turned about nothing look along +z, which is up here.
+    seen = render_radiance(world, torch.from_numpy(up)[None], Intrinsics(40, 40, 20, 15, 41, 31))
+    assert (seen.depth == 0).all()
+    zenith = torch.tensor(world.sky.zenith, dtype=torch.float32)
+    # Straight up it is the zenith, but for the clouds.
+    ratio = seen.radiance[0, :, 15, 20] / zenith
+    assert torch.allclose(ratio, ratio[0].expand(3), rtol=0.2)
+    assert 0.2 < ratio.mean() < 2.1
+
+
+def test_variety_changes_the_looks_and_not_the_shapes():
+    plain, varied = (World.generate(2, 'room', coarseness=8.0, variety=v) for v in (0.0, 0.6))
+    assert torch.equal(plain.facets.centre, varied.facets.centre)
+    T = torch.from_numpy(make_path(plain, 1, 15.0, 2).T_world_camera)
+    first, second = (render(w, T, Intrinsics(60, 60, 40, 30, 81, 61)) for w in (plain, varied))
+    assert torch.equal(first[1], second[1])
+    assert (first[0] - second[0]).abs().mean() > 0.05
 
 
 def test_paths_differ_by_seed_and_repeat_by_seed():

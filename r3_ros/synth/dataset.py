@@ -141,7 +141,7 @@ class Sequence:
                 self.world, moved, self.intrinsics, time_s=torch.from_numpy(at), samples=1
             )
             total += blurred.radiance
-        return Rendering(total / _BLUR_STEPS, sharp.depth, sharp.moving)
+        return Rendering(total / _BLUR_STEPS, sharp.depth, sharp.body)
 
 
 def random_intrinsics(seed: int, width: int, height: int) -> Intrinsics:

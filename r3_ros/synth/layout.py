@@ -16,8 +16,9 @@ import numpy as np
 from . import materials, prints
 from .facets import Assembly, rotation_z, Solid
 from .furniture import Workshop
-from .lighting import Light
+from .lighting import CELL_M, Light
 from .materials import Material
+from .sky import Sky
 
 Point: TypeAlias = tuple[float, float]
 _SLAB_M = 0.3
@@ -52,6 +53,8 @@ class Plan:
     :ivar loop: (M, 2) metres, corners of the closed way a visitor would walk.
     :ivar look: 'across' for gazing over the middle of the loop, 'ahead' for along it.
     :ivar keep_out: solids the camera must avoid that cast no shadow (what bodies sweep).
+    :ivar light_cell_m: light changes over no less than this.
+    :ivar sky: what is seen where there is no facet; None indoors.
     """
 
     assembly: Assembly
@@ -61,6 +64,8 @@ class Plan:
     ambient: np.ndarray = field(default_factory=lambda: np.full(3, 0.5))
     bodies: list[MovingBody] = field(default_factory=list)
     keep_out: list[Solid] = field(default_factory=list)
+    light_cell_m: float = CELL_M
+    sky: Sky | None = None
 
 
 class Builder:
@@ -316,7 +321,7 @@ def room(rng: np.random.Generator, moving: int) -> Plan:
     angles = np.arange(10) / 10 * 2 * math.pi
     ring = np.stack((w / 2 + a * np.cos(angles), d / 2 + c * np.sin(angles)), 1)
     plan = Plan(b.assembly, ring, 'across', b.lights, np.full(3, rng.uniform(0.25, 0.6)))
-    _add_bodies(plan, b, moving, (w / 2, d / 2))
+    add_bodies(plan, b, moving, (w / 2, d / 2))
     return plan
 
 
@@ -387,7 +392,7 @@ def corridor(rng: np.random.Generator, moving: int) -> Plan:
         np.linspace(corners[k], corners[(k + 1) % 4], 6, endpoint=False) for k in range(4)
     ])  # fmt: skip
     plan = Plan(b.assembly, loop, 'ahead', b.lights, np.full(3, rng.uniform(0.2, 0.4)))
-    _add_bodies(plan, b, moving, None)
+    add_bodies(plan, b, moving, None)
     return plan
 
 
@@ -403,7 +408,7 @@ def _corner_pieces(b: Builder, w: float, d: float) -> None:
         b.assembly.add(piece, (x, y, 0))
 
 
-def _add_bodies(plan: Plan, b: Builder, count: int, centre: Point | None) -> None:
+def add_bodies(plan: Plan, b: Builder, count: int, centre: Point | None) -> None:
     """Let ``count`` bodies swing through the world, out of the camera's way."""
     rng, shop = b.rng, b.shop
     for k in range(count):
@@ -439,5 +444,3 @@ def _add_bodies(plan: Plan, b: Builder, count: int, centre: Point | None) -> Non
         half = np.abs(reach) + np.max(size)
         plan.keep_out.append(Solid(body.centre, half))
 
-
-KINDS = {'room': room, 'corridor': corridor}

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from .facets import FacetSpec, Solid
 from .parallel import in_order
 
-_CELL_M = 0.08
+#: Light is gathered at points this far apart.
+CELL_M = 0.08
 _AMBIENT_REACH_M = 0.9
 _LIFT_M = 0.012  # start rays this far off the surface
 _POINTS_PER_PASS = 1024
@@ -55,12 +56,14 @@ def light_facets(
     lights: list[Light],
     ambient: np.ndarray,
     device: torch.device,
+    cell_m: float = CELL_M,
 ) -> list[torch.Tensor]:
     """Return the light that falls on each facet: (3, rows, columns) float32 per facet.
 
     :param ambient: (3,) light from everywhere, before it is dimmed near solids.
+    :param cell_m: distance of the points at which light is gathered.
     """
-    points = _gather_points(specs, device)
+    points = _gather_points(specs, device, cell_m)
     blockers = _Blockers.of(solids, device)
 
     def job(i: int) -> torch.Tensor:
@@ -88,12 +91,12 @@ def spread_light(light: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return F.interpolate(light[None], size=(height, width), mode='bilinear')[0]
 
 
-def _gather_points(specs: list[FacetSpec], device: torch.device) -> _Points:
+def _gather_points(specs: list[FacetSpec], device: torch.device, cell_m: float) -> _Points:
     """Lay a grid of cell centres over every facet."""
     positions, normals, shapes = [], [], []
     for s in specs:
         w, h = s.size_m
-        columns, rows = max(1, math.ceil(w / _CELL_M)), max(1, math.ceil(h / _CELL_M))
+        columns, rows = max(1, math.ceil(w / cell_m)), max(1, math.ceil(h / cell_m))
         u = (np.arange(columns) + 0.5) / columns * 2 - 1
         v = (np.arange(rows) + 0.5) / rows * 2 - 1
         v, u = (g.reshape(-1, 1) for g in np.meshgrid(v, u, indexing='ij'))

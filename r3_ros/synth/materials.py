@@ -304,3 +304,23 @@ def plain(canvas: Canvas, colour: Colour, speckle: float = 0.06) -> torch.Tensor
     dirt = canvas.fractal(0.12, 4, 1) + 0.6 * canvas.fractal(0.012, 2, 2)
     marks = soft_step(canvas.fractal(0.05, 3, 3) - 1.15, 0.2)
     return canvas.flat(colour) * (1 + speckle * dirt) * (1 - 4 * speckle * marks)
+
+
+def noise(canvas: Canvas, colours: tuple[Colour, Colour, Colour], cell_m: float) -> torch.Tensor:
+    """Paint clouds of three colours with structure from ``cell_m`` down to a texel."""
+    first, second = canvas.fractal(cell_m, 8, 1, gain=0.7), canvas.fractal(cell_m, 8, 2, gain=0.7)
+    image = blend(canvas.flat(colours[0]), colours[1], soft_step(first, 0.5))
+    return blend(image, colours[2], soft_step(second - 0.5, 0.3))
+
+
+def blocks(canvas: Canvas, colours: tuple[Colour, Colour, Colour], cell_m: float) -> torch.Tensor:
+    """Paint random rectangles of several sizes over one another, like cladding or graffiti."""
+    x, y = canvas.grid()
+    image = canvas.flat(colours[0]) * (1 + 0.15 * canvas.fractal(cell_m, 5, 1))
+    for k, size in enumerate((cell_m, 0.55 * cell_m, 0.24 * cell_m)):
+        wide = 1 + 2 * float(hash_unit(canvas.seed + k, torch.zeros(1, device=canvas.device)))
+        row, column = torch.floor(y / size), torch.floor(x / (size * wide))
+        on = (canvas.cells(3 * k + 2, row, column) > 0.62).float()
+        tone = 0.5 + canvas.cells(3 * k + 3, row, column)
+        image = blend(image, canvas.flat(colours[1 + k % 2]) * tone, on)
+    return image * (1 + 0.08 * canvas.fractal(0.03, 3, 9))

@@ -1,7 +1,7 @@
-"""Hand-held camera paths: smooth, in free space, with loops that come back to the start.
+"""Camera paths: smooth, in free space, with loops that come back to the start.
 
 The way is a closed curve around the world's loop, pushed away from everything solid; walking
-speed, gaze and the small motions of a hand are filtered noise on top of it. A finished path is
+speed, gaze and the small motions of what carries the camera are filtered noise on top of it. A finished path is
 checked against the limits it promises; one that breaks them is thrown away and drawn again.
 """
 
@@ -20,12 +20,44 @@ from .world import World
 
 MIN_CLEARANCE_M = 0.5
 MAX_TURN_DEG_S = 40.0
-_SPEED_M_S = (0.35, 0.9)  # an average within this; momentary speed up to MAX_SPEED_M_S
 MAX_SPEED_M_S = 1.2
-_HEIGHT_M = (1.3, 1.55)
 _ATTEMPTS = 24
 _COMFORT_M = 0.75  # clearance the way is bent towards
 _TURN_PER_S = 0.33  # radians a lap may turn the camera, on average
+
+
+@dataclass(frozen=True)
+class PathStyle:
+    """How what carries the camera moves.
+
+    :ivar height_m: least and most of the camera above the floor.
+    :ivar speed_m_s: an average within this on a way that closes.
+    :ivar open_speed_m_s: an average within this on one that does not.
+    :ivar max_speed_m_s: at any moment; ``max_turn_deg_s`` alike.
+    :ivar steps: of the up and down, and the tremor, of a hand, as a share of a walker's.
+    :ivar gaze: of how far the camera looks about; ``tilt`` of how far it rolls.
+    :ivar pitch: radians it looks up beyond what a walker does.
+    """
+
+    height_m: tuple[float, float]
+    speed_m_s: tuple[float, float]
+    open_speed_m_s: tuple[float, float]
+    max_speed_m_s: float
+    max_turn_deg_s: float
+    steps: float = 1.0
+    gaze: float = 1.0
+    tilt: float = 1.0
+    pitch: float = 0.0
+
+
+HANDHELD = PathStyle((1.3, 1.55), (0.35, 0.9), (0.45, 0.6), MAX_SPEED_M_S, MAX_TURN_DEG_S)
+#: By name. What stands on wheels neither steps nor rolls; a drone does both, slowly.
+PATH_STYLES = {
+    'handheld': HANDHELD,
+    'drone': PathStyle((1.0, 2.1), (0.3, 1.6), (0.5, 1.2), 2.2, 60, 4.0, 1.3, 4.0, -0.15),
+    'wheeled': PathStyle((0.4, 1.1), (0.25, 1.0), (0.3, 0.7), 1.4, 45, 0.02, 0.35, 0.05, 0.1),
+    'driving': PathStyle((1.2, 1.8), (2.0, 7.0), (2.5, 6.0), 10, 60, 0.05, 0.12, 0.15, 0.05),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +106,9 @@ def clearance(solids: tuple[Solid, ...], points: np.ndarray) -> np.ndarray:
     return distance
 
 
-def make_path(world: World, frames: int, rate_hz: float, seed: int) -> CameraPath:
+def make_path(
+    world: World, frames: int, rate_hz: float, seed: int, style: PathStyle = HANDHELD
+) -> CameraPath:
     """Draw a path through a world.
 
     A path that is long enough closes: it ends where it began, looking the same way. A short one
@@ -84,7 +118,7 @@ def make_path(world: World, frames: int, rate_hz: float, seed: int) -> CameraPat
     """
     if frames < 1 or not rate_hz > 0:
         raise ConfigError(f'a path needs frames and a rate above 0, got {frames} and {rate_hz}')
-    height = np.random.default_rng((seed, 76)).uniform(*_HEIGHT_M)
+    height = np.random.default_rng((seed, 76)).uniform(*style.height_m)
     space = _FreeSpace(world, height)
     for attempt in range(_ATTEMPTS):
         rng = np.random.default_rng((seed, attempt, 77))
@@ -93,8 +127,8 @@ def make_path(world: World, frames: int, rate_hz: float, seed: int) -> CameraPat
         way = _closed_way(world, space, rng)
         if way is None:
             continue
-        path = _draw(world, way, height, frames, rate_hz, rng, calm)
-        if _keeps_limits(world, path, rate_hz):
+        path = _draw(world, way, height, frames, rate_hz, rng, calm, style)
+        if _keeps_limits(world, path, rate_hz, style):
             return path
     raise ConfigError(
         f'no camera path fits into world {world.seed} of kind {world.kind}: use another seed'
@@ -109,7 +143,7 @@ def turn_rates_deg_s(T_world_camera: np.ndarray, rate_hz: float) -> np.ndarray:
     return np.degrees(np.arccos(np.clip(cosine, -1, 1))) * rate_hz
 
 
-def _keeps_limits(world: World, path: CameraPath, rate_hz: float) -> bool:
+def _keeps_limits(world: World, path: CameraPath, rate_hz: float, style: PathStyle) -> bool:
     """Check clearance, speed and rate of turn."""
     position = path.T_world_camera[:, :3, 3]
     if clearance(world.solids, position).min() < MIN_CLEARANCE_M:
@@ -118,7 +152,7 @@ def _keeps_limits(world: World, path: CameraPath, rate_hz: float) -> bool:
         return True
     speed = np.linalg.norm(np.diff(position, axis=0), axis=1) * rate_hz
     turn = turn_rates_deg_s(path.T_world_camera, rate_hz)
-    return bool(speed.max() <= MAX_SPEED_M_S and turn.max() <= MAX_TURN_DEG_S)
+    return bool(speed.max() <= style.max_speed_m_s and turn.max() <= style.max_turn_deg_s)
 
 
 def _draw(
@@ -129,10 +163,11 @@ def _draw(
     rate_hz: float,
     rng: np.random.Generator,
     calm: float,
+    style: PathStyle,
 ) -> CameraPath:
     """Draw one path along a way; ``calm`` scales all that is not the way itself."""
     time_s = np.arange(frames) / rate_hz
-    s, closes = _progress(way, frames, rate_hz, rng)
+    s, closes = _progress(way, frames, rate_hz, rng, style)
 
     def wander(amplitude: float, period_s: float) -> np.ndarray:
         return amplitude * calm * _smooth_noise(time_s, period_s, frames / rate_hz, rng)
@@ -142,15 +177,15 @@ def _draw(
     heading = way.heading(s)
     z = (
         height
-        + wander(0.06, 4.0)
-        + 0.012 * calm * np.sin(2 * math.pi * 1.7 * time_s + wander(1.0, 3.0))
+        + wander(0.06 * style.steps, 4.0)
+        + 0.012 * style.steps * calm * np.sin(2 * math.pi * 1.7 * time_s + wander(1.0, 3.0))
     )
     position = np.column_stack((xy, z))
-    position += calm * np.column_stack([wander(0.004, 0.5) for _ in range(3)])
+    position += calm * np.column_stack([wander(0.004 * style.steps, 0.5) for _ in range(3)])
     if world.look == 'across':
         centre = world.loop.mean(0)
-        yaw = np.unwrap(np.arctan2(*(centre - xy).T[::-1])) + wander(0.35, 7.0)
-        pitch = -0.17 + wander(0.14, 5.0)
+        yaw = np.unwrap(np.arctan2(*(centre - xy).T[::-1])) + wander(0.35 * style.gaze, 7.0)
+        pitch = -0.17 + style.pitch + wander(0.14 * style.gaze, 5.0)
     else:
         side = rng.choice((-1.0, 1.0))
         # Eyes lead into a turn and leave it slowly: corners spread over seconds.
@@ -158,11 +193,12 @@ def _draw(
         # Off the way at first: sideways motion lets a monocular system start.
         turn_in = 0.5 * np.exp(-((time_s / 2.5) ** 2))
         turn_in += 0.5 * closes * np.exp(-(((time_s[-1] - time_s) / 2.5) ** 2))
-        yaw = heading + side * (0.25 + turn_in) + wander(0.3, 5.0)
-        pitch = -0.08 + wander(0.1, 4.0)
-    yaw = yaw + wander(0.006, 0.4)
-    pitch = pitch + wander(0.006, 0.4)
-    roll = wander(0.03, 3.0) + wander(0.004, 0.4)
+        yaw = heading + side * style.gaze * (0.25 + turn_in) + wander(0.3 * style.gaze, 5.0)
+        pitch = -0.08 + style.pitch + wander(0.1 * style.gaze, 4.0)
+    tremor = min(style.steps, 1.0)
+    yaw = yaw + wander(0.006 * tremor, 0.4)
+    pitch = pitch + wander(0.006 * tremor, 0.4)
+    roll = wander(0.03 * style.tilt, 3.0) + wander(0.004 * tremor, 0.4)
     return CameraPath(_look(position, yaw, pitch, roll), time_s)
 
 
@@ -218,13 +254,16 @@ class _Way:
 class _FreeSpace:
     """Clearance on a horizontal grid over the band of heights a hand goes through."""
 
-    _CELL_M = 0.05
+    _LEAST_CELL_M = 0.05
+    _CELLS = 300  # along the longer side, at most: a street is coarser than a room
 
     def __init__(self, world: World, height: float) -> None:
         """Measure the distance to the nearest solid at every grid point."""
         self._origin = world.loop.min(0) - 1.5
-        size = np.ceil((world.loop.max(0) + 1.5 - self._origin) / self._CELL_M).astype(int)
-        x, y = (self._origin[k] + np.arange(size[k]) * self._CELL_M for k in range(2))
+        extent = world.loop.max(0) + 1.5 - self._origin
+        self._cell_m = max(self._LEAST_CELL_M, float(extent.max()) / self._CELLS)
+        size = np.ceil(extent / self._cell_m).astype(int)
+        x, y = (self._origin[k] + np.arange(size[k]) * self._cell_m for k in range(2))
         grid = np.stack(np.meshgrid(x, y, indexing='ij'), -1).reshape(-1, 2)
         reach = MIN_CLEARANCE_M + 0.6
         near = tuple(s for s in world.solids if abs(s.centre[2] - height) < s.half[2] + reach)
@@ -233,7 +272,7 @@ class _FreeSpace:
             for dz in (-0.12, 0.0, 0.12)
         ]
         self._distance = np.minimum.reduce(bands).reshape(size)
-        self._slope = np.gradient(self._distance, self._CELL_M)
+        self._slope = np.gradient(self._distance, self._cell_m)
 
     def distance(self, xy: np.ndarray) -> np.ndarray:
         """Return (N,) clearances at (N, 2) points."""
@@ -244,7 +283,7 @@ class _FreeSpace:
         return np.column_stack([self._at(part, xy) for part in self._slope])
 
     def _at(self, values: np.ndarray, xy: np.ndarray) -> np.ndarray:
-        places = ((xy - self._origin) / self._CELL_M).T
+        places = ((xy - self._origin) / self._cell_m).T
         return map_coordinates(values, places, order=1, mode='nearest')
 
 
@@ -280,16 +319,16 @@ def _resample(points: np.ndarray, step_m: float) -> np.ndarray:
 
 
 def _progress(
-    way: _Way, frames: int, rate_hz: float, rng: np.random.Generator
+    way: _Way, frames: int, rate_hz: float, rng: np.random.Generator, style: PathStyle
 ) -> tuple[np.ndarray, bool]:
     """Return the arc length at each frame, and whether the path closes."""
     duration = frames / rate_hz
     laps = round(duration * rng.uniform(0.5, 0.62) / way.length_m)
     laps = max(1, min(laps, int(duration * _TURN_PER_S / (2 * math.pi))))
     mean = laps * way.length_m / duration
-    closes = _SPEED_M_S[0] * 0.6 <= mean <= _SPEED_M_S[1]
+    closes = style.speed_m_s[0] * 0.6 <= mean <= style.speed_m_s[1]
     if not closes:
-        mean = rng.uniform(0.45, 0.6)
+        mean = rng.uniform(*style.open_speed_m_s)
     pace = 1 + 0.2 * _smooth_noise(np.arange(frames) / rate_hz, 6.0, duration, rng)
     pace = np.clip(pace, 0.4, 1.3)
     s = np.concatenate(([0.0], np.cumsum((pace[1:] + pace[:-1]) / 2)))

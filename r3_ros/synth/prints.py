@@ -352,3 +352,31 @@ def window(canvas: Canvas, panes: tuple[int, int] = (2, 2)) -> torch.Tensor:
         (0.5 - (sv - torch.floor(sv) - 0.5).abs()) / panes[1] * canvas.size_m[1],
     )
     return blend(image, (0.5, 0.5, 0.48), soft_step(0.025 - bar, 0.004))
+
+
+def facade(canvas: Canvas, colour: Colour, storey_m: float = 3.0, bay_m: float = 2.4) -> torch.Tensor:
+    """Paint the front of a house: storeys of windows, each its own, over a ground floor."""
+    rng = canvas.rng(9)
+    left, top, right, bottom = _extent(canvas)
+    x, y = canvas.grid()
+    rows = max(1, round((bottom - top) / storey_m))
+    columns = max(1, round((right - left) / bay_m))
+    v, u = (y - top) / (bottom - top) * rows, (x - left) / (right - left) * columns
+    row, column = torch.floor(v), torch.floor(u)
+    u, v = u - column - 0.5, v - row - 0.5
+    image = canvas.flat(colour) * (1 + 0.12 * canvas.fractal(2.0, 6, 1))
+    band = soft_step(0.05 - (v.abs() - 0.5).abs(), 0.03)
+    image = blend(image, _random_colour(rng, 0.2, 0.7), 0.7 * band)
+    half_u, half_v = rng.uniform(0.2, 0.36), rng.uniform(0.24, 0.36)
+    ground = (row == rows - 1).float()
+    half_u = half_u + ground * rng.uniform(-0.05, 0.1)
+    inside = torch.minimum(half_u - u.abs(), half_v - v.abs())
+    image = blend(image, _random_colour(rng, 0.3, 0.8), soft_step(inside + 0.05, 0.02))
+    own = canvas.cells(3, row, column)
+    glass = canvas.flat((0.05, 0.07, 0.1)) * (0.6 + 1.5 * canvas.cells(4, row, column))
+    curtain = canvas.flat((0.5, 0.45, 0.38)) * (0.5 + 0.7 * canvas.cells(5, row, column))
+    glass = blend(glass, curtain, (v < own - 0.6).float() + (v >= own - 0.6) * (own > 0.8))
+    image = blend(image, glass, soft_step(inside, 0.02))
+    cross = soft_step(0.012 - torch.minimum(u.abs(), (v + 0.08).abs()), 0.01)
+    image = blend(image, (0.6, 0.58, 0.55), cross * soft_step(inside, 0.02))
+    return image * (1 - 0.25 * soft_step(canvas.fractal(1.2, 5, 6) - 0.8, 0.5))

@@ -29,12 +29,17 @@ class Rendering:
 
     :ivar radiance: (B, 3, H, W) float32, linear light; about 1 is white in full light.
     :ivar depth: (B, H, W) float32, metres along the optical axis, 0 where nothing is seen.
-    :ivar moving: (B, H, W) bool, True where a moving body is seen.
+    :ivar body: (B, H, W) int64 number of the body that is seen, 0 for what stands still.
     """
 
     radiance: torch.Tensor
     depth: torch.Tensor
-    moving: torch.Tensor
+    body: torch.Tensor
+
+    @property
+    def moving(self) -> torch.Tensor:
+        """Return (B, H, W) bool: True where a moving body is seen."""
+        return self.body != STATIC_BODY
 
 
 def render(
@@ -81,7 +86,7 @@ def render_radiance(
     return Rendering(
         radiance=torch.cat([p.radiance for p in parts]),
         depth=torch.cat([p.depth for p in parts]),
-        moving=torch.cat([p.moving for p in parts]),
+        body=torch.cat([p.body for p in parts]),
     )
 
 
@@ -95,29 +100,35 @@ def _render_pass(
     """Render the pictures that fit into one pass."""
     view = project_facets(world.facets, torch.linalg.inv(T_world_camera), T_world_body, intrinsics)
     seen = find_visible(view, len(T_world_camera), intrinsics, samples)
-    radiance = seen.untile(_shade(world, view, seen), intrinsics).permute(0, 3, 1, 2)
+    shade, open_share = _shade(world, view, seen)
+    radiance = seen.untile(shade, intrinsics).permute(0, 3, 1, 2)
+    if world.sky is not None:
+        share = seen.untile(open_share, intrinsics)[:, None]
+        radiance = radiance + share * world.sky.radiance(T_world_camera, intrinsics)
     w = seen.untile(seen.inverse_depth, intrinsics)
     depth = torch.where(w > 0, 1 / w, 0.0)
     if world.is_static:
-        moving = torch.zeros_like(depth, dtype=torch.bool)
+        body = torch.zeros_like(depth, dtype=torch.int64)
     else:
-        moving = seen.untile(_moving(world, view, seen), intrinsics).contiguous()
-    return Rendering(radiance.contiguous(), depth, moving)
+        body = seen.untile(_bodies(world, view, seen), intrinsics).contiguous()
+    return Rendering(radiance.contiguous(), depth, body)
 
 
-def _moving(world: World, view: View, seen: Visibility) -> torch.Tensor:
-    """Return (tiles, pixels) bool: a moving body is seen at the pixel centre."""
+def _bodies(world: World, view: View, seen: Visibility) -> torch.Tensor:
+    """Return (tiles, pixels) int64: the body that is seen at the pixel centre."""
     # One more row stands for nothing, candidate -1.
-    moves = torch.zeros(len(seen.entry) + 1, dtype=torch.bool, device=world.device)
-    moves[:-1] = world.facets.body[view.facet[seen.entry]] != STATIC_BODY
-    out = torch.zeros_like(seen.inverse_depth, dtype=torch.bool)
-    out[seen.tile[seen.plain]] = moves[seen.plain, None]
-    out[seen.busy_tile] = moves[seen.busy_seen[:, 0].long()]
+    number = torch.full((len(seen.entry) + 1,), STATIC_BODY, device=world.device)
+    number[:-1] = world.facets.body[view.facet[seen.entry]]
+    out = torch.full_like(seen.inverse_depth, STATIC_BODY, dtype=torch.int64)
+    out[seen.tile[seen.plain]] = number[seen.plain, None]
+    out[seen.busy_tile] = number[seen.busy_seen[:, 0].long()]
     return out
 
 
-def _shade(world: World, view: View, seen: Visibility) -> torch.Tensor:
-    """Return (tiles, pixels, 3) radiance.
+def _shade(
+    world: World, view: View, seen: Visibility
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (tiles, pixels, 3) radiance and (tiles, pixels) share that sees no facet.
 
     Plain tiles and pixels that see one facet need one look-up per pixel, pixels at an edge one
     for every facet in them.
@@ -140,7 +151,10 @@ def _shade(world: World, view: View, seen: Visibility) -> torch.Tensor:
                 group, candidate[rows], x[at % pixels, None], y[at % pixels, None]
             )
             flat[at] += colour[:, 0] * weight[rows, None]
-    return out
+    open_share = torch.ones_like(seen.inverse_depth)
+    open_share[seen.tile[seen.plain]] = 0
+    open_share[seen.busy_tile] = (seen.busy_seen < 0).float().mean(1)
+    return out, open_share
 
 
 def _facets_of_pixels(

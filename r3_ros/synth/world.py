@@ -11,12 +11,15 @@ import torch
 from ..errors import ConfigError
 from .baking import bake
 from .facets import FacetSpec, FacetTable, rotation_z, Solid, STATIC_BODY
-from .layout import KINDS, MovingBody, Plan
+from .kinds import KINDS
+from .layout import MovingBody, Plan
 from .lighting import light_facets
+from .sky import Sky
 from .texels import TextureStore
+from .variety import varied
 
 # Change it whenever a seed gives another world: recorded with every data set.
-WORLD_VERSION = 1
+WORLD_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +33,7 @@ class World:
     :ivar loop: (M, 2) metres, the closed way a visitor would walk.
     :ivar look: where a visitor looks: 'across' or 'ahead'.
     :ivar exposure: gain that shows this world well: display white = radiance * exposure of 1.
+    :ivar sky: what is seen where there is no facet; None: black.
     """
 
     seed: int
@@ -41,6 +45,7 @@ class World:
     loop: np.ndarray
     look: str
     exposure: float
+    sky: Sky | None = None
 
     @classmethod
     def generate(
@@ -50,6 +55,7 @@ class World:
         *,
         moving: int = 0,
         coarseness: float = 1.0,
+        variety: float = 0.0,
         device: torch.device | str = 'cpu',
     ) -> World:
         """Make the world of a seed.
@@ -57,6 +63,8 @@ class World:
         :param kind: one of :data:`KINDS`.
         :param moving: number of moving bodies.
         :param coarseness: scales the texel size; 2 is half as sharp and four times as quick.
+        :param variety: share of the surfaces that get other materials and colours than their kind
+            has, 0 to 1; with it the light changes, too.
         :raises ConfigError: an unknown kind, or a number out of range.
         """
         if kind not in KINDS:
@@ -69,7 +77,11 @@ class World:
                 f'got {moving} and {coarseness}'
             )
         rng = np.random.default_rng((seed, list(KINDS).index(kind), 20))
+        if not 0 <= variety <= 1:
+            raise ConfigError(f'variety must be in [0, 1], got {variety}')
         plan = KINDS[kind](rng, moving)
+        if variety:
+            plan = varied(plan, np.random.default_rng((seed, 21)), variety)
         return cls._bake(plan, seed, kind, coarseness, torch.device(device))
 
     @classmethod
@@ -79,7 +91,8 @@ class World:
         """Paint and light every facet."""
         specs = plan.assembly.facets
         placed = [_at_rest(s, plan.bodies) for s in specs]
-        light = light_facets(placed, plan.assembly.solids, plan.lights, plan.ambient, device)
+        cell = plan.light_cell_m * max(1.0, coarseness)
+        light = light_facets(placed, plan.assembly.solids, plan.lights, plan.ambient, device, cell)
         textures, radiance = bake(specs, light, coarseness, device)
         return cls(
             seed=seed,
@@ -91,6 +104,7 @@ class World:
             loop=plan.loop,
             look=plan.look,
             exposure=0.24 / radiance,
+            sky=plan.sky,
         )
 
     @property
