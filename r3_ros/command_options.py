@@ -50,18 +50,19 @@ def config_from(args: argparse.Namespace) -> R3Config:
     return updated(config, changes)
 
 
-def parsed_settings(settings: Sequence[str]) -> dict[str, Any]:
+def parsed_settings(settings: Sequence[str], root: Any = None) -> dict[str, Any]:
     """Read ``name=value`` texts, each value in the type of its parameter.
 
     Names and values are not checked here, but where they are applied.
 
+    :param root: the configuration that they are of; None: that of the library.
     :raises ConfigError: a text of another form.
     """
     import yaml
 
     from .config import parameters
 
-    kinds = {parameter.name: parameter.kind for parameter in parameters()}
+    kinds = {parameter.name: parameter.kind for parameter in parameters(root)}
     changes: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition('=')

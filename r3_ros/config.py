@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 import difflib
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -767,7 +767,11 @@ class Parameter:
         return value
 
 
-def parameters(config: R3Config | None = None) -> Iterator[Parameter]:
+#: A root of groups with a ``validate``: this one, or another that is built the same way.
+_Root = TypeVar('_Root', bound=Any)
+
+
+def parameters(config: Any = None) -> Iterator[Parameter]:
     """Walk all parameters in order, with the values of ``config`` (the defaults if None)."""
     yield from _walk(R3Config() if config is None else config, '')
 
@@ -787,7 +791,7 @@ def _walk(group: Any, prefix: str) -> Iterator[Parameter]:
             )
 
 
-def updated(config: R3Config, changes: Mapping[str, Any]) -> R3Config:
+def updated(config: _Root, changes: Mapping[str, Any]) -> _Root:
     """Return a validated copy with some parameters (dotted names) changed.
 
     :raises ConfigError: unknown name, wrong type or value, or a contradiction.
@@ -812,12 +816,12 @@ def _replace_path(group: Any, path: list[str], value: Any) -> Any:
     return replace(group, **{path[0]: value})
 
 
-def flattened(config: R3Config) -> dict[str, Any]:
+def flattened(config: Any) -> dict[str, Any]:
     """Return the values of all parameters by dotted name."""
     return {parameter.name: parameter.value for parameter in parameters(config)}
 
 
-def load_config(path: Path | str, base: R3Config | None = None) -> R3Config:
+def load_config(path: Path | str, base: Any = None) -> Any:
     """Read a YAML file over ``base``: plain nested groups, or a ROS parameter file.
 
     In a ROS file every node entry counts (``/**``, ``r3`` or ``/ns/r3``), in the order given.

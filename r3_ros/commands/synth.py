@@ -21,7 +21,9 @@ def register(subparsers: Any) -> None:
     parser.add_argument('output', metavar='OUT', help='folder to write')
     parser.add_argument('--overwrite', action='store_true', help='replace an earlier sequence')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='world, path and camera')
-    parser.add_argument('--kind', default='room', metavar='NAME', help='room, corridor, street, objects or hall')
+    parser.add_argument(
+        '--kind', default='room', metavar='NAME', help='room, corridor, street, objects or hall'
+    )
     parser.add_argument('--frames', type=positive_int, default=400, metavar='N')
     parser.add_argument('--width', type=positive_int, default=640, metavar='PIXELS')
     parser.add_argument('--height', type=positive_int, default=480, metavar='PIXELS')

@@ -16,7 +16,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
-from .layers import EPSILON, FREQUENCY_BASE, LayerNorm
+from .layers import EPSILON, FREQUENCY_BASE, in_float32, LayerNorm
 from .variants import DepthHeadConfig, PATCH
 
 #: Channels of the last hidden layer of every branch.
@@ -134,7 +134,8 @@ class LogitConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, 32, h, w) to (N, logits, h, w) float32."""
-        return super().forward(x.float())
+        with in_float32(x.device):
+            return super().forward(x.float())
 
 
 def _branch_end(features: int, logits: int) -> nn.Sequential:

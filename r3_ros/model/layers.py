@@ -8,6 +8,7 @@ authors' bfloat16 inference). Shapes: N sequences of T tokens, C channels, h hea
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -29,6 +30,13 @@ torch.zeros(1).exp()
 
 #: Attention of projected queries, keys and values, each (N, h, T, d), to (N, h, T, d).
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def in_float32(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which products are not taken in a lower precision by autocast."""
+    if device.type not in ('cpu', 'cuda'):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 class Rotation(NamedTuple):

@@ -20,6 +20,7 @@ from ..preprocess import IMAGENET_MEAN, IMAGENET_STD
 from .backbone import Backbone, KeyValues, Tokens
 from .camera_head import CameraDecoder, PairHead, Pairs, PoseEncoder
 from .depth_head import DenseDepth, DualHead, MetricHead, MonoDepth
+from .layers import in_float32
 from .reference_view import choose_reference
 from .variants import CameraOutput, HEAD_CHANNELS, NetworkConfig, PATCH
 
@@ -218,15 +219,17 @@ class R3Network(_AnyView):
         taps = self.backbone.relate(
             described, camera_tokens, causal, cached.key_values if cached else None
         )
-        feature = self.cam_dec.project(taps.camera_tokens[-1])
-        entries = FrameCache(taps.key_values, self.cam_dec.source_half(feature))
-        sources = entries.pair_sources
-        if cached is not None:
-            sources = torch.cat([cached.pair_sources, sources], dim=1)
-        pairs = self.cam_dec(sources, self.cam_dec.target_half(feature), causal)
+        with in_float32(described.tokens.device):
+            feature = self.cam_dec.project(taps.camera_tokens[-1])
+            entries = FrameCache(taps.key_values, self.cam_dec.source_half(feature))
+            sources = entries.pair_sources
+            if cached is not None:
+                sources = torch.cat([cached.pair_sources, sources], dim=1)
+            pairs = self.cam_dec(sources, self.cam_dec.target_half(feature), causal)
+            fov = self.cam_dec.fov(feature)
         dense = self._dense(taps.features, described, rays) if depth or rays else None
         return Prediction(
-            fov=self.cam_dec.fov(feature),
+            fov=fov,
             pairs=pairs,
             cache=entries,
             camera_feature=feature,

@@ -443,4 +443,3 @@ def add_bodies(plan: Plan, b: Builder, count: int, centre: Point | None) -> None
             plan.assembly.lathe((0, 0, 0), rings, skin, sides=16, body=number)
         half = np.abs(reach) + np.max(size)
         plan.keep_out.append(Solid(body.centre, half))
-

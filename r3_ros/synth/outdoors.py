@@ -55,8 +55,9 @@ def street(rng: np.random.Generator, moving: int) -> Plan:
             corners[(side + 1) % 4] - corners[side]
         )
         aside = np.array([-along[1], along[0]]) * (h - 1.5) * rng.choice((-1.0, 1.0))
-        _add_mover(plan, b.shop, rng, np.array([*(at + aside), 0.9]),
-                   np.array([*(along * rng.uniform(1.5, 4)), 0]), rng.uniform(0.7, 1.5))  # fmt: skip
+        reach = np.array([*(along * rng.uniform(1.5, 4)), 0])
+        centre = np.array([*(at + aside), 0.9])
+        _add_mover(plan, b.shop, rng, centre, reach, rng.uniform(0.7, 1.5))
     return plan
 
 
@@ -144,8 +145,8 @@ def _house(
 ) -> None:
     """Add one house with its front in the line y = 0."""
     colour = shop.colour(_HOUSE_COLOURS, 0.2)
-    front = shop.picture(prints.facade, 0.025, colour=colour,
-                         storey_m=shop.rng.uniform(2.6, 3.6), bay_m=shop.rng.uniform(1.7, 3.5))  # fmt: skip
+    storey_m, bay_m = shop.rng.uniform(2.6, 3.6), shop.rng.uniform(1.7, 3.5)
+    front = shop.picture(prints.facade, 0.025, colour=colour, storey_m=storey_m, bay_m=bay_m)
     side = shop.material(materials.plaster, 0.03, colour=colour)
     out.box((x + wide / 2, depth / 2, high / 2), (wide, depth, high), side,
             faces={'front': front}, skip=('bottom',))  # fmt: skip
@@ -224,7 +225,9 @@ def _tree(shop: Workshop, rng: np.random.Generator) -> Assembly:
     out = Assembly()
     trunk, high = rng.uniform(0.08, 0.18), rng.uniform(1.8, 2.8)
     bark = shop.material(materials.wood, 0.012, colour=(0.16, 0.11, 0.07), along_x=False)
-    out.lathe((0, 0, 0), [(trunk * 1.3, 0), (trunk, 0.4), (trunk * 0.8, high + 0.5)], bark, sides=7)
+    out.lathe(
+        (0, 0, 0), [(trunk * 1.3, 0), (trunk, 0.4), (trunk * 0.8, high + 0.5)], bark, sides=7
+    )
     first, second = shop.colour(_LEAVES, 0.4), shop.colour(_LEAVES, 0.4)
     leaves = shop.material(materials.noise, 0.02, colours=(first, second, (0.02, 0.04, 0.01)),
                            cell_m=0.3)  # fmt: skip

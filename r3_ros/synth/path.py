@@ -1,8 +1,9 @@
 """Camera paths: smooth, in free space, with loops that come back to the start.
 
 The way is a closed curve around the world's loop, pushed away from everything solid; walking
-speed, gaze and the small motions of what carries the camera are filtered noise on top of it. A finished path is
-checked against the limits it promises; one that breaks them is thrown away and drawn again.
+speed, gaze and the small motions of what carries the camera are filtered noise on top of it. A
+finished path is checked against the limits it promises; one that breaks them is thrown away and
+drawn again.
 """
 
 from __future__ import annotations

@@ -354,7 +354,9 @@ def window(canvas: Canvas, panes: tuple[int, int] = (2, 2)) -> torch.Tensor:
     return blend(image, (0.5, 0.5, 0.48), soft_step(0.025 - bar, 0.004))
 
 
-def facade(canvas: Canvas, colour: Colour, storey_m: float = 3.0, bay_m: float = 2.4) -> torch.Tensor:
+def facade(
+    canvas: Canvas, colour: Colour, storey_m: float = 3.0, bay_m: float = 2.4
+) -> torch.Tensor:
     """Paint the front of a house: storeys of windows, each its own, over a ground floor."""
     rng = canvas.rng(9)
     left, top, right, bottom = _extent(canvas)
@@ -369,8 +371,8 @@ def facade(canvas: Canvas, colour: Colour, storey_m: float = 3.0, bay_m: float =
     image = blend(image, _random_colour(rng, 0.2, 0.7), 0.7 * band)
     half_u, half_v = rng.uniform(0.2, 0.36), rng.uniform(0.24, 0.36)
     ground = (row == rows - 1).float()
-    half_u = half_u + ground * rng.uniform(-0.05, 0.1)
-    inside = torch.minimum(half_u - u.abs(), half_v - v.abs())
+    wide = half_u + ground * rng.uniform(-0.05, 0.1)
+    inside = torch.minimum(wide - u.abs(), half_v - v.abs())
     image = blend(image, _random_colour(rng, 0.3, 0.8), soft_step(inside + 0.05, 0.02))
     own = canvas.cells(3, row, column)
     glass = canvas.flat((0.05, 0.07, 0.1)) * (0.6 + 1.5 * canvas.cells(4, row, column))

@@ -125,9 +125,7 @@ def _bodies(world: World, view: View, seen: Visibility) -> torch.Tensor:
     return out
 
 
-def _shade(
-    world: World, view: View, seen: Visibility
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _shade(world: World, view: View, seen: Visibility) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (tiles, pixels, 3) radiance and (tiles, pixels) share that sees no facet.
 
     Plain tiles and pixels that see one facet need one look-up per pixel, pixels at an edge one

@@ -1,0 +1,109 @@
+"""What a step learns from: clips with everything that is known of them.
+
+Shapes: B clips, S frames each, H x W pixels, N tracked points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Tracks:
+    """Points of the first frame, followed through the clip.
+
+    :ivar pixel: (B, S, N, 2) x and y, centres at integers.
+    :ivar visible: (B, S, N) bool.
+    :ivar points: (B, S, N, 3) float32, in the camera of each frame, metres.
+    :ivar world: (B, S, N, 3) float32, in the camera of the first frame: constant where static.
+    """
+
+    pixel: Tensor
+    visible: Tensor
+    points: Tensor
+    world: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Clips:
+    """A batch of clips.
+
+    :ivar images: (B, S, 3, H, W) uint8.
+    :ivar depth: (B, S, H, W) float32 metres along the optical axis, 0 where unknown.
+    :ivar rays: (B, H, W, 3) float32 points at depth 1 behind every pixel, the true ones.
+    :ivar T_world_camera: (B, S, 4, 4) float32, the first of each clip the identity.
+    :ivar fov: (B, 2) float32 radians, vertical then horizontal.
+    :ivar moving: (B, S, H, W) bool.
+    """
+
+    images: Tensor
+    depth: Tensor
+    rays: Tensor
+    T_world_camera: Tensor
+    fov: Tensor
+    moving: Tensor
+    tracks: Tracks
+
+    @staticmethod
+    def joined(parts: list[Clips]) -> Clips:
+        """Return several batches of the same shape in one."""
+        names = [f.name for f in fields(Clips) if f.name != 'tracks']
+        return Clips(
+            **{name: torch.cat([getattr(part, name) for part in parts]) for name in names},
+            tracks=Tracks(
+                *(
+                    torch.cat([getattr(part.tracks, f.name) for part in parts])
+                    for f in fields(Tracks)
+                )
+            ),
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Return B, S, H, W."""
+        B, S, _, H, W = self.images.shape
+        return B, S, H, W
+
+
+def camera_rays(K: Tensor, height: int, width: int) -> Tensor:
+    """Return (H, W, 3) float32 points at depth 1 of a camera (3, 3), centres at integers."""
+    y = (torch.arange(height, device=K.device) - K[1, 2]) / K[1, 1]
+    x = (torch.arange(width, device=K.device) - K[0, 2]) / K[0, 0]
+    y, x = torch.meshgrid(y, x, indexing='ij')
+    return torch.stack((x, y, torch.ones_like(x)), dim=-1).float()
+
+
+def follow_points(
+    depth: Tensor, K: Tensor, T_first_camera: Tensor, pixel: Tensor, T_first_body: Tensor
+) -> Tracks:
+    """Follow points of the first frame by exact geometry.
+
+    :param depth: (S, H, W); ``K``: (3, 3) float64.
+    :param T_first_camera: (S, 4, 4) float64, the first one the identity.
+    :param pixel: (N, 2) int64 in the first frame, where its depth is known.
+    :param T_first_body: (S, N, 4, 4) float64 poses of the body that each point belongs to.
+    :returns: tracks of one clip (B = 1).
+    """
+    S, H, W = depth.shape
+    z = depth[0, pixel[:, 1], pixel[:, 0]].double()
+    homogeneous = torch.cat((pixel.double(), torch.ones_like(z)[:, None]), dim=1)
+    start = (homogeneous @ torch.linalg.inv(K).T) * z[:, None]
+    start = torch.cat((start, torch.ones_like(z)[:, None]), dim=1)
+    T = T_first_body @ torch.linalg.inv(T_first_body[:1])
+    world = (T @ start[None, :, :, None])[..., 0]
+    points = torch.einsum('sij,snj->sni', torch.linalg.inv(T_first_camera), world)[..., :3]
+    projected = points @ K.T
+    at = projected[..., :2] / projected[..., 2:].clamp(min=1e-6)
+    column, row = at.round().long().unbind(-1)
+    inside = (column >= 0) & (column < W) & (row >= 0) & (row < H) & (points[..., 2] > 1e-3)
+    frame = torch.arange(S, device=depth.device)[:, None]
+    seen = depth[frame, row.clamp(0, H - 1), column.clamp(0, W - 1)]
+    # The nearest pixel may be of a slanted surface: within two percent it is the same one.
+    visible = inside & ((seen - points[..., 2]).abs() < 0.02 * points[..., 2])
+    at = torch.nan_to_num(at).clamp(-1e6, 1e6)
+    return Tracks(
+        at.float()[None], visible[None], points.float()[None], world[..., :3].float()[None]
+    )

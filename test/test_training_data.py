@@ -1,0 +1,279 @@
+"""Clips to learn from: exact truth, the same for the same step, scenes kept apart."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch', reason='training needs torch')
+
+from r3_ros.config import updated  # noqa: E402
+from r3_ros.datatypes import Intrinsics  # noqa: E402
+from r3_ros.errors import ConfigError  # noqa: E402
+from r3_ros.synth import make_path, render_radiance, World  # noqa: E402
+from r3_ros.synth.optics import with_fog, with_shiny_floor  # noqa: E402
+from r3_ros.training.clips import camera_rays, follow_points  # noqa: E402
+from r3_ros.training.config import load_settings, picture_sizes, TrainingSettings  # noqa: E402
+from r3_ros.training.losses import sample_map  # noqa: E402
+from r3_ros.training.procedural import (  # noqa: E402
+    draw_clip,
+    draw_frames,
+    plan_step,
+    ProceduralClips,
+    StepPlan,
+)
+from r3_ros.training.scenes import make_scene, Scene, Split  # noqa: E402
+
+CPU = torch.device('cpu')
+SMALL = updated(
+    TrainingSettings(),
+    {
+        'data.kinds': 'corridor',
+        'data.sizes': '56x42 42x56',
+        'data.most_views': 5,
+        'data.frames_per_step': 8,
+        'data.worlds': 2,
+        'data.world_steps': 5,
+        'data.path_frames': 40,
+        'data.coarseness': 14.0,
+        'data.moving': 1.0,
+        'data.effects': 0.0,
+        'data.tracks': 40,
+    },
+)
+
+
+@pytest.fixture(scope='module')
+def scene():
+    return make_scene(SMALL.data, 3, Split.TRAINING, 0, CPU)
+
+
+@pytest.fixture(scope='module')
+def clip(scene):
+    return draw_clip(scene, np.random.default_rng(5), StepPlan(1, 5, 84, 70, True), SMALL)
+
+
+def same(first, second):
+    pairs = [(getattr(first, f.name), getattr(second, f.name)) for f in fields(first)]
+    return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else same(a, b) for a, b in pairs)
+
+
+def test_a_clip_agrees_with_itself_through_depth_rays_and_poses(clip):
+    """Points of the first frame lie, moved by the true poses, where the others see them."""
+    B, S, H, W = clip.shape
+    assert clip.images.dtype == torch.uint8
+    assert clip.fov.shape == (B, 2)
+    assert torch.allclose(clip.T_world_camera[0, 0], torch.eye(4), atol=1e-6)
+    points = (clip.depth[..., None] * clip.rays[:, None]).double()
+    still = ~clip.moving[0, 0]
+    world = points[0, 0][still]
+    checked = 0
+    for s in range(1, S):
+        T = torch.linalg.inv(clip.T_world_camera[0, s].double())
+        at = world @ T[:3, :3].T + T[:3, 3]
+        rays = clip.rays[0].double()
+        fx = (W - 1) / (rays[0, -1, 0] - rays[0, 0, 0])
+        fy = (H - 1) / (rays[-1, 0, 1] - rays[0, 0, 1])
+        u = ((at[:, 0] / at[:, 2] - rays[0, 0, 0]) * fx).round().long()
+        v = ((at[:, 1] / at[:, 2] - rays[0, 0, 1]) * fy).round().long()
+        inside = (u >= 0) & (u < W) & (v >= 0) & (v < H) & (at[:, 2] > 0.1)
+        seen = clip.depth[0, s, v[inside], u[inside]]
+        close = (seen - at[inside, 2]).abs() < 0.05 * at[inside, 2]
+        if inside.sum() > 500:
+            checked += 1
+            assert close.float().mean() > 0.6  # the rest is hidden
+    assert checked
+
+
+def test_tracks_lie_on_the_point_maps_where_they_are_visible(clip):
+    tracks = clip.tracks
+    assert tracks.visible[0, 0].all()
+    points = clip.depth[..., None] * clip.rays[:, None]
+    mapped = sample_map(points, tracks.pixel)
+    off = (mapped - tracks.points).norm(dim=-1) / tracks.points[..., 2]
+    seen = tracks.visible
+    assert seen.float().mean() > 0.2
+    # Between pixels a map is blurred at edges alone.
+    assert off[seen].median() < 0.01
+
+
+def test_points_of_a_moving_body_are_followed_by_its_motion():
+    K = torch.tensor([[20.0, 0, 10], [0, 20.0, 10], [0, 0, 1]], dtype=torch.float64)
+    eye = torch.eye(4, dtype=torch.float64)
+    moved = eye.clone()
+    moved[0, 3] = 0.5  # the body goes to the right; the camera stays
+    depth = torch.full((2, 21, 21), 2.0)
+    pixel = torch.tensor([[10, 10], [10, 10]])
+    bodies = torch.stack([torch.stack([eye, eye]), torch.stack([eye, moved])])
+    tracks = follow_points(depth, K, torch.stack([eye, eye]), pixel, bodies)
+    assert tracks.pixel[0, 1].tolist() == [[10, 10], [15, 10]]
+    assert torch.allclose(tracks.world[0, 1, 1] - tracks.world[0, 0, 1], torch.tensor([0.5, 0, 0]))
+    assert tracks.visible.all()
+    depth[1, 10, 15] = 1.0  # something before it
+    tracks = follow_points(depth, K, torch.stack([eye, eye]), pixel, bodies)
+    assert tracks.visible[0, 1].tolist() == [True, False]
+
+
+def test_moving_bodies_are_in_the_tracks(scene):
+    world = World.generate(5, 'room', moving=2, coarseness=14.0)
+    path = make_path(world, 40, 15.0, 5)
+    busy = Scene(world, path, scene.sensor, 'handheld')
+    settings = updated(SMALL, {'data.tracks': 400})
+    for seed in range(8):
+        clip = draw_clip(busy, np.random.default_rng(seed), StepPlan(1, 4, 84, 70, True), settings)
+        way = (clip.tracks.world - clip.tracks.world[:, :1]).norm(dim=-1).amax(1)
+        if (way > 0.05).any():
+            break
+    assert (way > 0.05).any()
+    assert (way < 1e-4).float().mean() > 0.5  # walls stand still
+    starts = clip.tracks.pixel[0, 0].long()
+    on_body = clip.moving[0, 0, starts[:, 1], starts[:, 0]]
+    assert torch.equal(way[0] > 1e-4, on_body)
+
+
+def test_rays_are_those_of_the_camera():
+    rays = camera_rays(torch.tensor([[10.0, 0, 2], [0, 20, 1], [0, 0, 1]]), 3, 4)
+    assert rays[1, 2].tolist() == [0, 0, 1]
+    assert rays[2, 0].tolist() == pytest.approx([-0.2, 0.05, 1])
+
+
+def test_steps_are_drawn_anew_and_repeat():
+    source, again = ProceduralClips(SMALL, CPU), ProceduralClips(SMALL, CPU)
+    try:
+        plan, first = source.training(7)
+        source.training(8)
+        # Another source, with other steps behind it, has the same clips at the same step.
+        plan_again, second = again.training(7)
+        _, other = again.training(12)
+        assert plan == plan_again and same(first, second)
+        assert other.shape != first.shape or not torch.equal(other.images, first.images)
+    finally:
+        source.close()
+        again.close()
+
+
+def test_devices_have_scenes_of_their_own():
+    first, second = (ProceduralClips(SMALL, CPU, k, 2) for k in range(2))
+    numbers = [
+        {source._number(slot, step) for slot in range(2) for step in range(0, 40, 5)}
+        for source in (first, second)
+    ]
+    first.close()
+    second.close()
+    assert not numbers[0] & numbers[1]
+    assert len(numbers[0]) > 8  # worlds are replaced
+
+
+def test_slots_are_renewed_in_turn():
+    source = ProceduralClips(SMALL, CPU)
+    source.close()
+    renewals = [
+        sum(source._number(slot, step) != source._number(slot, step - 1) for slot in range(2))
+        for step in range(1, 30)
+    ]
+    assert max(renewals) == 1
+
+
+def test_held_out_worlds_are_of_other_seeds_and_kinds(scene):
+    held_out = make_scene(SMALL.data, 3, Split.HELD_OUT_SEEDS, 0, CPU)
+    other_kind = make_scene(SMALL.data, 3, Split.HELD_OUT_KINDS, 0, CPU)
+    assert scene.world.kind == held_out.world.kind == 'corridor'
+    assert other_kind.world.kind == 'hall'
+    assert [s.world.seed % 3 for s in (scene, held_out, other_kind)] == [0, 1, 2]
+
+
+def test_step_plans_cover_views_sizes_and_both_ways_of_seeing():
+    settings = updated(SMALL, {'data.most_views': 8, 'data.frames_per_step': 16})
+    plans = [plan_step(settings, step) for step in range(300)]
+    assert {plan.views for plan in plans} == set(range(2, 9))
+    assert {(plan.width, plan.height) for plan in plans} == {(56, 42), (42, 56)}
+    assert 0.35 < np.mean([plan.causal for plan in plans]) < 0.65
+    assert all(8 <= plan.clips * plan.views <= 16 for plan in plans)
+
+
+def test_frames_go_on_turn_back_or_jump():
+    rng = np.random.default_rng(0)
+    drawn = [draw_frames(rng, 200, 8) for _ in range(300)]
+    steps = [np.diff(frames) for frames in drawn]
+    assert all(len(f) == 8 and f.min() >= 0 and f.max() < 200 for f in drawn)
+    one_way = np.mean([(s >= 0).all() or (s <= 0).all() for s in steps])
+    assert 0.5 < one_way < 0.9
+    onward = [np.diff(draw_frames(rng, 200, 8, onward=True)) for _ in range(50)]
+    assert all(len(set(s.tolist())) == 1 for s in onward)  # an even pace
+    assert len({abs(s[0]) for s in onward}) > 3
+    assert draw_frames(rng, 3, 5).tolist()  # fewer frames than views: some repeat
+
+
+# Optics
+
+
+@pytest.fixture(scope='module')
+def view():
+    world = World.generate(1, 'corridor', coarseness=14.0)
+    T = torch.from_numpy(make_path(world, 1, 15.0, 1).T_world_camera)
+    K = Intrinsics(40, 41, 34, 22, 70, 56)
+    return world, T, K, render_radiance(world, T, K)
+
+
+def test_fog_takes_light_by_distance(view):
+    _, _, K, seen = view
+    colour = torch.tensor([0.5, 0.6, 0.7])
+    foggy = with_fog(seen, K, 0.4, colour)
+    v, u = 30, 50
+    ray = np.array([(u - K.cx) / K.fx, (v - K.cy) / K.fy, 1.0])
+    share = np.exp(-0.4 * float(seen.depth[0, v, u]) * np.linalg.norm(ray))
+    expected = share * seen.radiance[0, :, v, u] + (1 - share) * colour
+    assert torch.allclose(foggy.radiance[0, :, v, u], expected, atol=1e-5)
+    assert foggy.depth is seen.depth
+    nothing = replace(seen, depth=torch.zeros_like(seen.depth))
+    assert torch.allclose(with_fog(nothing, K, 0.4, colour).radiance[0, :, 3, 3], colour)
+
+
+def test_a_shiny_floor_shows_what_is_above_it_and_nothing_else_changes(view):
+    world, T, K, seen = view
+    shiny = with_shiny_floor(world, seen, T, K, torch.zeros(1), 1.0)
+    changed = (shiny.radiance - seen.radiance).abs().amax(1) > 1e-6
+    rays = camera_rays(torch.from_numpy(K.K), K.height, K.width)
+    height = T[0, 2, 3] + (rays.double() @ T[0, 2, :3]) * seen.depth[0]
+    assert changed.any()
+    assert height[changed[0]].abs().max() < 0.01
+    # A ray to the floor, mirrored there, must find the radiance that was mixed in.
+    v, u = (int(i) for i in changed[0].nonzero()[-1])
+    ray = T[0, :3, :3] @ rays[v, u].double()
+    foot = T[0, :3, 3] + ray * seen.depth[0, v, u]
+    mirrored = ray * torch.tensor([1.0, 1, -1])
+    forward = mirrored / mirrored.norm()
+    right = torch.linalg.cross(forward, torch.tensor([0.0, 0, 1], dtype=torch.float64))
+    right = right / right.norm()
+    pose = torch.eye(4, dtype=torch.float64)
+    pose[:3, 0], pose[:3, 2], pose[:3, 3] = right, forward, foot
+    pose[:3, 1] = torch.linalg.cross(forward, right)
+    above = render_radiance(world, pose[None], Intrinsics(900, 900, 3, 3, 7, 7))
+    cosine = abs(float(ray[2])) / float(ray.norm())
+    share = 0.06 + 0.94 * (1 - cosine) ** 5
+    expected = torch.lerp(seen.radiance[0, :, v, u], above.radiance[0, :, 3, 3], share)
+    assert torch.allclose(shiny.radiance[0, :, v, u], expected, atol=0.03)
+
+
+# Settings
+
+
+def test_settings_are_read_and_wrong_ones_told(tmp_path):
+    file = tmp_path / 'settings.yaml'
+    file.write_text('seed: 4\ndata: {most_views: 6}\n')
+    settings = load_settings(file, {'optimiser.steps': 9})
+    assert (settings.seed, settings.data.most_views, settings.optimiser.steps) == (4, 6, 9)
+    assert picture_sizes('168x126 126x168') == [(168, 126), (126, 168)]
+    for changes, said in (
+        ({'data.kinds': 'room castle'}, 'castle'),
+        ({'data.kinds': 'room hall'}, 'proves nothing'),
+        ({'data.sizes': '100x100'}, 'multiples of 14'),
+        ({'data.sizes': ''}, 'empty'),
+        ({'data.least_views': 9}, 'most_views'),
+        ({'data.frames_per_step': 3}, 'one clip at least'),
+        ({'variant': 'da3-small'}, 'r3-tiny'),
+        ({'optimiser.learning_rate': -1.0}, 'learning_rate'),
+        ({'data.typo': 1}, 'unknown'),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            load_settings(file, changes)
