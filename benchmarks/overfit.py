@@ -23,7 +23,7 @@ from r3_ros.training.scenes import make_scene, Split
 from r3_ros.training.trainer import Trainer
 import torch
 
-CLIPS, VIEWS, WIDTH, HEIGHT = 8, 4, 70, 56
+CLIPS, VIEWS, WIDTH, HEIGHT = 8, 3, 56, 42
 GOAL_DEG, GOAL_SHARE = 1.0, 0.02
 
 
@@ -35,9 +35,11 @@ class Fixed:
         self._plan = StepPlan(CLIPS, VIEWS, WIDTH, HEIGHT, causal)
 
     def training(self, step: int) -> tuple[StepPlan, Clips]:
+        """Return all of them."""
         return self._plan, self.clips
 
     def validation(self, split: Split, clips: int, views: int) -> list[Clips]:
+        """Return none."""
         return []
 
 
@@ -62,7 +64,7 @@ def errors(trainer: Trainer, clips: Clips) -> tuple[float, float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--output', required=True, metavar='DIR')
-    parser.add_argument('--steps', type=int, default=1000)
+    parser.add_argument('--steps', type=int, default=400)
     parser.add_argument('--every', type=int, default=50)
     parser.add_argument('--rate', type=float, default=1e-3)
     parser.add_argument('--seed', type=int, default=0)

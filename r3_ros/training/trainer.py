@@ -151,7 +151,9 @@ class Trainer:
         with torch.autocast(device, self._dtype, enabled=self._dtype != torch.float32):
             prediction = self._model(clips.images, causal=plan.causal)
         answer = evaluate(prediction, clips, self.settings.loss)
-        answer.total.backward()
+        # A loss that is not finite may have finite gradients; every process has to see it.
+        bad = torch.where(torch.isfinite(answer.total.detach()), 1.0, torch.nan)
+        (answer.total * bad).backward()
         return answer, plan.clips * plan.views * self.place.count
 
     def _skip(self) -> None:

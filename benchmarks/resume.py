@@ -1,0 +1,65 @@
+"""Check that a training in two pieces ends with the bits of one in a piece.
+
+    scripts/in_environment python benchmarks/resume.py --output DIR --steps 200
+
+Trains r3-tiny on small clips of procedural worlds, once straight and once with a pause half-way in
+which everything is made anew from the file, and compares all weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from r3_ros.config import updated
+from r3_ros.training.config import TrainingSettings
+from r3_ros.training.procedural import ProceduralClips
+from r3_ros.training.processes import joined
+from r3_ros.training.trainer import Trainer
+import torch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--output', required=True, metavar='DIR')
+    parser.add_argument('--steps', type=int, default=200)
+    parser.add_argument('--device', default='auto', choices=('auto', 'cpu', 'cuda'))
+    args = parser.parse_args()
+    settings = updated(
+        TrainingSettings(),
+        {
+            'data.kinds': 'corridor',
+            'data.sizes': '42x28',
+            'data.most_views': 3,
+            'data.frames_per_step': 3,
+            'data.worlds': 4,
+            'data.world_steps': 100,
+            'data.path_frames': 60,
+            'data.coarseness': 14.0,
+            'optimiser.steps': args.steps,
+            'report.validate_every': 0,
+            'report.save_every': args.steps,
+        },
+    )
+    with joined(args.device) as place:
+
+        def trained(name: str, until: int) -> dict[str, torch.Tensor]:
+            source = ProceduralClips(settings, place.device)
+            try:
+                trainer = Trainer(settings, source, place, Path(args.output) / name)
+                trainer.run(until=until)
+            finally:
+                source.close()
+            return {k: p.detach().cpu() for k, p in trainer.network.named_parameters()}
+
+        straight = trained('straight', args.steps)
+        trained('pieces', args.steps // 2)
+        pieces = trained('pieces', args.steps)
+    differ = [name for name in straight if not torch.equal(straight[name], pieces[name])]
+    worst = max(float((straight[name] - pieces[name]).abs().max()) for name in straight)
+    print(f'{len(differ)} of {len(straight)} tensors differ, by {worst:g} at most')
+    raise SystemExit(1 if differ and place.device.type == 'cpu' else 0)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,371 @@
+"""Steps of a training: exact continuation, several processes, what is told and what is kept."""
+
+import csv
+from dataclasses import replace
+import math
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch', reason='training needs torch')
+
+import networks  # noqa: E402
+from r3_ros.cli import main  # noqa: E402
+from r3_ros.config import updated  # noqa: E402
+from r3_ros.errors import CheckpointError, ConfigError, ModelError, SourceError  # noqa: E402
+from r3_ros.model.camera_head import Pairs  # noqa: E402
+from r3_ros.model.checkpoint import load_network  # noqa: E402
+from r3_ros.training.initialise import new_network  # noqa: E402
+from r3_ros.training.losses import relative_motions  # noqa: E402
+from r3_ros.training.objective import evaluate  # noqa: E402
+from r3_ros.training.procedural import ProceduralClips  # noqa: E402
+from r3_ros.training.processes import Place  # noqa: E402
+from r3_ros.training.progress import duration_text, Table  # noqa: E402
+from r3_ros.training.schedule import average_share, learning_rate, parameter_groups  # noqa: E402
+from r3_ros.training.trainer import require_state, STATE, Trainer, WEIGHTS  # noqa: E402
+from r3_ros.training.validation import (  # noqa: E402
+    evaluate_constant_velocity,
+    evaluate_network,
+)
+from safetensors.torch import load_file  # noqa: E402
+from scipy.spatial.transform import Rotation  # noqa: E402
+from training_source import made_up, MadeUp, SETTINGS, small_network  # noqa: E402
+
+CPU = Place(torch.device('cpu'))
+
+
+def quiet(text):
+    pass
+
+
+def trainer_in(folder, settings=SETTINGS, source=None, network=None):
+    return Trainer(settings, source or MadeUp(), CPU, folder, quiet, network or small_network())
+
+
+def weights_of(trainer):
+    return {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# Going on
+
+
+def test_a_training_goes_on_to_the_last_bit(tmp_path):
+    straight = trainer_in(tmp_path / 'straight')
+    straight.run()
+    first = trainer_in(tmp_path / 'pieces')
+    first.run(until=10)
+    # New objects with other first weights: everything must come from the file.
+    second = trainer_in(tmp_path / 'pieces', network=small_network(9))
+    assert second.step == 10
+    second.run()
+    assert straight.step == second.step == 20
+    for name, value in weights_of(straight).items():
+        assert torch.equal(value, weights_of(second)[name]), name
+    for one, other in zip(straight.average.parameters(), second.average.parameters(), strict=True):
+        assert torch.equal(one, other)
+    files = [tmp_path / name / 'progress.csv' for name in ('straight', 'pieces')]
+    rows = [list(csv.DictReader(file.open())) for file in files]
+    assert [r['step'] for r in rows[0]] == ['5', '10', '15', '20']
+    assert [r['loss'] for r in rows[0]] == [r['loss'] for r in rows[1]]
+    assert not torch.equal(
+        weights_of(straight)['cam_dec.fc_rel_t.weight'],
+        dict(first.network.named_parameters())['cam_dec.fc_rel_t.weight'],
+    )
+
+
+@pytest.mark.slow
+def test_a_training_on_worlds_goes_on_to_the_last_bit(tmp_path):
+    settings = updated(
+        SETTINGS,
+        {
+            'data.kinds': 'corridor', 'data.sizes': '42x28', 'data.most_views': 3,
+            'data.frames_per_step': 3, 'data.worlds': 2, 'data.world_steps': 6,
+            'data.path_frames': 40, 'data.coarseness': 16.0, 'data.tracks': 8,
+            'loss.agreement': 0.2, 'loss.anchored_pose': 0.2, 'loss.anchored_points': 0.2,
+            'optimiser.steps': 8, 'report.validate_every': 0,
+        },
+    )  # fmt: skip
+
+    def part(folder, until, seed):
+        source = ProceduralClips(settings, CPU.device)
+        try:
+            trainer = trainer_in(folder, settings, source, small_network(seed))
+            trainer.run(until=until)
+        finally:
+            source.close()
+        return weights_of(trainer)
+
+    straight = part(tmp_path / 'straight', 8, 0)
+    part(tmp_path / 'pieces', 4, 0)
+    pieces = part(tmp_path / 'pieces', 8, 5)
+    assert all(torch.equal(straight[name], pieces[name]) for name in straight)
+
+
+def test_rows_of_an_abandoned_continuation_are_dropped(tmp_path):
+    table = Table(tmp_path / 'a.csv', 0)
+    table.add([{'step': 5, 'loss': 1.5}, {'step': 10, 'loss': 1.0}])
+    again = Table(tmp_path / 'a.csv', 5)
+    again.add([{'step': 10, 'loss': 2.0, 'new': 'x'}])
+    rows = list(csv.DictReader((tmp_path / 'a.csv').open()))
+    assert [(r['step'], r['loss'], r['new']) for r in rows] == [('5', '1.5', ''), ('10', '2', 'x')]
+    (tmp_path / 'b.csv').write_text('name,age\nx,3\n')
+    with pytest.raises(SourceError, match='move it away'):
+        Table(tmp_path / 'b.csv', 5)
+
+
+def test_a_state_of_other_settings_or_none_at_all_is_refused(tmp_path):
+    trainer_in(tmp_path).run(until=1)
+    with pytest.raises(ConfigError, match='optimiser.learning_rate was 0.002 and is 0.001'):
+        trainer_in(tmp_path, updated(SETTINGS, {'optimiser.learning_rate': 1e-3}))
+    # What is told may change.
+    assert trainer_in(tmp_path, updated(SETTINGS, {'report.log_every': 1})).step == 1
+    with pytest.raises(CheckpointError, match='--resume'):
+        require_state(tmp_path, resume=False)
+    with pytest.raises(CheckpointError, match='no training to go on with'):
+        require_state(tmp_path / 'other', resume=True)
+    data = (tmp_path / STATE).read_bytes()
+    (tmp_path / STATE).write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match='cannot go on'):
+        trainer_in(tmp_path)
+
+
+def test_weights_of_the_average_are_loaded_as_any_others(tmp_path):
+    settings = updated(SETTINGS, {'optimiser.steps': 1, 'report.validate_every': 0})
+    trainer = trainer_in(tmp_path, settings, network=new_network('r3-tiny', 0))
+    trainer.run()
+    loaded = load_network(tmp_path / WEIGHTS)
+    assert loaded.variant == 'r3-tiny'
+    for own, kept in zip(trainer.average.parameters(), loaded.network.parameters(), strict=True):
+        assert torch.equal(own, kept)
+
+
+# Steps
+
+
+def test_two_processes_learn_what_one_learns_from_both_their_clips(tmp_path):
+    here = Path(__file__).resolve().parent
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    environment['PYTHONPATH'] = os.pathsep.join(
+        [str(here.parent), str(here), environment.get('PYTHONPATH', '')]
+    )
+    answer = subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2',
+         str(here / 'training_source.py'), str(tmp_path)],
+        env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    ranks = [load_file(tmp_path / f'rank{k}.safetensors') for k in range(2)]
+    alone = trainer_in(tmp_path / 'alone')
+    alone.run(until=2)
+    for name, value in weights_of(alone).items():
+        assert torch.equal(ranks[0][name], ranks[1][name]), name
+        assert torch.allclose(ranks[0][name], value, atol=2e-4), name
+    assert answer.stdout.count('frames/s') >= 1
+    assert (tmp_path / STATE).exists()
+
+
+def test_the_loss_falls(tmp_path):
+    settings = updated(SETTINGS, {'optimiser.steps': 40, 'report.validate_every': 0})
+
+    class Same(MadeUp):
+        def training(self, step):
+            return super().training(0)
+
+    trainer = trainer_in(tmp_path, settings, Same())
+    trainer.run()
+    rows = list(csv.DictReader((tmp_path / 'progress.csv').open()))
+    assert float(rows[-1]['loss']) < float(rows[0]['loss']) - 0.3
+
+
+def test_a_gradient_that_is_not_finite_is_left_out_and_too_many_end_it(tmp_path):
+    class Broken(MadeUp):
+        def training(self, step):
+            plan, clips = super().training(step)
+            return plan, replace(clips, fov=clips.fov * math.nan)
+
+    trainer = trainer_in(
+        tmp_path, updated(SETTINGS, {'optimiser.steps': 50, 'report.validate_every': 0}), Broken()
+    )
+    before = weights_of(trainer)
+    with pytest.raises(ModelError, match='20 gradients in a row'):
+        trainer.run()
+    assert all(torch.equal(before[name], value) for name, value in weights_of(trainer).items())
+
+
+def test_time_that_is_over_ends_a_piece_with_its_state_written(tmp_path):
+    trainer = trainer_in(tmp_path)
+    trainer.run(seconds=0.0)
+    assert trainer.step == 1
+    assert trainer_in(tmp_path).step == 1
+
+
+def test_learning_rates_rise_in_a_line_and_fall_in_half_a_cosine():
+    optimiser = replace(
+        SETTINGS.optimiser, steps=110, warm_up=10, learning_rate=1.0, final_share=0.1
+    )
+    assert learning_rate(optimiser, 0) == pytest.approx(0.1)
+    assert learning_rate(optimiser, 10) == 1.0
+    assert learning_rate(optimiser, 60) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert learning_rate(optimiser, 110) == pytest.approx(0.1)
+    assert average_share(optimiser, 0) == 0.1
+    assert average_share(optimiser, 10**6) == optimiser.ema
+
+
+def test_matrices_decay_and_nothing_else():
+    network = small_network()
+    decayed, free = parameter_groups(network, 0.05)
+    names = {id(p): name for name, p in network.named_parameters()}
+    assert 'backbone.pos_embed' in {names[id(p)] for p in free['params']}
+    assert all(p.ndim >= 2 for p in decayed['params'])
+    assert len(decayed['params']) + len(free['params']) == len(names)
+    assert (decayed['weight_decay'], free['weight_decay']) == (0.05, 0.0)
+
+
+def test_first_weights_are_alive_and_repeat():
+    network, again, other = (new_network('r3-tiny', seed) for seed in (1, 1, 2))
+    first = network.backbone.blocks[0].attn.qkv.weight
+    assert torch.equal(first, again.backbone.blocks[0].attn.qkv.weight)
+    assert not torch.equal(first, other.backbone.blocks[0].attn.qkv.weight)
+    clips = made_up(3)
+    answer = evaluate(network(clips.images), clips, SETTINGS.loss)
+    answer.total.backward()
+    idle = {
+        name.partition('.')[2].split('.')[0]
+        for name, p in network.named_parameters()
+        if p.grad is None and 'aux' not in name
+    }
+    assert idle <= {'fc_t', 'fc_qvec', 'fc_abs_fov'}  # official parts that nothing reads
+    fov = network(clips.images).fov
+    assert 0.5 < fov.min() and fov.max() < 1.6
+
+
+def test_cameras_and_exponentials_stay_float32_under_autocast():
+    network = networks.own_network('r3').eval()
+    images = made_up(1).images
+    with torch.no_grad():
+        exact = network(images, causal=True)
+        with torch.autocast('cpu', torch.bfloat16):
+            rough = network(images, causal=True)
+    for name in ('depth', 'confidence', 'fov', 'camera_feature'):
+        assert getattr(rough, name).dtype == torch.float32, name
+    assert rough.pairs.translation.dtype == torch.float32
+    assert not torch.equal(rough.depth, exact.depth)  # it was rough indeed
+    assert (rough.depth / exact.depth).log().abs().max() < 0.3
+
+
+# Objective and validation
+
+
+def true_answer(clips, S=3):
+    """Return the answer of a network that knows everything, in a unit of its own."""
+    R, t = relative_motions(clips.T_world_camera.double())
+    quaternion = torch.from_numpy(
+        Rotation.from_matrix(R.reshape(-1, 3, 3).numpy()).as_quat()
+    ).reshape(1, S, S, 4)
+    predicted = torch.ones(S, S, dtype=torch.bool).triu(1)
+    logits = torch.zeros(1, S, S)
+    return _Answer(
+        Pairs(3 * t.float(), quaternion.float(), logits, logits, predicted),
+        clips.fov[:, None].expand(-1, S, -1),
+        3 * clips.depth,
+        torch.rand(clips.depth.shape, generator=torch.Generator().manual_seed(1)) + 1.5,
+    )
+
+
+class _Answer:
+    def __init__(self, pairs, fov, depth, confidence):
+        self.pairs, self.fov, self.depth, self.confidence = pairs, fov, depth, confidence
+
+
+def test_a_perfect_answer_has_no_error_whatever_its_unit():
+    clips = made_up(4)
+    answer = evaluate(true_answer(clips), clips, SETTINGS.loss)
+    assert answer.figures['rotation_deg'] < 1e-3
+    assert answer.figures['translation'] < 1e-5
+    assert answer.figures['abs_rel'] < 1e-5
+    assert answer.parts['edges'] < 1e-5 and answer.parts['fov'] == 0
+    figures = evaluate_network(lambda batch: true_answer(batch), [clips])
+    assert figures.rotation_deg < 0.05 and figures.direction_deg < 0.1
+    assert figures.abs_rel < 1e-5 and figures.delta_125 == 1
+
+
+def test_confidence_quintiles_are_sorted_by_confidence():
+    clips = made_up(4)
+
+    def predict(batch):
+        answer = true_answer(batch)
+        # The less confident, the more it is off.
+        noise = torch.rand(batch.depth.shape, generator=torch.Generator().manual_seed(2)) - 0.5
+        answer.depth = answer.depth * (1 + 0.5 * noise / answer.confidence**3)
+        return answer
+
+    quintiles = evaluate_network(predict, [clips]).depth_quintiles
+    assert len(quintiles) == 5
+    assert all(np.diff(quintiles) < 0)
+
+
+def test_constant_velocity_is_right_about_an_even_motion_and_wrong_about_a_turn():
+    clips = made_up(4, views=5)
+    T = torch.eye(4).repeat(1, 5, 1, 1)
+    T[0, :, 0, 3] = torch.arange(5) * 0.3
+    even = evaluate_constant_velocity([replace(clips, T_world_camera=T)])
+    assert even.rotation_deg < 1e-3 and even.direction_deg < 0.1 and even.translation < 1e-5
+    T = T.clone()
+    T[0, :, 2, 3] = torch.tensor([0.0, 0.3, 0, 0.3, 0])
+    zigzag = evaluate_constant_velocity([replace(clips, T_world_camera=T)])
+    assert zigzag.direction_deg == pytest.approx(90, abs=0.1)
+
+
+# The command
+
+
+@pytest.mark.slow
+def test_the_command_trains_goes_on_and_leaves_its_files(tmp_path, capsys):
+    config = tmp_path / 'smoke.yaml'
+    config.write_text(
+        'data: {kinds: corridor, sizes: 42x28, most_views: 2, frames_per_step: 2, worlds: 1, '
+        'path_frames: 40, coarseness: 16.0, tracks: 8}\n'
+        'optimiser: {steps: 4, warm_up: 2}\n'
+        'report: {log_every: 1, validate_every: 4, validation_clips: 1, validation_views: 3}\n'
+    )
+    folder = tmp_path / 'training'
+    arguments = ['train', str(config), '-o', str(folder), '--device', 'cpu']
+    assert main([*arguments, '--until', '2']) == 0
+    assert main(arguments) == 2
+    assert '--resume' in capsys.readouterr().err
+    assert main([*arguments, '--resume']) == 0
+    said = capsys.readouterr().out
+    assert 'frames/s' in said and 'steps 2 to 4 in about' in said
+    assert '4 of 4 steps taken' in said
+    names = {path.name for path in folder.iterdir()}
+    assert {STATE, WEIGHTS, 'progress.csv', 'validation.csv', 'curves.png'} <= names
+    sets = [row['set'] for row in csv.DictReader((folder / 'validation.csv').open())]
+    assert sets == [
+        'held out seeds', 'held out seeds, constant velocity', 'held out kinds',
+        'held out kinds, constant velocity', 'held out seeds', 'held out kinds',
+    ]  # fmt: skip
+
+
+def test_wrong_usage_is_told_in_a_line(tmp_path, capsys):
+    assert main(['train']) == 2
+    assert '--output' in capsys.readouterr().err
+    assert main(['train', '-o', str(tmp_path), '--set', 'data.kinds=castle']) == 2
+    assert 'castle' in capsys.readouterr().err
+    assert main(['train', '--list']) == 0
+    assert 'optimiser.learning_rate: 0.0005' in capsys.readouterr().out
+
+
+def test_times_are_told_in_words():
+    assert [duration_text(s) for s in (45, 600, 10800)] == ['45 s', '10 min', '3.0 h']
