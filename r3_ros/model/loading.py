@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import os
 from pathlib import Path
 
@@ -68,7 +68,8 @@ def load_official(config: ModelConfig, memory: MemoryConfig, metric: bool) -> Of
     if metric_path is not None:
         network = _metric_network(metric_path, loaded.info.precision, loaded.device)
         metric_depth = OfficialMetricDepth(network, loaded.device)
-    room = _room(memory, loaded.info)
+    # Their loop attends to all that it holds: nothing to let go of and compute anew.
+    room = _room(replace(memory, beyond_host='store'), loaded.info)
     return OfficialNetwork(loaded.network, loaded.info, room, loaded.device, metric_depth)
 
 
