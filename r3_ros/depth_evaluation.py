@@ -72,7 +72,7 @@ def _pairs(estimates: Path, truth_folder: Path) -> list[tuple[Path, Path]]:
 
 def _stamp_of(file: Path) -> int:
     try:
-        with np.load(file) as content:
+        with np.load(file, allow_pickle=False) as content:
             return int(content['stamp_ns'])
     except (OSError, ValueError, KeyError) as error:
         raise SourceError(f'{file} is no saved depth map: {error}') from error
@@ -80,7 +80,7 @@ def _stamp_of(file: Path) -> int:
 
 def _load(npz: Path, png: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the estimate and the true depth at its pixels, NaN where there is none."""
-    with np.load(npz) as content:
+    with np.load(npz, allow_pickle=False) as content:
         estimate = content['depth'].astype(np.float64)
     truth = cv2.imread(str(png), cv2.IMREAD_UNCHANGED)
     if truth is None or truth.dtype != np.uint16:

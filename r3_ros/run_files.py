@@ -139,7 +139,7 @@ def rescale_depth(folder: Path, frame_id: int, scale: float | None) -> None:
     if scale is None:
         path.unlink()
     elif scale != 1.0:
-        with np.load(path) as saved:
+        with np.load(path, allow_pickle=False) as saved:
             content = dict(saved)
         content['depth'] = content['depth'] * np.float32(scale)
         _write_npz(path, content)

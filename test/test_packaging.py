@@ -199,7 +199,7 @@ def test_the_installed_package_holds_every_source():
 def test_the_share_folder_holds_what_a_launch_needs():
     packages = pytest.importorskip('ament_index_python.packages')
     share = Path(packages.get_package_share_directory('r3_ros'))
-    for folder in ('config', 'launch', 'rviz'):
+    for folder in ('config', 'launch', 'rviz', 'security'):
         for path in (ROOT / folder).rglob('*.*'):
             if '__pycache__' not in path.parts:
                 assert (share / path.relative_to(ROOT)).exists(), f'{path} is not installed'
