@@ -201,7 +201,10 @@ def test_a_second_start_is_refused_and_the_first_goes_on(start):
     assert second.returncode == 1
     assert "a node named '/r3' runs already" in said and 'Traceback' not in said
     assert first.poll() is None
-    third = start('--ros-args', '-r', '__node:=left')
+    third = start(
+        '--ros-args', '-r', '__node:=left',
+        '-p', 'odom_frame:=left/odom', '-p', 'map_frame:=left/map',
+    )  # fmt: skip
     wait_for(third, 'active')
 
 
@@ -212,7 +215,6 @@ def test_a_second_start_is_refused_and_the_first_goes_on(start):
         (('-p', 'tf_publish_rate:=20'), 2, '20.0'),
         (('-p', 'model.name:=nonsense'), 1, 'classical'),
         (('-p', 'points.max_range:=0.01'), 1, "'points.min_range'"),
-        (('-p', 'publish_odom_to_base_tf:=false'), 1, 'not supported'),
         (('--params-file', 'missing.yaml'), 2, 'missing.yaml'),
     ],
 )
