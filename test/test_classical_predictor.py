@@ -4,11 +4,14 @@ from dataclasses import replace
 import threading
 
 from classical_scene import draw, frame_of, INTRINSICS, room, turn_only, wander
+import cv2
 import numpy as np
 import pytest
 from r3_ros.classical import upkeep
+from r3_ros.classical.describe import describe
 from r3_ros.classical.predictor import ClassicalPredictor
 from r3_ros.config import ClassicalConfig
+from r3_ros.datatypes import KnownKeyframe
 from r3_ros.errors import FrameError
 from r3_ros.geometry import inverse, make_T, rotation_angle
 from scipy.spatial.transform import Rotation
@@ -395,3 +398,46 @@ def test_landmarks_for_a_map_lie_where_the_keyframes_saw_them(walk):
         errors.append(np.linalg.norm(off, axis=1))
     assert np.median(np.concatenate(errors)) < 0.5
     assert np.isfinite(landmarks.relative_sigma).all()
+
+
+@pytest.mark.parametrize('size', [(400, 300), (320, 240)])
+def test_a_saved_map_is_found_again_by_a_camera_of_another_size(walk, make, size):
+    """The same way once more, by a predictor that has only the keyframes and the landmarks."""
+    truth, stream = walk
+    panels = room()
+    poses = {i: stream.poses[i] for i in stream.keyframes}
+    known = [
+        KnownKeyframe(
+            i,
+            i,
+            cv2.cvtColor(draw(panels, truth[i])[0], cv2.COLOR_GRAY2RGB),
+            INTRINSICS,
+            poses[i],
+            describe(draw(panels, truth[i])[0]),
+        )
+        for i in stream.keyframes
+    ]
+    predictor = make().predictor
+    predictor.restore(known, stream.predictor.landmarks(poses))
+    centres = {}
+    for n, i in enumerate(range(31, 71, 2)):
+        gray = cv2.resize(draw(panels, truth[i])[0], size, interpolation=cv2.INTER_AREA)
+        frame = frame_of(gray, 1000 + n, INTRINSICS.resized(*size))
+        predictor.describe(frame)
+        near = sorted(poses, key=lambda k: abs(k - i))[:8]
+        prediction = predictor.predict(frame, near)
+        assert not prediction.provisional
+        for edge in prediction.edges:
+            centres[i] = (poses[edge.source_id] @ edge.T_source_target)[:3, 3]
+        if not prediction.edges:
+            predictor.forget([frame.frame_id])
+    assert len(centres) >= 18
+    off = [np.linalg.norm(centres[i] - stream.poses[i][:3, 3]) for i in centres]
+    assert max(off) < 0.02, 'in the world that the landmarks came from'
+    moved = predictor.landmarks(poses)
+    assert len(moved) > 0.9 * len(stream.predictor.landmarks(poses)), 'the saved map stays'
+
+
+def test_a_map_without_landmarks_is_none_of_this_predictor(make):
+    with pytest.raises(FrameError, match='no landmarks'):
+        make().predictor.restore([], None)

@@ -167,6 +167,28 @@ def test_what_interrupts_a_save_leaves_what_was_there(saved, folder):
     assert [path.name for path in folder.parent.iterdir()] == ['map']
 
 
+@pytest.mark.parametrize('overwrite', [False, True])
+def test_a_process_that_is_killed_in_a_save_leaves_no_half_map(saved, tmp_path, overwrite):
+    """Everything is written and nothing has its name yet; what was there stays, and is whole."""
+    path = tmp_path / 'maps' / 'kitchen'
+    if overwrite:
+        write_map(path, saved)
+    child = os.fork()
+    if not child:
+        write_map(path, saved, overwrite=True, before_done=lambda: os.kill(os.getpid(), 9))
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
+    visible = [item.name for item in path.parent.iterdir() if not item.name.startswith('.')]
+    assert visible == (['kitchen'] if overwrite else [])
+    if overwrite:
+        same(read_map(path).keyframes, saved.keyframes)
+    else:
+        refused(path, MapProblem.NOT_FOUND)
+    # What it left behind is in nobody's way.
+    write_map(path, saved, overwrite=overwrite)
+    assert len(read_map(path).points) == POINTS
+
+
 @pytest.mark.parametrize(
     ('info', 'size', 'says'),
     [

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from r3_ros.cli import main
 from r3_ros.config import MemoryConfig, ModelConfig, R3Config, updated
-from r3_ros.datatypes import Frame, Intrinsics, ModelInfo
+from r3_ros.datatypes import Frame, Intrinsics, KnownKeyframe, ModelInfo
 from r3_ros.errors import (
     CheckpointError,
     ConfigError,
@@ -18,7 +18,7 @@ from r3_ros.errors import (
     ModelError,
 )
 from r3_ros.factory import load_engine
-from r3_ros.geometry import T_from_quat
+from r3_ros.geometry import make_T, T_from_quat
 from r3_ros.model.checkpoint import save_network
 from r3_ros.model.loading import choose_precision, load_r3
 from r3_ros.model.memory import Room
@@ -557,3 +557,27 @@ def test_an_engine_that_shrinks_goes_on(network):
     assert len(engine.session.bank) == len(engine.session.held() & set(predictor._memory._used))
     assert predictor._memory._slot_count < slots
     assert engine.step(frame(10)).frame_id == 10
+
+
+def test_keyframes_of_a_saved_map_are_context_as_if_they_had_been_seen(network):
+    """Each is computed when it is wanted, beside those that were taken near it."""
+    room = Room(device_bytes=2**28, host_bytes=2**24)
+    predictor = R3Predictor(network, ModelInfo('r3'), CONFIG, room, torch.device('cpu'))
+    known = [
+        KnownKeyframe(
+            n, n, frame(n).image, K, make_T(np.eye(3), np.array([n, 0.0, 0.0])),
+            np.zeros(predictor.descriptor_size, np.float32),
+        )
+        for n in range(4)
+    ]  # fmt: skip
+    predictor.restore(iter(known), None)
+    assert predictor.landmarks({}) is None
+    picture = frame(7)
+    predictor.describe(picture)
+    prediction = predictor.predict(picture, [0, 1, 3])
+    assert [edge.source_id for edge in prediction.edges] == [0, 1, 3]
+    assert all(np.isfinite(edge.T_source_target).all() for edge in prediction.edges)
+    predictor.forget([0, 1, 2, 3])
+    predictor.reset()
+    first = feed(predictor, 0)[0]
+    assert first.edges == (), 'nothing of the map is left'

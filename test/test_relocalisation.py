@@ -1,6 +1,9 @@
 """A session that goes on with a saved map: found again at the right place, or not at all."""
 
 from dataclasses import replace
+import importlib.util
+from pathlib import Path
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from r3_ros.maps.writing import write_map
 from r3_ros.streaming.map_snapshot import MapPlacement, saved_map, take_map_snapshot
 from r3_ros.streaming.pose_resolution import HeldPose
 from r3_ros.streaming.relocalisation import scale_of_edges, Vicinity
+from r3_ros.trajectory_file import read_tum
 from scipy.spatial.transform import Rotation
 from scripted import circle, frames, intrinsics, Script, ScriptedPredictor, START_NS, truth
 from test_engine import engine_of
@@ -262,3 +266,51 @@ def test_the_picture_of_each_keyframe_is_kept_and_no_other():
         assert set(pictures.view()) == set(engine.session.bank.ids())
     picture = encode_picture(next(iter(frames(1))).image)
     assert picture.startswith(b'\xff\xd8')
+
+
+# --- The classical predictor, on recordings ---
+
+DATA = Path(__file__).parents[2] / 'shared' / 'data'
+
+
+@pytest.fixture(scope='module')
+def benchmark():
+    path = Path(__file__).parents[1] / 'benchmarks' / 'relocalisation.py'
+    spec = importlib.util.spec_from_file_location('relocalisation_benchmark', path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope='module')
+def kitchen(benchmark, tmp_path_factory):
+    """Map the first half of the kitchen by a process of its own."""
+    sequence = DATA / 'redkitchen_7scenes'
+    if not sequence.is_dir():
+        pytest.skip('needs the recording redkitchen_7scenes, which is not part of the repository')
+    folder = tmp_path_factory.mktemp('kitchen')
+    benchmark.run(benchmark.part(sequence, folder / 'half', 0.0, 0.5), folder / 'run')
+    return folder / 'run'
+
+
+@pytest.mark.slow
+def test_the_second_half_of_a_recording_is_found_in_the_map_of_the_first(
+    benchmark, kitchen, tmp_path
+):
+    sequence = DATA / 'redkitchen_7scenes'
+    rest = benchmark.part(sequence, tmp_path / 'rest', 0.5, 1.0)
+    benchmark.run(rest, tmp_path / 'run', '--map', str(kitchen / 'map'))
+    found = benchmark.outcome(kitchen, tmp_path / 'run', read_tum(sequence / 'groundtruth.txt'))
+    assert found.found_after <= 30
+    assert found.posed > 0.95 and found.right >= 0.8
+
+
+@pytest.mark.slow
+def test_another_place_is_never_taken_for_the_map(benchmark, kitchen, tmp_path):
+    """A street, shown to the map of a kitchen."""
+    if not (DATA / 'kitti00').is_dir():
+        pytest.skip('needs the recording kitti00, which is not part of the repository')
+    street = benchmark.part(DATA / 'kitti00', tmp_path / 'street', 0.0, 1.0, 60)
+    benchmark.run(street, tmp_path / 'run', '--map', str(kitchen / 'map'))
+    assert benchmark.outcome(kitchen, tmp_path / 'run', None).found_after is None

@@ -158,6 +158,8 @@ class Services:
             code, response.message = await self._load(request, response)
         except MapError as error:
             code, response.message = LoadCode.of(error.problem), str(error)
+        except R3Error as error:
+            code, response.message = LoadCode.INTERNAL, str(error)
         except Exception as error:  # it must not take the executor down, and must be told
             code = LoadCode.INTERNAL
             response.message = f'internal error: {type(error).__name__}: {error}'
