@@ -150,6 +150,8 @@ class FramePrediction:
     :ivar provisional: True while the predictor has no geometry yet (its start-up); poses are
         then held and claim no confidence.
     :ivar intrinsics_estimated: True if the predictor had to guess the focal length.
+    :ivar seen_fov_x: horizontal field of view that the pictures themselves show, radians, also
+        where a calibration says another; NaN if the predictor does not look for it.
     :ivar pose_token: (d,) float32 unit vector that the frame's camera answers were read from;
         None if the predictor has none.
     """
@@ -161,6 +163,7 @@ class FramePrediction:
     keyframe: bool | None = None
     provisional: bool = False
     intrinsics_estimated: bool = False
+    seen_fov_x: float = math.nan
     pose_token: np.ndarray | None = None
 
 
@@ -270,6 +273,7 @@ class Estimate:
     :ivar confidence_ratio: score over the session's reference score; 1.0 is nominal.
     :ivar corrected: ids of frames whose earlier poses changed in this step.
     :ivar evicted: ids of keyframes that left the bank in this step.
+    :ivar seen_fov_x: as of :class:`FramePrediction`.
     :ivar metres_per_unit: length of a map unit, in which all of the above is; None: unknown.
     """
 
@@ -293,4 +297,5 @@ class Estimate:
     segment_id: int = 0
     map_revision: int = 0
     metres_per_unit: float | None = None
+    seen_fov_x: float = math.nan
     timings_ms: Mapping[str, float] = field(default_factory=dict)

@@ -125,6 +125,7 @@ class Script:
         one permit for each call that has come so far.
     :ivar depth_size: (h, w) of the depth maps; None for no depth at all.
     :ivar depth_delay: depth is handed out so many frames late, with its own frame's id.
+    :ivar seen_fov_x: horizontal field of view to see in the pictures, radians.
     :ivar estimate_focal: pretend to guess the focal length of uncalibrated frames.
     """
 
@@ -155,6 +156,7 @@ class Script:
     depth_size: tuple[int, int] | None = (24, 32)
     depth_delay: int = 0
     estimate_focal: bool = True
+    seen_fov_x: float = math.nan
     seed: int = 0
 
 
@@ -225,6 +227,7 @@ class ScriptedPredictor:
             keyframe=script.keyframe(index),
             provisional=index < script.provisional,
             intrinsics_estimated=frame.intrinsics is None and script.estimate_focal,
+            seen_fov_x=script.seen_fov_x,
         )
 
     def forget(self, frame_ids: Iterable[int]) -> None:

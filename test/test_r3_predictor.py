@@ -581,3 +581,13 @@ def test_keyframes_of_a_saved_map_are_context_as_if_they_had_been_seen(network):
     predictor.reset()
     first = feed(predictor, 0)[0]
     assert first.edges == (), 'nothing of the map is left'
+
+
+def test_the_view_is_told_whatever_the_calibration(predictor, network):
+    calibrated = feed(predictor, 0, 1)
+    other = R3Predictor(network, ModelInfo('r3'), CONFIG, ROOM, torch.device('cpu'))
+    guessed = feed(other, 0, 1, intrinsics=None)
+    for known, unknown in zip(calibrated, guessed, strict=True):
+        assert known.intrinsics == K and not known.intrinsics_estimated
+        assert known.seen_fov_x == pytest.approx(unknown.seen_fov_x)
+        assert unknown.intrinsics.fov_x == pytest.approx(unknown.seen_fov_x)

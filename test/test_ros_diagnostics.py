@@ -1,5 +1,9 @@
 """What /diagnostics says."""
 
+import math
+from pathlib import Path
+import re
+
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 import pytest
 
@@ -10,7 +14,7 @@ from r3_ros.datatypes import DeviceMemory
 from r3_ros.msg import StreamStatus
 from r3_ros.ros.health import StepTimes, StreamState
 from ros_graph import bad_image, CAMERA, image_message
-from scripted import Script
+from scripted import intrinsics, Script
 
 pytestmark = pytest.mark.ros
 
@@ -30,7 +34,8 @@ def test_diagnostics_follow_the_stream(graph):
     assert g.turn('activate')
     g.until(lambda: g.images.get_subscription_count() == 1)
     g.send_many(3)
-    g.until(lambda: levels(heard[-1])['r3: tracking'] == DiagnosticStatus.OK)
+    g.until(lambda: task(heard, 'input')[1]['frames_received'] == '3')
+    assert levels(heard[-1])['r3: tracking'] == DiagnosticStatus.OK
     by_name = {status.name: status for status in heard[-1].status}
     assert 'arbitrary units' in by_name['r3: scale'].message
     assert 'CPU' in by_name['r3: gpu'].message
@@ -71,30 +76,21 @@ def diagnosed(g):
     return [g.node._diagnostics.message()]
 
 
-KEYS = {
-    'input': 'input_rate_hz processed_rate_hz frames_received frames_dropped frames_rejected '
-    'frames_paused last_reject_reason input_age_s encoding resolution camera_info rectified '
-    'qos_incompatible',
-    'tracking': 'state reason confidence_ratio confidence_translation confidence_rotation '
-    'segment_id session_id map_revision recoveries loops_closed',
-    'timing': 'latency_s_mean latency_s_max inference_ms_mean inference_ms_p95 preprocess_ms '
-    'publish_ms worker_utilisation',
-    'gpu': 'device precision oom_count used_mib reserved_mib peak_mib cap_mib free_mib',
-    'scale': 'scale source locked live_ratio',
-    'map': 'points max_points evicted keyframes last_save',
-    'tf': 'mode base_frame lookup_failures last_lookup_error two_parents',
-}
-
-
 def memory(used, cap=1000):
     return DeviceMemory('NVIDIA H100', used << 20, used << 20, used << 20, (cap - used) << 20)
 
 
-def test_every_task_has_its_keys(graph):
+def test_every_task_has_the_keys_of_the_page(graph):
+    page = (Path(__file__).resolve().parents[1] / 'docs' / 'node.md').read_text()
+    section = page.split('## Diagnostics\n')[1].split('\n## ')[0]
+    rows = [line.split('|')[1:3] for line in section.splitlines() if line.startswith('| `')]
     g = graph(Script(device_memory=memory(100))).start()
     g.send_many(2)
-    for name, keys in KEYS.items():
-        assert set(keys.split()) <= task(diagnosed(g), name)[1].keys(), name
+    (message,) = diagnosed(g)
+    assert [s.name for s in message.status] == [f'r3: {name.strip(" `")}' for name, _ in rows]
+    for status, (name, keys) in zip(message.status, rows, strict=True):
+        told = {pair.key for pair in status.values}
+        assert told == set(re.findall(r'`(\w+)`', keys)), name
     status, values = task(diagnosed(g), 'gpu')
     assert status.hardware_id == f'{CAMERA}@NVIDIA H100'
     assert (values['used_mib'], values['cap_mib'], values['free_mib']) == (
@@ -206,3 +202,24 @@ def test_a_node_that_is_inactive_says_so(graph):
     assert g.turn('deactivate')
     for name in ('input', 'tracking', 'timing'):
         assert task(diagnosed(g), name)[0].level == DiagnosticStatus.STALE
+
+
+@pytest.mark.parametrize(('error_deg', 'level'), [(2.0, 'OK'), (-4.0, 'WARN')])
+def test_a_calibration_that_the_model_does_not_see_is_a_warning(graph, error_deg, level):
+    seen = intrinsics().fov_x + math.radians(error_deg)
+    g = graph(Script(seen_fov_x=seen), scale__source='fixed', input__camera_info_timeout=20.0)
+    statuses = g.start().listen('/r3/status', StreamStatus)
+    g.send(calibrated=True)
+    g.until(lambda: statuses and statuses[-1].frames_processed)
+    assert statuses[-1].fov_x_model == pytest.approx(seen)
+    assert statuses[-1].fov_x_calibrated == pytest.approx(intrinsics().fov_x)
+    status, values = task(diagnosed(g), 'scale')
+    assert status.level == getattr(DiagnosticStatus, level)
+    assert float(values['fov_error_deg']) == pytest.approx(error_deg, abs=1e-3)
+    assert ('calibrate' in status.message) == (level == 'WARN')
+
+
+def test_without_a_calibration_there_is_no_error_of_it(graph):
+    g = graph(Script(seen_fov_x=1.0)).start()
+    g.send()
+    assert task(diagnosed(g), 'scale')[1]['fov_error_deg'] == 'nan'

@@ -219,6 +219,27 @@ def test_every_promised_service_exists_from_configure_on(graph):
         assert services[f'/r3/{name}'] == [kind]
 
 
+def test_every_topic_of_ours_can_have_another_qos(graph):
+    g = graph(scale__source='odometry', occupancy__enabled=True).start()
+    node = g.node
+    heard = dict(node.get_subscriber_names_and_types_by_node('r3', '/'))
+    told = dict(node.get_publisher_names_and_types_by_node('r3', '/'))
+    # Those of rclpy and tf2 are what they are. Pictures follow their camera unless it is given.
+    fixed = {'/tf', '/tf_static', '/rosout', '/parameter_events', '/r3/transition_event', '/image'}
+    for topics, side in ((heard, 'subscription'), (told, 'publisher')):
+        for topic in topics.keys() - fixed:
+            for policy in ('reliability', 'durability', 'history', 'depth'):
+                name = f'qos_overrides.{topic}.{side}.{policy}'
+                assert node.has_parameter(name), name
+
+
+def test_the_qos_of_pictures_can_be_given(graph):
+    override = 'qos_overrides./image.subscription.depth'
+    g = graph(arguments=('-p', f'{override}:=7'))
+    assert g.node.autostart()
+    assert g.node.get_parameter(override).value == 7
+
+
 def test_qos_can_be_overridden(graph):
     override = 'qos_overrides./r3/points.publisher.reliability'
     g = graph(arguments=('-p', f'{override}:=best_effort'))

@@ -147,7 +147,11 @@ class R3Predictor:
             depth=self._with_depth and depth,
         )
         relative, fov, pose_token = _camera_answers(prediction)
-        intrinsics = self._network_intrinsics(frame, described.geometry, fov)
+        geometry = described.geometry
+        intrinsics = self._seen_intrinsics(geometry, fov)
+        seen = geometry.to_source(intrinsics)
+        if frame.intrinsics is not None:
+            intrinsics = geometry.to_network(frame.intrinsics)
         # Nothing fails from here on: a frame that cannot be used has left no trace.
         edges = _edges(frame.frame_id, context.frame_ids, relative)
         self._memory.keep(frame.frame_id, prediction.cache, described.pixels)
@@ -155,7 +159,8 @@ class R3Predictor:
         self._fovs.append(fov)
         self._note_scores(edges)
         return FramePrediction(
-            intrinsics=frame.intrinsics or described.geometry.to_source(intrinsics),
+            intrinsics=frame.intrinsics or seen,
+            seen_fov_x=seen.fov_x,
             edges=edges,
             depths=self._depths(described, prediction, intrinsics),
             intrinsics_estimated=frame.intrinsics is None,
@@ -276,10 +281,8 @@ class R3Predictor:
         # A copy that is ours: the picture may be read-only, or the source's to write again.
         return np.array(geometry.apply(image)), geometry
 
-    def _network_intrinsics(self, frame: Frame, geometry: Geometry, fov: np.ndarray) -> Intrinsics:
-        """Return the intrinsics of the network's input: as calibrated, or by its own view."""
-        if frame.intrinsics is not None:
-            return geometry.to_network(frame.intrinsics)
+    def _seen_intrinsics(self, geometry: Geometry, fov: np.ndarray) -> Intrinsics:
+        """Return the intrinsics of the network's input by its own view."""
         vertical, horizontal = np.median([*self._fovs, fov], axis=0)
         return intrinsics_from_fov(vertical, horizontal, geometry.width, geometry.height)
 

@@ -29,6 +29,8 @@ _DROPPED_SHARE = 0.95
 _LOST_SHARE = 0.05
 _LOOKUP_FAILED_S = 5.0
 _LONG_WITHOUT_METRES_S = 30.0
+#: A calibration that is off by more bends the trajectory visibly.
+_FOV_ERROR_DEG = 3.0
 #: Of the device's memory that this process can have: worth a warning, and dangerous.
 _MEMORY_SHARES = (0.85, 0.95)
 
@@ -211,21 +213,25 @@ class Diagnostics:
             'source': scale.source,
             'locked': scale.locked,
             'live_ratio': ratio,
+            'fov_error_deg': self._stream.health.fov_error_deg,
         }
+        findings: list[Finding] = []
+        error_deg = self._stream.health.fov_error_deg
+        if abs(error_deg) > _FOV_ERROR_DEG:
+            text = f'the pictures look {error_deg:+.1f} degrees wider than they are calibrated'
+            findings.append((WARN, f'{text}: calibrate the camera anew'))
         awaited_s = self._correction_awaited_s()
         if awaited_s > _LONG_WITHOUT_METRES_S:
             text = scale.waits_for or 'nothing tells metres: set scale.source or call ~/set_scale'
-            return [
-                (ERROR, f'map -> odom has waited {awaited_s:.0f} s for metres; {text}')
-            ], values
-        if scale.source == 'none':
-            return [(WARN, 'arbitrary units: distances are not metres')], values
-        if scale.awaited:
-            return [(WARN, f'{scale.waits_for}; no pose is published')], values
-        limit = self._stream.config.scale.drift_warn_ratio
-        if max(ratio, 1.0 / ratio) > limit:
-            return [(WARN, f'the scale has drifted: live ratio {ratio:.3f}')], values
-        return [], values
+            text = f'map -> odom has waited {awaited_s:.0f} s for metres; {text}'
+            findings.append((ERROR, text))
+        elif scale.source == 'none':
+            findings.append((WARN, 'arbitrary units: distances are not metres'))
+        elif scale.awaited:
+            findings.append((WARN, f'{scale.waits_for}; no pose is published'))
+        elif max(ratio, 1.0 / ratio) > self._stream.config.scale.drift_warn_ratio:
+            findings.append((WARN, f'the scale has drifted: live ratio {ratio:.3f}'))
+        return findings, values
 
     def _correction_awaited_s(self) -> float:
         """Return for how long a robot has not been corrected for want of metres."""

@@ -104,6 +104,8 @@ class Health:
     confidence_ratio: float = math.nan
     confidence_translation: float = math.nan
     confidence_rotation: float = math.nan
+    #: Field of view that the model sees, over that of the calibration; NaN without either.
+    fov_error_deg: float = math.nan
     recoveries: int = 0
     times: deque[StepTimes] = field(default_factory=lambda: deque(maxlen=300))
     busy_s: float = 0.0
@@ -137,6 +139,10 @@ class Health:
         self.confidence_ratio = estimate.confidence_ratio
         self.confidence_translation = estimate.confidence_translation
         self.confidence_rotation = estimate.confidence_rotation
+        self.fov_error_deg = math.nan
+        if not estimate.intrinsics_estimated:
+            error = estimate.seen_fov_x - estimate.intrinsics.fov_x
+            self.fov_error_deg = math.degrees(error)
 
     def reject(self, reason: str, kind: str) -> None:
         """Count a frame that could not be used."""

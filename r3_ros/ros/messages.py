@@ -281,6 +281,7 @@ def estimate_fields(estimate: Estimate) -> dict[str, Any]:
         fields['depth_valid_fraction'] = float(known.mean())
         if known.any():
             fields['depth_confidence_median'] = float(np.median(depth_map.confidence[known]))
+    fields['fov_x_model'] = estimate.seen_fov_x
     key = 'fov_x_model' if estimate.intrinsics_estimated else 'fov_x_calibrated'
     fields[key] = estimate.intrinsics.fov_x
     return fields

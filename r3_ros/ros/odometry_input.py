@@ -10,6 +10,7 @@ from rclpy.qos import qos_profile_sensor_data, QoSProfile
 from ..errors import TransformError
 from ..geometry import T_from_quat
 from .messages import stamp_ns_of
+from .outputs import QOS_OVERRIDES
 from .stream import Stream
 
 TOPIC = 'odom'
@@ -28,7 +29,9 @@ class OdometryInput:
             reliability=qos_profile_sensor_data.reliability,
             durability=qos_profile_sensor_data.durability,
         )
-        self._subscription = node.create_subscription(Odometry, TOPIC, self._on_odometry, qos)
+        self._subscription = node.create_subscription(
+            Odometry, TOPIC, self._on_odometry, qos, qos_overriding_options=QOS_OVERRIDES
+        )
 
     def close(self) -> None:
         """Stop hearing."""

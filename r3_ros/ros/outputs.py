@@ -70,7 +70,7 @@ class Outputs:
                 qos_overriding_options=QOS_OVERRIDES,
             )
         self._publishers['diagnostics'] = node.create_publisher(
-            DiagnosticArray, '/diagnostics', 10
+            DiagnosticArray, '/diagnostics', 10, qos_overriding_options=QOS_OVERRIDES
         )
 
     def close(self) -> None:

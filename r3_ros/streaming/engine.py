@@ -164,6 +164,7 @@ class Engine:
             covariance=told_covariance(believed, prediction.provisional, first),
             intrinsics=prediction.intrinsics,
             intrinsics_estimated=prediction.intrinsics_estimated,
+            seen_fov_x=prediction.seen_fov_x,
             is_keyframe=is_keyframe,
             confidence_translation=verdict.confidence_translation,
             confidence_rotation=verdict.confidence_rotation,
