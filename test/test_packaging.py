@@ -111,12 +111,14 @@ def test_what_is_imported_is_declared_for_pip():
 def test_what_is_imported_from_ros_is_declared_for_rosdep():
     ros_like = {name for name in third_party_imports() if re.search(r'_(msgs|srvs|py|ros)$', name)}
     ros_like |= third_party_imports() & {'rclpy', 'cv_bridge', 'tf_transformations', 'launch'}
+    ros_like |= {'launch_ros', 'ament_index_python'} & third_party_imports()
     ros_like |= {'builtin_interfaces', 'rcl_interfaces'} & third_party_imports()
     assert ros_like <= declared_in_manifest()
 
 
 def test_the_libraries_the_package_stands_on_are_declared_for_rosdep():
     names = {'rclpy', 'cv_bridge', 'sensor_msgs_py', 'tf_transformations', 'launch_ros', 'cupy'}
+    names |= {'launch', 'ros2launch'}
     names |= {'python3-torch', 'python3-numpy', 'python3-opencv', 'python3-pil', 'python3-pytest'}
     assert names <= declared_in_manifest()
 
@@ -157,6 +159,15 @@ def test_underlay_packages_are_named_as_their_folders(path):
     assert f'project({path.name}' in (path / 'CMakeLists.txt').read_text()
     # A colcon build of a whole workspace must not find them.
     assert (path.parent / 'COLCON_IGNORE').exists()
+
+
+def test_launch_files_import_what_is_declared():
+    declared = declared_in_manifest() | {'r3_ros'} | set(sys.stdlib_module_names)
+    for path in ROOT.glob('launch/*.py'):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert {name.split('.')[0] for name in names} <= declared, path
 
 
 @pytest.mark.parametrize('path', sorted(ROOT.glob('bin/*')), ids=lambda path: path.name)
