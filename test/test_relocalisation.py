@@ -314,3 +314,19 @@ def test_another_place_is_never_taken_for_the_map(benchmark, kitchen, tmp_path):
     street = benchmark.part(DATA / 'kitti00', tmp_path / 'street', 0.0, 1.0, 60)
     benchmark.run(street, tmp_path / 'run', '--map', str(kitchen / 'map'))
     assert benchmark.outcome(kitchen, tmp_path / 'run', None).found_after is None
+
+
+@pytest.mark.slow
+def test_the_next_repeat_of_a_pattern_is_never_taken_for_the_place(benchmark, tmp_path):
+    """Before the cut one part of a wallpaper is mapped, after it another is seen."""
+    sequence = DATA / 'fox_ngp'
+    if not sequence.is_dir():
+        pytest.skip('needs the recording fox_ngp, which is not part of the repository')
+    before = benchmark.part(sequence, tmp_path / 'before', 0.0, 0.62)
+    benchmark.run(before, tmp_path / 'mapped')
+    after = benchmark.part(sequence, tmp_path / 'after', 0.62, 1.0)
+    benchmark.run(after, tmp_path / 'run', '--map', str(tmp_path / 'mapped' / 'map'))
+    found = benchmark.outcome(
+        tmp_path / 'mapped', tmp_path / 'run', read_tum(sequence / 'groundtruth.txt')
+    )
+    assert found.found_after is None or found.right == 1.0

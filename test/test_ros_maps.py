@@ -12,6 +12,7 @@ pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
 from r3_ros.config import R3Config
+from r3_ros.errors import ModelError
 from r3_ros.geometry import make_T, quat_xyzw, R_BODY_OPTICAL
 from r3_ros.maps.keyframe_pictures import KeyframePictures
 from r3_ros.maps.reading import read_map
@@ -23,7 +24,7 @@ from r3_ros.run_files import UNPLACED
 from r3_ros.srv import LoadMap, SaveMap
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.map_snapshot import saved_map, take_map_snapshot
-from ros_graph import LATCHED, matrix
+from ros_graph import image_message, LATCHED, matrix
 from scripted import frames, PERIOD_NS, Script, ScriptedPredictor, truth
 from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import Trigger
@@ -174,6 +175,33 @@ def test_a_camera_that_is_not_found_goes_on_as_a_new_session(graph, folder):
     g.until(lambda: len(poses) == 3)
     assert g.health.state is StreamState.TRACKING
     np.testing.assert_allclose(matrix(poses[0].pose.pose)[:3, 3], 0.0, atol=1e-9)
+
+
+def test_a_model_that_cannot_hold_the_map_says_so_and_a_new_session_begins(
+    graph, folder, monkeypatch
+):
+    def refuse(*_):
+        raise ModelError('the pictures of 9 frames do not fit into memory.max_host_mib')
+
+    monkeypatch.setattr(ScriptedPredictor, 'restore', refuse)
+    g = graph().start()
+    g.send_many(3)
+    answer = answer_of(g, ask(g))
+    assert answer.code == CODES.INTERNAL and answer.message.startswith('the pictures of 9 frames')
+    poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
+    g.send_many(2)
+    g.until(lambda: len(poses) == 2)
+    np.testing.assert_allclose(matrix(poses[0].pose.pose)[:3, 3], 0.0, atol=1e-9)
+    assert g.node.stream.engine.session.trajectory_view().frame_ids.tolist() == [0, 1]
+
+
+def test_a_stopped_stream_has_to_be_reset_first(graph, folder):
+    g = graph(Script(failures={1: RuntimeError('a bug')})).start()
+    g.send()
+    g.images.publish(image_message(g.stamp_ns))
+    g.until(lambda: g.health.state is StreamState.FAULT)
+    answer = answer_of(g, ask(g))
+    assert answer.code == CODES.NOT_LOCALISED and '~/reset' in answer.message
 
 
 def test_a_reset_ends_the_search_and_is_told(graph, folder):

@@ -27,6 +27,7 @@ from ..errors import MapError, MapProblem, R3Error, TransformError
 from ..geometry import T_from_quat
 from ..maps.reading import read_map
 from .graph_messages import empty_graph
+from .health import StreamState
 from .map_search import LoadCode, not_found
 from .saving import (
     save_map,
@@ -191,6 +192,9 @@ class Services:
                 'the node is not active, so no camera can be found: activate it first, or load '
                 'the map for display (localize: false)'
             )
+        if stream.health.state is StreamState.FAULT:
+            reason = f'the stream has stopped ({stream.health.reason}): call ~/reset first'
+            return LoadCode.NOT_LOCALISED, reason
         search = await self._answer(
             stream.submit(lambda: stream.load_map(saved, T_map_base, path)),
             timeout_s=SAVE_TIMEOUT_S,

@@ -208,13 +208,20 @@ class Stream:
 
         :param T_map_base: (4, 4) where the base is said to be; None: nobody knows.
         :param path: where the map comes from.
-        :raises MapError: the map cannot be used.
+        :raises MapError: the map cannot be used; the session goes on.
+        :raises R3Error: the model cannot hold it; a new session begins.
         """
         search = MapSearch(saved)
         near = None
         if T_map_base is not None:
             near = search.near(T_map_base, self._mounting(search))
-        loaded = self.engine.load_map(saved, near)
+        session = self.engine.session
+        try:
+            loaded = self.engine.load_map(saved, near)
+        except Exception:
+            if self.engine.session is not session:
+                self.reset('the map could not be held')
+            raise
         self._put_map_away('another map was loaded')
         self.pictures.restore(loaded.pictures)
         self._search, self._T_map_world = search, saved.facts.T_map_world
