@@ -35,6 +35,10 @@ UNKNOWN, FREE, OCCUPIED = -1, 0, 100
 MAX_TILT_RAD = math.radians(5.0)
 #: How far a floor may lean to be found at all.
 _SEARCHED_TILT_RAD = math.radians(45.0)
+#: How far the floor may lean from what the cameras say is up, and by how much they must have
+#: turned to the side over how much they rolled to say anything.
+_UPRIGHT_RAD = math.radians(8.0)
+_TURNED_OVER_ROLLED = 2.0
 #: Cameras used, spread over all: more of them add little.
 _MAX_VIEWS = 200
 #: So many cameras must have looked through a cell: one may have done so past a stray point.
@@ -54,6 +58,8 @@ _NEAR = 0.05
 _FLOOR_SAMPLE = 6000
 #: Share of the points that must lie on the floor.
 _LEAST_FLOOR_SHARE = 0.02
+#: Refining a floor turns it by no more.
+_REFINED_RAD = math.radians(5.0)
 #: Standard deviation of its points along its narrow side, metres.
 _LEAST_FLOOR_SPREAD = 0.1
 #: Share of the points that may be stray, whichever side of the floor they are on.
@@ -147,7 +153,7 @@ def occupancy_grid(
     if floor is None:
         floor = Floor.at(config.floor_height)
         if config.estimate_floor:
-            floor = find_floor(points, centres)
+            floor = find_floor(points, T_map_optical)
     if floor.tilt_rad > MAX_TILT_RAD:
         raise OccupancyError(
             f'the floor leans by {math.degrees(floor.tilt_rad):.0f} degrees in the map, so the '
@@ -170,23 +176,25 @@ def occupancy_grid(
     return OccupancyGrid(cells, config.resolution, plan.origin, floor)
 
 
-def find_floor(points: np.ndarray, centres: np.ndarray) -> Floor:
+def find_floor(points: np.ndarray, T_map_optical: np.ndarray) -> Floor:
     """Return the lowest large plane below the cameras, at most 45 degrees from level.
 
     Every direction and height is tried, coarsely and then finely; points on the plane speak for
-    it, those beneath against it.
+    it, those beneath against it. Cameras are mostly held upright, whether they look up or
+    down, which tells roughly where up is.
 
-    :param points: (N, 3), metres, z roughly up; ``centres``: (V, 3) of the cameras.
+    :param points: (N, 3), metres, z roughly up; ``T_map_optical``: (V, 4, 4) of the cameras.
     :raises OccupancyError: there is none.
     """
     points = _thinned(points, 0.05).astype(np.float64)
     if len(points) > _FLOOR_SAMPLE:
         chosen = np.random.default_rng(0).choice(len(points), _FLOOR_SAMPLE, replace=False)
         points = points[chosen]
-    normal = np.array([0.0, 0.0, 1.0])
+    normal, centres = np.array([0.0, 0.0, 1.0]), T_map_optical[:, :3, 3]
     # From 4 degrees between directions, and what a floor then spreads, to half of one.
     for reach_deg, step_deg, thickness in ((45.0, 4.0, 0.2), (4.0, 1.0, 0.1), (1.0, 0.5, 0.06)):
         normals = _directions_about(normal, math.radians(reach_deg), math.radians(step_deg))
+        normals = _upright(normals, T_map_optical[:, :3, 0])
         normal, offset, support = _best_layer(points, centres, normals, thickness)
     if support >= max(30.0, _LEAST_FLOOR_SHARE * len(points)):
         floor = _fitted_floor(points, normal, offset)
@@ -199,7 +207,11 @@ def find_floor(points: np.ndarray, centres: np.ndarray) -> Floor:
 
 
 def _fitted_floor(points: np.ndarray, normal: np.ndarray, offset: float) -> Floor | None:
-    """Return the plane through the points near one; None if they are a strip, as of a wall."""
+    """Return the plane through the points near one; None if they are of something else.
+
+    A strip of a wall or of a ramp lies in another plane, which is that of the wall or ramp.
+    """
+    start = normal
     for _ in range(3):
         on_floor = points[np.abs(points @ normal - offset) < 0.04]
         if len(on_floor) < 3:
@@ -209,6 +221,8 @@ def _fitted_floor(points: np.ndarray, normal: np.ndarray, offset: float) -> Floo
         if spread[1] < _LEAST_FLOOR_SPREAD * math.sqrt(len(on_floor)):
             return None
         normal = axes[2] if axes[2, 2] > 0 else -axes[2]
+        if normal @ start < math.cos(_REFINED_RAD):
+            return None
         offset = float(normal @ middle)
     return Floor(normal, offset)
 
@@ -227,6 +241,24 @@ def _directions_about(normal: np.ndarray, reach: float, step: float) -> np.ndarr
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     kept: np.ndarray = directions[directions[:, 2] >= math.cos(_SEARCHED_TILT_RAD) - 1e-9]
     return kept
+
+
+def _upright(normals: np.ndarray, rights: np.ndarray) -> np.ndarray:
+    """Return the normals that are near what cameras held upright say is up; all if they do not.
+
+    Their x axes lie level then, and the direction across all of them is up. It is known if the
+    cameras turned to the side by more than they rolled.
+
+    :param rights: (V, 3) the x axes of the cameras.
+    """
+    if len(rights) < 3:
+        return normals
+    squares, axes = np.linalg.eigh(rights.T @ rights / len(rights))
+    up = axes[:, 0] * np.sign(axes[2, 0])
+    if squares[1] < _TURNED_OVER_ROLLED**2 * squares[0] or up[2] < math.cos(_SEARCHED_TILT_RAD):
+        return normals
+    near: np.ndarray = normals[normals @ up >= math.cos(_UPRIGHT_RAD)]
+    return near if len(near) else normals
 
 
 def _best_layer(

@@ -126,7 +126,7 @@ def test_the_floor_is_found_in_a_leaning_map_which_is_then_refused_until_it_is_l
     room = survey(3)
     lean = make_T(Rotation.from_rotvec([0.3, -0.25, 0.0]).as_matrix(), np.array([0.5, 0.2, -1.0]))
     points, T = transform(lean, room.points), lean @ room.T_map_optical
-    floor = find_floor(points, T[:, :3, 3])
+    floor = find_floor(points, T)
     assert np.degrees(np.arccos(floor.normal @ lean[:3, 2])) < 0.2
     assert abs(floor.heights(lean[None, :3, 3])[0]) < 0.01
     with pytest.raises(OccupancyError, match=r'leans by 2[123] degrees.*base_frame'):
@@ -147,6 +147,21 @@ def test_a_slight_slope_is_measured_along():
     assert at(grid, 3.5, 0.0) == FREE and at(grid, -0.8, 0.0) == FREE
     flat = replace(CONFIG, estimate_floor=False)
     assert at(occupancy_grid(points, slope @ two_cameras(), CAMERA, flat), 3.5, 0.0) == OCCUPIED
+
+
+def test_cameras_held_upright_tell_a_ramp_from_a_floor():
+    turn = make_T(Rotation.from_euler('y', 25, degrees=True).as_matrix(), np.array([0, 0, -1.0]))
+    ramp = transform(turn, FLOOR)
+    yaws = Rotation.from_euler('z', np.linspace(-60, 60, 9)[:, None], degrees=True).as_matrix()
+    looks = np.repeat(AHEAD[None], len(yaws), axis=0)
+    looks[:, :3, :3] = yaws @ R_BODY_OPTICAL
+    with pytest.raises(OccupancyError, match='no floor'):
+        find_floor(ramp, looks)
+    # They may look down, and the map may lean with them: then up leans, too.
+    leaning = turn @ looks
+    assert np.degrees(find_floor(ramp, leaning).tilt_rad) == pytest.approx(25, abs=0.1)
+    # A camera that went straight on says nothing, and the ramp is all there is.
+    assert np.degrees(find_floor(ramp, looks[:1]).tilt_rad) == pytest.approx(25, abs=0.1)
 
 
 def test_what_cannot_be_a_grid_is_refused_with_the_remedy():

@@ -6,6 +6,7 @@ import argparse
 import math
 from pathlib import Path
 import sys
+import textwrap
 import time
 from typing import Any, TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ..map_merging.merging import Merge
     from ..maps.saved_map import SavedMap
 
+_WIDTH = 96
 POINT_FORMATS = ('ply', 'pcd', 'npz')
 FORMATS = (*POINT_FORMATS, 'tum', 'colmap', 'grid')
 
@@ -100,7 +102,16 @@ def run_info(args: argparse.Namespace) -> int:
     folder = map_folder(args.folder)
     saved = _read(folder)
     for label, value in _facts(folder, saved):
-        print(f'{label:<11}{value}')
+        print(
+            textwrap.fill(
+                value,
+                _WIDTH,
+                initial_indent=f'{label:<11}',
+                subsequent_indent=' ' * 11,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        )
     return 0
 
 

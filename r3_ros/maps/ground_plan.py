@@ -9,7 +9,7 @@ import numpy as np
 from ..config import OccupancyConfig
 from ..errors import OccupancyError
 from ..geometry import transform
-from ..occupancy import find_floor, occupancy_grid, OccupancyGrid
+from ..occupancy import find_floor, Floor, occupancy_grid, OccupancyGrid
 from .saved_map import SavedMap
 
 
@@ -48,10 +48,12 @@ def ground_plan(
     points = saved.points.points * np.float32(unit)
     T_grid_optical = keyframes.T_map_optical.copy()
     T_grid_optical[:, :3, 3] *= unit
-    T_grid_map = np.eye(4)
+    T_grid_map, floor = np.eye(4), None
     if level:
-        T_grid_map = find_floor(points, T_grid_optical[:, :3, 3]).T_level_frame()
+        leaning = find_floor(points, T_grid_optical)
+        # The turn is about the origin, whose height stays.
+        T_grid_map, floor = leaning.T_level_frame(), Floor.at(leaning.offset)
         points, T_grid_optical = transform(T_grid_map, points), T_grid_map @ T_grid_optical
     intrinsics = keyframes.intrinsics(-1) if len(keyframes) else None
-    grid = occupancy_grid(points, T_grid_optical, intrinsics, config)
+    grid = occupancy_grid(points, T_grid_optical, intrinsics, config, floor)
     return GroundPlan(grid, T_grid_map)
