@@ -114,5 +114,5 @@ def test_a_map_without_a_floor_says_so_and_gives_no_grid(mapped):
 def test_without_being_asked_for_the_topic_is_not_there(graph):
     g = graph().start()
     g.send()
-    names = {name for name, _ in g.node.get_publisher_names_and_types_by_node('r3', '/')}
-    assert '/r3/map_points' in names and '/r3/occupancy' not in names
+    g.until(lambda: g.probe.count_publishers('/r3/map_points') == 1)
+    assert g.probe.count_publishers('/r3/occupancy') == 0
