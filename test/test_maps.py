@@ -346,6 +346,7 @@ def test_a_manifest_that_is_none(folder, text, monkeypatch):
         ('keyframes', {'K': put((0, 1, 0), 1.0)}, 'pinhole'),
         ('keyframes', {'sizes': put((0, 0), 0)}, 'sizes'),
         ('keyframes', {'sizes': put((0, 0), 10**6)}, 'sizes'),
+        ('keyframes', {'sizes': put(0, 16_000)}, 'sizes'),
         ('keyframes', {'descriptors': put(0, np.nan)}, 'unit vectors'),
         ('keyframes', {'descriptors': lambda a: a[:, :8]}, 'descriptors'),
         ('keyframes', {'descriptors': np.array([object()])}, 'descriptors'),

@@ -23,14 +23,13 @@ from ..errors import FrameError
 from ..geometry import inverse
 from . import describe
 from .confidence import Evidence, REFERENCE, rotation_confidence
+from .features import working_picture
 from .landmarks import HeldFrame
 from .odometry import Mode, Odometry
 from .pinhole import Pinhole
 from .saved_landmarks import KnownMap, landmarks_in
 from .sweep import sweep_size, Swept
 
-#: Longest side of the picture that corners are followed in; larger ones are shrunk to it.
-LONGEST_SIDE = 1280
 #: Smallest picture that has room for corners.
 SHORTEST_SIDE = 64
 #: Focal length assumed for a camera without calibration, over the longer side: a phone or webcam.
@@ -206,12 +205,7 @@ class ClassicalPredictor:
                 f'the picture size changed from {self._size[0]}x{self._size[1]} to '
                 f'{width}x{height}: reset before sending pictures of another camera'
             )
-        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        scale = LONGEST_SIDE / max(height, width)
-        if scale < 1.0:
-            size = (round(width * scale), round(height * scale))
-            gray = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
-        return gray
+        return working_picture(image)
 
     def _odometry_for(self, frame: Frame, gray: np.ndarray) -> Odometry:
         """Return the running odometry, or start one with this frame's camera."""

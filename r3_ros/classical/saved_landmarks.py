@@ -15,6 +15,7 @@ import numpy as np
 
 from ..datatypes import Intrinsics, KnownKeyframe, SparseLandmarks
 from ..geometry import inverse
+from .features import working_picture
 from .landmarks import HeldFrame, Sightings
 from .pinhole import Pinhole
 from .upkeep import World
@@ -66,7 +67,8 @@ def landmarks_in(
 class KnownPicture:
     """A keyframe of a saved map, until the first picture tells the camera.
 
-    :ivar gray: (H, W) uint8, full size.
+    :ivar gray: (h, w) uint8, no larger than anything here works on.
+    :ivar intrinsics: of the picture as it was saved.
     """
 
     frame_id: int
@@ -88,7 +90,7 @@ class KnownMap:
         pictures = [
             KnownPicture(
                 k.frame_id,
-                cv2.cvtColor(k.image, cv2.COLOR_RGB2GRAY),
+                working_picture(k.image),
                 k.intrinsics,
                 k.T_world_camera,
             )
@@ -116,7 +118,7 @@ class KnownMap:
             world.frames.add(
                 HeldFrame(
                     picture.frame_id,
-                    _warped(picture.gray, A, world.camera),
+                    _warped(picture.gray, picture.intrinsics, A, world.camera),
                     T,
                     Sightings.of(world.landmarks, seen, pixels[inside]),
                     keyframe=True,
@@ -155,11 +157,13 @@ def _to_camera(intrinsics: Intrinsics, camera: Pinhole) -> np.ndarray:
     )
 
 
-def _warped(gray: np.ndarray, A: np.ndarray, camera: Pinhole) -> np.ndarray:
+def _warped(
+    gray: np.ndarray, intrinsics: Intrinsics, A: np.ndarray, camera: Pinhole
+) -> np.ndarray:
     """Return the (h, w) picture as the working picture's camera would have taken it."""
     size = (camera.width, camera.height)
     shrunk = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
-    exact = np.array(size) / (gray.shape[1], gray.shape[0])
+    exact = np.array(size) / (intrinsics.width, intrinsics.height)
     resized = np.zeros((2, 3))
     resized[[0, 1], [0, 1]] = exact
     resized[:, 2] = 0.5 * exact - 0.5

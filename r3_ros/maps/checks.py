@@ -7,7 +7,7 @@ import numpy as np
 from ..cloud import Cloud
 from ..datatypes import SparseLandmarks
 from ..errors import MapError, MapProblem
-from .layout import GRAPH, KEYFRAMES, LANDMARKS, MOST_PICTURE_SIDE, POINTS
+from .layout import GRAPH, KEYFRAMES, LANDMARKS, MOST_PICTURE_PIXELS, MOST_PICTURE_SIDE, POINTS
 from .saved_map import SavedEdges, SavedKeyframes
 
 #: What a rotation may be off orthonormal by.
@@ -35,6 +35,8 @@ def check_keyframes(keyframes: SavedKeyframes) -> None:
     sizes = keyframes.sizes
     sane = (sizes > 0) & (sizes <= MOST_PICTURE_SIDE)
     _require(bool(sane.all()), KEYFRAMES, f'sizes must be 1 to {MOST_PICTURE_SIDE} pixels')
+    fitting = sizes.astype(np.int64).prod(axis=1) <= MOST_PICTURE_PIXELS
+    _require(bool(fitting.all()), KEYFRAMES, f'sizes must be {MOST_PICTURE_PIXELS} pixels in all')
     template = np.array([[0, 0, 0], [0, 0, 0], [0, 0, 1.0]])
     free = np.array([[1, 0, 1], [0, 1, 1], [0, 0, 0]], dtype=bool)
     pinhole = np.isfinite(K).all() and (np.abs(K) < _FARTHEST).all()

@@ -119,7 +119,7 @@ def _pictures(folder: MapFolder, counts: Counts, keyframes: SavedKeyframes) -> d
     if not counts.keyframe_images:
         return {}
     pictures: dict[int, bytes] = {}
-    total = 0
+    total = pixels = 0
     with folder.inside(layout.PICTURES) as inside:
         if inside is None:
             raise _bad(layout.PICTURES, 'the pictures are missing')
@@ -130,8 +130,8 @@ def _pictures(folder: MapFolder, counts: Counts, keyframes: SavedKeyframes) -> d
             name = _picture(frame_id, kinds[0])
             data = inside.read(name, layout.MOST_PICTURE_BYTES)
             _check_picture(f'{layout.PICTURES}/{name}', data, (size[0], size[1]))
-            total += len(data)
-            if total > layout.MOST_PICTURES_BYTES:
+            total, pixels = total + len(data), pixels + size[0] * size[1]
+            if total > layout.MOST_PICTURES_BYTES or pixels > layout.MOST_PICTURES_PIXELS:
                 raise _bad(layout.PICTURES, 'the pictures are too large in all')
             pictures[frame_id] = data
     if len(pictures) != counts.keyframe_images:
