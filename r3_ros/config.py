@@ -18,7 +18,7 @@ import yaml
 
 from .errors import ConfigError
 
-MODEL_NAMES = ('classical', 'r3', 'r3_long')
+MODEL_NAMES = ('classical', 'r3', 'r3_long', 'r3_tiny')
 PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
 #: What an untyped picture can be taken for; :mod:`r3_ros.pictures` decodes all of these.
 ENCODING_HINTS = (
@@ -148,7 +148,8 @@ class ModelConfig:
 
     name: str = _param(
         'classical',
-        'the predictor; r3 and r3_long are the network with the weights of that name',
+        'the predictor; r3 and r3_long are the network with the weights of that name, r3_tiny '
+        'with those of a training of your own (model.checkpoint)',
         choices=MODEL_NAMES,
     )
     checkpoint: str = _param(

@@ -18,7 +18,8 @@ from r3_ros.cli import main  # noqa: E402
 from r3_ros.config import updated  # noqa: E402
 from r3_ros.errors import CheckpointError, ConfigError, ModelError, SourceError  # noqa: E402
 from r3_ros.model.camera_head import Pairs  # noqa: E402
-from r3_ros.model.checkpoint import load_network  # noqa: E402
+from r3_ros.model.checkpoint import load_network, save_network  # noqa: E402
+from r3_ros.synth import SequenceOptions, write_sequence  # noqa: E402
 from r3_ros.training.initialise import new_network  # noqa: E402
 from r3_ros.training.losses import relative_motions  # noqa: E402
 from r3_ros.training.objective import evaluate  # noqa: E402
@@ -301,6 +302,16 @@ def test_a_perfect_answer_has_no_error_whatever_its_unit():
     assert figures.abs_rel < 1e-5 and figures.delta_125 == 1
 
 
+def test_a_clip_without_depth_is_measured_by_its_steps():
+    clips = replace(made_up(4), depth=torch.zeros_like(made_up(4).depth))
+    answer = true_answer(clips)
+    answer.depth = torch.ones_like(clips.depth)
+    judged = evaluate(answer, clips, SETTINGS.loss)
+    assert torch.isfinite(judged.total)
+    assert judged.figures['translation'] < 1e-5  # whatever the unit
+    assert judged.figures['rotation_deg'] < 1e-3
+
+
 def test_confidence_quintiles_are_sorted_by_confidence():
     clips = made_up(4)
 
@@ -356,6 +367,27 @@ def test_the_command_trains_goes_on_and_leaves_its_files(tmp_path, capsys):
         'held out seeds', 'held out seeds, constant velocity', 'held out kinds',
         'held out kinds, constant velocity', 'held out seeds', 'held out kinds',
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_weights_are_tuned_on_a_recording(tmp_path, capsys):
+    folder, weights = tmp_path / 'walk', tmp_path / 'first.safetensors'
+    write_sequence(
+        SequenceOptions(seed=4, kind='corridor', frames=20, width=80, height=60, coarseness=16.0),
+        folder,
+    )
+    save_network(new_network('r3-tiny', 3), weights)
+    settings = (
+        'data.kinds=corridor', 'data.sizes=42x28', 'data.most_views=2', 'data.frames_per_step=2',
+        'data.worlds=1', 'data.coarseness=16.0', 'data.path_frames=40', 'optimiser.steps=2',
+        'report.validation_clips=1', 'report.validation_views=3',
+    )  # fmt: skip
+    arguments = ['finetune', str(folder), '--weights', str(weights), '-o', str(tmp_path / 'out')]
+    for setting in settings:
+        arguments += ['--set', setting]
+    assert main([*arguments, '--device', 'cpu']) == 0
+    assert '2 of 2 steps taken' in capsys.readouterr().out
+    assert load_network(tmp_path / 'out' / WEIGHTS).variant == 'r3-tiny'
 
 
 def test_wrong_usage_is_told_in_a_line(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Clips to learn from: exact truth, the same for the same step, scenes kept apart."""
 
 from dataclasses import fields, replace
+import shutil
 
 import numpy as np
 import pytest
@@ -9,8 +10,14 @@ torch = pytest.importorskip('torch', reason='training needs torch')
 
 from r3_ros.config import updated  # noqa: E402
 from r3_ros.datatypes import Intrinsics  # noqa: E402
-from r3_ros.errors import ConfigError  # noqa: E402
-from r3_ros.synth import make_path, render_radiance, World  # noqa: E402
+from r3_ros.errors import ConfigError, SourceError  # noqa: E402
+from r3_ros.synth import (  # noqa: E402
+    make_path,
+    render_radiance,
+    SequenceOptions,
+    World,
+    write_sequence,
+)
 from r3_ros.synth.optics import with_fog, with_shiny_floor  # noqa: E402
 from r3_ros.training.clips import camera_rays, follow_points  # noqa: E402
 from r3_ros.training.config import load_settings, picture_sizes, TrainingSettings  # noqa: E402
@@ -22,6 +29,7 @@ from r3_ros.training.procedural import (  # noqa: E402
     ProceduralClips,
     StepPlan,
 )
+from r3_ros.training.recordings import RecordedClips, Recording  # noqa: E402
 from r3_ros.training.scenes import make_scene, Scene, Split  # noqa: E402
 
 CPU = torch.device('cpu')
@@ -277,3 +285,55 @@ def test_settings_are_read_and_wrong_ones_told(tmp_path):
     ):
         with pytest.raises(ConfigError, match=said):
             load_settings(file, changes)
+
+
+# Recordings
+
+
+@pytest.fixture(scope='module')
+def recording(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('recordings') / 'walk'
+    options = SequenceOptions(
+        seed=4, kind='corridor', frames=24, width=80, height=60, coarseness=14.0, depth_every=1
+    )
+    write_sequence(options, folder)
+    return folder
+
+
+def test_clips_of_a_recording_agree_with_themselves(recording):
+    settings = updated(SMALL, {'data.recorded': 1.0, 'data.most_views': 4})
+    source = RecordedClips(settings, [recording], None, CPU)
+    plan, clips = source.training(3)
+    assert (plan.width, plan.height) == (56, 42)  # of both sizes the one with its aspect
+    assert same(clips, source.training(3)[1])
+    points = clips.depth[..., None] * clips.rays[:, None]
+    mapped = sample_map(points, clips.tracks.pixel)
+    seen = clips.tracks.visible
+    off = (mapped - clips.tracks.points).norm(dim=-1) / clips.tracks.points[..., 2]
+    assert seen[:, 1:].float().mean() > 0.2
+    assert off[seen].median() < 0.02
+    held_out = source.validation(Split.HELD_OUT_SEEDS, 2, 3)
+    assert len(held_out) == 2
+    assert source.validation(Split.HELD_OUT_KINDS, 2, 3) == []
+
+
+def test_held_out_frames_are_never_learned_from(recording):
+    opened = Recording(recording)
+    rng = np.random.default_rng(0)
+    frames = np.concatenate([draw_frames(rng, opened.held_out_from, 4) for _ in range(200)])
+    assert frames.max() < opened.held_out_from < len(opened.paths)
+
+
+def test_folders_that_teach_nothing_are_told(recording, tmp_path):
+    for missing, said in (('camera.yaml', 'calibrate'), ('groundtruth.txt', 'groundtruth')):
+        copy = tmp_path / missing
+        shutil.copytree(recording, copy)
+        (copy / missing).unlink()
+        with pytest.raises(SourceError, match=said):
+            Recording(copy)
+    copy = tmp_path / 'short'
+    shutil.copytree(recording, copy)
+    lines = (copy / 'groundtruth.txt').read_text().splitlines()
+    (copy / 'groundtruth.txt').write_text('\n'.join(lines[:6]) + '\n')
+    with pytest.raises(SourceError, match='16 are needed'):
+        Recording(copy)

@@ -21,6 +21,13 @@ def register(subparsers: Any) -> None:
         '-m r3_ros.cli train ...',
     )
     parser.add_argument('config', metavar='CONFIG', nargs='?', help='settings as YAML')
+    parser.add_argument('--list', action='store_true', help='print every setting and stop')
+    add_options(parser)
+    parser.set_defaults(func=run)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`prepared` reads, and what every training takes."""
     parser.add_argument('--output', '-o', metavar='DIR', help='folder of the training')
     parser.add_argument('--resume', action='store_true', help='go on from the state in DIR')
     parser.add_argument(
@@ -30,25 +37,18 @@ def register(subparsers: Any) -> None:
     parser.add_argument('--until', type=positive_int, metavar='STEP', help='stop after this step')
     parser.add_argument('--minutes', type=float, metavar='M', help='stop after this time')
     parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto')
-    parser.add_argument('--list', action='store_true', help='print every setting and stop')
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train."""
     from ..training.procedural import ProceduralClips
     from ..training.processes import joined
-    from ..training.trainer import require_state, Trainer
+    from ..training.trainer import Trainer
 
-    settings = _settings(args)
     if args.list:
-        print(_listed(settings))
+        print(_listed(_settings(args)))
         return 0
-    if not args.output:
-        raise ConfigError('name a folder for the training with --output')
-    folder = Path(args.output)
-    require_state(folder, args.resume)
-    folder.mkdir(parents=True, exist_ok=True)
+    settings, folder = prepared(args)
     with joined(args.device) as place:
         source = ProceduralClips(settings, place.device, place.rank, place.count)
         try:
@@ -57,6 +57,23 @@ def run(args: argparse.Namespace) -> int:
         finally:
             source.close()
     return 0
+
+
+def prepared(args: argparse.Namespace) -> tuple[Any, Path]:
+    """Return the settings and the folder, which is made.
+
+    :raises ConfigError: a setting is wrong, or no folder was named.
+    :raises CheckpointError: the folder holds a training and --resume is missing, or reversed.
+    """
+    from ..training.trainer import require_state
+
+    settings = _settings(args)
+    if not args.output:
+        raise ConfigError('name a folder for the training with --output')
+    folder = Path(args.output)
+    require_state(folder, args.resume)
+    folder.mkdir(parents=True, exist_ok=True)
+    return settings, folder
 
 
 def _say(text: str) -> None:

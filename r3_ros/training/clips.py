@@ -26,6 +26,12 @@ class Tracks:
     points: Tensor
     world: Tensor
 
+    @staticmethod
+    def none(B: int, S: int, N: int, device: torch.device) -> Tracks:
+        """Return tracks that no frame sees."""
+        zero = torch.zeros((B, S, N, 3), device=device)
+        return Tracks(zero[..., :2], zero[..., 0].bool(), zero, zero)
+
 
 @dataclass(frozen=True, eq=False)
 class Clips:

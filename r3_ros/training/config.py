@@ -45,6 +45,9 @@ class DataSettings:
     effects: float = _setting(
         0.5, 'how often fog, shiny floors, motion blur and strong noise are drawn', low=0, high=1
     )
+    recorded: float = _setting(
+        0.5, 'r3 finetune: share of steps that are of recordings', low=0, high=1
+    )
     tracks: int = _setting(64, 'tracked points of a clip', low=0, high=4096)
 
 
@@ -100,7 +103,7 @@ class ReportSettings:
     validate_every: int = _setting(2000, 'steps between validations; 0: never', low=0, high=_LARGE)
     save_every: int = _setting(500, 'steps between checkpoints', low=1, high=_LARGE)
     validation_clips: int = _setting(32, 'clips of each validation set', low=1, high=_LARGE)
-    validation_views: int = _setting(8, 'frames of a validation clip', low=2, high=100)
+    validation_views: int = _setting(8, 'frames of a validation clip', low=3, high=100)
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,14 @@ def evaluate(prediction: Prediction, clips: Clips, settings: LossSettings) -> An
     points = prediction.depth[..., None] * losses.pixel_rays(prediction.fov, H, W)
     true_scale = losses.scene_scale(truth, valid)
     own_scale = losses.scene_scale(points, valid) if settings.own_scale else true_scale
+    motions = losses.relative_motions(clips.T_world_camera)
+    if not bool(valid.flatten(1).any(1).all()):
+        own_scale, true_scale = _by_steps(prediction, motions, valid, own_scale, true_scale)
     scales = (own_scale, true_scale)
     confidence = prediction.confidence
     pairs = losses.pair_losses(
         prediction.pairs,
-        losses.relative_motions(clips.T_world_camera),
+        motions,
         scales,
         (settings.alpha_rotation, settings.alpha_translation),
     )
@@ -74,6 +77,21 @@ def evaluate(prediction: Prediction, clips: Clips, settings: LossSettings) -> An
             'abs_rel': ((relative - 1).abs() * valid).sum() / valid.sum().clamp(min=1),
         }
     return Answer(total, {name: value.detach() for name, value in parts.items()}, figures)
+
+
+def _by_steps(
+    prediction: Prediction,
+    motions: tuple[Tensor, Tensor],
+    valid: Tensor,
+    own_scale: Tensor,
+    true_scale: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Measure clips without any true depth by the mean distance between their frames."""
+    known = valid.flatten(1).any(1)
+    at = prediction.pairs.predicted
+    own = prediction.pairs.translation[:, at].norm(dim=-1).mean(1).clamp(min=1e-3)
+    true = motions[1][:, at].norm(dim=-1).mean(1).clamp(min=1e-3)
+    return torch.where(known, own_scale, own), torch.where(known, true_scale, true)
 
 
 def _track_losses(

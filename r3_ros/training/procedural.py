@@ -252,9 +252,7 @@ def _tracks(
     device = seen.depth.device
     known = (seen.depth[0] > 0).nonzero()
     if not len(known) or not count:
-        S = len(frames)
-        zero = torch.zeros((1, S, count, 3), device=device)
-        return Tracks(zero[..., :2], zero[..., 0].bool(), zero, zero)
+        return Tracks.none(1, len(frames), count, device)
     chosen = known[torch.from_numpy(rng.integers(len(known), size=count)).to(device)]
     body = seen.body[0, chosen[:, 0], chosen[:, 1]]
     times = torch.from_numpy(scene.path.time_s[frames])

@@ -1,0 +1,47 @@
+"""``r3 finetune``: go on training on posed recordings of one's own."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .train import add_options, prepared
+
+
+def register(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        'finetune',
+        help="go on training on one's own posed recordings",
+        description='Train given weights further on folders with pictures, groundtruth.txt (TUM, '
+        'camera-to-world), camera.yaml and, where it was measured, depth/. Steps on procedural '
+        'worlds are mixed in (data.recorded says how many), so that little is forgotten; the end '
+        'of each recording is held out for validation.',
+    )
+    parser.add_argument('folders', metavar='DIR', nargs='+', help='recordings')
+    parser.add_argument('--weights', metavar='FILE', required=True, help='where to start')
+    parser.add_argument('--config', metavar='CONFIG', help='settings as YAML, see r3 train --list')
+    add_options(parser)
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train on recordings."""
+    from ..training.procedural import ProceduralClips
+    from ..training.processes import joined
+    from ..training.recordings import RecordedClips, weights_to_tune
+    from ..training.trainer import Trainer
+
+    settings, folder = prepared(args)
+    network = weights_to_tune(Path(args.weights), settings.variant)
+    folders = [Path(name) for name in args.folders]
+    with joined(args.device) as place:
+        worlds = ProceduralClips(settings, place.device, place.rank, place.count)
+        try:
+            source = RecordedClips(settings, folders, worlds, place.device, place.rank)
+            trainer = Trainer(settings, source, place, folder, print, network)
+            trainer.run(args.until, args.minutes * 60 if args.minutes else None)
+        finally:
+            worlds.close()
+    return 0
