@@ -148,10 +148,7 @@ class R3Predictor:
         )
         relative, fov, pose_token = _camera_answers(prediction)
         geometry = described.geometry
-        intrinsics = self._seen_intrinsics(geometry, fov)
-        seen = geometry.to_source(intrinsics)
-        if frame.intrinsics is not None:
-            intrinsics = geometry.to_network(frame.intrinsics)
+        intrinsics, seen = self._intrinsics(frame, geometry, fov)
         # Nothing fails from here on: a frame that cannot be used has left no trace.
         edges = _edges(frame.frame_id, context.frame_ids, relative)
         self._memory.keep(frame.frame_id, prediction.cache, described.pixels)
@@ -159,8 +156,8 @@ class R3Predictor:
         self._fovs.append(fov)
         self._note_scores(edges)
         return FramePrediction(
-            intrinsics=frame.intrinsics or seen,
-            seen_fov_x=seen.fov_x,
+            intrinsics=frame.intrinsics or geometry.to_source(intrinsics),
+            seen_fov_x=math.nan if seen is None else geometry.to_source(seen).fov_x,
             edges=edges,
             depths=self._depths(described, prediction, intrinsics),
             intrinsics_estimated=frame.intrinsics is None,
@@ -281,10 +278,23 @@ class R3Predictor:
         # A copy that is ours: the picture may be read-only, or the source's to write again.
         return np.array(geometry.apply(image)), geometry
 
-    def _seen_intrinsics(self, geometry: Geometry, fov: np.ndarray) -> Intrinsics:
-        """Return the intrinsics of the network's input by its own view."""
+    def _intrinsics(
+        self, frame: Frame, geometry: Geometry, fov: np.ndarray
+    ) -> tuple[Intrinsics, Intrinsics | None]:
+        """Return the intrinsics of the network's input: those in force, and by its own view.
+
+        :raises FrameError: its view is none that a camera has, and the camera is not known.
+        """
         vertical, horizontal = np.median([*self._fovs, fov], axis=0)
-        return intrinsics_from_fov(vertical, horizontal, geometry.width, geometry.height)
+        try:
+            seen = intrinsics_from_fov(vertical, horizontal, geometry.width, geometry.height)
+        except FrameError:
+            if frame.intrinsics is None:
+                raise
+            return geometry.to_network(frame.intrinsics), None
+        if frame.intrinsics is None:
+            return seen, seen
+        return geometry.to_network(frame.intrinsics), seen
 
     def _depths(
         self, described: _Described, prediction: Prediction, intrinsics: Intrinsics
