@@ -32,7 +32,7 @@ _SHORTLIST, _SHORTLIST_PER_K = 128, 8
 _LIKELIEST = 64
 #: The projection is fitted again when the bank is this many times as large.
 _LEARN_AGAIN = 4
-#: Descriptors projected at a time.
+#: Descriptors projected or multiplied at a time.
 _CHUNK = 4096
 
 
@@ -129,7 +129,14 @@ class NumpyRetrievalIndex(RecordTable):
         assert self._projection is not None
         n = self._rows
         query, constant = self._projection.asked(terms.descriptor)
-        rough = self._projected[:n] @ query
+        # By pieces that BLAS gives to one thread: several wait for one another longer than they
+        # take, and hold the processors that the predictor is working on.
+        rough = np.concatenate(
+            [
+                self._projected[start : min(start + _CHUNK, n)] @ query
+                for start in range(0, n, _CHUNK)
+            ]
+        )
         rough += np.float32(constant)
         bias = self._bias[:n]
         likeliest = _top(rough + bias, _LIKELIEST)

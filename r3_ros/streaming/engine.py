@@ -107,6 +107,9 @@ class Engine:
         session = self.session
         stages = Stages()
         frame = replace(frame, frame_id=session.frame_count)
+        fault = session.pictures.fault(frame)
+        if fault and frame.frame_id == 0:
+            raise FrameError(f'{fault}: the world begins with a picture that shows something')
         descriptor = self._describe(frame)
         stages.done('describe')
         gap = self._is_gap(frame.stamp_ns)
@@ -114,6 +117,8 @@ class Engine:
         stages.done('retrieve')
         with_depth = self._needs_depth(descriptor, context_ids)
         prediction = self.predictor.predict(frame, context_ids, with_depth)
+        if fault:
+            prediction = _without_claims(prediction, frame.frame_id)
         stages.done('predict')
         if gap:
             session.gate.open_gap()
@@ -130,7 +135,7 @@ class Engine:
         if was_lost and verdict.believed:
             found_in = session.graph.segments[edges[0].source_id]
             gone = leave_segment(session, found_in, frame.frame_id)
-        elif self._may_begin_segment and stays_lost(session, verdict, self.config.loop):
+        elif self._may_begin_segment(fault) and stays_lost(session, verdict, self.config.loop):
             edges, withheld, resolved = [], [], _origin()
             verdict, gone = open_segment(session, frame.frame_id)
         if session.relocalisation is not None and verdict.believed and not session.segment_id:
@@ -159,7 +164,7 @@ class Engine:
             frame_id=frame.frame_id,
             stamp_ns=frame.stamp_ns,
             state=told_state(session, verdict),
-            reason=told_reason(session, verdict),
+            reason=told_reason(session, verdict, fault),
             T_world_camera=believed.held.T_world_camera if believed else None,
             covariance=told_covariance(believed, prediction.provisional, first),
             intrinsics=prediction.intrinsics,
@@ -295,9 +300,8 @@ class Engine:
             scale=ScaleTracker(config.scale, self._metric, self.odometry, self._user_scale),
         )
 
-    @property
-    def _may_begin_segment(self) -> bool:
-        return self.loops.active and self.predictor.can_restart
+    def _may_begin_segment(self, fault: str) -> bool:
+        return self.loops.active and self.predictor.can_restart and not fault
 
     def _describe(self, frame: Frame) -> np.ndarray:
         descriptor = self.predictor.describe(frame)
@@ -514,6 +518,12 @@ class Engine:
                 cloud = cloud_from_depth(depth_map, self.config.points)
                 session.map.insert(frame_id, cloud.moved(_shrunk(scale)), scale)
         return tuple(in_map_units)
+
+
+def _without_claims(prediction: FramePrediction, frame_id: int) -> FramePrediction:
+    """Return what is left of a prediction whose picture shows nothing, or nothing new."""
+    depths = tuple(d for d in prediction.depths if d.frame_id != frame_id)
+    return replace(prediction, edges=(), depths=depths, keyframe=False)
 
 
 def _origin() -> ResolvedPose:

@@ -96,11 +96,14 @@ def told_state(session: Session, verdict: Verdict) -> TrackingState:
     return verdict.state
 
 
-def told_reason(session: Session, verdict: Verdict) -> str:
-    """Return the reason to tell."""
+def told_reason(session: Session, verdict: Verdict, fault: str = '') -> str:
+    """Return the reason to tell.
+
+    :param fault: of the picture.
+    """
     apart = f'segment {session.segment_id} is not joined to the map' if session.segment_id else ''
     looking = 'looking for the place in the loaded map' if session.relocalisation else ''
-    return '; '.join(filter(None, (looking, verdict.reason, apart)))
+    return '; '.join(filter(None, (fault, looking, verdict.reason, apart)))
 
 
 def motion_since_last(

@@ -12,6 +12,7 @@ from .bank import KeyframeBank
 from .gate import Gate
 from .keyframe_graph import KeyframeGraphView
 from .loop_evidence import LoopEvidence
+from .picture_check import PictureCheck
 from .pose_graph import PoseGraph
 from .relocalisation import Relocalisation
 from .scale_tracking import ScaleTracker
@@ -68,6 +69,7 @@ class Session:
     evidence: LoopEvidence = field(default_factory=LoopEvidence)
     evidence_depth: DepthMap | None = None
     scale: ScaleTracker = field(default_factory=ScaleTracker)
+    pictures: PictureCheck = field(default_factory=PictureCheck)
 
     def map_view(self) -> MapView:
         """Return a snapshot of the map at the present keyframe poses."""
