@@ -32,9 +32,17 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'test')]
 
 from cupy_on_host import build, CupyOnHost  # noqa: E402
 from r3_ros.config import R3Config, updated  # noqa: E402
-from r3_ros.datatypes import DepthMap, Edge, Estimate, Frame, FramePrediction  # noqa: E402
+from r3_ros.datatypes import (  # noqa: E402
+    DepthMap,
+    Edge,
+    Estimate,
+    Frame,
+    FramePrediction,
+    TrackingState,
+)
 from r3_ros.geometry import inverse  # noqa: E402
 from r3_ros.streaming.engine import Engine  # noqa: E402
+from r3_ros.streaming.pose_resolution import HeldPose  # noqa: E402
 from scripted import (  # noqa: E402
     circle,
     frames,
@@ -43,11 +51,13 @@ from scripted import (  # noqa: E402
     Script,
     ScriptedPredictor,
     START_NS,
+    truth,
 )
 
 STAGES = ('retrieve', 'resolve', 'gate', 'memory', 'map', 'loops')
 KEYFRAME_EVERY = 10
 WINDOW = 8
+SCORE = 2.0
 #: Five recent frames, the first keyframe, the newest and those retrieved: 32.
 CONTEXT = {'stream.recent_keyframes': 6, 'stream.retrieved_keyframes': 21}
 #: What the engine may take per frame at the median, and how much more with the largest bank than
@@ -61,12 +71,11 @@ class Camera(ScriptedPredictor):
     :ivar cpu_s: what it took so far.
     """
 
-    def __init__(self, script: Script, depth_from: int) -> None:
+    def __init__(self, script: Script) -> None:
         """Make the one depth map that all frames share."""
         super().__init__(script)
         frame = next(frames(1))
         self._depth = room_depth(frame, circle()(START_NS), intrinsics(), (480, 640))
-        self._depth_from = depth_from
         self.cpu_s = 0.0
 
     def describe(self, frame: Frame) -> np.ndarray:
@@ -85,9 +94,11 @@ class Camera(ScriptedPredictor):
         self.cpu_s += time.thread_time() - began
         return prediction
 
+    def hold(self, frame: Frame) -> None:
+        """Hold a frame without having been asked about it."""
+        self._room[self._index] = self.script.path(frame.stamp_ns)
+
     def _depths(self, frame, T_room_camera, K) -> tuple[DepthMap, ...]:
-        if frame.frame_id < self._depth_from:
-            return ()
         return (replace(self._depth, frame_id=frame.frame_id),)
 
     def _exact_edges(self) -> Iterator[Edge]:
@@ -111,32 +122,54 @@ class Measured:
     counts: list[Counter[str]] = field(default_factory=list)
 
 
+def fill(engine: Engine, camera: Camera, count: int) -> None:
+    """Hold so many keyframes as if the camera had walked them, with exact poses."""
+    session = engine.session
+    for frame in frames(count):
+        frame_id = session.frame_count
+        descriptor, T = camera.describe(frame), truth(camera.script.path, frame.stamp_ns)
+        camera.hold(frame)
+        before = session.bank.newest(WINDOW, 0)
+        edges = [
+            Edge(i, frame_id, inverse(session.graph.held[i].T_world_camera) @ T, SCORE, SCORE)
+            for i in before
+        ]
+        session.graph.add(frame_id, HeldPose(T), edges)
+        session.bank.admit(frame_id, descriptor, T, intrinsics(), related=before)
+        state = TrackingState.TRACKING
+        session.trajectory.append(frame_id, frame.stamp_ns, state, True, T)
+        session.recent.append(frame_id)
+        session.frame_count, session.last_stamp_ns = frame_id + 1, frame.stamp_ns
+    session.keep_recent(engine.config.stream.recent_frames)
+    session.take_leaving()
+    session.gate.state = state
+
+
 def measured(frame_count: int, keyframe_count: int, device: CupyOnHost | None = None) -> Measured:
     """Fill the bank, then measure the frames that follow."""
-    refine_at = range(keyframe_count + 2, keyframe_count + frame_count, KEYFRAME_EVERY)
+    end = keyframe_count + frame_count
     script = Script(
         translation_noise=0.002,
         rotation_noise=0.002,
-        keyframe=lambda i: i < keyframe_count or i % KEYFRAME_EVERY == 0,
-        refine_at=set(refine_at),
+        keyframe=lambda i: i % KEYFRAME_EVERY == 0,
+        refine_at=set(range(keyframe_count + 2, end, KEYFRAME_EVERY)),
     )
     changes = {'keyframe.max_keyframes': keyframe_count, **CONTEXT}
     config = updated(R3Config(), changes)
-    camera = Camera(script, depth_from=keyframe_count)
+    camera = Camera(script)
     engine = Engine(camera, config, 'cpu' if device is None else 'cuda')
+    fill(engine, camera, keyframe_count)
     result = Measured([], [])
-    for frame in frames(keyframe_count + frame_count):
+    for frame in itertools.islice(frames(end), keyframe_count, None):
         if device is not None:
             device.counts.clear()
         began, others = time.thread_time(), camera.cpu_s
-        estimate = engine.step(frame)
-        if estimate.frame_id >= keyframe_count:
-            cpu_s = time.thread_time() - began - (camera.cpu_s - others)
-            result.estimates.append(estimate)
-            result.cpu_ms.append(1e3 * cpu_s)
-            if device is not None:
-                result.counts.append(device.counts.copy())
+        result.estimates.append(engine.step(frame))
+        result.cpu_ms.append(1e3 * (time.thread_time() - began - (camera.cpu_s - others)))
+        if device is not None:
+            result.counts.append(device.counts.copy())
     assert len(engine.session.bank) == keyframe_count
+    assert all(e.state is TrackingState.TRACKING for e in result.estimates)
     engine.close()
     return result
 

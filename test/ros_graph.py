@@ -44,7 +44,8 @@ IMPATIENT = {'input.camera_info_timeout': 0.0, 'tf_lookup_timeout': 0.0}
 def image_message(
     stamp_ns: int, pixels: np.ndarray | None = None, encoding: str = 'rgb8', frame: str = CAMERA
 ) -> Image:
-    pixels = picture() if pixels is None else pixels
+    # A camera never gives the same picture twice.
+    pixels = picture(shade=stamp_ns // PERIOD_NS % 251) if pixels is None else pixels
     return Image(
         header=header_message(stamp_ns, frame),
         height=pixels.shape[0],
