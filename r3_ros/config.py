@@ -126,6 +126,15 @@ class InputConfig:
         high=3600.0,
         live=True,
     )
+    max_frozen_time: float = _param(
+        0.5,
+        'a camera that sends one and the same picture for so long hangs, and gives no pose; 0: '
+        'never, for simulated cameras without noise',
+        's',
+        low=0.0,
+        high=3600.0,
+        live=True,
+    )
     on_time_jump_back: str = _param(
         'reset', 'what to do when time jumps back', choices=('reset', 'ignore', 'error'), live=True
     )

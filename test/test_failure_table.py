@@ -35,6 +35,10 @@ TESTS = {
         'ros_failures_time::a_recording_in_a_loop_begins_anew_each_time',
         'ros_failures_time::a_jump_that_is_ignored_drops_pictures_until_time_is_back',
     ),
+    'pictures of one colour': (
+        'ros_failures_tracking::a_camera_that_sees_nothing_or_hangs_gives_no_pose',
+        'picture_check::no_world_begins_in_the_dark',
+    ),
     'no stamp': (
         'ros_failures_time::zero_stamp_takes_the_time_of_arrival_and_says_so',
         'ros_failures_time::pictures_without_a_stamp_are_told_once',

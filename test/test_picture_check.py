@@ -14,9 +14,10 @@ from scripted import frames, picture, ScriptedPredictor
 PERIOD_NS = 100_000_000
 
 
-def faults(pictures, period_ns=PERIOD_NS):
+def faults(pictures, period_ns=PERIOD_NS, longest_s=0.5):
     check = PictureCheck()
-    return [check.fault(Frame(image, n * period_ns)) for n, image in enumerate(pictures)]
+    shown = enumerate(pictures)
+    return [check.fault(Frame(image, n * period_ns), longest_s) for n, image in shown]
 
 
 def covered(seed=0, level=3.0, noise=1.0, size=(48, 64, 3)):
@@ -41,6 +42,7 @@ def test_a_camera_that_hangs_is_noticed_after_half_a_second():
     told = faults([picture()] * 8)
     assert told[:5] == [''] * 5
     assert all('same picture for 0.5 s' in fault for fault in told[5:6]) and told[7]
+    assert set(faults([picture()] * 8, longest_s=0.0)) == {''}
 
 
 def test_a_picture_repeated_now_and_then_is_none():

@@ -12,7 +12,7 @@ from r3_ros.msg import KeyframeGraph, StreamStatus
 from r3_ros.ros.health import StreamState
 from r3_ros.ros.messages import stamp_ns_of
 from ros_graph import image_message, LATCHED, matrix
-from scripted import Script
+from scripted import picture, Script
 from sensor_msgs.msg import Image, PointCloud2
 from sensor_msgs_py import point_cloud2
 
@@ -104,3 +104,31 @@ def test_corrected_poses_are_told_and_published_again(graph):
     assert moved
     end = matrix(graphs[-1].keyframes[-1].pose)
     g.until(lambda: np.allclose(matrix(paths[-1].poses[-1].pose), end))
+
+
+@pytest.mark.parametrize(
+    'pixels, told',
+    [(np.full((48, 64, 3), 3, np.uint8), 'the picture is black'), (picture(), 'it hangs')],
+)
+def test_a_camera_that_sees_nothing_or_hangs_gives_no_pose(graph, pixels, told):
+    g = graph(input__max_frozen_time=0.5).start()
+    poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
+    statuses = g.listen('/r3/status', StreamStatus)
+    g.send_many(10)
+    for _ in range(12):
+        bad = g.send(image_message(g.stamp_ns, pixels))
+    g.until(lambda: stamp_ns_of(statuses[-1].header.stamp) == bad)
+    assert statuses[-1].state == StreamStatus.STATE_LOST
+    assert told in statuses[-1].state_reason
+    claimed = {stamp_ns_of(message.header.stamp) for message in poses}
+    assert claimed and bad not in claimed
+    while g.health.state is not StreamState.TRACKING:
+        good = g.send()
+    g.until(lambda: stamp_ns_of(poses[-1].header.stamp) == good)
+
+
+def test_a_simulated_camera_that_stands_still_keeps_its_pose(graph):
+    g = graph(input__max_frozen_time=0.0).start()
+    for _ in range(12):
+        g.send(image_message(g.stamp_ns, picture()))
+    assert g.health.state is StreamState.TRACKING

@@ -107,7 +107,7 @@ class Engine:
         session = self.session
         stages = Stages()
         frame = replace(frame, frame_id=session.frame_count)
-        fault = session.pictures.fault(frame)
+        fault = session.pictures.fault(frame, self.config.input.max_frozen_time)
         if fault and frame.frame_id == 0:
             raise FrameError(f'{fault}: the world begins with a picture that shows something')
         descriptor = self._describe(frame)

@@ -15,9 +15,8 @@ _STRIDE = 4
 #: Standard deviation of the levels, of 255, below which a picture shows nothing: sensor noise of a
 #: dark frame. A white wall has more in its shading.
 _NOTHING_LEVELS = 1.5
-#: A camera repeats a picture now and then where a rate is converted. For as long as this, and in
-#: as many frames in a row, none with a sensor does.
-_FROZEN_NS = 500_000_000
+#: A camera repeats a picture now and then where a rate is converted. In so many frames in a row
+#: none with a sensor does.
 _FROZEN_FRAMES = 3
 
 
@@ -30,8 +29,11 @@ class PictureCheck:
         self._since_ns = 0
         self._repeats = 0
 
-    def fault(self, frame: Frame) -> str:
-        """Take a picture in; return what is wrong with it, nothing if it can be used."""
+    def fault(self, frame: Frame, longest_s: float) -> str:
+        """Take a picture in; return what is wrong with it, nothing if it can be used.
+
+        :param longest_s: a camera that repeats a picture for so long hangs; 0: none ever does.
+        """
         levels = frame.image[::_STRIDE, ::_STRIDE]
         same = self._last is not None and np.array_equal(levels, self._last)
         self._repeats = self._repeats + 1 if same else 0
@@ -40,7 +42,7 @@ class PictureCheck:
         if levels.std(axis=(0, 1)).max(initial=0.0) < _NOTHING_LEVELS:
             seen = 'black' if levels.mean() < 32 else 'of one colour'
             return f'the picture is {seen}: is the lens covered?'
-        for_ns = frame.stamp_ns - self._since_ns
-        if self._repeats >= _FROZEN_FRAMES and for_ns >= _FROZEN_NS:
-            return f'the camera has sent the same picture for {for_ns / 1e9:.1f} s: it hangs'
+        for_s = (frame.stamp_ns - self._since_ns) / 1e9
+        if self._repeats >= _FROZEN_FRAMES and 0 < longest_s <= for_s:
+            return f'the camera has sent the same picture for {for_s:.1f} s: it hangs'
         return ''
