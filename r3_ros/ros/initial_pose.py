@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 import math
 
-from geometry_msgs.msg import PoseWithCovarianceStamped
+from geometry_msgs.msg import Pose, PoseWithCovarianceStamped
 import numpy as np
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -22,6 +22,8 @@ from .transforms import TransformAuthority
 TOPIC = 'initialpose'
 #: How far the length of a quaternion may be from 1: what typing it by hand rounds away.
 _QUATERNION_TOLERANCE = 0.01
+#: Coordinates of a survey's grid are smaller; beyond, double precision loses what moves.
+_FARTHEST = 1e8
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +101,20 @@ class InitialPoseInput:
         return self._tree.newest_pose(config.map_frame, frame)
 
 
+def told_pose(pose: Pose) -> np.ndarray:
+    """Return the (4, 4) motion of a pose that somebody typed or drew.
+
+    :raises TransformError: it is no pose, or none of anything on earth.
+    """
+    p, q = pose.position, pose.orientation
+    length = math.hypot(q.x, q.y, q.z, q.w)
+    if not abs(length - 1.0) <= _QUATERNION_TOLERANCE:
+        raise TransformError(f'its quaternion has the length {length:g}, not 1')
+    if not max(abs(p.x), abs(p.y), abs(p.z)) <= _FARTHEST:
+        raise TransformError(f'its position ({p.x:g}, {p.y:g}, {p.z:g}) is nowhere near')
+    return T_from_quat(np.array([p.x, p.y, p.z]), np.array([q.x, q.y, q.z, q.w]))
+
+
 def read_initial_pose(
     message: PoseWithCovarianceStamped, map_frame: str, place: Callable[[str], np.ndarray]
 ) -> InitialPose:
@@ -107,12 +123,7 @@ def read_initial_pose(
     :param place: returns ``T_map_frame`` (4, 4) of another frame, or raises TransformError.
     :raises TransformError: it is no pose, or its frame is not connected with map.
     """
-    p, q = message.pose.pose.position, message.pose.pose.orientation
-    quat_xyzw = np.array([q.x, q.y, q.z, q.w])
-    length = float(np.linalg.norm(quat_xyzw))
-    if not abs(length - 1.0) <= _QUATERNION_TOLERANCE:
-        raise TransformError(f'its quaternion has the length {length:g}, not 1')
-    T_frame_base = T_from_quat(np.array([p.x, p.y, p.z]), quat_xyzw)
+    T_frame_base = told_pose(message.pose.pose)
     covariance = np.reshape(np.asarray(message.pose.covariance, dtype=np.float64), (6, 6))
     if not np.isfinite(covariance).all() or (covariance.diagonal() < 0.0).any():
         raise TransformError('its covariance holds NaN, infinity or a negative variance')

@@ -24,10 +24,10 @@ from std_srvs.srv import SetBool, Trigger
 
 from ..config import R3Config
 from ..errors import MapError, MapProblem, R3Error, TransformError
-from ..geometry import T_from_quat
 from ..maps.reading import read_map
 from .graph_messages import empty_graph
 from .health import StreamState
+from .initial_pose import told_pose
 from .map_search import LoadCode, not_found
 from .saving import (
     save_map,
@@ -349,13 +349,10 @@ def _initial_pose(request: LoadMap.Request) -> np.ndarray | None:
     """
     if not request.use_initial_pose:
         return None
-    at, turn = request.initial_pose.position, request.initial_pose.orientation
     try:
-        return T_from_quat(
-            np.array([at.x, at.y, at.z]), np.array([turn.x, turn.y, turn.z, turn.w])
-        )
+        return told_pose(request.initial_pose)
     except TransformError as error:
-        raise MapError(MapProblem.BAD_FORMAT, f'initial_pose is {error}') from error
+        raise MapError(MapProblem.BAD_FORMAT, f'initial_pose is no pose: {error}') from error
 
 
 def _map_path(name: str, config: R3Config) -> Path:
