@@ -1,0 +1,347 @@
+"""Hours of a looping recording in minutes, with faults at random: nothing grows, all is told.
+
+python benchmarks/soak.py [--hours 2] [--seed 1]
+
+The real node with a scripted predictor, over DDS, faster than real time. A recording of ten
+minutes is played in a loop, so time jumps back at each turn. At random moments something goes
+wrong; diagnostics must tell each fault before the next picture is sent. Every minute of the
+stream the map is saved, and what was saved is read again. Run it in the environment of the
+tests (scripts/in_environment).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Callable
+import gc
+from pathlib import Path
+import shutil
+import sys
+import tempfile
+import time
+
+import numpy as np
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / 'test')]
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
+from r3_ros.errors import DeviceMemoryError, FrameError  # noqa: E402
+from r3_ros.maps.reading import read_map  # noqa: E402
+from r3_ros.srv import LoadMap, SaveMap  # noqa: E402
+from ros_graph import Graph, image_message  # noqa: E402
+from scripted import circle, PERIOD_NS, picture, Script, START_NS  # noqa: E402
+from std_srvs.srv import SetBool, Trigger  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+RECORDING_FRAMES = 6000
+SAVE_EVERY = 600
+LOAD_EVERY = 6000
+#: Frames between two faults, on average.
+FAULT_EVERY = 150
+#: Growth allowed per hour of the stream once the first quarter has passed.
+LIMIT_MB = 4.0
+
+Told = dict[str, tuple[bytes, str, dict[str, str]]]
+
+
+class Soak:
+    """A node, its looping recording, and the faults that befall it."""
+
+    def __init__(self, graph: Graph, folder: Path, rng: np.random.Generator) -> None:
+        """Take a started node."""
+        self.graph, self._folder, self._rng = graph, folder, rng
+        self._diagnostics = graph.listen('/diagnostics', DiagnosticArray)
+        self._at = 0
+        self.faults: Counter[str] = Counter()
+        self.untold: Counter[str] = Counter()
+        self.saved = self.loaded = 0
+        self._faults: dict[str, Callable[[], Callable[[Told], bool]]] = {
+            'covered lens': self._covered,
+            'poor view': self._poor,
+            'pose that is not finite': self._nan_pose,
+            'picture that cannot be used': self._frame_error,
+            'cut-off picture': self._cut_off,
+            'unknown encoding': self._encoding,
+            'repeated stamp': self._repeated,
+            'step back in time': self._late,
+            'gap in time': self._gap,
+            'other size': self._other_size,
+            'overload': self._overload,
+            'device out of memory': self._out_of_memory,
+            'unforeseen error': self._error,
+            'unwritable target': self._unwritable,
+            'pause': self._pause,
+        }
+
+    def run(self, frames: int) -> list[float]:
+        """Play; return the megabytes used every hundredth of the way."""
+        process, megabytes = psutil.Process(), []
+        next_fault = FAULT_EVERY
+        for number in tqdm(range(frames), unit='frame', disable=None):
+            self._next()
+            if number == next_fault:
+                next_fault += int(self._rng.integers(1, 2 * FAULT_EVERY))
+                self._inject()
+            if number % SAVE_EVERY == SAVE_EVERY - 1:
+                self._save(number)
+            if number % max(frames // 100, 1) == 0:
+                self.graph.predictor.contexts.clear()
+                gc.collect()
+                megabytes.append(process.memory_info().rss / 1e6)
+        return megabytes
+
+    # The recording.
+
+    def _next(self, skip: int = 0) -> int:
+        """Send the next picture of the recording, which begins anew at its end."""
+        self._at = (self._at + 1 + skip) % RECORDING_FRAMES
+        return self.graph.send(image_message(self._stamp_ns))
+
+    @property
+    def _stamp_ns(self) -> int:
+        return START_NS + self._at * PERIOD_NS
+
+    @property
+    def _coming(self) -> int:
+        """Return the predictor's index of the next picture."""
+        return self.graph.predictor._index + 1
+
+    # Saving and loading.
+
+    def _save(self, number: int) -> None:
+        name = f'map_{number}'
+        request = SaveMap.Request(name=name, overwrite=True, include_images=True)
+        answer = self.graph.call(SaveMap, 'r3/save_map', request)
+        if answer.code == SaveMap.Response.EMPTY_MAP:
+            return  # the recording has just begun anew
+        assert answer.success, answer.message
+        saved = read_map(Path(answer.path))
+        assert len(saved.points) == answer.points
+        self.saved += 1
+        if number % LOAD_EVERY == LOAD_EVERY - 1:
+            self._load(name)
+        shutil.rmtree(answer.path)
+
+    def _load(self, name: str) -> None:
+        """Go on in a saved map, where the camera is found again."""
+        client = self.graph.probe.create_client(LoadMap, 'r3/load_map')
+        self.graph.until(client.service_is_ready)
+        answer = client.call_async(LoadMap.Request(name=name, localize=True))
+        for _ in range(100):
+            if answer.done():
+                break
+            self._next()
+        self.graph.until(answer.done)
+        assert answer.result().success, answer.result().message
+        self.graph.probe.destroy_client(client)
+        self.loaded += 1
+
+    # Faults.
+
+    def _inject(self) -> None:
+        """Let something go wrong, and see whether diagnostics tell it."""
+        name = str(self._rng.choice(list(self._faults)))
+        self.faults[name] += 1
+        is_told = self._faults[name]()
+        self._diagnostics.clear()
+        try:
+            self.graph.until(lambda: any(is_told(_told(m)) for m in self._diagnostics))
+        except AssertionError:
+            self.untold[name] += 1
+            print(f'not told: {name}; said was {_told(self._diagnostics[-1])}')
+        self._recover(name)
+
+    def _recover(self, name: str) -> None:
+        """Do what an operator would do, and go on until the camera is followed again."""
+        if name == 'pause':
+            self.graph.call(SetBool, 'r3/pause', SetBool.Request(data=False))
+        if name == 'unwritable target':
+            self._save_somewhere(f'after_{self.faults[name]}')
+        if self.graph.health.state.name == 'FAULT':
+            self.graph.call(Trigger, 'r3/reset')
+        for _ in range(100):
+            self._next()
+            if self.graph.health.state.name == 'TRACKING':
+                return
+        raise AssertionError(f'{name}: not followed again after 100 pictures')
+
+    def _script(self, field: str, count: int) -> None:
+        """Have the predictor do something at the next ``count`` pictures, and send them."""
+        getattr(self.graph.script, field).update(range(self._coming, self._coming + count))
+        for _ in range(count):
+            self._next()
+        getattr(self.graph.script, field).clear()
+
+    def _fail(self, error: Exception) -> None:
+        self.graph.script.failures[self._coming] = error
+        self._next()
+        self.graph.script.failures.clear()
+
+    def _covered(self) -> Callable[[Told], bool]:
+        self._script('blackouts', 5)
+        return _level('tracking', DiagnosticStatus.ERROR, 'LOST')
+
+    def _poor(self) -> Callable[[Told], bool]:
+        self._script('droughts', 2)
+        return _level('tracking', DiagnosticStatus.WARN, 'LOW_CONFIDENCE')
+
+    def _nan_pose(self) -> Callable[[Told], bool]:
+        self._script('nan_pose_at', 2)
+        return _level('tracking', DiagnosticStatus.WARN, 'LOW_CONFIDENCE')
+
+    def _frame_error(self) -> Callable[[Told], bool]:
+        self._fail(FrameError('the picture is black'))
+        return _value('input', 'last_reject_reason', 'the picture is black')
+
+    def _cut_off(self) -> Callable[[Told], bool]:
+        message = image_message(self._stamp_ns + 1)
+        message.data = message.data[:100]
+        self.graph.send(message)
+        return _value('input', 'last_reject_reason', '100 bytes')
+
+    def _encoding(self) -> Callable[[Told], bool]:
+        message = image_message(self._stamp_ns + 2)
+        message.encoding = 'thermal'
+        self.graph.send(message)
+        return _value('input', 'last_reject_reason', 'thermal')
+
+    def _repeated(self) -> Callable[[Told], bool]:
+        self.graph.send(image_message(self._stamp_ns))
+        return _value('input', 'last_reject_reason', 'duplicate')
+
+    def _late(self) -> Callable[[Told], bool]:
+        self.graph.send(image_message(self._stamp_ns - PERIOD_NS // 2))
+        return _value('input', 'last_reject_reason', 'out of order')
+
+    def _gap(self) -> Callable[[Told], bool]:
+        before = self.graph.health.recoveries
+        self._next(skip=200)
+        # Or the recording began anew meanwhile.
+        return lambda told: (
+            int(told['tracking'][2]['recoveries']) > before
+            or told['tracking'][1].startswith('INITIALIZING')
+        )
+
+    def _other_size(self) -> Callable[[Told], bool]:
+        before = self.graph.node.stream.engine.session.session_id
+        self._at += 1
+        self.graph.send(image_message(self._stamp_ns, picture(80, 60)))
+        return lambda told: int(told['tracking'][2]['session_id']) > before
+
+    def _overload(self) -> Callable[[Told], bool]:
+        stream = self.graph.node.stream
+        self.graph.script.latency_s = 0.05
+        missed = stream.mailbox.dropped + self.graph.health.frames_lost
+        for _ in range(8):
+            self._at += 1
+            self.graph.images.publish(image_message(self._stamp_ns))
+            self.graph.executor.spin_once(timeout_sec=0.005)
+        self.graph.until(lambda: stream.last_stamp_ns == self._stamp_ns)
+        self.graph.script.latency_s = 0.0
+        return lambda told: (
+            missed
+            < sum(
+                int(told['input'][2][key]) for key in ('frames_dropped', 'frames_lost_on_the_way')
+            )
+        )
+
+    def _out_of_memory(self) -> Callable[[Told], bool]:
+        before = self.graph.health.oom_count
+        self._fail(DeviceMemoryError('CUDA out of memory'))
+        return lambda told: int(told['gpu'][2]['oom_count']) > before
+
+    def _error(self) -> Callable[[Told], bool]:
+        self.graph.script.failures[self._coming] = ZeroDivisionError('nobody foresaw this')
+        self.graph.images.publish(image_message(self._stamp_ns + 3))
+        # The camera is not heard any more, so the picture is not counted as dealt with.
+        self.graph.until(lambda: self.graph.health.state.name == 'FAULT')
+        self.graph.script.failures.clear()
+        return _level('tracking', DiagnosticStatus.ERROR, 'nobody foresaw this')
+
+    def _unwritable(self) -> Callable[[Told], bool]:
+        self._save_somewhere('/proc/nothing/map')
+        return _level('map', DiagnosticStatus.ERROR, 'the last save failed')
+
+    def _pause(self) -> Callable[[Told], bool]:
+        self.graph.call(SetBool, 'r3/pause', SetBool.Request(data=True))
+        self._next()
+        return _value('tracking', 'state', 'PAUSED')
+
+    def _save_somewhere(self, name: str) -> None:
+        self.graph.call(SaveMap, 'r3/save_map', SaveMap.Request(name=name, overwrite=True))
+
+
+def _told(message: DiagnosticArray) -> Told:
+    """Return level, line and values of each task."""
+    return {
+        status.name.removeprefix('r3: '): (
+            status.level,
+            status.message,
+            {pair.key: pair.value for pair in status.values},
+        )
+        for status in message.status
+    }
+
+
+def _level(task: str, level: bytes, text: str) -> Callable[[Told], bool]:
+    return lambda told: told[task][0] == level and text in told[task][1]
+
+
+def _value(task: str, key: str, text: str) -> Callable[[Told], bool]:
+    return lambda told: text in told[task][2][key]
+
+
+def main() -> int:
+    """Soak, print, and fail if anything grew or was not told."""
+    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
+    parser.add_argument('--hours', type=float, default=2.0, help='of the stream')
+    parser.add_argument('--seed', type=int, default=1)
+    options = parser.parse_args()
+    frames = round(options.hours * 3600e9 / PERIOD_NS)
+    script = Script(
+        path=circle(period_s=60.0),
+        translation_noise=0.001,
+        depth_size=(12, 16),
+        blackouts=set(),
+        droughts=set(),
+        nan_pose_at=set(),
+        failures={},
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Graph(
+            script,
+            map__directory=folder,
+            map__max_points=20_000,
+            map__publish_period=0.2,
+            keyframe__max_keyframes=50,
+            trajectory__max_poses=5000,
+            diagnostics__period=0.1,
+        )
+        try:
+            graph.start()
+            soak = Soak(graph, Path(folder), np.random.default_rng(options.seed))
+            started_s = time.monotonic()
+            megabytes = soak.run(frames)
+            elapsed_s = time.monotonic() - started_s
+        finally:
+            graph.close()
+    settled = np.array(megabytes[len(megabytes) // 4 :])
+    hours = np.linspace(0.25 * options.hours, options.hours, len(settled))
+    slope = np.polyfit(hours, settled, 1)[0]
+    for name, count in sorted(soak.faults.items()):
+        print(f'  {count:4d}  {name}: {count - soak.untold[name]} told')
+    print(f'{options.hours:g} h of stream, {frames} pictures in {elapsed_s / 60:.0f} min; '
+          f'{sum(soak.faults.values())} faults, {sum(soak.untold.values())} not told; '
+          f'{soak.saved} maps saved and read again, {soak.loaded} loaded and found; '
+          f'memory {megabytes[0]:.0f} MB at first, {settled[0]:.0f} at a quarter, '
+          f'{settled[-1]:.0f} at the end, {slope:+.2f} MB per hour')  # fmt: skip
+    good = slope < LIMIT_MB and not soak.untold and soak.saved > 0
+    print('all well' if good else 'SOMETHING IS WRONG')
+    return 0 if good else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())
