@@ -66,8 +66,10 @@ def test_files_hold_parameters_as_rcl_reads_them(path, tmp_path):
     import rclpy
 
     context = rclpy.Context()
+    # It raises where rcl cannot read the file.
     rclpy.init(args=['--ros-args', '--params-file', str(path)], context=context)
     node = rclpy.create_node('any', context=context, start_parameter_services=False)
+    assert context.ok() and node.get_name() == 'any'
     node.destroy_node()
     rclpy.shutdown(context=context)
 
