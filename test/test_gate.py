@@ -317,7 +317,7 @@ def test_the_trace_that_locks_the_official_gate_out_does_not_lock_ours():
     exact = inverse(golden['in.gt_w2c'].astype(np.float64))
     silent, errors = [], []
     for j in range(120):
-        estimate = engine.step(Frame(picture(), j * 100_000_000))
+        estimate = engine.step(Frame(picture(shade=j), j * 100_000_000))
         if estimate.T_world_camera is None:
             silent.append(j)
         else:
