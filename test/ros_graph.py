@@ -165,6 +165,12 @@ class Graph:
         self.until(lambda: self.infos.get_subscription_count() == 1)
         return self
 
+    def meets_another(self) -> bool:
+        """Tell whether a node of the same name is seen in this domain already."""
+        if self._owns_domain:
+            time.sleep(0.1)  # for discovery
+        return self._owns_domain and self.node._count_twins() > 0
+
     def close(self) -> None:
         self.node.close()
         for node in (self.node, self.probe):
