@@ -128,6 +128,20 @@ def test_no_velocity_over_a_gap_or_without_time(elapsed_ns):
     np.testing.assert_array_equal(placed.twist_covariance, UNKNOWN_COVARIANCE)
 
 
+def test_over_a_gap_odometry_claims_nothing_and_the_map_goes_on():
+    chain = PoseChain(T_BASE_OPTICAL, starts_in_base=False)
+    before, at_the_limit, over, after = (
+        advance(chain, START_NS + seconds * 1_000_000_000, np.eye(4), T)
+        for seconds, T in ((0, None), (5, np.eye(4)), (11, np.eye(4)), (12, np.eye(4)))
+    )
+    np.testing.assert_allclose(over.odom_covariance, UNKNOWN_COVARIANCE, rtol=1e-9, atol=1e-6)
+    # Where the base is in map does not depend on the way there.
+    np.testing.assert_array_equal(over.map_covariance, before.map_covariance)
+    for placed in (before, at_the_limit, after):
+        np.testing.assert_allclose(placed.odom_covariance, before.map_covariance, atol=1e-12)
+    assert before.odom_covariance.diagonal().max() < 1.0
+
+
 def test_covariance_matches_sampled_poses():
     rng = np.random.default_rng(3)
     chain = PoseChain(T_BASE_OPTICAL, starts_in_base=False)

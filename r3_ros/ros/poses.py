@@ -152,12 +152,15 @@ class PoseChain:
             the engine's present state; None for the first of a session.
         :param covariance: (6, 6) of the pose error in the camera frame, or None if unknown.
         :param unscaled_factor: multiplies the translation block while metres are not known.
-        :param max_gap_s: over a longer time no velocity is claimed; 0 for no limit.
+        :param max_gap_s: a longer time since the last pose was not followed: neither a velocity
+            nor where the base is in odom is claimed for its end; 0 for no limit.
         """
         if self.start is not None:
             (T_given, T_world_then, keeps_tilt), self.start = self.start, None
             self.move_map(self.T_map_base(T_world_then), T_given, keeps_tilt)
         T_map_base = self.T_map_base(T_world_camera)
+        elapsed_s = (stamp_ns - self._last_stamp_ns) * 1e-9
+        is_over_gap = self.last is not None and 0 < max_gap_s < elapsed_s
         twist = None
         if self.last is None or T_previous_camera is None:
             T_odom_base = T_map_base
@@ -165,8 +168,7 @@ class PoseChain:
             T_previous_optical = self._with_length(T_previous_camera)
             T_previous_base = self.T_base_optical @ T_previous_optical @ self._T_optical_base
             T_odom_base = _orthonormal(self.last.T_odom_base @ T_previous_base)
-            elapsed_s = (stamp_ns - self._last_stamp_ns) * 1e-9
-            if 0 < elapsed_s and not 0 < max_gap_s < elapsed_s:
+            if elapsed_s > 0 and not is_over_gap:
                 twist = _twist(T_previous_base, elapsed_s)
         base_covariance = self._base_covariance(covariance, unscaled_factor)
         twist_covariance = UNKNOWN_COVARIANCE
@@ -179,7 +181,9 @@ class PoseChain:
             T_odom_base=T_odom_base,
             T_map_odom=T_map_base @ inverse(T_odom_base),
             map_covariance=_in_axes(T_map_base, base_covariance),
-            odom_covariance=_in_axes(T_odom_base, base_covariance),
+            odom_covariance=_in_axes(
+                T_odom_base, UNKNOWN_COVARIANCE if is_over_gap else base_covariance
+            ),
             twist=twist,
             twist_covariance=twist_covariance,
         )
