@@ -11,6 +11,7 @@ pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setu
 from lifecycle_msgs.msg import State
 from r3_ros.errors import ModelError
 from r3_ros.ros.name_lock import NameLock
+from r3_ros.ros.rcl_errors import RCLError
 from ros_graph import Graph, image_message
 from scripted import Script, START_NS
 
@@ -66,6 +67,32 @@ def test_configure_fails_with_a_reason_and_can_be_tried_again(graph, monkeypatch
     monkeypatch.setattr(g.node, '_load_engine', lambda config: (_ for _ in ()).throw(
         ModelError("model 'classical' needs OpenCV")))  # fmt: skip
     assert not g.node.autostart()
+    assert g.state == State.PRIMARY_STATE_UNCONFIGURED
+    monkeypatch.setattr(g.node, '_load_engine', load)
+    assert g.node.autostart()
+
+
+@pytest.mark.parametrize(
+    ('error', 'words'),
+    [
+        (
+            RCLError('no right to publish, at /src/rcl/publisher.c:117\n'),
+            'cannot configure: ROS refuses: no right to publish\n',
+        ),
+        (KeyError('forgotten'), "KeyError: 'forgotten'"),
+    ],
+)
+def test_what_a_transition_did_not_expect_is_told(graph, monkeypatch, capfd, error, words):
+    g = graph()
+    load, closed = g.node._load_engine, []
+
+    def load_and_fail(config):
+        g.node._closers.append(lambda: closed.append(True))
+        raise error
+
+    monkeypatch.setattr(g.node, '_load_engine', load_and_fail)
+    assert not g.node.autostart()
+    assert words in capfd.readouterr().err and closed
     assert g.state == State.PRIMARY_STATE_UNCONFIGURED
     monkeypatch.setattr(g.node, '_load_engine', load)
     assert g.node.autostart()

@@ -213,6 +213,7 @@ def test_a_second_start_is_refused_and_the_first_goes_on(start):
     [
         (('-p', 'points.stride:=99'), 2, "'points.stride'"),
         (('-p', 'tf_publish_rate:=20'), 2, '20.0'),
+        (('-p', 'qos_overrides./image.subscription.depth:=-1'), 2, 'allowed: 0 to'),
         (('-p', 'model.name:=nonsense'), 1, 'classical'),
         (('-p', 'points.max_range:=0.01'), 1, "'points.min_range'"),
         (('--params-file', 'missing.yaml'), 2, 'missing.yaml'),
@@ -223,6 +224,22 @@ def test_wrong_arguments_end_it_with_a_reason(start, arguments, status, words):
     said, _ = process.communicate(timeout=60)
     assert process.returncode == status, said
     assert words in said and 'Traceback' not in said
+
+
+def test_where_ros_lets_no_node_begin_one_line_says_so(start, monkeypatch, tmp_path):
+    # An enclave without keys: there is no security to enforce with.
+    (tmp_path / 'enclaves').mkdir()
+    monkeypatch.setenv('ROS_SECURITY_ENABLE', 'true')
+    monkeypatch.setenv('ROS_SECURITY_STRATEGY', 'Enforce')
+    monkeypatch.setenv('ROS_SECURITY_KEYSTORE', str(tmp_path))
+    process = start()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, said
+    (line,) = [line for line in said.splitlines() if line.startswith('r3_stream: ')]
+    assert 'ROS lets no node begin here: ' in line and 'ROS_SECURITY_ENABLE' in line
+    # Beside it only what rcl logs by itself.
+    rest = [text for text in said.splitlines() if text != line and '[rcl]' not in text]
+    assert rest == []
 
 
 def test_a_missing_package_names_the_interpreter_and_the_page(start, tmp_path):

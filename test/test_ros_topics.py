@@ -8,6 +8,7 @@ pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
 from nav_msgs.msg import Odometry, Path
+from r3_ros.errors import ConfigError
 from r3_ros.msg import StreamStatus
 from r3_ros.ros.messages import header_message, stamp_ns_of, time_message
 from r3_ros.ros.outputs import TOPICS
@@ -247,6 +248,24 @@ def test_qos_can_be_overridden(graph):
     g.until(lambda: g.probe.count_publishers('/r3/points') == 1)
     (endpoint,) = g.probe.get_publishers_info_by_topic('/r3/points')
     assert endpoint.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+
+
+@pytest.mark.parametrize(
+    ('policy', 'value', 'allowed'),
+    [
+        ('reliability', 'often', 'one of system_default, reliable, best_effort'),
+        ('reliability', '1', 'one of system_default, reliable, best_effort'),
+        ('durability', 'unknown', 'one of system_default, transient_local, volatile'),
+        ('history', 'keep', 'one of system_default, keep_last, keep_all'),
+        ('depth', '-1', '0 to 2147483647'),
+        ('depth', '2147483648', '0 to 2147483647'),
+        ('depth', 'true', '0 to 2147483647'),
+    ],
+)
+def test_a_qos_that_is_none_is_refused_with_those_that_are(graph, policy, value, allowed):
+    override = f'qos_overrides./r3/points.publisher.{policy}'
+    with pytest.raises(ConfigError, match=rf"'{override}' is .*, allowed: {allowed}"):
+        graph(arguments=('-p', f'{override}:={value}'))
 
 
 def test_remapped_image_has_its_camera_info_beside_it(graph):

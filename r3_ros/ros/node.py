@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 import time
+import traceback
 from typing import Any
 
 from rclpy.clock import Clock, JumpThreshold, TimeJump
@@ -33,8 +35,10 @@ from .parameters import (
     declare_parameters,
     read_config,
     refused,
+    require_qos,
     unknown_parameters,
 )
+from .rcl_errors import one_line, RCLError
 from .services import Services
 from .stream import Stream
 from .transforms import corrects_robot, TransformAuthority
@@ -47,6 +51,28 @@ _NO_METRES = {
     False: 'it takes map units for metres, which is wrong unless they happen to be',
 }
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
+
+
+def _told(transition: Transition) -> Transition:
+    """Have what a transition did not expect logged: rclpy makes ERROR of it without a word."""
+
+    @wraps(transition)
+    def told(self: R3StreamNode, state: LifecycleState) -> TransitionCallbackReturn:
+        name = transition.__name__.removeprefix('on_')
+        try:
+            return transition(self, state)
+        except RCLError as error:
+            self.get_logger().error(f'cannot {name}: ROS refuses: {one_line(error)}')
+            raise
+        except Exception as error:
+            text = ''.join(traceback.format_exception(error))
+            self.get_logger().error(f'cannot {name}: internal error:\n{text}')
+            raise
+
+    return told
 
 
 class R3StreamNode(LifecycleNode):
@@ -82,6 +108,7 @@ class R3StreamNode(LifecycleNode):
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         try:
             declare_parameters(self)
+            require_qos(self)
         except ConfigError:
             self.destroy_node()
             raise
@@ -92,6 +119,7 @@ class R3StreamNode(LifecycleNode):
 
     # Lifecycle.
 
+    @_told
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model and make everything but the subscriptions to the camera."""
         try:
@@ -106,6 +134,7 @@ class R3StreamNode(LifecycleNode):
             return FAILURE
         return SUCCESS
 
+    @_told
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe to the camera and start the worker."""
         assert self.stream is not None and self._config is not None
@@ -132,16 +161,19 @@ class R3StreamNode(LifecycleNode):
             self.get_logger().error(f'active, but {self.stream.health.reason}')
         return super().on_activate(state)
 
+    @_told
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop taking pictures; model, bank and map stay."""
         self._deactivate()
         return super().on_deactivate(state)
 
+    @_told
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free everything."""
         self._tear_down()
         return SUCCESS
 
+    @_told
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free everything, from any state; save the map before if that is asked for."""
         self._tear_down(saves=True)

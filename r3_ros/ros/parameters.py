@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 import difflib
+import re
 from typing import Any
 
 from rcl_interfaces.msg import (
@@ -15,9 +16,20 @@ from rcl_interfaces.msg import (
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, ReliabilityPolicy
 
 from ..config import Parameter, parameters, R3Config, updated
 from ..errors import ConfigError
+
+
+_QOS_OVERRIDE = re.compile(r'qos_overrides\..*\.(?:publisher|subscription)\.(\w+)')
+_QOS_POLICIES = {
+    'reliability': ReliabilityPolicy,
+    'durability': DurabilityPolicy,
+    'history': HistoryPolicy,
+}
+#: DDS counts in 32 bits.
+_MAX_DEPTH = 2**31 - 1
 
 
 def descriptor(parameter: Parameter) -> ParameterDescriptor:
@@ -81,7 +93,31 @@ def was_given(node: Node, prefix: str) -> bool:
     return any(name.startswith(prefix) for name in _given(node))
 
 
-def _given(node: Node) -> Iterable[str]:
+def require_qos(node: Node) -> None:
+    """Look at the qualities of service that a file or the command line gave.
+
+    :raises ConfigError: one is none. rclpy would find out as it makes the topic, half-way through
+        a transition, and say nothing.
+    """
+    for name, given in _given(node).items():
+        match = _QOS_OVERRIDE.fullmatch(name)
+        if match is None:
+            continue
+        policy, value = match[1], given.value
+        if policy == 'depth':
+            # bool is an int.
+            good = type(value) is int and 0 <= value <= _MAX_DEPTH
+            allowed = f'0 to {_MAX_DEPTH}'
+        elif policy in _QOS_POLICIES:
+            keys = [key for key in _QOS_POLICIES[policy].short_keys() if key != 'unknown']
+            good, allowed = value in keys, 'one of ' + ', '.join(keys)
+        else:
+            continue
+        if not good:
+            raise ConfigError(f"parameter '{name}' is {value!r}, allowed: {allowed}")
+
+
+def _given(node: Node) -> Mapping[str, RosParameter]:
     # rclpy has no public way to tell.
     return getattr(node, '_parameter_overrides', {})
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -21,6 +22,7 @@ from rclpy.utilities import try_shutdown
 
 from ..errors import ConfigError
 from .node import R3StreamNode
+from .rcl_errors import one_line, RCLError
 
 #: From a signal to the end of the process; what is not done by then is abandoned.
 _END_S = 2.5
@@ -45,10 +47,10 @@ def main(args: Sequence[str] | None = None) -> int:
             signal_handler_options=SignalHandlerOptions.NO,
         )
     except RuntimeError as error:
-        sys.stderr.write(f'r3_stream: wrong arguments: {error}\n')
+        sys.stderr.write(f'r3_stream: wrong arguments: {one_line(error)}\n')
         return 2
     try:
-        node = R3StreamNode()
+        node = _make_node()
     except ConfigError as error:
         sys.stderr.write(f'r3_stream: {error}\n')
         try_shutdown()
@@ -71,6 +73,23 @@ def main(args: Sequence[str] | None = None) -> int:
         os._exit(runner.status)
     try_shutdown()
     return runner.status
+
+
+def _make_node() -> R3StreamNode:
+    """Return the node.
+
+    :raises ConfigError: a parameter is not allowed, or ROS does not let a node begin here.
+    """
+    try:
+        with warnings.catch_warnings():
+            # rclpy's remark on tidying up after the error that is told below.
+            warnings.filterwarnings('ignore', 'Failed to fini rosout', RuntimeWarning)
+            return R3StreamNode()
+    except RCLError as error:
+        raise ConfigError(
+            f'ROS lets no node begin here: {one_line(error)}; look at ROS_SECURITY_ENABLE and '
+            'the keystore, ROS_DOMAIN_ID, RMW_IMPLEMENTATION and the files that set the middleware'
+        ) from error
 
 
 class _Runner(threading.Thread):
