@@ -21,7 +21,6 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, ReliabilityPolicy
 from ..config import Parameter, parameters, R3Config, updated
 from ..errors import ConfigError
 
-
 _QOS_OVERRIDE = re.compile(r'qos_overrides\..*\.(?:publisher|subscription)\.(\w+)')
 _QOS_POLICIES = {
     'reliability': ReliabilityPolicy,
