@@ -74,6 +74,7 @@ TESTS = {
     ),
     'poses of the past are corrected': (
         'ros_failures_tracking::corrected_poses_are_told_and_published_again',
+        'ros_failures_tracking::clouds_of_keyframes_that_were_corrected_are_sent_again_where_they_belong',
         'ros_transforms::odom_is_continuous_where_map_jumps',
     ),
     'numbers that are not finite': ('ros_failures_tracking::nothing_but_finite_numbers_leaves',),

@@ -106,6 +106,39 @@ def test_corrected_poses_are_told_and_published_again(graph):
     g.until(lambda: np.allclose(matrix(paths[-1].poses[-1].pose), end))
 
 
+def test_clouds_of_keyframes_that_were_corrected_are_sent_again_where_they_belong(graph):
+    script = Script(drift=0.2, refine_at={12})
+    g = graph(script, keyframe__mode='interval', keyframe__interval=3).start()
+    clouds = g.listen('/r3/keyframe_points', PointCloud2, 100)
+    g.send_many(12)
+    session, chain = g.node.stream.engine.session, g.node.stream.placing.chain
+    g.until(lambda: len(clouds) == len(session.bank))
+    ids = {stamp_ns_of(m.header.stamp): i for m, i in zip(clouds, session.bank.ids(), strict=True)}
+    before = {i: session.graph.held[i].S_world_camera for i in session.bank.ids()}
+    g.send()
+    moved = {
+        i
+        for i, S in before.items()
+        if np.abs(S - session.graph.held[i].S_world_camera).max() > session.map.config.voxel_size
+    }
+    assert moved and set(before) - moved
+    known = len(before) + (12 in session.bank)
+    g.until(lambda: len(clouds) == known + len(moved))
+    again = clouds[known:]
+    assert {ids[stamp_ns_of(m.header.stamp)] for m in again} == moved
+    for message in again:
+        keyframe_id = ids[stamp_ns_of(message.header.stamp)]
+        own = session.map.clouds([keyframe_id])[keyframe_id]
+        S_map_own = chain.S_map_world @ session.graph.held[keyframe_id].S_world_camera
+        points = point_cloud2.read_points_numpy(message, ['x', 'y', 'z'])
+        np.testing.assert_allclose(points, own.moved(S_map_own).points, atol=1e-5)
+    # They lie where they were sent now: nothing comes twice.
+    g.send_many(3)
+    g.until(lambda: g.node.stream._scenes._keyframe_clouds._settled is not None)
+    stamps = [stamp_ns_of(m.header.stamp) for m in clouds]
+    assert max(map(stamps.count, stamps)) == 2
+
+
 @pytest.mark.parametrize(
     'pixels, told',
     [(np.full((48, 64, 3), 3, np.uint8), 'the picture is black'), (picture(), 'it hangs')],

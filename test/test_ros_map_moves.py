@@ -103,6 +103,38 @@ def test_the_base_is_where_it_is_said_to_be_and_odometry_goes_on(graph, T_given)
     assert keep
 
 
+def test_clouds_of_keyframes_follow_the_map_when_it_is_moved_or_has_another_unit(graph):
+    g, robot = robot_alone(graph, keyframe__mode='interval', keyframe__interval=3)
+    clouds = g.listen('/r3/keyframe_points', PointCloud2, 100)
+    robot.drive(10)
+    session, chain = g.node.stream.engine.session, g.node.stream.placing.chain
+    count = len(session.bank)
+    assert count > 2
+    g.until(lambda: len(clouds) == count)
+    first = {stamp_ns_of(m.header.stamp) for m in clouds}
+
+    def assert_come_again(times):
+        g.until(lambda: len(clouds) == (times + 1) * count)
+        again = {stamp_ns_of(m.header.stamp): m for m in clouds[times * count :]}
+        assert again.keys() == first
+        for keyframe_id, stamp_ns in zip(session.bank.ids(), sorted(first), strict=True):
+            S_map_own = chain.S_map_world @ session.graph.held[keyframe_id].S_world_camera
+            points = point_cloud2.read_points_numpy(again[stamp_ns], ['x', 'y', 'z'])
+            own = session.map.clouds([keyframe_id])[keyframe_id]
+            np.testing.assert_allclose(points, own.moved(S_map_own).points, atol=1e-4)
+
+    keep = tell_pose(g)
+    assert_come_again(1)
+    assert set_scale(g, 2.5).success and keep
+    assert_come_again(2)
+    # Who comes after a reset gets nothing of the session before.
+    assert g.call(Trigger, '/r3/reset').success
+    tell_pose(g, TILTED)
+    stamps = robot.drive(2)
+    g.until(lambda: stamp_ns_of(clouds[-1].header.stamp) >= stamps[0])
+    assert len(clouds) == 3 * count + 1
+
+
 def test_a_pose_that_is_meant_for_an_earlier_moment(graph):
     g, robot = robot_alone(graph)
     stamps = robot.drive(8)

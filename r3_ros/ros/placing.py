@@ -14,6 +14,7 @@ from ..streaming.odometry_track import OdometryTrack
 from .frame_tree import Base
 from .health import StreamState
 from .initial_pose import InitialPose
+from .keyframe_clouds import KeyframePlace
 from .messages import odometry_message, pose_message
 from .outputs import Outputs
 from .poses import Placement, PoseChain, without_motion
@@ -217,11 +218,11 @@ class Placing:
             stamp_ns = self._stamps_ns.get(frame_id)
             if stamp_ns is None or self._waits_for_metres:
                 continue
-            T_map_optical = None
-            T_world_camera = session.graph.poses.get(frame_id)
-            if frame_id in session.bank and T_world_camera is not None:
-                T_map_optical = self.chain.T_map_optical(T_world_camera)
-            scene = DepthScene(depth_map, stamp_ns, self.optical_frame, T_map_optical, unit)
+            place, pose = None, session.graph.in_world(frame_id)
+            if frame_id in session.bank and pose is not None:
+                S_map_own = self.chain.S_map_world @ pose.S_world_camera
+                place = KeyframePlace(frame_id, stamp_ns, S_map_own)
+            scene = DepthScene(depth_map, stamp_ns, self.optical_frame, place, unit)
             self._scenes.offer_depth(scene)
 
     def offer_session(self, session: Session, stamp_ns: int) -> None:

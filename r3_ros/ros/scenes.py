@@ -20,7 +20,9 @@ from ..config import R3Config
 from ..datatypes import DepthMap
 from ..geometry import unproject
 from ..runtime import Mailbox, Worker
+from ..streaming.similarity import rigid_part, scale_of
 from .graph_messages import empty_graph, GraphSnapshot, no_markers
+from .keyframe_clouds import KeyframeClouds, KeyframePlace, SentCloud
 from .messages import (
     camera_info_message,
     cloud_message,
@@ -53,14 +55,14 @@ class DepthScene:
     """One frame's depth on its way out.
 
     :ivar stamp_ns: of the frame the depth belongs to, which may be an earlier one.
-    :ivar T_map_optical: its pose, if it is a keyframe; None otherwise.
-    :ivar unit: what its depth is multiplied by to be in the unit of the pose.
+    :ivar place: where it lies in map, if it is a keyframe; None otherwise.
+    :ivar unit: what its depth, in map units, is multiplied by to be in the unit of map.
     """
 
     depth_map: DepthMap
     stamp_ns: int
     optical_frame: str
-    T_map_optical: np.ndarray | None
+    place: KeyframePlace | None
     unit: float
 
 
@@ -109,6 +111,7 @@ class ScenePublisher:
         # A saved map is shown in place of the session's.
         self._is_showing = False
         self._preview_at_s = -np.inf
+        self._keyframe_clouds = KeyframeClouds()
         self._latched = {
             topic: Latched()
             for topic in ('map_points', 'occupancy', 'path', 'keyframe_graph', 'markers')
@@ -148,6 +151,8 @@ class ScenePublisher:
             self._epoch += 1
             self._is_showing = False
             self._jobs.clear()
+            if path_too:
+                self._keyframe_clouds.forget()
             self.occupancy.state = ''
             for topic, message in empty.items():
                 self._latched[topic].shown = None
@@ -174,9 +179,10 @@ class ScenePublisher:
     def offer_depth(self, scene: DepthScene) -> None:
         """Take a depth map if anybody listens."""
         if self._outputs.wanted(*_FRAME_TOPICS) or (
-            scene.T_map_optical is not None and self._outputs.wanted('keyframe_points')
+            scene.place is not None and self._outputs.wanted('keyframe_points')
         ):
-            self._jobs.put(lambda: self._publish_depth(scene))
+            epoch = self._epoch
+            self._jobs.put(lambda: self._publish_depth(scene, epoch))
 
     def offer_session(self, session: Session, chain: PoseChain, stamp_ns: int) -> None:
         """Take snapshots of what changed, is due, and has anybody who listens."""
@@ -198,6 +204,18 @@ class ScenePublisher:
         if due:
             snapshot = graph_snapshot(session, chain, stamp_ns, self.config)
             self._jobs.put(lambda: self._publish_graph(snapshot, due, (state, epoch)))
+        self._offer_moved_cloud(session, chain)
+
+    def _offer_moved_cloud(self, session: Session, chain: PoseChain) -> None:
+        """Send the cloud of a keyframe again where it lies now, if it was sent elsewhere."""
+        if not self._outputs.wanted('keyframe_points'):
+            self._keyframe_clouds.forget()
+            return
+        again, epoch = self._keyframe_clouds.next_again(session, chain), self._epoch
+        if again is not None:
+            place, cloud = again
+            scale = float(scale_of(place.S_map_own))
+            self._jobs.put(lambda: self._publish_keyframe(place, cloud.scaled(scale), epoch))
 
     def _is_due(self, topic: str, state: object, period_s: float) -> bool:
         return self._outputs.wanted(topic) and self._latched[topic].due(
@@ -259,7 +277,7 @@ class ScenePublisher:
         if 'markers' in topics:
             self._publish_latched('markers', snapshot.markers(), made_of)
 
-    def _publish_depth(self, scene: DepthScene) -> None:
+    def _publish_depth(self, scene: DepthScene, epoch: int) -> None:
         outputs, depth_map = self._outputs, scene.depth_map
         stamp_ns, frame = scene.stamp_ns, scene.optical_frame
         info = camera_info_message(stamp_ns, frame, depth_map.intrinsics)
@@ -279,13 +297,13 @@ class ScenePublisher:
         if outputs.wanted('color/image', 'color/camera_info'):
             outputs.publish('color/camera_info', info)
             outputs.publish('color/image', image_message(stamp_ns, frame, 'rgb8', depth_map.image))
-        self._publish_points(scene)
+        self._publish_points(scene, epoch)
 
-    def _publish_points(self, scene: DepthScene) -> None:
+    def _publish_points(self, scene: DepthScene, epoch: int) -> None:
         outputs, options = self._outputs, self.config.points
         stamp_ns, frame = scene.stamp_ns, scene.optical_frame
         wants_points = outputs.wanted('points')
-        wants_keyframe = scene.T_map_optical is not None and outputs.wanted('keyframe_points')
+        wants_keyframe = scene.place is not None and outputs.wanted('keyframe_points')
         if wants_points and options.organized:
             points = organized_points(scene.depth_map, self.config) * np.float32(scene.unit)
             message = organized_cloud_message(stamp_ns, frame, points, scene.depth_map)
@@ -294,10 +312,18 @@ class ScenePublisher:
             cloud = cloud_from_depth(scene.depth_map, options).scaled(scene.unit)
             if wants_points and not options.organized:
                 outputs.publish('points', cloud_message(stamp_ns, frame, cloud))
-            if wants_keyframe and scene.T_map_optical is not None:
-                placed = cloud.moved(scene.T_map_optical)
-                message = cloud_message(stamp_ns, self.config.map_frame, placed)
-                outputs.publish('keyframe_points', message)
+            if wants_keyframe and scene.place is not None:
+                self._publish_keyframe(scene.place, cloud, epoch)
+
+    def _publish_keyframe(self, place: KeyframePlace, cloud: Cloud, epoch: int) -> None:
+        """Publish a cloud in axes of its camera and the unit of map, where it lies."""
+        placed = cloud.moved(rigid_part(place.S_map_own))
+        message = cloud_message(place.stamp_ns, self.config.map_frame, placed)
+        sent = SentCloud.of(place, cloud.points)
+        with self._publishing:
+            if epoch == self._epoch:
+                self._outputs.publish('keyframe_points', message)
+                self._keyframe_clouds.note(sent)
 
 
 def _evenly(count: int, wanted: int) -> np.ndarray:

@@ -61,6 +61,10 @@ class PoseGraph:
         """Return ``S_segment_camera`` (4, 4) of every held frame of a segment."""
         return {i: self.held[i].S_world_camera for i in self._in_segment(segment_id)}
 
+    def in_world(self, frame_id: int) -> HeldPose | None:
+        """Return the pose of a frame, if it is held and in the world."""
+        return self.held.get(frame_id) if self.segments.get(frame_id) == 0 else None
+
     def _in_segment(self, segment_id: int) -> list[int]:
         return [i for i in self.held if self.segments[i] == segment_id]
 
