@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import replace
+import json
 import math
 import os
 from pathlib import Path
@@ -32,7 +33,8 @@ from r3_ros.training.validation import (  # noqa: E402
     evaluate_constant_velocity,
     evaluate_network,
 )
-from safetensors.torch import load_file  # noqa: E402
+from safetensors import safe_open  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 from training_source import made_up, MadeUp, SETTINGS, small_network  # noqa: E402
 
@@ -130,7 +132,14 @@ def test_a_state_of_other_settings_or_none_at_all_is_refused(tmp_path):
     trainer_in(tmp_path).run(until=1)
     with pytest.raises(ConfigError, match='optimiser.learning_rate was 0.002 and is 0.001'):
         trainer_in(tmp_path, updated(SETTINGS, {'optimiser.learning_rate': 1e-3}))
-    # What is told may change.
+    # What is told may change; a state from before a setting was there goes on with its default.
+    with safe_open(tmp_path / STATE, framework='pt') as file:
+        about, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
+    kept = json.loads(about['settings'])
+    del kept['data.unlabelled']
+    save_file(tensors, tmp_path / STATE, {**about, 'settings': json.dumps(kept)})
+    with pytest.raises(ConfigError, match='data.unlabelled was 0.25 and is 0.5'):
+        trainer_in(tmp_path, updated(SETTINGS, {'data.unlabelled': 0.5}))
     assert trainer_in(tmp_path, updated(SETTINGS, {'report.log_every': 1})).step == 1
     with pytest.raises(CheckpointError, match='--resume'):
         require_state(tmp_path, resume=False)

@@ -1,4 +1,4 @@
-"""``r3 finetune``: go on training on posed recordings of one's own."""
+"""``r3 finetune``: go on training on recordings and videos of one's own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..errors import ConfigError
 from .train import add_options, prepared
 
 
@@ -13,13 +14,19 @@ def register(subparsers: Any) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser(
         'finetune',
-        help="go on training on one's own posed recordings",
+        help="go on training on one's own recordings and videos",
         description='Train given weights further on folders with pictures, groundtruth.txt (TUM, '
         'camera-to-world), camera.yaml and, where it was measured, depth/. Steps on procedural '
         'worlds are mixed in (data.recorded says how many), so that little is forgotten; the end '
-        'of each recording is held out for validation.',
+        'of each recording is held out for validation. Videos without truth teach that frames '
+        'agree about the points they share, in a share of the steps (data.unlabelled); the other '
+        'steps are of recordings and worlds.',
     )
-    parser.add_argument('folders', metavar='DIR', nargs='+', help='recordings')
+    parser.add_argument('folders', metavar='DIR', nargs='*', help='recordings with truth')
+    parser.add_argument(
+        '--video', metavar='PATH', action='append', default=[],
+        help='a video, or a folder of pictures in their order, without truth; may be repeated',
+    )  # fmt: skip
     parser.add_argument('--weights', metavar='FILE', required=True, help='where to start')
     parser.add_argument('--config', metavar='CONFIG', help='settings as YAML, see r3 train --list')
     add_options(parser)
@@ -27,19 +34,30 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train on recordings."""
+    """Train on recordings and videos.
+
+    :raises ConfigError: neither were named.
+    """
     from ..training.procedural import ProceduralClips
     from ..training.processes import joined
     from ..training.recordings import RecordedClips, weights_to_tune
-    from ..training.trainer import Trainer
+    from ..training.trainer import ClipSource, Trainer
+    from ..training.videos import MixedClips
 
+    if not args.folders and not args.video:
+        raise ConfigError('name folders with pictures and groundtruth.txt, or --video')
     settings, folder = prepared(args)
     network = weights_to_tune(Path(args.weights), settings.variant)
     folders = [Path(name) for name in args.folders]
     with joined(args.device) as place:
         worlds = ProceduralClips(settings, place.device, place.rank, place.count)
         try:
-            source = RecordedClips(settings, folders, worlds, place.device, place.rank)
+            source: ClipSource = worlds
+            if folders:
+                source = RecordedClips(settings, folders, worlds, place.device, place.rank)
+            if args.video:
+                videos = [Path(name) for name in args.video]
+                source = MixedClips(settings, videos, source, place.device, place.rank)
             trainer = Trainer(settings, source, place, folder, print, network)
             trainer.run(args.until, args.minutes * 60 if args.minutes else None)
         finally:

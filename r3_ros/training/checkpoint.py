@@ -108,6 +108,8 @@ def _fill(path: Path, target: Tensor, tensors: Mapping[str, Tensor], key: str) -
 def _refuse_other_settings(
     path: Path, before: Mapping[str, object], now: Mapping[str, object]
 ) -> None:
+    # A state from before a setting was there goes on with its default.
+    before = {**flattened(TrainingSettings()), **before}
     differ = [
         f'{name} was {before.get(name)!r} and is {now.get(name)!r}'
         for name in sorted({*before, *now})

@@ -74,6 +74,28 @@ class Clips:
         return B, S, H, W
 
 
+@dataclass(frozen=True, eq=False)
+class UnlabelledClips:
+    """A batch of clips of videos without any truth, with points that were followed in them.
+
+    :ivar images: (B, S, 3, H, W) uint8.
+    :ivar pixel: (B, S, N, 2) float32 x and y, centres at integers, zero where not seen.
+    :ivar visible: (B, S, N) bool; only points that seem to stand still are ever seen.
+    :ivar fov: (B, 2) float32 radians, vertical then horizontal; 0 where nobody calibrated.
+    """
+
+    images: Tensor
+    pixel: Tensor
+    visible: Tensor
+    fov: Tensor
+
+    @staticmethod
+    def joined(parts: list[UnlabelledClips]) -> UnlabelledClips:
+        """Return several batches of the same shape in one."""
+        names = [f.name for f in fields(UnlabelledClips)]
+        return UnlabelledClips(*(torch.cat([getattr(p, name) for p in parts]) for name in names))
+
+
 def camera_rays(K: Tensor, height: int, width: int) -> Tensor:
     """Return (H, W, 3) float32 points at depth 1 of a camera (3, 3), centres at integers."""
     y = (torch.arange(height, device=K.device) - K[1, 2]) / K[1, 1]

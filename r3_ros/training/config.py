@@ -48,6 +48,9 @@ class DataSettings:
     recorded: float = _setting(
         0.5, 'r3 finetune: share of steps that are of recordings', low=0, high=1
     )
+    unlabelled: float = _setting(
+        0.25, 'r3 finetune --video: share of steps that are of videos without truth', low=0, high=1
+    )
     tracks: int = _setting(64, 'tracked points of a clip', low=0, high=4096)
 
 
@@ -64,6 +67,16 @@ class LossSettings:
     agreement: float = _setting(0.2, 'tracks and point maps agree', low=0, high=1000)
     anchored_pose: float = _setting(0.2, 'poses carry static points home', low=0, high=1000)
     anchored_points: float = _setting(0.2, 'points are where held poses say', low=0, high=1000)
+    # Huber's function is steep by 0.05 at most: with 10 these are half of an absolute error.
+    unlabelled_agreement: float = _setting(
+        10.0, 'videos without truth: followed points and point maps agree', low=0, high=1000
+    )
+    unlabelled_pose: float = _setting(
+        10.0,
+        'videos without truth: poses carry points to where other frames have them',
+        low=0,
+        high=1000,
+    )
     alpha_depth: float = _setting(0.2, 'reward of confidence in depth and points', low=0, high=100)
     alpha_rotation: float = _setting(0.05, 'reward of confidence in rotation', low=0, high=100)
     alpha_translation: float = _setting(
@@ -150,6 +163,11 @@ class TrainingSettings:
             raise ConfigError(
                 f"parameter 'data.frames_per_step' is {self.data.frames_per_step}, below "
                 f"'data.most_views' ({self.data.most_views}): a step takes one clip at least"
+            )
+        if self.data.unlabelled >= 1:
+            raise ConfigError(
+                "parameter 'data.unlabelled' is 1: without any labelled steps nothing holds the "
+                'scale of the answers; take less, as 0.25'
             )
         picture_sizes(self.data.sizes)
 

@@ -13,7 +13,7 @@ from .clips import Clips
 from .config import LossSettings
 
 #: Where Huber's function turns linear, in units of the scene's scale.
-_HUBER = 0.05
+HUBER = 0.05
 #: A point that moves less than this share of the scene's scale stands still.
 _STATIC = 0.02
 
@@ -25,12 +25,14 @@ class Answer:
     :ivar total: what is differentiated.
     :ivar parts: the losses before their weights, detached scalars by name.
     :ivar figures: mean errors for tables, detached: ``rotation_deg``, ``translation`` (share of
-        the scene's scale), ``abs_rel``.
+        the scene's scale), ``abs_rel``; none without truth.
+    :ivar name: of the total in tables.
     """
 
     total: Tensor
     parts: dict[str, Tensor]
     figures: dict[str, Tensor]
+    name: str = 'loss'
 
 
 def evaluate(prediction: Prediction, clips: Clips, settings: LossSettings) -> Answer:
@@ -113,9 +115,9 @@ def _track_losses(
     weight = (tracks.visible & static[:, None]).float()
     anchor = mapped[:, :1].expand_as(mapped)
     track = losses.moved(R_frame_anchor, t_frame_anchor, anchor)
-    home = (R_anchor_frame, t_anchor_frame, mapped, target, weight, _HUBER)
+    home = (R_anchor_frame, t_anchor_frame, mapped, target, weight, HUBER)
     return {
-        'agreement': losses.agreement_loss(track, mapped, weight, _HUBER),
+        'agreement': losses.agreement_loss(track, mapped, weight, HUBER),
         'anchored_pose': losses.anchored_pose_loss(*home),
         'anchored_points': losses.anchored_point_loss(*home),
     }

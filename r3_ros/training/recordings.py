@@ -7,6 +7,7 @@ of each recording is held out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +50,11 @@ class Recording:
         source = FolderSource(folder)
         if source.camera is None:
             raise SourceError(f'{folder} has no camera.yaml: to learn from it, calibrate it')
+        if not (folder / 'groundtruth.txt').is_file():
+            raise SourceError(
+                f'{folder} has no groundtruth.txt: to learn from it without truth, name it with '
+                '--video'
+            )
         truth = read_tum(folder / 'groundtruth.txt')
         stamps = np.array([stamp for stamp, _ in source.entries])
         own, other = match_stamps(stamps, truth.stamps_ns, _TOLERANCE_S)
@@ -90,7 +96,7 @@ class Recording:
         if self._rectifier is not None:
             # Depth of a distorted picture has no place to go: it is left out.
             image = self._rectifier.rectify(image)
-        crop = _crop(image.shape[1], image.shape[0], size)
+        crop = middle_part(image.shape[1], image.shape[0], size)
         part = image[crop[1] : crop[1] + crop[3], crop[0] : crop[0] + crop[2]]
         resized = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
         return resized, _nearest(depth, image, crop, size)
@@ -98,10 +104,15 @@ class Recording:
     def intrinsics(self, size: tuple[int, int]) -> Intrinsics:
         """Return those of the pictures as :meth:`picture` gives them."""
         K = self._camera.intrinsics if self._rectifier is None else self._rectifier.intrinsics
-        return K.cropped(*_crop(K.width, K.height, size)).resized(*size)
+        return K.cropped(*middle_part(K.width, K.height, size)).resized(*size)
 
 
-def _crop(width: int, height: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+def nearest_size(sizes: Sequence[tuple[int, int]], aspect: float) -> tuple[int, int]:
+    """Return the (width, height) whose aspect is nearest to width over height of pictures."""
+    return min(sizes, key=lambda s: abs(np.log(s[0] / s[1] / aspect)))
+
+
+def middle_part(width: int, height: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Return x, y, width and height of the largest part from the middle with the size's aspect."""
     w = min(width, round(height * size[0] / size[1]))
     h = min(height, round(width * size[1] / size[0]))
@@ -165,7 +176,7 @@ class RecordedClips:
     def _fitted(self, plan: StepPlan, recording: Recording) -> StepPlan:
         """Return the plan with the size whose aspect is nearest to the recording's."""
         sizes = picture_sizes(self._settings.data.sizes)
-        width, height = min(sizes, key=lambda s: abs(np.log(s[0] / s[1] / recording.aspect())))
+        width, height = nearest_size(sizes, recording.aspect())
         return replace(plan, width=width, height=height)
 
     def _clip(

@@ -17,7 +17,7 @@ from ..errors import CheckpointError, ModelError
 from ..model.checkpoint import save_network
 from ..model.network import R3Network
 from .checkpoint import load_state, save_state
-from .clips import Clips
+from .clips import Clips, UnlabelledClips
 from .config import TrainingSettings
 from .initialise import new_network
 from .objective import Answer, evaluate
@@ -26,6 +26,7 @@ from .processes import all_agree, mean_over, Place
 from .progress import draw_curves, duration_text, PROGRESS, Table, table_text, VALIDATION
 from .scenes import Split
 from .schedule import average_share, learning_rate, parameter_groups
+from .self_supervised import evaluate_unlabelled
 from .validation import evaluate_constant_velocity, evaluate_network, Figures, network_predictor
 
 STATE = 'state.safetensors'
@@ -39,7 +40,7 @@ Say = Callable[[str], None]
 class ClipSource(Protocol):
     """Where clips come from."""
 
-    def training(self, step: int) -> tuple[StepPlan, Clips]:
+    def training(self, step: int) -> tuple[StepPlan, Clips | UnlabelledClips]:
         """Return the clips of a step."""
 
     def validation(self, split: Split, clips: int, views: int) -> list[Clips]:
@@ -89,6 +90,7 @@ class Trainer:
             self._model = DistributedDataParallel(self.network, find_unused_parameters=True)
         self._dtype = _autocast_dtype(optimiser.precision, place.device)
         self._skipped = 0
+        self._latest: dict[str, Tensor] = {}
         self._held_out: dict[Split, list[Clips]] = {}
 
     def run(self, until: int | None = None, seconds: float | None = None) -> None:
@@ -109,11 +111,11 @@ class Trainer:
             self._validate()
         since, frames, rows = time.monotonic(), 0, 0
         while self.step < last:
-            answer, norm, count = self._take_step()
+            norm, count = self._take_step()
             frames += count
             if self.step % report.log_every == 0 or self.step == last:
                 elapsed = time.monotonic() - since
-                self._log(answer, norm, frames / max(elapsed, 1e-9), header=rows % 20 == 0)
+                self._log(norm, frames / max(elapsed, 1e-9), header=rows % 20 == 0)
                 since, frames, rows = time.monotonic(), 0, rows + 1
             at_end = self.step == last
             out_of_time = seconds is not None and time.monotonic() - start > seconds
@@ -127,10 +129,12 @@ class Trainer:
                 break
         self._say(f'{self.step} of {self.settings.optimiser.steps} steps taken: {self.folder}')
 
-    def _take_step(self) -> tuple[Answer, Tensor, int]:
-        """Take one step; returns its answer, the norm of the gradient, frames seen."""
+    def _take_step(self) -> tuple[Tensor, int]:
+        """Take one step; returns the norm of the gradient and the frames seen."""
         optimiser = self.settings.optimiser
         answer, frames = self._gradients(self.step)
+        self._latest |= {answer.name: answer.total.detach(), **answer.figures}
+        self._latest |= {f'loss_{name}': value for name, value in answer.parts.items()}
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), optimiser.clip)
         if bool(torch.isfinite(norm)):
             self._skipped = 0
@@ -142,7 +146,7 @@ class Trainer:
             self._skip()
         self._optimiser.zero_grad(set_to_none=True)
         self.step += 1
-        return answer, norm, frames
+        return norm, frames
 
     def _gradients(self, step: int) -> tuple[Answer, int]:
         """Fill the gradients of a step's clips."""
@@ -150,7 +154,10 @@ class Trainer:
         device = self.place.device.type
         with torch.autocast(device, self._dtype, enabled=self._dtype != torch.float32):
             prediction = self._model(clips.images, causal=plan.causal)
-        answer = evaluate(prediction, clips, self.settings.loss)
+        if isinstance(clips, Clips):
+            answer = evaluate(prediction, clips, self.settings.loss)
+        else:
+            answer = evaluate_unlabelled(prediction, clips, self.settings.loss)
         # A loss that is not finite may have finite gradients; every process has to see it.
         bad = torch.where(torch.isfinite(answer.total.detach()), 1.0, torch.nan)
         (answer.total * bad).backward()
@@ -191,10 +198,9 @@ class Trainer:
             f'in about {duration_text(per_step * (last - self.step))}'
         )
 
-    def _log(self, answer: Answer, norm: Tensor, rate: float, header: bool) -> None:
-        values = {'loss': answer.total.detach(), **answer.figures}
-        values |= {f'loss_{name}': value for name, value in answer.parts.items()}
-        values['gradient'] = norm
+    def _log(self, norm: Tensor, rate: float, header: bool) -> None:
+        """Write a row: each figure of the last step that had it, with truth or without."""
+        values = {**self._latest, 'gradient': norm}
         mean = mean_over(self.place, torch.stack([v.float() for v in values.values()]))
         if not self.place.speaks:
             return
