@@ -234,7 +234,12 @@ class Malformed:
         return Call(LoadMap, 'r3/load_map', request)
 
     def _path(self, folder: Path) -> str:
-        return self._text() if self._rng.random() < 0.7 else str(folder / (self._text() or 'x'))
+        text = self._text()
+        if self._rng.random() < 0.7:
+            return text
+        # An absolute path may lead anywhere: these stay where the files that appear are allowed.
+        inside = [part for part in text.split('/') if part not in ('', '.', '..')]
+        return str(folder.joinpath(*inside or ['x']))
 
     def _value(self, known: Parameter) -> Any:
         """Return any value, one at the edge of what is allowed, or of another type."""

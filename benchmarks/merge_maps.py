@@ -2,9 +2,9 @@
 """How well two maps of one place become one: parts of a recording, mapped apart and merged.
 
 The first and the last part overlap; each is a session of its own, with its own world and unit. The
-whole recording in one run is what can be had at best.
+whole recording in one run is what can be had at best. Maps of other places must be refused.
 
-    python benchmarks/merge_maps.py DATA/redkitchen_7scenes [--overlap 0.2]
+    python benchmarks/merge_maps.py DATA/redkitchen_7scenes [--overlap 0.2] [--other DATA/...]
 """
 
 from __future__ import annotations
@@ -53,34 +53,39 @@ def row(name: str, trajectory: Path, truth: PoseList) -> str:
     )
 
 
+def is_refused(first: Path, other: Path, target: Path) -> bool:
+    """Tell whether a map of another place is refused, and say with which words."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        status = r3(['map', 'merge', str(first), str(other), '-o', str(target)])
+    print(f'  status {status}: {" ".join(said.getvalue().split())[:200]}')
+    return status != 0 and not target.exists()
+
+
 def main() -> int:
-    """Map the parts and the whole, merge, and print the table."""
+    """Map the parts and the whole, merge, print the table, and try maps of other places."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('sequence', type=Path)
     parser.add_argument('--overlap', type=float, default=0.2, help='share of the frames in both')
+    parser.add_argument('--other', type=Path, nargs='*', default=[], help='of other places')
     args = parser.parse_args()
     lines = (args.sequence / 'timestamps.txt').read_text().splitlines()
     stamps = [line for line in lines if line.strip() and not line.startswith('#')]
     length = round(len(stamps) * (1.0 + args.overlap) / 2.0)
     truth = read_tum(args.sequence / 'groundtruth.txt')
     parts = {'first part': stamps[:length], 'last part': stamps[-length:], 'whole': stamps}
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as name_of_folder:
+        temporary = Path(name_of_folder)
         maps = {}
         for n, (name, some) in enumerate(parts.items()):
-            folder = write_part(args.sequence, some, Path(temporary) / f'part{n}')
-            maps[name] = Path(temporary) / f'out{n}' / 'map'
+            folder = write_part(args.sequence, some, temporary / f'part{n}')
+            maps[name] = temporary / f'out{n}' / 'map'
             quietly('run', folder, '-o', maps[name].parent)
-        merged = Path(temporary) / 'merged'
+        merged = temporary / 'merged'
         begun = time.perf_counter()
-        r3(
-            [
-                'map',
-                'merge',
-                *(str(maps[n]) for n in ('first part', 'last part')),
-                '-o',
-                str(merged),
-            ]
-        )
+        pair = [str(maps[name]) for name in ('first part', 'last part')]
+        if r3(['map', 'merge', *pair, '-o', str(merged)]):
+            return 1
         took_s = time.perf_counter() - begun
         print(f'\nmerged in {took_s:.0f} s; {len(stamps)} frames, {length} in each part\n')
         print(
@@ -88,7 +93,13 @@ def main() -> int:
         )
         for name, folder in {**maps, 'merged': merged}.items():
             print(row(name, folder / 'trajectory.tum', truth))
-    return 0
+        refused = True
+        for other in args.other:
+            print(f'\nwith a map of {other.name} instead:')
+            out = temporary / other.name
+            quietly('run', other, '-o', out)
+            refused &= is_refused(maps['first part'], out / 'map', temporary / 'wrong')
+    return 0 if refused else 1
 
 
 if __name__ == '__main__':

@@ -34,11 +34,17 @@ PROGRAMS = {
     'octomap_server': ('octomap_server_node',),
     'nav2_bringup': (),
 }
-RECORDER = """#!{python}
-import json, os, pathlib, sys, time
+#: Launch may end everything while Python still starts: that must not look like a failure.
+STARTER = """#!/bin/sh
+trap '' INT
+exec {python} {recorder} "$@"
+"""
+RECORDER = """
+import json, os, pathlib, signal, sys, time
 folder, name, until = pathlib.Path({folder!r}), {name!r}, {until!r}
 record = {{'program': name, 'arguments': sys.argv[1:], 'order': len(list(folder.iterdir()))}}
 (folder / f'{{name}}.{{os.getpid()}}').write_text(json.dumps(record))
+signal.signal(signal.SIGINT, lambda *_: sys.exit({status}))
 for _ in range(600 if until else 0):
     if list(folder.glob(until + '.*')):
         break
@@ -116,12 +122,11 @@ class Stage:
         """
         path = self.prefix / 'lib' / package / program
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(
-            RECORDER.format(
-                python=sys.executable, name=program, folder=str(self.records), until=until,
-                status=status,
-            )
-        )  # fmt: skip
+        recorder = path.with_name(f'{program}.py')
+        recorder.write_text(
+            RECORDER.format(name=program, folder=str(self.records), until=until, status=status)
+        )
+        path.write_text(STARTER.format(python=sys.executable, recorder=recorder))
         path.chmod(0o755)
         return path.parent
 
