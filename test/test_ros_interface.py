@@ -188,7 +188,7 @@ def test_decisions_name_parameters_that_exist_and_give_reasons():
     known = {p.name for p in parameters()}
     groups = {name.split('.')[0] for name in known if '.' in name}
     text = (DOCS / 'interface_decisions.md').read_text()
-    for section in ('Parameters', 'Topics', 'Diagnostics'):
+    for section in re.findall(r'^## (.+)$', text, re.M):
         for row in table(text, section):
             assert len(row) == 3 and all(row), row
     for proposed, here, _ in table(text, 'Parameters')[1:]:
@@ -204,7 +204,8 @@ def test_every_proposed_topic_exists_or_is_decided_otherwise(proposal):
     sections = (('1. Subscribed topics', subscribed), ('2. Published topics', published))
     for section, ours in sections:
         for topic, row in named(table(proposal, section)).items():
-            if topic in decided or not re.fullmatch(r'[~/a-z_]+', topic):
+            is_decided = topic in decided and topic not in ours
+            if is_decided or not re.fullmatch(r'[~/a-z_]+', topic):
                 continue
             assert topic in ours, f'{topic} is missing'
             # A row may be of two topics, and their types in their order.
@@ -222,3 +223,73 @@ def test_every_proposed_service_exists_or_is_decided_otherwise(proposal):
             assert (name in ours) != (name in decided), name
             if name in ours:
                 assert type_in(ours[name][1]) == type_in(row[1])
+
+
+def test_topics_that_nobody_proposed_are_decided(proposal):
+    decided = page('interface_decisions.md', 'Topics')
+    for section, ours in (('1. Subscribed', 'Subscribed'), ('2. Published', 'Published')):
+        proposed = named(table(proposal, f'{section} topics'))
+        for topic in page('node.md', f'{ours} topics'):
+            if topic.startswith('~'):
+                assert topic in proposed or topic in decided, topic
+
+
+def lines_of(text):
+    """Return the fields and constants of a message without comments and blanks."""
+    lines = (' '.join(line.split('#')[0].split()) for line in text.splitlines())
+    return [line for line in lines if line]
+
+
+def test_every_proposed_message_is_as_proposed(proposal):
+    pattern = r'`((?:msg|srv)/\w+\.(?:msg|srv))`\n```\n(.*?)```'
+    blocks = re.findall(pattern, proposal, re.S)
+    assert len(blocks) >= 5
+    for name, text in blocks:
+        assert lines_of((DOCS.parent / name).read_text()) == lines_of(text), name
+    # The others stand in one line each.
+    prose = re.findall(r'^`(srv/\w+\.srv)`: request (.*?)(?=^`|\n\n|\Z)', proposal, re.M | re.S)
+    assert len(prose) >= 2
+    for name, text in prose:
+        lines = lines_of((DOCS.parent / name).read_text())
+        for field in re.findall(r'`((?:\w+/)?\w+ \w+)`', text):
+            assert field in lines, f'{field} of {name}'
+
+
+def spelled_out(cell):
+    """Return the keys of a cell: `a_b/c` is a_b and a_c, `a` b/c is a_b and a_c as well."""
+    keys = []
+    for text, suffixes in re.findall(r'`([\w/]+)`((?: \w+(?:/\w+)+)?)', cell):
+        first, *others = text.split('/')
+        stem = first.rpartition('_')[0]
+        parts = [first, *(f'{stem}_{other}' for other in others)]
+        ends = suffixes.strip().split('/') if suffixes else []
+        keys += [f'{part}_{end}' for part in parts for end in ends] if ends else parts
+    return keys
+
+
+def test_every_proposed_key_of_diagnostics_exists_or_is_decided_otherwise(proposal):
+    ours = {name: spelled_out(row[1]) for name, row in page('node.md', 'Diagnostics').items()}
+    decided = page('interface_decisions.md', 'Diagnostics')
+    rows = table(proposal, '7. Diagnostics')[1:]
+    assert [row[0].strip('`').removeprefix('r3: ') for row in rows] == list(ours)
+    for row in rows:
+        task = row[0].strip('`').removeprefix('r3: ')
+        missing = [key for key in spelled_out(row[1]) if key not in ours[task]]
+        assert set(missing) <= set(decided), task
+
+
+def test_every_proposed_launch_argument_is_there_with_its_default(proposal):
+    from r3_ros.ros.launch_arguments import STREAM
+
+    ours = {argument.name: argument for argument in STREAM}
+    rows = table(proposal, '9. Launch files')[1:]
+    assert len(rows) > 12
+    for row in rows:
+        names = re.findall(r'`(\w+)`', row[0])
+        defaults = [text.strip(' `"') for text in row[1].split(',')]
+        defaults = defaults * len(names) if len(defaults) == 1 else defaults
+        for name, default in zip(names, defaults, strict=True):
+            argument = ours[name]
+            # The empty ones are decided: files come before arguments.
+            is_empty = argument.parameter or name == 'params_file'
+            assert argument.default == ('' if is_empty else default), name
