@@ -38,6 +38,8 @@ from r3_ros.synth.path import (  # noqa: E402
     turn_rates_deg_s,
 )
 from r3_ros.synth.raster import find_visible, project_facets  # noqa: E402
+from r3_ros.synth.sensor import jpeg_compressed  # noqa: E402
+from r3_ros.synth.shutter import band_rows, rolling  # noqa: E402
 from r3_ros.trajectory_file import read_tum  # noqa: E402
 
 SMALL = SequenceOptions(frames=45, width=160, height=120, coarseness=4.0)
@@ -97,11 +99,11 @@ def test_pixels_moved_by_depth_and_pose_show_the_same_surface(sequence):
     assert difference[smooth].mean() < 0.6 * shifted[smooth].mean()
 
 
-def one_facet_view(T_world_camera, camera, **shape):
-    """Depth of a single 2 m x 1 m facet that stands 3 m before the camera."""
+def one_facet_view(T_world_camera, camera, up=0.5, **shape):
+    """Depth of a single facet 2 m wide that stands 3 m before the camera."""
     assembly = Assembly()
     material = Material(paint, {'colour': (0.5, 0.5, 0.5)}, 0)
-    assembly.panel((0, 3, 0), (1, 0, 0), (0, 0, -0.5), material, **shape)
+    assembly.panel((0, 3, 0), (1, 0, 0), (0, 0, -up), material, **shape)
     facets = FacetTable.from_specs(assembly.facets, torch.device('cpu'))
     identity = torch.eye(4, dtype=torch.float64)
     view = project_facets(
@@ -133,6 +135,62 @@ def test_a_facet_is_seen_from_its_front_only():
     from_behind[1, 3] = 6.0
     assert one_facet_view(LOOKING_AHEAD, camera).any()
     assert not one_facet_view(from_behind, camera).any()
+
+
+@pytest.mark.parametrize('turns', [False, True])
+def test_a_rolling_shutter_slants_an_upright_edge(turns):
+    """The left edge of a facet, 1 m left and 3 m ahead, seen by a camera that moves or turns."""
+    camera, readout = Intrinsics(100.0, 100.0, 90.0, 47.5, 181, 96), 0.04
+    speed = 3.0  # metres per second to the right, or radians
+
+    def expose(time_s, band):
+        T = LOOKING_AHEAD.clone()
+        if turns:
+            c, s = (float(f(time_s * speed)) for f in (torch.cos, torch.sin))
+            T[:3, :3] = torch.tensor([[c, -s, 0], [s, c, 0], [0, 0, 1]]).mT.double() @ T[:3, :3]
+        else:
+            T[0, 3] = speed * float(time_s)
+        return torch.from_numpy(one_facet_view(T, band, up=2.0))[None, None]
+
+    picture = rolling(expose, camera, torch.zeros(1, dtype=torch.float64), readout)[0, 0] > 0
+    assert picture.shape == (96, 181) and picture.any(1).all()
+    edge = picture.int().argmax(1).numpy()
+    rows = np.arange(96)
+    # By hand: the row's time after the middle, and where a point at (-1, 3) is seen then.
+    time_s = (rows - 47.5) / 96 * readout
+    expected = (
+        90 + 100 * np.tan(math.atan(-1 / 3) - speed * time_s) if turns
+        else 90 + 100 * (-1 - speed * time_s) / 3
+    )  # fmt: skip
+    assert expected[0] - expected[-1] > 3.5
+    # A band of rows shares its time: off by half of it, and by the rounding to whole pixels.
+    per_row = abs(expected[1] - expected[0])
+    off = edge - np.ceil(expected)
+    assert np.abs(off).max() <= math.ceil(per_row * band_rows(96) / 2)
+    assert abs(off.mean()) < 0.5
+
+
+def test_every_row_is_of_the_whole_picture_at_its_own_time(sequence):
+    path, world = sequence.path, sequence.world
+    camera = replace(sequence.intrinsics, height=100)
+
+    def expose(time_s, band):
+        T = torch.from_numpy(path.interpolated(time_s.numpy()))
+        return render_radiance(world, T, band, time_s=time_s).radiance
+
+    at = torch.tensor([0.5, 1.1], dtype=torch.float64)
+    picture = rolling(expose, camera, at, 0.06)
+    assert picture.shape == (2, 3, 100, 160)
+    step = band_rows(100)
+    for top in (0, 2 * step, 100 - 100 % step):
+        rows = slice(top, min(top + step, 100))
+        middle = (rows.start + rows.stop - 1) / 2
+        whole = expose(at + (middle - 49.5) / 100 * 0.06, camera)
+        assert torch.allclose(picture[:, :, rows], whole[:, :, rows], atol=1e-5)
+    apart = (picture - expose(at, camera)).abs().mean((0, 1, 3))
+    assert apart[[0, -1]].min() > 3 * apart[48:52].mean()
+    # All at once, where reading takes no time.
+    assert torch.allclose(rolling(expose, camera, at, 0.0), expose(at, camera), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -550,3 +608,20 @@ def test_a_gpu_sees_the_same_world(sequence):
     expected = render_radiance(sequence.world, T, sequence.intrinsics).depth
     assert ((depth.cpu() - expected).abs() < 1e-4).float().mean() > 0.999
     assert (there.cpu() - here).abs().mean() < 2e-3
+
+
+def test_jpeg_loses_what_a_file_of_that_quality_loses(sequence):
+    rgb, _, _ = render(sequence.world, poses(sequence, 3, 9), sequence.intrinsics)
+    images = (rgb * 255).to(torch.uint8)
+    lost = []
+    for quality in (95, 60, 20):
+        back = jpeg_compressed(images, quality)
+        assert back.dtype == torch.uint8 and back.shape == images.shape
+        assert torch.equal(back, jpeg_compressed(images, quality))
+        lost.append((back.float() - images.float()).abs().mean().item())
+    assert 0 < lost[0] < lost[1] < lost[2] < 20
+    # Channels stay where they are.
+    red = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    red[:, 0] = 200
+    back = jpeg_compressed(red, 90)
+    assert back[:, 0].min() > 190 and back[:, 1:].max() < 10

@@ -19,8 +19,10 @@ from r3_ros.synth import (  # noqa: E402
     write_sequence,
 )
 from r3_ros.synth.optics import with_fog, with_shiny_floor  # noqa: E402
+from r3_ros.synth.shutter import band_rows  # noqa: E402
 from r3_ros.training.clips import camera_rays, follow_points  # noqa: E402
 from r3_ros.training.config import load_settings, picture_sizes, TrainingSettings  # noqa: E402
+from r3_ros.training.exposure import draw_troubles, expose, Troubles  # noqa: E402
 from r3_ros.training.losses import sample_map  # noqa: E402
 from r3_ros.training.procedural import (  # noqa: E402
     draw_clip,
@@ -261,6 +263,74 @@ def test_a_shiny_floor_shows_what_is_above_it_and_nothing_else_changes(view):
     share = 0.06 + 0.94 * (1 - cosine) ** 5
     expected = torch.lerp(seen.radiance[0, :, v, u], above.radiance[0, :, 3, 3], share)
     assert torch.allclose(shiny.radiance[0, :, v, u], expected, atol=0.03)
+
+
+# Exposure
+
+
+CLEAR = Troubles(shutter=0.0, readout_s=0.0, shine=0.0, fog=0.0, tint=(0.9, 0.95, 1.0))
+
+
+def test_a_rolling_shutter_changes_pictures_and_no_truth(scene):
+    frames, K = np.array([4, 9, 30]), Intrinsics(60.0, 60.0, 41.5, 34.5, 84, 70)
+    still = expose(scene, frames, K, CLEAR)
+    for troubles in (CLEAR, replace(CLEAR, shutter=0.5, shine=0.7, fog=0.5)):
+        before = expose(scene, frames, K, troubles)
+        rolled = expose(scene, frames, K, replace(troubles, readout_s=0.03))
+        again = expose(scene, frames, K, replace(troubles, readout_s=0.03))
+        assert torch.equal(rolled.radiance, again.radiance)
+        for seen in (before, rolled):
+            assert torch.equal(seen.depth, still.depth) and torch.equal(seen.body, still.body)
+        apart = (rolled.radiance - before.radiance).abs().mean((0, 1, 3))
+        # The truth is of the middle rows' time.
+        assert apart[34:36].mean() < 0.5 * min(apart[:4].mean(), apart[-4:].mean())
+
+
+def test_rows_are_exposed_where_the_path_is_at_their_time(scene):
+    """Also with a mirroring floor and blur: as a whole exposure at the time of the band."""
+    K = Intrinsics(60.0, 60.0, 41.5, 34.5, 84, 70)
+    troubles = replace(CLEAR, shutter=0.4, shine=0.8, readout_s=0.06)
+    rolled = expose(scene, np.array([20]), K, troubles)
+    # The same path with one more pose on it: where it is when the first band is exposed.
+    rows, path = band_rows(70), scene.path
+    at = path.time_s[20] + ((rows - 1) / 2 - 34.5) / 70 * 0.06
+    poses = np.insert(path.T_world_camera, 20, path.interpolated(np.array([at])), axis=0)
+    moved = replace(path, T_world_camera=poses, time_s=np.insert(path.time_s, 20, at))
+    whole = expose(replace(scene, path=moved), np.array([20]), K, replace(troubles, readout_s=0))
+    assert torch.allclose(rolled.radiance[:, :, :rows], whole.radiance[:, :, :rows], atol=1e-4)
+    assert not torch.allclose(rolled.radiance[:, :, -8:], whole.radiance[:, :, -8:], atol=2e-3)
+
+
+def test_troubles_are_drawn_as_often_as_asked_and_repeat():
+    def drawn(effects):
+        return [
+            draw_troubles(np.random.default_rng(k), np.random.default_rng(-k % 997), effects)
+            for k in range(400)
+        ]
+
+    assert drawn(0.7) == drawn(0.7)
+    share = {
+        name: np.mean([getattr(t, name) > 0 for t in drawn(1.0)])
+        for name in ('shutter', 'readout_s', 'shine', 'fog')
+    }
+    expected = {'shutter': 0.4, 'readout_s': 0.3, 'shine': 0.25, 'fog': 0.2}
+    assert share == pytest.approx(expected, abs=0.08)
+    none = drawn(0.0)
+    assert not any(t.shutter or t.readout_s or t.shine or t.fog for t in none)
+    assert all(t.readout_s <= 0.03 for t in drawn(1.0))
+
+
+def test_strong_effects_leave_the_truth_alone_and_repeat(scene):
+    plan = StepPlan(1, 3, 84, 70, True)
+    strong = updated(SMALL, {'data.effects': 1.0})
+    different = 0
+    for seed in range(6):
+        plain = draw_clip(scene, np.random.default_rng(seed), plan, SMALL)
+        clip = draw_clip(scene, np.random.default_rng(seed), plan, strong)
+        assert same(clip, draw_clip(scene, np.random.default_rng(seed), plan, strong))
+        assert torch.equal(clip.depth, plain.depth) and same(clip.tracks, plain.tracks)
+        different += not torch.equal(clip.images, plain.images)
+    assert different >= 4
 
 
 # Settings

@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 import math
 
+import cv2
 import numpy as np
 import torch
 
 from ..errors import ConfigError
+from ..pictures import decode_compressed
 
 _NOISE_POOL = 1 << 22
 
@@ -120,3 +122,16 @@ def to_bytes(values: torch.Tensor) -> np.ndarray:
     """Return (B, H, W, 3) uint8 RGB from display values (B, 3, H, W) in [0, 1]."""
     scaled = (values * 255).add_(0.5).to(torch.uint8)
     return scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def jpeg_compressed(images: torch.Tensor, quality: int) -> torch.Tensor:
+    """Return pictures (B, 3, H, W) uint8 RGB as they come back from JPEG files.
+
+    :param quality: 1 to 100, as libjpeg means it; colours at half the resolution.
+    """
+    out = []
+    for image in images.permute(0, 2, 3, 1).cpu().numpy():
+        _, data = cv2.imencode('.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        out.append(decode_compressed(data.tobytes()))
+    back = torch.from_numpy(np.stack(out)).permute(0, 3, 1, 2)
+    return back.contiguous().to(images.device)

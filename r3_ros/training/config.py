@@ -43,7 +43,10 @@ class DataSettings:
     variety: float = _setting(0.3, 'share of surfaces with the looks of any kind', low=0, high=1)
     moving: float = _setting(0.4, 'share of worlds in which something moves', low=0, high=1)
     effects: float = _setting(
-        0.5, 'how often fog, shiny floors, motion blur and strong noise are drawn', low=0, high=1
+        0.5,
+        'how often fog, shiny floors, motion blur, rolling shutters, JPEG, strong noise are drawn',
+        low=0,
+        high=1,
     )
     recorded: float = _setting(
         0.5, 'r3 finetune: share of steps that are of recordings', low=0, high=1

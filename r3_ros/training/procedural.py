@@ -7,7 +7,7 @@ checkpoint sees the clips it would have seen.
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 import math
 
 import numpy as np
@@ -16,15 +16,17 @@ from torch import Tensor
 
 from ..datatypes import Intrinsics
 from ..preprocess import fov_of
-from ..synth import render_radiance, Rendering
-from ..synth.optics import with_fog, with_shiny_floor
+from ..synth import Rendering
+from ..synth.sensor import jpeg_compressed
 from .clips import camera_rays, Clips, follow_points, Tracks
 from .config import picture_sizes, TrainingSettings
-from .scenes import make_scene, RATE_HZ, Scene, Split
+from .exposure import draw_troubles, expose
+from .scenes import make_scene, Scene, Split
 
-_BLUR_STEPS = 3
 #: Horizontal fields of view that are drawn, degrees.
 _FOV_DEG = (42.0, 95.0)
+#: Qualities of JPEG that are drawn: what streams are sent with, and cheap cameras keep.
+_JPEG_QUALITY = (30, 96)
 #: Frames of a path between two of a clip, at most.
 _LONGEST_STRIDE = 14
 
@@ -143,18 +145,26 @@ def draw_clip(
     """Draw frames, a camera and its troubles, and render one clip (B = 1)."""
     frames = draw_frames(rng, len(scene.path.time_s), plan.views, plan.onward)
     K = draw_intrinsics(rng, plan.width, plan.height)
-    seen = _seen(scene, rng, frames, K, settings.data.effects)
+    effects = settings.data.effects
+    # A stream of its own for what was added later: without it, clips are what they were.
+    bits = rng.bit_generator
+    assert isinstance(bits, np.random.PCG64)  # as default_rng makes them
+    other = np.random.Generator(bits.jumped())
+    seen = expose(scene, frames, K, draw_troubles(rng, other, effects))
     values = torch.cat(
         [scene.sensor.develop(seen.radiance[i : i + 1], int(f)) for i, f in enumerate(frames)]
     )
-    values = _post_processed(values, rng, settings.data.effects)
+    values = _post_processed(values, rng, effects)
+    images = (values * 255 + 0.5).to(torch.uint8)
+    if other.uniform() < 0.4 * effects:
+        images = jpeg_compressed(images, int(other.integers(*_JPEG_QUALITY)))
     device = seen.depth.device
     T = torch.from_numpy(scene.path.T_world_camera[frames])
     T_first_camera = (torch.linalg.inv(T[:1]) @ T).to(device)
     matrix = torch.from_numpy(K.K).to(device)
     fov = torch.tensor(fov_of(K), dtype=torch.float32, device=device)
     return Clips(
-        images=(values * 255 + 0.5).to(torch.uint8)[None],
+        images=images[None],
         depth=seen.depth[None],
         rays=camera_rays(matrix, K.height, K.width)[None],
         T_world_camera=T_first_camera.float()[None],
@@ -197,34 +207,6 @@ def draw_intrinsics(rng: np.random.Generator, width: int, height: int) -> Intrin
     cx = (width - 1) / 2 + width * rng.normal(0, 0.006)
     cy = (height - 1) / 2 + height * rng.normal(0, 0.006)
     return Intrinsics(f, f * rng.uniform(0.99, 1.01), cx, cy, width, height)
-
-
-def _seen(
-    scene: Scene, rng: np.random.Generator, frames: np.ndarray, K: Intrinsics, effects: float
-) -> Rendering:
-    """Render radiance and truth, with blur, a shiny floor and fog where they are drawn."""
-    T = torch.from_numpy(scene.path.T_world_camera[frames])
-    times = torch.from_numpy(scene.path.time_s[frames])
-    seen = render_radiance(scene.world, T, K, time_s=times)
-    blur, shine, fog = rng.uniform(size=3) < np.array([0.4, 0.25, 0.2]) * effects
-    shutter, strength, density = rng.uniform(0.1, 0.8), rng.uniform(0.2, 0.9), rng.uniform(0, 1)
-    tint = rng.uniform(0.5, 1.0) / scene.world.exposure * np.array([0.9, 0.95, 1.0])
-    if shine:
-        seen = with_shiny_floor(scene.world, seen, T, K, times, strength)
-    if blur:
-        total = seen.radiance.clone()
-        for share in np.linspace(-0.5, 0.5, _BLUR_STEPS)[[0, -1]]:
-            at = scene.path.time_s[frames] + share * shutter / RATE_HZ
-            moved = torch.from_numpy(scene.path.interpolated(at))
-            total += render_radiance(
-                scene.world, moved, K, time_s=torch.from_numpy(at), samples=1
-            ).radiance
-        seen = replace(seen, radiance=total / _BLUR_STEPS)
-    if fog:
-        known = seen.depth[seen.depth > 0]
-        reach = float(known.median()) if len(known) else 1.0
-        seen = with_fog(seen, K, 0.02 + 0.4 * density / reach, torch.from_numpy(tint))
-    return seen
 
 
 def _post_processed(values: Tensor, rng: np.random.Generator, effects: float) -> Tensor:
