@@ -20,6 +20,8 @@ from .errors import ConfigError
 
 MODEL_NAMES = ('classical', 'r3', 'r3_long', 'r3_tiny')
 PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
+#: Long sides of the pictures that R3 may be given, in pixels, and that of the published weights.
+SMALLEST_IMAGE, LARGEST_IMAGE, PUBLISHED_IMAGE = 112, 1008, 504
 #: What an untyped picture can be taken for; :mod:`r3_ros.pictures` decodes all of these.
 ENCODING_HINTS = (
     '',
@@ -165,11 +167,12 @@ class ModelConfig:
         '', 'file of weights (.safetensors) for r3, of any size; empty: found by model.name'
     )
     image_size: int = _param(
-        504,
-        'long side of the picture that R3 is given, a multiple of 14',
+        0,
+        'long side of the picture that R3 is given, a multiple of 14 from 112 on; 0: as its '
+        'weights were trained, 504 if they do not say',
         'pixels',
-        low=154,
-        high=1008,
+        low=0,
+        high=LARGEST_IMAGE,
     )
     precision: str = _param(
         'auto',
@@ -881,6 +884,14 @@ def _flat(content: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
     return flat
 
 
+def is_image_size(pixels: int) -> bool:
+    """Say whether R3 can be given pictures whose long side is this.
+
+    Sides are whole patches of 14 pixels; at 224 R3's rule would crop the picture to a square.
+    """
+    return SMALLEST_IMAGE <= pixels <= LARGEST_IMAGE and not pixels % 14 and pixels != 224
+
+
 def _check_relations(config: R3Config) -> None:
     """Refuse parameters that contradict one another."""
     frames = {
@@ -896,10 +907,11 @@ def _check_relations(config: R3Config) -> None:
     named = [frame for frame in frames.values() if frame]
     if len(set(named)) < len(named):
         raise ConfigError(f'map_frame, odom_frame and base_frame must differ, got {frames}')
-    if config.model.image_size % 14 or config.model.image_size == 224:
+    if config.model.image_size and not is_image_size(config.model.image_size):
         raise ConfigError(
-            f"parameter 'model.image_size' is {config.model.image_size}: take a multiple of 14, "
-            'for example 504 or 392 (224 would crop the picture to a square)'
+            f"parameter 'model.image_size' is {config.model.image_size}: take a multiple of 14 "
+            f'from {SMALLEST_IMAGE} on, for example 504 or 392 (224 would crop the picture to a '
+            'square), or 0 for what the weights were trained on'
         )
     if config.stream.preset != OWN_PRESET:
         _check_preset(config.stream.preset, config.model)

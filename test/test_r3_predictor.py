@@ -19,7 +19,7 @@ from r3_ros.errors import (
 )
 from r3_ros.factory import load_engine
 from r3_ros.geometry import make_T, T_from_quat
-from r3_ros.model.checkpoint import save_network
+from r3_ros.model.checkpoint import IMAGE_SIZE, save_network
 from r3_ros.model.loading import choose_precision, load_r3
 from r3_ros.model.memory import Room
 from r3_ros.model.network import build_network
@@ -369,7 +369,25 @@ def test_the_device_decides_the_precision_unless_it_is_given(monkeypatch):
     assert choose_precision('fp32', gpu) == 'fp32'
 
 
-@pytest.mark.parametrize('size', [500, 224])
+def test_pictures_have_the_size_that_the_weights_were_trained_on(network, tmp_path):
+    path = tmp_path / 'weights.safetensors'
+
+    def size(**config):
+        loaded = load_r3(
+            ModelConfig(name='r3', checkpoint=str(path), **config), MemoryConfig(max_gpu_mib=64)
+        )
+        return max(loaded._geometry(640, 480).apply(np.zeros((480, 640, 3), np.uint8)).shape)
+
+    save_network(network, path, {IMAGE_SIZE: '168'})
+    assert size() == 168 and size(image_size=154) == 154
+    save_network(network, path)
+    assert size() == 504
+    save_network(network, path, {IMAGE_SIZE: '169'})
+    with pytest.raises(CheckpointError, match='pictures of 169 pixels'):
+        size()
+
+
+@pytest.mark.parametrize('size', [500, 224, 98])
 def test_sizes_that_would_crop_are_refused(size):
     with pytest.raises(ConfigError, match='multiple of 14'):
         updated(R3Config(), {'model.image_size': size})

@@ -19,7 +19,7 @@ from r3_ros.cli import main  # noqa: E402
 from r3_ros.config import updated  # noqa: E402
 from r3_ros.errors import CheckpointError, ConfigError, ModelError, SourceError  # noqa: E402
 from r3_ros.model.camera_head import Pairs  # noqa: E402
-from r3_ros.model.checkpoint import load_network, save_network  # noqa: E402
+from r3_ros.model.checkpoint import inspect_checkpoint, load_network, save_network  # noqa: E402
 from r3_ros.synth import SequenceOptions, write_sequence  # noqa: E402
 from r3_ros.training.initialise import new_network  # noqa: E402
 from r3_ros.training.losses import relative_motions  # noqa: E402
@@ -159,6 +159,15 @@ def test_weights_of_the_average_are_loaded_as_any_others(tmp_path):
     assert loaded.variant == 'r3-tiny'
     for own, kept in zip(trainer.average.parameters(), loaded.network.parameters(), strict=True):
         assert torch.equal(own, kept)
+
+
+@pytest.mark.parametrize(('sizes', 'told'), [('56x112 126x84', 126), ('56x42', None)])
+def test_weights_name_the_size_of_the_pictures_they_learned_from(tmp_path, sizes, told):
+    changes = {'data.sizes': sizes, 'optimiser.steps': 1, 'report.validate_every': 0}
+    network = new_network('r3-tiny', 0)
+    trainer_in(tmp_path, updated(SETTINGS, changes), network=network).run()
+    # No stream is given pictures of less than 112 pixels.
+    assert inspect_checkpoint(tmp_path / WEIGHTS).image_size == told
 
 
 # Steps

@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 import functools
 from pathlib import Path
+import re
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 import torch
 from torch import nn, Tensor
 
+from ..config import is_image_size
 from ..errors import ModelError, OutputError
 from ..export import atomic_path
 from .checkpoint_file import CheckpointFile, is_finite, Progress, STORED_DTYPES, WeightStream
@@ -26,6 +28,8 @@ from .variants import CameraOutput, NetworkConfig, VARIANTS
 
 Network = R3Network | DA3Network | MetricNetwork
 
+#: The entry of a header that names the long side of the pictures of the training.
+IMAGE_SIZE = 'image_size'
 #: What our own files put before every name, as those of R3 do.
 _PREFIX = 'da3.'
 
@@ -51,12 +55,14 @@ class CheckpointInfo:
 
     :ivar stored_dtypes: of the tensors that are used, in the words of the format (``F32``).
     :ivar notes: what would be ignored or made up for, one line each.
+    :ivar image_size: long side of the pictures it was trained on; None: the file does not say.
     """
 
     variant: str
     size_bytes: int
     stored_dtypes: tuple[str, ...]
     notes: tuple[str, ...]
+    image_size: int | None = None
 
 
 def inspect_checkpoint(path: Path | str, variant: str | None = None) -> CheckpointInfo:
@@ -70,7 +76,9 @@ def inspect_checkpoint(path: Path | str, variant: str | None = None) -> Checkpoi
         config, fit = _identify(file, variant)
         used = set(fit.sources.values())
         dtypes = sorted({tensor.dtype for tensor in file.tensors if tensor.key in used})
-        return CheckpointInfo(config.name, file.size_bytes, tuple(dtypes), tuple(fit.notes))
+        return CheckpointInfo(
+            config.name, file.size_bytes, tuple(dtypes), tuple(fit.notes), _image_size(file)
+        )
 
 
 def load_network(
@@ -154,6 +162,22 @@ class _Placing:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).partition('\n')[0]
             raise ModelError(f'cannot put the weights on {self._device}: {reason}') from error
+
+
+def _image_size(file: CheckpointFile) -> int | None:
+    """Return the size of pictures that a file names.
+
+    :raises CheckpointError: no network takes such pictures.
+    """
+    text = file.metadata.get(IMAGE_SIZE)
+    if text is None:
+        return None
+    if not re.fullmatch(r'\d{1,4}', text) or not is_image_size(int(text)):
+        raise file.error(
+            f'it says that it was trained on pictures of {shown(text)} pixels, which no network '
+            'takes; set that entry of its header right, or train it again'
+        )
+    return int(text)
 
 
 def _identify(file: CheckpointFile, variant: str | None) -> tuple[NetworkConfig, Fit]:

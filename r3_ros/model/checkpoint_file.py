@@ -77,6 +77,7 @@ class CheckpointFile:
     """An open file of weights whose header has been checked.
 
     :ivar header: the bytes before the first tensor.
+    :ivar metadata: what its writer said of it; nothing here trusts it.
     :ivar tensors: in the order of their bytes, which follow one another without gaps.
     """
 
@@ -92,7 +93,7 @@ class CheckpointFile:
                 self._status = os.fstat(self.file.fileno())
                 self.header = self._read_header()
                 self._validate()
-                self.tensors = self._described_tensors()
+                self.metadata, self.tensors = self._described()
             except BaseException:
                 self.file.close()
                 raise
@@ -158,15 +159,15 @@ class CheckpointFile:
         if self.has_changed() or not os.path.samestat(os.stat(self.path), self._status):
             raise self.error('it was replaced while it was being opened; try again')
 
-    def _described_tensors(self) -> tuple[StoredTensor, ...]:
+    def _described(self) -> tuple[dict[str, str], tuple[StoredTensor, ...]]:
         """Return what the header describes, in which the library found no fault."""
         try:
             entries = json.loads(self.header[_LENGTH_BYTES:], object_pairs_hook=_unique)
         except ValueError as error:
             raise self.error(f'its header is damaged ({error}); {_FETCH}') from error
-        entries.pop('__metadata__', None)
+        metadata = entries.pop('__metadata__', None) or {}
         in_order = sorted((*entry['data_offsets'], key) for key, entry in entries.items())
-        return tuple(
+        return metadata, tuple(
             StoredTensor(key, entries[key]['dtype'], tuple(entries[key]['shape']), end - begin)
             for begin, end, key in in_order
         )

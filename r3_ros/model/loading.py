@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..config import MemoryConfig, ModelConfig, OfflineConfig
+from ..config import MemoryConfig, ModelConfig, OfflineConfig, PUBLISHED_IMAGE
 from ..datatypes import ModelInfo
 from ..errors import CheckpointError, ModelError
 from ..weights import CATALOGUE, find_weights, missing_message
@@ -32,11 +32,15 @@ _BF16_CAPABILITY = (8, 0)
 
 @dataclass(frozen=True, eq=False)
 class _Loaded:
-    """R3 on its device, in its precision."""
+    """R3 on its device, in its precision.
+
+    :ivar config: what was asked for, with the size of pictures that is meant.
+    """
 
     network: R3Network
     info: ModelInfo
     device: torch.device
+    config: ModelConfig
 
 
 def load_r3(config: ModelConfig, memory: MemoryConfig) -> R3Predictor:
@@ -48,7 +52,7 @@ def load_r3(config: ModelConfig, memory: MemoryConfig) -> R3Predictor:
     return R3Predictor(
         loaded.network,
         loaded.info,
-        config,
+        loaded.config,
         _room(memory, loaded.info),
         loaded.device,
         memory.recomputed_per_frame,
@@ -80,7 +84,9 @@ def load_r3_windows(config: ModelConfig, offline: OfflineConfig) -> R3WindowPred
     """
     loaded = _load(config)
     memory_bytes = offline.max_memory_mib * _MIB
-    return R3WindowPredictor(loaded.network, loaded.info, config, memory_bytes, loaded.device)
+    return R3WindowPredictor(
+        loaded.network, loaded.info, loaded.config, memory_bytes, loaded.device
+    )
 
 
 def load_metric(config: ModelConfig) -> MetricPredictor:
@@ -119,7 +125,8 @@ def _load(config: ModelConfig) -> _Loaded:
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     path = _weights_path(config)
-    variant = inspect_checkpoint(path).variant
+    described = inspect_checkpoint(path)
+    variant = described.variant
     if VARIANTS[variant].camera is not CameraOutput.PAIRS:
         raise CheckpointError(
             f'{path} holds the network {variant}, which knows no pairs of frames: give '
@@ -134,7 +141,8 @@ def _load(config: ModelConfig) -> _Loaded:
         ) from error
     assert isinstance(loaded.network, R3Network)
     info = ModelInfo(config.name, str(device), precision, loaded.sha256, loaded.notes)
-    return _Loaded(loaded.network, info, device)
+    size = config.image_size or described.image_size or PUBLISHED_IMAGE
+    return _Loaded(loaded.network, info, device, replace(config, image_size=size))
 
 
 def choose_device(name: str) -> torch.device:

@@ -13,12 +13,13 @@ import torch
 from torch import nn, Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from ..config import is_image_size
 from ..errors import CheckpointError, ModelError
-from ..model.checkpoint import save_network
+from ..model.checkpoint import IMAGE_SIZE, save_network
 from ..model.network import R3Network
 from .checkpoint import load_state, save_state
 from .clips import Clips, UnlabelledClips
-from .config import TrainingSettings
+from .config import picture_sizes, TrainingSettings
 from .initialise import new_network
 from .objective import Answer, evaluate
 from .procedural import StepPlan
@@ -181,15 +182,17 @@ class Trainer:
     def _project(self, last: int) -> None:
         """Tell how fast it goes and how long it will take, by gradients that are not used."""
         took, frames = 0.0, 0
-        for k in range(3):
-            start = time.monotonic()
-            answer, count = self._gradients(min(self.step + k, last - 1))
-            answer.total.item()  # waits for the device
-            self._optimiser.zero_grad(set_to_none=True)
-            if k or last - self.step == 1:  # the first pays for what is made once
-                took, frames = took + time.monotonic() - start, frames + count
+        tried = range(self.step, min(self.step + 3, last))
+        for step in tried:
+            for counts in (False, True):  # the first time pays for worlds, which live long
+                start = time.monotonic()
+                answer, count = self._gradients(step)
+                answer.total.item()  # waits for the device
+                self._optimiser.zero_grad(set_to_none=True)
+                if counts:
+                    took, frames = took + time.monotonic() - start, frames + count
         rate = frames / max(took, 1e-9)
-        per_step = took / (2 if last - self.step > 1 else 3)
+        per_step = took / len(tried)
         parameters = sum(p.numel() for p in self.network.parameters())
         self._say(
             f'{self.settings.variant}, {parameters / 1e6:.1f} M parameters, on '
@@ -253,10 +256,17 @@ class Trainer:
                 self.average,
                 self._optimiser,
             )
-            about = {'variant': self.settings.variant, 'steps': str(self.step)}
-            save_network(self.average, self.folder / WEIGHTS, about)
+            save_network(self.average, self.folder / WEIGHTS, self._about())
             draw_curves(self.folder, self._progress, self._validation)
         all_agree(self.place, True)
+
+    def _about(self) -> dict[str, str]:
+        """Return what the file of weights says of itself."""
+        about = {'variant': self.settings.variant, 'steps': str(self.step)}
+        largest = max(max(size) for size in picture_sizes(self.settings.data.sizes))
+        if is_image_size(largest):
+            about[IMAGE_SIZE] = str(largest)
+        return about
 
 
 def _validation_row(step: int, name: str, figures: Figures) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from ...cloud import cloud_from_depth
-from ...config import R3Config
+from ...config import PUBLISHED_IMAGE, R3Config
 from ...datatypes import DepthMap, Estimate, Frame, ModelInfo, TrackingState
 from ...frame_relations import MetricNetwork, Network
 from ...geometry import inverse
@@ -89,7 +89,7 @@ class OfficialEngine:
             Trajectory(config.trajectory.max_poses), VoxelMap(config.map)
         )
         # Square pictures lose their top and bottom, as theirs do.
-        self._rule = R3Rule(size=config.model.image_size)
+        self._rule = R3Rule(size=config.model.image_size or PUBLISHED_IMAGE)
 
     def step(self, frame: Frame) -> Estimate:
         """Process one frame and say where the camera is.
