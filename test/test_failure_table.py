@@ -175,6 +175,12 @@ def named_by(row, names):
     return [name for name in names if row.startswith(name)]
 
 
+def functions_in(path):
+    """Return the names of the functions of a module."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+
+
 def test_every_row_of_the_page_names_its_tests():
     rows = events(PAGE.read_text(), 'When something is wrong')
     for row in rows:
@@ -187,13 +193,7 @@ def test_every_row_of_the_page_names_its_tests():
 def test_the_tests_exist(name):
     for test in TESTS[name]:
         module, function = test.split('::')
-        path = TEST / f'test_{module}.py'
-        functions = {
-            node.name
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.FunctionDef)
-        }
-        assert f'test_{function}' in functions, test
+        assert f'test_{function}' in functions_in(TEST / f'test_{module}.py'), test
 
 
 def test_every_proposed_answer_is_on_the_page():
