@@ -253,6 +253,11 @@ def test_videos_that_teach_nothing_are_told(film, tmp_path):
     write_pictures(mixed, [film.images[0], film.images[0][:100]])
     with pytest.raises(SourceError, match='336x252 and of 336x100'):
         Video(mixed, [(84, 84)])
+    blank = tmp_path / 'blank'
+    blank.mkdir()
+    write_pictures(blank, [np.zeros((60, 80, 3), np.uint8)] * 40)
+    with pytest.raises(SourceError, match='0 points of a picture can be followed, 16 are needed'):
+        Video(blank, [(84, 84)])
     with pytest.raises(SourceError, match='does not exist'):
         Video(tmp_path / 'none', [(84, 84)])
 
@@ -508,6 +513,8 @@ def test_videos_without_any_labelled_steps_are_refused(folder):
         updated(MIXED, {'data.unlabelled': 1.0})
     with pytest.raises(ConfigError, match="'data.unlabelled' is 0"):
         MixedClips(updated(MIXED, {'data.unlabelled': 0.0}), [folder], MadeUp(), CPU)
+    with pytest.raises(ConfigError, match="'data.tracks' is 0"):
+        MixedClips(updated(MIXED, {'data.tracks': 0}), [folder], MadeUp(), CPU)
 
 
 @pytest.mark.slow
@@ -527,7 +534,9 @@ def test_weights_are_tuned_on_a_video(film, tmp_path, capsys):
         arguments += ['--set', setting]
     out = tmp_path / 'out'
     assert main([*arguments, '-o', str(out)]) == 0
-    assert '6 of 6 steps taken' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert 'clip.mp4: 36 frames of 42x28' in said and 'field of view unknown' in said
+    assert '6 of 6 steps taken' in said
     assert load_network(out / WEIGHTS).variant == 'r3-tiny'
     columns = csv.DictReader((out / 'progress.csv').open()).fieldnames
     assert {'loss', 'loss_unlabelled_agreement', 'loss_unlabelled_pose'} <= set(columns)

@@ -25,7 +25,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument('folders', metavar='DIR', nargs='*', help='recordings with truth')
     parser.add_argument(
         '--video', metavar='PATH', action='append', default=[],
-        help='a video, or a folder of pictures in their order, without truth; may be repeated',
+        help='a video, bag or folder of pictures in order, without truth; may be repeated',
     )  # fmt: skip
     parser.add_argument('--weights', metavar='FILE', required=True, help='where to start')
     parser.add_argument('--config', metavar='CONFIG', help='settings as YAML, see r3 train --list')
@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
                 source = RecordedClips(settings, folders, worlds, place.device, place.rank)
             if args.video:
                 videos = [Path(name) for name in args.video]
-                source = MixedClips(settings, videos, source, place.device, place.rank)
+                say = print if place.speaks else lambda text: None
+                source = MixedClips(settings, videos, source, place.device, place.rank, say)
             trainer = Trainer(settings, source, place, folder, print, network)
             trainer.run(args.until, args.minutes * 60 if args.minutes else None)
         finally:

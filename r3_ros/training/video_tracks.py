@@ -25,7 +25,7 @@ _EPIPOLAR_PX = 0.7
 #: A patch that is less like the one it began as has slipped off, or something went before it.
 _LEAST_LIKENESS = 0.7
 #: An epipolar geometry of fewer points proves nothing.
-_LEAST_POINTS = 16
+LEAST_POINTS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ def standing_still(pixel: np.ndarray, visible: np.ndarray) -> np.ndarray:
     steps = [(k, k + 1) for k in range(last)] + [(0, k) for k in range(2, last + 1)]
     for i, j in steps:
         both = np.flatnonzero(visible[i] & visible[j])
-        if len(both) < _LEAST_POINTS:
+        if len(both) < LEAST_POINTS:
             continue
         _, inlier = cv2.findFundamentalMat(
             pixel[i, both].astype(np.float64),

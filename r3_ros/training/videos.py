@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+import math
 from pathlib import Path
 import tempfile
 from typing import BinaryIO
@@ -25,8 +26,8 @@ from .config import picture_sizes, TrainingSettings
 from .procedural import draw_frames, plan_step, StepPlan
 from .recordings import middle_part, nearest_size
 from .scenes import RATE_HZ, Split
-from .trainer import ClipSource
-from .video_tracks import common_points, Follower, Sighting, standing_still
+from .trainer import ClipSource, Say
+from .video_tracks import common_points, Follower, LEAST_POINTS, Sighting, standing_still
 
 _LEAST_FRAMES = 16
 #: Pictures are followed at up to so many times the size that the network sees.
@@ -40,6 +41,7 @@ class Video:
 
     :ivar size: (width, height) of the pictures that are kept.
     :ivar fov: (2,) radians, vertical then horizontal; 0 where the camera is not calibrated.
+    :ivar about: lines for people: what was read, and what was wrong with it.
     """
 
     def __init__(self, path: Path, sizes: Sequence[tuple[int, int]]) -> None:
@@ -47,16 +49,19 @@ class Video:
 
         :param sizes: (width, height) that may be learned at: the one with the nearest aspect is
             taken, and the pictures are cut to it.
-        :raises SourceError: it cannot be read, is too short or changes its size.
+        :raises SourceError: it cannot be read, is too short, changes its size or shows nothing
+            that can be followed.
         """
         self._sightings: list[Sighting] = []
         with open_source(path) as source, tempfile.TemporaryFile(prefix='r3_video_') as file:
             self._read(source, sizes, file)
-            if len(self._sightings) < _LEAST_FRAMES:
-                raise SourceError(
-                    f'{path}: {len(self._sightings)} pictures at {RATE_HZ:g} a second, '
-                    f'{_LEAST_FRAMES} are needed'
-                )
+            points = self._points(path)
+            camera = f'{math.degrees(self.fov[1]):.0f} degrees' if self.fov.all() else 'unknown'
+            self.about = [
+                f'{source.name}: {len(self._sightings)} frames of {self.size[0]}x{self.size[1]}, '
+                f'{points:.0f} points in each, field of view {camera}',
+                *source.warnings,
+            ]
             # The file goes when the map goes.
             width, height = self.size
             shape = (len(self._sightings), height, width, 3)
@@ -65,6 +70,24 @@ class Video:
     def __len__(self) -> int:
         """Return how many frames were kept."""
         return len(self._sightings)
+
+    def _points(self, path: Path) -> float:
+        """Return how many points a picture shows on average.
+
+        :raises SourceError: there is too little of anything.
+        """
+        if len(self._sightings) < _LEAST_FRAMES:
+            raise SourceError(
+                f'{path}: {len(self._sightings)} pictures at {RATE_HZ:g} a second, '
+                f'{_LEAST_FRAMES} are needed'
+            )
+        points = float(np.mean([len(seen.number) for seen in self._sightings]))
+        if points < LEAST_POINTS:
+            raise SourceError(
+                f'{path}: {points:.0f} points of a picture can be followed, {LEAST_POINTS} are '
+                'needed: it is too dark, too blurred or too empty'
+            )
+        return points
 
     def _read(
         self, source: Source, sizes: Sequence[tuple[int, int]], file: BinaryIO
@@ -153,22 +176,30 @@ class MixedClips:
         labelled: ClipSource,
         device: torch.device,
         shard: int = 0,
+        say: Say = lambda text: None,
     ) -> None:
         """Read the videos.
 
         :param labelled: where all other clips come from, and all of validation.
         :raises SourceError: one of the videos cannot be used.
-        :raises ConfigError: their share of the steps is 0.
+        :raises ConfigError: their share of the steps or the points of a clip are 0.
         """
         if settings.data.unlabelled == 0:
             raise ConfigError(
                 "parameter 'data.unlabelled' is 0: nothing would be learned from the videos; "
                 'take a share of the steps above 0, or leave them out'
             )
+        if settings.data.tracks == 0:
+            raise ConfigError("parameter 'data.tracks' is 0: videos teach by points alone")
         self._settings, self._labelled = settings, labelled
         self._device, self._shard = device, shard
         sizes = picture_sizes(settings.data.sizes)
-        self._videos = [Video(path, sizes) for path in paths]
+        self._videos = []
+        for path in paths:
+            say(f'reading {path}')
+            video = Video(path, sizes)
+            self._videos.append(video)
+            say('\n'.join(video.about))
 
     def training(self, step: int) -> tuple[StepPlan, Clips | UnlabelledClips]:
         """Return the clips of a step."""
