@@ -330,6 +330,15 @@ def test_a_clip_without_depth_is_measured_by_its_steps():
     assert judged.figures['rotation_deg'] < 1e-3
 
 
+@pytest.mark.filterwarnings('error')
+def test_clips_without_depth_are_validated_by_their_steps():
+    clips = replace(made_up(4), depth=torch.zeros_like(made_up(4).depth))
+    figures = evaluate_network(true_answer, [clips])
+    assert figures.rotation_deg < 0.05 and figures.translation < 1e-5
+    assert math.isnan(figures.abs_rel) and math.isnan(figures.delta_125)
+    assert figures.depth_quintiles == ()
+
+
 def test_confidence_quintiles_are_sorted_by_confidence():
     clips = made_up(4)
 

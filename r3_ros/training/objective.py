@@ -46,7 +46,7 @@ def evaluate(prediction: Prediction, clips: Clips, settings: LossSettings) -> An
     own_scale = losses.scene_scale(points, valid) if settings.own_scale else true_scale
     motions = losses.relative_motions(clips.T_world_camera)
     if not bool(valid.flatten(1).any(1).all()):
-        own_scale, true_scale = _by_steps(prediction, motions, valid, own_scale, true_scale)
+        own_scale, true_scale = scales_by_steps(prediction, motions, valid, own_scale, true_scale)
     scales = (own_scale, true_scale)
     confidence = prediction.confidence
     pairs = losses.pair_losses(
@@ -81,7 +81,7 @@ def evaluate(prediction: Prediction, clips: Clips, settings: LossSettings) -> An
     return Answer(total, {name: value.detach() for name, value in parts.items()}, figures)
 
 
-def _by_steps(
+def scales_by_steps(
     prediction: Prediction,
     motions: tuple[Tensor, Tensor],
     valid: Tensor,

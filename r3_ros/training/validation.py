@@ -12,6 +12,7 @@ from torch import Tensor
 from ..model.network import Prediction, R3Network
 from . import losses
 from .clips import Clips
+from .objective import scales_by_steps
 
 #: Steps shorter than this share of the scene's scale have no direction to speak of.
 _LEAST_STEP = 0.005
@@ -61,13 +62,13 @@ def evaluate_network(predict: Predict, clips: Sequence[Clips]) -> Figures:
             np.stack((answer.pairs.logit_rotation[:, at].flatten().cpu(), angle.cpu()))
         )
     rotation, direction, translation = _medians(steps)
-    abs_rel, delta = np.nanmean(np.concatenate(depth), axis=0)
+    abs_rel, delta = _mean_errors(np.concatenate(depth))
     return Figures(
         rotation,
         direction,
         translation,
-        float(abs_rel),
-        float(delta),
+        abs_rel,
+        delta,
         _quintiles(np.concatenate(depth_by_confidence, axis=1)),
         _quintiles(np.concatenate(rotations, axis=1)),
     )
@@ -99,8 +100,13 @@ def network_predictor(network: R3Network, causal: bool = True) -> Predict:
 def _scales(answer: Prediction, batch: Clips) -> tuple[Tensor, Tensor]:
     assert answer.depth is not None
     _, _, H, W = batch.shape
+    valid = batch.depth > 0
     points = answer.depth[..., None] * losses.pixel_rays(answer.fov, H, W)
-    return losses.scene_scale(points, batch.depth > 0)[:, None, None, None], _true_scale(batch)
+    truth = batch.depth[..., None] * batch.rays[:, None]
+    own, true = losses.scene_scale(points, valid), losses.scene_scale(truth, valid)
+    motions = losses.relative_motions(batch.T_world_camera)
+    own, true = scales_by_steps(answer, motions, valid, own, true)
+    return own[:, None, None, None], true[:, None, None, None]
 
 
 def _true_scale(batch: Clips) -> Tensor:
@@ -143,7 +149,12 @@ def _depth_errors(answer: Prediction, batch: Clips) -> np.ndarray:
     for ratio, _ in _ratios(answer, batch):
         within = torch.maximum(ratio, 1 / ratio) < 1.25
         rows.append((float((ratio - 1).abs().mean()), float(within.float().mean())))
-    return np.array(rows or [(np.nan, np.nan)])
+    return np.array(rows).reshape(-1, 2)
+
+
+def _mean_errors(rows: np.ndarray) -> tuple[float, float]:
+    """Return the means of both columns; NaN where no picture has a true depth."""
+    return (float(rows[:, 0].mean()), float(rows[:, 1].mean())) if len(rows) else (np.nan, np.nan)
 
 
 def _relative_errors_by_confidence(answer: Prediction, batch: Clips) -> np.ndarray:
