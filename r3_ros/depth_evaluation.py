@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from .datatypes import Intrinsics
 from .errors import SourceError
 from .evaluation import match_stamps
 from .sources import FolderSource
@@ -33,23 +34,35 @@ class DepthErrors:
         return asdict(self)
 
 
-def evaluate_depth(estimates: Path, truth_folder: Path) -> DepthErrors | None:
+#: Pixels below which a picture tells nothing.
+LEAST_PIXELS = 100
+_DEPTH_UNIT_M = 0.001
+
+
+def evaluate_depth(
+    estimates: Path, truth_folder: Path, picture: Intrinsics | None = None
+) -> DepthErrors | None:
     """Compare saved depth with the 16-bit millimetre pictures of a sequence folder.
 
     :param estimates: folder of ``NNNNNN.npz`` as ``r3 run --save-depth`` writes it.
     :param truth_folder: sequence folder with ``depth/`` named like its ``rgb/``.
+    :param picture: intrinsics of the pictures, which say what part of them a depth map shows;
+        None: all of it.
     :returns: None if there is nothing to compare.
     :raises SourceError: files that cannot be read.
     """
     pairs = _pairs(estimates, truth_folder)
     figures = [
-        errors for npz, png in pairs if (errors := _picture_errors(*_load(npz, png))) is not None
+        errors
+        for npz, png in pairs
+        if (errors := picture_errors(*_load(npz, png, picture))) is not None
     ]
     if not figures:
         return None
-    abs_rel, delta = np.nanmean(np.array(figures)[:, :2], axis=0)
-    coverage = np.mean(figures, axis=0)[2]
-    return DepthErrors(len(figures), float(abs_rel), float(delta), float(coverage))
+    rows = np.array(figures)
+    judged = rows[np.isfinite(rows[:, 0]), :2]
+    abs_rel, delta = judged.mean(axis=0) if len(judged) else (np.nan, np.nan)
+    return DepthErrors(len(rows), float(abs_rel), float(delta), float(rows[:, 2].mean()))
 
 
 def _pairs(estimates: Path, truth_folder: Path) -> list[tuple[Path, Path]]:
@@ -78,30 +91,65 @@ def _stamp_of(file: Path) -> int:
         raise SourceError(f'{file} is no saved depth map: {error}') from error
 
 
-def _load(npz: Path, png: Path) -> tuple[np.ndarray, np.ndarray]:
+def _load(npz: Path, png: Path, picture: Intrinsics | None) -> tuple[np.ndarray, np.ndarray]:
     """Return the estimate and the true depth at its pixels, NaN where there is none."""
     with np.load(npz, allow_pickle=False) as content:
         estimate = content['depth'].astype(np.float64)
-    truth = cv2.imread(str(png), cv2.IMREAD_UNCHANGED)
-    if truth is None or truth.dtype != np.uint16:
-        raise SourceError(f'{png} is no 16-bit depth picture')
-    height, width = estimate.shape
-    # The true pixel whose centre is nearest; averaging would mix foreground and background.
-    rows = ((np.arange(height) + 0.5) * truth.shape[0] / height).astype(int)
-    columns = ((np.arange(width) + 0.5) * truth.shape[1] / width).astype(int)
-    sampled = truth[rows[:, None], columns].astype(np.float64) / 1000.0
+        own = Intrinsics.from_K(content['K'], estimate.shape[1], estimate.shape[0])
+    return estimate, truth_at_pixels(read_depth(png), own, picture)
+
+
+def read_depth(path: Path) -> np.ndarray:
+    """Read a 16-bit depth picture of millimetres as (H, W) float32 metres, 0 where there is none.
+
+    :raises SourceError: it is none.
+    """
+    depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if depth is None or depth.dtype != np.uint16:
+        raise SourceError(f'{path} is no 16-bit depth picture')
+    return depth.astype(np.float32) * np.float32(_DEPTH_UNIT_M)
+
+
+def truth_at_pixels(
+    truth: np.ndarray, own: Intrinsics, picture: Intrinsics | None = None
+) -> np.ndarray:
+    """Return true depth at the pixels of a depth map, (h, w) float64, NaN where there is none.
+
+    It is that of the true pixel whose centre is nearest: averaging would mix foreground and
+    background.
+
+    :param truth: (H, W), 0 where there is none; of the whole picture, at any size.
+    :param own: of the depth map, which may show a part of the picture.
+    :param picture: of the whole picture; None: the depth map shows all of it.
+    """
+    y, x = np.arange(own.height, dtype=np.float64), np.arange(own.width, dtype=np.float64)
+    if picture is None:
+        y, x = (y + 0.5) / own.height, (x + 0.5) / own.width
+    else:
+        y = ((y - own.cy) / own.fy * picture.fy + picture.cy + 0.5) / picture.height
+        x = ((x - own.cx) / own.fx * picture.fx + picture.cx + 0.5) / picture.width
+    rows = np.clip((y * truth.shape[0]).astype(int), 0, truth.shape[0] - 1)
+    columns = np.clip((x * truth.shape[1]).astype(int), 0, truth.shape[1] - 1)
+    sampled = truth[rows[:, None], columns].astype(np.float64)
     sampled[sampled == 0] = np.nan
-    return estimate, sampled
+    return sampled
 
 
-def _picture_errors(estimate: np.ndarray, truth: np.ndarray) -> tuple[float, float, float] | None:
+def picture_errors(estimate: np.ndarray, truth: np.ndarray) -> tuple[float, float, float] | None:
+    """Return AbsRel, the share within a factor of 1.25, and that of pixels with an estimate.
+
+    :param estimate: (h, w), scaled by its median ratio to the truth; NaN or 0 where unknown.
+    :param truth: (h, w), NaN where there is none.
+    :returns: None without a truth; NaN for the first two with less than 100 pixels of both.
+    """
     known = np.isfinite(truth)
     both = known & np.isfinite(estimate) & (estimate > 0)
     if not known.any():
         return None
-    if both.sum() < 100:
-        return float('nan'), float('nan'), both.sum() / known.sum()
+    coverage = both.sum() / known.sum()
+    if both.sum() < LEAST_PIXELS:
+        return float('nan'), float('nan'), coverage
     ratio = estimate[both] / truth[both]
     ratio /= np.median(ratio)
     within = np.maximum(ratio, 1.0 / ratio) < 1.25
-    return float(np.abs(ratio - 1.0).mean()), float(within.mean()), both.sum() / known.sum()
+    return float(np.abs(ratio - 1.0).mean()), float(within.mean()), coverage

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .datatypes import Intrinsics
 from .depth_evaluation import evaluate_depth
 from .evaluation import evaluate_trajectory, TrajectoryErrors
 from .export import atomic_write
@@ -34,7 +35,7 @@ def evaluate_run(
     summary = load_summary(folder)
     emitted = evaluate_trajectory(read_tum(folder / TRAJECTORY), truth, align)
     final = evaluate_trajectory(read_tum(folder / TRAJECTORY_FINAL), truth, align)
-    depth = evaluate_depth(folder / DEPTH, truth_path.parent)
+    depth = evaluate_depth(folder / DEPTH, truth_path.parent, _picture(summary))
     content = {
         'groundtruth': str(truth_path),
         'tracked_share': summary.get('tracked_share'),
@@ -47,6 +48,13 @@ def evaluate_run(
     _write_table(folder / EVALUATION_TABLE, emitted)
     _write_plot(folder / EVALUATION_PLOT, emitted)
     return content
+
+
+def _picture(summary: dict[str, Any]) -> Intrinsics | None:
+    """Return the intrinsics of the undistorted pictures; None where they were estimated anew."""
+    camera = summary.get('camera') or {}
+    known = None if camera.get('focal_length_estimated') else camera.get('undistorted')
+    return Intrinsics(**known) if known else None
 
 
 def _write_table(path: Path, errors: TrajectoryErrors) -> None:

@@ -157,6 +157,17 @@ def test_depth_is_compared_at_its_own_size_and_scale(tmp_path):
     assert errors.delta_125 == pytest.approx((1.0 + 0.75) / 2, abs=0.003)
 
 
+@pytest.mark.filterwarnings('error')
+def test_depth_maps_without_a_known_pixel_cover_nothing(tmp_path):
+    folder = write_folder(tmp_path / 'truth', count=3)
+    for path in (folder / 'depth', tmp_path / 'out'):
+        path.mkdir()
+    cv2.imwrite(str(folder / 'depth' / '000000.png'), np.full((48, 64), 1500, np.uint16))
+    save_depth(tmp_path / 'out', depth_map(0, np.full((24, 32), np.nan)), stamp(0))
+    errors = evaluate_depth(tmp_path / 'out', folder)
+    assert errors.coverage == 0 and np.isnan(errors.abs_rel) and np.isnan(errors.delta_125)
+
+
 def test_no_depth_on_either_side_is_no_error(tmp_path):
     folder = write_folder(tmp_path / 'truth', count=3)
     assert evaluate_depth(tmp_path / 'none', folder) is None
