@@ -1,42 +1,213 @@
-"""``r3 eval``: the output of a run against the truth."""
+"""``r3 eval``: the output of a run against the truth, or a model on whole sets of streams."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any
+import tempfile
+from typing import Any, TYPE_CHECKING
+
+from ..command_options import add_config_options, config_from, positive_int
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from ..config import R3Config
+    from ..model_evaluation.sequences import PosedSequence
+
+BESIDE = ('classical', 'untrained')
 
 
 def register(subparsers: Any) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser(
         'eval',
-        help='compare the output of r3 run with the truth',
-        description='Write evaluation.json, evaluation.csv and evaluation.png into the folder '
-        'and renew its report.html. Depth is judged too where the run saved it and a folder '
-        'depth/ lies beside the truth.',
+        help='compare a run, or a model on many streams, with the truth',
+        description='Without --output: compare a run with the truth; write evaluation.json, '
+        'evaluation.csv and evaluation.png into its folder and renew its report.html. Depth is '
+        'judged too where the run saved it and a folder depth/ lies beside the truth. With '
+        '--output: run a model over recordings with a groundtruth.txt, and over worlds that no '
+        'training sees, beside guesses and other predictors; write tables of poses, depth and '
+        'confidence (evaluation.md, .json), pictures, trajectories and maps.',
     )
-    parser.add_argument('folder', metavar='DIR', help='output folder of r3 run')
     parser.add_argument(
-        '--groundtruth', metavar='FILE', required=True, help='TUM file, camera-to-world'
+        'inputs', metavar='DIR', nargs='*', help='output of r3 run; with --output: recordings'
+    )
+    parser.add_argument(
+        '--groundtruth', metavar='FILE', help='TUM file, camera-to-world, of the one DIR'
     )
     parser.add_argument(
         '--align',
         choices=('sim3', 'se3'),
         default='sim3',
-        help='sim3: rotation, translation and scale (default); se3: no scale',
+        help='of a run: sim3: rotation, translation and scale (default); se3: no scale',
     )
+    models = parser.add_argument_group('a model on many streams')
+    models.add_argument('--output', '-o', metavar='OUT', help='folder to write')
+    models.add_argument('--overwrite', action='store_true', help='replace an earlier evaluation')
+    models.add_argument(
+        '--worlds', type=positive_int, metavar='N',
+        help='also N streams of held-out seeds and N of held-out kinds of world',
+    )  # fmt: skip
+    models.add_argument(
+        '--world-frames', type=positive_int, default=64, metavar='N',
+        help='pictures of such a stream (default: 64)',
+    )  # fmt: skip
+    models.add_argument(
+        '--seed', type=int, default=1, metavar='N', help='of these worlds (default: 1)'
+    )
+    models.add_argument(
+        '--training', metavar='FILE',
+        help='settings of the training, which say what kinds it held out',
+    )  # fmt: skip
+    models.add_argument(
+        '--beside', choices=BESIDE, action='append', default=[],
+        help='also run this; untrained: the same network as it is before any training; may be '
+        'repeated',
+    )  # fmt: skip
+    models.add_argument(
+        '--max-frames', metavar='N', type=positive_int, help='of a recording, at most'
+    )
+    add_config_options(models)
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print the figures."""
+    return _evaluate_model(args) if args.output else _evaluate_run(args)
+
+
+def _evaluate_run(args: argparse.Namespace) -> int:
     from ..report.page import write_report
     from ..run_evaluation import evaluate_run, figures_text
     from ..trajectory_file import read_tum
 
-    folder, truth_path = Path(args.folder), Path(args.groundtruth)
+    if args.worlds or args.beside or args.model or args.config or args.set:
+        raise ConfigError('to run a model, name a folder for what comes out with --output')
+    if len(args.inputs) != 1 or not args.groundtruth:
+        raise ConfigError(
+            'name the output of one r3 run, and its truth with --groundtruth; or recordings, and '
+            'a folder for the evaluation of a model on them with --output'
+        )
+    folder, truth_path = Path(args.inputs[0]), Path(args.groundtruth)
     evaluation = evaluate_run(folder, read_tum(truth_path), truth_path, args.align)
     write_report(folder)
     print(figures_text(evaluation))
     return 0
+
+
+def _evaluate_model(args: argparse.Namespace) -> int:
+    """Run the model, and what was asked for beside it."""
+    import cv2
+
+    from ..export import atomic_directory
+    from ..model_evaluation.evaluation import evaluate, TABLES
+
+    # The reader, the engine and the predictor's own thread share the cores already.
+    cv2.setNumThreads(1)
+    config = config_from(args)
+    sequences = _sequences(args)
+    with (
+        atomic_directory(args.output, args.overwrite, marker=TABLES) as folder,
+        _predictors(config, args.beside) as predictors,
+    ):
+        tables = evaluate(sequences, predictors, folder, args.max_frames, say=_say)
+    print(f'\n{tables}\nwritten to {args.output}; open {Path(args.output) / TABLES}')
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _sequences(args: argparse.Namespace) -> Iterator[PosedSequence]:
+    """Return the recordings, opened now, then the worlds, each made when it is wanted.
+
+    :raises ConfigError: there is nothing to judge by, or the truth of several recordings.
+    :raises SourceError: a recording cannot be used.
+    """
+    from ..model_evaluation.sequences import RecordedSequence
+
+    if not args.inputs and not args.worlds:
+        raise ConfigError('name recordings with a groundtruth.txt, or ask for --worlds')
+    if args.groundtruth and len(args.inputs) != 1:
+        raise ConfigError(
+            f'--groundtruth is of one recording, and {len(args.inputs)} are named: put a '
+            'groundtruth.txt into each'
+        )
+    truth = Path(args.groundtruth) if args.groundtruth else None
+    recorded: dict[str, RecordedSequence] = {}
+    for text in args.inputs:
+        path = Path(text)
+        stem = name = path.absolute().name
+        number = 1
+        while name in recorded:
+            number += 1
+            name = f'{stem} {number}'
+        recorded[name] = RecordedSequence(path, truth, name)
+    return chain(recorded.values(), _worlds(args) if args.worlds else ())
+
+
+def _worlds(args: argparse.Namespace) -> Iterator[PosedSequence]:
+    """Return streams of held-out seeds, then of held-out kinds."""
+    import torch
+
+    from ..config import updated
+    from ..training.config import load_settings, TrainingSettings
+    from ..training.held_out import GROUPS, held_out_stream
+
+    changes = {'seed': args.seed}
+    if args.training:
+        settings = load_settings(args.training, changes)
+    else:
+        settings = updated(TrainingSettings(), changes)
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    for split in GROUPS:
+        for number in range(args.worlds):
+            yield held_out_stream(settings, split, number, args.world_frames, device)
+
+
+@contextmanager
+def _predictors(config: R3Config, beside: Sequence[str]) -> Iterator[dict[str, R3Config]]:
+    """Give the configurations of all predictors, by their names in the tables.
+
+    :raises ConfigError: the model has no untrained form.
+    """
+    from ..config import updated
+
+    predictors = {config.model.name: config}
+    with tempfile.TemporaryDirectory(prefix='r3_eval_') as temporary:
+        for name in dict.fromkeys(beside):
+            if name == 'untrained':
+                predictors[name] = _untrained(config, Path(temporary) / 'untrained.safetensors')
+            else:
+                changes = {'model.name': name, 'model.checkpoint': ''}
+                predictors.setdefault(name, updated(config, changes))
+        yield predictors
+
+
+def _untrained(config: R3Config, path: Path) -> R3Config:
+    """Write the network of a model as it is before any training; return what runs it.
+
+    :raises ConfigError: the model is no network.
+    :raises ModelError: its weights cannot be loaded.
+    """
+    from ..config import updated
+    from ..factory import load_predictor
+
+    if config.model.name == 'classical':
+        raise ConfigError(
+            "--beside untrained: model 'classical' is no network; name one with --model"
+        )
+    predictor = load_predictor(config)
+    from ..model.checkpoint import save_network
+    from ..model.predictor import R3Predictor
+    from ..training.initialise import new_network
+
+    assert isinstance(predictor, R3Predictor)
+    variant, size = predictor.variant, predictor.image_size
+    predictor.close()
+    save_network(new_network(variant, seed=0), path)
+    return updated(config, {'model.checkpoint': str(path), 'model.image_size': size})

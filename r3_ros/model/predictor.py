@@ -99,6 +99,16 @@ class R3Predictor:
         self.reset()
 
     @property
+    def variant(self) -> str:
+        """Return the name of the network, a key of ``model.variants.VARIANTS``."""
+        return self._network.config.name
+
+    @property
+    def image_size(self) -> int:
+        """Return the long side of the pictures that the network is given, in pixels."""
+        return self._rule.size
+
+    @property
     def capacity(self) -> int | None:
         """Frames that fit into all tiers of the memory; None before the first."""
         return self._memory.capacity

@@ -19,7 +19,7 @@ from ..preprocess import fov_of
 from ..synth import Rendering
 from ..synth.sensor import jpeg_compressed
 from .clips import camera_rays, Clips, follow_points, Tracks
-from .config import picture_sizes, TrainingSettings
+from .config import DataSettings, picture_sizes, TrainingSettings
 from .exposure import draw_troubles, expose
 from .scenes import make_scene, Scene, Split
 
@@ -145,7 +145,17 @@ def draw_clip(
     """Draw frames, a camera and its troubles, and render one clip (B = 1)."""
     frames = draw_frames(rng, len(scene.path.time_s), plan.views, plan.onward)
     K = draw_intrinsics(rng, plan.width, plan.height)
-    effects = settings.data.effects
+    return render_clip(scene, rng, frames, K, settings.data)
+
+
+def render_clip(
+    scene: Scene, rng: np.random.Generator, frames: np.ndarray, K: Intrinsics, data: DataSettings
+) -> Clips:
+    """Render frames of a scene's path as one clip (B = 1), with troubles that are drawn for it.
+
+    :param frames: (S,) numbers of the path.
+    """
+    effects = data.effects
     # A stream of its own for what was added later: without it, clips are what they were.
     bits = rng.bit_generator
     assert isinstance(bits, np.random.PCG64)  # as default_rng makes them
@@ -170,7 +180,7 @@ def draw_clip(
         T_world_camera=T_first_camera.float()[None],
         fov=fov[None],
         moving=seen.moving[None],
-        tracks=_tracks(scene, rng, frames, seen, matrix, T_first_camera, settings.data.tracks),
+        tracks=_tracks(scene, rng, frames, seen, matrix, T_first_camera, data.tracks),
     )
 
 

@@ -1,0 +1,130 @@
+"""Sequences with true poses, recorded or rendered, as a stream can be judged by."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..camera import CameraModel
+from ..depth_evaluation import read_depth
+from ..errors import SourceError
+from ..sources import FolderSource, open_source, RawFrame, Source
+from ..trajectory_file import PoseList, read_tum
+
+TRUTH = 'groundtruth.txt'
+
+
+class PosedSequence(ABC):
+    """Pictures of one stream with what is true of them.
+
+    :ivar name: unique in an evaluation; ``group``: sequences of a group share a row of a table.
+    :ivar truth: poses, camera-to-world, in metres or in a unit of the sequence's own.
+    """
+
+    name: str
+    group: str
+    truth: PoseList
+
+    @abstractmethod
+    def open(self) -> Source:
+        """Return the pictures, from the first on."""
+
+    @abstractmethod
+    def depth_stamps(self) -> list[int]:
+        """Return the times of the pictures with a true depth, in nanoseconds."""
+
+    @abstractmethod
+    def depth(self, stamp_ns: int) -> np.ndarray:
+        """Return (H, W) float32 along the optical axis, in the unit of the truth; 0: unknown."""
+
+
+class RecordedSequence(PosedSequence):
+    """A folder of pictures, a video or a bag with its ``groundtruth.txt``.
+
+    Depth is read where a folder has a ``depth/`` (16-bit PNG, millimetres, named like its
+    picture) and its pictures are not distorted: depth of distorted ones has no place to go.
+    """
+
+    def __init__(self, path: Path, groundtruth: Path | None = None, name: str = '') -> None:
+        """Read the truth and look for depth.
+
+        :param groundtruth: TUM file; None: ``groundtruth.txt`` in the folder or beside the file.
+        :raises SourceError: there is no recording or no truth, or one that cannot be read.
+        """
+        self._path = path
+        self.name = self.group = name or path.absolute().name
+        with open_source(path) as source:
+            self._depths = _depth_files(path, source)
+        place = path if path.is_dir() else path.parent
+        if groundtruth is None and not (place / TRUTH).is_file():
+            raise SourceError(
+                f'{place} has no {TRUTH}: a recording without true poses cannot be judged; name '
+                'a TUM file with --groundtruth, or leave this one out'
+            )
+        self.truth = read_tum(groundtruth or place / TRUTH)
+
+    def open(self) -> Source:
+        """Return the pictures."""
+        return open_source(self._path)
+
+    def depth_stamps(self) -> list[int]:
+        """Return the times of the pictures with measured depth."""
+        return list(self._depths)
+
+    def depth(self, stamp_ns: int) -> np.ndarray:
+        """Return measured depth in metres.
+
+        :raises SourceError: the file is no depth.
+        """
+        return read_depth(self._depths[stamp_ns])
+
+
+def _depth_files(path: Path, source: Source) -> dict[int, Path]:
+    """Return the files of depth, by time."""
+    is_distorted = source.camera is not None and source.camera.is_distorted
+    if not isinstance(source, FolderSource) or is_distorted:
+        return {}
+    files = ((stamp, path / 'depth' / f'{picture.stem}.png') for stamp, picture in source.entries)
+    return {stamp: file for stamp, file in files if file.is_file()}
+
+
+@dataclass(eq=False)
+class RenderedSequence(PosedSequence):
+    """Pictures that were rendered, with a depth for each.
+
+    :ivar images: (N, H, W, 3) uint8 RGB; ``depths``: (N, H, W) float32 metres, 0 where none.
+    """
+
+    name: str
+    group: str
+    truth: PoseList
+    camera: CameraModel
+    images: np.ndarray
+    depths: np.ndarray
+
+    def open(self) -> Source:
+        """Return the pictures."""
+        return _ArraySource(self)
+
+    def depth_stamps(self) -> list[int]:
+        """Return the times of all pictures."""
+        return self.truth.stamps_ns.tolist()
+
+    def depth(self, stamp_ns: int) -> np.ndarray:
+        """Return exact depth in metres."""
+        return self.depths[int(np.searchsorted(self.truth.stamps_ns, stamp_ns))]
+
+
+class _ArraySource(Source):
+    def __init__(self, sequence: RenderedSequence) -> None:
+        super().__init__(sequence.name, sequence.camera, len(sequence.images))
+        self._sequence = sequence
+
+    def _read(self) -> Iterator[RawFrame]:
+        sequence = self._sequence
+        for stamp_ns, image in zip(sequence.truth.stamps_ns, sequence.images, strict=True):
+            yield RawFrame(int(stamp_ns), image)

@@ -1,0 +1,205 @@
+"""One predictor on one sequence, by the streaming engine, and what its answers are worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..cloud import Cloud
+from ..datatypes import DepthMap, Estimate, Intrinsics
+from ..depth_evaluation import truth_at_pixels
+from ..evaluation import evaluate_trajectory, match_stamps, MIN_POSES, TrajectoryErrors
+from ..factory import AnyEngine
+from ..offline import FrameRecord, run_source, RunResult
+from ..trajectory_file import PoseList
+from .measures import (
+    DepthErrors,
+    DepthErrorsSoFar,
+    first_step_repeated,
+    previous_step_repeated,
+    step_errors,
+    StepErrors,
+    steps_between,
+)
+from .sequences import PosedSequence
+
+#: Names of the guesses in the tables.
+FIRST_STEP = 'constant velocity'
+PREVIOUS_STEP = 'true previous step'
+_TOLERANCE_S = 0.01
+#: Depth maps of a sequence that are kept for pictures, at most.
+_KEPT_DEPTHS = 64
+#: Side of the grid that the guess of one depth everywhere is judged on.
+_FLAT_GRID = 160
+
+
+@dataclass(eq=False)
+class StreamResult:
+    """What one predictor did on one sequence.
+
+    :ivar stamps_ns: (N,) of the pictures processed.
+    :ivar estimate: the poses that follow from the pictures, as they were given out, and the
+        first, which defines the world; ``trajectory``: their errors, None where fewer than three
+        have a true one.
+    :ivar depth: None for a guess that makes none.
+    :ivar step_ms: median wall time of a step of the engine; NaN for a guess.
+    :ivar depth_maps: some of its depth maps, by time; ``picture``: intrinsics of the
+        undistorted pictures.
+    """
+
+    sequence: str
+    group: str
+    predictor: str
+    stamps_ns: np.ndarray
+    estimate: PoseList
+    trajectory: TrajectoryErrors | None
+    steps: StepErrors
+    depth: DepthErrors | None = None
+    step_ms: float = float('nan')
+    cloud: Cloud = field(default_factory=Cloud.empty)
+    depth_maps: dict[int, DepthMap] = field(default_factory=dict)
+    picture: Intrinsics | None = None
+
+
+def run_predictor(
+    sequence: PosedSequence, predictor: str, engine: AnyEngine, max_frames: int | None = None
+) -> StreamResult:
+    """Run a sequence through a new engine, as ``r3 run`` does, and compare with the truth.
+
+    :param predictor: its name in the tables.
+    :raises SourceError: no picture of the sequence could be processed.
+    """
+    heard = _Heard(sequence)
+    with sequence.open() as source:
+        run = run_source(source, engine, max_frames, heard.frame)
+    heard.depths(run.last_depths)
+    records, T = run.records, np.stack(heard.poses)
+    stamps = np.array([record.stamp_ns for record in records])
+    claimed = np.isfinite(T[:, 0, 0])
+    estimate = PoseList(stamps[claimed], T[claimed])
+    assert run.cloud is not None
+    return StreamResult(
+        sequence.name,
+        sequence.group,
+        predictor,
+        stamps,
+        estimate,
+        trajectory=_trajectory_errors(estimate, sequence.truth),
+        steps=step_errors(
+            steps_between(T),
+            steps_between(_true_poses(stamps, sequence.truth)),
+            np.array([record.confidence_rotation for record in records])[1:],
+            np.array([record.confidence_translation for record in records])[1:],
+        ),
+        depth=heard.errors.result(),
+        step_ms=float(np.median([record.step_ms for record in records])),
+        cloud=run.cloud,
+        depth_maps=heard.kept,
+        picture=None if run.intrinsics_estimated else run.intrinsics,
+    )
+
+
+class _Heard:
+    """What the engine says, frame by frame."""
+
+    def __init__(self, sequence: PosedSequence) -> None:
+        self._sequence = sequence
+        self._with_truth = set(sequence.depth_stamps())
+        self._kept_stamps = set(shown_stamps(sequence))
+        self._stamps: dict[int, int] = {}
+        self._picture: Intrinsics | None = None
+        self.poses: list[np.ndarray] = []
+        self.errors = DepthErrorsSoFar()
+        self.kept: dict[int, DepthMap] = {}
+
+    def frame(self, run: RunResult, estimate: Estimate) -> None:
+        T = estimate.T_world_camera
+        claims = T is not None and _is_claimed(run.records[-1], first=len(run.records) == 1)
+        self.poses.append(T if claims and T is not None else np.full((4, 4), np.nan))
+        self._stamps[estimate.frame_id] = estimate.stamp_ns
+        # What a camera without a calibration sees is estimated anew with every picture.
+        self._picture = None if estimate.intrinsics_estimated else estimate.intrinsics
+        self.depths(estimate.depths)
+
+    def depths(self, maps: tuple[DepthMap, ...]) -> None:
+        for depth_map in maps:
+            stamp_ns = self._stamps[depth_map.frame_id]
+            if stamp_ns in self._kept_stamps:
+                self.kept[stamp_ns] = depth_map
+            if stamp_ns in self._with_truth:
+                truth = self._sequence.depth(stamp_ns)
+                at_pixels = truth_at_pixels(truth, depth_map.intrinsics, self._picture)
+                self.errors.add(depth_map.depth, depth_map.confidence, at_pixels)
+
+
+def _is_claimed(record: FrameRecord, first: bool) -> bool:
+    """Tell whether a pose says where the camera is; held ones of a start-up do not."""
+    return record.tracked or (first and record.has_pose)
+
+
+def shown_stamps(sequence: PosedSequence) -> list[int]:
+    """Return times of pictures whose depth maps are kept: spread evenly, with truth if any has."""
+    stamps = sequence.depth_stamps() or sequence.truth.stamps_ns.tolist()
+    if len(stamps) <= _KEPT_DEPTHS:
+        return stamps
+    chosen = np.linspace(0, len(stamps) - 1, _KEPT_DEPTHS).round().astype(int)
+    return [stamps[i] for i in chosen]
+
+
+def _true_poses(stamps_ns: np.ndarray, truth: PoseList) -> np.ndarray:
+    """Return (N, 4, 4) true poses at these times, NaN where none is near."""
+    T = np.full((len(stamps_ns), 4, 4), np.nan)
+    own, other = match_stamps(stamps_ns, truth.stamps_ns, _TOLERANCE_S)
+    T[own] = truth.T_world_camera[other]
+    return T
+
+
+def _trajectory_errors(estimate: PoseList, truth: PoseList) -> TrajectoryErrors | None:
+    matched, _ = match_stamps(estimate.stamps_ns, truth.stamps_ns, _TOLERANCE_S)
+    return evaluate_trajectory(estimate, truth) if len(matched) >= MIN_POSES else None
+
+
+def guesses(sequence: PosedSequence, stamps_ns: np.ndarray) -> list[StreamResult]:
+    """Return what needs no picture: the first true step repeated, and each true step again.
+
+    The first of them also takes one depth for all pixels of a picture.
+
+    :param stamps_ns: (N,) of the pictures.
+    """
+    T_true = _true_poses(stamps_ns, sequence.truth)
+    known = np.isfinite(T_true[:, 0, 0])
+    stamps_ns, T_true = stamps_ns[known], T_true[known]
+    if len(T_true) < MIN_POSES:
+        return []
+    true_steps = steps_between(T_true)
+    T = first_step_repeated(T_true, stamps_ns)
+    straight, no_poses = PoseList(stamps_ns, T), PoseList(stamps_ns[:0], T[:0])
+    oracle = previous_step_repeated(T_true, stamps_ns)
+    about = (sequence.name, sequence.group)
+    return [
+        StreamResult(
+            *about, FIRST_STEP, stamps_ns, straight,
+            trajectory=evaluate_trajectory(straight, sequence.truth),
+            steps=step_errors(steps_between(T), true_steps),
+            depth=_flat_depth(sequence, set(stamps_ns.tolist())),
+        ),
+        StreamResult(
+            *about, PREVIOUS_STEP, stamps_ns, no_poses,
+            trajectory=None,
+            steps=step_errors(oracle, true_steps),
+        ),
+    ]  # fmt: skip
+
+
+def _flat_depth(sequence: PosedSequence, stamps: set[int]) -> DepthErrors:
+    """Judge one depth for all pixels, on a coarse grid."""
+    errors = DepthErrorsSoFar()
+    for stamp_ns in sequence.depth_stamps():
+        if stamp_ns in stamps:
+            truth = sequence.depth(stamp_ns).astype(np.float64)
+            truth = truth[:: max(1, truth.shape[0] // _FLAT_GRID)]
+            truth = truth[:, :: max(1, truth.shape[1] // _FLAT_GRID)]
+            truth[truth == 0] = np.nan
+            errors.add(np.ones_like(truth), np.full_like(truth, np.nan), truth)
+    return errors.result()
