@@ -1,5 +1,7 @@
 """A device without memory, and one that is gone: what is tried, what is told, and when it ends."""
 
+import gc
+
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseWithCovarianceStamped
 import pytest
@@ -80,6 +82,23 @@ def test_the_second_time_a_new_session_begins_and_the_third_stops(graph, capfd):
     g.send_many(2)
     assert g.health.state is StreamState.TRACKING
     assert g.node.stream.engine.session.session_id == 2
+
+
+def test_faults_and_restarts_leave_nothing_behind(graph):
+    faults = (4, 9, 14, 19, 24)
+    g = graph(Script(failures=dict.fromkeys(faults, ZeroDivisionError('scripted')))).start()
+    known = []
+    for _ in faults:
+        g.send_many(4)
+        g.images.publish(image_message(g.stamp_ns))
+        g.until(lambda: g.images.get_subscription_count() == 0)
+        assert g.turn('deactivate') and g.turn('activate')
+        assert g.call(Trigger, '/r3/reset').success
+        g.until(lambda: g.images.get_subscription_count() == 1)
+        gc.collect()
+        known.append(len(g.node.default_callback_group.entities))
+    assert g.health.frames_processed == 20
+    assert max(known[2:]) <= known[1], known
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from rclpy.callback_groups import CallbackGroup
 from rclpy.clock import Clock
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
@@ -98,6 +99,7 @@ class CameraTopics:
         return ReliabilityPolicy.BEST_EFFORT
 
     def _subscribe_pictures(self) -> None:
+        _forget_destroyed(self._node.default_callback_group)
         config = self._config
         depth = 1 if config.frame_policy == 'newest' else config.queue_size
         # Overrides are declared as parameters that cannot change, so only where they are given.
@@ -126,6 +128,12 @@ class CameraTopics:
                 self._health.frames_lost += event.total_count_change
 
         return SubscriptionEventCallbacks(incompatible_qos=on_incompatible, message_lost=on_lost)
+
+
+def _forget_destroyed(group: CallbackGroup) -> None:
+    """Drop references to what was destroyed: rclpy keeps them for good, some with each fault."""
+    # In place and from a copy, since another thread may add to it.
+    group.entities.difference_update([ref for ref in list(group.entities) if ref() is None])
 
 
 def image_topic_name(node: Node, config: InputConfig) -> str:
