@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import array
 from collections.abc import Callable
-import fcntl
 import gc
-import itertools
-import os
-from pathlib import Path
-import tempfile
 import time
+import weakref
 
 from geometry_msgs.msg import Pose
 from lifecycle_msgs.msg import State
@@ -29,6 +25,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from ros_domain import Domain
 from scripted import intrinsics, PERIOD_NS, picture, Script, ScriptedPredictor, START_NS
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
@@ -73,37 +70,6 @@ def matrix(pose: Pose) -> np.ndarray:
     """Return the 4x4 motion of a pose message."""
     p, q = pose.position, pose.orientation
     return T_from_quat(np.array([p.x, p.y, p.z]), np.array([q.x, q.y, q.z, q.w]))
-
-
-#: How long a node that has ended may still be seen on the graph of its domain.
-_TRACES_S = 5.0
-
-
-class Domain:
-    """A ROS domain that no other test has or had lately: traces of a node outlive it a little."""
-
-    # Runs of the tests side by side begin at different numbers.
-    _numbers = itertools.cycle(1 + (os.getpid() + i) % 99 for i in range(99))
-
-    def __init__(self) -> None:
-        for number in self._numbers:
-            self.number = number
-            path = Path(tempfile.gettempdir()) / f'r3_ros_test_domain_{number}.lock'
-            was_there = path.exists()
-            self._file = open(path, 'a')
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                self._file.close()
-                continue
-            # Another run of the tests may have had it a moment ago.
-            if not was_there or time.time() - path.stat().st_mtime > _TRACES_S:
-                return
-            self._file.close()
-
-    def release(self) -> None:
-        os.utime(self._file.fileno())
-        self._file.close()
 
 
 class Graph:
@@ -165,12 +131,6 @@ class Graph:
         self.until(lambda: self.infos.get_subscription_count() == 1)
         return self
 
-    def meets_another(self) -> bool:
-        """Tell whether a node of the same name is seen in this domain already."""
-        if self._owns_domain:
-            time.sleep(0.1)  # for discovery
-        return self._owns_domain and self.node._count_twins() > 0
-
     def close(self) -> None:
         self.node.close()
         for node in (self.node, self.probe):
@@ -178,12 +138,18 @@ class Graph:
             node.destroy_node()
         self.executor.shutdown()
         rclpy.shutdown(context=self.context)
+        gone = weakref.ref(self.node)
         del self.node, self.probe, self.executor, self.images, self.infos, node
         # rclpy's objects refer to each other in circles: until those are collected, the node is
         # on the graph of its domain, where a later test would take it for a twin.
         gc.collect()
+        deadline = time.monotonic() + 20.0
+        while gone() is not None and time.monotonic() < deadline:
+            time.sleep(0.01)  # a save at the end may still be written
+            gc.collect()
         if self._owns_domain:
             self.domain.release()
+        assert gone() is None, 'something holds the node, so its domain is not free'
 
     def until(self, condition: Callable[[], object], timeout_s: float = 20.0) -> None:
         """Spin until the condition holds; fail after ``timeout_s``."""

@@ -8,6 +8,7 @@ added on request. ``index`` counts the frames shown to the predictor, from 0, an
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 import itertools
 import math
@@ -161,7 +162,11 @@ class Script:
 
 
 class ScriptedPredictor:
-    """Implements the predictor protocol from a :class:`Script`."""
+    """Implements the predictor protocol from a :class:`Script`.
+
+    Of exceptions in the script copies are raised: one that is raised holds all that its traceback
+    leads to, a whole node and its place in the graph, for as long as somebody keeps the script.
+    """
 
     info = ModelInfo('scripted')
     capacity = None
@@ -197,7 +202,7 @@ class ScriptedPredictor:
         """Describe where the frame was taken from, not what it shows."""
         self._index += 1
         if self._index in self.script.describe_failures:
-            raise self.script.describe_failures[self._index]
+            raise copy(self.script.describe_failures[self._index])
         T = self.script.path(frame.stamp_ns)
         view = np.concatenate([T[:3, 3], T[:3, 2]]) * 1.5
         phase = self._frequencies @ view
@@ -211,7 +216,7 @@ class ScriptedPredictor:
         script, index = self.script, self._index
         self._take_time()
         if index in script.failures:
-            raise script.failures[index]
+            raise copy(script.failures[index])
         T_room_camera = script.path(frame.stamp_ns)
         context = tuple(context_ids)
         assert set(context) <= self.held, f'{context} asked for, {self.held} held'
@@ -248,7 +253,7 @@ class ScriptedPredictor:
         """Count it, and fail if the script says so."""
         self.shrunk += 1
         if self.script.shrink_failure is not None:
-            raise self.script.shrink_failure
+            raise copy(self.script.shrink_failure)
 
     def device_memory(self) -> DeviceMemory | None:
         """Return what the script says."""
@@ -270,7 +275,7 @@ class ScriptedPredictor:
         """Note that it was called, and fail if the script says so."""
         self.closed = True
         if self.script.close_failure is not None:
-            raise self.script.close_failure
+            raise copy(self.script.close_failure)
 
     def _take_time(self) -> None:
         self.arrived.release()

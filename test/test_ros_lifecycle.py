@@ -1,5 +1,6 @@
 """The lifecycle of the node: transitions, what they keep, and who is refused."""
 
+from copy import copy
 import threading
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -88,7 +89,7 @@ def test_what_a_transition_did_not_expect_is_told(graph, monkeypatch, capfd, err
 
     def load_and_fail(config):
         g.node._closers.append(lambda: closed.append(True))
-        raise error
+        raise copy(error)  # what is raised holds the node by its traceback
 
     monkeypatch.setattr(g.node, '_load_engine', load_and_fail)
     assert not g.node.autostart()
