@@ -27,6 +27,7 @@ from r3_ros.model.predictor import R3Predictor
 from r3_ros.model.variants import VARIANTS
 from r3_ros.predictor import Predictor
 from r3_ros.streaming.engine import Engine
+from r3_ros.training.initialise import new_network
 from sequences import write_folder
 import torch
 
@@ -385,6 +386,23 @@ def test_pictures_have_the_size_that_the_weights_were_trained_on(network, tmp_pa
     save_network(network, path, {IMAGE_SIZE: '169'})
     with pytest.raises(CheckpointError, match='pictures of 169 pixels'):
         size()
+
+
+@pytest.mark.parametrize(('chosen', 'threads'), [(None, 1), ('2', 2)])
+def test_a_small_network_takes_one_thread_unless_told(tmp_path, monkeypatch, chosen, threads):
+    if chosen is None:
+        monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    else:
+        monkeypatch.setenv('OMP_NUM_THREADS', chosen)
+    path = tmp_path / 'weights.safetensors'
+    save_network(new_network('r3-tiny', 0), path)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        load_r3(replace(CONFIG, checkpoint=str(path)), MemoryConfig(max_gpu_mib=64)).close()
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize('size', [500, 224, 98])
