@@ -4,6 +4,7 @@
 ROS_DISTRIBUTION ?= jazzy
 PYTHON ?= python3
 INPUT ?=
+MODEL ?=
 PYTEST_ARGS ?=
 
 IN_ENVIRONMENT := scripts/in_environment
@@ -20,7 +21,7 @@ setup:  ## make .venv/ and install/; nothing is done twice
 	@$(PYTHON) scripts/setup_environment.py --distribution $(ROS_DISTRIBUTION)
 
 demo: setup  ## stream a synthetic camera, or INPUT=path, through the node; see demo_output/
-	@$(IN_ENVIRONMENT) r3 demo --output demo_output $(if $(INPUT),--input "$(INPUT)")
+	@$(IN_ENVIRONMENT) r3 demo --output demo_output $(if $(INPUT),--input "$(INPUT)") $(if $(MODEL),--model "$(MODEL)")
 
 test: setup  ## run the tests; PYTEST_ARGS="-k geometry" narrows them
 	@$(IN_ENVIRONMENT) python -m pytest $(PYTEST_ARGS)

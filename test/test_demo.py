@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from r3_ros.bag_writer import SequenceTopics, write_sequence
-from r3_ros.cli import main
+from r3_ros.cli import build_parser, main
 from r3_ros.demo.checks import all_checks
 from r3_ros.demo.listener import Heard
 from r3_ros.demo.live_run import LiveResult
@@ -151,6 +151,29 @@ def test_a_recording_through_the_real_node(tmp_path, capsys):
         assert (out / name).exists()
     assert not (out / 'recording.mcap').exists()
     assert 'What was checked' in (out / 'report.html').read_text()
+
+
+@pytest.mark.ros
+def test_the_node_of_a_demo_has_the_parameters_that_were_asked_for():
+    from r3_ros.commands import demo
+
+    args = build_parser().parse_args(
+        ['demo', '--model', 'r3_tiny', '--set', 'model.checkpoint=12', '--set', 'map.enabled=no']
+    )
+    config = demo._node_config(args)
+    assert (config.model.name, config.model.checkpoint) == ('r3_tiny', '12')
+    assert demo._node_parameters(config) == {
+        'model.name': '"r3_tiny"', 'model.checkpoint': '"12"', 'map.enabled': 'false'
+    }  # fmt: skip
+
+
+@pytest.mark.ros
+def test_a_wrong_parameter_is_told_before_anything_is_made(tmp_path, capsys):
+    out = tmp_path / 'out'
+    assert main(['demo', '-o', str(out), '--model', 'r4']) == 2
+    assert main(['demo', '-o', str(out), '--set', 'map.size=3']) == 2
+    error = capsys.readouterr().err
+    assert "'model.name' is 'r4'" in error and 'map.size' in error and not out.exists()
 
 
 @pytest.mark.ros

@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict, replace
 from itertools import islice
+import json
 from pathlib import Path
 import sys
 import time
 from typing import Any, TYPE_CHECKING
 
-from ..command_options import positive_int
+from ..command_options import parsed_settings, positive_int
 from ..errors import SourceError
 
 if TYPE_CHECKING:
     from ..bag_writer import SequenceSummary, SequenceTopics
+    from ..config import R3Config
     from ..demo.listener import Heard
 
 EXIT_CHECK_FAILED = 1
@@ -43,6 +45,11 @@ def register(subparsers: Any) -> None:
         '--frames', metavar='N', type=positive_int, help='at most N frames (synthetic: 300)'
     )
     parser.add_argument('--seed', metavar='N', type=int, default=0, help='of the synthetic world')
+    parser.add_argument('--model', metavar='NAME', help='predictor (default: classical)')
+    parser.add_argument(
+        '--set', metavar='NAME=VALUE', action='append', default=[],
+        help="set one parameter of the node beside its file's; may be repeated",
+    )  # fmt: skip
     parser.set_defaults(func=run)
 
 
@@ -56,13 +63,28 @@ def run(args: argparse.Namespace) -> int:
     # Before anything that takes time.
     import_rclpy()
     installed_node()
+    config = _node_config(args)
     began = time.monotonic()
     output = Path(args.output)
     with atomic_directory(output, overwrite=True, marker=SUMMARY) as folder:
         source = Path(args.input) if args.input else _synthesise(folder / 'sequence', args)
-        summary, evaluation = _stream(source, folder, args)
+        summary, evaluation = _stream(source, folder, args, config)
     _print_table(output, summary, evaluation, time.monotonic() - began)
     return 0 if all(check['passed'] for check in summary['checks']) else EXIT_CHECK_FAILED
+
+
+def _node_config(args: argparse.Namespace) -> R3Config:
+    """Return the parameters of the node: those of its file, changed by --set, then --model.
+
+    :raises ConfigError: naming what is wrong.
+    """
+    from ..config import load_config, updated
+    from ..demo.node_process import installed_node
+
+    changes = parsed_settings(args.set)
+    if args.model:
+        changes['model.name'] = args.model
+    return updated(load_config(installed_node()[1]), changes)
 
 
 def _synthesise(folder: Path, args: argparse.Namespace) -> Path:
@@ -78,15 +100,13 @@ def _synthesise(folder: Path, args: argparse.Namespace) -> Path:
 
 
 def _stream(
-    source_path: Path, folder: Path, args: argparse.Namespace
+    source_path: Path, folder: Path, args: argparse.Namespace, config: R3Config
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Stream the recording; return summary.json, with the checks in it, and evaluation.json."""
     from ..bag_writer import SequenceTopics
-    from ..config import load_config
     from ..demo.checks import all_checks
     from ..demo.live_files import records, tracked_share, write_live_run
     from ..demo.live_run import run_live
-    from ..demo.node_process import installed_node
     from ..report.page import write_report
     from ..run_files import SUMMARY, write_json
 
@@ -94,12 +114,13 @@ def _stream(
     recorded, warnings = _write_bag(source_path, bag, topics, args)
     print('3. starting the node and playing the recording to it in real time', flush=True)
     with _Progress(recorded.frames) as progress:
-        result = run_live(bag, topics, folder, {'map.directory': str(folder)}, progress.update)
+        parameters = _node_parameters(config) | {'map.directory': str(folder)}
+        result = run_live(bag, topics, folder, parameters, progress.update)
     bag.unlink()
     print('4. evaluating and writing the report', flush=True)
     rows = records(result)
     name = str(source_path) if args.input else f'synthetic recording, seed {args.seed}'
-    summary = write_live_run(folder, result, rows, load_config(installed_node()[1]), name)
+    summary = write_live_run(folder, result, rows, config, name)
     evaluation, no_evaluation = _evaluate(folder, source_path, recorded.shift_ns)
     ate_percent = evaluation['trajectory']['ate_percent'] if evaluation else None
     checks = all_checks(result, tracked_share(rows), ate_percent, exact_truth=not args.input)
@@ -111,6 +132,16 @@ def _stream(
     if rows:
         write_report(folder)
     return summary, evaluation
+
+
+def _node_parameters(config: R3Config) -> dict[str, str]:
+    """Return what differs from the node's file, as the values of ``-p`` are written."""
+    from ..config import flattened, load_config
+    from ..demo.node_process import installed_node
+
+    of_file = flattened(load_config(installed_node()[1]))
+    # JSON is the YAML in which a text stays a text, whatever it looks like.
+    return {n: json.dumps(v) for n, v in flattened(config).items() if v != of_file[n]}
 
 
 def _write_bag(
