@@ -2,7 +2,7 @@
 """What one picture costs a stream with a network: by the clock, and of a processor's time.
 
     r3 synth demo --frames 300 --depth-every 0
-    python benchmarks/stream_rate.py demo --checkpoint weights.safetensors --set model.depth_every=5
+    python benchmarks/stream_rate.py demo --checkpoint FILE --set model.depth_every=5
 
 The engine on the calling thread, as in ``r3 run``, without the node and without waiting for the
 camera. On a machine that does other work the time of the processor is what counts: its inverse is
