@@ -208,6 +208,18 @@ def test_the_loss_falls(tmp_path):
     assert float(rows[-1]['loss']) < float(rows[0]['loss']) - 0.3
 
 
+def test_a_row_of_progress_is_the_mean_of_the_steps_since_the_last(tmp_path):
+    def losses(log_every):
+        folder = tmp_path / str(log_every)
+        changes = {'optimiser.steps': 4, 'report.log_every': log_every, 'report.validate_every': 0}
+        trainer_in(folder, updated(SETTINGS, changes)).run()
+        return [float(row['loss']) for row in csv.DictReader((folder / 'progress.csv').open())]
+
+    each = losses(1)
+    assert len(set(each)) == 4
+    np.testing.assert_allclose(losses(2), np.reshape(each, (2, 2)).mean(1), rtol=1e-4)
+
+
 def test_a_gradient_that_is_not_finite_is_left_out_and_too_many_end_it(tmp_path):
     class Broken(MadeUp):
         def training(self, step):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import copy
 from dataclasses import asdict
 from pathlib import Path
@@ -91,7 +91,9 @@ class Trainer:
             self._model = DistributedDataParallel(self.network, find_unused_parameters=True)
         self._dtype = _autocast_dtype(optimiser.precision, place.device)
         self._skipped = 0
-        self._latest: dict[str, Tensor] = {}
+        #: Of each figure, its sum over the steps since the last row, and their number.
+        self._sums: dict[str, tuple[Tensor, int]] = {}
+        self._means: dict[str, Tensor] = {}
         self._held_out: dict[Split, list[Clips]] = {}
 
     def run(self, until: int | None = None, seconds: float | None = None) -> None:
@@ -112,11 +114,10 @@ class Trainer:
             self._validate()
         since, frames, rows = time.monotonic(), 0, 0
         while self.step < last:
-            norm, count = self._take_step()
-            frames += count
+            frames += self._take_step()
             if self.step % report.log_every == 0 or self.step == last:
                 elapsed = time.monotonic() - since
-                self._log(norm, frames / max(elapsed, 1e-9), header=rows % 20 == 0)
+                self._log(frames / max(elapsed, 1e-9), header=rows % 20 == 0)
                 since, frames, rows = time.monotonic(), 0, rows + 1
             at_end = self.step == last
             out_of_time = seconds is not None and time.monotonic() - start > seconds
@@ -130,15 +131,16 @@ class Trainer:
                 break
         self._say(f'{self.step} of {self.settings.optimiser.steps} steps taken: {self.folder}')
 
-    def _take_step(self) -> tuple[Tensor, int]:
-        """Take one step; returns the norm of the gradient and the frames seen."""
+    def _take_step(self) -> int:
+        """Take one step; returns the frames seen."""
         optimiser = self.settings.optimiser
         answer, frames = self._gradients(self.step)
-        self._latest |= {answer.name: answer.total.detach(), **answer.figures}
-        self._latest |= {f'loss_{name}': value for name, value in answer.parts.items()}
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), optimiser.clip)
         if bool(torch.isfinite(norm)):
             self._skipped = 0
+            self._add_up({answer.name: answer.total.detach(), **answer.figures})
+            self._add_up({f'loss_{name}': value for name, value in answer.parts.items()})
+            self._add_up({'gradient': norm})
             for group in self._optimiser.param_groups:
                 group['lr'] = learning_rate(optimiser, self.step)
             self._optimiser.step()
@@ -147,7 +149,12 @@ class Trainer:
             self._skip()
         self._optimiser.zero_grad(set_to_none=True)
         self.step += 1
-        return norm, frames
+        return frames
+
+    def _add_up(self, figures: Mapping[str, Tensor]) -> None:
+        for name, value in figures.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + value.float(), count + 1)
 
     def _gradients(self, step: int) -> tuple[Answer, int]:
         """Fill the gradients of a step's clips."""
@@ -201,10 +208,16 @@ class Trainer:
             f'in about {duration_text(per_step * (last - self.step))}'
         )
 
-    def _log(self, norm: Tensor, rate: float, header: bool) -> None:
-        """Write a row: each figure of the last step that had it, with truth or without."""
-        values = {**self._latest, 'gradient': norm}
-        mean = mean_over(self.place, torch.stack([v.float() for v in values.values()]))
+    def _log(self, rate: float, header: bool) -> None:
+        """Write a row: means over the steps since the last one.
+
+        What none of these steps had, with truth or without, is repeated.
+        """
+        self._means |= {name: total / count for name, (total, count) in self._sums.items()}
+        self._sums, values = {}, self._means
+        if not values:  # no gradient yet was finite, which has been told
+            return
+        mean = mean_over(self.place, torch.stack(list(values.values())))
         if not self.place.speaks:
             return
         row: dict[str, Any] = {
