@@ -232,6 +232,8 @@ class Fuzz:
         self.graph.probe.destroy_client(client)
         if not result.success and not result.message:
             self.judge.false.append(f'a map with {wrong} was refused without a reason')
+        if result.code == LoadMap.Response.INTERNAL:
+            self.judge.false.append(f'a map with {wrong}: {result.message}')
         self._reset()
         shutil.rmtree(folder)
         return LOAD_CODES.get(result.code, f'code {result.code}')
@@ -248,6 +250,9 @@ class Fuzz:
             return 'answered'
         if not answer.success and not answer.message:
             self.judge.false.append(f'{call.service} refused without a reason')
+        if getattr(answer, 'code', 0) == SaveMap.Response.INTERNAL:
+            # Nobody foresaw it: the request is at fault, and the answer has to say how.
+            self.judge.false.append(f'{call.service}: {answer.message}')
         return f'{call.service} {"done" if answer.success else "refused"}'
 
     def _parameter(self) -> str:

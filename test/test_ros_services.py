@@ -233,6 +233,7 @@ def test_bad_requests(graph):
     for answer in (
         save_map(g, formats=['docx']),
         save_trajectory(g, format='docx'),
+        save_trajectory(g, name='', format='//'),
         save_trajectory(g, frame='moon'),
     ):
         assert answer.code == SaveMap.Response.BAD_FORMAT and not answer.success

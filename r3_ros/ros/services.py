@@ -246,7 +246,7 @@ class Services:
 
         def write(snapshot: Snapshot, cancelled: threading.Event) -> Saved:
             path = target_path(request.name, snapshot.config.map.directory, 'trajectory')
-            if not request.name:
+            if not request.name and kind in TRAJECTORY_FORMATS:
                 path = path.with_suffix(f'.{kind}')
             return save_trajectory(
                 path,
