@@ -292,7 +292,10 @@ def test_a_table_has_a_row_for_each_group_and_predictor(tmp_path):
     assert [(r.group, r.predictor, r.streams) for r in rows] == [('walk', n, 2) for n in names]
     assert rows[0].pictures == 24 and rows[0].depth_pictures == 24 and rows[0].ate_streams == 2
     text = tables_text(rows)
-    poses, depth, confidence = (part.splitlines() for part in text.split('\n## '))
+    against, poses, depth, confidence = (part.splitlines() for part in text.split('\n## '))
+    assert against[0] == '## scripted against the others'
+    assert against[4].startswith('| walk, 2 streams | constant velocity | ')
+    assert against[4].endswith(' | better |') and against[5].endswith(' | - |')
     assert poses[2].startswith('| sequences | predictor | posed (%) | ATE')
     assert poses[4].startswith('| walk, 2 streams | scripted | 100 | 0.00 | 0.00 (0.00) |')
     assert poses[6].startswith('| walk, 2 streams | true previous step | - | - | 0.00 (0.00) |')
@@ -301,6 +304,13 @@ def test_a_table_has_a_row_for_each_group_and_predictor(tmp_path):
     assert [line.split(' | ')[1] for line in depth[4:6]] == ['scripted', 'constant velocity']
     assert confidence[2].split(' | ')[-1] == 'falls |'
     assert {line.split(' | ')[1] for line in confidence[4:] if line} == {'scripted'}
+
+
+def test_better_is_who_errs_less(tmp_path):
+    _, exact = judged(write_folder(tmp_path / 'walk', count=12))
+    row = replace(all_figures([exact])[0], ate_percent=2.0, rotation_deg=1.0, direction_deg=9.0)
+    other = replace(row, predictor='other', ate_percent=1.0, rotation_deg=2.0, direction_deg=9.0)
+    assert '| walk | other | worse | better | worse | - |' in tables_text([row, other])
 
 
 def test_streams_without_enough_poses_are_counted(tmp_path):

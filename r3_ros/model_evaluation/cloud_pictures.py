@@ -25,6 +25,8 @@ _TRUE_PICTURES = 24
 _TRUE_GRID = 160
 #: Splats are as large as a share of the extent of what is seen.
 _SPACING = 0.006
+#: Share of half the extent above the highest camera at which a map is cut.
+_CUT_ABOVE = 0.05
 
 
 def draw_clouds(path: Path, sequence: PosedSequence, results: Sequence[StreamResult]) -> bool:
@@ -47,9 +49,10 @@ def draw_clouds(path: Path, sequence: PosedSequence, results: Sequence[StreamRes
     columns = []
     for name, scene in scenes.items():
         outside, _, inside = viewpoints(scene)
+        above = f'{name}, {outside.caption}, cut above the camera'
         panels = [
-            _captioned(perspective(scene, view, _SIZE), f'{name}, {view.caption}')
-            for view in (outside, inside)
+            _captioned(perspective(_opened(scene), outside, _SIZE), above),
+            _captioned(perspective(scene, inside, _SIZE), f'{name}, {inside.caption}'),
         ]
         columns.append(np.concatenate(panels))
     image = np.concatenate(columns, axis=1)
@@ -62,6 +65,12 @@ def draw_clouds(path: Path, sequence: PosedSequence, results: Sequence[StreamRes
 def _scene(cloud: Cloud, T_world_camera: np.ndarray) -> Scene:
     scene = level_scene(cloud, T_world_camera, spacing=1.0)
     return replace(scene, spacing=_SPACING * 2 * scene.reach)
+
+
+def _opened(scene: Scene) -> Scene:
+    """Return a scene without what lies above the camera: a ceiling would hide the room."""
+    highest = scene.centres[:, 2].max() + _CUT_ABOVE * scene.reach
+    return replace(scene, cloud=scene.cloud.take(scene.cloud.points[:, 2] <= highest))
 
 
 def _aligned(cloud: Cloud, result: StreamResult, errors: TrajectoryErrors) -> Cloud:

@@ -38,13 +38,13 @@ def draw_depths(path: Path, sequence: PosedSequence, results: Sequence[StreamRes
     with_truth = set(sequence.depth_stamps())
     has_truth = any(stamp in with_truth for stamp in stamps)
     columns = 1 + has_truth + 2 * len(shown)
-    some = next(m for r in shown for m in r.depth_maps.values())
-    aspect = some.depth.shape[0] / some.depth.shape[1]
+    finest = max((m for r in shown for m in r.depth_maps.values()), key=lambda m: m.depth.size)
+    aspect = finest.depth.shape[0] / finest.depth.shape[1]
     figure = _figure(2.1 * columns, (2.1 * aspect + 0.25) * len(stamps) + 0.5)
     axes = figure.subplots(len(stamps), columns, squeeze=False)
     for row, stamp_ns in zip(axes, stamps, strict=True):
         truth = sequence.depth(stamp_ns) if stamp_ns in with_truth else None
-        _draw_depth_row(row, stamp_ns, truth, shown, has_truth)
+        _draw_depth_row(row, stamp_ns, truth, shown, has_truth, aspect)
     titles = ['picture', *(['true depth'] if has_truth else [])]
     for result in shown:
         titles += [f'{result.predictor}: depth', f'{result.predictor}: confidence']
@@ -80,11 +80,11 @@ def _draw_depth_row(
     truth: np.ndarray | None,
     results: Sequence[StreamResult],
     has_truth: bool,
+    aspect: float,
 ) -> None:
     """Draw one picture's panels."""
     given = {r.predictor: r.depth_maps[stamp_ns] for r in results if stamp_ns in r.depth_maps}
     finest = max(given.values(), key=lambda depth_map: depth_map.depth.size)
-    aspect = finest.depth.shape[0] / finest.depth.shape[1]
     _show(cells[0], finest.image, aspect)
     pictures = {r.predictor: r.picture for r in results}
     scaled = {n: _scaled(given[n], truth, pictures[n]) for n in given}

@@ -126,6 +126,8 @@ def tables_text(rows: Sequence[Figures]) -> str:
         '## Depth\n\n' + _table([r for r in rows if r.depth_pictures], _DEPTH),
         '## Confidence\n\n' + _confidence(rows),
     ]
+    if rows:
+        parts.insert(0, f'## {rows[0].predictor} against the others\n\n' + _against(rows))
     return '\n\n'.join(parts) + '\n'
 
 
@@ -179,6 +181,25 @@ def _table(rows: Sequence[Figures], columns: Sequence[_Column]) -> str:
     lines = ['| ' + ' | '.join(title for title, _ in columns) + ' |']
     lines.append('| --- |' + ' --- |' * (len(columns) - 1))
     lines += ['| ' + ' | '.join(cell(row) for _, cell in columns) + ' |' for row in rows]
+    return '\n'.join(lines)
+
+
+def _against(rows: Sequence[Figures]) -> str:
+    """Return a table of where the first predictor errs less than each of the others."""
+    first = rows[0].predictor
+    lines = [
+        '| sequences | against | ATE | rotation | direction | AbsRel |',
+        '| --- | --- | --- | --- | --- | --- |',
+    ]
+    own = {row.group: row for row in rows if row.predictor == first}
+    for other in rows:
+        if other.predictor != first:
+            cells = [cell(other) for _, cell in _FIRST]
+            for name in ('ate_percent', 'rotation_deg', 'direction_deg', 'abs_rel'):
+                ours, theirs = getattr(own[other.group], name), getattr(other, name)
+                known = math.isfinite(ours) and math.isfinite(theirs)
+                cells.append(('better' if ours < theirs else 'worse') if known else NOTHING)
+            lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 
 
