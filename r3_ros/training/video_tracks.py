@@ -53,8 +53,9 @@ class Follower:
     def add(self, gray: np.ndarray) -> Sighting:
         """Return what the next picture shows.
 
-        A point ends where it leaves the picture, or does not come back to where it was when it
-        is followed backwards: at the end of a take, all of them.
+        A point ends where it leaves the picture, does not come back to where it was when it is
+        followed backwards, or does not look any more as where it was found: at the end of a take,
+        all of them do.
 
         :param gray: (h, w) uint8, of one size for all pictures.
         """
