@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import os
 from pathlib import Path
 import sys
 import tempfile
@@ -19,6 +20,8 @@ import time
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+# As the command has it, before NumPy is loaded: with more threads sums are rounded otherwise.
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 
 from r3_ros.cli import main as r3  # noqa: E402
 from r3_ros.evaluation import evaluate_trajectory  # noqa: E402
