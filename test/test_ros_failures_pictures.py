@@ -155,7 +155,7 @@ def test_overload_is_told_once_with_what_to_do(graph, capfd):
     g.until(lambda: g.handled == sent)
     told = capfd.readouterr().err
     assert told.count('frames_dropped') == 1
-    assert 'input.max_rate' in told
+    assert 'input.max_rate' in told and 'model.image_size' in told
 
 
 def test_rejections_are_logged_at_most_every_five_seconds_with_their_count(graph, capfd):

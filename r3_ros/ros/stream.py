@@ -638,7 +638,8 @@ class Stream:
             self._told_overload = True
             self._logger.info(
                 f'{dropped} of {received} pictures were dropped (frames_dropped) because they '
-                'come faster than they are processed: lower the camera rate or input.max_rate'
+                'come faster than they are processed: lower the camera rate, input.max_rate or, '
+                'of R3, model.image_size'
             )
 
     def _on_scene_error(self, error: Exception) -> None:
