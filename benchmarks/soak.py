@@ -393,9 +393,9 @@ def soak_node(hours: float, seed: int, kinds: Sequence[str], fault_every: int) -
           f'{at_first:.0f} MB resident before the warm-up')  # fmt: skip
     slopes = np.polyfit(np.linspace(0.0, hours, len(used)), used, 1)[0]
     for (unit, limit), slope, column in zip(LIMITS.items(), slopes, used.T, strict=True):
-        after, half_way, at_the_end = column[[0, len(column) // 2, -1]]
-        print(f'{unit}: {after:.0f} after it, {half_way:.0f} half way, {at_the_end:.0f} at the '
-              f'end, {slope:+.2f} per hour (limit {limit:g})')  # fmt: skip
+        eighths = column[np.linspace(0, len(column) - 1, 9).round().astype(int)]
+        told = ' '.join(f'{value:.1f}' for value in eighths)
+        print(f'{unit}, every eighth of the way: {told}; {slope:+.2f} per hour (limit {limit:g})')
     flat = bool(np.all(slopes < list(LIMITS.values())))
     return flat and not soak.untold and soak.saved > 0
 
