@@ -108,7 +108,7 @@ def summary(rows: Sequence[dict[str, object]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--output', required=True, metavar='DIR')
-    parser.add_argument('--steps', type=int, default=120)
+    parser.add_argument('--steps', type=int, default=200)
     parser.add_argument('--size', default='56x42')
     parser.add_argument('--coarseness', type=float, default=8.0, help='of textures')
     parser.add_argument('--frames', type=int, default=8, help='of a step')
