@@ -265,8 +265,12 @@ class Stream:
             reason = f'the camera was not found in the map within {timeout_s:g} s'
             if self.health.reason:
                 reason += f' ({self.health.reason})'
-            search.end(f'{reason}; a new session begins without it')
-            self.reset('the camera was not found in the loaded map')
+            self._search = None
+            try:
+                self.reset('the camera was not found in the loaded map')
+            finally:
+                # Not before it is so: who asked may send pictures at once.
+                search.end(f'{reason}; a new session begins without it')
 
     def reset_on_request(self) -> None:
         """Start a new session, out of FAULT as well."""
