@@ -51,6 +51,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
+def one_torch_thread() -> Iterator[None]:
+    """Have torch compute on one thread: sums in the same order each time."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def graph(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Make graphs (see ros_graph.py) whose maps go to a temporary folder; closed at the end."""
     from ros_graph import Graph

@@ -415,11 +415,18 @@ def test_rare_compressions_are_refused(folder, method):
     assert 'graph.npz' in refused(folder)
 
 
+def is_deflated(path):
+    with zipfile.ZipFile(path) as archive:
+        return all(m.compress_type == zipfile.ZIP_DEFLATED for m in archive.infolist())
+
+
 def test_a_map_that_was_packed_again_is_read(folder, saved):
     for name in ('keyframes', 'graph', 'landmarks'):
         with np.load(folder / f'{name}.npz') as npz:
             arrays = {key: npz[key] for key in npz.files}
+        assert not is_deflated(folder / f'{name}.npz')
         np.savez_compressed(folder / f'{name}.npz', **arrays)
+        assert is_deflated(folder / f'{name}.npz')
     same(read_map(folder).keyframes, saved.keyframes)
 
 

@@ -39,15 +39,8 @@ from scipy.spatial.transform import Rotation  # noqa: E402
 from training_source import MadeUp, SETTINGS, small_network  # noqa: E402
 
 CPU = torch.device('cpu')
+pytestmark = pytest.mark.usefixtures('one_torch_thread')
 WIDTH, HEIGHT, FRAMES, RATE_HZ = 336, 252, 36, 15.0
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # A recording of which everything is known

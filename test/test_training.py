@@ -39,6 +39,7 @@ from scipy.spatial.transform import Rotation  # noqa: E402
 from training_source import made_up, MadeUp, SETTINGS, small_network  # noqa: E402
 
 CPU = Place(torch.device('cpu'))
+pytestmark = pytest.mark.usefixtures('one_torch_thread')
 
 
 def quiet(text):
@@ -51,14 +52,6 @@ def trainer_in(folder, settings=SETTINGS, source=None, network=None):
 
 def weights_of(trainer):
     return {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # Going on
