@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 
 
-class Stages:
-    """A stop watch that books the time to one stage after another."""
+class StageTimer:
+    """A stopwatch that books the time since its last reading to a stage."""
 
     def __init__(self) -> None:
-        """Start."""
         self.milliseconds: dict[str, float] = {}
         self._last = time.perf_counter()
 

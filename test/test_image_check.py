@@ -8,14 +8,14 @@ from r3_ros.config import R3Config, updated
 from r3_ros.datatypes import Frame, TrackingState
 from r3_ros.errors import FrameError
 from r3_ros.streaming.engine import Engine
-from r3_ros.streaming.picture_check import PictureCheck
+from r3_ros.streaming.image_check import ImageCheck
 from scripted import frames, picture, ScriptedPredictor
 
 PERIOD_NS = 100_000_000
 
 
 def faults(pictures, period_ns=PERIOD_NS, longest_s=0.5):
-    check = PictureCheck()
+    check = ImageCheck()
     shown = enumerate(pictures)
     return [check.fault(Frame(image, n * period_ns), longest_s) for n, image in shown]
 
@@ -28,7 +28,7 @@ def covered(seed=0, level=3.0, noise=1.0, size=(48, 64, 3)):
 def test_a_covered_lens_is_noticed_at_once_and_its_end_as_well():
     told = faults([picture(), covered(1), covered(2), picture(shade=1)])
     assert told[0] == told[3] == ''
-    assert all('the picture is black' in fault for fault in told[1:3])
+    assert all('the image is black' in fault for fault in told[1:3])
     assert 'of one colour' in faults([covered(level=200)])[0]
 
 
@@ -41,7 +41,7 @@ def test_what_shows_little_is_left_to_the_predictor():
 def test_a_camera_that_hangs_is_noticed_after_half_a_second():
     told = faults([picture()] * 8)
     assert told[:5] == [''] * 5
-    assert all('same picture for 0.5 s' in fault for fault in told[5:6]) and told[7]
+    assert all('same image for 0.5 s' in fault for fault in told[5:6]) and told[7]
     assert set(faults([picture()] * 8, longest_s=0.0)) == {''}
 
 
@@ -52,7 +52,7 @@ def test_a_picture_repeated_now_and_then_is_none():
 
 
 @pytest.mark.parametrize(
-    'image,told', [(covered(), 'the picture is black'), (None, 'the camera has sent the same')]
+    'image,told', [(covered(), 'the image is black'), (None, 'the camera has sent the same')]
 )
 def test_the_engine_says_so_and_maps_nothing(image, told):
     """The predictor would place these frames with full confidence: it never looks at them."""
@@ -80,7 +80,7 @@ def test_no_world_begins_in_the_dark():
         replace(frame, image=covered() if n == 0 else frame.image)
         for n, frame in enumerate(frames(3))
     )
-    with pytest.raises(FrameError, match='the picture is black.*begins with'):
+    with pytest.raises(FrameError, match='the image is black.*begins with'):
         engine.step(dark)
     assert engine.session.frame_count == 0
     assert [engine.step(frame).frame_id for frame in rest] == [0, 1]
