@@ -545,6 +545,24 @@ def test_pixels_that_may_be_sky_or_not_do_not_count(monkeypatch):
     assert answers['raw_depth'].counts is None and answers['sky'].counts is None
 
 
+def test_the_sky_is_put_far_away():
+    depth = np.linspace(1, 5, 400, dtype=np.float32).reshape(20, 20)
+    sky = np.zeros((20, 20), np.float32)
+    sky[:5] = 0.31
+    got = network_runs.with_far_sky(depth, sky)
+    assert got.dtype == np.float32
+    assert (got[:5] == np.float32(np.quantile(depth[5:], 0.99))).all()
+    assert (got[5:] == depth[5:]).all()
+
+
+@pytest.mark.parametrize('sky_pixels', [0, 10, 11, 389, 390, 400])
+def test_a_handful_of_sky_or_ground_says_nothing(sky_pixels):
+    depth = np.linspace(1, 5, 400, dtype=np.float32).reshape(20, 20)
+    sky = (np.arange(400) < sky_pixels).astype(np.float32).reshape(20, 20)
+    changed = not np.array_equal(network_runs.with_far_sky(depth, sky), depth)
+    assert changed == (10 < sky_pixels < 390)
+
+
 # --- What may be wrong with files ---
 
 
