@@ -2,7 +2,7 @@
 
     python benchmarks/r3_cache_error.py ../data/house ../parity --variant r3-small
 
-Weights are those that ``r3 parity`` makes up with the script in the second folder. A stream is
+Weights are those that ``tools.parity`` makes up with the script in the second folder. A stream is
 run frame by frame, each attending the first frame, the newest six and up to six older ones, in
 float32 and bfloat16, with keys and values as computed and in float8. Then, in float32, one old
 frame of each context is computed anew from its picture, and the new frame predicted again.
@@ -17,18 +17,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 import itertools
 from pathlib import Path
+import sys
 
 import numpy as np
 from r3_ros.geometry import T_from_quat
 from r3_ros.model.cache_encoding import AsComputed, Encoding, Float8
 from r3_ros.model.network import FrameCache, Prediction, R3Network
-from r3_ros.parity.pose_runs import resolve_stream
-from r3_ros.parity.stand_in_weights import Networks, StandInWeights
 from r3_ros.preprocess import r3_geometry, R3Rule
 from r3_ros.sources import open_source
 import torch
 from torch import Tensor
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools.parity.poses import resolve_poses  # noqa: E402
+from tools.parity.stand_in_weights import Networks, StandInWeights  # noqa: E402
 
 NEWEST, OLDER = 6, 6
 
@@ -47,7 +51,7 @@ class Run:
     def poses(self) -> np.ndarray:
         """Poses as the authors resolve them, (S, 9) camera from world."""
         return np.asarray(
-            resolve_stream(self.pairs, self.logits[..., 0], self.logits[..., 1], self.mask)
+            resolve_poses(self.pairs, self.logits[..., 0], self.logits[..., 1], self.mask)
         )
 
 
@@ -188,7 +192,7 @@ def main() -> None:
     with torch.inference_mode():
         for short, dtype in (('fp32', torch.float32), ('bf16', torch.bfloat16)):
             loaded = Networks(weights, dtype, torch.device('cpu'))
-            network = loaded.get(args.variant, False, lambda step: None)
+            network = loaded.get(args.variant, False)
             assert isinstance(network, R3Network)
             runs[short] = stream(network, images, AsComputed(), short)
             runs[f'{short}, fp8'] = stream(network, images, Float8(), f'{short}, fp8')

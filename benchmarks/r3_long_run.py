@@ -113,7 +113,6 @@ def main() -> int:
             },
         )
         engine = load_engine(config)
-        assert isinstance(engine, Engine)
         poses, seconds, resident, keyframes = stream(engine, args.folder, args.frames)
         engine.close()
         full = int(np.argmax(keyframes == keyframes[-1]))
@@ -134,7 +133,6 @@ def main() -> int:
             config, memory=replace(config.memory, max_gpu_mib=10 * config.memory.max_gpu_mib)
         )
         engine = load_engine(roomy)
-        assert isinstance(engine, Engine)
         again, *_ = stream(engine, args.folder, args.compare)
         engine.close()
     same = all(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-import importlib
+import importlib.util
 import os
 import pkgutil
 import signal
@@ -30,7 +30,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--version', action='version', version=f'r3_ros {__version__}')
     subparsers = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
     for module in pkgutil.iter_modules(commands.__path__):
-        importlib.import_module(f'{commands.__name__}.{module.name}').register(subparsers)
+        name = f'{commands.__name__}.{module.name}'
+        # A symlinked install keeps links to modules that were removed.
+        if importlib.util.find_spec(name) is not None:
+            importlib.import_module(name).register(subparsers)
     return parser
 
 

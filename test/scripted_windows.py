@@ -99,7 +99,6 @@ class ScriptedWindows:
             logits=logits,
             predicted=~np.eye(S, dtype=bool),
             fov=np.tile(fov_of(scripted.intrinsics(WIDTH, HEIGHT)), (S, 1)),
-            descriptors=np.stack([self.describe(picture) for picture in pictures]),
             depth=depth,
             confidence=confidence,
         )

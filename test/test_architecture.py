@@ -23,7 +23,6 @@ LAYERS = (
         'cloud',
         'cloud_file',
         'export',
-        'frame_relations',
         'geometry',
         'input_geometry',
         'intake',
@@ -70,7 +69,7 @@ ROS_MODULES = {
 #: imported without it.
 TALK_TO_NODES = {'bag_player', 'commands', 'demo'}
 #: These import torch, and everyone else imports them inside functions.
-COMPUTE_WITH_TORCH = {'model', 'parity', 'synth', 'training'}
+COMPUTE_WITH_TORCH = {'model', 'synth', 'training'}
 VAGUE_NAMES = {'common', 'helpers', 'misc', 'tools', 'util', 'utils'}
 
 

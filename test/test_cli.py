@@ -38,6 +38,12 @@ def test_help_lists_every_command_without_heavy_imports():
     assert all(f'    {command}' in help_text for command in COMMANDS)
 
 
+def test_links_to_modules_that_were_removed_do_not_matter(tmp_path, monkeypatch):
+    (tmp_path / 'removed.py').symlink_to(tmp_path / 'gone.py')
+    monkeypatch.setattr(cli.commands, '__path__', [*cli.commands.__path__, str(tmp_path)])
+    assert 'removed' not in cli.build_parser().format_help()
+
+
 @pytest.mark.parametrize('command', COMMANDS)
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as exit:

@@ -73,9 +73,8 @@ def states(estimates):
     return [e.state for e in estimates]
 
 
-@pytest.mark.parametrize('rule', ['robust', 'official'])
-def test_exact_edges_give_exact_poses(rule):
-    engine, estimates = run(count=200, stream__pose_rule=rule)
+def test_exact_edges_give_exact_poses():
+    engine, estimates = run(count=200)
     assert states(estimates) == [INITIALIZING] + 199 * [TRACKING]
     assert errors(engine, estimates).max() < 1e-9
     for number, (frame, e) in enumerate(zip(frames(200), estimates, strict=True)):

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from r3_ros.config import R3Config, TrackingConfig
 from r3_ros.datatypes import Edge, Frame, FramePrediction, TrackingState
-from r3_ros.geometry import inverse, make_T
-from r3_ros.pose_encoding import decode_pose
+from r3_ros.geometry import inverse, make_T, T_from_quat
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.gate import Gate
 from scipy.spatial.transform import Rotation
@@ -302,8 +301,8 @@ class Replayed:
     def predict(self, frame, context_ids, depth=True):
         j = frame.frame_id
         edges = tuple(
-            Edge(i, j, inverse(decode_pose(self._rel[i, j])), *self._scores[i, j])
-            for i in context_ids
+            Edge(i, j, inverse(T_from_quat(rel[:3], rel[3:7])), *self._scores[i, j])
+            for i, rel in ((i, self._rel[i, j]) for i in context_ids)
         )
         return FramePrediction(intrinsics(), edges)
 

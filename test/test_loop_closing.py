@@ -123,13 +123,8 @@ def test_the_covariance_shrinks_with_the_correction():
     assert after < 0.7 * before
 
 
-@pytest.mark.parametrize(
-    'options',
-    [{'loop__enabled': False}, {'stream__pose_rule': 'official'}],
-    ids=['off', 'official'],
-)
-def test_loops_stay_open_where_they_should(options):
-    opened = small(**options)
+def test_loops_stay_open_when_off():
+    opened = small(loop__enabled=False)
     assert opened.engine.session.loops_closed == opened.engine.session.map_revision == 0
     assert not list(opened.engine.session.evidence)
 

@@ -451,11 +451,6 @@ def test_a_measured_scale_that_is_locked_is_not_set_by_hand():
 def test_contradictions_are_refused():
     with pytest.raises(ConfigError, match='compares depths'):
         updated(R3Config(), {'scale.source': 'model', 'model.depth': False})
-    with pytest.raises(ConfigError, match="brings its authors' own scale"):
-        updated(
-            R3Config(),
-            {'scale.source': 'fixed', 'stream.preset': 'official_test', 'model.name': 'r3'},
-        )
 
 
 # The network
