@@ -12,13 +12,12 @@ from ..config import MemoryConfig, ModelConfig, OfflineConfig, PUBLISHED_IMAGE
 from ..datatypes import ModelInfo
 from ..errors import CheckpointError, ModelError
 from ..weights import CATALOGUE, find_weights, missing_message
-from .checkpoint import inspect_checkpoint, load_network
+from .checkpoint import load_network
 from .memory import Room
 from .metric_predictor import MetricPredictor
 from .network import MetricNetwork, R3Network
 from .official_network import OfficialMetricDepth, OfficialNetwork
 from .predictor import R3Predictor
-from .variants import CameraOutput, VARIANTS
 from .window_predictor import R3WindowPredictor
 
 #: Types by the names that the configuration uses.
@@ -127,25 +126,16 @@ def _load(config: ModelConfig) -> _Loaded:
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     path = _weights_path(config)
-    described = inspect_checkpoint(path)
-    variant = described.variant
-    if VARIANTS[variant].camera is not CameraOutput.PAIRS:
+    loaded = load_network(path, dtype=DTYPES[precision], device=device)
+    if not isinstance(loaded.network, R3Network):
         raise CheckpointError(
-            f'{path} holds the network {variant}, which knows no pairs of frames: give '
+            f'{path} holds the network {loaded.variant}, which knows no pairs of frames: give '
             'model.checkpoint a file of R3'
         )
-    try:
-        loaded = load_network(path, variant=variant, dtype=DTYPES[precision], device=device)
-    except torch.cuda.OutOfMemoryError as error:
-        raise ModelError(
-            f'{variant} does not fit into the memory of {device}: free some, take smaller weights '
-            "or set model.device to 'cpu'"
-        ) from error
-    assert isinstance(loaded.network, R3Network)
-    if device.type == 'cpu' and variant in _SMALL:
+    if device.type == 'cpu' and loaded.variant in _SMALL:
         _take_one_thread()
     info = ModelInfo(config.name, str(device), precision, loaded.sha256, loaded.notes)
-    size = config.image_size or described.image_size or PUBLISHED_IMAGE
+    size = config.image_size or loaded.image_size or PUBLISHED_IMAGE
     return _Loaded(loaded.network, info, device, replace(config, image_size=size))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..errors import ModelError, SourceError
-from ..model.checkpoint_keys import official_name
+from ..model.checkpoint import official_name
 from ..model.network import build_network, DA3Network, MetricNetwork, R3Network
 from ..model.variants import VARIANTS
 
