@@ -41,14 +41,6 @@ ENCODING_HINTS = (
     'yuyv',
     'nv12',
 )
-OWN_PRESET = 'r3_ros'
-PRESET_NAMES = (
-    OWN_PRESET,
-    'official_test',
-    'official_local',
-    'official_long',
-    'official_strided',
-)
 SCALE_SOURCES = ('none', 'fixed', 'model', 'odometry')
 
 
@@ -272,12 +264,6 @@ class OfflineConfig:
     overlap_frames: int = _param(
         8, 'frames that a window shares with earlier ones', 'frames', low=2, high=100
     )
-    method: str = _param(
-        'robust',
-        'how the poses of a window follow from its edges: robust weighs all of them and lets go '
-        'of wrong ones; greedy and pgo are the rules of the R3 authors',
-        choices=('robust', 'greedy', 'pgo'),
-    )
     max_memory_mib: int = _param(
         8192,
         'what one window may take on the device that R3 runs on, beside the weights',
@@ -289,15 +275,8 @@ class OfflineConfig:
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """Which remembered frames a new one is related to, and how its pose follows."""
+    """Which remembered frames a new one is related to."""
 
-    preset: str = _param(
-        OWN_PRESET,
-        'r3_ros is our engine; the others run the loop of the R3 authors as their demo sets it, '
-        'for comparison: recorded streams with r3 or r3_long alone, and the other parameters of '
-        'stream, loop, keyframe and tracking do not count',
-        choices=PRESET_NAMES,
-    )
     recent_frames: int = _param(
         5, 'newest frames held whether or not they are keyframes', low=1, high=64
     )
@@ -328,12 +307,6 @@ class StreamConfig:
         low=0.0,
         high=10.0,
         live=True,
-    )
-    pose_rule: str = _param(
-        'robust',
-        'how a pose follows from its edges: robust averages camera centres and reweights; '
-        'official is the rule of the R3 authors, for comparison',
-        choices=('robust', 'official'),
     )
 
 
@@ -913,14 +886,6 @@ def _check_relations(config: R3Config) -> None:
             f'from {SMALLEST_IMAGE} on, for example 504 or 392 (224 would crop the picture to a '
             'square), or 0 for what the weights were trained on'
         )
-    if config.stream.preset != OWN_PRESET:
-        _check_preset(config.stream.preset, config.model)
-        if config.scale.source != 'none':
-            raise ConfigError(
-                f"parameter 'scale.source' is '{config.scale.source}', and 'stream.preset' is "
-                f"'{config.stream.preset}', which brings its authors' own scale: set scale.source "
-                f"to none, or stream.preset to '{OWN_PRESET}'"
-            )
     if config.scale.source == 'model' and not config.model.depth:
         raise ConfigError(
             "parameter 'scale.source' is 'model', which compares depths, and 'model.depth' is "
@@ -949,19 +914,4 @@ def _check_relations(config: R3Config) -> None:
         raise ConfigError(
             f"parameter 'occupancy.max_height' is {occupancy.max_height}, not above "
             f"'occupancy.min_height' ({occupancy.min_height})"
-        )
-
-
-def _check_preset(preset: str, model: ModelConfig) -> None:
-    """Refuse what the authors' loop cannot work with."""
-    if model.name == 'classical':
-        raise ConfigError(
-            f"parameter 'stream.preset' is '{preset}', which needs the R3 network, and "
-            "'model.name' is 'classical': set it to r3 or r3_long, or stream.preset to "
-            f"'{OWN_PRESET}'"
-        )
-    if not model.depth:
-        raise ConfigError(
-            f"parameter 'stream.preset' is '{preset}', which needs depth, and 'model.depth' is "
-            f"false: leave it on, or set stream.preset to '{OWN_PRESET}'"
         )

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from .config import OWN_PRESET, R3Config
+from .config import R3Config
 from .errors import ConfigError, ModelError, R3Error
 from .metric_depth import MetricDepth
 from .predictor import Predictor
 from .streaming.engine import Engine
-from .streaming.official.engine import OfficialEngine
-from .streaming.official.options import PRESETS
 from .window_prediction import WindowPredictor
 
-#: What runs a stream.
-AnyEngine = Engine | OfficialEngine
 
-
-def load_engine(config: R3Config) -> AnyEngine:
+def load_engine(config: R3Config) -> Engine:
     """Return an engine with the predictor that the configuration names.
 
     :raises ConfigError: the configuration contradicts itself.
@@ -23,8 +18,6 @@ def load_engine(config: R3Config) -> AnyEngine:
         run on this machine.
     """
     config.validate()
-    if config.stream.preset != OWN_PRESET:
-        return _load_official(config)
     # The bank is small: unless a device is asked for, searching it on the host is quicker.
     device = 'cpu' if config.model.device == 'auto' else config.model.device
     # Looked for first: what it needs may be missing, and the predictor may take long to load.
@@ -35,15 +28,6 @@ def load_engine(config: R3Config) -> AnyEngine:
     except R3Error:
         predictor.close()
         raise
-
-
-def _load_official(config: R3Config) -> OfficialEngine:
-    try:
-        from .model.loading import load_official
-    except ImportError as error:
-        raise _missing_library(config, error) from error
-    with_metres = PRESETS[config.stream.preset].stream.metric is not None
-    return OfficialEngine(load_official(config.model, config.memory, with_metres), config)
 
 
 def load_predictor(config: R3Config) -> Predictor:
@@ -82,11 +66,6 @@ def load_window_predictor(config: R3Config) -> WindowPredictor:
         raise ConfigError(
             "offline mode needs the R3 network, model.name is 'classical': add --model r3, or "
             'run without --mode offline'
-        )
-    if config.stream.preset != OWN_PRESET:
-        raise ConfigError(
-            f"stream.preset '{config.stream.preset}' is a way to run a stream, frame by frame: "
-            f"run without --mode offline, or set stream.preset to '{OWN_PRESET}'"
         )
     if config.scale.source not in ('none', 'fixed'):
         raise ConfigError(

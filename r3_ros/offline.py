@@ -15,10 +15,9 @@ import time
 
 from .camera import CameraModel, Rectifier
 from .cloud import Cloud
-from .config import InputConfig, OWN_PRESET, R3Config
+from .config import InputConfig, R3Config
 from .datatypes import DepthMap, Estimate, Frame, Intrinsics, ModelInfo, TrackingState
-from .errors import ConfigError, FrameError, SourceError
-from .factory import AnyEngine
+from .errors import FrameError, SourceError
 from .intake import Action, Intake
 from .maps.keyframe_pictures import KeyframePictures
 from .maps.saved_map import MapFacts, SavedMap
@@ -107,7 +106,7 @@ OnFrame = Callable[[RunResult, Estimate], None]
 
 def run_source(
     source: Source,
-    engine: AnyEngine,
+    engine: Engine,
     max_frames: int | None = None,
     on_frame: OnFrame | None = None,
     stop: threading.Event | None = None,
@@ -129,7 +128,7 @@ def run_source(
     intake = Intake(one_session(config.input))
     pictures = KeyframePictures()
     if saved is not None:
-        _load(engine, saved, pictures)
+        pictures.restore(engine.load_map(saved).pictures)
         result.loaded = saved.facts
     started = time.perf_counter()
     with ReadAhead(undistorted_frames(source, config, max_frames)) as frames:
@@ -144,18 +143,8 @@ def run_source(
         reason = result.warnings[0] if result.warnings else 'none was given'
         raise SourceError(f'not one frame of {source.name} could be processed: {reason}')
     _collect(result, source, engine, intake)
-    if isinstance(engine, Engine):
-        result.map = take_map_snapshot(engine, pictures.view())
+    result.map = take_map_snapshot(engine, pictures.view())
     return result
-
-
-def _load(engine: AnyEngine, saved: SavedMap, pictures: KeyframePictures) -> None:
-    if not isinstance(engine, Engine):
-        raise ConfigError(
-            "a map can be gone on with by the package's own engine only: leave stream.preset at "
-            f"'{OWN_PRESET}'"
-        )
-    pictures.restore(engine.load_map(saved).pictures)
 
 
 def one_session(config: InputConfig) -> InputConfig:
@@ -166,7 +155,7 @@ def one_session(config: InputConfig) -> InputConfig:
 def _process(
     frame: Frame,
     read_ms: float,
-    engine: AnyEngine,
+    engine: Engine,
     intake: Intake,
     result: RunResult,
     pictures: KeyframePictures,
@@ -187,9 +176,8 @@ def _process(
             result.warnings.append(f'left out a frame: {error}')
         return
     step_ms = 1e3 * (time.perf_counter() - began)
-    if isinstance(engine, Engine):
-        pictures.note(frame.image, estimate)
-        _give_up_search(engine, frame.stamp_ns, result, pictures)
+    pictures.note(frame.image, estimate)
+    _give_up_search(engine, frame.stamp_ns, result, pictures)
     result.records.append(_record(estimate, read_ms, step_ms))
     result.intrinsics = estimate.intrinsics
     result.intrinsics_estimated = estimate.intrinsics_estimated
@@ -232,17 +220,14 @@ def _record(estimate: Estimate, read_ms: float, step_ms: float) -> FrameRecord:
     )
 
 
-def _collect(result: RunResult, source: Source, engine: AnyEngine, intake: Intake) -> None:
+def _collect(result: RunResult, source: Source, engine: Engine, intake: Intake) -> None:
     session = engine.session
-    result.trajectory = session.trajectory_view()
-    if isinstance(engine, Engine):
-        # What was loaded is no part of this run, but of the map.
-        result.trajectory = result.trajectory.since(engine.session.first_frame)
+    # What was loaded is no part of this run, but of the map.
+    result.trajectory = session.trajectory_view().since(session.first_frame)
     result.cloud = session.map_view().cloud()
     result.map_revisions = session.map_revision
     result.segments = session.segment_id + 1
-    if isinstance(engine, Engine):
-        result.scale = engine.session.scale.view()
+    result.scale = session.scale.view()
     result.rejected.update(intake.rejected)
     if source.skipped:
         result.rejected['not decoded'] += source.skipped

@@ -196,7 +196,7 @@ def summarise(result: RunResult, config: R3Config, source_path: str) -> dict[str
         'source': source_path,
         'complete': not result.interrupted,
         'mode': result.mode,
-        **_offline(result, config),
+        **_offline(result),
         'model': result.model.name,
         'checkpoint_sha256': result.model.checkpoint_sha256,
         'device': result.model.device,
@@ -232,7 +232,7 @@ def summarise(result: RunResult, config: R3Config, source_path: str) -> dict[str
     }
 
 
-def _offline(result: RunResult, config: R3Config) -> dict[str, Any]:
+def _offline(result: RunResult) -> dict[str, Any]:
     """Return what a run in offline mode has beside."""
     if result.mode != 'offline':
         return {}
@@ -240,7 +240,6 @@ def _offline(result: RunResult, config: R3Config) -> dict[str, Any]:
     return {
         'offline': {
             'windows': result.windows,
-            'method': config.offline.method,
             'stamps': 'running numbers in seconds' if is_collection else 'as recorded',
             'pictures': list(result.collection) if result.collection is not None else None,
         }

@@ -118,13 +118,12 @@ def _streamed(
     from ..factory import load_engine
     from ..maps.reading import read_map
     from ..offline import run_source
-    from ..streaming.engine import Engine
 
     odometry = _odometry(config, args)
     saved = read_map(args.map) if args.map else None
     engine = load_engine(config)
     try:
-        if odometry is not None and isinstance(engine, Engine):
+        if odometry is not None:
             engine.odometry.extend(odometry.stamps_ns, odometry.T_world_camera)
         with _Progress(source, args, depth_folder) as progress, _interrupt_sets() as stop:
             result = run_source(source, engine, args.max_frames, progress.update, stop, saved)

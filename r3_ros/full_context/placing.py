@@ -11,7 +11,6 @@ import numpy as np
 from ..config import R3Config
 from ..geometry import inverse
 from ..streaming.similarity import rigid_part, scale_of
-from ..window_prediction import WindowPrediction
 from .joining import (
     combined,
     DepthGrid,
@@ -30,14 +29,12 @@ class SeenWindow:
     """A window after it was predicted.
 
     :ivar frame_ids: (S,) of its pictures; the first ``shared`` were in windows before.
-    :ivar prediction: without depth.
     :ivar usable: (S,) bool, pictures of which the predictor made anything.
     :ivar grids: depth of its pictures, in its unit, by frame.
     """
 
     frame_ids: tuple[int, ...]
     shared: int
-    prediction: WindowPrediction
     relations: Relations
     usable: np.ndarray
     grids: Mapping[int, DepthGrid]
@@ -89,7 +86,7 @@ def place_windows(windows: Sequence[SeenWindow], config: R3Config) -> Placement:
         group = window.group(least_score(placement.reference, config))
         if not group:
             continue
-        T_root = window_poses(config.offline.method, window.prediction, window.relations, group)
+        T_root = window_poses(window.relations, group)
         found = PlacedWindow(
             rows=group,
             frame_ids=[window.frame_ids[row] for row in group],
@@ -175,10 +172,9 @@ def _settle(
     config: R3Config,
 ) -> None:
     """Adjust all poses together, and take the first picture that has one as the world."""
-    rigid = config.offline.method != 'robust'
     S = [window.S_world_frame for window in placed]
-    if any(len(window.rows) > 1 for window in placed) and (len(placed) > 1 or not rigid):
-        S = adjusted_windows(placed, ties, placement.reference, config.covariance, rigid)
+    if any(len(window.rows) > 1 for window in placed):
+        S = adjusted_windows(placed, ties, placement.reference, config.covariance)
     first_window, first_row = owners[min(owners)]
     S_first_world = inverse(rigid_part(S[first_window][first_row]))
     placement.S_world_frame = {

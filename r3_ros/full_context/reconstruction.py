@@ -173,7 +173,6 @@ class _Run:
         seen = SeenWindow(
             frame_ids=tuple(picture.frame_id for picture in window.pictures),
             shared=window.shared,
-            prediction=replace(prediction, depth=None, confidence=None),
             relations=relations_of(prediction),
             usable=np.array([camera is not None for camera in cameras]),
             grids=_grids(window, prediction),

@@ -30,11 +30,6 @@ _LEAST_SHIFT_SIGMA = 1e-3
 _LEAST_TURN_SIGMA = 2e-3
 #: What stands for "unknown", of the logarithm of a scale.
 _UNKNOWN_SIGMA = 10.0
-#: How far poses of one picture may be apart that two windows found by a rule of their own: of the
-#: turn in radians; of the place as a share of the window's extent.
-_RIGID_TURN_SIGMA = 0.01
-_RIGID_SHIFT_SHARE = 0.02
-_LEAST_EXTENT = 1e-3
 #: Misfit in standard deviations beyond which a measurement loses weight, if the others fit.
 _KERNEL_WIDTH = 3.0
 _ROUNDS = 4
@@ -48,7 +43,7 @@ class PlacedWindow:
 
     :ivar rows: (G,) of the pictures in the window's relations, the root first.
     :ivar frame_ids: (G,) of those pictures.
-    :ivar T_root_frame: (G, 4, 4) by the method chosen, in the window's unit.
+    :ivar T_root_frame: (G, 4, 4), in the window's unit.
     :ivar S_world_root: (4, 4).
     """
 
@@ -95,15 +90,13 @@ def adjusted_windows(
     ties: Sequence[Tie],
     reference: float,
     covariance: CovarianceConfig,
-    rigid: bool,
 ) -> list[np.ndarray]:
     """Return (G, 4, 4) ``S_world_frame`` of each window; the first root stays where it is.
 
     :param reference: the score of a nominal relation.
-    :param rigid: take the poses within a window as they are, and move windows as wholes.
     """
     starts = np.cumsum([0, *(len(window.rows) for window in windows)])
-    problem = _problem(windows, ties, starts, reference, covariance, rigid)
+    problem = _problem(windows, ties, starts, reference, covariance)
     S = _solved(problem)
     return [S[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
 
@@ -114,16 +107,14 @@ def _solved(problem: PoseProblem) -> np.ndarray:
     Those that may be wrong lose weight with their misfit (Geman-McClure), round by round, from
     the start on: that is robust already, and a few wrong ones at full weight would spoil it.
     """
-    S = problem.S_world_node
-    nothing_closes = np.zeros(len(problem.pairs), dtype=bool)
-    doubtful = problem.closing
-    for _ in range(_ROUNDS if doubtful.any() else 1):
+    S, doubtful = problem.S_world_node, problem.closing
+    nothing_closes = np.zeros_like(doubtful)
+    for _ in range(_ROUNDS):
+        misfit = _misfits(problem, S)[doubtful]
+        # As wide as the measurements are off, and at least as they claim.
+        width = _KERNEL_WIDTH * max(1.0, float(np.median(misfit)) / _USUAL_MISFIT)
         sigmas = problem.sigmas.copy()
-        if doubtful.any():
-            misfit = _misfits(problem, S)[doubtful]
-            # As wide as the measurements are off, and at least as they claim.
-            width = _KERNEL_WIDTH * max(1.0, float(np.median(misfit)) / _USUAL_MISFIT)
-            sigmas[doubtful] *= (1.0 + (misfit / width) ** 2)[:, None]
+        sigmas[doubtful] *= (1.0 + (misfit / width) ** 2)[:, None]
         softened = replace(problem, S_world_node=S, sigmas=sigmas, closing=nothing_closes)
         S = solve_poses(softened, _KERNEL_WIDTH).S_world_node
     return S
@@ -145,23 +136,21 @@ def _problem(
     starts: np.ndarray,
     reference: float,
     covariance: CovarianceConfig,
-    rigid: bool,
 ) -> PoseProblem:
     pairs, measured, sigmas, closing = [], [], [], []
     for window, start in zip(windows, starts[:-1], strict=True):
-        found = _rigid_within(window) if rigid else _within(window, reference, covariance)
+        found = _within(window, reference, covariance)
         pairs.append(found[0] + start)
         measured.append(found[1])
         sigmas.append(found[2])
-        closing.append(np.full(len(found[0]), not rigid))
+        closing.append(np.ones(len(found[0]), dtype=bool))
     if ties:
         pairs.append(np.array([[starts[w] + n for w, n in (t.here, t.there)] for t in ties]))
         scales = [tie.log_scale or _unit_ratio(windows, tie) for tie in ties]
         units = np.exp([scale.value for scale in scales])
         measured.append(similarity(np.broadcast_to(np.eye(4), (len(ties), 4, 4)), units))
-        sigmas.append(_tie_sigmas(windows, ties, scales, rigid))
-        # Poses that are not adjusted may be wrong altogether; where relations are, poses follow.
-        closing.append(np.full(len(ties), rigid))
+        sigmas.append(_tie_sigmas(ties, scales))
+        closing.append(np.zeros(len(ties), dtype=bool))
     return PoseProblem(
         S_world_node=np.concatenate([window.S_world_frame for window in windows]),
         pairs=np.concatenate(pairs),
@@ -190,22 +179,6 @@ def _within(
     return np.stack([first, second], axis=1).reshape(-1, 2), T, sigmas
 
 
-def _rigid_within(window: PlacedWindow) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return measurements that hold a group as it is: from its root to all others."""
-    others = np.arange(1, len(window.rows))
-    pairs = np.stack([np.zeros_like(others), others], axis=1)
-    extent = _extent(window)
-    sigmas = np.full((len(others), 7), _ONE_UNIT_SIGMA)
-    sigmas[:, 3:6] *= extent
-    return pairs, window.T_root_frame[1:], sigmas
-
-
-def _extent(window: PlacedWindow) -> float:
-    """Return how far the cameras of a window are apart, in its unit."""
-    centres = window.T_root_frame[:, :3, 3]
-    return max(float(np.linalg.norm(centres - centres.mean(axis=0), axis=1).max()), _LEAST_EXTENT)
-
-
 def _unit_ratio(windows: Sequence[PlacedWindow], tie: Tie) -> LogScale:
     """Return what the places of two windows make of their units: no measurement."""
     here, there = (
@@ -215,14 +188,8 @@ def _unit_ratio(windows: Sequence[PlacedWindow], tie: Tie) -> LogScale:
     return LogScale(float(np.log(there / here)), _UNKNOWN_SIGMA)
 
 
-def _tie_sigmas(
-    windows: Sequence[PlacedWindow], ties: Sequence[Tie], scales: Sequence[LogScale], rigid: bool
-) -> np.ndarray:
+def _tie_sigmas(ties: Sequence[Tie], scales: Sequence[LogScale]) -> np.ndarray:
     sigmas = np.full((len(ties), 7), _SAME_CAMERA_SIGMA)
-    if rigid:
-        sigmas[:, :3] = _RIGID_TURN_SIGMA
-        extents = np.array([_extent(windows[tie.there[0]]) for tie in ties])
-        sigmas[:, 3:6] = _RIGID_SHIFT_SHARE * extents[:, None]
     # Pictures that two windows share err together: more of them are not more sure.
     sharing = [sum(other.there[0] == tie.there[0] for other in ties) for tie in ties]
     sigmas[:, 6] = [

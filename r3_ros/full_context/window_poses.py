@@ -1,4 +1,4 @@
-"""Poses of the pictures of one window from their relations, by any of three rules."""
+"""Poses of the images of one window from their relations."""
 
 from __future__ import annotations
 
@@ -6,19 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..geometry import inverse, quat_xyzw, T_from_quat
-from ..pose_encoding import decode_pose
-from ..streaming.official import GreedyOptions, resolve_greedy
-from ..streaming.official.pose_graph import COMMAND_LINE, GraphOptions, refine_poses
+from ..geometry import quat_xyzw, T_from_quat
 from ..streaming.pose_resolution import robust_average
-from ..window_prediction import WindowPrediction
 from .relations import agreement, grown_from, Relations
 
-#: What the authors' command line sets: every edge counts.
-ALL_CANDIDATES = GreedyOptions(topn=None)
 
-
-def robust_poses(relations: Relations, group: Sequence[int]) -> np.ndarray:
+def window_poses(relations: Relations, group: Sequence[int]) -> np.ndarray:
     """Return (G, 4, 4) ``T_root_frame`` of a group, the first of which is the root.
 
     Picture by picture, those first whose relations agree with the others: each has the robust
@@ -41,47 +34,3 @@ def robust_poses(relations: Relations, group: Sequence[int]) -> np.ndarray:
         )
         T_root[order[n]] = T_from_quat(centre, quat)
     return T_root
-
-
-def official_poses(
-    prediction: WindowPrediction,
-    group: Sequence[int],
-    greedy: GreedyOptions = ALL_CANDIDATES,
-    refinement: GraphOptions | None = None,
-) -> np.ndarray:
-    """Return (G, 4, 4) ``T_root_frame`` of a group by the rules of the R3 authors.
-
-    They use each pair from the earlier to the later picture, in the order of the group.
-
-    :param group: indices; the first is the root.
-    :param refinement: of the authors' refinement of the poses (pgo); None: greedy alone.
-    """
-    chosen = np.ix_(group, group)
-    mask = np.triu(prediction.predicted[chosen], 1)
-    encodings = np.concatenate(
-        [np.nan_to_num(prediction.relative[chosen]), np.zeros((len(group), len(group), 2))], axis=2
-    )
-    encodings[~mask, 3:7] = [0.0, 0.0, 0.0, 1.0]
-    conf_t, conf_r = np.moveaxis(prediction.logits[chosen], 2, 0)
-    poses = resolve_greedy(encodings, conf_t, conf_r, mask, greedy)
-    if refinement is not None and mask.any():
-        poses = refine_poses(encodings, conf_t, conf_r, mask, poses, refinement)
-    T_world_camera = inverse(decode_pose(poses))
-    return inverse(T_world_camera[0]) @ T_world_camera
-
-
-def window_poses(
-    method: str, prediction: WindowPrediction, relations: Relations, group: Sequence[int]
-) -> np.ndarray:
-    """Return (G, 4, 4) ``T_root_frame`` of a group, the first of which is the root.
-
-    :param method: ``robust``, ``greedy`` or ``pgo``.
-    """
-    if method == 'robust':
-        return robust_poses(relations, group)
-    # In the order in which they were shown, as the authors' rule has it.
-    shown = sorted(group)
-    refinement = COMMAND_LINE if method == 'pgo' else None
-    T_shown = official_poses(prediction, shown, refinement=refinement)
-    T_first = T_shown[[shown.index(n) for n in group]]
-    return inverse(T_first[0]) @ T_first

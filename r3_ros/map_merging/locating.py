@@ -108,8 +108,7 @@ def _relate(
     reference = predictor.confidence_reference
 
     def resolve(some: Sequence[Edge], scale: float | None) -> ResolvedPose | None:
-        rule = config.stream.pose_rule
-        return resolve_pose(some, held, reference, config.covariance, rule, scale)
+        return resolve_pose(some, held, reference, config.covariance, scale)
 
     search = Relocalisation(sources)
     used, resolved = search.place(edges, held, reference, config.covariance, resolve)

@@ -16,7 +16,6 @@ from .checkpoint import load_network
 from .memory import Room
 from .metric_predictor import MetricPredictor
 from .network import MetricNetwork, R3Network
-from .official_network import OfficialMetricDepth, OfficialNetwork
 from .predictor import R3Predictor
 from .window_predictor import R3WindowPredictor
 
@@ -60,24 +59,6 @@ def load_r3(config: ModelConfig, memory: MemoryConfig) -> R3Predictor:
     )
 
 
-def load_official(config: ModelConfig, memory: MemoryConfig, metric: bool) -> OfficialNetwork:
-    """Load the weights that the configuration names, for the authors' loop.
-
-    :param metric: load the metric network, too.
-    :raises ModelError: no weights, the wrong ones (CheckpointError), or no such device.
-    """
-    # Looked for first: the other file may take a minute to read.
-    metric_path = _metric_path('this stream.preset') if metric else None
-    loaded = _load(config)
-    metric_depth = None
-    if metric_path is not None:
-        network = _metric_network(metric_path, loaded.info.precision, loaded.device)
-        metric_depth = OfficialMetricDepth(network, loaded.device)
-    # Their loop attends to all that it holds: nothing to let go of and compute anew.
-    room = _room(replace(memory, beyond_host='store'), loaded.info)
-    return OfficialNetwork(loaded.network, loaded.info, room, loaded.device, metric_depth)
-
-
 def load_r3_windows(config: ModelConfig, offline: OfflineConfig) -> R3WindowPredictor:
     """Load the weights that the configuration names and return the predictor of windows.
 
@@ -97,7 +78,7 @@ def load_metric(config: ModelConfig) -> MetricPredictor:
     """
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
-    path = _metric_path("scale.source 'model'")
+    path = _metric_path()
     return MetricPredictor(_metric_network(path, precision, device), device)
 
 
@@ -189,11 +170,11 @@ def _weights_path(config: ModelConfig) -> Path:
         raise ModelError(f'{error}; or name a file with model.checkpoint') from error
 
 
-def _metric_path(asks: str) -> Path:
+def _metric_path() -> Path:
     try:
         return _found_weights(METRIC_WEIGHTS)
     except ModelError as error:
-        raise ModelError(f'{error}; {asks} takes its scale from them') from error
+        raise ModelError(f"{error}; scale.source 'model' takes its scale from them") from error
 
 
 def _found_weights(name: str) -> Path:

@@ -10,8 +10,8 @@ from ..cloud import Cloud
 from ..datatypes import DepthMap, Estimate, Intrinsics
 from ..depth_evaluation import truth_at_pixels
 from ..evaluation import evaluate_trajectory, match_stamps, MIN_POSES, TrajectoryErrors
-from ..factory import AnyEngine
 from ..offline import FrameRecord, run_source, RunResult
+from ..streaming.engine import Engine
 from ..trajectory_file import PoseList
 from .measures import (
     DepthErrors,
@@ -63,7 +63,7 @@ class StreamResult:
 
 
 def run_predictor(
-    sequence: PosedSequence, predictor: str, engine: AnyEngine, max_frames: int | None = None
+    sequence: PosedSequence, predictor: str, engine: Engine, max_frames: int | None = None
 ) -> StreamResult:
     """Run a sequence through a new engine, as ``r3 run`` does, and compare with the truth.
 

@@ -16,7 +16,7 @@ from rclpy.parameter import Parameter
 from rclpy.timer import Timer
 from sensor_msgs.msg import CompressedImage, Image
 
-from ..config import OWN_PRESET, R3Config
+from ..config import R3Config
 from ..errors import ConfigError, R3Error
 from ..factory import load_engine
 from .camera_input import CameraInput
@@ -124,7 +124,6 @@ class R3StreamNode(LifecycleNode):
         """Load the model and make everything but the subscriptions to the camera."""
         try:
             config = read_config(self)
-            self._refuse_preset(config)
             self._refuse_twin()
             claims = self._claim_odom(config)
             self._set_up(config, claims, self._load_engine(config))
@@ -193,14 +192,6 @@ class R3StreamNode(LifecycleNode):
         self._tear_down(saves=True)
 
     # Configure.
-
-    def _refuse_preset(self, config: R3Config) -> None:
-        if config.stream.preset != OWN_PRESET:
-            raise ConfigError(
-                f"stream.preset '{config.stream.preset}' is for recorded streams (r3 run): it "
-                'neither finds a lost camera again nor says how sure it is; set stream.preset to '
-                f"'{OWN_PRESET}'"
-            )
 
     def _refuse_twin(self) -> None:
         """Two nodes of one name share topics and services, and their poses would mix."""

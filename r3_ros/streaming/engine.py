@@ -366,8 +366,8 @@ class Engine:
     def _resolve_edges(
         self, edges: Sequence[Edge], held: Mapping[int, HeldPose], scale: float | None = None
     ) -> ResolvedPose | None:
-        reference, rule = self.predictor.confidence_reference, self.config.stream.pose_rule
-        return resolve_pose(edges, held, reference, self.config.covariance, rule, scale)
+        reference = self.predictor.confidence_reference
+        return resolve_pose(edges, held, reference, self.config.covariance, scale)
 
     def _remember(
         self,

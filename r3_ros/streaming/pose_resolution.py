@@ -17,9 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from ..config import CovarianceConfig
 from ..datatypes import Edge
-from ..geometry import inverse, mean_quat, quat_angle, quat_xyzw, rotation_angle, T_from_quat
-from ..pose_encoding import decode_pose, encode_pose
-from .official import average_encodings, compose_encodings
+from ..geometry import mean_quat, quat_angle, quat_xyzw, rotation_angle, T_from_quat
 from .similarity import similarity
 
 _ROBUST_ROUNDS = 4
@@ -111,14 +109,12 @@ def resolve_pose(
     held: Mapping[int, HeldPose],
     reference: float,
     config: CovarianceConfig,
-    rule: str = 'robust',
     scale: float | None = None,
 ) -> ResolvedPose | None:
     """Return the pose of the edges' common target, or None without an edge.
 
     :param edges: into one frame, all of them usable (:func:`usable_edges`).
     :param reference: the score of a nominal edge, for the covariance.
-    :param rule: ``robust`` (see above) or ``official`` (``official/``).
     :param scale: of the target; None for the mean of its sources'. Edges are in its unit.
     """
     if not edges:
@@ -132,11 +128,8 @@ def resolve_pose(
     T_edges[:, :3, 3] *= scale
     candidates = T_sources @ T_edges
     centres, quats = candidates[:, :3, 3], quat_xyzw(candidates)
-    if rule == 'official':
-        T, weights = _official_average(T_sources, T_edges, scores)
-    else:
-        centre, quat, weights = robust_average(centres, quats, scores)
-        T = T_from_quat(centre, quat)
+    centre, quat, weights = robust_average(centres, quats, scores)
+    T = T_from_quat(centre, quat)
     variance = _propagated_variance(edges, T_edges, held, weights, scores / reference, config)
     return ResolvedPose(HeldPose(T, *variance, scale), _spread(centres, quats, T, weights))
 
@@ -246,27 +239,6 @@ def _propagated_variance(
     )
     translation, rotation = (weights * (source_variance + edge_variance)).sum(axis=0)
     return float(translation), float(rotation)
-
-
-def _official_average(
-    T_sources: np.ndarray, T_edges: np.ndarray, scores: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pose by the R3 authors' rule, and its weights (N, 2)."""
-    no_view = np.zeros(2)
-    candidates = np.stack(
-        [
-            compose_encodings(
-                encode_pose(inverse(T_edge), no_view), encode_pose(inverse(T_source), no_view)
-            )
-            for T_source, T_edge in zip(T_sources, T_edges, strict=True)
-        ]
-    )
-    # Scores are softplus(logit); the rule weighs by softmax(logit), that is by exp(score) - 1.
-    exponents = scores + np.log(-np.expm1(-scores))
-    weights = np.exp(exponents - exponents.max(axis=0))
-    weights /= weights.sum(axis=0)
-    encoding = average_encodings(candidates, weights[:, 0], weights[:, 1])
-    return inverse(decode_pose(encoding)), weights
 
 
 def told_covariance(

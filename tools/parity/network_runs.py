@@ -8,14 +8,11 @@ import hashlib
 import re
 
 import numpy as np
-import torch
-from torch import Tensor
-
-from ..errors import SourceError
-from ..geometry import inverse
-from ..model.depth_head import MonoDepth
-from ..model.metric import SKY_THRESHOLD, with_far_sky
-from ..model.network import (
+from r3_ros.errors import SourceError
+from r3_ros.geometry import inverse
+from r3_ros.model.depth_head import MonoDepth
+from r3_ros.model.metric import SKY_THRESHOLD, with_far_sky
+from r3_ros.model.network import (
     AbsolutePrediction,
     DA3Network,
     FrameCache,
@@ -23,21 +20,20 @@ from ..model.network import (
     Prediction,
     R3Network,
 )
-from ..pose_encoding import decode_pose
-from ..streaming.official import GreedyOptions, resolve_greedy
-from .arrays import Answer, Answers, CAUSAL, FIRST_OF_CHUNK, FULL, LAST, MODES, ONLINE
-from .golden import Golden
-from .pose_runs import (
-    camera_arrays,
-    DEFAULT_TOP,
-    intrinsics_of,
-    resolve_stream,
-    SMALLEST_TANGENT,
-)
-from .recording import Recording
-from .stand_in_weights import Networks, Progress, StandInWeights
+from r3_ros.pose_encoding import decode_pose
+import torch
+from torch import Tensor
 
-_INPUTS = {'pixels', 'pixels_sha256', 'image_key'}
+from .comparison import Answer
+from .golden import FIRST_OF_CHUNK, Golden
+from .poses import camera_arrays, DEFAULT_TOP, intrinsics_of, resolve_poses, SMALLEST_TANGENT
+from .recording import Recording
+from .stand_in_weights import Networks, StandInWeights
+
+#: The ways to run a clip, each a prefix of array names.
+FULL, CAUSAL, ONLINE = 'full', 'causal', 'online'
+#: Pair outputs of the last streamed frame alone.
+_LAST = '_last'
 _DEPTH = re.compile(r'depth|depth_conf|layer\d_rn|refinenet\d')
 _RAYS = re.compile(r'ray|ray_conf')
 _PYRAMID = re.compile(r'layer\d_rn|refinenet\d')
@@ -45,40 +41,35 @@ _PYRAMID = re.compile(r'layer\d_rn|refinenet\d')
 _SKY_SAMPLE = 100_000
 
 
-def network_answers(
-    golden: Golden, networks: Networks, progress: Progress, sky_margin: float
-) -> Answers:
+def network_answers(golden: Golden, networks: Networks, sky_margin: float) -> dict[str, Answer]:
     """Run the network that a file is about.
 
     :param sky_margin: share of the spread of the sky within which a pixel may count as sky or not.
     :raises SourceError: there is no usable input, or there are no weights.
-    :raises ModelError: there is no room for the network.
     """
-    images = input_pictures(golden, networks.weights)
+    images = input_images(golden, networks.weights)
     assert golden.subject.variant is not None
-    network = networks.get(golden.subject.variant, golden.subject.small_signal, progress)
+    network = networks.get(golden.subject.variant, golden.subject.small_signal)
     images = images.to(networks.device)
     with torch.inference_mode(), _exact_float32():
         if isinstance(network, R3Network):
-            return _r3_answers(golden, network, images, progress)
+            return _r3_answers(golden, network, images)
         if isinstance(network, DA3Network):
-            return _views_answers(
-                golden, images, progress, lambda views: _da3_arrays(network, views)
-            )
+            return _views_answers(golden, images, lambda views: _da3_arrays(network, views))
         return _views_answers(
-            golden, images, progress, lambda views: _metric_arrays(network, views, sky_margin)
+            golden, images, lambda views: _metric_arrays(network, views, sky_margin)
         )
 
 
-def input_pictures(golden: Golden, weights: StandInWeights) -> Tensor:
-    """Return (S, 3, H, W) pictures: uint8, or float of 0 to 1 where they follow from a key.
+def input_images(golden: Golden, weights: StandInWeights) -> Tensor:
+    """Return (S, 3, H, W) images: uint8, or float of 0 to 1 where they follow from a key.
 
     :raises SourceError: there are none, or not those that the file means.
     """
     if 'pixels' not in golden.arrays:
         if 'image_key' not in golden.arrays:
             raise SourceError('it holds neither pixels nor an image_key: there is no input')
-        return _synthetic_picture(golden.text('image_key'), weights)
+        return _synthetic_image(str(golden.arrays['image_key']), weights)
     pixels = golden.arrays['pixels']
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3 or not pixels.size:
         raise SourceError(
@@ -86,12 +77,12 @@ def input_pictures(golden: Golden, weights: StandInWeights) -> Tensor:
         )
     if 'pixels_sha256' in golden.arrays:
         digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
-        if digest != golden.text('pixels_sha256'):
+        if digest != str(golden.arrays['pixels_sha256']):
             raise SourceError('pixels do not have the SHA-256 that it states: it was changed')
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
-def _synthetic_picture(key: str, weights: StandInWeights) -> Tensor:
+def _synthetic_image(key: str, weights: StandInWeights) -> Tensor:
     found = re.fullmatch(r'image-(\d+)x(\d+)', key)
     if found is None:
         raise SourceError(f'image_key should be image-HEIGHTxWIDTH, it is {key!r}')
@@ -114,19 +105,13 @@ def _exact_float32() -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
-def _r3_answers(golden: Golden, network: R3Network, images: Tensor, progress: Progress) -> Answers:
-    values: dict[str, Answer | str] = {}
-    inputs = set(_INPUTS)
-    for mode in MODES:
-        wanted = golden.named(mode)
-        if not wanted:
-            continue
-        progress(mode)
-        if FIRST_OF_CHUNK in wanted:
-            inputs.add(f'{mode}.{FIRST_OF_CHUNK}')
-        answers = _clip_arrays(network, images, mode, wanted)
-        values.update({f'{mode}.{name}': answer for name, answer in answers.items()})
-    return Answers(values, frozenset(inputs))
+def _r3_answers(golden: Golden, network: R3Network, images: Tensor) -> dict[str, Answer]:
+    answers: dict[str, Answer] = {}
+    for mode in (FULL, CAUSAL, ONLINE):
+        if wanted := golden.named(mode):
+            found = _clip_arrays(network, images, mode, wanted)
+            answers |= {f'{mode}.{name}': answer for name, answer in found.items()}
+    return answers
 
 
 def _clip_arrays(
@@ -142,7 +127,7 @@ def _clip_arrays(
             causal = mode == CAUSAL
             predictions = [network(images[None], causal=causal, depth=depth, rays=rays)]
     arrays = recording.arrays()
-    first = _first_frame(wanted)
+    first = int(wanted.get(FIRST_OF_CHUNK, np.zeros(())))
     for name in [name for name in arrays if _PYRAMID.fullmatch(name)]:
         arrays[name] = arrays[name][first:][: len(np.atleast_1d(wanted[name]))]
     arrays |= _frame_arrays(network, predictions)
@@ -151,17 +136,6 @@ def _clip_arrays(
     arrays |= _assembled(pairs, mode, images.shape[-1], images.shape[-2], wanted.get('pose_enc'))
     answers = {name: Answer(array) for name, array in arrays.items()}
     return answers | _last_frame(pairs)
-
-
-def _first_frame(wanted: dict[str, np.ndarray]) -> int:
-    """Return the first frame of the rows of the head's pyramid.
-
-    :raises SourceError: what the file says of it is no frame.
-    """
-    first = wanted.get(FIRST_OF_CHUNK, np.zeros((), dtype=np.int64))
-    if first.shape or first.dtype.kind not in 'iu' or first < 0:
-        raise SourceError(f'{FIRST_OF_CHUNK} should be the index of a frame, it is {first!r}')
-    return int(first)
 
 
 def _frame_by_frame(
@@ -236,11 +210,8 @@ def _assembled(
     rel, conf_t, conf_r = (
         pairs[f'rel_pose_{name}'].astype(np.float64) for name in ('enc', 'conf_t', 'conf_r')
     )
-    mask = pairs['rel_pose_mask']
-    if mode == ONLINE:
-        poses = resolve_stream(rel, conf_t, conf_r, mask)
-    else:
-        poses = resolve_greedy(rel, conf_t, conf_r, mask, GreedyOptions(topn=DEFAULT_TOP))
+    top = None if mode == ONLINE else DEFAULT_TOP
+    poses = resolve_poses(rel, conf_t, conf_r, pairs['rel_pose_mask'], top)
     return camera_arrays(poses, width, height, golden)
 
 
@@ -250,29 +221,24 @@ def _last_frame(pairs: dict[str, np.ndarray]) -> dict[str, Answer]:
     for name, values in pairs.items():
         counts = np.zeros(values.shape, dtype=bool)
         counts[:-1, -1] = True
-        answers[name + LAST] = Answer(values, counts)
+        answers[name + _LAST] = Answer(values, counts)
     return answers
 
 
 def _views_answers(
-    golden: Golden,
-    images: Tensor,
-    progress: Progress,
-    run: Callable[[Tensor], dict[str, Answer]],
-) -> Answers:
-    """Run the first N pictures for every group ``viewsN`` of arrays."""
-    values: dict[str, Answer | str] = {}
+    golden: Golden, images: Tensor, run: Callable[[Tensor], dict[str, Answer]]
+) -> dict[str, Answer]:
+    """Run the first N images for every group ``viewsN`` of arrays."""
+    answers: dict[str, Answer] = {}
     for group in sorted({name.split('.')[0] for name in golden.arrays if '.' in name}):
         found = re.fullmatch(r'views([1-9]\d*)', group)
         if found is None:
             continue
         count = int(found[1])
         if count > len(images):
-            raise SourceError(f'{group} needs {count} pictures, it holds {len(images)}')
-        progress(group)
-        answers = run(images[:count])
-        values.update({f'{group}.{name}': answer for name, answer in answers.items()})
-    return Answers(values, frozenset(_INPUTS))
+            raise SourceError(f'{group} needs {count} images, it holds {len(images)}')
+        answers |= {f'{group}.{name}': answer for name, answer in run(images[:count]).items()}
+    return answers
 
 
 def _da3_arrays(network: DA3Network, views: Tensor) -> dict[str, Answer]:

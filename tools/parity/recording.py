@@ -9,10 +9,9 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from r3_ros.model.network import R3Network
 import torch
 from torch import nn, Tensor
-
-from ..model.network import R3Network
 
 
 class Recording:
@@ -23,14 +22,13 @@ class Recording:
     """
 
     def __init__(self, network: R3Network, names: Iterable[str]) -> None:
-        """Prepare to keep arrays of these names; those that are none of ours are left alone."""
+        """Prepare to keep arrays of these names; names that the network lacks are ignored."""
         self._network = network
         self._names = set(names)
         self._parts: dict[str, list[Tensor]] = defaultdict(list)
         self._undo: list[Callable[[], None]] = []
 
     def __enter__(self) -> Recording:
-        """Begin to listen."""
         network, blocks = self._network, self._network.backbone.blocks
         self._keep_input('net_input_sample', network.backbone.patch_embed)
         self._keep_input('tokens_in', blocks[0])
@@ -49,7 +47,6 @@ class Recording:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leave the network as it was."""
         for undo in self._undo:
             undo()
 
