@@ -350,7 +350,7 @@ def test_check_refuses_weights_of_another_network(folder, target, tiny_file, cap
     target.symlink_to(tiny_file)
     assert cli.main(['weights', 'check', 'da3-small']) == 2
     said = capsys.readouterr().err
-    assert 'does not fit da3-small' in said and len(said.splitlines()) == 1
+    assert 'it is a r3-tiny file and not da3-small' in said and len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize('content', ['', '[]', '{}', '{"sha256": "abc"}', '{"sha256": 1}'])
