@@ -34,7 +34,7 @@ _BF16_CAPABILITY = (8, 0)
 class _Loaded:
     """R3 on its device, in its precision.
 
-    :ivar config: what was asked for, with the size of pictures that is meant.
+    :ivar config: what was asked for, with the size of images that is meant.
     """
 
     network: R3Network
@@ -53,7 +53,7 @@ def load_r3(config: ModelConfig, memory: MemoryConfig) -> R3Predictor:
         loaded.network,
         loaded.info,
         loaded.config,
-        _room(memory, loaded.info),
+        Room(memory.max_gpu_mib * _MIB, memory.max_host_mib * _MIB),
         loaded.device,
         memory.recomputed_per_frame,
     )
@@ -87,20 +87,6 @@ def _metric_network(path: Path, precision: str, device: torch.device) -> MetricN
     network = load_network(path, variant=variant, dtype=dtype, device=device).network
     assert isinstance(network, MetricNetwork)
     return network
-
-
-def _room(memory: MemoryConfig, info: ModelInfo) -> Room:
-    pictures = memory.beyond_host == 'pictures'
-    folder = '' if pictures else os.path.expanduser(memory.store_folder)
-    return Room(
-        device_bytes=memory.max_gpu_mib * _MIB,
-        host_bytes=memory.max_host_mib * _MIB,
-        store_folder=Path(folder) if folder else None,
-        store_bytes=memory.max_store_mib * _MIB,
-        network=f'{info.checkpoint_sha256} {info.precision}',
-        pictures=pictures,
-        float8=memory.cache_precision == 'fp8',
-    )
 
 
 def _load(config: ModelConfig) -> _Loaded:
