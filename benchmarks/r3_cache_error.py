@@ -4,9 +4,9 @@
 
 Weights are those that ``python -m tools.parity`` makes with the script in the second folder. A
 stream is run frame by frame in float32, each frame attending the first, the newest six and up to
-six older ones. Then one old frame of each context is computed again, and the new frame predicted again.
-Printed are the largest difference and, in brackets, the median: of the translation (over the mean
-length) and rotation of pairs.
+six older ones. Then one old frame of each context is computed again, and the new frame predicted
+again. Printed are the largest difference and, in brackets, the median: of the translation (over
+the mean length) and rotation of pairs.
 """
 
 from __future__ import annotations

@@ -261,7 +261,18 @@ def test_modules_are_named_for_what_they_do():
 def test_the_command_and_the_factory_start_without_the_heavy_libraries():
     names = [name for name in ('cli', 'factory', 'predictor') if (PACKAGE / f'{name}.py').exists()]
     program = f'import {", ".join(f"r3_ros.{name}" for name in names)}; import sys; '
-    program += 'print(*{"rclpy", "torch", "cupy", "matplotlib", "evo"} & set(sys.modules))'
+    program += 'import r3_ros.weights; '
+    heavy = {
+        'rclpy',
+        'torch',
+        'cupy',
+        'matplotlib',
+        'evo',
+        'safetensors',
+        'huggingface_hub',
+        'PIL',
+    }
+    program += f'print(*{heavy} & set(sys.modules))'
     answer = subprocess.run(
         [sys.executable, '-c', program],
         cwd=PACKAGE.parent,
