@@ -82,7 +82,7 @@ def load_window_predictor(config: R3Config) -> WindowPredictor:
 
 def _load_classical(config: R3Config) -> Predictor:
     try:
-        from .classical.predictor import ClassicalPredictor
+        from .classical.classical_predictor import ClassicalPredictor
     except ImportError as error:
         raise ModelError(
             f"model 'classical' cannot be loaded: {error}. It needs OpenCV, NumPy and SciPy "

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 from r3_ros.errors import CheckpointError, ModelError, OutputError
-from r3_ros.model import checkpoint
-from r3_ros.model.checkpoint import load_network, official_name, save_network
 from r3_ros.model.network import build_network
 from r3_ros.model.variants import VARIANTS
+from r3_ros.model.weights import checkpoint
+from r3_ros.model.weights.checkpoint import load_network, official_name, save_network
 from safetensors import safe_open
 from safetensors.torch import save_file
 import torch
@@ -403,7 +403,7 @@ def test_a_full_disk_leaves_the_old_file(toys, tmp_path):
     path.write_bytes(b'old')
     program = (
         'import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); '
-        'from r3_ros.model.checkpoint import save_network; from torch import nn; '
+        'from r3_ros.model.weights.checkpoint import save_network; from torch import nn; '
         'from r3_ros.errors import OutputError\n'
         'network = nn.Linear(500, 500)\n'
         'resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n'
@@ -473,7 +473,7 @@ def test_loading_takes_no_second_copy(tmp_path, dtype):
         network = build_network(VARIANTS['r3-small'])
     save_network(network.to_empty(device='cpu').apply(zero), path)
     program = (
-        'import resource, sys, torch; from r3_ros.model.checkpoint import load_network\n'
+        'import resource, sys, torch; from r3_ros.model.weights.checkpoint import load_network\n'
         'def peak(): return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n'
         'before = peak()\n'
         'loaded = load_network(sys.argv[1], dtype=getattr(torch, sys.argv[2]))\n'

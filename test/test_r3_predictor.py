@@ -19,12 +19,12 @@ from r3_ros.errors import (
 )
 from r3_ros.factory import load_engine
 from r3_ros.geometry import make_T, T_from_quat
-from r3_ros.model.checkpoint import IMAGE_SIZE, save_network
+from r3_ros.model.cache.frame_memory import Room
 from r3_ros.model.loading import choose_precision, load_r3
-from r3_ros.model.memory import Room
 from r3_ros.model.network import build_network
-from r3_ros.model.predictor import R3Predictor
+from r3_ros.model.r3_predictor import R3Predictor
 from r3_ros.model.variants import VARIANTS
+from r3_ros.model.weights.checkpoint import IMAGE_SIZE, save_network
 from r3_ros.predictor import Predictor
 from r3_ros.streaming.engine import Engine
 from r3_ros.training.initialise import new_network

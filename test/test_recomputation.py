@@ -7,8 +7,8 @@ import pytest
 from r3_ros.config import ModelConfig, R3Config, updated
 from r3_ros.datatypes import Intrinsics, ModelInfo
 from r3_ros.errors import FrameError, ModelError
-from r3_ros.model.memory import Room
-from r3_ros.model.predictor import R3Predictor
+from r3_ros.model.cache.frame_memory import Room
+from r3_ros.model.r3_predictor import R3Predictor
 from r3_ros.streaming.engine import Engine
 from test_r3_predictor import frame, lively
 import torch

@@ -9,9 +9,9 @@ import time
 from networks import pictures
 import pytest
 from r3_ros.errors import DeviceMemoryError, ModelError
-from r3_ros.model.memory import FrameMemory, Room
-from r3_ros.model.slots import SlotKeyValues
-from r3_ros.model.transfers import Arrival, copy, CudaLane, HostLane, Pending, Transfers
+from r3_ros.model.cache.frame_memory import FrameMemory, Room
+from r3_ros.model.cache.slots import SlotKeyValues
+from r3_ros.model.cache.transfers import Arrival, copy, CudaLane, HostLane, Pending, Transfers
 from test_frame_memory import assert_same, described, entry_bytes, network, stream
 import torch
 

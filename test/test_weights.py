@@ -9,10 +9,11 @@ from types import SimpleNamespace
 
 from hub_server import COMMIT, Hub, running
 import pytest
-from r3_ros import cli, weights
+from r3_ros import cli
 from r3_ros.command_options import size_text
 from r3_ros.errors import ModelError
-from r3_ros.weights import CATALOGUE
+from r3_ros.model.weights import catalogue as weights
+from r3_ros.model.weights.catalogue import CATALOGUE
 
 pytest.importorskip('huggingface_hub')
 
@@ -322,9 +323,9 @@ def test_a_folder_that_cannot_be_made_is_reported(hub, tmp_path, capsys):
 def tiny_file(tmp_path_factory):
     """Return a file with all weights of the smallest network."""
     pytest.importorskip('torch')
-    from r3_ros.model.checkpoint import save_network
     from r3_ros.model.network import build_network
     from r3_ros.model.variants import VARIANTS
+    from r3_ros.model.weights.checkpoint import save_network
 
     path = tmp_path_factory.mktemp('tiny') / 'tiny.safetensors'
     save_network(build_network(VARIANTS['r3-tiny']), path)

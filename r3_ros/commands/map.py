@@ -238,7 +238,7 @@ def _loadable(saved: SavedMap) -> str:
 
 
 def _weights_say(name: str, sha256: str | None) -> str:
-    from ..weights import find_weights, recorded_digest
+    from ..model.weights.catalogue import find_weights, recorded_digest
 
     path = find_weights(name)
     if path is None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..command_options import size_text
 from ..errors import ModelError
-from ..weights import (
+from ..model.weights.catalogue import (
     CATALOGUE,
     find_weights,
     known,
@@ -84,7 +84,7 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_get(args: argparse.Namespace) -> int:
     """Show the licence, ask, fetch."""
-    from ..weights_download import ask_hub, fetch, write_record
+    from ..model.weights.download import ask_hub, fetch, write_record
 
     weights = known(args.name)
     folder = Path(os.path.expanduser(args.folder)).absolute() if args.folder else weights_folder()
@@ -122,7 +122,7 @@ def run_get(args: argparse.Namespace) -> int:
 
 def run_check(args: argparse.Namespace) -> int:
     """Verify one file."""
-    from ..model.checkpoint import load_network
+    from ..model.weights.checkpoint import load_network
 
     name = args.name_or_path
     variant = CATALOGUE[name].variant if name in CATALOGUE else None

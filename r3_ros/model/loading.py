@@ -11,12 +11,12 @@ import torch
 from ..config import MemoryConfig, ModelConfig, OfflineConfig, PUBLISHED_IMAGE
 from ..datatypes import ModelInfo
 from ..errors import CheckpointError, ModelError
-from ..weights import CATALOGUE, find_weights, missing_message
-from .checkpoint import load_network
-from .memory import Room
+from .cache.frame_memory import Room
 from .metric_predictor import MetricPredictor
 from .network import MetricNetwork, R3Network
-from .predictor import R3Predictor
+from .r3_predictor import R3Predictor
+from .weights.catalogue import CATALOGUE, find_weights, missing_message
+from .weights.checkpoint import load_network
 from .window_predictor import R3WindowPredictor
 
 #: Types by the names that the configuration uses.

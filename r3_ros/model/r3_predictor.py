@@ -31,10 +31,10 @@ from ..errors import DeviceMemoryError, FrameError, ModelError
 from ..geometry import inverse, T_from_quat
 from ..preprocess import Geometry, intrinsics_from_fov, r3_geometry, R3Rule
 from .backbone import Tokens
+from .cache.frame_memory import FrameMemory, Room
+from .cache.recomputation import Recomputation
 from .device_errors import tells_device_errors
-from .memory import FrameMemory, Room
 from .network import Prediction, R3Network
-from .recomputation import Recomputation
 
 #: Score of an edge whose logits are both 1: stands for a good one until the stream has shown its
 #: own.

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
-from ..errors import FrameError
-from .memory import FrameMemory
-from .network import R3Network
+from ...errors import FrameError
+from ..network import R3Network
+from .frame_memory import FrameMemory
 
 
 class Recomputation:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from .backbone import KeyValues
-from .network import FrameCache
+from ..backbone import KeyValues
+from ..network import FrameCache
 
 
 class SlotKeyValues(KeyValues):

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..errors import ModelError, R3Error
-from .device_errors import device_error
+from ...errors import ModelError, R3Error
+from ..device_errors import device_error
 
 
 class Lane(Protocol):

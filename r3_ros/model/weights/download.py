@@ -11,9 +11,9 @@ import os
 from pathlib import Path
 from typing import cast
 
-from .errors import ModelError
-from .export import atomic_path, atomic_write
-from .weights import by_hand, DIGEST, hub_address, record_path, sha256_of, Weights
+from ...errors import ModelError
+from ...export import atomic_path, atomic_write
+from .catalogue import by_hand, DIGEST, hub_address, record_path, sha256_of, Weights
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from itertools import accumulate, count, pairwise
 
 import numpy as np
 
-from ..errors import ModelError, R3Error
+from ...errors import ModelError, R3Error
+from ..network import FrameCache
 from .host_memory import HostMemory
-from .network import FrameCache
 from .slots import Slots, stored_tensors
 from .transfers import Arrival, lane_for, Pending, Transfers
 

@@ -22,12 +22,12 @@ from safetensors.torch import save_file
 import torch
 from torch import nn, Tensor
 
-from ..config import is_image_size
-from ..errors import CheckpointError, ModelError, OutputError
-from ..export import atomic_path
-from ..weights import sha256_of
-from .network import build_network, DA3Network, MetricNetwork, R3Network
-from .variants import NetworkConfig, VARIANTS
+from ...config import is_image_size
+from ...errors import CheckpointError, ModelError, OutputError
+from ...export import atomic_path
+from ..network import build_network, DA3Network, MetricNetwork, R3Network
+from ..variants import NetworkConfig, VARIANTS
+from .catalogue import sha256_of
 
 Network = R3Network | DA3Network | MetricNetwork
 Shape = tuple[int, ...]
