@@ -7,6 +7,9 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).resolve().parent
 
+#: The networks. safetensors reads without mapping the file from 0.8 on.
+R3 = ['huggingface_hub>=1.0', 'pillow>=9.1', 'safetensors>=0.8', 'torch>=2.2']
+
 
 def read_version() -> str:
     """Read ``__version__`` without importing the package, whose imports may not be there yet."""
@@ -38,19 +41,18 @@ setup(
         'evo>=1.31',
         # 4.3 is the first that works beside NumPy 2; for Python 3.10 there is a pre-release of it.
         'gtsam>=4.3a1',
-        'huggingface_hub>=1.0',
         'matplotlib>=3.7',
         'numpy>=1.24',
         'opencv-python-headless>=4.8',
-        'pillow>=9.1',
         'PyYAML>=6.0',
         'rosbags>=0.10',
-        'safetensors>=0.4',
         'scipy>=1.10',
-        'torch>=2.2',
         'tqdm>=4.60',
     ],
     extras_require={
+        'r3': R3,
+        # Training and the procedural world, which is rendered by torch.
+        'learning': R3,
         # One of them, to match the CUDA of the machine.
         'cuda12': ['cupy-cuda12x>=13.0'],
         'cuda13': ['cupy-cuda13x>=13.6'],

@@ -18,7 +18,7 @@ import time
 
 import cv2
 import numpy as np
-from r3_ros.classical.predictor import ClassicalPredictor
+from r3_ros.classical.classical_predictor import ClassicalPredictor
 from r3_ros.config import ClassicalConfig
 from r3_ros.datatypes import Edge, Frame, FramePrediction, Intrinsics
 from r3_ros.geometry import T_from_quat

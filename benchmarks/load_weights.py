@@ -21,7 +21,7 @@ import tempfile
 _CHILD = """
 import json, resource, sys, time
 import torch
-from r3_ros.model.checkpoint import load_network
+from r3_ros.model.weights.checkpoint import load_network
 from r3_ros.model.loading import DTYPES
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 began = time.perf_counter()
@@ -34,9 +34,9 @@ print(json.dumps([loaded.variant, seconds, before * 1024, peak * 1024]))
 
 def write_random(variant: str, path: Path) -> None:
     """Write a file of random weights for a network."""
-    from r3_ros.model.checkpoint import save_network
     from r3_ros.model.network import build_network
     from r3_ros.model.variants import VARIANTS
+    from r3_ros.model.weights.checkpoint import save_network
     import torch
 
     with torch.device('meta'):

@@ -1,13 +1,12 @@
-"""What a byte for each number of the cache, and frames computed anew, change in R3's answers.
+"""What changes in R3's answers when frames of the cache are computed again from their images.
 
-    python benchmarks/r3_cache_error.py ../data/house ../parity --variant r3-small
+    python -m benchmarks.r3_cache_error ../data/house ../parity --variant r3-small
 
-Weights are those that ``tools.parity`` makes up with the script in the second folder. A stream is
-run frame by frame, each attending the first frame, the newest six and up to six older ones, in
-float32 and bfloat16, with keys and values as computed and in float8. Then, in float32, one old
-frame of each context is computed anew from its picture, and the new frame predicted again.
-Printed are the largest difference and, in brackets, the median: of log depth, of the translation
-(over the mean length) and rotation of pairs, and of poses.
+Weights are those that ``python -m tools.parity`` makes with the script in the second folder. A
+stream is run frame by frame in float32, each frame attending the first, the newest six and up to
+six older ones. Then one old frame of each context is computed again, and the new frame predicted
+again. Printed are the largest difference and, in brackets, the median: of the translation (over
+the mean length) and rotation of pairs.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ import sys
 
 import numpy as np
 from r3_ros.geometry import T_from_quat
-from r3_ros.model.cache_encoding import AsComputed, Encoding, Float8
 from r3_ros.model.network import FrameCache, Prediction, R3Network
 from r3_ros.preprocess import r3_geometry, R3Rule
 from r3_ros.sources import open_source
@@ -29,30 +27,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from tools.parity.poses import resolve_poses  # noqa: E402
-from tools.parity.stand_in_weights import Networks, StandInWeights  # noqa: E402
+from tools.parity.stand_in_weights import Networks, StandInWeights
 
 NEWEST, OLDER = 6, 6
 
 
 @dataclass
 class Run:
-    """A stream, predicted: log depth by frame; (S, S, 9) pairs, (S, S, 2) logits, who saw whom."""
+    """A stream, predicted: (S, S, 9) pairs, who saw whom, and the entries of the cache."""
 
-    depth: Tensor
     pairs: np.ndarray
-    logits: np.ndarray
     mask: np.ndarray
     entries: list[FrameCache]
-
-    @property
-    def poses(self) -> np.ndarray:
-        """Poses as the authors resolve them, (S, 9) camera from world."""
-        return np.asarray(
-            resolve_poses(self.pairs, self.logits[..., 0], self.logits[..., 1], self.mask)
-        )
 
 
 def context(n: int) -> list[int]:
@@ -71,35 +57,25 @@ def pictures(folder: Path, count: int, size: int) -> list[Tensor]:
     return [torch.from_numpy(array).permute(2, 0, 1)[None, None] for array in arrays]
 
 
-def answers(prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
-    """Return (N, 9) pairs into the frame and (N, 2) logits."""
+def answers(prediction: Prediction) -> np.ndarray:
+    """Return (N, 9) pairs into the frame."""
     pairs = prediction.pairs
     fov = prediction.fov[0].expand(pairs.translation.shape[1], -1)
     columns = [pairs.translation[0, :, 0], pairs.quaternion[0, :, 0], fov]
-    logits = [pairs.logit_translation[0, :, 0], pairs.logit_rotation[0, :, 0]]
-    return torch.cat(columns, -1)[:-1].double().numpy(), torch.stack(logits, -1)[
-        :-1
-    ].double().numpy()
+    return torch.cat(columns, -1)[:-1].double().numpy()
 
 
-def stream(network: R3Network, images: Sequence[Tensor], encoding: Encoding, name: str) -> Run:
+def stream(network: R3Network, images: Sequence[Tensor]) -> Run:
     """Run all frames."""
     S = len(images)
-    run = Run(torch.empty(0), np.zeros((S, S, 9)), np.zeros((S, S, 2)), np.zeros((S, S), bool), [])
-    depths = []
-    for n, image in enumerate(tqdm(images, desc=name, unit=' frames')):
+    run = Run(np.zeros((S, S, 9)), np.zeros((S, S), bool), [])
+    for n, image in enumerate(tqdm(images, desc='stream', unit=' frames')):
         seen = context(n)
         cached = FrameCache.join([run.entries[i] for i in seen]) if seen else None
-        prediction = network.predict(network.describe(image), cached)
-        run.pairs[seen, n], run.logits[seen, n] = answers(prediction)
-        run.pairs[n, n, 7:9] = prediction.fov[0, 0].double().numpy()
+        prediction = network.predict(network.describe(image), cached, depth=False)
+        run.pairs[seen, n] = answers(prediction)
         run.mask[seen, n] = True
-        assert prediction.depth is not None
-        depths.append(prediction.depth[0, 0].float().log())
-        entry = prediction.cache
-        decoded = [encoding.decode(encoding.encode(kv), kv.keys.dtype) for kv in entry.key_values]
-        run.entries.append(FrameCache(tuple(decoded), entry.pair_sources))
-    run.depth = torch.stack(depths)
+        run.entries.append(prediction.cache)
     return run
 
 
@@ -115,34 +91,17 @@ def angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return degrees
 
 
-def told(values: np.ndarray) -> str:
+def summary(values: np.ndarray) -> str:
     """Return the largest and the median."""
     return f'{values.max():.4f} ({np.median(values):.4f})'
 
 
-def compare(name: str, run: Run, exact: Run) -> None:
-    """Print how far two runs are apart."""
-    depth = (run.depth - exact.depth).abs().numpy()
-    a, b = run.pairs[exact.mask], exact.pairs[exact.mask]
-    size = np.linalg.norm(b[:, :3], axis=1).mean()
-    poses, wanted = run.poses[1:], exact.poses[1:]
-    path = np.linalg.norm(wanted[:, :3], axis=1).mean()
-    pair_t = np.linalg.norm((a - b)[:, :3], axis=1) / size
-    pose_t = np.linalg.norm((poses - wanted)[:, :3], axis=1) / path
-    print(
-        f'{name:26s} depth {told(depth)}; '
-        f'pairs {told(pair_t)}, {told(angles(a[:, 3:7], b[:, 3:7]))} deg; '
-        f'poses {told(pose_t)}, {told(angles(poses[:, 3:7], wanted[:, 3:7]))} deg',
-        flush=True,
-    )
-
-
 def recompute(network: R3Network, images: Sequence[Tensor], exact: Run) -> None:
-    """Compute an old frame of each late context anew; print what changes by what it attended."""
+    """Compute an old frame of each late context again; print what changes by what it attended."""
     rows: dict[str, list[tuple[float, ...]]] = {}
     size = np.linalg.norm(exact.pairs[exact.mask][:, :3], axis=1).mean()
     late = range(len(images) // 2, len(images), 2)
-    for n in tqdm(late, desc='anew', unit=' frames'):
+    for n in tqdm(late, desc='again', unit=' frames'):
         seen = context(n)
         described = network.describe(images[n])
         old = seen[len(seen) // 4]  # neither the first nor one of the newest
@@ -155,11 +114,11 @@ def recompute(network: R3Network, images: Sequence[Tensor], exact: Run) -> None:
         }
         for way, frames in ways.items():
             cached = FrameCache.join([exact.entries[i] for i in frames]) if frames else None
-            anew = network.predict(
+            again = network.predict(
                 network.describe(images[old]), cached, reference=False, depth=False
             ).cache
-            entries = [anew if i == old else exact.entries[i] for i in seen]
-            pairs, _ = answers(network.predict(described, FrameCache.join(entries), depth=False))
+            entries = [again if i == old else exact.entries[i] for i in seen]
+            pairs = answers(network.predict(described, FrameCache.join(entries), depth=False))
             wanted = exact.pairs[seen, n]
             moved = np.linalg.norm((pairs - wanted)[:, :3], axis=1) / size
             turned = angles(pairs[:, 3:7], wanted[:, 3:7])
@@ -171,8 +130,8 @@ def recompute(network: R3Network, images: Sequence[Tensor], exact: Run) -> None:
     for way, numbers in rows.items():
         own, own_turned, others, others_turned = np.array(numbers).T
         print(
-            f'anew, attending {way:22s} its pair {told(own)}, {told(own_turned)} deg; '
-            f'the worst other {told(others)}, {told(others_turned)} deg',
+            f'again, attending {way:22s} its pair {summary(own)}, {summary(own_turned)} deg; '
+            f'the worst other {summary(others)}, {summary(others_turned)} deg',
             flush=True,
         )
 
@@ -188,20 +147,11 @@ def main() -> None:
     args = parser.parse_args()
     images = pictures(args.folder, args.frames, args.image_size)
     weights = StandInWeights(args.weights)
-    runs = {}
+    networks = Networks(weights, torch.float32, torch.device('cpu'))
     with torch.inference_mode():
-        for short, dtype in (('fp32', torch.float32), ('bf16', torch.bfloat16)):
-            loaded = Networks(weights, dtype, torch.device('cpu'))
-            network = loaded.get(args.variant, False)
-            assert isinstance(network, R3Network)
-            runs[short] = stream(network, images, AsComputed(), short)
-            runs[f'{short}, fp8'] = stream(network, images, Float8(), f'{short}, fp8')
-            if short == 'fp32':
-                compare('fp8 against fp32', runs['fp32, fp8'], runs['fp32'])
-                recompute(network, images, runs['fp32'])
-    compare('bf16 against fp32', runs['bf16'], runs['fp32'])
-    compare('bf16, fp8 against fp32', runs['bf16, fp8'], runs['fp32'])
-    compare('bf16, fp8 against bf16', runs['bf16, fp8'], runs['bf16'])
+        network = networks.get(args.variant, False, lambda step: None)
+        assert isinstance(network, R3Network)
+        recompute(network, images, stream(network, images))
 
 
 if __name__ == '__main__':

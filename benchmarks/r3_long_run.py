@@ -1,8 +1,7 @@
 """Memory and time of R3 on a stream that does not end: a sequence forwards and backwards.
 
     python benchmarks/r3_long_run.py ../data/house --frames 2000 --budget 2048
-    python benchmarks/r3_long_run.py ../data/house --budget 128 --set memory.beyond_host=pictures
-    python benchmarks/r3_long_run.py ../data/house --set memory.cache_precision=fp8
+    python benchmarks/r3_long_run.py ../data/house --budget 128 --set memory.max_host_mib=128
 
 Weights are random, or those of --checkpoint. Resident memory and the CPU time of a frame are
 fitted with a line over the frames once the bank is full, and the slopes printed per 1,000. With
@@ -75,9 +74,9 @@ def slope_per_1000(values: np.ndarray, robust: bool = False) -> float:
 
 def random_weights(variant: str, folder: Path) -> Path:
     """Write random weights whose answers differ from frame to frame."""
-    from r3_ros.model.checkpoint import save_network
     from r3_ros.model.network import build_network
     from r3_ros.model.variants import VARIANTS
+    from r3_ros.model.weights.checkpoint import save_network
     import torch
 
     torch.manual_seed(0)

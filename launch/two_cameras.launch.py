@@ -28,9 +28,6 @@ ARGUMENTS = (
         'map_directory',
         'folder of saved maps, with one folder per camera; empty: r3_maps in the ROS home',
     ),
-    Argument(
-        'store_folder', 'folder for cached frames of R3, with one folder per camera; empty: none'
-    ),
     *without(
         STREAM, 'image_topic', 'camera_info_topic', 'namespace', 'frame_prefix', 'odom_topic',
         'base_frame', 'rviz', 'rviz_config',
@@ -44,8 +41,6 @@ def start(given):
     for side in SIDES:
         own = given.but(namespace=side, frame_prefix=f'{side}/', base_frame='', odom_topic='odom')
         folders = {'map__directory': str(Path(given['map_directory'] or default_maps()) / side)}
-        if given['store_folder']:
-            folders['memory__store_folder'] = str(Path(given['store_folder']) / side)
         if given[f'{side}_optical_frame']:
             folders['camera_optical_frame'] = given[f'{side}_optical_frame']
         nodes.append(r3_node(own, image_topic=given[f'{side}_image_topic'], **folders))

@@ -20,6 +20,9 @@ from .errors import R3Error
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
+#: Libraries that come with an extra of setup.py, and the commands that need ``learning``.
+_OPTIONAL = {'huggingface_hub', 'PIL', 'safetensors', 'torch'}
+_LEARNING = {'finetune', 'synth', 'train'}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,6 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(args.func(args) or 0)
     except R3Error as error:
         print(f'r3 {args.command}: {error}', file=sys.stderr)
+        return EXIT_ERROR
+    except ModuleNotFoundError as error:
+        if error.name not in _OPTIONAL:
+            raise
+        extra = 'learning' if args.command in _LEARNING else 'r3'
+        print(f'r3 {args.command}: {error}: pip install "r3_ros[{extra}]"', file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
         print(f'r3 {args.command}: interrupted', file=sys.stderr)

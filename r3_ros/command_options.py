@@ -23,6 +23,15 @@ def positive_int(text: str) -> int:
     return value
 
 
+def size_text(size_bytes: float) -> str:
+    """Return a size for people: 1.42 GB, 137 MB, 12.0 kB."""
+    for unit in ('B', 'kB', 'MB'):
+        if size_bytes < 999.5:
+            return f'{size_bytes:.3g} {unit}'
+        size_bytes /= 1000
+    return f'{size_bytes:.3g} GB'
+
+
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that :func:`config_from` reads."""
     parser.add_argument('--model', metavar='NAME', help='predictor (default: classical)')

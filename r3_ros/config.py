@@ -189,13 +189,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """What R3 may hold: 23 MiB a frame at 504x280 in bf16, twice as much in fp32, half in fp8."""
-
-    cache_precision: str = _param(
-        'auto',
-        'keys and values of cached frames; auto: as model.precision; fp8: a byte for each number',
-        choices=('auto', 'fp8'),
-    )
+    """What R3 may hold: 23 MiB a frame at 504x280 in bf16, twice as much in fp32."""
 
     max_gpu_mib: int = _param(
         2048,
@@ -214,29 +208,18 @@ class MemoryConfig:
     )
     max_host_mib: int = _param(
         8192,
-        'cached frames in host memory, beyond those on the device',
+        'cached frames in host memory, beyond those on the device, and the image of every frame; '
+        'a frame that does not fit is computed again from its image when it is wanted',
         'MiB',
         low=0,
         high=1_048_576,
     )
-    beyond_host: str = _param(
-        'store',
-        'where frames go that do not fit into host memory: into files in store_folder, if one is '
-        'named, or nowhere but for their picture, from which they are computed anew',
-        choices=('store', 'pictures'),
-    )
     recomputed_per_frame: int = _param(
         4,
-        'frames computed anew from their pictures for one new frame; others wait for the next',
+        'frames computed again from their images for one new frame; others wait for the next',
         'frames',
         low=1,
         high=64,
-    )
-    store_folder: str = _param(
-        '', 'folder for cached frames beyond host memory, emptied at the start; empty: none'
-    )
-    max_store_mib: int = _param(
-        16_384, 'cached frames in that folder', 'MiB', low=0, high=16_777_216
     )
 
 

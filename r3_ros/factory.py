@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .config import R3Config
 from .errors import ConfigError, ModelError, R3Error
 from .metric_depth import MetricDepth
 from .predictor import Predictor
 from .streaming.engine import Engine
-from .window_prediction import WindowPredictor
+
+if TYPE_CHECKING:
+    from .window_prediction import WindowPredictor
 
 
 def load_engine(config: R3Config) -> Engine:
@@ -41,17 +45,14 @@ def load_predictor(config: R3Config) -> Predictor:
 
 
 def load_metric_depth(config: R3Config) -> MetricDepth:
-    """Return what tells depth in metres.
+    """Return the network that estimates depth in metres.
 
     :raises ModelError: its weights are missing or wrong, or a library it needs is missing.
     """
     try:
         from .model.loading import load_metric
     except ImportError as error:
-        raise ModelError(
-            f"scale.source 'model' cannot be had: {error}. Its network needs torch, safetensors "
-            'and Pillow for Python: pip install torch safetensors pillow'
-        ) from error
+        raise _missing_library("scale.source 'model'", error) from error
     return load_metric(config.model)
 
 
@@ -75,13 +76,13 @@ def load_window_predictor(config: R3Config) -> WindowPredictor:
     try:
         from .model.loading import load_r3_windows
     except ImportError as error:
-        raise _missing_library(config, error) from error
+        raise _missing_library(f"model '{config.model.name}'", error) from error
     return load_r3_windows(config.model, config.offline)
 
 
 def _load_classical(config: R3Config) -> Predictor:
     try:
-        from .classical.predictor import ClassicalPredictor
+        from .classical.classical_predictor import ClassicalPredictor
     except ImportError as error:
         raise ModelError(
             f"model 'classical' cannot be loaded: {error}. It needs OpenCV, NumPy and SciPy "
@@ -94,12 +95,11 @@ def _load_r3(config: R3Config) -> Predictor:
     try:
         from .model.loading import load_r3
     except ImportError as error:
-        raise _missing_library(config, error) from error
+        raise _missing_library(f"model '{config.model.name}'", error) from error
     return load_r3(config.model, config.memory)
 
 
-def _missing_library(config: R3Config, error: ImportError) -> ModelError:
+def _missing_library(what: str, error: ImportError) -> ModelError:
     return ModelError(
-        f"model '{config.model.name}' cannot be loaded: {error}. It needs torch, safetensors "
-        'and Pillow for Python: pip install torch safetensors pillow'
+        f'{what} needs libraries of the networks ({error}): pip install "r3_ros[r3]"'
     )

@@ -211,14 +211,15 @@ def install_packages(distribution: str, environment: dict[str, str]) -> None:
 
 
 def install_library(environment: dict[str, str]) -> None:
-    """Install what the library needs, and the library itself as a link to this folder."""
+    """Install the library as a link to this folder, with all it can use but CuPy."""
     # The version is in __init__.py.
     sources = [ROOT / 'setup.py', ROOT / 'r3_ros' / '__init__.py']
     key = digest([*sources, REQUIREMENTS / 'constraints.txt'])
     if is_stamped('library', key):
         return
     command = [str(VENV_PYTHON), '-m', 'pip', 'install', '--no-build-isolation']
-    command += ['--constraint', str(REQUIREMENTS / 'constraints.txt'), '--editable', str(ROOT)]
+    command += ['--constraint', str(REQUIREMENTS / 'constraints.txt')]
+    command += ['--editable', f'{ROOT}[learning]']
     run_logged('the r3 command and the libraries it needs', command, environment)
     stamp('library', key)
 

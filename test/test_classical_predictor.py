@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 from r3_ros.classical import upkeep
+from r3_ros.classical.classical_predictor import ClassicalPredictor
 from r3_ros.classical.describe import describe
-from r3_ros.classical.predictor import ClassicalPredictor
 from r3_ros.config import ClassicalConfig
 from r3_ros.datatypes import KnownKeyframe
 from r3_ros.errors import FrameError

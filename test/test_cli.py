@@ -52,6 +52,37 @@ def test_every_command_has_help(command, capsys):
     assert 'usage: r3 ' + command in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ('arguments', 'extra'),
+    [
+        (['run', 'walk', '-o', 'out', '--model', 'r3'], 'r3'),
+        (['weights', 'check', 'x.safetensors'], 'r3'),
+        (['synth', 'world'], 'learning'),
+        (['train', '-o', 'out'], 'learning'),
+    ],
+)
+def test_what_needs_an_extra_names_it(tmp_path, arguments, extra):
+    cv2, np = pytest.importorskip('cv2'), pytest.importorskip('numpy')
+    (tmp_path / 'walk').mkdir()
+    cv2.imwrite(str(tmp_path / 'walk' / '0.png'), np.zeros((48, 64, 3), np.uint8))
+    without = ('torch', 'safetensors', 'huggingface_hub', 'PIL')
+    code = (
+        f'import sys; sys.modules.update(dict.fromkeys({without})); from r3_ros import cli\n'
+        f'sys.exit(cli.main({arguments}))'
+    )
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert f'pip install "r3_ros[{extra}]"' in done.stderr
+
+
 def test_version():
     out = r3('--version')
     assert out.returncode == 0 and out.stdout.strip() == f'r3_ros {__version__}'

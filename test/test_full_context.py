@@ -515,7 +515,7 @@ def test_the_classical_predictor_cannot_do_it(tmp_path, capsys):
 
 @pytest.mark.parametrize('timed', [True, False])
 def test_the_network_itself_runs_from_end_to_end(tmp_path, timed):
-    from r3_ros.model.checkpoint import save_network
+    from r3_ros.model.weights.checkpoint import save_network
     from test_r3_predictor import frame, lively
 
     save_network(lively(), tmp_path / 'weights.safetensors')

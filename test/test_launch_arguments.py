@@ -137,8 +137,8 @@ def test_low_vram_has_room_for_the_context_it_asks_for():
     stream = config.stream
     frames = 2 + stream.recent_frames + stream.recent_keyframes + stream.retrieved_keyframes
     assert frames * entry_mib < config.memory.max_gpu_mib < R3Config().memory.max_gpu_mib
-    fits = config.keyframe.max_keyframes * entry_mib < config.memory.max_host_mib
-    assert fits or config.memory.beyond_host == 'pictures'
+    image_mib = 0.4 * (config.model.image_size / 504) ** 2
+    assert config.keyframe.max_keyframes * image_mib < config.memory.max_host_mib
 
 
 def test_a_preset_may_be_a_file(tmp_path):

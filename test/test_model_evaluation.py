@@ -462,7 +462,7 @@ def test_streams_through_held_out_worlds_are_exact_and_of_their_kind():
 @pytest.mark.slow
 def test_a_network_beside_itself_untrained_on_worlds(tmp_path, capsys):
     pytest.importorskip('torch', reason='networks need torch')
-    from r3_ros.model.checkpoint import save_network
+    from r3_ros.model.weights.checkpoint import save_network
     from r3_ros.training.initialise import new_network
 
     weights = tmp_path / 'weights.safetensors'

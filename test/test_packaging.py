@@ -37,14 +37,20 @@ def declared_in_manifest():
     return {element.text for tag in tags for element in manifest().iter(tag)}
 
 
-def requirements_of_setup():
-    """Return the names in setup.py's install_requires, in lower case."""
-    for node in ast.walk(ast.parse(text('setup.py'))):
+def requirements_of_setup(extras=True):
+    """Return the names that setup.py requires, in lower case; CuPy is left out.
+
+    :param extras: with those of the extras.
+    """
+    tree = ast.parse(text('setup.py'))
+    values = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}
+    lists = [values['R3']] if extras else []
+    for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg == 'install_requires':
-            return {
-                re.split(r'[<>=!\[;]', item)[0].lower() for item in ast.literal_eval(node.value)
-            }
-    raise AssertionError('setup.py names no install_requires')
+            lists.append(node.value)
+    items = [item for each in lists for item in ast.literal_eval(each)]
+    assert items, 'setup.py requires nothing'
+    return {re.split(r'[<>=!\[;]', item)[0].lower() for item in items}
 
 
 def requirements_in(name):
@@ -106,6 +112,12 @@ def test_what_is_imported_is_declared_for_pip():
         if not is_of_ros(name)
     }
     assert wanted <= requirements_of_setup()
+
+
+def test_the_networks_are_an_extra():
+    base = requirements_of_setup(extras=False)
+    assert not base & {'torch', 'safetensors', 'huggingface_hub'}
+    assert requirements_of_setup() - base >= {'torch', 'safetensors', 'huggingface_hub'}
 
 
 def test_what_is_imported_from_ros_is_declared_for_rosdep():

@@ -19,12 +19,12 @@ from r3_ros.errors import (
 )
 from r3_ros.factory import load_engine
 from r3_ros.geometry import make_T, T_from_quat
-from r3_ros.model.checkpoint import IMAGE_SIZE, save_network
+from r3_ros.model.cache.frame_memory import Room
 from r3_ros.model.loading import choose_precision, load_r3
-from r3_ros.model.memory import Room
 from r3_ros.model.network import build_network
-from r3_ros.model.predictor import R3Predictor
+from r3_ros.model.r3_predictor import R3Predictor
 from r3_ros.model.variants import VARIANTS
+from r3_ros.model.weights.checkpoint import IMAGE_SIZE, save_network
 from r3_ros.predictor import Predictor
 from r3_ros.streaming.engine import Engine
 from r3_ros.training.initialise import new_network
@@ -300,33 +300,15 @@ def test_lower_precisions_are_near(checkpoint, predictor, precision):
     np.testing.assert_allclose(*edges, atol=0.1)
 
 
-def test_a_byte_for_each_number_of_the_cache_is_near(checkpoint, predictor):
-    exact = feed(predictor, 0, 1, 2)
+def test_frames_left_with_their_image_are_computed_again_one_at_a_time(checkpoint):
     config = replace(CONFIG, checkpoint=str(checkpoint))
-    small = load_r3(config, MemoryConfig(cache_precision='fp8'))
-    near = feed(small, 0, 1, 2)
-    assert small._memory.entry_bytes < 0.3 * predictor._memory.entry_bytes  # of float32
-    bf16 = feed(load_r3(replace(config, precision='bf16'), MemoryConfig()), 0, 1, 2)
-    for n in (1, 2):
-        ratio = np.log(near[n].depths[0].depth / exact[n].depths[0].depth)
-        rounded = np.log(bf16[n].depths[0].depth / exact[n].depths[0].depth)
-        assert 0 < np.median(np.abs(ratio)) < np.median(np.abs(rounded))
-        for edge, wanted in zip(near[n].edges, exact[n].edges, strict=True):
-            np.testing.assert_allclose(edge.T_source_target, wanted.T_source_target, atol=0.1)
-
-
-def test_what_lies_beyond_host_memory_is_chosen_by_name(checkpoint, tmp_path):
-    config = replace(CONFIG, checkpoint=str(checkpoint))
-    memory = MemoryConfig(
-        beyond_host='pictures', recomputed_per_frame=1, store_folder=str(tmp_path / 'store')
-    )
+    memory = MemoryConfig(recomputed_per_frame=1)
     predictor = load_r3(config, memory)
     feed(predictor, 0, 1, 2, 3)
     assert predictor.capacity == memory.max_host_mib * 2**20 // (154 * 98 * 3)
-    assert not (tmp_path / 'store').exists()
     for number in (1, 2):
-        pixels = predictor._memory.picture(number)
-        predictor._memory.hold_picture(number, pixels)
+        pixels = predictor._memory.image(number)
+        predictor._memory.hold_image(number, pixels)
     assert {e.source_id for e in predictor.predict(frame(4), [0, 1, 2, 3]).edges} == {0, 1, 3}
 
 

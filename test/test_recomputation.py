@@ -7,8 +7,8 @@ import pytest
 from r3_ros.config import ModelConfig, R3Config, updated
 from r3_ros.datatypes import Intrinsics, ModelInfo
 from r3_ros.errors import FrameError, ModelError
-from r3_ros.model.memory import Room
-from r3_ros.model.predictor import R3Predictor
+from r3_ros.model.cache.frame_memory import Room
+from r3_ros.model.r3_predictor import R3Predictor
 from r3_ros.streaming.engine import Engine
 from test_r3_predictor import frame, lively
 import torch
@@ -27,7 +27,7 @@ def network():
 def predictor(network, slots=40, host=0, pictures=100, per_frame=4):
     """Return a predictor with so many slots, and host memory for entries and pictures."""
     host_bytes = host * ENTRY_BYTES + pictures * PICTURE_BYTES
-    room = Room(slots * ENTRY_BYTES, host_bytes, pictures=True)
+    room = Room(slots * ENTRY_BYTES, host_bytes)
     info, device = ModelInfo('r3'), torch.device('cpu')
     return R3Predictor(network, info, CONFIG, room, device, per_frame)
 
@@ -51,8 +51,8 @@ def entry(seen, frame_id):
 def to_picture(seen, *frame_ids):
     """Let frames go but for their pictures, as a full memory does."""
     for frame_id in frame_ids:
-        pixels = seen._memory.picture(frame_id)
-        seen._memory.hold_picture(frame_id, pixels)
+        pixels = seen._memory.image(frame_id)
+        seen._memory.hold_image(frame_id, pixels)
         assert not seen._memory.in_full(frame_id)
 
 
@@ -132,7 +132,7 @@ def test_pictures_of_another_run_give_what_their_frames_gave(network):
     straight = edges(fed(network, 0, 1, 2).predict(frame(9), [0, 1, 2]))
     restored = predictor(network)
     for n in range(3):
-        restored.hold_picture(n, frame(n).image, neighbours=range(n))
+        restored.hold_image(n, frame(n).image, neighbours=range(n))
     assert len(restored._memory) == 3 and restored.capacity is None
     assert_same_edges(edges(restored.predict(frame(9), [0, 1, 2])), straight)
     restored.forget([0, 1, 2])
@@ -141,37 +141,25 @@ def test_pictures_of_another_run_give_what_their_frames_gave(network):
 
 def test_pictures_as_the_network_saw_them_are_taken_as_they_are(network):
     seen, restored = fed(network, 0), predictor(network)
-    restored.hold_picture(0, seen._memory.picture(0))
-    np.testing.assert_array_equal(restored._memory.picture(0), seen._memory.picture(0))
-
-
-def test_pictures_of_another_run_need_no_special_memory(network):
-    room = Room(40 * ENTRY_BYTES, ENTRY_BYTES)
-    restored = R3Predictor(network, ModelInfo('r3'), CONFIG, room, torch.device('cpu'))
-    for n in range(3):
-        restored.hold_picture(n, frame(n).image)
-    restored.predict(frame(9), [0, 1])
-    assert not restored._memory._pictures.keys() & {0, 1}  # in full, they are like any other
-    restored.predict(frame(10), [0, 1, 2, 9])
-    assert restored._memory._picture_bytes == 0
-    assert restored.capacity == 39 + 1
+    restored.hold_image(0, seen._memory.image(0))
+    np.testing.assert_array_equal(restored._memory.image(0), seen._memory.image(0))
 
 
 def test_pictures_of_another_size_are_refused(network):
     restored = predictor(network)
-    restored.hold_picture(0, frame(0).image)
+    restored.hold_image(0, frame(0).image)
     with pytest.raises(FrameError, match=r'154x112 pixels.*154x98.*model\.image_size'):
         restored.predict(frame(1, size=(120, 160), intrinsics=None), [0])
     with pytest.raises(FrameError, match='uint8 RGB'):
-        restored.hold_picture(1, np.zeros((100, 100), np.uint8))
+        restored.hold_image(1, np.zeros((100, 100), np.uint8))
 
 
 def test_pictures_without_room_are_refused(network):
     restored = predictor(network, pictures=2)
     for n in range(2):
-        restored.hold_picture(n, frame(n).image)
+        restored.hold_image(n, frame(n).image)
     with pytest.raises(ModelError, match=r'3 frames.*memory\.max_host_mib'):
-        restored.hold_picture(2, frame(2).image)
+        restored.hold_image(2, frame(2).image)
     assert len(restored._memory) == 2
 
 
@@ -192,8 +180,8 @@ def test_a_small_memory_keeps_its_budget_and_gives_the_same_twice(network, slots
         for n in range(12):
             poses.append(edges(seen.predict(frame(n), wandering(n))))
             assert set(poses[-1]) == set(wandering(n))
-            taken = len(memory._host) * ENTRY_BYTES + memory._picture_bytes
-            assert taken <= memory._room.host_bytes and len(memory.resident) <= slots
+            taken = len(memory.host.entries) * ENTRY_BYTES + memory.host.image_bytes
+            assert taken <= memory.host.budget_bytes and len(memory.resident) <= slots
         in_full = [n for n in range(12) if memory.in_full(n)]
         assert slots <= len(in_full) <= slots + host and len(memory) == 12
         runs.append(poses)
@@ -238,11 +226,11 @@ def test_a_stream_with_more_keyframes_than_entries(network):
         estimate = engine.step(replace(frame(n), frame_id=-1))
         assert estimate.T_world_camera is not None
         related |= set(estimate.context_ids)
-        assert len(seen._memory._host) * ENTRY_BYTES <= seen._memory._room.host_bytes
+        assert len(seen._memory.host.entries) * ENTRY_BYTES <= seen._memory.host.budget_bytes
     assert seen.capacity == 15 and len(engine.session.bank) == 15 - 2 - 1
     assert related >= set(range(9))
     engine.reset()
-    assert len(seen._memory) == 0 and seen._memory._picture_bytes == 0
+    assert len(seen._memory) == 0 and seen._memory.host.image_bytes == 0
 
 
 def test_a_camera_of_another_shape_starts_after_a_reset(network):

@@ -297,13 +297,11 @@ def test_nav2_gets_its_own_parameters_with_ours_over_them(stage, tmp_path):
 
 
 def test_two_cameras_share_no_name_frame_or_folder(stage, tmp_path):
-    started = stage.carry_out(
-        'two_cameras', map_directory=str(tmp_path / 'maps'), store_folder=str(tmp_path / 'store')
-    )
+    started = stage.carry_out('two_cameras', map_directory=str(tmp_path / 'maps'))
     left, right = started
     assert (left.name, right.name) == ('/left/r3', '/right/r3')
     a, b = left.parameters(), right.parameters()
-    for parameter in ('map_frame', 'odom_frame', 'map.directory', 'memory.store_folder'):
+    for parameter in ('map_frame', 'odom_frame', 'map.directory'):
         assert a[parameter] != b[parameter]
     assert a['map_frame'] == 'left/map' and b['odom_frame'] == 'right/odom'
     assert left.remappings['image'] == '/left/image_raw'

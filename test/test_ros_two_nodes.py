@@ -3,7 +3,6 @@
 from geometry_msgs.msg import PoseWithCovarianceStamped
 import pytest
 from r3_ros.errors import TransformError
-from r3_ros.model.frame_store import FrameStore
 from r3_ros.ros.health import StreamState
 from r3_ros.ros.name_lock import FrameClaims, NameLock
 from r3_ros.ros.node import R3StreamNode
@@ -182,13 +181,6 @@ def test_saves_go_to_a_folder_of_each_node(pair, tmp_path):
         answer = g.call(SaveMap, f'{node}/save_map', SaveMap.Request(name='kitchen'))
         assert answer.success, answer.message
         assert (tmp_path / folder / 'kitchen' / 'manifest.yaml').exists()
-
-
-def test_a_store_folder_in_use_is_refused(tmp_path):
-    first = FrameStore(tmp_path, 'network', 1 << 20)
-    with pytest.raises(Exception, match='give each its own memory.store_folder'):
-        FrameStore(tmp_path, 'network', 1 << 20)
-    del first
 
 
 # The locks themselves.

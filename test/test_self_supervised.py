@@ -17,7 +17,7 @@ from r3_ros.config import updated  # noqa: E402
 from r3_ros.datatypes import Intrinsics  # noqa: E402
 from r3_ros.errors import ConfigError, SourceError  # noqa: E402
 from r3_ros.model.camera_head import Pairs  # noqa: E402
-from r3_ros.model.checkpoint import load_network, save_network  # noqa: E402
+from r3_ros.model.weights.checkpoint import load_network, save_network  # noqa: E402
 from r3_ros.preprocess import fov_of  # noqa: E402
 from r3_ros.synth import make_path, render_radiance, Sensor, SensorOptions, World  # noqa: E402
 from r3_ros.synth.dataset import camera_yaml  # noqa: E402

@@ -19,7 +19,7 @@ from r3_ros.cli import main  # noqa: E402
 from r3_ros.config import updated  # noqa: E402
 from r3_ros.errors import CheckpointError, ConfigError, ModelError, SourceError  # noqa: E402
 from r3_ros.model.camera_head import Pairs  # noqa: E402
-from r3_ros.model.checkpoint import inspect_checkpoint, load_network, save_network  # noqa: E402
+from r3_ros.model.weights.checkpoint import inspect_checkpoint, load_network, save_network  # noqa: E402
 from r3_ros.synth import SequenceOptions, write_sequence  # noqa: E402
 from r3_ros.training.initialise import new_network  # noqa: E402
 from r3_ros.training.losses import relative_motions  # noqa: E402

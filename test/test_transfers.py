@@ -9,9 +9,9 @@ import time
 from networks import pictures
 import pytest
 from r3_ros.errors import DeviceMemoryError, ModelError
-from r3_ros.model.memory import FrameMemory, Room
-from r3_ros.model.slots import SlotKeyValues
-from r3_ros.model.transfers import Arrival, copy, CudaLane, HostLane, Pending, Transfers
+from r3_ros.model.cache.frame_memory import FrameMemory, Room
+from r3_ros.model.cache.slots import SlotKeyValues
+from r3_ros.model.cache.transfers import Arrival, copy, CudaLane, HostLane, Pending, Transfers
 from test_frame_memory import assert_same, described, entry_bytes, network, stream
 import torch
 
@@ -21,11 +21,10 @@ __all__ = ['described', 'entry_bytes', 'network']
 LONG_S = 60
 
 
-def tight(entry_bytes, tmp_path=None, **options):
+@pytest.fixture
+def room(entry_bytes):
     """Return a room in which nearly every context has to be brought in."""
-    if tmp_path is None:
-        return Room(5 * entry_bytes, 8 * entry_bytes, **options)
-    return Room(5 * entry_bytes, entry_bytes, tmp_path, 40 * entry_bytes, 'net', **options)
+    return Room(5 * entry_bytes, 8 * entry_bytes)
 
 
 def contents(memory):
@@ -48,11 +47,6 @@ def assert_contents(memory, expected):
             torch.testing.assert_close(again, kept, atol=0, rtol=0)
 
 
-@pytest.fixture(params=['host', 'files'])
-def room(request, entry_bytes, tmp_path):
-    return tight(entry_bytes, tmp_path if request.param == 'files' else None)
-
-
 # --- Order ---
 
 
@@ -64,7 +58,7 @@ def test_a_layer_is_ready_once_it_is_copied_and_not_with_the_next():
         copy(target, source)
 
     target = [[torch.zeros(3)], [torch.zeros(3)]]
-    arrival = Arrival(0, 0, target, lambda layer: [torch.full((3,), layer + 1.0)])
+    arrival = Arrival(0, 0, target, [[torch.full((3,), layer + 1.0)] for layer in range(2)])
     transfers = Transfers(HostLane(), copier)
     pending = transfers.start(2, [arrival])
     released.release()
@@ -110,9 +104,6 @@ def test_no_layer_is_attended_before_all_its_copies(network, described, room, mo
     transfers.start = noted
     late = stream(network, described, FrameMemory(room, transfers))
     assert sum(attended) > 20
-    if room.store_folder:
-        for path in room.store_folder.iterdir():
-            path.unlink()
     at_once = stream(network, described, FrameMemory(room))
     assert_same(late, at_once, atol=0)
 
@@ -173,24 +164,6 @@ def test_a_device_without_memory_is_told_as_such(network, described, room):
     assert len(memory) == 6 and all(memory.in_full(n) for n in range(1, 7))
 
 
-@torch.inference_mode()
-def test_a_file_that_is_gone_is_told_with_its_name(network, described, entry_bytes, tmp_path):
-    memory = FrameMemory(Room(3 * entry_bytes, 0, tmp_path, 40 * entry_bytes))
-    for n in range(5):
-        memory.keep(n, network.predict(described[n]).cache)
-    path = tmp_path / 'frame_000000000.safetensors'
-    path.rename(tmp_path / 'aside')
-    context = memory.context([0, 4])
-    with pytest.raises(ModelError, match=r'frame_000000000.*memory\.store_folder'):
-        network.predict(described[5], context.cache, reference=False)
-    context = memory.context([0, 4])
-    with pytest.raises(ModelError, match='frame_000000000'):
-        memory.keep(5, network.predict(described[5]).cache)
-    (tmp_path / 'aside').rename(path)
-    assert memory.context([0, 4]).frame_ids == (4, 0)
-    assert len(contents(memory)) == 5
-
-
 # --- The device's side ---
 
 
@@ -215,9 +188,6 @@ class FakeCuda:
             self.cuda.events += 1
             self.cuda.log.append(('record', self.name, self.cuda.events))
             return self.cuda.events
-
-        def synchronize(self):
-            self.cuda.log.append(('synchronize', self.name))
 
     def __post_init__(self):
         self.here = threading.local()
@@ -248,7 +218,7 @@ def cuda_lane(cuda):
 
 
 def test_the_network_waits_on_the_device_for_the_layer_it_attends(
-    network, described, entry_bytes, monkeypatch
+    network, described, room, monkeypatch
 ):
     cuda = FakeCuda()
 
@@ -264,15 +234,14 @@ def test_the_network_waits_on_the_device_for_the_layer_it_attends(
         return followed_by(self, other)
 
     monkeypatch.setattr(SlotKeyValues, 'followed_by', watched)
-    memory = FrameMemory(tight(entry_bytes), Transfers(cuda_lane(cuda), copier))
+    memory = FrameMemory(room, Transfers(cuda_lane(cuda), copier))
     result = stream(network, described, memory)
     memory.close()
     monkeypatch.setattr(SlotKeyValues, 'followed_by', followed_by)
-    assert_same(result, stream(network, described, FrameMemory(tight(entry_bytes))), atol=0)
+    assert_same(result, stream(network, described, FrameMemory(room)), atol=0)
     log = cuda.log
     copies = [n for n, entry in enumerate(log) if entry[0] == 'copy']
     assert len(copies) > 20 and all(log[n][1] == 'copies' for n in copies)
-    assert not any(entry[0] == 'synchronize' for entry in log)
     followed = 0
     for n in copies:
         begun = max(m for m in range(n) if log[m][:2] == ('wait', 'copies'))
@@ -298,7 +267,7 @@ def test_a_device_that_only_moves_frames_is_waited_for_as_well():
 
 
 @pytest.mark.gpu
-def test_a_gpu_gives_the_same_with_frames_on_their_way(network, entry_bytes, tmp_path):
+def test_a_gpu_gives_the_same_with_frames_on_their_way(network, entry_bytes, room):
     if not torch.cuda.is_available():
         pytest.skip('no CUDA device')
     on_gpu = copying.deepcopy(network).cuda()
@@ -306,9 +275,8 @@ def test_a_gpu_gives_the_same_with_frames_on_their_way(network, entry_bytes, tmp
         images = pictures(12).cuda()
         tokens = [on_gpu.describe(images[:, n : n + 1]) for n in range(12)]
     roomy = stream(on_gpu, tokens, FrameMemory(Room(40 * entry_bytes, 0)))
-    for room in (tight(entry_bytes), tight(entry_bytes, tmp_path)):
-        memory = FrameMemory(room)
-        assert_same(stream(on_gpu, tokens, memory), roomy)
-        assert isinstance(memory._transfers.lane, CudaLane)
-        assert all(t.is_pinned() for entry in memory._host.values() for t in entry)
-        memory.close()
+    memory = FrameMemory(room)
+    assert_same(stream(on_gpu, tokens, memory), roomy)
+    assert isinstance(memory._transfers.lane, CudaLane)
+    assert all(t.is_pinned() for entry in memory.host.entries.values() for t in entry)
+    memory.close()

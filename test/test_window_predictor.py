@@ -9,9 +9,9 @@ from r3_ros.config import ModelConfig, R3Config, updated
 from r3_ros.datatypes import ModelInfo
 from r3_ros.errors import ConfigError, FrameError, ModelError
 from r3_ros.factory import load_window_predictor
-from r3_ros.model.checkpoint import save_network
 from r3_ros.model.network import build_network
 from r3_ros.model.variants import VARIANTS
+from r3_ros.model.weights.checkpoint import save_network
 from r3_ros.model.window_predictor import pass_bytes, R3WindowPredictor
 from test_r3_predictor import frame, lively
 import torch

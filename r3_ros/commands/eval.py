@@ -202,8 +202,8 @@ def _untrained(config: R3Config, path: Path) -> R3Config:
             "--beside untrained: model 'classical' is no network; name one with --model"
         )
     predictor = load_predictor(config)
-    from ..model.checkpoint import save_network
-    from ..model.predictor import R3Predictor
+    from ..model.r3_predictor import R3Predictor
+    from ..model.weights.checkpoint import save_network
     from ..training.initialise import new_network
 
     assert isinstance(predictor, R3Predictor)

@@ -238,13 +238,12 @@ def _loadable(saved: SavedMap) -> str:
 
 
 def _weights_say(name: str, sha256: str | None) -> str:
-    from ..weights import digest_in_hub_cache, find_weights, read_record
+    from ..model.weights.catalogue import find_weights, recorded_digest
 
     path = find_weights(name)
     if path is None:
         return f'not yet: its weights are not here (r3 weights get {name})'
-    record = read_record(path)
-    known = record.sha256 if record else digest_in_hub_cache(path)
+    known = recorded_digest(path)
     if known is None:
         return f'if {path} are its weights (r3 weights check {name})'
     return 'yes' if known == sha256 else f'no: {path} are other weights'
@@ -288,7 +287,7 @@ def _picture_size(saved: SavedMap) -> str:
 
 def _sizes(folder: Path) -> str:
     """Return the whole and its parts, the largest first."""
-    from ..weights import size_text
+    from ..command_options import size_text
 
     sizes: dict[str, int] = {}
     for item in folder.rglob('*'):
@@ -377,7 +376,7 @@ def _progress() -> Callable[[int, int], None] | None:
 
 
 def _tell_merge(output: str, merge: Merge, size: int) -> None:
-    from ..weights import size_text
+    from ..command_options import size_text
 
     saved = merge.saved
     print(

@@ -11,13 +11,12 @@ import torch
 from ..config import MemoryConfig, ModelConfig, OfflineConfig, PUBLISHED_IMAGE
 from ..datatypes import ModelInfo
 from ..errors import CheckpointError, ModelError
-from ..weights import CATALOGUE, find_weights, missing_message
-from .checkpoint import inspect_checkpoint, load_network
-from .memory import Room
+from .cache.frame_memory import Room
 from .metric_predictor import MetricPredictor
 from .network import MetricNetwork, R3Network
-from .predictor import R3Predictor
-from .variants import CameraOutput, VARIANTS
+from .r3_predictor import R3Predictor
+from .weights.catalogue import CATALOGUE, find_weights, missing_message
+from .weights.checkpoint import load_network
 from .window_predictor import R3WindowPredictor
 
 #: Types by the names that the configuration uses.
@@ -35,7 +34,7 @@ _BF16_CAPABILITY = (8, 0)
 class _Loaded:
     """R3 on its device, in its precision.
 
-    :ivar config: what was asked for, with the size of pictures that is meant.
+    :ivar config: what was asked for, with the size of images that is meant.
     """
 
     network: R3Network
@@ -54,7 +53,7 @@ def load_r3(config: ModelConfig, memory: MemoryConfig) -> R3Predictor:
         loaded.network,
         loaded.info,
         loaded.config,
-        _room(memory, loaded.info),
+        Room(memory.max_gpu_mib * _MIB, memory.max_host_mib * _MIB),
         loaded.device,
         memory.recomputed_per_frame,
     )
@@ -90,43 +89,20 @@ def _metric_network(path: Path, precision: str, device: torch.device) -> MetricN
     return network
 
 
-def _room(memory: MemoryConfig, info: ModelInfo) -> Room:
-    pictures = memory.beyond_host == 'pictures'
-    folder = '' if pictures else os.path.expanduser(memory.store_folder)
-    return Room(
-        device_bytes=memory.max_gpu_mib * _MIB,
-        host_bytes=memory.max_host_mib * _MIB,
-        store_folder=Path(folder) if folder else None,
-        store_bytes=memory.max_store_mib * _MIB,
-        network=f'{info.checkpoint_sha256} {info.precision}',
-        pictures=pictures,
-        float8=memory.cache_precision == 'fp8',
-    )
-
-
 def _load(config: ModelConfig) -> _Loaded:
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     path = _weights_path(config)
-    described = inspect_checkpoint(path)
-    variant = described.variant
-    if VARIANTS[variant].camera is not CameraOutput.PAIRS:
+    loaded = load_network(path, dtype=DTYPES[precision], device=device)
+    if not isinstance(loaded.network, R3Network):
         raise CheckpointError(
-            f'{path} holds the network {variant}, which knows no pairs of frames: give '
+            f'{path} holds the network {loaded.variant}, which knows no pairs of frames: give '
             'model.checkpoint a file of R3'
         )
-    try:
-        loaded = load_network(path, variant=variant, dtype=DTYPES[precision], device=device)
-    except torch.cuda.OutOfMemoryError as error:
-        raise ModelError(
-            f'{variant} does not fit into the memory of {device}: free some, take smaller weights '
-            "or set model.device to 'cpu'"
-        ) from error
-    assert isinstance(loaded.network, R3Network)
-    if device.type == 'cpu' and variant in _SMALL:
+    if device.type == 'cpu' and loaded.variant in _SMALL:
         _take_one_thread()
     info = ModelInfo(config.name, str(device), precision, loaded.sha256, loaded.notes)
-    size = config.image_size or described.image_size or PUBLISHED_IMAGE
+    size = config.image_size or loaded.image_size or PUBLISHED_IMAGE
     return _Loaded(loaded.network, info, device, replace(config, image_size=size))
 
 

@@ -333,7 +333,7 @@ class MetricNetwork(_Network):
 def build_network(config: NetworkConfig) -> R3Network | DA3Network | MetricNetwork:
     """Return the network of a configuration, with fresh weights and in training mode.
 
-    Under ``torch.device('meta')`` it takes no memory; :mod:`~r3_ros.model.checkpoint` fills it.
+    Under ``torch.device('meta')`` it takes no memory, and is filled from a file.
     """
     if config.camera is CameraOutput.PAIRS:
         return R3Network(config)

@@ -19,8 +19,8 @@ from ..camera import Rectifier
 from ..datatypes import Intrinsics
 from ..errors import CheckpointError, SourceError
 from ..evaluation import match_stamps
-from ..model.checkpoint import load_network
 from ..model.network import R3Network
+from ..model.weights.checkpoint import load_network
 from ..pictures import decode_compressed
 from ..preprocess import fov_of
 from ..sources import FolderSource

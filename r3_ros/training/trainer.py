@@ -15,9 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..config import is_image_size
 from ..errors import CheckpointError, ModelError
-from ..model.checkpoint import IMAGE_SIZE, save_network
 from ..model.network import R3Network
-from .checkpoint import load_state, save_state
+from ..model.weights.checkpoint import IMAGE_SIZE, save_network
 from .clips import Clips, UnlabelledClips
 from .config import picture_sizes, TrainingSettings
 from .initialise import new_network
@@ -28,6 +27,7 @@ from .progress import draw_curves, duration_text, PROGRESS, Table, table_text, V
 from .scenes import Split
 from .schedule import average_share, learning_rate, parameter_groups
 from .self_supervised import evaluate_unlabelled
+from .training_state import load_state, save_state
 from .validation import evaluate_constant_velocity, evaluate_network, Figures, network_predictor
 
 STATE = 'state.safetensors'

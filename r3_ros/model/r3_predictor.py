@@ -1,4 +1,4 @@
-"""R3 behind the engine's seam: what it holds of each frame, and how its answers are written.
+"""R3 behind the engine's interface: what it holds of each frame, and how its answers are written.
 
 ``describe`` runs the blocks that see the frame alone, ``predict`` the rest against the cached
 keys and values of the context frames the engine chose, whichever they are.
@@ -31,10 +31,10 @@ from ..errors import DeviceMemoryError, FrameError, ModelError
 from ..geometry import inverse, T_from_quat
 from ..preprocess import Geometry, intrinsics_from_fov, r3_geometry, R3Rule
 from .backbone import Tokens
+from .cache.frame_memory import FrameMemory, Room
+from .cache.recomputation import Recomputation
 from .device_errors import tells_device_errors
-from .memory import FrameMemory, Room
 from .network import Prediction, R3Network
-from .recomputation import Recomputation
 
 #: Score of an edge whose logits are both 1: stands for a good one until the stream has shown its
 #: own.
@@ -62,7 +62,7 @@ class R3Predictor:
     """Depth and relative poses by the R3 network.
 
     Everything held of a frame is its cache entry, about 23 MiB at 504 x 280 in bfloat16 for
-    R3-large, or its picture, from which the entry is computed when it is wanted, until
+    R3-large, or its image, from which the entry is computed when it is wanted, until
     :meth:`forget` names it.
     """
 
@@ -80,7 +80,7 @@ class R3Predictor:
     ) -> None:
         """Take a loaded network in evaluation mode, on its device, and the room for its cache.
 
-        :param recomputed_per_frame: frames held by their picture that one new frame may bring
+        :param recomputed_per_frame: frames held by their image that one new frame may bring
             back; more than these do not see it.
         """
         self.info = info
@@ -88,7 +88,7 @@ class R3Predictor:
         self._network = network
         self._device = device
         self._with_depth = config.depth
-        # Squares stay squares: a robot wants to see all of its picture.
+        # Squares stay squares: a robot wants to see all of its image.
         self._rule = R3Rule(size=config.image_size, square_ok=True)
         self._memory = FrameMemory(room)
         self._recomputation = Recomputation(network, self._memory, device, recomputed_per_frame)
@@ -105,7 +105,7 @@ class R3Predictor:
 
     @property
     def image_size(self) -> int:
-        """Return the long side of the pictures that the network is given, in pixels."""
+        """Return the long side of the images that the network is given, in pixels."""
         return self._rule.size
 
     @property
@@ -130,7 +130,7 @@ class R3Predictor:
         descriptor: np.ndarray = (mean / mean.norm()).cpu().numpy()
         if not np.isfinite(descriptor).all():
             raise FrameError(
-                'the network sees nothing finite in the picture: its pixels, or the weights, '
+                'the network sees nothing finite in the image: its pixels, or the weights, '
                 'cannot be used'
             )
         self._described = described
@@ -174,20 +174,18 @@ class R3Predictor:
             pose_token=pose_token,
         )
 
-    def hold_picture(
-        self, frame_id: int, image: np.ndarray, neighbours: Sequence[int] = ()
-    ) -> None:
+    def hold_image(self, frame_id: int, image: np.ndarray, neighbours: Sequence[int] = ()) -> None:
         """Hold a frame of another run as if it had been predicted.
 
         Nothing is computed before a :meth:`predict` has it in its context.
 
         :param image: (H, W, 3) uint8 RGB, undistorted; of the size that the stream will have.
         :param neighbours: frames it is near to, which it attends where they are held as well.
-        :raises FrameError: it is no such picture.
-        :raises ModelError: the pictures do not fit into ``memory.max_host_mib``.
+        :raises FrameError: it is no such image.
+        :raises ModelError: the images do not fit into ``memory.max_host_mib``.
         """
         self._recomputation.forget([frame_id])
-        self._memory.hold_picture(frame_id, self._pixels(image)[0])
+        self._memory.hold_image(frame_id, self._pixels(image)[0])
         self._recomputation.note(frame_id, neighbours)
 
     def forget(self, frame_ids: Iterable[int]) -> None:
@@ -216,7 +214,7 @@ class R3Predictor:
         self._give_back()
 
     def device_memory(self) -> DeviceMemory | None:
-        """Tell how the device's memory is used; None on a CPU."""
+        """Return how the device's memory is used; None on a CPU."""
         device = self._device
         if device.type != 'cuda':
             return None
@@ -230,7 +228,7 @@ class R3Predictor:
                 free=free,
             )
         except RuntimeError:
-            return None  # the device is lost, which the next frame tells
+            return None  # the device is lost, which the next frame reports
 
     def _give_back(self) -> None:
         if self._device.type == 'cuda':
@@ -239,10 +237,10 @@ class R3Predictor:
     def restore(
         self, keyframes: Iterable[KnownKeyframe], landmarks: SparseLandmarks | None
     ) -> None:
-        """Hold the pictures of a saved map; each is computed when it is first wanted.
+        """Hold the images of a saved map; each is computed when it is first wanted.
 
-        :raises FrameError: a picture cannot be used.
-        :raises ModelError: the pictures do not fit into ``memory.max_host_mib``.
+        :raises FrameError: an image cannot be used.
+        :raises ModelError: the images do not fit into ``memory.max_host_mib``.
         """
         self.reset()
         centres: dict[int, np.ndarray] = {}
@@ -250,7 +248,7 @@ class R3Predictor:
             centre = known.T_world_camera[:3, 3]
             far = {i: float(np.linalg.norm(other - centre)) for i, other in centres.items()}
             near = sorted(far, key=far.__getitem__)
-            self.hold_picture(known.frame_id, known.image, near[:_RESTORED_NEIGHBOURS])
+            self.hold_image(known.frame_id, known.image, near[:_RESTORED_NEIGHBOURS])
             centres[known.frame_id] = centre
 
     def reset(self) -> None:
@@ -272,20 +270,20 @@ class R3Predictor:
         return r3_geometry(width, height, self._rule)
 
     def _prepared(self, frame: Frame) -> _Described:
-        """Resize the picture and run the network's first half."""
+        """Resize the image and run the network's first half."""
         pixels, geometry = self._pixels(frame.image)
         tensor = torch.from_numpy(pixels).to(self._device, non_blocking=True)
         tokens = self._network.describe(tensor.permute(2, 0, 1)[None, None])
         return _Described(frame.frame_id, pixels, geometry, tokens)
 
     def _pixels(self, image: np.ndarray) -> tuple[np.ndarray, Geometry]:
-        """Return a picture as the network is given it, (h, w, 3) uint8, and how it became so."""
+        """Return an image as the network is given it, (h, w, 3) uint8, and how it became so."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise FrameError(
-                f'the picture must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}'
+                f'the image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}'
             )
         geometry = self._geometry(image.shape[1], image.shape[0])
-        # A copy that is ours: the picture may be read-only, or the source's to write again.
+        # A copy that is ours: the image may be read-only, or the source's to write again.
         return np.array(geometry.apply(image)), geometry
 
     def _intrinsics(

@@ -1,4 +1,4 @@
-"""Keys and values of frames that are held by their picture alone, computed anew when wanted.
+"""Keys and values of frames that are held by their image alone, computed again when wanted.
 
 What a frame's cross-frame blocks make of it depends on the frames that it attended. So a frame is
 computed against those of them that are in the context and held in full: with all of them its
@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
-from ..errors import FrameError
-from .memory import FrameMemory
-from .network import R3Network
+from ...errors import FrameError
+from ..network import R3Network
+from .frame_memory import FrameMemory
 
 
 class Recomputation:
@@ -56,26 +56,26 @@ class Recomputation:
     def available(self, frame_ids: Sequence[int], size: tuple[int, int]) -> list[int]:
         """Return those of the frames that can be attended, some of them computed for it.
 
-        The first that are held by their pictures are computed, in the order given, and each may
+        The first that are held by their images are computed, in the order given, and each may
         attend those before it. The others are left out; asked for again, they are next.
 
-        :param size: (height, width) of the picture that is to attend them.
+        :param size: (height, width) of the image that is to attend them.
         :raises KeyError: a frame is not held.
-        :raises FrameError: the pictures are of another size.
+        :raises FrameError: the images are of another size.
         :raises ModelError: so many do not fit on the device.
         """
         full = [i for i in frame_ids if self._memory.in_full(i)]
-        pictured = [i for i in frame_ids if i not in set(full)]
-        if not pictured:
+        by_image = [i for i in frame_ids if i not in set(full)]
+        if not by_image:
             return full
-        self._memory.check_room_for(len(full) + len(pictured[: self._per_frame]))
+        self._memory.check_room_for(len(full) + len(by_image[: self._per_frame]))
         self._memory.context(full)  # from now on they are the last to be moved out
-        for frame_id in pictured[: self._per_frame]:
-            pixels = self._memory.picture(frame_id)
+        for frame_id in by_image[: self._per_frame]:
+            pixels = self._memory.image(frame_id)
             if pixels.shape[:2] != size:
                 raise FrameError(
-                    f'the picture has {size[1]}x{size[0]} pixels as the network sees it, those '
-                    f'remembered {pixels.shape[1]}x{pixels.shape[0]}: pictures must have the '
+                    f'the image has {size[1]}x{size[0]} pixels as the network sees it, those '
+                    f'remembered {pixels.shape[1]}x{pixels.shape[0]}: images must have the '
                     'shape, and model.image_size the value, that they had'
                 )
             if self._compute(frame_id, pixels, full):

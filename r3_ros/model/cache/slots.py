@@ -1,6 +1,6 @@
 """Buffers on the device that hold cached frames, one frame a slot.
 
-Any frame may sit in any slot: attention sees neither order nor place.
+Any frame may be in any slot: attention sees neither order nor place.
 """
 
 from __future__ import annotations
@@ -10,33 +10,23 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from .backbone import KeyValues
-from .cache_encoding import Encoding
-from .network import FrameCache
+from ..backbone import KeyValues
+from ..network import FrameCache
 
 
 class SlotKeyValues(KeyValues):
-    """The first slots of one layer, with room for the next frame behind them.
+    """The first slots of one layer, with room for the next frame behind them."""
 
-    ``keys`` and ``values`` are as stored, for their shapes; what is attended is the result of
-    :meth:`followed_by`.
-    """
-
-    def __init__(
-        self, stored: list[Tensor], encoding: Encoding, frames: int, wait: Callable[[], None]
-    ) -> None:
-        """Show ``frames`` slots of buffers (1, h, slots, ...).
+    def __init__(self, stored: list[Tensor], frames: int, wait: Callable[[], None]) -> None:
+        """Show ``frames`` slots of the two buffers (1, h, slots, P, d).
 
         :param wait: returns once what is queued from then on sees the frames.
         """
-        codes = stored[0][:, :, :frames], stored[len(stored) // 2][:, :, :frames]
-        super().__init__(*codes)
+        super().__init__(*(buffer[:, :, :frames] for buffer in stored))
         object.__setattr__(self, '_stored', stored)
-        object.__setattr__(self, '_encoding', encoding)
         object.__setattr__(self, '_wait', wait)
 
     _stored: list[Tensor]
-    _encoding: Encoding
     _wait: Callable[[], None]
 
     def ready(self) -> None:
@@ -44,22 +34,18 @@ class SlotKeyValues(KeyValues):
         self._wait()
 
     def followed_by(self, other: KeyValues) -> KeyValues:
-        """Write the new frame behind these and return all, without copying what need not be."""
-        frames, new = self.keys.shape[2], other.keys.shape[2]
-        after = frames + new
-        encoded = self._encoding.encode(other)
-        for buffer, tensor in zip(self._stored, encoded, strict=True):
+        """Write the new frame behind these and return all, without a copy."""
+        frames = self.keys.shape[2]
+        after = frames + other.keys.shape[2]
+        for buffer, tensor in zip(self._stored, (other.keys, other.values), strict=True):
             buffer[:, :, frames:after] = tensor
-        if self._encoding.exact:
-            return KeyValues(*(buffer[:, :, :after] for buffer in self._stored))
-        held = [buffer[:, :, :frames] for buffer in self._stored]
-        return self._encoding.decode(held, other.keys.dtype).followed_by(other)
+        return KeyValues(*(buffer[:, :, :after] for buffer in self._stored))
 
 
 class Slots:
-    """The buffers, and who sits where."""
+    """The buffers, and which frame is in which slot."""
 
-    def __init__(self, entry: FrameCache, encoding: Encoding, slots: int) -> None:
+    def __init__(self, entry: FrameCache, slots: int) -> None:
         """Make room for ``slots`` frames shaped as an entry of one frame."""
 
         def buffer(tensor: Tensor, dimension: int) -> Tensor:
@@ -67,10 +53,7 @@ class Slots:
             shape[dimension] = slots
             return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
 
-        self._encoding = encoding
-        self.layers = [
-            [buffer(tensor, 2) for tensor in encoding.encode(kv)] for kv in entry.key_values
-        ]
+        self.layers = [[buffer(kv.keys, 2), buffer(kv.values, 2)] for kv in entry.key_values]
         self.pair_sources = buffer(entry.pair_sources, 1)
         self.occupants: list[int | None] = [None] * slots
 
@@ -94,7 +77,7 @@ class Slots:
             view.copy_(tensor, non_blocking=True)
 
     def exchange(self, a: int, b: int) -> None:
-        """Let two slots change places; empty ones cost nothing."""
+        """Exchange two slots; empty ones cost nothing."""
         if self.occupants[a] is None:
             a, b = b, a
         if self.occupants[a] is None:
@@ -105,8 +88,8 @@ class Slots:
         self.write(b, kept)
         self.occupants[a], self.occupants[b] = self.occupants[b], self.occupants[a]
 
-    def keep_only(self, seats: Sequence[int], slots: int) -> None:
-        """Replace the buffers by smaller ones, in which the occupants of some seats come first.
+    def keep_only(self, kept: Sequence[int], slots: int) -> None:
+        """Replace the buffers by smaller ones, in which the occupants of some slots come first.
 
         One after another, so that little more memory is needed meanwhile than in the end.
         """
@@ -115,15 +98,15 @@ class Slots:
             shape = list(buffer.shape)
             shape[dimension] = slots
             new = torch.empty(shape, dtype=buffer.dtype, device=buffer.device)
-            for n, seat in enumerate(seats):
-                new.select(dimension, n).copy_(buffer.select(dimension, seat))
+            for n, slot in enumerate(kept):
+                new.select(dimension, n).copy_(buffer.select(dimension, slot))
             return new
 
         for layer in self.layers:
             for n, buffer in enumerate(layer):
                 layer[n] = smaller(buffer, 2)
         self.pair_sources = smaller(self.pair_sources, 1)
-        staying = [self.occupants[seat] for seat in seats]
+        staying = [self.occupants[slot] for slot in kept]
         self.occupants = [*staying, *[None] * (slots - len(staying))]
 
     def first(self, frames: int, waits: Sequence[Callable[[], None]]) -> FrameCache:
@@ -133,15 +116,15 @@ class Slots:
         """
         return FrameCache(
             tuple(
-                SlotKeyValues(stored, self._encoding, frames, wait)
+                SlotKeyValues(stored, frames, wait)
                 for stored, wait in zip(self.layers, waits, strict=True)
             ),
             self.pair_sources[:, :frames],
         )
 
 
-def stored_tensors(entry: FrameCache, encoding: Encoding) -> list[Tensor]:
-    """Return an entry's tensors as they are stored, in the order of a slot's."""
-    layers = [encoding.encode(kv) for kv in entry.key_values]
+def stored_tensors(entry: FrameCache) -> list[Tensor]:
+    """Return an entry's tensors in the order of a slot's."""
+    layers = [[kv.keys, kv.values] for kv in entry.key_values]
     layers[0].append(entry.pair_sources)
     return [tensor for layer in layers for tensor in layer]

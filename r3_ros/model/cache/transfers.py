@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..errors import ModelError, R3Error
-from .device_errors import device_error
+from ...errors import ModelError, R3Error
+from ..device_errors import device_error
 
 
 class Lane(Protocol):
@@ -37,9 +37,6 @@ class Lane(Protocol):
     def wait(self, mark: Any) -> None:
         """Let what the calling thread queues from now on follow a mark."""
 
-    def finish(self) -> None:
-        """Wait until all that is queued is done: the host is about to read it."""
-
 
 class HostLane:
     """Memory of the host: a copy is done when the call returns."""
@@ -57,9 +54,6 @@ class HostLane:
         return None
 
     def wait(self, mark: Any) -> None:
-        """Do nothing."""
-
-    def finish(self) -> None:
         """Do nothing."""
 
 
@@ -93,10 +87,6 @@ class CudaLane:
         """Let the calling thread's stream wait for an event."""
         self._cuda.current_stream(self._device).wait_event(mark)
 
-    def finish(self) -> None:
-        """Wait for the stream alone."""
-        self._stream.synchronize()
-
 
 def lane_for(device: torch.device) -> Lane:
     """Return the lane of a device."""
@@ -113,20 +103,20 @@ class Arrival:
     """One frame on its way in.
 
     :ivar target: views of its slot, by layer.
-    :ivar source: its tensors, by layer; asked for once each, and may wait for a file.
+    :ivar source: its tensors, by layer.
     :ivar leaves: a frame that was in the slot and goes out into the memory of the source.
     """
 
     frame_id: int
     slot: int
     target: list[list[Tensor]]
-    source: Callable[[int], list[Tensor]]
+    source: list[list[Tensor]]
     leaves: int | None = None
     exchanged: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def copy_layer(self, layer: int, copier: Callable[[Tensor, Tensor], None]) -> None:
         """Bring in one layer."""
-        for view, tensor in zip(self.target[layer], self.source(layer), strict=True):
+        for view, tensor in zip(self.target[layer], self.source[layer], strict=True):
             if self.leaves is None:
                 copier(view, tensor)
                 continue
@@ -158,7 +148,7 @@ class Pending:
         self._marks: list[Future[Any]] = [Future() for _ in range(layers)]
 
     def run(self, copier: Callable[[Tensor, Tensor], None]) -> None:
-        """Copy everything; an error is told to who waits, and leaves frames where they were."""
+        """Copy everything; an error is raised in the waiting callers, and no frame has moved."""
         with torch.inference_mode(), self._lane.running():
             try:
                 for layer, mark in enumerate(self._marks):
@@ -166,7 +156,7 @@ class Pending:
                         arrival.copy_layer(layer, copier)
                     mark.set_result(self._lane.mark())
             except BaseException as error:
-                self._fail(error)  # raised by who waits
+                self._fail(error)
 
     def ready(self, layer: int) -> None:
         """Let what is computed from now on see a layer.
@@ -183,34 +173,30 @@ class Pending:
         return error if isinstance(error, R3Error) else None
 
     def _fail(self, error: BaseException) -> None:
-        told: R3Error | None = device_error(error)
+        reported: R3Error | None = device_error(error)
         try:
             for arrival in self.arrivals:
                 arrival.undo()
         except RuntimeError as another:
-            told = told or device_error(another)
-        if told is None and not isinstance(error, ModelError):
+            reported = reported or device_error(another)
+        if reported is None and not isinstance(error, ModelError):
             what = str(error) if isinstance(error, R3Error) else f'{type(error).__name__}: {error}'
-            told = ModelError(f'remembered frames could not be brought back: {what}')
-        if told is not None:
-            told.__cause__ = error
+            reported = ModelError(f'remembered frames could not be brought back: {what}')
+        if reported is not None:
+            reported.__cause__ = error
         for mark in self._marks:
             if not mark.done():
-                mark.set_exception(told or error)
+                mark.set_exception(reported or error)
 
 
 class Transfers:
-    """The thread that copies, and those that read files ahead. One owner."""
-
-    #: Files are read at once: they are large, and a disk answers several at a time.
-    _READERS = 4
+    """The thread that copies. One owner."""
 
     def __init__(self, lane: Lane, copier: Callable[[Tensor, Tensor], None] = copy) -> None:
         """Start no thread before there is something to do."""
         self.lane = lane
         self._copier = copier
         self._mover = ThreadPoolExecutor(1, thread_name_prefix='r3_frames')
-        self._readers = ThreadPoolExecutor(self._READERS, thread_name_prefix='r3_frame_files')
 
     def start(self, layers: int, arrivals: Sequence[Arrival]) -> Pending:
         """Bring frames in, after what has been queued on the lane."""
@@ -218,29 +204,9 @@ class Transfers:
         if arrivals:
             self._mover.submit(pending.run, self._copier)
         else:
-            pending.run(self._copier)  # places were changed, and that is to be waited for
+            pending.run(self._copier)  # slots were exchanged, and that is to be waited for
         return pending
 
-    def read(
-        self, read: Callable[[int, int], list[Tensor]], frame_ids: Sequence[int], layers: int
-    ) -> dict[int, Callable[[int], list[Tensor]]]:
-        """Begin to read files, in the order in which they are wanted.
-
-        :param read: gives one layer of a frame.
-        :returns: by frame, what gives a layer once it is read.
-        """
-        parts = {
-            (frame_id, layer): self._readers.submit(read, frame_id, layer)
-            for layer in range(layers)
-            for frame_id in frame_ids
-        }
-
-        def source(frame_id: int) -> Callable[[int], list[Tensor]]:
-            return lambda layer: parts.pop((frame_id, layer)).result()
-
-        return {frame_id: source(frame_id) for frame_id in frame_ids}
-
     def close(self) -> None:
-        """End the threads."""
+        """End the thread."""
         self._mover.shutdown()
-        self._readers.shutdown(cancel_futures=True)

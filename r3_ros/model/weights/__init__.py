@@ -1,0 +1,1 @@
+"""Weights: which there are, fetching them, and networks from their files."""

@@ -1,0 +1,356 @@
+"""Networks from files of weights, and back: safetensors alone, and every tensor accounted for.
+
+A file must hold what the network needs and nothing unknown. A *key* is what the file says
+(``model.da3.backbone.pretrained.cls_token``), a *name* the official one without prefix
+(``backbone.pretrained.cls_token``), a *parameter* a name in our network's ``state_dict``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+import functools
+import math
+import os
+from pathlib import Path
+import re
+from typing import Any
+
+from safetensors import safe_open, SafetensorError
+from safetensors.torch import save_file
+import torch
+from torch import nn, Tensor
+
+from ...config import is_image_size
+from ...errors import CheckpointError, ModelError, OutputError
+from ...export import atomic_path
+from ..network import build_network, DA3Network, MetricNetwork, R3Network
+from ..variants import NetworkConfig, VARIANTS
+from .catalogue import sha256_of
+
+Network = R3Network | DA3Network | MetricNetwork
+Shape = tuple[int, ...]
+
+#: The entry of a header that names the long side of the training images.
+IMAGE_SIZE = 'image_size'
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+#: Prefix of every name in our own files, as in those of R3.
+_PREFIX = 'da3.'
+#: Prefixes that training code left in front of every key.
+_PREFIXES = re.compile(r'((net|module|model|da3)\.)*')
+#: Its length tells networks apart before they are compared parameter by parameter.
+_CLASS_TOKEN = 'backbone.pretrained.cls_token'
+#: The norm that the four branches of the rays share; torch has it under the name of each.
+_SHARED_NORM = re.compile(r'(output_conv2_aux\.)\d(\.2\.)')
+#: What the official modules keep in ``head.scratch``; ours has it in ``head`` itself.
+_SCRATCH = ('layer', 'refinenet', 'output_conv', 'sky_output_conv')
+#: Parts of official files that a network here may lack: the pose encoder, additional camera heads,
+#: the Gaussian head, projections used in training.
+_OPTIONAL_PARTS = ('cam_enc', 'aux_cam_decs', 'gs_head', 'gs_adapter', 'projections')
+#: Older files have one confidence, which then counts for translation, too.
+_CONFIDENCE_T, _CONFIDENCE = 'cam_dec.fc_rel_conf_t.', 'cam_dec.fc_rel_conf.'
+#: First bytes of other files that are taken for weights.
+_OTHER_FORMATS = {
+    b'PK\x03\x04': 'it is a pickle, which may run code when loaded: convert it to safetensors',
+    b'\x80': 'it is a pickle, which may run code when loaded: convert it to safetensors',
+    b'version ': 'it is a Git LFS pointer: fetch the file itself (git lfs pull)',
+    b'<': 'it is a web page: fetch the file again',
+}
+_LISTED, _LONGEST_SHOWN = 5, 120
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network and where it came from.
+
+    :ivar network: in evaluation mode, without gradients.
+    :ivar sha256: of the whole file, in hexadecimal.
+    :ivar notes: what was ignored or copied, one line each.
+    :ivar image_size: long side of the training images; None: the file does not say.
+    """
+
+    network: Network
+    variant: str
+    sha256: str
+    notes: tuple[str, ...]
+    image_size: int | None
+
+
+def load_network(
+    path: Path | str,
+    *,
+    variant: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = 'cpu',
+) -> LoadedNetwork:
+    """Build the network of a file of weights and fill it, without a second copy of the file.
+
+    :param variant: a name in ``VARIANTS``; None: the one that the file fits.
+    :param dtype: of the parameters, but for those that the network keeps in float32.
+    :raises CheckpointError: it is no file of weights, damaged, or of another network.
+    :raises ModelError: there is no such variant, or no room for it on the device.
+    """
+    if variant is not None and variant not in VARIANTS:
+        raise ModelError(f'there is no network {variant}; choose one of {", ".join(VARIANTS)}')
+    with _read_errors(path), _unchanged(path):
+        sha256 = sha256_of(path)
+        # Read, not mapped: a file that is overwritten later cannot change or crash the program.
+        with safe_open(path, 'pt', backend='pread') as file:
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+            image_size = _image_size(file.metadata() or {})
+            name, match = _identify(shapes, variant)
+            with torch.device('meta'):
+                network = build_network(VARIANTS[name])
+            _fill(network, match.keys, file, dtype, device)
+    network.requires_grad_(False).eval()
+    return LoadedNetwork(network, name, sha256, tuple(match.notes), image_size)
+
+
+def save_network(
+    network: nn.Module,
+    path: Path | str,
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = True,
+) -> None:
+    """Write a network under its official names, each parameter once.
+
+    :param metadata: kept in the header.
+    :raises OutputError: the file cannot be written, or ``load_network`` would refuse it.
+    """
+    tensors = {
+        f'{_PREFIX}{_name(official_name(parameter))}': tensor.detach().cpu().contiguous()
+        for parameter, tensor in network.state_dict().items()
+    }
+    for key, tensor in tensors.items():
+        if tensor.dtype not in DTYPES or not _is_finite(tensor):
+            raise OutputError(
+                f'cannot write {path}: {key} is {tensor.dtype} or not finite, and could not be '
+                'loaded again'
+            )
+    with atomic_path(path, overwrite) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the user's umask leaves; the library takes 0600
+        try:
+            save_file(tensors, temporary, {'format': 'pt', **(metadata or {})})
+        except SafetensorError as error:
+            raise OutputError(f'cannot write {path}: {error}') from error
+        temporary.chmod(mode)
+
+
+def official_name(parameter: str) -> str:
+    """Return the official name, without prefix, of a parameter of ours.
+
+    The one place that knows where the two differ.
+    """
+    part, _, rest = parameter.partition('.')
+    if part == 'backbone':
+        return f'backbone.pretrained.{rest}'
+    if part == 'head' and rest.startswith(_SCRATCH):
+        return f'head.scratch.{rest}'
+    return parameter
+
+
+class _Unusable(Exception):
+    """Why a file cannot be used, without its path."""
+
+
+@contextmanager
+def _read_errors(path: Path | str) -> Iterator[None]:
+    """Turn what goes wrong with a file into a :class:`CheckpointError` of one line."""
+    try:
+        if not os.path.isfile(path):
+            raise _Unusable('there is no such file; r3 weights get fetches weights')
+        yield
+    except _Unusable as error:
+        what = str(error)
+    except OSError as error:
+        what = f'it cannot be read: {error.strerror or error}'
+    except SafetensorError as error:
+        with open(path, 'rb') as opened:
+            start = opened.read(8)
+        other = (text for magic, text in _OTHER_FORMATS.items() if start.startswith(magic))
+        damaged = f'it is damaged, cut off, or no safetensors file ({_shown(str(error))})'
+        what = next(other, f'{damaged}: fetch it again')
+    else:
+        return
+    raise CheckpointError(f'cannot use {path} as weights: {what}')
+
+
+@contextmanager
+def _unchanged(path: Path | str) -> Iterator[None]:
+    """Refuse a file that is written to or replaced meanwhile."""
+    before = os.stat(path)
+    yield
+    after = os.stat(path)
+    if not os.path.samestat(before, after) or before.st_mtime_ns != after.st_mtime_ns:
+        raise _Unusable('it was changed while it was being read; try again')
+
+
+def _image_size(metadata: Mapping[str, str]) -> int | None:
+    text = metadata.get(IMAGE_SIZE)
+    if text is None:
+        return None
+    if not re.fullmatch(r'\d{1,4}', text) or not is_image_size(int(text)):
+        raise _Unusable(
+            f'it says that it was trained on images of {_shown(text)} pixels, which no network '
+            'takes; correct that entry of its header, or train it again'
+        )
+    return int(text)
+
+
+# --- Keys ---
+
+
+@dataclass
+class _Match:
+    """How a file fills a network, or why it does not.
+
+    :ivar keys: of the file, by name.
+    :ivar notes: what is ignored or copied.
+    """
+
+    keys: dict[str, str]
+    missing: list[str]
+    unexpected: list[str]
+    misshaped: list[str]
+    notes: list[str]
+
+    @property
+    def differences(self) -> int:
+        return len(self.missing) + len(self.unexpected) + len(self.misshaped)
+
+    def __str__(self) -> str:
+        parts = {
+            'missing': self.missing,
+            'unexpected': self.unexpected,
+            'of another shape': self.misshaped,
+        }
+        return '; '.join(_listed(what, found) for what, found in parts.items() if found)
+
+
+def _identify(shapes: Mapping[str, Shape], variant: str | None) -> tuple[str, _Match]:
+    """Return the network of a file, and how the file fills it."""
+    widths = {shape[-1:] for key, shape in shapes.items() if _name(key) == _CLASS_TOKEN}
+    matches = {
+        name: _match(shapes, _wanted(config))
+        for name, config in VARIANTS.items()
+        if name == variant or (config.backbone.width,) in widths
+    }
+    if not matches:
+        raise _Unusable(f'it is of no known network ({", ".join(VARIANTS)})')
+    nearest = min(matches, key=lambda name: matches[name].differences)
+    name = variant or nearest
+    match = matches[name]
+    if not match.differences:
+        return name, match
+    if variant is None:
+        raise _Unusable(f'it fits no known network; nearest is {nearest}: {match}')
+    if not matches[nearest].differences:
+        raise _Unusable(f'it is a {nearest} file and not {variant}: {match}')
+    raise _Unusable(f'it does not fit {variant}: {match}')
+
+
+@functools.cache
+def _wanted(config: NetworkConfig) -> Mapping[str, Shape]:
+    """Return the shapes of a network's parameters by name."""
+    with torch.device('meta'):
+        state = build_network(config).state_dict()
+    return {_name(official_name(key)): tuple(tensor.shape) for key, tensor in state.items()}
+
+
+def _name(key: str) -> str:
+    """Return the name of a key: without prefix, and one name for the norm that branches share."""
+    return _SHARED_NORM.sub(r'\g<1>0\2', _PREFIXES.sub('', key, count=1))
+
+
+def _match(shapes: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> _Match:
+    keys: dict[str, str] = {}
+    unexpected, misshaped, ignored = [], [], []
+    parts = {name.partition('.')[0] for name in wanted}
+    for key in sorted(shapes):
+        name = _name(key)
+        part = name.partition('.')[0]
+        if part in _OPTIONAL_PARTS and part not in parts:
+            ignored.append(part)
+        elif name not in wanted or (name in keys and not _SHARED_NORM.search(key)):
+            unexpected.append(_shown(key))
+        elif shapes[key] != wanted[name]:
+            misshaped.append(f'{_shown(key)} ({_text(shapes[key])}, not {_text(wanted[name])})')
+        # Of several names of the shared norm the last counts, as in torch.
+        keys[name] = key
+    notes = [f'ignored {ignored.count(part)} tensors {part}.*' for part in sorted({*ignored})]
+    older = {name: name.replace(_CONFIDENCE_T, _CONFIDENCE) for name in wanted}
+    copied = {name: keys[old] for name, old in older.items() if name != old and old in keys}
+    if copied and not copied.keys() & keys.keys():
+        keys.update(copied)
+        notes.append(f'copied {_CONFIDENCE}* to {_CONFIDENCE_T}*: a file of an older form')
+    missing = [name for name in wanted if name not in keys]
+    return _Match(keys, missing, unexpected, misshaped, notes)
+
+
+def _listed(what: str, found: Sequence[str]) -> str:
+    more = f' and {len(found) - _LISTED} more' if len(found) > _LISTED else ''
+    return f'{len(found)} {what}: {", ".join(found[:_LISTED])}{more}'
+
+
+def _shown(text: str) -> str:
+    """Return a text as part of a one-line message, whatever a damaged file says."""
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= _LONGEST_SHOWN else f'{text[:_LONGEST_SHOWN]}...'
+
+
+def _text(shape: Shape) -> str:
+    return 'x'.join(map(str, shape)) or 'a scalar'
+
+
+# --- Tensors ---
+
+
+def _fill(
+    network: Network,
+    keys: Mapping[str, str],
+    file: Any,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> None:
+    """Put the tensors of a file in the place of a network's own, which are on the meta device."""
+    filled: dict[str, Tensor] = {}
+    state: dict[str, Tensor] = {}
+    for parameter in network.state_dict():
+        name = _name(official_name(parameter))
+        if name not in filled:
+            kept = network.keeps_float32(parameter)
+            tensor = file.get_tensor(keys[name])
+            tensor = _placed(tensor, keys[name], torch.float32 if kept else dtype, device)
+            filled[name] = nn.Parameter(tensor)
+        state[parameter] = filled[name]
+    network.load_state_dict(state, strict=True, assign=True)
+
+
+def _placed(tensor: Tensor, key: str, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """Return a stored tensor in a type and on a device, all of it finite.
+
+    :raises ModelError: it cannot be put there.
+    """
+    if tensor.dtype not in DTYPES:
+        known = ', '.join(map(str, DTYPES))
+        raise _Unusable(f'{_shown(key)} is stored as {tensor.dtype}; convert it to one of {known}')
+    try:
+        placed = tensor.to(device, dtype)
+    # What torch raises depends on the device, and on whether it was built for it.
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition('\n')[0]
+        raise ModelError(
+            f'cannot put the weights on {device}: {reason}; free memory there, or set model.device'
+        ) from error
+    if _is_finite(placed):
+        return placed
+    if _is_finite(tensor):
+        raise _Unusable(f'{_shown(key)} holds a value too large for {dtype}; use another type')
+    raise _Unusable(f'{_shown(key)} holds a value that is not finite: fetch it again')
+
+
+def _is_finite(values: Tensor) -> bool:
+    return not values.numel() or all(math.isfinite(limit) for limit in torch.aminmax(values))
