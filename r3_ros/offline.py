@@ -22,6 +22,7 @@ from .factory import AnyEngine
 from .intake import Action, Intake
 from .maps.keyframe_pictures import KeyframePictures
 from .maps.saved_map import MapFacts, SavedMap
+from .runtime import thread_name
 from .sources import RawFrame, Source
 from .streaming.engine import Engine
 from .streaming.map_snapshot import MapSnapshot, take_map_snapshot
@@ -308,7 +309,7 @@ class ReadAhead:
             _FRAMES_AHEAD
         )
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._fill, name='reader', daemon=True)
+        self._thread = threading.Thread(target=self._fill, name=thread_name('frame_reader'), daemon=True)
 
     def __enter__(self) -> Iterator[tuple[Frame, float]]:
         self._thread.start()

@@ -108,12 +108,12 @@ def test_the_worker_repeats_its_job_reports_errors_and_goes_on():
         if len(rounds) in (2, 3):
             raise ValueError(f'round {len(rounds)}')
 
-    worker = Worker('r3-test', job, errors.append)
+    worker = Worker('test', job, errors.append)
     worker.start()
     assert enough.wait(LONG_S)
     assert worker.stop(LONG_S)
     assert [str(error) for error in errors] == ['round 2', 'round 3']
-    assert set(rounds) == {'r3-test'}
+    assert set(rounds) == {'r3_test'}
     assert worker.busy_s > 0.0
 
 
@@ -130,7 +130,7 @@ def test_a_reporter_that_fails_does_not_end_the_worker(capfd):
             enough.set()
         raise RuntimeError('reporter')
 
-    worker = Worker('r3-test', job, on_error)
+    worker = Worker('test', job, on_error)
     worker.start()
     assert enough.wait(LONG_S)
     assert worker.stop(LONG_S)
@@ -145,7 +145,7 @@ def test_stop_tells_a_job_that_does_not_end():
         inside.set()
         release.wait(LONG_S)
 
-    worker = Worker('r3-test', job, lambda error: None)
+    worker = Worker('test', job, lambda error: None)
     worker.start()
     assert inside.wait(LONG_S)
     assert worker.stop(0.01) is False
@@ -156,11 +156,11 @@ def test_stop_tells_a_job_that_does_not_end():
 
 def test_the_job_may_stop_its_own_worker():
     ended = []
-    worker = Worker('r3-test', lambda: ended.append(worker.stop(LONG_S)), lambda error: None)
+    worker = Worker('test', lambda: ended.append(worker.stop(LONG_S)), lambda error: None)
     worker.start()
     worker._thread.join(LONG_S)
     assert ended == [False] and worker.stop(0.0)
 
 
 def test_a_worker_that_never_started_is_stopped():
-    assert Worker('r3-test', lambda: None, lambda error: None).stop(0.0)
+    assert Worker('test', lambda: None, lambda error: None).stop(0.0)
