@@ -309,7 +309,9 @@ class ReadAhead:
             _FRAMES_AHEAD
         )
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._fill, name=thread_name('frame_reader'), daemon=True)
+        self._thread = threading.Thread(
+            target=self._fill, name=thread_name('frame_reader'), daemon=True
+        )
 
     def __enter__(self) -> Iterator[tuple[Frame, float]]:
         self._thread.start()

@@ -185,7 +185,7 @@ def test_a_full_map_is_a_warning_and_a_failed_save_an_error(graph, tmp_path):
     g.send_many(25)
     status, values = task(diagnosed(g), 'map')
     assert status.level == DiagnosticStatus.WARN and int(values['evicted']) > 0
-    g.health.save_failed, g.health.last_save = True, 'the disk is full'
+    g.node_health.save_failed, g.health.last_save = True, 'the disk is full'
     assert task(diagnosed(g), 'map')[0].level == DiagnosticStatus.ERROR
 
 

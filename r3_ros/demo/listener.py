@@ -63,7 +63,9 @@ class Listener:
         self._executor = SingleThreadedExecutor(context=context)
         self._executor.add_node(self.node)
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._spin, name=thread_name('listener'), daemon=True)
+        self._thread = threading.Thread(
+            target=self._spin, name=thread_name('listener'), daemon=True
+        )
         self._thread.start()
 
     def _subscribe(self, name: str) -> None:

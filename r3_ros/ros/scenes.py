@@ -119,7 +119,7 @@ class ScenePublisher:
 
     def start(self) -> None:
         """Run the thread."""
-        self._thread = Worker('r3_scenes', self._run_one, self._on_error)
+        self._thread = Worker('clouds', self._run_one, self._on_error)
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
