@@ -1,9 +1,12 @@
 """The mailbox loses the right items and counts them; the worker loses no error."""
 
+import ast
+from pathlib import Path
 import threading
 
 import pytest
-from r3_ros.runtime import Mailbox, Worker
+from r3_ros.classical.jobs import Background
+from r3_ros.runtime import Mailbox, THREAD_PREFIX, Worker
 
 #: Long enough to be a hang, never waited for when all is well.
 LONG_S = 20.0
@@ -164,3 +167,20 @@ def test_the_job_may_stop_its_own_worker():
 
 def test_a_worker_that_never_started_is_stopped():
     assert Worker('test', lambda: None, lambda error: None).stop(0.0)
+
+
+def test_every_thread_of_the_package_has_a_name_of_ours():
+    starters = {'Thread', 'Timer', 'ThreadPoolExecutor'}
+    for path in sorted((Path(__file__).resolve().parents[1] / 'r3_ros').rglob('*.py')):
+        calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        names = [getattr(n.func, 'attr', getattr(n.func, 'id', '')) for n in calls]
+        started = sum(name in starters for name in names)
+        assert names.count('thread_name') >= started, path
+
+
+def test_background_threads_can_be_told_from_those_of_others():
+    background = Background('bundle')
+    background.submit(0, threading.current_thread)
+    (thread,) = background.take(0)
+    assert thread.name.startswith(THREAD_PREFIX)
+    background.close()

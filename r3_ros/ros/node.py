@@ -142,6 +142,9 @@ class R3StreamNode(LifecycleNode):
         if health.device_lost:
             self.get_logger().error(f'cannot activate: {health.device_lost}')
             return FAILURE
+        if self.stream.config != self._config:
+            # Changed while the worker was stuck, so it has not taken them over.
+            self.stream.update_config(self._config)
         self.stream.start()
         topics = CameraTopics(self, self._config.input, self.stream.node_health)
         self._active.append(topics.close)
