@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 import itertools
 from pathlib import Path
-import sys
 
 import numpy as np
 from r3_ros.geometry import T_from_quat

@@ -21,6 +21,7 @@ from .errors import FrameError, SourceError
 from .intake import Action, Intake
 from .maps.keyframe_pictures import KeyframePictures
 from .maps.saved_map import MapFacts, SavedMap
+from .runtime import thread_name
 from .sources import RawFrame, Source
 from .streaming.engine import Engine
 from .streaming.map_snapshot import MapSnapshot, take_map_snapshot
@@ -293,7 +294,9 @@ class ReadAhead:
             _FRAMES_AHEAD
         )
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._fill, name='reader', daemon=True)
+        self._thread = threading.Thread(
+            target=self._fill, name=thread_name('frame_reader'), daemon=True
+        )
 
     def __enter__(self) -> Iterator[tuple[Frame, float]]:
         self._thread.start()

@@ -263,7 +263,7 @@ def test_a_disk_that_fails_midway_leaves_nothing_and_the_stream_goes_on(
     assert len(read_ply(tmp_path / 'maps' / 'kept' / 'points.ply')) == before.points
     g.send()
     assert g.health.frames_processed == 4
-    assert g.health.save_failed
+    assert g.node_health.save_failed
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ..config import InputConfig
-from .health import Health
+from .health import NodeHealth
 from .outputs import QOS_OVERRIDES
 from .parameters import was_given
 
@@ -31,7 +31,7 @@ class CameraTopics:
     many, so where all cameras on the topic are reliable, so is the subscription.
     """
 
-    def __init__(self, node: Node, config: InputConfig, health: Health) -> None:
+    def __init__(self, node: Node, config: InputConfig, health: NodeHealth) -> None:
         """Resolve the names; :meth:`open` subscribes."""
         self._node = node
         self._config = config

@@ -19,6 +19,7 @@ from ..cloud import Cloud
 from ..config import CovarianceConfig, LoopConfig
 from ..datatypes import DepthMap, Edge
 from ..geometry import rotation_angle
+from ..runtime import thread_name
 from .depth_scale import scale_from_depth
 from .loop_evidence import (
     Agreement,
@@ -93,7 +94,7 @@ class LoopCloser:
         :raises ModelError: it is not there.
         """
         load_gtsam()
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix='r3_loops')
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=thread_name('loops'))
         self._job: tuple[int, Future[Correction | None]] | None = None
 
     @property
