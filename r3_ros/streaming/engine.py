@@ -19,7 +19,6 @@ from ..cloud import cloud_from_depth
 from ..config import R3Config
 from ..datatypes import DepthMap, Edge, Estimate, Frame, FramePrediction, TrackingState
 from ..errors import ConfigError, FrameError, MapError, MapProblem
-from ..kernels import retrieval_index
 from ..maps.saved_map import SavedMap
 from ..metric_depth import MetricDepth
 from ..predictor import Predictor
@@ -39,7 +38,7 @@ from .pose_resolution import (
     usable_edges,
 )
 from .relocalisation import Vicinity
-from .scale_tracking import measure_scale, ScaleTracker, UserScale
+from .scale_tracking import ScaleTracker, UserScale
 from .segments import (
     leave_segment,
     motion_since_last,
@@ -156,7 +155,7 @@ class Engine:
         stages.done('loops')
         if session.scale.measures:
             followed = T_previous_camera if verdict.trusted else None
-            measure_scale(session, frame.stamp_ns, depths, followed)
+            self._measure_scale(frame.stamp_ns, depths, followed)
             stages.done('scale')
         # In a segment that is not joined the camera is followed, but nobody knows where.
         believed = resolved if verdict.believed and session.segment_id == 0 else None
@@ -200,7 +199,7 @@ class Engine:
         refined, depths = self.predictor.drain()
         corrected = {*self.loops.take(self.session, None), *self._refine(refined)}
         depths = self._add_to_map(depths)
-        measure_scale(self.session, None, depths, None)
+        self._measure_scale(None, depths, None)
         return tuple(sorted(corrected)), depths
 
     def load_map(self, saved: SavedMap, near: Vicinity | None = None) -> LoadedMap:
@@ -286,11 +285,9 @@ class Engine:
 
     def _new_session(self, session_id: int) -> Session:
         config = self.config
-        index = retrieval_index(
-            config.keyframe.max_keyframes, self.predictor.descriptor_size, self._device
-        )
+        descriptor_size = self.predictor.descriptor_size
         return Session(
-            bank=KeyframeBank(config.keyframe, index),
+            bank=KeyframeBank(config.keyframe, descriptor_size, self._device),
             admission=Admission(config.keyframe),
             graph=PoseGraph(self._resolve_edges),
             gate=Gate(config.tracking, self.predictor.confidence_reference),
@@ -518,6 +515,14 @@ class Engine:
                 cloud = cloud_from_depth(depth_map, self.config.points)
                 session.map.insert(frame_id, cloud.moved(_shrunk(scale)), scale)
         return tuple(in_map_units)
+
+    def _measure_scale(
+        self, stamp_ns: int | None, depths: Iterable[DepthMap], motion: np.ndarray | None
+    ) -> None:
+        session = self.session
+        session.map_revision += session.scale.measure(
+            session.bank, session.graph, session.doubtful, stamp_ns, depths, motion
+        )
 
 
 def _without_claims(prediction: FramePrediction, frame_id: int) -> FramePrediction:

@@ -1,4 +1,4 @@
-"""What the keyframes know of one another, as a snapshot for who shows or saves it."""
+"""A snapshot of the keyframes and the edges among them, to be shown or saved."""
 
 from __future__ import annotations
 

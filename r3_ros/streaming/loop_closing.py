@@ -19,15 +19,9 @@ from ..cloud import Cloud
 from ..config import CovarianceConfig, LoopConfig
 from ..datatypes import DepthMap, Edge
 from ..geometry import rotation_angle
+from .agreement import Agreement, agreement
 from .depth_scale import scale_from_depth
-from .loop_evidence import (
-    Agreement,
-    agreement,
-    edge_fits,
-    edge_to_anchor,
-    FarEdge,
-    sigmas_at_source,
-)
+from .loop_evidence import edge_fits, edge_to_anchor, FarEdge, sigmas_at_source
 from .pose_optimizer import load_gtsam, PoseProblem, PoseSolution, solve_poses
 from .pose_resolution import edge_sigmas, HeldPose
 from .similarity import inverse_similarity, scale_of
