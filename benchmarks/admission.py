@@ -41,10 +41,10 @@ from r3_ros.datatypes import (  # noqa: E402
     ModelInfo,
 )
 from r3_ros.geometry import inverse, make_T, rotation_angle, transform, unproject  # noqa: E402
-from r3_ros.kernels.view_overlap import image_bounds, View, view_overlaps  # noqa: E402
-from r3_ros.streaming.admission import Admission, Candidate  # noqa: E402
-from r3_ros.streaming.bank import KeyframeBank  # noqa: E402
 from r3_ros.streaming.engine import Engine  # noqa: E402
+from r3_ros.streaming.keyframes.admission import Admission, Candidate  # noqa: E402
+from r3_ros.streaming.keyframes.bank import KeyframeBank  # noqa: E402
+from r3_ros.streaming.keyframes.view_overlap import image_bounds, View, view_overlaps  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 
 _STRIDE = 8

@@ -21,9 +21,9 @@ import time
 from typing import Any
 
 import numpy as np
-from r3_ros.kernels.retrieval import Query, RetrievalIndex, Weights
-from r3_ros.kernels.view_overlap import View
 from r3_ros.run_files import machine
+from r3_ros.streaming.keyframes.retrieval import Query, RetrievalIndex, Weights
+from r3_ros.streaming.keyframes.view_overlap import View
 from scipy.spatial.transform import Rotation
 
 LENS = (-0.6, 0.6, -0.4, 0.4)

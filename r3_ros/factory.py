@@ -6,10 +6,10 @@ import logging
 
 from .config import OWN_PRESET, R3Config
 from .errors import ConfigError, ModelError, R3Error
-from .kernels.retrieval import array_module
 from .metric_depth import MetricDepth
 from .predictor import Predictor
 from .streaming.engine import Engine
+from .streaming.keyframes.retrieval import array_module
 from .streaming.official.engine import OfficialEngine
 from .streaming.official.options import PRESETS
 from .window_prediction import WindowPredictor

@@ -8,10 +8,10 @@ from r3_ros.config import KeyframeConfig, R3Config, updated
 from r3_ros.datatypes import Intrinsics
 from r3_ros.errors import ConfigError
 from r3_ros.geometry import make_T
-from r3_ros.kernels.retrieval import RetrievalIndex
-from r3_ros.streaming.admission import Admission, Candidate
-from r3_ros.streaming.bank import KeyframeBank
 from r3_ros.streaming.engine import Engine
+from r3_ros.streaming.keyframes.admission import Admission, Candidate
+from r3_ros.streaming.keyframes.bank import KeyframeBank
+from r3_ros.streaming.keyframes.retrieval import RetrievalIndex
 from scipy.spatial.transform import Rotation
 from scripted import frames, PERIOD_NS, Script, ScriptedPredictor, START_NS
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from r3_ros.config import KeyframeConfig, StreamConfig
 from r3_ros.datatypes import DepthMap, Intrinsics
-from r3_ros.streaming.bank import KeyframeBank
+from r3_ros.streaming.keyframes.bank import KeyframeBank
 
 SIZE = 16
 

@@ -12,8 +12,8 @@ from r3_ros.config import R3Config, updated
 from r3_ros.datatypes import Intrinsics, ModelInfo
 from r3_ros.errors import ModelError
 from r3_ros.factory import load_engine, search_device
-from r3_ros.kernels.retrieval import EXCLUDED, Query, RetrievalIndex, Weights
-from r3_ros.kernels.view_overlap import image_bounds, View, view_overlaps
+from r3_ros.streaming.keyframes.retrieval import EXCLUDED, Query, RetrievalIndex, Weights
+from r3_ros.streaming.keyframes.view_overlap import image_bounds, View, view_overlaps
 from scipy.spatial.transform import Rotation
 from scripted import frames, ScriptedPredictor
 

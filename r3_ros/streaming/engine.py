@@ -22,13 +22,12 @@ from ..errors import ConfigError, FrameError, MapError, MapProblem
 from ..maps.saved_map import SavedMap
 from ..metric_depth import MetricDepth
 from ..predictor import Predictor
-from .admission import Admission, Candidate
-from .bank import KeyframeBank
 from .context import expected_pose, retrieve_context
 from .gate import Gate, Verdict
+from .keyframes.admission import Admission, Candidate
+from .keyframes.bank import KeyframeBank
 from .loaded_map import LoadedMap, require_findable, take_in
-from .loops import Loops
-from .odometry_track import OdometryTrack
+from .loops.loop_closure import Loops
 from .pose_graph import PoseGraph
 from .pose_resolution import (
     HeldPose,
@@ -38,7 +37,8 @@ from .pose_resolution import (
     usable_edges,
 )
 from .relocalisation import Vicinity
-from .scale_tracking import ScaleTracker, UserScale
+from .scale.odometry_buffer import OdometryTrack
+from .scale.tracker import ScaleTracker, UserScale
 from .segments import (
     leave_segment,
     motion_since_last,

@@ -1,8 +1,7 @@
 """Search of the keyframes for those worth relating a frame to.
 
 Recall weighs similarity, the overlap of the views and how well a keyframe matched of late (see
-:mod:`r3_ros.kernels.retrieval`), and keeps what the last frame was related to unless another is
-clearly better.
+:mod:`.retrieval`), and keeps what the last frame was related to unless another is clearly better.
 """
 
 from __future__ import annotations
@@ -11,15 +10,15 @@ from collections.abc import Collection
 
 import numpy as np
 
-from ..config import StreamConfig
-from ..kernels.retrieval import (
+from ...config import StreamConfig
+from .retrieval import (
     EXCLUDED,
     MATCH_HALF_LIFE_FRAMES,
     Query,
     RetrievalIndex,
     Weights,
 )
-from ..kernels.view_overlap import View
+from .view_overlap import View
 
 #: Share by which a match score moves towards what the latest match says.
 _MATCH_STEP = 0.3

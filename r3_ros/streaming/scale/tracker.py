@@ -9,16 +9,16 @@ import math
 
 import numpy as np
 
-from ..config import ScaleConfig
-from ..datatypes import DepthMap
-from ..errors import ConfigError, FrameError
-from ..geometry import inverse
-from ..metric_depth import MetricDepth
-from .bank import KeyframeBank
-from .odometry_track import OdometryTrack
-from .pose_graph import PoseGraph
-from .pose_resolution import HeldPose
-from .scale import depth_ratios, ScaleEstimator, ScaleView
+from ...config import ScaleConfig
+from ...datatypes import DepthMap
+from ...errors import ConfigError, FrameError
+from ...geometry import inverse
+from ...metric_depth import MetricDepth
+from ..keyframes.bank import KeyframeBank
+from ..pose_graph import PoseGraph
+from ..pose_resolution import HeldPose
+from .estimator import depth_ratios, ScaleEstimator, ScaleView
+from .odometry_buffer import OdometryTrack
 
 #: A stretch of odometry is so long, as a share of the motion that is needed in all.
 _STRETCH_SHARE = 0.1

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from ..config import R3Config
-from ..datatypes import DepthMap, Edge
+from ...config import R3Config
+from ...datatypes import DepthMap, Edge
+from ..pose_resolution import HeldPose, ResolvedPose
+from ..segments import edges_of_one_segment
+from ..session import Session
+from ..similarity import inverse_similarity
 from .agreement import agreement
-from .loop_closing import Correction, LoopCloser, LoopSnapshot
-from .loop_evidence import contradicts, FarEdge, sigmas_of
-from .pose_resolution import HeldPose, ResolvedPose
-from .segments import edges_of_one_segment
-from .session import Session
-from .similarity import inverse_similarity
+from .evidence import contradicts, FarEdge, sigmas_of
+from .solver_job import Correction, LoopCloser, LoopSnapshot
 
 #: After a correction, or one that came to nothing, so many frames pass before the next.
 _REST_FRAMES = 10

@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..config import KeyframeConfig, StreamConfig
-from ..datatypes import DepthMap, Intrinsics
-from ..kernels.retrieval import RetrievalIndex
-from ..kernels.view_overlap import image_bounds, View, view_overlaps
+from ...config import KeyframeConfig, StreamConfig
+from ...datatypes import DepthMap, Intrinsics
 from .eviction import Eviction
 from .recall import Recall
+from .retrieval import RetrievalIndex
+from .view_overlap import image_bounds, View, view_overlaps
 
 #: The newest keyframes are never evicted: tracking stands on them.
 _PROTECTED_NEWEST = 4

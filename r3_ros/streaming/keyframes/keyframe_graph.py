@@ -9,8 +9,8 @@ from functools import cached_property
 
 import numpy as np
 
-from ..datatypes import Edge
-from .trajectory import TrajectoryView
+from ...datatypes import Edge
+from ..trajectory import TrajectoryView
 
 
 class EdgeKind(enum.IntEnum):
