@@ -34,7 +34,6 @@ setup(
     packages=find_packages(include=['r3_ros', 'r3_ros.*']),
     package_data={
         'r3_ros': ['py.typed'],
-        'r3_ros.kernels': ['*.cu'],
         'r3_ros.report': ['*.css', '*.js'],
     },
     install_requires=[

@@ -387,18 +387,14 @@ class KeyframeConfig:
 
     mode: str = _param(
         'overlap',
-        'admit frames that share too little of the view with keyframes (overlap), that look '
-        'unlike all of them (novelty), whose pose token is unlike theirs (pose_token, R3 alone), '
-        'or every n-th (interval)',
-        choices=('overlap', 'novelty', 'pose_token', 'interval'),
-    )
-    interval: int = _param(
-        10, 'frames between keyframes in interval mode', 'frames', low=1, high=300, live=True
+        'admit frames that share too little of the view with keyframes (overlap), or whose pose '
+        'token is unlike theirs (pose_token, R3 alone)',
+        choices=('overlap', 'pose_token'),
     )
     novelty_threshold: float = _param(
         0.985,
-        'admit a frame whose similarity to every keyframe is below this; also in overlap mode '
-        'where the camera is not known to be in the world',
+        'in overlap mode, where the camera is not known to be in the world: admit a frame whose '
+        'similarity to every keyframe is below this',
         low=0.0,
         high=1.0,
         live=True,
@@ -419,7 +415,7 @@ class KeyframeConfig:
     )
     max_interval: int = _param(
         30,
-        'admit a frame after this many without a keyframe, in all modes but interval',
+        'admit a frame after this many without a keyframe',
         'frames',
         low=1,
         high=1000,

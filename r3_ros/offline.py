@@ -25,7 +25,7 @@ from .runtime import thread_name
 from .sources import RawFrame, Source
 from .streaming.engine import Engine
 from .streaming.map_snapshot import MapSnapshot, take_map_snapshot
-from .streaming.scale import ScaleView
+from .streaming.scale.estimator import ScaleView
 from .streaming.trajectory import TrajectoryView
 
 _FRAMES_AHEAD = 4

@@ -17,8 +17,9 @@ RATE_HZ = 10.0
 STRIDE = 0.25
 #: Keyframes are a unit apart; every one fits into the bank.
 CONFIG = {
-    'keyframe.mode': 'interval',
-    'keyframe.interval': 4,
+    'keyframe.overlap_threshold': 0.0,
+    'keyframe.novelty_threshold': 0.0,
+    'keyframe.max_interval': 4,
     'keyframe.max_keyframes': 300,
     'map.enabled': False,
 }

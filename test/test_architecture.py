@@ -26,7 +26,6 @@ LAYERS = (
         'geometry',
         'input_geometry',
         'intake',
-        'kernels',
         'maps',
         'metric_depth',
         'occupancy',
@@ -212,13 +211,9 @@ def test_the_solver_is_imported_lazily_and_in_one_place():
     assert found == [('pose_optimizer.py', True)]
 
 
-def test_cupy_is_imported_lazily_by_kernels_alone():
-    wrong = [
-        imported.where
-        for path, imported in all_imports()
-        if root(imported) == 'cupy' and not (unit_of(path) == 'kernels' and imported.lazy)
-    ]
-    assert not wrong, '\n'.join(wrong)
+def test_cupy_is_imported_lazily_and_in_one_place():
+    found = [(path.name, item.lazy) for path, item in all_imports() if root(item) == 'cupy']
+    assert found == [('retrieval.py', True)]
 
 
 def test_torch_is_imported_by_what_computes_with_it_which_is_imported_lazily():

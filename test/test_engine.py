@@ -9,8 +9,8 @@ from r3_ros.config import R3Config, updated
 from r3_ros.datatypes import Edge, TrackingState
 from r3_ros.errors import FrameError
 from r3_ros.geometry import inverse, is_rigid, make_T, rotation_angle, transform
-from r3_ros.streaming.bank import KeyframeBank
 from r3_ros.streaming.engine import Engine
+from r3_ros.streaming.keyframes.bank import KeyframeBank
 from scipy.spatial.transform import Rotation
 from scripted import circle, frames, ROOM, Script, ScriptedPredictor, START_NS, straight, truth
 

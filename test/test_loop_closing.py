@@ -13,8 +13,8 @@ from r3_ros.errors import ModelError
 from r3_ros.geometry import inverse, is_rigid, make_T, transform
 from r3_ros.ros.poses import PoseChain
 from r3_ros.streaming import loop_closing
-from r3_ros.streaming.loop_closing import LoopCloser
-from r3_ros.streaming.loop_evidence import FarEdge, LoopEvidence
+from r3_ros.streaming.loops.evidence import FarEdge, LoopEvidence
+from r3_ros.streaming.loops.solver_job import LoopCloser
 from scipy.spatial.transform import Rotation
 from scripted import (
     circle,

@@ -17,7 +17,7 @@ from r3_ros.map_merging.merging import merge_maps
 from r3_ros.maps.keyframe_pictures import KeyframePictures
 from r3_ros.maps.reading import read_map
 from r3_ros.maps.writing import write_map
-from r3_ros.streaming.loop_closing import Correction
+from r3_ros.streaming.loops.solver_job import Correction
 from r3_ros.streaming.map_snapshot import MapPlacement, saved_map, take_map_snapshot
 from r3_ros.streaming.pose_resolution import HeldPose
 from r3_ros.streaming.similarity import inverse_similarity, rigid_part, scale_of, similarity

@@ -183,7 +183,7 @@ def test_a_state_has_its_level(graph):
 
 def test_a_full_map_is_a_warning_and_a_failed_save_an_error(graph, tmp_path):
     g = graph(map__max_points=10_000, map__voxel_size=0.001, points__stride=1,
-              keyframe__mode='interval', keyframe__interval=1).start()  # fmt: skip
+              keyframe__max_interval=1).start()  # fmt: skip
     g.send_many(3)
     assert task(diagnosed(g), 'map')[0].level == DiagnosticStatus.OK
     g.send_many(25)

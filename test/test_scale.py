@@ -10,8 +10,8 @@ from r3_ros.datatypes import DepthMap
 from r3_ros.errors import ConfigError, FrameError
 from r3_ros.geometry import inverse, make_T
 from r3_ros.streaming.engine import Engine
-from r3_ros.streaming.odometry_track import OdometryTrack
-from r3_ros.streaming.scale import depth_ratios, ScaleEstimator
+from r3_ros.streaming.scale.estimator import depth_ratios, ScaleEstimator
+from r3_ros.streaming.scale.odometry_buffer import OdometryTrack
 from r3_ros.streaming.similarity import similarity
 from scipy.spatial.transform import Rotation
 import scripted

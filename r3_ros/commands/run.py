@@ -139,7 +139,7 @@ def _reconstructed(
     """Run window by window."""
     from ..factory import load_window_predictor
     from ..full_context.reconstruction import reconstruct
-    from ..streaming.scale import ScaleEstimator
+    from ..streaming.scale.estimator import ScaleEstimator
 
     predictor = load_window_predictor(config)
     try:

@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from ..config import CovarianceConfig
 from ..errors import ModelError
 from ..geometry import rotation_angle
-from ..streaming.pose_optimizer import load_gtsam, PoseProblem, solve_poses
+from ..streaming.loops.pose_optimizer import load_gtsam, PoseProblem, solve_poses
 from ..streaming.pose_resolution import edge_sigmas
 from ..streaming.similarity import inverse_similarity, rigid_part, scale_of, similarity
 from .joining import LogScale

@@ -16,8 +16,9 @@ import numpy as np
 from ..config import R3Config
 from ..errors import MergeError
 from ..geometry import make_T, mean_rotation, rotation_angle
-from ..streaming.loop_closing import correct_poses, Correction, LoopSnapshot
-from ..streaming.loop_evidence import Agreement, FarEdge, sigmas_of
+from ..streaming.loops.agreement import Agreement
+from ..streaming.loops.evidence import FarEdge, sigmas_of
+from ..streaming.loops.solver_job import correct_poses, Correction, LoopSnapshot
 from ..streaming.similarity import rigid_part, scale_of, similarity
 from .graph_of_map import MapGraph
 from .locating import Located

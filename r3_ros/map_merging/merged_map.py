@@ -14,7 +14,7 @@ from ..cloud import Cloud
 from ..datatypes import SparseLandmarks
 from ..geometry import inverse
 from ..maps.saved_map import SavedEdges, SavedKeyframes, SavedMap, SavedTrajectory
-from ..streaming.loop_closing import Correction
+from ..streaming.loops.solver_job import Correction
 from ..streaming.similarity import inverse_similarity, rigid_part, scale_of
 from ..streaming.voxel_map import voxelised
 from .graph_of_map import MapGraph

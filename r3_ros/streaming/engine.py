@@ -19,18 +19,16 @@ from ..cloud import cloud_from_depth
 from ..config import R3Config
 from ..datatypes import DepthMap, Edge, Estimate, Frame, FramePrediction
 from ..errors import ConfigError, FrameError, MapError, MapProblem
-from ..kernels import retrieval_index
 from ..maps.saved_map import SavedMap
 from ..metric_depth import MetricDepth
 from ..predictor import Predictor
-from .admission import Admission, Candidate
-from .bank import KeyframeBank
 from .context import expected_pose, retrieve_context
 from .frame_memory import FrameMemory, Memory
 from .gate import Gate, Verdict
+from .keyframes.admission import Admission, Candidate
+from .keyframes.bank import KeyframeBank
 from .loaded_map import LoadedMap, require_findable, take_in
-from .loops import Loops
-from .odometry_track import OdometryTrack
+from .loops.loop_closure import Loops
 from .pose_graph import PoseGraph
 from .pose_resolution import (
     HeldPose,
@@ -41,7 +39,8 @@ from .pose_resolution import (
     usable_edges,
 )
 from .relocalisation import Vicinity
-from .scale_tracking import measure_scale, ScaleTracker, UserScale
+from .scale.odometry_buffer import OdometryTrack
+from .scale.tracker import ScaleTracker, UserScale
 from .segments import (
     leave_segment,
     open_segment,
@@ -149,7 +148,8 @@ class Engine:
         timer.done('map')
         self._gather_loop_evidence(frame, resolution, verdict, prediction.depths)
         timer.done('loops')
-        self._measure_scale(frame, depths, memory, verdict)
+        followed = memory.T_previous_camera if verdict.mappable else None
+        self._measure_scale(frame.stamp_ns, depths, followed)
         timer.done('scale')
         answer = self._estimate(seen, context, prediction, resolution, verdict, memory)
         return replace(answer, depths=depths, corrected=corrected, timings_ms=timer.milliseconds)
@@ -290,10 +290,12 @@ class Engine:
         self.loops.note(self.session, frame.frame_id, rejected, depths, reference)
 
     def _measure_scale(
-        self, frame: Frame, depths: Sequence[DepthMap], memory: Memory, verdict: Verdict
+        self, stamp_ns: int | None, depths: Sequence[DepthMap], motion: np.ndarray | None
     ) -> None:
-        followed = memory.T_previous_camera if verdict.mappable else None
-        measure_scale(self.session, frame.stamp_ns, depths, followed)
+        session = self.session
+        session.map_revision += session.scale.measure(
+            session.bank, session.graph, session.doubtful, stamp_ns, depths, motion
+        )
 
     def _estimate(
         self,
@@ -347,7 +349,7 @@ class Engine:
         refined, depths = self.predictor.drain()
         corrected = {*self.loops.take(self.session, None), *self._refine(refined)}
         depths = self._extend_map(depths)
-        measure_scale(self.session, None, depths, None)
+        self._measure_scale(None, depths, None)
         return tuple(sorted(corrected)), depths
 
     def load_map(self, saved: SavedMap, near: Vicinity | None = None) -> LoadedMap:
@@ -429,11 +431,9 @@ class Engine:
 
     def _new_session(self, session_id: int) -> Session:
         config = self.config
-        index = retrieval_index(
-            config.keyframe.max_keyframes, self.predictor.descriptor_size, self._device
-        )
+        descriptor_size = self.predictor.descriptor_size
         return Session(
-            bank=KeyframeBank(config.keyframe, index),
+            bank=KeyframeBank(config.keyframe, descriptor_size, self._device),
             admission=Admission(config.keyframe),
             graph=PoseGraph(self._resolve_edges),
             gate=Gate(config.tracking, self.predictor.confidence_reference),

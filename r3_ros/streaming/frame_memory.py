@@ -10,8 +10,8 @@ import numpy as np
 from ..config import R3Config
 from ..datatypes import Edge, Frame, FramePrediction, TrackingState
 from ..predictor import Predictor
-from .admission import Candidate
 from .gate import Verdict
+from .keyframes.admission import Candidate
 from .pose_resolution import Resolution
 from .segments import motion_since_last, release, reported_state
 from .session import Session

@@ -23,7 +23,7 @@ from ..maps.saved_map import (
     SavedTrajectory,
 )
 from .pose_resolution import HeldPose
-from .scale import ScaleView
+from .scale.estimator import ScaleView
 from .trajectory import TrajectoryView
 from .voxel_map import MapView
 

@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..datatypes import DepthMap
-from .admission import Admission
-from .bank import KeyframeBank
 from .gate import Gate
 from .image_check import ImageCheck
-from .keyframe_graph import KeyframeGraphView
-from .loop_evidence import LoopEvidence
+from .keyframes.admission import Admission
+from .keyframes.bank import KeyframeBank
+from .keyframes.keyframe_graph import KeyframeGraphView
+from .loops.evidence import LoopEvidence
 from .pose_graph import PoseGraph
 from .relocalisation import Relocalisation
-from .scale_tracking import ScaleTracker
+from .scale.tracker import ScaleTracker
 from .trajectory import Trajectory, TrajectoryView
 from .voxel_map import MapView, VoxelMap
 

@@ -15,23 +15,17 @@ import itertools
 
 import numpy as np
 
-from ..cloud import Cloud
-from ..config import CovarianceConfig, LoopConfig
-from ..datatypes import DepthMap, Edge
-from ..geometry import rotation_angle
-from ..runtime import thread_name
-from .depth_scale import scale_from_depth
-from .loop_evidence import (
-    Agreement,
-    agreement,
-    edge_fits,
-    edge_to_anchor,
-    FarEdge,
-    sigmas_at_source,
-)
+from ...cloud import Cloud
+from ...config import CovarianceConfig, LoopConfig
+from ...datatypes import DepthMap, Edge
+from ...geometry import rotation_angle
+from ...runtime import thread_name
+from ..pose_resolution import edge_sigmas, HeldPose
+from ..similarity import inverse_similarity, scale_of
+from .agreement import Agreement, agreement
+from .evidence import edge_fits, edge_to_anchor, FarEdge, sigmas_at_source
 from .pose_optimizer import load_gtsam, PoseProblem, PoseSolution, solve_poses
-from .pose_resolution import edge_sigmas, HeldPose
-from .similarity import inverse_similarity, scale_of
+from .scale_from_depth import scale_from_depth
 
 #: What a keyframe's rotation is off by at least, from one to the next: radians.
 _LEAST_TURN_SIGMA = 1e-3

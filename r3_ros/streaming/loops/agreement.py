@@ -1,41 +1,25 @@
-"""What edges to old keyframes say against the present pose, and whether they say it together.
+"""Whether edges that contradict the present pose ask for the same correction.
 
-An edge to a keyframe of long ago that contradicts the pose is either a mistake (a place that only
-looks the same) or the first sign that the way here has drifted. One such edge cannot tell. Several
-frames and several keyframes that ask for the same correction can.
+One edge to an old keyframe may be a mistake. Several frames and several keyframes that ask for the
+same correction show that the way here has drifted, or where another segment lies.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import itertools
 import math
 
 import numpy as np
 
-from ..config import CovarianceConfig, LoopConfig
-from ..datatypes import Edge
-from ..geometry import make_T, mean_rotation, rotation_angle
-from .pose_resolution import edge_sigmas, HeldPose, ResolvedPose
-from .similarity import inverse_similarity, rigid_part, scale_of, similarity
+from ...config import LoopConfig
+from ...geometry import make_T, mean_rotation, rotation_angle
+from ..similarity import rigid_part, scale_of, similarity
+from .evidence import AGREE_SIGMAS, FarEdge, SLACK_LENGTH, SLACK_RAD
 
-#: Edges within this many standard deviations agree.
-_AGREE_SIGMAS = 3.0
-#: A correction this small shows in no odometry: a share of the step to the nearest frame, radians.
-_UNSEEN_SHARE = 0.02
-_UNSEEN_RAD = 0.0005
-#: What two edges may differ by whatever their standard deviations say, which are a heuristic: a
-#: share of their lengths, and radians.
-_SLACK_LENGTH = 0.1
-_SLACK_RAD = 0.03
 #: A correction is worth making if it exceeds the scatter of those who ask for it this many times.
 _SIGNIFICANT = 2.0
-#: So many of the last frames with contradicting edges are looked at together.
-_WINDOW_FRAMES = 12
-#: ... unless they are older than this: the way here has drifted on since.
-_WINDOW_AGE = 40
 #: Standard deviation of the logarithm of the scale all the way round a loop.
 _SCALE_PRIOR = 0.3
 _FIXED_SCALE = 1e-6
@@ -44,26 +28,6 @@ _SEGMENT_SCALE_PRIOR = 1.5
 #: However well it fits, a scale is not known better.
 _LEAST_SCALE_SIGMA = 0.01
 _ROUNDS = 5
-
-
-@dataclass(frozen=True, eq=False)
-class FarEdge:
-    """An edge from an old keyframe that contradicts the pose of its frame.
-
-    The frame itself will be let go, so its place is told from a keyframe that stays.
-
-    :ivar anchor_id: the newest keyframe when the frame was seen.
-    :ivar S_anchor_frame: (4, 4) where the frame is, by the frames around it.
-    :ivar T_source_frame: (4, 4) what the edge says; lengths in the frame's own unit.
-    :ivar sigmas: (2,) standard deviations of translation, in the frame's unit, and rotation.
-    """
-
-    source_id: int
-    frame_id: int
-    anchor_id: int
-    S_anchor_frame: np.ndarray
-    T_source_frame: np.ndarray
-    sigmas: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,75 +45,6 @@ class Agreement:
     S_corrected_world: np.ndarray
     scale_sigma: float
     scatter: np.ndarray
-
-
-class LoopEvidence:
-    """The contradicting edges of the last frames that had any."""
-
-    def __init__(self) -> None:
-        """Start without any."""
-        self._frames: deque[tuple[FarEdge, ...]] = deque(maxlen=_WINDOW_FRAMES)
-
-    def __iter__(self) -> Iterator[FarEdge]:
-        """Go through the edges, oldest first."""
-        return (edge for edges in self._frames for edge in edges)
-
-    def add(self, edges: Sequence[FarEdge]) -> None:
-        """Take in the contradicting edges of one frame."""
-        if edges:
-            self._frames.append(tuple(edges))
-
-    def keep(self, known: Container[int], now: int) -> None:
-        """Forget edges whose keyframes are not known any more, and those of long ago."""
-        kept = [
-            tuple(e for e in edges if e.source_id in known and e.anchor_id in known)
-            for edges in self._frames
-            if now - edges[0].frame_id <= _WINDOW_AGE
-        ]
-        self._frames = deque((edges for edges in kept if edges), maxlen=_WINDOW_FRAMES)
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._frames.clear()
-
-
-def contradicts(
-    far: Sequence[Edge],
-    near: Sequence[Edge],
-    resolved: ResolvedPose,
-    held: Mapping[int, HeldPose],
-    reference: float,
-    config: CovarianceConfig,
-) -> np.ndarray:
-    """Tell which far edges are at odds with the pose that the near ones give.
-
-    The yardstick is the uncertainty of the edges themselves and the scatter of the near ones,
-    not what has accumulated on the way: blending in a correction of that size would be a jump.
-
-    :returns: (N,) bool, one for each far edge.
-    """
-    own = resolved.held
-    T_edges = np.array([edge.T_source_target for edge in far])
-    T_edges[:, :3, 3] *= own.scale
-    candidates = np.array([held[edge.source_id].T_world_camera for edge in far]) @ T_edges
-    shift = np.linalg.norm(candidates[:, :3, 3] - own.T_world_camera[:3, 3], axis=1)
-    turn = rotation_angle(own.T_world_camera[:3, :3].T @ candidates[:, :3, :3])
-    spread = resolved.spread.diagonal()
-    local = np.array([spread[:3].sum(), spread[3:].sum()])
-    local = local + (sigmas_of(near, reference, config) ** 2).min(axis=0) * [own.scale**2, 1.0]
-    tolerance = sigmas_of(far, reference, config) ** 2 * [own.scale**2, 1.0] + local
-    off = np.stack([shift, turn], axis=1)
-    step = own.scale * min(np.linalg.norm(edge.T_source_target[:3, 3]) for edge in near)
-    unseen = np.array([_UNSEEN_SHARE * step, _UNSEEN_RAD])
-    return (off > np.maximum(_AGREE_SIGMAS * np.sqrt(tolerance), unseen)).any(axis=1)
-
-
-def sigmas_of(edges: Sequence[Edge], reference: float, config: CovarianceConfig) -> np.ndarray:
-    """Return the (N, 2) standard deviations of edges, in the unit of their targets."""
-    T = np.array([edge.T_source_target for edge in edges])
-    ratios = np.array([[e.confidence_translation, e.confidence_rotation] for e in edges])
-    lengths = np.linalg.norm(T[:, :3, 3], axis=1)
-    return edge_sigmas(lengths, rotation_angle(T[:, :3, :3]), ratios / reference, config)
 
 
 def agreement(
@@ -190,7 +85,7 @@ def agreement(
     if not _enough(edges, config) or 2 * len(edges) < len(evidence):
         return None
     scatter = np.sqrt([np.mean(shift[chosen] ** 2), np.mean(turn[chosen] ** 2)])
-    if not joining and not _worth_it(fit, scatter):
+    if not joining and not _is_significant(fit, scatter):
         return None
     # From lengths about the newest frame back to the world's origin.
     S = similarity(make_T(fit.R, np.zeros(3)), fit.scale)
@@ -199,7 +94,7 @@ def agreement(
 
 
 def _enough(edges: Sequence[FarEdge], config: LoopConfig) -> bool:
-    """Tell whether they are of enough frames and of enough keyframes."""
+    """Return whether they are of enough frames and of enough keyframes."""
     frames, sources = {e.frame_id for e in edges}, {e.source_id for e in edges}
     return len(frames) >= config.min_frames and len(sources) >= config.min_keyframes
 
@@ -242,7 +137,7 @@ class _Said:
         sigmas = np.stack([e.sigmas for e in evidence])
         sigmas[:, 0] *= scale
         slack = np.stack(
-            [_SLACK_LENGTH * np.linalg.norm(levers, axis=1), np.full(len(levers), _SLACK_RAD)],
+            [SLACK_LENGTH * np.linalg.norm(levers, axis=1), np.full(len(levers), SLACK_RAD)],
             axis=1,
         )
         origin = S_frame[-1, :3, 3].copy()
@@ -252,7 +147,7 @@ class _Said:
             centres=S_frame[:, :3, 3] - origin,
             levers=levers,
             turns=R_source @ T_edge[:, :3, :3] @ np.swapaxes(R_frame, 1, 2),
-            tolerance=np.maximum(_AGREE_SIGMAS * sigmas, slack),
+            tolerance=np.maximum(AGREE_SIGMAS * sigmas, slack),
             sigmas=sigmas,
             frames=np.array([e.frame_id for e in evidence]),
         )
@@ -336,41 +231,9 @@ def _about_means(points: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return centred
 
 
-def _worth_it(fit: _Fit, scatter: np.ndarray) -> bool:
-    """Tell whether the correction of the newest frame stands out from the scatter."""
+def _is_significant(fit: _Fit, scatter: np.ndarray) -> bool:
+    """Return whether the correction of the newest frame stands out from the scatter."""
     shift, turn = float(np.linalg.norm(fit.shift)), float(rotation_angle(fit.R))
     stretched = abs(math.log(fit.scale)) > _SIGNIFICANT * max(fit.scale_sigma, 1e-3)
     asked = np.array([shift, turn]) > np.maximum(_SIGNIFICANT * scatter, 1e-6)
     return bool(asked.any() or stretched)
-
-
-def edge_fits(edge: Edge, source: HeldPose, target: HeldPose, variance: Sequence[float]) -> bool:
-    """Tell whether an edge says what the poses of its frames say."""
-    T_edge = edge.T_source_target
-    R = source.T_world_camera[:3, :3]
-    lever = target.scale * (R @ T_edge[:3, 3])
-    shift = target.T_world_camera[:3, 3] - source.T_world_camera[:3, 3] - lever
-    turn = rotation_angle((R @ T_edge[:3, :3]).T @ target.T_world_camera[:3, :3])
-    sigma_shift, sigma_turn = np.sqrt(variance)
-    return bool(
-        np.linalg.norm(shift)
-        <= max(_AGREE_SIGMAS * sigma_shift, _SLACK_LENGTH * np.linalg.norm(lever))
-        and turn <= max(_AGREE_SIGMAS * sigma_turn, _SLACK_RAD)
-    )
-
-
-def edge_to_anchor(edge: FarEdge, scale: float) -> np.ndarray:
-    """Return (4, 4) ``S_source_anchor``: the edge, taken on to the keyframe that stays.
-
-    :param scale: length of the frame's unit in that of the source.
-    """
-    S_source_frame = similarity(edge.T_source_frame, scale)
-    S_source_frame[:3, 3] *= scale
-    return S_source_frame @ inverse_similarity(edge.S_anchor_frame)
-
-
-def sigmas_at_source(edge: FarEdge, scatter: np.ndarray, scale_sigma: float) -> np.ndarray:
-    """Return (7,) standard deviations of an edge for the pose graph, in its frame's unit."""
-    length = float(np.linalg.norm(edge.T_source_frame[:3, 3]))
-    translation = math.hypot(max(edge.sigmas[0], scatter[0]), scale_sigma * length)
-    return np.array([max(edge.sigmas[1], scatter[1])] * 3 + [translation] * 3 + [scale_sigma])

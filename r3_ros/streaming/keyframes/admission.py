@@ -1,9 +1,8 @@
 """Which frames become keyframes.
 
-Two rules are those of the R3 authors (every n-th frame; looks unlike all that is remembered, with
-a longest interval). A place that only looks like another is never remembered by the second.
-The others ask about keyframes that the frame is known to see something in common with: how much
-of the view is shared (the default), or how alike the predictor's pose tokens are.
+A frame is compared with the keyframes that it is known to see something in common with: how much
+of the view is shared (the default), or how similar the predictor's pose tokens are. Where the pose
+is not known, its descriptor is compared with all.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import KeyframeConfig
+from ...config import KeyframeConfig
 from .bank import KeyframeBank
 
 
@@ -34,26 +33,23 @@ class Candidate:
 
 
 class Admission:
-    """Counts frames, and tells which of them to remember."""
+    """Counts frames, and decides which of them to remember."""
 
     def __init__(self, config: KeyframeConfig) -> None:
-        """Start with no frame seen."""
         self.config = config
-        self._frames = 0
         self._since_admission = 0
         self._due = False
 
     def foresees(self, bank: KeyframeBank, candidate: Candidate) -> bool:
-        """Tell whether the next frame will be wanted, before it is predicted: a good guess."""
+        """Return whether the next frame will be wanted, before it is predicted: a good guess."""
         return self._due or self._wanted(bank, candidate)
 
     def wants(self, bank: KeyframeBank, candidate: Candidate, complete: bool = True) -> bool:
-        """Count the frame, and tell whether it should become a keyframe.
+        """Count the frame, and return whether it should become a keyframe.
 
         :param complete: it has all that a keyframe needs; else the next frame is due instead.
         """
         wanted = self.foresees(bank, candidate)
-        self._frames += 1
         self._since_admission += 1
         self._due = wanted and not complete
         return wanted and complete
@@ -67,17 +63,15 @@ class Admission:
         config = self.config
         if not len(bank):
             return True
-        if config.mode == 'interval':
-            return (self._frames + 1) % config.interval == 0
         if self._since_admission + 1 >= config.max_interval:
             return True
         if config.mode == 'pose_token':
             token = candidate.pose_token
             if token is None:
                 return False
-            return bank.token_likeness(token, candidate.related) < config.token_threshold
-        if config.mode == 'overlap' and candidate.T_world_camera is not None:
+            return bank.token_similarity(token, candidate.related) < config.token_threshold
+        if candidate.T_world_camera is not None:
             overlap = bank.overlap(candidate.T_world_camera, candidate.related)
             if overlap is not None:
                 return overlap < config.overlap_threshold
-        return bank.likeness(candidate.descriptor) < config.novelty_threshold
+        return bank.similarity(candidate.descriptor) < config.novelty_threshold

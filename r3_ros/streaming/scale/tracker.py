@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..config import ScaleConfig
-from ..datatypes import DepthMap
-from ..errors import ConfigError, FrameError
-from ..geometry import inverse
-from ..metric_depth import MetricDepth
-from .odometry_track import OdometryTrack
-from .pose_resolution import HeldPose
-from .scale import depth_ratios, ScaleEstimator, ScaleView
-
-if TYPE_CHECKING:
-    from .session import Session
+from ...config import ScaleConfig
+from ...datatypes import DepthMap
+from ...errors import ConfigError, FrameError
+from ...geometry import inverse
+from ...metric_depth import MetricDepth
+from ..keyframes.bank import KeyframeBank
+from ..pose_graph import PoseGraph
+from ..pose_resolution import HeldPose
+from .estimator import depth_ratios, ScaleEstimator, ScaleView
+from .odometry_buffer import OdometryTrack
 
 #: A stretch of odometry is so long, as a share of the motion that is needed in all.
 _STRETCH_SHARE = 0.1
@@ -34,7 +32,7 @@ _RANGE = next(field.metadata['r3'] for field in fields(ScaleConfig) if field.nam
 
 @dataclass(frozen=True)
 class UserScale:
-    """Metres per map unit that somebody has set while it ran; see ``ScaleEstimator``."""
+    """Metres per map unit set by hand during a run; see ``ScaleEstimator``."""
 
     metres_per_unit: float
     lock: bool
@@ -77,7 +75,7 @@ class ScaleTracker:
     """Measures the scale of one session. The engine's thread.
 
     Only keyframes and motion in the world count: a segment that is not joined has a unit of its
-    own, and nobody is told a pose in it.
+    own, and no pose in it is reported.
     """
 
     def __init__(
@@ -103,7 +101,7 @@ class ScaleTracker:
 
     @property
     def measures(self) -> bool:
-        """Tell whether there is anything to do with a frame."""
+        """Return whether there is anything to do with a frame."""
         return self._metric is not None or self._odometry is not None
 
     @property
@@ -120,7 +118,7 @@ class ScaleTracker:
         self._estimator.adopt(metres_per_unit, source)
 
     def update_config(self, config: ScaleConfig) -> bool:
-        """Take live parameters over; tell whether the number in use has changed."""
+        """Take live parameters over; return whether the number in use has changed."""
         self.config = config
         return self._estimator.update_config(config)
 
@@ -139,15 +137,50 @@ class ScaleTracker:
             )
         self._estimator.set_by_user(user.metres_per_unit, user.lock)
 
+    def measure(
+        self,
+        bank: KeyframeBank,
+        graph: PoseGraph,
+        doubtful: Collection[int],
+        stamp_ns: int | None,
+        depths: Iterable[DepthMap],
+        motion: np.ndarray | None,
+    ) -> bool:
+        """Measure the scale with a frame, or with depth that came late.
+
+        :param doubtful: keyframes whose pose is not sure yet.
+        :param stamp_ns: of the frame; None without one.
+        :param depths: in map units.
+        :param motion: (4, 4) since the frame before, None if the camera was not followed from
+            there.
+        :returns: whether the number in use has changed: all poses given out before are of another
+            length now.
+        """
+        newest = bank.newest(1, 0)
+        if not newest or not self.measures:
+            return False
+        held = graph.held
+        self.refer(held)
+        depths = tuple(depths)
+        sure = {
+            frame_id: held[frame_id]
+            for frame_id in (depth_map.frame_id for depth_map in depths)
+            if frame_id in bank and frame_id not in doubtful and not graph.segments[frame_id]
+        }
+        changed = self._take_keyframes(depths, sure)
+        if stamp_ns is not None:
+            changed |= self._take_motion(stamp_ns, motion, newest[0], held[newest[0]].scale)
+        return changed
+
     def refer(self, held: Mapping[int, HeldPose]) -> None:
         """Take the frames' units over after a correction."""
         measured = self._estimator.keyframes
         self._estimator.refer({i: held[i].scale for i in measured if i in held})
 
-    def take_keyframes(
+    def _take_keyframes(
         self, depths: Iterable[DepthMap], keyframes: Mapping[int, HeldPose]
     ) -> bool:
-        """Measure keyframes whose depth has come; tell whether the number in use has changed.
+        """Measure keyframes whose depth has come; return whether the number in use has changed.
 
         :param depths: in map units.
         :param keyframes: those that are in the world, for sure.
@@ -170,16 +203,16 @@ class ScaleTracker:
         return changed
 
     def _is_due(self) -> bool:
-        """Tell whether to look at a keyframe: all until the scale is known, then some."""
+        """Return whether to look at a keyframe: all until the scale is known, then some."""
         self._keyframes_passed += 1
         if self.metres_per_unit is None:
             return True
         return 0 < self.config.check_every <= self._keyframes_passed
 
-    def take_motion(
+    def _take_motion(
         self, stamp_ns: int, T_previous_camera: np.ndarray | None, anchor_id: int, unit: float
     ) -> bool:
-        """Take a frame's motion in; tell whether the number in use has changed.
+        """Take a frame's motion in; return whether the number in use has changed.
 
         :param T_previous_camera: (4, 4) in map units since the frame before; None if the camera
             was not followed from there, or is not in the world.
@@ -220,33 +253,6 @@ class ScaleTracker:
         with np.errstate(divide='ignore'):
             ratio = np.float64(went_m) / _length(T_start_camera)
         return self._estimator.add(step.anchor_id, step.unit, np.array([ratio]), went_m)
-
-
-def measure_scale(
-    session: Session,
-    stamp_ns: int | None,
-    depths: Iterable[DepthMap],
-    motion: np.ndarray | None,
-) -> None:
-    """Let a frame say how long a map unit is, or depth that came late.
-
-    :param stamp_ns: of the frame; None without one.
-    :param depths: in map units.
-    :param motion: (4, 4) since the frame before, None if the camera was not followed from there.
-    """
-    tracker, newest = session.scale, session.bank.newest(1, 0)
-    if not newest or not tracker.measures:
-        return
-    held, segments = session.graph.held, session.graph.segments
-    tracker.refer(held)
-    depths = tuple(depths)
-    keyframes = {d.frame_id for d in depths if d.frame_id in session.bank} - session.doubtful
-    sure = {i: held[i] for i in keyframes if segments[i] == 0}
-    changed = tracker.take_keyframes(depths, sure)
-    if stamp_ns is not None:
-        changed |= tracker.take_motion(stamp_ns, motion, newest[0], held[newest[0]].scale)
-    # All that was given out before is of another length now.
-    session.map_revision += changed
 
 
 def _length(T: np.ndarray) -> float:

@@ -7,10 +7,10 @@ import math
 
 import numpy as np
 
-from ..cloud import Cloud
-from ..datatypes import DepthMap
-from .loop_evidence import FarEdge
-from .similarity import scale_of
+from ...cloud import Cloud
+from ...datatypes import DepthMap
+from ..similarity import scale_of
+from .evidence import FarEdge
 
 _ROUNDS = 8
 _LEAST_PIXELS = 100

@@ -1,4 +1,4 @@
-"""Where odometry says that the camera was: filled by who hears it, read by the engine."""
+"""Buffer of external odometry, indexed by time: written by the subscriber, read by the engine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
-from ..geometry import is_rigid, make_T
+from ...geometry import is_rigid, make_T
 
 _SECOND_NS = 1_000_000_000
 #: Between poses farther apart nothing is claimed.
@@ -58,7 +58,7 @@ class OdometryTrack:
             self._poses.clear()
 
     def reaches(self, stamp_ns: int) -> bool:
-        """Tell whether odometry has come as far as this time."""
+        """Return whether odometry has come as far as this time."""
         with self._lock:
             return bool(self._stamps_ns) and self._stamps_ns[-1] >= stamp_ns
 

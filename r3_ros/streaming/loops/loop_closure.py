@@ -1,4 +1,4 @@
-"""What the engine does about loops: hold edges back, see them agree, take corrections in."""
+"""Loop closure in the engine: reject edges, see them agree, apply corrections."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from ..config import R3Config
-from ..datatypes import DepthMap, Edge
-from .loop_closing import Correction, LoopCloser, LoopSnapshot
-from .loop_evidence import agreement, contradicts, FarEdge, sigmas_of
-from .pose_resolution import HeldPose, ResolvedPose
-from .segments import edges_of_one_segment
-from .session import Session
-from .similarity import inverse_similarity
+from ...config import R3Config
+from ...datatypes import DepthMap, Edge
+from ..pose_resolution import HeldPose, ResolvedPose
+from ..segments import edges_of_one_segment
+from ..session import Session
+from ..similarity import inverse_similarity
+from .agreement import agreement
+from .evidence import contradicts, FarEdge, sigmas_of
+from .solver_job import Correction, LoopCloser, LoopSnapshot
 
 #: After a correction, or one that came to nothing, so many frames pass before the next.
 _REST_FRAMES = 10
@@ -70,10 +71,10 @@ class Loops:
         they agree: otherwise the past has to be put right first, and the pose with it.
         """
         placing, rest = edges_of_one_segment(session, edges)
-        used, withheld, resolved = self._resolve_within(session, placing, reference, resolve)
+        used, rejected_edges, resolved = self._resolve_within(session, placing, reference, resolve)
         if session.gate.lost or not self.active:
             rest = []
-        return used, [*withheld, *rest], resolved
+        return used, [*rejected_edges, *rest], resolved
 
     def _resolve_within(
         self, session: Session, edges: Sequence[Edge], reference: float, resolve: Resolve
@@ -92,12 +93,12 @@ class Loops:
         against = contradicts(far, near, by_near, held, reference, covariance)
         if not against.any():
             return list(edges), [], resolve(edges, scale)
-        withheld = [edge for edge, bad in zip(far, against, strict=True) if bad]
+        rejected_edges = [edge for edge, bad in zip(far, against, strict=True) if bad]
         if against.all():
-            return near, withheld, by_near
-        left_out = {edge.source_id for edge in withheld}
+            return near, rejected_edges, by_near
+        left_out = {edge.source_id for edge in rejected_edges}
         used = [edge for edge in edges if edge.source_id not in left_out]
-        return used, withheld, resolve(used, scale)
+        return used, rejected_edges, resolve(used, scale)
 
     def _near(self, session: Session) -> set[int]:
         """Return the frames just before, as far back as the camera was followed from."""
@@ -109,7 +110,7 @@ class Loops:
         self,
         session: Session,
         frame_id: int,
-        withheld: Sequence[Edge],
+        rejected_edges: Sequence[Edge],
         depths: Iterable[DepthMap],
         reference: float,
     ) -> None:
@@ -117,7 +118,7 @@ class Loops:
         keyframes = session.bank.newest(1, session.segment_id)
         good = [
             edge
-            for edge in withheld
+            for edge in rejected_edges
             if edge.source_id in session.bank
             and min(edge.confidence_translation, edge.confidence_rotation)
             >= _LEAST_RATIO * reference

@@ -1,4 +1,4 @@
-"""What the keyframes know of one another, as a snapshot for who shows or saves it."""
+"""A snapshot of the keyframes and the edges among them, to be shown or saved."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from functools import cached_property
 
 import numpy as np
 
-from ..datatypes import Edge
-from .trajectory import TrajectoryView
+from ...datatypes import Edge
+from ..trajectory import TrajectoryView
 
 
 class EdgeKind(enum.IntEnum):

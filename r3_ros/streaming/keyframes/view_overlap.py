@@ -1,21 +1,22 @@
 """How much of what one camera sees another one sees too, from their poses alone.
 
 A frustum stands for 32 fixed points spread evenly in it, at depths around the usual one of the
-scene. A point of one camera counts for the other if it lies in the other's picture and not
+scene. A point of one camera counts for the other if it lies in the other's image and not
 far behind its scene, and the less the more the two lines of sight to it differ: cameras that face
 each other see the same space but not the same surfaces. The overlap is the geometric mean of both
-directions, so a close-up of a corner of the other picture is no full overlap.
+directions, so a close-up of a corner of the other image is no full overlap.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from ..datatypes import Intrinsics
+from ...datatypes import Intrinsics
 
-#: One point for each lane of a warp.
+#: Points that stand for a frustum.
 POINTS = 32
 #: Steps of the additive sequence that spreads points evenly in a box, whatever their number:
 #: powers of the real root of x^4 = x + 1, inverted.
@@ -26,7 +27,7 @@ NEAR_POINTS, FAR_POINTS = 0.7, 1.4
 NEAREST, FARTHEST = 0.05, 3.0
 
 #: A view as one row of float32: 9 of the rotation (row by row) and 3 of the centre of
-#: ``T_world_camera``, 4 bounds of the picture, the depth. Depth 0: not known where it looks.
+#: ``T_world_camera``, 4 bounds of the image, the depth. Depth 0: not known where it looks.
 ROTATION, CENTRE, BOUNDS, DEPTH = slice(0, 9), slice(9, 12), slice(12, 16), 16
 VIEW_SIZE = 17
 
@@ -36,7 +37,7 @@ class View:
     """Where a camera looks, how wide, and how far away things are.
 
     :ivar T_world_camera: (4, 4) pose.
-    :ivar bounds: left, right, top, bottom border of the picture as x/z and y/z.
+    :ivar bounds: left, right, top, bottom border of the image as x/z and y/z.
     :ivar depth: usual depth of the scene in map units, positive.
     """
 
@@ -65,8 +66,8 @@ class View:
         return cls(T_world_camera, (left, right, top, bottom), float(row[DEPTH]))
 
 
-def picture_bounds(intrinsics: Intrinsics) -> tuple[float, float, float, float]:
-    """Return left, right, top and bottom border of a picture as x/z and y/z."""
+def image_bounds(intrinsics: Intrinsics) -> tuple[float, float, float, float]:
+    """Return left, right, top and bottom border of an image as x/z and y/z."""
     k = intrinsics
     return (
         (-0.5 - k.cx) / k.fx,
@@ -76,34 +77,16 @@ def picture_bounds(intrinsics: Intrinsics) -> tuple[float, float, float, float]:
     )
 
 
-def view_overlaps(view: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the (n,) float32 overlap of one packed view with (n, VIEW_SIZE) others, 0 to 1."""
-    seen_by_others = _shares(view[None], others)
-    seen_by_view = _shares(others, view[None])
-    overlap: np.ndarray = np.sqrt(seen_by_others * seen_by_view)
+def view_overlaps(view: Any, others: Any, xp: Any = np) -> Any:
+    """Return the (n,) float32 overlap of one packed view with (n, VIEW_SIZE) others, 0 to 1.
+
+    :param xp: NumPy or CuPy, whose arrays are given and returned.
+    """
+    seen_by_others = _shares(view[None], others, xp)
+    seen_by_view = _shares(others, view[None], xp)
+    overlap = xp.sqrt(seen_by_others * seen_by_view)
     overlap[others[:, DEPTH] <= 0] = 0.0
     return overlap
-
-
-def rough_overlap(view: np.ndarray, middles: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    """Return the (n,) rough overlap that chooses which views are worth a closer look.
-
-    A few passes over all keyframes: how near the middles of the two frusta are, and how alike
-    their directions. Generous, since what it leaves out is not looked at again.
-
-    :param middles: (3, n) float32 points on the optical axes at the depth of the scene.
-    :param axes: (3, n) float32 unit vectors along the optical axes.
-    """
-    axis = view[ROTATION][2::3]
-    depth = view[DEPTH]
-    middle = view[CENTRE] + depth * axis
-    away = middles - middle[:, None]
-    left, right, top, bottom = view[BOUNDS]
-    reach = 1.5 * depth * max(right - left, bottom - top, 1.0)
-    near = 1.0 - np.einsum('ij,ij->j', away, away) / np.float32(reach * reach)
-    np.maximum(near, 0.0, out=near)
-    rough: np.ndarray = near * np.maximum(axis @ axes, 0.0)
-    return rough
 
 
 def _spread() -> np.ndarray:
@@ -113,26 +96,26 @@ def _spread() -> np.ndarray:
     return place
 
 
-_ACROSS, _DOWN, _IN_DEPTH = _spread()
-_FACTOR = NEAR_POINTS + (FAR_POINTS - NEAR_POINTS) * _IN_DEPTH
+_SPREAD = _spread()
 
 
-def _shares(owners: np.ndarray, observers: np.ndarray) -> np.ndarray:
+def _shares(owners: Any, observers: Any, xp: Any) -> Any:
     """Return how much of the owners' points the observers see; one of the two may be one row."""
+    across, down, in_depth = xp.asarray(_SPREAD)
     left, right, top, bottom = (owners[:, BOUNDS].T)[:, :, None]
-    z = owners[:, DEPTH, None] * _FACTOR
-    rays = np.stack([left + (right - left) * _ACROSS, top + (bottom - top) * _DOWN], axis=1)
-    in_owner = np.concatenate([rays * z[:, None], z[:, None]], axis=1)  # (n, 3, 32)
+    z = owners[:, DEPTH, None] * (NEAR_POINTS + (FAR_POINTS - NEAR_POINTS) * in_depth)
+    rays = xp.stack([left + (right - left) * across, top + (bottom - top) * down], axis=1)
+    in_owner = xp.concatenate([rays * z[:, None], z[:, None]], axis=1)  # (n, 3, 32)
     offset = owners[:, ROTATION].reshape(-1, 3, 3) @ in_owner
     away = offset + (owners[:, CENTRE] - observers[:, CENTRE])[:, :, None]
     R_observer_world = observers[:, ROTATION].reshape(-1, 3, 3).transpose(0, 2, 1)
-    x, y, depth = np.moveaxis(R_observer_world @ away, 1, 0)
+    x, y, depth = xp.moveaxis(R_observer_world @ away, 1, 0)
     left, right, top, bottom = (observers[:, BOUNDS].T)[:, :, None]
     usual = observers[:, DEPTH, None]
     inside = (depth > NEAREST * usual) & (depth < FARTHEST * usual)
     inside &= (x >= left * depth) & (x <= right * depth)
     inside &= (y >= top * depth) & (y <= bottom * depth)
-    lengths = np.einsum('nij,nij->nj', offset, offset) * np.einsum('nij,nij->nj', away, away)
-    along = np.einsum('nij,nij->nj', np.broadcast_to(offset, away.shape), away)
-    agreement = np.maximum(along, 0.0) / np.sqrt(np.maximum(lengths, 1e-20))
-    return np.asarray((agreement * inside).mean(axis=1), dtype=np.float32)
+    lengths = xp.einsum('nij,nij->nj', offset, offset) * xp.einsum('nij,nij->nj', away, away)
+    along = xp.einsum('nij,nij->nj', xp.broadcast_to(offset, away.shape), away)
+    agreement = xp.maximum(along, 0.0) / xp.sqrt(xp.maximum(lengths, 1e-20))
+    return (agreement * inside).mean(axis=1)
