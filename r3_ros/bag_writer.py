@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 import os
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 import re
 from typing import Any
 
@@ -20,6 +20,7 @@ from .camera import CameraModel
 from .errors import ConfigError, SourceError
 from .export import atomic_directory, atomic_path
 from .geometry import quat_xyzw
+from .image_topics import camera_info_topic
 from .sources import RawFrame
 from .trajectory_file import NANOSECONDS, PoseList, stamp_text
 
@@ -59,7 +60,7 @@ class SequenceTopics:
     @property
     def camera_info(self) -> str:
         """Return the topic of the calibration: the sibling of the pictures."""
-        return str(PurePosixPath(self.image).parent / 'camera_info')
+        return camera_info_topic(self.image)
 
 
 @dataclass(frozen=True)

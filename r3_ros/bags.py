@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from rosbags.typesys import get_typestore, Stores
 
 from .camera import camera_model, CameraModel
 from .errors import CalibrationError, FrameError, SourceError
+from .image_topics import base_topic, camera_info_topic, is_rectified
 from .pictures import decode_compressed, decode_raw
 from .sources import RawFrame, Source
 from .trajectory_file import NANOSECONDS
@@ -149,8 +150,7 @@ class BagSource(Source):
 
     def _recorded_camera(self) -> CameraModel | None:
         infos = [c for c in self._bag.connections if c.msgtype == CAMERA_INFO]
-        topic = self.connection.topic.removesuffix('/compressed')
-        sibling = str(PurePosixPath(topic).parent / 'camera_info')
+        sibling = camera_info_topic(self.connection.topic)
         chosen = [c for c in infos if c.topic == sibling] or (infos if len(infos) == 1 else [])
         if not chosen:
             return None
@@ -160,8 +160,7 @@ class BagSource(Source):
             except FrameError as error:
                 raise CalibrationError(f'{error}. Give a calibration file (--camera)') from error
             model = camera_from_info(info)
-            is_rectified = PurePosixPath(topic).name.startswith('image_rect')
-            return model.rectified() if model and is_rectified else model
+            return model.rectified() if model and is_rectified(self.connection.topic) else model
         return None
 
 
@@ -180,14 +179,12 @@ def _picture_connection(
     if not pictures:
         others = ', '.join(sorted(c.topic for c in connections)) or 'nothing'
         raise SourceError(f'{path} holds no picture topic; it holds {others}')
-    choice = {t: c for t, c in pictures.items() if t.removesuffix('/compressed') == t}
-    choice = choice or pictures
-    if len({t.removesuffix('/compressed') for t in pictures}) > 1:
+    if len({base_topic(t) for t in pictures}) > 1:
         raise SourceError(
             f'{path} holds pictures on several topics, name one of them (--topic): '
             + ', '.join(sorted(pictures))
         )
-    return next(iter(choice.values()))
+    return pictures[min(pictures)]  # raw, compressed, compressedDepth: in that order
 
 
 def _decode(message: Any) -> np.ndarray:

@@ -201,6 +201,26 @@ def test_several_picture_topics_must_be_chosen_from(tmp_path):
         open_source(bag, topic='/middle')
 
 
+@pytest.mark.parametrize(
+    ('image', 'rectified'),
+    [('/cam/image_rect', True), ('/cam/image_rect_color', True), ('/cam/image_direct', False)],
+)
+@pytest.mark.parametrize('compressed', [False, True])
+def test_rectified_images_are_known_by_their_topic(tmp_path, image, rectified, compressed):
+    topics = SequenceTopics(image=image, compressed=compressed)
+    write_sequence(tmp_path / 'a.mcap', frames(1), LENS, topics=topics)
+    source, _ = read(tmp_path / 'a.mcap')
+    assert source.camera.is_distorted != rectified
+
+
+def test_forms_of_one_topic_are_no_choice_and_depth_comes_last(tmp_path):
+    topics = ['/cam/image/compressedDepth', '/cam/image/compressed', '/cam/image']
+    while topics:
+        messages = {topic: [(1, image_message(5))] for topic in topics}
+        with open_source(write_bag(tmp_path / str(len(topics)), messages)) as source:
+            assert source.connection.topic == topics.pop()
+
+
 def test_a_bag_without_pictures_says_what_it_holds(tmp_path):
     text = STORE.types['std_msgs/msg/String'](data='hello')
     bag = write_bag(tmp_path / 'bag', {'/chatter': [(1, text)]})

@@ -294,6 +294,8 @@ def test_region_of_interest_then_binning():
     [
         ('/camera/image_raw', 'auto', True),
         ('/camera/image_rect', 'auto', False),
+        ('/camera/image_rect/compressed', 'auto', False),
+        ('/camera/image_direct', 'auto', True),
         ('/camera/image_rect', 'on', True),
         ('/rectangle/image_raw', 'auto', True),
         ('/camera/image_raw', 'off', False),

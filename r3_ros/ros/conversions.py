@@ -13,6 +13,7 @@ from ..camera import camera_model, CameraModel, DISTORTION_SIZES, Rectifier
 from ..config import InputConfig
 from ..datatypes import Intrinsics
 from ..errors import CalibrationError, FrameError
+from ..image_topics import is_rectified
 from ..pictures import decode_compressed, decode_raw, ENCODINGS, UNTYPED
 from .messages import stamp_ns_of
 
@@ -189,8 +190,7 @@ def calibrate(
         model = model.scaled_to(width, height)
     except CalibrationError as error:
         return Calibration('size mismatch', f'CameraInfo is ignored: {error}')
-    is_rect_topic = 'rect' in image_topic.rsplit('/', maxsplit=1)[-1]
-    if config.rectification == 'auto' and is_rect_topic:
+    if config.rectification == 'auto' and is_rectified(image_topic):
         return Calibration('valid', problem, model.rectified().intrinsics)
     if config.rectification == 'off' or not model.is_distorted:
         return Calibration('valid', problem, model.intrinsics)
