@@ -6,10 +6,11 @@ JPEG decoder fills what is missing with grey, and matching features on grey give
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from .errors import FrameError
 
@@ -35,6 +36,16 @@ _EIGHT_BIT: dict[str, tuple[int, int | None]] = {
 UNTYPED = {'8UC1': 'mono8', '8UC3': 'bgr8', '8UC4': 'bgra8', '16UC1': 'mono16'}
 
 ENCODINGS = (*_EIGHT_BIT, 'mono16', 'nv12', *UNTYPED)
+
+#: Kinds of image files that are decoded, by Pillow's names; PPM stands for PGM and PBM too.
+FILE_KINDS = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP', 'PPM')
+
+#: Largest image that is decoded, 8192x8192 or as many: 192 MiB of pixels, which a robot's computer
+#: has. It is more than any camera has that sends video, and a fraction of what a file of some
+#: hundred kilobytes can be made to hold.
+MOST_PIXELS = 1 << 26
+
+_JPEG_MAGIC, _PNG_MAGIC = b'\xff\xd8\xff', b'\x89PNG'
 
 
 def decode_raw(
@@ -112,76 +123,72 @@ def _converted(pixels: np.ndarray, conversion: int, encoding: str) -> np.ndarray
 
 
 def decode_compressed(data: bytes | bytearray | memoryview | np.ndarray) -> np.ndarray:
-    """Return the RGB picture of a JPEG, PNG or any other file that OpenCV knows.
+    """Return the RGB image of a file of one of :data:`FILE_KINDS`.
 
-    :raises FrameError: empty, cut off, or no picture.
+    :raises FrameError: empty, cut off, no image, or of more than :data:`MOST_PIXELS`.
     """
     buffer = np.frombuffer(data, dtype=np.uint8)
     if buffer.size == 0:
-        raise FrameError('the picture is empty (0 bytes)')
-    for kind, (magic, is_whole) in _WHOLE.items():
-        if buffer[: len(magic)].tobytes() == magic and not is_whole(buffer):
-            raise FrameError(f'the {kind} picture is cut off after {buffer.size} bytes')
+        raise FrameError('the image is empty (0 bytes)')
+    file = buffer.tobytes()
+    # Before the header is read: what is cut off within it has a clear reason too.
+    if file.startswith(_JPEG_MAGIC) and not _is_whole_jpeg(file):
+        raise FrameError(f'the JPEG image is cut off after {buffer.size} bytes')
+    encoded_size(file)
     try:
         image = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
     except cv2.error as error:
-        raise FrameError(f'the picture cannot be decoded: {error.err}') from error
+        raise FrameError(f'the image cannot be decoded: {error.err}') from error
     if image is None:
-        raise FrameError(
-            f'{buffer.size} bytes that are no picture, or a broken one; JPEG and PNG always work'
-        )
+        raise FrameError(f'{buffer.size} bytes of an image that is cut off or damaged')
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
 def encoded_size(data: bytes) -> tuple[int, int]:
-    """Return width and height of a JPEG or PNG picture, from its header alone.
+    """Return width and height of a file of one of :data:`FILE_KINDS`, from its header alone.
 
-    So a picture that is too large is refused before anything is decoded.
+    A file of some kilobytes may hold an image of gigabytes: its size is known, and too large a
+    one refused, before anything is decoded.
 
-    :raises FrameError: it is neither, or cut off.
+    :raises FrameError: no image, or of more than :data:`MOST_PIXELS`.
     """
-    if data.startswith(b'\x89PNG\r\n\x1a\n') and data[12:16] == b'IHDR' and len(data) >= 24:
-        return int.from_bytes(data[16:20], 'big'), int.from_bytes(data[20:24], 'big')
-    if data.startswith(b'\xff\xd8'):
-        position = 2
-        while position + 9 <= len(data) and data[position] == 0xFF:
-            marker = data[position + 1]
-            if marker in _JPEG_FRAME_MARKERS:
-                height = int.from_bytes(data[position + 5 : position + 7], 'big')
-                return int.from_bytes(data[position + 7 : position + 9], 'big'), height
-            position += 2 + max(2, int.from_bytes(data[position + 2 : position + 4], 'big'))
-    raise FrameError(f'{len(data)} bytes that are no whole JPEG or PNG picture')
-
-
-#: A JPEG frame header: SOF0 to SOF15, less the tables DHT, JPG and DAC among them.
-_JPEG_FRAME_MARKERS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-
-
-def _is_whole_jpeg(buffer: np.ndarray) -> bool:
-    """Look for the end marker behind the start of the scan; a thumbnail has markers of its own."""
-    data = buffer.tobytes()
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker, length = (
-            data[position + 1],
-            int.from_bytes(data[position + 2 : position + 4], 'big'),
+    try:
+        with Image.open(io.BytesIO(data), formats=FILE_KINDS) as image:
+            width, height = image.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        # Pillow's own limit, above ours.
+        raise FrameError(f'the image is too large: {error}') from error
+    except Exception as error:  # Pillow fails in many ways on headers that are damaged
+        raise FrameError(
+            f'{len(data)} bytes that are no image, or one with a damaged header; known are '
+            + ', '.join(FILE_KINDS)
+        ) from error
+    if width * height > MOST_PIXELS:
+        raise FrameError(
+            f'the image is too large: {width}x{height} pixels, {MOST_PIXELS / 1e6:.0f} million '
+            'are allowed'
         )
-        position += 2 + length
-        if marker == 0xDA:  # the scan begins; within it an end marker cannot occur by chance
+    return width, height
+
+
+def _is_whole_jpeg(data: bytes) -> bool:
+    """Look for the end marker behind the start of the scan; a thumbnail has markers of its own.
+
+    OpenCV before 4.11 fills what is missing with grey.
+    """
+    position = 2
+    while (position := data.find(b'\xff', position)) >= 0:
+        marker = data[position + 1 : position + 2]
+        if marker == b'\xff':  # a fill byte
+            position += 1
+            continue
+        # Segments begin with their length, the marker not included.
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], 'big')
+        if marker == b'\xda':  # the scan begins; within it an end marker cannot occur by chance
             return data.find(b'\xff\xd9', position) >= 0
     return False
 
 
-def _is_whole_png(buffer: np.ndarray) -> bool:
-    return b'IEND' in buffer[-64:].tobytes()
-
-
-_WHOLE: dict[str, tuple[bytes, Callable[[np.ndarray], bool]]] = {
-    'JPEG': (b'\xff\xd8\xff', _is_whole_jpeg),
-    'PNG': (b'\x89PNG', _is_whole_png),
-}
-
-
 def is_jpeg_or_png(data: bytes) -> bool:
-    """Tell whether the bytes begin as a picture that ``sensor_msgs/CompressedImage`` may carry."""
-    return any(data.startswith(magic) for magic, _ in _WHOLE.values())
+    """Return whether the bytes begin as a file ``sensor_msgs/CompressedImage`` may carry."""
+    return data.startswith((_JPEG_MAGIC, _PNG_MAGIC))
