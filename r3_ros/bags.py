@@ -10,15 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
 from rosbags.typesys import get_typestore, Stores
 
-from .camera import camera_model, CameraModel
+from .camera import camera_from_info, CameraModel
 from .errors import CalibrationError, FrameError, SourceError
 from .image_topics import base_topic, camera_info_topic, is_rectified
-from .pictures import decode_compressed, decode_raw
+from .pictures import decode_message
 from .sources import RawFrame, Source
 from .trajectory_file import NANOSECONDS
 
@@ -129,7 +128,7 @@ class BagSource(Source):
                 count += 1
                 try:
                     message = self._bag.deserialize(self.connection, data)
-                    image = _decode(message)
+                    image = decode_message(message)
                 except FrameError as error:
                     self._skip(f'message {count} on {self.connection.topic}', error)
                     continue
@@ -159,7 +158,13 @@ class BagSource(Source):
                 info = self._bag.deserialize(chosen[0], data)
             except FrameError as error:
                 raise CalibrationError(f'{error}. Give a calibration file (--camera)') from error
-            model = camera_from_info(info)
+            try:
+                model = camera_from_info(info)
+            except CalibrationError as error:
+                raise CalibrationError(
+                    f'the recorded CameraInfo cannot be used: {error}. Give a calibration file '
+                    'instead (--camera)'
+                ) from error
             return model.rectified() if model and is_rectified(self.connection.topic) else model
         return None
 
@@ -187,42 +192,7 @@ def _picture_connection(
     return pictures[min(pictures)]  # raw, compressed, compressedDepth: in that order
 
 
-def _decode(message: Any) -> np.ndarray:
-    if hasattr(message, 'format'):
-        return decode_compressed(message.data)
-    return decode_raw(
-        message.data,
-        message.width,
-        message.height,
-        message.encoding,
-        message.step,
-        bool(message.is_bigendian),
-    )
-
-
 def stamp_of(message: Any) -> int:
     """Return the header stamp of a message in nanoseconds."""
     stamp = message.header.stamp
     return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
-
-
-def camera_from_info(info: Any) -> CameraModel | None:
-    """Return the calibration of a ``CameraInfo`` (of ROS 1 or 2); None if it is all zero.
-
-    :raises CalibrationError: it cannot be used.
-    """
-    # ROS 1 spells the matrices in capitals.
-    K, D, P = (getattr(info, n, getattr(info, n.upper(), ())) for n in 'kdp')
-    try:
-        model = camera_model(info.width, info.height, K, info.distortion_model, D, P)
-    except CalibrationError as error:
-        raise CalibrationError(
-            f'the recorded CameraInfo cannot be used: {error}. Give a calibration file instead '
-            '(--camera)'
-        ) from error
-    if model is None:
-        return None
-    roi = info.roi
-    return model.with_roi_and_binning(
-        (roi.x_offset, roi.y_offset, roi.width, roi.height), info.binning_x, info.binning_y
-    )

@@ -129,6 +129,8 @@ class CameraModel:
                 f'{self.width}x{self.height} picture of the calibration'
             )
         binned = (width // max(binning_x, 1), height // max(binning_y, 1))
+        if binned == (self.width, self.height):
+            return self
         return self._mapped(lambda full: full.cropped(x, y, width, height).resized(*binned))
 
     def _mapped(self, change: Any) -> CameraModel:
@@ -179,6 +181,36 @@ def camera_model(
             f'not of a camera whose pictures are {width} pixels wide'
         )
     return model
+
+
+def camera_from_info(
+    info: Any, width: int = 0, height: int = 0, with_distortion: bool = True
+) -> CameraModel | None:
+    """Return the calibration of the delivered images of a ``CameraInfo``; None if it is all zero.
+
+    :param info: the message, of ROS 1 or 2, of rclpy or out of a bag.
+    :param width: of the images, for drivers that leave the size out; ``height`` likewise.
+    :param with_distortion: False leaves the coefficients out.
+    :raises CalibrationError: it cannot be used.
+    """
+    # ROS 1 spells the matrices in capitals.
+    K, D, P = (getattr(info, n, getattr(info, n.upper(), ())) for n in 'kdp')
+    if not with_distortion:
+        D = ()
+    model = camera_model(
+        info.width or width,
+        info.height or height,
+        K,
+        info.distortion_model if len(D) else '',
+        D,
+        P,
+    )
+    if model is None:
+        return None
+    roi = info.roi
+    return model.with_roi_and_binning(
+        (roi.x_offset, roi.y_offset, roi.width, roi.height), info.binning_x, info.binning_y
+    )
 
 
 def load_camera_yaml(path: Path | str) -> CameraModel | None:

@@ -7,6 +7,7 @@ JPEG decoder fills what is missing with grey, and matching features on grey give
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import cv2
 import numpy as np
@@ -46,6 +47,29 @@ FILE_KINDS = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP', 'PPM')
 MOST_PIXELS = 1 << 26
 
 _JPEG_MAGIC, _PNG_MAGIC = b'\xff\xd8\xff', b'\x89PNG'
+
+
+def decode_message(message: Any, hint: str = '') -> np.ndarray:
+    """Return the RGB image of an ``Image`` or ``CompressedImage``, of rclpy or out of a bag.
+
+    :param hint: see :func:`decode_raw`.
+    :raises FrameError: as the decoders below do; depth in a compressed message.
+    """
+    if not hasattr(message, 'format'):
+        return decode_raw(
+            message.data,
+            message.width,
+            message.height,
+            message.encoding,
+            message.step,
+            bool(message.is_bigendian),
+            hint,
+        )
+    if 'compressedDepth' in message.format:
+        raise FrameError(
+            f"the format '{message.format}' holds depth, not an image: use a colour topic"
+        )
+    return decode_compressed(message.data)
 
 
 def decode_raw(
@@ -103,6 +127,11 @@ def _rows(
         raise FrameError(
             f'a row of {width} {encoding} pixels takes {row_bytes} bytes, the message says '
             f'step = {step}: encoding, width and step contradict each other'
+        )
+    if buffer.size > step * height:
+        raise FrameError(
+            f'the message holds {buffer.size} bytes, more than {height} rows of step = {step}: '
+            'the camera driver contradicts itself'
         )
     # The padding of the last row may be left out.
     if buffer.size < step * (height - 1) + row_bytes:

@@ -109,6 +109,7 @@ def test_a_hint_decides_untyped_encodings():
         ({'height': -1}, '64x-1'),
         ({'step': 3 * WIDTH - 1}, 'contradict'),
         ({'step': 4 * WIDTH}, 'cut off'),
+        ({'height': HEIGHT - 1}, 'more than 47 rows'),
         ({'data': b''}, 'cut off'),
         ({'data': bytes(3 * WIDTH * HEIGHT - 1)}, 'cut off'),
     ],
@@ -127,7 +128,7 @@ def test_contradicting_messages_are_refused(change, message):
 
 def test_odd_sizes_that_an_encoding_cannot_have_are_refused():
     with pytest.raises(FrameError, match='nv12|cannot be'):
-        decode_raw(bytes(9 * 7 * 2), 7, 7, 'nv12', 7)
+        decode_raw(bytes(10 * 7), 7, 7, 'nv12', 7)
 
 
 @pytest.mark.parametrize('suffix', ['.jpg', '.png', '.bmp', '.tif', '.webp', '.ppm'])

@@ -9,12 +9,12 @@ import numpy as np
 from rclpy.clock import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from ..camera import camera_model, CameraModel, DISTORTION_SIZES, Rectifier
+from ..camera import camera_from_info, DISTORTION_SIZES, Rectifier
 from ..config import InputConfig
 from ..datatypes import Intrinsics
 from ..errors import CalibrationError, FrameError
 from ..image_topics import is_rectified
-from ..pictures import decode_compressed, decode_raw, ENCODINGS, UNTYPED
+from ..pictures import decode_message, ENCODINGS, UNTYPED
 from .messages import stamp_ns_of
 
 #: Stands for a camera whose pictures carry no frame_id.
@@ -69,48 +69,21 @@ def read_picture(
     frame = optical_frame_of(message, frame_override)
     if not frame_override and not message.header.frame_id:
         notes.append(f"pictures have no frame_id, '{frame}' is used: set camera_optical_frame")
-    guessed = False
-    if isinstance(message, CompressedImage):
-        image, encoding = _decode_compressed(message), message.format
+    is_raw = isinstance(message, Image)
+    encoding = message.encoding if is_raw else message.format
+    if is_raw and encoding not in ENCODINGS:
+        image = _decode_by_cv_bridge(message)
     else:
-        image, encoding = _decode_raw(message, hint), message.encoding
-        guessed = encoding in UNTYPED and not hint
-        if guessed:
-            notes.append(f'{encoding} is taken for {UNTYPED[encoding]}, see input.encoding_hint')
+        image = decode_message(message, hint)
+    guessed = is_raw and encoding in UNTYPED and not hint
+    if guessed:
+        notes.append(f'{encoding} is taken for {UNTYPED[encoding]}, see input.encoding_hint')
     return Picture(image, stamp_ns, frame, encoding, guessed, '; '.join(notes))
 
 
 def optical_frame_of(message: Image | CompressedImage, override: str) -> str:
     """Return the frame id of a message's picture; never empty."""
     return override or message.header.frame_id.lstrip('/') or NAMELESS_FRAME
-
-
-def _decode_compressed(message: CompressedImage) -> np.ndarray:
-    if 'compressedDepth' in message.format:
-        raise FrameError(
-            f"the format '{message.format}' holds depth, not a picture: use a colour topic"
-        )
-    return decode_compressed(message.data)
-
-
-def _decode_raw(message: Image, hint: str) -> np.ndarray:
-    rows = message.height * 3 // 2 if message.encoding == 'nv12' else message.height
-    if message.height and len(message.data) > message.step * rows:
-        raise FrameError(
-            f'the message holds {len(message.data)} bytes, more than {rows} rows of step = '
-            f'{message.step}: the camera driver contradicts itself'
-        )
-    if message.encoding not in ENCODINGS:
-        return _decode_by_cv_bridge(message)
-    return decode_raw(
-        message.data,
-        message.width,
-        message.height,
-        message.encoding,
-        message.step,
-        bool(message.is_bigendian),
-        hint,
-    )
 
 
 def _decode_by_cv_bridge(message: Image) -> np.ndarray:
@@ -170,15 +143,13 @@ def calibrate(
     if info is None:
         return Calibration('missing', 'no CameraInfo came: the focal length is estimated')
     problem = ''
-    coefficients = list(info.d)
-    if any(coefficients) and info.distortion_model not in DISTORTION_SIZES:
+    if any(info.d) and info.distortion_model not in DISTORTION_SIZES:
         problem = (
             f"unknown distortion model '{info.distortion_model}', known: "
             f'{", ".join(DISTORTION_SIZES)}: the pictures are not undistorted'
         )
-        coefficients = []
     try:
-        model = _full_model(info, coefficients, width, height)
+        model = camera_from_info(info, width, height, with_distortion=not problem)
     except CalibrationError as error:
         return Calibration('invalid', f'CameraInfo cannot be used, so it is ignored: {error}')
     if model is None:
@@ -196,27 +167,6 @@ def calibrate(
         return Calibration('valid', problem, model.intrinsics)
     rectifier = Rectifier(model)
     return Calibration('valid', problem, rectifier.intrinsics, rectifier)
-
-
-def _full_model(
-    info: CameraInfo, coefficients: list[float], width: int, height: int
-) -> CameraModel | None:
-    """Return the calibration of the picture as delivered: cut and binned, not yet scaled."""
-    model = camera_model(
-        # Some drivers leave the size out.
-        info.width or width,
-        info.height or height,
-        info.k,
-        info.distortion_model if coefficients else '',
-        coefficients,
-        info.p,
-    )
-    roi = info.roi
-    if model is None or not (roi.width or roi.height or info.binning_x > 1 or info.binning_y > 1):
-        return model
-    return model.with_roi_and_binning(
-        (roi.x_offset, roi.y_offset, roi.width, roi.height), info.binning_x, info.binning_y
-    )
 
 
 def same_calibration(first: CameraInfo | None, second: CameraInfo | None) -> bool:
