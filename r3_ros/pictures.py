@@ -1,6 +1,6 @@
-"""Pictures as they come, in messages and files, made into RGB arrays. Nothing here knows ROS.
+"""Images as they come, in messages and files, made into RGB arrays. Nothing here knows ROS.
 
-Each decoder returns (H, W, 3) uint8 RGB, contiguous, and refuses what is not a whole picture: a
+Each decoder returns (H, W, 3) uint8 RGB, contiguous, and refuses what is not a whole image: a
 JPEG decoder fills what is missing with grey, and matching features on grey gives a false pose.
 """
 
@@ -81,14 +81,14 @@ def decode_raw(
     is_bigendian: bool = False,
     hint: str = '',
 ) -> np.ndarray:
-    """Return the RGB picture of a ``sensor_msgs/Image``.
+    """Return the RGB image of a ``sensor_msgs/Image``.
 
     :param step: bytes per row, padding included.
     :param hint: what to take an untyped encoding (8UC1, 8UC3, 8UC4, 16UC1) for.
     :raises FrameError: unknown encoding, or sizes that contradict each other.
     """
     if width <= 0 or height <= 0:
-        raise FrameError(f'the picture is {width}x{height} pixels: the camera driver is at fault')
+        raise FrameError(f'the image is {width}x{height} pixels: the camera driver is at fault')
     if encoding in UNTYPED:
         encoding = hint or UNTYPED[encoding]
     buffer = np.frombuffer(data, dtype=np.uint8)
@@ -135,9 +135,7 @@ def _rows(
         )
     # The padding of the last row may be left out.
     if buffer.size < step * (height - 1) + row_bytes:
-        raise FrameError(
-            f'the picture is cut off: {buffer.size} bytes for {height} rows of {step}'
-        )
+        raise FrameError(f'the image is cut off: {buffer.size} bytes for {height} rows of {step}')
     shape = (height, width) if channels == 1 else (height, width, channels)
     strides = (step, 1) if channels == 1 else (step, channels, 1)
     return np.lib.stride_tricks.as_strided(buffer, shape, strides, writeable=False)

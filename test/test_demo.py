@@ -11,7 +11,7 @@ from r3_ros.demo.checks import all_checks
 from r3_ros.demo.listener import Heard
 from r3_ros.demo.live_run import LiveResult
 from r3_ros.errors import R3Error
-from r3_ros.sources import open_source
+from r3_ros.open_source import open_source
 from r3_ros.trajectory_file import read_tum
 from sequences import stamp, write_folder, write_textured_folder
 

@@ -14,7 +14,7 @@ pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setu
 from r3_ros.config import InputConfig
 from r3_ros.errors import FrameError
 from r3_ros.pictures import ENCODINGS
-from r3_ros.ros.conversions import calibrate, NAMELESS_FRAME, read_picture, same_calibration
+from r3_ros.ros.conversions import calibrate, NAMELESS_FRAME, read_image, same_calibration
 from r3_ros.ros.messages import header_message
 from rclpy.clock import Clock
 from scripted import picture, START_NS
@@ -45,7 +45,7 @@ def message(pixels, encoding, step=None, is_bigendian=0, height=None, padding=b'
 
 
 def read(image, hint='', frame=''):
-    return read_picture(image, hint, frame, Clock())
+    return read_image(image, hint, frame, Clock())
 
 
 def bayer(first_row, second_row):

@@ -151,7 +151,7 @@ def _write_bag(
     from tqdm import tqdm
 
     from ..bag_writer import write_sequence
-    from ..sources import open_source
+    from ..open_source import open_source
 
     print(f'2. writing {source_path.name} as a bag', flush=True)
     with open_source(source_path, args.camera, args.topic) as source:

@@ -12,7 +12,9 @@ import numpy as np
 from ..camera import CameraModel
 from ..depth_evaluation import read_depth
 from ..errors import SourceError
-from ..sources import FolderSource, open_source, RawFrame, Source
+from ..folder_source import FolderSource
+from ..open_source import open_source
+from ..source import RawFrame, Source
 from ..trajectory_file import PoseList, read_tum
 
 TRUTH = 'groundtruth.txt'

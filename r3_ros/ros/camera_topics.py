@@ -78,7 +78,7 @@ class CameraTopics:
 
     @property
     def is_open(self) -> bool:
-        """Tell whether the camera is heard."""
+        """Return whether the camera is heard."""
         return self._infos is not None
 
     def follow_cameras(self) -> None:

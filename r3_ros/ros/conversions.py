@@ -17,7 +17,7 @@ from ..image_topics import is_rectified
 from ..pictures import decode_message, ENCODINGS, UNTYPED
 from .messages import stamp_ns_of
 
-#: Stands for a camera whose pictures carry no frame_id.
+#: Stands for a camera whose images carry no frame_id.
 NAMELESS_FRAME = 'camera_optical'
 
 
@@ -35,7 +35,7 @@ class Received:
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class CameraImage:
     """A decoded image message, not rectified yet.
 
     :ivar image: (H, W, 3) uint8 RGB.
@@ -51,24 +51,24 @@ class Picture:
     note: str
 
 
-def read_picture(
+def read_image(
     message: Image | CompressedImage, hint: str, frame_override: str, clock: Clock
-) -> Picture:
+) -> CameraImage:
     """Decode an image message.
 
     :param hint: what an untyped encoding is to be taken for.
     :param frame_override: replaces the message's frame_id.
-    :param clock: gives the time for a picture without a stamp.
+    :param clock: gives the time for an image without a stamp.
     :raises FrameError: the pixels cannot be had, with the reason.
     """
     notes = []
     stamp_ns = stamp_ns_of(message.header.stamp)
     if stamp_ns == 0:
         stamp_ns = clock.now().nanoseconds
-        notes.append('pictures have no stamp, the time of arrival is used')
+        notes.append('images have no stamp, the time of arrival is used')
     frame = optical_frame_of(message, frame_override)
     if not frame_override and not message.header.frame_id:
-        notes.append(f"pictures have no frame_id, '{frame}' is used: set camera_optical_frame")
+        notes.append(f"images have no frame_id, '{frame}' is used: set camera_optical_frame")
     is_raw = isinstance(message, Image)
     encoding = message.encoding if is_raw else message.format
     if is_raw and encoding not in ENCODINGS:
@@ -78,11 +78,11 @@ def read_picture(
     guessed = is_raw and encoding in UNTYPED and not hint
     if guessed:
         notes.append(f'{encoding} is taken for {UNTYPED[encoding]}, see input.encoding_hint')
-    return Picture(image, stamp_ns, frame, encoding, guessed, '; '.join(notes))
+    return CameraImage(image, stamp_ns, frame, encoding, guessed, '; '.join(notes))
 
 
 def optical_frame_of(message: Image | CompressedImage, override: str) -> str:
-    """Return the frame id of a message's picture; never empty."""
+    """Return the frame id of a message's image; never empty."""
     return override or message.header.frame_id.lstrip('/') or NAMELESS_FRAME
 
 
@@ -104,7 +104,7 @@ def _decode_by_cv_bridge(message: Image) -> np.ndarray:
             f'send one of {known}'
         ) from error
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise FrameError(f"'{message.encoding}' holds no colour picture; send one of {known}")
+        raise FrameError(f"'{message.encoding}' holds no colour image; send one of {known}")
     if image.shape[:2] != (message.height, message.width):
         # cv_bridge goes by step, and cuts what is too short for the width.
         raise FrameError(
@@ -120,7 +120,7 @@ class Calibration:
 
     :ivar status: valid, missing, zero, invalid or size mismatch.
     :ivar problem: in words, with what to do; empty if there is none.
-    :ivar intrinsics: of the picture after :meth:`rectify`; None if they have to be estimated.
+    :ivar intrinsics: of the image after :meth:`rectify`; None if they have to be estimated.
     """
 
     status: str
@@ -129,14 +129,14 @@ class Calibration:
     rectifier: Rectifier | None = None
 
     def rectify(self, image: np.ndarray) -> np.ndarray:
-        """Return the undistorted picture; the same object if nothing is to be undone."""
+        """Return the undistorted image; the same object if nothing is to be undone."""
         return image if self.rectifier is None else self.rectifier.rectify(image)
 
 
 def calibrate(
     info: CameraInfo | None, width: int, height: int, config: InputConfig, image_topic: str
 ) -> Calibration:
-    """Decide what to make of a CameraInfo for pictures of a size.
+    """Decide what to make of a CameraInfo for images of a size.
 
     A calibration that cannot be used is no error: the focal length is estimated then.
     """
@@ -146,7 +146,7 @@ def calibrate(
     if any(info.d) and info.distortion_model not in DISTORTION_SIZES:
         problem = (
             f"unknown distortion model '{info.distortion_model}', known: "
-            f'{", ".join(DISTORTION_SIZES)}: the pictures are not undistorted'
+            f'{", ".join(DISTORTION_SIZES)}: the images are not undistorted'
         )
     try:
         model = camera_from_info(info, width, height, with_distortion=not problem)
@@ -170,7 +170,7 @@ def calibrate(
 
 
 def same_calibration(first: CameraInfo | None, second: CameraInfo | None) -> bool:
-    """Tell whether two CameraInfo say the same, whatever their stamps."""
+    """Return whether two CameraInfo say the same, whatever their stamps."""
     if first is None or second is None:
         return first is second
 

@@ -17,13 +17,13 @@ from rclpy.clock import Clock
 from ..config import R3Config
 from ..datatypes import Estimate, Frame
 from ..errors import DeviceLostError, DeviceMemoryError, FrameError, TransformError
-from ..intake import Action, Intake
+from ..intake import Action, FrameFilter
 from ..maps.keyframe_pictures import KeyframePictures
 from ..maps.saved_map import SavedMap
 from ..runtime import Mailbox, Worker
 from ..streaming.map_snapshot import take_map_snapshot
 from .camera_input import CameraInput
-from .conversions import Picture, Received
+from .conversions import CameraImage, Received
 from .frame_tree import Base, TransformTree
 from .graph_messages import GraphSnapshot
 from .health import Health, StepTimes, StreamState
@@ -98,7 +98,7 @@ class Stream:
         self._logger = logger
         self._scenes = ScenePublisher(outputs, config, self._on_scene_error, logger.info)
         self.placing = Placing(config, outputs, authority, self._scenes)
-        self._intake = Intake(config.input)
+        self._intake = FrameFilter(config.input)
         self._commands: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = (
             queue.SimpleQueue()
         )
@@ -586,7 +586,7 @@ class Stream:
             self._fault(f'{told}; free memory of the device, then call ~/reset')
         return remedy
 
-    def _admit(self, picture: Picture) -> bool:
+    def _admit(self, picture: CameraImage) -> bool:
         """Judge a picture by stamp and size."""
         height, width = picture.image.shape[:2]
         now_ns = self._clock.now().nanoseconds

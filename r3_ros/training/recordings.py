@@ -19,11 +19,11 @@ from ..camera import Rectifier
 from ..datatypes import Intrinsics
 from ..errors import CheckpointError, SourceError
 from ..evaluation import match_stamps
+from ..folder_source import FolderSource
 from ..model.checkpoint import load_network
 from ..model.network import R3Network
 from ..pictures import decode_compressed
 from ..preprocess import fov_of
-from ..sources import FolderSource
 from ..trajectory_file import read_tum
 from .clips import camera_rays, Clips, follow_points, Tracks
 from .config import picture_sizes, TrainingSettings

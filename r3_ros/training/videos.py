@@ -19,8 +19,9 @@ import torch
 
 from ..camera import Rectifier
 from ..errors import ConfigError, SourceError
+from ..open_source import open_source
 from ..preprocess import fov_of
-from ..sources import open_source, Source
+from ..source import Source
 from .clips import Clips, UnlabelledClips
 from .config import picture_sizes, TrainingSettings
 from .procedural import draw_frames, plan_step, StepPlan

@@ -18,7 +18,7 @@ from .camera import camera_from_info, CameraModel
 from .errors import CalibrationError, FrameError, SourceError
 from .image_topics import base_topic, camera_info_topic, is_rectified
 from .pictures import decode_message
-from .sources import RawFrame, Source
+from .source import RawFrame, Source
 from .trajectory_file import NANOSECONDS
 
 IMAGE = 'sensor_msgs/msg/Image'
@@ -37,7 +37,7 @@ class BagReader:
         self.path = path
         if not path.exists():
             raise SourceError(f'{path} does not exist')
-        with _told_as_source_error(path):
+        with _as_source_error(path):
             self._reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
             self._reader.open()
 
@@ -62,7 +62,7 @@ class BagReader:
 
         :raises SourceError: the bag is damaged from here on.
         """
-        with _told_as_source_error(self.path):
+        with _as_source_error(self.path):
             yield from self._reader.messages(connections or self.connections)
 
     def deserialize(self, connection: Connection, data: bytes) -> Any:
@@ -77,7 +77,7 @@ class BagReader:
 
 
 @contextmanager
-def _told_as_source_error(path: Path) -> Iterator[None]:
+def _as_source_error(path: Path) -> Iterator[None]:
     try:
         yield
     except (SourceError, GeneratorExit):
@@ -91,7 +91,7 @@ def _told_as_source_error(path: Path) -> Iterator[None]:
 
 
 class BagSource(Source):
-    """The pictures of one topic of a bag, with the calibration recorded beside them."""
+    """The images of one topic of a bag, with the calibration recorded beside them."""
 
     def __init__(
         self,
@@ -100,17 +100,17 @@ class BagSource(Source):
         topic: str | None = None,
         ignore_camera_info: bool = False,
     ) -> None:
-        """Open the bag and find its pictures.
+        """Open the bag and find its images.
 
-        :raises SourceError: it is damaged, or holds no picture topic, or several.
+        :raises SourceError: it is damaged, or holds no image topic, or several.
         :raises CalibrationError: the recorded calibration cannot be used.
         """
         self._bag = BagReader(path)
         try:
-            self.connection = _picture_connection(self._bag.connections, topic, path)
+            self.connection = _image_connection(self._bag.connections, topic, path)
             super().__init__(path.absolute().name, camera, self.connection.msgcount)
             if not self.length:
-                raise SourceError(f'{path} has the topic {self.connection.topic}, but no picture')
+                raise SourceError(f'{path} has the topic {self.connection.topic}, but no image')
             if not ignore_camera_info:
                 self.camera = self._recorded_camera()
         except BaseException:
@@ -136,13 +136,13 @@ class BagSource(Source):
         except SourceError as error:
             if not count:
                 raise
-            self.warnings.append(f'ended after {count} pictures: {error}')
+            self.warnings.append(f'ended after {count} images: {error}')
 
     def _stamp_ns(self, message: Any, recorded_ns: int) -> int:
         stamp_ns = stamp_of(message)
         if stamp_ns:
             return stamp_ns
-        warning = 'pictures without a stamp: the time of recording is used'
+        warning = 'images without a stamp: the time of recording is used'
         if warning not in self.warnings:
             self.warnings.append(warning)
         return recorded_ns
@@ -169,27 +169,25 @@ class BagSource(Source):
         return None
 
 
-def _picture_connection(
-    connections: list[Connection], topic: str | None, path: Path
-) -> Connection:
-    """Choose the topic; where a camera has both, raw pictures before compressed ones."""
-    pictures = {c.topic: c for c in connections if c.msgtype in (IMAGE, COMPRESSED_IMAGE)}
+def _image_connection(connections: list[Connection], topic: str | None, path: Path) -> Connection:
+    """Choose the topic; where a camera has both, raw images before compressed ones."""
+    images = {c.topic: c for c in connections if c.msgtype in (IMAGE, COMPRESSED_IMAGE)}
     if topic:
-        if topic not in pictures:
+        if topic not in images:
             raise SourceError(
-                f'{path} has no pictures on {topic}; it has them on: '
-                + (', '.join(sorted(pictures)) or 'no topic')
+                f'{path} has no images on {topic}; it has them on: '
+                + (', '.join(sorted(images)) or 'no topic')
             )
-        return pictures[topic]
-    if not pictures:
+        return images[topic]
+    if not images:
         others = ', '.join(sorted(c.topic for c in connections)) or 'nothing'
-        raise SourceError(f'{path} holds no picture topic; it holds {others}')
-    if len({base_topic(t) for t in pictures}) > 1:
+        raise SourceError(f'{path} holds no image topic; it holds {others}')
+    if len({base_topic(t) for t in images}) > 1:
         raise SourceError(
-            f'{path} holds pictures on several topics, name one of them (--topic): '
-            + ', '.join(sorted(pictures))
+            f'{path} holds images on several topics, name one of them (--topic): '
+            + ', '.join(sorted(images))
         )
-    return pictures[min(pictures)]  # raw, compressed, compressedDepth: in that order
+    return images[min(images)]  # raw, compressed, compressedDepth: in that order
 
 
 def stamp_of(message: Any) -> int:
