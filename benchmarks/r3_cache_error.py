@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 from r3_ros.geometry import T_from_quat
+from r3_ros.input.network_input import r3_geometry, R3Rule
+from r3_ros.input.open_source import open_source
 from r3_ros.model.cache_encoding import AsComputed, Encoding, Float8
 from r3_ros.model.network import FrameCache, Prediction, R3Network
-from r3_ros.open_source import open_source
 from r3_ros.parity.pose_runs import resolve_stream
 from r3_ros.parity.stand_in_weights import Networks, StandInWeights
-from r3_ros.preprocess import r3_geometry, R3Rule
 import torch
 from torch import Tensor
 from tqdm import tqdm

@@ -14,8 +14,8 @@ import threading
 import time
 from typing import Any
 
-from .bag_source import BagReader
 from .errors import R3Error, SourceError
+from .input.bag_source import BagReader
 from .trajectory_file import NANOSECONDS
 
 #: The clock is published this often beside the messages, so that timers of subscribers run.

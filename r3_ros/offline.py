@@ -13,16 +13,16 @@ import queue
 import threading
 import time
 
-from .camera import CameraModel, Rectifier
 from .cloud import Cloud
 from .config import InputConfig, OWN_PRESET, R3Config
 from .datatypes import DepthMap, Estimate, Frame, Intrinsics, ModelInfo, TrackingState
 from .errors import ConfigError, FrameError, SourceError
 from .factory import AnyEngine
-from .intake import Action, FrameFilter
+from .input.camera_model import CameraModel, Rectifier
+from .input.frame_filter import Action, FrameFilter
+from .input.source import RawFrame, Source
 from .maps.keyframe_pictures import KeyframePictures
 from .maps.saved_map import MapFacts, SavedMap
-from .source import RawFrame, Source
 from .streaming.engine import Engine
 from .streaming.map_snapshot import MapSnapshot, take_map_snapshot
 from .streaming.scale import ScaleView

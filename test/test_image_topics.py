@@ -1,7 +1,7 @@
 """What names of image topics say, whoever asks: the node or the reader of bags."""
 
 import pytest
-from r3_ros.image_topics import base_topic, camera_info_topic, is_rectified
+from r3_ros.input.image_topics import base_topic, camera_info_topic, is_rectified
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from r3_ros.datatypes import Frame, ModelInfo, TrackingState
 from r3_ros.errors import ConfigError, FrameError, ModelError
 from r3_ros.factory import load_engine, load_window_predictor
 from r3_ros.geometry import inverse
+from r3_ros.input.network_input import intrinsics_from_fov, prepare_r3, R3Rule
 from r3_ros.model.checkpoint import save_network
 from r3_ros.model.memory import Room
 from r3_ros.model.metric import SKY_THRESHOLD
@@ -21,7 +22,6 @@ from r3_ros.model.official_network import OfficialMetricDepth, OfficialNetwork
 from r3_ros.model.variants import VARIANTS
 from r3_ros.parity.stream_tables import TableNetwork, Tables
 from r3_ros.pose_encoding import decode_pose
-from r3_ros.preprocess import intrinsics_from_fov, prepare_r3, R3Rule
 from r3_ros.streaming.official.engine import OfficialEngine
 from r3_ros.streaming.official.loop import Loop
 from r3_ros.streaming.official.options import (

@@ -13,7 +13,7 @@ pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setu
 
 from r3_ros.config import InputConfig
 from r3_ros.errors import FrameError
-from r3_ros.pictures import ENCODINGS
+from r3_ros.input.image_decoding import ENCODINGS
 from r3_ros.ros.conversions import calibrate, NAMELESS_FRAME, read_image, same_calibration
 from r3_ros.ros.messages import header_message
 from rclpy.clock import Clock

@@ -13,12 +13,12 @@ from r3_ros.cli import main
 from r3_ros.cloud_file import read_ply
 from r3_ros.config import R3Config, updated
 from r3_ros.errors import CalibrationError, FrameError, SourceError
-from r3_ros.folder_source import find_images, FolderSource
+from r3_ros.input.folder_source import find_images, FolderSource
+from r3_ros.input.source import RawFrame
 from r3_ros.maps.reading import read_map
 from r3_ros.offline import run_source, Undistorter
 from r3_ros.report.run_data import read_table
 from r3_ros.run_files import UNPLACED
-from r3_ros.source import RawFrame
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.map_snapshot import saved_map
 from r3_ros.trajectory_file import read_tum

@@ -5,10 +5,10 @@ import os
 import cv2
 import numpy as np
 import pytest
-from r3_ros import folder_source
 from r3_ros.errors import CalibrationError, SourceError
-from r3_ros.folder_source import find_images
-from r3_ros.open_source import open_source
+from r3_ros.input import folder_source
+from r3_ros.input.folder_source import find_images
+from r3_ros.input.open_source import open_source
 import scripted
 from sequences import CAMERA_YAML, HEIGHT, stamp, WIDTH, write_folder, write_video
 

@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    from ..bag_writer import SequenceTopics, write_sequence
-    from ..open_source import open_source
+    from ..input.bag_writer import SequenceTopics, write_sequence
+    from ..input.open_source import open_source
     from ..trajectory_file import read_tum
 
     truth = read_tum(args.groundtruth) if args.groundtruth else None

@@ -17,8 +17,8 @@ from ..errors import ConfigError, SourceError
 if TYPE_CHECKING:
     from ..config import R3Config
     from ..datatypes import DepthMap, Estimate
+    from ..input.source import Source
     from ..offline import RunResult
-    from ..source import Source
     from ..trajectory_file import PoseList
 
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     import cv2
 
     from ..export import atomic_directory
-    from ..open_source import open_source
+    from ..input.open_source import open_source
     from ..report.page import write_report
     from ..run_evaluation import evaluate_run
     from ..run_files import DEPTH, SUMMARY, write_run

@@ -9,8 +9,8 @@ import time
 from typing import Any
 
 from ..bag_player import BagPlayer, PlayResult
-from ..bag_writer import SequenceTopics
 from ..errors import R3Error
+from ..input.bag_writer import SequenceTopics
 from .listener import Heard, LARGE_TOPICS, Listener
 from .node_process import NodeProcess
 

@@ -13,11 +13,11 @@ import numpy as np
 from ..config import R3Config
 from ..datatypes import Frame, Intrinsics
 from ..errors import CalibrationError, FrameError, SourceError
-from ..folder_source import FolderSource
+from ..input.folder_source import FolderSource
+from ..input.frame_filter import Action, FrameFilter
+from ..input.source import Source
 from ..input_geometry import Crop, Geometry
-from ..intake import Action, FrameFilter
 from ..offline import one_session, ReadAhead, RunResult, undistorted_frames, Undistorter
-from ..source import Source
 from ..window_prediction import WindowPredictor
 
 #: A collection is cropped to what its pictures have in common, but not below this share of the

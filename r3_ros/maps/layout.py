@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 import math
 
-from ..pictures import MOST_PIXELS
+from ..input.image_decoding import MOST_PIXELS
 
 MANIFEST = 'manifest.yaml'
 POINTS = 'points.ply'

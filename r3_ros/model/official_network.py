@@ -14,7 +14,7 @@ import torch
 from ..datatypes import ModelInfo
 from ..errors import FrameError, ModelError
 from ..frame_relations import Relations, Replay, View
-from ..preprocess import intrinsics_from_fov
+from ..input.network_input import intrinsics_from_fov
 from .memory import Context, FrameMemory, Room
 from .metric import with_far_sky
 from .network import FrameCache, MetricNetwork, Prediction, R3Network

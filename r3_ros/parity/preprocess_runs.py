@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError, R3Error, SourceError
-from ..preprocess import DA3Rule, prepare_da3, prepare_r3, R3Rule
+from ..input.network_input import DA3Rule, prepare_da3, prepare_r3, R3Rule
 from .arrays import Answer, Answers
 from .golden import Golden
 

@@ -14,7 +14,7 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ..config import InputConfig
-from ..image_topics import camera_info_topic
+from ..input.image_topics import camera_info_topic
 from .health import Health
 from .outputs import QOS_OVERRIDES
 from .parameters import was_given

@@ -9,12 +9,12 @@ import numpy as np
 from rclpy.clock import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from ..camera import camera_from_info, DISTORTION_SIZES, Rectifier
 from ..config import InputConfig
 from ..datatypes import Intrinsics
 from ..errors import CalibrationError, FrameError
-from ..image_topics import is_rectified
-from ..pictures import decode_message, ENCODINGS, UNTYPED
+from ..input.camera_model import camera_from_info, DISTORTION_SIZES, Rectifier
+from ..input.image_decoding import decode_message, ENCODINGS, UNTYPED
+from ..input.image_topics import is_rectified
 from .messages import stamp_ns_of
 
 #: Stands for a camera whose images carry no frame_id.

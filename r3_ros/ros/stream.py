@@ -17,7 +17,7 @@ from rclpy.clock import Clock
 from ..config import R3Config
 from ..datatypes import Estimate, Frame
 from ..errors import DeviceLostError, DeviceMemoryError, FrameError, TransformError
-from ..intake import Action, FrameFilter
+from ..input.frame_filter import Action, FrameFilter
 from ..maps.keyframe_pictures import KeyframePictures
 from ..maps.saved_map import SavedMap
 from ..runtime import Mailbox, Worker

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..datatypes import Intrinsics
-from ..preprocess import fov_of
+from ..input.network_input import fov_of
 from ..synth import Rendering
 from ..synth.sensor import jpeg_compressed
 from .clips import camera_rays, Clips, follow_points, Tracks

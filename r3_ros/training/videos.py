@@ -17,11 +17,11 @@ import cv2
 import numpy as np
 import torch
 
-from ..camera import Rectifier
 from ..errors import ConfigError, SourceError
-from ..open_source import open_source
-from ..preprocess import fov_of
-from ..source import Source
+from ..input.camera_model import Rectifier
+from ..input.network_input import fov_of
+from ..input.open_source import open_source
+from ..input.source import Source
 from .clips import Clips, UnlabelledClips
 from .config import picture_sizes, TrainingSettings
 from .procedural import draw_frames, plan_step, StepPlan

@@ -18,8 +18,8 @@ from ...config import PUBLISHED_IMAGE, R3Config
 from ...datatypes import DepthMap, Estimate, Frame, ModelInfo, TrackingState
 from ...frame_relations import MetricNetwork, Network
 from ...geometry import inverse
+from ...input.network_input import intrinsics_from_fov, prepare_r3, R3Rule
 from ...pose_encoding import decode_pose
-from ...preprocess import intrinsics_from_fov, prepare_r3, R3Rule
 from ..stages import Stages
 from ..trajectory import Trajectory, TrajectoryView
 from ..voxel_map import MapView, VoxelMap

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from r3_ros.config import InputConfig
-from r3_ros.intake import Action, FrameFilter
+from r3_ros.input.frame_filter import Action, FrameFilter
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .camera import load_camera_yaml
-from .errors import SourceError
+from ..errors import SourceError
+from .camera_model import load_camera_yaml
 from .folder_source import BAG_SUFFIXES, FolderSource
 from .source import Source
 from .video_source import VideoSource

@@ -13,8 +13,8 @@ from types import TracebackType
 
 import numpy as np
 
-from .camera import CameraModel
-from .errors import SourceError
+from ..errors import SourceError
+from .camera_model import CameraModel
 
 #: Rate taken for images without times.
 NOMINAL_RATE_HZ = 30.0

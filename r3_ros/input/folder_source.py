@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 import re
 
-from .camera import CameraModel, load_camera_yaml
-from .errors import FrameError, SourceError
-from .pictures import decode_compressed, is_jpeg_or_png
+from ..errors import FrameError, SourceError
+from ..trajectory_file import NANOSECONDS, parse_stamp
+from .camera_model import CameraModel, load_camera_yaml
+from .image_decoding import decode_compressed, is_jpeg_or_png
 from .source import NOMINAL_RATE_HZ, RawFrame, Source
-from .trajectory_file import NANOSECONDS, parse_stamp
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 BAG_SUFFIXES = ('.mcap', '.db3', '.bag')

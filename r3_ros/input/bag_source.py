@@ -14,12 +14,12 @@ from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
 from rosbags.typesys import get_typestore, Stores
 
-from .camera import camera_from_info, CameraModel
-from .errors import CalibrationError, FrameError, SourceError
+from ..errors import CalibrationError, FrameError, SourceError
+from ..trajectory_file import NANOSECONDS
+from .camera_model import camera_from_info, CameraModel
+from .image_decoding import decode_message
 from .image_topics import base_topic, camera_info_topic, is_rectified
-from .pictures import decode_message
 from .source import RawFrame, Source
-from .trajectory_file import NANOSECONDS
 
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'

@@ -7,7 +7,13 @@ import cv2
 import numpy as np
 import pytest
 from r3_ros.errors import FrameError
-from r3_ros.pictures import decode_compressed, decode_raw, encoded_size, ENCODINGS, MOST_PIXELS
+from r3_ros.input.image_decoding import (
+    decode_compressed,
+    decode_raw,
+    encoded_size,
+    ENCODINGS,
+    MOST_PIXELS,
+)
 
 HEIGHT, WIDTH = 48, 64
 
@@ -227,6 +233,6 @@ def test_what_is_no_image_is_refused(data):
 
 def test_hints_are_the_encodings_that_say_what_they_hold():
     from r3_ros.config import ENCODING_HINTS
-    from r3_ros.pictures import ENCODINGS, UNTYPED
+    from r3_ros.input.image_decoding import ENCODINGS, UNTYPED
 
     assert set(ENCODING_HINTS) - {''} == set(ENCODINGS) - UNTYPED.keys()

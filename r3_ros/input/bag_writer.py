@@ -15,14 +15,14 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
 
+from ..errors import ConfigError, SourceError
+from ..export import atomic_directory, atomic_path
+from ..geometry import quat_xyzw
+from ..trajectory_file import NANOSECONDS, PoseList, stamp_text
 from .bag_source import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE
-from .camera import CameraModel
-from .errors import ConfigError, SourceError
-from .export import atomic_directory, atomic_path
-from .geometry import quat_xyzw
+from .camera_model import CameraModel
 from .image_topics import camera_info_topic
 from .source import RawFrame
-from .trajectory_file import NANOSECONDS, PoseList, stamp_text
 
 POSE_STAMPED = 'geometry_msgs/msg/PoseStamped'
 

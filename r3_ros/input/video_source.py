@@ -7,10 +7,10 @@ from pathlib import Path
 
 import cv2
 
-from .camera import CameraModel
-from .errors import SourceError
+from ..errors import SourceError
+from ..trajectory_file import NANOSECONDS
+from .camera_model import CameraModel
 from .source import NOMINAL_RATE_HZ, RawFrame, Source
-from .trajectory_file import NANOSECONDS
 
 #: Videos whose header counts the frames. Of others OpenCV guesses the number from duration and
 #: rate, which is far off where the rate varies.
