@@ -29,7 +29,6 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
 from classical_sequences import errors, load_sequence  # noqa: E402
-from r3_ros.camera import load_camera_yaml  # noqa: E402
 from r3_ros.classical.describe import describe, SIZE  # noqa: E402
 from r3_ros.config import R3Config, updated  # noqa: E402
 from r3_ros.datatypes import (  # noqa: E402
@@ -41,6 +40,7 @@ from r3_ros.datatypes import (  # noqa: E402
     ModelInfo,
 )
 from r3_ros.geometry import inverse, make_T, rotation_angle, transform, unproject  # noqa: E402
+from r3_ros.input.camera_model import load_camera_yaml  # noqa: E402
 from r3_ros.streaming.engine import Engine  # noqa: E402
 from r3_ros.streaming.keyframes.admission import Admission, Candidate  # noqa: E402
 from r3_ros.streaming.keyframes.bank import KeyframeBank  # noqa: E402

@@ -25,7 +25,7 @@ import psutil
 from r3_ros.config import R3Config, updated
 from r3_ros.datatypes import Frame
 from r3_ros.factory import load_engine
-from r3_ros.sources import open_source
+from r3_ros.input.open_source import open_source
 from r3_ros.streaming.engine import Engine
 from tqdm import tqdm
 

@@ -22,7 +22,7 @@ MODEL_NAMES = ('classical', 'r3', 'r3_long', 'r3_tiny')
 PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
 #: Long sides of the pictures that R3 may be given, in pixels, and that of the published weights.
 SMALLEST_IMAGE, LARGEST_IMAGE, PUBLISHED_IMAGE = 112, 1008, 504
-#: What an untyped picture can be taken for; :mod:`r3_ros.pictures` decodes all of these.
+#: What an untyped image can be taken for; ``input.image_decoding`` decodes all of these.
 ENCODING_HINTS = (
     '',
     'rgb8',

@@ -12,7 +12,7 @@ import numpy as np
 from .datatypes import Intrinsics
 from .errors import SourceError
 from .evaluation import match_stamps
-from .sources import FolderSource
+from .input.folder_source import FolderSource
 
 
 @dataclass(frozen=True)

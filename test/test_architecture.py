@@ -6,6 +6,7 @@ The picture is in docs/architecture.md; the table in CONTRIBUTING.md says it in 
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 import subprocess
 import sys
@@ -19,21 +20,18 @@ LAYERS = (
     ('errors',),
     ('config', 'datatypes'),
     (
-        'camera',
         'cloud',
         'cloud_file',
         'export',
         'geometry',
         'input_geometry',
-        'intake',
+        'input',
         'maps',
         'metric_depth',
         'occupancy',
         'occupancy_file',
-        'pictures',
         'pose_encoding',
         'predictor',
-        'preprocess',
         'runtime',
         'trajectory_file',
         'window_prediction',
@@ -48,7 +46,7 @@ LAYERS = (
 )
 #: Layers whose units do not see each other.
 APART = (1, 3)
-#: Every module that no layer names: sources, bags, evaluation, report, ...
+#: Every module that no layer names: offline, evaluation, report, ...
 OFFLINE_TOOLS = 'offline tools'
 
 ROS_MODULES = {
@@ -158,6 +156,19 @@ def test_imports_point_down_the_layers():
         if above < below or (above == below and above in APART):
             wrong.append(imported.where)
     assert not wrong, '\n'.join(wrong)
+
+
+def test_modules_of_the_input_do_not_import_in_circles():
+    imported = {
+        path.stem: {
+            other.module.split('.')[2]
+            for other in imports_of(path)
+            if other.module.startswith('r3_ros.input.')
+        }
+        for path in (PACKAGE / 'input').glob('*.py')
+    }
+    assert 'source' in imported['open_source']
+    TopologicalSorter(imported).prepare()  # raises at a circle
 
 
 def test_the_package_itself_imports_the_standard_library_alone():

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from r3_ros.bag_writer import SequenceTopics, write_sequence
 from r3_ros.cli import build_parser, main
 from r3_ros.demo.checks import all_checks
 from r3_ros.demo.listener import Heard
 from r3_ros.demo.live_run import LiveResult
 from r3_ros.errors import R3Error
-from r3_ros.sources import open_source
+from r3_ros.input.bag_writer import SequenceTopics, write_sequence
+from r3_ros.input.open_source import open_source
 from r3_ros.trajectory_file import read_tum
 from sequences import stamp, write_folder, write_textured_folder
 

@@ -16,7 +16,7 @@ from r3_ros.full_context.pictures import common_size
 from r3_ros.full_context.reconstruction import reconstruct
 from r3_ros.full_context.relations import relations_of
 from r3_ros.geometry import inverse, rotation_angle
-from r3_ros.sources import open_source
+from r3_ros.input.open_source import open_source
 from r3_ros.streaming.similarity import scale_of
 from r3_ros.trajectory_file import read_tum
 from scripted_windows import GOOD, picture_of, ScriptedWindows, walk, WindowScript, write_pictures

@@ -12,7 +12,6 @@ from r3_ros.datatypes import Intrinsics
 from r3_ros.errors import ModelError, TransformError
 from r3_ros.model.backbone import Backbone, KeyValues
 from r3_ros.model.camera_head import PairHead
-from r3_ros.model.checkpoint_keys import official_name
 from r3_ros.model.depth_head import add_position_embedding, Fusion, MonoDepth
 from r3_ros.model.known_cameras import encode_cameras
 from r3_ros.model.layers import Block, LayerNorm, Mlp, rotate, rotations, SwiGlu
@@ -20,6 +19,7 @@ from r3_ros.model.metric import metric_depth
 from r3_ros.model.network import build_network, FrameCache
 from r3_ros.model.reference_view import choose_reference, STRATEGIES
 from r3_ros.model.variants import BackboneConfig, VARIANTS
+from r3_ros.model.weights.checkpoint import official_name
 from scipy.spatial.transform import Rotation
 import torch
 from torch.utils.flop_counter import FlopCounterMode

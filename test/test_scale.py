@@ -459,8 +459,8 @@ def test_contradictions_are_refused():
 def test_the_metric_network_is_asked_with_the_focal_length_of_its_own_input():
     torch = pytest.importorskip('torch')
     from networks import shared_network
+    from r3_ros.input.network_input import DA3Rule, prepare_da3
     from r3_ros.model.metric_predictor import MetricPredictor
-    from r3_ros.preprocess import DA3Rule, prepare_da3
 
     network = shared_network('metric')
     predictor = MetricPredictor(network, torch.device('cpu'), DA3Rule(process_res=56))

@@ -15,9 +15,9 @@ from ..command_options import parsed_settings, positive_int
 from ..errors import SourceError
 
 if TYPE_CHECKING:
-    from ..bag_writer import SequenceSummary, SequenceTopics
     from ..config import R3Config
     from ..demo.listener import Heard
+    from ..input.bag_writer import SequenceSummary, SequenceTopics
 
 EXIT_CHECK_FAILED = 1
 TRUTH = 'groundtruth.txt'
@@ -103,10 +103,10 @@ def _stream(
     source_path: Path, folder: Path, args: argparse.Namespace, config: R3Config
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Stream the recording; return summary.json, with the checks in it, and evaluation.json."""
-    from ..bag_writer import SequenceTopics
     from ..demo.checks import all_checks
     from ..demo.live_files import records, tracked_share, write_live_run
     from ..demo.live_run import run_live
+    from ..input.bag_writer import SequenceTopics
     from ..report.page import write_report
     from ..run_files import SUMMARY, write_json
 
@@ -150,8 +150,8 @@ def _write_bag(
     """Turn any input into a bag with its own timing; return what is in it, and warnings."""
     from tqdm import tqdm
 
-    from ..bag_writer import write_sequence
-    from ..sources import open_source
+    from ..input.bag_writer import write_sequence
+    from ..input.open_source import open_source
 
     print(f'2. writing {source_path.name} as a bag', flush=True)
     with open_source(source_path, args.camera, args.topic) as source:

@@ -17,8 +17,8 @@ from ..errors import ConfigError, SourceError
 if TYPE_CHECKING:
     from ..config import R3Config
     from ..datatypes import DepthMap, Estimate
+    from ..input.source import Source
     from ..offline import RunResult
-    from ..sources import Source
     from ..trajectory_file import PoseList
 
 
@@ -74,10 +74,10 @@ def run(args: argparse.Namespace) -> int:
     import cv2
 
     from ..export import atomic_directory
+    from ..input.open_source import open_source
     from ..report.page import write_report
     from ..run_evaluation import evaluate_run
     from ..run_files import DEPTH, SUMMARY, write_run
-    from ..sources import open_source
     from ..trajectory_file import read_tum
 
     # The reader, the engine and the predictor's own thread share the cores already.

@@ -13,10 +13,11 @@ import numpy as np
 from ..config import R3Config
 from ..datatypes import Frame, Intrinsics
 from ..errors import CalibrationError, FrameError, SourceError
+from ..input.folder_source import FolderSource
+from ..input.frame_filter import Action, FrameFilter
+from ..input.source import Source
 from ..input_geometry import Crop, Geometry
-from ..intake import Action, Intake
 from ..offline import one_session, ReadAhead, RunResult, undistorted_frames, Undistorter
-from ..sources import FolderSource, Source
 from ..window_prediction import WindowPredictor
 
 #: A collection is cropped to what its pictures have in common, but not below this share of the
@@ -89,7 +90,7 @@ def pictures_in_time(
 
     What a stream would leave out is left out here, and noted in the result.
     """
-    intake = Intake(one_session(config.input))
+    intake = FrameFilter(one_session(config.input))
     frame_id = 0
     with ReadAhead(undistorted_frames(source, config, max_frames)) as frames:
         for frame, read_ms in frames:

@@ -21,10 +21,11 @@ import numpy as np
 from ..config import R3Config
 from ..datatypes import DepthMap, Intrinsics, TrackingState
 from ..errors import FrameError, ModelError, SourceError
+from ..input.folder_source import FolderSource
+from ..input.network_input import intrinsics_from_fov
+from ..input.source import Source
 from ..offline import FrameRecord, RunResult
-from ..preprocess import intrinsics_from_fov
 from ..run_files import rescale_depth, save_depth
-from ..sources import FolderSource, Source
 from ..streaming.similarity import rigid_part, scale_of
 from ..streaming.trajectory import Trajectory
 from ..window_prediction import WindowPrediction, WindowPredictor

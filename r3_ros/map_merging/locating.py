@@ -13,7 +13,7 @@ import numpy as np
 
 from ..config import R3Config
 from ..datatypes import Edge, Frame, KnownKeyframe, SparseLandmarks
-from ..pictures import decode_compressed
+from ..input.image_decoding import decode_compressed
 from ..predictor import Predictor
 from ..streaming.pose_resolution import HeldPose, resolve_pose, ResolvedPose, usable_edges
 from ..streaming.relocalisation import Relocalisation

@@ -13,7 +13,7 @@ import numpy as np
 from ..datatypes import SparseLandmarks
 from ..export import atomic_directory
 from ..geometry import inverse, quat_xyzw
-from ..pictures import decode_compressed
+from ..input.image_decoding import decode_compressed
 from . import layout
 from .saved_map import SavedKeyframes, SavedMap
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 import math
 
+from ..input.image_decoding import MOST_PIXELS
+
 MANIFEST = 'manifest.yaml'
 POINTS = 'points.ply'
 TRAJECTORY = 'trajectory.tum'
@@ -34,7 +36,7 @@ MOST_PICTURE_SIDE = 16_384
 MOST_PICTURE_BYTES = 1 << 26
 MOST_PICTURES_BYTES = 1 << 32
 #: One picture of 67 megapixels; in all, 1000 pictures of 8.
-MOST_PICTURE_PIXELS = 1 << 26
+MOST_PICTURE_PIXELS = MOST_PIXELS
 MOST_PICTURES_PIXELS = 1 << 33
 #: A line of a trajectory is at most so long.
 MOST_POSE_BYTES = 256

@@ -15,7 +15,7 @@ from ..cloud import Cloud
 from ..cloud_file import parse_ply, ply_header, VERTEX
 from ..datatypes import SparseLandmarks
 from ..errors import FrameError, MapError, MapProblem, SourceError
-from ..pictures import encoded_size
+from ..input.image_decoding import encoded_size
 from ..trajectory_file import parse_tum
 from . import layout
 from .arrays import read_arrays

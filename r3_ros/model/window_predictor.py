@@ -11,7 +11,7 @@ import torch
 from ..config import ModelConfig
 from ..datatypes import ModelInfo
 from ..errors import FrameError, ModelError
-from ..preprocess import Geometry, PATCH, r3_geometry, R3Rule
+from ..input.network_input import Geometry, PATCH, r3_geometry, R3Rule
 from ..window_prediction import WindowPrediction
 from .depth_head import BRANCH_CHANNELS
 from .network import HEAD_FRAMES, Prediction, R3Network

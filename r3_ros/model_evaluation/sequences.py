@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..camera import CameraModel
 from ..depth_evaluation import read_depth
 from ..errors import SourceError
-from ..sources import FolderSource, open_source, RawFrame, Source
+from ..input.camera_model import CameraModel
+from ..input.folder_source import FolderSource
+from ..input.open_source import open_source
+from ..input.source import RawFrame, Source
 from ..trajectory_file import PoseList, read_tum
 
 TRUTH = 'groundtruth.txt'

@@ -14,9 +14,9 @@ from ..datatypes import Frame
 from .conversions import (
     calibrate,
     Calibration,
+    CameraImage,
     optical_frame_of,
-    Picture,
-    read_picture,
+    read_image,
     same_calibration,
 )
 from .health import Health
@@ -74,14 +74,12 @@ class CameraInput:
         """Return the frame id that a message's picture has."""
         return optical_frame_of(message, self._optical_frame)
 
-    def read(self, message: Image | CompressedImage) -> Picture:
+    def read(self, message: Image | CompressedImage) -> CameraImage:
         """Decode a message.
 
         :raises FrameError: it holds no usable picture.
         """
-        picture = read_picture(
-            message, self.config.encoding_hint, self._optical_frame, self._clock
-        )
+        picture = read_image(message, self.config.encoding_hint, self._optical_frame, self._clock)
         height, width = picture.image.shape[:2]
         self._health.encoding = picture.encoding
         self._health.encoding_guessed = picture.guessed
@@ -90,7 +88,7 @@ class CameraInput:
             self._report_once(picture.note)
         return picture
 
-    def choose_calibration(self, picture: Picture) -> str:
+    def choose_calibration(self, picture: CameraImage) -> str:
         """Take over a new CameraInfo or picture size.
 
         :returns: why the session has to start anew, empty if it does not: pictures that were
@@ -114,7 +112,7 @@ class CameraInput:
         became_known = before is not None and before.intrinsics is None and chosen.intrinsics
         return 'a calibration has come' if same_size and became_known else ''
 
-    def to_frame(self, picture: Picture) -> Frame:
+    def to_frame(self, picture: CameraImage) -> Frame:
         """Undistort a picture as its calibration says.
 
         :raises FrameError: the picture does not fit the calibration.

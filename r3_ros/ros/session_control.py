@@ -12,7 +12,7 @@ from r3_ros.msg import KeyframeGraph
 
 from ..config import R3Config
 from ..errors import DeviceLostError, FrameError
-from ..intake import Intake
+from ..input.frame_filter import FrameFilter
 from ..maps.keyframe_pictures import KeyframePictures
 from ..maps.saved_map import SavedMap
 from ..streaming.map_snapshot import take_map_snapshot
@@ -63,7 +63,7 @@ class SessionControl:
         self,
         engine: Engine,
         config: R3Config,
-        frame_filter: Intake,
+        frame_filter: FrameFilter,
         pose_output: Placing,
         clouds: ScenePublisher,
         tree: TransformTree,

@@ -17,10 +17,10 @@ from sensor_msgs.msg import CompressedImage, Image
 from ..config import R3Config
 from ..datatypes import Estimate, Frame
 from ..errors import DeviceLostError, FrameError, R3Error, TransformError
-from ..intake import Action, Intake
+from ..input.frame_filter import Action, FrameFilter
 from ..runtime import Mailbox, thread_name, Worker
 from .camera_input import CameraInput
-from .conversions import Picture, Received
+from .conversions import CameraImage, Received
 from .frame_tree import Base, TransformTree
 from .health import Health, NodeHealth, StepTimes, StreamState, TransformHealth
 from .memory_policy import FrameStepper, NoMemoryError, Remedy
@@ -96,7 +96,7 @@ class StreamWorker:
         )
         self._clock = clock
         self._logger = logger
-        self._frame_filter = Intake(config.input)
+        self._frame_filter = FrameFilter(config.input)
         self._clouds = ScenePublisher(outputs, config, self._on_cloud_error, logger.info)
         self.placing = Placing(config, outputs, authority, self._clouds)
         self.report = StreamReport(
@@ -366,7 +366,7 @@ class StreamWorker:
         self.placing.offer_depths(estimate, self.engine.session)
         self.report.warn_of_overload()
 
-    def _is_admitted(self, picture: Picture) -> bool:
+    def _is_admitted(self, picture: CameraImage) -> bool:
         """Return whether the frame filter takes an image, by its stamp and size."""
         height, width = picture.image.shape[:2]
         now_ns = self._clock.now().nanoseconds
@@ -386,7 +386,7 @@ class StreamWorker:
             self._frame_filter.admit(picture.stamp_ns, width, height, now_ns)
         return True
 
-    def _calibrated(self, picture: Picture) -> Frame:
+    def _calibrated(self, picture: CameraImage) -> Frame:
         """Return the frame of an image; a calibration that has come late begins a new session.
 
         :raises FrameError: the image does not fit the calibration.

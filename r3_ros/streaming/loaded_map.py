@@ -17,8 +17,8 @@ from ..config import R3Config
 from ..datatypes import Edge, KnownKeyframe, SparseLandmarks
 from ..errors import FrameError, MapError, MapProblem
 from ..geometry import inverse
+from ..input.image_decoding import decode_compressed
 from ..maps.saved_map import SavedMap
-from ..pictures import decode_compressed
 from .pose_resolution import HeldPose
 from .relocalisation import LEAST_KEYFRAMES, Relocalisation, Vicinity
 from .session import Session

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..datatypes import DeviceMemory, ModelInfo
 from ..predictor import Predictor
-from .scale import ScaleView
+from .scale.estimator import ScaleView
 from .session import Session
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ..camera import CameraModel
+from ..input.camera_model import CameraModel
 from ..model_evaluation.sequences import RenderedSequence
 from ..trajectory_file import NANOSECONDS, PoseList
 from .config import TrainingSettings

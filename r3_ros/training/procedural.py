@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..datatypes import Intrinsics
-from ..preprocess import fov_of
+from ..input.network_input import fov_of
 from ..runtime import thread_name
 from ..synth import Rendering
 from ..synth.sensor import jpeg_compressed

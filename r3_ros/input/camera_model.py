@@ -1,4 +1,4 @@
-"""Camera calibrations: reading, checking, scaling, and undistorting pictures.
+"""Camera calibrations: reading, checking, scaling, and undistorting images.
 
 Follows ``sensor_msgs/CameraInfo`` and its YAML form (REP-104); the distortion models are the
 three that ROS names. A matrix K of zeros means "not calibrated" and is no error.
@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import yaml
 
-from .datatypes import Intrinsics
-from .errors import CalibrationError, FrameError
+from ..datatypes import Intrinsics
+from ..errors import CalibrationError, FrameError
 
 #: Number of coefficients each model may have. None at all means no distortion.
 DISTORTION_SIZES = {
@@ -26,22 +26,22 @@ DISTORTION_SIZES = {
     'equidistant': (4,),
 }
 
-#: A wide lens is never shrunk below this share of its focal length: the middle of the picture,
+#: A wide lens is never shrunk below this share of its focal length: the middle of the image,
 #: where most of the detail is, would be thrown away for stretched corners.
 MIN_ZOOM = 0.6
 
 #: Focal lengths outside these shares of the width (of a fisheye, of a telescope) are mistakes,
-#: such as a K that is normalised by the size of the picture.
+#: such as a K that is normalised by the size of the image.
 _LEAST_FOCAL, _LARGEST_FOCAL = 0.05, 100.0
 
 
 @dataclass(frozen=True, eq=False)
 class CameraModel:
-    """One calibrated camera as its driver delivers the pictures.
+    """One calibrated camera as its driver delivers the images.
 
-    :ivar K: (3, 3) float64 of the distorted picture, pixel centres at integer coordinates.
+    :ivar K: (3, 3) float64 of the distorted image, pixel centres at integer coordinates.
     :ivar D: distortion coefficients in the order of OpenCV and ROS; empty for none.
-    :ivar P: (3, 3) float64 of the picture that ``image_proc`` makes of it, if given.
+    :ivar P: (3, 3) float64 of the image that ``image_proc`` makes of it, if given.
     :raises CalibrationError: not finite, no pinhole matrix, an unknown model, or coefficients
         that do not fit it.
     """
@@ -61,7 +61,7 @@ class CameraModel:
             raise CalibrationError(
                 f'unknown distortion model {self.distortion_model!r}, known: '
                 + ', '.join(DISTORTION_SIZES)
-                + '; rectify the pictures before, or calibrate with one of these'
+                + '; rectify the images before, or calibrate with one of these'
             )
         if not all(math.isfinite(value) for value in self.D):
             raise CalibrationError(f'distortion coefficients must be finite, got {self.D}')
@@ -74,17 +74,17 @@ class CameraModel:
 
     @property
     def is_distorted(self) -> bool:
-        """Tell whether undistorting would change the picture."""
+        """Return whether undistorting would change the image."""
         # An equidistant lens bends straight lines even with all coefficients zero.
         return bool(self.D) and (self.distortion_model == 'equidistant' or any(self.D))
 
     @property
     def intrinsics(self) -> Intrinsics:
-        """Return K as pinhole intrinsics; right for the picture only if it is not distorted."""
+        """Return K as pinhole intrinsics; right for the image only if it is not distorted."""
         return Intrinsics.from_K(self.K, self.width, self.height)
 
     def rectified(self) -> CameraModel:
-        """Return the camera of the already rectified picture (``image_rect``): P, no distortion.
+        """Return the camera of the already rectified image (``image_rect``): P, no distortion.
 
         Without a usable P, K is taken, as drivers of pinhole cameras leave P empty.
         """
@@ -92,15 +92,15 @@ class CameraModel:
         return replace(self, K=K, P=None, D=(), distortion_model='plumb_bob')
 
     def scaled_to(self, width: int, height: int) -> CameraModel:
-        """Return the calibration of the same picture at another size.
+        """Return the calibration of the same image at another size.
 
-        :raises CalibrationError: the aspect ratio differs, so it is not the same picture.
+        :raises CalibrationError: the aspect ratio differs, so it is not the same image.
         """
         if (width, height) == (self.width, self.height):
             return self
         if abs(width * self.height - height * self.width) > max(self.width, self.height):
             raise CalibrationError(
-                f'the calibration is for {self.width}x{self.height} pictures, these are '
+                f'the calibration is for {self.width}x{self.height} images, these are '
                 f'{width}x{height} and not of the same shape: use the calibration made at this '
                 'size, or none'
             )
@@ -112,23 +112,25 @@ class CameraModel:
         binning_x: int = 1,
         binning_y: int = 1,
     ) -> CameraModel:
-        """Return the calibration of the delivered picture of a ``CameraInfo`` message.
+        """Return the calibration of the delivered image of a ``CameraInfo`` message.
 
         Its K describes the full sensor. The region of interest is given in full-resolution
         pixels and cut first; binning then merges whole blocks of pixels.
 
-        :param roi_xywh: offset and size; a size of zero means the full picture.
+        :param roi_xywh: offset and size; a size of zero means the full image.
         :param binning_x: pixels merged in a row; 0 is read as 1, as ROS defines it.
-        :raises CalibrationError: the region lies outside the picture.
+        :raises CalibrationError: the region lies outside the image.
         """
         x, y, width, height = roi_xywh
         width, height = width or self.width, height or self.height
         if x < 0 or y < 0 or x + width > self.width or y + height > self.height:
             raise CalibrationError(
                 f'the region of interest {width}x{height} at ({x}, {y}) is not inside the '
-                f'{self.width}x{self.height} picture of the calibration'
+                f'{self.width}x{self.height} image of the calibration'
             )
         binned = (width // max(binning_x, 1), height // max(binning_y, 1))
+        if binned == (self.width, self.height):
+            return self
         return self._mapped(lambda full: full.cropped(x, y, width, height).resized(*binned))
 
     def _mapped(self, change: Any) -> CameraModel:
@@ -176,9 +178,39 @@ def camera_model(
     if not all(_LEAST_FOCAL <= share <= _LARGEST_FOCAL for share in shares):
         raise CalibrationError(
             f'K must be given in pixels: with focal lengths {K_flat[0]:g} and {K_flat[4]:g} it is '
-            f'not of a camera whose pictures are {width} pixels wide'
+            f'not of a camera whose images are {width} pixels wide'
         )
     return model
+
+
+def camera_from_info(
+    info: Any, width: int = 0, height: int = 0, with_distortion: bool = True
+) -> CameraModel | None:
+    """Return the calibration of the delivered images of a ``CameraInfo``; None if it is all zero.
+
+    :param info: the message, of ROS 1 or 2, of rclpy or out of a bag.
+    :param width: of the images, for drivers that leave the size out; ``height`` likewise.
+    :param with_distortion: False leaves the coefficients out.
+    :raises CalibrationError: it cannot be used.
+    """
+    # ROS 1 spells the matrices in capitals.
+    K, D, P = (getattr(info, n, getattr(info, n.upper(), ())) for n in 'kdp')
+    if not with_distortion:
+        D = ()
+    model = camera_model(
+        info.width or width,
+        info.height or height,
+        K,
+        info.distortion_model if len(D) else '',
+        D,
+        P,
+    )
+    if model is None:
+        return None
+    roi = info.roi
+    return model.with_roi_and_binning(
+        (roi.x_offset, roi.y_offset, roi.width, roi.height), info.binning_x, info.binning_y
+    )
 
 
 def load_camera_yaml(path: Path | str) -> CameraModel | None:
@@ -222,19 +254,19 @@ def _numbers(content: Mapping[str, Any], key: str, optional: bool = False) -> li
 
 
 class Rectifier:
-    """Undistorts the pictures of one camera with maps made once.
+    """Undistorts the images of one camera with maps made once.
 
-    The undistorted picture has the size of the original and the same principal point. Its focal
+    The undistorted image has the size of the original and the same principal point. Its focal
     lengths are scaled by one factor, the smallest for which every pixel is filled from the
     original: the widest view without an invalid border (down to :data:`MIN_ZOOM`).
 
-    :ivar intrinsics: of the undistorted picture.
+    :ivar intrinsics: of the undistorted image.
     """
 
     def __init__(self, model: CameraModel) -> None:
         """Make the maps.
 
-        :param model: of the pictures as they come.
+        :param model: of the images as they come.
         """
         self.model = model
         self.is_identity = not model.is_distorted
@@ -257,15 +289,15 @@ class Rectifier:
         self._maps = init(model.K, D, np.eye(3), self.intrinsics.K, size, cv2.CV_16SC2)
 
     def rectify(self, image: np.ndarray) -> np.ndarray:
-        """Return the undistorted picture; the same object if there is nothing to undo.
+        """Return the undistorted image; the same object if there is nothing to undo.
 
         :param image: (H, W) or (H, W, 3) uint8 of the calibrated size; not modified.
-        :raises FrameError: the picture is not of the calibrated size.
+        :raises FrameError: the image is not of the calibrated size.
         """
         height, width = image.shape[:2]
         if (width, height) != (self.model.width, self.model.height):
             raise FrameError(
-                f'the picture is {width}x{height}, the calibration is for '
+                f'the image is {width}x{height}, the calibration is for '
                 f'{self.model.width}x{self.model.height}'
             )
         if self._maps is None:
@@ -276,7 +308,7 @@ class Rectifier:
 def _widest_valid_zoom(model: CameraModel) -> float:
     """Return the least factor on the focal length that leaves no pixel without a source.
 
-    1.0 where the model does not describe the border of its own picture (it cannot be inverted
+    1.0 where the model does not describe the border of its own image (it cannot be inverted
     there); corners may then stay black.
     """
     right, bottom = model.width - 1.0, model.height - 1.0

@@ -1,4 +1,4 @@
-"""What happens to a frame by its stamp and size, before anybody looks at its pixels.
+"""What happens to a frame by its stamp and size, before its pixels are used.
 
 One rule for the node and for recorded input. Stamps are integers in nanoseconds.
 """
@@ -9,10 +9,10 @@ from collections import Counter
 from dataclasses import dataclass
 import enum
 
-from .config import InputConfig
+from ..config import InputConfig
 
 _SECOND_NS = 1_000_000_000
-#: No camera's picture is smaller; a stray one must not end the session as a change of size.
+#: No camera's image is smaller; a stray one must not end the session as a change of size.
 _SMALLEST_SIDE_PX = 16
 #: A frame may come this share of the period early and still count as on time for max_rate.
 _RATE_SLACK = 0.1
@@ -24,7 +24,7 @@ class Action(enum.Enum):
     ACCEPT = 'accept'
     DROP = 'drop'
     RESET = 'reset'  # accept it as the first frame of a new session
-    FAULT = 'fault'  # stop until somebody resets
+    FAULT = 'fault'  # stop until a reset
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Verdict:
     time_jumped: bool = False
 
 
-class Intake:
+class FrameFilter:
     """Decide on each frame in order; not thread-safe, one owner."""
 
     def __init__(self, config: InputConfig) -> None:

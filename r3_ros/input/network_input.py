@@ -1,6 +1,6 @@
-"""From a picture to the input of a network, and its intrinsics there and back.
+"""From an image to the input of a network, and its intrinsics there and back.
 
-A rule says how pictures are turned, resized and cropped. What it comes to for one size of picture
+A rule says how images are turned, resized and cropped. What it comes to for one size of image
 is a :class:`.Geometry`, computed without pixels. There are two rules, those of R3 and of
 Depth Anything 3, down to the filters and the rounding: a network answers differently to pixels
 that were resized in another way.
@@ -13,9 +13,9 @@ import math
 
 import numpy as np
 
-from .datatypes import Intrinsics
-from .errors import ConfigError, FrameError
-from .input_geometry import Crop, EXIF_TURNS, Geometry, picture_size, Resize, Step, Turn
+from ..datatypes import Intrinsics
+from ..errors import ConfigError, FrameError
+from ..input_geometry import Crop, EXIF_TURNS, Geometry, image_size, Resize, Step, Turn
 
 __all__ = [
     'DA3_METHODS',
@@ -42,7 +42,7 @@ PATCH = 14
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-#: A picture so elongated that a side would grow beyond this is refused before memory runs out.
+#: An image so elongated that a side would grow beyond this is refused before memory runs out.
 LARGEST_SIDE = 32767
 
 #: The size at which R3's rule takes the short side and a square.
@@ -66,9 +66,9 @@ DA3_METHODS = (
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A picture made ready.
+    """An image made ready.
 
-    :ivar pixels: (h, w, 3) uint8 RGB, h and w multiples of 14. May share memory with the picture.
+    :ivar pixels: (h, w, 3) uint8 RGB, h and w multiples of 14. May share memory with the image.
     """
 
     pixels: np.ndarray
@@ -77,11 +77,11 @@ class Prepared:
 
 @dataclass(frozen=True)
 class R3Rule:
-    """How R3's pictures are prepared.
+    """How R3's images are prepared.
 
     :ivar size: of the long side in pixels, before the crop to multiples of 14. 224 is special: the
         short side gets it, and the centred square is taken.
-    :ivar square_ok: leave square pictures square; else they are cropped to 4:3.
+    :ivar square_ok: leave square images square; else they are cropped to 4:3.
     :ivar crop_to_landscape: crop the source to 4:3 first.
     :ivar rotate_clockwise_90: turn the source a quarter first.
     :raises ConfigError: a value of the wrong type or out of range.
@@ -93,7 +93,7 @@ class R3Rule:
     rotate_clockwise_90: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what no picture could be prepared with."""
+        """Refuse what no image could be prepared with."""
         _check_side('size', self.size)
         for name in ('square_ok', 'crop_to_landscape', 'rotate_clockwise_90'):
             if not isinstance(getattr(self, name), bool):
@@ -102,7 +102,7 @@ class R3Rule:
 
 @dataclass(frozen=True)
 class DA3Rule:
-    """How the pictures of plain and metric Depth Anything 3 are prepared.
+    """How the images of plain and metric Depth Anything 3 are prepared.
 
     :ivar process_res: of the longest or shortest side in pixels, before the step to whole patches.
     :ivar method: one of :data:`DA3_METHODS`: which side; whether that step resizes or crops.
@@ -113,7 +113,7 @@ class DA3Rule:
     method: str = 'upper_bound_resize'
 
     def __post_init__(self) -> None:
-        """Refuse what no picture could be prepared with."""
+        """Refuse what no image could be prepared with."""
         _check_side('process_res', self.process_res)
         if self.method not in DA3_METHODS:
             raise ConfigError(
@@ -129,13 +129,13 @@ def _check_side(name: str, value: object) -> None:
 
 
 class _Plan:
-    """Collects the steps for one size of picture; those without effect are left out."""
+    """Collects the steps for one size of image; those without effect are left out."""
 
     def __init__(self, width: int, height: int) -> None:
         if min(width, height) < PATCH:
             raise FrameError(
-                f'the picture is {width}x{height} pixels, less than the {PATCH} of one patch on a '
-                'side: use a larger picture'
+                f'the image is {width}x{height} pixels, less than the {PATCH} of one patch on a '
+                'side: use a larger image'
             )
         self.source = self.width, self.height = width, height
         self.steps: list[Step] = []
@@ -156,7 +156,7 @@ class _Plan:
     def resize(self, width: int, height: int, filter_name: str) -> None:
         if max(width, height) > LARGEST_SIDE:
             raise FrameError(
-                f'a picture of {self.source[0]}x{self.source[1]} would be enlarged to '
+                f'an image of {self.source[0]}x{self.source[1]} would be enlarged to '
                 f'{width}x{height} pixels: crop it to the part of interest'
             )
         if (width, height) != (self.width, self.height):
@@ -166,9 +166,9 @@ class _Plan:
         """Refuse to go on to a size that has no patch."""
         if min(width, height) < PATCH:
             raise FrameError(
-                f'a picture of {self.source[0]}x{self.source[1]} would become {width}x{height} '
+                f'an image of {self.source[0]}x{self.source[1]} would become {width}x{height} '
                 f'pixels with {setting}, less than the {PATCH} of one patch on a side: raise '
-                f'{setting.split()[0]}, or crop the picture to the part of interest'
+                f'{setting.split()[0]}, or crop the image to the part of interest'
             )
 
     def geometry(self) -> Geometry:
@@ -186,14 +186,14 @@ def _nearest_patches(side: int) -> int:
 
 
 def r3_geometry(width: int, height: int, rule: R3Rule, exif_orientation: int = 1) -> Geometry:
-    """Return what R3's rule does to pictures of one size.
+    """Return what R3's rule does to images of one size.
 
-    :param width: of the picture as stored, in pixels; ``height`` likewise.
+    :param width: of the image as stored, in pixels; ``height`` likewise.
     :raises FrameError: too small or too elongated to leave one patch, or no such orientation.
     """
     if exif_orientation not in EXIF_TURNS:
         raise FrameError(
-            f'an EXIF orientation is 1 to 8, got {exif_orientation!r}: use 1 for a picture that '
+            f'an EXIF orientation is 1 to 8, got {exif_orientation!r}: use 1 for an image that '
             'is stored upright'
         )
     plan = _Plan(width, height)
@@ -225,9 +225,9 @@ def r3_geometry(width: int, height: int, rule: R3Rule, exif_orientation: int = 1
 
 
 def da3_geometry(width: int, height: int, rule: DA3Rule) -> Geometry:
-    """Return what Depth Anything 3's rule does to pictures of one size.
+    """Return what Depth Anything 3's rule does to images of one size.
 
-    :param width: of the picture, in pixels; ``height`` likewise.
+    :param width: of the image, in pixels; ``height`` likewise.
     :raises FrameError: too small or too elongated to leave one patch.
     """
     plan = _Plan(width, height)
@@ -249,23 +249,23 @@ def da3_geometry(width: int, height: int, rule: DA3Rule) -> Geometry:
 
 
 def prepare_r3(image: np.ndarray, rule: R3Rule, exif_orientation: int = 1) -> Prepared:
-    """Prepare a picture as R3 was trained on them.
+    """Prepare an image as R3 was trained on them.
 
     :param image: (H, W, 3) uint8 RGB as stored; not modified.
-    :param exif_orientation: how the stored picture lies, 1 to 8; 1 is upright.
-    :raises FrameError: no such picture, or too small or too elongated to leave one patch.
+    :param exif_orientation: how the stored image lies, 1 to 8; 1 is upright.
+    :raises FrameError: no such image, or too small or too elongated to leave one patch.
     """
-    geometry = r3_geometry(*picture_size(image), rule, exif_orientation)
+    geometry = r3_geometry(*image_size(image), rule, exif_orientation)
     return Prepared(geometry.apply(image), geometry)
 
 
 def prepare_da3(image: np.ndarray, rule: DA3Rule) -> Prepared:
-    """Prepare a picture as Depth Anything 3 does.
+    """Prepare an image as Depth Anything 3 does.
 
     :param image: (H, W, 3) uint8 RGB; not modified.
-    :raises FrameError: no such picture, or too small or too elongated to leave one patch.
+    :raises FrameError: no such image, or too small or too elongated to leave one patch.
     """
-    geometry = da3_geometry(*picture_size(image), rule)
+    geometry = da3_geometry(*image_size(image), rule)
     return Prepared(geometry.apply(image), geometry)
 
 
@@ -291,7 +291,7 @@ def normalised(pixels: np.ndarray) -> np.ndarray:
 def intrinsics_from_fov(fov_v: float, fov_h: float, width: int, height: int) -> Intrinsics:
     """Return the intrinsics that a network means by its two fields of view.
 
-    The networks' principal point is the middle of the picture, ``(W/2, H/2)`` with pixel
+    The networks' principal point is the middle of the image, ``(W/2, H/2)`` with pixel
     corners at integers, hence ``(W/2 - 0.5, H/2 - 0.5)`` here, where pixel centres are.
 
     :param fov_v: vertical, radians, between 0 and pi; ``fov_h`` the horizontal one.

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 from r3_ros.config import InputConfig
-from r3_ros.intake import Action, Intake
+from r3_ros.input.frame_filter import Action, FrameFilter
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
 
 
 def intake(**options):
-    return Intake(replace(InputConfig(), **options))
+    return FrameFilter(replace(InputConfig(), **options))
 
 
 def actions(gate, times_s, size=(64, 48)):

@@ -12,8 +12,7 @@ from PIL import Image, ImageOps
 import pytest
 from r3_ros.datatypes import Intrinsics
 from r3_ros.errors import CalibrationError, ConfigError, FrameError
-from r3_ros.input_geometry import Resize
-from r3_ros.preprocess import (
+from r3_ros.input.network_input import (
     da3_geometry,
     DA3_METHODS,
     DA3Rule,
@@ -28,6 +27,7 @@ from r3_ros.preprocess import (
     r3_geometry,
     R3Rule,
 )
+from r3_ros.input_geometry import Resize
 
 SHARED = Path(__file__).resolve().parents[2] / 'shared'
 GOLDEN = SHARED / 'parity/golden-preprocess.npz'

@@ -3,8 +3,14 @@
 import cv2
 import numpy as np
 import pytest
-from r3_ros.camera import camera_model, CameraModel, load_camera_yaml, Rectifier, undistort_points
 from r3_ros.errors import CalibrationError, FrameError
+from r3_ros.input.camera_model import (
+    camera_model,
+    CameraModel,
+    load_camera_yaml,
+    Rectifier,
+    undistort_points,
+)
 from sequences import CAMERA_YAML
 
 K = np.array([[458.0, 0.0, 367.0], [0.0, 457.0, 248.0], [0.0, 0.0, 1.0]])

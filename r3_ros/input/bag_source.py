@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
 from rosbags.typesys import get_typestore, Stores
 
-from .camera import camera_model, CameraModel
-from .errors import CalibrationError, FrameError, SourceError
-from .pictures import decode_compressed, decode_raw
-from .sources import RawFrame, Source
-from .trajectory_file import NANOSECONDS
+from ..errors import CalibrationError, FrameError, SourceError
+from ..trajectory_file import NANOSECONDS
+from .camera_model import camera_from_info, CameraModel
+from .image_decoding import decode_message
+from .image_topics import base_topic, camera_info_topic, is_rectified
+from .source import RawFrame, Source
 
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
@@ -37,7 +37,7 @@ class BagReader:
         self.path = path
         if not path.exists():
             raise SourceError(f'{path} does not exist')
-        with _told_as_source_error(path):
+        with _as_source_error(path):
             self._reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
             self._reader.open()
 
@@ -62,7 +62,7 @@ class BagReader:
 
         :raises SourceError: the bag is damaged from here on.
         """
-        with _told_as_source_error(self.path):
+        with _as_source_error(self.path):
             yield from self._reader.messages(connections or self.connections)
 
     def deserialize(self, connection: Connection, data: bytes) -> Any:
@@ -77,7 +77,7 @@ class BagReader:
 
 
 @contextmanager
-def _told_as_source_error(path: Path) -> Iterator[None]:
+def _as_source_error(path: Path) -> Iterator[None]:
     try:
         yield
     except (SourceError, GeneratorExit):
@@ -91,7 +91,7 @@ def _told_as_source_error(path: Path) -> Iterator[None]:
 
 
 class BagSource(Source):
-    """The pictures of one topic of a bag, with the calibration recorded beside them."""
+    """The images of one topic of a bag, with the calibration recorded beside them."""
 
     def __init__(
         self,
@@ -100,17 +100,17 @@ class BagSource(Source):
         topic: str | None = None,
         ignore_camera_info: bool = False,
     ) -> None:
-        """Open the bag and find its pictures.
+        """Open the bag and find its images.
 
-        :raises SourceError: it is damaged, or holds no picture topic, or several.
+        :raises SourceError: it is damaged, or holds no image topic, or several.
         :raises CalibrationError: the recorded calibration cannot be used.
         """
         self._bag = BagReader(path)
         try:
-            self.connection = _picture_connection(self._bag.connections, topic, path)
+            self.connection = _image_connection(self._bag.connections, topic, path)
             super().__init__(path.absolute().name, camera, self.connection.msgcount)
             if not self.length:
-                raise SourceError(f'{path} has the topic {self.connection.topic}, but no picture')
+                raise SourceError(f'{path} has the topic {self.connection.topic}, but no image')
             if not ignore_camera_info:
                 self.camera = self._recorded_camera()
         except BaseException:
@@ -128,7 +128,7 @@ class BagSource(Source):
                 count += 1
                 try:
                     message = self._bag.deserialize(self.connection, data)
-                    image = _decode(message)
+                    image = decode_message(message)
                 except FrameError as error:
                     self._skip(f'message {count} on {self.connection.topic}', error)
                     continue
@@ -136,21 +136,20 @@ class BagSource(Source):
         except SourceError as error:
             if not count:
                 raise
-            self.warnings.append(f'ended after {count} pictures: {error}')
+            self.warnings.append(f'ended after {count} images: {error}')
 
     def _stamp_ns(self, message: Any, recorded_ns: int) -> int:
         stamp_ns = stamp_of(message)
         if stamp_ns:
             return stamp_ns
-        warning = 'pictures without a stamp: the time of recording is used'
+        warning = 'images without a stamp: the time of recording is used'
         if warning not in self.warnings:
             self.warnings.append(warning)
         return recorded_ns
 
     def _recorded_camera(self) -> CameraModel | None:
         infos = [c for c in self._bag.connections if c.msgtype == CAMERA_INFO]
-        topic = self.connection.topic.removesuffix('/compressed')
-        sibling = str(PurePosixPath(topic).parent / 'camera_info')
+        sibling = camera_info_topic(self.connection.topic)
         chosen = [c for c in infos if c.topic == sibling] or (infos if len(infos) == 1 else [])
         if not chosen:
             return None
@@ -159,73 +158,39 @@ class BagSource(Source):
                 info = self._bag.deserialize(chosen[0], data)
             except FrameError as error:
                 raise CalibrationError(f'{error}. Give a calibration file (--camera)') from error
-            model = camera_from_info(info)
-            is_rectified = PurePosixPath(topic).name.startswith('image_rect')
-            return model.rectified() if model and is_rectified else model
+            try:
+                model = camera_from_info(info)
+            except CalibrationError as error:
+                raise CalibrationError(
+                    f'the recorded CameraInfo cannot be used: {error}. Give a calibration file '
+                    'instead (--camera)'
+                ) from error
+            return model.rectified() if model and is_rectified(self.connection.topic) else model
         return None
 
 
-def _picture_connection(
-    connections: list[Connection], topic: str | None, path: Path
-) -> Connection:
-    """Choose the topic; where a camera has both, raw pictures before compressed ones."""
-    pictures = {c.topic: c for c in connections if c.msgtype in (IMAGE, COMPRESSED_IMAGE)}
+def _image_connection(connections: list[Connection], topic: str | None, path: Path) -> Connection:
+    """Choose the topic; where a camera has both, raw images before compressed ones."""
+    images = {c.topic: c for c in connections if c.msgtype in (IMAGE, COMPRESSED_IMAGE)}
     if topic:
-        if topic not in pictures:
+        if topic not in images:
             raise SourceError(
-                f'{path} has no pictures on {topic}; it has them on: '
-                + (', '.join(sorted(pictures)) or 'no topic')
+                f'{path} has no images on {topic}; it has them on: '
+                + (', '.join(sorted(images)) or 'no topic')
             )
-        return pictures[topic]
-    if not pictures:
+        return images[topic]
+    if not images:
         others = ', '.join(sorted(c.topic for c in connections)) or 'nothing'
-        raise SourceError(f'{path} holds no picture topic; it holds {others}')
-    choice = {t: c for t, c in pictures.items() if t.removesuffix('/compressed') == t}
-    choice = choice or pictures
-    if len({t.removesuffix('/compressed') for t in pictures}) > 1:
+        raise SourceError(f'{path} holds no image topic; it holds {others}')
+    if len({base_topic(t) for t in images}) > 1:
         raise SourceError(
-            f'{path} holds pictures on several topics, name one of them (--topic): '
-            + ', '.join(sorted(pictures))
+            f'{path} holds images on several topics, name one of them (--topic): '
+            + ', '.join(sorted(images))
         )
-    return next(iter(choice.values()))
-
-
-def _decode(message: Any) -> np.ndarray:
-    if hasattr(message, 'format'):
-        return decode_compressed(message.data)
-    return decode_raw(
-        message.data,
-        message.width,
-        message.height,
-        message.encoding,
-        message.step,
-        bool(message.is_bigendian),
-    )
+    return images[min(images)]  # raw, compressed, compressedDepth: in that order
 
 
 def stamp_of(message: Any) -> int:
     """Return the header stamp of a message in nanoseconds."""
     stamp = message.header.stamp
     return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
-
-
-def camera_from_info(info: Any) -> CameraModel | None:
-    """Return the calibration of a ``CameraInfo`` (of ROS 1 or 2); None if it is all zero.
-
-    :raises CalibrationError: it cannot be used.
-    """
-    # ROS 1 spells the matrices in capitals.
-    K, D, P = (getattr(info, n, getattr(info, n.upper(), ())) for n in 'kdp')
-    try:
-        model = camera_model(info.width, info.height, K, info.distortion_model, D, P)
-    except CalibrationError as error:
-        raise CalibrationError(
-            f'the recorded CameraInfo cannot be used: {error}. Give a calibration file instead '
-            '(--camera)'
-        ) from error
-    if model is None:
-        return None
-    roi = info.roi
-    return model.with_roi_and_binning(
-        (roi.x_offset, roi.y_offset, roi.width, roi.height), info.binning_x, info.binning_y
-    )

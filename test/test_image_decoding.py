@@ -1,10 +1,19 @@
 """Every encoding against the picture it was made from, and everything that is no picture."""
 
+import math
+import zlib
+
 import cv2
 import numpy as np
 import pytest
 from r3_ros.errors import FrameError
-from r3_ros.pictures import decode_compressed, decode_raw, ENCODINGS
+from r3_ros.input.image_decoding import (
+    decode_compressed,
+    decode_raw,
+    encoded_size,
+    ENCODINGS,
+    MOST_PIXELS,
+)
 
 HEIGHT, WIDTH = 48, 64
 
@@ -106,6 +115,7 @@ def test_a_hint_decides_untyped_encodings():
         ({'height': -1}, '64x-1'),
         ({'step': 3 * WIDTH - 1}, 'contradict'),
         ({'step': 4 * WIDTH}, 'cut off'),
+        ({'height': HEIGHT - 1}, 'more than 47 rows'),
         ({'data': b''}, 'cut off'),
         ({'data': bytes(3 * WIDTH * HEIGHT - 1)}, 'cut off'),
     ],
@@ -124,14 +134,15 @@ def test_contradicting_messages_are_refused(change, message):
 
 def test_odd_sizes_that_an_encoding_cannot_have_are_refused():
     with pytest.raises(FrameError, match='nv12|cannot be'):
-        decode_raw(bytes(9 * 7 * 2), 7, 7, 'nv12', 7)
+        decode_raw(bytes(10 * 7), 7, 7, 'nv12', 7)
 
 
-@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.bmp'])
-def test_compressed_pictures(suffix):
-    picture = smooth_picture()
-    data = cv2.imencode(suffix, picture[..., ::-1])[1].tobytes()
-    assert np.abs(decode_compressed(data).astype(int) - picture).mean() < 3
+@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.bmp', '.tif', '.webp', '.ppm'])
+def test_image_files(suffix):
+    image = smooth_picture()
+    data = cv2.imencode(suffix, image[..., ::-1])[1].tobytes()
+    assert np.abs(decode_compressed(data).astype(int) - image).mean() < 3
+    assert encoded_size(data) == (WIDTH, HEIGHT)
 
 
 def test_grey_and_sixteen_bit_files_become_rgb():
@@ -141,38 +152,87 @@ def test_grey_and_sixteen_bit_files_become_rgb():
 
 
 @pytest.mark.parametrize('share', [0.1, 0.5, 0.9, 0.999])
-@pytest.mark.parametrize('suffix', ['.jpg', '.png'])
-def test_cut_off_pictures_are_refused(suffix, share):
-    """OpenCV decodes a cut-off JPEG without an error; the rest is grey."""
+@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.bmp', '.tif', '.webp', '.ppm'])
+def test_cut_off_images_are_refused(suffix, share):
     data = cv2.imencode(suffix, smooth_picture())[1].tobytes()
-    with pytest.raises(FrameError, match='cut off'):
+    with pytest.raises(FrameError, match='cut off|damaged'):
         decode_compressed(data[: int(share * len(data))])
 
 
-def test_a_thumbnail_does_not_hide_that_the_picture_is_cut_off():
-    picture = smooth_picture()
-    whole = cv2.imencode('.jpg', picture)[1].tobytes()
-    thumbnail = cv2.imencode('.jpg', picture[::4, ::4])[1].tobytes()
-    segment = b'\xff\xe1' + (len(thumbnail) + 2).to_bytes(2, 'big') + thumbnail
-    with_thumbnail = whole[:2] + segment + whole[2:]
-    assert decode_compressed(with_thumbnail).shape == picture.shape
+def jpeg(*options: int) -> bytes:
+    return cv2.imencode('.jpg', smooth_picture(), options)[1].tobytes()
+
+
+def with_segment(data: bytes, marker: bytes, content: bytes) -> bytes:
+    """Put a segment in front of the others of a JPEG."""
+    return data[:2] + marker + (len(content) + 2).to_bytes(2, 'big') + content + data[2:]
+
+
+#: JPEGs as the standard allows them, all with the same pixels but for progressive coding.
+JPEGS = {
+    'fill byte': jpeg().replace(b'\xff\xdb', b'\xff\xff\xdb', 1),
+    'fill bytes before the scan': jpeg().replace(b'\xff\xda', b'\xff\xff\xff\xda', 1),
+    'fill byte before the end': jpeg()[:-2] + b'\xff\xff\xd9',
+    'restart markers': jpeg(cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
+    'progressive': jpeg(cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    'comment that holds an end marker': with_segment(jpeg(), b'\xff\xfe', b'\xff\xd9 and more'),
+    'bytes behind the end': jpeg() + bytes(500),
+    'markers behind the end': jpeg() + b'\xff\xda' + bytes(500),
+    'thumbnail': with_segment(jpeg(), b'\xff\xe1', b'Exif\0\0' + jpeg()),
+}
+
+
+@pytest.mark.parametrize('kind', JPEGS)
+def test_whatever_a_jpeg_may_hold_is_decoded(kind):
+    decoded = decode_compressed(JPEGS[kind]).astype(int)
+    assert np.abs(decoded - decode_compressed(jpeg())).mean() < 1
+
+
+@pytest.mark.parametrize('kind', [kind for kind in JPEGS if 'behind the end' not in kind])
+def test_no_form_of_jpeg_hides_that_it_is_cut_off(kind):
     with pytest.raises(FrameError, match='cut off'):
-        decode_compressed(with_thumbnail[:-40])
+        decode_compressed(JPEGS[kind][:-40])
+    # As drivers with buffers of one size deliver it.
+    with pytest.raises(FrameError, match='cut off'):
+        decode_compressed(JPEGS[kind][:-40] + bytes(500))
 
 
-def test_bytes_behind_the_end_are_ignored():
-    data = cv2.imencode('.jpg', smooth_picture())[1].tobytes()
-    assert decode_compressed(data + bytes(500)).shape == (HEIGHT, WIDTH, 3)
+def test_bytes_behind_the_end_of_a_png_are_ignored():
+    data = cv2.imencode('.png', smooth_picture())[1].tobytes()
+    np.testing.assert_array_equal(decode_compressed(data + bytes(500)), decode_compressed(data))
 
 
-@pytest.mark.parametrize('data', [b'', b'hello, this is no picture', bytes(1000)])
-def test_what_is_no_picture_is_refused(data):
-    with pytest.raises(FrameError, match='empty|no picture'):
+def test_an_image_too_large_is_refused_before_it_is_decoded(monkeypatch):
+    def decode(*_):
+        raise AssertionError('the pixels were decoded')
+
+    monkeypatch.setattr(cv2, 'imdecode', decode)
+    side = math.isqrt(MOST_PIXELS) + 1
+    small = np.zeros((16, 16, 3), np.uint8)
+    for claimed in (side, 20_000, 65_000):
+        png = bytearray(cv2.imencode('.png', small)[1].tobytes())
+        png[16:24] = claimed.to_bytes(4, 'big') * 2
+        png[29:33] = zlib.crc32(png[12:29]).to_bytes(4, 'big')
+        jpeg = bytearray(cv2.imencode('.jpg', small)[1].tobytes())
+        frame = jpeg.index(b'\xff\xc0')
+        jpeg[frame + 5 : frame + 9] = claimed.to_bytes(2, 'big') * 2
+        bmp = bytearray(cv2.imencode('.bmp', small)[1].tobytes())
+        bmp[18:26] = claimed.to_bytes(4, 'little') * 2
+        for data in (png, jpeg, bmp):
+            with pytest.raises(FrameError, match='too large'):
+                decode_compressed(bytes(data))
+            with pytest.raises(FrameError, match='too large'):
+                encoded_size(bytes(data))
+
+
+@pytest.mark.parametrize('data', [b'', b'hello, this is no image', bytes(1000)])
+def test_what_is_no_image_is_refused(data):
+    with pytest.raises(FrameError, match='empty|no image'):
         decode_compressed(data)
 
 
 def test_hints_are_the_encodings_that_say_what_they_hold():
     from r3_ros.config import ENCODING_HINTS
-    from r3_ros.pictures import ENCODINGS, UNTYPED
+    from r3_ros.input.image_decoding import ENCODINGS, UNTYPED
 
     assert set(ENCODING_HINTS) - {''} == set(ENCODINGS) - UNTYPED.keys()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 import os
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 import re
 from typing import Any
 
@@ -15,13 +15,14 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
 
-from .bags import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE
-from .camera import CameraModel
-from .errors import ConfigError, SourceError
-from .export import atomic_directory, atomic_path
-from .geometry import quat_xyzw
-from .sources import RawFrame
-from .trajectory_file import NANOSECONDS, PoseList, stamp_text
+from ..errors import ConfigError, SourceError
+from ..export import atomic_directory, atomic_path
+from ..geometry import quat_xyzw
+from ..trajectory_file import NANOSECONDS, PoseList, stamp_text
+from .bag_source import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE
+from .camera_model import CameraModel
+from .image_topics import camera_info_topic
+from .source import RawFrame
 
 POSE_STAMPED = 'geometry_msgs/msg/PoseStamped'
 
@@ -52,14 +53,14 @@ class SequenceTopics:
                 )
 
     @property
-    def pictures(self) -> str:
-        """Return the topic of the pictures as they are sent."""
+    def sent_image(self) -> str:
+        """Return the topic of the images as they are sent."""
         return f'{self.image}/compressed' if self.compressed else self.image
 
     @property
     def camera_info(self) -> str:
-        """Return the topic of the calibration: the sibling of the pictures."""
-        return str(PurePosixPath(self.image).parent / 'camera_info')
+        """Return the topic of the calibration: the sibling of the images."""
+        return camera_info_topic(self.image)
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,9 @@ def write_sequence(
     frame_id: str = 'camera_optical_frame',
     overwrite: bool = False,
 ) -> SequenceSummary:
-    """Write pictures, calibration and ground truth as a bag, each with its own stamp.
+    """Write images, calibration and ground truth as a bag, each with its own stamp.
 
-    Calibration: one message for each picture, all zero if the camera is not calibrated. Ground
+    Calibration: one message for each image, all zero if the camera is not calibrated. Ground
     truth: poses of the camera (optical axes) in the frame ``world``.
 
     :param out: a file if it ends in ``.mcap``, else a rosbag2 folder with MCAP inside.
@@ -132,7 +133,7 @@ def _write_folder(
                 first_ns = frame.stamp_ns + shift_ns
             last_ns = frame.stamp_ns + shift_ns
             messages.camera_info(topics.camera_info, last_ns, frame, camera)
-            messages.picture(topics.pictures, last_ns, frame, topics.compressed)
+            messages.image(topics.sent_image, last_ns, frame, topics.compressed)
             count += 1
         if truth is not None:
             for stamp_ns, T in zip(truth.stamps_ns, truth.T_world_camera, strict=True):
@@ -172,7 +173,7 @@ class _MessageWriter:
         data = self._typestore.serialize_cdr(message, kind)
         self._writer.write(self._connections[topic], stamp_ns, data)
 
-    def picture(self, topic: str, stamp_ns: int, frame: RawFrame, compressed: bool) -> None:
+    def image(self, topic: str, stamp_ns: int, frame: RawFrame, compressed: bool) -> None:
         header = self._header(stamp_ns, self._frame_id)
         if compressed:
             data = frame.encoded or _jpeg(frame.image)
