@@ -22,8 +22,8 @@ import tempfile
 from typing import Any
 
 import numpy as np
-from r3_ros.evaluation import evaluate_trajectory
-from r3_ros.report.run_data import read_table
+from r3_ros.evaluation.report.run_data import read_table
+from r3_ros.evaluation.trajectory_errors import evaluate_trajectory
 from r3_ros.run_files import machine, plain, versions
 from r3_ros.trajectory_file import parse_stamp, PoseList, read_tum
 

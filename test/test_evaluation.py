@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 from r3_ros.datatypes import DepthMap, Intrinsics
-from r3_ros.depth_evaluation import evaluate_depth
 from r3_ros.errors import SourceError
-from r3_ros.evaluation import evaluate_trajectory, match_stamps
+from r3_ros.evaluation.depth_errors import evaluate_depth
+from r3_ros.evaluation.trajectory_errors import evaluate_trajectory, match_stamps
 from r3_ros.geometry import make_T
 from r3_ros.run_files import save_depth
 from r3_ros.trajectory_file import PoseList

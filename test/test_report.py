@@ -9,10 +9,10 @@ from r3_ros import __version__, factory
 from r3_ros.cli import main
 from r3_ros.cloud import Cloud
 from r3_ros.errors import SourceError
+from r3_ros.evaluation.map_views import BACKGROUND, from_above, level_scene, perspective, View
+from r3_ros.evaluation.report.report_charts import Line, line_chart, plan_box, tick_text, ticks
+from r3_ros.evaluation.report.report_page import write_report
 from r3_ros.geometry import make_T
-from r3_ros.report.charts import Line, line_chart, plan_box, tick_text, ticks
-from r3_ros.report.page import write_report
-from r3_ros.report.views import BACKGROUND, from_above, level_scene, perspective, View
 import scripted
 from sequences import write_folder
 

@@ -13,9 +13,9 @@ from r3_ros.cli import main
 from r3_ros.cloud_file import read_ply
 from r3_ros.config import R3Config, updated
 from r3_ros.errors import CalibrationError, FrameError, SourceError
+from r3_ros.evaluation.report.run_data import read_table
 from r3_ros.maps.reading import read_map
 from r3_ros.offline import run_source, Undistorter
-from r3_ros.report.run_data import read_table
 from r3_ros.run_files import UNPLACED
 from r3_ros.sources import find_pictures, FolderSource, RawFrame
 from r3_ros.streaming.engine import Engine
@@ -263,13 +263,13 @@ def test_an_existing_output_is_kept_unless_overwritten(tmp_path, predictor, caps
 def test_a_disk_full_at_the_end_leaves_nothing(tmp_path, predictor, capsys, monkeypatch, when):
     import errno
 
-    import r3_ros.report.page
+    import r3_ros.evaluation.report.report_page
     import r3_ros.run_files
 
     def full(*_):
         raise OSError(errno.ENOSPC, 'No space left on device')
 
-    module = r3_ros.run_files if when == 'write_run' else r3_ros.report.page
+    module = r3_ros.run_files if when == 'write_run' else r3_ros.evaluation.report.report_page
     monkeypatch.setattr(module, when, full)
     folder = write_folder(tmp_path / 'seq', count=3)
     assert main(['run', str(folder), '-o', str(tmp_path / 'out')]) == 2

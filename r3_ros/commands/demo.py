@@ -107,7 +107,7 @@ def _stream(
     from ..demo.checks import all_checks
     from ..demo.live_files import records, tracked_share, write_live_run
     from ..demo.live_run import run_live
-    from ..report.page import write_report
+    from ..evaluation.report.report_page import write_report
     from ..run_files import SUMMARY, write_json
 
     bag, topics = folder / 'recording.mcap', SequenceTopics()
@@ -165,7 +165,7 @@ def _evaluate(
     folder: Path, source_path: Path, shift_ns: int
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Compare with the truth inside or beside the recording, if there is one."""
-    from ..run_evaluation import evaluate_run
+    from ..evaluation.run_evaluation import evaluate_run
     from ..trajectory_file import PoseList, read_tum
 
     places = (source_path, source_path.parent)

@@ -15,7 +15,7 @@ from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from ..config import R3Config
-    from ..model_evaluation.sequences import PosedSequence
+    from ..evaluation.posed_sequences import PosedSequence
 
 BESIDE = ('classical', 'untrained')
 
@@ -80,8 +80,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate_run(args: argparse.Namespace) -> int:
-    from ..report.page import write_report
-    from ..run_evaluation import evaluate_run, figures_text
+    from ..evaluation.report.report_page import write_report
+    from ..evaluation.run_evaluation import evaluate_run, figures_text
     from ..trajectory_file import read_tum
 
     if args.worlds or args.beside or args.model or args.config or args.set:
@@ -102,8 +102,8 @@ def _evaluate_model(args: argparse.Namespace) -> int:
     """Run the model, and what was asked for beside it."""
     import cv2
 
+    from ..evaluation.predictor_comparison import evaluate, TABLES
     from ..export import atomic_directory
-    from ..model_evaluation.evaluation import evaluate, TABLES
 
     # The reader, the engine and the predictor's own thread share the cores already.
     cv2.setNumThreads(1)
@@ -128,7 +128,7 @@ def _sequences(args: argparse.Namespace) -> Iterator[PosedSequence]:
     :raises ConfigError: there is nothing to judge by, or the truth of several recordings.
     :raises SourceError: a recording cannot be used.
     """
-    from ..model_evaluation.sequences import RecordedSequence
+    from ..evaluation.posed_sequences import RecordedSequence
 
     if not args.inputs and not args.worlds:
         raise ConfigError('name recordings with a groundtruth.txt, or ask for --worlds')

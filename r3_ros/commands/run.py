@@ -73,9 +73,9 @@ def run(args: argparse.Namespace) -> int:
     """Process the recording and write the folder."""
     import cv2
 
+    from ..evaluation.report.report_page import write_report
+    from ..evaluation.run_evaluation import evaluate_run
     from ..export import atomic_directory
-    from ..report.page import write_report
-    from ..run_evaluation import evaluate_run
     from ..run_files import DEPTH, SUMMARY, write_run
     from ..sources import open_source
     from ..trajectory_file import read_tum
@@ -243,7 +243,7 @@ def _interrupt_sets() -> Iterator[threading.Event]:
 
 def _tell(output: Path, result: RunResult, evaluation: dict[str, Any] | None) -> None:
     """Print what came out, in a few lines."""
-    from ..run_evaluation import figures_text
+    from ..evaluation.run_evaluation import figures_text
     from ..run_files import load_summary
 
     for warning in result.warnings:

@@ -18,7 +18,7 @@ import torch
 from ..camera import Rectifier
 from ..datatypes import Intrinsics
 from ..errors import CheckpointError, SourceError
-from ..evaluation import match_stamps
+from ..evaluation.trajectory_errors import match_stamps
 from ..model.checkpoint import load_network
 from ..model.network import R3Network
 from ..pictures import decode_compressed

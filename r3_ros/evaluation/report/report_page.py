@@ -11,9 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from ..export import atomic_write
-from ..run_files import MAP_UNITS, REPORT
-from .charts import (
+from ...export import atomic_write
+from ...run_files import MAP_UNITS, REPORT
+from ..map_views import (
+    from_above,
+    from_side,
+    jpeg,
+    level_scene,
+    perspective,
+    png,
+    Scene,
+    viewpoints,
+)
+from .report_charts import (
     Level,
     Line,
     line_chart,
@@ -23,9 +33,8 @@ from .charts import (
     plan_picture_size,
     state_bands,
 )
+from .report_sections import checks_section, details_section, truth_section
 from .run_data import load_run, RunData
-from .sections import checks_section, details_section, truth_section
-from .views import from_above, from_side, jpeg, level_scene, perspective, png, Scene, viewpoints
 
 _VIEWER_POINTS = 120_000
 _PICTURE_SIZE = (720, 480)

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from ..camera import CameraModel
-from ..depth_evaluation import read_depth
 from ..errors import SourceError
 from ..sources import FolderSource, open_source, RawFrame, Source
 from ..trajectory_file import PoseList, read_tum
+from .depth_errors import read_depth
 
 TRUTH = 'groundtruth.txt'
 

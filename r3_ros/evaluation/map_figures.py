@@ -11,12 +11,12 @@ import numpy as np
 
 from ..cloud import Cloud
 from ..datatypes import Intrinsics
-from ..evaluation import TrajectoryErrors
 from ..export import atomic_write
 from ..geometry import transform, unproject
-from ..report.views import level_scene, perspective, Scene, viewpoints
-from .sequences import PosedSequence
-from .streams import StreamResult
+from .map_views import level_scene, perspective, Scene, viewpoints
+from .posed_sequences import PosedSequence
+from .stream_results import StreamResult
+from .trajectory_errors import TrajectoryErrors
 
 _SIZE = (560, 420)
 _CAPTION_HEIGHT = 26

@@ -8,12 +8,12 @@ import numpy as np
 
 from ..cloud import Cloud
 from ..datatypes import DepthMap, Estimate, Intrinsics
-from ..depth_evaluation import truth_at_pixels
-from ..evaluation import evaluate_trajectory, match_stamps, MIN_POSES, TrajectoryErrors
 from ..factory import AnyEngine
 from ..offline import FrameRecord, run_source, RunResult
 from ..trajectory_file import PoseList
-from .measures import (
+from .depth_errors import truth_at_pixels
+from .posed_sequences import PosedSequence
+from .step_errors import (
     DepthErrors,
     DepthErrorsSoFar,
     first_step_repeated,
@@ -22,7 +22,7 @@ from .measures import (
     StepErrors,
     steps_between,
 )
-from .sequences import PosedSequence
+from .trajectory_errors import evaluate_trajectory, match_stamps, MIN_POSES, TrajectoryErrors
 
 #: Names of the guesses in the tables.
 FIRST_STEP = 'constant velocity'

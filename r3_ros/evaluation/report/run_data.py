@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ..cloud import Cloud
-from ..cloud_file import read_ply
-from ..errors import SourceError
+from ...cloud import Cloud
+from ...cloud_file import read_ply
+from ...errors import SourceError
+from ...run_files import FRAMES, load_summary, MAP, TRAJECTORY_FINAL
+from ...trajectory_file import parse_stamp, PoseList, read_tum
 from ..run_evaluation import EVALUATION, EVALUATION_TABLE
-from ..run_files import FRAMES, load_summary, MAP, TRAJECTORY_FINAL
-from ..trajectory_file import parse_stamp, PoseList, read_tum
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,10 +9,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .datatypes import Intrinsics
-from .errors import SourceError
-from .evaluation import match_stamps
-from .sources import FolderSource
+from ..datatypes import Intrinsics
+from ..errors import SourceError
+from ..sources import FolderSource
+from .trajectory_errors import match_stamps
 
 
 @dataclass(frozen=True)

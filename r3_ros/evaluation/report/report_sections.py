@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..config import parameters
+from ...config import parameters
 from ..run_evaluation import widest_plane
-from .charts import Level, Line, line_chart, PathLine, plan, plan_box, plan_picture_size
+from .report_charts import Level, Line, line_chart, PathLine, plan, plan_box, plan_picture_size
 from .run_data import RunData
 
 

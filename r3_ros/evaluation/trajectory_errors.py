@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import SourceError
-from .geometry import mean_rotation, rotation_angle
-from .trajectory_file import NANOSECONDS, PoseList
+from ..errors import SourceError
+from ..geometry import mean_rotation, rotation_angle
+from ..trajectory_file import NANOSECONDS, PoseList
 
 ALIGNMENTS = ('sim3', 'se3')
 MIN_POSES = 3

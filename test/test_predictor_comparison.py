@@ -10,11 +10,11 @@ from r3_ros import factory
 from r3_ros.cli import main
 from r3_ros.config import R3Config
 from r3_ros.datatypes import Intrinsics
-from r3_ros.depth_evaluation import truth_at_pixels
 from r3_ros.errors import SourceError
-from r3_ros.geometry import make_T
-from r3_ros.model_evaluation.evaluation import evaluate, file_name
-from r3_ros.model_evaluation.measures import (
+from r3_ros.evaluation.depth_errors import truth_at_pixels
+from r3_ros.evaluation.posed_sequences import RecordedSequence
+from r3_ros.evaluation.predictor_comparison import evaluate, file_name
+from r3_ros.evaluation.step_errors import (
     by_confidence,
     DepthErrorsSoFar,
     falls,
@@ -23,9 +23,9 @@ from r3_ros.model_evaluation.measures import (
     step_errors,
     steps_between,
 )
-from r3_ros.model_evaluation.sequences import RecordedSequence
-from r3_ros.model_evaluation.streams import guesses, run_predictor
-from r3_ros.model_evaluation.tables import all_figures, tables_text
+from r3_ros.evaluation.stream_results import guesses, run_predictor
+from r3_ros.evaluation.stream_tables import all_figures, tables_text
+from r3_ros.geometry import make_T
 from r3_ros.streaming.engine import Engine
 from scipy.spatial.transform import Rotation
 import scripted

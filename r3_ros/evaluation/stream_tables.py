@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .measures import by_confidence, falls, StepErrors
-from .streams import StreamResult
+from .step_errors import by_confidence, falls, StepErrors
+from .stream_results import StreamResult
 
 NOTHING = '-'
 

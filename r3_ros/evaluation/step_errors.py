@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from ..depth_evaluation import LEAST_PIXELS, picture_errors
 from ..geometry import inverse, make_T, rotation_angle
+from .depth_errors import LEAST_PIXELS, picture_errors
 
 #: True steps shorter than this share of the median one have no direction to speak of.
 LEAST_STEP = 0.2

@@ -24,11 +24,11 @@ from ..datatypes import ModelInfo
 from ..export import atomic_write, write_ply, write_tum
 from ..factory import load_engine
 from ..run_files import machine, versions, write_json
-from .cloud_pictures import draw_clouds
-from .pictures import draw_confidence, draw_depths, draw_trajectories
-from .sequences import PosedSequence
-from .streams import guesses, run_predictor, StreamResult
-from .tables import all_figures, figures_of, tables_text
+from .comparison_figures import draw_confidence, draw_depths, draw_trajectories
+from .map_figures import draw_clouds
+from .posed_sequences import PosedSequence
+from .stream_results import guesses, run_predictor, StreamResult
+from .stream_tables import all_figures, figures_of, tables_text
 
 #: The file that tells an evaluation from any other folder.
 TABLES = 'evaluation.md'

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from ..datatypes import DepthMap, Intrinsics
-from ..depth_evaluation import picture_errors, truth_at_pixels
 from ..export import atomic_write
-from ..run_evaluation import widest_plane
 from ..trajectory_file import NANOSECONDS
-from .sequences import PosedSequence
-from .streams import StreamResult
-from .tables import Figures
+from .depth_errors import picture_errors, truth_at_pixels
+from .posed_sequences import PosedSequence
+from .run_evaluation import widest_plane
+from .stream_results import StreamResult
+from .stream_tables import Figures
 
 _ROWS = 4
 _COLOURS = ('tab:blue', 'tab:orange', 'tab:green', 'tab:red', 'tab:purple')
