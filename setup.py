@@ -32,7 +32,7 @@ setup(
     package_data={
         'r3_ros': ['py.typed'],
         'r3_ros.kernels': ['*.cu'],
-        'r3_ros.evaluation.report': ['*.css', '*.js'],
+        'r3_ros.evaluation.report': ['*.css'],
     },
     install_requires=[
         'evo>=1.31',

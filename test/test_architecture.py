@@ -52,7 +52,7 @@ LAYERS = (
 )
 #: Layers whose units do not see each other.
 APART = (1, 3)
-#: Every module that no layer names: sources, bags, evaluation, report, ...
+#: Every module that no layer names: sources, bags, evaluation, ...
 OFFLINE_TOOLS = 'offline tools'
 
 ROS_MODULES = {

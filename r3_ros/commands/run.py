@@ -243,7 +243,7 @@ def _interrupt_sets() -> Iterator[threading.Event]:
 
 def _tell(output: Path, result: RunResult, evaluation: dict[str, Any] | None) -> None:
     """Print what came out, in a few lines."""
-    from ..evaluation.run_evaluation import figures_text
+    from ..evaluation.run_evaluation import evaluation_text
     from ..run_files import load_summary
 
     for warning in result.warnings:
@@ -273,5 +273,5 @@ def _tell(output: Path, result: RunResult, evaluation: dict[str, Any] | None) ->
     elif result.scale.awaited:
         print(f'lengths in map units, not metres: {result.scale.waits_for}', file=sys.stderr)
     if evaluation is not None:
-        print(figures_text(evaluation))
+        print(evaluation_text(evaluation))
     print(f'written to {output}; open {output / "report.html"}')

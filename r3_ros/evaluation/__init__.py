@@ -1,1 +1,1 @@
-"""How good a predictor is in the stream: on sequences with a truth, beside other predictors."""
+"""Estimates against the truth: of one run, and of predictors on many streams."""

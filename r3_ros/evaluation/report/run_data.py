@@ -40,6 +40,13 @@ class RunData:
         """Return the times of the frames since the first, (N,) float64."""
         return (self.stamps_ns - self.stamps_ns[0]) / 1e9
 
+    def column(self, name: str) -> np.ndarray:
+        """Return (N,) numbers of a column of frames.csv; NaN if there is none."""
+        values = self.frames.get(name)
+        if isinstance(values, np.ndarray):
+            return values
+        return np.full(len(self.stamps_ns), np.nan)
+
 
 def load_run(folder: Path) -> RunData:
     """Read the folder of a run.
