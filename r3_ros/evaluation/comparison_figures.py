@@ -21,18 +21,18 @@ _ROWS = 4
 _ENDS = (2, 98)
 
 
-def draw_depths(path: Path, sequence: PosedSequence, results: Sequence[StreamResult]) -> bool:
+def draw_depths(path: Path, sequence: PosedSequence, results: Sequence[StreamResult]) -> None:
     """Draw images of a sequence with true depth, and depth and confidence of each predictor.
 
     Each depth is scaled by its median ratio to the truth, and has the truth's colours; without a
     truth each has a range of colours of its own.
 
-    :returns: False: no predictor gave a depth that was kept; nothing is written.
+    Nothing is written if no predictor gave a depth that was kept.
     """
     shown = [result for result in results if result.depth_maps]
     stamps = _chosen_stamps(shown)
     if not stamps:
-        return False
+        return
     with_truth = set(sequence.depth_stamps())
     has_truth = any(stamp in with_truth for stamp in stamps)
     columns = 1 + has_truth + 2 * len(shown)
@@ -51,7 +51,6 @@ def draw_depths(path: Path, sequence: PosedSequence, results: Sequence[StreamRes
     legend = 'near is red, far is blue; confidence from dark (low) to light; grey: none'
     figure.suptitle(f'{sequence.name}: {legend}', fontsize=10)
     save_figure(figure, path)
-    return True
 
 
 def _chosen_stamps(results: Sequence[StreamResult]) -> list[int]:
@@ -151,37 +150,36 @@ def _show(cell: Any, image: np.ndarray | None, aspect: float, **colours: Any) ->
 
 def draw_trajectories(
     path: Path, sequence: PosedSequence, results: Sequence[StreamResult]
-) -> bool:
+) -> None:
     """Draw the paths of all predictors, aligned to the true one, and their errors over time.
 
-    :returns: False: none has enough poses; nothing is written.
+    Nothing is written if none has enough poses.
     """
     judged = [(r, r.trajectory) for r in results if r.trajectory is not None]
     if not judged:
-        return False
+        return
     stamps = sequence.truth.stamps_ns
     begin, end = (f(r.stamps_ns[k] for r, _ in judged) for f, k in ((min, 0), (max, -1)))
     truth = sequence.truth.T_world_camera[(stamps >= begin) & (stamps <= end), :3, 3]
     paths = [
         AlignedPath(
             result.predictor,
-            f'ATE {errors.ate_percent:.2f} % of the path',
             errors.aligned[:, :3, 3],
             errors.errors_m,
             (errors.stamps_ns - begin) / NANOSECONDS,
+            errors.ate_percent,
         )
         for result, errors in judged
     ]
     figure = trajectory_figure(truth, paths, unit='unit of the truth')
     figure.suptitle(sequence.name, fontsize=10)
     save_figure(figure, path)
-    return True
 
 
-def draw_confidence(path: Path, rows: Sequence[GroupErrors]) -> bool:
+def draw_confidence(path: Path, rows: Sequence[GroupErrors]) -> None:
     """Draw errors in five parts by confidence, of every predictor on every group.
 
-    :returns: False: there are none; nothing is written.
+    Nothing is written if there are none.
     """
     kinds = (
         ('depth_quintiles', 'AbsRel of pixels'),
@@ -189,7 +187,7 @@ def draw_confidence(path: Path, rows: Sequence[GroupErrors]) -> bool:
         ('direction_quintiles', 'direction of steps (deg)'),
     )
     if not any(getattr(row, name) for row in rows for name, _ in kinds):
-        return False
+        return
     groups = list(dict.fromkeys(row.group for row in rows))
     predictors = list(dict.fromkeys(row.predictor for row in rows))
     figure = new_figure(10, 2.6 * len(groups) + 0.4)
@@ -210,4 +208,3 @@ def draw_confidence(path: Path, rows: Sequence[GroupErrors]) -> bool:
             axes.legend(fontsize=7)
     figure.supxlabel('fifths by confidence, the least confident first', fontsize=9)
     save_figure(figure, path)
-    return True

@@ -50,16 +50,29 @@ def widest_plane(points: np.ndarray) -> np.ndarray:
 class AlignedPath:
     """A trajectory in the frame of the truth.
 
-    :ivar label: whose it is; ``ate``: its error in words.
     :ivar positions: (N, 3); ``errors``: (N,) their distances from the truth, in its unit;
         ``seconds``: (N,) their times.
+    :ivar ate_percent: root mean square of the distances over the true path; None or NaN where
+        the true camera stands.
     """
 
     label: str
-    ate: str
     positions: np.ndarray
     errors: np.ndarray
     seconds: np.ndarray
+    ate_percent: float | None
+
+    @property
+    def ate(self) -> float:
+        """Return the root mean square of the distances."""
+        return float(np.sqrt(np.mean(self.errors**2)))
+
+    def described(self) -> str:
+        """Return the label with the error."""
+        percent = self.ate_percent
+        is_known = percent is not None and np.isfinite(percent)
+        share = f', {percent:.2f} % of the path' if is_known else ''
+        return f'{self.label}: ATE {self.ate:.4f}{share}'
 
 
 def trajectory_figure(truth: np.ndarray, paths: Sequence[AlignedPath], unit: str = 'm') -> Any:
@@ -75,8 +88,8 @@ def trajectory_figure(truth: np.ndarray, paths: Sequence[AlignedPath], unit: str
     for k, path in enumerate(paths):
         color = COLORS[k % len(COLORS)]
         plan.plot(*(path.positions @ flat.T).T, color=color, label=path.label)
-        chart.plot(path.seconds, path.errors, color=color, label=f'{path.label}: {path.ate}')
-        chart.axhline(np.sqrt(np.mean(path.errors**2)), color=color, linestyle=':')
+        chart.plot(path.seconds, path.errors, color=color, label=path.described())
+        chart.axhline(path.ate, color=color, linestyle=':')
     plan.set(aspect='equal', adjustable='datalim', xlabel=unit, ylabel=unit)
     plan.set_title('aligned paths, in their widest plane; the dot is the start', fontsize=10)
     chart.set(xlabel='time (s)', ylabel=f'position error ({unit})', ylim=(0, None))

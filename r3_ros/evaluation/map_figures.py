@@ -25,12 +25,12 @@ _TRUE_GRID = 160
 _CUT_ABOVE = 0.05
 
 
-def draw_maps(path: Path, sequence: PosedSequence, results: Sequence[StreamResult]) -> bool:
+def draw_maps(path: Path, sequence: PosedSequence, results: Sequence[StreamResult]) -> None:
     """Draw the true surfaces and the maps, each turned as its trajectory fits the truth.
 
     Each is seen from outside, and from where its camera was half-way.
 
-    :returns: False: no predictor has both a map and enough poses; nothing is written.
+    Nothing is written if no predictor has both a map and enough poses.
     """
     scenes = {
         r.predictor: level_scene(_aligned(r.cloud, r.trajectory), r.trajectory.aligned)
@@ -38,7 +38,7 @@ def draw_maps(path: Path, sequence: PosedSequence, results: Sequence[StreamResul
         if len(r.cloud) and r.trajectory is not None
     }
     if not scenes:
-        return False
+        return
     true_cloud = _true_cloud(sequence, results)
     if len(true_cloud):
         scenes = {'truth': level_scene(true_cloud, sequence.truth.T_world_camera), **scenes}
@@ -50,7 +50,6 @@ def draw_maps(path: Path, sequence: PosedSequence, results: Sequence[StreamResul
         draw_from_half_way(inside, scene)
         inside.set_title(f'{name}, as the camera saw it half-way', fontsize=10)
     save_figure(figure, path)
-    return True
 
 
 def _opened(scene: LevelScene) -> LevelScene:

@@ -82,16 +82,9 @@ def _write_table(path: Path, errors: TrajectoryErrors) -> None:
 
 def _write_plot(path: Path, errors: TrajectoryErrors) -> None:
     seconds = (errors.stamps_ns - errors.stamps_ns[0]) / NANOSECONDS
-    ate = ate_text(errors.ate_rmse_m, errors.ate_percent)
     positions, truth = errors.aligned[:, :3, 3], errors.truth[:, :3, 3]
-    estimate = AlignedPath('as given out', ate, positions, errors.errors_m, seconds)
+    estimate = AlignedPath('as given out', positions, errors.errors_m, seconds, errors.ate_percent)
     save_figure(trajectory_figure(truth, [estimate]), path)
-
-
-def ate_text(rmse_m: float, percent: float | None) -> str:
-    """Return an ATE in words; its share of the path is unknown where the true camera stands."""
-    share = '' if percent is None or not np.isfinite(percent) else f', {percent:.2f} % of the path'
-    return f'ATE {rmse_m:.4f} m{share}'
 
 
 def evaluation_text(evaluation: dict[str, Any]) -> str:

@@ -16,7 +16,6 @@ from ..map_views import (
     draw_from_the_right,
     LevelScene,
 )
-from ..run_evaluation import ate_text
 from .run_data import RunData
 
 STATE_COLORS = {
@@ -126,12 +125,12 @@ def _over_time(axes: Any, seconds: np.ndarray) -> None:
 def truth_figure(run: RunData) -> str:
     """Return the path beside the true one, and its error over time, of an evaluated run."""
     assert run.evaluation is not None and run.errors is not None
-    errors, judged = run.errors, run.evaluation['trajectory']
+    errors = run.errors
     truth, estimate = (
         np.stack([errors[f'{name}_{axis}'] for axis in 'xyz'], axis=1)
         for name in ('truth', 'estimate')
     )
     seconds = np.array([float(text) for text in errors['stamp']]) - run.stamps_ns[0] / 1e9
-    ate = ate_text(judged['ate_rmse_m'], judged['ate_percent'])
-    path = AlignedPath('as given out', ate, estimate, errors['error_m'], seconds)
+    ate_percent = run.evaluation['trajectory']['ate_percent']
+    path = AlignedPath('as given out', estimate, errors['error_m'], seconds, ate_percent)
     return _image(trajectory_figure(truth, [path]), 'The path and its error against the truth')
