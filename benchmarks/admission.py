@@ -28,7 +28,7 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
-from classical_sequences import errors, load_sequence  # noqa: E402
+from classical_sequences import judged, load_sequence  # noqa: E402
 from r3_ros.classical.describe import describe, SIZE  # noqa: E402
 from r3_ros.config import R3Config, updated  # noqa: E402
 from r3_ros.datatypes import (  # noqa: E402
@@ -261,7 +261,7 @@ def run(walk: Walk, rule: str, value: float, seed: int) -> Run:
     return Run(
         [e.frame_id for e in estimates if e.is_keyframe],
         [e.context_ids for e in estimates],
-        errors(poses, dict(enumerate(walk.T)))[0],
+        judged(poses, dict(enumerate(walk.T))).ate_percent,
     )
 
 

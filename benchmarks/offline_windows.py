@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'test')]
 
 from r3_ros.config import R3Config  # noqa: E402
-from r3_ros.evaluation import evaluate_trajectory  # noqa: E402
+from r3_ros.evaluation.trajectory_errors import evaluate_trajectory  # noqa: E402
 from r3_ros.full_context.joining import DepthGrid  # noqa: E402
 from r3_ros.full_context.pictures import Picture  # noqa: E402
 from r3_ros.full_context.placing import place_windows, SeenWindow  # noqa: E402

@@ -21,9 +21,9 @@ import sys
 import tempfile
 
 import numpy as np
+from r3_ros.evaluation.report.run_data import read_table
 from r3_ros.geometry import inverse, mean_rotation, rotation_angle
 from r3_ros.maps.reading import read_map
-from r3_ros.report.run_data import read_table
 from r3_ros.run_files import FRAMES, TRAJECTORY
 from r3_ros.trajectory_file import PoseList, read_tum
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from r3_ros.config import R3Config, updated
 from r3_ros.datatypes import Estimate
-from r3_ros.evaluation import evaluate_trajectory
+from r3_ros.evaluation.trajectory_errors import evaluate_trajectory
 from r3_ros.streaming.engine import Engine
 from r3_ros.trajectory_file import PoseList
 from scripted import circle, frames, Script, ScriptedPredictor, truth

@@ -46,7 +46,7 @@ LAYERS = (
 )
 #: Layers whose units do not see each other.
 APART = (1, 3)
-#: Every module that no layer names: offline, evaluation, report, ...
+#: Every module that no layer names: offline, evaluation, ...
 OFFLINE_TOOLS = 'offline tools'
 
 ROS_MODULES = {

@@ -463,7 +463,7 @@ def test_a_collection_says_that_its_stamps_are_running_numbers(tmp_path, predict
     assert summary['offline']['pictures'] == ['000000.png', '000001.png', '000002.png']
     assert not summary['warnings']
     assert read_tum(out / 'trajectory.tum').stamps_ns.tolist() == [0, 10**9, 2 * 10**9]
-    assert '3 pictures without times' in (out / 'report.html').read_text()
+    assert '3 images without times' in (out / 'report.html').read_text()
 
 
 def test_an_interrupt_writes_the_windows_that_are_done(tmp_path, predictor, capsys, monkeypatch):

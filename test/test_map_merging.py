@@ -8,7 +8,7 @@ import pytest
 from r3_ros.cli import main
 from r3_ros.config import R3Config
 from r3_ros.errors import MapError, MergeError
-from r3_ros.evaluation import evaluate_trajectory
+from r3_ros.evaluation.trajectory_errors import evaluate_trajectory
 from r3_ros.geometry import inverse, make_T, R_BODY_OPTICAL
 from r3_ros.map_merging.graph_of_map import MapGraph
 from r3_ros.map_merging.locating import Located

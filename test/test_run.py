@@ -13,11 +13,11 @@ from r3_ros.cli import main
 from r3_ros.cloud_file import read_ply
 from r3_ros.config import R3Config, updated
 from r3_ros.errors import CalibrationError, FrameError, SourceError
+from r3_ros.evaluation.report.run_data import read_table
 from r3_ros.input.folder_source import find_images, FolderSource
 from r3_ros.input.source import RawFrame
 from r3_ros.maps.reading import read_map
 from r3_ros.offline import run_source, Undistorter
-from r3_ros.report.run_data import read_table
 from r3_ros.run_files import UNPLACED
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.map_snapshot import saved_map
@@ -264,13 +264,13 @@ def test_an_existing_output_is_kept_unless_overwritten(tmp_path, predictor, caps
 def test_a_disk_full_at_the_end_leaves_nothing(tmp_path, predictor, capsys, monkeypatch, when):
     import errno
 
-    import r3_ros.report.page
+    import r3_ros.evaluation.report.report_page
     import r3_ros.run_files
 
     def full(*_):
         raise OSError(errno.ENOSPC, 'No space left on device')
 
-    module = r3_ros.run_files if when == 'write_run' else r3_ros.report.page
+    module = r3_ros.run_files if when == 'write_run' else r3_ros.evaluation.report.report_page
     monkeypatch.setattr(module, when, full)
     folder = write_folder(tmp_path / 'seq', count=3)
     assert main(['run', str(folder), '-o', str(tmp_path / 'out')]) == 2

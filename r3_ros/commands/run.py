@@ -73,10 +73,10 @@ def run(args: argparse.Namespace) -> int:
     """Process the recording and write the folder."""
     import cv2
 
+    from ..evaluation.report.report_page import write_report
+    from ..evaluation.run_evaluation import evaluate_run
     from ..export import atomic_directory
     from ..input.open_source import open_source
-    from ..report.page import write_report
-    from ..run_evaluation import evaluate_run
     from ..run_files import DEPTH, SUMMARY, write_run
     from ..trajectory_file import read_tum
 
@@ -242,7 +242,7 @@ def _interrupt_sets() -> Iterator[threading.Event]:
 
 def _tell(output: Path, result: RunResult, evaluation: dict[str, Any] | None) -> None:
     """Print what came out, in a few lines."""
-    from ..run_evaluation import figures_text
+    from ..evaluation.run_evaluation import evaluation_text
     from ..run_files import load_summary
 
     for warning in result.warnings:
@@ -272,5 +272,5 @@ def _tell(output: Path, result: RunResult, evaluation: dict[str, Any] | None) ->
     elif result.scale.awaited:
         print(f'lengths in map units, not metres: {result.scale.waits_for}', file=sys.stderr)
     if evaluation is not None:
-        print(figures_text(evaluation))
+        print(evaluation_text(evaluation))
     print(f'written to {output}; open {output / "report.html"}')

@@ -17,7 +17,7 @@ import torch
 
 from ..datatypes import Intrinsics
 from ..errors import CheckpointError, SourceError
-from ..evaluation import match_stamps
+from ..evaluation.trajectory_errors import match_stamps
 from ..input.camera_model import Rectifier
 from ..input.folder_source import FolderSource
 from ..input.image_decoding import decode_compressed

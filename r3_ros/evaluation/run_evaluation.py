@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from .datatypes import Intrinsics
-from .depth_evaluation import evaluate_depth
-from .evaluation import evaluate_trajectory, TrajectoryErrors
-from .export import atomic_write
-from .run_files import DEPTH, load_summary, plain, TRAJECTORY, TRAJECTORY_FINAL, write_json
-from .trajectory_file import PoseList, read_tum, stamp_text
+from ..datatypes import Intrinsics
+from ..export import atomic_write
+from ..run_files import DEPTH, load_summary, plain, TRAJECTORY, TRAJECTORY_FINAL, write_json
+from ..trajectory_file import NANOSECONDS, PoseList, read_tum, stamp_text
+from .depth_errors import depth_of_run
+from .figures import AlignedPath, save_figure, trajectory_figure
+from .trajectory_errors import evaluate_trajectory, TrajectoryErrors
 
 EVALUATION = 'evaluation.json'
 EVALUATION_TABLE = 'evaluation.csv'
@@ -35,7 +36,7 @@ def evaluate_run(
     summary = load_summary(folder)
     emitted = evaluate_trajectory(read_tum(folder / TRAJECTORY), truth, align)
     final = evaluate_trajectory(read_tum(folder / TRAJECTORY_FINAL), truth, align)
-    depth = evaluate_depth(folder / DEPTH, truth_path.parent, _picture(summary))
+    depth = depth_of_run(folder / DEPTH, truth_path.parent, _undistorted(summary))
     content = {
         'groundtruth': str(truth_path),
         'tracked_share': summary.get('tracked_share'),
@@ -50,8 +51,8 @@ def evaluate_run(
     return content
 
 
-def _picture(summary: dict[str, Any]) -> Intrinsics | None:
-    """Return the intrinsics of the undistorted pictures; None where they were estimated anew."""
+def _undistorted(summary: dict[str, Any]) -> Intrinsics | None:
+    """Return the intrinsics of the undistorted images; None where they were estimated anew."""
     camera = summary.get('camera') or {}
     known = None if camera.get('focal_length_estimated') else camera.get('undistorted')
     return Intrinsics(**known) if known else None
@@ -80,48 +81,25 @@ def _write_table(path: Path, errors: TrajectoryErrors) -> None:
 
 
 def _write_plot(path: Path, errors: TrajectoryErrors) -> None:
-    from matplotlib.figure import Figure
-
-    truth, estimate = errors.truth[:, :3, 3], errors.aligned[:, :3, 3]
-    flat = widest_plane(truth)
-    seconds = (errors.stamps_ns - errors.stamps_ns[0]) / 1e9
-    figure = Figure(figsize=(12, 5), layout='constrained')
-    path_axes, error_axes = figure.subplots(1, 2, width_ratios=(1, 1.2))
-    path_axes.plot(*(truth @ flat.T).T, '--', color='0.45', label='truth')
-    path_axes.plot(*(estimate @ flat.T).T, color='tab:blue', label='estimate, aligned')
-    path_axes.set(xlabel='m', ylabel='m', aspect='equal', title='trajectory, in its widest plane')
-    path_axes.legend()
-    error_axes.plot(seconds, errors.errors_m, color='tab:blue')
-    error_axes.axhline(errors.ate_rmse_m, color='0.45', linestyle=':')
-    error_axes.set(
-        xlabel='time (s)',
-        ylabel='position error (m)',
-        title=f'ATE {errors.ate_rmse_m:.4f} m RMS, {errors.ate_percent:.2f} % of the path',
-    )
-    error_axes.set_ylim(bottom=0)
-    with atomic_write(path) as file:
-        figure.savefig(file, format='png', dpi=110)
+    seconds = (errors.stamps_ns - errors.stamps_ns[0]) / NANOSECONDS
+    positions, truth = errors.aligned[:, :3, 3], errors.truth[:, :3, 3]
+    estimate = AlignedPath('as given out', positions, errors.errors_m, seconds, errors.ate_percent)
+    save_figure(trajectory_figure(truth, [estimate]), path)
 
 
-def widest_plane(points: np.ndarray) -> np.ndarray:
-    """Return (2, 3) orthonormal axes of the plane in which the points spread the most."""
-    centred = points - points.mean(axis=0)
-    return np.linalg.svd(centred, full_matrices=False)[2][:2]
-
-
-def figures_text(evaluation: dict[str, Any]) -> str:
-    """Return the main figures of evaluation.json in a few lines."""
+def evaluation_text(evaluation: dict[str, Any]) -> str:
+    """Return the main numbers of evaluation.json in a few lines."""
     lines = []
     for title, key in (('as given out', 'trajectory'), ('after corrections', 'trajectory_final')):
-        figures = evaluation[key]
-        share = figures['ate_percent']
+        errors = evaluation[key]
+        share = errors['ate_percent']
         lines.append(
-            f'{title}: ATE {figures["ate_rmse_m"]:.4f} m'
-            + (f' ({share:.2f} % of {figures["path_m"]:.2f} m)' if share is not None else '')
-            + f', rotation {figures["rotation_mean_deg"]:.2f} deg, step {figures["rpe_m"]:.4f} m, '
-            f'{figures["matched"]} poses'
+            f'{title}: ATE {errors["ate_rmse_m"]:.4f} m'
+            + (f' ({share:.2f} % of {errors["path_m"]:.2f} m)' if share is not None else '')
+            + f', rotation {errors["rotation_mean_deg"]:.2f} deg, step {errors["rpe_m"]:.4f} m, '
+            f'{errors["matched"]} poses'
         )
-        lines.extend(f'  note: {note}' for note in figures['notes'])
+        lines.extend(f'  note: {note}' for note in errors['notes'])
     if evaluation['depth']:
         depth = evaluation['depth']
         lines.append(

@@ -1,4 +1,4 @@
-"""Figures of predictors on groups of sequences, as tables in Markdown and as JSON."""
+"""Errors of predictors on groups of sequences, as tables in Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ from typing import Any
 
 import numpy as np
 
-from .measures import by_confidence, falls, StepErrors
-from .streams import StreamResult
+from .depth_errors import DepthErrors, finite_mean
+from .step_errors import StepErrors
+from .stream_results import StreamResult
 
 NOTHING = '-'
+QUINTILES = 5
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What a predictor is worth on a group of sequences; NaN where it gives nothing to judge.
+class GroupErrors:
+    """Errors of a predictor on a group of sequences; NaN where it gives nothing to judge.
 
-    :ivar posed: share of the pictures with a pose that follows from them.
+    The names are those of evaluation.json, where ``pictures`` is the number of images.
+
+    :ivar posed: share of the images with a pose that follows from them.
     :ivar ate_percent: mean over the streams of the root mean square position error after a
         similarity alignment, over the length of the path; ``ate_streams``: how many have one.
-    :ivar rotation_deg: mean error of the steps between neighbouring pictures,
+    :ivar rotation_deg: mean error of the steps between neighbouring images,
         ``rotation_median_deg`` its median; ``direction_deg`` of the direction of translation.
-    :ivar abs_rel: mean over pictures, a scale for each, ``abs_rel_one_scale`` one for a stream.
+    :ivar abs_rel: mean over images, a scale for each, ``abs_rel_one_scale`` one for a stream.
     :ivar coverage: share of the pixels with a true depth that have an estimate.
     :ivar depth_quintiles: relative error of pixels, from the least confident fifth to the most;
         ``rotation_quintiles``, ``direction_quintiles``: degrees of steps alike.
@@ -52,51 +56,41 @@ class Figures:
     step_ms: float
 
     def as_json(self) -> dict[str, Any]:
-        """Return the figures, and whether errors fall with confidence."""
+        """Return the numbers, and whether errors fall with confidence."""
         names = ('depth', 'rotation', 'direction')
         verdicts = {f'{name}_falls': falls(getattr(self, f'{name}_quintiles')) for name in names}
         return asdict(self) | verdicts
 
 
-def figures_of(results: Sequence[StreamResult]) -> Figures:
-    """Return the figures of one predictor on the sequences of one group."""
+def group_errors(results: Sequence[StreamResult]) -> GroupErrors:
+    """Return the errors of one predictor on the sequences of one group."""
     steps = StepErrors.joined([result.steps for result in results])
     ate = [r.trajectory.ate_percent for r in results if r.trajectory is not None]
     depths = [result.depth for result in results if result.depth is not None]
-    pictures = np.concatenate([d.pictures for d in depths] or [np.zeros((0, 3))])
-    one_scale = [d.abs_rel_one_scale for d in depths]
+    depth = DepthErrors.joined(depths)
     frames = sum(len(result.stamps_ns) for result in results)
-    return Figures(
+    return GroupErrors(
         group=results[0].group,
         predictor=results[0].predictor,
         streams=len(results),
         pictures=frames,
         posed=sum(len(result.estimate) for result in results) / frames,
-        ate_percent=_mean(ate),
+        ate_percent=finite_mean(ate),
         ate_streams=len(ate),
-        rotation_deg=_mean(steps.rotation_deg),
+        rotation_deg=finite_mean(steps.rotation_deg),
         rotation_median_deg=_median(steps.rotation_deg),
-        direction_deg=_mean(steps.direction_deg),
+        direction_deg=finite_mean(steps.direction_deg),
         direction_median_deg=_median(steps.direction_deg),
-        abs_rel=_mean(pictures[:, 0]),
-        abs_rel_one_scale=_mean(one_scale),
-        delta_125=_mean(pictures[:, 1]),
-        coverage=_mean(pictures[:, 2]),
-        depth_pictures=len(pictures),
-        depth_quintiles=by_confidence(
-            np.concatenate([d.confidence for d in depths] or [np.zeros(0)]),
-            np.concatenate([d.error for d in depths] or [np.zeros(0)]),
-        ),
+        abs_rel=depth.abs_rel,
+        abs_rel_one_scale=finite_mean([d.abs_rel_one_scale for d in depths]),
+        delta_125=depth.delta_125,
+        coverage=depth.coverage,
+        depth_pictures=len(depth),
+        depth_quintiles=by_confidence(*depth.pixels),
         rotation_quintiles=by_confidence(steps.confidence_rotation, steps.rotation_deg),
         direction_quintiles=by_confidence(steps.confidence_translation, steps.direction_deg),
-        step_ms=_mean([result.step_ms for result in results]),
+        step_ms=finite_mean([result.step_ms for result in results]),
     )
-
-
-def _mean(values: Sequence[float] | np.ndarray) -> float:
-    known = np.asarray(values, dtype=np.float64)
-    known = known[np.isfinite(known)]
-    return float(known.mean()) if len(known) else math.nan
 
 
 def _median(values: np.ndarray) -> float:
@@ -104,13 +98,32 @@ def _median(values: np.ndarray) -> float:
     return float(np.median(known)) if len(known) else math.nan
 
 
-def all_figures(results: Sequence[StreamResult]) -> list[Figures]:
-    """Return the figures of every predictor on every group, in the order of the results."""
+def grouped_errors(results: Sequence[StreamResult]) -> list[GroupErrors]:
+    """Return the errors of every predictor on every group, in the order of the results."""
     keys = dict.fromkeys((result.group, result.predictor) for result in results)
     return [
-        figures_of([r for r in results if (r.group, r.predictor) == key])
+        group_errors([r for r in results if (r.group, r.predictor) == key])
         for key in _by_first(list(keys))
     ]
+
+
+def by_confidence(confidence: np.ndarray, error: np.ndarray) -> tuple[float, ...]:
+    """Return the mean error in five equal parts, from the least confident to the most.
+
+    Where one of the two is not known, a value does not count.
+    """
+    known = np.isfinite(confidence) & np.isfinite(error)
+    if known.sum() < QUINTILES:
+        return ()
+    ordered = error[known][np.argsort(confidence[known], kind='stable')]
+    return tuple(float(part.mean()) for part in np.array_split(ordered, QUINTILES))
+
+
+def falls(quintiles: Sequence[float]) -> bool | None:
+    """Return whether the error falls from each fifth to the next; None: there are none."""
+    if not quintiles:
+        return None
+    return all(b < a for a, b in zip(quintiles[:-1], quintiles[1:], strict=True))
 
 
 def _by_first(keys: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -119,7 +132,7 @@ def _by_first(keys: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return sorted(keys, key=lambda key: order.index(key[0]))
 
 
-def tables_text(rows: Sequence[Figures]) -> str:
+def tables_text(rows: Sequence[GroupErrors]) -> str:
     """Return all tables as Markdown."""
     parts = [
         '## Poses\n\n' + _table(rows, _POSES),
@@ -132,7 +145,7 @@ def tables_text(rows: Sequence[Figures]) -> str:
 
 
 #: Title of a column, and its cell.
-_Column = tuple[str, Callable[[Figures], str]]
+_Column = tuple[str, Callable[[GroupErrors], str]]
 
 
 def _with_median(mean: float, median: float) -> str:
@@ -143,7 +156,7 @@ def _number(value: float, places: str) -> str:
     return NOTHING if math.isnan(value) else format(value, places)
 
 
-def _ate(row: Figures) -> str:
+def _ate(row: GroupErrors) -> str:
     if not row.ate_streams:
         return NOTHING
     missing = '' if row.ate_streams == row.streams else f' ({row.ate_streams} of {row.streams})'
@@ -171,11 +184,11 @@ _DEPTH: tuple[_Column, ...] = (
     ('AbsRel, one scale', lambda r: _number(r.abs_rel_one_scale, '.3f')),
     ('within 1.25 (%)', lambda r: _number(100 * r.delta_125, '.1f')),
     ('pixels (%)', lambda r: _number(100 * r.coverage, '.0f')),
-    ('pictures', lambda r: str(r.depth_pictures)),
+    ('images', lambda r: str(r.depth_pictures)),
 )
 
 
-def _table(rows: Sequence[Figures], columns: Sequence[_Column]) -> str:
+def _table(rows: Sequence[GroupErrors], columns: Sequence[_Column]) -> str:
     if not rows:
         return 'nothing to judge'
     lines = ['| ' + ' | '.join(title for title, _ in columns) + ' |']
@@ -184,7 +197,7 @@ def _table(rows: Sequence[Figures], columns: Sequence[_Column]) -> str:
     return '\n'.join(lines)
 
 
-def _against(rows: Sequence[Figures]) -> str:
+def _against(rows: Sequence[GroupErrors]) -> str:
     """Return a table of where the first predictor errs less than each of the others."""
     first = rows[0].predictor
     lines = [
@@ -203,7 +216,7 @@ def _against(rows: Sequence[Figures]) -> str:
     return '\n'.join(lines)
 
 
-def _confidence(rows: Sequence[Figures]) -> str:
+def _confidence(rows: Sequence[GroupErrors]) -> str:
     """Return a table of errors in five parts by confidence, a row for each kind of error."""
     lines = [
         '| sequences | predictor | error | least confident fifth to most | falls |',

@@ -1,6 +1,7 @@
-"""A trajectory or depth against the truth.
+"""A trajectory against the truth.
 
-Alignment and error figures are those of ``evo``; poses are matched by their exact integer stamps.
+Alignment and relative errors are computed by ``evo``; poses are matched by their exact integer
+stamps.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import SourceError
-from .geometry import mean_rotation, rotation_angle
-from .trajectory_file import NANOSECONDS, PoseList
+from ..errors import SourceError
+from ..geometry import mean_rotation, rotation_angle
+from ..trajectory_file import NANOSECONDS, PoseList
 
 ALIGNMENTS = ('sim3', 'se3')
 MIN_POSES = 3
@@ -30,7 +31,8 @@ class TrajectoryErrors:
         positions leaves the roll about a straight path free, so it says nothing of rotation.)
     :ivar scale: what the estimate was multiplied by.
     :ivar errors_m: (N,) distance of every matched pose, not written to JSON.
-    :ivar aligned: (N, 4, 4) matched poses of the estimate in the frame of the truth.
+    :ivar aligned: (N, 4, 4) matched poses of the estimate in the frame of the truth, ``truth``
+        the true ones.
     """
 
     alignment: str
@@ -53,9 +55,15 @@ class TrajectoryErrors:
     rotation_deg: np.ndarray = field(repr=False)
     aligned: np.ndarray = field(repr=False)
     truth: np.ndarray = field(repr=False)
+    R_true_world: np.ndarray = field(repr=False)
+    t_true_world: np.ndarray = field(repr=False)
+
+    def moved(self, points: np.ndarray) -> np.ndarray:
+        """Return (N, 3) points of the estimate's world in the frame of the truth."""
+        return self.scale * points @ self.R_true_world.T + self.t_true_world
 
     def as_json(self) -> dict[str, Any]:
-        """Return the figures without the arrays."""
+        """Return the numbers without the arrays."""
         return {k: v for k, v in asdict(self).items() if not isinstance(v, np.ndarray)}
 
 
@@ -72,7 +80,10 @@ def evaluate_trajectory(
     if len(own) < MIN_POSES:
         raise SourceError(_no_match(estimate, truth, len(own), tolerance_s))
     T_est, T_true = estimate.T_world_camera[own], truth.T_world_camera[other]
-    aligned, scale, notes = _aligned(T_est, T_true, with_scale=align == 'sim3')
+    scale, R, t, notes = _alignment(T_est, T_true, with_scale=align == 'sim3')
+    aligned = np.tile(np.eye(4), (len(T_est), 1, 1))
+    aligned[:, :3, :3] = R @ T_est[:, :3, :3]
+    aligned[:, :3, 3] = scale * T_est[:, :3, 3] @ R.T + t
     errors = np.linalg.norm(aligned[:, :3, 3] - T_true[:, :3, 3], axis=1)
     rotation_deg = _rotation_errors(T_est, T_true)
     covered = truth.T_world_camera[other[0] : other[-1] + 1, :3, 3]
@@ -100,6 +111,8 @@ def evaluate_trajectory(
         rotation_deg=rotation_deg,
         aligned=aligned,
         truth=T_true,
+        R_true_world=R,
+        t_true_world=t,
     )
 
 
@@ -145,10 +158,10 @@ def _no_match(estimate: PoseList, truth: PoseList, matched: int, tolerance_s: fl
     )
 
 
-def _aligned(
+def _alignment(
     T_est: np.ndarray, T_true: np.ndarray, with_scale: bool
-) -> tuple[np.ndarray, float, list[str]]:
-    """Return the estimate moved onto the truth, the scale used, and what to know about it."""
+) -> tuple[float, np.ndarray, np.ndarray, list[str]]:
+    """Return scale, rotation and translation onto the truth, and what to know about them."""
     from evo.core.geometry import GeometryException, umeyama_alignment
 
     centres, true_centres = T_est[:, :3, 3], T_true[:, :3, 3]
@@ -162,10 +175,7 @@ def _aligned(
         notes.append(
             'the positions span no plane, so they were aligned by the rotations, without scale'
         )
-    aligned = np.tile(np.eye(4), (len(T_est), 1, 1))
-    aligned[:, :3, :3] = R @ T_est[:, :3, :3]
-    aligned[:, :3, 3] = scale * centres @ R.T + t
-    return aligned, float(scale), notes
+    return float(scale), R, t, notes
 
 
 def _inverse_R(T: np.ndarray) -> np.ndarray:

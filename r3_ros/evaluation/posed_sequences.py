@@ -1,4 +1,4 @@
-"""Sequences with true poses, recorded or rendered, as a stream can be judged by."""
+"""Sequences with true poses, recorded or rendered, to evaluate predictors on."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ..depth_evaluation import read_depth
 from ..errors import SourceError
 from ..input.camera_model import CameraModel
 from ..input.folder_source import FolderSource
 from ..input.open_source import open_source
 from ..input.source import RawFrame, Source
 from ..trajectory_file import PoseList, read_tum
+from .depth_errors import depth_files, read_depth
 
 TRUTH = 'groundtruth.txt'
 
 
 class PosedSequence(ABC):
-    """Pictures of one stream with what is true of them.
+    """Images of one stream with their true poses and depth.
 
     :ivar name: unique in an evaluation; ``group``: sequences of a group share a row of a table.
     :ivar truth: poses, camera-to-world, in metres or in a unit of the sequence's own.
@@ -33,11 +33,11 @@ class PosedSequence(ABC):
 
     @abstractmethod
     def open(self) -> Source:
-        """Return the pictures, from the first on."""
+        """Return the images, from the first on."""
 
     @abstractmethod
     def depth_stamps(self) -> list[int]:
-        """Return the times of the pictures with a true depth, in nanoseconds."""
+        """Return the stamps of the images with a true depth, in nanoseconds."""
 
     @abstractmethod
     def depth(self, stamp_ns: int) -> np.ndarray:
@@ -45,10 +45,10 @@ class PosedSequence(ABC):
 
 
 class RecordedSequence(PosedSequence):
-    """A folder of pictures, a video or a bag with its ``groundtruth.txt``.
+    """A folder of images, a video or a bag with its ``groundtruth.txt``.
 
     Depth is read where a folder has a ``depth/`` (16-bit PNG, millimetres, named like its
-    picture) and its pictures are not distorted: depth of distorted ones has no place to go.
+    image) and the images are not distorted, since the engine gives depth of undistorted ones.
     """
 
     def __init__(self, path: Path, groundtruth: Path | None = None, name: str = '') -> None:
@@ -60,7 +60,10 @@ class RecordedSequence(PosedSequence):
         self._path = path
         self.name = self.group = name or path.absolute().name
         with open_source(path) as source:
-            self._depths = _depth_files(path, source)
+            is_distorted = source.camera is not None and source.camera.is_distorted
+            self._depths: dict[int, Path] = {}
+            if isinstance(source, FolderSource) and not is_distorted:
+                self._depths = depth_files(path, source)
         place = path if path.is_dir() else path.parent
         if groundtruth is None and not (place / TRUTH).is_file():
             raise SourceError(
@@ -70,11 +73,11 @@ class RecordedSequence(PosedSequence):
         self.truth = read_tum(groundtruth or place / TRUTH)
 
     def open(self) -> Source:
-        """Return the pictures."""
+        """Return the images."""
         return open_source(self._path)
 
     def depth_stamps(self) -> list[int]:
-        """Return the times of the pictures with measured depth."""
+        """Return the stamps of the images with measured depth."""
         return list(self._depths)
 
     def depth(self, stamp_ns: int) -> np.ndarray:
@@ -85,18 +88,9 @@ class RecordedSequence(PosedSequence):
         return read_depth(self._depths[stamp_ns])
 
 
-def _depth_files(path: Path, source: Source) -> dict[int, Path]:
-    """Return the files of depth, by time."""
-    is_distorted = source.camera is not None and source.camera.is_distorted
-    if not isinstance(source, FolderSource) or is_distorted:
-        return {}
-    files = ((stamp, path / 'depth' / f'{picture.stem}.png') for stamp, picture in source.entries)
-    return {stamp: file for stamp, file in files if file.is_file()}
-
-
 @dataclass(eq=False)
 class RenderedSequence(PosedSequence):
-    """Pictures that were rendered, with a depth for each.
+    """Rendered images, with a depth for each.
 
     :ivar images: (N, H, W, 3) uint8 RGB; ``depths``: (N, H, W) float32 metres, 0 where none.
     """
@@ -109,11 +103,11 @@ class RenderedSequence(PosedSequence):
     depths: np.ndarray
 
     def open(self) -> Source:
-        """Return the pictures."""
+        """Return the images."""
         return _ArraySource(self)
 
     def depth_stamps(self) -> list[int]:
-        """Return the times of all pictures."""
+        """Return the stamps of all images."""
         return self.truth.stamps_ns.tolist()
 
     def depth(self, stamp_ns: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""One predictor on one sequence, by the streaming engine, and what its answers are worth."""
+"""One predictor on one sequence through the streaming engine, compared with the truth."""
 
 from __future__ import annotations
 
@@ -8,29 +8,27 @@ import numpy as np
 
 from ..cloud import Cloud
 from ..datatypes import DepthMap, Estimate, Intrinsics
-from ..depth_evaluation import truth_at_pixels
-from ..evaluation import evaluate_trajectory, match_stamps, MIN_POSES, TrajectoryErrors
 from ..offline import FrameRecord, run_source, RunResult
 from ..streaming.engine import Engine
 from ..trajectory_file import PoseList
-from .measures import (
-    DepthErrors,
-    DepthErrorsSoFar,
+from .depth_errors import DepthErrors, truth_at_pixels
+from .posed_sequences import PosedSequence
+from .step_errors import (
     first_step_repeated,
     previous_step_repeated,
     step_errors,
     StepErrors,
     steps_between,
 )
-from .sequences import PosedSequence
+from .trajectory_errors import evaluate_trajectory, match_stamps, MIN_POSES, TrajectoryErrors
 
 #: Names of the guesses in the tables.
 FIRST_STEP = 'constant velocity'
 PREVIOUS_STEP = 'true previous step'
 _TOLERANCE_S = 0.01
-#: Depth maps of a sequence that are kept for pictures, at most.
+#: Depth maps of a sequence that are kept for figures, at most.
 _KEPT_DEPTHS = 64
-#: Side of the grid that the guess of one depth everywhere is judged on.
+#: Side of the grid on which one depth for all pixels is judged.
 _FLAT_GRID = 160
 
 
@@ -38,14 +36,14 @@ _FLAT_GRID = 160
 class StreamResult:
     """What one predictor did on one sequence.
 
-    :ivar stamps_ns: (N,) of the pictures processed.
-    :ivar estimate: the poses that follow from the pictures, as they were given out, and the
+    :ivar stamps_ns: (N,) of the images processed.
+    :ivar estimate: the poses that follow from the images, as they were given out, and the
         first, which defines the world; ``trajectory``: their errors, None where fewer than three
         have a true one.
     :ivar depth: None for a guess that makes none.
     :ivar step_ms: median wall time of a step of the engine; NaN for a guess.
-    :ivar depth_maps: some of its depth maps, by time; ``picture``: intrinsics of the
-        undistorted pictures.
+    :ivar depth_maps: some of its depth maps, by stamp; ``undistorted``: intrinsics of the
+        undistorted images.
     """
 
     sequence: str
@@ -59,7 +57,7 @@ class StreamResult:
     step_ms: float = float('nan')
     cloud: Cloud = field(default_factory=Cloud.empty)
     depth_maps: dict[int, DepthMap] = field(default_factory=dict)
-    picture: Intrinsics | None = None
+    undistorted: Intrinsics | None = None
 
 
 def run_predictor(
@@ -68,13 +66,13 @@ def run_predictor(
     """Run a sequence through a new engine, as ``r3 run`` does, and compare with the truth.
 
     :param predictor: its name in the tables.
-    :raises SourceError: no picture of the sequence could be processed.
+    :raises SourceError: no image of the sequence could be processed.
     """
-    heard = _Heard(sequence)
+    collected = _Collected(sequence)
     with sequence.open() as source:
-        run = run_source(source, engine, max_frames, heard.frame)
-    heard.depths(run.last_depths)
-    records, T = run.records, np.stack(heard.poses)
+        run = run_source(source, engine, max_frames, collected.frame)
+    collected.depths(run.last_depths)
+    records, T = run.records, np.stack(collected.poses)
     stamps = np.array([record.stamp_ns for record in records])
     claimed = np.isfinite(T[:, 0, 0])
     estimate = PoseList(stamps[claimed], T[claimed])
@@ -92,25 +90,25 @@ def run_predictor(
             np.array([record.confidence_rotation for record in records])[1:],
             np.array([record.confidence_translation for record in records])[1:],
         ),
-        depth=heard.errors.result(),
+        depth=collected.errors,
         step_ms=float(np.median([record.step_ms for record in records])),
         cloud=run.cloud,
-        depth_maps=heard.kept,
-        picture=None if run.intrinsics_estimated else run.intrinsics,
+        depth_maps=collected.kept,
+        undistorted=None if run.intrinsics_estimated else run.intrinsics,
     )
 
 
-class _Heard:
-    """What the engine says, frame by frame."""
+class _Collected:
+    """Poses and depth errors of a run, collected frame by frame."""
 
     def __init__(self, sequence: PosedSequence) -> None:
         self._sequence = sequence
         self._with_truth = set(sequence.depth_stamps())
         self._kept_stamps = set(shown_stamps(sequence))
         self._stamps: dict[int, int] = {}
-        self._picture: Intrinsics | None = None
+        self._undistorted: Intrinsics | None = None
         self.poses: list[np.ndarray] = []
-        self.errors = DepthErrorsSoFar()
+        self.errors = DepthErrors()
         self.kept: dict[int, DepthMap] = {}
 
     def frame(self, run: RunResult, estimate: Estimate) -> None:
@@ -118,8 +116,8 @@ class _Heard:
         claims = T is not None and _is_claimed(run.records[-1], first=len(run.records) == 1)
         self.poses.append(T if claims and T is not None else np.full((4, 4), np.nan))
         self._stamps[estimate.frame_id] = estimate.stamp_ns
-        # What a camera without a calibration sees is estimated anew with every picture.
-        self._picture = None if estimate.intrinsics_estimated else estimate.intrinsics
+        # Without a calibration the intrinsics are estimated anew with every image.
+        self._undistorted = None if estimate.intrinsics_estimated else estimate.intrinsics
         self.depths(estimate.depths)
 
     def depths(self, maps: tuple[DepthMap, ...]) -> None:
@@ -129,17 +127,17 @@ class _Heard:
                 self.kept[stamp_ns] = depth_map
             if stamp_ns in self._with_truth:
                 truth = self._sequence.depth(stamp_ns)
-                at_pixels = truth_at_pixels(truth, depth_map.intrinsics, self._picture)
-                self.errors.add(depth_map.depth, depth_map.confidence, at_pixels)
+                at_pixels = truth_at_pixels(truth, depth_map.intrinsics, self._undistorted)
+                self.errors.add(depth_map.depth, at_pixels, depth_map.confidence)
 
 
 def _is_claimed(record: FrameRecord, first: bool) -> bool:
-    """Tell whether a pose says where the camera is; held ones of a start-up do not."""
+    """Return whether a pose says where the camera is; held ones of a start-up do not."""
     return record.tracked or (first and record.has_pose)
 
 
 def shown_stamps(sequence: PosedSequence) -> list[int]:
-    """Return times of pictures whose depth maps are kept: spread evenly, with truth if any has."""
+    """Return stamps of images whose depth maps are kept: spread evenly, with truth if any has."""
     stamps = sequence.depth_stamps() or sequence.truth.stamps_ns.tolist()
     if len(stamps) <= _KEPT_DEPTHS:
         return stamps
@@ -161,11 +159,11 @@ def _trajectory_errors(estimate: PoseList, truth: PoseList) -> TrajectoryErrors 
 
 
 def guesses(sequence: PosedSequence, stamps_ns: np.ndarray) -> list[StreamResult]:
-    """Return what needs no picture: the first true step repeated, and each true step again.
+    """Return what needs no image: the first true step repeated, and each true step again.
 
-    The first of them also takes one depth for all pixels of a picture.
+    The first of them also takes one depth for all pixels of an image.
 
-    :param stamps_ns: (N,) of the pictures.
+    :param stamps_ns: (N,) of the images.
     """
     T_true = _true_poses(stamps_ns, sequence.truth)
     known = np.isfinite(T_true[:, 0, 0])
@@ -194,12 +192,12 @@ def guesses(sequence: PosedSequence, stamps_ns: np.ndarray) -> list[StreamResult
 
 def _flat_depth(sequence: PosedSequence, stamps: set[int]) -> DepthErrors:
     """Judge one depth for all pixels, on a coarse grid."""
-    errors = DepthErrorsSoFar()
+    errors = DepthErrors()
     for stamp_ns in sequence.depth_stamps():
         if stamp_ns in stamps:
             truth = sequence.depth(stamp_ns).astype(np.float64)
             truth = truth[:: max(1, truth.shape[0] // _FLAT_GRID)]
             truth = truth[:, :: max(1, truth.shape[1] // _FLAT_GRID)]
             truth[truth == 0] = np.nan
-            errors.add(np.ones_like(truth), np.full_like(truth, np.nan), truth)
-    return errors.result()
+            errors.add(np.ones_like(truth), truth)
+    return errors

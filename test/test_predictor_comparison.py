@@ -10,22 +10,24 @@ from r3_ros import factory
 from r3_ros.cli import main
 from r3_ros.config import R3Config
 from r3_ros.datatypes import Intrinsics
-from r3_ros.depth_evaluation import truth_at_pixels
 from r3_ros.errors import SourceError
-from r3_ros.geometry import make_T
-from r3_ros.model_evaluation.evaluation import evaluate, file_name
-from r3_ros.model_evaluation.measures import (
-    by_confidence,
-    DepthErrorsSoFar,
-    falls,
+from r3_ros.evaluation.depth_errors import DepthErrors, truth_at_pixels
+from r3_ros.evaluation.posed_sequences import RecordedSequence
+from r3_ros.evaluation.predictor_comparison import compare_predictors, file_name
+from r3_ros.evaluation.step_errors import (
     first_step_repeated,
     previous_step_repeated,
     step_errors,
     steps_between,
 )
-from r3_ros.model_evaluation.sequences import RecordedSequence
-from r3_ros.model_evaluation.streams import guesses, run_predictor
-from r3_ros.model_evaluation.tables import all_figures, tables_text
+from r3_ros.evaluation.stream_results import guesses, run_predictor
+from r3_ros.evaluation.stream_tables import (
+    by_confidence,
+    falls,
+    grouped_errors,
+    tables_text,
+)
+from r3_ros.geometry import make_T
 from r3_ros.streaming.engine import Engine
 from scipy.spatial.transform import Rotation
 import scripted
@@ -126,15 +128,14 @@ def test_the_previous_step_errs_by_how_much_the_motion_changes():
 # Depth
 
 
-def test_depth_has_a_scale_for_each_picture_and_one_for_all():
+def test_depth_has_a_scale_for_each_image_and_one_for_all():
     truth = np.full((40, 40), 2.0)
-    errors = DepthErrorsSoFar()
+    errors = DepthErrors()
     for scale in (1.0, 1.0, 2.0):
-        errors.add(scale * truth, np.ones_like(truth), truth)
-    result = errors.result()
-    np.testing.assert_allclose(result.pictures, [[0, 1, 1]] * 3)
+        errors.add(scale * truth, truth)
+    np.testing.assert_allclose(errors.per_image, [[0, 1, 1]] * 3)
     # The median ratio of all is 1: the third picture is wrong by 1.
-    assert result.abs_rel_one_scale == pytest.approx(1 / 3)
+    assert errors.abs_rel_one_scale == pytest.approx(1 / 3)
 
 
 def test_depth_is_judged_where_both_are_known():
@@ -143,20 +144,18 @@ def test_depth_is_judged_where_both_are_known():
     depth = np.full((40, 40), 5.0)
     depth[10:20] = np.nan  # a third of the rows with a truth
     depth[20:25] = 6.5  # a quarter of the others too far by 30 %
-    errors = DepthErrorsSoFar()
-    errors.add(depth, np.ones_like(depth), truth)
-    abs_rel, within, coverage = errors.result().pictures[0]
-    assert abs_rel == pytest.approx(0.3 / 4)
-    assert within == pytest.approx(3 / 4) and coverage == pytest.approx(2 / 3)
+    errors = DepthErrors()
+    errors.add(depth, truth)
+    assert errors.abs_rel == pytest.approx(0.3 / 4)
+    assert errors.delta_125 == pytest.approx(3 / 4) and errors.coverage == pytest.approx(2 / 3)
 
 
-def test_a_picture_without_truth_or_without_depth():
-    errors = DepthErrorsSoFar()
-    errors.add(np.ones((20, 20)), np.ones((20, 20)), np.full((20, 20), np.nan))
-    errors.add(np.full((20, 20), np.nan), np.ones((20, 20)), np.ones((20, 20)))
-    result = errors.result()
-    np.testing.assert_array_equal(result.pictures, [[np.nan, np.nan, 0.0]])
-    assert np.isnan(result.abs_rel_one_scale)
+def test_an_image_without_truth_or_without_depth():
+    errors = DepthErrors()
+    errors.add(np.ones((20, 20)), np.full((20, 20), np.nan))
+    errors.add(np.full((20, 20), np.nan), np.ones((20, 20)))
+    np.testing.assert_array_equal(errors.per_image, [[np.nan, np.nan, 0.0]])
+    assert np.isnan(errors.abs_rel_one_scale)
 
 
 def test_the_truth_is_taken_where_a_cropped_depth_map_looks():
@@ -205,7 +204,7 @@ def judged(folder, script=None, name='scripted'):
 
 
 def with_depth(folder, count, factor=1000.0):
-    """Put the true depth of the scripted room beside the pictures."""
+    """Put the true depth of the scripted room beside the images."""
     (folder / 'depth').mkdir()
     for i in range(count):
         frame = next(iter(scripted.frames(1)))
@@ -225,7 +224,7 @@ def test_an_exact_predictor_has_no_errors(tmp_path):
     assert len(result.steps.rotation_deg) == 11
     assert np.nanmax(result.steps.rotation_deg) < 1e-5
     assert np.nanmax(result.steps.direction_deg) < 1e-4
-    assert result.depth.pictures[:, 0].max() < 0.02 and result.depth.pictures[:, 2].min() == 1
+    assert result.depth.per_image[:, 0].max() < 0.02 and result.depth.per_image[:, 2].min() == 1
     assert len(result.depth_maps) == 12 and len(result.cloud) > 0
 
 
@@ -244,21 +243,21 @@ def test_errors_of_an_unsure_frame_are_found_by_its_confidence(tmp_path):
     assert sorted(lowest.tolist()) == [4, 5, 6]
 
 
-def test_guesses_are_judged_at_the_times_of_the_pictures(tmp_path):
+def test_guesses_are_judged_at_the_times_of_the_images(tmp_path):
     folder = with_depth(write_folder(tmp_path / 'walk', count=12), 12)
     sequence, result = judged(folder)
     straight, oracle = guesses(sequence, result.stamps_ns[:8])
     # The circle is one motion again and again.
     assert len(straight.estimate) == 8 and straight.trajectory.ate_percent < 1e-4
     # The first picture faces a wall, which has one depth; the others see it more and more aslant.
-    flat = straight.depth.pictures[:, 0]
+    flat = straight.depth.per_image[:, 0]
     assert len(flat) == 8 and flat[0] < 1e-6 and (np.diff(flat) > 0).all() and flat[-1] > 0.05
     assert oracle.trajectory is None and oracle.depth is None
     assert np.nanmax(oracle.steps.rotation_deg) < 1e-4
     assert guesses(sequence, result.stamps_ns[:2]) == []
 
 
-def test_depth_of_distorted_pictures_is_left_out(tmp_path):
+def test_depth_of_distorted_images_is_left_out(tmp_path):
     folder = with_depth(write_folder(tmp_path / 'walk', count=5), 5)
     text = (
         (folder / 'camera.yaml')
@@ -287,7 +286,7 @@ def test_a_table_has_a_row_for_each_group_and_predictor(tmp_path):
     sequence, exact = judged(with_depth(write_folder(tmp_path / 'walk', count=12), 12))
     results = [exact, *guesses(sequence, exact.stamps_ns)]
     other = [replace(r, sequence='second') for r in results]
-    rows = all_figures([*results, *other])
+    rows = grouped_errors([*results, *other])
     names = ['scripted', 'constant velocity', 'true previous step']
     assert [(r.group, r.predictor, r.streams) for r in rows] == [('walk', n, 2) for n in names]
     assert rows[0].pictures == 24 and rows[0].depth_pictures == 24 and rows[0].ate_streams == 2
@@ -308,7 +307,7 @@ def test_a_table_has_a_row_for_each_group_and_predictor(tmp_path):
 
 def test_better_is_who_errs_less(tmp_path):
     _, exact = judged(write_folder(tmp_path / 'walk', count=12))
-    row = replace(all_figures([exact])[0], ate_percent=2.0, rotation_deg=1.0, direction_deg=9.0)
+    row = replace(grouped_errors([exact])[0], ate_percent=2.0, rotation_deg=1.0, direction_deg=9.0)
     other = replace(row, predictor='other', ate_percent=1.0, rotation_deg=2.0, direction_deg=9.0)
     assert '| walk | other | worse | better | worse | - |' in tables_text([row, other])
 
@@ -318,14 +317,16 @@ def test_streams_without_enough_poses_are_counted(tmp_path):
     _, exact = judged(folder)
     _, lost = judged(folder, scripted.Script(blackouts=range(1, 12)))
     assert lost.trajectory is None
-    rows = all_figures([exact, replace(lost, sequence='dark')])
+    rows = grouped_errors([exact, replace(lost, sequence='dark')])
     assert rows[0].posed == pytest.approx(13 / 24)
     assert '| walk, 2 streams | scripted | 54 | 0.00 (1 of 2) |' in tables_text(rows)
 
 
 def test_figures_know_whether_errors_fall(tmp_path):
     _, exact = judged(write_folder(tmp_path / 'walk', count=12))
-    row = replace(all_figures([exact])[0], depth_quintiles=(5, 4, 3, 2, 1), rotation_quintiles=())
+    row = replace(
+        grouped_errors([exact])[0], depth_quintiles=(5, 4, 3, 2, 1), rotation_quintiles=()
+    )
     content = row.as_json()
     assert content['depth_falls'] is True and content['rotation_falls'] is None
     assert '| walk | scripted | depth (AbsRel) | 5.000, 4.000, 3.000, 2.000, 1.000 | yes |' in (
@@ -352,7 +353,7 @@ def test_the_files_of_an_evaluation(tmp_path, predictor, capsys):
     names = {str(path.relative_to(out)) for path in out.rglob('*') if path.is_file()}
     assert names == {
         'evaluation.md', 'evaluation.json', 'confidence.png',
-        *(f'pictures/{n}_{w}.png' for n in ('walk', 'walk_2') for w in
+        *(f'figures/{n}_{w}.png' for n in ('walk', 'walk_2') for w in
           ('depth', 'trajectories', 'maps')),
         *(f'streams/{n}/{f}' for n in ('walk', 'walk_2') for f in
           ('classical.tum', 'classical.ply', 'constant_velocity.tum')),
@@ -365,7 +366,7 @@ def test_the_files_of_an_evaluation(tmp_path, predictor, capsys):
     ]  # fmt: skip
     assert len(content['streams']) == 6 and content['predictors']['classical']['config']
     page = (out / 'evaluation.md').read_text()
-    assert '(pictures/walk_depth.png)' in page and '## Confidence' in page
+    assert '(figures/walk_depth.png)' in page and '## Confidence' in page
     # A second time only with --overwrite, and never over something else.
     assert main(['eval', inputs[0], '-o', str(out)]) == 2
     assert main(['eval', inputs[0], '-o', str(tmp_path / 'a'), '--overwrite']) == 2
@@ -382,8 +383,9 @@ def test_sequences_beyond_the_first_of_a_group_are_not_drawn(tmp_path, predictor
         sequence.group = 'walks'
     said = []
     (tmp_path / 'out').mkdir()
-    evaluate(sequences, {'scripted': R3Config()}, tmp_path / 'out', say=said.append)
-    drawn = sorted(path.name for path in (tmp_path / 'out' / 'pictures').glob('*_maps.png'))
+    out = tmp_path / 'out'
+    compare_predictors(sequences, {'scripted': R3Config()}, out, report=said.append)
+    drawn = sorted(path.name for path in (out / 'figures').glob('*_maps.png'))
     assert drawn == ['walk_0_maps.png', 'walk_1_maps.png', 'walk_2_maps.png']
     assert len(said) == 5 and len(list((tmp_path / 'out' / 'streams').iterdir())) == 5
 

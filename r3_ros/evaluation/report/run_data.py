@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ..cloud import Cloud
-from ..cloud_file import read_ply
-from ..errors import SourceError
+from ...cloud import Cloud
+from ...cloud_file import read_ply
+from ...errors import SourceError
+from ...run_files import FRAMES, load_summary, MAP, TRAJECTORY_FINAL
+from ...trajectory_file import parse_stamp, PoseList, read_tum
 from ..run_evaluation import EVALUATION, EVALUATION_TABLE
-from ..run_files import FRAMES, load_summary, MAP, TRAJECTORY_FINAL
-from ..trajectory_file import parse_stamp, PoseList, read_tum
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +39,13 @@ class RunData:
     def seconds(self) -> np.ndarray:
         """Return the times of the frames since the first, (N,) float64."""
         return (self.stamps_ns - self.stamps_ns[0]) / 1e9
+
+    def column(self, name: str) -> np.ndarray:
+        """Return (N,) numbers of a column of frames.csv; NaN if there is none."""
+        values = self.frames.get(name)
+        if isinstance(values, np.ndarray):
+            return values
+        return np.full(len(self.stamps_ns), np.nan)
 
 
 def load_run(folder: Path) -> RunData:
