@@ -28,7 +28,7 @@ class Action(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class FrameVerdict:
     """The decision on one frame, and why.
 
     :ivar time_jumped: back, so what is known of other times is of no use.
@@ -54,7 +54,9 @@ class FrameFilter:
         self._due_ns = 0.0  # when input.max_rate allows the next frame
         self._size: tuple[int, int] | None = None
 
-    def admit(self, stamp_ns: int, width: int, height: int, now_ns: int | None = None) -> Verdict:
+    def admit(
+        self, stamp_ns: int, width: int, height: int, now_ns: int | None = None
+    ) -> FrameVerdict:
         """Decide on the frame; an accepted one becomes the reference for the next.
 
         :param now_ns: the clock the stamps are compared with for ``input.max_age``.
@@ -68,16 +70,18 @@ class FrameFilter:
             self._size = (width, height)
         return verdict
 
-    def _judge(self, stamp_ns: int, size: tuple[int, int], now_ns: int | None) -> Verdict:
+    def _judge(self, stamp_ns: int, size: tuple[int, int], now_ns: int | None) -> FrameVerdict:
         config = self.config
         if min(size) < _SMALLEST_SIDE_PX:
-            return Verdict(Action.DROP, 'too small: {}x{} pixels'.format(*size))
+            return FrameVerdict(Action.DROP, 'too small: {}x{} pixels'.format(*size))
         if config.max_age > 0 and now_ns is not None:
             age_s = (now_ns - stamp_ns) / _SECOND_NS
             if age_s > config.max_age:
-                return Verdict(Action.DROP, f'too old: {age_s:.2f} s, input.max_age allows less')
+                return FrameVerdict(
+                    Action.DROP, f'too old: {age_s:.2f} s, input.max_age allows less'
+                )
         if self._last_ns is None:
-            return Verdict(Action.ACCEPT)
+            return FrameVerdict(Action.ACCEPT)
         step_s = (stamp_ns - self._last_ns) / _SECOND_NS
         if step_s <= 0:
             return self._judge_step_back(step_s)
@@ -86,8 +90,8 @@ class FrameFilter:
         if config.max_rate > 0:
             early_s = (self._due_ns - stamp_ns) / _SECOND_NS
             if early_s > _RATE_SLACK / config.max_rate:
-                return Verdict(Action.DROP, 'rate: faster than input.max_rate')
-        return Verdict(Action.ACCEPT)
+                return FrameVerdict(Action.DROP, 'rate: faster than input.max_rate')
+        return FrameVerdict(Action.ACCEPT)
 
     def _plan_next(self, stamp_ns: int, follows: bool) -> None:
         """Date the next frame that input.max_rate allows.
@@ -100,21 +104,23 @@ class FrameFilter:
             keeps_pace = follows and stamp_ns - self._due_ns < period_ns
             self._due_ns = (self._due_ns if keeps_pace else stamp_ns) + period_ns
 
-    def _judge_step_back(self, step_s: float) -> Verdict:
+    def _judge_step_back(self, step_s: float) -> FrameVerdict:
         if step_s == 0:
-            return Verdict(Action.DROP, 'duplicate stamp')
+            return FrameVerdict(Action.DROP, 'duplicate stamp')
         if -step_s < self.config.time_jump_threshold:
-            return Verdict(Action.DROP, f'out of order: {-step_s:.3f} s before the last frame')
+            return FrameVerdict(
+                Action.DROP, f'out of order: {-step_s:.3f} s before the last frame'
+            )
         reason = f'time jumped back by {-step_s:.3f} s'
         return {
-            'reset': Verdict(Action.RESET, reason, time_jumped=True),
-            'ignore': Verdict(Action.DROP, f'before the jump: {reason}'),
-            'error': Verdict(Action.FAULT, f'{reason}; call ~/reset to start anew'),
+            'reset': FrameVerdict(Action.RESET, reason, time_jumped=True),
+            'ignore': FrameVerdict(Action.DROP, f'before the jump: {reason}'),
+            'error': FrameVerdict(Action.FAULT, f'{reason}; call ~/reset to start anew'),
         }[self.config.on_time_jump_back]
 
-    def _judge_size(self, size: tuple[int, int]) -> Verdict:
+    def _judge_size(self, size: tuple[int, int]) -> FrameVerdict:
         assert self._size is not None
         reason = 'size changed: {}x{} to {}x{}'.format(*self._size, *size)
         if self.config.on_resolution_change == 'reset':
-            return Verdict(Action.RESET, reason)
-        return Verdict(Action.DROP, reason)
+            return FrameVerdict(Action.RESET, reason)
+        return FrameVerdict(Action.DROP, reason)
