@@ -15,10 +15,10 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
 
+from .atomic_files import atomic_directory, atomic_path
 from .bags import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE
 from .camera import CameraModel
 from .errors import ConfigError, SourceError
-from .export import atomic_directory, atomic_path
 from .geometry import quat_xyzw
 from .sources import RawFrame
 from .trajectory_file import NANOSECONDS, PoseList, stamp_text

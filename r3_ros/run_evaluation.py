@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from .atomic_files import atomic_write
 from .datatypes import Intrinsics
 from .depth_evaluation import evaluate_depth
 from .evaluation import evaluate_trajectory, TrajectoryErrors
-from .export import atomic_write
 from .run_files import DEPTH, load_summary, plain, TRAJECTORY, TRAJECTORY_FINAL, write_json
 from .trajectory_file import PoseList, read_tum, stamp_text
 

@@ -17,15 +17,16 @@ import cv2
 import numpy as np
 
 from . import __version__
+from .atomic_files import atomic_write
+from .cloud_file import write_ply
 from .config import flattened, R3Config
 from .datatypes import DepthMap, Intrinsics, TrackingState
 from .errors import SourceError
-from .export import atomic_write, write_ply, write_tum
 from .geometry import make_T, R_BODY_OPTICAL
 from .maps.writing import write_map
 from .offline import FrameRecord, RunResult
 from .streaming.map_snapshot import MapPlacement, placement_of, saved_map
-from .trajectory_file import NANOSECONDS, stamp_text
+from .trajectory_file import NANOSECONDS, stamp_text, write_tum
 
 SUMMARY = 'summary.json'
 TRAJECTORY = 'trajectory.tum'

@@ -20,8 +20,8 @@ import re
 import shutil
 from typing import BinaryIO, cast
 
+from .atomic_files import atomic_write
 from .errors import ModelError, OutputError
-from .export import atomic_write
 from .weights import by_hand, hub_address, Record, record_path, sha256_of, size_text, Weights
 
 #: Hidden, so that nobody takes what is in it for weights.

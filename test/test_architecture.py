@@ -19,10 +19,10 @@ LAYERS = (
     ('errors',),
     ('config', 'datatypes'),
     (
+        'atomic_files',
         'camera',
         'cloud',
         'cloud_file',
-        'export',
         'frame_relations',
         'geometry',
         'input_geometry',

@@ -102,7 +102,7 @@ def _evaluate_model(args: argparse.Namespace) -> int:
     """Run the model, and what was asked for beside it."""
     import cv2
 
-    from ..export import atomic_directory
+    from ..atomic_files import atomic_directory
     from ..model_evaluation.evaluation import evaluate, TABLES
 
     # The reader, the engine and the predictor's own thread share the cores already.

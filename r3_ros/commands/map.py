@@ -305,7 +305,7 @@ def _sizes(folder: Path) -> str:
 
 
 def _export_tum(saved: SavedMap, args: argparse.Namespace) -> None:
-    from ..export import write_tum
+    from ..trajectory_file import write_tum
 
     T = saved.trajectory.T_map_base
     if args.frame == 'optical':

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     """Process the recording and write the folder."""
     import cv2
 
-    from ..export import atomic_directory
+    from ..atomic_files import atomic_directory
     from ..report.page import write_report
     from ..run_evaluation import evaluate_run
     from ..run_files import DEPTH, SUMMARY, write_run

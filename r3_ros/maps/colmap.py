@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..atomic_files import atomic_directory
 from ..datatypes import SparseLandmarks
-from ..export import atomic_directory
 from ..geometry import inverse, quat_xyzw
 from ..pictures import decode_compressed
 from . import layout

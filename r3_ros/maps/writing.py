@@ -8,8 +8,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from ..atomic_files import atomic_directory, atomic_write
 from ..cloud import Cloud
-from ..export import atomic_directory, atomic_write, write_ply, write_tum
+from ..cloud_file import write_ply
+from ..trajectory_file import write_tum
 from . import layout
 from .layout import Column
 from .manifest import manifest_text

@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 import torch
 from torch import nn, Tensor
 
+from ..atomic_files import atomic_path
 from ..config import is_image_size
 from ..errors import ModelError, OutputError
-from ..export import atomic_path
 from .checkpoint_file import CheckpointFile, is_finite, Progress, STORED_DTYPES, WeightStream
 from .checkpoint_keys import FileKeys, Fit, NetworkKeys, shown
 from .network import build_network, DA3Network, MetricNetwork, R3Network

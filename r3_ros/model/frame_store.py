@@ -16,8 +16,8 @@ from safetensors import safe_open, SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..atomic_files import atomic_path
 from ..errors import ModelError, OutputError
-from ..export import atomic_path
 
 SUFFIX = '.safetensors'
 _LOCK = '.lock'

@@ -9,10 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..atomic_files import atomic_write
 from ..cloud import Cloud
 from ..datatypes import Intrinsics
 from ..evaluation import TrajectoryErrors
-from ..export import atomic_write
 from ..geometry import transform, unproject
 from ..report.views import level_scene, perspective, Scene, viewpoints
 from .sequences import PosedSequence

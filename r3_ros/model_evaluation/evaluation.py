@@ -18,12 +18,14 @@ from pathlib import Path
 import re
 from typing import Any
 
+from ..atomic_files import atomic_write
 from ..cloud import Cloud
+from ..cloud_file import write_ply
 from ..config import flattened, R3Config
 from ..datatypes import ModelInfo
-from ..export import atomic_write, write_ply, write_tum
 from ..factory import load_engine
 from ..run_files import machine, versions, write_json
+from ..trajectory_file import write_tum
 from .cloud_pictures import draw_clouds
 from .pictures import draw_confidence, draw_depths, draw_trajectories
 from .sequences import PosedSequence

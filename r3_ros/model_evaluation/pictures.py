@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ..atomic_files import atomic_write
 from ..datatypes import DepthMap, Intrinsics
 from ..depth_evaluation import picture_errors, truth_at_pixels
-from ..export import atomic_write
 from ..run_evaluation import widest_plane
 from ..trajectory_file import NANOSECONDS
 from .sequences import PosedSequence

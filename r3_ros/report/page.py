@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..export import atomic_write
+from ..atomic_files import atomic_write
 from ..run_files import MAP_UNITS, REPORT
 from .charts import (
     Level,
