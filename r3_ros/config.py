@@ -50,6 +50,8 @@ PRESET_NAMES = (
     'official_strided',
 )
 SCALE_SOURCES = ('none', 'fixed', 'model', 'odometry')
+#: What a status and a saved map name as the source: also a number that was set while it ran.
+REPORTED_SCALE_SOURCES = (*SCALE_SOURCES, 'user')
 
 
 @dataclass(frozen=True)

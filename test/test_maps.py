@@ -295,6 +295,12 @@ def test_another_version_is_told_with_the_software_that_wrote_it(folder):
         {'scale__metres_per_unit': 0.0},
         {'scale__metres_per_unit': float('nan')},
         {'scale__metres_per_unit': 10**400},
+        {'scale__metres_per_unit': 1e-300},
+        {'scale__metres_per_unit': '0.7'},
+        {'scale__source': 'fixee'},
+        {'scale__source': 'none'},  # and yet metres are known
+        {'model__name': '\x1b[2J'},
+        {'T_map_world': make_T(np.eye(3), np.full(3, 1e30)).tolist()},
         {'T_map_world': [[1, 0], [0, 1]]},
         {'T_map_world': (2.0 * np.eye(4)).tolist()},
         {'T_base_optical': 'identity'},
@@ -352,6 +358,13 @@ def test_a_manifest_that_is_none(folder, text, monkeypatch):
         ('keyframes', {'descriptors': np.array([object()])}, 'descriptors'),
         ('keyframes', {'variances': put((0, 0), -1.0)}, 'variances'),
         ('keyframes', {'confidences': put((0, 0), -1.0)}, 'confidences'),
+        ('keyframes', {'confidences': put((0, 0), 1e300)}, 'confidences'),
+        ('keyframes', {'variances': put((0, 0), 1e300)}, 'variances'),
+        ('keyframes', {'K': put((0, 0, 0), 1e-300)}, 'pinhole'),
+        ('keyframes', {'stamps_ns': put(0, 3 * 10**18)}, 'stamps_ns'),
+        ('keyframes', {'segments': put(0, 1)}, 'segments'),
+        ('keyframes', {'segments': put(-1, 2**31 - 1)}, 'segments'),
+        ('graph', {'confidences': put((0, 0), 1e300)}, 'confidences'),
         ('keyframes', {'segments': None}, 'must hold the arrays'),
         ('keyframes', {'more': np.zeros(3)}, 'must hold the arrays'),
         ('graph', {'source_ids': put(0, 77)}, 'not there'),
@@ -437,6 +450,14 @@ def test_points_must_be_somewhere(saved, tmp_path, value):
     cloud = dataclasses.replace(saved.points, points=points)
     write_map(tmp_path / 'map', dataclasses.replace(saved, points=cloud))
     assert 'points.ply' in refused(tmp_path / 'map')
+
+
+def test_times_of_poses_fit_into_messages(folder):
+    path = folder / 'trajectory.tum'
+    lines = path.read_text().splitlines()
+    lines[-1] = '4000000000.0 ' + lines[-1].partition(' ')[2]
+    path.write_text('\n'.join(lines) + '\n')
+    assert 'stamps_ns is beyond what a message can hold' in refused(folder)
 
 
 def test_pictures_are_what_they_should_be(folder, tmp_path):

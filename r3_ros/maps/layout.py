@@ -27,6 +27,17 @@ MOST = {
     'landmarks': 10_000_000,
     'sightings': 50_000_000,
 }
+#: Lengths beyond this are no map, and their squares overflow single precision.
+FARTHEST = 1e9
+#: The least and the most of a scale and of a voxel. Both leave room for lengths to be converted.
+METRES_PER_UNIT = 1e-6, 1e6
+VOXEL_SIZES = 1e-9, 1e9
+#: Confidences beyond this are no edge's, and sums of their squares overflow.
+MOST_CONFIDENCE = 1e9
+#: A time in a ROS message has 32 bits of seconds.
+STAMPS_NS = -(10**9 << 31), (10**9 << 31) - 1
+#: Segments are numbered from 0, anew for each map that was merged.
+MOST_SEGMENTS = 1 << 24
 MOST_DESCRIPTOR_NUMBERS = 65_536
 MOST_ARRAY_BYTES = 1 << 31
 MOST_MANIFEST_BYTES = 1 << 16

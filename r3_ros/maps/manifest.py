@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-import math
 from typing import Any
 
 import numpy as np
 import yaml
 
+from ..config import REPORTED_SCALE_SOURCES
 from ..errors import MapError, MapProblem
 from ..geometry import is_rigid
 from . import layout
@@ -96,6 +96,7 @@ def parse_manifest(text: str) -> tuple[MapFacts, Counts]:
         )
     model, frames, scale = root.section('model'), root.section('frames'), root.section('scale')
     counts = root.section('counts')
+    metres_per_unit, scale_source = _scale(scale)
     size = root.value('image_size')
     facts = MapFacts(
         r3_ros_version=root.text('r3_ros_version'),
@@ -108,13 +109,26 @@ def parse_manifest(text: str) -> tuple[MapFacts, Counts]:
         optical_frame=frames.text('optical'),
         T_base_optical=root.motion('T_base_optical'),
         T_map_world=root.motion('T_map_world'),
-        metres_per_unit=scale.positive_or_none('metres_per_unit'),
-        scale_source=scale.text('source'),
-        voxel_size=root.positive('voxel_size'),
+        metres_per_unit=metres_per_unit,
+        scale_source=scale_source,
+        voxel_size=root.number('voxel_size', *layout.VOXEL_SIZES),
         session_id=root.integer('session_id', 0, (1 << 32) - 1),
         saved_ns=root.section('stamps_ns').integer('saved', 0, (1 << 63) - 1),
     )
     return facts, Counts(**{n: counts.integer(n, 0, most) for n, most in layout.MOST.items()})
+
+
+def _scale(scale: _Section) -> tuple[float | None, str]:
+    """Return metres per unit and where they come from."""
+    metres = None
+    if scale.value('metres_per_unit') is not None:
+        metres = scale.number('metres_per_unit', *layout.METRES_PER_UNIT)
+    source = scale.text('source')
+    if source not in REPORTED_SCALE_SOURCES:
+        raise _bad(f"'scale.source' must be one of {', '.join(REPORTED_SCALE_SOURCES)}")
+    if metres is not None and source == 'none':
+        raise _bad("'scale.source' must say where 'scale.metres_per_unit' comes from")
+    return metres, source
 
 
 def _bad(message: str) -> MapError:
@@ -149,7 +163,8 @@ class _Section:
 
     def text(self, key: str) -> str:
         value = self.value(key)
-        if not isinstance(value, str) or len(value) > 1000:
+        # It is shown on terminals, which control characters could change.
+        if not isinstance(value, str) or len(value) > 1000 or not value.isprintable():
             raise self._wrong(key, 'a text')
         return value
 
@@ -162,20 +177,12 @@ class _Section:
             raise self._wrong(key, f'a whole number from {least} to {most}')
         return value
 
-    def positive(self, key: str) -> float:
+    def number(self, key: str, least: float, most: float) -> float:
         value = self.value(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self._wrong(key, 'a number')
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if not (math.isfinite(number) and number > 0):
-            raise self._wrong(key, 'a positive number')
-        return number
-
-    def positive_or_none(self, key: str) -> float | None:
-        return None if self.value(key) is None else self.positive(key)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not least <= value <= most:
+            raise self._wrong(key, f'a number from {least:g} to {most:g}')
+        return float(value)
 
     def size(self, key: str) -> tuple[int, int]:
         value = self.value(key)
@@ -189,7 +196,7 @@ class _Section:
             T = np.array(self.value(key), dtype=np.float64)
         except (TypeError, ValueError, OverflowError) as error:
             raise self._wrong(key, 'a 4x4 rigid motion') from error
-        if not is_rigid(T):
+        if not (np.abs(T) < layout.FARTHEST).all() or not is_rigid(T):
             raise self._wrong(key, 'a 4x4 rigid motion')
         return T
 

@@ -19,7 +19,14 @@ from ..pictures import encoded_size
 from ..trajectory_file import parse_tum
 from . import layout
 from .arrays import read_arrays
-from .checks import check_edges, check_keyframes, check_landmarks, check_points, check_poses
+from .checks import (
+    check_edges,
+    check_keyframes,
+    check_landmarks,
+    check_points,
+    check_poses,
+    check_stamps,
+)
 from .folder import MapFolder, open_map_folder
 from .manifest import Counts, parse_manifest
 from .saved_map import SavedEdges, SavedKeyframes, SavedMap, SavedTrajectory
@@ -111,6 +118,7 @@ def _trajectory(folder: MapFolder, counts: Counts) -> SavedTrajectory:
             layout.TRAJECTORY,
             f'it holds {len(poses)} poses, the manifest says {counts.poses}',
         )
+    check_stamps(layout.TRAJECTORY, poses.stamps_ns)
     check_poses(layout.TRAJECTORY, poses.T_world_camera)
     return SavedTrajectory(poses.stamps_ns, poses.T_world_camera)
 

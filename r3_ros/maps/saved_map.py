@@ -31,6 +31,7 @@ class MapFacts:
     :ivar T_map_world: (4, 4) where the engine's world lies, which is the first camera's optical
         frame: a session that goes on with the map has the same world.
     :ivar metres_per_unit: length of the engine's unit; None: lengths are in map units.
+    :ivar scale_source: what it comes from, one of ``config.REPORTED_SCALE_SOURCES``.
     :ivar voxel_size: of the points.
     :ivar saved_ns: when, nanoseconds since 1970.
     """
