@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from .atomic_files import atomic_directory
-from .occupancy import FREE, OccupancyGrid, OCCUPIED
+from .occupancy_grid import FREE, OccupancyGrid, OCCUPIED
 
 YAML_NAME, PICTURE_NAME = 'map.yaml', 'map.pgm'
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from ..config import OccupancyConfig
 from ..errors import OccupancyError
+from ..floor import find_floor, Floor
 from ..geometry import transform
-from ..occupancy import find_floor, Floor, occupancy_grid, OccupancyGrid
+from ..occupancy_grid import occupancy_grid, OccupancyGrid
 from .saved_map import SavedMap
 
 

@@ -34,7 +34,7 @@ from ..cloud import Cloud
 from ..config import REPORTED_SCALE_SOURCES
 from ..datatypes import DepthMap, DeviceMemory, Estimate, Intrinsics
 from ..geometry import quat_xyzw
-from ..occupancy import OccupancyGrid
+from ..occupancy_grid import OccupancyGrid
 from ..streaming.scale import ScaleView
 from .health import Health, StepTimes
 from .poses import Placement, UNKNOWN_COVARIANCE
