@@ -145,6 +145,11 @@ class SavedMap:
     pictures: Mapping[int, bytes] = field(default_factory=dict)
 
     @property
+    def unit_name(self) -> str:
+        """Return the name of the unit of all lengths, for people."""
+        return 'map units' if self.facts.metres_per_unit is None else 'm'
+
+    @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Return the least and the greatest corner (3,) of the points; None without any."""
         if not len(self.points):
