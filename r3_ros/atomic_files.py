@@ -61,7 +61,7 @@ def atomic_path(path: Path | str, overwrite: bool = True) -> Iterator[Path]:
     :raises OutputError: it exists (without ``overwrite``), or cannot be written.
     """
     path = _behind_links(path)
-    with _told_as_output_error(path), _beside(path) as folder:
+    with _as_output_error(path), _beside(path) as folder:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, 'is a folder')
         _refuse_existing(path, overwrite)
@@ -87,7 +87,7 @@ def atomic_directory(
     :raises OutputError: it exists, is no folder of ours, or cannot be written.
     """
     path = _behind_links(path)
-    with _told_as_output_error(path), _beside(path) as folder:
+    with _as_output_error(path), _beside(path) as folder:
         _put_back_after_kill(path)
         _refuse_directory(path, overwrite, marker)
         temporary = folder / (path.name or 'output')
@@ -156,7 +156,7 @@ def _beside(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _told_as_output_error(path: Path) -> Iterator[None]:
+def _as_output_error(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

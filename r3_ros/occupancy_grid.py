@@ -12,7 +12,7 @@ lowest large one below the cameras. A cell is
 - *unknown* otherwise. Occupied wins over free.
 
 Which camera saw which point is not kept in a map, so each camera is taken to have seen the points
-nearest to it in each direction (a coarse depth picture made from the cloud). What the cloud has
+nearest to it in each direction (a coarse depth image made from the cloud). What the cloud has
 no points on, a white wall for instance, stops no ray.
 """
 
@@ -44,7 +44,7 @@ _LOOKED_SHARE = 0.5
 _FLOOR_PER_STRAY = 10
 #: Area of an island that was seen from several sides.
 _ISLAND_M2 = 1.0
-#: The depth picture made of the cloud: coarse, so that a surface has no holes.
+#: The depth image made of the cloud: coarse, so that a surface has no holes.
 _VIEW_COLUMNS = 48
 #: A ray this much longer than its neighbour may have slipped between two points of a surface.
 _SLIPPED = 1.3
@@ -83,7 +83,7 @@ def occupancy_grid(
 
     :param points: (N, 3) float, metres, z up.
     :param T_map_optical: (V, 4, 4) poses of the cameras, optical axes.
-    :param intrinsics: of their pictures, undistorted; None: nothing is free but the floor itself.
+    :param intrinsics: of their images, undistorted; None: nothing is free but the floor itself.
     :param floor: None: ``occupancy.floor_height``, or found if ``occupancy.estimate_floor`` says
         so.
     :raises OccupancyError: no floor is found, it is not level, or the grid would be too large.
@@ -101,7 +101,7 @@ def occupancy_grid(
         raise OccupancyError(
             f'the floor leans by {math.degrees(floor.tilt_rad):.0f} degrees in the map, so the '
             'map is no ground plan: it is level if the camera was held upright at the first '
-            'picture, or if base_frame names a level frame; r3 map export --level turns it'
+            'image, or if base_frame names a level frame; r3 map export --level turns it'
         )
     heights = floor.heights(points)
     obstacles = points[(heights >= config.min_height) & (heights <= config.max_height)]
@@ -193,7 +193,7 @@ def _looked_through(
 
 
 def _seen_points(points: np.ndarray, T: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """Return (M, 3) ends of rays: the nearest point in each direction of a coarse picture."""
+    """Return (M, 3) ends of rays: the nearest point in each direction of a coarse image."""
     seen = transform(inverse(T), points)
     z = seen[:, 2]
     ahead = z > _NEAR

@@ -20,7 +20,7 @@ from .datatypes import DepthMap, Estimate, Frame, Intrinsics, ModelInfo, Trackin
 from .errors import ConfigError, FrameError, SourceError
 from .factory import AnyEngine
 from .intake import Action, Intake
-from .maps.keyframe_pictures import KeyframePictures
+from .maps.keyframe_images import KeyframeImages
 from .maps.saved_map import MapFacts, SavedMap
 from .sources import RawFrame, Source
 from .streaming.engine import Engine
@@ -127,7 +127,7 @@ def run_source(
     result = RunResult(source.name, engine.predictor.info, camera=source.camera)
     config = engine.config
     intake = Intake(one_session(config.input))
-    pictures = KeyframePictures()
+    pictures = KeyframeImages()
     if saved is not None:
         _load(engine, saved, pictures)
         result.loaded = saved.facts
@@ -145,17 +145,17 @@ def run_source(
         raise SourceError(f'not one frame of {source.name} could be processed: {reason}')
     _collect(result, source, engine, intake)
     if isinstance(engine, Engine):
-        result.map = take_map_snapshot(engine, pictures.view())
+        result.map = take_map_snapshot(engine.session, engine.predictor, pictures.view())
     return result
 
 
-def _load(engine: AnyEngine, saved: SavedMap, pictures: KeyframePictures) -> None:
+def _load(engine: AnyEngine, saved: SavedMap, pictures: KeyframeImages) -> None:
     if not isinstance(engine, Engine):
         raise ConfigError(
             "a map can be gone on with by the package's own engine only: leave stream.preset at "
             f"'{OWN_PRESET}'"
         )
-    pictures.restore(engine.load_map(saved).pictures)
+    pictures.restore(engine.load_map(saved).images)
 
 
 def one_session(config: InputConfig) -> InputConfig:
@@ -169,7 +169,7 @@ def _process(
     engine: AnyEngine,
     intake: Intake,
     result: RunResult,
-    pictures: KeyframePictures,
+    pictures: KeyframeImages,
     on_frame: OnFrame | None,
 ) -> None:
     height, width = frame.image.shape[:2]
@@ -198,7 +198,7 @@ def _process(
 
 
 def _give_up_search(
-    engine: Engine, stamp_ns: int, result: RunResult, pictures: KeyframePictures
+    engine: Engine, stamp_ns: int, result: RunResult, pictures: KeyframeImages
 ) -> None:
     """Put a map away in which the camera is not found in time; a new session begins."""
     timeout_s = engine.config.relocalise.timeout

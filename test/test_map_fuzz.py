@@ -11,7 +11,7 @@ import pytest
 from r3_ros.datatypes import SparseLandmarks
 from r3_ros.errors import MapError
 from r3_ros.geometry import make_T, R_BODY_OPTICAL
-from r3_ros.maps.keyframe_pictures import KeyframePictures
+from r3_ros.maps.keyframe_images import KeyframeImages
 from r3_ros.maps.reading import read_map
 from r3_ros.maps.saved_map import SavedMap
 from r3_ros.maps.writing import write_map
@@ -39,11 +39,11 @@ OPTIONS = {'keyframe__max_interval': 3, 'relocalise__min_frames': 1}
 @pytest.fixture(scope='module')
 def base(tmp_path_factory):
     """Write a small map with a scale, images of its keyframes and several segments."""
-    engine, images = engine_of(Script(), **OPTIONS), KeyframePictures()
+    engine, images = engine_of(Script(), **OPTIONS), KeyframeImages()
     engine.set_scale(2.0, lock=True)
     for frame in frames(COUNT):
         images.note(frame.image, engine.step(frame))
-    snapshot = take_map_snapshot(engine, images.view())
+    snapshot = take_map_snapshot(engine.session, engine.predictor, images.view())
     placement = MapPlacement(
         make_T(R_BODY_OPTICAL, np.zeros(3)), make_T(R_BODY_OPTICAL, np.zeros(3)), 'map', 'b', 'c'
     )
@@ -185,8 +185,8 @@ def gone_on_with(saved):
     except MapError:
         return None
     (frame,) = frames(1, start_ns=START_NS + COUNT * PERIOD_NS)
-    estimate, images = engine.step(frame), KeyframePictures()
-    images.restore(loaded.pictures)
+    estimate, images = engine.step(frame), KeyframeImages()
+    images.restore(loaded.images)
     images.note(frame.image, estimate)
     return engine, images, estimate
 
@@ -204,7 +204,7 @@ def test_a_changed_map_is_refused_or_gone_on_with_and_saved_again(accepted, tmp_
                 if estimate.T_world_camera is not None:
                     found += 1
                     assert np.isfinite(estimate.T_world_camera).all()
-                snapshot = take_map_snapshot(engine, images.view())
+                snapshot = take_map_snapshot(engine.session, engine.predictor, images.view())
                 again = saved_map(snapshot, placement_of(saved.facts), 0.05)
             write_map(tmp_path / str(n), again)
             read_map(tmp_path / str(n))

@@ -149,7 +149,7 @@ def test_the_command_writes_everything(tmp_path, predictor, capsys):
         'map',
     }
     saved = read_map(out / 'map')
-    assert len(saved.trajectory) == 40 and saved.pictures.keys() == set(saved.keyframes.ids)
+    assert len(saved.trajectory) == 40 and saved.images.keys() == set(saved.keyframes.ids)
     assert len(saved.points) == len(read_ply(out / 'map.ply'))
     summary = json.loads((out / 'summary.json').read_text())
     assert summary['frames']['processed'] == summary['frames']['with_pose'] == 40

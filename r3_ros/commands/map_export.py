@@ -20,7 +20,7 @@ def add_action(actions: Any) -> None:
         'export',
         help='write a map in another format',
         description='ply, pcd, npz: the points. tum: the trajectory. colmap: a text model with '
-        'the pictures of the keyframes. grid: a ground plan for nav2, map.yaml and map.pgm. '
+        'the images of the keyframes. grid: a ground plan for nav2, map.yaml and map.pgm. '
         'colmap and grid are folders, the others files.',
     )
     parser.add_argument('folder', metavar='FOLDER', help='a map folder, or the output of r3 run')
@@ -104,7 +104,7 @@ def _export_colmap(saved: SavedMap, args: argparse.Namespace) -> None:
 
     points = write_colmap(args.output, saved, args.overwrite)
     print(
-        f'{args.output}: {len(saved.keyframes)} images, {len(saved.pictures)} pictures, '
+        f'{args.output}: {len(saved.keyframes)} poses, {len(saved.images)} images, '
         f'{points} points, {saved.unit_name}'
     )
 

@@ -63,13 +63,13 @@ def _facts(folder: Path, saved: SavedMap) -> list[tuple[str, str]]:
         ('extent', _extent(saved)),
         ('points', f'{len(saved.points)}, voxels of {facts.voxel_size:.3g} {saved.unit_name}'),
         ('poses', f'{len(saved.trajectory)}'),
-        ('keyframes', f'{len(keyframes)}, {len(saved.pictures)} with a picture'
-                      f'{_picture_size(saved)}'),
+        ('keyframes', f'{len(keyframes)}, {len(saved.images)} with an image'
+                      f'{_image_size(saved)}'),
         ('edges', f'{len(saved.edges)}'),
     ]  # fmt: skip
     if saved.landmarks is not None:
-        sightings = len(saved.landmarks.frame_ids)
-        rows.append(('landmarks', f'{len(saved.landmarks)}, seen {sightings} times'))
+        observations = len(saved.landmarks.frame_ids)
+        rows.append(('landmarks', f'{len(saved.landmarks)}, seen {observations} times'))
     rows.append(('on disk', _sizes(folder)))
     return rows
 
@@ -85,8 +85,8 @@ def _loadable(saved: SavedMap) -> str:
     facts = saved.facts
     if not len(saved.keyframes):
         return 'no: it has no keyframes'
-    if not saved.pictures:
-        return 'for display only: it was saved without pictures'
+    if not saved.images:
+        return 'for display only: it was saved without images'
     if facts.model_name == 'classical':
         from ..classical.describe import SIZE
 
@@ -137,9 +137,9 @@ def _extent(saved: SavedMap) -> str:
     return f'{size} {saved.unit_name}, from {triple(bounds[0])} to {triple(bounds[1])}'
 
 
-def _picture_size(saved: SavedMap) -> str:
+def _image_size(saved: SavedMap) -> str:
     size = saved.facts.image_size
-    return f' of {size[0]}x{size[1]}' if size is not None and saved.pictures else ''
+    return f' of {size[0]}x{size[1]}' if size is not None and saved.images else ''
 
 
 def _sizes(folder: Path) -> str:

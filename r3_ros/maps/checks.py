@@ -13,8 +13,8 @@ from .layout import (
     KEYFRAMES,
     LANDMARKS,
     MOST_CONFIDENCE,
-    MOST_PICTURE_PIXELS,
-    MOST_PICTURE_SIDE,
+    MOST_IMAGE_PIXELS,
+    MOST_IMAGE_SIDE,
     MOST_SEGMENTS,
     POINTS,
     STAMPS_NS,
@@ -41,10 +41,10 @@ def check_keyframes(keyframes: SavedKeyframes) -> None:
     check_stamps(KEYFRAMES, keyframes.stamps_ns)
     check_poses(KEYFRAMES, keyframes.T_map_optical)
     sizes = keyframes.sizes
-    sane = (sizes > 0) & (sizes <= MOST_PICTURE_SIDE)
-    _require(bool(sane.all()), KEYFRAMES, f'sizes must be 1 to {MOST_PICTURE_SIDE} pixels')
-    fitting = sizes.astype(np.int64).prod(axis=1) <= MOST_PICTURE_PIXELS
-    _require(bool(fitting.all()), KEYFRAMES, f'sizes must be {MOST_PICTURE_PIXELS} pixels in all')
+    sane = (sizes > 0) & (sizes <= MOST_IMAGE_SIDE)
+    _require(bool(sane.all()), KEYFRAMES, f'sizes must be 1 to {MOST_IMAGE_SIDE} pixels')
+    fitting = sizes.astype(np.int64).prod(axis=1) <= MOST_IMAGE_PIXELS
+    _require(bool(fitting.all()), KEYFRAMES, f'sizes must be {MOST_IMAGE_PIXELS} pixels in all')
     template = np.array([[0, 0, 0], [0, 0, 0], [0, 0, 1.0]])
     free = np.array([[1, 0, 1], [0, 1, 1], [0, 0, 0]], dtype=bool)
     pinhole = np.isfinite(K).all() and (np.abs(K) < FARTHEST).all()
@@ -88,7 +88,7 @@ def check_edges(edges: SavedEdges, keyframe_ids: np.ndarray) -> None:
 
 
 def check_landmarks(landmarks: SparseLandmarks, keyframes: SavedKeyframes) -> None:
-    """Check landmarks and their sightings.
+    """Check landmarks and their observations.
 
     :raises MapError: BAD_FORMAT.
     """
@@ -97,16 +97,16 @@ def check_landmarks(landmarks: SparseLandmarks, keyframes: SavedKeyframes) -> No
     sigma = landmarks.relative_sigma
     _require(bool((sigma >= 0).all()), LANDMARKS, 'relative_sigma must be 0 or more')
     named = (landmarks.landmarks >= 0) & (landmarks.landmarks < len(landmarks))
-    _require(bool(named.all()), LANDMARKS, 'a sighting is of no landmark')
+    _require(bool(named.all()), LANDMARKS, 'an observation is of no landmark')
     if not len(landmarks.frame_ids):
         return
     row = np.searchsorted(keyframes.ids, landmarks.frame_ids)
     known = row < len(keyframes)
     row = np.where(known, row, 0)
     known &= keyframes.ids[row] == landmarks.frame_ids if len(keyframes) else False
-    _require(bool(known.all()), LANDMARKS, 'a sighting is of no keyframe')
+    _require(bool(known.all()), LANDMARKS, 'an observation is of no keyframe')
     inside = (landmarks.pixels >= -0.5) & (landmarks.pixels <= keyframes.sizes[row] - 0.5)
-    _require(bool(inside.all()), LANDMARKS, 'a sighting is outside of its picture')
+    _require(bool(inside.all()), LANDMARKS, 'an observation is outside of its image')
 
 
 def check_points(cloud: Cloud) -> None:

@@ -29,8 +29,8 @@ class Counts:
     sightings: int
 
 
-def manifest_text(saved: SavedMap, pictures: int) -> str:
-    """Return the file's text for a map that is written with so many pictures."""
+def manifest_text(saved: SavedMap, images: int) -> str:
+    """Return the file's text for a map that is written with so many images."""
     facts, keyframes, marks = saved.facts, saved.keyframes, saved.landmarks
     bounds, stamps_ns = saved.bounds, saved.stamps_ns
     size = None if facts.image_size is None else list(facts.image_size)
@@ -60,7 +60,7 @@ def manifest_text(saved: SavedMap, pictures: int) -> str:
             'points': len(saved.points),
             'poses': len(saved.trajectory),
             'keyframes': len(keyframes),
-            'keyframe_images': pictures,
+            'keyframe_images': images,
             'edges': len(saved.edges),
             'landmarks': 0 if marks is None else len(marks),
             'sightings': 0 if marks is None else len(marks.frame_ids),
@@ -205,4 +205,4 @@ class _Section:
 
 
 def _is_side(value: Any) -> bool:
-    return type(value) is int and 0 < value <= layout.MOST_PICTURE_SIDE
+    return type(value) is int and 0 < value <= layout.MOST_IMAGE_SIDE

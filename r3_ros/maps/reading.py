@@ -34,10 +34,10 @@ from .saved_map import SavedEdges, SavedKeyframes, SavedMap, SavedTrajectory
 _ARCHIVE_OVERHEAD_BYTES = 1 << 16
 
 
-def read_map(path: Path | str, with_pictures: bool = True) -> SavedMap:
+def read_map(path: Path | str, with_images: bool = True) -> SavedMap:
     """Read a map folder.
 
-    :param with_pictures: False leaves the pictures of keyframes out.
+    :param with_images: False leaves the images of keyframes out.
     :raises MapError: NOT_FOUND, BAD_FORMAT or VERSION_MISMATCH, with what is wrong.
     """
     with open_map_folder(Path(path)) as folder:
@@ -50,7 +50,7 @@ def read_map(path: Path | str, with_pictures: bool = True) -> SavedMap:
             points=_points(folder, counts),
             trajectory=_trajectory(folder, counts),
             landmarks=_landmarks(folder, counts, keyframes),
-            pictures=_pictures(folder, counts, keyframes) if with_pictures else {},
+            images=_images(folder, counts, keyframes) if with_images else {},
         )
 
 
@@ -123,39 +123,35 @@ def _trajectory(folder: MapFolder, counts: Counts) -> SavedTrajectory:
     return SavedTrajectory(poses.stamps_ns, poses.T_world_camera)
 
 
-def _pictures(folder: MapFolder, counts: Counts, keyframes: SavedKeyframes) -> dict[int, bytes]:
+def _images(folder: MapFolder, counts: Counts, keyframes: SavedKeyframes) -> dict[int, bytes]:
     if not counts.keyframe_images:
         return {}
-    pictures: dict[int, bytes] = {}
+    images: dict[int, bytes] = {}
     total = pixels = 0
-    with folder.inside(layout.PICTURES) as inside:
+    with folder.inside(layout.IMAGES) as inside:
         if inside is None:
-            raise _bad(layout.PICTURES, 'the pictures are missing')
+            raise _bad(layout.IMAGES, 'the images are missing')
         for frame_id, size in zip(keyframes.ids.tolist(), keyframes.sizes.tolist(), strict=True):
-            kinds = [kind for kind in ('jpg', 'png') if inside.has(_picture(frame_id, kind))]
-            if not kinds:
+            names = [layout.image_name(frame_id, kind) for kind in layout.IMAGE_KINDS]
+            name = next(filter(inside.has, names), None)
+            if name is None:
                 continue
-            name = _picture(frame_id, kinds[0])
-            data = inside.read(name, layout.MOST_PICTURE_BYTES)
-            _check_picture(f'{layout.PICTURES}/{name}', data, (size[0], size[1]))
+            data = inside.read(name, layout.MOST_IMAGE_BYTES)
+            _check_image(f'{layout.IMAGES}/{name}', data, (size[0], size[1]))
             total, pixels = total + len(data), pixels + size[0] * size[1]
-            if total > layout.MOST_PICTURES_BYTES or pixels > layout.MOST_PICTURES_PIXELS:
-                raise _bad(layout.PICTURES, 'the pictures are too large in all')
-            pictures[frame_id] = data
-    if len(pictures) != counts.keyframe_images:
+            if total > layout.MOST_IMAGES_BYTES or pixels > layout.MOST_IMAGES_PIXELS:
+                raise _bad(layout.IMAGES, 'the images are too large in all')
+            images[frame_id] = data
+    if len(images) != counts.keyframe_images:
         raise _bad(
-            layout.PICTURES,
-            f'{len(pictures)} pictures, the manifest says {counts.keyframe_images}',
+            layout.IMAGES,
+            f'{len(images)} images, the manifest says {counts.keyframe_images}',
         )
-    return pictures
+    return images
 
 
-def _picture(frame_id: int, kind: str) -> str:
-    return layout.picture_name(frame_id, kind)
-
-
-def _check_picture(name: str, data: bytes, size: tuple[int, int]) -> None:
-    """Look at the header alone: a picture is decoded when it is needed."""
+def _check_image(name: str, data: bytes, size: tuple[int, int]) -> None:
+    """Look at the header alone: an image is decoded when it is needed."""
     try:
         found = encoded_size(data)
     except FrameError as error:

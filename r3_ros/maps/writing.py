@@ -29,14 +29,14 @@ def write_map(
     """Write a map folder and return its bytes.
 
     :param formats: that the points are written in beside PLY, any of ``layout.POINT_FORMATS``.
-    :param include_images: False leaves the pictures out: nobody can be found in the map then.
+    :param include_images: False leaves the images out: nobody can be found in the map then.
     :param before_done: called before the folder gets its name; what it raises is passed on, and
         nothing is left.
     :raises OutputError: nothing was written.
     """
     with atomic_directory(path, overwrite, marker=layout.MANIFEST) as folder:
-        pictures = fill_map_folder(folder, saved, formats, include_images)
-        text = manifest_text(saved, pictures)
+        images = fill_map_folder(folder, saved, formats, include_images)
+        text = manifest_text(saved, images)
         (folder / layout.MANIFEST).write_text(text, encoding='utf-8')
         size = sum(item.stat().st_size for item in folder.rglob('*') if item.is_file())
         if before_done is not None:
@@ -47,7 +47,7 @@ def write_map(
 def fill_map_folder(
     folder: Path, saved: SavedMap, formats: Collection[str], include_images: bool
 ) -> int:
-    """Write all but the manifest into a folder that has no name yet; return the pictures' count.
+    """Write all but the manifest into a folder that has no name yet; return the images' count.
 
     :raises OutputError: a file cannot be written.
     :raises OSError: likewise.
@@ -62,7 +62,7 @@ def fill_map_folder(
     if landmarks is not None:
         columns = layout.landmark_columns(len(landmarks), len(landmarks.frame_ids))
         _write_arrays(folder / layout.LANDMARKS, landmarks, columns)
-    return _write_pictures(folder, saved) if include_images else 0
+    return _write_images(folder, saved) if include_images else 0
 
 
 def write_points(path: Path | str, cloud: Cloud, kind: str, overwrite: bool = True) -> None:
@@ -88,14 +88,14 @@ def _write_arrays(path: Path, values: object, columns: dict[str, Column]) -> Non
     np.savez(path, **arrays)  # type: ignore[arg-type]  # NumPy's stubs take them for options
 
 
-def _write_pictures(folder: Path, saved: SavedMap) -> int:
-    wanted = [int(i) for i in saved.keyframes.ids if int(i) in saved.pictures]
+def _write_images(folder: Path, saved: SavedMap) -> int:
+    wanted = [int(i) for i in saved.keyframes.ids if int(i) in saved.images]
     if wanted:
-        (folder / layout.PICTURES).mkdir()
+        (folder / layout.IMAGES).mkdir()
     for frame_id in wanted:
-        data = saved.pictures[frame_id]
-        kind = 'png' if data.startswith(b'\x89PNG') else 'jpg'
-        (folder / layout.PICTURES / layout.picture_name(frame_id, kind)).write_bytes(data)
+        data = saved.images[frame_id]
+        name = layout.image_name(frame_id, layout.image_kind(data))
+        (folder / layout.IMAGES / name).write_bytes(data)
     return len(wanted)
 
 

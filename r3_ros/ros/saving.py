@@ -159,7 +159,7 @@ def save_map(
         points=len(saved.points),
         poses=len(saved.trajectory),
         keyframes=len(saved.keyframes),
-        images=len(saved.pictures) if include_images else 0,
+        images=len(saved.images) if include_images else 0,
         bytes=size,
     )
 

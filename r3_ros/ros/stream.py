@@ -18,7 +18,7 @@ from ..config import R3Config
 from ..datatypes import Estimate, Frame
 from ..errors import DeviceLostError, DeviceMemoryError, FrameError, TransformError
 from ..intake import Action, Intake
-from ..maps.keyframe_pictures import KeyframePictures
+from ..maps.keyframe_images import KeyframeImages
 from ..maps.saved_map import SavedMap
 from ..runtime import Mailbox, Worker
 from ..streaming.map_snapshot import take_map_snapshot
@@ -82,7 +82,7 @@ class Stream:
         self.mailbox: Mailbox[Received] = Mailbox(
             config.input.frame_policy, config.input.queue_size
         )
-        self.pictures = KeyframePictures()
+        self.pictures = KeyframeImages()
         # While the camera is looked for in a map that was loaded.
         self._search: MapSearch | None = None
         #: The folder of the map that the session went on from.
@@ -223,7 +223,7 @@ class Stream:
                 self.reset('the map could not be held')
             raise
         self._put_map_away('another map was loaded')
-        self.pictures.restore(loaded.pictures)
+        self.pictures.restore(loaded.images)
         self._search, self._T_map_world = search, saved.facts.T_map_world
         self.loaded_from = path
         self.engine.odometry.clear()
@@ -351,7 +351,9 @@ class Stream:
             chain=chain,
             base_frame=self.health.base_frame,
             optical_frame=self.health.optical_frame,
-            map=take_map_snapshot(self.engine, self.pictures.view()),
+            map=take_map_snapshot(
+                self.engine.session, self.engine.predictor, self.pictures.view()
+            ),
         )
 
     def keyframe_graph(self) -> GraphSnapshot | None:
