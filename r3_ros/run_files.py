@@ -23,7 +23,7 @@ from .config import flattened, R3Config
 from .datatypes import DepthMap, Intrinsics, TrackingState
 from .errors import SourceError
 from .geometry import make_T, R_BODY_OPTICAL
-from .maps.layout import MANIFEST
+from .maps.map_layout import MANIFEST
 from .maps.writing import write_map
 from .offline import FrameRecord, RunResult
 from .streaming.map_snapshot import MapPlacement, placement_of, saved_map

@@ -11,9 +11,9 @@ from r3_ros import factory
 from r3_ros.cli import build_parser, main
 from r3_ros.config import R3Config, updated
 from r3_ros.errors import ModelError, SourceError
-from r3_ros.full_context.pictures import common_size
 from r3_ros.full_context.reconstruction import reconstruct
-from r3_ros.full_context.relations import relations_of
+from r3_ros.full_context.window_images import common_size
+from r3_ros.full_context.window_relations import relations_of
 from r3_ros.geometry import inverse, rotation_angle
 from r3_ros.sources import open_source
 from r3_ros.streaming.similarity import scale_of

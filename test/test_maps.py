@@ -12,7 +12,7 @@ from r3_ros.cloud import Cloud
 from r3_ros.datatypes import ModelInfo, SparseLandmarks
 from r3_ros.errors import MapError, MapProblem, OutputError
 from r3_ros.geometry import make_T, R_BODY_OPTICAL
-from r3_ros.maps import layout
+from r3_ros.maps import map_layout
 from r3_ros.maps.keyframe_images import encode_image
 from r3_ros.maps.reading import read_map
 from r3_ros.maps.saved_map import (
@@ -388,7 +388,7 @@ def test_a_small_file_that_unpacks_to_a_huge_one_is_not_unpacked(folder):
     """The header tells the truth of an enormous array; the manifest does not know of it."""
     header = np.lib.format
     with zipfile.ZipFile(folder / 'graph.npz', 'w', zipfile.ZIP_DEFLATED) as archive:
-        for name in layout.graph_columns(EDGES):
+        for name in map_layout.graph_columns(EDGES):
             with archive.open(f'{name}.npy', 'w', force_zip64=True) as member:
                 header.write_array_header_1_0(
                     member, {'descr': '<i8', 'fortran_order': False, 'shape': (2_000_000,)}
@@ -402,7 +402,7 @@ def test_a_small_file_that_unpacks_to_a_huge_one_is_not_unpacked(folder):
 def test_a_member_that_is_longer_than_it_says(folder):
     """The directory of the archive lies about the length of a member."""
     path = folder / 'graph.npz'
-    columns = layout.graph_columns(EDGES)
+    columns = map_layout.graph_columns(EDGES)
     with np.load(path) as npz:
         arrays = {name: npz[name] for name in columns}
     with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:

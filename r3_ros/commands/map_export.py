@@ -6,7 +6,7 @@ import argparse
 import math
 from typing import Any, TYPE_CHECKING
 
-from ..maps.layout import POINT_FORMATS
+from ..maps.map_layout import POINT_FORMATS
 
 if TYPE_CHECKING:
     from ..maps.saved_map import SavedMap

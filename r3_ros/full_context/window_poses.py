@@ -12,13 +12,13 @@ from ..streaming.official import GreedyOptions, resolve_greedy
 from ..streaming.official.pose_graph import COMMAND_LINE, GraphOptions, refine_poses
 from ..streaming.pose_resolution import robust_average
 from ..window_prediction import WindowPrediction
-from .relations import agreement, grown_from, Relations
+from .window_relations import agreement, grown_from, WindowRelations
 
 #: What the authors' command line sets: every edge counts.
 ALL_CANDIDATES = GreedyOptions(topn=None)
 
 
-def robust_poses(relations: Relations, group: Sequence[int]) -> np.ndarray:
+def robust_poses(relations: WindowRelations, group: Sequence[int]) -> np.ndarray:
     """Return (G, 4, 4) ``T_root_frame`` of a group, the first of which is the root.
 
     Picture by picture, those first whose relations agree with the others: each has the robust
@@ -28,7 +28,7 @@ def robust_poses(relations: Relations, group: Sequence[int]) -> np.ndarray:
     """
     chosen = np.ix_(group, group)
     T, scores = relations.T[chosen], relations.scores[chosen]
-    scores = scores * agreement(Relations(T, scores))[..., None]
+    scores = scores * agreement(WindowRelations(T, scores))[..., None]
     order = grown_from(0, scores.mean(axis=2), range(1, len(group)), 0.0)
     T_root = np.full((len(group), 4, 4), np.nan)
     T_root[0] = np.eye(4)
@@ -71,7 +71,7 @@ def official_poses(
 
 
 def window_poses(
-    method: str, prediction: WindowPrediction, relations: Relations, group: Sequence[int]
+    method: str, prediction: WindowPrediction, relations: WindowRelations, group: Sequence[int]
 ) -> np.ndarray:
     """Return (G, 4, 4) ``T_root_frame`` of a group, the first of which is the root.
 

@@ -12,8 +12,8 @@ from ..maps.saved_map import SavedMap
 from ..predictor import Predictor
 from ..streaming.similarity import rigid_part, scale_of
 from .graph_of_map import MapGraph
-from .joining import align, join, require_same_metres
 from .locating import locate, Progress
+from .map_alignment import align, join, require_same_metres
 from .merged_map import merged_map
 
 

@@ -14,7 +14,7 @@ from ..atomic_files import atomic_directory
 from ..datatypes import SparseLandmarks
 from ..geometry import inverse, quat_xyzw
 from ..pictures import decode_compressed
-from . import layout
+from . import map_layout
 from .saved_map import SavedKeyframes, SavedMap
 
 CAMERAS, IMAGES, POINTS3D, IMAGE_FOLDER = 'cameras.txt', 'images.txt', 'points3D.txt', 'images'
@@ -47,7 +47,7 @@ def write_colmap(folder: Path | str, saved: SavedMap, overwrite: bool = False) -
 
 
 def _name(saved: SavedMap, frame_id: int) -> str:
-    return layout.image_name(frame_id, layout.image_kind(saved.images.get(frame_id, b'')))
+    return map_layout.image_name(frame_id, map_layout.image_kind(saved.images.get(frame_id, b'')))
 
 
 def _cameras(keyframes: SavedKeyframes) -> tuple[str, np.ndarray]:

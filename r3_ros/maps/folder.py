@@ -11,7 +11,7 @@ import stat
 from typing import BinaryIO
 
 from ..errors import MapError, MapProblem
-from .layout import MANIFEST
+from .map_layout import MANIFEST
 
 #: A FIFO must not be waited for, and a link not be followed.
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -12,7 +12,7 @@ import yaml
 from ..config import REPORTED_SCALE_SOURCES
 from ..errors import MapError, MapProblem
 from ..geometry import is_rigid
-from . import layout
+from . import map_layout
 from .saved_map import FORMAT_VERSION, MapFacts, SavedMap
 
 
@@ -102,7 +102,7 @@ def parse_manifest(text: str) -> tuple[MapFacts, Counts]:
         r3_ros_version=root.text('r3_ros_version'),
         model_name=model.text('name'),
         checkpoint_sha256=model.text_or_none('checkpoint_sha256'),
-        descriptor_size=model.integer('descriptor_size', 1, layout.MOST_DESCRIPTOR_NUMBERS),
+        descriptor_size=model.integer('descriptor_size', 1, map_layout.MOST_DESCRIPTOR_NUMBERS),
         image_size=None if size is None else root.size('image_size'),
         map_frame=frames.text('map'),
         base_frame=frames.text('base'),
@@ -111,18 +111,18 @@ def parse_manifest(text: str) -> tuple[MapFacts, Counts]:
         T_map_world=root.motion('T_map_world'),
         metres_per_unit=metres_per_unit,
         scale_source=scale_source,
-        voxel_size=root.number('voxel_size', *layout.VOXEL_SIZES),
+        voxel_size=root.number('voxel_size', *map_layout.VOXEL_SIZES),
         session_id=root.integer('session_id', 0, (1 << 32) - 1),
         saved_ns=root.section('stamps_ns').integer('saved', 0, (1 << 63) - 1),
     )
-    return facts, Counts(**{n: counts.integer(n, 0, most) for n, most in layout.MOST.items()})
+    return facts, Counts(**{n: counts.integer(n, 0, most) for n, most in map_layout.MOST.items()})
 
 
 def _scale(scale: _Section) -> tuple[float | None, str]:
     """Return metres per unit and where they come from."""
     metres = None
     if scale.value('metres_per_unit') is not None:
-        metres = scale.number('metres_per_unit', *layout.METRES_PER_UNIT)
+        metres = scale.number('metres_per_unit', *map_layout.METRES_PER_UNIT)
     source = scale.text('source')
     if source not in REPORTED_SCALE_SOURCES:
         raise _bad(f"'scale.source' must be one of {', '.join(REPORTED_SCALE_SOURCES)}")
@@ -132,7 +132,7 @@ def _scale(scale: _Section) -> tuple[float | None, str]:
 
 
 def _bad(message: str) -> MapError:
-    return MapError(MapProblem.BAD_FORMAT, f'{layout.MANIFEST}: {message}')
+    return MapError(MapProblem.BAD_FORMAT, f'{map_layout.MANIFEST}: {message}')
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -196,7 +196,7 @@ class _Section:
             T = np.array(self.value(key), dtype=np.float64)
         except (TypeError, ValueError, OverflowError) as error:
             raise self._wrong(key, 'a 4x4 rigid motion') from error
-        if not (np.abs(T) < layout.FARTHEST).all() or not is_rigid(T):
+        if not (np.abs(T) < map_layout.FARTHEST).all() or not is_rigid(T):
             raise self._wrong(key, 'a 4x4 rigid motion')
         return T
 
@@ -205,4 +205,4 @@ class _Section:
 
 
 def _is_side(value: Any) -> bool:
-    return type(value) is int and 0 < value <= layout.MOST_IMAGE_SIDE
+    return type(value) is int and 0 < value <= map_layout.MOST_IMAGE_SIDE

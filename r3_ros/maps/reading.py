@@ -17,9 +17,11 @@ from ..datatypes import SparseLandmarks
 from ..errors import FrameError, MapError, MapProblem, SourceError
 from ..pictures import encoded_size
 from ..trajectory_file import parse_tum
-from . import layout
-from .arrays import read_arrays
-from .checks import (
+from . import map_layout
+from .folder import MapFolder, open_map_folder
+from .manifest import Counts, parse_manifest
+from .map_arrays import read_arrays
+from .map_checks import (
     check_edges,
     check_keyframes,
     check_landmarks,
@@ -27,8 +29,6 @@ from .checks import (
     check_poses,
     check_stamps,
 )
-from .folder import MapFolder, open_map_folder
-from .manifest import Counts, parse_manifest
 from .saved_map import SavedEdges, SavedKeyframes, SavedMap, SavedTrajectory
 
 _ARCHIVE_OVERHEAD_BYTES = 1 << 16
@@ -41,7 +41,9 @@ def read_map(path: Path | str, with_images: bool = True) -> SavedMap:
     :raises MapError: NOT_FOUND, BAD_FORMAT or VERSION_MISMATCH, with what is wrong.
     """
     with open_map_folder(Path(path)) as folder:
-        facts, counts = parse_manifest(_text(folder, layout.MANIFEST, layout.MOST_MANIFEST_BYTES))
+        facts, counts = parse_manifest(
+            _text(folder, map_layout.MANIFEST, map_layout.MOST_MANIFEST_BYTES)
+        )
         keyframes = _keyframes(folder, counts, facts.descriptor_size)
         return SavedMap(
             facts=facts,
@@ -62,7 +64,7 @@ def _text(folder: MapFolder, name: str, most_bytes: int) -> str:
 
 
 def _arrays(
-    folder: MapFolder, name: str, columns: dict[str, layout.Column]
+    folder: MapFolder, name: str, columns: dict[str, map_layout.Column]
 ) -> dict[str, np.ndarray]:
     sizes = [column.count * np.dtype(column.dtype).itemsize for column in columns.values()]
     with folder.open(name, sum(sizes) + _ARCHIVE_OVERHEAD_BYTES) as (file, _):
@@ -70,14 +72,14 @@ def _arrays(
 
 
 def _keyframes(folder: MapFolder, counts: Counts, descriptor_size: int) -> SavedKeyframes:
-    columns = layout.keyframe_columns(counts.keyframes, descriptor_size)
-    keyframes = SavedKeyframes(**_arrays(folder, layout.KEYFRAMES, columns))
+    columns = map_layout.keyframe_columns(counts.keyframes, descriptor_size)
+    keyframes = SavedKeyframes(**_arrays(folder, map_layout.KEYFRAMES, columns))
     check_keyframes(keyframes)
     return keyframes
 
 
 def _edges(folder: MapFolder, counts: Counts, keyframes: SavedKeyframes) -> SavedEdges:
-    edges = SavedEdges(**_arrays(folder, layout.GRAPH, layout.graph_columns(counts.edges)))
+    edges = SavedEdges(**_arrays(folder, map_layout.GRAPH, map_layout.graph_columns(counts.edges)))
     check_edges(edges, keyframes.ids)
     return edges
 
@@ -85,10 +87,10 @@ def _edges(folder: MapFolder, counts: Counts, keyframes: SavedKeyframes) -> Save
 def _landmarks(
     folder: MapFolder, counts: Counts, keyframes: SavedKeyframes
 ) -> SparseLandmarks | None:
-    if not counts.landmarks and not folder.has(layout.LANDMARKS):
+    if not counts.landmarks and not folder.has(map_layout.LANDMARKS):
         return None
-    columns = layout.landmark_columns(counts.landmarks, counts.sightings)
-    landmarks = SparseLandmarks(**_arrays(folder, layout.LANDMARKS, columns))
+    columns = map_layout.landmark_columns(counts.landmarks, counts.sightings)
+    landmarks = SparseLandmarks(**_arrays(folder, map_layout.LANDMARKS, columns))
     check_landmarks(landmarks, keyframes)
     return landmarks
 
@@ -96,30 +98,30 @@ def _landmarks(
 def _points(folder: MapFolder, counts: Counts) -> Cloud:
     header = ply_header(counts.points).encode('ascii')
     size = len(header) + counts.points * VERTEX.itemsize
-    data = folder.read(layout.POINTS, size)
+    data = folder.read(map_layout.POINTS, size)
     if len(data) != size or not data.startswith(header):
-        raise _bad(layout.POINTS, f'it must hold {counts.points} points as r3 writes them')
-    cloud = parse_ply(data, layout.POINTS)
+        raise _bad(map_layout.POINTS, f'it must hold {counts.points} points as r3 writes them')
+    cloud = parse_ply(data, map_layout.POINTS)
     check_points(cloud)
     return cloud
 
 
 def _trajectory(folder: MapFolder, counts: Counts) -> SavedTrajectory:
-    most_bytes = (counts.poses + 1) * layout.MOST_POSE_BYTES
-    text = _text(folder, layout.TRAJECTORY, most_bytes)
+    most_bytes = (counts.poses + 1) * map_layout.MOST_POSE_BYTES
+    text = _text(folder, map_layout.TRAJECTORY, most_bytes)
     if not counts.poses:
         return SavedTrajectory(np.empty(0, np.int64), np.empty((0, 4, 4)))
     try:
-        poses = parse_tum(text, layout.TRAJECTORY)
+        poses = parse_tum(text, map_layout.TRAJECTORY)
     except SourceError as error:
         raise MapError(MapProblem.BAD_FORMAT, str(error)) from error
     if len(poses) != counts.poses:
         raise _bad(
-            layout.TRAJECTORY,
+            map_layout.TRAJECTORY,
             f'it holds {len(poses)} poses, the manifest says {counts.poses}',
         )
-    check_stamps(layout.TRAJECTORY, poses.stamps_ns)
-    check_poses(layout.TRAJECTORY, poses.T_world_camera)
+    check_stamps(map_layout.TRAJECTORY, poses.stamps_ns)
+    check_poses(map_layout.TRAJECTORY, poses.T_world_camera)
     return SavedTrajectory(poses.stamps_ns, poses.T_world_camera)
 
 
@@ -128,23 +130,23 @@ def _images(folder: MapFolder, counts: Counts, keyframes: SavedKeyframes) -> dic
         return {}
     images: dict[int, bytes] = {}
     total = pixels = 0
-    with folder.inside(layout.IMAGES) as inside:
+    with folder.inside(map_layout.IMAGES) as inside:
         if inside is None:
-            raise _bad(layout.IMAGES, 'the images are missing')
+            raise _bad(map_layout.IMAGES, 'the images are missing')
         for frame_id, size in zip(keyframes.ids.tolist(), keyframes.sizes.tolist(), strict=True):
-            names = [layout.image_name(frame_id, kind) for kind in layout.IMAGE_KINDS]
+            names = [map_layout.image_name(frame_id, kind) for kind in map_layout.IMAGE_KINDS]
             name = next(filter(inside.has, names), None)
             if name is None:
                 continue
-            data = inside.read(name, layout.MOST_IMAGE_BYTES)
-            _check_image(f'{layout.IMAGES}/{name}', data, (size[0], size[1]))
+            data = inside.read(name, map_layout.MOST_IMAGE_BYTES)
+            _check_image(f'{map_layout.IMAGES}/{name}', data, (size[0], size[1]))
             total, pixels = total + len(data), pixels + size[0] * size[1]
-            if total > layout.MOST_IMAGES_BYTES or pixels > layout.MOST_IMAGES_PIXELS:
-                raise _bad(layout.IMAGES, 'the images are too large in all')
+            if total > map_layout.MOST_IMAGES_BYTES or pixels > map_layout.MOST_IMAGES_PIXELS:
+                raise _bad(map_layout.IMAGES, 'the images are too large in all')
             images[frame_id] = data
     if len(images) != counts.keyframe_images:
         raise _bad(
-            layout.IMAGES,
+            map_layout.IMAGES,
             f'{len(images)} images, the manifest says {counts.keyframe_images}',
         )
     return images

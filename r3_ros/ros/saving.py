@@ -20,7 +20,7 @@ from ..atomic_files import atomic_write
 from ..config import R3Config
 from ..errors import OutputError, R3Error
 from ..geometry import quat_xyzw
-from ..maps.layout import POINT_FORMATS as MAP_FORMATS
+from ..maps.map_layout import POINT_FORMATS as MAP_FORMATS
 from ..maps.saved_map import SavedMap
 from ..maps.writing import write_map
 from ..streaming.map_snapshot import MapPlacement, MapSnapshot, saved_map

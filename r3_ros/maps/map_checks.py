@@ -7,7 +7,7 @@ import numpy as np
 from ..cloud import Cloud
 from ..datatypes import SparseLandmarks
 from ..errors import MapError, MapProblem
-from .layout import (
+from .map_layout import (
     FARTHEST,
     GRAPH,
     KEYFRAMES,

@@ -18,7 +18,7 @@ from ..streaming.voxel_map import voxelised
 _POINTS_HELD = 4
 
 
-class PictureClouds:
+class ImageClouds:
     """Clouds in their cameras' frames and units; all are thinned out alike when they get many."""
 
     def __init__(self, points: PointsConfig, map_config: MapConfig) -> None:
