@@ -14,12 +14,12 @@ import threading
 import time
 
 from .camera import CameraModel, Rectifier
-from .cloud import Cloud
 from .config import InputConfig, OWN_PRESET, R3Config
 from .datatypes import DepthMap, Estimate, Frame, Intrinsics, ModelInfo, TrackingState
 from .errors import ConfigError, FrameError, SourceError
 from .factory import AnyEngine
 from .intake import Action, Intake
+from .maps.cloud import Cloud
 from .maps.keyframe_images import KeyframeImages
 from .maps.saved_map import MapFacts, SavedMap
 from .sources import RawFrame, Source

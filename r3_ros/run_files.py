@@ -18,11 +18,11 @@ import numpy as np
 
 from . import __version__
 from .atomic_files import atomic_write
-from .cloud_file import write_ply
 from .config import flattened, R3Config
 from .datatypes import DepthMap, Intrinsics, TrackingState
 from .errors import SourceError
 from .geometry import make_T, R_BODY_OPTICAL
+from .maps.cloud_file import write_ply
 from .maps.map_layout import MANIFEST
 from .maps.writing import write_map
 from .offline import FrameRecord, RunResult

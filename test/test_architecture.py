@@ -21,9 +21,6 @@ LAYERS = (
     (
         'atomic_files',
         'camera',
-        'cloud',
-        'cloud_file',
-        'floor',
         'frame_relations',
         'geometry',
         'input_geometry',
@@ -31,8 +28,6 @@ LAYERS = (
         'kernels',
         'maps',
         'metric_depth',
-        'occupancy_file',
-        'occupancy_grid',
         'pictures',
         'pose_encoding',
         'predictor',

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from r3_ros.cloud import Cloud
-from r3_ros.cloud_file import read_ply, write_ply
 from r3_ros.errors import SourceError
+from r3_ros.maps.cloud import Cloud
+from r3_ros.maps.cloud_file import read_ply, write_ply
 
 
 def cloud(count: int = 1000) -> Cloud:

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 from r3_ros.cli import main
-from r3_ros.cloud import Cloud
-from r3_ros.cloud_file import read_ply
 from r3_ros.datatypes import SparseLandmarks
 from r3_ros.geometry import inverse, T_from_quat
+from r3_ros.maps.cloud import Cloud
+from r3_ros.maps.cloud_file import read_ply
 from r3_ros.maps.keyframe_images import encode_image
 from r3_ros.maps.saved_map import (
     MapFacts,

@@ -8,11 +8,11 @@ import zipfile
 import cv2
 import numpy as np
 import pytest
-from r3_ros.cloud import Cloud
 from r3_ros.datatypes import ModelInfo, SparseLandmarks
 from r3_ros.errors import MapError, MapProblem, OutputError
 from r3_ros.geometry import make_T, R_BODY_OPTICAL
 from r3_ros.maps import map_layout
+from r3_ros.maps.cloud import Cloud
 from r3_ros.maps.keyframe_images import encode_image
 from r3_ros.maps.reading import read_map
 from r3_ros.maps.saved_map import (

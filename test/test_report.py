@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from r3_ros import __version__, factory
 from r3_ros.cli import main
-from r3_ros.cloud import Cloud
 from r3_ros.errors import SourceError
 from r3_ros.geometry import make_T
+from r3_ros.maps.cloud import Cloud
 from r3_ros.report.charts import Line, line_chart, plan_box, tick_text, ticks
 from r3_ros.report.page import write_report
 from r3_ros.report.views import BACKGROUND, from_above, level_scene, perspective, View

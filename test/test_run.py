@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from r3_ros import factory
 from r3_ros.cli import main
-from r3_ros.cloud_file import read_ply
 from r3_ros.config import R3Config, updated
 from r3_ros.errors import CalibrationError, FrameError, SourceError
+from r3_ros.maps.cloud_file import read_ply
 from r3_ros.maps.reading import read_map
 from r3_ros.offline import run_source, Undistorter
 from r3_ros.report.run_data import read_table

@@ -525,7 +525,7 @@ def recording(tmp_path, monkeypatch):
 
 
 def lengths_of(out):
-    from r3_ros.cloud_file import read_ply
+    from r3_ros.maps.cloud_file import read_ply
     from r3_ros.trajectory_file import read_tum
 
     lengths = [

@@ -113,8 +113,8 @@ def _export_grid(saved: SavedMap, args: argparse.Namespace) -> None:
     from ..command_options import parsed_settings
     from ..config import R3Config, updated
     from ..maps.ground_plan import ground_plan
-    from ..occupancy_file import write_grid
-    from ..occupancy_grid import FREE, OCCUPIED
+    from ..maps.occupancy_file import write_grid
+    from ..maps.occupancy_grid import FREE, OCCUPIED
 
     changes = parsed_settings(args.set)
     if args.floor_height is not None:

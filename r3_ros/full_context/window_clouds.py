@@ -8,9 +8,9 @@ import math
 
 import numpy as np
 
-from ..cloud import Cloud, cloud_from_depth
 from ..config import MapConfig, PointsConfig
 from ..datatypes import DepthMap
+from ..maps.cloud import Cloud, cloud_from_depth
 from ..streaming.similarity import scale_of
 from ..streaming.voxel_map import voxelised
 

@@ -10,9 +10,9 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from .. import __version__
-from ..cloud import Cloud
 from ..datatypes import SparseLandmarks
 from ..geometry import inverse
+from ..maps.cloud import Cloud
 from ..maps.saved_map import SavedEdges, SavedKeyframes, SavedMap, SavedTrajectory
 from ..streaming.loop_closing import Correction
 from ..streaming.similarity import inverse_similarity, rigid_part, scale_of

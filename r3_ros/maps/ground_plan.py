@@ -8,9 +8,9 @@ import numpy as np
 
 from ..config import OccupancyConfig
 from ..errors import OccupancyError
-from ..floor import find_floor, Floor
 from ..geometry import transform
-from ..occupancy_grid import occupancy_grid, OccupancyGrid
+from .floor import find_floor, Floor
+from .occupancy_grid import occupancy_grid, OccupancyGrid
 from .saved_map import SavedMap
 
 

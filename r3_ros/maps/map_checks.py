@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..cloud import Cloud
 from ..datatypes import SparseLandmarks
 from ..errors import MapError, MapProblem
+from .cloud import Cloud
 from .map_layout import (
     FARTHEST,
     GRAPH,

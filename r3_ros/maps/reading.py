@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..cloud import Cloud
-from ..cloud_file import parse_ply, ply_header, VERTEX
 from ..datatypes import SparseLandmarks
 from ..errors import FrameError, MapError, MapProblem, SourceError
 from ..pictures import encoded_size
 from ..trajectory_file import parse_tum
 from . import map_layout
+from .cloud import Cloud
+from .cloud_file import parse_ply, ply_header, VERTEX
 from .folder import MapFolder, open_map_folder
 from .manifest import Counts, parse_manifest
 from .map_arrays import read_arrays

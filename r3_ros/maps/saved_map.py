@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..cloud import Cloud
 from ..datatypes import Intrinsics, ModelInfo, SparseLandmarks
 from ..errors import MapError, MapProblem
+from .cloud import Cloud
 
 #: Of the layout of the folder.
 FORMAT_VERSION = 1

@@ -9,10 +9,10 @@ from typing import BinaryIO
 import numpy as np
 
 from ..atomic_files import atomic_directory, atomic_write
-from ..cloud import Cloud
-from ..cloud_file import write_ply
 from ..trajectory_file import write_tum
 from . import map_layout
+from .cloud import Cloud
+from .cloud_file import write_ply
 from .manifest import manifest_text
 from .map_layout import Column
 from .saved_map import SavedMap

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 
 from ..atomic_files import atomic_write
-from ..cloud import Cloud
 from ..datatypes import Intrinsics
 from ..evaluation import TrajectoryErrors
 from ..geometry import transform, unproject
+from ..maps.cloud import Cloud
 from ..report.views import level_scene, perspective, Scene, viewpoints
 from .sequences import PosedSequence
 from .streams import StreamResult

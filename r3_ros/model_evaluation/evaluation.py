@@ -19,11 +19,11 @@ import re
 from typing import Any
 
 from ..atomic_files import atomic_write
-from ..cloud import Cloud
-from ..cloud_file import write_ply
 from ..config import flattened, R3Config
 from ..datatypes import ModelInfo
 from ..factory import load_engine
+from ..maps.cloud import Cloud
+from ..maps.cloud_file import write_ply
 from ..run_files import machine, versions, write_json
 from ..trajectory_file import write_tum
 from .cloud_pictures import draw_clouds

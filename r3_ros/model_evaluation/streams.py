@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..cloud import Cloud
 from ..datatypes import DepthMap, Estimate, Intrinsics
 from ..depth_evaluation import truth_at_pixels
 from ..evaluation import evaluate_trajectory, match_stamps, MIN_POSES, TrajectoryErrors
 from ..factory import AnyEngine
+from ..maps.cloud import Cloud
 from ..offline import FrameRecord, run_source, RunResult
 from ..trajectory_file import PoseList
 from .measures import (

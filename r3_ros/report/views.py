@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ..cloud import Cloud
 from ..geometry import inverse, make_T, transform
+from ..maps.cloud import Cloud
 
 #: RGB behind the points, the same in the viewer of the page.
 BACKGROUND = (16, 20, 26)

@@ -30,11 +30,11 @@ from sensor_msgs_py import point_cloud2
 from std_msgs.msg import Header
 import tf_transformations
 
-from ..cloud import Cloud
 from ..config import REPORTED_SCALE_SOURCES
 from ..datatypes import DepthMap, DeviceMemory, Estimate, Intrinsics
 from ..geometry import quat_xyzw
-from ..occupancy_grid import OccupancyGrid
+from ..maps.cloud import Cloud
+from ..maps.occupancy_grid import OccupancyGrid
 from ..streaming.scale import ScaleView
 from .health import Health, StepTimes
 from .poses import Placement, UNKNOWN_COVARIANCE

@@ -12,7 +12,7 @@ from ..config import R3Config
 from ..datatypes import Intrinsics
 from ..errors import OccupancyError
 from ..geometry import transform
-from ..occupancy_grid import FREE, occupancy_grid, OccupancyGrid, OCCUPIED
+from ..maps.occupancy_grid import FREE, occupancy_grid, OccupancyGrid, OCCUPIED
 from .poses import PoseChain
 
 if TYPE_CHECKING:

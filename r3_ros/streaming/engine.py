@@ -15,11 +15,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..cloud import cloud_from_depth
 from ..config import R3Config
 from ..datatypes import DepthMap, Edge, Estimate, Frame, FramePrediction, TrackingState
 from ..errors import ConfigError, FrameError, MapError, MapProblem
 from ..kernels import retrieval_index
+from ..maps.cloud import cloud_from_depth
 from ..maps.saved_map import SavedMap
 from ..metric_depth import MetricDepth
 from ..predictor import Predictor

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ..cloud import Cloud
 from ..config import R3Config
 from ..datatypes import Edge, KnownKeyframe, SparseLandmarks
 from ..errors import FrameError, MapError, MapProblem
 from ..geometry import inverse
+from ..maps.cloud import Cloud
 from ..maps.saved_map import SavedMap
 from ..pictures import decode_compressed
 from .pose_resolution import HeldPose

@@ -15,10 +15,10 @@ import itertools
 
 import numpy as np
 
-from ..cloud import Cloud
 from ..config import CovarianceConfig, LoopConfig
 from ..datatypes import DepthMap, Edge
 from ..geometry import rotation_angle
+from ..maps.cloud import Cloud
 from .depth_scale import scale_from_depth
 from .loop_evidence import (
     Agreement,

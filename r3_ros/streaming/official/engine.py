@@ -13,11 +13,11 @@ from typing import Protocol
 
 import numpy as np
 
-from ...cloud import cloud_from_depth
 from ...config import PUBLISHED_IMAGE, R3Config
 from ...datatypes import DepthMap, Estimate, Frame, ModelInfo, TrackingState
 from ...frame_relations import MetricNetwork, Network
 from ...geometry import inverse
+from ...maps.cloud import cloud_from_depth
 from ...pose_encoding import decode_pose
 from ...preprocess import intrinsics_from_fov, prepare_r3, R3Rule
 from ..stages import Stages

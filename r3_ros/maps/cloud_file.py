@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .atomic_files import atomic_write
+from ..atomic_files import atomic_write
+from ..errors import SourceError
 from .cloud import Cloud
-from .errors import SourceError
 
 VERTEX = np.dtype(
     [

@@ -24,11 +24,11 @@ import math
 import numpy as np
 from scipy.ndimage import label
 
-from .config import OccupancyConfig
-from .datatypes import Intrinsics
-from .errors import OccupancyError
+from ..config import OccupancyConfig
+from ..datatypes import Intrinsics
+from ..errors import OccupancyError
+from ..geometry import inverse, transform
 from .floor import find_floor, Floor, thinned
-from .geometry import inverse, transform
 
 UNKNOWN, FREE, OCCUPIED = -1, 0, 100
 
