@@ -20,11 +20,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'test')]
 
 from r3_ros.config import R3Config  # noqa: E402
 from r3_ros.evaluation.trajectory_errors import evaluate_trajectory  # noqa: E402
-from r3_ros.full_context.joining import DepthGrid  # noqa: E402
-from r3_ros.full_context.pictures import Picture  # noqa: E402
-from r3_ros.full_context.placing import place_windows, SeenWindow  # noqa: E402
-from r3_ros.full_context.relations import relations_of  # noqa: E402
-from r3_ros.full_context.windows import InTime, Window  # noqa: E402
+from r3_ros.full_context.window_images import WindowImage  # noqa: E402
+from r3_ros.full_context.window_joining import DepthGrid  # noqa: E402
+from r3_ros.full_context.window_order import ImageWindow, InTime  # noqa: E402
+from r3_ros.full_context.window_placing import place_windows, SeenWindow  # noqa: E402
+from r3_ros.full_context.window_relations import relations_of  # noqa: E402
 from r3_ros.streaming.similarity import rigid_part  # noqa: E402
 from r3_ros.trajectory_file import PoseList  # noqa: E402
 from scripted_windows import (  # noqa: E402
@@ -48,7 +48,7 @@ SEEDS = range(5)
 
 
 def seen(
-    predictor: ScriptedWindows, window: Window, depth_noise: float, wrong: float
+    predictor: ScriptedWindows, window: ImageWindow, depth_noise: float, wrong: float
 ) -> SeenWindow:
     """Predict a window and spoil the answer."""
     rng = predictor._rng
@@ -75,7 +75,7 @@ def ate_percent(
     predictor = ScriptedWindows(WindowScript(T, UNITS, noise))
     predictor._rng = np.random.default_rng(seed)
     geometry = predictor.geometry(WIDTH, HEIGHT)
-    pictures = (Picture(n, n, picture_of(n), geometry, None, 0.0) for n in range(CAMERAS))
+    pictures = (WindowImage(n, n, picture_of(n), geometry, None, 0.0) for n in range(CAMERAS))
     order = InTime(pictures, config.offline.window_frames, config.offline.overlap_frames)
     windows = []
     while (window := order.following()) is not None:

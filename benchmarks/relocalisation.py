@@ -97,7 +97,7 @@ def outcome(map_run: Path, run_folder: Path, truth: PoseList | None) -> Outcome:
 
 def _errors(map_run: Path, found: PoseList, truth: PoseList) -> tuple[np.ndarray, np.ndarray]:
     """Return errors of centres over the whole path, and of rotations in degrees."""
-    saved = read_map(map_run / 'map', with_pictures=False)
+    saved = read_map(map_run / 'map', with_images=False)
     T_map = inverse(saved.facts.T_map_world) @ saved.trajectory.T_map_base
     own, true = _matched(PoseList(saved.trajectory.stamps_ns, T_map), truth)
     turns = true[:, :3, :3] @ np.swapaxes(own[:, :3, :3], 1, 2)

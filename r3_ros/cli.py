@@ -1,7 +1,7 @@
 """The ``r3`` command: finds the subcommands and turns errors into one line and a status.
 
-Each module of :mod:`r3_ros.commands` is a subcommand. They import what they need when they run,
-so that ``r3 --help`` is quick and needs nothing but the standard library.
+Each module of :mod:`r3_ros.commands` is a subcommand, or a part of one. They import what they need
+when they run, so that ``r3 --help`` is quick and needs nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -35,8 +35,11 @@ def build_parser() -> argparse.ArgumentParser:
     for module in pkgutil.iter_modules(commands.__path__):
         name = f'{commands.__name__}.{module.name}'
         # A symlinked install keeps links to modules that were removed.
-        if importlib.util.find_spec(name) is not None:
-            importlib.import_module(name).register(subparsers)
+        if importlib.util.find_spec(name) is None:
+            continue
+        command = importlib.import_module(name)
+        if hasattr(command, 'register'):  # a part of another has none
+            command.register(subparsers)
     return parser
 
 

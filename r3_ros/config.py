@@ -42,6 +42,8 @@ ENCODING_HINTS = (
     'nv12',
 )
 SCALE_SOURCES = ('none', 'fixed', 'model', 'odometry')
+#: What a status and a saved map name as the source: also a number that was set while it ran.
+REPORTED_SCALE_SOURCES = (*SCALE_SOURCES, 'user')
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ import queue
 import threading
 import time
 
-from .cloud import Cloud
 from .config import InputConfig, R3Config
 from .datatypes import DepthMap, Estimate, Frame, Intrinsics, ModelInfo, TrackingState
 from .errors import FrameError, SourceError
 from .input.camera_model import CameraModel, Rectifier
 from .input.frame_filter import Action, FrameFilter
 from .input.source import RawFrame, Source
-from .maps.keyframe_pictures import KeyframePictures
+from .maps.cloud import Cloud
+from .maps.keyframe_images import KeyframeImages
 from .maps.saved_map import MapFacts, SavedMap
 from .runtime import thread_name
 from .streaming.engine import Engine
@@ -127,9 +127,9 @@ def run_source(
     result = RunResult(source.name, engine.predictor.info, camera=source.camera)
     config = engine.config
     frame_filter = FrameFilter(one_session(config.input))
-    pictures = KeyframePictures()
+    images = KeyframeImages()
     if saved is not None:
-        pictures.restore(engine.load_map(saved).pictures)
+        images.restore(engine.load_map(saved).images)
         result.loaded = saved.facts
     started = time.perf_counter()
     with ReadAhead(undistorted_frames(source, config, max_frames)) as frames:
@@ -137,14 +137,14 @@ def run_source(
             if stop is not None and stop.is_set():
                 result.interrupted = True
                 break
-            _process(frame, read_ms, engine, frame_filter, result, pictures, on_frame)
+            _process(frame, read_ms, engine, frame_filter, result, images, on_frame)
         _, result.last_depths = engine.drain()
     result.wall_s = time.perf_counter() - started
     if not result.records and not result.interrupted:
         reason = result.warnings[0] if result.warnings else 'none was given'
         raise SourceError(f'not one frame of {source.name} could be processed: {reason}')
     _collect(result, source, engine, frame_filter)
-    result.map = take_map_snapshot(engine, pictures.view())
+    result.map = take_map_snapshot(engine.session, engine.predictor, images.view())
     return result
 
 
@@ -159,7 +159,7 @@ def _process(
     engine: Engine,
     frame_filter: FrameFilter,
     result: RunResult,
-    pictures: KeyframePictures,
+    images: KeyframeImages,
     on_frame: OnFrame | None,
 ) -> None:
     height, width = frame.image.shape[:2]
@@ -177,8 +177,8 @@ def _process(
             result.warnings.append(f'left out a frame: {error}')
         return
     step_ms = 1e3 * (time.perf_counter() - began)
-    pictures.note(frame.image, estimate)
-    _give_up_search(engine, frame.stamp_ns, result, pictures)
+    images.note(frame.image, estimate)
+    _give_up_search(engine, frame.stamp_ns, result, images)
     result.records.append(_record(estimate, read_ms, step_ms))
     result.intrinsics = estimate.intrinsics
     result.intrinsics_estimated = estimate.intrinsics_estimated
@@ -187,14 +187,14 @@ def _process(
 
 
 def _give_up_search(
-    engine: Engine, stamp_ns: int, result: RunResult, pictures: KeyframePictures
+    engine: Engine, stamp_ns: int, result: RunResult, images: KeyframeImages
 ) -> None:
     """Put a map away in which the camera is not found in time; a new session begins."""
     timeout_s = engine.config.relocalise.timeout
     began_ns = result.records[0].stamp_ns if result.records else stamp_ns
     if engine.is_relocalising and (stamp_ns - began_ns) * 1e-9 > timeout_s:
         engine.reset()
-        pictures.clear()
+        images.clear()
         result.loaded = None
         result.warnings.append(
             f'the camera was not found in the map within {timeout_s:g} s (relocalise.timeout): '

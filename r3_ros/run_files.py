@@ -17,15 +17,17 @@ import cv2
 import numpy as np
 
 from . import __version__
+from .atomic_files import atomic_write
 from .config import flattened, R3Config
 from .datatypes import DepthMap, Intrinsics, TrackingState
 from .errors import SourceError
-from .export import atomic_write, write_ply, write_tum
 from .geometry import make_T, R_BODY_OPTICAL
+from .maps.cloud_file import write_ply
+from .maps.map_layout import MANIFEST
 from .maps.writing import write_map
 from .offline import FrameRecord, RunResult
 from .streaming.map_snapshot import MapPlacement, placement_of, saved_map
-from .trajectory_file import NANOSECONDS, stamp_text
+from .trajectory_file import NANOSECONDS, stamp_text, write_tum
 
 SUMMARY = 'summary.json'
 TRAJECTORY = 'trajectory.tum'
@@ -60,6 +62,15 @@ def write_run(folder: Path, result: RunResult, config: R3Config, source_path: st
         rescale_depth(folder / DEPTH, int(path.stem), unit)
     write_frames(folder / FRAMES, result.records)
     write_json(folder / SUMMARY, summarise(result, config, source_path))
+
+
+def map_folder(path: Path | str) -> Path:
+    """Return the map folder that a path means: itself, or the one in an output of ``r3 run``."""
+    folder = Path(path)
+    inner = folder / SAVED_MAP
+    if not (folder / MANIFEST).exists() and (inner / MANIFEST).exists():
+        return inner
+    return folder
 
 
 #: As the node has it for a camera whose place on a robot is not known: map has z up, if the

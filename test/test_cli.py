@@ -135,8 +135,8 @@ def test_statuses(monkeypatch, capsys, error, status, told):
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
 def test_a_termination_leaves_nothing_behind(monkeypatch, tmp_path, number):
+    from r3_ros.atomic_files import atomic_directory
     from r3_ros.commands import eval as command
-    from r3_ros.export import atomic_directory
 
     def work(args):
         with atomic_directory(tmp_path / 'out'):

@@ -11,14 +11,13 @@ from r3_ros import factory
 from r3_ros.cli import build_parser, main
 from r3_ros.config import R3Config, updated
 from r3_ros.errors import ModelError, SourceError
-from r3_ros.export import write_tum
-from r3_ros.full_context.pictures import common_size
 from r3_ros.full_context.reconstruction import reconstruct
-from r3_ros.full_context.relations import relations_of
+from r3_ros.full_context.window_images import common_size
+from r3_ros.full_context.window_relations import relations_of
 from r3_ros.geometry import inverse, rotation_angle
 from r3_ros.input.open_source import open_source
 from r3_ros.streaming.similarity import scale_of
-from r3_ros.trajectory_file import read_tum
+from r3_ros.trajectory_file import read_tum, write_tum
 from scripted_windows import GOOD, picture_of, ScriptedWindows, walk, WindowScript, write_pictures
 from sequences import CAMERA_YAML
 

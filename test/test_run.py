@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from r3_ros import factory
 from r3_ros.cli import main
-from r3_ros.cloud_file import read_ply
 from r3_ros.config import R3Config, updated
 from r3_ros.errors import CalibrationError, FrameError, SourceError
 from r3_ros.evaluation.report.run_data import read_table
 from r3_ros.input.folder_source import find_images, FolderSource
 from r3_ros.input.source import RawFrame
+from r3_ros.maps.cloud_file import read_ply
 from r3_ros.maps.reading import read_map
 from r3_ros.offline import run_source, Undistorter
 from r3_ros.run_files import UNPLACED
@@ -150,7 +150,7 @@ def test_the_command_writes_everything(tmp_path, predictor, capsys):
         'map',
     }
     saved = read_map(out / 'map')
-    assert len(saved.trajectory) == 40 and saved.pictures.keys() == set(saved.keyframes.ids)
+    assert len(saved.trajectory) == 40 and saved.images.keys() == set(saved.keyframes.ids)
     assert len(saved.points) == len(read_ply(out / 'map.ply'))
     summary = json.loads((out / 'summary.json').read_text())
     assert summary['frames']['processed'] == summary['frames']['with_pose'] == 40

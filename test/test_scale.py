@@ -520,7 +520,7 @@ def recording(tmp_path, monkeypatch):
 
 
 def lengths_of(out):
-    from r3_ros.cloud_file import read_ply
+    from r3_ros.maps.cloud_file import read_ply
     from r3_ros.trajectory_file import read_tum
 
     lengths = [
@@ -537,7 +537,7 @@ def summary_of(out):
 
 
 def test_files_of_a_run_are_in_metres_from_the_first_frame_on(recording, tmp_path, capsys):
-    from r3_ros.trajectory_file import tum_text
+    from r3_ros.trajectory_file import write_tum
 
     plain = recording()
     units = lengths_of(plain)
@@ -547,7 +547,7 @@ def test_files_of_a_run_are_in_metres_from_the_first_frame_on(recording, tmp_pat
     stamps_ns = [START_NS + i * PERIOD_NS // 2 for i in range(120)]
     T = np.array([scripted.circle()(stamp_ns) for stamp_ns in stamps_ns])
     T[:, :3, 3] *= METRES
-    (tmp_path / 'wheels.tum').write_text(tum_text(np.array(stamps_ns), T))
+    write_tum(tmp_path / 'wheels.tum', np.array(stamps_ns), T)
     for arguments in (
         ['scale.source=fixed', f'scale.fixed={METRES}'],
         ['scale.source=model', 'scale.bootstrap_frames=3'],

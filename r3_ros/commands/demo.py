@@ -54,9 +54,9 @@ def register(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo from beginning to end."""
+    from ..atomic_files import atomic_directory
     from ..bag_player import import_rclpy
     from ..demo.node_process import installed_node
-    from ..export import atomic_directory
     from ..run_files import SUMMARY
 
     # Before anything that takes time.

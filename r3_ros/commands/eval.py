@@ -102,8 +102,8 @@ def _evaluate_model(args: argparse.Namespace) -> int:
     """Run the model, and what was asked for beside it."""
     import cv2
 
+    from ..atomic_files import atomic_directory
     from ..evaluation.predictor_comparison import compare_predictors, TABLES
-    from ..export import atomic_directory
 
     # The reader, the engine and the predictor's own thread share the cores already.
     cv2.setNumThreads(1)

@@ -73,9 +73,9 @@ def run(args: argparse.Namespace) -> int:
     """Process the recording and write the folder."""
     import cv2
 
+    from ..atomic_files import atomic_directory
     from ..evaluation.report.report_page import write_report
     from ..evaluation.run_evaluation import evaluate_run
-    from ..export import atomic_directory
     from ..input.open_source import open_source
     from ..run_files import DEPTH, SUMMARY, write_run
     from ..trajectory_file import read_tum

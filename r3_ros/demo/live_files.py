@@ -10,7 +10,6 @@ import numpy as np
 
 from ..config import flattened, R3Config
 from ..datatypes import TrackingState
-from ..export import write_tum
 from ..offline import FrameRecord
 from ..run_files import (
     FRAMES,
@@ -26,6 +25,7 @@ from ..run_files import (
     write_frames,
     write_json,
 )
+from ..trajectory_file import write_tum
 from .live_run import LiveResult
 
 #: Numbers of StreamStatus -> names of states.

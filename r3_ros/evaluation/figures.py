@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..export import atomic_write
+from ..atomic_files import atomic_write
 
 COLORS = ('tab:blue', 'tab:orange', 'tab:green', 'tab:red', 'tab:purple')
 _DPI = 110

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..cloud import Cloud
 from ..geometry import inverse, make_T, transform
+from ..maps.cloud import Cloud
 
 #: Points drawn in one view, at most.
 _MAX_POINTS = 150_000

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..atomic_files import atomic_write
 from ..datatypes import Intrinsics
-from ..export import atomic_write
 from ..run_files import DEPTH, load_summary, plain, TRAJECTORY, TRAJECTORY_FINAL, write_json
 from ..trajectory_file import NANOSECONDS, PoseList, read_tum, stamp_text
 from .depth_errors import depth_of_run

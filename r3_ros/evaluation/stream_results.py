@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..cloud import Cloud
 from ..datatypes import DepthMap, Estimate, Intrinsics
+from ..maps.cloud import Cloud
 from ..offline import FrameRecord, run_source, RunResult
 from ..streaming.engine import Engine
 from ..trajectory_file import PoseList

@@ -15,8 +15,8 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
 
+from ..atomic_files import atomic_directory, atomic_path
 from ..errors import ConfigError, SourceError
-from ..export import atomic_directory, atomic_path
 from ..geometry import quat_xyzw
 from ..trajectory_file import NANOSECONDS, PoseList, stamp_text
 from .bag_source import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE

@@ -13,7 +13,7 @@ from ..config import R3Config
 from ..datatypes import Intrinsics
 from ..errors import OccupancyError
 from ..geometry import transform
-from ..occupancy import FREE, occupancy_grid, OccupancyGrid, OCCUPIED
+from ..maps.occupancy_grid import FREE, occupancy_grid, OccupancyGrid, OCCUPIED
 from .poses import PoseChain
 
 if TYPE_CHECKING:

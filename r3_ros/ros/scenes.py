@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from ..cloud import Cloud, cloud_from_depth, usable_pixels
 from ..config import R3Config
 from ..datatypes import DepthMap
 from ..geometry import unproject
+from ..maps.cloud import Cloud, cloud_from_depth, usable_pixels
 from ..runtime import Mailbox, Worker
 from ..streaming.similarity import rigid_part, scale_of
 from .graph_messages import empty_graph, GraphSnapshot, no_markers

@@ -170,7 +170,7 @@ class Services:
         stream = self._stream
         T_map_base = _initial_pose(request)
         path = _map_path(request.name, stream.config)
-        read = functools.partial(read_map, path, with_pictures=request.localize)
+        read = functools.partial(read_map, path, with_images=request.localize)
         saved = await self._answer(self._reader.submit(read), timeout_s=SAVE_TIMEOUT_S)
         response.points, response.keyframes = len(saved.points), len(saved.keyframes)
         holds = f'{path}: {len(saved.points)} points, {len(saved.keyframes)} keyframes'

@@ -13,7 +13,7 @@ from r3_ros.msg import KeyframeGraph
 from ..config import R3Config
 from ..errors import DeviceLostError, FrameError
 from ..input.frame_filter import FrameFilter
-from ..maps.keyframe_pictures import KeyframePictures
+from ..maps.keyframe_images import KeyframeImages
 from ..maps.saved_map import SavedMap
 from ..streaming.map_snapshot import take_map_snapshot
 from .frame_tree import Base, TransformTree
@@ -54,7 +54,7 @@ class SessionControl:
     """Begins sessions, and changes or reads what they hold. Worker thread.
 
     :ivar config: live parameters.
-    :ivar pictures: images of the keyframes, encoded.
+    :ivar images: of the keyframes, encoded.
     :ivar loaded_from: the folder of the map that the session went on from.
     :ivar is_active: whether images are processed.
     """
@@ -73,7 +73,7 @@ class SessionControl:
         logger: Any,
     ) -> None:
         self.config = config
-        self.pictures = KeyframePictures()
+        self.images = KeyframeImages()
         self.loaded_from: Path | None = None
         self.is_active: Callable[[], bool] = lambda: False
         self._engine = engine
@@ -159,10 +159,10 @@ class SessionControl:
         self._logger.info(f'new session: {reason}')
         self._end_search(f'a new session began: {reason}')
         self.loaded_from = self._T_map_world = None
-        self.pictures.clear()
+        self.images.clear()
         if place.loaded is not None and place.search is not None:
             self._search, self._T_map_world = place.search, place.search.facts.T_map_world
-            self.pictures.restore(place.loaded.pictures)
+            self.images.restore(place.loaded.images)
         self._engine.odometry.clear()
         self._clouds.session_id = self._engine.session.session_id
         self._restart_poses(place)
@@ -291,7 +291,9 @@ class SessionControl:
             chain=chain,
             base_frame=self._health.base_frame,
             optical_frame=self._health.optical_frame,
-            map=take_map_snapshot(self._engine, self.pictures.view()),
+            map=take_map_snapshot(
+                self._engine.session, self._engine.predictor, self.images.view()
+            ),
         )
 
     def keyframe_graph(self) -> GraphSnapshot | KeyframeGraph:

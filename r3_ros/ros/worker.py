@@ -405,7 +405,7 @@ class StreamWorker:
             self._end_for_want_of_memory(error)
             return None
         # The engine holds the frame from here on, so its image is kept as well.
-        self.control.pictures.note(frame.image, estimate)
+        self.control.images.note(frame.image, estimate)
         if self._is_abandoned:
             self.health.reject('the node was deactivated before the frame was done', 'deactivated')
             return None

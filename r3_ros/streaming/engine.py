@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..cloud import cloud_from_depth
 from ..config import R3Config
 from ..datatypes import DepthMap, Edge, Estimate, Frame, FramePrediction
 from ..errors import ConfigError, FrameError, MapError, MapProblem
+from ..maps.cloud import cloud_from_depth
 from ..maps.saved_map import SavedMap
 from ..metric_depth import MetricDepth
 from ..predictor import Predictor

@@ -13,8 +13,8 @@ from functools import cached_property
 
 import numpy as np
 
-from ..cloud import Cloud
 from ..config import MapConfig
+from ..maps.cloud import Cloud
 from .similarity import inverse_similarity
 
 #: Bits of a voxel's coordinate along one axis; three of them share an int64.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...export import atomic_write
+from ...atomic_files import atomic_write
 from ...run_files import MAP_UNITS, REPORT
 from ..map_views import level_scene
 from .report_charts import confidence_chart, map_views, plans, timing_chart, truth_figure

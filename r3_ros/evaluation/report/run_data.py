@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ...cloud import Cloud
-from ...cloud_file import read_ply
 from ...errors import SourceError
+from ...maps.cloud import Cloud
+from ...maps.cloud_file import read_ply
 from ...run_files import FRAMES, load_summary, MAP, TRAJECTORY_FINAL
 from ...trajectory_file import parse_stamp, PoseList, read_tum
 from ..run_evaluation import EVALUATION, EVALUATION_TABLE

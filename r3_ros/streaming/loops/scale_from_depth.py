@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
-from ...cloud import Cloud
 from ...datatypes import DepthMap
+from ...maps.cloud import Cloud
 from ..similarity import scale_of
 from .evidence import FarEdge
 

@@ -15,10 +15,10 @@ import itertools
 
 import numpy as np
 
-from ...cloud import Cloud
 from ...config import CovarianceConfig, LoopConfig
 from ...datatypes import DepthMap, Edge
 from ...geometry import rotation_angle
+from ...maps.cloud import Cloud
 from ...runtime import thread_name
 from ..pose_resolution import edge_sigmas, HeldPose
 from ..similarity import inverse_similarity, scale_of

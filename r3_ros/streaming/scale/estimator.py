@@ -43,8 +43,7 @@ _FOLLOW_SHARE = 0.1
 class ScaleView:
     """What is known of the scale now.
 
-    :ivar source: ``none``, ``fixed``, ``model``, ``odometry``, or ``user`` for a number
-        that somebody has set while it ran.
+    :ivar source: one of ``config.REPORTED_SCALE_SOURCES``.
     :ivar metres_per_unit: in use; None: unknown.
     :ivar locked: it will not change any more.
     :ivar live_ratio: the newest estimate over the one in use; None without one.

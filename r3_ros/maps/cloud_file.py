@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..atomic_files import atomic_write
+from ..errors import SourceError
 from .cloud import Cloud
-from .errors import SourceError
 
 VERTEX = np.dtype(
     [
@@ -31,8 +32,17 @@ def ply_header(count: int) -> str:
     return '\n'.join([*lines, 'end_header\n'])
 
 
-def ply_vertices(cloud: Cloud) -> np.ndarray:
-    """Return the (N,) records of a cloud."""
+def write_ply(path: Path | str, cloud: Cloud, overwrite: bool = True) -> None:
+    """Write a cloud.
+
+    :raises OutputError: the file exists (without ``overwrite``), or cannot be written.
+    """
+    with atomic_write(path, overwrite) as file:
+        file.write(ply_header(len(cloud)).encode('ascii'))
+        file.write(_vertices(cloud).tobytes())
+
+
+def _vertices(cloud: Cloud) -> np.ndarray:
     vertices = np.empty(len(cloud), dtype=VERTEX)
     for axis, name in enumerate('xyz'):
         vertices[name] = cloud.points[:, axis]

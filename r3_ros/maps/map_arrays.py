@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from ..errors import MapError, MapProblem
-from .layout import Column, MOST_ARRAY_BYTES
+from .map_layout import Column, MOST_ARRAY_BYTES
 
 _KNOWN_COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 #: Flag of an encrypted member.

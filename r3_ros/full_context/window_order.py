@@ -13,17 +13,17 @@ from typing import Protocol
 
 import numpy as np
 
-from .pictures import Picture
+from .window_images import WindowImage
 
 
 @dataclass(frozen=True, eq=False)
-class Window:
+class ImageWindow:
     """Pictures to be shown together.
 
     :ivar shared: so many of them, the first ones, were shown before.
     """
 
-    pictures: tuple[Picture, ...]
+    pictures: tuple[WindowImage, ...]
     shared: int
 
 
@@ -35,32 +35,32 @@ _MUCH_NEARER = 10.0
 class WindowOrder(Protocol):
     """Gives windows until every picture was in one."""
 
-    def following(self) -> Window | None:
+    def following(self) -> ImageWindow | None:
         """Return the next window; None when all pictures were shown."""
 
-    def placed(self, pictures: Sequence[Picture]) -> None:
+    def placed(self, pictures: Sequence[WindowImage]) -> None:
         """Tell which pictures of the last window are related to one another."""
 
 
 class InTime:
     """Windows along a recording: each begins with the newest pictures that had a place."""
 
-    def __init__(self, pictures: Iterator[Picture], size: int, overlap: int) -> None:
+    def __init__(self, pictures: Iterator[WindowImage], size: int, overlap: int) -> None:
         """Take the pictures as they come; ``size`` of them are shown at once."""
         self._pictures = pictures
         self._size, self._overlap = size, overlap
-        self._held: list[Picture] = []
+        self._held: list[WindowImage] = []
 
-    def following(self) -> Window | None:
+    def following(self) -> ImageWindow | None:
         """Return the next window; the last one is filled up with pictures shown before."""
         count = self._size - self._overlap if self._held else self._size
         new = list(islice(self._pictures, count))
         if not new:
             return None
         held = self._held[len(new) - self._size :]
-        return Window((*held, *new), len(held))
+        return ImageWindow((*held, *new), len(held))
 
-    def placed(self, pictures: Sequence[Picture]) -> None:
+    def placed(self, pictures: Sequence[WindowImage]) -> None:
         """Keep these to be shared, or those before them if there are none."""
         self._held = list(pictures) or self._held
 
@@ -72,7 +72,7 @@ class ByLooks:
     """
 
     def __init__(
-        self, pictures: Sequence[Picture], descriptors: np.ndarray, size: int, overlap: int
+        self, pictures: Sequence[WindowImage], descriptors: np.ndarray, size: int, overlap: int
     ) -> None:
         """Take all pictures and their (N, C) unit descriptors; ``size`` are shown at once."""
         self._pictures = pictures
@@ -82,7 +82,7 @@ class ByLooks:
         self._left = np.ones(len(pictures), dtype=bool)
         self._held = np.zeros(len(pictures), dtype=bool)
 
-    def following(self) -> Window | None:
+    def following(self) -> ImageWindow | None:
         """Return the next window, grown from the picture most like those that have a place."""
         if not self._left.any():
             return None
@@ -95,9 +95,9 @@ class ByLooks:
             likeness = np.where(self._held, self._likeness[new].max(axis=0), -np.inf)
             order = np.argsort(-likeness, kind='stable')
             shared = [int(n) for n in order[: self._size - len(new)] if self._held[n]]
-        return Window(tuple(self._pictures[n] for n in (*shared, *new)), len(shared))
+        return ImageWindow(tuple(self._pictures[n] for n in (*shared, *new)), len(shared))
 
-    def placed(self, pictures: Sequence[Picture]) -> None:
+    def placed(self, pictures: Sequence[WindowImage]) -> None:
         """Let these be shared by later windows."""
         self._held[[self._row[picture.frame_id] for picture in pictures]] = True
 

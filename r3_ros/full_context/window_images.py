@@ -27,7 +27,7 @@ _WARNINGS = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class WindowImage:
     """One picture, prepared.
 
     :ivar frame_id: running number of those that can be used, from 0.
@@ -51,7 +51,7 @@ class Picture:
         """Return width and height of the pixels."""
         return self.geometry.width, self.geometry.height
 
-    def cropped(self, width: int, height: int) -> Picture:
+    def cropped(self, width: int, height: int) -> WindowImage:
         """Return the middle of the picture."""
         if self.size == (width, height):
             return self
@@ -68,7 +68,7 @@ class Picture:
 
 def _prepared(
     frame: Frame, frame_id: int, read_ms: float, predictor: WindowPredictor, name: str = ''
-) -> Picture:
+) -> WindowImage:
     began = time.perf_counter()
     height, width = frame.image.shape[:2]
     geometry = predictor.geometry(width, height)
@@ -76,16 +76,16 @@ def _prepared(
     pixels = np.array(geometry.apply(frame.image))
     intrinsics = geometry.to_network(frame.intrinsics) if frame.intrinsics else None
     read_ms += 1e3 * (time.perf_counter() - began)
-    return Picture(frame_id, frame.stamp_ns, pixels, geometry, intrinsics, read_ms, name)
+    return WindowImage(frame_id, frame.stamp_ns, pixels, geometry, intrinsics, read_ms, name)
 
 
-def pictures_in_time(
+def images_in_time(
     source: Source,
     predictor: WindowPredictor,
     config: R3Config,
     max_frames: int | None,
     result: RunResult,
-) -> Generator[Picture, None, None]:
+) -> Generator[WindowImage, None, None]:
     """Give the pictures of a recording in order, all of one size.
 
     What a stream would leave out is left out here, and noted in the result.
@@ -105,21 +105,21 @@ def pictures_in_time(
             frame_id += 1
 
 
-def collected_pictures(
+def collected_images(
     source: FolderSource,
     predictor: WindowPredictor,
     config: R3Config,
     max_frames: int | None,
     result: RunResult,
     stop: threading.Event | None = None,
-) -> list[Picture]:
+) -> list[WindowImage]:
     """Return the pictures of a collection in the order of their names, cropped to one size.
 
     :raises SourceError: not one of them can be used.
     """
     names = {stamp_ns: path.name for stamp_ns, path in source.entries}
     undistorters: dict[tuple[int, int], Undistorter] = {}
-    pictures: list[Picture] = []
+    pictures: list[WindowImage] = []
     began = time.perf_counter()
     for number, raw in enumerate(source, start=1):
         height, width = raw.image.shape[:2]
@@ -142,11 +142,11 @@ def collected_pictures(
     return _of_one_size(pictures, result)
 
 
-def _of_one_size(pictures: list[Picture], result: RunResult) -> list[Picture]:
+def _of_one_size(pictures: list[WindowImage], result: RunResult) -> list[WindowImage]:
     """Crop all to what they have in common, and leave out the few that would cost too much."""
     kept, (width, height) = common_size(np.array([picture.size for picture in pictures]))
     cut = 0
-    fitting: list[Picture] = []
+    fitting: list[WindowImage] = []
     for picture, keep in zip(pictures, kept, strict=True):
         if not keep:
             what = f'{picture.name}: its {picture.size[0]}x{picture.size[1]} pixels have too '

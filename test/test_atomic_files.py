@@ -3,24 +3,15 @@
 import errno
 import os
 from pathlib import Path
+import signal
+import sys
 
-import numpy as np
 import pytest
-from r3_ros.cloud import Cloud
-from r3_ros.cloud_file import read_ply
-from r3_ros.errors import OutputError, SourceError
-from r3_ros.export import atomic_directory, atomic_path, atomic_write, write_ply
+from r3_ros import atomic_files
+from r3_ros.atomic_files import atomic_directory, atomic_path, atomic_write
+from r3_ros.errors import OutputError
 
 FULL_DISK = Path('/dev/full')
-
-
-def cloud(count: int = 1000) -> Cloud:
-    rng = np.random.default_rng(0)
-    return Cloud(
-        rng.normal(size=(count, 3)).astype(np.float32),
-        rng.integers(0, 256, (count, 3)).astype(np.uint8),
-        rng.uniform(1, 9, count).astype(np.float32),
-    )
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
@@ -172,38 +163,130 @@ def test_a_link_is_followed_and_kept(tmp_path):
     assert (tmp_path / 'elsewhere' / 'file').read_bytes() == b'b'
 
 
-@pytest.mark.parametrize('count', [0, 1, 1000])
-def test_clouds_survive_a_file(tmp_path, count):
-    original = cloud(count)
-    write_ply(tmp_path / 'a.ply', original)
-    read = read_ply(tmp_path / 'a.ply')
-    np.testing.assert_array_equal(read.points, original.points)
-    np.testing.assert_array_equal(read.colors, original.colors)
-    np.testing.assert_array_equal(read.confidence, original.confidence)
+# --- Overwriting a folder, cut off anywhere ---
 
 
-def test_the_header_is_what_viewers_expect(tmp_path):
-    write_ply(tmp_path / 'a.ply', cloud(7))
-    data = (tmp_path / 'a.ply').read_bytes()
-    header, _, body = data.partition(b'end_header\n')
-    assert header.decode().splitlines() == [
-        'ply',
-        'format binary_little_endian 1.0',
-        'element vertex 7',
-        'property float x',
-        'property float y',
-        'property float z',
-        'property uchar red',
-        'property uchar green',
-        'property uchar blue',
-        'property float confidence',
-    ]
-    assert len(body) == 7 * 19
+@pytest.fixture(params=['one call', 'two renames'])
+def swap(request, monkeypatch):
+    """Overwrite by the system's exchange, and as where there is none."""
+    if request.param == 'two renames':
+        monkeypatch.setattr(atomic_files, '_exchange', lambda a, b: False)
+    return request.param
 
 
-def test_a_cut_off_cloud_is_refused(tmp_path):
-    write_ply(tmp_path / 'a.ply', cloud())
-    data = (tmp_path / 'a.ply').read_bytes()
-    (tmp_path / 'a.ply').write_bytes(data[:-100])
-    with pytest.raises(SourceError, match='no whole PLY'):
-        read_ply(tmp_path / 'a.ply')
+def old_folder(tmp_path, name='out'):
+    target = tmp_path / name
+    target.mkdir()
+    (target / 'marker').write_text('old')
+    return target
+
+
+def overwrite(target):
+    with atomic_directory(target, overwrite=True, marker='marker') as folder:
+        (folder / 'marker').write_text('new')
+
+
+@pytest.mark.parametrize('name', ['out', 'replaced', '.out.x.partial'])
+def test_a_folder_is_overwritten_and_nothing_is_left(tmp_path, swap, name):
+    target = old_folder(tmp_path, name)
+    overwrite(target)
+    assert (target / 'marker').read_text() == 'new'
+    assert os.listdir(tmp_path) == [name]
+
+
+class Interrupts:
+    """Raises at the n-th line that atomic_files runs, as a signal may."""
+
+    def __init__(self, at):
+        self.at, self.lines = at, 0
+
+    def __call__(self, frame, event, arg):
+        if frame.f_code.co_filename != atomic_files.__file__:
+            return None
+        if event == 'line':
+            self.lines += 1
+            if self.lines == self.at:
+                raise SystemExit(143)
+        return self
+
+
+def interrupted_overwrite(target, at):
+    """Return whether the overwrite was interrupted at its line ``at``, or was over before."""
+    tracer, before = Interrupts(at), sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        overwrite(target)
+    except SystemExit:
+        return True
+    finally:
+        sys.settrace(before)
+    assert tracer.lines < at
+    return False
+
+
+def test_an_interrupt_at_any_line_leaves_one_whole_folder(tmp_path, swap):
+    """Also in the clean-up, where what is left over hides in a folder of its own."""
+    at, found = 1, set()
+    while True:
+        place = tmp_path / str(at)
+        place.mkdir()
+        target = old_folder(place)
+        interrupted = interrupted_overwrite(target, at)
+        found.add((target / 'marker').read_text())
+        assert all(name == 'out' or name.startswith('.out.') for name in os.listdir(place))
+        if not interrupted:
+            break
+        at += 1
+    assert found == {'old', 'new'} and at > 30
+
+
+def test_a_second_interrupt_while_the_old_folder_is_put_back_does_not_delete_it(
+    tmp_path, monkeypatch
+):
+    target = old_folder(tmp_path)
+    monkeypatch.setattr(atomic_files, '_exchange', lambda a, b: False)
+    rename = os.replace
+
+    def replace(a, b):
+        if b == target:
+            raise SystemExit(143)
+        rename(a, b)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'replace', replace)
+        with pytest.raises(SystemExit):
+            overwrite(target)
+    assert not target.exists()
+    overwrite(target)  # finds the old folder, which must have its marker to be replaced
+    assert (target / 'marker').read_text() == 'new'
+
+
+def test_what_a_kill_between_two_renames_hides_is_put_back(tmp_path, monkeypatch):
+    target = old_folder(tmp_path)
+    monkeypatch.setattr(atomic_files, '_exchange', lambda a, b: False)
+    rename = os.replace
+
+    def replace(a, b):
+        if b == target:
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(a, b)
+
+    child = os.fork()
+    if not child:
+        os.replace = replace
+        overwrite(target)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert not target.exists()
+    # Without permission to overwrite nothing is written, but what was there is back.
+    with pytest.raises(OutputError, match='exists already'), atomic_directory(target):
+        pass
+    assert (target / 'marker').read_text() == 'old'
+
+
+def test_a_hidden_folder_that_holds_no_old_one_is_left_alone(tmp_path):
+    hidden = tmp_path / '.out.abc.partial' / 'out'
+    hidden.mkdir(parents=True)
+    with atomic_directory(tmp_path / 'out') as folder:
+        (folder / 'a').write_text('')
+    assert hidden.is_dir() and os.listdir(tmp_path / 'out') == ['a']

@@ -11,7 +11,8 @@ import numpy as np
 from ..config import R3Config
 from ..geometry import inverse
 from ..streaming.similarity import rigid_part, scale_of
-from .joining import (
+from .window_graph import adjusted_windows, PlacedWindow, Tie
+from .window_joining import (
     combined,
     DepthGrid,
     LogScale,
@@ -19,9 +20,8 @@ from .joining import (
     scale_by_depth,
     window_in_world,
 )
-from .relations import related_group, Relations
-from .window_graph import adjusted_windows, PlacedWindow, Tie
 from .window_poses import window_poses
+from .window_relations import related_group, WindowRelations
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class SeenWindow:
 
     frame_ids: tuple[int, ...]
     shared: int
-    relations: Relations
+    relations: WindowRelations
     usable: np.ndarray
     grids: Mapping[int, DepthGrid]
 
@@ -45,7 +45,7 @@ class SeenWindow:
 
 
 @dataclass(eq=False)
-class Placement:
+class WindowPlacement:
     """Where pictures are.
 
     :ivar S_world_frame: by frame; the world is the first picture that has a pose, in the unit of
@@ -74,9 +74,9 @@ def least_score(reference: float, config: R3Config) -> float:
     return 0.0 if math.isnan(reference) else config.tracking.lost_ratio * reference
 
 
-def place_windows(windows: Sequence[SeenWindow], config: R3Config) -> Placement:
+def place_windows(windows: Sequence[SeenWindow], config: R3Config) -> WindowPlacement:
     """Return the poses of all pictures that can be placed."""
-    placement = Placement(reference=usual_score(windows))
+    placement = WindowPlacement(reference=usual_score(windows))
     owners: dict[int, tuple[int, int]] = {}  # frame -> window of ``placed`` and row in its group
     placed: list[PlacedWindow] = []
     grids: list[Mapping[int, DepthGrid]] = []
@@ -112,7 +112,7 @@ def place_windows(windows: Sequence[SeenWindow], config: R3Config) -> Placement:
     return placement
 
 
-def _note_scores(window: SeenWindow, placement: Placement) -> None:
+def _note_scores(window: SeenWindow, placement: WindowPlacement) -> None:
     best = window.relations.best_scores()
     for row in range(window.shared, len(window.frame_ids)):
         placement.scores[window.frame_ids[row]] = best[row]
@@ -165,7 +165,7 @@ def _tie(
 
 
 def _settle(
-    placement: Placement,
+    placement: WindowPlacement,
     placed: Sequence[PlacedWindow],
     ties: Sequence[Tie],
     owners: Mapping[int, tuple[int, int]],

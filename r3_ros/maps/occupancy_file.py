@@ -1,6 +1,6 @@
-"""Occupancy grids as map_server reads them: a picture (PGM) and what it means (YAML).
+"""Occupancy grids as map_server reads them: an image (PGM) and what it means (YAML).
 
-The first row of the picture has the highest y. In mode ``trinary`` a pixel of grey ``x`` stands
+The first row of the image has the highest y. In mode ``trinary`` a pixel of grey ``x`` stands
 for the probability ``p = (255 - x) / 255``: occupied above ``occupied_thresh``, free below
 ``free_thresh``, unknown between.
 """
@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from .export import atomic_directory
-from .occupancy import FREE, OccupancyGrid, OCCUPIED
+from ..atomic_files import atomic_directory
+from .occupancy_grid import FREE, OccupancyGrid, OCCUPIED
 
-YAML_NAME, PICTURE_NAME = 'map.yaml', 'map.pgm'
+YAML_NAME, IMAGE_NAME = 'map.yaml', 'map.pgm'
 
 #: The greys of map_saver. Unknown is p = 0.1961, so free_thresh must be below: 0.25, which nav2
 #: long wrote itself, makes everything unknown free.
@@ -34,7 +34,7 @@ def write_grid(
     :raises OutputError: it exists, is of something else, or cannot be written.
     """
     with atomic_directory(folder, overwrite, marker=YAML_NAME) as temporary:
-        (temporary / PICTURE_NAME).write_bytes(_pgm(grid.cells))
+        (temporary / IMAGE_NAME).write_bytes(_pgm(grid.cells))
         (temporary / YAML_NAME).write_text(_yaml(grid, notes), encoding='utf-8')
 
 
@@ -48,7 +48,7 @@ def _pgm(cells: np.ndarray) -> bytes:
 
 def _yaml(grid: OccupancyGrid, notes: Sequence[str]) -> str:
     content = {
-        'image': PICTURE_NAME,
+        'image': IMAGE_NAME,
         'mode': 'trinary',
         'resolution': grid.resolution,
         'origin': [*grid.origin, 0.0],

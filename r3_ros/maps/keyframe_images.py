@@ -1,6 +1,6 @@
-"""Pictures of the keyframes, kept beside the engine, which never sees pixels.
+"""Images of the keyframes, kept beside the engine, which never sees pixels.
 
-Who calls the engine's step fills this; a map that is saved with pictures can be built up again.
+Who calls the engine's step fills this; a map that is saved with images can be built up again.
 """
 
 from __future__ import annotations
@@ -22,46 +22,46 @@ _PARAMETERS = [
 ]
 
 
-class KeyframePictures:
-    """Encoded pictures of the keyframes in the bank, and of no other frame. One thread."""
+class KeyframeImages:
+    """Encoded images of the keyframes in the bank, and of no other frame. One thread."""
 
     def __init__(self) -> None:
         """Start empty."""
-        self._pictures: dict[int, bytes] = {}
+        self._images: dict[int, bytes] = {}
 
     def __len__(self) -> int:
         """Return how many there are."""
-        return len(self._pictures)
+        return len(self._images)
 
     def note(self, image: np.ndarray, estimate: Estimate) -> None:
-        """Keep the picture of a new keyframe, and drop those that left the bank.
+        """Keep the image of a new keyframe, and drop those that left the bank.
 
         :param image: (H, W, 3) uint8 RGB, what the engine was given for this estimate.
         """
         for frame_id in estimate.evicted:
-            self._pictures.pop(frame_id, None)
+            self._images.pop(frame_id, None)
         if estimate.is_keyframe:
-            self._pictures[estimate.frame_id] = encode_picture(image)
+            self._images[estimate.frame_id] = encode_image(image)
 
-    def restore(self, pictures: dict[int, bytes]) -> None:
-        """Hold the pictures of a map that was loaded, by their new ids, and no others."""
-        self._pictures = dict(pictures)
+    def restore(self, images: dict[int, bytes]) -> None:
+        """Hold the images of a map that was loaded, by their new ids, and no others."""
+        self._images = dict(images)
 
     def clear(self) -> None:
         """Drop all: a new session."""
-        self._pictures.clear()
+        self._images.clear()
 
     def view(self) -> dict[int, bytes]:
         """Return all by frame id, for another thread to keep."""
-        return dict(self._pictures)
+        return dict(self._images)
 
 
-def encode_picture(image: np.ndarray) -> bytes:
-    """Return an (H, W, 3) uint8 RGB picture as a JPEG file.
+def encode_image(image: np.ndarray) -> bytes:
+    """Return an (H, W, 3) uint8 RGB image as a JPEG file.
 
     :raises FrameError: it cannot be encoded.
     """
     done, data = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _PARAMETERS)
     if not done:
-        raise FrameError(f'a picture of shape {image.shape} cannot be written as JPEG')
+        raise FrameError(f'an image of shape {image.shape} cannot be written as JPEG')
     return data.tobytes()

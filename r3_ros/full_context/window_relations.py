@@ -24,7 +24,7 @@ _FAR_OFF = 3.0
 
 
 @dataclass(frozen=True, eq=False)
-class Relations:
+class WindowRelations:
     """Relative poses of S pictures, in the window's own unit.
 
     :ivar T: (S, S, 4, 4) ``T_i_j``; ``T[j, i]`` is its inverse, NaN where a pair has none.
@@ -52,7 +52,7 @@ class Relations:
             return total / known.sum(axis=1)[:, None]
 
 
-def relations_of(prediction: WindowPrediction) -> Relations:
+def relations_of(prediction: WindowPrediction) -> WindowRelations:
     """Return the relations of a prediction.
 
     A pair is predicted in both directions, and the network was trained on one of them: from the
@@ -82,7 +82,7 @@ def relations_of(prediction: WindowPrediction) -> Relations:
     T[~known] = np.nan
     rows, columns = np.tril_indices(S, -1)
     T[rows, columns] = inverse(T[columns, rows])
-    return Relations(T, mean_score * known[..., None])
+    return WindowRelations(T, mean_score * known[..., None])
 
 
 def _averaged(forward: np.ndarray, backward: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -96,7 +96,7 @@ def _averaged(forward: np.ndarray, backward: np.ndarray, weights: np.ndarray) ->
     return make_T(T_from_quat(centre, quat)[..., :3, :3], centre)
 
 
-def agreement(relations: Relations) -> np.ndarray:
+def agreement(relations: WindowRelations) -> np.ndarray:
     """Return (S, S) factors up to 1: how well a relation agrees with the ways around it.
 
     A pair is compared with the way from one to the other over each third picture; the median of
@@ -123,7 +123,7 @@ def agreement(relations: Relations) -> np.ndarray:
 
 
 def related_group(
-    relations: Relations, least_score: float, usable: np.ndarray, shared: int
+    relations: WindowRelations, least_score: float, usable: np.ndarray, shared: int
 ) -> list[int]:
     """Return the pictures that hang together, best related first.
 

@@ -13,7 +13,8 @@ TRAJECTORY = 'trajectory.tum'
 KEYFRAMES = 'keyframes.npz'
 GRAPH = 'graph.npz'
 LANDMARKS = 'landmarks.npz'
-PICTURES = 'keyframes'
+IMAGES = 'keyframes'
+IMAGE_KINDS = ('jpg', 'png')
 
 #: Formats that the points can be written in; they are read from the first.
 POINT_FORMATS = ('ply', 'pcd', 'npz')
@@ -29,15 +30,26 @@ MOST = {
     'landmarks': 10_000_000,
     'sightings': 50_000_000,
 }
+#: Lengths beyond this are no map, and their squares overflow single precision.
+FARTHEST = 1e9
+#: The least and the most of a scale and of a voxel. Both leave room for lengths to be converted.
+METRES_PER_UNIT = 1e-6, 1e6
+VOXEL_SIZES = 1e-9, 1e9
+#: Confidences beyond this are no edge's, and sums of their squares overflow.
+MOST_CONFIDENCE = 1e9
+#: A time in a ROS message has 32 bits of seconds.
+STAMPS_NS = -(10**9 << 31), (10**9 << 31) - 1
+#: Segments are numbered from 0, anew for each map that was merged.
+MOST_SEGMENTS = 1 << 24
 MOST_DESCRIPTOR_NUMBERS = 65_536
 MOST_ARRAY_BYTES = 1 << 31
 MOST_MANIFEST_BYTES = 1 << 16
-MOST_PICTURE_SIDE = 16_384
-MOST_PICTURE_BYTES = 1 << 26
-MOST_PICTURES_BYTES = 1 << 32
-#: One picture of 67 megapixels; in all, 1000 pictures of 8.
-MOST_PICTURE_PIXELS = MOST_PIXELS
-MOST_PICTURES_PIXELS = 1 << 33
+MOST_IMAGE_SIDE = 16_384
+MOST_IMAGE_BYTES = 1 << 26
+MOST_IMAGES_BYTES = 1 << 32
+#: One image of 67 megapixels; in all, 1000 images of 8.
+MOST_IMAGE_PIXELS = MOST_PIXELS
+MOST_IMAGES_PIXELS = 1 << 33
 #: A line of a trajectory is at most so long.
 MOST_POSE_BYTES = 256
 
@@ -92,6 +104,11 @@ def landmark_columns(landmarks: int, sightings: int) -> dict[str, Column]:
     }
 
 
-def picture_name(frame_id: int, kind: str) -> str:
-    """Return the name of a keyframe's picture in its folder; ``kind`` is jpg or png."""
+def image_name(frame_id: int, kind: str) -> str:
+    """Return the name of a keyframe's image in its folder."""
     return f'{frame_id:06d}.{kind}'
+
+
+def image_kind(data: bytes) -> str:
+    """Return which of ``IMAGE_KINDS`` an encoded image is."""
+    return 'png' if data.startswith(b'\x89PNG') else 'jpg'

@@ -1,30 +1,31 @@
-"""Files written whole or not at all, and the formats of clouds and trajectories.
+"""Files and folders written whole or not at all.
 
-A file or folder is made under a temporary name beside its target and renamed when it is complete,
-so a full disk or an interrupt leaves either the old content or nothing. Every failure is an
-:class:`OutputError` whose ``__cause__`` is the ``OSError`` with the ``errno``.
+A file or folder is made in a hidden folder beside its target, ``.NAME.*.partial``, and takes the
+target's name when it is complete, so a full disk or an interrupt leaves either the old content or
+nothing. Every failure is an :class:`OutputError` whose ``__cause__`` is the ``OSError`` with the
+``errno``.
+
+A folder that is overwritten changes places with the new one in one call of the system. File
+systems without that call (NFS, for example) need two: an interrupt between them puts the old
+folder back, and after a kill between them the next write to the same target does so. A killed
+process leaves its hidden folder behind; it can be deleted when nothing writes there any more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+import ctypes
 import errno
 import os
 from pathlib import Path
 import shutil
 import tempfile
-from typing import BinaryIO, TYPE_CHECKING
+from typing import BinaryIO
 
-import numpy as np
-
-from .cloud_file import ply_header, ply_vertices
 from .errors import OutputError
-from .trajectory_file import tum_text
 
-if TYPE_CHECKING:
-    from .cloud import Cloud
-
+_SUFFIX = '.partial'
 _EXISTS = 'it exists already; choose another name, or have it overwritten (r3: --overwrite)'
 _ADVICE = {
     errno.ENOSPC: 'the disk is full; free some space or write elsewhere',
@@ -38,6 +39,8 @@ _ADVICE = {
     errno.ENOTDIR: 'it, or a part of the path, is a file and not a folder',
     errno.EISDIR: 'it is a folder; name a file',
 }
+#: Of renameat2(2): paths are relative to the current folder; both names change places.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextmanager
@@ -58,7 +61,7 @@ def atomic_path(path: Path | str, overwrite: bool = True) -> Iterator[Path]:
     :raises OutputError: it exists (without ``overwrite``), or cannot be written.
     """
     path = _behind_links(path)
-    with _told_as_output_error(path), _beside(path) as folder:
+    with _as_output_error(path), _beside(path) as folder:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, 'is a folder')
         _refuse_existing(path, overwrite)
@@ -84,7 +87,8 @@ def atomic_directory(
     :raises OutputError: it exists, is no folder of ours, or cannot be written.
     """
     path = _behind_links(path)
-    with _told_as_output_error(path), _beside(path) as folder:
+    with _as_output_error(path), _beside(path) as folder:
+        _put_back_after_kill(path)
         _refuse_directory(path, overwrite, marker)
         temporary = folder / (path.name or 'output')
         temporary.mkdir()
@@ -92,35 +96,39 @@ def atomic_directory(
         for item in [*temporary.rglob('*'), temporary]:
             _sync(item)
         _refuse_directory(path, overwrite, marker)
-        if path.is_dir():
-            os.replace(path, folder / 'replaced')
-        os.replace(temporary, path)
+        if not (path.is_dir() and _exchange(temporary, path)):
+            if path.is_dir():
+                os.replace(path, _replaced(folder, path))
+            os.replace(temporary, path)
         _sync(path.parent)
 
 
-def write_ply(path: Path | str, cloud: Cloud, overwrite: bool = True) -> None:
-    """Write a cloud as binary little-endian PLY: x y z red green blue confidence.
+def _exchange(a: Path, b: Path) -> bool:
+    """Let two folders change places in one call; return whether the system can."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), 'renameat2', None)
+    if call is None:
+        return False
+    names = os.fsencode(a), os.fsencode(b)
+    return not call(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
 
-    :raises OutputError: the file cannot be written.
-    """
-    with atomic_write(path, overwrite) as file:
-        file.write(ply_header(len(cloud)).encode('ascii'))
-        file.write(ply_vertices(cloud).tobytes())
+
+def _replaced(folder: Path, path: Path) -> Path:
+    """Return where the old folder waits while the new one takes its name."""
+    return folder / f'{path.name}.replaced'
 
 
-def write_tum(
-    path: Path | str, stamps_ns: np.ndarray, T_world_camera: np.ndarray, overwrite: bool = True
-) -> None:
-    """Write poses as a TUM file with stamps exact to the nanosecond.
+def _put_back(folder: Path, path: Path) -> None:
+    """Give the old folder its name back if nothing has taken its place."""
+    # Not Path.exists, which raises where another user's folder cannot be looked into.
+    if os.path.exists(_replaced(folder, path)) and not os.path.exists(path):
+        os.replace(_replaced(folder, path), path)
 
-    :param stamps_ns: (N,) int64.
-    :param T_world_camera: (N, 4, 4), finite.
-    :raises OutputError: the file cannot be written.
-    :raises TransformError: a pose is not finite.
-    """
-    text = tum_text(stamps_ns, T_world_camera)
-    with atomic_write(path, overwrite) as file:
-        file.write(text.encode('ascii'))
+
+def _put_back_after_kill(path: Path) -> None:
+    """Give an old folder its name back that a killed process has left without one."""
+    for folder in path.absolute().parent.iterdir():
+        if folder.name.startswith(f'.{path.name}.') and folder.name.endswith(_SUFFIX):
+            _put_back(folder, path)
 
 
 def _behind_links(path: Path | str) -> Path:
@@ -131,20 +139,24 @@ def _behind_links(path: Path | str) -> Path:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """Make a hidden folder on the same file system as ``path``; it is gone afterwards."""
+    """Make a hidden folder on the same file system as ``path``; it is gone afterwards.
+
+    It stays if the old folder waits in it and cannot be put back.
+    """
     parent = path.absolute().parent
     if parent.exists() and not parent.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, 'is a file')
     parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', suffix='.partial', dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', suffix=_SUFFIX, dir=parent))
     try:
         yield folder
     finally:
+        _put_back(folder, path)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def _told_as_output_error(path: Path) -> Iterator[None]:
+def _as_output_error(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -8,9 +8,9 @@ import math
 
 import numpy as np
 
-from ..cloud import Cloud, cloud_from_depth
 from ..config import MapConfig, PointsConfig
 from ..datatypes import DepthMap
+from ..maps.cloud import Cloud, cloud_from_depth
 from ..streaming.similarity import scale_of
 from ..streaming.voxel_map import voxelised
 
@@ -18,7 +18,7 @@ from ..streaming.voxel_map import voxelised
 _POINTS_HELD = 4
 
 
-class PictureClouds:
+class ImageClouds:
     """Clouds in their cameras' frames and units; all are thinned out alike when they get many."""
 
     def __init__(self, points: PointsConfig, map_config: MapConfig) -> None:
