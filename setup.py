@@ -56,6 +56,6 @@ setup(
         'cuda12': ['cupy-cuda12x>=13.0'],
         'cuda13': ['cupy-cuda13x>=13.6'],
     },
-    entry_points={'console_scripts': ['r3 = r3_ros.cli:main']},
+    entry_points={'console_scripts': ['r3 = r3_ros.commands.cli:main']},
     zip_safe=False,
 )

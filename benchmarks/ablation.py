@@ -19,17 +19,17 @@ import tempfile
 import time
 
 import numpy as np
-from r3_ros.config import updated
+from r3_ros.core.config import updated
+from r3_ros.learning.training.clips import Clips
+from r3_ros.learning.training.initial_weights import new_network
+from r3_ros.learning.training.procedural import ProceduralClips, StepPlan
+from r3_ros.learning.training.processes import joined, Place
+from r3_ros.learning.training.progress import Table, table_text
+from r3_ros.learning.training.trainer import Trainer
+from r3_ros.learning.training.training_settings import LossSettings, TrainingSettings
+from r3_ros.learning.training.training_worlds import Split
+from r3_ros.learning.training.validation import evaluate_network, network_predictor
 from r3_ros.model.network import R3Network
-from r3_ros.training.clips import Clips
-from r3_ros.training.config import LossSettings, TrainingSettings
-from r3_ros.training.initialise import new_network
-from r3_ros.training.procedural import ProceduralClips, StepPlan
-from r3_ros.training.processes import joined, Place
-from r3_ros.training.progress import Table, table_text
-from r3_ros.training.scenes import Split
-from r3_ros.training.trainer import Trainer
-from r3_ros.training.validation import evaluate_network, network_predictor
 
 #: First weights that all losses are tried with, at least: they tell what is chance.
 LEAST_CONTROLS = 3

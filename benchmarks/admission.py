@@ -30,8 +30,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 
 from classical_sequences import judged, load_sequence  # noqa: E402
 from r3_ros.classical.describe import describe, SIZE  # noqa: E402
-from r3_ros.config import R3Config, updated  # noqa: E402
-from r3_ros.datatypes import (  # noqa: E402
+from r3_ros.core.config import R3Config, updated  # noqa: E402
+from r3_ros.core.datatypes import (  # noqa: E402
     DepthMap,
     Edge,
     Frame,
@@ -39,7 +39,7 @@ from r3_ros.datatypes import (  # noqa: E402
     Intrinsics,
     ModelInfo,
 )
-from r3_ros.geometry import inverse, make_T, rotation_angle, transform, unproject  # noqa: E402
+from r3_ros.core.geometry import inverse, make_T, rotation_angle, transform, unproject  # noqa: E402
 from r3_ros.input.camera_model import load_camera_yaml  # noqa: E402
 from r3_ros.streaming.engine import Engine  # noqa: E402
 from r3_ros.streaming.keyframes.admission import Admission, Candidate  # noqa: E402

@@ -12,7 +12,7 @@ import argparse
 
 from classical_sequences import judged, load_sequence, StreamStandIn
 import numpy as np
-from r3_ros.geometry import inverse, rotation_angle
+from r3_ros.core.geometry import inverse, rotation_angle
 from scipy.stats import spearmanr
 
 

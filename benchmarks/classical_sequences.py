@@ -19,11 +19,11 @@ import time
 import cv2
 import numpy as np
 from r3_ros.classical.classical_predictor import ClassicalPredictor
-from r3_ros.config import ClassicalConfig
-from r3_ros.datatypes import Edge, Frame, FramePrediction, Intrinsics
+from r3_ros.core.config import ClassicalConfig
+from r3_ros.core.datatypes import Edge, Frame, FramePrediction, Intrinsics
+from r3_ros.core.geometry import T_from_quat
+from r3_ros.core.trajectory_file import NANOSECONDS, PoseList
 from r3_ros.evaluation.trajectory_errors import evaluate_trajectory, TrajectoryErrors
-from r3_ros.geometry import T_from_quat
-from r3_ros.trajectory_file import NANOSECONDS, PoseList
 import yaml
 
 _RECENT = 5

@@ -31,10 +31,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'test'), str(ROOT / 'benchmarks')]
 from geometry_msgs.msg import PoseWithCovarianceStamped  # noqa: E402
 from malformed import Malformed  # noqa: E402
 from malformed_maps import MalformedMaps  # noqa: E402
-from r3_ros.config import parameters  # noqa: E402
-from r3_ros.geometry import inverse  # noqa: E402
+from r3_ros.core.config import parameters  # noqa: E402
+from r3_ros.core.geometry import inverse  # noqa: E402
 from r3_ros.msg import StreamStatus  # noqa: E402
-from r3_ros.ros.messages import header_message, stamp_ns_of  # noqa: E402
+from r3_ros.ros.outputs.messages import header_message, stamp_ns_of  # noqa: E402
 from r3_ros.srv import LoadMap, SaveMap  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from ros_graph import Graph, image_message, matrix  # noqa: E402

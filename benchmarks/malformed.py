@@ -17,8 +17,8 @@ from builtin_interfaces.msg import Time
 import cv2
 from geometry_msgs.msg import Pose, PoseWithCovarianceStamped
 import numpy as np
-from r3_ros.config import Parameter, parameters
-from r3_ros.ros.messages import header_message, time_message
+from r3_ros.core.config import Parameter, parameters
+from r3_ros.ros.outputs.messages import header_message, time_message
 from r3_ros.srv import GetKeyframeGraph, LoadMap, SaveMap, SaveTrajectory, SetScale
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool, Trigger

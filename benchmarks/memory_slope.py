@@ -17,7 +17,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'test')]
 
-from r3_ros.config import R3Config  # noqa: E402
+from r3_ros.core.config import R3Config  # noqa: E402
 from r3_ros.streaming.engine import Engine  # noqa: E402
 from scripted import frames, Script, ScriptedPredictor  # noqa: E402
 

@@ -23,9 +23,9 @@ sys.path.insert(0, str(ROOT))
 # As the command has it, before NumPy is loaded: with more threads sums are rounded otherwise.
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 
-from r3_ros.cli import main as r3  # noqa: E402
+from r3_ros.commands.cli import main as r3  # noqa: E402
+from r3_ros.core.trajectory_file import PoseList, read_tum  # noqa: E402
 from r3_ros.evaluation.trajectory_errors import evaluate_trajectory  # noqa: E402
-from r3_ros.trajectory_file import PoseList, read_tum  # noqa: E402
 
 
 def write_part(source: Path, stamps: list[str], folder: Path) -> Path:

@@ -18,15 +18,15 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'test')]
 
-from r3_ros.config import R3Config  # noqa: E402
+from r3_ros.core.config import R3Config  # noqa: E402
+from r3_ros.core.similarity import rigid_part  # noqa: E402
+from r3_ros.core.trajectory_file import PoseList  # noqa: E402
 from r3_ros.evaluation.trajectory_errors import evaluate_trajectory  # noqa: E402
-from r3_ros.full_context.window_images import WindowImage  # noqa: E402
-from r3_ros.full_context.window_joining import DepthGrid  # noqa: E402
-from r3_ros.full_context.window_order import ImageWindow, InTime  # noqa: E402
-from r3_ros.full_context.window_placing import place_windows, SeenWindow  # noqa: E402
-from r3_ros.full_context.window_relations import relations_of  # noqa: E402
-from r3_ros.streaming.similarity import rigid_part  # noqa: E402
-from r3_ros.trajectory_file import PoseList  # noqa: E402
+from r3_ros.offline.windows.window_images import WindowImage  # noqa: E402
+from r3_ros.offline.windows.window_joining import DepthGrid  # noqa: E402
+from r3_ros.offline.windows.window_order import ImageWindow, InTime  # noqa: E402
+from r3_ros.offline.windows.window_placing import place_windows, SeenWindow  # noqa: E402
+from r3_ros.offline.windows.window_relations import relations_of  # noqa: E402
 from scripted_windows import (  # noqa: E402
     HEIGHT,
     picture_of,

@@ -13,14 +13,14 @@ from pathlib import Path
 import time
 
 import numpy as np
-from r3_ros.config import updated
-from r3_ros.training import losses
-from r3_ros.training.clips import Clips
-from r3_ros.training.config import TrainingSettings
-from r3_ros.training.procedural import draw_clip, StepPlan
-from r3_ros.training.processes import joined
-from r3_ros.training.scenes import make_scene, Split
-from r3_ros.training.trainer import Trainer
+from r3_ros.core.config import updated
+from r3_ros.learning.training import losses
+from r3_ros.learning.training.clips import Clips
+from r3_ros.learning.training.procedural import draw_clip, StepPlan
+from r3_ros.learning.training.processes import joined
+from r3_ros.learning.training.trainer import Trainer
+from r3_ros.learning.training.training_settings import TrainingSettings
+from r3_ros.learning.training.training_worlds import make_scene, Split
 import torch
 
 CLIPS, VIEWS, WIDTH, HEIGHT = 8, 3, 56, 42

@@ -18,7 +18,7 @@ import itertools
 from pathlib import Path
 
 import numpy as np
-from r3_ros.geometry import T_from_quat
+from r3_ros.core.geometry import T_from_quat
 from r3_ros.input.network_input import r3_geometry, R3Rule
 from r3_ros.input.open_source import open_source
 from r3_ros.model.network import FrameCache, Prediction, R3Network

@@ -22,8 +22,8 @@ import time
 
 import numpy as np
 import psutil
-from r3_ros.config import R3Config, updated
-from r3_ros.datatypes import Frame
+from r3_ros.core.config import R3Config, updated
+from r3_ros.core.datatypes import Frame
 from r3_ros.factory import load_engine
 from r3_ros.input.open_source import open_source
 from r3_ros.streaming.engine import Engine
@@ -97,7 +97,7 @@ def main() -> int:
     parser.add_argument('--compare', type=int, default=0, metavar='N', help='frames run twice')
     parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE')
     args = parser.parse_args()
-    from r3_ros.command_options import parsed_settings
+    from r3_ros.commands.options import parsed_settings
 
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = args.checkpoint or random_weights(args.variant, Path(scratch))

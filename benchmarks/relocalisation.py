@@ -21,11 +21,11 @@ import sys
 import tempfile
 
 import numpy as np
+from r3_ros.core.geometry import inverse, mean_rotation, rotation_angle
+from r3_ros.core.trajectory_file import PoseList, read_tum
 from r3_ros.evaluation.report.run_data import read_table
-from r3_ros.geometry import inverse, mean_rotation, rotation_angle
 from r3_ros.maps.reading import read_map
-from r3_ros.run_files import FRAMES, TRAJECTORY
-from r3_ros.trajectory_file import PoseList, read_tum
+from r3_ros.offline.run_files import FRAMES, TRAJECTORY
 
 SEQUENCES = ('redkitchen_7scenes', 'kitti00')
 #: A pose is right within this share of the path, and this angle in degrees.
@@ -70,7 +70,7 @@ def part(sequence: Path, target: Path, first: float, last: float, most: int | No
 
 def run(pictures: Path, output: Path, *options: str) -> None:
     """Run `r3 run` in a process of its own, without dense depth but for the map."""
-    program = 'import sys; from r3_ros.cli import main; sys.exit(main())'
+    program = 'import sys; from r3_ros.commands.cli import main; sys.exit(main())'
     command = [sys.executable, '-c', program, 'run', str(pictures), '-o', str(output), *options]
     environment = {**os.environ, 'OPENBLAS_NUM_THREADS': '1'}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from r3_ros.config import updated
-from r3_ros.training.config import TrainingSettings
-from r3_ros.training.procedural import ProceduralClips
-from r3_ros.training.processes import joined
-from r3_ros.training.trainer import Trainer
+from r3_ros.core.config import updated
+from r3_ros.learning.training.procedural import ProceduralClips
+from r3_ros.learning.training.processes import joined
+from r3_ros.learning.training.trainer import Trainer
+from r3_ros.learning.training.training_settings import TrainingSettings
 import torch
 
 

@@ -21,7 +21,7 @@ import time
 from typing import Any
 
 import numpy as np
-from r3_ros.run_files import machine
+from r3_ros.offline.run_files import machine
 from r3_ros.streaming.keyframes.retrieval import Query, RetrievalIndex, Weights
 from r3_ros.streaming.keyframes.view_overlap import View
 from scipy.spatial.transform import Rotation

@@ -20,12 +20,12 @@ import sys
 import cv2
 import numpy as np
 from r3_ros.classical.describe import describe
-from r3_ros.datatypes import Intrinsics
-from r3_ros.geometry import inverse, make_T, transform, unproject
+from r3_ros.core.datatypes import Intrinsics
+from r3_ros.core.geometry import inverse, make_T, transform, unproject
+from r3_ros.core.trajectory_file import read_tum
 from r3_ros.input.camera_model import load_camera_yaml
 from r3_ros.streaming.keyframes.retrieval import Query, RetrievalIndex, Weights
 from r3_ros.streaming.keyframes.view_overlap import image_bounds, View
-from r3_ros.trajectory_file import read_tum
 from scipy.spatial.transform import Rotation
 from scipy.stats import spearmanr
 

@@ -21,10 +21,10 @@ import sys
 import tempfile
 
 import numpy as np
+from r3_ros.core.trajectory_file import parse_stamp, PoseList, read_tum
 from r3_ros.evaluation.report.run_data import read_table
 from r3_ros.evaluation.trajectory_errors import evaluate_trajectory
-from r3_ros.run_files import machine, plain, versions
-from r3_ros.trajectory_file import parse_stamp, PoseList, read_tum
+from r3_ros.offline.run_files import machine, plain, versions
 
 #: Sequences whose path breaks off: the frames before the cut are judged by themselves.
 CUTS = {'fox_ngp': 31}
@@ -74,7 +74,7 @@ def run_once(folder: Path, settings: Sequence[str]) -> dict[str, float]:
     """Run one sequence in a fresh process and return its figures."""
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / 'out'
-        command = [sys.executable, '-m', 'r3_ros.cli', 'run', str(folder), '-o', str(out)]
+        command = [sys.executable, '-m', 'r3_ros.commands.cli', 'run', str(folder), '-o', str(out)]
         truth_path = folder / 'groundtruth.txt'
         if truth_path.is_file():
             command += ['--groundtruth', str(truth_path)]

@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'test')]
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
-from r3_ros.errors import DeviceMemoryError, FrameError  # noqa: E402
+from r3_ros.core.errors import DeviceMemoryError, FrameError  # noqa: E402
 from r3_ros.maps.reading import read_map  # noqa: E402
 from r3_ros.srv import LoadMap, SaveMap  # noqa: E402
 from ros_graph import Graph, image_message  # noqa: E402

@@ -5,8 +5,8 @@ Usage: python examples/offline_trajectory.py INPUT [camera.yaml]
 
 import sys
 
-from r3_ros.config import R3Config
-from r3_ros.datatypes import Frame
+from r3_ros.core.config import R3Config
+from r3_ros.core.datatypes import Frame
 from r3_ros.factory import load_engine
 from r3_ros.input.camera_model import load_camera_yaml, Rectifier
 from r3_ros.input.open_source import open_source

@@ -9,9 +9,9 @@ from pathlib import Path
 from launch.actions import ExecuteProcess, LogInfo, RegisterEventHandler, Shutdown
 from launch.event_handlers import OnProcessExit
 from launch_ros.actions import Node
-from r3_ros.errors import SourceError
-from r3_ros.ros.launch_arguments import Argument, BOOLEAN, STREAM, with_defaults, without
-from r3_ros.ros.launching import description, r3_node, require_command, rviz_if_asked
+from r3_ros.core.errors import SourceError
+from r3_ros.ros.launch.launch_arguments import Argument, BOOLEAN, STREAM, with_defaults, without
+from r3_ros.ros.launch.launching import description, r3_node, require_command, rviz_if_asked
 
 # A clock that ticks slower than the pictures come would date them ahead of now.
 CLOCK_HZ = '100'

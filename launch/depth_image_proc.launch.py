@@ -3,8 +3,8 @@
 ros2 launch r3_ros depth_image_proc.launch.py. See docs/integration.md.
 """
 
-from r3_ros.ros.launch_arguments import START_R3, STREAM
-from r3_ros.ros.launching import description, other_node, r3_if_asked, rviz_if_asked
+from r3_ros.ros.launch.launch_arguments import START_R3, STREAM
+from r3_ros.ros.launch.launching import description, other_node, r3_if_asked, rviz_if_asked
 
 
 def start(given):

@@ -6,15 +6,15 @@ The robot publishes odom -> base_link and its odometry in metres. See docs/integ
 
 from launch.actions import IncludeLaunchDescription, LogInfo
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from r3_ros.ros.launch_arguments import Argument, BOOLEAN, START_R3, STREAM, with_defaults
-from r3_ros.ros.launching import (
+from r3_ros.ros.launch.launch_arguments import Argument, BOOLEAN, START_R3, STREAM, with_defaults
+from r3_ros.ros.launch.launching import (
     description,
     installed_file,
     r3_if_asked,
     rviz_if_asked,
     share,
 )
-from r3_ros.ros.parameter_files import overlaid, read_tree, renamed, write_tree
+from r3_ros.ros.launch.parameter_files import overlaid, read_tree, renamed, write_tree
 
 ARGUMENTS = (
     Argument(

@@ -3,8 +3,8 @@
 ros2 launch r3_ros nvblox_bridge.launch.py scale_source:=model. See docs/integration.md.
 """
 
-from r3_ros.ros.launch_arguments import START_R3, STREAM
-from r3_ros.ros.launching import description, other_node, r3_if_asked, rviz_if_asked, share
+from r3_ros.ros.launch.launch_arguments import START_R3, STREAM
+from r3_ros.ros.launch.launching import description, other_node, r3_if_asked, rviz_if_asked, share
 
 
 def start(given):

@@ -3,8 +3,8 @@
 ros2 launch r3_ros robot_localization.launch.py. See docs/integration.md.
 """
 
-from r3_ros.ros.launch_arguments import Argument, START_R3, STREAM, with_defaults
-from r3_ros.ros.launching import description, other_node, r3_if_asked, rviz_if_asked, share
+from r3_ros.ros.launch.launch_arguments import Argument, START_R3, STREAM, with_defaults
+from r3_ros.ros.launch.launching import description, other_node, r3_if_asked, rviz_if_asked, share
 
 ARGUMENTS = (
     Argument('ekf_params_file', "the filter's parameters; empty: those of this package"),

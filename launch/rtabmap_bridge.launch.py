@@ -3,8 +3,8 @@
 ros2 launch r3_ros rtabmap_bridge.launch.py base_frame:=camera_link. See docs/integration.md.
 """
 
-from r3_ros.ros.launch_arguments import START_R3, STREAM, with_defaults
-from r3_ros.ros.launching import description, other_node, r3_if_asked, rviz_if_asked, share
+from r3_ros.ros.launch.launch_arguments import START_R3, STREAM, with_defaults
+from r3_ros.ros.launch.launching import description, other_node, r3_if_asked, rviz_if_asked, share
 
 ARGUMENTS = (
     START_R3,

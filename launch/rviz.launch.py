@@ -3,8 +3,8 @@
 With another name or namespace than r3, RViz is pointed to that node's topics.
 """
 
-from r3_ros.ros.launch_arguments import RVIZ, STREAM
-from r3_ros.ros.launching import description, rviz_node
+from r3_ros.ros.launch.launch_arguments import RVIZ, STREAM
+from r3_ros.ros.launch.launching import description, rviz_node
 
 NAMES = ('namespace', 'name', 'map_frame', 'frame_prefix', 'use_sim_time')
 

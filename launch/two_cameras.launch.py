@@ -7,8 +7,8 @@ ros2 launch r3_ros rviz.launch.py namespace:=left frame_prefix:=left/
 
 from pathlib import Path
 
-from r3_ros.ros.launch_arguments import Argument, STREAM, without
-from r3_ros.ros.launching import description, r3_node
+from r3_ros.ros.launch.launch_arguments import Argument, STREAM, without
+from r3_ros.ros.launch.launching import description, r3_node
 
 SIDES = ('left', 'right')
 ARGUMENTS = (
@@ -49,7 +49,7 @@ def start(given):
 
 def default_maps():
     """Return where maps go by default."""
-    from r3_ros.ros.saving import ros_home
+    from r3_ros.ros.services.saving import ros_home
 
     return ros_home() / 'r3_maps'
 

@@ -1,7 +1,7 @@
 """A camera on USB through the node: ros2 launch r3_ros webcam.launch.py device:=/dev/video0."""
 
-from r3_ros.ros.launch_arguments import Argument, BOOLEAN, STREAM, without
-from r3_ros.ros.launching import description, other_node, r3_node, rviz_if_asked
+from r3_ros.ros.launch.launch_arguments import Argument, BOOLEAN, STREAM, without
+from r3_ros.ros.launch.launching import description, other_node, r3_node, rviz_if_asked
 
 ARGUMENTS = (
     Argument('driver', 'package of the driver', 'v4l2_camera', ('v4l2_camera', 'usb_cam')),

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from .config import R3Config
-from .errors import ConfigError, ModelError, R3Error
-from .metric_depth import MetricDepth
-from .predictor import Predictor
+from .core.config import R3Config
+from .core.errors import ConfigError, ModelError, R3Error
+from .core.metric_depth import MetricDepth
+from .core.predictor import Predictor
 from .streaming.engine import Engine
 from .streaming.keyframes.retrieval import array_module
 
 if TYPE_CHECKING:
-    from .window_prediction import WindowPredictor
+    from .core.window_predictor import WindowPredictor
 
 
 def load_engine(config: R3Config) -> Engine:

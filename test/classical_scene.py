@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from r3_ros.datatypes import Frame, Intrinsics
-from r3_ros.geometry import inverse, make_T
+from r3_ros.core.datatypes import Frame, Intrinsics
+from r3_ros.core.geometry import inverse, make_T
 from scipy.spatial.transform import Rotation
 
 INTRINSICS = Intrinsics(330.0, 330.0, 199.5, 149.5, 400, 300)

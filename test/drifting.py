@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import math
 
 import numpy as np
-from r3_ros.config import R3Config, updated
-from r3_ros.datatypes import Estimate
+from r3_ros.core.config import R3Config, updated
+from r3_ros.core.datatypes import Estimate
+from r3_ros.core.trajectory_file import PoseList
 from r3_ros.evaluation.trajectory_errors import evaluate_trajectory
 from r3_ros.streaming.engine import Engine
-from r3_ros.trajectory_file import PoseList
 from scripted import circle, frames, Script, ScriptedPredictor, truth
 
 #: Frames per second of the scripted camera, and how far it moves between two of them.

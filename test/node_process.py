@@ -7,8 +7,9 @@ so that signals come as they do from a terminal; the rest is the real thing.
 import sys
 import time
 
-from r3_ros.errors import DeviceLostError
-from r3_ros.ros import node, process, saving
+from r3_ros.core.errors import DeviceLostError
+from r3_ros.ros import node, process
+from r3_ros.ros.services import saving
 from r3_ros.streaming.engine import Engine
 from scripted import Script, ScriptedPredictor
 

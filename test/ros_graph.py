@@ -17,9 +17,9 @@ import weakref
 from geometry_msgs.msg import Pose
 from lifecycle_msgs.msg import State
 import numpy as np
-from r3_ros.geometry import T_from_quat
-from r3_ros.ros.messages import camera_info_message, header_message, stamp_ns_of
+from r3_ros.core.geometry import T_from_quat
 from r3_ros.ros.node import R3StreamNode
+from r3_ros.ros.outputs.messages import camera_info_message, header_message, stamp_ns_of
 from r3_ros.streaming.engine import Engine
 import rclpy
 from rclpy.executors import SingleThreadedExecutor

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from r3_ros.geometry import inverse, make_T, R_BODY_OPTICAL
-from r3_ros.ros.messages import matrix_from_transform, stamp_ns_of, transform_message
+from r3_ros.core.geometry import inverse, make_T, R_BODY_OPTICAL
+from r3_ros.ros.outputs.messages import matrix_from_transform, stamp_ns_of, transform_message
 from ros_graph import Graph, PERIOD_NS
 from scipy.spatial.transform import Rotation
 from scripted import START_NS, truth

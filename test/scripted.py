@@ -16,7 +16,7 @@ import threading
 import time
 
 import numpy as np
-from r3_ros.datatypes import (
+from r3_ros.core.datatypes import (
     DepthMap,
     DeviceMemory,
     Edge,
@@ -26,7 +26,7 @@ from r3_ros.datatypes import (
     KnownKeyframe,
     ModelInfo,
 )
-from r3_ros.geometry import inverse, make_T
+from r3_ros.core.geometry import inverse, make_T
 from scipy.spatial.transform import Rotation
 
 #: Half the size of the room along x, y, z, in map units; the walk stays well inside.

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
-from r3_ros.datatypes import Frame, ModelInfo
-from r3_ros.geometry import inverse, make_T, T_from_quat
+from r3_ros.core.datatypes import Frame, ModelInfo
+from r3_ros.core.geometry import inverse, make_T, T_from_quat
+from r3_ros.core.pose_encoding import encode_pose
+from r3_ros.core.resize_geometry import Geometry
+from r3_ros.core.window_predictor import WindowPrediction
 from r3_ros.input.network_input import fov_of
-from r3_ros.input_geometry import Geometry
-from r3_ros.pose_encoding import encode_pose
-from r3_ros.window_prediction import WindowPrediction
 from scipy.spatial.transform import Rotation
 import scripted
 

@@ -7,8 +7,8 @@ import functools
 from types import SimpleNamespace
 
 import numpy as np
-from r3_ros.datatypes import Intrinsics
-from r3_ros.geometry import unproject
+from r3_ros.core.datatypes import Intrinsics
+from r3_ros.core.geometry import unproject
 
 INTRINSICS = Intrinsics(138.0, 138.0, 95.5, 71.5, 192, 144)
 
@@ -48,10 +48,10 @@ class Survey:
 @functools.cache
 def survey(seed: int = 3, frames: int = 60) -> Survey:
     """Walk through a room and measure its geometry; nothing is painted or lit."""
-    from r3_ros.synth.facets import FacetTable
-    from r3_ros.synth.layout import room
-    from r3_ros.synth.path import make_path
-    from r3_ros.synth.raster import find_visible, project_facets
+    from r3_ros.learning.synth.facets import FacetTable
+    from r3_ros.learning.synth.layout import room
+    from r3_ros.learning.synth.path import make_path
+    from r3_ros.learning.synth.raster import find_visible, project_facets
     import torch
 
     plan = room(np.random.default_rng(seed), 0)

@@ -7,9 +7,9 @@ import signal
 import sys
 
 import pytest
-from r3_ros import atomic_files
-from r3_ros.atomic_files import atomic_directory, atomic_path, atomic_write
-from r3_ros.errors import OutputError
+from r3_ros.core import atomic_files
+from r3_ros.core.atomic_files import atomic_directory, atomic_path, atomic_write
+from r3_ros.core.errors import OutputError
 
 FULL_DISK = Path('/dev/full')
 

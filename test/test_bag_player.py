@@ -4,10 +4,10 @@ import threading
 import time
 
 import pytest
-from r3_ros.errors import SourceError
+from r3_ros.core.errors import SourceError
+from r3_ros.core.trajectory_file import read_tum
 from r3_ros.input.bag_writer import write_sequence
 from r3_ros.input.open_source import open_source
-from r3_ros.trajectory_file import read_tum
 from sequences import stamp, write_folder
 
 pytestmark = pytest.mark.ros
@@ -63,7 +63,7 @@ def stamp_of(message):
 
 
 def test_every_message_arrives_as_recorded(graph, bag):
-    from r3_ros.bag_player import BagPlayer
+    from r3_ros.ros.demo.bag_player import BagPlayer
     from rosgraph_msgs.msg import Clock
     from sensor_msgs.msg import CameraInfo, Image
 
@@ -92,7 +92,7 @@ def test_every_message_arrives_as_recorded(graph, bag):
 
 
 def test_a_stop_ends_the_play(graph, bag):
-    from r3_ros.bag_player import BagPlayer
+    from r3_ros.ros.demo.bag_player import BagPlayer
 
     player = BagPlayer(bag, graph[0], rate=0.01)
     stop = threading.Event()
@@ -102,7 +102,7 @@ def test_a_stop_ends_the_play(graph, bag):
 
 
 def test_nobody_listening_is_noticed(graph, bag):
-    from r3_ros.bag_player import BagPlayer
+    from r3_ros.ros.demo.bag_player import BagPlayer
 
     player = BagPlayer(bag, graph[0])
     assert not player.wait_for_subscribers(None, 0.05)
@@ -110,7 +110,7 @@ def test_nobody_listening_is_noticed(graph, bag):
 
 
 def test_types_that_are_not_installed_are_named(graph, tmp_path, bag):
-    from r3_ros.bag_player import BagPlayer, message_type
+    from r3_ros.ros.demo.bag_player import BagPlayer, message_type
     from rosbags.rosbag2 import StoragePlugin, Writer
 
     with Writer(tmp_path / 'odd', version=9, storage_plugin=StoragePlugin.MCAP) as writer:

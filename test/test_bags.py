@@ -4,14 +4,14 @@ import os
 
 import numpy as np
 import pytest
-from r3_ros.cli import main
-from r3_ros.errors import ConfigError, OutputError, SourceError
+from r3_ros.commands.cli import main
+from r3_ros.core.errors import ConfigError, OutputError, SourceError
+from r3_ros.core.trajectory_file import PoseList, read_tum
 from r3_ros.input.bag_source import BagReader, stamp_of
 from r3_ros.input.bag_writer import SequenceTopics, time_shift_ns, write_sequence
 from r3_ros.input.camera_model import camera_model
 from r3_ros.input.open_source import open_source
 from r3_ros.input.source import RawFrame
-from r3_ros.trajectory_file import PoseList, read_tum
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
 import scripted

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from r3_ros.config import KeyframeConfig, StreamConfig
-from r3_ros.datatypes import DepthMap, Intrinsics
+from r3_ros.core.config import KeyframeConfig, StreamConfig
+from r3_ros.core.datatypes import DepthMap, Intrinsics
 from r3_ros.streaming.keyframes.bank import KeyframeBank
 
 SIZE = 16

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from r3_ros.errors import CalibrationError, FrameError
+from r3_ros.core.errors import CalibrationError, FrameError
 from r3_ros.input.camera_model import (
     camera_model,
     CameraModel,

@@ -11,7 +11,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from r3_ros.errors import CheckpointError, ModelError, OutputError
+from r3_ros.core.errors import CheckpointError, ModelError, OutputError
 from r3_ros.model.network import build_network
 from r3_ros.model.variants import VARIANTS
 from r3_ros.model.weights import checkpoint
@@ -404,7 +404,7 @@ def test_a_full_disk_leaves_the_old_file(toys, tmp_path):
     program = (
         'import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); '
         'from r3_ros.model.weights.checkpoint import save_network; from torch import nn; '
-        'from r3_ros.errors import OutputError\n'
+        'from r3_ros.core.errors import OutputError\n'
         'network = nn.Linear(500, 500)\n'
         'resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n'
         'try: save_network(network, sys.argv[1])\n'

@@ -7,7 +7,7 @@ from r3_ros.classical.initialise import fit_rotation, solve_two_views
 from r3_ros.classical.pinhole import Pinhole, project
 from r3_ros.classical.pnp import exp_se3, ransac_pose, refine_pose
 from r3_ros.classical.triangulate import depth_along_first_ray, parallax_cosine
-from r3_ros.geometry import rotation_angle
+from r3_ros.core.geometry import rotation_angle
 
 FOCAL = 500.0
 

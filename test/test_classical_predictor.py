@@ -7,13 +7,13 @@ from classical_scene import draw, frame_of, INTRINSICS, room, turn_only, wander
 import cv2
 import numpy as np
 import pytest
-from r3_ros.classical import upkeep
+from r3_ros.classical import backend as upkeep
 from r3_ros.classical.classical_predictor import ClassicalPredictor
 from r3_ros.classical.describe import describe
-from r3_ros.config import ClassicalConfig
-from r3_ros.datatypes import KnownKeyframe
-from r3_ros.errors import FrameError
-from r3_ros.geometry import inverse, make_T, rotation_angle
+from r3_ros.core.config import ClassicalConfig
+from r3_ros.core.datatypes import KnownKeyframe
+from r3_ros.core.errors import FrameError
+from r3_ros.core.geometry import inverse, make_T, rotation_angle
 from scipy.spatial.transform import Rotation
 
 CONFIG = ClassicalConfig(max_features=400)

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from r3_ros.config import R3Config, updated
-from r3_ros.datatypes import Estimate, TrackingState
+from r3_ros.core.config import R3Config, updated
+from r3_ros.core.datatypes import Estimate, TrackingState
+from r3_ros.core.geometry import inverse, rotation_angle
+from r3_ros.core.trajectory_file import PoseList, read_tum
 from r3_ros.evaluation.trajectory_errors import evaluate_trajectory
 from r3_ros.factory import load_engine
-from r3_ros.geometry import inverse, rotation_angle
 from r3_ros.input.folder_source import FolderSource
-from r3_ros.offline import Undistorter
-from r3_ros.trajectory_file import PoseList, read_tum
+from r3_ros.offline.stream_run import Undistorter
 from scipy.stats import spearmanr
 
 DATA = Path(__file__).parents[2] / 'shared' / 'data'

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from r3_ros.classical.pinhole import Pinhole
 from r3_ros.classical.sweep import sweep, sweep_size, View
-from r3_ros.geometry import inverse, make_T
+from r3_ros.core.geometry import inverse, make_T
 
 
 def swept_room(blank_panel=False, centres=((-0.4, 0, 0), (0.4, 0.1, 0), (0.2, -0.3, 0.1))):

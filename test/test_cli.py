@@ -6,15 +6,16 @@ import subprocess
 import sys
 
 import pytest
-from r3_ros import __version__, cli
-from r3_ros.errors import SourceError
+from r3_ros import __version__
+from r3_ros.commands import cli
+from r3_ros.core.errors import SourceError
 
 COMMANDS = ('bag', 'demo', 'eval', 'parameters', 'play', 'run', 'synth', 'weights')
 
 
 def r3(*arguments, **options):
     return subprocess.run(
-        [sys.executable, '-m', 'r3_ros.cli', *arguments],
+        [sys.executable, '-m', 'r3_ros.commands.cli', *arguments],
         capture_output=True,
         text=True,
         timeout=60,
@@ -25,7 +26,7 @@ def r3(*arguments, **options):
 
 def test_help_lists_every_command_without_heavy_imports():
     code = (
-        'import sys, r3_ros.cli as cli\n'
+        'import sys, r3_ros.commands.cli as cli\n'
         'cli.build_parser().format_help()\n'
         'heavy = {"numpy", "cv2", "torch", "rclpy", "rosbags", "evo", "huggingface_hub"}\n'
         'print(sorted(heavy & set(sys.modules)))'
@@ -135,8 +136,8 @@ def test_statuses(monkeypatch, capsys, error, status, told):
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
 def test_a_termination_leaves_nothing_behind(monkeypatch, tmp_path, number):
-    from r3_ros.atomic_files import atomic_directory
     from r3_ros.commands import eval as command
+    from r3_ros.core.atomic_files import atomic_directory
 
     def work(args):
         with atomic_directory(tmp_path / 'out'):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from r3_ros.errors import SourceError
+from r3_ros.core.errors import SourceError
 from r3_ros.maps.cloud import Cloud
 from r3_ros.maps.cloud_file import read_ply, write_ply
 

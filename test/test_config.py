@@ -4,8 +4,8 @@ from dataclasses import FrozenInstanceError
 import math
 
 import pytest
-from r3_ros.config import flattened, load_config, parameters, R3Config, updated
-from r3_ros.errors import ConfigError
+from r3_ros.core.config import flattened, load_config, parameters, R3Config, updated
+from r3_ros.core.errors import ConfigError
 import yaml
 
 ALL = list(parameters())

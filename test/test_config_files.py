@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from r3_ros.commands.parameters import as_markdown, as_text, as_yaml
-from r3_ros.config import flattened, load_config, parameters, R3Config
+from r3_ros.core.config import flattened, load_config, parameters, R3Config
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,7 +55,7 @@ def rows_of(section):
 
 @pytest.mark.ros
 def test_page_of_the_node_lists_its_topics():
-    from r3_ros.ros.outputs import TOPICS
+    from r3_ros.ros.outputs.outputs import TOPICS
 
     expected = {f'~/{topic}' for topic in TOPICS} | {'/diagnostics'}
     assert set(rows_of('Published topics')) == expected

@@ -5,18 +5,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from r3_ros.cli import build_parser, main
-from r3_ros.config import R3Config
-from r3_ros.demo.checks import all_checks
-from r3_ros.demo.listener import Heard
-from r3_ros.demo.live_files import records, write_live_run
-from r3_ros.demo.live_run import LiveResult
-from r3_ros.errors import R3Error
+from r3_ros.commands.cli import build_parser, main
+from r3_ros.core.config import R3Config
+from r3_ros.core.errors import R3Error
+from r3_ros.core.trajectory_file import read_tum
 from r3_ros.evaluation.report.report_page import write_report
 from r3_ros.input.bag_writer import SequenceTopics, write_sequence
 from r3_ros.input.open_source import open_source
-from r3_ros.run_files import load_summary
-from r3_ros.trajectory_file import read_tum
+from r3_ros.offline.run_files import load_summary
+from r3_ros.ros.demo.checks import all_checks
+from r3_ros.ros.demo.listener import Heard
+from r3_ros.ros.demo.live_files import records, write_live_run
+from r3_ros.ros.demo.live_run import LiveResult
 from sequences import stamp, write_folder, write_textured_folder
 
 
@@ -213,7 +213,7 @@ def test_a_wrong_parameter_is_told_before_anything_is_made(tmp_path, capsys):
 
 @pytest.mark.ros
 def test_a_node_that_cannot_start_is_explained(tmp_path, monkeypatch):
-    from r3_ros.demo import live_run
+    from r3_ros.ros.demo import live_run
 
     monkeypatch.setattr(live_run, '_START_TIMEOUT_S', 8.0)
     with open_source(write_folder(tmp_path / 'seq', count=2)) as source:
@@ -230,7 +230,7 @@ def test_a_node_that_cannot_start_is_explained(tmp_path, monkeypatch):
 
 @pytest.mark.ros
 def test_the_node_is_stopped_when_something_fails(tmp_path):
-    from r3_ros.demo.node_process import NodeProcess
+    from r3_ros.ros.demo.node_process import NodeProcess
 
     with pytest.raises(KeyboardInterrupt), NodeProcess(tmp_path / 'log', {}) as process:
         process.check()

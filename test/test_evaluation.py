@@ -3,13 +3,13 @@
 import cv2
 import numpy as np
 import pytest
-from r3_ros.datatypes import DepthMap, Intrinsics
-from r3_ros.errors import SourceError
+from r3_ros.core.datatypes import DepthMap, Intrinsics
+from r3_ros.core.errors import SourceError
+from r3_ros.core.geometry import make_T
+from r3_ros.core.trajectory_file import PoseList
 from r3_ros.evaluation.depth_errors import depth_of_run
 from r3_ros.evaluation.trajectory_errors import evaluate_trajectory, match_stamps
-from r3_ros.geometry import make_T
-from r3_ros.run_files import save_depth
-from r3_ros.trajectory_file import PoseList
+from r3_ros.offline.run_files import save_depth
 from scipy.spatial.transform import Rotation
 from sequences import stamp, write_folder
 

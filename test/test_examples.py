@@ -7,7 +7,7 @@ import sys
 import classical_scene
 import cv2
 import numpy as np
-from r3_ros.geometry import make_T
+from r3_ros.core.geometry import make_T
 
 ROOT = Path(__file__).resolve().parents[1]
 

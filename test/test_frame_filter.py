@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from r3_ros.config import InputConfig
+from r3_ros.core.config import InputConfig
 from r3_ros.input.frame_filter import Action, FrameFilter
 
 SECOND = 1_000_000_000

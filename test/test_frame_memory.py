@@ -3,7 +3,7 @@
 from networks import pictures, shared_network
 import numpy as np
 import pytest
-from r3_ros.errors import ModelError
+from r3_ros.core.errors import ModelError
 from r3_ros.model.cache.frame_memory import FrameMemory, Room
 from r3_ros.model.network import FrameCache
 import torch

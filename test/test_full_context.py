@@ -8,16 +8,16 @@ import cv2
 import numpy as np
 import pytest
 from r3_ros import factory
-from r3_ros.cli import build_parser, main
-from r3_ros.config import R3Config, updated
-from r3_ros.errors import ModelError, SourceError
-from r3_ros.full_context.reconstruction import reconstruct
-from r3_ros.full_context.window_images import common_size
-from r3_ros.full_context.window_relations import relations_of
-from r3_ros.geometry import inverse, rotation_angle
+from r3_ros.commands.cli import build_parser, main
+from r3_ros.core.config import R3Config, updated
+from r3_ros.core.errors import ModelError, SourceError
+from r3_ros.core.geometry import inverse, rotation_angle
+from r3_ros.core.similarity import scale_of
+from r3_ros.core.trajectory_file import read_tum, write_tum
 from r3_ros.input.open_source import open_source
-from r3_ros.streaming.similarity import scale_of
-from r3_ros.trajectory_file import read_tum, write_tum
+from r3_ros.offline.windows.reconstruction import reconstruct
+from r3_ros.offline.windows.window_images import common_size
+from r3_ros.offline.windows.window_relations import relations_of
 from scripted_windows import GOOD, picture_of, ScriptedWindows, walk, WindowScript, write_pictures
 from sequences import CAMERA_YAML
 

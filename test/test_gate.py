@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from r3_ros.config import R3Config, TrackingConfig
-from r3_ros.datatypes import Edge, Frame, FramePrediction, TrackingState
-from r3_ros.geometry import inverse, make_T, T_from_quat
+from r3_ros.core.config import R3Config, TrackingConfig
+from r3_ros.core.datatypes import Edge, Frame, FramePrediction, TrackingState
+from r3_ros.core.geometry import inverse, make_T, T_from_quat
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.gate import Gate
 from scipy.spatial.transform import Rotation

@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
-from r3_ros.datatypes import Intrinsics
-from r3_ros.errors import CalibrationError, TransformError
-from r3_ros.geometry import (
+from r3_ros.core.datatypes import Intrinsics
+from r3_ros.core.errors import CalibrationError, TransformError
+from r3_ros.core.geometry import (
     inverse,
     is_rigid,
     make_T,

@@ -6,7 +6,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from r3_ros.errors import FrameError
+from r3_ros.core.errors import FrameError
 from r3_ros.input.image_decoding import (
     decode_compressed,
     decode_raw,
@@ -232,7 +232,7 @@ def test_what_is_no_image_is_refused(data):
 
 
 def test_hints_are_the_encodings_that_say_what_they_hold():
-    from r3_ros.config import ENCODING_HINTS
+    from r3_ros.core.config import ENCODING_HINTS
     from r3_ros.input.image_decoding import ENCODINGS, UNTYPED
 
     assert set(ENCODING_HINTS) - {''} == set(ENCODINGS) - UNTYPED.keys()

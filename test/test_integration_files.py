@@ -48,7 +48,7 @@ def texts(tree):
 @pytest.mark.ros
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
 def test_files_are_read_by_ros_and_name_our_topics(path):
-    from r3_ros.ros.outputs import TOPICS
+    from r3_ros.ros.outputs.outputs import TOPICS
 
     text = path.read_text()
     tree = yaml.safe_load(text)
@@ -100,7 +100,7 @@ def test_every_package_has_a_section_with_its_launch_file():
 @pytest.mark.ros
 @pytest.mark.parametrize('title', LAUNCH)
 def test_connections_are_of_our_topics_in_their_types(title):
-    from r3_ros.ros.outputs import TOPICS
+    from r3_ros.ros.outputs.outputs import TOPICS
 
     rows = [
         [cell.strip() for cell in line.strip('|').split('|')]

@@ -9,8 +9,8 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from r3_ros.ros.messages import stamp_ns_of
-from r3_ros.ros.outputs import TOPICS
+from r3_ros.ros.outputs.messages import stamp_ns_of
+from r3_ros.ros.outputs.outputs import TOPICS
 from ros_graph import CAMERA
 from scripted import Script
 from sensor_msgs_py import point_cloud2

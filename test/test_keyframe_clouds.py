@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from r3_ros.config import R3Config, updated
-from r3_ros.geometry import make_T
-from r3_ros.ros import keyframe_clouds
-from r3_ros.ros.keyframe_clouds import KeyframeClouds, KeyframePlace, SentCloud
-from r3_ros.ros.poses import PoseChain
+from r3_ros.core.config import R3Config, updated
+from r3_ros.core.geometry import make_T
+from r3_ros.ros.outputs import keyframe_clouds
+from r3_ros.ros.outputs.keyframe_clouds import KeyframeClouds, KeyframePlace, SentCloud
+from r3_ros.ros.tf.pose_chain import PoseChain
 from r3_ros.streaming.engine import Engine
 from scipy.spatial.transform import Rotation
 from scripted import frames, ScriptedPredictor

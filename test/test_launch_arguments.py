@@ -4,9 +4,9 @@ import ast
 from pathlib import Path
 
 import pytest
-from r3_ros.config import flattened, load_config, parameters, R3Config
-from r3_ros.errors import ConfigError
-from r3_ros.ros.launch_arguments import (
+from r3_ros.core.config import flattened, load_config, parameters, R3Config
+from r3_ros.core.errors import ConfigError
+from r3_ros.ros.launch.launch_arguments import (
     BOOLEAN,
     frame_name,
     node_name,
@@ -16,7 +16,7 @@ from r3_ros.ros.launch_arguments import (
     with_defaults,
     without,
 )
-from r3_ros.ros.parameter_files import overlaid, read_tree, renamed, write_tree
+from r3_ros.ros.launch.parameter_files import overlaid, read_tree, renamed, write_tree
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]

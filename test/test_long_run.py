@@ -5,7 +5,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from r3_ros.config import R3Config, updated
+from r3_ros.core.config import R3Config, updated
 from r3_ros.streaming.engine import Engine
 from scripted import frames, Script, ScriptedPredictor
 

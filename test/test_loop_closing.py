@@ -8,10 +8,10 @@ import threading
 from drifting import engine_for, loop_script, walk, walked
 import numpy as np
 import pytest
-from r3_ros.datatypes import Edge, TrackingState
-from r3_ros.errors import ModelError
-from r3_ros.geometry import inverse, is_rigid, make_T, transform
-from r3_ros.ros.poses import PoseChain
+from r3_ros.core.datatypes import Edge, TrackingState
+from r3_ros.core.errors import ModelError
+from r3_ros.core.geometry import inverse, is_rigid, make_T, transform
+from r3_ros.ros.tf.pose_chain import PoseChain
 from r3_ros.streaming.loops import solver_job
 from r3_ros.streaming.loops.evidence import FarEdge, LoopEvidence
 from r3_ros.streaming.loops.solver_job import LoopCloser

@@ -6,8 +6,7 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='training needs torch')
 
-from r3_ros.model.camera_head import Pairs  # noqa: E402
-from r3_ros.training.losses import (  # noqa: E402
+from r3_ros.learning.training.losses import (  # noqa: E402
     agreement_loss,
     anchored_point_loss,
     anchored_pose_loss,
@@ -25,6 +24,7 @@ from r3_ros.training.losses import (  # noqa: E402
     scene_scale,
     static_tracks,
 )
+from r3_ros.model.camera_head import Pairs  # noqa: E402
 
 
 def double(*values, grad=False):

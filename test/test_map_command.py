@@ -5,9 +5,10 @@ import dataclasses
 import cv2
 import numpy as np
 import pytest
-from r3_ros.cli import main
-from r3_ros.datatypes import SparseLandmarks
-from r3_ros.geometry import inverse, T_from_quat
+from r3_ros.commands.cli import main
+from r3_ros.core.datatypes import SparseLandmarks
+from r3_ros.core.geometry import inverse, T_from_quat
+from r3_ros.core.trajectory_file import read_tum
 from r3_ros.maps.cloud import Cloud
 from r3_ros.maps.cloud_file import read_ply
 from r3_ros.maps.keyframe_images import encode_image
@@ -19,7 +20,6 @@ from r3_ros.maps.saved_map import (
     SavedTrajectory,
 )
 from r3_ros.maps.writing import write_map
-from r3_ros.trajectory_file import read_tum
 from scipy.spatial.transform import Rotation
 from surveyed_room import INTRINSICS, survey
 from test_occupancy import as_map_server_reads

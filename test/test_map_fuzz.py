@@ -8,9 +8,9 @@ import math
 
 import numpy as np
 import pytest
-from r3_ros.datatypes import SparseLandmarks
-from r3_ros.errors import MapError
-from r3_ros.geometry import make_T, R_BODY_OPTICAL
+from r3_ros.core.datatypes import SparseLandmarks
+from r3_ros.core.errors import MapError
+from r3_ros.core.geometry import make_T, R_BODY_OPTICAL
 from r3_ros.maps.keyframe_images import KeyframeImages
 from r3_ros.maps.reading import read_map
 from r3_ros.maps.saved_map import SavedMap
@@ -217,8 +217,13 @@ def test_a_changed_map_is_refused_or_gone_on_with_and_saved_again(accepted, tmp_
 def test_messages_of_a_session_in_a_changed_map_can_be_built(accepted):
     pytest.importorskip('rclpy', reason='rclpy is not installed')
     pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
-    from r3_ros.ros.health import Health
-    from r3_ros.ros.messages import estimate_fields, path_message, scale_fields, status_message
+    from r3_ros.ros.outputs.health import Health
+    from r3_ros.ros.outputs.messages import (
+        estimate_fields,
+        path_message,
+        scale_fields,
+        status_message,
+    )
 
     for what, saved in accepted:
         after = gone_on_with(saved)

@@ -5,23 +5,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from r3_ros.cli import main
-from r3_ros.config import R3Config
-from r3_ros.errors import MapError, MergeError
+from r3_ros.commands.cli import main
+from r3_ros.core.config import R3Config
+from r3_ros.core.errors import MapError, MergeError
+from r3_ros.core.geometry import inverse, make_T, R_BODY_OPTICAL
+from r3_ros.core.similarity import inverse_similarity, rigid_part, scale_of, similarity
+from r3_ros.core.trajectory_file import read_tum
 from r3_ros.evaluation.trajectory_errors import evaluate_trajectory
-from r3_ros.geometry import inverse, make_T, R_BODY_OPTICAL
-from r3_ros.map_merging.graph_of_map import MapGraph
-from r3_ros.map_merging.locating import Located
-from r3_ros.map_merging.merged_map import merged_map
-from r3_ros.map_merging.merging import merge_maps
 from r3_ros.maps.keyframe_images import KeyframeImages
 from r3_ros.maps.reading import read_map
 from r3_ros.maps.writing import write_map
+from r3_ros.offline.map_merging.graph_of_map import MapGraph
+from r3_ros.offline.map_merging.locating import Located
+from r3_ros.offline.map_merging.merged_map import merged_map
+from r3_ros.offline.map_merging.merging import merge_maps
 from r3_ros.streaming.loops.solver_job import Correction
 from r3_ros.streaming.map_snapshot import MapPlacement, saved_map, take_map_snapshot
 from r3_ros.streaming.pose_resolution import HeldPose
-from r3_ros.streaming.similarity import inverse_similarity, rigid_part, scale_of, similarity
-from r3_ros.trajectory_file import read_tum
 from scipy.spatial.transform import Rotation
 from scripted import circle, frames, ROOM, Script, ScriptedPredictor, straight
 from test_engine import engine_of

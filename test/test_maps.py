@@ -9,9 +9,9 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from r3_ros.datatypes import ModelInfo, SparseLandmarks
-from r3_ros.errors import MapError, MapProblem, OutputError
-from r3_ros.geometry import make_T, R_BODY_OPTICAL
+from r3_ros.core.datatypes import ModelInfo, SparseLandmarks
+from r3_ros.core.errors import MapError, MapProblem, OutputError
+from r3_ros.core.geometry import make_T, R_BODY_OPTICAL
 from r3_ros.maps import map_layout
 from r3_ros.maps.cloud import Cloud
 from r3_ros.maps.keyframe_images import encode_image

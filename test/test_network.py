@@ -8,7 +8,7 @@ import re
 from network_reference import Reference
 from networks import CONFIGS, fill, own_network, pictures, shared_network, tensors_of
 import pytest
-from r3_ros.errors import FrameError, ModelError, TransformError
+from r3_ros.core.errors import FrameError, ModelError, TransformError
 from r3_ros.model.backbone import KeyValues
 from r3_ros.model.network import build_network, FrameCache
 from r3_ros.model.variants import VARIANTS

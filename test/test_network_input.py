@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 import numpy as np
 from PIL import Image, ImageOps
 import pytest
-from r3_ros.datatypes import Intrinsics
-from r3_ros.errors import CalibrationError, ConfigError, FrameError
+from r3_ros.core.datatypes import Intrinsics
+from r3_ros.core.errors import CalibrationError, ConfigError, FrameError
+from r3_ros.core.resize_geometry import Resize
 from r3_ros.input.network_input import (
     da3_geometry,
     DA3_METHODS,
@@ -27,7 +28,6 @@ from r3_ros.input.network_input import (
     r3_geometry,
     R3Rule,
 )
-from r3_ros.input_geometry import Resize
 
 SHARED = Path(__file__).resolve().parents[2] / 'shared'
 GOLDEN = SHARED / 'parity/golden-preprocess.npz'

@@ -8,8 +8,8 @@ from network_reference import pixel_embedding, positions, resized, rotated
 from networks import pictures, shared_network, tensors_of
 import numpy as np
 import pytest
-from r3_ros.datatypes import Intrinsics
-from r3_ros.errors import ModelError, TransformError
+from r3_ros.core.datatypes import Intrinsics
+from r3_ros.core.errors import ModelError, TransformError
 from r3_ros.model.backbone import Backbone, KeyValues
 from r3_ros.model.camera_head import PairHead
 from r3_ros.model.depth_head import add_position_embedding, Fusion, MonoDepth

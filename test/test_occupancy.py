@@ -5,10 +5,10 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from r3_ros.config import OccupancyConfig
-from r3_ros.datatypes import Intrinsics
-from r3_ros.errors import OccupancyError, OutputError
-from r3_ros.geometry import make_T, R_BODY_OPTICAL, transform
+from r3_ros.core.config import OccupancyConfig
+from r3_ros.core.datatypes import Intrinsics
+from r3_ros.core.errors import OccupancyError, OutputError
+from r3_ros.core.geometry import make_T, R_BODY_OPTICAL, transform
 from r3_ros.maps.floor import find_floor, Floor
 from r3_ros.maps.occupancy_file import write_grid
 from r3_ros.maps.occupancy_grid import FREE, occupancy_grid, OCCUPIED, UNKNOWN

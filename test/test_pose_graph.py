@@ -1,9 +1,9 @@
 """Refined edges replace old ones, and what hangs on them follows."""
 
 import numpy as np
-from r3_ros.config import CovarianceConfig
-from r3_ros.datatypes import Edge
-from r3_ros.geometry import inverse, make_T
+from r3_ros.core.config import CovarianceConfig
+from r3_ros.core.datatypes import Edge
+from r3_ros.core.geometry import inverse, make_T
 from r3_ros.streaming.pose_graph import PoseGraph
 from r3_ros.streaming.pose_resolution import HeldPose, resolve_pose
 

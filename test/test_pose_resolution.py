@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from r3_ros.config import CovarianceConfig
-from r3_ros.datatypes import Edge
-from r3_ros.geometry import inverse, make_T, rotation_angle
+from r3_ros.core.config import CovarianceConfig
+from r3_ros.core.datatypes import Edge
+from r3_ros.core.geometry import inverse, make_T, rotation_angle
 from r3_ros.streaming.pose_resolution import HeldPose, resolve_pose, usable_edges
 from scipy.spatial.transform import Rotation
 

@@ -7,10 +7,11 @@ import cv2
 import numpy as np
 import pytest
 from r3_ros import factory
-from r3_ros.cli import main
-from r3_ros.config import R3Config
-from r3_ros.datatypes import Intrinsics
-from r3_ros.errors import SourceError
+from r3_ros.commands.cli import main
+from r3_ros.core.config import R3Config
+from r3_ros.core.datatypes import Intrinsics
+from r3_ros.core.errors import SourceError
+from r3_ros.core.geometry import make_T
 from r3_ros.evaluation.depth_errors import DepthErrors, truth_at_pixels
 from r3_ros.evaluation.posed_sequences import RecordedSequence
 from r3_ros.evaluation.predictor_comparison import compare_predictors, file_name
@@ -27,7 +28,6 @@ from r3_ros.evaluation.stream_tables import (
     grouped_errors,
     tables_text,
 )
-from r3_ros.geometry import make_T
 from r3_ros.streaming.engine import Engine
 from scipy.spatial.transform import Rotation
 import scripted
@@ -431,10 +431,10 @@ def test_what_cannot_be_evaluated_is_told_in_one_line(
 @pytest.mark.slow
 def test_streams_through_held_out_worlds_are_exact_and_of_their_kind():
     torch = pytest.importorskip('torch', reason='worlds need torch')
-    from r3_ros.config import updated
-    from r3_ros.training.config import TrainingSettings
-    from r3_ros.training.held_out import held_out_stream
-    from r3_ros.training.scenes import Split
+    from r3_ros.core.config import updated
+    from r3_ros.learning.training.held_out import held_out_stream
+    from r3_ros.learning.training.training_settings import TrainingSettings
+    from r3_ros.learning.training.training_worlds import Split
 
     settings = updated(TrainingSettings(), {'seed': 3, 'data.effects': 0.0, 'data.moving': 0.0})
     device = torch.device('cpu')
@@ -464,8 +464,8 @@ def test_streams_through_held_out_worlds_are_exact_and_of_their_kind():
 @pytest.mark.slow
 def test_a_network_beside_itself_untrained_on_worlds(tmp_path, capsys):
     pytest.importorskip('torch', reason='networks need torch')
+    from r3_ros.learning.training.initial_weights import new_network
     from r3_ros.model.weights.checkpoint import save_network
-    from r3_ros.training.initialise import new_network
 
     weights = tmp_path / 'weights.safetensors'
     save_network(new_network('r3-tiny', 7), weights)

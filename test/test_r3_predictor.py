@@ -6,10 +6,10 @@ import stat
 
 import numpy as np
 import pytest
-from r3_ros.cli import main
-from r3_ros.config import MemoryConfig, ModelConfig, R3Config, updated
-from r3_ros.datatypes import Frame, Intrinsics, KnownKeyframe, ModelInfo
-from r3_ros.errors import (
+from r3_ros.commands.cli import main
+from r3_ros.core.config import MemoryConfig, ModelConfig, R3Config, updated
+from r3_ros.core.datatypes import Frame, Intrinsics, KnownKeyframe, ModelInfo
+from r3_ros.core.errors import (
     CheckpointError,
     ConfigError,
     DeviceLostError,
@@ -17,17 +17,17 @@ from r3_ros.errors import (
     FrameError,
     ModelError,
 )
+from r3_ros.core.geometry import make_T, T_from_quat
+from r3_ros.core.predictor import Predictor
 from r3_ros.factory import load_engine
-from r3_ros.geometry import make_T, T_from_quat
+from r3_ros.learning.training.initial_weights import new_network
 from r3_ros.model.cache.frame_memory import Room
 from r3_ros.model.loading import choose_precision, load_r3
 from r3_ros.model.network import build_network
 from r3_ros.model.r3_predictor import R3Predictor
 from r3_ros.model.variants import VARIANTS
 from r3_ros.model.weights.checkpoint import IMAGE_SIZE, save_network
-from r3_ros.predictor import Predictor
 from r3_ros.streaming.engine import Engine
-from r3_ros.training.initialise import new_network
 from sequences import write_folder
 import torch
 

@@ -7,16 +7,16 @@ import sys
 
 import numpy as np
 import pytest
-from r3_ros.datatypes import Edge, TrackingState
-from r3_ros.errors import MapError, MapProblem
-from r3_ros.geometry import inverse, make_T, R_BODY_OPTICAL
+from r3_ros.core.datatypes import Edge, TrackingState
+from r3_ros.core.errors import MapError, MapProblem
+from r3_ros.core.geometry import inverse, make_T, R_BODY_OPTICAL
+from r3_ros.core.trajectory_file import read_tum
 from r3_ros.maps.keyframe_images import encode_image, KeyframeImages
 from r3_ros.maps.reading import read_map
 from r3_ros.maps.writing import write_map
 from r3_ros.streaming.map_snapshot import MapPlacement, saved_map, take_map_snapshot
 from r3_ros.streaming.pose_resolution import HeldPose
-from r3_ros.streaming.relocalisation import scale_of_edges, Vicinity
-from r3_ros.trajectory_file import read_tum
+from r3_ros.streaming.relocalisation.search import scale_of_edges, Vicinity
 from scipy.spatial.transform import Rotation
 from scripted import circle, frames, intrinsics, Script, ScriptedPredictor, START_NS, truth
 from test_engine import engine_of

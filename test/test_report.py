@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 import pytest
 from r3_ros import __version__, factory
-from r3_ros.cli import main
-from r3_ros.errors import SourceError
+from r3_ros.commands.cli import main
+from r3_ros.core.errors import SourceError
+from r3_ros.core.geometry import make_T
 from r3_ros.evaluation.figures import encoded, new_figure
 from r3_ros.evaluation.map_views import (
     draw_from_above,
@@ -17,7 +18,6 @@ from r3_ros.evaluation.map_views import (
     level_scene,
 )
 from r3_ros.evaluation.report.report_page import write_report
-from r3_ros.geometry import make_T
 from r3_ros.maps.cloud import Cloud
 import scripted
 from sequences import write_folder

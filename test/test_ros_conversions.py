@@ -11,11 +11,11 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
-from r3_ros.config import InputConfig
-from r3_ros.errors import FrameError
+from r3_ros.core.config import InputConfig
+from r3_ros.core.errors import FrameError
 from r3_ros.input.image_decoding import ENCODINGS
-from r3_ros.ros.conversions import calibrate, NAMELESS_FRAME, read_image, same_calibration
-from r3_ros.ros.messages import header_message
+from r3_ros.ros.inputs.conversions import calibrate, NAMELESS_FRAME, read_image, same_calibration
+from r3_ros.ros.outputs.messages import header_message
 from rclpy.clock import Clock
 from scripted import picture, START_NS
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest

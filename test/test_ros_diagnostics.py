@@ -10,9 +10,9 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
-from r3_ros.datatypes import DeviceMemory
+from r3_ros.core.datatypes import DeviceMemory
 from r3_ros.msg import StreamStatus
-from r3_ros.ros.health import StepTimes, StreamState
+from r3_ros.ros.outputs.health import StepTimes, StreamState
 from ros_graph import bad_image, CAMERA, image_message
 from scripted import intrinsics, Script
 

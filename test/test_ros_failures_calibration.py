@@ -6,7 +6,7 @@ pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
 from r3_ros.msg import StreamStatus
-from r3_ros.ros.messages import camera_info_message
+from r3_ros.ros.outputs.messages import camera_info_message
 from ros_graph import CAMERA, image_message
 from scripted import intrinsics, START_NS
 from sensor_msgs.msg import CameraInfo, RegionOfInterest

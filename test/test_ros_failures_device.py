@@ -10,12 +10,12 @@ pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
 from lifecycle_msgs.msg import State
-from r3_ros.errors import DeviceLostError, DeviceMemoryError
+from r3_ros.core.errors import DeviceLostError, DeviceMemoryError
 from r3_ros.msg import StreamStatus
-from r3_ros.ros.health import StreamState
 from r3_ros.ros.memory_policy import MemoryPolicy, Remedy
-from r3_ros.ros.messages import stamp_ns_of
 from r3_ros.ros.node import UNCLEAN
+from r3_ros.ros.outputs.health import StreamState
+from r3_ros.ros.outputs.messages import stamp_ns_of
 from r3_ros.srv import SaveMap
 from ros_graph import image_message, PERIOD_NS
 from scripted import Script

@@ -9,10 +9,10 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
-from r3_ros.errors import FrameError
+from r3_ros.core.errors import FrameError
 from r3_ros.msg import StreamStatus
-from r3_ros.ros.health import StreamState
-from r3_ros.ros.messages import header_message, stamp_ns_of
+from r3_ros.ros.outputs.health import StreamState
+from r3_ros.ros.outputs.messages import header_message, stamp_ns_of
 from ros_graph import bad_image, BEST_EFFORT, CAMERA, image_message, PERIOD_NS
 from scripted import picture, Script, START_NS
 from sensor_msgs.msg import Image

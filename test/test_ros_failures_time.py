@@ -9,8 +9,8 @@ pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setu
 
 from nav_msgs.msg import Odometry, Path
 from r3_ros.msg import StreamStatus
-from r3_ros.ros.health import StreamState
-from r3_ros.ros.messages import stamp_ns_of, time_message
+from r3_ros.ros.outputs.health import StreamState
+from r3_ros.ros.outputs.messages import stamp_ns_of, time_message
 from ros_graph import image_message, LATCHED, PERIOD_NS
 from rosgraph_msgs.msg import Clock
 from scripted import SECOND_NS, START_NS

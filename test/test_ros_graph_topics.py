@@ -6,11 +6,11 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
-from r3_ros.geometry import inverse
+from r3_ros.core.geometry import inverse
 from r3_ros.msg import KeyframeGraph, RelativePoseEdge
-from r3_ros.ros.graph_messages import confidence_color
-from r3_ros.ros.messages import matrix_from_transform, stamp_ns_of
-from r3_ros.ros.scenes import Latched
+from r3_ros.ros.outputs.cloud_publisher import Latched
+from r3_ros.ros.outputs.graph_messages import confidence_color
+from r3_ros.ros.outputs.messages import matrix_from_transform, stamp_ns_of
 from r3_ros.srv import GetKeyframeGraph
 from ros_graph import CAMERA, image_message, LATCHED, matrix
 from scripted import circle, picture, Script, truth

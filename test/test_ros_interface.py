@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
-from r3_ros.config import parameters
+from r3_ros.core.config import parameters
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 
 pytestmark = pytest.mark.ros
@@ -279,7 +279,7 @@ def test_every_proposed_key_of_diagnostics_exists_or_is_decided_otherwise(propos
 
 
 def test_every_proposed_launch_argument_is_there_with_its_default(proposal):
-    from r3_ros.ros.launch_arguments import STREAM
+    from r3_ros.ros.launch.launch_arguments import STREAM
 
     ours = {argument.name: argument for argument in STREAM}
     rows = table(proposal, '9. Launch files')[1:]

@@ -9,8 +9,8 @@ pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setu
 
 from launch.launch_description_sources import get_launch_description_from_python_launch_file
 from launched import on_path, Stage, write_parameters
-from r3_ros.config import flattened, load_config, R3Config
-from r3_ros.ros.outputs import TOPICS
+from r3_ros.core.config import flattened, load_config, R3Config
+from r3_ros.ros.outputs.outputs import TOPICS
 import yaml
 
 import launch

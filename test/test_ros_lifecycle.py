@@ -10,9 +10,9 @@ pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
 from lifecycle_msgs.msg import State
-from r3_ros.errors import ModelError
-from r3_ros.ros.name_lock import NameLock
+from r3_ros.core.errors import ModelError
 from r3_ros.ros.rcl_errors import RCLError
+from r3_ros.ros.tf.name_lock import NameLock
 from ros_graph import Graph, image_message
 from scripted import Script, START_NS
 

@@ -8,10 +8,10 @@ from nav_msgs.msg import Odometry
 from nav_msgs.msg import Path as PathMessage
 import numpy as np
 import pytest
-from r3_ros.geometry import inverse, make_T, R_BODY_OPTICAL
+from r3_ros.core.geometry import inverse, make_T, R_BODY_OPTICAL
 from r3_ros.msg import StreamStatus
-from r3_ros.ros.health import StreamState
-from r3_ros.ros.messages import (
+from r3_ros.ros.outputs.health import StreamState
+from r3_ros.ros.outputs.messages import (
     header_message,
     matrix_from_transform,
     pose_messages,

@@ -11,16 +11,16 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
-from r3_ros.config import R3Config
-from r3_ros.errors import ModelError
-from r3_ros.geometry import make_T, quat_xyzw, R_BODY_OPTICAL
+from r3_ros.core.config import R3Config
+from r3_ros.core.errors import ModelError
+from r3_ros.core.geometry import make_T, quat_xyzw, R_BODY_OPTICAL
 from r3_ros.maps.keyframe_images import KeyframeImages
 from r3_ros.maps.reading import read_map
 from r3_ros.maps.writing import write_map
 from r3_ros.msg import StreamStatus
-from r3_ros.ros.health import StreamState
-from r3_ros.ros.map_search import LoadCode
-from r3_ros.run_files import UNPLACED
+from r3_ros.offline.run_files import UNPLACED
+from r3_ros.ros.outputs.health import StreamState
+from r3_ros.ros.services.map_search import LoadCode
 from r3_ros.srv import LoadMap, SaveMap
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.map_snapshot import saved_map, take_map_snapshot

@@ -10,12 +10,13 @@ pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setu
 
 from hypothesis import given
 from hypothesis import strategies as st
-from r3_ros.config import R3Config, updated
-from r3_ros.geometry import make_T
+from r3_ros.core.config import R3Config, updated
+from r3_ros.core.geometry import make_T
 from r3_ros.maps.cloud import Cloud, cloud_from_depth
 from r3_ros.msg import StreamStatus
-from r3_ros.ros.health import Health, StreamState
-from r3_ros.ros.messages import (
+from r3_ros.ros.outputs.cloud_publisher import organized_points, preview
+from r3_ros.ros.outputs.health import Health, StreamState
+from r3_ros.ros.outputs.messages import (
     camera_info_message,
     cloud_message,
     image_message,
@@ -29,9 +30,8 @@ from r3_ros.ros.messages import (
     time_message,
     transform_message,
 )
-from r3_ros.ros.poses import PoseChain, without_motion
-from r3_ros.ros.saving import SaveCode
-from r3_ros.ros.scenes import organized_points, preview
+from r3_ros.ros.services.saving import SaveCode
+from r3_ros.ros.tf.pose_chain import PoseChain, without_motion
 from r3_ros.srv import SaveMap, SaveTrajectory
 from scipy.spatial.transform import Rotation
 from scripted import frames, intrinsics, room_depth, START_NS, straight

@@ -5,12 +5,12 @@ from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 import numpy as np
 import pytest
-from r3_ros.errors import TransformError
-from r3_ros.geometry import inverse, make_T, R_BODY_OPTICAL
+from r3_ros.core.errors import TransformError
+from r3_ros.core.geometry import inverse, make_T, R_BODY_OPTICAL
 from r3_ros.msg import StreamStatus
-from r3_ros.ros import diagnostics as diagnostics_module
-from r3_ros.ros.health import StreamState
-from r3_ros.ros.messages import (
+from r3_ros.ros.outputs import diagnostics as diagnostics_module
+from r3_ros.ros.outputs.health import StreamState
+from r3_ros.ros.outputs.messages import (
     matrix_from_transform,
     stamp_ns_of,
     time_message,

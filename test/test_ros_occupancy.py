@@ -8,7 +8,7 @@ pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
 from nav_msgs.msg import OccupancyGrid
-from r3_ros.ros.messages import stamp_ns_of
+from r3_ros.ros.outputs.messages import stamp_ns_of
 from ros_graph import LATCHED
 from scripted import PERIOD_NS, ROOM, START_NS
 from std_srvs.srv import Trigger

@@ -6,7 +6,7 @@ pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
 
-from r3_ros.config import flattened, parameters
+from r3_ros.core.config import flattened, parameters
 
 pytestmark = pytest.mark.ros
 

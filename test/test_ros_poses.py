@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from r3_ros.geometry import inverse, is_rigid, make_T, R_BODY_OPTICAL
-from r3_ros.ros.poses import (
+from r3_ros.core.geometry import inverse, is_rigid, make_T, R_BODY_OPTICAL
+from r3_ros.ros.tf.pose_chain import (
     planar_map_odom,
     PoseChain,
     UNKNOWN_COVARIANCE,

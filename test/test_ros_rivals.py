@@ -4,12 +4,12 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseWithCovarianceStamped
 import numpy as np
 import pytest
-from r3_ros.geometry import make_T, R_BODY_OPTICAL
-from r3_ros.ros import frame_tree
-from r3_ros.ros.frame_tree import Echoes
-from r3_ros.ros.health import StreamState
-from r3_ros.ros.messages import stamp_ns_of, transform_message
-from r3_ros.ros.name_lock import FrameClaims
+from r3_ros.core.geometry import make_T, R_BODY_OPTICAL
+from r3_ros.ros.outputs.health import StreamState
+from r3_ros.ros.outputs.messages import stamp_ns_of, transform_message
+from r3_ros.ros.tf import frame_tree
+from r3_ros.ros.tf.frame_tree import Echoes
+from r3_ros.ros.tf.name_lock import FrameClaims
 from ros_graph import CAMERA, Graph, image_message, PERIOD_NS
 from ros_robot import activate, BASE, T_BASE_OPTICAL
 from scipy.spatial.transform import Rotation

@@ -9,8 +9,8 @@ from nav_msgs.msg import Odometry, Path
 import numpy as np
 import pytest
 from r3_ros.msg import StreamStatus
-from r3_ros.ros.messages import header_message, pose_messages, stamp_ns_of
-from r3_ros.ros.poses import PoseChain
+from r3_ros.ros.outputs.messages import header_message, pose_messages, stamp_ns_of
+from r3_ros.ros.tf.pose_chain import PoseChain
 from r3_ros.srv import SaveMap
 from r3_ros.streaming.engine import Engine
 from rclpy.qos import qos_profile_sensor_data

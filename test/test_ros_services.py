@@ -15,14 +15,14 @@ pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
 from nav_msgs.msg import Path as PathMessage
-from r3_ros.geometry import make_T, R_BODY_OPTICAL
+from r3_ros.core.geometry import make_T, R_BODY_OPTICAL
+from r3_ros.core.trajectory_file import read_tum
 from r3_ros.maps import writing
 from r3_ros.maps.reading import read_map
 from r3_ros.msg import StreamStatus
-from r3_ros.ros import saving
-from r3_ros.ros.health import StreamState
+from r3_ros.ros.outputs.health import StreamState
+from r3_ros.ros.services import saving
 from r3_ros.srv import SaveMap, SaveTrajectory
-from r3_ros.trajectory_file import read_tum
 from ros_graph import image_message, LATCHED
 from scripted import Script, START_NS, truth
 from sensor_msgs.msg import PointCloud2
@@ -302,7 +302,7 @@ def test_a_place_that_cannot_be_written(graph, tmp_path):
 def test_a_save_that_takes_too_long_answers_and_leaves_nothing(graph, tmp_path, monkeypatch):
     g = graph().start()
     g.send_many(3)
-    monkeypatch.setattr('r3_ros.ros.services.SAVE_TIMEOUT_S', 0.05)
+    monkeypatch.setattr('r3_ros.ros.services.services.SAVE_TIMEOUT_S', 0.05)
     go_on, real, ended = threading.Event(), writing.fill_map_folder, threading.Event()
 
     def slow(*arguments):

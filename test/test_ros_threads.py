@@ -11,12 +11,12 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
-from r3_ros.errors import DeviceMemoryError
+from r3_ros.core.errors import DeviceMemoryError
 from r3_ros.msg import StreamStatus
 from r3_ros.ros import worker
-from r3_ros.ros.frame_tree import TransformTree
-from r3_ros.ros.health import StreamState
-from r3_ros.ros.messages import camera_info_message, transform_message
+from r3_ros.ros.outputs.health import StreamState
+from r3_ros.ros.outputs.messages import camera_info_message, transform_message
+from r3_ros.ros.tf.frame_tree import TransformTree
 from r3_ros.srv import GetKeyframeGraph, LoadMap, SaveMap, SaveTrajectory, SetScale
 from ros_graph import CAMERA, image_message, PERIOD_NS
 from scripted import intrinsics, picture, Script, START_NS

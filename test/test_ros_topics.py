@@ -8,10 +8,10 @@ pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
 from nav_msgs.msg import Odometry, Path
-from r3_ros.errors import ConfigError
+from r3_ros.core.errors import ConfigError
 from r3_ros.msg import StreamStatus
-from r3_ros.ros.messages import header_message, stamp_ns_of, time_message
-from r3_ros.ros.outputs import TOPICS
+from r3_ros.ros.outputs.messages import header_message, stamp_ns_of, time_message
+from r3_ros.ros.outputs.outputs import TOPICS
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from ros_graph import BEST_EFFORT, CAMERA, image_message, LATCHED, matrix
 from scripted import intrinsics, picture, Script, SECOND_NS, START_NS, straight, truth

@@ -10,9 +10,9 @@ pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setu
 
 from drifting import CONFIG, loop_script
 from nav_msgs.msg import Odometry
-from r3_ros.geometry import inverse, make_T, R_BODY_OPTICAL
-from r3_ros.ros.health import StreamState
-from r3_ros.ros.messages import (
+from r3_ros.core.geometry import inverse, make_T, R_BODY_OPTICAL
+from r3_ros.ros.outputs.health import StreamState
+from r3_ros.ros.outputs.messages import (
     matrix_from_transform,
     stamp_ns_of,
     time_message,

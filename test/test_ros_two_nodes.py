@@ -2,10 +2,10 @@
 
 from geometry_msgs.msg import PoseWithCovarianceStamped
 import pytest
-from r3_ros.errors import TransformError
-from r3_ros.ros.health import StreamState
-from r3_ros.ros.name_lock import FrameClaims, NameLock
+from r3_ros.core.errors import TransformError
 from r3_ros.ros.node import R3StreamNode
+from r3_ros.ros.outputs.health import StreamState
+from r3_ros.ros.tf.name_lock import FrameClaims, NameLock
 from r3_ros.srv import SaveMap
 from r3_ros.streaming.engine import Engine
 from rclpy.parameter import Parameter

@@ -9,19 +9,19 @@ import cv2
 import numpy as np
 import pytest
 from r3_ros import factory
-from r3_ros.cli import main
-from r3_ros.config import R3Config, updated
-from r3_ros.errors import CalibrationError, FrameError, SourceError
+from r3_ros.commands.cli import main
+from r3_ros.core.config import R3Config, updated
+from r3_ros.core.errors import CalibrationError, FrameError, SourceError
+from r3_ros.core.trajectory_file import read_tum
 from r3_ros.evaluation.report.run_data import read_table
 from r3_ros.input.folder_source import find_images, FolderSource
 from r3_ros.input.source import RawFrame
 from r3_ros.maps.cloud_file import read_ply
 from r3_ros.maps.reading import read_map
-from r3_ros.offline import run_source, Undistorter
-from r3_ros.run_files import UNPLACED
+from r3_ros.offline.run_files import UNPLACED
+from r3_ros.offline.stream_run import run_source, Undistorter
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.map_snapshot import saved_map
-from r3_ros.trajectory_file import read_tum
 import scripted
 from sequences import stamp, write_folder, write_video
 
@@ -265,12 +265,14 @@ def test_a_disk_full_at_the_end_leaves_nothing(tmp_path, predictor, capsys, monk
     import errno
 
     import r3_ros.evaluation.report.report_page
-    import r3_ros.run_files
+    import r3_ros.offline.run_files
 
     def full(*_):
         raise OSError(errno.ENOSPC, 'No space left on device')
 
-    module = r3_ros.run_files if when == 'write_run' else r3_ros.evaluation.report.report_page
+    module = (
+        r3_ros.offline.run_files if when == 'write_run' else r3_ros.evaluation.report.report_page
+    )
     monkeypatch.setattr(module, when, full)
     folder = write_folder(tmp_path / 'seq', count=3)
     assert main(['run', str(folder), '-o', str(tmp_path / 'out')]) == 2

@@ -5,8 +5,8 @@ from pathlib import Path
 import threading
 
 import pytest
-from r3_ros.classical.jobs import Background
-from r3_ros.runtime import Mailbox, THREAD_PREFIX, Worker
+from r3_ros.classical.background import Background
+from r3_ros.core.threads import Mailbox, THREAD_PREFIX, Worker
 
 #: Long enough to be a hang, never waited for when all is well.
 LONG_S = 20.0

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from r3_ros.config import R3Config
+from r3_ros.core.config import R3Config
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,7 +55,7 @@ def kind(item):
 
 @pytest.mark.ros
 def test_displays_show_topics_of_their_type_with_their_durability(path):
-    from r3_ros.ros.outputs import TOPICS
+    from r3_ros.ros.outputs.outputs import TOPICS
 
     ours = {
         f'/r3/{topic}': (message.__name__, latched)

@@ -5,14 +5,14 @@ import math
 
 import numpy as np
 import pytest
-from r3_ros.config import R3Config, ScaleConfig, updated
-from r3_ros.datatypes import DepthMap
-from r3_ros.errors import ConfigError, FrameError
-from r3_ros.geometry import inverse, make_T
+from r3_ros.core.config import R3Config, ScaleConfig, updated
+from r3_ros.core.datatypes import DepthMap
+from r3_ros.core.errors import ConfigError, FrameError
+from r3_ros.core.geometry import inverse, make_T
+from r3_ros.core.similarity import similarity
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.scale.estimator import depth_ratios, ScaleEstimator
 from r3_ros.streaming.scale.odometry_buffer import OdometryTrack
-from r3_ros.streaming.similarity import similarity
 from scipy.spatial.transform import Rotation
 import scripted
 from scripted import PERIOD_NS, SECOND_NS, START_NS
@@ -485,7 +485,7 @@ def test_the_metric_network_is_asked_with_the_focal_length_of_its_own_input():
 
 def test_missing_metric_weights_say_what_asks_for_them(monkeypatch, tmp_path):
     pytest.importorskip('torch')
-    from r3_ros.errors import ModelError
+    from r3_ros.core.errors import ModelError
     from r3_ros.factory import load_engine
 
     monkeypatch.setenv('R3_ROS_WEIGHTS', str(tmp_path))
@@ -501,7 +501,7 @@ def test_missing_metric_weights_say_what_asks_for_them(monkeypatch, tmp_path):
 def recording(tmp_path, monkeypatch):
     """Return a function that runs ``r3 run`` on a scripted recording and returns its folder."""
     from r3_ros import factory
-    from r3_ros.cli import main
+    from r3_ros.commands.cli import main
     from sequences import write_folder
 
     monkeypatch.setattr(factory, 'load_predictor', lambda config: scripted.ScriptedPredictor())
@@ -520,8 +520,8 @@ def recording(tmp_path, monkeypatch):
 
 
 def lengths_of(out):
+    from r3_ros.core.trajectory_file import read_tum
     from r3_ros.maps.cloud_file import read_ply
-    from r3_ros.trajectory_file import read_tum
 
     lengths = [
         np.linalg.norm(read_tum(out / name).T_world_camera[-1, :3, 3])
@@ -537,7 +537,7 @@ def summary_of(out):
 
 
 def test_files_of_a_run_are_in_metres_from_the_first_frame_on(recording, tmp_path, capsys):
-    from r3_ros.trajectory_file import write_tum
+    from r3_ros.core.trajectory_file import write_tum
 
     plain = recording()
     units = lengths_of(plain)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from r3_ros.geometry import inverse, is_rigid, transform, unproject
+from r3_ros.core.geometry import inverse, is_rigid, transform, unproject
 from scripted import circle, frames, ROOM, Script, ScriptedPredictor, straight, truth
 
 

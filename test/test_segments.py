@@ -5,8 +5,8 @@ from dataclasses import replace
 from drifting import engine_for, loop_script, STRIDE, walk, walked
 import numpy as np
 import pytest
-from r3_ros.datatypes import TrackingState
-from r3_ros.geometry import inverse, make_T
+from r3_ros.core.datatypes import TrackingState
+from r3_ros.core.geometry import inverse, make_T
 from scripted import (
     frames,
     intrinsics,

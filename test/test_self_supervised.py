@@ -12,29 +12,29 @@ import pytest
 torch = pytest.importorskip('torch', reason='training needs torch')
 
 import networks  # noqa: E402
-from r3_ros.cli import main  # noqa: E402
-from r3_ros.config import updated  # noqa: E402
-from r3_ros.datatypes import Intrinsics  # noqa: E402
-from r3_ros.errors import ConfigError, SourceError  # noqa: E402
+from r3_ros.commands.cli import main  # noqa: E402
+from r3_ros.core.config import updated  # noqa: E402
+from r3_ros.core.datatypes import Intrinsics  # noqa: E402
+from r3_ros.core.errors import ConfigError, SourceError  # noqa: E402
 from r3_ros.input.network_input import fov_of  # noqa: E402
-from r3_ros.model.camera_head import Pairs  # noqa: E402
-from r3_ros.model.weights.checkpoint import load_network, save_network  # noqa: E402
-from r3_ros.synth import make_path, render_radiance, Sensor, SensorOptions, World  # noqa: E402
-from r3_ros.synth.dataset import camera_yaml  # noqa: E402
-from r3_ros.training.clips import camera_rays, UnlabelledClips  # noqa: E402
-from r3_ros.training.config import LossSettings  # noqa: E402
-from r3_ros.training.initialise import new_network  # noqa: E402
-from r3_ros.training.losses import relative_motions  # noqa: E402
-from r3_ros.training.processes import Place  # noqa: E402
-from r3_ros.training.self_supervised import evaluate_unlabelled  # noqa: E402
-from r3_ros.training.trainer import Trainer, WEIGHTS  # noqa: E402
-from r3_ros.training.video_tracks import (  # noqa: E402
+from r3_ros.learning.synth import make_path, render_radiance, Sensor, SensorOptions, World  # noqa: E402
+from r3_ros.learning.synth.dataset import camera_yaml  # noqa: E402
+from r3_ros.learning.training.clips import camera_rays, UnlabelledClips  # noqa: E402
+from r3_ros.learning.training.initial_weights import new_network  # noqa: E402
+from r3_ros.learning.training.losses import relative_motions  # noqa: E402
+from r3_ros.learning.training.processes import Place  # noqa: E402
+from r3_ros.learning.training.self_supervised import evaluate_unlabelled  # noqa: E402
+from r3_ros.learning.training.trainer import Trainer, WEIGHTS  # noqa: E402
+from r3_ros.learning.training.training_settings import LossSettings  # noqa: E402
+from r3_ros.learning.training.video_tracks import (  # noqa: E402
     common_points,
     Follower,
     Sighting,
     standing_still,
 )
-from r3_ros.training.videos import MixedClips, Video  # noqa: E402
+from r3_ros.learning.training.videos import MixedClips, Video  # noqa: E402
+from r3_ros.model.camera_head import Pairs  # noqa: E402
+from r3_ros.model.weights.checkpoint import load_network, save_network  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 from training_source import MadeUp, SETTINGS, small_network  # noqa: E402
 

@@ -5,7 +5,7 @@ import os
 import cv2
 import numpy as np
 import pytest
-from r3_ros.errors import CalibrationError, SourceError
+from r3_ros.core.errors import CalibrationError, SourceError
 from r3_ros.input import folder_source
 from r3_ros.input.folder_source import find_images
 from r3_ros.input.open_source import open_source

@@ -10,12 +10,13 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='the synthetic world needs torch')
 
-from r3_ros.cli import main  # noqa: E402
-from r3_ros.datatypes import Intrinsics  # noqa: E402
-from r3_ros.errors import ConfigError, OutputError  # noqa: E402
-from r3_ros.geometry import is_rigid  # noqa: E402
+from r3_ros.commands.cli import main  # noqa: E402
+from r3_ros.core.datatypes import Intrinsics  # noqa: E402
+from r3_ros.core.errors import ConfigError, OutputError  # noqa: E402
+from r3_ros.core.geometry import is_rigid  # noqa: E402
+from r3_ros.core.trajectory_file import read_tum  # noqa: E402
 from r3_ros.input.open_source import open_source  # noqa: E402
-from r3_ros.synth import (  # noqa: E402
+from r3_ros.learning.synth import (  # noqa: E402
     make_path,
     render,
     render_radiance,
@@ -26,10 +27,10 @@ from r3_ros.synth import (  # noqa: E402
     World,
     write_sequence,
 )
-from r3_ros.synth.facets import Assembly, FacetTable  # noqa: E402
-from r3_ros.synth.kinds import KINDS  # noqa: E402
-from r3_ros.synth.materials import Material, paint  # noqa: E402
-from r3_ros.synth.path import (  # noqa: E402
+from r3_ros.learning.synth.facets import Assembly, FacetTable  # noqa: E402
+from r3_ros.learning.synth.kinds import KINDS  # noqa: E402
+from r3_ros.learning.synth.materials import Material, paint  # noqa: E402
+from r3_ros.learning.synth.path import (  # noqa: E402
     clearance,
     MAX_SPEED_M_S,
     MAX_TURN_DEG_S,
@@ -37,10 +38,9 @@ from r3_ros.synth.path import (  # noqa: E402
     PATH_STYLES,
     turn_rates_deg_s,
 )
-from r3_ros.synth.raster import find_visible, project_facets  # noqa: E402
-from r3_ros.synth.sensor import jpeg_compressed  # noqa: E402
-from r3_ros.synth.shutter import band_rows, rolling  # noqa: E402
-from r3_ros.trajectory_file import read_tum  # noqa: E402
+from r3_ros.learning.synth.raster import find_visible, project_facets  # noqa: E402
+from r3_ros.learning.synth.sensor import jpeg_compressed  # noqa: E402
+from r3_ros.learning.synth.shutter import band_rows, rolling  # noqa: E402
 
 SMALL = SequenceOptions(frames=45, width=160, height=120, coarseness=4.0)
 
@@ -555,7 +555,7 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path):
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
-    import r3_ros.synth.dataset as dataset
+    import r3_ros.learning.synth.dataset as dataset
 
     def full(*_):
         raise OSError(28, 'No space left on device')

@@ -15,24 +15,24 @@ import pytest
 torch = pytest.importorskip('torch', reason='training needs torch')
 
 import networks  # noqa: E402
-from r3_ros.cli import main  # noqa: E402
-from r3_ros.config import updated  # noqa: E402
-from r3_ros.errors import CheckpointError, ConfigError, ModelError, SourceError  # noqa: E402
-from r3_ros.model.camera_head import Pairs  # noqa: E402
-from r3_ros.model.weights.checkpoint import load_network, save_network  # noqa: E402
-from r3_ros.synth import SequenceOptions, write_sequence  # noqa: E402
-from r3_ros.training.initialise import new_network  # noqa: E402
-from r3_ros.training.losses import relative_motions  # noqa: E402
-from r3_ros.training.objective import evaluate  # noqa: E402
-from r3_ros.training.procedural import ProceduralClips  # noqa: E402
-from r3_ros.training.processes import Place  # noqa: E402
-from r3_ros.training.progress import duration_text, Table  # noqa: E402
-from r3_ros.training.schedule import average_share, learning_rate, parameter_groups  # noqa: E402
-from r3_ros.training.trainer import require_state, STATE, Trainer, WEIGHTS  # noqa: E402
-from r3_ros.training.validation import (  # noqa: E402
+from r3_ros.commands.cli import main  # noqa: E402
+from r3_ros.core.config import updated  # noqa: E402
+from r3_ros.core.errors import CheckpointError, ConfigError, ModelError, SourceError  # noqa: E402
+from r3_ros.learning.synth import SequenceOptions, write_sequence  # noqa: E402
+from r3_ros.learning.training.initial_weights import new_network  # noqa: E402
+from r3_ros.learning.training.losses import relative_motions  # noqa: E402
+from r3_ros.learning.training.objective import evaluate  # noqa: E402
+from r3_ros.learning.training.procedural import ProceduralClips  # noqa: E402
+from r3_ros.learning.training.processes import Place  # noqa: E402
+from r3_ros.learning.training.progress import duration_text, Table  # noqa: E402
+from r3_ros.learning.training.schedule import average_share, learning_rate, parameter_groups  # noqa: E402
+from r3_ros.learning.training.trainer import require_state, STATE, Trainer, WEIGHTS  # noqa: E402
+from r3_ros.learning.training.validation import (  # noqa: E402
     evaluate_constant_velocity,
     evaluate_network,
 )
+from r3_ros.model.camera_head import Pairs  # noqa: E402
+from r3_ros.model.weights.checkpoint import load_network, save_network  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402

@@ -8,31 +8,35 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='training needs torch')
 
-from r3_ros.config import updated  # noqa: E402
-from r3_ros.datatypes import Intrinsics  # noqa: E402
-from r3_ros.errors import ConfigError, SourceError  # noqa: E402
-from r3_ros.synth import (  # noqa: E402
+from r3_ros.core.config import updated  # noqa: E402
+from r3_ros.core.datatypes import Intrinsics  # noqa: E402
+from r3_ros.core.errors import ConfigError, SourceError  # noqa: E402
+from r3_ros.learning.synth import (  # noqa: E402
     make_path,
     render_radiance,
     SequenceOptions,
     World,
     write_sequence,
 )
-from r3_ros.synth.optics import with_fog, with_shiny_floor  # noqa: E402
-from r3_ros.synth.shutter import band_rows  # noqa: E402
-from r3_ros.training.clips import camera_rays, follow_points  # noqa: E402
-from r3_ros.training.config import load_settings, picture_sizes, TrainingSettings  # noqa: E402
-from r3_ros.training.exposure import draw_troubles, expose, Troubles  # noqa: E402
-from r3_ros.training.losses import sample_map  # noqa: E402
-from r3_ros.training.procedural import (  # noqa: E402
+from r3_ros.learning.synth.optics import with_fog, with_shiny_floor  # noqa: E402
+from r3_ros.learning.synth.shutter import band_rows  # noqa: E402
+from r3_ros.learning.training.clips import camera_rays, follow_points  # noqa: E402
+from r3_ros.learning.training.exposure import draw_troubles, expose, Troubles  # noqa: E402
+from r3_ros.learning.training.losses import sample_map  # noqa: E402
+from r3_ros.learning.training.procedural import (  # noqa: E402
     draw_clip,
     draw_frames,
     plan_step,
     ProceduralClips,
     StepPlan,
 )
-from r3_ros.training.recordings import RecordedClips, Recording  # noqa: E402
-from r3_ros.training.scenes import make_scene, Scene, Split  # noqa: E402
+from r3_ros.learning.training.recordings import RecordedClips, Recording  # noqa: E402
+from r3_ros.learning.training.training_settings import (  # noqa: E402
+    load_settings,
+    picture_sizes,
+    TrainingSettings,
+)
+from r3_ros.learning.training.training_worlds import make_scene, Scene, Split  # noqa: E402
 
 CPU = torch.device('cpu')
 SMALL = updated(

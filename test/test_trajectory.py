@@ -1,8 +1,8 @@
 """The record of poses: as given out for ever, as corrected with the keyframes."""
 
 import numpy as np
-from r3_ros.datatypes import TrackingState
-from r3_ros.geometry import inverse, make_T
+from r3_ros.core.datatypes import TrackingState
+from r3_ros.core.geometry import inverse, make_T
 from r3_ros.streaming.trajectory import Trajectory
 from scipy.spatial.transform import Rotation
 

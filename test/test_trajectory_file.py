@@ -3,9 +3,9 @@
 from hypothesis import given, strategies
 import numpy as np
 import pytest
-from r3_ros.errors import SourceError, TransformError
-from r3_ros.geometry import T_from_quat
-from r3_ros.trajectory_file import parse_stamp, read_tum, stamp_text, write_tum
+from r3_ros.core.errors import SourceError, TransformError
+from r3_ros.core.geometry import T_from_quat
+from r3_ros.core.trajectory_file import parse_stamp, read_tum, stamp_text, write_tum
 
 
 @given(strategies.integers(-(2**62), 2**62))

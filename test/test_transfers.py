@@ -8,7 +8,7 @@ import time
 
 from networks import pictures
 import pytest
-from r3_ros.errors import DeviceMemoryError, ModelError
+from r3_ros.core.errors import DeviceMemoryError, ModelError
 from r3_ros.model.cache.frame_memory import FrameMemory, Room
 from r3_ros.model.cache.slots import SlotKeyValues
 from r3_ros.model.cache.transfers import Arrival, copy, CudaLane, HostLane, Pending, Transfers

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 from hub_server import COMMIT, Hub, running
 import pytest
-from r3_ros import cli
-from r3_ros.command_options import size_text
-from r3_ros.errors import ModelError
+from r3_ros.commands import cli
+from r3_ros.commands.options import size_text
+from r3_ros.core.errors import ModelError
 from r3_ros.model.weights import catalogue as weights
 from r3_ros.model.weights.catalogue import CATALOGUE
 

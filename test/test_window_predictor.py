@@ -5,14 +5,14 @@ import weakref
 import networks
 import numpy as np
 import pytest
-from r3_ros.config import ModelConfig, R3Config, updated
-from r3_ros.datatypes import ModelInfo
-from r3_ros.errors import ConfigError, FrameError, ModelError
+from r3_ros.core.config import ModelConfig, R3Config, updated
+from r3_ros.core.datatypes import ModelInfo
+from r3_ros.core.errors import ConfigError, FrameError, ModelError
 from r3_ros.factory import load_window_predictor
 from r3_ros.model.network import build_network
+from r3_ros.model.r3_window_predictor import pass_bytes, R3WindowPredictor
 from r3_ros.model.variants import VARIANTS
 from r3_ros.model.weights.checkpoint import save_network
-from r3_ros.model.window_predictor import pass_bytes, R3WindowPredictor
 from test_r3_predictor import frame, lively
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode

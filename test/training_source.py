@@ -8,14 +8,14 @@ from pathlib import Path
 import sys
 
 import networks
-from r3_ros.config import updated
+from r3_ros.core.config import updated
+from r3_ros.learning.training.clips import Clips, Tracks
+from r3_ros.learning.training.losses import pixel_rays
+from r3_ros.learning.training.procedural import StepPlan
+from r3_ros.learning.training.processes import joined
+from r3_ros.learning.training.trainer import Trainer
+from r3_ros.learning.training.training_settings import TrainingSettings
 from r3_ros.model.network import build_network
-from r3_ros.training.clips import Clips, Tracks
-from r3_ros.training.config import TrainingSettings
-from r3_ros.training.losses import pixel_rays
-from r3_ros.training.procedural import StepPlan
-from r3_ros.training.processes import joined
-from r3_ros.training.trainer import Trainer
 from safetensors.torch import save_file
 import torch
 

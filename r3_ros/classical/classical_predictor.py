@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import cv2
 import numpy as np
 
-from ..config import ClassicalConfig
-from ..datatypes import (
+from ..core.config import ClassicalConfig
+from ..core.datatypes import (
     DepthMap,
     DeviceMemory,
     Edge,
@@ -19,8 +19,8 @@ from ..datatypes import (
     ModelInfo,
     SparseLandmarks,
 )
-from ..errors import FrameError
-from ..geometry import inverse
+from ..core.errors import FrameError
+from ..core.geometry import inverse
 from . import describe
 from .confidence import Evidence, REFERENCE, rotation_confidence
 from .features import working_picture

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..geometry import inverse
+from ..core.geometry import inverse
 from .landmarks import HeldFrame, Landmarks
 from .pinhole import Pinhole
 from .pnp import pose_jacobian

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from ..geometry import inverse
+from ..core.geometry import inverse
 from .landmarks import HeldFrame, HeldFrames, Landmarks
 from .pinhole import Pinhole
 from .sweep import BASELINES, BEST_BASELINE, MOST_VIEWS, sweep, sweep_size, Swept, View

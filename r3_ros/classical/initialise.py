@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from ..geometry import inverse, make_T, rotation_angle
+from ..core.geometry import inverse, make_T, rotation_angle
 from .bundle import adjust, BundleProblem, BundleResult
 from .features import find_corners, follow
 from .pinhole import homogeneous, Pinhole, project

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ..geometry import inverse
+from ..core.geometry import inverse
 from .features import coverage, find_corners, follow
 from .landmarks import HeldFrame, HeldFrames, Landmarks, Sightings
 from .pinhole import homogeneous, Pinhole, project

@@ -8,8 +8,9 @@ import enum
 
 import numpy as np
 
-from ..geometry import inverse, make_T, rotation_angle
+from ..core.geometry import inverse, make_T, rotation_angle
 from . import mapping
+from .backend import Upkeep, World
 from .features import coverage, follow
 from .initialise import LEAST_POINTS, Start, StartUp
 from .landmarks import HeldFrame, HeldFrames, Landmarks, Sightings
@@ -18,7 +19,6 @@ from .pnp import INLIER_PX, ransac_pose, refine_pose, reprojection_px
 from .relocalise import Place, Relocaliser
 from .saved_landmarks import KnownMap
 from .sweep import Swept
-from .upkeep import Upkeep, World
 from .window import Loop, Motion
 
 #: A new keyframe when fewer than this share of the last one's landmarks is still followed ...

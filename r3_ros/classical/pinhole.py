@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..datatypes import Intrinsics
+from ..core.datatypes import Intrinsics
 
 
 @dataclass(frozen=True)

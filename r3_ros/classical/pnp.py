@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from ..geometry import make_T
+from ..core.geometry import make_T
 from .pinhole import project
 
 #: Residual where Huber's loss turns linear, in pixels: about twice the noise of followed corners.

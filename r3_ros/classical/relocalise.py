@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ..geometry import inverse, rotation_angle
+from ..core.geometry import inverse, rotation_angle
 from .features import coverage, find_corners, follow
 from .landmarks import HeldFrame, Landmarks
 from .pinhole import Pinhole, project

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ..datatypes import Intrinsics, KnownKeyframe, SparseLandmarks
-from ..geometry import inverse
+from ..core.datatypes import Intrinsics, KnownKeyframe, SparseLandmarks
+from ..core.geometry import inverse
+from .backend import World
 from .features import working_picture
 from .landmarks import HeldFrame, Sightings
 from .pinhole import Pinhole
-from .upkeep import World
 
 
 def landmarks_in(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..geometry import inverse, make_T
+from ..core.geometry import inverse, make_T
 from .bundle import adjust, BundleProblem, BundleResult
 from .landmarks import HeldFrame, HeldFrames, Landmarks, Sightings
 from .pinhole import Pinhole

@@ -7,7 +7,7 @@ from pathlib import Path
 import sys
 from typing import Any
 
-from ..command_options import positive_int
+from .options import positive_int
 
 
 def register(subparsers: Any) -> None:
@@ -44,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
+    from ..core.trajectory_file import read_tum
     from ..input.bag_writer import SequenceTopics, write_sequence
     from ..input.open_source import open_source
-    from ..trajectory_file import read_tum
 
     truth = read_tum(args.groundtruth) if args.groundtruth else None
     topics = SequenceTopics(image=args.image_topic, compressed=args.compressed)

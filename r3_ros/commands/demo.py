@@ -11,13 +11,13 @@ import sys
 import time
 from typing import Any, TYPE_CHECKING
 
-from ..command_options import parsed_settings, positive_int
-from ..errors import SourceError
+from ..core.errors import SourceError
+from .options import parsed_settings, positive_int
 
 if TYPE_CHECKING:
-    from ..config import R3Config
-    from ..demo.listener import Heard
+    from ..core.config import R3Config
     from ..input.bag_writer import SequenceSummary, SequenceTopics
+    from ..ros.demo.listener import Heard
 
 EXIT_CHECK_FAILED = 1
 
@@ -54,10 +54,10 @@ def register(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo from beginning to end."""
-    from ..atomic_files import atomic_directory
-    from ..bag_player import import_rclpy
-    from ..demo.node_process import installed_node
-    from ..run_files import SUMMARY
+    from ..core.atomic_files import atomic_directory
+    from ..offline.run_files import SUMMARY
+    from ..ros.demo.bag_player import import_rclpy
+    from ..ros.demo.node_process import installed_node
 
     # Before anything that takes time.
     import_rclpy()
@@ -77,8 +77,8 @@ def _node_config(args: argparse.Namespace) -> R3Config:
 
     :raises ConfigError: naming what is wrong.
     """
-    from ..config import load_config, updated
-    from ..demo.node_process import installed_node
+    from ..core.config import load_config, updated
+    from ..ros.demo.node_process import installed_node
 
     changes = parsed_settings(args.set)
     if args.model:
@@ -89,7 +89,7 @@ def _node_config(args: argparse.Namespace) -> R3Config:
 def _synthesise(folder: Path, args: argparse.Namespace) -> Path:
     from tqdm import tqdm
 
-    from ..synth import SequenceOptions, write_sequence
+    from ..learning.synth import SequenceOptions, write_sequence
 
     options = SequenceOptions(seed=args.seed, frames=args.frames or 300, depth_every=0)
     print(f'1. making a synthetic recording of {options.frames} frames (seed {options.seed})')
@@ -102,12 +102,12 @@ def _stream(
     source_path: Path, folder: Path, args: argparse.Namespace, config: R3Config
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Stream the recording; return summary.json, with the checks in it, and evaluation.json."""
-    from ..demo.checks import all_checks
-    from ..demo.live_files import records, write_live_run
-    from ..demo.live_run import run_live
     from ..evaluation.report.report_page import write_report
     from ..input.bag_writer import SequenceTopics
-    from ..run_files import SUMMARY, write_json
+    from ..offline.run_files import SUMMARY, write_json
+    from ..ros.demo.checks import all_checks
+    from ..ros.demo.live_files import records, write_live_run
+    from ..ros.demo.live_run import run_live
 
     bag, topics = folder / 'recording.mcap', SequenceTopics()
     recorded, warnings = _write_bag(source_path, bag, topics, args)
@@ -136,8 +136,8 @@ def _stream(
 
 def _node_parameters(config: R3Config) -> dict[str, str]:
     """Return what differs from the node's file, as the values of ``-p`` are written."""
-    from ..config import flattened, load_config
-    from ..demo.node_process import installed_node
+    from ..core.config import flattened, load_config
+    from ..ros.demo.node_process import installed_node
 
     of_file = flattened(load_config(installed_node()[1]))
     # JSON is the YAML in which a text stays a text, whatever it looks like.
@@ -165,9 +165,9 @@ def _evaluate(
     folder: Path, source_path: Path, shift_ns: int
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Compare with the truth inside or beside the recording, if there is one."""
+    from ..core.trajectory_file import PoseList, read_tum
     from ..evaluation.posed_sequences import TRUTH
     from ..evaluation.run_evaluation import evaluate_run
-    from ..trajectory_file import PoseList, read_tum
 
     places = (source_path, source_path.parent)
     truth_path = next((p / TRUTH for p in places if (p / TRUTH).is_file()), None)

@@ -10,11 +10,11 @@ from pathlib import Path
 import tempfile
 from typing import Any, TYPE_CHECKING
 
-from ..command_options import add_config_options, config_from, positive_int
-from ..errors import ConfigError
+from ..core.errors import ConfigError
+from .options import add_config_options, config_from, positive_int
 
 if TYPE_CHECKING:
-    from ..config import R3Config
+    from ..core.config import R3Config
     from ..evaluation.posed_sequences import PosedSequence
 
 BESIDE = ('classical', 'untrained')
@@ -80,9 +80,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate_run(args: argparse.Namespace) -> int:
+    from ..core.trajectory_file import read_tum
     from ..evaluation.report.report_page import write_report
     from ..evaluation.run_evaluation import evaluate_run, evaluation_text
-    from ..trajectory_file import read_tum
 
     if args.worlds or args.beside or args.model or args.config or args.set:
         raise ConfigError('to run a model, name a folder for what comes out with --output')
@@ -102,7 +102,7 @@ def _evaluate_model(args: argparse.Namespace) -> int:
     """Run the model, and what was asked for beside it."""
     import cv2
 
-    from ..atomic_files import atomic_directory
+    from ..core.atomic_files import atomic_directory
     from ..evaluation.predictor_comparison import compare_predictors, TABLES
 
     # The reader, the engine and the predictor's own thread share the cores already.
@@ -154,9 +154,9 @@ def _worlds(args: argparse.Namespace) -> Iterator[PosedSequence]:
     """Return streams of held-out seeds, then of held-out kinds."""
     import torch
 
-    from ..config import updated
-    from ..training.config import load_settings, TrainingSettings
-    from ..training.held_out import GROUPS, held_out_stream
+    from ..core.config import updated
+    from ..learning.training.held_out import GROUPS, held_out_stream
+    from ..learning.training.training_settings import load_settings, TrainingSettings
 
     changes = {'seed': args.seed}
     if args.training:
@@ -175,7 +175,7 @@ def _predictors(config: R3Config, beside: Sequence[str]) -> Iterator[dict[str, R
 
     :raises ConfigError: the model has no untrained form.
     """
-    from ..config import updated
+    from ..core.config import updated
 
     predictors = {config.model.name: config}
     with tempfile.TemporaryDirectory(prefix='r3_eval_') as temporary:
@@ -194,7 +194,7 @@ def _untrained(config: R3Config, path: Path) -> R3Config:
     :raises ConfigError: the model is no network.
     :raises ModelError: its weights cannot be loaded.
     """
-    from ..config import updated
+    from ..core.config import updated
     from ..factory import load_predictor
 
     if config.model.name == 'classical':
@@ -202,9 +202,9 @@ def _untrained(config: R3Config, path: Path) -> R3Config:
             "--beside untrained: model 'classical' is no network; name one with --model"
         )
     predictor = load_predictor(config)
+    from ..learning.training.initial_weights import new_network
     from ..model.r3_predictor import R3Predictor
     from ..model.weights.checkpoint import save_network
-    from ..training.initialise import new_network
 
     assert isinstance(predictor, R3Predictor)
     variant, size = predictor.variant, predictor.image_size

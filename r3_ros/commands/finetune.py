@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+from ..core.errors import ConfigError
 from .train import add_options, prepared
 
 
@@ -38,11 +38,11 @@ def run(args: argparse.Namespace) -> int:
 
     :raises ConfigError: neither were named.
     """
-    from ..training.procedural import ProceduralClips
-    from ..training.processes import joined
-    from ..training.recordings import RecordedClips, weights_to_tune
-    from ..training.trainer import ClipSource, Trainer
-    from ..training.videos import MixedClips
+    from ..learning.training.procedural import ProceduralClips
+    from ..learning.training.processes import joined
+    from ..learning.training.recordings import RecordedClips, weights_to_tune
+    from ..learning.training.trainer import ClipSource, Trainer
+    from ..learning.training.videos import MixedClips
 
     if not args.folders and not args.video:
         raise ConfigError('name folders with pictures and groundtruth.txt, or --video')

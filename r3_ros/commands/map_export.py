@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     """Write one format."""
     from ..maps.reading import read_map
     from ..maps.writing import write_points
-    from ..run_files import map_folder
+    from ..offline.run_files import map_folder
 
     saved = read_map(map_folder(args.folder))
     if args.format in POINT_FORMATS:
@@ -88,7 +88,7 @@ def _positive(text: str) -> float:
 
 
 def _export_tum(saved: SavedMap, args: argparse.Namespace) -> None:
-    from ..trajectory_file import write_tum
+    from ..core.trajectory_file import write_tum
 
     T = saved.trajectory.T_map_base
     if args.frame == 'optical':
@@ -110,11 +110,11 @@ def _export_colmap(saved: SavedMap, args: argparse.Namespace) -> None:
 
 
 def _export_grid(saved: SavedMap, args: argparse.Namespace) -> None:
-    from ..command_options import parsed_settings
-    from ..config import R3Config, updated
+    from ..core.config import R3Config, updated
     from ..maps.ground_plan import ground_plan
     from ..maps.occupancy_file import write_grid
     from ..maps.occupancy_grid import FREE, OCCUPIED
+    from .options import parsed_settings
 
     changes = parsed_settings(args.set)
     if args.floor_height is not None:

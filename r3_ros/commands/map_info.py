@@ -26,7 +26,7 @@ def add_action(actions: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the table."""
     from ..maps.reading import read_map
-    from ..run_files import map_folder
+    from ..offline.run_files import map_folder
 
     folder = map_folder(args.folder)
     saved = read_map(folder)
@@ -80,7 +80,7 @@ def _when(saved_ns: int) -> str:
 
 def _loadable(saved: SavedMap) -> str:
     """Say whether a camera can be found in the map by the model that made it, here and now."""
-    from ..config import MODEL_NAMES
+    from ..core.config import MODEL_NAMES
 
     facts = saved.facts
     if not len(saved.keyframes):
@@ -143,7 +143,7 @@ def _image_size(saved: SavedMap) -> str:
 
 def _sizes(folder: Path) -> str:
     """Return the whole and its parts, the largest first."""
-    from ..command_options import size_text
+    from .options import size_text
 
     sizes: dict[str, int] = {}
     for item in folder.rglob('*'):

@@ -9,7 +9,7 @@ from typing import Any, TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..map_merging.merging import Merge
+    from ..offline.map_merging.merging import Merge
 
 
 def add_action(actions: Any) -> None:
@@ -36,13 +36,13 @@ def add_action(actions: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Join two maps."""
-    from ..command_options import parsed_settings
-    from ..config import R3Config, updated
+    from ..core.config import R3Config, updated
     from ..factory import load_predictor
-    from ..map_merging.merging import merge_maps
     from ..maps.reading import read_map
     from ..maps.writing import write_map
-    from ..run_files import map_folder
+    from ..offline.map_merging.merging import merge_maps
+    from ..offline.run_files import map_folder
+    from .options import parsed_settings
 
     first, second = (read_map(map_folder(path)) for path in (args.first, args.second))
     name = first.facts.model_name
@@ -70,7 +70,7 @@ def _progress() -> Callable[[int, int], None] | None:
 
 
 def _print_merge(output: str, merge: Merge, size: int) -> None:
-    from ..command_options import size_text
+    from .options import size_text
 
     saved = merge.saved
     print(

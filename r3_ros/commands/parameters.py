@@ -12,7 +12,7 @@ import textwrap
 from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..config import Parameter
+    from ..core.config import Parameter
 
 _WIDTH = 96
 
@@ -72,8 +72,8 @@ def as_markdown() -> str:
     lines = [
         '# Parameters',
         '',
-        'Written by `r3 parameters --markdown` from `r3_ros/config.py`, the one place where a '
-        'default lives.',
+        'Written by `r3 parameters --markdown` from `r3_ros/core/config.py`, the one place where '
+        'a default lives.',
         '',
         'In ROS and in YAML a parameter has the name below. The node reads '
         '[`config/r3_stream.yaml`](../config/r3_stream.yaml) through `--params-file`; '
@@ -100,7 +100,7 @@ def as_markdown() -> str:
 
 
 def _parameters() -> Iterator[Parameter]:
-    from ..config import parameters
+    from ..core.config import parameters
 
     return parameters()
 

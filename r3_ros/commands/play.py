@@ -47,7 +47,7 @@ def _seconds(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Play until the end or until Ctrl-C."""
-    from ..bag_player import BagPlayer, import_rclpy
+    from ..ros.demo.bag_player import BagPlayer, import_rclpy
 
     rclpy = import_rclpy()
     # Ctrl-C stays Python's, so that the bag and the node are closed in order.

@@ -11,15 +11,15 @@ import sys
 import threading
 from typing import Any, TYPE_CHECKING
 
-from ..command_options import add_config_options, config_from, positive_int
-from ..errors import ConfigError, SourceError
+from ..core.errors import ConfigError, SourceError
+from .options import add_config_options, config_from, positive_int
 
 if TYPE_CHECKING:
-    from ..config import R3Config
-    from ..datatypes import DepthMap, Estimate
+    from ..core.config import R3Config
+    from ..core.datatypes import DepthMap, Estimate
+    from ..core.trajectory_file import PoseList
     from ..input.source import Source
-    from ..offline import RunResult
-    from ..trajectory_file import PoseList
+    from ..offline.stream_run import RunResult
 
 
 def register(subparsers: Any) -> None:
@@ -73,12 +73,12 @@ def run(args: argparse.Namespace) -> int:
     """Process the recording and write the folder."""
     import cv2
 
-    from ..atomic_files import atomic_directory
+    from ..core.atomic_files import atomic_directory
+    from ..core.trajectory_file import read_tum
     from ..evaluation.report.report_page import write_report
     from ..evaluation.run_evaluation import evaluate_run
     from ..input.open_source import open_source
-    from ..run_files import DEPTH, SUMMARY, write_run
-    from ..trajectory_file import read_tum
+    from ..offline.run_files import DEPTH, SUMMARY, write_run
 
     # The reader, the engine and the predictor's own thread share the cores already.
     cv2.setNumThreads(1)
@@ -117,7 +117,7 @@ def _streamed(
     """Run frame by frame."""
     from ..factory import load_engine
     from ..maps.reading import read_map
-    from ..offline import run_source
+    from ..offline.stream_run import run_source
 
     odometry = _odometry(config, args)
     saved = read_map(args.map) if args.map else None
@@ -138,7 +138,7 @@ def _reconstructed(
 ) -> RunResult:
     """Run window by window."""
     from ..factory import load_window_predictor
-    from ..full_context.reconstruction import reconstruct
+    from ..offline.windows.reconstruction import reconstruct
     from ..streaming.scale.estimator import ScaleEstimator
 
     predictor = load_window_predictor(config)
@@ -165,7 +165,7 @@ def _odometry(config: R3Config, args: argparse.Namespace) -> PoseList | None:
     :raises ConfigError: it is there and not asked for, or the other way round.
     :raises SourceError: it cannot be read.
     """
-    from ..trajectory_file import read_tum
+    from ..core.trajectory_file import read_tum
 
     if (config.scale.source == 'odometry') != bool(args.odometry):
         raise ConfigError(
@@ -216,7 +216,7 @@ class _Progress:
 
     def save_depths(self, depths: Sequence[DepthMap]) -> None:
         """Save depths of frames told before, if they were asked for."""
-        from ..run_files import save_depth
+        from ..offline.run_files import save_depth
 
         if self.depth_folder is not None:
             for depth_map in depths:
@@ -243,7 +243,7 @@ def _interrupt_sets() -> Iterator[threading.Event]:
 def _tell(output: Path, result: RunResult, evaluation: dict[str, Any] | None) -> None:
     """Print what came out, in a few lines."""
     from ..evaluation.run_evaluation import evaluation_text
-    from ..run_files import load_summary
+    from ..offline.run_files import load_summary
 
     for warning in result.warnings:
         print(f'warning: {warning}', file=sys.stderr)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..command_options import positive_int
-from ..errors import ConfigError
+from ..core.errors import ConfigError
+from .options import positive_int
 
 
 def register(subparsers: Any) -> None:
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     """Make the sequence."""
     from tqdm import tqdm
 
-    from ..synth import SensorOptions, SequenceOptions, write_sequence
+    from ..learning.synth import SensorOptions, SequenceOptions, write_sequence
 
     options = SequenceOptions(
         seed=args.seed,

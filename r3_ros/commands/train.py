@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..command_options import parsed_settings, positive_int
-from ..errors import ConfigError
+from ..core.errors import ConfigError
+from .options import parsed_settings, positive_int
 
 
 def register(subparsers: Any) -> None:
@@ -18,7 +18,7 @@ def register(subparsers: Any) -> None:
         description='Render clips of procedural worlds and train a network on them. The folder '
         'receives the state (to go on from), the weights (for model.checkpoint), tables of '
         'progress and validation, and curves.png. Several devices: torchrun --nproc-per-node N '
-        '-m r3_ros.cli train ...',
+        '-m r3_ros.commands.cli train ...',
     )
     parser.add_argument('config', metavar='CONFIG', nargs='?', help='settings as YAML')
     parser.add_argument('--list', action='store_true', help='print every setting and stop')
@@ -41,9 +41,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train."""
-    from ..training.procedural import ProceduralClips
-    from ..training.processes import joined
-    from ..training.trainer import Trainer
+    from ..learning.training.procedural import ProceduralClips
+    from ..learning.training.processes import joined
+    from ..learning.training.trainer import Trainer
 
     if args.list:
         print(_listed(_settings(args)))
@@ -65,7 +65,7 @@ def prepared(args: argparse.Namespace) -> tuple[Any, Path]:
     :raises ConfigError: a setting is wrong, or no folder was named.
     :raises CheckpointError: the folder holds a training and --resume is missing, or reversed.
     """
-    from ..training.trainer import require_state
+    from ..learning.training.trainer import require_state
 
     settings = _settings(args)
     if not args.output:
@@ -85,8 +85,8 @@ def _settings(args: argparse.Namespace) -> Any:
 
     :raises ConfigError: naming what is wrong.
     """
-    from ..config import updated
-    from ..training.config import load_settings, TrainingSettings
+    from ..core.config import updated
+    from ..learning.training.training_settings import load_settings, TrainingSettings
 
     changes = parsed_settings(args.set, TrainingSettings())
     if args.config:
@@ -96,7 +96,7 @@ def _settings(args: argparse.Namespace) -> Any:
 
 def _listed(settings: Any) -> str:
     """Return every setting with its value, in words."""
-    from ..config import parameters
+    from ..core.config import parameters
 
     lines = []
     for parameter in parameters(settings):

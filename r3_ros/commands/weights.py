@@ -9,8 +9,7 @@ import sys
 import textwrap
 from typing import Any
 
-from ..command_options import size_text
-from ..errors import ModelError
+from ..core.errors import ModelError
 from ..model.weights.catalogue import (
     CATALOGUE,
     find_weights,
@@ -22,6 +21,7 @@ from ..model.weights.catalogue import (
     Weights,
     weights_folder,
 )
+from .options import size_text
 
 EXIT_DECLINED = 1
 _WIDTH = 96

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..datatypes import DepthMap, Intrinsics
-from ..trajectory_file import NANOSECONDS
+from ..core.datatypes import DepthMap, Intrinsics
+from ..core.trajectory_file import NANOSECONDS
 from .depth_errors import DepthErrors, truth_at_pixels
 from .figures import AlignedPath, COLORS, new_figure, save_figure, trajectory_figure
 from .posed_sequences import PosedSequence

@@ -9,8 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..datatypes import Intrinsics
-from ..errors import SourceError
+from ..core.datatypes import Intrinsics
+from ..core.errors import SourceError
 from ..input.folder_source import FolderSource
 from .trajectory_errors import match_stamps
 

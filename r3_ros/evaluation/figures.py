@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..atomic_files import atomic_write
+from ..core.atomic_files import atomic_write
 
 COLORS = ('tab:blue', 'tab:orange', 'tab:green', 'tab:red', 'tab:purple')
 _DPI = 110

@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..datatypes import Intrinsics
-from ..geometry import transform, unproject
+from ..core.datatypes import Intrinsics
+from ..core.geometry import transform, unproject
 from ..maps.cloud import Cloud
 from .figures import new_figure, save_figure
 from .map_views import draw_from_half_way, draw_from_outside, level_scene, LevelScene

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..geometry import inverse, make_T, transform
+from ..core.geometry import inverse, make_T, transform
 from ..maps.cloud import Cloud
 
 #: Points drawn in one view, at most.

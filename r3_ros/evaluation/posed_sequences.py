@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import SourceError
+from ..core.errors import SourceError
+from ..core.trajectory_file import PoseList, read_tum
 from ..input.camera_model import CameraModel
 from ..input.folder_source import FolderSource
 from ..input.open_source import open_source
 from ..input.source import RawFrame, Source
-from ..trajectory_file import PoseList, read_tum
 from .depth_errors import depth_files, read_depth
 
 TRUTH = 'groundtruth.txt'

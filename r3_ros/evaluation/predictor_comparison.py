@@ -18,14 +18,14 @@ from pathlib import Path
 import re
 from typing import Any
 
-from ..atomic_files import atomic_write
-from ..config import flattened, R3Config
-from ..datatypes import ModelInfo
+from ..core.atomic_files import atomic_write
+from ..core.config import flattened, R3Config
+from ..core.datatypes import ModelInfo
+from ..core.trajectory_file import write_tum
 from ..factory import load_engine
 from ..maps.cloud import Cloud
 from ..maps.cloud_file import write_ply
-from ..run_files import machine, versions, write_json
-from ..trajectory_file import write_tum
+from ..offline.run_files import machine, versions, write_json
 from .comparison_figures import draw_confidence, draw_depths, draw_trajectories
 from .map_figures import draw_maps
 from .posed_sequences import PosedSequence

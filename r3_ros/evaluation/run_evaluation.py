@@ -9,10 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from ..atomic_files import atomic_write
-from ..datatypes import Intrinsics
-from ..run_files import DEPTH, load_summary, plain, TRAJECTORY, TRAJECTORY_FINAL, write_json
-from ..trajectory_file import NANOSECONDS, PoseList, read_tum, stamp_text
+from ..core.atomic_files import atomic_write
+from ..core.datatypes import Intrinsics
+from ..core.trajectory_file import NANOSECONDS, PoseList, read_tum, stamp_text
+from ..offline.run_files import (
+    DEPTH,
+    load_summary,
+    plain,
+    TRAJECTORY,
+    TRAJECTORY_FINAL,
+    write_json,
+)
 from .depth_errors import depth_of_run
 from .figures import AlignedPath, save_figure, trajectory_figure
 from .trajectory_errors import evaluate_trajectory, TrajectoryErrors

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from ..geometry import inverse, make_T, rotation_angle
+from ..core.geometry import inverse, make_T, rotation_angle
 
 #: The direction of true steps shorter than this share of the median one is not judged.
 MIN_STEP_SHARE = 0.2

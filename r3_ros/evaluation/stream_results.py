@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..datatypes import DepthMap, Estimate, Intrinsics
+from ..core.datatypes import DepthMap, Estimate, Intrinsics
+from ..core.trajectory_file import PoseList
 from ..maps.cloud import Cloud
-from ..offline import FrameRecord, run_source, RunResult
+from ..offline.stream_run import FrameRecord, run_source, RunResult
 from ..streaming.engine import Engine
-from ..trajectory_file import PoseList
 from .depth_errors import DepthErrors, truth_at_pixels
 from .posed_sequences import PosedSequence
 from .step_errors import (

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import SourceError
-from ..geometry import mean_rotation, rotation_angle
-from ..trajectory_file import NANOSECONDS, PoseList
+from ..core.errors import SourceError
+from ..core.geometry import mean_rotation, rotation_angle
+from ..core.trajectory_file import NANOSECONDS, PoseList
 
 ALIGNMENTS = ('sim3', 'se3')
 MIN_POSES = 3

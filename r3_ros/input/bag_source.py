@@ -14,8 +14,8 @@ from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
 from rosbags.typesys import get_typestore, Stores
 
-from ..errors import CalibrationError, FrameError, SourceError
-from ..trajectory_file import NANOSECONDS
+from ..core.errors import CalibrationError, FrameError, SourceError
+from ..core.trajectory_file import NANOSECONDS
 from .camera_model import camera_from_info, CameraModel
 from .image_decoding import decode_message
 from .image_topics import base_topic, camera_info_topic, is_rectified

@@ -15,10 +15,10 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
 
-from ..atomic_files import atomic_directory, atomic_path
-from ..errors import ConfigError, SourceError
-from ..geometry import quat_xyzw
-from ..trajectory_file import NANOSECONDS, PoseList, stamp_text
+from ..core.atomic_files import atomic_directory, atomic_path
+from ..core.errors import ConfigError, SourceError
+from ..core.geometry import quat_xyzw
+from ..core.trajectory_file import NANOSECONDS, PoseList, stamp_text
 from .bag_source import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE
 from .camera_model import CameraModel
 from .image_topics import camera_info_topic

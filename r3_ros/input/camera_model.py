@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import yaml
 
-from ..datatypes import Intrinsics
-from ..errors import CalibrationError, FrameError
+from ..core.datatypes import Intrinsics
+from ..core.errors import CalibrationError, FrameError
 
 #: Number of coefficients each model may have. None at all means no distortion.
 DISTORTION_SIZES = {

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 import re
 
-from ..errors import FrameError, SourceError
-from ..trajectory_file import NANOSECONDS, parse_stamp
+from ..core.errors import FrameError, SourceError
+from ..core.trajectory_file import NANOSECONDS, parse_stamp
 from .camera_model import CameraModel, load_camera_yaml
 from .image_decoding import decode_compressed, is_jpeg_or_png
 from .source import NOMINAL_RATE_HZ, RawFrame, Source

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 import enum
 
-from ..config import InputConfig
+from ..core.config import InputConfig
 
 _SECOND_NS = 1_000_000_000
 #: No camera's image is smaller; a stray one must not end the session as a change of size.

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..errors import FrameError
+from ..core.errors import FrameError
 
 #: Encoding -> (bytes per pixel, OpenCV conversion to RGB or None for a plain copy). OpenCV names
 #: a Bayer pattern by its second row, from the second pixel on; ROS by its first four pixels.

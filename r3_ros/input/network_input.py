@@ -13,9 +13,9 @@ import math
 
 import numpy as np
 
-from ..datatypes import Intrinsics
-from ..errors import ConfigError, FrameError
-from ..input_geometry import Crop, EXIF_TURNS, Geometry, image_size, Resize, Step, Turn
+from ..core.datatypes import Intrinsics
+from ..core.errors import ConfigError, FrameError
+from ..core.resize_geometry import Crop, EXIF_TURNS, Geometry, image_size, Resize, Step, Turn
 
 __all__ = [
     'DA3_METHODS',

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import SourceError
+from ..core.errors import SourceError
 from .camera_model import load_camera_yaml
 from .folder_source import BAG_SUFFIXES, FolderSource
 from .source import Source

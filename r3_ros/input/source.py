@@ -13,7 +13,7 @@ from types import TracebackType
 
 import numpy as np
 
-from ..errors import SourceError
+from ..core.errors import SourceError
 from .camera_model import CameraModel
 
 #: Rate taken for images without times.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import cv2
 
-from ..errors import SourceError
-from ..trajectory_file import NANOSECONDS
+from ..core.errors import SourceError
+from ..core.trajectory_file import NANOSECONDS
 from .camera_model import CameraModel
 from .source import NOMINAL_RATE_HZ, RawFrame, Source
 

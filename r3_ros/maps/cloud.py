@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import PointsConfig
-from ..datatypes import DepthMap
-from ..geometry import transform, unproject
+from ..core.config import PointsConfig
+from ..core.datatypes import DepthMap
+from ..core.geometry import transform, unproject
 
 
 @dataclass(frozen=True, eq=False)

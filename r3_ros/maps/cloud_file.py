@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..atomic_files import atomic_write
-from ..errors import SourceError
+from ..core.atomic_files import atomic_write
+from ..core.errors import SourceError
 from .cloud import Cloud
 
 VERTEX = np.dtype(

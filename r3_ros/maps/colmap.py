@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..atomic_files import atomic_directory
-from ..datatypes import SparseLandmarks
-from ..geometry import inverse, quat_xyzw
+from ..core.atomic_files import atomic_directory
+from ..core.datatypes import SparseLandmarks
+from ..core.geometry import inverse, quat_xyzw
 from ..input.image_decoding import decode_compressed
 from . import map_layout
 from .saved_map import SavedKeyframes, SavedMap

@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
-from ..errors import OccupancyError
-from ..geometry import make_T
+from ..core.errors import OccupancyError
+from ..core.geometry import make_T
 
 #: How far a floor may lean to be found at all.
 _SEARCHED_TILT_RAD = math.radians(45.0)

@@ -10,7 +10,7 @@ from pathlib import Path
 import stat
 from typing import BinaryIO
 
-from ..errors import MapError, MapProblem
+from ..core.errors import MapError, MapProblem
 from .map_layout import MANIFEST
 
 #: A FIFO must not be waited for, and a link not be followed.

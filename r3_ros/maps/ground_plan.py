@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import OccupancyConfig
-from ..errors import OccupancyError
-from ..geometry import transform
+from ..core.config import OccupancyConfig
+from ..core.errors import OccupancyError
+from ..core.geometry import transform
 from .floor import find_floor, Floor
 from .occupancy_grid import occupancy_grid, OccupancyGrid
 from .saved_map import SavedMap

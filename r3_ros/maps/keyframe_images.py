@@ -8,8 +8,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from ..datatypes import Estimate
-from ..errors import FrameError
+from ..core.datatypes import Estimate
+from ..core.errors import FrameError
 
 #: JPEG at this quality, with full colour resolution: about 0.15 MB for 640x480. Corners move by
 #: less than they are found to; PNG would be four times the size.

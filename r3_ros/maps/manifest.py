@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ..config import REPORTED_SCALE_SOURCES
-from ..errors import MapError, MapProblem
-from ..geometry import is_rigid
+from ..core.config import REPORTED_SCALE_SOURCES
+from ..core.errors import MapError, MapProblem
+from ..core.geometry import is_rigid
 from . import map_layout
 from .saved_map import FORMAT_VERSION, MapFacts, SavedMap
 

@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 from numpy.lib import format as npy
 
-from ..errors import MapError, MapProblem
+from ..core.errors import MapError, MapProblem
 from .map_layout import Column, MOST_ARRAY_BYTES
 
 _KNOWN_COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)

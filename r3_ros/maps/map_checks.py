@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..datatypes import SparseLandmarks
-from ..errors import MapError, MapProblem
+from ..core.datatypes import SparseLandmarks
+from ..core.errors import MapError, MapProblem
 from .cloud import Cloud
 from .map_layout import (
     FARTHEST,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from ..atomic_files import atomic_directory
+from ..core.atomic_files import atomic_directory
 from .occupancy_grid import FREE, OccupancyGrid, OCCUPIED
 
 YAML_NAME, IMAGE_NAME = 'map.yaml', 'map.pgm'

@@ -24,10 +24,10 @@ import math
 import numpy as np
 from scipy.ndimage import label
 
-from ..config import OccupancyConfig
-from ..datatypes import Intrinsics
-from ..errors import OccupancyError
-from ..geometry import inverse, transform
+from ..core.config import OccupancyConfig
+from ..core.datatypes import Intrinsics
+from ..core.errors import OccupancyError
+from ..core.geometry import inverse, transform
 from .floor import find_floor, Floor, thinned
 
 UNKNOWN, FREE, OCCUPIED = -1, 0, 100

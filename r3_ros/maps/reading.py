@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..datatypes import SparseLandmarks
-from ..errors import FrameError, MapError, MapProblem, SourceError
+from ..core.datatypes import SparseLandmarks
+from ..core.errors import FrameError, MapError, MapProblem, SourceError
+from ..core.trajectory_file import parse_tum
 from ..input.image_decoding import encoded_size
-from ..trajectory_file import parse_tum
 from . import map_layout
 from .cloud import Cloud
 from .cloud_file import parse_ply, ply_header, VERTEX

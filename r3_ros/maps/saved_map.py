@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..datatypes import Intrinsics, ModelInfo, SparseLandmarks
-from ..errors import MapError, MapProblem
+from ..core.datatypes import Intrinsics, ModelInfo, SparseLandmarks
+from ..core.errors import MapError, MapProblem
 from .cloud import Cloud
 
 #: Of the layout of the folder.

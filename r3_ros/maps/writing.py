@@ -8,8 +8,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..atomic_files import atomic_directory, atomic_write
-from ..trajectory_file import write_tum
+from ..core.atomic_files import atomic_directory, atomic_write
+from ..core.trajectory_file import write_tum
 from . import map_layout
 from .cloud import Cloud
 from .cloud_file import write_ply

@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from ..errors import DeviceLostError, DeviceMemoryError
+from ..core.errors import DeviceLostError, DeviceMemoryError
 
 Given = ParamSpec('Given')
 Answer = TypeVar('Answer')

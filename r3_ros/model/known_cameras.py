@@ -1,7 +1,7 @@
 """Cameras on their way into plain Depth Anything 3 and out of it.
 
-The network writes a camera as an encoding (:mod:`~r3_ros.pose_encoding`) of its camera-to-world
-pose. Known ones are given relative to the first and in a unit of their own, which the predicted
+The network writes a camera as an encoding (:mod:`~r3_ros.core.pose_encoding`) of its
+camera-to-world pose. Known ones are given relative to the first and in a unit of their own, which the predicted
 depth then shares.
 """
 
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..datatypes import Intrinsics
-from ..errors import TransformError
-from ..geometry import inverse
+from ..core.datatypes import Intrinsics
+from ..core.errors import TransformError
+from ..core.geometry import inverse
+from ..core.pose_encoding import encode_pose
 from ..input.network_input import fov_of
-from ..pose_encoding import encode_pose
 
 #: A smaller unit would magnify the noise of cameras that stand still.
 _MIN_UNIT = 0.1

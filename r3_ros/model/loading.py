@@ -8,16 +8,16 @@ from pathlib import Path
 
 import torch
 
-from ..config import MemoryConfig, ModelConfig, OfflineConfig, PUBLISHED_IMAGE
-from ..datatypes import ModelInfo
-from ..errors import CheckpointError, ModelError
+from ..core.config import MemoryConfig, ModelConfig, OfflineConfig, PUBLISHED_IMAGE
+from ..core.datatypes import ModelInfo
+from ..core.errors import CheckpointError, ModelError
 from .cache.frame_memory import Room
 from .metric_predictor import MetricPredictor
 from .network import MetricNetwork, R3Network
 from .r3_predictor import R3Predictor
+from .r3_window_predictor import R3WindowPredictor
 from .weights.catalogue import CATALOGUE, find_weights, missing_message
 from .weights.checkpoint import load_network
-from .window_predictor import R3WindowPredictor
 
 #: Types by the names that the configuration uses.
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..datatypes import Intrinsics
+from ..core.datatypes import Intrinsics
 from .depth_head import MonoDepth
 
 #: Focal length, in pixels of the network's input, at which the raw depth is in metres.

@@ -1,4 +1,4 @@
-"""The metric network behind :class:`~r3_ros.metric_depth.MetricDepth`."""
+"""The metric network behind :class:`~r3_ros.core.metric_depth.MetricDepth`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from ..datatypes import DepthMap
+from ..core.datatypes import DepthMap
 from ..input.network_input import da3_geometry, DA3Rule, Geometry
 from .device_errors import tells_device_errors
 from .metric import metric_depth

@@ -15,7 +15,7 @@ import re
 import torch
 from torch import nn, Tensor
 
-from ..errors import FrameError, TransformError
+from ..core.errors import FrameError, TransformError
 from ..input.network_input import IMAGENET_MEAN, IMAGENET_STD
 from .backbone import Backbone, KeyValues, Tokens
 from .camera_head import CameraDecoder, PairHead, Pairs, PoseEncoder

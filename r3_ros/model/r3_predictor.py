@@ -15,8 +15,8 @@ import math
 import numpy as np
 import torch
 
-from ..config import MemoryConfig, ModelConfig
-from ..datatypes import (
+from ..core.config import MemoryConfig, ModelConfig
+from ..core.datatypes import (
     DepthMap,
     DeviceMemory,
     Edge,
@@ -27,8 +27,8 @@ from ..datatypes import (
     ModelInfo,
     SparseLandmarks,
 )
-from ..errors import DeviceMemoryError, FrameError, ModelError
-from ..geometry import inverse, T_from_quat
+from ..core.errors import DeviceMemoryError, FrameError, ModelError
+from ..core.geometry import inverse, T_from_quat
 from ..input.network_input import Geometry, intrinsics_from_fov, r3_geometry, R3Rule
 from .backbone import Tokens
 from .cache.frame_memory import FrameMemory, Room

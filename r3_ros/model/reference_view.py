@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import ModelError
+from ..core.errors import ModelError
 
 STRATEGIES = ('saddle_balanced', 'saddle_sim_range', 'first', 'middle')
 

@@ -8,10 +8,10 @@ import enum
 import time
 from typing import Any, TYPE_CHECKING
 
-from ..config import MemoryConfig
-from ..datatypes import Estimate, Frame
-from ..errors import DeviceMemoryError, R3Error
-from .health import Health
+from ..core.config import MemoryConfig
+from ..core.datatypes import Estimate, Frame
+from ..core.errors import DeviceMemoryError, R3Error
+from .outputs.health import Health
 
 if TYPE_CHECKING:
     from ..streaming.engine import Engine

@@ -14,19 +14,13 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 from rclpy.timer import Timer
 
-from ..config import R3Config
-from ..errors import ConfigError, R3Error
+from ..core.config import R3Config
+from ..core.errors import ConfigError, R3Error
 from ..factory import load_engine
-from .camera_input import CameraInput
-from .camera_topics import CameraTopics, image_topic_name
-from .diagnostics import Diagnostics
-from .frame_tree import TransformTree
-from .health import Health, TransformHealth
-from .initial_pose import InitialPose, InitialPoseInput
-from .name_lock import FrameClaims, NameLock
-from .odometry_input import OdometryInput
-from .outputs import Outputs
-from .parameters import (
+from .inputs.camera_input import CameraInput
+from .inputs.camera_topics import CameraTopics, image_topic_name
+from .inputs.odometry_input import OdometryInput
+from .node_parameters import (
     accepted,
     changed_config,
     declare_parameters,
@@ -35,9 +29,15 @@ from .parameters import (
     require_qos,
     unknown_parameters,
 )
+from .outputs.diagnostics import Diagnostics
+from .outputs.health import Health, TransformHealth
+from .outputs.outputs import Outputs
 from .rcl_errors import one_line, RCLError
-from .services import Services
-from .transforms import corrects_robot, TransformAuthority
+from .services.services import Services
+from .tf.frame_tree import TransformTree
+from .tf.initial_pose import InitialPose, InitialPoseInput
+from .tf.name_lock import FrameClaims, NameLock
+from .tf.transforms import corrects_robot, TransformAuthority
 from .worker import StreamWorker
 
 #: Exit status of a process whose device or memory could not be given back.

@@ -20,11 +20,11 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import try_shutdown
 
-from ..errors import ConfigError
-from ..runtime import thread_name, THREAD_PREFIX
+from ..core.errors import ConfigError
+from ..core.threads import thread_name, THREAD_PREFIX
 from .node import R3StreamNode
 from .rcl_errors import one_line, RCLError
-from .services import WRITER
+from .services.services import WRITER
 
 #: From a signal to the end of the process; what is not done by then is abandoned.
 _END_S = 2.5

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 
-from ..config import R3Config
-from ..errors import TransformError
-from .camera_input import CameraInput
-from .conversions import Received
-from .frame_tree import Base, TransformTree
-from .messages import stamp_ns_of
-from .placing import Placing
+from ..core.config import R3Config
+from ..core.errors import TransformError
+from .inputs.camera_input import CameraInput
+from .inputs.conversions import Received
+from .outputs.messages import stamp_ns_of
+from .pose_output import Placing
+from .tf.frame_tree import Base, TransformTree
 
 
 class Readiness:

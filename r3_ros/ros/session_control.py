@@ -10,25 +10,25 @@ from typing import Any, TYPE_CHECKING
 import numpy as np
 from r3_ros.msg import KeyframeGraph
 
-from ..config import R3Config
-from ..errors import DeviceLostError, FrameError
+from ..core.config import R3Config
+from ..core.errors import DeviceLostError, FrameError
 from ..input.frame_filter import FrameFilter
 from ..maps.keyframe_images import KeyframeImages
 from ..maps.saved_map import SavedMap
 from ..streaming.map_snapshot import take_map_snapshot
-from .frame_tree import Base, TransformTree
-from .graph_messages import empty_graph, GraphSnapshot
-from .health import Health, StreamState, TransformHealth
-from .initial_pose import InitialPose
-from .map_search import MapSearch, mounting
-from .placing import Placing
-from .saving import SaveCode, SaveError, Snapshot
-from .scenes import graph_snapshot, ScenePublisher
+from .outputs.cloud_publisher import graph_snapshot, ScenePublisher
+from .outputs.graph_messages import empty_graph, GraphSnapshot
+from .outputs.health import Health, StreamState, TransformHealth
+from .pose_output import Placing
+from .services.map_search import MapSearch, mounting
+from .services.saving import SaveCode, SaveError, Snapshot
 from .stream_report import StreamReport
+from .tf.frame_tree import Base, TransformTree
+from .tf.initial_pose import InitialPose
 
 if TYPE_CHECKING:
     from ..streaming.engine import Engine
-    from ..streaming.loaded_map import LoadedMap
+    from ..streaming.relocalisation.loaded_map import LoadedMap
 
 
 @dataclass(frozen=True, eq=False)

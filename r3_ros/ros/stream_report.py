@@ -8,14 +8,14 @@ from typing import Any, TYPE_CHECKING
 
 from rclpy.clock import Clock
 
-from ..runtime import Mailbox
+from ..core.threads import Mailbox
 from ..streaming.snapshot import StreamSnapshot, take_snapshot
-from .conversions import Received
-from .frame_tree import Base
-from .health import Health, StreamState
-from .messages import memory_fields, scale_fields, status_message
-from .outputs import Outputs
-from .placing import Placing
+from .inputs.conversions import Received
+from .outputs.health import Health, StreamState
+from .outputs.messages import memory_fields, scale_fields, status_message
+from .outputs.outputs import Outputs
+from .pose_output import Placing
+from .tf.frame_tree import Base
 
 if TYPE_CHECKING:
     from ..streaming.engine import Engine

@@ -14,24 +14,24 @@ from typing import Any, TYPE_CHECKING
 from rclpy.clock import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
-from ..config import R3Config
-from ..datatypes import Estimate, Frame
-from ..errors import DeviceLostError, FrameError, R3Error, TransformError
+from ..core.config import R3Config
+from ..core.datatypes import Estimate, Frame
+from ..core.errors import DeviceLostError, FrameError, R3Error, TransformError
+from ..core.threads import Mailbox, thread_name, Worker
 from ..input.frame_filter import Action, FrameFilter
-from ..runtime import Mailbox, thread_name, Worker
-from .camera_input import CameraInput
-from .conversions import CameraImage, Received
-from .frame_tree import Base, TransformTree
-from .health import Health, NodeHealth, StepTimes, StreamState, TransformHealth
+from .inputs.camera_input import CameraInput
+from .inputs.conversions import CameraImage, Received
 from .memory_policy import FrameStepper, NoMemoryError, Remedy
-from .messages import estimate_fields, stamp_ns_of, times_fields
-from .outputs import Outputs
-from .placing import Placing
+from .outputs.cloud_publisher import ScenePublisher
+from .outputs.health import Health, NodeHealth, StepTimes, StreamState, TransformHealth
+from .outputs.messages import estimate_fields, stamp_ns_of, times_fields
+from .outputs.outputs import Outputs
+from .pose_output import Placing
 from .readiness import Readiness
-from .scenes import ScenePublisher
 from .session_control import KEPT, ORIGIN, SessionControl
 from .stream_report import NodeSnapshot, StreamReport
-from .transforms import TransformAuthority
+from .tf.frame_tree import Base, TransformTree
+from .tf.transforms import TransformAuthority
 
 if TYPE_CHECKING:
     from ..streaming.engine import Engine

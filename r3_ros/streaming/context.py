@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..config import StreamConfig
-from ..geometry import inverse
+from ..core.config import StreamConfig
+from ..core.geometry import inverse
 from .segments import segment_context
 from .session import Session
 

@@ -3,8 +3,8 @@
     describe -> retrieve the context -> predict -> resolve the pose -> gate -> update memory
     -> update map
 
-The engine asks a :class:`~r3_ros.predictor.Predictor` what it sees and decides what follows from
-it: which frames to relate to, which pose results, whether it may be published, what to remember.
+The engine asks a :class:`~r3_ros.core.predictor.Predictor` what it sees and decides what follows
+from it: which frames to relate to, which pose results, whether it may be published, what to remember.
 It never touches pixels or weights, and everything it remembers is in one :class:`Session`.
 """
 
@@ -15,19 +15,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..config import R3Config
-from ..datatypes import DepthMap, Edge, Estimate, Frame, FramePrediction
-from ..errors import ConfigError, FrameError, MapError, MapProblem
+from ..core.config import R3Config
+from ..core.datatypes import DepthMap, Edge, Estimate, Frame, FramePrediction
+from ..core.errors import ConfigError, FrameError, MapError, MapProblem
+from ..core.metric_depth import MetricDepth
+from ..core.predictor import Predictor
+from ..core.similarity import similarity
 from ..maps.cloud import cloud_from_depth
 from ..maps.saved_map import SavedMap
-from ..metric_depth import MetricDepth
-from ..predictor import Predictor
 from .context import expected_pose, retrieve_context
-from .frame_memory import FrameMemory, Memory
 from .gate import Gate, Verdict
 from .keyframes.admission import Admission, Candidate
 from .keyframes.bank import KeyframeBank
-from .loaded_map import LoadedMap, require_findable, take_in
 from .loops.loop_closure import Loops
 from .pose_graph import PoseGraph
 from .pose_resolution import (
@@ -38,7 +37,9 @@ from .pose_resolution import (
     told_covariance,
     usable_edges,
 )
-from .relocalisation import Vicinity
+from .relocalisation.loaded_map import LoadedMap, require_findable, take_in
+from .relocalisation.search import Vicinity
+from .retention import FrameMemory, Memory
 from .scale.odometry_buffer import OdometryTrack
 from .scale.tracker import ScaleTracker, UserScale
 from .segments import (
@@ -49,7 +50,6 @@ from .segments import (
     segment_is_due,
 )
 from .session import Session
-from .similarity import similarity
 from .stage_timer import StageTimer
 from .trajectory import Trajectory
 from .voxel_map import VoxelMap

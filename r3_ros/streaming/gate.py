@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import TrackingConfig
-from ..datatypes import Edge, TrackingState
-from ..geometry import inverse, rotation_angle
-from .similarity import rigid_part, scale_of
+from ..core.config import TrackingConfig
+from ..core.datatypes import Edge, TrackingState
+from ..core.geometry import inverse, rotation_angle
+from ..core.similarity import rigid_part, scale_of
 
 _BEST_EDGES = 3
 #: Share by which the reference moves towards each score: down slowly, up a little faster.

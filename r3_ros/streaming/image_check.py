@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..datatypes import Frame
+from ..core.datatypes import Frame
 
 #: Every n-th pixel along each side is looked at.
 _STRIDE = 4

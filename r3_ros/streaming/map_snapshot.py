@@ -12,8 +12,9 @@ import time
 import numpy as np
 
 from .. import __version__
-from ..datatypes import Edge, Intrinsics, ModelInfo, SparseLandmarks
-from ..geometry import inverse
+from ..core.datatypes import Edge, Intrinsics, ModelInfo, SparseLandmarks
+from ..core.geometry import inverse
+from ..core.predictor import Predictor
 from ..maps.saved_map import (
     MapFacts,
     SavedEdges,
@@ -21,7 +22,6 @@ from ..maps.saved_map import (
     SavedMap,
     SavedTrajectory,
 )
-from ..predictor import Predictor
 from .pose_resolution import HeldPose
 from .scale.estimator import ScaleView
 from .session import Session

@@ -16,10 +16,10 @@ import itertools
 
 import numpy as np
 
-from ..datatypes import Edge
-from ..geometry import inverse, quat_xyzw, T_from_quat
+from ..core.datatypes import Edge
+from ..core.geometry import inverse, quat_xyzw, T_from_quat
+from ..core.similarity import inverse_similarity, rigid_part, scale_of
 from .pose_resolution import HeldPose, ResolvedPose, usable_edges
-from .similarity import inverse_similarity, rigid_part, scale_of
 
 #: Pose changes below these are rounding and correct nothing.
 _MOVED_TRANSLATION = 1e-9

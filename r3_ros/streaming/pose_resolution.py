@@ -15,10 +15,10 @@ from functools import cached_property
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from ..config import CovarianceConfig
-from ..datatypes import Edge
-from ..geometry import mean_quat, quat_angle, quat_xyzw, rotation_angle, T_from_quat
-from .similarity import similarity
+from ..core.config import CovarianceConfig
+from ..core.datatypes import Edge
+from ..core.geometry import mean_quat, quat_angle, quat_xyzw, rotation_angle, T_from_quat
+from ..core.similarity import similarity
 
 _ROBUST_ROUNDS = 4
 #: Residuals up to this many robust standard deviations keep their full weight (Huber's 1.345

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..config import LoopConfig, StreamConfig
-from ..datatypes import Edge, TrackingState
-from ..geometry import inverse
+from ..core.config import LoopConfig, StreamConfig
+from ..core.datatypes import Edge, TrackingState
+from ..core.geometry import inverse
 from .gate import Verdict
 from .session import Session
 

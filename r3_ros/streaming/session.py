@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ..datatypes import DepthMap
+from ..core.datatypes import DepthMap
 from .gate import Gate
 from .image_check import ImageCheck
 from .keyframes.admission import Admission
@@ -14,7 +14,7 @@ from .keyframes.bank import KeyframeBank
 from .keyframes.keyframe_graph import KeyframeGraphView
 from .loops.evidence import LoopEvidence
 from .pose_graph import PoseGraph
-from .relocalisation import Relocalisation
+from .relocalisation.search import Relocalisation
 from .scale.tracker import ScaleTracker
 from .trajectory import Trajectory, TrajectoryView
 from .voxel_map import MapView, VoxelMap

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..datatypes import DeviceMemory, ModelInfo
-from ..predictor import Predictor
+from ..core.datatypes import DeviceMemory, ModelInfo
+from ..core.predictor import Predictor
 from .scale.estimator import ScaleView
 from .session import Session
 

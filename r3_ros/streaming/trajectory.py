@@ -13,9 +13,9 @@ from functools import cached_property
 
 import numpy as np
 
-from ..datatypes import TrackingState
-from ..geometry import inverse, make_T
-from .similarity import inverse_similarity, rigid_part, scale_of
+from ..core.datatypes import TrackingState
+from ..core.geometry import inverse, make_T
+from ..core.similarity import inverse_similarity, rigid_part, scale_of
 
 _ABSOLUTE = -1  # the stored pose is T_world_camera
 _HELD = -2  # the pose graph has it

@@ -13,9 +13,9 @@ from functools import cached_property
 
 import numpy as np
 
-from ..config import MapConfig
+from ..core.config import MapConfig
+from ..core.similarity import inverse_similarity
 from ..maps.cloud import Cloud
-from .similarity import inverse_similarity
 
 #: Bits of a voxel's coordinate along one axis; three of them share an int64.
 _BITS = 21

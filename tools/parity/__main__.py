@@ -9,8 +9,8 @@ from pathlib import Path
 import sys
 import time
 
-from r3_ros.config import PRECISIONS
-from r3_ros.errors import R3Error
+from r3_ros.core.config import PRECISIONS
+from r3_ros.core.errors import R3Error
 
 from .comparison import ArrayResult, Bound, MEASURES, Quantity
 from .golden import golden_files, is_covered, short_name

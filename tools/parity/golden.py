@@ -9,7 +9,7 @@ from pathlib import Path
 import re
 
 import numpy as np
-from r3_ros.errors import SourceError
+from r3_ros.core.errors import SourceError
 from r3_ros.model.variants import CameraOutput, VARIANTS
 
 PREFIX, SUFFIX = 'golden-', '.npz'

@@ -8,8 +8,8 @@ import hashlib
 import re
 
 import numpy as np
-from r3_ros.errors import SourceError
-from r3_ros.geometry import inverse
+from r3_ros.core.errors import SourceError
+from r3_ros.core.geometry import inverse
 from r3_ros.model.depth_head import MonoDepth
 from r3_ros.model.metric import SKY_THRESHOLD
 from r3_ros.model.network import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from r3_ros.errors import SourceError
+from r3_ros.core.errors import SourceError
 from r3_ros.input.network_input import DA3Rule, prepare_da3, prepare_r3, R3Rule
 
 from .comparison import Answer

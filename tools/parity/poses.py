@@ -1,6 +1,6 @@
 """Poses and intrinsics from pair outputs, by the authors' rules, and files of nothing else.
 
-Poses are encoded (:mod:`r3_ros.pose_encoding`) as world-to-camera. An edge takes camera i's
+Poses are encoded (:mod:`r3_ros.core.pose_encoding`) as world-to-camera. An edge takes camera i's
 coordinates to camera j's, so the pose of j is the edge after the pose of i.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 
 import numpy as np
-from r3_ros.errors import SourceError
-from r3_ros.geometry import inverse, T_from_quat
+from r3_ros.core.errors import SourceError
+from r3_ros.core.geometry import inverse, T_from_quat
 from scipy.spatial.transform import Rotation
 
 from .comparison import Answer

@@ -9,7 +9,7 @@ import time
 
 import cv2
 import PIL
-from r3_ros.errors import ModelError, R3Error
+from r3_ros.core.errors import ModelError, R3Error
 from r3_ros.model.loading import DTYPES
 import torch
 

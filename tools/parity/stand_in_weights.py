@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-from r3_ros.errors import SourceError
+from r3_ros.core.errors import SourceError
 from r3_ros.model.network import build_network, DA3Network, MetricNetwork, R3Network
 from r3_ros.model.variants import VARIANTS
 from r3_ros.model.weights.checkpoint import official_name

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ...atomic_files import atomic_write
-from ...run_files import MAP_UNITS, REPORT
+from ...core.atomic_files import atomic_write
+from ...offline.run_files import MAP_UNITS, REPORT
 from ..map_views import level_scene
 from .report_charts import confidence_chart, map_views, plans, timing_chart, truth_figure
 from .report_tables import checks_table, details_tables, errors_table, timing_table

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from ...config import parameters
+from ...core.config import parameters
 from .run_data import RunData
 
 _NUMBER = ' class="number"'

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import SourceError
+from ...core.errors import SourceError
+from ...core.trajectory_file import parse_stamp, PoseList, read_tum
 from ...maps.cloud import Cloud
 from ...maps.cloud_file import read_ply
-from ...run_files import FRAMES, load_summary, MAP, TRAJECTORY_FINAL
-from ...trajectory_file import parse_stamp, PoseList, read_tum
+from ...offline.run_files import FRAMES, load_summary, MAP, TRAJECTORY_FINAL
 from ..run_evaluation import EVALUATION, EVALUATION_TABLE
 
 

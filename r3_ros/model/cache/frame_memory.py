@@ -15,7 +15,7 @@ from itertools import accumulate, count, pairwise
 
 import numpy as np
 
-from ...errors import ModelError, R3Error
+from ...core.errors import ModelError, R3Error
 from ..network import FrameCache
 from .host_memory import HostMemory
 from .slots import Slots, stored_tensors

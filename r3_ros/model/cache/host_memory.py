@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import ModelError
+from ...core.errors import ModelError
 
 
 class HostMemory:

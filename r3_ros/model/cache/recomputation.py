@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
-from ...errors import FrameError
+from ...core.errors import FrameError
 from ..network import R3Network
 from .frame_memory import FrameMemory
 

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ...errors import ModelError, R3Error
-from ...runtime import thread_name
+from ...core.errors import ModelError, R3Error
+from ...core.threads import thread_name
 from ..device_errors import device_error
 
 

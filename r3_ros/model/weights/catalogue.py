@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 import re
 
-from ...errors import ModelError
+from ...core.errors import ModelError
 
 SUFFIX = '.safetensors'
 DIGEST = re.compile('[0-9a-f]{64}')

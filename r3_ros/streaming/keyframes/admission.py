@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...config import KeyframeConfig
+from ...core.config import KeyframeConfig
 from .bank import KeyframeBank
 
 

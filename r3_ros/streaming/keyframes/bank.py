@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...config import KeyframeConfig, StreamConfig
-from ...datatypes import DepthMap, Intrinsics
+from ...core.config import KeyframeConfig, StreamConfig
+from ...core.datatypes import DepthMap, Intrinsics
 from .eviction import Eviction
 from .recall import Recall
 from .retrieval import RetrievalIndex

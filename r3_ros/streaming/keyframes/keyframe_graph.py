@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ...datatypes import Edge
+from ...core.datatypes import Edge
 from ..trajectory import TrajectoryView
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from ...config import StreamConfig
+from ...core.config import StreamConfig
 from .retrieval import (
     EXCLUDED,
     MATCH_HALF_LIFE_FRAMES,

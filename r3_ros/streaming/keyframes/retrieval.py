@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import ModelError
+from ...core.errors import ModelError
 from .view_overlap import CENTRE, ROTATION, View, view_overlaps, VIEW_SIZE
 
 #: Frames after which a match score has halved.

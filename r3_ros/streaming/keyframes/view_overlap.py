@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...datatypes import Intrinsics
+from ...core.datatypes import Intrinsics
 
 #: Points that stand for a frustum.
 POINTS = 32

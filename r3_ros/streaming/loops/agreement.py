@@ -13,9 +13,9 @@ import math
 
 import numpy as np
 
-from ...config import LoopConfig
-from ...geometry import make_T, mean_rotation, rotation_angle
-from ..similarity import rigid_part, scale_of, similarity
+from ...core.config import LoopConfig
+from ...core.geometry import make_T, mean_rotation, rotation_angle
+from ...core.similarity import rigid_part, scale_of, similarity
 from .evidence import AGREE_SIGMAS, FarEdge, SLACK_LENGTH, SLACK_RAD
 
 #: A correction is worth making if it exceeds the scatter of those who ask for it this many times.

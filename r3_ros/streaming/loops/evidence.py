@@ -14,11 +14,11 @@ import math
 
 import numpy as np
 
-from ...config import CovarianceConfig
-from ...datatypes import Edge
-from ...geometry import rotation_angle
+from ...core.config import CovarianceConfig
+from ...core.datatypes import Edge
+from ...core.geometry import rotation_angle
+from ...core.similarity import inverse_similarity, similarity
 from ..pose_resolution import edge_sigmas, HeldPose, ResolvedPose
-from ..similarity import inverse_similarity, similarity
 
 #: Edges within this many standard deviations agree.
 AGREE_SIGMAS = 3.0

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from ...config import R3Config
-from ...datatypes import DepthMap, Edge
+from ...core.config import R3Config
+from ...core.datatypes import DepthMap, Edge
+from ...core.similarity import inverse_similarity
 from ..pose_resolution import HeldPose, ResolvedPose
 from ..segments import edges_of_one_segment
 from ..session import Session
-from ..similarity import inverse_similarity
 from .agreement import agreement
 from .evidence import contradicts, FarEdge, sigmas_of
 from .solver_job import Correction, LoopCloser, LoopSnapshot

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import ModelError
-from ..similarity import scale_of, similarity
+from ...core.errors import ModelError
+from ...core.similarity import scale_of, similarity
 
 #: The solver has settled when a round lowers the error by less than this share.
 _SETTLED = 1e-4

@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 
-from ...datatypes import DepthMap
+from ...core.datatypes import DepthMap
+from ...core.similarity import scale_of
 from ...maps.cloud import Cloud
-from ..similarity import scale_of
 from .evidence import FarEdge
 
 _ROUNDS = 8

@@ -15,13 +15,13 @@ import itertools
 
 import numpy as np
 
-from ...config import CovarianceConfig, LoopConfig
-from ...datatypes import DepthMap, Edge
-from ...geometry import rotation_angle
+from ...core.config import CovarianceConfig, LoopConfig
+from ...core.datatypes import DepthMap, Edge
+from ...core.geometry import rotation_angle
+from ...core.similarity import inverse_similarity, scale_of
+from ...core.threads import thread_name
 from ...maps.cloud import Cloud
-from ...runtime import thread_name
 from ..pose_resolution import edge_sigmas, HeldPose
-from ..similarity import inverse_similarity, scale_of
 from .agreement import Agreement, agreement
 from .evidence import edge_fits, edge_to_anchor, FarEdge, sigmas_at_source
 from .pose_optimizer import load_gtsam, PoseProblem, PoseSolution, solve_poses

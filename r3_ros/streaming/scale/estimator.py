@@ -17,8 +17,8 @@ import math
 
 import numpy as np
 
-from ...config import ScaleConfig
-from ...datatypes import DepthMap
+from ...core.config import ScaleConfig
+from ...core.datatypes import DepthMap
 
 #: Depth below this says nothing, in either unit.
 _LEAST_DEPTH = 1e-4

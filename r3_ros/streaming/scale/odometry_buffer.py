@@ -9,7 +9,7 @@ import threading
 import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
-from ...geometry import is_rigid, make_T
+from ...core.geometry import is_rigid, make_T
 
 _SECOND_NS = 1_000_000_000
 #: Between poses farther apart nothing is claimed.

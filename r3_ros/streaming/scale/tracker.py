@@ -9,11 +9,11 @@ import math
 
 import numpy as np
 
-from ...config import ScaleConfig
-from ...datatypes import DepthMap
-from ...errors import ConfigError, FrameError
-from ...geometry import inverse
-from ...metric_depth import MetricDepth
+from ...core.config import ScaleConfig
+from ...core.datatypes import DepthMap
+from ...core.errors import ConfigError, FrameError
+from ...core.geometry import inverse
+from ...core.metric_depth import MetricDepth
 from ..keyframes.bank import KeyframeBank
 from ..pose_graph import PoseGraph
 from ..pose_resolution import HeldPose

@@ -1,0 +1,116 @@
+"""Bake a plan: paint every material once, light it, and cut it up for the facets.
+
+An endless pattern is painted as one sheet for all facets that share it; the facets are cut from
+different places of it, so no two show the same. That is also what makes it quick: a world has
+thousands of facets and a few hundred materials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from .facets import FacetSpec
+from .lighting import spread_light
+from .materials import Material
+from .parallel import in_order
+from .textures import pyramid, TextureBuilder, TextureStore
+
+
+@dataclass(frozen=True)
+class _Patch:
+    """Facets side by side on a sheet: the first one's number, how many, texels of each."""
+
+    first: int
+    count: int
+    height: int
+    width: int
+
+
+def bake(
+    specs: list[FacetSpec], light: list[torch.Tensor], coarseness: float, device: torch.device
+) -> tuple[TextureStore, float]:
+    """Paint and light all facets.
+
+    :param light: what falls on each facet, see :func:`~.lighting.light_facets`.
+    :param coarseness: scales the size of the texels.
+    :returns: the textures, and the mean radiance over all surface that does not shine itself.
+    """
+
+    def job(sheet: _Sheet) -> list[tuple[int, list[torch.Tensor], float]]:
+        out = []
+        for number, albedo in sheet.paint(coarseness, device):
+            lit = spread_light(light[number], *albedo.shape[1:])
+            image = albedo * (lit + specs[number].emission)
+            out.append((number, pyramid(image), float(image.mean())))
+        return out
+
+    builder = TextureBuilder(len(specs))
+    total, area = 0.0, 0.0
+    for facets in in_order(job, _sheets(specs, coarseness), device):
+        for number, levels, mean in facets:
+            builder.add(number, levels)
+            if specs[number].emission == 0:
+                size = specs[number].size_m[0] * specs[number].size_m[1]
+                total += size * mean
+                area += size
+    return builder.finish(), total / area
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """What is painted in one go."""
+
+    material: Material
+    patches: list[_Patch]
+
+    def paint(self, coarseness: float, device: torch.device) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield the number and the reflectance (3, h, w) of every facet on the sheet."""
+        places, texels = _arrange(self.patches)
+        painted = self.material.paint(texels, self.material.texel_m * coarseness, device)
+        for patch, (y, x) in zip(self.patches, places, strict=True):
+            for k in range(patch.count):
+                left = x + k * patch.width
+                part = painted[:, y : y + patch.height, left : left + patch.width]
+                yield patch.first + k, part
+
+
+def _sheets(specs: list[FacetSpec], coarseness: float) -> Iterator[_Sheet]:
+    """Group the facets by material; a picture has every facet on a sheet of its own."""
+    users: dict[int, list[_Patch]] = {}
+    materials: dict[int, Material] = {}
+    for number, spec in enumerate(specs):
+        k, n = spec.strip
+        if k > 0:
+            continue
+        texel_m = spec.material.texel_m * coarseness
+        width, height = (max(2, round(length / texel_m)) for length in spec.size_m)
+        users.setdefault(id(spec.material), []).append(_Patch(number, n, height, width))
+        materials[id(spec.material)] = spec.material
+    for key, patches in users.items():
+        if materials[key].is_picture:
+            yield from (_Sheet(materials[key], [p]) for p in patches)
+        else:
+            yield _Sheet(materials[key], patches)
+
+
+def _arrange(patches: list[_Patch]) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """Lay patches on a sheet in rows of falling height.
+
+    :returns: top and left of each patch, and the height and width of the sheet.
+    """
+    widths = [p.width * p.count for p in patches]
+    area = sum(w * p.height for w, p in zip(widths, patches, strict=True))
+    limit = max(max(widths), int(area**0.5))
+    places = [(0, 0)] * len(patches)
+    top = left = row = used = 0
+    for k in sorted(range(len(patches)), key=lambda k: -patches[k].height):
+        if left + widths[k] > limit:
+            top, left, row = top + row, 0, 0
+        places[k] = (top, left)
+        left += widths[k]
+        used = max(used, left)
+        row = max(row, patches[k].height)
+    return places, (top + row, used)

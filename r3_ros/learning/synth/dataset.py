@@ -1,0 +1,262 @@
+"""Write a synthetic sequence as a folder of frames.
+
+The folder holds ``rgb/``, ``depth/`` (16-bit PNG, millimetres, 0 = no value), ``timestamps.txt``,
+``camera.yaml`` (ROS camera calibration), ``groundtruth.txt`` (TUM, camera-to-world, optical
+axes), ``mask/`` where something moves (255 = moving) and ``world.json`` (what it was made of).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import yaml
+
+from ...core.atomic_files import atomic_directory
+from ...core.datatypes import Intrinsics
+from ...core.errors import ConfigError
+from ...core.trajectory_file import NANOSECONDS, stamp_text, write_tum
+from .parallel import in_order
+from .path import CameraPath, make_path
+from .renderer import render_radiance, Rendering
+from .sensor import Sensor, SensorOptions, to_bytes
+from .world import World, WORLD_VERSION
+
+#: The file that tells a synthetic sequence from any other folder.
+WORLD_FILE = 'world.json'
+_JPEG_QUALITY = 95
+_DEPTH_UNIT_M = 0.001
+_BLUR_STEPS = 5
+_FRAMES_PER_JOB = {'cpu': 1, 'cuda': 8}
+
+
+@dataclass(frozen=True)
+class SequenceOptions:
+    """What to make.
+
+    :ivar kind: of the world, see :data:`~.layout.KINDS`.
+    :ivar rate_hz: frames per second.
+    :ivar moving: number of moving bodies.
+    :ivar depth_every: write the depth of every n-th frame; 0 for none.
+    :ivar image_format: 'jpg' or 'png'.
+    """
+
+    seed: int = 0
+    kind: str = 'room'
+    frames: int = 400
+    width: int = 640
+    height: int = 480
+    rate_hz: float = 15.0
+    moving: int = 0
+    depth_every: int = 5
+    image_format: str = 'jpg'
+    coarseness: float = 1.0
+    sensor: SensorOptions = field(default_factory=SensorOptions)
+
+    def __post_init__(self) -> None:
+        """Refuse numbers nothing can be made of."""
+        if self.frames < 1 or not 0 < self.rate_hz <= 1000:
+            raise ConfigError(
+                f'frames must be at least 1 and rate in (0, 1000], got {self.frames} and '
+                f'{self.rate_hz}'
+            )
+        if not (32 <= self.width <= 8192 and 32 <= self.height <= 8192):
+            raise ConfigError(
+                f'width and height must be in [32, 8192] pixels, got {self.width}x{self.height}'
+            )
+        if self.depth_every < 0:
+            raise ConfigError(f'depth-every must not be negative, got {self.depth_every}')
+        if self.image_format not in ('jpg', 'png'):
+            raise ConfigError(f'format must be jpg or png, got {self.image_format!r}')
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceFrame:
+    """One frame of a sequence as it is delivered.
+
+    :ivar image: (H, W, 3) uint8 RGB.
+    :ivar depth: (H, W) float32 metres, 0 where nothing is seen.
+    :ivar moving: (H, W) bool.
+    """
+
+    image: np.ndarray
+    depth: np.ndarray
+    moving: np.ndarray
+
+
+class Sequence:
+    """A world, a path through it and a camera: frames by number."""
+
+    def __init__(self, options: SequenceOptions, device: torch.device | str = 'cpu') -> None:
+        """Make the world and the path.
+
+        :raises ConfigError: an option that nothing can be made of.
+        """
+        self.options = options
+        self.world = World.generate(
+            options.seed,
+            options.kind,
+            moving=options.moving,
+            coarseness=options.coarseness,
+            device=device,
+        )
+        self.intrinsics = random_intrinsics(options.seed, options.width, options.height)
+        self.path: CameraPath = make_path(
+            self.world, options.frames, options.rate_hz, options.seed
+        )
+        self._sensor = Sensor(
+            options.sensor, self.world.exposure, options.rate_hz, options.seed, device
+        )
+
+    def stamps_ns(self) -> np.ndarray:
+        """Return the (F,) int64 times of the frames, the first at 0."""
+        return np.round(self.path.time_s * NANOSECONDS).astype(np.int64)
+
+    def frames(self, start: int, stop: int) -> list[SequenceFrame]:
+        """Render the frames from ``start`` to before ``stop`` in one batch."""
+        rendering = self._render(slice(start, stop))
+        images = to_bytes(self._sensor.develop(rendering.radiance, start))
+        depth, moving = rendering.depth.cpu().numpy(), rendering.moving.cpu().numpy()
+        return [SequenceFrame(*parts) for parts in zip(images, depth, moving, strict=True)]
+
+    def _render(self, which: slice) -> Rendering:
+        """Render some frames, with motion blur if the camera has any."""
+        poses = torch.from_numpy(self.path.T_world_camera[which])
+        times = torch.from_numpy(self.path.time_s[which])
+        sharp = render_radiance(self.world, poses, self.intrinsics, time_s=times)
+        shutter = self.options.sensor.motion_blur / self.options.rate_hz
+        if shutter == 0:
+            return sharp
+        total = sharp.radiance.clone()
+        steps = (np.arange(_BLUR_STEPS) + 0.5) / _BLUR_STEPS - 0.5
+        for offset in steps[steps != 0] * shutter:
+            at = self.path.time_s[which] + offset
+            moved = torch.from_numpy(self.path.interpolated(at))
+            blurred = render_radiance(
+                self.world, moved, self.intrinsics, time_s=torch.from_numpy(at), samples=1
+            )
+            total += blurred.radiance
+        return Rendering(total / _BLUR_STEPS, sharp.depth, sharp.body)
+
+
+def random_intrinsics(seed: int, width: int, height: int) -> Intrinsics:
+    """Return the camera of a seed: about 65 degrees wide, its centre off by a few pixels."""
+    rng = np.random.default_rng((seed, 31))
+    f = width * rng.uniform(0.74, 0.86)
+    cx = (width - 1) / 2 + width * rng.uniform(-0.012, 0.012)
+    cy = (height - 1) / 2 + height * rng.uniform(-0.012, 0.012)
+    return Intrinsics(f, f * rng.uniform(0.998, 1.002), cx, cy, width, height)
+
+
+def write_sequence(
+    options: SequenceOptions,
+    output: Path | str,
+    *,
+    overwrite: bool = False,
+    device: torch.device | str = 'cpu',
+    on_frames: Callable[[int], object] | None = None,
+) -> None:
+    """Make a sequence and write its folder, all of it or nothing.
+
+    :param on_frames: called with the number of frames written since the last call; with 0 once
+        the world stands.
+    :raises OutputError: the folder exists, or cannot be written.
+    :raises ConfigError: an option that nothing can be made of.
+    """
+    with atomic_directory(output, overwrite, marker=WORLD_FILE) as folder:
+        sequence = Sequence(options, device)
+        if on_frames is not None:
+            on_frames(0)
+        _write_descriptions(sequence, folder)
+        for name in ('rgb', 'depth', 'mask'):
+            if (
+                name == 'rgb'
+                or (name == 'depth' and options.depth_every)
+                or (name == 'mask' and options.moving)
+            ):
+                (folder / name).mkdir()
+        step = _FRAMES_PER_JOB[torch.device(device).type]
+        starts = range(0, options.frames, step)
+
+        def job(start: int) -> int:
+            for number, frame in enumerate(sequence.frames(start, start + step), start):
+                _write_frame(folder, number, frame, options)
+            return min(step, options.frames - start)
+
+        for count in in_order(job, starts, sequence.world.device):
+            if on_frames is not None:
+                on_frames(count)
+
+
+def _write_frame(
+    folder: Path, number: int, frame: SequenceFrame, options: SequenceOptions
+) -> None:
+    """Encode and write the pictures of one frame."""
+    name = f'{number:06d}'
+    image = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if options.image_format == 'jpg' else []
+    _encode(folder / 'rgb' / f'{name}.{options.image_format}', image, quality)
+    if options.depth_every and number % options.depth_every == 0:
+        millimetres = np.round(frame.depth / _DEPTH_UNIT_M)
+        # Beyond 65.5 m a 16-bit value would wrap around: no value.
+        millimetres[millimetres > 65535] = 0
+        _encode(folder / 'depth' / f'{name}.png', millimetres.astype(np.uint16), [])
+    if options.moving:
+        _encode(folder / 'mask' / f'{name}.png', frame.moving.astype(np.uint8) * 255, [])
+
+
+def _encode(path: Path, image: np.ndarray, parameters: list[int]) -> None:
+    """Encode in memory and write, so that a full disk is an error and not a False."""
+    _, data = cv2.imencode(path.suffix, image, parameters)
+    path.write_bytes(data.tobytes())
+
+
+def _write_descriptions(sequence: Sequence, folder: Path) -> None:
+    """Write everything but the pictures."""
+    options, camera = sequence.options, sequence.intrinsics
+    stamps = sequence.stamps_ns()
+    lines = ['# timestamp filename']
+    for k, stamp in enumerate(stamps):
+        lines.append(f'{stamp_text(int(stamp))} rgb/{k:06d}.{options.image_format}')
+    (folder / 'timestamps.txt').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    write_tum(folder / 'groundtruth.txt', stamps, sequence.path.T_world_camera)
+    calibration = camera_yaml(camera, f'synth_{options.kind}_{options.seed}')
+    (folder / 'camera.yaml').write_text(calibration, encoding='utf-8')
+    about = {
+        'generator': 'r3 synth',
+        'world_version': WORLD_VERSION,
+        'options': asdict(options),
+        'intrinsics': asdict(camera),
+        'pixel_centres': 'integer coordinates',
+        'pose': 'T_world_camera, optical axes (x right, y down, z forward), metres, z up',
+        'depth_unit_m': _DEPTH_UNIT_M,
+        'exposure': sequence.world.exposure,
+    }
+    (folder / WORLD_FILE).write_text(json.dumps(about, indent=2) + '\n', encoding='utf-8')
+
+
+def camera_yaml(camera: Intrinsics, name: str) -> str:
+    """Return a ROS camera calibration without distortion."""
+
+    def matrix(rows: int, columns: int, data: list[float]) -> dict[str, object]:
+        return {'rows': rows, 'cols': columns, 'data': data}
+
+    fx, fy, cx, cy = camera.fx, camera.fy, camera.cx, camera.cy
+    content = {
+        'image_width': camera.width,
+        'image_height': camera.height,
+        'camera_name': name,
+        'camera_matrix': matrix(3, 3, [fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0]),
+        'distortion_model': 'plumb_bob',
+        'distortion_coefficients': matrix(1, 5, [0.0] * 5),
+        'rectification_matrix': matrix(3, 3, [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]),
+        'projection_matrix': matrix(
+            3, 4, [fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
+        ),
+    }
+    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None)

@@ -1,0 +1,279 @@
+"""Visibility: which facet each sample of each picture sees, and how far it is.
+
+For one facet and one camera, the plane coordinates and the inverse depth at pixel ``(x, y)`` are
+linear up to a common factor: ``(u / z, v / z, 1 / z) = H @ (x, y, 1)``. So "inside the patch" and
+"in front of the other one" are comparisons of linear functions, with no division and no clipping
+at the near plane. Pictures are cut into square tiles; a tile looks only at the facets that can
+touch it and that no facet covering the whole tile hides. All tiles of all pictures go through
+each step together, so the same code keeps a CPU's caches and a GPU busy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from ...core.datatypes import Intrinsics
+from .facets import FacetTable
+
+TILE = 8
+# Tiles to a side of a block: what cannot touch a block is not tried on its tiles.
+_BLOCK = 4
+# Patches reach this much (relative) over their edge, so that rounding leaves no hole at a seam.
+_SEAM = 2e-5
+# Where the samples of a pixel lie: its centre, which also gives the depth, and three around it
+# whose rows and columns are all different, so that steep and flat edges get four shades.
+_SAMPLES = ((0.0, 0.0), (0.367, 0.098), (-0.269, 0.269), (-0.098, -0.367))
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The facets that some picture of a batch may show.
+
+    :ivar facet: (P,) int64 index into the facet table.
+    :ivar image: (P,) int64 index into the batch.
+    :ivar H: (P, 3, 3) float64, pixel to ``(u / z, v / z, 1 / z)``.
+    :ivar limit: (P, 3) float64, linear function ``(middle + slope * v) / z``.
+    :ivar disc: (P,) bool.
+    """
+
+    facet: torch.Tensor
+    image: torch.Tensor
+    H: torch.Tensor
+    limit: torch.Tensor
+    disc: torch.Tensor
+
+    def edges(self) -> torch.Tensor:
+        """Return (P, 4, 3): linear functions that are not negative inside the patch."""
+        u, v, w = self.H.unbind(1)
+        reach = 1 + _SEAM
+        edges = (self.limit * reach - u, self.limit * reach + u, w * reach - v, w * reach + v)
+        return torch.stack(edges, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Visibility:
+    """What each pixel of a batch sees, tile by tile.
+
+    A candidate is a facet in a tile; its row of the view and its tile are in the first two
+    tensors, and everything else speaks of candidates by their index, -1 for nothing.
+
+    :ivar entry: (C,) int64 row of the view.
+    :ivar tile: (C,) int64 flat index of the tile in the batch.
+    :ivar plain: (T,) int64 candidates that fill their tile alone.
+    :ivar busy_tile: (U,) int64 the tiles with more to see.
+    :ivar busy_seen: (U, S, TILE * TILE) int32 candidate at each sample, the centre first.
+    :ivar inverse_depth: (tiles, TILE * TILE) float32 at the pixel centres, 0 for nothing.
+    :ivar grid: rows and columns of tiles in a picture.
+    """
+
+    entry: torch.Tensor
+    tile: torch.Tensor
+    plain: torch.Tensor
+    busy_tile: torch.Tensor
+    busy_seen: torch.Tensor
+    inverse_depth: torch.Tensor
+    grid: tuple[int, int]
+
+    def corner(self, tile: torch.Tensor) -> torch.Tensor:
+        """Return (N, 2): x and y of the first pixel of tiles given by flat index."""
+        place = tile % (self.grid[0] * self.grid[1])
+        return torch.stack((place % self.grid[1], place // self.grid[1]), -1) * TILE
+
+    def untile(self, values: torch.Tensor, intrinsics: Intrinsics) -> torch.Tensor:
+        """Turn (tiles, TILE * TILE, ...) into pictures (B, H, W, ...)."""
+        rows, columns = self.grid
+        rest = values.shape[2:]
+        values = values.view(-1, rows, columns, TILE, TILE, *rest).transpose(2, 3)
+        values = values.reshape(-1, rows * TILE, columns * TILE, *rest)
+        return values[:, : intrinsics.height, : intrinsics.width]
+
+
+def project_facets(
+    facets: FacetTable,
+    T_camera_world: torch.Tensor,
+    T_world_body: torch.Tensor,
+    intrinsics: Intrinsics,
+) -> View:
+    """Find the facets that face the camera and touch the picture.
+
+    :param T_camera_world: (B, 4, 4) float64.
+    :param T_world_body: (B, bodies, 4, 4) float64; body 0 is the static world.
+    """
+    T_camera_body = (T_camera_world[:, None] @ T_world_body)[:, facets.body]  # (B, N, 4, 4)
+    R = T_camera_body[..., :3, :3]
+    a = torch.einsum('bnij,nj->bni', R, facets.half_u)
+    b = torch.einsum('bnij,nj->bni', R, facets.half_v)
+    c = torch.einsum('bnij,nj->bni', R, facets.centre) + T_camera_body[..., :3, 3]
+    normal = torch.linalg.cross(a, b)
+    det = (normal * c).sum(-1)  # positive when the front side is seen
+    area = normal.norm(dim=-1)
+    facing = det > 1e-6 * area
+    inverse = torch.stack((torch.linalg.cross(b, c), torch.linalg.cross(c, a), normal), 2)
+    inverse = inverse / torch.where(facing, det, 1.0)[..., None, None]
+    K = torch.as_tensor(intrinsics.K, dtype=torch.float64, device=inverse.device)
+    H = inverse @ torch.linalg.inv(K)
+    limit = facets.shape[:, :1] * H[:, :, 2] + facets.shape[:, 1:] * H[:, :, 1]
+
+    everything = View(
+        facet=torch.arange(len(facets), device=H.device).repeat(H.shape[0]),
+        image=torch.arange(H.shape[0], device=H.device).repeat_interleave(len(facets)),
+        H=H.flatten(0, 1),
+        limit=limit.flatten(0, 1),
+        disc=facets.disc.repeat(H.shape[0]),
+    )
+    half = (intrinsics.width / 2, intrinsics.height / 2)
+    middle = torch.tensor([[half[0] - 0.5, half[1] - 0.5, 1.0]], dtype=H.dtype, device=H.device)
+    at_middle, swing = _over_rectangle(everything.edges(), middle, half)
+    touches = ((at_middle[..., 0] + swing) >= 0).all(1) & facing.flatten()
+    keep = touches.nonzero()[:, 0]
+    return View(*(getattr(everything, name)[keep] for name in View.__dataclass_fields__))
+
+
+def _over_rectangle(
+    linear: torch.Tensor, centres: torch.Tensor, half: tuple[float, float]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Value at rectangle centres (T, 3) and the most it changes within: (..., T), (...)."""
+    swing = linear[..., 0].abs() * half[0] + linear[..., 1].abs() * half[1]
+    return linear @ centres.T, swing
+
+
+def find_visible(view: View, batch: int, intrinsics: Intrinsics, samples: int) -> Visibility:
+    """Resolve what every pixel of a batch sees.
+
+    :param samples: colour samples per pixel: 1 (the centre) or 4.
+    """
+    device = view.H.device
+    grid = (-(-intrinsics.height // TILE), -(-intrinsics.width // TILE))
+    tiles = batch * grid[0] * grid[1]
+    entry, tile, covers = _candidates(view, batch, grid)
+    count = torch.bincount(tile, minlength=tiles)
+    first = torch.cumsum(count, 0) - count
+    plain = (covers & (count[tile] == 1)).nonzero()[:, 0]
+    is_busy = count > 0
+    is_busy[tile[plain]] = False
+    busy = is_busy.nonzero()[:, 0]
+    busy = busy[torch.argsort(count[busy], descending=True, stable=True)]
+
+    seen = Visibility(entry, tile, plain, busy, torch.empty(0), torch.empty(0), grid)
+    places = _sample_places(samples, device)
+    busy_w, busy_seen = _resolve_tiles(
+        view, entry, first[busy], count[busy], seen.corner(busy), places
+    )
+    inverse_depth = torch.zeros((tiles, TILE * TILE), device=device)
+    inverse_depth[busy] = busy_w[:, 0]
+    w = _linear_in_tiles(view.H[entry[plain], 2], seen.corner(tile[plain]))
+    inverse_depth[tile[plain]] = w @ places[:, : TILE * TILE]
+    return replace(seen, busy_seen=busy_seen, inverse_depth=inverse_depth)
+
+
+def _sample_places(samples: int, device: torch.device) -> torch.Tensor:
+    """Return (3, S * TILE * TILE): x, y within the tile and 1, sample by sample."""
+    offset = torch.tensor(_SAMPLES[:samples], device=device)
+    step = torch.arange(TILE, device=device, dtype=torch.float32)
+    x = (offset[:, 0, None, None] + step).expand(-1, TILE, -1)
+    y = (offset[:, 1, None, None] + step[:, None]).expand(-1, -1, TILE)
+    return torch.stack((x, y, torch.ones_like(x))).flatten(1)
+
+
+def _candidates(
+    view: View, batch: int, grid: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pair tiles with the facets that can be seen in them.
+
+    Blocks of tiles are tried before the tiles in them.
+
+    :returns: rows of the view, flat tiles, and whether the facet fills the tile, sorted by tile.
+    """
+    rows, columns = grid
+    device = view.H.device
+    edges, w = view.edges().float(), view.H[:, 2].float()
+    # float32 is enough to choose candidates: the tests are widened by more than its rounding.
+    slack = 1e-5 * w.abs().sum(-1) * max(rows, columns) * TILE
+
+    block_rows, block_columns = -(-rows // _BLOCK), -(-columns // _BLOCK)
+    middle = (_BLOCK * TILE - 1) / 2
+    y = torch.arange(block_rows, device=device) * (_BLOCK * TILE) + middle
+    x = torch.arange(block_columns, device=device) * (_BLOCK * TILE) + middle
+    at = (edges[:, :, 1, None] * y)[..., None] + (edges[:, :, 0, None] * x + edges[:, :, 2, None])[
+        :, :, None
+    ]  # (P, 4, rows, columns)
+    swing = edges[..., :2].abs().sum(-1) * (_BLOCK * TILE / 2) + slack[:, None]
+    entry, by, bx = ((at + swing[..., None, None]).amin(1) >= 0).nonzero(as_tuple=True)
+
+    step = torch.arange(_BLOCK, device=device)
+    ty = (by[:, None, None] * _BLOCK + step[:, None]).expand(-1, -1, _BLOCK).flatten()
+    tx = (bx[:, None, None] * _BLOCK + step).expand(-1, _BLOCK, -1).flatten()
+    entry = entry.repeat_interleave(_BLOCK * _BLOCK)
+    inside = (ty < rows) & (tx < columns)
+    entry, ty, tx = entry[inside], ty[inside], tx[inside]
+    middle = (TILE - 1) / 2
+    px, py = tx * float(TILE) + middle, ty * float(TILE) + middle
+    e = edges.permute(1, 2, 0)[:, :, entry]  # (4, 3, C)
+    at = e[:, 0] * px + e[:, 1] * py + e[:, 2]
+    swing = (e[:, 0].abs() + e[:, 1].abs()) * (TILE / 2) + slack[entry]
+    touches = ((at + swing).amin(0) >= 0).nonzero()[:, 0]
+    covers = (at - swing).amin(0) >= 0
+    entry, covers = entry[touches], covers[touches] & ~view.disc[entry[touches]]
+    px, py = px[touches], py[touches]
+    tile = view.image[entry] * (rows * columns) + ty[touches] * columns + tx[touches]
+
+    near = w[entry, 0] * px + w[entry, 1] * py + w[entry, 2]
+    reach = w[entry, :2].abs().sum(-1) * (TILE / 2) + slack[entry]
+    hidden_beyond = torch.zeros(batch * rows * columns, device=device)
+    hidden_beyond.scatter_reduce_(0, tile[covers], (near - reach)[covers], 'amax')
+    keep = (near + reach >= hidden_beyond[tile]).nonzero()[:, 0]
+    order = keep[torch.argsort(tile[keep], stable=True)]
+    return entry[order], tile[order], covers[order]
+
+
+def _linear_in_tiles(linear: torch.Tensor, corner: torch.Tensor) -> torch.Tensor:
+    """Move linear functions of the pixel (..., T, 3) to the corners (T, 2) of their tiles.
+
+    In double precision; the way from the corner is so short that float32 does for the rest.
+    """
+    start = (linear[..., :2] * corner).sum(-1) + linear[..., 2]
+    return torch.cat((linear[..., :2], start[..., None]), -1).float()
+
+
+def _resolve_tiles(
+    view: View,
+    entry: torch.Tensor,
+    first: torch.Tensor,
+    count: torch.Tensor,
+    corner: torch.Tensor,
+    places: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Depth-test the candidates of the busy tiles, the k-th of every tile at once.
+
+    The tiles come sorted by falling count, so those with a k-th candidate are a prefix.
+
+    :param places: see :func:`_sample_places`.
+    :returns: inverse depth and candidate: (U, S, TILE * TILE).
+    """
+    n, total = len(first), places.shape[1]
+    device = view.H.device
+    best_w = torch.zeros((n, total), device=device)
+    best = torch.full((n, total), -1, dtype=torch.int32, device=device)
+    most = int(count[0]) if n else 0
+    prefix = n - torch.searchsorted(
+        count.flip(0).contiguous(), torch.arange(most, device=device), right=True
+    )
+    for k, m in enumerate(prefix.tolist()):
+        c = first[:m] + k
+        e = entry[c]
+        H = view.H[e]
+        functions = torch.stack((H[:, 0], H[:, 1], H[:, 2], view.limit[e]))
+        u, v, w, edge = _linear_in_tiles(functions, corner[:m]) @ places  # (m, S * pixels) each
+        edge.mul_(1 + _SEAM).sub_(u.abs())
+        torch.minimum(edge, (w * (1 + _SEAM)).sub_(v.abs()), out=edge)
+        disc = view.disc[e].nonzero()[:, 0]
+        if len(disc):
+            round_edge = w[disc] ** 2 - u[disc] ** 2 - v[disc] ** 2
+            edge[disc] = torch.minimum(edge[disc], round_edge)
+        nearer = (edge >= 0).logical_and_(w > best_w[:m])
+        best_w[:m] = torch.where(nearer, w, best_w[:m])
+        best[:m] = torch.where(nearer, c.int()[:, None], best[:m])
+    shape = (n, total // (TILE * TILE), TILE * TILE)
+    return best_w.view(shape), best.view(shape)

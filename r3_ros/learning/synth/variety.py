@@ -1,0 +1,91 @@
+"""Surfaces and light unlike those of a kind, so that no kind can be told by its looks.
+
+For training: what a network sees of a shape must not depend on what such shapes are usually
+covered with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from . import materials
+from . import posters as prints
+from .canvas import Colour
+from .facets import FacetSpec
+from .layout import Plan
+from .lighting import Light
+from .materials import Material
+
+
+def varied(plan: Plan, rng: np.random.Generator, share: float) -> Plan:
+    """Return the plan with a share of its materials exchanged and its light changed."""
+    exchanged: dict[int, Material] = {}
+
+    def material(spec: FacetSpec) -> Material:
+        old = spec.material
+        # One draw per material and not per facet: what belongs together stays alike.
+        if id(old) not in exchanged:
+            exchanged[id(old)] = random_material(rng, old) if rng.uniform() < share else old
+        return exchanged[id(old)]
+
+    facets = [
+        spec if spec.emission > 0 else replace(spec, material=material(spec))
+        for spec in plan.assembly.facets
+    ]
+    plan.assembly.facets[:] = facets
+    tint = np.exp(rng.normal(0, 0.2, size=3))
+    lights = [_changed(light, rng, tint) for light in plan.lights]
+    ambient = plan.ambient * rng.uniform(0.4, 1.8) * np.exp(rng.normal(0, 0.1, size=3))
+    return replace(plan, lights=lights, ambient=ambient)
+
+
+def random_material(rng: np.random.Generator, like: Material) -> Material:
+    """Return any material at any scale, as fine as ``like`` is."""
+    scale = float(np.exp(rng.uniform(np.log(0.5), np.log(3.0)))) * max(like.texel_m / 0.004, 1)
+    first, second, third = (_colour(rng) for _ in range(3))
+    style = int(rng.integers(4))
+    painter, options = _CHOICES[int(rng.integers(len(_CHOICES)))](
+        first, second, third, scale, style
+    )
+    return replace(
+        like,
+        painter=painter,
+        options=options,
+        seed=int(rng.integers(1 << 31)),
+        shift_m=(rng.uniform(0, 50), rng.uniform(0, 50)),
+        is_picture=False,
+    )
+
+
+#: Painters with their options, from three colours, a scale and a style.
+_CHOICES = (
+    lambda a, b, c, s, k: (materials.noise, {'colours': (a, b, c), 'cell_m': 0.5 * s}),
+    lambda a, b, c, s, k: (materials.noise, {'colours': (a, b, c), 'cell_m': 0.12 * s}),
+    lambda a, b, c, s, k: (materials.blocks, {'colours': (a, b, c), 'cell_m': 0.22 * s}),
+    lambda a, b, c, s, k: (materials.tiles, {'colour': a, 'second': b, 'cell_m': 0.2 * s,
+                                             'style': k}),
+    lambda a, b, c, s, k: (materials.fabric, {'colour': a, 'ink': b, 'cell_m': 0.1 * s,
+                                              'style': k % 3}),
+    lambda a, b, c, s, k: (materials.plaster, {'colour': a}),
+    lambda a, b, c, s, k: (materials.plain, {'colour': a, 'speckle': 0.02 * s}),
+    lambda a, b, c, s, k: (materials.terrazzo, {'colour': a, 'chips': (b, c, a),
+                                                'cell_m': 0.08 * s}),
+    lambda a, b, c, s, k: (materials.wallpaper, {'colour': a, 'ink': b, 'cell_m': 0.3 * s,
+                                                 'style': k % 3}),
+    lambda a, b, c, s, k: (materials.wood, {'colour': a}),
+    lambda a, b, c, s, k: (prints.collage, {'shapes': 30}),
+)  # fmt: skip
+
+
+def _colour(rng: np.random.Generator) -> Colour:
+    """Return any colour a surface may have, often a dull one."""
+    value = rng.uniform(0.03, 0.8)
+    return tuple(np.clip(value * np.exp(rng.normal(0, rng.uniform(0.03, 0.6), 3)), 0.02, 0.85))
+
+
+def _changed(light: Light, rng: np.random.Generator, tint: np.ndarray) -> Light:
+    """Return a lamp that is stronger, weaker or nearly off, in the tint of the place."""
+    strength = rng.uniform(0.3, 1.8) if rng.uniform() < 0.85 else 0.02
+    return replace(light, power=light.power * strength * tint)

@@ -1,0 +1,123 @@
+"""All losses of an answer, weighed and added up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...model.network import Prediction
+from . import losses
+from .clips import Clips
+from .training_settings import LossSettings
+
+#: Where Huber's function turns linear, in units of the scene's scale.
+HUBER = 0.05
+#: A point that moves less than this share of the scene's scale stands still.
+_STATIC = 0.02
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a step was worth.
+
+    :ivar total: what is differentiated.
+    :ivar parts: the losses before their weights, detached scalars by name.
+    :ivar figures: mean errors for tables, detached: ``rotation_deg``, ``translation`` (share of
+        the scene's scale), ``abs_rel``; none without truth.
+    :ivar name: of the total in tables.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+    figures: dict[str, Tensor]
+    name: str = 'loss'
+
+
+def evaluate(prediction: Prediction, clips: Clips, settings: LossSettings) -> Answer:
+    """Compare an answer with the truth."""
+    assert prediction.depth is not None and prediction.confidence is not None
+    _, S, H, W = clips.shape
+    valid = clips.depth > 0
+    truth = clips.depth[..., None] * clips.rays[:, None]
+    points = prediction.depth[..., None] * losses.pixel_rays(prediction.fov, H, W)
+    true_scale = losses.scene_scale(truth, valid)
+    own_scale = losses.scene_scale(points, valid) if settings.own_scale else true_scale
+    motions = losses.relative_motions(clips.T_world_camera)
+    if not bool(valid.flatten(1).any(1).all()):
+        own_scale, true_scale = scales_by_steps(prediction, motions, valid, own_scale, true_scale)
+    scales = (own_scale, true_scale)
+    confidence = prediction.confidence
+    pairs = losses.pair_losses(
+        prediction.pairs,
+        motions,
+        scales,
+        (settings.alpha_rotation, settings.alpha_translation),
+    )
+    alpha = settings.alpha_depth
+    parts = {
+        'depth': losses.depth_loss(
+            prediction.depth, confidence, clips.depth, valid, scales, alpha
+        ),
+        'points': losses.point_loss(points, confidence, truth, valid, scales, alpha),
+        'edges': losses.edge_loss(prediction.depth, clips.depth, valid),
+        'rotation': pairs.rotation,
+        'translation': pairs.translation,
+        'fov': losses.fov_loss(prediction.fov, clips.fov[:, None].expand(-1, S, -1)),
+        **_track_losses(prediction, clips, points, scales),
+    }
+    weighed = [getattr(settings, name) * value for name, value in parts.items()]
+    total = torch.stack([w for w in weighed]).sum()
+    with torch.no_grad():
+        relative = (prediction.depth / own_scale[:, None, None, None]) / (
+            clips.depth / true_scale[:, None, None, None]
+        ).clamp(min=1e-6)
+        figures = {
+            'rotation_deg': torch.rad2deg(pairs.rotation_error.mean()),
+            'translation': pairs.translation_error.mean(),
+            'abs_rel': ((relative - 1).abs() * valid).sum() / valid.sum().clamp(min=1),
+        }
+    return Answer(total, {name: value.detach() for name, value in parts.items()}, figures)
+
+
+def scales_by_steps(
+    prediction: Prediction,
+    motions: tuple[Tensor, Tensor],
+    valid: Tensor,
+    own_scale: Tensor,
+    true_scale: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Measure clips without any true depth by the mean distance between their frames."""
+    known = valid.flatten(1).any(1)
+    at = prediction.pairs.predicted
+    own = prediction.pairs.translation[:, at].norm(dim=-1).mean(1).clamp(min=1e-3)
+    true = motions[1][:, at].norm(dim=-1).mean(1).clamp(min=1e-3)
+    return torch.where(known, own_scale, own), torch.where(known, true_scale, true)
+
+
+def _track_losses(
+    prediction: Prediction, clips: Clips, points: Tensor, scales: tuple[Tensor, Tensor]
+) -> dict[str, Tensor]:
+    """Return the losses of tracks; the anchor is the first frame."""
+    own, true = (s[:, None, None, None] for s in scales)
+    tracks = clips.tracks
+    # Pairs (0, t) take points of the anchor to frame t; the anchor itself stays.
+    rotation = losses.rotation_of(prediction.pairs.quaternion[:, 0, 1:])
+    first = torch.eye(3, device=rotation.device).expand(len(rotation), 1, 3, 3)
+    R_frame_anchor = torch.cat((first, rotation), dim=1)
+    t_frame_anchor = prediction.pairs.translation[:, 0] / own[..., 0]
+    R_anchor_frame = R_frame_anchor.transpose(-1, -2)
+    t_anchor_frame = -(R_anchor_frame @ t_frame_anchor[..., None])[..., 0]
+    mapped = losses.sample_map(points, tracks.pixel) / own
+    target = tracks.points[:, :1] / true
+    static = losses.static_tracks(tracks.world, tracks.visible, 0, _STATIC * scales[1])
+    weight = (tracks.visible & static[:, None]).float()
+    anchor = mapped[:, :1].expand_as(mapped)
+    track = losses.moved(R_frame_anchor, t_frame_anchor, anchor)
+    home = (R_anchor_frame, t_anchor_frame, mapped, target, weight, HUBER)
+    return {
+        'agreement': losses.agreement_loss(track, mapped, weight, HUBER),
+        'anchored_pose': losses.anchored_pose_loss(*home),
+        'anchored_points': losses.anchored_point_loss(*home),
+    }

@@ -1,0 +1,113 @@
+"""What a training tells and leaves: rows on the terminal, CSV files, curves as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import csv
+import io
+import math
+from pathlib import Path
+
+from ...core.atomic_files import atomic_write
+from ...core.errors import SourceError
+
+PROGRESS = 'progress.csv'
+VALIDATION = 'validation.csv'
+CURVES = 'curves.png'
+
+
+class Table:
+    """A CSV file that grows by rows, each with its step; written anew, whole, every time.
+
+    :param last_step: rows after it are of an abandoned continuation and are dropped.
+    """
+
+    def __init__(self, path: Path, last_step: int) -> None:
+        """Read what is there.
+
+        :raises SourceError: the file is no such table.
+        """
+        self.path = path
+        self.rows: list[dict[str, str]] = []
+        if path.exists():
+            with open(path, encoding='utf-8', newline='') as file:
+                self.rows = list(csv.DictReader(file))
+            try:
+                self.rows = [row for row in self.rows if int(row['step']) <= last_step]
+            except (KeyError, TypeError, ValueError) as error:
+                raise SourceError(
+                    f'{path} is no table of a training: move it away, it would be overwritten'
+                ) from error
+
+    def add(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """Add rows and write the file."""
+        for row in rows:
+            self.rows.append({key: _text(value) for key, value in row.items()})
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval='', lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(self.rows)
+        with atomic_write(self.path) as file:
+            file.write(text.getvalue().encode())
+
+
+def table_text(rows: Sequence[Mapping[str, object]], header: bool = True) -> str:
+    """Return rows as aligned text, one line each under the names of their columns."""
+    names = list(rows[0])
+    lines = [[_text(row[name], 4) for name in names] for row in rows]
+    widths = [max(len(name), 9, *(len(line[k]) for line in lines)) for k, name in enumerate(names)]
+    body = ['  '.join(v.rjust(w) for v, w in zip(line, widths, strict=True)) for line in lines]
+    if header:
+        body.insert(0, '  '.join(n.rjust(w) for n, w in zip(names, widths, strict=True)))
+    return '\n'.join(body)
+
+
+def _text(value: object, digits: int = 6) -> str:
+    return f'{value:.{digits}g}' if isinstance(value, float) else str(value)
+
+
+def duration_text(seconds: float) -> str:
+    """Return a time for people: ``45 s``, ``12 min``, ``3.5 h``."""
+    if not math.isfinite(seconds):
+        return 'unknown'
+    if seconds < 120:
+        return f'{seconds:.0f} s'
+    return f'{seconds / 60:.0f} min' if seconds < 7200 else f'{seconds / 3600:.1f} h'
+
+
+def draw_curves(folder: Path, progress: Table, validation: Table) -> None:
+    """Draw the losses and the figures of both tables into one picture."""
+    from matplotlib.figure import Figure
+
+    panels = [
+        ('loss', 'loss', ('loss',)),
+        ('rotation of pairs', 'degrees', ('rotation_deg',)),
+        ('translation of pairs', 'share of the scale', ('translation',)),
+        ('depth', 'AbsRel', ('abs_rel',)),
+    ]
+    figure = Figure(figsize=(13, 7), layout='constrained')
+    for axes, (title, unit, names) in zip(figure.subplots(2, 2).flat, panels, strict=True):
+        for name in names:
+            _curve(axes, progress.rows, name, 'training', '0.6')
+            groups = {row['set'] for row in validation.rows if row.get(name)}
+            for k, group in enumerate(sorted(groups)):
+                rows = [row for row in validation.rows if row['set'] == group]
+                _curve(axes, rows, name, group, f'C{k}', marker='o')
+        axes.set(title=title, xlabel='step', ylabel=unit)
+        if axes.lines:
+            axes.legend(fontsize='small')
+        if name != 'loss':
+            axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    with atomic_write(folder / CURVES) as file:
+        figure.savefig(file, format='png', dpi=90)
+
+
+def _curve(
+    axes: object, rows: Sequence[Mapping[str, str]], name: str, label: str, colour: str,
+    marker: str = '',
+) -> None:  # fmt: skip
+    known = [(int(row['step']), float(row[name])) for row in rows if row.get(name)]
+    if known:
+        axes.plot(*zip(*known, strict=True), label=label, color=colour, marker=marker, ms=3)  # type: ignore[attr-defined]

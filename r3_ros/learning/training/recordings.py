@@ -1,0 +1,224 @@
+"""Clips of a user's own posed recordings, mixed with procedural ones.
+
+A recording is a folder with pictures, ``groundtruth.txt`` (TUM, camera-to-world), ``camera.yaml``
+and, where it was measured, ``depth/`` (16-bit PNG, millimetres, named like its picture). The end
+of each recording is held out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from ...core.datatypes import Intrinsics
+from ...core.errors import CheckpointError, SourceError
+from ...core.trajectory_file import read_tum
+from ...evaluation.trajectory_errors import match_stamps
+from ...input.camera_model import Rectifier
+from ...input.folder_source import FolderSource
+from ...input.image_decoding import decode_compressed
+from ...input.network_input import fov_of
+from ...model.network import R3Network
+from ...model.weights.checkpoint import load_network
+from .clips import camera_rays, Clips, follow_points, Tracks
+from .procedural import draw_frames, plan_step, ProceduralClips, StepPlan
+from .training_settings import picture_sizes, TrainingSettings
+from .training_worlds import Split
+
+#: Share of a recording's end that is kept for validation.
+_HELD_OUT = 0.15
+_LEAST_FRAMES = 16
+_TOLERANCE_S = 0.02
+
+
+class Recording:
+    """One folder, opened.
+
+    :ivar paths: pictures with a pose; ``T_world_camera``: (F, 4, 4).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Find pictures, poses and the calibration.
+
+        :raises SourceError: one of them is missing, or too few pictures have a pose.
+        """
+        source = FolderSource(folder)
+        if source.camera is None:
+            raise SourceError(f'{folder} has no camera.yaml: to learn from it, calibrate it')
+        if not (folder / 'groundtruth.txt').is_file():
+            raise SourceError(
+                f'{folder} has no groundtruth.txt: to learn from it without truth, name it with '
+                '--video'
+            )
+        truth = read_tum(folder / 'groundtruth.txt')
+        stamps = np.array([stamp for stamp, _ in source.entries])
+        own, other = match_stamps(stamps, truth.stamps_ns, _TOLERANCE_S)
+        if len(own) < _LEAST_FRAMES:
+            raise SourceError(
+                f'{folder}: {len(own)} pictures have a pose within {_TOLERANCE_S} s, '
+                f'{_LEAST_FRAMES} are needed'
+            )
+        self.paths = [source.entries[i][1] for i in own]
+        self.T_world_camera = truth.T_world_camera[other]
+        self._depth = folder / 'depth'
+        first = decode_compressed(self.paths[0].read_bytes())
+        self._camera = source.camera.scaled_to(first.shape[1], first.shape[0])
+        self._rectifier = Rectifier(self._camera) if self._camera.is_distorted else None
+
+    @property
+    def held_out_from(self) -> int:
+        """Return the first frame that is kept for validation."""
+        return int(len(self.paths) * (1 - _HELD_OUT))
+
+    def aspect(self) -> float:
+        """Return width over height of the pictures."""
+        return self._camera.width / self._camera.height
+
+    def picture(self, frame: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return (h, w, 3) uint8 and (h, w) float32 metres, 0 where unknown.
+
+        :raises SourceError: the picture cannot be read.
+        """
+        path = self.paths[frame]
+        image = decode_compressed(path.read_bytes())
+        depth = np.zeros(image.shape[:2], np.float32)
+        file = self._depth / f'{path.stem}.png'
+        if file.is_file() and self._rectifier is None:
+            measured = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+            if measured is None or measured.dtype != np.uint16:
+                raise SourceError(f'{file} is no 16-bit depth picture')
+            depth = measured.astype(np.float32) / 1000
+        if self._rectifier is not None:
+            # Depth of a distorted picture has no place to go: it is left out.
+            image = self._rectifier.rectify(image)
+        crop = middle_part(image.shape[1], image.shape[0], size)
+        part = image[crop[1] : crop[1] + crop[3], crop[0] : crop[0] + crop[2]]
+        resized = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
+        return resized, _nearest(depth, image, crop, size)
+
+    def intrinsics(self, size: tuple[int, int]) -> Intrinsics:
+        """Return those of the pictures as :meth:`picture` gives them."""
+        K = self._camera.intrinsics if self._rectifier is None else self._rectifier.intrinsics
+        return K.cropped(*middle_part(K.width, K.height, size)).resized(*size)
+
+
+def nearest_size(sizes: Sequence[tuple[int, int]], aspect: float) -> tuple[int, int]:
+    """Return the (width, height) whose aspect is nearest to width over height of pictures."""
+    return min(sizes, key=lambda s: abs(np.log(s[0] / s[1] / aspect)))
+
+
+def middle_part(width: int, height: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return x, y, width and height of the largest part from the middle with the size's aspect."""
+    w = min(width, round(height * size[0] / size[1]))
+    h = min(height, round(width * size[1] / size[0]))
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+def _nearest(
+    depth: np.ndarray, image: np.ndarray, crop: tuple[int, int, int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """Return depth at the centres of the resized pixels: averaging would mix near and far."""
+    x = (crop[0] + (np.arange(size[0]) + 0.5) * crop[2] / size[0]) / image.shape[1]
+    y = (crop[1] + (np.arange(size[1]) + 0.5) * crop[3] / size[1]) / image.shape[0]
+    rows, columns = (y * depth.shape[0]).astype(int), (x * depth.shape[1]).astype(int)
+    return depth[rows[:, None], columns]
+
+
+class RecordedClips:
+    """Clips of recordings in a share of the steps, procedural ones in the others."""
+
+    def __init__(
+        self, settings: TrainingSettings, folders: list[Path], procedural: ProceduralClips,
+        device: torch.device, shard: int = 0,
+    ) -> None:  # fmt: skip
+        """Open the folders.
+
+        :raises SourceError: one of them cannot be used.
+        """
+        self._settings, self._procedural = settings, procedural
+        self._device, self._shard = device, shard
+        self._recordings = [Recording(folder) for folder in folders]
+
+    def training(self, step: int) -> tuple[StepPlan, Clips]:
+        """Return the clips of a step."""
+        seed = self._settings.seed
+        if np.random.default_rng((seed, step, 60)).uniform() >= self._settings.data.recorded:
+            return self._procedural.training(step)
+        chosen = np.random.default_rng((seed, step, 61)).integers(len(self._recordings))
+        recording = self._recordings[int(chosen)]
+        plan = self._fitted(plan_step(self._settings, step), recording)
+        parts = []
+        for k in range(plan.clips):
+            rng = np.random.default_rng((seed, step, self._shard, k, 62))
+            frames = draw_frames(rng, recording.held_out_from, plan.views)
+            parts.append(self._clip(recording, frames, plan, rng))
+        return plan, Clips.joined(parts)
+
+    def validation(self, split: Split, clips: int, views: int) -> list[Clips]:
+        """Return clips of the held-out ends, as the split of held-out seeds."""
+        if split is not Split.HELD_OUT_SEEDS:
+            return []
+        out = []
+        for number in range(clips):
+            recording = self._recordings[number % len(self._recordings)]
+            plan = self._fitted(StepPlan(1, views, 14, 14, True), recording)
+            rng = np.random.default_rng((self._settings.seed, number, 63))
+            first = recording.held_out_from
+            frames = first + draw_frames(rng, len(recording.paths) - first, views, onward=True)
+            out.append(self._clip(recording, frames, plan, rng))
+        return out
+
+    def _fitted(self, plan: StepPlan, recording: Recording) -> StepPlan:
+        """Return the plan with the size whose aspect is nearest to the recording's."""
+        sizes = picture_sizes(self._settings.data.sizes)
+        width, height = nearest_size(sizes, recording.aspect())
+        return replace(plan, width=width, height=height)
+
+    def _clip(
+        self, recording: Recording, frames: np.ndarray, plan: StepPlan, rng: np.random.Generator
+    ) -> Clips:
+        size = (plan.width, plan.height)
+        loaded = [recording.picture(int(f), size) for f in frames]
+        images = np.stack([image for image, _ in loaded]).transpose(0, 3, 1, 2)
+        depth = torch.from_numpy(np.stack([d for _, d in loaded])).to(self._device)
+        intrinsics = recording.intrinsics(size)
+        K = torch.from_numpy(intrinsics.K).to(self._device)
+        T = torch.from_numpy(recording.T_world_camera[frames])
+        T = (torch.linalg.inv(T[:1]) @ T).to(self._device)
+        return Clips(
+            images=torch.from_numpy(np.ascontiguousarray(images)).to(self._device)[None],
+            depth=depth[None],
+            rays=camera_rays(K, plan.height, plan.width)[None],
+            T_world_camera=T.float()[None],
+            fov=torch.tensor([fov_of(intrinsics)], dtype=torch.float32, device=self._device),
+            moving=torch.zeros_like(depth, dtype=torch.bool)[None],
+            tracks=_still_tracks(depth, K, T, rng, self._settings.data.tracks),
+        )
+
+
+def _still_tracks(
+    depth: torch.Tensor, K: torch.Tensor, T: torch.Tensor, rng: np.random.Generator, count: int
+) -> Tracks:
+    """Follow points as if nothing moved: where something did, measured depth denies them."""
+    known = (depth[0] > 0).nonzero().flip(1)
+    if not len(known) or not count:
+        return Tracks.none(1, len(depth), count, depth.device)
+    chosen = known[torch.from_numpy(rng.integers(len(known), size=count)).to(depth.device)]
+    still = torch.eye(4, dtype=torch.float64, device=depth.device).expand(len(depth), count, 4, 4)
+    return follow_points(depth, K, T, chosen, still)
+
+
+def weights_to_tune(path: Path, variant: str) -> R3Network:
+    """Return the network of a file of weights, to be trained on.
+
+    :raises CheckpointError: it holds another network than the settings name.
+    """
+    loaded = load_network(path, variant=variant)
+    if not isinstance(loaded.network, R3Network):
+        raise CheckpointError(f'{path} holds {loaded.variant}, which knows no pairs of frames')
+    return loaded.network.requires_grad_(True).train()

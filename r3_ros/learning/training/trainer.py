@@ -1,0 +1,314 @@
+"""The steps of a training: clips, answers, losses, gradients, and everything around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import copy
+from dataclasses import asdict
+from pathlib import Path
+import time
+from typing import Any, Protocol
+
+import torch
+from torch import nn, Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from ...core.config import is_image_size
+from ...core.errors import CheckpointError, ModelError
+from ...model.network import R3Network
+from ...model.weights.checkpoint import IMAGE_SIZE, save_network
+from .clips import Clips, UnlabelledClips
+from .initial_weights import new_network
+from .objective import Answer, evaluate
+from .procedural import StepPlan
+from .processes import all_agree, mean_over, Place
+from .progress import draw_curves, duration_text, PROGRESS, Table, table_text, VALIDATION
+from .schedule import average_share, learning_rate, parameter_groups
+from .self_supervised import evaluate_unlabelled
+from .training_settings import picture_sizes, TrainingSettings
+from .training_state import load_state, save_state
+from .training_worlds import Split
+from .validation import evaluate_constant_velocity, evaluate_network, Figures, network_predictor
+
+STATE = 'state.safetensors'
+WEIGHTS = 'weights.safetensors'
+#: After this many gradients in a row that are not finite, something is wrong for good.
+_MOST_SKIPPED = 20
+
+Say = Callable[[str], None]
+
+
+class ClipSource(Protocol):
+    """Where clips come from."""
+
+    def training(self, step: int) -> tuple[StepPlan, Clips | UnlabelledClips]:
+        """Return the clips of a step."""
+
+    def validation(self, split: Split, clips: int, views: int) -> list[Clips]:
+        """Return clips of a held-out split; none where there is no such split."""
+
+
+class Trainer:
+    """A training in a folder.
+
+    :ivar step: steps taken so far.
+    :ivar average: the moving average of the weights: what is validated and shipped.
+    """
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        source: ClipSource,
+        place: Place,
+        folder: Path,
+        say: Say = print,
+        network: R3Network | None = None,
+    ) -> None:
+        """Start, or go on where the folder's state was written.
+
+        :param network: first weights; None: new ones.
+        :raises CheckpointError: the state is damaged or of another network.
+        :raises ConfigError: it was made with other settings.
+        """
+        self.settings, self.source, self.place, self.folder = settings, source, place, folder
+        self._say = say if place.speaks else lambda text: None
+        self.network = network or new_network(settings.variant, settings.seed)
+        self.network.to(place.device).train()
+        self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
+        optimiser = settings.optimiser
+        groups = parameter_groups(self.network, optimiser.weight_decay)
+        self._optimiser = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
+        self.step = 0
+        if (folder / STATE).exists():
+            self.step = load_state(
+                folder / STATE, settings, self.network, self.average, self._optimiser
+            )
+        self._progress = Table(folder / PROGRESS, self.step)
+        self._validation = Table(folder / VALIDATION, self.step)
+        self._model: nn.Module = self.network
+        if place.count > 1:
+            # Some official parts of the network reach no output.
+            self._model = DistributedDataParallel(self.network, find_unused_parameters=True)
+        self._dtype = _autocast_dtype(optimiser.precision, place.device)
+        self._skipped = 0
+        #: Of each figure, its sum over the steps since the last row, and their number.
+        self._sums: dict[str, tuple[Tensor, int]] = {}
+        self._means: dict[str, Tensor] = {}
+        self._held_out: dict[Split, list[Clips]] = {}
+
+    def run(self, until: int | None = None, seconds: float | None = None) -> None:
+        """Take steps to the end, to a step, or for a time; then write everything.
+
+        :param until: stop after this many steps in all.
+        :param seconds: stop after the step that begins before this time is over.
+        :raises ModelError: the gradient is not finite any more.
+        """
+        last = min(until or self.settings.optimiser.steps, self.settings.optimiser.steps)
+        start = time.monotonic()
+        if self.step >= last:
+            self._say(f'nothing to do: {self.step} steps are taken, of {last}')
+            return
+        self._project(last)
+        report = self.settings.report
+        if self.step == 0 and report.validate_every:
+            self._validate()
+        since, frames, rows = time.monotonic(), 0, 0
+        while self.step < last:
+            frames += self._take_step()
+            if self.step % report.log_every == 0 or self.step == last:
+                elapsed = time.monotonic() - since
+                self._log(frames / max(elapsed, 1e-9), header=rows % 20 == 0)
+                since, frames, rows = time.monotonic(), 0, rows + 1
+            at_end = self.step == last
+            out_of_time = seconds is not None and time.monotonic() - start > seconds
+            # Processes stop together: each might see the clock differently.
+            stop = at_end or (seconds is not None and all_agree(self.place, out_of_time))
+            if report.validate_every and self.step % report.validate_every == 0:
+                self._validate()
+            if stop or self.step % report.save_every == 0:
+                self._save()
+            if stop:
+                break
+        self._say(f'{self.step} of {self.settings.optimiser.steps} steps taken: {self.folder}')
+
+    def _take_step(self) -> int:
+        """Take one step; returns the frames seen."""
+        optimiser = self.settings.optimiser
+        answer, frames = self._gradients(self.step)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), optimiser.clip)
+        if bool(torch.isfinite(norm)):
+            self._skipped = 0
+            self._add_up({answer.name: answer.total.detach(), **answer.figures})
+            self._add_up({f'loss_{name}': value for name, value in answer.parts.items()})
+            self._add_up({'gradient': norm})
+            for group in self._optimiser.param_groups:
+                group['lr'] = learning_rate(optimiser, self.step)
+            self._optimiser.step()
+            self._update_average()
+        else:
+            self._skip()
+        self._optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        return frames
+
+    def _add_up(self, figures: Mapping[str, Tensor]) -> None:
+        for name, value in figures.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + value.float(), count + 1)
+
+    def _gradients(self, step: int) -> tuple[Answer, int]:
+        """Fill the gradients of a step's clips."""
+        plan, clips = self.source.training(step)
+        device = self.place.device.type
+        with torch.autocast(device, self._dtype, enabled=self._dtype != torch.float32):
+            prediction = self._model(clips.images, causal=plan.causal)
+        if isinstance(clips, Clips):
+            answer = evaluate(prediction, clips, self.settings.loss)
+        else:
+            answer = evaluate_unlabelled(prediction, clips, self.settings.loss)
+        # A loss that is not finite may have finite gradients; every process has to see it.
+        bad = torch.where(torch.isfinite(answer.total.detach()), 1.0, torch.nan)
+        (answer.total * bad).backward()
+        return answer, plan.clips * plan.views * self.place.count
+
+    def _skip(self) -> None:
+        self._skipped += 1
+        self._say(f'step {self.step}: the gradient is not finite, left out')
+        if self._skipped >= _MOST_SKIPPED:
+            raise ModelError(
+                f'{_MOST_SKIPPED} gradients in a row are not finite: take a smaller '
+                'optimiser.learning_rate, or fp32, and go on from the last state'
+            )
+
+    def _update_average(self) -> None:
+        kept = average_share(self.settings.optimiser, self.step)
+        with torch.no_grad():
+            for own, new in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                own.lerp_(new, 1 - kept)
+
+    def _project(self, last: int) -> None:
+        """Tell how fast it goes and how long it will take, by gradients that are not used."""
+        took, frames = 0.0, 0
+        tried = range(self.step, min(self.step + 3, last))
+        for step in tried:
+            for counts in (False, True):  # the first time pays for worlds, which live long
+                start = time.monotonic()
+                answer, count = self._gradients(step)
+                answer.total.item()  # waits for the device
+                self._optimiser.zero_grad(set_to_none=True)
+                if counts:
+                    took, frames = took + time.monotonic() - start, frames + count
+        rate = frames / max(took, 1e-9)
+        per_step = took / len(tried)
+        parameters = sum(p.numel() for p in self.network.parameters())
+        self._say(
+            f'{self.settings.variant}, {parameters / 1e6:.1f} M parameters, on '
+            f'{self.place.count} x {self.place.device}, {str(self._dtype)[6:]}: '
+            f'{rate:.1f} frames/s, {per_step:.2f} s a step; steps {self.step} to {last} '
+            f'in about {duration_text(per_step * (last - self.step))}'
+        )
+
+    def _log(self, rate: float, header: bool) -> None:
+        """Write a row: means over the steps since the last one.
+
+        What none of these steps had, with truth or without, is repeated.
+        """
+        self._means |= {name: total / count for name, (total, count) in self._sums.items()}
+        self._sums, values = {}, self._means
+        if not values:  # no gradient yet was finite, which has been told
+            return
+        mean = mean_over(self.place, torch.stack(list(values.values())))
+        if not self.place.speaks:
+            return
+        row: dict[str, Any] = {
+            'step': self.step,
+            **dict(zip(values, mean.tolist(), strict=True)),
+            'learning_rate': learning_rate(self.settings.optimiser, self.step - 1),
+            'frames_per_s': rate,
+        }
+        self._progress.add([row])
+        shown = [k for k in row if not k.startswith('loss_')]
+        self._say(table_text([{k: row[k] for k in shown}], header))
+
+    def _validate(self) -> None:
+        """Judge the average on both held-out sets, and write the tables and curves."""
+        if self.place.speaks:
+            rows = []
+            for split in (Split.HELD_OUT_SEEDS, Split.HELD_OUT_KINDS):
+                clips = self._clips_of(split)
+                if not clips:
+                    continue
+                name = split.name.lower().replace('_', ' ')
+                figures = evaluate_network(network_predictor(self.average), clips)
+                rows.append(_validation_row(self.step, name, figures))
+                if self.step == 0:
+                    guess = evaluate_constant_velocity(clips)
+                    rows.append(_validation_row(0, f'{name}, constant velocity', guess))
+            if rows:
+                self._validation.add(rows)
+                self._say(table_text(rows))
+        all_agree(self.place, True)  # the others wait here
+
+    def _clips_of(self, split: Split) -> list[Clips]:
+        if split not in self._held_out:
+            report = self.settings.report
+            self._held_out[split] = self.source.validation(
+                split, report.validation_clips, report.validation_views
+            )
+        return self._held_out[split]
+
+    def _save(self) -> None:
+        """Write the state, the weights of the average, and the curves."""
+        if self.place.speaks:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_state(
+                self.folder / STATE,
+                self.step,
+                self.settings,
+                self.network,
+                self.average,
+                self._optimiser,
+            )
+            save_network(self.average, self.folder / WEIGHTS, self._about())
+            draw_curves(self.folder, self._progress, self._validation)
+        all_agree(self.place, True)
+
+    def _about(self) -> dict[str, str]:
+        """Return what the file of weights says of itself."""
+        about = {'variant': self.settings.variant, 'steps': str(self.step)}
+        largest = max(max(size) for size in picture_sizes(self.settings.data.sizes))
+        if is_image_size(largest):
+            about[IMAGE_SIZE] = str(largest)
+        return about
+
+
+def _validation_row(step: int, name: str, figures: Figures) -> dict[str, Any]:
+    values = asdict(figures)
+    row: dict[str, Any] = {'step': step, 'set': name}
+    for key, value in values.items():
+        if isinstance(value, tuple):
+            row[key] = ' '.join(f'{v:.3g}' for v in value)
+        else:
+            row[key] = value
+    return row
+
+
+def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
+    if precision == 'auto':
+        capable = device.type == 'cuda' and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if capable else torch.float32
+    return torch.bfloat16 if precision == 'bf16' else torch.float32
+
+
+def require_state(folder: Path, resume: bool) -> None:
+    """Refuse to overwrite a training, and to go on where there is none.
+
+    :raises CheckpointError: naming what to do.
+    """
+    exists = (folder / STATE).exists()
+    if exists and not resume:
+        raise CheckpointError(
+            f'{folder} holds a training: go on with --resume, or take another --output'
+        )
+    if resume and not exists:
+        raise CheckpointError(f'{folder} holds no training to go on with: leave out --resume')

@@ -1,0 +1,122 @@
+"""The state of a training in one file, from which it goes on as if it had never stopped.
+
+A safetensors file: tensors, and texts in its header. Nothing in it is ever run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import json
+from pathlib import Path
+
+from safetensors import safe_open, SafetensorError
+from safetensors.torch import save_file
+import torch
+from torch import nn, Tensor
+
+from ...core.atomic_files import atomic_path
+from ...core.config import flattened
+from ...core.errors import CheckpointError, ConfigError, OutputError
+from .training_settings import TrainingSettings
+
+FORMAT = 'r3_ros training 1'
+#: What AdamW keeps of a parameter.
+_MOMENTS = ('exp_avg', 'exp_avg_sq')
+
+
+def save_state(
+    path: Path,
+    step: int,
+    settings: TrainingSettings,
+    network: nn.Module,
+    average: nn.Module,
+    optimiser: torch.optim.Optimizer,
+) -> None:
+    """Write the state after ``step`` steps, whole or not at all.
+
+    :raises OutputError: the file cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    updates = 0
+    for name, parameter in network.named_parameters():
+        tensors[f'network.{name}'] = parameter
+        kept = optimiser.state.get(parameter, {})
+        updates = max(updates, int(kept.get('step', 0)))
+        for moment in _MOMENTS:
+            if moment in kept:
+                tensors[f'{moment}.{name}'] = kept[moment]
+    tensors |= {f'average.{name}': p for name, p in average.named_parameters()}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    about = {
+        'format': FORMAT,
+        'step': str(step),
+        'updates': str(updates),  # fewer than steps where a gradient was not finite
+        'settings': json.dumps(flattened(settings)),
+    }
+    with atomic_path(path) as temporary:
+        try:
+            save_file(tensors, temporary, about)
+        except SafetensorError as error:
+            raise OutputError(f'cannot write {path}: {error}') from error
+
+
+def load_state(
+    path: Path,
+    settings: TrainingSettings,
+    network: nn.Module,
+    average: nn.Module,
+    optimiser: torch.optim.Optimizer,
+) -> int:
+    """Fill networks and optimiser from a file and return the steps that were taken.
+
+    :raises CheckpointError: missing, damaged, or of another network.
+    :raises ConfigError: it was made with other settings; those of ``report`` may differ.
+    """
+    try:
+        with safe_open(path, framework='pt') as file:
+            about = file.metadata() or {}
+            if about.get('format') != FORMAT:
+                raise CheckpointError(f'{path} is no state of a training ({FORMAT})')
+            _refuse_other_settings(path, json.loads(about['settings']), flattened(settings))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f'cannot go on from {path}: {error}; start again in another folder'
+        ) from error
+    step = int(about['step'])
+    for prefix, module in (('network', network), ('average', average)):
+        for name, parameter in module.named_parameters():
+            _fill(path, parameter, tensors, f'{prefix}.{name}')
+    for name, parameter in network.named_parameters():
+        if f'{_MOMENTS[0]}.{name}' in tensors:
+            state = optimiser.state[parameter]
+            state['step'] = torch.tensor(float(about['updates']))
+            for moment in _MOMENTS:
+                state[moment] = torch.zeros_like(parameter)
+                _fill(path, state[moment], tensors, f'{moment}.{name}')
+    return step
+
+
+def _fill(path: Path, target: Tensor, tensors: Mapping[str, Tensor], key: str) -> None:
+    source = tensors.get(key)
+    if source is None or source.shape != target.shape:
+        raise CheckpointError(f'cannot go on from {path}: {key} is missing or of another shape')
+    with torch.no_grad():
+        target.copy_(source)
+
+
+def _refuse_other_settings(
+    path: Path, before: Mapping[str, object], now: Mapping[str, object]
+) -> None:
+    # A state from before a setting was there goes on with its default.
+    before = {**flattened(TrainingSettings()), **before}
+    differ = [
+        f'{name} was {before.get(name)!r} and is {now.get(name)!r}'
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name) and not name.startswith('report.')
+    ]
+    if differ:
+        raise ConfigError(
+            f'cannot go on from {path} with other settings: {"; ".join(differ)}. Take the same '
+            'ones, or start in another folder'
+        )

@@ -1,0 +1,146 @@
+"""Where images of one map were taken in another: the model that made both relates them.
+
+Each image is related on its own, to a few keyframes of the other map that look like it. What it
+says does not depend on the images before, so that several of them agreeing means something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...core.config import R3Config
+from ...core.datatypes import Edge, Frame, KnownKeyframe, SparseLandmarks
+from ...core.predictor import Predictor
+from ...input.image_decoding import decode_compressed
+from ...streaming.pose_resolution import HeldPose, resolve_pose, ResolvedPose, usable_edges
+from ...streaming.relocalisation.search import Relocalisation
+from .graph_of_map import MapGraph
+
+#: Images looked at, those first that look most like the other map.
+_MOST_IMAGES = 60
+#: Keyframes of the other map that one is related to.
+_CANDIDATES = 6
+#: A keyframe that looks less like the image than this is not asked.
+_LEAST_SIMILARITY = 0.1
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """A keyframe of the second map with its place in the first.
+
+    :ivar frame_id: its number in the merged map.
+    :ivar pose: in the first map, in its engine's unit; ``pose.scale`` is the unit of the edges.
+    :ivar edges: from keyframes of the first map that agree on it.
+    """
+
+    frame_id: int
+    pose: HeldPose
+    edges: tuple[Edge, ...]
+
+
+def locate(
+    first: MapGraph,
+    second: MapGraph,
+    predictor: Predictor,
+    config: R3Config,
+    progress: Progress | None = None,
+) -> list[Located]:
+    """Return the keyframes of the second map whose place in the first is known."""
+    similarity = _similarity(first, second)
+    best = similarity.max(axis=1)
+    asked = np.argsort(-best)[:_MOST_IMAGES]
+    asked = np.sort(asked[best[asked] >= _LEAST_SIMILARITY])
+    found = []
+    for n, row in enumerate(asked.tolist()):
+        if progress is not None:
+            progress(n, len(asked))
+        candidates = np.argsort(-similarity[row])[:_CANDIDATES]
+        candidates = np.sort(candidates[similarity[row, candidates] >= _LEAST_SIMILARITY])
+        located = _relate(first, candidates, second, row, predictor, config)
+        if located is not None:
+            found.append(located)
+    return found
+
+
+def _similarity(first: MapGraph, second: MapGraph) -> np.ndarray:
+    """Return (M, N) how much keyframes of the second map look like those of the first.
+
+    Measured from what is usual in the first map: 0 for that, 1 for the same. Without an image
+    nothing can be asked: -1.
+    """
+    known, new = first.saved, second.saved
+    D = known.keyframes.descriptors
+    mean = D.mean(axis=0)
+    usual = float(mean @ mean)
+    similarity = (new.keyframes.descriptors @ D.T - usual) / max(1.0 - usual, 1e-6)
+    similarity[:, [int(i) not in known.images for i in known.keyframes.ids]] = -1.0
+    similarity[[int(i) not in new.images for i in new.keyframes.ids]] = -1.0
+    return np.asarray(similarity)
+
+
+def _relate(
+    first: MapGraph,
+    candidates: np.ndarray,
+    second: MapGraph,
+    row: int,
+    predictor: Predictor,
+    config: R3Config,
+) -> Located | None:
+    predictor.reset()
+    predictor.restore(_known(first, candidates), _landmarks(first, candidates))
+    keyframes, frame_id = second.saved.keyframes, int(second.ids[row])
+    frame = Frame(
+        decode_compressed(second.saved.images[int(keyframes.ids[row])]),
+        int(keyframes.stamps_ns[row]),
+        keyframes.intrinsics(row),
+        frame_id,
+    )
+    sources = first.ids[candidates].tolist()
+    predictor.describe(frame)
+    prediction = predictor.predict(frame, sources, depth=False)
+    held = {i: first.held[i] for i in sources}
+    edges = usable_edges((e for e in prediction.edges if e.target_id == frame_id), held)
+    reference = predictor.confidence_reference
+
+    def resolve(some: Sequence[Edge], scale: float | None) -> ResolvedPose | None:
+        return resolve_pose(some, held, reference, config.covariance, scale)
+
+    search = Relocalisation(sources)
+    used, resolved = search.place(edges, held, reference, config.covariance, resolve)
+    return None if resolved is None else Located(frame_id, resolved.held, tuple(used))
+
+
+def _known(graph: MapGraph, rows: np.ndarray) -> Iterator[KnownKeyframe]:
+    keyframes = graph.saved.keyframes
+    for row in rows.tolist():
+        frame_id = int(graph.ids[row])
+        yield KnownKeyframe(
+            frame_id=frame_id,
+            stamp_ns=int(keyframes.stamps_ns[row]),
+            image=decode_compressed(graph.saved.images[int(keyframes.ids[row])]),
+            intrinsics=keyframes.intrinsics(row),
+            T_world_camera=graph.held[frame_id].T_world_camera,
+            descriptor=keyframes.descriptors[row],
+        )
+
+
+def _landmarks(graph: MapGraph, rows: np.ndarray) -> SparseLandmarks | None:
+    """Return the landmarks that these keyframes saw, in the engine's unit."""
+    marks, keyframes = graph.saved.landmarks, graph.saved.keyframes
+    if marks is None:
+        return None
+    seen_by = np.searchsorted(keyframes.ids, marks.frame_ids)
+    use = np.isin(seen_by, rows)
+    seen, renumbered = np.unique(marks.landmarks[use], return_inverse=True)
+    return SparseLandmarks(
+        positions=marks.positions[seen] / graph.saved.facts.unit,
+        relative_sigma=marks.relative_sigma[seen],
+        frame_ids=graph.ids[seen_by[use]],
+        landmarks=renumbered.astype(np.int64),
+        pixels=marks.pixels[use],
+    )

@@ -1,0 +1,358 @@
+"""The files of a run: trajectories, map, summary, per-frame table, depth of keyframes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+import csv
+from dataclasses import asdict
+import io
+import json
+import os
+from pathlib import Path
+import platform
+from typing import Any
+
+import cv2
+import numpy as np
+
+from .. import __version__
+from ..core.atomic_files import atomic_write
+from ..core.config import flattened, R3Config
+from ..core.datatypes import DepthMap, Intrinsics, TrackingState
+from ..core.errors import SourceError
+from ..core.geometry import make_T, R_BODY_OPTICAL
+from ..core.trajectory_file import NANOSECONDS, stamp_text, write_tum
+from ..maps.cloud_file import write_ply
+from ..maps.map_layout import MANIFEST
+from ..maps.writing import write_map
+from ..streaming.map_snapshot import MapPlacement, placement_of, saved_map
+from .stream_run import FrameRecord, RunResult
+
+SUMMARY = 'summary.json'
+TRAJECTORY = 'trajectory.tum'
+TRAJECTORY_FINAL = 'trajectory_final.tum'
+MAP = 'map.ply'
+#: The map to go on from, as the node saves it (docs/map_format.md).
+SAVED_MAP = 'map'
+FRAMES = 'frames.csv'
+REPORT = 'report.html'
+DEPTH = 'depth'
+#: The unit of lengths that nobody knows the length of.
+MAP_UNITS = 'map units'
+
+
+def write_run(folder: Path, result: RunResult, config: R3Config, source_path: str) -> None:
+    """Write everything but the report into an existing folder, in metres if they are known.
+
+    Depth that is in the folder already, in map units, is brought to metres with the rest.
+
+    :raises OutputError: a file cannot be written.
+    """
+    assert result.trajectory is not None and result.cloud is not None
+    view, unit = result.trajectory, result.scale.published_unit
+    for name, T in ((TRAJECTORY, view.T_emitted), (TRAJECTORY_FINAL, view.T_final)):
+        known = np.isfinite(T[:, 0, 0])
+        write_tum(folder / name, view.stamps_ns[known], _scaled(T[known], unit))
+    write_ply(folder / MAP, result.cloud.scaled(unit))
+    if result.map is not None:
+        placement = UNPLACED if result.loaded is None else placement_of(result.loaded)
+        write_map(folder / SAVED_MAP, saved_map(result.map, placement, config.map.voxel_size))
+    for path in sorted((folder / DEPTH).glob('*.npz')):
+        rescale_depth(folder / DEPTH, int(path.stem), unit)
+    write_frames(folder / FRAMES, result.records)
+    write_json(folder / SUMMARY, summarise(result, config, source_path))
+
+
+def map_folder(path: Path | str) -> Path:
+    """Return the map folder that a path means: itself, or the one in an output of ``r3 run``."""
+    folder = Path(path)
+    inner = folder / SAVED_MAP
+    if not (folder / MANIFEST).exists() and (inner / MANIFEST).exists():
+        return inner
+    return folder
+
+
+#: As the node has it for a camera whose place on a robot is not known: map has z up, if the
+#: camera was held upright at the start.
+UNPLACED = MapPlacement(
+    T_map_world=make_T(R_BODY_OPTICAL, np.zeros(3)),
+    T_base_optical=np.eye(4),
+    map_frame='map',
+    base_frame='camera',
+    optical_frame='camera',
+)
+
+
+def _scaled(T: np.ndarray, unit: float) -> np.ndarray:
+    """Return (N, 4, 4) poses whose positions are ``unit`` times as far."""
+    T = T.copy()
+    T[:, :3, 3] *= unit
+    return T
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON that any parser reads: numbers that are not finite become null.
+
+    :raises OutputError: the file cannot be written.
+    """
+    with atomic_write(path) as file:
+        file.write(json.dumps(plain(content), indent=2).encode() + b'\n')
+
+
+def plain(value: Any) -> Any:
+    """Return what JSON can hold: NumPy numbers as Python's, not finite ones as None."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def load_summary(folder: Path) -> dict[str, Any]:
+    """Read the summary of a run.
+
+    :raises SourceError: the folder holds no run.
+    """
+    try:
+        content = json.loads((folder / SUMMARY).read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise SourceError(f'{folder} is not the output of r3 run: {error}') from error
+    if not isinstance(content, dict):
+        raise SourceError(f'{folder / SUMMARY} must hold a JSON object')
+    return content
+
+
+def save_depth(folder: Path, depth_map: DepthMap, stamp_ns: int) -> None:
+    """Write one depth map as ``NNNNNN.npz``, numbered by processed frames.
+
+    :raises OutputError: the file cannot be written.
+    """
+    content = {
+        'stamp_ns': np.int64(stamp_ns),
+        'depth': depth_map.depth,
+        'confidence': depth_map.confidence,
+        'K': depth_map.intrinsics.K,
+    }
+    _write_npz(folder / f'{depth_map.frame_id:06d}.npz', content)
+
+
+def rescale_depth(folder: Path, frame_id: int, scale: float | None) -> None:
+    """Multiply a depth map that was saved; None for the scale: remove it.
+
+    :raises OutputError: the file cannot be written.
+    """
+    path = folder / f'{frame_id:06d}.npz'
+    if scale is None:
+        path.unlink()
+    elif scale != 1.0:
+        with np.load(path, allow_pickle=False) as saved:
+            content = dict(saved)
+        content['depth'] = content['depth'] * np.float32(scale)
+        _write_npz(path, content)
+
+
+def _write_npz(path: Path, content: dict[str, Any]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **content)
+    with atomic_write(path) as file:
+        file.write(buffer.getbuffer())
+
+
+def write_frames(path: Path, records: Sequence[FrameRecord]) -> None:
+    """Write one line for each processed frame.
+
+    :raises OutputError: the file cannot be written.
+    """
+    stages = list(dict.fromkeys(stage for record in records for stage in record.timings_ms))
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator='\n')
+    table.writerow(
+        ['frame', 'stamp', 'state', 'reason', 'has_pose', 'tracked', 'keyframe']
+        + ['confidence_translation', 'confidence_rotation', 'confidence_ratio']
+        + ['context_frames', 'corrected_frames', 'read_ms', 'step_ms']
+        + [f'{stage}_ms' for stage in stages]
+    )
+    for record in records:
+        confidences = (
+            record.confidence_translation,
+            record.confidence_rotation,
+            record.confidence_ratio,
+        )
+        times = [record.read_ms, record.step_ms]
+        times += [record.timings_ms.get(stage, float('nan')) for stage in stages]
+        table.writerow(
+            [record.frame_id, stamp_text(record.stamp_ns), record.state.value, record.reason]
+            + [int(flag) for flag in (record.has_pose, record.tracked, record.is_keyframe)]
+            + [f'{value:.6g}' for value in confidences]
+            + [record.context_frames, record.corrected_frames]
+            + [f'{value:.3f}' for value in times]
+        )
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def summarise(result: RunResult, config: R3Config, source_path: str) -> dict[str, Any]:
+    """Return the figures of a run for ``summary.json``; ``length_unit`` is that of distances."""
+    records, of_frames = result.records, summarise_frames(result.records)
+    step_s = sum(record.step_ms for record in records) / 1e3
+    T_final = np.zeros((0, 4, 4)) if result.trajectory is None else result.trajectory.T_final
+    return {
+        'source': source_path,
+        'complete': not result.interrupted,
+        'mode': result.mode,
+        **_offline(result),
+        'model': result.model.name,
+        'checkpoint_sha256': result.model.checkpoint_sha256,
+        'device': result.model.device,
+        'precision': result.model.precision,
+        **of_frames,
+        'frames': {
+            **of_frames['frames'],
+            'confident': sum(record.has_pose and _is_tracking(record) for record in records),
+            'rejected': dict(result.rejected),
+        },
+        'segments': result.segments,
+        'map_revisions': result.map_revisions,
+        'map_points': len(result.cloud) if result.cloud is not None else 0,
+        'length_unit': 'm' if result.scale.is_metric else MAP_UNITS,
+        'path_length': path_length(T_final) * result.scale.published_unit,
+        'scale': asdict(result.scale),
+        'fps': len(records) / result.wall_s if result.wall_s > 0 else 0.0,
+        'fps_engine': len(records) / step_s if step_s > 0 else 0.0,
+        'camera': _camera(result),
+        'warnings': result.warnings,
+        'versions': versions(),
+        'machine': machine(),
+        'config': flattened(config),
+    }
+
+
+def _offline(result: RunResult) -> dict[str, Any]:
+    """Return what a run in offline mode has beside."""
+    if result.mode != 'offline':
+        return {}
+    is_collection = result.collection is not None
+    return {
+        'offline': {
+            'windows': result.windows,
+            'stamps': 'running numbers in seconds' if is_collection else 'as recorded',
+            'pictures': list(result.collection) if result.collection is not None else None,
+        }
+    }
+
+
+def summarise_frames(records: Sequence[FrameRecord]) -> dict[str, Any]:
+    """Return what ``summary.json`` says of the frames, processed by a run or by the node."""
+    tracked = sum(record.tracked for record in records)
+    span_ns = records[-1].stamp_ns - records[0].stamp_ns if records else 0
+    return {
+        'frames': {
+            'processed': len(records),
+            'with_pose': sum(record.has_pose for record in records),
+            'tracked': tracked,
+            'by_state': Counter(record.state.value for record in records),
+        },
+        'tracked_share': tracked / len(records) if records else 0.0,
+        'keyframes': sum(record.is_keyframe for record in records),
+        'duration_s': span_ns / NANOSECONDS,
+        'timing_ms': _timing(records),
+        'state_changes': _state_changes(records),
+    }
+
+
+def _is_tracking(record: FrameRecord) -> bool:
+    return record.state is TrackingState.TRACKING
+
+
+def path_length(T_world_camera: np.ndarray) -> float:
+    """Return the length of a path through (N, 4, 4) poses, of which some may be NaN."""
+    centres = T_world_camera[:, :3, 3]
+    centres = centres[np.isfinite(centres[:, 0])]
+    return float(np.linalg.norm(np.diff(centres, axis=0), axis=1).sum())
+
+
+def _camera(result: RunResult) -> dict[str, Any]:
+    """Describe the intrinsics of the undistorted pictures, and where they came from."""
+    intrinsics: Intrinsics | None = result.intrinsics
+    return {
+        'calibrated': result.camera is not None,
+        'focal_length_estimated': result.intrinsics_estimated,
+        'distortion_model': result.camera.distortion_model
+        if result.camera is not None and result.camera.is_distorted
+        else 'none',
+        'undistorted': None
+        if intrinsics is None
+        else {
+            name: getattr(intrinsics, name) for name in ('fx', 'fy', 'cx', 'cy', 'width', 'height')
+        },
+    }
+
+
+def _timing(records: Sequence[FrameRecord]) -> dict[str, dict[str, float]]:
+    """Return mean, median, 95th percentile and maximum of each stage."""
+    columns: dict[str, list[float]] = {
+        'read': [record.read_ms for record in records],
+        'step': [record.step_ms for record in records],
+    }
+    for record in records:
+        for stage, value in record.timings_ms.items():
+            columns.setdefault(stage, []).append(value)
+    return {
+        stage: {
+            'mean': float(np.mean(values)),
+            'median': float(np.median(values)),
+            'p95': float(np.percentile(values, 95)),
+            'max': float(np.max(values)),
+        }
+        for stage, values in columns.items()
+        if values
+    }
+
+
+def _state_changes(records: Sequence[FrameRecord]) -> list[dict[str, Any]]:
+    changes, last = [], None
+    for record in records:
+        if record.state is not last:
+            changes.append(
+                {
+                    'frame': record.frame_id,
+                    'stamp': stamp_text(record.stamp_ns),
+                    'state': record.state.value,
+                    'reason': record.reason,
+                }
+            )
+        last = record.state
+    return changes
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computed the result."""
+    return {
+        'r3_ros': __version__,
+        'python': platform.python_version(),
+        'numpy': np.__version__,
+        'opencv': cv2.__version__,
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Describe the machine, so that its times can be judged."""
+    try:
+        usable = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        usable = os.cpu_count() or 1
+    return {'system': platform.platform(), 'cpu': _cpu_name(), 'cores': usable}
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.processor() or platform.machine()

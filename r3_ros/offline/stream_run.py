@@ -1,0 +1,334 @@
+"""A recorded sequence through the engine, every frame of it. No files are written here.
+
+Reading, decoding and undistorting happen on a thread of their own, a few frames ahead of the
+engine, which stays on the caller's thread.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+import queue
+import threading
+import time
+
+from ..core.config import InputConfig, R3Config
+from ..core.datatypes import DepthMap, Estimate, Frame, Intrinsics, ModelInfo, TrackingState
+from ..core.errors import FrameError, SourceError
+from ..core.threads import thread_name
+from ..input.camera_model import CameraModel, Rectifier
+from ..input.frame_filter import Action, FrameFilter
+from ..input.source import RawFrame, Source
+from ..maps.cloud import Cloud
+from ..maps.keyframe_images import KeyframeImages
+from ..maps.saved_map import MapFacts, SavedMap
+from ..streaming.engine import Engine
+from ..streaming.map_snapshot import MapSnapshot, take_map_snapshot
+from ..streaming.scale.estimator import ScaleView
+from ..streaming.trajectory import TrajectoryView
+
+_FRAMES_AHEAD = 4
+_TRACKED = (TrackingState.TRACKING, TrackingState.LOW_CONFIDENCE)
+
+
+@dataclass(frozen=True, eq=False)
+class FrameRecord:
+    """What is kept of one processed frame.
+
+    :ivar step_ms: wall time of the whole engine step; ``timings_ms`` has its stages.
+    :ivar read_ms: time to read, decode and undistort it, on the other thread.
+    """
+
+    frame_id: int
+    stamp_ns: int
+    state: TrackingState
+    reason: str
+    has_pose: bool
+    is_keyframe: bool
+    confidence_translation: float
+    confidence_rotation: float
+    confidence_ratio: float
+    context_frames: int
+    corrected_frames: int
+    read_ms: float
+    step_ms: float
+    timings_ms: dict[str, float]
+
+    @property
+    def tracked(self) -> bool:
+        """Return whether a pose was claimed that follows from the images."""
+        return self.has_pose and self.state in _TRACKED
+
+
+@dataclass(eq=False)
+class RunResult:
+    """Everything that came out of a run.
+
+    :ivar mode: ``stream`` or ``offline``.
+    :ivar rejected: frames not processed, by reason.
+    :ivar intrinsics: of the undistorted images, of the last frame.
+    :ivar last_depths: depth that came after the last frame.
+    :ivar wall_s: from the first frame to the last correction, reading included.
+    :ivar interrupted: the user stopped it; what is there is right, but not all.
+    :ivar windows: of images that saw one another, in offline mode.
+    :ivar collection: names of the images, by frame, if they came without times.
+    :ivar scale: how long a map unit is, in which all lengths here are.
+    :ivar loaded: of the map that the run went on with.
+    :ivar map: what a later run can go on from; None for engines that remember no keyframes.
+    """
+
+    source_name: str
+    model: ModelInfo
+    records: list[FrameRecord] = field(default_factory=list)
+    rejected: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+    intrinsics: Intrinsics | None = None
+    intrinsics_estimated: bool = False
+    camera: CameraModel | None = None
+    trajectory: TrajectoryView | None = None
+    cloud: Cloud | None = None
+    last_depths: tuple[DepthMap, ...] = ()
+    map_revisions: int = 0
+    segments: int = 0
+    wall_s: float = 0.0
+    interrupted: bool = False
+    mode: str = 'stream'
+    windows: int = 0
+    collection: tuple[str, ...] | None = None
+    scale: ScaleView = field(default_factory=ScaleView)
+    map: MapSnapshot | None = None
+    loaded: MapFacts | None = None
+
+
+#: Called after each frame with the result so far and what the engine said.
+OnFrame = Callable[[RunResult, Estimate], None]
+
+
+def run_source(
+    source: Source,
+    engine: Engine,
+    max_frames: int | None = None,
+    on_frame: OnFrame | None = None,
+    stop: threading.Event | None = None,
+    saved: SavedMap | None = None,
+) -> RunResult:
+    """Process the frames of a source in order and collect the result.
+
+    One run is one session: frames that would start another (time jumped back, another size) are
+    left out and counted.
+
+    :param stop: once set, the run ends early with what is there.
+    :param saved: a map to find the camera in, and to go on with.
+    :raises SourceError: the source gives no frame, or none could be processed.
+    :raises CalibrationError: the calibration does not fit the images.
+    :raises MapError: the map cannot be used with this engine.
+    """
+    result = RunResult(source.name, engine.predictor.info, camera=source.camera)
+    config = engine.config
+    frame_filter = FrameFilter(one_session(config.input))
+    images = KeyframeImages()
+    if saved is not None:
+        images.restore(engine.load_map(saved).images)
+        result.loaded = saved.facts
+    started = time.perf_counter()
+    with ReadAhead(undistorted_frames(source, config, max_frames)) as frames:
+        for frame, read_ms in frames:
+            if stop is not None and stop.is_set():
+                result.interrupted = True
+                break
+            _process(frame, read_ms, engine, frame_filter, result, images, on_frame)
+        _, result.last_depths = engine.drain()
+    result.wall_s = time.perf_counter() - started
+    if not result.records and not result.interrupted:
+        reason = result.warnings[0] if result.warnings else 'none was given'
+        raise SourceError(f'not one frame of {source.name} could be processed: {reason}')
+    _collect(result, source, engine, frame_filter)
+    result.map = take_map_snapshot(engine.session, engine.predictor, images.view())
+    return result
+
+
+def one_session(config: InputConfig) -> InputConfig:
+    """Return how a recording is taken in: all of it is one session."""
+    return replace(config, on_time_jump_back='ignore', on_resolution_change='reject', max_age=0.0)
+
+
+def _process(
+    frame: Frame,
+    read_ms: float,
+    engine: Engine,
+    frame_filter: FrameFilter,
+    result: RunResult,
+    images: KeyframeImages,
+    on_frame: OnFrame | None,
+) -> None:
+    height, width = frame.image.shape[:2]
+    verdict = frame_filter.admit(frame.stamp_ns, width, height)
+    if verdict.action is not Action.ACCEPT:
+        if len(result.warnings) < 5:
+            result.warnings.append(f'left out a frame: {verdict.reason}')
+        return
+    began = time.perf_counter()
+    try:
+        estimate = engine.step(frame)
+    except FrameError as error:
+        result.rejected['refused by the predictor'] += 1
+        if len(result.warnings) < 5:
+            result.warnings.append(f'left out a frame: {error}')
+        return
+    step_ms = 1e3 * (time.perf_counter() - began)
+    images.note(frame.image, estimate)
+    _give_up_search(engine, frame.stamp_ns, result, images)
+    result.records.append(_record(estimate, read_ms, step_ms))
+    result.intrinsics = estimate.intrinsics
+    result.intrinsics_estimated = estimate.intrinsics_estimated
+    if on_frame is not None:
+        on_frame(result, estimate)
+
+
+def _give_up_search(
+    engine: Engine, stamp_ns: int, result: RunResult, images: KeyframeImages
+) -> None:
+    """Put a map away in which the camera is not found in time; a new session begins."""
+    timeout_s = engine.config.relocalise.timeout
+    began_ns = result.records[0].stamp_ns if result.records else stamp_ns
+    if engine.is_relocalising and (stamp_ns - began_ns) * 1e-9 > timeout_s:
+        engine.reset()
+        images.clear()
+        result.loaded = None
+        result.warnings.append(
+            f'the camera was not found in the map within {timeout_s:g} s (relocalise.timeout): '
+            'the run goes on without it'
+        )
+
+
+def _record(estimate: Estimate, read_ms: float, step_ms: float) -> FrameRecord:
+    return FrameRecord(
+        frame_id=estimate.frame_id,
+        stamp_ns=estimate.stamp_ns,
+        state=estimate.state,
+        reason=estimate.reason,
+        has_pose=estimate.T_world_camera is not None,
+        is_keyframe=estimate.is_keyframe,
+        confidence_translation=estimate.confidence_translation,
+        confidence_rotation=estimate.confidence_rotation,
+        confidence_ratio=estimate.confidence_ratio,
+        context_frames=len(estimate.context_ids),
+        corrected_frames=len(estimate.corrected),
+        read_ms=read_ms,
+        step_ms=step_ms,
+        timings_ms=dict(estimate.timings_ms),
+    )
+
+
+def _collect(result: RunResult, source: Source, engine: Engine, frame_filter: FrameFilter) -> None:
+    session = engine.session
+    # What was loaded is no part of this run, but of the map.
+    result.trajectory = session.trajectory_view().since(session.first_frame)
+    result.cloud = session.map_view().cloud()
+    result.map_revisions = session.map_revision
+    result.segments = session.segment_id + 1
+    result.scale = session.scale.view()
+    result.rejected.update(frame_filter.rejected)
+    if source.skipped:
+        result.rejected['not decoded'] += source.skipped
+    result.warnings = [*source.warnings, *result.warnings]
+
+
+def undistorted_frames(
+    source: Source, config: R3Config, max_frames: int | None
+) -> Iterator[tuple[Frame, float]]:
+    """Give undistorted frames, each with the milliseconds that it took to make."""
+    undistort = Undistorter(source.camera, config.input.rectification)
+    began = time.perf_counter()
+    for number, raw in enumerate(source, start=1):
+        frame = undistort.frame(raw)
+        yield frame, 1e3 * (time.perf_counter() - began)
+        if number == max_frames:
+            return
+        began = time.perf_counter()
+
+
+class Undistorter:
+    """Makes engine frames of recorded ones: undistorted, with matching intrinsics."""
+
+    def __init__(self, camera: CameraModel | None, rectification: str = 'auto') -> None:
+        """Take the calibration; None leaves the focal length to the predictor."""
+        self._camera = camera
+        self._rectify = rectification != 'off'
+        self._size: tuple[int, int] | None = None
+        self._rectifier: Rectifier | None = None
+        self._intrinsics: Intrinsics | None = None
+
+    def frame(self, raw: RawFrame) -> Frame:
+        """Return the undistorted frame.
+
+        :raises CalibrationError: the calibration is for images of another shape.
+        """
+        height, width = raw.image.shape[:2]
+        if self._size is None:
+            # Images of another size later on are left out by the frame filter.
+            self._size = (width, height)
+            self._prepare(width, height)
+        image = raw.image
+        if self._rectifier is not None and (width, height) == self._size:
+            image = self._rectifier.rectify(image)
+        return Frame(image, raw.stamp_ns, self._intrinsics)
+
+    def _prepare(self, width: int, height: int) -> None:
+        if self._camera is None:
+            return
+        camera = self._camera.scaled_to(width, height)
+        self._intrinsics = camera.intrinsics
+        if self._rectify:
+            self._rectifier = Rectifier(camera)
+            self._intrinsics = self._rectifier.intrinsics
+
+
+class ReadAhead:
+    """Iterates on a thread of its own, a few items ahead. Errors come out where they belong."""
+
+    def __init__(self, items: Iterator[tuple[Frame, float]]) -> None:
+        self._items = items
+        self._queue: queue.Queue[tuple[Frame, float] | BaseException | None] = queue.Queue(
+            _FRAMES_AHEAD
+        )
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(
+            target=self._fill, name=thread_name('frame_reader'), daemon=True
+        )
+
+    def __enter__(self) -> Iterator[tuple[Frame, float]]:
+        self._thread.start()
+        return self._drained()
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _fill(self) -> None:
+        try:
+            for item in self._items:
+                if not self._offer(item):
+                    return
+            self._offer(None)
+        except BaseException as error:  # handed to the thread that iterates
+            self._offer(error)
+
+    def _offer(self, item: tuple[Frame, float] | BaseException | None) -> bool:
+        while not self._stopping.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def _drained(self) -> Iterator[tuple[Frame, float]]:
+        while True:
+            item = self._queue.get()
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item

@@ -1,0 +1,155 @@
+"""One bag through the running node, in real time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+import time
+from typing import Any
+
+from ...core.errors import R3Error
+from ...input.bag_writer import SequenceTopics
+from .bag_player import BagPlayer, PlayResult
+from .listener import Heard, LARGE_TOPICS, Listener
+from .node_process import NodeProcess
+
+_NODE = 'r3'
+_START_TIMEOUT_S = 60.0
+#: Time for the last frames and the corrections after them.
+_SETTLE_TIMEOUT_S = 20.0
+_SAVE_TIMEOUT_S = 90.0
+
+
+@dataclass
+class LiveResult:
+    """What a live run gave.
+
+    :ivar sent_s: stamp of each picture -> ``time.monotonic()`` when it was sent.
+    :ivar messages: the last message of each large topic.
+    :ivar saved_map: answer of ``~/save_map``; None if there was none. ``saved_trajectory``
+        likewise.
+    """
+
+    heard: Heard
+    sent_s: dict[int, float] = field(default_factory=dict)
+    played: PlayResult = field(default_factory=PlayResult)
+    messages: dict[str, Any] = field(default_factory=dict)
+    saved_map: Any = None
+    saved_trajectory: Any = None
+    exit_code: int | None = None
+    stop_s: float = 0.0
+
+
+#: Told after each picture: how many were sent, and what was heard so far.
+OnPicture = Callable[[int, Heard], None]
+
+
+def run_live(
+    bag: Path,
+    topics: SequenceTopics,
+    folder: Path,
+    parameters: dict[str, str],
+    on_picture: OnPicture,
+) -> LiveResult:
+    """Start the node, play the bag to it, have it save what it knows, and stop it.
+
+    :param folder: gets ``node.log``, ``map`` and ``trajectory_saved.tum``.
+    :raises R3Error: the node does not start, or ends before it should.
+    """
+    import rclpy
+
+    context = rclpy.Context()
+    rclpy.init(args=[], context=context)
+    settings = {
+        'use_sim_time': 'true',
+        'input.transport': 'compressed' if topics.compressed else 'raw',
+        # A raw picture takes many packets, and without resending Fast DDS loses some of them on
+        # a busy machine: the node would be judged by frames that it never saw.
+        f'qos_overrides.{topics.sent_image}.subscription.reliability': 'reliable',
+        **parameters,
+    }
+    listener = Listener(context, _NODE)
+    result = LiveResult(listener.heard)
+    try:
+        with NodeProcess(folder / 'node.log', settings, {'image': topics.image}) as process:
+            player = BagPlayer(bag, listener.node, clock=True)
+            try:
+                _wait_for_node(process, player, topics)
+                _play(player, topics, result, process, on_picture)
+                _settle(process, listener.heard)
+            finally:
+                player.close()
+            _save(listener, result, folder)
+            process.check()
+            result.stop_s = process.stop()
+            result.exit_code = process.exit_code
+        result.messages = {t: listener.message(t, kind) for t, kind in LARGE_TOPICS.items()}
+    finally:
+        listener.close()
+        rclpy.shutdown(context=context)
+    return result
+
+
+def _wait_for_node(process: NodeProcess, player: BagPlayer, topics: SequenceTopics) -> None:
+    """Wait until the node listens to pictures and calibration."""
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    for topic in (topics.sent_image, topics.camera_info):
+        while not player.wait_for_subscribers(topic, 0.25):
+            process.check()
+            if time.monotonic() > deadline:
+                raise R3Error(
+                    f'the node does not listen to {topic} after {_START_TIMEOUT_S:g} s. The end '
+                    f'of its log:\n{process.log_tail()}'
+                )
+
+
+def _play(
+    player: BagPlayer,
+    topics: SequenceTopics,
+    result: LiveResult,
+    process: NodeProcess,
+    on_picture: OnPicture,
+) -> None:
+    def on_message(topic: str, recorded_ns: int) -> None:
+        # Recorded at its own stamp, see bag_writer.
+        if topic == topics.sent_image:
+            result.sent_s[recorded_ns] = time.monotonic()
+            on_picture(len(result.sent_s), result.heard)
+            process.check()
+
+    result.played = player.play(on_message=on_message)
+
+
+def _settle(process: NodeProcess, heard: Heard) -> None:
+    """Wait until the node is done with every frame it received."""
+    deadline = time.monotonic() + _SETTLE_TIMEOUT_S
+    last, unchanged_since = None, time.monotonic()
+    while time.monotonic() < deadline:
+        process.check()
+        status = heard.last_status
+        now = (len(heard.statuses), status and status.frames_processed)
+        if now != last:
+            last, unchanged_since = now, time.monotonic()
+        if time.monotonic() - unchanged_since > 1.5:
+            return
+        time.sleep(0.05)
+
+
+def _save(listener: Listener, result: LiveResult, folder: Path) -> None:
+    from r3_ros.srv import SaveMap, SaveTrajectory
+
+    result.saved_map = listener.call(
+        SaveMap,
+        f'{_NODE}/save_map',
+        SaveMap.Request(name=str(folder / 'map'), formats=['ply']),
+        _SAVE_TIMEOUT_S,
+    )
+    result.saved_trajectory = listener.call(
+        SaveTrajectory,
+        f'{_NODE}/save_trajectory',
+        SaveTrajectory.Request(
+            name=str(folder / 'trajectory_final.tum'), format='tum', frame='optical'
+        ),
+        _SAVE_TIMEOUT_S,
+    )

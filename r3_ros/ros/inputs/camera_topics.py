@@ -1,0 +1,157 @@
+"""The subscriptions to a camera: which topics, and with which quality of service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.clock import Clock
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data, QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from ...core.config import InputConfig
+from ...input.image_topics import camera_info_topic
+from ..node_parameters import was_given
+from ..outputs.health import NodeHealth
+from ..outputs.outputs import QOS_OVERRIDES
+
+#: How often the cameras on the topic are looked at.
+_LOOK_S = 0.5
+_INFO_DEPTH = 5
+
+
+class CameraTopics:
+    """Hears one camera while the node is active.
+
+    Pictures are taken as sensor data, best effort, which every camera serves. But a best-effort
+    reader misses a picture when one of its fragments is lost, and of large ones Fast DDS loses
+    many, so where all cameras on the topic are reliable, so is the subscription.
+    """
+
+    def __init__(self, node: Node, config: InputConfig, health: NodeHealth) -> None:
+        """Resolve the names; :meth:`open` subscribes."""
+        self._node = node
+        self._config = config
+        self._health = health
+        self.image = image_topic_name(node, config)
+        self.camera_info = camera_info_topic_name(node)
+        self._on_image: Callable[[Any], None] = lambda message: None
+        self._pictures: Subscription | None = None
+        self._infos: Subscription | None = None
+        self._reliability = qos_profile_sensor_data.reliability
+        self._is_user_choice = was_given(node, f'qos_overrides.{self.image}.subscription.')
+        self._timer: Any = None
+
+    def open(
+        self,
+        on_image: Callable[[Image | CompressedImage], None],
+        on_camera_info: Callable[[CameraInfo], None],
+        clock: Clock,
+    ) -> None:
+        """Subscribe."""
+        self._on_image = on_image
+        self._infos = self._node.create_subscription(
+            CameraInfo,
+            self.camera_info,
+            on_camera_info,
+            QoSProfile(depth=_INFO_DEPTH, reliability=qos_profile_sensor_data.reliability),
+            qos_overriding_options=QOS_OVERRIDES,
+            event_callbacks=self._events(self.camera_info),
+        )
+        self._reliability = self._best_reliability()
+        self._subscribe_pictures()
+        if not self._is_user_choice:
+            self._timer = self._node.create_timer(_LOOK_S, self.follow_cameras, clock=clock)
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        if self._timer is not None:
+            self._node.destroy_timer(self._timer)
+        for subscription in (self._pictures, self._infos):
+            if subscription is not None:
+                self._node.destroy_subscription(subscription)
+        self._timer = self._pictures = self._infos = None
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether the camera is heard."""
+        return self._infos is not None
+
+    def follow_cameras(self) -> None:
+        """Subscribe anew if the cameras on the topic call for another reliability."""
+        wanted = self._best_reliability()
+        if wanted != self._reliability:
+            self._reliability = wanted
+            self._health.incompatible_qos.pop(self.image, None)
+            assert self._pictures is not None
+            self._node.destroy_subscription(self._pictures)
+            self._subscribe_pictures()
+
+    def _best_reliability(self) -> ReliabilityPolicy:
+        cameras = self._node.get_publishers_info_by_topic(self.image)
+        if not cameras:
+            return self._reliability
+        if all(c.qos_profile.reliability == ReliabilityPolicy.RELIABLE for c in cameras):
+            return ReliabilityPolicy.RELIABLE
+        return ReliabilityPolicy.BEST_EFFORT
+
+    def _subscribe_pictures(self) -> None:
+        _forget_destroyed(self._node.default_callback_group)
+        config = self._config
+        depth = 1 if config.frame_policy == 'newest' else config.queue_size
+        # Overrides are declared as parameters that cannot change, so only where they are given.
+        overrides = QOS_OVERRIDES if self._is_user_choice else None
+        self._pictures = self._node.create_subscription(
+            Image if config.transport == 'raw' else CompressedImage,
+            self.image,
+            self._on_image,
+            QoSProfile(depth=depth, reliability=self._reliability),
+            qos_overriding_options=overrides,
+            event_callbacks=self._events(self.image),
+        )
+
+    def _events(self, topic: str) -> SubscriptionEventCallbacks:
+        def on_incompatible(event: Any) -> None:
+            policy = QoSPolicyKind(event.last_policy_kind).name
+            text = f"'{topic}' is published with an incompatible QoS policy {policy}"
+            if topic not in self._health.incompatible_qos:
+                self._health.incompatible_qos[topic] = text
+                self._node.get_logger().error(
+                    f'{text}: set qos_overrides.{topic}.subscription.{policy.lower()}'
+                )
+
+        def on_lost(event: Any) -> None:
+            if topic == self.image:
+                self._health.frames_lost += event.total_count_change
+
+        return SubscriptionEventCallbacks(incompatible_qos=on_incompatible, message_lost=on_lost)
+
+
+def _forget_destroyed(group: CallbackGroup) -> None:
+    """Drop references to what was destroyed: rclpy keeps them for good, some with each fault."""
+    # In place and from a copy, since another thread may add to it.
+    group.entities.difference_update([ref for ref in list(group.entities) if ref() is None])
+
+
+def image_topic_name(node: Node, config: InputConfig) -> str:
+    """Return the resolved topic of the pictures; compressed ones are below the raw topic."""
+    image = node.resolve_topic_name('image')
+    if config.transport == 'raw':
+        return image
+    return _remapped(node, 'image/compressed') or f'{image}/compressed'
+
+
+def camera_info_topic_name(node: Node) -> str:
+    """Return the topic beside the pictures', unless it was remapped itself."""
+    image = node.resolve_topic_name('image')
+    return _remapped(node, 'camera_info') or camera_info_topic(image)
+
+
+def _remapped(node: Node, topic: str) -> str:
+    """Return where the user remapped a topic to, empty if it was left alone."""
+    resolved = node.resolve_topic_name(topic)
+    return '' if resolved == f'{node.get_namespace().rstrip("/")}/{topic}' else resolved

@@ -1,0 +1,184 @@
+"""Messages from the camera made into frames: pixels, calibration, stamp and frame id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import time
+
+import numpy as np
+from rclpy.clock import Clock
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from ...core.config import InputConfig
+from ...core.datatypes import Intrinsics
+from ...core.errors import CalibrationError, FrameError
+from ...input.camera_model import camera_from_info, DISTORTION_SIZES, Rectifier
+from ...input.image_decoding import decode_message, ENCODINGS, UNTYPED
+from ...input.image_topics import is_rectified
+from ..outputs.messages import stamp_ns_of
+
+#: Stands for a camera whose images carry no frame_id.
+NAMELESS_FRAME = 'camera_optical'
+
+
+@dataclass(frozen=True, eq=False)
+class Received:
+    """An image message and when it came (steady seconds)."""
+
+    message: Image | CompressedImage
+    time_s: float
+
+    @classmethod
+    def now(cls, message: Image | CompressedImage) -> Received:
+        """Note the time of arrival."""
+        return cls(message, time.monotonic())
+
+
+@dataclass(frozen=True, eq=False)
+class CameraImage:
+    """A decoded image message, not rectified yet.
+
+    :ivar image: (H, W, 3) uint8 RGB.
+    :ivar guessed: the encoding says nothing of the order of colours.
+    :ivar note: what had to be made up, in words; empty as a rule.
+    """
+
+    image: np.ndarray
+    stamp_ns: int
+    optical_frame: str
+    encoding: str
+    guessed: bool
+    note: str
+
+
+def read_image(
+    message: Image | CompressedImage, hint: str, frame_override: str, clock: Clock
+) -> CameraImage:
+    """Decode an image message.
+
+    :param hint: what an untyped encoding is to be taken for.
+    :param frame_override: replaces the message's frame_id.
+    :param clock: gives the time for an image without a stamp.
+    :raises FrameError: the pixels cannot be had, with the reason.
+    """
+    notes = []
+    stamp_ns = stamp_ns_of(message.header.stamp)
+    if stamp_ns == 0:
+        stamp_ns = clock.now().nanoseconds
+        notes.append('images have no stamp, the time of arrival is used')
+    frame = optical_frame_of(message, frame_override)
+    if not frame_override and not message.header.frame_id:
+        notes.append(f"images have no frame_id, '{frame}' is used: set camera_optical_frame")
+    is_raw = isinstance(message, Image)
+    encoding = message.encoding if is_raw else message.format
+    if is_raw and encoding not in ENCODINGS:
+        image = _decode_by_cv_bridge(message)
+    else:
+        image = decode_message(message, hint)
+    guessed = is_raw and encoding in UNTYPED and not hint
+    if guessed:
+        notes.append(f'{encoding} is taken for {UNTYPED[encoding]}, see input.encoding_hint')
+    return CameraImage(image, stamp_ns, frame, encoding, guessed, '; '.join(notes))
+
+
+def optical_frame_of(message: Image | CompressedImage, override: str) -> str:
+    """Return the frame id of a message's image; never empty."""
+    return override or message.header.frame_id.lstrip('/') or NAMELESS_FRAME
+
+
+def _decode_by_cv_bridge(message: Image) -> np.ndarray:
+    """Leave a rare encoding to cv_bridge; where it cannot be loaded, only these are lost."""
+    known = ', '.join(ENCODINGS)
+    try:
+        from cv_bridge import CvBridge, CvBridgeError
+    except Exception as error:  # beside another NumPy its binary fails in ways of its own
+        raise FrameError(
+            f"the encoding '{message.encoding}' needs cv_bridge, which cannot be imported "
+            f'({error}); have the camera send one of {known}'
+        ) from error
+    try:
+        image = CvBridge().imgmsg_to_cv2(message, desired_encoding='rgb8')
+    except (CvBridgeError, TypeError, ValueError, RuntimeError, KeyError) as error:
+        raise FrameError(
+            f"the encoding '{message.encoding}' is not supported ({error}); have the camera "
+            f'send one of {known}'
+        ) from error
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise FrameError(f"'{message.encoding}' holds no colour image; send one of {known}")
+    if image.shape[:2] != (message.height, message.width):
+        # cv_bridge goes by step, and cuts what is too short for the width.
+        raise FrameError(
+            f'step = {message.step} holds {image.shape[1]} pixels of {message.encoding}, not '
+            f'width = {message.width}: the camera driver contradicts itself'
+        )
+    return image
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What a CameraInfo is good for.
+
+    :ivar status: valid, missing, zero, invalid or size mismatch.
+    :ivar problem: in words, with what to do; empty if there is none.
+    :ivar intrinsics: of the image after :meth:`rectify`; None if they have to be estimated.
+    """
+
+    status: str
+    problem: str = ''
+    intrinsics: Intrinsics | None = None
+    rectifier: Rectifier | None = None
+
+    def rectify(self, image: np.ndarray) -> np.ndarray:
+        """Return the undistorted image; the same object if nothing is to be undone."""
+        return image if self.rectifier is None else self.rectifier.rectify(image)
+
+
+def calibrate(
+    info: CameraInfo | None, width: int, height: int, config: InputConfig, image_topic: str
+) -> Calibration:
+    """Decide what to make of a CameraInfo for images of a size.
+
+    A calibration that cannot be used is no error: the focal length is estimated then.
+    """
+    if info is None:
+        return Calibration('missing', 'no CameraInfo came: the focal length is estimated')
+    problem = ''
+    if any(info.d) and info.distortion_model not in DISTORTION_SIZES:
+        problem = (
+            f"unknown distortion model '{info.distortion_model}', known: "
+            f'{", ".join(DISTORTION_SIZES)}: the images are not undistorted'
+        )
+    try:
+        model = camera_from_info(info, width, height, with_distortion=not problem)
+    except CalibrationError as error:
+        return Calibration('invalid', f'CameraInfo cannot be used, so it is ignored: {error}')
+    if model is None:
+        return Calibration(
+            'zero',
+            'CameraInfo says that the camera is not calibrated: the focal length is estimated',
+        )
+    try:
+        model = model.scaled_to(width, height)
+    except CalibrationError as error:
+        return Calibration('size mismatch', f'CameraInfo is ignored: {error}')
+    if config.rectification == 'auto' and is_rectified(image_topic):
+        return Calibration('valid', problem, model.rectified().intrinsics)
+    if config.rectification == 'off' or not model.is_distorted:
+        return Calibration('valid', problem, model.intrinsics)
+    rectifier = Rectifier(model)
+    return Calibration('valid', problem, rectifier.intrinsics, rectifier)
+
+
+def same_calibration(first: CameraInfo | None, second: CameraInfo | None) -> bool:
+    """Return whether two CameraInfo say the same, whatever their stamps."""
+    if first is None or second is None:
+        return first is second
+
+    def content(info: CameraInfo) -> tuple[object, ...]:
+        numbers = (info.d, info.k, info.p)
+        return (
+            info.width, info.height, info.distortion_model, info.binning_x, info.binning_y,
+            info.roi, *(np.asarray(row, dtype=np.float64).tobytes() for row in numbers),
+        )  # fmt: skip
+
+    return content(first) == content(second)

@@ -1,0 +1,157 @@
+"""The keyframe graph as a message, and drawn: frusta and edges, two markers whatever its size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import math
+
+from geometry_msgs.msg import Point, Quaternion, Transform, Vector3
+import numpy as np
+from r3_ros.msg import Keyframe, KeyframeGraph, RelativePoseEdge
+from std_msgs.msg import ColorRGBA
+from visualization_msgs.msg import Marker, MarkerArray
+
+from ...core.geometry import quat_xyzw
+from ...streaming.keyframes.keyframe_graph import GraphEdge, KeyframeGraphView, Keyframes
+from ..tf.pose_chain import PoseChain
+from .messages import header_message, pose_messages, time_message
+
+#: Depth of a drawn camera in map units: the scene at the start is about one away.
+_FRUSTUM_LENGTH = 0.04
+#: Its corners at depth 1: of a usual picture, 4 to 3, and of a usual lens.
+_CORNERS = np.array([[-0.6, -0.45, 1.0], [0.6, -0.45, 1.0], [0.6, 0.45, 1.0], [-0.6, 0.45, 1.0]])
+#: Ends of its lines: from the centre (0) to the corners (1 to 4), and around.
+_LINES = np.array([0, 1, 0, 2, 0, 3, 0, 4, 1, 2, 2, 3, 3, 4, 4, 1])
+_LINE_WIDTH = 0.002
+#: The newest are drawn if there are more.
+_MOST_EDGES = 20_000
+_IN_BANK = ColorRGBA(r=0.1, g=0.6, b=1.0, a=1.0)
+_LEFT_BANK = ColorRGBA(r=0.5, g=0.5, b=0.5, a=0.6)
+
+
+@dataclass(frozen=True, eq=False)
+class GraphSnapshot:
+    """The graph and how it lies in map; another thread may make messages of it.
+
+    :ivar limit: keyframes in a message at the most.
+    """
+
+    view: KeyframeGraphView
+    chain: PoseChain
+    stamp_ns: int
+    map_frame: str
+    session_id: int
+    map_revision: int
+    limit: int
+
+    def graph(self) -> KeyframeGraph:
+        """Return the message of keyframes and edges."""
+        keyframes = self.view.keyframes(self.limit)
+        return KeyframeGraph(
+            header=header_message(self.stamp_ns, self.map_frame),
+            session_id=self.session_id,
+            map_revision=self.map_revision,
+            keyframes=_keyframe_messages(keyframes, self.chain),
+            edges=[_edge_message(e, self.chain.unit) for e in self.view.edges(keyframes)],
+        )
+
+    def markers(self) -> MarkerArray:
+        """Return the drawing, which replaces the one before."""
+        keyframes = self.view.keyframes(self.limit)
+        edges = self.view.edges(keyframes)[-_MOST_EDGES:]
+        cameras, lines = self._marker('keyframes'), self._marker('edges')
+        T_map_optical = self.chain.T_map_optical(keyframes.T_world_camera)
+        _draw_cameras(cameras, T_map_optical, keyframes.resident, self.chain.unit)
+        _draw_edges(lines, T_map_optical[:, :3, 3], keyframes, edges)
+        return MarkerArray(markers=[cameras, lines])
+
+    def _marker(self, namespace: str) -> Marker:
+        marker = Marker(
+            header=header_message(self.stamp_ns, self.map_frame),
+            ns=namespace,
+            type=Marker.LINE_LIST,
+            action=Marker.ADD,
+        )
+        marker.pose.orientation.w = 1.0
+        marker.scale.x = _LINE_WIDTH * self.chain.unit
+        return marker
+
+
+def empty_graph(stamp_ns: int, map_frame: str, session_id: int) -> KeyframeGraph:
+    """Return the graph of a session without keyframes."""
+    return KeyframeGraph(header=header_message(stamp_ns, map_frame), session_id=session_id)
+
+
+def no_markers(stamp_ns: int, map_frame: str) -> MarkerArray:
+    """Return what takes every marker away."""
+    header = header_message(stamp_ns, map_frame)
+    return MarkerArray(markers=[Marker(header=header, action=Marker.DELETEALL)])
+
+
+def _keyframe_messages(keyframes: Keyframes, chain: PoseChain) -> list[Keyframe]:
+    if not len(keyframes.frame_ids):
+        return []
+    columns = zip(
+        keyframes.frame_ids.tolist(),
+        keyframes.stamps_ns.tolist(),
+        pose_messages(chain.T_map_base(keyframes.T_world_camera)),
+        keyframes.confidence.tolist(),
+        keyframes.segment_ids.tolist(),
+        keyframes.resident.tolist(),
+        strict=True,
+    )
+    return [
+        Keyframe(
+            id=frame_id,
+            stamp=time_message(stamp_ns),
+            pose=pose,
+            confidence=confidence,
+            segment_id=segment_id,
+            resident=resident,
+        )
+        for frame_id, stamp_ns, pose, confidence, segment_id, resident in columns
+    ]
+
+
+def _edge_message(edge: GraphEdge, unit: float) -> RelativePoseEdge:
+    x, y, z = (edge.T_source_target[:3, 3] * unit).tolist()
+    qx, qy, qz, qw = quat_xyzw(edge.T_source_target).tolist()
+    return RelativePoseEdge(
+        from_id=edge.source_id,
+        to_id=edge.target_id,
+        transform=Transform(
+            translation=Vector3(x=x, y=y, z=z), rotation=Quaternion(x=qx, y=qy, z=qz, w=qw)
+        ),
+        confidence_translation=edge.confidence_translation,
+        confidence_rotation=edge.confidence_rotation,
+        type=int(edge.kind),
+    )
+
+
+def _draw_cameras(marker: Marker, T: np.ndarray, resident: np.ndarray, unit: float) -> None:
+    """Add the frusta of cameras at (N, 4, 4) poses."""
+    outline = np.vstack([np.zeros(3), _CORNERS * _FRUSTUM_LENGTH * unit])[_LINES]
+    ends = np.einsum('nij,kj->nki', T[:, :3, :3], outline) + T[:, None, :3, 3]
+    marker.points = _points(ends.reshape(-1, 3))
+    colors = [_IN_BANK if is_resident else _LEFT_BANK for is_resident in resident.tolist()]
+    marker.colors = [color for color in colors for _ in _LINES]
+
+
+def _draw_edges(
+    marker: Marker, centres: np.ndarray, keyframes: Keyframes, edges: list[GraphEdge]
+) -> None:
+    """Add a line for each edge, from red (knows nothing) over yellow to green (usual or more)."""
+    row = {frame_id: n for n, frame_id in enumerate(keyframes.frame_ids.tolist())}
+    ends = [row[end] for edge in edges for end in (edge.source_id, edge.target_id)]
+    marker.points = _points(centres[ends])
+    marker.colors = [color for edge in edges for color in [confidence_color(edge.ratio)] * 2]
+
+
+def confidence_color(ratio: float) -> ColorRGBA:
+    """Return the colour of a score over the usual one: 0 red, 0.5 yellow, 1 and more green."""
+    level = min(max(ratio, 0.0), 1.0) if math.isfinite(ratio) else 0.0
+    return ColorRGBA(r=min(2.0 - 2.0 * level, 1.0), g=min(2.0 * level, 1.0), b=0.0, a=0.8)
+
+
+def _points(positions: np.ndarray) -> list[Point]:
+    return [Point(x=x, y=y, z=z) for x, y, z in positions.tolist()]

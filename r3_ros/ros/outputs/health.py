@@ -1,0 +1,226 @@
+"""What the node knows of itself, for status and diagnostics: states, counters and timings.
+
+One class for each thread that writes: :class:`Health` is the worker's, and others read the copy in
+its snapshot; :class:`NodeHealth` is the executor's; :class:`TransformHealth` has a lock. Times are
+steady seconds (``time.monotonic``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+import copy
+from dataclasses import dataclass, field, replace
+import enum
+import math
+import threading
+import time
+
+import numpy as np
+
+from ...core.datatypes import Estimate
+
+
+class StreamState(enum.IntEnum):
+    """The states of ``StreamStatus``."""
+
+    UNINITIALIZED = 0
+    WAITING_INPUT = 1
+    WAITING_TF = 2
+    INITIALIZING = 3
+    TRACKING = 4
+    LOW_CONFIDENCE = 5
+    LOST = 6
+    RECOVERING = 7
+    PAUSED = 8
+    FAULT = 9
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Seconds that one frame took, and its age when its pose was published (NaN: no telling)."""
+
+    wait: float
+    preprocess: float
+    inference: float
+    publish: float
+    latency: float
+
+
+class RateMeter:
+    """Events per second over the last few seconds."""
+
+    def __init__(self, window_s: float = 5.0) -> None:
+        """Start with no event."""
+        self._window_s = window_s
+        self._times: deque[float] = deque(maxlen=1024)
+
+    def tick(self) -> None:
+        """Note an event now."""
+        self._times.append(time.monotonic())
+
+    def rate_hz(self) -> float:
+        """Return the present rate; 0 when nothing has come within the window."""
+        now = time.monotonic()
+        recent = [t for t in self._times if now - t < self._window_s]
+        if len(recent) < 2:
+            return 0.0
+        # The time since the last event counts once it exceeds the usual distance.
+        span = max(recent[-1] - recent[0], (now - recent[0]) * (len(recent) - 1) / len(recent))
+        return (len(recent) - 1) / span if span > 0 else 0.0
+
+    def copy(self) -> RateMeter:
+        """Return one with the same events, for another thread."""
+        copied = copy.copy(self)
+        copied._times = self._times.copy()
+        return copied
+
+
+@dataclass
+class Health:
+    """The worker's part. Counters grow from configure on; the rest is the latest."""
+
+    state: StreamState = StreamState.UNINITIALIZED
+    reason: str = ''
+    state_since_s: float = field(default_factory=time.monotonic)
+
+    frames_processed: int = 0
+    frames_paused: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    last_reject_reason: str = ''
+    rejected_in_a_row: int = 0
+    processed_rate: RateMeter = field(default_factory=RateMeter)
+    #: Of the newest frame that was processed; 0 before the first.
+    last_stamp_ns: int = 0
+    #: Age of the newest image by the node's clock, seconds; not limited to what makes sense.
+    input_age_s: float = math.nan
+    encoding: str = ''
+    encoding_guessed: bool = False
+    resolution: str = ''
+    camera_info: str = 'missing'
+    rectified: bool = False
+
+    #: Times that the device had no memory left.
+    oom_count: int = 0
+    #: What the device said last; empty while it answers.
+    device_lost: str = ''
+
+    #: Of the newest frame; NaN before the first.
+    confidence_ratio: float = math.nan
+    confidence_translation: float = math.nan
+    confidence_rotation: float = math.nan
+    #: Field of view that the model sees, over that of the calibration; NaN without either.
+    fov_error_deg: float = math.nan
+    recoveries: int = 0
+    times: deque[StepTimes] = field(default_factory=lambda: deque(maxlen=300))
+    busy_s: float = 0.0
+
+    base_frame: str = ''
+    optical_frame: str = ''
+
+    def copy(self) -> Health:
+        """Return a copy for other threads, which nobody writes."""
+        return replace(
+            self,
+            rejected=self.rejected.copy(),
+            processed_rate=self.processed_rate.copy(),
+            times=self.times.copy(),
+        )
+
+    def enter(self, state: StreamState, reason: str = '') -> None:
+        """Change the state."""
+        if state is not self.state:
+            self.state_since_s = time.monotonic()
+            self.recoveries += state is StreamState.RECOVERING
+        self.state, self.reason = state, reason
+
+    def processed(self, estimate: Estimate) -> None:
+        """Count a frame that went through the engine."""
+        self.frames_processed += 1
+        self.rejected_in_a_row = 0
+        self.processed_rate.tick()
+        self.confidence_ratio = estimate.confidence_ratio
+        self.confidence_translation = estimate.confidence_translation
+        self.confidence_rotation = estimate.confidence_rotation
+        self.fov_error_deg = math.nan
+        if not estimate.intrinsics_estimated:
+            error = estimate.seen_fov_x - estimate.intrinsics.fov_x
+            self.fov_error_deg = math.degrees(error)
+
+    def reject(self, reason: str, kind: str) -> None:
+        """Count a frame that could not be used."""
+        self.rejected[kind] += 1
+        self.rejected_in_a_row += 1
+        self.last_reject_reason = reason
+
+    @property
+    def frames_rejected(self) -> int:
+        """Return how many frames could not be used, for any reason."""
+        return sum(self.rejected.values())
+
+
+@dataclass
+class NodeHealth:
+    """The executor's part.
+
+    :ivar active_since_s: NaN while the node is inactive.
+    :ivar frames_lost: images that the middleware says never arrived.
+    :ivar incompatible_qos: by topic, in words.
+    :ivar twins: other nodes of the same name.
+    """
+
+    active_since_s: float = math.nan
+    received_rate: RateMeter = field(default_factory=RateMeter)
+    last_received_s: float = math.nan
+    frames_lost: int = 0
+    incompatible_qos: dict[str, str] = field(default_factory=dict)
+    twins: int = 0
+    last_save: str = ''
+    save_failed: bool = False
+
+
+class TransformHealth:
+    """What is wrong on /tf. Any thread.
+
+    :ivar problem: why the last lookup failed.
+    :ivar failures: lookups that failed.
+    :ivar failed_s: when the last one did.
+    """
+
+    def __init__(self) -> None:
+        self.problem = ''
+        self.failures = 0
+        self.failed_s = -math.inf
+        self._rivals: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def fail_lookup(self, problem: str) -> int:
+        """Count a transform that could not be looked up; return how many there were."""
+        with self._lock:
+            self.problem = problem
+            self.failures += 1
+            self.failed_s = time.monotonic()
+            return self.failures
+
+    def note_rival(self, edge: str, until_s: float) -> bool:
+        """Note that somebody else broadcasts an edge of ours, which holds until a time.
+
+        :returns: whether nobody did until now.
+        """
+        with self._lock:
+            is_news = self._rivals.get(edge, -math.inf) < time.monotonic()
+            self._rivals[edge] = until_s
+            return is_news
+
+    @property
+    def two_parents(self) -> str:
+        """Return the edges of ours that somebody else broadcasts now; empty if nobody does."""
+        now_s = time.monotonic()
+        with self._lock:
+            return ', '.join(edge for edge, until_s in self._rivals.items() if until_s > now_s)
+
+
+def finite(values: Iterable[float]) -> np.ndarray:
+    """Return the finite ones of some values."""
+    array = np.fromiter(values, dtype=np.float64)
+    return array[np.isfinite(array)]

@@ -1,0 +1,325 @@
+"""Arrays and estimates made into messages. The one module that knows ``r3_ros.msg``.
+
+Stamps are split as integers, large arrays are copied once as bytes, never element by element.
+"""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Sequence
+import math
+from typing import Any
+
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import (
+    Point,
+    Pose,
+    PoseStamped,
+    PoseWithCovarianceStamped,
+    Quaternion,
+    Transform,
+    TransformStamped,
+    Vector3,
+)
+from nav_msgs.msg import MapMetaData, Odometry, Path
+from nav_msgs.msg import OccupancyGrid as OccupancyGridMessage
+import numpy as np
+from r3_ros.msg import StreamStatus as StreamStatus
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
+from sensor_msgs_py import point_cloud2
+from std_msgs.msg import Header
+import tf_transformations
+
+from ...core.config import REPORTED_SCALE_SOURCES
+from ...core.datatypes import DepthMap, DeviceMemory, Estimate, Intrinsics
+from ...core.geometry import quat_xyzw
+from ...maps.cloud import Cloud
+from ...maps.occupancy_grid import OccupancyGrid
+from ...streaming.scale.estimator import ScaleView
+from ..tf.pose_chain import Placement, UNKNOWN_COVARIANCE
+from .health import Health, StepTimes
+
+_SECOND_NS = 1_000_000_000
+_FLOAT32 = PointField.FLOAT32
+_CLOUD_FIELDS = [
+    PointField(name=name, offset=offset, datatype=_FLOAT32, count=1)
+    for offset, name in zip(range(0, 20, 4), ('x', 'y', 'z', 'rgb', 'confidence'), strict=True)
+]
+_CLOUD_ROW = np.dtype([(field.name, np.float32) for field in _CLOUD_FIELDS])
+
+
+def time_message(stamp_ns: int) -> Time:
+    """Return the stamp, exact to the nanosecond."""
+    sec, nanosec = divmod(stamp_ns, _SECOND_NS)
+    return Time(sec=sec, nanosec=nanosec)
+
+
+def stamp_ns_of(stamp: Time) -> int:
+    """Return a message's stamp in nanoseconds."""
+    return int(stamp.sec) * _SECOND_NS + int(stamp.nanosec)
+
+
+def header_message(stamp_ns: int, frame: str) -> Header:
+    """Return a header."""
+    return Header(stamp=time_message(stamp_ns), frame_id=frame)
+
+
+def matrix_from_transform(transform: Transform) -> np.ndarray:
+    """Return the (4, 4) matrix of a transform message."""
+    q, t = transform.rotation, transform.translation
+    T = np.asarray(tf_transformations.quaternion_matrix([q.x, q.y, q.z, q.w]), dtype=np.float64)
+    T[:3, 3] = t.x, t.y, t.z
+    return T
+
+
+def transform_message(
+    stamp_ns: int, parent: str, child: str, T_parent_child: np.ndarray
+) -> TransformStamped:
+    """Return the transform of a (4, 4) rigid motion."""
+    x, y, z, w = map(float, tf_transformations.quaternion_from_matrix(T_parent_child))
+    tx, ty, tz = map(float, T_parent_child[:3, 3])
+    return TransformStamped(
+        header=header_message(stamp_ns, parent),
+        child_frame_id=child,
+        transform=Transform(
+            translation=Vector3(x=tx, y=ty, z=tz), rotation=Quaternion(x=x, y=y, z=z, w=w)
+        ),
+    )
+
+
+def pose_messages(T: np.ndarray) -> list[Pose]:
+    """Return the poses of (N, 4, 4) rigid motions."""
+    return [
+        Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
+        for (x, y, z), (qx, qy, qz, qw) in zip(
+            T[:, :3, 3].tolist(), quat_xyzw(T).tolist(), strict=True
+        )
+    ]
+
+
+def pose_message(
+    stamp_ns: int, frame: str, T: np.ndarray, covariance: np.ndarray
+) -> PoseWithCovarianceStamped:
+    """Return a pose with its (6, 6) covariance."""
+    message = PoseWithCovarianceStamped(header=header_message(stamp_ns, frame))
+    message.pose.pose = pose_messages(T[None])[0]
+    message.pose.covariance = covariance.ravel()
+    return message
+
+
+def odometry_message(
+    stamp_ns: int, odom_frame: str, base_frame: str, placement: Placement
+) -> Odometry:
+    """Return the odometry; a velocity that is not known is zero with an unknown covariance."""
+    message = Odometry(header=header_message(stamp_ns, odom_frame), child_frame_id=base_frame)
+    message.pose.pose = pose_messages(placement.T_odom_base[None])[0]
+    message.pose.covariance = placement.odom_covariance.ravel()
+    message.twist.covariance = UNKNOWN_COVARIANCE.ravel()
+    if placement.twist is not None:
+        linear, angular = placement.twist[:3].tolist(), placement.twist[3:].tolist()
+        message.twist.twist.linear = Vector3(x=linear[0], y=linear[1], z=linear[2])
+        message.twist.twist.angular = Vector3(x=angular[0], y=angular[1], z=angular[2])
+        message.twist.covariance = placement.twist_covariance.ravel()
+    return message
+
+
+def path_message(stamp_ns: int, frame: str, stamps_ns: Sequence[int], T: np.ndarray) -> Path:
+    """Return a path of (N, 4, 4) poses, each with its own stamp."""
+    return Path(
+        header=header_message(stamp_ns, frame),
+        poses=[
+            PoseStamped(header=header_message(int(pose_ns), frame), pose=pose)
+            for pose_ns, pose in zip(stamps_ns, pose_messages(T) if len(T) else [], strict=True)
+        ],
+    )
+
+
+def cloud_message(stamp_ns: int, frame: str, cloud: Cloud) -> PointCloud2:
+    """Return an unorganised cloud: x y z, rgb packed into a float, confidence."""
+    rows = np.empty(len(cloud), dtype=_CLOUD_ROW)
+    for axis, name in enumerate('xyz'):
+        rows[name] = cloud.points[:, axis]
+    rows['rgb'] = _packed_rgb(cloud.colors)
+    rows['confidence'] = cloud.confidence
+    return _as_cloud(header_message(stamp_ns, frame), rows, is_dense=True)
+
+
+def organized_cloud_message(
+    stamp_ns: int, frame: str, points: np.ndarray, depth_map: DepthMap
+) -> PointCloud2:
+    """Return a cloud in the shape of the depth image.
+
+    :param points: (h, w, 3) float32, NaN where there is none.
+    """
+    rows = np.empty(points.shape[:2], dtype=_CLOUD_ROW)
+    for axis, name in enumerate('xyz'):
+        rows[name] = points[..., axis]
+    rows['rgb'] = _packed_rgb(depth_map.image.reshape(-1, 3)).reshape(rows.shape)
+    rows['confidence'] = np.where(np.isfinite(depth_map.confidence), depth_map.confidence, 0.0)
+    return _as_cloud(header_message(stamp_ns, frame), rows, is_dense=False)
+
+
+def occupancy_message(
+    stamp_ns: int, frame: str, grid: OccupancyGrid | None
+) -> OccupancyGridMessage:
+    """Return a grid; one of no cells for None."""
+    message = OccupancyGridMessage(header=header_message(stamp_ns, frame))
+    if grid is None:
+        return message
+    height, width = grid.cells.shape
+    message.info = MapMetaData(
+        map_load_time=time_message(stamp_ns),
+        resolution=grid.resolution,
+        width=width,
+        height=height,
+        origin=Pose(position=Point(x=grid.origin[0], y=grid.origin[1], z=0.0)),
+    )
+    data = array.array('b')
+    data.frombytes(np.ascontiguousarray(grid.cells).data.cast('B'))
+    message.data = data
+    return message
+
+
+def _packed_rgb(colors: np.ndarray) -> np.ndarray:
+    """Return (N, 3) uint8 colours as floats whose bits are 0x00RRGGBB."""
+    red, green, blue = colors.astype(np.uint32).T
+    return ((red << 16) | (green << 8) | blue).view(np.float32)
+
+
+def _as_cloud(header: Header, rows: np.ndarray, is_dense: bool) -> PointCloud2:
+    if not rows.size:
+        # A memoryview of nothing cannot be cast to bytes, so create_cloud refuses it.
+        return PointCloud2(
+            header=header, height=1, width=0, fields=_CLOUD_FIELDS, is_dense=is_dense,
+            point_step=rows.itemsize, row_step=0,
+        )  # fmt: skip
+    # As a list of points: of an array with two axes create_cloud takes the first for the width.
+    message = point_cloud2.create_cloud(header, _CLOUD_FIELDS, rows.ravel())
+    if rows.ndim == 2:
+        message.height, message.width = rows.shape
+        message.row_step = rows.shape[1] * message.point_step
+    message.is_dense = is_dense
+    return message
+
+
+def image_message(stamp_ns: int, frame: str, encoding: str, pixels: np.ndarray) -> Image:
+    """Return an image of (H, W) float32 or (H, W, 3) uint8 pixels."""
+    pixels = np.ascontiguousarray(pixels)
+    data = array.array('B')
+    data.frombytes(pixels.data.cast('B'))
+    return Image(
+        header=header_message(stamp_ns, frame),
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        is_bigendian=0,
+        step=pixels.strides[0],
+        data=data,
+    )
+
+
+def camera_info_message(stamp_ns: int, frame: str, intrinsics: Intrinsics) -> CameraInfo:
+    """Return the calibration of an undistorted image."""
+    K = intrinsics.K
+    return CameraInfo(
+        header=header_message(stamp_ns, frame),
+        height=intrinsics.height,
+        width=intrinsics.width,
+        distortion_model='plumb_bob',
+        d=[],
+        k=K.ravel(),
+        r=np.eye(3).ravel(),
+        p=np.hstack([K, np.zeros((3, 1))]).ravel(),
+    )
+
+
+def status_message(
+    stamp_ns: int, optical_frame: str, health: Health, **known: Any
+) -> StreamStatus:
+    """Return a status with the state and the counters; ``known`` adds fields by name.
+
+    What is unknown is NaN, never zero.
+    """
+    message = StreamStatus(
+        header=header_message(stamp_ns, optical_frame),
+        state=int(health.state),
+        state_reason=health.reason,
+        scale=1.0,
+        scale_source=StreamStatus.SCALE_NONE,
+        frames_processed=health.frames_processed,
+        frames_rejected=health.frames_rejected,
+        frames_paused=health.frames_paused,
+    )
+    for name in _UNKNOWN_FLOATS:
+        setattr(message, name, math.nan)
+    for name, value in known.items():
+        setattr(message, name, value)
+    return message
+
+
+_UNKNOWN_FLOATS = (
+    'confidence_translation', 'confidence_rotation', 'confidence_ratio',
+    'depth_confidence_median', 'depth_valid_fraction', 'scale_live_ratio', 'fov_x_model',
+    'fov_x_calibrated', 'latency', 'time_wait', 'time_preprocess', 'time_inference',
+    'time_publish',
+)  # fmt: skip
+
+
+def estimate_fields(estimate: Estimate) -> dict[str, Any]:
+    """Return the fields of ``StreamStatus`` that an estimate knows."""
+    fields: dict[str, Any] = {
+        'segment_id': estimate.segment_id,
+        'map_revision': estimate.map_revision,
+        'is_keyframe': estimate.is_keyframe,
+        'confidence_translation': float(estimate.confidence_translation),
+        'confidence_rotation': float(estimate.confidence_rotation),
+        'confidence_ratio': float(estimate.confidence_ratio),
+        'frames_in_context': len(estimate.context_ids),
+    }
+    own = [depth for depth in estimate.depths if depth.frame_id == estimate.frame_id]
+    for depth_map in own or estimate.depths[-1:]:
+        known = np.isfinite(depth_map.depth) & np.isfinite(depth_map.confidence)
+        fields['depth_valid_fraction'] = float(known.mean())
+        if known.any():
+            fields['depth_confidence_median'] = float(np.median(depth_map.confidence[known]))
+    fields['fov_x_model'] = estimate.seen_fov_x
+    key = 'fov_x_model' if estimate.intrinsics_estimated else 'fov_x_calibrated'
+    fields[key] = estimate.intrinsics.fov_x
+    return fields
+
+
+_SCALE_SOURCES = {
+    name: getattr(StreamStatus, f'SCALE_{name.upper()}') for name in REPORTED_SCALE_SOURCES
+}
+
+
+def scale_fields(scale: ScaleView) -> dict[str, Any]:
+    """Return the fields of ``StreamStatus`` that tell how long a map unit is."""
+    source = _SCALE_SOURCES[scale.source]
+    if source == StreamStatus.SCALE_NONE:
+        return {}
+    nan = math.nan
+    return {
+        'scale': nan if scale.metres_per_unit is None else float(scale.metres_per_unit),
+        'scale_source': source,
+        'scale_locked': scale.locked,
+        'scale_live_ratio': nan if scale.live_ratio is None else float(scale.live_ratio),
+    }
+
+
+def memory_fields(memory: DeviceMemory | None) -> dict[str, Any]:
+    """Return the fields of ``StreamStatus`` for the device's memory."""
+    if memory is None:
+        return {}
+    return {'gpu_memory_used': memory.used, 'gpu_memory_peak': memory.peak}
+
+
+def times_fields(times: StepTimes) -> dict[str, Any]:
+    """Return the fields of ``StreamStatus`` for the time a frame took."""
+    return {
+        'latency': times.latency,
+        'time_wait': times.wait,
+        'time_preprocess': times.preprocess,
+        'time_inference': times.inference,
+        'time_publish': times.publish,
+    }

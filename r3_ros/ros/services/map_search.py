@@ -1,0 +1,108 @@
+"""Loading a map into the stream: its answers' codes, where to look, and how long."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+import enum
+import math
+import time
+
+import numpy as np
+
+from ...core.errors import MapError, MapProblem
+from ...core.geometry import inverse
+from ...maps.saved_map import MapFacts, SavedMap
+from ...streaming.relocalisation.search import Vicinity
+from ..tf.initial_pose import InitialPose
+
+#: Without a covariance the camera is looked for this far from where it is said to be: a share of
+#: the extent of the map. With one, three standard deviations, but not less than the second share.
+_FAR_SHARE = 0.25
+_LEAST_SHARE = 0.05
+#: The tilt of a camera in the hand is not known to who points at a plan.
+_ANGLE = math.pi / 2
+
+
+class LoadCode(enum.IntEnum):
+    """The codes of ``LoadMap``."""
+
+    OK = 0
+    BAD_FORMAT = 6
+    LOADED_VIEW_ONLY = 20
+    NOT_FOUND = 21
+    VERSION_MISMATCH = 22
+    CHECKPOINT_MISMATCH = 23
+    NOT_LOCALISED = 24
+    INTERNAL = 99
+
+    @classmethod
+    def of(cls, problem: MapProblem) -> LoadCode:
+        """Return the code of a map that cannot be used."""
+        return cls[problem.name]
+
+
+class MapSearch:
+    """The search for the camera in a loaded map. The worker's, but for ``answer``.
+
+    :ivar facts: of the map.
+    :ivar answer: the reason why the camera was not found; empty if it was.
+    """
+
+    def __init__(self, saved: SavedMap) -> None:
+        """Begin the search."""
+        self.facts = saved.facts
+        self.answer: Future[str] = Future()
+        self._extent = _extent(saved)
+        self._began_s = time.monotonic()
+
+    def lasts_longer_than(self, timeout_s: float) -> bool:
+        """Tell whether it has taken too long."""
+        return time.monotonic() - self._began_s > timeout_s
+
+    def end(self, reason: str = '') -> None:
+        """Tell who waits: found, or why not."""
+        if not self.answer.done():
+            self.answer.set_result(reason)
+
+    def near(self, T_map_base: np.ndarray, T_base_optical: np.ndarray) -> Vicinity:
+        """Return where to look if the base is said to be somewhere."""
+        return self._vicinity(T_map_base, T_base_optical, _FAR_SHARE * self._extent)
+
+    def near_given(self, given: InitialPose, T_base_optical: np.ndarray) -> Vicinity:
+        """Return where to look if somebody points there, and says how sure that is."""
+        variance = float(given.covariance.diagonal()[:2].max())
+        if not variance > 0:
+            return self.near(given.T_map_base, T_base_optical)
+        radius = max(3.0 * math.sqrt(variance), _LEAST_SHARE * self._extent)
+        return self._vicinity(given.T_map_base, T_base_optical, radius)
+
+    def _vicinity(
+        self, T_map_base: np.ndarray, T_base_optical: np.ndarray, radius: float
+    ) -> Vicinity:
+        """Return the vicinity in the engine's world and unit."""
+        T = inverse(self.facts.T_map_world) @ T_map_base @ T_base_optical
+        T[:3, 3] /= self.facts.unit
+        return Vicinity(T, radius / self.facts.unit, _ANGLE)
+
+
+def mounting(facts: MapFacts, T_base_optical: np.ndarray | None) -> np.ndarray:
+    """Return where the camera sits now; as it was when the map was saved, before it is known."""
+    return facts.T_base_optical if T_base_optical is None else T_base_optical
+
+
+def not_found(name: str) -> MapError:
+    """Return what to say of a name that cannot be one of a map."""
+    return MapError(
+        MapProblem.NOT_FOUND,
+        f"'{name}' names no map: give the name that it was saved by, or an absolute path",
+    )
+
+
+def _extent(saved: SavedMap) -> float:
+    """Return the diagonal of the box around the keyframes, and around the points if larger."""
+    centres = saved.keyframes.T_map_optical[:, :3, 3]
+    extents = [float(np.linalg.norm(centres.max(axis=0) - centres.min(axis=0)))]
+    if saved.bounds is not None:
+        # Half: a few points may lie far out.
+        extents.append(0.5 * float(np.linalg.norm(saved.bounds[1] - saved.bounds[0])))
+    return max(*extents, 1e-6)

@@ -1,0 +1,240 @@
+"""Maps and trajectories of the node, written from snapshots by a thread of their own.
+
+What is in a map is in docs/map_format.md; ``maps/`` writes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import enum
+import errno
+import os
+from pathlib import Path
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...core.atomic_files import atomic_write
+from ...core.config import R3Config
+from ...core.errors import OutputError, R3Error
+from ...core.geometry import quat_xyzw
+from ...core.trajectory_file import write_tum
+from ...maps.map_layout import POINT_FORMATS as MAP_FORMATS
+from ...maps.saved_map import SavedMap
+from ...maps.writing import write_map
+from ...streaming.map_snapshot import MapPlacement, MapSnapshot, saved_map
+from ..tf.pose_chain import PoseChain
+
+if TYPE_CHECKING:
+    from ...streaming.trajectory import TrajectoryView
+
+TRAJECTORY_FORMATS = ('tum', 'kitti', 'csv')
+TRAJECTORY_FRAMES = ('base', 'optical')
+
+
+class SaveCode(enum.IntEnum):
+    """The codes of ``SaveMap`` and ``SaveTrajectory``."""
+
+    OK = 0
+    NOT_CONFIGURED = 1
+    EMPTY_MAP = 2
+    EXISTS = 3
+    NOT_WRITABLE = 4
+    NO_SPACE = 5
+    BAD_FORMAT = 6
+    TIMEOUT = 7
+    INTERNAL = 99
+
+
+class SaveError(R3Error):
+    """A save that did not happen, with its code."""
+
+    def __init__(self, code: SaveCode, message: str) -> None:
+        """Keep the code beside the message."""
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """Everything a save needs, immutable, taken between two frames."""
+
+    config: R3Config
+    chain: PoseChain
+    base_frame: str
+    optical_frame: str
+    map: MapSnapshot
+
+    @property
+    def trajectory(self) -> TrajectoryView:
+        """Return the record of poses."""
+        return self.map.trajectory
+
+    def keyframes(self) -> np.ndarray:
+        """Return the rows of the trajectory that are keyframes with a pose."""
+        known = np.isfinite(self.trajectory.T_final[:, 0, 0])
+        return np.flatnonzero(self.trajectory.is_keyframe & known)
+
+    def saved_map(self) -> SavedMap:
+        """Return the map in the frame and unit that it is published in."""
+        placement = MapPlacement(
+            T_map_world=self.chain.T_map_world,
+            T_base_optical=self.chain.T_base_optical,
+            map_frame=self.config.map_frame,
+            base_frame=self.base_frame,
+            optical_frame=self.optical_frame,
+        )
+        return saved_map(self.map, placement, self.config.map.voxel_size)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What was written."""
+
+    path: Path
+    points: int = 0
+    poses: int = 0
+    keyframes: int = 0
+    images: int = 0
+    bytes: int = 0
+
+
+def target_path(name: str, directory: str, prefix: str) -> Path:
+    """Return where a save of a name goes: absolute, below home, or in the map directory.
+
+    :raises SaveError: a relative name that leaves the map directory.
+    """
+    root = Path(directory).expanduser() if directory else ros_home() / 'r3_maps'
+    if not name:
+        name = time.strftime(f'{prefix}_%Y%m%d_%H%M%S')
+    path = Path(name).expanduser()
+    if path.is_absolute():
+        return path
+    if '..' in path.parts:
+        raise SaveError(
+            SaveCode.NOT_WRITABLE,
+            f"the name '{name}' leaves the map directory: give an absolute path instead",
+        )
+    return root / path
+
+
+def ros_home() -> Path:
+    """Return where ROS keeps what it writes."""
+    return Path(os.environ.get('ROS_HOME') or Path.home() / '.ros')
+
+
+def save_map(
+    path: Path,
+    snapshot: Snapshot,
+    formats: list[str],
+    include_images: bool,
+    overwrite: bool,
+    cancelled: threading.Event,
+) -> Saved:
+    """Write a map directory.
+
+    :param formats: of the points beside PLY, any of :data:`MAP_FORMATS`.
+    :param cancelled: set by who no longer waits: then nothing appears.
+    :raises SaveError: nothing was written.
+    """
+    for unknown in set(formats) - set(MAP_FORMATS):
+        raise SaveError(
+            SaveCode.BAD_FORMAT, f"unknown format '{unknown}', known: {', '.join(MAP_FORMATS)}"
+        )
+    saved = snapshot.saved_map()
+    if not len(saved.points):
+        raise SaveError(
+            SaveCode.EMPTY_MAP, 'the map is empty: move the camera until it has points'
+        )
+    try:
+        size = write_map(
+            path, saved, formats, include_images, overwrite, lambda: _give_up_if(cancelled)
+        )
+    except OutputError as error:
+        raise _with_code(error, path) from error
+    return Saved(
+        path,
+        points=len(saved.points),
+        poses=len(saved.trajectory),
+        keyframes=len(saved.keyframes),
+        images=len(saved.images) if include_images else 0,
+        bytes=size,
+    )
+
+
+def save_trajectory(
+    path: Path,
+    snapshot: Snapshot,
+    kind: str,
+    frame: str,
+    keyframes_only: bool,
+    overwrite: bool,
+    cancelled: threading.Event,
+) -> Saved:
+    """Write the corrected trajectory in the map frame.
+
+    :raises SaveError: nothing was written.
+    """
+    if kind not in TRAJECTORY_FORMATS:
+        known = ', '.join(TRAJECTORY_FORMATS)
+        raise SaveError(SaveCode.BAD_FORMAT, f"unknown format '{kind}', known: {known}")
+    if frame not in TRAJECTORY_FRAMES:
+        known = ', '.join(TRAJECTORY_FRAMES)
+        raise SaveError(SaveCode.BAD_FORMAT, f"unknown frame '{frame}', known: {known}")
+    trajectory = snapshot.trajectory
+    rows = np.flatnonzero(np.isfinite(trajectory.T_final[:, 0, 0]))
+    if keyframes_only:
+        rows = snapshot.keyframes()
+    if not len(rows):
+        raise SaveError(SaveCode.EMPTY_MAP, 'there is no pose to write yet')
+    place = snapshot.chain.T_map_base if frame == 'base' else snapshot.chain.T_map_optical
+    T, stamps_ns = place(trajectory.T_final[rows]), trajectory.stamps_ns[rows]
+    try:
+        if kind == 'tum':
+            _give_up_if(cancelled)
+            write_tum(path, stamps_ns, T, overwrite)
+        else:
+            text = _kitti_text(T) if kind == 'kitti' else _csv_text(stamps_ns, T)
+            with atomic_write(path, overwrite) as file:
+                file.write(text.encode('ascii'))
+                _give_up_if(cancelled)
+    except OutputError as error:
+        raise _with_code(error, path) from error
+    keyframes = int(trajectory.is_keyframe[rows].sum())
+    return Saved(path, poses=len(rows), keyframes=keyframes, bytes=path.stat().st_size)
+
+
+def _give_up_if(cancelled: threading.Event) -> None:
+    """Leave before the new file gets its name, if the caller was told that it took too long."""
+    if cancelled.is_set():
+        raise SaveError(SaveCode.TIMEOUT, 'the save took too long; nothing was written')
+
+
+def _with_code(error: OutputError, path: Path) -> SaveError:
+    number = getattr(error.__cause__, 'errno', None)
+    code = {
+        errno.EEXIST: SaveCode.EXISTS,
+        errno.ENOTEMPTY: SaveCode.EXISTS,
+        errno.ENOSPC: SaveCode.NO_SPACE,
+        errno.EDQUOT: SaveCode.NO_SPACE,
+    }.get(number or 0, SaveCode.NOT_WRITABLE)
+    # An error inside the folder names the temporary place, which is gone already.
+    message = str(error)
+    if f'{path}:' not in message and message.startswith('cannot write '):
+        message = f'cannot write {path}:{message.rpartition(":")[2]}'
+    return SaveError(code, message)
+
+
+def _kitti_text(T: np.ndarray) -> str:
+    rows = T[:, :3, :].reshape(-1, 12)
+    return ''.join(' '.join(f'{value:.9e}' for value in row) + '\n' for row in rows)
+
+
+def _csv_text(stamps_ns: np.ndarray, T: np.ndarray) -> str:
+    lines = ['stamp_ns,x,y,z,qx,qy,qz,qw']
+    rows = np.concatenate([T[:, :3, 3], quat_xyzw(T)], axis=1)
+    for stamp_ns, row in zip(stamps_ns.tolist(), rows.tolist(), strict=True):
+        lines.append(f'{stamp_ns},' + ','.join(f'{value:.9f}' for value in row))
+    return '\n'.join(lines) + '\n'

@@ -1,0 +1,365 @@
+"""The services. Each asks the worker between two frames and answers when it is done.
+
+Nothing here blocks the executor: a handler is a coroutine that waits for the worker or for the
+thread that writes files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+import functools
+import math
+from pathlib import Path
+import threading
+import time
+from typing import Any
+
+import numpy as np
+from r3_ros.srv import GetKeyframeGraph, LoadMap, SaveMap, SaveTrajectory, SetScale
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.node import Node
+from rclpy.task import Future as RosFuture
+from std_srvs.srv import SetBool, Trigger
+
+from ...core.config import R3Config
+from ...core.errors import MapError, MapProblem, R3Error, TransformError
+from ...core.threads import thread_name
+from ...maps.reading import read_map
+from ..outputs.graph_messages import GraphSnapshot
+from ..outputs.health import StreamState
+from ..tf.initial_pose import told_pose
+from ..worker import StreamWorker
+from .map_search import LoadCode, not_found
+from .saving import (
+    save_map,
+    save_trajectory,
+    SaveCode,
+    Saved,
+    SaveError,
+    Snapshot,
+    target_path,
+    TRAJECTORY_FORMATS,
+)
+
+SAVE_TIMEOUT_S = 60.0
+#: The thread that writes what is saved; see ``thread_name``.
+WRITER = 'writer'
+#: The worker answers between two frames, so this is long for anything but a stuck model.
+_WORKER_TIMEOUT_S = 30.0
+
+
+class Services:
+    """All services of a configured node, also while it is inactive."""
+
+    def __init__(self, node: Node, stream: StreamWorker) -> None:
+        """Create them."""
+        self._node = node
+        self._stream = stream
+        # A handler that waits keeps its group busy; pictures must come in meanwhile.
+        self._group = ReentrantCallbackGroup()
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix=thread_name(WRITER))
+        # Of its own, so that a save on a slow disk holds up nobody who only asks.
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix=thread_name('reader'))
+        self._closed = False
+        # One event per save that runs, set to make it give up.
+        self._running: set[threading.Event] = set()
+        self._last_save: Future[None] | None = None
+        self._services = [
+            self._create(Trigger, '~/reset', self._reset),
+            self._create(Trigger, '~/clear_map', self._clear_map),
+            self._create(SetBool, '~/pause', self._pause),
+            self._create(SetScale, '~/set_scale', self._set_scale),
+            self._create(SaveMap, '~/save_map', self._save_map),
+            self._create(LoadMap, '~/load_map', self._load_map),
+            self._create(SaveTrajectory, '~/save_trajectory', self._save_trajectory),
+            self._create(GetKeyframeGraph, '~/get_keyframe_graph', self._get_keyframe_graph),
+        ]
+
+    def _create(self, kind: Any, name: str, handler: Callable[..., Any]) -> Any:
+        return self._node.create_service(kind, name, handler, callback_group=self._group)
+
+    def cancel_saves(self) -> None:
+        """Make saves that run give up as soon as they can; nothing of them stays."""
+        for cancelled in list(self._running):
+            cancelled.set()
+
+    def close(self) -> None:
+        """Destroy them; a save that runs is finished."""
+        self._closed = True
+        for service in self._services:
+            self._node.destroy_service(service)
+        # The save at the end may still wait for another one.
+        self._writer.shutdown(wait=False, cancel_futures=self._last_save is None)
+        self._reader.shutdown(wait=False, cancel_futures=True)
+
+    async def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Any:
+        return await self._command(self._stream.reset_on_request, response)
+
+    async def _clear_map(self, request: Trigger.Request, response: Trigger.Response) -> Any:
+        if not self._stream.config.map.enabled:
+            response.success, response.message = False, 'there is no map: map.enabled is false'
+            return response
+        return await self._command(self._stream.control.clear_map, response)
+
+    async def _pause(self, request: SetBool.Request, response: SetBool.Response) -> Any:
+        if not self._stream.running:
+            response.success, response.message = False, 'the node is not active'
+            return response
+        return await self._command(lambda: self._stream.control.pause(request.data), response)
+
+    async def _get_keyframe_graph(
+        self, request: GetKeyframeGraph.Request, response: GetKeyframeGraph.Response
+    ) -> Any:
+        stream = self._stream
+        try:
+            found = await self._answer(stream.submit(stream.control.keyframe_graph))
+            if isinstance(found, GraphSnapshot):
+                found = await self._answer(self._reader.submit(found.graph))
+            response.graph = found
+        except Exception as error:  # it must not take the executor down, and must be reported
+            self._node.get_logger().error(f'service failed: {type(error).__name__}: {error}')
+        return response
+
+    async def _set_scale(self, request: SetScale.Request, response: SetScale.Response) -> Any:
+        before = self._stream.snapshot.stream.scale.metres_per_unit
+        response.previous_scale = math.nan if before is None else before
+        return await self._command(
+            lambda: self._stream.control.set_scale(request.scale, request.lock), response
+        )
+
+    async def _save_map(self, request: SaveMap.Request, response: SaveMap.Response) -> Any:
+        def write(snapshot: Snapshot, cancelled: threading.Event) -> Saved:
+            path = target_path(request.name, snapshot.config.map.directory, 'map')
+            return save_map(
+                path,
+                snapshot,
+                list(request.formats),
+                request.include_images,
+                request.overwrite,
+                cancelled,
+            )
+
+        note = ''
+        if not request.include_images:
+            note = '; without pictures (include_images): no camera can be found in it'
+        return await self._save(write, response, note)
+
+    async def _load_map(self, request: LoadMap.Request, response: LoadMap.Response) -> Any:
+        try:
+            code, response.message = await self._load(request, response)
+        except MapError as error:
+            code, response.message = LoadCode.of(error.problem), str(error)
+        except R3Error as error:
+            code, response.message = LoadCode.INTERNAL, str(error)
+        except Exception as error:  # it must not take the executor down, and must be reported
+            code = LoadCode.INTERNAL
+            response.message = f'internal error: {type(error).__name__}: {error}'
+            self._node.get_logger().error(f'load failed: {response.message}')
+        response.code = int(code)
+        response.success = code in (LoadCode.OK, LoadCode.LOADED_VIEW_ONLY)
+        return response
+
+    async def _load(
+        self, request: LoadMap.Request, response: LoadMap.Response
+    ) -> tuple[LoadCode, str]:
+        """Load a map, and wait until the camera is found in it.
+
+        :raises MapError: it cannot be used.
+        """
+        stream = self._stream
+        T_map_base = _initial_pose(request)
+        path = _map_path(request.name, stream.config)
+        read = functools.partial(read_map, path, with_images=request.localize)
+        saved = await self._answer(self._reader.submit(read), timeout_s=SAVE_TIMEOUT_S)
+        response.points, response.keyframes = len(saved.points), len(saved.keyframes)
+        holds = f'{path}: {len(saved.points)} points, {len(saved.keyframes)} keyframes'
+        if not request.localize:
+            await self._answer(stream.submit(lambda: stream.control.view_map(saved)))
+            shown = f'{holds}; shown in place of the map until ~/clear_map or ~/reset'
+            return LoadCode.LOADED_VIEW_ONLY, shown
+        if not stream.running:
+            return LoadCode.NOT_LOCALISED, (
+                'the node is not active, so no camera can be found: activate it first, or load '
+                'the map for display (localize: false)'
+            )
+        health = stream.snapshot.health
+        if health.state is StreamState.FAULT:
+            reason = f'the stream has stopped ({health.reason}): call ~/reset first'
+            return LoadCode.NOT_LOCALISED, reason
+        search = await self._answer(
+            stream.submit(lambda: stream.control.load_map(saved, T_map_base, path)),
+            timeout_s=SAVE_TIMEOUT_S,
+        )
+        # The worker ends the search by itself; the rest is for a worker that is stuck.
+        limit_s = stream.config.relocalise.timeout + _WORKER_TIMEOUT_S
+        reason = await self._answer(search.answer, timeout_s=limit_s)
+        if reason:
+            return LoadCode.NOT_LOCALISED, reason
+        return LoadCode.OK, f'{holds}; the camera is found in it'
+
+    def save_at_the_end(self) -> bool:
+        """Save the map as ``map.save_on_shutdown`` says; the writer goes on while all else ends.
+
+        :returns: whether a save was begun.
+        """
+        stream, log = self._stream, self._node.get_logger()
+        name, cancelled = stream.config.map.save_on_shutdown, threading.Event()
+        if not name or stream.snapshot.stream.is_relocalising:
+            return False
+        try:
+            path = target_path(name, stream.config.map.directory, 'map')
+            snapshot = stream.submit(stream.control.map_snapshot).result(_WORKER_TIMEOUT_S)
+        except SaveError as error:
+            log.warning(f'the map is not saved: {error}')
+            return False
+        goes_on = stream.control.loaded_from == path
+        if path.exists() and not goes_on:
+            # It is of another session, and may be worth more than this one.
+            path = path.with_name(time.strftime(f'{path.name}_%Y%m%d_%H%M%S'))
+
+        def write() -> None:
+            try:
+                saved = save_map(path, snapshot, [], True, goes_on, cancelled)
+                log.info(f'map saved: {saved.path}, {saved.points} points')
+            except SaveError as error:
+                log.error(f'the map is not saved: {error}')
+            finally:
+                self._running.discard(cancelled)
+
+        self._running.add(cancelled)
+        self._last_save = self._writer.submit(write)
+        return True
+
+    async def _save_trajectory(
+        self, request: SaveTrajectory.Request, response: SaveTrajectory.Response
+    ) -> Any:
+        kind = request.format or TRAJECTORY_FORMATS[0]
+
+        def write(snapshot: Snapshot, cancelled: threading.Event) -> Saved:
+            path = target_path(request.name, snapshot.config.map.directory, 'trajectory')
+            if not request.name and kind in TRAJECTORY_FORMATS:
+                path = path.with_suffix(f'.{kind}')
+            return save_trajectory(
+                path,
+                snapshot,
+                kind,
+                request.frame or 'base',
+                request.keyframes_only,
+                request.overwrite,
+                cancelled,
+            )
+
+        response = await self._save(write, response, '')
+        return response
+
+    async def _save(
+        self, write: Callable[[Snapshot, threading.Event], Saved], response: Any, note: str
+    ) -> Any:
+        """Have the worker take a snapshot, the writer write it, and fill the answer in."""
+        health = self._stream.node_health
+        cancelled = threading.Event()
+        try:
+            taken = self._stream.submit(self._stream.control.map_snapshot)
+            snapshot = await self._answer(taken, cancelled)
+            job = self._writer.submit(functools.partial(write, snapshot, cancelled))
+            self._running.add(cancelled)
+            job.add_done_callback(lambda _: self._running.discard(cancelled))
+            saved: Saved = await self._answer(job, cancelled, SAVE_TIMEOUT_S)
+        except SaveError as error:
+            response.success, response.code, response.message = False, int(error.code), str(error)
+        except R3Error as error:
+            response.success, response.code = False, int(SaveCode.INTERNAL)
+            response.message = str(error)
+        except Exception as error:  # it must not take the executor down, and must be reported
+            text = f'internal error: {type(error).__name__}: {error}'
+            response.success, response.code, response.message = False, SaveCode.INTERNAL, text
+            self._node.get_logger().error(f'save failed: {text}')
+        else:
+            response.success, response.code = True, int(SaveCode.OK)
+            response.path, response.points = str(saved.path), saved.points
+            response.keyframes, response.bytes = saved.keyframes, saved.bytes
+            holds = f'{saved.points} points, {saved.poses} poses'
+            if isinstance(response, SaveTrajectory.Response):
+                response.poses = saved.poses
+                holds = f'{saved.poses} poses'
+            response.message = f'{saved.path}: {holds}{note}'
+        health.save_failed, health.last_save = not response.success, response.message
+        return response
+
+    async def _command(self, command: Callable[[], str], response: Any) -> Any:
+        """Have the worker run a command, and answer with what it returns."""
+        try:
+            response.message = await self._answer(self._stream.submit(command))
+            response.success = True
+        except R3Error as error:
+            response.success, response.message = False, str(error)
+        except Exception as error:  # it must not take the executor down, and must be reported
+            response.success, response.message = False, f'{type(error).__name__}: {error}'
+            self._node.get_logger().error(f'service failed: {response.message}')
+        return response
+
+    def _answer(
+        self,
+        future: Future[Any],
+        cancelled: threading.Event | None = None,
+        timeout_s: float = _WORKER_TIMEOUT_S,
+    ) -> Coroutine[Any, Any, Any]:
+        """Wait for another thread without holding the executor's.
+
+        :raises SaveError: TIMEOUT; ``cancelled`` is set then.
+        """
+        executor = self._node.executor
+        done: RosFuture = RosFuture(executor=executor)
+        lock = threading.Lock()
+
+        def finish(_: object = None) -> None:
+            with lock:
+                # Once the node is closed nobody waits, and its executor may be gone.
+                if not (done.done() or self._closed):
+                    done.set_result(None)
+
+        # With a callback of its own the future wakes the executor, which may be asleep.
+        done.add_done_callback(lambda _: None)
+        timer = threading.Timer(timeout_s, finish)
+        timer.name = thread_name('timeout')
+        timer.daemon = True
+        timer.start()
+        future.add_done_callback(finish)
+
+        async def wait() -> Any:
+            await done
+            timer.cancel()
+            if not future.done():
+                if cancelled is not None:
+                    cancelled.set()
+                raise SaveError(SaveCode.TIMEOUT, f'no answer within {timeout_s:g} s')
+            return future.result()
+
+        return wait()
+
+
+def _initial_pose(request: LoadMap.Request) -> np.ndarray | None:
+    """Return where the request says that the base is, (4, 4); None if it does not.
+
+    :raises MapError: BAD_FORMAT: it is no pose.
+    """
+    if not request.use_initial_pose:
+        return None
+    try:
+        return told_pose(request.initial_pose)
+    except TransformError as error:
+        raise MapError(MapProblem.BAD_FORMAT, f'initial_pose is no pose: {error}') from error
+
+
+def _map_path(name: str, config: R3Config) -> Path:
+    """Return the folder that a name means.
+
+    :raises MapError: NOT_FOUND: it means none.
+    """
+    if not name:
+        raise not_found(name)
+    try:
+        return target_path(name, config.map.directory, 'map')
+    except SaveError as error:
+        raise not_found(name) from error

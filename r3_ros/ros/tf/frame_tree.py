@@ -1,0 +1,274 @@
+"""What r3 hears on /tf: where the camera hangs, where the robot is, and who else broadcasts."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+import math
+import threading
+import time
+
+from geometry_msgs.msg import TransformStamped
+import numpy as np
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.time import Time
+from tf2_msgs.msg import TFMessage
+from tf2_ros import Buffer, TransformException
+
+from ...core.config import R3Config
+from ...core.errors import TransformError
+from ...core.geometry import inverse, is_rigid, rotation_angle
+from ..outputs.health import TransformHealth
+from ..outputs.messages import matrix_from_transform, stamp_ns_of
+from .name_lock import FrameClaims
+from .pose_chain import PoseChain
+
+_AUTHORITY = 'r3'
+#: A camera that moves by less on its base, in metres and radians, is fixed there.
+_MOUNT_TOLERANCE = (2e-3, 3e-3)
+#: Who has been silent for as long as tf2 remembers broadcasts no more.
+_RIVAL_SILENT_S = 10.0
+_ECHOES_KEPT = 512
+
+
+@dataclass(frozen=True)
+class Base:
+    """The moving frame whose pose is published, and where the camera sits on it."""
+
+    frame: str
+    T_base_optical: np.ndarray
+    is_named: bool  # by the user, so the map starts in it
+
+    def new_chain(self) -> PoseChain:
+        """Start a session's chain of frames."""
+        return PoseChain(self.T_base_optical, starts_in_base=self.is_named)
+
+
+@dataclass(frozen=True)
+class _Link:
+    """What was last heard of a frame's parent from somebody else than us."""
+
+    parent: str
+    is_static: bool
+    heard_s: float
+
+    @property
+    def holds_until_s(self) -> float:
+        return math.inf if self.is_static else self.heard_s + _RIVAL_SILENT_S
+
+
+class Echoes:
+    """Transforms that we sent and that come back to us, each exactly once. Any thread.
+
+    Another r3 on the same camera sends the same edges at the same stamps: that a transform equals
+    one of ours does not yet make it ours.
+    """
+
+    def __init__(self) -> None:
+        """Wait for nothing."""
+        self._lock = threading.Lock()
+        self._awaited: deque[tuple[str, str, int]] = deque(maxlen=_ECHOES_KEPT)
+
+    def expect(self, transform: TransformStamped) -> None:
+        """Note a transform that is about to be sent."""
+        with self._lock:
+            self._awaited.append(_key(transform))
+
+    def take(self, transform: TransformStamped) -> bool:
+        """Tell whether a transform is one of ours that has not come back yet."""
+        with self._lock:
+            try:
+                self._awaited.remove(_key(transform))
+            except ValueError:
+                return False
+            return True
+
+
+class TransformTree:
+    """Hears /tf and /tf_static. What comes in is taken by the executor's thread."""
+
+    def __init__(
+        self, node: Node, config: R3Config, health: TransformHealth, claims: FrameClaims
+    ) -> None:
+        """Subscribe."""
+        self._claims = claims
+        self._node = node
+        self._config = config
+        self._health = health
+        self._buffer = Buffer(node=node)
+        self._links: dict[str, _Link] = {}
+        self._since_s = time.monotonic()
+        self.echoes = Echoes()
+        #: The moving frame whose pose is published; set by the worker when it knows the camera.
+        self.base_frame = ''
+        #: Called when something has come that moves.
+        self.on_moving: Callable[[], None] = lambda: None
+        #: Called when anything has come.
+        self.on_change: Callable[[], None] = lambda: None
+        latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._subscriptions = [
+            node.create_subscription(TFMessage, '/tf', self._on_moving, 100),
+            node.create_subscription(TFMessage, '/tf_static', self._on_static, latched),
+        ]
+
+    def close(self) -> None:
+        """Stop hearing."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+
+    def clear(self) -> None:
+        """Forget what moves; time has jumped back."""
+        self._buffer.clear()
+
+    # Where the camera is on the robot.
+
+    def find_base(self, optical_frame: str) -> Base:
+        """Return the base frame for a camera, by what is known now; claimed, if we move it.
+
+        :raises TransformError: ``base_frame`` is set and not connected with the camera yet, or
+            another node of ours moves the base.
+        """
+        named = self._config.base_frame
+        frame = named or self._top_of_mount(optical_frame)
+        T_base_optical = np.eye(4)
+        if frame != optical_frame:
+            T_base_optical = self._mount(frame, optical_frame)
+        if self._config.publish_odom_to_base_tf:
+            self._claims.claim('base_frame', frame)
+        return Base(frame, T_base_optical, is_named=bool(named))
+
+    def is_outdated(self, base: Base, optical_frame: str) -> bool:
+        """Tell whether a base that nobody named is not the top of the camera's frames any more.
+
+        A driver's static transforms may be heard later than its first pictures.
+        """
+        return not base.is_named and self._top_of_mount(optical_frame) != base.frame
+
+    def check_mount(self, base: Base, optical_frame: str) -> None:
+        """Make sure that the camera has not moved on its base.
+
+        :raises TransformError: it has, by joints in between.
+        """
+        top = self._top_of_mount(optical_frame, stop=base.frame)
+        if not base.is_named or top == base.frame:
+            return
+        moved = inverse(base.T_base_optical) @ self._mount(base.frame, optical_frame)
+        limits = _MOUNT_TOLERANCE
+        if np.linalg.norm(moved[:3, 3]) > limits[0] or rotation_angle(moved[:3, :3]) > limits[1]:
+            raise TransformError(
+                f"the camera '{optical_frame}' moves on base_frame '{base.frame}', and its pose "
+                f"would be taken for the base's: set base_frame to '{top}', on which it is fixed "
+                '(with publish_odom_to_base_tf false the joints in between are heeded)'
+            )
+
+    def age_s(self) -> float:
+        """Return how long transforms have been listened to."""
+        return time.monotonic() - self._since_s
+
+    def has_parent(self, frame: str) -> bool:
+        """Tell whether anybody else has said where a frame hangs."""
+        return frame in self._links
+
+    def _top_of_mount(self, frame: str, stop: str = '') -> str:
+        """Climb static transforms, up to map, odom or ``stop``: what is there moves as one."""
+        others = {self._config.map_frame, self._config.odom_frame}
+        seen = {frame}
+        while frame != stop and (link := self._links.get(frame)) is not None:
+            if not link.is_static or link.parent in others | seen:
+                break
+            frame = link.parent
+            seen.add(frame)
+        return frame
+
+    def _mount(self, base: str, optical_frame: str) -> np.ndarray:
+        try:
+            return self.newest_pose(base, optical_frame)
+        except TransformError as error:
+            raise TransformError(
+                f"no transform from '{optical_frame}' to base_frame '{base}': {error}. Start what "
+                'publishes it (robot_state_publisher, static_transform_publisher), or leave '
+                'base_frame empty'
+            ) from error
+
+    # Poses.
+
+    def pose_at(self, parent: str, child: str, stamp_ns: int) -> np.ndarray:
+        """Return ``T_parent_child`` (4, 4) at a time, interpolated by tf2 and never extrapolated.
+
+        :raises TransformError: it is not known for that time, perhaps not yet.
+        """
+        if stamp_ns <= 0:
+            # To tf2 a time of zero is the newest there is.
+            raise TransformError(f'there is no pose of {child!r} at time {stamp_ns}')
+        return self._pose(parent, child, Time(nanoseconds=stamp_ns))
+
+    def newest_pose(self, parent: str, child: str) -> np.ndarray:
+        """Return the newest ``T_parent_child`` (4, 4), for frames that are fixed to one another.
+
+        :raises TransformError: they are not connected.
+        """
+        return self._pose(parent, child, Time())
+
+    def _pose(self, parent: str, child: str, when: Time) -> np.ndarray:
+        try:
+            found = self._buffer.lookup_transform(parent, child, when)
+        except TransformException as error:
+            raise TransformError(str(error)) from error
+        T_parent_child = matrix_from_transform(found.transform)
+        if not is_rigid(T_parent_child):
+            raise TransformError(f"the transform from '{child}' to '{parent}' is not rigid")
+        return T_parent_child
+
+    # Who else broadcasts.
+
+    def refuse_rival(self, child: str) -> bool:
+        """Tell, and report, whether somebody else broadcasts where a frame of ours hangs."""
+        link = self._links.get(child)
+        if link is None or link.holds_until_s < time.monotonic():
+            return False
+        self._report(child, link)
+        return True
+
+    def _on_moving(self, message: TFMessage) -> None:
+        others = False
+        for transform in message.transforms:
+            if not self.echoes.take(transform):
+                others = True
+                self._take(transform, is_static=False)
+            self._buffer.set_transform(transform, _AUTHORITY)
+        if others:
+            self.on_moving()
+            self.on_change()
+
+    def _on_static(self, message: TFMessage) -> None:
+        for transform in message.transforms:
+            self._take(transform, is_static=True)
+            self._buffer.set_transform_static(transform, _AUTHORITY)
+        self.on_change()
+
+    def _take(self, transform: TransformStamped, is_static: bool) -> None:
+        child, parent = transform.child_frame_id, transform.header.frame_id
+        link = self._links[child] = _Link(parent, is_static, time.monotonic())
+        config, base_frame = self._config, self.base_frame
+        # A fixed frame above the camera is no rival: it becomes the base, see is_outdated.
+        is_mount = is_static and parent not in (config.map_frame, config.odom_frame)
+        is_rival = config.publish_map_to_odom_tf and child == config.odom_frame
+        if config.publish_odom_to_base_tf and child == base_frame:
+            is_rival |= bool(config.base_frame) or not is_mount
+        if child and is_rival:
+            self._report(child, link)
+
+    def _report(self, child: str, link: _Link) -> None:
+        if self._health.note_rival(f'{link.parent} -> {child}', link.holds_until_s):
+            self._node.get_logger().error(
+                f"somebody else broadcasts '{link.parent}' -> '{child}' on /tf, and a frame has "
+                'one parent: stop the other, set publish_map_to_odom_tf or '
+                'publish_odom_to_base_tf to false here, or name a base_frame that has no parent'
+            )
+
+
+def _key(transform: TransformStamped) -> tuple[str, str, int]:
+    header = transform.header
+    return transform.child_frame_id, header.frame_id, stamp_ns_of(header.stamp)

@@ -1,0 +1,142 @@
+"""Where somebody says that the base is: RViz's "2D Pose Estimate" on ``initialpose``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+import math
+
+from geometry_msgs.msg import Pose, PoseWithCovarianceStamped
+import numpy as np
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+
+from ...core.config import R3Config
+from ...core.errors import TransformError
+from ...core.geometry import T_from_quat
+from ..outputs.messages import stamp_ns_of
+from ..outputs.outputs import QOS_OVERRIDES
+from .frame_tree import TransformTree
+from .transforms import TransformAuthority
+
+TOPIC = 'initialpose'
+#: How far the length of a quaternion may be from 1: what typing it by hand rounds away.
+_QUATERNION_TOLERANCE = 0.01
+#: Coordinates of a survey's grid are smaller; beyond, double precision loses what moves.
+_FARTHEST = 1e8
+
+
+@dataclass(frozen=True, eq=False)
+class InitialPose:
+    """A pose of the base that is told, not estimated.
+
+    :ivar T_map_base: (4, 4).
+    :ivar covariance: (6, 6) in the axes of map, order x y z rx ry rz; RViz leaves the rows of
+        z, rx and ry zero.
+    :ivar stamp_ns: when the base was there; later than the newest picture, or 0: now.
+    """
+
+    T_map_base: np.ndarray
+    covariance: np.ndarray
+    stamp_ns: int
+
+    def __str__(self) -> str:
+        """Say where it is, for the log."""
+        x, y, z = self.T_map_base[:3, 3]
+        yaw_deg = math.degrees(math.atan2(self.T_map_base[1, 0], self.T_map_base[0, 0]))
+        return f'x {x:.3f}, y {y:.3f}, z {z:.3f}, yaw {yaw_deg:.1f} degrees'
+
+
+class InitialPoseInput:
+    """Hears ``initialpose`` while the node is active. Executor thread."""
+
+    def __init__(
+        self,
+        node: Node,
+        config: R3Config,
+        tree: TransformTree,
+        authority: TransformAuthority,
+        take: Callable[[InitialPose], None],
+    ) -> None:
+        """Subscribe.
+
+        :param take: gets every pose that makes sense.
+        """
+        self._node = node
+        self._config = config
+        self._tree = tree
+        self._authority = authority
+        self._take = take
+        self._subscription = node.create_subscription(
+            PoseWithCovarianceStamped,
+            TOPIC,
+            self._on_pose,
+            QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE),
+            qos_overriding_options=QOS_OVERRIDES,
+        )
+
+    def close(self) -> None:
+        """Stop hearing."""
+        self._node.destroy_subscription(self._subscription)
+
+    def _on_pose(self, message: PoseWithCovarianceStamped) -> None:
+        try:
+            given = read_initial_pose(message, self._config.map_frame, self._T_map_frame)
+        except TransformError as error:
+            self._node.get_logger().error(f'{TOPIC} is refused: {error}')
+        else:
+            self._take(given)
+
+    def _T_map_frame(self, frame: str) -> np.ndarray:
+        """Return where a frame is in map, as the map is now.
+
+        On /tf the newest time that all links are known for may be before the map was moved last.
+        """
+        config, T_map_odom = self._config, self._authority.T_map_odom
+        if config.publish_map_to_odom_tf and T_map_odom is not None:
+            try:
+                return T_map_odom @ self._tree.newest_pose(config.odom_frame, frame)
+            except TransformError:
+                pass  # it may hang from map itself
+        return self._tree.newest_pose(config.map_frame, frame)
+
+
+def told_pose(pose: Pose) -> np.ndarray:
+    """Return the (4, 4) motion of a pose that somebody typed or drew.
+
+    :raises TransformError: it is no pose, or none of anything on earth.
+    """
+    p, q = pose.position, pose.orientation
+    length = math.hypot(q.x, q.y, q.z, q.w)
+    if not abs(length - 1.0) <= _QUATERNION_TOLERANCE:
+        raise TransformError(f'its quaternion has the length {length:g}, not 1')
+    if not max(abs(p.x), abs(p.y), abs(p.z)) <= _FARTHEST:
+        raise TransformError(f'its position ({p.x:g}, {p.y:g}, {p.z:g}) is nowhere near')
+    return T_from_quat(np.array([p.x, p.y, p.z]), np.array([q.x, q.y, q.z, q.w]))
+
+
+def read_initial_pose(
+    message: PoseWithCovarianceStamped, map_frame: str, place: Callable[[str], np.ndarray]
+) -> InitialPose:
+    """Return the pose in map.
+
+    :param place: returns ``T_map_frame`` (4, 4) of another frame, or raises TransformError.
+    :raises TransformError: it is no pose, or its frame is not connected with map.
+    """
+    T_frame_base = told_pose(message.pose.pose)
+    covariance = np.reshape(np.asarray(message.pose.covariance, dtype=np.float64), (6, 6))
+    if not np.isfinite(covariance).all() or (covariance.diagonal() < 0.0).any():
+        raise TransformError('its covariance holds NaN, infinity or a negative variance')
+    frame = message.header.frame_id
+    if not frame:
+        raise TransformError(f"its frame_id is empty: give '{map_frame}'")
+    try:
+        T_map_frame = np.eye(4) if frame == map_frame else place(frame)
+    except TransformError as error:
+        raise TransformError(f"no transform from '{frame}' to '{map_frame}': {error}") from error
+    turn = np.kron(np.eye(2), T_map_frame[:3, :3])
+    return InitialPose(
+        T_map_base=T_map_frame @ T_frame_base,
+        covariance=turn @ covariance @ turn.T,
+        stamp_ns=stamp_ns_of(message.header.stamp),
+    )

@@ -1,0 +1,209 @@
+"""What r3 says on /tf.
+
+It broadcasts ``map -> odom`` and ``odom -> base`` as far as the parameters give it the authority,
+never an edge that somebody else already broadcasts, and nothing before the first estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import threading
+
+from geometry_msgs.msg import TransformStamped
+import numpy as np
+from rclpy.node import Node
+from tf2_ros import TransformBroadcaster
+
+from ...core.config import R3Config
+from ...core.geometry import inverse
+from ..outputs.health import TransformHealth
+from ..outputs.messages import transform_message
+from .frame_tree import TransformTree
+from .pose_chain import Placement, planar_map_odom, with_odometry_moved
+from .robot_odometry import RobotOdometry
+
+_SECOND_NS = 1_000_000_000
+
+
+def corrects_robot(config: R3Config) -> bool:
+    """Tell whether r3 corrects a robot's odometry: ``odom -> base`` is the robot's own."""
+    return config.publish_map_to_odom_tf and not config.publish_odom_to_base_tf
+
+
+class TransformAuthority:
+    """Broadcasts our edges.
+
+    The worker sends, a timer repeats, and a robot's transform that comes late completes what was
+    sent; a lock between them.
+
+    :ivar robot: the odometry that is corrected.
+    """
+
+    def __init__(
+        self, node: Node, config: R3Config, tree: TransformTree, health: TransformHealth
+    ) -> None:
+        """Create the broadcaster; nothing is sent yet."""
+        self._config = config
+        self._tree = tree
+        self._node = node
+        self._broadcaster = TransformBroadcaster(node)
+        self.robot = RobotOdometry(config, tree, health, node.get_logger(), self._correct)
+        tree.on_moving = self.robot.look
+        self._lock = threading.Lock()
+        self._T_map_odom: np.ndarray | None = None
+        #: The newest frame that ``map -> odom`` follows from, and where it was in odom.
+        self._newest: tuple[Placement, np.ndarray] | None = None
+        #: Our own odometry seen from the robot's, which it starts in; None until that is known.
+        self._T_odom_own: np.ndarray | None = None
+        self._stamp_ns = 0
+        self._repeats = 0
+        self._closed = False
+        self._refused: set[str] = set()
+
+    def close(self) -> None:
+        """Destroy the broadcaster's publisher."""
+        self.robot.forget()
+        with self._lock:
+            self._closed = True
+            self._node.destroy_publisher(self._broadcaster.pub_tf)
+
+    def update_config(self, config: R3Config) -> None:
+        """Take over live parameters."""
+        with self._lock:
+            self._config = self.robot.config = config
+
+    @property
+    def T_map_odom(self) -> np.ndarray | None:
+        """Return ``map -> odom`` as it is broadcast, None before the first estimate."""
+        return self._T_map_odom
+
+    def reset(self, keeps_place: bool) -> None:
+        """Start anew.
+
+        :param keeps_place: of a robot that is corrected, ``map -> odom`` goes on as it is until
+            the next estimate; otherwise nothing is sent until then.
+        """
+        self.robot.forget()
+        with self._lock:
+            self._newest = self._T_odom_own = None
+            if not (keeps_place and corrects_robot(self._config)):
+                self._T_map_odom = None
+
+    def seen(self, stamp_ns: int) -> None:
+        """Note a picture, with or without a pose: ``map -> odom`` holds for its time too.
+
+        Nothing else moves the date on, so without pictures ``map -> odom`` grows old by itself.
+        """
+        with self._lock:
+            self._stamp_ns = stamp_ns
+            self._repeats = 0
+
+    def send(self, stamp_ns: int, placement: Placement, base_frame: str) -> None:
+        """Broadcast the transforms of a frame, at its exact stamp."""
+        self.seen(stamp_ns)
+        if corrects_robot(self._config):
+            self.robot.offer(stamp_ns, placement, base_frame)
+            return
+        with self._lock:
+            self._refuse_foreign_edges(base_frame)
+            self._take(placement, placement.T_odom_base)
+            edges = self._map_to_odom(stamp_ns)
+            config = self._config
+            if config.publish_odom_to_base_tf and base_frame not in self._refused:
+                edges.append(
+                    transform_message(
+                        stamp_ns, config.odom_frame, base_frame, placement.T_odom_base
+                    )
+                )
+            self._broadcast(edges + self._ahead())
+
+    def move_map(self, moved: Callable[[Placement], Placement]) -> None:
+        """Broadcast ``map -> odom`` after the map has moved under the frames sent so far.
+
+        :param moved: returns a frame's placement in the map as it is now.
+        """
+        self.robot.move_map(moved)
+        with self._lock:
+            if self._newest is not None:
+                placement, T_odom_base = self._newest
+                self._take(moved(placement), T_odom_base)
+                # The stamp of the frame itself is taken.
+                self._broadcast(self._ahead())
+
+    def T_map_base_now(self, stamp_ns: int, base_frame: str) -> np.ndarray | None:
+        """Return where a robot that is corrected was at a time, or is by the newest it has told.
+
+        None without an estimate, or if the robot has told nothing.
+        """
+        newest = self._newest
+        if newest is None:
+            return None
+        placement, T_odom_base = newest
+        T_odom_now = self.robot.at_or_newest(stamp_ns, base_frame)
+        if T_odom_now is None:
+            return None
+        return placement.T_map_base @ inverse(T_odom_base) @ T_odom_now
+
+    def odometry_of(self, placement: Placement) -> Placement | None:
+        """Return a placement whose odometry starts where the robot's does; None: not known yet."""
+        if not corrects_robot(self._config):
+            return placement
+        T_odom_own = self._T_odom_own
+        return None if T_odom_own is None else with_odometry_moved(placement, T_odom_own)
+
+    def repeat(self) -> None:
+        """Broadcast ``map -> odom`` again, for those who join late or look between two frames."""
+        with self._lock:
+            if self._T_map_odom is not None:
+                self._broadcast(self._ahead())
+
+    def _correct(self, stamp_ns: int, placement: Placement, T_odom_base: np.ndarray) -> None:
+        """Broadcast what a frame says of the robot's odometry, at its exact stamp."""
+        with self._lock:
+            self._refuse_foreign_edges('')
+            self._take(placement, T_odom_base)
+            if self._T_odom_own is None:
+                self._T_odom_own = T_odom_base @ inverse(placement.T_odom_base)
+            self._broadcast(self._map_to_odom(stamp_ns) + self._ahead())
+
+    def _take(self, placement: Placement, T_odom_base: np.ndarray) -> None:
+        self._newest = placement, T_odom_base
+        if self._config.planar:
+            self._T_map_odom = planar_map_odom(placement.T_map_base, T_odom_base)
+        else:
+            self._T_map_odom = placement.T_map_base @ inverse(T_odom_base)
+
+    def _ahead(self) -> list[TransformStamped]:
+        """Return ``map -> odom`` dated ahead of the newest picture.
+
+        tf2 ignores, with a warning, a second transform of the same stamp; a nanosecond more with
+        each repetition keeps them apart, and apart from the next picture's own stamp.
+        """
+        self._repeats += 1
+        tolerance_ns = round(self._config.transform_tolerance * _SECOND_NS)
+        return self._map_to_odom(self._stamp_ns + tolerance_ns + self._repeats)
+
+    def _map_to_odom(self, stamp_ns: int) -> list[TransformStamped]:
+        config, T_map_odom = self._config, self._T_map_odom
+        if not config.publish_map_to_odom_tf or config.odom_frame in self._refused:
+            return []
+        assert T_map_odom is not None, 'nothing is sent before the first estimate'
+        return [transform_message(stamp_ns, config.map_frame, config.odom_frame, T_map_odom)]
+
+    def _broadcast(self, edges: list[TransformStamped]) -> None:
+        if not edges or self._closed:
+            return
+        for edge in edges:
+            self._tree.echoes.expect(edge)
+        self._broadcaster.sendTransform(edges)
+
+    def _refuse_foreign_edges(self, base_frame: str) -> None:
+        """Before the first estimate: never start on an edge that somebody else broadcasts."""
+        if self._T_map_odom is not None:
+            return
+        config = self._config
+        ours = [(config.odom_frame, config.publish_map_to_odom_tf)]
+        ours.append((base_frame, config.publish_odom_to_base_tf))
+        self._refused = {
+            frame for frame, published in ours if published and self._tree.refuse_rival(frame)
+        }

@@ -1,0 +1,271 @@
+"""Going on with a saved map: its content in the place of what a session would have seen itself.
+
+Frames of the map get the first numbers, in the order of time, and keep their poses. The engine's
+world is the map's, so what is saved from here holds both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from ...core.config import R3Config
+from ...core.datatypes import Edge, KnownKeyframe, SparseLandmarks
+from ...core.errors import FrameError, MapError, MapProblem
+from ...core.geometry import inverse
+from ...input.image_decoding import decode_compressed
+from ...maps.cloud import Cloud
+from ...maps.saved_map import SavedMap
+from ..pose_resolution import HeldPose
+from ..session import Session
+from .search import LEAST_KEYFRAMES, Relocalisation, Vicinity
+
+#: So many times the bank's room are offered to it at the most; more are thinned out before.
+_OFFERED = 4
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedMap:
+    """What a predictor and who keeps the images need of a map that a session has taken in.
+
+    :ivar frame_ids: of keyframes in the bank, by row of the saved keyframes.
+    :ivar landmarks: in the engine's world and with the session's numbers; None without any.
+    """
+
+    saved: SavedMap
+    frame_ids: Mapping[int, int]
+    T_world_camera: Mapping[int, np.ndarray]
+    landmarks: SparseLandmarks | None
+
+    @property
+    def images(self) -> dict[int, bytes]:
+        """Return the encoded images by the session's frame ids."""
+        ids, images = self.saved.keyframes.ids, self.saved.images
+        return {frame_id: images[int(ids[row])] for row, frame_id in self.frame_ids.items()}
+
+    def keyframes(self) -> Iterator[KnownKeyframe]:
+        """Decode the keyframes one after the other, oldest first.
+
+        :raises FrameError: an image is broken.
+        """
+        keyframes = self.saved.keyframes
+        for row, frame_id in self.frame_ids.items():
+            image = self.saved.images[int(keyframes.ids[row])]
+            yield KnownKeyframe(
+                frame_id=frame_id,
+                stamp_ns=int(keyframes.stamps_ns[row]),
+                image=decode_compressed(image),
+                intrinsics=keyframes.intrinsics(row),
+                T_world_camera=self.T_world_camera[frame_id],
+                descriptor=keyframes.descriptors[row],
+            )
+
+
+def require_findable(saved: SavedMap) -> None:
+    """Refuse a map in which no camera can be found.
+
+    :raises MapError: BAD_FORMAT: it has too few keyframes with images, or a broken one.
+    """
+    count = sum(int(i) in saved.images for i in saved.keyframes.ids)
+    if count < LEAST_KEYFRAMES:
+        raise MapError(
+            MapProblem.BAD_FORMAT,
+            f'the map has {count} keyframes with images, and it takes {LEAST_KEYFRAMES} to find '
+            'a camera: save it with include_images and after more motion, or load it for display '
+            '(localize: false)',
+        )
+    for frame_id, image in saved.images.items():
+        try:
+            decode_compressed(image)
+        except FrameError as error:
+            raise MapError(
+                MapProblem.BAD_FORMAT, f'image of keyframe {frame_id}: {error}'
+            ) from error
+
+
+def take_in(
+    session: Session,
+    saved: SavedMap,
+    config: R3Config,
+    room: int | None,
+    near: Vicinity | None = None,
+) -> LoadedMap:
+    """Make a new session go on with a map, and have it look for the camera in there.
+
+    :param session: without a frame so far.
+    :param room: keyframes that fit elsewhere than in the bank.
+    :param near: where to look.
+    """
+    rows, frame_ids = _numbered(saved)
+    T_world_map = inverse(saved.facts.T_map_world)
+    chosen = _thinned(saved, config.keyframe.max_keyframes)
+    T_kept = _in_world(T_world_map, saved.keyframes.T_map_optical, saved.facts.unit)
+    held = {int(frame_ids[row]): row for row in chosen}
+    _fill_bank(session, saved, held, T_kept, room)
+    kept = {held[i]: i for i in session.bank.ids()}
+    _fill_graph(session, saved, kept, T_kept)
+    _fill_record(session, saved, rows, frame_ids, kept, T_kept, T_world_map)
+    poses = {frame_id: T_kept[row] for row, frame_id in kept.items()}
+    if config.map.enabled:
+        _fill_map(session, saved, poses, T_world_map)
+    if saved.facts.metres_per_unit is not None:
+        session.scale.adopt(saved.facts.metres_per_unit, saved.facts.scale_source)
+    session.relocalisation = Relocalisation(poses, near)
+    session.gate.seek(config.relocalise.min_frames)
+    landmarks = _landmarks(saved, kept, T_world_map)
+    return LoadedMap(saved, kept, poses, landmarks)
+
+
+def _numbered(saved: SavedMap) -> tuple[np.ndarray, np.ndarray]:
+    """Give numbers to keyframes and all other poses on record in the order of time.
+
+    :returns: rows of the trajectory that are no keyframe's, and (N + rows,) frame ids: of the
+        keyframes, then of those rows.
+    """
+    keyframes, trajectory = saved.keyframes, saved.trajectory
+    rows = np.flatnonzero(~np.isin(trajectory.stamps_ns, keyframes.stamps_ns))
+    # Keyframes keep their order, whatever their clocks said.
+    keys = np.maximum.accumulate(keyframes.stamps_ns)
+    order = np.argsort(np.concatenate([keys, trajectory.stamps_ns[rows]]), kind='stable')
+    frame_ids = np.empty(len(order), np.int64)
+    frame_ids[order] = np.arange(len(order))
+    return rows, frame_ids
+
+
+def _thinned(saved: SavedMap, most: int) -> np.ndarray:
+    """Return rows of keyframes with images, evenly thinned to what a bank can look through."""
+    usable = [n for n, i in enumerate(saved.keyframes.ids) if int(i) in saved.images]
+    if len(usable) > _OFFERED * most:
+        places = np.linspace(0, len(usable) - 1, _OFFERED * most).round().astype(int)
+        return np.array(usable)[places]
+    return np.array(usable)
+
+
+def _in_world(T_world_map: np.ndarray, T_map: np.ndarray, unit: float) -> np.ndarray:
+    """Return (N, 4, 4) poses of the map in the engine's world and unit."""
+    T = T_world_map @ T_map
+    T[:, :3, 3] /= unit
+    return T
+
+
+def _fill_bank(
+    session: Session,
+    saved: SavedMap,
+    held: Mapping[int, int],
+    T_world_camera: np.ndarray,
+    room: int | None,
+) -> None:
+    keyframes, edges = saved.keyframes, saved.edges
+    number = {int(keyframes.ids[row]): frame_id for frame_id, row in held.items()}
+    related: dict[int, list[int]] = {}
+    for source, target in zip(edges.source_ids, edges.target_ids, strict=True):
+        ends = sorted(number.get(int(end), -1) for end in (source, target))
+        related.setdefault(ends[1], []).append(ends[0])
+    for frame_id, row in held.items():
+        session.bank.admit(
+            frame_id,
+            keyframes.descriptors[row],
+            T_world_camera[row],
+            keyframes.intrinsics(row),
+            room=room,
+            stamp_ns=int(keyframes.stamps_ns[row]),
+            related=related.get(frame_id, ()),
+        )
+
+
+def _fill_graph(
+    session: Session, saved: SavedMap, kept: Mapping[int, int], T_world_camera: np.ndarray
+) -> None:
+    keyframes, edges, unit = saved.keyframes, saved.edges, saved.facts.unit
+    number = {int(keyframes.ids[row]): frame_id for row, frame_id in kept.items()}
+    incoming: dict[int, list[Edge]] = {}
+    for n in range(len(edges)):
+        source = number.get(int(edges.source_ids[n]))
+        target = number.get(int(edges.target_ids[n]))
+        if source is None or target is None or source > target:
+            continue
+        T = edges.T_source_target[n].copy()
+        T[:3, 3] /= unit
+        scores = edges.confidences[n]
+        edge = Edge(source, target, T, float(scores[0]), float(scores[1]))
+        incoming.setdefault(target, []).append(edge)
+    before = None
+    for row, frame_id in kept.items():
+        variance_t, variance_r = keyframes.variances[row]
+        pose = HeldPose(T_world_camera[row].copy(), variance_t / unit**2, float(variance_r))
+        session.graph.add(frame_id, pose, incoming.get(frame_id, ()))
+        segment = int(keyframes.segments[row])
+        if before is not None and segment != before:
+            session.followed_since.append(frame_id)
+        before = segment
+
+
+def _fill_record(
+    session: Session,
+    saved: SavedMap,
+    rows: np.ndarray,
+    frame_ids: np.ndarray,
+    kept: Mapping[int, int],
+    T_kept: np.ndarray,
+    T_world_map: np.ndarray,
+) -> None:
+    """Put the saved trajectory on record; each pose follows the keyframe nearest in time."""
+    trajectory, facts, count = saved.trajectory, saved.facts, len(saved.keyframes)
+    T_map_optical = trajectory.T_map_base[rows] @ facts.T_base_optical
+    T = np.concatenate([T_kept, _in_world(T_world_map, T_map_optical, facts.unit)])
+    stamps_ns = np.concatenate([saved.keyframes.stamps_ns, trajectory.stamps_ns[rows]])
+    order = np.argsort(frame_ids)
+    is_keyframe = np.arange(len(order)) < count
+    session.trajectory.restore(
+        frame_ids[order],
+        stamps_ns[order],
+        is_keyframe[order],
+        T[order],
+        {frame_id: T_kept[row] for row, frame_id in kept.items()},
+    )
+    session.frame_count = session.first_frame = len(order)
+
+
+def _fill_map(
+    session: Session, saved: SavedMap, poses: Mapping[int, np.ndarray], T_world_map: np.ndarray
+) -> None:
+    """Give each point to the nearest keyframe, which it follows from now on."""
+    if not len(saved.points):
+        return
+    S_world_map = np.diag([1.0 / saved.facts.unit] * 3 + [1.0]) @ T_world_map
+    cloud = saved.points.moved(S_world_map)
+    ids = np.array(list(poses))
+    centres = np.array([poses[i][:3, 3] for i in ids.tolist()])
+    _, nearest = cKDTree(centres).query(cloud.points)
+    order = np.argsort(nearest, kind='stable')
+    bounds = np.searchsorted(nearest[order], np.arange(len(ids) + 1))
+    clouds: dict[int, Cloud] = {}
+    for n, frame_id in enumerate(ids.tolist()):
+        own = order[bounds[n] : bounds[n + 1]]
+        if len(own):
+            clouds[frame_id] = cloud.take(own).moved(inverse(poses[frame_id]))
+    session.map.restore(clouds)
+
+
+def _landmarks(
+    saved: SavedMap, kept: Mapping[int, int], T_world_map: np.ndarray
+) -> SparseLandmarks | None:
+    landmarks, keyframes = saved.landmarks, saved.keyframes
+    if landmarks is None:
+        return None
+    number = np.full(len(keyframes), -1)
+    number[list(kept)] = list(kept.values())
+    seen_by = number[np.searchsorted(keyframes.ids, landmarks.frame_ids)]
+    known = seen_by >= 0
+    seen, rows = np.unique(landmarks.landmarks[known], return_inverse=True)
+    positions = landmarks.positions[seen] @ T_world_map[:3, :3].T + T_world_map[:3, 3]
+    return SparseLandmarks(
+        positions=positions / saved.facts.unit,
+        relative_sigma=landmarks.relative_sigma[seen],
+        frame_ids=seen_by[known],
+        landmarks=rows.astype(np.int64),
+        pixels=landmarks.pixels[known],
+    )
