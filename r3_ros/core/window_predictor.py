@@ -20,8 +20,8 @@ from .resize_geometry import Geometry
 class WindowPrediction:
     """What a predictor says of S pictures that it saw together, as R3 writes it.
 
-    Rows are sources, columns targets, and an encoding
-    (:mod:`~r3_ros.core.pose_encoding`) takes the source's camera coordinates to the target's. All lengths are in one unit, the window's own.
+    Rows are sources, columns targets, and an encoding (:mod:`~r3_ros.core.pose_encoding`) takes
+    the source's camera coordinates to the target's. All lengths are in one unit, the window's own.
 
     :ivar relative: (S, S, 7) float64 translation and unit quaternion of ``T_target_source``; NaN
         where nothing was predicted.

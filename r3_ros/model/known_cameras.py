@@ -1,8 +1,8 @@
 """Cameras on their way into plain Depth Anything 3 and out of it.
 
 The network writes a camera as an encoding (:mod:`~r3_ros.core.pose_encoding`) of its
-camera-to-world pose. Known ones are given relative to the first and in a unit of their own, which the predicted
-depth then shares.
+camera-to-world pose. Known ones are given relative to the first and in a unit of their own, which
+the predicted depth then shares.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     -> update map
 
 The engine asks a :class:`~r3_ros.core.predictor.Predictor` what it sees and decides what follows
-from it: which frames to relate to, which pose results, whether it may be published, what to remember.
-It never touches pixels or weights, and everything it remembers is in one :class:`Session`.
+from it: which frames to relate to, which pose results, whether it may be published, what to
+remember. It never touches pixels or weights, and all that it remembers is in one :class:`Session`.
 """
 
 from __future__ import annotations
