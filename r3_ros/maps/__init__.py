@@ -1,1 +1,4 @@
-"""Clouds, floors, occupancy grids, and maps on disk: what is in one, writing it whole or not at all, reading it without trust."""
+"""Clouds, floors, occupancy grids and saved maps.
+
+Maps are written whole or not at all, and read without trust.
+"""
