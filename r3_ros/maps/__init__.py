@@ -1,1 +1,4 @@
-"""Saved maps and what is made of them: clouds, floors, occupancy grids, exports."""
+"""Clouds, floors, occupancy grids and saved maps.
+
+Maps are written whole or not at all, and read without trust.
+"""
