@@ -15,11 +15,11 @@ from scripted import circle, frames, Script, ScriptedPredictor, truth
 #: Frames per second of the scripted camera, and how far it moves between two of them.
 RATE_HZ = 10.0
 STRIDE = 0.25
-#: Keyframes are a unit apart; every one fits into the bank.
+#: A keyframe every three frames; every one fits into the bank.
 CONFIG = {
     'keyframe.overlap_threshold': 0.0,
     'keyframe.novelty_threshold': 0.0,
-    'keyframe.max_interval': 4,
+    'keyframe.max_interval': 3,
     'keyframe.max_keyframes': 300,
     'map.enabled': False,
 }
