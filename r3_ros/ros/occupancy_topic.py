@@ -43,7 +43,6 @@ class GridJob:
         intrinsics = session.bank.intrinsics(newest[0]) if newest else None
         return cls(session.map_view(), session.keyframe_record(), chain, intrinsics, stamp_ns)
 
-
     def build(self, config: R3Config) -> tuple[OccupancyGrid | None, str, str]:
         """Return the grid, what became of it, and details; None if the map gives none."""
         T_world_camera = self.keyframes.T_final
