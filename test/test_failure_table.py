@@ -132,6 +132,11 @@ TESTS = {
         'ros_parameters::every_fixed_parameter_is_refused_while_configured',
         'ros_process::wrong_arguments_end_it_with_a_reason',
     ),
+    'deactivated during a frame': (
+        'ros_threads::commands_are_refused_while_a_worker_is_stuck',
+        'ros_threads::nothing_leaves_a_worker_that_was_given_up',
+        'ros_lifecycle::stopping_does_not_wait_for_a_stuck_model',
+    ),
     'SIGINT, SIGTERM': (
         'ros_process::a_signal_ends_it_in_order',
         'ros_process::a_signal_while_it_configures_ends_it_and_its_name_is_free',

@@ -105,7 +105,7 @@ def test_the_answer_of_a_command_comes_after_its_snapshot(graph):
 
 
 @pytest.mark.parametrize(('kind', 'name', 'fields'), SERVICES)
-def test_a_stuck_worker_is_told_to_whoever_asks(graph, kind, name, fields):
+def test_commands_are_refused_while_a_worker_is_stuck(graph, kind, name, fields):
     g, go_on = stuck(graph)
     session = g.node.stream.engine.session
     answer = g.call(kind, f'/r3/{name}', kind.Request(**fields))

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class SessionPlace:
     """Where the map of a new session lies.
 
     :ivar keeps_robot: a robot whose odometry is corrected stays where it is in map.
@@ -45,9 +45,9 @@ class Place:
     search: MapSearch | None = None
 
 
-KEPT = Place(keeps_robot=True)
+KEPT = SessionPlace(keeps_robot=True)
 #: Time has jumped, which the robot's odometry may have done as well.
-ORIGIN = Place(keeps_robot=False)
+ORIGIN = SessionPlace(keeps_robot=False)
 
 
 class SessionControl:
@@ -93,7 +93,7 @@ class SessionControl:
 
     # Beginning a session.
 
-    def reset(self, reason: str, place: Place = KEPT) -> None:
+    def reset(self, reason: str, place: SessionPlace = KEPT) -> None:
         """Start a new session; the model stays loaded and the counters go on.
 
         :raises DeviceLostError: the device is gone, so a new session would not help.
@@ -129,7 +129,7 @@ class SessionControl:
             if self._engine.session is not session:
                 self.reset('the map could not be held')
             raise
-        self._begin_session('another map was loaded', Place(False, loaded, search))
+        self._begin_session('another map was loaded', SessionPlace(False, loaded, search))
         self.loaded_from = path
         return search
 
@@ -154,7 +154,7 @@ class SessionControl:
         else:
             self.reset('another camera came' if another else 'the camera has another base')
 
-    def _begin_session(self, reason: str, place: Place) -> None:
+    def _begin_session(self, reason: str, place: SessionPlace) -> None:
         """Have everything around the engine follow its new session."""
         self._logger.info(f'new session: {reason}')
         self._end_search(f'a new session began: {reason}')
@@ -178,7 +178,7 @@ class SessionControl:
         self._report.wants_images = True
         self._report.publish_status()
 
-    def _restart_poses(self, place: Place) -> None:
+    def _restart_poses(self, place: SessionPlace) -> None:
         self._pose_output.restart(self._health.last_stamp_ns, place.keeps_robot, self._T_map_world)
 
     # A map that was loaded.
