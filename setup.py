@@ -34,8 +34,7 @@ setup(
     packages=find_packages(include=['r3_ros', 'r3_ros.*']),
     package_data={
         'r3_ros': ['py.typed'],
-        'r3_ros.kernels': ['*.cu'],
-        'r3_ros.report': ['*.css', '*.js'],
+        'r3_ros.evaluation.report': ['*.css'],
     },
     install_requires=[
         'evo>=1.31',

@@ -28,8 +28,7 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
-from classical_sequences import errors, load_sequence  # noqa: E402
-from r3_ros.camera import load_camera_yaml  # noqa: E402
+from classical_sequences import judged, load_sequence  # noqa: E402
 from r3_ros.classical.describe import describe, SIZE  # noqa: E402
 from r3_ros.config import R3Config, updated  # noqa: E402
 from r3_ros.datatypes import (  # noqa: E402
@@ -41,10 +40,11 @@ from r3_ros.datatypes import (  # noqa: E402
     ModelInfo,
 )
 from r3_ros.geometry import inverse, make_T, rotation_angle, transform, unproject  # noqa: E402
-from r3_ros.kernels import picture_bounds, View, view_overlaps  # noqa: E402
-from r3_ros.streaming.admission import Admission, Candidate  # noqa: E402
-from r3_ros.streaming.bank import KeyframeBank  # noqa: E402
+from r3_ros.input.camera_model import load_camera_yaml  # noqa: E402
 from r3_ros.streaming.engine import Engine  # noqa: E402
+from r3_ros.streaming.keyframes.admission import Admission, Candidate  # noqa: E402
+from r3_ros.streaming.keyframes.bank import KeyframeBank  # noqa: E402
+from r3_ros.streaming.keyframes.view_overlap import image_bounds, View, view_overlaps  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 
 _STRIDE = 8
@@ -60,12 +60,11 @@ _SEEDS = 3
 _ROUNDS = 9
 #: Depth taken where there is no depth picture, in the unit of the truth.
 _USUAL_DEPTH = {'kitti00': 15.0, 'fox_ngp': 4.0}
-#: Rules, with the parameter that is varied, its range, and whether more of it admits more.
+#: Rules, with the range of the value that is varied, and whether more of it admits more.
 RULES = {
-    'interval': ('interval', 1.0, 60.0, False),
-    'novelty': ('novelty_threshold', 0.0, 1.0, True),
-    'overlap': ('overlap_threshold', 0.0, 1.0, True),
-    'overlap, matched or not': ('overlap_threshold', 0.0, 1.0, True),
+    'interval': (1.0, 60.0, False),
+    'overlap': (0.0, 1.0, True),
+    'overlap, matched or not': (0.0, 1.0, True),
 }
 
 
@@ -119,7 +118,7 @@ def load_walk(folder: Path) -> Walk:
 
 
 def _frusta(T: np.ndarray, depth: np.ndarray, K: Intrinsics) -> np.ndarray:
-    views = [View(pose, picture_bounds(K), float(d)) for pose, d in zip(T, depth, strict=True)]
+    views = [View(pose, image_bounds(K), float(d)) for pose, d in zip(T, depth, strict=True)]
     packed = np.stack([view.packed() for view in views])
     return np.stack([view_overlaps(row, packed) for row in packed])
 
@@ -238,17 +237,16 @@ class Run:
 
 def run(walk: Walk, rule: str, value: float, seed: int) -> Run:
     """Run the engine over a walk."""
-    parameter = RULES[rule][0]
-    config = updated(
-        R3Config(),
-        {
-            'keyframe.mode': rule.split(',')[0],
-            'keyframe.max_interval': 1000,
-            'keyframe.max_keyframes': 1000,
-            'map.enabled': False,
-            f'keyframe.{parameter}': round(value) if parameter == 'interval' else value,
-        },
-    )
+    changes = {
+        'keyframe.max_interval': 1000,
+        'keyframe.max_keyframes': 1000,
+        'map.enabled': False,
+    }
+    if rule == 'interval':
+        changes |= {'keyframe.max_interval': round(value), 'keyframe.overlap_threshold': 0.0}
+    else:
+        changes['keyframe.overlap_threshold'] = value
+    config = updated(R3Config(), changes)
     engine = Engine(TruePredictor(walk, seed), config)
     if rule.endswith('not'):
         engine.session.admission = MatchedOrNot(config.keyframe)
@@ -263,13 +261,13 @@ def run(walk: Walk, rule: str, value: float, seed: int) -> Run:
     return Run(
         [e.frame_id for e in estimates if e.is_keyframe],
         [e.context_ids for e in estimates],
-        errors(poses, dict(enumerate(walk.T)))[0],
+        judged(poses, dict(enumerate(walk.T))).ate_percent,
     )
 
 
 def chosen_value(walk: Walk, rule: str, wanted: int) -> float:
     """Return the value of a rule's parameter that gives about so many keyframes."""
-    _, low, high, more = RULES[rule]
+    low, high, more = RULES[rule]
     if rule == 'interval':
         return float(np.clip(round(len(walk.T) / wanted), low, high))
     best = (np.inf, low)

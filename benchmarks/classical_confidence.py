@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 
-from classical_sequences import load_sequence, similarity, StreamStandIn
+from classical_sequences import judged, load_sequence, StreamStandIn
 import numpy as np
 from r3_ros.geometry import inverse, rotation_angle
 from scipy.stats import spearmanr
@@ -30,12 +30,9 @@ def main() -> int:
             break
         edges += [e for e in stream.step(frame).edges if e.confidence_translation > 0]
     stream.close()
-    tracked = [i for i, T in enumerate(stream.emitted) if T is not None]
+    tracked = {i: T for i, T in enumerate(stream.emitted) if T is not None}
     truth = sequence.truth
-    scale, _, _ = similarity(
-        np.stack([stream.emitted[i][:3, 3] for i in tracked]),
-        np.stack([truth[i][:3, 3] for i in tracked]),
-    )
+    scale = judged(tracked, truth).scale
     rows = []
     for edge in edges:
         T = inverse(truth[edge.source_id]) @ truth[edge.target_id]

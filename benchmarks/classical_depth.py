@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from classical_sequences import load_sequence, StreamStandIn
-import cv2
 import numpy as np
 from r3_ros.classical import odometry, upkeep
-from r3_ros.datatypes import DepthMap
+from r3_ros.datatypes import DepthMap, Intrinsics
+from r3_ros.evaluation.depth_errors import DepthErrors, read_depth, truth_at_pixels
 import yaml
 
 
@@ -41,43 +41,33 @@ def main() -> int:
     odometry.Odometry._wants_keyframe = wants_or_has_truth
     upkeep.SWEEP_PAUSE = 1
     stream = StreamStandIn()
-    rows = []
+    errors = DepthErrors()
     for present, frame in enumerate(load_sequence(args.folder).read()):
         if present >= args.frames:
             break
         for depth_map in stream.step(replace(frame, frame_id=present)).depths:
             if depth_map.frame_id in true_ids:
                 path = args.folder / 'depth' / f'{depth_map.frame_id:06d}.png'
-                rows.append(compare(depth_map, path, K, args.confidence))
+                compare(errors, depth_map, path, K, args.confidence)
     stream.close()
-    table = np.array(rows)
     print(
-        f'{len(table)} pictures: AbsRel {table[:, 0].mean():.3f}, within 25 % '
-        f'{table[:, 1].mean():.3f}, on {100 * table[:, 2].mean():.0f} % of the pixels'
+        f'{len(errors)} images: AbsRel {errors.abs_rel:.3f}, within 25 % {errors.delta_125:.3f}, '
+        f'on {100 * errors.coverage:.0f} % of the pixels with a truth'
     )
     return 0
 
 
 def compare(
-    depth_map: DepthMap, path: Path, K: np.ndarray, least_confidence: float
-) -> tuple[float, float, float]:
-    """Return AbsRel, the share within 25 % and the share of pixels that are claimed."""
-    measured = cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(np.float32) / 1000.0
+    errors: DepthErrors, depth_map: DepthMap, path: Path, K: np.ndarray, min_confidence: float
+) -> None:
+    """Add a depth map's errors, where it is confident enough."""
+    measured = read_depth(path)
     # The depth camera measures up to 8 m; it writes 0 or 65535 where it does not know.
-    measured[(measured <= 0) | (measured > 8)] = np.nan
-    h, w = depth_map.depth.shape
-    own = depth_map.intrinsics
-    u = np.rint((np.arange(w) - own.cx) / own.fx * K[0, 0] + K[0, 2]).astype(int)
-    v = np.rint((np.arange(h) - own.cy) / own.fy * K[1, 1] + K[1, 2]).astype(int)
-    rows = np.clip(v, 0, measured.shape[0] - 1)[:, None]
-    truth = measured[rows, np.clip(u, 0, measured.shape[1] - 1)[None]]
-    claimed = np.isfinite(depth_map.depth) & (depth_map.confidence > least_confidence)
-    both = claimed & np.isfinite(truth)
-    estimate, truth = depth_map.depth[both], truth[both]
-    estimate = estimate * np.median(truth / estimate)
-    ratio = np.maximum(estimate / truth, truth / estimate)
-    error = np.abs(estimate - truth) / truth
-    return float(error.mean()), float((ratio < 1.25).mean()), float(claimed.mean())
+    measured[measured > 8] = 0
+    camera = Intrinsics.from_K(K, measured.shape[1], measured.shape[0])
+    truth = truth_at_pixels(measured, depth_map.intrinsics, camera)
+    depth = np.where(depth_map.confidence > min_confidence, depth_map.depth, np.nan)
+    errors.add(depth, truth)
 
 
 if __name__ == '__main__':

@@ -21,8 +21,9 @@ import numpy as np
 from r3_ros.classical.classical_predictor import ClassicalPredictor
 from r3_ros.config import ClassicalConfig
 from r3_ros.datatypes import Edge, Frame, FramePrediction, Intrinsics
+from r3_ros.evaluation.trajectory_errors import evaluate_trajectory, TrajectoryErrors
 from r3_ros.geometry import T_from_quat
-from scipy.spatial.transform import Rotation
+from r3_ros.trajectory_file import NANOSECONDS, PoseList
 import yaml
 
 _RECENT = 5
@@ -141,31 +142,15 @@ class StreamStandIn:
                 self._held[edge.target_id] = self.final[edge.target_id] = pose
 
 
-def similarity(a: np.ndarray, b: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Return scale, rotation and translation that bring points (N, 3) closest (Umeyama)."""
-    mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
-    U, S, Vt = np.linalg.svd((b - mean_b).T @ (a - mean_a) / len(a))
-    D = np.diag([1.0, 1.0, np.linalg.det(U @ Vt)])
-    R = U @ D @ Vt
-    scale = float(np.trace(np.diag(S) @ D) / ((a - mean_a) ** 2).sum() * len(a))
-    return scale, R, mean_b - scale * R @ mean_a
+def judged(poses: dict[int, np.ndarray], truth: dict[int, np.ndarray]) -> TrajectoryErrors:
+    """Compare poses by frame with the true ones, of which some may be missing."""
 
+    def by_second(T: dict[int, np.ndarray]) -> PoseList:
+        return PoseList(
+            np.array([i * NANOSECONDS for i in sorted(T)]), np.stack([T[i] for i in sorted(T)])
+        )
 
-def errors(poses: dict[int, np.ndarray], truth: dict[int, np.ndarray]) -> tuple[float, float]:
-    """Return the ATE after Sim(3) in % of the whole path, and the mean rotation error in degrees.
-
-    Rotations are compared after a rotation of their own: along a straight path the one of the
-    alignment is arbitrary.
-    """
-    ids = [i for i in sorted(poses) if i in truth]
-    estimated, true = np.stack([poses[i] for i in ids]), np.stack([truth[i] for i in ids])
-    scale, R, t = similarity(estimated[:, :3, 3], true[:, :3, 3])
-    apart = np.linalg.norm(scale * estimated[:, :3, 3] @ R.T + t - true[:, :3, 3], axis=1)
-    centres = np.stack([truth[i][:3, 3] for i in sorted(truth)])
-    path = np.linalg.norm(np.diff(centres, axis=0), axis=1).sum()
-    a, b = Rotation.from_matrix(estimated[:, :3, :3]), Rotation.from_matrix(true[:, :3, :3])
-    turn = (b.inv() * (b * a.inv()).mean() * a).magnitude()
-    return 100.0 * float(np.sqrt((apart**2).mean()) / path), float(np.rad2deg(turn).mean())
+    return evaluate_trajectory(by_second(poses), by_second(truth))
 
 
 def main() -> int:
@@ -211,11 +196,12 @@ def run(sequence: Sequence, frames: list[Frame], depth: bool) -> None:
     )
     truth = {i: T for i, T in sequence.truth.items() if i < len(frames)}
     if truth and tracked:
-        online = errors(tracked, truth)
-        final = errors({i: stream.final[i] for i in tracked}, truth)
+        online = judged(tracked, truth)
+        final = judged({i: stream.final[i] for i in tracked}, truth)
         print(
-            f'  ATE {online[0]:.3f} % of the path, rotation {online[1]:.2f} deg; '
-            f'after corrections {final[0]:.3f} %, {final[1]:.2f} deg'
+            f'  ATE {online.ate_percent:.3f} % of the path, rotation '
+            f'{online.rotation_mean_deg:.2f} deg; after corrections {final.ate_percent:.3f} %, '
+            f'{final.rotation_mean_deg:.2f} deg'
         )
 
 

@@ -22,7 +22,7 @@ from scipy.spatial.transform import Rotation
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
-from classical_sequences import load_sequence, similarity  # noqa: E402
+from classical_sequences import judged, load_sequence  # noqa: E402
 from r3_ros.config import CovarianceConfig, R3Config, updated  # noqa: E402
 from r3_ros.datatypes import Edge, Estimate, TrackingState  # noqa: E402
 from r3_ros.factory import load_predictor  # noqa: E402
@@ -114,8 +114,7 @@ def main() -> int:
     for folder in options.folders:
         estimates, edges, truth = tracked(folder, options.frames)
         poses = {e.frame_id: e.T_world_camera for e in estimates}
-        centres = np.stack([T[:3, 3] for T in poses.values()])
-        unit = similarity(centres, np.stack([truth[i][:3, 3] for i in poses]))[0]
+        unit = judged(poses, truth).scale
         known = [e for e in edges if e.target_id in poses and e.source_id in poses]
         reference = load_predictor(R3Config()).confidence_reference
         for name, found in (

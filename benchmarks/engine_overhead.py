@@ -4,25 +4,19 @@ The scripted predictor of the tests stands in; what it takes is left out. Every 
 becomes a keyframe with depth of 640x480, whose window is refined as bundle adjustment would. The
 context is 32 frames. Times are of the engine's thread, in CPU time and by the clock.
 
-With --count the search runs in the twin for GPUs, on the host, and what the device would be asked
-to do is counted.
-
     python benchmarks/engine_overhead.py --keyframes 100 1000 10000
-    python benchmarks/engine_overhead.py --count
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 import itertools
 import json
 from pathlib import Path
 import platform
 import sys
-import tempfile
 import time
 
 import numpy as np
@@ -30,7 +24,6 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'test')]
 
-from cupy_on_host import build, CupyOnHost  # noqa: E402
 from r3_ros.config import R3Config, updated  # noqa: E402
 from r3_ros.datatypes import (  # noqa: E402
     DepthMap,
@@ -114,12 +107,10 @@ class Measured:
     """What the frames with a full bank took.
 
     :ivar cpu_ms: of each frame.
-    :ivar counts: of each frame, what the device was asked to do, where it is counted.
     """
 
     estimates: list[Estimate]
     cpu_ms: list[float]
-    counts: list[Counter[str]] = field(default_factory=list)
 
 
 def fill(engine: Engine, camera: Camera, count: int) -> None:
@@ -145,7 +136,7 @@ def fill(engine: Engine, camera: Camera, count: int) -> None:
     session.gate.state = state
 
 
-def measured(frame_count: int, keyframe_count: int, device: CupyOnHost | None = None) -> Measured:
+def measured(frame_count: int, keyframe_count: int) -> Measured:
     """Fill the bank, then measure the frames that follow."""
     end = keyframe_count + frame_count
     script = Script(
@@ -157,17 +148,13 @@ def measured(frame_count: int, keyframe_count: int, device: CupyOnHost | None = 
     changes = {'keyframe.max_keyframes': keyframe_count, **CONTEXT}
     config = updated(R3Config(), changes)
     camera = Camera(script)
-    engine = Engine(camera, config, 'cpu' if device is None else 'cuda')
+    engine = Engine(camera, config)
     fill(engine, camera, keyframe_count)
     result = Measured([], [])
     for frame in itertools.islice(frames(end), keyframe_count, None):
-        if device is not None:
-            device.counts.clear()
         began, others = time.thread_time(), camera.cpu_s
         result.estimates.append(engine.step(frame))
         result.cpu_ms.append(1e3 * (time.thread_time() - began - (camera.cpu_s - others)))
-        if device is not None:
-            result.counts.append(device.counts.copy())
     assert len(engine.session.bank) == keyframe_count
     assert all(e.state is TrackingState.TRACKING for e in result.estimates)
     engine.close()
@@ -198,35 +185,13 @@ def printed(title: str, rows: dict[str, dict[str, float]]) -> None:
         print(f'  {name:<10}{row["median"]:9.2f}{row["p95"]:9.2f}{row["max"]:9.2f}')
 
 
-def counted(frame_count: int, keyframe_count: int) -> None:
-    """Print what the device would be asked to do for a frame."""
-    with tempfile.TemporaryDirectory() as folder:
-        device = CupyOnHost(build(Path(folder)))
-        sys.modules['cupy'] = device  # type: ignore[assignment]
-        result = measured(frame_count, keyframe_count, device)
-    print(f'\non a device, {keyframe_count} keyframes')
-    for title, keyframe in (('keyframes', True), ('other frames', False)):
-        rows = zip(result.estimates, result.counts, strict=True)
-        counts = [count for e, count in rows if e.is_keyframe == keyframe]
-        told = ', '.join(
-            f'{name} {np.median([c[name] for c in counts]):.0f} '
-            f'(at most {max(c[name] for c in counts)})'
-            for name in ('launch', 'copy in', 'copy out', 'wait')
-        )
-        print(f'  {title}: {told}')
-
-
 def main() -> int:
     """Measure, print, and fail if a limit does not hold."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--frames', type=int, default=1000)
     parser.add_argument('--keyframes', type=int, nargs='+', default=[100])
-    parser.add_argument('--count', action='store_true', help='count work of a device instead')
     parser.add_argument('--json', type=Path, help='write the numbers to this file too')
     options = parser.parse_args()
-    if options.count:
-        counted(options.frames, options.keyframes[0])
-        return 0
     print(f'{platform.processor() or platform.machine()}, Python {platform.python_version()}')
     results = {}
     for keyframe_count in options.keyframes:

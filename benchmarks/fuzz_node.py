@@ -152,7 +152,10 @@ class Fuzz:
         """Send a valid picture: the node must go on as if nothing had been."""
         self._recover()
         # Later than whatever was taken for a picture, so that it is no step back in time.
-        stamp_ns = max(self.graph.node.stream.last_stamp_ns, self.draw.stamp_ns) + PERIOD_NS
+        stamp_ns = (
+            max(self.graph.node.stream.snapshot.health.last_stamp_ns, self.draw.stamp_ns)
+            + PERIOD_NS
+        )
         if stamp_ns > self.draw.stamp_ns + 10**15:
             # A malformed picture was taken at the end of time: start anew, as an operator would.
             self._reset()

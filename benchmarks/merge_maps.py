@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 
 from r3_ros.cli import main as r3  # noqa: E402
-from r3_ros.evaluation import evaluate_trajectory  # noqa: E402
+from r3_ros.evaluation.trajectory_errors import evaluate_trajectory  # noqa: E402
 from r3_ros.trajectory_file import PoseList, read_tum  # noqa: E402
 
 

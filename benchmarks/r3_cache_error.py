@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 from r3_ros.geometry import T_from_quat
+from r3_ros.input.network_input import r3_geometry, R3Rule
+from r3_ros.input.open_source import open_source
 from r3_ros.model.network import FrameCache, Prediction, R3Network
-from r3_ros.preprocess import r3_geometry, R3Rule
-from r3_ros.sources import open_source
 import torch
 from torch import Tensor
 from tqdm import tqdm

@@ -25,7 +25,7 @@ import psutil
 from r3_ros.config import R3Config, updated
 from r3_ros.datatypes import Frame
 from r3_ros.factory import load_engine
-from r3_ros.sources import open_source
+from r3_ros.input.open_source import open_source
 from r3_ros.streaming.engine import Engine
 from tqdm import tqdm
 
@@ -112,7 +112,6 @@ def main() -> int:
             },
         )
         engine = load_engine(config)
-        assert isinstance(engine, Engine)
         poses, seconds, resident, keyframes = stream(engine, args.folder, args.frames)
         engine.close()
         full = int(np.argmax(keyframes == keyframes[-1]))
@@ -133,7 +132,6 @@ def main() -> int:
             config, memory=replace(config.memory, max_gpu_mib=10 * config.memory.max_gpu_mib)
         )
         engine = load_engine(roomy)
-        assert isinstance(engine, Engine)
         again, *_ = stream(engine, args.folder, args.compare)
         engine.close()
     same = all(

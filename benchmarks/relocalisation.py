@@ -21,9 +21,9 @@ import sys
 import tempfile
 
 import numpy as np
+from r3_ros.evaluation.report.run_data import read_table
 from r3_ros.geometry import inverse, mean_rotation, rotation_angle
 from r3_ros.maps.reading import read_map
-from r3_ros.report.run_data import read_table
 from r3_ros.run_files import FRAMES, TRAJECTORY
 from r3_ros.trajectory_file import PoseList, read_tum
 
@@ -97,7 +97,7 @@ def outcome(map_run: Path, run_folder: Path, truth: PoseList | None) -> Outcome:
 
 def _errors(map_run: Path, found: PoseList, truth: PoseList) -> tuple[np.ndarray, np.ndarray]:
     """Return errors of centres over the whole path, and of rotations in degrees."""
-    saved = read_map(map_run / 'map', with_pictures=False)
+    saved = read_map(map_run / 'map', with_images=False)
     T_map = inverse(saved.facts.T_map_world) @ saved.trajectory.T_map_base
     own, true = _matched(PoseList(saved.trajectory.stamps_ns, T_map), truth)
     turns = true[:, :3, :3] @ np.swapaxes(own[:, :3, :3], 1, 2)

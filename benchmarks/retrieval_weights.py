@@ -6,7 +6,7 @@
 The truth is the depth camera: the share of a picture's points that lie in the other picture and
 at the depth measured there, both ways, as a geometric mean. Every picture with depth asks for six
 of those that are more than six older. Printed: what the six found see of it, as a share of what
-the best six would see, for likeness with overlap of more and more weight, the overlap from the
+the best six would see, for similarity with overlap of more and more weight, the overlap from the
 true pose and from poses that are off.
 """
 
@@ -19,11 +19,12 @@ import sys
 
 import cv2
 import numpy as np
-from r3_ros.camera import load_camera_yaml
 from r3_ros.classical.describe import describe
 from r3_ros.datatypes import Intrinsics
 from r3_ros.geometry import inverse, make_T, transform, unproject
-from r3_ros.kernels import NumpyRetrievalIndex, picture_bounds, Query, View, Weights
+from r3_ros.input.camera_model import load_camera_yaml
+from r3_ros.streaming.keyframes.retrieval import Query, RetrievalIndex, Weights
+from r3_ros.streaming.keyframes.view_overlap import image_bounds, View
 from r3_ros.trajectory_file import read_tum
 from scipy.spatial.transform import Rotation
 from scipy.stats import spearmanr
@@ -64,7 +65,7 @@ def true_overlaps(depths: list[np.ndarray], K: Intrinsics, poses: np.ndarray) ->
     return overlaps
 
 
-def scores_of(index: NumpyRetrievalIndex, query: Query, count: int) -> np.ndarray:
+def scores_of(index: RetrievalIndex, query: Query, count: int) -> np.ndarray:
     """Return the (count,) scores of all keyframes, by slot."""
     found = index.retrieve(query, count)
     scores = np.empty(count)
@@ -90,7 +91,7 @@ def judged(
 ) -> tuple[float, np.ndarray]:
     """Return how overlap and truth correlate, and for each weight what the found ones see."""
     random = np.random.default_rng(0)
-    index = NumpyRetrievalIndex(len(views), len(described[0]))
+    index = RetrievalIndex(len(views), len(described[0]))
     got, best = np.zeros(len(WEIGHTS)), 0.0
     pairs: list[tuple[float, float]] = []
     for number in range(NEWEST + 1, len(views)):
@@ -100,12 +101,12 @@ def judged(
             continue
         pose = off_by(views[number].T_world_camera, *error, random)
         view = replace(views[number - 1], T_world_camera=pose)
-        likeness, overlap = (
+        similarity, overlap = (
             scores_of(index, Query(described[number], weights, view), older)
             for weights in (Weights(1.0, 0.0), Weights(0.0, 1.0))
         )
         for n, weight in enumerate(WEIGHTS):
-            found = np.argsort(-(likeness + weight * overlap), kind='stable')[:WANTED]
+            found = np.argsort(-(similarity + weight * overlap), kind='stable')[:WANTED]
             got[n] += truth[number, found].sum()
         pairs += zip(overlap, truth[number, :older], strict=True)
         best += np.sort(truth[number, :older])[-WANTED:].sum()
@@ -129,7 +130,7 @@ def main() -> int:
     K = camera.intrinsics
     truth = true_overlaps(depths, K, poses)
     usual = [float(np.median(depth[depth > 0])) for depth in depths]
-    bounds = picture_bounds(K)
+    bounds = image_bounds(K)
 
     print(f'{len(paths)} pictures with depth; share of what the best {WANTED} would see')
     print('| off by | rank correlation | ' + ' | '.join(f'weight {w:g}' for w in WEIGHTS) + ' |')

@@ -19,11 +19,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from typing import Any
 
 import numpy as np
-from r3_ros.evaluation import evaluate_trajectory
-from r3_ros.report.run_data import read_table
+from r3_ros.evaluation.report.run_data import read_table
+from r3_ros.evaluation.trajectory_errors import evaluate_trajectory
 from r3_ros.run_files import machine, plain, versions
 from r3_ros.trajectory_file import parse_stamp, PoseList, read_tum
 
@@ -137,12 +136,11 @@ def judge_cut(out: Path, truth: PoseList, first_frames: int) -> dict[str, float]
         if state == 'tracking'
     }
     path = float(np.linalg.norm(np.diff(truth.T_world_camera[:, :3, 3], axis=0), axis=1).sum())
-    scale, R, t = similarity(errors, before)
     worst, count = 0.0, 0
     for stamp_ns, T in zip(estimate.stamps_ns, estimate.T_world_camera, strict=True):
         index = np.searchsorted(truth.stamps_ns, stamp_ns)
         if stamp_ns in sure and stamp_ns > head[-1] and truth.stamps_ns[index] == stamp_ns:
-            centre = scale * R @ T[:3, 3] + t
+            centre = errors.moved(T[:3, 3])
             worst = max(worst, float(np.linalg.norm(centre - truth.T_world_camera[index, :3, 3])))
             count += 1
     return {
@@ -155,13 +153,6 @@ def judge_cut(out: Path, truth: PoseList, first_frames: int) -> dict[str, float]
 def subset(poses: PoseList, mask: np.ndarray) -> PoseList:
     """Return some of the poses."""
     return PoseList(poses.stamps_ns[mask], poses.T_world_camera[mask])
-
-
-def similarity(errors: Any, estimate: PoseList) -> tuple[float, np.ndarray, np.ndarray]:
-    """Return scale, rotation and translation of an alignment that was made."""
-    T_est = estimate.T_world_camera[np.isin(estimate.stamps_ns, errors.stamps_ns)]
-    R = errors.aligned[0, :3, :3] @ T_est[0, :3, :3].T
-    return errors.scale, R, errors.aligned[0, :3, 3] - errors.scale * R @ T_est[0, :3, 3]
 
 
 def print_report(figures: dict[str, list[dict[str, float]]]) -> None:

@@ -116,7 +116,7 @@ class Soak:
             self._inject(name)
         self._begin_anew()
         self.graph.script.turn_drift = LOOP_DRIFT
-        while not self.graph.node.stream.engine.session.loops_closed:
+        while not self.graph.node.stream.snapshot.stream.loops_closed:
             self._next()
             assert self._at < 1000, 'no loop was closed'
         self.graph.script.turn_drift = 0.0
@@ -282,7 +282,7 @@ class Soak:
         )
 
     def _other_size(self) -> Callable[[Told], bool]:
-        before = self.graph.node.stream.engine.session.session_id
+        before = self.graph.node.stream.snapshot.stream.session_id
         self._at += 1
         self.graph.send(image_message(self._stamp_ns, picture(80, 60)))
         return lambda told: int(told['tracking'][2]['session_id']) > before
@@ -290,12 +290,12 @@ class Soak:
     def _overload(self) -> Callable[[Told], bool]:
         stream = self.graph.node.stream
         self.graph.script.latency_s = 0.05
-        missed = stream.mailbox.dropped + self.graph.health.frames_lost
+        missed = stream.mailbox.dropped + self.graph.node_health.frames_lost
         for _ in range(8):
             self._at += 1
             self.graph.images.publish(image_message(self._stamp_ns))
             self.graph.executor.spin_once(timeout_sec=0.005)
-        self.graph.until(lambda: stream.last_stamp_ns == self._stamp_ns)
+        self.graph.until(lambda: stream.snapshot.health.last_stamp_ns == self._stamp_ns)
         self.graph.script.latency_s = 0.0
         return lambda told: (
             missed

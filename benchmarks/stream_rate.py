@@ -20,9 +20,9 @@ import numpy as np
 from r3_ros.command_options import parsed_settings
 from r3_ros.config import R3Config, updated
 from r3_ros.factory import load_engine
+from r3_ros.input.open_source import open_source
 from r3_ros.offline import ReadAhead, undistorted_frames
 from r3_ros.run_files import machine
-from r3_ros.sources import open_source
 
 #: The first pictures make buffers, and have few frames to relate to.
 _WARM_UP = 20

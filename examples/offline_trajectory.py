@@ -5,11 +5,11 @@ Usage: python examples/offline_trajectory.py INPUT [camera.yaml]
 
 import sys
 
-from r3_ros.camera import load_camera_yaml, Rectifier
 from r3_ros.config import R3Config
 from r3_ros.datatypes import Frame
 from r3_ros.factory import load_engine
-from r3_ros.sources import open_source
+from r3_ros.input.camera_model import load_camera_yaml, Rectifier
+from r3_ros.input.open_source import open_source
 
 engine = load_engine(R3Config())
 with open_source(sys.argv[1]) as source:

@@ -14,11 +14,11 @@ import threading
 import time
 from typing import Any
 
-from .bags import BagReader
 from .errors import R3Error, SourceError
+from .input.bag_source import BagReader
 from .trajectory_file import NANOSECONDS
 
-#: The clock is published this often beside the messages, so that timers of listeners run.
+#: The clock is published this often beside the messages, so that timers of subscribers run.
 _CLOCK_PERIOD_NS = 10_000_000
 
 
@@ -68,7 +68,7 @@ class BagPlayer:
         except R3Error:
             self.skipped_topics.append(f'{topic} ({kind})')
             return
-        # Reliable reaches both kinds of listeners; keeping several, a slow one loses nothing.
+        # Reliable reaches both kinds of subscribers; keeping several, a slow one loses nothing.
         qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         self.publishers[topic] = node.create_publisher(message_class, topic, qos)
 
@@ -77,7 +77,7 @@ class BagPlayer:
         self._bag.close()
 
     def wait_for_subscribers(self, topic: str | None, timeout_s: float) -> bool:
-        """Wait until somebody listens to a topic (any, if None); False if nobody came."""
+        """Wait for a subscriber of a topic (of any, if None); False if none came."""
         wanted = [self.publishers[topic]] if topic else list(self.publishers.values())
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -94,7 +94,7 @@ class BagPlayer:
         """Publish every message once and return when the last one is out.
 
         :param stop: ends the play early once set.
-        :param on_message: told topic and time of recording (ns) of each message.
+        :param on_message: called with topic and time of recording (ns) of each message.
         :raises SourceError: the bag is damaged from some message on.
         """
         stop = stop or threading.Event()
@@ -137,7 +137,7 @@ class _ClockPublisher:
         from rclpy.qos import QoSProfile, ReliabilityPolicy
         from rosgraph_msgs.msg import Clock
 
-        # Reliable matches listeners of both kinds.
+        # Reliable matches subscribers of both kinds.
         qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
         self._publisher = node.create_publisher(Clock, '/clock', qos)
         self._message = Clock()

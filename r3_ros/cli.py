@@ -1,7 +1,7 @@
 """The ``r3`` command: finds the subcommands and turns errors into one line and a status.
 
-Each module of :mod:`r3_ros.commands` is a subcommand. They import what they need when they run,
-so that ``r3 --help`` is quick and needs nothing but the standard library.
+Each module of :mod:`r3_ros.commands` is a subcommand, or a part of one. They import what they need
+when they run, so that ``r3 --help`` is quick and needs nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-import importlib
+import importlib.util
 import os
 import pkgutil
 import signal
@@ -33,7 +33,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--version', action='version', version=f'r3_ros {__version__}')
     subparsers = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
     for module in pkgutil.iter_modules(commands.__path__):
-        importlib.import_module(f'{commands.__name__}.{module.name}').register(subparsers)
+        name = f'{commands.__name__}.{module.name}'
+        # A symlinked install keeps links to modules that were removed.
+        if importlib.util.find_spec(name) is None:
+            continue
+        command = importlib.import_module(name)
+        if hasattr(command, 'register'):  # a part of another has none
+            command.register(subparsers)
     return parser
 
 

@@ -22,7 +22,7 @@ MODEL_NAMES = ('classical', 'r3', 'r3_long', 'r3_tiny')
 PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
 #: Long sides of the pictures that R3 may be given, in pixels, and that of the published weights.
 SMALLEST_IMAGE, LARGEST_IMAGE, PUBLISHED_IMAGE = 112, 1008, 504
-#: What an untyped picture can be taken for; :mod:`r3_ros.pictures` decodes all of these.
+#: What an untyped image can be taken for; ``input.image_decoding`` decodes all of these.
 ENCODING_HINTS = (
     '',
     'rgb8',
@@ -42,6 +42,8 @@ ENCODING_HINTS = (
     'nv12',
 )
 SCALE_SOURCES = ('none', 'fixed', 'model', 'odometry')
+#: What a status and a saved map name as the source: also a number that was set while it ran.
+REPORTED_SCALE_SOURCES = (*SCALE_SOURCES, 'user')
 
 
 @dataclass(frozen=True)
@@ -387,18 +389,14 @@ class KeyframeConfig:
 
     mode: str = _param(
         'overlap',
-        'admit frames that share too little of the view with keyframes (overlap), that look '
-        'unlike all of them (novelty), whose pose token is unlike theirs (pose_token, R3 alone), '
-        'or every n-th (interval)',
-        choices=('overlap', 'novelty', 'pose_token', 'interval'),
-    )
-    interval: int = _param(
-        10, 'frames between keyframes in interval mode', 'frames', low=1, high=300, live=True
+        'admit frames that share too little of the view with keyframes (overlap), or whose pose '
+        'token is unlike theirs (pose_token, R3 alone)',
+        choices=('overlap', 'pose_token'),
     )
     novelty_threshold: float = _param(
         0.985,
-        'admit a frame whose similarity to every keyframe is below this; also in overlap mode '
-        'where the camera is not known to be in the world',
+        'in overlap mode, where the camera is not known to be in the world: admit a frame whose '
+        'similarity to every keyframe is below this',
         low=0.0,
         high=1.0,
         live=True,
@@ -419,7 +417,7 @@ class KeyframeConfig:
     )
     max_interval: int = _param(
         30,
-        'admit a frame after this many without a keyframe, in all modes but interval',
+        'admit a frame after this many without a keyframe',
         'frames',
         low=1,
         high=1000,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from .config import R3Config
@@ -9,6 +10,7 @@ from .errors import ConfigError, ModelError, R3Error
 from .metric_depth import MetricDepth
 from .predictor import Predictor
 from .streaming.engine import Engine
+from .streaming.keyframes.retrieval import array_module
 
 if TYPE_CHECKING:
     from .window_prediction import WindowPredictor
@@ -22,16 +24,30 @@ def load_engine(config: R3Config) -> Engine:
         run on this machine.
     """
     config.validate()
-    # The bank is small: unless a device is asked for, searching it on the host is quicker.
-    device = 'cpu' if config.model.device == 'auto' else config.model.device
     # Looked for first: what it needs may be missing, and the predictor may take long to load.
     metric = load_metric_depth(config) if config.scale.source == 'model' else None
     predictor = load_predictor(config)
     try:
-        return Engine(predictor, config, device, metric)
+        return Engine(predictor, config, search_device(config, predictor), metric)
     except R3Error:
         predictor.close()
         raise
+
+
+def search_device(config: R3Config, predictor: Predictor) -> str:
+    """Return where keyframes are searched: on ``model.device``, ``auto`` being the predictor's.
+
+    With ``auto`` a GPU without CuPy is no error: torch may run there all the same.
+    """
+    if config.model.device != 'auto':
+        return config.model.device
+    device = predictor.info.device
+    try:
+        array_module(device)
+    except ModelError as error:
+        logging.getLogger(__name__).warning('keyframes are searched on the host: %s', error)
+        return 'cpu'
+    return device
 
 
 def load_predictor(config: R3Config) -> Predictor:

@@ -1,7 +1,7 @@
 """What happens to pixels on their way into a network, and to the intrinsics with them.
 
-A picture is turned, cropped and resized; each of these steps moves pixels one way and intrinsics
-both ways. Pictures are (H, W, 3) uint8 RGB and nothing else: neither range nor channel order is
+An image is turned, cropped and resized; each of these steps moves pixels one way and intrinsics
+both ways. Images are (H, W, 3) uint8 RGB and nothing else: neither range nor channel order is
 guessed.
 """
 
@@ -38,20 +38,20 @@ _PILLOW_FILTERS = {
 _OPENCV_FILTERS = {'opencv area': cv2.INTER_AREA, 'opencv cubic': cv2.INTER_CUBIC}
 
 
-def picture_size(image: np.ndarray) -> tuple[int, int]:
-    """Return width and height of a picture.
+def image_size(image: np.ndarray) -> tuple[int, int]:
+    """Return width and height of an image.
 
     :raises FrameError: not (H, W, 3) uint8.
     """
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         kind = getattr(image, 'dtype', type(image).__name__)
         raise FrameError(
-            f'a picture must be an array of uint8, 0 to 255, got {kind}: convert it first'
+            f'an image must be an array of uint8, 0 to 255, got {kind}: convert it first'
         )
     if image.ndim != 3 or image.shape[2] != 3:
         raise FrameError(
-            f'a picture must be (height, width, 3), red green blue, got {image.shape}: convert '
-            'grey or four-channel pictures to RGB first'
+            f'an image must be (height, width, 3), red green blue, got {image.shape}: convert '
+            'grey or four-channel images to RGB first'
         )
     return image.shape[1], image.shape[0]
 
@@ -74,7 +74,7 @@ class Turn:
         return signs @ np.eye(3)[[1, 0, 2]] if transpose else signs
 
     def carry(self, intrinsics: Intrinsics) -> Intrinsics:
-        """Return the intrinsics of the turned picture."""
+        """Return the intrinsics of the turned image."""
         transpose, mirror_x, mirror_y = EXIF_TURNS[self.orientation]
         K = intrinsics
         if transpose:
@@ -90,7 +90,7 @@ class Turn:
         return Turn(_OPPOSITE.get(self.orientation, self.orientation)).carry(intrinsics)
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """Return the turned picture, a view."""
+        """Return the turned image, a view."""
         transpose, mirror_x, mirror_y = EXIF_TURNS[self.orientation]
         turned = image.swapaxes(0, 1) if transpose else image
         return turned[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1]
@@ -110,15 +110,15 @@ class Crop:
         return self.width, self.height
 
     def carry(self, intrinsics: Intrinsics) -> Intrinsics:
-        """Return the intrinsics of the cropped picture."""
+        """Return the intrinsics of the cropped image."""
         return intrinsics.cropped(self.x, self.y, self.width, self.height)
 
     def carry_back(self, intrinsics: Intrinsics, width: int, height: int) -> Intrinsics:
-        """Return the intrinsics before the crop, of a picture of that size."""
+        """Return the intrinsics before the crop, of an image of that size."""
         return intrinsics.cropped(-self.x, -self.y, width, height)
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """Return the cropped picture, a view."""
+        """Return the cropped image, a view."""
         return image[self.y : self.y + self.height, self.x : self.x + self.width]
 
 
@@ -138,15 +138,15 @@ class Resize:
         return self.width, self.height
 
     def carry(self, intrinsics: Intrinsics) -> Intrinsics:
-        """Return the intrinsics of the resized picture."""
+        """Return the intrinsics of the resized image."""
         return intrinsics.resized(self.width, self.height)
 
     def carry_back(self, intrinsics: Intrinsics, width: int, height: int) -> Intrinsics:
-        """Return the intrinsics before the resize, of a picture of that size."""
+        """Return the intrinsics before the resize, of an image of that size."""
         return intrinsics.resized(width, height)
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """Return the resized picture."""
+        """Return the resized image."""
         size = (self.width, self.height)
         pixels = np.ascontiguousarray(image)
         if self.filter in _PILLOW_FILTERS:
@@ -160,7 +160,7 @@ Step = Turn | Crop | Resize
 
 @dataclass(frozen=True)
 class Geometry:
-    """What happens to every picture of one size on its way into a network.
+    """What happens to every image of one size on its way into a network.
 
     ``R_network_source`` and ``pixels_network_source`` belong together: a point seen at pixel
     ``u`` of the source is seen at ``pixels_network_source @ u`` of the network's input.
@@ -192,7 +192,7 @@ class Geometry:
     def R_network_source(self) -> np.ndarray:
         """Return the 3x3 matrix that takes camera coordinates to those the network works in.
 
-        The identity unless the picture is turned: then poses out of the network belong to a turned
+        The identity unless the image is turned: then poses out of the network belong to a turned
         camera. A mirroring EXIF orientation makes it a reflection.
         """
         R = np.eye(3)
@@ -217,7 +217,7 @@ class Geometry:
         :param intrinsics: of the source.
         :raises CalibrationError: they are of another size than the source.
         """
-        self._check_size(intrinsics, self._sizes[0], 'the picture')
+        self._check_size(intrinsics, self._sizes[0], 'the image')
         for step in self.steps:
             intrinsics = step.carry(intrinsics)
         return intrinsics
@@ -238,13 +238,13 @@ class Geometry:
 
         :param image: (H, W, 3) uint8 RGB of the source's size; not modified.
         :return: (h, w, 3) uint8, contiguous; ``image`` itself where nothing is to be done.
-        :raises FrameError: no such picture.
+        :raises FrameError: no such image.
         """
-        width, height = picture_size(image)
+        width, height = image_size(image)
         if (width, height) != self._sizes[0]:
             raise FrameError(
-                f'the picture is {width}x{height}, this geometry is for {self.source_width}x'
-                f'{self.source_height}: compute one for each size of picture'
+                f'the image is {width}x{height}, this geometry is for {self.source_width}x'
+                f'{self.source_height}: compute one for each size of image'
             )
         for step in self.steps:
             image = step.apply(image)

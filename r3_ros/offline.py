@@ -13,18 +13,19 @@ import queue
 import threading
 import time
 
-from .camera import CameraModel, Rectifier
-from .cloud import Cloud
 from .config import InputConfig, R3Config
 from .datatypes import DepthMap, Estimate, Frame, Intrinsics, ModelInfo, TrackingState
 from .errors import FrameError, SourceError
-from .intake import Action, Intake
-from .maps.keyframe_pictures import KeyframePictures
+from .input.camera_model import CameraModel, Rectifier
+from .input.frame_filter import Action, FrameFilter
+from .input.source import RawFrame, Source
+from .maps.cloud import Cloud
+from .maps.keyframe_images import KeyframeImages
 from .maps.saved_map import MapFacts, SavedMap
-from .sources import RawFrame, Source
+from .runtime import thread_name
 from .streaming.engine import Engine
 from .streaming.map_snapshot import MapSnapshot, take_map_snapshot
-from .streaming.scale import ScaleView
+from .streaming.scale.estimator import ScaleView
 from .streaming.trajectory import TrajectoryView
 
 _FRAMES_AHEAD = 4
@@ -56,7 +57,7 @@ class FrameRecord:
 
     @property
     def tracked(self) -> bool:
-        """Tell whether a pose was claimed that follows from the pictures."""
+        """Return whether a pose was claimed that follows from the images."""
         return self.has_pose and self.state in _TRACKED
 
 
@@ -66,12 +67,12 @@ class RunResult:
 
     :ivar mode: ``stream`` or ``offline``.
     :ivar rejected: frames not processed, by reason.
-    :ivar intrinsics: of the undistorted pictures, of the last frame.
+    :ivar intrinsics: of the undistorted images, of the last frame.
     :ivar last_depths: depth that came after the last frame.
     :ivar wall_s: from the first frame to the last correction, reading included.
     :ivar interrupted: the user stopped it; what is there is right, but not all.
-    :ivar windows: of pictures that saw one another, in offline mode.
-    :ivar collection: names of the pictures, by frame, if they came without times.
+    :ivar windows: of images that saw one another, in offline mode.
+    :ivar collection: names of the images, by frame, if they came without times.
     :ivar scale: how long a map unit is, in which all lengths here are.
     :ivar loaded: of the map that the run went on with.
     :ivar map: what a later run can go on from; None for engines that remember no keyframes.
@@ -120,15 +121,15 @@ def run_source(
     :param stop: once set, the run ends early with what is there.
     :param saved: a map to find the camera in, and to go on with.
     :raises SourceError: the source gives no frame, or none could be processed.
-    :raises CalibrationError: the calibration does not fit the pictures.
+    :raises CalibrationError: the calibration does not fit the images.
     :raises MapError: the map cannot be used with this engine.
     """
     result = RunResult(source.name, engine.predictor.info, camera=source.camera)
     config = engine.config
-    intake = Intake(one_session(config.input))
-    pictures = KeyframePictures()
+    frame_filter = FrameFilter(one_session(config.input))
+    images = KeyframeImages()
     if saved is not None:
-        pictures.restore(engine.load_map(saved).pictures)
+        images.restore(engine.load_map(saved).images)
         result.loaded = saved.facts
     started = time.perf_counter()
     with ReadAhead(undistorted_frames(source, config, max_frames)) as frames:
@@ -136,14 +137,14 @@ def run_source(
             if stop is not None and stop.is_set():
                 result.interrupted = True
                 break
-            _process(frame, read_ms, engine, intake, result, pictures, on_frame)
+            _process(frame, read_ms, engine, frame_filter, result, images, on_frame)
         _, result.last_depths = engine.drain()
     result.wall_s = time.perf_counter() - started
     if not result.records and not result.interrupted:
         reason = result.warnings[0] if result.warnings else 'none was given'
         raise SourceError(f'not one frame of {source.name} could be processed: {reason}')
-    _collect(result, source, engine, intake)
-    result.map = take_map_snapshot(engine, pictures.view())
+    _collect(result, source, engine, frame_filter)
+    result.map = take_map_snapshot(engine.session, engine.predictor, images.view())
     return result
 
 
@@ -156,13 +157,13 @@ def _process(
     frame: Frame,
     read_ms: float,
     engine: Engine,
-    intake: Intake,
+    frame_filter: FrameFilter,
     result: RunResult,
-    pictures: KeyframePictures,
+    images: KeyframeImages,
     on_frame: OnFrame | None,
 ) -> None:
     height, width = frame.image.shape[:2]
-    verdict = intake.admit(frame.stamp_ns, width, height)
+    verdict = frame_filter.admit(frame.stamp_ns, width, height)
     if verdict.action is not Action.ACCEPT:
         if len(result.warnings) < 5:
             result.warnings.append(f'left out a frame: {verdict.reason}')
@@ -176,8 +177,8 @@ def _process(
             result.warnings.append(f'left out a frame: {error}')
         return
     step_ms = 1e3 * (time.perf_counter() - began)
-    pictures.note(frame.image, estimate)
-    _give_up_search(engine, frame.stamp_ns, result, pictures)
+    images.note(frame.image, estimate)
+    _give_up_search(engine, frame.stamp_ns, result, images)
     result.records.append(_record(estimate, read_ms, step_ms))
     result.intrinsics = estimate.intrinsics
     result.intrinsics_estimated = estimate.intrinsics_estimated
@@ -186,14 +187,14 @@ def _process(
 
 
 def _give_up_search(
-    engine: Engine, stamp_ns: int, result: RunResult, pictures: KeyframePictures
+    engine: Engine, stamp_ns: int, result: RunResult, images: KeyframeImages
 ) -> None:
     """Put a map away in which the camera is not found in time; a new session begins."""
     timeout_s = engine.config.relocalise.timeout
     began_ns = result.records[0].stamp_ns if result.records else stamp_ns
     if engine.is_relocalising and (stamp_ns - began_ns) * 1e-9 > timeout_s:
         engine.reset()
-        pictures.clear()
+        images.clear()
         result.loaded = None
         result.warnings.append(
             f'the camera was not found in the map within {timeout_s:g} s (relocalise.timeout): '
@@ -220,7 +221,7 @@ def _record(estimate: Estimate, read_ms: float, step_ms: float) -> FrameRecord:
     )
 
 
-def _collect(result: RunResult, source: Source, engine: Engine, intake: Intake) -> None:
+def _collect(result: RunResult, source: Source, engine: Engine, frame_filter: FrameFilter) -> None:
     session = engine.session
     # What was loaded is no part of this run, but of the map.
     result.trajectory = session.trajectory_view().since(session.first_frame)
@@ -228,7 +229,7 @@ def _collect(result: RunResult, source: Source, engine: Engine, intake: Intake) 
     result.map_revisions = session.map_revision
     result.segments = session.segment_id + 1
     result.scale = session.scale.view()
-    result.rejected.update(intake.rejected)
+    result.rejected.update(frame_filter.rejected)
     if source.skipped:
         result.rejected['not decoded'] += source.skipped
     result.warnings = [*source.warnings, *result.warnings]
@@ -262,11 +263,11 @@ class Undistorter:
     def frame(self, raw: RawFrame) -> Frame:
         """Return the undistorted frame.
 
-        :raises CalibrationError: the calibration is for pictures of another shape.
+        :raises CalibrationError: the calibration is for images of another shape.
         """
         height, width = raw.image.shape[:2]
         if self._size is None:
-            # Pictures of another size later on are left out by the intake.
+            # Images of another size later on are left out by the frame filter.
             self._size = (width, height)
             self._prepare(width, height)
         image = raw.image
@@ -293,7 +294,9 @@ class ReadAhead:
             _FRAMES_AHEAD
         )
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._fill, name='reader', daemon=True)
+        self._thread = threading.Thread(
+            target=self._fill, name=thread_name('frame_reader'), daemon=True
+        )
 
     def __enter__(self) -> Iterator[tuple[Frame, float]]:
         self._thread.start()

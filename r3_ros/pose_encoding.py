@@ -9,17 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .geometry import quat_xyzw, T_from_quat
+from .geometry import quat_xyzw
 
 
 def encode_pose(T: np.ndarray, fov: np.ndarray) -> np.ndarray:
     """Return (..., 9) encodings of (..., 4, 4) motions and (..., 2) fields of view."""
     return np.concatenate([T[..., :3, 3], quat_xyzw(T), fov], axis=-1)
-
-
-def decode_pose(encoding: np.ndarray) -> np.ndarray:
-    """Return (..., 4, 4) motions of (..., 9) encodings.
-
-    :raises TransformError: a quaternion has length zero or a value is not finite.
-    """
-    return T_from_quat(encoding[..., :3], encoding[..., 3:7])

@@ -17,15 +17,17 @@ import cv2
 import numpy as np
 
 from . import __version__
+from .atomic_files import atomic_write
 from .config import flattened, R3Config
 from .datatypes import DepthMap, Intrinsics, TrackingState
 from .errors import SourceError
-from .export import atomic_write, write_ply, write_tum
 from .geometry import make_T, R_BODY_OPTICAL
+from .maps.cloud_file import write_ply
+from .maps.map_layout import MANIFEST
 from .maps.writing import write_map
 from .offline import FrameRecord, RunResult
 from .streaming.map_snapshot import MapPlacement, placement_of, saved_map
-from .trajectory_file import NANOSECONDS, stamp_text
+from .trajectory_file import NANOSECONDS, stamp_text, write_tum
 
 SUMMARY = 'summary.json'
 TRAJECTORY = 'trajectory.tum'
@@ -60,6 +62,15 @@ def write_run(folder: Path, result: RunResult, config: R3Config, source_path: st
         rescale_depth(folder / DEPTH, int(path.stem), unit)
     write_frames(folder / FRAMES, result.records)
     write_json(folder / SUMMARY, summarise(result, config, source_path))
+
+
+def map_folder(path: Path | str) -> Path:
+    """Return the map folder that a path means: itself, or the one in an output of ``r3 run``."""
+    folder = Path(path)
+    inner = folder / SAVED_MAP
+    if not (folder / MANIFEST).exists() and (inner / MANIFEST).exists():
+        return inner
+    return folder
 
 
 #: As the node has it for a camera whose place on a robot is not known: map has z up, if the
@@ -187,11 +198,9 @@ def write_frames(path: Path, records: Sequence[FrameRecord]) -> None:
 
 def summarise(result: RunResult, config: R3Config, source_path: str) -> dict[str, Any]:
     """Return the figures of a run for ``summary.json``; ``length_unit`` is that of distances."""
-    records = result.records
-    processed = len(records)
-    tracked = sum(record.tracked for record in records)
-    confident = sum(record.has_pose and _is_tracking(record) for record in records)
+    records, of_frames = result.records, summarise_frames(result.records)
     step_s = sum(record.step_ms for record in records) / 1e3
+    T_final = np.zeros((0, 4, 4)) if result.trajectory is None else result.trajectory.T_final
     return {
         'source': source_path,
         'complete': not result.interrupted,
@@ -201,30 +210,21 @@ def summarise(result: RunResult, config: R3Config, source_path: str) -> dict[str
         'checkpoint_sha256': result.model.checkpoint_sha256,
         'device': result.model.device,
         'precision': result.model.precision,
+        **of_frames,
         'frames': {
-            'processed': processed,
-            'with_pose': sum(record.has_pose for record in records),
-            'tracked': tracked,
-            'confident': confident,
+            **of_frames['frames'],
+            'confident': sum(record.has_pose and _is_tracking(record) for record in records),
             'rejected': dict(result.rejected),
-            'by_state': Counter(record.state.value for record in records),
         },
-        'tracked_share': tracked / processed if processed else 0.0,
-        'keyframes': sum(record.is_keyframe for record in records),
         'segments': result.segments,
         'map_revisions': result.map_revisions,
         'map_points': len(result.cloud) if result.cloud is not None else 0,
         'length_unit': 'm' if result.scale.is_metric else MAP_UNITS,
-        'path_length': _path_length(result) * result.scale.published_unit,
+        'path_length': path_length(T_final) * result.scale.published_unit,
         'scale': asdict(result.scale),
-        'duration_s': (records[-1].stamp_ns - records[0].stamp_ns) / NANOSECONDS
-        if records
-        else 0.0,
-        'fps': processed / result.wall_s if result.wall_s > 0 else 0.0,
-        'fps_engine': processed / step_s if step_s > 0 else 0.0,
+        'fps': len(records) / result.wall_s if result.wall_s > 0 else 0.0,
+        'fps_engine': len(records) / step_s if step_s > 0 else 0.0,
         'camera': _camera(result),
-        'timing_ms': _timing(records),
-        'state_changes': _state_changes(records),
         'warnings': result.warnings,
         'versions': versions(),
         'machine': machine(),
@@ -246,14 +246,32 @@ def _offline(result: RunResult) -> dict[str, Any]:
     }
 
 
+def summarise_frames(records: Sequence[FrameRecord]) -> dict[str, Any]:
+    """Return what ``summary.json`` says of the frames, processed by a run or by the node."""
+    tracked = sum(record.tracked for record in records)
+    span_ns = records[-1].stamp_ns - records[0].stamp_ns if records else 0
+    return {
+        'frames': {
+            'processed': len(records),
+            'with_pose': sum(record.has_pose for record in records),
+            'tracked': tracked,
+            'by_state': Counter(record.state.value for record in records),
+        },
+        'tracked_share': tracked / len(records) if records else 0.0,
+        'keyframes': sum(record.is_keyframe for record in records),
+        'duration_s': span_ns / NANOSECONDS,
+        'timing_ms': _timing(records),
+        'state_changes': _state_changes(records),
+    }
+
+
 def _is_tracking(record: FrameRecord) -> bool:
     return record.state is TrackingState.TRACKING
 
 
-def _path_length(result: RunResult) -> float:
-    if result.trajectory is None:
-        return 0.0
-    centres = result.trajectory.T_final[:, :3, 3]
+def path_length(T_world_camera: np.ndarray) -> float:
+    """Return the length of a path through (N, 4, 4) poses, of which some may be NaN."""
+    centres = T_world_camera[:, :3, 3]
     centres = centres[np.isfinite(centres[:, 0])]
     return float(np.linalg.norm(np.diff(centres, axis=0), axis=1).sum())
 

@@ -11,6 +11,14 @@ from typing import Generic, TypeVar
 
 Item = TypeVar('Item')
 
+#: All threads of the package begin with it, so that those that are stuck can be found.
+THREAD_PREFIX = 'r3_'
+
+
+def thread_name(what: str) -> str:
+    """Return the name of a thread of ours."""
+    return f'{THREAD_PREFIX}{what}'
+
 
 class Mailbox(Generic[Item]):
     """A slot that keeps the newest item, or a bounded queue that loses the oldest.
@@ -74,18 +82,19 @@ class Mailbox(Generic[Item]):
 class Worker:
     """One thread that repeats a job until stopped. No exception of the job is ever lost.
 
+    :param what: the thread is for; see :func:`thread_name`.
     :param job: called again and again; should return within a fraction of a second.
     :param on_error: gets what the job raised, in the worker's thread; the job goes on after it.
     """
 
     def __init__(
-        self, name: str, job: Callable[[], None], on_error: Callable[[Exception], None]
+        self, what: str, job: Callable[[], None], on_error: Callable[[Exception], None]
     ) -> None:
         """Prepare the thread; :meth:`start` runs it."""
         self._job = job
         self._on_error = on_error
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=thread_name(what), daemon=True)
         #: Seconds spent inside the job since the start, for a utilisation figure.
         self.busy_s = 0.0
 
@@ -96,14 +105,28 @@ class Worker:
     def stop(self, timeout_s: float) -> bool:
         """Ask the thread to end and wait; False if the job is still running afterwards."""
         self._stop.set()
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
+        if self.alive and not self.is_current:
             self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        return not self.alive
+
+    def join(self) -> None:
+        """Wait until the thread has ended, however long its job takes."""
+        self._thread.join()
 
     @property
     def stopping(self) -> bool:
-        """Tell the job that it should come to an end."""
+        """Return whether the job should come to an end."""
         return self._stop.is_set()
+
+    @property
+    def alive(self) -> bool:
+        """Return whether the thread runs, stopped or not."""
+        return self._thread.is_alive()
+
+    @property
+    def is_current(self) -> bool:
+        """Return whether the caller is in this thread."""
+        return self._thread is threading.current_thread()
 
     def _report(self, error: Exception) -> None:
         try:

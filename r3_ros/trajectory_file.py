@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .atomic_files import atomic_write
 from .errors import SourceError, TransformError
 from .geometry import quat_xyzw, T_from_quat
 
@@ -58,12 +59,22 @@ def stamp_text(stamp_ns: int) -> str:
     return f'{sign}{seconds}.{rest:09d}'
 
 
-def tum_text(stamps_ns: np.ndarray, T_world_camera: np.ndarray) -> str:
-    """Return the text of a TUM file.
+def write_tum(
+    path: Path | str, stamps_ns: np.ndarray, T_world_camera: np.ndarray, overwrite: bool = True
+) -> None:
+    """Write poses as a TUM file with stamps exact to the nanosecond.
 
+    :param stamps_ns: (N,) int64.
     :param T_world_camera: (N, 4, 4), finite.
+    :raises OutputError: the file exists (without ``overwrite``), or cannot be written.
     :raises TransformError: a pose is not finite.
     """
+    text = _tum_text(stamps_ns, T_world_camera)
+    with atomic_write(path, overwrite) as file:
+        file.write(text.encode('ascii'))
+
+
+def _tum_text(stamps_ns: np.ndarray, T_world_camera: np.ndarray) -> str:
     if not np.isfinite(T_world_camera).all():
         raise TransformError('a trajectory to be written holds a pose that is not finite')
     lines = ['# timestamp tx ty tz qx qy qz qw']

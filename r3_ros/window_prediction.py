@@ -28,7 +28,6 @@ class WindowPrediction:
     :ivar logits: (S, S, 2) float64, confidence of translation and of rotation.
     :ivar predicted: (S, S) bool.
     :ivar fov: (S, 2) field of view in radians, vertical then horizontal.
-    :ivar descriptors: (S, C) float32 unit vectors, what each picture looks like.
     :ivar depth: (S, h, w) float32, ``confidence`` likewise; None where no depth was asked for.
     """
 
@@ -36,7 +35,6 @@ class WindowPrediction:
     logits: np.ndarray
     predicted: np.ndarray
     fov: np.ndarray
-    descriptors: np.ndarray
     depth: np.ndarray | None = None
     confidence: np.ndarray | None = None
 

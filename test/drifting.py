@@ -7,7 +7,7 @@ import math
 import numpy as np
 from r3_ros.config import R3Config, updated
 from r3_ros.datatypes import Estimate
-from r3_ros.evaluation import evaluate_trajectory
+from r3_ros.evaluation.trajectory_errors import evaluate_trajectory
 from r3_ros.streaming.engine import Engine
 from r3_ros.trajectory_file import PoseList
 from scripted import circle, frames, Script, ScriptedPredictor, truth
@@ -17,8 +17,9 @@ RATE_HZ = 10.0
 STRIDE = 0.25
 #: Keyframes are a unit apart; every one fits into the bank.
 CONFIG = {
-    'keyframe.mode': 'interval',
-    'keyframe.interval': 4,
+    'keyframe.overlap_threshold': 0.0,
+    'keyframe.novelty_threshold': 0.0,
+    'keyframe.max_interval': 4,
     'keyframe.max_keyframes': 300,
     'map.enabled': False,
 }

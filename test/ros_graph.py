@@ -1,13 +1,15 @@
 """A node under test with a camera, a listener and an executor around it, in one process.
 
 Everything goes over real DDS. The executor runs only inside :meth:`Graph.until` and
-:meth:`Graph.call`, which wait for a condition and never for a time.
+:meth:`Graph.call`, which wait for a condition and never for a time. In all tests a thread that
+touches what the worker owns, while the worker runs, is an error.
 """
 
 from __future__ import annotations
 
 import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, ExitStack
 import gc
 import time
 import weakref
@@ -29,6 +31,7 @@ from ros_domain import Domain
 from scripted import intrinsics, PERIOD_NS, picture, Script, ScriptedPredictor, START_NS
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
+from thread_guard import ThreadGuard
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 BEST_EFFORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -89,10 +92,11 @@ class Graph:
         ros_arguments = ['--ros-args', *arguments] if arguments else []
         rclpy.init(args=ros_arguments, context=self.context, domain_id=self.domain.number)
         self.predictors: list[ScriptedPredictor] = []
+        self._guards: list[ThreadGuard] = []
         self.script = script or Script()
         values = IMPATIENT | {k.replace('__', '.'): v for k, v in parameters.items()}
         self.node = R3StreamNode(
-            engine_loader=self._load,
+            engine_loader=self._load_watched,
             context=self.context,
             parameter_overrides=[Parameter(name, value=value) for name, value in values.items()],
         )
@@ -120,24 +124,43 @@ class Graph:
         self.predictors.append(ScriptedPredictor(self.script))
         return Engine(self.predictor, config)
 
+    def _load_watched(self, config: object) -> Engine:
+        engine = self._load(config)
+        self._guards.append(ThreadGuard(engine))
+        return engine
+
+    @contextmanager
+    def _in_node(self) -> Iterator[None]:
+        """Have the guards count what is done meanwhile as done by the node."""
+        with ExitStack() as stack:
+            for guard in self._guards:
+                guard.follow(self.node.stream)
+                stack.enter_context(guard.in_node())
+            yield
+
     def turn(self, transition: str) -> bool:
-        """Go through a lifecycle transition by its name; tell whether it succeeded."""
-        return getattr(self.node, f'trigger_{transition}')() == TransitionCallbackReturn.SUCCESS
+        """Go through a lifecycle transition by its name; return whether it succeeded."""
+        with self._in_node():
+            done = getattr(self.node, f'trigger_{transition}')()
+        return done == TransitionCallbackReturn.SUCCESS
 
     def start(self) -> Graph:
         """Configure, activate, and wait for the camera to be heard."""
-        assert self.node.autostart()
+        assert self.turn('configure') and self.turn('activate')
         self.until(lambda: self.images.get_subscription_count() == 1)
         self.until(lambda: self.infos.get_subscription_count() == 1)
         return self
 
     def close(self) -> None:
-        self.node.close()
+        with self._in_node():
+            self.node.close()
         for node in (self.node, self.probe):
             self.executor.remove_node(node)
             node.destroy_node()
         self.executor.shutdown()
         rclpy.shutdown(context=self.context)
+        violations = [text for guard in self._guards for text in guard.end()]
+        self._guards.clear()
         gone = weakref.ref(self.node)
         del self.node, self.probe, self.executor, self.images, self.infos, node
         # rclpy's objects refer to each other in circles: until those are collected, the node is
@@ -150,13 +173,15 @@ class Graph:
         if self._owns_domain:
             self.domain.release()
         assert gone() is None, 'something holds the node, so its domain is not free'
+        assert not violations, '\n'.join(violations[:5])
 
     def until(self, condition: Callable[[], object], timeout_s: float = 20.0) -> None:
         """Spin until the condition holds; fail after ``timeout_s``."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline, f'timeout; {self._story()}'
-            self.executor.spin_once(timeout_sec=0.02)
+            with self._in_node():
+                self.executor.spin_once(timeout_sec=0.02)
 
     def listen(self, topic: str, kind: type, qos: QoSProfile | int = 10) -> list:
         """Collect the messages of a topic from here on; the publisher has been found."""
@@ -189,6 +214,18 @@ class Graph:
     def health(self) -> object:
         return self.node.stream and self.node.stream.health
 
+    @property
+    def node_health(self) -> object:
+        return self.node.stream.node_health
+
+    @property
+    def transform_health(self) -> object:
+        return self.node.stream.transform_health
+
+    def on_worker(self, job: Callable[[], object]) -> object:
+        """Have the worker do something between two frames, and return what it returns."""
+        return self.node.stream.submit(job).result(timeout=20.0)
+
     def _story(self) -> str:
         """Say in a line how the node is."""
         health = self.health
@@ -200,7 +237,7 @@ class Graph:
     @property
     def handled(self) -> int:
         """Return how many pictures the node is done with, for better or worse."""
-        health, mailbox = self.health, self.node.stream.mailbox
+        health, mailbox = self.node.stream.snapshot.health, self.node.stream.mailbox
         return (
             health.frames_processed
             + health.frames_rejected
@@ -230,6 +267,7 @@ class Graph:
 
     def set_parameters(self, **parameters: object) -> list:
         """Set parameters from outside the node; returns the results."""
-        return self.node.set_parameters(
-            [Parameter(k.replace('__', '.'), value=v) for k, v in parameters.items()]
-        )
+        with self._in_node():
+            return self.node.set_parameters(
+                [Parameter(k.replace('__', '.'), value=v) for k, v in parameters.items()]
+            )

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from r3_ros.datatypes import Frame, ModelInfo
 from r3_ros.geometry import inverse, make_T, T_from_quat
+from r3_ros.input.network_input import fov_of
 from r3_ros.input_geometry import Geometry
 from r3_ros.pose_encoding import encode_pose
-from r3_ros.preprocess import fov_of
 from r3_ros.window_prediction import WindowPrediction
 from scipy.spatial.transform import Rotation
 import scripted
@@ -99,7 +99,6 @@ class ScriptedWindows:
             logits=logits,
             predicted=~np.eye(S, dtype=bool),
             fov=np.tile(fov_of(scripted.intrinsics(WIDTH, HEIGHT)), (S, 1)),
-            descriptors=np.stack([self.describe(picture) for picture in pictures]),
             depth=depth,
             confidence=confidence,
         )

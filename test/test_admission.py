@@ -1,7 +1,6 @@
 """Which frames become keyframes."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,14 +8,13 @@ from r3_ros.config import KeyframeConfig, R3Config, updated
 from r3_ros.datatypes import Intrinsics
 from r3_ros.errors import ConfigError
 from r3_ros.geometry import make_T
-from r3_ros.kernels import NumpyRetrievalIndex
-from r3_ros.streaming.admission import Admission, Candidate
-from r3_ros.streaming.bank import KeyframeBank
 from r3_ros.streaming.engine import Engine
+from r3_ros.streaming.keyframes.admission import Admission, Candidate
+from r3_ros.streaming.keyframes.bank import KeyframeBank
+from r3_ros.streaming.keyframes.retrieval import RetrievalIndex
 from scipy.spatial.transform import Rotation
 from scripted import frames, PERIOD_NS, Script, ScriptedPredictor, START_NS
 
-GOLDEN = Path(__file__).parents[2] / 'shared' / 'parity' / 'golden-stream-trace.npz'
 LENS = Intrinsics(100.0, 100.0, 49.5, 49.5, 100, 100)
 SIZE = 16
 
@@ -26,7 +24,7 @@ class Offers:
 
     def __init__(self, size=SIZE, **options):
         config = replace(KeyframeConfig(), **options)
-        self.bank = KeyframeBank(config, NumpyRetrievalIndex(config.max_keyframes, size))
+        self.bank = KeyframeBank(config, size)
         self.rule = Admission(config)
 
     def offer(self, frame_id, view, T=None, related=None, token=None, complete=True):
@@ -54,37 +52,6 @@ def like(view, share=0.01, seed=0):
 
 def at(x=0.0, yaw=0.0):
     return make_T(Rotation.from_euler('y', yaw, degrees=True).as_matrix(), [x, 0.0, 0.0])
-
-
-@pytest.mark.parametrize(
-    'scenario,options',
-    [('local_k100', {'mode': 'novelty'}), ('interval10', {'mode': 'interval', 'interval': 10})],
-)
-def test_admission_equals_the_official_trace(scenario, options):
-    if not GOLDEN.exists():
-        pytest.skip('golden results of the official code are not at hand')
-    golden = np.load(GOLDEN)
-    summaries = golden['in.sel'] / np.linalg.norm(golden['in.sel'], axis=1, keepdims=True)
-    offers = Offers(summaries.shape[1], max_keyframes=100, **options)
-    for frame_id, summary in enumerate(summaries):
-        offers.offer(frame_id, summary)
-        official = golden[f'{scenario}.keyframe_ids'][frame_id]
-        official = set(official[official >= 0].tolist())
-        # In interval mode the authors leave the first frame out; ours always holds it.
-        assert set(offers.bank.ids()) == official | {0}
-
-
-def test_interval_mode_admits_by_count_alone():
-    offers = Offers(mode='interval', interval=4)
-    view = views(1)[0]
-    assert [i for i in range(12) if offers.offer(i, view)] == [0, 3, 7, 11]
-
-
-def test_novelty_mode_admits_what_is_new_and_after_the_longest_interval():
-    offers = Offers(mode='novelty', max_interval=5, novelty_threshold=0.9)
-    a, b = views(2)
-    shown = [a, like(a), b, like(a), like(b), a, a, a, a]
-    assert [i for i, view in enumerate(shown) if offers.offer(i, view)] == [0, 2, 7]
 
 
 def test_overlap_mode_admits_where_no_related_keyframe_shares_the_view():
@@ -126,7 +93,7 @@ def test_pose_token_mode_compares_with_the_related_keyframes():
 
 
 def test_a_frame_that_the_predictor_forces_in_restarts_the_interval():
-    offers = Offers(mode='novelty', max_interval=3)
+    offers = Offers(max_interval=3)
     view = views(1)[0]
     offers.offer(0, view)
     wanted = []
@@ -150,9 +117,7 @@ def test_a_frame_without_its_depth_gives_way_to_the_next():
 # --- Through the engine ---
 
 
-def two_rooms(mode, **options):
-    """Walk through a room and on into another that looks the same; return what is remembered."""
-
+def test_a_place_that_looks_like_another_is_remembered_all_the_same():
     class Alike(ScriptedPredictor):
         def describe(self, frame):
             super().describe(frame)
@@ -165,19 +130,12 @@ def two_rooms(mode, **options):
         count = (stamp_ns - START_NS) / PERIOD_NS
         return at(float(np.clip(count - 20, 0, 20)) * 0.5)
 
-    config = updated(
-        R3Config(), {'keyframe.mode': mode, 'keyframe.max_interval': 1000, 'map.enabled': False}
-    )
+    config = updated(R3Config(), {'keyframe.max_interval': 1000, 'map.enabled': False})
     engine = Engine(Alike(Script(path=path)), config)
     for frame in frames(60):
         engine.step(frame)
     engine.close()
-    return engine.session.bank
-
-
-def test_a_place_that_looks_like_another_is_remembered_all_the_same():
-    assert two_rooms('novelty').ids() == [0], 'the rule of the authors never sees the second'
-    bank = two_rooms(R3Config().keyframe.mode)
+    bank = engine.session.bank
     there = [i for i in bank.ids() if np.linalg.norm(bank.view(i).T_world_camera[:3, 3]) > 9.0]
     assert there and len(bank) < 40
 
@@ -206,23 +164,24 @@ def test_keyframes_have_their_depth_where_it_is_not_computed_for_all():
     assert len(Frugal.with_depth) < 2 * len(keyframes)
 
 
-def test_one_search_answers_for_recall_and_novelty(monkeypatch):
+def test_one_search_answers_for_recall_and_admission(monkeypatch):
     searches = []
-    retrieve = NumpyRetrievalIndex.retrieve
+    retrieve = RetrievalIndex.retrieve
 
     def counting(index, query, k):
         searches.append(k)
         return retrieve(index, query, k)
 
-    monkeypatch.setattr(NumpyRetrievalIndex, 'retrieve', counting)
-    for mode, expected in (('novelty', 1), ('overlap', 1), ('interval', 1)):
-        config = updated(R3Config(), {'keyframe.mode': mode, 'model.depth_every': 0})
-        engine = Engine(ScriptedPredictor(), config)
-        shown = list(frames(40))
-        for frame in shown[:30]:
-            engine.step(frame)
-        for frame in shown[30:]:
-            searches.clear()
-            engine.step(frame)
-            assert len(searches) == expected
-        engine.close()
+    monkeypatch.setattr(RetrievalIndex, 'retrieve', counting)
+    engine = Engine(ScriptedPredictor(), updated(R3Config(), {'model.depth_every': 0}))
+    shown = list(frames(40))
+    for frame in shown[:30]:
+        engine.step(frame)
+    for frame in shown[30:]:
+        searches.clear()
+        engine.step(frame)
+        assert len(searches) == 1
+    # The frame that was recalled for is asked about again where its pose is not known.
+    engine.session.bank.similarity(engine.predictor.describe(shown[-1]))
+    assert len(searches) == 1
+    engine.close()

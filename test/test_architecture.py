@@ -6,6 +6,7 @@ The picture is in docs/architecture.md; the table in CONTRIBUTING.md says it in 
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 import subprocess
 import sys
@@ -19,23 +20,14 @@ LAYERS = (
     ('errors',),
     ('config', 'datatypes'),
     (
-        'camera',
-        'cloud',
-        'cloud_file',
-        'export',
-        'frame_relations',
+        'atomic_files',
         'geometry',
         'input_geometry',
-        'intake',
-        'kernels',
+        'input',
         'maps',
         'metric_depth',
-        'occupancy',
-        'occupancy_file',
-        'pictures',
         'pose_encoding',
         'predictor',
-        'preprocess',
         'runtime',
         'trajectory_file',
         'window_prediction',
@@ -50,7 +42,7 @@ LAYERS = (
 )
 #: Layers whose units do not see each other.
 APART = (1, 3)
-#: Every module that no layer names: sources, bags, evaluation, report, ...
+#: Every module that no layer names: offline, evaluation, ...
 OFFLINE_TOOLS = 'offline tools'
 
 ROS_MODULES = {
@@ -68,7 +60,7 @@ ROS_MODULES = {
 #: imported without it.
 TALK_TO_NODES = {'bag_player', 'commands', 'demo'}
 #: These import torch, and everyone else imports them inside functions.
-COMPUTE_WITH_TORCH = {'model', 'parity', 'synth', 'training'}
+COMPUTE_WITH_TORCH = {'model', 'synth', 'training'}
 #: What of these needs no torch and may be imported at once.
 WITHOUT_TORCH = ('r3_ros.model.weights.catalogue', 'r3_ros.model.weights.download')
 VAGUE_NAMES = {'common', 'helpers', 'misc', 'tools', 'util', 'utils'}
@@ -162,6 +154,19 @@ def test_imports_point_down_the_layers():
     assert not wrong, '\n'.join(wrong)
 
 
+def test_modules_of_the_input_do_not_import_in_circles():
+    imported = {
+        path.stem: {
+            other.module.split('.')[2]
+            for other in imports_of(path)
+            if other.module.startswith('r3_ros.input.')
+        }
+        for path in (PACKAGE / 'input').glob('*.py')
+    }
+    assert 'source' in imported['open_source']
+    TopologicalSorter(imported).prepare()  # raises at a circle
+
+
 def test_the_package_itself_imports_the_standard_library_alone():
     allowed = {'pkgutil'}
     assert {root(imported) for imported in imports_of(PACKAGE / '__init__.py')} <= allowed
@@ -213,13 +218,9 @@ def test_the_solver_is_imported_lazily_and_in_one_place():
     assert found == [('pose_optimizer.py', True)]
 
 
-def test_cupy_is_imported_lazily_by_kernels_alone():
-    wrong = [
-        imported.where
-        for path, imported in all_imports()
-        if root(imported) == 'cupy' and not (unit_of(path) == 'kernels' and imported.lazy)
-    ]
-    assert not wrong, '\n'.join(wrong)
+def test_cupy_is_imported_lazily_and_in_one_place():
+    found = [(path.name, item.lazy) for path, item in all_imports() if root(item) == 'cupy']
+    assert found == [('retrieval.py', True)]
 
 
 def test_torch_is_imported_by_what_computes_with_it_which_is_imported_lazily():

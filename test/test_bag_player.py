@@ -4,9 +4,9 @@ import threading
 import time
 
 import pytest
-from r3_ros.bag_writer import write_sequence
 from r3_ros.errors import SourceError
-from r3_ros.sources import open_source
+from r3_ros.input.bag_writer import write_sequence
+from r3_ros.input.open_source import open_source
 from r3_ros.trajectory_file import read_tum
 from sequences import stamp, write_folder
 

@@ -4,12 +4,13 @@ import os
 
 import numpy as np
 import pytest
-from r3_ros.bag_writer import SequenceTopics, time_shift_ns, write_sequence
-from r3_ros.bags import BagReader, stamp_of
-from r3_ros.camera import camera_model
 from r3_ros.cli import main
 from r3_ros.errors import ConfigError, OutputError, SourceError
-from r3_ros.sources import open_source, RawFrame
+from r3_ros.input.bag_source import BagReader, stamp_of
+from r3_ros.input.bag_writer import SequenceTopics, time_shift_ns, write_sequence
+from r3_ros.input.camera_model import camera_model
+from r3_ros.input.open_source import open_source
+from r3_ros.input.source import RawFrame
 from r3_ros.trajectory_file import PoseList, read_tum
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
@@ -197,14 +198,34 @@ def test_several_picture_topics_must_be_chosen_from(tmp_path):
         open_source(bag)
     source, found = read(bag, topic='/right/image')
     assert source.connection.topic == '/right/image' and len(found) == 1
-    with pytest.raises(SourceError, match='no pictures on /middle.*/left/image'):
+    with pytest.raises(SourceError, match='no images on /middle.*/left/image'):
         open_source(bag, topic='/middle')
+
+
+@pytest.mark.parametrize(
+    ('image', 'rectified'),
+    [('/cam/image_rect', True), ('/cam/image_rect_color', True), ('/cam/image_direct', False)],
+)
+@pytest.mark.parametrize('compressed', [False, True])
+def test_rectified_images_are_known_by_their_topic(tmp_path, image, rectified, compressed):
+    topics = SequenceTopics(image=image, compressed=compressed)
+    write_sequence(tmp_path / 'a.mcap', frames(1), LENS, topics=topics)
+    source, _ = read(tmp_path / 'a.mcap')
+    assert source.camera.is_distorted != rectified
+
+
+def test_forms_of_one_topic_are_no_choice_and_depth_comes_last(tmp_path):
+    topics = ['/cam/image/compressedDepth', '/cam/image/compressed', '/cam/image']
+    while topics:
+        messages = {topic: [(1, image_message(5))] for topic in topics}
+        with open_source(write_bag(tmp_path / str(len(topics)), messages)) as source:
+            assert source.connection.topic == topics.pop()
 
 
 def test_a_bag_without_pictures_says_what_it_holds(tmp_path):
     text = STORE.types['std_msgs/msg/String'](data='hello')
     bag = write_bag(tmp_path / 'bag', {'/chatter': [(1, text)]})
-    with pytest.raises(SourceError, match='no picture topic; it holds /chatter'):
+    with pytest.raises(SourceError, match='no image topic; it holds /chatter'):
         open_source(bag)
 
 
@@ -216,7 +237,7 @@ def test_a_missing_bag_is_named(tmp_path):
 def test_a_picture_topic_without_pictures_is_told(tmp_path):
     with Writer(tmp_path / 'bag', version=9) as writer:
         writer.add_connection('/camera/image', 'sensor_msgs/msg/Image', typestore=STORE)
-    with pytest.raises(SourceError, match='has the topic /camera/image, but no picture'):
+    with pytest.raises(SourceError, match='has the topic /camera/image, but no image'):
         open_source(tmp_path / 'bag')
 
 
@@ -239,7 +260,7 @@ def test_pictures_without_a_stamp_get_the_time_of_recording(tmp_path):
     messages = [(1000, image_message(0)), (2000, image_message(0))]
     source, found = read(write_bag(tmp_path / 'bag', {'/image': messages}))
     assert [f.stamp_ns for f in found] == [1000, 2000]
-    assert source.warnings == ['pictures without a stamp: the time of recording is used']
+    assert source.warnings == ['images without a stamp: the time of recording is used']
 
 
 def test_a_cut_off_bag_is_refused_or_used_as_far_as_it_goes(tmp_path):

@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 from r3_ros.config import KeyframeConfig, StreamConfig
 from r3_ros.datatypes import DepthMap, Intrinsics
-from r3_ros.kernels import NumpyRetrievalIndex
-from r3_ros.streaming.bank import KeyframeBank
+from r3_ros.streaming.keyframes.bank import KeyframeBank
 
 SIZE = 16
 
 
 def bank(size=SIZE, **options):
     config = replace(KeyframeConfig(), **options)
-    return KeyframeBank(config, NumpyRetrievalIndex(config.max_keyframes, size))
+    return KeyframeBank(config, size)
 
 
 def views(count, seed=0):
@@ -115,7 +114,7 @@ def test_a_look_alike_elsewhere_is_not_held_against_a_keyframe():
     assert 3 in memory and memory.admit(1001, others[7]) != [3]
 
 
-def test_worth_fades_unless_it_is_renewed():
+def test_the_recency_score_fades_unless_it_is_renewed():
     """The authors' score never fades: a frame that matched well once stays for ever."""
     memory = bank(max_keyframes=10)
     shown = views(10)
@@ -276,7 +275,7 @@ def test_the_depth_of_a_keyframe_says_how_far_it_sees():
     assert memory.view(1).depth == 5.0
 
 
-def test_a_bank_without_poses_recalls_by_likeness_alone():
+def test_a_bank_without_poses_recalls_by_similarity_alone():
     memory = bank()
     shown = views(8)
     for frame_id, view in enumerate(shown):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from r3_ros.config import R3Config, updated
 from r3_ros.datatypes import Estimate, TrackingState
-from r3_ros.evaluation import evaluate_trajectory
+from r3_ros.evaluation.trajectory_errors import evaluate_trajectory
 from r3_ros.factory import load_engine
 from r3_ros.geometry import inverse, rotation_angle
+from r3_ros.input.folder_source import FolderSource
 from r3_ros.offline import Undistorter
-from r3_ros.sources import FolderSource
 from r3_ros.trajectory_file import PoseList, read_tum
 from scipy.stats import spearmanr
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from r3_ros.cloud import Cloud, cloud_from_depth, usable_pixels
 from r3_ros.config import PointsConfig
 from r3_ros.datatypes import DepthMap, Intrinsics
 from r3_ros.geometry import transform
+from r3_ros.maps.cloud import Cloud, cloud_from_depth, usable_pixels
 from scripted import circle, frames, intrinsics, ROOM, room_depth, START_NS
 
 #: Nothing is left out.

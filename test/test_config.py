@@ -118,9 +118,9 @@ def write(tmp_path, text):
 
 
 def test_plain_yaml_nested_or_dotted(tmp_path):
-    path = write(tmp_path, 'map: {voxel_size: 0.1}\nkeyframe.interval: 7\n')
+    path = write(tmp_path, 'map: {voxel_size: 0.1}\nkeyframe.max_interval: 7\n')
     config = load_config(path, updated(R3Config(), {'map_frame': 'world'}))
-    assert (config.map.voxel_size, config.keyframe.interval) == (0.1, 7)
+    assert (config.map.voxel_size, config.keyframe.max_interval) == (0.1, 7)
     assert config.map_frame == 'world'
 
 

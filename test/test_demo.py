@@ -5,13 +5,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from r3_ros.bag_writer import SequenceTopics, write_sequence
 from r3_ros.cli import build_parser, main
+from r3_ros.config import R3Config
 from r3_ros.demo.checks import all_checks
 from r3_ros.demo.listener import Heard
+from r3_ros.demo.live_files import records, write_live_run
 from r3_ros.demo.live_run import LiveResult
 from r3_ros.errors import R3Error
-from r3_ros.sources import open_source
+from r3_ros.evaluation.report.report_page import write_report
+from r3_ros.input.bag_writer import SequenceTopics, write_sequence
+from r3_ros.input.open_source import open_source
+from r3_ros.run_files import load_summary
 from r3_ros.trajectory_file import read_tum
 from sequences import stamp, write_folder, write_textured_folder
 
@@ -126,6 +130,37 @@ def test_poor_tracking_and_accuracy_are_found():
 
 def test_a_node_that_never_spoke_is_found():
     assert 'status' in failed(LiveResult(Heard()))
+
+
+def test_the_files_of_a_live_run_are_those_of_a_recorded_one(tmp_path):
+    result = LiveResult(Heard())
+    for i in range(6):
+        T = np.eye(4)
+        T[0, 3] = 0.1 * i
+        result.sent_s[stamp(i)] = float(i)
+        result.heard.statuses[stamp(i)] = SimpleNamespace(
+            state=3 if i < 2 else 4, state_reason='', frame_index=i, is_keyframe=i % 2 == 0,
+            confidence_translation=1.0, confidence_rotation=1.0, confidence_ratio=1.0,
+            frames_in_context=i, time_wait=0.001, time_preprocess=0.002, time_inference=0.02,
+            time_publish=0.003,
+        )  # fmt: skip
+        if i:
+            result.heard.T_map_base[stamp(i)] = T
+            result.heard.arrival_s[stamp(i)] = i + 0.05
+    result.heard.last_status = SimpleNamespace(
+        frames_received=6, frames_dropped=0, frames_rejected=0, fov_x_calibrated=1.0
+    )
+    summary = write_live_run(tmp_path, result, records(result), R3Config(), 'camera')
+    assert summary == load_summary(tmp_path)
+    assert summary['frames']['processed'] == 6 and summary['frames']['with_pose'] == 5
+    assert summary['tracked_share'] == pytest.approx(4 / 6) and summary['keyframes'] == 3
+    assert summary['path_length'] == pytest.approx(0.4)
+    assert summary['timing_ms']['latency']['median'] == pytest.approx(50.0)
+    assert summary['timing_ms']['step']['max'] == pytest.approx(20.0)
+    assert [c['state'] for c in summary['state_changes']] == ['initializing', 'tracking']
+    assert len(read_tum(tmp_path / 'trajectory.tum')) == 5
+    write_report(tmp_path)
+    assert 'latency, 95th percentile' in (tmp_path / 'report.html').read_text()
 
 
 @pytest.mark.ros

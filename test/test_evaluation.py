@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 from r3_ros.datatypes import DepthMap, Intrinsics
-from r3_ros.depth_evaluation import evaluate_depth
 from r3_ros.errors import SourceError
-from r3_ros.evaluation import evaluate_trajectory, match_stamps
+from r3_ros.evaluation.depth_errors import depth_of_run
+from r3_ros.evaluation.trajectory_errors import evaluate_trajectory, match_stamps
 from r3_ros.geometry import make_T
 from r3_ros.run_files import save_depth
 from r3_ros.trajectory_file import PoseList
@@ -150,8 +150,8 @@ def test_depth_is_compared_at_its_own_size_and_scale(tmp_path):
     wrong = metres * 0.7
     wrong[:, ::4] *= 1.5  # a quarter of the pixels too far
     save_depth(out, depth_map(2, wrong), stamp(2))
-    errors = evaluate_depth(out, folder)
-    assert errors.pictures == 2
+    errors = depth_of_run(out, folder)
+    assert len(errors) == 2
     assert errors.coverage == pytest.approx((0.5 * 12 + 6 * 1.0) / 18 * 0.5 + 0.5, abs=0.01)
     assert errors.abs_rel == pytest.approx((0.0 + 0.25 * 0.5) / 2, abs=0.003)
     assert errors.delta_125 == pytest.approx((1.0 + 0.75) / 2, abs=0.003)
@@ -164,10 +164,10 @@ def test_depth_maps_without_a_known_pixel_cover_nothing(tmp_path):
         path.mkdir()
     cv2.imwrite(str(folder / 'depth' / '000000.png'), np.full((48, 64), 1500, np.uint16))
     save_depth(tmp_path / 'out', depth_map(0, np.full((24, 32), np.nan)), stamp(0))
-    errors = evaluate_depth(tmp_path / 'out', folder)
+    errors = depth_of_run(tmp_path / 'out', folder)
     assert errors.coverage == 0 and np.isnan(errors.abs_rel) and np.isnan(errors.delta_125)
 
 
 def test_no_depth_on_either_side_is_no_error(tmp_path):
     folder = write_folder(tmp_path / 'truth', count=3)
-    assert evaluate_depth(tmp_path / 'none', folder) is None
+    assert depth_of_run(tmp_path / 'none', folder) is None

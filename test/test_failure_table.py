@@ -37,7 +37,7 @@ TESTS = {
     ),
     'pictures of one colour': (
         'ros_failures_tracking::a_camera_that_sees_nothing_or_hangs_gives_no_pose',
-        'picture_check::no_world_begins_in_the_dark',
+        'image_check::no_world_begins_in_the_dark',
     ),
     'no stamp': (
         'ros_failures_time::zero_stamp_takes_the_time_of_arrival_and_says_so',

@@ -11,14 +11,13 @@ from r3_ros import factory
 from r3_ros.cli import build_parser, main
 from r3_ros.config import R3Config, updated
 from r3_ros.errors import ModelError, SourceError
-from r3_ros.export import write_tum
-from r3_ros.full_context.pictures import common_size
 from r3_ros.full_context.reconstruction import reconstruct
-from r3_ros.full_context.relations import relations_of
+from r3_ros.full_context.window_images import common_size
+from r3_ros.full_context.window_relations import relations_of
 from r3_ros.geometry import inverse, rotation_angle
-from r3_ros.sources import open_source
+from r3_ros.input.open_source import open_source
 from r3_ros.streaming.similarity import scale_of
-from r3_ros.trajectory_file import read_tum
+from r3_ros.trajectory_file import read_tum, write_tum
 from scripted_windows import GOOD, picture_of, ScriptedWindows, walk, WindowScript, write_pictures
 from sequences import CAMERA_YAML
 
@@ -52,10 +51,9 @@ def errors(result, T_true, unit=None):
 # --- Windows of a recording ---
 
 
-@pytest.mark.parametrize('method', ['robust', 'greedy', 'pgo'])
-def test_exact_windows_of_any_unit_become_the_exact_path(tmp_path, method):
+def test_exact_windows_of_any_unit_become_the_exact_path(tmp_path):
     T = walk(88)
-    result, predictor = run(tmp_path, WindowScript(T, UNITS), settings={'offline.method': method})
+    result, predictor = run(tmp_path, WindowScript(T, UNITS))
     assert result.windows == len(predictor.passes) == 11
     far, turned = errors(result, T)
     assert far < 1e-4 and turned < 1e-4
@@ -141,7 +139,7 @@ def test_a_shared_picture_that_one_window_gets_wrong_does_not_move_the_rest(tmp_
     assert far < 1e-3 and turned < 1e-3
 
 
-def test_wrong_relations_hardly_matter_to_the_robust_method(tmp_path, monkeypatch):
+def test_wrong_relations_hardly_matter(tmp_path, monkeypatch):
     T = walk(36)
     predict = ScriptedWindows.predict
 
@@ -153,12 +151,8 @@ def test_wrong_relations_hardly_matter_to_the_robust_method(tmp_path, monkeypatc
         return prediction
 
     monkeypatch.setattr(ScriptedWindows, 'predict', with_wrong_ones)
-    far = {}
-    for method in ('robust', 'greedy'):
-        script = WindowScript(T, UNITS, noise=(0.01, 0.002))
-        result, _ = run(tmp_path, script, settings={'offline.method': method})
-        far[method] = errors(result, T)[0]
-    assert far['robust'] < 0.01 and far['robust'] < 0.2 * far['greedy']
+    result, _ = run(tmp_path, WindowScript(T, UNITS, noise=(0.01, 0.002)))
+    assert errors(result, T)[0] < 0.01
 
 
 def test_poses_depth_and_map_are_in_one_unit(tmp_path):
@@ -250,19 +244,12 @@ def test_one_picture_has_depth_and_stands_at_the_origin(tmp_path):
     assert len(result.cloud) > 100
 
 
-@pytest.mark.parametrize('method', ['robust', 'pgo'])
-def test_the_order_of_a_collection_does_not_matter(tmp_path, method):
+def test_the_order_of_a_collection_does_not_matter(tmp_path):
     T = walk(40, step=0.3)
     rng = np.random.default_rng(5)
     found = []
     for cameras in (np.arange(40), rng.permutation(40)):
-        result, predictor = run(
-            tmp_path,
-            WindowScript(T, UNITS),
-            cameras,
-            timed=False,
-            settings={'offline.method': method},
-        )
+        result, predictor = run(tmp_path, WindowScript(T, UNITS), cameras, timed=False)
         assert [record.stamp_ns for record in result.records] == [n * 10**9 for n in range(40)]
         by_camera = np.empty((40, 4, 4))
         by_camera[cameras] = result.trajectory.T_final
@@ -454,7 +441,6 @@ def test_a_recording_becomes_the_same_files_as_in_a_stream(tmp_path, predictor, 
     assert summary['mode'] == 'offline' and summary['tracked_share'] == 1.0
     assert summary['offline'] == {
         'windows': 4,
-        'method': 'robust',
         'stamps': 'as recorded',
         'pictures': None,
     }
@@ -476,7 +462,7 @@ def test_a_collection_says_that_its_stamps_are_running_numbers(tmp_path, predict
     assert summary['offline']['pictures'] == ['000000.png', '000001.png', '000002.png']
     assert not summary['warnings']
     assert read_tum(out / 'trajectory.tum').stamps_ns.tolist() == [0, 10**9, 2 * 10**9]
-    assert '3 pictures without times' in (out / 'report.html').read_text()
+    assert '3 images without times' in (out / 'report.html').read_text()
 
 
 def test_an_interrupt_writes_the_windows_that_are_done(tmp_path, predictor, capsys, monkeypatch):
@@ -526,9 +512,8 @@ def test_the_classical_predictor_cannot_do_it(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ['seq']
 
 
-@pytest.mark.parametrize('method', ['robust', 'greedy', 'pgo'])
 @pytest.mark.parametrize('timed', [True, False])
-def test_the_network_itself_runs_from_end_to_end(tmp_path, method, timed):
+def test_the_network_itself_runs_from_end_to_end(tmp_path, timed):
     from r3_ros.model.weights.checkpoint import save_network
     from test_r3_predictor import frame, lively
 
@@ -544,7 +529,6 @@ def test_the_network_itself_runs_from_end_to_end(tmp_path, method, timed):
         'model.device': 'cpu',
         'offline.window_frames': 5,
         'offline.overlap_frames': 2,
-        'offline.method': method,
     }
     options = [word for name, value in settings.items() for word in ('--set', f'{name}={value}')]
     out = tmp_path / 'out'

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from r3_ros.config import R3Config, TrackingConfig
 from r3_ros.datatypes import Edge, Frame, FramePrediction, TrackingState
-from r3_ros.geometry import inverse, make_T
-from r3_ros.pose_encoding import decode_pose
+from r3_ros.geometry import inverse, make_T, T_from_quat
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.gate import Gate
 from scipy.spatial.transform import Rotation
@@ -58,7 +57,7 @@ def lost():
 
 def test_the_first_frame_is_believed_and_claims_no_score():
     verdict = Gate(CONFIG, NOMINAL).judge([], np.eye(4), provisional=False, first=True)
-    assert verdict.state is INITIALIZING and verdict.believed and verdict.trusted
+    assert verdict.state is INITIALIZING and verdict.publishable and verdict.mappable
     assert np.isnan(verdict.confidence_translation) and verdict.ratio == 1.0
 
 
@@ -66,8 +65,8 @@ def test_provisional_poses_are_held_but_not_trusted():
     stream = Stream()
     for _ in range(5):
         verdict = stream.show(1.0, provisional=True)
-        assert verdict.state is INITIALIZING and verdict.believed and not verdict.trusted
-    assert not stream.show(None, provisional=True).believed
+        assert verdict.state is INITIALIZING and verdict.publishable and not verdict.mappable
+    assert not stream.show(None, provisional=True).publishable
     assert stream.show(1.0).state is TRACKING
 
 
@@ -75,12 +74,12 @@ def test_a_predictor_that_starts_anew_in_mid_stream_is_not_believed():
     stream = Stream()
     stream.show(1.0)
     verdicts = [stream.show(1.0, provisional=True) for _ in range(3)]
-    assert not any(v.believed for v in verdicts)
+    assert not any(v.publishable for v in verdicts)
     assert verdicts[-1].state is LOST
 
 
 @pytest.mark.parametrize(
-    'ratio,state,believed,trusted',
+    'ratio,state,publishable,mappable',
     [
         (1.0, TRACKING, True, True),
         (0.45, TRACKING, True, True),
@@ -90,11 +89,11 @@ def test_a_predictor_that_starts_anew_in_mid_stream_is_not_believed():
         (None, LOW_CONFIDENCE, False, False),
     ],
 )
-def test_one_frame_is_judged_by_its_score(ratio, state, believed, trusted):
+def test_one_frame_is_judged_by_its_score(ratio, state, publishable, mappable):
     stream = Stream()
     stream.show(1.0)
     verdict = stream.show(ratio)
-    assert (verdict.state, verdict.believed, verdict.trusted) == (state, believed, trusted)
+    assert (verdict.state, verdict.publishable, verdict.mappable) == (state, publishable, mappable)
     assert verdict.ratio == pytest.approx(ratio or 0.0, rel=0.01)
     assert np.isnan(verdict.confidence_translation) == (ratio is None)
     assert stream.show(1.0).state is TRACKING
@@ -128,14 +127,14 @@ def test_no_edges_are_never_believed():
     for ratio in (None, 1.0, None, None, None, None, 1.0, None, 1.0, 1.0, 1.0, None):
         verdict = stream.show(ratio)
         if ratio is None:
-            assert not verdict.believed and not verdict.trusted
+            assert not verdict.publishable and not verdict.mappable
 
 
 def test_recovery_needs_frames_that_agree():
     stream = lost()
     verdicts = [stream.show(0.9, at(0.01 * i)) for i in range(4)]
     assert [v.state for v in verdicts] == [RECOVERING, RECOVERING, TRACKING, TRACKING]
-    assert [v.believed for v in verdicts] == [False, False, True, True]
+    assert [v.publishable for v in verdicts] == [False, False, True, True]
 
 
 def test_recovery_in_motion():
@@ -156,28 +155,28 @@ def test_false_places_that_disagree_are_never_believed(kind):
         if kind != 'position':
             T[:3, :3] = Rotation.random(random_state=rng).as_matrix()
         verdict = stream.show(1.0, T)
-        assert not verdict.believed and not verdict.trusted
+        assert not verdict.publishable and not verdict.mappable
 
 
 def test_no_overlap_does_not_end_a_loss_however_long_it_lasts():
     """A long search among wrong places must not make their scores the new normal."""
     stream = lost()
     for _ in range(2000):
-        assert not stream.show(0.05).believed
+        assert not stream.show(0.05).publishable
 
 
 def test_weak_matches_need_more_frames_that_agree():
     stream = lost()
     verdicts = [stream.show(0.3, at(0.01 * i)) for i in range(6)]
     assert [v.state for v in verdicts] == 5 * [RECOVERING] + [LOW_CONFIDENCE]
-    assert verdicts[-1].believed and not verdicts[-1].trusted
+    assert verdicts[-1].publishable and not verdicts[-1].mappable
 
 
 def test_a_loss_in_lastingly_poorer_light_can_end():
     stream = lost()
     for _ in range(300):
         verdict = stream.show(0.3)
-    assert verdict.state is TRACKING and verdict.believed
+    assert verdict.state is TRACKING and verdict.publishable
 
 
 def test_a_fast_camera_can_be_found_again():
@@ -187,9 +186,13 @@ def test_a_fast_camera_can_be_found_again():
         stream.show(1.0, at(2.0 * i))
     while stream.show(None).state is not LOST:
         pass
-    assert [stream.show(1.0, at(2.0 * i)).believed for i in range(60, 63)] == [False, False, True]
+    assert [stream.show(1.0, at(2.0 * i)).publishable for i in range(60, 63)] == [
+        False,
+        False,
+        True,
+    ]
     slow = lost()
-    assert not any(slow.show(1.0, at(2.0 * (-1) ** i)).believed for i in range(20))
+    assert not any(slow.show(1.0, at(2.0 * (-1) ** i)).publishable for i in range(20))
 
 
 def test_one_bad_frame_stops_a_recovery():
@@ -230,7 +233,7 @@ def test_a_sudden_lasting_decline_becomes_the_new_normal_too():
         stream.show(1.0)
     verdicts = [stream.show(0.3) for _ in range(200)]
     assert verdicts[0].state is LOW_CONFIDENCE and verdicts[-1].state is TRACKING
-    assert all(v.believed for v in verdicts)
+    assert all(v.publishable for v in verdicts)
 
 
 def test_the_reference_stays_near_the_predictors_own_scale():
@@ -298,8 +301,8 @@ class Replayed:
     def predict(self, frame, context_ids, depth=True):
         j = frame.frame_id
         edges = tuple(
-            Edge(i, j, inverse(decode_pose(self._rel[i, j])), *self._scores[i, j])
-            for i in context_ids
+            Edge(i, j, inverse(T_from_quat(rel[:3], rel[3:7])), *self._scores[i, j])
+            for i, rel in ((i, self._rel[i, j]) for i in context_ids)
         )
         return FramePrediction(intrinsics(), edges)
 
@@ -337,5 +340,5 @@ def test_a_unit_that_the_predictor_learns_late_changes_nothing_but_the_unit():
         seen, large = (edges(share * score) for share in (1.0, 25.0))
         verdict = gate.judge(seen, np.eye(4), provisional=False, first=False)
         other = scaled.judge(large, np.eye(4), provisional=False, first=False)
-        assert (verdict.state, verdict.believed) == (other.state, other.believed)
+        assert (verdict.state, verdict.publishable) == (other.state, other.publishable)
         assert verdict.ratio == pytest.approx(other.ratio)

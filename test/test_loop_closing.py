@@ -12,9 +12,9 @@ from r3_ros.datatypes import Edge, TrackingState
 from r3_ros.errors import ModelError
 from r3_ros.geometry import inverse, is_rigid, make_T, transform
 from r3_ros.ros.poses import PoseChain
-from r3_ros.streaming import loop_closing
-from r3_ros.streaming.loop_closing import LoopCloser
-from r3_ros.streaming.loop_evidence import FarEdge, LoopEvidence
+from r3_ros.streaming.loops import solver_job
+from r3_ros.streaming.loops.evidence import FarEdge, LoopEvidence
+from r3_ros.streaming.loops.solver_job import LoopCloser
 from scipy.spatial.transform import Rotation
 from scripted import (
     circle,
@@ -123,13 +123,8 @@ def test_the_covariance_shrinks_with_the_correction():
     assert after < 0.7 * before
 
 
-@pytest.mark.parametrize(
-    'options',
-    [{'loop__enabled': False}, {'stream__pose_rule': 'official'}],
-    ids=['off', 'official'],
-)
-def test_loops_stay_open_where_they_should(options):
-    opened = small(**options)
+def test_loops_stay_open_when_off():
+    opened = small(loop__enabled=False)
     assert opened.engine.session.loops_closed == opened.engine.session.map_revision == 0
     assert not list(opened.engine.session.evidence)
 
@@ -219,13 +214,13 @@ def test_wrong_edges_among_the_closing_ones_are_let_go():
 def test_the_same_frames_give_the_same_result_however_fast_the_solver(monkeypatch):
     noisy = {**TURNING, 'translation_noise': 0.003, 'rotation_noise': 0.002}
     quick = small(trouble=noisy)
-    solve, begun = loop_closing.close_loop, threading.Event()
+    solve, begun = solver_job.close_loop, threading.Event()
 
     def slow(snapshot):
         begun.wait(0.2)  # nobody sets it: later than many frames
         return solve(snapshot)
 
-    monkeypatch.setattr(loop_closing, 'close_loop', slow)
+    monkeypatch.setattr(solver_job, 'close_loop', slow)
     late = small(trouble=noisy)
     np.testing.assert_array_equal(quick.final, late.final)
     for a, b in zip(quick.estimates, late.estimates, strict=True):
@@ -236,14 +231,14 @@ def test_the_same_frames_give_the_same_result_however_fast_the_solver(monkeypatc
 @pytest.fixture
 def held_solver(monkeypatch):
     """Keep the solver from its result until the event is set."""
-    solve, go, begun = loop_closing.close_loop, threading.Event(), threading.Event()
+    solve, go, begun = solver_job.close_loop, threading.Event(), threading.Event()
 
     def waiting(snapshot):
         begun.set()
         go.wait(60.0)
         return solve(snapshot)
 
-    monkeypatch.setattr(loop_closing, 'close_loop', waiting)
+    monkeypatch.setattr(solver_job, 'close_loop', waiting)
     yield begun, go
     go.set()
 

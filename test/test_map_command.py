@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 from r3_ros.cli import main
-from r3_ros.cloud import Cloud
-from r3_ros.cloud_file import read_ply
 from r3_ros.datatypes import SparseLandmarks
 from r3_ros.geometry import inverse, T_from_quat
-from r3_ros.maps.keyframe_pictures import encode_picture
+from r3_ros.maps.cloud import Cloud
+from r3_ros.maps.cloud_file import read_ply
+from r3_ros.maps.keyframe_images import encode_image
 from r3_ros.maps.saved_map import (
     MapFacts,
     SavedEdges,
@@ -28,7 +28,7 @@ import yaml
 START_NS = 1_700_000_000_000_000_000
 
 
-def room_map(metres_per_unit=None, pictures=True, **facts):
+def room_map(metres_per_unit=None, images=True, **facts):
     """Return the map of a synthetic room with its landmarks exactly where they are seen."""
     room = survey(3)
     T, rng = room.T_map_optical[::6], np.random.default_rng(0)
@@ -44,7 +44,7 @@ def room_map(metres_per_unit=None, pictures=True, **facts):
         rows.append(np.flatnonzero(inside))
         seen_by.append(np.full(inside.sum(), ids[n]))
         pixels.append(pixel[inside])
-    picture = rng.integers(0, 255, (K.height, K.width, 3), dtype=np.uint8)
+    image = rng.integers(0, 255, (K.height, K.width, 3), dtype=np.uint8)
     descriptors = rng.normal(size=(count, 8)).astype(np.float32)
     colors = rng.integers(0, 255, room.points.shape, dtype=np.uint8)
     return SavedMap(
@@ -86,7 +86,7 @@ def room_map(metres_per_unit=None, pictures=True, **facts):
             np.concatenate(rows),
             np.concatenate(pixels),
         ),
-        pictures={int(i): encode_picture(picture) for i in ids} if pictures else {},
+        images={int(i): encode_image(image) for i in ids} if images else {},
     )
 
 
@@ -118,7 +118,7 @@ def test_info_tells_what_is_in_a_map(folder, capsys):
     saved = room_map()
     assert rows['model'] == 'classical' and 'map units' in rows['scale']
     assert rows['points'].startswith(f'{len(saved.points)}, ')
-    assert rows['keyframes'].startswith(f'{len(saved.keyframes)}, {len(saved.pictures)} with')
+    assert rows['keyframes'].startswith(f'{len(saved.keyframes)}, {len(saved.images)} with')
     assert rows['landmarks'].startswith('400, seen ')
     low, high = saved.bounds
     assert rows['extent'].startswith(' x '.join(f'{v:.2f}' for v in high - low))
@@ -132,7 +132,7 @@ def test_info_says_whether_a_camera_can_be_found(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv('HF_HOME', str(tmp_path / 'none'))
     monkeypatch.setenv('HF_HUB_CACHE', str(tmp_path / 'none'))
     cases = (
-        (room_map(pictures=False), 'for display only'),
+        (room_map(images=False), 'for display only'),
         (room_map(), 'no: another version'),
     )
     for n, (saved, words) in enumerate(cases):
@@ -199,8 +199,8 @@ def test_a_colmap_model_says_where_each_landmark_is_seen(folder, tmp_path):
         number, *motion, camera, name = pose.split()
         qw, qx, qy, qz, *t = map(float, motion)
         T_camera_world = T_from_quat(np.array(t), np.array([qx, qy, qz, qw]))
-        picture = cv2.imread(str(out / 'images' / name))
-        assert picture.shape[:2] == (int(height), int(width)) and camera == '1'
+        image = cv2.imread(str(out / 'images' / name))
+        assert image.shape[:2] == (int(height), int(width)) and camera == '1'
         images[int(number)] = T_camera_world, np.array(seen.split(), float).reshape(-1, 3)
     np.testing.assert_allclose(
         inverse(np.stack([T for T, _ in images.values()])),

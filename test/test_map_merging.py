@@ -8,16 +8,16 @@ import pytest
 from r3_ros.cli import main
 from r3_ros.config import R3Config
 from r3_ros.errors import MapError, MergeError
-from r3_ros.evaluation import evaluate_trajectory
+from r3_ros.evaluation.trajectory_errors import evaluate_trajectory
 from r3_ros.geometry import inverse, make_T, R_BODY_OPTICAL
 from r3_ros.map_merging.graph_of_map import MapGraph
 from r3_ros.map_merging.locating import Located
 from r3_ros.map_merging.merged_map import merged_map
 from r3_ros.map_merging.merging import merge_maps
-from r3_ros.maps.keyframe_pictures import KeyframePictures
+from r3_ros.maps.keyframe_images import KeyframeImages
 from r3_ros.maps.reading import read_map
 from r3_ros.maps.writing import write_map
-from r3_ros.streaming.loop_closing import Correction
+from r3_ros.streaming.loops.solver_job import Correction
 from r3_ros.streaming.map_snapshot import MapPlacement, saved_map, take_map_snapshot
 from r3_ros.streaming.pose_resolution import HeldPose
 from r3_ros.streaming.similarity import inverse_similarity, rigid_part, scale_of, similarity
@@ -34,12 +34,12 @@ T_MAP_WORLD = make_T(R_BODY_OPTICAL, np.array([1.0, 2.0, 0.5]))
 
 def mapped(start, end, script=None, placement=T_MAP_WORLD):
     """Return the map of some frames of the circle; the session begins with the first of them."""
-    engine, pictures = engine_of(script or Script(), keyframe__max_interval=5), KeyframePictures()
+    engine, images = engine_of(script or Script(), keyframe__max_interval=5), KeyframeImages()
     for frame in list(frames(end))[start:]:
-        pictures.note(frame.image, engine.step(frame))
+        images.note(frame.image, engine.step(frame))
     T_base_optical = make_T(R_BODY_OPTICAL, np.array([0.0, 0.1, 0.0]))
     where = MapPlacement(placement, T_base_optical, 'map', 'base', 'camera')
-    snapshot = take_map_snapshot(engine, pictures.view())
+    snapshot = take_map_snapshot(engine.session, engine.predictor, images.view())
     return saved_map(snapshot, where, engine.config.map.voxel_size)
 
 
@@ -74,8 +74,8 @@ def test_overlapping_sessions_become_one(first, unit, tmp_path):
     assert len(keyframes) == count + len(second.keyframes)
     np.testing.assert_array_equal(keyframes.ids[:count], first.keyframes.ids)
     assert keyframes.segments[0] == 0 and keyframes.segments[-1] == 1
-    assert saved.pictures.keys() == set(keyframes.ids.tolist())
-    assert saved.pictures[int(keyframes.ids[-1])] == second.pictures[int(second.keyframes.ids[-1])]
+    assert saved.images.keys() == set(keyframes.ids.tolist())
+    assert saved.images[int(keyframes.ids[-1])] == second.images[int(second.keyframes.ids[-1])]
     # Every frame once, the overlap as well.
     assert len(saved.trajectory) == 160
     T = saved.trajectory.T_map_base @ saved.facts.T_base_optical
@@ -116,7 +116,7 @@ def test_a_merged_map_can_be_merged_again(first):
 def test_different_places_are_refused(first):
     with pytest.raises(MergeError, match='different places'):
         merge_maps(first, mapped(60, 160), predictor(reach=0.0), CONFIG)
-    # What the model says is consistent in each picture, and nonsense between them.
+    # What the model says is consistent in each image, and nonsense between them.
     walk = mapped(60, 160)
     rng = np.random.default_rng(2)
     places = {
@@ -143,7 +143,7 @@ def test_a_few_wrong_places_among_many_do_no_harm(first):
 
 
 def test_a_map_that_is_another_shape_is_refused(first):
-    """The pictures are found in the first map, but not in the order that the second map claims."""
+    """The images are found in the first map, but not in the order that the second map claims."""
     walk = mapped(60, 160)
     straightened = np.stack([straight(0.6)(int(s)) for s in walk.keyframes.stamps_ns])
     T = inverse(straightened[:-1]) @ straightened[1:]
@@ -173,12 +173,12 @@ def test_metres_of_both_must_be_the_same(first):
     assert merge_maps(metric(first), metric(mapped(60, 160)), predictor(), CONFIG).agreeing
 
 
-def test_maps_of_another_model_or_without_pictures_are_refused(first):
+def test_maps_of_another_model_or_without_images_are_refused(first):
     foreign = replace(first, facts=replace(first.facts, model_name='r3'))
     with pytest.raises(MapError, match="made by model 'r3'"):
         merge_maps(first, foreign, predictor(), CONFIG)
     with pytest.raises(MergeError, match='include_images'):
-        merge_maps(first, replace(first, pictures={}), predictor(), CONFIG)
+        merge_maps(first, replace(first, images={}), predictor(), CONFIG)
 
 
 def test_landmarks_points_and_edges_follow_their_keyframes():
@@ -237,7 +237,7 @@ def test_landmarks_points_and_edges_follow_their_keyframes():
 
 @pytest.mark.slow
 def test_two_halves_of_a_kitchen(tmp_path, capsys):
-    """Classical, real pictures: 120 frames of which the second half is seen by both."""
+    """Classical, real images: 120 frames of which the second half is seen by both."""
     source = DATA / 'redkitchen_7scenes'
     if not source.is_dir():
         pytest.skip('needs the recording redkitchen_7scenes, which is not part of the repository')
@@ -246,8 +246,8 @@ def test_two_halves_of_a_kitchen(tmp_path, capsys):
         folder = tmp_path / name
         (folder / 'rgb').mkdir(parents=True)
         for line in part:
-            picture = line.split()[1]
-            (folder / picture).symlink_to((source / picture).resolve())
+            image = line.split()[1]
+            (folder / image).symlink_to((source / image).resolve())
         (folder / 'timestamps.txt').write_text('\n'.join(part))
         (folder / 'camera.yaml').write_text((source / 'camera.yaml').read_text())
         assert main(['run', str(folder), '-o', str(tmp_path / f'out_{name}')]) == 0

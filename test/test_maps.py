@@ -4,16 +4,17 @@ import dataclasses
 import os
 import shutil
 import zipfile
+import zlib
 
 import cv2
 import numpy as np
 import pytest
-from r3_ros.cloud import Cloud
 from r3_ros.datatypes import ModelInfo, SparseLandmarks
 from r3_ros.errors import MapError, MapProblem, OutputError
 from r3_ros.geometry import make_T, R_BODY_OPTICAL
-from r3_ros.maps import layout
-from r3_ros.maps.keyframe_pictures import encode_picture
+from r3_ros.maps import map_layout
+from r3_ros.maps.cloud import Cloud
+from r3_ros.maps.keyframe_images import encode_image
 from r3_ros.maps.reading import read_map
 from r3_ros.maps.saved_map import (
     MapFacts,
@@ -29,7 +30,7 @@ from scripted import frames, Script, truth
 from test_engine import engine_of
 import yaml
 
-KEYFRAMES, EDGES, LANDMARKS, SIGHTINGS, POINTS, POSES = 5, 7, 11, 20, 30, 12
+KEYFRAMES, EDGES, LANDMARKS, OBSERVATIONS, POINTS, POSES = 5, 7, 11, 20, 30, 12
 WIDTH, HEIGHT = 64, 48
 
 
@@ -45,8 +46,8 @@ def saved():
     ids = np.array([0, 3, 8, 9, 1_000_000])
     descriptors = rng.normal(size=(KEYFRAMES, 16)).astype(np.float32)
     K = np.array([[50.0, 0, 31.5], [0, 51.0, 23.5], [0, 0, 1]])
-    picture = rng.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    png = cv2.imencode('.png', picture)[1].tobytes()
+    image = rng.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    png = cv2.imencode('.png', image)[1].tobytes()
     return SavedMap(
         facts=MapFacts(
             r3_ros_version='1.2.3',
@@ -93,11 +94,11 @@ def saved():
         landmarks=SparseLandmarks(
             positions=rng.normal(size=(LANDMARKS, 3)),
             relative_sigma=rng.random(LANDMARKS),
-            frame_ids=np.repeat(ids, SIGHTINGS // KEYFRAMES),
-            landmarks=rng.integers(0, LANDMARKS, SIGHTINGS),
-            pixels=rng.random((SIGHTINGS, 2)) * [WIDTH - 1, HEIGHT - 1],
+            frame_ids=np.repeat(ids, OBSERVATIONS // KEYFRAMES),
+            landmarks=rng.integers(0, LANDMARKS, OBSERVATIONS),
+            pixels=rng.random((OBSERVATIONS, 2)) * [WIDTH - 1, HEIGHT - 1],
         ),
-        pictures={0: encode_picture(picture), 3: png, 8: encode_picture(picture)},
+        images={0: encode_image(image), 3: png, 8: encode_image(image)},
     )
 
 
@@ -123,9 +124,9 @@ def test_what_is_read_is_what_was_written(saved, folder):
         same(getattr(saved, part), getattr(again, part))
     np.testing.assert_array_equal(again.trajectory.stamps_ns, saved.trajectory.stamps_ns)
     np.testing.assert_allclose(again.trajectory.T_map_base, saved.trajectory.T_map_base, atol=1e-8)
-    assert again.pictures == saved.pictures
+    assert again.images == saved.images
     assert again.stamps_ns == saved.stamps_ns
-    assert read_map(folder, with_pictures=False).pictures == {}
+    assert read_map(folder, with_images=False).images == {}
     width_height = again.keyframes.intrinsics(4)
     assert (width_height.width, width_height.height, width_height.fy) == (WIDTH, HEIGHT, 51.0)
 
@@ -145,12 +146,12 @@ def test_a_map_without_anything_comes_back(saved, tmp_path):
     assert again.bounds is None and again.stamps_ns is None
 
 
-def test_without_pictures_and_with_more_formats(saved, tmp_path):
+def test_without_images_and_with_more_formats(saved, tmp_path):
     size = write_map(tmp_path / 'map', saved, formats=['pcd', 'npz'], include_images=False)
     names = {path.name for path in (tmp_path / 'map').iterdir()}
     assert {'points.ply', 'points.pcd', 'points.npz'} <= names and 'keyframes' not in names
     assert size == sum(path.stat().st_size for path in (tmp_path / 'map').iterdir())
-    assert read_map(tmp_path / 'map').pictures == {}
+    assert read_map(tmp_path / 'map').images == {}
 
 
 def test_what_interrupts_a_save_leaves_what_was_there(saved, folder):
@@ -295,6 +296,12 @@ def test_another_version_is_told_with_the_software_that_wrote_it(folder):
         {'scale__metres_per_unit': 0.0},
         {'scale__metres_per_unit': float('nan')},
         {'scale__metres_per_unit': 10**400},
+        {'scale__metres_per_unit': 1e-300},
+        {'scale__metres_per_unit': '0.7'},
+        {'scale__source': 'fixee'},
+        {'scale__source': 'none'},  # and yet metres are known
+        {'model__name': '\x1b[2J'},
+        {'T_map_world': make_T(np.eye(3), np.full(3, 1e30)).tolist()},
         {'T_map_world': [[1, 0], [0, 1]]},
         {'T_map_world': (2.0 * np.eye(4)).tolist()},
         {'T_base_optical': 'identity'},
@@ -352,6 +359,13 @@ def test_a_manifest_that_is_none(folder, text, monkeypatch):
         ('keyframes', {'descriptors': np.array([object()])}, 'descriptors'),
         ('keyframes', {'variances': put((0, 0), -1.0)}, 'variances'),
         ('keyframes', {'confidences': put((0, 0), -1.0)}, 'confidences'),
+        ('keyframes', {'confidences': put((0, 0), 1e300)}, 'confidences'),
+        ('keyframes', {'variances': put((0, 0), 1e300)}, 'variances'),
+        ('keyframes', {'K': put((0, 0, 0), 1e-300)}, 'pinhole'),
+        ('keyframes', {'stamps_ns': put(0, 3 * 10**18)}, 'stamps_ns'),
+        ('keyframes', {'segments': put(0, 1)}, 'segments'),
+        ('keyframes', {'segments': put(-1, 2**31 - 1)}, 'segments'),
+        ('graph', {'confidences': put((0, 0), 1e300)}, 'confidences'),
         ('keyframes', {'segments': None}, 'must hold the arrays'),
         ('keyframes', {'more': np.zeros(3)}, 'must hold the arrays'),
         ('graph', {'source_ids': put(0, 77)}, 'not there'),
@@ -375,7 +389,7 @@ def test_a_small_file_that_unpacks_to_a_huge_one_is_not_unpacked(folder):
     """The header tells the truth of an enormous array; the manifest does not know of it."""
     header = np.lib.format
     with zipfile.ZipFile(folder / 'graph.npz', 'w', zipfile.ZIP_DEFLATED) as archive:
-        for name in layout.graph_columns(EDGES):
+        for name in map_layout.graph_columns(EDGES):
             with archive.open(f'{name}.npy', 'w', force_zip64=True) as member:
                 header.write_array_header_1_0(
                     member, {'descr': '<i8', 'fortran_order': False, 'shape': (2_000_000,)}
@@ -389,7 +403,7 @@ def test_a_small_file_that_unpacks_to_a_huge_one_is_not_unpacked(folder):
 def test_a_member_that_is_longer_than_it_says(folder):
     """The directory of the archive lies about the length of a member."""
     path = folder / 'graph.npz'
-    columns = layout.graph_columns(EDGES)
+    columns = map_layout.graph_columns(EDGES)
     with np.load(path) as npz:
         arrays = {name: npz[name] for name in columns}
     with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
@@ -439,25 +453,35 @@ def test_points_must_be_somewhere(saved, tmp_path, value):
     assert 'points.ply' in refused(tmp_path / 'map')
 
 
-def test_pictures_are_what_they_should_be(folder, tmp_path):
-    pictures = folder / 'keyframes'
-    assert sorted(p.name for p in pictures.iterdir()) == ['000000.jpg', '000003.png', '000008.jpg']
-    whole = (pictures / '000000.jpg').read_bytes()
-    huge = bytearray((pictures / '000003.png').read_bytes())
-    huge[16:24] = (10**6).to_bytes(4, 'big') * 2
-    (pictures / '000003.png').write_bytes(huge)
-    assert '1000000x1000000' in refused(folder)
-    (pictures / '000003.png').write_bytes(b'GIF89a')
-    assert 'no whole JPEG or PNG' in refused(folder)
-    (pictures / '000003.png').unlink()
-    assert '2 pictures, the manifest says 3' in refused(folder)
+def test_times_of_poses_fit_into_messages(folder):
+    path = folder / 'trajectory.tum'
+    lines = path.read_text().splitlines()
+    lines[-1] = '4000000000.0 ' + lines[-1].partition(' ')[2]
+    path.write_text('\n'.join(lines) + '\n')
+    assert 'stamps_ns is beyond what a message can hold' in refused(folder)
+
+
+def test_images_are_what_they_should_be(folder, tmp_path):
+    images = folder / 'keyframes'
+    assert sorted(p.name for p in images.iterdir()) == ['000000.jpg', '000003.png', '000008.jpg']
+    whole = (images / '000000.jpg').read_bytes()
+    huge = bytearray((images / '000003.png').read_bytes())
+    for side, reason in ((10**4, 'too large'), (10**2, '100x100')):
+        huge[16:24] = side.to_bytes(4, 'big') * 2
+        huge[29:33] = zlib.crc32(huge[12:29]).to_bytes(4, 'big')
+        (images / '000003.png').write_bytes(huge)
+        assert reason in refused(folder)
+    (images / '000003.png').write_bytes(b'GIF89a')
+    assert 'no image' in refused(folder)
+    (images / '000003.png').unlink()
+    assert '2 images, the manifest says 3' in refused(folder)
     (tmp_path / 'elsewhere').write_bytes(whole)
-    (pictures / '000003.jpg').symlink_to(tmp_path / 'elsewhere')
+    (images / '000003.jpg').symlink_to(tmp_path / 'elsewhere')
     assert 'symbolic link' in refused(folder)
-    shutil.rmtree(pictures)
+    shutil.rmtree(images)
     assert 'missing' in refused(folder)
     (tmp_path / 'others').mkdir()
-    pictures.symlink_to(tmp_path / 'others')
+    images.symlink_to(tmp_path / 'others')
     refused(folder)
 
 
@@ -468,7 +492,9 @@ def test_a_session_comes_back_as_it_was():
     engine = engine_of(Script())
     for frame in frames(40):
         engine.step(frame)
-    snapshot = take_map_snapshot(engine, {0: b'first', 999: b'not a keyframe'})
+    snapshot = take_map_snapshot(
+        engine.session, engine.predictor, {0: b'first', 999: b'not a keyframe'}
+    )
     T_map_world = make_T(R_BODY_OPTICAL, np.array([1.0, 2.0, 3.0]))
     T_base_optical = make_T(R_BODY_OPTICAL, np.array([0.0, 0.0, 0.5]))
     placement = MapPlacement(T_map_world, T_base_optical, 'map', 'base', 'camera')
@@ -488,7 +514,7 @@ def test_a_session_comes_back_as_it_was():
     T_map_base = saved.trajectory.T_map_base[-1] @ T_base_optical
     stamp_ns = int(saved.trajectory.stamps_ns[-1])
     np.testing.assert_allclose(T_map_base, T_map_world @ truth(path, stamp_ns), atol=1e-9)
-    assert len(saved.points) and saved.pictures == {0: b'first'}
+    assert len(saved.points) and saved.images == {0: b'first'}
     assert np.isnan(keyframes.confidences[0]).all() and (keyframes.confidences[1:] == 2.0).all()
     assert set(keyframes.segments) == {0}
     assert saved.facts.descriptor_size == 128 and saved.facts.model_name == 'scripted'

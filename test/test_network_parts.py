@@ -12,14 +12,14 @@ from r3_ros.datatypes import Intrinsics
 from r3_ros.errors import ModelError, TransformError
 from r3_ros.model.backbone import Backbone, KeyValues
 from r3_ros.model.camera_head import PairHead
-from r3_ros.model.checkpoint_keys import official_name
 from r3_ros.model.depth_head import add_position_embedding, Fusion, MonoDepth
 from r3_ros.model.known_cameras import encode_cameras
 from r3_ros.model.layers import Block, LayerNorm, Mlp, rotate, rotations, SwiGlu
-from r3_ros.model.metric import metric_depth, with_far_sky
+from r3_ros.model.metric import metric_depth
 from r3_ros.model.network import build_network, FrameCache
 from r3_ros.model.reference_view import choose_reference, STRATEGIES
 from r3_ros.model.variants import BackboneConfig, VARIANTS
+from r3_ros.model.weights.checkpoint import official_name
 from scipy.spatial.transform import Rotation
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -373,24 +373,6 @@ def test_metres_by_the_focal_length():
     np.testing.assert_allclose(metres[0, 0], np.array([1.0, 2.0]) * 190 / 300, rtol=1e-6)
     assert np.isnan(metres[0, 1]).all()
     assert torch.equal(depth, torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]))
-
-
-def test_the_sky_is_put_far_away():
-    depth = np.linspace(1, 5, 400, dtype=np.float32).reshape(20, 20)
-    sky = np.zeros((20, 20), np.float32)
-    sky[:5] = 0.31
-    got = with_far_sky(depth, sky)
-    assert got.dtype == np.float32
-    assert (got[:5] == np.float32(np.quantile(depth[5:], 0.99))).all()
-    assert (got[5:] == depth[5:]).all()
-
-
-@pytest.mark.parametrize('sky_pixels', [0, 10, 11, 389, 390, 400])
-def test_a_handful_of_sky_or_ground_says_nothing(sky_pixels):
-    depth = np.linspace(1, 5, 400, dtype=np.float32).reshape(20, 20)
-    sky = (np.arange(400) < sky_pixels).astype(np.float32).reshape(20, 20)
-    changed = not np.array_equal(with_far_sky(depth, sky), depth)
-    assert changed == (10 < sky_pixels < 390)
 
 
 def test_the_metric_network_is_alive():

@@ -9,8 +9,9 @@ from r3_ros.config import OccupancyConfig
 from r3_ros.datatypes import Intrinsics
 from r3_ros.errors import OccupancyError, OutputError
 from r3_ros.geometry import make_T, R_BODY_OPTICAL, transform
-from r3_ros.occupancy import find_floor, Floor, FREE, occupancy_grid, OCCUPIED, UNKNOWN
-from r3_ros.occupancy_file import write_grid
+from r3_ros.maps.floor import find_floor, Floor
+from r3_ros.maps.occupancy_file import write_grid
+from r3_ros.maps.occupancy_grid import FREE, occupancy_grid, OCCUPIED, UNKNOWN
 from scipy.spatial.transform import Rotation
 from surveyed_room import INTRINSICS, survey
 import yaml

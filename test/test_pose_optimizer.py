@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from r3_ros.geometry import is_rigid, make_T
-from r3_ros.streaming.pose_optimizer import PoseProblem, solve_poses
+from r3_ros.streaming.loops.pose_optimizer import PoseProblem, solve_poses
 from r3_ros.streaming.similarity import inverse_similarity, rigid_part, scale_of, similarity
 from scipy.spatial.transform import Rotation
 

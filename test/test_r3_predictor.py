@@ -426,8 +426,7 @@ def test_memory_of_a_long_stream_is_bounded(checkpoint):
         'model.image_size': 154,
         'model.depth': False,
         'keyframe.max_keyframes': 4,
-        'keyframe.mode': 'interval',
-        'keyframe.interval': 1,
+        'keyframe.max_interval': 1,
         'stream.recent_frames': 2,
     }
     engine = load_engine(updated(R3Config(), changes))
@@ -444,8 +443,8 @@ def test_memory_of_a_long_stream_is_bounded(checkpoint):
 def test_depth_of_every_nth_frame_and_of_keyframes(network, every, expected):
     changes = {
         'model.depth_every': every,
-        'keyframe.mode': 'interval',
-        'keyframe.interval': 5,
+        'keyframe.overlap_threshold': 0.0,
+        'keyframe.max_interval': 5,
         'tracking.lost_ratio': 0.0,
         'tracking.low_confidence_ratio': 0.0,
     }
@@ -454,7 +453,7 @@ def test_depth_of_every_nth_frame_and_of_keyframes(network, every, expected):
     estimates = [engine.step(replace(frame(n), frame_id=-1)) for n in range(12)]
     with_depth = {e.frame_id for e in estimates if e.depths}
     keyframes = {e.frame_id for e in estimates if e.is_keyframe}
-    assert keyframes == {0, 4, 9} and keyframes <= with_depth
+    assert keyframes == {0, 5, 10} and keyframes <= with_depth
     assert len(with_depth) == expected
 
 
@@ -484,8 +483,7 @@ def test_keyframes_may_be_admitted_by_the_pose_token(network):
 
 def test_the_bank_shrinks_to_what_fits(network):
     changes = {
-        'keyframe.mode': 'interval',
-        'keyframe.interval': 1,
+        'keyframe.max_interval': 1,
         'stream.recent_frames': 2,
         'stream.recent_keyframes': 2,
         'stream.retrieved_keyframes': 1,
@@ -566,7 +564,7 @@ def test_errors_of_the_device_are_told_in_our_words(predictor, monkeypatch, rais
 
 
 def test_an_engine_that_shrinks_goes_on(network):
-    config = updated(R3Config(), {'keyframe.mode': 'interval', 'keyframe.interval': 1})
+    config = updated(R3Config(), {'keyframe.max_interval': 1})
     room = Room(device_bytes=2**28, host_bytes=2**28)
     predictor = R3Predictor(network, ModelInfo('r3'), CONFIG, room, torch.device('cpu'))
     engine = Engine(predictor, config)

@@ -10,7 +10,7 @@ import pytest
 from r3_ros.datatypes import Edge, TrackingState
 from r3_ros.errors import MapError, MapProblem
 from r3_ros.geometry import inverse, make_T, R_BODY_OPTICAL
-from r3_ros.maps.keyframe_pictures import encode_picture, KeyframePictures
+from r3_ros.maps.keyframe_images import encode_image, KeyframeImages
 from r3_ros.maps.reading import read_map
 from r3_ros.maps.writing import write_map
 from r3_ros.streaming.map_snapshot import MapPlacement, saved_map, take_map_snapshot
@@ -26,25 +26,25 @@ T_MAP_WORLD = make_T(R_BODY_OPTICAL, np.array([1.0, 2.0, 0.5]))
 PLACEMENT = MapPlacement(T_MAP_WORLD, make_T(R_BODY_OPTICAL, np.zeros(3)), 'map', 'base', 'cam')
 
 
-def stepped(engine, shown, pictures=None):
+def stepped(engine, shown, images=None):
     estimates = []
     for frame in shown:
         estimates.append(engine.step(frame))
-        if pictures is not None:
-            pictures.note(frame.image, estimates[-1])
+        if images is not None:
+            images.note(frame.image, estimates[-1])
     return estimates
 
 
-def saved_of(engine, pictures):
-    snapshot = take_map_snapshot(engine, pictures.view())
+def saved_of(engine, images):
+    snapshot = take_map_snapshot(engine.session, engine.predictor, images.view())
     return saved_map(snapshot, PLACEMENT, engine.config.map.voxel_size)
 
 
 def mapped(count=60, **options):
     """Return a map of the first part of the circle, and the session that it is of."""
-    engine, pictures = engine_of(Script(), **options), KeyframePictures()
-    estimates = stepped(engine, frames(count), pictures)
-    return saved_of(engine, pictures), engine, estimates
+    engine, images = engine_of(Script(), **options), KeyframeImages()
+    estimates = stepped(engine, frames(count), images)
+    return saved_of(engine, images), engine, estimates
 
 
 def later(count, start=60):
@@ -63,15 +63,15 @@ def test_a_camera_is_found_in_the_saved_world_and_mapping_goes_on(tmp_path):
     saved = read_map(tmp_path / 'map')
     engine = engine_of(Script())
     session_id = engine.session.session_id
-    loaded, pictures = engine.load_map(saved), KeyframePictures()
-    pictures.restore(loaded.pictures)
+    loaded, images = engine.load_map(saved), KeyframeImages()
+    images.restore(loaded.images)
     assert engine.session.session_id == session_id + 1 and engine.is_relocalising
     assert [k.frame_id for k in engine.predictor.restored] == engine.session.bank.ids()
     for known in engine.predictor.restored:
         T = truth(circle(), known.stamp_ns)
         np.testing.assert_allclose(known.T_world_camera, T, atol=1e-7)
         assert known.intrinsics == intrinsics(64, 48)
-    estimates = stepped(engine, later(30), pictures)
+    estimates = stepped(engine, later(30), images)
     first = next(n for n, e in enumerate(estimates) if e.T_world_camera is not None)
     assert first == engine.config.relocalise.min_frames - 1
     assert all(e.state is INITIALIZING for e in estimates[:first])
@@ -82,10 +82,10 @@ def test_a_camera_is_found_in_the_saved_world_and_mapping_goes_on(tmp_path):
     assert estimates[first].T_previous_camera is None
     assert not engine.is_relocalising
     # What is saved now holds both.
-    again = saved_of(engine, pictures)
+    again = saved_of(engine, images)
     assert {*saved.keyframes.stamps_ns[:1]} <= {*again.keyframes.stamps_ns.tolist()}
     assert len(again.trajectory) == len(saved.trajectory) + 30 - first
-    assert again.pictures.keys() == set(again.keyframes.ids.tolist())
+    assert again.images.keys() == set(again.keyframes.ids.tolist())
     T_map_base = again.trajectory.T_map_base @ PLACEMENT.T_base_optical
     for stamp_ns, T in zip(again.trajectory.stamps_ns.tolist(), T_map_base, strict=True):
         np.testing.assert_allclose(T, T_MAP_WORLD @ truth(circle(), stamp_ns), atol=1e-6)
@@ -217,9 +217,9 @@ def test_an_initial_pose_narrows_the_search():
     [
         (lambda m: replace(m, facts=replace(m.facts, model_name='r3')),
          MapProblem.CHECKPOINT_MISMATCH, "made by model 'r3'"),
-        (lambda m: replace(m, pictures={}), MapProblem.BAD_FORMAT, 'include_images'),
-        (lambda m: replace(m, pictures={**m.pictures, int(m.keyframes.ids[1]): b'\xff\xd8\xff'}),
-         MapProblem.BAD_FORMAT, 'picture of keyframe'),
+        (lambda m: replace(m, images={}), MapProblem.BAD_FORMAT, 'include_images'),
+        (lambda m: replace(m, images={**m.images, int(m.keyframes.ids[1]): b'\xff\xd8\xff'}),
+         MapProblem.BAD_FORMAT, 'image of keyframe'),
     ],
 )  # fmt: skip
 def test_a_map_that_cannot_be_used_leaves_the_session_alone(spoil, problem, says):
@@ -238,7 +238,7 @@ def test_a_map_with_more_keyframes_than_fit_is_thinned():
     assert len(saved.keyframes) > 40
     engine = engine_of(Script(), keyframe__max_keyframes=8)
     loaded = engine.load_map(saved)
-    assert len(loaded.pictures) == len(engine.session.bank) == 8
+    assert len(loaded.images) == len(engine.session.bank) == 8
     assert len(engine.session.trajectory_view().frame_ids) == len(saved.trajectory)
 
 
@@ -259,13 +259,13 @@ def test_scale_of_edges_is_that_of_most_and_unknown_of_one_place():
     assert scale_of_edges([edge(0), edge(1)], held) is None
 
 
-def test_the_picture_of_each_keyframe_is_kept_and_no_other():
-    engine, pictures = engine_of(Script(), keyframe__max_keyframes=6), KeyframePictures()
+def test_the_image_of_each_keyframe_is_kept_and_no_other():
+    engine, images = engine_of(Script(), keyframe__max_keyframes=6), KeyframeImages()
     for frame in frames(80):
-        pictures.note(frame.image, engine.step(frame))
-        assert set(pictures.view()) == set(engine.session.bank.ids())
-    picture = encode_picture(next(iter(frames(1))).image)
-    assert picture.startswith(b'\xff\xd8')
+        images.note(frame.image, engine.step(frame))
+        assert set(images.view()) == set(engine.session.bank.ids())
+    image = encode_image(next(iter(frames(1))).image)
+    assert image.startswith(b'\xff\xd8')
 
 
 # --- The classical predictor, on recordings ---

@@ -1,31 +1,22 @@
-"""Retrieval of keyframes: the laws of the index, for the NumPy twin, the kernel and CuPy."""
+"""Retrieval of keyframes: the laws of the index, on NumPy, on CuPy, and on a stand-in for CuPy."""
 
+from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 import sys
+from types import ModuleType, SimpleNamespace
 
-from cupy_on_host import build, COMPILER, CupyOnHost
-import cv2
 import numpy as np
 import pytest
-from r3_ros.classical.describe import describe
+from r3_ros import factory
 from r3_ros.config import R3Config, updated
-from r3_ros.datatypes import Intrinsics
+from r3_ros.datatypes import Intrinsics, ModelInfo
 from r3_ros.errors import ModelError
-from r3_ros.factory import load_engine
-from r3_ros.kernels import (
-    CupyRetrievalIndex,
-    EXCLUDED,
-    NumpyRetrievalIndex,
-    picture_bounds,
-    Query,
-    retrieval_index,
-    View,
-    Weights,
-)
+from r3_ros.factory import load_engine, search_device
+from r3_ros.streaming.keyframes.retrieval import EXCLUDED, Query, RetrievalIndex, Weights
+from r3_ros.streaming.keyframes.view_overlap import image_bounds, View, view_overlaps
 from scipy.spatial.transform import Rotation
+from scripted import frames, ScriptedPredictor
 
-DATA = Path(__file__).parents[2] / 'shared' / 'data'
 SIZE = 36
 LENS = (-0.6, 0.5, -0.4, 0.45)
 
@@ -44,40 +35,96 @@ def lacks_device():
 NO_DEVICE = lacks_device()
 
 
-@pytest.fixture(scope='session')
-def kernel(tmp_path_factory):
-    """Return the kernel, compiled for the host."""
-    if COMPILER is None:
-        pytest.skip('there is no C++ compiler to build the kernel for the host')
-    return build(tmp_path_factory.mktemp('kernel'))
+class DeviceArray(np.ndarray):
+    """An array that refuses, as CuPy's do, to be mixed with arrays of the host."""
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
+        arrays = [*inputs, *(out or ())]
+        if any(type(array) is np.ndarray for array in arrays):
+            raise TypeError(f'{ufunc.__name__}: an array of the host among those of the device')
+        plain = [host(array) for array in inputs]
+        if out:
+            options['out'] = tuple(host(array) for array in out)
+        result = getattr(ufunc, method)(*plain, **options)
+        return result if result is None else on_device(result)
+
+    def __array_function__(self, function, types, arguments, options):
+        raise TypeError(f'numpy.{function.__name__} is called for an array of the device')
+
+    def __setitem__(self, where, value):
+        if type(value) is np.ndarray:
+            raise TypeError('an array of the host is assigned to one of the device')
+        host(self)[where] = host(value)
+
+    def __float__(self):
+        raise TypeError('a number is read from the device')
+
+
+def host(array):
+    return array.view(np.ndarray) if isinstance(array, DeviceArray) else array
+
+
+def on_device(array):
+    return np.asarray(array).view(DeviceArray)
+
+
+class CupyOnHost(ModuleType):
+    """What the search asks of CuPy, on the host. Counts the copies from the device."""
+
+    def __init__(self):
+        super().__init__('cupy')
+        self.counts = Counter()
+        self.cuda = SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=lambda: 1))
+
+    def asarray(self, array):
+        return on_device(np.array(array))
+
+    def asnumpy(self, array):
+        assert isinstance(array, DeviceArray)
+        self.counts['copy out'] += 1
+        return np.array(host(array))
+
+    def __getattr__(self, name):
+        def call(*arguments, **options):
+            parts = [part for a in arguments for part in (a if isinstance(a, list) else [a])]
+            assert not any(type(part) is np.ndarray for part in parts), f'cupy.{name}'
+            plain = [[host(p) for p in a] if isinstance(a, list) else host(a) for a in arguments]
+            return on_device(getattr(np, name)(*plain, **options))
+
+        return call
 
 
 @pytest.fixture
-def cupy_on_host(kernel, monkeypatch):
+def cupy_on_host(monkeypatch):
     """Return what stands in for CuPy from now on."""
-    stand_in = CupyOnHost(kernel)
+    stand_in = CupyOnHost()
     monkeypatch.setitem(sys.modules, 'cupy', stand_in)
     return stand_in
 
 
-@pytest.fixture(params=['NumPy', 'kernel on the host', 'GPU'])
-def make(request):
-    """Return the kind of index: each law holds for every one."""
+@pytest.fixture(params=['NumPy', 'CuPy on the host', 'GPU'])
+def device(request):
+    """Return where the index is: each law holds everywhere."""
     if request.param == 'NumPy':
-        return NumpyRetrievalIndex
+        return 'cpu'
     if request.param == 'GPU':
         if NO_DEVICE:
             pytest.skip(NO_DEVICE)
     else:
         request.getfixturevalue('cupy_on_host')
-    return CupyRetrievalIndex
+    return 'cuda'
+
+
+@pytest.fixture
+def make(device):
+    """Return what makes an index there."""
+    return lambda capacity, size: RetrievalIndex(capacity, size, device)
 
 
 def unit_vectors(count, seed=0, size=SIZE):
-    """Return unit vectors that float16 holds exactly."""
     vectors = np.random.default_rng(seed).normal(size=(count, size)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors.astype(np.float16).astype(np.float32)
+    return vectors
 
 
 def pose(rotation=(0, 0, 0), centre=(0, 0, 0)):
@@ -121,7 +168,7 @@ def test_what_was_put_in_is_found_best_first(make):
     assert len(none.slots) == 0 and none.best_similarity == found.best_similarity
 
 
-def test_the_score_of_likeness_is_its_contrast_to_what_is_usual(make):
+def test_the_score_of_similarity_is_its_contrast_to_what_is_usual(make):
     index = make(8, SIZE)
     vectors = unit_vectors(6)
     for slot, vector in enumerate(vectors):
@@ -164,8 +211,8 @@ def test_among_equals_the_lower_slot_comes_first(make):
 def test_all_the_best_may_lie_side_by_side(make):
     """Keyframes of one place were made one after the other."""
     index = make(900, SIZE)
-    likeness = np.linspace(0.99, 0.9, 900, dtype=np.float32)
-    for slot, cosine in enumerate(likeness):
+    cosines = np.linspace(0.99, 0.9, 900, dtype=np.float32)
+    for slot, cosine in enumerate(cosines):
         vector = np.zeros(SIZE, np.float32)
         vector[0], vector[1] = cosine, np.sqrt(1 - cosine**2)
         index.put(slot, vector)
@@ -188,7 +235,7 @@ def test_a_view_is_found_by_where_it_looks(make):
     np.testing.assert_allclose(index.retrieve(query, 4).scores[2:], 0.0)
 
 
-def test_without_a_predicted_view_only_likeness_counts(make):
+def test_without_a_predicted_view_only_similarity_counts(make):
     index = make(16, SIZE)
     vectors = unit_vectors(4)
     for slot, vector in enumerate(vectors):
@@ -207,7 +254,8 @@ def test_a_keyframe_that_has_moved_is_found_where_it_is_now(make):
     index.put(1, vectors[1], there)
     query = Query(vectors[0], Weights(0.0, 1.0), here)
     assert ranked(index.retrieve(query, 1)) == [0]
-    index.set_views([0, 1], [there, here])
+    index.set_view(0, there)
+    index.set_view(1, here)
     assert ranked(index.retrieve(query, 1)) == [1]
 
 
@@ -221,15 +269,15 @@ def test_a_keyframe_without_a_view_overlaps_with_nothing(make):
     assert found.scores[1] == 0.0
 
 
-# --- Merit and bonus ---
+# --- Match score and bonus ---
 
 
-def test_merit_counts_and_fades(make):
+def test_the_match_score_counts_and_fades(make):
     index = make(4, SIZE)
     vectors = unit_vectors(3)
     for slot, vector in enumerate(vectors):
         index.put(slot, vector)
-    index.set_merits([0, 2], [-0.5, 0.4], frame_id=100)
+    index.set_match_scores([0, 2], [-0.5, 0.4], frame_id=100)
     query = Query(vectors[1], Weights(0.0, 0.0, 1.0), frame_id=100)
     found = index.retrieve(query, 3)
     assert ranked(found) == [2, 1, 0]
@@ -239,7 +287,7 @@ def test_merit_counts_and_fades(make):
     index.put(2, vectors[2])
     assert index.retrieve(query, 3).scores[0] == 0.0
     # Asked as of an earlier frame, it is what it was.
-    index.set_merits([0], [-0.5], frame_id=1_000_000)
+    index.set_match_scores([0], [-0.5], frame_id=1_000_000)
     assert index.retrieve(query, 3).scores[2] == -0.5
     assert ranked(index.retrieve(Query(vectors[0]), 3))[0] == 0
 
@@ -256,7 +304,7 @@ def test_a_bonus_keeps_what_is_resident_unless_another_is_clearly_better(make):
     assert ranked(index.retrieve(resident, 2)) == [2, 0]
 
 
-def test_what_is_excluded_is_not_found_but_still_the_most_like(make):
+def test_what_is_excluded_is_not_found_but_still_the_most_similar(make):
     index = make(8, SIZE)
     vectors = unit_vectors(4)
     for slot, vector in enumerate(vectors):
@@ -266,26 +314,25 @@ def test_what_is_excluded_is_not_found_but_still_the_most_like(make):
     assert found.best_similarity == pytest.approx(1.0, abs=1e-3)
 
 
-# --- The twins ---
+# --- NumPy and CuPy ---
 
 
 @pytest.mark.parametrize(
     'count,size,k', [(1, 8, 4), (60, SIZE, 10), (700, 20, 64), (1500, 16, 256), (300, 1536, 32)]
 )
-def test_the_twins_agree(make, count, size, k):
+def test_the_device_answers_as_the_host(make, count, size, k):
     random = np.random.default_rng(count)
     vectors = unit_vectors(count, size=size)
-    twins = NumpyRetrievalIndex(count + 9, size), make(count + 9, size)
-    for i, vector in enumerate(vectors):
-        view = random_view(random) if i % 5 else None
-        for twin in twins:
-            twin.put(i + 4, vector, view)
+    indices = RetrievalIndex(count + 9, size), make(count + 9, size)
     noted = list(range(4, count + 4, 3))
-    merits = random.uniform(-0.5, 0.5, len(noted))
-    for twin in twins:
-        twin.set_merits(noted, merits, 90)
+    match_scores = random.uniform(-0.5, 0.5, len(noted))
+    views = [random_view(random) if i % 5 else None for i in range(count)]
+    for index in indices:
+        for i, vector in enumerate(vectors):
+            index.put(i + 4, vector, views[i])
+        index.set_match_scores(noted, match_scores, 90)
         for slot in range(7, count, 11):
-            twin.remove(slot)
+            index.remove(slot)
     for seed in range(3):
         query = Query(
             unit_vectors(1, seed=seed + 50, size=size)[0],
@@ -294,149 +341,70 @@ def test_the_twins_agree(make, count, size, k):
             frame_id=200,
             bonus={5: 0.4, 6: EXCLUDED, 8: 0.1, count + 8: 0.2},
         )
-        expected, found = (twin.retrieve(query, k) for twin in twins)
+        expected, found = (index.retrieve(query, k) for index in indices)
         assert ranked(found) == ranked(expected)
         np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
         assert found.best_similarity == pytest.approx(expected.best_similarity, abs=1e-5)
 
 
-def test_float16_on_the_device_keeps_the_order_of_all_that_differs(make):
-    """The device holds descriptors in half precision: four digits of a cosine are right."""
+def test_a_search_copies_once_from_the_device(cupy_on_host):
+    index = RetrievalIndex(600, SIZE, 'cuda')
     random = np.random.default_rng(0)
-    vectors = random.normal(size=(400, 96)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    index = make(400, 96)
-    for slot, vector in enumerate(vectors):
-        index.put(slot, vector)
-    query = vectors[17]
-    found = index.retrieve(Query(query), 50)
-    cosines = vectors @ query
-    assert found.best_similarity == pytest.approx(1.0, abs=5e-4)
-    assert np.diff(cosines[found.slots]).max() < 2e-4
-    assert cosines[found.slots].min() > np.sort(cosines)[-50] - 2e-4
-
-
-def test_more_than_one_launch_can_hold_is_an_error(cupy_on_host):
-    index = CupyRetrievalIndex(400, 8)
-    for slot in range(300):
-        index.put(slot, unit_vectors(1, size=8)[0])
-    with pytest.raises(ValueError, match='at most 256'):
-        index.retrieve(Query(unit_vectors(1, size=8)[0]), 257)
-
-
-@pytest.mark.parametrize('keyframes', [3, 500])
-def test_a_search_is_one_launch_and_one_wait_whatever_the_bank(cupy_on_host, keyframes):
-    index = CupyRetrievalIndex(600, SIZE)
-    random = np.random.default_rng(0)
-    for slot, vector in enumerate(unit_vectors(keyframes)):
+    for slot, vector in enumerate(unit_vectors(500)):
         index.put(slot, vector, random_view(random))
-    index.set_merits([0, 1, 2], [0.1, 0.2, 0.3], 9)
-    assert cupy_on_host.counts['wait'] == cupy_on_host.counts['launch'] == 0
-    cupy_on_host.counts.clear()
+    index.set_match_scores([0, 1, 2], [0.1, 0.2, 0.3], 9)
+    assert not cupy_on_host.counts
     query = Query(unit_vectors(1)[0], Weights(1, 1, 1), random_view(random), 10, {0: 0.1})
     index.retrieve(query, 32)
-    assert cupy_on_host.counts == {'launch': 1, 'copy in': 1, 'copy out': 1, 'wait': 1}
+    assert cupy_on_host.counts == {'copy out': 1}
 
 
-def test_much_that_changes_at_once_reaches_the_device(cupy_on_host):
-    index = CupyRetrievalIndex(30_000, 8)
-    vector = unit_vectors(1, size=8)[0]
-    for slot in (0, 14_000, 29_999):
-        index.put(slot, vector)
-    view = View(pose(), LENS, 1.0)
-    index.set_views(range(30_000), [view] * 30_000)
-    assert cupy_on_host.counts['wait'] >= 1, 'the staging memory was written over unread'
-    np.testing.assert_array_equal(index._on_device.array, index._records)
+# --- Where it is searched ---
 
 
-def test_many_blocks_merge_into_the_same_answer(kernel, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'cupy', CupyOnHost(kernel, processors=70))
-    vectors = unit_vectors(2300, size=16)
-    wide, exact = CupyRetrievalIndex(2300, 16), NumpyRetrievalIndex(2300, 16)
-    for slot, vector in enumerate(vectors):
-        wide.put(slot, vector)
-        exact.put(slot, vector)
-    assert len(wide._partial.array) == 280 * 256
-    query = Query(unit_vectors(1, seed=5, size=16)[0])
-    assert ranked(wide.retrieve(query, 6)) == ranked(exact.retrieve(query, 6))
+def config_for(device):
+    return updated(R3Config(), {'model.device': device})
 
 
-def test_the_device_decides_the_kind():
-    assert isinstance(retrieval_index(4, SIZE), NumpyRetrievalIndex)
-    assert isinstance(retrieval_index(4, SIZE, 'cpu'), NumpyRetrievalIndex)
+class On:
+    """A predictor that says where it runs."""
+
+    def __init__(self, device):
+        self.info = ModelInfo('scripted', device=device)
 
 
-@pytest.mark.skipif(not NO_DEVICE, reason='a CUDA device is there')
-def test_a_missing_device_is_an_error_and_not_a_slower_run():
+def test_keyframes_are_searched_where_the_predictor_runs(cupy_on_host):
+    assert search_device(config_for('auto'), On('cuda:0')).startswith('cuda')
+    assert search_device(config_for('auto'), On('cpu')) == 'cpu'
+    assert search_device(config_for('cpu'), On('cpu')) == 'cpu'
+
+
+def test_the_engine_searches_on_the_gpu_of_its_predictor(cupy_on_host, monkeypatch):
+    class OnGpu(ScriptedPredictor):
+        info = ModelInfo('scripted', device='cuda:0')
+
+    monkeypatch.setattr(factory, 'load_predictor', lambda config: OnGpu())
+    engine = load_engine(R3Config())
+    for frame in frames(4):
+        cupy_on_host.counts.clear()
+        engine.step(frame)
+        assert cupy_on_host.counts['copy out'] <= 1
+    engine.close()
+    assert cupy_on_host.counts['copy out'] == 1
+
+
+def test_without_cupy_a_predictor_on_the_gpu_runs_all_the_same(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, 'cupy', None)
+    assert search_device(config_for('auto'), On('cuda:0')) == 'cpu'
+    assert 'CuPy cannot be used' in caplog.text
+
+
+def test_a_device_that_is_asked_for_and_missing_is_an_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'cupy', None)
     with pytest.raises(ModelError, match='model.device'):
-        retrieval_index(4, SIZE, 'cuda')
+        RetrievalIndex(4, SIZE, 'cuda')
     with pytest.raises(ModelError, match='model.device'):
-        load_engine(updated(R3Config(), {'model.device': 'cuda'}))
-
-
-# --- The fast search of large banks ---
-
-
-def pictures_of_places(count, random):
-    """Return descriptors of cut-outs of real pictures, from all sequences at hand."""
-    paths = sorted(DATA.glob('*/rgb/*'))[::11]
-    if not paths:
-        pytest.skip('recorded sequences are not at hand')
-    grays = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in paths]
-    descriptors = []
-    for i in range(count):
-        gray = grays[i % len(grays)]
-        share = random.uniform(0.35, 1.0)
-        height, width = (int(share * length) for length in gray.shape)
-        y = random.integers(0, gray.shape[0] - height + 1)
-        x = random.integers(0, gray.shape[1] - width + 1)
-        descriptors.append(describe(gray[y : y + height, x : x + width]))
-    return np.array(descriptors)
-
-
-def test_the_fast_search_finds_what_the_exact_one_does():
-    random = np.random.default_rng(0)
-    descriptors = pictures_of_places(1600, random)
-    fast, exact = (
-        NumpyRetrievalIndex(len(descriptors), descriptors.shape[1], exact_up_to)
-        for exact_up_to in (500, len(descriptors))
-    )
-    for slot, descriptor in enumerate(descriptors[:-20]):
-        view = random_view(random)
-        for index in (fast, exact):
-            index.put(slot, descriptor, view)
-    kept = []
-    for n, descriptor in enumerate(descriptors[-20:]):
-        query = Query(
-            descriptor,
-            Weights(1.0, 0.5, 0.2),
-            random_view(random) if n % 2 else None,
-            bonus={slot: 0.05 for slot in range(0, 900, 90)},
-        )
-        found, expected = (index.retrieve(query, 32) for index in (fast, exact))
-        kept.append(len(set(ranked(found)) & set(ranked(expected))) / 32)
-        assert found.best_similarity == expected.best_similarity
-        assert ranked(found)[0] == ranked(expected)[0]
-    assert np.mean(kept) > 0.99
-
-
-def test_the_fast_search_follows_what_changes():
-    random = np.random.default_rng(1)
-    vectors = unit_vectors(700, seed=4)
-    index = NumpyRetrievalIndex(800, SIZE, exact_up_to=100)
-    for slot, vector in enumerate(vectors):
-        index.put(slot, vector, random_view(random))
-    assert ranked(index.retrieve(Query(vectors[300]), 1)) == [300]
-    index.remove(300)
-    assert 300 not in ranked(index.retrieve(Query(vectors[300]), 50))
-    index.put(300, vectors[5])
-    assert ranked(index.retrieve(Query(vectors[5]), 2)) == [5, 300]
-    place = View(pose((0, 170, 0), (50, 0, 0)), LENS, 1.0)
-    index.set_views([44], [place])
-    assert ranked(index.retrieve(Query(vectors[5], Weights(0.0, 1.0), place), 1)) == [44]
-    index.set_merits([45], [0.5], 0)
-    assert ranked(index.retrieve(Query(vectors[5], Weights(0.0, 0.0, 1.0)), 1)) == [45]
-    assert ranked(index.retrieve(Query(vectors[5], bonus={610: 9.0}), 1)) == [610]
+        load_engine(config_for('cuda'))
 
 
 # --- Overlap of views ---
@@ -466,10 +434,7 @@ def dense_share(owner, observer, across=24, deep=20):
 
 
 def overlap(a, b):
-    index = NumpyRetrievalIndex(1, SIZE)
-    vector = unit_vectors(1)[0]
-    index.put(0, vector, b)
-    return float(index.retrieve(Query(vector, Weights(0.0, 1.0), a), 1).scores[0])
+    return float(view_overlaps(a.packed(), b.packed()[None])[0])
 
 
 def test_the_overlap_is_that_of_the_frusta():
@@ -500,6 +465,6 @@ def test_the_overlap_of_special_views():
     assert 0.0 < closer < 0.5, 'a close-up of a part is no full overlap'
 
 
-def test_the_borders_of_a_picture_are_those_of_its_pixels():
-    bounds = picture_bounds(Intrinsics(100.0, 200.0, 39.5, 29.5, 80, 60))
+def test_the_borders_of_an_image_are_those_of_its_pixels():
+    bounds = image_bounds(Intrinsics(100.0, 200.0, 39.5, 29.5, 80, 60))
     assert bounds == pytest.approx((-0.4, 0.4, -0.15, 0.15))

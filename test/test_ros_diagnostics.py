@@ -116,8 +116,8 @@ def test_the_device_fills_up(graph, used, level):
 def test_thresholds_may_change_while_the_node_runs(graph):
     g = graph(diagnostics__min_rate=0.0).start()
     g.send_many(3)
-    health = g.health
-    health.times.append(StepTimes(0.0, 0.0, 0.0, 0.0, latency=0.1))
+    times = StepTimes(0.0, 0.0, 0.0, 0.0, latency=0.1)
+    g.on_worker(lambda: g.health.times.append(times))
     assert task(diagnosed(g), 'timing')[0].level == DiagnosticStatus.OK
     g.set_parameters(diagnostics__max_latency=0.05, diagnostics__min_rate=200.0)
     g.until(lambda: task(diagnosed(g), 'timing')[0].level == DiagnosticStatus.WARN)
@@ -132,8 +132,8 @@ def test_a_camera_that_falls_silent_is_an_error(graph, monkeypatch):
     g = graph().start()
     g.send()
     assert task(diagnosed(g), 'input')[0].level == DiagnosticStatus.WARN  # not calibrated
-    g.health.last_received_s -= 100.0
-    g.health.active_since_s -= 100.0
+    g.node_health.last_received_s -= 100.0
+    g.node_health.active_since_s -= 100.0
     status, _ = task(diagnosed(g), 'input')
     assert status.level == DiagnosticStatus.ERROR and 'no image for 100 s' in status.message
 
@@ -168,24 +168,28 @@ def test_a_state_has_its_level(graph):
         StreamState.PAUSED: DiagnosticStatus.OK,
     }
     for state, level in levels_of.items():
-        g.health.enter(state, 'scripted')
+        g.on_worker(lambda state=state: g.health.enter(state, 'scripted'))
         status, values = task(diagnosed(g), 'tracking')
         assert status.level == level, state
         assert (values['state'], values['reason']) == (state.name, 'scripted')
-    g.health.enter(StreamState.INITIALIZING)
-    g.health.state_since_s -= 11.0
+
+    def have_started_long_ago():
+        g.health.enter(StreamState.INITIALIZING)
+        g.health.state_since_s -= 11.0
+
+    g.on_worker(have_started_long_ago)
     assert task(diagnosed(g), 'tracking')[0].level == DiagnosticStatus.WARN
 
 
 def test_a_full_map_is_a_warning_and_a_failed_save_an_error(graph, tmp_path):
     g = graph(map__max_points=10_000, map__voxel_size=0.001, points__stride=1,
-              keyframe__mode='interval', keyframe__interval=1).start()  # fmt: skip
+              keyframe__max_interval=1).start()  # fmt: skip
     g.send_many(3)
     assert task(diagnosed(g), 'map')[0].level == DiagnosticStatus.OK
     g.send_many(25)
     status, values = task(diagnosed(g), 'map')
     assert status.level == DiagnosticStatus.WARN and int(values['evicted']) > 0
-    g.health.save_failed, g.health.last_save = True, 'the disk is full'
+    g.node_health.save_failed, g.node_health.last_save = True, 'the disk is full'
     assert task(diagnosed(g), 'map')[0].level == DiagnosticStatus.ERROR
 
 

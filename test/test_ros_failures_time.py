@@ -174,4 +174,4 @@ def test_pictures_without_a_stamp_are_told_once(graph, capfd):
     for _ in range(3):
         g.send(image_message(0))
     assert g.health.frames_processed == 3
-    assert capfd.readouterr().err.count('pictures have no stamp') == 1
+    assert capfd.readouterr().err.count('images have no stamp') == 1

@@ -14,7 +14,7 @@ pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setu
 from r3_ros.config import R3Config
 from r3_ros.errors import ModelError
 from r3_ros.geometry import make_T, quat_xyzw, R_BODY_OPTICAL
-from r3_ros.maps.keyframe_pictures import KeyframePictures
+from r3_ros.maps.keyframe_images import KeyframeImages
 from r3_ros.maps.reading import read_map
 from r3_ros.maps.writing import write_map
 from r3_ros.msg import StreamStatus
@@ -64,10 +64,10 @@ def pose_of(T):
 @pytest.fixture
 def folder(tmp_path):
     """Write the map of a run of 40 frames, as another process has left it."""
-    engine, pictures = Engine(ScriptedPredictor(), R3Config()), KeyframePictures()
+    engine, pictures = Engine(ScriptedPredictor(), R3Config()), KeyframeImages()
     for frame in frames(FRAMES):
         pictures.note(frame.image, engine.step(frame))
-    snapshot = take_map_snapshot(engine, pictures.view())
+    snapshot = take_map_snapshot(engine.session, engine.predictor, pictures.view())
     path = tmp_path / 'maps' / 'kitchen'
     write_map(path, saved_map(snapshot, UNPLACED, engine.config.map.voxel_size))
     return path
@@ -110,7 +110,7 @@ def test_a_map_is_loaded_by_another_process_and_the_camera_is_found(graph, folde
     both, before = read_map(folder.parent / 'both'), read_map(folder)
     assert len(both.trajectory) == len(before.trajectory) + 21
     assert len(both.keyframes) > len(before.keyframes)
-    assert both.pictures.keys() == set(both.keyframes.ids.tolist())
+    assert both.images.keys() == set(both.keyframes.ids.tolist())
 
 
 def test_loading_while_the_node_tracks_starts_a_session_in_the_map(graph, folder):

@@ -10,9 +10,9 @@ pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setu
 
 from hypothesis import given
 from hypothesis import strategies as st
-from r3_ros.cloud import Cloud, cloud_from_depth
 from r3_ros.config import R3Config, updated
 from r3_ros.geometry import make_T
+from r3_ros.maps.cloud import Cloud, cloud_from_depth
 from r3_ros.msg import StreamStatus
 from r3_ros.ros.health import Health, StreamState
 from r3_ros.ros.messages import (

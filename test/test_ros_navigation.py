@@ -59,7 +59,7 @@ def test_map_odom_and_the_robots_odom_base_give_the_estimate_at_the_stamp(graph)
     # The map starts at the robot, wherever its odometry is.
     np.testing.assert_allclose(matrix(poses[0].pose.pose), np.eye(4), atol=1e-9)
     assert not [t for t in transforms if t.child_frame_id == 'camera_optical']
-    assert g.health.tf_failures == 0 and g.health.two_parents == ''
+    assert g.transform_health.failures == 0 and g.transform_health.two_parents == ''
 
 
 def test_odometry_that_comes_after_the_picture_is_waited_for_and_tracking_goes_on(graph):
@@ -68,7 +68,7 @@ def test_odometry_that_comes_after_the_picture_is_waited_for_and_tracking_goes_o
     robot.tell(START_NS - PERIOD_NS)
     stamps = g.send_many(4)
     # All are tracked; none has waited for the robot.
-    assert g.health.frames_processed == 4 and g.health.tf_failures == 0
+    assert g.health.frames_processed == 4 and g.transform_health.failures == 0
     assert not [t for t in transforms if t.child_frame_id == 'odom']
     robot.tell(stamps[1] + 1)
     g.until(lambda: at(transforms, 'odom', stamps[1]))
@@ -78,7 +78,7 @@ def test_odometry_that_comes_after_the_picture_is_waited_for_and_tracking_goes_o
     exact = [s for t in transforms if t.child_frame_id == 'odom'
              and (s := stamp_ns_of(t.header.stamp)) in stamps]  # fmt: skip
     assert exact == stamps
-    assert g.health.tf_failures == 0
+    assert g.transform_health.failures == 0
 
 
 def test_without_the_robots_odometry_nothing_new_is_sent_and_the_last_goes_on(graph, capfd):
@@ -88,7 +88,7 @@ def test_without_the_robots_odometry_nothing_new_is_sent_and_the_last_goes_on(gr
     transforms = g.listen_tf()
     heard = g.listen('/diagnostics', DiagnosticArray)
     withheld = g.send_many(3)
-    g.until(lambda: g.health.tf_failures == 3)
+    g.until(lambda: g.transform_health.failures == 3)
     newest_ns = withheld[-1] + SECOND_NS // 10
     g.until(lambda: any(stamp_ns_of(t.header.stamp) > newest_ns for t in transforms))
     sent = [t for t in transforms if t.child_frame_id == 'odom']
@@ -117,7 +117,7 @@ def test_a_robot_that_never_tells_gets_poses_and_no_transform(graph):
     transforms = g.listen_tf()
     g.send_many(4)
     g.until(lambda: len(poses) == 4)
-    assert g.health.tf_failures == 4
+    assert g.transform_health.failures == 4
     assert not transforms and not odometry, 'where odom is, nobody has said'
 
 
@@ -170,7 +170,7 @@ def test_after_a_reset_no_pose_goes_out_before_the_robot_tells_where_it_is(graph
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
     g.send_many(2)
     assert g.health.state is StreamState.INITIALIZING
-    assert 'keep the robot where it was' in g.health.reason and g.health.tf_failures == 2
+    assert 'keep the robot where it was' in g.health.reason and g.transform_health.failures == 2
     assert not poses
     (stamp_ns,) = robot.drive(1)
     g.until(lambda: poses)
@@ -264,7 +264,7 @@ def test_a_picture_without_a_stamp_is_never_paired_with_the_newest_odometry(grap
     g, robot = navigating(graph, tf_lookup_timeout=0.0)
     robot.tell(START_NS, START_NS + PERIOD_NS)
     g.send(image_message(0))
-    g.until(lambda: g.health.tf_failures == 1)
+    g.until(lambda: g.transform_health.failures == 1)
     assert g.node.stream.authority.T_map_odom is None
     # To tf2 the time 0 is the newest there is.
     with pytest.raises(TransformError, match='at time 0'):

@@ -102,8 +102,10 @@ def test_every_live_parameter_reaches_whoever_uses_it(graph):
     now, engine = stream.config, stream.engine
     assert engine.config == now and engine.loops.config == now
     assert engine.session.gate.config == now.tracking
-    assert stream.camera.config == stream._intake.config == now.input
-    assert stream.placing.config == stream._scenes.config == stream.authority._config == now
+    assert stream.camera.config == stream._frame_filter.config == now.input
+    assert stream.placing.config == stream._clouds.config == stream.authority._config == now
+    assert stream.control.config == stream._readiness.config == now
+    assert stream._stepper.config == now.memory
 
 
 def test_every_fixed_parameter_is_refused_while_configured(graph):

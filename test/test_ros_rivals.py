@@ -57,7 +57,7 @@ def test_who_was_there_before_keeps_the_edge(graph, edge, static):
     g.until(lambda: len(poses) == 3 and transforms)
     assert from_us(g, transforms) == {MAP_ODOM, ODOM_BASE} - {edge}
     told = ' -> '.join(edge)
-    assert g.health.two_parents == told
+    assert g.transform_health.two_parents == told
     g.until(lambda: any(
         s.level == DiagnosticStatus.ERROR and told in s.message
         for m in diagnostics for s in m.status if s.name == 'r3: tf'))  # fmt: skip
@@ -69,10 +69,10 @@ def test_who_comes_later_is_told_and_forgotten_when_gone(graph, edge, capfd, mon
     monkeypatch.setattr(frame_tree, '_RIVAL_SILENT_S', 0.5)
     g = graph(diagnostics__period=0.1).start()
     g.send_many(2)
-    assert g.health.two_parents == ''
+    assert g.transform_health.two_parents == ''
     diagnostics = g.listen('/diagnostics', DiagnosticArray)
     other = somebody_says(g, *edge)
-    g.until(lambda: g.health.two_parents == ' -> '.join(edge))
+    g.until(lambda: g.transform_health.two_parents == ' -> '.join(edge))
     assert 'a frame has one parent' in capfd.readouterr().err
     transforms = g.listen_tf()
     g.send()
@@ -83,7 +83,7 @@ def test_who_comes_later_is_told_and_forgotten_when_gone(graph, edge, capfd, mon
 
     g.until(lambda: diagnostics and level() == DiagnosticStatus.ERROR)
     g.until(lambda: level() == DiagnosticStatus.OK)
-    assert g.health.two_parents == '' and other
+    assert g.transform_health.two_parents == '' and other
 
 
 def test_an_edge_that_was_left_to_somebody_is_ours_once_he_is_gone(graph, monkeypatch):
@@ -94,7 +94,7 @@ def test_an_edge_that_was_left_to_somebody_is_ours_once_he_is_gone(graph, monkey
     g.until(lambda: g.node.stream.tree.has_parent('odom'))
     activate(g)
     g.send_many(2)
-    g.until(lambda: g.health.two_parents == '')
+    g.until(lambda: g.transform_health.two_parents == '')
     transforms = g.listen_tf()
     assert g.call(Trigger, '/r3/reset').success
     g.send_many(2)
@@ -109,7 +109,7 @@ def test_an_edge_that_is_not_ours_has_no_rival(graph):
     transforms = g.listen_tf()
     g.send_many(2)
     g.until(lambda: transforms)
-    assert g.health.two_parents == '' and from_us(g, transforms) == {ODOM_BASE} and other
+    assert g.transform_health.two_parents == '' and from_us(g, transforms) == {ODOM_BASE} and other
 
 
 def test_another_r3_on_the_same_camera_leaves_the_edges_to_the_first(graph, monkeypatch):
@@ -133,10 +133,10 @@ def test_another_r3_on_the_same_camera_leaves_the_edges_to_the_first(graph, monk
         second.until(heard_by_second)
         pictures.publish(image_message(stamp_ns))
         second.until(lambda: second.health.frames_processed == 1)
-        second.until(lambda: second.health.two_parents)
+        second.until(lambda: second.transform_health.two_parents)
         assert second.node.stream.authority._refused == {'odom', CAMERA}
         first.send()
-        assert first.health.two_parents == '', 'the second one is silent'
+        assert first.transform_health.two_parents == '', 'the second one is silent'
     finally:
         second.close()
 
@@ -160,7 +160,7 @@ def test_a_moving_frame_above_the_camera_is_no_base(graph):
     g.until(lambda: transforms)
     assert g.health.base_frame == CAMERA
     assert from_us(g, transforms) == {MAP_ODOM}
-    assert g.health.two_parents == f'odom_of_others -> {CAMERA}' and other
+    assert g.transform_health.two_parents == f'odom_of_others -> {CAMERA}' and other
 
 
 def test_a_camera_that_moves_on_its_named_base_is_refused_and_told_what_to_name(graph):

@@ -179,7 +179,7 @@ def test_odometry_is_heard_and_that_of_another_frame_is_not(graph, capfd):
         g.send()
     scale = g.node.stream.engine.session.scale.view()
     assert scale.metres_per_unit == pytest.approx(METRES, rel=0.01)
-    g.node.stream.submit(lambda: g.node.stream.reset('for the test'))
+    g.node.stream.submit(lambda: g.node.stream.control.reset('for the test'))
     g.until(lambda: not track.reaches(0))
 
 

@@ -174,18 +174,18 @@ def test_a_saved_map_is_read_again_with_the_pictures_of_its_keyframes(graph, tmp
     saved = read_map(tmp_path / 'maps' / 'kitchen')
     assert len(saved.points) == answer.points and len(saved.keyframes) == answer.keyframes > 1
     assert saved.keyframes.ids.tolist() == g.node.stream.engine.session.bank.ids()
-    assert set(saved.pictures) == set(saved.keyframes.ids.tolist())
+    assert set(saved.images) == set(saved.keyframes.ids.tolist())
     assert answer.bytes == sum(
         p.stat().st_size for p in (tmp_path / 'maps' / 'kitchen').rglob('*') if p.is_file()
     )
     saved.require_model(g.node.stream.engine.predictor.info, 128)
     plain = save_map(g, name='plain')
     assert 'no camera can be found in it' in plain.message
-    assert read_map(tmp_path / 'maps' / 'plain').pictures == {}
+    assert read_map(tmp_path / 'maps' / 'plain').images == {}
     assert g.call(Trigger, '/r3/reset').success
     g.send_many(2)
     save_map(g, name='after', include_images=True)
-    assert set(read_map(tmp_path / 'maps' / 'after').pictures) <= {0, 1}
+    assert set(read_map(tmp_path / 'maps' / 'after').images) <= {0, 1}
 
 
 def test_an_existing_map_is_replaced_only_on_request(graph, tmp_path):
@@ -263,7 +263,7 @@ def test_a_disk_that_fails_midway_leaves_nothing_and_the_stream_goes_on(
     assert len(read_ply(tmp_path / 'maps' / 'kept' / 'points.ply')) == before.points
     g.send()
     assert g.health.frames_processed == 4
-    assert g.health.save_failed
+    assert g.node_health.save_failed
 
 
 @pytest.fixture

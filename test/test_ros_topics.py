@@ -185,7 +185,7 @@ def test_the_subscription_is_reliable_where_every_camera_is(graph):
     g.until(lambda: second.get_subscription_count() == 1)
     second.publish(image_message(g.stamp_ns))
     g.until(lambda: g.health.frames_processed == 2)
-    assert g.health.incompatible_qos == {}
+    assert g.node_health.incompatible_qos == {}
 
 
 def test_every_topic_has_the_promised_type_and_qos(graph):

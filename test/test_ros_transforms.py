@@ -280,7 +280,7 @@ def test_frames_of_the_driver_that_come_late_are_taken_over(graph):
     transforms = g.listen_tf()
     stamp_ns = g.send()
     g.until(lambda: at(transforms, 'camera_link', stamp_ns))
-    assert (g.health.base_frame, g.health.two_parents) == ('camera_link', '')
+    assert (g.health.base_frame, g.transform_health.two_parents) == ('camera_link', '')
     assert not at(transforms, CAMERA, stamp_ns)
     session = g.node.stream.engine.session
     assert (session.session_id, session.frame_count) == (1, 1)
@@ -303,7 +303,7 @@ def test_an_edge_of_somebody_else_is_refused_and_told(graph, capfd):
     g = configured(graph, diagnostics__period=0.1)
     other = TransformBroadcaster(g.probe)
     other.sendTransform(transform_message(START_NS, 'map', 'odom', np.eye(4)))
-    g.until(lambda: g.health.two_parents)
+    g.until(lambda: g.transform_health.two_parents)
     activated(g)
     transforms = g.listen_tf()
     diagnostics = g.listen('/diagnostics', DiagnosticArray)
@@ -319,7 +319,7 @@ def test_our_own_transforms_are_not_taken_for_those_of_others(graph):
     transforms = g.listen_tf()
     g.send_many(10)
     g.until(lambda: len(transforms) > 40)
-    assert g.health.two_parents == ''
+    assert g.transform_health.two_parents == ''
 
 
 def test_the_frame_of_the_pictures_can_be_replaced(graph):

@@ -118,7 +118,7 @@ def test_two_cameras_have_two_trees_of_frames(pair):
     assert {(t.header.frame_id, t.child_frame_id) for t in heard} == expected
     for node in (g.node, g.second):
         assert node.stream.health.state is StreamState.TRACKING
-        assert not node.stream.health.two_parents
+        assert not node.stream.transform_health.two_parents
 
 
 def test_a_node_that_would_move_the_same_odom_frame_is_refused_and_told_whose_it_is(pair, capfd):
@@ -148,10 +148,10 @@ def test_two_cameras_of_one_frame_id_do_not_hang_below_each_other(pair, capfd):
     heard = g.listen_tf()
     g.send_many(4)
     g.send_to_second(4, frame=CAMERA)
-    health = g.second.stream.health
+    health, transform_health = g.second.stream.health, g.second.stream.transform_health
     assert health.state is StreamState.WAITING_TF
-    assert f"frame '{CAMERA}' is moved by /r3 already" in health.tf_problem
-    assert 'camera_optical_frame' in health.tf_problem
+    assert f"frame '{CAMERA}' is moved by /r3 already" in transform_health.problem
+    assert 'camera_optical_frame' in transform_health.problem
     assert {t.header.frame_id for t in heard if t.child_frame_id == CAMERA} == {'odom'}
     assert not any(t.child_frame_id.startswith('right/') for t in heard)
 

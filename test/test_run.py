@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from r3_ros import factory
 from r3_ros.cli import main
-from r3_ros.cloud_file import read_ply
 from r3_ros.config import R3Config, updated
 from r3_ros.errors import CalibrationError, FrameError, SourceError
+from r3_ros.evaluation.report.run_data import read_table
+from r3_ros.input.folder_source import find_images, FolderSource
+from r3_ros.input.source import RawFrame
+from r3_ros.maps.cloud_file import read_ply
 from r3_ros.maps.reading import read_map
 from r3_ros.offline import run_source, Undistorter
-from r3_ros.report.run_data import read_table
 from r3_ros.run_files import UNPLACED
-from r3_ros.sources import find_pictures, FolderSource, RawFrame
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.map_snapshot import saved_map
 from r3_ros.trajectory_file import read_tum
@@ -55,7 +56,7 @@ def test_frames_that_would_start_another_session_are_left_out(tmp_path):
     back = f'1.0 {lines[4].split()[1]}'  # time jumps back by decades
     twice = f'{lines[5].split()[0]} {lines[6].split()[1]}'
     (folder / 'timestamps.txt').write_text('\n'.join([*lines[:6], back, twice, lines[7]]))
-    cv2.imwrite(str(find_pictures(folder)[3]), np.zeros((20, 20, 3), np.uint8))
+    cv2.imwrite(str(find_images(folder)[3]), np.zeros((20, 20, 3), np.uint8))
     result = run_folder(folder)
     assert [record.stamp_ns for record in result.records] == [stamp(i) for i in (0, 1, 2, 4, 5, 7)]
     assert sum(result.rejected.values()) == 3
@@ -86,7 +87,7 @@ def test_a_stop_keeps_what_is_there(tmp_path):
 
 def test_errors_of_the_reader_arrive(tmp_path):
     folder = write_folder(tmp_path / 'seq', count=3)
-    for path in find_pictures(folder):
+    for path in find_images(folder):
         path.write_bytes(b'')
     with pytest.raises(SourceError, match='no frame'):
         run_folder(folder)
@@ -149,7 +150,7 @@ def test_the_command_writes_everything(tmp_path, predictor, capsys):
         'map',
     }
     saved = read_map(out / 'map')
-    assert len(saved.trajectory) == 40 and saved.pictures.keys() == set(saved.keyframes.ids)
+    assert len(saved.trajectory) == 40 and saved.images.keys() == set(saved.keyframes.ids)
     assert len(saved.points) == len(read_ply(out / 'map.ply'))
     summary = json.loads((out / 'summary.json').read_text())
     assert summary['frames']['processed'] == summary['frames']['with_pose'] == 40
@@ -263,13 +264,13 @@ def test_an_existing_output_is_kept_unless_overwritten(tmp_path, predictor, caps
 def test_a_disk_full_at_the_end_leaves_nothing(tmp_path, predictor, capsys, monkeypatch, when):
     import errno
 
-    import r3_ros.report.page
+    import r3_ros.evaluation.report.report_page
     import r3_ros.run_files
 
     def full(*_):
         raise OSError(errno.ENOSPC, 'No space left on device')
 
-    module = r3_ros.run_files if when == 'write_run' else r3_ros.report.page
+    module = r3_ros.run_files if when == 'write_run' else r3_ros.evaluation.report.report_page
     monkeypatch.setattr(module, when, full)
     folder = write_folder(tmp_path / 'seq', count=3)
     assert main(['run', str(folder), '-o', str(tmp_path / 'out')]) == 2

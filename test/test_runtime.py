@@ -1,9 +1,12 @@
 """The mailbox loses the right items and counts them; the worker loses no error."""
 
+import ast
+from pathlib import Path
 import threading
 
 import pytest
-from r3_ros.runtime import Mailbox, Worker
+from r3_ros.classical.jobs import Background
+from r3_ros.runtime import Mailbox, THREAD_PREFIX, Worker
 
 #: Long enough to be a hang, never waited for when all is well.
 LONG_S = 20.0
@@ -108,12 +111,12 @@ def test_the_worker_repeats_its_job_reports_errors_and_goes_on():
         if len(rounds) in (2, 3):
             raise ValueError(f'round {len(rounds)}')
 
-    worker = Worker('r3-test', job, errors.append)
+    worker = Worker('test', job, errors.append)
     worker.start()
     assert enough.wait(LONG_S)
     assert worker.stop(LONG_S)
     assert [str(error) for error in errors] == ['round 2', 'round 3']
-    assert set(rounds) == {'r3-test'}
+    assert set(rounds) == {'r3_test'}
     assert worker.busy_s > 0.0
 
 
@@ -130,7 +133,7 @@ def test_a_reporter_that_fails_does_not_end_the_worker(capfd):
             enough.set()
         raise RuntimeError('reporter')
 
-    worker = Worker('r3-test', job, on_error)
+    worker = Worker('test', job, on_error)
     worker.start()
     assert enough.wait(LONG_S)
     assert worker.stop(LONG_S)
@@ -145,7 +148,7 @@ def test_stop_tells_a_job_that_does_not_end():
         inside.set()
         release.wait(LONG_S)
 
-    worker = Worker('r3-test', job, lambda error: None)
+    worker = Worker('test', job, lambda error: None)
     worker.start()
     assert inside.wait(LONG_S)
     assert worker.stop(0.01) is False
@@ -156,11 +159,28 @@ def test_stop_tells_a_job_that_does_not_end():
 
 def test_the_job_may_stop_its_own_worker():
     ended = []
-    worker = Worker('r3-test', lambda: ended.append(worker.stop(LONG_S)), lambda error: None)
+    worker = Worker('test', lambda: ended.append(worker.stop(LONG_S)), lambda error: None)
     worker.start()
     worker._thread.join(LONG_S)
     assert ended == [False] and worker.stop(0.0)
 
 
 def test_a_worker_that_never_started_is_stopped():
-    assert Worker('r3-test', lambda: None, lambda error: None).stop(0.0)
+    assert Worker('test', lambda: None, lambda error: None).stop(0.0)
+
+
+def test_every_thread_of_the_package_has_a_name_of_ours():
+    starters = {'Thread', 'Timer', 'ThreadPoolExecutor'}
+    for path in sorted((Path(__file__).resolve().parents[1] / 'r3_ros').rglob('*.py')):
+        calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        names = [getattr(n.func, 'attr', getattr(n.func, 'id', '')) for n in calls]
+        started = sum(name in starters for name in names)
+        assert names.count('thread_name') >= started, path
+
+
+def test_background_threads_can_be_told_from_those_of_others():
+    background = Background('bundle')
+    background.submit(0, threading.current_thread)
+    (thread,) = background.take(0)
+    assert thread.name.startswith(THREAD_PREFIX)
+    background.close()

@@ -10,8 +10,8 @@ from r3_ros.datatypes import DepthMap
 from r3_ros.errors import ConfigError, FrameError
 from r3_ros.geometry import inverse, make_T
 from r3_ros.streaming.engine import Engine
-from r3_ros.streaming.odometry_track import OdometryTrack
-from r3_ros.streaming.scale import depth_ratios, ScaleEstimator
+from r3_ros.streaming.scale.estimator import depth_ratios, ScaleEstimator
+from r3_ros.streaming.scale.odometry_buffer import OdometryTrack
 from r3_ros.streaming.similarity import similarity
 from scipy.spatial.transform import Rotation
 import scripted
@@ -451,11 +451,6 @@ def test_a_measured_scale_that_is_locked_is_not_set_by_hand():
 def test_contradictions_are_refused():
     with pytest.raises(ConfigError, match='compares depths'):
         updated(R3Config(), {'scale.source': 'model', 'model.depth': False})
-    with pytest.raises(ConfigError, match="brings its authors' own scale"):
-        updated(
-            R3Config(),
-            {'scale.source': 'fixed', 'stream.preset': 'official_test', 'model.name': 'r3'},
-        )
 
 
 # The network
@@ -464,8 +459,8 @@ def test_contradictions_are_refused():
 def test_the_metric_network_is_asked_with_the_focal_length_of_its_own_input():
     torch = pytest.importorskip('torch')
     from networks import shared_network
+    from r3_ros.input.network_input import DA3Rule, prepare_da3
     from r3_ros.model.metric_predictor import MetricPredictor
-    from r3_ros.preprocess import DA3Rule, prepare_da3
 
     network = shared_network('metric')
     predictor = MetricPredictor(network, torch.device('cpu'), DA3Rule(process_res=56))
@@ -525,7 +520,7 @@ def recording(tmp_path, monkeypatch):
 
 
 def lengths_of(out):
-    from r3_ros.cloud_file import read_ply
+    from r3_ros.maps.cloud_file import read_ply
     from r3_ros.trajectory_file import read_tum
 
     lengths = [
@@ -542,7 +537,7 @@ def summary_of(out):
 
 
 def test_files_of_a_run_are_in_metres_from_the_first_frame_on(recording, tmp_path, capsys):
-    from r3_ros.trajectory_file import tum_text
+    from r3_ros.trajectory_file import write_tum
 
     plain = recording()
     units = lengths_of(plain)
@@ -552,7 +547,7 @@ def test_files_of_a_run_are_in_metres_from_the_first_frame_on(recording, tmp_pat
     stamps_ns = [START_NS + i * PERIOD_NS // 2 for i in range(120)]
     T = np.array([scripted.circle()(stamp_ns) for stamp_ns in stamps_ns])
     T[:, :3, 3] *= METRES
-    (tmp_path / 'wheels.tum').write_text(tum_text(np.array(stamps_ns), T))
+    write_tum(tmp_path / 'wheels.tum', np.array(stamps_ns), T)
     for arguments in (
         ['scale.source=fixed', f'scale.fixed={METRES}'],
         ['scale.source=model', 'scale.bootstrap_frames=3'],

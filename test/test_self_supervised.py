@@ -16,9 +16,9 @@ from r3_ros.cli import main  # noqa: E402
 from r3_ros.config import updated  # noqa: E402
 from r3_ros.datatypes import Intrinsics  # noqa: E402
 from r3_ros.errors import ConfigError, SourceError  # noqa: E402
+from r3_ros.input.network_input import fov_of  # noqa: E402
 from r3_ros.model.camera_head import Pairs  # noqa: E402
 from r3_ros.model.weights.checkpoint import load_network, save_network  # noqa: E402
-from r3_ros.preprocess import fov_of  # noqa: E402
 from r3_ros.synth import make_path, render_radiance, Sensor, SensorOptions, World  # noqa: E402
 from r3_ros.synth.dataset import camera_yaml  # noqa: E402
 from r3_ros.training.clips import camera_rays, UnlabelledClips  # noqa: E402

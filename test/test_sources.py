@@ -5,9 +5,10 @@ import os
 import cv2
 import numpy as np
 import pytest
-from r3_ros import sources
 from r3_ros.errors import CalibrationError, SourceError
-from r3_ros.sources import find_pictures, open_source
+from r3_ros.input import folder_source
+from r3_ros.input.folder_source import find_images
+from r3_ros.input.open_source import open_source
 import scripted
 from sequences import CAMERA_YAML, HEIGHT, stamp, WIDTH, write_folder, write_video
 
@@ -49,7 +50,7 @@ def test_without_times_pictures_come_in_natural_order_at_a_stated_rate(tmp_path)
 def test_hidden_files_are_no_pictures(tmp_path):
     for name in ('1.png', '._1.png', '2.png'):
         cv2.imwrite(str(tmp_path / name), np.zeros((8, 8, 3), np.uint8))
-    assert [path.name for path in find_pictures(tmp_path)] == ['1.png', '2.png']
+    assert [path.name for path in find_images(tmp_path)] == ['1.png', '2.png']
 
 
 def test_bare_times_go_to_the_pictures_in_order(tmp_path):
@@ -61,7 +62,7 @@ def test_bare_times_go_to_the_pictures_in_order(tmp_path):
 
 def test_a_broken_picture_is_skipped_and_counted(tmp_path):
     folder = write_folder(tmp_path / 'seq', suffix='.jpg')
-    pictures = find_pictures(folder)
+    pictures = find_images(folder)
     pictures[3].write_bytes(pictures[3].read_bytes()[:300])
     pictures[5].write_bytes(b'')
     pictures[7].unlink()
@@ -75,7 +76,7 @@ def test_a_broken_picture_is_skipped_and_counted(tmp_path):
 
 def test_many_broken_pictures_do_not_flood_the_warnings(tmp_path):
     folder = write_folder(tmp_path / 'seq', count=30)
-    for path in find_pictures(folder)[1:]:
+    for path in find_images(folder)[1:]:
         path.write_bytes(b'no picture')
     source, frames = read(folder)
     assert len(frames) == 1 and source.skipped == 29 and len(source.warnings) == 6
@@ -83,7 +84,7 @@ def test_many_broken_pictures_do_not_flood_the_warnings(tmp_path):
 
 def test_a_folder_of_broken_pictures_alone_is_an_error(tmp_path):
     folder = write_folder(tmp_path / 'seq', count=2)
-    for path in find_pictures(folder):
+    for path in find_images(folder):
         path.write_bytes(b'no picture')
     with pytest.raises(SourceError, match='no frame that can be decoded.*000000'):
         read(folder)
@@ -92,11 +93,11 @@ def test_a_folder_of_broken_pictures_alone_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ('prepare', 'message'),
     [
-        (lambda p: None, 'holds no pictures'),
-        (lambda p: (p / 'notes.pdf').write_text('x'), 'holds no pictures'),
-        (lambda p: (p / 'timestamps.txt').write_text('# nothing\n'), 'holds no pictures'),
+        (lambda p: None, 'holds no images'),
+        (lambda p: (p / 'notes.pdf').write_text('x'), 'holds no images'),
+        (lambda p: (p / 'timestamps.txt').write_text('# nothing\n'), 'holds no images'),
         (lambda p: (p / 'timestamps.txt').write_text('noon a.jpg\n'), "line 1.*'noon'"),
-        (lambda p: (p / 'timestamps.txt').write_text('1\n2\n'), '2 times for 0 pictures'),
+        (lambda p: (p / 'timestamps.txt').write_text('1\n2\n'), '2 times for 0 images'),
         (lambda p: (p / 'timestamps.txt').write_text('1 a.jpg\n2\n'), 'some lines name'),
         (lambda p: (p / 'timestamps.txt').write_bytes(b'\xff\xfe\x00'), 'cannot read'),
     ],
@@ -128,7 +129,7 @@ def test_an_error_of_the_system_is_told(tmp_path, monkeypatch):
     def refuse(folder):
         raise PermissionError(13, 'Permission denied')
 
-    monkeypatch.setattr(sources, 'find_pictures', refuse)
+    monkeypatch.setattr(folder_source, 'find_images', refuse)
     with pytest.raises(SourceError, match=f'cannot read {tmp_path}: Permission denied'):
         open_source(tmp_path)
 

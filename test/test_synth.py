@@ -14,7 +14,7 @@ from r3_ros.cli import main  # noqa: E402
 from r3_ros.datatypes import Intrinsics  # noqa: E402
 from r3_ros.errors import ConfigError, OutputError  # noqa: E402
 from r3_ros.geometry import is_rigid  # noqa: E402
-from r3_ros.sources import open_source  # noqa: E402
+from r3_ros.input.open_source import open_source  # noqa: E402
 from r3_ros.synth import (  # noqa: E402
     make_path,
     render,

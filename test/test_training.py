@@ -19,7 +19,7 @@ from r3_ros.cli import main  # noqa: E402
 from r3_ros.config import updated  # noqa: E402
 from r3_ros.errors import CheckpointError, ConfigError, ModelError, SourceError  # noqa: E402
 from r3_ros.model.camera_head import Pairs  # noqa: E402
-from r3_ros.model.weights.checkpoint import inspect_checkpoint, load_network, save_network  # noqa: E402
+from r3_ros.model.weights.checkpoint import load_network, save_network  # noqa: E402
 from r3_ros.synth import SequenceOptions, write_sequence  # noqa: E402
 from r3_ros.training.initialise import new_network  # noqa: E402
 from r3_ros.training.losses import relative_motions  # noqa: E402
@@ -160,7 +160,7 @@ def test_weights_name_the_size_of_the_pictures_they_learned_from(tmp_path, sizes
     network = new_network('r3-tiny', 0)
     trainer_in(tmp_path, updated(SETTINGS, changes), network=network).run()
     # No stream is given pictures of less than 112 pixels.
-    assert inspect_checkpoint(tmp_path / WEIGHTS).image_size == told
+    assert load_network(tmp_path / WEIGHTS).image_size == told
 
 
 # Steps

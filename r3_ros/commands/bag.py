@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    from ..bag_writer import SequenceTopics, write_sequence
-    from ..sources import open_source
+    from ..input.bag_writer import SequenceTopics, write_sequence
+    from ..input.open_source import open_source
     from ..trajectory_file import read_tum
 
     truth = read_tum(args.groundtruth) if args.groundtruth else None
@@ -65,5 +65,5 @@ def run(args: argparse.Namespace) -> int:
             f'{summary.shift_ns / 1e9:g} s were added to all of them'
         )
     seconds = (summary.last_ns - summary.first_ns) / 1e9
-    print(f'{summary.frames} frames over {seconds:.1f} s on {topics.pictures}: {args.output}')
+    print(f'{summary.frames} frames over {seconds:.1f} s on {topics.sent_image}: {args.output}')
     return 0

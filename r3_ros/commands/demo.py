@@ -15,12 +15,11 @@ from ..command_options import parsed_settings, positive_int
 from ..errors import SourceError
 
 if TYPE_CHECKING:
-    from ..bag_writer import SequenceSummary, SequenceTopics
     from ..config import R3Config
     from ..demo.listener import Heard
+    from ..input.bag_writer import SequenceSummary, SequenceTopics
 
 EXIT_CHECK_FAILED = 1
-TRUTH = 'groundtruth.txt'
 
 
 def register(subparsers: Any) -> None:
@@ -55,9 +54,9 @@ def register(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo from beginning to end."""
+    from ..atomic_files import atomic_directory
     from ..bag_player import import_rclpy
     from ..demo.node_process import installed_node
-    from ..export import atomic_directory
     from ..run_files import SUMMARY
 
     # Before anything that takes time.
@@ -103,11 +102,11 @@ def _stream(
     source_path: Path, folder: Path, args: argparse.Namespace, config: R3Config
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Stream the recording; return summary.json, with the checks in it, and evaluation.json."""
-    from ..bag_writer import SequenceTopics
     from ..demo.checks import all_checks
-    from ..demo.live_files import records, tracked_share, write_live_run
+    from ..demo.live_files import records, write_live_run
     from ..demo.live_run import run_live
-    from ..report.page import write_report
+    from ..evaluation.report.report_page import write_report
+    from ..input.bag_writer import SequenceTopics
     from ..run_files import SUMMARY, write_json
 
     bag, topics = folder / 'recording.mcap', SequenceTopics()
@@ -123,7 +122,8 @@ def _stream(
     summary = write_live_run(folder, result, rows, config, name)
     evaluation, no_evaluation = _evaluate(folder, source_path, recorded.shift_ns)
     ate_percent = evaluation['trajectory']['ate_percent'] if evaluation else None
-    checks = all_checks(result, tracked_share(rows), ate_percent, exact_truth=not args.input)
+    share = summary['tracked_share']
+    checks = all_checks(result, share, ate_percent, exact_truth=not args.input)
     summary['warnings'] = [*warnings, *no_evaluation]
     summary['checks'] = [
         asdict(replace(check, detail=check.detail.replace(f'{folder}/', ''))) for check in checks
@@ -150,8 +150,8 @@ def _write_bag(
     """Turn any input into a bag with its own timing; return what is in it, and warnings."""
     from tqdm import tqdm
 
-    from ..bag_writer import write_sequence
-    from ..sources import open_source
+    from ..input.bag_writer import write_sequence
+    from ..input.open_source import open_source
 
     print(f'2. writing {source_path.name} as a bag', flush=True)
     with open_source(source_path, args.camera, args.topic) as source:
@@ -165,7 +165,8 @@ def _evaluate(
     folder: Path, source_path: Path, shift_ns: int
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Compare with the truth inside or beside the recording, if there is one."""
-    from ..run_evaluation import evaluate_run
+    from ..evaluation.posed_sequences import TRUTH
+    from ..evaluation.run_evaluation import evaluate_run
     from ..trajectory_file import PoseList, read_tum
 
     places = (source_path, source_path.parent)
@@ -210,7 +211,7 @@ def _print_table(
     output: Path, summary: dict[str, Any], evaluation: dict[str, Any] | None, wall_s: float
 ) -> None:
     """Print the short table at the end, and every check that failed."""
-    frames, latency = summary['frames'], summary['latency_ms']
+    frames, latency = summary['frames'], summary['timing_ms'].get('latency')
     rows = [
         (
             'frames',
@@ -225,12 +226,12 @@ def _print_table(
             ('latency', f'{latency["mean"]:.0f} ms mean, {latency["p95"]:.0f} ms 95th percentile')
         )
     if evaluation:
-        figures = evaluation['trajectory']
+        errors = evaluation['trajectory']
         rows.append(
             (
                 'ATE',
-                f'{figures["ate_rmse_m"]:.4f} m, {figures["ate_percent"] or 0:.2f} % of '
-                f'{figures["path_m"]:.2f} m; rotation {figures["rotation_mean_deg"]:.2f} deg',
+                f'{errors["ate_rmse_m"]:.4f} m, {errors["ate_percent"] or 0:.2f} % of '
+                f'{errors["path_m"]:.2f} m; rotation {errors["rotation_mean_deg"]:.2f} deg',
             )
         )
     failed = [check for check in summary['checks'] if not check['passed']]

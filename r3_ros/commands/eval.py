@@ -15,7 +15,7 @@ from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from ..config import R3Config
-    from ..model_evaluation.sequences import PosedSequence
+    from ..evaluation.posed_sequences import PosedSequence
 
 BESIDE = ('classical', 'untrained')
 
@@ -30,7 +30,7 @@ def register(subparsers: Any) -> None:
         'judged too where the run saved it and a folder depth/ lies beside the truth. With '
         '--output: run a model over recordings with a groundtruth.txt, and over worlds that no '
         'training sees, beside guesses and other predictors; write tables of poses, depth and '
-        'confidence (evaluation.md, .json), pictures, trajectories and maps.',
+        'confidence (evaluation.md, .json), and figures of depth, trajectories and maps.',
     )
     parser.add_argument(
         'inputs', metavar='DIR', nargs='*', help='output of r3 run; with --output: recordings'
@@ -53,7 +53,7 @@ def register(subparsers: Any) -> None:
     )  # fmt: skip
     models.add_argument(
         '--world-frames', type=positive_int, default=64, metavar='N',
-        help='pictures of such a stream (default: 64)',
+        help='images of such a stream (default: 64)',
     )  # fmt: skip
     models.add_argument(
         '--seed', type=int, default=1, metavar='N', help='of these worlds (default: 1)'
@@ -80,8 +80,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate_run(args: argparse.Namespace) -> int:
-    from ..report.page import write_report
-    from ..run_evaluation import evaluate_run, figures_text
+    from ..evaluation.report.report_page import write_report
+    from ..evaluation.run_evaluation import evaluate_run, evaluation_text
     from ..trajectory_file import read_tum
 
     if args.worlds or args.beside or args.model or args.config or args.set:
@@ -94,7 +94,7 @@ def _evaluate_run(args: argparse.Namespace) -> int:
     folder, truth_path = Path(args.inputs[0]), Path(args.groundtruth)
     evaluation = evaluate_run(folder, read_tum(truth_path), truth_path, args.align)
     write_report(folder)
-    print(figures_text(evaluation))
+    print(evaluation_text(evaluation))
     return 0
 
 
@@ -102,8 +102,8 @@ def _evaluate_model(args: argparse.Namespace) -> int:
     """Run the model, and what was asked for beside it."""
     import cv2
 
-    from ..export import atomic_directory
-    from ..model_evaluation.evaluation import evaluate, TABLES
+    from ..atomic_files import atomic_directory
+    from ..evaluation.predictor_comparison import compare_predictors, TABLES
 
     # The reader, the engine and the predictor's own thread share the cores already.
     cv2.setNumThreads(1)
@@ -113,7 +113,7 @@ def _evaluate_model(args: argparse.Namespace) -> int:
         atomic_directory(args.output, args.overwrite, marker=TABLES) as folder,
         _predictors(config, args.beside) as predictors,
     ):
-        tables = evaluate(sequences, predictors, folder, args.max_frames, say=_say)
+        tables = compare_predictors(sequences, predictors, folder, args.max_frames, report=_say)
     print(f'\n{tables}\nwritten to {args.output}; open {Path(args.output) / TABLES}')
     return 0
 
@@ -128,7 +128,7 @@ def _sequences(args: argparse.Namespace) -> Iterator[PosedSequence]:
     :raises ConfigError: there is nothing to judge by, or the truth of several recordings.
     :raises SourceError: a recording cannot be used.
     """
-    from ..model_evaluation.sequences import RecordedSequence
+    from ..evaluation.posed_sequences import RecordedSequence
 
     if not args.inputs and not args.worlds:
         raise ConfigError('name recordings with a groundtruth.txt, or ask for --worlds')

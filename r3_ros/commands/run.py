@@ -17,8 +17,8 @@ from ..errors import ConfigError, SourceError
 if TYPE_CHECKING:
     from ..config import R3Config
     from ..datatypes import DepthMap, Estimate
+    from ..input.source import Source
     from ..offline import RunResult
-    from ..sources import Source
     from ..trajectory_file import PoseList
 
 
@@ -73,11 +73,11 @@ def run(args: argparse.Namespace) -> int:
     """Process the recording and write the folder."""
     import cv2
 
-    from ..export import atomic_directory
-    from ..report.page import write_report
-    from ..run_evaluation import evaluate_run
+    from ..atomic_files import atomic_directory
+    from ..evaluation.report.report_page import write_report
+    from ..evaluation.run_evaluation import evaluate_run
+    from ..input.open_source import open_source
     from ..run_files import DEPTH, SUMMARY, write_run
-    from ..sources import open_source
     from ..trajectory_file import read_tum
 
     # The reader, the engine and the predictor's own thread share the cores already.
@@ -139,7 +139,7 @@ def _reconstructed(
     """Run window by window."""
     from ..factory import load_window_predictor
     from ..full_context.reconstruction import reconstruct
-    from ..streaming.scale import ScaleEstimator
+    from ..streaming.scale.estimator import ScaleEstimator
 
     predictor = load_window_predictor(config)
     try:
@@ -242,7 +242,7 @@ def _interrupt_sets() -> Iterator[threading.Event]:
 
 def _tell(output: Path, result: RunResult, evaluation: dict[str, Any] | None) -> None:
     """Print what came out, in a few lines."""
-    from ..run_evaluation import figures_text
+    from ..evaluation.run_evaluation import evaluation_text
     from ..run_files import load_summary
 
     for warning in result.warnings:
@@ -272,5 +272,5 @@ def _tell(output: Path, result: RunResult, evaluation: dict[str, Any] | None) ->
     elif result.scale.awaited:
         print(f'lengths in map units, not metres: {result.scale.waits_for}', file=sys.stderr)
     if evaluation is not None:
-        print(figures_text(evaluation))
+        print(evaluation_text(evaluation))
     print(f'written to {output}; open {output / "report.html"}')

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..geometry import T_from_quat
+from ..runtime import thread_name
 from ..trajectory_file import NANOSECONDS
 
 #: Topic below the node -> message type. These are counted, and the last one is kept as bytes.
@@ -62,7 +63,9 @@ class Listener:
         self._executor = SingleThreadedExecutor(context=context)
         self._executor.add_node(self.node)
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._spin, name='listener', daemon=True)
+        self._thread = threading.Thread(
+            target=self._spin, name=thread_name('listener'), daemon=True
+        )
         self._thread.start()
 
     def _subscribe(self, name: str) -> None:

@@ -10,12 +10,14 @@ import numpy as np
 
 from ..config import flattened, R3Config
 from ..datatypes import TrackingState
-from ..export import write_tum
 from ..offline import FrameRecord
 from ..run_files import (
     FRAMES,
     machine,
     MAP,
+    path_length,
+    SAVED_MAP,
+    summarise_frames,
     SUMMARY,
     TRAJECTORY,
     TRAJECTORY_FINAL,
@@ -23,7 +25,7 @@ from ..run_files import (
     write_frames,
     write_json,
 )
-from ..trajectory_file import NANOSECONDS, stamp_text
+from ..trajectory_file import write_tum
 from .live_run import LiveResult
 
 #: Numbers of StreamStatus -> names of states.
@@ -45,7 +47,6 @@ def records(result: LiveResult) -> list[FrameRecord]:
             continue
         timings = {
             'wait': 1e3 * status.time_wait,
-            'preprocess': 1e3 * status.time_preprocess,
             'publish': 1e3 * status.time_publish,
         }
         if stamp_ns in heard.arrival_s:
@@ -71,14 +72,6 @@ def records(result: LiveResult) -> list[FrameRecord]:
     return rows
 
 
-def tracked_share(rows: list[FrameRecord]) -> float:
-    """Return the share of the processed frames with a pose that follows from the pictures.
-
-    Frames before the first tracked one count as not tracked.
-    """
-    return sum(row.tracked for row in rows) / len(rows) if rows else 0.0
-
-
 def write_live_run(
     folder: Path, result: LiveResult, rows: list[FrameRecord], config: R3Config, source: str
 ) -> dict[str, Any]:
@@ -95,10 +88,10 @@ def write_live_run(
     write_tum(folder / TRAJECTORY, stamps_ns[finite], T[finite])
     if not (folder / TRAJECTORY_FINAL).is_file():
         write_tum(folder / TRAJECTORY_FINAL, stamps_ns[:0], T[:0])
-    if (folder / 'map' / 'points.ply').is_file():
-        shutil.copyfile(folder / 'map' / 'points.ply', folder / MAP)
+    if (folder / SAVED_MAP / 'points.ply').is_file():
+        shutil.copyfile(folder / SAVED_MAP / 'points.ply', folder / MAP)
     write_frames(folder / FRAMES, rows)
-    summary = _summary(result, rows, config, source)
+    summary = _summary(result, rows, config, source) | {'path_length': path_length(T)}
     write_json(folder / SUMMARY, summary)
     return summary
 
@@ -106,75 +99,31 @@ def write_live_run(
 def _summary(
     result: LiveResult, rows: list[FrameRecord], config: R3Config, source: str
 ) -> dict[str, Any]:
-    status = result.heard.last_status
-    latency = [row.timings_ms['latency'] for row in rows if 'latency' in row.timings_ms]
-    centres = [T[:3, 3] for _, T in sorted(result.heard.T_map_base.items())]
-    by_state: dict[str, int] = {}
-    for row in rows:
-        by_state[row.state.value] = by_state.get(row.state.value, 0) + 1
-    span_s = (rows[-1].stamp_ns - rows[0].stamp_ns) / NANOSECONDS if len(rows) > 1 else 0.0
+    status, of_frames = result.heard.last_status, summarise_frames(rows)
+    rejected = int(status.frames_rejected) if status else 0
+    is_calibrated = bool(status and np.isfinite(status.fov_x_calibrated))
+    span_s = of_frames['duration_s']
     return {
         'source': source,
         'complete': True,
         'live': True,
         'model': config.model.name,
+        **of_frames,
         'frames': {
             'sent': len(result.sent_s),
             'received': int(status.frames_received) if status else 0,
-            'processed': len(rows),
             'dropped': int(status.frames_dropped) if status else 0,
-            'with_pose': sum(row.has_pose for row in rows),
-            'tracked': sum(row.tracked for row in rows),
-            'rejected': {'by the node': int(status.frames_rejected)}
-            if status and status.frames_rejected
-            else {},
-            'by_state': by_state,
+            **of_frames['frames'],
+            'rejected': {'by the node': rejected} if rejected else {},
         },
-        'tracked_share': tracked_share(rows),
-        'keyframes': sum(row.is_keyframe for row in rows),
         'map_points': int(result.saved_map.points) if result.saved_map else 0,
-        'path_length': float(np.linalg.norm(np.diff(centres, axis=0), axis=1).sum())
-        if len(centres) > 1
-        else 0.0,
-        'duration_s': span_s,
         'fps': (len(rows) - 1) / span_s if span_s else 0.0,
         'camera': {
-            'calibrated': bool(status and np.isfinite(status.fov_x_calibrated)),
-            'focal_length_estimated': bool(status and not np.isfinite(status.fov_x_calibrated)),
+            'calibrated': is_calibrated,
+            'focal_length_estimated': bool(status) and not is_calibrated,
         },
-        'latency_ms': _figures(latency),
-        'timing_ms': {
-            'inference': _figures([row.step_ms for row in rows]),
-            **{
-                stage: _figures([row.timings_ms[stage] for row in rows if stage in row.timings_ms])
-                for stage in ('wait', 'preprocess', 'publish', 'latency')
-            },
-        }
-        if rows
-        else {},
-        'state_changes': [
-            {
-                'frame': row.frame_id,
-                'stamp': stamp_text(row.stamp_ns),
-                'state': row.state.value,
-                'reason': row.reason,
-            }
-            for before, row in zip([None, *rows], rows, strict=False)
-            if before is None or before.state is not row.state
-        ],
         'warnings': [],
         'versions': versions(),
         'machine': machine(),
         'config': flattened(config),
-    }
-
-
-def _figures(values: list[float]) -> dict[str, float] | None:
-    if not values:
-        return None
-    return {
-        'mean': float(np.mean(values)),
-        'median': float(np.median(values)),
-        'p95': float(np.percentile(values, 95)),
-        'max': float(np.max(values)),
     }

@@ -9,8 +9,8 @@ import time
 from typing import Any
 
 from ..bag_player import BagPlayer, PlayResult
-from ..bag_writer import SequenceTopics
 from ..errors import R3Error
+from ..input.bag_writer import SequenceTopics
 from .listener import Heard, LARGE_TOPICS, Listener
 from .node_process import NodeProcess
 
@@ -66,7 +66,7 @@ def run_live(
         'input.transport': 'compressed' if topics.compressed else 'raw',
         # A raw picture takes many packets, and without resending Fast DDS loses some of them on
         # a busy machine: the node would be judged by frames that it never saw.
-        f'qos_overrides.{topics.pictures}.subscription.reliability': 'reliable',
+        f'qos_overrides.{topics.sent_image}.subscription.reliability': 'reliable',
         **parameters,
     }
     listener = Listener(context, _NODE)
@@ -94,7 +94,7 @@ def run_live(
 def _wait_for_node(process: NodeProcess, player: BagPlayer, topics: SequenceTopics) -> None:
     """Wait until the node listens to pictures and calibration."""
     deadline = time.monotonic() + _START_TIMEOUT_S
-    for topic in (topics.pictures, topics.camera_info):
+    for topic in (topics.sent_image, topics.camera_info):
         while not player.wait_for_subscribers(topic, 0.25):
             process.check()
             if time.monotonic() > deadline:
@@ -113,7 +113,7 @@ def _play(
 ) -> None:
     def on_message(topic: str, recorded_ns: int) -> None:
         # Recorded at its own stamp, see bag_writer.
-        if topic == topics.pictures:
+        if topic == topics.sent_image:
             result.sent_s[recorded_ns] = time.monotonic()
             on_picture(len(result.sent_s), result.heard)
             process.check()

@@ -1,6 +1,7 @@
-"""Offline reconstruction: windows of pictures that see one another, joined by a pose graph.
+"""Offline reconstruction: windows of images that see one another, joined by a pose graph.
 
-``pictures`` makes them ready, ``windows`` says which are shown together, ``relations`` and
-``window_poses`` turn what was predicted into poses of one window, ``joining`` and ``window_graph``
-bring all windows into one world, and ``reconstruction`` runs the whole.
+``window_images`` makes them ready, ``window_order`` says which are shown together,
+``window_relations`` and ``window_poses`` turn what was predicted into poses of one window,
+``window_placing``, ``window_joining`` and ``window_graph`` bring all windows into one world,
+``window_clouds`` keeps their points, and ``reconstruction`` runs the whole.
 """

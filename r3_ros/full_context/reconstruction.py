@@ -21,20 +21,21 @@ import numpy as np
 from ..config import R3Config
 from ..datatypes import DepthMap, Intrinsics, TrackingState
 from ..errors import FrameError, ModelError, SourceError
+from ..input.folder_source import FolderSource
+from ..input.network_input import intrinsics_from_fov
+from ..input.source import Source
 from ..offline import FrameRecord, RunResult
-from ..preprocess import intrinsics_from_fov
 from ..run_files import rescale_depth, save_depth
-from ..sources import FolderSource, Source
 from ..streaming.similarity import rigid_part, scale_of
 from ..streaming.trajectory import Trajectory
 from ..window_prediction import WindowPrediction, WindowPredictor
-from .clouds import PictureClouds
-from .joining import DepthGrid
-from .pictures import collected_pictures, Picture, pictures_in_time
-from .placing import least_score, place_windows, Placement, SeenWindow, usual_score
-from .relations import relations_of
+from .window_clouds import ImageClouds
 from .window_graph import check_solver
-from .windows import ByLooks, InTime, Window, WindowOrder
+from .window_images import collected_images, images_in_time, WindowImage
+from .window_joining import DepthGrid
+from .window_order import ByLooks, ImageWindow, InTime, WindowOrder
+from .window_placing import least_score, place_windows, SeenWindow, usual_score, WindowPlacement
+from .window_relations import relations_of
 
 #: Called after each window with the result so far, the number of pictures in the window, and how
 #: many of them are new.
@@ -88,10 +89,10 @@ def _windows(
     max_frames: int | None,
     result: RunResult,
     stop: threading.Event | None,
-) -> Generator[tuple[WindowOrder, Window], None, None]:
+) -> Generator[tuple[WindowOrder, ImageWindow], None, None]:
     """Give windows until all pictures were shown, each with the order that gave it."""
     if isinstance(source, FolderSource) and source.is_collection:
-        pictures = collected_pictures(source, predictor, config, max_frames, result, stop)
+        pictures = collected_images(source, predictor, config, max_frames, result, stop)
         if stop is not None and stop.is_set():
             return
         size, overlap = _window_size(pictures[0], len(pictures), predictor, config, result)
@@ -99,7 +100,7 @@ def _windows(
         result.collection = tuple(picture.name for picture in pictures)
         yield from _in_order(ByLooks(pictures, descriptors, size, overlap))
         return
-    with closing(pictures_in_time(source, predictor, config, max_frames, result)) as in_time:
+    with closing(images_in_time(source, predictor, config, max_frames, result)) as in_time:
         first = next(in_time, None)
         if first is None:
             reason = result.warnings[0] if result.warnings else 'none was given'
@@ -109,13 +110,17 @@ def _windows(
         yield from _in_order(InTime(chain([first], in_time), size, overlap))
 
 
-def _in_order(order: WindowOrder) -> Generator[tuple[WindowOrder, Window], None, None]:
+def _in_order(order: WindowOrder) -> Generator[tuple[WindowOrder, ImageWindow], None, None]:
     while (window := order.following()) is not None:
         yield order, window
 
 
 def _window_size(
-    picture: Picture, count: int, predictor: WindowPredictor, config: R3Config, result: RunResult
+    picture: WindowImage,
+    count: int,
+    predictor: WindowPredictor,
+    config: R3Config,
+    result: RunResult,
 ) -> tuple[int, int]:
     """Return how many pictures are shown at once, and how many of them again.
 
@@ -154,14 +159,14 @@ class _Run:
     ) -> None:
         self._predictor, self._config, self._result = predictor, config, result
         self._depth_folder = depth_folder
-        self._clouds = PictureClouds(config.points, config.map)
+        self._clouds = ImageClouds(config.points, config.map)
         self._windows: list[SeenWindow] = []
         self._records: dict[int, FrameRecord] = {}
         self._has_depth: list[int] = []
         #: Intrinsics of undistorted pictures, by frame; and whether they were guessed.
         self._cameras: dict[int, tuple[Intrinsics, bool]] = {}
 
-    def see(self, window: Window) -> list[Picture]:
+    def see(self, window: ImageWindow) -> list[WindowImage]:
         """Predict a window and return its pictures that are related to one another."""
         began = time.perf_counter()
         prediction = self._predictor.predict([picture.pixels for picture in window.pictures])
@@ -185,7 +190,9 @@ class _Run:
         group = seen.group(least_score(usual_score(self._windows), self._config))
         return [window.pictures[row] for row in sorted(group)]
 
-    def _intrinsics(self, window: Window, prediction: WindowPrediction) -> list[Intrinsics | None]:
+    def _intrinsics(
+        self, window: ImageWindow, prediction: WindowPrediction
+    ) -> list[Intrinsics | None]:
         """Return those of each picture: as calibrated, else as predicted; None: nothing usable.
 
         The frames of a recording come from one camera, whose view is their median.
@@ -209,7 +216,11 @@ class _Run:
         return cameras
 
     def _take(
-        self, picture: Picture, camera: Intrinsics | None, prediction: WindowPrediction, row: int
+        self,
+        picture: WindowImage,
+        camera: Intrinsics | None,
+        prediction: WindowPrediction,
+        row: int,
     ) -> None:
         """Keep points and depth of a picture that is new."""
         if camera is None or prediction.depth is None or prediction.confidence is None:
@@ -250,7 +261,7 @@ class _Run:
             result.intrinsics, result.intrinsics_estimated = self._cameras[max(self._cameras)]
         self._finish_depth(placement)
 
-    def _finish_depth(self, placement: Placement) -> None:
+    def _finish_depth(self, placement: WindowPlacement) -> None:
         """Bring saved depth into the unit of the world; that of pictures without a pose goes."""
         if self._depth_folder is None:
             return
@@ -258,7 +269,7 @@ class _Run:
             S = placement.S_world_frame.get(frame_id)
             rescale_depth(self._depth_folder, frame_id, None if S is None else float(scale_of(S)))
 
-    def _tell_left_out(self, placement: Placement) -> None:
+    def _tell_left_out(self, placement: WindowPlacement) -> None:
         for number in placement.not_joined:
             ids = self._windows[number].frame_ids[self._windows[number].shared :]
             self._warn(
@@ -287,18 +298,18 @@ class _Run:
             self._result.warnings.append(text)
 
 
-def _named(picture: Picture) -> str:
+def _named(picture: WindowImage) -> str:
     return picture.name or f'frame {picture.frame_id}'
 
 
-def _grids(window: Window, prediction: WindowPrediction) -> dict[int, DepthGrid]:
+def _grids(window: ImageWindow, prediction: WindowPrediction) -> dict[int, DepthGrid]:
     if prediction.depth is None or prediction.confidence is None:
         return {}
     maps = zip(window.pictures, prediction.depth, prediction.confidence, strict=True)
     return {picture.frame_id: DepthGrid.of(depth, sure) for picture, depth, sure in maps}
 
 
-def _blank_record(picture: Picture, others: int, step_ms: float) -> FrameRecord:
+def _blank_record(picture: WindowImage, others: int, step_ms: float) -> FrameRecord:
     """Return the record of a picture that has no pose yet."""
     return FrameRecord(
         frame_id=picture.frame_id,
@@ -318,7 +329,7 @@ def _blank_record(picture: Picture, others: int, step_ms: float) -> FrameRecord:
     )
 
 
-def _record(record: FrameRecord, placement: Placement, config: R3Config) -> FrameRecord:
+def _record(record: FrameRecord, placement: WindowPlacement, config: R3Config) -> FrameRecord:
     """Return the record with what was found of its picture."""
     translation, rotation = (float(score) for score in placement.scores[record.frame_id])
     ratio = 0.5 * (translation + rotation) / placement.reference

@@ -16,11 +16,11 @@ from scipy.spatial.transform import Rotation
 from ..config import CovarianceConfig
 from ..errors import ModelError
 from ..geometry import rotation_angle
-from ..streaming.pose_optimizer import load_gtsam, PoseProblem, solve_poses
+from ..streaming.loops.pose_optimizer import load_gtsam, PoseProblem, solve_poses
 from ..streaming.pose_resolution import edge_sigmas
 from ..streaming.similarity import inverse_similarity, rigid_part, scale_of, similarity
-from .joining import LogScale
-from .relations import Relations
+from .window_joining import LogScale
+from .window_relations import WindowRelations
 
 #: All pictures of a window are in one unit, and a picture in two windows is one camera.
 _ONE_UNIT_SIGMA = 1e-4
@@ -51,7 +51,7 @@ class PlacedWindow:
     frame_ids: Sequence[int]
     T_root_frame: np.ndarray
     S_world_root: np.ndarray
-    relations: Relations
+    relations: WindowRelations
 
     @property
     def S_world_frame(self) -> np.ndarray:

@@ -8,10 +8,10 @@ import numpy as np
 
 from ..geometry import quat_xyzw, T_from_quat
 from ..streaming.pose_resolution import robust_average
-from .relations import agreement, grown_from, Relations
+from .window_relations import agreement, grown_from, WindowRelations
 
 
-def window_poses(relations: Relations, group: Sequence[int]) -> np.ndarray:
+def window_poses(relations: WindowRelations, group: Sequence[int]) -> np.ndarray:
     """Return (G, 4, 4) ``T_root_frame`` of a group, the first of which is the root.
 
     Picture by picture, those first whose relations agree with the others: each has the robust
@@ -21,7 +21,7 @@ def window_poses(relations: Relations, group: Sequence[int]) -> np.ndarray:
     """
     chosen = np.ix_(group, group)
     T, scores = relations.T[chosen], relations.scores[chosen]
-    scores = scores * agreement(Relations(T, scores))[..., None]
+    scores = scores * agreement(WindowRelations(T, scores))[..., None]
     order = grown_from(0, scores.mean(axis=2), range(1, len(group)), 0.0)
     T_root = np.full((len(group), 4, 4), np.nan)
     T_root[0] = np.eye(4)

@@ -37,7 +37,7 @@ class MapGraph:
             T[:3, 3] /= unit
             variance_t, variance_r = keyframes.variances[row]
             held[frame_id] = HeldPose(T, float(variance_t) / unit**2, float(variance_r))
-        starts = np.flatnonzero(np.diff(keyframes.segments, prepend=-1) != 0)
+        starts = np.flatnonzero(np.diff(keyframes.segments, prepend=-2) != 0)
         return cls(saved, ids, held, _edges(saved, shift), ids[starts].tolist())
 
     @property

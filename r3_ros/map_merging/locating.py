@@ -1,7 +1,7 @@
-"""Where pictures of one map were taken in another: the model that made both relates them.
+"""Where images of one map were taken in another: the model that made both relates them.
 
-Each picture is related on its own, to a few keyframes of the other map that look like it. What it
-says does not depend on the pictures before, so that several of them agreeing means something.
+Each image is related on its own, to a few keyframes of the other map that look like it. What it
+says does not depend on the images before, so that several of them agreeing means something.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import numpy as np
 
 from ..config import R3Config
 from ..datatypes import Edge, Frame, KnownKeyframe, SparseLandmarks
-from ..pictures import decode_compressed
+from ..input.image_decoding import decode_compressed
 from ..predictor import Predictor
 from ..streaming.pose_resolution import HeldPose, resolve_pose, ResolvedPose, usable_edges
 from ..streaming.relocalisation import Relocalisation
 from .graph_of_map import MapGraph
 
-#: Pictures looked at, those first that look most like the other map.
-_MOST_PICTURES = 60
+#: Images looked at, those first that look most like the other map.
+_MOST_IMAGES = 60
 #: Keyframes of the other map that one is related to.
 _CANDIDATES = 6
-#: A keyframe that looks less like the picture than this is not asked.
-_LEAST_LIKENESS = 0.1
+#: A keyframe that looks less like the image than this is not asked.
+_LEAST_SIMILARITY = 0.1
 
 Progress = Callable[[int, int], None]
 
@@ -51,36 +51,36 @@ def locate(
     progress: Progress | None = None,
 ) -> list[Located]:
     """Return the keyframes of the second map whose place in the first is known."""
-    likeness = _likeness(first, second)
-    best = likeness.max(axis=1)
-    asked = np.argsort(-best)[:_MOST_PICTURES]
-    asked = np.sort(asked[best[asked] >= _LEAST_LIKENESS])
+    similarity = _similarity(first, second)
+    best = similarity.max(axis=1)
+    asked = np.argsort(-best)[:_MOST_IMAGES]
+    asked = np.sort(asked[best[asked] >= _LEAST_SIMILARITY])
     found = []
     for n, row in enumerate(asked.tolist()):
         if progress is not None:
             progress(n, len(asked))
-        candidates = np.argsort(-likeness[row])[:_CANDIDATES]
-        candidates = np.sort(candidates[likeness[row, candidates] >= _LEAST_LIKENESS])
+        candidates = np.argsort(-similarity[row])[:_CANDIDATES]
+        candidates = np.sort(candidates[similarity[row, candidates] >= _LEAST_SIMILARITY])
         located = _relate(first, candidates, second, row, predictor, config)
         if located is not None:
             found.append(located)
     return found
 
 
-def _likeness(first: MapGraph, second: MapGraph) -> np.ndarray:
+def _similarity(first: MapGraph, second: MapGraph) -> np.ndarray:
     """Return (M, N) how much keyframes of the second map look like those of the first.
 
-    Measured from what is usual in the first map: 0 for that, 1 for the same. Without a picture
+    Measured from what is usual in the first map: 0 for that, 1 for the same. Without an image
     nothing can be asked: -1.
     """
     known, new = first.saved, second.saved
     D = known.keyframes.descriptors
     mean = D.mean(axis=0)
     usual = float(mean @ mean)
-    likeness = (new.keyframes.descriptors @ D.T - usual) / max(1.0 - usual, 1e-6)
-    likeness[:, [int(i) not in known.pictures for i in known.keyframes.ids]] = -1.0
-    likeness[[int(i) not in new.pictures for i in new.keyframes.ids]] = -1.0
-    return np.asarray(likeness)
+    similarity = (new.keyframes.descriptors @ D.T - usual) / max(1.0 - usual, 1e-6)
+    similarity[:, [int(i) not in known.images for i in known.keyframes.ids]] = -1.0
+    similarity[[int(i) not in new.images for i in new.keyframes.ids]] = -1.0
+    return np.asarray(similarity)
 
 
 def _relate(
@@ -95,7 +95,7 @@ def _relate(
     predictor.restore(_known(first, candidates), _landmarks(first, candidates))
     keyframes, frame_id = second.saved.keyframes, int(second.ids[row])
     frame = Frame(
-        decode_compressed(second.saved.pictures[int(keyframes.ids[row])]),
+        decode_compressed(second.saved.images[int(keyframes.ids[row])]),
         int(keyframes.stamps_ns[row]),
         keyframes.intrinsics(row),
         frame_id,
@@ -122,7 +122,7 @@ def _known(graph: MapGraph, rows: np.ndarray) -> Iterator[KnownKeyframe]:
         yield KnownKeyframe(
             frame_id=frame_id,
             stamp_ns=int(keyframes.stamps_ns[row]),
-            image=decode_compressed(graph.saved.pictures[int(keyframes.ids[row])]),
+            image=decode_compressed(graph.saved.images[int(keyframes.ids[row])]),
             intrinsics=keyframes.intrinsics(row),
             T_world_camera=graph.held[frame_id].T_world_camera,
             descriptor=keyframes.descriptors[row],

@@ -10,11 +10,11 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from .. import __version__
-from ..cloud import Cloud
 from ..datatypes import SparseLandmarks
 from ..geometry import inverse
+from ..maps.cloud import Cloud
 from ..maps.saved_map import SavedEdges, SavedKeyframes, SavedMap, SavedTrajectory
-from ..streaming.loop_closing import Correction
+from ..streaming.loops.solver_job import Correction
 from ..streaming.similarity import inverse_similarity, rigid_part, scale_of
 from ..streaming.voxel_map import voxelised
 from .graph_of_map import MapGraph
@@ -51,11 +51,11 @@ def merged_map(
         saved_ns=time.time_ns(),
         image_size=second.saved.facts.image_size or first.saved.facts.image_size,
     )
-    pictures = {
-        int(new): part.saved.pictures[int(old)]
+    images = {
+        int(new): part.saved.images[int(old)]
         for part in parts
         for old, new in zip(part.saved.keyframes.ids, part.graph.ids, strict=True)
-        if int(old) in part.saved.pictures
+        if int(old) in part.saved.images
     }
     cloud = Cloud.joined([_points(part) for part in parts])
     return SavedMap(
@@ -65,7 +65,7 @@ def merged_map(
         points=voxelised(cloud, facts.voxel_size),
         trajectory=_trajectory(parts, facts.T_base_optical),
         landmarks=_landmarks(parts),
-        pictures=pictures,
+        images=images,
     )
 
 

@@ -12,8 +12,8 @@ from ..maps.saved_map import SavedMap
 from ..predictor import Predictor
 from ..streaming.similarity import rigid_part, scale_of
 from .graph_of_map import MapGraph
-from .joining import align, join, require_same_metres
 from .locating import locate, Progress
+from .map_alignment import align, join, require_same_metres
 from .merged_map import merged_map
 
 
@@ -48,7 +48,7 @@ def merge_maps(
     """
     for name, saved in (('first', first), ('second', second)):
         saved.require_model(predictor.info, predictor.descriptor_size)
-        _require_pictures(name, saved)
+        _require_images(name, saved)
     a = MapGraph.of(first, int(first.keyframes.ids[0]))
     b = MapGraph.of(second, int(a.ids[-1]) + 1)
     located = locate(a, b, predictor, config, progress)
@@ -65,9 +65,9 @@ def merge_maps(
     )
 
 
-def _require_pictures(name: str, saved: SavedMap) -> None:
-    if len(saved.keyframes) < 2 or len(saved.pictures) < 2:
+def _require_images(name: str, saved: SavedMap) -> None:
+    if len(saved.keyframes) < 2 or len(saved.images) < 2:
         raise MergeError(
-            f'the {name} map has {len(saved.pictures)} keyframes with pictures, which are what '
+            f'the {name} map has {len(saved.images)} keyframes with images, which are what '
             'maps are merged by: save it with include_images, and after more motion'
         )

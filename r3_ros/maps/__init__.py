@@ -1,1 +1,1 @@
-"""Maps on disk: what is in one, writing it whole or not at all, reading it without trust."""
+"""Saved maps and what is made of them: clouds, floors, occupancy grids, exports."""

@@ -1,4 +1,4 @@
-"""A saved map as a COLMAP model in text files, with the pictures of its keyframes.
+"""A saved map as a COLMAP model in text files, with the images of its keyframes.
 
 Source of the layout: COLMAP's documentation of its output format. A camera's pose is world to
 camera there, and the middle of the upper left pixel lies at (0.5, 0.5).
@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ..atomic_files import atomic_directory
 from ..datatypes import SparseLandmarks
-from ..export import atomic_directory
 from ..geometry import inverse, quat_xyzw
-from ..pictures import decode_compressed
-from . import layout
+from ..input.image_decoding import decode_compressed
+from . import map_layout
 from .saved_map import SavedKeyframes, SavedMap
 
-CAMERAS, IMAGES, POINTS3D, PICTURES = 'cameras.txt', 'images.txt', 'points3D.txt', 'images'
+CAMERAS, IMAGES, POINTS3D, IMAGE_FOLDER = 'cameras.txt', 'images.txt', 'points3D.txt', 'images'
 _HALF = 0.5  # from our pixels, whose middles are integers, to theirs
 _GREY = (128, 128, 128)
 
@@ -25,11 +25,11 @@ _GREY = (128, 128, 128)
 def write_colmap(folder: Path | str, saved: SavedMap, overwrite: bool = False) -> int:
     """Write a model and return the number of its points.
 
-    Points are the predictor's landmarks with the pictures that saw them; of a map without
+    Points are the predictor's landmarks with the images that saw them; of a map without
     landmarks the cloud, which nobody is said to have seen.
 
     :raises OutputError: it exists, is of something else, or cannot be written.
-    :raises FrameError: a picture of the map cannot be decoded.
+    :raises FrameError: an image of the map cannot be decoded.
     """
     cameras, camera_of = _cameras(saved.keyframes)
     names = [_name(saved, int(i)) for i in saved.keyframes.ids]
@@ -39,16 +39,15 @@ def write_colmap(folder: Path | str, saved: SavedMap, overwrite: bool = False) -
         (temporary / IMAGES).write_text(_images(saved, camera_of, names, marks), encoding='ascii')
         points = _cloud(saved) if marks is None else _landmarks(saved, marks)
         (temporary / POINTS3D).write_text(points, encoding='ascii')
-        (temporary / PICTURES).mkdir()
+        (temporary / IMAGE_FOLDER).mkdir()
         for frame_id, name in zip(saved.keyframes.ids.tolist(), names, strict=True):
-            if frame_id in saved.pictures:
-                (temporary / PICTURES / name).write_bytes(saved.pictures[frame_id])
+            if frame_id in saved.images:
+                (temporary / IMAGE_FOLDER / name).write_bytes(saved.images[frame_id])
     return len(saved.points) if marks is None else len(marks)
 
 
 def _name(saved: SavedMap, frame_id: int) -> str:
-    is_png = saved.pictures.get(frame_id, b'').startswith(b'\x89PNG')
-    return layout.picture_name(frame_id, 'png' if is_png else 'jpg')
+    return map_layout.image_name(frame_id, map_layout.image_kind(saved.images.get(frame_id, b'')))
 
 
 def _cameras(keyframes: SavedKeyframes) -> tuple[str, np.ndarray]:
@@ -75,10 +74,10 @@ def _images(
     for n, frame_id in enumerate(saved.keyframes.ids.tolist()):
         pose = ' '.join(map(repr, rows[n]))
         lines.append(f'{n + 1} {pose} {camera_of[n]} {names[n]}')
-        sightings = ''
+        observations = ''
         if marks is not None:
             own = np.flatnonzero(marks.frame_ids == frame_id)
-            sightings = ' '.join(
+            observations = ' '.join(
                 f'{x:.3f} {y:.3f} {mark + 1}'
                 for (x, y), mark in zip(
                     (marks.pixels[own] + _HALF).tolist(),
@@ -86,14 +85,14 @@ def _images(
                     strict=True,
                 )
             )
-        lines.append(sightings)
+        lines.append(observations)
     return '\n'.join(lines) + '\n'
 
 
 def _landmarks(saved: SavedMap, marks: SparseLandmarks) -> str:
-    """Return a line for each landmark: place, colour, error in pixels, and its sightings."""
+    """Return a line for each landmark: place, colour, error in pixels, and its observations."""
     image = np.searchsorted(saved.keyframes.ids, marks.frame_ids)
-    # The place of a sighting in its picture's line.
+    # The place of an observation in its image's line.
     by_image = np.argsort(image, kind='stable')
     starts = np.searchsorted(image[by_image], np.arange(len(saved.keyframes)))
     place = np.empty(len(image), np.int64)
@@ -114,7 +113,7 @@ def _landmarks(saved: SavedMap, marks: SparseLandmarks) -> str:
 
 
 def _reprojection_px(saved: SavedMap, marks: SparseLandmarks, image: np.ndarray) -> np.ndarray:
-    """Return the (M,) distance of each sighting from where its landmark should be seen."""
+    """Return the (M,) distance of each observation from where its landmark should be seen."""
     T = inverse(saved.keyframes.T_map_optical)[image]
     seen = np.einsum('nij,nj->ni', T[:, :3, :3], marks.positions[marks.landmarks]) + T[:, :3, 3]
     K = saved.keyframes.K[image]
@@ -125,15 +124,15 @@ def _reprojection_px(saved: SavedMap, marks: SparseLandmarks, image: np.ndarray)
 
 
 def _colors(saved: SavedMap, marks: SparseLandmarks, image: np.ndarray) -> np.ndarray:
-    """Return (L, 3) the colour of each landmark where it was seen, grey without a picture."""
+    """Return (L, 3) the colour of each landmark where it was seen, grey without an image."""
     colors = np.tile(np.array(_GREY, np.uint8), (len(marks), 1))
     for n, frame_id in enumerate(saved.keyframes.ids.tolist()):
         own = np.flatnonzero(image == n)
-        if frame_id in saved.pictures and len(own):
-            picture = decode_compressed(saved.pictures[frame_id])
+        if frame_id in saved.images and len(own):
+            pixels = decode_compressed(saved.images[frame_id])
             x, y = np.rint(marks.pixels[own]).astype(int).T
-            x, y = x.clip(0, picture.shape[1] - 1), y.clip(0, picture.shape[0] - 1)
-            colors[marks.landmarks[own]] = picture[y, x]
+            x, y = x.clip(0, pixels.shape[1] - 1), y.clip(0, pixels.shape[0] - 1)
+            colors[marks.landmarks[own]] = pixels[y, x]
     return colors
 
 

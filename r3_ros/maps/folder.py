@@ -11,7 +11,7 @@ import stat
 from typing import BinaryIO
 
 from ..errors import MapError, MapProblem
-from .layout import MANIFEST
+from .map_layout import MANIFEST
 
 #: A FIFO must not be waited for, and a link not be followed.
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -34,7 +34,7 @@ class MapFolder:
         try:
             number = os.open(name, _FLAGS, dir_fd=self._descriptor)
         except OSError as error:
-            raise self._bad(name, _told(error)) from error
+            raise self._bad(name, _reason(error)) from error
         found = os.fstat(number)
         if not stat.S_ISREG(found.st_mode):
             os.close(number)
@@ -53,7 +53,7 @@ class MapFolder:
             try:
                 data = file.read(size + 1)
             except OSError as error:
-                raise self._bad(name, _told(error)) from error
+                raise self._bad(name, _reason(error)) from error
         if len(data) != size:
             raise self._bad(name, 'it changed while it was read')
         return data
@@ -70,14 +70,14 @@ class MapFolder:
             yield None
             return
         except OSError as error:
-            raise self._bad(name, _told(error)) from error
+            raise self._bad(name, _reason(error)) from error
         try:
             yield MapFolder(self.path / name, number)
         finally:
             os.close(number)
 
     def has(self, name: str) -> bool:
-        """Tell whether there is anything of this name."""
+        """Return whether there is anything of this name."""
         try:
             os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
         except OSError:
@@ -98,7 +98,7 @@ def open_map_folder(path: Path) -> Iterator[MapFolder]:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise MapError(
-            MapProblem.NOT_FOUND, f'there is no map at {path}: {_told(error)}'
+            MapProblem.NOT_FOUND, f'there is no map at {path}: {_reason(error)}'
         ) from error
     try:
         folder = MapFolder(path, descriptor)
@@ -111,7 +111,7 @@ def open_map_folder(path: Path) -> Iterator[MapFolder]:
         os.close(descriptor)
 
 
-def _told(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     if error.errno == errno.ELOOP:
         return 'it is a symbolic link'
     return (error.strerror or str(error)).lower()

@@ -9,7 +9,8 @@ import numpy as np
 from ..config import OccupancyConfig
 from ..errors import OccupancyError
 from ..geometry import transform
-from ..occupancy import find_floor, Floor, occupancy_grid, OccupancyGrid
+from .floor import find_floor, Floor
+from .occupancy_grid import occupancy_grid, OccupancyGrid
 from .saved_map import SavedMap
 
 

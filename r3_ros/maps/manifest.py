@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-import math
 from typing import Any
 
 import numpy as np
 import yaml
 
+from ..config import REPORTED_SCALE_SOURCES
 from ..errors import MapError, MapProblem
 from ..geometry import is_rigid
-from . import layout
+from . import map_layout
 from .saved_map import FORMAT_VERSION, MapFacts, SavedMap
 
 
@@ -29,8 +29,8 @@ class Counts:
     sightings: int
 
 
-def manifest_text(saved: SavedMap, pictures: int) -> str:
-    """Return the file's text for a map that is written with so many pictures."""
+def manifest_text(saved: SavedMap, images: int) -> str:
+    """Return the file's text for a map that is written with so many images."""
     facts, keyframes, marks = saved.facts, saved.keyframes, saved.landmarks
     bounds, stamps_ns = saved.bounds, saved.stamps_ns
     size = None if facts.image_size is None else list(facts.image_size)
@@ -60,7 +60,7 @@ def manifest_text(saved: SavedMap, pictures: int) -> str:
             'points': len(saved.points),
             'poses': len(saved.trajectory),
             'keyframes': len(keyframes),
-            'keyframe_images': pictures,
+            'keyframe_images': images,
             'edges': len(saved.edges),
             'landmarks': 0 if marks is None else len(marks),
             'sightings': 0 if marks is None else len(marks.frame_ids),
@@ -96,29 +96,43 @@ def parse_manifest(text: str) -> tuple[MapFacts, Counts]:
         )
     model, frames, scale = root.section('model'), root.section('frames'), root.section('scale')
     counts = root.section('counts')
+    metres_per_unit, scale_source = _scale(scale)
     size = root.value('image_size')
     facts = MapFacts(
         r3_ros_version=root.text('r3_ros_version'),
         model_name=model.text('name'),
         checkpoint_sha256=model.text_or_none('checkpoint_sha256'),
-        descriptor_size=model.integer('descriptor_size', 1, layout.MOST_DESCRIPTOR_NUMBERS),
+        descriptor_size=model.integer('descriptor_size', 1, map_layout.MOST_DESCRIPTOR_NUMBERS),
         image_size=None if size is None else root.size('image_size'),
         map_frame=frames.text('map'),
         base_frame=frames.text('base'),
         optical_frame=frames.text('optical'),
         T_base_optical=root.motion('T_base_optical'),
         T_map_world=root.motion('T_map_world'),
-        metres_per_unit=scale.positive_or_none('metres_per_unit'),
-        scale_source=scale.text('source'),
-        voxel_size=root.positive('voxel_size'),
+        metres_per_unit=metres_per_unit,
+        scale_source=scale_source,
+        voxel_size=root.number('voxel_size', *map_layout.VOXEL_SIZES),
         session_id=root.integer('session_id', 0, (1 << 32) - 1),
         saved_ns=root.section('stamps_ns').integer('saved', 0, (1 << 63) - 1),
     )
-    return facts, Counts(**{n: counts.integer(n, 0, most) for n, most in layout.MOST.items()})
+    return facts, Counts(**{n: counts.integer(n, 0, most) for n, most in map_layout.MOST.items()})
+
+
+def _scale(scale: _Section) -> tuple[float | None, str]:
+    """Return metres per unit and where they come from."""
+    metres = None
+    if scale.value('metres_per_unit') is not None:
+        metres = scale.number('metres_per_unit', *map_layout.METRES_PER_UNIT)
+    source = scale.text('source')
+    if source not in REPORTED_SCALE_SOURCES:
+        raise _bad(f"'scale.source' must be one of {', '.join(REPORTED_SCALE_SOURCES)}")
+    if metres is not None and source == 'none':
+        raise _bad("'scale.source' must say where 'scale.metres_per_unit' comes from")
+    return metres, source
 
 
 def _bad(message: str) -> MapError:
-    return MapError(MapProblem.BAD_FORMAT, f'{layout.MANIFEST}: {message}')
+    return MapError(MapProblem.BAD_FORMAT, f'{map_layout.MANIFEST}: {message}')
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -149,7 +163,8 @@ class _Section:
 
     def text(self, key: str) -> str:
         value = self.value(key)
-        if not isinstance(value, str) or len(value) > 1000:
+        # It is shown on terminals, which control characters could change.
+        if not isinstance(value, str) or len(value) > 1000 or not value.isprintable():
             raise self._wrong(key, 'a text')
         return value
 
@@ -162,20 +177,12 @@ class _Section:
             raise self._wrong(key, f'a whole number from {least} to {most}')
         return value
 
-    def positive(self, key: str) -> float:
+    def number(self, key: str, least: float, most: float) -> float:
         value = self.value(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self._wrong(key, 'a number')
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if not (math.isfinite(number) and number > 0):
-            raise self._wrong(key, 'a positive number')
-        return number
-
-    def positive_or_none(self, key: str) -> float | None:
-        return None if self.value(key) is None else self.positive(key)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not least <= value <= most:
+            raise self._wrong(key, f'a number from {least:g} to {most:g}')
+        return float(value)
 
     def size(self, key: str) -> tuple[int, int]:
         value = self.value(key)
@@ -189,7 +196,7 @@ class _Section:
             T = np.array(self.value(key), dtype=np.float64)
         except (TypeError, ValueError, OverflowError) as error:
             raise self._wrong(key, 'a 4x4 rigid motion') from error
-        if not is_rigid(T):
+        if not (np.abs(T) < map_layout.FARTHEST).all() or not is_rigid(T):
             raise self._wrong(key, 'a 4x4 rigid motion')
         return T
 
@@ -198,4 +205,4 @@ class _Section:
 
 
 def _is_side(value: Any) -> bool:
-    return type(value) is int and 0 < value <= layout.MOST_PICTURE_SIDE
+    return type(value) is int and 0 < value <= map_layout.MOST_IMAGE_SIDE

@@ -11,30 +11,39 @@ from pathlib import Path
 
 import numpy as np
 
-from ..cloud import Cloud
-from ..cloud_file import parse_ply, ply_header, VERTEX
 from ..datatypes import SparseLandmarks
 from ..errors import FrameError, MapError, MapProblem, SourceError
-from ..pictures import encoded_size
+from ..input.image_decoding import encoded_size
 from ..trajectory_file import parse_tum
-from . import layout
-from .arrays import read_arrays
-from .checks import check_edges, check_keyframes, check_landmarks, check_points, check_poses
+from . import map_layout
+from .cloud import Cloud
+from .cloud_file import parse_ply, ply_header, VERTEX
 from .folder import MapFolder, open_map_folder
 from .manifest import Counts, parse_manifest
+from .map_arrays import read_arrays
+from .map_checks import (
+    check_edges,
+    check_keyframes,
+    check_landmarks,
+    check_points,
+    check_poses,
+    check_stamps,
+)
 from .saved_map import SavedEdges, SavedKeyframes, SavedMap, SavedTrajectory
 
 _ARCHIVE_OVERHEAD_BYTES = 1 << 16
 
 
-def read_map(path: Path | str, with_pictures: bool = True) -> SavedMap:
+def read_map(path: Path | str, with_images: bool = True) -> SavedMap:
     """Read a map folder.
 
-    :param with_pictures: False leaves the pictures of keyframes out.
+    :param with_images: False leaves the images of keyframes out.
     :raises MapError: NOT_FOUND, BAD_FORMAT or VERSION_MISMATCH, with what is wrong.
     """
     with open_map_folder(Path(path)) as folder:
-        facts, counts = parse_manifest(_text(folder, layout.MANIFEST, layout.MOST_MANIFEST_BYTES))
+        facts, counts = parse_manifest(
+            _text(folder, map_layout.MANIFEST, map_layout.MOST_MANIFEST_BYTES)
+        )
         keyframes = _keyframes(folder, counts, facts.descriptor_size)
         return SavedMap(
             facts=facts,
@@ -43,7 +52,7 @@ def read_map(path: Path | str, with_pictures: bool = True) -> SavedMap:
             points=_points(folder, counts),
             trajectory=_trajectory(folder, counts),
             landmarks=_landmarks(folder, counts, keyframes),
-            pictures=_pictures(folder, counts, keyframes) if with_pictures else {},
+            images=_images(folder, counts, keyframes) if with_images else {},
         )
 
 
@@ -55,7 +64,7 @@ def _text(folder: MapFolder, name: str, most_bytes: int) -> str:
 
 
 def _arrays(
-    folder: MapFolder, name: str, columns: dict[str, layout.Column]
+    folder: MapFolder, name: str, columns: dict[str, map_layout.Column]
 ) -> dict[str, np.ndarray]:
     sizes = [column.count * np.dtype(column.dtype).itemsize for column in columns.values()]
     with folder.open(name, sum(sizes) + _ARCHIVE_OVERHEAD_BYTES) as (file, _):
@@ -63,14 +72,14 @@ def _arrays(
 
 
 def _keyframes(folder: MapFolder, counts: Counts, descriptor_size: int) -> SavedKeyframes:
-    columns = layout.keyframe_columns(counts.keyframes, descriptor_size)
-    keyframes = SavedKeyframes(**_arrays(folder, layout.KEYFRAMES, columns))
+    columns = map_layout.keyframe_columns(counts.keyframes, descriptor_size)
+    keyframes = SavedKeyframes(**_arrays(folder, map_layout.KEYFRAMES, columns))
     check_keyframes(keyframes)
     return keyframes
 
 
 def _edges(folder: MapFolder, counts: Counts, keyframes: SavedKeyframes) -> SavedEdges:
-    edges = SavedEdges(**_arrays(folder, layout.GRAPH, layout.graph_columns(counts.edges)))
+    edges = SavedEdges(**_arrays(folder, map_layout.GRAPH, map_layout.graph_columns(counts.edges)))
     check_edges(edges, keyframes.ids)
     return edges
 
@@ -78,10 +87,10 @@ def _edges(folder: MapFolder, counts: Counts, keyframes: SavedKeyframes) -> Save
 def _landmarks(
     folder: MapFolder, counts: Counts, keyframes: SavedKeyframes
 ) -> SparseLandmarks | None:
-    if not counts.landmarks and not folder.has(layout.LANDMARKS):
+    if not counts.landmarks and not folder.has(map_layout.LANDMARKS):
         return None
-    columns = layout.landmark_columns(counts.landmarks, counts.sightings)
-    landmarks = SparseLandmarks(**_arrays(folder, layout.LANDMARKS, columns))
+    columns = map_layout.landmark_columns(counts.landmarks, counts.sightings)
+    landmarks = SparseLandmarks(**_arrays(folder, map_layout.LANDMARKS, columns))
     check_landmarks(landmarks, keyframes)
     return landmarks
 
@@ -89,65 +98,62 @@ def _landmarks(
 def _points(folder: MapFolder, counts: Counts) -> Cloud:
     header = ply_header(counts.points).encode('ascii')
     size = len(header) + counts.points * VERTEX.itemsize
-    data = folder.read(layout.POINTS, size)
+    data = folder.read(map_layout.POINTS, size)
     if len(data) != size or not data.startswith(header):
-        raise _bad(layout.POINTS, f'it must hold {counts.points} points as r3 writes them')
-    cloud = parse_ply(data, layout.POINTS)
+        raise _bad(map_layout.POINTS, f'it must hold {counts.points} points as r3 writes them')
+    cloud = parse_ply(data, map_layout.POINTS)
     check_points(cloud)
     return cloud
 
 
 def _trajectory(folder: MapFolder, counts: Counts) -> SavedTrajectory:
-    most_bytes = (counts.poses + 1) * layout.MOST_POSE_BYTES
-    text = _text(folder, layout.TRAJECTORY, most_bytes)
+    most_bytes = (counts.poses + 1) * map_layout.MOST_POSE_BYTES
+    text = _text(folder, map_layout.TRAJECTORY, most_bytes)
     if not counts.poses:
         return SavedTrajectory(np.empty(0, np.int64), np.empty((0, 4, 4)))
     try:
-        poses = parse_tum(text, layout.TRAJECTORY)
+        poses = parse_tum(text, map_layout.TRAJECTORY)
     except SourceError as error:
         raise MapError(MapProblem.BAD_FORMAT, str(error)) from error
     if len(poses) != counts.poses:
         raise _bad(
-            layout.TRAJECTORY,
+            map_layout.TRAJECTORY,
             f'it holds {len(poses)} poses, the manifest says {counts.poses}',
         )
-    check_poses(layout.TRAJECTORY, poses.T_world_camera)
+    check_stamps(map_layout.TRAJECTORY, poses.stamps_ns)
+    check_poses(map_layout.TRAJECTORY, poses.T_world_camera)
     return SavedTrajectory(poses.stamps_ns, poses.T_world_camera)
 
 
-def _pictures(folder: MapFolder, counts: Counts, keyframes: SavedKeyframes) -> dict[int, bytes]:
+def _images(folder: MapFolder, counts: Counts, keyframes: SavedKeyframes) -> dict[int, bytes]:
     if not counts.keyframe_images:
         return {}
-    pictures: dict[int, bytes] = {}
+    images: dict[int, bytes] = {}
     total = pixels = 0
-    with folder.inside(layout.PICTURES) as inside:
+    with folder.inside(map_layout.IMAGES) as inside:
         if inside is None:
-            raise _bad(layout.PICTURES, 'the pictures are missing')
+            raise _bad(map_layout.IMAGES, 'the images are missing')
         for frame_id, size in zip(keyframes.ids.tolist(), keyframes.sizes.tolist(), strict=True):
-            kinds = [kind for kind in ('jpg', 'png') if inside.has(_picture(frame_id, kind))]
-            if not kinds:
+            names = [map_layout.image_name(frame_id, kind) for kind in map_layout.IMAGE_KINDS]
+            name = next(filter(inside.has, names), None)
+            if name is None:
                 continue
-            name = _picture(frame_id, kinds[0])
-            data = inside.read(name, layout.MOST_PICTURE_BYTES)
-            _check_picture(f'{layout.PICTURES}/{name}', data, (size[0], size[1]))
+            data = inside.read(name, map_layout.MOST_IMAGE_BYTES)
+            _check_image(f'{map_layout.IMAGES}/{name}', data, (size[0], size[1]))
             total, pixels = total + len(data), pixels + size[0] * size[1]
-            if total > layout.MOST_PICTURES_BYTES or pixels > layout.MOST_PICTURES_PIXELS:
-                raise _bad(layout.PICTURES, 'the pictures are too large in all')
-            pictures[frame_id] = data
-    if len(pictures) != counts.keyframe_images:
+            if total > map_layout.MOST_IMAGES_BYTES or pixels > map_layout.MOST_IMAGES_PIXELS:
+                raise _bad(map_layout.IMAGES, 'the images are too large in all')
+            images[frame_id] = data
+    if len(images) != counts.keyframe_images:
         raise _bad(
-            layout.PICTURES,
-            f'{len(pictures)} pictures, the manifest says {counts.keyframe_images}',
+            map_layout.IMAGES,
+            f'{len(images)} images, the manifest says {counts.keyframe_images}',
         )
-    return pictures
+    return images
 
 
-def _picture(frame_id: int, kind: str) -> str:
-    return layout.picture_name(frame_id, kind)
-
-
-def _check_picture(name: str, data: bytes, size: tuple[int, int]) -> None:
-    """Look at the header alone: a picture is decoded when it is needed."""
+def _check_image(name: str, data: bytes, size: tuple[int, int]) -> None:
+    """Look at the header alone: an image is decoded when it is needed."""
     try:
         found = encoded_size(data)
     except FrameError as error:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..cloud import Cloud
 from ..datatypes import Intrinsics, ModelInfo, SparseLandmarks
 from ..errors import MapError, MapProblem
+from .cloud import Cloud
 
 #: Of the layout of the folder.
 FORMAT_VERSION = 1
@@ -24,13 +24,14 @@ class MapFacts:
 
     :ivar r3_ros_version: of the software that wrote it.
     :ivar checkpoint_sha256: of the weights behind the descriptors; None for a model without.
-    :ivar image_size: width and height of the undistorted pictures of the newest keyframe.
+    :ivar image_size: width and height of the undistorted images of the newest keyframe.
     :ivar map_frame: name of the frame of all poses and points; ``base_frame``: of the moving
         frame; ``optical_frame``: of the camera.
     :ivar T_base_optical: (4, 4) where the camera sits on the base.
     :ivar T_map_world: (4, 4) where the engine's world lies, which is the first camera's optical
         frame: a session that goes on with the map has the same world.
     :ivar metres_per_unit: length of the engine's unit; None: lengths are in map units.
+    :ivar scale_source: what it comes from, one of ``config.REPORTED_SCALE_SOURCES``.
     :ivar voxel_size: of the points.
     :ivar saved_ns: when, nanoseconds since 1970.
     """
@@ -63,7 +64,7 @@ class SavedKeyframes:
 
     :ivar ids: (N,) int64, rising; ``stamps_ns``: (N,) int64.
     :ivar T_map_optical: (N, 4, 4) float64.
-    :ivar K: (N, 3, 3) float64, of the undistorted picture; ``sizes``: (N, 2) int32, its width
+    :ivar K: (N, 3, 3) float64, of the undistorted image; ``sizes``: (N, 2) int32, its width
         and height.
     :ivar confidences: (N, 2) float64 of the best edge, translation and rotation; NaN without one.
     :ivar variances: (N, 2) float64 of each axis: map units squared, radians squared.
@@ -86,7 +87,7 @@ class SavedKeyframes:
         return len(self.ids)
 
     def intrinsics(self, row: int) -> Intrinsics:
-        """Return the intrinsics of one keyframe's picture."""
+        """Return the intrinsics of one keyframe's image."""
         width, height = self.sizes[row]
         return Intrinsics.from_K(self.K[row], int(width), int(height))
 
@@ -132,7 +133,7 @@ class SavedMap:
 
     :ivar points: in the map frame.
     :ivar landmarks: of the predictor, in the map frame; None if it has none.
-    :ivar pictures: undistorted pictures of keyframes by id, as JPEG or PNG files; may be empty.
+    :ivar images: undistorted images of keyframes by id, as JPEG or PNG files; may be empty.
     """
 
     facts: MapFacts
@@ -141,7 +142,12 @@ class SavedMap:
     points: Cloud
     trajectory: SavedTrajectory
     landmarks: SparseLandmarks | None = None
-    pictures: Mapping[int, bytes] = field(default_factory=dict)
+    images: Mapping[int, bytes] = field(default_factory=dict)
+
+    @property
+    def unit_name(self) -> str:
+        """Return the name of the unit of all lengths, for people."""
+        return 'map units' if self.facts.metres_per_unit is None else 'm'
 
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray] | None:

@@ -8,11 +8,13 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..cloud import Cloud
-from ..export import atomic_directory, atomic_write, write_ply, write_tum
-from . import layout
-from .layout import Column
+from ..atomic_files import atomic_directory, atomic_write
+from ..trajectory_file import write_tum
+from . import map_layout
+from .cloud import Cloud
+from .cloud_file import write_ply
 from .manifest import manifest_text
+from .map_layout import Column
 from .saved_map import SavedMap
 
 
@@ -26,16 +28,16 @@ def write_map(
 ) -> int:
     """Write a map folder and return its bytes.
 
-    :param formats: that the points are written in beside PLY, any of ``layout.POINT_FORMATS``.
-    :param include_images: False leaves the pictures out: nobody can be found in the map then.
+    :param formats: that the points are written in beside PLY, any of ``map_layout.POINT_FORMATS``.
+    :param include_images: False leaves the images out: nobody can be found in the map then.
     :param before_done: called before the folder gets its name; what it raises is passed on, and
         nothing is left.
     :raises OutputError: nothing was written.
     """
-    with atomic_directory(path, overwrite, marker=layout.MANIFEST) as folder:
-        pictures = fill_map_folder(folder, saved, formats, include_images)
-        text = manifest_text(saved, pictures)
-        (folder / layout.MANIFEST).write_text(text, encoding='utf-8')
+    with atomic_directory(path, overwrite, marker=map_layout.MANIFEST) as folder:
+        images = fill_map_folder(folder, saved, formats, include_images)
+        text = manifest_text(saved, images)
+        (folder / map_layout.MANIFEST).write_text(text, encoding='utf-8')
         size = sum(item.stat().st_size for item in folder.rglob('*') if item.is_file())
         if before_done is not None:
             before_done()
@@ -45,26 +47,28 @@ def write_map(
 def fill_map_folder(
     folder: Path, saved: SavedMap, formats: Collection[str], include_images: bool
 ) -> int:
-    """Write all but the manifest into a folder that has no name yet; return the pictures' count.
+    """Write all but the manifest into a folder that has no name yet; return the images' count.
 
     :raises OutputError: a file cannot be written.
     :raises OSError: likewise.
     """
     for kind in sorted({'ply', *formats}):
         write_points(folder / f'points.{kind}', saved.points, kind)
-    write_tum(folder / layout.TRAJECTORY, saved.trajectory.stamps_ns, saved.trajectory.T_map_base)
+    write_tum(
+        folder / map_layout.TRAJECTORY, saved.trajectory.stamps_ns, saved.trajectory.T_map_base
+    )
     keyframes, edges, landmarks = saved.keyframes, saved.edges, saved.landmarks
-    columns = layout.keyframe_columns(len(keyframes), saved.facts.descriptor_size)
-    _write_arrays(folder / layout.KEYFRAMES, keyframes, columns)
-    _write_arrays(folder / layout.GRAPH, edges, layout.graph_columns(len(edges)))
+    columns = map_layout.keyframe_columns(len(keyframes), saved.facts.descriptor_size)
+    _write_arrays(folder / map_layout.KEYFRAMES, keyframes, columns)
+    _write_arrays(folder / map_layout.GRAPH, edges, map_layout.graph_columns(len(edges)))
     if landmarks is not None:
-        columns = layout.landmark_columns(len(landmarks), len(landmarks.frame_ids))
-        _write_arrays(folder / layout.LANDMARKS, landmarks, columns)
-    return _write_pictures(folder, saved) if include_images else 0
+        columns = map_layout.landmark_columns(len(landmarks), len(landmarks.frame_ids))
+        _write_arrays(folder / map_layout.LANDMARKS, landmarks, columns)
+    return _write_images(folder, saved) if include_images else 0
 
 
 def write_points(path: Path | str, cloud: Cloud, kind: str, overwrite: bool = True) -> None:
-    """Write a cloud in one of ``layout.POINT_FORMATS``.
+    """Write a cloud in one of ``map_layout.POINT_FORMATS``.
 
     :raises OutputError: the file exists (without ``overwrite``), or cannot be written.
     """
@@ -86,14 +90,14 @@ def _write_arrays(path: Path, values: object, columns: dict[str, Column]) -> Non
     np.savez(path, **arrays)  # type: ignore[arg-type]  # NumPy's stubs take them for options
 
 
-def _write_pictures(folder: Path, saved: SavedMap) -> int:
-    wanted = [int(i) for i in saved.keyframes.ids if int(i) in saved.pictures]
+def _write_images(folder: Path, saved: SavedMap) -> int:
+    wanted = [int(i) for i in saved.keyframes.ids if int(i) in saved.images]
     if wanted:
-        (folder / layout.PICTURES).mkdir()
+        (folder / map_layout.IMAGES).mkdir()
     for frame_id in wanted:
-        data = saved.pictures[frame_id]
-        kind = 'png' if data.startswith(b'\x89PNG') else 'jpg'
-        (folder / layout.PICTURES / layout.picture_name(frame_id, kind)).write_bytes(data)
+        data = saved.images[frame_id]
+        name = map_layout.image_name(frame_id, map_layout.image_kind(data))
+        (folder / map_layout.IMAGES / name).write_bytes(data)
     return len(wanted)
 
 

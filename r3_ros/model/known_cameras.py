@@ -14,8 +14,8 @@ import numpy as np
 from ..datatypes import Intrinsics
 from ..errors import TransformError
 from ..geometry import inverse
+from ..input.network_input import fov_of
 from ..pose_encoding import encode_pose
-from ..preprocess import fov_of
 
 #: A smaller unit would magnify the noise of cameras that stand still.
 _MIN_UNIT = 0.1

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..datatypes import DepthMap
-from ..preprocess import da3_geometry, DA3Rule, Geometry
+from ..input.network_input import da3_geometry, DA3Rule, Geometry
 from .device_errors import tells_device_errors
 from .metric import metric_depth
 from .network import MetricNetwork

@@ -16,7 +16,7 @@ import torch
 from torch import nn, Tensor
 
 from ..errors import FrameError, TransformError
-from ..preprocess import IMAGENET_MEAN, IMAGENET_STD
+from ..input.network_input import IMAGENET_MEAN, IMAGENET_STD
 from .backbone import Backbone, KeyValues, Tokens
 from .camera_head import CameraDecoder, PairHead, Pairs, PoseEncoder
 from .depth_head import DenseDepth, DualHead, MetricHead, MonoDepth

@@ -29,7 +29,7 @@ from ..datatypes import (
 )
 from ..errors import DeviceMemoryError, FrameError, ModelError
 from ..geometry import inverse, T_from_quat
-from ..preprocess import Geometry, intrinsics_from_fov, r3_geometry, R3Rule
+from ..input.network_input import Geometry, intrinsics_from_fov, r3_geometry, R3Rule
 from .backbone import Tokens
 from .cache.frame_memory import FrameMemory, Room
 from .cache.recomputation import Recomputation

@@ -11,7 +11,7 @@ import torch
 from ..config import ModelConfig
 from ..datatypes import ModelInfo
 from ..errors import FrameError, ModelError
-from ..preprocess import Geometry, PATCH, r3_geometry, R3Rule
+from ..input.network_input import Geometry, PATCH, r3_geometry, R3Rule
 from ..window_prediction import WindowPrediction
 from .depth_head import BRANCH_CHANNELS
 from .network import HEAD_FRAMES, Prediction, R3Network
@@ -61,7 +61,7 @@ class R3WindowPredictor:
     def describe(self, picture: np.ndarray) -> np.ndarray:
         """Run what needs no other picture and return its (C,) float32 unit descriptor."""
         tokens = self._network.describe(self._images([picture]))
-        return _unit_rows(tokens.descriptor[0])[0]
+        return _unit(tokens.descriptor[0, 0])
 
     @torch.inference_mode()
     def predict(self, pictures: Sequence[np.ndarray]) -> WindowPrediction:
@@ -69,7 +69,7 @@ class R3WindowPredictor:
         try:
             described = self._network.describe(self._images(pictures))
             prediction = self._network.predict(described, causal=False, depth=self._with_depth)
-            return _on_host(prediction, _unit_rows(described.descriptor[0]))
+            return _on_host(prediction)
         except torch.cuda.OutOfMemoryError as error:
             raise ModelError(
                 f'{len(pictures)} pictures at once do not fit into the memory of {self._device}: '
@@ -125,9 +125,9 @@ def pass_bytes(
     return frames * per_frame + fixed
 
 
-def _unit_rows(vectors: torch.Tensor) -> np.ndarray:
-    vectors = vectors.float()
-    unit: np.ndarray = (vectors / vectors.norm(dim=-1, keepdim=True)).cpu().numpy()
+def _unit(vector: torch.Tensor) -> np.ndarray:
+    vector = vector.float()
+    unit: np.ndarray = (vector / vector.norm()).cpu().numpy()
     if not np.isfinite(unit).all():
         raise ModelError(
             'the network sees nothing finite in a picture: try model.precision fp32, and '
@@ -136,7 +136,7 @@ def _unit_rows(vectors: torch.Tensor) -> np.ndarray:
     return unit
 
 
-def _on_host(prediction: Prediction, descriptors: np.ndarray) -> WindowPrediction:
+def _on_host(prediction: Prediction) -> WindowPrediction:
     """Bring a prediction to the host."""
     pairs = prediction.pairs
     columns = torch.cat(
@@ -162,9 +162,7 @@ def _on_host(prediction: Prediction, descriptors: np.ndarray) -> WindowPredictio
     relative[predicted, :3] = numbers[predicted, :3]
     relative[predicted, 3:] = numbers[predicted, 3:7] / lengths[predicted, None]
     depth, confidence = _dense_on_host(prediction)
-    return WindowPrediction(
-        relative, numbers[..., 7:], predicted, fov, descriptors, depth, confidence
-    )
+    return WindowPrediction(relative, numbers[..., 7:], predicted, fov, depth, confidence)
 
 
 def _dense_on_host(prediction: Prediction) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
 import time
 from typing import Any
 
@@ -14,9 +14,9 @@ from ..datatypes import Frame
 from .conversions import (
     calibrate,
     Calibration,
+    CameraImage,
     optical_frame_of,
-    Picture,
-    read_picture,
+    read_image,
     same_calibration,
 )
 from .health import Health
@@ -44,8 +44,8 @@ class CameraInput:
         """
         self.config = config
         self.calibration: Calibration | None = None
-        #: Set whenever a CameraInfo comes, to end a wait for it.
-        self.info_came = threading.Event()
+        #: Called whenever a CameraInfo comes, in the executor's thread.
+        self.on_change: Callable[[], None] = lambda: None
         self._optical_frame = optical_frame
         self._image_topic = image_topic
         self._clock = clock
@@ -54,15 +54,15 @@ class CameraInput:
         self._info: CameraInfo | None = None
         self._used: tuple[CameraInfo | None, int, int] | None = None
         self._waiting_since_s: float | None = None
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def on_camera_info(self, message: CameraInfo) -> None:
         """Keep the newest calibration (executor thread)."""
         self._info = message
-        self.info_came.set()
+        self.on_change()
 
     def waits_for_calibration(self) -> bool:
-        """Tell whether the first picture should wait a little longer for its CameraInfo."""
+        """Return whether the first image should wait a little longer for its CameraInfo."""
         if self._info is not None or self._used is not None:
             return False
         now_s = time.monotonic()
@@ -74,23 +74,21 @@ class CameraInput:
         """Return the frame id that a message's picture has."""
         return optical_frame_of(message, self._optical_frame)
 
-    def read(self, message: Image | CompressedImage) -> Picture:
+    def read(self, message: Image | CompressedImage) -> CameraImage:
         """Decode a message.
 
         :raises FrameError: it holds no usable picture.
         """
-        picture = read_picture(
-            message, self.config.encoding_hint, self._optical_frame, self._clock
-        )
+        picture = read_image(message, self.config.encoding_hint, self._optical_frame, self._clock)
         height, width = picture.image.shape[:2]
         self._health.encoding = picture.encoding
         self._health.encoding_guessed = picture.guessed
         self._health.resolution = f'{width}x{height}'
         if picture.note:
-            self._tell_once(picture.note)
+            self._report_once(picture.note)
         return picture
 
-    def choose_calibration(self, picture: Picture) -> str:
+    def choose_calibration(self, picture: CameraImage) -> str:
         """Take over a new CameraInfo or picture size.
 
         :returns: why the session has to start anew, empty if it does not: pictures that were
@@ -104,7 +102,7 @@ class CameraInput:
         same_size = used is not None and used[1:] == (width, height)
         self._used = (info, width, height)
         if chosen.problem:
-            self._tell_once(chosen.problem)
+            self._report_once(chosen.problem)
         before = self.calibration
         if same_size and before is not None and before.intrinsics is not None:
             if chosen.intrinsics is None:
@@ -114,7 +112,7 @@ class CameraInput:
         became_known = before is not None and before.intrinsics is None and chosen.intrinsics
         return 'a calibration has come' if same_size and became_known else ''
 
-    def to_frame(self, picture: Picture) -> Frame:
+    def to_frame(self, picture: CameraImage) -> Frame:
         """Undistort a picture as its calibration says.
 
         :raises FrameError: the picture does not fit the calibration.
@@ -133,11 +131,11 @@ class CameraInput:
         self._health.rectified = rectifier is not None and not rectifier.is_identity
         if calibration.intrinsics is not None:
             undone = 'undistorted here' if self._health.rectified else 'used as they come'
-            self._tell_once(f'calibrated camera, pictures are {undone}', warn=False)
+            self._report_once(f'calibrated camera, pictures are {undone}', warn=False)
 
-    def _tell_once(self, text: str, warn: bool = True) -> None:
-        if text not in self._told:
-            self._told.add(text)
+    def _report_once(self, text: str, warn: bool = True) -> None:
+        if text not in self._reported:
+            self._reported.add(text)
             # On two lines: rclpy ties a severity to the line that logs.
             if warn:
                 self._logger.warning(text)

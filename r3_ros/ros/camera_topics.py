@@ -14,7 +14,8 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ..config import InputConfig
-from .health import Health
+from ..input.image_topics import camera_info_topic
+from .health import NodeHealth
 from .outputs import QOS_OVERRIDES
 from .parameters import was_given
 
@@ -31,7 +32,7 @@ class CameraTopics:
     many, so where all cameras on the topic are reliable, so is the subscription.
     """
 
-    def __init__(self, node: Node, config: InputConfig, health: Health) -> None:
+    def __init__(self, node: Node, config: InputConfig, health: NodeHealth) -> None:
         """Resolve the names; :meth:`open` subscribes."""
         self._node = node
         self._config = config
@@ -77,7 +78,7 @@ class CameraTopics:
 
     @property
     def is_open(self) -> bool:
-        """Tell whether the camera is heard."""
+        """Return whether the camera is heard."""
         return self._infos is not None
 
     def follow_cameras(self) -> None:
@@ -147,7 +148,7 @@ def image_topic_name(node: Node, config: InputConfig) -> str:
 def camera_info_topic_name(node: Node) -> str:
     """Return the topic beside the pictures', unless it was remapped itself."""
     image = node.resolve_topic_name('image')
-    return _remapped(node, 'camera_info') or f'{image.rpartition("/")[0]}/camera_info'
+    return _remapped(node, 'camera_info') or camera_info_topic(image)
 
 
 def _remapped(node: Node, topic: str) -> str:

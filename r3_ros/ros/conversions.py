@@ -9,14 +9,15 @@ import numpy as np
 from rclpy.clock import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from ..camera import camera_model, CameraModel, DISTORTION_SIZES, Rectifier
 from ..config import InputConfig
 from ..datatypes import Intrinsics
 from ..errors import CalibrationError, FrameError
-from ..pictures import decode_compressed, decode_raw, ENCODINGS, UNTYPED
+from ..input.camera_model import camera_from_info, DISTORTION_SIZES, Rectifier
+from ..input.image_decoding import decode_message, ENCODINGS, UNTYPED
+from ..input.image_topics import is_rectified
 from .messages import stamp_ns_of
 
-#: Stands for a camera whose pictures carry no frame_id.
+#: Stands for a camera whose images carry no frame_id.
 NAMELESS_FRAME = 'camera_optical'
 
 
@@ -34,7 +35,7 @@ class Received:
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class CameraImage:
     """A decoded image message, not rectified yet.
 
     :ivar image: (H, W, 3) uint8 RGB.
@@ -50,66 +51,39 @@ class Picture:
     note: str
 
 
-def read_picture(
+def read_image(
     message: Image | CompressedImage, hint: str, frame_override: str, clock: Clock
-) -> Picture:
+) -> CameraImage:
     """Decode an image message.
 
     :param hint: what an untyped encoding is to be taken for.
     :param frame_override: replaces the message's frame_id.
-    :param clock: gives the time for a picture without a stamp.
+    :param clock: gives the time for an image without a stamp.
     :raises FrameError: the pixels cannot be had, with the reason.
     """
     notes = []
     stamp_ns = stamp_ns_of(message.header.stamp)
     if stamp_ns == 0:
         stamp_ns = clock.now().nanoseconds
-        notes.append('pictures have no stamp, the time of arrival is used')
+        notes.append('images have no stamp, the time of arrival is used')
     frame = optical_frame_of(message, frame_override)
     if not frame_override and not message.header.frame_id:
-        notes.append(f"pictures have no frame_id, '{frame}' is used: set camera_optical_frame")
-    guessed = False
-    if isinstance(message, CompressedImage):
-        image, encoding = _decode_compressed(message), message.format
+        notes.append(f"images have no frame_id, '{frame}' is used: set camera_optical_frame")
+    is_raw = isinstance(message, Image)
+    encoding = message.encoding if is_raw else message.format
+    if is_raw and encoding not in ENCODINGS:
+        image = _decode_by_cv_bridge(message)
     else:
-        image, encoding = _decode_raw(message, hint), message.encoding
-        guessed = encoding in UNTYPED and not hint
-        if guessed:
-            notes.append(f'{encoding} is taken for {UNTYPED[encoding]}, see input.encoding_hint')
-    return Picture(image, stamp_ns, frame, encoding, guessed, '; '.join(notes))
+        image = decode_message(message, hint)
+    guessed = is_raw and encoding in UNTYPED and not hint
+    if guessed:
+        notes.append(f'{encoding} is taken for {UNTYPED[encoding]}, see input.encoding_hint')
+    return CameraImage(image, stamp_ns, frame, encoding, guessed, '; '.join(notes))
 
 
 def optical_frame_of(message: Image | CompressedImage, override: str) -> str:
-    """Return the frame id of a message's picture; never empty."""
+    """Return the frame id of a message's image; never empty."""
     return override or message.header.frame_id.lstrip('/') or NAMELESS_FRAME
-
-
-def _decode_compressed(message: CompressedImage) -> np.ndarray:
-    if 'compressedDepth' in message.format:
-        raise FrameError(
-            f"the format '{message.format}' holds depth, not a picture: use a colour topic"
-        )
-    return decode_compressed(message.data)
-
-
-def _decode_raw(message: Image, hint: str) -> np.ndarray:
-    rows = message.height * 3 // 2 if message.encoding == 'nv12' else message.height
-    if message.height and len(message.data) > message.step * rows:
-        raise FrameError(
-            f'the message holds {len(message.data)} bytes, more than {rows} rows of step = '
-            f'{message.step}: the camera driver contradicts itself'
-        )
-    if message.encoding not in ENCODINGS:
-        return _decode_by_cv_bridge(message)
-    return decode_raw(
-        message.data,
-        message.width,
-        message.height,
-        message.encoding,
-        message.step,
-        bool(message.is_bigendian),
-        hint,
-    )
 
 
 def _decode_by_cv_bridge(message: Image) -> np.ndarray:
@@ -130,7 +104,7 @@ def _decode_by_cv_bridge(message: Image) -> np.ndarray:
             f'send one of {known}'
         ) from error
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise FrameError(f"'{message.encoding}' holds no colour picture; send one of {known}")
+        raise FrameError(f"'{message.encoding}' holds no colour image; send one of {known}")
     if image.shape[:2] != (message.height, message.width):
         # cv_bridge goes by step, and cuts what is too short for the width.
         raise FrameError(
@@ -146,7 +120,7 @@ class Calibration:
 
     :ivar status: valid, missing, zero, invalid or size mismatch.
     :ivar problem: in words, with what to do; empty if there is none.
-    :ivar intrinsics: of the picture after :meth:`rectify`; None if they have to be estimated.
+    :ivar intrinsics: of the image after :meth:`rectify`; None if they have to be estimated.
     """
 
     status: str
@@ -155,29 +129,27 @@ class Calibration:
     rectifier: Rectifier | None = None
 
     def rectify(self, image: np.ndarray) -> np.ndarray:
-        """Return the undistorted picture; the same object if nothing is to be undone."""
+        """Return the undistorted image; the same object if nothing is to be undone."""
         return image if self.rectifier is None else self.rectifier.rectify(image)
 
 
 def calibrate(
     info: CameraInfo | None, width: int, height: int, config: InputConfig, image_topic: str
 ) -> Calibration:
-    """Decide what to make of a CameraInfo for pictures of a size.
+    """Decide what to make of a CameraInfo for images of a size.
 
     A calibration that cannot be used is no error: the focal length is estimated then.
     """
     if info is None:
         return Calibration('missing', 'no CameraInfo came: the focal length is estimated')
     problem = ''
-    coefficients = list(info.d)
-    if any(coefficients) and info.distortion_model not in DISTORTION_SIZES:
+    if any(info.d) and info.distortion_model not in DISTORTION_SIZES:
         problem = (
             f"unknown distortion model '{info.distortion_model}', known: "
-            f'{", ".join(DISTORTION_SIZES)}: the pictures are not undistorted'
+            f'{", ".join(DISTORTION_SIZES)}: the images are not undistorted'
         )
-        coefficients = []
     try:
-        model = _full_model(info, coefficients, width, height)
+        model = camera_from_info(info, width, height, with_distortion=not problem)
     except CalibrationError as error:
         return Calibration('invalid', f'CameraInfo cannot be used, so it is ignored: {error}')
     if model is None:
@@ -189,8 +161,7 @@ def calibrate(
         model = model.scaled_to(width, height)
     except CalibrationError as error:
         return Calibration('size mismatch', f'CameraInfo is ignored: {error}')
-    is_rect_topic = 'rect' in image_topic.rsplit('/', maxsplit=1)[-1]
-    if config.rectification == 'auto' and is_rect_topic:
+    if config.rectification == 'auto' and is_rectified(image_topic):
         return Calibration('valid', problem, model.rectified().intrinsics)
     if config.rectification == 'off' or not model.is_distorted:
         return Calibration('valid', problem, model.intrinsics)
@@ -198,29 +169,8 @@ def calibrate(
     return Calibration('valid', problem, rectifier.intrinsics, rectifier)
 
 
-def _full_model(
-    info: CameraInfo, coefficients: list[float], width: int, height: int
-) -> CameraModel | None:
-    """Return the calibration of the picture as delivered: cut and binned, not yet scaled."""
-    model = camera_model(
-        # Some drivers leave the size out.
-        info.width or width,
-        info.height or height,
-        info.k,
-        info.distortion_model if coefficients else '',
-        coefficients,
-        info.p,
-    )
-    roi = info.roi
-    if model is None or not (roi.width or roi.height or info.binning_x > 1 or info.binning_y > 1):
-        return model
-    return model.with_roi_and_binning(
-        (roi.x_offset, roi.y_offset, roi.width, roi.height), info.binning_x, info.binning_y
-    )
-
-
 def same_calibration(first: CameraInfo | None, second: CameraInfo | None) -> bool:
-    """Tell whether two CameraInfo say the same, whatever their stamps."""
+    """Return whether two CameraInfo say the same, whatever their stamps."""
     if first is None or second is None:
         return first is second
 

@@ -14,7 +14,8 @@ from rclpy.clock import Clock
 from .health import finite, StreamState
 from .messages import time_message
 from .occupancy_topic import NOT_PUBLISHED
-from .stream import Stream
+from .stream_report import NodeSnapshot
+from .worker import StreamWorker
 
 OK, WARN, ERROR, STALE = (
     DiagnosticStatus.OK,
@@ -39,15 +40,15 @@ Task = tuple[list[Finding], dict[str, Any]]
 
 
 class Diagnostics:
-    """Looks at a stream from the executor thread."""
+    """Looks at what the worker left and at what the executor knows. Executor thread."""
 
-    def __init__(self, stream: Stream, clock: Clock) -> None:
+    def __init__(self, stream: StreamWorker, clock: Clock) -> None:
         """Keep what to look at."""
         self._stream = stream
         self._clock = clock
         self._busy = (time.monotonic(), 0.0)
         self._metres_awaited_since_s: float | None = None
-        self._tasks: dict[str, Callable[[], Task]] = {
+        self._tasks: dict[str, Callable[[NodeSnapshot], Task]] = {
             'input': self._input,
             'tracking': self._tracking,
             'timing': self._timing,
@@ -61,11 +62,12 @@ class Diagnostics:
         """Return the state of every task."""
         message = DiagnosticArray()
         message.header.stamp = time_message(self._clock.now().nanoseconds)
-        memory = self._stream.engine.predictor.device_memory()
+        snapshot = self._stream.snapshot
+        memory = snapshot.stream.memory
         device = 'cpu' if memory is None else memory.device
-        hardware_id = f'{self._stream.health.optical_frame or "camera"}@{device}'
+        hardware_id = f'{snapshot.health.optical_frame or "camera"}@{device}'
         for name, task in self._tasks.items():
-            findings, values = task()
+            findings, values = task(snapshot)
             level, text = _worst(findings)
             message.status.append(
                 DiagnosticStatus(
@@ -78,33 +80,33 @@ class Diagnostics:
             )
         return message
 
-    def _input(self) -> Task:
-        stream, health = self._stream, self._stream.health
+    def _input(self, snapshot: NodeSnapshot) -> Task:
+        stream, health, own = self._stream, snapshot.health, self._stream.node_health
         mailbox, options = stream.mailbox, stream.config.diagnostics
         processed_hz = health.processed_rate.rate_hz()
         values = {
-            'input_rate_hz': health.received_rate.rate_hz(),
+            'input_rate_hz': own.received_rate.rate_hz(),
             'processed_rate_hz': processed_hz,
             'frames_received': mailbox.received,
             'frames_dropped': mailbox.dropped,
             'frames_rejected': health.frames_rejected,
             'frames_paused': health.frames_paused,
-            'frames_lost_on_the_way': health.frames_lost,
+            'frames_lost_on_the_way': own.frames_lost,
             'last_reject_reason': health.last_reject_reason,
             'input_age_s': health.input_age_s,
             'encoding': health.encoding,
             'resolution': health.resolution,
             'camera_info': health.camera_info,
             'rectified': health.rectified,
-            'qos_incompatible': '; '.join(health.incompatible_qos.values()),
+            'qos_incompatible': '; '.join(own.incompatible_qos.values()),
         }
         findings: list[Finding] = []
         if not stream.running:
             return [(STALE, 'inactive')], values
-        findings += [(ERROR, text) for text in health.incompatible_qos.values()]
-        if health.twins:
+        findings += [(ERROR, text) for text in own.incompatible_qos.values()]
+        if own.twins:
             findings.append((ERROR, 'another node has the same name: rename or stop one'))
-        silent_s = time.monotonic() - np.fmax(health.last_received_s, health.active_since_s)
+        silent_s = time.monotonic() - np.fmax(own.last_received_s, own.active_since_s)
         if silent_s > _NO_IMAGE_S:
             findings.append((ERROR, f'no image for {silent_s:.0f} s'))
         elif health.rejected_in_a_row > 10:
@@ -122,28 +124,27 @@ class Diagnostics:
                 findings.append((WARN, text))
         if mailbox.received > 100 and mailbox.dropped > _DROPPED_SHARE * mailbox.received:
             findings.append((WARN, 'nearly all frames are dropped: the camera is too fast'))
-        if health.frames_lost > _LOST_SHARE * max(mailbox.received, 100):
-            text = f'{health.frames_lost} pictures were lost on the way: publish them as reliable'
+        if own.frames_lost > _LOST_SHARE * max(mailbox.received, 100):
+            text = f'{own.frames_lost} pictures were lost on the way: publish them as reliable'
             findings.append((WARN, text))
         return findings, values
 
-    def _tracking(self) -> Task:
-        stream, health = self._stream, self._stream.health
-        session = stream.engine.session
+    def _tracking(self, snapshot: NodeSnapshot) -> Task:
+        health, stream = snapshot.health, snapshot.stream
         values = {
             'state': health.state.name,
             'reason': health.reason,
             'confidence_ratio': health.confidence_ratio,
             'confidence_translation': health.confidence_translation,
             'confidence_rotation': health.confidence_rotation,
-            'segment_id': session.segment_id,
-            'session_id': session.session_id,
-            'map_revision': session.map_revision,
-            'keyframes_in_bank': len(session.bank),
-            'loops_closed': session.loops_closed,
+            'segment_id': stream.segment_id,
+            'session_id': stream.session_id,
+            'map_revision': stream.map_revision,
+            'keyframes_in_bank': stream.keyframes,
+            'loops_closed': stream.loops_closed,
             'recoveries': health.recoveries,
         }
-        if not stream.running:
+        if not self._stream.running:
             return [(STALE, 'inactive')], values
         text = f'{health.state.name}: {health.reason}'.rstrip(': ')
         state = health.state
@@ -157,12 +158,12 @@ class Diagnostics:
             return [(WARN, text)], values
         return [(OK, text)], values
 
-    def _timing(self) -> Task:
+    def _timing(self, snapshot: NodeSnapshot) -> Task:
         stream = self._stream
-        times = list(stream.health.times)
+        times = snapshot.health.times
         latency = finite(t.latency for t in times)
         inference = finite(1e3 * t.inference for t in times)
-        now_s, busy_s = time.monotonic(), stream.health.busy_s
+        now_s, busy_s = time.monotonic(), snapshot.health.busy_s
         (before_s, busy_before_s), self._busy = self._busy, (now_s, busy_s)
         values = {
             'latency_s_mean': _or_nan(np.mean, latency),
@@ -183,9 +184,9 @@ class Diagnostics:
             return [(WARN, f'latency {mean_s:.2f} s, above diagnostics.max_latency')], values
         return [], values
 
-    def _gpu(self) -> Task:
-        health, predictor = self._stream.health, self._stream.engine.predictor
-        info, memory = predictor.info, predictor.device_memory()
+    def _gpu(self, snapshot: NodeSnapshot) -> Task:
+        health, info = snapshot.health, snapshot.stream.model
+        memory = snapshot.stream.memory
         values: dict[str, Any] = {'device': info.device, 'precision': info.precision}
         values['oom_count'] = health.oom_count
         findings = [(OK, f"the model '{info.name}' runs on {info.device} in {info.precision}")]
@@ -205,22 +206,21 @@ class Diagnostics:
             findings.append((ERROR, health.device_lost))
         return findings, values
 
-    def _scale(self) -> Task:
-        scale = self._stream.engine.session.scale.view()
+    def _scale(self, snapshot: NodeSnapshot) -> Task:
+        scale, error_deg = snapshot.stream.scale, snapshot.health.fov_error_deg
         ratio = math.nan if scale.live_ratio is None else scale.live_ratio
         values = {
             'scale': math.nan if scale.awaited else scale.published_unit,
             'source': scale.source,
             'locked': scale.locked,
             'live_ratio': ratio,
-            'fov_error_deg': self._stream.health.fov_error_deg,
+            'fov_error_deg': error_deg,
         }
         findings: list[Finding] = []
-        error_deg = self._stream.health.fov_error_deg
         if abs(error_deg) > _FOV_ERROR_DEG:
             text = f'the pictures look {error_deg:+.1f} degrees wider than they are calibrated'
             findings.append((WARN, f'{text}: calibrate the camera anew'))
-        awaited_s = self._correction_awaited_s()
+        awaited_s = self._correction_awaited_s(snapshot)
         if awaited_s > _LONG_WITHOUT_METRES_S:
             text = scale.waits_for or 'nothing tells metres: set scale.source or call ~/set_scale'
             text = f'map -> odom has waited {awaited_s:.0f} s for metres; {text}'
@@ -233,59 +233,57 @@ class Diagnostics:
             findings.append((WARN, f'the scale has drifted: live ratio {ratio:.3f}'))
         return findings, values
 
-    def _correction_awaited_s(self) -> float:
+    def _correction_awaited_s(self, snapshot: NodeSnapshot) -> float:
         """Return for how long a robot has not been corrected for want of metres."""
-        stream, now_s = self._stream, time.monotonic()
-        if not (stream.health.frames_processed and stream.placing.holds_back_correction):
+        now_s = time.monotonic()
+        if not (snapshot.health.frames_processed and snapshot.holds_back_correction):
             self._metres_awaited_since_s = None
         elif self._metres_awaited_since_s is None:
             self._metres_awaited_since_s = now_s
         since_s = self._metres_awaited_since_s
         return 0.0 if since_s is None else now_s - since_s
 
-    def _map(self) -> Task:
-        stream, health = self._stream, self._stream.health
-        options, session = stream.config.map, stream.engine.session
+    def _map(self, snapshot: NodeSnapshot) -> Task:
+        config, stream, own = self._stream.config, snapshot.stream, self._stream.node_health
         values = {
-            'points': len(session.map),
-            'max_points': options.max_points,
-            'evicted': session.map.evicted,
-            'keyframes': len(session.bank),
-            'last_save': health.last_save,
+            'points': stream.map_points,
+            'max_points': config.map.max_points,
+            'evicted': stream.evicted_points,
+            'keyframes': stream.keyframes,
+            'last_save': own.last_save,
         }
-        if stream.config.occupancy.enabled:
-            values['occupancy'] = stream.occupancy_state or 'nothing yet'
-        if health.save_failed:
-            return [(ERROR, f'the last save failed: {health.last_save}')], values
-        if not options.enabled:
+        if config.occupancy.enabled:
+            values['occupancy'] = snapshot.occupancy or 'nothing yet'
+        if own.save_failed:
+            return [(ERROR, f'the last save failed: {own.last_save}')], values
+        if not config.map.enabled:
             return [(STALE, 'map.enabled is false')], values
         findings = []
-        if session.map.evicted:
-            text = f'full: {session.map.evicted} of the oldest points have gone'
+        if stream.evicted_points:
+            text = f'full: {stream.evicted_points} of the oldest points have gone'
             findings.append((WARN, text))
-        if stream.occupancy_state.startswith(NOT_PUBLISHED):
-            findings.append((WARN, f'occupancy {stream.occupancy_state}'))
+        if snapshot.occupancy.startswith(NOT_PUBLISHED):
+            findings.append((WARN, f'occupancy {snapshot.occupancy}'))
         return findings, values
 
-    def _tf(self) -> Task:
-        stream, health = self._stream, self._stream.health
-        config = stream.config
+    def _tf(self, snapshot: NodeSnapshot) -> Task:
+        config, health, own = self._stream.config, snapshot.health, self._stream.transform_health
         mode = _MODES[config.publish_map_to_odom_tf, config.publish_odom_to_base_tf]
         values = {
             'mode': mode,
             'base_frame': health.base_frame,
-            'lookup_failures': health.tf_failures,
-            'last_lookup_error': health.tf_problem,
-            'two_parents': health.two_parents,
+            'lookup_failures': own.failures,
+            'last_lookup_error': own.problem,
+            'two_parents': own.two_parents,
         }
-        if health.two_parents:
-            return [(ERROR, f'somebody else broadcasts {health.two_parents}')], values
+        if own.two_parents:
+            return [(ERROR, f'somebody else broadcasts {own.two_parents}')], values
         if health.state is StreamState.WAITING_TF:
-            return [(ERROR, health.tf_problem)], values
+            return [(ERROR, own.problem)], values
         if mode == 'topics only':
             return [(STALE, 'no transform is broadcast')], values
-        if time.monotonic() - health.tf_failed_s < _LOOKUP_FAILED_S:
-            return [(WARN, f'transform lookups fail: {health.tf_problem}')], values
+        if time.monotonic() - own.failed_s < _LOOKUP_FAILED_S:
+            return [(WARN, f'transform lookups fail: {own.problem}')], values
         return [], values
 
 

@@ -20,7 +20,7 @@ from tf2_ros import Buffer, TransformException
 from ..config import R3Config
 from ..errors import TransformError
 from ..geometry import inverse, is_rigid, rotation_angle
-from .health import Health
+from .health import TransformHealth
 from .messages import matrix_from_transform, stamp_ns_of
 from .name_lock import FrameClaims
 from .poses import PoseChain
@@ -89,7 +89,9 @@ class Echoes:
 class TransformTree:
     """Hears /tf and /tf_static. What comes in is taken by the executor's thread."""
 
-    def __init__(self, node: Node, config: R3Config, health: Health, claims: FrameClaims) -> None:
+    def __init__(
+        self, node: Node, config: R3Config, health: TransformHealth, claims: FrameClaims
+    ) -> None:
         """Subscribe."""
         self._claims = claims
         self._node = node
@@ -99,8 +101,12 @@ class TransformTree:
         self._links: dict[str, _Link] = {}
         self._since_s = time.monotonic()
         self.echoes = Echoes()
+        #: The moving frame whose pose is published; set by the worker when it knows the camera.
+        self.base_frame = ''
         #: Called when something has come that moves.
         self.on_moving: Callable[[], None] = lambda: None
+        #: Called when anything has come.
+        self.on_change: Callable[[], None] = lambda: None
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._subscriptions = [
             node.create_subscription(TFMessage, '/tf', self._on_moving, 100),
@@ -234,16 +240,18 @@ class TransformTree:
             self._buffer.set_transform(transform, _AUTHORITY)
         if others:
             self.on_moving()
+            self.on_change()
 
     def _on_static(self, message: TFMessage) -> None:
         for transform in message.transforms:
             self._take(transform, is_static=True)
             self._buffer.set_transform_static(transform, _AUTHORITY)
+        self.on_change()
 
     def _take(self, transform: TransformStamped, is_static: bool) -> None:
         child, parent = transform.child_frame_id, transform.header.frame_id
         link = self._links[child] = _Link(parent, is_static, time.monotonic())
-        config, base_frame = self._config, self._health.base_frame
+        config, base_frame = self._config, self.base_frame
         # A fixed frame above the camera is no rival: it becomes the base, see is_outdated.
         is_mount = is_static and parent not in (config.map_frame, config.odom_frame)
         is_rival = config.publish_map_to_odom_tf and child == config.odom_frame
@@ -253,10 +261,7 @@ class TransformTree:
             self._report(child, link)
 
     def _report(self, child: str, link: _Link) -> None:
-        edge, now_s = f'{link.parent} -> {child}', time.monotonic()
-        is_news = self._health.rivals.get(edge, -math.inf) < now_s
-        self._health.rivals[edge] = link.holds_until_s
-        if is_news:
+        if self._health.note_rival(f'{link.parent} -> {child}', link.holds_until_s):
             self._node.get_logger().error(
                 f"somebody else broadcasts '{link.parent}' -> '{child}' on /tf, and a frame has "
                 'one parent: stop the other, set publish_map_to_odom_tf or '

@@ -12,7 +12,7 @@ from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
 from ..geometry import quat_xyzw
-from ..streaming.keyframe_graph import GraphEdge, KeyframeGraphView, Keyframes
+from ..streaming.keyframes.keyframe_graph import GraphEdge, KeyframeGraphView, Keyframes
 from .messages import header_message, pose_messages, time_message
 from .poses import PoseChain
 

@@ -1,16 +1,19 @@
-"""What the stream knows of itself: its state, counters and timings, for status and diagnostics.
+"""What the node knows of itself, for status and diagnostics: states, counters and timings.
 
-The worker writes, the diagnostics timer reads; each value is replaced as a whole, so no lock is
-needed. Times are steady seconds (``time.monotonic``).
+One class for each thread that writes: :class:`Health` is the worker's, and others read the copy in
+its snapshot; :class:`NodeHealth` is the executor's; :class:`TransformHealth` has a lock. Times are
+steady seconds (``time.monotonic``).
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, field, replace
 import enum
 import math
+import threading
 import time
 
 import numpy as np
@@ -59,41 +62,43 @@ class RateMeter:
     def rate_hz(self) -> float:
         """Return the present rate; 0 when nothing has come within the window."""
         now = time.monotonic()
-        recent = [t for t in list(self._times) if now - t < self._window_s]
+        recent = [t for t in self._times if now - t < self._window_s]
         if len(recent) < 2:
             return 0.0
         # The time since the last event counts once it exceeds the usual distance.
         span = max(recent[-1] - recent[0], (now - recent[0]) * (len(recent) - 1) / len(recent))
         return (len(recent) - 1) / span if span > 0 else 0.0
 
+    def copy(self) -> RateMeter:
+        """Return one with the same events, for another thread."""
+        copied = copy.copy(self)
+        copied._times = self._times.copy()
+        return copied
+
 
 @dataclass
 class Health:
-    """Counters grow from configure on; the rest is the latest."""
+    """The worker's part. Counters grow from configure on; the rest is the latest."""
 
     state: StreamState = StreamState.UNINITIALIZED
     reason: str = ''
     state_since_s: float = field(default_factory=time.monotonic)
-    active_since_s: float = math.nan
 
     frames_processed: int = 0
     frames_paused: int = 0
-    #: Pictures that the middleware says never arrived.
-    frames_lost: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     last_reject_reason: str = ''
     rejected_in_a_row: int = 0
-    received_rate: RateMeter = field(default_factory=RateMeter)
     processed_rate: RateMeter = field(default_factory=RateMeter)
-    last_received_s: float = math.nan
-    #: Age of the newest picture by the node's clock, seconds; not limited to what makes sense.
+    #: Of the newest frame that was processed; 0 before the first.
+    last_stamp_ns: int = 0
+    #: Age of the newest image by the node's clock, seconds; not limited to what makes sense.
     input_age_s: float = math.nan
     encoding: str = ''
     encoding_guessed: bool = False
     resolution: str = ''
     camera_info: str = 'missing'
     rectified: bool = False
-    incompatible_qos: dict[str, str] = field(default_factory=dict)
 
     #: Times that the device had no memory left.
     oom_count: int = 0
@@ -110,26 +115,24 @@ class Health:
     times: deque[StepTimes] = field(default_factory=lambda: deque(maxlen=300))
     busy_s: float = 0.0
 
-    tf_problem: str = ''
-    tf_failures: int = 0
-    tf_failed_s: float = -math.inf
-    #: Edges of ours that somebody else broadcasts too, each with when it counts as gone.
-    rivals: dict[str, float] = field(default_factory=dict)
     base_frame: str = ''
     optical_frame: str = ''
-    twins: int = 0
 
-    last_save: str = ''
-    save_failed: bool = False
+    def copy(self) -> Health:
+        """Return a copy for other threads, which nobody writes."""
+        return replace(
+            self,
+            rejected=self.rejected.copy(),
+            processed_rate=self.processed_rate.copy(),
+            times=self.times.copy(),
+        )
 
-    def enter(self, state: StreamState, reason: str = '') -> bool:
-        """Change the state; tell whether it is another one than before."""
-        changed = state is not self.state
-        if changed:
+    def enter(self, state: StreamState, reason: str = '') -> None:
+        """Change the state."""
+        if state is not self.state:
             self.state_since_s = time.monotonic()
             self.recoveries += state is StreamState.RECOVERING
         self.state, self.reason = state, reason
-        return changed
 
     def processed(self, estimate: Estimate) -> None:
         """Count a frame that went through the engine."""
@@ -150,22 +153,71 @@ class Health:
         self.rejected_in_a_row += 1
         self.last_reject_reason = reason
 
-    def fail_lookup(self, problem: str) -> None:
-        """Count a transform that could not be looked up."""
-        self.tf_problem = problem
-        self.tf_failures += 1
-        self.tf_failed_s = time.monotonic()
-
-    @property
-    def two_parents(self) -> str:
-        """Return the edges of ours that somebody else broadcasts now; empty if nobody does."""
-        now_s, rivals = time.monotonic(), list(self.rivals.items())
-        return ', '.join(edge for edge, until_s in rivals if until_s > now_s)
-
     @property
     def frames_rejected(self) -> int:
         """Return how many frames could not be used, for any reason."""
         return sum(self.rejected.values())
+
+
+@dataclass
+class NodeHealth:
+    """The executor's part.
+
+    :ivar active_since_s: NaN while the node is inactive.
+    :ivar frames_lost: images that the middleware says never arrived.
+    :ivar incompatible_qos: by topic, in words.
+    :ivar twins: other nodes of the same name.
+    """
+
+    active_since_s: float = math.nan
+    received_rate: RateMeter = field(default_factory=RateMeter)
+    last_received_s: float = math.nan
+    frames_lost: int = 0
+    incompatible_qos: dict[str, str] = field(default_factory=dict)
+    twins: int = 0
+    last_save: str = ''
+    save_failed: bool = False
+
+
+class TransformHealth:
+    """What is wrong on /tf. Any thread.
+
+    :ivar problem: why the last lookup failed.
+    :ivar failures: lookups that failed.
+    :ivar failed_s: when the last one did.
+    """
+
+    def __init__(self) -> None:
+        self.problem = ''
+        self.failures = 0
+        self.failed_s = -math.inf
+        self._rivals: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def fail_lookup(self, problem: str) -> int:
+        """Count a transform that could not be looked up; return how many there were."""
+        with self._lock:
+            self.problem = problem
+            self.failures += 1
+            self.failed_s = time.monotonic()
+            return self.failures
+
+    def note_rival(self, edge: str, until_s: float) -> bool:
+        """Note that somebody else broadcasts an edge of ours, which holds until a time.
+
+        :returns: whether nobody did until now.
+        """
+        with self._lock:
+            is_news = self._rivals.get(edge, -math.inf) < time.monotonic()
+            self._rivals[edge] = until_s
+            return is_news
+
+    @property
+    def two_parents(self) -> str:
+        """Return the edges of ours that somebody else broadcasts now; empty if nobody does."""
+        now_s = time.monotonic()
+        with self._lock:
+            return ', '.join(edge for edge, until_s in self._rivals.items() if until_s > now_s)
 
 
 def finite(values: Iterable[float]) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..cloud import Cloud
+from ..maps.cloud import Cloud
 from ..streaming.similarity import scale_of
 
 if TYPE_CHECKING:

@@ -30,11 +30,12 @@ from sensor_msgs_py import point_cloud2
 from std_msgs.msg import Header
 import tf_transformations
 
-from ..cloud import Cloud
+from ..config import REPORTED_SCALE_SOURCES
 from ..datatypes import DepthMap, DeviceMemory, Estimate, Intrinsics
 from ..geometry import quat_xyzw
-from ..occupancy import OccupancyGrid
-from ..streaming.scale import ScaleView
+from ..maps.cloud import Cloud
+from ..maps.occupancy_grid import OccupancyGrid
+from ..streaming.scale.estimator import ScaleView
 from .health import Health, StepTimes
 from .poses import Placement, UNKNOWN_COVARIANCE
 
@@ -287,9 +288,14 @@ def estimate_fields(estimate: Estimate) -> dict[str, Any]:
     return fields
 
 
+_SCALE_SOURCES = {
+    name: getattr(StreamStatus, f'SCALE_{name.upper()}') for name in REPORTED_SCALE_SOURCES
+}
+
+
 def scale_fields(scale: ScaleView) -> dict[str, Any]:
     """Return the fields of ``StreamStatus`` that tell how long a map unit is."""
-    source = getattr(StreamStatus, f'SCALE_{scale.source.upper()}')
+    source = _SCALE_SOURCES[scale.source]
     if source == StreamStatus.SCALE_NONE:
         return {}
     nan = math.nan

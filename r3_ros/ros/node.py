@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-import time
 import traceback
 from typing import Any
 
@@ -14,17 +13,15 @@ from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.timer import Timer
-from sensor_msgs.msg import CompressedImage, Image
 
 from ..config import R3Config
 from ..errors import ConfigError, R3Error
 from ..factory import load_engine
 from .camera_input import CameraInput
 from .camera_topics import CameraTopics, image_topic_name
-from .conversions import Received
 from .diagnostics import Diagnostics
 from .frame_tree import TransformTree
-from .health import Health
+from .health import Health, TransformHealth
 from .initial_pose import InitialPose, InitialPoseInput
 from .name_lock import FrameClaims, NameLock
 from .odometry_input import OdometryInput
@@ -40,8 +37,8 @@ from .parameters import (
 )
 from .rcl_errors import one_line, RCLError
 from .services import Services
-from .stream import Stream
 from .transforms import corrects_robot, TransformAuthority
+from .worker import StreamWorker
 
 #: Exit status of a process whose device or memory could not be given back.
 UNCLEAN = 3
@@ -56,11 +53,11 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
 
 
-def _told(transition: Transition) -> Transition:
+def _logged(transition: Transition) -> Transition:
     """Have what a transition did not expect logged: rclpy makes ERROR of it without a word."""
 
     @wraps(transition)
-    def told(self: R3StreamNode, state: LifecycleState) -> TransitionCallbackReturn:
+    def logged(self: R3StreamNode, state: LifecycleState) -> TransitionCallbackReturn:
         name = transition.__name__.removeprefix('on_')
         try:
             return transition(self, state)
@@ -72,7 +69,7 @@ def _told(transition: Transition) -> Transition:
             self.get_logger().error(f'cannot {name}: internal error:\n{text}')
             raise
 
-    return told
+    return logged
 
 
 class R3StreamNode(LifecycleNode):
@@ -92,7 +89,7 @@ class R3StreamNode(LifecycleNode):
         """Declare the parameters; nothing else happens before configure."""
         super().__init__(node_name, **options)
         self._load_engine = engine_loader
-        self.stream: Stream | None = None
+        self.stream: StreamWorker | None = None
         #: Other than 0 if the process has to end, since something could not be cleaned up.
         self.exit_status = 0
         #: Makes saves that run give up, also after the node was closed.
@@ -119,7 +116,7 @@ class R3StreamNode(LifecycleNode):
 
     # Lifecycle.
 
-    @_told
+    @_logged
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model and make everything but the subscriptions to the camera."""
         try:
@@ -133,46 +130,50 @@ class R3StreamNode(LifecycleNode):
             return FAILURE
         return SUCCESS
 
-    @_told
+    @_logged
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe to the camera and start the worker."""
         assert self.stream is not None and self._config is not None
         if self.stream.is_stuck:
             self.get_logger().error('cannot activate: the last frame is still being processed')
             return FAILURE
-        if self.stream.health.device_lost:
-            self.get_logger().error(f'cannot activate: {self.stream.health.device_lost}')
+        health = self.stream.snapshot.health
+        if health.device_lost:
+            self.get_logger().error(f'cannot activate: {health.device_lost}')
             return FAILURE
+        if self.stream.config != self._config:
+            # Changed while the worker was stuck, so it has not taken them over.
+            self.stream.update_config(self._config)
         self.stream.start()
-        topics = CameraTopics(self, self._config.input, self.stream.health)
+        topics = CameraTopics(self, self._config.input, self.stream.node_health)
         self._active.append(topics.close)
-        wish = self.create_guard_condition(lambda: self._heed_stream(topics))
-        self._active.append(lambda: self.destroy_guard_condition(wish))
-        self.stream.on_wish = wish.trigger
-        self._hear_camera(topics)
+        demand = self.create_guard_condition(lambda: self._follow_worker(topics))
+        self._active.append(lambda: self.destroy_guard_condition(demand))
+        self.stream.report.on_demand = demand.trigger
+        self._follow_camera(topics)
         if self._config.scale.source == 'odometry':
             self._active.append(OdometryInput(self, self.stream).close)
-        self._active.append(self._hear_initial_pose(self.stream, self._config))
+        self._active.append(self._take_initial_poses(self.stream, self._config))
         self._start_tf_timer(self._config.tf_publish_rate)
-        if self.stream.wants_pictures:
+        if self.stream.snapshot.wants_images:
             self.get_logger().info(f"active, waits for pictures on '{topics.image}'")
         else:
-            self.get_logger().error(f'active, but {self.stream.health.reason}')
+            self.get_logger().error(f'active, but {health.reason}')
         return super().on_activate(state)
 
-    @_told
+    @_logged
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop taking pictures; model, bank and map stay."""
         self._deactivate()
         return super().on_deactivate(state)
 
-    @_told
+    @_logged
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free everything."""
         self._tear_down()
         return SUCCESS
 
-    @_told
+    @_logged
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free everything, from any state; save the map before if that is asked for."""
         self._tear_down(saves=True)
@@ -226,13 +227,14 @@ class R3StreamNode(LifecycleNode):
         return max(self.get_node_names_and_namespaces().count(own) - 1, 0)
 
     def _set_up(self, config: R3Config, claims: FrameClaims, engine: Any) -> None:
-        logger, clock, health = self.get_logger(), self.get_clock(), Health()
-        self._closers.append(engine.close)
+        logger, clock = self.get_logger(), self.get_clock()
+        health, transform_health = Health(), TransformHealth()
+        self._closers.append(lambda: self._close_engine(engine))
         outputs = Outputs(self, config.occupancy.enabled)
         self._closers.append(outputs.close)
-        tree = TransformTree(self, config, health, claims)
+        tree = TransformTree(self, config, transform_health, claims)
         self._closers.append(tree.close)
-        authority = TransformAuthority(self, config, tree, health)
+        authority = TransformAuthority(self, config, tree, transform_health)
         self._closers.append(authority.close)
         camera = CameraInput(
             config.input,
@@ -242,8 +244,17 @@ class R3StreamNode(LifecycleNode):
             health,
             logger,
         )
-        self.stream = Stream(
-            engine, config, camera, outputs, tree, authority, health, clock, logger
+        self.stream = StreamWorker(
+            engine,
+            config,
+            camera,
+            outputs,
+            tree,
+            authority,
+            health,
+            transform_health,
+            clock,
+            logger,
         )
         self._config = config
         services = Services(self, self.stream)
@@ -264,7 +275,7 @@ class R3StreamNode(LifecycleNode):
                 'map -> odom corrects odometry in metres, and scale.source is none: '
                 + _NO_METRES[config.scale.require_metric_for_tf]
             )
-        info = self.stream.engine.predictor.info
+        info = self.stream.snapshot.stream.model
         logger.info(f"configured with model '{info.name}' on {info.device} in {info.precision}")
         for note in info.notes:
             logger.info(f'weights: {note}')
@@ -276,13 +287,14 @@ class R3StreamNode(LifecycleNode):
         if saves and services is not None and not stuck:
             # The snapshot is taken now, before there is nothing left to take it of.
             self.saves_at_the_end = services.save_at_the_end()
-        engine_close = self.stream.engine.close if self.stream is not None else None
-        self.stream, self._config, self._diagnostics = None, None, None
         for close in reversed(self._closers):
-            # An engine that is still computing cannot be closed; it ends with the process.
-            if not (stuck and close == engine_close):
-                self._close_one(close)
+            self._close_one(close)
         self._closers.clear()
+        self.stream, self._config, self._diagnostics = None, None, None
+
+    def _close_engine(self, engine: Any) -> None:
+        # Before there is a worker, the engine is nobody's.
+        (engine if self.stream is None else self.stream).close()
 
     def _close_one(self, close: Callable[[], Any]) -> None:
         try:
@@ -295,33 +307,27 @@ class R3StreamNode(LifecycleNode):
 
     # Activate.
 
-    def _on_image(self, message: Image | CompressedImage) -> None:
-        stream = self.stream
-        if stream is not None:
-            stream.health.received_rate.tick()
-            stream.health.last_received_s = time.monotonic()
-            stream.mailbox.put(Received.now(message))
-
-    def _hear_camera(self, topics: CameraTopics) -> None:
+    def _follow_camera(self, topics: CameraTopics) -> None:
         assert self.stream is not None
-        if self.stream.wants_pictures and not topics.is_open:
-            topics.open(self._on_image, self.stream.camera.on_camera_info, self._steady)
-        elif not self.stream.wants_pictures:
+        wants_images = self.stream.snapshot.wants_images
+        if wants_images and not topics.is_open:
+            topics.open(self.stream.receive, self.stream.camera.on_camera_info, self._steady)
+        elif not wants_images:
             topics.close()
 
-    def _heed_stream(self, topics: CameraTopics) -> None:
-        """Do what the worker cannot: hear the camera or not, and deactivate (executor thread)."""
+    def _follow_worker(self, topics: CameraTopics) -> None:
+        """Do what the worker cannot: subscribe to the camera or not, and deactivate."""
         stream = self.stream
         if stream is None or not stream.running:
             return
-        if stream.health.device_lost:
+        if stream.snapshot.health.device_lost:
             self.trigger_deactivate()
             return
-        self._hear_camera(topics)
+        self._follow_camera(topics)
 
-    def _hear_initial_pose(self, stream: Stream, config: R3Config) -> Callable[[], None]:
+    def _take_initial_poses(self, stream: StreamWorker, config: R3Config) -> Callable[[], None]:
         def take(given: InitialPose) -> None:
-            stream.submit(lambda: stream.on_initial_pose(given))
+            stream.submit(lambda: stream.control.on_initial_pose(given))
 
         return InitialPoseInput(self, config, stream.tree, stream.authority, take).close
 
@@ -341,7 +347,7 @@ class R3StreamNode(LifecycleNode):
         self._stop_tf_timer()
         stream = self.stream
         if stream is not None:
-            stream.on_wish = lambda: None
+            stream.report.on_demand = lambda: None
         while self._active:
             self._active.pop()()
         if stream is not None and stream.running and not stream.stop():
@@ -352,11 +358,11 @@ class R3StreamNode(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         if self.stream is None or self._diagnostics is None:
             return
-        twins = self._count_twins()
-        if twins > self.stream.health.twins:
+        twins, health = self._count_twins(), self.stream.node_health
+        if twins > health.twins:
             name = self.get_fully_qualified_name()
             self.get_logger().error(f"another node named '{name}' has appeared: stop one of them")
-        self.stream.health.twins = twins
+        health.twins = twins
         self.stream.outputs.publish('diagnostics', self._diagnostics.message())
 
     def _on_clock_jump(self, jump: TimeJump) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from ..config import R3Config
 from ..datatypes import Intrinsics
 from ..errors import OccupancyError
 from ..geometry import transform
-from ..occupancy import FREE, occupancy_grid, OccupancyGrid, OCCUPIED
+from ..maps.occupancy_grid import FREE, occupancy_grid, OccupancyGrid, OCCUPIED
 from .poses import PoseChain
 
 if TYPE_CHECKING:
@@ -42,47 +43,58 @@ class GridJob:
         intrinsics = session.bank.intrinsics(newest[0]) if newest else None
         return cls(session.map_view(), session.keyframe_record(), chain, intrinsics, stamp_ns)
 
-
-class OccupancyTopic:
-    """Makes grids, and remembers how that went.
-
-    :ivar state: for diagnostics: what is published, or why nothing is.
-    """
-
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        """Start with nothing published; ``tell`` logs."""
-        self.state = ''
-        self._tell = tell
-
-    def has_metres(self, chain: PoseChain) -> bool:
-        """Tell whether a grid can be made at all; nav2 takes its lengths for metres."""
-        if chain.metres_per_unit is None:
-            self._enter(_NO_METRES)
-            return False
-        return True
-
-    def build(self, job: GridJob, config: R3Config) -> OccupancyGrid | None:
-        """Return the grid; None if the map gives none."""
-        T_world_camera = job.keyframes.T_final
+    def build(self, config: R3Config) -> tuple[OccupancyGrid | None, str, str]:
+        """Return the grid, what became of it, and details; None if the map gives none."""
+        T_world_camera = self.keyframes.T_final
         T_world_camera = T_world_camera[np.isfinite(T_world_camera[:, 0, 0])]
         try:
             grid = occupancy_grid(
-                transform(job.chain.S_map_world, job.map_view.cloud().points),
-                job.chain.T_map_optical(T_world_camera),
-                job.intrinsics,
+                transform(self.chain.S_map_world, self.map_view.cloud().points),
+                self.chain.T_map_optical(T_world_camera),
+                self.intrinsics,
                 config.occupancy,
             )
         except OccupancyError as error:
-            self._enter(f'{NOT_PUBLISHED}: {error}')
-            return None
+            return None, f'{NOT_PUBLISHED}: {error}', ''
         height, width = grid.cells.shape
         cells = f'{grid.count(OCCUPIED)} occupied, {grid.count(FREE)} free'
-        self._enter('published', f'{width} x {height} cells, {cells}')
-        return grid
+        return grid, 'published', f'{width} x {height} cells, {cells}'
 
-    def _enter(self, state: str, details: str = '') -> None:
-        """Note the state; tell it once, not with each picture."""
-        told = f'{state}: {details}' if details else state
-        if not self.state.startswith(state):
-            self._tell(f'occupancy grid {told}')
-        self.state = told
+
+class OccupancyOutcome:
+    """What became of the last grid. Written by the worker and by the thread of clouds."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        """Start with nothing published.
+
+        :param log: gets a line when the outcome is another one than before.
+        """
+        self._state = ''
+        self._log = log
+        self._lock = threading.Lock()
+
+    @property
+    def state(self) -> str:
+        """Return what is published, or why nothing is; empty before the first."""
+        return self._state
+
+    def forget(self) -> None:
+        """Start anew: the map is empty."""
+        with self._lock:
+            self._state = ''
+
+    def has_metres(self, chain: PoseChain) -> bool:
+        """Return whether a grid can be made at all; nav2 takes its lengths for metres."""
+        if chain.metres_per_unit is None:
+            self.note(_NO_METRES)
+            return False
+        return True
+
+    def note(self, state: str, details: str = '') -> None:
+        """Note the outcome; log it once, not with each grid."""
+        described = f'{state}: {details}' if details else state
+        with self._lock:
+            is_news = not self._state.startswith(state)
+            self._state = described
+        if is_news:
+            self._log(f'occupancy grid {described}')

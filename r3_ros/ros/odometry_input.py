@@ -11,7 +11,7 @@ from ..errors import TransformError
 from ..geometry import T_from_quat
 from .messages import stamp_ns_of
 from .outputs import QOS_OVERRIDES
-from .stream import Stream
+from .worker import StreamWorker
 
 TOPIC = 'odom'
 _DEPTH = 100
@@ -20,7 +20,7 @@ _DEPTH = 100
 class OdometryInput:
     """Hears ``odom`` while the node is active. Executor thread."""
 
-    def __init__(self, node: Node, stream: Stream) -> None:
+    def __init__(self, node: Node, stream: StreamWorker) -> None:
         """Subscribe."""
         self._node = node
         self._stream = stream
@@ -38,9 +38,9 @@ class OdometryInput:
         self._node.destroy_subscription(self._subscription)
 
     def _on_odometry(self, message: Odometry) -> None:
-        base = self._stream.placing.base
+        base = self._stream.snapshot.base
         if base is None:
-            return  # where the camera sits on the robot is known with the first picture
+            return  # where the camera sits on the robot is known with the first image
         child = message.child_frame_id
         if child not in ('', base.frame):
             self._node.get_logger().warning(
@@ -50,8 +50,6 @@ class OdometryInput:
             )
             return
         p, q = message.pose.pose.position, message.pose.pose.orientation
-        track = self._stream.engine.odometry
-        track.T_base_camera = base.T_base_optical
         try:
             T_odom_base = T_from_quat(np.array([p.x, p.y, p.z]), np.array([q.x, q.y, q.z, q.w]))
         except TransformError as error:
@@ -59,4 +57,4 @@ class OdometryInput:
                 f'odometry is ignored: {error}', throttle_duration_sec=10.0
             )
             return
-        track.add(stamp_ns_of(message.header.stamp), T_odom_base)
+        self._stream.odometry.add(stamp_ns_of(message.header.stamp), T_odom_base)

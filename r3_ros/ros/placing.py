@@ -10,7 +10,7 @@ from ..config import R3Config
 from ..datatypes import Estimate
 from ..errors import TransformError
 from ..geometry import inverse, is_rigid
-from ..streaming.odometry_track import OdometryTrack
+from ..streaming.scale.odometry_buffer import OdometryTrack
 from .frame_tree import Base
 from .health import StreamState
 from .initial_pose import InitialPose

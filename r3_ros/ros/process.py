@@ -21,8 +21,10 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import try_shutdown
 
 from ..errors import ConfigError
+from ..runtime import thread_name, THREAD_PREFIX
 from .node import R3StreamNode
 from .rcl_errors import one_line, RCLError
+from .services import WRITER
 
 #: From a signal to the end of the process; what is not done by then is abandoned.
 _END_S = 2.5
@@ -31,8 +33,6 @@ _TIDY_S = 1.0
 #: More, if the map is to be saved at the end: launch kills 10 s after its first signal.
 _LAST_SAVE_S = 6.0
 _SPIN_S = 0.1
-#: Threads of ours that may be stuck in a model or on a disk.
-_OUR_THREADS = 'r3_'
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -63,7 +63,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if node.saves_at_the_end:
         deadline_s += _LAST_SAVE_S
     _end_saves(node, deadline_s)
-    stuck = [t for t in threading.enumerate() if t.name.startswith(_OUR_THREADS)]
+    stuck = [t for t in threading.enumerate() if t.name.startswith(THREAD_PREFIX)]
     if runner.is_alive():
         # The graph is told that the node is gone, or another of its name could not start.
         node.destroy_node()
@@ -96,7 +96,7 @@ class _Runner(threading.Thread):
     """Configures and runs the node until it is to stop, or has to."""
 
     def __init__(self, node: R3StreamNode, stopping: threading.Event) -> None:
-        super().__init__(name='r3_executor', daemon=True)
+        super().__init__(name=thread_name('executor'), daemon=True)
         self.status = 0
         self._node = node
         self._stopping = stopping
@@ -130,7 +130,7 @@ class _Runner(threading.Thread):
 
 def _end_saves(node: R3StreamNode, deadline_s: float) -> None:
     """Let saves end by themselves; give up those that do not, with what they began removed."""
-    writers = [t for t in threading.enumerate() if t.name.startswith('r3_writer')]
+    writers = [t for t in threading.enumerate() if t.name.startswith(thread_name(WRITER))]
     for thread in writers:
         thread.join(_left_s(deadline_s - _TIDY_S))
     node.cancel_saves()

@@ -18,7 +18,7 @@ import numpy as np
 from ..config import R3Config
 from ..errors import TransformError
 from .frame_tree import TransformTree
-from .health import Health
+from .health import TransformHealth
 from .poses import Placement
 
 #: More wait only where frames come faster than anybody's transforms.
@@ -41,7 +41,7 @@ class RobotOdometry:
         self,
         config: R3Config,
         tree: TransformTree,
-        health: Health,
+        health: TransformHealth,
         logger: Any,
         on_found: Callable[[int, Placement, np.ndarray], None],
     ) -> None:
@@ -119,9 +119,9 @@ class RobotOdometry:
 
     def fail(self, problem: str) -> None:
         """Count a picture whose transform did not come."""
-        self._health.fail_lookup(problem)
+        count = self._health.fail_lookup(problem)
         self._logger.warning(
             "no transform from the robot's base to odom at the stamp of a picture, so map -> odom "
-            f'stays as it is: {problem} (tf_lookup_failures: {self._health.tf_failures})',
+            f'stays as it is: {problem} (tf_lookup_failures: {count})',
             throttle_duration_sec=_WARN_PERIOD_S,
         )

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..atomic_files import atomic_write
 from ..config import R3Config
 from ..errors import OutputError, R3Error
-from ..export import atomic_write, write_tum
 from ..geometry import quat_xyzw
-from ..maps.layout import POINT_FORMATS as MAP_FORMATS
+from ..maps.map_layout import POINT_FORMATS as MAP_FORMATS
 from ..maps.saved_map import SavedMap
 from ..maps.writing import write_map
 from ..streaming.map_snapshot import MapPlacement, MapSnapshot, saved_map
+from ..trajectory_file import write_tum
 from .poses import PoseChain
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def save_map(
         points=len(saved.points),
         poses=len(saved.trajectory),
         keyframes=len(saved.keyframes),
-        images=len(saved.pictures) if include_images else 0,
+        images=len(saved.images) if include_images else 0,
         bytes=size,
     )
 

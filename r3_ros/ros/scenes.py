@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from ..cloud import Cloud, cloud_from_depth, usable_pixels
 from ..config import R3Config
 from ..datatypes import DepthMap
 from ..geometry import unproject
+from ..maps.cloud import Cloud, cloud_from_depth, usable_pixels
 from ..runtime import Mailbox, Worker
 from ..streaming.similarity import rigid_part, scale_of
 from .graph_messages import empty_graph, GraphSnapshot, no_markers
@@ -31,7 +31,7 @@ from .messages import (
     organized_cloud_message,
     path_message,
 )
-from .occupancy_topic import GridJob, OccupancyTopic
+from .occupancy_topic import GridJob, OccupancyOutcome
 from .outputs import finite_or_nan, Outputs
 from .poses import PoseChain
 
@@ -94,11 +94,11 @@ class ScenePublisher:
         outputs: Outputs,
         config: R3Config,
         on_error: Callable[[Exception], None],
-        tell: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
-        """Prepare; :meth:`start` runs the thread. ``tell`` logs a line."""
+        """Prepare; :meth:`start` runs the thread. ``log`` gets lines."""
         self.config = config
-        self.occupancy = OccupancyTopic(tell)
+        self.occupancy = OccupancyOutcome(log)
         #: Of the session whose map, path and graph are published.
         self.session_id = 0
         self._outputs = outputs
@@ -119,7 +119,7 @@ class ScenePublisher:
 
     def start(self) -> None:
         """Run the thread."""
-        self._thread = Worker('r3_scenes', self._run_one, self._on_error)
+        self._thread = Worker('clouds', self._run_one, self._on_error)
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
@@ -153,7 +153,7 @@ class ScenePublisher:
             self._jobs.clear()
             if path_too:
                 self._keyframe_clouds.forget()
-            self.occupancy.state = ''
+            self.occupancy.forget()
             for topic, message in empty.items():
                 self._latched[topic].shown = None
                 self._outputs.publish(topic, message)
@@ -251,7 +251,12 @@ class ScenePublisher:
         self._publish_latched('map_points', message, made_of)
 
     def _publish_grid(self, job: GridJob, made_of: tuple[object, int]) -> None:
-        grid = self.occupancy.build(job, self.config)
+        grid, state, details = job.build(self.config)
+        _, epoch = made_of
+        with self._publishing:
+            if epoch != self._epoch:
+                return  # of a map that is gone
+            self.occupancy.note(state, details)
         if grid is not None:
             message = occupancy_message(job.stamp_ns, self.config.map_frame, grid)
             self._publish_latched('occupancy', message, made_of)

@@ -25,7 +25,8 @@ from std_srvs.srv import SetBool, Trigger
 from ..config import R3Config
 from ..errors import MapError, MapProblem, R3Error, TransformError
 from ..maps.reading import read_map
-from .graph_messages import empty_graph
+from ..runtime import thread_name
+from .graph_messages import GraphSnapshot
 from .health import StreamState
 from .initial_pose import told_pose
 from .map_search import LoadCode, not_found
@@ -39,9 +40,11 @@ from .saving import (
     target_path,
     TRAJECTORY_FORMATS,
 )
-from .stream import Stream
+from .worker import StreamWorker
 
 SAVE_TIMEOUT_S = 60.0
+#: The thread that writes what is saved; see ``thread_name``.
+WRITER = 'writer'
 #: The worker answers between two frames, so this is long for anything but a stuck model.
 _WORKER_TIMEOUT_S = 30.0
 
@@ -49,15 +52,15 @@ _WORKER_TIMEOUT_S = 30.0
 class Services:
     """All services of a configured node, also while it is inactive."""
 
-    def __init__(self, node: Node, stream: Stream) -> None:
+    def __init__(self, node: Node, stream: StreamWorker) -> None:
         """Create them."""
         self._node = node
         self._stream = stream
         # A handler that waits keeps its group busy; pictures must come in meanwhile.
         self._group = ReentrantCallbackGroup()
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix='r3_writer')
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix=thread_name(WRITER))
         # Of its own, so that a save on a slow disk holds up nobody who only asks.
-        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix='r3_reader')
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix=thread_name('reader'))
         self._closed = False
         # One event per save that runs, set to make it give up.
         self._running: set[threading.Event] = set()
@@ -91,50 +94,38 @@ class Services:
         self._reader.shutdown(wait=False, cancel_futures=True)
 
     async def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Any:
-        def command() -> str:
-            self._stream.reset_on_request()
-            return f'session {self._stream.engine.session.session_id} starts'
-
-        return await self._tell(command, response)
+        return await self._command(self._stream.reset_on_request, response)
 
     async def _clear_map(self, request: Trigger.Request, response: Trigger.Response) -> Any:
         if not self._stream.config.map.enabled:
             response.success, response.message = False, 'there is no map: map.enabled is false'
             return response
-
-        def command() -> str:
-            self._stream.clear_map()
-            return 'the map is empty'
-
-        return await self._tell(command, response)
+        return await self._command(self._stream.control.clear_map, response)
 
     async def _pause(self, request: SetBool.Request, response: SetBool.Response) -> Any:
         if not self._stream.running:
             response.success, response.message = False, 'the node is not active'
             return response
-        return await self._tell(lambda: self._stream.pause(request.data), response)
+        return await self._command(lambda: self._stream.control.pause(request.data), response)
 
     async def _get_keyframe_graph(
         self, request: GetKeyframeGraph.Request, response: GetKeyframeGraph.Response
     ) -> Any:
         stream = self._stream
         try:
-            snapshot = await self._answer(stream.submit(stream.keyframe_graph))
-            if snapshot is None:
-                session_id = stream.engine.session.session_id
-                map_frame = stream.config.map_frame
-                response.graph = empty_graph(stream.last_stamp_ns, map_frame, session_id)
-            else:
-                response.graph = await self._answer(self._reader.submit(snapshot.graph))
-        except Exception as error:  # it must not take the executor down, and must be told
+            found = await self._answer(stream.submit(stream.control.keyframe_graph))
+            if isinstance(found, GraphSnapshot):
+                found = await self._answer(self._reader.submit(found.graph))
+            response.graph = found
+        except Exception as error:  # it must not take the executor down, and must be reported
             self._node.get_logger().error(f'service failed: {type(error).__name__}: {error}')
         return response
 
     async def _set_scale(self, request: SetScale.Request, response: SetScale.Response) -> Any:
-        before = self._stream.engine.session.scale.metres_per_unit
+        before = self._stream.snapshot.stream.scale.metres_per_unit
         response.previous_scale = math.nan if before is None else before
-        return await self._tell(
-            lambda: self._stream.set_scale(request.scale, request.lock), response
+        return await self._command(
+            lambda: self._stream.control.set_scale(request.scale, request.lock), response
         )
 
     async def _save_map(self, request: SaveMap.Request, response: SaveMap.Response) -> Any:
@@ -161,7 +152,7 @@ class Services:
             code, response.message = LoadCode.of(error.problem), str(error)
         except R3Error as error:
             code, response.message = LoadCode.INTERNAL, str(error)
-        except Exception as error:  # it must not take the executor down, and must be told
+        except Exception as error:  # it must not take the executor down, and must be reported
             code = LoadCode.INTERNAL
             response.message = f'internal error: {type(error).__name__}: {error}'
             self._node.get_logger().error(f'load failed: {response.message}')
@@ -179,12 +170,12 @@ class Services:
         stream = self._stream
         T_map_base = _initial_pose(request)
         path = _map_path(request.name, stream.config)
-        read = functools.partial(read_map, path, with_pictures=request.localize)
+        read = functools.partial(read_map, path, with_images=request.localize)
         saved = await self._answer(self._reader.submit(read), timeout_s=SAVE_TIMEOUT_S)
         response.points, response.keyframes = len(saved.points), len(saved.keyframes)
         holds = f'{path}: {len(saved.points)} points, {len(saved.keyframes)} keyframes'
         if not request.localize:
-            await self._answer(stream.submit(lambda: stream.view_map(saved)))
+            await self._answer(stream.submit(lambda: stream.control.view_map(saved)))
             shown = f'{holds}; shown in place of the map until ~/clear_map or ~/reset'
             return LoadCode.LOADED_VIEW_ONLY, shown
         if not stream.running:
@@ -192,11 +183,12 @@ class Services:
                 'the node is not active, so no camera can be found: activate it first, or load '
                 'the map for display (localize: false)'
             )
-        if stream.health.state is StreamState.FAULT:
-            reason = f'the stream has stopped ({stream.health.reason}): call ~/reset first'
+        health = stream.snapshot.health
+        if health.state is StreamState.FAULT:
+            reason = f'the stream has stopped ({health.reason}): call ~/reset first'
             return LoadCode.NOT_LOCALISED, reason
         search = await self._answer(
-            stream.submit(lambda: stream.load_map(saved, T_map_base, path)),
+            stream.submit(lambda: stream.control.load_map(saved, T_map_base, path)),
             timeout_s=SAVE_TIMEOUT_S,
         )
         # The worker ends the search by itself; the rest is for a worker that is stuck.
@@ -213,15 +205,15 @@ class Services:
         """
         stream, log = self._stream, self._node.get_logger()
         name, cancelled = stream.config.map.save_on_shutdown, threading.Event()
-        if not name or stream.engine.is_relocalising:
+        if not name or stream.snapshot.stream.is_relocalising:
             return False
         try:
             path = target_path(name, stream.config.map.directory, 'map')
-            snapshot = stream.snapshot()
+            snapshot = stream.submit(stream.control.map_snapshot).result(_WORKER_TIMEOUT_S)
         except SaveError as error:
             log.warning(f'the map is not saved: {error}')
             return False
-        goes_on = stream.loaded_from == path
+        goes_on = stream.control.loaded_from == path
         if path.exists() and not goes_on:
             # It is of another session, and may be worth more than this one.
             path = path.with_name(time.strftime(f'{path.name}_%Y%m%d_%H%M%S'))
@@ -265,17 +257,21 @@ class Services:
         self, write: Callable[[Snapshot, threading.Event], Saved], response: Any, note: str
     ) -> Any:
         """Have the worker take a snapshot, the writer write it, and fill the answer in."""
-        health = self._stream.health
+        health = self._stream.node_health
         cancelled = threading.Event()
         try:
-            snapshot = await self._answer(self._stream.submit(self._stream.snapshot), cancelled)
+            taken = self._stream.submit(self._stream.control.map_snapshot)
+            snapshot = await self._answer(taken, cancelled)
             job = self._writer.submit(functools.partial(write, snapshot, cancelled))
             self._running.add(cancelled)
             job.add_done_callback(lambda _: self._running.discard(cancelled))
             saved: Saved = await self._answer(job, cancelled, SAVE_TIMEOUT_S)
         except SaveError as error:
             response.success, response.code, response.message = False, int(error.code), str(error)
-        except Exception as error:  # it must not take the executor down, and must be told
+        except R3Error as error:
+            response.success, response.code = False, int(SaveCode.INTERNAL)
+            response.message = str(error)
+        except Exception as error:  # it must not take the executor down, and must be reported
             text = f'internal error: {type(error).__name__}: {error}'
             response.success, response.code, response.message = False, SaveCode.INTERNAL, text
             self._node.get_logger().error(f'save failed: {text}')
@@ -291,14 +287,14 @@ class Services:
         health.save_failed, health.last_save = not response.success, response.message
         return response
 
-    async def _tell(self, command: Callable[[], str], response: Any) -> Any:
-        """Answer with what the worker says."""
+    async def _command(self, command: Callable[[], str], response: Any) -> Any:
+        """Have the worker run a command, and answer with what it returns."""
         try:
             response.message = await self._answer(self._stream.submit(command))
             response.success = True
         except R3Error as error:
             response.success, response.message = False, str(error)
-        except Exception as error:  # it must not take the executor down, and must be told
+        except Exception as error:  # it must not take the executor down, and must be reported
             response.success, response.message = False, f'{type(error).__name__}: {error}'
             self._node.get_logger().error(f'service failed: {response.message}')
         return response
@@ -326,6 +322,7 @@ class Services:
         # With a callback of its own the future wakes the executor, which may be asleep.
         done.add_done_callback(lambda _: None)
         timer = threading.Timer(timeout_s, finish)
+        timer.name = thread_name('timeout')
         timer.daemon = True
         timer.start()
         future.add_done_callback(finish)

@@ -17,7 +17,7 @@ from tf2_ros import TransformBroadcaster
 from ..config import R3Config
 from ..geometry import inverse
 from .frame_tree import TransformTree
-from .health import Health
+from .health import TransformHealth
 from .messages import transform_message
 from .poses import Placement, planar_map_odom, with_odometry_moved
 from .robot_odometry import RobotOdometry
@@ -39,7 +39,9 @@ class TransformAuthority:
     :ivar robot: the odometry that is corrected.
     """
 
-    def __init__(self, node: Node, config: R3Config, tree: TransformTree, health: Health) -> None:
+    def __init__(
+        self, node: Node, config: R3Config, tree: TransformTree, health: TransformHealth
+    ) -> None:
         """Create the broadcaster; nothing is sent yet."""
         self._config = config
         self._tree = tree

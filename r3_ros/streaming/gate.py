@@ -1,4 +1,4 @@
-"""Whether a frame's pose is believed, and the state the estimator is in.
+"""Whether a frame's pose may be published, and the state the estimator is in.
 
 The score is that of the best few edges, not the mean over all remembered frames: a mean falls
 as the camera travels although tracking is fine, and a gate on it locks itself out. The reference
@@ -43,14 +43,14 @@ _WEAK_FACTOR = 2
 class Verdict:
     """What to make of one frame.
 
-    :ivar believed: the pose may be given out.
-    :ivar trusted: it may also enter the bank and the map.
+    :ivar publishable: the pose may be published.
+    :ivar mappable: it may also enter the bank and the map.
     """
 
     state: TrackingState
     reason: str
-    believed: bool
-    trusted: bool
+    publishable: bool
+    mappable: bool
     confidence_translation: float
     confidence_rotation: float
     ratio: float
@@ -69,7 +69,7 @@ class Gate:
         self._agreeing: list[np.ndarray] = []
         # Frames that have to agree, where it is not the usual number.
         self._needed: int | None = None
-        self._before: np.ndarray | None = None  # the last frame's pose, if it was believed
+        self._before: np.ndarray | None = None  # the last frame's pose, if it was published
         self._stride = 0.0
 
     def expect(self, nominal_score: float) -> None:
@@ -79,7 +79,7 @@ class Gate:
 
     @property
     def lost(self) -> bool:
-        """Tell whether the next frame has to be found again by retrieval."""
+        """Whether the next frame has to be found again by retrieval."""
         return self.state in (TrackingState.LOST, TrackingState.RECOVERING)
 
     def open_gap(self) -> None:
@@ -134,18 +134,18 @@ class Gate:
             T_world_camera = None
         if T_world_camera is None or ratio < self.config.lost_ratio:
             state, reason = self._refuse(T_world_camera is None, ratio)
-            believed = False
+            publishable = False
         elif self.lost:
-            state, reason, believed = self._recover(T_world_camera, ratio)
+            state, reason, publishable = self._recover(T_world_camera, ratio)
         else:
             state, reason = self._accept(ratio)
-            believed = True
+            publishable = True
         if edges:
             self._follow(0.5 * (score_t + score_r))
-        self._follow_stride(T_world_camera if believed else None)
+        self._follow_stride(T_world_camera if publishable else None)
         self.state = state
-        trusted = believed and state is TrackingState.TRACKING
-        return Verdict(state, reason, believed, trusted, score_t, score_r, ratio)
+        mappable = publishable and state is TrackingState.TRACKING
+        return Verdict(state, reason, publishable, mappable, score_t, score_r, ratio)
 
     def _initializing(
         self,
@@ -180,7 +180,7 @@ class Gate:
         return TrackingState.LOW_CONFIDENCE, reason
 
     def _recover(self, T: np.ndarray, ratio: float) -> tuple[TrackingState, str, bool]:
-        """Ask for several frames in a row that agree before a found place is believed.
+        """Ask for several frames in a row that agree before a found place is published.
 
         Weak matches count too, if more of them agree. To refuse them would be a lock-out: as
         long as no frame is remembered, the camera only gets farther from those that are.
@@ -200,7 +200,7 @@ class Gate:
         return state, 'found again' + (f', {reason}' if reason else ''), True
 
     def _agrees(self, T: np.ndarray) -> bool:
-        """Tell whether a found pose and the one before it can be one camera moving."""
+        """Return whether a found pose and the one before it can be one camera moving."""
         first, before = self._agreeing[0], self._agreeing[-1]
         step = inverse(before) @ T
         # Without metric scale the only yardsticks are the motion before and the one agreed on.

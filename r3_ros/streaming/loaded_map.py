@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ..cloud import Cloud
 from ..config import R3Config
 from ..datatypes import Edge, KnownKeyframe, SparseLandmarks
 from ..errors import FrameError, MapError, MapProblem
 from ..geometry import inverse
+from ..input.image_decoding import decode_compressed
+from ..maps.cloud import Cloud
 from ..maps.saved_map import SavedMap
-from ..pictures import decode_compressed
 from .pose_resolution import HeldPose
 from .relocalisation import LEAST_KEYFRAMES, Relocalisation, Vicinity
 from .session import Session
@@ -29,7 +29,7 @@ _OFFERED = 4
 
 @dataclass(frozen=True, eq=False)
 class LoadedMap:
-    """What a predictor and who keeps the pictures need of a map that a session has taken in.
+    """What a predictor and who keeps the images need of a map that a session has taken in.
 
     :ivar frame_ids: of keyframes in the bank, by row of the saved keyframes.
     :ivar landmarks: in the engine's world and with the session's numbers; None without any.
@@ -41,23 +41,23 @@ class LoadedMap:
     landmarks: SparseLandmarks | None
 
     @property
-    def pictures(self) -> dict[int, bytes]:
-        """Return the encoded pictures by the session's frame ids."""
-        ids, pictures = self.saved.keyframes.ids, self.saved.pictures
-        return {frame_id: pictures[int(ids[row])] for row, frame_id in self.frame_ids.items()}
+    def images(self) -> dict[int, bytes]:
+        """Return the encoded images by the session's frame ids."""
+        ids, images = self.saved.keyframes.ids, self.saved.images
+        return {frame_id: images[int(ids[row])] for row, frame_id in self.frame_ids.items()}
 
     def keyframes(self) -> Iterator[KnownKeyframe]:
         """Decode the keyframes one after the other, oldest first.
 
-        :raises FrameError: a picture is broken.
+        :raises FrameError: an image is broken.
         """
         keyframes = self.saved.keyframes
         for row, frame_id in self.frame_ids.items():
-            picture = self.saved.pictures[int(keyframes.ids[row])]
+            image = self.saved.images[int(keyframes.ids[row])]
             yield KnownKeyframe(
                 frame_id=frame_id,
                 stamp_ns=int(keyframes.stamps_ns[row]),
-                image=decode_compressed(picture),
+                image=decode_compressed(image),
                 intrinsics=keyframes.intrinsics(row),
                 T_world_camera=self.T_world_camera[frame_id],
                 descriptor=keyframes.descriptors[row],
@@ -67,22 +67,22 @@ class LoadedMap:
 def require_findable(saved: SavedMap) -> None:
     """Refuse a map in which no camera can be found.
 
-    :raises MapError: BAD_FORMAT: it has too few keyframes with pictures, or a broken one.
+    :raises MapError: BAD_FORMAT: it has too few keyframes with images, or a broken one.
     """
-    count = sum(int(i) in saved.pictures for i in saved.keyframes.ids)
+    count = sum(int(i) in saved.images for i in saved.keyframes.ids)
     if count < LEAST_KEYFRAMES:
         raise MapError(
             MapProblem.BAD_FORMAT,
-            f'the map has {count} keyframes with pictures, and it takes {LEAST_KEYFRAMES} to find '
+            f'the map has {count} keyframes with images, and it takes {LEAST_KEYFRAMES} to find '
             'a camera: save it with include_images and after more motion, or load it for display '
             '(localize: false)',
         )
-    for frame_id, picture in saved.pictures.items():
+    for frame_id, image in saved.images.items():
         try:
-            decode_compressed(picture)
+            decode_compressed(image)
         except FrameError as error:
             raise MapError(
-                MapProblem.BAD_FORMAT, f'picture of keyframe {frame_id}: {error}'
+                MapProblem.BAD_FORMAT, f'image of keyframe {frame_id}: {error}'
             ) from error
 
 
@@ -136,8 +136,8 @@ def _numbered(saved: SavedMap) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _thinned(saved: SavedMap, most: int) -> np.ndarray:
-    """Return rows of keyframes with pictures, evenly thinned to what a bank can look through."""
-    usable = [n for n, i in enumerate(saved.keyframes.ids) if int(i) in saved.pictures]
+    """Return rows of keyframes with images, evenly thinned to what a bank can look through."""
+    usable = [n for n, i in enumerate(saved.keyframes.ids) if int(i) in saved.images]
     if len(usable) > _OFFERED * most:
         places = np.linspace(0, len(usable) - 1, _OFFERED * most).round().astype(int)
         return np.array(usable)[places]

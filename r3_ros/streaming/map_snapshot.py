@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import time
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,13 +21,12 @@ from ..maps.saved_map import (
     SavedMap,
     SavedTrajectory,
 )
+from ..predictor import Predictor
 from .pose_resolution import HeldPose
-from .scale import ScaleView
+from .scale.estimator import ScaleView
+from .session import Session
 from .trajectory import TrajectoryView
 from .voxel_map import MapView
-
-if TYPE_CHECKING:
-    from .engine import Engine
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +48,7 @@ class MapSnapshot:
     :ivar keyframes: of the bank, oldest first, those that have a place in the world.
     :ivar edges: among them.
     :ivar landmarks: of the predictor, in the world; None if it has none.
-    :ivar pictures: of keyframes, encoded.
+    :ivar images: of keyframes, encoded.
     """
 
     model: ModelInfo
@@ -62,7 +60,7 @@ class MapSnapshot:
     edges: Sequence[Edge]
     scale: ScaleView
     landmarks: SparseLandmarks | None
-    pictures: Mapping[int, bytes]
+    images: Mapping[int, bytes]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,32 +89,31 @@ def placement_of(facts: MapFacts) -> MapPlacement:
     )
 
 
-def take_map_snapshot(engine: Engine, pictures: Mapping[int, bytes]) -> MapSnapshot:
-    """Take a snapshot; the engine's owner calls it.
+def take_map_snapshot(
+    session: Session, predictor: Predictor, images: Mapping[int, bytes]
+) -> MapSnapshot:
+    """Take a snapshot; the owner of the session calls it, between two frames.
 
-    :param pictures: of keyframes, encoded, by id.
+    :param predictor: of the session: what made the descriptors, and its landmarks.
+    :param images: of keyframes, encoded, by id.
     """
-    session = engine.session
     ids = [i for i in session.keyframes_of(0) if session.bank.intrinsics(i) is not None]
     known = set(ids)
     return MapSnapshot(
-        model=engine.predictor.info,
-        descriptor_size=engine.predictor.descriptor_size,
+        model=predictor.info,
+        descriptor_size=predictor.descriptor_size,
         session_id=session.session_id,
         map_view=session.map_view(),
         trajectory=session.trajectory_view(),
-        keyframes=[_keyframe(engine, frame_id) for frame_id in ids],
+        keyframes=[_keyframe(session, frame_id) for frame_id in ids],
         edges=[e for e in session.graph.edges() if {e.source_id, e.target_id} <= known],
         scale=session.scale.view(),
-        landmarks=engine.predictor.landmarks(
-            {i: session.graph.held[i].T_world_camera for i in ids}
-        ),
-        pictures={i: pictures[i] for i in ids if i in pictures},
+        landmarks=predictor.landmarks({i: session.graph.held[i].T_world_camera for i in ids}),
+        images={i: images[i] for i in ids if i in images},
     )
 
 
-def _keyframe(engine: Engine, frame_id: int) -> KeyframeSnapshot:
-    session = engine.session
+def _keyframe(session: Session, frame_id: int) -> KeyframeSnapshot:
     intrinsics = session.bank.intrinsics(frame_id)
     assert intrinsics is not None
     return KeyframeSnapshot(
@@ -161,7 +158,7 @@ def saved_map(snapshot: MapSnapshot, placement: MapPlacement, voxel_size: float)
         points=snapshot.map_view.cloud().moved(S_map_world),
         trajectory=_trajectory(snapshot, placement, unit),
         landmarks=_landmarks(snapshot, S_map_world),
-        pictures=snapshot.pictures,
+        images=snapshot.images,
     )
 
 
@@ -218,7 +215,7 @@ def _trajectory(snapshot: MapSnapshot, placement: MapPlacement, unit: float) -> 
 
 
 def _landmarks(snapshot: MapSnapshot, S_map_world: np.ndarray) -> SparseLandmarks | None:
-    """Return the landmarks in the map, with the sightings of its keyframes alone."""
+    """Return the landmarks in the map, with the observations of its keyframes alone."""
     landmarks = snapshot.landmarks
     if landmarks is None:
         return None

@@ -88,6 +88,25 @@ class ResolvedPose:
         return np.diag(diagonal) + self.spread
 
 
+@dataclass(frozen=True, eq=False)
+class Resolution:
+    """The pose that the edges of a frame lead to.
+
+    :ivar edges: those that the pose follows from.
+    :ivar rejected_edges: those that contradict it; together they may show a loop.
+    :ivar pose: None if no edge could be used.
+    """
+
+    edges: Sequence[Edge]
+    rejected_edges: Sequence[Edge]
+    pose: ResolvedPose | None
+
+    @property
+    def T_world_camera(self) -> np.ndarray | None:
+        """The (4, 4) pose, None without one."""
+        return None if self.pose is None else self.pose.held.T_world_camera
+
+
 def usable_edges(edges: Iterable[Edge], held: Mapping[int, HeldPose]) -> list[Edge]:
     """Return the edges from held frames that are rigid motions with finite confidences >= 0."""
     known = [edge for edge in edges if edge.source_id in held]

@@ -24,7 +24,7 @@ import numpy as np
 from ..config import CovarianceConfig
 from ..datatypes import Edge
 from ..geometry import rotation_angle
-from .loop_evidence import sigmas_of
+from .loops.evidence import sigmas_of
 from .pose_resolution import HeldPose, ResolvedPose
 
 #: Keyframes that must agree on a place, and the share that they must be of those that match the

@@ -24,38 +24,33 @@ _LEAST_KEYFRAMES = 3
 _MOST_EXCLUDED = 1000
 
 
-def stays_lost(session: Session, verdict: Verdict, config: LoopConfig) -> bool:
-    """Tell whether the camera has been lost for so long that it should begin anew."""
+def segment_is_due(session: Session, verdict: Verdict, config: LoopConfig) -> bool:
+    """Return whether the camera has been lost for so long that a segment should begin."""
     lost = verdict.state is TrackingState.LOST
     return lost and 0 < config.new_segment_after <= session.lost_frames
 
 
-def open_segment(session: Session, frame_id: int) -> tuple[Verdict, list[int]]:
-    """Begin a segment with this frame, which defines its world.
-
-    :returns: what to make of the frame, and the keyframes that went with a segment left behind.
-    """
-    gone = leave_segment(session, session.newest_segment + 1, frame_id)
+def open_segment(session: Session, frame_id: int) -> Verdict:
+    """Begin a segment with this frame, which defines its world; return what to make of it."""
+    leave_segment(session, session.newest_segment + 1, frame_id)
     session.newest_segment += 1
     session.gate.restart()
     reason = f'lost for {session.lost_frames} frames: segment {session.segment_id} begins'
     session.lost_frames = 0
     nothing = float('nan')
-    return Verdict(TrackingState.INITIALIZING, reason, True, True, nothing, nothing, 1.0), gone
+    return Verdict(TrackingState.INITIALIZING, reason, True, True, nothing, nothing, 1.0)
 
 
-def leave_segment(session: Session, segment_id: int, frame_id: int) -> list[int]:
-    """Go on in another segment from this frame; return keyframes that are of no use any more."""
+def leave_segment(session: Session, segment_id: int, frame_id: int) -> None:
+    """Go on in another segment from this frame; a short one that is left is dropped."""
     left, session.segment_id = session.segment_id, segment_id
     session.followed_since.append(frame_id)
     if left == segment_id:
-        return []
+        return
     session.keep_recent(0)
     keyframes = session.keyframes_of(left)
-    if left == 0 or len(keyframes) >= _LEAST_KEYFRAMES:
-        return []
-    session.remove_keyframes(keyframes)
-    return keyframes
+    if left and len(keyframes) < _LEAST_KEYFRAMES:
+        session.remove_keyframes(keyframes)
 
 
 def edges_of_one_segment(session: Session, edges: Sequence[Edge]) -> tuple[list[Edge], list[Edge]]:
@@ -87,19 +82,19 @@ def segment_context(session: Session, descriptor: np.ndarray, stream: StreamConf
     return sorted({*context, *old})
 
 
-def told_state(session: Session, verdict: Verdict) -> TrackingState:
-    """Return the state to tell: a camera followed in a place unknown is not found again yet."""
+def reported_state(session: Session, verdict: Verdict) -> TrackingState:
+    """Return the state to report: a camera in a segment that is not joined is RECOVERING."""
     if session.relocalisation is not None:
         return TrackingState.INITIALIZING
-    if session.segment_id and verdict.believed:
+    if session.segment_id and verdict.publishable:
         return TrackingState.RECOVERING
     return verdict.state
 
 
-def told_reason(session: Session, verdict: Verdict, fault: str = '') -> str:
-    """Return the reason to tell.
+def reported_reason(session: Session, verdict: Verdict, fault: str = '') -> str:
+    """Return the reason to report.
 
-    :param fault: of the picture.
+    :param fault: of the image.
     """
     apart = f'segment {session.segment_id} is not joined to the map' if session.segment_id else ''
     looking = 'looking for the place in the loaded map' if session.relocalisation else ''
@@ -109,7 +104,7 @@ def told_reason(session: Session, verdict: Verdict, fault: str = '') -> str:
 def motion_since_last(
     session: Session, frame_id: int, T_world_camera: np.ndarray
 ) -> np.ndarray | None:
-    """Return the motion since the last frame whose pose was given out, None without one."""
+    """Return the motion since the last frame whose pose was published, None without one."""
     if session.segment_id:
         return None
     last, session.last_given = session.last_given, frame_id
@@ -123,15 +118,15 @@ def motion_since_last(
 
 
 def release(session: Session, gone: Sequence[int]) -> None:
-    """Have what is to be let go follow a keyframe of its segment, in the record and in the map."""
+    """Attach released frames to a keyframe of their segment, in the record and in the map."""
     held, segments = session.graph.held, session.graph.segments
     for frame_id in gone:
-        heir = session.bank.nearest_in_time(frame_id, segments[frame_id])
-        if segments[frame_id] and heir is None:
+        parent = session.bank.nearest_in_time(frame_id, segments[frame_id])
+        if segments[frame_id] and parent is None:
             session.map.drop(frame_id)
             session.trajectory.abandon(frame_id)
             continue
         S_world_frame = held[frame_id].S_world_camera
-        S_world_heir = None if heir is None else held[heir].S_world_camera
-        session.trajectory.release(frame_id, S_world_frame, heir, S_world_heir)
-        session.map.bake(frame_id, S_world_frame, heir, S_world_heir)
+        S_world_parent = None if parent is None else held[parent].S_world_camera
+        session.trajectory.release(frame_id, S_world_frame, parent, S_world_parent)
+        session.map.bake(frame_id, S_world_frame, parent, S_world_parent)

@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..datatypes import DepthMap
-from .admission import Admission
-from .bank import KeyframeBank
 from .gate import Gate
-from .keyframe_graph import KeyframeGraphView
-from .loop_evidence import LoopEvidence
-from .picture_check import PictureCheck
+from .image_check import ImageCheck
+from .keyframes.admission import Admission
+from .keyframes.bank import KeyframeBank
+from .keyframes.keyframe_graph import KeyframeGraphView
+from .loops.evidence import LoopEvidence
 from .pose_graph import PoseGraph
 from .relocalisation import Relocalisation
-from .scale_tracking import ScaleTracker
+from .scale.tracker import ScaleTracker
 from .trajectory import Trajectory, TrajectoryView
 from .voxel_map import MapView, VoxelMap
 
@@ -24,10 +24,11 @@ from .voxel_map import MapView, VoxelMap
 class Session:
     """The state of one stream, from its first frame on. One owner thread.
 
-    :ivar recent: ids of the newest believed frames, oldest first.
+    :ivar recent: ids of the newest frames with a publishable pose, oldest first.
     :ivar doubtful: keyframes that the predictor asked for while confidence was low; their points
         stay out of the map until their edges have been refined.
     :ivar leaving: frames that have left the recent ones or the bank in this step.
+    :ivar evicted: keyframes that have left the bank and have not been reported yet.
     :ivar followed_since: frames that the camera was found again at, after a loss or a gap: poses
         on both sides of one do not follow from one another. Starts with the first frame.
     :ivar frame_count: the next frame's id. Frames of a map that was loaded come first.
@@ -37,7 +38,7 @@ class Session:
     :ivar segment_id: the segment that the camera is in; only segment 0 is in the world.
     :ivar newest_segment: the highest number given so far.
     :ivar lost_frames: frames since the camera was lost; 0 while it is followed.
-    :ivar last_given: the newest frame whose pose was given out.
+    :ivar last_given: the newest frame whose pose was published.
     :ivar map_revision: goes up when a pose already given out has changed.
     :ivar loops_closed: corrections that old keyframes, seen again, have brought.
     :ivar evidence: edges to old keyframes that contradict the poses of the last frames.
@@ -65,11 +66,12 @@ class Session:
     recent: deque[int] = field(default_factory=deque)
     doubtful: set[int] = field(default_factory=set)
     leaving: set[int] = field(default_factory=set)
+    evicted: list[int] = field(default_factory=list)
     followed_since: deque[int] = field(default_factory=lambda: deque([0], maxlen=1000))
     evidence: LoopEvidence = field(default_factory=LoopEvidence)
     evidence_depth: DepthMap | None = None
     scale: ScaleTracker = field(default_factory=ScaleTracker)
-    pictures: PictureCheck = field(default_factory=PictureCheck)
+    images: ImageCheck = field(default_factory=ImageCheck)
 
     def map_view(self) -> MapView:
         """Return a snapshot of the map at the present keyframe poses."""
@@ -115,7 +117,24 @@ class Session:
         """Take frames out of the bank."""
         for frame_id in frame_ids:
             self.bank.remove(frame_id)
+            self.note_evicted([frame_id])
+
+    def note_evicted(self, frame_ids: Iterable[int]) -> None:
+        """Have keyframes that are no longer in the bank released and reported."""
+        for frame_id in frame_ids:
             self.leaving.add(frame_id)
+            self.evicted.append(frame_id)
+
+    def take_evicted(self) -> tuple[int, ...]:
+        """Return the keyframes that have left the bank since the last call."""
+        evicted, self.evicted = self.evicted, []
+        return tuple(evicted)
+
+    def end_relocalisation(self) -> None:
+        """End the search: the camera is found, and the saved world is the published one."""
+        if self.relocalisation is not None:
+            self.relocalisation = None
+            self.map_revision += 1
 
     def take_leaving(self) -> list[int]:
         """Return the frames that need not be held any more, oldest first, once."""

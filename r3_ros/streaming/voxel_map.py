@@ -13,8 +13,8 @@ from functools import cached_property
 
 import numpy as np
 
-from ..cloud import Cloud
 from ..config import MapConfig
+from ..maps.cloud import Cloud
 from .similarity import inverse_similarity
 
 #: Bits of a voxel's coordinate along one axis; three of them share an int64.
@@ -65,14 +65,14 @@ class VoxelMap:
         self.revision = 0
         #: Points that had to go because there were too many.
         self.evicted = 0
+        self._count = 0  # of points in all
         self._clouds: dict[int, Cloud] = {}  # keyframe id -> camera frame
         # By heir: clouds with S_heir_cloud, largest and oldest first.
         self._inherited: dict[int, list[tuple[Cloud, np.ndarray]]] = {}
 
     def __len__(self) -> int:
         """Return the number of points kept, those in a shared voxel counted each."""
-        inherited = (len(cloud) for blocks in self._inherited.values() for cloud, _ in blocks)
-        return sum(map(len, self._clouds.values())) + sum(inherited)
+        return self._count
 
     def insert(self, keyframe_id: int, cloud: Cloud, scale: float = 1.0) -> None:
         """Add, or replace, the points of a keyframe in the bank.
@@ -80,7 +80,9 @@ class VoxelMap:
         :param cloud: in the camera's frame and in the keyframe's own unit.
         :param scale: length of that unit in the world; later ones come with the poses.
         """
-        self._clouds[keyframe_id] = voxelised(cloud, self.config.voxel_size / scale)
+        self._count -= len(self._clouds.get(keyframe_id, ()))
+        thinned = self._clouds[keyframe_id] = voxelised(cloud, self.config.voxel_size / scale)
+        self._count += len(thinned)
         self._keep_bound()
         self.revision += 1
 
@@ -89,7 +91,9 @@ class VoxelMap:
 
         :param clouds: by the keyframe that they follow, in its frame and unit.
         """
+        self._count -= sum(len(c) for blocks in self._inherited.values() for c, _ in blocks)
         self._inherited = {heir: [(cloud, _HERE)] for heir, cloud in clouds.items()}
+        self._count += sum(map(len, clouds.values()))
         self._keep_bound()
         self.revision += 1
 
@@ -128,13 +132,16 @@ class VoxelMap:
                 break
             if S_before is not S_last:
                 last = last.moved(inverse_similarity(S_before) @ S_last)
-            pair = Cloud.joined([before, last])
-            blocks[-2:] = [(voxelised(pair, self.config.voxel_size), S_before)]
+            merged = voxelised(Cloud.joined([before, last]), self.config.voxel_size)
+            self._count += len(merged) - len(before) - len(last)
+            blocks[-2:] = [(merged, S_before)]
 
     def drop(self, keyframe_id: int) -> None:
         """Forget the points of a keyframe, and all it inherited."""
-        self._inherited.pop(keyframe_id, None)
-        if self._clouds.pop(keyframe_id, None) is not None:
+        self._count -= sum(len(cloud) for cloud, _ in self._inherited.pop(keyframe_id, []))
+        cloud = self._clouds.pop(keyframe_id, None)
+        if cloud is not None:
+            self._count -= len(cloud)
             self.revision += 1
 
     def clouds(self, keyframe_ids: Iterable[int]) -> dict[int, Cloud]:
@@ -150,7 +157,7 @@ class VoxelMap:
         """Drop all points."""
         self._clouds.clear()
         self._inherited.clear()
-        self.evicted = 0
+        self._count = self.evicted = 0
         self.revision += 1
 
     def view(self, poses: Mapping[int, np.ndarray]) -> MapView:
@@ -182,6 +189,7 @@ class VoxelMap:
                 oldest, S_heir_cloud = blocks[0]
                 kept = oldest.take(np.arange(min(excess, len(oldest)), len(oldest)))
                 excess -= len(oldest) - len(kept)
+                self._count -= len(oldest) - len(kept)
                 blocks[:1] = [(kept, S_heir_cloud)] if len(kept) else []
             if not blocks:
                 del self._inherited[heir]
@@ -191,6 +199,7 @@ class VoxelMap:
             cloud = self._clouds[keyframe_id]
             kept = cloud.take(np.arange(min(excess, len(cloud)), len(cloud)))
             excess -= len(cloud) - len(kept)
+            self._count -= len(cloud) - len(kept)
             self._clouds[keyframe_id] = kept
 
 

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 import yaml
 
+from ..atomic_files import atomic_directory
 from ..datatypes import Intrinsics
 from ..errors import ConfigError
-from ..export import atomic_directory
-from ..trajectory_file import NANOSECONDS, stamp_text, tum_text
+from ..trajectory_file import NANOSECONDS, stamp_text, write_tum
 from .parallel import in_order
 from .path import CameraPath, make_path
 from .renderer import render_radiance, Rendering
@@ -224,8 +224,7 @@ def _write_descriptions(sequence: Sequence, folder: Path) -> None:
     for k, stamp in enumerate(stamps):
         lines.append(f'{stamp_text(int(stamp))} rgb/{k:06d}.{options.image_format}')
     (folder / 'timestamps.txt').write_text('\n'.join(lines) + '\n', encoding='utf-8')
-    truth = tum_text(stamps, sequence.path.T_world_camera)
-    (folder / 'groundtruth.txt').write_text(truth, encoding='utf-8')
+    write_tum(folder / 'groundtruth.txt', stamps, sequence.path.T_world_camera)
     calibration = camera_yaml(camera, f'synth_{options.kind}_{options.seed}')
     (folder / 'camera.yaml').write_text(calibration, encoding='utf-8')
     about = {

@@ -15,6 +15,8 @@ from typing import TypeVar
 
 import torch
 
+from ..runtime import thread_name
+
 _Argument = TypeVar('_Argument')
 _Result = TypeVar('_Result')
 _MOST_WORKERS = 8
@@ -30,7 +32,9 @@ def in_order(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     workers = 2 if device.type == 'cuda' else min(cores or 1, _MOST_WORKERS)
     waiting: deque[Future[_Result]] = deque()
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ThreadPoolExecutor(
+        workers, thread_name('render'), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
         try:
             for argument in arguments:
                 waiting.append(pool.submit(job, argument))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..errors import ConfigError
-from ..pictures import decode_compressed
+from ..input.image_decoding import decode_compressed
 
 _NOISE_POOL = 1 << 22
 

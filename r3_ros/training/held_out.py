@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ..camera import CameraModel
-from ..model_evaluation.sequences import RenderedSequence
+from ..evaluation.posed_sequences import RenderedSequence
+from ..input.camera_model import CameraModel
 from ..trajectory_file import NANOSECONDS, PoseList
 from .config import TrainingSettings
 from .procedural import draw_frames, draw_intrinsics, render_clip

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..datatypes import Intrinsics
-from ..preprocess import fov_of
+from ..input.network_input import fov_of
+from ..runtime import thread_name
 from ..synth import Rendering
 from ..synth.sensor import jpeg_compressed
 from .clips import camera_rays, Clips, follow_points, Tracks
@@ -73,7 +74,7 @@ class ProceduralClips:
         self._shard, self._shards = shard, shards
         self._scenes: dict[int, Future[Scene]] = {}
         # One scene is made ahead while the device learns.
-        self._maker = ThreadPoolExecutor(1, thread_name_prefix='scenes')
+        self._maker = ThreadPoolExecutor(1, thread_name_prefix=thread_name('scenes'))
 
     def close(self) -> None:
         """Stop making scenes."""

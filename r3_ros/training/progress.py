@@ -8,8 +8,8 @@ import io
 import math
 from pathlib import Path
 
+from ..atomic_files import atomic_write
 from ..errors import SourceError
-from ..export import atomic_write
 
 PROGRESS = 'progress.csv'
 VALIDATION = 'validation.csv'

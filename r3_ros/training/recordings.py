@@ -15,15 +15,15 @@ import cv2
 import numpy as np
 import torch
 
-from ..camera import Rectifier
 from ..datatypes import Intrinsics
 from ..errors import CheckpointError, SourceError
-from ..evaluation import match_stamps
+from ..evaluation.trajectory_errors import match_stamps
+from ..input.camera_model import Rectifier
+from ..input.folder_source import FolderSource
+from ..input.image_decoding import decode_compressed
+from ..input.network_input import fov_of
 from ..model.network import R3Network
 from ..model.weights.checkpoint import load_network
-from ..pictures import decode_compressed
-from ..preprocess import fov_of
-from ..sources import FolderSource
 from ..trajectory_file import read_tum
 from .clips import camera_rays, Clips, follow_points, Tracks
 from .config import picture_sizes, TrainingSettings

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 import torch
 from torch import nn, Tensor
 
+from ..atomic_files import atomic_path
 from ..config import flattened
 from ..errors import CheckpointError, ConfigError, OutputError
-from ..export import atomic_path
 from .config import TrainingSettings
 
 FORMAT = 'r3_ros training 1'

@@ -17,10 +17,11 @@ import cv2
 import numpy as np
 import torch
 
-from ..camera import Rectifier
 from ..errors import ConfigError, SourceError
-from ..preprocess import fov_of
-from ..sources import open_source, Source
+from ..input.camera_model import Rectifier
+from ..input.network_input import fov_of
+from ..input.open_source import open_source
+from ..input.source import Source
 from .clips import Clips, UnlabelledClips
 from .config import picture_sizes, TrainingSettings
 from .procedural import draw_frames, plan_step, StepPlan

@@ -11,7 +11,7 @@ import numpy as np
 from r3_ros.errors import SourceError
 from r3_ros.geometry import inverse
 from r3_ros.model.depth_head import MonoDepth
-from r3_ros.model.metric import SKY_THRESHOLD, with_far_sky
+from r3_ros.model.metric import SKY_THRESHOLD
 from r3_ros.model.network import (
     AbsolutePrediction,
     DA3Network,
@@ -20,13 +20,19 @@ from r3_ros.model.network import (
     Prediction,
     R3Network,
 )
-from r3_ros.pose_encoding import decode_pose
 import torch
 from torch import Tensor
 
 from .comparison import Answer
 from .golden import FIRST_OF_CHUNK, Golden
-from .poses import camera_arrays, DEFAULT_TOP, intrinsics_of, resolve_poses, SMALLEST_TANGENT
+from .poses import (
+    camera_arrays,
+    decoded,
+    DEFAULT_TOP,
+    intrinsics_of,
+    resolve_poses,
+    SMALLEST_TANGENT,
+)
 from .recording import Recording
 from .stand_in_weights import Networks, StandInWeights
 
@@ -39,6 +45,9 @@ _RAYS = re.compile(r'ray|ray_conf')
 _PYRAMID = re.compile(r'layer\d_rn|refinenet\d')
 #: The authors draw so many pixels at most for how far the sky is, by chance.
 _SKY_SAMPLE = 100_000
+#: Fewer pixels than this of sky, or of anything else, say nothing about how far it is.
+_MIN_PIXELS = 10
+_FAR_QUANTILE = 0.99
 
 
 def network_answers(golden: Golden, networks: Networks, sky_margin: float) -> dict[str, Answer]:
@@ -245,7 +254,7 @@ def _da3_arrays(network: DA3Network, views: Tensor) -> dict[str, Answer]:
     p: AbsolutePrediction = network(views[None], rays=True)
     assert p.rays is not None and p.ray_confidence is not None and p.reference is not None
     encodings = _numpy(p.encodings[0]).astype(np.float64)
-    T_camera_world = inverse(decode_pose(encodings))
+    T_camera_world = inverse(decoded(encodings))
     size = (views.shape[-1], views.shape[-2])
     arrays = {
         'depth': _numpy(p.depth[0]),
@@ -272,6 +281,19 @@ def _metric_arrays(network: MetricNetwork, views: Tensor, sky_margin: float) -> 
         'depth': Answer(with_far_sky(raw, sky), counts),
         'sky': Answer(sky),
     }
+
+
+def with_far_sky(depth: np.ndarray, sky: np.ndarray) -> np.ndarray:
+    """Return depth (..., H, W) whose sky lies as far as the farthest things do.
+
+    The far depth is the 0.99 quantile of what is not sky. The authors draw at most 100,000 pixels
+    for it; all are taken here.
+    """
+    is_sky = sky >= SKY_THRESHOLD
+    if min(is_sky.sum(), (~is_sky).sum()) <= _MIN_PIXELS:
+        return depth.copy()
+    far = np.quantile(depth[~is_sky], _FAR_QUANTILE)
+    return np.where(is_sky, far, depth).astype(depth.dtype)
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

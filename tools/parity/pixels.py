@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from r3_ros.errors import SourceError
-from r3_ros.preprocess import DA3Rule, prepare_da3, prepare_r3, R3Rule
+from r3_ros.input.network_input import DA3Rule, prepare_da3, prepare_r3, R3Rule
 
 from .comparison import Answer
 from .golden import Golden

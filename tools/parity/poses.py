@@ -10,8 +10,7 @@ import re
 
 import numpy as np
 from r3_ros.errors import SourceError
-from r3_ros.geometry import inverse
-from r3_ros.pose_encoding import decode_pose
+from r3_ros.geometry import inverse, T_from_quat
 from scipy.spatial.transform import Rotation
 
 from .comparison import Answer
@@ -56,13 +55,18 @@ def camera_arrays(
 
     :param golden: the golden encodings, if there are any.
     """
-    T_camera_world = decode_pose(poses)
+    T_camera_world = decoded(poses)
     return {
         'pose_enc': poses if golden is None else with_signs_of(poses, golden),
         'w2c': T_camera_world[:, :3],
         'c2w': inverse(T_camera_world)[:, :3],
         'intrinsics': intrinsics_of(poses[:, 7:9], width, height),
     }
+
+
+def decoded(encodings: np.ndarray) -> np.ndarray:
+    """Return (..., 4, 4) motions of (..., 9) encodings."""
+    return T_from_quat(encodings[..., :3], encodings[..., 3:7])
 
 
 def intrinsics_of(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ModelError, R3Error
+from ...runtime import thread_name
 from ..device_errors import device_error
 
 
@@ -196,7 +197,7 @@ class Transfers:
         """Start no thread before there is something to do."""
         self.lane = lane
         self._copier = copier
-        self._mover = ThreadPoolExecutor(1, thread_name_prefix='r3_frames')
+        self._mover = ThreadPoolExecutor(1, thread_name_prefix=thread_name('frames'))
 
     def start(self, layers: int, arrivals: Sequence[Arrival]) -> Pending:
         """Bring frames in, after what has been queued on the lane."""

@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 import torch
 from torch import nn, Tensor
 
+from ...atomic_files import atomic_path
 from ...config import is_image_size
 from ...errors import CheckpointError, ModelError, OutputError
-from ...export import atomic_path
 from ..network import build_network, DA3Network, MetricNetwork, R3Network
 from ..variants import NetworkConfig, VARIANTS
 from .catalogue import sha256_of

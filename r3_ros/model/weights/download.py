@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 from typing import cast
 
+from ...atomic_files import atomic_path, atomic_write
 from ...errors import ModelError
-from ...export import atomic_path, atomic_write
 from .catalogue import by_hand, DIGEST, hub_address, PublishedWeights, record_path, sha256_of
 
 

@@ -1,0 +1,204 @@
+"""Depth against the truth, and depth files of a sequence folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ..datatypes import Intrinsics
+from ..errors import SourceError
+from ..input.folder_source import FolderSource
+from .trajectory_errors import match_stamps
+
+#: An image with fewer pixels to compare is not judged.
+MIN_PIXELS = 100
+#: One compared pixel in so many is kept for what is computed over all images.
+_PIXEL_STRIDE = 17
+_DEPTH_UNIT_M = 0.001
+
+
+class DepthErrors:
+    """Errors of depth, image by image, each scaled by its median ratio to the truth."""
+
+    def __init__(self) -> None:
+        self._images: list[tuple[float, float, float]] = []
+        self._ratios: list[np.ndarray] = []
+        self._errors: list[np.ndarray] = []
+        self._confidences: list[np.ndarray] = []
+
+    @staticmethod
+    def joined(parts: Iterable[DepthErrors]) -> DepthErrors:
+        """Return the errors of several streams in one."""
+        whole = DepthErrors()
+        for part in parts:
+            whole._images += part._images
+            whole._ratios += part._ratios
+            whole._errors += part._errors
+            whole._confidences += part._confidences
+        return whole
+
+    def add(
+        self, depth: np.ndarray, truth: np.ndarray, confidence: np.ndarray | None = None
+    ) -> None:
+        """Compare one image; without any true pixel it does not count.
+
+        :param depth: (h, w), at any scale; NaN or 0 where unknown.
+        :param truth: (h, w), NaN where there is none.
+        :param confidence: (h, w); None: unknown.
+        """
+        known = np.isfinite(truth)
+        if not known.any():
+            return
+        both = known & np.isfinite(depth) & (depth > 0)
+        coverage = float(both.sum() / known.sum())
+        if both.sum() < MIN_PIXELS:
+            self._images.append((float('nan'), float('nan'), coverage))
+            return
+        ratio = depth[both].astype(np.float64) / truth[both]
+        scaled = ratio / np.median(ratio)
+        error = np.abs(scaled - 1.0)
+        within = np.maximum(scaled, 1.0 / scaled) < 1.25
+        self._images.append((float(error.mean()), float(within.mean()), coverage))
+        self._ratios.append(ratio[::_PIXEL_STRIDE])
+        self._errors.append(error[::_PIXEL_STRIDE])
+        kept = np.full(len(ratio), np.nan) if confidence is None else confidence[both]
+        self._confidences.append(kept[::_PIXEL_STRIDE].astype(np.float64))
+
+    def __len__(self) -> int:
+        """Return the number of images with a truth."""
+        return len(self._images)
+
+    @property
+    def per_image(self) -> np.ndarray:
+        """Return (F, 3): AbsRel, share within 1.25, coverage; NaN where nothing was judged."""
+        return np.array(self._images).reshape(-1, 3)
+
+    @property
+    def abs_rel(self) -> float:
+        """Return the mean of ``|estimate - truth| / truth``, over the images."""
+        return finite_mean(self.per_image[:, 0])
+
+    @property
+    def delta_125(self) -> float:
+        """Return the share of pixels within a factor of 1.25 of the truth."""
+        return finite_mean(self.per_image[:, 1])
+
+    @property
+    def coverage(self) -> float:
+        """Return the share of the pixels with a truth that have an estimate."""
+        return finite_mean(self.per_image[:, 2])
+
+    @property
+    def abs_rel_one_scale(self) -> float:
+        """Return AbsRel with one scale for all images."""
+        if not self._ratios:
+            return float('nan')
+        ratio = np.concatenate(self._ratios)
+        return float(np.abs(ratio / np.median(ratio) - 1.0).mean())
+
+    @property
+    def pixels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return (M,) confidence of some of the pixels, and their (M,) relative error."""
+        if not self._errors:
+            return np.zeros(0), np.zeros(0)
+        return np.concatenate(self._confidences), np.concatenate(self._errors)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the numbers of evaluation.json."""
+        return {
+            'pictures': len(self),
+            'abs_rel': self.abs_rel,
+            'delta_125': self.delta_125,
+            'coverage': self.coverage,
+        }
+
+
+def finite_mean(values: Sequence[float] | np.ndarray) -> float:
+    """Return the mean of what is finite, NaN of nothing."""
+    known = np.asarray(values, dtype=np.float64)
+    known = known[np.isfinite(known)]
+    return float(known.mean()) if len(known) else float('nan')
+
+
+def depth_of_run(
+    estimates: Path, truth_folder: Path, undistorted: Intrinsics | None = None
+) -> DepthErrors | None:
+    """Compare the depth that a run saved with that of a sequence folder.
+
+    :param estimates: folder of ``NNNNNN.npz`` as ``r3 run --save-depth`` writes it.
+    :param truth_folder: sequence folder with ``depth/`` named like its ``rgb/``.
+    :param undistorted: intrinsics of the undistorted images, see :func:`truth_at_pixels`.
+    :returns: None if there is nothing to compare.
+    :raises SourceError: files that cannot be read.
+    """
+    if not estimates.is_dir() or not (truth_folder / 'depth').is_dir():
+        return None
+    truth = sorted(depth_files(truth_folder, FolderSource(truth_folder)).items())
+    saved = sorted((_stamp_of(file), file) for file in estimates.glob('*.npz'))
+    if not truth or not saved:
+        return None
+    own, other = match_stamps(
+        np.array([s for s, _ in saved]), np.array([s for s, _ in truth]), tolerance_s=1e-3
+    )
+    errors = DepthErrors()
+    for i, j in zip(own, other, strict=True):
+        with np.load(saved[i][1], allow_pickle=False) as content:
+            depth = content['depth']
+            K = Intrinsics.from_K(content['K'], depth.shape[1], depth.shape[0])
+        errors.add(depth, truth_at_pixels(read_depth(truth[j][1]), K, undistorted))
+    return errors if len(errors) else None
+
+
+def depth_files(folder: Path, source: FolderSource) -> dict[int, Path]:
+    """Return the depth images of a sequence folder by the stamps of its images."""
+    files = ((stamp, folder / 'depth' / f'{image.stem}.png') for stamp, image in source.entries)
+    return {stamp: file for stamp, file in files if file.is_file()}
+
+
+def _stamp_of(file: Path) -> int:
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            return int(content['stamp_ns'])
+    except (OSError, ValueError, KeyError) as error:
+        raise SourceError(f'{file} is no saved depth map: {error}') from error
+
+
+def read_depth(path: Path) -> np.ndarray:
+    """Read a 16-bit depth image of millimetres as (H, W) float32 metres, 0 where unknown.
+
+    :raises SourceError: it is none.
+    """
+    depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if depth is None or depth.dtype != np.uint16:
+        raise SourceError(f'{path} is no 16-bit depth image')
+    return depth.astype(np.float32) * np.float32(_DEPTH_UNIT_M)
+
+
+def truth_at_pixels(
+    truth: np.ndarray, K: Intrinsics, undistorted: Intrinsics | None = None
+) -> np.ndarray:
+    """Return true depth at the pixels of a depth map, (h, w) float64, NaN where there is none.
+
+    It is that of the true pixel whose centre is nearest: averaging would mix foreground and
+    background.
+
+    :param truth: (H, W), 0 where there is none; of the whole image, at any size.
+    :param K: of the depth map, which may show a part of the image.
+    :param undistorted: of the whole image; None: the depth map shows all of it.
+    """
+    y, x = np.arange(K.height, dtype=np.float64), np.arange(K.width, dtype=np.float64)
+    if undistorted is None:
+        y, x = (y + 0.5) / K.height, (x + 0.5) / K.width
+    else:
+        whole = undistorted
+        y = ((y - K.cy) / K.fy * whole.fy + whole.cy + 0.5) / whole.height
+        x = ((x - K.cx) / K.fx * whole.fx + whole.cx + 0.5) / whole.width
+    rows = np.clip((y * truth.shape[0]).astype(int), 0, truth.shape[0] - 1)
+    columns = np.clip((x * truth.shape[1]).astype(int), 0, truth.shape[1] - 1)
+    sampled = truth[rows[:, None], columns].astype(np.float64)
+    sampled[sampled == 0] = np.nan
+    return sampled

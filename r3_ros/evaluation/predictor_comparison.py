@@ -1,0 +1,170 @@
+"""Predictors over many sequences, and the files that come of it.
+
+The folder holds
+
+- ``evaluation.md``: the tables; ``evaluation.json``: the same and more, also for each sequence;
+- ``confidence.png``: errors in five parts by confidence;
+- ``figures/``: depth, trajectories and maps, of the first sequences of each group;
+- ``streams/SEQUENCE/PREDICTOR.tum`` and ``.ply``: poses as they were given out, and maps.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+import math
+from pathlib import Path
+import re
+from typing import Any
+
+from ..atomic_files import atomic_write
+from ..config import flattened, R3Config
+from ..datatypes import ModelInfo
+from ..factory import load_engine
+from ..maps.cloud import Cloud
+from ..maps.cloud_file import write_ply
+from ..run_files import machine, versions, write_json
+from ..trajectory_file import write_tum
+from .comparison_figures import draw_confidence, draw_depths, draw_trajectories
+from .map_figures import draw_maps
+from .posed_sequences import PosedSequence
+from .stream_results import guesses, run_predictor, StreamResult
+from .stream_tables import group_errors, grouped_errors, tables_text
+
+#: The file that tells an evaluation from any other folder.
+TABLES = 'evaluation.md'
+NUMBERS = 'evaluation.json'
+FIGURES = 'figures'
+CONFIDENCE = 'confidence.png'
+_DRAWN_PER_GROUP = 3
+
+
+def compare_predictors(
+    sequences: Iterable[PosedSequence],
+    predictors: Mapping[str, R3Config],
+    folder: Path,
+    max_frames: int | None = None,
+    report: Callable[[str], object] = print,
+) -> str:
+    """Run every predictor on every sequence by the streaming engine and write the folder.
+
+    :param predictors: by their names in the tables, the one that is judged first.
+    :param report: called with the main errors of each stream.
+    :returns: the tables as text.
+    :raises R3Error: a predictor or a sequence cannot be used.
+    """
+    results: list[StreamResult] = []
+    models: dict[str, ModelInfo] = {}
+    drawn: Counter[str] = Counter()
+    for sequence in sequences:
+        of_sequence = []
+        for name, config in predictors.items():
+            engine = load_engine(config)
+            try:
+                models[name] = engine.predictor.info
+                of_sequence.append(run_predictor(sequence, name, engine, max_frames))
+            finally:
+                engine.close()
+            report(_line(of_sequence[-1]))
+        of_sequence += guesses(sequence, of_sequence[0].stamps_ns)
+        _write_stream(folder / 'streams' / file_name(sequence.name), of_sequence)
+        if drawn[sequence.group] < _DRAWN_PER_GROUP:
+            _draw(folder / FIGURES, sequence, of_sequence)
+            drawn[sequence.group] += 1
+        # Maps of hundreds of streams would not fit into memory.
+        results += [replace(r, cloud=Cloud.empty(), depth_maps={}) for r in of_sequence]
+    return _write(folder, results, predictors, models)
+
+
+def _line(result: StreamResult) -> str:
+    """Return the main errors of one stream, as far as there are any."""
+    errors = group_errors([result])
+    shares = (
+        (f'ATE {errors.ate_percent:.2f} %', errors.ate_percent),
+        (f'rotation {errors.rotation_deg:.2f} deg', errors.rotation_deg),
+        (f'direction {errors.direction_deg:.1f} deg', errors.direction_deg),
+        (f'AbsRel {errors.abs_rel:.3f}', errors.abs_rel),
+    )
+    known = [text for text, value in shares if math.isfinite(value)]
+    return f'{result.sequence}: {result.predictor}: {", ".join(known) or "nothing to judge"}'
+
+
+def file_name(name: str) -> str:
+    """Return a name of a sequence as one of a file or folder."""
+    return re.sub(r'[^A-Za-z0-9.-]+', '_', name).strip('_.') or 'sequence'
+
+
+def _write_stream(folder: Path, results: Sequence[StreamResult]) -> None:
+    folder.mkdir(parents=True)
+    for result in results:
+        if len(result.estimate):
+            stem = file_name(result.predictor)
+            poses = result.estimate
+            write_tum(folder / f'{stem}.tum', poses.stamps_ns, poses.T_world_camera)
+            if len(result.cloud):
+                write_ply(folder / f'{stem}.ply', result.cloud)
+
+
+def _draw(folder: Path, sequence: PosedSequence, results: Sequence[StreamResult]) -> None:
+    folder.mkdir(exist_ok=True)
+    stem = file_name(sequence.name)
+    draw_depths(folder / f'{stem}_depth.png', sequence, results)
+    draw_trajectories(folder / f'{stem}_trajectories.png', sequence, results)
+    draw_maps(folder / f'{stem}_maps.png', sequence, results)
+
+
+def _write(
+    folder: Path,
+    results: Sequence[StreamResult],
+    predictors: Mapping[str, R3Config],
+    models: Mapping[str, ModelInfo],
+) -> str:
+    """Write tables, numbers and the figure of the confidence; return the tables."""
+    rows = grouped_errors(results)
+    text = tables_text(rows)
+    with atomic_write(folder / TABLES) as file:
+        file.write(_page(text, models, folder).encode())
+    draw_confidence(folder / CONFIDENCE, rows)
+    each = [{'sequence': r.sequence} | group_errors([r]).as_json() for r in results]
+    content: dict[str, Any] = {
+        'groups': [row.as_json() for row in rows],
+        'streams': each,
+        'predictors': {
+            name: {
+                'model': models[name].name,
+                'checkpoint_sha256': models[name].checkpoint_sha256,
+                'device': models[name].device,
+                'precision': models[name].precision,
+                'config': flattened(config),
+            }
+            for name, config in predictors.items()
+        },
+        'machine': machine(),
+        'versions': versions(),
+    }
+    write_json(folder / NUMBERS, content)
+    return text
+
+
+def _page(tables: str, models: Mapping[str, ModelInfo], folder: Path) -> str:
+    """Return the tables with what they are of, and links to the figures."""
+    about = machine()
+    lines = [f'# Evaluation\n\n{about["cpu"]}, {about["cores"]} cores.\n']
+    for name, info in models.items():
+        sha = info.checkpoint_sha256
+        weights = f', weights {sha[:12]}' if sha else ''
+        lines.append(f'- {name}: {info.name} on {info.device}, {info.precision}{weights}')
+    figures = sorted(path.name for path in (folder / FIGURES).glob('*.png'))
+    links = ''.join(f'- [{name}]({FIGURES}/{name})\n' for name in figures)
+    return '\n'.join(lines) + f'\n\n{_LEGEND}\n\n{tables}\n## Figures\n\n{links}'
+
+
+_LEGEND = """\
+posed: images with a pose that follows from them. ATE: root mean square position error after a
+similarity alignment, over the length of the path; mean over streams. rotation, direction: error of
+the step from an image to the next, and of the direction of its translation; mean, and in brackets
+median. *constant velocity* repeats the first true step and gives every pixel one depth; *true
+previous step* guesses each step from the true one before it, which no camera knows. AbsRel, within
+1.25: depth against the truth, a scale for each image (or one for each stream); pixels: share of
+those with a truth. Confidence: mean error of each fifth, sorted by confidence."""

@@ -1,0 +1,183 @@
+"""The report: one HTML page that needs no network and no other file."""
+
+from __future__ import annotations
+
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...atomic_files import atomic_write
+from ...run_files import MAP_UNITS, REPORT
+from ..map_views import level_scene
+from .report_charts import confidence_chart, map_views, plans, timing_chart, truth_figure
+from .report_tables import checks_table, details_tables, errors_table, timing_table
+from .run_data import load_run, RunData
+
+
+def write_report(folder: Path) -> None:
+    """Write ``report.html`` from the other files of a run's folder.
+
+    :raises SourceError: the folder holds no run.
+    :raises OutputError: the file cannot be written.
+    """
+    page = report_html(load_run(folder))
+    with atomic_write(folder / REPORT) as file:
+        file.write(page.encode('utf-8'))
+
+
+def report_html(run: RunData) -> str:
+    """Return the page of a run."""
+    name = escape(Path(str(run.summary.get('source', 'run'))).name)
+    style = (resources.files(__package__) / 'style.css').read_text(encoding='utf-8')
+    sections = [
+        _header(run, name),
+        _tiles(run),
+        _warnings(run),
+        *_scene(run),
+        _section('Confidence and state', _panel(confidence_chart(run))),
+        _section('Time per frame', _panel(timing_chart(run)), _panel(timing_table(run))),
+    ]
+    if run.evaluation is not None:
+        content = _panel(truth_figure(run)), _panel(errors_table(run.evaluation))
+        sections.append(_section('Against the truth', *content))
+    if run.summary.get('checks'):
+        sections.append(_section('What was checked on the topics', _panel(checks_table(run))))
+    sections.append(_section('Details', *(_panel(table) for table in details_tables(run))))
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<title>{name} - r3_ros</title><style>{style}</style></head><body><main>'
+        + ''.join(sections)
+        + '</main></body></html>\n'
+    )
+
+
+def _section(title: str, *content: str) -> str:
+    return f'<h2>{title}</h2>{"".join(content)}'
+
+
+def _panel(content: str) -> str:
+    return f'<section class="panel">{content}</section>'
+
+
+def _header(run: RunData, name: str) -> str:
+    summary = run.summary
+    partial = '' if summary.get('complete', True) else ' <b>- interrupted, partial result</b>'
+    offline = summary.get('offline') or {}
+    length = f'{len(run.stamps_ns)} frames over {run.seconds[-1]:.1f} s'
+    if offline.get('pictures') is not None:
+        length = f'{len(run.stamps_ns)} images without times'
+    how = f', offline in {offline["windows"]} windows' if offline else ''
+    return (
+        f'<header><h1>{name}{partial}</h1><p>{length}, predictor '
+        f'<code>{escape(str(summary.get("model")))}</code>{how}, '
+        f'r3_ros {escape(str(summary.get("versions", {}).get("r3_ros", "")))}</p></header>'
+    )
+
+
+def _tiles(run: RunData) -> str:
+    summary = run.summary
+    share = 100 * (summary.get('tracked_share') or 0.0)
+    mood = 'good' if share >= 95 else 'bad' if share < 80 else ''
+    tiles = [
+        (f'{share:.1f}<small> %</small>', 'of the frames tracked', mood),
+        (f'{summary.get("fps") or 0:.1f}', 'frames per second, all included', ''),
+    ]
+    if run.evaluation is not None:
+        errors = run.evaluation['trajectory']
+        degrees = f'{errors["rotation_mean_deg"]:.2f}<small> deg</small>'
+        tiles += [_position_tile(errors), (degrees, 'mean rotation error', '')]
+    latency = summary.get('timing_ms', {}).get('latency')
+    if latency:
+        tiles.append((f'{latency["p95"]:.0f}<small> ms</small>', 'latency, 95th percentile', ''))
+    tiles += [
+        (f'{summary.get("path_length") or 0:.2f}', f'{_unit(summary)} of path', ''),
+        (str(summary.get('keyframes', 0)), 'keyframes', ''),
+        (_thousands(summary.get('map_points') or 0), 'map points', ''),
+    ]
+    cells = ''.join(
+        f'<div class="tile {mood}"><b>{v}</b><span>{k}</span></div>' for v, k, mood in tiles
+    )
+    return f'<div class="tiles">{cells}</div>'
+
+
+def _position_tile(errors: dict[str, Any]) -> tuple[str, str, str]:
+    how = {'sim3': 'aligned with scale', 'se3': 'aligned without scale'}[errors['alignment']]
+    name = f'position error (ATE), {how}'
+    if errors['ate_percent'] is None:  # the true camera stands: there is no path
+        return f'{errors["ate_rmse_m"]:.3f}<small> m</small>', name, ''
+    return f'{errors["ate_percent"]:.2f}<small> %</small>', f'of the path: {name}', ''
+
+
+def _thousands(number: int) -> str:
+    return f'{number:,}'.replace(',', '&#8239;')
+
+
+def _warnings(run: RunData) -> str:
+    warnings = list(run.summary.get('warnings', []))
+    camera = run.summary.get('camera', {})
+    if not run.summary.get('tracked_share'):
+        warnings.insert(
+            0,
+            'Nothing was tracked, so the poses below say nothing about a motion. A start needs '
+            'texture and a camera that moves sideways.',
+        )
+    if camera.get('focal_length_estimated'):
+        focal = (camera.get('undistorted') or {}).get('fx')
+        found = f' as {focal:.1f} pixels' if focal else ''
+        warnings.insert(
+            0,
+            f'The camera is not calibrated: its focal length was estimated{found}. A calibration '
+            'is worth more than anything else.',
+        )
+    if not warnings:
+        return ''
+    items = ''.join(f'<li>{escape(warning)}</li>' for warning in warnings)
+    return f'<ul class="warnings">{items}</ul>'
+
+
+def _scene(run: RunData) -> list[str]:
+    """Return the sections of trajectory and map; none without a pose."""
+    if run.trajectory is None:
+        return []
+    scene = level_scene(run.cloud, run.trajectory.T_world_camera)
+    keyframe_stamps = run.stamps_ns[np.asarray(run.frames['keyframe']) > 0]
+    keyframes = np.flatnonzero(np.isin(run.trajectory.stamps_ns, keyframe_stamps))
+    trajectory = _section(
+        'Trajectory',
+        _panel(plans(scene, _unit(run.summary), keyframes)),
+        '<p class="note">After all corrections, turned level by the mean upward direction of the '
+        f'camera; dots are keyframes. {_unit_note(run.summary)}</p>',
+    )
+    if not len(run.cloud):
+        empty = '<p class="note">The map is empty: no depth was found.</p>'
+        return [trajectory, _section('Map', empty)]
+    shown = '' if len(scene.cloud) == len(run.cloud) else f'{_thousands(len(scene.cloud))} of '
+    note = (
+        f'<p class="note">{shown}{_thousands(len(run.cloud))} points. All are in '
+        '<code>map.ply</code>, for any viewer of point clouds.</p>'
+    )
+    return [trajectory, _section('Map', _panel(map_views(scene)), note)]
+
+
+def _unit(summary: dict[str, Any]) -> str:
+    """Return the unit of lengths; runs before there were metres do not name it."""
+    return str(summary.get('length_unit') or MAP_UNITS)
+
+
+def _unit_note(summary: dict[str, Any]) -> str:
+    scale = summary.get('scale') or {}
+    if scale.get('metres_per_unit') is None:
+        return (
+            'One map unit is roughly the median distance of the scene at the start, since one '
+            'camera alone cannot tell metres.'
+        )
+    origin = {
+        'fixed': 'as configured',
+        'model': 'by the metric network',
+        'odometry': 'by odometry',
+    }.get(str(scale.get('source')), '')
+    return f'Lengths are in metres {origin}, with {scale["metres_per_unit"]:.4g} m per map unit.'

@@ -1,0 +1,107 @@
+"""What a report is made from: the files of a run, read back."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import SourceError
+from ...maps.cloud import Cloud
+from ...maps.cloud_file import read_ply
+from ...run_files import FRAMES, load_summary, MAP, TRAJECTORY_FINAL
+from ...trajectory_file import parse_stamp, PoseList, read_tum
+from ..run_evaluation import EVALUATION, EVALUATION_TABLE
+
+
+@dataclass(frozen=True, eq=False)
+class RunData:
+    """One run.
+
+    :ivar frames: columns of frames.csv; text as lists of str, numbers as (N,) float64.
+    :ivar trajectory: poses after corrections; None if no frame had one.
+    :ivar errors: columns of evaluation.csv, if the run was evaluated.
+    """
+
+    summary: dict[str, Any]
+    frames: dict[str, Any]
+    stamps_ns: np.ndarray
+    trajectory: PoseList | None
+    cloud: Cloud
+    evaluation: dict[str, Any] | None
+    errors: dict[str, Any] | None
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """Return the times of the frames since the first, (N,) float64."""
+        return (self.stamps_ns - self.stamps_ns[0]) / 1e9
+
+    def column(self, name: str) -> np.ndarray:
+        """Return (N,) numbers of a column of frames.csv; NaN if there is none."""
+        values = self.frames.get(name)
+        if isinstance(values, np.ndarray):
+            return values
+        return np.full(len(self.stamps_ns), np.nan)
+
+
+def load_run(folder: Path) -> RunData:
+    """Read the folder of a run.
+
+    :raises SourceError: it is not one, or a file is damaged.
+    """
+    try:
+        return _loaded(folder)
+    except (KeyError, IndexError, ValueError) as error:
+        raise SourceError(
+            f'a file in {folder} is damaged ({type(error).__name__}: {error}); run r3 run again'
+        ) from error
+
+
+def _loaded(folder: Path) -> RunData:
+    frames = read_table(folder / FRAMES)
+    if not len(frames['stamp']):
+        raise SourceError(f'{folder / FRAMES} holds no frames')
+    try:
+        trajectory: PoseList | None = read_tum(folder / TRAJECTORY_FINAL)
+    except SourceError:
+        trajectory = None
+    has_evaluation = (folder / EVALUATION).is_file()
+    return RunData(
+        summary=load_summary(folder),
+        frames=frames,
+        stamps_ns=np.array([parse_stamp(text) for text in frames['stamp']], dtype=np.int64),
+        trajectory=trajectory,
+        cloud=read_ply(folder / MAP) if (folder / MAP).is_file() else Cloud.empty(),
+        evaluation=json.loads((folder / EVALUATION).read_text()) if has_evaluation else None,
+        errors=read_table(folder / EVALUATION_TABLE) if has_evaluation else None,
+    )
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Read a CSV file with a header into columns; a column of numbers becomes an array.
+
+    Stamps stay text: a double cannot hold them.
+
+    :raises SourceError: missing or without a header.
+    """
+    try:
+        with open(path, newline='', encoding='utf-8') as file:
+            rows = list(csv.reader(file))
+    except OSError as error:
+        raise SourceError(f'cannot read {path}: {error}') from error
+    if not rows:
+        raise SourceError(f'{path} is empty')
+    columns: dict[str, Any] = {}
+    for i, name in enumerate(rows[0]):
+        values = [row[i] for row in rows[1:]]
+        columns[name] = values
+        if name != 'stamp':
+            try:
+                columns[name] = np.array([float(value) for value in values])
+            except ValueError:
+                continue
+    return columns

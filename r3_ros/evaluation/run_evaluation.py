@@ -1,0 +1,109 @@
+"""A run's folder against the truth: writes evaluation.json, evaluation.csv, evaluation.png."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..atomic_files import atomic_write
+from ..datatypes import Intrinsics
+from ..run_files import DEPTH, load_summary, plain, TRAJECTORY, TRAJECTORY_FINAL, write_json
+from ..trajectory_file import NANOSECONDS, PoseList, read_tum, stamp_text
+from .depth_errors import depth_of_run
+from .figures import AlignedPath, save_figure, trajectory_figure
+from .trajectory_errors import evaluate_trajectory, TrajectoryErrors
+
+EVALUATION = 'evaluation.json'
+EVALUATION_TABLE = 'evaluation.csv'
+EVALUATION_PLOT = 'evaluation.png'
+
+
+def evaluate_run(
+    folder: Path, truth: PoseList, truth_path: Path, align: str = 'sim3'
+) -> dict[str, Any]:
+    """Evaluate a run, write the files and return what evaluation.json holds.
+
+    Judged are the poses as they were given out; those after corrections stand beside them. Depth
+    is judged too if the run saved it and ``depth/`` lies beside the truth.
+
+    :raises SourceError: no run, or no overlap with the truth.
+    :raises OutputError: a file cannot be written.
+    """
+    summary = load_summary(folder)
+    emitted = evaluate_trajectory(read_tum(folder / TRAJECTORY), truth, align)
+    final = evaluate_trajectory(read_tum(folder / TRAJECTORY_FINAL), truth, align)
+    depth = depth_of_run(folder / DEPTH, truth_path.parent, _undistorted(summary))
+    content = {
+        'groundtruth': str(truth_path),
+        'tracked_share': summary.get('tracked_share'),
+        'trajectory': emitted.as_json(),
+        'trajectory_final': final.as_json(),
+        'depth': depth.as_json() if depth else None,
+    }
+    content = plain(content)
+    write_json(folder / EVALUATION, content)
+    _write_table(folder / EVALUATION_TABLE, emitted)
+    _write_plot(folder / EVALUATION_PLOT, emitted)
+    return content
+
+
+def _undistorted(summary: dict[str, Any]) -> Intrinsics | None:
+    """Return the intrinsics of the undistorted images; None where they were estimated anew."""
+    camera = summary.get('camera') or {}
+    known = None if camera.get('focal_length_estimated') else camera.get('undistorted')
+    return Intrinsics(**known) if known else None
+
+
+def _write_table(path: Path, errors: TrajectoryErrors) -> None:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator='\n')
+    table.writerow(
+        ['stamp', 'error_m', 'rotation_error_deg']
+        + [f'{name}_{axis}' for name in ('estimate', 'truth') for axis in 'xyz']
+    )
+    rows = np.concatenate(
+        [
+            errors.errors_m[:, None],
+            errors.rotation_deg[:, None],
+            errors.aligned[:, :3, 3],
+            errors.truth[:, :3, 3],
+        ],
+        axis=1,
+    )
+    for stamp_ns, row in zip(errors.stamps_ns, rows, strict=True):
+        table.writerow([stamp_text(stamp_ns), *(f'{value:.6f}' for value in row)])
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def _write_plot(path: Path, errors: TrajectoryErrors) -> None:
+    seconds = (errors.stamps_ns - errors.stamps_ns[0]) / NANOSECONDS
+    positions, truth = errors.aligned[:, :3, 3], errors.truth[:, :3, 3]
+    estimate = AlignedPath('as given out', positions, errors.errors_m, seconds, errors.ate_percent)
+    save_figure(trajectory_figure(truth, [estimate]), path)
+
+
+def evaluation_text(evaluation: dict[str, Any]) -> str:
+    """Return the main numbers of evaluation.json in a few lines."""
+    lines = []
+    for title, key in (('as given out', 'trajectory'), ('after corrections', 'trajectory_final')):
+        errors = evaluation[key]
+        share = errors['ate_percent']
+        lines.append(
+            f'{title}: ATE {errors["ate_rmse_m"]:.4f} m'
+            + (f' ({share:.2f} % of {errors["path_m"]:.2f} m)' if share is not None else '')
+            + f', rotation {errors["rotation_mean_deg"]:.2f} deg, step {errors["rpe_m"]:.4f} m, '
+            f'{errors["matched"]} poses'
+        )
+        lines.extend(f'  note: {note}' for note in errors['notes'])
+    if evaluation['depth']:
+        depth = evaluation['depth']
+        lines.append(
+            f'depth of {depth["pictures"]} keyframes: AbsRel {depth["abs_rel"]:.3f}, within 25 %: '
+            f'{depth["delta_125"]:.3f}, {100 * depth["coverage"]:.1f} % of the pixels'
+        )
+    return '\n'.join(lines)

@@ -1,0 +1,123 @@
+"""Errors of the steps between images, and motions guessed without any image.
+
+A step is the motion from one image to the next, ``T_earlier_later``, in the earlier camera: its
+rotation and its direction need neither an alignment nor a scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from ..geometry import inverse, make_T, rotation_angle
+
+#: The direction of true steps shorter than this share of the median one is not judged.
+MIN_STEP_SHARE = 0.2
+#: A step without length has no direction: as wrong as a guess is on average.
+_NO_DIRECTION_DEG = 90.0
+
+
+def steps_between(T_world_camera: np.ndarray) -> np.ndarray:
+    """Return the (N - 1, 4, 4) motions between (N, 4, 4) poses, NaN beside an unknown one."""
+    known = np.isfinite(T_world_camera[:, 0, 0])
+    filled = np.where(known[:, None, None], T_world_camera, np.eye(4))
+    steps = inverse(filled[:-1]) @ filled[1:]
+    steps[~(known[:-1] & known[1:])] = np.nan
+    return steps
+
+
+@dataclass(frozen=True, eq=False)
+class StepErrors:
+    """Errors of the steps that have a true one, in order.
+
+    :ivar rotation_deg: (P,) NaN where the predictor gave no step.
+    :ivar direction_deg: (P,) angle between the translations; NaN as well where the true one is
+        shorter than :data:`MIN_STEP_SHARE` of the median true one.
+    :ivar confidence_rotation: (P,) that of the later image, NaN for a guess;
+        ``confidence_translation`` likewise.
+    """
+
+    rotation_deg: np.ndarray
+    direction_deg: np.ndarray
+    confidence_rotation: np.ndarray
+    confidence_translation: np.ndarray
+
+    @staticmethod
+    def joined(parts: Sequence[StepErrors]) -> StepErrors:
+        """Return the errors of several sequences in one."""
+        names = ('rotation_deg', 'direction_deg', 'confidence_rotation', 'confidence_translation')
+        return StepErrors(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
+
+
+def step_errors(
+    steps: np.ndarray,
+    true_steps: np.ndarray,
+    confidence_rotation: np.ndarray | None = None,
+    confidence_translation: np.ndarray | None = None,
+) -> StepErrors:
+    """Compare steps with the true ones.
+
+    :param steps: (P, 4, 4), NaN where there is none; ``true_steps`` likewise, and left out there.
+    :param confidence_rotation: (P,); ``confidence_translation`` likewise.
+    """
+    unknown = np.full(len(steps), np.nan)
+    has_truth = np.isfinite(true_steps[:, 0, 0])
+    own, true = steps[has_truth], true_steps[has_truth]
+    given = np.isfinite(own[:, 0, 0])
+    rotation, direction = np.full(len(own), np.nan), np.full(len(own), np.nan)
+    R = np.swapaxes(true[given, :3, :3], 1, 2) @ own[given, :3, :3]
+    rotation[given] = np.degrees(rotation_angle(R))
+    length = np.linalg.norm(true[:, :3, 3], axis=1)
+    directed = given & (length > MIN_STEP_SHARE * np.median(length)) if len(length) else given
+    direction[directed] = _angles_deg(own[directed, :3, 3], true[directed, :3, 3])
+    return StepErrors(
+        rotation,
+        direction,
+        (unknown if confidence_rotation is None else confidence_rotation)[has_truth],
+        (unknown if confidence_translation is None else confidence_translation)[has_truth],
+    )
+
+
+def _angles_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the angles between (N, 3) vectors; 90 degrees for one without length."""
+    across, along = np.linalg.norm(np.cross(a, b), axis=1), (a * b).sum(axis=1)
+    degrees = np.degrees(np.arctan2(across, along))
+    nowhere = np.minimum(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)) < 1e-12
+    return np.where(nowhere, _NO_DIRECTION_DEG, degrees)
+
+
+def stretched(step: np.ndarray, factor: float) -> np.ndarray:
+    """Return a (4, 4) step whose rotation vector and translation are ``factor`` times as long."""
+    turn = Rotation.from_matrix(step[:3, :3]).as_rotvec()
+    return make_T(Rotation.from_rotvec(factor * turn).as_matrix(), factor * step[:3, 3])
+
+
+def first_step_repeated(T_true: np.ndarray, stamps_ns: np.ndarray) -> np.ndarray:
+    """Guess a trajectory: the first true step again and again, as long as the time it has.
+
+    Only that step has to be known, and no image.
+
+    :param T_true: (N, 4, 4), N of at least 2.
+    """
+    intervals = np.diff(stamps_ns.astype(np.float64))
+    first = inverse(T_true[0]) @ T_true[1]
+    poses = [T_true[0]]
+    for interval in intervals:
+        poses.append(poses[-1] @ stretched(first, interval / intervals[0]))
+    return np.stack(poses)
+
+
+def previous_step_repeated(T_true: np.ndarray, stamps_ns: np.ndarray) -> np.ndarray:
+    """Guess each step from the TRUE one before it: an oracle, not available to a predictor.
+
+    :returns: (N - 1, 4, 4); NaN for the first, which has none before it.
+    """
+    intervals = np.diff(stamps_ns.astype(np.float64))
+    steps = steps_between(T_true)
+    guesses = np.full_like(steps, np.nan)
+    for k in range(1, len(steps)):
+        guesses[k] = stretched(steps[k - 1], intervals[k] / intervals[k - 1])
+    return guesses

@@ -1,0 +1,203 @@
+"""One predictor on one sequence through the streaming engine, compared with the truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..datatypes import DepthMap, Estimate, Intrinsics
+from ..maps.cloud import Cloud
+from ..offline import FrameRecord, run_source, RunResult
+from ..streaming.engine import Engine
+from ..trajectory_file import PoseList
+from .depth_errors import DepthErrors, truth_at_pixels
+from .posed_sequences import PosedSequence
+from .step_errors import (
+    first_step_repeated,
+    previous_step_repeated,
+    step_errors,
+    StepErrors,
+    steps_between,
+)
+from .trajectory_errors import evaluate_trajectory, match_stamps, MIN_POSES, TrajectoryErrors
+
+#: Names of the guesses in the tables.
+FIRST_STEP = 'constant velocity'
+PREVIOUS_STEP = 'true previous step'
+_TOLERANCE_S = 0.01
+#: Depth maps of a sequence that are kept for figures, at most.
+_KEPT_DEPTHS = 64
+#: Side of the grid on which one depth for all pixels is judged.
+_FLAT_GRID = 160
+
+
+@dataclass(eq=False)
+class StreamResult:
+    """What one predictor did on one sequence.
+
+    :ivar stamps_ns: (N,) of the images processed.
+    :ivar estimate: the poses that follow from the images, as they were given out, and the
+        first, which defines the world; ``trajectory``: their errors, None where fewer than three
+        have a true one.
+    :ivar depth: None for a guess that makes none.
+    :ivar step_ms: median wall time of a step of the engine; NaN for a guess.
+    :ivar depth_maps: some of its depth maps, by stamp; ``undistorted``: intrinsics of the
+        undistorted images.
+    """
+
+    sequence: str
+    group: str
+    predictor: str
+    stamps_ns: np.ndarray
+    estimate: PoseList
+    trajectory: TrajectoryErrors | None
+    steps: StepErrors
+    depth: DepthErrors | None = None
+    step_ms: float = float('nan')
+    cloud: Cloud = field(default_factory=Cloud.empty)
+    depth_maps: dict[int, DepthMap] = field(default_factory=dict)
+    undistorted: Intrinsics | None = None
+
+
+def run_predictor(
+    sequence: PosedSequence, predictor: str, engine: Engine, max_frames: int | None = None
+) -> StreamResult:
+    """Run a sequence through a new engine, as ``r3 run`` does, and compare with the truth.
+
+    :param predictor: its name in the tables.
+    :raises SourceError: no image of the sequence could be processed.
+    """
+    collected = _Collected(sequence)
+    with sequence.open() as source:
+        run = run_source(source, engine, max_frames, collected.frame)
+    collected.depths(run.last_depths)
+    records, T = run.records, np.stack(collected.poses)
+    stamps = np.array([record.stamp_ns for record in records])
+    claimed = np.isfinite(T[:, 0, 0])
+    estimate = PoseList(stamps[claimed], T[claimed])
+    assert run.cloud is not None
+    return StreamResult(
+        sequence.name,
+        sequence.group,
+        predictor,
+        stamps,
+        estimate,
+        trajectory=_trajectory_errors(estimate, sequence.truth),
+        steps=step_errors(
+            steps_between(T),
+            steps_between(_true_poses(stamps, sequence.truth)),
+            np.array([record.confidence_rotation for record in records])[1:],
+            np.array([record.confidence_translation for record in records])[1:],
+        ),
+        depth=collected.errors,
+        step_ms=float(np.median([record.step_ms for record in records])),
+        cloud=run.cloud,
+        depth_maps=collected.kept,
+        undistorted=None if run.intrinsics_estimated else run.intrinsics,
+    )
+
+
+class _Collected:
+    """Poses and depth errors of a run, collected frame by frame."""
+
+    def __init__(self, sequence: PosedSequence) -> None:
+        self._sequence = sequence
+        self._with_truth = set(sequence.depth_stamps())
+        self._kept_stamps = set(shown_stamps(sequence))
+        self._stamps: dict[int, int] = {}
+        self._undistorted: Intrinsics | None = None
+        self.poses: list[np.ndarray] = []
+        self.errors = DepthErrors()
+        self.kept: dict[int, DepthMap] = {}
+
+    def frame(self, run: RunResult, estimate: Estimate) -> None:
+        T = estimate.T_world_camera
+        claims = T is not None and _is_claimed(run.records[-1], first=len(run.records) == 1)
+        self.poses.append(T if claims and T is not None else np.full((4, 4), np.nan))
+        self._stamps[estimate.frame_id] = estimate.stamp_ns
+        # Without a calibration the intrinsics are estimated anew with every image.
+        self._undistorted = None if estimate.intrinsics_estimated else estimate.intrinsics
+        self.depths(estimate.depths)
+
+    def depths(self, maps: tuple[DepthMap, ...]) -> None:
+        for depth_map in maps:
+            stamp_ns = self._stamps[depth_map.frame_id]
+            if stamp_ns in self._kept_stamps:
+                self.kept[stamp_ns] = depth_map
+            if stamp_ns in self._with_truth:
+                truth = self._sequence.depth(stamp_ns)
+                at_pixels = truth_at_pixels(truth, depth_map.intrinsics, self._undistorted)
+                self.errors.add(depth_map.depth, at_pixels, depth_map.confidence)
+
+
+def _is_claimed(record: FrameRecord, first: bool) -> bool:
+    """Return whether a pose says where the camera is; held ones of a start-up do not."""
+    return record.tracked or (first and record.has_pose)
+
+
+def shown_stamps(sequence: PosedSequence) -> list[int]:
+    """Return stamps of images whose depth maps are kept: spread evenly, with truth if any has."""
+    stamps = sequence.depth_stamps() or sequence.truth.stamps_ns.tolist()
+    if len(stamps) <= _KEPT_DEPTHS:
+        return stamps
+    chosen = np.linspace(0, len(stamps) - 1, _KEPT_DEPTHS).round().astype(int)
+    return [stamps[i] for i in chosen]
+
+
+def _true_poses(stamps_ns: np.ndarray, truth: PoseList) -> np.ndarray:
+    """Return (N, 4, 4) true poses at these times, NaN where none is near."""
+    T = np.full((len(stamps_ns), 4, 4), np.nan)
+    own, other = match_stamps(stamps_ns, truth.stamps_ns, _TOLERANCE_S)
+    T[own] = truth.T_world_camera[other]
+    return T
+
+
+def _trajectory_errors(estimate: PoseList, truth: PoseList) -> TrajectoryErrors | None:
+    matched, _ = match_stamps(estimate.stamps_ns, truth.stamps_ns, _TOLERANCE_S)
+    return evaluate_trajectory(estimate, truth) if len(matched) >= MIN_POSES else None
+
+
+def guesses(sequence: PosedSequence, stamps_ns: np.ndarray) -> list[StreamResult]:
+    """Return what needs no image: the first true step repeated, and each true step again.
+
+    The first of them also takes one depth for all pixels of an image.
+
+    :param stamps_ns: (N,) of the images.
+    """
+    T_true = _true_poses(stamps_ns, sequence.truth)
+    known = np.isfinite(T_true[:, 0, 0])
+    stamps_ns, T_true = stamps_ns[known], T_true[known]
+    if len(T_true) < MIN_POSES:
+        return []
+    true_steps = steps_between(T_true)
+    T = first_step_repeated(T_true, stamps_ns)
+    straight, no_poses = PoseList(stamps_ns, T), PoseList(stamps_ns[:0], T[:0])
+    oracle = previous_step_repeated(T_true, stamps_ns)
+    about = (sequence.name, sequence.group)
+    return [
+        StreamResult(
+            *about, FIRST_STEP, stamps_ns, straight,
+            trajectory=evaluate_trajectory(straight, sequence.truth),
+            steps=step_errors(steps_between(T), true_steps),
+            depth=_flat_depth(sequence, set(stamps_ns.tolist())),
+        ),
+        StreamResult(
+            *about, PREVIOUS_STEP, stamps_ns, no_poses,
+            trajectory=None,
+            steps=step_errors(oracle, true_steps),
+        ),
+    ]  # fmt: skip
+
+
+def _flat_depth(sequence: PosedSequence, stamps: set[int]) -> DepthErrors:
+    """Judge one depth for all pixels, on a coarse grid."""
+    errors = DepthErrors()
+    for stamp_ns in sequence.depth_stamps():
+        if stamp_ns in stamps:
+            truth = sequence.depth(stamp_ns).astype(np.float64)
+            truth = truth[:: max(1, truth.shape[0] // _FLAT_GRID)]
+            truth = truth[:, :: max(1, truth.shape[1] // _FLAT_GRID)]
+            truth[truth == 0] = np.nan
+            errors.add(np.ones_like(truth), truth)
+    return errors

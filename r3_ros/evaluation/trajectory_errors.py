@@ -1,0 +1,202 @@
+"""A trajectory against the truth.
+
+Alignment and relative errors are computed by ``evo``; poses are matched by their exact integer
+stamps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..errors import SourceError
+from ..geometry import mean_rotation, rotation_angle
+from ..trajectory_file import NANOSECONDS, PoseList
+
+ALIGNMENTS = ('sim3', 'se3')
+MIN_POSES = 3
+
+
+@dataclass(frozen=True, eq=False)
+class TrajectoryErrors:
+    """How far a trajectory is from the truth, after the best alignment.
+
+    :ivar path_m: length of the true path, in the unit of the truth.
+    :ivar ate_rmse_m: root mean square of the distances; ``ate_percent`` is its share of the path.
+    :ivar rpe_m: root mean square error of the step to the next matched pose, ``rpe_deg`` of its
+        rotation.
+    :ivar rotation_mean_deg: mean rotation error after aligning rotations alone. (Aligning by
+        positions leaves the roll about a straight path free, so it says nothing of rotation.)
+    :ivar scale: what the estimate was multiplied by.
+    :ivar errors_m: (N,) distance of every matched pose, not written to JSON.
+    :ivar aligned: (N, 4, 4) matched poses of the estimate in the frame of the truth, ``truth``
+        the true ones.
+    """
+
+    alignment: str
+    matched: int
+    estimated: int
+    path_m: float
+    ate_rmse_m: float
+    ate_percent: float
+    ate_mean_m: float
+    ate_median_m: float
+    ate_max_m: float
+    rpe_m: float
+    rpe_deg: float
+    rotation_mean_deg: float
+    rotation_max_deg: float
+    scale: float
+    notes: tuple[str, ...]
+    stamps_ns: np.ndarray = field(repr=False)
+    errors_m: np.ndarray = field(repr=False)
+    rotation_deg: np.ndarray = field(repr=False)
+    aligned: np.ndarray = field(repr=False)
+    truth: np.ndarray = field(repr=False)
+    R_true_world: np.ndarray = field(repr=False)
+    t_true_world: np.ndarray = field(repr=False)
+
+    def moved(self, points: np.ndarray) -> np.ndarray:
+        """Return (N, 3) points of the estimate's world in the frame of the truth."""
+        return self.scale * points @ self.R_true_world.T + self.t_true_world
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the numbers without the arrays."""
+        return {k: v for k, v in asdict(self).items() if not isinstance(v, np.ndarray)}
+
+
+def evaluate_trajectory(
+    estimate: PoseList, truth: PoseList, align: str = 'sim3', tolerance_s: float = 0.01
+) -> TrajectoryErrors:
+    """Compare two trajectories.
+
+    :param align: ``sim3`` (rotation, translation, scale) or ``se3`` (no scale).
+    :param tolerance_s: stamps that differ by no more than this belong together.
+    :raises SourceError: fewer than three poses have a true one at their time.
+    """
+    own, other = match_stamps(estimate.stamps_ns, truth.stamps_ns, tolerance_s)
+    if len(own) < MIN_POSES:
+        raise SourceError(_no_match(estimate, truth, len(own), tolerance_s))
+    T_est, T_true = estimate.T_world_camera[own], truth.T_world_camera[other]
+    scale, R, t, notes = _alignment(T_est, T_true, with_scale=align == 'sim3')
+    aligned = np.tile(np.eye(4), (len(T_est), 1, 1))
+    aligned[:, :3, :3] = R @ T_est[:, :3, :3]
+    aligned[:, :3, 3] = scale * T_est[:, :3, 3] @ R.T + t
+    errors = np.linalg.norm(aligned[:, :3, 3] - T_true[:, :3, 3], axis=1)
+    rotation_deg = _rotation_errors(T_est, T_true)
+    covered = truth.T_world_camera[other[0] : other[-1] + 1, :3, 3]
+    path = float(np.linalg.norm(np.diff(covered, axis=0), axis=1).sum())
+    rpe_m, rpe_deg = _relative_errors(aligned, T_true)
+    rmse = float(np.sqrt(np.mean(errors**2)))
+    return TrajectoryErrors(
+        alignment=align,
+        matched=len(own),
+        estimated=len(estimate),
+        path_m=path,
+        ate_rmse_m=rmse,
+        ate_percent=100.0 * rmse / path if path > 0 else float('nan'),
+        ate_mean_m=float(errors.mean()),
+        ate_median_m=float(np.median(errors)),
+        ate_max_m=float(errors.max()),
+        rpe_m=rpe_m,
+        rpe_deg=rpe_deg,
+        rotation_mean_deg=float(rotation_deg.mean()),
+        rotation_max_deg=float(rotation_deg.max()),
+        scale=scale,
+        notes=tuple(notes),
+        stamps_ns=estimate.stamps_ns[own],
+        errors_m=errors,
+        rotation_deg=rotation_deg,
+        aligned=aligned,
+        truth=T_true,
+        R_true_world=R,
+        t_true_world=t,
+    )
+
+
+def match_stamps(
+    first_ns: np.ndarray, second_ns: np.ndarray, tolerance_s: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of the stamps that belong together, each used at most once.
+
+    :param first_ns: (N,) int64, rising; ``second_ns``: (M,) likewise.
+    """
+    right = np.clip(np.searchsorted(second_ns, first_ns), 1, max(len(second_ns) - 1, 1))
+    left = right - 1
+    right = np.minimum(right, len(second_ns) - 1)
+    nearer_left = np.abs(second_ns[left] - first_ns) <= np.abs(second_ns[right] - first_ns)
+    nearest = np.where(nearer_left, left, right)
+    distance = np.abs(second_ns[nearest] - first_ns)
+    order = np.argsort(distance, kind='stable')
+    order = order[distance[order] <= round(tolerance_s * NANOSECONDS)]
+    # The nearest of several claims wins.
+    _, winners = np.unique(nearest[order], return_index=True)
+    first = np.sort(order[winners])
+    return first, nearest[first]
+
+
+def _no_match(estimate: PoseList, truth: PoseList, matched: int, tolerance_s: float) -> str:
+    def span(poses: PoseList) -> str:
+        begin, end = (poses.stamps_ns[i] / NANOSECONDS for i in (0, -1))
+        return f'{begin:.3f} to {end:.3f} s'
+
+    apart = (
+        estimate.stamps_ns[-1] < truth.stamps_ns[0] or truth.stamps_ns[-1] < estimate.stamps_ns[0]
+    )
+    if apart:
+        hint = 'they do not overlap in time; is it the truth of another sequence or clock?'
+    elif len(estimate) < MIN_POSES:
+        hint = 'the camera was hardly ever tracked'
+    else:
+        hint = f'their stamps differ by more than {tolerance_s} s'
+    return (
+        f'only {matched} poses have a true one at their time, {MIN_POSES} are needed: the '
+        f'estimate has {len(estimate)} poses from {span(estimate)}, the truth {len(truth)} from '
+        f'{span(truth)}; {hint}'
+    )
+
+
+def _alignment(
+    T_est: np.ndarray, T_true: np.ndarray, with_scale: bool
+) -> tuple[float, np.ndarray, np.ndarray, list[str]]:
+    """Return scale, rotation and translation onto the truth, and what to know about them."""
+    from evo.core.geometry import GeometryException, umeyama_alignment
+
+    centres, true_centres = T_est[:, :3, 3], T_true[:, :3, 3]
+    notes: list[str] = []
+    try:
+        R, t, scale = umeyama_alignment(centres.T, true_centres.T, with_scale)
+    except GeometryException:
+        # All positions in one point or on one line: rotations say how it lies.
+        R, scale = mean_rotation(T_true[:, :3, :3] @ _inverse_R(T_est), np.ones(len(T_est))), 1.0
+        t = true_centres.mean(axis=0) - R @ centres.mean(axis=0)
+        notes.append(
+            'the positions span no plane, so they were aligned by the rotations, without scale'
+        )
+    return float(scale), R, t, notes
+
+
+def _inverse_R(T: np.ndarray) -> np.ndarray:
+    return np.swapaxes(T[:, :3, :3], 1, 2)
+
+
+def _rotation_errors(T_est: np.ndarray, T_true: np.ndarray) -> np.ndarray:
+    """Return (N,) degrees between the rotations after the one turn that fits them best."""
+    R_true_est = mean_rotation(T_true[:, :3, :3] @ _inverse_R(T_est), np.ones(len(T_est)))
+    return np.degrees(rotation_angle(_inverse_R(T_true) @ (R_true_est @ T_est[:, :3, :3])))
+
+
+def _relative_errors(aligned: np.ndarray, T_true: np.ndarray) -> tuple[float, float]:
+    """Return the error of the steps between neighbouring poses: metres and degrees (RMS)."""
+    from evo.core.metrics import PoseRelation, RPE, StatisticsType, Unit
+    from evo.core.trajectory import PosePath3D
+
+    pair = (PosePath3D(poses_se3=list(T_true)), PosePath3D(poses_se3=list(aligned)))
+    figures = []
+    for relation in (PoseRelation.translation_part, PoseRelation.rotation_angle_deg):
+        metric = RPE(relation, delta=1, delta_unit=Unit.frames, all_pairs=False)
+        metric.process_data(pair)
+        figures.append(float(metric.get_statistic(StatisticsType.rmse)))
+    return figures[0], figures[1]

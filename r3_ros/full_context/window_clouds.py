@@ -1,0 +1,67 @@
+"""Points of all pictures until their poses are known, within a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+import math
+
+import numpy as np
+
+from ..config import MapConfig, PointsConfig
+from ..datatypes import DepthMap
+from ..maps.cloud import Cloud, cloud_from_depth
+from ..streaming.similarity import scale_of
+from ..streaming.voxel_map import voxelised
+
+#: Several pictures see the same voxel: points held for each one that the map may have.
+_POINTS_HELD = 4
+
+
+class ImageClouds:
+    """Clouds in their cameras' frames and units; all are thinned out alike when they get many."""
+
+    def __init__(self, points: PointsConfig, map_config: MapConfig) -> None:
+        """Start empty."""
+        # A range is in units of the world, which are not known yet.
+        self._points = replace(points, min_range=0.0, max_range=0.0)
+        self._min_range = points.min_range
+        self._max_range = points.max_range or math.inf
+        self._map = map_config
+        self._clouds: dict[int, Cloud] = {}
+        self._every = 1
+        self._count = 0
+
+    def add(self, depth_map: DepthMap) -> None:
+        """Take the points of a picture."""
+        if not self._map.enabled:
+            return
+        cloud = cloud_from_depth(depth_map, self._points)
+        cloud = _thinned(cloud, self._every)
+        self._clouds[depth_map.frame_id] = cloud
+        self._count += len(cloud)
+        while self._count > _POINTS_HELD * self._map.max_points:
+            self._every *= 2
+            self._clouds = {i: _thinned(cloud, 2) for i, cloud in self._clouds.items()}
+            self._count = sum(map(len, self._clouds.values()))
+
+    def in_world(self, S_world_camera: Mapping[int, np.ndarray]) -> Cloud:
+        """Return the map: one point a voxel, evenly thinned out to ``map.max_points``."""
+        clouds = [
+            self._within_range(cloud, S_world_camera[i]).moved(S_world_camera[i])
+            for i, cloud in self._clouds.items()
+            if i in S_world_camera
+        ]
+        whole = voxelised(Cloud.joined(clouds), self._map.voxel_size)
+        if len(whole) <= self._map.max_points:
+            return whole
+        chosen = np.random.default_rng(0).choice(len(whole), self._map.max_points, replace=False)
+        return whole.take(np.sort(chosen))
+
+    def _within_range(self, cloud: Cloud, S_world_camera: np.ndarray) -> Cloud:
+        ranges = np.linalg.norm(cloud.points, axis=1) * float(scale_of(S_world_camera))
+        return cloud.take((ranges >= self._min_range) & (ranges <= self._max_range))
+
+
+def _thinned(cloud: Cloud, every: int) -> Cloud:
+    return cloud if every == 1 else cloud.take(np.arange(0, len(cloud), every))

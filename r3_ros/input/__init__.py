@@ -1,0 +1,1 @@
+"""Recorded and live input: from files and messages to undistorted frames, and their geometry."""

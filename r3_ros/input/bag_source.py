@@ -1,0 +1,196 @@
+"""Reading bags: rosbag2 in MCAP and SQLite, and those of ROS 1.
+
+Goes through the ``rosbags`` library, so no ROS is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rosbags.highlevel import AnyReader
+from rosbags.interfaces import Connection
+from rosbags.typesys import get_typestore, Stores
+
+from ..errors import CalibrationError, FrameError, SourceError
+from ..trajectory_file import NANOSECONDS
+from .camera_model import camera_from_info, CameraModel
+from .image_decoding import decode_message
+from .image_topics import base_topic, camera_info_topic, is_rectified
+from .source import RawFrame, Source
+
+IMAGE = 'sensor_msgs/msg/Image'
+COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
+CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
+
+
+class BagReader:
+    """A bag opened for reading, with every failure as a :class:`SourceError`."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the bag.
+
+        :raises SourceError: it is no bag, or a broken one.
+        """
+        self.path = path
+        if not path.exists():
+            raise SourceError(f'{path} does not exist')
+        with _as_source_error(path):
+            self._reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
+            self._reader.open()
+
+    def close(self) -> None:
+        """Close the files."""
+        self._reader.close()
+
+    @property
+    def connections(self) -> list[Connection]:
+        """Return the topics with their types and counts."""
+        return self._reader.connections
+
+    @property
+    def message_count(self) -> int:
+        """Return the number of messages on all topics."""
+        return self._reader.message_count
+
+    def serialized(
+        self, connections: list[Connection] | None = None
+    ) -> Iterator[tuple[Connection, int, bytes]]:
+        """Give (connection, time of recording in ns, serialised message) in order of time.
+
+        :raises SourceError: the bag is damaged from here on.
+        """
+        with _as_source_error(self.path):
+            yield from self._reader.messages(connections or self.connections)
+
+    def deserialize(self, connection: Connection, data: bytes) -> Any:
+        """Return the message as an object with the fields of its type.
+
+        :raises FrameError: the bytes are not such a message.
+        """
+        try:
+            return self._reader.deserialize(data, connection.msgtype)
+        except Exception as error:  # rosbags fails in many ways on bytes that are cut off
+            raise FrameError(f'a message on {connection.topic} cannot be read: {error}') from error
+
+
+@contextmanager
+def _as_source_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SourceError, GeneratorExit):
+        raise
+    except Exception as error:  # rosbags, SQLite, YAML and zstd each have errors of their own
+        reason = str(error) or type(error).__name__
+        raise SourceError(
+            f'the bag {path} cannot be read, or is damaged: {reason.rstrip(".")}. If it was '
+            'not closed, `mcap recover` (a file) or `ros2 bag reindex` (a folder) may repair it'
+        ) from error
+
+
+class BagSource(Source):
+    """The images of one topic of a bag, with the calibration recorded beside them."""
+
+    def __init__(
+        self,
+        path: Path,
+        camera: CameraModel | None = None,
+        topic: str | None = None,
+        ignore_camera_info: bool = False,
+    ) -> None:
+        """Open the bag and find its images.
+
+        :raises SourceError: it is damaged, or holds no image topic, or several.
+        :raises CalibrationError: the recorded calibration cannot be used.
+        """
+        self._bag = BagReader(path)
+        try:
+            self.connection = _image_connection(self._bag.connections, topic, path)
+            super().__init__(path.absolute().name, camera, self.connection.msgcount)
+            if not self.length:
+                raise SourceError(f'{path} has the topic {self.connection.topic}, but no image')
+            if not ignore_camera_info:
+                self.camera = self._recorded_camera()
+        except BaseException:
+            self._bag.close()
+            raise
+
+    def close(self) -> None:
+        """Close the bag."""
+        self._bag.close()
+
+    def _read(self) -> Iterator[RawFrame]:
+        count = 0
+        try:
+            for _, recorded_ns, data in self._bag.serialized([self.connection]):
+                count += 1
+                try:
+                    message = self._bag.deserialize(self.connection, data)
+                    image = decode_message(message)
+                except FrameError as error:
+                    self._skip(f'message {count} on {self.connection.topic}', error)
+                    continue
+                yield RawFrame(self._stamp_ns(message, recorded_ns), image)
+        except SourceError as error:
+            if not count:
+                raise
+            self.warnings.append(f'ended after {count} images: {error}')
+
+    def _stamp_ns(self, message: Any, recorded_ns: int) -> int:
+        stamp_ns = stamp_of(message)
+        if stamp_ns:
+            return stamp_ns
+        warning = 'images without a stamp: the time of recording is used'
+        if warning not in self.warnings:
+            self.warnings.append(warning)
+        return recorded_ns
+
+    def _recorded_camera(self) -> CameraModel | None:
+        infos = [c for c in self._bag.connections if c.msgtype == CAMERA_INFO]
+        sibling = camera_info_topic(self.connection.topic)
+        chosen = [c for c in infos if c.topic == sibling] or (infos if len(infos) == 1 else [])
+        if not chosen:
+            return None
+        for _, _, data in self._bag.serialized(chosen[:1]):
+            try:
+                info = self._bag.deserialize(chosen[0], data)
+            except FrameError as error:
+                raise CalibrationError(f'{error}. Give a calibration file (--camera)') from error
+            try:
+                model = camera_from_info(info)
+            except CalibrationError as error:
+                raise CalibrationError(
+                    f'the recorded CameraInfo cannot be used: {error}. Give a calibration file '
+                    'instead (--camera)'
+                ) from error
+            return model.rectified() if model and is_rectified(self.connection.topic) else model
+        return None
+
+
+def _image_connection(connections: list[Connection], topic: str | None, path: Path) -> Connection:
+    """Choose the topic; where a camera has both, raw images before compressed ones."""
+    images = {c.topic: c for c in connections if c.msgtype in (IMAGE, COMPRESSED_IMAGE)}
+    if topic:
+        if topic not in images:
+            raise SourceError(
+                f'{path} has no images on {topic}; it has them on: '
+                + (', '.join(sorted(images)) or 'no topic')
+            )
+        return images[topic]
+    if not images:
+        others = ', '.join(sorted(c.topic for c in connections)) or 'nothing'
+        raise SourceError(f'{path} holds no image topic; it holds {others}')
+    if len({base_topic(t) for t in images}) > 1:
+        raise SourceError(
+            f'{path} holds images on several topics, name one of them (--topic): '
+            + ', '.join(sorted(images))
+        )
+    return images[min(images)]  # raw, compressed, compressedDepth: in that order
+
+
+def stamp_of(message: Any) -> int:
+    """Return the header stamp of a message in nanoseconds."""
+    stamp = message.header.stamp
+    return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)

@@ -1,0 +1,242 @@
+"""Writing recorded sequences as bags (rosbag2, MCAP). No ROS is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+import os
+from pathlib import Path
+import re
+from typing import Any
+
+import cv2
+import numpy as np
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import get_typestore, Stores
+
+from ..atomic_files import atomic_directory, atomic_path
+from ..errors import ConfigError, SourceError
+from ..geometry import quat_xyzw
+from ..trajectory_file import NANOSECONDS, PoseList, stamp_text
+from .bag_source import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE
+from .camera_model import CameraModel
+from .image_topics import camera_info_topic
+from .source import RawFrame
+
+POSE_STAMPED = 'geometry_msgs/msg/PoseStamped'
+
+_JPEG_QUALITY = 95
+_TOPIC = re.compile(r'(/[A-Za-z_][A-Za-z0-9_]*)+')
+#: The seconds of a ROS time are a signed 32-bit number.
+_LAST_NS = 2**31 * NANOSECONDS
+
+
+@dataclass(frozen=True)
+class SequenceTopics:
+    """Where a recorded sequence is published."""
+
+    image: str = '/camera/image_raw'
+    ground_truth: str = '/ground_truth/pose'
+    compressed: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse names under which no node could publish.
+
+        :raises ConfigError: naming the topic.
+        """
+        for topic in (self.image, self.ground_truth):
+            if not _TOPIC.fullmatch(topic):
+                raise ConfigError(
+                    f'{topic!r} is no full topic name: it must be like /camera/image_raw, of '
+                    'letters, digits and underscores'
+                )
+
+    @property
+    def sent_image(self) -> str:
+        """Return the topic of the images as they are sent."""
+        return f'{self.image}/compressed' if self.compressed else self.image
+
+    @property
+    def camera_info(self) -> str:
+        """Return the topic of the calibration: the sibling of the images."""
+        return camera_info_topic(self.image)
+
+
+@dataclass(frozen=True)
+class SequenceSummary:
+    """What was written into a bag.
+
+    :ivar shift_ns: added to all times of the input.
+    """
+
+    frames: int
+    first_ns: int
+    last_ns: int
+    shift_ns: int
+
+
+def time_shift_ns(first_stamp_ns: int) -> int:
+    """Return what to add to the times of a sequence: 0, unless it begins at 0 or before.
+
+    ROS reads a stamp of zero as "no time"; such a sequence begins at 1 s instead.
+    """
+    return 0 if first_stamp_ns > 0 else NANOSECONDS - first_stamp_ns
+
+
+def write_sequence(
+    out: Path,
+    frames: Iterable[RawFrame],
+    camera: CameraModel | None,
+    truth: PoseList | None = None,
+    topics: SequenceTopics | None = None,
+    frame_id: str = 'camera_optical_frame',
+    overwrite: bool = False,
+) -> SequenceSummary:
+    """Write images, calibration and ground truth as a bag, each with its own stamp.
+
+    Calibration: one message for each image, all zero if the camera is not calibrated. Ground
+    truth: poses of the camera (optical axes) in the frame ``world``.
+
+    :param out: a file if it ends in ``.mcap``, else a rosbag2 folder with MCAP inside.
+    :raises OutputError: it exists, or cannot be written; nothing is left then.
+    :raises SourceError: the frames cannot be read, or have times that no message can hold.
+    """
+    topics = topics or SequenceTopics()
+    if out.suffix == '.mcap':
+        with atomic_path(out, overwrite) as temporary:
+            folder = temporary.with_suffix('.folder')
+            summary = _write_folder(folder, frames, camera, truth, topics, frame_id)
+            os.replace(next(folder.glob('*.mcap')), temporary)
+    else:
+        with atomic_directory(out, overwrite, marker='metadata.yaml') as temporary:
+            temporary.rmdir()  # rosbags makes the folder itself
+            summary = _write_folder(temporary, frames, camera, truth, topics, frame_id)
+    return summary
+
+
+def _write_folder(
+    folder: Path,
+    frames: Iterable[RawFrame],
+    camera: CameraModel | None,
+    truth: PoseList | None,
+    topics: SequenceTopics,
+    frame_id: str,
+) -> SequenceSummary:
+    count, first_ns, last_ns, shift_ns = 0, 0, 0, 0
+    with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        messages = _MessageWriter(writer, frame_id)
+        for frame in frames:
+            if not count:
+                starts = (frame.stamp_ns, *([] if truth is None else truth.stamps_ns[:1].tolist()))
+                shift_ns = time_shift_ns(min(starts))
+                first_ns = frame.stamp_ns + shift_ns
+            last_ns = frame.stamp_ns + shift_ns
+            messages.camera_info(topics.camera_info, last_ns, frame, camera)
+            messages.image(topics.sent_image, last_ns, frame, topics.compressed)
+            count += 1
+        if truth is not None:
+            for stamp_ns, T in zip(truth.stamps_ns, truth.T_world_camera, strict=True):
+                messages.pose(topics.ground_truth, int(stamp_ns) + shift_ns, T)
+    return SequenceSummary(count, first_ns, last_ns, shift_ns)
+
+
+class _MessageWriter:
+    """Makes messages and writes them, dated by their own stamps."""
+
+    def __init__(self, writer: Writer, frame_id: str) -> None:
+        self._writer = writer
+        self._frame_id = frame_id
+        self._typestore = get_typestore(Stores.ROS2_JAZZY)
+        self._connections: dict[str, Connection] = {}
+        self._is_grey: bool | None = None
+
+    def _new(self, kind: str, **fields: Any) -> Any:
+        return self._typestore.types[kind](**fields)
+
+    def _header(self, stamp_ns: int, frame_id: str) -> Any:
+        if not 0 <= stamp_ns < _LAST_NS:
+            raise SourceError(
+                f'the time {stamp_text(stamp_ns)} s does not fit into a ROS message, which takes '
+                '0 to 2147483647 s: are the times in order, and in seconds?'
+            )
+        sec, nanosec = divmod(stamp_ns, NANOSECONDS)
+        stamp = self._new('builtin_interfaces/msg/Time', sec=sec, nanosec=nanosec)
+        return self._new('std_msgs/msg/Header', stamp=stamp, frame_id=frame_id)
+
+    def _write(self, topic: str, stamp_ns: int, message: Any) -> None:
+        kind = message.__msgtype__
+        if topic not in self._connections:
+            self._connections[topic] = self._writer.add_connection(
+                topic, kind, typestore=self._typestore
+            )
+        data = self._typestore.serialize_cdr(message, kind)
+        self._writer.write(self._connections[topic], stamp_ns, data)
+
+    def image(self, topic: str, stamp_ns: int, frame: RawFrame, compressed: bool) -> None:
+        header = self._header(stamp_ns, self._frame_id)
+        if compressed:
+            data = frame.encoded or _jpeg(frame.image)
+            form = 'png' if data.startswith(b'\x89PNG') else 'jpeg'
+            content = {'format': form, 'data': np.frombuffer(data, dtype=np.uint8)}
+            self._write(topic, stamp_ns, self._new(COMPRESSED_IMAGE, header=header, **content))
+            return
+        if self._is_grey is None:
+            self._is_grey = not np.ptp(frame.image, axis=2).any()
+        pixels = np.ascontiguousarray(frame.image[..., 0]) if self._is_grey else frame.image
+        message = self._new(
+            IMAGE,
+            header=header,
+            height=pixels.shape[0],
+            width=pixels.shape[1],
+            encoding='mono8' if self._is_grey else 'rgb8',
+            is_bigendian=0,
+            step=pixels.nbytes // pixels.shape[0],
+            data=pixels.reshape(-1),
+        )
+        self._write(topic, stamp_ns, message)
+
+    def camera_info(
+        self, topic: str, stamp_ns: int, frame: RawFrame, camera: CameraModel | None
+    ) -> None:
+        height, width = frame.image.shape[:2]
+        K, P, D, model = np.zeros(9), np.zeros((3, 4)), np.zeros(0), 'plumb_bob'
+        if camera is not None:
+            camera = camera.scaled_to(width, height)
+            K, D, model = camera.K.reshape(-1), np.array(camera.D), camera.distortion_model
+            P[:, :3] = camera.K if camera.P is None else camera.P
+        roi = self._new(
+            'sensor_msgs/msg/RegionOfInterest',
+            x_offset=0, y_offset=0, height=0, width=0, do_rectify=False,
+        )  # fmt: skip
+        message = self._new(
+            CAMERA_INFO,
+            header=self._header(stamp_ns, self._frame_id),
+            height=height,
+            width=width,
+            distortion_model=model,
+            d=D,
+            k=K,
+            r=np.eye(3).reshape(-1),
+            p=P.reshape(-1),
+            binning_x=0,
+            binning_y=0,
+            roi=roi,
+        )
+        self._write(topic, stamp_ns, message)
+
+    def pose(self, topic: str, stamp_ns: int, T: np.ndarray) -> None:
+        x, y, z = map(float, T[:3, 3])
+        qx, qy, qz, qw = map(float, quat_xyzw(T))
+        pose = self._new(
+            'geometry_msgs/msg/Pose',
+            position=self._new('geometry_msgs/msg/Point', x=x, y=y, z=z),
+            orientation=self._new('geometry_msgs/msg/Quaternion', x=qx, y=qy, z=qz, w=qw),
+        )
+        header = self._header(stamp_ns, 'world')
+        self._write(topic, stamp_ns, self._new(POSE_STAMPED, header=header, pose=pose))
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()

@@ -1,0 +1,373 @@
+"""Camera calibrations: reading, checking, scaling, and undistorting images.
+
+Follows ``sensor_msgs/CameraInfo`` and its YAML form (REP-104); the distortion models are the
+three that ROS names. A matrix K of zeros means "not calibrated" and is no error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+import math
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import yaml
+
+from ..datatypes import Intrinsics
+from ..errors import CalibrationError, FrameError
+
+#: Number of coefficients each model may have. None at all means no distortion.
+DISTORTION_SIZES = {
+    'plumb_bob': (4, 5),
+    'rational_polynomial': (8, 12, 14),
+    'equidistant': (4,),
+}
+
+#: A wide lens is never shrunk below this share of its focal length: the middle of the image,
+#: where most of the detail is, would be thrown away for stretched corners.
+MIN_ZOOM = 0.6
+
+#: When OpenCV is done inverting a distortion: its default of five rounds is off by up to 0.3
+#: pixels with strong distortion. The function that takes this has another name before OpenCV 5.
+_EXACT = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 1000, 1e-14)
+_invert = getattr(cv2, 'undistortPointsIter', None) or cv2.undistortPoints
+
+#: Focal lengths outside these shares of the width (of a fisheye, of a telescope) are mistakes,
+#: such as a K that is normalised by the size of the image.
+_LEAST_FOCAL, _LARGEST_FOCAL = 0.05, 100.0
+
+
+@dataclass(frozen=True, eq=False)
+class CameraModel:
+    """One calibrated camera as its driver delivers the images.
+
+    :ivar K: (3, 3) float64 of the distorted image, pixel centres at integer coordinates.
+    :ivar D: distortion coefficients in the order of OpenCV and ROS; empty for none.
+    :ivar P: (3, 3) float64 of the image that ``image_proc`` makes of it, if given.
+    :raises CalibrationError: not finite, no pinhole matrix, an unknown model, or coefficients
+        that do not fit it.
+    """
+
+    width: int
+    height: int
+    K: np.ndarray
+    distortion_model: str = 'plumb_bob'
+    D: tuple[float, ...] = ()
+    P: np.ndarray | None = None
+    name: str = ''
+
+    def __post_init__(self) -> None:
+        """Refuse calibrations that cannot be used."""
+        Intrinsics.from_K(self.K, self.width, self.height)
+        if self.distortion_model not in DISTORTION_SIZES:
+            raise CalibrationError(
+                f'unknown distortion model {self.distortion_model!r}, known: '
+                + ', '.join(DISTORTION_SIZES)
+                + '; rectify the images before, or calibrate with one of these'
+            )
+        if not all(math.isfinite(value) for value in self.D):
+            raise CalibrationError(f'distortion coefficients must be finite, got {self.D}')
+        sizes = DISTORTION_SIZES[self.distortion_model]
+        if len(self.D) not in (0, *sizes):
+            raise CalibrationError(
+                f'{self.distortion_model} takes {" or ".join(map(str, sizes))} distortion '
+                f'coefficients, got {len(self.D)}'
+            )
+
+    @property
+    def is_distorted(self) -> bool:
+        """Return whether undistorting would change the image."""
+        # An equidistant lens bends straight lines even with all coefficients zero.
+        return bool(self.D) and (self.distortion_model == 'equidistant' or any(self.D))
+
+    @property
+    def intrinsics(self) -> Intrinsics:
+        """Return K as pinhole intrinsics; right for the image only if it is not distorted."""
+        return Intrinsics.from_K(self.K, self.width, self.height)
+
+    def rectified(self) -> CameraModel:
+        """Return the camera of the already rectified image (``image_rect``): P, no distortion.
+
+        Without a usable P, K is taken, as drivers of pinhole cameras leave P empty.
+        """
+        K = self.K if self.P is None or not self.P[0, 0] > 0 else self.P
+        return replace(self, K=K, P=None, D=(), distortion_model='plumb_bob')
+
+    def scaled_to(self, width: int, height: int) -> CameraModel:
+        """Return the calibration of the same image at another size.
+
+        :raises CalibrationError: the aspect ratio differs, so it is not the same image.
+        """
+        if (width, height) == (self.width, self.height):
+            return self
+        if abs(width * self.height - height * self.width) > max(self.width, self.height):
+            raise CalibrationError(
+                f'the calibration is for {self.width}x{self.height} images, these are '
+                f'{width}x{height} and not of the same shape: use the calibration made at this '
+                'size, or none'
+            )
+        return self._mapped(lambda intrinsics: intrinsics.resized(width, height))
+
+    def with_roi_and_binning(
+        self,
+        roi_xywh: tuple[int, int, int, int] = (0, 0, 0, 0),
+        binning_x: int = 1,
+        binning_y: int = 1,
+    ) -> CameraModel:
+        """Return the calibration of the delivered image of a ``CameraInfo`` message.
+
+        Its K describes the full sensor. The region of interest is given in full-resolution
+        pixels and cut first; binning then merges whole blocks of pixels.
+
+        :param roi_xywh: offset and size; a size of zero means the full image.
+        :param binning_x: pixels merged in a row; 0 is read as 1, as ROS defines it.
+        :raises CalibrationError: the region lies outside the image.
+        """
+        x, y, width, height = roi_xywh
+        width, height = width or self.width, height or self.height
+        if x < 0 or y < 0 or x + width > self.width or y + height > self.height:
+            raise CalibrationError(
+                f'the region of interest {width}x{height} at ({x}, {y}) is not inside the '
+                f'{self.width}x{self.height} image of the calibration'
+            )
+        binned = (width // max(binning_x, 1), height // max(binning_y, 1))
+        if binned == (self.width, self.height):
+            return self
+        return self._mapped(lambda full: full.cropped(x, y, width, height).resized(*binned))
+
+    def _mapped(self, change: Any) -> CameraModel:
+        """Return the model with K and P changed alike. D acts on rays and stays."""
+        intrinsics = change(self.intrinsics)
+        P = self.P
+        if P is not None and P[0, 0] > 0:
+            P = change(Intrinsics.from_K(P, self.width, self.height)).K
+        return replace(self, width=intrinsics.width, height=intrinsics.height, K=intrinsics.K, P=P)
+
+
+def camera_model(
+    width: int,
+    height: int,
+    K: Sequence[float],
+    distortion_model: str,
+    D: Sequence[float],
+    P: Sequence[float] = (),
+    name: str = '',
+) -> CameraModel | None:
+    """Build a model from the flat arrays of a ``CameraInfo``; None if K is all zero.
+
+    :param K: 9 numbers, row by row.
+    :param P: 12 numbers, row by row, or none.
+    :raises CalibrationError: wrong counts, not finite, or a model that is not known.
+    """
+    K_flat = np.asarray(K, dtype=np.float64)
+    P_flat = np.asarray(P, dtype=np.float64)
+    if K_flat.size != 9 or P_flat.size not in (0, 12):
+        raise CalibrationError(f'K needs 9 numbers and P 12, got {K_flat.size} and {P_flat.size}')
+    if not (np.isfinite(K_flat).all() and np.isfinite(P_flat).all()):
+        raise CalibrationError(f'K and P must be finite, got K = {K_flat.tolist()}')
+    if not K_flat.any():
+        return None
+    model = CameraModel(
+        width=int(width),
+        height=int(height),
+        K=K_flat.reshape(3, 3),
+        distortion_model=distortion_model or 'plumb_bob',
+        D=tuple(float(value) for value in D),
+        P=P_flat.reshape(3, 4)[:, :3] if P_flat.size else None,
+        name=name,
+    )
+    shares = (model.K[0, 0] / model.width, model.K[1, 1] / model.width)
+    if not all(_LEAST_FOCAL <= share <= _LARGEST_FOCAL for share in shares):
+        raise CalibrationError(
+            f'K must be given in pixels: with focal lengths {K_flat[0]:g} and {K_flat[4]:g} it is '
+            f'not of a camera whose images are {width} pixels wide'
+        )
+    return model
+
+
+def camera_from_info(
+    info: Any, width: int = 0, height: int = 0, with_distortion: bool = True
+) -> CameraModel | None:
+    """Return the calibration of the delivered images of a ``CameraInfo``; None if it is all zero.
+
+    :param info: the message, of ROS 1 or 2, of rclpy or out of a bag.
+    :param width: of the images, for drivers that leave the size out; ``height`` likewise.
+    :param with_distortion: False leaves the coefficients out.
+    :raises CalibrationError: it cannot be used.
+    """
+    # ROS 1 spells the matrices in capitals.
+    K, D, P = (getattr(info, n, getattr(info, n.upper(), ())) for n in 'kdp')
+    if not with_distortion:
+        D = ()
+    model = camera_model(
+        info.width or width,
+        info.height or height,
+        K,
+        info.distortion_model if len(D) else '',
+        D,
+        P,
+    )
+    if model is None:
+        return None
+    roi = info.roi
+    return model.with_roi_and_binning(
+        (roi.x_offset, roi.y_offset, roi.width, roi.height), info.binning_x, info.binning_y
+    )
+
+
+def load_camera_yaml(path: Path | str) -> CameraModel | None:
+    """Read a ROS camera calibration file; None if it says that the camera is not calibrated.
+
+    :raises CalibrationError: unreadable, incomplete, or a calibration that cannot be used.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError) as error:
+        raise CalibrationError(f'cannot read the camera calibration {path}: {error}') from error
+    except yaml.YAMLError as error:
+        raise CalibrationError(f'{path} is not valid YAML: {error}') from error
+    if not isinstance(content, dict):
+        raise CalibrationError(f'{path} is no camera calibration: it must hold a YAML mapping')
+    try:
+        return camera_model(
+            width=int(content['image_width']),
+            height=int(content['image_height']),
+            K=_numbers(content, 'camera_matrix'),
+            distortion_model=str(content.get('distortion_model', 'plumb_bob')),
+            D=_numbers(content, 'distortion_coefficients', optional=True),
+            P=_numbers(content, 'projection_matrix', optional=True),
+            name=str(content.get('camera_name', '')),
+        )
+    except KeyError as error:
+        raise CalibrationError(f'{path} is no camera calibration: {error} is missing') from error
+    except (TypeError, ValueError) as error:
+        raise CalibrationError(f'{path} holds a value of the wrong type: {error}') from error
+    except CalibrationError as error:
+        raise CalibrationError(f'{path}: {error}') from error
+
+
+def _numbers(content: Mapping[str, Any], key: str, optional: bool = False) -> list[float]:
+    if optional and key not in content:
+        return []
+    matrix = content[key]
+    if not isinstance(matrix, dict) or not isinstance(matrix.get('data'), list):
+        raise CalibrationError(f'{key} must have the form {{rows: 3, cols: 3, data: [...]}}')
+    return [float(value) for value in matrix['data']]
+
+
+class Rectifier:
+    """Undistorts the images of one camera with maps made once.
+
+    The undistorted image has the size of the original and the same principal point. Its focal
+    lengths are scaled by one factor, the smallest for which every pixel is filled from the
+    original: the widest view without an invalid border (down to :data:`MIN_ZOOM`). OpenCV's own
+    choices of a camera matrix leave black pixels at the border, and stretch one axis (pinhole) or
+    shrink the middle to a fraction (fisheye).
+
+    :ivar intrinsics: of the undistorted image.
+    """
+
+    def __init__(self, model: CameraModel) -> None:
+        """Make the maps.
+
+        :param model: of the images as they come.
+        """
+        self.model = model
+        self.is_identity = not model.is_distorted
+        self.intrinsics = model.intrinsics
+        self._maps: tuple[np.ndarray, np.ndarray] | None = None
+        if self.is_identity:
+            return
+        zoom = _widest_valid_zoom(model)
+        self.intrinsics = replace(
+            self.intrinsics, fx=self.intrinsics.fx * zoom, fy=self.intrinsics.fy * zoom
+        )
+        init = (
+            cv2.fisheye.initUndistortRectifyMap
+            if model.distortion_model == 'equidistant'
+            else cv2.initUndistortRectifyMap
+        )
+        size = (model.width, model.height)
+        D = np.asarray(model.D)
+        # Fixed-point maps: half the memory and about twice the speed of floats, 1/32 pixel.
+        self._maps = init(model.K, D, np.eye(3), self.intrinsics.K, size, cv2.CV_16SC2)
+
+    def rectify(self, image: np.ndarray) -> np.ndarray:
+        """Return the undistorted image; the same object if there is nothing to undo.
+
+        :param image: (H, W) or (H, W, 3) uint8 of the calibrated size; not modified.
+        :raises FrameError: the image is not of the calibrated size.
+        """
+        height, width = image.shape[:2]
+        if (width, height) != (self.model.width, self.model.height):
+            raise FrameError(
+                f'the image is {width}x{height}, the calibration is for '
+                f'{self.model.width}x{self.model.height}'
+            )
+        if self._maps is None:
+            return image
+        return cv2.remap(image, *self._maps, interpolation=cv2.INTER_LINEAR)
+
+
+def _widest_valid_zoom(model: CameraModel) -> float:
+    """Return the least factor on the focal length that leaves no pixel without a source.
+
+    1.0 where the model does not describe the border of its own image (it cannot be inverted
+    there); corners may then stay black.
+    """
+    right, bottom = model.width - 1.0, model.height - 1.0
+    u, v = np.linspace(0.0, right, 65), np.linspace(0.0, bottom, 65)
+    zero = np.zeros(65)
+    sides = [  # left, top, right, bottom
+        np.stack([zero, v], axis=1),
+        np.stack([u, zero], axis=1),
+        np.stack([zero + right, v], axis=1),
+        np.stack([u, zero + bottom], axis=1),
+    ]
+    rays = [undistort_points(side, model) for side in sides]
+    if not all(np.isfinite(side).all() for side in rays):
+        return 1.0
+    fx, fy, cx, cy = model.K[0, 0], model.K[1, 1], model.K[0, 2], model.K[1, 2]
+    # Distance from the axis to the nearest point of each side, and what the pinhole asks for.
+    available = [
+        -rays[0][:, 0].max(),
+        -rays[1][:, 1].max(),
+        rays[2][:, 0].min(),
+        rays[3][:, 1].min(),
+    ]
+    asked = [cx / fx, cy / fy, (right - cx) / fx, (bottom - cy) / fy]
+    if min(available) <= 0:
+        return 1.0
+    return max(MIN_ZOOM, *(a / b for a, b in zip(asked, available, strict=True)))
+
+
+def undistort_points(pixels: np.ndarray, model: CameraModel) -> np.ndarray:
+    """Return (N, 2) normalised undistorted coordinates of (N, 2) pixels.
+
+    NaN where the model cannot be inverted, checked by distorting the answer again.
+    """
+    D, same = _coefficients(model), np.eye(3)
+    invert = cv2.fisheye.undistortPoints if model.distortion_model == 'equidistant' else _invert
+    rays: np.ndarray = invert(pixels[:, None], model.K, D, R=same, P=same, criteria=_EXACT)[:, 0]
+    target = (pixels - model.K[[0, 1], [2, 2]]) / model.K[[0, 1], [0, 1]]
+    miss = np.abs(_distort(rays, model) - target).max(axis=1)
+    # Beyond the fold of a polynomial the side may flip: such an answer is no ray either.
+    good = (miss * model.K[0, 0] < 0.01) & ((rays * target).sum(axis=1) >= 0)
+    rays[~good] = np.nan
+    return rays
+
+
+def _distort(rays: np.ndarray, model: CameraModel) -> np.ndarray:
+    """Return where (N, 2) normalised rays meet the distorted image, in normalised coordinates."""
+    D = _coefficients(model)
+    if model.distortion_model == 'equidistant':
+        return cv2.fisheye.distortPoints(rays[None], np.eye(3), D)[0]
+    points = np.concatenate([rays, np.ones((len(rays), 1))], axis=1)
+    return cv2.projectPoints(points, np.zeros(3), np.zeros(3), np.eye(3), D)[0][:, 0]
+
+
+def _coefficients(model: CameraModel) -> np.ndarray:
+    return np.asarray(model.D if model.D else (0.0, 0.0, 0.0, 0.0))

@@ -1,0 +1,221 @@
+"""Images as they come, in messages and files, made into RGB arrays. Nothing here knows ROS.
+
+Each decoder returns (H, W, 3) uint8 RGB, contiguous, and refuses what is not a whole image: a
+JPEG decoder fills what is missing with grey, and matching features on grey gives a false pose.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ..errors import FrameError
+
+#: Encoding -> (bytes per pixel, OpenCV conversion to RGB or None for a plain copy). OpenCV names
+#: a Bayer pattern by its second row, from the second pixel on; ROS by its first four pixels.
+_EIGHT_BIT: dict[str, tuple[int, int | None]] = {
+    'rgb8': (3, None),
+    'bgr8': (3, cv2.COLOR_BGR2RGB),
+    'rgba8': (4, cv2.COLOR_RGBA2RGB),
+    'bgra8': (4, cv2.COLOR_BGRA2RGB),
+    'mono8': (1, cv2.COLOR_GRAY2RGB),
+    'bayer_rggb8': (1, cv2.COLOR_BayerBG2RGB),
+    'bayer_bggr8': (1, cv2.COLOR_BayerRG2RGB),
+    'bayer_gbrg8': (1, cv2.COLOR_BayerGR2RGB),
+    'bayer_grbg8': (1, cv2.COLOR_BayerGB2RGB),
+    'yuv422': (2, cv2.COLOR_YUV2RGB_UYVY),
+    'uyvy': (2, cv2.COLOR_YUV2RGB_UYVY),
+    'yuv422_yuy2': (2, cv2.COLOR_YUV2RGB_YUYV),
+    'yuyv': (2, cv2.COLOR_YUV2RGB_YUYV),
+}
+
+#: OpenCV's untyped encodings and what they are taken for without a hint.
+UNTYPED = {'8UC1': 'mono8', '8UC3': 'bgr8', '8UC4': 'bgra8', '16UC1': 'mono16'}
+
+ENCODINGS = (*_EIGHT_BIT, 'mono16', 'nv12', *UNTYPED)
+
+#: Kinds of image files that are decoded, by Pillow's names; PPM stands for PGM and PBM too.
+FILE_KINDS = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP', 'PPM')
+
+#: Largest image that is decoded, 8192x8192 or as many: 192 MiB of pixels, which a robot's computer
+#: has. It is more than any camera has that sends video, and a fraction of what a file of some
+#: hundred kilobytes can be made to hold.
+MOST_PIXELS = 1 << 26
+
+_JPEG_MAGIC, _PNG_MAGIC = b'\xff\xd8\xff', b'\x89PNG'
+
+
+def decode_message(message: Any, hint: str = '') -> np.ndarray:
+    """Return the RGB image of an ``Image`` or ``CompressedImage``, of rclpy or out of a bag.
+
+    :param hint: see :func:`decode_raw`.
+    :raises FrameError: as the decoders below do; depth in a compressed message.
+    """
+    if not hasattr(message, 'format'):
+        return decode_raw(
+            message.data,
+            message.width,
+            message.height,
+            message.encoding,
+            message.step,
+            bool(message.is_bigendian),
+            hint,
+        )
+    if 'compressedDepth' in message.format:
+        raise FrameError(
+            f"the format '{message.format}' holds depth, not an image: use a colour topic"
+        )
+    return decode_compressed(message.data)
+
+
+def decode_raw(
+    data: bytes | bytearray | memoryview | np.ndarray,
+    width: int,
+    height: int,
+    encoding: str,
+    step: int,
+    is_bigendian: bool = False,
+    hint: str = '',
+) -> np.ndarray:
+    """Return the RGB image of a ``sensor_msgs/Image``.
+
+    :param step: bytes per row, padding included.
+    :param hint: what to take an untyped encoding (8UC1, 8UC3, 8UC4, 16UC1) for.
+    :raises FrameError: unknown encoding, or sizes that contradict each other.
+    """
+    if width <= 0 or height <= 0:
+        raise FrameError(f'the image is {width}x{height} pixels: the camera driver is at fault')
+    if encoding in UNTYPED:
+        encoding = hint or UNTYPED[encoding]
+    buffer = np.frombuffer(data, dtype=np.uint8)
+    if encoding in ('mono16', '16UC1'):
+        return _decode_mono16(buffer, width, height, step, is_bigendian)
+    if encoding == 'nv12':
+        planes = _rows(buffer, width, height * 3 // 2, 1, step, encoding)
+        return _converted(planes, cv2.COLOR_YUV2RGB_NV12, encoding)
+    if encoding not in _EIGHT_BIT:
+        raise FrameError(
+            f'the encoding {encoding!r} is not supported; have the camera send one of '
+            + ', '.join(ENCODINGS)
+        )
+    channels, conversion = _EIGHT_BIT[encoding]
+    rows = _rows(buffer, width, height, channels, step, encoding)
+    if conversion is None:
+        return np.ascontiguousarray(rows)
+    return _converted(rows, conversion, encoding)
+
+
+def _decode_mono16(
+    buffer: np.ndarray, width: int, height: int, step: int, is_bigendian: bool
+) -> np.ndarray:
+    rows = _rows(buffer, width, height, 2, step, 'mono16')
+    # The high byte is the value scaled by 1/256, whatever this machine's byte order.
+    high = np.ascontiguousarray(rows[..., 0 if is_bigendian else 1])
+    return cv2.cvtColor(high, cv2.COLOR_GRAY2RGB)
+
+
+def _rows(
+    buffer: np.ndarray, width: int, height: int, channels: int, step: int, encoding: str
+) -> np.ndarray:
+    """Return the pixels without the padding: (height, width[, channels]), a view if possible."""
+    row_bytes = width * channels
+    if step < row_bytes:
+        raise FrameError(
+            f'a row of {width} {encoding} pixels takes {row_bytes} bytes, the message says '
+            f'step = {step}: encoding, width and step contradict each other'
+        )
+    if buffer.size > step * height:
+        raise FrameError(
+            f'the message holds {buffer.size} bytes, more than {height} rows of step = {step}: '
+            'the camera driver contradicts itself'
+        )
+    # The padding of the last row may be left out.
+    if buffer.size < step * (height - 1) + row_bytes:
+        raise FrameError(f'the image is cut off: {buffer.size} bytes for {height} rows of {step}')
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    strides = (step, 1) if channels == 1 else (step, channels, 1)
+    return np.lib.stride_tricks.as_strided(buffer, shape, strides, writeable=False)
+
+
+def _converted(pixels: np.ndarray, conversion: int, encoding: str) -> np.ndarray:
+    try:
+        return cv2.cvtColor(np.ascontiguousarray(pixels), conversion)
+    except cv2.error as error:
+        shape = 'x'.join(map(str, pixels.shape[1::-1]))
+        raise FrameError(f'{shape} pixels cannot be {encoding}: {error.err}') from error
+
+
+def decode_compressed(data: bytes | bytearray | memoryview | np.ndarray) -> np.ndarray:
+    """Return the RGB image of a file of one of :data:`FILE_KINDS`.
+
+    :raises FrameError: empty, cut off, no image, or of more than :data:`MOST_PIXELS`.
+    """
+    buffer = np.frombuffer(data, dtype=np.uint8)
+    if buffer.size == 0:
+        raise FrameError('the image is empty (0 bytes)')
+    file = buffer.tobytes()
+    # Before the header is read: what is cut off within it has a clear reason too.
+    if file.startswith(_JPEG_MAGIC) and not _is_whole_jpeg(file):
+        raise FrameError(f'the JPEG image is cut off after {buffer.size} bytes')
+    encoded_size(file)
+    try:
+        image = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise FrameError(f'the image cannot be decoded: {error.err}') from error
+    if image is None:
+        raise FrameError(f'{buffer.size} bytes of an image that is cut off or damaged')
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def encoded_size(data: bytes) -> tuple[int, int]:
+    """Return width and height of a file of one of :data:`FILE_KINDS`, from its header alone.
+
+    A file of some kilobytes may hold an image of gigabytes: its size is known, and too large a
+    one refused, before anything is decoded.
+
+    :raises FrameError: no image, or of more than :data:`MOST_PIXELS`.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FILE_KINDS) as image:
+            width, height = image.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        # Pillow's own limit, above ours.
+        raise FrameError(f'the image is too large: {error}') from error
+    except Exception as error:  # Pillow fails in many ways on headers that are damaged
+        raise FrameError(
+            f'{len(data)} bytes that are no image, or one with a damaged header; known are '
+            + ', '.join(FILE_KINDS)
+        ) from error
+    if width * height > MOST_PIXELS:
+        raise FrameError(
+            f'the image is too large: {width}x{height} pixels, {MOST_PIXELS / 1e6:.0f} million '
+            'are allowed'
+        )
+    return width, height
+
+
+def _is_whole_jpeg(data: bytes) -> bool:
+    """Look for the end marker behind the start of the scan; a thumbnail has markers of its own.
+
+    OpenCV before 4.11 fills what is missing with grey.
+    """
+    position = 2
+    while (position := data.find(b'\xff', position)) >= 0:
+        marker = data[position + 1 : position + 2]
+        if marker == b'\xff':  # a fill byte
+            position += 1
+            continue
+        # Segments begin with their length, the marker not included.
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], 'big')
+        if marker == b'\xda':  # the scan begins; within it an end marker cannot occur by chance
+            return data.find(b'\xff\xd9', position) >= 0
+    return False
+
+
+def is_jpeg_or_png(data: bytes) -> bool:
+    """Return whether the bytes begin as a file ``sensor_msgs/CompressedImage`` may carry."""
+    return data.startswith((_JPEG_MAGIC, _PNG_MAGIC))

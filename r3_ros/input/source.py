@@ -1,0 +1,94 @@
+"""What every kind of recorded input gives: frames in order, each with its own stamp.
+
+One broken image is skipped and counted; a source that cannot be used at all is a
+:class:`SourceError`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+
+from ..errors import SourceError
+from .camera_model import CameraModel
+
+#: Rate taken for images without times.
+NOMINAL_RATE_HZ = 30.0
+
+
+@dataclass(frozen=True, eq=False)
+class RawFrame:
+    """One image as it was recorded.
+
+    :ivar image: (H, W, 3) uint8 RGB, distorted as the lens made it.
+    :ivar encoded: the file or message it was decoded from, if it was a JPEG or PNG.
+    """
+
+    stamp_ns: int
+    image: np.ndarray
+    encoded: bytes | None = None
+
+
+class Source(ABC):
+    """Something that gives recorded frames. Use it in a ``with`` statement and iterate.
+
+    :ivar name: for reports.
+    :ivar camera: calibration of the images; None if not calibrated.
+    :ivar length: number of frames announced; None if unknown.
+    :ivar warnings: what the user should know; complete after the iteration.
+    :ivar skipped: frames that could not be decoded.
+    """
+
+    def __init__(self, name: str, camera: CameraModel | None, length: int | None) -> None:
+        """Start with nothing read."""
+        self.name = name
+        self.camera = camera
+        self.length = length
+        self.warnings: list[str] = []
+        self.skipped = 0
+        self._first_skip = ''
+
+    def __enter__(self) -> Source:
+        """Return itself; it is open from the start."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close files."""
+        self.close()
+
+    def close(self) -> None:  # noqa: B027 - a folder has nothing to close
+        """Close files."""
+
+    def __iter__(self) -> Iterator[RawFrame]:
+        """Give every frame that can be decoded.
+
+        :raises SourceError: not one frame could be decoded.
+        """
+        given = 0
+        for frame in self._read():
+            given += 1
+            yield frame
+        if not given:
+            detail = f': {self._first_skip}' if self._first_skip else ''
+            raise SourceError(f'{self.name} gave no frame that can be decoded{detail}')
+
+    @abstractmethod
+    def _read(self) -> Iterator[RawFrame]:
+        """Give the frames; report broken ones with :meth:`_skip`."""
+
+    def _skip(self, what: str, error: Exception) -> None:
+        self.skipped += 1
+        self._first_skip = self._first_skip or f'skipped {what}: {error}'
+        if self.skipped <= 5:
+            self.warnings.append(f'skipped {what}: {error}')
+        elif self.skipped == 6:
+            self.warnings.append('more frames were skipped')

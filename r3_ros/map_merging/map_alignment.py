@@ -1,0 +1,206 @@
+"""How one map lies in another, by keyframes that were located in it, and the poses of both.
+
+No false merge: the keyframes have to agree on one similarity, must be most of those that were
+located, and must hold as edges of one pose graph with all others. Whoever asks is told why not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+import itertools
+import math
+
+import numpy as np
+
+from ..config import R3Config
+from ..errors import MergeError
+from ..geometry import make_T, mean_rotation, rotation_angle
+from ..streaming.loops.agreement import Agreement
+from ..streaming.loops.evidence import FarEdge, sigmas_of
+from ..streaming.loops.solver_job import correct_poses, Correction, LoopSnapshot
+from ..streaming.similarity import rigid_part, scale_of, similarity
+from .graph_of_map import MapGraph
+from .locating import Located
+
+#: Keyframes that must agree, and their share of those located.
+LEAST_AGREEING = 4
+_LEAST_SHARE = 0.6
+#: They agree if they are this near to where the similarity puts them: in the first map's unit,
+#: in which the scene at its start is about 1 away, or a share of what they are spread over.
+_SAME_PLACE = 0.1
+_SAME_SHARE = 0.05
+_SAME_TURN_RAD = math.radians(8.0)
+#: Standard deviation of the logarithm of the scale between the maps.
+_SCALE_SIGMA = 0.02
+#: Metres of two maps may differ by this factor.
+_SAME_METRES = 1.25
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Where the second map lies in the first.
+
+    :ivar S_first_second: (4, 4) between the engines' units.
+    :ivar located: the keyframes that agree on it.
+    :ivar scatter: (2,) root mean square by which they differ from it: first map's unit, radians.
+    """
+
+    S_first_second: np.ndarray
+    located: tuple[Located, ...]
+    scatter: np.ndarray
+
+
+def align(located: Sequence[Located], second: MapGraph) -> Alignment:
+    """Return the similarity that most located keyframes agree on.
+
+    :raises MergeError: too few were located, or they contradict one another.
+    """
+    if len(located) < LEAST_AGREEING:
+        raise MergeError(
+            f'{len(located)} keyframes of the second map were found in the first, and it takes '
+            f'{LEAST_AGREEING}: the maps show different places, or too little of the same from '
+            'like directions'
+        )
+    T_first = np.stack([item.pose.T_world_camera for item in located])
+    T_second = np.stack([second.held[item.frame_id].T_world_camera for item in located])
+    S, agree = _largest_agreement(T_first, T_second)
+    if agree.sum() < max(LEAST_AGREEING, _LEAST_SHARE * len(located)):
+        raise MergeError(
+            f'of {len(located)} keyframes of the second map that look like places of the first, '
+            f'{int(agree.sum())} agree on how the two lie to one another: that may be places that '
+            'only look alike, and is not enough'
+        )
+    off, turned = _residuals(S, T_first[agree], T_second[agree])
+    scatter = np.sqrt([np.mean(off**2), np.mean(turned**2)])
+    return Alignment(S, tuple(itertools.compress(located, agree)), scatter)
+
+
+def _largest_agreement(T_first: np.ndarray, T_second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Try the similarity of every pair of keyframes; return the best, refined, and who agrees."""
+    a, b = T_first[:, :3, 3], T_second[:, :3, 3]
+    turns = T_first[:, :3, :3] @ np.swapaxes(T_second[:, :3, :3], 1, 2)
+    best = np.zeros(len(a), bool)
+    for i, j in zip(*np.triu_indices(len(a), 1), strict=True):
+        chosen = np.zeros(len(a), bool)
+        chosen[[i, j]] = True
+        if rotation_angle(turns[i].T @ turns[j]) > _SAME_TURN_RAD:
+            continue
+        S = _fitted(a, b, turns, chosen)
+        if S is None:
+            continue
+        agree = _agreeing(S, T_first, T_second)
+        if agree.sum() > best.sum():
+            best = agree
+    S_best = np.eye(4)
+    for _ in range(3):
+        S = _fitted(a, b, turns, best) if best.any() else None
+        if S is None:
+            return S_best, np.zeros(len(a), bool)
+        S_best, best = S, _agreeing(S, T_first, T_second)
+    return S_best, best
+
+
+def _fitted(
+    a: np.ndarray, b: np.ndarray, turns: np.ndarray, chosen: np.ndarray
+) -> np.ndarray | None:
+    """Return the similarity that takes the chosen ``b`` to ``a``; None if they are too near.
+
+    The rotation is that of the cameras, which a few centres in a row do not tell.
+    """
+    R = mean_rotation(turns[chosen], np.full(int(chosen.sum()), 1.0 / chosen.sum()))
+    middle_a, middle_b = a[chosen].mean(axis=0), b[chosen].mean(axis=0)
+    to, from_ = a[chosen] - middle_a, (b[chosen] - middle_b) @ R.T
+    spread = math.sqrt((from_**2).sum() * (to**2).sum())
+    if spread < 1e-6:
+        return None
+    scale = math.sqrt((to**2).sum() / (from_**2).sum())
+    if (to * from_).sum() <= 0:
+        return None
+    S = similarity(make_T(R, np.zeros(3)), scale)
+    S[:3, 3] = middle_a - S[:3, :3] @ middle_b
+    return S
+
+
+def _agreeing(S: np.ndarray, T_first: np.ndarray, T_second: np.ndarray) -> np.ndarray:
+    off, turned = _residuals(S, T_first, T_second)
+    extent = float(np.linalg.norm(np.ptp(T_first[:, :3, 3], axis=0)))
+    agree: np.ndarray = (off < max(_SAME_PLACE, _SAME_SHARE * extent)) & (turned < _SAME_TURN_RAD)
+    return agree
+
+
+def _residuals(
+    S: np.ndarray, T_first: np.ndarray, T_second: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (N,) distances in the first map's unit and (N,) angles."""
+    put = rigid_part(S @ T_second)
+    off = np.linalg.norm(put[:, :3, 3] - T_first[:, :3, 3], axis=1)
+    return off, rotation_angle(np.swapaxes(put[:, :3, :3], 1, 2) @ T_first[:, :3, :3])
+
+
+def require_same_metres(first: MapGraph, second: MapGraph, alignment: Alignment) -> None:
+    """Refuse maps that both know metres, and not the same.
+
+    :raises MergeError: naming the factor.
+    """
+    known = first.saved.facts.metres_per_unit, second.saved.facts.metres_per_unit
+    if known[0] is None or known[1] is None:
+        return
+    factor = float(scale_of(alignment.S_first_second)) * known[0] / known[1]
+    if max(factor, 1.0 / factor) > _SAME_METRES:
+        raise MergeError(
+            f'a metre of the second map is {factor:.2f} metres of the first where they overlap: '
+            'one of the two has a wrong scale (r3 map info)'
+        )
+
+
+def join(
+    first: MapGraph, second: MapGraph, alignment: Alignment, reference: float, config: R3Config
+) -> Correction:
+    """Return what moves the keyframes of both maps into the merged one.
+
+    :param reference: score of a nominal edge.
+    :raises MergeError: the edges between the two do not hold together with those within.
+    """
+    evidence = _evidence(alignment, reference, config)
+    snapshot = LoopSnapshot(
+        held={**first.held, **second.held},
+        segments={**dict.fromkeys(first.held, 0), **dict.fromkeys(second.held, 1)},
+        edges=[*first.edges, *second.edges],
+        evidence=evidence,
+        followed_since=[*first.followed_since, *second.followed_since],
+        clouds={},
+        depth=None,
+        reference=reference,
+        config=config.loop,
+        covariance=config.covariance,
+    )
+    # All at once, and not as a loop is closed, by what is seen within a few frames: where the maps
+    # overlap widely each is bent a little in its own way, which the graph is to sort out.
+    agreed = Agreement(tuple(evidence), alignment.S_first_second, _SCALE_SIGMA, alignment.scatter)
+    correction = correct_poses(snapshot, agreed)
+    closing = [] if correction is None else correction.closing
+    frames = {target for _, target in closing}
+    if correction is None or len(frames) < LEAST_AGREEING or 2 * len(closing) < len(evidence):
+        raise MergeError(
+            f'the maps do not fit: of {len(evidence)} relations between their keyframes '
+            f'{len(closing)} hold together with those within the maps, so one of the maps is '
+            'bent, or the places only look alike'
+        )
+    return correction
+
+
+def _evidence(alignment: Alignment, reference: float, config: R3Config) -> list[FarEdge]:
+    """Return the edges between the maps, with lengths in the second map's unit."""
+    unit = float(scale_of(alignment.S_first_second))
+    found = []
+    for item in alignment.located:
+        length = item.pose.scale / unit
+        sigmas = sigmas_of(item.edges, reference, config.covariance) * [length, 1.0]
+        for edge, sigma in zip(item.edges, sigmas, strict=True):
+            T = edge.T_source_target.copy()
+            T[:3, 3] *= length
+            found.append(
+                FarEdge(edge.source_id, item.frame_id, item.frame_id, np.eye(4), T, sigma)
+            )
+    return found

@@ -1,0 +1,117 @@
+"""From a depth map to coloured points, without the pixels that would lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import PointsConfig
+from ..datatypes import DepthMap
+from ..geometry import transform, unproject
+
+
+@dataclass(frozen=True, eq=False)
+class Cloud:
+    """Coloured points with confidence.
+
+    :ivar points: (N, 3) float32, map units, in the frame the producer names.
+    :ivar colors: (N, 3) uint8 RGB.
+    :ivar confidence: (N,) float32, dimensionless.
+    """
+
+    points: np.ndarray
+    colors: np.ndarray
+    confidence: np.ndarray
+
+    def __len__(self) -> int:
+        """Return the number of points."""
+        return len(self.points)
+
+    @classmethod
+    def empty(cls) -> Cloud:
+        """Return a cloud of no points."""
+        return cls(
+            np.empty((0, 3), np.float32), np.empty((0, 3), np.uint8), np.empty(0, np.float32)
+        )
+
+    @classmethod
+    def joined(cls, clouds: list[Cloud]) -> Cloud:
+        """Return all points of several clouds in one."""
+        if not clouds:
+            return cls.empty()
+        return cls(
+            np.concatenate([cloud.points for cloud in clouds]),
+            np.concatenate([cloud.colors for cloud in clouds]),
+            np.concatenate([cloud.confidence for cloud in clouds]),
+        )
+
+    def take(self, selection: np.ndarray) -> Cloud:
+        """Return the points of a mask or of indices."""
+        return Cloud(self.points[selection], self.colors[selection], self.confidence[selection])
+
+    def moved(self, T: np.ndarray) -> Cloud:
+        """Return the cloud in another frame: ``T_target_source`` (4, 4)."""
+        return Cloud(transform(T, self.points), self.colors, self.confidence)
+
+    def scaled(self, unit: float) -> Cloud:
+        """Return the cloud with all points ``unit`` times as far from the origin."""
+        if unit == 1.0:
+            return self
+        return Cloud(self.points * np.float32(unit), self.colors, self.confidence)
+
+
+def usable_pixels(depth_map: DepthMap, options: PointsConfig) -> np.ndarray:
+    """Return the (h', w') mask of pixels worth a point, on the grid of ``points.stride``.
+
+    Left out: unknown, too near or too far along the ray, unsure, and on a depth edge, where a
+    pixel mixes two surfaces and hangs in the air between them.
+    """
+    step, K = options.stride, depth_map.intrinsics
+    depth = depth_map.depth[::step, ::step]
+    confidence = depth_map.confidence[::step, ::step]
+    usable = np.isfinite(depth) & (depth > 0) & np.isfinite(confidence)
+    usable &= confidence >= options.min_confidence
+    x = ((np.arange(0, depth_map.depth.shape[1], step) - K.cx) / K.fx).astype(np.float32)
+    y = ((np.arange(0, depth_map.depth.shape[0], step) - K.cy) / K.fy).astype(np.float32)
+    ranges = depth * np.sqrt(1.0 + x**2 + y[:, None] ** 2)
+    usable &= ranges >= options.min_range
+    if options.max_range > 0:
+        usable &= ranges <= options.max_range
+    if options.edge_threshold > 0:
+        usable &= ~_depth_edges(depth, options.edge_threshold)
+    if options.confidence_percentile > 0 and usable.any():
+        # Not below the percentile stays: of equally sure pixels none is dropped.
+        usable &= confidence >= np.percentile(confidence[usable], options.confidence_percentile)
+    return usable
+
+
+def _depth_edges(depth: np.ndarray, threshold: float) -> np.ndarray:
+    """Return the mask of pixels whose depth steps against a neighbour by a share of itself."""
+    edges = np.zeros(depth.shape, dtype=bool)
+    for axis in (0, 1):
+        near = np.swapaxes(depth, 0, axis)
+        with np.errstate(invalid='ignore'):  # unknown depth is no edge
+            step = np.abs(np.diff(near, axis=0)) > threshold * np.minimum(near[1:], near[:-1])
+        marked = np.swapaxes(edges, 0, axis)  # a view: marks land in edges
+        marked[1:] |= step
+        marked[:-1] |= step
+    return edges
+
+
+def cloud_from_depth(depth_map: DepthMap, options: PointsConfig) -> Cloud:
+    """Return the points of a depth map in its camera's optical frame.
+
+    At most ``points.max_points``; beyond, every n-th point is kept.
+    """
+    step, K = options.stride, depth_map.intrinsics
+    chosen = np.flatnonzero(usable_pixels(depth_map, options))
+    if len(chosen) > options.max_points:
+        chosen = chosen[np.linspace(0, len(chosen) - 1, options.max_points).astype(np.int64)]
+    points = unproject(depth_map.depth, K.fx, K.fy, K.cx, K.cy, step)
+    # Gathering rows of flat copies is several times faster than masks on strided views.
+    return Cloud(
+        points.reshape(-1, 3)[chosen].astype(np.float32, copy=False),
+        np.take(depth_map.image[::step, ::step].reshape(-1, 3), chosen, axis=0),
+        depth_map.confidence[::step, ::step].ravel()[chosen].astype(np.float32, copy=False),
+    )

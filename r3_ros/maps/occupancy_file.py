@@ -1,0 +1,60 @@
+"""Occupancy grids as map_server reads them: an image (PGM) and what it means (YAML).
+
+The first row of the image has the highest y. In mode ``trinary`` a pixel of grey ``x`` stands
+for the probability ``p = (255 - x) / 255``: occupied above ``occupied_thresh``, free below
+``free_thresh``, unknown between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from ..atomic_files import atomic_directory
+from .occupancy_grid import FREE, OccupancyGrid, OCCUPIED
+
+YAML_NAME, IMAGE_NAME = 'map.yaml', 'map.pgm'
+
+#: The greys of map_saver. Unknown is p = 0.1961, so free_thresh must be below: 0.25, which nav2
+#: long wrote itself, makes everything unknown free.
+_GREYS = {OCCUPIED: 0, FREE: 254}
+_UNKNOWN_GREY = 205
+_OCCUPIED_THRESH, _FREE_THRESH = 0.65, 0.196
+
+
+def write_grid(
+    folder: Path | str, grid: OccupancyGrid, overwrite: bool = False, notes: Sequence[str] = ()
+) -> None:
+    """Write a folder with ``map.yaml`` and ``map.pgm``.
+
+    :param notes: lines for people, written as comments.
+    :raises OutputError: it exists, is of something else, or cannot be written.
+    """
+    with atomic_directory(folder, overwrite, marker=YAML_NAME) as temporary:
+        (temporary / IMAGE_NAME).write_bytes(_pgm(grid.cells))
+        (temporary / YAML_NAME).write_text(_yaml(grid, notes), encoding='utf-8')
+
+
+def _pgm(cells: np.ndarray) -> bytes:
+    greys = np.full(cells.shape, _UNKNOWN_GREY, np.uint8)
+    for value, grey in _GREYS.items():
+        greys[cells == value] = grey
+    height, width = cells.shape
+    return f'P5\n{width} {height}\n255\n'.encode('ascii') + greys[::-1].tobytes()
+
+
+def _yaml(grid: OccupancyGrid, notes: Sequence[str]) -> str:
+    content = {
+        'image': IMAGE_NAME,
+        'mode': 'trinary',
+        'resolution': grid.resolution,
+        'origin': [*grid.origin, 0.0],
+        'negate': 0,
+        'occupied_thresh': _OCCUPIED_THRESH,
+        'free_thresh': _FREE_THRESH,
+    }
+    comments = ''.join(f'# {note}\n' for note in notes)
+    return comments + yaml.safe_dump(content, sort_keys=False, default_flow_style=None)

@@ -1,0 +1,308 @@
+"""The sessions of a node: how they begin, and what services ask of the one that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
+
+import numpy as np
+from r3_ros.msg import KeyframeGraph
+
+from ..config import R3Config
+from ..errors import DeviceLostError, FrameError
+from ..input.frame_filter import FrameFilter
+from ..maps.keyframe_images import KeyframeImages
+from ..maps.saved_map import SavedMap
+from ..streaming.map_snapshot import take_map_snapshot
+from .frame_tree import Base, TransformTree
+from .graph_messages import empty_graph, GraphSnapshot
+from .health import Health, StreamState, TransformHealth
+from .initial_pose import InitialPose
+from .map_search import MapSearch, mounting
+from .placing import Placing
+from .saving import SaveCode, SaveError, Snapshot
+from .scenes import graph_snapshot, ScenePublisher
+from .stream_report import StreamReport
+
+if TYPE_CHECKING:
+    from ..streaming.engine import Engine
+    from ..streaming.loaded_map import LoadedMap
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where the map of a new session lies.
+
+    :ivar keeps_robot: a robot whose odometry is corrected stays where it is in map.
+    :ivar loaded: the map that the session goes on from; None for an empty one.
+    :ivar search: for the camera in that map.
+    """
+
+    keeps_robot: bool
+    loaded: LoadedMap | None = None
+    search: MapSearch | None = None
+
+
+KEPT = Place(keeps_robot=True)
+#: Time has jumped, which the robot's odometry may have done as well.
+ORIGIN = Place(keeps_robot=False)
+
+
+class SessionControl:
+    """Begins sessions, and changes or reads what they hold. Worker thread.
+
+    :ivar config: live parameters.
+    :ivar images: of the keyframes, encoded.
+    :ivar loaded_from: the folder of the map that the session went on from.
+    :ivar is_active: whether images are processed.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: R3Config,
+        frame_filter: FrameFilter,
+        pose_output: Placing,
+        clouds: ScenePublisher,
+        tree: TransformTree,
+        health: Health,
+        transform_health: TransformHealth,
+        report: StreamReport,
+        logger: Any,
+    ) -> None:
+        self.config = config
+        self.images = KeyframeImages()
+        self.loaded_from: Path | None = None
+        self.is_active: Callable[[], bool] = lambda: False
+        self._engine = engine
+        self._frame_filter = frame_filter
+        self._pose_output = pose_output
+        self._clouds = clouds
+        self._tree = tree
+        self._health = health
+        self._transform_health = transform_health
+        self._report = report
+        self._logger = logger
+        # While the camera is looked for in a map that was loaded.
+        self._search: MapSearch | None = None
+        # Where the world of that map lies in it.
+        self._T_map_world: np.ndarray | None = None
+        self._state_before_pause = StreamState.WAITING_INPUT
+
+    # Beginning a session.
+
+    def reset(self, reason: str, place: Place = KEPT) -> None:
+        """Start a new session; the model stays loaded and the counters go on.
+
+        :raises DeviceLostError: the device is gone, so a new session would not help.
+        """
+        if self._health.device_lost:
+            raise DeviceLostError(
+                f'{self._health.device_lost}; clean the node up and configure it, or start it anew'
+            )
+        self._engine.reset()
+        self._begin_session(reason, place)
+
+    def reset_on_request(self) -> str:
+        """Start a new session, out of FAULT as well; return what was done, in words."""
+        self.reset('on request')
+        return f'session {self._engine.session.session_id} starts'
+
+    def load_map(self, saved: SavedMap, T_map_base: np.ndarray | None, path: Path) -> MapSearch:
+        """Begin a session in a saved map, and look for the camera there.
+
+        :param T_map_base: (4, 4) where the base is said to be; None: nobody knows.
+        :param path: where the map comes from.
+        :raises MapError: the map cannot be used; the session goes on.
+        :raises R3Error: the model cannot hold it; a new session begins.
+        """
+        search = MapSearch(saved)
+        near = None
+        if T_map_base is not None:
+            near = search.near(T_map_base, self._mounting(search))
+        session = self._engine.session
+        try:
+            loaded = self._engine.load_map(saved, near)
+        except Exception:
+            if self._engine.session is not session:
+                self.reset('the map could not be held')
+            raise
+        self._begin_session('another map was loaded', Place(False, loaded, search))
+        self.loaded_from = path
+        return search
+
+    def take_camera(self, base: Base, optical_frame: str) -> None:
+        """Start with a camera, or with another one: its images make a new world.
+
+        :raises FrameError: another one is not allowed.
+        """
+        is_first, before = self._pose_output.base is None, self._health.optical_frame
+        another = not is_first and optical_frame != before
+        if another and self.config.input.on_resolution_change == 'reject':
+            raise FrameError(f"frame_id changed from '{before}' to '{optical_frame}'")
+        self._pose_output.take_camera(base, optical_frame)
+        self._tree.base_frame = self._health.base_frame = base.frame
+        self._health.optical_frame = optical_frame
+        self._transform_health.problem = ''
+        self._engine.odometry.T_base_camera = base.T_base_optical
+        self._logger.info(f"camera '{optical_frame}', base frame '{base.frame}'")
+        if is_first:
+            # The session has no frame yet, but may go on from a map.
+            self._restart_poses(KEPT)
+        else:
+            self.reset('another camera came' if another else 'the camera has another base')
+
+    def _begin_session(self, reason: str, place: Place) -> None:
+        """Have everything around the engine follow its new session."""
+        self._logger.info(f'new session: {reason}')
+        self._end_search(f'a new session began: {reason}')
+        self.loaded_from = self._T_map_world = None
+        self.images.clear()
+        if place.loaded is not None and place.search is not None:
+            self._search, self._T_map_world = place.search, place.search.facts.T_map_world
+            self.images.restore(place.loaded.images)
+        self._engine.odometry.clear()
+        self._clouds.session_id = self._engine.session.session_id
+        self._restart_poses(place)
+        self._frame_filter.reset()
+        state = self._state_before_pause = StreamState.WAITING_INPUT
+        if self._search is not None:
+            reason = 'looking for the place in the loaded map'
+            state = self._state_before_pause = StreamState.INITIALIZING
+        elif not self.is_active():
+            state = StreamState.UNINITIALIZED
+        if self._health.state is not StreamState.PAUSED:
+            self._health.enter(state, reason)
+        self._report.wants_images = True
+        self._report.publish_status()
+
+    def _restart_poses(self, place: Place) -> None:
+        self._pose_output.restart(self._health.last_stamp_ns, place.keeps_robot, self._T_map_world)
+
+    # A map that was loaded.
+
+    def watch_search(self) -> None:
+        """Answer the search when the camera is found, or give it up when it takes long."""
+        search, timeout_s = self._search, self.config.relocalise.timeout
+        if search is None:
+            return
+        if not self._engine.is_relocalising:
+            self._logger.info('the camera is found in the loaded map')
+            self._end_search('')
+        elif search.lasts_longer_than(timeout_s):
+            reason = f'the camera was not found in the map within {timeout_s:g} s'
+            if self._health.reason:
+                reason += f' ({self._health.reason})'
+            self._search = None
+            try:
+                self.reset('the camera was not found in the loaded map')
+            finally:
+                # Not before it is so: the caller may send images at once.
+                search.end(f'{reason}; a new session begins without it')
+
+    def view_map(self, saved: SavedMap) -> None:
+        """Show a saved map in place of the session's own; the session goes on."""
+        self._clouds.show(saved, self._health.last_stamp_ns)
+
+    def _end_search(self, reason: str) -> None:
+        if self._search is not None:
+            self._search.end(reason)
+            self._search = None
+
+    def _mounting(self, search: MapSearch) -> np.ndarray:
+        base = self._pose_output.base
+        return mounting(search.facts, None if base is None else base.T_base_optical)
+
+    # The session that runs.
+
+    def clear_map(self) -> str:
+        """Drop the map's points and go on tracking; return what was done, in words."""
+        self._engine.clear_map()
+        self._clouds.clear(self._health.last_stamp_ns, path_too=False)
+        return 'the map is empty'
+
+    def set_scale(self, metres_per_unit: float, lock: bool) -> str:
+        """Set the metric scale (metres per map unit); return what was done, in words.
+
+        :raises ConfigError: it is no length, or one that was measured is locked.
+        """
+        self._engine.set_scale(metres_per_unit, lock)
+        scale = self._engine.session.scale.view()
+        self._pose_output.rescale(scale.metres_per_unit)
+        self._report.publish_status()
+        after = 'it stays' if scale.locked else 'later estimates pull it'
+        return f'a map unit is {metres_per_unit:g} m; {after}'
+
+    def pause(self, pause: bool) -> str:
+        """Ignore images, or take them again; return what was done, in words."""
+        paused = self._health.state is StreamState.PAUSED
+        if pause == paused:
+            return 'already paused' if paused else 'not paused'
+        if pause:
+            self._state_before_pause = self._health.state
+            self._health.enter(StreamState.PAUSED, 'paused on request')
+        else:
+            self._health.enter(self._state_before_pause, 'resumed')
+        self._report.publish_status()
+        return 'paused' if pause else 'resumed'
+
+    def on_initial_pose(self, given: InitialPose) -> None:
+        """Move the map so that the base is where somebody says that it is.
+
+        While the camera is looked for in a loaded map, look around there instead.
+        """
+        if self._search is not None and self._engine.is_relocalising:
+            near = self._search.near_given(given, self._mounting(self._search))
+            self._engine.narrow_search(near)
+            self._logger.info(f'looking for the camera around the base at {given}')
+            return
+        chain = self._pose_output.chain
+        if chain is None or chain.last is None:
+            if self._pose_output.start_at(given):
+                self._logger.info(f'the map will start with the base at {given}')
+                return
+        elif self._pose_output.move_map(given):
+            self._engine.session.map_revision += 1
+            self._logger.info(f'the map has moved, the base is at {given}')
+            self._report.publish_status()
+            return
+        self._logger.error(
+            'initialpose is refused: the camera is lost, so nobody knows which place in the map '
+            'is meant. Bring it where it has been, or call ~/reset first'
+        )
+
+    # Snapshots for other threads.
+
+    def map_snapshot(self) -> Snapshot:
+        """Return all that a save needs, cheap to take and safe to hand to another thread.
+
+        :raises SaveError: there is nothing yet.
+        """
+        session = self._engine.session
+        chain = self._pose_output.chain
+        if chain is None or not session.frame_count:
+            raise SaveError(SaveCode.EMPTY_MAP, 'no picture has been processed yet')
+        chain = chain.frozen()
+        chain.metres_per_unit = session.scale.metres_per_unit
+        return Snapshot(
+            config=self.config,
+            chain=chain,
+            base_frame=self._health.base_frame,
+            optical_frame=self._health.optical_frame,
+            map=take_map_snapshot(
+                self._engine.session, self._engine.predictor, self.images.view()
+            ),
+        )
+
+    def keyframe_graph(self) -> GraphSnapshot | KeyframeGraph:
+        """Return a snapshot of the keyframe graph; an empty message before the first pose."""
+        session, chain = self._engine.session, self._pose_output.chain
+        stamp_ns, scale = self._health.last_stamp_ns, session.scale.view()
+        known = chain is not None and session.frame_count and not scale.awaited
+        if chain is None or not known or self._engine.is_relocalising:
+            return empty_graph(stamp_ns, self.config.map_frame, session.session_id)
+        chain = chain.frozen()
+        chain.metres_per_unit = scale.metres_per_unit
+        return graph_snapshot(session, chain, stamp_ns, self.config)

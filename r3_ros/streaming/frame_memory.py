@@ -1,0 +1,183 @@
+"""What is remembered of a frame: its pose in the graph, a place in the bank, a row on record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import R3Config
+from ..datatypes import Edge, Frame, FramePrediction, TrackingState
+from ..predictor import Predictor
+from .gate import Verdict
+from .keyframes.admission import Candidate
+from .pose_resolution import Resolution
+from .segments import motion_since_last, release, reported_state
+from .session import Session
+
+#: Of the keyframes, that are dropped at once where the device has no memory left.
+_SHRUNK_SHARE = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """What became of a frame.
+
+    :ivar T_previous_camera: (4, 4) motion since the last frame whose pose was published; None
+        without one.
+    """
+
+    is_keyframe: bool = False
+    T_previous_camera: np.ndarray | None = None
+
+
+class FrameMemory:
+    """Decides what of a frame is kept, and releases what is not. The engine's thread.
+
+    :ivar config: all parameters.
+    """
+
+    def __init__(self, predictor: Predictor, config: R3Config) -> None:
+        self.config = config
+        self._predictor = predictor
+        self._recent_frames = config.stream.recent_frames
+
+    @property
+    def keyframe_room(self) -> int | None:
+        """Keyframes that the predictor can hold beside the recent frames and the next one."""
+        capacity = self._predictor.capacity
+        return None if capacity is None else capacity - self._recent_frames - 1
+
+    def skip(self, session: Session, frame: Frame, verdict: Verdict) -> Memory:
+        """Put a frame without a publishable pose on record: no other is measured from it."""
+        _count(session, frame)
+        self._predictor.forget([frame.frame_id])
+        session.lost_frames += session.gate.lost
+        session.trajectory.append(frame.frame_id, frame.stamp_ns, verdict.state, False, None)
+        self._release(session)
+        return Memory()
+
+    def candidate(
+        self,
+        session: Session,
+        frame: Frame,
+        descriptor: np.ndarray,
+        prediction: FramePrediction,
+        resolution: Resolution,
+    ) -> Candidate:
+        """Return what is known of a frame that may become a keyframe.
+
+        It is related to what it matched: a keyframe behind a wall shares the view, and nothing
+        that is in it.
+        """
+        least = self.config.tracking.low_confidence_ratio * session.gate.reference
+        related = [e.source_id for e in resolution.edges if _mean_confidence(e) >= least]
+        T_world_camera = resolution.T_world_camera if session.segment_id == 0 else None
+        return Candidate(descriptor, related, T_world_camera, prediction.pose_token)
+
+    def add(
+        self,
+        session: Session,
+        frame: Frame,
+        candidate: Candidate,
+        prediction: FramePrediction,
+        resolution: Resolution,
+        verdict: Verdict,
+        with_depth: bool,
+    ) -> Memory:
+        """Remember a frame with its pose, as a keyframe if it is wanted as one."""
+        assert resolution.pose is not None
+        _count(session, frame)
+        session.lost_frames = 0
+        frame_id, pose = frame.frame_id, resolution.pose.held
+        T_previous_camera = motion_since_last(session, frame_id, pose.T_world_camera)
+        session.graph.add(frame_id, pose, resolution.edges, session.segment_id)
+        session.recent.append(frame_id)
+        session.keep_recent(self._recent_frames)
+        self.credit(session, frame_id, resolution.edges)
+        wanted = session.admission.wants(session.bank, candidate, with_depth)
+        is_keyframe = _becomes_keyframe(prediction, verdict, wanted)
+        if is_keyframe:
+            self._admit(session, frame, candidate, prediction, verdict)
+        session.trajectory.append(
+            frame_id,
+            frame.stamp_ns,
+            reported_state(session, verdict),
+            is_keyframe,
+            pose.T_world_camera,
+            given=session.segment_id == 0,
+            segment_id=session.segment_id,
+            confidence=0.5 * (verdict.confidence_translation + verdict.confidence_rotation),
+        )
+        self._release(session)
+        return Memory(is_keyframe, T_previous_camera)
+
+    def credit(self, session: Session, frame_id: int, edges: Sequence[Edge]) -> None:
+        """Have the bank note which keyframes a frame matched, and how well."""
+        reference = session.gate.reference
+        matches = ((e.source_id, _mean_confidence(e) / reference) for e in edges)
+        session.bank.credit(frame_id, matches)
+
+    def shrink(self, session: Session) -> None:
+        """Drop a quarter of the keyframes, the oldest first, and half of the recent frames."""
+        session.remove_keyframes(session.bank.oldest(_SHRUNK_SHARE))
+        self._recent_frames = max(self._recent_frames // 2, 1)
+        session.keep_recent(self._recent_frames)
+        self._release(session)
+
+    def _admit(
+        self,
+        session: Session,
+        frame: Frame,
+        candidate: Candidate,
+        prediction: FramePrediction,
+        verdict: Verdict,
+    ) -> None:
+        if verdict.state is TrackingState.LOW_CONFIDENCE:
+            session.doubtful.add(frame.frame_id)
+        session.admission.admitted()
+        evicted = session.bank.admit(
+            frame.frame_id,
+            candidate.descriptor,
+            candidate.T_world_camera,
+            prediction.intrinsics,
+            room=self.keyframe_room,
+            segment_id=session.segment_id,
+            stamp_ns=frame.stamp_ns,
+            related=candidate.related,
+            pose_token=candidate.pose_token,
+        )
+        session.note_evicted(evicted)
+
+    def _release(self, session: Session) -> None:
+        """Release frames that are neither recent nor keyframes any more."""
+        gone = session.take_leaving()
+        if not gone:
+            return
+        release(session, gone)
+        session.graph.drop(gone)
+        session.doubtful.difference_update(gone)
+        self._predictor.forget(gone)
+
+
+def _count(session: Session, frame: Frame) -> None:
+    session.frame_count += 1
+    session.last_stamp_ns = frame.stamp_ns
+
+
+def _mean_confidence(edge: Edge) -> float:
+    return 0.5 * (edge.confidence_translation + edge.confidence_rotation)
+
+
+def _becomes_keyframe(prediction: FramePrediction, verdict: Verdict, wanted: bool) -> bool:
+    """Return whether a frame becomes a keyframe.
+
+    The first of a session or of a segment defines the world and always does. Of the others the
+    predictor decides, where it needs to, and the admission rule else.
+    """
+    if verdict.state is TrackingState.INITIALIZING and verdict.mappable:
+        return True
+    if prediction.keyframe is not None:
+        return prediction.keyframe
+    return wanted and verdict.mappable

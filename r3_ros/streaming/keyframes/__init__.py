@@ -1,0 +1,1 @@
+"""The keyframe bank: what is remembered, recalled and let go."""

@@ -1,0 +1,252 @@
+"""The keyframe bank: what is remembered, what is let go, and what is recalled for a frame.
+
+Nothing done for a frame takes longer where more is remembered, but the search itself.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from ...config import KeyframeConfig, StreamConfig
+from ...datatypes import DepthMap, Intrinsics
+from .eviction import Eviction
+from .recall import Recall
+from .retrieval import RetrievalIndex
+from .view_overlap import image_bounds, View, view_overlaps
+
+#: The newest keyframes are never evicted: tracking stands on them.
+_PROTECTED_NEWEST = 4
+#: The anchor, a keyframe that can go, and the newest: with fewer there is no bank.
+_FEWEST = 3
+#: Every n-th pixel says how deep a scene is.
+_DEPTH_STRIDE = 16
+
+
+class KeyframeBank:
+    """At most ``max_keyframes`` keyframes, each in a slot of the index."""
+
+    def __init__(self, config: KeyframeConfig, descriptor_size: int, device: str = 'cpu') -> None:
+        """Start empty.
+
+        :param device: where descriptors are searched, ``cpu`` or ``cuda``.
+        :raises ModelError: a GPU is asked for, and CuPy cannot be used.
+        """
+        capacity = config.max_keyframes
+        self._index = RetrievalIndex(capacity, descriptor_size, device)
+        self._recall = Recall(self._index)
+        self._eviction = Eviction(self._index.descriptors)
+        self._slots: dict[int, int] = {}  # by frame id, oldest first
+        self._by_segment: dict[int, list[int]] = {}  # frame ids, oldest first
+        self._free = list(range(capacity - 1, -1, -1))
+        self._frame_ids = np.zeros(capacity, np.int64)  # by slot
+        self._tokens: dict[int, np.ndarray] = {}
+        self._images: dict[int, tuple[Intrinsics | None, int]] = {}
+        # Of the newest keyframe that had one; map units, where the start of a scene is about 1.
+        self._scene_depth = 1.0
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __contains__(self, frame_id: object) -> bool:
+        return frame_id in self._slots
+
+    def ids(self) -> list[int]:
+        """Return the keyframes' frame ids, oldest first."""
+        return list(self._slots)
+
+    def in_segment(self, segment_id: int) -> list[int]:
+        """Return the keyframes of one segment, oldest first."""
+        return list(self._by_segment.get(segment_id, ()))
+
+    def newest(self, count: int, segment_id: int) -> list[int]:
+        """Return the at most ``count`` newest keyframes of one segment, oldest first."""
+        return self._by_segment.get(segment_id, [])[-count:]
+
+    def first(self, segment_id: int) -> list[int]:
+        """Return the first keyframe of one segment, none if it has none."""
+        return self._by_segment.get(segment_id, [])[:1]
+
+    def nearest_in_time(self, frame_id: int, segment_id: int) -> int | None:
+        """Return the keyframe of a segment admitted nearest to a frame, other than itself."""
+        ids = self._by_segment.get(segment_id, [])
+        place = bisect.bisect_left(ids, frame_id)
+        after = place + (place < len(ids) and ids[place] == frame_id)
+        near = ids[max(place - 1, 0) : place] + ids[after : after + 1]
+        return min(near, key=lambda other: abs(other - frame_id), default=None)
+
+    def join_segments(self, younger: int, older: int) -> None:
+        """Count the keyframes of one segment among those of another from now on."""
+        joined = [*self._by_segment.pop(younger, []), *self._by_segment.get(older, [])]
+        self._by_segment[older] = sorted(joined)
+
+    def most_similar(
+        self, descriptor: np.ndarray, k: int, without: Collection[int] = ()
+    ) -> list[int]:
+        """Return the ids of the ``k`` keyframes most similar to a descriptor, best first.
+
+        :param without: frames that are not wanted.
+        """
+        if k == 0 or not self._slots:
+            return []
+        return self._ids(self._recall.most_similar(descriptor, k, self._slots_of(without)))
+
+    def recall(
+        self,
+        frame_id: int,
+        descriptor: np.ndarray,
+        T_world_camera: np.ndarray | None,
+        config: StreamConfig,
+        without: Collection[int] = (),
+    ) -> list[int]:
+        """Return the ids of the keyframes worth relating a new frame to, best first.
+
+        :param T_world_camera: where the camera is thought to be; None if nobody knows.
+        :param config: how many, and what counts.
+        :param without: frames that it is related to in any case.
+        """
+        view, excluded = self._view_from(T_world_camera), self._slots_of(without)
+        return self._ids(self._recall.related_to(frame_id, descriptor, view, config, excluded))
+
+    def similarity(self, descriptor: np.ndarray) -> float:
+        """Return the cosine of a descriptor with that of the most similar keyframe."""
+        return self._recall.best_similarity(descriptor)
+
+    def overlap(self, T_world_camera: np.ndarray, keyframes: Iterable[int]) -> float | None:
+        """Return how much the view from a pose shares at the most with one of some keyframes.
+
+        None if it is not known how far and wide the camera sees.
+        """
+        view = self._view_from(T_world_camera)
+        if view is None:
+            return None
+        shared = view_overlaps(view.packed(), self._index.views(self._slots_of(keyframes)))
+        return float(shared.max(initial=0.0))
+
+    def token_similarity(self, pose_token: np.ndarray, keyframes: Iterable[int]) -> float:
+        """Return the greatest cosine of a pose token with those of some keyframes; -1 without."""
+        tokens = [self._tokens[i] for i in keyframes if i in self._tokens]
+        return max((float(token @ pose_token) for token in tokens), default=-1.0)
+
+    def admit(
+        self,
+        frame_id: int,
+        descriptor: np.ndarray,
+        T_world_camera: np.ndarray | None = None,
+        intrinsics: Intrinsics | None = None,
+        *,
+        room: int | None = None,
+        segment_id: int = 0,
+        stamp_ns: int = 0,
+        related: Iterable[int] = (),
+        pose_token: np.ndarray | None = None,
+    ) -> list[int]:
+        """Remember a keyframe and return the ids that had to go for it.
+
+        :param T_world_camera: its pose; without pose and intrinsics, views do not count for it.
+        :param room: keyframes that fit elsewhere, which may be fewer than ``max_keyframes``.
+        :param stamp_ns: of its image.
+        :param related: frames that it was related to: among them its look-alikes are sought.
+        """
+        evicted = []
+        while not self._free or (room is not None and len(self) >= max(room, _FEWEST)):
+            worst = self._least_useful(frame_id)
+            self.remove(worst)
+            evicted.append(worst)
+        slot = self._free.pop()
+        view = None
+        if T_world_camera is not None and intrinsics is not None:
+            view = View(T_world_camera, image_bounds(intrinsics), self._scene_depth)
+        self._recall.add(slot, descriptor, view)
+        self._eviction.add(slot, frame_id, self._slots_of(related))
+        self._slots[frame_id] = slot
+        self._frame_ids[slot] = frame_id
+        self._by_segment.setdefault(segment_id, []).append(frame_id)
+        self._images[frame_id] = intrinsics, stamp_ns
+        if pose_token is not None:
+            self._tokens[frame_id] = pose_token.copy()
+        return evicted
+
+    def oldest(self, share: float) -> list[int]:
+        """Return this share of the keyframes, oldest first; not the anchor, nor the newest."""
+        ids = self.ids()
+        return ids[1 : max(len(ids) - _PROTECTED_NEWEST, 1)][: int(share * len(ids))]
+
+    def remove(self, frame_id: int) -> None:
+        """Forget a keyframe."""
+        slot = self._slots.pop(frame_id)
+        self._recall.remove(slot)
+        self._eviction.remove(slot)
+        self._free.append(slot)
+        self._tokens.pop(frame_id, None)
+        del self._images[frame_id]
+        for ids in self._by_segment.values():
+            place = bisect.bisect_left(ids, frame_id)
+            if ids[place : place + 1] == [frame_id]:
+                del ids[place]
+
+    def view(self, frame_id: int) -> View | None:
+        """Return where a keyframe looks, as retrieval has it."""
+        return View.unpacked(self._index.views([self._slots[frame_id]])[0])
+
+    def descriptor(self, frame_id: int) -> np.ndarray:
+        """Return the (D,) float32 descriptor of a keyframe."""
+        return self._index.descriptors[self._slots[frame_id]].copy()
+
+    def intrinsics(self, frame_id: int) -> Intrinsics | None:
+        """Return the intrinsics of a keyframe's image, as reported."""
+        return self._images[frame_id][0]
+
+    def stamp_ns(self, frame_id: int) -> int:
+        """Return when a keyframe was taken."""
+        return self._images[frame_id][1]
+
+    def move(self, poses: Mapping[int, np.ndarray]) -> None:
+        """Note ``T_world_camera`` (4, 4) of keyframes that a correction has moved."""
+        known = {self._slots[i]: T for i, T in poses.items() if i in self._slots}
+        if known:
+            self._index.move(list(known), np.stack(list(known.values())))
+
+    def note_depth(self, depth_map: DepthMap) -> None:
+        """Learn from a keyframe's depth, in map units, how far away things are."""
+        slot = self._slots.get(depth_map.frame_id)
+        depth = depth_map.depth[::_DEPTH_STRIDE, ::_DEPTH_STRIDE]
+        known = depth[np.isfinite(depth) & (depth > 0)]
+        view = None if slot is None else self.view(depth_map.frame_id)
+        if slot is None or view is None or not known.size:
+            return
+        self._scene_depth = float(np.median(known))
+        self._index.set_view(slot, replace(view, depth=self._scene_depth))
+
+    def credit(self, frame_id: int, matches: Iterable[tuple[int, float]]) -> None:
+        """Note that keyframes matched frame ``frame_id``, each with a score over the nominal."""
+        for keyframe_id, ratio in matches:
+            slot = self._slots.get(keyframe_id)
+            if slot is not None:
+                self._recall.credit(slot, frame_id, ratio)
+                self._eviction.credit(slot, frame_id, ratio)
+
+    def _view_from(self, T_world_camera: np.ndarray | None) -> View | None:
+        """Return the view from a pose, with lens and depth of the newest keyframe."""
+        newest = next(reversed(self._slots), None)
+        if T_world_camera is None or newest is None:
+            return None
+        view = self.view(newest)
+        return None if view is None else replace(view, T_world_camera=T_world_camera)
+
+    def _slots_of(self, frame_ids: Iterable[int]) -> list[int]:
+        """Return the slots of those that are keyframes."""
+        return [self._slots[i] for i in frame_ids if i in self._slots]
+
+    def _ids(self, slots: list[int]) -> list[int]:
+        ids: list[int] = self._frame_ids[slots].tolist()
+        return ids
+
+    def _least_useful(self, now: int) -> int:
+        """Return the keyframe to lose; not the anchor, nor one of the newest."""
+        slots = np.fromiter(self._slots.values(), np.int64, len(self))
+        slots = slots[1 : len(slots) - min(_PROTECTED_NEWEST, len(slots) - 2)]
+        return int(self._frame_ids[self._eviction.least_useful(slots, now)])

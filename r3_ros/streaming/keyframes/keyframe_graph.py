@@ -1,0 +1,137 @@
+"""A snapshot of the keyframes and the edges among them, to be shown or saved."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+import enum
+from functools import cached_property
+
+import numpy as np
+
+from ...datatypes import Edge
+from ..trajectory import TrajectoryView
+
+
+class EdgeKind(enum.IntEnum):
+    """What a relative pose holds together."""
+
+    RECENT = 0  # a keyframe and one of those just before it
+    MEMORY = 1  # a keyframe and one that was recalled from the bank, or closed a loop
+    BRIDGE = 2  # two segments
+
+
+@dataclass(frozen=True, eq=False)
+class GraphEdge:
+    """A relative pose between two keyframes.
+
+    :ivar T_source_target: (4, 4), in map units.
+    :ivar ratio: its score over that of a usual edge, 1 is usual.
+    """
+
+    source_id: int
+    target_id: int
+    T_source_target: np.ndarray
+    confidence_translation: float
+    confidence_rotation: float
+    ratio: float
+    kind: EdgeKind
+
+
+@dataclass(frozen=True, eq=False)
+class Keyframes:
+    """Keyframes whose place is known, oldest first.
+
+    :ivar frame_ids: (N,) int64; ``stamps_ns``: (N,) int64; ``segment_ids``: (N,) int32.
+    :ivar T_world_camera: (N, 4, 4) float64 after all corrections, in map units.
+    :ivar confidence: (N,) float32, NaN for one without edges.
+    :ivar resident: (N,) bool, still in the bank.
+    """
+
+    frame_ids: np.ndarray
+    stamps_ns: np.ndarray
+    T_world_camera: np.ndarray
+    confidence: np.ndarray
+    segment_ids: np.ndarray
+    resident: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class KeyframeGraphView:
+    """An immutable snapshot; another thread may work the graph out.
+
+    Keyframes that left the bank are there with their poses. Edges are kept only among those in the
+    bank, which bounds them.
+
+    :ivar record: of the keyframes.
+    :ivar held_edges: among whatever is held; ``bridges``: ends of those that joined two segments.
+    :ivar scales: by keyframe in the bank, how long its own unit is in the world.
+    :ivar reference: score of a usual edge.
+    :ivar recent_keyframes: so many keyframes back an edge counts as one to the recent past.
+    """
+
+    record: TrajectoryView
+    resident_ids: Sequence[int]
+    held_edges: Sequence[Edge]
+    bridges: Collection[tuple[int, int]]
+    scales: Mapping[int, float]
+    reference: float
+    recent_keyframes: int
+
+    def keyframes(self, limit: int) -> Keyframes:
+        """Return at most ``limit`` keyframes: those in the bank, and others evenly thinned out.
+
+        Of more residents than that the newest.
+        """
+        record = self.record
+        known = np.isfinite(record.T_final[:, 0, 0])
+        resident = known & np.isin(record.frame_ids, np.array(self.resident_ids, np.int64))
+        chosen = np.flatnonzero(resident)[-limit:]
+        others = np.flatnonzero(known & ~resident)
+        room = limit - len(chosen)
+        if len(others) > room:
+            others = others[np.linspace(0, len(others) - 1, room).round().astype(int)]
+        chosen = np.sort(np.concatenate([chosen, others]))
+        return Keyframes(
+            frame_ids=record.frame_ids[chosen],
+            stamps_ns=record.stamps_ns[chosen],
+            T_world_camera=record.T_final[chosen],
+            confidence=record.confidence[chosen],
+            segment_ids=record.segment_ids[chosen],
+            resident=resident[chosen],
+        )
+
+    def edges(self, among: Keyframes) -> list[GraphEdge]:
+        """Return the edges among those of the keyframes that are in the bank."""
+        ids = set(among.frame_ids[among.resident].tolist())
+        return [
+            self._edge(edge)
+            for edge in self.held_edges
+            if edge.source_id in ids and edge.target_id in ids
+        ]
+
+    def _edge(self, edge: Edge) -> GraphEdge:
+        T_source_target = edge.T_source_target.copy()
+        # An edge is in the unit of its target.
+        T_source_target[:3, 3] *= self.scales[edge.target_id]
+        score = 0.5 * (edge.confidence_translation + edge.confidence_rotation)
+        return GraphEdge(
+            source_id=edge.source_id,
+            target_id=edge.target_id,
+            T_source_target=T_source_target,
+            confidence_translation=edge.confidence_translation,
+            confidence_rotation=edge.confidence_rotation,
+            ratio=score / self.reference if self.reference > 0 else 0.0,
+            kind=self._kind(edge),
+        )
+
+    def _kind(self, edge: Edge) -> EdgeKind:
+        if (edge.source_id, edge.target_id) in self.bridges:
+            return EdgeKind.BRIDGE
+        apart = abs(self._place[edge.target_id] - self._place[edge.source_id])
+        return EdgeKind.RECENT if apart <= self.recent_keyframes else EdgeKind.MEMORY
+
+    @cached_property
+    def _place(self) -> dict[int, int]:
+        """By keyframe: how many came before it."""
+        return {frame_id: n for n, frame_id in enumerate(self.record.frame_ids.tolist())}

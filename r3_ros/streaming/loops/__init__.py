@@ -1,0 +1,1 @@
+"""Loop closure: evidence, agreement, and the pose graph that is solved."""

@@ -1,0 +1,153 @@
+"""Least squares over a graph of similarities, solved by GTSAM. Nothing else here imports it.
+
+Arrays go in and arrays come out, so that a thread of its own may do it while frames go on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ...errors import ModelError
+from ..similarity import scale_of, similarity
+
+#: The solver has settled when a round lowers the error by less than this share.
+_SETTLED = 1e-4
+_MAX_ROUNDS = 30
+#: What stands for "does not move": of turn, shift and logarithm of the scale.
+_FIXED_SIGMA = 1e-5
+#: Holds what no measurement holds; pulls at nothing that one does.
+_LOOSE_SIGMA = 100.0
+
+
+@dataclass(frozen=True, eq=False)
+class PoseProblem:
+    """Similarities to adjust and the measurements among them.
+
+    :ivar S_world_node: (N, 4, 4) as known so far; the first one stays where it is.
+    :ivar pairs: (M, 2) int, rows of source and target of each measurement.
+    :ivar S_source_target: (M, 4, 4) as measured; lengths in the source's unit.
+    :ivar sigmas: (M, 7) standard deviations in the target's axes and unit: rotation (radians),
+        translation, logarithm of the scale.
+    :ivar closing: (M,) bool, measurements that may be wrong altogether.
+    """
+
+    S_world_node: np.ndarray
+    pairs: np.ndarray
+    S_source_target: np.ndarray
+    sigmas: np.ndarray
+    closing: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class PoseSolution:
+    """Adjusted similarities.
+
+    :ivar misfit: (M,) how far each measurement is off, in standard deviations (root mean square
+        over its seven components).
+    """
+
+    S_world_node: np.ndarray
+    misfit: np.ndarray
+
+
+def load_gtsam() -> ModuleType:
+    """Return the solver's library.
+
+    :raises ModelError: it is not installed, or does not work beside this NumPy.
+    """
+    try:
+        import gtsam
+    except ImportError as error:
+        raise ModelError(
+            f'closing loops needs GTSAM for Python, which cannot be loaded ({error}): pip install '
+            "'gtsam>=4.3a1', or set loop.enabled to false"
+        ) from error
+    module: ModuleType = gtsam
+    if not hasattr(module, 'BetweenFactorSimilarity3'):
+        raise ModelError(
+            'closing loops needs GTSAM 4.3 or newer, an older one is installed: pip install '
+            "'gtsam>=4.3a1', or set loop.enabled to false"
+        )
+    return module
+
+
+def solve_poses(problem: PoseProblem, kernel_width: float) -> PoseSolution:
+    """Return the most likely similarities.
+
+    Twice: first all measurements count in full, which brings the ends of a loop together however
+    far they are apart; then those of ``closing`` lose weight with their misfit (Cauchy), which
+    lets go of the ones that contradict the rest.
+
+    :param kernel_width: misfit in standard deviations at which half the weight is left.
+    """
+    gtsam = load_gtsam()
+    values = gtsam.Values()
+    for key, S in enumerate(problem.S_world_node):
+        values.insert(key, _to_gtsam(gtsam, S))
+    measured = [_to_gtsam(gtsam, S) for S in problem.S_source_target]
+    for robust in (False, True):
+        graph = _factor_graph(gtsam, problem, measured, kernel_width if robust else None)
+        values = _optimised(gtsam, graph, values)
+    S = np.stack(
+        [_from_gtsam(values.atSimilarity3(key)) for key in range(len(problem.S_world_node))]
+    )
+    return PoseSolution(S, _misfit(gtsam, problem, measured, values))
+
+
+def _factor_graph(
+    gtsam: Any, problem: PoseProblem, measured: list[Any], kernel_width: float | None
+) -> Any:
+    graph = gtsam.NonlinearFactorGraph()
+    for key, S_node in enumerate(problem.S_world_node):
+        held = gtsam.noiseModel.Isotropic.Sigma(7, _LOOSE_SIGMA if key else _FIXED_SIGMA)
+        graph.add(gtsam.PriorFactorSimilarity3(key, _to_gtsam(gtsam, S_node), held))
+    rows = zip(problem.pairs, measured, problem.sigmas, problem.closing, strict=True)
+    for (source, target), S, sigmas, closing in rows:
+        noise = gtsam.noiseModel.Diagonal.Sigmas(sigmas)
+        if closing and kernel_width is not None:
+            kernel = gtsam.noiseModel.mEstimator.Cauchy.Create(kernel_width)
+            noise = gtsam.noiseModel.Robust.Create(kernel, noise)
+        graph.add(gtsam.BetweenFactorSimilarity3(int(source), int(target), S, noise))
+    return graph
+
+
+def _optimised(gtsam: Any, graph: Any, values: Any) -> Any:
+    optimizer = gtsam.LevenbergMarquardtOptimizer(graph, values)
+    error = optimizer.error()
+    for _ in range(_MAX_ROUNDS):
+        # Round by round from here: the library keeps Python's lock while it works, and between
+        # two rounds the thread that owns the engine gets its turn.
+        optimizer.iterate()
+        before, error = error, optimizer.error()
+        if before - error <= _SETTLED * before:
+            break
+    return optimizer.values()
+
+
+def _misfit(gtsam: Any, problem: PoseProblem, measured: list[Any], values: Any) -> np.ndarray:
+    errors = []
+    for (source, target), S in zip(problem.pairs, measured, strict=True):
+        found = values.atSimilarity3(int(source)).inverse() * values.atSimilarity3(int(target))
+        errors.append(gtsam.Similarity3.Logmap(S.inverse() * found))
+    if not errors:
+        return np.zeros(0)
+    return np.sqrt(np.mean((np.stack(errors) / problem.sigmas) ** 2, axis=1))
+
+
+def _to_gtsam(gtsam: Any, S: np.ndarray) -> Any:
+    """Return S in the library's form, which scales after the translation."""
+    scale = float(scale_of(S))
+    return gtsam.Similarity3(gtsam.Rot3(S[:3, :3] / scale), S[:3, 3] / scale, scale)
+
+
+def _from_gtsam(S: Any) -> np.ndarray:
+    matrix = np.eye(4)
+    # Rounding adds up in the library's rotation; a held pose has to be rigid.
+    u, _, vt = np.linalg.svd(S.rotation().matrix())
+    matrix[:3, :3] = u @ vt
+    matrix[:3, 3] = S.translation() * S.scale()
+    return similarity(matrix, S.scale())

@@ -1,0 +1,1 @@
+"""How many metres a map unit has."""

@@ -1,0 +1,309 @@
+"""How many metres a map unit has, from ratios that a metric network or odometry show.
+
+A map unit is the unit of the world, which is that of segment 0. A ratio is taken at a keyframe
+and kept in that keyframe's *own* unit, whose length in the world is its ``HeldPose.scale``: when
+closing a loop shows that units have drifted, the ratios that were there before follow, and what a
+map unit means does not change.
+
+Unknown is None, never 1.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+import math
+
+import numpy as np
+
+from ...config import ScaleConfig
+from ...datatypes import DepthMap
+
+#: Depth below this says nothing, in either unit.
+_LEAST_DEPTH = 1e-4
+#: Ratios of one picture beyond these quantiles are cut.
+_TAILS = (0.05, 0.95)
+#: A picture with fewer ratios tells no scale; of more than the second, some are taken evenly.
+_LEAST_RATIOS, _MOST_RATIOS = 100, 4096
+#: Windows of odometry that an estimate is made of, at the least and at the most.
+_LEAST_WINDOWS, _MOST_WINDOWS = 8, 100
+#: An estimate whose standard error, of its logarithm, is larger is not solid yet.
+_LARGEST_ERROR = 0.03
+_MOST_OUTLIERS = 0.5
+#: Tukey's constant: 95 % efficiency on normal noise.
+_TUKEY = 4.685
+_MEDIAN_TO_SIGMA = 1.4826
+_ROUNDS = 30
+#: Following takes this share of the way to each new estimate.
+_FOLLOW_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class ScaleView:
+    """What is known of the scale now.
+
+    :ivar source: one of ``config.REPORTED_SCALE_SOURCES``.
+    :ivar metres_per_unit: in use; None: unknown.
+    :ivar locked: it will not change any more.
+    :ivar live_ratio: the newest estimate over the one in use; None without one.
+    :ivar spread: standard deviation of the logarithms of the ratios behind the newest estimate.
+    :ivar outlier_share: of those ratios, left out as wrong.
+    :ivar waits_for: what is missing while it is unknown, in words.
+    """
+
+    source: str = 'none'
+    metres_per_unit: float | None = None
+    locked: bool = False
+    live_ratio: float | None = None
+    spread: float | None = None
+    outlier_share: float | None = None
+    waits_for: str = ''
+
+    @property
+    def is_metric(self) -> bool:
+        """Tell whether lengths can be told in metres."""
+        return self.metres_per_unit is not None
+
+    @property
+    def published_unit(self) -> float:
+        """Return what map units are multiplied by where they leave the library.
+
+        They leave it as they are while nobody knows how long they are: who publishes has to say
+        so, by :attr:`is_metric`.
+        """
+        return 1.0 if self.metres_per_unit is None else self.metres_per_unit
+
+    @property
+    def awaited(self) -> bool:
+        """Tell whether metres were asked for and are not known yet."""
+        return self.source != 'none' and not self.is_metric
+
+
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    """Ratios taken at one keyframe, in metres per unit of its own.
+
+    :ivar metres: that the camera went for it, 0 if it comes from a picture.
+    """
+
+    anchor_id: int
+    log_ratios: np.ndarray
+    metres: float
+
+
+@dataclass(frozen=True)
+class _Fit:
+    log_scale: float
+    spread: float
+    outlier_share: float
+    is_solid: bool
+
+
+class ScaleEstimator:
+    """Pools ratios into metres per map unit, and keeps or follows the estimate.
+
+    :ivar metres_per_unit: in use; None: unknown.
+    """
+
+    def __init__(self, config: ScaleConfig) -> None:
+        """Start with what the configuration says: a number, or nothing."""
+        self.config = config
+        self.metres_per_unit = config.fixed if config.source == 'fixed' else None
+        kept = config.bootstrap_frames if config.source == 'model' else _MOST_WINDOWS
+        self._samples: deque[_Sample] = deque(maxlen=kept)
+        #: Length in the world of the units of keyframes that samples hang on, as last known.
+        self._units: dict[int, float] = {}
+        self._newest: _Fit | None = None
+        #: Whether the number in use was set by hand, and whether it stays whatever is measured.
+        self._is_users, self._users_lock = False, False
+        #: What told the scale of a map that was loaded.
+        self._adopted_from: str | None = None
+
+    def set_by_user(self, metres_per_unit: float, lock: bool) -> None:
+        """Take a number for the one in use.
+
+        :param lock: no estimate may change it. Without it estimates pull it as they pull their
+            own, where there is a source and ``scale.lock`` is off.
+        """
+        self.metres_per_unit = metres_per_unit
+        self._is_users, self._users_lock = True, lock
+
+    def adopt(self, metres_per_unit: float, source: str) -> None:
+        """Take the scale of a map that was loaded, whose unit is this session's."""
+        self.metres_per_unit = metres_per_unit
+        self._adopted_from, self._is_users = source, False
+
+    def update_config(self, config: ScaleConfig) -> bool:
+        """Take live parameters over; tell whether the number in use has changed."""
+        before, last = self.metres_per_unit, self.config
+        self.config = config
+        # A number set by hand, or that came with a map, stays until the parameter itself changes.
+        given = self._is_users or self._adopted_from is not None
+        if config.source == 'fixed' and (config.fixed != last.fixed or not given):
+            self.metres_per_unit, self._is_users = config.fixed, False
+        return self.metres_per_unit != before
+
+    def add(self, anchor_id: int, unit: float, ratios: np.ndarray, metres: float = 0.0) -> bool:
+        """Take ratios in, and tell whether the number in use has changed.
+
+        :param anchor_id: the keyframe whose own unit they are per.
+        :param unit: how long that is in the world.
+        :param ratios: (N,) metres per unit; those that are not positive count as outliers.
+        :param metres: that the camera went for them.
+        """
+        with np.errstate(divide='ignore', invalid='ignore'):
+            logs = np.log(np.asarray(ratios, dtype=np.float64))
+        self._samples.append(_Sample(anchor_id, logs, metres))
+        used = {sample.anchor_id for sample in self._samples}
+        self._units[anchor_id] = unit
+        self._units = {i: length for i, length in self._units.items() if i in used}
+        self._newest, before = self._fit(), self.metres_per_unit
+        if self._newest is not None and self._newest.is_solid:
+            newest = math.exp(self._newest.log_scale)
+            if before is None:
+                self.metres_per_unit = newest
+            elif not self.is_locked:
+                self._is_users = False
+                self.metres_per_unit = before * (newest / before) ** _FOLLOW_SHARE
+        return self.metres_per_unit != before
+
+    @property
+    def keyframes(self) -> Collection[int]:
+        """Return the keyframes that measurements are of."""
+        return self._units.keys()
+
+    def refer(self, units: Mapping[int, float]) -> None:
+        """Take the units of keyframes as they are now: a correction may have changed them.
+
+        A keyframe that is not among them keeps its last one. The number in use stays: it is about
+        the world's unit, and the world has not changed.
+        """
+        changed = {
+            i: units[i] for i in self._units if units.get(i, self._units[i]) != self._units[i]
+        }
+        if changed:
+            self._units.update(changed)
+            self._newest = self._fit()
+
+    @property
+    def is_locked(self) -> bool:
+        """Tell whether the number in use will not change by itself any more."""
+        if self.metres_per_unit is None:
+            return False
+        if self._is_users and self._users_lock:
+            return True
+        return self.config.lock or self.config.source in ('none', 'fixed')
+
+    def view(self) -> ScaleView:
+        """Return what is known now."""
+        newest, in_use = self._newest, self.metres_per_unit
+        ratio = None
+        if newest is not None and in_use is not None:
+            ratio = math.exp(newest.log_scale) / in_use
+        return ScaleView(
+            source=self._source(),
+            metres_per_unit=in_use,
+            locked=self.is_locked,
+            live_ratio=ratio,
+            spread=None if newest is None else newest.spread,
+            outlier_share=None if newest is None else newest.outlier_share,
+            waits_for='' if in_use is not None else self._missing(),
+        )
+
+    def _source(self) -> str:
+        if self._is_users:
+            return 'user'
+        if self.config.source == 'none' and self._adopted_from is not None:
+            return self._adopted_from
+        return self.config.source
+
+    def _missing(self) -> str:
+        count, config = len(self._samples), self.config
+        if config.source == 'model':
+            return f'scale not known: {count} of {config.bootstrap_frames} keyframes measured'
+        if config.source == 'odometry':
+            went_m = sum(sample.metres for sample in self._samples)
+            return (
+                f'scale not known: odometry has told of {went_m:.2f} m, at least '
+                f'{config.min_translation:g} m and {_LEAST_WINDOWS} agreeing pieces are needed'
+            )
+        return ''
+
+    def _fit(self) -> _Fit | None:
+        """Estimate the logarithm of metres per map unit, None if nothing says it."""
+        samples = self._samples
+        if not samples:
+            return None
+        logs = np.concatenate(
+            [sample.log_ratios - math.log(self._units[sample.anchor_id]) for sample in samples]
+        )
+        if self.config.source == 'model':
+            center = float(np.median(logs))
+            spread, outliers = _spread_about(center, logs)
+            return _Fit(center, spread, outliers, len(samples) == samples.maxlen)
+        fitted = _robust_mean(logs)
+        if fitted is None:
+            return None
+        center, weights = fitted
+        spread, _ = _spread_about(center, logs[weights > 0])
+        outliers = float(np.mean(weights == 0))
+        agreeing = int(np.count_nonzero(weights))
+        went_m = sum(s.metres for s, weight in zip(samples, weights, strict=True) if weight > 0)
+        is_solid = (
+            agreeing >= _LEAST_WINDOWS
+            and went_m >= self.config.min_translation
+            and outliers <= _MOST_OUTLIERS
+            and spread / math.sqrt(agreeing) <= _LARGEST_ERROR
+        )
+        return _Fit(center, spread, outliers, is_solid)
+
+
+def depth_ratios(depth_map: DepthMap, metres: np.ndarray) -> np.ndarray:
+    """Return (N,) ratios of metric over predicted depth of one picture, without its tails.
+
+    Pixels count where both are known and the prediction is at least as sure as its median.
+
+    :param metres: (h, w), NaN in the sky; pixel for pixel with the depth map.
+    :returns: none at all if there are too few to tell a scale.
+    """
+    depth, confidence = depth_map.depth, depth_map.confidence
+    known = np.isfinite(depth) & np.isfinite(metres) & np.isfinite(confidence)
+    known &= (np.nan_to_num(depth) > _LEAST_DEPTH) & (np.nan_to_num(metres) > _LEAST_DEPTH)
+    if not known.any():
+        return np.empty(0)
+    known &= confidence >= np.median(confidence[known])
+    ratios = metres[known].astype(np.float64) / depth[known]
+    if len(ratios) < _LEAST_RATIOS:
+        return np.empty(0)
+    low, high = np.quantile(ratios, _TAILS)
+    kept = ratios[(ratios >= low) & (ratios <= high)]
+    if len(kept) > _MOST_RATIOS:
+        kept = kept[np.linspace(0, len(kept) - 1, _MOST_RATIOS).round().astype(int)]
+    return kept
+
+
+def _robust_mean(values: np.ndarray) -> tuple[float, np.ndarray] | None:
+    """Return a mean that outliers have no part in, and the weights (N,), 0 for outliers."""
+    finite = np.isfinite(values)
+    if not finite.any():
+        return None
+    weights = np.zeros(len(values))
+    good = values[finite]
+    center = float(np.median(good))
+    for _ in range(_ROUNDS):
+        residuals = good - center
+        reach = _TUKEY * max(_MEDIAN_TO_SIGMA * float(np.median(np.abs(residuals))), 1e-6)
+        weights[finite] = np.maximum(1.0 - (residuals / reach) ** 2, 0.0) ** 2
+        moved = float(np.average(good, weights=weights[finite])) - center
+        center += moved
+        if abs(moved) < 1e-9:
+            break
+    return center, weights
+
+
+def _spread_about(center: float, values: np.ndarray) -> tuple[float, float]:
+    """Return the standard deviation of values but for outliers, and the share of those."""
+    distances = np.abs(values - center)
+    sigma = _MEDIAN_TO_SIGMA * float(np.median(distances))
+    return sigma, float(np.mean(distances > _TUKEY * max(sigma, 1e-6)))

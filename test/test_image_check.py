@@ -1,0 +1,87 @@
+"""Pictures that show nothing, or nothing new, give no pose and do not enter the map."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from r3_ros.config import R3Config, updated
+from r3_ros.datatypes import Frame, TrackingState
+from r3_ros.errors import FrameError
+from r3_ros.streaming.engine import Engine
+from r3_ros.streaming.image_check import ImageCheck
+from scripted import frames, picture, ScriptedPredictor
+
+PERIOD_NS = 100_000_000
+
+
+def faults(pictures, period_ns=PERIOD_NS, longest_s=0.5):
+    check = ImageCheck()
+    shown = enumerate(pictures)
+    return [check.fault(Frame(image, n * period_ns), longest_s) for n, image in shown]
+
+
+def covered(seed=0, level=3.0, noise=1.0, size=(48, 64, 3)):
+    random = np.random.default_rng(seed)
+    return np.clip(random.normal(level, noise, size), 0, 255).astype(np.uint8)
+
+
+def test_a_covered_lens_is_noticed_at_once_and_its_end_as_well():
+    told = faults([picture(), covered(1), covered(2), picture(shade=1)])
+    assert told[0] == told[3] == ''
+    assert all('the image is black' in fault for fault in told[1:3])
+    assert 'of one colour' in faults([covered(level=200)])[0]
+
+
+def test_what_shows_little_is_left_to_the_predictor():
+    dim = (picture().astype(np.float32) * 0.1).astype(np.uint8)
+    wall = np.clip(np.linspace(180, 190, 64) + covered(level=0, noise=1)[..., 0], 0, 255)
+    assert faults([dim, np.repeat(wall[..., None], 3, axis=2).astype(np.uint8)]) == ['', '']
+
+
+def test_a_camera_that_hangs_is_noticed_after_half_a_second():
+    told = faults([picture()] * 8)
+    assert told[:5] == [''] * 5
+    assert all('same image for 0.5 s' in fault for fault in told[5:6]) and told[7]
+    assert set(faults([picture()] * 8, longest_s=0.0)) == {''}
+
+
+def test_a_picture_repeated_now_and_then_is_none():
+    doubled = [picture(shade=n // 2) for n in range(40)]
+    slow = [picture(shade=n // 2) for n in range(6)]
+    assert set(faults(doubled, PERIOD_NS // 6)) == {''} and set(faults(slow, 10**9)) == {''}
+
+
+@pytest.mark.parametrize(
+    'image,told', [(covered(), 'the image is black'), (None, 'the camera has sent the same')]
+)
+def test_the_engine_says_so_and_maps_nothing(image, told):
+    """The predictor would place these frames with full confidence: it never looks at them."""
+    config = updated(R3Config(), {'loop.new_segment_after': 5, 'keyframe.max_interval': 3})
+    engine = Engine(ScriptedPredictor(), config)
+    shown = list(frames(80))
+    held = shown[30].image if image is None else image
+    estimates = [
+        engine.step(replace(frame, image=held) if 30 < n < 60 else frame)
+        for n, frame in enumerate(shown)
+    ]
+    bad = estimates[36:60]
+    assert all(told in e.reason for e in bad)
+    assert all(e.T_world_camera is None and not e.depths and not e.is_keyframe for e in bad)
+    assert {e.state for e in bad[4:]} == {TrackingState.LOST}
+    assert not any(told in e.reason for e in (*estimates[:31], *estimates[60:]))
+    assert estimates[-1].state is TrackingState.TRACKING and estimates[-1].segment_id == 0
+    assert not set(range(36, 60)) & set(engine.session.bank.ids())
+    engine.close()
+
+
+def test_no_world_begins_in_the_dark():
+    engine = Engine(ScriptedPredictor(), R3Config())
+    dark, *rest = (
+        replace(frame, image=covered() if n == 0 else frame.image)
+        for n, frame in enumerate(frames(3))
+    )
+    with pytest.raises(FrameError, match='the image is black.*begins with'):
+        engine.step(dark)
+    assert engine.session.frame_count == 0
+    assert [engine.step(frame).frame_id for frame in rest] == [0, 1]
+    engine.close()
