@@ -366,7 +366,7 @@ def test_pictures_have_the_size_that_the_weights_were_trained_on(network, tmp_pa
     save_network(network, path)
     assert size() == 504
     save_network(network, path, {IMAGE_SIZE: '169'})
-    with pytest.raises(CheckpointError, match='pictures of 169 pixels'):
+    with pytest.raises(CheckpointError, match='images of 169 pixels'):
         size()
 
 
@@ -489,7 +489,7 @@ def test_the_bank_shrinks_to_what_fits(network):
         'stream.retrieved_keyframes': 1,
     }
     entry_bytes = 2 * 4 * 192 * (1 + 7 * 11) * 4 + 384 * 4  # four layers, float32
-    room = Room(device_bytes=9 * entry_bytes, host_bytes=3 * entry_bytes)
+    room = Room(device_bytes=9 * entry_bytes, host_bytes=11 * 154 * 98 * 3)  # of 11 images
     config = replace(CONFIG, depth=False)
     predictor = R3Predictor(network, ModelInfo('r3'), config, room, torch.device('cpu'))
     engine = Engine(predictor, updated(R3Config(), changes))

@@ -16,9 +16,9 @@ from ..model.weights.catalogue import (
     known,
     local_path,
     missing_message,
+    PublishedWeights,
     recorded_digest,
     sha256_of,
-    Weights,
     weights_folder,
 )
 from .options import size_text
@@ -148,7 +148,7 @@ def _digest(path: Path) -> str:
         raise ModelError(f'cannot read {path}: {error.strerror}') from error
 
 
-def _print_licence(weights: Weights) -> None:
+def _print_licence(weights: PublishedWeights) -> None:
     use = 'commercial use is allowed' if weights.commercial_use else 'not for commercial use'
     rows = [
         ('weights', f'{weights.name} ({weights.purpose})'),

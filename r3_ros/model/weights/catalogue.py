@@ -20,7 +20,7 @@ _BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Weights:
+class PublishedWeights:
     """One published file of weights.
 
     :ivar variant: the network that it fills, a key of ``model.variants.VARIANTS``.
@@ -48,8 +48,8 @@ class Weights:
         return self.licence == 'Apache-2.0'
 
 
-def _r3(name: str, purpose: str) -> Weights:
-    return Weights(
+def _r3(name: str, purpose: str) -> PublishedWeights:
+    return PublishedWeights(
         name,
         'r3-large',
         'KevinXu02/R3',
@@ -61,9 +61,11 @@ def _r3(name: str, purpose: str) -> Weights:
     )
 
 
-def _da3(repo: str, licence: str, purpose: str, variant: str = '', note: str = '') -> Weights:
+def _da3(
+    repo: str, licence: str, purpose: str, variant: str = '', note: str = ''
+) -> PublishedWeights:
     name = repo.lower()
-    return Weights(
+    return PublishedWeights(
         name,
         variant or name,
         f'depth-anything/{repo}',
@@ -81,7 +83,7 @@ _TWO_LICENCES = (
 )
 
 #: Every file that ``r3 weights`` knows, by name.
-CATALOGUE: dict[str, Weights] = {
+CATALOGUE: dict[str, PublishedWeights] = {
     weights.name: weights
     for weights in (
         _r3('r3', 'streams: indoors, small scenes'),
@@ -118,7 +120,7 @@ CATALOGUE: dict[str, Weights] = {
 }
 
 
-def known(name: str) -> Weights:
+def known(name: str) -> PublishedWeights:
     """Return the entry of a name.
 
     :raises ModelError: no weights have that name.
@@ -169,7 +171,7 @@ def missing_message(name: str) -> str:
     )
 
 
-def by_hand(weights: Weights, path: Path) -> str:
+def by_hand(weights: PublishedWeights, path: Path) -> str:
     """Return where a file comes from and goes to on a machine without internet."""
     return f'without internet, put {weights.filename} of {weights.page} at {path}'
 
@@ -200,7 +202,7 @@ def sha256_of(path: Path | str) -> str:
     return digest.hexdigest()
 
 
-def _find_in_hub_cache(weights: Weights) -> Path | None:
+def _find_in_hub_cache(weights: PublishedWeights) -> Path | None:
     """Return the file where other programs had the hub's library put it; never fetches."""
     try:
         from huggingface_hub import try_to_load_from_cache

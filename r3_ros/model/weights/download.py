@@ -13,7 +13,7 @@ from typing import cast
 
 from ...core.atomic_files import atomic_path, atomic_write
 from ...core.errors import ModelError
-from .catalogue import by_hand, DIGEST, hub_address, record_path, sha256_of, Weights
+from .catalogue import by_hand, DIGEST, hub_address, PublishedWeights, record_path, sha256_of
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class HubFile:
     size_bytes: int
 
 
-def ask_hub(weights: Weights, revision: str | None, target: Path) -> HubFile:
+def ask_hub(weights: PublishedWeights, revision: str | None, target: Path) -> HubFile:
     """Ask the hub about a file without fetching it.
 
     :param revision: branch, tag or commit; None: the main branch.
@@ -49,7 +49,7 @@ def ask_hub(weights: Weights, revision: str | None, target: Path) -> HubFile:
     return HubFile(answer.commit_hash, str(answer.etag), answer.size)
 
 
-def fetch(weights: Weights, hub: HubFile, target: Path) -> None:
+def fetch(weights: PublishedWeights, hub: HubFile, target: Path) -> None:
     """Fetch a file, verify it, and only then give it its name and its record.
 
     :raises ModelError: the connection broke off, or the content is not what the hub says it is.
@@ -79,7 +79,7 @@ def fetch(weights: Weights, hub: HubFile, target: Path) -> None:
     write_record(weights, hub, target)
 
 
-def write_record(weights: Weights, hub: HubFile, target: Path) -> None:
+def write_record(weights: PublishedWeights, hub: HubFile, target: Path) -> None:
     """Record beside a verified file what it is.
 
     :raises OutputError: the record cannot be written.
@@ -99,7 +99,7 @@ def write_record(weights: Weights, hub: HubFile, target: Path) -> None:
 
 
 @contextmanager
-def _hub_errors(weights: Weights, target: Path) -> Iterator[None]:
+def _hub_errors(weights: PublishedWeights, target: Path) -> Iterator[None]:
     """Turn the errors of the hub's library and of the network into one line each."""
     from huggingface_hub import errors
 
