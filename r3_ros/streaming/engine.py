@@ -33,9 +33,10 @@ from .odometry_track import OdometryTrack
 from .pose_graph import PoseGraph
 from .pose_resolution import (
     HeldPose,
+    reported_covariance,
     resolve_pose,
     ResolvedPose,
-    told_covariance,
+    step_covariance,
     usable_edges,
 )
 from .relocalisation import Vicinity
@@ -143,6 +144,15 @@ class Engine:
             session.relocalisation = None
             session.map_revision += 1
         stages.done('gate')
+        covariance_of_step = step_covariance(
+            session.last_given,
+            edges,
+            resolved,
+            session.graph.held,
+            self.predictor.confidence_reference,
+            self.config.covariance,
+            prediction.provisional,
+        )
         is_keyframe, evicted, T_previous_camera = self._remember(
             frame, descriptor, prediction, edges, resolved, verdict, with_depth
         )
@@ -166,7 +176,7 @@ class Engine:
             state=told_state(session, verdict),
             reason=told_reason(session, verdict, fault),
             T_world_camera=believed.held.T_world_camera if believed else None,
-            covariance=told_covariance(believed, prediction.provisional, first),
+            covariance=reported_covariance(believed, prediction.provisional, first),
             intrinsics=prediction.intrinsics,
             intrinsics_estimated=prediction.intrinsics_estimated,
             seen_fov_x=prediction.seen_fov_x,
@@ -177,6 +187,7 @@ class Engine:
             depths=depths,
             context_ids=tuple(context_ids),
             T_previous_camera=T_previous_camera,
+            step_covariance=None if T_previous_camera is None else covariance_of_step,
             corrected=tuple(sorted(corrected)),
             evicted=(*gone, *evicted),
             segment_id=session.segment_id,
