@@ -1,65 +1,108 @@
 """A recording through the node, with RViz: ros2 launch r3_ros bag.launch.py bag:=path.
 
-The recording starts once the node is active, so that none of its pictures is missed, and brings
-the clock.
+The recording starts once the node is active, so that none of its images is missed, and brings the
+clock. All arguments of stream.launch.py can be given.
 """
 
 from pathlib import Path
 
-from launch.actions import ExecuteProcess, LogInfo, RegisterEventHandler, Shutdown
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    IncludeLaunchDescription,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+    Shutdown,
+)
 from launch.event_handlers import OnProcessExit
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from r3_ros.core.errors import SourceError
-from r3_ros.ros.launch.launch_arguments import Argument, BOOLEAN, STREAM, with_defaults, without
-from r3_ros.ros.launch.launching import description, r3_node, require_command, rviz_if_asked
 
-# A clock that ticks slower than the pictures come would date them ahead of now.
+from launch import LaunchDescription
+
+STREAM = Path(__file__).with_name('stream.launch.py')
+# A clock that ticks slower than the images come would date them ahead of now.
 CLOCK_HZ = '100'
 
-ARGUMENTS = (
-    Argument('bag', 'the recording: a rosbag2 folder, or an .mcap or .db3 file', None),
-    Argument('rate', 'speed of playing', '1.0'),
-    Argument('loop', 'play again and again; each time a new session starts', 'false', BOOLEAN),
-    *with_defaults(without(STREAM, 'respawn', 'autostart'), use_sim_time='true', rviz='true'),
-)
 
-
-def start(given):
-    """Start the node and RViz, wait for the node, then play."""
-    bag = Path(given['bag']).expanduser()
+def recording(context):
+    """Return the path of the recording."""
+    bag = Path(context.launch_configurations['bag']).expanduser()
     if not bag.exists():
         raise SourceError(f"there is no recording '{bag}': correct the argument bag")
-    require_command('ros2', 'plays the recording')
-    play = ['ros2', 'bag', 'play', str(bag), '--clock', CLOCK_HZ, '--rate', given['rate']]
-    play += ['--disable-keyboard-controls', *(['--loop'] if given.is_true('loop') else [])]
-    node = r3_node(given, autostart=True)
-    wait = Node(
-        package='r3_ros', executable='r3_wait_active', arguments=[given.node], output='screen'
+    return str(bag)
+
+
+def play(event, context):
+    """Play once the node is active, and end if it does not become so."""
+    if event.returncode:
+        return Shutdown(reason='the node does not become active')
+    given = context.launch_configurations
+    command = ['ros2', 'bag', 'play', recording(context), '--clock', CLOCK_HZ]
+    command += ['--rate', given['rate'], '--disable-keyboard-controls']
+    return ExecuteProcess(
+        cmd=command + (['--loop'] if given['loop'] == 'true' else []),
+        output='screen',
+        on_exit=LogInfo(msg='The recording is over. The node goes on: Ctrl-C ends it.'),
     )
-    player = ExecuteProcess(cmd=play, output='screen')
 
-    def when_active(event, context):
-        if event.returncode:
-            return Shutdown(reason='the node does not become active')
-        return player
 
-    return [
-        node,
-        wait,
-        RegisterEventHandler(OnProcessExit(target_action=wait, on_exit=when_active)),
-        RegisterEventHandler(
-            OnProcessExit(
-                target_action=player,
-                on_exit=LogInfo(msg='The recording is over. The node goes on: Ctrl-C ends it.'),
-            )
-        ),
-        RegisterEventHandler(
-            OnProcessExit(target_action=node, on_exit=Shutdown(reason='the node has ended'))
-        ),
-        *rviz_if_asked(given),
-    ]
+def is_stream(action):
+    """Return whether a process is that of the node."""
+    return isinstance(action, Node) and action.node_executable == 'r3_stream'
+
+
+def check(context):
+    """Look for the recording before anything starts."""
+    recording(context)
 
 
 def generate_launch_description():
-    """Declare the arguments and start what they ask for."""
-    return description(ARGUMENTS, start)
+    """Start the node and RViz, wait for the node, then play."""
+    wait = Node(
+        package='r3_ros',
+        executable='r3_wait_active',
+        arguments=[[LaunchConfiguration('namespace'), '/', LaunchConfiguration('name')]],
+        output='screen',
+    )
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument(
+                'bag', description='the recording: a rosbag2 folder, or an .mcap or .db3 file'
+            ),
+            DeclareLaunchArgument('rate', default_value='1.0', description='speed of playing'),
+            DeclareLaunchArgument(
+                'loop',
+                default_value='false',
+                choices=['true', 'false'],
+                description='play again and again; each time a new session starts',
+            ),
+            DeclareLaunchArgument(
+                'use_sim_time',
+                default_value='true',
+                choices=['true', 'false'],
+                description='take the time from /clock, which the recording brings',
+            ),
+            DeclareLaunchArgument(
+                'rviz',
+                default_value='true',
+                choices=['true', 'false'],
+                description='start RViz too',
+            ),
+            OpaqueFunction(function=check),
+            RegisterEventHandler(OnProcessExit(target_action=wait, on_exit=play)),
+            RegisterEventHandler(
+                OnProcessExit(
+                    target_action=is_stream, on_exit=Shutdown(reason='the node has ended')
+                )
+            ),
+            IncludeLaunchDescription(
+                PythonLaunchDescriptionSource(str(STREAM)),
+                launch_arguments={'autostart': 'true', 'respawn': 'false'}.items(),
+            ),
+            wait,
+        ]
+    )

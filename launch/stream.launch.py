@@ -1,9 +1,114 @@
-"""The node on a camera's topics, and RViz if asked: ros2 launch r3_ros stream.launch.py."""
+"""The node on a camera's topics, and RViz if asked: ros2 launch r3_ros stream.launch.py.
 
-from r3_ros.ros.launch.launch_arguments import STREAM
-from r3_ros.ros.launch.launching import description, r3_node, rviz_if_asked
+The other launch files include this one and take its arguments too.
+"""
+
+from pathlib import Path
+
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import TextSubstitution
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+from r3_ros.core.errors import ConfigError
+from r3_ros.ros.launch.launch_arguments import (
+    BOOLEAN,
+    parameter_arguments,
+    parameter_files,
+    parameter_texts,
+    PRESETS,
+)
+from r3_ros.ros.outputs.outputs import TOPICS
+
+from launch import LaunchDescription
+
+SHARE = Path(__file__).resolve().parents[1]
+
+
+def argument(name, description, default='', choices=None):
+    """Declare an argument."""
+    return DeclareLaunchArgument(
+        name, default_value=default, description=description, choices=choices or None
+    )
+
+
+ARGUMENTS = [
+    argument('image_topic', 'topic of the images', '/camera/image_raw'),
+    argument('camera_info_topic', 'topic of the calibration; empty: beside image_topic'),
+    argument('odom_topic', "topic of the robot's odometry, for scale_source odometry", 'odom'),
+    argument(
+        'preset',
+        f'parameters for a kind of place or machine: {", ".join(PRESETS)}, or a parameter file; '
+        'params_file comes after it',
+        'indoor',
+    ),
+    argument('params_file', 'parameter file, after the preset and before the other arguments'),
+    argument('namespace', 'namespace of the node'),
+    argument('name', 'name of the node; its topics are below it', 'r3'),
+    argument(
+        'frame_prefix',
+        'put before the names of the map and odometry frames, for several cameras in one graph: '
+        'left/ makes left/map and left/odom',
+    ),
+    *(argument(a.name, a.description, choices=a.choices) for a in parameter_arguments()),
+    argument('rviz', 'start RViz too', 'false', BOOLEAN),
+    argument('rviz_config', 'configuration of RViz: a file of rviz/, or a path', 'stream.rviz'),
+    argument('respawn', 'start the node again when it ends', 'false', BOOLEAN),
+    argument(
+        'log_level', 'log level of the node', 'info', ('debug', 'info', 'warn', 'error', 'fatal')
+    ),
+]
+
+
+def start(context):
+    """Start the node, and RViz if asked."""
+    given = context.launch_configurations
+    files = parameter_files(given['preset'], given['params_file'], SHARE / 'config')
+    remappings = [('image', given['image_topic']), ('odom', given['odom_topic'])]
+    if given['camera_info_topic']:
+        remappings.append(('camera_info', given['camera_info_topic']))
+    node = Node(
+        package='r3_ros',
+        executable='r3_stream',
+        namespace=given['namespace'],
+        name=given['name'],
+        output='screen',
+        respawn=given['respawn'] == 'true',
+        respawn_delay=2.0,
+        parameters=[*map(str, files), typed(parameter_texts(given))],
+        remappings=remappings,
+        ros_arguments=['--log-level', given['log_level']],
+    )
+    return [node, *([rviz(given)] if given['rviz'] == 'true' else [])]
+
+
+def typed(texts):
+    """Return parameters of these texts and types; launch would guess the types."""
+    return {
+        name: ParameterValue(TextSubstitution(text=text), value_type=kind)
+        for name, (text, kind) in texts.items()
+    }
+
+
+def rviz(given):
+    """Return RViz, whose configurations are for a node /r3, on the node's topics."""
+    config = SHARE / 'rviz' / given['rviz_config']
+    if not config.is_file():
+        config = Path(given['rviz_config']).expanduser()
+    if not config.is_file():
+        raise ConfigError(f"there is no file '{config}': correct the argument rviz_config")
+    texts = parameter_texts(given)
+    # Names without a slash are below the namespace.
+    remappings = [(f'/r3/{topic}', f'{given["name"]}/{topic}') for topic in TOPICS]
+    return Node(
+        package='rviz2',
+        executable='rviz2',
+        namespace=given['namespace'],
+        arguments=['-d', str(config), '-f', texts.get('map_frame', ('map', str))[0]],
+        parameters=[{'use_sim_time': given['use_sim_time'] == 'true'}],
+        remappings=[*remappings, ('/initialpose', 'initialpose')],
+    )
 
 
 def generate_launch_description():
     """Declare the arguments and start what they ask for."""
-    return description(STREAM, lambda given: [r3_node(given), *rviz_if_asked(given)])
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=start)])

@@ -1,59 +1,64 @@
 """Two cameras, two nodes, one graph: /left/r3 and /right/r3, each with its own map and files.
 
 ros2 launch r3_ros two_cameras.launch.py left_image_topic:=... right_image_topic:=...
-The maps are not fused. RViz on one of them:
-ros2 launch r3_ros rviz.launch.py namespace:=left frame_prefix:=left/
+The maps are not fused; rviz:=true shows each in a window of its own. Arguments of stream.launch.py
+that are not set here go to both.
 """
 
 from pathlib import Path
 
-from r3_ros.ros.launch.launch_arguments import Argument, STREAM, without
-from r3_ros.ros.launch.launching import description, r3_node
+from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from r3_ros.ros.services.saving import ros_home
 
-SIDES = ('left', 'right')
-ARGUMENTS = (
-    *(
-        Argument(f'{side}_image_topic', f'pictures of the {side} camera', f'/{side}/image_raw')
-        for side in SIDES
-    ),
-    *(
-        Argument(
-            f'{side}_optical_frame',
-            f'frame of the {side} camera, where both cameras give the same frame_id or none; '
-            'empty: as the pictures say',
-        )
-        for side in SIDES
-    ),
-    Argument(
-        'map_directory',
-        'folder of saved maps, with one folder per camera; empty: r3_maps in the ROS home',
-    ),
-    *without(
-        STREAM, 'image_topic', 'camera_info_topic', 'namespace', 'frame_prefix', 'odom_topic',
-        'base_frame', 'rviz', 'rviz_config',
-    ),
-)  # fmt: skip
+from launch import LaunchDescription
+
+STREAM = Path(__file__).with_name('stream.launch.py')
 
 
-def start(given):
-    """Start one node for each side; everything it names begins with the side."""
-    nodes = []
-    for side in SIDES:
-        own = given.but(namespace=side, frame_prefix=f'{side}/', base_frame='', odom_topic='odom')
-        folders = {'map__directory': str(Path(given['map_directory'] or default_maps()) / side)}
-        if given[f'{side}_optical_frame']:
-            folders['camera_optical_frame'] = given[f'{side}_optical_frame']
-        nodes.append(r3_node(own, image_topic=given[f'{side}_image_topic'], **folders))
-    return nodes
-
-
-def default_maps():
-    """Return where maps go by default."""
-    from r3_ros.ros.services.saving import ros_home
-
-    return ros_home() / 'r3_maps'
+def camera(side):
+    """Return one node; everything it names begins with the side."""
+    arguments = {
+        'image_topic': LaunchConfiguration(f'{side}_image_topic'),
+        'camera_info_topic': '',
+        'odom_topic': 'odom',
+        'namespace': side,
+        'frame_prefix': f'{side}/',
+        'base_frame': '',
+        'camera_optical_frame': LaunchConfiguration(f'{side}_optical_frame'),
+        'map_directory': [LaunchConfiguration('map_directory'), f'/{side}'],
+    }
+    return GroupAction(
+        [
+            DeclareLaunchArgument(
+                f'{side}_image_topic',
+                default_value=f'/{side}/image_raw',
+                description=f'images of the {side} camera',
+            ),
+            DeclareLaunchArgument(
+                f'{side}_optical_frame',
+                default_value='',
+                description=f'frame of the {side} camera, where both cameras give the same '
+                'frame_id or none; empty: as the images say',
+            ),
+            IncludeLaunchDescription(
+                PythonLaunchDescriptionSource(str(STREAM)), launch_arguments=arguments.items()
+            ),
+        ]
+    )
 
 
 def generate_launch_description():
-    """Declare the arguments and start what they ask for."""
-    return description(ARGUMENTS, start)
+    """Start one node for each side."""
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument(
+                'map_directory',
+                default_value=str(ros_home() / 'r3_maps'),
+                description='folder of saved maps, with one folder per camera',
+            ),
+            camera('left'),
+            camera('right'),
+        ]
+    )

@@ -1,68 +1,103 @@
-"""A camera on USB through the node: ros2 launch r3_ros webcam.launch.py device:=/dev/video0."""
+"""A camera on USB through the node: ros2 launch r3_ros webcam.launch.py device:=/dev/video0.
 
-from r3_ros.ros.launch.launch_arguments import Argument, BOOLEAN, STREAM, without
-from r3_ros.ros.launch.launching import description, other_node, r3_node, rviz_if_asked
+All arguments of stream.launch.py but the topics of the images can be given.
+"""
 
-ARGUMENTS = (
-    Argument('driver', 'package of the driver', 'v4l2_camera', ('v4l2_camera', 'usb_cam')),
-    Argument('device', 'device of the camera', '/dev/video0'),
-    Argument('width', 'width of the pictures [pixels]', '640'),
-    Argument('height', 'height of the pictures [pixels]', '480'),
-    Argument('camera_frame', 'frame of the pictures, in optical axes', 'camera_optical_frame'),
-    Argument('camera_info_url', 'calibration: file:///path/camera.yaml; empty: none'),
-    Argument(
-        'rectify',
-        'undistort the pictures by image_proc; needed where others want them too, since the node '
-        'undistorts what it takes by itself',
-        'false',
-        BOOLEAN,
-    ),
-    *without(STREAM, 'image_topic', 'camera_info_topic', 'transport'),
-)
-CAMERA = 'camera'
+from pathlib import Path
+
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch.conditions import IfCondition
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import IfElseSubstitution, LaunchConfiguration
+from launch_ros.actions import Node
+
+from launch import LaunchDescription
+
+STREAM = Path(__file__).with_name('stream.launch.py')
+RECTIFY = LaunchConfiguration('rectify')
 
 
-def driver_node(given):
-    """Return the camera's driver, publishing ``/camera/image_raw`` and ``/camera/camera_info``."""
-    width, height = int(given['width']), int(given['height'])
+def driver(context):
+    """Return the camera's driver, publishing /camera/image_raw and /camera/camera_info."""
+    given = context.launch_configurations
+    width, height, frame = int(given['width']), int(given['height']), given['camera_frame']
+    executable, parameters = {
+        'v4l2_camera': (
+            'v4l2_camera_node',
+            {'image_size': [width, height], 'camera_frame_id': frame},
+        ),
+        'usb_cam': (
+            'usb_cam_node_exe',
+            {'image_width': width, 'image_height': height, 'frame_id': frame},
+        ),
+    }[given['driver']]
     common = {'video_device': given['device'], 'camera_info_url': given['camera_info_url']}
-    if given['driver'] == 'usb_cam':
-        executable = 'usb_cam_node_exe'
-        size = {'image_width': width, 'image_height': height, 'frame_id': given['camera_frame']}
-    else:
-        executable = 'v4l2_camera_node'
-        size = {'image_size': [width, height], 'camera_frame_id': given['camera_frame']}
-    return other_node(
-        given,
-        given['driver'],
-        executable,
-        'reads the camera',
-        parameters=[common | size],
-        namespace=CAMERA,
-        name='driver',
-    )
-
-
-def start(given):
-    """Start the driver, image_proc if asked, and the node on what comes out."""
-    nodes, picture = [driver_node(given)], f'/{CAMERA}/image_raw'
-    if given.is_true('rectify'):
-        rectified = f'/{CAMERA}/image_rect'
-        nodes.append(
-            other_node(
-                given,
-                'image_proc',
-                'rectify_node',
-                'undistorts pictures',
-                remappings=[('image', picture), ('image_rect', rectified)],
-                namespace=CAMERA,
-                name='rectify',
-            )
+    return [
+        Node(
+            package=given['driver'],
+            executable=executable,
+            namespace='camera',
+            name='driver',
+            output='screen',
+            parameters=[common | parameters],
         )
-        picture = rectified
-    return [*nodes, r3_node(given, image_topic=picture), *rviz_if_asked(given)]
+    ]
 
 
 def generate_launch_description():
-    """Declare the arguments and start what they ask for."""
-    return description(ARGUMENTS, start)
+    """Start the driver, image_proc if asked, and the node on what comes out."""
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument(
+                'driver',
+                default_value='v4l2_camera',
+                choices=['v4l2_camera', 'usb_cam'],
+                description='package of the driver',
+            ),
+            DeclareLaunchArgument(
+                'device', default_value='/dev/video0', description='device of the camera'
+            ),
+            DeclareLaunchArgument(
+                'width', default_value='640', description='width of the images [pixels]'
+            ),
+            DeclareLaunchArgument(
+                'height', default_value='480', description='height of the images [pixels]'
+            ),
+            DeclareLaunchArgument(
+                'camera_frame',
+                default_value='camera_optical_frame',
+                description='frame of the images, in optical axes',
+            ),
+            DeclareLaunchArgument(
+                'camera_info_url',
+                default_value='',
+                description='calibration: file:///path/camera.yaml; empty: none',
+            ),
+            DeclareLaunchArgument(
+                'rectify',
+                default_value='false',
+                choices=['true', 'false'],
+                description='undistort the images by image_proc; needed where others want them '
+                'too, since the node undistorts what it takes by itself',
+            ),
+            OpaqueFunction(function=driver),
+            Node(
+                package='image_proc',
+                executable='rectify_node',
+                namespace='camera',
+                name='rectify',
+                output='screen',
+                remappings=[('image', '/camera/image_raw'), ('image_rect', '/camera/image_rect')],
+                condition=IfCondition(RECTIFY),
+            ),
+            IncludeLaunchDescription(
+                PythonLaunchDescriptionSource(str(STREAM)),
+                launch_arguments={
+                    'image_topic': IfElseSubstitution(
+                        RECTIFY, '/camera/image_rect', '/camera/image_raw'
+                    ),
+                    'camera_info_topic': '',
+                }.items(),
+            ),
+        ]
+    )

@@ -131,13 +131,17 @@ class Stage:
         return path.parent
 
     def carry_out(self, name: str, /, **arguments: str) -> list[Started]:
-        """Carry a launch file out until all that it started has ended; return what that was."""
+        """Carry a launch file out until all that it started has ended; return what that was.
+
+        :param name: of a file in ``launch/``, or ``examples/launch/...`` for an example.
+        """
+        path = ROOT / f'{name}.launch.py' if '/' in name else ROOT / 'launch' / f'{name}.launch.py'
         service = LaunchService(noninteractive=True)
         service.include_launch_description(
             LaunchDescription(
                 [
                     IncludeLaunchDescription(
-                        PythonLaunchDescriptionSource(str(ROOT / 'launch' / f'{name}.launch.py')),
+                        PythonLaunchDescriptionSource(str(path)),
                         launch_arguments=arguments.items(),
                     )
                 ]

@@ -521,7 +521,9 @@ def test_provisional_poses_claim_no_position():
     assert states(estimates) == 4 * [INITIALIZING] + 6 * [TRACKING]
     for e in estimates[1:4]:
         assert e.T_world_camera is not None
-        assert (np.diag(e.covariance)[:3] == 1e6).all() and (e.covariance[:3, 3:] == 0).all()
+        for covariance in (e.covariance, e.step_covariance):
+            assert (np.diag(covariance)[:3] == 1e6).all() and (covariance[:3, 3:] == 0).all()
+            assert np.diag(covariance)[3:].max() < 1e-2
     assert engine.session.bank.ids()[:2] == [0, 4]
 
 

@@ -95,16 +95,27 @@ def test_the_pose_after_a_correction_is_where_the_camera_is():
     assert offs(closed.final, closed.truth).max() < 0.25
 
 
-def test_map_to_odom_takes_the_correction_and_odom_to_base_goes_on():
-    closed = small()
-    first = next(e for e in closed.estimates if e.corrected).frame_id
+def placed_by(closed):
+    """Return the placements of a walk's frames."""
     chain = PoseChain(np.eye(4), starts_in_base=False)
-    placed = [
+    return [
         chain.advance(
-            e.stamp_ns, e.T_world_camera, e.T_previous_camera, e.covariance, 1.0, max_gap_s=5.0
+            e.stamp_ns,
+            e.T_world_camera,
+            e.T_previous_camera,
+            e.covariance,
+            e.step_covariance,
+            1.0,
+            max_gap_s=5.0,
         )
         for e in closed.estimates
     ]
+
+
+def test_map_to_odom_takes_the_correction_and_odom_to_base_goes_on():
+    closed = small()
+    first = next(e for e in closed.estimates if e.corrected).frame_id
+    placed = placed_by(closed)
     in_map, in_odom, between = (
         np.linalg.norm(
             np.diff(np.stack([getattr(p, name)[:3, 3] for p in placed]), axis=0), axis=1
@@ -121,6 +132,12 @@ def test_the_covariance_shrinks_with_the_correction():
     first = next(e for e in closed.estimates if e.corrected).frame_id
     before, after = (np.trace(closed.estimates[n].covariance) for n in (first - 1, first))
     assert after < 0.7 * before
+    # Odom keeps its drift, and says so; how sure a velocity is has nothing to do with either.
+    placed = placed_by(closed)
+    drift = [np.trace(p.odom_covariance) for p in placed]
+    assert (np.diff(drift) > 0).all()
+    speeds = np.array([p.twist_covariance[0, 0] for p in placed[1:]])
+    np.testing.assert_allclose(speeds, speeds[0], rtol=0.1)
 
 
 def test_loops_stay_open_when_off():

@@ -175,7 +175,7 @@ def test_underlay_packages_are_named_as_their_folders(path):
 
 def test_launch_files_import_what_is_declared():
     declared = declared_in_manifest() | {'r3_ros'} | set(sys.stdlib_module_names)
-    for path in ROOT.glob('launch/*.py'):
+    for path in (*ROOT.glob('launch/*.py'), *ROOT.glob('examples/launch/*.py')):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []

@@ -7,7 +7,13 @@ import pytest
 from r3_ros.core.config import CovarianceConfig
 from r3_ros.core.datatypes import Edge
 from r3_ros.core.geometry import inverse, make_T, rotation_angle
-from r3_ros.streaming.pose_resolution import HeldPose, resolve_pose, usable_edges
+from r3_ros.streaming.pose_resolution import (
+    HeldPose,
+    resolve_pose,
+    ResolvedPose,
+    step_covariance,
+    usable_edges,
+)
 from scipy.spatial.transform import Rotation
 
 CONFIG = CovarianceConfig()
@@ -192,6 +198,65 @@ def test_covariance_grows_as_scores_fall_and_along_a_chain():
     back = Edge(0, 6, step, 9.0, 9.0)
     on = Edge(5, 6, inverse(chain[5].T_world_camera) @ step, 1.0, 1.0)
     assert resolve(chain, [on, back]).covariance[0, 0] < 0.5 * variances[-1]
+
+
+def step(previous_id, edges, resolved, held, provisional=False):
+    return step_covariance(previous_id, edges, resolved, held, 1.0, CONFIG, provisional)
+
+
+def test_a_step_is_as_sure_as_the_edge_along_it_however_far_the_camera_has_come():
+    motion, held, steps = make_T(np.eye(3), [0.0, 0.0, 0.1]), {0: HeldPose(np.eye(4))}, []
+    for frame_id in range(1, 50):
+        edges = [Edge(frame_id - 1, frame_id, motion, 0.25, 1.0)]
+        resolved = resolve(held, edges)
+        steps.append(step(frame_id - 1, edges, resolved, held))
+        held[frame_id] = resolved.held
+    # 2 % of 0.1, and the floor of 1e-4, at a quarter of the usual score; nothing turned.
+    variances = [(0.002**2 + 1e-8) / 0.25] * 3 + [1e-8] * 3
+    np.testing.assert_allclose(steps, np.broadcast_to(np.diag(variances), (49, 6, 6)), atol=1e-15)
+    # The edge is in the unit of its target, and the covariance in map units.
+    longer = ResolvedPose(HeldPose(ahead_of(held[48], 0.3), scale=3.0), np.zeros((6, 6)))
+    tripled = step(48, [Edge(48, 49, motion, 1.0, 1.0)], longer, held)
+    np.testing.assert_allclose(tripled[0, 0], 0.006**2 + 1e-8)
+
+
+def ahead_of(held, distance):
+    return held.T_world_camera @ make_T(np.eye(3), [0.0, 0.0, distance])
+
+
+def test_a_step_that_is_not_what_its_edge_says_is_unsure_by_the_difference():
+    turn = Rotation.from_euler('y', 90, degrees=True).as_matrix()
+    held = {0: HeldPose(make_T(turn, [5.0, 6.0, 7.0]))}
+    T_said = make_T(turn, [0.0, 0.0, 1.0])
+    # In the axes of the new camera.
+    T_off = make_T(np.eye(3), [0.02, 0.0, -0.01])
+    given = ResolvedPose(HeldPose(held[0].T_world_camera @ T_said @ inverse(T_off)), np.eye(6))
+    edges = [Edge(0, 1, T_said, 1.0, 1.0)]
+    exact = ResolvedPose(HeldPose(held[0].T_world_camera @ T_said), np.eye(6))
+    off = step(0, edges, given, held) - step(0, edges, exact, held)
+    expected = np.zeros((6, 6))
+    expected[0, 0], expected[2, 2], expected[0, 2], expected[2, 0] = 4e-4, 1e-4, -2e-4, -2e-4
+    np.testing.assert_allclose(off, expected, atol=1e-12)
+
+
+def test_a_step_without_an_edge_along_it_is_as_sure_as_what_accumulated_between():
+    held = {0: HeldPose(np.eye(4), 0.5, 0.05), 3: HeldPose(np.eye(4), 0.7, 0.06)}
+    edges = [Edge(0, 4, make_T(np.eye(3), [1.0, 0.0, 0.0]), 1.0, 1.0)]
+    resolved = resolve(held, edges)
+    of_edge = np.array([0.02**2 + 1e-8, 1e-8])
+    # The new frame is at 0.5 + its edge, the one before at 0.7; both hang on others by an edge.
+    expected = 2 * of_edge + np.abs([0.5, 0.05] + of_edge - [0.7, 0.06])
+    np.testing.assert_allclose(step(3, edges, resolved, held), np.diag(np.repeat(expected, 3)))
+
+
+def test_a_step_is_unknown_without_poses_and_its_length_without_geometry():
+    held, edges = {0: HeldPose(np.eye(4))}, [Edge(0, 1, np.eye(4), 1.0, 1.0)]
+    resolved = resolve(held, edges)
+    assert step(None, edges, resolved, held) is None
+    assert step(7, edges, resolved, held) is None
+    assert step(0, edges, None, held) is None
+    provisional = step(0, edges, resolved, held, provisional=True)
+    np.testing.assert_allclose(provisional, np.diag([1e6] * 3 + [1e-8] * 3))
 
 
 def test_the_spread_is_in_the_frame_of_the_camera():

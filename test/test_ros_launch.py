@@ -11,7 +11,6 @@ from launch.launch_description_sources import get_launch_description_from_python
 from launched import on_path, Stage, write_parameters
 from r3_ros.core.config import flattened, load_config, R3Config
 from r3_ros.ros.outputs.outputs import TOPICS
-import yaml
 
 import launch
 
@@ -21,6 +20,14 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(path.name.removesuffix('.launch.py') for path in ROOT.glob('launch/*.launch.py'))
 #: Arguments without which a launch file does not start.
 NEEDED = {'bag': {'bag': str(ROOT)}}
+#: Examples, and the program of another package that each starts.
+EXAMPLES = {
+    'depth_image_proc': 'point_cloud_xyzrgb_node',
+    'nvblox': 'nvblox_node',
+    'octomap': 'octomap_server_node',
+    'robot_localization': 'ekf_node',
+    'rtabmap': 'rtabmap',
+}
 
 
 @pytest.fixture
@@ -138,27 +145,17 @@ def test_what_is_not_there_is_told(stage, caplog, arguments, words):
     assert words in caplog.text
 
 
-def test_a_missing_package_is_told_with_what_brings_it(tmp_path, monkeypatch, caplog):
-    stage = Stage(tmp_path, {'r3_ros': ('r3_stream',)})
-    monkeypatch.setenv('AMENT_PREFIX_PATH', on_path(stage))
-    monkeypatch.setenv('ROS_DISTRO', 'jazzy')
-    assert not stage.carry_out('octomap')
-    assert 'sudo apt install ros-jazzy-octomap-server' in caplog.text
-
-
 def test_rviz_follows_the_node_to_its_name_and_frame(stage):
     rviz = only(stage.carry_out('stream', rviz='true'), 'rviz2')
-    assert not any(key.startswith('/r3') for key in rviz.remappings)
+    assert {f'/r3/{t}': f'r3/{t}' for t in TOPICS}.items() <= rviz.remappings.items()
     assert str(ROOT) in str(Path(rviz.arguments[rviz.arguments.index('-d') + 1]).resolve())
-    for name in ('stream', 'rviz'):
-        arguments = {'rviz': 'true'} if name == 'stream' else {}
-        rviz = only(
-            stage.carry_out(name, namespace='left', name='eye', frame_prefix='l_', **arguments),
-            'rviz2',
-        )
-        assert {f'/r3/{t}': f'/left/eye/{t}' for t in TOPICS}.items() <= rviz.remappings.items()
-        assert rviz.remappings['/initialpose'] == '/left/initialpose'
-        assert rviz.arguments[rviz.arguments.index('-f') + 1] == 'l_map'
+    arguments = {'namespace': 'left', 'name': 'eye', 'frame_prefix': 'l_'}
+    rviz = only(stage.carry_out('stream', rviz='true', **arguments), 'rviz2')
+    assert rviz.remappings['__ns'] == '/left'
+    # Names without a slash are below the namespace.
+    assert {f'/r3/{t}': f'eye/{t}' for t in TOPICS}.items() <= rviz.remappings.items()
+    assert rviz.remappings['/initialpose'] == 'initialpose'
+    assert rviz.arguments[rviz.arguments.index('-f') + 1] == 'l_map'
 
 
 def test_a_recording_waits_for_the_node_and_brings_the_clock(stage, tmp_path, monkeypatch):
@@ -200,104 +197,56 @@ def test_the_webcam_comes_from_either_driver_and_may_be_undistorted(stage):
     assert only(started, 'r3_stream').remappings['image'] == '/camera/image_rect'
 
 
-@pytest.mark.parametrize(
-    ('name', 'program', 'expected'),
-    [
-        (
-            'nvblox_bridge',
-            'nvblox_node',
-            {
-                'camera_0/depth/image': 'depth/image',
-                'camera_0/depth/camera_info': 'depth/camera_info',
-                'camera_0/color/image': 'color/image',
-                'camera_0/color/camera_info': 'color/camera_info',
-            },
-        ),
-        (
-            'rtabmap_bridge',
-            'rtabmap',
-            {
-                'rgb/image': 'color/image',
-                'rgb/camera_info': 'color/camera_info',
-                'depth/image': 'depth/image',
-                'odom': 'odometry',
-            },
-        ),
-        (
-            'depth_image_proc',
-            'point_cloud_xyzrgb_node',
-            {
-                'rgb/image_rect_color': 'color/image',
-                'rgb/camera_info': 'color/camera_info',
-                'depth_registered/image_rect': 'depth/image',
-            },
-        ),
-        ('octomap', 'octomap_server_node', {'cloud_in': 'points'}),
-    ],
-)
-def test_bridges_connect_the_node_s_topics_whatever_its_name(stage, name, program, expected):
-    for arguments, node in (({}, '/r3'), ({'namespace': 'left', 'name': 'eye'}, '/left/eye')):
-        started = stage.carry_out(name, **arguments)
-        other = only(started, program)
-        assert {old: f'{node}/{topic}' for old, topic in expected.items()}.items() <= (
-            other.remappings.items()
-        )
-        assert only(started, 'r3_stream').name == node
-    alone = stage.carry_out(name, start_r3='false')
-    assert [s.program for s in alone] == [program]
+@pytest.mark.parametrize(('name', 'program'), EXAMPLES.items())
+def test_examples_start_both_and_take_arguments_of_the_node(stage, name, program):
+    started = stage.carry_out(f'examples/launch/{name}', image_topic='/eye/image')
+    assert stage.status == 0
+    assert only(started, 'r3_stream').remappings['image'] == '/eye/image'
+    other = only(started, program)
+    topics = [new for new in other.remappings.values() if new.startswith('/r3/')]
+    assert topics or name == 'robot_localization'
+    assert {topic.removeprefix('/r3/') for topic in topics} <= TOPICS.keys()
+    other.parameters()
 
 
-def test_each_frame_has_one_owner(stage):
-    started = stage.carry_out('rtabmap_bridge', base_frame='camera_link')
+def test_in_the_examples_each_frame_has_one_owner(stage):
+    started = stage.carry_out('examples/launch/rtabmap')
     r3, rtabmap = (only(started, p).parameters() for p in ('r3_stream', 'rtabmap'))
     assert r3['publish_map_to_odom_tf'] is False and rtabmap['publish_tf'] is True
     assert r3['base_frame'] == rtabmap['frame_id'] == 'camera_link'
-    started = stage.carry_out('robot_localization', base_frame='base_footprint')
+    started = stage.carry_out('examples/launch/robot_localization')
     r3, ekf = (only(started, p).parameters() for p in ('r3_stream', 'ekf_node'))
     assert r3['publish_map_to_odom_tf'] is False and r3['publish_odom_to_base_tf'] is False
-    assert ekf['odom0'] == '/r3/odometry' and ekf['base_link_frame'] == 'base_footprint'
+    assert ekf['odom0'] == '/r3/odometry' and ekf['base_link_frame'] == r3['base_frame']
     assert ekf['world_frame'] == ekf['odom_frame'] == 'odom'
-    started = stage.carry_out('nvblox_bridge', frame_prefix='left/')
-    assert only(started, 'nvblox_node').parameters()['global_frame'] == 'left/odom'
+    assert only(stage.carry_out('examples/launch/rviz'), 'rviz2')
 
 
-def test_nav2_gets_its_own_parameters_with_ours_over_them(stage, tmp_path):
-    base = tmp_path / 'nav2.yaml'
-    base.write_text(
-        yaml.safe_dump({
-            'local_costmap': {'local_costmap': {'ros__parameters': {'width': 3}}},
-            'amcl': {'ros__parameters': {'alpha1': 0.2}},
-        })
-    )  # fmt: skip
+def test_the_example_for_nav2_starts_it_with_the_users_parameters(stage, tmp_path):
+    own = write_parameters(tmp_path / 'nav2.yaml', 'servers', width=3)
     server = stage.prefix / 'share/nav2_bringup/launch'
     server.mkdir()
     (server / 'navigation_launch.py').write_text(
         'from launch import LaunchDescription\n'
-        'from launch.actions import DeclareLaunchArgument\n'
         'from launch.substitutions import LaunchConfiguration\n'
         'from launch_ros.actions import Node\n'
         'def generate_launch_description():\n'
-        "    return LaunchDescription([DeclareLaunchArgument('params_file'), Node(\n"
+        '    return LaunchDescription([Node(\n'
         "        package='nav2_bringup', executable='servers', name='servers',\n"
         "        parameters=[LaunchConfiguration('params_file')])])\n"
     )
     stage.record('nav2_bringup', 'servers')
-    started = stage.carry_out(
-        'nav2_overlay', nav2='true', nav2_params_file=str(base), name='eye', frame_prefix='a_'
-    )
+    started = stage.carry_out('examples/launch/nav2', nav2_params_file=own)
     node = only(started, 'r3_stream').parameters()
     assert node['publish_odom_to_base_tf'] is False and node['base_frame'] == 'base_link'
     assert node['scale.source'] == 'odometry'
-    merged = yaml.safe_load(Path(only(started, 'servers').parameter_files[0]).read_text())
-    local = merged['local_costmap']['local_costmap']['ros__parameters']
-    assert local['width'] == 3 and local['global_frame'] == 'a_odom'
-    assert local['r3_layer']['points']['topic'] == '/eye/points'
-    assert merged['amcl']['ros__parameters'] == {'alpha1': 0.2}
-    assert merged['collision_monitor']['ros__parameters']['points']['topic'] == '/eye/points'
+    assert only(started, 'servers').parameters()['width'] == 3
 
 
 def test_two_cameras_share_no_name_frame_or_folder(stage, tmp_path):
-    started = stage.carry_out('two_cameras', map_directory=str(tmp_path / 'maps'))
+    started = stage.carry_out(
+        'two_cameras', map_directory=str(tmp_path / 'maps'), frame_policy='queue'
+    )
     left, right = started
     assert (left.name, right.name) == ('/left/r3', '/right/r3')
     a, b = left.parameters(), right.parameters()
@@ -305,3 +254,5 @@ def test_two_cameras_share_no_name_frame_or_folder(stage, tmp_path):
         assert a[parameter] != b[parameter]
     assert a['map_frame'] == 'left/map' and b['odom_frame'] == 'right/odom'
     assert left.remappings['image'] == '/left/image_raw'
+    # What is set for neither goes to both.
+    assert a['input.frame_policy'] == b['input.frame_policy'] == 'queue'

@@ -60,8 +60,9 @@ def test_transform_round_trip():
 
 def test_pose_and_odometry_carry_place_and_covariance():
     chain = PoseChain(np.eye(4), starts_in_base=True)
-    chain.advance(START_NS, np.eye(4), None, np.eye(6), 1.0, 0.0)
-    placed = chain.advance(START_NS + 10**8, T, T, np.diag([1.0, 2, 3, 4, 5, 6]), 1.0, 0.0)
+    chain.advance(START_NS, np.eye(4), None, np.eye(6), None, 1.0, 0.0)
+    covariance, step = np.diag([1.0, 2, 3, 4, 5, 6]), np.eye(6)
+    placed = chain.advance(START_NS + 10**8, T, T, covariance, step, 1.0, 0.0)
     pose = pose_message(START_NS, 'map', placed.T_map_base, placed.map_covariance)
     position = pose.pose.pose.position
     np.testing.assert_allclose([position.x, position.y, position.z], T[:3, 3])
@@ -69,6 +70,11 @@ def test_pose_and_odometry_carry_place_and_covariance():
     odometry = odometry_message(START_NS, 'odom', 'camera', placed)
     assert odometry.child_frame_id == 'camera'
     np.testing.assert_allclose(odometry.twist.twist.linear.x, placed.twist[0])
+    for sent, expected in (
+        (odometry.pose.covariance, placed.odom_covariance),
+        (odometry.twist.covariance, placed.twist_covariance),
+    ):
+        np.testing.assert_allclose(np.reshape(sent, (6, 6)), expected)
     unknown = odometry_message(START_NS, 'odom', 'camera', without_motion(placed))
     assert unknown.twist.twist.linear.x == 0.0
     assert min(unknown.twist.covariance[::7]) == 1e6

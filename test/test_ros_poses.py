@@ -6,7 +6,6 @@ from r3_ros.core.geometry import inverse, is_rigid, make_T, R_BODY_OPTICAL
 from r3_ros.ros.tf.pose_chain import (
     planar_map_odom,
     PoseChain,
-    UNKNOWN_COVARIANCE,
     with_odometry_moved,
     without_motion,
 )
@@ -18,15 +17,37 @@ T_BASE_OPTICAL = make_T(
     Rotation.from_euler('xyz', [0.1, 0.3, -0.2]).as_matrix() @ R_BODY_OPTICAL, [0.2, -0.1, 0.5]
 )
 NOMINAL = np.diag([1e-4, 4e-4, 9e-4, 1e-6, 2e-6, 3e-6])
+STEP = NOMINAL / 100
+UNKNOWN = np.eye(6) * 1e6
+SECOND_NS = 1_000_000_000
 
 
 def random_T(rng, scale=1.0):
     return make_T(Rotation.random(random_state=rng).as_matrix(), scale * rng.normal(size=3))
 
 
-def advance(chain, stamp_ns, T, T_previous=None, covariance=NOMINAL, factor=1.0, max_gap_s=5.0):
+def advance(
+    chain, stamp_ns, T, T_previous=None, covariance=NOMINAL, step=STEP, factor=1.0, max_gap_s=5.0
+):
     motion = None if T_previous is None else inverse(T_previous) @ T
-    return chain.advance(stamp_ns, T, motion, covariance, factor, max_gap_s)
+    return chain.advance(stamp_ns, T, motion, covariance, step, factor, max_gap_s)
+
+
+def ahead(distance, axis=2):
+    T = np.eye(4)
+    T[axis, 3] = distance
+    return T
+
+
+def drive(chain, count, covariance_of=lambda i: NOMINAL, step_of=lambda i: STEP, factor=1.0):
+    """Drive the camera a tenth of a unit along its axis every tenth of a second."""
+    placed = []
+    for i in range(count):
+        T, before = ahead(0.1 * i), ahead(0.1 * (i - 1)) if i else None
+        placed.append(
+            advance(chain, i * SECOND_NS // 10, T, before, covariance_of(i), step_of(i), factor)
+        )
+    return placed
 
 
 def walk(chain, count=30):
@@ -104,7 +125,7 @@ def test_odometry_stays_rigid_over_many_products():
     advance(chain, 0, np.eye(4))
     T_step = random_T(rng, 0.01)
     for i in range(1, 2000):
-        placed = chain.advance(i, np.eye(4), T_step, None, 1.0, 0.0)
+        placed = chain.advance(i, np.eye(4), T_step, None, None, 1.0, 0.0)
     assert is_rigid(placed.T_odom_base, tolerance=1e-9)
 
 
@@ -124,8 +145,8 @@ def test_no_velocity_over_a_gap_or_without_time(elapsed_ns):
     chain = PoseChain(np.eye(4), starts_in_base=False)
     advance(chain, START_NS, np.eye(4))
     placed = advance(chain, START_NS + elapsed_ns, np.eye(4), np.eye(4))
-    assert placed.twist is None
-    np.testing.assert_array_equal(placed.twist_covariance, UNKNOWN_COVARIANCE)
+    np.testing.assert_array_equal(placed.twist, np.zeros(6))
+    np.testing.assert_array_equal(placed.twist_covariance, UNKNOWN)
 
 
 def test_over_a_gap_odometry_claims_nothing_and_the_map_goes_on():
@@ -134,12 +155,13 @@ def test_over_a_gap_odometry_claims_nothing_and_the_map_goes_on():
         advance(chain, START_NS + seconds * 1_000_000_000, np.eye(4), T)
         for seconds, T in ((0, None), (5, np.eye(4)), (11, np.eye(4)), (12, np.eye(4)))
     )
-    np.testing.assert_allclose(over.odom_covariance, UNKNOWN_COVARIANCE, rtol=1e-9, atol=1e-6)
+    np.testing.assert_array_equal(over.odom_covariance, UNKNOWN)
     # Where the base is in map does not depend on the way there.
     np.testing.assert_array_equal(over.map_covariance, before.map_covariance)
-    for placed in (before, at_the_limit, after):
-        np.testing.assert_allclose(placed.odom_covariance, before.map_covariance, atol=1e-12)
-    assert before.odom_covariance.diagonal().max() < 1.0
+    # The camera stood still, so each of the three motions adds the same, that over the gap too.
+    nothing, one, three = (p.odom_covariance for p in (before, at_the_limit, after))
+    np.testing.assert_allclose(three - nothing, 3 * (one - nothing), atol=1e-15)
+    assert np.trace(one) > np.trace(nothing)
 
 
 def test_covariance_matches_sampled_poses():
@@ -173,12 +195,13 @@ def test_translation_is_inflated_without_a_scale_and_rotation_is_not():
 )
 def test_covariance_is_never_zero_and_never_more_than_unknown(covariance):
     chain = PoseChain(T_BASE_OPTICAL, starts_in_base=True)
-    advance(chain, START_NS, np.eye(4), covariance=covariance)
-    placed = advance(chain, START_NS + 1, np.eye(4), np.eye(4), covariance=covariance)
+    given = {'covariance': covariance, 'step': covariance}
+    advance(chain, START_NS, np.eye(4), **given)
+    placed = advance(chain, START_NS + 1, np.eye(4), np.eye(4), **given)
     for matrix in (placed.map_covariance, placed.odom_covariance, placed.twist_covariance):
         assert np.isfinite(matrix).all()
         assert np.linalg.eigvalsh(matrix).min() > 0
-        assert matrix.diagonal().max() <= UNKNOWN_COVARIANCE[0, 0]
+        assert matrix.diagonal().max() <= 1e6
 
 
 def test_a_repeated_place_claims_nothing():
@@ -186,8 +209,144 @@ def test_a_repeated_place_claims_nothing():
     placed = advance(chain, START_NS, np.eye(4))
     repeated = without_motion(placed)
     np.testing.assert_array_equal(repeated.T_map_base, placed.T_map_base)
-    np.testing.assert_array_equal(repeated.map_covariance, UNKNOWN_COVARIANCE)
-    assert repeated.twist is None
+    for matrix in (repeated.map_covariance, repeated.odom_covariance, repeated.twist_covariance):
+        np.testing.assert_array_equal(matrix, UNKNOWN)
+    np.testing.assert_array_equal(repeated.twist, np.zeros(6))
+
+
+def test_the_velocity_is_as_sure_as_the_motion_between_two_frames():
+    """0.6 mm in a tenth of a second are 6 mm/s, however sure the place is by then."""
+    chain = PoseChain(np.eye(4), starts_in_base=False)
+    placed = drive(
+        chain,
+        200,
+        lambda i: np.eye(6) * 0.01 * i,
+        lambda i: np.diag([0.0006**2] * 3 + [1e-10] * 3),
+    )
+    for each in placed[1:]:
+        sigmas = np.sqrt(each.twist_covariance.diagonal())
+        # The floor adds 1e-8 to each variance.
+        np.testing.assert_allclose(sigmas, [0.006] * 3 + [np.sqrt(2e-8)] * 3, rtol=1e-3)
+
+
+def test_odom_keeps_its_drift_when_a_loop_closes_in_map():
+    chain = PoseChain(np.eye(4), starts_in_base=False)
+    step = np.diag([1e-4] * 3 + [0.0] * 3)
+    placed = drive(chain, 51, lambda i: np.eye(6) * 1e-4 * i, lambda i: step)
+    # Half a unit of drift is taken out of the map, whose variance falls.
+    T = ahead(5.1 - 0.5)
+    closed = advance(chain, 51 * SECOND_NS // 10, T, T @ ahead(-0.1), np.eye(6) * 1e-6, step)
+    assert closed.map_covariance[0, 0] == pytest.approx(1e-6 + 1e-8)
+    variances = [p.odom_covariance[0, 0] for p in (*placed, closed)]
+    np.testing.assert_allclose(variances, 1e-4 * np.arange(52) + 1e-8, rtol=1e-9)
+
+
+def test_a_turn_that_is_unsure_moves_what_comes_after_it():
+    """In odom: x ahead, y to the left; the first of three motions of 2 turns by 0.01 rad or so."""
+    chain = PoseChain(np.eye(4), starts_in_base=True)
+    turn = np.zeros((6, 6))
+    turn[5, 5] = 1e-4
+    placed = [
+        advance(
+            chain, i * SECOND_NS, ahead(2.0 * i, 0), ahead(2.0 * (i - 1), 0) if i else None,
+            step=turn if i == 1 else np.zeros((6, 6)),
+        )
+        for i in range(4)
+    ]  # fmt: skip
+    expected = np.zeros((6, 6))
+    for i, each in enumerate(placed):
+        if i:
+            lever = 2.0 * (i - 1)
+            expected[1, 1], expected[5, 5] = 1e-4 * lever**2, 1e-4
+            expected[1, 5] = expected[5, 1] = 1e-4 * lever
+        np.testing.assert_allclose(each.odom_covariance, expected + np.eye(6) * 1e-8, atol=1e-15)
+
+
+def test_odometry_covariance_matches_sampled_ways():
+    rng = np.random.default_rng(4)
+    chain, count = PoseChain(T_BASE_OPTICAL, starts_in_base=True), 20000
+    motions = [random_T(rng, 0.3) for _ in range(4)]
+    T_sampled, T = np.broadcast_to(np.eye(4), (count, 4, 4)), np.eye(4)
+    advance(chain, 0, T)
+    for i, motion in enumerate(motions, start=1):
+        xi = rng.multivariate_normal(np.zeros(6), NOMINAL, size=count)
+        errors = make_T(Rotation.from_rotvec(xi[:, 3:]).as_matrix(), xi[:, :3])
+        T_sampled = T_sampled @ motion @ errors
+        placed = advance(chain, i * SECOND_NS, T @ motion, T, step=NOMINAL)
+        T = T @ motion
+    T_odom_base = T_BASE_OPTICAL @ T_sampled @ inverse(T_BASE_OPTICAL)
+    shift = T_odom_base[:, :3, 3] - placed.T_odom_base[:3, 3]
+    turn = T_odom_base[:, :3, :3] @ placed.T_odom_base[:3, :3].T
+    turns = Rotation.from_matrix(turn).as_rotvec()
+    sampled = np.cov(np.concatenate([shift, turns], axis=1).T)
+    scale = np.sqrt(np.outer(sampled.diagonal(), sampled.diagonal()))
+    # As above: some 1.5 % with so many samples.
+    assert (np.abs(placed.odom_covariance - sampled) / scale).max() < 0.04
+
+
+NO_POSITION = np.diag([1e6] * 3 + [1e-4] * 3)
+NO_ROTATION = np.diag([1e-4] * 3 + [1e6] * 3)
+
+
+@pytest.mark.parametrize('T_base_optical', [np.eye(4), T_BASE_OPTICAL], ids=['camera', 'mounted'])
+@pytest.mark.parametrize('factor', [1.0, 100.0])
+def test_a_rotation_stays_known_where_the_position_is_not(T_base_optical, factor):
+    chain = PoseChain(T_base_optical, starts_in_base=True)
+    placed = drive(chain, 3, lambda i: NO_POSITION, lambda i: NO_POSITION, factor)[-1]
+    matrices = placed.map_covariance, placed.odom_covariance, placed.twist_covariance
+    for matrix, variance in zip(matrices, (1e-4, 2e-4, 1e-2), strict=True):
+        np.testing.assert_allclose(matrix[:3], np.eye(3, 6) * 1e6)
+        np.testing.assert_allclose(matrix[3:, 3:], np.eye(3) * (variance + 1e-8), atol=1e-12)
+    # Of a velocity that is not known the number is zero.
+    np.testing.assert_array_equal(placed.twist[:3], 0.0)
+
+
+def test_a_rotation_that_is_unknown_leaves_the_place_of_the_camera_known_and_no_other():
+    camera, base = (
+        advance(PoseChain(T, starts_in_base=True), 0, np.eye(4), covariance=NO_ROTATION)
+        for T in (np.eye(4), T_BASE_OPTICAL)
+    )
+    np.testing.assert_allclose(camera.map_covariance.diagonal(), [1e-4 + 1e-8] * 3 + [1e6] * 3)
+    np.testing.assert_array_equal(base.map_covariance, UNKNOWN)
+
+
+def test_drift_counts_from_where_positions_are_known():
+    chain = PoseChain(np.eye(4), starts_in_base=True)
+    placed = drive(
+        chain,
+        8,
+        lambda i: NO_POSITION if 0 < i < 4 else NOMINAL,
+        lambda i: NO_POSITION if 0 < i < 4 else np.eye(6) * 1e-4,
+    )
+    x = [p.odom_covariance[0, 0] for p in placed]
+    np.testing.assert_allclose(x[:5], [1e-8, 1e6, 1e6, 1e6, 1e-4 + 1e-8], rtol=0.05)
+    assert x[4] < x[5] < x[6] < x[7] < 1e-2
+    turns = [p.odom_covariance[3, 3] for p in placed]
+    np.testing.assert_allclose(turns, 1e-4 * np.arange(8) + 1e-8)
+
+
+def test_after_a_motion_that_is_unknown_odometry_stays_unknown_and_velocity_does_not():
+    chain = PoseChain(np.eye(4), starts_in_base=True)
+    placed = drive(chain, 6, step_of=lambda i: None if i == 3 else STEP)
+    for each in placed[3:]:
+        np.testing.assert_array_equal(each.odom_covariance, UNKNOWN)
+        assert each.map_covariance.diagonal().max() < 1e-2
+    np.testing.assert_array_equal(placed[3].twist_covariance, UNKNOWN)
+    np.testing.assert_array_equal(placed[3].twist, np.zeros(6))
+    assert placed[4].twist_covariance.diagonal().max() < 1e-2
+    assert placed[2].odom_covariance.diagonal().max() < 1e-2
+
+
+def test_metres_that_come_later_take_nothing_from_the_drift_so_far():
+    chain = PoseChain(np.eye(4), starts_in_base=True)
+    step = np.diag([1e-4] * 3 + [0.0] * 3)
+    before = drive(chain, 3, step_of=lambda i: step, factor=100.0)[-1]
+    chain.metres_per_unit = 2.0
+    chain.replace_last()
+    after = advance(chain, SECOND_NS, ahead(0.3), ahead(0.2), step=step, factor=100.0)
+    # Two steps a hundredfold, then one whose length is twice as many metres.
+    assert before.odom_covariance[0, 0] == pytest.approx(2 * 1e-2 + 1e-8)
+    assert after.odom_covariance[0, 0] == pytest.approx(2 * 1e-2 + 4e-4 + 1e-8)
 
 
 def heading(T):

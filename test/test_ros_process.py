@@ -193,21 +193,6 @@ def test_a_node_that_cannot_be_cleaned_up_ends_its_process(start, probe):
     assert 'cannot clean up' in said and 'Traceback' not in said
 
 
-def test_a_second_start_is_refused_and_the_first_goes_on(start):
-    first = start()
-    wait_for(first, 'active')
-    second = start()
-    said, _ = second.communicate(timeout=60)
-    assert second.returncode == 1
-    assert "a node named '/r3' runs already" in said and 'Traceback' not in said
-    assert first.poll() is None
-    third = start(
-        '--ros-args', '-r', '__node:=left',
-        '-p', 'odom_frame:=left/odom', '-p', 'map_frame:=left/map',
-    )  # fmt: skip
-    wait_for(third, 'active')
-
-
 @pytest.mark.parametrize(
     ('arguments', 'status', 'words'),
     [

@@ -9,7 +9,6 @@ from r3_ros.ros.outputs.health import StreamState
 from r3_ros.ros.outputs.messages import stamp_ns_of, transform_message
 from r3_ros.ros.tf import frame_tree
 from r3_ros.ros.tf.frame_tree import Echoes
-from r3_ros.ros.tf.name_lock import FrameClaims
 from ros_graph import CAMERA, Graph, image_message, PERIOD_NS
 from ros_robot import activate, BASE, T_BASE_OPTICAL
 from scipy.spatial.transform import Rotation
@@ -112,10 +111,8 @@ def test_an_edge_that_is_not_ours_has_no_rival(graph):
     assert g.transform_health.two_parents == '' and from_us(g, transforms) == {ODOM_BASE} and other
 
 
-def test_another_r3_on_the_same_camera_leaves_the_edges_to_the_first(graph, monkeypatch):
+def test_another_r3_on_the_same_camera_leaves_the_edges_to_the_first(graph):
     """Its transforms have our stamps, and at first even our values."""
-    # On another machine, where the claims of the first are not seen.
-    monkeypatch.setattr(FrameClaims, 'claim', lambda *_: None)
     first = graph().start()
     first.send_many(2)
     second = Graph(arguments=('-r', '__ns:=/left'), domain=first.domain)

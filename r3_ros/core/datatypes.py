@@ -269,6 +269,8 @@ class Estimate:
         motion ``exp(xi)`` in the camera frame, map units and radians.
     :ivar T_previous_camera: (4, 4) motion since the last frame that had a pose, both poses taken
         from the same state of the estimator, so corrections never show in it; None without one.
+    :ivar step_covariance: (6, 6) float64 of ``T_previous_camera``, in the convention of
+        ``covariance``; None where it is unknown.
     :ivar confidence_translation: best-edge score, NaN for a frame without edges.
     :ivar confidence_ratio: score over the session's reference score; 1.0 is nominal.
     :ivar corrected: ids of frames whose earlier poses changed in this step.
@@ -292,6 +294,7 @@ class Estimate:
     depths: tuple[DepthMap, ...]
     context_ids: tuple[int, ...]
     T_previous_camera: np.ndarray | None = None
+    step_covariance: np.ndarray | None = None
     corrected: tuple[int, ...] = ()
     evicted: tuple[int, ...] = ()
     segment_id: int = 0

@@ -36,7 +36,6 @@ from .rcl_errors import one_line, RCLError
 from .services.services import Services
 from .tf.frame_tree import TransformTree
 from .tf.initial_pose import InitialPose, InitialPoseInput
-from .tf.name_lock import FrameClaims, NameLock
 from .tf.transforms import corrects_robot, TransformAuthority
 from .worker import StreamWorker
 
@@ -122,8 +121,7 @@ class R3StreamNode(LifecycleNode):
         try:
             config = read_config(self)
             self._refuse_twin()
-            claims = self._claim_odom(config)
-            self._set_up(config, claims, self._load_engine(config))
+            self._set_up(config, self._load_engine(config))
         except (R3Error, ImportError, MemoryError) as error:
             self.get_logger().error(f'cannot configure: {error}')
             self._tear_down()
@@ -196,43 +194,24 @@ class R3StreamNode(LifecycleNode):
 
     def _refuse_twin(self) -> None:
         """Two nodes of one name share topics and services, and their poses would mix."""
-        name = self.get_fully_qualified_name()
-        lock = NameLock(name, self.context.get_domain_id())
-        if not lock.acquire():
-            seen = f'it holds {lock.path}'
-        elif self._count_twins():
-            seen = 'it is on the graph'
-        else:
-            self._closers.append(lock.release)
-            return
-        lock.release()
-        raise ConfigError(
-            f"a node named '{name}' runs already ({seen}): stop it, or start this one under "
-            'another name (--ros-args -r __node:=NAME) or namespace (-r __ns:=/NAME)'
-        )
-
-    def _claim_odom(self, config: R3Config) -> FrameClaims:
-        """Two nodes that move one odom frame would tear map and odom apart.
-
-        :raises TransformError: another node has it.
-        """
-        claims = FrameClaims(self.get_fully_qualified_name(), self.context.get_domain_id())
-        self._closers.append(claims.release)
-        if config.publish_map_to_odom_tf:
-            claims.claim('odom_frame', config.odom_frame)
-        return claims
+        if self._count_twins():
+            raise ConfigError(
+                f"a node named '{self.get_fully_qualified_name()}' runs already: stop it, or "
+                'start this one under another name (--ros-args -r __node:=NAME) or namespace '
+                '(-r __ns:=/NAME)'
+            )
 
     def _count_twins(self) -> int:
         own = (self.get_name(), self.get_namespace())
         return max(self.get_node_names_and_namespaces().count(own) - 1, 0)
 
-    def _set_up(self, config: R3Config, claims: FrameClaims, engine: Any) -> None:
+    def _set_up(self, config: R3Config, engine: Any) -> None:
         logger, clock = self.get_logger(), self.get_clock()
         health, transform_health = Health(), TransformHealth()
         self._closers.append(lambda: self._close_engine(engine))
         outputs = Outputs(self, config.occupancy.enabled)
         self._closers.append(outputs.close)
-        tree = TransformTree(self, config, transform_health, claims)
+        tree = TransformTree(self, config, transform_health)
         self._closers.append(tree.close)
         authority = TransformAuthority(self, config, tree, transform_health)
         self._closers.append(authority.close)

@@ -128,6 +128,7 @@ class Placing:
             estimate.T_world_camera,
             estimate.T_previous_camera,
             estimate.covariance,
+            estimate.step_covariance,
             self.config.covariance.unscaled_factor,
             self.config.input.max_time_gap,
         )

@@ -31,15 +31,15 @@ from .loops.loop_closure import Loops
 from .pose_graph import PoseGraph
 from .pose_resolution import (
     HeldPose,
+    reported_covariance,
     Resolution,
     resolve_pose,
     ResolvedPose,
-    told_covariance,
     usable_edges,
 )
 from .relocalisation.loaded_map import LoadedMap, require_findable, take_in
 from .relocalisation.search import Vicinity
-from .retention import FrameMemory, Memory
+from .retention import Memory, Retention
 from .scale.odometry_buffer import OdometryTrack
 from .scale.tracker import ScaleTracker, UserScale
 from .segments import (
@@ -73,7 +73,7 @@ class DescribedFrame:
 
 
 @dataclass(frozen=True)
-class Context:
+class FrameContext:
     """The frames that a frame is related to.
 
     :ivar ids: oldest first.
@@ -117,7 +117,7 @@ class Engine:
         self._device = device
         self._metric = metric
         self._user_scale: UserScale | None = None
-        self._memory = FrameMemory(predictor, config)
+        self._retention = Retention(predictor, config)
         self.loops = Loops(config)
         self.session = self._new_session(session_id=0)
 
@@ -170,13 +170,13 @@ class Engine:
             raise FrameError('the frame has no finite descriptor: its pixels cannot be used')
         return DescribedFrame(frame, fault, descriptor, self._is_gap(frame.stamp_ns))
 
-    def _retrieve(self, seen: DescribedFrame) -> Context:
+    def _retrieve(self, seen: DescribedFrame) -> FrameContext:
         ids = retrieve_context(
             self.session, self.config.stream, seen.descriptor, after_gap=seen.after_gap
         )
-        return Context(tuple(ids), self._needs_depth(seen.descriptor, ids))
+        return FrameContext(tuple(ids), self._needs_depth(seen.descriptor, ids))
 
-    def _predict(self, seen: DescribedFrame, context: Context) -> FramePrediction:
+    def _predict(self, seen: DescribedFrame, context: FrameContext) -> FramePrediction:
         prediction = self.predictor.predict(seen.frame, context.ids, context.with_depth)
         if seen.after_gap:
             # Not before: a frame that the predictor refuses changes nothing.
@@ -235,7 +235,7 @@ class Engine:
     def _remember(
         self,
         seen: DescribedFrame,
-        context: Context,
+        context: FrameContext,
         prediction: FramePrediction,
         resolution: Resolution,
         verdict: Verdict,
@@ -243,11 +243,11 @@ class Engine:
         """Update graph, bank and record; release what is held no more."""
         frame = seen.frame
         if resolution.pose is None or not verdict.publishable:
-            return self._memory.skip(self.session, frame, verdict)
-        candidate = self._memory.candidate(
+            return self._retention.skip(self.session, frame, verdict)
+        candidate = self._retention.candidate(
             self.session, frame, seen.descriptor, prediction, resolution
         )
-        return self._memory.add(
+        return self._retention.add(
             self.session, frame, candidate, prediction, resolution, verdict, context.with_depth
         )
 
@@ -285,7 +285,7 @@ class Engine:
         if not verdict.mappable:
             return
         rejected = resolution.rejected_edges
-        self._memory.credit(self.session, frame.frame_id, rejected)
+        self._retention.credit(self.session, frame.frame_id, rejected)
         reference = self.predictor.confidence_reference
         self.loops.note(self.session, frame.frame_id, rejected, depths, reference)
 
@@ -300,7 +300,7 @@ class Engine:
     def _estimate(
         self,
         seen: DescribedFrame,
-        context: Context,
+        context: FrameContext,
         prediction: FramePrediction,
         resolution: Resolution,
         verdict: Verdict,
@@ -315,7 +315,7 @@ class Engine:
             state=reported_state(session, verdict),
             reason=reported_reason(session, verdict, seen.fault),
             T_world_camera=pose.held.T_world_camera if pose else None,
-            covariance=told_covariance(pose, prediction.provisional, frame.frame_id == 0),
+            covariance=reported_covariance(pose, prediction.provisional, frame.frame_id == 0),
             intrinsics=prediction.intrinsics,
             intrinsics_estimated=prediction.intrinsics_estimated,
             seen_fov_x=prediction.seen_fov_x,
@@ -326,6 +326,7 @@ class Engine:
             depths=(),
             context_ids=context.ids,
             T_previous_camera=memory.T_previous_camera,
+            step_covariance=memory.step_covariance,
             evicted=session.take_evicted(),
             segment_id=session.segment_id,
             map_revision=session.map_revision,
@@ -336,7 +337,7 @@ class Engine:
 
     def update_config(self, config: R3Config) -> None:
         """Apply parameters that may change while running."""
-        self.config = self.loops.config = self._memory.config = config
+        self.config = self.loops.config = self._retention.config = config
         self.session.map_revision += self.session.scale.update_config(config.scale)
         self.session.gate.config = config.tracking
         self.session.admission.config = config.keyframe
@@ -364,7 +365,7 @@ class Engine:
         saved.require_model(self.predictor.info, self.predictor.descriptor_size)
         require_findable(saved)
         self.reset()
-        loaded = take_in(self.session, saved, self.config, self._memory.keyframe_room, near)
+        loaded = take_in(self.session, saved, self.config, self._retention.keyframe_room, near)
         try:
             self.predictor.restore(loaded.keyframes(), loaded.landmarks)
         except FrameError as error:
@@ -415,7 +416,7 @@ class Engine:
 
         :raises DeviceMemoryError: the predictor cannot; only :meth:`reset` helps.
         """
-        self._memory.shrink(self.session)
+        self._retention.shrink(self.session)
         self.predictor.shrink()
 
     def clear_map(self) -> None:

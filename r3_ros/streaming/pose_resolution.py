@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from ..core.config import CovarianceConfig
 from ..core.datatypes import Edge
-from ..core.geometry import mean_quat, quat_angle, quat_xyzw, rotation_angle, T_from_quat
+from ..core.geometry import inverse, mean_quat, quat_angle, quat_xyzw, rotation_angle, T_from_quat
 from ..core.similarity import similarity
 
 _ROBUST_ROUNDS = 4
@@ -37,7 +37,7 @@ _MIN_RATIO = 1e-3
 #: A claimed motion may be off a rigid one by this much (single precision is well inside).
 _RIGID_TOLERANCE = 1e-3
 #: Variance of what is not known, as ROS messages write it.
-_UNKNOWN_VARIANCE = 1e6
+UNKNOWN_VARIANCE = 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,16 +76,19 @@ class ResolvedPose:
 
     :ivar spread: (6, 6) weighted covariance of the candidates alone, x y z rx ry rz in the
         camera frame; all zero for a single candidate.
+    :ivar edge_variance: of translation and rotation, map units squared and radians squared: the
+        part of the variance that the edges add to that of their sources.
     """
 
     held: HeldPose
     spread: np.ndarray
+    edge_variance: tuple[float, float] = (0.0, 0.0)
 
     @property
     def covariance(self) -> np.ndarray:
         """Return the (6, 6) covariance: accumulated along the edges, plus the spread."""
-        diagonal = np.repeat([self.held.variance_translation, self.held.variance_rotation], 3)
-        return np.diag(diagonal) + self.spread
+        variances = self.held.variance_translation, self.held.variance_rotation
+        return _isotropic(variances) + self.spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +152,14 @@ def resolve_pose(
     centres, quats = candidates[:, :3, 3], quat_xyzw(candidates)
     centre, quat, weights = robust_average(centres, quats, scores)
     T = T_from_quat(centre, quat)
-    variance = _propagated_variance(edges, T_edges, held, weights, scores / reference, config)
-    return ResolvedPose(HeldPose(T, *variance, scale), _spread(centres, quats, T, weights))
+    edge_variances = _edge_variances(T_edges, scores / reference, config)
+    variance = _propagated_variance(edges, held, weights, edge_variances)
+    of_edges = (weights * edge_variances).sum(axis=0)
+    return ResolvedPose(
+        HeldPose(T, *variance, scale),
+        _spread(centres, quats, T, weights),
+        (float(of_edges[0]), float(of_edges[1])),
+    )
 
 
 def edge_sigmas(
@@ -236,40 +245,111 @@ def _spread(
 
 def _propagated_variance(
     edges: Sequence[Edge],
-    T_edges: np.ndarray,
     held: Mapping[int, HeldPose],
     weights: np.ndarray,
-    ratios: np.ndarray,
-    config: CovarianceConfig,
+    edge_variances: np.ndarray,
 ) -> tuple[float, float]:
     """Return the variance of translation and rotation: the source's plus the edge's, averaged.
 
     It accumulates along a chain of new frames and shrinks again when a well-known frame is in
     the context.
     """
-    lengths = np.linalg.norm(T_edges[:, :3, 3], axis=1)
-    angles = rotation_angle(T_edges[:, :3, :3])
-    edge_variance = edge_sigmas(lengths, angles, ratios, config) ** 2
-    source_variance = np.array(
+    source_variances = np.array(
         [
             (held[e.source_id].variance_translation, held[e.source_id].variance_rotation)
             for e in edges
         ]
     )
-    translation, rotation = (weights * (source_variance + edge_variance)).sum(axis=0)
+    translation, rotation = (weights * (source_variances + edge_variances)).sum(axis=0)
     return float(translation), float(rotation)
 
 
-def told_covariance(
+def _edge_variances(
+    T_edges: np.ndarray, ratios: np.ndarray, config: CovarianceConfig
+) -> np.ndarray:
+    """Return the (N, 2) variances of edges (N, 4, 4) in map units."""
+    lengths = np.linalg.norm(T_edges[:, :3, 3], axis=1)
+    angles = rotation_angle(T_edges[:, :3, :3])
+    variances: np.ndarray = edge_sigmas(lengths, angles, ratios, config) ** 2
+    return variances
+
+
+def reported_covariance(
     resolved: ResolvedPose | None, provisional: bool, first: bool
 ) -> np.ndarray | None:
     """Return the (6, 6) covariance of a pose; of a provisional one the position is unknown."""
     if resolved is None:
         return None
-    covariance = resolved.covariance
     if first:
         return np.diag([1e-12] * 6)
-    if provisional:
-        covariance[:3, :] = covariance[:, :3] = 0.0
-        covariance[:3, :3] = _UNKNOWN_VARIANCE * np.eye(3)
+    return _without_position(resolved.covariance) if provisional else resolved.covariance
+
+
+def step_covariance(
+    previous_id: int | None,
+    edges: Sequence[Edge],
+    resolved: ResolvedPose | None,
+    held: Mapping[int, HeldPose],
+    reference: float,
+    config: CovarianceConfig,
+    provisional: bool,
+) -> np.ndarray | None:
+    """Return the covariance of the motion from an earlier frame to one that was just resolved.
+
+    With an edge between the two it is that edge's variance, plus the square of how far the motion
+    between their poses is from what the edge says. Without one, each of the two hangs on other
+    frames by edges such as these, and what accumulated between those frames is the difference of
+    the variances of the two poses. Neither grows with the length of the trajectory.
+
+    :param previous_id: the earlier frame, None if there is none.
+    :param edges: that the pose follows from.
+    :param reference: the score of a nominal edge.
+    :param provisional: the predictor has no geometry yet, so the translation is unknown.
+    :returns: (6, 6) of a small motion ``exp(xi)`` in the new frame's camera,
+        ``T_true = T_previous_camera @ exp(xi)``, map units and radians, order x y z rx ry rz. None
+        where it is unknown: one of the two has no pose that is held.
+    """
+    previous = None if previous_id is None else held.get(previous_id)
+    if resolved is None or previous is None:
+        return None
+    direct = next((edge for edge in edges if edge.source_id == previous_id), None)
+    if direct is None:
+        own = resolved.held
+        variances = 2.0 * np.array(resolved.edge_variance) + np.abs(
+            [
+                own.variance_translation - previous.variance_translation,
+                own.variance_rotation - previous.variance_rotation,
+            ]
+        )
+        covariance = _isotropic(variances) + resolved.spread
+    else:
+        covariance = _direct_covariance(direct, previous, resolved.held, reference, config)
+    return _without_position(covariance) if provisional else covariance
+
+
+def _direct_covariance(
+    edge: Edge, source: HeldPose, target: HeldPose, reference: float, config: CovarianceConfig
+) -> np.ndarray:
+    """Return the (6, 6) covariance of the motion along an edge, in the target's camera frame."""
+    T_edge = edge.T_source_target.astype(np.float64)
+    T_edge[:3, 3] *= target.scale
+    scores = np.array([[edge.confidence_translation, edge.confidence_rotation]])
+    (variances,) = _edge_variances(T_edge[None], scores / reference, config)
+    T_target_said = inverse(target.T_world_camera) @ source.T_world_camera @ T_edge
+    off = np.concatenate(
+        [T_target_said[:3, 3], Rotation.from_matrix(T_target_said[:3, :3]).as_rotvec()]
+    )
+    return _isotropic(variances) + np.outer(off, off)
+
+
+def _isotropic(variances: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return the (6, 6) covariance of a variance of each translation and each rotation axis."""
+    return np.diag(np.repeat(variances, 3))
+
+
+def _without_position(covariance: np.ndarray) -> np.ndarray:
+    """Return a covariance whose translation is unknown and whose rotation is as it was."""
+    covariance = covariance.copy()
+    covariance[:3, :] = covariance[:, :3] = 0.0
+    covariance[:3, :3] = UNKNOWN_VARIANCE * np.eye(3)
     return covariance

@@ -12,7 +12,7 @@ from ..core.datatypes import Edge, Frame, FramePrediction, TrackingState
 from ..core.predictor import Predictor
 from .gate import Verdict
 from .keyframes.admission import Candidate
-from .pose_resolution import Resolution
+from .pose_resolution import Resolution, step_covariance
 from .segments import motion_since_last, release, reported_state
 from .session import Session
 
@@ -26,13 +26,15 @@ class Memory:
 
     :ivar T_previous_camera: (4, 4) motion since the last frame whose pose was published; None
         without one.
+    :ivar step_covariance: (6, 6) of that motion; None where it is unknown.
     """
 
     is_keyframe: bool = False
     T_previous_camera: np.ndarray | None = None
+    step_covariance: np.ndarray | None = None
 
 
-class FrameMemory:
+class Retention:
     """Decides what of a frame is kept, and releases what is not. The engine's thread.
 
     :ivar config: all parameters.
@@ -91,6 +93,15 @@ class FrameMemory:
         _count(session, frame)
         session.lost_frames = 0
         frame_id, pose = frame.frame_id, resolution.pose.held
+        covariance = step_covariance(
+            session.last_given,
+            resolution.edges,
+            resolution.pose,
+            session.graph.held,
+            self._predictor.confidence_reference,
+            self.config.covariance,
+            prediction.provisional,
+        )
         T_previous_camera = motion_since_last(session, frame_id, pose.T_world_camera)
         session.graph.add(frame_id, pose, resolution.edges, session.segment_id)
         session.recent.append(frame_id)
@@ -111,7 +122,8 @@ class FrameMemory:
             confidence=0.5 * (verdict.confidence_translation + verdict.confidence_rotation),
         )
         self._release(session)
-        return Memory(is_keyframe, T_previous_camera)
+        step = None if T_previous_camera is None else covariance
+        return Memory(is_keyframe, T_previous_camera, step)
 
     def credit(self, session: Session, frame_id: int, edges: Sequence[Edge]) -> None:
         """Have the bank note which keyframes a frame matched, and how well."""

@@ -36,7 +36,7 @@ from ...core.geometry import quat_xyzw
 from ...maps.cloud import Cloud
 from ...maps.occupancy_grid import OccupancyGrid
 from ...streaming.scale.estimator import ScaleView
-from ..tf.pose_chain import Placement, UNKNOWN_COVARIANCE
+from ..tf.pose_chain import Placement
 from .health import Health, StepTimes
 
 _SECOND_NS = 1_000_000_000
@@ -114,12 +114,10 @@ def odometry_message(
     message = Odometry(header=header_message(stamp_ns, odom_frame), child_frame_id=base_frame)
     message.pose.pose = pose_messages(placement.T_odom_base[None])[0]
     message.pose.covariance = placement.odom_covariance.ravel()
-    message.twist.covariance = UNKNOWN_COVARIANCE.ravel()
-    if placement.twist is not None:
-        linear, angular = placement.twist[:3].tolist(), placement.twist[3:].tolist()
-        message.twist.twist.linear = Vector3(x=linear[0], y=linear[1], z=linear[2])
-        message.twist.twist.angular = Vector3(x=angular[0], y=angular[1], z=angular[2])
-        message.twist.covariance = placement.twist_covariance.ravel()
+    linear, angular = placement.twist[:3].tolist(), placement.twist[3:].tolist()
+    message.twist.twist.linear = Vector3(x=linear[0], y=linear[1], z=linear[2])
+    message.twist.twist.angular = Vector3(x=angular[0], y=angular[1], z=angular[2])
+    message.twist.covariance = placement.twist_covariance.ravel()
     return message
 
 

@@ -22,7 +22,6 @@ from ...core.errors import TransformError
 from ...core.geometry import inverse, is_rigid, rotation_angle
 from ..outputs.health import TransformHealth
 from ..outputs.messages import matrix_from_transform, stamp_ns_of
-from .name_lock import FrameClaims
 from .pose_chain import PoseChain
 
 _AUTHORITY = 'r3'
@@ -89,11 +88,8 @@ class Echoes:
 class TransformTree:
     """Hears /tf and /tf_static. What comes in is taken by the executor's thread."""
 
-    def __init__(
-        self, node: Node, config: R3Config, health: TransformHealth, claims: FrameClaims
-    ) -> None:
+    def __init__(self, node: Node, config: R3Config, health: TransformHealth) -> None:
         """Subscribe."""
-        self._claims = claims
         self._node = node
         self._config = config
         self._health = health
@@ -125,18 +121,15 @@ class TransformTree:
     # Where the camera is on the robot.
 
     def find_base(self, optical_frame: str) -> Base:
-        """Return the base frame for a camera, by what is known now; claimed, if we move it.
+        """Return the base frame for a camera, by what is known now.
 
-        :raises TransformError: ``base_frame`` is set and not connected with the camera yet, or
-            another node of ours moves the base.
+        :raises TransformError: ``base_frame`` is set and not connected with the camera yet.
         """
         named = self._config.base_frame
         frame = named or self._top_of_mount(optical_frame)
         T_base_optical = np.eye(4)
         if frame != optical_frame:
             T_base_optical = self._mount(frame, optical_frame)
-        if self._config.publish_odom_to_base_tf:
-            self._claims.claim('base_frame', frame)
         return Base(frame, T_base_optical, is_named=bool(named))
 
     def is_outdated(self, base: Base, optical_frame: str) -> bool:

@@ -14,16 +14,11 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from ...core.geometry import inverse, make_T, quat_xyzw, R_BODY_OPTICAL, T_from_quat
+from .motion_covariance import CERTAIN, MotionCovariance, UNKNOWN
 
-#: Variance that says "unknown", as robot_localization and others read it.
-UNKNOWN_VARIANCE = 1e6
-#: Added to every published variance: a filter downstream inverts the matrix, and nothing that is
-#: estimated from pictures is certain. A tenth of a millimetre, and 0.006 degrees.
-_VARIANCE_FLOOR = 1e-8
 #: The cosine of a tilt this small counts as 1.
 _LEVEL = 1e-9
 _X, _Z = np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, 1.0])
-UNKNOWN_COVARIANCE = np.eye(6) * UNKNOWN_VARIANCE
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,27 +26,43 @@ class Placement:
     """One frame's pose, in every frame that is published.
 
     :ivar T_world_camera: as the engine gave it, in its own length.
-    :ivar map_covariance: (6, 6) of ``T_map_base``, in the axes of map, order x y z rx ry rz.
-    :ivar odom_covariance: (6, 6) of ``T_odom_base``, in the axes of odom.
-    :ivar twist: (6,) linear and angular velocity in the base frame; None where it is unknown.
-    :ivar twist_covariance: (6, 6) in the base frame.
+    :ivar map_error: of ``T_map_base``, in the base frame.
+    :ivar odom_error: of ``T_odom_base``, in the base frame: the drift since the session began.
+    :ivar twist: (6,) linear and angular velocity in the base frame, zero where it is unknown.
+    :ivar twist_error: of ``twist``.
     """
 
     T_world_camera: np.ndarray
     T_map_base: np.ndarray
     T_odom_base: np.ndarray
     T_map_odom: np.ndarray
-    map_covariance: np.ndarray
-    odom_covariance: np.ndarray
-    twist: np.ndarray | None
-    twist_covariance: np.ndarray
+    map_error: MotionCovariance
+    odom_error: MotionCovariance
+    twist: np.ndarray
+    twist_error: MotionCovariance
+
+    @property
+    def map_covariance(self) -> np.ndarray:
+        """Return the (6, 6) covariance of ``T_map_base`` in the axes of map."""
+        return self.map_error.published(self.T_map_base[:3, :3])
+
+    @property
+    def odom_covariance(self) -> np.ndarray:
+        """Return the (6, 6) covariance of ``T_odom_base`` in the axes of odom."""
+        return self.odom_error.published(self.T_odom_base[:3, :3])
+
+    @property
+    def twist_covariance(self) -> np.ndarray:
+        """Return the (6, 6) covariance of ``twist`` in the base frame."""
+        return self.twist_error.published()
 
 
 class PoseChain:
     """Keeps ``odom`` continuous while the engine corrects its past.
 
     Odometry grows by the motion between two frames, both taken from the same state of the
-    engine, so a correction moves ``map -> odom`` and never ``odom -> base``.
+    engine, so a correction moves ``map -> odom`` and never ``odom -> base``. Its covariance grows
+    by that of these motions: a loop that closes takes no drift out of odom.
 
     :param T_base_optical: the camera on the base; identity if the camera is the base.
     :param starts_in_base: the map's axes are those of the base at the first frame. Otherwise the
@@ -75,6 +86,8 @@ class PoseChain:
         self.start: tuple[np.ndarray, np.ndarray, bool] | None = None
         #: How often the map was moved under the frames.
         self.moves = 0
+        #: Error of the last ``T_odom_base``.
+        self._drift = CERTAIN
         self._last_stamp_ns = 0
         self._starts_in_base = starts_in_base
 
@@ -123,13 +136,8 @@ class PoseChain:
     def placed_again(self, placement: Placement) -> Placement:
         """Return a frame's placement in the map as it is now; its place in odom stays."""
         T_map_base = self.T_map_base(placement.T_world_camera)
-        turn = T_map_base @ inverse(placement.T_map_base)
-        return replace(
-            placement,
-            T_map_base=T_map_base,
-            T_map_odom=T_map_base @ inverse(placement.T_odom_base),
-            map_covariance=_in_axes(turn, placement.map_covariance),
-        )
+        T_map_odom = T_map_base @ inverse(placement.T_odom_base)
+        return replace(placement, T_map_base=T_map_base, T_map_odom=T_map_odom)
 
     def _with_length(self, T: np.ndarray) -> np.ndarray:
         """Return motions of the camera (..., 4, 4) in metres, if they are known."""
@@ -143,6 +151,7 @@ class PoseChain:
         T_world_camera: np.ndarray,
         T_previous_camera: np.ndarray | None,
         covariance: np.ndarray | None,
+        step_covariance: np.ndarray | None,
         unscaled_factor: float,
         max_gap_s: float,
     ) -> Placement:
@@ -151,6 +160,8 @@ class PoseChain:
         :param T_previous_camera: the motion since the last frame that had a pose, both ends from
             the engine's present state; None for the first of a session.
         :param covariance: (6, 6) of the pose error in the camera frame, or None if unknown.
+        :param step_covariance: (6, 6) of the error of ``T_previous_camera``, in the camera frame,
+            or None if unknown.
         :param unscaled_factor: multiplies the translation block while metres are not known.
         :param max_gap_s: a longer time since the last pose was not followed: neither a velocity
             nor where the base is in odom is claimed for its end; 0 for no limit.
@@ -159,69 +170,68 @@ class PoseChain:
             (T_given, T_world_then, keeps_tilt), self.start = self.start, None
             self.move_map(self.T_map_base(T_world_then), T_given, keeps_tilt)
         T_map_base = self.T_map_base(T_world_camera)
+        map_error = self._base_error(covariance, unscaled_factor)
         elapsed_s = (stamp_ns - self._last_stamp_ns) * 1e-9
         is_over_gap = self.last is not None and 0 < max_gap_s < elapsed_s
-        twist = None
+        twist, twist_error = np.zeros(6), UNKNOWN
         if self.last is None or T_previous_camera is None:
+            # Odom begins here, wherever that is in map.
             T_odom_base = T_map_base
+            self._drift = MotionCovariance(np.zeros((6, 6)), map_error.known)
         else:
             T_previous_optical = self._with_length(T_previous_camera)
             T_previous_base = self.T_base_optical @ T_previous_optical @ self._T_optical_base
             T_odom_base = _orthonormal(self.last.T_odom_base @ T_previous_base)
+            step_error = self._base_error(step_covariance, unscaled_factor)
+            self._drift = self._drift_over(T_previous_base, step_error)
             if elapsed_s > 0 and not is_over_gap:
-                twist = _twist(T_previous_base, elapsed_s)
-        base_covariance = self._base_covariance(covariance, unscaled_factor)
-        twist_covariance = UNKNOWN_COVARIANCE
-        if twist is not None:
-            # The difference of two poses that err alike, over the time between them.
-            twist_covariance = _bounded(2.0 * base_covariance / elapsed_s**2)
+                twist_error = step_error.scaled(1.0 / elapsed_s, 1.0 / elapsed_s)
+                twist = _twist(T_previous_base, elapsed_s) * np.repeat(twist_error.known, 3)
         self.last = Placement(
             T_world_camera=T_world_camera,
             T_map_base=T_map_base,
             T_odom_base=T_odom_base,
             T_map_odom=T_map_base @ inverse(T_odom_base),
-            map_covariance=_in_axes(T_map_base, base_covariance),
-            odom_covariance=_in_axes(
-                T_odom_base, UNKNOWN_COVARIANCE if is_over_gap else base_covariance
-            ),
+            map_error=map_error,
+            odom_error=UNKNOWN if is_over_gap else self._drift,
             twist=twist,
-            twist_covariance=twist_covariance,
+            twist_error=twist_error,
         )
         self._last_stamp_ns = stamp_ns
         return self.last
 
-    def _base_covariance(self, covariance: np.ndarray | None, factor: float) -> np.ndarray:
-        """Return the covariance of the base's pose, as a small motion in the base frame."""
-        if covariance is None or not np.isfinite(covariance).all():
-            return UNKNOWN_COVARIANCE
-        adjoint = _adjoint(self.T_base_optical)
-        unit = np.array([self.unit] * 3 + [1.0] * 3)
-        covariance = covariance * np.outer(unit, unit)
-        inflation = 1.0 if self.metres_per_unit is not None else math.sqrt(factor)
-        scale = np.array([inflation] * 3 + [1.0] * 3)
-        return _bounded(adjoint @ covariance @ adjoint.T * np.outer(scale, scale))
+    def _drift_over(self, T_previous_base: np.ndarray, step: MotionCovariance) -> MotionCovariance:
+        """Return the error of ``T_odom_base`` after one more motion.
+
+        What is unknown of a motion is unknown of all that follows. Not so while the engine has no
+        geometry yet: nobody could use such a position, so drift is counted from the last of them.
+        """
+        assert self.last is not None, 'there is a motion'
+        before = self._drift.restarted(~self.last.map_error.known)
+        return before.seen_from(inverse(T_previous_base)) + step
+
+    def _base_error(self, covariance: np.ndarray | None, factor: float) -> MotionCovariance:
+        """Return an error of the camera, in the engine's length, as one of the base."""
+        error = MotionCovariance.of(covariance).scaled(self.unit).seen_from(self.T_base_optical)
+        return error if self.metres_per_unit is not None else error.scaled(math.sqrt(factor))
 
 
 def without_motion(placement: Placement) -> Placement:
     """Return the same place with nothing claimed: for when it is only repeated."""
     return replace(
         placement,
-        map_covariance=UNKNOWN_COVARIANCE,
-        odom_covariance=UNKNOWN_COVARIANCE,
-        twist=None,
-        twist_covariance=UNKNOWN_COVARIANCE,
+        map_error=UNKNOWN,
+        odom_error=UNKNOWN,
+        twist=np.zeros(6),
+        twist_error=UNKNOWN,
     )
 
 
 def with_odometry_moved(placement: Placement, T_odom_own: np.ndarray) -> Placement:
     """Return a placement whose odometry is seen from another frame than it started in."""
     T_odom_base = T_odom_own @ placement.T_odom_base
-    return replace(
-        placement,
-        T_odom_base=T_odom_base,
-        T_map_odom=placement.T_map_base @ inverse(T_odom_base),
-        odom_covariance=_in_axes(T_odom_own, placement.odom_covariance),
-    )
+    T_map_odom = placement.T_map_base @ inverse(T_odom_base)
+    return replace(placement, T_odom_base=T_odom_base, T_map_odom=T_map_odom)
 
 
 def planar_map_odom(T_map_base: np.ndarray, T_odom_base: np.ndarray) -> np.ndarray:
@@ -244,27 +254,6 @@ def _heading(T: np.ndarray, axis: np.ndarray) -> float:
 def _about_z(angle: float) -> np.ndarray:
     """Return the (3, 3) rotation about z."""
     return Rotation.from_euler('z', angle).as_matrix()
-
-
-def _adjoint(T_target_source: np.ndarray) -> np.ndarray:
-    """Return the (6, 6) map of small motions, translation first, from source to target."""
-    R, (x, y, z) = T_target_source[:3, :3], T_target_source[:3, 3]
-    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return np.block([[R, cross @ R], [np.zeros((3, 3)), R]])
-
-
-def _in_axes(T_parent_base: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Turn a covariance in base axes into the parent's axes, about the base's origin."""
-    turn = np.kron(np.eye(2), T_parent_base[:3, :3])
-    return turn @ covariance @ turn.T
-
-
-def _bounded(covariance: np.ndarray) -> np.ndarray:
-    """Return a covariance that is never zero and never worse than unknown."""
-    covariance = covariance + np.eye(6) * _VARIANCE_FLOOR
-    if not covariance.diagonal().max() < UNKNOWN_VARIANCE:
-        return UNKNOWN_COVARIANCE
-    return covariance
 
 
 def _twist(T_previous_base: np.ndarray, elapsed_s: float) -> np.ndarray:
