@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 from .config import R3Config
 from .errors import ConfigError, ModelError, R3Error
@@ -11,9 +10,7 @@ from .metric_depth import MetricDepth
 from .predictor import Predictor
 from .streaming.engine import Engine
 from .streaming.keyframes.retrieval import array_module
-
-if TYPE_CHECKING:
-    from .window_prediction import WindowPredictor
+from .window_prediction import WindowPredictor
 
 
 def load_engine(config: R3Config) -> Engine:
