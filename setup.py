@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).resolve().parent
 
 #: The networks. safetensors reads without mapping the file from 0.8 on.
-R3 = ['huggingface_hub>=1.0', 'pillow>=9.1', 'safetensors>=0.8', 'torch>=2.2']
+R3 = ['huggingface_hub>=1.0', 'safetensors>=0.8', 'torch>=2.2']
 
 
 def read_version() -> str:
@@ -43,6 +43,7 @@ setup(
         'matplotlib>=3.7',
         'numpy>=1.24',
         'opencv-python-headless>=4.8',
+        'pillow>=9.1',
         'PyYAML>=6.0',
         'rosbags>=0.10',
         'scipy>=1.10',

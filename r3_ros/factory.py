@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 from .core.config import R3Config
 from .core.errors import ConfigError, ModelError, R3Error
 from .core.metric_depth import MetricDepth
 from .core.predictor import Predictor
+from .core.window_predictor import WindowPredictor
 from .streaming.engine import Engine
 from .streaming.keyframes.retrieval import array_module
-
-if TYPE_CHECKING:
-    from .core.window_predictor import WindowPredictor
 
 
 def load_engine(config: R3Config) -> Engine:

@@ -272,7 +272,6 @@ def test_the_command_and_the_factory_start_without_the_heavy_libraries():
         'evo',
         'safetensors',
         'huggingface_hub',
-        'PIL',
     }
     program += f'print(*{heavy} & set(sys.modules))'
     answer = subprocess.run(

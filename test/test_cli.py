@@ -66,7 +66,7 @@ def test_what_needs_an_extra_names_it(tmp_path, arguments, extra):
     cv2, np = pytest.importorskip('cv2'), pytest.importorskip('numpy')
     (tmp_path / 'walk').mkdir()
     cv2.imwrite(str(tmp_path / 'walk' / '0.png'), np.zeros((48, 64, 3), np.uint8))
-    without = ('torch', 'safetensors', 'huggingface_hub', 'PIL')
+    without = ('torch', 'safetensors', 'huggingface_hub')
     code = (
         f'import sys; sys.modules.update(dict.fromkeys({without})); from r3_ros import cli\n'
         f'sys.exit(cli.main({arguments}))'

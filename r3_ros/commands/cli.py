@@ -21,7 +21,7 @@ from ..core.errors import R3Error
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 #: Libraries that come with an extra of setup.py, and the commands that need ``learning``.
-_OPTIONAL = {'huggingface_hub', 'PIL', 'safetensors', 'torch'}
+_OPTIONAL = {'huggingface_hub', 'safetensors', 'torch'}
 _LEARNING = {'finetune', 'synth', 'train'}
 
 
