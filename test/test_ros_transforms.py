@@ -73,6 +73,7 @@ def test_each_frame_has_its_transforms_at_its_own_stamp_and_they_compose(graph):
     odometry = g.listen('/r3/odometry', Odometry)
     stamps = g.send_many(18)
     g.until(lambda: len(poses) == len(odometry) == 18)
+    g.until(lambda: at(transforms, CAMERA, stamps[-1]))
     assert edges(transforms) == {('map', 'odom'), ('odom', CAMERA)}
     corrections = []
     for stamp_ns, pose, odom in zip(stamps, poses, odometry, strict=True):
@@ -112,7 +113,7 @@ def test_tf2_finds_the_pose_of_each_picture(graph):
     transforms = g.listen_tf()
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
     stamps = g.send_many(5)
-    g.until(lambda: len(poses) == 5)
+    g.until(lambda: len(poses) == 5 and at(transforms, CAMERA, stamps[-1]))
     buffer = Buffer()
     for transform in transforms:
         buffer.set_transform(transform, 'test')
