@@ -439,7 +439,7 @@ def test_memory_of_a_long_stream_is_bounded(checkpoint):
         engine.close()
 
 
-@pytest.mark.parametrize('every,expected', [(1, 12), (3, 5), (0, 3)])
+@pytest.mark.parametrize('every,expected', [(1, 12), (3, 6), (0, 3)])
 def test_depth_of_every_nth_frame_and_of_keyframes(network, every, expected):
     changes = {
         'model.depth_every': every,
