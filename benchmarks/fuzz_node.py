@@ -26,7 +26,7 @@ import numpy as np
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / 'test'), str(ROOT / 'benchmarks')]
+sys.path[:0] = [str(ROOT), str(ROOT / 'test' / 'support'), str(ROOT / 'benchmarks')]
 
 from geometry_msgs.msg import PoseWithCovarianceStamped  # noqa: E402
 from malformed import Malformed  # noqa: E402

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / 'test')]
+sys.path[:0] = [str(ROOT), str(ROOT / 'test' / 'support')]
 
 from r3_ros.core.config import R3Config  # noqa: E402
 from r3_ros.streaming.engine import Engine  # noqa: E402

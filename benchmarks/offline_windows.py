@@ -16,7 +16,7 @@ import time
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / 'test')]
+sys.path[:0] = [str(ROOT), str(ROOT / 'test' / 'support')]
 
 from r3_ros.core.config import R3Config  # noqa: E402
 from r3_ros.core.similarity import rigid_part  # noqa: E402

@@ -1,8 +1,7 @@
 """The classical predictor on real recordings: what it must never claim, and what it must reach."""
 
-from pathlib import Path
-
 import numpy as np
+from paths import DATA
 import pytest
 from r3_ros.core.config import R3Config, updated
 from r3_ros.core.datatypes import Estimate, TrackingState
@@ -14,7 +13,6 @@ from r3_ros.input.folder_source import FolderSource
 from r3_ros.offline.stream_run import Undistorter
 from scipy.stats import spearmanr
 
-DATA = Path(__file__).parents[2] / 'shared' / 'data'
 CONFIDENT = (TrackingState.TRACKING, TrackingState.LOW_CONFIDENCE)
 
 

@@ -3,91 +3,17 @@
 import dataclasses
 
 import cv2
+from map_server import as_map_server_reads
 import numpy as np
 import pytest
 from r3_ros.commands.cli import main
-from r3_ros.core.datatypes import SparseLandmarks
 from r3_ros.core.geometry import inverse, T_from_quat
 from r3_ros.core.trajectory_file import read_tum
-from r3_ros.maps.cloud import Cloud
 from r3_ros.maps.cloud_file import read_ply
-from r3_ros.maps.keyframe_images import encode_image
-from r3_ros.maps.saved_map import (
-    MapFacts,
-    SavedEdges,
-    SavedKeyframes,
-    SavedMap,
-    SavedTrajectory,
-)
 from r3_ros.maps.writing import write_map
 from scipy.spatial.transform import Rotation
-from surveyed_room import INTRINSICS, survey
-from test_occupancy import as_map_server_reads
+from surveyed_room import INTRINSICS, room_map, survey
 import yaml
-
-START_NS = 1_700_000_000_000_000_000
-
-
-def room_map(metres_per_unit=None, images=True, **facts):
-    """Return the map of a synthetic room with its landmarks exactly where they are seen."""
-    room = survey(3)
-    T, rng = room.T_map_optical[::6], np.random.default_rng(0)
-    count, K = len(T), INTRINSICS
-    ids = np.arange(count) * 7 + 2
-    marks = rng.choice(room.points, 400, replace=False).astype(np.float64)
-    seen_by, rows, pixels = [], [], []
-    for n in range(count):
-        seen = (marks - T[n, :3, 3]) @ T[n, :3, :3]
-        pixel = seen[:, :2] / seen[:, 2:] * [K.fx, K.fy] + [K.cx, K.cy]
-        inside = (pixel > 0).all(1) & (pixel < [K.width - 1, K.height - 1]).all(1)
-        inside &= seen[:, 2] > 0.2
-        rows.append(np.flatnonzero(inside))
-        seen_by.append(np.full(inside.sum(), ids[n]))
-        pixels.append(pixel[inside])
-    image = rng.integers(0, 255, (K.height, K.width, 3), dtype=np.uint8)
-    descriptors = rng.normal(size=(count, 8)).astype(np.float32)
-    colors = rng.integers(0, 255, room.points.shape, dtype=np.uint8)
-    return SavedMap(
-        facts=MapFacts(
-            r3_ros_version='0.1.0',
-            model_name='classical',
-            checkpoint_sha256=None,
-            descriptor_size=8,
-            image_size=(K.width, K.height),
-            map_frame='map',
-            base_frame='base_link',
-            optical_frame='camera',
-            T_base_optical=inverse(T[0]),
-            T_map_world=np.eye(4),
-            metres_per_unit=metres_per_unit,
-            scale_source='none' if metres_per_unit is None else 'fixed',
-            voxel_size=0.02,
-            saved_ns=START_NS,
-            **facts,
-        ),
-        keyframes=SavedKeyframes(
-            ids=ids,
-            stamps_ns=START_NS + ids * 10**8,
-            T_map_optical=T,
-            K=np.repeat(K.K[None], count, axis=0),
-            sizes=np.tile(np.array([K.width, K.height], np.int32), (count, 1)),
-            confidences=np.ones((count, 2)),
-            variances=np.full((count, 2), 1e-4),
-            descriptors=descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True),
-            segments=np.zeros(count, np.int32),
-        ),
-        edges=SavedEdges(ids[:-1], ids[1:], inverse(T[:-1]) @ T[1:], np.ones((count - 1, 2))),
-        points=Cloud(room.points, colors, np.ones(len(room.points), np.float32)),
-        trajectory=SavedTrajectory(START_NS + np.arange(60) * 10**8, room.T_map_optical),
-        landmarks=SparseLandmarks(
-            marks,
-            np.full(len(marks), 0.01),
-            np.concatenate(seen_by),
-            np.concatenate(rows),
-            np.concatenate(pixels),
-        ),
-        images={int(i): encode_image(image) for i in ids} if images else {},
-    )
 
 
 @pytest.fixture(scope='module')

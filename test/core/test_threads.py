@@ -1,9 +1,9 @@
 """The mailbox loses the right items and counts them; the worker loses no error."""
 
 import ast
-from pathlib import Path
 import threading
 
+from paths import ROOT
 import pytest
 from r3_ros.classical.background import Background
 from r3_ros.core.threads import Mailbox, THREAD_PREFIX, Worker
@@ -171,7 +171,7 @@ def test_a_worker_that_never_started_is_stopped():
 
 def test_every_thread_of_the_package_has_a_name_of_ours():
     starters = {'Thread', 'Timer', 'ThreadPoolExecutor'}
-    for path in sorted((Path(__file__).resolve().parents[1] / 'r3_ros').rglob('*.py')):
+    for path in sorted((ROOT / 'r3_ros').rglob('*.py')):
         calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
         names = [getattr(n.func, 'attr', getattr(n.func, 'id', '')) for n in calls]
         started = sum(name in starters for name in names)

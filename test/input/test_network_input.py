@@ -8,6 +8,7 @@ from pathlib import Path
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 import numpy as np
+from paths import SHARED
 from PIL import Image, ImageOps
 import pytest
 from r3_ros.core.datatypes import Intrinsics
@@ -29,7 +30,6 @@ from r3_ros.input.network_input import (
     R3Rule,
 )
 
-SHARED = Path(__file__).resolve().parents[2] / 'shared'
 GOLDEN = SHARED / 'parity/golden-preprocess.npz'
 HOUSE = SHARED / 'data/house_r3/rgb'
 #: Network goldens whose pixels were made from pictures of the house.

@@ -5,7 +5,6 @@ from dataclasses import replace
 import json
 import math
 import os
-from pathlib import Path
 import subprocess
 import sys
 
@@ -15,6 +14,7 @@ import pytest
 torch = pytest.importorskip('torch', reason='training needs torch')
 
 import networks  # noqa: E402
+from paths import ROOT, SUPPORT  # noqa: E402
 from r3_ros.commands.cli import main  # noqa: E402
 from r3_ros.core.config import updated  # noqa: E402
 from r3_ros.core.errors import CheckpointError, ConfigError, ModelError, SourceError  # noqa: E402
@@ -167,14 +167,13 @@ def test_weights_name_the_size_of_the_pictures_they_learned_from(tmp_path, sizes
 
 
 def test_two_processes_learn_what_one_learns_from_both_their_clips(tmp_path):
-    here = Path(__file__).resolve().parent
     environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
     environment['PYTHONPATH'] = os.pathsep.join(
-        [str(here.parent), str(here), environment.get('PYTHONPATH', '')]
+        [str(ROOT), str(SUPPORT), environment.get('PYTHONPATH', '')]
     )
     answer = subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2',
-         str(here / 'training_source.py'), str(tmp_path)],
+         str(SUPPORT / 'training_source.py'), str(tmp_path)],
         env=environment, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr[-2000:]

@@ -22,7 +22,7 @@ from r3_ros.streaming.map_snapshot import (
     take_map_snapshot,
 )
 from scripted import frames, PERIOD_NS, Script, START_NS
-from test_engine import engine_of
+from small_engine import engine_of
 import yaml
 
 COUNT = 12

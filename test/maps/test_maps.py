@@ -27,7 +27,7 @@ from r3_ros.maps.writing import write_map
 from r3_ros.streaming.map_snapshot import MapPlacement, saved_map, take_map_snapshot
 from scipy.spatial.transform import Rotation
 from scripted import frames, Script, truth
-from test_engine import engine_of
+from small_engine import engine_of
 import yaml
 
 KEYFRAMES, EDGES, LANDMARKS, OBSERVATIONS, POINTS, POSES = 5, 7, 11, 20, 30, 12

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-import cv2
+from map_server import as_map_server_reads
 import numpy as np
 import pytest
 from r3_ros.core.config import OccupancyConfig
@@ -14,7 +14,6 @@ from r3_ros.maps.occupancy_file import write_grid
 from r3_ros.maps.occupancy_grid import FREE, occupancy_grid, OCCUPIED, UNKNOWN
 from scipy.spatial.transform import Rotation
 from surveyed_room import INTRINSICS, survey
-import yaml
 
 CONFIG = OccupancyConfig()
 AHEAD = make_T(R_BODY_OPTICAL, np.array([0.0, 0.0, 0.6]))
@@ -181,18 +180,6 @@ def test_a_far_stray_point_does_not_make_the_grid_large():
     points = np.concatenate([FLOOR, np.array([[5e4, 3e8, 0.5], [1e12, 0, 0.5]], np.float32)])
     grid = occupancy_grid(points, two_cameras(), CAMERA, CONFIG)
     assert grid.cells.size < 20_000
-
-
-def as_map_server_reads(folder):
-    """Return cells, resolution and origin by the rule of map_server's documentation."""
-    content = yaml.safe_load((folder / 'map.yaml').read_text())
-    assert content['mode'] == 'trinary' and content['negate'] == 0
-    picture = cv2.imread(str(folder / content['image']), cv2.IMREAD_UNCHANGED)
-    probability = (255 - picture.astype(float)) / 255
-    cells = np.full(picture.shape, UNKNOWN)
-    cells[probability > content['occupied_thresh']] = OCCUPIED
-    cells[probability < content['free_thresh']] = FREE
-    return cells[::-1], content['resolution'], content['origin']
 
 
 def test_files_say_what_the_grid_says(tmp_path):

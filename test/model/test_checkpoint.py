@@ -3,13 +3,13 @@
 import hashlib
 import json
 import os
-from pathlib import Path
 import pickle
 import re
 import subprocess
 import sys
 from types import SimpleNamespace
 
+from paths import PARITY, ROOT
 import pytest
 from r3_ros.core.errors import CheckpointError, ModelError, OutputError
 from r3_ros.model.network import build_network
@@ -21,14 +21,12 @@ from safetensors.torch import save_file
 import torch
 from torch import nn
 
-PARITY = Path(__file__).parents[2] / 'shared' / 'parity'
 MANIFESTS = sorted(PARITY.glob('manifest-*.json'))
 
 #: Names by which the one norm of the ray branch is known.
 NORM = 'da3.head.scratch.output_conv2_aux.{}.2.{}'
 BIAS = 'da3.head.projects.bias'
 WEIGHT = 'da3.head.projects.weight'
-ROOT = Path(__file__).resolve().parents[1]
 
 
 class Config:

@@ -1,6 +1,7 @@
 """Cached frames in slots and host memory: the tiers may not show in what is predicted."""
 
-from networks import pictures, shared_network
+from cached_stream import assert_same, COUNT, described, entry_bytes, network, schedule, stream
+from networks import pictures
 import numpy as np
 import pytest
 from r3_ros.core.errors import ModelError
@@ -8,49 +9,7 @@ from r3_ros.model.cache.frame_memory import FrameMemory, Room
 from r3_ros.model.network import FrameCache
 import torch
 
-COUNT = 12
-
-
-@pytest.fixture(scope='module')
-def network():
-    return shared_network('r3')
-
-
-@pytest.fixture(scope='module')
-def described(network):
-    with torch.inference_mode():
-        images = pictures(COUNT)
-        return [network.describe(images[:, n : n + 1]) for n in range(COUNT)]
-
-
-@pytest.fixture(scope='module')
-def entry_bytes(network, described):
-    with torch.inference_mode():
-        memory = FrameMemory(Room(2**30, 0))
-        memory.keep(0, network.predict(described[0]).cache)
-    return memory.entry_bytes
-
-
-def schedule(n):
-    """Return the frames that frame n attends to: the first, the newest, and a wandering one."""
-    return sorted({0, n - 1, n - 2, (5 * n + 2) % 7} & set(range(n)))
-
-
-@torch.inference_mode()
-def stream(network, described, memory, forget=None):
-    """Predict all frames with a memory; return translations and depths, by pair and frame."""
-    pairs, depths = {}, []
-    for n in range(COUNT):
-        context = memory.context(schedule(n) if n else [])
-        assert sorted(context.frame_ids) == (schedule(n) if n else [])
-        prediction = network.predict(described[n], context.cache, reference=n == 0)
-        for row, i in enumerate(context.frame_ids):
-            pairs[i, n] = prediction.pairs.translation[0, row, 0].clone()
-        depths.append(prediction.depth.clone())
-        memory.keep(n, prediction.cache)
-        if forget is not None:
-            memory.forget(forget(n))
-    return pairs, torch.cat(depths, dim=1)
+__all__ = ['described', 'entry_bytes', 'network']
 
 
 @torch.inference_mode()
@@ -65,13 +24,6 @@ def plain(network, described):
         depths.append(prediction.depth)
         entries.append(prediction.cache)
     return pairs, torch.cat(depths, dim=1)
-
-
-def assert_same(first, second, atol=2e-4):
-    assert first[0].keys() == second[0].keys()
-    for pair, translation in first[0].items():
-        torch.testing.assert_close(translation, second[0][pair], atol=atol, rtol=0)
-    torch.testing.assert_close(first[1].log(), second[1].log(), atol=atol, rtol=0)
 
 
 @pytest.mark.parametrize('slots,host', [(40, 0), (13, 0), (6, 40), (5, 40)])

@@ -2,11 +2,11 @@
 
 import json
 import math
-from pathlib import Path
 
 from network_reference import pixel_embedding, positions, resized, rotated
 from networks import pictures, shared_network, tensors_of
 import numpy as np
+from paths import PARITY, ROOT
 import pytest
 from r3_ros.core.datatypes import Intrinsics
 from r3_ros.core.errors import ModelError, TransformError
@@ -24,7 +24,6 @@ from scipy.spatial.transform import Rotation
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-PARITY = Path(__file__).parents[2] / 'shared' / 'parity'
 MANIFESTS = sorted(PARITY.glob('manifest-*.json'))
 CPU = torch.device('cpu')
 
@@ -385,7 +384,7 @@ def test_the_metric_network_is_alive():
 
 
 def table_rows(heading):
-    text = (Path(__file__).parents[1] / 'docs' / 'network.md').read_text()
+    text = (ROOT / 'docs' / 'network.md').read_text()
     section = text.split(f'\n## {heading}\n')[1].split('\n## ')[0]
     rows = [line for line in section.splitlines() if line.startswith('|')]
     return [[cell.strip(' `') for cell in row.strip('|').split('|')] for row in rows]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from lively_network import frame, lively
 import numpy as np
 import pytest
 from r3_ros.core.config import ModelConfig, R3Config, updated
@@ -10,7 +11,6 @@ from r3_ros.core.errors import FrameError, ModelError
 from r3_ros.model.cache.frame_memory import Room
 from r3_ros.model.r3_predictor import R3Predictor
 from r3_ros.streaming.engine import Engine
-from test_r3_predictor import frame, lively
 import torch
 
 CONFIG = ModelConfig(name='r3', image_size=154, depth=False)

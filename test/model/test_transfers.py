@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 import threading
 import time
 
+from cached_stream import assert_same, described, entry_bytes, network, stream
 from networks import pictures
 import pytest
 from r3_ros.core.errors import DeviceMemoryError, ModelError
 from r3_ros.model.cache.frame_memory import FrameMemory, Room
 from r3_ros.model.cache.slots import SlotKeyValues
 from r3_ros.model.cache.transfers import Arrival, copy, CudaLane, HostLane, Pending, Transfers
-from test_frame_memory import assert_same, described, entry_bytes, network, stream
 import torch
 
 __all__ = ['described', 'entry_bytes', 'network']

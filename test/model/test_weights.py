@@ -8,6 +8,7 @@ import random
 from types import SimpleNamespace
 
 from hub_server import COMMIT, Hub, running
+from paths import ROOT
 import pytest
 from r3_ros.commands import cli
 from r3_ros.commands.options import size_text
@@ -17,7 +18,6 @@ from r3_ros.model.weights.catalogue import CATALOGUE
 
 pytest.importorskip('huggingface_hub')
 
-ROOT = Path(__file__).resolve().parents[1]
 CONTENT = random.Random(0).randbytes(100_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 SMALL = 'depth-anything/DA3-SMALL/model.safetensors'

@@ -2,6 +2,7 @@
 
 import weakref
 
+from lively_network import frame, lively
 import networks
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ from r3_ros.model.network import build_network
 from r3_ros.model.r3_window_predictor import pass_bytes, R3WindowPredictor
 from r3_ros.model.variants import VARIANTS
 from r3_ros.model.weights.checkpoint import save_network
-from test_r3_predictor import frame, lively
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter

@@ -514,8 +514,8 @@ def test_the_classical_predictor_cannot_do_it(tmp_path, capsys):
 
 @pytest.mark.parametrize('timed', [True, False])
 def test_the_network_itself_runs_from_end_to_end(tmp_path, timed):
+    from lively_network import frame, lively
     from r3_ros.model.weights.checkpoint import save_network
-    from test_r3_predictor import frame, lively
 
     save_network(lively(), tmp_path / 'weights.safetensors')
     folder = write_pictures(tmp_path / 'seq', range(9), timed)

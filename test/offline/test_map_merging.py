@@ -1,9 +1,9 @@
 """Two maps made one: where they overlap, exactly; where they do not, not at all."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
+from paths import DATA
 import pytest
 from r3_ros.commands.cli import main
 from r3_ros.core.config import R3Config
@@ -24,10 +24,9 @@ from r3_ros.streaming.map_snapshot import MapPlacement, saved_map, take_map_snap
 from r3_ros.streaming.pose_resolution import HeldPose
 from scipy.spatial.transform import Rotation
 from scripted import circle, frames, ROOM, Script, ScriptedPredictor, straight
-from test_engine import engine_of
-from test_map_command import room_map
+from small_engine import engine_of
+from surveyed_room import room_map
 
-DATA = Path(__file__).parents[2] / 'shared' / 'data'
 CONFIG = R3Config()
 T_MAP_WORLD = make_T(R_BODY_OPTICAL, np.array([1.0, 2.0, 0.5]))
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import subprocess
 import sys
 
+from paths import ROOT
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[1] / 'r3_ros'
+PACKAGE = ROOT / 'r3_ros'
 
 #: Who may import whom: a later layer an earlier one. A unit is a module or folder of r3_ros.
 LAYERS = (

@@ -1,13 +1,11 @@
 """YAML and documentation say what the code says."""
 
-from pathlib import Path
-
+from paths import ROOT
 import pytest
 from r3_ros.commands.parameters import as_markdown, as_text, as_yaml
 from r3_ros.core.config import flattened, load_config, parameters, R3Config
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
 STREAM_YAML = ROOT / 'config' / 'r3_stream.yaml'
 
 

@@ -1,15 +1,13 @@
 """The examples of the documentation run as they are printed."""
 
-from pathlib import Path
 import subprocess
 import sys
 
 import classical_scene
 import cv2
 import numpy as np
+from paths import ROOT
 from r3_ros.core.geometry import make_T
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_the_library_example_follows_a_camera_that_moves_sideways(tmp_path):

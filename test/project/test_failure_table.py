@@ -1,13 +1,12 @@
 """Every failure that docs/node.md answers has tests."""
 
 import ast
-from pathlib import Path
 import re
 
+from paths import ROOT
 import pytest
 
-TEST = Path(__file__).resolve().parent
-PAGE = TEST.parent / 'docs' / 'node.md'
+PAGE = ROOT / 'docs' / 'node.md'
 
 #: The beginning of a row's first cell -> tests, each FILE::NAME without what all have in common.
 TESTS = {
@@ -175,4 +174,5 @@ def test_every_row_of_the_page_names_its_tests():
 def test_the_tests_exist(name):
     for test in TESTS[name]:
         module, function = test.split('::')
-        assert f'test_{function}' in functions_in(TEST / f'test_{module}.py'), test
+        (path,) = ROOT.glob(f'test/**/test_{module}.py')
+        assert f'test_{function}' in functions_in(path), test

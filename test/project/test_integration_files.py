@@ -1,13 +1,12 @@
 """The page and the parameter files for other packages speak of topics that exist, as they are."""
 
 import ast
-from pathlib import Path
 import re
 
+from paths import ROOT
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / 'examples' / 'launch'
 FILES = sorted((ROOT / 'config' / 'integration').glob('*.yaml'))
 PAGE = (ROOT / 'docs' / 'integration.md').read_text(encoding='utf-8')

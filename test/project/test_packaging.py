@@ -11,10 +11,10 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 
+from paths import ROOT
 import pytest
 import r3_ros
 
-ROOT = Path(__file__).resolve().parents[1]
 INTERFACES = sorted([*ROOT.glob('msg/*.msg'), *ROOT.glob('srv/*.srv')])
 UNDERLAY = sorted(path.parent for path in ROOT.glob('underlay/*/package.xml'))
 

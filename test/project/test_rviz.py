@@ -1,12 +1,10 @@
 """The RViz configurations show topics that exist, as what they are."""
 
-from pathlib import Path
-
+from paths import ROOT
 import pytest
 from r3_ros.core.config import R3Config
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(ROOT.glob('rviz/*.rviz'))
 #: The plugins used, by rviz_default_plugins' plugins_description.xml, and what they show.
 SHOWN = {

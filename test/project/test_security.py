@@ -1,12 +1,11 @@
 """What the node may do is what it does: the policy for SROS2, and no code from data."""
 
 import ast
-from pathlib import Path
 import xml.etree.ElementTree as ET
 
+from paths import ROOT
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
 POLICY = ROOT / 'security' / 'r3_policy.xml'
 SOURCES = sorted((ROOT / 'r3_ros').rglob('*.py'))
 

@@ -1,8 +1,8 @@
 """What launch arguments set, and the presets, without launch."""
 
 import ast
-from pathlib import Path
 
+from paths import ROOT
 import pytest
 from r3_ros.core.config import flattened, load_config, parameters, R3Config
 from r3_ros.core.errors import ConfigError
@@ -14,7 +14,6 @@ from r3_ros.ros.launch.launch_arguments import (
 )
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'config'
 LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
 

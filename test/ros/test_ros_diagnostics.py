@@ -1,7 +1,6 @@
 """What /diagnostics says."""
 
 import math
-from pathlib import Path
 import re
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -10,6 +9,7 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
+from paths import ROOT
 from r3_ros.core.datatypes import DeviceMemory
 from r3_ros.msg import StreamStatus
 from r3_ros.ros.outputs.health import StepTimes, StreamState
@@ -81,7 +81,7 @@ def memory(used, cap=1000):
 
 
 def test_every_task_has_the_keys_of_the_page(graph):
-    page = (Path(__file__).resolve().parents[1] / 'docs' / 'node.md').read_text()
+    page = (ROOT / 'docs' / 'node.md').read_text()
     section = page.split('## Diagnostics\n')[1].split('\n## ')[0]
     rows = [line.split('|')[1:3] for line in section.splitlines() if line.startswith('| `')]
     g = graph(Script(device_memory=memory(100))).start()

@@ -123,7 +123,7 @@ def test_an_incompatible_publisher_is_named_in_diagnostics(graph):
 
 
 def test_every_encoding_is_tracked_and_every_other_told(graph):
-    from test_ros_conversions import CASES, message
+    from encoded_images import CASES, message
 
     g = graph(points__stride=4).start()
     colors = g.listen('/r3/color/image', Image)

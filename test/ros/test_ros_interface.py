@@ -1,6 +1,5 @@
 """The running node is what its pages say."""
 
-from pathlib import Path
 import re
 
 import pytest
@@ -8,12 +7,13 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
+from paths import ROOT
 from r3_ros.core.config import parameters
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 
 pytestmark = pytest.mark.ros
 
-DOCS = Path(__file__).resolve().parents[1] / 'docs'
+DOCS = ROOT / 'docs'
 #: Where the packages of messages are not said.
 PACKAGES = ('sensor_msgs', 'nav_msgs', 'geometry_msgs', 'visualization_msgs', 'tf2_msgs', 'r3_ros',
             'diagnostic_msgs', 'std_srvs', 'rosgraph_msgs')  # fmt: skip

@@ -9,6 +9,7 @@ pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setu
 
 from launch.launch_description_sources import get_launch_description_from_python_launch_file
 from launched import on_path, Stage, write_parameters
+from paths import ROOT
 from r3_ros.core.config import flattened, load_config, R3Config
 from r3_ros.ros.outputs.outputs import TOPICS
 
@@ -16,7 +17,6 @@ import launch
 
 pytestmark = pytest.mark.ros
 
-ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(path.name.removesuffix('.launch.py') for path in ROOT.glob('launch/*.launch.py'))
 #: Arguments without which a launch file does not start.
 NEEDED = {'bag': {'bag': str(ROOT)}}

@@ -1,12 +1,12 @@
 """The map moved by hand: initialpose and ~/set_scale. Odometry goes on as if nothing had been."""
 
 import math
-from pathlib import Path
 
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 from nav_msgs.msg import Path as PathMessage
 import numpy as np
+from paths import ROOT
 import pytest
 from r3_ros.core.geometry import inverse, make_T, R_BODY_OPTICAL
 from r3_ros.msg import StreamStatus
@@ -347,7 +347,7 @@ def test_a_robot_that_is_corrected_takes_the_new_scale_at_once(graph):
 
 
 def test_rviz_has_the_tool_and_the_node_hears_it(graph):
-    config = Path(__file__).resolve().parents[1] / 'rviz' / 'stream.rviz'
+    config = ROOT / 'rviz' / 'stream.rviz'
     tools = yaml.safe_load(config.read_text())['Visualization Manager']['Tools']
     (tool,) = [t for t in tools if t['Class'].endswith('/SetInitialPose')]
     g = graph().start()

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-from pathlib import Path
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setu
 
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from paths import ROOT
 from r3_ros.msg import StreamStatus
 from r3_ros.srv import SaveMap
 import rclpy
@@ -28,9 +28,8 @@ from sensor_msgs.msg import Image
 
 pytestmark = pytest.mark.ros
 
-ROOT = Path(__file__).resolve().parents[1]
 #: The same with something that never ends.
-STUCK = 'test/node_process.py'
+STUCK = 'test/support/node_process.py'
 IMPATIENT = ('-p', 'input.camera_info_timeout:=0.0')
 
 

@@ -5,6 +5,7 @@ from pathlib import Path as FilePath
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseWithCovarianceStamped
+from metric_ruler import METRES, Ruler
 from nav_msgs.msg import Odometry, Path
 import numpy as np
 import pytest
@@ -19,7 +20,6 @@ import scripted
 from scripted import PERIOD_NS, ScriptedPredictor, truth
 from sensor_msgs.msg import Image, PointCloud2
 from sensor_msgs_py import point_cloud2
-from test_scale import METRES, Ruler
 import yaml
 
 pytestmark = pytest.mark.ros

@@ -13,6 +13,7 @@ from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.keyframes.bank import KeyframeBank
 from scipy.spatial.transform import Rotation
 from scripted import circle, frames, ROOM, Script, ScriptedPredictor, START_NS, straight, truth
+from small_engine import engine_of
 
 INITIALIZING, TRACKING, LOW_CONFIDENCE, LOST, RECOVERING = (
     TrackingState.INITIALIZING,
@@ -21,21 +22,6 @@ INITIALIZING, TRACKING, LOW_CONFIDENCE, LOST, RECOVERING = (
     TrackingState.LOST,
     TrackingState.RECOVERING,
 )
-#: Few and small, so that every bound is reached within some dozen frames.
-SMALL = {
-    'keyframe.max_keyframes': 12,
-    'keyframe.max_interval': 4,
-    'stream.recent_frames': 3,
-    'points.stride': 1,
-    'points.min_confidence': 0.0,
-    'points.confidence_percentile': 0.0,
-    'points.edge_threshold': 0.0,
-}
-
-
-def engine_of(script=None, predictor=ScriptedPredictor, **options):
-    changes = {**SMALL, **{name.replace('__', '.'): v for name, v in options.items()}}
-    return Engine(predictor(script), updated(R3Config(), changes))
 
 
 def run(script=None, count=60, **options):

@@ -1,9 +1,9 @@
 """When a pose is believed; and that the gate never locks itself out, nor lets a false pose in."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
+from paths import PARITY
 import pytest
 from r3_ros.core.config import R3Config, TrackingConfig
 from r3_ros.core.datatypes import Edge, Frame, FramePrediction, TrackingState
@@ -13,7 +13,7 @@ from r3_ros.streaming.gate import Gate
 from scipy.spatial.transform import Rotation
 from scripted import frames, intrinsics, picture, Script, ScriptedPredictor, straight, truth
 
-GOLDEN = Path(__file__).parents[2] / 'shared' / 'parity' / 'golden-stream-trace.npz'
+GOLDEN = PARITY / 'golden-stream-trace.npz'
 NOMINAL = 2.0
 CONFIG = TrackingConfig()
 INITIALIZING, TRACKING, LOW_CONFIDENCE, LOST, RECOVERING = (

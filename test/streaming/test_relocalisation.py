@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 import importlib.util
-from pathlib import Path
 import sys
 
 import numpy as np
+from paths import DATA, ROOT
 import pytest
 from r3_ros.core.datatypes import Edge, TrackingState
 from r3_ros.core.errors import MapError, MapProblem
@@ -19,7 +19,7 @@ from r3_ros.streaming.pose_resolution import HeldPose
 from r3_ros.streaming.relocalisation.search import scale_of_edges, Vicinity
 from scipy.spatial.transform import Rotation
 from scripted import circle, frames, intrinsics, Script, ScriptedPredictor, START_NS, truth
-from test_engine import engine_of
+from small_engine import engine_of
 
 INITIALIZING, TRACKING = TrackingState.INITIALIZING, TrackingState.TRACKING
 T_MAP_WORLD = make_T(R_BODY_OPTICAL, np.array([1.0, 2.0, 0.5]))
@@ -270,12 +270,10 @@ def test_the_image_of_each_keyframe_is_kept_and_no_other():
 
 # --- The classical predictor, on recordings ---
 
-DATA = Path(__file__).parents[2] / 'shared' / 'data'
-
 
 @pytest.fixture(scope='module')
 def benchmark():
-    path = Path(__file__).parents[1] / 'benchmarks' / 'relocalisation.py'
+    path = ROOT / 'benchmarks' / 'relocalisation.py'
     spec = importlib.util.spec_from_file_location('relocalisation_benchmark', path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

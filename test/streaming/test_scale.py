@@ -3,11 +3,12 @@
 import json
 import math
 
+from metric_ruler import METRES, Ruler
 import numpy as np
 import pytest
 from r3_ros.core.config import R3Config, ScaleConfig, updated
 from r3_ros.core.datatypes import DepthMap
-from r3_ros.core.errors import ConfigError, FrameError
+from r3_ros.core.errors import ConfigError
 from r3_ros.core.geometry import inverse, make_T
 from r3_ros.core.similarity import similarity
 from r3_ros.streaming.engine import Engine
@@ -16,8 +17,6 @@ from r3_ros.streaming.scale.odometry_buffer import OdometryTrack
 from scipy.spatial.transform import Rotation
 import scripted
 from scripted import PERIOD_NS, SECOND_NS, START_NS
-
-METRES = 2.5  # per map unit, in every test
 
 
 def noisy(count, sigma=0.02, seed=0):
@@ -234,26 +233,6 @@ def test_memory_of_odometry_is_bounded():
 
 
 # In the engine
-
-
-class Ruler:
-    """Knows the room in metres: the scripted predictor's depth is exact, in map units."""
-
-    def __init__(self, metres=METRES, sky=0.3, failures=()):
-        self.metres_per_unit, self.sky, self.failures = metres, sky, failures
-        self.asked = []
-        self.closed = False
-
-    def metres(self, depth_map):
-        self.asked.append(depth_map.frame_id)
-        if depth_map.frame_id in self.failures:
-            raise FrameError('too dark')
-        metres = self.metres_per_unit * depth_map.depth
-        metres[: round(self.sky * len(metres))] = np.nan
-        return metres
-
-    def close(self):
-        self.closed = True
 
 
 def engine_with(script=None, metric=None, **values):

@@ -13,13 +13,13 @@ import sys
 
 from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
+from paths import ROOT
 import rclpy
 from rclpy.node import Node
 import yaml
 
 from launch import LaunchDescription, LaunchService
 
-ROOT = Path(__file__).resolve().parents[1]
 #: Programs of other packages that our launch files start, and those of our own.
 PROGRAMS = {
     'r3_ros': ('r3_stream', 'r3_wait_active'),

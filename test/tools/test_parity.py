@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip('torch')
 
 from networks import shared_network  # noqa: E402
+from paths import PARITY
 from r3_ros.model import backbone  # noqa: E402
 from r3_ros.model.layers import Rotation, rotations  # noqa: E402
 from r3_ros.model.network import build_network  # noqa: E402
@@ -40,9 +41,8 @@ from tools.parity.poses import intrinsics_of, with_signs_of  # noqa: E402
 from tools.parity.runner import Runner  # noqa: E402
 from tools.parity.stand_in_weights import Networks, StandInWeights  # noqa: E402
 
-SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'parity'
 needs_goldens = pytest.mark.skipif(
-    not SHARED.exists(), reason='golden files of the official code are not here'
+    not PARITY.exists(), reason='golden files of the official code are not here'
 )
 
 #: Stands in for the script beside the official golden files, for tests on machines without them.
@@ -112,7 +112,7 @@ def copy_of(name, target, without='()', **changes):
 
     :param without: pattern of arrays to leave out.
     """
-    with np.load(SHARED / f'golden-{name}.npz') as file:
+    with np.load(PARITY / f'golden-{name}.npz') as file:
         arrays = {key: file[key] for key in file.files if not re.fullmatch(without, key)}
     for key, change in changes.items():
         array = change(arrays[key].copy() if key in arrays else None)
@@ -185,10 +185,10 @@ def own_golden(path, **others):
 
 @needs_goldens
 def test_every_golden_file_passes(capsys):
-    assert parity(SHARED) == 0
+    assert parity(PARITY) == 0
     lines = capsys.readouterr().out.splitlines()
     verdicts = {line.split()[0]: line.split()[1] for line in lines[:-1] if line[0] != ' '}
-    names = {path.stem.removeprefix('golden-') for path in SHARED.glob('golden-*.npz')}
+    names = {path.stem.removeprefix('golden-') for path in PARITY.glob('golden-*.npz')}
     streams = {'pose-resolution', 'scale', 'stream-trace'} & names
     assert verdicts == dict.fromkeys(names - streams, 'pass') | dict.fromkeys(streams, 'not')
     assert lines[-1].startswith(f'{len(names) - len(streams)} passed, 0 failed')
@@ -199,7 +199,7 @@ def test_every_golden_file_passes(capsys):
 @pytest.mark.parametrize('precision', ['bf16', 'fp16'])
 @pytest.mark.parametrize('name', ['r3-small-portrait2', 'r3-small-eps2', 'da3-small-house'])
 def test_low_precision_keeps_to_its_bounds(name, precision):
-    result = run_one(SHARED / f'golden-{name}.npz', precision=precision)
+    result = run_one(PARITY / f'golden-{name}.npz', precision=precision)
     assert result.arrays and result.passed
     # The bounds of float32 would not hold: it was this precision that ran.
     assert result.worst(Quantity.DEPTH).difference.worst > BOUNDS['fp32'][Quantity.DEPTH].worst
@@ -226,7 +226,7 @@ def nothing_turned(table):
 )
 def test_wrong_rotary_positions_fail_the_widest_bounds(mistake, monkeypatch):
     monkeypatch.setattr(backbone, 'rotations', lambda *args: mistake(*rotations(*args)))
-    result = run_one(SHARED / 'golden-r3-small-portrait2.npz', precision='bf16')
+    result = run_one(PARITY / 'golden-r3-small-portrait2.npz', precision='bf16')
     assert result.problem is None and not result.passed
     assert not result.worst(Quantity.BACKBONE).passed
     assert result.worst(Quantity.INPUT).passed  # made before there are positions
@@ -240,10 +240,10 @@ def test_swapped_colours_fail(tmp_path):
     def digest(_):
         return np.array(hashlib.sha256(swap(original).tobytes()).hexdigest())
 
-    with np.load(SHARED / 'golden-r3-small-eps2.npz') as file:
+    with np.load(PARITY / 'golden-r3-small-eps2.npz') as file:
         original = file['pixels']
     path = copy_of('r3-small-eps2', tmp_path, pixels=swap, pixels_sha256=digest)
-    result = run_one(path, SHARED)
+    result = run_one(path, PARITY)
     assert not result.worst(Quantity.INPUT).passed and not result.worst(Quantity.DEPTH).passed
 
 
@@ -290,8 +290,8 @@ def test_one_changed_value_fails_the_array_and_names_it(tmp_path, capsys):
     changes = {name: moved(by) for name, by in CHANGED_R3.items()}
     changes['full.rel_pose_mask'] = lambda mask: ~mask
     path = copy_of('r3-small-portrait2', tmp_path, **changes)
-    assert failed(run_one(path, SHARED)) == set(changes)
-    assert parity(tmp_path, '--weights', SHARED, '--verbose') == 1
+    assert failed(run_one(path, PARITY)) == set(changes)
+    assert parity(tmp_path, '--weights', PARITY, '--verbose') == 1
     lines = capsys.readouterr().out.splitlines()
     told = {line.split()[0] for line in lines if line.startswith('    ') and 'FAIL' in line}
     assert told == set(changes)
@@ -318,11 +318,11 @@ def test_changed_values_of_the_streamed_frames_fail(tmp_path):
     changes |= {'online.depth': moved(1e-2), 'online.pose_enc': moved(1e-3)}
     others = r'(full|causal)\..*'
     path = copy_of('r3-small-house4', tmp_path, others, **changes)
-    assert failed(run_one(path, SHARED)) == set(changes)
+    assert failed(run_one(path, PARITY)) == set(changes)
     # Of the last frame's pairs, only those to the frames before it mean anything.
     changes = {'online.rel_pose_conf_t_last': elsewhere}
     path = copy_of('r3-small-house4', tmp_path, others, **changes)
-    assert run_one(path, SHARED).passed
+    assert run_one(path, PARITY).passed
 
 
 @needs_goldens
@@ -335,13 +335,13 @@ def test_changed_values_of_plain_da3_fail(tmp_path):
         'views4.reference_view': lambda index: index + 1,
     }
     path = copy_of('da3-small-house', tmp_path, **changes)
-    assert failed(run_one(path, SHARED)) == set(changes)
+    assert failed(run_one(path, PARITY)) == set(changes)
 
 
 @needs_goldens
 def test_changed_poses_fail(tmp_path):
     changes = {'composed': moved(1e-3), 'top1.w2c': moved(1e-3), 'top3.intrinsics': moved(0.1)}
-    assert failed(run_one(copy_of('poses', tmp_path, **changes), SHARED)) == set(changes)
+    assert failed(run_one(copy_of('poses', tmp_path, **changes), PARITY)) == set(changes)
     # What was said of the best candidate alone is not true of all.
     path = copy_of('poses', tmp_path)
     with np.load(path) as file:

@@ -1,0 +1,57 @@
+"""A stream through a small network with a frame memory, and the fixtures that it needs."""
+
+from networks import pictures, shared_network
+import pytest
+from r3_ros.model.cache.frame_memory import FrameMemory, Room
+import torch
+
+COUNT = 12
+
+
+@pytest.fixture(scope='module')
+def network():
+    return shared_network('r3')
+
+
+@pytest.fixture(scope='module')
+def described(network):
+    with torch.inference_mode():
+        images = pictures(COUNT)
+        return [network.describe(images[:, n : n + 1]) for n in range(COUNT)]
+
+
+@pytest.fixture(scope='module')
+def entry_bytes(network, described):
+    with torch.inference_mode():
+        memory = FrameMemory(Room(2**30, 0))
+        memory.keep(0, network.predict(described[0]).cache)
+    return memory.entry_bytes
+
+
+def schedule(n):
+    """Return the frames that frame n attends to: the first, the newest, and a wandering one."""
+    return sorted({0, n - 1, n - 2, (5 * n + 2) % 7} & set(range(n)))
+
+
+@torch.inference_mode()
+def stream(network, described, memory, forget=None):
+    """Predict all frames with a memory; return translations and depths, by pair and frame."""
+    pairs, depths = {}, []
+    for n in range(COUNT):
+        context = memory.context(schedule(n) if n else [])
+        assert sorted(context.frame_ids) == (schedule(n) if n else [])
+        prediction = network.predict(described[n], context.cache, reference=n == 0)
+        for row, i in enumerate(context.frame_ids):
+            pairs[i, n] = prediction.pairs.translation[0, row, 0].clone()
+        depths.append(prediction.depth.clone())
+        memory.keep(n, prediction.cache)
+        if forget is not None:
+            memory.forget(forget(n))
+    return pairs, torch.cat(depths, dim=1)
+
+
+def assert_same(first, second, atol=2e-4):
+    assert first[0].keys() == second[0].keys()
+    for pair, translation in first[0].items():
+        torch.testing.assert_close(translation, second[0][pair], atol=atol, rtol=0)
+    torch.testing.assert_close(first[1].log(), second[1].log(), atol=atol, rtol=0)
