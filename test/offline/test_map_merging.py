@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-from paths import DATA
+from paths import DATA, needs
 import pytest
 from r3_ros.commands.cli import main
 from r3_ros.core.config import R3Config
@@ -11,7 +11,6 @@ from r3_ros.core.errors import MapError, MergeError
 from r3_ros.core.geometry import inverse, make_T, R_BODY_OPTICAL
 from r3_ros.core.similarity import inverse_similarity, rigid_part, scale_of, similarity
 from r3_ros.core.trajectory_file import read_tum
-from r3_ros.evaluation.trajectory_errors import evaluate_trajectory
 from r3_ros.maps.keyframe_images import KeyframeImages
 from r3_ros.maps.reading import read_map
 from r3_ros.maps.writing import write_map
@@ -235,11 +234,10 @@ def test_landmarks_points_and_edges_follow_their_keyframes():
 
 
 @pytest.mark.slow
+@needs(DATA / 'redkitchen_7scenes')
 def test_two_halves_of_a_kitchen(tmp_path, capsys):
-    """Classical, real images: 120 frames of which the second half is seen by both."""
+    """Real images, 60 of them in both maps; benchmarks/merge_maps.py measures the accuracy."""
     source = DATA / 'redkitchen_7scenes'
-    if not source.is_dir():
-        pytest.skip('needs the recording redkitchen_7scenes, which is not part of the repository')
     stamps = [s for s in (source / 'timestamps.txt').read_text().splitlines() if s[0] != '#']
     for name, part in (('a', stamps[:120]), ('b', stamps[60:180])):
         folder = tmp_path / name
@@ -255,8 +253,10 @@ def test_two_halves_of_a_kitchen(tmp_path, capsys):
     assert main(words) == 0
     told = capsys.readouterr().out
     assert 'keyframes of B have a place in A' in told
-    truth = read_tum(source / 'groundtruth.txt')
-    errors = evaluate_trajectory(read_tum(out / 'trajectory.tum'), truth)
-    assert errors.matched >= 170 and errors.ate_percent < 3.0
+    counts = [
+        len(read_tum(folder / 'trajectory.tum').stamps_ns)
+        for folder in (out, tmp_path / 'out_a', tmp_path / 'out_b')
+    ]
+    assert counts[0] > max(counts[1:])
     # Nothing is overwritten unasked.
     assert main(words) == 2

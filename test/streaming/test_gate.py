@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-from paths import PARITY
+from paths import needs, PARITY
 import pytest
 from r3_ros.core.config import R3Config, TrackingConfig
 from r3_ros.core.datatypes import Edge, Frame, FramePrediction, TrackingState
@@ -310,9 +310,8 @@ class Replayed:
         """Keep the tables."""
 
 
+@needs(GOLDEN)
 def test_the_trace_that_locks_the_official_gate_out_does_not_lock_ours():
-    if not GOLDEN.exists():
-        pytest.skip('golden results of the official code are not at hand')
     golden = np.load(GOLDEN)
     refused = set(np.flatnonzero(np.isnan(golden['all_evict50.post_score'])).tolist())
     assert set(range(93, 120)) <= refused  # the authors': every frame from 93 on
