@@ -1,9 +1,10 @@
 """Imports inside the package point one way, and heavy libraries stay where they belong.
 
-The picture is in docs/architecture.md; the table in CONTRIBUTING.md says it in words.
+docs/architecture.md has the picture of the layers, CONTRIBUTING.md the table in words.
 """
 
 import ast
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -16,36 +17,27 @@ import pytest
 
 PACKAGE = ROOT / 'r3_ros'
 
-#: Who may import whom: a later layer an earlier one. A unit is a module or folder of r3_ros.
-LAYERS = (
-    ('errors',),
-    ('config', 'datatypes'),
-    (
-        'atomic_files',
-        'geometry',
-        'input_geometry',
-        'input',
-        'maps',
-        'metric_depth',
-        'pose_encoding',
-        'predictor',
-        'runtime',
-        'trajectory_file',
-        'window_prediction',
-    ),
-    ('classical', 'model', 'streaming', 'synth'),
-    ('factory',),
-    ('offline tools',),
-    ('training',),
-    ('ros',),
-    ('commands',),
-    ('cli',),
-)
-#: Layers whose units do not see each other.
-APART = (1, 3)
-#: Every module that no layer names: offline, evaluation, ...
-OFFLINE_TOOLS = 'offline tools'
-
+#: Folder or module of r3_ros -> what it may import besides itself.
+LAYERS = {
+    'core': set(),
+    'input': {'core'},
+    'classical': {'core', 'input'},
+    'model': {'core', 'input'},
+    'maps': {'core', 'input'},
+    'streaming': {'core', 'input', 'maps'},
+    'factory': {'core', 'input', 'classical', 'model', 'streaming'},
+    'offline': {'core', 'input', 'maps', 'streaming', 'factory'},
+    'evaluation': {'core', 'input', 'maps', 'streaming', 'factory', 'offline'},
+    'ros': {'core', 'input', 'maps', 'streaming', 'factory', 'offline', 'evaluation'},
+    # Recordings without a truth are learned from with the poses of the classical predictor.
+    'learning': {'core', 'input', 'classical', 'model', 'factory', 'offline', 'evaluation'},
+    'commands': {
+        *('core', 'input', 'classical', 'model', 'maps', 'streaming', 'factory', 'offline'),
+        *('evaluation', 'ros', 'learning'),
+    },
+}
+#: Third-party libraries that core needs.
+CORE_LIBRARIES = {'cv2', 'numpy', 'PIL', 'scipy', 'yaml'}
 ROS_MODULES = {
     'ament_index_python',
     'builtin_interfaces',
@@ -57,191 +49,187 @@ ROS_MODULES = {
     'tf2_ros',
     'tf_transformations',
 }
-#: Outside of ros/, these talk to nodes; they import ROS inside functions, so that they can be
-#: imported without it.
-TALK_TO_NODES = {'bag_player', 'commands', 'demo'}
-#: These import torch, and everyone else imports them inside functions.
-COMPUTE_WITH_TORCH = {'model', 'synth', 'training'}
+#: Library -> the modules that import it, all of them inside functions.
+LAZY_LIBRARIES = {
+    'cupy': {'streaming/keyframes/retrieval.py'},
+    'evo': {'evaluation/trajectory_errors.py'},
+    'gtsam': {'streaming/loops/pose_optimizer.py'},
+    'huggingface_hub': {'model/weights/catalogue.py', 'model/weights/download.py'},
+    'matplotlib': {'evaluation/figures.py', 'learning/training/progress.py'},
+}
+#: These compute with torch; others import them, and torch, inside functions.
+TORCH_FOLDERS = {'model', 'learning'}
 #: What of these needs no torch and may be imported at once.
 WITHOUT_TORCH = ('r3_ros.model.weights.catalogue', 'r3_ros.model.weights.download')
 VAGUE_NAMES = {'common', 'helpers', 'misc', 'tools', 'util', 'utils'}
+MOST_TOP_LEVEL_NAMES = 14
+MOST_LINES_OF_STEP = 40
 
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement."""
+    """One imported name.
 
-    module: str
+    :ivar path: of the importing file, in r3_ros; ``folder``: the first part of it.
+    :ivar name: absolute, with what is imported from a module as its last part.
+    :ivar lazy: not imported with its module: inside a function, or under TYPE_CHECKING.
+    """
+
+    path: str
+    line: int
+    name: str
     lazy: bool
-    where: str
+
+    @property
+    def folder(self) -> str:
+        return first_part(Path(self.path))
+
+    @property
+    def library(self) -> str:
+        return self.name.split('.')[0]
+
+    @property
+    def target(self) -> str | None:
+        """Return the folder or module of r3_ros that is imported; None for anything else."""
+        parts = self.name.split('.')
+        known = parts[0] == 'r3_ros' and len(parts) > 1
+        return parts[1] if known and parts[1] in LAYERS else None
+
+    def __str__(self) -> str:
+        return f'{self.path}:{self.line} imports {self.name}'
 
 
-def modules() -> list[Path]:
-    return sorted(PACKAGE.rglob('*.py'))
+def first_part(path: Path) -> str:
+    return path.with_suffix('').parts[0]
 
 
-def unit_of(path: Path) -> str:
-    """Return the first name of a module below r3_ros: ``ros`` for r3_ros/ros/node.py."""
-    return path.relative_to(PACKAGE).with_suffix('').parts[0]
-
-
-def layer_of(unit: str) -> int:
-    for i, units in enumerate(LAYERS):
-        if unit in units:
-            return i
-    return layer_of(OFFLINE_TOOLS)
-
-
-def imports_of(path: Path) -> Iterator[Import]:
-    """Yield every import, also those inside functions, with relative names resolved."""
-    tree = ast.parse(path.read_text(encoding='utf-8'))
-    in_functions = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        for inner in ast.walk(node)
+def parsed() -> dict[Path, ast.Module]:
+    """Return the syntax trees of the package by path in r3_ros."""
+    return {
+        path.relative_to(PACKAGE): ast.parse(path.read_text(encoding='utf-8'))
+        for path in sorted(PACKAGE.rglob('*.py'))
     }
-    package = ['r3_ros', *path.relative_to(PACKAGE).parts[:-1]]
+
+
+def runs_later(node: ast.AST) -> bool:
+    if isinstance(node, ast.If):
+        return ast.unparse(node.test) == 'TYPE_CHECKING'
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+
+
+def imports_of(path: Path, tree: ast.Module) -> Iterator[Import]:
+    """Yield every import, lazy ones too, with relative names resolved."""
+    lazy = {inner for node in ast.walk(tree) if runs_later(node) for inner in ast.walk(node)}
+    package = ['r3_ros', *path.parts[:-1]]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             parent = '.'.join([*base, *([node.module] if node.module else [])])
-            # `from . import x` imports the module x, `from .x import y` as good as the module x.
             names = [f'{parent}.{alias.name}' for alias in node.names]
         else:
             continue
         for name in names:
-            where = f'{path.relative_to(PACKAGE.parent)}:{node.lineno} imports {name}'
-            yield Import(name, node in in_functions, where)
+            yield Import(path.as_posix(), node.lineno, name, node in lazy)
 
 
-def imported_unit(imported: Import) -> str | None:
-    """Return the unit of r3_ros that is imported, None for anything else."""
-    parts = imported.module.split('.')
-    if parts[0] != 'r3_ros' or len(parts) < 2:
-        return None
-    name = parts[1]
-    if name in ('msg', 'srv', '__version__') or not (
-        (PACKAGE / name).is_dir() or (PACKAGE / f'{name}.py').exists()
-    ):
-        return None
-    return name
+TREES = parsed()
+IMPORTS = [imported for path, tree in TREES.items() for imported in imports_of(path, tree)]
 
 
-def all_imports() -> list[tuple[Path, Import]]:
-    return [(path, imported) for path in modules() for imported in imports_of(path)]
+def assert_none(wrong) -> None:
+    found = [str(each) for each in wrong]
+    assert not found, '\n'.join(found)
 
 
-def root(imported: Import) -> str:
-    return imported.module.split('.')[0]
-
-
-def test_there_is_something_to_check():
-    assert {'errors', 'config', 'streaming'} <= {unit_of(path) for path in modules()}
-    assert any(imported_unit(imported) == 'errors' for _, imported in all_imports())
+def test_every_folder_has_its_layer():
+    assert {first_part(path) for path in TREES} == {*LAYERS, '__init__'}
 
 
 def test_imports_point_down_the_layers():
-    wrong = []
-    for path, imported in all_imports():
-        importer, unit = unit_of(path), imported_unit(imported)
-        if unit is None or unit == importer or importer == '__init__':
-            continue
-        above, below = layer_of(importer), layer_of(unit)
-        if above < below or (above == below and above in APART):
-            wrong.append(imported.where)
-    assert not wrong, '\n'.join(wrong)
+    assert_none(
+        imported
+        for imported in IMPORTS
+        if imported.target not in {None, imported.folder, *LAYERS.get(imported.folder, ())}
+    )
 
 
-def test_modules_of_the_input_do_not_import_in_circles():
-    imported = {
-        path.stem: {
-            other.module.split('.')[2]
-            for other in imports_of(path)
-            if other.module.startswith('r3_ros.input.')
-        }
-        for path in (PACKAGE / 'input').glob('*.py')
-    }
-    assert 'source' in imported['open_source']
-    TopologicalSorter(imported).prepare()  # raises at a circle
+def test_modules_do_not_import_in_circles():
+    modules = {'.'.join(['r3_ros', *path.with_suffix('').parts]) for path in TREES}
+    graph = defaultdict(set)
+    for imported in IMPORTS:
+        importer = '.'.join(['r3_ros', *Path(imported.path).with_suffix('').parts])
+        parent = imported.name.rpartition('.')[0]
+        for name in (imported.name, parent, f'{imported.name}.__init__', f'{parent}.__init__'):
+            if name in modules and name != importer:
+                graph[importer].add(name)
+                break
+    assert 'r3_ros.input.source' in graph['r3_ros.input.open_source']
+    TopologicalSorter(graph).prepare()  # raises at a circle
 
 
 def test_the_package_itself_imports_the_standard_library_alone():
-    allowed = {'pkgutil'}
-    assert {root(imported) for imported in imports_of(PACKAGE / '__init__.py')} <= allowed
+    assert {i.library for i in IMPORTS if i.path == '__init__.py'} <= {'pkgutil'}
 
 
-@pytest.mark.parametrize('unit', ['errors', 'config'])
-def test_lowest_modules_need_the_standard_library_alone(unit):
-    wrong = [
-        imported.where
-        for imported in imports_of(PACKAGE / f'{unit}.py')
-        if root(imported) not in {*sys.stdlib_module_names, 'r3_ros', 'yaml'}
-    ]
-    assert not wrong, '\n'.join(wrong)
+def test_core_imports_few_libraries():
+    allowed = {*sys.stdlib_module_names, 'r3_ros', *CORE_LIBRARIES}
+    assert_none(i for i in IMPORTS if i.folder == 'core' and i.library not in allowed)
 
 
-def test_ros_is_imported_by_the_ros_layer_and_lazily_by_what_talks_to_nodes():
-    wrong = []
-    for path, imported in all_imports():
-        name = root(imported)
-        of_ros = name in ROS_MODULES or name.endswith(('_msgs', '_srvs'))
-        of_ros |= imported.module.startswith(('r3_ros.msg', 'r3_ros.srv', 'r3_ros.ros'))
-        if not of_ros or unit_of(path) == 'ros':
-            continue
-        if unit_of(path) not in TALK_TO_NODES or not imported.lazy:
-            wrong.append(imported.where)
-    assert not wrong, '\n'.join(wrong)
+@pytest.mark.parametrize('module', ['core/errors.py', 'core/config.py'])
+def test_lowest_modules_need_the_standard_library_alone(module):
+    allowed = {*sys.stdlib_module_names, 'r3_ros', 'yaml'}
+    assert_none(i for i in IMPORTS if i.path == module and i.library not in allowed)
 
 
-def test_the_ros_layer_knows_no_predictor():
-    wrong = [
-        imported.where
-        for path, imported in all_imports()
-        if unit_of(path) == 'ros' and imported_unit(imported) in ('classical', 'model', 'synth')
-    ]
-    assert not wrong, '\n'.join(wrong)
+def test_ros_is_imported_by_the_ros_layer_and_lazily_by_commands():
+    def needs_ros(imported):
+        return (
+            imported.library in ROS_MODULES
+            or imported.library.endswith(('_msgs', '_srvs'))
+            or imported.name.startswith(('r3_ros.msg', 'r3_ros.srv', 'r3_ros.ros.'))
+        )
+
+    assert_none(
+        imported
+        for imported in IMPORTS
+        if needs_ros(imported)
+        and imported.folder != 'ros'
+        and not (imported.folder == 'commands' and imported.lazy)
+    )
 
 
-def test_only_commands_know_of_training():
-    wrong = [
-        imported.where
-        for path, imported in all_imports()
-        if imported_unit(imported) == 'training' and unit_of(path) not in ('training', 'commands')
-    ]
-    assert not wrong, '\n'.join(wrong)
+@pytest.mark.parametrize('library', LAZY_LIBRARIES)
+def test_heavy_libraries_are_imported_lazily_and_in_few_places(library):
+    found = [imported for imported in IMPORTS if imported.library == library]
+    assert {imported.path for imported in found} == LAZY_LIBRARIES[library]
+    assert_none(imported for imported in found if not imported.lazy)
 
 
-def test_the_solver_is_imported_lazily_and_in_one_place():
-    found = [(path.name, item.lazy) for path, item in all_imports() if root(item) == 'gtsam']
-    assert found == [('pose_optimizer.py', True)]
-
-
-def test_cupy_is_imported_lazily_and_in_one_place():
-    found = [(path.name, item.lazy) for path, item in all_imports() if root(item) == 'cupy']
-    assert found == [('retrieval.py', True)]
+def test_safetensors_is_imported_where_weights_and_states_are_stored():
+    found = {imported.path for imported in IMPORTS if imported.library == 'safetensors'}
+    assert found == {'model/weights/checkpoint.py', 'learning/training/training_state.py'}
 
 
 def test_torch_is_imported_by_what_computes_with_it_which_is_imported_lazily():
     wrong = []
-    for path, imported in all_imports():
-        importer = unit_of(path)
-        if importer in COMPUTE_WITH_TORCH:
+    for imported in IMPORTS:
+        if imported.folder in TORCH_FOLDERS:
             continue
-        if root(imported) == 'torch' and not (importer == 'commands' and imported.lazy):
-            wrong.append(imported.where)
-        needs_torch = imported_unit(imported) in COMPUTE_WITH_TORCH
-        if needs_torch and not (imported.lazy or imported.module.startswith(WITHOUT_TORCH)):
-            wrong.append(imported.where)
-    assert not wrong, '\n'.join(wrong)
+        if imported.library == 'torch' and not (imported.folder == 'commands' and imported.lazy):
+            wrong.append(imported)
+        needs_torch = imported.target in TORCH_FOLDERS
+        if needs_torch and not (imported.lazy or imported.name.startswith(WITHOUT_TORCH)):
+            wrong.append(imported)
+    assert_none(wrong)
 
 
 def test_imports_inside_the_package_are_relative():
     wrong = []
-    for path in modules():
-        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module or '']
             elif isinstance(node, ast.Import):
@@ -250,37 +238,62 @@ def test_imports_inside_the_package_are_relative():
                 continue
             # The generated messages are no files of this folder.
             wrong += [
-                f'{path.relative_to(PACKAGE.parent)}:{node.lineno} imports {name}'
+                f'{path}:{node.lineno} imports {name}'
                 for name in names
                 if name.split('.')[0] == 'r3_ros' and name not in ('r3_ros.msg', 'r3_ros.srv')
             ]
-    assert not wrong, '\n'.join(wrong)
+    assert_none(wrong)
 
 
 def test_modules_are_named_for_what_they_do():
-    assert not [path for path in modules() if path.stem in VAGUE_NAMES]
+    assert not [path for path in TREES if path.stem in VAGUE_NAMES]
+
+
+def twice(names) -> dict[str, list[str]]:
+    """Return what has one name with something else: name -> paths."""
+    found = defaultdict(list)
+    for name, path in names:
+        found[name].append(str(path))
+    return {name: paths for name, paths in found.items() if len(paths) > 1}
+
+
+def test_no_file_name_is_there_twice():
+    assert twice((path.name, path) for path in TREES if path.stem != '__init__') == {}
+
+
+def test_no_public_class_name_is_there_twice():
+    classes = (
+        (node.name, path)
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and not node.name.startswith('_')
+    )
+    assert twice(classes) == {}
+
+
+def test_the_top_level_of_the_package_is_small():
+    names = [path.name for path in PACKAGE.iterdir() if path.name != '__pycache__']
+    assert len(names) <= MOST_TOP_LEVEL_NAMES, sorted(names)
+
+
+def test_the_step_of_the_engine_fits_on_a_screen():
+    (step,) = (
+        function
+        for node in TREES[Path('streaming/engine.py')].body
+        if isinstance(node, ast.ClassDef) and node.name == 'Engine'
+        for function in node.body
+        if isinstance(function, ast.FunctionDef) and function.name == 'step'
+    )
+    assert step.end_lineno - step.lineno + 1 <= MOST_LINES_OF_STEP
 
 
 def test_the_command_and_the_factory_start_without_the_heavy_libraries():
-    names = [name for name in ('cli', 'factory', 'predictor') if (PACKAGE / f'{name}.py').exists()]
-    program = f'import {", ".join(f"r3_ros.{name}" for name in names)}; import sys; '
-    program += 'import r3_ros.model.weights.catalogue; '
-    heavy = {
-        'rclpy',
-        'torch',
-        'cupy',
-        'matplotlib',
-        'evo',
-        'safetensors',
-        'huggingface_hub',
-    }
-    program += f'print(*{heavy} & set(sys.modules))'
+    modules = ('commands.cli', 'factory', 'core.predictor', 'model.weights.catalogue')
+    heavy = {*LAZY_LIBRARIES, 'rclpy', 'safetensors', 'torch'}
+    program = ''.join(f'import r3_ros.{name}; ' for name in modules)
+    program += f'import sys; print(*{heavy} & set(sys.modules))'
     answer = subprocess.run(
-        [sys.executable, '-c', program],
-        cwd=PACKAGE.parent,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.split() == []

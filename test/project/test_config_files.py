@@ -62,7 +62,7 @@ def test_page_of_the_node_lists_its_topics():
 def test_page_of_the_node_lists_its_services_and_encodings():
     from r3_ros.input.image_decoding import ENCODINGS
 
-    source = (ROOT / 'r3_ros' / 'ros' / 'services.py').read_text()
+    source = (ROOT / 'r3_ros' / 'ros' / 'services' / 'services.py').read_text()
     listed = rows_of('Services')
     assert len(listed) == source.count('self._create(')
     assert all(f"'{service}'" in source for service in listed)
