@@ -6,14 +6,16 @@ PYTHON ?= python3
 INPUT ?=
 MODEL ?=
 PYTEST_ARGS ?=
+# Of the tests. A narrowed run has one, so that -x, -s and --pdb do what they say.
+PROCESSES ?= $(if $(PYTEST_ARGS),0,2)
 
 IN_ENVIRONMENT := scripts/in_environment
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean distclean
+.PHONY: help setup demo test test-all lint bench clean distclean
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 19
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 19
 
 setup:  ## make .venv/ and install/; nothing is done twice
 	@command -v $(PYTHON) >/dev/null || { \
@@ -23,8 +25,11 @@ setup:  ## make .venv/ and install/; nothing is done twice
 demo: setup  ## stream a synthetic camera, or INPUT=path, through the node; see demo_output/
 	@$(IN_ENVIRONMENT) r3 demo --output demo_output $(if $(INPUT),--input "$(INPUT)") $(if $(MODEL),--model "$(MODEL)")
 
-test: setup  ## run the tests; PYTEST_ARGS="-k geometry" narrows them
-	@$(IN_ENVIRONMENT) python -m pytest $(PYTEST_ARGS)
+test: setup  ## run the tests but for slow ones; PYTEST_ARGS="-k geometry" narrows them
+	@$(IN_ENVIRONMENT) python -m pytest -n $(PROCESSES) --dist loadfile -m "not slow" $(PYTEST_ARGS)
+
+test-all: setup  ## run all tests
+	@$(IN_ENVIRONMENT) python -m pytest -n $(PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 lint: setup  ## check style, types and spelling
 	@$(IN_ENVIRONMENT) ruff check .

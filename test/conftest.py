@@ -14,6 +14,11 @@ from typing import Any
 import pytest
 from ros_domain import Domain
 
+# Sums in the same order, however many processors there are and whatever shares them. NumPy and
+# torch read this as they are imported.
+for _variable in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
+    os.environ.setdefault(_variable, '1')
+
 # Nodes of the tests must not talk to nodes of the machine, nor to those of another test run.
 # Held until the run ends, for what takes its domain from the environment.
 if 'ROS_DOMAIN_ID' not in os.environ:

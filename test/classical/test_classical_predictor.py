@@ -361,8 +361,7 @@ def test_an_error_in_the_background_surfaces(make, monkeypatch):
 def test_close_ends_the_threads(make):
     before = set(threading.enumerate())
     stream = make(depth=True).run(room(), wander(40))
-    started = {t.name.split('_')[0] for t in set(threading.enumerate()) - before}
-    assert started == {'r3-bundle', 'r3-sweep'}
+    assert not set(threading.enumerate()) <= before
     stream.predictor.close()
     assert set(threading.enumerate()) <= before
 

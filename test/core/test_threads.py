@@ -3,10 +3,10 @@
 import ast
 import threading
 
-from paths import ROOT
 import pytest
 from r3_ros.classical.background import Background
 from r3_ros.core.threads import Mailbox, THREAD_PREFIX, Worker
+from sources import syntax_trees
 
 #: Long enough to be a hang, never waited for when all is well.
 LONG_S = 20.0
@@ -171,8 +171,8 @@ def test_a_worker_that_never_started_is_stopped():
 
 def test_every_thread_of_the_package_has_a_name_of_ours():
     starters = {'Thread', 'Timer', 'ThreadPoolExecutor'}
-    for path in sorted((ROOT / 'r3_ros').rglob('*.py')):
-        calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+    for path, tree in syntax_trees().items():
+        calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call)]
         names = [getattr(n.func, 'attr', getattr(n.func, 'id', '')) for n in calls]
         started = sum(name in starters for name in names)
         assert names.count('thread_name') >= started, path

@@ -14,8 +14,7 @@ import sys
 
 from paths import ROOT
 import pytest
-
-PACKAGE = ROOT / 'r3_ros'
+from sources import PACKAGE, syntax_trees
 
 #: Folder or module of r3_ros -> what it may import besides itself.
 LAYERS = {
@@ -103,14 +102,6 @@ def first_part(path: Path) -> str:
     return path.with_suffix('').parts[0]
 
 
-def parsed() -> dict[Path, ast.Module]:
-    """Return the syntax trees of the package by path in r3_ros."""
-    return {
-        path.relative_to(PACKAGE): ast.parse(path.read_text(encoding='utf-8'))
-        for path in sorted(PACKAGE.rglob('*.py'))
-    }
-
-
 def runs_later(node: ast.AST) -> bool:
     if isinstance(node, ast.If):
         return ast.unparse(node.test) == 'TYPE_CHECKING'
@@ -134,7 +125,7 @@ def imports_of(path: Path, tree: ast.Module) -> Iterator[Import]:
             yield Import(path.as_posix(), node.lineno, name, node in lazy)
 
 
-TREES = parsed()
+TREES = syntax_trees()
 IMPORTS = [imported for path, tree in TREES.items() for imported in imports_of(path, tree)]
 
 

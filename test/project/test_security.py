@@ -5,9 +5,9 @@ import xml.etree.ElementTree as ET
 
 from paths import ROOT
 import pytest
+from sources import syntax_trees
 
 POLICY = ROOT / 'security' / 'r3_policy.xml'
-SOURCES = sorted((ROOT / 'r3_ros').rglob('*.py'))
 
 #: Calls that run what they read, and what to use instead.
 DANGEROUS = {
@@ -23,16 +23,15 @@ DANGEROUS = {
 }
 
 
-def calls(path):
+def calls(tree):
     """Yield the dotted name and the node of every call."""
-    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             yield ast.unparse(node.func), node
 
 
-def safe_loaders(path):
+def safe_loaders(tree):
     """Return the names of YAML loaders that a module derives from the safe one."""
-    tree = ast.parse(path.read_text(encoding='utf-8'))
     return {
         node.name
         for node in tree.body
@@ -43,11 +42,11 @@ def safe_loaders(path):
 
 def test_nothing_that_is_read_is_run():
     wrong = []
-    for path in SOURCES:
-        for name, node in calls(path):
-            where = f'{path.relative_to(ROOT)}:{node.lineno}: {name}'
+    for path, tree in syntax_trees().items():
+        for name, node in calls(tree):
+            where = f'{path}:{node.lineno}: {name}'
             keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
-            if name == 'yaml.load' and keywords.get('Loader') in safe_loaders(path):
+            if name == 'yaml.load' and keywords.get('Loader') in safe_loaders(tree):
                 continue
             if name in DANGEROUS:
                 wrong.append(f'{where}: use {DANGEROUS[name]}')
@@ -59,8 +58,8 @@ def test_nothing_that_is_read_is_run():
 
 
 def test_no_module_imports_pickle():
-    for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+    for path, tree in syntax_trees().items():
+        for node in ast.walk(tree):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = {alias.name for alias in node.names} | {getattr(node, 'module', None)}
                 assert not {'pickle', 'dill', 'shelve', 'marshal'} & names, path
