@@ -18,8 +18,8 @@ class Sender:
     """A session of some keyframes whose clouds were all sent, and a clock that stands still."""
 
     def __init__(self, monkeypatch):
-        values = {'keyframe.mode': 'interval', 'keyframe.interval': 2}
-        engine = Engine(ScriptedPredictor(), updated(R3Config(), values))
+        config = updated(R3Config(), {'keyframe.max_interval': 2})
+        engine = Engine(ScriptedPredictor(), config)
         for frame in frames(9):
             engine.step(frame)
         self.now_s = 100.0

@@ -33,7 +33,7 @@ def full_at(*indices, **more):
 
 
 def test_the_first_time_less_is_held_and_the_frame_tried_again(graph, capfd):
-    g = graph(full_at(20), keyframe__mode='interval', keyframe__interval=1).start()
+    g = graph(full_at(20), keyframe__max_interval=1).start()
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
     g.send_many(20)
     session = g.node.stream.engine.session

@@ -514,13 +514,13 @@ def test_provisional_poses_claim_no_position():
 
 
 def test_live_parameters_change_between_frames():
-    engine = engine_of(keyframe__mode='interval', keyframe__interval=100)
+    engine = engine_of(keyframe__overlap_threshold=0.0, keyframe__max_interval=100)
     shown = frames(60)
     for _ in range(20):
         engine.step(next(shown))
     assert engine.session.bank.ids() == [0]
     engine.update_config(
-        updated(engine.config, {'keyframe.interval': 5, 'tracking.lost_ratio': 0.0})
+        updated(engine.config, {'keyframe.max_interval': 5, 'tracking.lost_ratio': 0.0})
     )
     later = [engine.step(next(shown)) for _ in range(20)]
     assert [e.frame_id for e in later if e.is_keyframe] == [24, 29, 34, 39]
