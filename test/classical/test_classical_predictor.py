@@ -95,6 +95,7 @@ def walk():
     stream.predictor.close()
 
 
+@pytest.mark.slow
 def test_a_moving_camera_is_tracked_soon_and_well(walk):
     truth, stream = walk
     ids = tracked(stream)
@@ -222,7 +223,10 @@ def test_a_camera_that_stops_keeps_its_pose(make):
     assert np.linalg.norm(stream.poses[54][:3, 3] - before[:3, 3]) < 0.02 * path
 
 
-@pytest.mark.parametrize('kind', ['black', 'blurred', 'noise'])
+@pytest.mark.parametrize(
+    'kind',
+    ['black', *(pytest.param(kind, marks=pytest.mark.slow) for kind in ('blurred', 'noise'))],
+)
 def test_useless_frames_get_no_pose_and_tracking_goes_on_after_them(make, kind):
     truth = wander(60)
     stream = make().run(room(), truth[:40])
@@ -264,6 +268,7 @@ def test_another_place_gives_no_pose_and_coming_back_has_to_prove_itself(make):
     assert error < 0.02
 
 
+@pytest.mark.slow
 def test_an_unknown_focal_length_is_estimated_and_said(make):
     stream = make().run(room(), wander(120), None)
     assert all(p.intrinsics_estimated for p in stream.predictions)
@@ -280,6 +285,7 @@ def test_a_calibration_is_used_as_it_is(walk):
         assert prediction.intrinsics.cx == pytest.approx(INTRINSICS.cx)
 
 
+@pytest.mark.slow
 def test_forgetting_bounds_what_is_held(make):
     stream = make(most_keyframes=8)
     sizes = []
@@ -296,6 +302,7 @@ def test_forgetting_bounds_what_is_held(make):
     assert len(odometry.landmarks.used) <= 8192
 
 
+@pytest.mark.slow
 def test_forgetting_everything_loses_the_camera_but_not_the_program(make):
     truth = wander(50)
     stream = make().run(room(), truth[:40])

@@ -135,6 +135,7 @@ def errors_of(film, sightings):
     return np.array(rows)
 
 
+@pytest.mark.slow
 def test_followed_points_are_where_exact_ones_are(film, sightings):
     assert all(np.array_equal(s.number, np.unique(s.number)) for s in sightings)
     assert min(len(s.number) for s in sightings) > 250
@@ -458,6 +459,7 @@ def test_clips_follow_from_seed_and_step_alone(folder):
     assert not torch.equal(elsewhere.images, clips.images)
 
 
+@pytest.mark.slow
 def test_a_training_with_videos_goes_on_to_the_last_bit(folder, tmp_path):
     def part(name, until, seed):
         source = MixedClips(MIXED, [folder], MadeUp(), CPU)
@@ -478,6 +480,7 @@ def test_a_training_with_videos_goes_on_to_the_last_bit(folder, tmp_path):
         assert 1 < len({row[name] for row in rows if row[name]}) < len(rows)
 
 
+@pytest.mark.slow
 def test_agreement_without_truth_is_learned(folder, tmp_path):
     settings = updated(MIXED, {'optimiser.steps': 30, 'optimiser.learning_rate': 5e-4})
     source = MixedClips(settings, [folder], MadeUp(), CPU)

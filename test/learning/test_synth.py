@@ -71,6 +71,7 @@ def reproject(depth, T_b_a, camera):
     return (pixels[:2] / pixels[2]).reshape(2, *depth.shape), points[2].reshape(depth.shape)
 
 
+@pytest.mark.slow
 def test_pixels_moved_by_depth_and_pose_show_the_same_surface(sequence):
     a, b = 3, 9
     camera = sequence.intrinsics
@@ -170,6 +171,7 @@ def test_a_rolling_shutter_slants_an_upright_edge(turns):
     assert abs(off.mean()) < 0.5
 
 
+@pytest.mark.slow
 def test_every_row_is_of_the_whole_picture_at_its_own_time(sequence):
     path, world = sequence.path, sequence.world
     camera = replace(sequence.intrinsics, height=100)
@@ -224,6 +226,7 @@ def test_depth_is_along_the_optical_axis_and_exact_at_a_slant():
     assert np.allclose(1 / inverse[y, x], expected, rtol=5e-7)
 
 
+@pytest.mark.slow
 def test_a_closed_world_has_no_holes(sequence, corridor):
     path = make_path(corridor, 8, 2.0, 0)
     camera = Intrinsics(70.0, 70.0, 79.5, 59.5, 160, 120)
@@ -276,6 +279,7 @@ def test_texture_look_ups_are_filtered(sequence):
 # Moving bodies
 
 
+@pytest.mark.slow
 def test_moving_bodies_are_masked_and_nothing_else_changes():
     world = World.generate(2, 'room', moving=2, coarseness=8.0)
     path = make_path(world, 30, 15.0, 2)
@@ -308,6 +312,7 @@ class Furnished:
         self.loop, self.look = plan.loop, plan.look
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize(
     ('seed', 'frames', 'moving'), [(0, 400, 0), (1, 60, 2), (2, 700, 2), (3, 16, 0)]

@@ -512,6 +512,7 @@ def test_the_classical_predictor_cannot_do_it(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ['seq']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('timed', [True, False])
 def test_the_network_itself_runs_from_end_to_end(tmp_path, timed):
     from lively_network import frame, lively

@@ -91,6 +91,7 @@ def test_overlapping_sessions_become_one(first, unit, tmp_path):
     assert len(saved.points) < len(first.points) + len(second.points)
 
 
+@pytest.mark.slow
 def test_drift_of_both_is_shared_out(first):
     noisy = mapped(0, 100, Script(turn_drift=0.01, translation_noise=0.001))
     other = mapped(60, 160, Script(turn_drift=0.01, translation_noise=0.001, seed=5))
@@ -102,6 +103,7 @@ def test_drift_of_both_is_shared_out(first):
     assert off[:count].max() < 0.05 and off[count:].max() < 0.1
 
 
+@pytest.mark.slow
 def test_a_merged_map_can_be_merged_again(first):
     second, third = mapped(60, 160), mapped(120, 200)
     once = merge_maps(first, second, predictor(), CONFIG).saved
@@ -111,6 +113,7 @@ def test_a_merged_map_can_be_merged_again(first):
     assert len(twice.trajectory) == 200 and twice.keyframes.segments.max() == 2
 
 
+@pytest.mark.slow
 def test_different_places_are_refused(first):
     with pytest.raises(MergeError, match='different places'):
         merge_maps(first, mapped(60, 160), predictor(reach=0.0), CONFIG)
@@ -159,6 +162,7 @@ def test_a_map_that_is_another_shape_is_refused(first):
         merge_maps(first, bent, predictor(), CONFIG)
 
 
+@pytest.mark.slow
 def test_metres_of_both_must_be_the_same(first):
     def metric(saved):
         return replace(

@@ -228,6 +228,7 @@ def test_a_node_that_cannot_start_is_explained(tmp_path, monkeypatch):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.ros
 def test_the_node_is_stopped_when_something_fails(tmp_path):
     from r3_ros.ros.demo.node_process import NodeProcess

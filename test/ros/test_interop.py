@@ -82,6 +82,7 @@ def heard_sets(g, *more, queue_size=5):
     return pairs, others
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('organized', [False, True])
 def test_clouds_of_depth_image_proc_are_our_points(graph, organized):
     g = graph(points__organized=organized, **ALL_PIXELS).start()

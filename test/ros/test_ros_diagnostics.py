@@ -181,6 +181,7 @@ def test_a_state_has_its_level(graph):
     assert task(diagnosed(g), 'tracking')[0].level == DiagnosticStatus.WARN
 
 
+@pytest.mark.slow
 def test_a_full_map_is_a_warning_and_a_failed_save_an_error(graph, tmp_path):
     g = graph(map__max_points=10_000, map__voxel_size=0.001, points__stride=1,
               keyframe__max_interval=1).start()  # fmt: skip

@@ -84,6 +84,7 @@ def test_the_second_time_a_new_session_begins_and_the_third_stops(graph, capfd):
     assert g.node.stream.engine.session.session_id == 2
 
 
+@pytest.mark.slow
 def test_faults_and_restarts_leave_nothing_behind(graph):
     faults = (4, 9, 14, 19, 24)
     g = graph(Script(failures=dict.fromkeys(faults, ZeroDivisionError('scripted')))).start()

@@ -99,6 +99,7 @@ def test_zero_stamp_takes_the_time_of_arrival_and_says_so(graph):
     assert 'no stamp' in statuses[-1].state_reason
 
 
+@pytest.mark.slow
 def test_a_recording_in_a_loop_begins_anew_each_time(graph):
     g = graph().start()
     statuses = g.listen('/r3/status', StreamStatus)

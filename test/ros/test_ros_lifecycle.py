@@ -111,6 +111,7 @@ def test_a_second_node_of_the_same_name_is_refused(graph, capfd):
         second.close()
 
 
+@pytest.mark.slow
 def test_a_node_of_the_same_name_that_comes_later_is_reported(graph, capfd):
     first = graph(diagnostics__period=0.1).start()
     other = Graph(domain=first.domain)

@@ -103,6 +103,7 @@ def test_the_base_is_where_it_is_said_to_be_and_odometry_goes_on(graph, T_given)
     assert keep
 
 
+@pytest.mark.slow
 def test_clouds_of_keyframes_follow_the_map_when_it_is_moved_or_has_another_unit(graph):
     g, robot = robot_alone(graph, keyframe__max_interval=3)
     clouds = g.listen('/r3/keyframe_points', PointCloud2, 100)

@@ -224,6 +224,7 @@ def test_an_inactive_node_finds_no_camera_but_shows_the_map(graph, folder):
     g.until(lambda: maps and maps[-1].width)
 
 
+@pytest.mark.slow
 def test_a_map_for_display_takes_the_place_of_the_sessions_until_it_is_cleared(graph, folder):
     g = graph(map__publish_period=0.1).start()
     maps = g.listen('/r3/map_points', PointCloud2, LATCHED)
@@ -244,6 +245,7 @@ def test_a_map_for_display_takes_the_place_of_the_sessions_until_it_is_cleared(g
     g.until(lambda: maps[-1].width)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('right', [True, False])
 def test_an_initial_pose_says_where_to_look(graph, folder, right):
     g = graph(relocalise__timeout=3.0, loop__new_segment_after=0).start()
@@ -257,6 +259,7 @@ def test_an_initial_pose_says_where_to_look(graph, folder, right):
     assert answer.code == (CODES.OK if right else CODES.NOT_LOCALISED), answer.message
 
 
+@pytest.mark.slow
 def test_pointing_at_the_plan_narrows_a_search_that_is_on(graph, folder):
     g = graph(relocalise__timeout=30.0, loop__new_segment_after=0).start()
     g.stamp_ns += FRAMES * PERIOD_NS

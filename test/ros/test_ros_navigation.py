@@ -121,6 +121,7 @@ def test_a_robot_that_never_tells_gets_poses_and_no_transform(graph):
     assert not transforms and not odometry, 'where odom is, nobody has said'
 
 
+@pytest.mark.slow
 def test_our_own_odometry_starts_where_the_robots_was_and_never_jumps(graph):
     script = Script(drift=0.3, refine_at={15})
     g, robot = navigating(graph, script)
@@ -179,6 +180,7 @@ def test_after_a_reset_no_pose_goes_out_before_the_robot_tells_where_it_is(graph
     assert g.node.stream.engine.session.frame_count == 3, 'tracking did not wait'
 
 
+@pytest.mark.slow
 def test_time_that_jumps_back_keeps_no_place(graph):
     g, robot = navigating(graph)
     robot.drive(6)
@@ -216,6 +218,7 @@ def test_map_odom_goes_on_in_every_state(graph, state):
     assert {t.child_frame_id for t in repeated()} == {'odom'}
 
 
+@pytest.mark.slow
 def test_map_odom_grows_old_while_no_picture_comes(graph):
     g, robot = navigating(graph, tf_publish_rate=100.0)
     stamp_ns = robot.drive(3)[-1]
@@ -271,6 +274,7 @@ def test_a_picture_without_a_stamp_is_never_paired_with_the_newest_odometry(grap
         g.node.stream.tree.pose_at('odom', BASE, 0)
 
 
+@pytest.mark.slow
 def test_planar_leaves_map_odom_flat_and_the_base_where_it_was_seen(graph):
     # The camera's way rises and rolls; the robot's odometry is tilted by a slope.
     def path(stamp_ns):

@@ -119,6 +119,7 @@ def test_a_correction_moves_map_to_odom_and_never_odom_to_base():
     assert not np.allclose(placed.T_map_odom, np.eye(4), atol=1e-2)
 
 
+@pytest.mark.slow
 def test_odometry_stays_rigid_over_many_products():
     rng = np.random.default_rng(2)
     chain = PoseChain(T_BASE_OPTICAL, starts_in_base=True)

@@ -74,7 +74,9 @@ def wait_for(process, words):
     raise AssertionError(f'ended before it said {words!r}:\n{said}')
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    'number', [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_it_in_order(start, number):
     process = start(
         '--ros-args', '--params-file', str(ROOT / 'config' / 'r3_stream.yaml'),
@@ -139,6 +141,7 @@ def assert_ends_in_order(process):
     assert 'Traceback' not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_it_configures_ends_it_and_its_name_is_free(start, number):
     process = start('configure', program=STUCK)
@@ -158,6 +161,7 @@ def test_a_signal_during_a_frame_that_never_ends_ends_it(start, probe):
     assert_ends_in_order(process)
 
 
+@pytest.mark.slow
 def test_a_signal_during_a_long_save_ends_it_and_leaves_nothing(start, probe, tmp_path):
     folder = ('-p', f'map.directory:={tmp_path}')
     process = start('save', '--ros-args', *IMPATIENT, *folder, program=STUCK)
@@ -172,6 +176,7 @@ def test_a_signal_during_a_long_save_ends_it_and_leaves_nothing(start, probe, tm
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_more_signals_while_it_ends_change_nothing(start):
     process = start()
     wait_for(process, 'active')
@@ -180,6 +185,7 @@ def test_more_signals_while_it_ends_change_nothing(start):
     assert_ends_in_order(process)
 
 
+@pytest.mark.slow
 def test_a_node_that_cannot_be_cleaned_up_ends_its_process(start, probe):
     process = start('cleanup', '--ros-args', *IMPATIENT, program=STUCK)
     wait_for(process, 'active')
@@ -196,11 +202,16 @@ def test_a_node_that_cannot_be_cleaned_up_ends_its_process(start, probe):
     ('arguments', 'status', 'words'),
     [
         (('-p', 'points.stride:=99'), 2, "'points.stride'"),
-        (('-p', 'tf_publish_rate:=20'), 2, '20.0'),
-        (('-p', 'qos_overrides./image.subscription.depth:=-1'), 2, 'allowed: 0 to'),
-        (('-p', 'model.name:=nonsense'), 1, 'classical'),
-        (('-p', 'points.max_range:=0.01'), 1, "'points.min_range'"),
-        (('--params-file', 'missing.yaml'), 2, 'missing.yaml'),
+        *(
+            pytest.param(*values, marks=pytest.mark.slow)
+            for values in (
+                (('-p', 'tf_publish_rate:=20'), 2, '20.0'),
+                (('-p', 'qos_overrides./image.subscription.depth:=-1'), 2, 'allowed: 0 to'),
+                (('-p', 'model.name:=nonsense'), 1, 'classical'),
+                (('-p', 'points.max_range:=0.01'), 1, "'points.min_range'"),
+                (('--params-file', 'missing.yaml'), 2, 'missing.yaml'),
+            )
+        ),
     ],
 )
 def test_wrong_arguments_end_it_with_a_reason(start, arguments, status, words):
@@ -210,6 +221,7 @@ def test_wrong_arguments_end_it_with_a_reason(start, arguments, status, words):
     assert words in said and 'Traceback' not in said
 
 
+@pytest.mark.slow
 def test_where_ros_lets_no_node_begin_one_line_says_so(start, monkeypatch, tmp_path):
     # An enclave without keys: there is no security to enforce with.
     (tmp_path / 'enclaves').mkdir()
@@ -235,6 +247,7 @@ def test_a_missing_package_names_the_interpreter_and_the_page(start, tmp_path):
     assert 'Traceback' not in said
 
 
+@pytest.mark.slow
 def test_without_autostart_it_waits_to_be_configured(start):
     process = start('--ros-args', '-p', 'autostart:=false')
     wait_for(process, 'waits')
@@ -243,6 +256,7 @@ def test_without_autostart_it_waits_to_be_configured(start):
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_waiting_for_an_active_node_ends_with_it_being_active(start):
     waiting = start('/r3', program='bin/r3_wait_active')
     node = start()
@@ -252,6 +266,7 @@ def test_waiting_for_an_active_node_ends_with_it_being_active(start):
     assert 'configured' in said
 
 
+@pytest.mark.slow
 def test_waiting_for_a_node_that_stays_inactive_says_so(start):
     node = start('--ros-args', '-p', 'autostart:=false')
     wait_for(node, 'waits')

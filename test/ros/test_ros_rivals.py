@@ -111,6 +111,7 @@ def test_an_edge_that_is_not_ours_has_no_rival(graph):
     assert g.transform_health.two_parents == '' and from_us(g, transforms) == {ODOM_BASE} and other
 
 
+@pytest.mark.slow
 def test_another_r3_on_the_same_camera_leaves_the_edges_to_the_first(graph):
     """Its transforms have our stamps, and at first even our values."""
     first = graph().start()

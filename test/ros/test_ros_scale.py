@@ -141,6 +141,7 @@ def test_nothing_with_a_length_goes_out_before_the_scale_is_known(measured):
     assert all(t.transform.translation.x == pytest.approx(0.0, abs=1e-6) for t in offsets)
 
 
+@pytest.mark.slow
 def test_drift_is_a_warning(measured):
     values = {'scale__source': 'model', 'scale__bootstrap_frames': 1, 'scale__check_every': 1}
     g = measured(**values).start()
@@ -155,6 +156,7 @@ def test_drift_is_a_warning(measured):
     g.until(lambda: scale_task(diagnostics[-1]).level == DiagnosticStatus.OK)
 
 
+@pytest.mark.slow
 def test_odometry_is_heard_and_that_of_another_frame_is_not(graph, capfd):
     g = graph(scale__source='odometry').start()
     wheels = g.probe.create_publisher(Odometry, 'odom', qos_profile_sensor_data)

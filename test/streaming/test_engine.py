@@ -362,7 +362,7 @@ def memory_of(engine):
         session.map.revision,
         session.map_revision,
         len(session.trajectory),
-        session.admission._frames,
+        session.admission._due,
         set(engine.predictor.held),
     )
 
@@ -523,7 +523,7 @@ def test_live_parameters_change_between_frames():
         updated(engine.config, {'keyframe.max_interval': 5, 'tracking.lost_ratio': 0.0})
     )
     later = [engine.step(next(shown)) for _ in range(20)]
-    assert [e.frame_id for e in later if e.is_keyframe] == [24, 29, 34, 39]
+    assert [e.frame_id for e in later if e.is_keyframe] == [20, 25, 30, 35]
     assert engine.session.gate.config.lost_ratio == 0.0
 
 
