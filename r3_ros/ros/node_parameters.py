@@ -151,7 +151,7 @@ def changed_config(
                 'clean up the node first, or start it with the new value'
             )
         values[change.name] = value
-    return updated(config, values)
+    return updated(config, values) if values else config
 
 
 def accepted() -> SetParametersResult:
