@@ -342,6 +342,7 @@ def test_a_path_keeps_its_promises(kind, seed, frames, moving):
     assert T[:, 2, 1].max() < -0.8  # the picture's down is the world's down
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', PATH_STYLES)
 def test_a_path_keeps_the_limits_of_its_style(name):
     style = PATH_STYLES[name]

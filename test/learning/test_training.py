@@ -166,6 +166,7 @@ def test_weights_name_the_size_of_the_pictures_they_learned_from(tmp_path, sizes
 # Steps
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns_from_both_their_clips(tmp_path):
     environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
     environment['PYTHONPATH'] = os.pathsep.join(
@@ -187,6 +188,7 @@ def test_two_processes_learn_what_one_learns_from_both_their_clips(tmp_path):
     assert (tmp_path / STATE).exists()
 
 
+@pytest.mark.slow
 def test_the_loss_falls(tmp_path):
     settings = updated(SETTINGS, {'optimiser.steps': 40, 'report.validate_every': 0})
 

@@ -463,6 +463,7 @@ def test_a_network_from_a_file_computes_what_the_saved_one_does(tmp_path):
     assert torch.equal(actual.fov, expected.fov)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_loading_takes_no_second_copy(tmp_path, dtype):
     """115 MB of weights, of which the scratch memory is a hundredth."""

@@ -137,8 +137,8 @@ def test_a_node_leaves_an_odom_frame_that_another_one_moves_and_says_so(pair):
     poses = g.listen_to_second('pose', PoseWithCovarianceStamped)
     g.send_to_second(3)
     g.until(lambda: len(poses) == 3)
-    assert g.second.stream.health.two_parents == 'map -> odom'
-    assert not g.health.two_parents
+    assert g.second.stream.transform_health.two_parents == 'map -> odom'
+    assert not g.transform_health.two_parents
     g.until(lambda: any(t.child_frame_id == 'right_optical' for t in heard))
     assert g.second.stream.authority._refused == {'odom'}
 
