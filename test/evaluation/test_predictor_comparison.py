@@ -376,6 +376,7 @@ def test_the_files_of_an_evaluation(tmp_path, predictor, capsys):
     assert [stream['pictures'] for stream in content['streams']] == [6, 6, 6]
 
 
+@pytest.mark.slow
 def test_sequences_beyond_the_first_of_a_group_are_not_drawn(tmp_path, predictor):
     folder = write_folder(tmp_path / 'walk', count=6)
     sequences = [RecordedSequence(folder, name=f'walk {k}') for k in range(5)]

@@ -373,6 +373,7 @@ def test_the_sky_is_seen_where_nothing_stands():
     assert 0.2 < ratio.mean() < 2.1
 
 
+@pytest.mark.slow
 def test_variety_changes_the_looks_and_not_the_shapes():
     plain, varied = (World.generate(2, 'room', coarseness=8.0, variety=v) for v in (0.0, 0.6))
     assert torch.equal(plain.facets.centre, varied.facets.centre)
@@ -453,6 +454,7 @@ def test_sensor_options_out_of_range_are_refused(wrong):
 # Worlds
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_world_and_another_another(sequence):
     again = World.generate(SMALL.seed, SMALL.kind, coarseness=SMALL.coarseness)
     other = World.generate(SMALL.seed + 1, SMALL.kind, coarseness=SMALL.coarseness)

@@ -57,6 +57,7 @@ def weights_of(trainer):
 # Going on
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_to_the_last_bit(tmp_path):
     straight = trainer_in(tmp_path / 'straight')
     straight.run()
@@ -154,6 +155,7 @@ def test_weights_of_the_average_are_loaded_as_any_others(tmp_path):
         assert torch.equal(own, kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('sizes', 'told'), [('56x112 126x84', 126), ('56x42', None)])
 def test_weights_name_the_size_of_the_pictures_they_learned_from(tmp_path, sizes, told):
     changes = {'data.sizes': sizes, 'optimiser.steps': 1, 'report.validate_every': 0}

@@ -465,13 +465,13 @@ def published_flops(height, width, cached):
     ('size', 'cached', 'needed', 'total'),
     [
         ((280, 504), 1, 661, 925),
-        ((280, 504), 8, 781, 1044),
+        pytest.param((280, 504), 8, 781, 1044, marks=pytest.mark.slow),
         ((280, 504), 16, 917, 1181),
-        ((280, 504), 100, 2350, 2614),
+        pytest.param((280, 504), 100, 2350, 2614, marks=pytest.mark.slow),
         ((378, 504), 1, 925, 1281),
-        ((378, 504), 8, 1142, 1498),
-        ((378, 504), 16, 1391, 1747),
-        ((378, 504), 100, 3999, 4355),
+        pytest.param((378, 504), 8, 1142, 1498, marks=pytest.mark.slow),
+        pytest.param((378, 504), 16, 1391, 1747, marks=pytest.mark.slow),
+        pytest.param((378, 504), 100, 3999, 4355, marks=pytest.mark.slow),
     ],
 )
 def test_a_frame_costs_what_it_must_and_no_more(size, cached, needed, total):

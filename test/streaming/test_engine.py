@@ -88,6 +88,7 @@ def test_keyframes_that_go_for_want_of_memory_are_reported_as_evicted():
     assert gone and gone <= set(reported) and len(reported) == len(set(reported))
 
 
+@pytest.mark.slow
 def test_noise_averages_out():
     noisy = Script(translation_noise=0.01, rotation_noise=0.01)
     engine, estimates = run(noisy, count=200, keyframe__max_keyframes=30)
