@@ -211,6 +211,7 @@ def test_a_camera_that_sees_nothing_at_first_starts_when_it_does(make):
     assert tracked(stream)
 
 
+@pytest.mark.slow
 def test_a_camera_that_stops_keeps_its_pose(make):
     truth = wander(40)
     stream = make().run(room(), truth)
@@ -373,6 +374,7 @@ def test_close_ends_the_threads(make):
     assert set(threading.enumerate()) <= before
 
 
+@pytest.mark.slow
 def test_drain_brings_what_was_under_way(make):
     stream = make(depth=True).run(room(), wander(33))
     delivered = {d.frame_id for p in stream.predictions for d in p.depths}

@@ -469,6 +469,7 @@ def test_an_unknown_kind_is_refused_with_the_known_ones(kind):
         World.generate(0, kind)
 
 
+@pytest.mark.slow
 def test_pictures_have_corners_everywhere_and_a_sensible_exposure(sequence):
     for frame in sequence.frames(0, 45)[::15]:
         grey = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)

@@ -204,6 +204,7 @@ def test_the_loss_falls(tmp_path):
     assert float(rows[-1]['loss']) < float(rows[0]['loss']) - 0.3
 
 
+@pytest.mark.slow
 def test_a_row_of_progress_is_the_mean_of_the_steps_since_the_last(tmp_path):
     def losses(log_every):
         folder = tmp_path / str(log_every)
@@ -231,6 +232,7 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_too_many_end_it(tmp_path)
     assert all(torch.equal(before[name], value) for name, value in weights_of(trainer).items())
 
 
+@pytest.mark.slow
 def test_time_that_is_over_ends_a_piece_with_its_state_written(tmp_path):
     trainer = trainer_in(tmp_path)
     trainer.run(seconds=0.0)

@@ -128,6 +128,7 @@ def test_points_of_a_moving_body_are_followed_by_its_motion():
     assert tracks.visible[0, 1].tolist() == [True, False]
 
 
+@pytest.mark.slow
 def test_moving_bodies_are_in_the_tracks(scene):
     world = World.generate(5, 'room', moving=2, coarseness=14.0)
     path = make_path(world, 40, 15.0, 5)

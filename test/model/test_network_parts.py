@@ -405,6 +405,7 @@ def test_the_documented_sizes_are_true():
         assert [int(cell.replace(',', '')) for cell in row] == expected, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('size', 'column'), [((280, 504), 1), ((378, 504), 2)])
 def test_the_documented_cost_of_a_frame_is_true(size, column):
     rows = {row[0]: row[column] for row in table_rows('Sizes')}

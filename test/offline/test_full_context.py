@@ -416,6 +416,7 @@ def offline(folder, out, *options):
     return main(['run', str(folder), '-o', str(out), '--mode', 'offline', *options])
 
 
+@pytest.mark.slow
 def test_a_recording_becomes_the_same_files_as_in_a_stream(tmp_path, predictor, capsys):
     folder = write_pictures(tmp_path / 'seq', range(40))
     truth = tmp_path / 'truth.tum'

@@ -170,6 +170,7 @@ def test_the_command_writes_everything(tmp_path, predictor, capsys):
     assert '97.5 % tracked' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_depth_that_comes_after_the_last_frame_is_saved(tmp_path, predictor):
     predictor.script = scripted.Script(depth_delay=6)
     out = tmp_path / 'out'

@@ -152,6 +152,7 @@ def test_a_signal_while_it_configures_ends_it_and_its_name_is_free(start, number
     wait_for(start(), 'active')
 
 
+@pytest.mark.slow
 def test_a_signal_during_a_frame_that_never_ends_ends_it(start, probe):
     process = start('frame', '--ros-args', *IMPATIENT, program=STUCK)
     wait_for(process, 'active')

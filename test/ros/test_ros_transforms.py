@@ -331,6 +331,7 @@ def test_the_frame_of_the_pictures_can_be_replaced(graph):
     assert edges(transforms) == {('map', 'odom'), ('odom', 'left_eye')}
 
 
+@pytest.mark.slow
 def test_odom_goes_on_over_a_loss_and_where_a_loop_closes(graph):
     # Once round and on: edges turn too far, and for a while nothing is seen.
     script = loop_script(40.0, turn_drift=0.004, blackouts=set(range(60, 64)))

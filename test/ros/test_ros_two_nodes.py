@@ -108,6 +108,7 @@ def test_two_nodes_share_no_topic_and_no_service(pair, name, namespace):
     assert not first[0] & second[0] and not first[1] & second[1]
 
 
+@pytest.mark.slow
 def test_two_cameras_have_two_trees_of_frames(pair):
     g = pair(parameters=OWN_FRAMES).start()
     assert g.second.autostart()
@@ -143,6 +144,7 @@ def test_a_node_leaves_an_odom_frame_that_another_one_moves_and_says_so(pair):
     assert g.second.stream.authority._refused == {'odom'}
 
 
+@pytest.mark.slow
 def test_two_cameras_of_one_frame_id_do_not_hang_below_each_other(pair):
     g = pair(parameters=OWN_FRAMES).start()
     assert g.second.autostart()
@@ -157,6 +159,7 @@ def test_two_cameras_of_one_frame_id_do_not_hang_below_each_other(pair):
     assert {t.header.frame_id for t in heard if t.child_frame_id == CAMERA} == {'odom'}
 
 
+@pytest.mark.slow
 def test_a_node_that_moves_nothing_may_take_the_same_camera(pair):
     g = pair(
         parameters={'publish_map_to_odom_tf': False, 'publish_odom_to_base_tf': False}

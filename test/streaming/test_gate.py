@@ -258,7 +258,9 @@ class Fading(ScriptedPredictor):
             )
 
 
-@pytest.mark.parametrize('droughts', [(), range(60, 62), range(60, 75)])
+@pytest.mark.parametrize(
+    'droughts', [(), pytest.param(range(60, 62), marks=pytest.mark.slow), range(60, 75)]
+)
 def test_confidence_that_falls_with_the_gap_locks_nothing_out(droughts):
     """A gate on the mean over all remembered frames refuses every frame from some point on."""
     path = straight(0.02)

@@ -44,8 +44,8 @@ def offs(a, b):
 @pytest.mark.parametrize(
     'trouble',
     [
-        {'turn_drift': 0.002},
-        {'scale_drift': -0.0005},
+        pytest.param({'turn_drift': 0.002}, marks=pytest.mark.slow),
+        pytest.param({'scale_drift': -0.0005}, marks=pytest.mark.slow),
         {
             'turn_drift': 0.002,
             'scale_drift': -0.0005,

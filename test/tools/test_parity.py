@@ -183,6 +183,7 @@ def own_golden(path, **others):
 # --- As the official code ---
 
 
+@pytest.mark.slow
 @needs_goldens
 def test_every_golden_file_passes(capsys):
     assert parity(PARITY) == 0
@@ -195,6 +196,7 @@ def test_every_golden_file_passes(capsys):
     assert max(map(len, lines)) <= 120
 
 
+@pytest.mark.slow
 @needs_goldens
 @pytest.mark.parametrize('precision', ['bf16', 'fp16'])
 @pytest.mark.parametrize('name', ['r3-small-portrait2', 'r3-small-eps2', 'da3-small-house'])
@@ -213,6 +215,7 @@ def nothing_turned(table):
     return Rotation(torch.ones_like(table.cos), torch.zeros_like(table.sin))
 
 
+@pytest.mark.slow
 @needs_goldens
 @pytest.mark.parametrize(
     'mistake',
