@@ -18,8 +18,12 @@ class Sender:
     """A session of some keyframes whose clouds were all sent, and a clock that stands still."""
 
     def __init__(self, monkeypatch):
-        config = updated(R3Config(), {'keyframe.max_interval': 2})
-        engine = Engine(ScriptedPredictor(), config)
+        values = {
+            'keyframe.overlap_threshold': 0.0,
+            'keyframe.novelty_threshold': 0.0,
+            'keyframe.max_interval': 2,
+        }
+        engine = Engine(ScriptedPredictor(), updated(R3Config(), values))
         for frame in frames(9):
             engine.step(frame)
         self.now_s = 100.0

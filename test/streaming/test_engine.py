@@ -22,6 +22,8 @@ INITIALIZING, TRACKING, LOW_CONFIDENCE, LOST, RECOVERING = (
     TrackingState.LOST,
     TrackingState.RECOVERING,
 )
+#: Nothing but the number of frames since the last one decides on a keyframe.
+EVERY = {'keyframe__overlap_threshold': 0.0, 'keyframe__novelty_threshold': 0.0}
 
 
 def run(script=None, count=60, **options):
@@ -362,7 +364,7 @@ def memory_of(engine):
         session.map.revision,
         session.map_revision,
         len(session.trajectory),
-        session.admission._due,
+        session.admission._since_admission,
         set(engine.predictor.held),
     )
 
@@ -514,7 +516,7 @@ def test_provisional_poses_claim_no_position():
 
 
 def test_live_parameters_change_between_frames():
-    engine = engine_of(keyframe__overlap_threshold=0.0, keyframe__max_interval=100)
+    engine = engine_of(**EVERY, keyframe__max_interval=100)
     shown = frames(60)
     for _ in range(20):
         engine.step(next(shown))
