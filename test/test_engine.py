@@ -317,7 +317,7 @@ def test_a_keyframe_forced_in_low_confidence_is_mapped_once_it_is_refined():
     assert len(engine.session.map) > 600
     engine, _ = run(replace(forced, refine_at=()), count=30)
     assert engine.session.doubtful == {20}
-    poses = engine.session.graph.poses
+    poses = engine.session.graph.similarities
     assert len(engine.session.map.view({20: poses[20]}).cloud()) == 0
 
 

@@ -335,7 +335,7 @@ def test_the_trace_that_locks_the_official_gate_out_does_not_lock_ours():
 
 def test_a_unit_that_the_predictor_learns_late_changes_nothing_but_the_unit():
     gate, scaled = (Gate(TrackingConfig(), nominal_score=2.0) for _ in range(2))
-    scaled.expect(50.0)
+    scaled.update_nominal(50.0)
     for score in (2.0, 1.9, 0.7, 0.1, 2.0, 2.0):
         seen, large = (edges(share * score) for share in (1.0, 25.0))
         verdict = gate.judge(seen, np.eye(4), provisional=False, first=False)

@@ -8,13 +8,14 @@ import threading
 from drifting import engine_for, loop_script, walk, walked
 import numpy as np
 import pytest
+from r3_ros.core.config import R3Config
 from r3_ros.core.datatypes import Edge, TrackingState
 from r3_ros.core.errors import ModelError
 from r3_ros.core.geometry import inverse, is_rigid, make_T, transform
 from r3_ros.ros.tf.pose_chain import PoseChain
 from r3_ros.streaming.loops import solver_job
 from r3_ros.streaming.loops.evidence import FarEdge, LoopEvidence
-from r3_ros.streaming.loops.solver_job import LoopCloser
+from r3_ros.streaming.loops.loop_closure import Loops
 from scipy.spatial.transform import Rotation
 from scripted import (
     circle,
@@ -322,14 +323,14 @@ def test_draining_takes_the_last_correction_in(held_solver):
 def test_a_missing_solver_is_told_at_the_start(monkeypatch):
     monkeypatch.setitem(sys.modules, 'gtsam', None)
     with pytest.raises(ModelError, match=r"pip install 'gtsam.*loop\.enabled"):
-        LoopCloser()
+        Loops(R3Config())
     engine_for(loop_script(LENGTH), loop__enabled=False).close()
 
 
 def test_an_old_solver_is_told_too(monkeypatch):
     monkeypatch.setitem(sys.modules, 'gtsam', type(sys)('gtsam'))
     with pytest.raises(ModelError, match='4.3 or newer'):
-        LoopCloser()
+        Loops(R3Config())
 
 
 def test_refinement_after_a_correction_does_not_undo_it():

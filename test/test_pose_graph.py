@@ -34,7 +34,7 @@ def chain(count=5):
 
 
 def xs(graph):
-    return {frame_id: round(float(T[0, 3]), 9) for frame_id, T in graph.poses.items()}
+    return {frame_id: round(float(T[0, 3]), 9) for frame_id, T in graph.similarities.items()}
 
 
 def test_poses_follow_along_the_chain():
@@ -107,6 +107,6 @@ def test_a_frame_without_edges_keeps_its_pose():
 
 def test_earlier_snapshots_do_not_change():
     graph = chain()
-    before = graph.poses
+    before = graph.similarities
     graph.refine([edge(1, 2, 1.5)])
     assert before[3][0, 3] == 3.0

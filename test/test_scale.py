@@ -12,7 +12,7 @@ from r3_ros.core.geometry import inverse, make_T
 from r3_ros.core.similarity import similarity
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.scale.estimator import depth_ratios, ScaleEstimator
-from r3_ros.streaming.scale.odometry_buffer import OdometryTrack
+from r3_ros.streaming.scale.odometry_buffer import OdometryBuffer
 from scipy.spatial.transform import Rotation
 import scripted
 from scripted import PERIOD_NS, SECOND_NS, START_NS
@@ -204,7 +204,7 @@ def test_many_pixels_are_thinned_out_over_the_picture():
 
 
 def test_odometry_is_interpolated_and_silent_where_nothing_was_heard():
-    track = OdometryTrack()
+    track = OdometryBuffer()
     for second, angle in ((0.0, 0.0), (0.2, 0.4), (3.0, 0.4)):
         turn = Rotation.from_euler('z', angle).as_matrix()
         assert track.add(round(second * SECOND_NS), make_T(turn, np.array([second, 0.0, 0.0])))
@@ -220,14 +220,14 @@ def test_odometry_is_interpolated_and_silent_where_nothing_was_heard():
 
 
 def test_odometry_is_of_the_camera_wherever_that_sits():
-    track = OdometryTrack()
+    track = OdometryBuffer()
     track.T_base_camera = make_T(np.eye(3), np.array([0.5, 0.0, 0.0]))
     track.add(1, make_T(Rotation.from_euler('z', math.pi / 2).as_matrix(), np.zeros(3)))
     np.testing.assert_allclose(track.at(1)[:3, 3], [0.0, 0.5, 0.0], atol=1e-12)
 
 
 def test_memory_of_odometry_is_bounded():
-    track = OdometryTrack(max_poses=100)
+    track = OdometryBuffer(max_poses=100)
     for i in range(1000):
         track.add(i, np.eye(4))
     assert len(track._poses) <= 100 and track.at(999) is not None and track.at(10) is None
@@ -330,7 +330,7 @@ def test_depth_that_comes_after_the_last_frame_counts():
 def test_odometry_tells_the_engine_though_it_comes_late():
     engine = engine_with(scale__source='odometry', scale__min_translation=1.0)
     # 0.16 map units a second: 1 m of 2.5 m units takes 2.5 s.
-    track, heard = OdometryTrack(), engine.odometry
+    track, heard = OdometryBuffer(), engine.odometry
     drive(track, 60)
     for i, frame in enumerate(scripted.frames(60)):
         estimate = engine.step(frame)

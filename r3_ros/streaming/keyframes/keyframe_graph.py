@@ -14,10 +14,10 @@ from ..trajectory import TrajectoryView
 
 
 class EdgeKind(enum.IntEnum):
-    """What a relative pose holds together."""
+    """What a relative pose connects."""
 
     RECENT = 0  # a keyframe and one of those just before it
-    MEMORY = 1  # a keyframe and one that was recalled from the bank, or closed a loop
+    MEMORY = 1  # a keyframe and one that was recalled from the bank, or at which a loop was closed
     BRIDGE = 2  # two segments
 
 
@@ -26,7 +26,7 @@ class GraphEdge:
     """A relative pose between two keyframes.
 
     :ivar T_source_target: (4, 4), in map units.
-    :ivar ratio: its score over that of a usual edge, 1 is usual.
+    :ivar ratio: its score over that of a nominal edge.
     """
 
     source_id: int
@@ -40,7 +40,7 @@ class GraphEdge:
 
 @dataclass(frozen=True, eq=False)
 class Keyframes:
-    """Keyframes whose place is known, oldest first.
+    """Keyframes with a known pose, oldest first.
 
     :ivar frame_ids: (N,) int64; ``stamps_ns``: (N,) int64; ``segment_ids``: (N,) int32.
     :ivar T_world_camera: (N, 4, 4) float64 after all corrections, in map units.
@@ -58,16 +58,17 @@ class Keyframes:
 
 @dataclass(frozen=True, eq=False)
 class KeyframeGraphView:
-    """An immutable snapshot; another thread may work the graph out.
+    """An immutable snapshot; any thread may compute the graph.
 
-    Keyframes that left the bank are there with their poses. Edges are kept only among those in the
-    bank, which bounds them.
+    Keyframes that left the bank keep their poses. Edges are kept only among those in the bank,
+    which bounds them.
 
     :ivar record: of the keyframes.
-    :ivar held_edges: among whatever is held; ``bridges``: ends of those that joined two segments.
-    :ivar scales: by keyframe in the bank, how long its own unit is in the world.
-    :ivar reference: score of a usual edge.
-    :ivar recent_keyframes: so many keyframes back an edge counts as one to the recent past.
+    :ivar held_edges: among all held frames; ``bridges``: source and target of those that joined
+        two segments.
+    :ivar scales: by keyframe in the bank, the length of its own unit in map units.
+    :ivar reference: score of a nominal edge.
+    :ivar recent_keyframes: an edge spans at most so many keyframes to count as recent.
     """
 
     record: TrajectoryView
@@ -79,10 +80,7 @@ class KeyframeGraphView:
     recent_keyframes: int
 
     def keyframes(self, limit: int) -> Keyframes:
-        """Return at most ``limit`` keyframes: those in the bank, and others evenly thinned out.
-
-        Of more residents than that the newest.
-        """
+        """Return at most ``limit`` keyframes: the newest in the bank, and others evenly thinned."""
         record = self.record
         known = np.isfinite(record.T_final[:, 0, 0])
         resident = known & np.isin(record.frame_ids, np.array(self.resident_ids, np.int64))
@@ -133,5 +131,4 @@ class KeyframeGraphView:
 
     @cached_property
     def _place(self) -> dict[int, int]:
-        """By keyframe: how many came before it."""
         return {frame_id: n for n, frame_id in enumerate(self.record.frame_ids.tolist())}
