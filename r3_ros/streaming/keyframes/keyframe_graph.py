@@ -80,7 +80,7 @@ class KeyframeGraphView:
     recent_keyframes: int
 
     def keyframes(self, limit: int) -> Keyframes:
-        """Return at most ``limit`` keyframes: the newest in the bank, and others evenly thinned."""
+        """Return at most ``limit`` keyframes: the newest in the bank, then others, evenly."""
         record = self.record
         known = np.isfinite(record.T_final[:, 0, 0])
         resident = known & np.isin(record.frame_ids, np.array(self.resident_ids, np.int64))

@@ -130,15 +130,12 @@ class RetrievalIndex:
         self._views[rows, CENTRE] = T_world_camera[:, :3, 3]
 
     def set_match_scores(
-        self,
-        slots: Sequence[int] | np.ndarray,
-        scores: Sequence[float] | np.ndarray,
-        frame_id: int,
+        self, slots: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray, now: int
     ) -> None:
-        """Set the match scores of keyframes at a frame; 0 is neutral."""
+        """Set the match scores of keyframes at frame ``now``; 0 is neutral."""
         rows = np.asarray(slots, dtype=np.int64)
         self._slots[_MATCH, rows] = scores
-        self._slots[_NOTED, rows] = frame_id
+        self._slots[_NOTED, rows] = now
 
     def retrieve(self, query: Query, k: int) -> RetrievalResult:
         """Return the at most ``k`` best keyframes."""

@@ -120,8 +120,8 @@ class ScaleTracker:
         if self._estimator.is_locked and source == self.config.source in ('model', 'odometry'):
             raise ConfigError(
                 f'the scale is refused: {before:g} metres per map unit, measured by source '
-                f"'{source}', is locked. Set scale.lock to false first, or scale.source to none and "
-                'configure anew'
+                f"'{source}', is locked. Set scale.lock to false first, or scale.source to none "
+                'and configure anew'
             )
         self._estimator.set_by_user(value, user.lock)
         return value != before
