@@ -292,7 +292,7 @@ def test_the_match_score_counts_and_fades(make):
     np.testing.assert_allclose(later.scores, [0.2, 0.0, -0.25], atol=1e-6)
     index.put(2, vectors[2])
     assert index.retrieve(query, 3).scores[0] == 0.0
-    # Asked as of an earlier frame, it is what it was.
+    # At an earlier frame it has not faded.
     index.set_match_scores([0], [-0.5], now=1_000_000)
     assert index.retrieve(query, 3).scores[2] == -0.5
     assert ranked(index.retrieve(Query(vectors[0]), 3))[0] == 0
@@ -373,7 +373,7 @@ def config_for(device):
 
 
 class On:
-    """A predictor that says where it runs."""
+    """A predictor on a given device."""
 
     def __init__(self, device):
         self.info = ModelInfo('scripted', device=device)
@@ -405,7 +405,7 @@ def test_without_cupy_a_predictor_on_the_gpu_runs_all_the_same(monkeypatch, capl
     assert 'CuPy cannot be used' in caplog.text
 
 
-def test_a_device_that_is_asked_for_and_missing_is_an_error(monkeypatch):
+def test_a_configured_device_that_is_missing_is_an_error(monkeypatch):
     monkeypatch.setitem(sys.modules, 'cupy', None)
     with pytest.raises(ModelError, match='model.device'):
         RetrievalIndex(4, SIZE, 'cuda')

@@ -140,7 +140,7 @@ def test_the_map_of_a_segment_comes_with_it():
 
 
 @pytest.mark.parametrize('after', [0, 20])
-def test_a_segment_begins_when_it_is_asked_for(after):
+def test_a_segment_begins_when_it_is_configured(after):
     options = {**OPTIONS, 'loop__new_segment_after': after}
     result = walk(carried_off(), 95, **options)
     ids = [e.segment_id for e in result.estimates]

@@ -42,5 +42,5 @@ class ImageCheck:
             return f'the image is {seen}: is the lens covered?'
         for_s = (frame.stamp_ns - self._since_ns) / 1e9
         if self._repeats >= _FROZEN_FRAMES and 0 < longest_s <= for_s:
-            return f'the camera has repeated the same image for {for_s:.1f} s: it hangs'
+            return f'the camera has sent the same image for {for_s:.1f} s: it hangs'
         return ''
