@@ -42,13 +42,7 @@ from .relocalisation.search import Vicinity
 from .retention import Memory, Retention
 from .scale.odometry_buffer import OdometryBuffer
 from .scale.tracker import ScaleTracker, UserScale
-from .segments import (
-    leave_segment,
-    open_segment,
-    reported_reason,
-    reported_state,
-    segment_is_due,
-)
+from .segments import leave_segment, open_segment, reported_reason, reported_state, segment_is_due
 from .session import Session
 from .stage_timer import StageTimer
 from .trajectory import Trajectory
@@ -130,7 +124,7 @@ class Engine:
         :raises DeviceLostError: the device is gone.
         """
         timer = StageTimer()
-        frame = self._numbered(frame)
+        frame = replace(frame, frame_id=self.session.frame_count)
         seen = self._describe(frame)
         timer.done('describe')
         context = self._retrieve(seen)
@@ -155,9 +149,6 @@ class Engine:
         return replace(answer, depths=depths, corrected=corrected, timings_ms=timer.milliseconds)
 
     # The steps, in their order.
-
-    def _numbered(self, frame: Frame) -> Frame:
-        return replace(frame, frame_id=self.session.frame_count)
 
     def _describe(self, frame: Frame) -> DescribedFrame:
         session = self.session
@@ -240,17 +231,12 @@ class Engine:
         verdict: Verdict,
     ) -> Memory:
         """Update graph, bank and trajectory; release frames that are no longer held."""
-        session, retention = self.session, self._retention
+        session, frame, retention = self.session, seen.frame, self._retention
         if resolution.pose is None or not verdict.publishable:
-            return retention.skip(session, seen.frame, verdict)
+            return retention.skip(session, frame, verdict)
+        descriptor, with_depth = seen.descriptor, context.with_depth
         return retention.add(
-            session,
-            seen.frame,
-            seen.descriptor,
-            prediction,
-            resolution,
-            verdict,
-            context.with_depth,
+            session, frame, descriptor, prediction, resolution, verdict, with_depth
         )
 
     def _extend_map(self, depths: Iterable[DepthMap]) -> tuple[DepthMap, ...]:
@@ -279,11 +265,7 @@ class Engine:
         return tuple(in_map_units)
 
     def _gather_loop_evidence(
-        self,
-        frame: Frame,
-        resolution: Resolution,
-        verdict: Verdict,
-        depths: Sequence[DepthMap],
+        self, frame: Frame, resolution: Resolution, verdict: Verdict, depths: Sequence[DepthMap]
     ) -> None:
         """Collect the edges that contradict the pose: where they agree, a loop is closed."""
         if verdict.mappable:

@@ -15,13 +15,7 @@ from .. import __version__
 from ..core.datatypes import Edge, Intrinsics, ModelInfo, SparseLandmarks
 from ..core.geometry import inverse
 from ..core.predictor import Predictor
-from ..maps.saved_map import (
-    MapFacts,
-    SavedEdges,
-    SavedKeyframes,
-    SavedMap,
-    SavedTrajectory,
-)
+from ..maps.saved_map import MapFacts, SavedEdges, SavedKeyframes, SavedMap, SavedTrajectory
 from .pose_resolution import HeldPose
 from .scale.estimator import ScaleView
 from .session import Session
@@ -96,32 +90,30 @@ def take_map_snapshot(
     :param predictor: of the session.
     :param images: of keyframes, encoded, by id.
     """
-    ids = [i for i in session.bank.in_segment(0) if session.bank.intrinsics(i) is not None]
-    known = set(ids)
+    keyframes = [
+        KeyframeSnapshot(
+            frame_id=i,
+            stamp_ns=session.bank.stamp_ns(i),
+            pose=session.graph.held[i],
+            intrinsics=intrinsics,
+            descriptor=session.bank.descriptor(i),
+            segment=sum(found <= i for found in session.followed_since) - 1,
+        )
+        for i in session.bank.in_segment(0)
+        if (intrinsics := session.bank.intrinsics(i)) is not None
+    ]
+    known = {keyframe.frame_id for keyframe in keyframes}
     return MapSnapshot(
         model=predictor.info,
         descriptor_size=predictor.descriptor_size,
         session_id=session.session_id,
         map_view=session.map_view(),
         trajectory=session.trajectory_view(),
-        keyframes=[_keyframe(session, frame_id) for frame_id in ids],
+        keyframes=keyframes,
         edges=[e for e in session.graph.edges() if {e.source_id, e.target_id} <= known],
         scale=session.scale.view(),
-        landmarks=predictor.landmarks({i: session.graph.held[i].T_world_camera for i in ids}),
-        images={i: images[i] for i in ids if i in images},
-    )
-
-
-def _keyframe(session: Session, frame_id: int) -> KeyframeSnapshot:
-    intrinsics = session.bank.intrinsics(frame_id)
-    assert intrinsics is not None
-    return KeyframeSnapshot(
-        frame_id=frame_id,
-        stamp_ns=session.bank.stamp_ns(frame_id),
-        pose=session.graph.held[frame_id],
-        intrinsics=intrinsics,
-        descriptor=session.bank.descriptor(frame_id),
-        segment=sum(found <= frame_id for found in session.followed_since) - 1,
+        landmarks=predictor.landmarks({k.frame_id: k.pose.T_world_camera for k in keyframes}),
+        images={k.frame_id: images[k.frame_id] for k in keyframes if k.frame_id in images},
     )
 
 

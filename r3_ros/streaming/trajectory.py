@@ -242,18 +242,17 @@ class Trajectory:
         return row if row < self._count and ids[row] == frame_id else None
 
     def _make_room(self) -> None:
-        capacity = len(self._rows['frame_ids'])
-        lost = 0
+        capacity, lost = len(self._rows['frame_ids']), 0
         if self._count == self._max_poses:
             lost = max(1, self._max_poses // 10)
         elif self._count == capacity:
             capacity = min(2 * capacity, self._max_poses)
         else:
             return
-        roomier = _empty_rows(capacity)
+        rows = _empty_rows(capacity)
         for name, column in self._rows.items():
-            roomier[name][: self._count - lost] = column[lost : self._count]
-        self._rows = roomier
+            rows[name][: self._count - lost] = column[lost : self._count]
+        self._rows = rows
         self._count -= lost
 
 

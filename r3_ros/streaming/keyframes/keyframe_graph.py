@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 import enum
-from functools import cached_property
 
 import numpy as np
 
@@ -102,33 +101,22 @@ class KeyframeGraphView:
     def edges(self, among: Keyframes) -> list[GraphEdge]:
         """Return the edges among those of the keyframes that are in the bank."""
         ids = set(among.frame_ids[among.resident].tolist())
-        return [
-            self._edge(edge)
-            for edge in self.held_edges
-            if edge.source_id in ids and edge.target_id in ids
-        ]
-
-    def _edge(self, edge: Edge) -> GraphEdge:
-        T_source_target = edge.T_source_target.copy()
-        # An edge is in the unit of its target.
-        T_source_target[:3, 3] *= self.scales[edge.target_id]
-        score = 0.5 * (edge.confidence_translation + edge.confidence_rotation)
-        return GraphEdge(
-            source_id=edge.source_id,
-            target_id=edge.target_id,
-            T_source_target=T_source_target,
-            confidence_translation=edge.confidence_translation,
-            confidence_rotation=edge.confidence_rotation,
-            ratio=score / self.reference if self.reference > 0 else 0.0,
-            kind=self._kind(edge),
-        )
-
-    def _kind(self, edge: Edge) -> EdgeKind:
-        if (edge.source_id, edge.target_id) in self.bridges:
-            return EdgeKind.BRIDGE
-        apart = abs(self._place[edge.target_id] - self._place[edge.source_id])
-        return EdgeKind.RECENT if apart <= self.recent_keyframes else EdgeKind.MEMORY
-
-    @cached_property
-    def _place(self) -> dict[int, int]:
-        return {frame_id: n for n, frame_id in enumerate(self.record.frame_ids.tolist())}
+        place = {frame_id: n for n, frame_id in enumerate(self.record.frame_ids.tolist())}
+        edges = []
+        for edge in self.held_edges:
+            source, target = edge.source_id, edge.target_id
+            if source not in ids or target not in ids:
+                continue
+            T_source_target = edge.T_source_target.copy()
+            # An edge is in the unit of its target.
+            T_source_target[:3, 3] *= self.scales[target]
+            translation, rotation = edge.confidence_translation, edge.confidence_rotation
+            ratio = 0.5 * (translation + rotation) / self.reference if self.reference > 0 else 0.0
+            recent = abs(place[target] - place[source]) <= self.recent_keyframes
+            kind = EdgeKind.RECENT if recent else EdgeKind.MEMORY
+            if (source, target) in self.bridges:
+                kind = EdgeKind.BRIDGE
+            edges.append(
+                GraphEdge(source, target, T_source_target, translation, rotation, ratio, kind)
+            )
+        return edges

@@ -198,8 +198,13 @@ class ScaleEstimator:
         ratio = None
         if newest is not None and in_use is not None:
             ratio = math.exp(newest.log_scale) / in_use
+        source: str = self.config.source
+        if self._is_users:
+            source = 'user'
+        elif source == 'none' and self._adopted_from is not None:
+            source = self._adopted_from
         return ScaleView(
-            source=self._source(),
+            source=source,
             metres_per_unit=in_use,
             locked=self.is_locked,
             live_ratio=ratio,
@@ -207,13 +212,6 @@ class ScaleEstimator:
             outlier_share=None if newest is None else newest.outlier_share,
             waits_for='' if in_use is not None else self._missing(),
         )
-
-    def _source(self) -> str:
-        if self._is_users:
-            return 'user'
-        if self.config.source == 'none' and self._adopted_from is not None:
-            return self._adopted_from
-        return self.config.source
 
     def _missing(self) -> str:
         count, config = len(self._samples), self.config
