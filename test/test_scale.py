@@ -385,7 +385,7 @@ def test_a_corrected_unit_reaches_what_was_measured_before():
         for i in graph.held
     }
     graph.correct(moves, {})
-    session.scale.refer(graph.held)
+    session.scale.measure(session.bank, graph, (), None, (), None)
     after = session.scale.view()
     # Things are as large as they were, and of fewer world units now: one of those is longer.
     assert after.live_ratio == pytest.approx(before.live_ratio / 0.8)
