@@ -254,7 +254,6 @@ def test_a_step_is_unknown_without_poses_and_its_length_without_geometry():
     resolved = resolve(held, edges)
     assert step(None, edges, resolved, held) is None
     assert step(7, edges, resolved, held) is None
-    assert step(0, edges, None, held) is None
     provisional = step(0, edges, resolved, held, provisional=True)
     np.testing.assert_allclose(provisional, np.diag([1e6] * 3 + [1e-8] * 3))
 

@@ -284,7 +284,7 @@ def test_the_match_score_counts_and_fades(make):
     for slot, vector in enumerate(vectors):
         index.put(slot, vector)
     index.set_match_scores([0, 2], [-0.5, 0.4], now=100)
-    query = Query(vectors[1], RetrievalWeights(0.0, 0.0, 1.0), now=100)
+    query = Query(vectors[1], RetrievalWeights(0.0, 0.0, 1.0), frame_id=100)
     found = index.retrieve(query, 3)
     assert ranked(found) == [2, 1, 0]
     np.testing.assert_allclose(found.scores, [0.4, 0.0, -0.5], atol=1e-6)
