@@ -44,7 +44,7 @@ from r3_ros.input.camera_model import load_camera_yaml  # noqa: E402
 from r3_ros.streaming.engine import Engine  # noqa: E402
 from r3_ros.streaming.keyframes.admission import Admission, Candidate  # noqa: E402
 from r3_ros.streaming.keyframes.bank import KeyframeBank  # noqa: E402
-from r3_ros.streaming.keyframes.view_overlap import image_bounds, View, view_overlaps  # noqa: E402
+from r3_ros.streaming.keyframes.view_overlap import CameraView, image_bounds, view_overlaps  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 
 _STRIDE = 8
@@ -118,7 +118,7 @@ def load_walk(folder: Path) -> Walk:
 
 
 def _frusta(T: np.ndarray, depth: np.ndarray, K: Intrinsics) -> np.ndarray:
-    views = [View(pose, image_bounds(K), float(d)) for pose, d in zip(T, depth, strict=True)]
+    views = [CameraView(pose, image_bounds(K), float(d)) for pose, d in zip(T, depth, strict=True)]
     packed = np.stack([view.packed() for view in views])
     return np.stack([view_overlaps(row, packed) for row in packed])
 

@@ -22,22 +22,22 @@ from typing import Any
 
 import numpy as np
 from r3_ros.offline.run_files import machine
-from r3_ros.streaming.keyframes.retrieval import Query, RetrievalIndex, Weights
-from r3_ros.streaming.keyframes.view_overlap import View
+from r3_ros.streaming.keyframes.retrieval import Query, RetrievalIndex, RetrievalWeights
+from r3_ros.streaming.keyframes.view_overlap import CameraView
 from scipy.spatial.transform import Rotation
 
 LENS = (-0.6, 0.6, -0.4, 0.4)
-WEIGHTS = Weights(1.0, 1.0, 0.2)
+WEIGHTS = RetrievalWeights(1.0, 1.0, 0.2)
 #: Views of one place, one after the other.
 PLACE = 20
 
 
-def path_view(number: float) -> View:
+def path_view(number: float) -> CameraView:
     """Return the view of a camera that walks to and fro and looks around."""
     T = np.eye(4)
     T[:3, :3] = Rotation.from_euler('y', number / 300).as_matrix()
     T[:3, 3] = (0.05 * number) % 50, 0.0, 0.001 * number
-    return View(T, LENS, 1.0)
+    return CameraView(T, LENS, 1.0)
 
 
 class Places:

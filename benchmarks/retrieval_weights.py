@@ -24,8 +24,8 @@ from r3_ros.core.datatypes import Intrinsics
 from r3_ros.core.geometry import inverse, make_T, transform, unproject
 from r3_ros.core.trajectory_file import read_tum
 from r3_ros.input.camera_model import load_camera_yaml
-from r3_ros.streaming.keyframes.retrieval import Query, RetrievalIndex, Weights
-from r3_ros.streaming.keyframes.view_overlap import image_bounds, View
+from r3_ros.streaming.keyframes.retrieval import Query, RetrievalIndex, RetrievalWeights
+from r3_ros.streaming.keyframes.view_overlap import CameraView, image_bounds
 from scipy.spatial.transform import Rotation
 from scipy.stats import spearmanr
 
@@ -86,7 +86,7 @@ def off_by(
 def judged(
     truth: np.ndarray,
     described: list[np.ndarray],
-    views: list[View],
+    views: list[CameraView],
     error: tuple[float, float],
 ) -> tuple[float, np.ndarray]:
     """Return how overlap and truth correlate, and for each weight what the found ones see."""
@@ -103,7 +103,7 @@ def judged(
         view = replace(views[number - 1], T_world_camera=pose)
         similarity, overlap = (
             scores_of(index, Query(described[number], weights, view), older)
-            for weights in (Weights(1.0, 0.0), Weights(0.0, 1.0))
+            for weights in (RetrievalWeights(1.0, 0.0), RetrievalWeights(0.0, 1.0))
         )
         for n, weight in enumerate(WEIGHTS):
             found = np.argsort(-(similarity + weight * overlap), kind='stable')[:WANTED]
@@ -135,7 +135,7 @@ def main() -> int:
     print(f'{len(paths)} pictures with depth; share of what the best {WANTED} would see')
     print('| off by | rank correlation | ' + ' | '.join(f'weight {w:g}' for w in WEIGHTS) + ' |')
     print('| --- |' + ' --- |' * (1 + len(WEIGHTS)))
-    views = [View(T, bounds, depth) for T, depth in zip(poses, usual, strict=True)]
+    views = [CameraView(T, bounds, depth) for T, depth in zip(poses, usual, strict=True)]
     for metres, degrees in ERRORS:
         correlation, shares = judged(truth, described, views, (metres, degrees))
         row = ' | '.join(f'{share:.3f}' for share in shares)

@@ -1,4 +1,4 @@
-"""The one place where a model meets the streaming engine."""
+"""Builds engines and predictors from a configuration: where models meet the streaming engine."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .streaming.keyframes.retrieval import array_module
 
 
 def load_engine(config: R3Config) -> Engine:
-    """Return an engine with the predictor that the configuration names.
+    """Return an engine with the predictor named by the configuration.
 
     :raises ConfigError: the configuration contradicts itself.
     :raises ModelError: the predictor is unknown, its weights are missing or wrong, or it cannot
         run on this machine.
     """
     config.validate()
-    # Looked for first: what it needs may be missing, and the predictor may take long to load.
+    # First, since it may fail, and the predictor may take long to load.
     metric = load_metric_depth(config) if config.scale.source == 'model' else None
     predictor = load_predictor(config)
     try:
@@ -32,7 +32,7 @@ def load_engine(config: R3Config) -> Engine:
 
 
 def search_device(config: R3Config, predictor: Predictor) -> str:
-    """Return where keyframes are searched: on ``model.device``, ``auto`` being the predictor's.
+    """Return where keyframes are searched: ``model.device``, ``auto`` being the predictor's.
 
     With ``auto`` a GPU without CuPy is no error: torch may run there all the same.
     """
@@ -48,19 +48,30 @@ def search_device(config: R3Config, predictor: Predictor) -> str:
 
 
 def load_predictor(config: R3Config) -> Predictor:
-    """Return the predictor that ``model.name`` names.
+    """Return the predictor named by ``model.name``.
 
-    :raises ModelError: its weights are missing or wrong, or a library it needs is missing.
+    :raises ModelError: its weights are missing or wrong, or a required library is missing.
     """
     if config.model.name == 'classical':
-        return _load_classical(config)
-    return _load_r3(config)
+        try:
+            from .classical.classical_predictor import ClassicalPredictor
+        except ImportError as error:
+            raise ModelError(
+                f"model 'classical' cannot be loaded: {error}. It needs OpenCV, NumPy and SciPy "
+                'for Python; if they are there, build or install r3_ros again'
+            ) from error
+        return ClassicalPredictor(config.classical, with_depth=config.model.depth)
+    try:
+        from .model.loading import load_r3
+    except ImportError as error:
+        raise _missing_library(f"model '{config.model.name}'", error) from error
+    return load_r3(config.model, config.memory)
 
 
 def load_metric_depth(config: R3Config) -> MetricDepth:
     """Return the network that estimates depth in metres.
 
-    :raises ModelError: its weights are missing or wrong, or a library it needs is missing.
+    :raises ModelError: its weights are missing or wrong, or a required library is missing.
     """
     try:
         from .model.loading import load_metric
@@ -70,10 +81,10 @@ def load_metric_depth(config: R3Config) -> MetricDepth:
 
 
 def load_window_predictor(config: R3Config) -> WindowPredictor:
-    """Return the predictor of windows that ``model.name`` names.
+    """Return the predictor of windows named by ``model.name``.
 
     :raises ConfigError: the configuration contradicts itself, or the model has no full context.
-    :raises ModelError: its weights are missing or wrong, or a library it needs is missing.
+    :raises ModelError: its weights are missing or wrong, or a required library is missing.
     """
     config.validate()
     if config.model.name == 'classical':
@@ -91,25 +102,6 @@ def load_window_predictor(config: R3Config) -> WindowPredictor:
     except ImportError as error:
         raise _missing_library(f"model '{config.model.name}'", error) from error
     return load_r3_windows(config.model, config.offline)
-
-
-def _load_classical(config: R3Config) -> Predictor:
-    try:
-        from .classical.classical_predictor import ClassicalPredictor
-    except ImportError as error:
-        raise ModelError(
-            f"model 'classical' cannot be loaded: {error}. It needs OpenCV, NumPy and SciPy "
-            'for Python; if they are there, build or install r3_ros again'
-        ) from error
-    return ClassicalPredictor(config.classical, with_depth=config.model.depth)
-
-
-def _load_r3(config: R3Config) -> Predictor:
-    try:
-        from .model.loading import load_r3
-    except ImportError as error:
-        raise _missing_library(f"model '{config.model.name}'", error) from error
-    return load_r3(config.model, config.memory)
 
 
 def _missing_library(what: str, error: ImportError) -> ModelError:

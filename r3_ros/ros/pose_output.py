@@ -10,7 +10,7 @@ from ..core.config import R3Config
 from ..core.datatypes import Estimate
 from ..core.errors import TransformError
 from ..core.geometry import inverse, is_rigid
-from ..streaming.scale.odometry_buffer import OdometryTrack
+from ..streaming.scale.odometry_buffer import OdometryBuffer
 from .outputs.cloud_publisher import DepthScene, ScenePublisher
 from .outputs.health import StreamState
 from .outputs.keyframe_clouds import KeyframePlace
@@ -59,7 +59,7 @@ class Placing:
         self._start: InitialPose | None = None
         #: The newest pose of the camera, also if it is not given out; None: not known now.
         self._T_world_camera: np.ndarray | None = np.eye(4)
-        self._track = OdometryTrack(_TRACK_FRAMES)
+        self._track = OdometryBuffer(_TRACK_FRAMES)
 
     def update_config(self, config: R3Config) -> None:
         """Take over live parameters."""

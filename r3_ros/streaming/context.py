@@ -15,15 +15,15 @@ def retrieve_context(
 ) -> list[int]:
     """Return the ids of the frames to relate the next one to, oldest first.
 
-    :param after_gap: time has passed unseen since the last frame.
+    :param after_gap: the stream was interrupted since the last frame.
     """
     if session.gate.lost or after_gap:
-        # Where the camera was says little of where it is: look everywhere, but do not give
-        # up the last frames, which a short loss may well come back to.
-        found = stream.recent_keyframes + stream.retrieved_keyframes
+        # The last pose is no guide: search everywhere, but keep the last frames, which the
+        # camera may see again after a short loss.
+        count = stream.recent_keyframes + stream.retrieved_keyframes
         search = session.relocalisation
-        without = set() if search is None else search.not_wanted(session.graph.held)
-        alike = session.bank.most_similar(descriptor, found, without)
+        without = set() if search is None else search.out_of_reach(session.graph.held)
+        alike = session.bank.most_similar(descriptor, count, without)
         return sorted({*session.recent, *alike})
     if session.segment_id:
         return segment_context(session, descriptor, stream)
@@ -33,16 +33,16 @@ def retrieve_context(
         *bank.first(0),  # the anchor
         *bank.newest(stream.recent_keyframes, 0),
     }
-    # The newest keyframes look most like the frame, and would leave no room for others.
+    # Excluded, since the newest keyframes look most like the frame.
     expected = expected_pose(session)
     alike = bank.recall(session.frame_count, descriptor, expected, stream, context)
     return sorted({*context, *alike})
 
 
 def expected_pose(session: Session) -> np.ndarray | None:
-    """Return where the next frame should be if the camera goes on as it did.
+    """Return the next frame's pose if the camera continues its last motion.
 
-    None if nobody knows where in the world that is.
+    None if the last pose in the world is not known.
     """
     if not session.recent or session.segment_id:
         return None

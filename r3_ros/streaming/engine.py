@@ -3,9 +3,9 @@
     describe -> retrieve the context -> predict -> resolve the pose -> gate -> update memory
     -> update map
 
-The engine asks a :class:`~r3_ros.core.predictor.Predictor` what it sees and decides what follows
-from it: which frames to relate to, which pose results, whether it may be published, what to
-remember. It never touches pixels or weights, and all that it remembers is in one :class:`Session`.
+The engine gets all geometry from a :class:`~r3_ros.core.predictor.Predictor`. It chooses the
+frames to relate, resolves the pose, gates it and updates memory. It never touches pixels or
+weights; its state is one :class:`Session`.
 """
 
 from __future__ import annotations
@@ -40,15 +40,9 @@ from .pose_resolution import (
 from .relocalisation.loaded_map import LoadedMap, require_findable, take_in
 from .relocalisation.search import Vicinity
 from .retention import Memory, Retention
-from .scale.odometry_buffer import OdometryTrack
+from .scale.odometry_buffer import OdometryBuffer
 from .scale.tracker import ScaleTracker, UserScale
-from .segments import (
-    leave_segment,
-    open_segment,
-    reported_reason,
-    reported_state,
-    segment_is_due,
-)
+from .segments import leave_segment, open_segment, reported_reason, reported_state, segment_is_due
 from .session import Session
 from .stage_timer import StageTimer
 from .trajectory import Trajectory
@@ -59,11 +53,11 @@ _SECOND_NS = 1_000_000_000
 
 @dataclass(frozen=True, eq=False)
 class DescribedFrame:
-    """A frame with what is known of it before it is related to others.
+    """A frame and what is known of it before prediction.
 
     :ivar fault: what is wrong with the image; empty if nothing.
     :ivar descriptor: (D,) float32, for retrieval.
-    :ivar after_gap: more time has passed since the last frame than ``input.max_time_gap``.
+    :ivar after_gap: more than ``input.max_time_gap`` has passed since the last frame.
     """
 
     frame: Frame
@@ -77,7 +71,7 @@ class FrameContext:
     """The frames that a frame is related to.
 
     :ivar ids: oldest first.
-    :ivar with_depth: whether the predictor has to give the frame's own depth.
+    :ivar with_depth: the predictor has to return the frame's own depth.
     """
 
     ids: tuple[int, ...]
@@ -85,10 +79,10 @@ class FrameContext:
 
 
 class Engine:
-    """Estimate poses, depth and a map from a stream of frames. One thread owns it.
+    """Estimates poses, depth and a map from a stream of frames. One thread owns it.
 
     :ivar config: all parameters; change the live ones with :meth:`update_config`.
-    :ivar session: everything remembered; replaced by :meth:`reset`.
+    :ivar session: all state of the stream; replaced by :meth:`reset`.
     :ivar odometry: buffer of external odometry, indexed by time. Written by the subscriber, read
         by the engine.
     """
@@ -103,7 +97,7 @@ class Engine:
         """Start the first session.
 
         :param device: where descriptors are searched, ``cpu`` or ``cuda``.
-        :param metric: needed by ``scale.source`` model.
+        :param metric: required for ``scale.source`` model.
         :raises ConfigError: the predictor lacks what a parameter needs.
         """
         if config.keyframe.mode == 'pose_token' and not predictor.has_pose_token:
@@ -113,7 +107,7 @@ class Engine:
             )
         self.predictor = predictor
         self.config = config
-        self.odometry = OdometryTrack()
+        self.odometry = OdometryBuffer()
         self._device = device
         self._metric = metric
         self._user_scale: UserScale | None = None
@@ -122,15 +116,15 @@ class Engine:
         self.session = self._new_session(session_id=0)
 
     def step(self, frame: Frame) -> Estimate:
-        """Process one frame and estimate where the camera is.
+        """Process one frame and estimate the camera pose.
 
         :raises FrameError: the frame cannot be used; nothing has changed.
-        :raises DeviceMemoryError: the device has no memory left; the frame may be tried again
-            after :meth:`shrink` if ``session.frame_count`` has not changed.
+        :raises DeviceMemoryError: the device is out of memory; retry the frame after
+            :meth:`shrink` if ``session.frame_count`` has not changed.
         :raises DeviceLostError: the device is gone.
         """
         timer = StageTimer()
-        frame = self._numbered(frame)
+        frame = replace(frame, frame_id=self.session.frame_count)
         seen = self._describe(frame)
         timer.done('describe')
         context = self._retrieve(seen)
@@ -156,19 +150,18 @@ class Engine:
 
     # The steps, in their order.
 
-    def _numbered(self, frame: Frame) -> Frame:
-        return replace(frame, frame_id=self.session.frame_count)
-
     def _describe(self, frame: Frame) -> DescribedFrame:
         session = self.session
         fault = session.images.fault(frame, self.config.input.max_frozen_time)
         if fault and frame.frame_id == 0:
-            raise FrameError(f'{fault}: the world begins with an image that shows something')
+            raise FrameError(f'{fault}: the first frame must show something')
         descriptor = self.predictor.describe(frame)
         if not np.isfinite(descriptor).all():
-            # In the bank it would spoil every later search.
+            # In the bank it would corrupt every later search.
             raise FrameError('the frame has no finite descriptor: its pixels cannot be used')
-        return DescribedFrame(frame, fault, descriptor, self._is_gap(frame.stamp_ns))
+        last_ns, longest_s = session.last_stamp_ns, self.config.input.max_time_gap
+        after_gap = last_ns is not None and 0 < longest_s < (frame.stamp_ns - last_ns) / _SECOND_NS
+        return DescribedFrame(frame, fault, descriptor, after_gap)
 
     def _retrieve(self, seen: DescribedFrame) -> FrameContext:
         ids = retrieve_context(
@@ -179,12 +172,16 @@ class Engine:
     def _predict(self, seen: DescribedFrame, context: FrameContext) -> FramePrediction:
         prediction = self.predictor.predict(seen.frame, context.ids, context.with_depth)
         if seen.after_gap:
-            # Not before: a frame that the predictor refuses changes nothing.
+            # Not earlier: a frame that the predictor refuses changes nothing.
             self.session.gate.open_gap()
-        return _without_claims(prediction, seen.frame.frame_id) if seen.fault else prediction
+        if not seen.fault:
+            return prediction
+        # The image shows nothing, or nothing new: no pose and no depth follow from it.
+        depths = tuple(d for d in prediction.depths if d.frame_id != seen.frame.frame_id)
+        return replace(prediction, edges=(), depths=depths, keyframe=False)
 
     def _apply_corrections(self, refined: Iterable[Edge]) -> tuple[int, ...]:
-        """Take closed loops and refined edges in; return the frames whose poses changed."""
+        """Apply closed loops and refined edges; return the frames whose poses changed."""
         session = self.session
         corrected = {*self.loops.take(session, session.frame_count), *self._refine(refined)}
         session.bank.move({i: session.graph.held[i].T_world_camera for i in corrected})
@@ -199,34 +196,27 @@ class Engine:
         edges = usable_edges(into_frame, held)
         reference, search = self.predictor.confidence_reference, session.relocalisation
         if search is not None and session.gate.lost:
-            used, pose = search.place(
-                [edge for edge in edges if edge.source_id in search.keyframe_ids],
-                held,
-                reference,
-                self.config.covariance,
-                lambda some, scale: self._resolve_edges(some, held, scale),
-            )
+            saved = [edge for edge in edges if edge.source_id in search.keyframe_ids]
+            used, pose = search.locate(saved, held, reference, self.config.covariance)
             edges = [edge for edge in edges if edge.source_id not in search.keyframe_ids]
             if pose is not None or not edges:
                 return Resolution(used, [], pose)
-        used, rejected, pose = self.loops.resolve(
-            session, edges, reference, lambda some, scale: self._resolve_edges(some, held, scale)
-        )
-        return Resolution(used, rejected, pose)
+        return self.loops.resolve(session, edges, reference)
 
     def _judge(
         self, seen: DescribedFrame, resolution: Resolution, prediction: FramePrediction
     ) -> tuple[Verdict, Resolution]:
-        """Return whether the pose may be published, and the pose: a new segment has its own."""
+        """Judge the pose, and change the segment where due: a new one has its own origin."""
         session, gate, frame_id = self.session, self.session.gate, seen.frame.frame_id
-        gate.expect(self.predictor.confidence_reference)
+        gate.update_nominal(self.predictor.confidence_reference)
         was_lost = gate.lost
         verdict = gate.judge(
             resolution.edges, resolution.T_world_camera, prediction.provisional, frame_id == 0
         )
+        may_open = self.loops.active and self.predictor.can_restart and not seen.fault
         if was_lost and verdict.publishable:
             leave_segment(session, session.graph.segments[resolution.edges[0].source_id], frame_id)
-        elif self._may_open_segment(seen) and segment_is_due(session, verdict, self.config.loop):
+        elif may_open and segment_is_due(session, verdict, self.config.loop):
             verdict, resolution = open_segment(session, frame_id), _origin()
         if verdict.publishable and not session.segment_id:
             session.end_relocalisation()
@@ -240,15 +230,13 @@ class Engine:
         resolution: Resolution,
         verdict: Verdict,
     ) -> Memory:
-        """Update graph, bank and record; release what is held no more."""
-        frame = seen.frame
+        """Update graph, bank and trajectory; release frames that are no longer held."""
+        session, frame, retention = self.session, seen.frame, self._retention
         if resolution.pose is None or not verdict.publishable:
-            return self._retention.skip(self.session, frame, verdict)
-        candidate = self._retention.candidate(
-            self.session, frame, seen.descriptor, prediction, resolution
-        )
-        return self._retention.add(
-            self.session, frame, candidate, prediction, resolution, verdict, context.with_depth
+            return retention.skip(session, frame, verdict)
+        descriptor, with_depth = seen.descriptor, context.with_depth
+        return retention.add(
+            session, frame, descriptor, prediction, resolution, verdict, with_depth
         )
 
     def _extend_map(self, depths: Iterable[DepthMap]) -> tuple[DepthMap, ...]:
@@ -271,23 +259,20 @@ class Engine:
                 continue
             if frame_id in session.bank:
                 cloud = cloud_from_depth(depth_map, self.config.points)
-                session.map.insert(frame_id, cloud.moved(_shrunk(scale)), scale)
+                # Back to the frame's own unit, about its camera.
+                own = cloud.moved(similarity(np.eye(4), 1.0 / scale))
+                session.map.insert(frame_id, own, scale)
         return tuple(in_map_units)
 
     def _gather_loop_evidence(
-        self,
-        frame: Frame,
-        resolution: Resolution,
-        verdict: Verdict,
-        depths: Sequence[DepthMap],
+        self, frame: Frame, resolution: Resolution, verdict: Verdict, depths: Sequence[DepthMap]
     ) -> None:
-        """Note the edges that contradict the pose: where they agree, a loop is closed."""
-        if not verdict.mappable:
-            return
-        rejected = resolution.rejected_edges
-        self._retention.credit(self.session, frame.frame_id, rejected)
-        reference = self.predictor.confidence_reference
-        self.loops.note(self.session, frame.frame_id, rejected, depths, reference)
+        """Collect the edges that contradict the pose: where they agree, a loop is closed."""
+        if verdict.mappable:
+            rejected = resolution.rejected_edges
+            self._retention.credit(self.session, frame.frame_id, rejected)
+            reference = self.predictor.confidence_reference
+            self.loops.note(self.session, frame.frame_id, rejected, depths, reference)
 
     def _measure_scale(
         self, stamp_ns: int | None, depths: Sequence[DepthMap], motion: np.ndarray | None
@@ -307,7 +292,7 @@ class Engine:
         memory: Memory,
     ) -> Estimate:
         session, frame = self.session, seen.frame
-        # In a segment that is not joined the camera is followed, in a place that is not known.
+        # A segment that is not joined tracks the camera, but its place in the world is unknown.
         pose = resolution.pose if verdict.publishable and session.segment_id == 0 else None
         return Estimate(
             frame_id=frame.frame_id,
@@ -333,7 +318,7 @@ class Engine:
             metres_per_unit=session.scale.metres_per_unit,
         )
 
-    # What may happen between two frames.
+    # Between two frames.
 
     def update_config(self, config: R3Config) -> None:
         """Apply parameters that may change while running."""
@@ -343,9 +328,9 @@ class Engine:
         self.session.admission.config = config.keyframe
 
     def drain(self) -> tuple[tuple[int, ...], tuple[DepthMap, ...]]:
-        """Wait for all background work and take its results in: the end of a recording.
+        """Finish all background work and apply its results: the end of a recording.
 
-        :returns: ids of the frames whose poses changed, and the depths that came.
+        :returns: ids of the frames whose poses changed, and the remaining depths.
         """
         refined, depths = self.predictor.drain()
         corrected = {*self.loops.take(self.session, None), *self._refine(refined)}
@@ -354,13 +339,13 @@ class Engine:
         return tuple(sorted(corrected)), depths
 
     def load_map(self, saved: SavedMap, near: Vicinity | None = None) -> LoadedMap:
-        """Begin a session from a saved map, and look for the camera in it.
+        """Start a session from a saved map, and localise the camera in it.
 
         No pose is published, and the state is INITIALIZING, until the camera is found.
 
-        :param near: where to look; None for everywhere.
-        :raises MapError: another model's map, or one in which no camera can be found: then the
-            present session goes on. Or the predictor cannot hold it: then a new one begins.
+        :param near: where to search; None for everywhere.
+        :raises MapError: a map of another model, or one in which no camera can be found: the
+            present session continues. Or the predictor cannot hold it: a new session starts.
         """
         saved.require_model(self.predictor.info, self.predictor.descriptor_size)
         require_findable(saved)
@@ -377,44 +362,42 @@ class Engine:
         return loaded
 
     def narrow_search(self, near: Vicinity) -> bool:
-        """Look for the camera around there only; return False if it is not being looked for."""
-        if self.session.relocalisation is None:
-            return False
-        self.session.relocalisation.narrow(near)
-        return True
+        """Restrict the search for the camera; return False if none is running."""
+        search = self.session.relocalisation
+        if search is not None:
+            search.near = near
+        return search is not None
 
     @property
     def is_relocalising(self) -> bool:
-        """Whether the camera is still being looked for in a map that was loaded."""
+        """Whether the camera is still searched for in a loaded map."""
         return self.session.relocalisation is not None
 
     def reset(self) -> None:
-        """Forget everything: the next frame starts a new world and a new session id."""
+        """Start a new session with a new id: the next frame defines a new world."""
         self.predictor.reset()
         self.loops.reset()
         if self.session.scale.view().source != 'user':
-            self._user_scale = None  # a parameter or an estimate has taken its place
+            self._user_scale = None  # a parameter or an estimate has replaced it
         self.session = self._new_session(self.session.session_id + 1)
 
     def set_scale(self, metres_per_unit: float, lock: bool) -> None:
         """Set the metric scale (metres per map unit). Survives :meth:`reset`.
 
         :param lock: no estimate may change it.
-        :raises ConfigError: it is no length, or one that was measured is locked.
+        :raises ConfigError: out of range, or a measured scale is locked.
         """
-        scale, before = self.session.scale, self.session.scale.metres_per_unit
         user = UserScale(metres_per_unit, lock)
-        scale.set_by_user(user)
+        self.session.map_revision += self.session.scale.set_by_user(user)
         self._user_scale = user
-        self.session.map_revision += scale.metres_per_unit != before
 
     def shrink(self) -> None:
-        """Hold less: the device has no memory left for a frame, which is to be tried again.
+        """Free memory after the device ran out of it; the frame is tried again afterwards.
 
-        A quarter of the keyframes go, the oldest first. The recent window is halved, and the
-        predictor takes less of the device, for as long as this engine lives.
+        Drops the oldest quarter of the keyframes. Halves the recent window and the predictor's
+        share of the device for as long as this engine lives.
 
-        :raises DeviceMemoryError: the predictor cannot; only :meth:`reset` helps.
+        :raises DeviceMemoryError: the predictor cannot shrink; only :meth:`reset` helps.
         """
         self._retention.shrink(self.session)
         self.predictor.shrink()
@@ -431,34 +414,25 @@ class Engine:
             self._metric.close()
 
     def _new_session(self, session_id: int) -> Session:
-        config = self.config
-        descriptor_size = self.predictor.descriptor_size
+        config, predictor = self.config, self.predictor
         return Session(
-            bank=KeyframeBank(config.keyframe, descriptor_size, self._device),
+            bank=KeyframeBank(config.keyframe, predictor.descriptor_size, self._device),
             admission=Admission(config.keyframe),
             graph=PoseGraph(self._resolve_edges),
-            gate=Gate(config.tracking, self.predictor.confidence_reference),
+            gate=Gate(config.tracking, predictor.confidence_reference),
             map=VoxelMap(config.map),
             trajectory=Trajectory(config.trajectory.max_poses),
             session_id=session_id,
             scale=ScaleTracker(config.scale, self._metric, self.odometry, self._user_scale),
         )
 
-    def _may_open_segment(self, seen: DescribedFrame) -> bool:
-        return self.loops.active and self.predictor.can_restart and not seen.fault
-
     def _needs_depth(self, descriptor: np.ndarray, context_ids: Sequence[int]) -> bool:
-        """Return whether the frame's depth is asked for: a keyframe's always is."""
+        """Return whether the predictor has to return the frame's depth: a keyframe needs it."""
         session, every = self.session, self.config.model.depth_every
         if every and session.frame_count % every == 0:
             return True
         candidate = Candidate(descriptor, context_ids, expected_pose(session))
         return session.admission.foresees(session.bank, candidate)
-
-    def _is_gap(self, stamp_ns: int) -> bool:
-        last_ns = self.session.last_stamp_ns
-        longest_s = self.config.input.max_time_gap
-        return last_ns is not None and 0 < longest_s < (stamp_ns - last_ns) / _SECOND_NS
 
     def _refine(self, edges: Iterable[Edge]) -> list[int]:
         """Replace edges by refined ones; return the frames whose poses changed."""
@@ -472,23 +446,12 @@ class Engine:
         return corrected
 
     def _resolve_edges(
-        self, edges: Sequence[Edge], held: Mapping[int, HeldPose], scale: float | None = None
+        self, edges: Sequence[Edge], held: Mapping[int, HeldPose], scale: float | None
     ) -> ResolvedPose | None:
         reference = self.predictor.confidence_reference
         return resolve_pose(edges, held, reference, self.config.covariance, scale)
 
 
-def _without_claims(prediction: FramePrediction, frame_id: int) -> FramePrediction:
-    """Return what is left of a prediction whose image shows nothing, or nothing new."""
-    depths = tuple(d for d in prediction.depths if d.frame_id != frame_id)
-    return replace(prediction, edges=(), depths=depths, keyframe=False)
-
-
 def _origin() -> Resolution:
     """Return the pose of a frame that defines the world."""
     return Resolution([], [], ResolvedPose(HeldPose(np.eye(4)), np.zeros((6, 6))))
-
-
-def _shrunk(scale: float) -> np.ndarray:
-    """Return the (4, 4) transform from map units to a frame's own, about its camera."""
-    return similarity(np.eye(4), 1.0 / scale)

@@ -1,9 +1,9 @@
-"""Whether a frame's pose may be published, and the state the estimator is in.
+"""Whether a frame's pose may be published, and the tracking state.
 
 The score is that of the best few edges, not the mean over all remembered frames: a mean falls
-as the camera travels although tracking is fine, and a gate on it locks itself out. The reference
-it is compared with follows the stream, also while frames are refused, so that a lasting change
-(dusk, a plainer room) is a new normal and not the end.
+as the camera travels although tracking is fine, and a gate on it would never open again. The
+reference that scores are compared with follows the stream, also while frames are rejected, so
+that a lasting change (dusk, a plainer room) becomes the new normal.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ _FOLLOW_DOWN = 0.01
 _FOLLOW_UP = 0.03
 #: The reference stays within these multiples of the predictor's own nominal score.
 _REFERENCE_RANGE = (0.25, 4.0)
-#: While lost it does not sink below this multiple: the scores of wrong places are low, and a
-#: long search must not make them the new normal.
+#: Lower bound of the reference while lost: wrong places have low scores, and a long search must
+#: not make them the new normal.
 _LOST_REFERENCE = 0.5
-#: Between two frames that confirm a recovery the camera may turn and move by this much at most:
-#: radians, and map units (the scene at the start is about one unit away). It may move farther if
-#: it did so when last seen, by this factor, or as far as twice the motion agreed on so far.
+#: Largest turn and step between two frames that confirm a recovery: radians, and map units (the
+#: scene at the start is about one unit away). The step may be larger by this factor of the last
+#: stride, or by twice the motion agreed on so far.
 _AGREE_ROTATION_RAD = 0.35
 _AGREE_STEP = 0.25
 _AGREE_STRIDES = 4.0
-#: Share by which the usual motion between two frames follows the last one.
+#: Share by which the usual motion between two frames follows the last motion.
 _FOLLOW_STRIDE = 0.1
-#: So many times as many frames must agree where their scores are low.
+#: Factor on the number of frames that must agree where their scores are low.
 _WEAK_FACTOR = 2
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to make of one frame.
+    """The gate's decision on one frame.
 
     :ivar publishable: the pose may be published.
     :ivar mappable: it may also enter the bank and the map.
@@ -60,43 +60,41 @@ class Gate:
     """State machine over frames; one per session."""
 
     def __init__(self, config: TrackingConfig, nominal_score: float) -> None:
-        """Start INITIALIZING, with the predictor's nominal score as the reference."""
         self.config = config
         self._nominal = nominal_score
         self.reference = nominal_score
         self.state = TrackingState.INITIALIZING
         self._bad_frames = 0
         self._agreeing: list[np.ndarray] = []
-        # Frames that have to agree, where it is not the usual number.
-        self._needed: int | None = None
+        self._needed: int | None = None  # frames that have to agree, if not the usual number
         self._before: np.ndarray | None = None  # the last frame's pose, if it was published
         self._stride = 0.0
 
-    def expect(self, nominal_score: float) -> None:
-        """Follow a predictor that has learned what its usual score is: all is in proportion."""
+    def update_nominal(self, nominal_score: float) -> None:
+        """Adopt a new nominal score of the predictor; the reference scales in proportion."""
         self.reference *= nominal_score / self._nominal
         self._nominal = nominal_score
 
     @property
     def lost(self) -> bool:
-        """Whether the next frame has to be found again by retrieval."""
+        """Whether the next frame has to be found by retrieval."""
         return self.state in (TrackingState.LOST, TrackingState.RECOVERING)
 
     def open_gap(self) -> None:
-        """Distrust the next frame: time has passed unseen."""
+        """Require a recovery: the stream was interrupted."""
         if self.state not in (TrackingState.INITIALIZING, TrackingState.LOST):
             self.state = TrackingState.RECOVERING
             self._agreeing = []
             self._before = None
 
-    def seek(self, frames: int) -> None:
-        """Begin lost in a place that is known from before; so many frames have to agree on it."""
+    def begin_lost(self, frames: int) -> None:
+        """Begin LOST in a known map; so many frames have to agree on the place."""
         self.restart()
         self.state = TrackingState.LOST
         self._needed = frames
 
     def restart(self) -> None:
-        """Begin anew in a place of which nothing is known; what is usual stays known."""
+        """Begin in an unknown place; the reference score is kept."""
         self.state = TrackingState.INITIALIZING
         self._bad_frames = 0
         self._agreeing = []
@@ -104,7 +102,7 @@ class Gate:
         self._stride = 0.0
 
     def move(self, S_corrected_world: np.ndarray) -> None:
-        """Follow a correction of the world: what is compared with new poses moves as they do."""
+        """Apply a correction of the world to the poses that new ones are compared with."""
         scale = float(scale_of(S_corrected_world))
         self._stride *= scale
         if self._before is not None:
@@ -118,7 +116,7 @@ class Gate:
         provisional: bool,
         first: bool,
     ) -> Verdict:
-        """Take one frame in and say what to make of it.
+        """Judge one frame and update the state.
 
         :param edges: the edges its pose was resolved from.
         :param T_world_camera: (4, 4) pose, None if none could be resolved.
@@ -130,10 +128,10 @@ class Gate:
         if first or (provisional and self.state is TrackingState.INITIALIZING):
             return self._initializing(first, T_world_camera, score_t, score_r, ratio)
         if provisional:
-            # A predictor that starts anew in mid-stream knows nothing of where the camera is.
+            # A predictor that restarts in mid-stream does not know where the camera is.
             T_world_camera = None
         if T_world_camera is None or ratio < self.config.lost_ratio:
-            state, reason = self._refuse(T_world_camera is None, ratio)
+            state, reason = self._reject(T_world_camera is None, ratio)
             publishable = False
         elif self.lost:
             state, reason, publishable = self._recover(T_world_camera, ratio)
@@ -148,14 +146,9 @@ class Gate:
         return Verdict(state, reason, publishable, mappable, score_t, score_r, ratio)
 
     def _initializing(
-        self,
-        first: bool,
-        T: np.ndarray | None,
-        score_t: float,
-        score_r: float,
-        ratio: float,
+        self, first: bool, T: np.ndarray | None, score_t: float, score_r: float, ratio: float
     ) -> Verdict:
-        """Hold poses during the start-up: they are given out, with no claim of confidence."""
+        """Judge a frame of the start-up: its pose is published, but not mapped."""
         self.state = TrackingState.INITIALIZING
         reason = 'first frame' if first else 'no geometry yet: move the camera sideways'
         if first:
@@ -168,8 +161,7 @@ class Gate:
             return TrackingState.LOW_CONFIDENCE, f'score at {ratio:.0%} of the usual'
         return TrackingState.TRACKING, ''
 
-    def _refuse(self, no_edge: bool, ratio: float) -> tuple[TrackingState, str]:
-        """Count a frame without a believable pose."""
+    def _reject(self, no_edge: bool, ratio: float) -> tuple[TrackingState, str]:
         self._bad_frames += 1
         self._agreeing = []
         reason = 'no remembered frame fits' if no_edge else f'score at {ratio:.0%} of the usual'
@@ -180,10 +172,10 @@ class Gate:
         return TrackingState.LOW_CONFIDENCE, reason
 
     def _recover(self, T: np.ndarray, ratio: float) -> tuple[TrackingState, str, bool]:
-        """Ask for several frames in a row that agree before a found place is published.
+        """Require several frames in a row that agree before a recovered pose is published.
 
-        Weak matches count too, if more of them agree. To refuse them would be a lock-out: as
-        long as no frame is remembered, the camera only gets farther from those that are.
+        Weak matches count too, if more of them agree. If they were rejected, no frame would be
+        remembered, and the camera would only move farther away from those that are.
         """
         weak = ratio < self.config.low_confidence_ratio
         needed = self._needed or self.config.recover_frames
@@ -200,10 +192,10 @@ class Gate:
         return state, 'found again' + (f', {reason}' if reason else ''), True
 
     def _agrees(self, T: np.ndarray) -> bool:
-        """Return whether a found pose and the one before it can be one camera moving."""
+        """Return whether a found pose fits the motion since the one before it."""
         first, before = self._agreeing[0], self._agreeing[-1]
         step = inverse(before) @ T
-        # Without metric scale the only yardsticks are the motion before and the one agreed on.
+        # Without metric scale, only earlier motion bounds the step.
         reach = max(_AGREE_STEP, _AGREE_STRIDES * self._stride) + 2.0 * _distance(first, before)
         near_enough = float(np.linalg.norm(step[:3, 3])) <= reach
         return bool(near_enough and rotation_angle(step[:3, :3]) <= _AGREE_ROTATION_RAD)
@@ -232,5 +224,4 @@ def _best_scores(edges: Sequence[Edge]) -> tuple[float, float]:
 
 
 def _distance(T_a: np.ndarray, T_b: np.ndarray) -> float:
-    """Return how far apart two camera centres are."""
     return float(np.linalg.norm(T_a[:3, 3] - T_b[:3, 3]))

@@ -1,7 +1,7 @@
-"""Images from which no pose follows: of one colour, or the same one again and again.
+"""Images from which no pose follows: of one colour, or repeated.
 
-A covered lens or a failed sensor gives images of one colour; a driver that hangs repeats an image
-with new stamps. Neither shows where the camera is, whatever a predictor makes of it.
+A covered lens or a failed sensor gives images of one colour; a stalled driver repeats an image
+with new stamps. Neither shows where the camera is, whatever a predictor returns for it.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ import numpy as np
 
 from ..core.datatypes import Frame
 
-#: Every n-th pixel along each side is looked at.
+#: Every n-th pixel along each side is compared.
 _STRIDE = 4
 #: Standard deviation of the levels, of 255, below which an image shows nothing: sensor noise of a
-#: dark frame. A white wall has more in its shading.
+#: dark frame. The shading of a white wall has more.
 _NOTHING_LEVELS = 1.5
-#: A camera repeats an image now and then where a rate is converted. In so many frames in a row
-#: none with a sensor does.
+#: Rate conversion repeats an image now and then; so many repeats in a row are a fault.
 _FROZEN_FRAMES = 3
 
 
@@ -29,9 +28,9 @@ class ImageCheck:
         self._repeats = 0
 
     def fault(self, frame: Frame, longest_s: float) -> str:
-        """Check an image; return what is wrong with it, empty if it can be used.
+        """Return what is wrong with an image, empty if it can be used.
 
-        :param longest_s: a camera that repeats an image for so long hangs; 0 disables this check.
+        :param longest_s: longest time for which one image may repeat; 0 disables this check.
         """
         levels = frame.image[::_STRIDE, ::_STRIDE]
         same = self._last is not None and np.array_equal(levels, self._last)

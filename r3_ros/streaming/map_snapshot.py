@@ -1,12 +1,12 @@
-"""All of a session that a saved map is made of, taken between two frames.
+"""Snapshot of a session, from which a saved map is made.
 
-Taking it is cheap; :func:`saved_map` does the rest, on whichever thread writes the files.
+Taking it is cheap; :func:`saved_map` does the rest, in the thread that writes the files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import time
 
 import numpy as np
@@ -15,13 +15,7 @@ from .. import __version__
 from ..core.datatypes import Edge, Intrinsics, ModelInfo, SparseLandmarks
 from ..core.geometry import inverse
 from ..core.predictor import Predictor
-from ..maps.saved_map import (
-    MapFacts,
-    SavedEdges,
-    SavedKeyframes,
-    SavedMap,
-    SavedTrajectory,
-)
+from ..maps.saved_map import MapFacts, SavedEdges, SavedKeyframes, SavedMap, SavedTrajectory
 from .pose_resolution import HeldPose
 from .scale.estimator import ScaleView
 from .session import Session
@@ -31,7 +25,7 @@ from .voxel_map import MapView
 
 @dataclass(frozen=True, eq=False)
 class KeyframeSnapshot:
-    """A keyframe that is in the world, with the number of its stretch of the stream."""
+    """A keyframe in the world, with the number of its stretch of the stream."""
 
     frame_id: int
     stamp_ns: int
@@ -43,9 +37,9 @@ class KeyframeSnapshot:
 
 @dataclass(frozen=True, eq=False)
 class MapSnapshot:
-    """A session between two frames; nothing in it changes any more. Lengths in map units.
+    """A session between two frames, immutable. Lengths in map units.
 
-    :ivar keyframes: of the bank, oldest first, those that have a place in the world.
+    :ivar keyframes: of the bank, oldest first, those with a pose in the world.
     :ivar edges: among them.
     :ivar landmarks: of the predictor, in the world; None if it has none.
     :ivar images: of keyframes, encoded.
@@ -65,10 +59,9 @@ class MapSnapshot:
 
 @dataclass(frozen=True, eq=False)
 class MapPlacement:
-    """Where the engine's world lies for those who read a map.
+    """Where the engine's world lies in the published map, and the names of the frames.
 
     :ivar T_map_world: (4, 4); ``T_base_optical``: (4, 4) the camera on the moving frame.
-    :ivar map_frame: and the others, names of frames.
     """
 
     T_map_world: np.ndarray
@@ -79,7 +72,7 @@ class MapPlacement:
 
 
 def placement_of(facts: MapFacts) -> MapPlacement:
-    """Return where a map that was loaded has the engine's world."""
+    """Return the placement of a loaded map."""
     return MapPlacement(
         T_map_world=facts.T_map_world,
         T_base_optical=facts.T_base_optical,
@@ -94,40 +87,38 @@ def take_map_snapshot(
 ) -> MapSnapshot:
     """Take a snapshot; the owner of the session calls it, between two frames.
 
-    :param predictor: of the session: what made the descriptors, and its landmarks.
+    :param predictor: of the session.
     :param images: of keyframes, encoded, by id.
     """
-    ids = [i for i in session.keyframes_of(0) if session.bank.intrinsics(i) is not None]
-    known = set(ids)
+    keyframes = [
+        KeyframeSnapshot(
+            frame_id=i,
+            stamp_ns=session.bank.stamp_ns(i),
+            pose=session.graph.held[i],
+            intrinsics=intrinsics,
+            descriptor=session.bank.descriptor(i),
+            segment=sum(found <= i for found in session.followed_since) - 1,
+        )
+        for i in session.bank.in_segment(0)
+        if (intrinsics := session.bank.intrinsics(i)) is not None
+    ]
+    known = {keyframe.frame_id for keyframe in keyframes}
     return MapSnapshot(
         model=predictor.info,
         descriptor_size=predictor.descriptor_size,
         session_id=session.session_id,
         map_view=session.map_view(),
         trajectory=session.trajectory_view(),
-        keyframes=[_keyframe(session, frame_id) for frame_id in ids],
+        keyframes=keyframes,
         edges=[e for e in session.graph.edges() if {e.source_id, e.target_id} <= known],
         scale=session.scale.view(),
-        landmarks=predictor.landmarks({i: session.graph.held[i].T_world_camera for i in ids}),
-        images={i: images[i] for i in ids if i in images},
-    )
-
-
-def _keyframe(session: Session, frame_id: int) -> KeyframeSnapshot:
-    intrinsics = session.bank.intrinsics(frame_id)
-    assert intrinsics is not None
-    return KeyframeSnapshot(
-        frame_id=frame_id,
-        stamp_ns=session.bank.stamp_ns(frame_id),
-        pose=session.graph.held[frame_id],
-        intrinsics=intrinsics,
-        descriptor=session.bank.descriptor(frame_id),
-        segment=sum(found <= frame_id for found in session.followed_since) - 1,
+        landmarks=predictor.landmarks({k.frame_id: k.pose.T_world_camera for k in keyframes}),
+        images={k.frame_id: images[k.frame_id] for k in keyframes if k.frame_id in images},
     )
 
 
 def saved_map(snapshot: MapSnapshot, placement: MapPlacement, voxel_size: float) -> SavedMap:
-    """Bring a session into the frame and unit of the map that is to be written.
+    """Return a session as a map to save, in the frame and unit of the published map.
 
     :param voxel_size: of the points, in map units.
     """
@@ -190,7 +181,7 @@ def _keyframes(snapshot: MapSnapshot, T_map_world: np.ndarray, unit: float) -> S
 
 
 def _edges(snapshot: MapSnapshot, unit: float) -> SavedEdges:
-    """Return the edges in the map's unit: each is in that of its target."""
+    """Return the edges in the map's unit; each was in that of its target."""
     edges, scales = snapshot.edges, {k.frame_id: k.pose.scale for k in snapshot.keyframes}
     count = len(edges)
     T = np.array([e.T_source_target for e in edges]).reshape(count, 4, 4)
@@ -209,30 +200,39 @@ def _trajectory(snapshot: MapSnapshot, placement: MapPlacement, unit: float) -> 
     rows = np.flatnonzero(np.isfinite(T_world_camera[:, 0, 0]))
     T_map_optical = placement.T_map_world @ _with_length(T_world_camera[rows], unit)
     T_map_base = T_map_optical @ inverse(placement.T_base_optical)
-    # After a map was loaded, clocks may have gone back: a recording, played again.
+    # After a map was loaded, time may have jumped back: a recording played again.
     stamps_ns, newest = np.unique(snapshot.trajectory.stamps_ns[rows][::-1], return_index=True)
     return SavedTrajectory(stamps_ns, T_map_base[::-1][newest])
 
 
 def _landmarks(snapshot: MapSnapshot, S_map_world: np.ndarray) -> SparseLandmarks | None:
-    """Return the landmarks in the map, with the observations of its keyframes alone."""
     landmarks = snapshot.landmarks
     if landmarks is None:
         return None
     known = np.isin(landmarks.frame_ids, [k.frame_id for k in snapshot.keyframes])
-    seen, rows = np.unique(landmarks.landmarks[known], return_inverse=True)
-    positions = landmarks.positions[seen]
+    seen = observed_in(landmarks, known, landmarks.frame_ids)
+    return replace(seen, positions=seen.positions @ S_map_world[:3, :3].T + S_map_world[:3, 3])
+
+
+def observed_in(
+    landmarks: SparseLandmarks, chosen: np.ndarray, frame_ids: np.ndarray
+) -> SparseLandmarks:
+    """Return the landmarks of some observations, and those observations alone.
+
+    :param chosen: (N,) bool, the observations.
+    :param frame_ids: (N,) ids of their frames in the result.
+    """
+    seen, rows = np.unique(landmarks.landmarks[chosen], return_inverse=True)
     return SparseLandmarks(
-        positions=positions @ S_map_world[:3, :3].T + S_map_world[:3, 3],
+        positions=landmarks.positions[seen],
         relative_sigma=landmarks.relative_sigma[seen],
-        frame_ids=landmarks.frame_ids[known],
+        frame_ids=frame_ids[chosen],
         landmarks=rows.astype(np.int64),
-        pixels=landmarks.pixels[known],
+        pixels=landmarks.pixels[chosen],
     )
 
 
 def _with_length(T: np.ndarray, unit: float) -> np.ndarray:
-    """Return (N, 4, 4) motions whose lengths are ``unit`` times as long."""
     T = T.copy()
     T[:, :3, 3] *= unit
     return T

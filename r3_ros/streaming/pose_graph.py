@@ -1,10 +1,10 @@
-"""Poses of the frames held, and the edges among them that they follow from.
+"""Poses of the held frames, and the edges among them that they follow from.
 
 A frame's pose comes from its edges to earlier frames. When a predictor refines edges between
-held frames, the poses of their targets are resolved anew, and every later frame that refers to
+held frames, the poses of their targets are resolved again, and every later frame that refers to
 one of those follows, in the order of frame ids: one pass, no iteration, oldest frame fixed.
 
-After a correction of the world the edges have to say what the corrected poses say. That is done
+After a correction of the world the edges are rewritten to match the corrected poses. That is done
 when an edge is needed: nearly all are of frames that will never be resolved again.
 """
 
@@ -21,11 +21,11 @@ from ..core.geometry import inverse, quat_xyzw, T_from_quat
 from ..core.similarity import inverse_similarity, rigid_part, scale_of
 from .pose_resolution import HeldPose, ResolvedPose, usable_edges
 
-#: Pose changes below these are rounding and correct nothing.
+#: Pose changes below these are rounding.
 _MOVED_TRANSLATION = 1e-9
 _MOVED_ROTATION = 1e-9
 
-#: Takes edges, the poses held, and the scale of the edges' target if it has one already.
+#: Takes edges, the held poses, and the scale of the edges' target.
 Resolver = Callable[[Sequence[Edge], Mapping[int, HeldPose], float | None], ResolvedPose | None]
 
 
@@ -33,7 +33,10 @@ class PoseGraph:
     """Held frames with their poses and incoming edges; bounded by what is held."""
 
     def __init__(self, resolve: Resolver) -> None:
-        """Start empty; ``resolve`` turns edges and held poses into a pose."""
+        """Start empty.
+
+        :param resolve: returns the pose of the edges' common target, None without an edge.
+        """
         self._resolve = resolve
         self.held: dict[int, HeldPose] = {}
         #: The segment of each held frame, in whose world its pose is.
@@ -42,34 +45,22 @@ class PoseGraph:
         self.bridges: set[tuple[int, int]] = set()
         self._incoming: dict[int, dict[int, Edge]] = {}
         self._targets: dict[int, set[int]] = {}  # of the edges out of each frame
-        #: Frames whose incoming edges do not say yet what corrected poses say.
+        #: Frames whose incoming edges do not match the corrected poses yet.
         self._outdated: set[int] = set()
-        #: Pairs of frames that hold loops together.
-        self._ties: set[tuple[int, int]] = set()
-
-    @property
-    def poses(self) -> dict[int, np.ndarray]:
-        """Return ``T_world_camera`` (4, 4) of every held frame that is in the world."""
-        return {i: self.held[i].T_world_camera for i in self._in_segment(0)}
+        #: Pairs of frames, older first, of the edges that closed loops.
+        self.ties: set[tuple[int, int]] = set()
 
     @property
     def similarities(self) -> dict[int, np.ndarray]:
-        """Return ``S_world_camera`` (4, 4) of every held frame that is in the world."""
-        return self.similarities_in(0)
-
-    def similarities_in(self, segment_id: int) -> dict[int, np.ndarray]:
-        """Return ``S_segment_camera`` (4, 4) of every held frame of a segment."""
-        return {i: self.held[i].S_world_camera for i in self._in_segment(segment_id)}
+        """``S_world_camera`` (4, 4) of every held frame that is in the world."""
+        return {i: pose.S_world_camera for i, pose in self.held.items() if not self.segments[i]}
 
     def in_world(self, frame_id: int) -> HeldPose | None:
         """Return the pose of a frame, if it is held and in the world."""
         return self.held.get(frame_id) if self.segments.get(frame_id) == 0 else None
 
-    def _in_segment(self, segment_id: int) -> list[int]:
-        return [i for i in self.held if self.segments[i] == segment_id]
-
     def edges(self, among: Collection[int] | None = None) -> list[Edge]:
-        """Return the edges among some of the frames held (a set), or all."""
+        """Return the edges among some of the held frames (a set), or all."""
         chosen = self.held if among is None else among
         self._renew(chosen)
         return [
@@ -82,11 +73,6 @@ class PoseGraph:
     def sources_of(self, frame_id: int) -> Collection[int]:
         """Return the frames that a frame has edges from."""
         return self._incoming[frame_id].keys()
-
-    @property
-    def ties(self) -> Collection[tuple[int, int]]:
-        """Return the pairs of frames, older first, that hold loops together."""
-        return self._ties
 
     def add(
         self, frame_id: int, pose: HeldPose, edges: Iterable[Edge], segment_id: int = 0
@@ -101,8 +87,8 @@ class PoseGraph:
     def refine(self, edges: Iterable[Edge]) -> list[int]:
         """Replace edges by refined ones and return the frames whose pose changed, in order.
 
-        Refined edges into a frame replace all edges it had: those date from before the
-        refinement. Edges of frames no longer held, and unusable ones, are ignored.
+        Refined edges into a frame replace all its edges, which date from before the refinement.
+        Edges of frames no longer held, and unusable ones, are ignored.
         """
         targets: dict[int, dict[int, Edge]] = {}
         for edge in usable_edges(map(_forward, edges), self.held):
@@ -112,7 +98,7 @@ class PoseGraph:
         if not targets:
             return []
         oldest = min(targets)
-        # What follows has to follow from poses as they were before any moves.
+        # Edges must match the poses as they were before any moves.
         self._renew(itertools.takewhile(lambda i: i >= oldest, reversed(self.held)))
         for target, incoming in targets.items():
             self._set_incoming(target, incoming.values())
@@ -125,15 +111,15 @@ class PoseGraph:
     ) -> list[int]:
         """Move frames by similarities of the world and return those that moved, in order.
 
-        The edges among all frames are rewritten to say what the poses say: what they said before
-        led to the poses that were wrong, and would again at the next refinement.
+        All edges are rewritten to match the poses: as they were, they would lead back to the wrong
+        poses at the next refinement.
         """
         ids = [frame_id for frame_id in self.held if frame_id in S_corrected_world]
         if not ids:
             return []
         before = np.stack([self.held[i].T_world_camera for i in ids])
         S = np.stack([S_corrected_world[i] @ self.held[i].S_world_camera for i in ids])
-        # Through a quaternion, so that rounding does not add up.
+        # Through a quaternion, so that rounding does not accumulate.
         T = T_from_quat(S[:, :3, 3], quat_xyzw(rigid_part(S)))
         for frame_id, T_world_camera, scale in zip(ids, T, scale_of(S), strict=True):
             own = self.held[frame_id]
@@ -144,30 +130,30 @@ class PoseGraph:
         return sorted(frame_id for frame_id, far in zip(ids, moved, strict=True) if far)
 
     def connect(self, pairs: Iterable[tuple[int, int]], score: float) -> None:
-        """Hold pairs of frames together as they lie: edges as sure as ``score``."""
+        """Add edges of this score between pairs of frames, matching their poses."""
         for pair in pairs:
             source, target = sorted(pair)
             if source in self.held and target in self.held and source != target:
                 edge = Edge(source, target, np.eye(4), score, score)
                 self._set_incoming(target, [*self._incoming[target].values(), edge])
                 self._outdated.add(target)
-                self._ties.add((source, target))
+                self.ties.add((source, target))
                 if self.segments[source] != self.segments[target]:
                     self.bridges.add((source, target))
 
     def _set_incoming(self, target: int, edges: Iterable[Edge]) -> None:
-        """Let these be the edges into a frame."""
+        """Replace the edges into a frame."""
         before = self._incoming[target]
         self._incoming[target] = {edge.source_id: edge for edge in edges}
         for source in before.keys() - self._incoming[target].keys():
             self._targets[source].discard(target)
-            self._ties.discard((source, target))
+            self.ties.discard((source, target))
             self.bridges.discard((source, target))
         for source in self._incoming[target]:
             self._targets[source].add(target)
 
     def _renew(self, frame_ids: Iterable[int]) -> None:
-        """Make the edges into these frames say what the poses say, where they do not yet."""
+        """Rewrite outdated edges into these frames to match the poses."""
         outdated = self._outdated.intersection(frame_ids)
         self._outdated -= outdated
         edges = [edge for i in sorted(outdated) for edge in self._incoming[i].values()]
@@ -185,14 +171,14 @@ class PoseGraph:
             self._incoming[edge.target_id][edge.source_id] = rewritten
 
     def drop(self, frame_ids: Iterable[int]) -> None:
-        """Let frames go, with their edges. Frames that hung on them keep their poses."""
+        """Release frames with their edges. Frames that depended on them keep their poses."""
         for frame_id in frame_ids:
             if frame_id not in self.held:
                 continue
             self._set_incoming(frame_id, ())
             for target in self._targets.pop(frame_id):
                 del self._incoming[target][frame_id]
-                self._ties.discard((frame_id, target))
+                self.ties.discard((frame_id, target))
                 self.bridges.discard((frame_id, target))
             del self.held[frame_id], self.segments[frame_id], self._incoming[frame_id]
             self._outdated.discard(frame_id)
@@ -217,7 +203,7 @@ class PoseGraph:
 
 
 def _moved(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Tell which of (N, 4, 4) poses differ by more than rounding: (N,) bool."""
+    """Return which of (N, 4, 4) poses differ by more than rounding: (N,) bool."""
     step = np.abs(after - before)
     far: np.ndarray = (step[:, :3, 3] > _MOVED_TRANSLATION).any(axis=1)
     return far | (step[:, :3, :3] > _MOVED_ROTATION).any(axis=(1, 2))

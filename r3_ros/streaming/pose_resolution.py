@@ -2,8 +2,8 @@
 
 Each edge gives a candidate ``T_world_frame = T_world_i @ T_i_frame``. Camera centres are
 averaged, not world-to-camera translations (whose error grows with the distance from the
-origin); rotations by the top eigenvector, whatever their quaternion signs; a few rounds lower
-the weight of candidates far from the mean; the spread of the candidates becomes the covariance.
+origin); rotations by the top eigenvector, whatever their quaternion signs. A few rounds of
+reweighting reduce outliers. The spread of the candidates becomes the covariance.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _MEDIAN_TO_SIGMA = 1.0 / 1.538
 #: Below these, candidates agree to rounding and no reweighting is due.
 _SAME_CENTRE = 1e-9
 _SAME_ROTATION_RAD = 1e-9
-#: Smallest standard deviations ever claimed: a covariance is never zero.
+#: Smallest standard deviations: a covariance is never zero.
 _FLOOR_TRANSLATION = 1e-4
 _FLOOR_ROTATION_RAD = 1e-4
 _MIN_RATIO = 1e-3
-#: A claimed motion may be off a rigid one by this much (single precision is well inside).
+#: Largest deviation of an edge from a rigid motion (single precision is well inside).
 _RIGID_TOLERANCE = 1e-3
-#: Variance of what is not known, as ROS messages write it.
+#: Variance of an unknown quantity, as in ROS messages.
 UNKNOWN_VARIANCE = 1e6
 
 
@@ -47,8 +47,8 @@ class HeldPose:
     :ivar T_world_camera: (4, 4) float64, read-only: estimates and snapshots share it.
     :ivar variance_translation: of each axis, map units squared.
     :ivar variance_rotation: of each axis, radians squared.
-    :ivar scale: length in the world of the unit that the predictor used at this frame: 1 until
-        closing a loop shows that its unit has drifted.
+    :ivar scale: length of the predictor's unit at this frame, in map units: 1 until loop closure
+        shows that the unit has drifted.
     """
 
     T_world_camera: np.ndarray
@@ -57,8 +57,12 @@ class HeldPose:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        """Make the pose safe to hand out."""
         self.T_world_camera.setflags(write=False)
+
+    @property
+    def variances(self) -> np.ndarray:
+        """The (2,) variances of translation and rotation."""
+        return np.array([self.variance_translation, self.variance_rotation])
 
     @cached_property
     def S_world_camera(self) -> np.ndarray:
@@ -72,12 +76,12 @@ class HeldPose:
 
 @dataclass(frozen=True, eq=False)
 class ResolvedPose:
-    """The pose of a frame and how sure it is.
+    """The pose of a frame and its uncertainty.
 
     :ivar spread: (6, 6) weighted covariance of the candidates alone, x y z rx ry rz in the
         camera frame; all zero for a single candidate.
     :ivar edge_variance: of translation and rotation, map units squared and radians squared: the
-        part of the variance that the edges add to that of their sources.
+        share of the edges themselves, without their sources'.
     """
 
     held: HeldPose
@@ -86,9 +90,8 @@ class ResolvedPose:
 
     @property
     def covariance(self) -> np.ndarray:
-        """Return the (6, 6) covariance: accumulated along the edges, plus the spread."""
-        variances = self.held.variance_translation, self.held.variance_rotation
-        return _isotropic(variances) + self.spread
+        """The (6, 6) covariance: accumulated along the edges, plus the spread."""
+        return _isotropic(self.held.variances) + self.spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +139,7 @@ def resolve_pose(
     """Return the pose of the edges' common target, or None without an edge.
 
     :param edges: into one frame, all of them usable (:func:`usable_edges`).
-    :param reference: the score of a nominal edge, for the covariance.
+    :param reference: score of a nominal edge, for the covariance.
     :param scale: of the target; None for the mean of its sources'. Edges are in its unit.
     """
     if not edges:
@@ -153,10 +156,12 @@ def resolve_pose(
     centre, quat, weights = robust_average(centres, quats, scores)
     T = T_from_quat(centre, quat)
     edge_variances = _edge_variances(T_edges, scores / reference, config)
-    variance = _propagated_variance(edges, held, weights, edge_variances)
+    # Accumulates along a chain of new frames, and shrinks when a well-known frame is a source.
+    source_variances = np.array([held[edge.source_id].variances for edge in edges])
+    translation, rotation = (weights * (source_variances + edge_variances)).sum(axis=0)
     of_edges = (weights * edge_variances).sum(axis=0)
     return ResolvedPose(
-        HeldPose(T, *variance, scale),
+        HeldPose(T, float(translation), float(rotation), scale),
         _spread(centres, quats, T, weights),
         (float(of_edges[0]), float(of_edges[1])),
     )
@@ -167,7 +172,7 @@ def edge_sigmas(
 ) -> np.ndarray:
     """Return the (N, 2) standard deviations of edges, of translation and rotation.
 
-    A share of its length or angle at nominal score, growing as the score falls.
+    A share of length and angle at nominal score, growing as the score falls.
 
     :param ratios: (N, 2) confidences over the score of a nominal edge.
     """
@@ -187,7 +192,7 @@ def _mean_scale(scales: Sequence[float], weights: np.ndarray) -> float:
 def robust_average(
     centres: np.ndarray, quats: np.ndarray, scores: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the weighted mean of poses and the weights that outliers were left with.
+    """Return the weighted mean of poses and the final weights, small for outliers.
 
     :param centres: (N, 3) float64 camera centres in the world.
     :param quats: (N, 4) float64 unit quaternions ``xyzw``, of any sign.
@@ -197,15 +202,10 @@ def robust_average(
     weights = scores / scores.sum(axis=0)
     centre, quat = weights[:, 0] @ centres, mean_quat(quats, weights[:, 1])
     for _ in range(_ROBUST_ROUNDS if len(centres) > 2 else 0):
-        factors = np.stack(
-            [
-                _huber_factors(
-                    np.linalg.norm(centres - centre, axis=1), scores[:, 0], _SAME_CENTRE
-                ),
-                _huber_factors(quat_angle(quats, quat), scores[:, 1], _SAME_ROTATION_RAD),
-            ],
-            axis=1,
-        )
+        shift, turn = np.linalg.norm(centres - centre, axis=1), quat_angle(quats, quat)
+        of_centres = _huber_factors(shift, scores[:, 0], _SAME_CENTRE)
+        of_rotations = _huber_factors(turn, scores[:, 1], _SAME_ROTATION_RAD)
+        factors = np.stack([of_centres, of_rotations], axis=1)
         if (factors == 1.0).all():
             break
         weights = scores * factors
@@ -215,17 +215,18 @@ def robust_average(
 
 
 def _huber_factors(residuals: np.ndarray, scores: np.ndarray, same: float) -> np.ndarray:
-    """Return what residuals leave of the weights: 1 near the mean, falling far from it.
+    """Return the factors on the weights: 1 near the mean, falling far from it.
 
     :param same: residuals below this are rounding.
     """
-    sigma = _weighted_median(residuals, scores) * _MEDIAN_TO_SIGMA
+    sigma = weighted_median(residuals, scores) * _MEDIAN_TO_SIGMA
     bound = _HUBER * max(sigma, same)
-    # Huber's weight squared: falls as 1/r^2, so one far candidate pulls ever less.
+    # Huber's weight squared: falls as 1/r^2, so a candidate pulls less the farther it is.
     return np.minimum(1.0, bound / np.maximum(residuals, same)) ** 2
 
 
-def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+def weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+    """Return the lower weighted median of (N,) values."""
     order = np.argsort(values)
     cumulated = np.cumsum(weights[order])
     return float(values[order][np.searchsorted(cumulated, 0.5 * cumulated[-1])])
@@ -243,27 +244,6 @@ def _spread(
     return weighted.T @ weighted
 
 
-def _propagated_variance(
-    edges: Sequence[Edge],
-    held: Mapping[int, HeldPose],
-    weights: np.ndarray,
-    edge_variances: np.ndarray,
-) -> tuple[float, float]:
-    """Return the variance of translation and rotation: the source's plus the edge's, averaged.
-
-    It accumulates along a chain of new frames and shrinks again when a well-known frame is in
-    the context.
-    """
-    source_variances = np.array(
-        [
-            (held[e.source_id].variance_translation, held[e.source_id].variance_rotation)
-            for e in edges
-        ]
-    )
-    translation, rotation = (weights * (source_variances + edge_variances)).sum(axis=0)
-    return float(translation), float(rotation)
-
-
 def _edge_variances(
     T_edges: np.ndarray, ratios: np.ndarray, config: CovarianceConfig
 ) -> np.ndarray:
@@ -277,7 +257,7 @@ def _edge_variances(
 def reported_covariance(
     resolved: ResolvedPose | None, provisional: bool, first: bool
 ) -> np.ndarray | None:
-    """Return the (6, 6) covariance of a pose; of a provisional one the position is unknown."""
+    """Return the (6, 6) covariance to report; a provisional pose has an unknown position."""
     if resolved is None:
         return None
     if first:
@@ -288,7 +268,7 @@ def reported_covariance(
 def step_covariance(
     previous_id: int | None,
     edges: Sequence[Edge],
-    resolved: ResolvedPose | None,
+    resolved: ResolvedPose,
     held: Mapping[int, HeldPose],
     reference: float,
     config: CovarianceConfig,
@@ -296,34 +276,29 @@ def step_covariance(
 ) -> np.ndarray | None:
     """Return the covariance of the motion from an earlier frame to one that was just resolved.
 
-    With an edge between the two it is that edge's variance, plus the square of how far the motion
-    between their poses is from what the edge says. Without one, each of the two hangs on other
-    frames by edges such as these, and what accumulated between those frames is the difference of
-    the variances of the two poses. Neither grows with the length of the trajectory.
+    With an edge between the two: that edge's variance, plus the square of the difference between
+    it and the motion between their poses. Without one, each of the two depends on other frames
+    by edges such as these, and the difference of the two poses' variances has accumulated
+    between those frames. Neither grows with the length of the trajectory.
 
     :param previous_id: the earlier frame, None if there is none.
     :param edges: that the pose follows from.
-    :param reference: the score of a nominal edge.
+    :param reference: score of a nominal edge.
     :param provisional: the predictor has no geometry yet, so the translation is unknown.
     :returns: (6, 6) of a small motion ``exp(xi)`` in the new frame's camera,
-        ``T_true = T_previous_camera @ exp(xi)``, map units and radians, order x y z rx ry rz. None
-        where it is unknown: one of the two has no pose that is held.
+        ``T_true = T_previous_camera @ exp(xi)``, map units and radians, order x y z rx ry rz.
+        None where it is unknown: the earlier frame is not held.
     """
     previous = None if previous_id is None else held.get(previous_id)
-    if resolved is None or previous is None:
+    if previous is None:
         return None
+    own = resolved.held
     direct = next((edge for edge in edges if edge.source_id == previous_id), None)
     if direct is None:
-        own = resolved.held
-        variances = 2.0 * np.array(resolved.edge_variance) + np.abs(
-            [
-                own.variance_translation - previous.variance_translation,
-                own.variance_rotation - previous.variance_rotation,
-            ]
-        )
-        covariance = _isotropic(variances) + resolved.spread
+        grown = np.abs(own.variances - previous.variances)
+        covariance = _isotropic(2.0 * np.array(resolved.edge_variance) + grown) + resolved.spread
     else:
-        covariance = _direct_covariance(direct, previous, resolved.held, reference, config)
+        covariance = _direct_covariance(direct, previous, own, reference, config)
     return _without_position(covariance) if provisional else covariance
 
 
@@ -335,10 +310,9 @@ def _direct_covariance(
     T_edge[:3, 3] *= target.scale
     scores = np.array([[edge.confidence_translation, edge.confidence_rotation]])
     (variances,) = _edge_variances(T_edge[None], scores / reference, config)
-    T_target_said = inverse(target.T_world_camera) @ source.T_world_camera @ T_edge
-    off = np.concatenate(
-        [T_target_said[:3, 3], Rotation.from_matrix(T_target_said[:3, :3]).as_rotvec()]
-    )
+    T_target_edge = inverse(target.T_world_camera) @ source.T_world_camera @ T_edge
+    turn = Rotation.from_matrix(T_target_edge[:3, :3]).as_rotvec()
+    off = np.concatenate([T_target_edge[:3, 3], turn])
     return _isotropic(variances) + np.outer(off, off)
 
 
@@ -348,7 +322,7 @@ def _isotropic(variances: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def _without_position(covariance: np.ndarray) -> np.ndarray:
-    """Return a covariance whose translation is unknown and whose rotation is as it was."""
+    """Return a covariance with unknown translation and the same rotation."""
     covariance = covariance.copy()
     covariance[:3, :] = covariance[:, :3] = 0.0
     covariance[:3, :3] = UNKNOWN_VARIANCE * np.eye(3)

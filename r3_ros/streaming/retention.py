@@ -1,4 +1,4 @@
-"""What is remembered of a frame: its pose in the graph, a place in the bank, a row on record."""
+"""What is kept of a frame: its pose in the graph, a keyframe in the bank, a row on record."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .pose_resolution import Resolution, step_covariance
 from .segments import motion_since_last, release, reported_state
 from .session import Session
 
-#: Of the keyframes, that are dropped at once where the device has no memory left.
+#: Share of the keyframes that is dropped when the device is out of memory.
 _SHRUNK_SHARE = 0.25
 
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """What became of a frame.
+    """What was kept of a frame.
 
     :ivar T_previous_camera: (4, 4) motion since the last frame whose pose was published; None
         without one.
@@ -35,10 +35,7 @@ class Memory:
 
 
 class Retention:
-    """Decides what of a frame is kept, and releases what is not. The engine's thread.
-
-    :ivar config: all parameters.
-    """
+    """Decides what is kept of a frame, and releases the rest. The engine's thread."""
 
     def __init__(self, predictor: Predictor, config: R3Config) -> None:
         self.config = config
@@ -52,7 +49,7 @@ class Retention:
         return None if capacity is None else capacity - self._recent_frames - 1
 
     def skip(self, session: Session, frame: Frame, verdict: Verdict) -> Memory:
-        """Put a frame without a publishable pose on record: no other is measured from it."""
+        """Record a frame without a publishable pose: no other frame is measured from it."""
         _count(session, frame)
         self._predictor.forget([frame.frame_id])
         session.lost_frames += session.gate.lost
@@ -60,41 +57,23 @@ class Retention:
         self._release(session)
         return Memory()
 
-    def candidate(
+    def add(
         self,
         session: Session,
         frame: Frame,
         descriptor: np.ndarray,
         prediction: FramePrediction,
         resolution: Resolution,
-    ) -> Candidate:
-        """Return what is known of a frame that may become a keyframe.
-
-        It is related to what it matched: a keyframe behind a wall shares the view, and nothing
-        that is in it.
-        """
-        least = self.config.tracking.low_confidence_ratio * session.gate.reference
-        related = [e.source_id for e in resolution.edges if _mean_confidence(e) >= least]
-        T_world_camera = resolution.T_world_camera if session.segment_id == 0 else None
-        return Candidate(descriptor, related, T_world_camera, prediction.pose_token)
-
-    def add(
-        self,
-        session: Session,
-        frame: Frame,
-        candidate: Candidate,
-        prediction: FramePrediction,
-        resolution: Resolution,
         verdict: Verdict,
         with_depth: bool,
     ) -> Memory:
-        """Remember a frame with its pose, as a keyframe if it is wanted as one."""
+        """Remember a frame with its pose, as a keyframe if admission wants it."""
         assert resolution.pose is not None
+        frame_id, pose = frame.frame_id, resolution.pose.held
         _count(session, frame)
         session.lost_frames = 0
-        frame_id, pose = frame.frame_id, resolution.pose.held
         covariance = step_covariance(
-            session.last_given,
+            session.last_published,
             resolution.edges,
             resolution.pose,
             session.graph.held,
@@ -107,6 +86,14 @@ class Retention:
         session.recent.append(frame_id)
         session.keep_recent(self._recent_frames)
         self.credit(session, frame_id, resolution.edges)
+        # Related are the frames that it matched: one behind a wall shares the view alone.
+        least = self.config.tracking.low_confidence_ratio * session.gate.reference
+        candidate = Candidate(
+            descriptor,
+            [e.source_id for e in resolution.edges if _mean_confidence(e) >= least],
+            pose.T_world_camera if session.segment_id == 0 else None,
+            prediction.pose_token,
+        )
         wanted = session.admission.wants(session.bank, candidate, with_depth)
         is_keyframe = _becomes_keyframe(prediction, verdict, wanted)
         if is_keyframe:
@@ -117,7 +104,7 @@ class Retention:
             reported_state(session, verdict),
             is_keyframe,
             pose.T_world_camera,
-            given=session.segment_id == 0,
+            published=session.segment_id == 0,
             segment_id=session.segment_id,
             confidence=0.5 * (verdict.confidence_translation + verdict.confidence_rotation),
         )
@@ -126,13 +113,13 @@ class Retention:
         return Memory(is_keyframe, T_previous_camera, step)
 
     def credit(self, session: Session, frame_id: int, edges: Sequence[Edge]) -> None:
-        """Have the bank note which keyframes a frame matched, and how well."""
+        """Report to the bank which keyframes a frame matched, and how well."""
         reference = session.gate.reference
         matches = ((e.source_id, _mean_confidence(e) / reference) for e in edges)
         session.bank.credit(frame_id, matches)
 
     def shrink(self, session: Session) -> None:
-        """Drop a quarter of the keyframes, the oldest first, and half of the recent frames."""
+        """Drop the oldest quarter of the keyframes, and half of the recent frames."""
         session.remove_keyframes(session.bank.oldest(_SHRUNK_SHARE))
         self._recent_frames = max(self._recent_frames // 2, 1)
         session.keep_recent(self._recent_frames)
@@ -165,12 +152,11 @@ class Retention:
     def _release(self, session: Session) -> None:
         """Release frames that are neither recent nor keyframes any more."""
         gone = session.take_leaving()
-        if not gone:
-            return
-        release(session, gone)
-        session.graph.drop(gone)
-        session.doubtful.difference_update(gone)
-        self._predictor.forget(gone)
+        if gone:
+            release(session, gone)
+            session.graph.drop(gone)
+            session.doubtful.difference_update(gone)
+            self._predictor.forget(gone)
 
 
 def _count(session: Session, frame: Frame) -> None:
@@ -185,8 +171,8 @@ def _mean_confidence(edge: Edge) -> float:
 def _becomes_keyframe(prediction: FramePrediction, verdict: Verdict, wanted: bool) -> bool:
     """Return whether a frame becomes a keyframe.
 
-    The first of a session or of a segment defines the world and always does. Of the others the
-    predictor decides, where it needs to, and the admission rule else.
+    The first of a session or segment defines its world and always does. For the others the
+    predictor decides, where it needs to, else the admission rule.
     """
     if verdict.state is TrackingState.INITIALIZING and verdict.mappable:
         return True

@@ -1,9 +1,9 @@
-"""Segments: stretches of the stream that are not yet known from one another.
+"""Segments: stretches of the stream that are not yet related to one another.
 
-When the camera stays lost, its frames begin a new segment, with a world of their own that lies
-somewhere in the first one's at some scale. Nobody is told a pose in it: it would be one in a map
-that does not exist yet. Old segments keep their keyframes; edges between the two, where they agree
-as those that close a loop do, join them, and the younger one moves into the older one's world.
+When the camera stays lost, its frames start a new segment with a world of its own, at an unknown
+place and scale in the first one's. No pose in it is published. Old segments keep their keyframes;
+edges between two segments that agree, as those that close a loop do, join them, and the younger
+segment moves into the older one's world.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from ..core.geometry import inverse
 from .gate import Verdict
 from .session import Session
 
-#: A segment with fewer keyframes that is left again was no place: it is forgotten.
+#: A segment with fewer keyframes is dropped when the camera leaves it.
 _LEAST_KEYFRAMES = 3
-#: Keyframes that one search leaves out at the most.
+#: Maximum number of keyframes that one search excludes.
 _MOST_EXCLUDED = 1000
 
 
 def segment_is_due(session: Session, verdict: Verdict, config: LoopConfig) -> bool:
-    """Return whether the camera has been lost for so long that a segment should begin."""
+    """Return whether the camera has been lost long enough for a new segment."""
     lost = verdict.state is TrackingState.LOST
     return lost and 0 < config.new_segment_after <= session.lost_frames
 
 
 def open_segment(session: Session, frame_id: int) -> Verdict:
-    """Begin a segment with this frame, which defines its world; return what to make of it."""
+    """Start a segment with this frame, which defines its world; return the verdict on it."""
     leave_segment(session, session.newest_segment + 1, frame_id)
     session.newest_segment += 1
     session.gate.restart()
@@ -42,13 +42,13 @@ def open_segment(session: Session, frame_id: int) -> Verdict:
 
 
 def leave_segment(session: Session, segment_id: int, frame_id: int) -> None:
-    """Go on in another segment from this frame; a short one that is left is dropped."""
+    """Continue in another segment from this frame; a short one that is left is dropped."""
     left, session.segment_id = session.segment_id, segment_id
     session.followed_since.append(frame_id)
     if left == segment_id:
         return
     session.keep_recent(0)
-    keyframes = session.keyframes_of(left)
+    keyframes = session.bank.in_segment(left)
     if left and len(keyframes) < _LEAST_KEYFRAMES:
         session.remove_keyframes(keyframes)
 
@@ -56,7 +56,7 @@ def leave_segment(session: Session, segment_id: int, frame_id: int) -> None:
 def edges_of_one_segment(session: Session, edges: Sequence[Edge]) -> tuple[list[Edge], list[Edge]]:
     """Return the edges that place a frame, and the rest.
 
-    While the camera is followed they are those of its segment; when it is lost, those of the
+    While the camera is tracked they are those of its segment; when it is lost, those of the
     segment that it matches best.
     """
     segments = session.graph.segments
@@ -66,24 +66,24 @@ def edges_of_one_segment(session: Session, edges: Sequence[Edge]) -> tuple[list[
         for edge in edges:
             score = edge.confidence_translation + edge.confidence_rotation
             scores.setdefault(segments[edge.source_id], []).append(score)
-        # A few good ones count, not how many keyframes a segment has; the oldest if in doubt.
+        # The best few count, not how many keyframes a segment has; the oldest among equals.
         chosen = max(sorted(scores), key=lambda segment: sum(sorted(scores[segment])[-3:]))
     own = [edge for edge in edges if segments[edge.source_id] == chosen]
     return own, [edge for edge in edges if segments[edge.source_id] != chosen]
 
 
 def segment_context(session: Session, descriptor: np.ndarray, stream: StreamConfig) -> list[int]:
-    """Choose the context of a frame in a segment that is not joined: its own, and old places."""
+    """Choose the context of a frame in an unjoined segment: its own keyframes, and old places."""
     own = session.bank.newest(_MOST_EXCLUDED, session.segment_id)
     first = session.bank.first(session.segment_id)
     context = {*session.recent, *first, *own[-stream.recent_keyframes :]}
-    # Keyframes of the segment itself look most like the frame, and would leave no room.
+    # Excluded, since keyframes of the segment itself look most like the frame.
     old = session.bank.most_similar(descriptor, stream.retrieved_keyframes, {*first, *own})
     return sorted({*context, *old})
 
 
 def reported_state(session: Session, verdict: Verdict) -> TrackingState:
-    """Return the state to report: a camera in a segment that is not joined is RECOVERING."""
+    """Return the state to report: RECOVERING in a segment that is not joined."""
     if session.relocalisation is not None:
         return TrackingState.INITIALIZING
     if session.segment_id and verdict.publishable:
@@ -97,8 +97,8 @@ def reported_reason(session: Session, verdict: Verdict, fault: str = '') -> str:
     :param fault: of the image.
     """
     apart = f'segment {session.segment_id} is not joined to the map' if session.segment_id else ''
-    looking = 'looking for the place in the loaded map' if session.relocalisation else ''
-    return '; '.join(filter(None, (fault, looking, verdict.reason, apart)))
+    searching = 'looking for the place in the loaded map' if session.relocalisation else ''
+    return '; '.join(filter(None, (fault, searching, verdict.reason, apart)))
 
 
 def motion_since_last(
@@ -107,7 +107,7 @@ def motion_since_last(
     """Return the motion since the last frame whose pose was published, None without one."""
     if session.segment_id:
         return None
-    last, session.last_given = session.last_given, frame_id
+    last, session.last_published = session.last_published, frame_id
     if last is None:
         return None
     pose = session.graph.held.get(last)

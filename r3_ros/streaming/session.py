@@ -1,9 +1,9 @@
-"""Everything that changes between two frames, in one object. A reset is a new one."""
+"""All state that changes between two frames. A reset starts a new one."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..core.datatypes import DepthMap
@@ -22,28 +22,27 @@ from .voxel_map import MapView, VoxelMap
 
 @dataclass(eq=False)
 class Session:
-    """The state of one stream, from its first frame on. One owner thread.
+    """The state of one stream, from its first frame on. One thread owns it.
 
     :ivar recent: ids of the newest frames with a publishable pose, oldest first.
-    :ivar doubtful: keyframes that the predictor asked for while confidence was low; their points
+    :ivar doubtful: keyframes that the predictor chose while confidence was low; their points
         stay out of the map until their edges have been refined.
-    :ivar leaving: frames that have left the recent ones or the bank in this step.
+    :ivar leaving: frames that have left the recent window or the bank in this step.
     :ivar evicted: keyframes that have left the bank and have not been reported yet.
-    :ivar followed_since: frames that the camera was found again at, after a loss or a gap: poses
+    :ivar followed_since: frames at which the camera was found again, after a loss or a gap: poses
         on both sides of one do not follow from one another. Starts with the first frame.
-    :ivar frame_count: the next frame's id. Frames of a map that was loaded come first.
+    :ivar frame_count: the next frame's id. Frames of a loaded map come first.
     :ivar first_frame: id of the first frame that was processed.
-    :ivar relocalisation: the search for the camera in a map that was loaded; None once it is
-        found, and without one.
-    :ivar segment_id: the segment that the camera is in; only segment 0 is in the world.
-    :ivar newest_segment: the highest number given so far.
-    :ivar lost_frames: frames since the camera was lost; 0 while it is followed.
-    :ivar last_given: the newest frame whose pose was published.
-    :ivar map_revision: goes up when a pose already given out has changed.
-    :ivar loops_closed: corrections that old keyframes, seen again, have brought.
+    :ivar relocalisation: the search for the camera in a loaded map; None once it is found, and
+        without a map.
+    :ivar segment_id: the present segment; only segment 0 is in the world.
+    :ivar newest_segment: the highest segment id so far.
+    :ivar lost_frames: frames since the camera was lost; 0 while it is tracked.
+    :ivar last_published: the newest frame whose pose was published.
+    :ivar map_revision: increases when a published pose has changed.
+    :ivar loops_closed: corrections applied by loop closure.
     :ivar evidence: edges to old keyframes that contradict the poses of the last frames.
     :ivar evidence_depth: of the newest frame among those, as predicted.
-    :ivar scale: how many metres a map unit has, as far as anything tells.
     """
 
     bank: KeyframeBank
@@ -56,7 +55,7 @@ class Session:
     segment_id: int = 0
     newest_segment: int = 0
     lost_frames: int = 0
-    last_given: int | None = None
+    last_published: int | None = None
     map_revision: int = 0
     loops_closed: int = 0
     frame_count: int = 0
@@ -82,13 +81,13 @@ class Session:
         return self.trajectory.view(self.graph.similarities)
 
     def keyframe_record(self) -> TrajectoryView:
-        """Return a snapshot of the trajectory's keyframes alone, with all corrections so far."""
+        """Return a snapshot of the trajectory's keyframes, with all corrections so far."""
         return self.trajectory.view(self.graph.similarities, keyframes_only=True)
 
     def graph_view(self, recent_keyframes: int) -> KeyframeGraphView:
         """Return a snapshot of the keyframes and of the edges among those in the bank.
 
-        :param recent_keyframes: so many keyframes back an edge counts as one to the recent past.
+        :param recent_keyframes: an edge spans at most so many keyframes to count as recent.
         """
         return KeyframeGraphView(
             record=self.keyframe_record(),
@@ -100,30 +99,25 @@ class Session:
             recent_keyframes=recent_keyframes,
         )
 
-    def keyframes_of(self, segment_id: int) -> list[int]:
-        """Return the keyframes of one segment, oldest first."""
-        return self.bank.in_segment(segment_id)
-
     def held(self) -> set[int]:
         """Return the frames that must stay held: the recent ones and the keyframes."""
         return {*self.recent, *self.bank.ids()}
 
     def keep_recent(self, count: int) -> None:
-        """Hold the ``count`` newest frames, and no older ones unless they are keyframes."""
+        """Keep the ``count`` newest frames; older ones stay only as keyframes."""
         while len(self.recent) > count:
             self.leaving.add(self.recent.popleft())
 
-    def remove_keyframes(self, frame_ids: Iterable[int]) -> None:
+    def remove_keyframes(self, frame_ids: Sequence[int]) -> None:
         """Take frames out of the bank."""
         for frame_id in frame_ids:
             self.bank.remove(frame_id)
-            self.note_evicted([frame_id])
+        self.note_evicted(frame_ids)
 
-    def note_evicted(self, frame_ids: Iterable[int]) -> None:
-        """Have keyframes that are no longer in the bank released and reported."""
-        for frame_id in frame_ids:
-            self.leaving.add(frame_id)
-            self.evicted.append(frame_id)
+    def note_evicted(self, frame_ids: Sequence[int]) -> None:
+        """Release and report keyframes that are no longer in the bank."""
+        self.leaving.update(frame_ids)
+        self.evicted.extend(frame_ids)
 
     def take_evicted(self) -> tuple[int, ...]:
         """Return the keyframes that have left the bank since the last call."""
@@ -131,7 +125,7 @@ class Session:
         return tuple(evicted)
 
     def end_relocalisation(self) -> None:
-        """End the search: the camera is found, and the saved world is the published one."""
+        """End the search: the camera is found, and poses are published in the saved world."""
         if self.relocalisation is not None:
             self.relocalisation = None
             self.map_revision += 1

@@ -12,12 +12,12 @@ from .session import Session
 
 @dataclass(frozen=True)
 class StreamSnapshot:
-    """A stream between two frames, in numbers.
+    """Numbers of a stream between two frames.
 
-    :ivar frame_index: frames of this session so far, those of a loaded map not counted.
-    :ivar map_points: kept, those in a shared voxel counted each.
-    :ivar evicted_points: gone since there were too many.
-    :ivar is_relocalising: the camera is still looked for in a map that was loaded.
+    :ivar frame_index: frames of this session so far, without those of a loaded map.
+    :ivar map_points: kept points, those in a shared voxel counted each.
+    :ivar evicted_points: dropped since there were too many.
+    :ivar is_relocalising: the camera is still searched for in a loaded map.
     :ivar memory: of the device; None on a CPU.
     """
 

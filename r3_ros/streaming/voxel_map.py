@@ -1,8 +1,8 @@
-"""The coloured map: clouds of keyframes, one point a voxel, bounded.
+"""The coloured map: clouds of keyframes, one point per voxel, bounded.
 
-Clouds of keyframes in the bank stay in their cameras' frames and are placed when the map is
-looked at, so a rewritten keyframe pose moves its points. A keyframe that leaves the bank leaves
-its points to another one, which they follow from then on.
+Clouds of keyframes in the bank stay in their cameras' frames and are placed when a view is taken,
+so a corrected keyframe pose moves its points. When a keyframe leaves the bank, its points follow
+a parent keyframe.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from ..maps.cloud import Cloud
 #: Bits of a voxel's coordinate along one axis; three of them share an int64.
 _BITS = 21
 _HALF = 1 << (_BITS - 1)
-#: The heir of points that follow no keyframe: the world itself.
+#: The parent of points that follow no keyframe: the world itself.
 _WORLD = -1
-#: Of points that are in their heir's own frame.
+#: Pose of points that are in their parent's own frame.
 _HERE = np.eye(4)
 _HERE.setflags(write=False)
-#: Inherited blocks grow by merging up to about this many points, so that no frame pays for more.
+#: Inherited blocks are merged up to about this many points, which bounds the time per frame.
 _MERGE_POINTS = 200_000
-#: At the bound this share of it is freed at once: dropping copies a block.
+#: At the bound this share of it is freed at once, since dropping points copies a block.
 _FREED_SHARE = 0.02
 
 
 @dataclass(frozen=True, eq=False)
 class MapView:
-    """An immutable snapshot; another thread may turn it into points."""
+    """An immutable snapshot; any thread may compute the points."""
 
     revision: int
     voxel_size: float
-    placed: tuple[tuple[Cloud, np.ndarray], ...]  # cloud of a frame, S_world_frame
+    placed: tuple[tuple[Cloud, np.ndarray], ...]  # cloud of a frame, with S_world_frame
 
     def cloud(self, max_points: int | None = None) -> Cloud:
         """Return the map in the world frame (first camera, optical axes).
 
-        :param max_points: thin the map out to this many points, evenly over its voxels.
+        :param max_points: subsample to this many points, evenly over the voxels.
         """
         whole = self._whole
         if max_points is None or len(whole) <= max_points:
@@ -57,28 +57,26 @@ class MapView:
 
 
 class VoxelMap:
-    """Points of keyframes, at most ``max_points`` in all; the oldest go first."""
+    """Points of keyframes, at most ``max_points`` in all; the oldest are dropped first."""
 
     def __init__(self, config: MapConfig) -> None:
-        """Start empty."""
         self.config = config
         self.revision = 0
-        #: Points that had to go because there were too many.
-        self.evicted = 0
-        self._count = 0  # of points in all
+        self.evicted = 0  # points dropped since there were too many
+        self._count = 0  # of all points
         self._clouds: dict[int, Cloud] = {}  # keyframe id -> camera frame
-        # By heir: clouds with S_heir_cloud, largest and oldest first.
+        # By parent: clouds with S_parent_cloud, largest and oldest first.
         self._inherited: dict[int, list[tuple[Cloud, np.ndarray]]] = {}
 
     def __len__(self) -> int:
-        """Return the number of points kept, those in a shared voxel counted each."""
+        """Count the kept points, those in a shared voxel each."""
         return self._count
 
     def insert(self, keyframe_id: int, cloud: Cloud, scale: float = 1.0) -> None:
         """Add, or replace, the points of a keyframe in the bank.
 
         :param cloud: in the camera's frame and in the keyframe's own unit.
-        :param scale: length of that unit in the world; later ones come with the poses.
+        :param scale: length of that unit in the world.
         """
         self._count -= len(self._clouds.get(keyframe_id, ()))
         thinned = self._clouds[keyframe_id] = voxelised(cloud, self.config.voxel_size / scale)
@@ -87,12 +85,12 @@ class VoxelMap:
         self.revision += 1
 
     def restore(self, clouds: Mapping[int, Cloud]) -> None:
-        """Take over the points of a map that was loaded.
+        """Start with the points of a loaded map.
 
         :param clouds: by the keyframe that they follow, in its frame and unit.
         """
         self._count -= sum(len(c) for blocks in self._inherited.values() for c, _ in blocks)
-        self._inherited = {heir: [(cloud, _HERE)] for heir, cloud in clouds.items()}
+        self._inherited = {parent: [(cloud, _HERE)] for parent, cloud in clouds.items()}
         self._count += sum(map(len, clouds.values()))
         self._keep_bound()
         self.revision += 1
@@ -101,31 +99,30 @@ class VoxelMap:
         self,
         keyframe_id: int,
         S_world_camera: np.ndarray,
-        heir: int | None = None,
-        S_world_heir: np.ndarray | None = None,
+        parent: int | None = None,
+        S_world_parent: np.ndarray | None = None,
     ) -> None:
-        """Leave the points of a keyframe that leaves the bank, and all it inherited, to another.
+        """Hand the points of a keyframe that leaves the bank, and its inherited ones, to another.
 
-        :param heir: the keyframe that they follow from now on; without one they stay in the
-            world where they are.
+        :param parent: the keyframe that they follow from now on; None to keep them where they are
+            in the world.
         """
         cloud = self._clouds.pop(keyframe_id, None)
         inherited = self._inherited.pop(keyframe_id, [])
         if not inherited and (cloud is None or not len(cloud)):
             return
-        S_heir_camera = S_world_camera
-        if heir is not None and S_world_heir is not None:
-            S_heir_camera = inverse_similarity(S_world_heir) @ S_world_camera
-        blocks = self._inherited.setdefault(_WORLD if heir is None else heir, [])
-        for block, S_camera_block in inherited:
-            blocks.append((block, S_heir_camera @ S_camera_block))
+        S_parent_camera = S_world_camera
+        if S_world_parent is not None:
+            S_parent_camera = inverse_similarity(S_world_parent) @ S_world_camera
+        blocks = self._inherited.setdefault(_WORLD if parent is None else parent, [])
+        blocks += [(block, S_parent_camera @ S_camera) for block, S_camera in inherited]
         if cloud is not None and len(cloud):
-            blocks.append((cloud.moved(S_heir_camera), _HERE))
+            blocks.append((cloud.moved(S_parent_camera), _HERE))
         self._merge(blocks)
         self.revision += 1
 
     def _merge(self, blocks: list[tuple[Cloud, np.ndarray]]) -> None:
-        """Merge blocks of like size, which keeps the work per point logarithmic."""
+        """Merge blocks of similar size, which keeps the work per point logarithmic."""
         while len(blocks) > 1:
             (before, S_before), (last, S_last) = blocks[-2:]
             if len(before) >= 2 * len(last) or len(before) + len(last) > _MERGE_POINTS:
@@ -137,7 +134,7 @@ class VoxelMap:
             blocks[-2:] = [(merged, S_before)]
 
     def drop(self, keyframe_id: int) -> None:
-        """Forget the points of a keyframe, and all it inherited."""
+        """Drop the points of a keyframe, and those it inherited."""
         self._count -= sum(len(cloud) for cloud, _ in self._inherited.pop(keyframe_id, []))
         cloud = self._clouds.pop(keyframe_id, None)
         if cloud is not None:
@@ -149,7 +146,7 @@ class VoxelMap:
         return {i: self._clouds[i] for i in keyframe_ids if i in self._clouds}
 
     def poses_changed(self) -> None:
-        """Note that keyframe poses were rewritten: the map looks different now."""
+        """Increase the revision after keyframe poses were corrected."""
         if self._clouds or self._inherited:
             self.revision += 1
 
@@ -161,42 +158,38 @@ class VoxelMap:
         self.revision += 1
 
     def view(self, poses: Mapping[int, np.ndarray]) -> MapView:
-        """Return a snapshot with the keyframes at the poses given (``S_world_camera``)."""
-        placed = [
-            (cloud, poses[keyframe_id])
-            for keyframe_id, cloud in self._clouds.items()
-            if keyframe_id in poses
-        ]
+        """Return a snapshot with the keyframes at these poses (``S_world_camera``)."""
         known = {**poses, _WORLD: _HERE}
-        # The oldest first: where points share a voxel, theirs is the first in line.
+        # The oldest first: points that share a voxel take the place of its first one.
         inherited = [
-            (cloud, known[heir] @ S_heir_cloud)
-            for heir in sorted(self._inherited)
-            if heir in known
-            for cloud, S_heir_cloud in self._inherited[heir]
+            (cloud, known[parent] @ S_parent_cloud)
+            for parent in sorted(self._inherited)
+            if parent in known
+            for cloud, S_parent_cloud in self._inherited[parent]
         ]
-        return MapView(self.revision, self.config.voxel_size, (*inherited, *placed))
+        own = [(cloud, poses[i]) for i, cloud in self._clouds.items() if i in poses]
+        return MapView(self.revision, self.config.voxel_size, (*inherited, *own))
 
     def _keep_bound(self) -> None:
         """Drop the oldest points beyond the bound, those of the newest keyframe last."""
         excess = len(self) - self.config.max_points
-        if excess > 0:
-            excess += int(_FREED_SHARE * self.config.max_points)
-            self.evicted += min(excess, len(self))
-        for heir in sorted(self._inherited):
-            blocks = self._inherited[heir]
+        if excess <= 0:
+            return
+        excess += int(_FREED_SHARE * self.config.max_points)
+        self.evicted += min(excess, len(self))
+        for parent in sorted(self._inherited):
+            blocks = self._inherited[parent]
             while excess > 0 and blocks:
-                oldest, S_heir_cloud = blocks[0]
+                oldest, S_parent_cloud = blocks[0]
                 kept = oldest.take(np.arange(min(excess, len(oldest)), len(oldest)))
                 excess -= len(oldest) - len(kept)
                 self._count -= len(oldest) - len(kept)
-                blocks[:1] = [(kept, S_heir_cloud)] if len(kept) else []
+                blocks[:1] = [(kept, S_parent_cloud)] if len(kept) else []
             if not blocks:
-                del self._inherited[heir]
-        for keyframe_id in list(self._clouds):
+                del self._inherited[parent]
+        for keyframe_id, cloud in self._clouds.items():
             if excess <= 0:
                 return
-            cloud = self._clouds[keyframe_id]
             kept = cloud.take(np.arange(min(excess, len(cloud)), len(cloud)))
             excess -= len(cloud) - len(kept)
             self._count -= len(cloud) - len(kept)
@@ -204,7 +197,7 @@ class VoxelMap:
 
 
 def voxelised(cloud: Cloud, voxel_size: float) -> Cloud:
-    """Return one point a voxel: means weighted by confidence, and the highest confidence.
+    """Return one point per voxel: means weighted by confidence, and the highest confidence.
 
     Points beyond the grid (about a million voxels from the origin) are left out.
     """
@@ -221,7 +214,7 @@ def voxelised(cloud: Cloud, voxel_size: float) -> Cloud:
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
     weights = np.maximum(cloud.confidence[order].astype(np.float64), 1e-6)
     totals = np.add.reduceat(weights, starts)
-    # Sorted by voxel, the oldest points could not be told any more: back to first-come order.
+    # Back from the order of voxels to that of the points, oldest first.
     first_come = np.argsort(np.minimum.reduceat(order, starts))
 
     def mean(values: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ class Offers:
         self.rule = Admission(config)
 
     def offer(self, frame_id, view, T=None, related=None, token=None, complete=True):
-        """Offer a frame, and tell whether it became a keyframe."""
+        """Offer a frame, and return whether it became a keyframe."""
         related = self.bank.ids() if related is None else related
         candidate = Candidate(view, related, T, token)
         wanted = self.rule.wants(self.bank, candidate, complete)
@@ -181,7 +181,7 @@ def test_one_search_answers_for_recall_and_admission(monkeypatch):
         searches.clear()
         engine.step(frame)
         assert len(searches) == 1
-    # The frame that was recalled for is asked about again where its pose is not known.
+    # The descriptor of the recalled frame is searched for again where its pose is not known.
     engine.session.bank.similarity(engine.predictor.describe(shown[-1]))
     assert len(searches) == 1
     engine.close()

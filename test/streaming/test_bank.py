@@ -251,7 +251,7 @@ def test_a_keyframe_that_brings_no_edge_is_recalled_less():
     assert recalled(memory, view) == [0, 1]
     memory.credit(100, [(1, 0.9)])
     assert recalled(memory, view, frame_id=101) == [1, 2]
-    # A frame that matched nothing at all says nothing of the keyframes.
+    # A frame without any match does not change the scores of keyframes.
     assert recalled(memory, view, frame_id=102) == [1, 2]
     memory.credit(102, [(1, 0.9), (2, 0.2)])
     assert recalled(memory, view, frame_id=103) == [1, 3]
@@ -260,7 +260,7 @@ def test_a_keyframe_that_brings_no_edge_is_recalled_less():
     assert set(recalled(memory, view, frame_id=9001)) == {0, 2}
 
 
-def test_the_depth_of_a_keyframe_says_how_far_it_sees():
+def test_the_depth_of_a_keyframe_bounds_its_view():
     memory, view = bank(), views(1)[0]
     memory.admit(0, view, at(), LENS)
     assert memory.view(0).depth == 1.0

@@ -210,7 +210,7 @@ def test_refined_edges_move_poses_map_and_later_frames():
     assert refining.corrected == tuple(sorted(set(refining.corrected)))
     assert set(engine.session.bank.ids()) - {0, 40, 44} <= set(refining.corrected)
     assert refining.map_revision == 1 and estimates[39].map_revision == 0
-    # All that was given out before follows: those still held, and those that hang on them.
+    # All published poses follow: those of held frames, and those relative to them.
     assert final_errors(engine)[:40].max() < 0.011
     view = engine.session.trajectory_view()
     np.testing.assert_array_equal(view.T_emitted[39], estimates[39].T_world_camera)
@@ -272,8 +272,8 @@ def test_a_lost_camera_is_found_where_it_was_long_ago():
         [TRACKING] + 2 * [LOW_CONFIDENCE] + 3 * [LOST] + 2 * [RECOVERING] + 2 * [TRACKING]
     )
     assert errors(engine, estimates)[152:].max() < 1e-9
-    asked = estimates[150].context_ids
-    assert sum(20 < i < 40 for i in asked) >= 3 and 144 in asked
+    related = estimates[150].context_ids
+    assert sum(20 < i < 40 for i in related) >= 3 and 144 in related
 
 
 def test_a_short_drought_costs_its_own_frames_only():
@@ -305,7 +305,7 @@ def test_a_keyframe_forced_in_low_confidence_is_mapped_once_it_is_refined():
     assert len(engine.session.map) > 600
     engine, _ = run(replace(forced, refine_at=()), count=30)
     assert engine.session.doubtful == {20}
-    poses = engine.session.graph.poses
+    poses = engine.session.graph.similarities
     assert len(engine.session.map.view({20: poses[20]}).cloud()) == 0
 
 
@@ -335,7 +335,7 @@ def test_a_score_that_is_no_number_is_no_claim(score):
     assert np.isfinite(engine.session.gate.reference)
 
 
-def test_after_a_cut_no_place_that_disagrees_with_itself_is_believed():
+def test_after_a_cut_no_inconsistent_place_is_published():
     """Edges to wrong places that boast full scores, each frame another place."""
 
     class Cut(ScriptedPredictor):
@@ -372,7 +372,7 @@ def memory_of(engine):
 @pytest.mark.parametrize('where', ['failures', 'describe_failures'])
 @pytest.mark.parametrize('error', [FrameError('no texture'), RuntimeError('out of memory')])
 @pytest.mark.parametrize('gap_ns', [0, 30_000_000_000])
-def test_a_refused_frame_changes_nothing(where, error, gap_ns):
+def test_a_rejected_frame_changes_nothing(where, error, gap_ns):
     engine = engine_of(Script(**{where: {12: error}}))
     shown = list(frames(20))
     for frame in shown[:12]:
@@ -463,7 +463,7 @@ def test_late_depth_goes_to_its_own_keyframe():
 def test_depth_of_a_frame_long_gone_is_ignored():
     engine, estimates = run(Script(depth_delay=80), count=120, keyframe__max_keyframes=4)
     ids = {e.frame_id for e in estimates if e.is_keyframe}
-    assert len(engine.session.map) == 24 * 32  # the anchor's, which is never let go
+    assert len(engine.session.map) == 24 * 32  # the anchor's, which is never evicted
     assert len(ids) > 10
 
 

@@ -1,4 +1,4 @@
-"""When a pose is believed; and that the gate never locks itself out, nor lets a false pose in."""
+"""When a pose is published; the gate neither locks itself out nor publishes a false pose."""
 
 from dataclasses import replace
 
@@ -55,13 +55,13 @@ def lost():
     return stream
 
 
-def test_the_first_frame_is_believed_and_claims_no_score():
+def test_the_first_frame_is_published_without_a_score():
     verdict = Gate(CONFIG, NOMINAL).judge([], np.eye(4), provisional=False, first=True)
     assert verdict.state is INITIALIZING and verdict.publishable and verdict.mappable
     assert np.isnan(verdict.confidence_translation) and verdict.ratio == 1.0
 
 
-def test_provisional_poses_are_held_but_not_trusted():
+def test_provisional_poses_are_published_but_not_mapped():
     stream = Stream()
     for _ in range(5):
         verdict = stream.show(1.0, provisional=True)
@@ -70,7 +70,7 @@ def test_provisional_poses_are_held_but_not_trusted():
     assert stream.show(1.0).state is TRACKING
 
 
-def test_a_predictor_that_starts_anew_in_mid_stream_is_not_believed():
+def test_a_predictor_that_restarts_in_mid_stream_is_not_published():
     stream = Stream()
     stream.show(1.0)
     verdicts = [stream.show(1.0, provisional=True) for _ in range(3)]
@@ -122,7 +122,7 @@ def test_a_good_frame_between_bad_ones_starts_the_count_anew():
     assert states == 2 * [LOW_CONFIDENCE] + [TRACKING] + 2 * [LOW_CONFIDENCE]
 
 
-def test_no_edges_are_never_believed():
+def test_nothing_is_published_without_edges():
     stream = Stream(lost_ratio=0.0, low_confidence_ratio=0.0)
     for ratio in (None, 1.0, None, None, None, None, 1.0, None, 1.0, 1.0, 1.0, None):
         verdict = stream.show(ratio)
@@ -145,7 +145,7 @@ def test_recovery_in_motion():
 
 
 @pytest.mark.parametrize('kind', ['position', 'rotation', 'both'])
-def test_false_places_that_disagree_are_never_believed(kind):
+def test_false_places_that_disagree_are_never_published(kind):
     rng = np.random.default_rng(0)
     stream = lost()
     for _ in range(300):
@@ -290,7 +290,7 @@ class Replayed:
     def __init__(self, golden):
         self._rel = golden['in.rel'].astype(np.float64)
         logits = np.stack([golden['in.ct'], golden['in.cr']], axis=-1).astype(np.float64)
-        # As the authors' loop is told: a drought lowers the logits of all of a frame's edges.
+        # As in the authors' loop: a drought lowers the logits of all of a frame's edges.
         drought = golden['in.drought']
         logits -= 4.0 * drought[None, :, None] + 1.0 * drought[:, None, None]
         self._scores = np.logaddexp(0.0, logits)
@@ -334,9 +334,9 @@ def test_the_trace_that_locks_the_official_gate_out_does_not_lock_ours():
     assert max(errors) < 0.05 * path_length
 
 
-def test_a_unit_that_the_predictor_learns_late_changes_nothing_but_the_unit():
+def test_a_late_nominal_score_of_the_predictor_rescales_the_reference_alone():
     gate, scaled = (Gate(TrackingConfig(), nominal_score=2.0) for _ in range(2))
-    scaled.expect(50.0)
+    scaled.update_nominal(50.0)
     for score in (2.0, 1.9, 0.7, 0.1, 2.0, 2.0):
         seen, large = (edges(share * score) for share in (1.0, 25.0))
         verdict = gate.judge(seen, np.eye(4), provisional=False, first=False)

@@ -1,4 +1,4 @@
-"""Pictures that show nothing, or nothing new, give no pose and do not enter the map."""
+"""Images that show nothing, or nothing new, give no pose and do not enter the map."""
 
 from dataclasses import replace
 
@@ -14,9 +14,9 @@ from scripted import frames, picture, ScriptedPredictor
 PERIOD_NS = 100_000_000
 
 
-def faults(pictures, period_ns=PERIOD_NS, longest_s=0.5):
+def faults(images, period_ns=PERIOD_NS, longest_s=0.5):
     check = ImageCheck()
-    shown = enumerate(pictures)
+    shown = enumerate(images)
     return [check.fault(Frame(image, n * period_ns), longest_s) for n, image in shown]
 
 
@@ -26,9 +26,9 @@ def covered(seed=0, level=3.0, noise=1.0, size=(48, 64, 3)):
 
 
 def test_a_covered_lens_is_noticed_at_once_and_its_end_as_well():
-    told = faults([picture(), covered(1), covered(2), picture(shade=1)])
-    assert told[0] == told[3] == ''
-    assert all('the image is black' in fault for fault in told[1:3])
+    found = faults([picture(), covered(1), covered(2), picture(shade=1)])
+    assert found[0] == found[3] == ''
+    assert all('the image is black' in fault for fault in found[1:3])
     assert 'of one colour' in faults([covered(level=200)])[0]
 
 
@@ -38,23 +38,23 @@ def test_what_shows_little_is_left_to_the_predictor():
     assert faults([dim, np.repeat(wall[..., None], 3, axis=2).astype(np.uint8)]) == ['', '']
 
 
-def test_a_camera_that_hangs_is_noticed_after_half_a_second():
-    told = faults([picture()] * 8)
-    assert told[:5] == [''] * 5
-    assert all('same image for 0.5 s' in fault for fault in told[5:6]) and told[7]
+def test_a_stalled_camera_is_detected_after_half_a_second():
+    found = faults([picture()] * 8)
+    assert found[:5] == [''] * 5
+    assert all('same image for 0.5 s' in fault for fault in found[5:6]) and found[7]
     assert set(faults([picture()] * 8, longest_s=0.0)) == {''}
 
 
-def test_a_picture_repeated_now_and_then_is_none():
+def test_an_image_repeated_now_and_then_is_no_fault():
     doubled = [picture(shade=n // 2) for n in range(40)]
     slow = [picture(shade=n // 2) for n in range(6)]
     assert set(faults(doubled, PERIOD_NS // 6)) == {''} and set(faults(slow, 10**9)) == {''}
 
 
 @pytest.mark.parametrize(
-    'image,told', [(covered(), 'the image is black'), (None, 'the camera has sent the same')]
+    'image,found', [(covered(), 'the image is black'), (None, 'the camera has sent the same')]
 )
-def test_the_engine_says_so_and_maps_nothing(image, told):
+def test_the_engine_reports_the_fault_and_maps_nothing(image, found):
     """The predictor would place these frames with full confidence: it never looks at them."""
     config = updated(R3Config(), {'loop.new_segment_after': 5, 'keyframe.max_interval': 3})
     engine = Engine(ScriptedPredictor(), config)
@@ -65,10 +65,10 @@ def test_the_engine_says_so_and_maps_nothing(image, told):
         for n, frame in enumerate(shown)
     ]
     bad = estimates[36:60]
-    assert all(told in e.reason for e in bad)
+    assert all(found in e.reason for e in bad)
     assert all(e.T_world_camera is None and not e.depths and not e.is_keyframe for e in bad)
     assert {e.state for e in bad[4:]} == {TrackingState.LOST}
-    assert not any(told in e.reason for e in (*estimates[:31], *estimates[60:]))
+    assert not any(found in e.reason for e in (*estimates[:31], *estimates[60:]))
     assert estimates[-1].state is TrackingState.TRACKING and estimates[-1].segment_id == 0
     assert not set(range(36, 60)) & set(engine.session.bank.ids())
     engine.close()
@@ -80,7 +80,7 @@ def test_no_world_begins_in_the_dark():
         replace(frame, image=covered() if n == 0 else frame.image)
         for n, frame in enumerate(frames(3))
     )
-    with pytest.raises(FrameError, match='the image is black.*begins with'):
+    with pytest.raises(FrameError, match='the image is black.*first frame'):
         engine.step(dark)
     assert engine.session.frame_count == 0
     assert [engine.step(frame).frame_id for frame in rest] == [0, 1]

@@ -8,13 +8,14 @@ import threading
 from drifting import engine_for, loop_script, walk, walked
 import numpy as np
 import pytest
+from r3_ros.core.config import R3Config
 from r3_ros.core.datatypes import Edge, TrackingState
 from r3_ros.core.errors import ModelError
 from r3_ros.core.geometry import inverse, is_rigid, make_T, transform
 from r3_ros.ros.tf.pose_chain import PoseChain
 from r3_ros.streaming.loops import solver_job
 from r3_ros.streaming.loops.evidence import FarEdge, LoopEvidence
-from r3_ros.streaming.loops.solver_job import LoopCloser
+from r3_ros.streaming.loops.loop_closure import Loops
 from scipy.spatial.transform import Rotation
 from scripted import (
     circle,
@@ -73,7 +74,7 @@ def test_a_loop_of_a_hundred_units_loses_two_thirds_of_its_error(trouble):
     assert {e.state for e in closed.estimates[1:]} == {TrackingState.TRACKING}
 
 
-def test_the_correction_comes_some_frames_later_and_says_what_moved():
+def test_the_correction_comes_some_frames_later_and_reports_what_moved():
     closed = small(loop__apply_after=7)
     corrected = [e for e in closed.estimates if e.corrected]
     first = corrected[0]
@@ -132,7 +133,7 @@ def test_the_covariance_shrinks_with_the_correction():
     first = next(e for e in closed.estimates if e.corrected).frame_id
     before, after = (np.trace(closed.estimates[n].covariance) for n in (first - 1, first))
     assert after < 0.7 * before
-    # Odom keeps its drift, and says so; how sure a velocity is has nothing to do with either.
+    # Odom keeps its drift, with a covariance to match; that of the velocity does not depend on it.
     placed = placed_by(closed)
     drift = [np.trace(p.odom_covariance) for p in placed]
     assert (np.diff(drift) > 0).all()
@@ -234,7 +235,7 @@ def test_the_same_frames_give_the_same_result_however_fast_the_solver(monkeypatc
     solve, begun = solver_job.close_loop, threading.Event()
 
     def slow(snapshot):
-        begun.wait(0.2)  # nobody sets it: later than many frames
+        begun.wait(0.2)  # never set: later than many frames
         return solve(snapshot)
 
     monkeypatch.setattr(solver_job, 'close_loop', slow)
@@ -319,17 +320,17 @@ def test_draining_takes_the_last_correction_in(held_solver):
     engine.close()
 
 
-def test_a_missing_solver_is_told_at_the_start(monkeypatch):
+def test_a_missing_solver_is_an_error_at_the_start(monkeypatch):
     monkeypatch.setitem(sys.modules, 'gtsam', None)
     with pytest.raises(ModelError, match=r"pip install 'gtsam.*loop\.enabled"):
-        LoopCloser()
+        Loops(R3Config())
     engine_for(loop_script(LENGTH), loop__enabled=False).close()
 
 
-def test_an_old_solver_is_told_too(monkeypatch):
+def test_an_old_solver_is_an_error_too(monkeypatch):
     monkeypatch.setitem(sys.modules, 'gtsam', type(sys)('gtsam'))
     with pytest.raises(ModelError, match='4.3 or newer'):
-        LoopCloser()
+        Loops(R3Config())
 
 
 def test_refinement_after_a_correction_does_not_undo_it():
@@ -351,7 +352,7 @@ def test_refinement_after_a_correction_does_not_undo_it():
 
 
 def test_a_shrinking_unit_is_made_up_for_in_depth_and_map():
-    """Once round the room with a unit that shrinks by a tenth; depth tells by how much."""
+    """Once round the room with a unit that shrinks by a tenth, which depth can measure."""
     shrinking = Script(path=circle(), reach=0.3, scale_drift=-0.0005, turn_drift=0.05)
     options = {
         'map__enabled': True,

@@ -1,4 +1,4 @@
-"""Refined edges replace old ones, and what hangs on them follows."""
+"""Refined edges replace old ones, and later frames follow."""
 
 import numpy as np
 from r3_ros.core.config import CovarianceConfig
@@ -34,14 +34,14 @@ def chain(count=5):
 
 
 def xs(graph):
-    return {frame_id: round(float(T[0, 3]), 9) for frame_id, T in graph.poses.items()}
+    return {frame_id: round(float(T[0, 3]), 9) for frame_id, T in graph.similarities.items()}
 
 
 def test_poses_follow_along_the_chain():
     assert xs(chain()) == {i: float(i) for i in range(6)}
 
 
-def test_a_refined_edge_moves_its_target_and_all_that_hang_on_it():
+def test_a_refined_edge_moves_its_target_and_all_that_depend_on_it():
     graph = chain()
     assert graph.refine([edge(1, 2, 1.5)]) == [2, 3, 4, 5]
     assert xs(graph) == {0: 0.0, 1: 1.0, 2: 2.5, 3: 3.5, 4: 4.5, 5: 5.5}
@@ -88,7 +88,7 @@ def test_unknown_and_impossible_edges_are_ignored():
     assert xs(graph) == {i: float(i) for i in range(6)}
 
 
-def test_frames_that_are_let_go_take_their_edges_along():
+def test_frames_are_dropped_with_their_edges():
     graph = grown([edge(0, 1, 1.0)], [edge(0, 2, 2.0), edge(1, 2, 1.0)], [edge(2, 3, 1.0)])
     graph.drop([1])
     assert set(graph.held) == {0, 2, 3}
@@ -107,6 +107,6 @@ def test_a_frame_without_edges_keeps_its_pose():
 
 def test_earlier_snapshots_do_not_change():
     graph = chain()
-    before = graph.poses
+    before = graph.similarities
     graph.refine([edge(1, 2, 1.5)])
     assert before[3][0, 3] == 3.0

@@ -77,11 +77,11 @@ def test_a_wrong_closing_edge_is_let_go(width, let_go):
     solution = solve_poses(graph, kernel_width=width)
     worst = off(solution.S_world_node, truth).max()
     assert (worst < 0.25) == let_go
-    # Either way the misfit tells which one does not belong.
+    # Either way the misfit identifies the outlier.
     assert solution.misfit[-1] > 10 * solution.misfit[graph.closing][:-1].max() or not let_go
 
 
-def test_what_nothing_is_known_of_stays_and_troubles_nobody():
+def test_a_node_without_measurements_stays_and_affects_no_other():
     truth = ring(np.ones(NODES))
     graph = problem(truth, [exact(truth, 0, NODES - 2)], small_twist())
     cut = graph.pairs[:, 1] != NODES - 1

@@ -224,15 +224,15 @@ def ahead_of(held, distance):
     return held.T_world_camera @ make_T(np.eye(3), [0.0, 0.0, distance])
 
 
-def test_a_step_that_is_not_what_its_edge_says_is_unsure_by_the_difference():
+def test_a_step_that_differs_from_its_edge_is_uncertain_by_the_difference():
     turn = Rotation.from_euler('y', 90, degrees=True).as_matrix()
     held = {0: HeldPose(make_T(turn, [5.0, 6.0, 7.0]))}
-    T_said = make_T(turn, [0.0, 0.0, 1.0])
+    T_edge = make_T(turn, [0.0, 0.0, 1.0])
     # In the axes of the new camera.
     T_off = make_T(np.eye(3), [0.02, 0.0, -0.01])
-    given = ResolvedPose(HeldPose(held[0].T_world_camera @ T_said @ inverse(T_off)), np.eye(6))
-    edges = [Edge(0, 1, T_said, 1.0, 1.0)]
-    exact = ResolvedPose(HeldPose(held[0].T_world_camera @ T_said), np.eye(6))
+    given = ResolvedPose(HeldPose(held[0].T_world_camera @ T_edge @ inverse(T_off)), np.eye(6))
+    edges = [Edge(0, 1, T_edge, 1.0, 1.0)]
+    exact = ResolvedPose(HeldPose(held[0].T_world_camera @ T_edge), np.eye(6))
     off = step(0, edges, given, held) - step(0, edges, exact, held)
     expected = np.zeros((6, 6))
     expected[0, 0], expected[2, 2], expected[0, 2], expected[2, 0] = 4e-4, 1e-4, -2e-4, -2e-4
@@ -244,7 +244,7 @@ def test_a_step_without_an_edge_along_it_is_as_sure_as_what_accumulated_between(
     edges = [Edge(0, 4, make_T(np.eye(3), [1.0, 0.0, 0.0]), 1.0, 1.0)]
     resolved = resolve(held, edges)
     of_edge = np.array([0.02**2 + 1e-8, 1e-8])
-    # The new frame is at 0.5 + its edge, the one before at 0.7; both hang on others by an edge.
+    # The new frame is at 0.5 + its edge, the one before at 0.7; both depend on others by an edge.
     expected = 2 * of_edge + np.abs([0.5, 0.05] + of_edge - [0.7, 0.06])
     np.testing.assert_allclose(step(3, edges, resolved, held), np.diag(np.repeat(expected, 3)))
 
@@ -254,7 +254,6 @@ def test_a_step_is_unknown_without_poses_and_its_length_without_geometry():
     resolved = resolve(held, edges)
     assert step(None, edges, resolved, held) is None
     assert step(7, edges, resolved, held) is None
-    assert step(0, edges, None, held) is None
     provisional = step(0, edges, resolved, held, provisional=True)
     np.testing.assert_allclose(provisional, np.diag([1e6] * 3 + [1e-8] * 3))
 
@@ -290,7 +289,7 @@ def test_only_claims_that_can_be_true_are_used():
     assert usable_edges(edges, held) == edges
 
 
-def test_poses_handed_out_cannot_be_changed():
+def test_published_poses_cannot_be_changed():
     held, edges, _ = scene(count=2)
     with pytest.raises(ValueError, match='read-only'):
         resolve(held, edges).held.T_world_camera[0, 3] = 1.0

@@ -107,7 +107,7 @@ def test_points_and_record_are_where_they_were():
     np.testing.assert_allclose(cloud.points.max(axis=0), high, atol=0.05)
     view = engine.session.trajectory_view()
     np.testing.assert_array_equal(view.stamps_ns, saved.trajectory.stamps_ns)
-    assert np.isnan(view.T_emitted).all(), 'nothing of it was given out here'
+    assert np.isnan(view.T_emitted).all(), 'nothing of it was published here'
     assert view.is_keyframe.sum() == len(saved.keyframes)
     assert len(view.since(engine.session.first_frame).frame_ids) == 0
 
@@ -147,7 +147,7 @@ def test_noise_is_averaged_over_the_keyframes():
 
 
 class Elsewhere(ScriptedPredictor):
-    """A place that looks the same to the descriptor, but every keyframe says something else."""
+    """A place with the same descriptor, whose edges to the keyframes contradict one another."""
 
     def _spoiled(self, T):
         turn = Rotation.random(random_state=self._rng).as_matrix()
@@ -202,8 +202,8 @@ def test_an_initial_pose_narrows_the_search():
     poses = engine.load_map(saved, Vicinity(right, radius=0.4)).T_world_camera
     estimates = stepped(engine, later(5))
     assert estimates[-1].T_world_camera is not None
-    asked = engine.predictor.contexts[0]
-    far = [np.linalg.norm((poses[i] - right)[:3, 3]) for i in asked]
+    related = engine.predictor.contexts[0]
+    far = [np.linalg.norm((poses[i] - right)[:3, 3]) for i in related]
     assert max(far) <= 0.8
     engine.load_map(saved, Vicinity(wrong, radius=0.1))
     assert all(e.T_world_camera is None for e in stepped(engine, later(20)))
@@ -213,7 +213,7 @@ def test_an_initial_pose_narrows_the_search():
 
 
 @pytest.mark.parametrize(
-    ('spoil', 'problem', 'says'),
+    ('spoil', 'problem', 'message'),
     [
         (lambda m: replace(m, facts=replace(m.facts, model_name='r3')),
          MapProblem.CHECKPOINT_MISMATCH, "made by model 'r3'"),
@@ -222,12 +222,12 @@ def test_an_initial_pose_narrows_the_search():
          MapProblem.BAD_FORMAT, 'image of keyframe'),
     ],
 )  # fmt: skip
-def test_a_map_that_cannot_be_used_leaves_the_session_alone(spoil, problem, says):
+def test_a_map_that_cannot_be_used_leaves_the_session_alone(spoil, problem, message):
     saved, _, _ = mapped()
     engine = engine_of(Script())
     stepped(engine, frames(10))
     session = engine.session
-    with pytest.raises(MapError, match=says) as caught:
+    with pytest.raises(MapError, match=message) as caught:
         engine.load_map(spoil(saved))
     assert caught.value.problem is problem and engine.session is session
     assert error(stepped(engine, later(1, 10))[0]) < 1e-6

@@ -12,8 +12,8 @@ from r3_ros.core.config import R3Config, updated
 from r3_ros.core.datatypes import Intrinsics, ModelInfo
 from r3_ros.core.errors import ModelError
 from r3_ros.factory import load_engine, search_device
-from r3_ros.streaming.keyframes.retrieval import EXCLUDED, Query, RetrievalIndex, Weights
-from r3_ros.streaming.keyframes.view_overlap import image_bounds, View, view_overlaps
+from r3_ros.streaming.keyframes.retrieval import EXCLUDED, Query, RetrievalIndex, RetrievalWeights
+from r3_ros.streaming.keyframes.view_overlap import CameraView, image_bounds, view_overlaps
 from scipy.spatial.transform import Rotation
 from scripted import frames, ScriptedPredictor
 
@@ -136,7 +136,7 @@ def pose(rotation=(0, 0, 0), centre=(0, 0, 0)):
 
 def random_view(random):
     turned = random.normal(size=3) * 30
-    return View(pose(turned, random.normal(size=3) * 0.7), LENS, random.uniform(0.5, 2.0))
+    return CameraView(pose(turned, random.normal(size=3) * 0.7), LENS, random.uniform(0.5, 2.0))
 
 
 def ranked(found):
@@ -227,8 +227,12 @@ def test_a_view_is_found_by_where_it_looks(make):
     index = make(16, SIZE)
     vectors = unit_vectors(4)
     for slot, turned in enumerate((90, 5, 180, 40)):
-        index.put(slot, vectors[slot], View(pose((0, turned, 0)), LENS, 1.0))
-    query = Query(unit_vectors(1, seed=2)[0], Weights(0.0, 1.0), View(pose((0, 10, 0)), LENS, 1.0))
+        index.put(slot, vectors[slot], CameraView(pose((0, turned, 0)), LENS, 1.0))
+    query = Query(
+        unit_vectors(1, seed=2)[0],
+        RetrievalWeights(0.0, 1.0),
+        CameraView(pose((0, 10, 0)), LENS, 1.0),
+    )
     found = index.retrieve(query, 2)
     assert ranked(found) == [1, 3]
     assert found.scores[0] > 0.8 > 0.5 > found.scores[1] > 0.1
@@ -239,9 +243,9 @@ def test_without_a_predicted_view_only_similarity_counts(make):
     index = make(16, SIZE)
     vectors = unit_vectors(4)
     for slot, vector in enumerate(vectors):
-        index.put(slot, vector, View(pose((0, 30 * slot, 0)), LENS, 1.0))
-    with_overlap = index.retrieve(Query(vectors[3], Weights(1.0, 5.0)), 4)
-    alone = index.retrieve(Query(vectors[3], Weights(1.0, 0.0)), 4)
+        index.put(slot, vector, CameraView(pose((0, 30 * slot, 0)), LENS, 1.0))
+    with_overlap = index.retrieve(Query(vectors[3], RetrievalWeights(1.0, 5.0)), 4)
+    alone = index.retrieve(Query(vectors[3], RetrievalWeights(1.0, 0.0)), 4)
     assert ranked(with_overlap) == ranked(alone)
     assert ranked(alone)[0] == 3
 
@@ -249,10 +253,10 @@ def test_without_a_predicted_view_only_similarity_counts(make):
 def test_a_keyframe_that_has_moved_is_found_where_it_is_now(make):
     index = make(16, SIZE)
     vectors = unit_vectors(2)
-    here, there = View(pose(), LENS, 1.0), View(pose(centre=(9, 0, 0)), LENS, 1.0)
+    here, there = CameraView(pose(), LENS, 1.0), CameraView(pose(centre=(9, 0, 0)), LENS, 1.0)
     index.put(0, vectors[0], here)
     index.put(1, vectors[1], there)
-    query = Query(vectors[0], Weights(0.0, 1.0), here)
+    query = Query(vectors[0], RetrievalWeights(0.0, 1.0), here)
     assert ranked(index.retrieve(query, 1)) == [0]
     index.set_view(0, there)
     index.set_view(1, here)
@@ -263,8 +267,10 @@ def test_a_keyframe_without_a_view_overlaps_with_nothing(make):
     index = make(4, SIZE)
     vectors = unit_vectors(2)
     index.put(0, vectors[0])
-    index.put(1, vectors[1], View(pose(), LENS, 1.0))
-    found = index.retrieve(Query(vectors[0], Weights(0.0, 1.0), View(pose(), LENS, 1.0)), 2)
+    index.put(1, vectors[1], CameraView(pose(), LENS, 1.0))
+    found = index.retrieve(
+        Query(vectors[0], RetrievalWeights(0.0, 1.0), CameraView(pose(), LENS, 1.0)), 2
+    )
     assert ranked(found) == [1, 0]
     assert found.scores[1] == 0.0
 
@@ -277,8 +283,8 @@ def test_the_match_score_counts_and_fades(make):
     vectors = unit_vectors(3)
     for slot, vector in enumerate(vectors):
         index.put(slot, vector)
-    index.set_match_scores([0, 2], [-0.5, 0.4], frame_id=100)
-    query = Query(vectors[1], Weights(0.0, 0.0, 1.0), frame_id=100)
+    index.set_match_scores([0, 2], [-0.5, 0.4], now=100)
+    query = Query(vectors[1], RetrievalWeights(0.0, 0.0, 1.0), frame_id=100)
     found = index.retrieve(query, 3)
     assert ranked(found) == [2, 1, 0]
     np.testing.assert_allclose(found.scores, [0.4, 0.0, -0.5], atol=1e-6)
@@ -286,8 +292,8 @@ def test_the_match_score_counts_and_fades(make):
     np.testing.assert_allclose(later.scores, [0.2, 0.0, -0.25], atol=1e-6)
     index.put(2, vectors[2])
     assert index.retrieve(query, 3).scores[0] == 0.0
-    # Asked as of an earlier frame, it is what it was.
-    index.set_match_scores([0], [-0.5], frame_id=1_000_000)
+    # At an earlier frame it has not faded.
+    index.set_match_scores([0], [-0.5], now=1_000_000)
     assert index.retrieve(query, 3).scores[2] == -0.5
     assert ranked(index.retrieve(Query(vectors[0]), 3))[0] == 0
 
@@ -336,7 +342,7 @@ def test_the_device_answers_as_the_host(make, count, size, k):
     for seed in range(3):
         query = Query(
             unit_vectors(1, seed=seed + 50, size=size)[0],
-            Weights(1.0, 0.5, 0.3),
+            RetrievalWeights(1.0, 0.5, 0.3),
             random_view(random) if seed else None,
             frame_id=200,
             bonus={5: 0.4, 6: EXCLUDED, 8: 0.1, count + 8: 0.2},
@@ -354,7 +360,7 @@ def test_a_search_copies_once_from_the_device(cupy_on_host):
         index.put(slot, vector, random_view(random))
     index.set_match_scores([0, 1, 2], [0.1, 0.2, 0.3], 9)
     assert not cupy_on_host.counts
-    query = Query(unit_vectors(1)[0], Weights(1, 1, 1), random_view(random), 10, {0: 0.1})
+    query = Query(unit_vectors(1)[0], RetrievalWeights(1, 1, 1), random_view(random), 10, {0: 0.1})
     index.retrieve(query, 32)
     assert cupy_on_host.counts == {'copy out': 1}
 
@@ -367,7 +373,7 @@ def config_for(device):
 
 
 class On:
-    """A predictor that says where it runs."""
+    """A predictor on a given device."""
 
     def __init__(self, device):
         self.info = ModelInfo('scripted', device=device)
@@ -399,7 +405,7 @@ def test_without_cupy_a_predictor_on_the_gpu_runs_all_the_same(monkeypatch, capl
     assert 'CuPy cannot be used' in caplog.text
 
 
-def test_a_device_that_is_asked_for_and_missing_is_an_error(monkeypatch):
+def test_a_configured_device_that_is_missing_is_an_error(monkeypatch):
     monkeypatch.setitem(sys.modules, 'cupy', None)
     with pytest.raises(ModelError, match='model.device'):
         RetrievalIndex(4, SIZE, 'cuda')
@@ -441,9 +447,9 @@ def test_the_overlap_is_that_of_the_frusta():
     random = np.random.default_rng(3)
     errors = []
     for _ in range(60):
-        a = View(pose(), LENS, 1.0)
+        a = CameraView(pose(), LENS, 1.0)
         turned, moved = random.normal(size=3) * (8, 15, 8), random.normal(size=3) * 0.3
-        b = View(pose(turned, moved), LENS, random.uniform(0.7, 1.5))
+        b = CameraView(pose(turned, moved), LENS, random.uniform(0.7, 1.5))
         exact = np.sqrt(dense_share(a, b) * dense_share(b, a))
         errors.append(overlap(a, b) - exact)
         assert overlap(a, b) == pytest.approx(overlap(b, a), abs=1e-5)
@@ -452,16 +458,18 @@ def test_the_overlap_is_that_of_the_frusta():
 
 
 def test_the_overlap_of_special_views():
-    here = View(pose(), LENS, 1.0)
+    here = CameraView(pose(), LENS, 1.0)
     assert overlap(here, here) == pytest.approx(1.0, abs=1e-5)
-    assert overlap(here, View(pose((0, 180, 0)), LENS, 1.0)) == 0.0
-    facing = View(pose((0, 180, 0), (0, 0, 2.2)), LENS, 1.0)
+    assert overlap(here, CameraView(pose((0, 180, 0)), LENS, 1.0)) == 0.0
+    facing = CameraView(pose((0, 180, 0), (0, 0, 2.2)), LENS, 1.0)
     assert overlap(here, facing) < 0.05, 'the same space, but from behind'
-    far_behind = View(pose(centre=(0, 0, 40)), LENS, 1.0)
+    far_behind = CameraView(pose(centre=(0, 0, 40)), LENS, 1.0)
     assert overlap(here, far_behind) == 0.0
-    aside = [overlap(here, View(pose(centre=(x, 0, 0)), LENS, 1.0)) for x in (0.1, 0.3, 0.6, 2.5)]
+    aside = [
+        overlap(here, CameraView(pose(centre=(x, 0, 0)), LENS, 1.0)) for x in (0.1, 0.3, 0.6, 2.5)
+    ]
     assert aside == sorted(aside, reverse=True) and aside[0] > 0.7 and aside[-1] < 0.05
-    closer = overlap(here, View(pose(centre=(0, 0, 0.8)), LENS, 0.2))
+    closer = overlap(here, CameraView(pose(centre=(0, 0, 0.8)), LENS, 0.2))
     assert 0.0 < closer < 0.5, 'a close-up of a part is no full overlap'
 
 

@@ -1,4 +1,4 @@
-"""Metres per map unit: what tells them, how they are pooled, kept and followed."""
+"""Metres per map unit: how they are measured, pooled, kept and followed."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from r3_ros.core.geometry import inverse, make_T
 from r3_ros.core.similarity import similarity
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.scale.estimator import depth_ratios, ScaleEstimator
-from r3_ros.streaming.scale.odometry_buffer import OdometryTrack
+from r3_ros.streaming.scale.odometry_buffer import OdometryBuffer
 from scipy.spatial.transform import Rotation
 import scripted
 from scripted import PERIOD_NS, SECOND_NS, START_NS
@@ -39,7 +39,7 @@ def depth_map(depth, confidence=None, frame_id=0):
 # The estimator
 
 
-def test_nothing_is_known_without_a_source_and_with_nothing_heard():
+def test_the_scale_is_unknown_without_a_source_or_measurements():
     for source in ('none', 'model', 'odometry'):
         estimator = ScaleEstimator(ScaleConfig(source=source))
         view = estimator.view()
@@ -72,7 +72,7 @@ def test_odometry_gives_the_scale_within_a_percent_with_every_third_stretch_wron
     assert view.outlier_share == pytest.approx(0.3, abs=0.05)
 
 
-def test_odometry_has_to_tell_of_enough_motion_in_pieces_that_agree():
+def test_odometry_needs_enough_motion_in_agreeing_stretches():
     def known_after(metres, ratios):
         estimator = ScaleEstimator(ScaleConfig(source='odometry', min_translation=2.0))
         for count, ratio in enumerate(ratios, start=1):
@@ -86,7 +86,7 @@ def test_odometry_has_to_tell_of_enough_motion_in_pieces_that_agree():
     assert known_after(0.2, np.geomspace(0.1, 100.0, 50)) is None
 
 
-def test_a_locked_scale_stays_and_the_live_ratio_tells_of_drift():
+def test_a_locked_scale_stays_and_the_live_ratio_shows_drift():
     estimator = ScaleEstimator(ScaleConfig(source='odometry'))
     for ratio in noisy(30):
         estimator.add(0, 1.0, np.array([ratio]), metres=0.2)
@@ -127,7 +127,7 @@ def test_a_number_set_by_hand_is_pulled_by_estimates_only_if_it_may(lock, follow
     )
 
 
-def test_a_number_set_by_hand_stays_until_the_parameter_itself_changes():
+def test_a_scale_set_by_the_user_stays_until_the_parameter_itself_changes():
     estimator = ScaleEstimator(ScaleConfig(source='fixed', fixed=METRES))
     estimator.set_by_user(4.0, lock=False)
     assert not estimator.update_config(ScaleConfig(source='fixed', fixed=METRES, check_every=3))
@@ -153,7 +153,7 @@ def test_the_scale_is_that_of_the_world_whatever_the_units_of_keyframes(source):
     estimator = ScaleEstimator(ScaleConfig(source=source, bootstrap_frames=20))
     units = 0.99 ** np.arange(20)
     for keyframe, unit in enumerate(units):
-        # What was measured is in each keyframe's own unit, of which nobody knows yet.
+        # Measurements are in each keyframe's own unit, whose drift is not known yet.
         estimator.add(keyframe, 1.0, METRES * unit * np.ones(100 if source == 'model' else 1), 0.2)
     wrong = estimator.metres_per_unit * estimator.view().live_ratio
     in_use = estimator.metres_per_unit
@@ -161,14 +161,14 @@ def test_the_scale_is_that_of_the_world_whatever_the_units_of_keyframes(source):
     estimator.refer(dict(enumerate(units)))
     newest = in_use * estimator.view().live_ratio
     assert newest == pytest.approx(METRES)
-    # What was said of the world's unit is not taken back by itself.
+    # The scale of the world's unit does not change by itself.
     assert estimator.metres_per_unit == in_use
-    # A keyframe that is let go keeps its last unit.
+    # A released keyframe keeps its last unit.
     estimator.refer({})
     assert in_use * estimator.view().live_ratio == pytest.approx(METRES)
 
 
-# Ratios of one picture
+# Ratios of one image
 
 
 def test_ratios_leave_out_the_sky_the_unsure_and_the_tails():
@@ -185,14 +185,14 @@ def test_ratios_leave_out_the_sky_the_unsure_and_the_tails():
     assert len(ratios) > 100
 
 
-def test_a_picture_with_little_to_compare_tells_no_scale():
+def test_an_image_with_few_pixels_to_compare_gives_no_scale():
     depth, metres = np.ones((20, 30)), np.full((20, 30), np.nan, np.float32)
     assert len(depth_ratios(depth_map(depth), metres)) == 0
     metres[0] = 2.0
     assert len(depth_ratios(depth_map(depth), metres)) == 0
 
 
-def test_many_pixels_are_thinned_out_over_the_picture():
+def test_many_pixels_are_thinned_out_over_the_image():
     depth = np.ones((200, 300))
     metres = np.repeat(np.linspace(1.0, 3.0, 200, dtype=np.float32), 300).reshape(200, 300)
     ratios = depth_ratios(depth_map(depth), metres)
@@ -202,8 +202,8 @@ def test_many_pixels_are_thinned_out_over_the_picture():
 # Odometry
 
 
-def test_odometry_is_interpolated_and_silent_where_nothing_was_heard():
-    track = OdometryTrack()
+def test_odometry_is_interpolated_but_not_across_gaps():
+    track = OdometryBuffer()
     for second, angle in ((0.0, 0.0), (0.2, 0.4), (3.0, 0.4)):
         turn = Rotation.from_euler('z', angle).as_matrix()
         assert track.add(round(second * SECOND_NS), make_T(turn, np.array([second, 0.0, 0.0])))
@@ -219,14 +219,14 @@ def test_odometry_is_interpolated_and_silent_where_nothing_was_heard():
 
 
 def test_odometry_is_of_the_camera_wherever_that_sits():
-    track = OdometryTrack()
+    track = OdometryBuffer()
     track.T_base_camera = make_T(np.eye(3), np.array([0.5, 0.0, 0.0]))
     track.add(1, make_T(Rotation.from_euler('z', math.pi / 2).as_matrix(), np.zeros(3)))
     np.testing.assert_allclose(track.at(1)[:3, 3], [0.0, 0.5, 0.0], atol=1e-12)
 
 
 def test_memory_of_odometry_is_bounded():
-    track = OdometryTrack(max_poses=100)
+    track = OdometryBuffer(max_poses=100)
     for i in range(1000):
         track.add(i, np.eye(4))
     assert len(track._poses) <= 100 and track.at(999) is not None and track.at(10) is None
@@ -257,7 +257,7 @@ def test_by_default_nothing_is_measured_and_nothing_is_claimed():
     for frame in scripted.frames(30):
         estimate = engine.step(frame)
         assert estimate.metres_per_unit is None
-    assert not ruler.asked and estimate.map_revision == 0
+    assert not ruler.measured and estimate.map_revision == 0
 
 
 def test_the_model_looks_at_keyframes_until_it_knows_and_seldom_after():
@@ -273,12 +273,12 @@ def test_the_model_looks_at_keyframes_until_it_knows_and_seldom_after():
     estimates = [engine.step(frame) for frame in scripted.frames(90)]
     keyframes = [e.frame_id for e in estimates if e.is_keyframe]
     # One of them failed; then every fourth.
-    assert ruler.asked == keyframes[:4] + keyframes[7::4]
+    assert ruler.measured == keyframes[:4] + keyframes[7::4]
     known_from = keyframes[3]
     for e in estimates:
         known = e.frame_id >= known_from
         assert e.metres_per_unit == (pytest.approx(METRES, rel=1e-4) if known else None)
-        assert e.map_revision == known, 'what was given out before is of another length now'
+        assert e.map_revision == known, 'poses published before have another length now'
     assert engine.session.scale.view().live_ratio == pytest.approx(1.0, rel=1e-4)
     engine.close()
     assert ruler.closed
@@ -292,7 +292,7 @@ def test_check_every_zero_never_looks_again():
     )  # fmt: skip
     for frame in scripted.frames(60):
         engine.step(frame)
-    assert len(ruler.asked) == 2
+    assert len(ruler.measured) == 2
 
 
 def test_depth_that_comes_after_the_last_frame_counts():
@@ -306,23 +306,23 @@ def test_depth_that_comes_after_the_last_frame_counts():
     assert engine.session.scale.metres_per_unit == pytest.approx(METRES, rel=1e-4)
 
 
-def test_odometry_tells_the_engine_though_it_comes_late():
+def test_late_odometry_gives_the_scale():
     engine = engine_with(scale__source='odometry', scale__min_translation=1.0)
     # 0.16 map units a second: 1 m of 2.5 m units takes 2.5 s.
-    track, heard = OdometryTrack(), engine.odometry
+    track, received = OdometryBuffer(), engine.odometry
     drive(track, 60)
     for i, frame in enumerate(scripted.frames(60)):
         estimate = engine.step(frame)
         late_ns = frame.stamp_ns - 3 * PERIOD_NS
         if i >= 3:
-            heard.add(late_ns, track.at(late_ns))
+            received.add(late_ns, track.at(late_ns))
         if i < 20:
             assert estimate.metres_per_unit is None
     assert estimate.metres_per_unit == pytest.approx(METRES, rel=0.01)
     assert estimate.map_revision == 1
 
 
-def test_a_robot_that_stands_still_tells_nothing():
+def test_a_robot_that_stands_still_gives_no_scale():
     engine = engine_with(scale__source='odometry')
     for i in range(200):
         engine.odometry.add(START_NS + i * PERIOD_NS, np.eye(4))
@@ -347,7 +347,7 @@ def test_motion_across_a_loss_is_no_stretch():
 
 
 def test_a_corrected_unit_reaches_what_was_measured_before():
-    """The predictor's unit shrinks from frame to frame; a Sim(3) correction then says so."""
+    """The predictor's unit shrinks from frame to frame; a Sim(3) correction then shows it."""
     engine = engine_with(
         metric=Ruler(), scale__source='model', scale__bootstrap_frames=4, loop__enabled=False,
         keyframe__max_interval=5, keyframe__novelty_threshold=0.0,
@@ -364,7 +364,7 @@ def test_a_corrected_unit_reaches_what_was_measured_before():
         for i in graph.held
     }
     graph.correct(moves, {})
-    session.scale.refer(graph.held)
+    session.scale.measure(session.bank, graph, (), None, (), None)
     after = session.scale.view()
     # Things are as large as they were, and of fewer world units now: one of those is longer.
     assert after.live_ratio == pytest.approx(before.live_ratio / 0.8)
@@ -435,7 +435,7 @@ def test_contradictions_are_refused():
 # The network
 
 
-def test_the_metric_network_is_asked_with_the_focal_length_of_its_own_input():
+def test_the_metric_network_gets_the_focal_length_of_its_own_input():
     torch = pytest.importorskip('torch')
     from networks import shared_network
     from r3_ros.input.network_input import DA3Rule, prepare_da3
@@ -446,14 +446,14 @@ def test_the_metric_network_is_asked_with_the_focal_length_of_its_own_input():
     picture = depth_map(np.ones((84, 112)))
     metres = predictor.metres(picture)
     assert metres.shape == (84, 112) and metres.dtype == np.float32
-    # Twice the focal length, the same picture: everything is twice as far.
+    # Twice the focal length, the same image: everything is twice as far.
     zoomed = scripted.intrinsics(112, 84)
     zoomed = type(zoomed)(2 * zoomed.fx, 2 * zoomed.fy, zoomed.cx, zoomed.cy, 112, 84)
     farther = predictor.metres(
         DepthMap(0, picture.depth, picture.confidence, picture.image, zoomed)
     )
     np.testing.assert_allclose(farther, 2 * metres, rtol=1e-6)
-    # Half as large as the picture: half its focal length, and each answer for two by two pixels.
+    # Half as large as the image: half its focal length, and each result for two by two pixels.
     small = prepare_da3(picture.image, DA3Rule(process_res=56)).pixels
     with torch.inference_mode():
         answer = network(torch.from_numpy(small.copy()).permute(2, 0, 1)[None])
@@ -549,7 +549,7 @@ def test_files_of_a_run_are_in_metres_from_the_first_frame_on(recording, tmp_pat
         assert 'lengths in metres: 2.5 m' in capsys.readouterr().out
 
 
-def test_a_run_whose_scale_never_came_says_so_and_stays_in_map_units(recording, capsys):
+def test_a_run_without_a_measured_scale_reports_it_and_stays_in_map_units(recording, capsys):
     plain = lengths_of(recording())
     out = recording('scale.source=model', 'scale.bootstrap_frames=100')
     np.testing.assert_array_equal(lengths_of(out), plain)

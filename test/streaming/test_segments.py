@@ -104,11 +104,13 @@ def test_what_others_see_of_an_unjoined_segment_is_nothing():
     estimates = [engine.step(f) for f in frames(BEGINS + 20)]
     session = engine.session
     assert session.segment_id == 1
-    assert set(session.graph.poses) == set(session.keyframes_of(0))
+    assert set(session.graph.similarities) == set(session.bank.in_segment(0))
     view = session.trajectory_view()
     assert np.isnan(view.T_final[CUT:]).all() and np.isnan(view.T_emitted[CUT:]).all()
     assert np.isfinite(view.T_final[:CUT]).all()
-    assert set(session.keyframes_of(0)) == {e.frame_id for e in estimates[:CUT] if e.is_keyframe}
+    assert set(session.bank.in_segment(0)) == {
+        e.frame_id for e in estimates[:CUT] if e.is_keyframe
+    }
     assert engine.predictor.held == session.held()
     engine.close()
 
@@ -138,7 +140,7 @@ def test_the_map_of_a_segment_comes_with_it():
 
 
 @pytest.mark.parametrize('after', [0, 20])
-def test_a_segment_begins_when_it_is_asked_for(after):
+def test_a_segment_begins_when_it_is_configured(after):
     options = {**OPTIONS, 'loop__new_segment_after': after}
     result = walk(carried_off(), 95, **options)
     ids = [e.segment_id for e in result.estimates]
@@ -193,7 +195,7 @@ def test_a_lost_segment_can_be_found_again_in_the_old_one():
     assert offs(np.stack([e.T_world_camera for e in claimed]), truth).max() < 1e-6
     assert {e.segment_id for e in result.estimates[70:90]} == {1}
     # The segment in between keeps its keyframes: it may be joined some day.
-    assert len(result.engine.session.keyframes_of(1)) >= 3
+    assert len(result.engine.session.bank.in_segment(1)) >= 3
 
 
 def test_one_look_alike_joins_nothing():

@@ -1,4 +1,4 @@
-"""The record of poses: as given out for ever, as corrected with the keyframes."""
+"""The record of poses: as published, and as corrected with the keyframes."""
 
 import numpy as np
 from r3_ros.core.datatypes import TrackingState
@@ -32,7 +32,7 @@ def test_an_empty_record():
     assert view.T_final.shape == view.T_emitted.shape == (0, 4, 4)
 
 
-def test_what_was_said_of_each_frame():
+def test_each_frame_is_recorded_with_its_state():
     trajectory, poses = record(5, keyframes={0, 3}, lost={2})
     view = trajectory.view(poses)
     assert len(trajectory) == 5
@@ -85,7 +85,7 @@ def test_followers_pass_on_when_their_keyframe_goes():
     view = trajectory.view(poses)
     for frame_id in (4, 5):
         np.testing.assert_allclose(view.T_final[frame_id], change @ motion(frame_id), atol=1e-12)
-    # Both hang on a neighbour now: 0 or 8.
+    # Both follow a neighbour now: 0 or 8.
     further = motion(61)
     moved = trajectory.view({k: further @ T for k, T in poses.items()})
     for frame_id in (4, 5):
@@ -112,7 +112,7 @@ def test_the_oldest_poses_are_lost_beyond_the_bound():
 
 def test_a_keyframe_older_than_the_record_still_carries_its_followers():
     trajectory, poses = record(95, max_poses=100, keyframes={0, 90})
-    trajectory.release(30, poses[30], 0, poses[0])  # hangs on 0
+    trajectory.release(30, poses[30], 0, poses[0])  # follows 0
     del poses[30]
     for frame_id in range(95, 105):
         trajectory.append(frame_id, frame_id, TRACKING, False, motion(frame_id))

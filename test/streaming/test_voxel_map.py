@@ -108,7 +108,7 @@ def test_points_that_were_inherited_follow_their_heir():
     assert len(after) == pytest.approx(len(before), rel=0.05)
     near = np.sort(np.round(after.points[:, 0] / 10))
     np.testing.assert_array_equal(np.unique(near), [0, 1, 2, 3])
-    # The heir moves up and doubles its unit: so does all that hangs on it.
+    # The parent moves up and doubles its unit: so do the points that follow it.
     higher = at(30.0)
     higher[1, 3] = 5.0
     turned = similarity(higher, 2.0)
@@ -117,7 +117,7 @@ def test_points_that_were_inherited_follow_their_heir():
     assert {-1.0, 1.0, 3.0} <= set(places)
     follows = moved.points[:, 0] < -5
     assert follows.any() and abs(moved.points[follows, 1].mean() - 5.0) < 0.5
-    # While nobody knows where the heir is, nobody knows where they are.
+    # Without a known pose of the parent, theirs are unknown too.
     assert world.view({0: poses[0]}).cloud().points[:, 0].max() < 5
     revision = world.revision
     world.drop(3)

@@ -27,7 +27,7 @@ CONFIG = {
 
 @dataclass
 class Walk:
-    """What became of a walk.
+    """The result of a walk.
 
     :ivar truth: (N, 4, 4) where the camera was.
     """
@@ -71,7 +71,7 @@ def engine_for(script: Script, predictor=ScriptedPredictor, **options) -> Engine
 
 
 def walk(script: Script, count: int, predictor=ScriptedPredictor, **options) -> Walk:
-    """Walk, and take in all that came of it."""
+    """Walk, and apply all background results."""
     engine = engine_for(script, predictor, **options)
     try:
         estimates = [engine.step(frame) for frame in frames(count, RATE_HZ)]

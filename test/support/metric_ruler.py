@@ -11,11 +11,11 @@ class Ruler:
 
     def __init__(self, metres=METRES, sky=0.3, failures=()):
         self.metres_per_unit, self.sky, self.failures = metres, sky, failures
-        self.asked = []
+        self.measured = []
         self.closed = False
 
     def metres(self, depth_map):
-        self.asked.append(depth_map.frame_id)
+        self.measured.append(depth_map.frame_id)
         if depth_map.frame_id in self.failures:
             raise FrameError('too dark')
         metres = self.metres_per_unit * depth_map.depth

@@ -1,4 +1,4 @@
-"""A predictor that says what a script tells it to, for tests of the engine and of the node.
+"""A predictor that follows a script, for tests of the engine and of the node.
 
 The camera walks a known path through a box-shaped room, so poses, depth and similarity of views
 are exact and belong together; noise, confidence droughts, outliers, latency and failures are
@@ -66,14 +66,14 @@ def truth(path: Path, stamp_ns: int, first_ns: int = START_NS) -> np.ndarray:
 
 
 def picture(width: int = 64, height: int = 48, shade: int = 0) -> np.ndarray:
-    """Return a (height, width, 3) uint8 picture whose three channels differ everywhere."""
+    """Return a (height, width, 3) uint8 image whose three channels differ everywhere."""
     y, x = np.mgrid[:height, :width]
     channels = (x * 255 // width, y * 255 // height, (x + y + shade) % 256)
     return np.stack(channels, axis=-1).astype(np.uint8)
 
 
 def intrinsics(width: int = 64, height: int = 48) -> Intrinsics:
-    """Return those of a camera with its centre in the middle of the picture."""
+    """Return those of a camera with its centre in the middle of the image."""
     return Intrinsics(
         fx=0.8 * width,
         fy=0.8 * width,
@@ -120,13 +120,13 @@ class Script:
     :ivar failures: exception to raise from ``predict`` by index.
     :ivar describe_failures: exception to raise from ``describe`` by index.
     :ivar shrink_failure: exception to raise from ``shrink``; ``close_failure``: from ``close``.
-    :ivar device_memory: what to tell of the device's memory.
+    :ivar device_memory: what to report of the device's memory.
     :ivar latency_s: time each ``predict`` takes.
     :ivar turnstile: ``predict`` waits for a permit of it; ``ScriptedPredictor.arrived`` gets
         one permit for each call that has come so far.
     :ivar depth_size: (h, w) of the depth maps; None for no depth at all.
     :ivar depth_delay: depth is handed out so many frames late, with its own frame's id.
-    :ivar seen_fov_x: horizontal field of view to see in the pictures, radians.
+    :ivar seen_fov_x: horizontal field of view to report for the images, radians.
     :ivar estimate_focal: pretend to guess the focal length of uncalibrated frames.
     """
 
@@ -212,7 +212,7 @@ class ScriptedPredictor:
     def predict(
         self, frame: Frame, context_ids: Sequence[int], depth: bool = True
     ) -> FramePrediction:
-        """Answer as the script says."""
+        """Predict as scripted."""
         script, index = self.script, self._index
         self._take_time()
         if index in script.failures:
@@ -250,13 +250,13 @@ class ScriptedPredictor:
         """Return none."""
 
     def shrink(self) -> None:
-        """Count it, and fail if the script says so."""
+        """Count the call, and fail if scripted."""
         self.shrunk += 1
         if self.script.shrink_failure is not None:
             raise copy(self.script.shrink_failure)
 
     def device_memory(self) -> DeviceMemory | None:
-        """Return what the script says."""
+        """Return the scripted value."""
         return self.script.device_memory
 
     def restore(self, keyframes: Iterable[KnownKeyframe], landmarks: object) -> None:
@@ -272,7 +272,7 @@ class ScriptedPredictor:
         self._pending.clear()
 
     def close(self) -> None:
-        """Note that it was called, and fail if the script says so."""
+        """Record the call, and fail if scripted."""
         self.closed = True
         if self.script.close_failure is not None:
             raise copy(self.script.close_failure)
@@ -348,7 +348,7 @@ class ScriptedPredictor:
 def room_depth(
     frame: Frame, T_room_camera: np.ndarray, K: Intrinsics, size: tuple[int, int]
 ) -> DepthMap:
-    """Intersect the rays of a small picture with the walls of the room."""
+    """Intersect the rays of a small image with the walls of the room."""
     height, width = size
     K = K.resized(width, height)
     v, u = np.mgrid[:height, :width].astype(np.float64)

@@ -6,7 +6,7 @@ says does not depend on the images before, so that several of them agreeing mean
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from ...core.config import R3Config
 from ...core.datatypes import Edge, Frame, KnownKeyframe, SparseLandmarks
 from ...core.predictor import Predictor
 from ...input.image_decoding import decode_compressed
-from ...streaming.pose_resolution import HeldPose, resolve_pose, ResolvedPose, usable_edges
+from ...streaming.pose_resolution import HeldPose, usable_edges
 from ...streaming.relocalisation.search import Relocalisation
 from .graph_of_map import MapGraph
 
@@ -106,12 +106,8 @@ def _relate(
     held = {i: first.held[i] for i in sources}
     edges = usable_edges((e for e in prediction.edges if e.target_id == frame_id), held)
     reference = predictor.confidence_reference
-
-    def resolve(some: Sequence[Edge], scale: float | None) -> ResolvedPose | None:
-        return resolve_pose(some, held, reference, config.covariance, scale)
-
     search = Relocalisation(sources)
-    used, resolved = search.place(edges, held, reference, config.covariance, resolve)
+    used, resolved = search.locate(edges, held, reference, config.covariance)
     return None if resolved is None else Located(frame_id, resolved.held, tuple(used))
 
 

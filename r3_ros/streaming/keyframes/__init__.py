@@ -1,1 +1,1 @@
-"""The keyframe bank: what is remembered, recalled and let go."""
+"""The keyframe bank: admission, eviction and retrieval of keyframes."""

@@ -1,8 +1,8 @@
 """Which frames become keyframes.
 
-A frame is compared with the keyframes that it is known to see something in common with: how much
-of the view is shared (the default), or how similar the predictor's pose tokens are. Where the pose
-is not known, its descriptor is compared with all.
+A frame is compared with the keyframes that it is related to: by the overlap of the views (the
+default), or by the similarity of the predictor's pose tokens. Where the pose is not known, its
+descriptor is compared with all keyframes.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from .bank import KeyframeBank
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """What is known of a frame that may become a keyframe.
+    """A frame that may become a keyframe.
 
-    :ivar descriptor: (d,) unit vector.
-    :ivar related: frames that it sees something in common with.
+    :ivar descriptor: (D,) unit vector.
+    :ivar related: frames that it is related to.
     :ivar T_world_camera: (4, 4) pose; None if it is not known in the world.
-    :ivar pose_token: unit vector; None if there is none, or not yet.
+    :ivar pose_token: unit vector; None if there is none yet.
     """
 
     descriptor: np.ndarray
@@ -33,7 +33,7 @@ class Candidate:
 
 
 class Admission:
-    """Counts frames, and decides which of them to remember."""
+    """Counts frames and selects keyframes."""
 
     def __init__(self, config: KeyframeConfig) -> None:
         self.config = config
@@ -41,7 +41,7 @@ class Admission:
         self._due = False
 
     def foresees(self, bank: KeyframeBank, candidate: Candidate) -> bool:
-        """Return whether the next frame will be wanted, before it is predicted: a good guess."""
+        """Return whether the next frame will probably be admitted, before it is predicted."""
         return self._due or self._wanted(bank, candidate)
 
     def wants(self, bank: KeyframeBank, candidate: Candidate, complete: bool = True) -> bool:
@@ -55,15 +55,13 @@ class Admission:
         return wanted and complete
 
     def admitted(self) -> None:
-        """Note that the frame has become a keyframe, whoever wanted it."""
+        """Restart the count: the frame has become a keyframe, for whatever reason."""
         self._since_admission = 0
         self._due = False
 
     def _wanted(self, bank: KeyframeBank, candidate: Candidate) -> bool:
         config = self.config
-        if not len(bank):
-            return True
-        if self._since_admission + 1 >= config.max_interval:
+        if not len(bank) or self._since_admission + 1 >= config.max_interval:
             return True
         if config.mode == 'pose_token':
             token = candidate.pose_token

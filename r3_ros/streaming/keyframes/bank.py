@@ -1,6 +1,6 @@
-"""The keyframe bank: what is remembered, what is let go, and what is recalled for a frame.
+"""The keyframe bank: what is remembered, evicted, and recalled for a frame.
 
-Nothing done for a frame takes longer where more is remembered, but the search itself.
+Only the search takes longer the more keyframes there are.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from ...core.datatypes import DepthMap, Intrinsics
 from .eviction import Eviction
 from .recall import Recall
 from .retrieval import RetrievalIndex
-from .view_overlap import image_bounds, View, view_overlaps
+from .view_overlap import CameraView, image_bounds, view_overlaps
 
-#: The newest keyframes are never evicted: tracking stands on them.
+#: The newest keyframes are never evicted: tracking depends on them.
 _PROTECTED_NEWEST = 4
-#: The anchor, a keyframe that can go, and the newest: with fewer there is no bank.
+#: Smallest bank: the anchor, a keyframe that can be evicted, and the newest.
 _FEWEST = 3
-#: Every n-th pixel says how deep a scene is.
+#: Every n-th pixel counts for the depth of a scene.
 _DEPTH_STRIDE = 16
 
 
@@ -30,10 +30,10 @@ class KeyframeBank:
     """At most ``max_keyframes`` keyframes, each in a slot of the index."""
 
     def __init__(self, config: KeyframeConfig, descriptor_size: int, device: str = 'cpu') -> None:
-        """Start empty.
+        """Make room for ``max_keyframes`` keyframes.
 
         :param device: where descriptors are searched, ``cpu`` or ``cuda``.
-        :raises ModelError: a GPU is asked for, and CuPy cannot be used.
+        :raises ModelError: a GPU is configured, and CuPy cannot be used.
         """
         capacity = config.max_keyframes
         self._index = RetrievalIndex(capacity, descriptor_size, device)
@@ -45,7 +45,7 @@ class KeyframeBank:
         self._frame_ids = np.zeros(capacity, np.int64)  # by slot
         self._tokens: dict[int, np.ndarray] = {}
         self._images: dict[int, tuple[Intrinsics | None, int]] = {}
-        # Of the newest keyframe that had one; map units, where the start of a scene is about 1.
+        # Of the newest keyframe with depth; in map units a scene is at about 1 in the beginning.
         self._scene_depth = 1.0
 
     def __len__(self) -> int:
@@ -67,11 +67,11 @@ class KeyframeBank:
         return self._by_segment.get(segment_id, [])[-count:]
 
     def first(self, segment_id: int) -> list[int]:
-        """Return the first keyframe of one segment, none if it has none."""
+        """Return the first keyframe of one segment, if any."""
         return self._by_segment.get(segment_id, [])[:1]
 
     def nearest_in_time(self, frame_id: int, segment_id: int) -> int | None:
-        """Return the keyframe of a segment admitted nearest to a frame, other than itself."""
+        """Return the keyframe of a segment nearest to a frame in time, other than itself."""
         ids = self._by_segment.get(segment_id, [])
         place = bisect.bisect_left(ids, frame_id)
         after = place + (place < len(ids) and ids[place] == frame_id)
@@ -79,7 +79,7 @@ class KeyframeBank:
         return min(near, key=lambda other: abs(other - frame_id), default=None)
 
     def join_segments(self, younger: int, older: int) -> None:
-        """Count the keyframes of one segment among those of another from now on."""
+        """Move the keyframes of one segment to another."""
         joined = [*self._by_segment.pop(younger, []), *self._by_segment.get(older, [])]
         self._by_segment[older] = sorted(joined)
 
@@ -88,7 +88,7 @@ class KeyframeBank:
     ) -> list[int]:
         """Return the ids of the ``k`` keyframes most similar to a descriptor, best first.
 
-        :param without: frames that are not wanted.
+        :param without: frames to exclude.
         """
         if k == 0 or not self._slots:
             return []
@@ -104,8 +104,8 @@ class KeyframeBank:
     ) -> list[int]:
         """Return the ids of the keyframes worth relating a new frame to, best first.
 
-        :param T_world_camera: where the camera is thought to be; None if nobody knows.
-        :param config: how many, and what counts.
+        :param T_world_camera: expected pose; None if unknown.
+        :param config: how many, and the weights of the score.
         :param without: frames that it is related to in any case.
         """
         view, excluded = self._view_from(T_world_camera), self._slots_of(without)
@@ -116,9 +116,9 @@ class KeyframeBank:
         return self._recall.best_similarity(descriptor)
 
     def overlap(self, T_world_camera: np.ndarray, keyframes: Iterable[int]) -> float | None:
-        """Return how much the view from a pose shares at the most with one of some keyframes.
+        """Return the greatest overlap of the view from a pose with one of some keyframes.
 
-        None if it is not known how far and wide the camera sees.
+        None if the camera's view is not known.
         """
         view = self._view_from(T_world_camera)
         if view is None:
@@ -144,12 +144,13 @@ class KeyframeBank:
         related: Iterable[int] = (),
         pose_token: np.ndarray | None = None,
     ) -> list[int]:
-        """Remember a keyframe and return the ids that had to go for it.
+        """Remember a keyframe and return the ids that were evicted for it.
 
-        :param T_world_camera: its pose; without pose and intrinsics, views do not count for it.
-        :param room: keyframes that fit elsewhere, which may be fewer than ``max_keyframes``.
+        :param T_world_camera: its pose; without pose and intrinsics it has no view.
+        :param room: keyframes that the predictor can hold, which may be fewer than
+            ``max_keyframes``.
         :param stamp_ns: of its image.
-        :param related: frames that it was related to: among them its look-alikes are sought.
+        :param related: frames that it was related to; its look-alikes are sought among them.
         """
         evicted = []
         while not self._free or (room is not None and len(self) >= max(room, _FEWEST)):
@@ -159,7 +160,7 @@ class KeyframeBank:
         slot = self._free.pop()
         view = None
         if T_world_camera is not None and intrinsics is not None:
-            view = View(T_world_camera, image_bounds(intrinsics), self._scene_depth)
+            view = CameraView(T_world_camera, image_bounds(intrinsics), self._scene_depth)
         self._recall.add(slot, descriptor, view)
         self._eviction.add(slot, frame_id, self._slots_of(related))
         self._slots[frame_id] = slot
@@ -188,9 +189,9 @@ class KeyframeBank:
             if ids[place : place + 1] == [frame_id]:
                 del ids[place]
 
-    def view(self, frame_id: int) -> View | None:
-        """Return where a keyframe looks, as retrieval has it."""
-        return View.unpacked(self._index.views([self._slots[frame_id]])[0])
+    def view(self, frame_id: int) -> CameraView | None:
+        """Return the view of a keyframe, None if it has none."""
+        return CameraView.unpacked(self._index.views([self._slots[frame_id]])[0])
 
     def descriptor(self, frame_id: int) -> np.ndarray:
         """Return the (D,) float32 descriptor of a keyframe."""
@@ -201,17 +202,17 @@ class KeyframeBank:
         return self._images[frame_id][0]
 
     def stamp_ns(self, frame_id: int) -> int:
-        """Return when a keyframe was taken."""
+        """Return the time of a keyframe's image."""
         return self._images[frame_id][1]
 
     def move(self, poses: Mapping[int, np.ndarray]) -> None:
-        """Note ``T_world_camera`` (4, 4) of keyframes that a correction has moved."""
+        """Set ``T_world_camera`` (4, 4) of keyframes that a correction has moved."""
         known = {self._slots[i]: T for i, T in poses.items() if i in self._slots}
         if known:
             self._index.move(list(known), np.stack(list(known.values())))
 
     def note_depth(self, depth_map: DepthMap) -> None:
-        """Learn from a keyframe's depth, in map units, how far away things are."""
+        """Set the depth of a keyframe's view from its depth map, in map units."""
         slot = self._slots.get(depth_map.frame_id)
         depth = depth_map.depth[::_DEPTH_STRIDE, ::_DEPTH_STRIDE]
         known = depth[np.isfinite(depth) & (depth > 0)]
@@ -222,14 +223,14 @@ class KeyframeBank:
         self._index.set_view(slot, replace(view, depth=self._scene_depth))
 
     def credit(self, frame_id: int, matches: Iterable[tuple[int, float]]) -> None:
-        """Note that keyframes matched frame ``frame_id``, each with a score over the nominal."""
+        """Report that keyframes matched frame ``frame_id``, each with a score over the nominal."""
         for keyframe_id, ratio in matches:
             slot = self._slots.get(keyframe_id)
             if slot is not None:
                 self._recall.credit(slot, frame_id, ratio)
                 self._eviction.credit(slot, frame_id, ratio)
 
-    def _view_from(self, T_world_camera: np.ndarray | None) -> View | None:
+    def _view_from(self, T_world_camera: np.ndarray | None) -> CameraView | None:
         """Return the view from a pose, with lens and depth of the newest keyframe."""
         newest = next(reversed(self._slots), None)
         if T_world_camera is None or newest is None:
@@ -238,7 +239,6 @@ class KeyframeBank:
         return None if view is None else replace(view, T_world_camera=T_world_camera)
 
     def _slots_of(self, frame_ids: Iterable[int]) -> list[int]:
-        """Return the slots of those that are keyframes."""
         return [self._slots[i] for i in frame_ids if i in self._slots]
 
     def _ids(self, slots: list[int]) -> list[int]:
@@ -246,7 +246,7 @@ class KeyframeBank:
         return ids
 
     def _least_useful(self, now: int) -> int:
-        """Return the keyframe to lose; not the anchor, nor one of the newest."""
+        """Return the keyframe to evict; not the anchor, nor one of the newest."""
         slots = np.fromiter(self._slots.values(), np.int64, len(self))
         slots = slots[1 : len(slots) - min(_PROTECTED_NEWEST, len(slots) - 2)]
         return int(self._frame_ids[self._eviction.least_useful(slots, now)])

@@ -1,9 +1,9 @@
-"""Which keyframe to lose where there is no room.
+"""Which keyframe to evict where there is no room.
 
-Not the R3 authors' rule: their score is the best match a keyframe ever had, so one that was good
-long ago stays for ever. Ours fades with time, though not to nothing, and discounts keyframes that
-have a look-alike in the same place: the recent past stays dense, and the far past is thinned out
-rather than forgotten.
+Unlike the R3 authors' rule, whose score is the best match a keyframe ever had, so that a keyframe
+that was good long ago stays for ever. This score fades with time, to a lower bound, and is
+discounted for keyframes with a look-alike in the same place: the recent past stays dense, and the
+far past is thinned out rather than forgotten.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ import numpy as np
 
 #: Frames after which a recency score has halved.
 _HALF_LIFE_FRAMES = 300.0
-#: What is left when it has faded: a place like no other outlives new look-alikes.
+#: Lower bound of the score: a distinct place outlives new look-alikes.
 _LEAST_RECENCY = 0.1
-#: Look-alikes noted of a keyframe when it is admitted.
+#: Look-alikes stored of a keyframe when it is admitted.
 _LOOK_ALIKES = 4
-#: Similarity to nothing.
+#: Similarity of a keyframe without look-alikes.
 _LIKE_NO_OTHER = -1.0
 
 
 class Eviction:
-    """How recently keyframes matched, and which ones look alike, by slot."""
+    """Recency scores and look-alikes of keyframes, by slot."""
 
     def __init__(self, descriptors: np.ndarray) -> None:
         """Start empty.
 
-        :param descriptors: (capacity, D) by slot, filled by whoever owns the slots.
+        :param descriptors: (capacity, D) by slot, filled by the owner of the slots.
         """
         self._descriptors = descriptors
         capacity = len(descriptors)
-        # What the best match came to at frame `seen`, from where it fades.
+        # The score at frame `seen`, from where it fades.
         self._recency_score, self._seen = np.zeros(capacity), np.zeros(capacity)
         self._similarity = np.zeros(capacity)  # to the nearest look-alike
-        # Keyframes that look alike and saw the same, both ways.
+        # Related keyframes that look alike, both ways.
         self._alike: dict[int, dict[int, float]] = {}
 
     def add(self, slot: int, frame_id: int, related: Sequence[int]) -> None:
-        """Take in a keyframe whose descriptor is in place.
+        """Add a keyframe whose descriptor is set.
 
         :param related: slots among which its look-alikes are sought.
         """
@@ -49,28 +49,28 @@ class Eviction:
         self._note_look_alikes(slot, related, _LOOK_ALIKES)
 
     def remove(self, slot: int) -> None:
-        """Forget a keyframe."""
+        """Remove a keyframe."""
         left = list(self._alike.pop(slot))
         for other in left:
             del self._alike[other][slot]
-        # Those that looked like it are what is left of the place.
+        # Its look-alikes are compared with one another instead.
         for other in left:
             self._note_look_alikes(other, [i for i in left if i != other], 1)
 
     def credit(self, slot: int, frame_id: int, ratio: float) -> None:
-        """Note that a keyframe matched a frame, with a score over the nominal."""
+        """Report that a keyframe matched a frame, with a score over the nominal."""
         faded = self._recency_score[slot] * _fading(frame_id - self._seen[slot])
         self._recency_score[slot] = max(faded, min(ratio, 1.0))
         self._seen[slot] = frame_id
 
     def least_useful(self, slots: np.ndarray, now: int) -> int:
-        """Return the slot to empty of some: faded and least distinct."""
+        """Return the slot to evict of some: faded and least distinct."""
         recency_score = self._recency_score[slots] * _fading(now - self._seen[slots])
         distinct = 1.0 - self._similarity[slots] + 1e-3
         return int(slots[np.argmin(np.maximum(recency_score, _LEAST_RECENCY) * distinct)])
 
     def _note_look_alikes(self, slot: int, among: Sequence[int], count: int) -> None:
-        """Note which of some keyframes look most like one, in both."""
+        """Store, both ways, which of some keyframes look most like one."""
         if not among:
             return
         similarity = self._descriptors[list(among)] @ self._descriptors[slot]
@@ -82,6 +82,5 @@ class Eviction:
 
 
 def _fading(age: np.ndarray) -> np.ndarray:
-    """Return what is left of a match after so many frames."""
     faded: np.ndarray = 0.5 ** (age / _HALF_LIFE_FRAMES)
     return faded

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 import enum
-from functools import cached_property
 
 import numpy as np
 
@@ -14,10 +13,10 @@ from ..trajectory import TrajectoryView
 
 
 class EdgeKind(enum.IntEnum):
-    """What a relative pose holds together."""
+    """What a relative pose connects."""
 
     RECENT = 0  # a keyframe and one of those just before it
-    MEMORY = 1  # a keyframe and one that was recalled from the bank, or closed a loop
+    MEMORY = 1  # a keyframe and one that was recalled from the bank, or at which a loop was closed
     BRIDGE = 2  # two segments
 
 
@@ -26,7 +25,7 @@ class GraphEdge:
     """A relative pose between two keyframes.
 
     :ivar T_source_target: (4, 4), in map units.
-    :ivar ratio: its score over that of a usual edge, 1 is usual.
+    :ivar ratio: its score over that of a nominal edge.
     """
 
     source_id: int
@@ -40,7 +39,7 @@ class GraphEdge:
 
 @dataclass(frozen=True, eq=False)
 class Keyframes:
-    """Keyframes whose place is known, oldest first.
+    """Keyframes with a known pose, oldest first.
 
     :ivar frame_ids: (N,) int64; ``stamps_ns``: (N,) int64; ``segment_ids``: (N,) int32.
     :ivar T_world_camera: (N, 4, 4) float64 after all corrections, in map units.
@@ -58,16 +57,17 @@ class Keyframes:
 
 @dataclass(frozen=True, eq=False)
 class KeyframeGraphView:
-    """An immutable snapshot; another thread may work the graph out.
+    """An immutable snapshot; any thread may compute the graph.
 
-    Keyframes that left the bank are there with their poses. Edges are kept only among those in the
-    bank, which bounds them.
+    Keyframes that left the bank keep their poses. Edges are kept only among those in the bank,
+    which bounds them.
 
     :ivar record: of the keyframes.
-    :ivar held_edges: among whatever is held; ``bridges``: ends of those that joined two segments.
-    :ivar scales: by keyframe in the bank, how long its own unit is in the world.
-    :ivar reference: score of a usual edge.
-    :ivar recent_keyframes: so many keyframes back an edge counts as one to the recent past.
+    :ivar held_edges: among all held frames; ``bridges``: source and target of those that joined
+        two segments.
+    :ivar scales: by keyframe in the bank, the length of its own unit in map units.
+    :ivar reference: score of a nominal edge.
+    :ivar recent_keyframes: an edge spans at most so many keyframes to count as recent.
     """
 
     record: TrajectoryView
@@ -79,10 +79,7 @@ class KeyframeGraphView:
     recent_keyframes: int
 
     def keyframes(self, limit: int) -> Keyframes:
-        """Return at most ``limit`` keyframes: those in the bank, and others evenly thinned out.
-
-        Of more residents than that the newest.
-        """
+        """Return at most ``limit`` keyframes: the newest in the bank, then others, evenly."""
         record = self.record
         known = np.isfinite(record.T_final[:, 0, 0])
         resident = known & np.isin(record.frame_ids, np.array(self.resident_ids, np.int64))
@@ -104,34 +101,22 @@ class KeyframeGraphView:
     def edges(self, among: Keyframes) -> list[GraphEdge]:
         """Return the edges among those of the keyframes that are in the bank."""
         ids = set(among.frame_ids[among.resident].tolist())
-        return [
-            self._edge(edge)
-            for edge in self.held_edges
-            if edge.source_id in ids and edge.target_id in ids
-        ]
-
-    def _edge(self, edge: Edge) -> GraphEdge:
-        T_source_target = edge.T_source_target.copy()
-        # An edge is in the unit of its target.
-        T_source_target[:3, 3] *= self.scales[edge.target_id]
-        score = 0.5 * (edge.confidence_translation + edge.confidence_rotation)
-        return GraphEdge(
-            source_id=edge.source_id,
-            target_id=edge.target_id,
-            T_source_target=T_source_target,
-            confidence_translation=edge.confidence_translation,
-            confidence_rotation=edge.confidence_rotation,
-            ratio=score / self.reference if self.reference > 0 else 0.0,
-            kind=self._kind(edge),
-        )
-
-    def _kind(self, edge: Edge) -> EdgeKind:
-        if (edge.source_id, edge.target_id) in self.bridges:
-            return EdgeKind.BRIDGE
-        apart = abs(self._place[edge.target_id] - self._place[edge.source_id])
-        return EdgeKind.RECENT if apart <= self.recent_keyframes else EdgeKind.MEMORY
-
-    @cached_property
-    def _place(self) -> dict[int, int]:
-        """By keyframe: how many came before it."""
-        return {frame_id: n for n, frame_id in enumerate(self.record.frame_ids.tolist())}
+        place = {frame_id: n for n, frame_id in enumerate(self.record.frame_ids.tolist())}
+        edges = []
+        for edge in self.held_edges:
+            source, target = edge.source_id, edge.target_id
+            if source not in ids or target not in ids:
+                continue
+            T_source_target = edge.T_source_target.copy()
+            # An edge is in the unit of its target.
+            T_source_target[:3, 3] *= self.scales[target]
+            translation, rotation = edge.confidence_translation, edge.confidence_rotation
+            ratio = 0.5 * (translation + rotation) / self.reference if self.reference > 0 else 0.0
+            recent = abs(place[target] - place[source]) <= self.recent_keyframes
+            kind = EdgeKind.RECENT if recent else EdgeKind.MEMORY
+            if (source, target) in self.bridges:
+                kind = EdgeKind.BRIDGE
+            edges.append(
+                GraphEdge(source, target, T_source_target, translation, rotation, ratio, kind)
+            )
+        return edges

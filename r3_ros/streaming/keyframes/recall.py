@@ -1,7 +1,7 @@
 """Search of the keyframes for those worth relating a frame to.
 
-Recall weighs similarity, the overlap of the views and how well a keyframe matched of late (see
-:mod:`.retrieval`), and keeps what the last frame was related to unless another is clearly better.
+The score combines similarity, the overlap of the views and recent matches (see
+:mod:`.retrieval`); keyframes related to the last frame stay unless another is clearly better.
 """
 
 from __future__ import annotations
@@ -11,18 +11,12 @@ from collections.abc import Collection
 import numpy as np
 
 from ...core.config import StreamConfig
-from .retrieval import (
-    EXCLUDED,
-    MATCH_HALF_LIFE_FRAMES,
-    Query,
-    RetrievalIndex,
-    Weights,
-)
-from .view_overlap import View
+from .retrieval import EXCLUDED, MATCH_HALF_LIFE_FRAMES, Query, RetrievalIndex, RetrievalWeights
+from .view_overlap import CameraView
 
-#: Share by which a match score moves towards what the latest match says.
+#: Share by which a match score moves towards the latest match.
 _MATCH_STEP = 0.3
-#: The score of a match, over the nominal one, that says nothing for or against a keyframe.
+#: The neutral score of a match, over the nominal one.
 _NEUTRAL_RATIO = 0.5
 
 
@@ -32,19 +26,19 @@ class Recall:
     def __init__(self, index: RetrievalIndex) -> None:
         self._index = index
         capacity = len(index.descriptors)
-        # By slot; fades to neutral from frame `judged`.
-        self._match_score, self._judged = np.zeros(capacity), np.zeros(capacity)
-        # Slots that the latest frame was related to, with the score each came to.
+        # By slot; fades to neutral from frame `scored`.
+        self._match_score, self._scored = np.zeros(capacity), np.zeros(capacity)
+        # Slots that the latest frame was related to, with the score of each match.
         self._related: dict[int, float] = {}
-        self._judged_at: int | None = None
-        # A descriptor searched for since the index last changed, and its best similarity: the
-        # frame that was recalled for is asked about again when it may become a keyframe.
+        self._matched_at: int | None = None
+        # The last descriptor searched for since the index changed, and its best similarity:
+        # admission needs the same frame's again.
         self._nearest: tuple[np.ndarray, float] | None = None
 
-    def add(self, slot: int, descriptor: np.ndarray, view: View | None) -> None:
+    def add(self, slot: int, descriptor: np.ndarray, view: CameraView | None) -> None:
         """Store a keyframe in an empty slot."""
         self._index.put(slot, descriptor, view)
-        self._match_score[slot] = self._judged[slot] = 0.0
+        self._match_score[slot] = self._scored[slot] = 0.0
         self._nearest = None
 
     def remove(self, slot: int) -> None:
@@ -54,25 +48,25 @@ class Recall:
         self._nearest = None
 
     def credit(self, slot: int, frame_id: int, ratio: float) -> None:
-        """Note that a keyframe matched a frame, with a score over the nominal."""
+        """Report that a keyframe matched a frame, with a score over the nominal."""
         self._related[slot] = max(ratio, self._related.get(slot, 0.0))
-        self._judged_at = frame_id
+        self._matched_at = frame_id
 
     def related_to(
         self,
         frame_id: int,
         descriptor: np.ndarray,
-        view: View | None,
+        view: CameraView | None,
         config: StreamConfig,
         without: Collection[int],
     ) -> list[int]:
         """Return the slots worth relating a new frame to, best first.
 
-        :param view: where its camera is thought to look.
+        :param view: of its expected pose.
         :param without: slots that it is related to in any case.
         """
-        self._judge()
-        weights = Weights(
+        self._update_scores()
+        weights = RetrievalWeights(
             config.retrieval_similarity, config.retrieval_overlap, config.retrieval_confidence
         )
         bonus = dict.fromkeys(self._related, config.retrieval_hysteresis)
@@ -101,18 +95,18 @@ class Recall:
         slots: list[int] = found.slots.tolist()
         return slots
 
-    def _judge(self) -> None:
-        """Let what came of the latest recall count in the next: a keyframe without an edge, too.
+    def _update_scores(self) -> None:
+        """Update the match scores of the keyframes related to the last frame; no edge counts as 0.
 
-        Only if any keyframe matched: where none did, it was the frame that was bad.
+        Only if any keyframe matched: else it was the frame that was bad.
         """
-        now, self._judged_at = self._judged_at, None
+        now, self._matched_at = self._matched_at, None
         if now is None:
             return
         slots = np.array(list(self._related), dtype=np.int64)
-        says = np.array([min(ratio, 1.0) - _NEUTRAL_RATIO for ratio in self._related.values()])
-        age = now - self._judged[slots]
+        latest = np.array([min(ratio, 1.0) - _NEUTRAL_RATIO for ratio in self._related.values()])
+        age = now - self._scored[slots]
         faded = self._match_score[slots] * 0.5 ** (age / MATCH_HALF_LIFE_FRAMES)
-        self._match_score[slots] = faded + _MATCH_STEP * (says - faded)
-        self._judged[slots] = now
+        self._match_score[slots] = faded + _MATCH_STEP * (latest - faded)
+        self._scored[slots] = now
         self._index.set_match_scores(slots, self._match_score[slots], now)

@@ -4,13 +4,13 @@ The score of a keyframe is::
 
     w_similarity * contrast + w_overlap * overlap + w_match * match_score + bonus
 
-``contrast`` is the cosine of the descriptors, measured from what is usual in this bank: 0 for
-as similar as any, 1 for the same. ``overlap`` is that of the views (:mod:`.view_overlap`),
-``match_score`` says how well the keyframe matched of late; it fades. The bonus lets what is
-resident stay unless another is clearly better, or leaves a keyframe out.
+``contrast`` is the cosine of the descriptors relative to the bank's mean: 0 for the mean, 1 for
+the same descriptor. ``overlap`` is that of the views (:mod:`.view_overlap`), ``match_score`` the
+quality of recent matches, which fades. The bonus keeps related keyframes unless another is clearly
+better, or excludes one.
 
-The only module that imports CuPy, in a function, where a device is asked for. NumPy and CuPy run
-the same lines.
+The only module that imports CuPy, in a function, where a GPU is configured. NumPy and CuPy run the
+same lines.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import ModelError
-from .view_overlap import CENTRE, ROTATION, View, view_overlaps, VIEW_SIZE
+from .view_overlap import CameraView, CENTRE, ROTATION, view_overlaps, VIEW_SIZE
 
 #: Frames after which a match score has halved.
 MATCH_HALF_LIFE_FRAMES = 300.0
-#: The bonus of a keyframe that is not to be found: it is in the context anyway.
+#: The bonus that excludes a keyframe: it is in the context anyway.
 EXCLUDED = -math.inf
-#: Where all keyframes look alike, differences smaller than this count less than their contrast.
+#: Lower bound of the contrast's divisor, for a bank in which all keyframes look alike.
 _LEAST_CONTRAST = 0.05
-#: Rows of what is kept of each slot beside its view: the match score, the number of the frame at
-#: which it was noted (exact in float32 up to 16 million), and 0, or -inf for an empty slot.
+#: Rows of the state of slots: the match score, the id of the frame at which it was set (exact in
+#: float32 up to 16 million), and 0, or -inf for an empty slot.
 _MATCH, _NOTED, _BIAS = range(3)
 
 
 @dataclass(frozen=True)
-class Weights:
-    """What each term of the score counts."""
+class RetrievalWeights:
+    """RetrievalWeights of the terms of the score."""
 
     similarity: float = 1.0
     overlap: float = 0.0
@@ -47,29 +47,29 @@ class Weights:
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """What is known of a new frame before it is predicted.
+    """A new frame before it is predicted.
 
-    :ivar descriptor: (d,) unit vector.
-    :ivar view: where its camera is thought to look; None if that is not known.
-    :ivar frame_id: its number, from which match scores fade.
-    :ivar bonus: by slot, added to the score; EXCLUDED leaves the slot out.
+    :ivar descriptor: (D,) unit vector.
+    :ivar view: of its expected pose; None if unknown.
+    :ivar frame_id: from which match scores fade.
+    :ivar bonus: by slot, added to the score; EXCLUDED excludes the slot.
     """
 
     descriptor: np.ndarray
-    weights: Weights = Weights()
-    view: View | None = None
+    weights: RetrievalWeights = RetrievalWeights()
+    view: CameraView | None = None
     frame_id: int = 0
     bonus: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """The answer.
+class RetrievalResult:
+    """The result of a search.
 
     :ivar slots: (n,) int, best first; the lower slot first among equals.
     :ivar scores: (n,) float32, bonus included.
-    :ivar best_similarity: greatest cosine of the descriptors over the whole bank, whatever else
-        counted; -inf if the bank is empty.
+    :ivar best_similarity: greatest cosine of the descriptors over the whole bank, whatever the
+        scores; -inf if the bank is empty.
     """
 
     slots: np.ndarray
@@ -80,14 +80,14 @@ class Found:
 class RetrievalIndex:
     """Slots of keyframes, searched for the best ``k``.
 
-    :ivar descriptors: (capacity, size) float32 by slot, on the host; write by :meth:`put` alone.
+    :ivar descriptors: (capacity, size) float32 by slot, on the host; only :meth:`put` writes it.
     """
 
     def __init__(self, capacity: int, size: int, device: str = 'cpu') -> None:
         """Make room for ``capacity`` keyframes with descriptors of ``size`` numbers.
 
         :param device: ``cpu`` or ``cuda``.
-        :raises ModelError: a GPU is asked for, and CuPy is not installed or finds none.
+        :raises ModelError: a GPU is configured, and CuPy is not installed or finds none.
         """
         self._xp = array_module(device)
         # Zeros take no memory until they are written.
@@ -97,12 +97,11 @@ class RetrievalIndex:
         self._views = np.zeros((capacity, VIEW_SIZE), np.float32)
         self._slots = np.zeros((3, capacity), np.float32)
         self._slots[_BIAS] = -np.inf
-        #: Slots below this may be in use; none above is.
-        self._rows = 0
+        self._rows = 0  # all slots in use are below
         self._sum = np.zeros(size)
         self._ever = 0
 
-    def put(self, slot: int, descriptor: np.ndarray, view: View | None = None) -> None:
+    def put(self, slot: int, descriptor: np.ndarray, view: CameraView | None = None) -> None:
         """Store a keyframe, replacing what was in the slot; its match score is 0."""
         self.descriptors[slot] = descriptor
         self._searched[slot] = self._xp.asarray(self.descriptors[slot])
@@ -113,39 +112,36 @@ class RetrievalIndex:
         self._ever += 1
 
     def remove(self, slot: int) -> None:
-        """Empty a slot; it is not found any more."""
+        """Empty a slot."""
         self._slots[_BIAS, slot] = -np.inf
 
     def views(self, slots: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return the (n, VIEW_SIZE) packed views of slots; depth 0: there is none."""
         return self._views[np.asarray(slots, dtype=np.int64)]
 
-    def set_view(self, slot: int, view: View) -> None:
-        """Note where a keyframe looks."""
+    def set_view(self, slot: int, view: CameraView) -> None:
+        """Set the view of a keyframe."""
         self._views[slot] = view.packed()
 
     def move(self, slots: Sequence[int] | np.ndarray, T_world_camera: np.ndarray) -> None:
-        """Note (n, 4, 4) poses of keyframes; one without a view gets none."""
+        """Set (n, 4, 4) poses of keyframes; one without a view gets none."""
         rows = np.asarray(slots, dtype=np.int64)
         self._views[rows, ROTATION] = T_world_camera[:, :3, :3].reshape(-1, 9)
         self._views[rows, CENTRE] = T_world_camera[:, :3, 3]
 
     def set_match_scores(
-        self,
-        slots: Sequence[int] | np.ndarray,
-        scores: Sequence[float] | np.ndarray,
-        frame_id: int,
+        self, slots: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray, now: int
     ) -> None:
-        """Note how well keyframes matched at a frame; 0 is neutral."""
+        """Set the match scores of keyframes at frame ``now``; 0 is neutral."""
         rows = np.asarray(slots, dtype=np.int64)
         self._slots[_MATCH, rows] = scores
-        self._slots[_NOTED, rows] = frame_id
+        self._slots[_NOTED, rows] = now
 
-    def retrieve(self, query: Query, k: int) -> Found:
-        """Return the at most ``k`` best keyframes; all are scored in full."""
+    def retrieve(self, query: Query, k: int) -> RetrievalResult:
+        """Return the at most ``k`` best keyframes."""
         rows = self._rows
         if not rows:
-            return Found(np.zeros(0, np.int64), np.zeros(0, np.float32), -np.inf)
+            return RetrievalResult(np.zeros(0, np.int64), np.zeros(0, np.float32), -np.inf)
         xp, count = self._xp, min(max(k, 0), rows)
         descriptor = np.asarray(query.descriptor, dtype=np.float32)
         similarity = self._searched[:rows] @ xp.asarray(descriptor)
@@ -154,19 +150,18 @@ class RetrievalIndex:
         # Stable: the lower slot first among equals.
         best = xp.argsort(-scores, kind='stable')[:count]
         greatest = (similarity + states[_BIAS]).max(keepdims=True)
-        # Doubles hold slots and scores exactly, so that one copy brings all.
-        packed = xp.concatenate(
-            [part.astype(np.float64) for part in (best, scores[best], greatest)]
-        )
-        answer = packed if xp is np else xp.asnumpy(packed)
-        slots, found = answer[:count].astype(np.int64), answer[count:-1].astype(np.float32)
+        # Doubles hold slots and scores exactly, so that one copy to the host is enough.
+        parts = (best, scores[best], greatest)
+        packed = xp.concatenate([part.astype(np.float64) for part in parts])
+        result = packed if xp is np else xp.asnumpy(packed)
+        slots, found = result[:count].astype(np.int64), result[count:-1].astype(np.float32)
         finite = np.isfinite(found)
-        return Found(slots[finite], found[finite], float(answer[-1]))
+        return RetrievalResult(slots[finite], found[finite], float(result[-1]))
 
     def _scores(self, query: Query, descriptor: np.ndarray, similarity: Any, states: Any) -> Any:
         """Return the (rows,) scores on the device."""
         xp, weights, rows = self._xp, query.weights, len(similarity)
-        # A cosine counts by its contrast to the mean of all keyframes that there ever were.
+        # Contrast to the mean of all keyframes that there ever were.
         usual = float(self._sum @ descriptor) / max(self._ever, 1)
         of_contrast = weights.similarity / max(1.0 - usual, _LEAST_CONTRAST)
         scores = of_contrast * (similarity - usual) + states[_BIAS]
@@ -184,7 +179,7 @@ class RetrievalIndex:
 
 
 def array_module(device: str) -> Any:
-    """Return the library whose arrays live on a device: NumPy for ``cpu``, CuPy for ``cuda``.
+    """Return the array library of a device: NumPy for ``cpu``, CuPy for ``cuda``.
 
     :raises ModelError: CuPy is not installed, or finds no CUDA device.
     """

@@ -1,9 +1,9 @@
-"""How much of what one camera sees another one sees too, from their poses alone.
+"""The overlap of the views of two cameras, from their poses.
 
-A frustum stands for 32 fixed points spread evenly in it, at depths around the usual one of the
-scene. A point of one camera counts for the other if it lies in the other's image and not
-far behind its scene, and the less the more the two lines of sight to it differ: cameras that face
-each other see the same space but not the same surfaces. The overlap is the geometric mean of both
+A frustum is represented by 32 fixed points spread evenly in it, at depths around the usual one of
+the scene. A point of one camera counts for the other if it lies in the other's image and not far
+behind its scene, weighted by the cosine between the two lines of sight: cameras that face each
+other see the same space but not the same surfaces. The overlap is the geometric mean of both
 directions, so a close-up of a corner of the other image is no full overlap.
 """
 
@@ -16,25 +16,25 @@ import numpy as np
 
 from ...core.datatypes import Intrinsics
 
-#: Points that stand for a frustum.
+#: Points per frustum.
 POINTS = 32
-#: Steps of the additive sequence that spreads points evenly in a box, whatever their number:
-#: powers of the real root of x^4 = x + 1, inverted.
+#: Steps of the additive sequence that spreads points evenly in a box: inverse powers of the real
+#: root of x^4 = x + 1.
 STEPS = (0.8191725134, 0.6710436067, 0.5497004779)
-#: Between these multiples of the depth of the scene the points lie.
+#: Range of the points' depths, as multiples of the scene's depth.
 NEAR_POINTS, FAR_POINTS = 0.7, 1.4
-#: What lies nearer or farther than these multiples of a camera's depth is not seen by it.
+#: Range of depths that a camera sees, as multiples of its scene's depth.
 NEAREST, FARTHEST = 0.05, 3.0
 
 #: A view as one row of float32: 9 of the rotation (row by row) and 3 of the centre of
-#: ``T_world_camera``, 4 bounds of the image, the depth. Depth 0: not known where it looks.
+#: ``T_world_camera``, 4 bounds of the image, the depth. Depth 0: there is no view.
 ROTATION, CENTRE, BOUNDS, DEPTH = slice(0, 9), slice(9, 12), slice(12, 16), 16
 VIEW_SIZE = 17
 
 
 @dataclass(frozen=True, eq=False)
-class View:
-    """Where a camera looks, how wide, and how far away things are.
+class CameraView:
+    """Pose and frustum of a camera.
 
     :ivar T_world_camera: (4, 4) pose.
     :ivar bounds: left, right, top, bottom border of the image as x/z and y/z.
@@ -55,8 +55,8 @@ class View:
         return row
 
     @classmethod
-    def unpacked(cls, row: np.ndarray) -> View | None:
-        """Return the view of a packed row, None if it is not known where the camera looks."""
+    def unpacked(cls, row: np.ndarray) -> CameraView | None:
+        """Return the view of a packed row, None without one."""
         if row[DEPTH] <= 0:
             return None
         T_world_camera = np.eye(4)
@@ -90,7 +90,7 @@ def view_overlaps(view: Any, others: Any, xp: Any = np) -> Any:
 
 
 def _spread() -> np.ndarray:
-    """Return (3, POINTS) float32: how far across, down and in depth the points are, 0 to 1."""
+    """Return (3, POINTS) float32: positions across, down and in depth, 0 to 1."""
     lane = np.arange(POINTS, dtype=np.float32)
     place: np.ndarray = (np.float32(0.5) + lane * np.array(STEPS, np.float32)[:, None]) % 1
     return place
@@ -100,7 +100,7 @@ _SPREAD = _spread()
 
 
 def _shares(owners: Any, observers: Any, xp: Any) -> Any:
-    """Return how much of the owners' points the observers see; one of the two may be one row."""
+    """Return the share of the owners' points that the observers see; either may be one row."""
     across, down, in_depth = xp.asarray(_SPREAD)
     left, right, top, bottom = (owners[:, BOUNDS].T)[:, :, None]
     z = owners[:, DEPTH, None] * (NEAR_POINTS + (FAR_POINTS - NEAR_POINTS) * in_depth)

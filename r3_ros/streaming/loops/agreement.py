@@ -1,7 +1,7 @@
-"""Whether edges that contradict the present pose ask for the same correction.
+"""Whether edges that contradict the present pose agree on one correction.
 
-One edge to an old keyframe may be a mistake. Several frames and several keyframes that ask for the
-same correction show that the way here has drifted, or where another segment lies.
+One edge to an old keyframe may be wrong. Several frames and several keyframes that agree on the
+same correction show that the poses have drifted, or where another segment lies.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from ...core.geometry import make_T, mean_rotation, rotation_angle
 from ...core.similarity import rigid_part, scale_of, similarity
 from .evidence import AGREE_SIGMAS, FarEdge, SLACK_LENGTH, SLACK_RAD
 
-#: A correction is worth making if it exceeds the scatter of those who ask for it this many times.
+#: A correction is applied if it exceeds the scatter of its edges this many times.
 _SIGNIFICANT = 2.0
-#: Standard deviation of the logarithm of the scale all the way round a loop.
+#: Standard deviation of the logarithm of the scale around a loop.
 _SCALE_PRIOR = 0.3
 _FIXED_SCALE = 1e-6
-#: The same between two segments, each of which has a unit of its own.
+#: The same between two segments, each with its own unit.
 _SEGMENT_SCALE_PRIOR = 1.5
-#: However well it fits, a scale is not known better.
+#: Smallest standard deviation of the logarithm of a scale.
 _LEAST_SCALE_SIGMA = 0.01
 _ROUNDS = 5
 
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """Edges that ask for the same correction.
+    """Edges that agree on one correction.
 
     :ivar edges: those that agree.
     :ivar S_corrected_world: (4, 4) similarity of the world that takes the present frames to where
-        the old keyframes want them.
+        the old keyframes place them.
     :ivar scale_sigma: standard deviation of the logarithm of its scale.
-    :ivar scatter: (2,) root mean square by which the edges differ from it: map units, radians.
+    :ivar scatter: (2,) root mean square deviation of the edges: map units, radians.
     """
 
     edges: tuple[FarEdge, ...]
@@ -54,31 +54,29 @@ def agreement(
     log_scale: tuple[float, float] | None = None,
     joining: bool = False,
 ) -> Agreement | None:
-    """Return what most of the edges agree on; None if too few do, or on nothing worth doing.
+    """Return what most of the edges agree on; None if too few do, or the correction is too small.
 
-    :param S_world: ``S_world_camera`` of all keyframes that the evidence names.
-    :param joining: the frames are in another segment than the old keyframes, in a world of its
-        own, and what is found takes the one to the other.
-    :param log_scale: the logarithm of the correction's scale and its standard deviation, where
-        something else has measured it.
+    :param S_world: ``S_world_camera`` of all keyframes in the evidence.
+    :param joining: the frames are in another segment than the old keyframes, and the result
+        takes the one's world to the other's.
+    :param log_scale: logarithm of the correction's scale and its standard deviation, if measured
+        otherwise.
     """
     if not _enough(evidence, config):
         return None
-    said = _Said.of(evidence, S_world)
+    data = _EvidenceArrays.of(evidence, S_world)
     if log_scale is None and joining:
-        log_scale = (_scale_of_levers(said), _SEGMENT_SCALE_PRIOR)
+        log_scale = (_scale_of_levers(data), _SEGMENT_SCALE_PRIOR)
     elif log_scale is None:
         log_scale = (0.0, _SCALE_PRIOR if config.scale_drift > 0 else _FIXED_SCALE)
-    chosen = _largest_group(said, math.exp(log_scale[0]), joining or config.scale_drift > 0)
+    chosen = _largest_group(data, math.exp(log_scale[0]), joining or config.scale_drift > 0)
     for _ in range(_ROUNDS):
         if not _enough(list(itertools.compress(evidence, chosen)), config):
             return None
-        fit = _fitted(said, chosen, log_scale)
-        shift, turn = said.residuals(fit.R, fit.scale, fit.shift)
-        before, chosen = (
-            chosen,
-            (shift <= fit.scale * said.tolerance[:, 0]) & (turn <= said.tolerance[:, 1]),
-        )
+        fit = _fitted(data, chosen, log_scale)
+        shift, turn = data.residuals(fit.R, fit.scale, fit.shift)
+        before = chosen
+        chosen = (shift <= fit.scale * data.tolerance[:, 0]) & (turn <= data.tolerance[:, 1])
         if (before == chosen).all():
             break
     edges = tuple(itertools.compress(evidence, chosen))
@@ -87,32 +85,32 @@ def agreement(
     scatter = np.sqrt([np.mean(shift[chosen] ** 2), np.mean(turn[chosen] ** 2)])
     if not joining and not _is_significant(fit, scatter):
         return None
-    # From lengths about the newest frame back to the world's origin.
+    # From the newest frame back to the world's origin.
     S = similarity(make_T(fit.R, np.zeros(3)), fit.scale)
-    S[:3, 3] = said.origin + fit.shift - S[:3, :3] @ said.origin
+    S[:3, 3] = data.origin + fit.shift - S[:3, :3] @ data.origin
     return Agreement(edges, S, fit.scale_sigma, scatter)
 
 
 def _enough(edges: Sequence[FarEdge], config: LoopConfig) -> bool:
-    """Return whether they are of enough frames and of enough keyframes."""
+    """Return whether the edges are of enough frames and enough keyframes."""
     frames, sources = {e.frame_id for e in edges}, {e.source_id for e in edges}
     return len(frames) >= config.min_frames and len(sources) >= config.min_keyframes
 
 
 @dataclass(frozen=True, eq=False)
-class _Said:
-    """The evidence as arrays, with lengths in the world and about the newest frame.
+class _EvidenceArrays:
+    """The evidence as arrays: lengths in map units, positions relative to the newest frame.
 
-    A correction (rotation R, scale m, shift t) is right for an edge if
+    A correction (rotation R, scale m, shift t) fits an edge if
     ``places = m * (R @ centres - levers) + t`` and ``R = turns``.
 
-    :ivar origin: (3,) centre of the newest frame.
-    :ivar places: (N, 3) where the old keyframes are.
-    :ivar centres: (N, 3) where the frames are said to be.
-    :ivar levers: (N, 3) from keyframe to frame, as the edge says.
-    :ivar turns: (N, 3, 3) the correction of the rotation that each edge asks for.
-    :ivar tolerance: (N, 2) what edges may be off by: map units, radians.
-    :ivar sigmas: (N, 2) their standard deviations; ``frames``: (N,) the frames they are of.
+    :ivar origin: (3,) centre of the newest frame in the world.
+    :ivar places: (N, 3) centres of the old keyframes.
+    :ivar centres: (N, 3) centres of the frames.
+    :ivar levers: (N, 3) from keyframe to frame by the edge.
+    :ivar turns: (N, 3, 3) the rotation of the correction by each edge.
+    :ivar tolerance: (N, 2) largest deviation of an edge: map units, radians.
+    :ivar sigmas: (N, 2) standard deviations of the edges; ``frames``: (N,) their frames.
     """
 
     origin: np.ndarray
@@ -125,8 +123,7 @@ class _Said:
     frames: np.ndarray
 
     @classmethod
-    def of(cls, evidence: Sequence[FarEdge], S_world: Mapping[int, np.ndarray]) -> _Said:
-        """Work out what each edge says of the correction."""
+    def of(cls, evidence: Sequence[FarEdge], S_world: Mapping[int, np.ndarray]) -> _EvidenceArrays:
         S_source = np.stack([S_world[e.source_id] for e in evidence])
         S_frame = np.stack([S_world[e.anchor_id] for e in evidence])
         S_frame = S_frame @ np.stack([e.S_anchor_frame for e in evidence])
@@ -136,10 +133,8 @@ class _Said:
         levers = (R_source @ T_edge[:, :3, 3:])[..., 0] * scale[:, None]
         sigmas = np.stack([e.sigmas for e in evidence])
         sigmas[:, 0] *= scale
-        slack = np.stack(
-            [SLACK_LENGTH * np.linalg.norm(levers, axis=1), np.full(len(levers), SLACK_RAD)],
-            axis=1,
-        )
+        lengths = np.linalg.norm(levers, axis=1)
+        slack = np.stack([SLACK_LENGTH * lengths, np.full(len(levers), SLACK_RAD)], axis=1)
         origin = S_frame[-1, :3, 3].copy()
         return cls(
             origin=origin,
@@ -155,38 +150,38 @@ class _Said:
     def residuals(
         self, R: np.ndarray, scale: float, shift: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return how far each edge is from one correction: (N,) map units and (N,) radians."""
+        """Return how far each edge is from a correction: (N,) map units and (N,) radians."""
         off = self.places - scale * (self.centres @ R.T - self.levers) - shift
         return np.linalg.norm(off, axis=1), rotation_angle(R.T @ self.turns)
 
 
-def _scale_of_levers(said: _Said) -> float:
-    """Return the logarithm of the scale at which frames see keyframes as far apart as they are.
+def _scale_of_levers(data: _EvidenceArrays) -> float:
+    """Return the logarithm of the ratio of distances between keyframes, in the map over by edges.
 
-    Of pairs of keyframes seen by one frame, the median; 0 without a pair.
+    The median over pairs of keyframes seen by one frame; 0 without a pair.
     """
-    first, second = np.triu_indices(len(said.frames), 1)
-    same = said.frames[first] == said.frames[second]
+    first, second = np.triu_indices(len(data.frames), 1)
+    same = data.frames[first] == data.frames[second]
     first, second = first[same], second[same]
-    apart = np.linalg.norm(said.places[first] - said.places[second], axis=1)
-    seen = np.linalg.norm(said.levers[first] - said.levers[second], axis=1)
+    apart = np.linalg.norm(data.places[first] - data.places[second], axis=1)
+    seen = np.linalg.norm(data.levers[first] - data.levers[second], axis=1)
     known = (apart > 0) & (seen > 0)
     return float(np.median(np.log(apart[known] / seen[known]))) if known.any() else 0.0
 
 
-def _largest_group(said: _Said, scale: float, scale_drifts: bool) -> np.ndarray:
+def _largest_group(data: _EvidenceArrays, scale: float, scale_drifts: bool) -> np.ndarray:
     """Return the (N,) mask of the edges that agree with the one that most agree with."""
-    # (H, N): what each edge n would be off by if edge h were right about everything but scale.
-    seen = scale * (np.einsum('hij,nj->hni', said.turns, said.centres) - said.levers)
+    # (H, N): deviation of each edge n if edge h were right about everything but scale.
+    seen = scale * (np.einsum('hij,nj->hni', data.turns, data.centres) - data.levers)
     own = np.einsum('hhi->hi', seen)
-    off = (said.places - said.places[:, None]) - (seen - own[:, None])
+    off = (data.places - data.places[:, None]) - (seen - own[:, None])
     shift = np.linalg.norm(off, axis=2)
-    turn = rotation_angle(np.swapaxes(said.turns, 1, 2)[:, None] @ said.turns)
-    allowed_shift = scale * (said.tolerance[:, 0] + said.tolerance[:, :1])
+    turn = rotation_angle(np.swapaxes(data.turns, 1, 2)[:, None] @ data.turns)
+    allowed_shift = scale * (data.tolerance[:, 0] + data.tolerance[:, :1])
     if scale_drifts:
-        # Without its scale a correction is right at its own keyframe only.
-        allowed_shift += _SCALE_PRIOR * np.linalg.norm(said.places - said.places[:, None], axis=2)
-    agree = (shift <= allowed_shift) & (turn <= said.tolerance[:, 1] + said.tolerance[:, 1:])
+        # A correction without its scale is right at its own keyframe only.
+        allowed_shift += _SCALE_PRIOR * np.linalg.norm(data.places - data.places[:, None], axis=2)
+    agree = (shift <= allowed_shift) & (turn <= data.tolerance[:, 1] + data.tolerance[:, 1:])
     best: np.ndarray = agree[np.argmax(agree.sum(axis=1))]
     return best
 
@@ -199,21 +194,21 @@ class _Fit:
     scale_sigma: float
 
 
-def _fitted(said: _Said, chosen: np.ndarray, log_scale: tuple[float, float]) -> _Fit:
+def _fitted(data: _EvidenceArrays, chosen: np.ndarray, log_scale: tuple[float, float]) -> _Fit:
     """Return the correction that fits the chosen edges best."""
-    weights = 1.0 / (said.sigmas[chosen] ** 2)
-    R = mean_rotation(said.turns[chosen], weights[:, 1] / weights[:, 1].sum())
-    seen = said.centres[chosen] @ R.T - said.levers[chosen]
-    places, w = said.places[chosen], weights[:, 0] / weights[:, 0].sum()
-    # The scale is that of what one frame sees of several keyframes: the way from frame to frame
-    # may have been pulled by the very edges that are in question.
-    frames = said.frames[chosen]
+    weights = 1.0 / (data.sigmas[chosen] ** 2)
+    R = mean_rotation(data.turns[chosen], weights[:, 1] / weights[:, 1].sum())
+    seen = data.centres[chosen] @ R.T - data.levers[chosen]
+    places, w = data.places[chosen], weights[:, 0] / weights[:, 0].sum()
+    # The scale comes from several keyframes seen by one frame: the motion from frame to frame may
+    # be biased by the very edges in question.
+    frames = data.frames[chosen]
     a, b = _about_means(seen, frames), _about_means(places, frames)
     by_themselves = (a * b).sum() / max((a**2).sum(), 1e-12)
     rest = np.linalg.norm(b - by_themselves * a, axis=1)
-    # Edges are as good as they say or as they fit, whichever is worse.
-    variance = np.maximum(said.sigmas[chosen][:, 0] ** 2, np.mean(rest**2) / 3.0)
-    # The scale is the prior's unless the keyframes lie far enough apart to tell.
+    # The larger of the edges' own variance and that of the fit.
+    variance = np.maximum(data.sigmas[chosen][:, 0] ** 2, np.mean(rest**2) / 3.0)
+    # The prior dominates unless the keyframes lie far enough apart.
     mean, sigma = math.exp(log_scale[0]), log_scale[1] * math.exp(log_scale[0])
     information = 1.0 / sigma**2 + ((a**2).sum(axis=1) / variance).sum()
     scale = (mean / sigma**2 + ((a * b).sum(axis=1) / variance).sum()) / information
@@ -223,7 +218,7 @@ def _fitted(said: _Said, chosen: np.ndarray, log_scale: tuple[float, float]) -> 
 
 
 def _about_means(points: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Return (N, 3) points less the mean of their group."""
+    """Return (N, 3) points minus the mean of their group."""
     _, group = np.unique(groups, return_inverse=True)
     sums = np.zeros((group.max() + 1, 3))
     np.add.at(sums, group, points)
@@ -232,8 +227,8 @@ def _about_means(points: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def _is_significant(fit: _Fit, scatter: np.ndarray) -> bool:
-    """Return whether the correction of the newest frame stands out from the scatter."""
+    """Return whether the correction of the newest frame exceeds the scatter."""
     shift, turn = float(np.linalg.norm(fit.shift)), float(rotation_angle(fit.R))
     stretched = abs(math.log(fit.scale)) > _SIGNIFICANT * max(fit.scale_sigma, 1e-3)
-    asked = np.array([shift, turn]) > np.maximum(_SIGNIFICANT * scatter, 1e-6)
-    return bool(asked.any() or stretched)
+    moved = np.array([shift, turn]) > np.maximum(_SIGNIFICANT * scatter, 1e-6)
+    return bool(moved.any() or stretched)

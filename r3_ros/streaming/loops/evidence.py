@@ -1,8 +1,8 @@
 """Edges to old keyframes that contradict the present pose.
 
-Such an edge is either a mistake (a place that only looks the same) or the first sign that the way
-here has drifted. One alone cannot tell; those of the last frames are kept until enough of them
-agree (:mod:`.agreement`).
+Such an edge is either wrong (a place that only looks the same) or the first sign of drift. One
+alone does not decide; those of the last frames are kept until enough of them agree
+(:mod:`.agreement`).
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from ..pose_resolution import edge_sigmas, HeldPose, ResolvedPose
 
 #: Edges within this many standard deviations agree.
 AGREE_SIGMAS = 3.0
-#: What two edges may differ by whatever their standard deviations say, which are a heuristic: a
-#: share of their lengths, and radians.
+#: Least tolerance between two edges, since their standard deviations are a heuristic: a share of
+#: their lengths, and radians.
 SLACK_LENGTH = 0.1
 SLACK_RAD = 0.03
-#: A correction this small shows in no odometry: a share of the step to the nearest frame, radians.
+#: Deviations below these are not resolved by odometry: a share of the step to the nearest frame,
+#: radians.
 _UNSEEN_SHARE = 0.02
 _UNSEEN_RAD = 0.0005
-#: So many of the last frames with contradicting edges are looked at together.
+#: Number of frames with contradicting edges that are evaluated together.
 _WINDOW_FRAMES = 12
-#: ... unless they are older than this: the way here has drifted on since.
+#: Older frames are dropped: poses have drifted further since.
 _WINDOW_AGE = 40
 
 
@@ -39,11 +40,11 @@ _WINDOW_AGE = 40
 class FarEdge:
     """An edge from an old keyframe that contradicts the pose of its frame.
 
-    The frame itself will be let go, so its place is given from a keyframe that stays.
+    The frame itself will be released, so its pose is kept relative to a keyframe.
 
-    :ivar anchor_id: the newest keyframe when the frame was seen.
-    :ivar S_anchor_frame: (4, 4) where the frame is, by the frames around it.
-    :ivar T_source_frame: (4, 4) what the edge says; lengths in the frame's own unit.
+    :ivar anchor_id: the newest keyframe when the frame came.
+    :ivar S_anchor_frame: (4, 4) the frame by its near edges.
+    :ivar T_source_frame: (4, 4) the edge; lengths in the frame's own unit.
     :ivar sigmas: (2,) standard deviations of translation, in the frame's unit, and rotation.
     """
 
@@ -56,22 +57,21 @@ class FarEdge:
 
 
 class LoopEvidence:
-    """The contradicting edges of the last frames that had any."""
+    """Contradicting edges of the last frames, oldest first."""
 
     def __init__(self) -> None:
         self._frames: deque[tuple[FarEdge, ...]] = deque(maxlen=_WINDOW_FRAMES)
 
     def __iter__(self) -> Iterator[FarEdge]:
-        """Go through the edges, oldest first."""
         return (edge for edges in self._frames for edge in edges)
 
     def add(self, edges: Sequence[FarEdge]) -> None:
-        """Take in the contradicting edges of one frame."""
+        """Add the contradicting edges of one frame."""
         if edges:
             self._frames.append(tuple(edges))
 
     def keep(self, known: Container[int], now: int) -> None:
-        """Forget edges whose keyframes are not known any more, and those of long ago."""
+        """Drop edges whose keyframes are not in ``known``, and old ones."""
         kept = [
             tuple(e for e in edges if e.source_id in known and e.anchor_id in known)
             for edges in self._frames
@@ -80,8 +80,18 @@ class LoopEvidence:
         self._frames = deque((edges for edges in kept if edges), maxlen=_WINDOW_FRAMES)
 
     def clear(self) -> None:
-        """Forget all."""
+        """Drop all edges."""
         self._frames.clear()
+
+
+def deviations(edges: Sequence[Edge], held: Mapping[int, HeldPose], pose: HeldPose) -> np.ndarray:
+    """Return the (N, 2) distance and angle from a pose to where edges place its frame."""
+    T_edges = np.array([edge.T_source_target for edge in edges])
+    T_edges[:, :3, 3] *= pose.scale
+    candidates = np.array([held[edge.source_id].T_world_camera for edge in edges]) @ T_edges
+    shift = np.linalg.norm(candidates[:, :3, 3] - pose.T_world_camera[:3, 3], axis=1)
+    turn = rotation_angle(pose.T_world_camera[:3, :3].T @ candidates[:, :3, :3])
+    return np.stack([shift, turn], axis=1)
 
 
 def contradicts(
@@ -92,24 +102,19 @@ def contradicts(
     reference: float,
     config: CovarianceConfig,
 ) -> np.ndarray:
-    """Return which far edges are at odds with the pose that the near ones give.
+    """Return which far edges contradict the pose that the near ones give.
 
-    The yardstick is the uncertainty of the edges themselves and the scatter of the near ones,
-    not what has accumulated on the way: blending in a correction of that size would be a jump.
+    The tolerance is the uncertainty of the edges themselves and the scatter of the near ones,
+    not the accumulated one: blending in a correction of that size would be a jump.
 
     :returns: (N,) bool, one for each far edge.
     """
     own = resolved.held
-    T_edges = np.array([edge.T_source_target for edge in far])
-    T_edges[:, :3, 3] *= own.scale
-    candidates = np.array([held[edge.source_id].T_world_camera for edge in far]) @ T_edges
-    shift = np.linalg.norm(candidates[:, :3, 3] - own.T_world_camera[:3, 3], axis=1)
-    turn = rotation_angle(own.T_world_camera[:3, :3].T @ candidates[:, :3, :3])
+    off = deviations(far, held, own)
     spread = resolved.spread.diagonal()
     local = np.array([spread[:3].sum(), spread[3:].sum()])
     local = local + (sigmas_of(near, reference, config) ** 2).min(axis=0) * [own.scale**2, 1.0]
     tolerance = sigmas_of(far, reference, config) ** 2 * [own.scale**2, 1.0] + local
-    off = np.stack([shift, turn], axis=1)
     step = own.scale * min(np.linalg.norm(edge.T_source_target[:3, 3]) for edge in near)
     unseen = np.array([_UNSEEN_SHARE * step, _UNSEEN_RAD])
     return (off > np.maximum(AGREE_SIGMAS * np.sqrt(tolerance), unseen)).any(axis=1)
@@ -124,22 +129,20 @@ def sigmas_of(edges: Sequence[Edge], reference: float, config: CovarianceConfig)
 
 
 def edge_fits(edge: Edge, source: HeldPose, target: HeldPose, variance: Sequence[float]) -> bool:
-    """Return whether an edge says what the poses of its frames say."""
+    """Return whether an edge matches the poses of its frames."""
     T_edge = edge.T_source_target
     R = source.T_world_camera[:3, :3]
     lever = target.scale * (R @ T_edge[:3, 3])
     shift = target.T_world_camera[:3, 3] - source.T_world_camera[:3, 3] - lever
     turn = rotation_angle((R @ T_edge[:3, :3]).T @ target.T_world_camera[:3, :3])
     sigma_shift, sigma_turn = np.sqrt(variance)
-    return bool(
-        np.linalg.norm(shift)
-        <= max(AGREE_SIGMAS * sigma_shift, SLACK_LENGTH * np.linalg.norm(lever))
-        and turn <= max(AGREE_SIGMAS * sigma_turn, SLACK_RAD)
-    )
+    most_shift = max(AGREE_SIGMAS * sigma_shift, SLACK_LENGTH * np.linalg.norm(lever))
+    most_turn = max(AGREE_SIGMAS * sigma_turn, SLACK_RAD)
+    return bool(np.linalg.norm(shift) <= most_shift and turn <= most_turn)
 
 
 def edge_to_anchor(edge: FarEdge, scale: float) -> np.ndarray:
-    """Return (4, 4) ``S_source_anchor``: the edge, taken on to the keyframe that stays.
+    """Return (4, 4) ``S_source_anchor``: the edge, extended to the keyframe that stays.
 
     :param scale: length of the frame's unit in that of the source.
     """

@@ -1,110 +1,114 @@
-"""Loop closure in the engine: reject edges, see them agree, apply corrections."""
+"""Loop closure in the engine: reject edges, detect agreement, apply corrections.
+
+A correction is computed in a thread of its own and applied a fixed number of frames later, so
+that every run gives the same result: not earlier, and if need be the engine waits for it.
+"""
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 
 from ...core.config import R3Config
 from ...core.datatypes import DepthMap, Edge
 from ...core.similarity import inverse_similarity
-from ..pose_resolution import HeldPose, ResolvedPose
+from ...core.threads import thread_name
+from ..pose_resolution import Resolution, resolve_pose
 from ..segments import edges_of_one_segment
 from ..session import Session
+from . import solver_job
 from .agreement import agreement
 from .evidence import contradicts, FarEdge, sigmas_of
-from .solver_job import Correction, LoopCloser, LoopSnapshot
+from .pose_optimizer import load_gtsam
+from .solver_job import Correction, LoopSnapshot
 
-#: After a correction, or one that came to nothing, so many frames pass before the next.
+#: Number of frames between the end of a job and the start of the next.
 _REST_FRAMES = 10
 #: Edges below this share of the usual score are no evidence.
 _LEAST_RATIO = 0.4
-#: Keyframes that are solved for at the most, the others follow them: a round of the solver, which
-#: keeps Python's lock, then takes no longer than a frame of a camera.
+#: Maximum number of keyframes that are solved for; the others follow them. A round of the solver,
+#: which holds Python's lock, then takes no longer than a frame interval.
 _MOST_NODES = 1000
-
-#: Takes the edges of a frame, and its scale if that is known.
-Resolve = Callable[[Sequence[Edge], float | None], ResolvedPose | None]
 
 
 class Loops:
     """Closes the loops of one session after another. The engine's thread."""
 
     def __init__(self, config: R3Config) -> None:
-        """Start the solver, if loops are to be closed.
+        """Start the solver's thread, if loop closure is enabled.
 
-        :raises ModelError: it is not installed.
+        :raises ModelError: the solver is not installed.
         """
         self.config = config
-        self._closer = LoopCloser() if config.loop.enabled else None
+        self._executor: ThreadPoolExecutor | None = None
+        self._job: tuple[int, Future[Correction | None]] | None = None  # with the frame it is due
         self._rest_until = 0
+        if config.loop.enabled:
+            load_gtsam()
+            self._executor = ThreadPoolExecutor(1, thread_name_prefix=thread_name('loops'))
 
     @property
     def active(self) -> bool:
         """Whether loops are closed."""
-        return self._closer is not None
+        return self._executor is not None
 
     @property
     def busy(self) -> bool:
-        """Tell whether a correction is being worked out."""
-        return self._closer is not None and self._closer.busy
+        """Whether a correction is being computed."""
+        return self._job is not None
 
     def reset(self) -> None:
-        """Forget what is being worked out."""
+        """Drop the job."""
         self._rest_until = 0
-        if self._closer is not None:
-            self._closer.drop()
+        if self._job is not None:
+            self._job[1].cancel()
+            self._job = None
 
     def close(self) -> None:
-        """End the thread."""
-        if self._closer is not None:
-            self._closer.close()
+        """Drop the job and wait for the thread to end."""
+        self.reset()
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def resolve(
-        self, session: Session, edges: Sequence[Edge], reference: float, resolve: Resolve
-    ) -> tuple[list[Edge], list[Edge], ResolvedPose | None]:
-        """Return the edges that a pose follows from, those that contradict it, and the pose.
+    def resolve(self, session: Session, edges: Sequence[Edge], reference: float) -> Resolution:
+        """Resolve a pose from edges that agree, and return those that contradict it, too.
 
-        The pose follows from the frames and keyframes just before. Older keyframes have a say if
-        they agree: otherwise the past has to be put right first, and the pose with it.
+        The pose follows from the frames and keyframes just before. Older keyframes count if they
+        agree: otherwise the past has to be corrected first, and the pose with it.
         """
-        placing, rest = edges_of_one_segment(session, edges)
-        used, rejected_edges, resolved = self._resolve_within(session, placing, reference, resolve)
+        own, rest = edges_of_one_segment(session, edges)
+        resolution = self._resolve_within(session, own, reference)
         if session.gate.lost or not self.active:
             rest = []
-        return used, [*rejected_edges, *rest], resolved
+        return replace(resolution, rejected_edges=[*resolution.rejected_edges, *rest])
 
     def _resolve_within(
-        self, session: Session, edges: Sequence[Edge], reference: float, resolve: Resolve
-    ) -> tuple[list[Edge], list[Edge], ResolvedPose | None]:
-        near_ids = self._near(session)
-        near = [edge for edge in edges if edge.source_id in near_ids]
-        far = [edge for edge in edges if edge.source_id not in near_ids]
-        if not (self.active and near and far) or session.gate.lost:
-            return list(edges), [], resolve(edges, None)
-        by_near = resolve(near, None)
-        if by_near is None:
-            return list(edges), [], resolve(edges, None)
-        # The unit is that of the frames just before, whatever it was long ago.
-        scale = by_near.held.scale
+        self, session: Session, edges: Sequence[Edge], reference: float
+    ) -> Resolution:
         held, covariance = session.graph.held, self.config.covariance
-        against = contradicts(far, near, by_near, held, reference, covariance)
-        if not against.any():
-            return list(edges), [], resolve(edges, scale)
-        rejected_edges = [edge for edge, bad in zip(far, against, strict=True) if bad]
-        if against.all():
-            return near, rejected_edges, by_near
-        left_out = {edge.source_id for edge in rejected_edges}
-        used = [edge for edge in edges if edge.source_id not in left_out]
-        return used, rejected_edges, resolve(used, scale)
-
-    def _near(self, session: Session) -> set[int]:
-        """Return the frames just before, as far back as the camera was followed from."""
         newest = session.bank.newest(self.config.stream.recent_keyframes, session.segment_id)
         since = session.followed_since[-1]
-        return {frame_id for frame_id in (*session.recent, *newest) if frame_id >= since}
+        near_ids = {frame_id for frame_id in (*session.recent, *newest) if frame_id >= since}
+        near = [edge for edge in edges if edge.source_id in near_ids]
+        far = [edge for edge in edges if edge.source_id not in near_ids]
+        by_near = None
+        if self.active and far and not session.gate.lost:
+            by_near = resolve_pose(near, held, reference, covariance)
+        if by_near is None:
+            return Resolution(edges, [], resolve_pose(edges, held, reference, covariance))
+        against = contradicts(far, near, by_near, held, reference, covariance)
+        if against.all():
+            return Resolution(near, far, by_near)
+        rejected = [edge for edge, bad in zip(far, against, strict=True) if bad]
+        left_out = {edge.source_id for edge in rejected}
+        used = [edge for edge in edges if edge.source_id not in left_out]
+        # The unit is that of the frames just before, whatever it was long ago.
+        scale = by_near.held.scale
+        return Resolution(used, rejected, resolve_pose(used, held, reference, covariance, scale))
 
     def note(
         self,
@@ -114,8 +118,8 @@ class Loops:
         depths: Iterable[DepthMap],
         reference: float,
     ) -> None:
-        """Take the contradicting edges of a frame in, and begin to close a loop if it is one."""
-        keyframes = session.bank.newest(1, session.segment_id)
+        """Add the contradicting edges of a frame, and start a job if the evidence agrees."""
+        newest = session.bank.newest(1, session.segment_id)
         good = [
             edge
             for edge in rejected_edges
@@ -123,61 +127,47 @@ class Loops:
             and min(edge.confidence_translation, edge.confidence_rotation)
             >= _LEAST_RATIO * reference
         ]
-        if good and keyframes:
-            session.evidence.add(
-                self._far_edges(session, frame_id, good, keyframes[-1], reference)
-            )
-            session.evidence_depth = next(
-                (d for d in depths if d.frame_id == frame_id), session.evidence_depth
-            )
+        if not good or not newest:
+            return
+        held, anchor_id = session.graph.held, newest[0]
+        S_anchor_world = inverse_similarity(held[anchor_id].S_world_camera)
+        S_anchor_frame = S_anchor_world @ held[frame_id].S_world_camera
+        sigmas = sigmas_of(good, reference, self.config.covariance)
+        session.evidence.add(
+            [
+                FarEdge(e.source_id, frame_id, anchor_id, S_anchor_frame, e.T_source_target, sigma)
+                for e, sigma in zip(good, sigmas, strict=True)
+            ]
+        )
+        depth = next((d for d in depths if d.frame_id == frame_id), session.evidence_depth)
+        session.evidence_depth = depth
+        if not self.busy and frame_id >= self._rest_until:
             self._consider(session, frame_id, reference)
 
     def take(self, session: Session, frame_id: int | None) -> list[int]:
-        """Take the correction in if it is due at this frame (None: wait for it in any case).
+        """Apply the correction if it is due at this frame (None: wait for it in any case).
 
         :returns: ids of the frames that moved.
         """
-        if self._closer is None or not self._closer.busy:
+        if self._job is None or (frame_id is not None and frame_id < self._job[0]):
             return []
-        correction = self._closer.take(frame_id)
-        if self._closer.busy:
-            return []
+        _, future = self._job
+        self._job = None
+        correction = future.result()
         session.evidence.clear()
         session.evidence_depth = None
         self._rest_until = session.frame_count + _REST_FRAMES
-        return [] if correction is None else _corrected(session, correction)
-
-    def _far_edges(
-        self,
-        session: Session,
-        frame_id: int,
-        edges: Sequence[Edge],
-        anchor_id: int,
-        reference: float,
-    ) -> list[FarEdge]:
-        held = session.graph.held
-        S_world_anchor = held[anchor_id].S_world_camera
-        S_anchor_frame = inverse_similarity(S_world_anchor) @ held[frame_id].S_world_camera
-        sigmas = sigmas_of(edges, reference, self.config.covariance)
-        return [
-            FarEdge(
-                edge.source_id, frame_id, anchor_id, S_anchor_frame, edge.T_source_target, sigma
-            )
-            for edge, sigma in zip(edges, sigmas, strict=True)
-        ]
+        return [] if correction is None else _apply(session, correction)
 
     def _consider(self, session: Session, frame_id: int, reference: float) -> None:
-        """Begin to close a loop if the evidence agrees."""
-        assert self._closer is not None
-        if self._closer.busy or frame_id < self._rest_until:
-            return
+        """Start a job if the evidence agrees."""
         session.evidence.keep(session.bank, frame_id)
         graph = session.graph
         groups: dict[tuple[int, int], list[FarEdge]] = {}
         for edge in session.evidence:
             pair = graph.segments[edge.source_id], graph.segments[edge.anchor_id]
             groups.setdefault(pair, []).append(edge)
-        # The oldest segment first: the world is what all want to be in.
+        # The oldest segment first, since it is the world.
         for pair, evidence in sorted(groups.items(), key=lambda item: item[0]):
             named = {e.source_id for e in evidence} | {e.anchor_id for e in evidence}
             S_world = {keyframe: graph.held[keyframe].S_world_camera for keyframe in named}
@@ -194,27 +184,26 @@ class Loops:
         evidence: list[FarEdge],
         reference: float,
     ) -> None:
-        """Have the correction worked out that the evidence between two segments asks for."""
-        assert self._closer is not None
-        keyframes = _nodes(session, pair, evidence)
-        named = {e.source_id for e in evidence}
+        assert self._executor is not None
+        keyframes, graph = _nodes(session, pair, evidence), session.graph
         snapshot = LoopSnapshot(
-            held={keyframe: session.graph.held[keyframe] for keyframe in keyframes},
-            segments={keyframe: session.graph.segments[keyframe] for keyframe in keyframes},
-            edges=session.graph.edges(set(keyframes)),
+            held={keyframe: graph.held[keyframe] for keyframe in keyframes},
+            segments={keyframe: graph.segments[keyframe] for keyframe in keyframes},
+            edges=graph.edges(set(keyframes)),
             evidence=evidence,
             followed_since=tuple(session.followed_since),
-            clouds=session.map.clouds(named),
+            clouds=session.map.clouds({e.source_id for e in evidence}),
             depth=session.evidence_depth,
             reference=reference,
             config=self.config.loop,
             covariance=self.config.covariance,
         )
-        self._closer.submit(frame_id + self.config.loop.apply_after, snapshot)
+        future = self._executor.submit(solver_job.close_loop, snapshot)
+        self._job = frame_id + self.config.loop.apply_after, future
 
 
-def _corrected(session: Session, correction: Correction) -> list[int]:
-    """Move all that is held by what was found for the nearest keyframe; the rest hangs on it."""
+def _apply(session: Session, correction: Correction) -> list[int]:
+    """Move every held frame as its nearest keyframe; released frames follow their parents."""
     held, segments = session.graph.held, session.graph.segments
     moves, variances = {}, {}
     for segment_id in set(correction.segments.values()):
@@ -223,9 +212,9 @@ def _corrected(session: Session, correction: Correction) -> list[int]:
         for frame_id, nearest in zip(frames, _nearest(nodes, frames), strict=True):
             moves[frame_id] = correction.S_corrected_world[nearest]
             if nearest in correction.variances and nearest in held:
-                variances[frame_id] = _variance_from(
-                    held[frame_id], held[nearest], correction.variances[nearest]
-                )
+                grown = np.maximum(held[frame_id].variances - held[nearest].variances, 0.0)
+                translation, rotation = correction.variances[nearest] + grown
+                variances[frame_id] = float(translation), float(rotation)
     moved = session.graph.correct(moves, variances)
     session.graph.connect(correction.closing, session.gate.reference)
     if session.recent and session.recent[-1] in moves:
@@ -240,11 +229,11 @@ def _corrected(session: Session, correction: Correction) -> list[int]:
 
 
 def _nearest(nodes: Sequence[int], frames: Sequence[int]) -> list[int]:
-    """Return the node nearest to each frame, the older one if in doubt; nodes ascend."""
-    known, asked = np.array(nodes), np.array(frames, dtype=np.int64)
-    after = np.clip(np.searchsorted(known, asked), 0, len(known) - 1)
+    """Return the node nearest to each frame, the older one of two; nodes ascend."""
+    known, ids = np.array(nodes), np.array(frames, dtype=np.int64)
+    after = np.clip(np.searchsorted(known, ids), 0, len(known) - 1)
     before = np.maximum(after - 1, 0)
-    nearer_before = np.abs(asked - known[before]) <= np.abs(known[after] - asked)
+    nearer_before = np.abs(ids - known[before]) <= np.abs(known[after] - ids)
     found: list[int] = known[np.where(nearer_before, before, after)].tolist()
     return found
 
@@ -252,8 +241,8 @@ def _nearest(nodes: Sequence[int], frames: Sequence[int]) -> list[int]:
 def _nodes(session: Session, pair: tuple[int, int], evidence: Sequence[FarEdge]) -> list[int]:
     """Return the keyframes to solve for: all, or enough of them.
 
-    What the evidence names, what holds earlier loops and stretches of the way together, and
-    others evenly in between.
+    Those in the evidence, those that hold earlier loops and stretches together, and others evenly
+    in between.
     """
     keyframes = sorted(i for segment in set(pair) for i in session.bank.in_segment(segment))
     if len(keyframes) <= _MOST_NODES:
@@ -267,7 +256,7 @@ def _nodes(session: Session, pair: tuple[int, int], evidence: Sequence[FarEdge])
 
 
 def _found_again(session: Session, keyframes: Sequence[int]) -> list[tuple[int, int]]:
-    """Return keyframes by which the camera was found again after a loss, each with the next."""
+    """Return keyframes at which the camera was found again, each with its newest older source."""
     bank, graph, pairs = session.bank, session.graph, []
     for since in session.followed_since:
         for keyframe in keyframes[bisect.bisect_left(keyframes, since) :][:1]:
@@ -285,12 +274,3 @@ def _relabelled(session: Session, younger: int, older: int) -> list[int]:
         session.segment_id = older
     session.bank.join_segments(younger, older)
     return joined
-
-
-def _variance_from(
-    pose: HeldPose, nearest: HeldPose, corrected: tuple[float, float]
-) -> tuple[float, float]:
-    """Return the variances of a pose that is known from a keyframe whose own have changed."""
-    grown_t = max(pose.variance_translation - nearest.variance_translation, 0.0)
-    grown_r = max(pose.variance_rotation - nearest.variance_rotation, 0.0)
-    return corrected[0] + grown_t, corrected[1] + grown_r

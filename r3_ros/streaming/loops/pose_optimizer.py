@@ -1,6 +1,6 @@
-"""Least squares over a graph of similarities, solved by GTSAM. Nothing else here imports it.
+"""Least squares over a graph of similarities, solved by GTSAM. The only importer of GTSAM.
 
-Arrays go in and arrays come out, so that a thread of its own may do it while frames go on.
+Arrays in, arrays out, so that it may run in a thread of its own while frames go on.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 from ...core.errors import ModelError
 from ...core.similarity import scale_of, similarity
 
-#: The solver has settled when a round lowers the error by less than this share.
+#: The solver has converged when a round lowers the error by less than this share.
 _SETTLED = 1e-4
 _MAX_ROUNDS = 30
-#: What stands for "does not move": of turn, shift and logarithm of the scale.
+#: Prior of the node that does not move: rotation, translation and logarithm of the scale.
 _FIXED_SIGMA = 1e-5
-#: Holds what no measurement holds; pulls at nothing that one does.
+#: Prior of the other nodes, which only matters without measurements.
 _LOOSE_SIGMA = 100.0
 
 
@@ -27,12 +27,12 @@ _LOOSE_SIGMA = 100.0
 class PoseProblem:
     """Similarities to adjust and the measurements among them.
 
-    :ivar S_world_node: (N, 4, 4) as known so far; the first one stays where it is.
+    :ivar S_world_node: (N, 4, 4) initial values; the first one is fixed.
     :ivar pairs: (M, 2) int, rows of source and target of each measurement.
     :ivar S_source_target: (M, 4, 4) as measured; lengths in the source's unit.
     :ivar sigmas: (M, 7) standard deviations in the target's axes and unit: rotation (radians),
         translation, logarithm of the scale.
-    :ivar closing: (M,) bool, measurements that may be wrong altogether.
+    :ivar closing: (M,) bool, measurements that may be outliers.
     """
 
     S_world_node: np.ndarray
@@ -46,8 +46,8 @@ class PoseProblem:
 class PoseSolution:
     """Adjusted similarities.
 
-    :ivar misfit: (M,) how far each measurement is off, in standard deviations (root mean square
-        over its seven components).
+    :ivar misfit: (M,) root mean square of each measurement's seven residuals, in standard
+        deviations.
     """
 
     S_world_node: np.ndarray
@@ -57,7 +57,7 @@ class PoseSolution:
 def load_gtsam() -> ModuleType:
     """Return the solver's library.
 
-    :raises ModelError: it is not installed, or does not work beside this NumPy.
+    :raises ModelError: it is not installed, or does not work with this NumPy.
     """
     try:
         import gtsam
@@ -78,9 +78,8 @@ def load_gtsam() -> ModuleType:
 def solve_poses(problem: PoseProblem, kernel_width: float) -> PoseSolution:
     """Return the most likely similarities.
 
-    Twice: first all measurements count in full, which brings the ends of a loop together however
-    far they are apart; then those of ``closing`` lose weight with their misfit (Cauchy), which
-    lets go of the ones that contradict the rest.
+    First all measurements count in full, which closes a loop however far apart its ends are; then
+    those of ``closing`` lose weight with their misfit (Cauchy), which removes outliers.
 
     :param kernel_width: misfit in standard deviations at which half the weight is left.
     """
@@ -119,8 +118,7 @@ def _optimised(gtsam: Any, graph: Any, values: Any) -> Any:
     optimizer = gtsam.LevenbergMarquardtOptimizer(graph, values)
     error = optimizer.error()
     for _ in range(_MAX_ROUNDS):
-        # Round by round from here: the library keeps Python's lock while it works, and between
-        # two rounds the thread that owns the engine gets its turn.
+        # Round by round: the library holds Python's lock, and other threads run between rounds.
         optimizer.iterate()
         before, error = error, optimizer.error()
         if before - error <= _SETTLED * before:
@@ -139,14 +137,14 @@ def _misfit(gtsam: Any, problem: PoseProblem, measured: list[Any], values: Any) 
 
 
 def _to_gtsam(gtsam: Any, S: np.ndarray) -> Any:
-    """Return S in the library's form, which scales after the translation."""
+    """Return S as GTSAM's similarity, which scales after the translation."""
     scale = float(scale_of(S))
     return gtsam.Similarity3(gtsam.Rot3(S[:3, :3] / scale), S[:3, 3] / scale, scale)
 
 
 def _from_gtsam(S: Any) -> np.ndarray:
     matrix = np.eye(4)
-    # Rounding adds up in the library's rotation; a held pose has to be rigid.
+    # Rounding accumulates in the library's rotation; a held pose has to be rigid.
     u, _, vt = np.linalg.svd(S.rotation().matrix())
     matrix[:3, :3] = u @ vt
     matrix[:3, 3] = S.translation() * S.scale()

@@ -1,4 +1,4 @@
-"""How long the unit of one frame is in that of another, from depth that both have seen."""
+"""Length of one frame's unit in that of another, from depth of the same surface."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .evidence import FarEdge
 
 _ROUNDS = 8
 _LEAST_PIXELS = 100
-#: Depths that scatter more than this do not show the same surface: logarithm of their ratio.
+#: Largest scatter of the logarithms of depth ratios on the same surface.
 _SAME_SURFACE = 0.25
-#: Keyframes asked, each of which costs a projection of its points.
+#: Maximum number of keyframes, each of which costs a projection of its points.
 _KEYFRAMES = 4
-#: No depth is more certain than this: standard deviation of the logarithm.
+#: Smallest standard deviation of the logarithm.
 _LEAST_SIGMA = 0.02
 
 
@@ -28,10 +28,10 @@ def scale_from_depth(
     clouds: Mapping[int, Cloud],
     S_world: Mapping[int, np.ndarray],
 ) -> tuple[float, float] | None:
-    """Return the scale of the correction that edges ask for, as depth shows it.
+    """Return the scale of the correction by the edges, measured with depth.
 
-    :param depth: of one of the frames that the edges are of.
-    :returns: its logarithm and standard deviation; None if no depth can tell.
+    :param depth: of one of the edges' frames.
+    :returns: its logarithm and standard deviation; None if no depth can be compared.
     """
     if depth is None:
         return None
@@ -52,9 +52,9 @@ def scale_from_depth(
 
 
 def frame_unit(cloud: Cloud, depth: DepthMap, T_source_frame: np.ndarray) -> float | None:
-    """Return the length of the frame's unit in that of the source, None if depth cannot tell.
+    """Return the length of the frame's unit in that of the source, None if depth does not fit.
 
-    :param cloud: points that the source saw, in its frame and unit.
+    :param cloud: points seen by the source, in its frame and unit.
     :param depth: of the frame, in its own unit.
     :param T_source_frame: (4, 4), lengths in the frame's unit.
     """

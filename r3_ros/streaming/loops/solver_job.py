@@ -1,15 +1,12 @@
-"""Closing loops: from edges that agree against the present poses to corrected poses.
+"""The solver's job: from edges that agree against the present poses to corrected poses.
 
-The work is done on a snapshot, in a thread of its own; frames go on meanwhile. What comes back is
-one similarity of the world for each keyframe, so that whatever has been added or moved since can
-follow. It is taken in a fixed number of frames later, so that a run gives the same result each
-time: not before, and if need be it is waited for.
+The job works on a snapshot, in its own thread, while frames go on. The result is one similarity
+of the world per keyframe, so that frames added or moved since can follow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 import itertools
 
@@ -19,33 +16,32 @@ from ...core.config import CovarianceConfig, LoopConfig
 from ...core.datatypes import DepthMap, Edge
 from ...core.geometry import rotation_angle
 from ...core.similarity import inverse_similarity, scale_of
-from ...core.threads import thread_name
 from ...maps.cloud import Cloud
 from ..pose_resolution import edge_sigmas, HeldPose
 from .agreement import Agreement, agreement
 from .evidence import edge_fits, edge_to_anchor, FarEdge, sigmas_at_source
-from .pose_optimizer import load_gtsam, PoseProblem, PoseSolution, solve_poses
+from .pose_optimizer import PoseProblem, PoseSolution, solve_poses
 from .scale_from_depth import scale_from_depth
 
-#: What a keyframe's rotation is off by at least, from one to the next: radians.
+#: Smallest standard deviation of the rotation between two keyframes: radians.
 _LEAST_TURN_SIGMA = 1e-3
 _LEAST_SCALE_SIGMA = 1e-6
-#: A loop is closed if edges of enough keyframes are off by at most this, in standard deviations.
+#: Largest misfit of an edge that closes a loop, in standard deviations.
 _FITS = 3.0
 
 
 @dataclass(frozen=True, eq=False)
 class LoopSnapshot:
-    """All that closing a loop needs; nothing in it changes any more.
+    """Immutable input of a job.
 
     :ivar held: the keyframes, by id.
     :ivar segments: of each keyframe. The evidence is of one pair of segments, or of one alone.
     :ivar edges: among them.
     :ivar evidence: edges that contradict the poses.
-    :ivar followed_since: frames that the camera was found again at.
+    :ivar followed_since: frames at which the camera was found again.
     :ivar clouds: points of keyframes, each in its own frame and unit.
-    :ivar depth: of a frame that the evidence names, as predicted.
-    :ivar reference: the score of a nominal edge.
+    :ivar depth: of a frame in the evidence, as predicted.
+    :ivar reference: score of a nominal edge.
     """
 
     held: Mapping[int, HeldPose]
@@ -62,14 +58,14 @@ class LoopSnapshot:
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """What closing a loop changes.
+    """The result of a job.
 
     :ivar S_corrected_world: by keyframe, the similarity of the world that moves it.
-    :ivar segments: by keyframe, as they were.
+    :ivar segments: by keyframe, as in the snapshot.
     :ivar variances: by keyframe, of translation and rotation.
-    :ivar closing: source and target of the edges that hold the loop together from now on.
-    :ivar joined: the segment that moved into the world of an older one, and that; None if all is
-        of one segment.
+    :ivar closing: source and target of the edges that close the loop.
+    :ivar joined: the segment that moves into the world of an older one, and that one; None if all
+        keyframes are of one segment.
     """
 
     S_corrected_world: Mapping[int, np.ndarray]
@@ -79,75 +75,29 @@ class Correction:
     joined: tuple[int, int] | None = None
 
 
-class LoopCloser:
-    """One job at a time in a thread of its own."""
-
-    def __init__(self) -> None:
-        """Find the solver now, so that a missing one is told at the start.
-
-        :raises ModelError: it is not there.
-        """
-        load_gtsam()
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=thread_name('loops'))
-        self._job: tuple[int, Future[Correction | None]] | None = None
-
-    @property
-    def busy(self) -> bool:
-        """Tell whether a result is still to be taken."""
-        return self._job is not None
-
-    def submit(self, due_frame: int, snapshot: LoopSnapshot) -> None:
-        """Begin to close a loop; the result is for frame ``due_frame``."""
-        self._job = due_frame, self._executor.submit(close_loop, snapshot)
-
-    def take(self, frame: int | None) -> Correction | None:
-        """Return the result if it is due at this frame (None: in any case), and be free again."""
-        if self._job is None or (frame is not None and frame < self._job[0]):
-            return None
-        _, future = self._job
-        self._job = None
-        return future.result()
-
-    def drop(self) -> None:
-        """Forget the job: its poses are no more."""
-        if self._job is not None:
-            self._job[1].cancel()
-            self._job = None
-
-    def close(self) -> None:
-        """Drop the job and wait for the thread to end."""
-        self.drop()
-        self._executor.shutdown(wait=True, cancel_futures=True)
-
-
 def close_loop(snapshot: LoopSnapshot) -> Correction | None:
-    """Return the correction that the evidence asks for; None if it does not hold together."""
-    agreed = _agreed(snapshot)
+    """Return the correction that the evidence agrees on; None without one."""
+    S_world = {frame_id: pose.S_world_camera for frame_id, pose in snapshot.held.items()}
+    log_scale = scale_from_depth(snapshot.evidence, snapshot.depth, snapshot.clouds, S_world)
+    joining = _joined(snapshot) is not None
+    agreed = agreement(snapshot.evidence, S_world, snapshot.config, log_scale, joining)
     return None if agreed is None else correct_poses(snapshot, agreed)
 
 
 def correct_poses(snapshot: LoopSnapshot, agreed: Agreement) -> Correction | None:
-    """Return the correction that an agreement asks for; None if it does not fit the graph."""
+    """Return the correction for an agreement; None if it does not fit the graph."""
     ids = sorted(snapshot.held)
     problem = _problem(snapshot, agreed, ids, _start(snapshot, agreed, ids))
     try:
         solution = solve_poses(problem, snapshot.config.kernel_width)
     except RuntimeError:
-        # What the solver raises where the edges leave a pose undetermined: nothing is corrected.
+        # The solver raises this if a pose is undetermined: nothing is corrected.
         return None
     fits = solution.misfit[problem.closing] <= _FITS
     kept = [edge for edge, fit in zip(agreed.edges, fits, strict=True) if fit]
     if len({edge.source_id for edge in kept}) < snapshot.config.min_keyframes:
         return None
     return _correction(snapshot, ids, solution, kept)
-
-
-def _agreed(snapshot: LoopSnapshot) -> Agreement | None:
-    """Find the agreement, with the scale that depth tells if it does."""
-    S_world = {frame_id: pose.S_world_camera for frame_id, pose in snapshot.held.items()}
-    log_scale = scale_from_depth(snapshot.evidence, snapshot.depth, snapshot.clouds, S_world)
-    joining = _joined(snapshot) is not None
-    return agreement(snapshot.evidence, S_world, snapshot.config, log_scale, joining)
 
 
 def _joined(snapshot: LoopSnapshot) -> tuple[int, int] | None:
@@ -158,11 +108,11 @@ def _joined(snapshot: LoopSnapshot) -> tuple[int, int] | None:
 
 
 def _start(snapshot: LoopSnapshot, agreed: Agreement, ids: list[int]) -> np.ndarray:
-    """Return (N, 4, 4) the poses to begin with: a segment that is joined has moved already."""
+    """Return (N, 4, 4) initial poses: a segment that is joined is moved already."""
     S_world = np.stack([snapshot.held[frame_id].S_world_camera for frame_id in ids])
     joined = _joined(snapshot)
     if joined is not None:
-        # The agreement takes the frames to the old keyframes, of whichever segment those are.
+        # The agreement moves the frames to the old keyframes, which may be of either segment.
         move = agreed.S_corrected_world
         if snapshot.segments[agreed.edges[0].source_id] == joined[0]:
             move = inverse_similarity(move)
@@ -174,16 +124,16 @@ def _start(snapshot: LoopSnapshot, agreed: Agreement, ids: list[int]) -> np.ndar
 def _problem(
     snapshot: LoopSnapshot, agreed: Agreement, ids: list[int], S_world: np.ndarray
 ) -> PoseProblem:
-    """Lay the pose graph out: the poses as they are, and the edges that close the loop."""
+    """Return the pose graph: the poses as they are, and the edges that close the loop."""
     row = {frame_id: n for n, frame_id in enumerate(ids)}
     pairs, sigmas = _relations(snapshot, ids)
     rows = np.array([(row[source], row[target]) for source, target in pairs], dtype=np.int64)
     rows = rows.reshape(-1, 2)
     measured = inverse_similarity(S_world[rows[:, 0]]) @ S_world[rows[:, 1]]
-    # How long the unit of the present frames is, if the agreement is right.
+    # Corrected length of the present frames' unit.
     stretch = float(scale_of(agreed.S_corrected_world))
     closing_rows, closing_measured, closing_sigmas = [], [], []
-    # They share one error of the scale, which does not average out.
+    # The edges share one error of the scale, which does not average out.
     scale_sigma = agreed.scale_sigma * np.sqrt(len(agreed.edges))
     scale_sigma = max(scale_sigma, _LEAST_SCALE_SIGMA)
     for edge in agreed.edges:
@@ -205,10 +155,10 @@ def _problem(
 
 
 def _relations(snapshot: LoopSnapshot, ids: list[int]) -> tuple[list[tuple[int, int]], np.ndarray]:
-    """Return the pairs of keyframes that are known from one another, and how well: (N, 7).
+    """Return the pairs of related keyframes, and their standard deviations: (N, 7).
 
-    Those with an edge that fits their poses, by its confidence, and each with the next, by what
-    the uncertainty grew between the two: the edges of frames in between are in that.
+    Keyframes with an edge that fits their poses, by its confidence, and each with the next, by the
+    growth of the variance between the two: the edges of the frames in between are in that.
     """
     held = snapshot.held
     variances: dict[tuple[int, int], list[float]] = {}
@@ -224,14 +174,11 @@ def _relations(snapshot: LoopSnapshot, ids: list[int]) -> tuple[list[tuple[int, 
         apart = snapshot.segments[pair[0]] != snapshot.segments[pair[1]]
         if apart or any(pair[0] < found <= pair[1] for found in snapshot.followed_since):
             continue
-        grown = [
-            held[pair[1]].variance_translation - held[pair[0]].variance_translation,
-            held[pair[1]].variance_rotation - held[pair[0]].variance_rotation,
-        ]
+        grown = np.maximum(held[pair[1]].variances - held[pair[0]].variances, 0.0)
         nominal = _edge_variance(snapshot, pair, np.ones((1, 2)))
-        variances.setdefault(pair, [max(0.0, g) + v for g, v in zip(grown, nominal, strict=True)])
+        variances.setdefault(pair, (grown + nominal).tolist())
     pairs = list(variances)
-    # Edges into one frame err together: twice as many are not twice as sure.
+    # Edges into one frame have correlated errors: twice as many are not twice as certain.
     targets = np.array([target for _, target in pairs])
     _, place, counts = np.unique(targets, return_inverse=True, return_counts=True)
     sharing = counts[place]
@@ -247,7 +194,7 @@ def _relations(snapshot: LoopSnapshot, ids: list[int]) -> tuple[list[tuple[int, 
 def _edge_variance(
     snapshot: LoopSnapshot, pair: tuple[int, int], ratios: np.ndarray
 ) -> list[float]:
-    """Return the variances of translation and rotation between two keyframes as they lie."""
+    """Return the variances of translation and rotation of an edge between two keyframes."""
     a, b = (snapshot.held[frame_id].T_world_camera for frame_id in pair)
     length = np.linalg.norm(b[:3, 3] - a[:3, 3])
     angle = rotation_angle(a[:3, :3].T @ b[:3, :3])
@@ -272,7 +219,7 @@ def _correction(
 def _variances(snapshot: LoopSnapshot, kept: Sequence[FarEdge]) -> dict[int, tuple[float, float]]:
     """Return the variances of keyframes on the loop, now known from both of its ends.
 
-    Those of a segment that is joined are known from where it is joined, and that is all.
+    Those of a joined segment are known from the joint alone.
     """
     held, joined = snapshot.held, _joined(snapshot)
     if joined is not None:
@@ -280,12 +227,12 @@ def _variances(snapshot: LoopSnapshot, kept: Sequence[FarEdge]) -> dict[int, tup
     start = max(edge.source_id for edge in kept)
     end = max(edge.anchor_id for edge in kept)
     closing = np.median([edge.sigmas for edge in kept], axis=0) ** 2
-    at_end = _variance_of(held[start]) + closing
+    at_end = held[start].variances + closing
     found = {}
     for frame_id, pose in held.items():
         if start < frame_id <= end:
-            forward = np.maximum(_variance_of(pose), 1e-12)
-            backward = at_end + np.maximum(_variance_of(held[end]) - forward, 0.0)
+            forward = np.maximum(pose.variances, 1e-12)
+            backward = at_end + np.maximum(held[end].variances - forward, 0.0)
             fused = forward * backward / (forward + backward)
             found[frame_id] = (float(fused[0]), float(fused[1]))
     return found
@@ -300,11 +247,7 @@ def _variances_joined(
     found = {}
     for frame_id, pose in held.items():
         if snapshot.segments[frame_id] == younger:
-            apart = np.abs(_variance_of(pose) - _variance_of(at))
-            total = _variance_of(known) + edge.sigmas**2 + apart
+            apart = np.abs(pose.variances - at.variances)
+            total = known.variances + edge.sigmas**2 + apart
             found[frame_id] = (float(total[0]), float(total[1]))
     return found
-
-
-def _variance_of(pose: HeldPose) -> np.ndarray:
-    return np.array([pose.variance_translation, pose.variance_rotation])

@@ -1,13 +1,13 @@
-"""Going on with a saved map: its content in the place of what a session would have seen itself.
+"""Initialise a session from a saved map.
 
-Frames of the map get the first numbers, in the order of time, and keep their poses. The engine's
-world is the map's, so what is saved from here holds both.
+Frames of the map get the first ids, in the order of time, and keep their poses. The engine's
+world is the map's, so a map saved later holds both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -19,20 +19,21 @@ from ...core.geometry import inverse
 from ...input.image_decoding import decode_compressed
 from ...maps.cloud import Cloud
 from ...maps.saved_map import SavedMap
+from ..map_snapshot import observed_in
 from ..pose_resolution import HeldPose
 from ..session import Session
 from .search import LEAST_KEYFRAMES, Relocalisation, Vicinity
 
-#: So many times the bank's room are offered to it at the most; more are thinned out before.
+#: Maximum number of keyframes given to the bank, as a multiple of its room; more are thinned out.
 _OFFERED = 4
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedMap:
-    """What a predictor and who keeps the images need of a map that a session has taken in.
+    """The content of a saved map that a session holds.
 
     :ivar frame_ids: of keyframes in the bank, by row of the saved keyframes.
-    :ivar landmarks: in the engine's world and with the session's numbers; None without any.
+    :ivar landmarks: in the engine's world and with the session's ids; None without any.
     """
 
     saved: SavedMap
@@ -42,12 +43,12 @@ class LoadedMap:
 
     @property
     def images(self) -> dict[int, bytes]:
-        """Return the encoded images by the session's frame ids."""
+        """Encoded images by the session's frame ids."""
         ids, images = self.saved.keyframes.ids, self.saved.images
         return {frame_id: images[int(ids[row])] for row, frame_id in self.frame_ids.items()}
 
     def keyframes(self) -> Iterator[KnownKeyframe]:
-        """Decode the keyframes one after the other, oldest first.
+        """Decode the keyframes one by one, oldest first.
 
         :raises FrameError: an image is broken.
         """
@@ -93,11 +94,11 @@ def take_in(
     room: int | None,
     near: Vicinity | None = None,
 ) -> LoadedMap:
-    """Make a new session go on with a map, and have it look for the camera in there.
+    """Initialise a new session from a map, and begin the search for the camera in it.
 
     :param session: without a frame so far.
-    :param room: keyframes that fit elsewhere than in the bank.
-    :param near: where to look.
+    :param room: keyframes that the predictor can hold.
+    :param near: where to search.
     """
     rows, frame_ids = _numbered(saved)
     T_world_map = inverse(saved.facts.T_map_world)
@@ -114,20 +115,20 @@ def take_in(
     if saved.facts.metres_per_unit is not None:
         session.scale.adopt(saved.facts.metres_per_unit, saved.facts.scale_source)
     session.relocalisation = Relocalisation(poses, near)
-    session.gate.seek(config.relocalise.min_frames)
+    session.gate.begin_lost(config.relocalise.min_frames)
     landmarks = _landmarks(saved, kept, T_world_map)
     return LoadedMap(saved, kept, poses, landmarks)
 
 
 def _numbered(saved: SavedMap) -> tuple[np.ndarray, np.ndarray]:
-    """Give numbers to keyframes and all other poses on record in the order of time.
+    """Return ids of keyframes and of all other recorded poses, in the order of time.
 
     :returns: rows of the trajectory that are no keyframe's, and (N + rows,) frame ids: of the
         keyframes, then of those rows.
     """
     keyframes, trajectory = saved.keyframes, saved.trajectory
     rows = np.flatnonzero(~np.isin(trajectory.stamps_ns, keyframes.stamps_ns))
-    # Keyframes keep their order, whatever their clocks said.
+    # Keyframes keep their order even if their stamps do not ascend.
     keys = np.maximum.accumulate(keyframes.stamps_ns)
     order = np.argsort(np.concatenate([keys, trajectory.stamps_ns[rows]]), kind='stable')
     frame_ids = np.empty(len(order), np.int64)
@@ -136,7 +137,7 @@ def _numbered(saved: SavedMap) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _thinned(saved: SavedMap, most: int) -> np.ndarray:
-    """Return rows of keyframes with images, evenly thinned to what a bank can look through."""
+    """Return rows of keyframes with images, evenly thinned to what a bank can evaluate."""
     usable = [n for n, i in enumerate(saved.keyframes.ids) if int(i) in saved.images]
     if len(usable) > _OFFERED * most:
         places = np.linspace(0, len(usable) - 1, _OFFERED * most).round().astype(int)
@@ -212,19 +213,15 @@ def _fill_record(
     T_kept: np.ndarray,
     T_world_map: np.ndarray,
 ) -> None:
-    """Put the saved trajectory on record; each pose follows the keyframe nearest in time."""
     trajectory, facts, count = saved.trajectory, saved.facts, len(saved.keyframes)
     T_map_optical = trajectory.T_map_base[rows] @ facts.T_base_optical
     T = np.concatenate([T_kept, _in_world(T_world_map, T_map_optical, facts.unit)])
     stamps_ns = np.concatenate([saved.keyframes.stamps_ns, trajectory.stamps_ns[rows]])
     order = np.argsort(frame_ids)
     is_keyframe = np.arange(len(order)) < count
+    poses = {frame_id: T_kept[row] for row, frame_id in kept.items()}
     session.trajectory.restore(
-        frame_ids[order],
-        stamps_ns[order],
-        is_keyframe[order],
-        T[order],
-        {frame_id: T_kept[row] for row, frame_id in kept.items()},
+        frame_ids[order], stamps_ns[order], is_keyframe[order], T[order], poses
     )
     session.frame_count = session.first_frame = len(order)
 
@@ -232,7 +229,7 @@ def _fill_record(
 def _fill_map(
     session: Session, saved: SavedMap, poses: Mapping[int, np.ndarray], T_world_map: np.ndarray
 ) -> None:
-    """Give each point to the nearest keyframe, which it follows from now on."""
+    """Assign each point to the nearest keyframe, which it follows from now on."""
     if not len(saved.points):
         return
     S_world_map = np.diag([1.0 / saved.facts.unit] * 3 + [1.0]) @ T_world_map
@@ -259,13 +256,6 @@ def _landmarks(
     number = np.full(len(keyframes), -1)
     number[list(kept)] = list(kept.values())
     seen_by = number[np.searchsorted(keyframes.ids, landmarks.frame_ids)]
-    known = seen_by >= 0
-    seen, rows = np.unique(landmarks.landmarks[known], return_inverse=True)
-    positions = landmarks.positions[seen] @ T_world_map[:3, :3].T + T_world_map[:3, 3]
-    return SparseLandmarks(
-        positions=positions / saved.facts.unit,
-        relative_sigma=landmarks.relative_sigma[seen],
-        frame_ids=seen_by[known],
-        landmarks=rows.astype(np.int64),
-        pixels=landmarks.pixels[known],
-    )
+    seen = observed_in(landmarks, seen_by >= 0, seen_by)
+    positions = seen.positions @ T_world_map[:3, :3].T + T_world_map[:3, 3]
+    return replace(seen, positions=positions / saved.facts.unit)

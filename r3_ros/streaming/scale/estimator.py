@@ -1,9 +1,8 @@
-"""How many metres a map unit has, from ratios that a metric network or odometry show.
+"""Metres per map unit, from ratios measured by a metric network or odometry.
 
 A map unit is the unit of the world, which is that of segment 0. A ratio is taken at a keyframe
 and kept in that keyframe's *own* unit, whose length in the world is its ``HeldPose.scale``: when
-closing a loop shows that units have drifted, the ratios that were there before follow, and what a
-map unit means does not change.
+loop closure shows that units have drifted, earlier ratios follow, and a map unit stays the same.
 
 Unknown is None, never 1.
 """
@@ -20,35 +19,35 @@ import numpy as np
 from ...core.config import ScaleConfig
 from ...core.datatypes import DepthMap
 
-#: Depth below this says nothing, in either unit.
+#: Smallest usable depth, in either unit.
 _LEAST_DEPTH = 1e-4
-#: Ratios of one picture beyond these quantiles are cut.
+#: Quantiles beyond which the ratios of one image are cut.
 _TAILS = (0.05, 0.95)
-#: A picture with fewer ratios tells no scale; of more than the second, some are taken evenly.
+#: Minimum number of ratios of one image, and the number to which more are thinned out evenly.
 _LEAST_RATIOS, _MOST_RATIOS = 100, 4096
-#: Windows of odometry that an estimate is made of, at the least and at the most.
+#: Minimum and maximum number of windows of odometry in an estimate.
 _LEAST_WINDOWS, _MOST_WINDOWS = 8, 100
-#: An estimate whose standard error, of its logarithm, is larger is not solid yet.
+#: Largest standard error of the logarithm of a solid estimate.
 _LARGEST_ERROR = 0.03
 _MOST_OUTLIERS = 0.5
 #: Tukey's constant: 95 % efficiency on normal noise.
 _TUKEY = 4.685
 _MEDIAN_TO_SIGMA = 1.4826
 _ROUNDS = 30
-#: Following takes this share of the way to each new estimate.
+#: Share by which an unlocked scale moves towards each new estimate.
 _FOLLOW_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class ScaleView:
-    """What is known of the scale now.
+    """The scale as known now.
 
     :ivar source: one of ``config.REPORTED_SCALE_SOURCES``.
     :ivar metres_per_unit: in use; None: unknown.
     :ivar locked: it will not change any more.
     :ivar live_ratio: the newest estimate over the one in use; None without one.
     :ivar spread: standard deviation of the logarithms of the ratios behind the newest estimate.
-    :ivar outlier_share: of those ratios, left out as wrong.
+    :ivar outlier_share: of those ratios.
     :ivar waits_for: what is missing while it is unknown, in words.
     """
 
@@ -62,29 +61,28 @@ class ScaleView:
 
     @property
     def is_metric(self) -> bool:
-        """Tell whether lengths can be told in metres."""
+        """Whether the scale is known."""
         return self.metres_per_unit is not None
 
     @property
     def published_unit(self) -> float:
-        """Return what map units are multiplied by where they leave the library.
+        """Factor on map units where they are published.
 
-        They leave it as they are while nobody knows how long they are: who publishes has to say
-        so, by :attr:`is_metric`.
+        1 while the scale is unknown, which the publisher has to report (:attr:`is_metric`).
         """
         return 1.0 if self.metres_per_unit is None else self.metres_per_unit
 
     @property
     def awaited(self) -> bool:
-        """Tell whether metres were asked for and are not known yet."""
+        """Whether a scale is configured and not known yet."""
         return self.source != 'none' and not self.is_metric
 
 
 @dataclass(frozen=True, eq=False)
 class _Sample:
-    """Ratios taken at one keyframe, in metres per unit of its own.
+    """Ratios measured at one keyframe, in metres per unit of its own.
 
-    :ivar metres: that the camera went for it, 0 if it comes from a picture.
+    :ivar metres: length of the camera's motion, 0 for ratios from an image.
     """
 
     anchor_id: int
@@ -107,50 +105,49 @@ class ScaleEstimator:
     """
 
     def __init__(self, config: ScaleConfig) -> None:
-        """Start with what the configuration says: a number, or nothing."""
         self.config = config
         self.metres_per_unit = config.fixed if config.source == 'fixed' else None
         kept = config.bootstrap_frames if config.source == 'model' else _MOST_WINDOWS
         self._samples: deque[_Sample] = deque(maxlen=kept)
-        #: Length in the world of the units of keyframes that samples hang on, as last known.
+        #: Length in the world of the units of keyframes with samples, as last known.
         self._units: dict[int, float] = {}
         self._newest: _Fit | None = None
-        #: Whether the number in use was set by hand, and whether it stays whatever is measured.
+        #: Whether the scale in use was set by the user, and whether no estimate may change it.
         self._is_users, self._users_lock = False, False
-        #: What told the scale of a map that was loaded.
+        #: Source of the scale of a loaded map.
         self._adopted_from: str | None = None
 
     def set_by_user(self, metres_per_unit: float, lock: bool) -> None:
-        """Take a number for the one in use.
+        """Set the scale in use.
 
-        :param lock: no estimate may change it. Without it estimates pull it as they pull their
+        :param lock: no estimate may change it. Otherwise estimates change it as they change their
             own, where there is a source and ``scale.lock`` is off.
         """
         self.metres_per_unit = metres_per_unit
         self._is_users, self._users_lock = True, lock
 
     def adopt(self, metres_per_unit: float, source: str) -> None:
-        """Take the scale of a map that was loaded, whose unit is this session's."""
+        """Adopt the scale of a loaded map, whose unit is this session's."""
         self.metres_per_unit = metres_per_unit
         self._adopted_from, self._is_users = source, False
 
     def update_config(self, config: ScaleConfig) -> bool:
-        """Take live parameters over; tell whether the number in use has changed."""
+        """Apply live parameters; return whether the scale in use has changed."""
         before, last = self.metres_per_unit, self.config
         self.config = config
-        # A number set by hand, or that came with a map, stays until the parameter itself changes.
+        # A scale set by the user or adopted from a map stays until the parameter itself changes.
         given = self._is_users or self._adopted_from is not None
         if config.source == 'fixed' and (config.fixed != last.fixed or not given):
             self.metres_per_unit, self._is_users = config.fixed, False
         return self.metres_per_unit != before
 
     def add(self, anchor_id: int, unit: float, ratios: np.ndarray, metres: float = 0.0) -> bool:
-        """Take ratios in, and tell whether the number in use has changed.
+        """Add ratios, and return whether the scale in use has changed.
 
         :param anchor_id: the keyframe whose own unit they are per.
-        :param unit: how long that is in the world.
+        :param unit: length of that unit in the world.
         :param ratios: (N,) metres per unit; those that are not positive count as outliers.
-        :param metres: that the camera went for them.
+        :param metres: length of the camera's motion behind them.
         """
         with np.errstate(divide='ignore', invalid='ignore'):
             logs = np.log(np.asarray(ratios, dtype=np.float64))
@@ -170,14 +167,14 @@ class ScaleEstimator:
 
     @property
     def keyframes(self) -> Collection[int]:
-        """Return the keyframes that measurements are of."""
+        """Keyframes with measurements."""
         return self._units.keys()
 
     def refer(self, units: Mapping[int, float]) -> None:
-        """Take the units of keyframes as they are now: a correction may have changed them.
+        """Update the units of keyframes, which a correction may have changed.
 
-        A keyframe that is not among them keeps its last one. The number in use stays: it is about
-        the world's unit, and the world has not changed.
+        Other keyframes keep their last one. The scale in use stays, since the world's unit has not
+        changed.
         """
         changed = {
             i: units[i] for i in self._units if units.get(i, self._units[i]) != self._units[i]
@@ -188,7 +185,7 @@ class ScaleEstimator:
 
     @property
     def is_locked(self) -> bool:
-        """Tell whether the number in use will not change by itself any more."""
+        """Whether no estimate may change the scale in use."""
         if self.metres_per_unit is None:
             return False
         if self._is_users and self._users_lock:
@@ -196,13 +193,18 @@ class ScaleEstimator:
         return self.config.lock or self.config.source in ('none', 'fixed')
 
     def view(self) -> ScaleView:
-        """Return what is known now."""
+        """Return a snapshot of the scale."""
         newest, in_use = self._newest, self.metres_per_unit
         ratio = None
         if newest is not None and in_use is not None:
             ratio = math.exp(newest.log_scale) / in_use
+        source: str = self.config.source
+        if self._is_users:
+            source = 'user'
+        elif source == 'none' and self._adopted_from is not None:
+            source = self._adopted_from
         return ScaleView(
-            source=self._source(),
+            source=source,
             metres_per_unit=in_use,
             locked=self.is_locked,
             live_ratio=ratio,
@@ -211,13 +213,6 @@ class ScaleEstimator:
             waits_for='' if in_use is not None else self._missing(),
         )
 
-    def _source(self) -> str:
-        if self._is_users:
-            return 'user'
-        if self.config.source == 'none' and self._adopted_from is not None:
-            return self._adopted_from
-        return self.config.source
-
     def _missing(self) -> str:
         count, config = len(self._samples), self.config
         if config.source == 'model':
@@ -225,13 +220,13 @@ class ScaleEstimator:
         if config.source == 'odometry':
             went_m = sum(sample.metres for sample in self._samples)
             return (
-                f'scale not known: odometry has told of {went_m:.2f} m, at least '
-                f'{config.min_translation:g} m and {_LEAST_WINDOWS} agreeing pieces are needed'
+                f'scale not known: {went_m:.2f} m of odometry so far, at least '
+                f'{config.min_translation:g} m and {_LEAST_WINDOWS} agreeing stretches are needed'
             )
         return ''
 
     def _fit(self) -> _Fit | None:
-        """Estimate the logarithm of metres per map unit, None if nothing says it."""
+        """Estimate the logarithm of metres per map unit, None without usable ratios."""
         samples = self._samples
         if not samples:
             return None
@@ -260,12 +255,12 @@ class ScaleEstimator:
 
 
 def depth_ratios(depth_map: DepthMap, metres: np.ndarray) -> np.ndarray:
-    """Return (N,) ratios of metric over predicted depth of one picture, without its tails.
+    """Return (N,) ratios of metric over predicted depth of one image, without its tails.
 
-    Pixels count where both are known and the prediction is at least as sure as its median.
+    Pixels count where both are known and the prediction's confidence is at least its median.
 
     :param metres: (h, w), NaN in the sky; pixel for pixel with the depth map.
-    :returns: none at all if there are too few to tell a scale.
+    :returns: empty if there are too few.
     """
     depth, confidence = depth_map.depth, depth_map.confidence
     known = np.isfinite(depth) & np.isfinite(metres) & np.isfinite(confidence)
@@ -284,7 +279,7 @@ def depth_ratios(depth_map: DepthMap, metres: np.ndarray) -> np.ndarray:
 
 
 def _robust_mean(values: np.ndarray) -> tuple[float, np.ndarray] | None:
-    """Return a mean that outliers have no part in, and the weights (N,), 0 for outliers."""
+    """Return a robust mean, and the weights (N,), 0 for outliers."""
     finite = np.isfinite(values)
     if not finite.any():
         return None
@@ -303,7 +298,7 @@ def _robust_mean(values: np.ndarray) -> tuple[float, np.ndarray] | None:
 
 
 def _spread_about(center: float, values: np.ndarray) -> tuple[float, float]:
-    """Return the standard deviation of values but for outliers, and the share of those."""
+    """Return the standard deviation of values without outliers, and the share of those."""
     distances = np.abs(values - center)
     sigma = _MEDIAN_TO_SIGMA * float(np.median(distances))
     return sigma, float(np.mean(distances > _TUKEY * max(sigma, 1e-6)))

@@ -1,9 +1,9 @@
-"""What feeds the scale while a stream runs: keyframes to measure, and stretches of odometry."""
+"""Measures the scale while a stream runs, at keyframes and over stretches of odometry."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
 import math
 
@@ -16,44 +16,32 @@ from ...core.geometry import inverse
 from ...core.metric_depth import MetricDepth
 from ..keyframes.bank import KeyframeBank
 from ..pose_graph import PoseGraph
-from ..pose_resolution import HeldPose
 from .estimator import depth_ratios, ScaleEstimator, ScaleView
-from .odometry_buffer import OdometryTrack
+from .odometry_buffer import OdometryBuffer
 
-#: A stretch of odometry is so long, as a share of the motion that is needed in all.
+#: Length of a stretch of odometry, as a share of ``scale.min_translation``.
 _STRETCH_SHARE = 0.1
-#: One that takes longer has drifted more than it has moved.
+#: A stretch that takes longer has drifted too far.
 _LONGEST_STRETCH_NS = 10_000_000_000
-#: Frames that may wait for odometry to come as far as they are.
+#: Maximum number of frames that wait for odometry of their time.
 _WAITING_FRAMES = 100
-#: What ``scale.fixed`` may be, a number set by hand may be.
+#: A scale set by the user has the range of ``scale.fixed``.
 _RANGE = next(field.metadata['r3'] for field in fields(ScaleConfig) if field.name == 'fixed')
 
 
 @dataclass(frozen=True)
 class UserScale:
-    """Metres per map unit set by hand during a run; see ``ScaleEstimator``."""
+    """Metres per map unit set by the user during a run; see ``ScaleEstimator``."""
 
     metres_per_unit: float
     lock: bool
 
-    def check(self) -> None:
-        """Refuse what is no length.
-
-        :raises ConfigError: it is not finite, not positive, or beyond what makes sense.
-        """
-        value, low, high = self.metres_per_unit, _RANGE.low, _RANGE.high
-        if not (math.isfinite(value) and low <= value <= high):
-            raise ConfigError(
-                f'a scale of {value:g} is refused: give metres per map unit, {low:g} to {high:g}'
-            )
-
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """The camera's motion from one frame to the next, in units of a keyframe's own.
+    """The camera's motion from one frame to the next, in a keyframe's own unit.
 
-    :ivar T_previous_camera: None: it was not followed, or has no place in the world.
+    :ivar T_previous_camera: None if the camera was lost, or is not in the world.
     """
 
     stamp_ns: int
@@ -64,7 +52,7 @@ class _Step:
 
 @dataclass(frozen=True, eq=False)
 class _Stretch:
-    """The present stretch: where odometry was at its start, and the camera's motion since."""
+    """The present stretch: odometry at its start, and the camera's motion since."""
 
     stamp_ns: int
     T_odom_camera: np.ndarray
@@ -82,12 +70,13 @@ class ScaleTracker:
         self,
         config: ScaleConfig | None = None,
         metric: MetricDepth | None = None,
-        odometry: OdometryTrack | None = None,
+        odometry: OdometryBuffer | None = None,
         user: UserScale | None = None,
     ) -> None:
-        """Start a session; what cannot be measured without a source that is not given is not.
+        """Start a session.
 
-        :param user: the number that was in use before, if it was set by hand.
+        :param metric: required to measure with ``scale.source`` model, ``odometry`` likewise.
+        :param user: the scale of the session before, if it was set by the user.
         """
         self.config = ScaleConfig() if config is None else config
         self._estimator = ScaleEstimator(self.config)
@@ -100,42 +89,42 @@ class ScaleTracker:
         self._stretch: _Stretch | None = None
 
     @property
-    def measures(self) -> bool:
-        """Return whether there is anything to do with a frame."""
-        return self._metric is not None or self._odometry is not None
-
-    @property
     def metres_per_unit(self) -> float | None:
-        """Return the number in use, None while it is unknown."""
+        """The scale in use, None while it is unknown."""
         return self._estimator.metres_per_unit
 
     def view(self) -> ScaleView:
-        """Return what is known now."""
+        """Return a snapshot of the scale."""
         return self._estimator.view()
 
     def adopt(self, metres_per_unit: float, source: str) -> None:
-        """Take the scale of a map that was loaded, whose unit is this session's."""
+        """Adopt the scale of a loaded map, whose unit is this session's."""
         self._estimator.adopt(metres_per_unit, source)
 
     def update_config(self, config: ScaleConfig) -> bool:
-        """Take live parameters over; return whether the number in use has changed."""
+        """Apply live parameters; return whether the scale in use has changed."""
         self.config = config
         return self._estimator.update_config(config)
 
-    def set_by_user(self, user: UserScale) -> None:
-        """Take a number for the one in use.
+    def set_by_user(self, user: UserScale) -> bool:
+        """Set the scale in use; return whether it has changed.
 
-        :raises ConfigError: it is no length, or one that was measured is locked.
+        :raises ConfigError: it is out of range, or a measured scale is locked.
         """
-        user.check()
-        source = self.view().source
+        value, before, source = user.metres_per_unit, self.metres_per_unit, self.view().source
+        if not (math.isfinite(value) and _RANGE.low <= value <= _RANGE.high):
+            raise ConfigError(
+                f'a scale of {value:g} is refused: give metres per map unit, {_RANGE.low:g} to '
+                f'{_RANGE.high:g}'
+            )
         if self._estimator.is_locked and source == self.config.source in ('model', 'odometry'):
             raise ConfigError(
-                f'the scale is refused: {self.metres_per_unit:g} metres per map unit, measured by '
-                f"source '{source}', is locked. Set scale.lock to false first, or "
-                'scale.source to none and configure anew'
+                f'the scale is refused: {before:g} metres per map unit, measured by source '
+                f"'{source}', is locked. Set scale.lock to false first, or scale.source to none "
+                'and configure anew'
             )
-        self._estimator.set_by_user(user.metres_per_unit, user.lock)
+        self._estimator.set_by_user(value, user.lock)
+        return value != before
 
     def measure(
         self,
@@ -148,74 +137,56 @@ class ScaleTracker:
     ) -> bool:
         """Measure the scale with a frame, or with depth that came late.
 
-        :param doubtful: keyframes whose pose is not sure yet.
+        :param doubtful: keyframes with an uncertain pose.
         :param stamp_ns: of the frame; None without one.
         :param depths: in map units.
-        :param motion: (4, 4) since the frame before, None if the camera was not followed from
-            there.
-        :returns: whether the number in use has changed: all poses given out before are of another
+        :param motion: (4, 4) since the frame before in map units, None if the camera was lost
+            in between, or is not in the world.
+        :returns: whether the scale in use has changed: all poses published before have another
             length now.
         """
         newest = bank.newest(1, 0)
-        if not newest or not self.measures:
+        if not newest or (self._metric is None and self._odometry is None):
             return False
         held = graph.held
-        self.refer(held)
-        depths = tuple(depths)
-        sure = {
-            frame_id: held[frame_id]
-            for frame_id in (depth_map.frame_id for depth_map in depths)
-            if frame_id in bank and frame_id not in doubtful and not graph.segments[frame_id]
-        }
-        changed = self._take_keyframes(depths, sure)
-        if stamp_ns is not None:
-            changed |= self._take_motion(stamp_ns, motion, newest[0], held[newest[0]].scale)
-        return changed
-
-    def refer(self, held: Mapping[int, HeldPose]) -> None:
-        """Take the frames' units over after a correction."""
         measured = self._estimator.keyframes
         self._estimator.refer({i: held[i].scale for i in measured if i in held})
-
-    def _take_keyframes(
-        self, depths: Iterable[DepthMap], keyframes: Mapping[int, HeldPose]
-    ) -> bool:
-        """Measure keyframes whose depth has come; return whether the number in use has changed.
-
-        :param depths: in map units.
-        :param keyframes: those that are in the world, for sure.
-        """
         changed = False
-        if self._metric is None:
-            return changed
         for depth_map in depths:
             frame_id = depth_map.frame_id
-            if frame_id not in keyframes or not self._is_due():
-                continue
-            try:
-                ratios = depth_ratios(depth_map, self._metric.metres(depth_map))
-            except FrameError:
-                continue  # the next keyframe will do
-            if len(ratios):
-                self._keyframes_passed = 0
-                unit = keyframes[frame_id].scale
-                changed |= self._estimator.add(frame_id, unit, ratios * unit)
+            if frame_id in bank and frame_id not in doubtful and not graph.segments[frame_id]:
+                changed |= self._measure_keyframe(depth_map, held[frame_id].scale)
+        if stamp_ns is not None:
+            changed |= self._add_motion(stamp_ns, motion, newest[0], held[newest[0]].scale)
         return changed
 
-    def _is_due(self) -> bool:
-        """Return whether to look at a keyframe: all until the scale is known, then some."""
-        self._keyframes_passed += 1
-        if self.metres_per_unit is None:
-            return True
-        return 0 < self.config.check_every <= self._keyframes_passed
+    def _measure_keyframe(self, depth_map: DepthMap, unit: float) -> bool:
+        """Compare a keyframe's depth, in map units, with the metric network's, if it is due.
 
-    def _take_motion(
+        All are until the scale is known, then one in ``scale.check_every``.
+
+        :param unit: length of the keyframe's own unit in map units.
+        """
+        if self._metric is None:
+            return False
+        self._keyframes_passed += 1
+        every = self.config.check_every
+        if self.metres_per_unit is not None and not 0 < every <= self._keyframes_passed:
+            return False
+        try:
+            ratios = depth_ratios(depth_map, self._metric.metres(depth_map))
+        except FrameError:
+            return False  # the next keyframe will do
+        if not len(ratios):
+            return False
+        self._keyframes_passed = 0
+        return self._estimator.add(depth_map.frame_id, unit, ratios * unit)
+
+    def _add_motion(
         self, stamp_ns: int, T_previous_camera: np.ndarray | None, anchor_id: int, unit: float
     ) -> bool:
-        """Take a frame's motion in; return whether the number in use has changed.
+        """Add a frame's motion, compared with odometry as soon as that is there.
 
-        :param T_previous_camera: (4, 4) in map units since the frame before; None if the camera
-            was not followed from there, or is not in the world.
         :param anchor_id: the newest keyframe, whose own unit is ``unit`` map units long.
         """
         if self._odometry is None:
@@ -232,8 +203,8 @@ class ScaleTracker:
             changed |= self._follow(self._waiting.popleft(), self._odometry)
         return changed
 
-    def _follow(self, step: _Step, odometry: OdometryTrack) -> bool:
-        """Go on with the present stretch, or end it and begin the next."""
+    def _follow(self, step: _Step, odometry: OdometryBuffer) -> bool:
+        """Extend the present stretch, or end it and begin the next."""
         T_odom_camera, stretch = odometry.at(step.stamp_ns), self._stretch
         if T_odom_camera is None or step.T_previous_camera is None:
             self._stretch = None
