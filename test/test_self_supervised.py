@@ -22,15 +22,15 @@ from r3_ros.learning.synth.dataset import camera_yaml  # noqa: E402
 from r3_ros.learning.training.clips import camera_rays, UnlabelledClips  # noqa: E402
 from r3_ros.learning.training.initial_weights import new_network  # noqa: E402
 from r3_ros.learning.training.losses import relative_motions  # noqa: E402
-from r3_ros.learning.training.processes import Place  # noqa: E402
+from r3_ros.learning.training.processes import TrainingProcess  # noqa: E402
 from r3_ros.learning.training.self_supervised import evaluate_unlabelled  # noqa: E402
 from r3_ros.learning.training.trainer import Trainer, WEIGHTS  # noqa: E402
 from r3_ros.learning.training.training_settings import LossSettings  # noqa: E402
 from r3_ros.learning.training.video_tracks import (  # noqa: E402
     common_points,
-    Follower,
-    Sighting,
-    standing_still,
+    FrameObservations,
+    PointTracker,
+    static_points,
 )
 from r3_ros.learning.training.videos import MixedClips, Video  # noqa: E402
 from r3_ros.model.camera_head import Pairs  # noqa: E402
@@ -98,8 +98,8 @@ def film():
 
 
 @pytest.fixture(scope='module')
-def sightings(film):
-    follower = Follower()
+def observations(film):
+    follower = PointTracker()
     return [follower.add(film.gray(k)) for k in range(FRAMES)]
 
 
@@ -122,11 +122,11 @@ def write_pictures(out, images):
 # Following
 
 
-def errors_of(film, sightings):
-    """Return rows (body, frames since it was found, pixels off) of every later sighting."""
+def errors_of(film, observations):
+    """Return rows (body, frames since it was found, pixels off) of every later observed."""
     first, rows = {}, []
-    for frame, sighting in enumerate(sightings):
-        for number, pixel in zip(sighting.number, sighting.pixel, strict=True):
+    for frame, observed in enumerate(observations):
+        for number, pixel in zip(observed.number, observed.pixel, strict=True):
             first.setdefault(number, (frame, pixel))
             start, at = first[number]
             if frame > start and film.is_flat(start, at):
@@ -135,10 +135,10 @@ def errors_of(film, sightings):
     return np.array(rows)
 
 
-def test_followed_points_are_where_exact_ones_are(film, sightings):
-    assert all(np.array_equal(s.number, np.unique(s.number)) for s in sightings)
-    assert min(len(s.number) for s in sightings) > 250
-    body, age, off = errors_of(film, sightings).T
+def test_followed_points_are_where_exact_ones_are(film, observations):
+    assert all(np.array_equal(s.number, np.unique(s.number)) for s in observations)
+    assert min(len(s.number) for s in observations) > 250
+    body, age, off = errors_of(film, observations).T
     short = age <= 5
     assert np.median(off[short]) < 0.25 and np.percentile(off[short], 90) < 0.8
     assert np.median(off[age > 15]) < 1.0 and np.percentile(off[age > 15], 90) < 3.0
@@ -147,12 +147,12 @@ def test_followed_points_are_where_exact_ones_are(film, sightings):
     assert np.median(off[(body > 0) & (age <= 10)]) < 1.0
 
 
-def test_what_moves_by_itself_is_left_out(film, sightings):
+def test_what_moves_by_itself_is_left_out(film, observations):
     kept = {'still': [], 'moving': []}
     for start in range(0, 12, 3):
         frames = np.arange(start, FRAMES, 6)
-        pixel, visible = common_points([sightings[k] for k in frames])
-        still = standing_still(pixel, visible)
+        pixel, visible = common_points([observations[k] for k in frames])
+        still = static_points(pixel, visible)
         for n in range(len(still)):
             seen = np.flatnonzero(visible[:, n])
             at = pixel[seen[0], n]
@@ -170,17 +170,17 @@ def test_an_epipolar_geometry_that_proves_nothing_lets_all_stand():
     rng = np.random.default_rng(0)
     pixel = np.repeat(rng.uniform(0, 300, (1, 40, 2)), 3, axis=0).astype(np.float32)
     everywhere = np.ones((3, 40), bool)
-    assert standing_still(pixel, everywhere).all()  # a camera that stands still
+    assert static_points(pixel, everywhere).all()  # a camera that stands still
     few = everywhere.copy()
     few[:, 10:] = False
-    assert not standing_still(pixel, few).any()  # ten points agree about anything
+    assert not static_points(pixel, few).any()  # ten points agree about anything
 
 
 def test_a_cut_ends_every_point_and_numbers_are_never_used_again(film):
     rng = np.random.default_rng(0)
     other = cv2.GaussianBlur(rng.integers(0, 256, (HEIGHT, WIDTH), np.uint8), (0, 0), 3)
     other = cv2.normalize(other, None, 0, 255, cv2.NORM_MINMAX)
-    follower = Follower()
+    follower = PointTracker()
     before = [follower.add(film.gray(k)) for k in range(3)]
     after = [follower.add(other) for _ in range(2)]
     assert len(np.intersect1d(before[0].number, before[2].number)) > 200
@@ -192,9 +192,9 @@ def test_a_cut_ends_every_point_and_numbers_are_never_used_again(film):
 
 
 def test_points_that_two_pictures_share_by_number():
-    one = Sighting(np.array([2, 5, 9]), np.array([[1, 1], [2, 2], [3, 3]], np.float32))
-    two = Sighting(np.array([5, 7]), np.array([[4, 4], [5, 5]], np.float32))
-    three = Sighting(np.array([5, 9]), np.array([[6, 6], [7, 7]], np.float32))
+    one = FrameObservations(np.array([2, 5, 9]), np.array([[1, 1], [2, 2], [3, 3]], np.float32))
+    two = FrameObservations(np.array([5, 7]), np.array([[4, 4], [5, 5]], np.float32))
+    three = FrameObservations(np.array([5, 9]), np.array([[6, 6], [7, 7]], np.float32))
     pixel, visible = common_points([one, two, three])
     assert visible.tolist() == [[True, True], [True, False], [True, True]]
     assert pixel[:, 0, 0].tolist() == [2, 4, 6] and pixel[:, 1, 1].tolist() == [3, 0, 7]
@@ -209,7 +209,7 @@ def test_tracks_of_a_video_are_in_the_pixels_that_the_network_sees(film, folder)
     small = film.K.resized(112, 84)
     assert video.fov.tolist() == pytest.approx(list(fov_of(small)), rel=1e-5)
     expected = cv2.resize(film.images[7], (112, 84), interpolation=cv2.INTER_AREA)
-    assert np.array_equal(video.pictures(np.array([7]))[0], expected)
+    assert np.array_equal(video.images(np.array([7]))[0], expected)
     frames = np.array([9, 3, 9, 15])  # any order, and one twice
     pixel, visible = video.tracks(frames, 200, np.random.default_rng(0))
     assert pixel.shape == (4, 200, 2) and visible.sum(1).min() > 60
@@ -233,7 +233,7 @@ def test_a_fast_video_is_thinned_and_a_wide_one_cut(film, tmp_path):
     assert len(video) == FRAMES // 2 and video.fov.tolist() == [0, 0]
     part = film.images[4][:, 42:-42]
     expected = cv2.resize(part, (84, 84), interpolation=cv2.INTER_AREA)
-    assert np.array_equal(video.pictures(np.array([2]))[0], expected)
+    assert np.array_equal(video.images(np.array([2]))[0], expected)
 
 
 def test_videos_that_teach_nothing_are_told(film, tmp_path):
@@ -241,7 +241,7 @@ def test_videos_that_teach_nothing_are_told(film, tmp_path):
     short.mkdir()
     mixed.mkdir()
     write_pictures(short, film.images[:20])
-    with pytest.raises(SourceError, match='10 pictures at 15 a second, 16 are needed'):
+    with pytest.raises(SourceError, match='10 images at 15 a second, 16 are needed'):
         Video(short, [(84, 84)])
     write_pictures(mixed, [film.images[0], film.images[0][:100]])
     with pytest.raises(SourceError, match='336x252 and of 336x100'):
@@ -249,7 +249,7 @@ def test_videos_that_teach_nothing_are_told(film, tmp_path):
     blank = tmp_path / 'blank'
     blank.mkdir()
     write_pictures(blank, [np.zeros((60, 80, 3), np.uint8)] * 40)
-    with pytest.raises(SourceError, match='0 points of a picture can be followed, 16 are needed'):
+    with pytest.raises(SourceError, match='0 points of an image can be tracked, 16 are needed'):
         Video(blank, [(84, 84)])
     with pytest.raises(SourceError, match='does not exist'):
         Video(tmp_path / 'none', [(84, 84)])
@@ -302,7 +302,7 @@ def two_clips(fov=0.0):
 
 
 def test_unlabelled_losses_by_hand():
-    # p_0 = (-1, -1, 2) and p_1 = 1.05 p_0; three sightings make the scale.
+    # p_0 = (-1, -1, 2) and p_1 = 1.05 p_0; three observations make the scale.
     _, answer = answer_of(*two_frames(2.1))
     judged = evaluate_unlabelled(answer, two_clips(), LossSettings())
     length = math.sqrt(6)
@@ -318,7 +318,7 @@ def test_unlabelled_losses_by_hand():
     assert judged.parts['unlabelled_pose'].item() == pytest.approx(0.05 * (off - 0.025))
     total = 10 * (judged.parts['unlabelled_agreement'] + judged.parts['unlabelled_pose'])
     assert judged.total.item() == pytest.approx(total.item())
-    assert judged.name == 'loss_unlabelled' and judged.figures == {}
+    assert judged.name == 'loss_unlabelled' and judged.errors == {}
     # The step that makes both agree, whatever the unit.
     for unit in (1.0, 7.0):
         parts = two_frames(4.0 * unit, (-unit, -unit, 2.0 * unit))
@@ -397,7 +397,7 @@ def test_the_true_answer_is_worth_more_than_others_on_tracks_of_opencv(film, fol
     video = Video(folder, [(112, 84)])
     frames = np.array([2, 8, 14, 20])
     pixel, visible = video.tracks(frames, 200, np.random.default_rng(1))
-    images = torch.from_numpy(video.pictures(frames).transpose(0, 3, 1, 2).copy())
+    images = torch.from_numpy(video.images(frames).transpose(0, 3, 1, 2).copy())
     clips = UnlabelledClips(
         images[None], torch.from_numpy(pixel)[None], torch.from_numpy(visible)[None],
         torch.from_numpy(video.fov)[None],
@@ -462,7 +462,12 @@ def test_a_training_with_videos_goes_on_to_the_last_bit(folder, tmp_path):
     def part(name, until, seed):
         source = MixedClips(MIXED, [folder], MadeUp(), CPU)
         trainer = Trainer(
-            MIXED, source, Place(CPU), tmp_path / name, lambda text: None, small_network(seed)
+            MIXED,
+            source,
+            TrainingProcess(CPU),
+            tmp_path / name,
+            lambda text: None,
+            small_network(seed),
         )
         trainer.run(until=until)
         return dict(trainer.network.named_parameters())
@@ -488,7 +493,9 @@ def test_agreement_without_truth_is_learned(folder, tmp_path):
         def training(self, step):
             return plan, clips
 
-    trainer = Trainer(settings, Same(), Place(CPU), tmp_path, lambda text: None, small_network())
+    trainer = Trainer(
+        settings, Same(), TrainingProcess(CPU), tmp_path, lambda text: None, small_network()
+    )
 
     def worth():
         with torch.no_grad():

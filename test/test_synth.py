@@ -22,8 +22,8 @@ from r3_ros.learning.synth import (  # noqa: E402
     render_radiance,
     Sensor,
     SensorOptions,
-    Sequence,
     SequenceOptions,
+    SyntheticSequence,
     World,
     write_sequence,
 )
@@ -47,7 +47,7 @@ SMALL = SequenceOptions(frames=45, width=160, height=120, coarseness=4.0)
 
 @pytest.fixture(scope='module')
 def sequence():
-    return Sequence(SMALL)
+    return SyntheticSequence(SMALL)
 
 
 @pytest.fixture(scope='module')
@@ -428,7 +428,7 @@ def test_vignetting_darkens_the_corners_only():
 
 def test_motion_blur_softens_the_picture_and_leaves_the_depth(sequence):
     options = replace(SMALL, sensor=SensorOptions(noise=0, motion_blur=1.0))
-    blurred, sharp = (Sequence.__new__(Sequence) for _ in range(2))
+    blurred, sharp = (SyntheticSequence.__new__(SyntheticSequence) for _ in range(2))
     blurred.__dict__.update(sequence.__dict__, options=options)
     sharp.__dict__.update(sequence.__dict__, options=replace(options, sensor=SensorOptions(0)))
     fastest = int(np.argmax(turn_rates_deg_s(sequence.path.T_world_camera, 15.0)))
@@ -499,7 +499,7 @@ def test_the_folder_is_complete(folder):
 
 def test_the_files_are_what_was_rendered(folder):
     options = replace(SMALL, frames=7, moving=1, depth_every=3, image_format='png')
-    sequence = Sequence(options)
+    sequence = SyntheticSequence(options)
     frame = sequence.frames(3, 4)[0]
     depth = cv2.imread(str(folder / 'depth' / '000003.png'), cv2.IMREAD_UNCHANGED)
     assert depth.dtype == np.uint16

@@ -23,8 +23,8 @@ from r3_ros.learning.training.initial_weights import new_network  # noqa: E402
 from r3_ros.learning.training.losses import relative_motions  # noqa: E402
 from r3_ros.learning.training.objective import evaluate  # noqa: E402
 from r3_ros.learning.training.procedural import ProceduralClips  # noqa: E402
-from r3_ros.learning.training.processes import Place  # noqa: E402
-from r3_ros.learning.training.progress import duration_text, Table  # noqa: E402
+from r3_ros.learning.training.processes import TrainingProcess  # noqa: E402
+from r3_ros.learning.training.progress import duration_text, ProgressTable  # noqa: E402
 from r3_ros.learning.training.schedule import average_share, learning_rate, parameter_groups  # noqa: E402
 from r3_ros.learning.training.trainer import require_state, STATE, Trainer, WEIGHTS  # noqa: E402
 from r3_ros.learning.training.validation import (  # noqa: E402
@@ -38,7 +38,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 from training_source import made_up, MadeUp, SETTINGS, small_network  # noqa: E402
 
-CPU = Place(torch.device('cpu'))
+CPU = TrainingProcess(torch.device('cpu'))
 pytestmark = pytest.mark.usefixtures('one_torch_thread')
 
 
@@ -110,15 +110,15 @@ def test_a_training_on_worlds_goes_on_to_the_last_bit(tmp_path):
 
 
 def test_rows_of_an_abandoned_continuation_are_dropped(tmp_path):
-    table = Table(tmp_path / 'a.csv', 0)
+    table = ProgressTable(tmp_path / 'a.csv', 0)
     table.add([{'step': 5, 'loss': 1.5}, {'step': 10, 'loss': 1.0}])
-    again = Table(tmp_path / 'a.csv', 5)
+    again = ProgressTable(tmp_path / 'a.csv', 5)
     again.add([{'step': 10, 'loss': 2.0, 'new': 'x'}])
     rows = list(csv.DictReader((tmp_path / 'a.csv').open()))
     assert [(r['step'], r['loss'], r['new']) for r in rows] == [('5', '1.5', ''), ('10', '2', 'x')]
     (tmp_path / 'b.csv').write_text('name,age\nx,3\n')
     with pytest.raises(SourceError, match='move it away'):
-        Table(tmp_path / 'b.csv', 5)
+        ProgressTable(tmp_path / 'b.csv', 5)
 
 
 def test_a_state_of_other_settings_or_none_at_all_is_refused(tmp_path):
@@ -316,9 +316,9 @@ class _Answer:
 def test_a_perfect_answer_has_no_error_whatever_its_unit():
     clips = made_up(4)
     answer = evaluate(true_answer(clips), clips, SETTINGS.loss)
-    assert answer.figures['rotation_deg'] < 1e-3
-    assert answer.figures['translation'] < 1e-5
-    assert answer.figures['abs_rel'] < 1e-5
+    assert answer.errors['rotation_deg'] < 1e-3
+    assert answer.errors['translation'] < 1e-5
+    assert answer.errors['abs_rel'] < 1e-5
     assert answer.parts['edges'] < 1e-5 and answer.parts['fov'] == 0
     figures = evaluate_network(lambda batch: true_answer(batch), [clips])
     assert figures.rotation_deg < 0.05 and figures.direction_deg < 0.1
@@ -331,8 +331,8 @@ def test_a_clip_without_depth_is_measured_by_its_steps():
     answer.depth = torch.ones_like(clips.depth)
     judged = evaluate(answer, clips, SETTINGS.loss)
     assert torch.isfinite(judged.total)
-    assert judged.figures['translation'] < 1e-5  # whatever the unit
-    assert judged.figures['rotation_deg'] < 1e-3
+    assert judged.errors['translation'] < 1e-5  # whatever the unit
+    assert judged.errors['rotation_deg'] < 1e-3
 
 
 @pytest.mark.filterwarnings('error')

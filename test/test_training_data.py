@@ -21,7 +21,7 @@ from r3_ros.learning.synth import (  # noqa: E402
 from r3_ros.learning.synth.optics import with_fog, with_shiny_floor  # noqa: E402
 from r3_ros.learning.synth.shutter import band_rows  # noqa: E402
 from r3_ros.learning.training.clips import camera_rays, follow_points  # noqa: E402
-from r3_ros.learning.training.exposure import draw_troubles, expose, Troubles  # noqa: E402
+from r3_ros.learning.training.exposure import Degradation, draw_degradation, expose  # noqa: E402
 from r3_ros.learning.training.losses import sample_map  # noqa: E402
 from r3_ros.learning.training.procedural import (  # noqa: E402
     draw_clip,
@@ -32,11 +32,11 @@ from r3_ros.learning.training.procedural import (  # noqa: E402
 )
 from r3_ros.learning.training.recordings import RecordedClips, Recording  # noqa: E402
 from r3_ros.learning.training.training_settings import (  # noqa: E402
+    image_sizes,
     load_settings,
-    picture_sizes,
     TrainingSettings,
 )
-from r3_ros.learning.training.training_worlds import make_scene, Scene, Split  # noqa: E402
+from r3_ros.learning.training.training_worlds import make_training_world, Split, TrainingWorld  # noqa: E402
 
 CPU = torch.device('cpu')
 SMALL = updated(
@@ -59,7 +59,7 @@ SMALL = updated(
 
 @pytest.fixture(scope='module')
 def scene():
-    return make_scene(SMALL.data, 3, Split.TRAINING, 0, CPU)
+    return make_training_world(SMALL.data, 3, Split.TRAINING, 0, CPU)
 
 
 @pytest.fixture(scope='module')
@@ -131,7 +131,7 @@ def test_points_of_a_moving_body_are_followed_by_its_motion():
 def test_moving_bodies_are_in_the_tracks(scene):
     world = World.generate(5, 'room', moving=2, coarseness=14.0)
     path = make_path(world, 40, 15.0, 5)
-    busy = Scene(world, path, scene.sensor, 'handheld')
+    busy = TrainingWorld(world, path, scene.sensor, 'handheld')
     settings = updated(SMALL, {'data.tracks': 400})
     for seed in range(8):
         clip = draw_clip(busy, np.random.default_rng(seed), StepPlan(1, 4, 84, 70, True), settings)
@@ -189,8 +189,8 @@ def test_slots_are_renewed_in_turn():
 
 
 def test_held_out_worlds_are_of_other_seeds_and_kinds(scene):
-    held_out = make_scene(SMALL.data, 3, Split.HELD_OUT_SEEDS, 0, CPU)
-    other_kind = make_scene(SMALL.data, 3, Split.HELD_OUT_KINDS, 0, CPU)
+    held_out = make_training_world(SMALL.data, 3, Split.HELD_OUT_SEEDS, 0, CPU)
+    other_kind = make_training_world(SMALL.data, 3, Split.HELD_OUT_KINDS, 0, CPU)
     assert scene.world.kind == held_out.world.kind == 'corridor'
     assert other_kind.world.kind == 'hall'
     assert [s.world.seed % 3 for s in (scene, held_out, other_kind)] == [0, 1, 2]
@@ -272,7 +272,7 @@ def test_a_shiny_floor_shows_what_is_above_it_and_nothing_else_changes(view):
 # Exposure
 
 
-CLEAR = Troubles(shutter=0.0, readout_s=0.0, shine=0.0, fog=0.0, tint=(0.9, 0.95, 1.0))
+CLEAR = Degradation(shutter=0.0, readout_s=0.0, shine=0.0, fog=0.0, tint=(0.9, 0.95, 1.0))
 
 
 def test_a_rolling_shutter_changes_pictures_and_no_truth(scene):
@@ -308,7 +308,7 @@ def test_rows_are_exposed_where_the_path_is_at_their_time(scene):
 def test_troubles_are_drawn_as_often_as_asked_and_repeat():
     def drawn(effects):
         return [
-            draw_troubles(np.random.default_rng(k), np.random.default_rng(-k % 997), effects)
+            draw_degradation(np.random.default_rng(k), np.random.default_rng(-k % 997), effects)
             for k in range(400)
         ]
 
@@ -345,10 +345,10 @@ def test_settings_are_read_and_wrong_ones_told(tmp_path):
     file.write_text('seed: 4\ndata: {most_views: 6}\n')
     settings = load_settings(file, {'optimiser.steps': 9})
     assert (settings.seed, settings.data.most_views, settings.optimiser.steps) == (4, 6, 9)
-    assert picture_sizes('168x126 126x168') == [(168, 126), (126, 168)]
+    assert image_sizes('168x126 126x168') == [(168, 126), (126, 168)]
     for changes, said in (
         ({'data.kinds': 'room castle'}, 'castle'),
-        ({'data.kinds': 'room hall'}, 'proves nothing'),
+        ({'data.kinds': 'room hall'}, 'must not be trained on'),
         ({'data.sizes': '100x100'}, 'multiples of 14'),
         ({'data.sizes': ''}, 'empty'),
         ({'data.least_views': 9}, 'most_views'),

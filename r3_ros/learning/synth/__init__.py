@@ -1,6 +1,6 @@
 """A procedural world with exact poses, depth and intrinsics (needs torch)."""
 
-from .dataset import random_intrinsics, Sequence, SequenceOptions, write_sequence
+from .dataset import random_intrinsics, SequenceOptions, SyntheticSequence, write_sequence
 from .path import CameraPath, make_path, PATH_STYLES, PathStyle
 from .renderer import render, render_radiance, Rendering
 from .sensor import Sensor, SensorOptions
@@ -17,7 +17,7 @@ __all__ = [
     'Rendering',
     'Sensor',
     'SensorOptions',
-    'Sequence',
+    'SyntheticSequence',
     'SequenceOptions',
     'World',
     'write_sequence',

@@ -90,7 +90,7 @@ def _sheets(specs: list[FacetSpec], coarseness: float) -> Iterator[_Sheet]:
         users.setdefault(id(spec.material), []).append(_Patch(number, n, height, width))
         materials[id(spec.material)] = spec.material
     for key, patches in users.items():
-        if materials[key].is_picture:
+        if materials[key].is_image:
             yield from (_Sheet(materials[key], [p]) for p in patches)
         else:
             yield _Sheet(materials[key], patches)

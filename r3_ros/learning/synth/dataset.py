@@ -89,7 +89,7 @@ class SequenceFrame:
     moving: np.ndarray
 
 
-class Sequence:
+class SyntheticSequence:
     """A world, a path through it and a camera: frames by number."""
 
     def __init__(self, options: SequenceOptions, device: torch.device | str = 'cpu') -> None:
@@ -169,7 +169,7 @@ def write_sequence(
     :raises ConfigError: an option that nothing can be made of.
     """
     with atomic_directory(output, overwrite, marker=WORLD_FILE) as folder:
-        sequence = Sequence(options, device)
+        sequence = SyntheticSequence(options, device)
         if on_frames is not None:
             on_frames(0)
         _write_descriptions(sequence, folder)
@@ -216,7 +216,7 @@ def _encode(path: Path, image: np.ndarray, parameters: list[int]) -> None:
     path.write_bytes(data.tobytes())
 
 
-def _write_descriptions(sequence: Sequence, folder: Path) -> None:
+def _write_descriptions(sequence: SyntheticSequence, folder: Path) -> None:
     """Write everything but the pictures."""
     options, camera = sequence.options, sequence.intrinsics
     stamps = sequence.stamps_ns()

@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from . import materials
-from . import posters as prints
+from . import materials, posters
 from .canvas import Colour
 from .facets import Assembly
 from .materials import Material, Painter
@@ -43,10 +42,12 @@ class Workshop:
         right, down = (float(s) for s in self.rng.uniform(0, 50, size=2))
         return Material(painter, options, int(self.rng.integers(1 << 31)), texel_m, (right, down))
 
-    def picture(self, painter: Painter, texel_m: float = 0.0025, **options: Any) -> Material:
+    def image_material(
+        self, painter: Painter, texel_m: float = 0.0025, **options: Any
+    ) -> Material:
         """Return a material whose every facet shows the whole of it."""
         seed = int(self.rng.integers(1 << 31))
-        return Material(painter, options, seed, texel_m, is_picture=True)
+        return Material(painter, options, seed, texel_m, is_image=True)
 
     def pick(self, choices: Sequence[_Choice]) -> _Choice:
         """Return one of the choices."""
@@ -78,11 +79,13 @@ class Workshop:
         """Return something to hang on a wall."""
         kind = self.rng.integers(3)
         if kind == 0:
-            return self.picture(prints.collage, 0.0025, shapes=int(self.rng.integers(14, 30)))
+            return self.image_material(
+                posters.collage, 0.0025, shapes=int(self.rng.integers(14, 30))
+            )
         if kind == 1:
-            return self.picture(prints.painting, 0.0025)
-        return self.picture(
-            prints.page, 0.0025, letter_m=self.rng.uniform(0.014, 0.03),
+            return self.image_material(posters.painting, 0.0025)
+        return self.image_material(
+            posters.page, 0.0025, letter_m=self.rng.uniform(0.014, 0.03),
             colour=self.colour(((0.75, 0.73, 0.66), (0.8, 0.6, 0.3), (0.4, 0.6, 0.7))),
         )  # fmt: skip
 
@@ -105,9 +108,9 @@ class Workshop:
         """Return a mug."""
         out = Assembly()
         r, h = self.rng.uniform(0.035, 0.05), self.rng.uniform(0.08, 0.12)
-        print_ = self.picture(prints.collage, 0.002, shapes=8)
+        pattern = self.image_material(posters.collage, 0.002, shapes=8)
         dark = self.material(materials.plain, 0.004, colour=(0.05, 0.03, 0.02))
-        out.lathe((0, 0, 0), [(r * 0.9, 0), (r, h)], print_, sides=12, top=dark)
+        out.lathe((0, 0, 0), [(r * 0.9, 0), (r, h)], pattern, sides=12, top=dark)
         return out
 
     def bottle(self) -> Assembly:
@@ -147,9 +150,9 @@ class Workshop:
                 self.rng.uniform(0.12, 0.18),
                 (self.rng.uniform(0.015, 0.045)),
             )
-            cover = self.picture(prints.collage, 0.002, shapes=8)
+            cover = self.image_material(posters.collage, 0.002, shapes=8)
             side = self.material(materials.wood, 0.002, colour=(0.7, 0.66, 0.55), contrast=1.5)
-            spine = self.picture(prints.collage, 0.002, shapes=5)
+            spine = self.image_material(posters.collage, 0.002, shapes=5)
             out.box((0, 0, z + h / 2), (w, d, h), side, yaw=self.rng.normal(0, 0.15),
                     faces={'top': cover, 'front': spine}, skip=('bottom',))  # fmt: skip
             z += h
@@ -159,9 +162,10 @@ class Workshop:
         """Return a packet standing upright."""
         out = Assembly()
         w, d, h = self.rng.uniform((0.07, 0.05, 0.1), (0.2, 0.12, 0.26))
-        out.box((0, 0, h / 2), (w, d, h), self.picture(prints.collage, 0.002, shapes=12),
-                faces={'top': self.plain(), 'left': self.picture(prints.page, 0.002),
-                       'right': self.picture(prints.page, 0.002)}, skip=('bottom',))  # fmt: skip
+        skin = self.image_material(posters.collage, 0.002, shapes=12)
+        faces = {'top': self.plain(), 'left': self.image_material(posters.page, 0.002),
+                 'right': self.image_material(posters.page, 0.002)}  # fmt: skip
+        out.box((0, 0, h / 2), (w, d, h), skin, faces=faces, skip=('bottom',))
         return out
 
     # Things that stand in a room
@@ -205,7 +209,7 @@ class Workshop:
         for _ in range(self.rng.integers(1, 4)):
             h = size * self.rng.uniform(0.5, 0.9)
             out.box((*self.rng.normal(0, 0.02, size=2), z + h / 2), (size, size * 0.8, h),
-                    self.picture(prints.label, 0.003), yaw=self.rng.normal(0, 0.2),
+                    self.image_material(posters.label, 0.003), yaw=self.rng.normal(0, 0.2),
                     skip=('bottom',))  # fmt: skip
             z += h
             size *= self.rng.uniform(0.7, 0.95)
@@ -275,8 +279,8 @@ class Workshop:
                     gap * self.rng.uniform(0.65, 0.95),
                     depth * self.rng.uniform(0.6, 0.85),
                 )
-                books = self.picture(
-                    prints.spines, 0.0025, thickness_m=self.rng.uniform(0.025, 0.045)
+                books = self.image_material(
+                    posters.spines, 0.0025, thickness_m=self.rng.uniform(0.025, 0.045)
                 )
                 at = (x + length / 2, -deep / 2 - 0.02, z + high / 2)
                 out.box(at, (length, deep, high), self.wood(), faces={'front': books},
@@ -313,7 +317,7 @@ class Workshop:
         x = self.rng.uniform(-0.2, 0.2) * width
         black = self.material(materials.plain, 0.004, colour=(0.04, 0.04, 0.045))
         out.box((x, -0.22, height + 0.05), (0.2, 0.12, 0.1), black, skip=('bottom',))
-        picture = self.picture(prints.screen, 0.002)
+        picture = self.image_material(posters.screen, 0.002)
         out.box((x, -0.22, height + 0.28), (0.62, 0.04, 0.37), black, faces={'front': picture},
                 emission=0.0)  # fmt: skip
         keys = self.material(materials.tiles, 0.002, colour=(0.07, 0.07, 0.08),

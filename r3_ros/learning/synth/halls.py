@@ -6,8 +6,7 @@ import math
 
 import numpy as np
 
-from . import materials
-from . import posters as prints
+from . import materials, posters
 from .facets import Assembly
 from .layout import add_bodies, Builder, Plan
 from .materials import Material
@@ -70,5 +69,5 @@ def _crates(b: Builder, w: float, d: float) -> None:
 
 def _crate(b: Builder) -> Material:
     if b.rng.uniform() < 0.6:
-        return b.shop.picture(prints.label, 0.004, colour=b.shop.colour())
+        return b.shop.image_material(posters.label, 0.004, colour=b.shop.colour())
     return b.shop.wood(0.005)

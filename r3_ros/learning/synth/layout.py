@@ -13,8 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from . import materials
-from . import posters as prints
+from . import materials, posters
 from .facets import Assembly, rotation_z, Solid
 from .furniture import Workshop
 from .lighting import CELL_M, Light
@@ -229,8 +228,8 @@ class Builder:
         z = self.rng.uniform(1.45, 1.7)
         z = min(z, self.height - 0.25 - high / 2)
         if width > 0.8 and self.rng.uniform() < 0.4:
-            face = self.shop.picture(
-                prints.noticeboard, 0.003, sheets=int(self.rng.integers(10, 22))
+            face = self.shop.image_material(
+                posters.noticeboard, 0.003, sheets=int(self.rng.integers(10, 22))
             )
         else:
             face = self.shop.poster()
@@ -248,7 +247,7 @@ class Builder:
         """Put a closed door on a wall."""
         out = Assembly()
         frame = self.shop.wood(0.006)
-        leaf = self.shop.picture(prints.door, 0.003, colour=self.shop.colour(spread=0.3))
+        leaf = self.shop.image_material(posters.door, 0.003, colour=self.shop.colour(spread=0.3))
         out.box((x, -0.02, 1.03), (1.04, 0.04, 2.06), frame, skip=('back', 'bottom'), solid=False)
         out.panel((x, -0.043, 1.0), (0.46, 0, 0), (0, 0, -1.0), leaf)
         self.assembly.add(out, (*start, 0), yaw)
@@ -259,7 +258,7 @@ class Builder:
         out = Assembly()
         high = min(1.3, self.height - 1.3)
         z = 0.95 + high / 2
-        view = self.shop.picture(prints.window, 0.003)
+        view = self.shop.image_material(posters.window, 0.003)
         out.box((x, -0.02, z), (width + 0.12, 0.04, high + 0.12), self.shop.wood(),
                 skip=('back',), solid=False)  # fmt: skip
         out.panel((x, -0.043, z), (width / 2, 0, 0), (0, 0, -high / 2), view, emission=1.1 * day)
@@ -343,7 +342,7 @@ def _middle_of_room(b: Builder, w: float, d: float) -> None:
     size = np.array([rng.uniform(1.8, 2.6), rng.uniform(1.3, 1.9)])
     colours = tuple(shop.colour() for _ in range(4))
     b.assembly.box((w / 2, d / 2, 0.005), (*size, 0.01),
-                   shop.picture(materials.rug, 0.004, colours=colours),
+                   shop.image_material(materials.rug, 0.004, colours=colours),
                    yaw=rng.normal(0, 0.1), skip=('bottom',), solid=False)  # fmt: skip
     yaw = rng.normal(0, 0.12)
     middle = Assembly()

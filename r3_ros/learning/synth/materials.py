@@ -26,7 +26,7 @@ class Material:
     :ivar seed: of the pattern.
     :ivar texel_m: size of a texel in metres.
     :ivar shift_m: where on the endless pattern the first facet starts.
-    :ivar is_picture: True if every facet shows the whole of it; an endless pattern is cut up
+    :ivar is_image: True if every facet shows the whole of it; an endless pattern is cut up
         for the facets that share the material instead.
     """
 
@@ -35,7 +35,7 @@ class Material:
     seed: int
     texel_m: float = 0.004
     shift_m: tuple[float, float] = (0.0, 0.0)
-    is_picture: bool = False
+    is_image: bool = False
 
     def reseeded(self, seed: int) -> Material:
         """Return the same kind of pattern with other random details."""

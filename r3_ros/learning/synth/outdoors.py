@@ -6,8 +6,7 @@ import math
 
 import numpy as np
 
-from . import materials
-from . import posters as prints
+from . import materials, posters
 from .facets import Assembly, Solid
 from .furniture import Workshop
 from .layout import Builder, MovingBody, Plan
@@ -147,7 +146,9 @@ def _house(
     """Add one house with its front in the line y = 0."""
     colour = shop.colour(_HOUSE_COLOURS, 0.2)
     storey_m, bay_m = shop.rng.uniform(2.6, 3.6), shop.rng.uniform(1.7, 3.5)
-    front = shop.picture(prints.facade, 0.025, colour=colour, storey_m=storey_m, bay_m=bay_m)
+    front = shop.image_material(
+        posters.facade, 0.025, colour=colour, storey_m=storey_m, bay_m=bay_m
+    )
     side = shop.material(materials.plaster, 0.03, colour=colour)
     out.box((x + wide / 2, depth / 2, high / 2), (wide, depth, high), side,
             faces={'front': front}, skip=('bottom',))  # fmt: skip

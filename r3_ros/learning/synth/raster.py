@@ -28,7 +28,7 @@ _SAMPLES = ((0.0, 0.0), (0.367, 0.098), (-0.269, 0.269), (-0.098, -0.367))
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class ProjectedFacets:
     """The facets that some picture of a batch may show.
 
     :ivar facet: (P,) int64 index into the facet table.
@@ -56,10 +56,10 @@ class View:
 class Visibility:
     """What each pixel of a batch sees, tile by tile.
 
-    A candidate is a facet in a tile; its row of the view and its tile are in the first two
+    A candidate is a facet in a tile; its row of the projected and its tile are in the first two
     tensors, and everything else speaks of candidates by their index, -1 for nothing.
 
-    :ivar entry: (C,) int64 row of the view.
+    :ivar entry: (C,) int64 row of the projected.
     :ivar tile: (C,) int64 flat index of the tile in the batch.
     :ivar plain: (T,) int64 candidates that fill their tile alone.
     :ivar busy_tile: (U,) int64 the tiles with more to see.
@@ -85,7 +85,7 @@ class Visibility:
         """Turn (tiles, TILE * TILE, ...) into pictures (B, H, W, ...)."""
         rows, columns = self.grid
         rest = values.shape[2:]
-        values = values.view(-1, rows, columns, TILE, TILE, *rest).transpose(2, 3)
+        values = values.projected(-1, rows, columns, TILE, TILE, *rest).transpose(2, 3)
         values = values.reshape(-1, rows * TILE, columns * TILE, *rest)
         return values[:, : intrinsics.height, : intrinsics.width]
 
@@ -95,7 +95,7 @@ def project_facets(
     T_camera_world: torch.Tensor,
     T_world_body: torch.Tensor,
     intrinsics: Intrinsics,
-) -> View:
+) -> ProjectedFacets:
     """Find the facets that face the camera and touch the picture.
 
     :param T_camera_world: (B, 4, 4) float64.
@@ -116,7 +116,7 @@ def project_facets(
     H = inverse @ torch.linalg.inv(K)
     limit = facets.shape[:, :1] * H[:, :, 2] + facets.shape[:, 1:] * H[:, :, 1]
 
-    everything = View(
+    everything = ProjectedFacets(
         facet=torch.arange(len(facets), device=H.device).repeat(H.shape[0]),
         image=torch.arange(H.shape[0], device=H.device).repeat_interleave(len(facets)),
         H=H.flatten(0, 1),
@@ -128,7 +128,9 @@ def project_facets(
     at_middle, swing = _over_rectangle(everything.edges(), middle, half)
     touches = ((at_middle[..., 0] + swing) >= 0).all(1) & facing.flatten()
     keep = touches.nonzero()[:, 0]
-    return View(*(getattr(everything, name)[keep] for name in View.__dataclass_fields__))
+    return ProjectedFacets(
+        *(getattr(everything, name)[keep] for name in ProjectedFacets.__dataclass_fields__)
+    )
 
 
 def _over_rectangle(
@@ -139,15 +141,17 @@ def _over_rectangle(
     return linear @ centres.T, swing
 
 
-def find_visible(view: View, batch: int, intrinsics: Intrinsics, samples: int) -> Visibility:
+def find_visible(
+    projected: ProjectedFacets, batch: int, intrinsics: Intrinsics, samples: int
+) -> Visibility:
     """Resolve what every pixel of a batch sees.
 
     :param samples: colour samples per pixel: 1 (the centre) or 4.
     """
-    device = view.H.device
+    device = projected.H.device
     grid = (-(-intrinsics.height // TILE), -(-intrinsics.width // TILE))
     tiles = batch * grid[0] * grid[1]
-    entry, tile, covers = _candidates(view, batch, grid)
+    entry, tile, covers = _candidates(projected, batch, grid)
     count = torch.bincount(tile, minlength=tiles)
     first = torch.cumsum(count, 0) - count
     plain = (covers & (count[tile] == 1)).nonzero()[:, 0]
@@ -159,11 +163,11 @@ def find_visible(view: View, batch: int, intrinsics: Intrinsics, samples: int) -
     seen = Visibility(entry, tile, plain, busy, torch.empty(0), torch.empty(0), grid)
     places = _sample_places(samples, device)
     busy_w, busy_seen = _resolve_tiles(
-        view, entry, first[busy], count[busy], seen.corner(busy), places
+        projected, entry, first[busy], count[busy], seen.corner(busy), places
     )
     inverse_depth = torch.zeros((tiles, TILE * TILE), device=device)
     inverse_depth[busy] = busy_w[:, 0]
-    w = _linear_in_tiles(view.H[entry[plain], 2], seen.corner(tile[plain]))
+    w = _linear_in_tiles(projected.H[entry[plain], 2], seen.corner(tile[plain]))
     inverse_depth[tile[plain]] = w @ places[:, : TILE * TILE]
     return replace(seen, busy_seen=busy_seen, inverse_depth=inverse_depth)
 
@@ -178,17 +182,17 @@ def _sample_places(samples: int, device: torch.device) -> torch.Tensor:
 
 
 def _candidates(
-    view: View, batch: int, grid: tuple[int, int]
+    projected: ProjectedFacets, batch: int, grid: tuple[int, int]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Pair tiles with the facets that can be seen in them.
 
     Blocks of tiles are tried before the tiles in them.
 
-    :returns: rows of the view, flat tiles, and whether the facet fills the tile, sorted by tile.
+    :returns: rows of ``projected``, flat tiles, whether the facet fills the tile; sorted by tile.
     """
     rows, columns = grid
-    device = view.H.device
-    edges, w = view.edges().float(), view.H[:, 2].float()
+    device = projected.H.device
+    edges, w = projected.edges().float(), projected.H[:, 2].float()
     # float32 is enough to choose candidates: the tests are widened by more than its rounding.
     slack = 1e-5 * w.abs().sum(-1) * max(rows, columns) * TILE
 
@@ -215,9 +219,9 @@ def _candidates(
     swing = (e[:, 0].abs() + e[:, 1].abs()) * (TILE / 2) + slack[entry]
     touches = ((at + swing).amin(0) >= 0).nonzero()[:, 0]
     covers = (at - swing).amin(0) >= 0
-    entry, covers = entry[touches], covers[touches] & ~view.disc[entry[touches]]
+    entry, covers = entry[touches], covers[touches] & ~projected.disc[entry[touches]]
     px, py = px[touches], py[touches]
-    tile = view.image[entry] * (rows * columns) + ty[touches] * columns + tx[touches]
+    tile = projected.image[entry] * (rows * columns) + ty[touches] * columns + tx[touches]
 
     near = w[entry, 0] * px + w[entry, 1] * py + w[entry, 2]
     reach = w[entry, :2].abs().sum(-1) * (TILE / 2) + slack[entry]
@@ -238,7 +242,7 @@ def _linear_in_tiles(linear: torch.Tensor, corner: torch.Tensor) -> torch.Tensor
 
 
 def _resolve_tiles(
-    view: View,
+    projected: ProjectedFacets,
     entry: torch.Tensor,
     first: torch.Tensor,
     count: torch.Tensor,
@@ -253,7 +257,7 @@ def _resolve_tiles(
     :returns: inverse depth and candidate: (U, S, TILE * TILE).
     """
     n, total = len(first), places.shape[1]
-    device = view.H.device
+    device = projected.H.device
     best_w = torch.zeros((n, total), device=device)
     best = torch.full((n, total), -1, dtype=torch.int32, device=device)
     most = int(count[0]) if n else 0
@@ -263,12 +267,12 @@ def _resolve_tiles(
     for k, m in enumerate(prefix.tolist()):
         c = first[:m] + k
         e = entry[c]
-        H = view.H[e]
-        functions = torch.stack((H[:, 0], H[:, 1], H[:, 2], view.limit[e]))
+        H = projected.H[e]
+        functions = torch.stack((H[:, 0], H[:, 1], H[:, 2], projected.limit[e]))
         u, v, w, edge = _linear_in_tiles(functions, corner[:m]) @ places  # (m, S * pixels) each
         edge.mul_(1 + _SEAM).sub_(u.abs())
         torch.minimum(edge, (w * (1 + _SEAM)).sub_(v.abs()), out=edge)
-        disc = view.disc[e].nonzero()[:, 0]
+        disc = projected.disc[e].nonzero()[:, 0]
         if len(disc):
             round_edge = w[disc] ** 2 - u[disc] ** 2 - v[disc] ** 2
             edge[disc] = torch.minimum(edge[disc], round_edge)
@@ -276,4 +280,4 @@ def _resolve_tiles(
         best_w[:m] = torch.where(nearer, w, best_w[:m])
         best[:m] = torch.where(nearer, c.int()[:, None], best[:m])
     shape = (n, total // (TILE * TILE), TILE * TILE)
-    return best_w.view(shape), best.view(shape)
+    return best_w.projected(shape), best.projected(shape)

@@ -13,7 +13,7 @@ import torch
 
 from ...core.datatypes import Intrinsics
 from .facets import STATIC_BODY
-from .raster import find_visible, project_facets, TILE, View, Visibility
+from .raster import find_visible, project_facets, ProjectedFacets, TILE, Visibility
 from .sensor import to_display
 from .textures import Footprints
 from .world import World
@@ -98,9 +98,11 @@ def _render_pass(
     samples: int,
 ) -> Rendering:
     """Render the pictures that fit into one pass."""
-    view = project_facets(world.facets, torch.linalg.inv(T_world_camera), T_world_body, intrinsics)
-    seen = find_visible(view, len(T_world_camera), intrinsics, samples)
-    shade, open_share = _shade(world, view, seen)
+    projected = project_facets(
+        world.facets, torch.linalg.inv(T_world_camera), T_world_body, intrinsics
+    )
+    seen = find_visible(projected, len(T_world_camera), intrinsics, samples)
+    shade, open_share = _shade(world, projected, seen)
     radiance = seen.untile(shade, intrinsics).permute(0, 3, 1, 2)
     if world.sky is not None:
         share = seen.untile(open_share, intrinsics)[:, None]
@@ -110,28 +112,30 @@ def _render_pass(
     if world.is_static:
         body = torch.zeros_like(depth, dtype=torch.int64)
     else:
-        body = seen.untile(_bodies(world, view, seen), intrinsics).contiguous()
+        body = seen.untile(_bodies(world, projected, seen), intrinsics).contiguous()
     return Rendering(radiance.contiguous(), depth, body)
 
 
-def _bodies(world: World, view: View, seen: Visibility) -> torch.Tensor:
+def _bodies(world: World, projected: ProjectedFacets, seen: Visibility) -> torch.Tensor:
     """Return (tiles, pixels) int64: the body that is seen at the pixel centre."""
     # One more row stands for nothing, candidate -1.
     number = torch.full((len(seen.entry) + 1,), STATIC_BODY, device=world.device)
-    number[:-1] = world.facets.body[view.facet[seen.entry]]
+    number[:-1] = world.facets.body[projected.facet[seen.entry]]
     out = torch.full_like(seen.inverse_depth, STATIC_BODY, dtype=torch.int64)
     out[seen.tile[seen.plain]] = number[seen.plain, None]
     out[seen.busy_tile] = number[seen.busy_seen[:, 0].long()]
     return out
 
 
-def _shade(world: World, view: View, seen: Visibility) -> tuple[torch.Tensor, torch.Tensor]:
+def _shade(
+    world: World, projected: ProjectedFacets, seen: Visibility
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (tiles, pixels, 3) radiance and (tiles, pixels) share that sees no facet.
 
     Plain tiles and pixels that see one facet need one look-up per pixel, pixels at an edge one
     for every facet in them.
     """
-    shader = _Shader(world, view, seen)
+    shader = _Shader(world, projected, seen)
     pixels = TILE * TILE
     place = torch.arange(pixels, device=world.device)
     x, y = (place % TILE).float(), (place // TILE).float()
@@ -139,7 +143,7 @@ def _shade(world: World, view: View, seen: Visibility) -> tuple[torch.Tensor, to
     for group, part in shader.parts(seen.plain, pixels):
         out[seen.tile[part]] = shader.look_up(group, part, x, y)
 
-    flat = out.view(-1, 3)
+    flat = out.projected(-1, 3)
     where = (seen.busy_tile[:, None] * pixels + place).flatten()
     samples = seen.busy_seen.transpose(0, 1).flatten(1)  # (S, pixels of busy tiles)
     for chosen, candidate, weight in _facets_of_pixels(samples):
@@ -180,12 +184,12 @@ def _facets_of_pixels(
 class _Shader:
     """Looks up textures in groups that need the same number of texels."""
 
-    def __init__(self, world: World, view: View, seen: Visibility) -> None:
+    def __init__(self, world: World, projected: ProjectedFacets, seen: Visibility) -> None:
         self._store = world.textures
         self._footprints = Footprints.of(
             world.textures,
-            view.facet[seen.entry],
-            view.H[seen.entry],
+            projected.facet[seen.entry],
+            projected.H[seen.entry],
             seen.corner(seen.tile),
             TILE,
         )

@@ -10,8 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from . import materials
-from . import posters as prints
+from . import materials, posters
 from .canvas import Colour
 from .facets import FacetSpec
 from .layout import Plan
@@ -55,7 +54,7 @@ def random_material(rng: np.random.Generator, like: Material) -> Material:
         options=options,
         seed=int(rng.integers(1 << 31)),
         shift_m=(rng.uniform(0, 50), rng.uniform(0, 50)),
-        is_picture=False,
+        is_image=False,
     )
 
 
@@ -75,7 +74,7 @@ _CHOICES = (
     lambda a, b, c, s, k: (materials.wallpaper, {'colour': a, 'ink': b, 'cell_m': 0.3 * s,
                                                  'style': k % 3}),
     lambda a, b, c, s, k: (materials.wood, {'colour': a}),
-    lambda a, b, c, s, k: (prints.collage, {'shapes': 30}),
+    lambda a, b, c, s, k: (posters.collage, {'shapes': 30}),
 )  # fmt: skip
 
 
