@@ -1,11 +1,11 @@
-"""Visibility: which facet each sample of each picture sees, and how far it is.
+"""Visibility: the visible facet and the depth of each sample of each image.
 
 For one facet and one camera, the plane coordinates and the inverse depth at pixel ``(x, y)`` are
 linear up to a common factor: ``(u / z, v / z, 1 / z) = H @ (x, y, 1)``. So "inside the patch" and
 "in front of the other one" are comparisons of linear functions, with no division and no clipping
-at the near plane. Pictures are cut into square tiles; a tile looks only at the facets that can
-touch it and that no facet covering the whole tile hides. All tiles of all pictures go through
-each step together, so the same code keeps a CPU's caches and a GPU busy.
+at the near plane. Images are cut into square tiles; a tile tests only the facets that can touch
+it and are not hidden by a facet that covers the whole tile. All tiles of all images go through
+each step together, which suits both CPUs and GPUs.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from ...core.datatypes import Intrinsics
 from .facets import FacetTable
 
 TILE = 8
-# Tiles to a side of a block: what cannot touch a block is not tried on its tiles.
+# Tiles to a side of a block: facets that cannot touch a block are not tested on its tiles.
 _BLOCK = 4
-# Patches reach this much (relative) over their edge, so that rounding leaves no hole at a seam.
+# Patches extend this much (relative) beyond their edge, so that rounding leaves no gap at a seam.
 _SEAM = 2e-5
-# Where the samples of a pixel lie: its centre, which also gives the depth, and three around it
-# whose rows and columns are all different, so that steep and flat edges get four shades.
+# The samples of a pixel: its centre, which also gives the depth, and three around it with
+# different rows and columns, so that steep and flat edges get four shades.
 _SAMPLES = ((0.0, 0.0), (0.367, 0.098), (-0.269, 0.269), (-0.098, -0.367))
 
 
 @dataclass(frozen=True, eq=False)
 class ProjectedFacets:
-    """The facets that some picture of a batch may show.
+    """The facets that the images of a batch may show.
 
     :ivar facet: (P,) int64 index into the facet table.
     :ivar image: (P,) int64 index into the batch.
@@ -45,7 +45,7 @@ class ProjectedFacets:
     disc: torch.Tensor
 
     def edges(self) -> torch.Tensor:
-        """Return (P, 4, 3): linear functions that are not negative inside the patch."""
+        """Return (P, 4, 3) linear functions that are not negative inside the patch."""
         u, v, w = self.H.unbind(1)
         reach = 1 + _SEAM
         edges = (self.limit * reach - u, self.limit * reach + u, w * reach - v, w * reach + v)
@@ -54,18 +54,18 @@ class ProjectedFacets:
 
 @dataclass(frozen=True, eq=False)
 class Visibility:
-    """What each pixel of a batch sees, tile by tile.
+    """The visible facet of each pixel of a batch, tile by tile.
 
-    A candidate is a facet in a tile; its row of the projected and its tile are in the first two
-    tensors, and everything else speaks of candidates by their index, -1 for nothing.
+    A candidate is a facet in a tile; the first two tensors hold its row in
+    :class:`ProjectedFacets` and its tile, all others refer to candidates by index, -1 for none.
 
-    :ivar entry: (C,) int64 row of the projected.
+    :ivar entry: (C,) int64 row of the projected facets.
     :ivar tile: (C,) int64 flat index of the tile in the batch.
     :ivar plain: (T,) int64 candidates that fill their tile alone.
-    :ivar busy_tile: (U,) int64 the tiles with more to see.
+    :ivar busy_tile: (U,) int64 all other tiles with candidates.
     :ivar busy_seen: (U, S, TILE * TILE) int32 candidate at each sample, the centre first.
-    :ivar inverse_depth: (tiles, TILE * TILE) float32 at the pixel centres, 0 for nothing.
-    :ivar grid: rows and columns of tiles in a picture.
+    :ivar inverse_depth: (tiles, TILE * TILE) float32 at the pixel centres, 0 for none.
+    :ivar grid: rows and columns of tiles in an image.
     """
 
     entry: torch.Tensor
@@ -82,10 +82,10 @@ class Visibility:
         return torch.stack((place % self.grid[1], place // self.grid[1]), -1) * TILE
 
     def untile(self, values: torch.Tensor, intrinsics: Intrinsics) -> torch.Tensor:
-        """Turn (tiles, TILE * TILE, ...) into pictures (B, H, W, ...)."""
+        """Turn (tiles, TILE * TILE, ...) into images (B, H, W, ...)."""
         rows, columns = self.grid
         rest = values.shape[2:]
-        values = values.projected(-1, rows, columns, TILE, TILE, *rest).transpose(2, 3)
+        values = values.view(-1, rows, columns, TILE, TILE, *rest).transpose(2, 3)
         values = values.reshape(-1, rows * TILE, columns * TILE, *rest)
         return values[:, : intrinsics.height, : intrinsics.width]
 
@@ -96,7 +96,7 @@ def project_facets(
     T_world_body: torch.Tensor,
     intrinsics: Intrinsics,
 ) -> ProjectedFacets:
-    """Find the facets that face the camera and touch the picture.
+    """Find the facets that face the camera and touch the image.
 
     :param T_camera_world: (B, 4, 4) float64.
     :param T_world_body: (B, bodies, 4, 4) float64; body 0 is the static world.
@@ -107,7 +107,7 @@ def project_facets(
     b = torch.einsum('bnij,nj->bni', R, facets.half_v)
     c = torch.einsum('bnij,nj->bni', R, facets.centre) + T_camera_body[..., :3, 3]
     normal = torch.linalg.cross(a, b)
-    det = (normal * c).sum(-1)  # positive when the front side is seen
+    det = (normal * c).sum(-1)  # positive if the front side faces the camera
     area = normal.norm(dim=-1)
     facing = det > 1e-6 * area
     inverse = torch.stack((torch.linalg.cross(b, c), torch.linalg.cross(c, a), normal), 2)
@@ -125,26 +125,19 @@ def project_facets(
     )
     half = (intrinsics.width / 2, intrinsics.height / 2)
     middle = torch.tensor([[half[0] - 0.5, half[1] - 0.5, 1.0]], dtype=H.dtype, device=H.device)
-    at_middle, swing = _over_rectangle(everything.edges(), middle, half)
-    touches = ((at_middle[..., 0] + swing) >= 0).all(1) & facing.flatten()
+    edges = everything.edges()
+    swing = edges[..., 0].abs() * half[0] + edges[..., 1].abs() * half[1]
+    touches = (((edges @ middle.T)[..., 0] + swing) >= 0).all(1) & facing.flatten()
     keep = touches.nonzero()[:, 0]
     return ProjectedFacets(
         *(getattr(everything, name)[keep] for name in ProjectedFacets.__dataclass_fields__)
     )
 
 
-def _over_rectangle(
-    linear: torch.Tensor, centres: torch.Tensor, half: tuple[float, float]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Value at rectangle centres (T, 3) and the most it changes within: (..., T), (...)."""
-    swing = linear[..., 0].abs() * half[0] + linear[..., 1].abs() * half[1]
-    return linear @ centres.T, swing
-
-
 def find_visible(
     projected: ProjectedFacets, batch: int, intrinsics: Intrinsics, samples: int
 ) -> Visibility:
-    """Resolve what every pixel of a batch sees.
+    """Find the visible facet of every pixel of a batch.
 
     :param samples: colour samples per pixel: 1 (the centre) or 4.
     """
@@ -184,9 +177,7 @@ def _sample_places(samples: int, device: torch.device) -> torch.Tensor:
 def _candidates(
     projected: ProjectedFacets, batch: int, grid: tuple[int, int]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pair tiles with the facets that can be seen in them.
-
-    Blocks of tiles are tried before the tiles in them.
+    """Pair tiles with the facets that may be visible in them; blocks of tiles are tested first.
 
     :returns: rows of ``projected``, flat tiles, whether the facet fills the tile; sorted by tile.
     """
@@ -235,7 +226,7 @@ def _candidates(
 def _linear_in_tiles(linear: torch.Tensor, corner: torch.Tensor) -> torch.Tensor:
     """Move linear functions of the pixel (..., T, 3) to the corners (T, 2) of their tiles.
 
-    In double precision; the way from the corner is so short that float32 does for the rest.
+    In double precision; for pixels within the tile float32 is then accurate enough.
     """
     start = (linear[..., :2] * corner).sum(-1) + linear[..., 2]
     return torch.cat((linear[..., :2], start[..., None]), -1).float()
@@ -251,7 +242,7 @@ def _resolve_tiles(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Depth-test the candidates of the busy tiles, the k-th of every tile at once.
 
-    The tiles come sorted by falling count, so those with a k-th candidate are a prefix.
+    The tiles are sorted by decreasing count, so those with a k-th candidate are a prefix.
 
     :param places: see :func:`_sample_places`.
     :returns: inverse depth and candidate: (U, S, TILE * TILE).
@@ -280,4 +271,4 @@ def _resolve_tiles(
         best_w[:m] = torch.where(nearer, w, best_w[:m])
         best[:m] = torch.where(nearer, c.int()[:, None], best[:m])
     shape = (n, total // (TILE * TILE), TILE * TILE)
-    return best_w.projected(shape), best.projected(shape)
+    return best_w.view(shape), best.view(shape)
