@@ -162,8 +162,8 @@ class TrainingSettings:
             )
         if self.data.unlabelled >= 1:
             raise ConfigError(
-                "parameter 'data.unlabelled' is 1: without any labelled steps nothing holds the "
-                'scale of the answers; take less, as 0.25'
+                "parameter 'data.unlabelled' is 1: without any labelled steps the scale of the "
+                'predictions is not constrained; take less, as 0.25'
             )
         image_sizes(self.data.sizes)
 
