@@ -23,8 +23,8 @@ from r3_ros.core.config import updated
 from r3_ros.learning.training.clips import Clips
 from r3_ros.learning.training.initial_weights import new_network
 from r3_ros.learning.training.procedural import ProceduralClips, StepPlan
-from r3_ros.learning.training.processes import joined, Place
-from r3_ros.learning.training.progress import Table, table_text
+from r3_ros.learning.training.processes import joined, TrainingProcess
+from r3_ros.learning.training.progress import ProgressTable, table_text
 from r3_ros.learning.training.trainer import Trainer
 from r3_ros.learning.training.training_settings import LossSettings, TrainingSettings
 from r3_ros.learning.training.training_worlds import Split
@@ -74,14 +74,14 @@ def judged(network: R3Network, held_out: dict[str, list[Clips]]) -> dict[str, fl
 
 
 def trained(
-    settings: TrainingSettings, left_out: str, seed: int, source: Kept, place: Place
+    settings: TrainingSettings, left_out: str, seed: int, source: Kept, process: TrainingProcess
 ) -> R3Network:
     """Train without one loss, from the first weights of a seed."""
     if left_out != ALL:
         settings = updated(settings, {f'loss.{left_out}': 0.0})
     network = new_network(settings.variant, seed)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(settings, source, place, Path(folder), lambda text: None, network)
+        trainer = Trainer(settings, source, process, Path(folder), lambda text: None, network)
         trainer.run()
     return trainer.average
 
@@ -141,24 +141,24 @@ def main() -> None:
     )
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
-    table, rows = Table(output / 'ablation.csv', -1), []
+    table, rows = ProgressTable(output / 'ablation.csv', -1), []
     runs = [(ALL, k) for k in range(max(LEAST_CONTROLS, args.repeats))]
     left_out = losses_to_leave_out() if args.only is None else args.only
     runs += [(name, k) for k in range(args.repeats) for name in left_out]
-    with joined(args.device) as place:
-        worlds = ProceduralClips(settings, place.device)
+    with joined(args.device) as process:
+        worlds = ProceduralClips(settings, process.device)
         try:
             held_out = {
                 name: worlds.validation(split, args.clips, args.views)
                 for name, split in SPLITS.items()
             }
             source = Kept(worlds)
-            new = new_network(settings.variant, 0).to(place.device).eval()
+            new = new_network(settings.variant, 0).to(process.device).eval()
             rows.append({'step': 0, 'left out': 'untrained', **judged(new, held_out)})
             table.add(rows)
             for name, seed in runs:
                 start = time.monotonic()
-                network = trained(settings, name, seed, source, place)
+                network = trained(settings, name, seed, source, process)
                 row = {'step': args.steps, 'left out': name, 'first weights': seed}
                 row |= judged(network, held_out)
                 row['seconds'] = round(time.monotonic() - start, 1)

@@ -20,7 +20,7 @@ from r3_ros.learning.training.procedural import draw_clip, StepPlan
 from r3_ros.learning.training.processes import joined
 from r3_ros.learning.training.trainer import Trainer
 from r3_ros.learning.training.training_settings import TrainingSettings
-from r3_ros.learning.training.training_worlds import make_scene, Split
+from r3_ros.learning.training.training_worlds import make_training_world, Split
 import torch
 
 CLIPS, VIEWS, WIDTH, HEIGHT = 8, 3, 56, 42
@@ -88,12 +88,14 @@ def main() -> None:
             'report.validate_every': 0,
         },
     )
-    with joined(args.device) as place:
+    with joined(args.device) as process:
         plan = StepPlan(1, VIEWS, WIDTH, HEIGHT, True)
         clips = Clips.joined(
             [
                 draw_clip(
-                    make_scene(settings.data, args.seed, Split.TRAINING, k, place.device),
+                    make_training_world(
+                        settings.data, args.seed, Split.TRAINING, k, process.device
+                    ),
                     np.random.default_rng((args.seed, k)),
                     plan,
                     settings,
@@ -101,7 +103,7 @@ def main() -> None:
                 for k in range(CLIPS)
             ]
         )
-        trainer = Trainer(settings, Fixed(clips, causal=True), place, Path(args.output))
+        trainer = Trainer(settings, Fixed(clips, causal=True), process, Path(args.output))
         start = time.monotonic()
         while trainer.step < args.steps:
             trainer.run(until=min(trainer.step + args.every, args.steps))

@@ -41,12 +41,12 @@ def main() -> None:
             'report.save_every': args.steps,
         },
     )
-    with joined(args.device) as place:
+    with joined(args.device) as process:
 
         def trained(name: str, until: int) -> dict[str, torch.Tensor]:
-            source = ProceduralClips(settings, place.device)
+            source = ProceduralClips(settings, process.device)
             try:
-                trainer = Trainer(settings, source, place, Path(args.output) / name)
+                trainer = Trainer(settings, source, process, Path(args.output) / name)
                 trainer.run(until=until)
             finally:
                 source.close()
@@ -58,7 +58,7 @@ def main() -> None:
     differ = [name for name in straight if not torch.equal(straight[name], pieces[name])]
     worst = max(float((straight[name] - pieces[name]).abs().max()) for name in straight)
     print(f'{len(differ)} of {len(straight)} tensors differ, by {worst:g} at most')
-    raise SystemExit(1 if differ and place.device.type == 'cpu' else 0)
+    raise SystemExit(1 if differ and process.device.type == 'cpu' else 0)
 
 
 if __name__ == '__main__':

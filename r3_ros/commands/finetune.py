@@ -49,17 +49,17 @@ def run(args: argparse.Namespace) -> int:
     settings, folder = prepared(args)
     network = weights_to_tune(Path(args.weights), settings.variant)
     folders = [Path(name) for name in args.folders]
-    with joined(args.device) as place:
-        worlds = ProceduralClips(settings, place.device, place.rank, place.count)
+    with joined(args.device) as process:
+        worlds = ProceduralClips(settings, process.device, process.rank, process.count)
         try:
             source: ClipSource = worlds
             if folders:
-                source = RecordedClips(settings, folders, worlds, place.device, place.rank)
+                source = RecordedClips(settings, folders, worlds, process.device, process.rank)
             if args.video:
                 videos = [Path(name) for name in args.video]
-                say = print if place.speaks else lambda text: None
-                source = MixedClips(settings, videos, source, place.device, place.rank, say)
-            trainer = Trainer(settings, source, place, folder, print, network)
+                say = print if process.is_main else lambda text: None
+                source = MixedClips(settings, videos, source, process.device, process.rank, say)
+            trainer = Trainer(settings, source, process, folder, print, network)
             trainer.run(args.until, args.minutes * 60 if args.minutes else None)
         finally:
             worlds.close()

@@ -49,10 +49,10 @@ def run(args: argparse.Namespace) -> int:
         print(_listed(_settings(args)))
         return 0
     settings, folder = prepared(args)
-    with joined(args.device) as place:
-        source = ProceduralClips(settings, place.device, place.rank, place.count)
+    with joined(args.device) as process:
+        source = ProceduralClips(settings, process.device, process.rank, process.count)
         try:
-            trainer = Trainer(settings, source, place, folder, say=_say)
+            trainer = Trainer(settings, source, process, folder, log_line=_say)
             trainer.run(args.until, args.minutes * 60 if args.minutes else None)
         finally:
             source.close()

@@ -47,7 +47,7 @@ def pose(yaw, x, y, z):
 def test_rays_lie_in_the_middle_of_their_pixels():
     rays = pixel_rays(double([math.pi / 2, 2 * math.atan(2)]), 2, 4)
     assert rays.shape == (2, 4, 3)
-    # The border of the picture is at tan(fov / 2): 1 up and down, 2 to the sides.
+    # The border of the image is at tan(fov / 2): 1 up and down, 2 to the sides.
     assert torch.allclose(rays[0, 0], double([-1.5, -0.5, 1]))
     assert torch.allclose(rays[1, 2], double([0.5, 0.5, 1]))
 

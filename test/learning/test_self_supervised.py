@@ -22,15 +22,15 @@ from r3_ros.learning.synth.dataset import camera_yaml  # noqa: E402
 from r3_ros.learning.training.clips import camera_rays, UnlabelledClips  # noqa: E402
 from r3_ros.learning.training.initial_weights import new_network  # noqa: E402
 from r3_ros.learning.training.losses import relative_motions  # noqa: E402
-from r3_ros.learning.training.processes import Place  # noqa: E402
+from r3_ros.learning.training.processes import TrainingProcess  # noqa: E402
 from r3_ros.learning.training.self_supervised import evaluate_unlabelled  # noqa: E402
 from r3_ros.learning.training.trainer import Trainer, WEIGHTS  # noqa: E402
 from r3_ros.learning.training.training_settings import LossSettings  # noqa: E402
 from r3_ros.learning.training.video_tracks import (  # noqa: E402
     common_points,
-    Follower,
-    Sighting,
-    standing_still,
+    FrameObservations,
+    PointTracker,
+    static_points,
 )
 from r3_ros.learning.training.videos import MixedClips, Video  # noqa: E402
 from r3_ros.model.camera_head import Pairs  # noqa: E402
@@ -98,23 +98,23 @@ def film():
 
 
 @pytest.fixture(scope='module')
-def sightings(film):
-    follower = Follower()
+def observations(film):
+    follower = PointTracker()
     return [follower.add(film.gray(k)) for k in range(FRAMES)]
 
 
 @pytest.fixture(scope='module')
 def folder(film, tmp_path_factory):
-    """Write the film as a calibrated folder of pictures, with times."""
+    """Write the film as a calibrated folder of images, with times."""
     out = tmp_path_factory.mktemp('film')
-    write_pictures(out, film.images)
+    write_images(out, film.images)
     lines = [f'{k / RATE_HZ:.6f} {k:03d}.png' for k in range(FRAMES)]
     (out / 'timestamps.txt').write_text('\n'.join(lines) + '\n')
     (out / 'camera.yaml').write_text(camera_yaml(film.K, 'film'))
     return out
 
 
-def write_pictures(out, images):
+def write_images(out, images):
     for k, image in enumerate(images):
         cv2.imwrite(str(out / f'{k:03d}.png'), image[..., ::-1])
 
@@ -122,11 +122,11 @@ def write_pictures(out, images):
 # Following
 
 
-def errors_of(film, sightings):
-    """Return rows (body, frames since it was found, pixels off) of every later sighting."""
+def errors_of(film, observations):
+    """Return rows (body, frames since it was found, pixels off) of every later observed."""
     first, rows = {}, []
-    for frame, sighting in enumerate(sightings):
-        for number, pixel in zip(sighting.number, sighting.pixel, strict=True):
+    for frame, observed in enumerate(observations):
+        for number, pixel in zip(observed.number, observed.pixel, strict=True):
             first.setdefault(number, (frame, pixel))
             start, at = first[number]
             if frame > start and film.is_flat(start, at):
@@ -136,10 +136,10 @@ def errors_of(film, sightings):
 
 
 @pytest.mark.slow
-def test_followed_points_are_where_exact_ones_are(film, sightings):
-    assert all(np.array_equal(s.number, np.unique(s.number)) for s in sightings)
-    assert min(len(s.number) for s in sightings) > 250
-    body, age, off = errors_of(film, sightings).T
+def test_tracked_points_are_where_exact_ones_are(film, observations):
+    assert all(np.array_equal(s.number, np.unique(s.number)) for s in observations)
+    assert min(len(s.number) for s in observations) > 250
+    body, age, off = errors_of(film, observations).T
     short = age <= 5
     assert np.median(off[short]) < 0.25 and np.percentile(off[short], 90) < 0.8
     assert np.median(off[age > 15]) < 1.0 and np.percentile(off[age > 15], 90) < 3.0
@@ -148,12 +148,12 @@ def test_followed_points_are_where_exact_ones_are(film, sightings):
     assert np.median(off[(body > 0) & (age <= 10)]) < 1.0
 
 
-def test_what_moves_by_itself_is_left_out(film, sightings):
+def test_what_moves_by_itself_is_left_out(film, observations):
     kept = {'still': [], 'moving': []}
     for start in range(0, 12, 3):
         frames = np.arange(start, FRAMES, 6)
-        pixel, visible = common_points([sightings[k] for k in frames])
-        still = standing_still(pixel, visible)
+        pixel, visible = common_points([observations[k] for k in frames])
+        still = static_points(pixel, visible)
         for n in range(len(still)):
             seen = np.flatnonzero(visible[:, n])
             at = pixel[seen[0], n]
@@ -171,17 +171,17 @@ def test_an_epipolar_geometry_that_proves_nothing_lets_all_stand():
     rng = np.random.default_rng(0)
     pixel = np.repeat(rng.uniform(0, 300, (1, 40, 2)), 3, axis=0).astype(np.float32)
     everywhere = np.ones((3, 40), bool)
-    assert standing_still(pixel, everywhere).all()  # a camera that stands still
+    assert static_points(pixel, everywhere).all()  # a camera that stands still
     few = everywhere.copy()
     few[:, 10:] = False
-    assert not standing_still(pixel, few).any()  # ten points agree about anything
+    assert not static_points(pixel, few).any()  # ten points agree about anything
 
 
 def test_a_cut_ends_every_point_and_numbers_are_never_used_again(film):
     rng = np.random.default_rng(0)
     other = cv2.GaussianBlur(rng.integers(0, 256, (HEIGHT, WIDTH), np.uint8), (0, 0), 3)
     other = cv2.normalize(other, None, 0, 255, cv2.NORM_MINMAX)
-    follower = Follower()
+    follower = PointTracker()
     before = [follower.add(film.gray(k)) for k in range(3)]
     after = [follower.add(other) for _ in range(2)]
     assert len(np.intersect1d(before[0].number, before[2].number)) > 200
@@ -192,10 +192,10 @@ def test_a_cut_ends_every_point_and_numbers_are_never_used_again(film):
     assert len(follower.add(np.zeros_like(other)).number) == 0
 
 
-def test_points_that_two_pictures_share_by_number():
-    one = Sighting(np.array([2, 5, 9]), np.array([[1, 1], [2, 2], [3, 3]], np.float32))
-    two = Sighting(np.array([5, 7]), np.array([[4, 4], [5, 5]], np.float32))
-    three = Sighting(np.array([5, 9]), np.array([[6, 6], [7, 7]], np.float32))
+def test_points_that_two_frames_share_by_number():
+    one = FrameObservations(np.array([2, 5, 9]), np.array([[1, 1], [2, 2], [3, 3]], np.float32))
+    two = FrameObservations(np.array([5, 7]), np.array([[4, 4], [5, 5]], np.float32))
+    three = FrameObservations(np.array([5, 9]), np.array([[6, 6], [7, 7]], np.float32))
     pixel, visible = common_points([one, two, three])
     assert visible.tolist() == [[True, True], [True, False], [True, True]]
     assert pixel[:, 0, 0].tolist() == [2, 4, 6] and pixel[:, 1, 1].tolist() == [3, 0, 7]
@@ -210,7 +210,7 @@ def test_tracks_of_a_video_are_in_the_pixels_that_the_network_sees(film, folder)
     small = film.K.resized(112, 84)
     assert video.fov.tolist() == pytest.approx(list(fov_of(small)), rel=1e-5)
     expected = cv2.resize(film.images[7], (112, 84), interpolation=cv2.INTER_AREA)
-    assert np.array_equal(video.pictures(np.array([7]))[0], expected)
+    assert np.array_equal(video.images(np.array([7]))[0], expected)
     frames = np.array([9, 3, 9, 15])  # any order, and one twice
     pixel, visible = video.tracks(frames, 200, np.random.default_rng(0))
     assert pixel.shape == (4, 200, 2) and visible.sum(1).min() > 60
@@ -221,7 +221,7 @@ def test_tracks_of_a_video_are_in_the_pixels_that_the_network_sees(film, folder)
         if film.is_flat(3, at):
             _, _, held = film.exact(3, at, [15])
             off.append((held[0] + 0.5) / 3 - 0.5 - pixel[3, n])
-    # Half a pixel of the small picture would be seen at once.
+    # Half a pixel of the small image would be seen at once.
     assert np.median(np.linalg.norm(off, axis=1)) < 0.15
     assert np.abs(np.median(off, axis=0)).max() < 0.08
 
@@ -229,28 +229,28 @@ def test_tracks_of_a_video_are_in_the_pixels_that_the_network_sees(film, folder)
 def test_a_fast_video_is_thinned_and_a_wide_one_cut(film, tmp_path):
     out = tmp_path / 'fast'
     out.mkdir()
-    write_pictures(out, film.images)  # without times: 30 a second
+    write_images(out, film.images)  # without times: 30 a second
     video = Video(out, [(84, 84)])
     assert len(video) == FRAMES // 2 and video.fov.tolist() == [0, 0]
     part = film.images[4][:, 42:-42]
     expected = cv2.resize(part, (84, 84), interpolation=cv2.INTER_AREA)
-    assert np.array_equal(video.pictures(np.array([2]))[0], expected)
+    assert np.array_equal(video.images(np.array([2]))[0], expected)
 
 
-def test_videos_that_teach_nothing_are_told(film, tmp_path):
+def test_videos_that_teach_nothing_are_reported(film, tmp_path):
     short, mixed = tmp_path / 'short', tmp_path / 'mixed'
     short.mkdir()
     mixed.mkdir()
-    write_pictures(short, film.images[:20])
-    with pytest.raises(SourceError, match='10 pictures at 15 a second, 16 are needed'):
+    write_images(short, film.images[:20])
+    with pytest.raises(SourceError, match='10 images at 15 a second, 16 are needed'):
         Video(short, [(84, 84)])
-    write_pictures(mixed, [film.images[0], film.images[0][:100]])
+    write_images(mixed, [film.images[0], film.images[0][:100]])
     with pytest.raises(SourceError, match='336x252 and of 336x100'):
         Video(mixed, [(84, 84)])
     blank = tmp_path / 'blank'
     blank.mkdir()
-    write_pictures(blank, [np.zeros((60, 80, 3), np.uint8)] * 40)
-    with pytest.raises(SourceError, match='0 points of a picture can be followed, 16 are needed'):
+    write_images(blank, [np.zeros((60, 80, 3), np.uint8)] * 40)
+    with pytest.raises(SourceError, match='0 points of an image can be tracked, 16 are needed'):
         Video(blank, [(84, 84)])
     with pytest.raises(SourceError, match='does not exist'):
         Video(tmp_path / 'none', [(84, 84)])
@@ -263,8 +263,8 @@ def double(values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def answer_of(depth, translation, quaternion, fov, predicted=None):
-    """Return leaves of an answer of S frames, and the answer."""
+def prediction_of(depth, translation, quaternion, fov, predicted=None):
+    """Return leaves of a prediction of S frames, and the prediction."""
     S = depth.shape[1]
     if predicted is None:
         predicted = torch.ones(S, S, dtype=torch.bool).triu(1)
@@ -285,7 +285,7 @@ def answer_of(depth, translation, quaternion, fov, predicted=None):
 
 
 def two_frames(further, step=(0.0, 0.0, 0.0)):
-    """Two pictures of 2 x 2 pixels, 90 degrees wide, at depths 2 and ``further``; no rotation."""
+    """Two images of 2 x 2 pixels, 90 degrees wide, at depths 2 and ``further``; no rotation."""
     depth = torch.ones(1, 2, 2, 2, dtype=torch.float64) * double([2.0, further])[:, None, None]
     translation = torch.zeros(1, 2, 2, 3, dtype=torch.float64)
     translation[0, 0, 1] = double(step)
@@ -303,9 +303,9 @@ def two_clips(fov=0.0):
 
 
 def test_unlabelled_losses_by_hand():
-    # p_0 = (-1, -1, 2) and p_1 = 1.05 p_0; three sightings make the scale.
-    _, answer = answer_of(*two_frames(2.1))
-    judged = evaluate_unlabelled(answer, two_clips(), LossSettings())
+    # p_0 = (-1, -1, 2) and p_1 = 1.05 p_0; three observations make the scale.
+    _, prediction = prediction_of(*two_frames(2.1))
+    judged = evaluate_unlabelled(prediction, two_clips(), LossSettings())
     length = math.sqrt(6)
     off = 0.05 * length / ((length + length + 1.05 * length) / 3)
     assert off < 0.05  # quadratic
@@ -313,27 +313,27 @@ def test_unlabelled_losses_by_hand():
     assert judged.parts['unlabelled_pose'].item() == pytest.approx(0.5 * off**2)
     assert judged.parts['unlabelled_fov'].item() == 0
     # A step of (-1, -1, 2) takes p_0 to 2 p_0: off by 0.95 lengths, where Huber is linear.
-    _, answer = answer_of(*two_frames(2.1, (-1.0, -1.0, 2.0)))
-    judged = evaluate_unlabelled(answer, two_clips(), LossSettings())
+    _, prediction = prediction_of(*two_frames(2.1, (-1.0, -1.0, 2.0)))
+    judged = evaluate_unlabelled(prediction, two_clips(), LossSettings())
     off *= 19
     assert judged.parts['unlabelled_pose'].item() == pytest.approx(0.05 * (off - 0.025))
     total = 10 * (judged.parts['unlabelled_agreement'] + judged.parts['unlabelled_pose'])
     assert judged.total.item() == pytest.approx(total.item())
-    assert judged.name == 'loss_unlabelled' and judged.figures == {}
+    assert judged.name == 'loss_unlabelled' and judged.errors == {}
     # The step that makes both agree, whatever the unit.
     for unit in (1.0, 7.0):
         parts = two_frames(4.0 * unit, (-unit, -unit, 2.0 * unit))
         parts[0][:, 0] *= unit
-        _, answer = answer_of(*parts)
-        assert evaluate_unlabelled(answer, two_clips(), LossSettings()).total.item() == (
+        _, prediction = prediction_of(*parts)
+        assert evaluate_unlabelled(prediction, two_clips(), LossSettings()).total.item() == (
             pytest.approx(0, abs=1e-12)
         )
 
 
 def gradients(only, fov=0.0):
-    leaves, answer = answer_of(*two_frames(2.5, (0.1, 0.2, 0.0)))
+    leaves, prediction = prediction_of(*two_frames(2.5, (0.1, 0.2, 0.0)))
     weights = {'unlabelled_agreement': 0.0, 'unlabelled_pose': 0.0, 'fov': 0.0, only: 1.0}
-    evaluate_unlabelled(answer, two_clips(fov), LossSettings(**weights)).total.backward()
+    evaluate_unlabelled(prediction, two_clips(fov), LossSettings(**weights)).total.backward()
     found = {
         name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         for name, leaf in leaves.items()
@@ -374,17 +374,17 @@ def test_fields_of_view_learn_where_the_camera_is_calibrated_alone():
     for loss in ('unlabelled_pose', 'unlabelled_agreement'):
         assert 'fov' not in gradients(loss, fov=1.2)[2]
     # Points lie on the calibrated rays then: half as wide, they are off by other lengths.
-    _, answer = answer_of(*two_frames(2.1))
-    narrow = evaluate_unlabelled(answer, two_clips(2 * math.atan(0.5)), LossSettings())
-    wide = evaluate_unlabelled(answer, two_clips(), LossSettings())
+    _, prediction = prediction_of(*two_frames(2.1))
+    narrow = evaluate_unlabelled(prediction, two_clips(2 * math.atan(0.5)), LossSettings())
+    wide = evaluate_unlabelled(prediction, two_clips(), LossSettings())
     assert narrow.parts['unlabelled_pose'].item() != wide.parts['unlabelled_pose'].item()
 
 
 def test_a_clip_in_which_nothing_was_followed_teaches_nothing():
-    leaves, answer = answer_of(*two_frames(2.5, (0.1, 0.2, 0.0)))
+    leaves, prediction = prediction_of(*two_frames(2.5, (0.1, 0.2, 0.0)))
     clips = two_clips()
     blind = replace(clips, visible=torch.zeros_like(clips.visible))
-    judged = evaluate_unlabelled(answer, blind, LossSettings())
+    judged = evaluate_unlabelled(prediction, blind, LossSettings())
     judged.total.backward()
     assert judged.total.item() == 0
     assert all(
@@ -393,12 +393,12 @@ def test_a_clip_in_which_nothing_was_followed_teaches_nothing():
     )
 
 
-def test_the_true_answer_is_worth_more_than_others_on_tracks_of_opencv(film, folder):
+def test_the_true_prediction_is_worth_more_than_others_on_tracks_of_opencv(film, folder):
     """What is asked for is true of the world, as far as OpenCV follows it."""
     video = Video(folder, [(112, 84)])
     frames = np.array([2, 8, 14, 20])
     pixel, visible = video.tracks(frames, 200, np.random.default_rng(1))
-    images = torch.from_numpy(video.pictures(frames).transpose(0, 3, 1, 2).copy())
+    images = torch.from_numpy(video.images(frames).transpose(0, 3, 1, 2).copy())
     clips = UnlabelledClips(
         images[None], torch.from_numpy(pixel)[None], torch.from_numpy(visible)[None],
         torch.from_numpy(video.fov)[None],
@@ -407,14 +407,14 @@ def test_the_true_answer_is_worth_more_than_others_on_tracks_of_opencv(film, fol
     R, t = relative_motions(T)
     quaternion = torch.from_numpy(Rotation.from_matrix(R.reshape(-1, 3, 3)).as_quat())
     quaternion = quaternion.reshape(1, 4, 4, 4).float()
-    # Depth of the small pictures: the middle pixel of nine.
+    # Depth of the small images: the middle pixel of nine.
     depth = torch.from_numpy(film.depth[frames][:, 1::3, 1::3])[None]
     everyone = torch.ones(4, 4, dtype=torch.bool) ^ torch.eye(4, dtype=torch.bool)
     fov = clips.fov[:, None].expand(1, 4, 2)
 
     def worth(depth, t, quaternion):
-        _, answer = answer_of(depth, t.float(), quaternion, fov, everyone)
-        return evaluate_unlabelled(answer, clips, LossSettings()).total.item()
+        _, prediction = prediction_of(depth, t.float(), quaternion, fov, everyone)
+        return evaluate_unlabelled(prediction, clips, LossSettings()).total.item()
 
     true = worth(depth, t, quaternion)
     bent = quaternion.clone()
@@ -460,11 +460,16 @@ def test_clips_follow_from_seed_and_step_alone(folder):
 
 
 @pytest.mark.slow
-def test_a_training_with_videos_goes_on_to_the_last_bit(folder, tmp_path):
+def test_a_training_with_videos_continues_to_the_last_bit(folder, tmp_path):
     def part(name, until, seed):
         source = MixedClips(MIXED, [folder], MadeUp(), CPU)
         trainer = Trainer(
-            MIXED, source, Place(CPU), tmp_path / name, lambda text: None, small_network(seed)
+            MIXED,
+            source,
+            TrainingProcess(CPU),
+            tmp_path / name,
+            lambda text: None,
+            small_network(seed),
         )
         trainer.run(until=until)
         return dict(trainer.network.named_parameters())
@@ -491,7 +496,9 @@ def test_agreement_without_truth_is_learned(folder, tmp_path):
         def training(self, step):
             return plan, clips
 
-    trainer = Trainer(settings, Same(), Place(CPU), tmp_path, lambda text: None, small_network())
+    trainer = Trainer(
+        settings, Same(), TrainingProcess(CPU), tmp_path, lambda text: None, small_network()
+    )
 
     def worth():
         with torch.no_grad():
@@ -538,7 +545,7 @@ def test_weights_are_tuned_on_a_video(film, tmp_path, capsys):
     assert {'loss', 'loss_unlabelled_agreement', 'loss_unlabelled_pose'} <= set(columns)
 
 
-def test_what_finetune_cannot_use_is_told_in_a_line(folder, tmp_path, capsys):
+def test_what_finetune_cannot_use_is_reported_in_a_line(folder, tmp_path, capsys):
     weights = tmp_path / 'first.safetensors'
     save_network(networks.own_network('r3'), weights)
     out = ['--weights', str(weights), '-o', str(tmp_path / 'out')]
@@ -546,5 +553,5 @@ def test_what_finetune_cannot_use_is_told_in_a_line(folder, tmp_path, capsys):
     assert '--video' in capsys.readouterr().err
     everything = ['--set', 'data.unlabelled=1']
     assert main(['finetune', '--video', str(folder), *out, *everything]) == 2
-    told = capsys.readouterr().err
-    assert 'without any labelled steps' in told and told.count('\n') == 1
+    error = capsys.readouterr().err
+    assert 'without any labelled steps' in error and error.count('\n') == 1

@@ -18,12 +18,11 @@ from r3_ros.core.trajectory_file import read_tum  # noqa: E402
 from r3_ros.input.open_source import open_source  # noqa: E402
 from r3_ros.learning.synth import (  # noqa: E402
     make_path,
-    render,
     render_radiance,
     Sensor,
     SensorOptions,
-    Sequence,
     SequenceOptions,
+    SyntheticSequence,
     World,
     write_sequence,
 )
@@ -39,7 +38,7 @@ from r3_ros.learning.synth.path import (  # noqa: E402
     turn_rates_deg_s,
 )
 from r3_ros.learning.synth.raster import find_visible, project_facets  # noqa: E402
-from r3_ros.learning.synth.sensor import jpeg_compressed  # noqa: E402
+from r3_ros.learning.synth.sensor import jpeg_compressed, to_display  # noqa: E402
 from r3_ros.learning.synth.shutter import band_rows, rolling  # noqa: E402
 
 SMALL = SequenceOptions(frames=45, width=160, height=120, coarseness=4.0)
@@ -47,7 +46,7 @@ SMALL = SequenceOptions(frames=45, width=160, height=120, coarseness=4.0)
 
 @pytest.fixture(scope='module')
 def sequence():
-    return Sequence(SMALL)
+    return SyntheticSequence(SMALL)
 
 
 @pytest.fixture(scope='module')
@@ -71,13 +70,17 @@ def reproject(depth, T_b_a, camera):
     return (pixels[:2] / pixels[2]).reshape(2, *depth.shape), points[2].reshape(depth.shape)
 
 
+def render(world, T, camera):
+    """Return the images of an ideal camera with fixed exposure, and exact depth."""
+    seen = render_radiance(world, T, camera)
+    return to_display(seen.radiance * world.exposure), seen.depth
+
+
 @pytest.mark.slow
 def test_pixels_moved_by_depth_and_pose_show_the_same_surface(sequence):
     a, b = 3, 9
     camera = sequence.intrinsics
-    rgb, depth, _ = (part.numpy() for part in render(
-        sequence.world, poses(sequence, a, b), camera
-    ))  # fmt: skip
+    rgb, depth = (p.numpy() for p in render(sequence.world, poses(sequence, a, b), camera))
     T_a, T_b = sequence.path.T_world_camera[[a, b]]
     where, expected = reproject(depth[0].astype(np.float64), np.linalg.inv(T_b) @ T_a, camera)
     x, y = where.astype(np.float32)
@@ -153,9 +156,9 @@ def test_a_rolling_shutter_slants_an_upright_edge(turns):
             T[0, 3] = speed * float(time_s)
         return torch.from_numpy(one_facet_view(T, band, up=2.0))[None, None]
 
-    picture = rolling(expose, camera, torch.zeros(1, dtype=torch.float64), readout)[0, 0] > 0
-    assert picture.shape == (96, 181) and picture.any(1).all()
-    edge = picture.int().argmax(1).numpy()
+    image = rolling(expose, camera, torch.zeros(1, dtype=torch.float64), readout)[0, 0] > 0
+    assert image.shape == (96, 181) and image.any(1).all()
+    edge = image.int().argmax(1).numpy()
     rows = np.arange(96)
     # By hand: the row's time after the middle, and where a point at (-1, 3) is seen then.
     time_s = (rows - 47.5) / 96 * readout
@@ -172,7 +175,7 @@ def test_a_rolling_shutter_slants_an_upright_edge(turns):
 
 
 @pytest.mark.slow
-def test_every_row_is_of_the_whole_picture_at_its_own_time(sequence):
+def test_every_row_is_of_the_whole_image_at_its_own_time(sequence):
     path, world = sequence.path, sequence.world
     camera = replace(sequence.intrinsics, height=100)
 
@@ -181,15 +184,15 @@ def test_every_row_is_of_the_whole_picture_at_its_own_time(sequence):
         return render_radiance(world, T, band, time_s=time_s).radiance
 
     at = torch.tensor([0.5, 1.1], dtype=torch.float64)
-    picture = rolling(expose, camera, at, 0.06)
-    assert picture.shape == (2, 3, 100, 160)
+    image = rolling(expose, camera, at, 0.06)
+    assert image.shape == (2, 3, 100, 160)
     step = band_rows(100)
     for top in (0, 2 * step, 100 - 100 % step):
         rows = slice(top, min(top + step, 100))
         middle = (rows.start + rows.stop - 1) / 2
         whole = expose(at + (middle - 49.5) / 100 * 0.06, camera)
-        assert torch.allclose(picture[:, :, rows], whole[:, :, rows], atol=1e-5)
-    apart = (picture - expose(at, camera)).abs().mean((0, 1, 3))
+        assert torch.allclose(image[:, :, rows], whole[:, :, rows], atol=1e-5)
+    apart = (image - expose(at, camera)).abs().mean((0, 1, 3))
     assert apart[[0, -1]].min() > 3 * apart[48:52].mean()
     # All at once, where reading takes no time.
     assert torch.allclose(rolling(expose, camera, at, 0.0), expose(at, camera), atol=1e-5)
@@ -240,7 +243,7 @@ def test_a_closed_world_has_no_holes(sequence, corridor):
         assert torch.isfinite(seen.radiance).all()
 
 
-def test_a_picture_does_not_depend_on_its_batch(sequence):
+def test_an_image_does_not_depend_on_its_batch(sequence):
     together = render_radiance(sequence.world, poses(sequence, 5, 20), sequence.intrinsics)
     alone = render_radiance(sequence.world, poses(sequence, 20), sequence.intrinsics)
     assert torch.equal(together.depth[1], alone.depth[0])
@@ -257,7 +260,7 @@ def test_edges_are_smoothed_and_depth_is_not(sequence):
 
 
 def test_texture_look_ups_are_filtered(sequence):
-    """A small picture must look like a large one that was averaged down."""
+    """A small image must look like a large one that was averaged down."""
     world = sequence.world
     camera = sequence.intrinsics.resized(80, 60)
     T = poses(sequence, 12)
@@ -266,8 +269,8 @@ def test_texture_look_ups_are_filtered(sequence):
     reference = (mean * world.exposure).clamp(0, 1).sqrt()
 
     def error(textures):
-        picture, _, _ = render(replace(world, textures=textures), T, camera)
-        return float((picture - reference).abs().mean())
+        image, _ = render(replace(world, textures=textures), T, camera)
+        return float((image - reference).abs().mean())
 
     contrast = float((reference - reference.mean((2, 3), keepdim=True)).abs().mean())
     unfiltered = replace(world.textures, levels=world.textures.levels[:, :1].contiguous())
@@ -294,7 +297,7 @@ def test_moving_bodies_are_masked_and_nothing_else_changes():
 
 
 def test_a_world_without_bodies_has_empty_masks(sequence):
-    assert sequence.world.is_static
+    assert not sequence.world.bodies
     seen = render_radiance(sequence.world, poses(sequence, 0), sequence.intrinsics)
     assert not seen.moving.any()
 
@@ -339,7 +342,7 @@ def test_a_path_keeps_its_promises(kind, seed, frames, moving):
     step = position[15] - position[0]
     sideways = np.linalg.norm(step - (step @ forward) * forward)
     assert sideways > 0.12
-    assert T[:, 2, 1].max() < -0.8  # the picture's down is the world's down
+    assert T[:, 2, 1].max() < -0.8  # the image's down is the world's down
 
 
 @pytest.mark.slow
@@ -433,9 +436,9 @@ def test_vignetting_darkens_the_corners_only():
     assert float(values[0, 0, 0, 0]) == pytest.approx(0.2**0.5)
 
 
-def test_motion_blur_softens_the_picture_and_leaves_the_depth(sequence):
+def test_motion_blur_softens_the_image_and_leaves_the_depth(sequence):
     options = replace(SMALL, sensor=SensorOptions(noise=0, motion_blur=1.0))
-    blurred, sharp = (Sequence.__new__(Sequence) for _ in range(2))
+    blurred, sharp = (SyntheticSequence.__new__(SyntheticSequence) for _ in range(2))
     blurred.__dict__.update(sequence.__dict__, options=options)
     sharp.__dict__.update(sequence.__dict__, options=replace(options, sensor=SensorOptions(0)))
     fastest = int(np.argmax(turn_rates_deg_s(sequence.path.T_world_camera, 15.0)))
@@ -470,7 +473,7 @@ def test_an_unknown_kind_is_refused_with_the_known_ones(kind):
 
 
 @pytest.mark.slow
-def test_pictures_have_corners_everywhere_and_a_sensible_exposure(sequence):
+def test_images_have_corners_everywhere_and_a_sensible_exposure(sequence):
     for frame in sequence.frames(0, 45)[::15]:
         grey = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)
         corners = cv2.goodFeaturesToTrack(grey, 400, 0.01, 4)
@@ -508,7 +511,7 @@ def test_the_folder_is_complete(folder):
 
 def test_the_files_are_what_was_rendered(folder):
     options = replace(SMALL, frames=7, moving=1, depth_every=3, image_format='png')
-    sequence = Sequence(options)
+    sequence = SyntheticSequence(options)
     frame = sequence.frames(3, 4)[0]
     depth = cv2.imread(str(folder / 'depth' / '000003.png'), cv2.IMREAD_UNCHANGED)
     assert depth.dtype == np.uint16
@@ -549,7 +552,7 @@ def test_the_same_command_writes_the_same_bytes(tmp_path, capsys):
 # What goes wrong
 
 
-def test_an_existing_folder_is_kept_unless_told(folder, capsys):
+def test_an_existing_folder_is_kept_unless_overwritten(folder, capsys):
     before = (folder / 'world.json').read_bytes()
     assert main(['synth', str(folder), '--frames', '2']) == 2
     assert 'overwrite' in capsys.readouterr().err
@@ -575,7 +578,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unwritable_place_is_told(tmp_path):
+def test_an_unwritable_folder_is_reported(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(OutputError, match='file'):
         write_sequence(replace(SMALL, frames=1), tmp_path / 'file' / 'out')
@@ -594,7 +597,7 @@ def test_an_unwritable_place_is_told(tmp_path):
         (['--depth-every', '-1'], 'depth-every'),
     ],
 )
-def test_wrong_options_are_told_in_one_line(tmp_path, capsys, arguments, said):
+def test_wrong_options_are_reported_in_one_line(tmp_path, capsys, arguments, said):
     assert main(['synth', str(tmp_path / 'out'), *arguments]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert said in error
@@ -602,7 +605,7 @@ def test_wrong_options_are_told_in_one_line(tmp_path, capsys, arguments, said):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has CUDA')
-def test_cuda_asked_for_and_missing_is_told(tmp_path, capsys):
+def test_cuda_requested_and_missing_is_reported(tmp_path, capsys):
     assert main(['synth', str(tmp_path / 'out'), '--device', 'cuda']) == 2
     assert '--device cpu' in capsys.readouterr().err
 
@@ -612,15 +615,15 @@ def test_cuda_asked_for_and_missing_is_told(tmp_path, capsys):
 def test_a_gpu_sees_the_same_world(sequence):
     world = World.generate(SMALL.seed, SMALL.kind, coarseness=SMALL.coarseness, device='cuda')
     T = poses(sequence, 0, 20)
-    here, _, _ = render(sequence.world, T, sequence.intrinsics)
-    there, depth, _ = render(world, T, sequence.intrinsics)
+    here, _ = render(sequence.world, T, sequence.intrinsics)
+    there, depth = render(world, T, sequence.intrinsics)
     expected = render_radiance(sequence.world, T, sequence.intrinsics).depth
     assert ((depth.cpu() - expected).abs() < 1e-4).float().mean() > 0.999
     assert (there.cpu() - here).abs().mean() < 2e-3
 
 
 def test_jpeg_loses_what_a_file_of_that_quality_loses(sequence):
-    rgb, _, _ = render(sequence.world, poses(sequence, 3, 9), sequence.intrinsics)
+    rgb, _ = render(sequence.world, poses(sequence, 3, 9), sequence.intrinsics)
     images = (rgb * 255).to(torch.uint8)
     lost = []
     for quality in (95, 60, 20):

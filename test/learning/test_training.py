@@ -1,4 +1,4 @@
-"""Steps of a training: exact continuation, several processes, what is told and what is kept."""
+"""Steps of a training: exact continuation, several processes, reports and files."""
 
 import csv
 from dataclasses import replace
@@ -23,8 +23,8 @@ from r3_ros.learning.training.initial_weights import new_network  # noqa: E402
 from r3_ros.learning.training.losses import relative_motions  # noqa: E402
 from r3_ros.learning.training.objective import evaluate  # noqa: E402
 from r3_ros.learning.training.procedural import ProceduralClips  # noqa: E402
-from r3_ros.learning.training.processes import Place  # noqa: E402
-from r3_ros.learning.training.progress import duration_text, Table  # noqa: E402
+from r3_ros.learning.training.processes import TrainingProcess  # noqa: E402
+from r3_ros.learning.training.progress import duration_text, ProgressTable  # noqa: E402
 from r3_ros.learning.training.schedule import average_share, learning_rate, parameter_groups  # noqa: E402
 from r3_ros.learning.training.trainer import require_state, STATE, Trainer, WEIGHTS  # noqa: E402
 from r3_ros.learning.training.validation import (  # noqa: E402
@@ -38,7 +38,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 from training_source import made_up, MadeUp, SETTINGS, small_network  # noqa: E402
 
-CPU = Place(torch.device('cpu'))
+CPU = TrainingProcess(torch.device('cpu'))
 pytestmark = pytest.mark.usefixtures('one_torch_thread')
 
 
@@ -58,7 +58,7 @@ def weights_of(trainer):
 
 
 @pytest.mark.slow
-def test_a_training_goes_on_to_the_last_bit(tmp_path):
+def test_a_training_continues_to_the_last_bit(tmp_path):
     straight = trainer_in(tmp_path / 'straight')
     straight.run()
     first = trainer_in(tmp_path / 'pieces')
@@ -83,7 +83,7 @@ def test_a_training_goes_on_to_the_last_bit(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_training_on_worlds_goes_on_to_the_last_bit(tmp_path):
+def test_a_training_on_worlds_continues_to_the_last_bit(tmp_path):
     settings = updated(
         SETTINGS,
         {
@@ -111,22 +111,22 @@ def test_a_training_on_worlds_goes_on_to_the_last_bit(tmp_path):
 
 
 def test_rows_of_an_abandoned_continuation_are_dropped(tmp_path):
-    table = Table(tmp_path / 'a.csv', 0)
+    table = ProgressTable(tmp_path / 'a.csv', 0)
     table.add([{'step': 5, 'loss': 1.5}, {'step': 10, 'loss': 1.0}])
-    again = Table(tmp_path / 'a.csv', 5)
+    again = ProgressTable(tmp_path / 'a.csv', 5)
     again.add([{'step': 10, 'loss': 2.0, 'new': 'x'}])
     rows = list(csv.DictReader((tmp_path / 'a.csv').open()))
     assert [(r['step'], r['loss'], r['new']) for r in rows] == [('5', '1.5', ''), ('10', '2', 'x')]
     (tmp_path / 'b.csv').write_text('name,age\nx,3\n')
     with pytest.raises(SourceError, match='move it away'):
-        Table(tmp_path / 'b.csv', 5)
+        ProgressTable(tmp_path / 'b.csv', 5)
 
 
 def test_a_state_of_other_settings_or_none_at_all_is_refused(tmp_path):
     trainer_in(tmp_path).run(until=1)
     with pytest.raises(ConfigError, match='optimiser.learning_rate was 0.002 and is 0.001'):
         trainer_in(tmp_path, updated(SETTINGS, {'optimiser.learning_rate': 1e-3}))
-    # What is told may change; a state from before a setting was there goes on with its default.
+    # Report settings may change; a setting missing in an old state has its default.
     with safe_open(tmp_path / STATE, framework='pt') as file:
         about, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
     kept = json.loads(about['settings'])
@@ -156,13 +156,13 @@ def test_weights_of_the_average_are_loaded_as_any_others(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('sizes', 'told'), [('56x112 126x84', 126), ('56x42', None)])
-def test_weights_name_the_size_of_the_pictures_they_learned_from(tmp_path, sizes, told):
+@pytest.mark.parametrize(('sizes', 'size'), [('56x112 126x84', 126), ('56x42', None)])
+def test_weights_name_the_size_of_the_images_they_learned_from(tmp_path, sizes, size):
     changes = {'data.sizes': sizes, 'optimiser.steps': 1, 'report.validate_every': 0}
     network = new_network('r3-tiny', 0)
     trainer_in(tmp_path, updated(SETTINGS, changes), network=network).run()
-    # No stream is given pictures of less than 112 pixels.
-    assert load_network(tmp_path / WEIGHTS).image_size == told
+    # No stream has images of less than 112 pixels.
+    assert load_network(tmp_path / WEIGHTS).image_size == size
 
 
 # Steps
@@ -174,19 +174,19 @@ def test_two_processes_learn_what_one_learns_from_both_their_clips(tmp_path):
     environment['PYTHONPATH'] = os.pathsep.join(
         [str(ROOT), str(SUPPORT), environment.get('PYTHONPATH', '')]
     )
-    answer = subprocess.run(
+    result = subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2',
          str(SUPPORT / 'training_source.py'), str(tmp_path)],
         env=environment, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
-    assert answer.returncode == 0, answer.stderr[-2000:]
+    assert result.returncode == 0, result.stderr[-2000:]
     ranks = [load_file(tmp_path / f'rank{k}.safetensors') for k in range(2)]
     alone = trainer_in(tmp_path / 'alone')
     alone.run(until=2)
     for name, value in weights_of(alone).items():
         assert torch.equal(ranks[0][name], ranks[1][name]), name
         assert torch.allclose(ranks[0][name], value, atol=2e-4), name
-    assert answer.stdout.count('frames/s') >= 1
+    assert result.stdout.count('frames/s') >= 1
     assert (tmp_path / STATE).exists()
 
 
@@ -268,8 +268,8 @@ def test_first_weights_are_alive_and_repeat():
     assert torch.equal(first, again.backbone.blocks[0].attn.qkv.weight)
     assert not torch.equal(first, other.backbone.blocks[0].attn.qkv.weight)
     clips = made_up(3)
-    answer = evaluate(network(clips.images), clips, SETTINGS.loss)
-    answer.total.backward()
+    result = evaluate(network(clips.images), clips, SETTINGS.loss)
+    result.total.backward()
     idle = {
         name.partition('.')[2].split('.')[0]
         for name, p in network.named_parameters()
@@ -297,15 +297,15 @@ def test_cameras_and_exponentials_stay_float32_under_autocast():
 # Objective and validation
 
 
-def true_answer(clips, S=3):
-    """Return the answer of a network that knows everything, in a unit of its own."""
+def true_prediction(clips, S=3):
+    """Return the prediction without any error, in a unit of its own."""
     R, t = relative_motions(clips.T_world_camera.double())
     quaternion = torch.from_numpy(
         Rotation.from_matrix(R.reshape(-1, 3, 3).numpy()).as_quat()
     ).reshape(1, S, S, 4)
     predicted = torch.ones(S, S, dtype=torch.bool).triu(1)
     logits = torch.zeros(1, S, S)
-    return _Answer(
+    return _Prediction(
         Pairs(3 * t.float(), quaternion.float(), logits, logits, predicted),
         clips.fov[:, None].expand(-1, S, -1),
         3 * clips.depth,
@@ -313,51 +313,51 @@ def true_answer(clips, S=3):
     )
 
 
-class _Answer:
+class _Prediction:
     def __init__(self, pairs, fov, depth, confidence):
         self.pairs, self.fov, self.depth, self.confidence = pairs, fov, depth, confidence
 
 
-def test_a_perfect_answer_has_no_error_whatever_its_unit():
+def test_a_perfect_prediction_has_no_error_whatever_its_unit():
     clips = made_up(4)
-    answer = evaluate(true_answer(clips), clips, SETTINGS.loss)
-    assert answer.figures['rotation_deg'] < 1e-3
-    assert answer.figures['translation'] < 1e-5
-    assert answer.figures['abs_rel'] < 1e-5
-    assert answer.parts['edges'] < 1e-5 and answer.parts['fov'] == 0
-    figures = evaluate_network(lambda batch: true_answer(batch), [clips])
-    assert figures.rotation_deg < 0.05 and figures.direction_deg < 0.1
-    assert figures.abs_rel < 1e-5 and figures.delta_125 == 1
+    result = evaluate(true_prediction(clips), clips, SETTINGS.loss)
+    assert result.errors['rotation_deg'] < 1e-3
+    assert result.errors['translation'] < 1e-5
+    assert result.errors['abs_rel'] < 1e-5
+    assert result.parts['edges'] < 1e-5 and result.parts['fov'] == 0
+    errors = evaluate_network(lambda batch: true_prediction(batch), [clips])
+    assert errors.rotation_deg < 0.05 and errors.direction_deg < 0.1
+    assert errors.abs_rel < 1e-5 and errors.delta_125 == 1
 
 
 def test_a_clip_without_depth_is_measured_by_its_steps():
     clips = replace(made_up(4), depth=torch.zeros_like(made_up(4).depth))
-    answer = true_answer(clips)
-    answer.depth = torch.ones_like(clips.depth)
-    judged = evaluate(answer, clips, SETTINGS.loss)
+    prediction = true_prediction(clips)
+    prediction.depth = torch.ones_like(clips.depth)
+    judged = evaluate(prediction, clips, SETTINGS.loss)
     assert torch.isfinite(judged.total)
-    assert judged.figures['translation'] < 1e-5  # whatever the unit
-    assert judged.figures['rotation_deg'] < 1e-3
+    assert judged.errors['translation'] < 1e-5  # whatever the unit
+    assert judged.errors['rotation_deg'] < 1e-3
 
 
 @pytest.mark.filterwarnings('error')
 def test_clips_without_depth_are_validated_by_their_steps():
     clips = replace(made_up(4), depth=torch.zeros_like(made_up(4).depth))
-    figures = evaluate_network(true_answer, [clips])
-    assert figures.rotation_deg < 0.05 and figures.translation < 1e-5
-    assert math.isnan(figures.abs_rel) and math.isnan(figures.delta_125)
-    assert figures.depth_quintiles == ()
+    errors = evaluate_network(true_prediction, [clips])
+    assert errors.rotation_deg < 0.05 and errors.translation < 1e-5
+    assert math.isnan(errors.abs_rel) and math.isnan(errors.delta_125)
+    assert errors.depth_quintiles == ()
 
 
 def test_confidence_quintiles_are_sorted_by_confidence():
     clips = made_up(4)
 
     def predict(batch):
-        answer = true_answer(batch)
+        prediction = true_prediction(batch)
         # The less confident, the more it is off.
         noise = torch.rand(batch.depth.shape, generator=torch.Generator().manual_seed(2)) - 0.5
-        answer.depth = answer.depth * (1 + 0.5 * noise / answer.confidence**3)
-        return answer
+        prediction.depth = prediction.depth * (1 + 0.5 * noise / prediction.confidence**3)
+        return prediction
 
     quintiles = evaluate_network(predict, [clips]).depth_quintiles
     assert len(quintiles) == 5
@@ -380,7 +380,7 @@ def test_constant_velocity_is_right_about_an_even_motion_and_wrong_about_a_turn(
 
 
 @pytest.mark.slow
-def test_the_command_trains_goes_on_and_leaves_its_files(tmp_path, capsys):
+def test_the_command_trains_continues_and_leaves_its_files(tmp_path, capsys):
     config = tmp_path / 'smoke.yaml'
     config.write_text(
         'data: {kinds: corridor, sizes: 42x28, most_views: 2, frames_per_step: 2, worlds: 1, '
@@ -427,7 +427,7 @@ def test_weights_are_tuned_on_a_recording(tmp_path, capsys):
     assert load_network(tmp_path / 'out' / WEIGHTS).variant == 'r3-tiny'
 
 
-def test_wrong_usage_is_told_in_a_line(tmp_path, capsys):
+def test_wrong_usage_is_reported_in_a_line(tmp_path, capsys):
     assert main(['train']) == 2
     assert '--output' in capsys.readouterr().err
     assert main(['train', '-o', str(tmp_path), '--set', 'data.kinds=castle']) == 2
@@ -436,5 +436,5 @@ def test_wrong_usage_is_told_in_a_line(tmp_path, capsys):
     assert 'optimiser.learning_rate: 0.0005' in capsys.readouterr().out
 
 
-def test_times_are_told_in_words():
+def test_durations_as_text():
     assert [duration_text(s) for s in (45, 600, 10800)] == ['45 s', '10 min', '3.0 h']

@@ -21,7 +21,7 @@ from r3_ros.learning.synth import (  # noqa: E402
 from r3_ros.learning.synth.optics import with_fog, with_shiny_floor  # noqa: E402
 from r3_ros.learning.synth.shutter import band_rows  # noqa: E402
 from r3_ros.learning.training.clips import camera_rays, follow_points  # noqa: E402
-from r3_ros.learning.training.exposure import draw_troubles, expose, Troubles  # noqa: E402
+from r3_ros.learning.training.exposure import Degradation, draw_degradation, expose  # noqa: E402
 from r3_ros.learning.training.losses import sample_map  # noqa: E402
 from r3_ros.learning.training.procedural import (  # noqa: E402
     draw_clip,
@@ -32,11 +32,11 @@ from r3_ros.learning.training.procedural import (  # noqa: E402
 )
 from r3_ros.learning.training.recordings import RecordedClips, Recording  # noqa: E402
 from r3_ros.learning.training.training_settings import (  # noqa: E402
+    image_sizes,
     load_settings,
-    picture_sizes,
     TrainingSettings,
 )
-from r3_ros.learning.training.training_worlds import make_scene, Scene, Split  # noqa: E402
+from r3_ros.learning.training.training_worlds import make_training_world, Split, TrainingWorld  # noqa: E402
 
 CPU = torch.device('cpu')
 SMALL = updated(
@@ -58,13 +58,13 @@ SMALL = updated(
 
 
 @pytest.fixture(scope='module')
-def scene():
-    return make_scene(SMALL.data, 3, Split.TRAINING, 0, CPU)
+def place():
+    return make_training_world(SMALL.data, 3, Split.TRAINING, 0, CPU)
 
 
 @pytest.fixture(scope='module')
-def clip(scene):
-    return draw_clip(scene, np.random.default_rng(5), StepPlan(1, 5, 84, 70, True), SMALL)
+def clip(place):
+    return draw_clip(place, np.random.default_rng(5), StepPlan(1, 5, 84, 70, True), SMALL)
 
 
 def same(first, second):
@@ -129,10 +129,10 @@ def test_points_of_a_moving_body_are_followed_by_its_motion():
 
 
 @pytest.mark.slow
-def test_moving_bodies_are_in_the_tracks(scene):
+def test_moving_bodies_are_in_the_tracks(place):
     world = World.generate(5, 'room', moving=2, coarseness=14.0)
     path = make_path(world, 40, 15.0, 5)
-    busy = Scene(world, path, scene.sensor, 'handheld')
+    busy = TrainingWorld(world, path, place.sensor, 'handheld')
     settings = updated(SMALL, {'data.tracks': 400})
     for seed in range(8):
         clip = draw_clip(busy, np.random.default_rng(seed), StepPlan(1, 4, 84, 70, True), settings)
@@ -189,12 +189,12 @@ def test_slots_are_renewed_in_turn():
     assert max(renewals) == 1
 
 
-def test_held_out_worlds_are_of_other_seeds_and_kinds(scene):
-    held_out = make_scene(SMALL.data, 3, Split.HELD_OUT_SEEDS, 0, CPU)
-    other_kind = make_scene(SMALL.data, 3, Split.HELD_OUT_KINDS, 0, CPU)
-    assert scene.world.kind == held_out.world.kind == 'corridor'
+def test_held_out_worlds_are_of_other_seeds_and_kinds(place):
+    held_out = make_training_world(SMALL.data, 3, Split.HELD_OUT_SEEDS, 0, CPU)
+    other_kind = make_training_world(SMALL.data, 3, Split.HELD_OUT_KINDS, 0, CPU)
+    assert place.world.kind == held_out.world.kind == 'corridor'
     assert other_kind.world.kind == 'hall'
-    assert [s.world.seed % 3 for s in (scene, held_out, other_kind)] == [0, 1, 2]
+    assert [s.world.seed % 3 for s in (place, held_out, other_kind)] == [0, 1, 2]
 
 
 def test_step_plans_cover_views_sizes_and_both_ways_of_seeing():
@@ -273,16 +273,16 @@ def test_a_shiny_floor_shows_what_is_above_it_and_nothing_else_changes(view):
 # Exposure
 
 
-CLEAR = Troubles(shutter=0.0, readout_s=0.0, shine=0.0, fog=0.0, tint=(0.9, 0.95, 1.0))
+CLEAR = Degradation(shutter=0.0, readout_s=0.0, shine=0.0, fog=0.0, tint=(0.9, 0.95, 1.0))
 
 
-def test_a_rolling_shutter_changes_pictures_and_no_truth(scene):
+def test_a_rolling_shutter_changes_images_and_no_truth(place):
     frames, K = np.array([4, 9, 30]), Intrinsics(60.0, 60.0, 41.5, 34.5, 84, 70)
-    still = expose(scene, frames, K, CLEAR)
-    for troubles in (CLEAR, replace(CLEAR, shutter=0.5, shine=0.7, fog=0.5)):
-        before = expose(scene, frames, K, troubles)
-        rolled = expose(scene, frames, K, replace(troubles, readout_s=0.03))
-        again = expose(scene, frames, K, replace(troubles, readout_s=0.03))
+    still = expose(place, frames, K, CLEAR)
+    for degradation in (CLEAR, replace(CLEAR, shutter=0.5, shine=0.7, fog=0.5)):
+        before = expose(place, frames, K, degradation)
+        rolled = expose(place, frames, K, replace(degradation, readout_s=0.03))
+        again = expose(place, frames, K, replace(degradation, readout_s=0.03))
         assert torch.equal(rolled.radiance, again.radiance)
         for seen in (before, rolled):
             assert torch.equal(seen.depth, still.depth) and torch.equal(seen.body, still.body)
@@ -291,25 +291,27 @@ def test_a_rolling_shutter_changes_pictures_and_no_truth(scene):
         assert apart[34:36].mean() < 0.5 * min(apart[:4].mean(), apart[-4:].mean())
 
 
-def test_rows_are_exposed_where_the_path_is_at_their_time(scene):
+def test_rows_are_exposed_where_the_path_is_at_their_time(place):
     """Also with a mirroring floor and blur: as a whole exposure at the time of the band."""
     K = Intrinsics(60.0, 60.0, 41.5, 34.5, 84, 70)
-    troubles = replace(CLEAR, shutter=0.4, shine=0.8, readout_s=0.06)
-    rolled = expose(scene, np.array([20]), K, troubles)
+    degradation = replace(CLEAR, shutter=0.4, shine=0.8, readout_s=0.06)
+    rolled = expose(place, np.array([20]), K, degradation)
     # The same path with one more pose on it: where it is when the first band is exposed.
-    rows, path = band_rows(70), scene.path
+    rows, path = band_rows(70), place.path
     at = path.time_s[20] + ((rows - 1) / 2 - 34.5) / 70 * 0.06
     poses = np.insert(path.T_world_camera, 20, path.interpolated(np.array([at])), axis=0)
     moved = replace(path, T_world_camera=poses, time_s=np.insert(path.time_s, 20, at))
-    whole = expose(replace(scene, path=moved), np.array([20]), K, replace(troubles, readout_s=0))
+    whole = expose(
+        replace(place, path=moved), np.array([20]), K, replace(degradation, readout_s=0)
+    )
     assert torch.allclose(rolled.radiance[:, :, :rows], whole.radiance[:, :, :rows], atol=1e-4)
     assert not torch.allclose(rolled.radiance[:, :, -8:], whole.radiance[:, :, -8:], atol=2e-3)
 
 
-def test_troubles_are_drawn_as_often_as_asked_and_repeat():
+def test_degradation_is_drawn_as_often_as_set_and_repeat():
     def drawn(effects):
         return [
-            draw_troubles(np.random.default_rng(k), np.random.default_rng(-k % 997), effects)
+            draw_degradation(np.random.default_rng(k), np.random.default_rng(-k % 997), effects)
             for k in range(400)
         ]
 
@@ -325,14 +327,14 @@ def test_troubles_are_drawn_as_often_as_asked_and_repeat():
     assert all(t.readout_s <= 0.03 for t in drawn(1.0))
 
 
-def test_strong_effects_leave_the_truth_alone_and_repeat(scene):
+def test_strong_effects_leave_the_truth_alone_and_repeat(place):
     plan = StepPlan(1, 3, 84, 70, True)
     strong = updated(SMALL, {'data.effects': 1.0})
     different = 0
     for seed in range(6):
-        plain = draw_clip(scene, np.random.default_rng(seed), plan, SMALL)
-        clip = draw_clip(scene, np.random.default_rng(seed), plan, strong)
-        assert same(clip, draw_clip(scene, np.random.default_rng(seed), plan, strong))
+        plain = draw_clip(place, np.random.default_rng(seed), plan, SMALL)
+        clip = draw_clip(place, np.random.default_rng(seed), plan, strong)
+        assert same(clip, draw_clip(place, np.random.default_rng(seed), plan, strong))
         assert torch.equal(clip.depth, plain.depth) and same(clip.tracks, plain.tracks)
         different += not torch.equal(clip.images, plain.images)
     assert different >= 4
@@ -341,15 +343,15 @@ def test_strong_effects_leave_the_truth_alone_and_repeat(scene):
 # Settings
 
 
-def test_settings_are_read_and_wrong_ones_told(tmp_path):
+def test_settings_are_read_and_wrong_ones_reported(tmp_path):
     file = tmp_path / 'settings.yaml'
     file.write_text('seed: 4\ndata: {most_views: 6}\n')
     settings = load_settings(file, {'optimiser.steps': 9})
     assert (settings.seed, settings.data.most_views, settings.optimiser.steps) == (4, 6, 9)
-    assert picture_sizes('168x126 126x168') == [(168, 126), (126, 168)]
+    assert image_sizes('168x126 126x168') == [(168, 126), (126, 168)]
     for changes, said in (
         ({'data.kinds': 'room castle'}, 'castle'),
-        ({'data.kinds': 'room hall'}, 'proves nothing'),
+        ({'data.kinds': 'room hall'}, 'must not be trained on'),
         ({'data.sizes': '100x100'}, 'multiples of 14'),
         ({'data.sizes': ''}, 'empty'),
         ({'data.least_views': 9}, 'most_views'),
@@ -399,7 +401,7 @@ def test_held_out_frames_are_never_learned_from(recording):
     assert frames.max() < opened.held_out_from < len(opened.paths)
 
 
-def test_folders_that_teach_nothing_are_told(recording, tmp_path):
+def test_folders_that_teach_nothing_are_reported(recording, tmp_path):
     for missing, said in (('camera.yaml', 'calibrate'), ('groundtruth.txt', 'groundtruth')):
         copy = tmp_path / missing
         shutil.copytree(recording, copy)

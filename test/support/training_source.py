@@ -83,11 +83,12 @@ def small_network(seed=0):
 
 def main():
     folder = Path(sys.argv[1])
-    with joined('cpu') as place:
-        trainer = Trainer(SETTINGS, MadeUp((place.rank,)), place, folder, network=small_network())
+    with joined('cpu') as process:
+        source = MadeUp((process.rank,))
+        trainer = Trainer(SETTINGS, source, process, folder, network=small_network())
         trainer.run(until=2)
         weights = {name: p.detach() for name, p in trainer.network.named_parameters()}
-        save_file(weights, folder / f'rank{place.rank}.safetensors')
+        save_file(weights, folder / f'rank{process.rank}.safetensors')
 
 
 if __name__ == '__main__':

@@ -1,8 +1,8 @@
-"""A procedural world with exact poses, depth and intrinsics (needs torch)."""
+"""Procedural worlds, rendered with exact poses, depth and intrinsics (needs torch)."""
 
-from .dataset import random_intrinsics, Sequence, SequenceOptions, write_sequence
-from .path import CameraPath, make_path, PATH_STYLES, PathStyle
-from .renderer import render, render_radiance, Rendering
+from .dataset import SequenceOptions, SyntheticSequence, write_sequence
+from .path import CameraPath, make_path, PATH_STYLES
+from .renderer import render_radiance, Rendering
 from .sensor import Sensor, SensorOptions
 from .world import World
 
@@ -10,15 +10,12 @@ __all__ = [
     'CameraPath',
     'make_path',
     'PATH_STYLES',
-    'PathStyle',
-    'random_intrinsics',
-    'render',
     'render_radiance',
     'Rendering',
     'Sensor',
     'SensorOptions',
-    'Sequence',
     'SequenceOptions',
+    'SyntheticSequence',
     'World',
     'write_sequence',
 ]

@@ -1,8 +1,8 @@
-"""Bake a plan: paint every material once, light it, and cut it up for the facets.
+"""Baking of a plan: paint every material once, light it, and cut it up for the facets.
 
 An endless pattern is painted as one sheet for all facets that share it; the facets are cut from
-different places of it, so no two show the same. That is also what makes it quick: a world has
-thousands of facets and a few hundred materials.
+different parts of it, so no two look the same. A world has thousands of facets but only a few
+hundred materials, so this is also fast.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from .facets import FacetSpec
 from .lighting import spread_light
 from .materials import Material
 from .parallel import in_order
-from .textures import pyramid, TextureBuilder, TextureStore
+from .textures import pyramid, texture_store, TextureStore
 
 
 @dataclass(frozen=True)
 class _Patch:
-    """Facets side by side on a sheet: the first one's number, how many, texels of each."""
+    """Facets side by side on a sheet: index of the first one, number, texels of each."""
 
     first: int
     count: int
@@ -29,14 +29,32 @@ class _Patch:
     width: int
 
 
+@dataclass(frozen=True)
+class _Sheet:
+    """Patches that are painted together."""
+
+    material: Material
+    patches: list[_Patch]
+
+    def paint(self, coarseness: float, device: torch.device) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield the index and the reflectance (3, h, w) of every facet on the sheet."""
+        corners, texels = _arrange(self.patches)
+        painted = self.material.paint(texels, self.material.texel_m * coarseness, device)
+        for patch, (y, x) in zip(self.patches, corners, strict=True):
+            for k in range(patch.count):
+                left = x + k * patch.width
+                part = painted[:, y : y + patch.height, left : left + patch.width]
+                yield patch.first + k, part
+
+
 def bake(
     specs: list[FacetSpec], light: list[torch.Tensor], coarseness: float, device: torch.device
 ) -> tuple[TextureStore, float]:
     """Paint and light all facets.
 
-    :param light: what falls on each facet, see :func:`~.lighting.light_facets`.
+    :param light: incident light of each facet, see :func:`~.lighting.light_facets`.
     :param coarseness: scales the size of the texels.
-    :returns: the textures, and the mean radiance over all surface that does not shine itself.
+    :returns: the textures, and the mean radiance over all surfaces that do not emit light.
     """
 
     def job(sheet: _Sheet) -> list[tuple[int, list[torch.Tensor], float]]:
@@ -47,70 +65,51 @@ def bake(
             out.append((number, pyramid(image), float(image.mean())))
         return out
 
-    builder = TextureBuilder(len(specs))
+    pyramids: list[list[torch.Tensor]] = [[] for _ in specs]
     total, area = 0.0, 0.0
     for facets in in_order(job, _sheets(specs, coarseness), device):
         for number, levels, mean in facets:
-            builder.add(number, levels)
+            pyramids[number] = levels
             if specs[number].emission == 0:
                 size = specs[number].size_m[0] * specs[number].size_m[1]
                 total += size * mean
                 area += size
-    return builder.finish(), total / area
-
-
-@dataclass(frozen=True)
-class _Sheet:
-    """What is painted in one go."""
-
-    material: Material
-    patches: list[_Patch]
-
-    def paint(self, coarseness: float, device: torch.device) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield the number and the reflectance (3, h, w) of every facet on the sheet."""
-        places, texels = _arrange(self.patches)
-        painted = self.material.paint(texels, self.material.texel_m * coarseness, device)
-        for patch, (y, x) in zip(self.patches, places, strict=True):
-            for k in range(patch.count):
-                left = x + k * patch.width
-                part = painted[:, y : y + patch.height, left : left + patch.width]
-                yield patch.first + k, part
+    return texture_store(pyramids), total / area
 
 
 def _sheets(specs: list[FacetSpec], coarseness: float) -> Iterator[_Sheet]:
-    """Group the facets by material; a picture has every facet on a sheet of its own."""
-    users: dict[int, list[_Patch]] = {}
-    materials: dict[int, Material] = {}
+    """Group the facets by material; for an image, every facet has its own sheet."""
+    sheets: dict[int, _Sheet] = {}
     for number, spec in enumerate(specs):
         k, n = spec.strip
         if k > 0:
             continue
         texel_m = spec.material.texel_m * coarseness
         width, height = (max(2, round(length / texel_m)) for length in spec.size_m)
-        users.setdefault(id(spec.material), []).append(_Patch(number, n, height, width))
-        materials[id(spec.material)] = spec.material
-    for key, patches in users.items():
-        if materials[key].is_picture:
-            yield from (_Sheet(materials[key], [p]) for p in patches)
+        sheet = sheets.setdefault(id(spec.material), _Sheet(spec.material, []))
+        sheet.patches.append(_Patch(number, n, height, width))
+    for sheet in sheets.values():
+        if sheet.material.is_image:
+            yield from (_Sheet(sheet.material, [p]) for p in sheet.patches)
         else:
-            yield _Sheet(materials[key], patches)
+            yield sheet
 
 
 def _arrange(patches: list[_Patch]) -> tuple[list[tuple[int, int]], tuple[int, int]]:
-    """Lay patches on a sheet in rows of falling height.
+    """Arrange patches on a sheet in rows of decreasing height.
 
     :returns: top and left of each patch, and the height and width of the sheet.
     """
     widths = [p.width * p.count for p in patches]
     area = sum(w * p.height for w, p in zip(widths, patches, strict=True))
     limit = max(max(widths), int(area**0.5))
-    places = [(0, 0)] * len(patches)
+    corners = [(0, 0)] * len(patches)
     top = left = row = used = 0
     for k in sorted(range(len(patches)), key=lambda k: -patches[k].height):
         if left + widths[k] > limit:
             top, left, row = top + row, 0, 0
-        places[k] = (top, left)
+        corners[k] = (top, left)
         left += widths[k]
         used = max(used, left)
         row = max(row, patches[k].height)
-    return places, (top + row, used)
+    return corners, (top + row, used)

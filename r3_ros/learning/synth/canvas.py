@@ -1,7 +1,7 @@
-"""The grid a texture is painted on, and the hashed noise every pattern is made from.
+"""The texel grid that textures are painted on, and the hashed noise of all patterns.
 
-Noise is a hash of lattice coordinates and a seed: it gives the same values on every device and
-in every order, and a pattern can go on from one facet to its neighbour.
+Noise is a hash of lattice coordinates and a seed: it has the same values on every device and in
+every order, and a pattern can continue on a neighbouring facet.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _FACTORS = (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35)
 
 
 def hash_unit(seed: int, *coordinates: torch.Tensor) -> torch.Tensor:
-    """Hash up to two whole numbers (broadcast against each other) to float32 in [0, 1)."""
+    """Hash up to two integers (broadcast against each other) to float32 in [0, 1)."""
     h: torch.Tensor | int = _wrapped(seed * _FACTORS[2] + 0x165667B1)
     for c, factor in zip(coordinates, _FACTORS, strict=False):
         h = c.to(torch.int32) * _wrapped(factor) + h
     assert isinstance(h, torch.Tensor)
-    # 32-bit integers wrap around; a shift to the right must not bring in the sign.
+    # 32-bit integers wrap around; a right shift must not extend the sign.
     h = h ^ ((h >> 16) & 0xFFFF)
     h = h * _wrapped(0x21F0AAAD)
     h = h ^ ((h >> 15) & 0x1FFFF)
@@ -35,7 +35,7 @@ def hash_unit(seed: int, *coordinates: torch.Tensor) -> torch.Tensor:
 
 
 def _wrapped(value: int) -> int:
-    """Return a whole number as a signed 32-bit one."""
+    """Wrap an integer to signed 32 bits."""
     return (value + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
@@ -46,7 +46,7 @@ class Canvas:
     :ivar x: (w,) float32, metres to the right of the pattern's origin, texel centres.
     :ivar y: (h,) float32, metres downwards.
     :ivar size_m: full width and height of the facet in metres.
-    :ivar seed: decides every random choice of the pattern.
+    :ivar seed: of every random choice of the pattern.
     """
 
     x: torch.Tensor
@@ -54,29 +54,14 @@ class Canvas:
     size_m: tuple[float, float]
     seed: int
 
-    @classmethod
-    def of_texels(
-        cls,
-        texels: tuple[int, int],
-        texel_m: float,
-        seed: int,
-        shift_m: tuple[float, float],
-        device: torch.device,
-    ) -> Canvas:
-        """Return a canvas of (height, width) texels that starts at ``shift_m`` (x, y)."""
-        height, width = texels
-        x = (torch.arange(width, device=device) + 0.5) * texel_m + shift_m[0]
-        y = (torch.arange(height, device=device) + 0.5) * texel_m + shift_m[1]
-        return cls(x.float(), y.float(), (width * texel_m, height * texel_m), seed)
-
     @property
     def shape(self) -> tuple[int, int]:
-        """Return the height and the width in texels."""
+        """Return height and width in texels."""
         return len(self.y), len(self.x)
 
     @property
     def device(self) -> torch.device:
-        """Return where the texels live."""
+        """Return the device of the texels."""
         return self.x.device
 
     def grid(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,13 +70,13 @@ class Canvas:
         return x, y
 
     def rng(self, salt: int = 0) -> np.random.Generator:
-        """Return a generator for the pattern's choices."""
+        """Return a generator for the pattern's random choices."""
         return np.random.default_rng((self.seed & 0xFFFFFFFF, salt))
 
     def cells(self, salt: int, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
-        """Return one number in [0, 1) for every cell of a pattern, looked up by texel.
+        """Return one random number in [0, 1) for the cell of every texel.
 
-        :param row: whole numbers, to be broadcast against ``column``.
+        :param row: integers, broadcast against ``column``.
         """
         row, column = row.long(), column.long()
         top, left = int(row.min()), int(column.min())
@@ -103,7 +88,7 @@ class Canvas:
         """Return smooth noise in [0, 1): (h, w).
 
         :param cell_m: distance of the lattice points along y, metres.
-        :param stretch: how much longer the cells are along x.
+        :param stretch: cell size along x over that along y.
         """
         x0, x1, fx = _lattice(self.x / (cell_m * stretch))
         y0, y1, fy = _lattice(self.y / cell_m)
@@ -128,20 +113,20 @@ class Canvas:
         texel_m = self.size_m[1] / len(self.y)
         for k in range(octaves):
             if k > 0 and cell_m / 2**k < 1.2 * texel_m:
-                break  # finer than a texel: it would only be aliased
+                break  # finer than a texel: aliased
             total += weight * (self.noise(cell_m / 2**k, salt * 31 + k, stretch) * 2 - 1)
             norm += weight * weight
             weight *= gain
         return total * (1.3 / norm**0.5)
 
     def flat(self, colour: Colour) -> torch.Tensor:
-        """Return one colour everywhere: (3, h, w)."""
+        """Return a uniform colour: (3, h, w)."""
         value = torch.as_tensor(np.asarray(colour, dtype=np.float32), device=self.device)
         return value[:, None, None].expand(3, *self.shape).clone()
 
 
 def _lattice(position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Split positions into the lattice points around and a smooth share of the second."""
+    """Return both neighbouring lattice points and the smooth weight of the second."""
     base = position.floor()
     f = position - base
     base = base.long()

@@ -1,8 +1,8 @@
-"""Write a synthetic sequence as a folder of frames.
+"""Synthetic sequences, written as folders.
 
-The folder holds ``rgb/``, ``depth/`` (16-bit PNG, millimetres, 0 = no value), ``timestamps.txt``,
+A folder holds ``rgb/``, ``depth/`` (16-bit PNG, millimetres, 0 = unknown), ``timestamps.txt``,
 ``camera.yaml`` (ROS camera calibration), ``groundtruth.txt`` (TUM, camera-to-world, optical
-axes), ``mask/`` where something moves (255 = moving) and ``world.json`` (what it was made of).
+axes), ``mask/`` if there are moving bodies (255 = moving) and ``world.json`` (all options).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ...core.datatypes import Intrinsics
 from ...core.errors import ConfigError
 from ...core.trajectory_file import NANOSECONDS, stamp_text, write_tum
 from .parallel import in_order
-from .path import CameraPath, make_path
+from .path import make_path
 from .renderer import render_radiance, Rendering
 from .sensor import Sensor, SensorOptions, to_bytes
 from .world import World, WORLD_VERSION
 
-#: The file that tells a synthetic sequence from any other folder.
+#: The file that marks a folder as a synthetic sequence.
 WORLD_FILE = 'world.json'
 _JPEG_QUALITY = 95
 _DEPTH_UNIT_M = 0.001
@@ -37,9 +37,9 @@ _FRAMES_PER_JOB = {'cpu': 1, 'cuda': 8}
 
 @dataclass(frozen=True)
 class SequenceOptions:
-    """What to make.
+    """Options of a synthetic sequence.
 
-    :ivar kind: of the world, see :data:`~.layout.KINDS`.
+    :ivar kind: of the world, see :data:`~.kinds.KINDS`.
     :ivar rate_hz: frames per second.
     :ivar moving: number of moving bodies.
     :ivar depth_every: write the depth of every n-th frame; 0 for none.
@@ -59,7 +59,6 @@ class SequenceOptions:
     sensor: SensorOptions = field(default_factory=SensorOptions)
 
     def __post_init__(self) -> None:
-        """Refuse numbers nothing can be made of."""
         if self.frames < 1 or not 0 < self.rate_hz <= 1000:
             raise ConfigError(
                 f'frames must be at least 1 and rate in (0, 1000], got {self.frames} and '
@@ -77,10 +76,10 @@ class SequenceOptions:
 
 @dataclass(frozen=True, eq=False)
 class SequenceFrame:
-    """One frame of a sequence as it is delivered.
+    """One frame of a sequence.
 
     :ivar image: (H, W, 3) uint8 RGB.
-    :ivar depth: (H, W) float32 metres, 0 where nothing is seen.
+    :ivar depth: (H, W) float32 metres, 0 where there is no surface.
     :ivar moving: (H, W) bool.
     """
 
@@ -89,14 +88,13 @@ class SequenceFrame:
     moving: np.ndarray
 
 
-class Sequence:
-    """A world, a path through it and a camera: frames by number."""
+class SyntheticSequence:
+    """A world, a camera path through it and a sensor: frames by number.
+
+    :raises ConfigError: an option is out of range, or no path fits.
+    """
 
     def __init__(self, options: SequenceOptions, device: torch.device | str = 'cpu') -> None:
-        """Make the world and the path.
-
-        :raises ConfigError: an option that nothing can be made of.
-        """
         self.options = options
         self.world = World.generate(
             options.seed,
@@ -106,15 +104,13 @@ class Sequence:
             device=device,
         )
         self.intrinsics = random_intrinsics(options.seed, options.width, options.height)
-        self.path: CameraPath = make_path(
-            self.world, options.frames, options.rate_hz, options.seed
-        )
+        self.path = make_path(self.world, options.frames, options.rate_hz, options.seed)
         self._sensor = Sensor(
             options.sensor, self.world.exposure, options.rate_hz, options.seed, device
         )
 
     def stamps_ns(self) -> np.ndarray:
-        """Return the (F,) int64 times of the frames, the first at 0."""
+        """Return the (F,) int64 stamps, the first one 0."""
         return np.round(self.path.time_s * NANOSECONDS).astype(np.int64)
 
     def frames(self, start: int, stop: int) -> list[SequenceFrame]:
@@ -125,7 +121,6 @@ class Sequence:
         return [SequenceFrame(*parts) for parts in zip(images, depth, moving, strict=True)]
 
     def _render(self, which: slice) -> Rendering:
-        """Render some frames, with motion blur if the camera has any."""
         poses = torch.from_numpy(self.path.T_world_camera[which])
         times = torch.from_numpy(self.path.time_s[which])
         sharp = render_radiance(self.world, poses, self.intrinsics, time_s=times)
@@ -145,7 +140,7 @@ class Sequence:
 
 
 def random_intrinsics(seed: int, width: int, height: int) -> Intrinsics:
-    """Return the camera of a seed: about 65 degrees wide, its centre off by a few pixels."""
+    """Return the camera of a seed: a field of view of about 65 degrees, not quite centred."""
     rng = np.random.default_rng((seed, 31))
     f = width * rng.uniform(0.74, 0.86)
     cx = (width - 1) / 2 + width * rng.uniform(-0.012, 0.012)
@@ -161,25 +156,21 @@ def write_sequence(
     device: torch.device | str = 'cpu',
     on_frames: Callable[[int], object] | None = None,
 ) -> None:
-    """Make a sequence and write its folder, all of it or nothing.
+    """Render a sequence and write its folder, completely or not at all.
 
-    :param on_frames: called with the number of frames written since the last call; with 0 once
-        the world stands.
+    :param on_frames: called with the number of frames written since the last call; with 0 when
+        the world is ready.
     :raises OutputError: the folder exists, or cannot be written.
-    :raises ConfigError: an option that nothing can be made of.
+    :raises ConfigError: an option is out of range, or no path fits.
     """
     with atomic_directory(output, overwrite, marker=WORLD_FILE) as folder:
-        sequence = Sequence(options, device)
+        sequence = SyntheticSequence(options, device)
         if on_frames is not None:
             on_frames(0)
         _write_descriptions(sequence, folder)
-        for name in ('rgb', 'depth', 'mask'):
-            if (
-                name == 'rgb'
-                or (name == 'depth' and options.depth_every)
-                or (name == 'mask' and options.moving)
-            ):
-                (folder / name).mkdir()
+        wanted = {'rgb': True, 'depth': options.depth_every, 'mask': options.moving}
+        for name in (name for name, used in wanted.items() if used):
+            (folder / name).mkdir()
         step = _FRAMES_PER_JOB[torch.device(device).type]
         starts = range(0, options.frames, step)
 
@@ -196,14 +187,13 @@ def write_sequence(
 def _write_frame(
     folder: Path, number: int, frame: SequenceFrame, options: SequenceOptions
 ) -> None:
-    """Encode and write the pictures of one frame."""
     name = f'{number:06d}'
     image = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
     quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if options.image_format == 'jpg' else []
     _encode(folder / 'rgb' / f'{name}.{options.image_format}', image, quality)
     if options.depth_every and number % options.depth_every == 0:
         millimetres = np.round(frame.depth / _DEPTH_UNIT_M)
-        # Beyond 65.5 m a 16-bit value would wrap around: no value.
+        # 16-bit values beyond 65.5 m would wrap around: unknown.
         millimetres[millimetres > 65535] = 0
         _encode(folder / 'depth' / f'{name}.png', millimetres.astype(np.uint16), [])
     if options.moving:
@@ -211,13 +201,13 @@ def _write_frame(
 
 
 def _encode(path: Path, image: np.ndarray, parameters: list[int]) -> None:
-    """Encode in memory and write, so that a full disk is an error and not a False."""
+    """Encode in memory and write, so that a full disk is an error."""
     _, data = cv2.imencode(path.suffix, image, parameters)
     path.write_bytes(data.tobytes())
 
 
-def _write_descriptions(sequence: Sequence, folder: Path) -> None:
-    """Write everything but the pictures."""
+def _write_descriptions(sequence: SyntheticSequence, folder: Path) -> None:
+    """Write all files except the images."""
     options, camera = sequence.options, sequence.intrinsics
     stamps = sequence.stamps_ns()
     lines = ['# timestamp filename']

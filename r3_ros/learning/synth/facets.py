@@ -1,4 +1,4 @@
-"""Facets: the flat, textured patches every synthetic world is made of.
+"""Facets: the flat, textured patches that synthetic worlds are made of.
 
 A facet is a planar patch with its own texture rectangle: a parallelogram, a trapezoid (the side
 of a cone or a vase) or a disc. Its plane coordinates are ``(u, v)`` in [-1, 1], ``u`` to the
@@ -28,16 +28,15 @@ class FacetSpec:
     :ivar centre: (3,) float64, metres, in the frame of its body.
     :ivar half_u: (3,) vector from the centre to the middle of the right edge.
     :ivar half_v: (3,) vector from the centre to the middle of the bottom edge.
-    :ivar material: what it is covered with.
     :ivar middle: half width at ``v = 0``; with ``slope`` the patch ends at
         ``|u| = middle + slope * v``. (1, 0) is a parallelogram.
-    :ivar disc: True if only the inscribed ellipse is there.
+    :ivar disc: True for the inscribed ellipse only.
     :ivar body: 0 for the static world, otherwise the number of a moving body.
-    :ivar emission: linear radiance it gives by itself, added to what it reflects.
+    :ivar emission: emitted linear radiance, added to the reflected one.
     :ivar normal_left: (3,) shading normal at ``u = -1``, None for flat shading.
     :ivar normal_right: (3,) shading normal at ``u = +1``, None for flat shading.
-    :ivar strip: (k, n) for the k-th of n facets side by side in a row of the list, which share
-        one stretch of a pattern.
+    :ivar strip: (k, n) for the k-th of n facets side by side, consecutive in the list, which
+        share one part of a pattern.
     """
 
     centre: np.ndarray
@@ -55,13 +54,13 @@ class FacetSpec:
 
     @property
     def normal(self) -> np.ndarray:
-        """Return the unit normal on the visible side."""
+        """Return the unit normal of the visible side."""
         n = np.cross(self.half_v, self.half_u)
         return n / np.linalg.norm(n)
 
     @property
     def size_m(self) -> tuple[float, float]:
-        """Return the width and the height in metres."""
+        """Return width and height in metres."""
         return 2 * float(np.linalg.norm(self.half_u)), 2 * float(np.linalg.norm(self.half_v))
 
 
@@ -76,13 +75,13 @@ class Solid:
 
 @dataclass(eq=False)
 class Assembly:
-    """Facets and the solids behind them, as they are put together."""
+    """Facets and the solids behind them."""
 
     facets: list[FacetSpec] = field(default_factory=list)
     solids: list[Solid] = field(default_factory=list)
 
     def add(self, other: Assembly, offset: Vector, yaw: float = 0.0) -> None:
-        """Add a copy of another assembly, turned by ``yaw`` and then moved by ``offset``."""
+        """Add a copy of another assembly, rotated by ``yaw`` and then moved by ``offset``."""
         turn, offset = rotation_z(yaw), np.asarray(offset, dtype=np.float64)
         for spec in other.facets:
             moved = {
@@ -99,23 +98,11 @@ class Assembly:
             self.solids.append(Solid(centre, solid.half, solid.yaw + yaw))
 
     def panel(
-        self,
-        centre: Vector,
-        half_u: Vector,
-        half_v: Vector,
-        material: Material,
-        **extra: Any,
+        self, centre: Vector, half_u: Vector, half_v: Vector, material: Material, **extra: Any
     ) -> None:
         """Add one facet; ``extra`` are further fields of :class:`FacetSpec`."""
-        self.facets.append(
-            FacetSpec(
-                np.asarray(centre, dtype=np.float64),
-                np.asarray(half_u, dtype=np.float64),
-                np.asarray(half_v, dtype=np.float64),
-                material,
-                **extra,
-            )
-        )
+        vectors = (np.asarray(v, dtype=np.float64) for v in (centre, half_u, half_v))
+        self.facets.append(FacetSpec(*vectors, material, **extra))
 
     def box(
         self,
@@ -133,10 +120,10 @@ class Assembly:
         """Add an upright box.
 
         :param centre: (3,) metres.
-        :param size: full (x, y, z) size in metres before the turn by ``yaw`` radians.
-        :param material: of every face that ``faces`` does not name.
+        :param size: full (x, y, z) size in metres before the rotation by ``yaw`` radians.
+        :param material: of every face that is not in ``faces``.
         :param faces: materials by face name: front (-y), back, left (-x), right, top, bottom.
-        :param skip: names of the faces that nobody can see.
+        :param skip: names of the faces that are never visible.
         :param solid: False for things too thin to block light or the camera.
         """
         centre = np.asarray(centre, dtype=np.float64)
@@ -146,14 +133,9 @@ class Assembly:
             if name in skip:
                 continue
             right = np.cross(down, -normal)
-            self.panel(
-                centre + turn @ (normal * half),
-                turn @ (right * half),
-                turn @ (down * half),
-                (faces or {}).get(name, material),
-                body=body,
-                emission=emission,
-            )
+            middle, half_u, half_v = (turn @ (v * half) for v in (normal, right, down))
+            self.panel(centre + middle, half_u, half_v, (faces or {}).get(name, material),
+                       body=body, emission=emission)  # fmt: skip
         if solid and body == STATIC_BODY:
             self.solids.append(Solid(centre, half, yaw))
 
@@ -171,33 +153,25 @@ class Assembly:
     ) -> None:
         """Add a body of revolution around a vertical axis.
 
-        :param base: (3,) the point of the axis at height 0 of the profile, metres.
+        :param base: (3,) metres, the axis at height 0 of the profile.
         :param profile: (radius, height) from the bottom to the top, metres.
-        :param material: of the wall; each side shows its own stretch of it.
+        :param material: of the wall; each side shows its own part of it.
         :param sides: number of flat sides.
         :param top: of the lid on the last radius; None to use ``material``.
         """
         base = np.asarray(base, dtype=np.float64)
-        shrink, chord = math.cos(math.pi / sides), math.sin(math.pi / sides)
         for (r0, z0), (r1, z1) in zip(profile, profile[1:], strict=False):
             widest = max(r0, r1)
             if widest <= 0 or (r0 == r1 and z0 == z1):
                 continue
             for k in range(sides):
                 self._lathe_side(
-                    base, (r0, z0, r1, z1), (k, sides, shrink, chord), material, body, emission
+                    base, (r0, z0, r1, z1), k, sides, material, body=body, emission=emission
                 )
         r_top, z_top = profile[-1]
         if r_top > 0:
-            self.panel(
-                base + (0, 0, z_top),
-                (r_top, 0, 0),
-                (0, -r_top, 0),
-                top or material,
-                disc=True,
-                body=body,
-                emission=emission,
-            )
+            self.panel(base + (0, 0, z_top), (r_top, 0, 0), (0, -r_top, 0), top or material,
+                       disc=True, body=body, emission=emission)  # fmt: skip
         if solid and body == STATIC_BODY:
             r = max(p[0] for p in profile) * 0.89  # the square of about the circle's area
             z0, z1 = profile[0][1], z_top
@@ -208,15 +182,15 @@ class Assembly:
         self,
         base: np.ndarray,
         ring: tuple[float, float, float, float],
-        turn: tuple[int, int, float, float],
+        k: int,
+        sides: int,
         material: Material,
-        body: int,
-        emission: float,
+        **extra: Any,
     ) -> None:
-        """Add the flat side number ``turn[0]`` between two radii of a lathe."""
+        """Add the k-th flat side between two radii of a lathe."""
         r0, z0, r1, z1 = ring
-        k, sides, shrink, chord = turn
-        angle = 2 * math.pi * k / sides
+        angle, spread = 2 * math.pi * k / sides, math.pi / sides
+        shrink, chord = math.cos(spread), math.sin(spread)
         out = np.array([math.cos(angle), math.sin(angle), 0.0])
         right = np.array([-math.sin(angle), math.cos(angle), 0.0])
         bottom = base + out * (r0 * shrink) + (0, 0, z0)
@@ -225,10 +199,9 @@ class Assembly:
         tilt = np.array([0.0, 0.0, (r0 - r1) / max(math.hypot(z1 - z0, r1 - r0), 1e-9)])
         if z1 < z0:
             tilt = -tilt
-        spread = math.pi / sides
 
         def shading(sign: float) -> np.ndarray:
-            n = out * math.cos(spread) + sign * right * math.sin(spread) + tilt
+            n = out * shrink + sign * right * chord + tilt
             return n / np.linalg.norm(n)
 
         self.panel(
@@ -238,16 +211,15 @@ class Assembly:
             material,
             middle=(r0 + r1) / 2 / widest,
             slope=(r0 - r1) / 2 / widest,
-            body=body,
-            emission=emission,
             normal_left=shading(-1.0),
             normal_right=shading(1.0),
             strip=(k, sides),
+            **extra,
         )
 
 
 _X, _Y, _Z = np.eye(3)
-BOX_FACES = {  # name -> (outward normal, the direction that is down on its picture)
+BOX_FACES = {  # name -> (outward normal, downward direction of its texture)
     'front': (-_Y, -_Z),
     'back': (_Y, -_Z),
     'left': (-_X, -_Z),
@@ -258,7 +230,7 @@ BOX_FACES = {  # name -> (outward normal, the direction that is down on its pict
 
 
 def rotation_z(yaw: float) -> np.ndarray:
-    """Return the 3x3 turn by ``yaw`` radians about the vertical."""
+    """Return the (3, 3) rotation by ``yaw`` radians about the vertical."""
     c, s = math.cos(yaw), math.sin(yaw)
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
@@ -267,7 +239,7 @@ def rotation_z(yaw: float) -> np.ndarray:
 class FacetTable:
     """The facets of a world as tensors, ready to be rendered.
 
-    :ivar centre: (N, 3) float64; ``half_u`` and ``half_v`` alike.
+    :ivar centre: (N, 3) float64; ``half_u`` and ``half_v`` likewise.
     :ivar shape: (N, 2) float64: ``middle`` and ``slope``.
     :ivar disc: (N,) bool.
     :ivar body: (N,) int64.
@@ -297,5 +269,4 @@ class FacetTable:
         )
 
     def __len__(self) -> int:
-        """Return the number of facets."""
         return self.centre.shape[0]

@@ -1,7 +1,7 @@
-"""Pieces of furniture and small things, each an :class:`Assembly` around its own origin.
+"""Pieces of furniture and small objects, each an :class:`Assembly` around its own origin.
 
-The origin lies on the floor (or on the table top, for small things). Pieces that stand against
-a wall have it in the middle of their back edge; they extend to -y, their front.
+The origin lies on the floor (or on the table top, for small objects). For pieces that stand
+against a wall it is the middle of their back edge; they extend to -y, their front.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from . import materials
-from . import posters as prints
+from . import materials, posters
 from .canvas import Colour
 from .facets import Assembly
 from .materials import Material, Painter
@@ -29,31 +28,29 @@ _BRIGHT = (
 
 
 class Workshop:
-    """Builds pieces with random sizes and materials.
-
-    :param rng: decides every choice.
-    """
+    """Builds pieces with random sizes and materials, drawn from ``rng`` as they are built."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        """Choose nothing yet: each piece draws from ``rng`` as it is built."""
         self.rng = rng
 
     def material(self, painter: Painter, texel_m: float = 0.004, **options: Any) -> Material:
-        """Return a material with a fresh seed and a random start on its pattern."""
+        """Return an endless pattern with a new seed and a random origin."""
         right, down = (float(s) for s in self.rng.uniform(0, 50, size=2))
         return Material(painter, options, int(self.rng.integers(1 << 31)), texel_m, (right, down))
 
-    def picture(self, painter: Painter, texel_m: float = 0.0025, **options: Any) -> Material:
-        """Return a material whose every facet shows the whole of it."""
+    def image_material(
+        self, painter: Painter, texel_m: float = 0.0025, **options: Any
+    ) -> Material:
+        """Return a material that every facet shows as a whole."""
         seed = int(self.rng.integers(1 << 31))
-        return Material(painter, options, seed, texel_m, is_picture=True)
+        return Material(painter, options, seed, texel_m, is_image=True)
 
     def pick(self, choices: Sequence[_Choice]) -> _Choice:
-        """Return one of the choices."""
+        """Return a random element."""
         return choices[int(self.rng.integers(len(choices)))]
 
     def colour(self, choices: Sequence[Colour] = _BRIGHT, spread: float = 0.25) -> Colour:
-        """Return one of the colours, varied a little."""
+        """Return a random colour, varied by up to ``spread``."""
         brightness = self.rng.uniform(1 - spread, 1 + spread)
         hue = self.rng.uniform(1 - spread / 2, 1 + spread / 2, size=3)
         base = np.array(self.pick(choices)) * brightness * hue
@@ -75,23 +72,25 @@ class Workshop:
         )  # fmt: skip
 
     def poster(self) -> Material:
-        """Return something to hang on a wall."""
+        """Return a random poster for a wall."""
         kind = self.rng.integers(3)
         if kind == 0:
-            return self.picture(prints.collage, 0.0025, shapes=int(self.rng.integers(14, 30)))
+            return self.image_material(
+                posters.collage, 0.0025, shapes=int(self.rng.integers(14, 30))
+            )
         if kind == 1:
-            return self.picture(prints.painting, 0.0025)
-        return self.picture(
-            prints.page, 0.0025, letter_m=self.rng.uniform(0.014, 0.03),
+            return self.image_material(posters.painting, 0.0025)
+        return self.image_material(
+            posters.page, 0.0025, letter_m=self.rng.uniform(0.014, 0.03),
             colour=self.colour(((0.75, 0.73, 0.66), (0.8, 0.6, 0.3), (0.4, 0.6, 0.7))),
         )  # fmt: skip
 
-    # Small things for table tops and shelves
+    # Small objects for table tops and shelves
 
-    def clutter(self, width: float, depth: float, count: int) -> Assembly:
-        """Return small things spread over a rectangle around the origin."""
+    def _clutter(self, width: float, depth: float, count: int) -> Assembly:
+        """Return small objects spread over a rectangle around the origin."""
         out = Assembly()
-        makers = (self.mug, self.book_pile, self.bottle, self.carton, self.bowl)
+        makers = (self._mug, self._book_pile, self._bottle, self._carton, self._bowl)
         taken: list[tuple[float, float]] = []
         for _ in range(count * 4):
             x = self.rng.uniform(-0.5, 0.5) * (width - 0.25)
@@ -101,17 +100,15 @@ class Workshop:
                 out.add(self.pick(makers)(), (x, y, 0), self.rng.uniform(-math.pi, math.pi))
         return out
 
-    def mug(self) -> Assembly:
-        """Return a mug."""
+    def _mug(self) -> Assembly:
         out = Assembly()
         r, h = self.rng.uniform(0.035, 0.05), self.rng.uniform(0.08, 0.12)
-        print_ = self.picture(prints.collage, 0.002, shapes=8)
+        pattern = self.image_material(posters.collage, 0.002, shapes=8)
         dark = self.material(materials.plain, 0.004, colour=(0.05, 0.03, 0.02))
-        out.lathe((0, 0, 0), [(r * 0.9, 0), (r, h)], print_, sides=12, top=dark)
+        out.lathe((0, 0, 0), [(r * 0.9, 0), (r, h)], pattern, sides=12, top=dark)
         return out
 
-    def bottle(self) -> Assembly:
-        """Return a bottle or a vase."""
+    def _bottle(self) -> Assembly:
         out = Assembly()
         r, h = self.rng.uniform(0.035, 0.07), self.rng.uniform(0.2, 0.34)
         neck = self.rng.uniform(0.3, 0.6)
@@ -124,8 +121,7 @@ class Workshop:
         out.lathe((0, 0, 0), profile, skin, sides=12)
         return out
 
-    def bowl(self) -> Assembly:
-        """Return a bowl."""
+    def _bowl(self) -> Assembly:
         out = Assembly()
         r = self.rng.uniform(0.08, 0.13)
         skin = self.material(
@@ -137,37 +133,32 @@ class Workshop:
                   top=inner)  # fmt: skip
         return out
 
-    def book_pile(self) -> Assembly:
-        """Return books lying on each other."""
+    def _book_pile(self) -> Assembly:
         out = Assembly()
         z = 0.0
         for _ in range(self.rng.integers(1, 5)):
-            w, d, h = (
-                self.rng.uniform(0.15, 0.24),
-                self.rng.uniform(0.12, 0.18),
-                (self.rng.uniform(0.015, 0.045)),
-            )
-            cover = self.picture(prints.collage, 0.002, shapes=8)
+            w, d, h = self.rng.uniform((0.15, 0.12, 0.015), (0.24, 0.18, 0.045))
+            cover = self.image_material(posters.collage, 0.002, shapes=8)
             side = self.material(materials.wood, 0.002, colour=(0.7, 0.66, 0.55), contrast=1.5)
-            spine = self.picture(prints.collage, 0.002, shapes=5)
+            spine = self.image_material(posters.collage, 0.002, shapes=5)
             out.box((0, 0, z + h / 2), (w, d, h), side, yaw=self.rng.normal(0, 0.15),
                     faces={'top': cover, 'front': spine}, skip=('bottom',))  # fmt: skip
             z += h
         return out
 
-    def carton(self) -> Assembly:
-        """Return a packet standing upright."""
+    def _carton(self) -> Assembly:
         out = Assembly()
         w, d, h = self.rng.uniform((0.07, 0.05, 0.1), (0.2, 0.12, 0.26))
-        out.box((0, 0, h / 2), (w, d, h), self.picture(prints.collage, 0.002, shapes=12),
-                faces={'top': self.plain(), 'left': self.picture(prints.page, 0.002),
-                       'right': self.picture(prints.page, 0.002)}, skip=('bottom',))  # fmt: skip
+        skin = self.image_material(posters.collage, 0.002, shapes=12)
+        faces = {'top': self.plain(), 'left': self.image_material(posters.page, 0.002),
+                 'right': self.image_material(posters.page, 0.002)}  # fmt: skip
+        out.box((0, 0, h / 2), (w, d, h), skin, faces=faces, skip=('bottom',))
         return out
 
-    # Things that stand in a room
+    # Furniture that stands free
 
     def table(self, width: float, depth: float, height: float, things: int) -> Assembly:
-        """Return a table centred on the origin, with things on it."""
+        """Return a table centred on the origin, with objects on it."""
         out = Assembly()
         top, legs = self.wood(), self.wood()
         out.box((0, 0, height - 0.02), (width, depth, 0.04), top)
@@ -175,7 +166,7 @@ class Workshop:
             for sy in (-1, 1):
                 at = (sx * (width / 2 - 0.06), sy * (depth / 2 - 0.06), (height - 0.04) / 2)
                 out.box(at, (0.06, 0.06, height - 0.04), legs, skip=('top', 'bottom'))
-        out.add(self.clutter(width, depth, things), (0, 0, height))
+        out.add(self._clutter(width, depth, things), (0, 0, height))
         return out
 
     def chair(self) -> Assembly:
@@ -205,14 +196,14 @@ class Workshop:
         for _ in range(self.rng.integers(1, 4)):
             h = size * self.rng.uniform(0.5, 0.9)
             out.box((*self.rng.normal(0, 0.02, size=2), z + h / 2), (size, size * 0.8, h),
-                    self.picture(prints.label, 0.003), yaw=self.rng.normal(0, 0.2),
+                    self.image_material(posters.label, 0.003), yaw=self.rng.normal(0, 0.2),
                     skip=('bottom',))  # fmt: skip
             z += h
             size *= self.rng.uniform(0.7, 0.95)
         return out
 
     def plant(self) -> Assembly:
-        """Return a plant in a pot: crossed leaves of cloth-like green."""
+        """Return a plant in a pot."""
         out = Assembly()
         r = self.rng.uniform(0.14, 0.2)
         pot = self.material(materials.tiles, 0.0025, colour=self.colour(), second=self.colour(),
@@ -233,21 +224,10 @@ class Workshop:
                           leaf, disc=True)  # fmt: skip
         return out
 
-    def floor_lamp(self) -> Assembly:
-        """Return a lamp on a pole; the shade shines."""
-        out = Assembly()
-        out.lathe((0, 0, 0), [(0.15, 0), (0.15, 0.03), (0.015, 0.04), (0.015, 1.45)],
-                  self.plain(), sides=12)  # fmt: skip
-        shade = self.material(materials.fabric, 0.003, colour=(0.8, 0.7, 0.5),
-                              ink=(0.5, 0.35, 0.15), cell_m=0.07, style=2)  # fmt: skip
-        out.lathe((0, 0, 1.42), [(0.2, 0), (0.13, 0.28)], shade, sides=16, emission=1.2,
-                  solid=False)  # fmt: skip
-        return out
-
-    # Things that stand against a wall
+    # Furniture that stands against a wall
 
     def bookshelf(self, width: float, height: float) -> Assembly:
-        """Return open shelves full of books and things."""
+        """Return open shelves with books and other objects."""
         out = Assembly()
         depth, wood, board = 0.3, self.wood(), 0.025
         y = -depth / 2
@@ -262,32 +242,29 @@ class Workshop:
             out.box((0, y, z), (width - 2 * board, depth - 0.005, board), wood, skip=('back',))
             if k < count:
                 self._fill_shelf(out, width - 2 * board, gap - board, depth, z + board / 2)
-        out.add(self.clutter(width, depth, 2), (0, y, height))
+        out.add(self._clutter(width, depth, 2), (0, y, height))
         return out
 
     def _fill_shelf(self, out: Assembly, width: float, gap: float, depth: float, z: float) -> None:
-        """Put books and things on one board."""
         x = -width / 2
         while x < width / 2 - 0.08:
             length = min(self.rng.uniform(0.15, 0.45), width / 2 - x)
             if self.rng.uniform() < 0.75:
-                high, deep = (
-                    gap * self.rng.uniform(0.65, 0.95),
-                    depth * self.rng.uniform(0.6, 0.85),
-                )
-                books = self.picture(
-                    prints.spines, 0.0025, thickness_m=self.rng.uniform(0.025, 0.045)
+                high = gap * self.rng.uniform(0.65, 0.95)
+                deep = depth * self.rng.uniform(0.6, 0.85)
+                books = self.image_material(
+                    posters.spines, 0.0025, thickness_m=self.rng.uniform(0.025, 0.045)
                 )
                 at = (x + length / 2, -deep / 2 - 0.02, z + high / 2)
                 out.box(at, (length, deep, high), self.wood(), faces={'front': books},
                         skip=('back', 'bottom'), solid=False)  # fmt: skip
             elif gap > 0.27:
-                thing = self.pick((self.mug, self.carton, self.bowl))()
+                thing = self.pick((self._mug, self._carton, self._bowl))()
                 out.add(thing, (x + length / 2, -depth / 2, z))
             x += length + 0.01
 
     def cabinet(self, width: float, height: float, depth: float = 0.45) -> Assembly:
-        """Return a chest of drawers with things on it."""
+        """Return a chest of drawers with objects on it."""
         out = Assembly()
         wood = self.wood()
         out.box((0, -depth / 2, height / 2), (width, depth, height), wood,
@@ -302,20 +279,19 @@ class Workshop:
                         face, skip=('back',), solid=False)  # fmt: skip
                 out.box((x, -depth - 0.03, z), (0.09, 0.02, 0.02), knob, skip=('back',),
                         solid=False)  # fmt: skip
-        out.add(self.clutter(width, depth, max(2, int(width / 0.35))), (0, -depth / 2, height))
+        out.add(self._clutter(width, depth, max(2, int(width / 0.35))), (0, -depth / 2, height))
         return out
 
     def desk(self, width: float) -> Assembly:
-        """Return a desk with a screen, a keyboard and things on it, and a chair."""
+        """Return a desk with a screen, a keyboard and other objects, and a chair."""
         out = Assembly()
         depth, height = 0.7, 0.74
         out.add(self.table(width, depth, height, 4), (0, -depth / 2, 0))
         x = self.rng.uniform(-0.2, 0.2) * width
         black = self.material(materials.plain, 0.004, colour=(0.04, 0.04, 0.045))
         out.box((x, -0.22, height + 0.05), (0.2, 0.12, 0.1), black, skip=('bottom',))
-        picture = self.picture(prints.screen, 0.002)
-        out.box((x, -0.22, height + 0.28), (0.62, 0.04, 0.37), black, faces={'front': picture},
-                emission=0.0)  # fmt: skip
+        front = self.image_material(posters.screen, 0.002)
+        out.box((x, -0.22, height + 0.28), (0.62, 0.04, 0.37), black, faces={'front': front})
         keys = self.material(materials.tiles, 0.002, colour=(0.07, 0.07, 0.08),
                              second=(0.3, 0.3, 0.3), cell_m=0.019, style=3,
                              grout=(0.02, 0.02, 0.02))  # fmt: skip

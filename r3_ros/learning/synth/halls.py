@@ -1,4 +1,4 @@
-"""A hall with columns and crates: large, high and sparse, unlike the rooms."""
+"""Halls with columns and crates: larger, higher and emptier than rooms."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ import math
 
 import numpy as np
 
-from . import materials
-from . import posters as prints
+from . import materials, posters
 from .facets import Assembly
-from .layout import add_bodies, Builder, Plan
+from .layout import add_bodies, Builder, closed_loop, Plan, walls_around
 from .materials import Material
 
 
 def hall(rng: np.random.Generator, moving: int) -> Plan:
-    """Return a hall: two rows of columns, crates between them, pictures on the walls."""
+    """Return a hall: two rows of columns, crates between them, posters on the walls."""
     w, d = rng.uniform(13, 18), rng.uniform(10, 13)
     b = Builder(rng, rng.uniform(3.8, 5.5))
     b.floor_and_ceiling(0, 0, w, d)
-    walls = [((0, d), 0.0, w), ((w, d), -math.pi / 2, d), ((w, 0), math.pi, w),
-             ((0, 0), math.pi / 2, d)]  # fmt: skip
     cover = b.wall_material()
-    for k, (start, yaw, length) in enumerate(walls):
+    for k, (start, yaw, length) in enumerate(walls_around(w, d)):
         b.wall(start, yaw, length, cover.reseeded(k))
         b.furnish_wall(start, yaw, length, deep=False, margin=0)
     _columns(b, w, d)
@@ -31,17 +28,13 @@ def hall(rng: np.random.Generator, moving: int) -> Plan:
             b.ceiling_lamp(float(x), y, rng.uniform(8, 18))
     a, c = w / 2 - 1.9, d / 2 - 1.7
     corners = np.array([[-a, -c], [a, -c], [a, c], [-a, c]]) + (w / 2, d / 2)
-    loop = np.concatenate([
-        np.linspace(corners[k], corners[(k + 1) % 4], 6, endpoint=False) for k in range(4)
-    ])  # fmt: skip
-    plan = Plan(b.assembly, loop, rng.choice(['ahead', 'across']), b.lights,
+    plan = Plan(b.assembly, closed_loop(corners, 6), rng.choice(['ahead', 'across']), b.lights,
                 np.full(3, rng.uniform(0.25, 0.5)), light_cell_m=0.15)  # fmt: skip
     add_bodies(plan, b, moving, (w / 2, d / 2))
     return plan
 
 
 def _columns(b: Builder, w: float, d: float) -> None:
-    """Put two rows of columns inside the way around the hall."""
     rng, shop = b.rng, b.shop
     r = rng.uniform(0.18, 0.32)
     skin = shop.material(materials.tiles, 0.006, colour=shop.colour(), second=shop.colour(),
@@ -53,7 +46,7 @@ def _columns(b: Builder, w: float, d: float) -> None:
 
 
 def _crates(b: Builder, w: float, d: float) -> None:
-    """Pile crates in the middle and put a few small things between."""
+    """Pile crates in the middle and put two plants at the sides."""
     rng, shop = b.rng, b.shop
     for _ in range(int(rng.integers(4, 9))):
         at = (rng.uniform(4.6, w - 4.6), rng.uniform(4.4, d - 4.4), 0)
@@ -70,5 +63,5 @@ def _crates(b: Builder, w: float, d: float) -> None:
 
 def _crate(b: Builder) -> Material:
     if b.rng.uniform() < 0.6:
-        return b.shop.picture(prints.label, 0.004, colour=b.shop.colour())
+        return b.shop.image_material(posters.label, 0.004, colour=b.shop.colour())
     return b.shop.wood(0.005)

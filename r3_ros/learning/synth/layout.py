@@ -1,8 +1,8 @@
-"""Floor plans: walls with what hangs on them and stands before them, lamps, moving bodies.
+"""Floor plans of rooms and corridors: furnished walls, lamps, moving bodies.
 
 Every kind of world is a function of a random generator that returns a :class:`Plan`. A wall is
-described by the point where it begins and its heading, as seen by someone who faces it: local x
-runs along it to the right and local y into it.
+given by its start and its heading, seen from inside: local x runs along it to the right and local
+y into it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from . import materials
-from . import posters as prints
+from . import materials, posters
 from .facets import Assembly, rotation_z, Solid
 from .furniture import Workshop
 from .lighting import CELL_M, Light
@@ -31,13 +30,13 @@ _WALL_COLOURS = (
 
 @dataclass(frozen=True, eq=False)
 class MovingBody:
-    """A rigid body that swings to and fro, turning as it goes.
+    """A rigid body that swings to and fro and rotates.
 
     :ivar centre: (3,) metres, middle of the swing.
     :ivar reach: (3,) metres, from the middle to an end.
     :ivar period_s: of one swing and back.
     :ivar phase: radians.
-    :ivar spin: radians it turns to each side.
+    :ivar spin: radians of rotation to each side.
     """
 
     centre: np.ndarray
@@ -51,11 +50,11 @@ class MovingBody:
 class Plan:
     """A furnished world before it is baked.
 
-    :ivar loop: (M, 2) metres, corners of the closed way a visitor would walk.
-    :ivar look: 'across' for gazing over the middle of the loop, 'ahead' for along it.
-    :ivar keep_out: solids the camera must avoid that cast no shadow (what bodies sweep).
-    :ivar light_cell_m: light changes over no less than this.
-    :ivar sky: what is seen where there is no facet; None indoors.
+    :ivar loop: (M, 2) metres, corners of a closed way through the world.
+    :ivar look: viewing direction: 'across' the middle of the loop, or 'ahead' along it.
+    :ivar keep_out: solids without shadow that the camera must avoid (the space of moving bodies).
+    :ivar light_cell_m: resolution of the light.
+    :ivar sky: visible where there is no facet; None indoors.
     """
 
     assembly: Assembly
@@ -70,10 +69,9 @@ class Plan:
 
 
 class Builder:
-    """Builds one plan."""
+    """Builds one plan; ``height`` is that of the ceiling in metres."""
 
     def __init__(self, rng: np.random.Generator, height: float) -> None:
-        """Start with nothing; ``height`` is that of the ceiling in metres."""
         self.rng = rng
         self.shop = Workshop(rng)
         self.height = height
@@ -83,7 +81,7 @@ class Builder:
     # Surfaces
 
     def wall_material(self) -> Material:
-        """Return something walls are covered with."""
+        """Return a random material for walls."""
         colour = self.shop.colour(_WALL_COLOURS, 0.12)
         kind = self.rng.choice(['paint', 'paper', 'brick', 'plaster', 'tiles'],
                                p=[0.25, 0.3, 0.17, 0.18, 0.1])  # fmt: skip
@@ -106,7 +104,7 @@ class Builder:
         )  # fmt: skip
 
     def floor_material(self) -> Material:
-        """Return something floors are covered with."""
+        """Return a random material for floors."""
         kind = self.rng.choice(['planks', 'tiles', 'carpet', 'terrazzo'], p=[0.4, 0.25, 0.2, 0.15])
         if kind == 'planks':
             woods = ((0.36, 0.21, 0.11), (0.48, 0.32, 0.18), (0.25, 0.15, 0.09))
@@ -131,7 +129,7 @@ class Builder:
         return self.shop.material(materials.terrazzo, colour=ground, chips=chips, cell_m=0.07)
 
     def floor_and_ceiling(self, x0: float, y0: float, x1: float, y1: float) -> None:
-        """Add the floor, the ceiling and the slabs behind them."""
+        """Add floor, ceiling and the slabs behind them."""
         cx, cy, w, d = (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0
         self.assembly.panel((cx, cy, 0), (w / 2, 0, 0), (0, -d / 2, 0), self.floor_material())
         if self.rng.uniform() < 0.5:
@@ -163,14 +161,14 @@ class Builder:
     def furnish_wall(
         self, start: Point, yaw: float, length: float, *, deep: bool, margin: float
     ) -> None:
-        """Put furniture along a wall and pictures on it.
+        """Put furniture along a wall and posters on it.
 
-        :param deep: False where only flat things fit.
-        :param margin: metres at both ends to leave free of furniture.
+        :param deep: False to leave out the furniture.
+        :param margin: metres at both ends that are kept free of furniture.
         """
         on_wall = Assembly()
         x = margin
-        tall: list[tuple[float, float]] = []  # stretches where nothing can hang
+        tall: list[tuple[float, float]] = []  # parts of the wall without posters
         while deep and x < length - margin - 0.5:
             room = length - margin - x
             piece, width, high = self._standing_piece(room)
@@ -184,7 +182,7 @@ class Builder:
         self.assembly.add(on_wall, (*start, 0), yaw)
 
     def _standing_piece(self, room: float) -> tuple[Assembly, float, float]:
-        """Return a piece for a wall, its width and its height."""
+        """Return a piece of furniture, its width and its height."""
         rng, shop = self.rng, self.shop
         kind = rng.choice(['shelf', 'cabinet', 'desk', 'sofa', 'counter', 'boxes', 'plant'],
                           p=[0.24, 0.2, 0.16, 0.12, 0.1, 0.1, 0.08])  # fmt: skip
@@ -212,7 +210,7 @@ class Builder:
         return piece, 0.65, 1.2
 
     def _hang(self, out: Assembly, length: float, tall: list[tuple[float, float]]) -> None:
-        """Hang pictures, boards, windows and doors where nothing tall stands."""
+        """Hang posters and boards where no tall furniture stands."""
         x = self.rng.uniform(0.1, 0.4)
         while x < length - 0.4:
             width = min(self.rng.uniform(0.35, 1.1), length - 0.15 - x)
@@ -220,35 +218,30 @@ class Builder:
             if blocked:
                 x = max(blocked) + 0.05
                 continue
-            self._picture(out, x, width)
+            self._poster(out, x, width)
             x += width + self.rng.uniform(0.12, 0.6)
 
-    def _picture(self, out: Assembly, x: float, width: float) -> None:
-        """Hang one picture, or a board if there is room, with its frame."""
+    def _poster(self, out: Assembly, x: float, width: float) -> None:
+        """Hang one framed poster, or a noticeboard if there is room."""
         high = min(width * self.rng.uniform(0.7, 1.45), 1.0)
-        z = self.rng.uniform(1.45, 1.7)
-        z = min(z, self.height - 0.25 - high / 2)
+        z = min(self.rng.uniform(1.45, 1.7), self.height - 0.25 - high / 2)
         if width > 0.8 and self.rng.uniform() < 0.4:
-            face = self.shop.picture(
-                prints.noticeboard, 0.003, sheets=int(self.rng.integers(10, 22))
+            face = self.shop.image_material(
+                posters.noticeboard, 0.003, sheets=int(self.rng.integers(10, 22))
             )
         else:
             face = self.shop.poster()
-        thick = self.rng.uniform(0.012, 0.035)
-        edge = 0.03
-        frame = self.shop.wood(0.005)
-        at = (x + width / 2, -thick / 2, z)
-        out.box(at, (width, thick, high), frame, skip=('back',), solid=False)
-        out.panel(
-            (x + width / 2, -thick - 0.002, z),
-            (width / 2 - edge, 0, 0), (0, 0, -(high / 2 - edge)), face,
-        )  # fmt: skip
+        thick, edge = self.rng.uniform(0.012, 0.035), 0.03
+        out.box((x + width / 2, -thick / 2, z), (width, thick, high), self.shop.wood(0.005),
+                skip=('back',), solid=False)  # fmt: skip
+        out.panel((x + width / 2, -thick - 0.002, z), (width / 2 - edge, 0, 0),
+                  (0, 0, -(high / 2 - edge)), face)  # fmt: skip
 
     def door(self, start: Point, yaw: float, x: float) -> None:
         """Put a closed door on a wall."""
         out = Assembly()
         frame = self.shop.wood(0.006)
-        leaf = self.shop.picture(prints.door, 0.003, colour=self.shop.colour(spread=0.3))
+        leaf = self.shop.image_material(posters.door, 0.003, colour=self.shop.colour(spread=0.3))
         out.box((x, -0.02, 1.03), (1.04, 0.04, 2.06), frame, skip=('back', 'bottom'), solid=False)
         out.panel((x, -0.043, 1.0), (0.46, 0, 0), (0, 0, -1.0), leaf)
         self.assembly.add(out, (*start, 0), yaw)
@@ -259,7 +252,7 @@ class Builder:
         out = Assembly()
         high = min(1.3, self.height - 1.3)
         z = 0.95 + high / 2
-        view = self.shop.picture(prints.window, 0.003)
+        view = self.shop.image_material(posters.window, 0.003)
         out.box((x, -0.02, z), (width + 0.12, 0.04, high + 0.12), self.shop.wood(),
                 skip=('back',), solid=False)  # fmt: skip
         out.panel((x, -0.043, z), (width / 2, 0, 0), (0, 0, -high / 2), view, emission=1.1 * day)
@@ -292,18 +285,28 @@ class Builder:
         )  # fmt: skip
 
 
+def walls_around(w: float, d: float) -> list[tuple[Point, float, float]]:
+    """Return start, yaw and length of the four walls around a floor from the origin to (w, d)."""
+    return [((0, d), 0.0, w), ((w, d), -math.pi / 2, d), ((w, 0), math.pi, w),
+            ((0, 0), math.pi / 2, d)]  # fmt: skip
+
+
+def closed_loop(corners: np.ndarray, per_side: int) -> np.ndarray:
+    """Return (4 * per_side, 2) points along the sides between (4, 2) corners."""
+    sides = ((corners[k], corners[(k + 1) % 4]) for k in range(4))
+    return np.concatenate([np.linspace(a, b, per_side, endpoint=False) for a, b in sides])
+
+
 def room(rng: np.random.Generator, moving: int) -> Plan:
-    """Return a furnished room: things along the walls, often a table in the middle."""
+    """Return a furnished room: furniture along the walls, often a table in the middle."""
     w, d = rng.uniform(5.2, 7.2), rng.uniform(4.8, 6.2)
     b = Builder(rng, rng.uniform(2.45, 3.0))
     b.floor_and_ceiling(0, 0, w, d)
-    walls = [((0, d), 0.0, w), ((w, d), -math.pi / 2, d), ((w, 0), math.pi, w),
-             ((0, 0), math.pi / 2, d)]  # fmt: skip
     first = b.wall_material()
     windows = rng.permutation(4)[: rng.integers(1, 3)]
     door = int(rng.integers(4))
     day = rng.uniform(0.6, 1.3)
-    for k, (start, yaw, length) in enumerate(walls):
+    for k, (start, yaw, length) in enumerate(walls_around(w, d)):
         cover = first.reseeded(k) if rng.uniform() < 0.6 else b.wall_material()
         b.wall(start, yaw, length, cover)
         if k in windows:
@@ -327,7 +330,7 @@ def room(rng: np.random.Generator, moving: int) -> Plan:
 
 
 def _low_pieces(b: Builder, start: Point, yaw: float, length: float) -> None:
-    """Put things lower than a window sill along a wall."""
+    """Put furniture lower than a window sill along a wall."""
     out = Assembly()
     x = 0.7
     while x < length - 1.6:
@@ -338,12 +341,11 @@ def _low_pieces(b: Builder, start: Point, yaw: float, length: float) -> None:
 
 
 def _middle_of_room(b: Builder, w: float, d: float) -> None:
-    """Put a rug, a table with chairs or other pieces in the middle."""
     rng, shop = b.rng, b.shop
     size = np.array([rng.uniform(1.8, 2.6), rng.uniform(1.3, 1.9)])
     colours = tuple(shop.colour() for _ in range(4))
     b.assembly.box((w / 2, d / 2, 0.005), (*size, 0.01),
-                   shop.picture(materials.rug, 0.004, colours=colours),
+                   shop.image_material(materials.rug, 0.004, colours=colours),
                    yaw=rng.normal(0, 0.1), skip=('bottom',), solid=False)  # fmt: skip
     yaw = rng.normal(0, 0.12)
     middle = Assembly()
@@ -368,49 +370,38 @@ def corridor(rng: np.random.Generator, moving: int) -> Plan:
     b.floor_and_ceiling(0, 0, w, d)
     x0, y0, x1, y1 = width, width, w - width, d - width
     half_pi = math.pi / 2
-    outer = [((0, d), 0.0, w), ((w, d), -half_pi, d), ((w, 0), math.pi, w), ((0, 0), half_pi, d)]
     inner = [((x0, y0), 0.0, x1 - x0), ((x1, y0), half_pi, y1 - y0),
              ((x1, y1), math.pi, x1 - x0), ((x0, y1), -half_pi, y1 - y0)]  # fmt: skip
     first, second = b.wall_material(), b.wall_material()
-    for k, (start, yaw, length) in enumerate(outer):
+    for k, (start, yaw, length) in enumerate(walls_around(w, d)):
         b.wall(start, yaw, length, first.reseeded(k))
         x = rng.uniform(0.9, 1.5)
         b.door(start, yaw, x)
-        b.furnish_wall(_along(start, yaw, x + 0.6), yaw, length - x - 0.6, deep=False, margin=0)
+        beyond = (start[0] + math.cos(yaw) * (x + 0.6), start[1] + math.sin(yaw) * (x + 0.6))
+        b.furnish_wall(beyond, yaw, length - x - 0.6, deep=False, margin=0)
     for k, (start, yaw, length) in enumerate(inner):
         b.wall(start, yaw, length, second.reseeded(k), solid=False)
         b.furnish_wall(start, yaw, length, deep=False, margin=0)
     block = np.array([(x1 - x0) / 2, (y1 - y0) / 2, b.height / 2])
     b.assembly.solids.append(Solid(np.array([(x0 + x1) / 2, (y0 + y1) / 2, b.height / 2]), block))
-    _corner_pieces(b, w, d)
+    for at in ((0.28, 0.28), (w - 0.28, 0.28), (w - 0.28, d - 0.28), (0.28, d - 0.28)):
+        piece = b.shop.plant() if rng.uniform() < 0.5 else b.shop.stool()
+        b.assembly.add(piece, (*at, 0))
     h = width / 2
     corners = np.array([[h, h], [w - h, h], [w - h, d - h], [h, d - h]])
     for k in range(4):
         for s in (0.15, 0.5, 0.85):
             x, y = corners[k] * (1 - s) + corners[(k + 1) % 4] * s
             b.ceiling_lamp(x, y, rng.uniform(1.2, 2.8), yaw=(k % 2) * half_pi)
-    loop = np.concatenate([
-        np.linspace(corners[k], corners[(k + 1) % 4], 6, endpoint=False) for k in range(4)
-    ])  # fmt: skip
-    plan = Plan(b.assembly, loop, 'ahead', b.lights, np.full(3, rng.uniform(0.2, 0.4)))
+    plan = Plan(
+        b.assembly, closed_loop(corners, 6), 'ahead', b.lights, np.full(3, rng.uniform(0.2, 0.4))
+    )
     add_bodies(plan, b, moving, None)
     return plan
 
 
-def _along(start: Point, yaw: float, distance: float) -> Point:
-    """Return the point of a wall ``distance`` metres from its start."""
-    return start[0] + math.cos(yaw) * distance, start[1] + math.sin(yaw) * distance
-
-
-def _corner_pieces(b: Builder, w: float, d: float) -> None:
-    """Put small pieces into the corners of a corridor, where nobody walks."""
-    for x, y in ((0.28, 0.28), (w - 0.28, 0.28), (w - 0.28, d - 0.28), (0.28, d - 0.28)):
-        piece = b.shop.plant() if b.rng.uniform() < 0.5 else b.shop.stool()
-        b.assembly.add(piece, (x, y, 0))
-
-
 def add_bodies(plan: Plan, b: Builder, count: int, centre: Point | None) -> None:
-    """Let ``count`` bodies swing through the world, out of the camera's way."""
+    """Add ``count`` swinging bodies, out of the camera's way."""
     rng, shop = b.rng, b.shop
     for k in range(count):
         number = k + 1

@@ -1,8 +1,8 @@
-"""Light: soft shadows and contact shade, computed once per world and painted into its textures.
+"""Light: soft shadows and ambient occlusion, computed once per world and baked into its textures.
 
-Lamps are sampled at a few points each, every sample is tested against the solids; the sky-like
-rest is dimmed where solids are near (ambient occlusion). Surfaces are matt, so a place has the
-same radiance from everywhere: what a method that compares pictures may rely on.
+Lamps are sampled at a few points each, and every sample is tested against the solids; ambient
+light is reduced near solids. Surfaces are matt: the radiance of a point is the same from all
+directions, as methods that compare images assume.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from .facets import FacetSpec, Solid
 from .parallel import in_order
 
-#: Light is gathered at points this far apart.
+#: Distance of the points at which light is computed.
 CELL_M = 0.08
 _AMBIENT_REACH_M = 0.9
 _LIFT_M = 0.012  # start rays this far off the surface
@@ -26,11 +26,11 @@ _POINTS_PER_PASS = 1024
 
 @dataclass(frozen=True, eq=False)
 class Light:
-    """A small area light: a rectangle that shines to its front side.
+    """A small area light: a rectangle that emits to its front side.
 
     :ivar centre: (3,) metres.
-    :ivar half_u: (3,) half extent; ``half_v`` alike.
-    :ivar normal: (3,) unit direction it shines to.
+    :ivar half_u: (3,) half extent; ``half_v`` likewise.
+    :ivar normal: (3,) unit direction of its front.
     :ivar power: (3,) linear red, green, blue.
     """
 
@@ -41,15 +41,6 @@ class Light:
     power: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class _Points:
-    """Where light is gathered: positions and normals (P, 3), and how they split by facet."""
-
-    position: torch.Tensor
-    normal: torch.Tensor
-    shapes: list[tuple[int, int]]
-
-
 def light_facets(
     specs: list[FacetSpec],
     solids: list[Solid],
@@ -58,18 +49,17 @@ def light_facets(
     device: torch.device,
     cell_m: float = CELL_M,
 ) -> list[torch.Tensor]:
-    """Return the light that falls on each facet: (3, rows, columns) float32 per facet.
+    """Return the incident light of each facet: (3, rows, columns) float32 per facet.
 
-    :param ambient: (3,) light from everywhere, before it is dimmed near solids.
-    :param cell_m: distance of the points at which light is gathered.
+    :param ambient: (3,) light from all directions, before occlusion.
+    :param cell_m: distance of the points at which light is computed.
     """
-    points = _gather_points(specs, device, cell_m)
+    positions, normals, shapes = _sample_points(specs, device, cell_m)
     blockers = _Blockers.of(solids, device)
 
     def job(i: int) -> torch.Tensor:
-        position = points.position[i : i + _POINTS_PER_PASS]
-        normal = points.normal[i : i + _POINTS_PER_PASS]
-        start = position + _LIFT_M * normal
+        normal = normals[i : i + _POINTS_PER_PASS]
+        start = positions[i : i + _POINTS_PER_PASS] + _LIFT_M * normal
         total = _ambient(blockers, start, normal)[:, None] * torch.as_tensor(
             ambient, dtype=torch.float32, device=device
         )
@@ -77,13 +67,10 @@ def light_facets(
             total += _direct(blockers, start, normal, lamp)
         return total
 
-    passes = range(0, len(points.position), _POINTS_PER_PASS)
+    passes = range(0, len(positions), _POINTS_PER_PASS)
     together = torch.cat(list(in_order(job, passes, device)))
-    counts = [h * w for h, w in points.shapes]
-    return [
-        piece.T.reshape(3, h, w)
-        for piece, (h, w) in zip(together.split(counts), points.shapes, strict=True)
-    ]
+    parts = together.split([h * w for h, w in shapes])
+    return [part.T.reshape(3, h, w) for part, (h, w) in zip(parts, shapes, strict=True)]
 
 
 def spread_light(light: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -91,8 +78,10 @@ def spread_light(light: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return F.interpolate(light[None], size=(height, width), mode='bilinear')[0]
 
 
-def _gather_points(specs: list[FacetSpec], device: torch.device, cell_m: float) -> _Points:
-    """Lay a grid of cell centres over every facet."""
+def _sample_points(
+    specs: list[FacetSpec], device: torch.device, cell_m: float
+) -> tuple[torch.Tensor, torch.Tensor, list[tuple[int, int]]]:
+    """Return positions and normals (P, 3) of cell centres, and the grid of each facet."""
     positions, normals, shapes = [], [], []
     for s in specs:
         w, h = s.size_m
@@ -107,20 +96,20 @@ def _gather_points(specs: list[FacetSpec], device: torch.device, cell_m: float) 
         else:
             normals.append(np.broadcast_to(s.normal, positions[-1].shape))
         shapes.append((rows, columns))
-    return _Points(
-        torch.as_tensor(np.concatenate(positions), dtype=torch.float32).to(device),
-        torch.as_tensor(np.concatenate(normals), dtype=torch.float32).to(device),
-        shapes,
+    position, normal = (
+        torch.as_tensor(np.concatenate(parts), dtype=torch.float32).to(device)
+        for parts in (positions, normals)
     )
+    return position, normal, shapes
 
 
 @dataclass(frozen=True, eq=False)
 class _Blockers:
     """The solids as tensors.
 
-    :ivar cosine: (S,) of their yaw; ``sine`` alike.
-    :ivar centre: (S, 3); ``half`` alike.
-    :ivar reach: (S, 3) half size of the upright box around each, in world axes.
+    :ivar cosine: (S,) of their yaw; ``sine`` likewise.
+    :ivar centre: (S, 3); ``half`` likewise.
+    :ivar reach: (S, 3) half size of each bounding box in world axes.
     """
 
     cosine: torch.Tensor
@@ -141,16 +130,16 @@ class _Blockers:
         return cls(*(torch.as_tensor(v, dtype=torch.float32).to(device) for v in values))
 
     def between(self, low: torch.Tensor, high: torch.Tensor) -> _Blockers:
-        """Return the solids that reach into an upright box with corners (3,)."""
+        """Return the solids that overlap an upright box with corners (3,)."""
         overlap = (self.centre - self.reach <= high) & (self.centre + self.reach >= low)
         keep = overlap.all(1).nonzero()[:, 0]
         return _Blockers(*(getattr(self, name)[keep] for name in _Blockers.__dataclass_fields__))
 
     def first_hit(self, start: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
-        """Return (R, P): the parameter along ``direction`` of the first hit, inf for none.
+        """Return (R, P): the distance of the first hit, inf for none.
 
         :param start: (P, 3) starts of the rays.
-        :param direction: (R, P, 3); its length is the unit of the result.
+        :param direction: (R, P, 3); its length is the unit of the distance.
         """
         if len(self.half) == 0:
             return torch.full(direction.shape[:2], math.inf, device=start.device)
@@ -175,32 +164,32 @@ class _Blockers:
         return middle - reach, middle + reach
 
 
-_LAMP_PLACES = ((-0.6, -0.5), (0.55, -0.65), (-0.5, 0.6), (0.65, 0.5), (0.0, 0.0))
+_LAMP_SAMPLES = ((-0.6, -0.5), (0.55, -0.65), (-0.5, 0.6), (0.65, 0.5), (0.0, 0.0))
 
 
 def _direct(
     blockers: _Blockers, start: torch.Tensor, normal: torch.Tensor, lamp: Light
 ) -> torch.Tensor:
-    """Light of one lamp: (P, 3)."""
+    """Return the light of one lamp: (P, 3)."""
 
     def tensor(values: np.ndarray | list[np.ndarray]) -> torch.Tensor:
         return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=start.device)
 
-    at = tensor([lamp.centre + a * lamp.half_u + b * lamp.half_v for a, b in _LAMP_PLACES])
+    at = tensor([lamp.centre + a * lamp.half_u + b * lamp.half_v for a, b in _LAMP_SAMPLES])
     to_lamp = at[:, None] - start  # (R, P, 3)
     square = (to_lamp * to_lamp).sum(-1)
     facing = ((to_lamp * normal).sum(-1)).clamp(min=0)
     facing = facing * (-(to_lamp @ tensor(lamp.normal))).clamp(min=0) / square
     corners = torch.cat((start, at))
     near = blockers.between(corners.amin(0), corners.amax(0))
-    # 0.97: a lamp often hangs in a solid's surface; what touches it does not block it.
+    # 0.97: a lamp often lies in the surface of a solid, which must not block it.
     free = near.first_hit(start, to_lamp) > 0.97
     total = (facing / (square + 0.15) * free).mean(0)
     return total[:, None] * tensor(lamp.power)
 
 
 def _ambient(blockers: _Blockers, start: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:
-    """Share of the light from everywhere that arrives: (P,) in [0, 1]."""
+    """Return the share of the ambient light that arrives: (P,) in [0, 1]."""
     helper = torch.where(
         normal[:, 2:].abs() > 0.9,
         torch.tensor([1.0, 0, 0], device=normal.device),

@@ -1,7 +1,7 @@
-"""Materials: what surfaces are covered with, painted texel by texel on a :class:`Canvas`.
+"""Materials: patterns of surfaces, painted texel by texel on a :class:`Canvas`.
 
 Every pattern returns linear reflectance (3, h, w). Patterns have structure at several scales
-and vary from cell to cell, so that a tracker finds corners and no two places look alike.
+and vary from cell to cell, so that a tracker finds corners and no two parts look the same.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ Painter = Callable[..., torch.Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """A painter with its choices made.
+    """A painter with its options.
 
     :ivar painter: ``painter(canvas, **options)`` returns (3, h, w) linear reflectance.
     :ivar options: keyword arguments of the painter.
     :ivar seed: of the pattern.
     :ivar texel_m: size of a texel in metres.
-    :ivar shift_m: where on the endless pattern the first facet starts.
-    :ivar is_picture: True if every facet shows the whole of it; an endless pattern is cut up
-        for the facets that share the material instead.
+    :ivar shift_m: offset of the first facet on the endless pattern.
+    :ivar is_image: True if every facet shows it as a whole; an endless pattern is cut up for the
+        facets that share the material.
     """
 
     painter: Painter
@@ -35,7 +35,7 @@ class Material:
     seed: int
     texel_m: float = 0.004
     shift_m: tuple[float, float] = (0.0, 0.0)
-    is_picture: bool = False
+    is_image: bool = False
 
     def reseeded(self, seed: int) -> Material:
         """Return the same kind of pattern with other random details."""
@@ -43,7 +43,11 @@ class Material:
 
     def paint(self, texels: tuple[int, int], texel_m: float, device: torch.device) -> torch.Tensor:
         """Paint a sheet of (height, width) texels: (3, h, w) linear reflectance."""
-        canvas = Canvas.of_texels(texels, texel_m, self.seed, self.shift_m, device)
+        height, width = texels
+        x = (torch.arange(width, device=device) + 0.5) * texel_m + self.shift_m[0]
+        y = (torch.arange(height, device=device) + 0.5) * texel_m + self.shift_m[1]
+        size_m = (width * texel_m, height * texel_m)
+        canvas = Canvas(x.float(), y.float(), size_m, self.seed)
         return self.painter(canvas, **self.options).clamp(0.01, 0.95)
 
 

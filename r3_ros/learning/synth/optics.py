@@ -1,4 +1,4 @@
-"""What lies between a surface and the camera: fog, and floors that shine."""
+"""Optical effects between surfaces and camera: fog and shiny floors."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import torch
 
 from ...core.datatypes import Intrinsics
 from .renderer import render_radiance, Rendering
+from .sky import pixel_directions
 from .world import World
 
-#: Points within this of the floor's plane are of the floor.
+#: Points within this distance of the floor's plane belong to the floor.
 _FLOOR_M = 0.004
 
 
 def with_fog(
     seen: Rendering, intrinsics: Intrinsics, density: float, colour: torch.Tensor
 ) -> Rendering:
-    """Return a rendering through fog: light is lost by ``exp(-density * range)``.
+    """Return a rendering through fog, which attenuates light by ``exp(-density * range)``.
 
     :param density: per metre.
-    :param colour: (3,) radiance of the fog itself, which is also what is seen of the sky.
+    :param colour: (3,) radiance of the fog, which also covers the sky.
     """
-    rays = _rays(intrinsics, seen.depth.device)
+    rays = pixel_directions(intrinsics, seen.depth.device)
     distance = seen.depth * rays.norm(dim=-1)
     share = torch.where(seen.depth > 0, torch.exp(-density * distance), 0.0)[:, None]
     fog = colour.to(seen.radiance)[None, :, None, None]
@@ -37,9 +38,9 @@ def with_shiny_floor(
     time_s: torch.Tensor,
     strength: float,
 ) -> Rendering:
-    """Return a rendering whose floor (z = 0) mirrors, the more the flatter it is looked at.
+    """Return a rendering whose floor (z = 0) reflects, most at grazing angles.
 
-    The mirror image is that of a camera mirrored at the floor, turned the right way round again.
+    The reflection is the image of a camera mirrored at the floor, flipped upright again.
     """
     T = T_world_camera.to(seen.depth.device, torch.float64)
     mirror, flip = (torch.diag(torch.tensor(d, dtype=T.dtype, device=T.device))
@@ -47,7 +48,7 @@ def with_shiny_floor(
     turned = replace(intrinsics, cy=intrinsics.height - 1 - intrinsics.cy)
     below = render_radiance(world, mirror @ T @ flip, turned, time_s=time_s, samples=1)
     reflected = below.radiance.flip(2)
-    rays = _rays(intrinsics, T.device)
+    rays = pixel_directions(intrinsics, T.device)
     down = torch.einsum('bj,hwj->bhw', T[:, 2, :3].float(), rays)
     height = T[:, 2, 3].float()[:, None, None] + down * seen.depth
     floor = (seen.depth > 0) & (height.abs() < _FLOOR_M) & (seen.body == 0)
@@ -55,11 +56,3 @@ def with_shiny_floor(
     # Schlick's approximation, for something between tiles and polished stone.
     share = torch.where(floor, strength * (0.06 + 0.94 * (1 - cosine) ** 5), 0.0)[:, None]
     return replace(seen, radiance=torch.lerp(seen.radiance, reflected, share))
-
-
-def _rays(intrinsics: Intrinsics, device: torch.device) -> torch.Tensor:
-    """Return (H, W, 3) points at depth 1."""
-    y = (torch.arange(intrinsics.height, device=device) - intrinsics.cy) / intrinsics.fy
-    x = (torch.arange(intrinsics.width, device=device) - intrinsics.cx) / intrinsics.fx
-    y, x = torch.meshgrid(y.float(), x.float(), indexing='ij')
-    return torch.stack((x, y, torch.ones_like(x)), -1)

@@ -1,4 +1,4 @@
-"""Worlds under the sky: a street around a block of houses, and things on a yard to walk around."""
+"""Outdoor worlds: a street around a block of houses, and a group of objects in a yard."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import math
 
 import numpy as np
 
-from . import materials
-from . import posters as prints
+from . import materials, posters
 from .facets import Assembly, Solid
 from .furniture import Workshop
-from .layout import Builder, MovingBody, Plan
+from .layout import Builder, closed_loop, MovingBody, Plan, walls_around
 from .lighting import Light
 from .materials import Material
 from .sky import Sky
@@ -23,7 +22,7 @@ _LEAVES = ((0.08, 0.2, 0.05), (0.15, 0.25, 0.06), (0.3, 0.22, 0.06), (0.1, 0.16,
 
 
 def street(rng: np.random.Generator, moving: int) -> Plan:
-    """Return a street that runs around a block of houses, with houses on its other side."""
+    """Return a street around a block of houses, with more houses on its other side."""
     b = Builder(rng, 3.0)
     out = b.assembly
     width = rng.uniform(8.5, 11.5)
@@ -31,24 +30,19 @@ def street(rng: np.random.Generator, moving: int) -> Plan:
     ground = np.array([w, d]) / 2
     out.panel((*ground, 0), (w / 2 + 8, 0, 0), (0, -d / 2 - 8, 0), _asphalt(b.shop))
     out.solids.append(Solid(np.array([*ground, -0.2]), np.array([w, d, 0.2])))
-    inner = (width, width, w - width, d - width)
-    _row_of_houses(b, (0, d), 0.0, w)
-    _row_of_houses(b, (w, d), -math.pi / 2, d)
-    _row_of_houses(b, (w, 0), math.pi, w)
-    _row_of_houses(b, (0, 0), math.pi / 2, d)
-    x0, y0, x1, y1 = inner
-    _row_of_houses(b, (x1, y0), math.pi, x1 - x0, depth=2.5, turned=True)
-    _row_of_houses(b, (x1, y1), math.pi / 2 + math.pi, y1 - y0, depth=2.5, turned=True)
-    _row_of_houses(b, (x0, y1), 0.0, x1 - x0, depth=2.5, turned=True)
-    _row_of_houses(b, (x0, y0), math.pi / 2, y1 - y0, depth=2.5, turned=True)
+    for start, yaw, length in walls_around(w, d):
+        _row_of_houses(b, start, yaw, length)
+    x0, y0, x1, y1 = width, width, w - width, d - width
+    for start, yaw, length in (
+        ((x1, y0), math.pi, x1 - x0), ((x1, y1), math.pi / 2 + math.pi, y1 - y0),
+        ((x0, y1), 0.0, x1 - x0), ((x0, y0), math.pi / 2, y1 - y0),
+    ):  # fmt: skip
+        _row_of_houses(b, start, yaw, length, depth=2.5, turned=True)
     _furnish_street(b, (w, d), width)
     h = width / 2
     corners = np.array([[h, h], [w - h, h], [w - h, d - h], [h, d - h]])
-    loop = np.concatenate([
-        np.linspace(corners[k], corners[(k + 1) % 4], 8, endpoint=False) for k in range(4)
-    ])  # fmt: skip
-    plan = Plan(out, loop, 'ahead', [_sun(rng, ground)], _daylight(rng), light_cell_m=0.45,
-                sky=Sky.random(rng))  # fmt: skip
+    plan = Plan(out, closed_loop(corners, 8), 'ahead', [_sun(rng, ground)], _daylight(rng),
+                light_cell_m=0.45, sky=Sky.random(rng))  # fmt: skip
     for k in range(moving):
         side = k % 4
         at = corners[side] * 0.5 + corners[(side + 1) % 4] * 0.5
@@ -63,7 +57,7 @@ def street(rng: np.random.Generator, moving: int) -> Plan:
 
 
 def objects(rng: np.random.Generator, moving: int) -> Plan:
-    """Return a group of things to walk around, on a yard or in a bare room."""
+    """Return a group of objects in the middle of a yard or a bare room."""
     indoors = rng.uniform() < 0.4
     side = rng.uniform(7, 9) if indoors else rng.uniform(16, 26)
     b = Builder(rng, rng.uniform(2.8, 3.8))
@@ -79,9 +73,7 @@ def objects(rng: np.random.Generator, moving: int) -> Plan:
     if indoors:
         b.floor_and_ceiling(0, 0, side, side)
         cover = b.wall_material()
-        starts = [((0, side), 0.0), ((side, side), -math.pi / 2), ((side, 0), math.pi),
-                  ((0, 0), math.pi / 2)]  # fmt: skip
-        for k, (start, yaw) in enumerate(starts):
+        for k, (start, yaw, _) in enumerate(walls_around(side, side)):
             b.wall(start, yaw, side, cover.reseeded(k))
             b.furnish_wall(start, yaw, side, deep=rng.uniform() < 0.5, margin=0.8)
         for x in (0.3, 0.7):
@@ -123,7 +115,7 @@ def _row_of_houses(
     depth: float = 6.0,
     turned: bool = False,
 ) -> None:
-    """Put houses along a line, facing to the right of its way, or to the left if ``turned``."""
+    """Put houses along a line, facing right of its heading, or left if ``turned``."""
     rng = b.rng
     row = Assembly()
     x = 0.0
@@ -134,7 +126,7 @@ def _row_of_houses(
         if wide > 1 and (rng.uniform() < 0.93 or x == 0):
             _house(b.shop, row, x, wide, rng.uniform(4.5, 15), depth * rng.uniform(0.8, 1.0))
         x += wide
-    if turned:  # the same row seen from behind its line
+    if turned:
         flipped = Assembly()
         flipped.add(row, (length, 0, 0), math.pi)
         row = flipped
@@ -144,10 +136,12 @@ def _row_of_houses(
 def _house(
     shop: Workshop, out: Assembly, x: float, wide: float, high: float, depth: float
 ) -> None:
-    """Add one house with its front in the line y = 0."""
+    """Add one house with its front at y = 0."""
     colour = shop.colour(_HOUSE_COLOURS, 0.2)
     storey_m, bay_m = shop.rng.uniform(2.6, 3.6), shop.rng.uniform(1.7, 3.5)
-    front = shop.picture(prints.facade, 0.025, colour=colour, storey_m=storey_m, bay_m=bay_m)
+    front = shop.image_material(
+        posters.facade, 0.025, colour=colour, storey_m=storey_m, bay_m=bay_m
+    )
     side = shop.material(materials.plaster, 0.03, colour=colour)
     out.box((x + wide / 2, depth / 2, high / 2), (wide, depth, high), side,
             faces={'front': front}, skip=('bottom',))  # fmt: skip
@@ -160,7 +154,6 @@ def _house(
 
 
 def _furnish_street(b: Builder, size: tuple[float, float], width: float) -> None:
-    """Put pavements, markings, cars, trees, posts and signs along the four sides."""
     rng, shop = b.rng, b.shop
     w, d = size
     sides = [((0, 0), 0.0, w), ((w, 0), math.pi / 2, d), ((w, d), math.pi, w),
@@ -187,7 +180,7 @@ def _furnish_street(b: Builder, size: tuple[float, float], width: float) -> None
 
 
 def _street_piece(shop: Workshop, rng: np.random.Generator) -> tuple[Assembly, float]:
-    """Return something that stands at a kerb, and the length it takes."""
+    """Return a random object at the kerb and its length."""
     kind = rng.choice(['car', 'tree', 'post', 'boxes', 'sign'], p=[0.4, 0.25, 0.1, 0.1, 0.15])
     if kind == 'car':
         return _car(shop, rng), 5.0
@@ -208,7 +201,7 @@ def _street_piece(shop: Workshop, rng: np.random.Generator) -> tuple[Assembly, f
 
 
 def _car(shop: Workshop, rng: np.random.Generator) -> Assembly:
-    """Return a car along x: a body, a cabin, wheels."""
+    """Return a car along x."""
     out = Assembly()
     length, wide, low = rng.uniform(3.6, 4.8), rng.uniform(1.6, 1.9), rng.uniform(0.6, 0.8)
     paint = shop.plain(0.01)
@@ -222,7 +215,6 @@ def _car(shop: Workshop, rng: np.random.Generator) -> Assembly:
 
 
 def _tree(shop: Workshop, rng: np.random.Generator) -> Assembly:
-    """Return a tree: a trunk and two or three balls of leaves."""
     out = Assembly()
     trunk, high = rng.uniform(0.08, 0.18), rng.uniform(1.8, 2.8)
     bark = shop.material(materials.wood, 0.012, colour=(0.16, 0.11, 0.07), along_x=False)
@@ -241,7 +233,6 @@ def _tree(shop: Workshop, rng: np.random.Generator) -> Assembly:
 
 
 def _thing(shop: Workshop, rng: np.random.Generator) -> Assembly:
-    """Return one of the things to walk around."""
     makers = (shop.chair, shop.stool, shop.boxes, shop.plant, shop.boxes,
               lambda: shop.table(rng.uniform(0.6, 1.0), rng.uniform(0.5, 0.8),
                                  rng.uniform(0.5, 0.8), 5),
@@ -250,7 +241,7 @@ def _thing(shop: Workshop, rng: np.random.Generator) -> Assembly:
 
 
 def _sculpture(shop: Workshop, rng: np.random.Generator) -> Assembly:
-    """Return boxes and turned bodies piled up."""
+    """Return a pile of boxes and bodies of revolution."""
     out = Assembly()
     z = 0.0
     for _ in range(int(rng.integers(2, 6))):
@@ -269,7 +260,7 @@ def _sculpture(shop: Workshop, rng: np.random.Generator) -> Assembly:
 
 
 def _yard(b: Builder, side: float) -> None:
-    """Lay the ground of a yard and put walls, houses and trees around it."""
+    """Add the ground of a yard, with houses and trees around it."""
     rng, shop = b.rng, b.shop
     if rng.uniform() < 0.5:
         grass = (shop.colour(_LEAVES, 0.3), shop.colour(_LEAVES, 0.3), (0.2, 0.16, 0.1))
@@ -280,7 +271,7 @@ def _yard(b: Builder, side: float) -> None:
     b.assembly.solids.append(
         Solid(np.array([side / 2, side / 2, -0.2]), np.array([side, side, 0.2]))
     )
-    for k in range(4):
+    for start, yaw, _ in walls_around(side, side):
         row = Assembly()
         x = rng.uniform(0, 3)
         while x < side - 2:
@@ -290,12 +281,11 @@ def _yard(b: Builder, side: float) -> None:
             elif rng.uniform() < 0.6:
                 row.add(_tree(shop, rng), (x, -rng.uniform(0, 2), 0))
             x += room + rng.uniform(0, 3)
-        starts = ((0, side), (side, side), (side, 0), (0, 0))
-        b.assembly.add(row, (*starts[k], 0), (0.0, -math.pi / 2, math.pi, math.pi / 2)[k])
+        b.assembly.add(row, (*start, 0), yaw)
 
 
 def _sun(rng: np.random.Generator, middle: np.ndarray) -> Light:
-    """Return the sun over the middle of a place: a lamp so far that its rays are parallel."""
+    """Return the sun over ``middle``: a lamp so far away that its rays are parallel."""
     away, height, turn = 120.0, rng.uniform(0.45, 1.3), rng.uniform(0, 2 * math.pi)
     to_sun = np.array([math.cos(turn) * math.cos(height), math.sin(turn) * math.cos(height),
                        math.sin(height)])  # fmt: skip
@@ -307,7 +297,7 @@ def _sun(rng: np.random.Generator, middle: np.ndarray) -> Light:
 
 
 def _daylight(rng: np.random.Generator) -> np.ndarray:
-    """Return the light from the whole sky."""
+    """Return the ambient light of the sky."""
     return np.array([0.85, 0.95, 1.1]) * rng.uniform(0.4, 0.9)
 
 
@@ -319,7 +309,7 @@ def _add_mover(
     reach: np.ndarray,
     size: float,
 ) -> None:
-    """Let a box or a drum swing about ``centre``, and keep the camera out of what it sweeps."""
+    """Add a box or a drum that swings about ``centre``, and keep the camera out of its way."""
     body = MovingBody(centre, reach, rng.uniform(3, 8), rng.uniform(0, 6.28), rng.uniform(0, 0.8))
     plan.bodies.append(body)
     number = len(plan.bodies)

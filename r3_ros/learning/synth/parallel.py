@@ -1,8 +1,8 @@
-"""Work side by side: whole jobs in threads, each with single-threaded tensor operations.
+"""Parallel jobs: whole jobs in threads, each with single-threaded tensor operations.
 
-Small tensor operations spread over cores spend their time waiting for one another, above all
-when something else runs on the machine; whole jobs do not. Results come in order, so nothing
-depends on how many cores there are.
+Small tensor operations that are spread over cores mostly wait for one another, above all on a
+busy machine; whole jobs do not. Results come in order, so they do not depend on the number of
+cores.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def in_order(
 ) -> Iterator[_Result]:
     """Run ``job`` on every argument, a few ahead, and yield the results in order.
 
-    :param device: a GPU needs no more than two threads to stay busy.
+    :param device: on a GPU two threads are used.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     workers = 2 if device.type == 'cuda' else min(cores or 1, _MOST_WORKERS)

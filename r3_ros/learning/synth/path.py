@@ -1,9 +1,8 @@
-"""Camera paths: smooth, in free space, with loops that come back to the start.
+"""Camera paths: smooth, in free space, with loops that return to the start.
 
-The way is a closed curve around the world's loop, pushed away from everything solid; walking
-speed, gaze and the small motions of what carries the camera are filtered noise on top of it. A
-finished path is checked against the limits it promises; one that breaks them is thrown away and
-drawn again.
+The way is a closed curve around the world's loop, pushed away from all solids; speed, viewing
+direction and the small motions of the carrier are filtered noise on top of it. A finished path
+that violates the limits of its style is drawn again.
 """
 
 from __future__ import annotations
@@ -23,21 +22,21 @@ MIN_CLEARANCE_M = 0.5
 MAX_TURN_DEG_S = 40.0
 MAX_SPEED_M_S = 1.2
 _ATTEMPTS = 24
-_COMFORT_M = 0.75  # clearance the way is bent towards
-_TURN_PER_S = 0.33  # radians a lap may turn the camera, on average
+_COMFORT_M = 0.75  # below this clearance the way is pushed away
+_TURN_PER_S = 0.33  # mean rotation of the camera on a lap, radians at most
 
 
 @dataclass(frozen=True)
 class PathStyle:
-    """How what carries the camera moves.
+    """The motion of the camera's carrier; amplitudes are relative to a walking person.
 
-    :ivar height_m: least and most of the camera above the floor.
-    :ivar speed_m_s: an average within this on a way that closes.
-    :ivar open_speed_m_s: an average within this on one that does not.
-    :ivar max_speed_m_s: at any moment; ``max_turn_deg_s`` alike.
-    :ivar steps: of the up and down, and the tremor, of a hand, as a share of a walker's.
-    :ivar gaze: of how far the camera looks about; ``tilt`` of how far it rolls.
-    :ivar pitch: radians it looks up beyond what a walker does.
+    :ivar height_m: range of the camera's height above the floor.
+    :ivar speed_m_s: range of the mean speed on a closed path.
+    :ivar open_speed_m_s: range of the mean speed on an open path.
+    :ivar max_speed_m_s: limit at any time; ``max_turn_deg_s`` likewise.
+    :ivar steps: amplitude of vertical motion and tremor.
+    :ivar gaze: amplitude of yaw and pitch; ``tilt`` of roll.
+    :ivar pitch: radians, added to a walker's mean pitch.
     """
 
     height_m: tuple[float, float]
@@ -52,7 +51,7 @@ class PathStyle:
 
 
 HANDHELD = PathStyle((1.3, 1.55), (0.35, 0.9), (0.45, 0.6), MAX_SPEED_M_S, MAX_TURN_DEG_S)
-#: By name. What stands on wheels neither steps nor rolls; a drone does both, slowly.
+#: By name. Wheeled carriers neither step nor roll; a drone does both, slowly.
 PATH_STYLES = {
     'handheld': HANDHELD,
     'drone': PathStyle((1.0, 2.1), (0.3, 1.6), (0.5, 1.2), 2.2, 60, 4.0, 1.3, 4.0, -0.15),
@@ -73,10 +72,7 @@ class CameraPath:
     time_s: np.ndarray
 
     def interpolated(self, time_s: np.ndarray) -> np.ndarray:
-        """Return (N, 4, 4) poses at times in between; beyond the ends the motion goes on.
-
-        :param time_s: (N,) seconds.
-        """
+        """Return (N, 4, 4) poses at (N,) times in seconds, extrapolated beyond the ends."""
         if len(self.time_s) < 2:
             return np.repeat(self.T_world_camera, len(time_s), axis=0)
         k = np.clip(np.searchsorted(self.time_s, time_s) - 1, 0, len(self.time_s) - 2)
@@ -93,10 +89,7 @@ class CameraPath:
 
 
 def clearance(solids: tuple[Solid, ...], points: np.ndarray) -> np.ndarray:
-    """Return the distance of points to the nearest solid, 0 inside of one.
-
-    :param points: (N, 3) metres.
-    """
+    """Return the distance of (N, 3) points to the nearest solid, 0 inside one; metres."""
     distance = np.full(len(points), np.inf)
     for s in solids:
         rel = points - s.centre
@@ -112,8 +105,8 @@ def make_path(
 ) -> CameraPath:
     """Draw a path through a world.
 
-    A path that is long enough closes: it ends where it began, looking the same way. A short one
-    goes part of the way.
+    A path that is long enough closes: it ends with its first pose. A short one covers a part of
+    the loop.
 
     :raises ConfigError: no path in this world keeps the limits.
     """
@@ -123,7 +116,7 @@ def make_path(
     space = _FreeSpace(world, height)
     for attempt in range(_ATTEMPTS):
         rng = np.random.default_rng((seed, attempt, 77))
-        # From attempt to attempt less is asked of the hand.
+        # Amplitudes decrease from attempt to attempt.
         calm = 1 - 0.8 * attempt / _ATTEMPTS
         way = _closed_way(world, space, rng)
         if way is None:
@@ -145,7 +138,6 @@ def turn_rates_deg_s(T_world_camera: np.ndarray, rate_hz: float) -> np.ndarray:
 
 
 def _keeps_limits(world: World, path: CameraPath, rate_hz: float, style: PathStyle) -> bool:
-    """Check clearance, speed and rate of turn."""
     position = path.T_world_camera[:, :3, 3]
     if clearance(world.solids, position).min() < MIN_CLEARANCE_M:
         return False
@@ -166,7 +158,7 @@ def _draw(
     calm: float,
     style: PathStyle,
 ) -> CameraPath:
-    """Draw one path along a way; ``calm`` scales all that is not the way itself."""
+    """Draw one path along a way; ``calm`` scales all deviations from it."""
     time_s = np.arange(frames) / rate_hz
     s, closes = _progress(way, frames, rate_hz, rng, style)
 
@@ -189,9 +181,9 @@ def _draw(
         pitch = -0.17 + style.pitch + wander(0.14 * style.gaze, 5.0)
     else:
         side = rng.choice((-1.0, 1.0))
-        # Eyes lead into a turn and leave it slowly: corners spread over seconds.
+        # Rotation at corners is spread over seconds, before and after them.
         heading = gaussian_filter1d(heading, 1.5 * rate_hz, mode='nearest')
-        # Off the way at first: sideways motion lets a monocular system start.
+        # First look sideways: a monocular system needs sideways motion to start.
         turn_in = 0.5 * np.exp(-((time_s / 2.5) ** 2))
         turn_in += 0.5 * closes * np.exp(-(((time_s[-1] - time_s) / 2.5) ** 2))
         yaw = heading + side * style.gaze * (0.25 + turn_in) + wander(0.3 * style.gaze, 5.0)
@@ -206,9 +198,9 @@ def _draw(
 def _smooth_noise(
     time_s: np.ndarray, period_s: float, duration_s: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return noise of unit deviation that swings about once per ``period_s``.
+    """Return noise of unit deviation and a period of about ``period_s``.
 
-    Over a path of some length it ends where it began, so that the path can close.
+    On paths of at least two periods it ends with its first value, so that the path can close.
     """
     span_s = duration_s if duration_s >= 2 * period_s else 4 * period_s
     tau, cycles = 2 * math.pi * time_s / span_s, span_s / period_s
@@ -223,7 +215,7 @@ def _smooth_noise(
 
 @dataclass(frozen=True, eq=False)
 class _Way:
-    """A closed curve by arc length: (M, 2) points ``step_m`` apart."""
+    """A closed curve: (M, 2) points ``step_m`` apart."""
 
     points: np.ndarray
     step_m: float
@@ -233,19 +225,19 @@ class _Way:
         return len(self.points) * self.step_m
 
     def at(self, s: np.ndarray) -> np.ndarray:
-        """Return (N, 2): the points at arc lengths ``s``, which wrap around."""
+        """Return (N, 2) points at arc lengths ``s``, which wrap around."""
         grid = np.arange(len(self.points) + 1) * self.step_m
         closed = np.vstack((self.points, self.points[:1]))
         s = np.mod(s, self.length_m)
         return np.column_stack([np.interp(s, grid, closed[:, k]) for k in range(2)])
 
     def heading(self, s: np.ndarray) -> np.ndarray:
-        """Return (N,): smoothed direction of the curve, radians, unwrapped."""
+        """Return (N,) smoothed directions of the curve, radians, unwrapped."""
         ahead = self.at(s + 0.4) - self.at(s - 0.4)
         return np.unwrap(np.arctan2(ahead[:, 1], ahead[:, 0]))
 
     def straight_start(self, rng: np.random.Generator) -> float:
-        """Return an arc length from which the way goes straight on for a while."""
+        """Return an arc length at which the way is nearly straight."""
         starts = rng.uniform(0, self.length_m, size=12)
         ahead = np.linspace(0, 2.5, 9)
         bends = [float(np.ptp(self.heading(s + ahead))) for s in starts]
@@ -253,13 +245,12 @@ class _Way:
 
 
 class _FreeSpace:
-    """Clearance on a horizontal grid over the band of heights a hand goes through."""
+    """Clearance on a horizontal grid, over the range of heights of the camera."""
 
     _LEAST_CELL_M = 0.05
     _CELLS = 300  # along the longer side, at most: a street is coarser than a room
 
     def __init__(self, world: World, height: float) -> None:
-        """Measure the distance to the nearest solid at every grid point."""
         self._origin = world.loop.min(0) - 1.5
         extent = world.loop.max(0) + 1.5 - self._origin
         self._cell_m = max(self._LEAST_CELL_M, float(extent.max()) / self._CELLS)
@@ -276,16 +267,16 @@ class _FreeSpace:
         self._slope = np.gradient(self._distance, self._cell_m)
 
     def distance(self, xy: np.ndarray) -> np.ndarray:
-        """Return (N,) clearances at (N, 2) points."""
+        """Return (N,) clearances of (N, 2) points."""
         return self._at(self._distance, xy)
 
     def slope(self, xy: np.ndarray) -> np.ndarray:
-        """Return (N, 2): the way to more room, per metre."""
+        """Return (N, 2) gradients of the clearance."""
         return np.column_stack([self._at(part, xy) for part in self._slope])
 
     def _at(self, values: np.ndarray, xy: np.ndarray) -> np.ndarray:
-        places = ((xy - self._origin) / self._cell_m).T
-        return map_coordinates(values, places, order=1, mode='nearest')
+        cells = ((xy - self._origin) / self._cell_m).T
+        return map_coordinates(values, cells, order=1, mode='nearest')
 
 
 def _closed_way(world: World, space: _FreeSpace, rng: np.random.Generator) -> _Way | None:
@@ -298,7 +289,7 @@ def _closed_way(world: World, space: _FreeSpace, rng: np.random.Generator) -> _W
     for _ in range(80):
         lack = np.clip(_COMFORT_M - space.distance(points), 0, 0.3)
         push = 0.6 * lack[:, None] * space.slope(points)
-        # Smoothing the push and not the curve, which would shrink a little every time.
+        # Smooth the push, not the curve, which would shrink every time.
         points = points + gaussian_filter1d(push, 5.0, axis=0, mode='wrap')
     points = gaussian_filter1d(_resample(points, 0.05), 5.0, axis=0, mode='wrap')
     points = _resample(points, 0.02)
@@ -342,7 +333,7 @@ def _progress(
 def _look(
     position: np.ndarray, yaw: np.ndarray, pitch: np.ndarray, roll: np.ndarray
 ) -> np.ndarray:
-    """Build (F, 4, 4) poses from positions, headings, upward pitch and roll in radians."""
+    """Return (F, 4, 4) poses of positions and yaw, upward pitch and roll in radians."""
     cy, sy, cp, sp = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
     forward = np.stack((cy * cp, sy * cp, sp), 1)
     right = np.stack((sy, -cy, np.zeros_like(yaw)), 1)

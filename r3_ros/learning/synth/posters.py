@@ -1,6 +1,6 @@
-"""Printed things: text, posters, pictures, book spines, screens, doors and windows.
+"""Painted images: text, posters, book spines, screens, doors, windows and facades.
 
-These carry most of the corners of an indoor scene. All are painted, none is loaded from a file.
+They have most of the corners of an indoor world. None is loaded from a file.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _extent(canvas: Canvas) -> tuple[float, float, float, float]:
 
 
 def _random_colour(rng: np.random.Generator, low: float = 0.03, high: float = 0.85) -> Colour:
-    """Return a colour of a printed or dyed thing: warm more often than cold, seldom shrill."""
+    """Return a colour of print or dye: more often warm than cold, rarely saturated."""
     warm = rng.uniform() < 0.6
     hue = rng.normal(0.06, 0.06) if warm else rng.uniform(0.2, 0.75)
     saturation = rng.uniform(0.05, 0.85) ** 1.3
@@ -139,7 +139,7 @@ def collage(canvas: Canvas, shapes: int = 22) -> torch.Tensor:
 
 
 def painting(canvas: Canvas) -> torch.Tensor:
-    """Paint a picture like a landscape: sky, ridges and foliage."""
+    """Paint a landscape: sky, ridges and foliage."""
     rng = canvas.rng(2)
     left, top, right, bottom = _extent(canvas)
     height = (canvas.y - top)[:, None] / canvas.size_m[1]
@@ -159,7 +159,7 @@ def painting(canvas: Canvas) -> torch.Tensor:
 def page(
     canvas: Canvas, letter_m: float = 0.012, colour: Colour = (0.8, 0.79, 0.75)
 ) -> torch.Tensor:
-    """Paint a printed sheet: a heading, paragraphs and a picture."""
+    """Paint a printed page: a heading, paragraphs and an image."""
     rng = canvas.rng(3)
     left, top, right, bottom = _extent(canvas)
     w, h = canvas.size_m
@@ -172,15 +172,15 @@ def page(
     split = y0 + (bottom - y0) * rng.uniform(0.3, 0.6)
     body = text_mask(canvas, (left + margin, y0, right - margin, split), letter_m, 2)
     image = blend(image, (0.05, 0.05, 0.06), body)
-    picture = painting(Canvas(canvas.x, canvas.y, canvas.size_m, canvas.seed + 5))
+    landscape = painting(Canvas(canvas.x, canvas.y, canvas.size_m, canvas.seed + 5))
     gx, gy = canvas.grid()
     frame = (gx > left + margin) & (gx < right - margin)
     frame &= (gy > split + margin / 2) & (gy < bottom - margin)
-    return blend(image, picture, frame.float())
+    return blend(image, landscape, frame.float())
 
 
 def noticeboard(canvas: Canvas, sheets: int = 14) -> torch.Tensor:
-    """Cork with many sheets pinned on, at all angles."""
+    """Paint a cork board with many pinned sheets, at all angles."""
     rng = canvas.rng(4)
     left, top, right, bottom = _extent(canvas)
     image = canvas.flat((0.42, 0.27, 0.14)) * (1 + 0.25 * canvas.fractal(0.02, 3, 1))
@@ -229,10 +229,9 @@ def spines(canvas: Canvas, thickness_m: float = 0.035) -> torch.Tensor:
 
 
 def _spine_title(
-    canvas: Canvas, book: torch.Tensor, rng: np.random.Generator, place: _Box
+    canvas: Canvas, book: torch.Tensor, rng: np.random.Generator, spine: _Box
 ) -> torch.Tensor:
-    """Print a title along a spine, from the top down."""
-    x, width, top, tall = place
+    x, width, top, tall = spine
     turned = Canvas(canvas.y, -canvas.x.flip(0), canvas.size_m[::-1], int(rng.integers(1 << 31)))
     letter = min(width * 0.6, 0.022)
     middle = -(x + width / 2)
@@ -316,7 +315,7 @@ def door(canvas: Canvas, colour: Colour = (0.5, 0.4, 0.28)) -> torch.Tensor:
 
 
 def _street(canvas: Canvas, image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Put a row of houses across the street into a picture, or leave it a landscape."""
+    """Paint a row of houses over a landscape, or return it unchanged."""
     if rng.uniform() < 0.3:
         return image
     left, top, right, bottom = _extent(canvas)
@@ -339,7 +338,7 @@ def _street(canvas: Canvas, image: torch.Tensor, rng: np.random.Generator) -> to
 
 
 def window(canvas: Canvas, panes: tuple[int, int] = (2, 2)) -> torch.Tensor:
-    """Paint a window: a bright view outside behind a frame with bars."""
+    """Paint a window: a bright view behind a frame with bars."""
     rng = canvas.rng(9)
     left, top, _, _ = _extent(canvas)
     image = painting(canvas)
@@ -357,7 +356,7 @@ def window(canvas: Canvas, panes: tuple[int, int] = (2, 2)) -> torch.Tensor:
 def facade(
     canvas: Canvas, colour: Colour, storey_m: float = 3.0, bay_m: float = 2.4
 ) -> torch.Tensor:
-    """Paint the front of a house: storeys of windows, each its own, over a ground floor."""
+    """Paint the front of a house: storeys of different windows over a ground floor."""
     rng = canvas.rng(9)
     left, top, right, bottom = _extent(canvas)
     x, y = canvas.grid()

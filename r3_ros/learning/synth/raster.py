@@ -1,11 +1,11 @@
-"""Visibility: which facet each sample of each picture sees, and how far it is.
+"""Visibility: the visible facet and the depth of each sample of each image.
 
 For one facet and one camera, the plane coordinates and the inverse depth at pixel ``(x, y)`` are
 linear up to a common factor: ``(u / z, v / z, 1 / z) = H @ (x, y, 1)``. So "inside the patch" and
 "in front of the other one" are comparisons of linear functions, with no division and no clipping
-at the near plane. Pictures are cut into square tiles; a tile looks only at the facets that can
-touch it and that no facet covering the whole tile hides. All tiles of all pictures go through
-each step together, so the same code keeps a CPU's caches and a GPU busy.
+at the near plane. Images are cut into square tiles; a tile tests only the facets that can touch
+it and are not hidden by a facet that covers the whole tile. All tiles of all images go through
+each step together, which suits both CPUs and GPUs.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from ...core.datatypes import Intrinsics
 from .facets import FacetTable
 
 TILE = 8
-# Tiles to a side of a block: what cannot touch a block is not tried on its tiles.
+# Tiles to a side of a block: facets that cannot touch a block are not tested on its tiles.
 _BLOCK = 4
-# Patches reach this much (relative) over their edge, so that rounding leaves no hole at a seam.
+# Patches extend this much (relative) beyond their edge, so that rounding leaves no gap at a seam.
 _SEAM = 2e-5
-# Where the samples of a pixel lie: its centre, which also gives the depth, and three around it
-# whose rows and columns are all different, so that steep and flat edges get four shades.
+# The samples of a pixel: its centre, which also gives the depth, and three around it with
+# different rows and columns, so that steep and flat edges get four shades.
 _SAMPLES = ((0.0, 0.0), (0.367, 0.098), (-0.269, 0.269), (-0.098, -0.367))
 
 
 @dataclass(frozen=True, eq=False)
-class View:
-    """The facets that some picture of a batch may show.
+class ProjectedFacets:
+    """The facets that the images of a batch may show.
 
     :ivar facet: (P,) int64 index into the facet table.
     :ivar image: (P,) int64 index into the batch.
@@ -45,7 +45,7 @@ class View:
     disc: torch.Tensor
 
     def edges(self) -> torch.Tensor:
-        """Return (P, 4, 3): linear functions that are not negative inside the patch."""
+        """Return (P, 4, 3) linear functions that are not negative inside the patch."""
         u, v, w = self.H.unbind(1)
         reach = 1 + _SEAM
         edges = (self.limit * reach - u, self.limit * reach + u, w * reach - v, w * reach + v)
@@ -54,18 +54,18 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Visibility:
-    """What each pixel of a batch sees, tile by tile.
+    """The visible facet of each pixel of a batch, tile by tile.
 
-    A candidate is a facet in a tile; its row of the view and its tile are in the first two
-    tensors, and everything else speaks of candidates by their index, -1 for nothing.
+    A candidate is a facet in a tile; the first two tensors hold its row in
+    :class:`ProjectedFacets` and its tile, all others refer to candidates by index, -1 for none.
 
-    :ivar entry: (C,) int64 row of the view.
+    :ivar entry: (C,) int64 row of the projected facets.
     :ivar tile: (C,) int64 flat index of the tile in the batch.
     :ivar plain: (T,) int64 candidates that fill their tile alone.
-    :ivar busy_tile: (U,) int64 the tiles with more to see.
+    :ivar busy_tile: (U,) int64 all other tiles with candidates.
     :ivar busy_seen: (U, S, TILE * TILE) int32 candidate at each sample, the centre first.
-    :ivar inverse_depth: (tiles, TILE * TILE) float32 at the pixel centres, 0 for nothing.
-    :ivar grid: rows and columns of tiles in a picture.
+    :ivar inverse_depth: (tiles, TILE * TILE) float32 at the pixel centres, 0 for none.
+    :ivar grid: rows and columns of tiles in an image.
     """
 
     entry: torch.Tensor
@@ -82,7 +82,7 @@ class Visibility:
         return torch.stack((place % self.grid[1], place // self.grid[1]), -1) * TILE
 
     def untile(self, values: torch.Tensor, intrinsics: Intrinsics) -> torch.Tensor:
-        """Turn (tiles, TILE * TILE, ...) into pictures (B, H, W, ...)."""
+        """Turn (tiles, TILE * TILE, ...) into images (B, H, W, ...)."""
         rows, columns = self.grid
         rest = values.shape[2:]
         values = values.view(-1, rows, columns, TILE, TILE, *rest).transpose(2, 3)
@@ -95,8 +95,8 @@ def project_facets(
     T_camera_world: torch.Tensor,
     T_world_body: torch.Tensor,
     intrinsics: Intrinsics,
-) -> View:
-    """Find the facets that face the camera and touch the picture.
+) -> ProjectedFacets:
+    """Find the facets that face the camera and touch the image.
 
     :param T_camera_world: (B, 4, 4) float64.
     :param T_world_body: (B, bodies, 4, 4) float64; body 0 is the static world.
@@ -107,7 +107,7 @@ def project_facets(
     b = torch.einsum('bnij,nj->bni', R, facets.half_v)
     c = torch.einsum('bnij,nj->bni', R, facets.centre) + T_camera_body[..., :3, 3]
     normal = torch.linalg.cross(a, b)
-    det = (normal * c).sum(-1)  # positive when the front side is seen
+    det = (normal * c).sum(-1)  # positive if the front side faces the camera
     area = normal.norm(dim=-1)
     facing = det > 1e-6 * area
     inverse = torch.stack((torch.linalg.cross(b, c), torch.linalg.cross(c, a), normal), 2)
@@ -116,7 +116,7 @@ def project_facets(
     H = inverse @ torch.linalg.inv(K)
     limit = facets.shape[:, :1] * H[:, :, 2] + facets.shape[:, 1:] * H[:, :, 1]
 
-    everything = View(
+    everything = ProjectedFacets(
         facet=torch.arange(len(facets), device=H.device).repeat(H.shape[0]),
         image=torch.arange(H.shape[0], device=H.device).repeat_interleave(len(facets)),
         H=H.flatten(0, 1),
@@ -125,29 +125,26 @@ def project_facets(
     )
     half = (intrinsics.width / 2, intrinsics.height / 2)
     middle = torch.tensor([[half[0] - 0.5, half[1] - 0.5, 1.0]], dtype=H.dtype, device=H.device)
-    at_middle, swing = _over_rectangle(everything.edges(), middle, half)
-    touches = ((at_middle[..., 0] + swing) >= 0).all(1) & facing.flatten()
+    edges = everything.edges()
+    swing = edges[..., 0].abs() * half[0] + edges[..., 1].abs() * half[1]
+    touches = (((edges @ middle.T)[..., 0] + swing) >= 0).all(1) & facing.flatten()
     keep = touches.nonzero()[:, 0]
-    return View(*(getattr(everything, name)[keep] for name in View.__dataclass_fields__))
+    return ProjectedFacets(
+        *(getattr(everything, name)[keep] for name in ProjectedFacets.__dataclass_fields__)
+    )
 
 
-def _over_rectangle(
-    linear: torch.Tensor, centres: torch.Tensor, half: tuple[float, float]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Value at rectangle centres (T, 3) and the most it changes within: (..., T), (...)."""
-    swing = linear[..., 0].abs() * half[0] + linear[..., 1].abs() * half[1]
-    return linear @ centres.T, swing
-
-
-def find_visible(view: View, batch: int, intrinsics: Intrinsics, samples: int) -> Visibility:
-    """Resolve what every pixel of a batch sees.
+def find_visible(
+    projected: ProjectedFacets, batch: int, intrinsics: Intrinsics, samples: int
+) -> Visibility:
+    """Find the visible facet of every pixel of a batch.
 
     :param samples: colour samples per pixel: 1 (the centre) or 4.
     """
-    device = view.H.device
+    device = projected.H.device
     grid = (-(-intrinsics.height // TILE), -(-intrinsics.width // TILE))
     tiles = batch * grid[0] * grid[1]
-    entry, tile, covers = _candidates(view, batch, grid)
+    entry, tile, covers = _candidates(projected, batch, grid)
     count = torch.bincount(tile, minlength=tiles)
     first = torch.cumsum(count, 0) - count
     plain = (covers & (count[tile] == 1)).nonzero()[:, 0]
@@ -159,11 +156,11 @@ def find_visible(view: View, batch: int, intrinsics: Intrinsics, samples: int) -
     seen = Visibility(entry, tile, plain, busy, torch.empty(0), torch.empty(0), grid)
     places = _sample_places(samples, device)
     busy_w, busy_seen = _resolve_tiles(
-        view, entry, first[busy], count[busy], seen.corner(busy), places
+        projected, entry, first[busy], count[busy], seen.corner(busy), places
     )
     inverse_depth = torch.zeros((tiles, TILE * TILE), device=device)
     inverse_depth[busy] = busy_w[:, 0]
-    w = _linear_in_tiles(view.H[entry[plain], 2], seen.corner(tile[plain]))
+    w = _linear_in_tiles(projected.H[entry[plain], 2], seen.corner(tile[plain]))
     inverse_depth[tile[plain]] = w @ places[:, : TILE * TILE]
     return replace(seen, busy_seen=busy_seen, inverse_depth=inverse_depth)
 
@@ -178,17 +175,15 @@ def _sample_places(samples: int, device: torch.device) -> torch.Tensor:
 
 
 def _candidates(
-    view: View, batch: int, grid: tuple[int, int]
+    projected: ProjectedFacets, batch: int, grid: tuple[int, int]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pair tiles with the facets that can be seen in them.
+    """Pair tiles with the facets that may be visible in them; blocks of tiles are tested first.
 
-    Blocks of tiles are tried before the tiles in them.
-
-    :returns: rows of the view, flat tiles, and whether the facet fills the tile, sorted by tile.
+    :returns: rows of ``projected``, flat tiles, whether the facet fills the tile; sorted by tile.
     """
     rows, columns = grid
-    device = view.H.device
-    edges, w = view.edges().float(), view.H[:, 2].float()
+    device = projected.H.device
+    edges, w = projected.edges().float(), projected.H[:, 2].float()
     # float32 is enough to choose candidates: the tests are widened by more than its rounding.
     slack = 1e-5 * w.abs().sum(-1) * max(rows, columns) * TILE
 
@@ -215,9 +210,9 @@ def _candidates(
     swing = (e[:, 0].abs() + e[:, 1].abs()) * (TILE / 2) + slack[entry]
     touches = ((at + swing).amin(0) >= 0).nonzero()[:, 0]
     covers = (at - swing).amin(0) >= 0
-    entry, covers = entry[touches], covers[touches] & ~view.disc[entry[touches]]
+    entry, covers = entry[touches], covers[touches] & ~projected.disc[entry[touches]]
     px, py = px[touches], py[touches]
-    tile = view.image[entry] * (rows * columns) + ty[touches] * columns + tx[touches]
+    tile = projected.image[entry] * (rows * columns) + ty[touches] * columns + tx[touches]
 
     near = w[entry, 0] * px + w[entry, 1] * py + w[entry, 2]
     reach = w[entry, :2].abs().sum(-1) * (TILE / 2) + slack[entry]
@@ -231,14 +226,14 @@ def _candidates(
 def _linear_in_tiles(linear: torch.Tensor, corner: torch.Tensor) -> torch.Tensor:
     """Move linear functions of the pixel (..., T, 3) to the corners (T, 2) of their tiles.
 
-    In double precision; the way from the corner is so short that float32 does for the rest.
+    In double precision; for pixels within the tile float32 is then accurate enough.
     """
     start = (linear[..., :2] * corner).sum(-1) + linear[..., 2]
     return torch.cat((linear[..., :2], start[..., None]), -1).float()
 
 
 def _resolve_tiles(
-    view: View,
+    projected: ProjectedFacets,
     entry: torch.Tensor,
     first: torch.Tensor,
     count: torch.Tensor,
@@ -247,13 +242,13 @@ def _resolve_tiles(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Depth-test the candidates of the busy tiles, the k-th of every tile at once.
 
-    The tiles come sorted by falling count, so those with a k-th candidate are a prefix.
+    The tiles are sorted by decreasing count, so those with a k-th candidate are a prefix.
 
     :param places: see :func:`_sample_places`.
     :returns: inverse depth and candidate: (U, S, TILE * TILE).
     """
     n, total = len(first), places.shape[1]
-    device = view.H.device
+    device = projected.H.device
     best_w = torch.zeros((n, total), device=device)
     best = torch.full((n, total), -1, dtype=torch.int32, device=device)
     most = int(count[0]) if n else 0
@@ -263,12 +258,12 @@ def _resolve_tiles(
     for k, m in enumerate(prefix.tolist()):
         c = first[:m] + k
         e = entry[c]
-        H = view.H[e]
-        functions = torch.stack((H[:, 0], H[:, 1], H[:, 2], view.limit[e]))
+        H = projected.H[e]
+        functions = torch.stack((H[:, 0], H[:, 1], H[:, 2], projected.limit[e]))
         u, v, w, edge = _linear_in_tiles(functions, corner[:m]) @ places  # (m, S * pixels) each
         edge.mul_(1 + _SEAM).sub_(u.abs())
         torch.minimum(edge, (w * (1 + _SEAM)).sub_(v.abs()), out=edge)
-        disc = view.disc[e].nonzero()[:, 0]
+        disc = projected.disc[e].nonzero()[:, 0]
         if len(disc):
             round_edge = w[disc] ** 2 - u[disc] ** 2 - v[disc] ** 2
             edge[disc] = torch.minimum(edge[disc], round_edge)

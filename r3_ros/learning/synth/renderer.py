@@ -1,7 +1,7 @@
-"""Render a batch of pictures of one world: radiance, exact depth, moving things.
+"""Rendering of a batch of images of one world: radiance, exact depth, moving bodies.
 
-Depth is exact: it comes from the plane equations at the pixel centre, not from a buffer that was
-filtered. Radiance is linear light; :mod:`.sensor` turns it into what a camera delivers.
+Depth is computed from the plane equations at the pixel centre, without any filtering. Radiance is
+linear light; :mod:`.sensor` turns it into the values of a camera.
 """
 
 from __future__ import annotations
@@ -13,23 +13,22 @@ import torch
 
 from ...core.datatypes import Intrinsics
 from .facets import STATIC_BODY
-from .raster import find_visible, project_facets, TILE, View, Visibility
-from .sensor import to_display
+from .raster import find_visible, project_facets, ProjectedFacets, TILE, Visibility
 from .textures import Footprints
 from .world import World
 
-# Pixels in flight at once: keeps a CPU's caches warm, a GPU full and memory bounded.
+# Pixels rendered at once: for the caches of a CPU, the load of a GPU and bounded memory.
 _PIXELS_PER_PASS = {'cpu': 640 * 480, 'cuda': 16 * 640 * 480}
 _LOOK_UPS_PER_CHUNK = {'cpu': 1 << 15, 'cuda': 1 << 24}
 
 
 @dataclass(frozen=True, eq=False)
 class Rendering:
-    """What the ideal camera sees.
+    """Images of an ideal camera.
 
     :ivar radiance: (B, 3, H, W) float32, linear light; about 1 is white in full light.
-    :ivar depth: (B, H, W) float32, metres along the optical axis, 0 where nothing is seen.
-    :ivar body: (B, H, W) int64 number of the body that is seen, 0 for what stands still.
+    :ivar depth: (B, H, W) float32, metres along the optical axis, 0 where there is no facet.
+    :ivar body: (B, H, W) int64 number of the visible body, 0 for the static world.
     """
 
     radiance: torch.Tensor
@@ -38,26 +37,8 @@ class Rendering:
 
     @property
     def moving(self) -> torch.Tensor:
-        """Return (B, H, W) bool: True where a moving body is seen."""
+        """Return (B, H, W) bool: True where a moving body is visible."""
         return self.body != STATIC_BODY
-
-
-def render(
-    world: World,
-    T_world_camera: torch.Tensor,
-    intrinsics: Intrinsics,
-    *,
-    time_s: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Render pictures of a world as an ideal camera with fixed exposure takes them.
-
-    :param T_world_camera: (B, 4, 4), optical camera axes.
-    :param time_s: (B,) seconds, decides where moving bodies are; None for all at 0.
-    :returns: rgb (B, 3, H, W) float32 display values in [0, 1]; depth (B, H, W) float32 metres
-        along the optical axis, 0 where nothing is seen; moving (B, H, W) bool.
-    """
-    seen = render_radiance(world, T_world_camera, intrinsics, time_s=time_s)
-    return to_display(seen.radiance * world.exposure), seen.depth, seen.moving
 
 
 def render_radiance(
@@ -68,10 +49,10 @@ def render_radiance(
     time_s: torch.Tensor | None = None,
     samples: int = 4,
 ) -> Rendering:
-    """Render pictures of a world.
+    """Render images of a world.
 
     :param T_world_camera: (B, 4, 4), optical camera axes.
-    :param time_s: (B,) seconds, decides where moving bodies are; None for all at 0.
+    :param time_s: (B,) seconds, sets the poses of moving bodies; None for all at 0.
     :param samples: colour samples per pixel where edges are, 1 or 4.
     """
     poses = torch.as_tensor(T_world_camera, dtype=torch.float64, device=world.device)
@@ -97,57 +78,72 @@ def _render_pass(
     intrinsics: Intrinsics,
     samples: int,
 ) -> Rendering:
-    """Render the pictures that fit into one pass."""
-    view = project_facets(world.facets, torch.linalg.inv(T_world_camera), T_world_body, intrinsics)
-    seen = find_visible(view, len(T_world_camera), intrinsics, samples)
-    shade, open_share = _shade(world, view, seen)
+    projected = project_facets(
+        world.facets, torch.linalg.inv(T_world_camera), T_world_body, intrinsics
+    )
+    seen = find_visible(projected, len(T_world_camera), intrinsics, samples)
+    shade, open_share = _shade(world, projected, seen)
     radiance = seen.untile(shade, intrinsics).permute(0, 3, 1, 2)
     if world.sky is not None:
         share = seen.untile(open_share, intrinsics)[:, None]
         radiance = radiance + share * world.sky.radiance(T_world_camera, intrinsics)
     w = seen.untile(seen.inverse_depth, intrinsics)
     depth = torch.where(w > 0, 1 / w, 0.0)
-    if world.is_static:
-        body = torch.zeros_like(depth, dtype=torch.int64)
+    if world.bodies:
+        body = seen.untile(_bodies(world, projected, seen), intrinsics).contiguous()
     else:
-        body = seen.untile(_bodies(world, view, seen), intrinsics).contiguous()
+        body = torch.zeros_like(depth, dtype=torch.int64)
     return Rendering(radiance.contiguous(), depth, body)
 
 
-def _bodies(world: World, view: View, seen: Visibility) -> torch.Tensor:
-    """Return (tiles, pixels) int64: the body that is seen at the pixel centre."""
-    # One more row stands for nothing, candidate -1.
+def _bodies(world: World, projected: ProjectedFacets, seen: Visibility) -> torch.Tensor:
+    """Return (tiles, pixels) int64: the visible body at the pixel centre."""
+    # The additional last row is for candidate -1, no facet.
     number = torch.full((len(seen.entry) + 1,), STATIC_BODY, device=world.device)
-    number[:-1] = world.facets.body[view.facet[seen.entry]]
+    number[:-1] = world.facets.body[projected.facet[seen.entry]]
     out = torch.full_like(seen.inverse_depth, STATIC_BODY, dtype=torch.int64)
     out[seen.tile[seen.plain]] = number[seen.plain, None]
     out[seen.busy_tile] = number[seen.busy_seen[:, 0].long()]
     return out
 
 
-def _shade(world: World, view: View, seen: Visibility) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (tiles, pixels, 3) radiance and (tiles, pixels) share that sees no facet.
+def _shade(
+    world: World, projected: ProjectedFacets, seen: Visibility
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (tiles, pixels, 3) radiance and (tiles, pixels) share without any facet.
 
-    Plain tiles and pixels that see one facet need one look-up per pixel, pixels at an edge one
-    for every facet in them.
+    Plain tiles and pixels with one facet need one look-up per pixel, pixels at an edge one for
+    every facet in them.
     """
-    shader = _Shader(world, view, seen)
+    store, facet, H = world.textures, projected.facet[seen.entry], projected.H[seen.entry]
+    footprints = Footprints.of(store, facet, H, seen.corner(seen.tile), TILE)
+    group_of = footprints.groups()
+
+    def groups(candidate: torch.Tensor, look_ups: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield groups, and chunks of the rows of ``candidate`` (N,) that belong to them."""
+        for group in range(6):
+            rows = (group_of[candidate] == group).nonzero()[:, 0]
+            texels = look_ups * (1, 2, 4)[group // 2]
+            step = max(1, _LOOK_UPS_PER_CHUNK[world.device.type] // texels)
+            for part in rows.split(step) if len(rows) else ():
+                yield group, part
+
     pixels = TILE * TILE
-    place = torch.arange(pixels, device=world.device)
-    x, y = (place % TILE).float(), (place // TILE).float()
+    index = torch.arange(pixels, device=world.device)
+    x, y = (index % TILE).float(), (index // TILE).float()
     out = torch.zeros((*seen.inverse_depth.shape, 3), device=world.device)
-    for group, part in shader.parts(seen.plain, pixels):
-        out[seen.tile[part]] = shader.look_up(group, part, x, y)
+    for group, rows in groups(seen.plain, pixels):
+        part = seen.plain[rows]
+        out[seen.tile[part]] = footprints.look_up(store, group, part, x, y)
 
     flat = out.view(-1, 3)
-    where = (seen.busy_tile[:, None] * pixels + place).flatten()
+    where = (seen.busy_tile[:, None] * pixels + index).flatten()
     samples = seen.busy_seen.transpose(0, 1).flatten(1)  # (S, pixels of busy tiles)
     for chosen, candidate, weight in _facets_of_pixels(samples):
-        for group, rows in shader.rows(candidate):
+        for group, rows in groups(candidate, 1):
             at = where[chosen[rows]]
-            colour = shader.look_up(
-                group, candidate[rows], x[at % pixels, None], y[at % pixels, None]
-            )
+            within = (x[at % pixels, None], y[at % pixels, None])
+            colour = footprints.look_up(store, group, candidate[rows], *within)
             flat[at] += colour[:, 0] * weight[rows, None]
     open_share = torch.ones_like(seen.inverse_depth)
     open_share[seen.tile[seen.plain]] = 0
@@ -158,10 +154,10 @@ def _shade(world: World, view: View, seen: Visibility) -> tuple[torch.Tensor, to
 def _facets_of_pixels(
     samples: torch.Tensor,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Yield which pixels see which candidates, every pair once.
+    """Yield pairs of pixels and the candidates visible in them, every pair once.
 
-    :param samples: (S, N) candidate seen by each sample, -1 for nothing.
-    :returns: pixels (M,), candidates (M,) and the share of the samples that see them (M,).
+    :param samples: (S, N) visible candidate of each sample, -1 for none.
+    :returns: pixels (M,), candidates (M,) and the share of the samples that show them (M,).
     """
     mixed = (samples[1:] != samples[0]).any(0)
     alone = (~mixed & (samples[0] >= 0)).nonzero()[:, 0]
@@ -169,47 +165,9 @@ def _facets_of_pixels(
     mixed = mixed.nonzero()[:, 0]
     parts = samples[:, mixed]
     for k in range(len(parts)):
-        # A candidate counts where it comes first, with the weight of all its samples.
+        # Only the first sample of a candidate counts, with the weight of all its samples.
         is_first = (parts[k] >= 0) & (parts[:k] != parts[k]).all(0)
         rows = is_first.nonzero()[:, 0]
         candidate = parts[k, rows]
         weight = (parts[:, rows] == candidate).float().mean(0)
         yield mixed[rows], candidate.long(), weight
-
-
-class _Shader:
-    """Looks up textures in groups that need the same number of texels."""
-
-    def __init__(self, world: World, view: View, seen: Visibility) -> None:
-        self._store = world.textures
-        self._footprints = Footprints.of(
-            world.textures,
-            view.facet[seen.entry],
-            view.H[seen.entry],
-            seen.corner(seen.tile),
-            TILE,
-        )
-        self._group = self._footprints.groups()
-        self._per_chunk = _LOOK_UPS_PER_CHUNK[world.device.type]
-
-    def rows(self, candidate: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield groups, and chunks of the rows of ``candidate`` (N,) that belong to them."""
-        return self._split(self._group[candidate], 1)
-
-    def parts(self, candidate: torch.Tensor, pixels: int) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield groups, and chunks of the candidates with ``pixels`` look-ups each."""
-        for group, rows in self._split(self._group[candidate], pixels):
-            yield group, candidate[rows]
-
-    def _split(self, groups: torch.Tensor, pixels: int) -> Iterator[tuple[int, torch.Tensor]]:
-        for group in range(6):
-            rows = (groups == group).nonzero()[:, 0]
-            step = max(1, self._per_chunk // (pixels * (1, 2, 4)[group // 2]))
-            for part in rows.split(step) if len(rows) else ():
-                yield group, part
-
-    def look_up(
-        self, group: int, candidate: torch.Tensor, x: torch.Tensor, y: torch.Tensor
-    ) -> torch.Tensor:
-        """Return (N, K, 3) radiance; see :meth:`~.texels.Footprints.look_up`."""
-        return self._footprints.look_up(self._store, group, candidate, x, y)

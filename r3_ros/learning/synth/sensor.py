@@ -1,7 +1,7 @@
-"""What a real camera does to light: exposure, vignetting, blur, noise, 8-bit values.
+"""The camera sensor: exposure, vignetting, noise, 8-bit values.
 
-Everything is off in :class:`SensorOptions` but a little noise; each random draw depends on the
-seed and the frame's number alone, so frames do not depend on how they were batched.
+By default only a little noise is on. Random draws depend on the seed and the frame number alone,
+so frames do not depend on their batches.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _NOISE_POOL = 1 << 22
 
 @dataclass(frozen=True)
 class SensorOptions:
-    """How far the camera is from an ideal one.
+    """Imperfections of the camera.
 
     :ivar noise: deviation of the noise of a mid-grey pixel, in 8-bit levels.
     :ivar motion_blur: share of the time between frames that the shutter is open, 0 to 1.
-    :ivar exposure: how far the gain wanders, in stops; with it auto-exposure lags behind.
+    :ivar exposure: amplitude of the gain's drift, in stops, as of a slow auto-exposure.
     :ivar vignetting: loss of light in the corners, 0 to 1.
     """
 
@@ -35,7 +35,6 @@ class SensorOptions:
     vignetting: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what no camera does."""
         for name, high in (('noise', 50), ('motion_blur', 1), ('exposure', 3), ('vignetting', 1)):
             value = getattr(self, name)
             if not (math.isfinite(value) and 0 <= value <= high):
@@ -43,16 +42,16 @@ class SensorOptions:
 
 
 def to_display(light: torch.Tensor) -> torch.Tensor:
-    """Return the values a screen shows for linear light of any shape: [0, 1]."""
-    # A square root is close to what screens undo, and a third of the cost of a power of 1 / 2.2.
+    """Return display values in [0, 1] of linear light of any shape."""
+    # A square root is close to a power of 1 / 2.2, at a third of its cost.
     return light.clamp(0, 1).sqrt_()
 
 
 class Sensor:
-    """Turns radiance into pictures.
+    """Turns radiance into images.
 
-    :param gain: that shows the world well; see :class:`~.world.World`.
-    :param rate_hz: of the frames: exposure wanders with time.
+    :param gain: mean gain; see ``exposure`` of :class:`~.world.World`.
+    :param rate_hz: frames per second, for the drift of the exposure.
     """
 
     def __init__(
@@ -63,7 +62,6 @@ class Sensor:
         seed: int,
         device: torch.device | str = 'cpu',
     ) -> None:
-        """Prepare the noise of the whole sequence."""
         self.options = options
         self._gain = gain
         self._rate_hz = rate_hz
@@ -87,22 +85,24 @@ class Sensor:
         """Return display values (B, 3, H, W) float32 in [0, 1].
 
         :param radiance: (B, 3, H, W) linear light.
-        :param first_frame: number of the first picture of the batch.
+        :param first_frame: number of the first image of the batch.
         """
         frames = range(first_frame, first_frame + len(radiance))
         gains = torch.tensor([self.gain(f) for f in frames], device=radiance.device)
         light = radiance * gains.float()[:, None, None, None]
         if self.options.vignetting > 0:
-            light = light * self._falloff(light.shape[2], light.shape[3], light.device)
+            y = torch.linspace(-1, 1, light.shape[2], device=light.device)[:, None] ** 2
+            x = torch.linspace(-1, 1, light.shape[3], device=light.device)[None] ** 2
+            light = light * (1 - self.options.vignetting * ((x + y) / 2) ** 1.5)
         values = to_display(light)
         if self._pool is not None:
             noise = torch.stack([self._noise(f, values[0].shape) for f in frames])
-            # Shot noise after the gamma: strongest in the shadows, weakest in the lights.
+            # Shot noise after the gamma: strongest in dark areas, weakest in bright ones.
             values = values + noise * (self.options.noise / 255) * (1.45 - 0.9 * values)
         return values.clamp_(0, 1)
 
     def _noise(self, frame: int, shape: torch.Size) -> torch.Tensor:
-        """Return the noise of one frame, a stretch of the pool of its own."""
+        """Return the noise of one frame, a random part of the pool."""
         assert self._pool is not None
         n = shape.numel()
         start = int(np.random.default_rng((self._seed, 6, frame)).integers(_NOISE_POOL))
@@ -110,12 +110,6 @@ class Sensor:
         while start + n > len(pool):
             pool = torch.cat((pool, self._pool))
         return pool[start : start + n].view(shape)
-
-    def _falloff(self, height: int, width: int, device: torch.device) -> torch.Tensor:
-        """Return (H, W): the share of light that reaches each pixel."""
-        y = torch.linspace(-1, 1, height, device=device)[:, None] ** 2
-        x = torch.linspace(-1, 1, width, device=device)[None] ** 2
-        return 1 - self.options.vignetting * ((x + y) / 2) ** 1.5
 
 
 def to_bytes(values: torch.Tensor) -> np.ndarray:
@@ -125,9 +119,9 @@ def to_bytes(values: torch.Tensor) -> np.ndarray:
 
 
 def jpeg_compressed(images: torch.Tensor, quality: int) -> torch.Tensor:
-    """Return pictures (B, 3, H, W) uint8 RGB as they come back from JPEG files.
+    """Compress and decompress images (B, 3, H, W) uint8 RGB as JPEG.
 
-    :param quality: 1 to 100, as libjpeg means it; colours at half the resolution.
+    :param quality: 1 to 100, of libjpeg; colours at half the resolution.
     """
     out = []
     for image in images.permute(0, 2, 3, 1).cpu().numpy():

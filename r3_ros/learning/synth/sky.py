@@ -1,4 +1,4 @@
-"""What is seen between and above things outdoors: a gradient with soft clouds, infinitely far."""
+"""The sky of outdoor worlds: a gradient with soft clouds, infinitely far away."""
 
 from __future__ import annotations
 
@@ -10,11 +10,19 @@ import torch
 from ...core.datatypes import Intrinsics
 
 
+def pixel_directions(intrinsics: Intrinsics, device: torch.device) -> torch.Tensor:
+    """Return (H, W, 3) float32 points at depth 1 of every pixel."""
+    y = (torch.arange(intrinsics.height, device=device) - intrinsics.cy) / intrinsics.fy
+    x = (torch.arange(intrinsics.width, device=device) - intrinsics.cx) / intrinsics.fx
+    y, x = torch.meshgrid(y.float(), x.float(), indexing='ij')
+    return torch.stack((x, y, torch.ones_like(x)), -1)
+
+
 @dataclass(frozen=True, eq=False)
 class Sky:
     """A sky.
 
-    :ivar zenith: (3,) linear radiance straight up; ``horizon`` alike.
+    :ivar zenith: (3,) linear radiance straight up; ``horizon`` likewise.
     :ivar clouds: (K, 4) waves across the sky: two wave numbers, phase and strength.
     """
 
@@ -36,15 +44,12 @@ class Sky:
         return cls(zenith, horizon, clouds)
 
     def radiance(self, T_world_camera: torch.Tensor, intrinsics: Intrinsics) -> torch.Tensor:
-        """Return (B, 3, H, W) float32 what every pixel would see of the sky alone.
+        """Return (B, 3, H, W) float32 radiance of the sky at every pixel.
 
         :param T_world_camera: (B, 4, 4).
         """
         device = T_world_camera.device
-        y = (torch.arange(intrinsics.height, device=device) - intrinsics.cy) / intrinsics.fy
-        x = (torch.arange(intrinsics.width, device=device) - intrinsics.cx) / intrinsics.fx
-        y, x = torch.meshgrid(y.float(), x.float(), indexing='ij')
-        rays = torch.nn.functional.normalize(torch.stack((x, y, torch.ones_like(x)), -1), dim=-1)
+        rays = torch.nn.functional.normalize(pixel_directions(intrinsics, device), dim=-1)
         d = torch.einsum('bij,hwj->bihw', T_world_camera[:, :3, :3].float(), rays)
         up = d[:, 2:].clamp(0, 1)
         # Clouds lie in a plane overhead, seen along the ray.

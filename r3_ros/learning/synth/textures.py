@@ -1,10 +1,9 @@
-"""Textures: one flat buffer with every facet's mip pyramid, and filtered look-ups into it.
+"""Textures: one flat buffer with the mip pyramids of all facets, and filtered look-ups into it.
 
-Aliasing would feed a feature tracker corners that do not exist, so a look-up averages over the
-footprint of the pixel: trilinear in the pyramid, with up to 4 probes along the footprint's long
-axis where a surface is seen at a grazing angle. The footprint is taken once per tile and facet
-(over a few pixels it hardly changes), the place in the texture for every pixel.
-Values are linear radiance.
+Aliasing would give a feature tracker false corners, so a look-up averages over the footprint of
+the pixel: trilinear in the pyramid, with up to 4 probes along the footprint's long axis at grazing
+angles. The footprint is computed once per tile and facet (it hardly changes over a few pixels),
+the texture coordinates for every pixel. Values are linear radiance.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ import torch
 import torch.nn.functional as F
 
 _CHANNELS = 4  # red, green, blue and one unused: rows of 8 bytes gather faster than of 6
-# Below 0 is sharper than the box filter of the pyramid would be alone.
+# Below 0: sharper than the box filter of the pyramid alone.
 _LOD_BIAS = -0.3
-# A level that would get less than this share of the weight is left out.
+# A level with less than this share of the weight is skipped.
 _LEAST_BLEND = 0.15
 
 
@@ -25,8 +24,8 @@ _LEAST_BLEND = 0.15
 class TextureStore:
     """Mip pyramids of all facets.
 
-    Every level has one more column and row, copies of its last, so that the right and lower
-    neighbour of a texel is always there.
+    Every level has one more column and row, copies of its last, so that every texel has a right
+    and a lower neighbour.
 
     :ivar table: (T, 4) float16, linear radiance.
     :ivar levels: (N, L, 3) int32: first row, width and height of each level without the copies;
@@ -37,40 +36,32 @@ class TextureStore:
     levels: torch.Tensor
 
 
-class TextureBuilder:
-    """Collects the pyramids of facets, in any order."""
-
-    def __init__(self, facets: int) -> None:
-        """Expect one picture for each of ``facets`` facets."""
-        self._pieces: list[torch.Tensor] = []
-        self._levels: list[list[tuple[int, int, int]]] = [[] for _ in range(facets)]
-        self._rows = 0
-
-    def add(self, facet: int, pyramid: list[torch.Tensor]) -> None:
-        """Add the pyramid of a facet, as :func:`pyramid` makes it."""
-        for level in pyramid:
-            h, w = level.shape[:2]
-            self._pieces.append(level.view(-1, _CHANNELS))
-            self._levels[facet].append((self._rows, w - 1, h - 1))
-            self._rows += w * h
-
-    def finish(self) -> TextureStore:
-        """Put everything into one table."""
-        deepest = max(len(levels) for levels in self._levels)
-        padded = [levels + [levels[-1]] * (deepest - len(levels)) for levels in self._levels]
-        table = torch.cat(self._pieces)
-        return TextureStore(table, torch.tensor(padded, dtype=torch.int32, device=table.device))
+def texture_store(pyramids: list[list[torch.Tensor]]) -> TextureStore:
+    """Concatenate the pyramids of all facets, see :func:`pyramid`, into one table."""
+    pieces: list[torch.Tensor] = []
+    levels: list[list[tuple[int, int, int]]] = []
+    rows, deepest = 0, max(len(p) for p in pyramids)
+    for images in pyramids:
+        levels.append([])
+        for image in images:
+            h, w = image.shape[:2]
+            pieces.append(image.view(-1, _CHANNELS))
+            levels[-1].append((rows, w - 1, h - 1))
+            rows += w * h
+        levels[-1] += levels[-1][-1:] * (deepest - len(images))
+    table = torch.cat(pieces)
+    return TextureStore(table, torch.tensor(levels, dtype=torch.int32, device=table.device))
 
 
 def pyramid(image: torch.Tensor) -> list[torch.Tensor]:
-    """Return a picture and its successive halves down to a single texel.
+    """Return an image and its successive halves down to a single texel.
 
     :param image: (3, h, w) float32 linear radiance.
     :returns: (h + 1, w + 1, 4) float16 each, with the copies at the right and the bottom.
     """
     levels = []
     while True:
-        # Replicate the last row and column, and give the unused channel something finite.
+        # Replicate the last row and column; the unused channel must be finite.
         padded = F.pad(image[[0, 1, 2, 2]], (0, 1, 0, 1), mode='replicate')
         levels.append(padded.permute(1, 2, 0).half().contiguous())
         h, w = image.shape[1:]
@@ -81,7 +72,7 @@ def pyramid(image: torch.Tensor) -> list[torch.Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class Footprints:
-    """How to look up the texture of a facet in a tile; C candidates.
+    """Coefficients for look-ups of the texture of a facet in a tile; C candidates.
 
     :ivar numbers: (16, C) float32: ``s / z``, ``t / z`` and ``1 / z`` as linear functions of the
         pixel within the tile, ``s`` and ``t`` in texels of the finer level; width and height of
@@ -106,7 +97,7 @@ class Footprints:
         corner: torch.Tensor,
         tile: int,
     ) -> Footprints:
-        """Measure footprints in the middle of the tiles.
+        """Compute footprints in the middle of the tiles.
 
         :param facet: (C,) int64.
         :param H: (C, 3, 3) float64, pixel to ``(u / z, v / z, 1 / z)``.
@@ -117,7 +108,7 @@ class Footprints:
         local[:, :, 2] += (H[:, :, :2] * corner[:, None]).sum(-1)
         local = local.float()
         u, v, w = (local @ torch.tensor([tile / 2, tile / 2, 1.0], device=H.device)).unbind(1)
-        # A facet may only touch the tile and be seen edge-on, or not at all, in its middle.
+        # In the middle of the tile a facet may be edge-on or not visible at all.
         nearest = w + local[:, 2, :2].abs().sum(-1) * (tile / 2)
         w = torch.maximum(w, 0.3 * nearest)
         u, v = (u / w).clamp(-1, 1), (v / w).clamp(-1, 1)
@@ -163,7 +154,7 @@ class Footprints:
         )
 
     def groups(self) -> torch.Tensor:
-        """Return (C,): a number from 0 to 5 for each way of looking up."""
+        """Return (C,) from 0 to 5: the combination of probes and levels."""
         return self.probes // 2 * 2 + self.levels - 1
 
     def look_up(
@@ -174,10 +165,10 @@ class Footprints:
         x: torch.Tensor,
         y: torch.Tensor,
     ) -> torch.Tensor:
-        """Average textures over pixels of candidates that are all of one group.
+        """Average textures over pixels of candidates of one group.
 
         :param candidate: (N,) int64.
-        :param x: (K,) or (N, K) pixel within the tile; ``y`` alike.
+        :param x: (K,) or (N, K) pixel within the tile; ``y`` likewise.
         :returns: (N, K, 3) float32 linear radiance.
         """
         probes, levels = (1, 2, 4)[group // 2], group % 2 + 1
@@ -216,12 +207,12 @@ def _taps(
     index: torch.Tensor,
     weight: torch.Tensor,
     slot: int,
-    place: tuple[torch.Tensor, ...],
+    at: tuple[torch.Tensor, ...],
     start: torch.Tensor,
     share: torch.Tensor | float,
 ) -> None:
-    """Fill in the four texels around a place, and their weights."""
-    s, t, right, bottom = place
+    """Fill in the four texels around a position, and their weights."""
+    s, t, right, bottom = at
     s = torch.minimum(s, right).clamp_(min=0)
     t = torch.minimum(t, bottom).clamp_(min=0)
     s0, t0 = s.int(), t.int()
@@ -242,7 +233,7 @@ def _taps(
 def _axes(
     sx: torch.Tensor, sy: torch.Tensor, tx: torch.Tensor, ty: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Long and short axis of the footprint, in texels, and the long one's direction (2, N)."""
+    """Return the footprint's long and short axis in texels and the long one's direction (2, N)."""
     a, b, c = sx * sx + sy * sy, sx * tx + sy * ty, tx * tx + ty * ty
     mean, half = (a + c) / 2, (a - c) / 2
     root = torch.sqrt(half * half + b * b)

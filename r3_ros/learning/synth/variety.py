@@ -1,8 +1,4 @@
-"""Surfaces and light unlike those of a kind, so that no kind can be told by its looks.
-
-For training: what a network sees of a shape must not depend on what such shapes are usually
-covered with.
-"""
+"""Random surfaces and light for training, independent of shapes and kinds of world."""
 
 from __future__ import annotations
 
@@ -10,8 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from . import materials
-from . import posters as prints
+from . import materials, posters
 from .canvas import Colour
 from .facets import FacetSpec
 from .layout import Plan
@@ -20,12 +15,12 @@ from .materials import Material
 
 
 def varied(plan: Plan, rng: np.random.Generator, share: float) -> Plan:
-    """Return the plan with a share of its materials exchanged and its light changed."""
+    """Return the plan with a share of its materials replaced and its light changed."""
     exchanged: dict[int, Material] = {}
 
     def material(spec: FacetSpec) -> Material:
         old = spec.material
-        # One draw per material and not per facet: what belongs together stays alike.
+        # One draw per material, not per facet: facets of one object keep a common material.
         if id(old) not in exchanged:
             exchanged[id(old)] = random_material(rng, old) if rng.uniform() < share else old
         return exchanged[id(old)]
@@ -42,7 +37,7 @@ def varied(plan: Plan, rng: np.random.Generator, share: float) -> Plan:
 
 
 def random_material(rng: np.random.Generator, like: Material) -> Material:
-    """Return any material at any scale, as fine as ``like`` is."""
+    """Return a random material at a random scale, with texels like those of ``like``."""
     scale = float(np.exp(rng.uniform(np.log(0.5), np.log(3.0)))) * max(like.texel_m / 0.004, 1)
     first, second, third = (_colour(rng) for _ in range(3))
     style = int(rng.integers(4))
@@ -55,7 +50,7 @@ def random_material(rng: np.random.Generator, like: Material) -> Material:
         options=options,
         seed=int(rng.integers(1 << 31)),
         shift_m=(rng.uniform(0, 50), rng.uniform(0, 50)),
-        is_picture=False,
+        is_image=False,
     )
 
 
@@ -75,17 +70,15 @@ _CHOICES = (
     lambda a, b, c, s, k: (materials.wallpaper, {'colour': a, 'ink': b, 'cell_m': 0.3 * s,
                                                  'style': k % 3}),
     lambda a, b, c, s, k: (materials.wood, {'colour': a}),
-    lambda a, b, c, s, k: (prints.collage, {'shapes': 30}),
+    lambda a, b, c, s, k: (posters.collage, {'shapes': 30}),
 )  # fmt: skip
 
 
 def _colour(rng: np.random.Generator) -> Colour:
-    """Return any colour a surface may have, often a dull one."""
     value = rng.uniform(0.03, 0.8)
     return tuple(np.clip(value * np.exp(rng.normal(0, rng.uniform(0.03, 0.6), 3)), 0.02, 0.85))
 
 
 def _changed(light: Light, rng: np.random.Generator, tint: np.ndarray) -> Light:
-    """Return a lamp that is stronger, weaker or nearly off, in the tint of the place."""
     strength = rng.uniform(0.3, 1.8) if rng.uniform() < 0.85 else 0.02
     return replace(light, power=light.power * strength * tint)

@@ -1,8 +1,8 @@
-"""A world: facets with baked textures, moving bodies, and the room a camera has to move."""
+"""A procedural world: facets with baked textures, moving bodies, and free space for a camera."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 
 import numpy as np
@@ -10,9 +10,9 @@ import torch
 
 from ...core.errors import ConfigError
 from .baking import bake
-from .facets import FacetSpec, FacetTable, rotation_z, Solid, STATIC_BODY
+from .facets import FacetTable, rotation_z, Solid, STATIC_BODY
 from .kinds import KINDS
-from .layout import MovingBody, Plan
+from .layout import MovingBody
 from .lighting import light_facets
 from .sky import Sky
 from .textures import TextureStore
@@ -29,11 +29,11 @@ class World:
     :ivar facets: geometry.
     :ivar textures: baked linear radiance.
     :ivar bodies: the moving bodies; body ``k`` of the facets is ``bodies[k - 1]``.
-    :ivar solids: what the camera must keep away from, walls included.
-    :ivar loop: (M, 2) metres, the closed way a visitor would walk.
-    :ivar look: where a visitor looks: 'across' or 'ahead'.
-    :ivar exposure: gain that shows this world well: display white = radiance * exposure of 1.
-    :ivar sky: what is seen where there is no facet; None: black.
+    :ivar solids: obstacles for the camera, walls included.
+    :ivar loop: (M, 2) metres, a closed way through the world.
+    :ivar look: viewing direction on the way: 'across' or 'ahead'.
+    :ivar exposure: suitable gain: display white = radiance * exposure of 1.
+    :ivar sky: visible where there is no facet; None: black.
     """
 
     seed: int
@@ -63,8 +63,8 @@ class World:
         :param kind: one of :data:`KINDS`.
         :param moving: number of moving bodies.
         :param coarseness: scales the texel size; 2 is half as sharp and four times as quick.
-        :param variety: share of the surfaces that get other materials and colours than their kind
-            has, 0 to 1; with it the light changes, too.
+        :param variety: share of the surfaces with random materials instead of those of the kind,
+            0 to 1; above 0 the light changes, too.
         :raises ConfigError: an unknown kind, or a number out of range.
         """
         if kind not in KINDS:
@@ -76,23 +76,20 @@ class World:
                 f'moving must not be negative and coarseness must be positive, '
                 f'got {moving} and {coarseness}'
             )
-        rng = np.random.default_rng((seed, list(KINDS).index(kind), 20))
         if not 0 <= variety <= 1:
             raise ConfigError(f'variety must be in [0, 1], got {variety}')
-        plan = KINDS[kind](rng, moving)
+        plan = KINDS[kind](np.random.default_rng((seed, list(KINDS).index(kind), 20)), moving)
         if variety:
             plan = varied(plan, np.random.default_rng((seed, 21)), variety)
-        return cls._bake(plan, seed, kind, coarseness, torch.device(device))
-
-    @classmethod
-    def _bake(
-        cls, plan: Plan, seed: int, kind: str, coarseness: float, device: torch.device
-    ) -> World:
-        """Paint and light every facet."""
-        specs = plan.assembly.facets
-        placed = [_at_rest(s, plan.bodies) for s in specs]
+        device, specs, solids = torch.device(device), plan.assembly.facets, plan.assembly.solids
+        # Bodies are lit in the middle of their swing.
+        at_rest = [
+            s if s.body == STATIC_BODY
+            else replace(s, centre=s.centre + plan.bodies[s.body - 1].centre)
+            for s in specs
+        ]  # fmt: skip
         cell = plan.light_cell_m * max(1.0, coarseness)
-        light = light_facets(placed, plan.assembly.solids, plan.lights, plan.ambient, device, cell)
+        light = light_facets(at_rest, solids, plan.lights, plan.ambient, device, cell)
         textures, radiance = bake(specs, light, coarseness, device)
         return cls(
             seed=seed,
@@ -100,7 +97,7 @@ class World:
             facets=FacetTable.from_specs(specs, device),
             textures=textures,
             bodies=tuple(plan.bodies),
-            solids=(*plan.assembly.solids, *plan.keep_out),
+            solids=(*solids, *plan.keep_out),
             loop=plan.loop,
             look=plan.look,
             exposure=0.24 / radiance,
@@ -109,39 +106,20 @@ class World:
 
     @property
     def device(self) -> torch.device:
-        """Return where the world lives."""
+        """Return the device of the tensors."""
         return self.textures.table.device
 
-    @property
-    def is_static(self) -> bool:
-        """Return True if nothing moves."""
-        return not self.bodies
-
     def body_poses(self, time_s: torch.Tensor) -> torch.Tensor:
-        """Return ``T_world_body``: (B, 1 + bodies, 4, 4) float64; body 0 is the world itself.
+        """Return ``T_world_body``: (B, 1 + bodies, 4, 4) float64; body 0 is the static world.
 
         :param time_s: (B,) seconds.
         """
         out = torch.eye(4, dtype=torch.float64).repeat(len(time_s), 1 + len(self.bodies), 1, 1)
         for k, body in enumerate(self.bodies, 1):
             for i, t in enumerate(time_s.tolist()):
-                out[i, k] = torch.from_numpy(_swing(body, t))
+                angle = 2 * math.pi * t / body.period_s + body.phase
+                T = np.eye(4)
+                T[:3, :3] = rotation_z(body.spin * math.sin(angle * 0.5))
+                T[:3, 3] = body.centre + body.reach * math.sin(angle)
+                out[i, k] = torch.from_numpy(T)
         return out.to(self.device)
-
-
-def _swing(body: MovingBody, time_s: float) -> np.ndarray:
-    """Return (4, 4): where a moving body is."""
-    angle = 2 * math.pi * time_s / body.period_s + body.phase
-    T = np.eye(4)
-    T[:3, :3] = rotation_z(body.spin * math.sin(angle * 0.5))
-    T[:3, 3] = body.centre + body.reach * math.sin(angle)
-    return T
-
-
-def _at_rest(spec: FacetSpec, bodies: list[MovingBody]) -> FacetSpec:
-    """Return the facet where its body rests in the middle of its swing, to be lit there."""
-    if spec.body == STATIC_BODY:
-        return spec
-    moved = dict(spec.__dict__)
-    moved['centre'] = spec.centre + bodies[spec.body - 1].centre
-    return FacetSpec(**moved)

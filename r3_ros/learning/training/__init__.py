@@ -1,5 +1,5 @@
-"""Training of the R3 network on procedural worlds and on posed recordings (needs torch).
+"""Training of the R3 network on procedural worlds and on recordings (needs torch).
 
-``clips`` are what is learned from, ``losses`` say how wrong an answer is, ``objective`` adds them
-up, and ``trainer`` takes the steps. See docs/training.md.
+``clips`` are the training data, ``losses`` the error terms, ``objective`` their weighted sum and
+``trainer`` the optimisation. See docs/training.md.
 """

@@ -1,4 +1,4 @@
-"""What a step learns from: clips with everything that is known of them.
+"""Training clips with their ground truth.
 
 Shapes: B clips, S frames each, H x W pixels, N tracked points.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Tracks:
-    """Points of the first frame, followed through the clip.
+    """Points of the first frame, tracked through the clip.
 
     :ivar pixel: (B, S, N, 2) x and y, centres at integers.
     :ivar visible: (B, S, N) bool.
@@ -28,7 +29,7 @@ class Tracks:
 
     @staticmethod
     def none(B: int, S: int, N: int, device: torch.device) -> Tracks:
-        """Return tracks that no frame sees."""
+        """Return tracks that are visible in no frame."""
         zero = torch.zeros((B, S, N, 3), device=device)
         return Tracks(zero[..., :2], zero[..., 0].bool(), zero, zero)
 
@@ -39,7 +40,7 @@ class Clips:
 
     :ivar images: (B, S, 3, H, W) uint8.
     :ivar depth: (B, S, H, W) float32 metres along the optical axis, 0 where unknown.
-    :ivar rays: (B, H, W, 3) float32 points at depth 1 behind every pixel, the true ones.
+    :ivar rays: (B, H, W, 3) float32 true points at depth 1 of every pixel.
     :ivar T_world_camera: (B, S, 4, 4) float32, the first of each clip the identity.
     :ivar fov: (B, 2) float32 radians, vertical then horizontal.
     :ivar moving: (B, S, H, W) bool.
@@ -55,17 +56,11 @@ class Clips:
 
     @staticmethod
     def joined(parts: list[Clips]) -> Clips:
-        """Return several batches of the same shape in one."""
+        """Concatenate several batches of the same shape."""
         names = [f.name for f in fields(Clips) if f.name != 'tracks']
-        return Clips(
-            **{name: torch.cat([getattr(part, name) for part in parts]) for name in names},
-            tracks=Tracks(
-                *(
-                    torch.cat([getattr(part.tracks, f.name) for part in parts])
-                    for f in fields(Tracks)
-                )
-            ),
-        )
+        whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        tracks = (torch.cat([getattr(p.tracks, f.name) for p in parts]) for f in fields(Tracks))
+        return Clips(**whole, tracks=Tracks(*tracks))
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -76,12 +71,12 @@ class Clips:
 
 @dataclass(frozen=True, eq=False)
 class UnlabelledClips:
-    """A batch of clips of videos without any truth, with points that were followed in them.
+    """A batch of clips of videos without ground truth, with points tracked in them.
 
     :ivar images: (B, S, 3, H, W) uint8.
-    :ivar pixel: (B, S, N, 2) float32 x and y, centres at integers, zero where not seen.
-    :ivar visible: (B, S, N) bool; only points that seem to stand still are ever seen.
-    :ivar fov: (B, 2) float32 radians, vertical then horizontal; 0 where nobody calibrated.
+    :ivar pixel: (B, S, N, 2) float32 x and y, centres at integers, zero where not visible.
+    :ivar visible: (B, S, N) bool; False in all frames for points that seem to move.
+    :ivar fov: (B, 2) float32 radians, vertical then horizontal; 0 where not calibrated.
     """
 
     images: Tensor
@@ -91,7 +86,7 @@ class UnlabelledClips:
 
     @staticmethod
     def joined(parts: list[UnlabelledClips]) -> UnlabelledClips:
-        """Return several batches of the same shape in one."""
+        """Concatenate several batches of the same shape."""
         names = [f.name for f in fields(UnlabelledClips)]
         return UnlabelledClips(*(torch.cat([getattr(p, name) for p in parts]) for name in names))
 
@@ -104,10 +99,21 @@ def camera_rays(K: Tensor, height: int, width: int) -> Tensor:
     return torch.stack((x, y, torch.ones_like(x)), dim=-1).float()
 
 
+def random_pixels(depth: Tensor, count: int, rng: np.random.Generator) -> Tensor | None:
+    """Draw pixels of (H, W) depth where it is known: (count, 2) int64 x and y.
+
+    :returns: None if there are none.
+    """
+    known = (depth > 0).nonzero().flip(1)
+    if not len(known) or not count:
+        return None
+    return known[torch.from_numpy(rng.integers(len(known), size=count)).to(depth.device)]
+
+
 def follow_points(
     depth: Tensor, K: Tensor, T_first_camera: Tensor, pixel: Tensor, T_first_body: Tensor
 ) -> Tracks:
-    """Follow points of the first frame by exact geometry.
+    """Track points of the first frame by exact geometry.
 
     :param depth: (S, H, W); ``K``: (3, 3) float64.
     :param T_first_camera: (S, 4, 4) float64, the first one the identity.
@@ -129,7 +135,7 @@ def follow_points(
     inside = (column >= 0) & (column < W) & (row >= 0) & (row < H) & (points[..., 2] > 1e-3)
     frame = torch.arange(S, device=depth.device)[:, None]
     seen = depth[frame, row.clamp(0, H - 1), column.clamp(0, W - 1)]
-    # The nearest pixel may be of a slanted surface: within two percent it is the same one.
+    # On a slanted surface the nearest pixel has another depth: two percent are allowed.
     visible = inside & ((seen - points[..., 2]).abs() < 0.02 * points[..., 2])
     at = torch.nan_to_num(at).clamp(-1e6, 1e6)
     return Tracks(

@@ -1,4 +1,4 @@
-"""How frames of a scene are exposed: the truth of an instant, and what the light goes through."""
+"""Exposure of frames of a training world: ground truth at an instant, and image degradation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...core.datatypes import Intrinsics
 from ..synth import render_radiance, Rendering
 from ..synth.optics import with_fog, with_shiny_floor
 from ..synth.shutter import rolling
-from .training_worlds import RATE_HZ, Scene
+from .training_worlds import RATE_HZ, TrainingWorld
 
 _BLUR_STEPS = 3
 #: From the first row to the last, seconds: from industrial cameras to slow phones.
@@ -20,13 +20,13 @@ _READOUT_S = (0.005, 0.03)
 
 
 @dataclass(frozen=True)
-class Troubles:
-    """What the pictures of a clip suffer from; 0 where they do not.
+class Degradation:
+    """The degradation of the images of a clip; 0 where there is none.
 
     :ivar shutter: share of the time between frames of the path that the shutter is open.
     :ivar readout_s: time from the first row to the last; 0 exposes all rows at once.
-    :ivar shine: strength of a floor that mirrors.
-    :ivar fog: how thick it is, up to 1.
+    :ivar shine: strength of the reflection in a shiny floor.
+    :ivar fog: density, up to 1.
     :ivar tint: (3,) colour of the fog for a sensor of gain 1.
     """
 
@@ -37,12 +37,12 @@ class Troubles:
     tint: tuple[float, ...]
 
 
-def draw_troubles(
+def draw_degradation(
     rng: np.random.Generator, other: np.random.Generator, effects: float
-) -> Troubles:
-    """Draw the troubles of a clip.
+) -> Degradation:
+    """Draw the degradation of a clip.
 
-    :param other: for the shutter's rolling, so that what ``rng`` gives does not depend on it.
+    :param other: for the rolling shutter, so that the draws from ``rng`` do not depend on it.
     :param effects: how often, 0 to 1.
     """
     blur, shine, fog = rng.uniform(size=3) < np.array([0.4, 0.25, 0.2]) * effects
@@ -50,7 +50,7 @@ def draw_troubles(
     bright = rng.uniform(0.5, 1.0)
     rolls = other.uniform() < 0.3 * effects
     readout_s = other.uniform(*_READOUT_S)
-    return Troubles(
+    return Degradation(
         shutter=shutter * blur,
         readout_s=readout_s * rolls,
         shine=strength * shine,
@@ -59,61 +59,52 @@ def draw_troubles(
     )
 
 
-def expose(scene: Scene, frames: np.ndarray, K: Intrinsics, troubles: Troubles) -> Rendering:
-    """Expose frames of a scene's path.
+def expose(
+    place: TrainingWorld, frames: np.ndarray, K: Intrinsics, degradation: Degradation
+) -> Rendering:
+    """Expose frames of the path through a training world.
 
-    Depth and bodies are those of the frame's own time, to which its pose belongs: the middle of
-    the exposure, and of a rolling shutter the time of the middle row. So they agree with poses
-    and tracks exactly, and with rolled pictures at the middle row alone.
+    Depth and bodies are those at the frame's own time, to which its pose belongs: the middle of
+    the exposure, and for a rolling shutter the time of the middle row. So they agree with poses
+    and tracks exactly, and with rolling-shutter images at the middle row only.
 
-    :param frames: (S,) numbers of frames of the path.
-    :returns: S pictures.
+    :param frames: (S,) frame numbers on the path.
+    :returns: S images.
     """
-    times = scene.path.time_s[frames]
-    seen = _instant(scene, times, K)
+
+    def instant(time_s: np.ndarray, camera: Intrinsics, samples: int = 4) -> Rendering:
+        T = torch.from_numpy(place.path.interpolated(time_s))
+        at = torch.from_numpy(time_s)
+        return render_radiance(place.world, T, camera, time_s=at, samples=samples)
+
+    times = place.path.time_s[frames]
+    seen = instant(times, K)
     known = seen.depth[seen.depth > 0]
-    air = _Air(scene, troubles, float(known.median()) if len(known) else 1.0)
-    shares = np.linspace(-0.5, 0.5, _BLUR_STEPS) if troubles.shutter else np.zeros(1)
+    reach_m = float(known.median()) if len(known) else 1.0
+    density = 0.02 + 0.4 * degradation.fog / reach_m
+    tint = torch.tensor(degradation.tint, dtype=torch.float64) / place.world.exposure
+
+    def through_air(part: Rendering, time_s: np.ndarray, camera: Intrinsics) -> Rendering:
+        if degradation.shine:
+            T = torch.from_numpy(place.path.interpolated(time_s))
+            at = torch.from_numpy(time_s)
+            part = with_shiny_floor(place.world, part, T, camera, at, degradation.shine)
+        return with_fog(part, camera, density, tint) if degradation.fog else part
+
+    shares = np.linspace(-0.5, 0.5, _BLUR_STEPS) if degradation.shutter else np.zeros(1)
 
     def light(time_s: Tensor, camera: Intrinsics, middle: Rendering | None = None) -> Tensor:
         total = torch.zeros((), device=seen.depth.device)
         for share in shares:
-            at = time_s.numpy() + share * troubles.shutter / RATE_HZ
+            at = time_s.numpy() + share * degradation.shutter / RATE_HZ
             if share or middle is None:
-                part = _instant(scene, at, camera, samples=1 if share else 4)
+                part = instant(at, camera, samples=1 if share else 4)
             else:
                 part = middle
-            total = total + air.through(part, at, camera).radiance
+            total = total + through_air(part, at, camera).radiance
         return total / len(shares)
 
     at = torch.from_numpy(times)
-    if troubles.readout_s:
-        return replace(seen, radiance=rolling(light, K, at, troubles.readout_s))
+    if degradation.readout_s:
+        return replace(seen, radiance=rolling(light, K, at, degradation.readout_s))
     return replace(seen, radiance=light(at, K, seen))
-
-
-def _instant(scene: Scene, time_s: np.ndarray, camera: Intrinsics, samples: int = 4) -> Rendering:
-    """Render what an ideal camera on the path sees at (S,) times."""
-    T = torch.from_numpy(scene.path.interpolated(time_s))
-    at = torch.from_numpy(time_s)
-    return render_radiance(scene.world, T, camera, time_s=at, samples=samples)
-
-
-class _Air:
-    """What lies between the world and the camera, the same for all of a clip."""
-
-    def __init__(self, scene: Scene, troubles: Troubles, reach_m: float) -> None:
-        self._scene, self._troubles = scene, troubles
-        self._density = 0.02 + 0.4 * troubles.fog / reach_m
-        self._tint = torch.tensor(troubles.tint, dtype=torch.float64) / scene.world.exposure
-
-    def through(self, seen: Rendering, time_s: np.ndarray, camera: Intrinsics) -> Rendering:
-        """Return a rendering of (S,) times with shiny floors and fog."""
-        if self._troubles.shine:
-            T = torch.from_numpy(self._scene.path.interpolated(time_s))
-            times = torch.from_numpy(time_s)
-            world, strength = self._scene.world, self._troubles.shine
-            seen = with_shiny_floor(world, seen, T, camera, times, strength)
-        if self._troubles.fog:
-            seen = with_fog(seen, camera, self._density, self._tint)
-        return seen

@@ -1,4 +1,4 @@
-"""First weights of a network that is trained from nothing."""
+"""Initial weights of a network."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import nn
 from ...model.network import build_network, R3Network
 from ...model.variants import VARIANTS
 
-#: Gain of a block's branches at first: small enough to be stable, large enough to learn soon.
+#: Initial gain of a block's branches: small enough to be stable, large enough to learn soon.
 _LAYER_SCALE = 0.1
-#: Fields of view start in the middle of what cameras have; below zero its unit would be dead.
+#: Radians, in the middle of the range of cameras; below zero the ReLU behind it would be dead.
 _FIRST_FOV = 1.0
 
 
 def new_network(variant: str, seed: int) -> R3Network:
-    """Return a network with first weights: answers near "no motion, depth 1", all alive.
+    """Return a network with initial weights, whose predictions are near "no motion, depth 1".
 
-    The same numbers on every device and whatever was drawn before.
+    The weights depend on the seed alone, not on the device or the global random state.
     """
     network = build_network(VARIANTS[variant])
     assert isinstance(network, R3Network)

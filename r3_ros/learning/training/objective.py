@@ -1,4 +1,4 @@
-"""All losses of an answer, weighed and added up."""
+"""The training objective: the weighted sum of all losses of a prediction."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from . import losses
 from .clips import Clips
 from .training_settings import LossSettings
 
-#: Where Huber's function turns linear, in units of the scene's scale.
+#: Where Huber's function turns linear, in units of the scene scale.
 HUBER = 0.05
-#: A point that moves less than this share of the scene's scale stands still.
+#: A point that moves less than this share of the scene scale is static.
 _STATIC = 0.02
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a step was worth.
+class LossResult:
+    """The losses and errors of one step.
 
-    :ivar total: what is differentiated.
-    :ivar parts: the losses before their weights, detached scalars by name.
-    :ivar figures: mean errors for tables, detached: ``rotation_deg``, ``translation`` (share of
-        the scene's scale), ``abs_rel``; none without truth.
+    :ivar total: the loss to be differentiated.
+    :ivar parts: the losses before weighting, detached scalars by name.
+    :ivar errors: mean errors for tables, detached: ``rotation_deg``, ``translation`` (share of
+        the scene scale), ``abs_rel``; empty without ground truth.
     :ivar name: of the total in tables.
     """
 
     total: Tensor
     parts: dict[str, Tensor]
-    figures: dict[str, Tensor]
+    errors: dict[str, Tensor]
     name: str = 'loss'
 
 
-def evaluate(prediction: Prediction, clips: Clips, settings: LossSettings) -> Answer:
-    """Compare an answer with the truth."""
+def evaluate(prediction: Prediction, clips: Clips, settings: LossSettings) -> LossResult:
+    """Compare a prediction with the ground truth."""
     assert prediction.depth is not None and prediction.confidence is not None
     _, S, H, W = clips.shape
     valid = clips.depth > 0
@@ -48,14 +48,9 @@ def evaluate(prediction: Prediction, clips: Clips, settings: LossSettings) -> An
     if not bool(valid.flatten(1).any(1).all()):
         own_scale, true_scale = scales_by_steps(prediction, motions, valid, own_scale, true_scale)
     scales = (own_scale, true_scale)
-    confidence = prediction.confidence
-    pairs = losses.pair_losses(
-        prediction.pairs,
-        motions,
-        scales,
-        (settings.alpha_rotation, settings.alpha_translation),
-    )
-    alpha = settings.alpha_depth
+    confidence, alpha = prediction.confidence, settings.alpha_depth
+    pair_alphas = (settings.alpha_rotation, settings.alpha_translation)
+    pairs = losses.pair_losses(prediction.pairs, motions, scales, pair_alphas)
     parts = {
         'depth': losses.depth_loss(
             prediction.depth, confidence, clips.depth, valid, scales, alpha
@@ -67,18 +62,16 @@ def evaluate(prediction: Prediction, clips: Clips, settings: LossSettings) -> An
         'fov': losses.fov_loss(prediction.fov, clips.fov[:, None].expand(-1, S, -1)),
         **_track_losses(prediction, clips, points, scales),
     }
-    weighed = [getattr(settings, name) * value for name, value in parts.items()]
-    total = torch.stack([w for w in weighed]).sum()
+    total = torch.stack([getattr(settings, name) * value for name, value in parts.items()]).sum()
     with torch.no_grad():
-        relative = (prediction.depth / own_scale[:, None, None, None]) / (
-            clips.depth / true_scale[:, None, None, None]
-        ).clamp(min=1e-6)
-        figures = {
+        own, true = (s[:, None, None, None] for s in scales)
+        relative = (prediction.depth / own) / (clips.depth / true).clamp(min=1e-6)
+        errors = {
             'rotation_deg': torch.rad2deg(pairs.rotation_error.mean()),
             'translation': pairs.translation_error.mean(),
             'abs_rel': ((relative - 1).abs() * valid).sum() / valid.sum().clamp(min=1),
         }
-    return Answer(total, {name: value.detach() for name, value in parts.items()}, figures)
+    return LossResult(total, {name: value.detach() for name, value in parts.items()}, errors)
 
 
 def scales_by_steps(
@@ -88,7 +81,7 @@ def scales_by_steps(
     own_scale: Tensor,
     true_scale: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Measure clips without any true depth by the mean distance between their frames."""
+    """Replace the scales of clips without true depth by the mean distance between frames."""
     known = valid.flatten(1).any(1)
     at = prediction.pairs.predicted
     own = prediction.pairs.translation[:, at].norm(dim=-1).mean(1).clamp(min=1e-3)
@@ -102,7 +95,7 @@ def _track_losses(
     """Return the losses of tracks; the anchor is the first frame."""
     own, true = (s[:, None, None, None] for s in scales)
     tracks = clips.tracks
-    # Pairs (0, t) take points of the anchor to frame t; the anchor itself stays.
+    # Pairs (0, t) transform points of the anchor to frame t; (0, 0) is the identity.
     rotation = losses.rotation_of(prediction.pairs.quaternion[:, 0, 1:])
     first = torch.eye(3, device=rotation.device).expand(len(rotation), 1, 3, 3)
     R_frame_anchor = torch.cat((first, rotation), dim=1)
@@ -115,9 +108,9 @@ def _track_losses(
     weight = (tracks.visible & static[:, None]).float()
     anchor = mapped[:, :1].expand_as(mapped)
     track = losses.moved(R_frame_anchor, t_frame_anchor, anchor)
-    home = (R_anchor_frame, t_anchor_frame, mapped, target, weight, HUBER)
+    to_anchor = (R_anchor_frame, t_anchor_frame, mapped, target, weight, HUBER)
     return {
         'agreement': losses.agreement_loss(track, mapped, weight, HUBER),
-        'anchored_pose': losses.anchored_pose_loss(*home),
-        'anchored_points': losses.anchored_point_loss(*home),
+        'anchored_pose': losses.anchored_pose_loss(*to_anchor),
+        'anchored_points': losses.anchored_point_loss(*to_anchor),
     }

@@ -1,7 +1,7 @@
-"""Clips of procedural scenes, rendered as a step needs them, on the device that learns.
+"""Clips of procedural worlds, rendered during the training, on the device that trains.
 
-Everything follows from (seed, step, place in the batch): a training that goes on from a
-checkpoint sees the clips it would have seen.
+Everything depends on (seed, step, index in the batch) alone: a training that continues from a
+checkpoint gets the same clips as one that was not interrupted.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from ...core.threads import thread_name
 from ...input.network_input import fov_of
 from ..synth import Rendering
 from ..synth.sensor import jpeg_compressed
-from .clips import camera_rays, Clips, follow_points, Tracks
-from .exposure import draw_troubles, expose
-from .training_settings import DataSettings, picture_sizes, TrainingSettings
-from .training_worlds import make_scene, Scene, Split
+from .clips import camera_rays, Clips, follow_points, random_pixels, Tracks
+from .exposure import draw_degradation, expose
+from .training_settings import DataSettings, image_sizes, TrainingSettings
+from .training_worlds import make_training_world, Split, TrainingWorld
 
-#: Horizontal fields of view that are drawn, degrees.
+#: Range of horizontal fields of view, degrees.
 _FOV_DEG = (42.0, 95.0)
-#: Qualities of JPEG that are drawn: what streams are sent with, and cheap cameras keep.
+#: Range of JPEG qualities, from compressed streams and cheap cameras to the best.
 _JPEG_QUALITY = (30, 96)
-#: Frames of a path between two of a clip, at most.
+#: Most frames of a path from one frame of a clip to the next.
 _LONGEST_STRIDE = 14
 
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What all clips of a step have in common.
+    """The shape of a step, common to all its clips.
 
-    :ivar causal: frames see those before them alone.
-    :ivar onward: clips neither turn back nor jump about, as streams do.
+    :ivar causal: each frame attends to earlier frames only.
+    :ivar onward: clips follow the path without turning back or jumping, as a stream does.
     """
 
     clips: int
@@ -54,16 +54,16 @@ def plan_step(settings: TrainingSettings, step: int) -> StepPlan:
     data = settings.data
     low, high = math.log(data.least_views), math.log(data.most_views + 1)
     views = min(int(math.exp(rng.uniform(low, high))), data.most_views)
-    sizes = picture_sizes(data.sizes)
+    sizes = image_sizes(data.sizes)
     width, height = sizes[int(rng.integers(len(sizes)))]
     causal = bool(rng.uniform() < settings.optimiser.causal)
     return StepPlan(max(1, data.frames_per_step // views), views, width, height, causal)
 
 
 class ProceduralClips:
-    """Makes the clips of steps, and keeps the scenes they come from.
+    """Renders the clips of steps, and keeps the worlds they come from.
 
-    :param shard: which of ``shards`` devices this is: each has scenes of its own.
+    :param shard: which of ``shards`` devices this is: each has its own worlds.
     """
 
     def __init__(
@@ -72,105 +72,101 @@ class ProceduralClips:
         self._settings = settings
         self._device = device
         self._shard, self._shards = shard, shards
-        self._scenes: dict[int, Future[Scene]] = {}
-        # One scene is made ahead while the device learns.
-        self._maker = ThreadPoolExecutor(1, thread_name_prefix=thread_name('scenes'))
+        self._worlds: dict[int, Future[TrainingWorld]] = {}
+        # One world is made ahead while the device trains.
+        self._maker = ThreadPoolExecutor(1, thread_name_prefix=thread_name('worlds'))
 
     def close(self) -> None:
-        """Stop making scenes."""
+        """Stop making worlds."""
         self._maker.shutdown(cancel_futures=True)
 
     def training(self, step: int) -> tuple[StepPlan, Clips]:
         """Return the clips of a step."""
         plan = plan_step(self._settings, step)
         data = self._settings.data
-        self._forget_old(step)
+        self._drop_old(step)
         parts = []
         for k in range(plan.clips):
             # Each clip of a step from another world, as far as there are enough.
             slot = (step * plan.clips + k) % data.worlds
             rng = np.random.default_rng((self._settings.seed, step, self._shard, k, 51))
-            parts.append(draw_clip(self._scene(slot, step), rng, plan, self._settings))
+            parts.append(draw_clip(self._world(slot, step), rng, plan, self._settings))
         return plan, Clips.joined(parts)
 
     def validation(self, split: Split, clips: int, views: int) -> list[Clips]:
-        """Return the clips of a held-out split, one by one, the same whenever asked."""
-        width, height = picture_sizes(self._settings.data.sizes)[0]
+        """Return the clips of a held-out split, one by one, always the same."""
+        settings = self._settings
+        width, height = image_sizes(settings.data.sizes)[0]
         plan = StepPlan(1, views, width, height, causal=True, onward=True)
         out = []
         for number in range(clips):
-            scene = make_scene(
-                self._settings.data, self._settings.seed, split, number, self._device
-            )
-            rng = np.random.default_rng((self._settings.seed, int(split), number, 52))
-            out.append(draw_clip(scene, rng, plan, self._settings))
+            place = make_training_world(settings.data, settings.seed, split, number, self._device)
+            rng = np.random.default_rng((settings.seed, int(split), number, 52))
+            out.append(draw_clip(place, rng, plan, settings))
         return out
 
     def _number(self, slot: int, step: int) -> int:
-        """Return the number of the scene that is in a slot at a step.
-
-        Slots are renewed in turn, not all at once.
-        """
+        """Return the number of the world in a slot at a step; slots are renewed in turn."""
         data = self._settings.data
         age = (step + slot * data.world_steps // data.worlds) // data.world_steps
         return (age * data.worlds + slot) * self._shards + self._shard
 
-    def _scene(self, slot: int, step: int) -> Scene:
-        scene = self._asked_for(self._number(slot, step)).result()
-        # By the time it is needed the slot's next one is there.
-        self._asked_for(self._number(slot, step + self._settings.data.world_steps // 8))
-        return scene
+    def _world(self, slot: int, step: int) -> TrainingWorld:
+        place = self._requested(self._number(slot, step)).result()
+        # Make the slot's next world ahead of its first use.
+        self._requested(self._number(slot, step + self._settings.data.world_steps // 8))
+        return place
 
-    def _asked_for(self, number: int) -> Future[Scene]:
-        if number not in self._scenes:
-            self._scenes[number] = self._maker.submit(
-                make_scene,
-                self._settings.data,
-                self._settings.seed,
-                Split.TRAINING,
-                number,
-                self._device,
+    def _requested(self, number: int) -> Future[TrainingWorld]:
+        if number not in self._worlds:
+            data, seed = self._settings.data, self._settings.seed
+            self._worlds[number] = self._maker.submit(
+                make_training_world, data, seed, Split.TRAINING, number, self._device
             )
-        return self._scenes[number]
+        return self._worlds[number]
 
-    def _forget_old(self, step: int) -> None:
+    def _drop_old(self, step: int) -> None:
         data = self._settings.data
         ahead = step + data.world_steps // 8
         wanted = {self._number(s, at) for s in range(data.worlds) for at in (step, ahead)}
-        self._scenes = {n: scene for n, scene in self._scenes.items() if n in wanted}
+        self._worlds = {n: place for n, place in self._worlds.items() if n in wanted}
 
 
 def draw_clip(
-    scene: Scene, rng: np.random.Generator, plan: StepPlan, settings: TrainingSettings
+    place: TrainingWorld, rng: np.random.Generator, plan: StepPlan, settings: TrainingSettings
 ) -> Clips:
-    """Draw frames, a camera and its troubles, and render one clip (B = 1)."""
-    frames = draw_frames(rng, len(scene.path.time_s), plan.views, plan.onward)
+    """Draw frames, a camera and its degradation, and render one clip (B = 1)."""
+    frames = draw_frames(rng, len(place.path.time_s), plan.views, plan.onward)
     K = draw_intrinsics(rng, plan.width, plan.height)
-    return render_clip(scene, rng, frames, K, settings.data)
+    return render_clip(place, rng, frames, K, settings.data)
 
 
 def render_clip(
-    scene: Scene, rng: np.random.Generator, frames: np.ndarray, K: Intrinsics, data: DataSettings
+    place: TrainingWorld,
+    rng: np.random.Generator,
+    frames: np.ndarray,
+    K: Intrinsics,
+    data: DataSettings,
 ) -> Clips:
-    """Render frames of a scene's path as one clip (B = 1), with troubles that are drawn for it.
+    """Render frames of a path as one clip (B = 1), with a degradation drawn for it.
 
-    :param frames: (S,) numbers of the path.
+    :param frames: (S,) frame numbers on the path.
     """
     effects = data.effects
-    # A stream of its own for what was added later: without it, clips are what they were.
+    # Effects that were added later have their own generator, so that the other draws are the same.
     bits = rng.bit_generator
     assert isinstance(bits, np.random.PCG64)  # as default_rng makes them
     other = np.random.Generator(bits.jumped())
-    seen = expose(scene, frames, K, draw_troubles(rng, other, effects))
+    seen = expose(place, frames, K, draw_degradation(rng, other, effects))
     values = torch.cat(
-        [scene.sensor.develop(seen.radiance[i : i + 1], int(f)) for i, f in enumerate(frames)]
+        [place.sensor.develop(seen.radiance[i : i + 1], int(f)) for i, f in enumerate(frames)]
     )
     values = _post_processed(values, rng, effects)
     images = (values * 255 + 0.5).to(torch.uint8)
     if other.uniform() < 0.4 * effects:
         images = jpeg_compressed(images, int(other.integers(*_JPEG_QUALITY)))
     device = seen.depth.device
-    T = torch.from_numpy(scene.path.T_world_camera[frames])
+    T = torch.from_numpy(place.path.T_world_camera[frames])
     T_first_camera = (torch.linalg.inv(T[:1]) @ T).to(device)
     matrix = torch.from_numpy(K.K).to(device)
     fov = torch.tensor(fov_of(K), dtype=torch.float32, device=device)
@@ -181,7 +177,7 @@ def render_clip(
         T_world_camera=T_first_camera.float()[None],
         fov=fov[None],
         moving=seen.moving[None],
-        tracks=_tracks(scene, rng, frames, seen, matrix, T_first_camera, data.tracks),
+        tracks=_tracks(place, rng, frames, seen, matrix, T_first_camera, data.tracks),
     )
 
 
@@ -190,8 +186,8 @@ def draw_frames(
 ) -> np.ndarray:
     """Return (views,) frames of a path: onward, there and back again, or in any order.
 
-    There and back, a clip sees its first places again; in any order is how collections of
-    photos come.
+    There and back, a clip revisits its first views; unordered photo collections come in any
+    order.
     """
     longest = min(_LONGEST_STRIDE, (length - 1) // max(views - 1, 1))
     stride = int(round(math.exp(rng.uniform(0, math.log(max(longest, 1))))))
@@ -212,7 +208,7 @@ def draw_frames(
 
 
 def draw_intrinsics(rng: np.random.Generator, width: int, height: int) -> Intrinsics:
-    """Return a camera: any field of view, pixels nearly square, its centre near the middle."""
+    """Draw a camera: any field of view, nearly square pixels, nearly centred."""
     fov = math.radians(rng.uniform(*_FOV_DEG))
     f = max(width, height) / 2 / math.tan(fov / 2)
     cx = (width - 1) / 2 + width * rng.normal(0, 0.006)
@@ -221,7 +217,7 @@ def draw_intrinsics(rng: np.random.Generator, width: int, height: int) -> Intrin
 
 
 def _post_processed(values: Tensor, rng: np.random.Generator, effects: float) -> Tensor:
-    """Change colours as cameras do: contrast, saturation, grey; one draw for a clip."""
+    """Change contrast, saturation and white balance, or turn to grey; one draw for a clip."""
     grey, contrast, saturation = rng.uniform(), rng.normal(0, 0.12), rng.uniform(0.6, 1.4)
     white = torch.tensor(np.exp(rng.normal(0, 0.06, 3)), dtype=values.dtype, device=values.device)
     level = values.mean(1, keepdim=True)
@@ -233,7 +229,7 @@ def _post_processed(values: Tensor, rng: np.random.Generator, effects: float) ->
 
 
 def _tracks(
-    scene: Scene,
+    place: TrainingWorld,
     rng: np.random.Generator,
     frames: np.ndarray,
     seen: Rendering,
@@ -241,14 +237,13 @@ def _tracks(
     T_first_camera: Tensor,
     count: int,
 ) -> Tracks:
-    """Follow random points of the first frame, on whatever body they are."""
+    """Track random points of the first frame, static or moving."""
     device = seen.depth.device
-    known = (seen.depth[0] > 0).nonzero()
-    if not len(known) or not count:
+    pixel = random_pixels(seen.depth[0], count, rng)
+    if pixel is None:
         return Tracks.none(1, len(frames), count, device)
-    chosen = known[torch.from_numpy(rng.integers(len(known), size=count)).to(device)]
-    body = seen.body[0, chosen[:, 0], chosen[:, 1]]
-    times = torch.from_numpy(scene.path.time_s[frames])
-    first = torch.from_numpy(np.linalg.inv(scene.path.T_world_camera[frames[0]])).to(device)
-    T_first_body = first @ scene.world.body_poses(times)[:, body]
-    return follow_points(seen.depth, K, T_first_camera, chosen.flip(1), T_first_body)
+    body = seen.body[0, pixel[:, 1], pixel[:, 0]]
+    times = torch.from_numpy(place.path.time_s[frames])
+    first = torch.from_numpy(np.linalg.inv(place.path.T_world_camera[frames[0]])).to(device)
+    T_first_body = first @ place.world.body_poses(times)[:, body]
+    return follow_points(seen.depth, K, T_first_camera, pixel, T_first_body)

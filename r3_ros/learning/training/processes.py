@@ -1,4 +1,4 @@
-"""One process per device: what torchrun says of them, and what they tell one another."""
+"""The processes of a training, one per device, as torchrun starts them."""
 
 from __future__ import annotations
 
@@ -14,29 +14,26 @@ from ...core.errors import ConfigError, ModelError
 
 
 @dataclass(frozen=True)
-class Place:
-    """Which process of a training this is.
-
-    :ivar rank: 0 writes and speaks.
-    """
+class TrainingProcess:
+    """One process of a training."""
 
     device: torch.device
     rank: int = 0
     count: int = 1
 
     @property
-    def speaks(self) -> bool:
-        """Return True for the one process that writes files and tells of progress."""
+    def is_main(self) -> bool:
+        """Return whether this process writes the files and reports progress."""
         return self.rank == 0
 
 
 @contextmanager
-def joined(device_name: str) -> Iterator[Place]:
-    """Join the other processes if torchrun started several, and leave them at the end.
+def joined(device_name: str) -> Iterator[TrainingProcess]:
+    """Join the process group if torchrun started several processes, and leave it at the end.
 
     :param device_name: ``auto``, ``cpu`` or ``cuda``.
     :raises ModelError: there is no such device.
-    :raises ConfigError: torchrun's variables are not complete.
+    :raises ConfigError: variables of torchrun are missing.
     """
     count = int(os.environ.get('WORLD_SIZE', '1'))
     try:
@@ -52,27 +49,27 @@ def joined(device_name: str) -> Iterator[Place]:
         device = torch.device('cuda', local)
         torch.cuda.set_device(device)
     if count == 1:
-        yield Place(device)
+        yield TrainingProcess(device)
         return
     distributed.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
     try:
-        yield Place(device, rank, count)
+        yield TrainingProcess(device, rank, count)
     finally:
         distributed.destroy_process_group()
 
 
-def mean_over(place: Place, values: torch.Tensor) -> torch.Tensor:
+def mean_over(process: TrainingProcess, values: torch.Tensor) -> torch.Tensor:
     """Return the mean of a tensor over all processes."""
-    if place.count > 1:
+    if process.count > 1:
         distributed.all_reduce(values)
-        values = values / place.count
+        values = values / process.count
     return values
 
 
-def all_agree(place: Place, here: bool) -> bool:
-    """Return True if every process says so: all stop, or none does."""
-    if place.count == 1:
+def all_agree(process: TrainingProcess, here: bool) -> bool:
+    """Return whether ``here`` is true in every process; waits for all of them."""
+    if process.count == 1:
         return here
-    vote = torch.tensor([1.0 if here else 0.0], device=place.device)
+    vote = torch.tensor([1.0 if here else 0.0], device=process.device)
     distributed.all_reduce(vote, op=distributed.ReduceOp.MIN)
     return bool(vote.item() > 0)

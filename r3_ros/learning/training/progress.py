@@ -1,4 +1,4 @@
-"""What a training tells and leaves: rows on the terminal, CSV files, curves as pictures."""
+"""The progress of a training: rows on the terminal, CSV files, and curves as an image."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import csv
 import io
 import math
 from pathlib import Path
+from typing import Any
 
 from ...core.atomic_files import atomic_write
 from ...core.errors import SourceError
@@ -16,17 +17,14 @@ VALIDATION = 'validation.csv'
 CURVES = 'curves.png'
 
 
-class Table:
-    """A CSV file that grows by rows, each with its step; written anew, whole, every time.
+class ProgressTable:
+    """A CSV file that grows by rows, each with its step; the whole file is replaced every time.
 
-    :param last_step: rows after it are of an abandoned continuation and are dropped.
+    :param last_step: later rows, of a continuation that was given up, are dropped.
+    :raises SourceError: the file is not such a table.
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
-        """Read what is there.
-
-        :raises SourceError: the file is no such table.
-        """
         self.path = path
         self.rows: list[dict[str, str]] = []
         if path.exists():
@@ -36,7 +34,7 @@ class Table:
                 self.rows = [row for row in self.rows if int(row['step']) <= last_step]
             except (KeyError, TypeError, ValueError) as error:
                 raise SourceError(
-                    f'{path} is no table of a training: move it away, it would be overwritten'
+                    f'{path} is not a table of a training: move it away, it would be overwritten'
                 ) from error
 
     def add(self, rows: Sequence[Mapping[str, object]]) -> None:
@@ -68,7 +66,7 @@ def _text(value: object, digits: int = 6) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """Return a time for people: ``45 s``, ``12 min``, ``3.5 h``."""
+    """Return a duration as text: ``45 s``, ``12 min``, ``3.5 h``."""
     if not math.isfinite(seconds):
         return 'unknown'
     if seconds < 120:
@@ -76,24 +74,23 @@ def duration_text(seconds: float) -> str:
     return f'{seconds / 60:.0f} min' if seconds < 7200 else f'{seconds / 3600:.1f} h'
 
 
-def draw_curves(folder: Path, progress: Table, validation: Table) -> None:
-    """Draw the losses and the figures of both tables into one picture."""
+def draw_curves(folder: Path, progress: ProgressTable, validation: ProgressTable) -> None:
+    """Draw the losses and errors of both tables into one image."""
     from matplotlib.figure import Figure
 
     panels = [
-        ('loss', 'loss', ('loss',)),
-        ('rotation of pairs', 'degrees', ('rotation_deg',)),
-        ('translation of pairs', 'share of the scale', ('translation',)),
-        ('depth', 'AbsRel', ('abs_rel',)),
+        ('loss', 'loss', 'loss'),
+        ('rotation of pairs', 'degrees', 'rotation_deg'),
+        ('translation of pairs', 'share of the scale', 'translation'),
+        ('depth', 'AbsRel', 'abs_rel'),
     ]
     figure = Figure(figsize=(13, 7), layout='constrained')
-    for axes, (title, unit, names) in zip(figure.subplots(2, 2).flat, panels, strict=True):
-        for name in names:
-            _curve(axes, progress.rows, name, 'training', '0.6')
-            groups = {row['set'] for row in validation.rows if row.get(name)}
-            for k, group in enumerate(sorted(groups)):
-                rows = [row for row in validation.rows if row['set'] == group]
-                _curve(axes, rows, name, group, f'C{k}', marker='o')
+    for axes, (title, unit, name) in zip(figure.subplots(2, 2).flat, panels, strict=True):
+        _curve(axes, progress.rows, name, label='training', color='0.6')
+        groups = {row['set'] for row in validation.rows if row.get(name)}
+        for k, group in enumerate(sorted(groups)):
+            rows = [row for row in validation.rows if row['set'] == group]
+            _curve(axes, rows, name, label=group, color=f'C{k}', marker='o')
         axes.set(title=title, xlabel='step', ylabel=unit)
         if axes.lines:
             axes.legend(fontsize='small')
@@ -104,10 +101,7 @@ def draw_curves(folder: Path, progress: Table, validation: Table) -> None:
         figure.savefig(file, format='png', dpi=90)
 
 
-def _curve(
-    axes: object, rows: Sequence[Mapping[str, str]], name: str, label: str, colour: str,
-    marker: str = '',
-) -> None:  # fmt: skip
+def _curve(axes: Any, rows: Sequence[Mapping[str, str]], name: str, **style: str) -> None:
     known = [(int(row['step']), float(row[name])) for row in rows if row.get(name)]
     if known:
-        axes.plot(*zip(*known, strict=True), label=label, color=colour, marker=marker, ms=3)  # type: ignore[attr-defined]
+        axes.plot(*zip(*known, strict=True), markersize=3, **style)

@@ -1,8 +1,8 @@
 """Clips of a user's own posed recordings, mixed with procedural ones.
 
-A recording is a folder with pictures, ``groundtruth.txt`` (TUM, camera-to-world), ``camera.yaml``
-and, where it was measured, ``depth/`` (16-bit PNG, millimetres, named like its picture). The end
-of each recording is held out.
+A recording is a folder with images, ``groundtruth.txt`` (TUM, camera-to-world), ``camera.yaml``
+and, if measured, ``depth/`` (16-bit PNG, millimetres, named like its image). The end of each
+recording is held out.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from ...core.datatypes import Intrinsics
 from ...core.errors import CheckpointError, SourceError
 from ...core.trajectory_file import read_tum
+from ...evaluation.depth_errors import read_depth
 from ...evaluation.trajectory_errors import match_stamps
 from ...input.camera_model import Rectifier
 from ...input.folder_source import FolderSource
@@ -25,28 +26,25 @@ from ...input.image_decoding import decode_compressed
 from ...input.network_input import fov_of
 from ...model.network import R3Network
 from ...model.weights.checkpoint import load_network
-from .clips import camera_rays, Clips, follow_points, Tracks
+from .clips import camera_rays, Clips, follow_points, random_pixels, Tracks
 from .procedural import draw_frames, plan_step, ProceduralClips, StepPlan
-from .training_settings import picture_sizes, TrainingSettings
+from .training_settings import image_sizes, TrainingSettings
 from .training_worlds import Split
 
-#: Share of a recording's end that is kept for validation.
+#: Share of a recording, at its end, that is kept for validation.
 _HELD_OUT = 0.15
 _LEAST_FRAMES = 16
 _TOLERANCE_S = 0.02
 
 
 class Recording:
-    """One folder, opened.
+    """The images, poses and calibration of one folder.
 
-    :ivar paths: pictures with a pose; ``T_world_camera``: (F, 4, 4).
+    :ivar paths: images with a pose; ``T_world_camera``: (F, 4, 4).
+    :raises SourceError: one of them is missing, or too few images have a pose.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Find pictures, poses and the calibration.
-
-        :raises SourceError: one of them is missing, or too few pictures have a pose.
-        """
         source = FolderSource(folder)
         if source.camera is None:
             raise SourceError(f'{folder} has no camera.yaml: to learn from it, calibrate it')
@@ -60,7 +58,7 @@ class Recording:
         own, other = match_stamps(stamps, truth.stamps_ns, _TOLERANCE_S)
         if len(own) < _LEAST_FRAMES:
             raise SourceError(
-                f'{folder}: {len(own)} pictures have a pose within {_TOLERANCE_S} s, '
+                f'{folder}: {len(own)} images have a pose within {_TOLERANCE_S} s, '
                 f'{_LEAST_FRAMES} are needed'
             )
         self.paths = [source.entries[i][1] for i in own]
@@ -75,45 +73,43 @@ class Recording:
         """Return the first frame that is kept for validation."""
         return int(len(self.paths) * (1 - _HELD_OUT))
 
+    @property
     def aspect(self) -> float:
-        """Return width over height of the pictures."""
+        """Return width over height of the images."""
         return self._camera.width / self._camera.height
 
-    def picture(self, frame: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return (h, w, 3) uint8 and (h, w) float32 metres, 0 where unknown.
+    def image(self, frame: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return (h, w, 3) uint8 and depth (h, w) float32 metres, 0 where unknown.
 
-        :raises SourceError: the picture cannot be read.
+        :raises SourceError: the image or its depth cannot be read.
         """
         path = self.paths[frame]
         image = decode_compressed(path.read_bytes())
         depth = np.zeros(image.shape[:2], np.float32)
         file = self._depth / f'{path.stem}.png'
-        if file.is_file() and self._rectifier is None:
-            measured = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
-            if measured is None or measured.dtype != np.uint16:
-                raise SourceError(f'{file} is no 16-bit depth picture')
-            depth = measured.astype(np.float32) / 1000
         if self._rectifier is not None:
-            # Depth of a distorted picture has no place to go: it is left out.
+            # Depth of distorted images is not used: it is not rectified.
             image = self._rectifier.rectify(image)
+        elif file.is_file():
+            depth = read_depth(file)
         crop = middle_part(image.shape[1], image.shape[0], size)
         part = image[crop[1] : crop[1] + crop[3], crop[0] : crop[0] + crop[2]]
         resized = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
         return resized, _nearest(depth, image, crop, size)
 
     def intrinsics(self, size: tuple[int, int]) -> Intrinsics:
-        """Return those of the pictures as :meth:`picture` gives them."""
+        """Return the intrinsics of the images that :meth:`image` returns."""
         K = self._camera.intrinsics if self._rectifier is None else self._rectifier.intrinsics
         return K.cropped(*middle_part(K.width, K.height, size)).resized(*size)
 
 
 def nearest_size(sizes: Sequence[tuple[int, int]], aspect: float) -> tuple[int, int]:
-    """Return the (width, height) whose aspect is nearest to width over height of pictures."""
+    """Return the (width, height) whose aspect is nearest to ``aspect``, width over height."""
     return min(sizes, key=lambda s: abs(np.log(s[0] / s[1] / aspect)))
 
 
 def middle_part(width: int, height: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return x, y, width and height of the largest part from the middle with the size's aspect."""
+    """Return x, y, width and height of the largest centred crop with the aspect of ``size``."""
     w = min(width, round(height * size[0] / size[1]))
     h = min(height, round(width * size[1] / size[0]))
     return (width - w) // 2, (height - h) // 2, w, h
@@ -130,16 +126,15 @@ def _nearest(
 
 
 class RecordedClips:
-    """Clips of recordings in a share of the steps, procedural ones in the others."""
+    """Clips of recordings in a share of the steps, procedural ones in the others.
+
+    :raises SourceError: one of the folders cannot be used.
+    """
 
     def __init__(
         self, settings: TrainingSettings, folders: list[Path], procedural: ProceduralClips,
         device: torch.device, shard: int = 0,
     ) -> None:  # fmt: skip
-        """Open the folders.
-
-        :raises SourceError: one of them cannot be used.
-        """
         self._settings, self._procedural = settings, procedural
         self._device, self._shard = device, shard
         self._recordings = [Recording(folder) for folder in folders]
@@ -175,15 +170,15 @@ class RecordedClips:
 
     def _fitted(self, plan: StepPlan, recording: Recording) -> StepPlan:
         """Return the plan with the size whose aspect is nearest to the recording's."""
-        sizes = picture_sizes(self._settings.data.sizes)
-        width, height = nearest_size(sizes, recording.aspect())
+        sizes = image_sizes(self._settings.data.sizes)
+        width, height = nearest_size(sizes, recording.aspect)
         return replace(plan, width=width, height=height)
 
     def _clip(
         self, recording: Recording, frames: np.ndarray, plan: StepPlan, rng: np.random.Generator
     ) -> Clips:
         size = (plan.width, plan.height)
-        loaded = [recording.picture(int(f), size) for f in frames]
+        loaded = [recording.image(int(f), size) for f in frames]
         images = np.stack([image for image, _ in loaded]).transpose(0, 3, 1, 2)
         depth = torch.from_numpy(np.stack([d for _, d in loaded])).to(self._device)
         intrinsics = recording.intrinsics(size)
@@ -197,28 +192,27 @@ class RecordedClips:
             T_world_camera=T.float()[None],
             fov=torch.tensor([fov_of(intrinsics)], dtype=torch.float32, device=self._device),
             moving=torch.zeros_like(depth, dtype=torch.bool)[None],
-            tracks=_still_tracks(depth, K, T, rng, self._settings.data.tracks),
+            tracks=_static_tracks(depth, K, T, rng, self._settings.data.tracks),
         )
 
 
-def _still_tracks(
+def _static_tracks(
     depth: torch.Tensor, K: torch.Tensor, T: torch.Tensor, rng: np.random.Generator, count: int
 ) -> Tracks:
-    """Follow points as if nothing moved: where something did, measured depth denies them."""
-    known = (depth[0] > 0).nonzero().flip(1)
-    if not len(known) or not count:
+    """Track points as if all were static; measured depth makes moving ones invisible."""
+    pixel = random_pixels(depth[0], count, rng)
+    if pixel is None:
         return Tracks.none(1, len(depth), count, depth.device)
-    chosen = known[torch.from_numpy(rng.integers(len(known), size=count)).to(depth.device)]
     still = torch.eye(4, dtype=torch.float64, device=depth.device).expand(len(depth), count, 4, 4)
-    return follow_points(depth, K, T, chosen, still)
+    return follow_points(depth, K, T, pixel, still)
 
 
 def weights_to_tune(path: Path, variant: str) -> R3Network:
-    """Return the network of a file of weights, to be trained on.
+    """Load the network of a file of weights for training.
 
     :raises CheckpointError: it holds another network than the settings name.
     """
     loaded = load_network(path, variant=variant)
     if not isinstance(loaded.network, R3Network):
-        raise CheckpointError(f'{path} holds {loaded.variant}, which knows no pairs of frames')
+        raise CheckpointError(f'{path} holds {loaded.variant}, which predicts no pairs of frames')
     return loaded.network.requires_grad_(True).train()

@@ -1,4 +1,4 @@
-"""Sizes of steps over a training."""
+"""Learning rate, moving average and weight decay of a training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .training_settings import OptimiserSettings
 
 
 def learning_rate(settings: OptimiserSettings, step: int) -> float:
-    """Return the learning rate of a step, counted from 0: up in a line, down in half a cosine."""
+    """Return the learning rate of a step, counted from 0: linear warm-up, then half a cosine."""
     if step < settings.warm_up:
         return settings.learning_rate * (step + 1) / settings.warm_up
     rest = max(settings.steps - settings.warm_up, 1)
@@ -20,7 +20,7 @@ def learning_rate(settings: OptimiserSettings, step: int) -> float:
 
 
 def average_share(settings: OptimiserSettings, step: int) -> float:
-    """Return what the average keeps of itself in a step: less at first, when it knows little."""
+    """Return the decay of the moving average in a step; lower at first, to forget the start."""
     return min(settings.ema, (1 + step) / (10 + step))
 
 

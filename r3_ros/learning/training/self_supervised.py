@@ -1,8 +1,8 @@
-"""What an answer to clips without truth can be asked: that it agrees with itself.
+"""Losses of clips without ground truth: frames must agree about the points they share.
 
-Source: TrajVG's self-supervised form. Points that an off-the-shelf tracker followed through the
-pictures take the place of predicted tracks' pixels, and what other frames say of them the place
-of the truth; the row that needs true poses is left out. Always mixed with labelled steps.
+Source: the self-supervised form of TrajVG. Points that an off-the-shelf tracker followed through
+the video replace the pixels of predicted tracks, and the predictions of other frames replace the
+ground truth; the row that needs true poses is left out. Always mixed with labelled steps.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from torch import Tensor
 from ...model.network import Prediction
 from . import losses
 from .clips import UnlabelledClips
-from .objective import Answer, HUBER
+from .objective import HUBER, LossResult
 from .training_settings import LossSettings
 
 
 def evaluate_unlabelled(
     prediction: Prediction, clips: UnlabelledClips, settings: LossSettings
-) -> Answer:
-    """Compare what the frames of a clip say of the same points.
+) -> LossResult:
+    """Compare what the frames of a clip predict for the same points.
 
-    Every predicted pair (i, j) of frames that both see a point counts. With ``p`` the point map
+    Every predicted pair (i, j) of frames that both show a point counts. With ``p`` the point map
     at the point's pixel and ``C`` the predicted motion, in units of ``s``, the mean distance of
     the clip's points from their cameras:
 
     - ``unlabelled_agreement``, TrajVG eq. 6: ``rho(sg[C p_i] - p_j) + rho(C p_i - sg[p_j])``.
-      ``C p_i`` is the track: R3 has no head for tracks. Depths and poses learn. ``s`` is not
-      held: a change of unit changes nothing, so that no unit is preferred.
+      ``C p_i`` is the track: R3 has no track head. Depths and poses learn. ``s`` is not
+      detached: the loss does not depend on the unit, so that no unit is preferred.
     - ``unlabelled_pose``, TrajVG eq. 7 and after: ``rho(C sg[p_i] - sg[p_j])``. The anchor j's
       own sample replaces the true point. Poses learn.
-    - ``unlabelled_fov``: fields of view, where the camera was calibrated.
+    - ``unlabelled_fov``: fields of view, where the camera is calibrated.
 
-    Else fields of view are held: between narrower rays all points are nearer to one another,
-    which is no reason to answer them.
+    Fields of view of cameras that are not calibrated are detached: narrower rays bring all points
+    closer together, which would reduce the loss for no good reason.
     """
     assert prediction.depth is not None
     H, W = clips.images.shape[-2:]
@@ -50,15 +50,11 @@ def evaluate_unlabelled(
     weight = (clips.visible[:, source] & clips.visible[:, target]).float()
     own = mapped / scale
     carried = losses.moved(rotation, translation / scale[..., 0], own[:, source])
+    held_translation = translation / scale[..., 0].detach()
     parts = {
         'unlabelled_agreement': losses.agreement_loss(carried, own[:, target], weight, HUBER),
         'unlabelled_pose': losses.anchored_pose_loss(
-            rotation,
-            translation / scale[..., 0].detach(),
-            own[:, source],
-            own[:, target],
-            weight,
-            HUBER,
+            rotation, held_translation, own[:, source], own[:, target], weight, HUBER
         ),
         'unlabelled_fov': ((prediction.fov - given).abs() * known).mean(),
     }
@@ -67,8 +63,8 @@ def evaluate_unlabelled(
         + settings.unlabelled_pose * parts['unlabelled_pose']
         + settings.fov * parts['unlabelled_fov']
     )
-    told = {name: value.detach() for name, value in parts.items()}
-    return Answer(total, told, {}, 'loss_unlabelled')
+    detached = {name: value.detach() for name, value in parts.items()}
+    return LossResult(total, detached, {}, 'loss_unlabelled')
 
 
 def _mean_distance(mapped: Tensor, visible: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The steps of a training: clips, answers, losses, gradients, and everything around them."""
+"""The optimisation of a training: clips, predictions, losses, gradients, reports and files."""
 
 from __future__ import annotations
 
@@ -19,61 +19,64 @@ from ...model.network import R3Network
 from ...model.weights.checkpoint import IMAGE_SIZE, save_network
 from .clips import Clips, UnlabelledClips
 from .initial_weights import new_network
-from .objective import Answer, evaluate
+from .objective import evaluate, LossResult
 from .procedural import StepPlan
-from .processes import all_agree, mean_over, Place
-from .progress import draw_curves, duration_text, PROGRESS, Table, table_text, VALIDATION
+from .processes import all_agree, mean_over, TrainingProcess
+from .progress import draw_curves, duration_text, PROGRESS, ProgressTable, table_text, VALIDATION
 from .schedule import average_share, learning_rate, parameter_groups
 from .self_supervised import evaluate_unlabelled
-from .training_settings import picture_sizes, TrainingSettings
+from .training_settings import image_sizes, TrainingSettings
 from .training_state import load_state, save_state
 from .training_worlds import Split
-from .validation import evaluate_constant_velocity, evaluate_network, Figures, network_predictor
+from .validation import (
+    evaluate_constant_velocity,
+    evaluate_network,
+    network_predictor,
+    ValidationErrors,
+)
 
 STATE = 'state.safetensors'
 WEIGHTS = 'weights.safetensors'
-#: After this many gradients in a row that are not finite, something is wrong for good.
+#: The training ends with an error after this many gradients in a row that are not finite.
 _MOST_SKIPPED = 20
 
-Say = Callable[[str], None]
+LogLine = Callable[[str], None]
 
 
 class ClipSource(Protocol):
-    """Where clips come from."""
+    """Provides the clips of a training."""
 
     def training(self, step: int) -> tuple[StepPlan, Clips | UnlabelledClips]:
         """Return the clips of a step."""
 
     def validation(self, split: Split, clips: int, views: int) -> list[Clips]:
-        """Return clips of a held-out split; none where there is no such split."""
+        """Return clips of a held-out split; empty if the source has no such split."""
 
 
 class Trainer:
-    """A training in a folder.
+    """A training in a folder, continued where the folder's state was written.
 
-    :ivar step: steps taken so far.
-    :ivar average: the moving average of the weights: what is validated and shipped.
+    :param network: initial weights; None: new ones.
+    :param log_line: prints one line; called by the main process only.
+    :ivar step: steps done so far.
+    :ivar average: the moving average of the weights, which is validated and saved.
+    :raises CheckpointError: the state is damaged or of another network.
+    :raises ConfigError: the state was made with other settings.
     """
 
     def __init__(
         self,
         settings: TrainingSettings,
         source: ClipSource,
-        place: Place,
+        process: TrainingProcess,
         folder: Path,
-        say: Say = print,
+        log_line: LogLine = print,
         network: R3Network | None = None,
     ) -> None:
-        """Start, or go on where the folder's state was written.
-
-        :param network: first weights; None: new ones.
-        :raises CheckpointError: the state is damaged or of another network.
-        :raises ConfigError: it was made with other settings.
-        """
-        self.settings, self.source, self.place, self.folder = settings, source, place, folder
-        self._say = say if place.speaks else lambda text: None
+        self.settings, self.source, self.process, self.folder = settings, source, process, folder
+        self._log_line = log_line if process.is_main else lambda text: None
         self.network = network or new_network(settings.variant, settings.seed)
-        self.network.to(place.device).train()
+        self.network.to(process.device).train()
         self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
         optimiser = settings.optimiser
         groups = parameter_groups(self.network, optimiser.weight_decay)
@@ -83,32 +86,32 @@ class Trainer:
             self.step = load_state(
                 folder / STATE, settings, self.network, self.average, self._optimiser
             )
-        self._progress = Table(folder / PROGRESS, self.step)
-        self._validation = Table(folder / VALIDATION, self.step)
+        self._progress = ProgressTable(folder / PROGRESS, self.step)
+        self._validation = ProgressTable(folder / VALIDATION, self.step)
         self._model: nn.Module = self.network
-        if place.count > 1:
+        if process.count > 1:
             # Some official parts of the network reach no output.
             self._model = DistributedDataParallel(self.network, find_unused_parameters=True)
-        self._dtype = _autocast_dtype(optimiser.precision, place.device)
+        self._dtype = _autocast_dtype(optimiser.precision, process.device)
         self._skipped = 0
-        #: Of each figure, its sum over the steps since the last row, and their number.
+        #: For each error, its sum over the steps since the last row, and their number.
         self._sums: dict[str, tuple[Tensor, int]] = {}
         self._means: dict[str, Tensor] = {}
         self._held_out: dict[Split, list[Clips]] = {}
 
     def run(self, until: int | None = None, seconds: float | None = None) -> None:
-        """Take steps to the end, to a step, or for a time; then write everything.
+        """Train to the end, to a step, or for a time; then write everything.
 
         :param until: stop after this many steps in all.
-        :param seconds: stop after the step that begins before this time is over.
+        :param seconds: stop after the step during which this time ends.
         :raises ModelError: the gradient is not finite any more.
         """
         last = min(until or self.settings.optimiser.steps, self.settings.optimiser.steps)
         start = time.monotonic()
         if self.step >= last:
-            self._say(f'nothing to do: {self.step} steps are taken, of {last}')
+            self._log_line(f'nothing to do: {self.step} steps are taken, of {last}')
             return
-        self._project(last)
+        self._measure_rate(last)
         report = self.settings.report
         if self.step == 0 and report.validate_every:
             self._validate()
@@ -117,108 +120,110 @@ class Trainer:
             frames += self._take_step()
             if self.step % report.log_every == 0 or self.step == last:
                 elapsed = time.monotonic() - since
-                self._log(frames / max(elapsed, 1e-9), header=rows % 20 == 0)
+                self._add_row(frames / max(elapsed, 1e-9), header=rows % 20 == 0)
                 since, frames, rows = time.monotonic(), 0, rows + 1
-            at_end = self.step == last
             out_of_time = seconds is not None and time.monotonic() - start > seconds
-            # Processes stop together: each might see the clock differently.
-            stop = at_end or (seconds is not None and all_agree(self.place, out_of_time))
+            # All processes must stop at the same step although their clocks differ.
+            stop = self.step == last or (
+                seconds is not None and all_agree(self.process, out_of_time)
+            )
             if report.validate_every and self.step % report.validate_every == 0:
                 self._validate()
             if stop or self.step % report.save_every == 0:
                 self._save()
             if stop:
                 break
-        self._say(f'{self.step} of {self.settings.optimiser.steps} steps taken: {self.folder}')
+        self._log_line(
+            f'{self.step} of {self.settings.optimiser.steps} steps taken: {self.folder}'
+        )
 
     def _take_step(self) -> int:
-        """Take one step; returns the frames seen."""
+        """Take one step; return the number of frames."""
         optimiser = self.settings.optimiser
-        answer, frames = self._gradients(self.step)
+        result, frames = self._gradients(self.step)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), optimiser.clip)
         if bool(torch.isfinite(norm)):
             self._skipped = 0
-            self._add_up({answer.name: answer.total.detach(), **answer.figures})
-            self._add_up({f'loss_{name}': value for name, value in answer.parts.items()})
+            self._add_up({result.name: result.total.detach(), **result.errors})
+            self._add_up({f'loss_{name}': value for name, value in result.parts.items()})
             self._add_up({'gradient': norm})
             for group in self._optimiser.param_groups:
                 group['lr'] = learning_rate(optimiser, self.step)
             self._optimiser.step()
-            self._update_average()
+            kept = average_share(optimiser, self.step)
+            with torch.no_grad():
+                for own, new in zip(
+                    self.average.parameters(), self.network.parameters(), strict=True
+                ):
+                    own.lerp_(new, 1 - kept)
         else:
             self._skip()
         self._optimiser.zero_grad(set_to_none=True)
         self.step += 1
         return frames
 
-    def _add_up(self, figures: Mapping[str, Tensor]) -> None:
-        for name, value in figures.items():
+    def _add_up(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
             total, count = self._sums.get(name, (0.0, 0))
             self._sums[name] = (total + value.float(), count + 1)
 
-    def _gradients(self, step: int) -> tuple[Answer, int]:
-        """Fill the gradients of a step's clips."""
+    def _gradients(self, step: int) -> tuple[LossResult, int]:
+        """Compute the gradients of a step's clips; return the losses and the number of frames."""
         plan, clips = self.source.training(step)
-        device = self.place.device.type
+        device = self.process.device.type
         with torch.autocast(device, self._dtype, enabled=self._dtype != torch.float32):
             prediction = self._model(clips.images, causal=plan.causal)
         if isinstance(clips, Clips):
-            answer = evaluate(prediction, clips, self.settings.loss)
+            result = evaluate(prediction, clips, self.settings.loss)
         else:
-            answer = evaluate_unlabelled(prediction, clips, self.settings.loss)
-        # A loss that is not finite may have finite gradients; every process has to see it.
-        bad = torch.where(torch.isfinite(answer.total.detach()), 1.0, torch.nan)
-        (answer.total * bad).backward()
-        return answer, plan.clips * plan.views * self.place.count
+            result = evaluate_unlabelled(prediction, clips, self.settings.loss)
+        # A loss that is not finite may have finite gradients; all processes must skip the step.
+        bad = torch.where(torch.isfinite(result.total.detach()), 1.0, torch.nan)
+        (result.total * bad).backward()
+        return result, plan.clips * plan.views * self.process.count
 
     def _skip(self) -> None:
         self._skipped += 1
-        self._say(f'step {self.step}: the gradient is not finite, left out')
+        self._log_line(f'step {self.step}: the gradient is not finite, left out')
         if self._skipped >= _MOST_SKIPPED:
             raise ModelError(
                 f'{_MOST_SKIPPED} gradients in a row are not finite: take a smaller '
                 'optimiser.learning_rate, or fp32, and go on from the last state'
             )
 
-    def _update_average(self) -> None:
-        kept = average_share(self.settings.optimiser, self.step)
-        with torch.no_grad():
-            for own, new in zip(self.average.parameters(), self.network.parameters(), strict=True):
-                own.lerp_(new, 1 - kept)
-
-    def _project(self, last: int) -> None:
-        """Tell how fast it goes and how long it will take, by gradients that are not used."""
+    def _measure_rate(self, last: int) -> None:
+        """Report the speed and the expected duration, measured by gradients that are not used."""
         took, frames = 0.0, 0
         tried = range(self.step, min(self.step + 3, last))
         for step in tried:
-            for counts in (False, True):  # the first time pays for worlds, which live long
+            for counts in (False, True):  # the first time includes making worlds, which are kept
                 start = time.monotonic()
-                answer, count = self._gradients(step)
-                answer.total.item()  # waits for the device
+                result, count = self._gradients(step)
+                result.total.item()  # waits for the device
                 self._optimiser.zero_grad(set_to_none=True)
                 if counts:
                     took, frames = took + time.monotonic() - start, frames + count
         rate = frames / max(took, 1e-9)
         per_step = took / len(tried)
         parameters = sum(p.numel() for p in self.network.parameters())
-        self._say(
+        self._log_line(
             f'{self.settings.variant}, {parameters / 1e6:.1f} M parameters, on '
-            f'{self.place.count} x {self.place.device}, {str(self._dtype)[6:]}: '
+            f'{self.process.count} x {self.process.device}, {str(self._dtype)[6:]}: '
             f'{rate:.1f} frames/s, {per_step:.2f} s a step; steps {self.step} to {last} '
             f'in about {duration_text(per_step * (last - self.step))}'
         )
 
-    def _log(self, rate: float, header: bool) -> None:
-        """Write a row: means over the steps since the last one.
+    def _add_row(self, rate: float, header: bool) -> None:
+        """Write a row of means over the steps since the last one.
 
-        What none of these steps had, with truth or without, is repeated.
+        Values that none of these steps has (labelled or unlabelled ones) are repeated.
         """
         self._means |= {name: total / count for name, (total, count) in self._sums.items()}
         self._sums, values = {}, self._means
-        if not values:  # no gradient yet was finite, which has been told
+        if not values:  # no gradient has been finite yet, which was reported
             return
-        mean = mean_over(self.place, torch.stack(list(values.values())))
-        if not self.place.speaks:
+        mean = mean_over(self.process, torch.stack(list(values.values())))
+        if not self.process.is_main:
             return
         row: dict[str, Any] = {
             'step': self.step,
@@ -228,26 +233,26 @@ class Trainer:
         }
         self._progress.add([row])
         shown = [k for k in row if not k.startswith('loss_')]
-        self._say(table_text([{k: row[k] for k in shown}], header))
+        self._log_line(table_text([{k: row[k] for k in shown}], header))
 
     def _validate(self) -> None:
-        """Judge the average on both held-out sets, and write the tables and curves."""
-        if self.place.speaks:
+        """Evaluate the average on both held-out sets and add the rows."""
+        if self.process.is_main:
             rows = []
             for split in (Split.HELD_OUT_SEEDS, Split.HELD_OUT_KINDS):
                 clips = self._clips_of(split)
                 if not clips:
                     continue
                 name = split.name.lower().replace('_', ' ')
-                figures = evaluate_network(network_predictor(self.average), clips)
-                rows.append(_validation_row(self.step, name, figures))
+                errors = evaluate_network(network_predictor(self.average), clips)
+                rows.append(_validation_row(self.step, name, errors))
                 if self.step == 0:
                     guess = evaluate_constant_velocity(clips)
                     rows.append(_validation_row(0, f'{name}, constant velocity', guess))
             if rows:
                 self._validation.add(rows)
-                self._say(table_text(rows))
-        all_agree(self.place, True)  # the others wait here
+                self._log_line(table_text(rows))
+        all_agree(self.process, True)  # the other processes wait here
 
     def _clips_of(self, split: Split) -> list[Clips]:
         if split not in self._held_out:
@@ -259,37 +264,23 @@ class Trainer:
 
     def _save(self) -> None:
         """Write the state, the weights of the average, and the curves."""
-        if self.place.speaks:
+        if self.process.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_state(
-                self.folder / STATE,
-                self.step,
-                self.settings,
-                self.network,
-                self.average,
-                self._optimiser,
-            )
-            save_network(self.average, self.folder / WEIGHTS, self._about())
+            path, networks = self.folder / STATE, (self.network, self.average)
+            save_state(path, self.step, self.settings, *networks, self._optimiser)
+            about = {'variant': self.settings.variant, 'steps': str(self.step)}
+            largest = max(max(size) for size in image_sizes(self.settings.data.sizes))
+            if is_image_size(largest):
+                about[IMAGE_SIZE] = str(largest)
+            save_network(self.average, self.folder / WEIGHTS, about)
             draw_curves(self.folder, self._progress, self._validation)
-        all_agree(self.place, True)
-
-    def _about(self) -> dict[str, str]:
-        """Return what the file of weights says of itself."""
-        about = {'variant': self.settings.variant, 'steps': str(self.step)}
-        largest = max(max(size) for size in picture_sizes(self.settings.data.sizes))
-        if is_image_size(largest):
-            about[IMAGE_SIZE] = str(largest)
-        return about
+        all_agree(self.process, True)
 
 
-def _validation_row(step: int, name: str, figures: Figures) -> dict[str, Any]:
-    values = asdict(figures)
+def _validation_row(step: int, name: str, errors: ValidationErrors) -> dict[str, Any]:
     row: dict[str, Any] = {'step': step, 'set': name}
-    for key, value in values.items():
-        if isinstance(value, tuple):
-            row[key] = ' '.join(f'{v:.3g}' for v in value)
-        else:
-            row[key] = value
+    for key, value in asdict(errors).items():
+        row[key] = ' '.join(f'{v:.3g}' for v in value) if isinstance(value, tuple) else value
     return row
 
 
@@ -301,9 +292,9 @@ def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def require_state(folder: Path, resume: bool) -> None:
-    """Refuse to overwrite a training, and to go on where there is none.
+    """Refuse to overwrite a training, or to continue one that does not exist.
 
-    :raises CheckpointError: naming what to do.
+    :raises CheckpointError: with the option that helps.
     """
     exists = (folder / STATE).exists()
     if exists and not resume:

@@ -1,6 +1,6 @@
-"""Every setting of a training, once: default, range and what it means.
+"""The settings of a training: defaults, ranges and meanings.
 
-A file of settings is YAML with the groups below; ``r3 train --list`` prints them all.
+A settings file is YAML with the groups below; ``r3 train --list`` prints all of them.
 """
 
 from __future__ import annotations
@@ -15,71 +15,68 @@ from ...core.errors import ConfigError
 from ...model.variants import CameraOutput, PATCH, VARIANTS
 from ..synth.kinds import KINDS
 
-_LARGE = 10**9
+
+def _setting(default: Any, help: str, **meta: Any) -> Any:
+    return field(default=default, metadata={'r3': Meta(help=help, unit='', **meta)})
 
 
-def _setting(default: Any, help: str, unit: str = '', **meta: Any) -> Any:
-    return field(default=default, metadata={'r3': Meta(help=help, unit=unit, **meta)})
+def _share(default: float, help: str) -> Any:
+    return _setting(default, help, low=0, high=1)
+
+
+def _weight(default: float, help: str) -> Any:
+    return _setting(default, help, low=0, high=1000)
+
+
+def _count(default: int, help: str, low: int = 1, high: int = 10**9) -> Any:
+    return _setting(default, help, low=low, high=high)
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Clips, drawn and rendered as they are needed."""
+    """Clips, drawn and rendered during the training."""
 
     kinds: str = _setting('room corridor street objects', 'kinds of world to learn from')
     held_out_kinds: str = _setting('hall', 'kinds of world for validation alone')
-    sizes: str = _setting('168x126 168x98 126x168', 'sizes of the pictures, multiples of 14')
-    least_views: int = _setting(2, 'frames of a clip, at least', low=2, high=100)
-    most_views: int = _setting(24, 'frames of a clip, at most', low=2, high=100)
-    frames_per_step: int = _setting(
-        48, 'frames of all clips of a step on one device', low=2, high=_LARGE
-    )
-    worlds: int = _setting(24, 'worlds alive at once on one device', low=1, high=_LARGE)
-    world_steps: int = _setting(240, 'steps after which a world is replaced', low=1, high=_LARGE)
-    path_frames: int = _setting(
+    sizes: str = _setting('168x126 168x98 126x168', 'sizes of the images, multiples of 14')
+    least_views: int = _count(2, 'frames of a clip, at least', low=2, high=100)
+    most_views: int = _count(24, 'frames of a clip, at most', low=2, high=100)
+    frames_per_step: int = _count(48, 'frames of all clips of a step on one device', low=2)
+    worlds: int = _count(24, 'worlds alive at once on one device')
+    world_steps: int = _count(240, 'steps after which a world is replaced')
+    path_frames: int = _count(
         360, 'frames of the path through a world, at 15 per second', low=30, high=10_000
     )
     coarseness: float = _setting(3.0, 'size of texels against r3 synth', low=1.0, high=20.0)
-    variety: float = _setting(0.3, 'share of surfaces with the looks of any kind', low=0, high=1)
-    moving: float = _setting(0.4, 'share of worlds in which something moves', low=0, high=1)
-    effects: float = _setting(
+    variety: float = _share(0.3, 'share of surfaces with random materials, whatever the kind')
+    moving: float = _share(0.4, 'share of worlds in which something moves')
+    effects: float = _share(
         0.5,
         'how often fog, shiny floors, motion blur, rolling shutters, JPEG, strong noise are drawn',
-        low=0,
-        high=1,
     )
-    recorded: float = _setting(
-        0.5, 'r3 finetune: share of steps that are of recordings', low=0, high=1
-    )
-    unlabelled: float = _setting(
-        0.25, 'r3 finetune --video: share of steps that are of videos without truth', low=0, high=1
-    )
-    tracks: int = _setting(64, 'tracked points of a clip', low=0, high=4096)
+    recorded: float = _share(0.5, 'r3 finetune: share of steps on recordings')
+    unlabelled: float = _share(0.25, 'r3 finetune --video: share of steps on unlabelled videos')
+    tracks: int = _count(64, 'tracked points of a clip', low=0, high=4096)
 
 
 @dataclass(frozen=True)
 class LossSettings:
     """Weights of the losses; 0 leaves one out."""
 
-    depth: float = _setting(1.0, 'confidence-weighted depth', low=0, high=1000)
-    points: float = _setting(0.5, 'confidence-weighted points', low=0, high=1000)
-    edges: float = _setting(0.5, 'steps of log depth between pixels', low=0, high=1000)
-    rotation: float = _setting(2.0, 'relative rotations with their confidence', low=0, high=1000)
-    translation: float = _setting(2.0, 'relative translations with theirs', low=0, high=1000)
-    fov: float = _setting(1.0, 'fields of view', low=0, high=1000)
-    agreement: float = _setting(0.2, 'tracks and point maps agree', low=0, high=1000)
-    anchored_pose: float = _setting(0.2, 'poses carry static points home', low=0, high=1000)
-    anchored_points: float = _setting(0.2, 'points are where held poses say', low=0, high=1000)
-    # Huber's function is steep by 0.05 at most: with 10 these are half of an absolute error.
-    unlabelled_agreement: float = _setting(
-        10.0, 'videos without truth: followed points and point maps agree', low=0, high=1000
+    depth: float = _weight(1.0, 'confidence-weighted depth')
+    points: float = _weight(0.5, 'confidence-weighted points')
+    edges: float = _weight(0.5, 'differences of log depth between pixels')
+    rotation: float = _weight(2.0, 'relative rotations with their confidence')
+    translation: float = _weight(2.0, 'relative translations with theirs')
+    fov: float = _weight(1.0, 'fields of view')
+    agreement: float = _weight(0.2, 'agreement of tracks and point maps')
+    anchored_pose: float = _weight(0.2, 'poses, by static points in the anchor frame')
+    anchored_points: float = _weight(0.2, 'points in the anchor frame, with detached poses')
+    # The slope of Huber's function is at most 0.05: with 10 these are half of an absolute error.
+    unlabelled_agreement: float = _weight(
+        10.0, 'unlabelled videos: agreement of tracked points and point maps'
     )
-    unlabelled_pose: float = _setting(
-        10.0,
-        'videos without truth: poses carry points to where other frames have them',
-        low=0,
-        high=1000,
-    )
+    unlabelled_pose: float = _weight(10.0, 'unlabelled videos: poses, by the points of two frames')
     alpha_depth: float = _setting(0.2, 'reward of confidence in depth and points', low=0, high=100)
     alpha_rotation: float = _setting(0.05, 'reward of confidence in rotation', low=0, high=100)
     alpha_translation: float = _setting(
@@ -92,20 +89,16 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class OptimiserSettings:
-    """Steps, their size and what is kept of them."""
+    """Optimiser, learning rate and precision."""
 
-    steps: int = _setting(60_000, 'optimiser steps in all', low=1, high=_LARGE)
-    learning_rate: float = _setting(5e-4, 'at its highest', low=0, high=1)
-    final_share: float = _setting(0.01, 'of the learning rate at the end', low=0, high=1)
-    warm_up: int = _setting(
-        1000, 'steps until the learning rate is at its highest', low=0, high=_LARGE
-    )
+    steps: int = _count(60_000, 'optimiser steps in all')
+    learning_rate: float = _share(5e-4, 'at its highest')
+    final_share: float = _share(0.01, 'of the learning rate at the end')
+    warm_up: int = _count(1000, 'steps until the learning rate is at its highest', low=0)
     weight_decay: float = _setting(0.05, 'of AdamW, on matrices alone', low=0, high=10)
     clip: float = _setting(1.0, 'largest norm of the gradient', low=1e-6, high=1e6)
-    ema: float = _setting(0.999, 'share of the average that a step keeps', low=0, high=1)
-    causal: float = _setting(
-        0.5, 'share of steps with causal clips, the rest full context', low=0, high=1
-    )
+    ema: float = _share(0.999, 'decay of the moving average of the weights')
+    causal: float = _share(0.5, 'share of steps with causal clips, the rest full context')
     precision: str = _setting(
         'auto', 'auto: bf16 on a GPU that has it, else fp32', choices=('auto', 'fp32', 'bf16')
     )
@@ -113,20 +106,20 @@ class OptimiserSettings:
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """What is told and kept while training."""
+    """Progress reports, validation and checkpoints."""
 
-    log_every: int = _setting(50, 'steps between rows of the progress table', low=1, high=_LARGE)
-    validate_every: int = _setting(2000, 'steps between validations; 0: never', low=0, high=_LARGE)
-    save_every: int = _setting(500, 'steps between checkpoints', low=1, high=_LARGE)
-    validation_clips: int = _setting(32, 'clips of each validation set', low=1, high=_LARGE)
-    validation_views: int = _setting(8, 'frames of a validation clip', low=3, high=100)
+    log_every: int = _count(50, 'steps between rows of the progress table')
+    validate_every: int = _count(2000, 'steps between validations; 0: never', low=0)
+    save_every: int = _count(500, 'steps between checkpoints')
+    validation_clips: int = _count(32, 'clips of each validation set')
+    validation_views: int = _count(8, 'frames of a validation clip', low=3, high=100)
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
     """All settings of a training."""
 
-    seed: int = _setting(0, 'decides the first weights and every clip', low=0, high=2**31 - 1)
+    seed: int = _setting(0, 'decides the initial weights and every clip', low=0, high=2**31 - 1)
     variant: str = _setting('r3-tiny', 'the network that is trained')
     data: DataSettings = field(default_factory=DataSettings)
     loss: LossSettings = field(default_factory=LossSettings)
@@ -155,7 +148,7 @@ class TrainingSettings:
         if shared:
             raise ConfigError(
                 f"{', '.join(sorted(shared))} is in 'data.kinds' and in 'data.held_out_kinds': "
-                'what is learned from proves nothing in validation'
+                'a kind for validation must not be trained on'
             )
         if self.data.least_views > self.data.most_views:
             raise ConfigError(
@@ -169,16 +162,16 @@ class TrainingSettings:
             )
         if self.data.unlabelled >= 1:
             raise ConfigError(
-                "parameter 'data.unlabelled' is 1: without any labelled steps nothing holds the "
-                'scale of the answers; take less, as 0.25'
+                "parameter 'data.unlabelled' is 1: without any labelled steps the scale of the "
+                'predictions is not constrained; take less, as 0.25'
             )
-        picture_sizes(self.data.sizes)
+        image_sizes(self.data.sizes)
 
 
-def picture_sizes(text: str) -> list[tuple[int, int]]:
-    """Return the (width, height) of every size in a text like ``168x126 126x168``.
+def image_sizes(text: str) -> list[tuple[int, int]]:
+    """Return the (width, height) of every size in a string like ``168x126 126x168``.
 
-    :raises ConfigError: no such size, or one that is no multiple of a patch.
+    :raises ConfigError: empty, malformed, or not a multiple of the patch size.
     """
     sizes = []
     for word in text.split():
@@ -196,7 +189,7 @@ def picture_sizes(text: str) -> list[tuple[int, int]]:
 
 
 def load_settings(path: Path | str, changes: dict[str, Any] | None = None) -> TrainingSettings:
-    """Read a file of settings, and change some by their dotted names.
+    """Read a settings file, and change settings by their dotted names.
 
     :raises ConfigError: unreadable, or a setting that is unknown or wrong.
     """

@@ -1,6 +1,6 @@
-"""The state of a training in one file, from which it goes on as if it had never stopped.
+"""The state of a training in one file, from which it continues to the last bit.
 
-A safetensors file: tensors, and texts in its header. Nothing in it is ever run.
+A safetensors file: tensors, and texts in its header. It holds no code.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ...core.errors import CheckpointError, ConfigError, OutputError
 from .training_settings import TrainingSettings
 
 FORMAT = 'r3_ros training 1'
-#: What AdamW keeps of a parameter.
+#: The state of AdamW for each parameter.
 _MOMENTS = ('exp_avg', 'exp_avg_sq')
 
 
@@ -32,7 +32,7 @@ def save_state(
     average: nn.Module,
     optimiser: torch.optim.Optimizer,
 ) -> None:
-    """Write the state after ``step`` steps, whole or not at all.
+    """Write the state after ``step`` steps, completely or not at all.
 
     :raises OutputError: the file cannot be written.
     """
@@ -67,16 +67,16 @@ def load_state(
     average: nn.Module,
     optimiser: torch.optim.Optimizer,
 ) -> int:
-    """Fill networks and optimiser from a file and return the steps that were taken.
+    """Load networks and optimiser from a file; return the number of steps done.
 
     :raises CheckpointError: missing, damaged, or of another network.
-    :raises ConfigError: it was made with other settings; those of ``report`` may differ.
+    :raises ConfigError: it was made with other settings; only those of ``report`` may differ.
     """
     try:
         with safe_open(path, framework='pt') as file:
             about = file.metadata() or {}
             if about.get('format') != FORMAT:
-                raise CheckpointError(f'{path} is no state of a training ({FORMAT})')
+                raise CheckpointError(f'{path} is not a state of a training ({FORMAT})')
             _refuse_other_settings(path, json.loads(about['settings']), flattened(settings))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
@@ -108,7 +108,7 @@ def _fill(path: Path, target: Tensor, tensors: Mapping[str, Tensor], key: str) -
 def _refuse_other_settings(
     path: Path, before: Mapping[str, object], now: Mapping[str, object]
 ) -> None:
-    # A state from before a setting was there goes on with its default.
+    # A setting that did not exist when the state was written has its default.
     before = {**flattened(TrainingSettings()), **before}
     differ = [
         f'{name} was {before.get(name)!r} and is {now.get(name)!r}'

@@ -1,6 +1,7 @@
-"""Worlds to learn from, each with a path through it and a camera: drawn by number alone.
+"""Training worlds, each with a camera path and a sensor, drawn by number.
 
-A scene is a function of (seed, split, number), so that a training can go on from any step.
+A training world is a function of (seed, split, number), so that a training can continue from any
+step.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _ATTEMPTS = 20
 
 
 class Split(enum.IntEnum):
-    """What scenes are for. No world seed belongs to two splits."""
+    """What a training world is used for. No world seed belongs to two splits."""
 
     TRAINING = 0
     HELD_OUT_SEEDS = 1
@@ -28,11 +29,8 @@ class Split(enum.IntEnum):
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
-    """A world, a path and a camera's habits.
-
-    :ivar style: name of the path's style.
-    """
+class TrainingWorld:
+    """A world with a camera path and a sensor; ``style`` is the name of the path's style."""
 
     world: World
     path: CameraPath
@@ -40,10 +38,10 @@ class Scene:
     style: str
 
 
-def make_scene(
+def make_training_world(
     settings: DataSettings, seed: int, split: Split, number: int, device: torch.device
-) -> Scene:
-    """Make the scene of a number.
+) -> TrainingWorld:
+    """Make the training world of a number.
 
     :raises ConfigError: no path fits into any of the worlds tried.
     """
@@ -68,14 +66,14 @@ def make_scene(
         except ConfigError as error:  # this world has no room for this path: the next may
             reason = str(error)
             continue
-        return Scene(world, path, _sensor(settings, world, rng, device), style)
+        return TrainingWorld(world, path, _sensor(settings, world, rng, device), style)
     raise ConfigError(
         f'none of {_ATTEMPTS} worlds of the kinds {kinds!r} has room for a path: {reason}'
     )
 
 
 def _styles(kind: str) -> list[str]:
-    """Return the styles that fit a kind: one does not drive through a room."""
+    """Return the path styles that fit a kind: driving only on a street."""
     indoors = [name for name in PATH_STYLES if name != 'driving']
     return ['driving', 'driving', 'handheld', 'drone'] if kind == 'street' else indoors
 

@@ -1,4 +1,4 @@
-"""How good a network is on clips it has not seen, beside guesses that know nothing of pictures."""
+"""Errors of a network on clips it was not trained on, and of a guess that uses no image."""
 
 from __future__ import annotations
 
@@ -9,28 +9,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...evaluation.depth_errors import DepthErrors
+from ...evaluation.stream_tables import by_confidence
 from ...model.network import Prediction, R3Network
 from . import losses
 from .clips import Clips
 from .objective import scales_by_steps
 
-#: Steps shorter than this share of the scene's scale have no direction to speak of.
+#: The direction of steps shorter than this share of the scene scale is not judged.
 _LEAST_STEP = 0.005
-QUINTILES = 5
-#: What maps a clip to an answer.
+#: Maps a clip to a prediction.
 Predict = Callable[[Clips], Prediction]
 
 
 @dataclass(frozen=True)
-class Figures:
+class ValidationErrors:
     """Errors over a set of clips.
 
     :ivar rotation_deg: median over steps from one frame to the next.
     :ivar direction_deg: median angle between the true step and the predicted one.
     :ivar translation: median error of steps over the mean true step, each side in its own unit.
-    :ivar abs_rel: of depth, a scale per picture; ``delta_125`` the share within a factor of 1.25.
+    :ivar abs_rel: of depth, each image with its own scale; ``delta_125``: share of the pixels
+        within a factor of 1.25.
     :ivar depth_quintiles: AbsRel from the least to the most confident fifth of the pixels.
-    :ivar rotation_quintiles: degrees over all pairs, by confidence alike.
+    :ivar rotation_quintiles: degrees over all pairs, by confidence likewise.
     """
 
     rotation_deg: float
@@ -42,53 +44,48 @@ class Figures:
     rotation_quintiles: tuple[float, ...] = ()
 
 
-def evaluate_network(predict: Predict, clips: Sequence[Clips]) -> Figures:
-    """Compare a network's answers with the truth, clip by clip."""
+def evaluate_network(predict: Predict, clips: Sequence[Clips]) -> ValidationErrors:
+    """Compare a network's predictions with the ground truth, clip by clip."""
     steps: list[np.ndarray] = []
-    depth: list[np.ndarray] = []
-    depth_by_confidence: list[np.ndarray] = []
     rotations: list[np.ndarray] = []
+    depth = DepthErrors()
     for batch in clips:
-        answer = predict(batch)
+        prediction = predict(batch)
         R, t = losses.relative_motions(batch.T_world_camera)
-        R_hat = losses.rotation_of(answer.pairs.quaternion)
-        own, true = _scales(answer, batch)
-        steps.append(_step_errors(R_hat, answer.pairs.translation / own, R, t / true))
-        depth.append(_depth_errors(answer, batch))
-        depth_by_confidence.append(_relative_errors_by_confidence(answer, batch))
-        at = answer.pairs.predicted
+        R_hat = losses.rotation_of(prediction.pairs.quaternion)
+        own, true = _scales(prediction, batch)
+        steps.append(_step_errors(R_hat, prediction.pairs.translation / own, R, t / true))
+        _add_depth(depth, prediction, batch)
+        at = prediction.pairs.predicted
         angle = _angle(R_hat[:, at], R[:, at]).flatten()
         rotations.append(
-            np.stack((answer.pairs.logit_rotation[:, at].flatten().cpu(), angle.cpu()))
+            np.stack((prediction.pairs.logit_rotation[:, at].flatten().cpu(), angle.cpu()))
         )
-    rotation, direction, translation = _medians(steps)
-    abs_rel, delta = _mean_errors(np.concatenate(depth))
-    return Figures(
-        rotation,
-        direction,
-        translation,
-        abs_rel,
-        delta,
-        _quintiles(np.concatenate(depth_by_confidence, axis=1)),
-        _quintiles(np.concatenate(rotations, axis=1)),
+    return ValidationErrors(
+        *_medians(steps),
+        depth.abs_rel,
+        depth.delta_125,
+        by_confidence(*depth.pixels),
+        by_confidence(*np.concatenate(rotations, axis=1)),
     )
 
 
-def evaluate_constant_velocity(clips: Sequence[Clips]) -> Figures:
-    """Return the errors of repeating the true step before: what needs no picture at all."""
+def evaluate_constant_velocity(clips: Sequence[Clips]) -> ValidationErrors:
+    """Return the errors of repeating the true previous step, a guess without any image."""
     steps = []
     for batch in clips:
         R, t = losses.relative_motions(batch.T_world_camera)
-        scale = _true_scale(batch)
+        truth = batch.depth[..., None] * batch.rays[:, None]
+        scale = losses.scene_scale(truth, batch.depth > 0)[:, None, None, None]
         R_hat, t_hat = R.clone(), t.clone()
         for k in range(1, R.shape[1] - 1):
             R_hat[:, k, k + 1], t_hat[:, k, k + 1] = R[:, k - 1, k], t[:, k - 1, k]
         steps.append(_step_errors(R_hat, t_hat / scale, R, t / scale, first=1))
-    return Figures(*_medians(steps))
+    return ValidationErrors(*_medians(steps))
 
 
 def network_predictor(network: R3Network, causal: bool = True) -> Predict:
-    """Return what asks a network for its answer to a clip."""
+    """Return a function that predicts clips with a network."""
 
     def predict(batch: Clips) -> Prediction:
         with torch.inference_mode():
@@ -97,21 +94,16 @@ def network_predictor(network: R3Network, causal: bool = True) -> Predict:
     return predict
 
 
-def _scales(answer: Prediction, batch: Clips) -> tuple[Tensor, Tensor]:
-    assert answer.depth is not None
+def _scales(prediction: Prediction, batch: Clips) -> tuple[Tensor, Tensor]:
+    assert prediction.depth is not None
     _, _, H, W = batch.shape
     valid = batch.depth > 0
-    points = answer.depth[..., None] * losses.pixel_rays(answer.fov, H, W)
+    points = prediction.depth[..., None] * losses.pixel_rays(prediction.fov, H, W)
     truth = batch.depth[..., None] * batch.rays[:, None]
     own, true = losses.scene_scale(points, valid), losses.scene_scale(truth, valid)
     motions = losses.relative_motions(batch.T_world_camera)
-    own, true = scales_by_steps(answer, motions, valid, own, true)
+    own, true = scales_by_steps(prediction, motions, valid, own, true)
     return own[:, None, None, None], true[:, None, None, None]
-
-
-def _true_scale(batch: Clips) -> Tensor:
-    truth = batch.depth[..., None] * batch.rays[:, None]
-    return losses.scene_scale(truth, batch.depth > 0)[:, None, None, None]
 
 
 def _angle(R_hat: Tensor, R: Tensor) -> Tensor:
@@ -143,46 +135,9 @@ def _medians(steps: Sequence[np.ndarray]) -> tuple[float, float, float]:
     )
 
 
-def _depth_errors(answer: Prediction, batch: Clips) -> np.ndarray:
-    """Return (pictures, 2): AbsRel and the share within 1.25, each scaled by its median."""
-    rows = []
-    for ratio, _ in _ratios(answer, batch):
-        within = torch.maximum(ratio, 1 / ratio) < 1.25
-        rows.append((float((ratio - 1).abs().mean()), float(within.float().mean())))
-    return np.array(rows).reshape(-1, 2)
-
-
-def _mean_errors(rows: np.ndarray) -> tuple[float, float]:
-    """Return the means of both columns; NaN where no picture has a true depth."""
-    return (float(rows[:, 0].mean()), float(rows[:, 1].mean())) if len(rows) else (np.nan, np.nan)
-
-
-def _relative_errors_by_confidence(answer: Prediction, batch: Clips) -> np.ndarray:
-    """Return (2, pixels): confidence and relative error of every 17th pixel with a truth."""
-    parts = [torch.stack((c, (ratio - 1).abs()))[:, ::17] for ratio, c in _ratios(answer, batch)]
-    return torch.cat(parts, dim=1).cpu().numpy() if parts else np.zeros((2, 0))
-
-
-def _ratios(answer: Prediction, batch: Clips) -> list[tuple[Tensor, Tensor]]:
-    """Return ratios of depth to the truth, median 1, and confidences, picture by picture."""
-    assert answer.depth is not None and answer.confidence is not None
-    out = []
-    for own, confidence, truth in zip(
-        answer.depth.flatten(0, 1),
-        answer.confidence.flatten(0, 1),
-        batch.depth.flatten(0, 1),
-        strict=True,
-    ):
-        known = truth > 0
-        if known.sum() >= 100:
-            ratio = own[known] / truth[known]
-            out.append((ratio / ratio.median(), confidence[known]))
-    return out
-
-
-def _quintiles(pairs: np.ndarray) -> tuple[float, ...]:
-    """Return the mean of the second row in five parts, from the least first row to the most."""
-    if pairs.shape[1] < QUINTILES:
-        return ()
-    ordered = pairs[1, np.argsort(pairs[0], kind='stable')]
-    return tuple(float(part.mean()) for part in np.array_split(ordered, QUINTILES))
+def _add_depth(errors: DepthErrors, prediction: Prediction, batch: Clips) -> None:
+    assert prediction.depth is not None and prediction.confidence is not None
+    truth = torch.where(batch.depth > 0, batch.depth, torch.nan)
+    parts = (prediction.depth, truth, prediction.confidence)
+    for depth, true, confidence in zip(*(p.flatten(0, 1).cpu() for p in parts), strict=True):
+        errors.add(depth.numpy(), true.numpy(), confidence.numpy())
