@@ -123,7 +123,7 @@ TESTS = {
         'r3_predictor::the_node_says_why_it_has_no_network',
         'checkpoint::a_missing_key_is_named_with_the_one_meant',
     ),
-    "the network's answer is not finite": (
+    "the network's output is not finite": (
         'r3_predictor::answers_that_are_not_finite_are_refused_and_leave_no_trace',
         'ros_failures_pictures::refusals_of_the_predictor_cost_one_frame',
     ),

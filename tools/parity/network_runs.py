@@ -11,7 +11,7 @@ import numpy as np
 from r3_ros.core.errors import SourceError
 from r3_ros.core.geometry import inverse
 from r3_ros.model.depth_head import MonoDepth
-from r3_ros.model.metric import SKY_THRESHOLD
+from r3_ros.model.metric_predictor import SKY_THRESHOLD
 from r3_ros.model.network import (
     AbsolutePrediction,
     DA3Network,
