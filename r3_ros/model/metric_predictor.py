@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -27,8 +27,8 @@ class MetricPredictor:
     ) -> None:
         self._network = network
         self._device = device
-        self._rule = DA3Rule() if rule is None else rule
-        self._geometry = lru_cache(maxsize=4)(self._geometry_of)
+        rule = rule or DA3Rule()
+        self._geometry = lru_cache(maxsize=4)(partial(da3_geometry, rule=rule))
 
     @converts_device_errors
     @torch.inference_mode()
@@ -50,9 +50,6 @@ class MetricPredictor:
 
     def close(self) -> None:
         """Do nothing: the weights are freed with the predictor."""
-
-    def _geometry_of(self, width: int, height: int) -> Geometry:
-        return da3_geometry(width, height, self._rule)
 
 
 def metric_depth(prediction: MonoDepth, intrinsics: Intrinsics) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 import math
 
 import numpy as np
@@ -92,7 +92,7 @@ class R3Predictor:
         self._described: _Described | None
         self._warm_up: list[float]
         self._fovs: deque[np.ndarray]
-        self._geometry = lru_cache(maxsize=4)(self._geometry_of)
+        self._geometry = lru_cache(maxsize=4)(partial(r3_geometry, rule=self._rule))
         self.reset()
 
     @property
@@ -262,9 +262,6 @@ class R3Predictor:
         self.reset()
         self._memory.close()
         self._empty_torch_cache()
-
-    def _geometry_of(self, width: int, height: int) -> Geometry:
-        return r3_geometry(width, height, self._rule)
 
     def _prepared(self, frame: Frame) -> _Described:
         """Resize the image and run the blocks that see one frame alone."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from ..core.config import ModelConfig
 from ..core.datatypes import ModelInfo
 from ..core.errors import FrameError, ModelError
 from ..core.window_predictor import WindowPrediction
-from ..input.network_input import Geometry, PATCH, r3_geometry, R3Rule
+from ..input.network_input import PATCH, r3_geometry, R3Rule
 from .depth_head import BRANCH_CHANNELS
 from .network import HEAD_FRAMES, Prediction, R3Network
 from .variants import NetworkConfig, TABLE_SIDE
@@ -42,8 +42,8 @@ class R3WindowPredictor:
         self._memory_bytes = memory_bytes
         self._element_bytes = network.backbone.patch_embed.proj.weight.element_size()
         # As in a stream.
-        self._rule = R3Rule(size=config.image_size, square_ok=True)
-        self.geometry = lru_cache(maxsize=64)(self._geometry_of)
+        rule = R3Rule(size=config.image_size, square_ok=True)
+        self.geometry = lru_cache(maxsize=64)(partial(r3_geometry, rule=rule))
 
     def most_frames(self, width: int, height: int) -> int:
         """Return how many images of a prepared size fit into memory at once."""
@@ -85,9 +85,6 @@ class R3WindowPredictor:
         """Free the memory that torch caches on the device."""
         if self._device.type == 'cuda':
             torch.cuda.empty_cache()
-
-    def _geometry_of(self, width: int, height: int) -> Geometry:
-        return r3_geometry(width, height, self._rule)
 
     def _tensor(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """Return (1, S, 3, H, W) uint8 on the device."""

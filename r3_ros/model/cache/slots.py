@@ -47,14 +47,10 @@ class Slots:
 
     def __init__(self, entry: FrameCache, slots: int) -> None:
         """Allocate ``slots`` slots for entries shaped like the one given."""
-
-        def buffer(tensor: Tensor, dimension: int) -> Tensor:
-            shape = list(tensor.shape)
-            shape[dimension] = slots
-            return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
-
-        self.layers = [[buffer(kv.keys, 2), buffer(kv.values, 2)] for kv in entry.key_values]
-        self.pair_sources = buffer(entry.pair_sources, 1)
+        self.layers = [
+            [_buffer(kv.keys, 2, slots), _buffer(kv.values, 2, slots)] for kv in entry.key_values
+        ]
+        self.pair_sources = _buffer(entry.pair_sources, 1, slots)
         self.occupants: list[int | None] = [None] * slots
 
     def __len__(self) -> int:
@@ -94,9 +90,7 @@ class Slots:
         """
 
         def smaller(buffer: Tensor, dimension: int) -> Tensor:
-            shape = list(buffer.shape)
-            shape[dimension] = slots
-            new = torch.empty(shape, dtype=buffer.dtype, device=buffer.device)
+            new = _buffer(buffer, dimension, slots)
             for n, slot in enumerate(kept):
                 new.select(dimension, n).copy_(buffer.select(dimension, slot))
             return new
@@ -120,6 +114,12 @@ class Slots:
             ),
             self.pair_sources[:, :frames],
         )
+
+
+def _buffer(like: Tensor, dimension: int, slots: int) -> Tensor:
+    shape = list(like.shape)
+    shape[dimension] = slots
+    return torch.empty(shape, dtype=like.dtype, device=like.device)
 
 
 def stored_tensors(entry: FrameCache) -> list[Tensor]:

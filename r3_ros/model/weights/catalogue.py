@@ -74,7 +74,7 @@ _TWO_LICENCES = (
 _FREE, _NON_COMMERCIAL, _ANY_VIEW = 'Apache-2.0', 'CC-BY-NC-4.0', 'depth and poses of any views'
 _LARGE_NOTE, _GIANT_NOTE = map(_RETRAINED.format, ('da3-large-1.1', 'da3-giant-1.1'))
 
-#: Every file that ``r3 weights`` knows, by name.
+#: All published files, by name.
 CATALOGUE: dict[str, PublishedWeights] = {
     weights.name: weights
     for weights in (

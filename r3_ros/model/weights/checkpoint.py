@@ -68,7 +68,7 @@ class LoadedNetwork:
     :ivar network: in evaluation mode, without gradients.
     :ivar sha256: of the whole file, in hexadecimal.
     :ivar notes: what was ignored or copied, one line each.
-    :ivar image_size: long side of the training images; None: the file does not say.
+    :ivar image_size: long side of the training images; None: unknown.
     """
 
     network: Network

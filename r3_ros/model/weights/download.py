@@ -105,27 +105,24 @@ def _hub_errors(weights: PublishedWeights, target: Path) -> Iterator[None]:
 
     # The error class of the HTTP library, which depends on the version of the hub's library.
     http_error = cast('type[Exception]', errors.HfHubHTTPError.__bases__[0])
-    page, file = weights.page, weights.filename
+    page = weights.page
+    problems = {
+        errors.OfflineModeIsEnabled: 'HF_HUB_OFFLINE is set, so nothing is fetched; unset it, or '
+        + by_hand(weights, target),
+        errors.GatedRepoError: f'{page} grants access only on request: log in there, accept the '
+        'terms, and set HF_TOKEN to a token of yours',
+        errors.RepositoryNotFoundError: f'{page} does not exist, or needs a login: set HF_TOKEN '
+        'to a token that may read it',
+        errors.RevisionNotFoundError: f'{page} has no such revision',
+        errors.RemoteEntryNotFoundError: f'{page} holds no file {weights.filename} at that '
+        'revision',
+    }
     try:
         yield
-    except errors.OfflineModeIsEnabled as error:
-        raise ModelError(
-            'HF_HUB_OFFLINE is set, so nothing is fetched; unset it, or '
-            + by_hand(weights, target)
-        ) from error
-    except errors.GatedRepoError as error:
-        raise ModelError(
-            f'{page} is given after a request on that page alone: log in there, accept the '
-            'terms, and set HF_TOKEN to a token of yours'
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise ModelError(
-            f'{page} does not exist, or needs a login: set HF_TOKEN to a token that may read it'
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise ModelError(f'{page} has no such revision') from error
-    except errors.RemoteEntryNotFoundError as error:
-        raise ModelError(f'{page} holds no file {file} at that revision') from error
+    except tuple(problems) as error:
+        # A gated repository is also a repository not found, so the first match counts.
+        problem = next(text for kind, text in problems.items() if isinstance(error, kind))
+        raise ModelError(problem) from error
     except (http_error, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of a file here

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import replace
 from itertools import chain
 import math
 from pathlib import Path
@@ -18,7 +17,7 @@ import time
 
 import numpy as np
 
-from ...core.config import R3Config
+from ...core.config import R3Config, TrackingConfig
 from ...core.datatypes import DepthMap, Intrinsics, TrackingState
 from ...core.errors import FrameError, ModelError, SourceError
 from ...core.similarity import rigid_part, scale_of
@@ -159,7 +158,8 @@ class _WindowRun:
         self._depth_folder = depth_folder
         self._clouds = ImageClouds(config.points, config.map)
         self._windows: list[PredictedWindow] = []
-        self._records: dict[int, FrameRecord] = {}
+        #: Stamp, reading time, number of other images in the window, and step time, by frame.
+        self._frames: dict[int, tuple[int, float, int, float]] = {}
         self._has_depth: list[int] = []
         #: Intrinsics of undistorted images, by frame, and whether they are estimated.
         self._cameras: dict[int, tuple[Intrinsics, bool]] = {}
@@ -173,7 +173,8 @@ class _WindowRun:
         for row in range(window.shared, len(window.images)):
             image = window.images[row]
             self._add_depth(image, cameras[row], prediction, row)
-            self._records[image.frame_id] = _blank_record(image, len(window.images) - 1, step_ms)
+            others = len(window.images) - 1
+            self._frames[image.frame_id] = image.stamp_ns, image.read_ms, others, step_ms
         predicted = PredictedWindow(
             frame_ids=tuple(image.frame_id for image in window.images),
             shared=window.shared,
@@ -231,7 +232,8 @@ class _WindowRun:
         placement = place_windows(self._windows, config)
         self._warn_without_pose(placement)
         result.records = [
-            _record(record, placement, config) for _, record in sorted(self._records.items())
+            _record(frame_id, *facts, placement, config.tracking)
+            for frame_id, facts in sorted(self._frames.items())
         ]
         if result.collection is not None:
             result.collection = tuple(result.collection[r.frame_id] for r in result.records)
@@ -285,39 +287,39 @@ def _grids(window: ImageWindow, prediction: WindowPrediction) -> dict[int, Depth
     return {image.frame_id: DepthGrid.of(depth, confidence) for image, depth, confidence in maps}
 
 
-def _blank_record(image: WindowImage, others: int, step_ms: float) -> FrameRecord:
-    return FrameRecord(
-        frame_id=image.frame_id,
-        stamp_ns=image.stamp_ns,
-        state=TrackingState.LOST,
-        reason='not related to the other images',
-        has_pose=False,
-        is_keyframe=False,
-        confidence_translation=math.nan,
-        confidence_rotation=math.nan,
-        confidence_ratio=0.0,
-        context_frames=others,
-        corrected_frames=0,
-        read_ms=image.read_ms,
-        step_ms=step_ms,
-        timings_ms={},
-    )
-
-
-def _record(record: FrameRecord, placement: WindowPlacement, config: R3Config) -> FrameRecord:
-    translation, rotation = (float(score) for score in placement.scores[record.frame_id])
+def _record(
+    frame_id: int,
+    stamp_ns: int,
+    read_ms: float,
+    others: int,
+    step_ms: float,
+    placement: WindowPlacement,
+    config: TrackingConfig,
+) -> FrameRecord:
+    translation, rotation = (float(score) for score in placement.scores[frame_id])
     ratio = 0.5 * (translation + rotation) / placement.reference
     if math.isnan(ratio):
         ratio = 0.0 if math.isfinite(placement.reference) else 1.0
-    record = replace(
-        record,
+    has_pose = frame_id in placement.S_world_frame
+    if not has_pose:
+        state, reason = TrackingState.LOST, 'not related to the other images'
+    elif ratio < config.low_confidence_ratio:
+        state, reason = TrackingState.LOW_CONFIDENCE, 'weakly related to the other images'
+    else:
+        state, reason = TrackingState.TRACKING, 'full context'
+    return FrameRecord(
+        frame_id=frame_id,
+        stamp_ns=stamp_ns,
+        state=state,
+        reason=reason,
+        has_pose=has_pose,
+        is_keyframe=has_pose,
         confidence_translation=translation,
         confidence_rotation=rotation,
         confidence_ratio=ratio,
+        context_frames=others,
+        corrected_frames=0,
+        read_ms=read_ms,
+        step_ms=step_ms,
+        timings_ms={},
     )
-    if record.frame_id not in placement.S_world_frame:
-        return record
-    low = ratio < config.tracking.low_confidence_ratio
-    state = TrackingState.LOW_CONFIDENCE if low else TrackingState.TRACKING
-    reason = 'weakly related to the other images' if low else 'full context'
-    return replace(record, state=state, reason=reason, has_pose=True, is_keyframe=True)
