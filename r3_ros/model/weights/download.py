@@ -106,7 +106,7 @@ def _hub_errors(weights: PublishedWeights, target: Path) -> Iterator[None]:
     # The error class of the HTTP library, which depends on the version of the hub's library.
     http_error = cast('type[Exception]', errors.HfHubHTTPError.__bases__[0])
     page = weights.page
-    problems = {
+    problems: dict[type[Exception], str] = {
         errors.OfflineModeIsEnabled: 'HF_HUB_OFFLINE is set, so nothing is fetched; unset it, or '
         + by_hand(weights, target),
         errors.GatedRepoError: f'{page} grants access only on request: log in there, accept the '
