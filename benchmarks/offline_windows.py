@@ -24,12 +24,12 @@ from r3_ros.core.trajectory_file import PoseList  # noqa: E402
 from r3_ros.evaluation.trajectory_errors import evaluate_trajectory  # noqa: E402
 from r3_ros.offline.windows.window_images import WindowImage  # noqa: E402
 from r3_ros.offline.windows.window_joining import DepthGrid  # noqa: E402
-from r3_ros.offline.windows.window_order import ImageWindow, InTime  # noqa: E402
-from r3_ros.offline.windows.window_placing import place_windows, SeenWindow  # noqa: E402
+from r3_ros.offline.windows.window_order import ImageWindow, OrderByTime  # noqa: E402
+from r3_ros.offline.windows.window_placement import place_windows, PredictedWindow  # noqa: E402
 from r3_ros.offline.windows.window_relations import relations_of  # noqa: E402
 from scripted_windows import (  # noqa: E402
     HEIGHT,
-    picture_of,
+    image_of,
     ScriptedWindows,
     walk,
     WIDTH,
@@ -49,21 +49,21 @@ SEEDS = range(5)
 
 def seen(
     predictor: ScriptedWindows, window: ImageWindow, depth_noise: float, wrong: float
-) -> SeenWindow:
+) -> PredictedWindow:
     """Predict a window and spoil the answer."""
     rng = predictor._rng
-    prediction = predictor.predict([picture.pixels for picture in window.pictures])
-    count = len(window.pictures)
+    prediction = predictor.predict([image.pixels for image in window.images])
+    count = len(window.images)
     pairs = np.triu(rng.random((count, count)) < wrong, 1)
     prediction.relative[pairs, :3] += rng.normal(0, 1, (np.count_nonzero(pairs), 3))
     prediction.predicted[pairs.T] = False
-    ids = tuple(picture.frame_id for picture in window.pictures)
+    ids = tuple(image.frame_id for image in window.images)
     grids = {
         frame_id: DepthGrid.of(depth * np.float32(np.exp(rng.normal(0, depth_noise))), sure)
         for frame_id, depth, sure in zip(ids, prediction.depth, prediction.confidence, strict=True)
     }
     usable = np.ones(count, dtype=bool)
-    return SeenWindow(ids, window.shared, relations_of(prediction), usable, grids)
+    return PredictedWindow(ids, window.shared, relations_of(prediction), usable, grids)
 
 
 def ate_percent(
@@ -75,12 +75,12 @@ def ate_percent(
     predictor = ScriptedWindows(WindowScript(T, UNITS, noise))
     predictor._rng = np.random.default_rng(seed)
     geometry = predictor.geometry(WIDTH, HEIGHT)
-    pictures = (WindowImage(n, n, picture_of(n), geometry, None, 0.0) for n in range(CAMERAS))
-    order = InTime(pictures, config.offline.window_frames, config.offline.overlap_frames)
+    images = (WindowImage(n, n, image_of(n), geometry, None, 0.0) for n in range(CAMERAS))
+    order = OrderByTime(images, config.offline.window_frames, config.offline.overlap_frames)
     windows = []
-    while (window := order.following()) is not None:
+    while (window := order.next_window()) is not None:
         windows.append(seen(predictor, window, depth_noise, wrong))
-        order.placed(window.pictures)
+        order.mark_placed(window.images)
     began = time.perf_counter()
     placement = place_windows(windows, config)
     took = time.perf_counter() - began

@@ -84,7 +84,7 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_get(args: argparse.Namespace) -> int:
     """Show the licence, ask, fetch."""
-    from ..model.weights.download import ask_hub, fetch, write_record
+    from ..model.weights.download import fetch, query_hub, write_record
 
     weights = known(args.name)
     folder = Path(os.path.expanduser(args.folder)).absolute() if args.folder else weights_folder()
@@ -100,7 +100,7 @@ def run_get(args: argparse.Namespace) -> int:
             'nobody can be asked to agree to the licence above, because the input is not a '
             f'terminal: `r3 weights get {weights.name} --yes` agrees to it'
         )
-    hub = ask_hub(weights, args.revision, target)
+    hub = query_hub(weights, args.revision, target)
     if here == hub.sha256:
         write_record(weights, hub, target)
         print(f'{target} is the file of that revision already: nothing to fetch')

@@ -1,7 +1,7 @@
-"""The R3 network and its Depth Anything 3 relatives: weights and arithmetic, no policy.
+"""The R3 and Depth Anything 3 networks and their predictors.
 
-Knows nothing of ROS and nothing of streaming. ``variants`` lists the networks, ``network``
-assembles them from ``layers``, ``backbone``, ``depth_head`` and ``camera_head``, ``weights``
-fills them from files, ``cache`` holds what is remembered of frames, and ``r3_predictor`` puts R3
-behind the engine's interface. See docs/network.md.
+Independent of ROS and streaming. ``variants`` lists the networks, ``network`` assembles them from
+``layers``, ``backbone``, ``depth_head`` and ``camera_head``, ``weights`` loads them from files,
+``cache`` holds the keys and values of frames, and ``r3_predictor`` implements the engine's
+interface with R3. See docs/network.md.
 """

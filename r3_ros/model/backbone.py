@@ -1,7 +1,7 @@
 """The vision transformer: patches to tokens, blocks within and across frames, four taps.
 
-Shapes: B batch, S frames, P = 1 + rows * columns tokens per frame (token 0 is the class slot,
-later the camera's), C width, D tap width, h heads, d = 64, N cached frames.
+Shapes: B batch, S frames, P = 1 + rows * columns tokens per frame (token 0 is the class token,
+later the camera token), C width, D tap width, h heads, d = 64, N cached frames.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from .variants import BackboneConfig, PATCH, TABLE_SIDE
 
 @dataclass(frozen=True)
 class Tokens:
-    """Frames on their way through the backbone, before any of them looks at another.
+    """Frames after the blocks that see one frame alone.
 
     :ivar tokens: (B, S, P, C) float32, the input of block ``alternate_from``.
-    :ivar descriptor: (B, S, C) mean patch token one block earlier: what the frame looks like.
-    :ivar class_token: (B, S, C) class slot one block earlier: chooses plain DA3's reference view.
-    :ivar rows: patches in a column of the picture; ``columns``: in a row.
+    :ivar descriptor: (B, S, C) mean patch token one block earlier: an appearance descriptor.
+    :ivar class_token: (B, S, C) one block earlier: chooses plain DA3's reference view.
+    :ivar rows: patches in a column of the image; ``columns``: in a row.
     """
 
     tokens: Tensor
@@ -36,36 +36,32 @@ class Tokens:
 
 @dataclass(frozen=True)
 class KeyValues:
-    """Keys and values of one cross-frame block: (B, h, N, P, d) each, ready to be attended."""
+    """Keys and values of one cross-frame block: (B, h, N, P, d) each."""
 
     keys: Tensor
     values: Tensor
 
     def ready(self) -> None:
-        """Return once what is computed from now on sees them; the network asks before it does.
+        """Make later computations wait until both are complete; called before they are read.
 
-        :raises ModelError: they were on their way and did not arrive.
+        :raises ModelError: copying them failed.
         """
 
     def followed_by(self, other: KeyValues) -> KeyValues:
-        """Return these frames and then the other's."""
+        """Return these frames followed by the other's."""
         return KeyValues(
             torch.cat([self.keys, other.keys], dim=2),
             torch.cat([self.values, other.values], dim=2),
         )
 
-    def select(self, frames: Tensor) -> KeyValues:
-        """Return the frames of a (M,) index, in its order."""
-        return KeyValues(self.keys.index_select(2, frames), self.values.index_select(2, frames))
-
 
 @dataclass(frozen=True)
 class Taps:
-    """What the heads read.
+    """The inputs of the heads.
 
     :ivar features: four times (B, S, P - 1, D) patch features: local half raw, global half normed.
     :ivar camera_tokens: four times (B, S, D), raw.
-    :ivar key_values: the frames' own, one per cross-frame block.
+    :ivar key_values: of these frames, one per cross-frame block.
     """
 
     features: list[Tensor]
@@ -74,9 +70,9 @@ class Taps:
 
 
 class _AcrossFrames:
-    """Attention of S frames over cached ones and one another; keeps what later frames need.
+    """Attention of S frames over cached ones and one another; keeps their keys and values.
 
-    Neither order nor place of a frame shows in the result: keys carry no frame position.
+    Keys carry no frame position, so the order of the frames does not affect the result.
     """
 
     def __init__(self, frames: int, causal: bool, cached: KeyValues | None) -> None:
@@ -88,7 +84,7 @@ class _AcrossFrames:
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Map queries, keys and values (B*S, h, P, d) to (B*S, h, P, d)."""
         S = self._frames
-        # Values come as a view of all three projections: what is kept must not keep those too.
+        # Values are a view of all three projections, which must not stay in the cache.
         v = v.contiguous()
         # (B*S, h, P, d) -> (B, h, S, P, d)
         q, k, v = (x.unflatten(0, (-1, S)).transpose(1, 2) for x in (q, k, v))
@@ -116,19 +112,19 @@ def _attend(q: Tensor, seen: KeyValues, count: int) -> Tensor:
 
 
 class PatchEmbedding(nn.Module):
-    """One convolution from pixels to tokens."""
+    """A convolution from pixels to tokens."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, width, kernel_size=PATCH, stride=PATCH)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map (N, 3, H, W) normalised pictures to (N, rows * columns, C), row by row."""
+        """Map (N, 3, H, W) normalised images to (N, rows * columns, C), row by row."""
         return self.proj(images.to(self.proj.weight.dtype)).flatten(2).transpose(1, 2)
 
 
 class Backbone(nn.Module):
-    """The transformer in two steps: each frame alone, then with the frames it may see."""
+    """The transformer in two steps: each frame alone, then with the frames it attends to."""
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -153,7 +149,7 @@ class Backbone(nn.Module):
         self._resized: tuple[object, Tensor] | None = None
 
     def embed(self, images: Tensor) -> Tensor:
-        """Map (N, 3, H, W) normalised pictures to (N, P, C) float32 tokens with positions."""
+        """Map (N, 3, H, W) normalised images to (N, P, C) float32 tokens with positions."""
         patches = self.patch_embed(images).float()
         tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
         return tokens + self._positions(images.shape[-2] // PATCH, images.shape[-1] // PATCH)
@@ -164,8 +160,8 @@ class Backbone(nn.Module):
             return self.pos_embed
         table = self.pos_embed
         if torch.is_grad_enabled() or table.is_inference():
-            return self._resized_positions(rows, columns)  # gradients, or changes untold
-        # A stream has one size: resize once, and again if the weights have changed since.
+            return self._resized_positions(rows, columns)  # gradients, or no version counter
+        # A stream has one size: cached until the weights change.
         made_for = (rows, columns, table.device, table.data_ptr(), table._version)
         kept = self._resized  # read once: another thread may run another size
         if kept is None or kept[0] != made_for:
@@ -174,13 +170,13 @@ class Backbone(nn.Module):
 
     def _resized_positions(self, rows: int, columns: int) -> Tensor:
         table = self.pos_embed[:, 1:].unflatten(1, (TABLE_SIDE, TABLE_SIDE)).permute(0, 3, 1, 2)
-        # Trained so: the factors with the 0.1, not the size, place the samples.
+        # As in training: the factors with the 0.1, not the size, determine the sample positions.
         scale = ((rows + 0.1) / TABLE_SIDE, (columns + 0.1) / TABLE_SIDE)
         resized = F.interpolate(table, scale_factor=scale, mode='bicubic', align_corners=False)
         return torch.cat([self.pos_embed[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
 
     def describe(self, images: Tensor) -> Tokens:
-        """Run what needs neither another frame nor a role: the blocks before ``alternate_from``.
+        """Run the blocks before ``alternate_from``, which see one frame alone.
 
         :param images: (B, S, 3, H, W) normalised, sides multiples of 14.
         """
@@ -208,20 +204,21 @@ class Backbone(nn.Module):
         causal: bool,
         cached: Sequence[KeyValues] | None = None,
     ) -> Taps:
-        """Run the rest: blocks alternate between each frame alone and the frames it may see.
+        """Run the other blocks, which alternate between one frame and all frames.
 
-        :param camera_tokens: (B, S, C), put into the class slot of each frame.
+        :param camera_tokens: (B, S, C), replace the class token of each frame.
         :param causal: a frame sees the cached ones, itself and those before it; else all.
-        :param cached: one per cross-frame block, (B, h, N, P, d); None: nothing is remembered.
+        :param cached: one per cross-frame block, (B, h, N, P, d); None: no cached frames.
         """
         first = self.config.alternate_from
-        assert first is not None, 'a backbone whose blocks all see one frame has nothing to relate'
+        assert first is not None, 'all blocks of this backbone see one frame alone'
         x = described.tokens
         B, S = x.shape[:2]
         x = torch.cat([camera_tokens[:, :, None].to(x.dtype), x[:, :, 1:]], dim=2).flatten(0, 1)
         local = x
         within, across = rotations(described.rows, described.columns, x.device)
-        taps = Taps([], [], ())
+        features: list[Tensor] = []
+        tokens: list[Tensor] = []
         key_values: list[KeyValues] = []
         for i in range(first, self.config.depth):
             if self.config.is_cross_frame(i):
@@ -232,16 +229,13 @@ class Backbone(nn.Module):
             else:
                 x = local = self.blocks[i](x, within)
             if i in self.config.taps:
-                self._tap(taps, local.unflatten(0, (B, S)), x.unflatten(0, (B, S)))
-        return Taps(taps.features, taps.camera_tokens, tuple(key_values))
-
-    def _tap(self, taps: Taps, local: Tensor, across: Tensor) -> None:
-        """Add one tap from the outputs (B, S, P, C) of the last block of each kind."""
-        taps.features.append(torch.cat([local[:, :, 1:], self.norm(across[:, :, 1:])], dim=-1))
-        taps.camera_tokens.append(torch.cat([local[:, :, 0], across[:, :, 0]], dim=-1))
+                a, b = local.unflatten(0, (B, S)), x.unflatten(0, (B, S))
+                features.append(torch.cat([a[:, :, 1:], self.norm(b[:, :, 1:])], dim=-1))
+                tokens.append(torch.cat([a[:, :, 0], b[:, :, 0]], dim=-1))
+        return Taps(features, tokens, tuple(key_values))
 
     def features_alone(self, images: Tensor) -> list[Tensor]:
-        """Return the four taps (N, P - 1, C), normed, of a backbone that never looks across.
+        """Return the four taps (N, P - 1, C), normed, of a backbone without cross-frame blocks.
 
         :param images: (N, 3, H, W) normalised.
         """

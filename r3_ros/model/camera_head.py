@@ -1,9 +1,9 @@
-"""What the network says of cameras: fields of view, relative and absolute poses.
+"""The camera outputs: fields of view, relative and absolute poses.
 
-Everything here is float32: it costs nothing beside the backbone, and logits and angles keep
-their digits. Shapes: B batch, S frames of the call, N cached frames, D tap width. A pose
-encoding is nine numbers: translation (3), quaternion ``xyzw`` of any length (4), field of view
-vertical and horizontal in radians (2).
+Everything here is float32: the cost is negligible, and logits and angles need the precision.
+Shapes: B batch, S frames of the call, N cached frames, D tap width. A pose
+encoding has nine numbers: translation (3), quaternion ``xyzw`` of any length (4), vertical and
+horizontal field of view in radians (2).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .layers import Block, EPSILON, LayerNorm, Mlp
 class Pairs(NamedTuple):
     """Relative poses from source i (N cached frames, then the S of the call) to frame j.
 
-    ``X_j = R(q) X_i + t``: rows are sources, columns the frames of the call. Entries of pairs
-    that were not predicted are zero.
+    ``X_j = R(q) X_i + t``: rows are sources, columns the frames of the call. Pairs that were not
+    predicted are zero.
 
     :ivar translation: (B, N + S, S, 3) in the network's unit.
     :ivar quaternion: (B, N + S, S, 4) ``xyzw``, not normalised.
@@ -41,7 +41,7 @@ def _mlp(width_in: int, width: int) -> nn.Sequential:
 
 
 class CameraDecoder(nn.Module):
-    """Plain DA3's: a frame's camera token to its pose against the reference view."""
+    """Plain DA3's head: from a camera token to the pose relative to the reference view."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class CameraDecoder(nn.Module):
         self.fc_fov = nn.Sequential(nn.Linear(width, 2), nn.ReLU())
 
     def project(self, camera_tokens: Tensor) -> Tensor:
-        """Return the feature (B, S, D) that every answer reads, of camera tokens (B, S, D)."""
+        """Return the features (B, S, D) of camera tokens (B, S, D)."""
         return self.backbone(camera_tokens.float())
 
     def fov(self, feature: Tensor) -> Tensor:
@@ -64,11 +64,11 @@ class CameraDecoder(nn.Module):
 
 
 class PairHead(CameraDecoder):
-    """R3's: relative poses of pairs of frames, with a confidence each for its two parts.
+    """R3's head: relative poses of frame pairs, with confidences of translation and rotation.
 
-    The first layer is linear in the pair, ``W [p_i; p_j] = W_i p_i + W_j p_j``, so each frame's
-    two halves are computed once; the source half is what a cached frame keeps. ``fc_abs_fov`` and
-    the absolute pose inherited from DA3 are in every file, and no output of R3 reads them.
+    The first layer is linear in the pair, ``W [p_i; p_j] = W_i p_i + W_j p_j``, so both halves
+    are computed once per frame; the source half is cached. ``fc_abs_fov`` and the absolute pose
+    of DA3 are in every file of weights but unused by R3.
     """
 
     def __init__(self, width: int) -> None:
@@ -81,7 +81,7 @@ class PairHead(CameraDecoder):
         self.fc_abs_fov = nn.Sequential(nn.Linear(width, 2), nn.ReLU())
 
     def source_half(self, feature: Tensor) -> Tensor:
-        """Return ``W_i p_i`` (B, S, D): a frame's part in every pair it is the source of."""
+        """Return ``W_i p_i`` (B, S, D)."""
         return F.linear(feature, self._first.weight.chunk(2, dim=1)[0])
 
     def target_half(self, feature: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class PairHead(CameraDecoder):
         return cast(nn.Linear, self.rel_backbone[0])
 
     def forward(self, sources: Tensor, targets: Tensor, causal: bool) -> Pairs:
-        """Relate every frame of the call to the frames it may see.
+        """Predict the pairs of every frame of the call.
 
         :param sources: (B, N + S, D) source halves, the last S of them of the call's frames.
         :param targets: (B, S, D) target halves.
@@ -105,15 +105,8 @@ class PairHead(CameraDecoder):
         for s in range(S):
             count = N + s if causal else N + S
             e = self.rel_backbone[1:](sources[:, :count] + targets[:, s : s + 1])
-            column = torch.cat(
-                [
-                    self.fc_rel_t(e),
-                    self.fc_rel_qvec(e),
-                    self.fc_rel_conf_t(e),
-                    self.fc_rel_conf(e),
-                ],
-                dim=-1,
-            )  # (B, count, 9)
+            outputs = (self.fc_rel_t, self.fc_rel_qvec, self.fc_rel_conf_t, self.fc_rel_conf)
+            column = torch.cat([output(e) for output in outputs], dim=-1)  # (B, count, 9)
             columns.append(F.pad(column, (0, 0, 0, N + S - count)))
         every = torch.ones(N + S, S, dtype=torch.bool, device=targets.device)
         predicted = every.triu(1 - N) if causal else every ^ every.triu(-N).tril(-N)
@@ -122,13 +115,12 @@ class PairHead(CameraDecoder):
 
 
 class PoseEncoder(nn.Module):
-    """Plain DA3's: known cameras to camera tokens."""
+    """Plain DA3's encoder: from known cameras to camera tokens."""
 
     _HEADS = 16
     _BLOCKS = 4
 
     def __init__(self, width: int) -> None:
-        """Build for a backbone of this width."""
         super().__init__()
         self.pose_branch = Mlp(9, width // 2, width)
         self.token_norm = LayerNorm(width, eps=EPSILON)

@@ -1,8 +1,8 @@
-"""Dense prediction: four taps to a fused pyramid, to depth and what else the head answers.
+"""Dense prediction: from four taps by a fused pyramid to depth, confidence, rays and sky.
 
-Frames are independent of one another here. Shapes: N frames, D tap width, h x w patches,
+Frames are independent of one another. Shapes: N frames, D tap width, h x w patches,
 F features, H x W = 14h x 14w pixels. Sizes of the pyramid: level 1 is 4h x 4w, level 2 2h x 2w,
-level 3 h x w, level 4 half of that; fused it ends at 8h x 8w.
+level 3 h x w, level 4 half of that; the fused map 8h x 8w.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _EMBEDDING_GAIN = 0.1
 
 
 class DenseDepth(NamedTuple):
-    """Answer of the dual head; the rays are None unless asked for.
+    """Output of the dual head; rays are optional.
 
     :ivar depth: (N, H, W) float32 > 0, along the optical axis, in the network's unit.
     :ivar confidence: (N, H, W) float32 > 1.
@@ -40,7 +40,7 @@ class DenseDepth(NamedTuple):
 
 
 class MonoDepth(NamedTuple):
-    """Answer of the metric head: (N, H, W) float32 depth > 0 and sky >= 0."""
+    """Output of the metric head: (N, H, W) float32 depth > 0 and sky >= 0."""
 
     depth: Tensor
     sky: Tensor
@@ -50,7 +50,7 @@ class MonoDepth(NamedTuple):
 def _axis_embedding(
     size: int, extent: float, channels: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """Return (channels, size): sines, then cosines of pixel positions along one axis."""
+    """Return (channels, size) sines, then cosines of pixel positions along one axis."""
     with torch.inference_mode(False):
         edge = extent * (size - 1) / size
         positions = torch.linspace(-edge, edge, size, device=device, dtype=torch.float32)
@@ -60,9 +60,9 @@ def _axis_embedding(
 
 
 def add_position_embedding(x: Tensor, aspect: float) -> Tensor:
-    """Add to (N, channels, m_h, m_w) where its pixels lie in a picture of this aspect, in place.
+    """Add the position embedding to (N, channels, m_h, m_w) for an image aspect, in place.
 
-    Half of the channels tell the column, half the row, so two vectors do for the whole map.
+    Half of the channels encode the column, half the row.
     """
     channels, m_h, m_w = x.shape[1:]
     diagonal = (aspect**2 + 1) ** 0.5
@@ -79,7 +79,7 @@ def _resized(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class ResidualUnit(nn.Module):
-    """Two 3x3 convolutions around which the input is added."""
+    """Two 3x3 convolutions with a skip connection."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class ResidualUnit(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Joins a level with what came from above and brings it to the size of the next."""
+    """Adds a level to the coarser ones and resizes the sum to the next level."""
 
     def __init__(self, features: int, has_side: bool) -> None:
         super().__init__()
@@ -102,10 +102,10 @@ class Fusion(nn.Module):
         self.out_conv = nn.Conv2d(features, features, 1)
 
     def forward(self, top: Tensor, side: Tensor | None, size: Sequence[int]) -> Tensor:
-        """Map (N, F, h, w), twice unless at the top, to (N, F, *size).
+        """Map (N, F, h, w) and the same side to (N, F, *size); the coarsest level has no side.
 
-        The 1x1 convolution comes before the upsampling: they commute (bilinear weights add up to
-        one), and it costs a quarter there.
+        The 1x1 convolution precedes the upsampling, with which it commutes (bilinear weights sum
+        to one), at a quarter of the cost.
         """
         if side is not None:
             top = top + self.resConfUnit1(side)
@@ -113,7 +113,7 @@ class Fusion(nn.Module):
 
 
 class ChannelNorm(LayerNorm):
-    """A layer norm over the channels of a map, then in the dtype of the input again."""
+    """A layer norm over the channels of a map, in the dtype of the input."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels, h, w) to the same shape."""
@@ -121,7 +121,7 @@ class ChannelNorm(LayerNorm):
 
 
 class TokenConv(nn.Conv2d):
-    """A 1x1 convolution as a product of tokens, so that D channels need not come first."""
+    """A 1x1 convolution as a matrix product of tokens, which avoids a transposed copy."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map (N, h*w, D) to (N, channels, h*w)."""
@@ -130,7 +130,7 @@ class TokenConv(nn.Conv2d):
 
 
 class LogitConv(nn.Conv2d):
-    """The last 1x1 convolution of a branch, in float32: exponentials follow."""
+    """The last 1x1 convolution of a branch, in float32, since exponentials follow."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, 32, h, w) to (N, logits, h, w) float32."""
@@ -139,16 +139,14 @@ class LogitConv(nn.Conv2d):
 
 
 def _branch_end(features: int, logits: int) -> nn.Sequential:
-    last = BRANCH_CHANNELS
-    return nn.Sequential(
-        nn.Conv2d(features, last, 3, padding=1), nn.ReLU(), LogitConv(last, logits, 1)
-    )
+    first = nn.Conv2d(features, BRANCH_CHANNELS, 3, padding=1)
+    return nn.Sequential(first, nn.ReLU(), LogitConv(BRANCH_CHANNELS, logits, 1))
 
 
 class _Pyramid(nn.Module):
-    """What both heads share: projected levels, their fusion, the map at full resolution."""
+    """The layers of both heads: projected levels, their fusion, the map at full resolution."""
 
-    #: Whether maps are told where their pixels lie in the picture.
+    #: Whether maps get a position embedding.
     embeds_positions = False
 
     def __init__(self, config: DepthHeadConfig, width: int) -> None:
@@ -157,14 +155,9 @@ class _Pyramid(nn.Module):
         c1, c2, _, c4 = config.channels
         self.norm: LayerNorm | None = None
         self.projects = nn.ModuleList(TokenConv(width, c, 1) for c in config.channels)
-        self.resize_layers = nn.ModuleList(
-            [
-                nn.ConvTranspose2d(c1, c1, 4, stride=4),
-                nn.ConvTranspose2d(c2, c2, 2, stride=2),
-                nn.Identity(),
-                nn.Conv2d(c4, c4, 3, stride=2, padding=1),
-            ]
-        )
+        up4, up2 = nn.ConvTranspose2d(c1, c1, 4, stride=4), nn.ConvTranspose2d(c2, c2, 2, stride=2)
+        down2 = nn.Conv2d(c4, c4, 3, stride=2, padding=1)
+        self.resize_layers = nn.ModuleList([up4, up2, nn.Identity(), down2])
         for k, channels in enumerate(config.channels, start=1):
             setattr(self, f'layer{k}_rn', nn.Conv2d(channels, F_, 3, padding=1, bias=False))
         self._add_fusions(F_, '')
@@ -175,7 +168,7 @@ class _Pyramid(nn.Module):
             setattr(self, f'refinenet{k}{suffix}', Fusion(features, has_side=k < 4))
 
     def _levels(self, features: Sequence[Tensor], rows: int, columns: int) -> list[Tensor]:
-        """Map four taps (N, h*w, D) to the four levels with F channels each."""
+        """Map four taps (N, h*w, D) to four levels of F channels."""
         levels = []
         for k, tap in enumerate(features):
             tokens = tap if self.norm is None else self.norm(tap)
@@ -186,7 +179,7 @@ class _Pyramid(nn.Module):
         return levels
 
     def _fused(self, levels: Sequence[Tensor], suffix: str = '') -> Tensor:
-        """Join the levels from the coarsest to (N, F, 8h, 8w)."""
+        """Fuse the levels, coarsest first, to (N, F, 8h, 8w)."""
         sizes = [[2 * n for n in levels[0].shape[2:]], *(level.shape[2:] for level in levels[:3])]
         fused = getattr(self, f'refinenet4{suffix}')(levels[3], None, sizes[3])
         for k in (3, 2, 1):
@@ -200,7 +193,7 @@ class _Pyramid(nn.Module):
 
 
 class DualHead(_Pyramid):
-    """The head of R3 and any-view DA3: depth with confidence, and rays where asked for."""
+    """The head of R3 and any-view DA3: depth with confidence, and optionally rays."""
 
     embeds_positions = True
 
@@ -211,7 +204,7 @@ class DualHead(_Pyramid):
         self.output_conv2 = _branch_end(F_ // 2, 2)
         self._add_fusions(F_, '_aux')
         widths = [(F_, F_ // 2), (F_ // 2, F_)]
-        # Levels 0 to 2 have weights in every released file, and no output that reads them.
+        # Levels 0 to 2 are in every released file but unused.
         self.output_conv1_aux = nn.ModuleList(
             nn.Sequential(*(nn.Conv2d(*widths[i % 2], 3, padding=1) for i in range(5)))
             for _ in range(4)

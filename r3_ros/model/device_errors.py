@@ -1,4 +1,4 @@
-"""What torch says when a device fails, in the words of this package."""
+"""Device errors of torch as errors of this package."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ import torch
 
 from ..core.errors import DeviceLostError, DeviceMemoryError
 
-Given = ParamSpec('Given')
-Answer = TypeVar('Answer')
+Arguments = ParamSpec('Arguments')
+Result = TypeVar('Result')
 
-#: How an error of CUDA begins where torch has no class for it: older builds, and its libraries.
+#: First words of CUDA errors without a class of their own in torch.
 _CUDA_ERRORS = ('CUDA error', 'cuDNN error', 'CUBLAS_STATUS', 'cuBLAS error', 'CUDA driver error')
 
 
-def tells_device_errors(function: Callable[Given, Answer]) -> Callable[Given, Answer]:
-    """Raise errors of the device as ours.
+def converts_device_errors(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Raise device errors of a function as ours.
 
     :raises DeviceMemoryError: the device has no memory left.
     :raises DeviceLostError: any other error of CUDA; every later call fails in the same way.
     """
 
     @functools.wraps(function)
-    def told(*args: Given.args, **kwargs: Given.kwargs) -> Answer:
+    def wrapper(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         try:
             return function(*args, **kwargs)
         except RuntimeError as error:
-            named = device_error(error)
-            if named is None:
+            ours = device_error(error)
+            if ours is None:
                 raise
-            raise named from error
+            raise ours from error
 
-    return told
+    return wrapper
 
 
 def device_error(error: BaseException) -> DeviceMemoryError | DeviceLostError | None:
-    """Return what an error of torch is in our words, None if it is not of the device."""
+    """Return our error for a device error of torch; None for any other error."""
     if not isinstance(error, RuntimeError):
         return None
     text = str(error).partition('\n')[0]
-    # The classes are those of torch; its libraries tell of memory in words.
+    # CUDA libraries report exhausted memory only in the message.
     if isinstance(error, torch.OutOfMemoryError) or 'out of memory' in text.lower():
         return DeviceMemoryError(f'the device has no memory left: {text}')
     is_accelerator = isinstance(error, getattr(torch, 'AcceleratorError', ()))
     if is_accelerator or any(words in text for words in _CUDA_ERRORS):
-        return DeviceLostError(f'the device does not answer any more: {text}')
+        return DeviceLostError(f'the device is lost: {text}')
     return None

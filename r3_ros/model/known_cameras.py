@@ -1,8 +1,7 @@
-"""Cameras on their way into plain Depth Anything 3 and out of it.
+"""Known cameras as input of plain Depth Anything 3.
 
-The network writes a camera as an encoding (:mod:`~r3_ros.core.pose_encoding`) of its
-camera-to-world pose. Known ones are given relative to the first and in a unit of their own, which
-the predicted depth then shares.
+A camera is an encoding (:mod:`~r3_ros.core.pose_encoding`) of its camera-to-world pose, relative
+to the first camera and in a unit that the predicted depth then shares.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ from ..core.geometry import inverse
 from ..core.pose_encoding import encode_pose
 from ..input.network_input import fov_of
 
-#: A smaller unit would magnify the noise of cameras that stand still.
+#: A smaller unit would amplify the noise of static cameras.
 _MIN_UNIT = 0.1
 
 
 def encode_cameras(
     T_world_camera: np.ndarray, intrinsics: Sequence[Intrinsics]
 ) -> tuple[np.ndarray, float]:
-    """Return encodings of known cameras for ``DA3Network``, and the unit they are in.
+    """Return encodings of known cameras for ``DA3Network``, and their unit.
 
     :param T_world_camera: (S, 4, 4) poses in any world and unit.
     :param intrinsics: of the network's input, one per pose.
-    :returns: (S, 9) float32 encodings relative to the first camera, and the length that is 1 in
-        them: the (lower) median distance of all cameras from the first, at least 0.1. Predicted
-        depth times that length is in the unit of the poses.
-    :raises TransformError: not S finite poses, or another number of intrinsics.
+    :returns: (S, 9) float32 encodings relative to the first camera, and their unit: the (lower)
+        median distance of all cameras from the first, at least 0.1. Predicted depth times that
+        length is in the unit of the poses.
+    :raises TransformError: the poses are not finite, or as many as the intrinsics.
     """
     T_world_camera = np.asarray(T_world_camera, dtype=np.float64)
     shape = T_world_camera.shape

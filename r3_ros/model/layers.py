@@ -1,4 +1,4 @@
-"""The transformer's bricks: feed-forward layers, attention, rotary positions, the block.
+"""The layers of the transformer: feed-forward, attention, rotary positions, the block.
 
 The residual stream is float32 whatever the precision of the weights: matrix products and
 attention run in the dtype of the linear layers, norms and rotations in float32 (the rule of the
@@ -23,9 +23,8 @@ FREQUENCY_BASE = 100.0
 EPSILON_BLOCK = 1e-6
 EPSILON = 1e-5
 
-# The first vector math of a process, if two threads run it at once, may answer with errors of 1e-4
-# (torch 2.13 with MKL: seen in one of five processes, for cos as for exp). One call from a single
-# thread beforehand settles it.
+# If two threads run the first vector math of a process at once, its errors may reach 1e-4 (torch
+# 2.13 with MKL, in one of five processes, for cos and exp). A call from one thread prevents it.
 torch.zeros(1).exp()
 
 #: Attention of projected queries, keys and values, each (N, h, T, d), to (N, h, T, d).
@@ -33,7 +32,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def in_float32(device: torch.device) -> AbstractContextManager[object]:
-    """Return a context in which products are not taken in a lower precision by autocast."""
+    """Return a context without autocast to a lower precision."""
     if device.type not in ('cpu', 'cuda'):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
@@ -82,7 +81,7 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
 
 
 class LayerNorm(nn.LayerNorm):
-    """A layer norm that computes in float32 and answers in it."""
+    """A layer norm with float32 computation and result."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension."""
@@ -129,12 +128,12 @@ class SwiGlu(nn.Module):
 
 
 class Attention(nn.Module):
-    """Projections around an attention that the caller chooses."""
+    """The projections around an attention chosen by the caller."""
 
     def __init__(self, width: int, heads: int, normalise: bool) -> None:
-        """Build the projections.
+        """Build the layers.
 
-        :param normalise: normalise each head's queries and keys before they are rotated.
+        :param normalise: normalise each head's queries and keys before their rotation.
         """
         super().__init__()
         self.heads = heads

@@ -1,8 +1,8 @@
-"""From the configuration to a predictor with weights, on a device, in a precision."""
+"""Predictors as configured: weights, device and precision."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 import os
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from ..core.config import MemoryConfig, ModelConfig, OfflineConfig, PUBLISHED_IMAGE
 from ..core.datatypes import ModelInfo
 from ..core.errors import CheckpointError, ModelError
-from .cache.frame_memory import Room
+from .cache.frame_memory import CacheBudget
 from .metric_predictor import MetricPredictor
 from .network import MetricNetwork, R3Network
 from .r3_predictor import R3Predictor
@@ -24,101 +24,67 @@ DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 #: The metric network among the published weights.
 METRIC_WEIGHTS = 'da3metric-large'
 _MIB = 2**20
-#: Networks that are over so soon on a CPU that a second thread would only wait for the first.
+#: Networks too small for several threads on a CPU.
 _SMALL = ('r3-tiny',)
 #: GPUs from this compute capability on multiply bfloat16 at full speed.
 _BF16_CAPABILITY = (8, 0)
 
 
-@dataclass(frozen=True, eq=False)
-class _Loaded:
-    """R3 on its device, in its precision.
-
-    :ivar config: what was asked for, with the size of images that is meant.
-    """
-
-    network: R3Network
-    info: ModelInfo
-    device: torch.device
-    config: ModelConfig
-
-
 def load_r3(config: ModelConfig, memory: MemoryConfig) -> R3Predictor:
-    """Load the weights that the configuration names and return the predictor.
+    """Load the configured weights and return the predictor of a stream.
 
-    :raises ModelError: no weights, the wrong ones (CheckpointError), or no such device.
+    :raises ModelError: no weights, unsuitable ones (CheckpointError), or no such device.
     """
-    loaded = _load(config)
-    return R3Predictor(
-        loaded.network,
-        loaded.info,
-        loaded.config,
-        Room(memory.max_gpu_mib * _MIB, memory.max_host_mib * _MIB),
-        loaded.device,
-        memory.recomputed_per_frame,
-    )
+    network, info, device, config = _load(config)
+    budget = CacheBudget(memory.max_gpu_mib * _MIB, memory.max_host_mib * _MIB)
+    return R3Predictor(network, info, config, budget, device, memory.recomputed_per_frame)
 
 
 def load_r3_windows(config: ModelConfig, offline: OfflineConfig) -> R3WindowPredictor:
-    """Load the weights that the configuration names and return the predictor of windows.
+    """Load the configured weights and return the predictor of windows.
 
-    :raises ModelError: no weights, the wrong ones (CheckpointError), or no such device.
+    :raises ModelError: no weights, unsuitable ones (CheckpointError), or no such device.
     """
-    loaded = _load(config)
-    memory_bytes = offline.max_memory_mib * _MIB
-    return R3WindowPredictor(
-        loaded.network, loaded.info, loaded.config, memory_bytes, loaded.device
-    )
+    network, info, device, config = _load(config)
+    return R3WindowPredictor(network, info, config, offline.max_memory_mib * _MIB, device)
 
 
 def load_metric(config: ModelConfig) -> MetricPredictor:
-    """Load the metric network, on the device and in the precision of the predictor's.
+    """Load the metric network, on the device and in the precision of the predictor.
 
-    :raises ModelError: no weights, the wrong ones (CheckpointError), or no such device.
+    :raises ModelError: no weights, unsuitable ones (CheckpointError), or no such device.
     """
     device = choose_device(config.device)
-    precision = choose_precision(config.precision, device)
-    path = _metric_path()
-    return MetricPredictor(_metric_network(path, precision, device), device)
-
-
-def _metric_network(path: Path, precision: str, device: torch.device) -> MetricNetwork:
-    variant, dtype = CATALOGUE[METRIC_WEIGHTS].variant, DTYPES[precision]
+    dtype = DTYPES[choose_precision(config.precision, device)]
+    path = _found_weights(METRIC_WEIGHTS, "scale.source 'model' takes its scale from them")
+    variant = CATALOGUE[METRIC_WEIGHTS].variant
     network = load_network(path, variant=variant, dtype=dtype, device=device).network
     assert isinstance(network, MetricNetwork)
-    return network
+    return MetricPredictor(network, device)
 
 
-def _load(config: ModelConfig) -> _Loaded:
+def _load(config: ModelConfig) -> tuple[R3Network, ModelInfo, torch.device, ModelConfig]:
+    """Return R3 with its device, and the configuration with the image size that applies."""
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     path = _weights_path(config)
     loaded = load_network(path, dtype=DTYPES[precision], device=device)
     if not isinstance(loaded.network, R3Network):
         raise CheckpointError(
-            f'{path} holds the network {loaded.variant}, which knows no pairs of frames: give '
-            'model.checkpoint a file of R3'
+            f'{path} holds the network {loaded.variant}, which predicts no pairs of frames: set '
+            'model.checkpoint to a file of R3'
         )
-    if device.type == 'cpu' and loaded.variant in _SMALL:
-        _take_one_thread()
+    # Small products of several threads, which wait actively for one another, take seven times the
+    # CPU time and are slower if other processes need the cores.
+    if device.type == 'cpu' and loaded.variant in _SMALL and 'OMP_NUM_THREADS' not in os.environ:
+        torch.set_num_threads(1)
     info = ModelInfo(config.name, str(device), precision, loaded.sha256, loaded.notes)
     size = config.image_size or loaded.image_size or PUBLISHED_IMAGE
-    return _Loaded(loaded.network, info, device, replace(config, image_size=size))
-
-
-def _take_one_thread() -> None:
-    """Have torch compute on the thread that asks, unless ``OMP_NUM_THREADS`` says otherwise.
-
-    Where other processes want the cores as well, as beside a node, threads that wait actively for
-    one another at the end of every small product take seven times the CPU time, and the stream
-    waits for whichever comes last.
-    """
-    if 'OMP_NUM_THREADS' not in os.environ:
-        torch.set_num_threads(1)
+    return loaded.network, info, device, replace(config, image_size=size)
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device that a configuration asks for.
+    """Return the configured device.
 
     :param name: ``auto``, ``cpu`` or ``cuda``.
     :raises ModelError: there is no such device here.
@@ -133,7 +99,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """Return ``fp32``, ``bf16`` or ``fp16``, choosing for the device where ``auto`` is given."""
+    """Return ``fp32``, ``bf16`` or ``fp16``; ``auto`` depends on the device."""
     if name != 'auto':
         return name
     if device.type != 'cuda':
@@ -150,21 +116,11 @@ def _weights_path(config: ModelConfig) -> Path:
             f"no weights of '{config.name}' come with this package yet: train them (r3 train) and "
             'name the file with model.checkpoint'
         )
-    try:
-        return _found_weights(config.name)
-    except ModelError as error:
-        raise ModelError(f'{error}; or name a file with model.checkpoint') from error
+    return _found_weights(config.name, 'or name a file with model.checkpoint')
 
 
-def _metric_path() -> Path:
-    try:
-        return _found_weights(METRIC_WEIGHTS)
-    except ModelError as error:
-        raise ModelError(f"{error}; scale.source 'model' takes its scale from them") from error
-
-
-def _found_weights(name: str) -> Path:
+def _found_weights(name: str, hint: str) -> Path:
     path = find_weights(name)
     if path is None:
-        raise ModelError(missing_message(name))
+        raise ModelError(f'{missing_message(name)}; {hint}')
     return path

@@ -1,43 +1,47 @@
-"""The metric network behind :class:`~r3_ros.core.metric_depth.MetricDepth`."""
+"""Depth in metres by the metric network of Depth Anything 3 (arXiv 2511.10647)."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
 
-from ..core.datatypes import DepthMap
+from ..core.datatypes import DepthMap, Intrinsics
 from ..input.network_input import da3_geometry, DA3Rule, Geometry
-from .device_errors import tells_device_errors
-from .metric import metric_depth
+from .depth_head import MonoDepth
+from .device_errors import converts_device_errors
 from .network import MetricNetwork
+
+#: Focal length, in pixels of the network's input, at which the raw depth is in metres.
+CANONICAL_FOCAL_PX = 300.0
+#: Pixels with at least this output are sky.
+SKY_THRESHOLD = 0.3
 
 
 class MetricPredictor:
-    """Depth in metres by DA3METRIC, prepared as Depth Anything 3 prepares pictures."""
+    """DA3METRIC as :class:`~r3_ros.core.metric_depth.MetricDepth`."""
 
     def __init__(
         self, network: MetricNetwork, device: torch.device, rule: DA3Rule | None = None
     ) -> None:
-        """Take a loaded network in evaluation mode, on its device."""
         self._network = network
         self._device = device
-        self._rule = DA3Rule() if rule is None else rule
-        self._geometry = lru_cache(maxsize=4)(self._geometry_of)
+        rule = rule or DA3Rule()
+        self._geometry = lru_cache(maxsize=4)(partial(da3_geometry, rule=rule))
 
-    @tells_device_errors
+    @converts_device_errors
     @torch.inference_mode()
     def metres(self, depth_map: DepthMap) -> np.ndarray:
-        """Return (h, w) float32 metres, NaN in the sky and where the answer is not finite.
+        """Return (h, w) float32 metres, NaN in the sky and where the output is not finite.
 
-        :raises FrameError: the picture is too small or too elongated.
+        :raises FrameError: the image is too small or too elongated.
         :raises DeviceMemoryError: the device has no memory left.
-        :raises DeviceLostError: the device is gone.
+        :raises DeviceLostError: the device is lost.
         """
         height, width = depth_map.image.shape[:2]
         geometry = self._geometry(width, height)
-        # A copy that is ours: torch warns of arrays that must not be written.
+        # Copied: torch warns of read-only arrays.
         pixels = torch.from_numpy(np.array(geometry.apply(depth_map.image))).to(self._device)
         prediction = self._network(pixels.permute(2, 0, 1)[None])
         metres = metric_depth(prediction, geometry.to_network(depth_map.intrinsics))[0]
@@ -45,16 +49,24 @@ class MetricPredictor:
         return _at_source(metres, geometry)
 
     def close(self) -> None:
-        """Do nothing: the weights go with the predictor."""
+        """Do nothing: the weights are freed with the predictor."""
 
-    def _geometry_of(self, width: int, height: int) -> Geometry:
-        return da3_geometry(width, height, self._rule)
+
+def metric_depth(prediction: MonoDepth, intrinsics: Intrinsics) -> np.ndarray:
+    """Return (N, H, W) float32 depth in metres, NaN in the sky.
+
+    :param intrinsics: of the network's input.
+    """
+    focal_px = (intrinsics.fx + intrinsics.fy) / 2
+    metres = prediction.depth.cpu().numpy() * np.float32(focal_px / CANONICAL_FOCAL_PX)
+    metres[prediction.sky.cpu().numpy() >= SKY_THRESHOLD] = np.nan
+    return metres
 
 
 def _at_source(values: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Return the value of the nearest pixel of the network's input for each of the source.
+    """Return the nearest pixel of the network's input for each pixel of the source.
 
-    The nearest, and no mean: between a near and a far pixel, or beside the sky, lies nothing.
+    Depth must not be interpolated across edges or into the sky.
     """
     source = np.stack([np.arange(geometry.source_width), np.zeros(geometry.source_width)])
     columns = _to_network(source, geometry)[0]

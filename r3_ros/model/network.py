@@ -1,8 +1,8 @@
-"""The networks, assembled: pictures and an explicit cache in, predictions and new entries out.
+"""The networks: from images and an explicit cache to predictions and new cache entries.
 
-Modules hold weights and nothing else: what a stream remembers is a :class:`FrameCache` in the
-caller's hands. Pictures are (B, S, 3, H, W), H and W multiples of 14, either uint8 (0 to 255) or
-floating point (0 to 1); the range is never guessed.
+Modules hold only weights; the state of a stream is a :class:`FrameCache` owned by the caller.
+Images are (B, S, 3, H, W), H and W multiples of 14, either uint8 (0 to 255) or floating point
+(0 to 1); the dtype alone determines the range.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from .layers import in_float32
 from .reference_view import choose_reference
 from .variants import CameraOutput, HEAD_CHANNELS, NetworkConfig, PATCH
 
-#: Frames that the depth head takes at once: its maps at full size are large.
+#: Frames in one call of the depth head, whose full-size maps are large.
 HEAD_FRAMES = 4
 
-#: Parameters that stay float32 in every precision: small ones that set scales, and the ends of
-#: branches, whose outputs are exponentiated or read as angles.
+#: Parameters that stay float32 in every precision: norms and scales, and the last layers of
+#: branches whose outputs are exponentiated or angles.
 _FLOAT32 = re.compile(
     r'(^|\.)(\w*norm\d?|ls\d)\.|_token$|pos_embed$|^cam_|output_conv2(_aux\.\d\.[25]|\.2)\.'
 )
@@ -36,10 +36,10 @@ _FLOAT32 = re.compile(
 
 @dataclass(frozen=True)
 class FrameCache:
-    """What later frames need of N earlier ones. Any subset in any order is a valid context.
+    """The cache of N frames. Any subset in any order is a valid context.
 
     :ivar key_values: one per cross-frame block, (B, h, N, P, d) each.
-    :ivar pair_sources: (B, N, D) float32, the frames' halves of pairs they are the source of.
+    :ivar pair_sources: (B, N, D) float32, the source halves of pairs.
     """
 
     key_values: tuple[KeyValues, ...]
@@ -50,20 +50,9 @@ class FrameCache:
         """Number of frames."""
         return self.pair_sources.shape[1]
 
-    def select(self, frames: Sequence[int]) -> FrameCache:
-        """Return some frames, in the order given."""
-        index = torch.tensor(frames, dtype=torch.int64)
-        if self.pair_sources.is_cuda:
-            index = index.pin_memory()  # so that the copy does not wait for the device
-        index = index.to(self.pair_sources.device, non_blocking=True)
-        return FrameCache(
-            tuple(entry.select(index) for entry in self.key_values),
-            self.pair_sources.index_select(1, index),
-        )
-
     @staticmethod
     def join(caches: Sequence[FrameCache]) -> FrameCache:
-        """Return the frames of several caches in one."""
+        """Concatenate the frames of several caches."""
         if len(caches) == 1:
             return caches[0]
         layers = zip(*(cache.key_values for cache in caches), strict=True)
@@ -81,15 +70,15 @@ class FrameCache:
 
 @dataclass(frozen=True)
 class Prediction:
-    """R3's answer for S frames.
+    """R3's output for S frames.
 
     :ivar fov: (B, S, 2) fields of view in radians, vertical then horizontal.
     :ivar pairs: relative poses from the cached frames and those of the call.
-    :ivar cache: the new entries of the S frames; joining them to a cache is up to the caller.
-    :ivar camera_feature: (B, S, D) what the camera answers were read from.
-    :ivar depth: (B, S, H, W) in the unit of the translations, or None if not asked for;
-        ``confidence`` likewise, > 1.
-    :ivar rays: (B, S, 8h, 8w, 6), None unless asked for; ``ray_confidence`` (B, S, 8h, 8w).
+    :ivar cache: the entries of the S frames.
+    :ivar camera_feature: (B, S, D), the input of the camera outputs.
+    :ivar depth: (B, S, H, W) in the unit of the translations, optional; ``confidence`` likewise,
+        > 1.
+    :ivar rays: (B, S, 8h, 8w, 6), optional; ``ray_confidence`` (B, S, 8h, 8w).
     """
 
     fov: Tensor
@@ -104,12 +93,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class AbsolutePrediction:
-    """Plain DA3's answer for S frames.
+    """Plain DA3's output for S frames.
 
-    :ivar encodings: (B, S, 9) camera-to-world poses against the reference view, fields of view.
-    :ivar reference: (B,) int64 index of the reference view, None where cameras were given.
+    :ivar encodings: (B, S, 9) camera-to-world poses relative to the reference view.
+    :ivar reference: (B,) int64 index of the reference view, None if cameras were given.
     :ivar depth: (B, S, H, W) in the unit of the translations; ``confidence`` likewise, > 1.
-    :ivar rays: (B, S, 8h, 8w, 6), None unless asked for; ``ray_confidence`` (B, S, 8h, 8w).
+    :ivar rays: (B, S, 8h, 8w, 6), optional; ``ray_confidence`` (B, S, 8h, 8w).
     """
 
     encodings: Tensor
@@ -121,7 +110,7 @@ class AbsolutePrediction:
 
 
 class _Network(nn.Module):
-    """What all networks share."""
+    """The base of all networks."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -130,12 +119,12 @@ class _Network(nn.Module):
 
     @staticmethod
     def keeps_float32(name: str) -> bool:
-        """Say whether a parameter stays float32 whatever the precision of the others."""
+        """Return whether a parameter stays float32 in every precision."""
         return _FLOAT32.search(name) is not None
 
 
 class _AnyView(_Network):
-    """What R3 and plain DA3 share: frames alone, then depth from the taps."""
+    """The base of R3 and plain DA3: description of frames, and depth from the taps."""
 
     head: DualHead
 
@@ -144,7 +133,7 @@ class _AnyView(_Network):
         self.head = DualHead(config.depth_head, config.backbone.feature_width)
 
     def describe(self, images: Tensor) -> Tokens:
-        """Run everything that needs no other frame: patches and the blocks before any role.
+        """Run the part of the backbone that sees one frame alone.
 
         :param images: (B, S, 3, H, W), see the module.
         :raises FrameError: wrong shape or type.
@@ -152,7 +141,7 @@ class _AnyView(_Network):
         return self.backbone.describe(normalised(images, dimensions=5))
 
     def _dense(self, features: Sequence[Tensor], tokens: Tokens, rays: bool) -> DenseDepth:
-        """Run the head on (B, S, h*w, D) taps, a few frames at a time; answers are (B, S, ...)."""
+        """Run the head on (B, S, h*w, D) taps, a few frames at a time; returns (B, S, ...)."""
         B, S = features[0].shape[:2]
         flat = [tap.flatten(0, 1) for tap in features]
         parts: list[DenseDepth] = [
@@ -162,18 +151,8 @@ class _AnyView(_Network):
             for i in range(0, B * S, HEAD_FRAMES)
         ]
 
-        def joined(maps: list[Tensor]) -> Tensor:
-            return torch.cat(maps).unflatten(0, (B, S))
-
-        dense = DenseDepth(joined([p.depth for p in parts]), joined([p.confidence for p in parts]))
-        if not rays:
-            return dense
-        return dense._replace(
-            rays=joined([p.rays for p in parts if p.rays is not None]),
-            ray_confidence=joined(
-                [p.ray_confidence for p in parts if p.ray_confidence is not None]
-            ),
-        )
+        maps = parts if rays else [part[:2] for part in parts]
+        return DenseDepth(*(torch.cat(m).unflatten(0, (B, S)) for m in zip(*maps, strict=True)))
 
 
 class R3Network(_AnyView):
@@ -196,16 +175,15 @@ class R3Network(_AnyView):
         depth: bool = True,
         rays: bool = False,
     ) -> Prediction:
-        """Relate the frames to cached ones and to one another.
+        """Predict the frames from cached ones and one another.
 
-        Frame by frame with everything cached, or a whole clip at once with ``causal``: the
-        predictions are the same.
+        A whole clip at once with ``causal`` gives the same as frame by frame with a full cache.
 
-        :param cached: frames remembered, any subset in any order; None: none.
+        :param cached: any subset of earlier frames in any order.
         :param causal: a frame sees the cached ones and those before it; else also those after it.
-        :param reference: the first frame is the one that the others refer to; None: it is, unless
-            there are cached ones.
-        :param depth: also run the depth head; ``rays``: its ray branch, too, and so the head.
+        :param reference: whether the first frame is the reference frame; None: if there are no
+            cached ones.
+        :param depth: run the depth head; ``rays``: run it with its ray branch.
         :raises FrameError: the cached frames are of another size, batch or network.
         """
         if cached is not None:
@@ -228,19 +206,10 @@ class R3Network(_AnyView):
             pairs = self.cam_dec(sources, self.cam_dec.target_half(feature), causal)
             fov = self.cam_dec.fov(feature)
         dense = self._dense(taps.features, described, rays) if depth or rays else None
-        return Prediction(
-            fov=fov,
-            pairs=pairs,
-            cache=entries,
-            camera_feature=feature,
-            depth=dense.depth if dense else None,
-            confidence=dense.confidence if dense else None,
-            rays=dense.rays if dense else None,
-            ray_confidence=dense.ray_confidence if dense else None,
-        )
+        return Prediction(fov, pairs, entries, feature, *(dense or ()))
 
     def _check_fits(self, described: Tokens, cached: FrameCache) -> None:
-        """Refuse cached frames that the described ones cannot attend to, by shapes alone."""
+        """Refuse cached frames of other shapes."""
         backbone = self.config.backbone
         B, _, P, _ = described.tokens.shape
         shape = (B, backbone.heads, cached.frames, P, HEAD_CHANNELS)
@@ -250,18 +219,18 @@ class R3Network(_AnyView):
             raise FrameError(
                 f'the frame does not fit the cached ones: they must hold {len(wanted)} tensors of '
                 f'{shape}, got {len(got)} of {sorted(set(got))}; a cache is of one network, one '
-                'batch and one picture size'
+                'batch size and one image size'
             )
 
     def forward(
         self, images: Tensor, *, causal: bool = False, depth: bool = True, rays: bool = False
     ) -> Prediction:
-        """Predict a whole clip (B, S, 3, H, W) at once, frame 0 being the reference."""
+        """Predict a whole clip (B, S, 3, H, W) at once, with frame 0 as the reference."""
         return self.predict(self.describe(images), causal=causal, depth=depth, rays=rays)
 
 
 class DA3Network(_AnyView):
-    """Plain Depth Anything 3, any view: depth and poses against a reference view it chooses.
+    """Plain Depth Anything 3, any view: depth and poses relative to a chosen reference view.
 
     Source: arXiv 2511.10647.
     """
@@ -283,8 +252,8 @@ class DA3Network(_AnyView):
 
         :param cameras: (B, S, 9) encodings of known camera-to-world poses and fields of view, see
             :func:`~r3_ros.model.known_cameras.encode_cameras`; None: unknown.
-        :param reference_view: how the reference is chosen among three views or more.
-        :raises FrameError: wrong shape or type of the pictures.
+        :param reference_view: strategy that chooses among three views or more.
+        :raises FrameError: wrong shape or type of the images.
         :raises TransformError: wrong shape of the cameras.
         :raises ModelError: unknown ``reference_view``.
         """
@@ -294,7 +263,7 @@ class DA3Network(_AnyView):
             if cameras.shape != (*images.shape[:2], 9):
                 raise TransformError(
                     f'cameras must be encodings ({images.shape[0]}, {images.shape[1]}, 9), one '
-                    f'per picture, got {tuple(cameras.shape)}'
+                    f'per image, got {tuple(cameras.shape)}'
                 )
             camera_tokens = self.cam_enc(cameras)
         else:
@@ -310,14 +279,14 @@ class DA3Network(_AnyView):
 
 
 class MetricNetwork(_Network):
-    """DA3METRIC: depth of single pictures for a focal length of 300 pixels, and sky."""
+    """DA3METRIC: depth of single images for a focal length of 300 pixels, and sky."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(config)
         self.head = MetricHead(config.depth_head, config.backbone.feature_width)
 
     def forward(self, images: Tensor) -> MonoDepth:
-        """Predict (N, 3, H, W) pictures; :mod:`~r3_ros.model.metric` turns it into metres.
+        """Predict (N, 3, H, W) images; ``metric_predictor`` converts the depth to metres.
 
         :raises FrameError: wrong shape or type.
         """
@@ -331,10 +300,7 @@ class MetricNetwork(_Network):
 
 
 def build_network(config: NetworkConfig) -> R3Network | DA3Network | MetricNetwork:
-    """Return the network of a configuration, with fresh weights and in training mode.
-
-    Under ``torch.device('meta')`` it takes no memory, and is filled from a file.
-    """
+    """Return the network of a configuration, with fresh weights and in training mode."""
     if config.camera is CameraOutput.PAIRS:
         return R3Network(config)
     if config.camera is CameraOutput.ABSOLUTE:
@@ -343,7 +309,7 @@ def build_network(config: NetworkConfig) -> R3Network | DA3Network | MetricNetwo
 
 
 def normalised(images: Tensor, dimensions: int) -> Tensor:
-    """Return float32 pictures with ImageNet's mean and deviation taken out; see the module.
+    """Return float32 images normalised by ImageNet's mean and deviation; see the module.
 
     :raises FrameError: wrong shape or type.
     """
@@ -351,16 +317,16 @@ def normalised(images: Tensor, dimensions: int) -> Tensor:
     if images.ndim != dimensions or shape[-3] != 3 or shape[-2] % PATCH or shape[-1] % PATCH:
         wanted = '(B, S, 3, H, W)' if dimensions == 5 else '(N, 3, H, W)'
         raise FrameError(
-            f'pictures must be {wanted} with sides that are multiples of {PATCH}, got {shape}'
+            f'images must be {wanted} with sides that are multiples of {PATCH}, got {shape}'
         )
     if 0 in shape:
-        raise FrameError(f'there is no picture in a tensor of shape {shape}')
+        raise FrameError(f'there is no image in a tensor of shape {shape}')
     gain = 1.0
     if images.dtype == torch.uint8:
         gain = 1 / 255
     elif not images.dtype.is_floating_point:
         raise FrameError(
-            f'pictures must be uint8 (0 to 255) or floating point (0 to 1), got {images.dtype}'
+            f'images must be uint8 (0 to 255) or floating point (0 to 1), got {images.dtype}'
         )
     mean, std = _imagenet(images.device)
     return (images.float() * gain - mean) / std
@@ -368,7 +334,6 @@ def normalised(images: Tensor, dimensions: int) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation, (3, 1, 1) each, on a device."""
     with torch.inference_mode(False):
         mean = torch.tensor(IMAGENET_MEAN, device=device).reshape(3, 1, 1)
         std = torch.tensor(IMAGENET_STD, device=device).reshape(3, 1, 1)

@@ -1,7 +1,7 @@
-"""R3 behind the engine's interface: what it holds of each frame, and how its answers are written.
+"""R3 as :class:`~r3_ros.core.predictor.Predictor` of the engine.
 
-``describe`` runs the blocks that see the frame alone, ``predict`` the rest against the cached
-keys and values of the context frames the engine chose, whichever they are.
+``describe`` runs the blocks that see one frame alone, ``predict`` the rest with the cached keys
+and values of the context frames chosen by the engine.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 import math
 
 import numpy as np
@@ -31,20 +31,19 @@ from ..core.errors import DeviceMemoryError, FrameError, ModelError
 from ..core.geometry import inverse, T_from_quat
 from ..input.network_input import Geometry, intrinsics_from_fov, r3_geometry, R3Rule
 from .backbone import Tokens
-from .cache.frame_memory import FrameMemory, Room
+from .cache.frame_memory import CacheBudget, FrameMemory
 from .cache.recomputation import Recomputation
-from .device_errors import tells_device_errors
+from .device_errors import converts_device_errors
 from .network import Prediction, R3Network
 
-#: Score of an edge whose logits are both 1: stands for a good one until the stream has shown its
-#: own.
+#: Score of an edge whose logits are both 1, the reference before the first edges of a stream.
 _FIRST_GUESS = math.log1p(math.e)
-#: Keyframes of a saved map that the keys and values of another one are computed with: the nearest.
+#: Nearest keyframes of a saved map with which the keys and values of one are recomputed.
 _RESTORED_NEIGHBOURS = 4
-#: Frames whose best scores set what a good edge of this stream is.
+#: Frames at the start of a stream, and best edges of each, that set the reference score.
 _WARM_UP_FRAMES = 10
 _BEST_EDGES = 3
-#: Frames whose fields of view are averaged (median) where the camera is not calibrated.
+#: Frames in the median field of view of an uncalibrated camera.
 _FOV_FRAMES = 30
 
 
@@ -61,9 +60,8 @@ class _Described:
 class R3Predictor:
     """Depth and relative poses by the R3 network.
 
-    Everything held of a frame is its cache entry, about 23 MiB at 504 x 280 in bfloat16 for
-    R3-large, or its image, from which the entry is computed when it is wanted, until
-    :meth:`forget` names it.
+    Until :meth:`forget`, a frame is held by its cache entry, about 23 MiB at 504 x 280 in bfloat16
+    for R3-large, or by its image, from which the entry is recomputed when needed.
     """
 
     can_restart = True
@@ -74,74 +72,73 @@ class R3Predictor:
         network: R3Network,
         info: ModelInfo,
         config: ModelConfig,
-        room: Room,
+        budget: CacheBudget,
         device: torch.device,
         recomputed_per_frame: int = MemoryConfig.recomputed_per_frame,
     ) -> None:
-        """Take a loaded network in evaluation mode, on its device, and the room for its cache.
+        """Take a network in evaluation mode, on its device.
 
-        :param recomputed_per_frame: frames held by their image that one new frame may bring
-            back; more than these do not see it.
+        :param recomputed_per_frame: entries recomputed for one new frame at most.
         """
         self.info = info
         self.descriptor_size = network.config.backbone.width
         self._network = network
         self._device = device
         self._with_depth = config.depth
-        # Squares stay squares: a robot wants to see all of its image.
+        # Square images stay square instead of being cropped.
         self._rule = R3Rule(size=config.image_size, square_ok=True)
-        self._memory = FrameMemory(room)
+        self._memory = FrameMemory(budget)
         self._recomputation = Recomputation(network, self._memory, device, recomputed_per_frame)
         self._described: _Described | None
         self._warm_up: list[float]
         self._fovs: deque[np.ndarray]
-        self._geometry = lru_cache(maxsize=4)(self._geometry_of)
+        self._geometry = lru_cache(maxsize=4)(partial(r3_geometry, rule=self._rule))
         self.reset()
 
     @property
     def variant(self) -> str:
-        """Return the name of the network, a key of ``model.variants.VARIANTS``."""
+        """Name of the network, a key of ``model.variants.VARIANTS``."""
         return self._network.config.name
 
     @property
     def image_size(self) -> int:
-        """Return the long side of the images that the network is given, in pixels."""
+        """Long side of the network's input, in pixels."""
         return self._rule.size
 
     @property
     def capacity(self) -> int | None:
-        """Frames that fit into all tiers of the memory; None before the first."""
+        """Number of frames that fit into the cache; None before the first."""
         return self._memory.capacity
 
     @property
     def confidence_reference(self) -> float:
-        """Score of a good edge: the mean of the best of this stream's first frames.
-
-        The logits have no unit of their own, so the start of the stream gives one.
-        """
+        """Score of a good edge: the mean over the best edges of this stream's first frames."""
         return float(np.mean(self._warm_up)) if self._warm_up else _FIRST_GUESS
 
-    @tells_device_errors
+    @converts_device_errors
     @torch.inference_mode()
     def describe(self, frame: Frame) -> np.ndarray:
-        """Run what needs no other frame and return its (C,) float32 unit descriptor."""
+        """Return the (C,) float32 unit descriptor of a frame.
+
+        :raises FrameError: the image cannot be used, or its descriptor is not finite.
+        """
         described = self._prepared(frame)
         mean = described.tokens.descriptor[0, 0].float()
         descriptor: np.ndarray = (mean / mean.norm()).cpu().numpy()
         if not np.isfinite(descriptor).all():
             raise FrameError(
-                'the network sees nothing finite in the image: its pixels, or the weights, '
+                'the descriptor of the image is not finite: its pixels, or the weights, '
                 'cannot be used'
             )
         self._described = described
         return descriptor
 
-    @tells_device_errors
+    @converts_device_errors
     @torch.inference_mode()
     def predict(
         self, frame: Frame, context_ids: Sequence[int], depth: bool = True
     ) -> FramePrediction:
-        """Relate one frame to the context frames by their cached keys and values."""
+        """Predict one frame from the cached keys and values of the context frames."""
         described = self._described
         self._described = None
         if described is None or described.frame_id != frame.frame_id:
@@ -156,15 +153,17 @@ class R3Predictor:
             reference=is_reference,
             depth=self._with_depth and depth,
         )
-        relative, fov, pose_token = _camera_answers(prediction)
+        relative, fov, pose_token = _camera_outputs(prediction)
         geometry = described.geometry
         intrinsics, seen = self._intrinsics(frame, geometry, fov)
-        # Nothing fails from here on: a frame that cannot be used has left no trace.
+        # Nothing fails from here on, so an unusable frame leaves no state behind.
         edges = _edges(frame.frame_id, context.frame_ids, relative)
         self._memory.keep(frame.frame_id, prediction.cache, described.pixels)
         self._recomputation.note(frame.frame_id, attended, is_reference)
         self._fovs.append(fov)
-        self._note_scores(edges)
+        if edges and len(self._warm_up) < _WARM_UP_FRAMES:
+            scores = [0.5 * (e.confidence_translation + e.confidence_rotation) for e in edges]
+            self._warm_up.append(max(float(np.mean(sorted(scores)[-_BEST_EDGES:])), 1e-6))
         return FramePrediction(
             intrinsics=frame.intrinsics or geometry.to_source(intrinsics),
             seen_fov_x=math.nan if seen is None else geometry.to_source(seen).fov_x,
@@ -175,12 +174,10 @@ class R3Predictor:
         )
 
     def hold_image(self, frame_id: int, image: np.ndarray, neighbours: Sequence[int] = ()) -> None:
-        """Hold a frame of another run as if it had been predicted.
+        """Hold a frame of another run, to be recomputed in the context of a :meth:`predict`.
 
-        Nothing is computed before a :meth:`predict` has it in its context.
-
-        :param image: (H, W, 3) uint8 RGB, undistorted; of the size that the stream will have.
-        :param neighbours: frames it is near to, which it attends where they are held as well.
+        :param image: (H, W, 3) uint8 RGB, undistorted, of the size of the stream.
+        :param neighbours: nearby frames that it attends to if they are held.
         :raises FrameError: it is no such image.
         :raises ModelError: the images do not fit into ``memory.max_host_mib``.
         """
@@ -189,32 +186,32 @@ class R3Predictor:
         self._recomputation.note(frame_id, neighbours)
 
     def forget(self, frame_ids: Iterable[int]) -> None:
-        """Free what is held of these frames."""
+        """Drop these frames."""
         frame_ids = tuple(frame_ids)
         self._memory.forget(frame_ids)
         self._recomputation.forget(frame_ids)
 
     def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...]]:
-        """Return nothing: every answer is given with its frame."""
+        """Return nothing: :meth:`predict` returns everything."""
         return (), ()
 
     def landmarks(self, T_world_camera: Mapping[int, np.ndarray]) -> None:
-        """Return none: the network triangulates nothing."""
+        """Do nothing: the network has no landmarks."""
 
-    @tells_device_errors
+    @converts_device_errors
     @torch.inference_mode()
     def shrink(self) -> None:
-        """Halve the slots of the cache, and give back what torch keeps for later."""
+        """Halve the slots of the cache, and free the memory that torch caches."""
         self._described = None
-        self._give_back()
+        self._empty_torch_cache()
         try:
             self._memory.shrink()
         except ModelError as error:
             raise DeviceMemoryError(f'the cache cannot be made smaller: {error}') from error
-        self._give_back()
+        self._empty_torch_cache()
 
     def device_memory(self) -> DeviceMemory | None:
-        """Return how the device's memory is used; None on a CPU."""
+        """Return the use of the device's memory; None on a CPU."""
         device = self._device
         if device.type != 'cuda':
             return None
@@ -228,16 +225,16 @@ class R3Predictor:
                 free=free,
             )
         except RuntimeError:
-            return None  # the device is lost, which the next frame reports
+            return None  # the device is lost; the next frame raises the error
 
-    def _give_back(self) -> None:
+    def _empty_torch_cache(self) -> None:
         if self._device.type == 'cuda':
             torch.cuda.empty_cache()
 
     def restore(
         self, keyframes: Iterable[KnownKeyframe], landmarks: SparseLandmarks | None
     ) -> None:
-        """Hold the images of a saved map; each is computed when it is first wanted.
+        """Hold the images of a saved map; entries are recomputed when first needed.
 
         :raises FrameError: an image cannot be used.
         :raises ModelError: the images do not fit into ``memory.max_host_mib``.
@@ -252,57 +249,53 @@ class R3Predictor:
             centres[known.frame_id] = centre
 
     def reset(self) -> None:
-        """Forget every frame; the weights stay."""
+        """Drop all frames."""
         self._memory.clear()
         self._recomputation.clear()
         self._described = None
         self._warm_up = []
         self._fovs = deque(maxlen=_FOV_FRAMES)
 
-    @tells_device_errors
+    @converts_device_errors
     def close(self) -> None:
-        """Free the cache; the weights go with the predictor."""
+        """Free the cache; the weights are freed with the predictor."""
         self.reset()
         self._memory.close()
-        self._give_back()
-
-    def _geometry_of(self, width: int, height: int) -> Geometry:
-        return r3_geometry(width, height, self._rule)
+        self._empty_torch_cache()
 
     def _prepared(self, frame: Frame) -> _Described:
-        """Resize the image and run the network's first half."""
+        """Resize the image and run the blocks that see one frame alone."""
         pixels, geometry = self._pixels(frame.image)
         tensor = torch.from_numpy(pixels).to(self._device, non_blocking=True)
         tokens = self._network.describe(tensor.permute(2, 0, 1)[None, None])
         return _Described(frame.frame_id, pixels, geometry, tokens)
 
     def _pixels(self, image: np.ndarray) -> tuple[np.ndarray, Geometry]:
-        """Return an image as the network is given it, (h, w, 3) uint8, and how it became so."""
+        """Return an image resized for the network, (h, w, 3) uint8, and the geometry."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise FrameError(
                 f'the image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}'
             )
         geometry = self._geometry(image.shape[1], image.shape[0])
-        # A copy that is ours: the image may be read-only, or the source's to write again.
+        # Copied: the image may be read-only, or the source may write to it again.
         return np.array(geometry.apply(image)), geometry
 
     def _intrinsics(
         self, frame: Frame, geometry: Geometry, fov: np.ndarray
     ) -> tuple[Intrinsics, Intrinsics | None]:
-        """Return the intrinsics of the network's input: those in force, and by its own view.
+        """Return the intrinsics of the network's input: calibrated, else predicted; and predicted.
 
-        :raises FrameError: its view is none that a camera has, and the camera is not known.
+        :raises FrameError: the field of view is invalid, and the camera is not calibrated.
         """
         vertical, horizontal = np.median([*self._fovs, fov], axis=0)
+        known = None if frame.intrinsics is None else geometry.to_network(frame.intrinsics)
         try:
             seen = intrinsics_from_fov(vertical, horizontal, geometry.width, geometry.height)
         except FrameError:
-            if frame.intrinsics is None:
+            if known is None:
                 raise
-            return geometry.to_network(frame.intrinsics), None
-        if frame.intrinsics is None:
-            return seen, seen
-        return geometry.to_network(frame.intrinsics), seen
+            return known, None
+        return known or seen, seen
 
     def _depths(
         self, described: _Described, prediction: Prediction, intrinsics: Intrinsics
@@ -313,29 +306,16 @@ class R3Predictor:
         depth, confidence = maps
         bad = ~np.isfinite(maps).all(axis=0)
         depth[bad], confidence[bad] = np.nan, 1.0
-        return (
-            DepthMap(
-                frame_id=described.frame_id,
-                depth=depth,
-                confidence=confidence,
-                image=described.pixels,
-                intrinsics=intrinsics,
-            ),
-        )
-
-    def _note_scores(self, edges: Sequence[Edge]) -> None:
-        """Let the first frames with edges say what a good edge is."""
-        if edges and len(self._warm_up) < _WARM_UP_FRAMES:
-            scores = [0.5 * (e.confidence_translation + e.confidence_rotation) for e in edges]
-            self._warm_up.append(max(float(np.mean(sorted(scores)[-_BEST_EDGES:])), 1e-6))
+        depth_map = DepthMap(described.frame_id, depth, confidence, described.pixels, intrinsics)
+        return (depth_map,)
 
 
-def _camera_answers(prediction: Prediction) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bring the pairs into the new frame, its view and its pose token to the host, in one copy.
+def _camera_outputs(prediction: Prediction) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Copy the pairs, the field of view and the pose token to the host at once.
 
     :returns: (N, 9) float64 translation, quaternion, both logits; (2,) field of view; (D,)
         float32 unit vector.
-    :raises FrameError: the network answered with something that is not finite.
+    :raises FrameError: a value is not finite.
     """
     pairs = prediction.pairs
     columns = torch.cat(
@@ -352,7 +332,7 @@ def _camera_answers(prediction: Prediction) -> tuple[np.ndarray, np.ndarray, np.
     numbers = torch.cat(parts).cpu().numpy()
     if not np.isfinite(numbers).all():
         raise FrameError(
-            "the network's answer is not finite: try model.precision fp32, and "
+            "the network's output is not finite: try model.precision fp32, and "
             '`r3 weights check` on the weights'
         )
     pairs_end, fov_end = columns.numel(), columns.numel() + 2
@@ -361,7 +341,7 @@ def _camera_answers(prediction: Prediction) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def _edges(frame_id: int, context_ids: Sequence[int], relative: np.ndarray) -> tuple[Edge, ...]:
-    """Return the edges ``T_i_frame`` of pairs that the network writes as ``T_frame_i``."""
+    """Return the edges ``T_i_frame`` from pairs ``T_frame_i``."""
     lengths = np.linalg.norm(relative[:, 3:7], axis=1)
     T_frame_context = T_from_quat(
         relative[:, :3], np.where(lengths[:, None] > 0, relative[:, 3:7], [0.0, 0.0, 0.0, 1.0])
@@ -371,5 +351,5 @@ def _edges(frame_id: int, context_ids: Sequence[int], relative: np.ndarray) -> t
     return tuple(
         Edge(source_id, frame_id, T_context_frame[n], float(scores[n, 0]), float(scores[n, 1]))
         for n, source_id in enumerate(context_ids)
-        if lengths[n] > 0  # no rotation at all is no claim
+        if lengths[n] > 0  # else there is no rotation
     )

@@ -1,4 +1,4 @@
-"""Which view plain DA3 takes as the reference, when it gets three or more and no cameras."""
+"""The reference view of plain DA3, for three or more views without known cameras."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ STRATEGIES = ('saddle_balanced', 'saddle_sim_range', 'first', 'middle')
 def choose_reference(class_token: Tensor, strategy: str) -> Tensor:
     """Return the (B,) int64 index of the reference view; the first of one or two views.
 
-    ``saddle_balanced`` takes the view that is most ordinary in three respects at once: mean cosine
-    to the others, length of the token, spread of its channels. ``saddle_sim_range`` takes the one
-    whose cosines to the others differ most.
+    ``saddle_balanced`` takes the view nearest to the middle of three ranges: mean cosine to the
+    others, length of the token, variance of its channels. ``saddle_sim_range`` takes the view
+    whose cosines to the others have the largest range.
 
-    :param class_token: (B, S, C) class tokens before the block ahead of the first one with roles.
+    :param class_token: (B, S, C), see ``Tokens``.
     :raises ModelError: unknown strategy.
     """
     if strategy not in STRATEGIES:

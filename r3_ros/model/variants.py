@@ -1,4 +1,4 @@
-"""The networks of the family as numbers: widths, depths and what hangs on the backbone.
+"""The configurations of the networks: widths, depths and heads.
 
 Sources: R3 (arXiv 2605.26519) and Depth Anything 3 (arXiv 2511.10647), as released.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 import enum
 
-#: Side of a square patch in pixels: sides of a network input are multiples of it.
+#: Side of a square patch in pixels; the sides of an input are multiples of it.
 PATCH = 14
 #: The position table is a square of this many entries (trained at 518 x 518).
 TABLE_SIDE = 37
@@ -17,7 +17,7 @@ HEAD_CHANNELS = 64
 
 
 class CameraOutput(enum.Enum):
-    """What a network says of cameras."""
+    """The camera output of a network."""
 
     NONE = 'none'
     PAIRS = 'pairs'  # R3: relative poses of frame pairs, with confidences
@@ -30,7 +30,7 @@ class BackboneConfig:
 
     :ivar width: C, channels of a token.
     :ivar taps: the four blocks whose outputs the heads read.
-    :ivar alternate_from: from this block on, blocks with an odd index look across frames, and
+    :ivar alternate_from: from this block on, blocks with an odd index attend across frames, and
         queries and keys are normalised and rotated; None: every block sees one frame alone.
     :ivar swiglu_width: hidden width of a SwiGLU feed-forward layer; None: GELU, four times C.
     """
@@ -48,16 +48,16 @@ class BackboneConfig:
 
     @property
     def feature_width(self) -> int:
-        """D, channels of a tap: local and global half side by side where blocks alternate."""
+        """D, channels of a tap: local and global half together if blocks alternate."""
         return self.width if self.alternate_from is None else 2 * self.width
 
     def is_cross_frame(self, block: int) -> bool:
-        """Say whether a block attends across frames."""
+        """Return whether a block attends across frames."""
         return self.alternate_from is not None and block >= self.alternate_from and block % 2 == 1
 
     @property
     def cross_frame_blocks(self) -> tuple[int, ...]:
-        """Indices of the blocks that attend across frames, whose keys and values are cached."""
+        """Blocks that attend across frames, whose keys and values are cached."""
         return tuple(i for i in range(self.depth) if self.is_cross_frame(i))
 
 
@@ -101,8 +101,8 @@ _BASE_HEAD = DepthHeadConfig(features=128, channels=(96, 192, 384, 768))
 _LARGE_HEAD = DepthHeadConfig(features=256, channels=(256, 512, 1024, 1024))
 _METRIC_HEAD = DepthHeadConfig(features=256, channels=(256, 512, 1024, 1024), dual=False)
 
-#: Every network that can be built, by name. `r3-large` is the only R3 that its authors released;
-#: the smaller ones and the giant share its layout, and `r3-tiny` is our own size for CPUs.
+#: Every network, by name. `r3-large` is the only R3 released by its authors; the smaller ones and
+#: the giant share its layout, and `r3-tiny` is our own size for CPUs.
 VARIANTS: dict[str, NetworkConfig] = {
     config.name: config
     for config in (

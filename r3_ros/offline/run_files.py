@@ -19,7 +19,7 @@ import numpy as np
 from .. import __version__
 from ..core.atomic_files import atomic_write
 from ..core.config import flattened, R3Config
-from ..core.datatypes import DepthMap, Intrinsics, TrackingState
+from ..core.datatypes import DepthMap, TrackingState
 from ..core.errors import SourceError
 from ..core.geometry import make_T, R_BODY_OPTICAL
 from ..core.trajectory_file import NANOSECONDS, stamp_text, write_tum
@@ -33,19 +33,19 @@ SUMMARY = 'summary.json'
 TRAJECTORY = 'trajectory.tum'
 TRAJECTORY_FINAL = 'trajectory_final.tum'
 MAP = 'map.ply'
-#: The map to go on from, as the node saves it (docs/map_format.md).
+#: The map that a later run can continue (docs/map_format.md).
 SAVED_MAP = 'map'
 FRAMES = 'frames.csv'
 REPORT = 'report.html'
 DEPTH = 'depth'
-#: The unit of lengths that nobody knows the length of.
+#: The unit of lengths without a metric scale.
 MAP_UNITS = 'map units'
 
 
 def write_run(folder: Path, result: RunResult, config: R3Config, source_path: str) -> None:
-    """Write everything but the report into an existing folder, in metres if they are known.
+    """Write everything but the report into an existing folder, in metres if the scale is known.
 
-    Depth that is in the folder already, in map units, is brought to metres with the rest.
+    Depth already in the folder, in map units, is rescaled likewise.
 
     :raises OutputError: a file cannot be written.
     """
@@ -53,7 +53,9 @@ def write_run(folder: Path, result: RunResult, config: R3Config, source_path: st
     view, unit = result.trajectory, result.scale.published_unit
     for name, T in ((TRAJECTORY, view.T_emitted), (TRAJECTORY_FINAL, view.T_final)):
         known = np.isfinite(T[:, 0, 0])
-        write_tum(folder / name, view.stamps_ns[known], _scaled(T[known], unit))
+        T = T[known]
+        T[:, :3, 3] *= unit
+        write_tum(folder / name, view.stamps_ns[known], T)
     write_ply(folder / MAP, result.cloud.scaled(unit))
     if result.map is not None:
         placement = UNPLACED if result.loaded is None else placement_of(result.loaded)
@@ -65,7 +67,7 @@ def write_run(folder: Path, result: RunResult, config: R3Config, source_path: st
 
 
 def map_folder(path: Path | str) -> Path:
-    """Return the map folder that a path means: itself, or the one in an output of ``r3 run``."""
+    """Return the folder itself if it is a map, else the map in an output of ``r3 run``."""
     folder = Path(path)
     inner = folder / SAVED_MAP
     if not (folder / MANIFEST).exists() and (inner / MANIFEST).exists():
@@ -73,8 +75,8 @@ def map_folder(path: Path | str) -> Path:
     return folder
 
 
-#: As the node has it for a camera whose place on a robot is not known: map has z up, if the
-#: camera was held upright at the start.
+#: As in the node for a camera with an unknown pose on the robot: the map has z up if the camera
+#: was upright at the start.
 UNPLACED = MapPlacement(
     T_map_world=make_T(R_BODY_OPTICAL, np.zeros(3)),
     T_base_optical=np.eye(4),
@@ -84,15 +86,8 @@ UNPLACED = MapPlacement(
 )
 
 
-def _scaled(T: np.ndarray, unit: float) -> np.ndarray:
-    """Return (N, 4, 4) poses whose positions are ``unit`` times as far."""
-    T = T.copy()
-    T[:, :3, 3] *= unit
-    return T
-
-
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON that any parser reads: numbers that are not finite become null.
+    """Write standard JSON: numbers that are not finite become null.
 
     :raises OutputError: the file cannot be written.
     """
@@ -101,7 +96,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return what JSON can hold: NumPy numbers as Python's, not finite ones as None."""
+    """Return a value for JSON: NumPy numbers as Python numbers, not finite ones as None."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -142,7 +137,7 @@ def save_depth(folder: Path, depth_map: DepthMap, stamp_ns: int) -> None:
 
 
 def rescale_depth(folder: Path, frame_id: int, scale: float | None) -> None:
-    """Multiply a depth map that was saved; None for the scale: remove it.
+    """Multiply a saved depth map by a scale; None: remove it.
 
     :raises OutputError: the file cannot be written.
     """
@@ -197,7 +192,7 @@ def write_frames(path: Path, records: Sequence[FrameRecord]) -> None:
 
 
 def summarise(result: RunResult, config: R3Config, source_path: str) -> dict[str, Any]:
-    """Return the figures of a run for ``summary.json``; ``length_unit`` is that of distances."""
+    """Return the content of ``summary.json``; ``length_unit`` is the unit of distances."""
     records, of_frames = result.records, summarise_frames(result.records)
     step_s = sum(record.step_ms for record in records) / 1e3
     T_final = np.zeros((0, 4, 4)) if result.trajectory is None else result.trajectory.T_final
@@ -213,7 +208,7 @@ def summarise(result: RunResult, config: R3Config, source_path: str) -> dict[str
         **of_frames,
         'frames': {
             **of_frames['frames'],
-            'confident': sum(record.has_pose and _is_tracking(record) for record in records),
+            'confident': sum(r.has_pose and r.state is TrackingState.TRACKING for r in records),
             'rejected': dict(result.rejected),
         },
         'segments': result.segments,
@@ -233,21 +228,17 @@ def summarise(result: RunResult, config: R3Config, source_path: str) -> dict[str
 
 
 def _offline(result: RunResult) -> dict[str, Any]:
-    """Return what a run in offline mode has beside."""
+    """Return the additional entry of a run in offline mode."""
     if result.mode != 'offline':
         return {}
-    is_collection = result.collection is not None
-    return {
-        'offline': {
-            'windows': result.windows,
-            'stamps': 'running numbers in seconds' if is_collection else 'as recorded',
-            'pictures': list(result.collection) if result.collection is not None else None,
-        }
-    }
+    names = result.collection
+    stamps = 'as recorded' if names is None else 'running numbers in seconds'
+    listed = None if names is None else list(names)
+    return {'offline': {'windows': result.windows, 'stamps': stamps, 'pictures': listed}}
 
 
 def summarise_frames(records: Sequence[FrameRecord]) -> dict[str, Any]:
-    """Return what ``summary.json`` says of the frames, processed by a run or by the node."""
+    """Return the entries of ``summary.json`` about frames, of a run or of the node."""
     tracked = sum(record.tracked for record in records)
     span_ns = records[-1].stamp_ns - records[0].stamp_ns if records else 0
     return {
@@ -265,40 +256,26 @@ def summarise_frames(records: Sequence[FrameRecord]) -> dict[str, Any]:
     }
 
 
-def _is_tracking(record: FrameRecord) -> bool:
-    return record.state is TrackingState.TRACKING
-
-
 def path_length(T_world_camera: np.ndarray) -> float:
-    """Return the length of a path through (N, 4, 4) poses, of which some may be NaN."""
+    """Return the length of a path of (N, 4, 4) poses, NaN where unknown."""
     centres = T_world_camera[:, :3, 3]
     centres = centres[np.isfinite(centres[:, 0])]
     return float(np.linalg.norm(np.diff(centres, axis=0), axis=1).sum())
 
 
 def _camera(result: RunResult) -> dict[str, Any]:
-    """Describe the intrinsics of the undistorted pictures, and where they came from."""
-    intrinsics: Intrinsics | None = result.intrinsics
+    camera, intrinsics = result.camera, result.intrinsics
+    model = camera.distortion_model if camera and camera.is_distorted else 'none'
     return {
-        'calibrated': result.camera is not None,
+        'calibrated': camera is not None,
         'focal_length_estimated': result.intrinsics_estimated,
-        'distortion_model': result.camera.distortion_model
-        if result.camera is not None and result.camera.is_distorted
-        else 'none',
-        'undistorted': None
-        if intrinsics is None
-        else {
-            name: getattr(intrinsics, name) for name in ('fx', 'fy', 'cx', 'cy', 'width', 'height')
-        },
+        'distortion_model': model,
+        'undistorted': None if intrinsics is None else asdict(intrinsics),
     }
 
 
 def _timing(records: Sequence[FrameRecord]) -> dict[str, dict[str, float]]:
-    """Return mean, median, 95th percentile and maximum of each stage."""
-    columns: dict[str, list[float]] = {
-        'read': [record.read_ms for record in records],
-        'step': [record.step_ms for record in records],
-    }
+    columns = {'read': [r.read_ms for r in records], 'step': [r.step_ms for r in records]}
     for record in records:
         for stage, value in record.timings_ms.items():
             columns.setdefault(stage, []).append(value)
@@ -331,7 +308,7 @@ def _state_changes(records: Sequence[FrameRecord]) -> list[dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computed the result."""
+    """Return the versions of the software that computed the result."""
     return {
         'r3_ros': __version__,
         'python': platform.python_version(),
@@ -341,7 +318,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Describe the machine, so that its times can be judged."""
+    """Describe the machine, for comparing times."""
     try:
         usable = len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux

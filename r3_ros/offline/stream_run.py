@@ -1,7 +1,7 @@
-"""A recorded sequence through the engine, every frame of it. No files are written here.
+"""A recorded sequence through the engine, every frame of it. Writes no files.
 
-Reading, decoding and undistorting happen on a thread of their own, a few frames ahead of the
-engine, which stays on the caller's thread.
+A reader thread decodes and undistorts a few frames ahead of the engine, which runs on the
+caller's thread.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _TRACKED = (TrackingState.TRACKING, TrackingState.LOW_CONFIDENCE)
 
 @dataclass(frozen=True, eq=False)
 class FrameRecord:
-    """What is kept of one processed frame.
+    """The record of one processed frame.
 
-    :ivar step_ms: wall time of the whole engine step; ``timings_ms`` has its stages.
-    :ivar read_ms: time to read, decode and undistort it, on the other thread.
+    :ivar step_ms: wall time of the whole engine step; ``timings_ms``: of its stages.
+    :ivar read_ms: time to read, decode and undistort it, on the reader thread.
     """
 
     frame_id: int
@@ -57,25 +57,25 @@ class FrameRecord:
 
     @property
     def tracked(self) -> bool:
-        """Return whether a pose was claimed that follows from the images."""
+        """Whether the frame has a pose that follows from the images."""
         return self.has_pose and self.state in _TRACKED
 
 
 @dataclass(eq=False)
 class RunResult:
-    """Everything that came out of a run.
+    """The result of a run.
 
     :ivar mode: ``stream`` or ``offline``.
-    :ivar rejected: frames not processed, by reason.
-    :ivar intrinsics: of the undistorted images, of the last frame.
-    :ivar last_depths: depth that came after the last frame.
+    :ivar rejected: number of frames not processed, by reason.
+    :ivar intrinsics: of the last undistorted frame.
+    :ivar last_depths: depth predicted after the last frame.
     :ivar wall_s: from the first frame to the last correction, reading included.
-    :ivar interrupted: the user stopped it; what is there is right, but not all.
-    :ivar windows: of images that saw one another, in offline mode.
-    :ivar collection: names of the images, by frame, if they came without times.
-    :ivar scale: how long a map unit is, in which all lengths here are.
-    :ivar loaded: of the map that the run went on with.
-    :ivar map: what a later run can go on from; None for engines that remember no keyframes.
+    :ivar interrupted: stopped by the user; the result covers the frames before.
+    :ivar windows: number of windows, in offline mode.
+    :ivar collection: names of the images, by frame, if they have no times.
+    :ivar scale: length of a map unit; all lengths here are in map units.
+    :ivar loaded: facts of the map that the run continued.
+    :ivar map: from which a later run can continue; None in offline mode.
     """
 
     source_name: str
@@ -100,8 +100,13 @@ class RunResult:
     map: MapSnapshot | None = None
     loaded: MapFacts | None = None
 
+    @property
+    def first_warning(self) -> str:
+        """The first warning, as the reason why nothing could be processed."""
+        return self.warnings[0] if self.warnings else 'no reason was given'
 
-#: Called after each frame with the result so far and what the engine said.
+
+#: Called after each frame with the result so far and the estimate.
 OnFrame = Callable[[RunResult, Estimate], None]
 
 
@@ -116,11 +121,11 @@ def run_source(
     """Process the frames of a source in order and collect the result.
 
     One run is one session: frames that would start another (time jumped back, another size) are
-    left out and counted.
+    rejected and counted.
 
     :param stop: once set, the run ends early with what is there.
-    :param saved: a map to find the camera in, and to go on with.
-    :raises SourceError: the source gives no frame, or none could be processed.
+    :param saved: a map to relocalise in and to continue.
+    :raises SourceError: no frame could be processed.
     :raises CalibrationError: the calibration does not fit the images.
     :raises MapError: the map cannot be used with this engine.
     """
@@ -141,15 +146,24 @@ def run_source(
         _, result.last_depths = engine.drain()
     result.wall_s = time.perf_counter() - started
     if not result.records and not result.interrupted:
-        reason = result.warnings[0] if result.warnings else 'none was given'
-        raise SourceError(f'not one frame of {source.name} could be processed: {reason}')
-    _collect(result, source, engine, frame_filter)
-    result.map = take_map_snapshot(engine.session, engine.predictor, images.view())
+        raise SourceError(f'no frame of {source.name} could be processed: {result.first_warning}')
+    session = engine.session
+    # Without the loaded part, which belongs to the map and not to this run.
+    result.trajectory = session.trajectory_view().since(session.first_frame)
+    result.cloud = session.map_view().cloud()
+    result.map_revisions = session.map_revision
+    result.segments = session.segment_id + 1
+    result.scale = session.scale.view()
+    result.rejected.update(frame_filter.rejected)
+    if source.skipped:
+        result.rejected['not decoded'] += source.skipped
+    result.warnings = [*source.warnings, *result.warnings]
+    result.map = take_map_snapshot(session, engine.predictor, images.view())
     return result
 
 
 def one_session(config: InputConfig) -> InputConfig:
-    """Return how a recording is taken in: all of it is one session."""
+    """Return the input settings of a recording, all of which is one session."""
     return replace(config, on_time_jump_back='ignore', on_resolution_change='reject', max_age=0.0)
 
 
@@ -189,7 +203,7 @@ def _process(
 def _give_up_search(
     engine: Engine, stamp_ns: int, result: RunResult, images: KeyframeImages
 ) -> None:
-    """Put a map away in which the camera is not found in time; a new session begins."""
+    """Drop a map in which relocalisation timed out, and begin a new session."""
     timeout_s = engine.config.relocalise.timeout
     began_ns = result.records[0].stamp_ns if result.records else stamp_ns
     if engine.is_relocalising and (stamp_ns - began_ns) * 1e-9 > timeout_s:
@@ -198,7 +212,7 @@ def _give_up_search(
         result.loaded = None
         result.warnings.append(
             f'the camera was not found in the map within {timeout_s:g} s (relocalise.timeout): '
-            'the run goes on without it'
+            'the run continues without it'
         )
 
 
@@ -221,24 +235,10 @@ def _record(estimate: Estimate, read_ms: float, step_ms: float) -> FrameRecord:
     )
 
 
-def _collect(result: RunResult, source: Source, engine: Engine, frame_filter: FrameFilter) -> None:
-    session = engine.session
-    # What was loaded is no part of this run, but of the map.
-    result.trajectory = session.trajectory_view().since(session.first_frame)
-    result.cloud = session.map_view().cloud()
-    result.map_revisions = session.map_revision
-    result.segments = session.segment_id + 1
-    result.scale = session.scale.view()
-    result.rejected.update(frame_filter.rejected)
-    if source.skipped:
-        result.rejected['not decoded'] += source.skipped
-    result.warnings = [*source.warnings, *result.warnings]
-
-
 def undistorted_frames(
     source: Source, config: R3Config, max_frames: int | None
 ) -> Iterator[tuple[Frame, float]]:
-    """Give undistorted frames, each with the milliseconds that it took to make."""
+    """Give undistorted frames, each with the milliseconds taken to read and undistort it."""
     undistort = Undistorter(source.camera, config.input.rectification)
     began = time.perf_counter()
     for number, raw in enumerate(source, start=1):
@@ -250,10 +250,9 @@ def undistorted_frames(
 
 
 class Undistorter:
-    """Makes engine frames of recorded ones: undistorted, with matching intrinsics."""
+    """Turns recorded frames into engine frames: undistorted, with matching intrinsics."""
 
     def __init__(self, camera: CameraModel | None, rectification: str = 'auto') -> None:
-        """Take the calibration; None leaves the focal length to the predictor."""
         self._camera = camera
         self._rectify = rectification != 'off'
         self._size: tuple[int, int] | None = None
@@ -267,26 +266,20 @@ class Undistorter:
         """
         height, width = raw.image.shape[:2]
         if self._size is None:
-            # Images of another size later on are left out by the frame filter.
+            # Later images of another size are rejected by the frame filter.
             self._size = (width, height)
-            self._prepare(width, height)
+            if self._camera is not None:
+                camera = self._camera.scaled_to(width, height)
+                self._rectifier = Rectifier(camera) if self._rectify else None
+                self._intrinsics = (self._rectifier or camera).intrinsics
         image = raw.image
         if self._rectifier is not None and (width, height) == self._size:
             image = self._rectifier.rectify(image)
         return Frame(image, raw.stamp_ns, self._intrinsics)
 
-    def _prepare(self, width: int, height: int) -> None:
-        if self._camera is None:
-            return
-        camera = self._camera.scaled_to(width, height)
-        self._intrinsics = camera.intrinsics
-        if self._rectify:
-            self._rectifier = Rectifier(camera)
-            self._intrinsics = self._rectifier.intrinsics
-
 
 class ReadAhead:
-    """Iterates on a thread of its own, a few items ahead. Errors come out where they belong."""
+    """Iterates on a reader thread, a few items ahead; its errors are raised in the consumer."""
 
     def __init__(self, items: Iterator[tuple[Frame, float]]) -> None:
         self._items = items
@@ -300,7 +293,7 @@ class ReadAhead:
 
     def __enter__(self) -> Iterator[tuple[Frame, float]]:
         self._thread.start()
-        return self._drained()
+        return iter(self._next_item, None)
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
@@ -312,7 +305,7 @@ class ReadAhead:
                 if not self._offer(item):
                     return
             self._offer(None)
-        except BaseException as error:  # handed to the thread that iterates
+        except BaseException as error:
             self._offer(error)
 
     def _offer(self, item: tuple[Frame, float] | BaseException | None) -> bool:
@@ -324,11 +317,8 @@ class ReadAhead:
                 continue
         return False
 
-    def _drained(self) -> Iterator[tuple[Frame, float]]:
-        while True:
-            item = self._queue.get()
-            if item is None:
-                return
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+    def _next_item(self) -> tuple[Frame, float] | None:
+        item = self._queue.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item

@@ -245,7 +245,7 @@ def test_values_too_large_for_the_type_asked_for_are_refused(toys, store):
 
 @pytest.mark.parametrize('device', ['cuda:77', 'moon'])
 def test_a_device_that_is_not_there_is_reported(toys, store, device):
-    with pytest.raises(ModelError, match=f'cannot put the weights on {device}: .'):
+    with pytest.raises(ModelError, match=f'cannot move the weights to {device}: .'):
         load_network(store(weights()), device=device)
 
 
@@ -278,7 +278,7 @@ def test_a_file_of_another_variant_is_recognised(toys, store):
     tensors = weights('toy-deep')
     del tensors[BIAS]
     assert 'does not fit toy-wide' in refusal(store(tensors), variant='toy-wide')
-    assert 'nearest is toy-deep: 1 missing' in refusal(store(tensors))
+    assert 'the nearest is toy-deep: 1 missing' in refusal(store(tensors))
 
 
 def test_a_file_of_another_model_is_of_no_known_network(toys, store):

@@ -1,11 +1,11 @@
 """Cached frames in slots and host memory: the tiers may not show in what is predicted."""
 
 from cached_stream import assert_same, COUNT, described, entry_bytes, network, schedule, stream
-from networks import pictures
+from networks import sample_images
 import numpy as np
 import pytest
 from r3_ros.core.errors import ModelError
-from r3_ros.model.cache.frame_memory import FrameMemory, Room
+from r3_ros.model.cache.frame_memory import CacheBudget, FrameMemory
 from r3_ros.model.network import FrameCache
 import torch
 
@@ -28,28 +28,28 @@ def plain(network, described):
 
 @pytest.mark.parametrize('slots,host', [(40, 0), (13, 0), (6, 40), (5, 40)])
 def test_slots_and_host_memory_do_not_show(network, described, entry_bytes, slots, host):
-    memory = FrameMemory(Room(slots * entry_bytes, host * entry_bytes))
+    memory = FrameMemory(CacheBudget(slots * entry_bytes, host * entry_bytes))
     assert_same(stream(network, described, memory), plain(network, described))
     assert len(memory) == COUNT and len(memory.resident) <= slots
 
 
 def test_nothing_changes_while_nothing_is_evicted(network, described, entry_bytes):
     runs = [
-        stream(network, described, FrameMemory(Room(slots * entry_bytes, 0)))
+        stream(network, described, FrameMemory(CacheBudget(slots * entry_bytes, 0)))
         for slots in (COUNT + 1, 10 * COUNT)
     ]
     assert_same(*runs, atol=0.0)
 
 
 def test_forgotten_frames_leave_room(network, described, entry_bytes):
-    memory = FrameMemory(Room(10 * entry_bytes, 0))
+    memory = FrameMemory(CacheBudget(10 * entry_bytes, 0))
     wanted = [set().union(*(schedule(m) for m in range(n + 1, COUNT))) for n in range(COUNT)]
     stream(network, described, memory, lambda n: set(range(n)) - wanted[n])
     assert len(memory) == 1
 
 
 def test_buffers_never_outgrow_the_budget(network, described, entry_bytes):
-    memory = FrameMemory(Room(int(6.9 * entry_bytes), 100 * entry_bytes))
+    memory = FrameMemory(CacheBudget(int(6.9 * entry_bytes), 100 * entry_bytes))
     stream(network, described, memory)
     buffers = [b for layer in memory._slots.layers for b in layer] + [memory._slots.pair_sources]
     assert sum(b.numel() * b.element_size() for b in buffers) == 6 * entry_bytes
@@ -57,7 +57,7 @@ def test_buffers_never_outgrow_the_budget(network, described, entry_bytes):
 
 def test_the_new_frame_is_written_once_and_context_is_not_copied(network, described, entry_bytes):
     with torch.inference_mode():
-        memory = FrameMemory(Room(8 * entry_bytes, 0))
+        memory = FrameMemory(CacheBudget(8 * entry_bytes, 0))
         for n in range(4):
             context = memory.context(range(n))
             memory.keep(n, network.predict(described[n], context.cache, reference=n == 0).cache)
@@ -75,7 +75,7 @@ def test_the_new_frame_is_written_once_and_context_is_not_copied(network, descri
 def test_capacity_is_that_of_the_slots_or_of_the_images(network, described, entry_bytes):
     image = np.zeros((42, 70, 3), np.uint8)
     for images, capacity in ((3, 4), (9, 9)):
-        memory = FrameMemory(Room(5 * entry_bytes, images * image.nbytes))
+        memory = FrameMemory(CacheBudget(5 * entry_bytes, images * image.nbytes))
         assert memory.capacity is None
         for n in range(capacity):
             memory.keep(n, network.predict(described[n]).cache, image)
@@ -88,8 +88,8 @@ def test_capacity_is_that_of_the_slots_or_of_the_images(network, described, entr
 def test_budgets_that_do_not_suffice_are_told(network, described, entry_bytes):
     entry = network.predict(described[0]).cache
     with pytest.raises(ModelError, match=r'at least two.*memory\.max_gpu_mib'):
-        FrameMemory(Room(entry_bytes, 0)).keep(0, entry)
-    memory = FrameMemory(Room(3 * entry_bytes, 0))
+        FrameMemory(CacheBudget(entry_bytes, 0)).keep(0, entry)
+    memory = FrameMemory(CacheBudget(3 * entry_bytes, 0))
     for n in range(3):
         memory.keep(n, entry)
     with pytest.raises(ModelError, match=r'3 context frames.*memory\.max_gpu_mib'):
@@ -102,10 +102,10 @@ def test_budgets_that_do_not_suffice_are_told(network, described, entry_bytes):
 
 @torch.inference_mode()
 def test_a_size_may_follow_another_after_clearing(network, described, entry_bytes):
-    memory = FrameMemory(Room(6 * entry_bytes, 0))
+    memory = FrameMemory(CacheBudget(6 * entry_bytes, 0))
     memory.keep(0, network.predict(described[0]).cache)
     memory.clear()
-    other = network.describe(pictures(1, size=(56, 42)))
+    other = network.describe(sample_images(1, size=(56, 42)))
     memory.keep(0, network.predict(other).cache)
     assert memory.context([0]).cache.key_values[0].keys.shape[3] == 1 + 4 * 3
 
@@ -113,7 +113,7 @@ def test_a_size_may_follow_another_after_clearing(network, described, entry_byte
 @torch.inference_mode()
 def test_halved_slots_hold_the_same_frames(network, described, entry_bytes):
     expected = plain(network, described)
-    memory = FrameMemory(Room(10 * entry_bytes, 20 * entry_bytes))
+    memory = FrameMemory(CacheBudget(10 * entry_bytes, 20 * entry_bytes))
 
     def shrink(n):
         if n == 7:
@@ -128,7 +128,7 @@ def test_halved_slots_hold_the_same_frames(network, described, entry_bytes):
 
 @torch.inference_mode()
 def test_slots_are_never_fewer_than_a_context_needs(network, described, entry_bytes):
-    memory = FrameMemory(Room(10 * entry_bytes, 20 * entry_bytes))
+    memory = FrameMemory(CacheBudget(10 * entry_bytes, 20 * entry_bytes))
     memory.shrink()  # before the first frame: the budget alone
     pairs, _ = stream(network, described, memory)
     for _ in range(5):
@@ -140,7 +140,7 @@ def test_slots_are_never_fewer_than_a_context_needs(network, described, entry_by
 
 @torch.inference_mode()
 def test_shrinking_without_room_below_is_told(network, described, entry_bytes):
-    memory = FrameMemory(Room(20 * entry_bytes, 0))
+    memory = FrameMemory(CacheBudget(20 * entry_bytes, 0))
     stream(network, described, memory)
     with pytest.raises(ModelError, match='max_host_mib'):
         memory.shrink()

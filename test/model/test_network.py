@@ -6,7 +6,7 @@ from functools import partial
 import re
 
 from network_reference import Reference
-from networks import CONFIGS, fill, own_network, pictures, shared_network, tensors_of
+from networks import CONFIGS, fill, own_network, sample_images, select, shared_network, tensors_of
 import pytest
 from r3_ros.core.errors import FrameError, ModelError, TransformError
 from r3_ros.model.backbone import KeyValues
@@ -53,7 +53,7 @@ def assert_alive(prediction):
 @pytest.mark.parametrize('name', ['r3', 'r3-odd'])
 @pytest.mark.parametrize('causal', [True, False])
 def test_a_clip_is_what_the_description_says(name, causal):
-    network, images = shared_network(name), pictures(4)
+    network, images = shared_network(name), sample_images(4)
     every = torch.ones(4, 4, dtype=torch.bool)
     asked = every.triu(1) if causal else ~torch.eye(4, dtype=torch.bool)
     expected = Reference(network).predict(images[0], every.tril() if causal else every, asked)
@@ -69,7 +69,7 @@ def test_a_clip_is_what_the_description_says(name, causal):
 
 
 def test_seeing_later_frames_changes_the_answer():
-    images = pictures(3)
+    images = sample_images(3)
     causal = shared_network('r3')(images, causal=True)
     full = shared_network('r3')(images, causal=False)
     assert (causal.depth - full.depth).abs().amax(dim=(0, 2, 3))[:2].min() > 0.01
@@ -80,7 +80,7 @@ def test_seeing_later_frames_changes_the_answer():
 
 @pytest.mark.parametrize('name', ['r3', 'r3-odd'])
 def test_a_causal_clip_is_its_frames_one_by_one(name):
-    network, images = shared_network(name), pictures(6, batch=2)
+    network, images = shared_network(name), sample_images(6, batch=2)
     clip = network(images, causal=True, rays=True)
     assert_alive(clip)
     entries = []
@@ -92,7 +92,7 @@ def test_a_causal_clip_is_its_frames_one_by_one(name):
             name: getattr(clip, name)[:, s : s + 1]
             for name in ('fov', 'camera_feature', 'depth', 'confidence', 'rays', 'ray_confidence')
         }
-        row['cache'] = clip.cache.select([s])
+        row['cache'] = select(clip.cache, [s])
         row['pairs'] = type(clip.pairs)(
             *(part[:, : s + 1, s : s + 1] for part in clip.pairs[:-1]),
             clip.pairs.predicted[: s + 1, s : s + 1],
@@ -102,7 +102,7 @@ def test_a_causal_clip_is_its_frames_one_by_one(name):
 
 
 def test_a_clip_after_cached_frames_continues_it():
-    network, images = shared_network('r3'), pictures(5)
+    network, images = shared_network('r3'), sample_images(5)
     whole = network(images, causal=True)
     start = network(images[:, :2], causal=True)
     rest = network.predict(network.describe(images[:, 2:]), start.cache, causal=True)
@@ -114,12 +114,12 @@ def test_a_clip_after_cached_frames_continues_it():
 
 @pytest.mark.parametrize('frames', [[3, 0, 2, 1], [2], [3, 1], [0, 1, 2, 3]])
 def test_cached_frames_may_stand_in_any_order(frames):
-    network, images = shared_network('r3'), pictures(5, batch=2)
+    network, images = shared_network('r3'), sample_images(5, batch=2)
     cache = network(images[:, :4], causal=True).cache
     described = network.describe(images[:, 4:])
     inner = sorted(frames)
-    expected = network.predict(described, cache.select(inner))
-    got = network.predict(described, cache.select(frames))
+    expected = network.predict(described, select(cache, inner))
+    got = network.predict(described, select(cache, frames))
     for name in ('depth', 'confidence', 'fov', 'cache'):
         assert_same(getattr(got, name), getattr(expected, name))
     places = [inner.index(i) for i in frames] + [len(frames)]  # the last row is the frame itself
@@ -132,8 +132,8 @@ def test_cached_frames_may_stand_in_any_order(frames):
 
 
 def test_no_cached_frame_is_as_none_at_all():
-    network, images = shared_network('r3'), pictures(2)
-    empty = network(images, causal=True).cache.select([])
+    network, images = shared_network('r3'), sample_images(2)
+    empty = select(network(images, causal=True).cache, [])
     assert empty.frames == 0
     described = network.describe(images[:, :1])
     assert_same(network.predict(described, empty), network.predict(described))
@@ -141,7 +141,7 @@ def test_no_cached_frame_is_as_none_at_all():
 
 def test_clips_of_a_batch_do_not_mix():
     for name, options in (('r3', {'causal': True}), ('r3', {'causal': False}), ('da3', {})):
-        network, images = shared_network(name), pictures(4, batch=2)
+        network, images = shared_network(name), sample_images(4, batch=2)
         both = tensors_of(network(images, **options))
         for b in range(2):
             for path, alone in tensors_of(network(images[b : b + 1], **options)).items():
@@ -152,7 +152,7 @@ def test_clips_of_a_batch_do_not_mix():
 
 
 def test_the_reference_is_the_first_frame_unless_the_caller_says_otherwise():
-    network, images = shared_network('r3'), pictures(3)
+    network, images = shared_network('r3'), sample_images(3)
     described, second = network.describe(images[:, :1]), network.describe(images[:, 1:2])
     plain = network.predict(described)
     assert_same(plain, network.predict(described, reference=True), 0)
@@ -173,7 +173,7 @@ def test_the_reference_is_the_first_frame_unless_the_caller_says_otherwise():
 
 
 def test_plain_da3_answers_in_the_order_of_the_views():
-    network, images = shared_network('da3'), pictures(4)
+    network, images = shared_network('da3'), sample_images(4)
     chosen = network(images)
     order = [2, 0, 3, 1]
     moved = network(images[:, order])
@@ -187,7 +187,7 @@ def test_plain_da3_answers_in_the_order_of_the_views():
 
 def test_each_clip_of_a_batch_has_its_own_reference():
     network = shared_network('da3')
-    images = torch.cat([pictures(4, seed=seed) for seed in range(6)])
+    images = torch.cat([sample_images(4, seed=seed) for seed in range(6)])
     references = network(images).reference
     assert len(set(references.tolist())) > 1
     for b, reference in enumerate(references):
@@ -195,7 +195,7 @@ def test_each_clip_of_a_batch_has_its_own_reference():
 
 
 def test_known_cameras_replace_the_roles():
-    network, images = shared_network('da3'), pictures(2)
+    network, images = shared_network('da3'), sample_images(2)
     cameras = torch.zeros(1, 2, 9)
     cameras[..., 6:] = 1.0
     cameras[0, 1, :3] = torch.tensor([0.3, -0.2, 0.5])
@@ -240,7 +240,7 @@ def ran():
 
 def test_describe_runs_the_blocks_before_any_role_and_predict_the_rest(ran):
     network, modules = ran
-    described = network.describe(pictures(2))
+    described = network.describe(sample_images(2))
     assert modules.matching(r'backbone\.(patch_embed|blocks\.\d+)|cam_dec|head') == [
         'backbone.patch_embed',
         'backbone.blocks.0',
@@ -254,7 +254,7 @@ def test_describe_runs_the_blocks_before_any_role_and_predict_the_rest(ran):
 
 def test_rays_are_computed_where_asked_for_and_change_nothing_else(ran):
     network, modules = ran
-    images = pictures(2)
+    images = sample_images(2)
     with_rays = network(images, rays=True)
     assert modules.matching(r'head\.refinenet\d_aux') != []
     without = network(images)
@@ -267,7 +267,7 @@ def test_rays_are_computed_where_asked_for_and_change_nothing_else(ran):
 
 def test_without_depth_no_head_runs_and_the_poses_are_the_same(ran):
     network, modules = ran
-    described = network.describe(pictures(2))
+    described = network.describe(sample_images(2))
     full = network.predict(described)
     assert modules.matching('head') == ['head']
     poses = network.predict(described, depth=False)
@@ -278,12 +278,12 @@ def test_without_depth_no_head_runs_and_the_poses_are_the_same(ran):
 
 def test_the_head_takes_few_frames_at_once(ran):
     network, modules = ran
-    images = pictures(3, batch=2)
+    images = sample_images(3, batch=2)
     both = network(images)
     assert modules.matching('head') == ['head', 'head']
     assert_same(both.depth[1, 2], network(images[1:], causal=False).depth[0, 2])
     metric = shared_network('metric')
-    images = pictures(5)[0]
+    images = sample_images(5)[0]
     together = metric(images)
     for i in range(5):
         alone = metric(images[i : i + 1])
@@ -296,14 +296,16 @@ def test_the_head_takes_few_frames_at_once(ran):
 
 def test_the_same_call_gives_the_same_bits():
     for name in ('r3', 'da3'):
-        assert_same(shared_network(name)(pictures(3)), shared_network(name)(pictures(3)), 0)
-    images = pictures(2)[0]
+        assert_same(
+            shared_network(name)(sample_images(3)), shared_network(name)(sample_images(3)), 0
+        )
+    images = sample_images(2)[0]
     assert_same(shared_network('metric')(images), shared_network('metric')(images), 0)
 
 
 def test_streams_through_one_network_do_not_meet():
     network = shared_network('r3')
-    streams = [pictures(3, seed=1), pictures(3, seed=2, size=(70, 56))]
+    streams = [sample_images(3, seed=1), sample_images(3, seed=2, size=(70, 56))]
 
     def follow(images):
         caches = []
@@ -321,7 +323,7 @@ def test_streams_through_one_network_do_not_meet():
 
 
 def test_inputs_and_caches_are_left_alone():
-    network, images = shared_network('r3'), pictures(3)
+    network, images = shared_network('r3'), sample_images(3)
     cache = network(images[:, :2], causal=True).cache
     described = network.describe(images[:, 2:])
     before = {
@@ -339,7 +341,7 @@ def test_inputs_and_caches_are_left_alone():
 
 def test_a_cache_entry_holds_its_own_numbers_alone():
     network = shared_network('r3')
-    cache = network.predict(network.describe(pictures(1))).cache
+    cache = network.predict(network.describe(sample_images(1))).cache
     tensors = tensors_of(cache).values()
     held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     assert sum(held.values()) == sum(t.numel() * t.element_size() for t in tensors)
@@ -347,19 +349,19 @@ def test_a_cache_entry_holds_its_own_numbers_alone():
     assert sum(held.values()) == 4 * (2 * blocks * tokens * 128 + 256)
 
 
-def test_a_cached_frame_survives_its_picture():
-    network, images = shared_network('r3'), pictures(2)
+def test_a_cached_frame_survives_its_image():
+    network, images = shared_network('r3'), sample_images(2)
     cache = network(images, causal=True).cache
     kept = {name: tensor.clone() for name, tensor in tensors_of(cache).items()}
     images.zero_()
-    network(pictures(2, seed=9))
+    network(sample_images(2, seed=9))
     for name, tensor in tensors_of(cache).items():
         assert torch.equal(tensor, kept[name])
 
 
 def test_positions_follow_the_weights_and_the_size():
     network = own_network('r3')
-    small, wide = pictures(1), pictures(1, size=(28, 112))
+    small, wide = sample_images(1), sample_images(1, size=(28, 112))
     first = network(small).depth
     assert_same(network(wide), fill(build_network(CONFIGS['r3']))(wide), 0)
     assert torch.equal(network(small).depth, first)
@@ -376,7 +378,7 @@ def test_positions_follow_the_weights_and_the_size():
 
 
 def test_inference_mode_is_no_trap():
-    images, network = pictures(2), own_network('r3')
+    images, network = sample_images(2), own_network('r3')
     expected = shared_network('r3')(images).depth
     with torch.inference_mode():
         born_inside = own_network('r3')
@@ -401,9 +403,9 @@ UNREAD = (
 @pytest.mark.parametrize('name', ['r3', 'r3-odd'])
 def test_every_other_parameter_learns(name):
     network = own_network(name)
-    network(pictures(3))  # what this remembers must not stand in the way
+    network(sample_images(3))  # what this remembers must not stand in the way
     with torch.enable_grad():
-        got = network(pictures(3), rays=True)
+        got = network(sample_images(3), rays=True)
         numbers = [got.depth.log(), got.confidence, got.rays, got.ray_confidence, got.fov]
         sum(number.square().mean() for number in [*numbers, pair_numbers(got.pairs)]).backward()
     for parameter_name, parameter in network.named_parameters():
@@ -418,10 +420,10 @@ def test_plain_da3_and_the_metric_network_learn_too():
     da3, metric = own_network('da3'), own_network('metric')
     cameras = torch.rand(1, 3, 9)
     with torch.enable_grad():
-        given, chosen = da3(pictures(3), cameras=cameras), da3(pictures(3), rays=True)
+        given, chosen = da3(sample_images(3), cameras=cameras), da3(sample_images(3), rays=True)
         answers = [chosen.encodings, chosen.depth, chosen.confidence, chosen.rays, given.depth]
         sum(t.square().mean() for t in [*answers, chosen.ray_confidence]).backward()
-        mono = metric(pictures(2)[0])
+        mono = metric(sample_images(2)[0])
         (mono.depth.mean() + mono.sky.square().mean()).backward()
     for network, unread in ((da3, UNREAD.replace('fc_t|fc_qvec|', '')), (metric, r'-')):
         for name, parameter in network.named_parameters():
@@ -524,10 +526,10 @@ def on_meta(network):
 
 def walk(network, device):
     """Do everything a stream does, by shapes alone."""
-    images = pictures(3).to(device)
+    images = sample_images(3).to(device)
     entries = []
     for s in range(3):
-        cached = FrameCache.join(entries).select(range(s)) if entries else None
+        cached = select(FrameCache.join(entries), range(s)) if entries else None
         described = network.describe(images[:, s : s + 1])
         entries.append(network.predict(described, cached, rays=True).cache)
     return network(images)
@@ -535,7 +537,7 @@ def walk(network, device):
 
 def test_nothing_is_read_back_to_choose_what_to_compute():
     """Tensors without numbers refuse .item(), .cpu(), .tolist(), bool() and nonzero()."""
-    images = pictures(3).to('meta')
+    images = sample_images(3).to('meta')
     da3 = on_meta(shared_network('da3'))
     answers = [
         walk(on_meta(shared_network('r3')), 'meta'),
@@ -578,12 +580,12 @@ def test_a_gpu_is_never_waited_for(dtype):
     network = converted('r3', dtype).cuda()
     walk(network, 'cuda')  # tables are made once
     torch.cuda.synchronize()
-    images = pictures(3).cuda()
+    images = sample_images(3).cuda()
     torch.cuda.set_sync_debug_mode('error')
     try:
         entries = []
         for s in range(3):
-            cached = FrameCache.join(entries).select(range(s)) if entries else None
+            cached = select(FrameCache.join(entries), range(s)) if entries else None
             described = network.describe(images[:, s : s + 1])
             entries.append(network.predict(described, cached, rays=True).cache)
         answer = network(images)
@@ -596,7 +598,7 @@ def test_a_gpu_is_never_waited_for(dtype):
 @pytest.mark.parametrize('name', ['r3', 'r3-odd', 'da3', 'metric'])
 def test_a_gpu_gives_the_same_answer(name):
     network = shared_network(name)
-    images = pictures(3) if name != 'metric' else pictures(3)[0]
+    images = sample_images(3) if name != 'metric' else sample_images(3)[0]
     on_gpu = {
         path: tensor.cpu()
         for path, tensor in tensors_of(copy.deepcopy(network).cuda()(images.cuda())).items()
@@ -623,7 +625,7 @@ def converted(name, dtype):
 @pytest.mark.parametrize('name', ['r3', 'r3-odd', 'da3', 'metric'])
 @pytest.mark.parametrize(('dtype', 'bound'), [(torch.bfloat16, 0.1), (torch.float16, 0.012)])
 def test_half_precision_stays_near_float32(name, dtype, bound):
-    images = pictures(3) if name != 'metric' else pictures(3)[0]
+    images = sample_images(3) if name != 'metric' else sample_images(3)[0]
     network = converted(name, dtype)
     answers, expected = tensors_of(network(images)), tensors_of(shared_network(name)(images))
     for path, tensor in answers.items():
@@ -645,7 +647,7 @@ def test_loud_activations_stay_finite_in_half_precision(dtype):
     """A residual stream beyond float16, as trained transformers may have, passes the norms."""
     network = converted('r3', dtype)
     network.backbone.pos_embed.data *= 1e5
-    described = network.describe(pictures(2))
+    described = network.describe(sample_images(2))
     assert described.tokens.abs().max() > torch.finfo(torch.float16).max
     got = network.predict(described, rays=True)
     for path, tensor in tensors_of(got).items():
@@ -663,15 +665,15 @@ def test_loud_activations_stay_finite_in_half_precision(dtype):
         (torch.zeros(1, 1, 42, 70, 3), 'multiples of 14'),
         (torch.zeros(1, 1, 3, 43, 70), 'multiples of 14'),
         (torch.zeros(1, 1, 3, 42, 75), 'multiples of 14'),
-        (torch.zeros(1, 0, 3, 42, 70), 'no picture'),
-        (torch.zeros(0, 1, 3, 42, 70), 'no picture'),
-        (torch.zeros(1, 1, 3, 0, 70), 'no picture'),
+        (torch.zeros(1, 0, 3, 42, 70), 'no image'),
+        (torch.zeros(0, 1, 3, 42, 70), 'no image'),
+        (torch.zeros(1, 1, 3, 0, 70), 'no image'),
         (torch.zeros(1, 1, 3, 42, 70, dtype=torch.int64), 'uint8'),
         (torch.zeros(1, 1, 3, 42, 70, dtype=torch.bool), 'uint8'),
         (torch.zeros(1, 1, 3, 42, 70, dtype=torch.complex64), 'uint8'),
     ],
 )
-def test_pictures_that_are_none(images, says):
+def test_images_that_are_none(images, says):
     for network in (shared_network('r3'), shared_network('da3')):
         with pytest.raises(FrameError, match=says):
             network(images)
@@ -681,20 +683,20 @@ def test_pictures_that_are_none(images, says):
 
 
 def test_bytes_are_read_as_0_to_255():
-    images = (pictures(2) * 255).to(torch.uint8)
+    images = (sample_images(2) * 255).to(torch.uint8)
     expected = shared_network('r3')(images.float() / 255)
     assert_same(shared_network('r3')(images), expected, 1e-4)
 
 
 def test_cached_frames_must_fit():
     network = shared_network('r3')
-    described = network.describe(pictures(1))
-    other_size = network(pictures(2, size=(42, 84)), causal=True).cache
-    other_batch = network(pictures(2, batch=2), causal=True).cache
-    own = network(pictures(2), causal=True).cache
+    described = network.describe(sample_images(1))
+    other_size = network(sample_images(2, size=(42, 84)), causal=True).cache
+    other_batch = network(sample_images(2, batch=2), causal=True).cache
+    own = network(sample_images(2), causal=True).cache
     other_network = replace(own, key_values=own.key_values[:-1])
     of_two = replace(own, pair_sources=own.pair_sources[:, :1])
-    same_tokens = network(pictures(2, size=(70, 42)), causal=True).cache  # as good as any
+    same_tokens = network(sample_images(2, size=(70, 42)), causal=True).cache  # as good as any
     for cache in (other_size, other_batch, other_network, of_two):
         with pytest.raises(FrameError, match='does not fit the cached ones'):
             network.predict(described, cache)
@@ -705,6 +707,6 @@ def test_cameras_and_strategies_must_fit():
     network = shared_network('da3')
     for shape in ((1, 2, 9), (3, 9), (1, 3, 7)):
         with pytest.raises(TransformError, match=r'\(1, 3, 9\)'):
-            network(pictures(3), cameras=torch.zeros(shape))
+            network(sample_images(3), cameras=torch.zeros(shape))
     with pytest.raises(ModelError, match="'best'.*saddle_balanced"):
-        network(pictures(3), reference_view='best')
+        network(sample_images(3), reference_view='best')

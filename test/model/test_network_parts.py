@@ -4,7 +4,7 @@ import json
 import math
 
 from network_reference import pixel_embedding, positions, resized, rotated
-from networks import pictures, shared_network, tensors_of
+from networks import sample_images, shared_network, tensors_of
 import numpy as np
 from paths import PARITY, ROOT
 import pytest
@@ -15,7 +15,7 @@ from r3_ros.model.camera_head import PairHead
 from r3_ros.model.depth_head import add_position_embedding, Fusion, MonoDepth
 from r3_ros.model.known_cameras import encode_cameras
 from r3_ros.model.layers import Block, LayerNorm, Mlp, rotate, rotations, SwiGlu
-from r3_ros.model.metric import metric_depth
+from r3_ros.model.metric_predictor import metric_depth
 from r3_ros.model.network import build_network, FrameCache
 from r3_ros.model.reference_view import choose_reference, STRATEGIES
 from r3_ros.model.variants import BackboneConfig, VARIANTS
@@ -375,7 +375,7 @@ def test_metres_by_the_focal_length():
 
 
 def test_the_metric_network_is_alive():
-    answer = tensors_of(shared_network('metric')(pictures(2)[0]))
+    answer = tensors_of(shared_network('metric')(sample_images(2)[0]))
     assert (answer['.depth'] > 0).all() and answer['.depth'].std() > 0.05
     assert (answer['.sky'] >= 0).all() and answer['.sky'].std() > 0.01
 

@@ -22,7 +22,7 @@ from r3_ros.core.geometry import make_T, T_from_quat
 from r3_ros.core.predictor import Predictor
 from r3_ros.factory import load_engine
 from r3_ros.learning.training.initial_weights import new_network
-from r3_ros.model.cache.frame_memory import Room
+from r3_ros.model.cache.frame_memory import CacheBudget
 from r3_ros.model.loading import choose_precision, load_r3
 from r3_ros.model.r3_predictor import R3Predictor
 from r3_ros.model.weights.checkpoint import IMAGE_SIZE, save_network
@@ -31,7 +31,7 @@ from sequences import write_folder
 import torch
 
 CONFIG = ModelConfig(name='r3', image_size=154)
-ROOM = Room(device_bytes=2**28, host_bytes=0)
+ROOM = CacheBudget(device_bytes=2**28, host_bytes=0)
 
 
 @pytest.fixture(scope='module')
@@ -48,9 +48,9 @@ def feed(predictor, *numbers, **options):
     """Predict frames in order, each against all before it; return the predictions."""
     predictions = []
     for n, number in enumerate(numbers):
-        picture = frame(number, **options)
-        predictor.describe(picture)
-        predictions.append(predictor.predict(picture, numbers[:n]))
+        image = frame(number, **options)
+        predictor.describe(image)
+        predictions.append(predictor.predict(image, numbers[:n]))
     return predictions
 
 
@@ -72,8 +72,8 @@ def test_it_is_a_predictor(predictor):
 def test_an_edge_is_the_networks_pair_the_other_way_round(predictor, network):
     _, _, third = feed(predictor, 0, 1, 2)
     assert [(e.source_id, e.target_id) for e in third.edges] == [(0, 2), (1, 2)]
-    pictures = [predictor._geometry(SIZE[1], SIZE[0]).apply(frame(n).image) for n in range(3)]
-    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)[None]
+    resized = [predictor._geometry(SIZE[1], SIZE[0]).apply(frame(n).image) for n in range(3)]
+    images = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)[None]
     pairs = network(images, causal=True).pairs
     for n, edge in enumerate(third.edges):
         T_frame_source = T_from_quat(
@@ -88,15 +88,15 @@ def test_an_edge_is_the_networks_pair_the_other_way_round(predictor, network):
 
 def test_the_context_may_be_any_frames_in_any_order(predictor):
     feed(predictor, 0, 1, 2, 3)
-    picture = frame(9)
-    straight = {e.source_id: e for e in predictor.predict(picture, [1, 3]).edges}
+    image = frame(9)
+    straight = {e.source_id: e for e in predictor.predict(image, [1, 3]).edges}
     predictor.forget([9])
-    swapped = {e.source_id: e for e in predictor.predict(picture, [3, 1]).edges}
+    swapped = {e.source_id: e for e in predictor.predict(image, [3, 1]).edges}
     assert set(straight) == set(swapped) == {1, 3}
     for i, edge in straight.items():
         np.testing.assert_allclose(edge.T_source_target, swapped[i].T_source_target, atol=1e-4)
     predictor.forget([9])
-    alone = {e.source_id: e for e in predictor.predict(picture, [1]).edges}
+    alone = {e.source_id: e for e in predictor.predict(image, [1]).edges}
     assert np.abs(alone[1].T_source_target - straight[1].T_source_target).max() > 1e-4
 
 
@@ -115,7 +115,7 @@ def test_depth_is_left_out_on_request(network):
     assert feed(predictor, 0, 1)[1].depths == ()
 
 
-def test_the_descriptor_is_a_unit_vector_that_tells_pictures_apart(predictor):
+def test_the_descriptor_is_a_unit_vector_that_tells_images_apart(predictor):
     descriptors = [predictor.describe(frame(n)) for n in (0, 1, 0)]
     assert descriptors[0].shape == (predictor.descriptor_size,) == (192,)
     assert descriptors[0].dtype == np.float32
@@ -155,7 +155,7 @@ def test_an_unknown_camera_is_estimated_and_steadied(predictor):
     assert (predictions[-1].intrinsics.width, predictions[-1].intrinsics.height) == SIZE[::-1]
 
 
-def test_square_pictures_are_seen_whole(predictor):
+def test_square_images_are_seen_whole(predictor):
     (first,) = feed(predictor, 0, intrinsics=None, size=(160, 160))
     assert first.depths[0].depth.shape == (154, 154)
 
@@ -181,13 +181,13 @@ def test_a_reset_starts_anew(predictor):
         np.testing.assert_array_equal(a.depths[0].depth, b.depths[0].depth)
 
 
-def test_the_picture_is_not_modified_and_may_be_read_only(predictor):
-    picture = frame(0, size=(98, 154), intrinsics=None)  # already as the network wants it
-    picture.image.setflags(write=False)
-    before = picture.image.copy()
-    (depth,) = predictor.predict(picture, []).depths
-    np.testing.assert_array_equal(picture.image, before)
-    assert not np.shares_memory(depth.image, picture.image)
+def test_the_image_is_not_modified_and_may_be_read_only(predictor):
+    input_frame = frame(0, size=(98, 154), intrinsics=None)  # already as the network wants it
+    input_frame.image.setflags(write=False)
+    before = input_frame.image.copy()
+    (depth,) = predictor.predict(input_frame, []).depths
+    np.testing.assert_array_equal(input_frame.image, before)
+    assert not np.shares_memory(depth.image, input_frame.image)
 
 
 def test_the_stream_says_what_a_good_score_is(predictor):
@@ -208,7 +208,7 @@ def test_the_stream_says_what_a_good_score_is(predictor):
 
 
 @pytest.mark.parametrize('image', [np.zeros(SIZE, np.uint8), np.zeros((*SIZE, 3), np.float32)])
-def test_other_pictures_are_refused(predictor, image):
+def test_other_images_are_refused(predictor, image):
     with pytest.raises(FrameError, match='uint8 RGB'):
         predictor.describe(Frame(image, 0, None, 0))
 
@@ -229,7 +229,7 @@ def test_answers_that_are_not_finite_are_refused_and_leave_no_trace(predictor, n
     kept = cls_token.clone()
     cls_token.fill_(torch.nan)
     try:
-        with pytest.raises(FrameError, match='nothing finite'):
+        with pytest.raises(FrameError, match='not finite'):
             predictor.describe(frame(1))
     finally:
         cls_token.copy_(kept)
@@ -323,7 +323,7 @@ def test_the_device_decides_the_precision_unless_it_is_given(monkeypatch):
     assert choose_precision('fp32', gpu) == 'fp32'
 
 
-def test_pictures_have_the_size_that_the_weights_were_trained_on(network, tmp_path):
+def test_images_have_the_size_that_the_weights_were_trained_on(network, tmp_path):
     path = tmp_path / 'weights.safetensors'
 
     def size(**config):
@@ -367,7 +367,7 @@ def test_sizes_that_would_crop_are_refused(size):
 # --- From end to end ---
 
 
-def test_a_folder_of_pictures_runs_through_the_network(checkpoint, tmp_path):
+def test_a_folder_of_images_runs_through_the_network(checkpoint, tmp_path):
     folder = write_folder(tmp_path / 'seq', count=6)
     settings = [f'model.checkpoint={checkpoint}', 'model.image_size=154']
     options = [option for setting in settings for option in ('--set', setting)]
@@ -460,9 +460,11 @@ def test_the_bank_shrinks_to_what_fits(network):
         'stream.retrieved_keyframes': 1,
     }
     entry_bytes = 2 * 4 * 192 * (1 + 7 * 11) * 4 + 384 * 4  # four layers, float32
-    room = Room(device_bytes=9 * entry_bytes, host_bytes=11 * 154 * 98 * 3)  # of 11 images
+    budget = CacheBudget(
+        device_bytes=9 * entry_bytes, host_bytes=11 * 154 * 98 * 3
+    )  # of 11 images
     config = replace(CONFIG, depth=False)
-    predictor = R3Predictor(network, ModelInfo('r3'), config, room, torch.device('cpu'))
+    predictor = R3Predictor(network, ModelInfo('r3'), config, budget, torch.device('cpu'))
     engine = Engine(predictor, updated(R3Config(), changes))
     evicted = []
     for n in range(30):
@@ -521,23 +523,23 @@ def test_errors_of_the_device_are_told_in_our_words(predictor, monkeypatch, rais
         raise raised
 
     monkeypatch.setattr(predictor._network, 'predict', fail)
-    picture = frame(2)
-    predictor.describe(picture)
+    image = frame(2)
+    predictor.describe(image)
     with pytest.raises(told, match=str(raised)[:20]) as caught:
-        predictor.predict(picture, (0, 1))
+        predictor.predict(image, (0, 1))
     assert type(caught.value) is told
     monkeypatch.undo()
     # Nothing was remembered of the frame: it may be tried again, with less held.
     assert len(predictor._memory) == 2
     predictor.shrink()
-    assert predictor.predict(picture, (0, 1)).edges
+    assert predictor.predict(image, (0, 1)).edges
     assert predictor.device_memory() is None
 
 
 def test_an_engine_that_shrinks_goes_on(network):
     config = updated(R3Config(), {'keyframe.max_interval': 1})
-    room = Room(device_bytes=2**28, host_bytes=2**28)
-    predictor = R3Predictor(network, ModelInfo('r3'), CONFIG, room, torch.device('cpu'))
+    budget = CacheBudget(device_bytes=2**28, host_bytes=2**28)
+    predictor = R3Predictor(network, ModelInfo('r3'), CONFIG, budget, torch.device('cpu'))
     engine = Engine(predictor, config)
     for number in range(10):
         engine.step(frame(number))
@@ -550,8 +552,8 @@ def test_an_engine_that_shrinks_goes_on(network):
 
 def test_keyframes_of_a_saved_map_are_context_as_if_they_had_been_seen(network):
     """Each is computed when it is wanted, beside those that were taken near it."""
-    room = Room(device_bytes=2**28, host_bytes=2**24)
-    predictor = R3Predictor(network, ModelInfo('r3'), CONFIG, room, torch.device('cpu'))
+    budget = CacheBudget(device_bytes=2**28, host_bytes=2**24)
+    predictor = R3Predictor(network, ModelInfo('r3'), CONFIG, budget, torch.device('cpu'))
     known = [
         KnownKeyframe(
             n, n, frame(n).image, K, make_T(np.eye(3), np.array([n, 0.0, 0.0])),
@@ -561,9 +563,9 @@ def test_keyframes_of_a_saved_map_are_context_as_if_they_had_been_seen(network):
     ]  # fmt: skip
     predictor.restore(iter(known), None)
     assert predictor.landmarks({}) is None
-    picture = frame(7)
-    predictor.describe(picture)
-    prediction = predictor.predict(picture, [0, 1, 3])
+    image = frame(7)
+    predictor.describe(image)
+    prediction = predictor.predict(image, [0, 1, 3])
     assert [edge.source_id for edge in prediction.edges] == [0, 1, 3]
     assert all(np.isfinite(edge.T_source_target).all() for edge in prediction.edges)
     predictor.forget([0, 1, 2, 3])

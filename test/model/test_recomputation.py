@@ -1,4 +1,4 @@
-"""Frames held by their picture alone come back in full when they are wanted."""
+"""Frames held by their image alone come back in full when they are wanted."""
 
 from dataclasses import replace
 
@@ -8,15 +8,15 @@ import pytest
 from r3_ros.core.config import ModelConfig, R3Config, updated
 from r3_ros.core.datatypes import Intrinsics, ModelInfo
 from r3_ros.core.errors import FrameError, ModelError
-from r3_ros.model.cache.frame_memory import Room
+from r3_ros.model.cache.frame_memory import CacheBudget
 from r3_ros.model.r3_predictor import R3Predictor
 from r3_ros.streaming.engine import Engine
 import torch
 
 CONFIG = ModelConfig(name='r3', image_size=154, depth=False)
-#: Of a frame of 154 x 98 pixels: four layers in float32, and its half of the pairs; its picture.
+#: Of a frame of 154 x 98 pixels: four layers in float32, and its half of the pairs; its image.
 ENTRY_BYTES = 2 * 4 * 192 * (1 + 7 * 11) * 4 + 384 * 4
-PICTURE_BYTES = 154 * 98 * 3
+IMAGE_BYTES = 154 * 98 * 3
 
 
 @pytest.fixture(scope='module')
@@ -24,12 +24,12 @@ def network():
     return lively()
 
 
-def predictor(network, slots=40, host=0, pictures=100, per_frame=4):
-    """Return a predictor with so many slots, and host memory for entries and pictures."""
-    host_bytes = host * ENTRY_BYTES + pictures * PICTURE_BYTES
-    room = Room(slots * ENTRY_BYTES, host_bytes)
+def predictor(network, slots=40, host=0, images=100, per_frame=4):
+    """Return a predictor with so many slots, and host memory for entries and images."""
+    host_bytes = host * ENTRY_BYTES + images * IMAGE_BYTES
+    budget = CacheBudget(slots * ENTRY_BYTES, host_bytes)
     info, device = ModelInfo('r3'), torch.device('cpu')
-    return R3Predictor(network, info, CONFIG, room, device, per_frame)
+    return R3Predictor(network, info, CONFIG, budget, device, per_frame)
 
 
 def edges(prediction):
@@ -48,8 +48,8 @@ def entry(seen, frame_id):
     return [t.clone() for kv in cache.key_values for t in (kv.keys, kv.values)]
 
 
-def to_picture(seen, *frame_ids):
-    """Let frames go but for their pictures, as a full memory does."""
+def to_image(seen, *frame_ids):
+    """Let frames go but for their images, as a full memory does."""
     for frame_id in frame_ids:
         pixels = seen._memory.image(frame_id)
         seen._memory.hold_image(frame_id, pixels)
@@ -69,7 +69,7 @@ def fed(network, *numbers, **options):
 def test_a_frame_that_attends_what_it_attended_is_what_it_was(network):
     seen = fed(network, 0, 1, 2, 3)
     before = entry(seen, 2)
-    to_picture(seen, 2)
+    to_image(seen, 2)
     back = edges(seen.predict(frame(4), [0, 1, 2, 3]))
     for kept, again in zip(before, entry(seen, 2), strict=True):
         torch.testing.assert_close(again, kept, atol=1e-5, rtol=0)
@@ -80,7 +80,7 @@ def test_a_frame_that_attends_what_it_attended_is_what_it_was(network):
 def test_the_reference_frame_is_what_it_was_whatever_is_there(network):
     seen = fed(network, 0, 1, 2)
     before = entry(seen, 0)
-    to_picture(seen, 0)
+    to_image(seen, 0)
     seen.predict(frame(3), [0, 2])
     for kept, again in zip(before, entry(seen, 0), strict=True):
         torch.testing.assert_close(again, kept, atol=0, rtol=0)
@@ -92,7 +92,7 @@ def test_a_frame_attends_those_that_it_attended_and_no_others(network):
         seen = fed(network, 0, 1, 2, 3)
         for number in (4, 5):
             seen.predict(frame(number), [0, 3])
-        to_picture(seen, 2)
+        to_image(seen, 2)
         seen.predict(frame(6), [1, 2, *others])
         entries.append(entry(seen, 2))
     for first, second in zip(*entries, strict=True):
@@ -101,20 +101,20 @@ def test_a_frame_attends_those_that_it_attended_and_no_others(network):
 
 def test_so_many_come_back_for_a_frame_and_the_others_for_the_next(network):
     seen = fed(network, *range(6), per_frame=2)
-    to_picture(seen, 1, 2, 3, 4)
+    to_image(seen, 1, 2, 3, 4)
     sources = [set(edges(seen.predict(frame(n), range(6)))) for n in (6, 7, 8)]
     assert sources == [{0, 1, 2, 5}, {0, 1, 2, 3, 4, 5}, {0, 1, 2, 3, 4, 5}]
 
 
 def test_what_is_not_finite_stays_away(network):
     seen = fed(network, 0, 1, 2)
-    to_picture(seen, 1)
+    to_image(seen, 1)
     describe, calls = network.describe, []
 
     def spoilt(images):
         calls.append(len(calls))
         described = describe(images)
-        bad = len(calls) == 2  # after the new frame, the one from its picture
+        bad = len(calls) == 2  # after the new frame, the one from its image
         return replace(described, tokens=described.tokens * torch.nan) if bad else described
 
     network.describe = spoilt
@@ -128,7 +128,7 @@ def test_what_is_not_finite_stays_away(network):
 # --- Frames of another run ---
 
 
-def test_pictures_of_another_run_give_what_their_frames_gave(network):
+def test_images_of_another_run_give_what_their_frames_gave(network):
     straight = edges(fed(network, 0, 1, 2).predict(frame(9), [0, 1, 2]))
     restored = predictor(network)
     for n in range(3):
@@ -139,13 +139,13 @@ def test_pictures_of_another_run_give_what_their_frames_gave(network):
     assert len(restored._memory) == 1
 
 
-def test_pictures_as_the_network_saw_them_are_taken_as_they_are(network):
+def test_images_as_the_network_saw_them_are_taken_as_they_are(network):
     seen, restored = fed(network, 0), predictor(network)
     restored.hold_image(0, seen._memory.image(0))
     np.testing.assert_array_equal(restored._memory.image(0), seen._memory.image(0))
 
 
-def test_pictures_of_another_size_are_refused(network):
+def test_images_of_another_size_are_refused(network):
     restored = predictor(network)
     restored.hold_image(0, frame(0).image)
     with pytest.raises(FrameError, match=r'154x112 pixels.*154x98.*model\.image_size'):
@@ -154,8 +154,8 @@ def test_pictures_of_another_size_are_refused(network):
         restored.hold_image(1, np.zeros((100, 100), np.uint8))
 
 
-def test_pictures_without_room_are_refused(network):
-    restored = predictor(network, pictures=2)
+def test_images_without_room_are_refused(network):
+    restored = predictor(network, images=2)
     for n in range(2):
         restored.hold_image(n, frame(n).image)
     with pytest.raises(ModelError, match=r'3 frames.*memory\.max_host_mib'):
@@ -175,7 +175,7 @@ def wandering(n):
 def test_a_small_memory_keeps_its_budget_and_gives_the_same_twice(network, slots, host):
     runs = []
     for _ in range(2):
-        seen = predictor(network, slots, host, pictures=12)
+        seen = predictor(network, slots, host, images=12)
         memory, poses = seen._memory, []
         for n in range(12):
             poses.append(edges(seen.predict(frame(n), wandering(n))))
@@ -191,20 +191,20 @@ def test_a_small_memory_keeps_its_budget_and_gives_the_same_twice(network, slots
 
 def test_a_context_that_does_not_fit_is_told_before_anything_is_lost(network):
     seen = fed(network, 0, 1, 2, 3, slots=4)
-    to_picture(seen, 0, 1)
+    to_image(seen, 0, 1)
     with pytest.raises(ModelError, match=r'4 context frames.*memory\.max_gpu_mib'):
         seen.predict(frame(4), [0, 1, 2, 3])
     assert seen._memory.in_full(2) and seen._memory.in_full(3)
     assert set(edges(seen.predict(frame(4), [0, 2, 3]))) == {0, 2, 3}
 
 
-def test_the_capacity_is_that_of_pictures(network):
-    assert fed(network, 0, slots=6, host=0, pictures=50).capacity == 50
-    assert fed(network, 0, slots=6, host=0, pictures=2).capacity == 5
+def test_the_capacity_is_that_of_images(network):
+    assert fed(network, 0, slots=6, host=0, images=50).capacity == 50
+    assert fed(network, 0, slots=6, host=0, images=2).capacity == 5
 
 
-def test_frames_without_room_for_a_picture_are_held_while_they_fit(network):
-    seen = fed(network, *range(5), slots=6, pictures=2)
+def test_frames_without_room_for_a_image_are_held_while_they_fit(network):
+    seen = fed(network, *range(5), slots=6, images=2)
     assert set(edges(seen.predict(frame(5), range(5)))) == set(range(5))
 
 
@@ -219,10 +219,10 @@ def test_a_stream_with_more_keyframes_than_entries(network):
         'tracking.lost_ratio': 0.0,
         'tracking.low_confidence_ratio': 0.0,
     }
-    seen = predictor(network, slots=8, host=1, pictures=5, per_frame=2)
+    seen = predictor(network, slots=8, host=1, images=5, per_frame=2)
     engine = Engine(seen, updated(R3Config(), changes))
     related = set()
-    # Back over the same pictures: what was dropped is wanted again.
+    # Back over the same images: what was dropped is wanted again.
     for n in [*range(12), *reversed(range(9))]:
         estimate = engine.step(replace(frame(n), frame_id=-1))
         assert estimate.T_world_camera is not None

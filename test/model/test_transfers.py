@@ -7,12 +7,19 @@ import threading
 import time
 
 from cached_stream import assert_same, described, entry_bytes, network, stream
-from networks import pictures
+from networks import sample_images
 import pytest
 from r3_ros.core.errors import DeviceMemoryError, ModelError
-from r3_ros.model.cache.frame_memory import FrameMemory, Room
+from r3_ros.model.cache.frame_memory import CacheBudget, FrameMemory
 from r3_ros.model.cache.slots import SlotKeyValues
-from r3_ros.model.cache.transfers import Arrival, copy, CudaLane, HostLane, Pending, Transfers
+from r3_ros.model.cache.transfers import (
+    Arrival,
+    copy,
+    CopyStream,
+    CudaCopyStream,
+    Pending,
+    Transfers,
+)
 import torch
 
 __all__ = ['described', 'entry_bytes', 'network']
@@ -22,9 +29,9 @@ LONG_S = 60
 
 
 @pytest.fixture
-def room(entry_bytes):
-    """Return a room in which nearly every context has to be brought in."""
-    return Room(5 * entry_bytes, 8 * entry_bytes)
+def budget(entry_bytes):
+    """Return a budget with which nearly every context has frames to copy in."""
+    return CacheBudget(5 * entry_bytes, 8 * entry_bytes)
 
 
 def contents(memory):
@@ -59,7 +66,7 @@ def test_a_layer_is_ready_once_it_is_copied_and_not_with_the_next():
 
     target = [[torch.zeros(3)], [torch.zeros(3)]]
     arrival = Arrival(0, 0, target, [[torch.full((3,), layer + 1.0)] for layer in range(2)])
-    transfers = Transfers(HostLane(), copier)
+    transfers = Transfers(CopyStream(), copier)
     pending = transfers.start(2, [arrival])
     released.release()
     pending.ready(0)
@@ -73,7 +80,7 @@ def test_a_layer_is_ready_once_it_is_copied_and_not_with_the_next():
     transfers.close()
 
 
-def test_no_layer_is_attended_before_all_its_copies(network, described, room, monkeypatch):
+def test_no_layer_is_attended_before_all_its_copies(network, described, budget, monkeypatch):
     done, attended = [], []
 
     def copier(target, source):
@@ -92,7 +99,7 @@ def test_no_layer_is_attended_before_all_its_copies(network, described, room, mo
 
     monkeypatch.setattr(SlotKeyValues, 'followed_by', watched)
     queued: set[int] = set()
-    transfers = Transfers(HostLane(), copier)
+    transfers = Transfers(CopyStream(), copier)
     start = transfers.start
 
     def noted(layers, arrivals):
@@ -102,9 +109,9 @@ def test_no_layer_is_attended_before_all_its_copies(network, described, room, mo
         return start(layers, arrivals)
 
     transfers.start = noted
-    late = stream(network, described, FrameMemory(room, transfers))
+    late = stream(network, described, FrameMemory(budget, transfers))
     assert sum(attended) > 20
-    at_once = stream(network, described, FrameMemory(room))
+    at_once = stream(network, described, FrameMemory(budget))
     assert_same(late, at_once, atol=0)
 
 
@@ -127,9 +134,9 @@ class Failing:
 
 @pytest.mark.parametrize('at', [1, 4, 9, 17])
 @torch.inference_mode()
-def test_a_failed_copy_is_told_and_nothing_is_lost(network, described, room, at):
+def test_a_failed_copy_is_told_and_nothing_is_lost(network, described, budget, at):
     copier = Failing(10**9)
-    memory = FrameMemory(room, Transfers(HostLane(), copier))
+    memory = FrameMemory(budget, Transfers(CopyStream(), copier))
     for n in range(7):
         context = memory.context(range(min(n, 2)))
         prediction = network.predict(described[n], context.cache, reference=n == 0, depth=False)
@@ -140,7 +147,9 @@ def test_a_failed_copy_is_told_and_nothing_is_lost(network, described, room, at)
     assert len(missing) == 2
     copier.left = at
     context = memory.context([*missing, 6])
-    with pytest.raises(ModelError, match=r'could not be brought back: OSError: the cable is out'):
+    with pytest.raises(
+        ModelError, match=r'not be copied to the device: OSError: the cable is out'
+    ):
         network.predict(described[7], context.cache, reference=False, depth=False)
     assert len(memory) == 7 and all(memory.in_full(n) for n in range(7))
     assert_contents(memory, before)
@@ -150,11 +159,11 @@ def test_a_failed_copy_is_told_and_nothing_is_lost(network, described, room, at)
 
 
 @torch.inference_mode()
-def test_a_device_without_memory_is_told_as_such(network, described, room):
+def test_a_device_without_memory_is_told_as_such(network, described, budget):
     def copier(target, source):
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB')
 
-    memory = FrameMemory(room, Transfers(HostLane(), copier))
+    memory = FrameMemory(budget, Transfers(CopyStream(), copier))
     for n in range(7):
         memory.keep(n, network.predict(described[n]).cache)
     context = memory.context([0, 6])
@@ -208,17 +217,17 @@ class FakeCuda:
             self.here.stream = before
 
 
-def cuda_lane(cuda):
+def cuda_stream(cuda):
     class Module:
         Stream = staticmethod(cuda.make)
         current_stream = staticmethod(cuda.current_stream)
         stream = staticmethod(cuda.stream)
 
-    return CudaLane(torch.device('cuda', 0), Module)
+    return CudaCopyStream(torch.device('cuda', 0), Module)
 
 
 def test_the_network_waits_on_the_device_for_the_layer_it_attends(
-    network, described, room, monkeypatch
+    network, described, budget, monkeypatch
 ):
     cuda = FakeCuda()
 
@@ -234,11 +243,11 @@ def test_the_network_waits_on_the_device_for_the_layer_it_attends(
         return followed_by(self, other)
 
     monkeypatch.setattr(SlotKeyValues, 'followed_by', watched)
-    memory = FrameMemory(room, Transfers(cuda_lane(cuda), copier))
+    memory = FrameMemory(budget, Transfers(cuda_stream(cuda), copier))
     result = stream(network, described, memory)
     memory.close()
     monkeypatch.setattr(SlotKeyValues, 'followed_by', followed_by)
-    assert_same(result, stream(network, described, FrameMemory(room)), atol=0)
+    assert_same(result, stream(network, described, FrameMemory(budget)), atol=0)
     log = cuda.log
     copies = [n for n, entry in enumerate(log) if entry[0] == 'copy']
     assert len(copies) > 20 and all(log[n][1] == 'copies' for n in copies)
@@ -260,23 +269,23 @@ def test_the_network_waits_on_the_device_for_the_layer_it_attends(
 
 def test_a_device_that_only_moves_frames_is_waited_for_as_well():
     cuda = FakeCuda()
-    pending = Pending(cuda_lane(cuda), 2, [])
+    pending = Pending(cuda_stream(cuda), 2, [])
     pending.run(copy)
     pending.ready(1)
     assert ('wait', 'network', cuda.events) in cuda.log
 
 
 @pytest.mark.gpu
-def test_a_gpu_gives_the_same_with_frames_on_their_way(network, entry_bytes, room):
+def test_a_gpu_gives_the_same_with_frames_on_their_way(network, entry_bytes, budget):
     if not torch.cuda.is_available():
         pytest.skip('no CUDA device')
     on_gpu = copying.deepcopy(network).cuda()
     with torch.inference_mode():
-        images = pictures(12).cuda()
+        images = sample_images(12).cuda()
         tokens = [on_gpu.describe(images[:, n : n + 1]) for n in range(12)]
-    roomy = stream(on_gpu, tokens, FrameMemory(Room(40 * entry_bytes, 0)))
-    memory = FrameMemory(room)
+    roomy = stream(on_gpu, tokens, FrameMemory(CacheBudget(40 * entry_bytes, 0)))
+    memory = FrameMemory(budget)
     assert_same(stream(on_gpu, tokens, memory), roomy)
-    assert isinstance(memory._transfers.lane, CudaLane)
+    assert isinstance(memory._transfers.stream, CudaCopyStream)
     assert all(t.is_pinned() for entry in memory.host.entries.values() for t in entry)
     memory.close()

@@ -34,15 +34,15 @@ def predictor():
 
 
 @pytest.fixture(scope='module')
-def pictures():
+def images():
     rng = np.random.default_rng(0)
     return [rng.integers(0, 255, (42, 70, 3), dtype=np.uint8) for _ in range(4)]
 
 
-def test_its_answer_is_that_of_the_network_with_full_context(predictor, pictures):
-    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)[None]
-    expected = networks.shared_network('r3')(images, causal=False)
-    found = predictor.predict(pictures)
+def test_its_answer_is_that_of_the_network_with_full_context(predictor, images):
+    tensor = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)[None]
+    expected = networks.shared_network('r3')(tensor, causal=False)
+    found = predictor.predict(images)
     np.testing.assert_allclose(found.depth, expected.depth[0], rtol=1e-5)
     np.testing.assert_allclose(found.confidence, expected.confidence[0], rtol=1e-5)
     np.testing.assert_allclose(found.fov, expected.fov[0], rtol=1e-5)
@@ -66,45 +66,45 @@ def test_its_answer_is_that_of_the_network_with_full_context(predictor, pictures
     assert np.isnan(found.relative[~off_diagonal]).all()
 
 
-def test_only_the_reference_is_special_the_others_may_come_in_any_order(predictor, pictures):
+def test_only_the_reference_is_special_the_others_may_come_in_any_order(predictor, images):
     order = [0, 3, 1, 2]
-    found = predictor.predict(pictures)
-    other = predictor.predict([pictures[n] for n in order])
+    found = predictor.predict(images)
+    other = predictor.predict([images[n] for n in order])
     np.testing.assert_allclose(other.depth, found.depth[order], rtol=1e-4)
     np.testing.assert_allclose(
         other.relative, found.relative[np.ix_(order, order)], rtol=1e-3, atol=1e-4
     )
 
 
-def test_descriptors_have_unit_length(predictor, pictures):
-    lengths = [np.linalg.norm(predictor.describe(picture)) for picture in pictures]
+def test_descriptors_have_unit_length(predictor, images):
+    lengths = [np.linalg.norm(predictor.describe(image)) for image in images]
     np.testing.assert_allclose(lengths, 1.0, rtol=1e-5)
 
 
-def test_one_picture_has_depth_and_no_pairs(predictor, pictures):
-    found = predictor.predict(pictures[:1])
+def test_one_image_has_depth_and_no_pairs(predictor, images):
+    found = predictor.predict(images[:1])
     assert found.depth.shape == (1, 42, 70) and not found.predicted.any()
 
 
-def test_depth_can_be_left_out(pictures):
+def test_depth_can_be_left_out(images):
     quick = window_predictor(
         networks.shared_network('r3'), config=ModelConfig(image_size=154, depth=False)
     )
-    found = quick.predict(pictures)
+    found = quick.predict(images)
     assert found.depth is None and found.confidence is None and found.predicted.any()
 
 
-def test_pictures_of_two_sizes_are_refused(predictor, pictures):
+def test_images_of_two_sizes_are_refused(predictor, images):
     with pytest.raises(FrameError, match='one size'):
-        predictor.predict([pictures[0], pictures[1][:28]])
+        predictor.predict([images[0], images[1][:28]])
 
 
 @pytest.mark.parametrize('broken', ['cam_dec.fc_rel_t.bias', 'backbone.pos_embed'])
-def test_answers_that_are_not_finite_are_an_error(pictures, broken):
+def test_answers_that_are_not_finite_are_an_error(images, broken):
     network = networks.own_network('r3').requires_grad_(False)
     network.get_parameter(broken).fill_(torch.nan)
     with pytest.raises(ModelError, match='finite.*precision fp32'):
-        window_predictor(network).predict(pictures)
+        window_predictor(network).predict(images)
 
 
 def test_pixels_and_intrinsics_are_prepared_as_in_a_stream(predictor):

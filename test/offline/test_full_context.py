@@ -18,18 +18,16 @@ from r3_ros.input.open_source import open_source
 from r3_ros.offline.windows.reconstruction import reconstruct
 from r3_ros.offline.windows.window_images import common_size
 from r3_ros.offline.windows.window_relations import relations_of
-from scripted_windows import GOOD, picture_of, ScriptedWindows, walk, WindowScript, write_pictures
+from scripted_windows import GOOD, image_of, ScriptedWindows, walk, WindowScript, write_images
 from sequences import CAMERA_YAML
 
 UNITS = (1.7, 0.4, 2.9, 0.8, 1.3)
 
 
 def run(tmp_path, script, cameras=None, timed=True, names=None, settings=None, **options):
-    """Reconstruct pictures of the cameras; return the result and the predictor."""
+    """Reconstruct images of the cameras; return the result and the predictor."""
     cameras = range(len(script.T_world_camera)) if cameras is None else cameras
-    folder = write_pictures(
-        tmp_path / f'seq{len(list(tmp_path.iterdir()))}', cameras, timed, names
-    )
+    folder = write_images(tmp_path / f'seq{len(list(tmp_path.iterdir()))}', cameras, timed, names)
     predictor = ScriptedWindows(script)
     config = updated(R3Config(), {'offline.window_frames': 12, 'offline.overlap_frames': 4})
     config = updated(config, settings or {})
@@ -98,9 +96,9 @@ def test_no_pass_is_larger_than_memory_allows(tmp_path):
     T = walk(40)
     result, predictor = run(tmp_path, WindowScript(T, UNITS, limit=7))
     assert max(map(len, predictor.passes)) == 7
-    assert any('7 pictures at once instead of 12' in warning for warning in result.warnings)
+    assert any('7 images at once instead of 12' in warning for warning in result.warnings)
     assert errors(result, T)[0] < 1e-4
-    with pytest.raises(ModelError, match='max_memory_mib.*room for 1 pictures'):
+    with pytest.raises(ModelError, match='max_memory_mib.*room for 1 images'):
         run(tmp_path, WindowScript(T, limit=1))
     _, predictor = run(
         tmp_path, WindowScript(T, UNITS, limit=15), settings={'offline.window_frames': 0}
@@ -132,7 +130,7 @@ def test_centres_alone_tell_the_scale_without_depth(tmp_path):
     assert errors(result, T)[0] < 1e-4 and len(result.cloud) == 0
 
 
-def test_a_shared_picture_that_one_window_gets_wrong_does_not_move_the_rest(tmp_path):
+def test_a_shared_image_that_one_window_gets_wrong_does_not_move_the_rest(tmp_path):
     T = walk(28)
     result, _ = run(tmp_path, WindowScript(T, UNITS, wrong={1: {9}}))
     far, turned = errors(result, T)
@@ -143,8 +141,8 @@ def test_wrong_relations_hardly_matter(tmp_path, monkeypatch):
     T = walk(36)
     predict = ScriptedWindows.predict
 
-    def with_wrong_ones(self, pictures):
-        prediction = predict(self, pictures)
+    def with_wrong_ones(self, images):
+        prediction = predict(self, images)
         wrong = np.triu(self._rng.random(prediction.predicted.shape) < 0.15, 1)
         prediction.relative[wrong, :3] += self._rng.normal(0, 1, (np.count_nonzero(wrong), 3))
         prediction.predicted[wrong.T] = False
@@ -195,7 +193,7 @@ def test_strangers_get_no_pose(tmp_path):
     lost = [r.frame_id for r in result.records if not r.has_pose]
     assert lost == [5, 17, 18]
     assert [r.state.value for r in result.records if not r.has_pose] == ['lost'] * 3
-    assert any('3 pictures have no pose' in w and '5, 17, 18' in w for w in result.warnings)
+    assert any('3 images have no pose' in w and '5, 17, 18' in w for w in result.warnings)
     known = np.isfinite(result.trajectory.T_final[:, 0, 0])
     np.testing.assert_allclose(
         result.trajectory.T_final[known][:, :3, 3] * UNITS[0], T[known][:, :3, 3], atol=1e-3
@@ -216,10 +214,10 @@ def test_after_a_cut_nothing_is_claimed(tmp_path):
     groups = dict.fromkeys(range(15, 40), 1)
     result, _ = run(tmp_path, WindowScript(walk(40), UNITS, groups=groups))
     assert [r.has_pose for r in result.records] == [True] * 15 + [False] * 25
-    assert any('25 pictures have no pose' in warning for warning in result.warnings)
+    assert any('25 images have no pose' in warning for warning in result.warnings)
 
 
-def test_the_world_is_the_first_picture_with_a_pose(tmp_path):
+def test_the_world_is_the_first_image_with_a_pose(tmp_path):
     T = walk(12)
     result, _ = run(tmp_path, WindowScript(T, groups={0: 1}))
     assert not result.records[0].has_pose
@@ -231,7 +229,7 @@ def test_the_world_is_the_first_picture_with_a_pose(tmp_path):
 # --- Collections ---
 
 
-def test_one_picture_has_depth_and_stands_at_the_origin(tmp_path):
+def test_one_image_has_depth_and_stands_at_the_origin(tmp_path):
     depth_folder = tmp_path / 'depth'
     depth_folder.mkdir()
     result, predictor = run(
@@ -269,7 +267,7 @@ def test_windows_of_a_collection_hold_what_looks_alike(tmp_path):
     assert set().union(*predictor.passes) == set(range(36))
 
 
-def test_names_stay_with_their_pictures(tmp_path):
+def test_names_stay_with_their_images(tmp_path):
     script = WindowScript(walk(5), groups={3: 1})
     names = ['b.png', 'a.png', 'c10.png', 'c9.png', 'd.png']
     result, _ = run(tmp_path, script, range(5), timed=False, names=names)
@@ -279,17 +277,17 @@ def test_names_stay_with_their_pictures(tmp_path):
     assert any('c9.png' in warning for warning in result.warnings)
 
 
-def test_broken_pictures_of_a_collection_are_counted(tmp_path):
-    folder = write_pictures(tmp_path / 'seq', range(4), timed=False)
-    (folder / '000001.png').write_bytes(b'no picture')
+def test_broken_images_of_a_collection_are_counted(tmp_path):
+    folder = write_images(tmp_path / 'seq', range(4), timed=False)
+    (folder / '000001.png').write_bytes(b'no image')
     with open_source(folder, collections=True) as source:
         result = reconstruct(source, ScriptedWindows(WindowScript(walk(4))), R3Config())
     assert len(result.records) == 3 and result.rejected == {'not decoded': 1}
     assert result.collection == ('000000.png', '000002.png', '000003.png')
 
 
-def test_no_picture_at_all_is_an_error(tmp_path):
-    folder = write_pictures(tmp_path / 'seq', range(2), timed=False)
+def test_no_image_at_all_is_an_error(tmp_path):
+    folder = write_images(tmp_path / 'seq', range(2), timed=False)
     for path in folder.iterdir():
         path.write_bytes(b'')
     with (
@@ -299,7 +297,7 @@ def test_no_picture_at_all_is_an_error(tmp_path):
         reconstruct(source, ScriptedWindows(WindowScript(walk(2))), R3Config())
 
 
-def test_pictures_of_several_shapes_are_cropped_to_what_they_share():
+def test_images_of_several_shapes_are_cropped_to_what_they_share():
     kept, size = common_size(np.array([[504, 378], [378, 504], [504, 378]]))
     assert kept.all() and size == (378, 378)
     kept, size = common_size(np.array([[504, 280], [504, 280], [504, 98], [504, 280]]))
@@ -308,9 +306,9 @@ def test_pictures_of_several_shapes_are_cropped_to_what_they_share():
     assert kept.all() and size == (504, 14)
 
 
-def test_cropped_pictures_keep_their_rays(tmp_path):
-    folder = write_pictures(tmp_path / 'seq', [0, 1], timed=False)
-    write_pictures(tmp_path / 'tall', [2], timed=False, size=(42, 56))
+def test_cropped_images_keep_their_rays(tmp_path):
+    folder = write_images(tmp_path / 'seq', [0, 1], timed=False)
+    write_images(tmp_path / 'tall', [2], timed=False, size=(42, 56))
     (tmp_path / 'tall' / '000000.png').rename(folder / 'tall.png')
     predictor = ScriptedWindows(WindowScript(walk(3), with_depth=False))
     with open_source(folder, collections=True) as source:
@@ -321,9 +319,9 @@ def test_cropped_pictures_keep_their_rays(tmp_path):
     assert result.intrinsics.cy == pytest.approx(27.5) and result.intrinsics_estimated
 
 
-def test_a_calibration_is_used_for_the_pictures_that_it_fits(tmp_path):
-    folder = write_pictures(tmp_path / 'seq', [0, 1], timed=False)
-    write_pictures(tmp_path / 'tall', [2], timed=False, size=(42, 56))
+def test_a_calibration_is_used_for_the_images_that_it_fits(tmp_path):
+    folder = write_images(tmp_path / 'seq', [0, 1], timed=False)
+    write_images(tmp_path / 'tall', [2], timed=False, size=(42, 56))
     (tmp_path / 'tall' / '000000.png').rename(folder / 'tall.png')
     text = CAMERA_YAML.replace('64', '56').replace('48', '42')
     (folder / 'camera.yaml').write_text(text)
@@ -340,7 +338,7 @@ def test_a_calibration_is_used_for_the_pictures_that_it_fits(tmp_path):
 def test_both_directions_of_a_pair_count_but_not_into_the_reference():
     T = walk(3)
     script = WindowScript(T)
-    prediction = ScriptedWindows(script).predict([picture_of(n) for n in range(3)])
+    prediction = ScriptedWindows(script).predict([image_of(n) for n in range(3)])
     prediction.relative[2, 1, :3] += [0.2, 0.0, 0.0]  # T_1_2, one of two directions
     prediction.relative[1, 0, :3] += 5.0  # into the reference: not trained, not used
     prediction.logits[2, 1] = prediction.logits[1, 2] = GOOD
@@ -364,7 +362,7 @@ def test_a_stop_keeps_the_windows_that_are_done(tmp_path):
 
 
 def test_an_error_of_the_predictor_stops_the_reader(tmp_path, monkeypatch):
-    def fails(self, pictures):
+    def fails(self, images):
         raise RuntimeError('a bug')
 
     monkeypatch.setattr(ScriptedWindows, 'predict', fails)
@@ -374,8 +372,8 @@ def test_an_error_of_the_predictor_stops_the_reader(tmp_path, monkeypatch):
 
 
 def test_frames_of_another_size_are_left_out_of_a_recording(tmp_path):
-    folder = write_pictures(tmp_path / 'seq', range(6))
-    write_pictures(tmp_path / 'small', [3], size=(28, 28))
+    folder = write_images(tmp_path / 'seq', range(6))
+    write_images(tmp_path / 'small', [3], size=(28, 28))
     (tmp_path / 'small' / '000000.png').replace(folder / '000003.png')
     with open_source(folder, collections=True) as source:
         result = reconstruct(source, ScriptedWindows(WindowScript(walk(6))), R3Config())
@@ -418,7 +416,7 @@ def offline(folder, out, *options):
 
 @pytest.mark.slow
 def test_a_recording_becomes_the_same_files_as_in_a_stream(tmp_path, predictor, capsys):
-    folder = write_pictures(tmp_path / 'seq', range(40))
+    folder = write_images(tmp_path / 'seq', range(40))
     truth = tmp_path / 'truth.tum'
     write_tum(truth, np.arange(40) * 10**8, predictor.script.T_world_camera)
     out = tmp_path / 'out'
@@ -455,7 +453,7 @@ def test_a_recording_becomes_the_same_files_as_in_a_stream(tmp_path, predictor, 
 
 
 def test_a_collection_says_that_its_stamps_are_running_numbers(tmp_path, predictor):
-    folder = write_pictures(tmp_path / 'photos', [7, 3, 9], timed=False)
+    folder = write_images(tmp_path / 'photos', [7, 3, 9], timed=False)
     out = tmp_path / 'out'
     assert offline(folder, out) == 0
     summary = json.loads((out / 'summary.json').read_text())
@@ -469,13 +467,13 @@ def test_a_collection_says_that_its_stamps_are_running_numbers(tmp_path, predict
 def test_an_interrupt_writes_the_windows_that_are_done(tmp_path, predictor, capsys, monkeypatch):
     predict = ScriptedWindows.predict
 
-    def interrupted(self, pictures):
+    def interrupted(self, images):
         if len(self.passes) == 1:
             signal.raise_signal(signal.SIGINT)
-        return predict(self, pictures)
+        return predict(self, images)
 
     monkeypatch.setattr(ScriptedWindows, 'predict', interrupted)
-    folder = write_pictures(tmp_path / 'seq', range(40))
+    folder = write_images(tmp_path / 'seq', range(40))
     out = tmp_path / 'out'
     assert offline(folder, out, '--set', 'offline.window_frames=12') == 130
     assert 'PARTIAL' in capsys.readouterr().out
@@ -492,12 +490,12 @@ def interruptible():
 
 
 def test_a_second_interrupt_leaves_nothing(tmp_path, predictor, monkeypatch, interruptible):
-    def interrupted(self, pictures):
+    def interrupted(self, images):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(ScriptedWindows, 'predict', interrupted)
-    folder = write_pictures(tmp_path / 'seq', range(12))
+    folder = write_images(tmp_path / 'seq', range(12))
     with pytest.raises(KeyboardInterrupt):
         run_command = ['run', str(folder), '-o', str(tmp_path / 'out'), '--mode', 'offline']
         parsed = build_parser().parse_args(run_command)
@@ -507,7 +505,7 @@ def test_a_second_interrupt_leaves_nothing(tmp_path, predictor, monkeypatch, int
 
 
 def test_the_classical_predictor_cannot_do_it(tmp_path, capsys):
-    folder = write_pictures(tmp_path / 'seq', range(3))
+    folder = write_images(tmp_path / 'seq', range(3))
     assert offline(folder, tmp_path / 'out') == 2
     assert 'needs the R3 network' in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ['seq']
@@ -520,7 +518,7 @@ def test_the_network_itself_runs_from_end_to_end(tmp_path, timed):
     from r3_ros.model.weights.checkpoint import save_network
 
     save_network(lively(), tmp_path / 'weights.safetensors')
-    folder = write_pictures(tmp_path / 'seq', range(9), timed)
+    folder = write_images(tmp_path / 'seq', range(9), timed)
     for n in range(9):
         cv2.imwrite(str(folder / f'{n:06d}.png'), frame(n).image)
     if not timed:  # one stands upright

@@ -124,7 +124,7 @@ def test_rectification_can_be_switched_off(tmp_path):
     folder = write_folder(tmp_path / 'seq', count=1)
     text = (folder / 'camera.yaml').read_text().replace('[0, 0, 0, 0, 0]', '[-0.3, 0.1, 0, 0, 0]')
     (folder / 'camera.yaml').write_text(text)
-    raw = RawFrame(1, scripted.picture())
+    raw = RawFrame(1, scripted.image())
     camera = FolderSource(folder).camera
     assert Undistorter(camera, 'off').frame(raw).image is raw.image
     assert Undistorter(camera, 'auto').frame(raw).image is not raw.image
@@ -189,7 +189,7 @@ def test_frames_that_are_all_refused_are_an_error_with_the_reason(tmp_path, pred
     folder = write_folder(tmp_path / 'seq', count=3)
     assert main(['run', str(folder), '-o', str(tmp_path / 'out')]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert 'not one frame of seq could be processed' in error and 'too small to see' in error
+    assert 'no frame of seq could be processed' in error and 'too small to see' in error
     assert os.listdir(tmp_path) == ['seq']
 
 
@@ -332,7 +332,7 @@ def test_queue_size_and_rates_do_not_lose_recorded_frames(tmp_path):
 
 
 def test_a_run_goes_on_in_the_map_of_another(tmp_path, capsys, monkeypatch):
-    """By the command: the scripted predictor knows the way by the stamps of the pictures."""
+    """By the command: the scripted predictor knows the way by the stamps of the images."""
     monkeypatch.setattr(factory, 'load_predictor', lambda config: scripted.ScriptedPredictor())
     folder = write_folder(tmp_path / 'seq', count=40)
     first, second = tmp_path / 'first', tmp_path / 'second'

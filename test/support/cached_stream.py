@@ -1,8 +1,8 @@
 """A stream through a small network with a frame memory, and the fixtures that it needs."""
 
-from networks import pictures, shared_network
+from networks import sample_images, shared_network
 import pytest
-from r3_ros.model.cache.frame_memory import FrameMemory, Room
+from r3_ros.model.cache.frame_memory import CacheBudget, FrameMemory
 import torch
 
 COUNT = 12
@@ -16,14 +16,14 @@ def network():
 @pytest.fixture(scope='module')
 def described(network):
     with torch.inference_mode():
-        images = pictures(COUNT)
+        images = sample_images(COUNT)
         return [network.describe(images[:, n : n + 1]) for n in range(COUNT)]
 
 
 @pytest.fixture(scope='module')
 def entry_bytes(network, described):
     with torch.inference_mode():
-        memory = FrameMemory(Room(2**30, 0))
+        memory = FrameMemory(CacheBudget(2**30, 0))
         memory.keep(0, network.predict(described[0]).cache)
     return memory.entry_bytes
 

@@ -4,7 +4,8 @@ from functools import lru_cache
 import math
 import re
 
-from r3_ros.model.network import build_network
+from r3_ros.model.backbone import KeyValues
+from r3_ros.model.network import build_network, FrameCache
 from r3_ros.model.variants import (
     BackboneConfig,
     CameraOutput,
@@ -82,8 +83,18 @@ def own_network(name):
     return fill(build_network(CONFIGS[name]))
 
 
-def pictures(frames, batch=1, size=(42, 70), seed=1):
-    """Return (batch, frames, 3, *size) pictures between 0 and 1, each of its own brightness."""
+def select(cache, frames):
+    """Return some frames of a cache, in the order given."""
+    index = torch.tensor(list(frames), dtype=torch.int64, device=cache.pair_sources.device)
+    key_values = (
+        KeyValues(kv.keys.index_select(2, index), kv.values.index_select(2, index))
+        for kv in cache.key_values
+    )
+    return FrameCache(tuple(key_values), cache.pair_sources.index_select(1, index))
+
+
+def sample_images(frames, batch=1, size=(42, 70), seed=1):
+    """Return (batch, frames, 3, *size) images between 0 and 1, each of its own brightness."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.rand(batch, frames, 3, *size, generator=generator)
     return noise * torch.rand(batch, frames, 3, 1, 1, generator=generator)

@@ -1,6 +1,6 @@
 """A predictor of windows that knows the answer, with a unit of its own for every window.
 
-A picture says by its colour which camera took it. Noise, wrong relations, strangers and limits
+An image says by its colour which camera took it. Noise, wrong relations, strangers and limits
 are added on request.
 """
 
@@ -32,7 +32,7 @@ class WindowScript:
     :ivar noise: of every relation, as a share of its length, and in radians.
     :ivar groups: of cameras; those of two groups have nothing to do with each other.
     :ivar wrong: by window, cameras of which it gets all relations wrong, with the usual scores.
-    :ivar limit: pictures that fit into memory.
+    :ivar limit: images that fit into memory.
     """
 
     T_world_camera: np.ndarray
@@ -63,15 +63,15 @@ class ScriptedWindows:
     def most_frames(self, width, height):
         return self.script.limit
 
-    def describe(self, picture):
+    def describe(self, image):
         """Cameras near each other look alike; far ones have nothing in common."""
         centres = self.script.T_world_camera[:, :3, 3]
-        far = np.linalg.norm(centres - centres[camera_of(picture)], axis=1)
+        far = np.linalg.norm(centres - centres[camera_of(image)], axis=1)
         likeness = np.exp(-(far**2)).astype(np.float32)
         return likeness / np.linalg.norm(likeness)
 
-    def predict(self, pictures):
-        script, cameras = self.script, [camera_of(picture) for picture in pictures]
+    def predict(self, images):
+        script, cameras = self.script, [camera_of(image) for image in images]
         unit = script.units[len(self.passes) % len(script.units)]
         wrong = script.wrong.get(len(self.passes), ())
         self.passes.append(tuple(cameras))
@@ -91,7 +91,7 @@ class ScriptedWindows:
                     relative[i, j] = encode_pose(T_j_i, np.zeros(2))[:7]
         depth = confidence = None
         if script.with_depth:
-            maps = [self._depth(picture) for picture in pictures]
+            maps = [self._depth(image) for image in images]
             depth = np.stack([m.depth for m in maps]) / np.float32(unit)
             confidence = np.stack([m.confidence for m in maps])
         return WindowPrediction(
@@ -108,14 +108,14 @@ class ScriptedWindows:
 
     def true_depth(self, camera):
         """Return the depth of a camera in the unit of the truth."""
-        return self._depth(picture_of(camera)).depth
+        return self._depth(image_of(camera)).depth
 
-    def _depth(self, picture):
-        T = self.script.T_world_camera[camera_of(picture)].copy()
+    def _depth(self, image):
+        T = self.script.T_world_camera[camera_of(image)].copy()
         # The room goes with the camera: it is never outside.
         T[:3, 3] = 0.5 * np.sin(T[:3, 3])
         K = scripted.intrinsics(WIDTH, HEIGHT)
-        return scripted.room_depth(Frame(picture, 0), T, K, (HEIGHT, WIDTH))
+        return scripted.room_depth(Frame(image, 0), T, K, (HEIGHT, WIDTH))
 
     def _any_pose(self):
         quat, shift = self._rng.normal(size=4), self._rng.normal(size=3)
@@ -140,24 +140,24 @@ def walk(count, step=0.1, turn=0.02):
     return np.stack(T)
 
 
-def picture_of(camera, size=(WIDTH, HEIGHT)):
-    """Return a picture that says which camera took it."""
+def image_of(camera, size=(WIDTH, HEIGHT)):
+    """Return an image that says which camera took it."""
     image = np.zeros((size[1], size[0], 3), np.uint8)
     image[:] = camera // 256, camera % 256, 77
     return image
 
 
-def camera_of(picture):
-    """Return the number of the camera that took a picture."""
-    return int(picture[0, 0, 0]) * 256 + int(picture[0, 0, 1])
+def camera_of(image):
+    """Return the number of the camera that took an image."""
+    return int(image[0, 0, 0]) * 256 + int(image[0, 0, 1])
 
 
-def write_pictures(folder, cameras, timed=True, names=None, size=(WIDTH, HEIGHT)):
-    """Write pictures of cameras in this order, with times or without."""
+def write_images(folder, cameras, timed=True, names=None, size=(WIDTH, HEIGHT)):
+    """Write images of cameras in this order, with times or without."""
     folder.mkdir()
     names = names or [f'{n:06d}.png' for n in range(len(cameras))]
     for name, camera in zip(names, cameras, strict=True):
-        cv2.imwrite(str(folder / name), picture_of(camera, size)[..., ::-1])
+        cv2.imwrite(str(folder / name), image_of(camera, size)[..., ::-1])
     if timed:
         lines = [f'{n / 10} {name}' for n, name in enumerate(names)]
         (folder / 'timestamps.txt').write_text('\n'.join(lines))

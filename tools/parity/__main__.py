@@ -1,4 +1,4 @@
-"""``python -m tools.parity FOLDER``: our networks against results of the R3 authors' code."""
+"""``python -m tools.parity FOLDER``: our networks compared with the R3 authors' code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .comparison import ArrayResult, Bound, MEASURES, Quantity
 from .golden import golden_files, is_covered, short_name
 from .runner import FileResult, Runner
 
-#: Of a file or more: something is not as it should be. 2: nothing could be run.
+#: Exit status: a file failed; nothing could be run.
 EXIT_FAILED, EXIT_ERROR = 1, 2
 _CELL = 9
 #: Narrowest and widest column of names; a longer name moves its own line alone.
@@ -39,9 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='python -m tools.parity',
         description='Run every golden-*.npz of a folder and print the worst error of each '
-        'quantity. The name of a file says what it is about: a network (golden-r3-large-*.npz), '
-        'golden-poses*.npz or golden-preprocess*.npz; "eps" in the name asks for the weights '
-        'with small signals. docs/parity.md says what is compared and how. Exit status: 0 if '
+        'quantity. The name of a file gives its subject: a network (golden-r3-large-*.npz), '
+        'golden-poses*.npz or golden-preprocess*.npz; "eps" in the name selects the weights '
+        'with small signals. docs/parity.md describes the comparison. Exit status: 0 if '
         'everything agrees, 1 if a file does not or cannot be run, 2 if nothing can run.',
     )
     parser.add_argument('folder', metavar='FOLDER', type=Path, help='folder of golden files')
@@ -92,13 +92,12 @@ class _Table:
     """Results in columns: name, verdict, seconds, then the worst of each quantity."""
 
     def __init__(self, names: Iterable[str], bounds: dict[Quantity, Bound]) -> None:
-        """Prepare for files of these names."""
         lowest, highest = _NAME_WIDTHS
         self._name = min(highest, max([lowest, *map(len, names)]))
         self._bounds = bounds
 
     def header(self) -> str:
-        """Return the lines that say what the columns are, and what is allowed in them."""
+        """Return the headings and bounds of the columns."""
         bounds = [self._bounds[quantity] for quantity in Quantity]
         lines = [
             self._row('', '', '', [quantity.value for quantity in Quantity]),
@@ -119,7 +118,7 @@ class _Table:
         return self._row(result.name, verdict, f'{result.seconds:.1f} s', cells)
 
     def not_covered(self, name: str) -> str:
-        """Return the line of a file that nothing here computes."""
+        """Return the line of a file that is not covered."""
         return f'{name:<{self._name}} not covered: about the rules of the R3 authors for streams'
 
     def _row(self, name: str, verdict: str, seconds: str, cells: list[str]) -> str:

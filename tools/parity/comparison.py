@@ -1,8 +1,8 @@
-"""One array of ours against the golden one: what it is, how it was thinned, and how far it may be.
+"""Comparison of one array of ours with the golden one: its kind, subsampling and bounds.
 
-The float32 bounds are on the worst value. In bfloat16 and float16 a worst value says little, so
-the root mean square is bounded, too, and more tightly; these bounds are two to three times what
-our own networks reach (docs/parity.md).
+The float32 bounds are on the worst value. In bfloat16 and float16 the root mean square is bounded
+too, and more tightly; these bounds are two to three times the errors of our own networks
+(docs/parity.md).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CONFIDENCE_STEP = float(np.finfo(np.float32).eps)
 
 
 class Measure(enum.Enum):
-    """What a difference is counted in; the value is the heading of a column."""
+    """The unit of a difference; the value is the heading of a column."""
 
     SPREAD = 'spread'  # standard deviations of the golden array
     LOG = 'log'  # abs(log a - log b)
@@ -32,14 +32,14 @@ class Measure(enum.Enum):
 
 
 class Quantity(enum.Enum):
-    """What is judged by one bound: a column of the table."""
+    """Arrays with one bound: a column of the table."""
 
     INPUT = 'input'  # normalised input, tokens
     BACKBONE = 'backbone'  # blocks, features, camera tokens, projected camera feature
     HEAD = 'head'  # pyramid, rays, sky
     DEPTH = 'depth'
     CONFIDENCE = 'conf'
-    PAIRS = 'pairs'  # what the camera head says, raw
+    PAIRS = 'pairs'  # raw output of the camera head
     POSES = 'poses'
     INTRINSICS = 'K'
     PIXELS = 'pixels'
@@ -112,10 +112,10 @@ PILLOW_VERSION, OPENCV_VERSION = '13.0.0', '5.0.0'
 
 @dataclass(frozen=True)
 class ArrayKind:
-    """What an array is.
+    """The kind of an array.
 
-    :ivar axes: a letter each: ``f`` frames (none is left out), ``t`` may be thinned by a step of
-        its own, ``g`` rows or columns, which are thinned together, ``.`` complete.
+    :ivar axes: a letter each: ``f`` frames (all of them), ``t`` subsampled by a step of its own,
+        ``g`` rows or columns, subsampled together, ``.`` complete.
     """
 
     quantity: Quantity
@@ -123,12 +123,11 @@ class ArrayKind:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What our code makes of an input.
+class Output:
+    """An array computed by our code.
 
-    :ivar values: complete, as if nothing were thinned.
-    :ivar counts: bool, of the shape of the values: entries that the golden array has to agree
-        with; the others mean nothing. None: all.
+    :ivar values: without subsampling.
+    :ivar counts: bool, of the shape of the values: entries to compare; None: all.
     """
 
     values: np.ndarray
@@ -159,7 +158,7 @@ _PATTERNS = (
 
 
 def kind_of(name: str) -> ArrayKind | None:
-    """Return what an array is by its name without prefix, None if that says nothing."""
+    """Return the kind of an array by its name without prefix; None if unknown."""
     for pattern, quantity, axes in _PATTERNS:
         if re.fullmatch(pattern, name):
             return ArrayKind(quantity, axes)
@@ -172,8 +171,8 @@ class Difference:
 
     :ivar worst: of any value; infinite where one of the two alone is no number.
     :ivar rms: root of the mean square.
-    :ivar where: index of the worst value, in the golden array.
-    :ivar steps: how our array was thinned to the golden one, per axis.
+    :ivar where: index of the worst value in the golden array.
+    :ivar steps: subsampling of our array, per axis.
     """
 
     worst: float
@@ -184,10 +183,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class ArrayResult:
-    """What came of one array.
+    """The result of one array.
 
-    :ivar quantity: None where nothing here knows the array.
-    :ivar problem: why there was nothing to measure, None if there was.
+    :ivar quantity: None for an unknown array.
+    :ivar problem: the reason why it could not be compared, or None.
     """
 
     name: str
@@ -198,7 +197,7 @@ class ArrayResult:
 
     @property
     def load(self) -> float:
-        """Return the difference as a share of its bound: more than 1 fails."""
+        """The difference as a share of its bound; more than 1 fails."""
         if self.difference is None or self.bound is None:
             return float('inf')
         return max(
@@ -208,35 +207,34 @@ class ArrayResult:
 
     @property
     def passed(self) -> bool:
-        """Return whether the array is as it should be."""
+        """Whether the difference is within its bound."""
         return self.load <= 1
 
 
 def compare(
-    name: str, kind: ArrayKind, golden: np.ndarray, answer: Answer, bound: Bound
+    name: str, kind: ArrayKind, golden: np.ndarray, output: Output, bound: Bound
 ) -> ArrayResult:
-    """Compare a golden array with ours in full, thinned as the golden one must have been.
+    """Compare a golden array with ours, subsampled to the same shape.
 
-    Where several steps give its shape, those that fit best are taken: they are all there is to
-    tell them apart.
+    Of several steps that give the shape, those with the smallest difference are taken.
     """
     if golden.dtype.kind not in 'biuf':
         problem = f'it holds {golden.dtype}, numbers are needed'
         return ArrayResult(name, kind.quantity, problem=problem)
-    if golden.size == 0 and golden.shape == answer.values.shape:
+    if golden.size == 0 and golden.shape == output.values.shape:
         return ArrayResult(name, kind.quantity, Difference(0.0, 0.0), bound)
     if golden.size == 0:
         return ArrayResult(name, kind.quantity, problem=f'it is empty: {golden.shape}')
     measure = MEASURES[kind.quantity]
     best: Difference | None = None
-    for steps in thinning_steps(kind.axes, answer.values.shape, golden.shape):
+    for steps in thinning_steps(kind.axes, output.values.shape, golden.shape):
         thinned = tuple(slice(None, None, step) for step in steps)
-        counts = None if answer.counts is None else answer.counts[thinned]
-        difference = measured(measure, golden, answer.values[thinned], counts, steps)
+        counts = None if output.counts is None else output.counts[thinned]
+        difference = measured(measure, golden, output.values[thinned], counts, steps)
         if best is None or difference.worst < best.worst:
             best = difference
     if best is None:
-        problem = f'its shape is {golden.shape}, which ours, {answer.values.shape}, cannot give'
+        problem = f'its shape is {golden.shape}, which ours, {output.values.shape}, cannot give'
         return ArrayResult(name, kind.quantity, problem=problem)
     return ArrayResult(name, kind.quantity, best, bound)
 
@@ -294,7 +292,7 @@ def measured(
     a, b = golden.astype(np.float64), ours.astype(np.float64)
     with np.errstate(all='ignore'):
         errors = np.asarray(_errors(measure, a, b))
-    # Both infinite alike, as a focal length may be, is agreement; a NaN alone is none.
+    # Equal infinities, as of a focal length, agree; a single NaN does not.
     errors = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, errors)
     errors = np.where(np.isnan(errors), np.inf, errors)
     counted = errors.size
@@ -311,7 +309,7 @@ def measured(
 
 def _errors(measure: Measure, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if measure is Measure.SPREAD:
-        # An array of one value has no spread: its difference counts as it is.
+        # An array of one value has no spread: its difference is absolute.
         return np.abs(a - b) / (a.std() or 1.0)
     if measure is Measure.LOG:
         return np.abs(np.log(a) - np.log(b))
@@ -324,9 +322,9 @@ def _errors(measure: Measure, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _confidence_errors(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return abs(log(a - 1) - log(b - 1)), with one step of float32 for nothing.
+    """Return abs(log(a - 1) - log(b - 1)), without differences of one float32 step.
 
-    Near 1 a step is a good part of ``a - 1``, and at 1 all of it.
+    Near 1 a step is a large part of ``a - 1``.
     """
     lower, difference = np.minimum(a, b) - 1, np.abs(a - b)
     beyond = np.maximum(difference - _CONFIDENCE_STEP, 0.0)

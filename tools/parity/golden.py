@@ -1,4 +1,4 @@
-"""One golden file: what its name says it is about, and the arrays it holds."""
+"""One golden file: the subject given by its name, and its arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from r3_ros.core.errors import SourceError
 from r3_ros.model.variants import CameraOutput, VARIANTS
 
 PREFIX, SUFFIX = 'golden-', '.npz'
-#: A part of the name (between dashes) that begins so asks for the small-signal weights.
+#: First letters of the part of a name (between dashes) that selects the small-signal weights.
 _SMALL_SIGNAL = 'eps'
 #: Rows of the head's pyramid begin with this frame.
 FIRST_OF_CHUNK = 'head_first_frame_of_chunk'
@@ -24,7 +24,7 @@ _INPUTS = re.compile(
 
 
 class Kind(enum.Enum):
-    """What a file is about."""
+    """The subject of a file."""
 
     R3 = 'r3'
     DA3 = 'da3'
@@ -45,10 +45,10 @@ _KIND_OF_CAMERAS = {
 
 @dataclass(frozen=True)
 class Subject:
-    """What the name of a file says.
+    """The subject of a file, from its name.
 
-    :ivar variant: the network, None where there is none.
-    :ivar small_signal: the weights are those under which epsilons show.
+    :ivar variant: the network, or None.
+    :ivar small_signal: with the weights that make epsilons matter.
     """
 
     kind: Kind
@@ -104,14 +104,14 @@ def short_name(path: Path) -> str:
 
 
 def is_covered(path: Path) -> bool:
-    """Return whether anything here computes what a file is about, by its name."""
+    """Return whether our code computes the subject of a file."""
     return not any(_begins_with(short_name(path), word) for word in NOT_COVERED)
 
 
 def subject_of(path: Path) -> Subject:
-    """Return what a file is about by its name.
+    """Return the subject of a file by its name.
 
-    :raises SourceError: the name says nothing that is known.
+    :raises SourceError: the name has no known subject.
     """
     name = short_name(path)
     for kind in _WITHOUT_NETWORK:
@@ -120,7 +120,7 @@ def subject_of(path: Path) -> Subject:
     fitting = [variant for variant in VARIANTS if _begins_with(name, variant)]
     if not fitting:
         known = ', '.join([*(kind.value for kind in _WITHOUT_NETWORK), *VARIANTS])
-        raise SourceError(f'its name does not say what it is about; after {PREFIX}: {known}')
+        raise SourceError(f'its name has no known subject; after {PREFIX}: {known}')
     variant = max(fitting, key=len)
     rest = re.split(r'[^a-z0-9]+', name[len(variant) :].lower())
     small_signal = any(part.startswith(_SMALL_SIGNAL) for part in rest)
@@ -128,9 +128,9 @@ def subject_of(path: Path) -> Subject:
 
 
 def read_golden(path: Path) -> Golden:
-    """Read a file whole.
+    """Read a file.
 
-    :raises SourceError: its name says nothing that is known. Other exceptions: it cannot be read.
+    :raises SourceError: its name has no known subject. Other exceptions: it cannot be read.
     """
     subject = subject_of(path)
     with np.load(path, allow_pickle=False) as file:

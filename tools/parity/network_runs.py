@@ -1,4 +1,4 @@
-"""Our networks on the input of a golden file, in every way that it holds results of."""
+"""Our networks on the input of a golden file, in every mode that it holds results of."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from r3_ros.core.errors import SourceError
 from r3_ros.core.geometry import inverse
 from r3_ros.model.depth_head import MonoDepth
-from r3_ros.model.metric import SKY_THRESHOLD
+from r3_ros.model.metric_predictor import SKY_THRESHOLD
 from r3_ros.model.network import (
     AbsolutePrediction,
     DA3Network,
@@ -23,7 +23,7 @@ from r3_ros.model.network import (
 import torch
 from torch import Tensor
 
-from .comparison import Answer
+from .comparison import Output
 from .golden import FIRST_OF_CHUNK, Golden
 from .poses import (
     camera_arrays,
@@ -36,25 +36,25 @@ from .poses import (
 from .recording import Recording
 from .stand_in_weights import Networks, StandInWeights
 
-#: The ways to run a clip, each a prefix of array names.
+#: The modes of a clip, each a prefix of array names.
 FULL, CAUSAL, ONLINE = 'full', 'causal', 'online'
 #: Pair outputs of the last streamed frame alone.
 _LAST = '_last'
 _DEPTH = re.compile(r'depth|depth_conf|layer\d_rn|refinenet\d')
 _RAYS = re.compile(r'ray|ray_conf')
 _PYRAMID = re.compile(r'layer\d_rn|refinenet\d')
-#: The authors draw so many pixels at most for how far the sky is, by chance.
+#: The authors draw at most this many pixels, at random, for the depth of the sky.
 _SKY_SAMPLE = 100_000
-#: Fewer pixels than this of sky, or of anything else, say nothing about how far it is.
+#: With fewer pixels of sky, or of anything else, the sky keeps its depth.
 _MIN_PIXELS = 10
 _FAR_QUANTILE = 0.99
 
 
-def network_answers(golden: Golden, networks: Networks, sky_margin: float) -> dict[str, Answer]:
-    """Run the network that a file is about.
+def network_outputs(golden: Golden, networks: Networks, sky_margin: float) -> dict[str, Output]:
+    """Run the network of a file.
 
     :param sky_margin: share of the spread of the sky within which a pixel may count as sky or not.
-    :raises SourceError: there is no usable input, or there are no weights.
+    :raises SourceError: no usable input, or no weights.
     """
     images = input_images(golden, networks.weights)
     assert golden.subject.variant is not None
@@ -62,18 +62,18 @@ def network_answers(golden: Golden, networks: Networks, sky_margin: float) -> di
     images = images.to(networks.device)
     with torch.inference_mode(), _exact_float32():
         if isinstance(network, R3Network):
-            return _r3_answers(golden, network, images)
+            return _r3_outputs(golden, network, images)
         if isinstance(network, DA3Network):
-            return _views_answers(golden, images, lambda views: _da3_arrays(network, views))
-        return _views_answers(
+            return _views_outputs(golden, images, lambda views: _da3_arrays(network, views))
+        return _views_outputs(
             golden, images, lambda views: _metric_arrays(network, views, sky_margin)
         )
 
 
 def input_images(golden: Golden, weights: StandInWeights) -> Tensor:
-    """Return (S, 3, H, W) images: uint8, or float of 0 to 1 where they follow from a key.
+    """Return (S, 3, H, W) images: uint8, or float of 0 to 1 if generated from a key.
 
-    :raises SourceError: there are none, or not those that the file means.
+    :raises SourceError: there are none, or their SHA-256 is wrong.
     """
     if 'pixels' not in golden.arrays:
         if 'image_key' not in golden.arrays:
@@ -104,7 +104,7 @@ def _synthetic_image(key: str, weights: StandInWeights) -> Tensor:
 
 @contextmanager
 def _exact_float32() -> Iterator[None]:
-    """Keep a GPU from rounding float32 products to TF32, which has bfloat16's digits."""
+    """Disable TF32, which has the precision of bfloat16."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = False
@@ -114,19 +114,19 @@ def _exact_float32() -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
-def _r3_answers(golden: Golden, network: R3Network, images: Tensor) -> dict[str, Answer]:
-    answers: dict[str, Answer] = {}
+def _r3_outputs(golden: Golden, network: R3Network, images: Tensor) -> dict[str, Output]:
+    outputs: dict[str, Output] = {}
     for mode in (FULL, CAUSAL, ONLINE):
         if wanted := golden.named(mode):
             found = _clip_arrays(network, images, mode, wanted)
-            answers |= {f'{mode}.{name}': answer for name, answer in found.items()}
-    return answers
+            outputs |= {f'{mode}.{name}': output for name, output in found.items()}
+    return outputs
 
 
 def _clip_arrays(
     network: R3Network, images: Tensor, mode: str, wanted: dict[str, np.ndarray]
-) -> dict[str, Answer]:
-    """Return everything about a clip in one mode that is wanted, and some more."""
+) -> dict[str, Output]:
+    """Return at least the wanted arrays of a clip in one mode."""
     depth = any(_DEPTH.fullmatch(name) for name in wanted)
     rays = any(_RAYS.fullmatch(name) for name in wanted)
     with Recording(network, wanted) as recording:
@@ -143,14 +143,14 @@ def _clip_arrays(
     pairs = _pair_arrays(predictions, wanted.get('rel_pose_mask') if mode == FULL else None)
     arrays |= pairs
     arrays |= _assembled(pairs, mode, images.shape[-1], images.shape[-2], wanted.get('pose_enc'))
-    answers = {name: Answer(array) for name, array in arrays.items()}
-    return answers | _last_frame(pairs)
+    outputs = {name: Output(array) for name, array in arrays.items()}
+    return outputs | _last_frame(pairs)
 
 
 def _frame_by_frame(
     network: R3Network, images: Tensor, depth: bool, rays: bool
 ) -> list[Prediction]:
-    """Stream a clip with everything remembered."""
+    """Stream a clip with all frames cached."""
     predictions: list[Prediction] = []
     for image in images:
         described = network.describe(image[None, None])
@@ -160,7 +160,7 @@ def _frame_by_frame(
 
 
 def _frame_arrays(network: R3Network, predictions: list[Prediction]) -> dict[str, np.ndarray]:
-    """Return what there is once per frame."""
+    """Return the arrays with one entry per frame."""
     features = [p.camera_feature for p in predictions]
     parts: dict[str, Sequence[Tensor | None]] = {
         'depth': [p.depth for p in predictions],
@@ -224,21 +224,21 @@ def _assembled(
     return camera_arrays(poses, width, height, golden)
 
 
-def _last_frame(pairs: dict[str, np.ndarray]) -> dict[str, Answer]:
-    """Return the pair outputs of which the column of the last frame, above itself, counts."""
-    answers = {}
+def _last_frame(pairs: dict[str, np.ndarray]) -> dict[str, Output]:
+    """Return the pair outputs, of which only the column of the last frame is compared."""
+    outputs = {}
     for name, values in pairs.items():
         counts = np.zeros(values.shape, dtype=bool)
         counts[:-1, -1] = True
-        answers[name + _LAST] = Answer(values, counts)
-    return answers
+        outputs[name + _LAST] = Output(values, counts)
+    return outputs
 
 
-def _views_answers(
-    golden: Golden, images: Tensor, run: Callable[[Tensor], dict[str, Answer]]
-) -> dict[str, Answer]:
+def _views_outputs(
+    golden: Golden, images: Tensor, run: Callable[[Tensor], dict[str, Output]]
+) -> dict[str, Output]:
     """Run the first N images for every group ``viewsN`` of arrays."""
-    answers: dict[str, Answer] = {}
+    outputs: dict[str, Output] = {}
     for group in sorted({name.split('.')[0] for name in golden.arrays if '.' in name}):
         found = re.fullmatch(r'views([1-9]\d*)', group)
         if found is None:
@@ -246,11 +246,11 @@ def _views_answers(
         count = int(found[1])
         if count > len(images):
             raise SourceError(f'{group} needs {count} images, it holds {len(images)}')
-        answers |= {f'{group}.{name}': answer for name, answer in run(images[:count]).items()}
-    return answers
+        outputs |= {f'{group}.{name}': output for name, output in run(images[:count]).items()}
+    return outputs
 
 
-def _da3_arrays(network: DA3Network, views: Tensor) -> dict[str, Answer]:
+def _da3_arrays(network: DA3Network, views: Tensor) -> dict[str, Output]:
     p: AbsolutePrediction = network(views[None], rays=True)
     assert p.rays is not None and p.ray_confidence is not None and p.reference is not None
     encodings = _numpy(p.encodings[0]).astype(np.float64)
@@ -265,29 +265,28 @@ def _da3_arrays(network: DA3Network, views: Tensor) -> dict[str, Answer]:
         'intrinsics': intrinsics_of(encodings[:, 7:9], *size, SMALLEST_TANGENT),
         'reference_view': _numpy(p.reference[0]),
     }
-    return {name: Answer(array) for name, array in arrays.items()}
+    return {name: Output(array) for name, array in arrays.items()}
 
 
-def _metric_arrays(network: MetricNetwork, views: Tensor, sky_margin: float) -> dict[str, Answer]:
+def _metric_arrays(network: MetricNetwork, views: Tensor, sky_margin: float) -> dict[str, Output]:
     p: MonoDepth = network(views)
     raw, sky = _numpy(p.depth), _numpy(p.sky)
-    # A pixel at the threshold may fall on either side, and then lies at quite another distance.
+    # Pixels near the threshold may fall on either side, with very different depths.
     counts = np.abs(sky - SKY_THRESHOLD) > sky_margin * sky.std()
     is_sky = sky >= SKY_THRESHOLD
     if np.count_nonzero(~is_sky) > _SKY_SAMPLE:
         counts &= ~is_sky
     return {
-        'raw_depth': Answer(raw),
-        'depth': Answer(with_far_sky(raw, sky), counts),
-        'sky': Answer(sky),
+        'raw_depth': Output(raw),
+        'depth': Output(with_far_sky(raw, sky), counts),
+        'sky': Output(sky),
     }
 
 
 def with_far_sky(depth: np.ndarray, sky: np.ndarray) -> np.ndarray:
-    """Return depth (..., H, W) whose sky lies as far as the farthest things do.
+    """Return depth (..., H, W) whose sky has the 0.99 quantile of the other depths.
 
-    The far depth is the 0.99 quantile of what is not sky. The authors draw at most 100,000 pixels
-    for it; all are taken here.
+    The authors take the quantile of at most 100,000 random pixels; here all are used.
     """
     is_sky = sky >= SKY_THRESHOLD
     if min(is_sky.sum(), (~is_sky).sum()) <= _MIN_PIXELS:

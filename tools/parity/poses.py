@@ -13,7 +13,7 @@ from r3_ros.core.errors import SourceError
 from r3_ros.core.geometry import inverse, T_from_quat
 from scipy.spatial.transform import Rotation
 
-from .comparison import Answer
+from .comparison import Output
 from .golden import Golden
 
 #: Candidates that the authors' model class keeps.
@@ -25,17 +25,17 @@ SMALLEST_TANGENT = 1e-6
 _NEAR_ZERO = 1e-4
 
 
-def pose_answers(golden: Golden) -> dict[str, Answer]:
+def pose_outputs(golden: Golden) -> dict[str, Output]:
     """Assemble the poses of a file of pair outputs.
 
     :raises SourceError: an input is missing or has the wrong shape.
     """
     rel, conf_t, conf_r, mask = _pair_inputs(golden)
-    answers: dict[str, Answer] = {}
+    outputs: dict[str, Output] = {}
     composed = golden.arrays.get('composed')
     if composed is not None:
         ours = np.stack([_composed(rel[0, k], rel[k, 0]) for k in range(1, len(rel))])
-        answers['composed'] = Answer(with_signs_of(ours, composed))
+        outputs['composed'] = Output(with_signs_of(ours, composed))
     for top in {name.split('.')[0] for name in golden.arrays}:
         if not re.fullmatch(r'top[1-9]\d*', top):
             continue
@@ -44,8 +44,8 @@ def pose_answers(golden: Golden) -> dict[str, Answer]:
         K = stored.get('intrinsics')
         width, height = (1.0, 1.0) if K is None else 2 * K[0, :2, 2]
         arrays = camera_arrays(poses, width, height, stored.get('pose_enc'))
-        answers |= {f'{top}.{name}': Answer(array) for name, array in arrays.items()}
-    return answers
+        outputs |= {f'{top}.{name}': Output(array) for name, array in arrays.items()}
+    return outputs
 
 
 def camera_arrays(

@@ -1,4 +1,4 @@
-"""What passes through the inside of a network while it runs, by the names of golden arrays."""
+"""Inner arrays of a network while it runs, by the names of golden arrays."""
 
 from __future__ import annotations
 
@@ -15,14 +15,10 @@ from torch import nn, Tensor
 
 
 class Recording:
-    """A context in which a network's inner arrays are kept, those asked for and no others.
-
-    What comes in parts (a few frames of the head at once, or frame by frame) is joined along the
-    frames.
-    """
+    """A context that records inner arrays of a network, concatenated along the frames."""
 
     def __init__(self, network: R3Network, names: Iterable[str]) -> None:
-        """Prepare to keep arrays of these names; names that the network lacks are ignored."""
+        """Record arrays of these names; unknown names are ignored."""
         self._network = network
         self._names = set(names)
         self._parts: dict[str, list[Tensor]] = defaultdict(list)
@@ -51,7 +47,7 @@ class Recording:
             undo()
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return what was kept, float32, frames first."""
+        """Return the recorded arrays, float32, frames first."""
         return {name: torch.cat(parts).numpy() for name, parts in self._parts.items()}
 
     def _keep(self, name: str, value: Tensor) -> None:
@@ -68,7 +64,7 @@ class Recording:
         self._undo.append(hook.remove)
 
     def _keep_taps(self) -> None:
-        """Stand between the backbone and its caller: taps leave it, but no module."""
+        """Wrap ``relate``: taps are no output of a module."""
         backbone = self._network.backbone
         relate = backbone.relate
 

@@ -14,35 +14,35 @@ from r3_ros.model.loading import DTYPES
 import torch
 
 from .comparison import (
-    Answer,
     ArrayResult,
     BOUNDS,
     compare,
     EXACT,
     kind_of,
     OPENCV_VERSION,
+    Output,
     PILLOW_VERSION,
     PIXELS_OTHER_LIBRARIES,
     Quantity,
 )
 from .golden import Golden, Kind, read_golden, short_name
-from .network_runs import network_answers
-from .pixels import pixel_answers
-from .poses import pose_answers
+from .network_runs import network_outputs
+from .pixels import pixel_outputs
+from .poses import pose_outputs
 from .stand_in_weights import Networks, StandInWeights
 
-#: What computes the answers of files without a network.
-_WITHOUT_NETWORK: dict[Kind, Callable[[Golden], dict[str, Answer]]] = {
-    Kind.POSES: pose_answers,
-    Kind.PREPROCESS: pixel_answers,
+#: Functions for files without a network.
+_WITHOUT_NETWORK: dict[Kind, Callable[[Golden], dict[str, Output]]] = {
+    Kind.POSES: pose_outputs,
+    Kind.PREPROCESS: pixel_outputs,
 }
 
 
 @dataclass
 class FileResult:
-    """What came of one file.
+    """The result of one file.
 
-    :ivar problem: why it could not be run, None if it could.
+    :ivar problem: the reason why it could not be run, or None.
     """
 
     name: str
@@ -52,13 +52,8 @@ class FileResult:
 
     @property
     def passed(self) -> bool:
-        """Return whether everything in the file is as it should be."""
+        """Whether all arrays are within their bounds."""
         return self.problem is None and all(array.passed for array in self.arrays)
-
-    def worst(self, quantity: Quantity) -> ArrayResult | None:
-        """Return the array of a quantity that is nearest to its bound or farthest beyond it."""
-        arrays = [array for array in self.arrays if array.quantity is quantity]
-        return max(arrays, key=lambda array: array.load, default=None)
 
 
 class Runner:
@@ -83,35 +78,34 @@ class Runner:
         self._networks = Networks(weights, DTYPES[precision], torch.device(device))
 
     def run(self, path: Path) -> FileResult:
-        """Run one file; whatever is wrong with it is in the result."""
+        """Run one file; problems are in the result."""
         result = FileResult(short_name(path))
         begin = time.perf_counter()
         try:
             golden = read_golden(path)
-            result.arrays = list(self._compared(golden, self._answers(golden)))
+            result.arrays = list(self._compared(golden, self._outputs(golden)))
             if not result.arrays:
                 result.problem = 'it holds no results to compare'
         except R3Error as error:
             result.problem = str(error)
         except (Exception, SystemExit) as error:
-            # A file and the script of weights may hold anything, and memory may end: the other
-            # files go on.
+            # Whatever is wrong with a file or the script of weights, the other files are run.
             reason = ' '.join(str(error).split())[:200]
             result.problem = f'it could not be run: {type(error).__name__}: {reason}'
         result.seconds = time.perf_counter() - begin
         return result
 
-    def _answers(self, golden: Golden) -> dict[str, Answer]:
+    def _outputs(self, golden: Golden) -> dict[str, Output]:
         compute = _WITHOUT_NETWORK.get(golden.subject.kind)
         if compute is not None:
             return compute(golden)
-        return network_answers(golden, self._networks, self.bounds[Quantity.HEAD].worst)
+        return network_outputs(golden, self._networks, self.bounds[Quantity.HEAD].worst)
 
-    def _compared(self, golden: Golden, answers: dict[str, Answer]) -> Iterator[ArrayResult]:
+    def _compared(self, golden: Golden, outputs: dict[str, Output]) -> Iterator[ArrayResult]:
         bounds = self.bounds if golden.subject.variant else self._exact_bounds
         for name, array in golden.results().items():
             kind = kind_of(name.split('.')[-1])
-            if kind is None or name not in answers:
-                yield ArrayResult(name, None, problem='nothing here knows this array')
+            if kind is None or name not in outputs:
+                yield ArrayResult(name, None, problem='it is an unknown array')
             else:
-                yield compare(name, kind, array, answers[name], bounds[kind.quantity])
+                yield compare(name, kind, array, outputs[name], bounds[kind.quantity])

@@ -1,7 +1,7 @@
 """Networks with made-up weights that a script computes from the name of each parameter.
 
-The script, ``deterministic_weights.py``, lies beside the golden files or where the user says; it
-is run.
+The script, ``deterministic_weights.py``, is beside the golden files or in a given folder; it is
+run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class StandInWeights:
         self._path = folder / SCRIPT
 
     def unit(self, key: str, count: int) -> np.ndarray:
-        """Return (count,) float64 values of mean 0 and variance 1 that follow from a key.
+        """Return (count,) float64 values of mean 0 and variance 1, determined by a key.
 
         :raises SourceError: the script is missing.
         """
@@ -57,7 +57,7 @@ class StandInWeights:
 
 
 class Networks:
-    """The network in use, kept while files ask for the same one: a large one fills the memory."""
+    """Keeps the last network only: a large one fills the memory."""
 
     def __init__(self, weights: StandInWeights, dtype: torch.dtype, device: torch.device) -> None:
         self.weights = weights

@@ -1,1 +1,1 @@
-"""What R3 remembers of frames: on the device, in host memory, or computed again."""
+"""The cache of R3: frames on the device, in host memory, or recomputed from their images."""

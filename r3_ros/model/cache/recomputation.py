@@ -1,9 +1,8 @@
-"""Keys and values of frames that are held by their image alone, computed again when wanted.
+"""Recomputation of the keys and values of frames of which only the image is held.
 
-What a frame's cross-frame blocks make of it depends on the frames that it attended. So a frame is
-computed against those of them that are in the context and held in full: with all of them its
-entry is what it was, with some it is near. The reference frame attended none and comes back
-exactly.
+An entry depends on the frames that its frame attended to. A frame is recomputed against those of
+them that are in the context with an entry: with all of them the entry is the same as before, with
+some it is similar. The reference frame attended to none and is reproduced exactly.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from .frame_memory import FrameMemory
 
 
 class Recomputation:
-    """Brings frames back in full, a few for each new frame. One owner thread."""
+    """Recomputes entries, a few for each new frame. Used by one thread."""
 
     def __init__(
         self, network: R3Network, memory: FrameMemory, device: torch.device, per_frame: int
     ) -> None:
-        """Take a loaded network, what it holds, and how many frames may be computed at a time."""
+        """Recompute at most ``per_frame`` entries for each new frame."""
         self._network = network
         self._memory = memory
         self._device = device
@@ -33,50 +32,50 @@ class Recomputation:
         self._reference: int | None = None
 
     def note(self, frame_id: int, attended: Sequence[int], reference: bool = False) -> None:
-        """Remember which frames a frame attended, or lies among.
+        """Record the frames that a frame attended to, or its neighbours.
 
-        :param reference: it is the frame that the others refer to.
+        :param reference: it is the reference frame.
         """
         self._attended[frame_id] = tuple(attended)
         if reference:
             self._reference = frame_id
 
     def forget(self, frame_ids: Iterable[int]) -> None:
-        """Let frames go; unknown ids are ignored."""
+        """Drop frames; unknown ids are ignored."""
         for frame_id in frame_ids:
             self._attended.pop(frame_id, None)
             if frame_id == self._reference:
                 self._reference = None
 
     def clear(self) -> None:
-        """Let all frames go."""
+        """Drop all frames."""
         self._attended.clear()
         self._reference = None
 
     def available(self, frame_ids: Sequence[int], size: tuple[int, int]) -> list[int]:
-        """Return those of the frames that can be attended, some of them computed for it.
+        """Return the frames that have an entry, after recomputing some of the others.
 
-        The first that are held by their images are computed, in the order given, and each may
-        attend those before it. The others are left out; asked for again, they are next.
+        The first frames without an entry are recomputed in the order given, and each may attend
+        to those before it. The rest is left out; a later call recomputes them.
 
-        :param size: (height, width) of the image that is to attend them.
+        :param size: (height, width) of the image that will attend to them.
         :raises KeyError: a frame is not held.
         :raises FrameError: the images are of another size.
         :raises ModelError: so many do not fit on the device.
         """
         full = [i for i in frame_ids if self._memory.in_full(i)]
-        by_image = [i for i in frame_ids if i not in set(full)]
-        if not by_image:
+        missing = [i for i in frame_ids if i not in set(full)][: self._per_frame]
+        if not missing:
             return full
-        self._memory.check_room_for(len(full) + len(by_image[: self._per_frame]))
+        self._memory.check_room_for(len(full) + len(missing))
         self._memory.context(full)  # from now on they are the last to be moved out
-        for frame_id in by_image[: self._per_frame]:
+        for frame_id in missing:
             pixels = self._memory.image(frame_id)
             if pixels.shape[:2] != size:
                 raise FrameError(
-                    f'the image has {size[1]}x{size[0]} pixels as the network sees it, those '
-                    f'remembered {pixels.shape[1]}x{pixels.shape[0]}: images must have the '
-                    'shape, and model.image_size the value, that they had'
+                    f'the image has {size[1]}x{size[0]} pixels when resized for the network, and '
+                    f'cached ones have {pixels.shape[1]}x{pixels.shape[0]}: the shape of the '
+                    'images and model.image_size must not change'
                 )
             if self._compute(frame_id, pixels, full):
                 full.append(frame_id)
@@ -84,7 +83,7 @@ class Recomputation:
         return [i for i in frame_ids if i in wanted]
 
     def _compute(self, frame_id: int, pixels: np.ndarray, full: Sequence[int]) -> bool:
-        """Hold a frame in full again; False if nothing finite came out."""
+        """Recompute the entry of a frame; False if it is not finite."""
         is_reference = frame_id == self._reference or (self._reference is None and not full)
         seen: Sequence[int] = ()
         if not is_reference:
@@ -98,7 +97,7 @@ class Recomputation:
             depth=False,
         )
         if not torch.isfinite(prediction.camera_feature).all():
-            return False  # kept, it would spoil every frame that attends it
+            return False  # it would corrupt every frame that attends to it
         self._memory.keep(frame_id, prediction.cache)
         if is_reference:
             self._reference = frame_id

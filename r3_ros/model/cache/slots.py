@@ -1,6 +1,6 @@
-"""Buffers on the device that hold cached frames, one frame a slot.
+"""Buffers on the device that hold cached frames, one per slot.
 
-Any frame may be in any slot: attention sees neither order nor place.
+Any frame may be in any slot: attention does not depend on the order.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ class SlotKeyValues(KeyValues):
     """The first slots of one layer, with room for the next frame behind them."""
 
     def __init__(self, stored: list[Tensor], frames: int, wait: Callable[[], None]) -> None:
-        """Show ``frames`` slots of the two buffers (1, h, slots, P, d).
+        """View the first ``frames`` slots of the two buffers (1, h, slots, P, d).
 
-        :param wait: returns once what is queued from then on sees the frames.
+        :param wait: see :meth:`ready`.
         """
         super().__init__(*(buffer[:, :, :frames] for buffer in stored))
         object.__setattr__(self, '_stored', stored)
@@ -30,11 +30,11 @@ class SlotKeyValues(KeyValues):
     _wait: Callable[[], None]
 
     def ready(self) -> None:
-        """Let what is computed from now on see the frames, which may still be on their way."""
+        """Make later computations wait for the copies into these slots."""
         self._wait()
 
     def followed_by(self, other: KeyValues) -> KeyValues:
-        """Write the new frame behind these and return all, without a copy."""
+        """Write the new frame behind these and return all, without copying these."""
         frames = self.keys.shape[2]
         after = frames + other.keys.shape[2]
         for buffer, tensor in zip(self._stored, (other.keys, other.values), strict=True):
@@ -46,29 +46,24 @@ class Slots:
     """The buffers, and which frame is in which slot."""
 
     def __init__(self, entry: FrameCache, slots: int) -> None:
-        """Make room for ``slots`` frames shaped as an entry of one frame."""
-
-        def buffer(tensor: Tensor, dimension: int) -> Tensor:
-            shape = list(tensor.shape)
-            shape[dimension] = slots
-            return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
-
-        self.layers = [[buffer(kv.keys, 2), buffer(kv.values, 2)] for kv in entry.key_values]
-        self.pair_sources = buffer(entry.pair_sources, 1)
+        """Allocate ``slots`` slots for entries shaped like the one given."""
+        self.layers = [
+            [_buffer(kv.keys, 2, slots), _buffer(kv.values, 2, slots)] for kv in entry.key_values
+        ]
+        self.pair_sources = _buffer(entry.pair_sources, 1, slots)
         self.occupants: list[int | None] = [None] * slots
 
     def __len__(self) -> int:
-        """Return the number of slots."""
         return len(self.occupants)
 
     def by_layer(self, slot: int) -> list[list[Tensor]]:
-        """Return views of everything in a slot; the first layer has the half of pairs as well."""
+        """Return views of a slot; the first layer includes the pair source."""
         layers = [[buffer[:, :, slot : slot + 1] for buffer in layer] for layer in self.layers]
         layers[0].append(self.pair_sources[:, slot : slot + 1])
         return layers
 
     def tensors_of(self, slot: int) -> list[Tensor]:
-        """Return the same in one list."""
+        """Return the views of :meth:`by_layer` in one list."""
         return [view for layer in self.by_layer(slot) for view in layer]
 
     def write(self, slot: int, tensors: Iterable[Tensor]) -> None:
@@ -89,15 +84,13 @@ class Slots:
         self.occupants[a], self.occupants[b] = self.occupants[b], self.occupants[a]
 
     def keep_only(self, kept: Sequence[int], slots: int) -> None:
-        """Replace the buffers by smaller ones, in which the occupants of some slots come first.
+        """Replace the buffers by smaller ones that begin with the occupants of some slots.
 
-        One after another, so that little more memory is needed meanwhile than in the end.
+        One buffer at a time, so that little additional memory is needed meanwhile.
         """
 
         def smaller(buffer: Tensor, dimension: int) -> Tensor:
-            shape = list(buffer.shape)
-            shape[dimension] = slots
-            new = torch.empty(shape, dtype=buffer.dtype, device=buffer.device)
+            new = _buffer(buffer, dimension, slots)
             for n, slot in enumerate(kept):
                 new.select(dimension, n).copy_(buffer.select(dimension, slot))
             return new
@@ -110,7 +103,7 @@ class Slots:
         self.occupants = [*staying, *[None] * (slots - len(staying))]
 
     def first(self, frames: int, waits: Sequence[Callable[[], None]]) -> FrameCache:
-        """Return the first slots as a cache that has room for one frame more.
+        """Return the first slots as a cache with room for one more frame.
 
         :param waits: one per layer, see :class:`SlotKeyValues`.
         """
@@ -123,8 +116,14 @@ class Slots:
         )
 
 
+def _buffer(like: Tensor, dimension: int, slots: int) -> Tensor:
+    shape = list(like.shape)
+    shape[dimension] = slots
+    return torch.empty(shape, dtype=like.dtype, device=like.device)
+
+
 def stored_tensors(entry: FrameCache) -> list[Tensor]:
-    """Return an entry's tensors in the order of a slot's."""
+    """Return an entry's tensors in the order of :meth:`Slots.tensors_of`."""
     layers = [[kv.keys, kv.values] for kv in entry.key_values]
     layers[0].append(entry.pair_sources)
     return [tensor for layer in layers for tensor in layer]

@@ -1,17 +1,17 @@
-"""Frames on their way into slots, layer by layer, while the network computes.
+"""Copies of cached frames into slots, layer by layer, while the network computes.
 
-A thread copies, all frames' first layer before any frame's second, on a stream of its own. The
-network waits for the layer that it is about to attend and no other: first for the thread to have
-queued the copies, then, on the device, for these; the host never waits for the device.
+A thread queues the copies on a stream of its own, the first layer of all frames before any second
+layer. Before the network attends to a layer it waits for the thread to queue the copies of this
+layer, and the device for the copies themselves; the host never waits for the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,91 +21,63 @@ from ...core.threads import thread_name
 from ..device_errors import device_error
 
 
-class Lane(Protocol):
-    """Where copies run beside the computation."""
+class CopyStream:
+    """The stream of the copies. Here that of the host, where a copy is done when it returns."""
 
-    def begin(self) -> None:
-        """Let what is queued on the lane from now on follow all that was computed before."""
+    def follow_computation(self) -> None:
+        """Order later copies after all computations queued by the calling thread."""
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Queue what the calling thread does inside on the lane."""
-        yield
+    def selected(self) -> AbstractContextManager[object]:
+        """Queue the calling thread's operations on this stream."""
+        return nullcontext()
 
-    def mark(self) -> Any:
-        """Return a mark of all that is queued on the lane."""
+    def record(self) -> Any:
+        """Return an event after all copies queued so far."""
 
-    def wait(self, mark: Any) -> None:
-        """Let what the calling thread queues from now on follow a mark."""
-
-
-class HostLane:
-    """Memory of the host: a copy is done when the call returns."""
-
-    def begin(self) -> None:
-        """Do nothing."""
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Do nothing."""
-        yield
-
-    def mark(self) -> Any:
-        """Return nothing."""
-        return None
-
-    def wait(self, mark: Any) -> None:
-        """Do nothing."""
+    def wait(self, event: Any) -> None:
+        """Order later computations of the calling thread after an event."""
 
 
-class CudaLane:
-    """A CUDA stream of its own."""
+class CudaCopyStream(CopyStream):
+    """A CUDA stream."""
 
     def __init__(self, device: torch.device, cuda: Any = torch.cuda) -> None:
-        """Make the stream.
+        """Create the stream.
 
-        :param cuda: stands for ``torch.cuda`` where there is none.
+        :param cuda: replaces ``torch.cuda`` in tests.
         """
         self._device = device
         self._cuda = cuda
         self._stream = cuda.Stream(device)
 
-    def begin(self) -> None:
-        """Let copies follow what is queued on the calling thread's stream."""
+    def follow_computation(self) -> None:
+        """See :class:`CopyStream`."""
         self._stream.wait_stream(self._cuda.current_stream(self._device))
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Make the stream the calling thread's."""
-        with self._cuda.stream(self._stream):
-            yield
+    def selected(self) -> AbstractContextManager[object]:
+        """See :class:`CopyStream`."""
+        return self._cuda.stream(self._stream)
 
-    def mark(self) -> Any:
-        """Return an event of the stream."""
+    def record(self) -> Any:
+        """See :class:`CopyStream`."""
         return self._stream.record_event()
 
-    def wait(self, mark: Any) -> None:
-        """Let the calling thread's stream wait for an event."""
-        self._cuda.current_stream(self._device).wait_event(mark)
-
-
-def lane_for(device: torch.device) -> Lane:
-    """Return the lane of a device."""
-    return CudaLane(device) if device.type == 'cuda' else HostLane()
+    def wait(self, event: Any) -> None:
+        """See :class:`CopyStream`."""
+        self._cuda.current_stream(self._device).wait_event(event)
 
 
 def copy(target: Tensor, source: Tensor) -> None:
-    """Copy; between device and pinned memory without waiting for it."""
+    """Copy; asynchronously between device and pinned memory."""
     target.copy_(source, non_blocking=True)
 
 
 @dataclass
 class Arrival:
-    """One frame on its way in.
+    """The copy of one frame into a slot.
 
-    :ivar target: views of its slot, by layer.
-    :ivar source: its tensors, by layer.
-    :ivar leaves: a frame that was in the slot and goes out into the memory of the source.
+    :ivar target: views of its slot, by layer; ``source``: its tensors.
+    :ivar leaves: the frame that was in the slot and moves to the memory of the source.
     """
 
     frame_id: int
@@ -116,7 +88,7 @@ class Arrival:
     exchanged: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def copy_layer(self, layer: int, copier: Callable[[Tensor, Tensor], None]) -> None:
-        """Bring in one layer."""
+        """Copy one layer."""
         for view, tensor in zip(self.target[layer], self.source[layer], strict=True):
             if self.leaves is None:
                 copier(view, tensor)
@@ -131,7 +103,7 @@ class Arrival:
             self.exchanged.append((view, tensor))
 
     def undo(self) -> None:
-        """Give a frame that was to leave its slot back."""
+        """Restore the frame that was in the slot."""
         for view, tensor in reversed(self.exchanged):
             kept = view.to('cpu', copy=True)  # the device may have no memory left
             copy(view, tensor)
@@ -140,37 +112,36 @@ class Arrival:
 
 
 class Pending:
-    """Frames that are on their way."""
+    """The frames being copied."""
 
-    def __init__(self, lane: Lane, layers: int, arrivals: Sequence[Arrival]) -> None:
-        """Begin with nothing copied."""
+    def __init__(self, stream: CopyStream, layers: int, arrivals: Sequence[Arrival]) -> None:
         self.arrivals = arrivals
-        self._lane = lane
-        self._marks: list[Future[Any]] = [Future() for _ in range(layers)]
+        self._stream = stream
+        self._events: list[Future[Any]] = [Future() for _ in range(layers)]
 
     def run(self, copier: Callable[[Tensor, Tensor], None]) -> None:
-        """Copy everything; an error is raised in the waiting callers, and no frame has moved."""
-        with torch.inference_mode(), self._lane.running():
+        """Copy everything. On an error no frame moves, and waiting callers raise it."""
+        with torch.inference_mode(), self._stream.selected():
             try:
-                for layer, mark in enumerate(self._marks):
+                for layer, event in enumerate(self._events):
                     for arrival in self.arrivals:
                         arrival.copy_layer(layer, copier)
-                    mark.set_result(self._lane.mark())
+                    event.set_result(self._stream.record())
             except BaseException as error:
                 self._fail(error)
 
     def ready(self, layer: int) -> None:
-        """Let what is computed from now on see a layer.
+        """Order later computations after the copies of a layer.
 
-        :raises ModelError: it could not be brought in.
-        :raises DeviceMemoryError: the device had no memory left for the copies.
-        :raises DeviceLostError: the device is gone.
+        :raises ModelError: they failed.
+        :raises DeviceMemoryError: the device had no memory left for them.
+        :raises DeviceLostError: the device is lost.
         """
-        self._lane.wait(self._marks[layer].result())
+        self._stream.wait(self._events[layer].result())
 
     def settle(self) -> R3Error | None:
-        """Wait for the thread and return what went wrong; then no frame has moved."""
-        error = self._marks[-1].exception()
+        """Wait for the thread and return its error; on an error no frame has moved."""
+        error = self._events[-1].exception()
         return error if isinstance(error, R3Error) else None
 
     def _fail(self, error: BaseException) -> None:
@@ -182,32 +153,33 @@ class Pending:
             reported = reported or device_error(another)
         if reported is None and not isinstance(error, ModelError):
             what = str(error) if isinstance(error, R3Error) else f'{type(error).__name__}: {error}'
-            reported = ModelError(f'remembered frames could not be brought back: {what}')
+            reported = ModelError(f'cached frames could not be copied to the device: {what}')
         if reported is not None:
             reported.__cause__ = error
-        for mark in self._marks:
-            if not mark.done():
-                mark.set_exception(reported or error)
+        for event in self._events:
+            if not event.done():
+                event.set_exception(reported or error)
 
 
 class Transfers:
-    """The thread that copies. One owner."""
+    """The copying thread. Used by one thread."""
 
-    def __init__(self, lane: Lane, copier: Callable[[Tensor, Tensor], None] = copy) -> None:
-        """Start no thread before there is something to do."""
-        self.lane = lane
+    def __init__(
+        self, stream: CopyStream, copier: Callable[[Tensor, Tensor], None] = copy
+    ) -> None:
+        self.stream = stream
         self._copier = copier
-        self._mover = ThreadPoolExecutor(1, thread_name_prefix=thread_name('frames'))
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=thread_name('frames'))
 
     def start(self, layers: int, arrivals: Sequence[Arrival]) -> Pending:
-        """Bring frames in, after what has been queued on the lane."""
-        pending = Pending(self.lane, layers, arrivals)
+        """Copy frames in, after the copies already queued."""
+        pending = Pending(self.stream, layers, arrivals)
         if arrivals:
-            self._mover.submit(pending.run, self._copier)
+            self._executor.submit(pending.run, self._copier)
         else:
-            pending.run(self._copier)  # slots were exchanged, and that is to be waited for
+            pending.run(self._copier)  # records events after the exchange of slots
         return pending
 
     def close(self) -> None:
         """End the thread."""
-        self._mover.shutdown()
+        self._executor.shutdown()

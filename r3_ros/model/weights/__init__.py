@@ -1,1 +1,1 @@
-"""Weights: which there are, fetching them, and networks from their files."""
+"""Published weights, their download, and networks loaded from files."""

@@ -1,6 +1,6 @@
-"""The published weights: licences, where their files are on this machine, recorded digests.
+"""The published weights: licences, file paths on this machine, recorded digests.
 
-Standard library only, and no network access. docs/weights.md says where each licence was read.
+Standard library only, and no network access. docs/weights.md lists the sources of the licences.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class PublishedWeights:
     :ivar variant: the network that it fills, a key of ``model.variants.VARIANTS``.
     :ivar repo: repository on the Hugging Face hub; ``filename``: the file in it.
     :ivar licence: SPDX identifier.
-    :ivar note: what else must be said before a download.
+    :ivar note: shown before a download.
     """
 
     name: str
@@ -45,35 +45,25 @@ class PublishedWeights:
     @property
     def commercial_use(self) -> bool:
         """Whether the licence allows commercial use."""
-        return self.licence == 'Apache-2.0'
+        return self.licence == _FREE
 
 
 def _r3(name: str, purpose: str) -> PublishedWeights:
-    return PublishedWeights(
-        name,
-        'r3-large',
-        'KevinXu02/R3',
-        f'{name}{SUFFIX}',
-        'CC-BY-NC-4.0',
-        purpose,
+    note = (
         'This licence is from a secondary source (the pull request of a notebook repository, '
-        'September 2026); we could not read the model card, which is what counts.',
+        'September 2026); we could not read the model card, which is what counts.'
+    )
+    filename = f'{name}{SUFFIX}'
+    return PublishedWeights(
+        name, 'r3-large', 'KevinXu02/R3', filename, 'CC-BY-NC-4.0', purpose, note
     )
 
 
 def _da3(
-    repo: str, licence: str, purpose: str, variant: str = '', note: str = ''
+    repo: str, licence: str, purpose: str, note: str = '', variant: str = ''
 ) -> PublishedWeights:
-    name = repo.lower()
-    return PublishedWeights(
-        name,
-        variant or name,
-        f'depth-anything/{repo}',
-        f'model{SUFFIX}',
-        licence,
-        purpose,
-        note,
-    )
+    name, repo = repo.lower(), f'depth-anything/{repo}'
+    return PublishedWeights(name, variant or name, repo, f'model{SUFFIX}', licence, purpose, note)
 
 
 _RETRAINED = 'Its authors deprecate it in favour of {0}, retrained after a mistake was corrected.'
@@ -81,41 +71,22 @@ _TWO_LICENCES = (
     "The model card was seen tagged Apache-2.0 while the authors' table says CC BY-NC 4.0; the "
     'stricter one is assumed here until they agree.'
 )
+_FREE, _NON_COMMERCIAL, _ANY_VIEW = 'Apache-2.0', 'CC-BY-NC-4.0', 'depth and poses of any views'
+_LARGE_NOTE, _GIANT_NOTE = map(_RETRAINED.format, ('da3-large-1.1', 'da3-giant-1.1'))
 
-#: Every file that ``r3 weights`` knows, by name.
+#: All published files, by name.
 CATALOGUE: dict[str, PublishedWeights] = {
     weights.name: weights
     for weights in (
         _r3('r3', 'streams: indoors, small scenes'),
         _r3('r3_long', 'streams: outdoors, long trajectories'),
-        _da3('DA3-SMALL', 'Apache-2.0', 'depth and poses of any views; smallest'),
-        _da3('DA3-BASE', 'Apache-2.0', 'depth and poses of any views; small'),
-        _da3(
-            'DA3-LARGE',
-            'CC-BY-NC-4.0',
-            'depth and poses of any views (old)',
-            note=_RETRAINED.format('da3-large-1.1'),
-        ),
-        _da3(
-            'DA3-LARGE-1.1',
-            'CC-BY-NC-4.0',
-            'depth and poses of any views; large',
-            'da3-large',
-            _TWO_LICENCES,
-        ),
-        _da3(
-            'DA3-GIANT',
-            'CC-BY-NC-4.0',
-            'depth and poses of any views (old)',
-            note=_RETRAINED.format('da3-giant-1.1'),
-        ),
-        _da3(
-            'DA3-GIANT-1.1',
-            'CC-BY-NC-4.0',
-            'depth and poses of any views; largest',
-            'da3-giant',
-        ),
-        _da3('DA3METRIC-LARGE', 'Apache-2.0', 'depth of one view in metres, and sky'),
+        _da3('DA3-SMALL', _FREE, f'{_ANY_VIEW}; smallest'),
+        _da3('DA3-BASE', _FREE, f'{_ANY_VIEW}; small'),
+        _da3('DA3-LARGE', _NON_COMMERCIAL, f'{_ANY_VIEW} (old)', _LARGE_NOTE),
+        _da3('DA3-LARGE-1.1', _NON_COMMERCIAL, f'{_ANY_VIEW}; large', _TWO_LICENCES, 'da3-large'),
+        _da3('DA3-GIANT', _NON_COMMERCIAL, f'{_ANY_VIEW} (old)', _GIANT_NOTE),
+        _da3('DA3-GIANT-1.1', _NON_COMMERCIAL, f'{_ANY_VIEW}; largest', variant='da3-giant'),
+        _da3('DA3METRIC-LARGE', _FREE, 'depth of one view in metres, and sky'),
     )
 }
 
@@ -136,7 +107,7 @@ def hub_address() -> str:
 
 
 def weights_folder() -> Path:
-    """Return the folder of this machine's weights, which need not exist.
+    """Return the folder of the weights, which need not exist.
 
     ``$R3_ROS_WEIGHTS``, else ``r3_ros/weights`` in the user's data folder.
     """
@@ -144,18 +115,18 @@ def weights_folder() -> Path:
     if chosen:
         return Path(os.path.expanduser(chosen)).absolute()
     data = os.environ.get('XDG_DATA_HOME', '')
-    if not os.path.isabs(data):  # the XDG specification has relative paths ignored
+    if not os.path.isabs(data):  # the XDG specification ignores relative paths
         data = os.path.expanduser('~/.local/share')
     return Path(data) / 'r3_ros' / 'weights'
 
 
 def local_path(name: str, folder: Path | None = None) -> Path:
-    """Return where the file of a name belongs, whether it is there or not."""
+    """Return the path of the file of a name, which need not exist."""
     return (folder or weights_folder()) / f'{name}{SUFFIX}'
 
 
 def find_weights(name: str) -> Path | None:
-    """Return the file of a name, from the weights folder or the Hugging Face cache.
+    """Return the file of a name, in the weights folder or the Hugging Face cache.
 
     :raises ModelError: no weights have that name.
     """
@@ -164,7 +135,7 @@ def find_weights(name: str) -> Path | None:
 
 
 def missing_message(name: str) -> str:
-    """Return one line on how to get weights that are not here, with and without internet."""
+    """Return one line on how to get missing weights, with and without internet."""
     return (
         f'the weights {name} are not on this machine: fetch them with `r3 weights get {name}`; '
         f'{by_hand(known(name), local_path(name))}'
@@ -172,17 +143,17 @@ def missing_message(name: str) -> str:
 
 
 def by_hand(weights: PublishedWeights, path: Path) -> str:
-    """Return where a file comes from and goes to on a machine without internet."""
+    """Return how to install a file without internet."""
     return f'without internet, put {weights.filename} of {weights.page} at {path}'
 
 
 def record_path(path: Path) -> Path:
-    """Return where a download records what a file of weights is."""
+    """Return the path of the record that a download writes beside a file."""
     return path.with_suffix('.json')
 
 
 def recorded_digest(path: Path) -> str | None:
-    """Return the SHA-256 recorded when a file was fetched; None where there is no record."""
+    """Return the SHA-256 recorded by the download of a file; None without a record."""
     try:
         digest = json.loads(record_path(path).read_text(encoding='utf-8'))['sha256']
     except (OSError, ValueError, TypeError, LookupError):
@@ -191,7 +162,7 @@ def recorded_digest(path: Path) -> str | None:
 
 
 def sha256_of(path: Path | str) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits.
+    """Return the SHA-256 of a file in hexadecimal.
 
     :raises OSError: the file cannot be read.
     """
@@ -203,7 +174,6 @@ def sha256_of(path: Path | str) -> str:
 
 
 def _find_in_hub_cache(weights: PublishedWeights) -> Path | None:
-    """Return the file where other programs had the hub's library put it; never fetches."""
     try:
         from huggingface_hub import try_to_load_from_cache
     except ImportError:

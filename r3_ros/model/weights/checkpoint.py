@@ -1,8 +1,8 @@
-"""Networks from files of weights, and back: safetensors alone, and every tensor accounted for.
+"""Networks loaded from and saved to safetensors files, every tensor accounted for.
 
-A file must hold what the network needs and nothing unknown. A *key* is what the file says
-(``model.da3.backbone.pretrained.cls_token``), a *name* the official one without prefix
-(``backbone.pretrained.cls_token``), a *parameter* a name in our network's ``state_dict``.
+A *key* is a name in the file (``model.da3.backbone.pretrained.cls_token``), a *name* the official
+one without prefix (``backbone.pretrained.cls_token``), a *parameter* a name in the ``state_dict``
+of our network.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from .catalogue import sha256_of
 Network = R3Network | DA3Network | MetricNetwork
 Shape = tuple[int, ...]
 
-#: The entry of a header that names the long side of the training images.
+#: The header entry with the long side of the training images.
 IMAGE_SIZE = 'image_size'
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-#: Prefix of every name in our own files, as in those of R3.
+#: Prefix of the names in our own files, as in those of R3.
 _PREFIX = 'da3.'
-#: Prefixes that training code left in front of every key.
+#: Prefixes left by training code.
 _PREFIXES = re.compile(r'((net|module|model|da3)\.)*')
-#: Its length tells networks apart before they are compared parameter by parameter.
+#: Its width narrows down the networks before they are compared parameter by parameter.
 _CLASS_TOKEN = 'backbone.pretrained.cls_token'
-#: The norm that the four branches of the rays share; torch has it under the name of each.
+#: The norm shared by the four ray branches; torch lists it under each of their names.
 _SHARED_NORM = re.compile(r'(output_conv2_aux\.)\d(\.2\.)')
-#: What the official modules keep in ``head.scratch``; ours has it in ``head`` itself.
+#: Modules in ``head.scratch`` of the official networks, and in ``head`` of ours.
 _SCRATCH = ('layer', 'refinenet', 'output_conv', 'sky_output_conv')
-#: Parts of official files that a network here may lack: the pose encoder, additional camera heads,
+#: Parts of official files that our networks may lack: the pose encoder, additional camera heads,
 #: the Gaussian head, projections used in training.
 _OPTIONAL_PARTS = ('cam_enc', 'aux_cam_decs', 'gs_head', 'gs_adapter', 'projections')
-#: Older files have one confidence, which then counts for translation, too.
+#: Older files have one confidence, used for translation too.
 _CONFIDENCE_T, _CONFIDENCE = 'cam_dec.fc_rel_conf_t.', 'cam_dec.fc_rel_conf.'
-#: First bytes of other files that are taken for weights.
+#: First bytes of files mistaken for weights.
 _OTHER_FORMATS = {
     b'PK\x03\x04': 'it is a pickle, which may run code when loaded: convert it to safetensors',
     b'\x80': 'it is a pickle, which may run code when loaded: convert it to safetensors',
@@ -63,12 +63,12 @@ _LISTED, _LONGEST_SHOWN = 5, 120
 
 @dataclass(frozen=True)
 class LoadedNetwork:
-    """A network and where it came from.
+    """A network and facts of its file.
 
     :ivar network: in evaluation mode, without gradients.
     :ivar sha256: of the whole file, in hexadecimal.
     :ivar notes: what was ignored or copied, one line each.
-    :ivar image_size: long side of the training images; None: the file does not say.
+    :ivar image_size: long side of the training images; None: unknown.
     """
 
     network: Network
@@ -85,18 +85,18 @@ def load_network(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = 'cpu',
 ) -> LoadedNetwork:
-    """Build the network of a file of weights and fill it, without a second copy of the file.
+    """Load a network without a second copy of the file in memory.
 
-    :param variant: a name in ``VARIANTS``; None: the one that the file fits.
-    :param dtype: of the parameters, but for those that the network keeps in float32.
-    :raises CheckpointError: it is no file of weights, damaged, or of another network.
-    :raises ModelError: there is no such variant, or no room for it on the device.
+    :param variant: a name in ``VARIANTS``; None: the one that fits the file.
+    :param dtype: of the parameters, except those that the network keeps in float32.
+    :raises CheckpointError: the file holds no weights, is damaged, or of another network.
+    :raises ModelError: no such variant, or no memory for it on the device.
     """
     if variant is not None and variant not in VARIANTS:
         raise ModelError(f'there is no network {variant}; choose one of {", ".join(VARIANTS)}')
     with _read_errors(path), _unchanged(path):
         sha256 = sha256_of(path)
-        # Read, not mapped: a file that is overwritten later cannot change or crash the program.
+        # Read, not mapped: overwriting the file later must not change or crash the program.
         with safe_open(path, 'pt', backend='pread') as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
             image_size = _image_size(file.metadata() or {})
@@ -117,7 +117,7 @@ def save_network(
     """Write a network under its official names, each parameter once.
 
     :param metadata: kept in the header.
-    :raises OutputError: the file cannot be written, or ``load_network`` would refuse it.
+    :raises OutputError: the file cannot be written, or could not be loaded again.
     """
     tensors = {
         f'{_PREFIX}{_name(official_name(parameter))}': tensor.detach().cpu().contiguous()
@@ -131,7 +131,7 @@ def save_network(
             )
     with atomic_path(path, overwrite) as temporary:
         temporary.touch()
-        mode = temporary.stat().st_mode  # what the user's umask leaves; the library takes 0600
+        mode = temporary.stat().st_mode  # by the user's umask; the library sets 0600
         try:
             save_file(tensors, temporary, {'format': 'pt', **(metadata or {})})
         except SafetensorError as error:
@@ -140,10 +140,7 @@ def save_network(
 
 
 def official_name(parameter: str) -> str:
-    """Return the official name, without prefix, of a parameter of ours.
-
-    The one place that knows where the two differ.
-    """
+    """Return the official name, without prefix, of a parameter of ours."""
     part, _, rest = parameter.partition('.')
     if part == 'backbone':
         return f'backbone.pretrained.{rest}'
@@ -153,12 +150,12 @@ def official_name(parameter: str) -> str:
 
 
 class _Unusable(Exception):
-    """Why a file cannot be used, without its path."""
+    """The reason why a file cannot be used, without its path."""
 
 
 @contextmanager
 def _read_errors(path: Path | str) -> Iterator[None]:
-    """Turn what goes wrong with a file into a :class:`CheckpointError` of one line."""
+    """Raise errors of a file as :class:`CheckpointError` of one line."""
     try:
         if not os.path.isfile(path):
             raise _Unusable('there is no such file; r3 weights get fetches weights')
@@ -180,7 +177,7 @@ def _read_errors(path: Path | str) -> Iterator[None]:
 
 @contextmanager
 def _unchanged(path: Path | str) -> Iterator[None]:
-    """Refuse a file that is written to or replaced meanwhile."""
+    """Refuse a file that is changed or replaced meanwhile."""
     before = os.stat(path)
     yield
     after = os.stat(path)
@@ -194,8 +191,8 @@ def _image_size(metadata: Mapping[str, str]) -> int | None:
         return None
     if not re.fullmatch(r'\d{1,4}', text) or not is_image_size(int(text)):
         raise _Unusable(
-            f'it says that it was trained on images of {_shown(text)} pixels, which no network '
-            'takes; correct that entry of its header, or train it again'
+            f'its header gives {_shown(text)} pixels as the size of its training images, which no '
+            'network takes; correct that entry, or train it again'
         )
     return int(text)
 
@@ -205,10 +202,10 @@ def _image_size(metadata: Mapping[str, str]) -> int | None:
 
 @dataclass
 class _Match:
-    """How a file fills a network, or why it does not.
+    """The comparison of a file with a network.
 
     :ivar keys: of the file, by name.
-    :ivar notes: what is ignored or copied.
+    :ivar notes: ignored and copied tensors.
     """
 
     keys: dict[str, str]
@@ -231,7 +228,7 @@ class _Match:
 
 
 def _identify(shapes: Mapping[str, Shape], variant: str | None) -> tuple[str, _Match]:
-    """Return the network of a file, and how the file fills it."""
+    """Return the variant that fits a file, and the match."""
     widths = {shape[-1:] for key, shape in shapes.items() if _name(key) == _CLASS_TOKEN}
     matches = {
         name: _match(shapes, _wanted(config))
@@ -239,14 +236,14 @@ def _identify(shapes: Mapping[str, Shape], variant: str | None) -> tuple[str, _M
         if name == variant or (config.backbone.width,) in widths
     }
     if not matches:
-        raise _Unusable(f'it is of no known network ({", ".join(VARIANTS)})')
+        raise _Unusable(f'it belongs to no known network ({", ".join(VARIANTS)})')
     nearest = min(matches, key=lambda name: matches[name].differences)
     name = variant or nearest
     match = matches[name]
     if not match.differences:
         return name, match
     if variant is None:
-        raise _Unusable(f'it fits no known network; nearest is {nearest}: {match}')
+        raise _Unusable(f'it fits no known network; the nearest is {nearest}: {match}')
     if not matches[nearest].differences:
         raise _Unusable(f'it is a {nearest} file and not {variant}: {match}')
     raise _Unusable(f'it does not fit {variant}: {match}')
@@ -254,14 +251,14 @@ def _identify(shapes: Mapping[str, Shape], variant: str | None) -> tuple[str, _M
 
 @functools.cache
 def _wanted(config: NetworkConfig) -> Mapping[str, Shape]:
-    """Return the shapes of a network's parameters by name."""
+    """Return the parameter shapes of a network by name."""
     with torch.device('meta'):
         state = build_network(config).state_dict()
     return {_name(official_name(key)): tuple(tensor.shape) for key, tensor in state.items()}
 
 
 def _name(key: str) -> str:
-    """Return the name of a key: without prefix, and one name for the norm that branches share."""
+    """Return the name of a key, the same for all keys of the shared norm."""
     return _SHARED_NORM.sub(r'\g<1>0\2', _PREFIXES.sub('', key, count=1))
 
 
@@ -278,7 +275,7 @@ def _match(shapes: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> _Match:
             unexpected.append(_shown(key))
         elif shapes[key] != wanted[name]:
             misshaped.append(f'{_shown(key)} ({_text(shapes[key])}, not {_text(wanted[name])})')
-        # Of several names of the shared norm the last counts, as in torch.
+        # Of several keys of the shared norm the last is used, as in torch.
         keys[name] = key
     notes = [f'ignored {ignored.count(part)} tensors {part}.*' for part in sorted({*ignored})]
     older = {name: name.replace(_CONFIDENCE_T, _CONFIDENCE) for name in wanted}
@@ -296,7 +293,7 @@ def _listed(what: str, found: Sequence[str]) -> str:
 
 
 def _shown(text: str) -> str:
-    """Return a text as part of a one-line message, whatever a damaged file says."""
+    """Return a text of a possibly damaged file for a one-line message."""
     text = text if text.isprintable() else ascii(text)
     return text if len(text) <= _LONGEST_SHOWN else f'{text[:_LONGEST_SHOWN]}...'
 
@@ -315,38 +312,37 @@ def _fill(
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> None:
-    """Put the tensors of a file in the place of a network's own, which are on the meta device."""
+    """Assign the tensors of a file to a network on the meta device."""
     filled: dict[str, Tensor] = {}
     state: dict[str, Tensor] = {}
     for parameter in network.state_dict():
         name = _name(official_name(parameter))
         if name not in filled:
-            kept = network.keeps_float32(parameter)
-            tensor = file.get_tensor(keys[name])
-            tensor = _placed(tensor, keys[name], torch.float32 if kept else dtype, device)
+            wanted = torch.float32 if network.keeps_float32(parameter) else dtype
+            tensor = _converted(file.get_tensor(keys[name]), keys[name], wanted, device)
             filled[name] = nn.Parameter(tensor)
         state[parameter] = filled[name]
     network.load_state_dict(state, strict=True, assign=True)
 
 
-def _placed(tensor: Tensor, key: str, dtype: torch.dtype, device: torch.device | str) -> Tensor:
-    """Return a stored tensor in a type and on a device, all of it finite.
+def _converted(tensor: Tensor, key: str, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """Return a finite tensor in a type and on a device.
 
-    :raises ModelError: it cannot be put there.
+    :raises ModelError: the device does not accept it.
     """
     if tensor.dtype not in DTYPES:
         known = ', '.join(map(str, DTYPES))
         raise _Unusable(f'{_shown(key)} is stored as {tensor.dtype}; convert it to one of {known}')
     try:
-        placed = tensor.to(device, dtype)
-    # What torch raises depends on the device, and on whether it was built for it.
+        converted = tensor.to(device, dtype)
+    # The error depends on the device and the build of torch.
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition('\n')[0]
         raise ModelError(
-            f'cannot put the weights on {device}: {reason}; free memory there, or set model.device'
+            f'cannot move the weights to {device}: {reason}; free memory, or set model.device'
         ) from error
-    if _is_finite(placed):
-        return placed
+    if _is_finite(converted):
+        return converted
     if _is_finite(tensor):
         raise _Unusable(f'{_shown(key)} holds a value too large for {dtype}; use another type')
     raise _Unusable(f'{_shown(key)} holds a value that is not finite: fetch it again')

@@ -1,4 +1,4 @@
-"""Weights from the Hugging Face hub: fetched by its library, verified, recorded."""
+"""Download of weights from the Hugging Face hub, with verification and a record."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .catalogue import by_hand, DIGEST, hub_address, PublishedWeights, record_pa
 
 @dataclass(frozen=True)
 class HubFile:
-    """What the hub says of a file.
+    """The hub's metadata of a file.
 
-    :ivar revision: the commit, whatever branch or tag was asked for.
+    :ivar revision: the commit.
     """
 
     revision: str
@@ -28,11 +28,11 @@ class HubFile:
     size_bytes: int
 
 
-def ask_hub(weights: PublishedWeights, revision: str | None, target: Path) -> HubFile:
-    """Ask the hub about a file without fetching it.
+def query_hub(weights: PublishedWeights, revision: str | None, target: Path) -> HubFile:
+    """Return the metadata of a file.
 
     :param revision: branch, tag or commit; None: the main branch.
-    :param target: where the file will go, for the messages.
+    :param target: path of the file on this machine, for the messages.
     :raises ModelError: no connection, no such file, or no permission.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
@@ -40,19 +40,19 @@ def ask_hub(weights: PublishedWeights, revision: str | None, target: Path) -> Hu
     endpoint = hub_address()
     url = hf_hub_url(weights.repo, weights.filename, revision=revision, endpoint=endpoint)
     with _hub_errors(weights, target):
-        answer = get_hf_file_metadata(url, endpoint=endpoint)
-    if not answer.commit_hash or not answer.size or not DIGEST.fullmatch(answer.etag or ''):
+        found = get_hf_file_metadata(url, endpoint=endpoint)
+    if not found.commit_hash or not found.size or not DIGEST.fullmatch(found.etag or ''):
         raise ModelError(
             f'{endpoint} gives no commit, size and SHA-256 for {weights.filename} of '
             f'{weights.repo}, so it could not be verified and is not fetched; check HF_ENDPOINT'
         )
-    return HubFile(answer.commit_hash, str(answer.etag), answer.size)
+    return HubFile(found.commit_hash, str(found.etag), found.size)
 
 
 def fetch(weights: PublishedWeights, hub: HubFile, target: Path) -> None:
-    """Fetch a file, verify it, and only then give it its name and its record.
+    """Fetch a file, verify it, move it to its path and record it.
 
-    :raises ModelError: the connection broke off, or the content is not what the hub says it is.
+    :raises ModelError: the connection failed, or the content has the wrong SHA-256.
     :raises OutputError: the disk is full, or the folder cannot be written.
     """
     from huggingface_hub import hf_hub_download
@@ -62,7 +62,7 @@ def fetch(weights: PublishedWeights, hub: HubFile, target: Path) -> None:
             fetched = hf_hub_download(
                 weights.repo,
                 weights.filename,
-                revision=hub.revision,  # the branch may have moved since it was asked for
+                revision=hub.revision,  # the branch may have moved since the query
                 local_dir=temporary.with_suffix('.hub'),
                 endpoint=hub_address(),
             )
@@ -74,13 +74,13 @@ def fetch(weights: PublishedWeights, hub: HubFile, target: Path) -> None:
                 'proxy or mirror on the way changes files'
             )
         os.replace(fetched, temporary)
-        # Never a new file beside the record of an old one.
+        # No new file beside the record of an old one.
         record_path(target).unlink(missing_ok=True)
     write_record(weights, hub, target)
 
 
 def write_record(weights: PublishedWeights, hub: HubFile, target: Path) -> None:
-    """Record beside a verified file what it is.
+    """Write the record of a verified file beside it.
 
     :raises OutputError: the record cannot be written.
     """
@@ -100,32 +100,29 @@ def write_record(weights: PublishedWeights, hub: HubFile, target: Path) -> None:
 
 @contextmanager
 def _hub_errors(weights: PublishedWeights, target: Path) -> Iterator[None]:
-    """Turn the errors of the hub's library and of the network into one line each."""
+    """Raise errors of the hub's library and of the network as one line each."""
     from huggingface_hub import errors
 
-    # The base class of the HTTP library beneath, which differs between versions of the hub's.
+    # The error class of the HTTP library, which depends on the version of the hub's library.
     http_error = cast('type[Exception]', errors.HfHubHTTPError.__bases__[0])
-    page, file = weights.page, weights.filename
+    page = weights.page
+    problems: dict[type[Exception], str] = {
+        errors.OfflineModeIsEnabled: 'HF_HUB_OFFLINE is set, so nothing is fetched; unset it, or '
+        + by_hand(weights, target),
+        errors.GatedRepoError: f'{page} grants access only on request: log in there, accept the '
+        'terms, and set HF_TOKEN to a token of yours',
+        errors.RepositoryNotFoundError: f'{page} does not exist, or needs a login: set HF_TOKEN '
+        'to a token that may read it',
+        errors.RevisionNotFoundError: f'{page} has no such revision',
+        errors.RemoteEntryNotFoundError: f'{page} holds no file {weights.filename} at that '
+        'revision',
+    }
     try:
         yield
-    except errors.OfflineModeIsEnabled as error:
-        raise ModelError(
-            'HF_HUB_OFFLINE is set, so nothing is fetched; unset it, or '
-            + by_hand(weights, target)
-        ) from error
-    except errors.GatedRepoError as error:
-        raise ModelError(
-            f'{page} is given after a request on that page alone: log in there, accept the '
-            'terms, and set HF_TOKEN to a token of yours'
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise ModelError(
-            f'{page} does not exist, or needs a login: set HF_TOKEN to a token that may read it'
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise ModelError(f'{page} has no such revision') from error
-    except errors.RemoteEntryNotFoundError as error:
-        raise ModelError(f'{page} holds no file {file} at that revision') from error
+    except tuple(problems) as error:
+        # A gated repository is also a repository not found, so the first match counts.
+        problem = next(text for kind, text in problems.items() if isinstance(error, kind))
+        raise ModelError(problem) from error
     except (http_error, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of a file here

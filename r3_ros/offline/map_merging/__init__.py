@@ -1,1 +1,1 @@
-"""Two saved maps of places that overlap made one (``r3 map merge``)."""
+"""Merging of two saved maps of overlapping places (``r3 map merge``)."""

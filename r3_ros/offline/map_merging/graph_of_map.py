@@ -1,4 +1,4 @@
-"""A saved map's keyframes and edges as the pose graph has them, in the engine's unit."""
+"""Keyframes and edges of a saved map as a pose graph, in the engine's unit."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ...streaming.pose_resolution import HeldPose
 
 @dataclass(frozen=True, eq=False)
 class MapGraph:
-    """Keyframes by the numbers that they have in the merged map. Axes are those of the map.
+    """Keyframes by their ids in the merged map, in the axes of their own map.
 
-    :ivar ids: (N,) rising, by row of the saved keyframes.
-    :ivar held: poses; ``edges``: among them; ``followed_since``: the first of each segment.
+    :ivar ids: (N,) increasing, by row of the saved keyframes.
+    :ivar held: poses; ``edges``: between them; ``followed_since``: first id of each segment.
     """
 
     saved: SavedMap
@@ -27,7 +27,7 @@ class MapGraph:
 
     @classmethod
     def of(cls, saved: SavedMap, first_id: int) -> MapGraph:
-        """Give numbers to the keyframes of a map, the first one ``first_id``."""
+        """Assign ids to the keyframes of a map, from ``first_id`` on."""
         keyframes, unit = saved.keyframes, saved.facts.unit
         shift = first_id - (int(keyframes.ids[0]) if len(keyframes) else 0)
         ids = keyframes.ids + shift
@@ -38,19 +38,19 @@ class MapGraph:
             variance_t, variance_r = keyframes.variances[row]
             held[frame_id] = HeldPose(T, float(variance_t) / unit**2, float(variance_r))
         starts = np.flatnonzero(np.diff(keyframes.segments, prepend=-2) != 0)
-        return cls(saved, ids, held, _edges(saved, shift), ids[starts].tolist())
+        edges = []
+        for source, target, T, confidences in zip(
+            saved.edges.source_ids.tolist(),
+            saved.edges.target_ids.tolist(),
+            saved.edges.T_source_target.copy(),
+            saved.edges.confidences,
+            strict=True,
+        ):
+            T[:3, 3] /= unit
+            edges.append(Edge(source + shift, target + shift, T, *map(float, confidences)))
+        return cls(saved, ids, held, edges, ids[starts].tolist())
 
     @property
     def S_map_engine(self) -> np.ndarray:
-        """Return the (4, 4) similarity from the engine's unit to that of the map."""
+        """The (4, 4) similarity from the engine's unit to that of the map."""
         return np.diag([self.saved.facts.unit] * 3 + [1.0])
-
-
-def _edges(saved: SavedMap, shift: int) -> list[Edge]:
-    edges, found = saved.edges, []
-    for n in range(len(edges)):
-        T = edges.T_source_target[n].copy()
-        T[:3, 3] /= saved.facts.unit
-        source, target = int(edges.source_ids[n]) + shift, int(edges.target_ids[n]) + shift
-        found.append(Edge(source, target, T, *map(float, edges.confidences[n])))
-    return found

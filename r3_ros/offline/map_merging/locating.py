@@ -1,7 +1,7 @@
-"""Where images of one map were taken in another: the model that made both relates them.
+"""Poses of the second map's keyframes in the first map, by the model that made both.
 
-Each image is related on its own, to a few keyframes of the other map that look like it. What it
-says does not depend on the images before, so that several of them agreeing means something.
+Each image is related to a few similar keyframes of the first map, independently of the other
+images, so that the agreement of several is evidence.
 """
 
 from __future__ import annotations
@@ -19,23 +19,22 @@ from ...streaming.pose_resolution import HeldPose, usable_edges
 from ...streaming.relocalisation.search import Relocalisation
 from .graph_of_map import MapGraph
 
-#: Images looked at, those first that look most like the other map.
-_MOST_IMAGES = 60
-#: Keyframes of the other map that one is related to.
+#: At most this many images are related, the most similar ones first.
+_MAX_IMAGES = 60
+#: Keyframes of the first map that one image is related to, and their least similarity.
 _CANDIDATES = 6
-#: A keyframe that looks less like the image than this is not asked.
-_LEAST_SIMILARITY = 0.1
+_MIN_SIMILARITY = 0.1
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
 class Located:
-    """A keyframe of the second map with its place in the first.
+    """A keyframe of the second map with its pose in the first.
 
-    :ivar frame_id: its number in the merged map.
-    :ivar pose: in the first map, in its engine's unit; ``pose.scale`` is the unit of the edges.
-    :ivar edges: from keyframes of the first map that agree on it.
+    :ivar frame_id: its id in the merged map.
+    :ivar pose: in the first map's engine unit; ``pose.scale`` is the unit of the edges.
+    :ivar edges: from keyframes of the first map that agree on the pose.
     """
 
     frame_id: int
@@ -50,17 +49,17 @@ def locate(
     config: R3Config,
     progress: Progress | None = None,
 ) -> list[Located]:
-    """Return the keyframes of the second map whose place in the first is known."""
+    """Return the keyframes of the second map whose pose in the first is known."""
     similarity = _similarity(first, second)
     best = similarity.max(axis=1)
-    asked = np.argsort(-best)[:_MOST_IMAGES]
-    asked = np.sort(asked[best[asked] >= _LEAST_SIMILARITY])
+    queries = np.argsort(-best)[:_MAX_IMAGES]
+    queries = np.sort(queries[best[queries] >= _MIN_SIMILARITY])
     found = []
-    for n, row in enumerate(asked.tolist()):
+    for n, row in enumerate(queries.tolist()):
         if progress is not None:
-            progress(n, len(asked))
+            progress(n, len(queries))
         candidates = np.argsort(-similarity[row])[:_CANDIDATES]
-        candidates = np.sort(candidates[similarity[row, candidates] >= _LEAST_SIMILARITY])
+        candidates = np.sort(candidates[similarity[row, candidates] >= _MIN_SIMILARITY])
         located = _relate(first, candidates, second, row, predictor, config)
         if located is not None:
             found.append(located)
@@ -68,10 +67,9 @@ def locate(
 
 
 def _similarity(first: MapGraph, second: MapGraph) -> np.ndarray:
-    """Return (M, N) how much keyframes of the second map look like those of the first.
+    """Return (M, N) similarities of the second map's keyframes to those of the first.
 
-    Measured from what is usual in the first map: 0 for that, 1 for the same. Without an image
-    nothing can be asked: -1.
+    0 is the mean similarity within the first map, 1 the same view, -1 a keyframe without an image.
     """
     known, new = first.saved, second.saved
     D = known.keyframes.descriptors
@@ -126,7 +124,7 @@ def _known(graph: MapGraph, rows: np.ndarray) -> Iterator[KnownKeyframe]:
 
 
 def _landmarks(graph: MapGraph, rows: np.ndarray) -> SparseLandmarks | None:
-    """Return the landmarks that these keyframes saw, in the engine's unit."""
+    """Return the landmarks observed from these keyframes, in the engine's unit."""
     marks, keyframes = graph.saved.landmarks, graph.saved.keyframes
     if marks is None:
         return None

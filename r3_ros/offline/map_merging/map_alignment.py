@@ -1,7 +1,7 @@
-"""How one map lies in another, by keyframes that were located in it, and the poses of both.
+"""The similarity between two maps, from located keyframes, and the corrected poses of both.
 
-No false merge: the keyframes have to agree on one similarity, must be most of those that were
-located, and must hold as edges of one pose graph with all others. Whoever asks is told why not.
+Against false merges, most located keyframes must agree on one similarity, and their edges must be
+consistent with one pose graph of all others. A refused merge raises the reason.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from .locating import Located
 
 #: Keyframes that must agree, and their share of those located.
 LEAST_AGREEING = 4
-_LEAST_SHARE = 0.6
-#: They agree if they are this near to where the similarity puts them: in the first map's unit,
-#: in which the scene at its start is about 1 away, or a share of what they are spread over.
+_MIN_SHARE = 0.6
+#: Keyframes agree with a similarity within this distance: in the first map's unit, in which the
+#: scene at its start is about 1 away, or as a share of the extent of the keyframes.
 _SAME_PLACE = 0.1
 _SAME_SHARE = 0.05
 _SAME_TURN_RAD = math.radians(8.0)
@@ -39,11 +39,11 @@ _SAME_METRES = 1.25
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """Where the second map lies in the first.
+    """The pose and scale of the second map in the first.
 
     :ivar S_first_second: (4, 4) between the engines' units.
     :ivar located: the keyframes that agree on it.
-    :ivar scatter: (2,) root mean square by which they differ from it: first map's unit, radians.
+    :ivar scatter: (2,) root mean square of their differences: first map's unit, radians.
     """
 
     S_first_second: np.ndarray
@@ -54,22 +54,22 @@ class Alignment:
 def align(located: Sequence[Located], second: MapGraph) -> Alignment:
     """Return the similarity that most located keyframes agree on.
 
-    :raises MergeError: too few were located, or they contradict one another.
+    :raises MergeError: too few were located, or too few agree.
     """
     if len(located) < LEAST_AGREEING:
         raise MergeError(
-            f'{len(located)} keyframes of the second map were found in the first, and it takes '
-            f'{LEAST_AGREEING}: the maps show different places, or too little of the same from '
-            'like directions'
+            f'{len(located)} keyframes of the second map were found in the first, and '
+            f'{LEAST_AGREEING} are needed: the maps show different places, or too little of the '
+            'same place from similar directions'
         )
     T_first = np.stack([item.pose.T_world_camera for item in located])
     T_second = np.stack([second.held[item.frame_id].T_world_camera for item in located])
     S, agree = _largest_agreement(T_first, T_second)
-    if agree.sum() < max(LEAST_AGREEING, _LEAST_SHARE * len(located)):
+    if agree.sum() < max(LEAST_AGREEING, _MIN_SHARE * len(located)):
         raise MergeError(
-            f'of {len(located)} keyframes of the second map that look like places of the first, '
-            f'{int(agree.sum())} agree on how the two lie to one another: that may be places that '
-            'only look alike, and is not enough'
+            f'only {int(agree.sum())} of {len(located)} located keyframes of the second map agree '
+            'on one alignment, which is not enough: the places may be different and only look '
+            'alike'
         )
     off, turned = _residuals(S, T_first[agree], T_second[agree])
     scatter = np.sqrt([np.mean(off**2), np.mean(turned**2)])
@@ -77,7 +77,7 @@ def align(located: Sequence[Located], second: MapGraph) -> Alignment:
 
 
 def _largest_agreement(T_first: np.ndarray, T_second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Try the similarity of every pair of keyframes; return the best, refined, and who agrees."""
+    """Try every pair of keyframes; return the best similarity, refined, and (N,) who agree."""
     a, b = T_first[:, :3, 3], T_second[:, :3, 3]
     turns = T_first[:, :3, :3] @ np.swapaxes(T_second[:, :3, :3], 1, 2)
     best = np.zeros(len(a), bool)
@@ -104,9 +104,9 @@ def _largest_agreement(T_first: np.ndarray, T_second: np.ndarray) -> tuple[np.nd
 def _fitted(
     a: np.ndarray, b: np.ndarray, turns: np.ndarray, chosen: np.ndarray
 ) -> np.ndarray | None:
-    """Return the similarity that takes the chosen ``b`` to ``a``; None if they are too near.
+    """Return the similarity from the chosen ``b`` to ``a``; None if they are too near.
 
-    The rotation is that of the cameras, which a few centres in a row do not tell.
+    The rotation is that of the cameras: collinear centres do not determine it.
     """
     R = mean_rotation(turns[chosen], np.full(int(chosen.sum()), 1.0 / chosen.sum()))
     middle_a, middle_b = a[chosen].mean(axis=0), b[chosen].mean(axis=0)
@@ -139,9 +139,9 @@ def _residuals(
 
 
 def require_same_metres(first: MapGraph, second: MapGraph, alignment: Alignment) -> None:
-    """Refuse maps that both know metres, and not the same.
+    """Refuse two metric maps whose scales differ.
 
-    :raises MergeError: naming the factor.
+    :raises MergeError: they do; the message names the factor.
     """
     known = first.saved.facts.metres_per_unit, second.saved.facts.metres_per_unit
     if known[0] is None or known[1] is None:
@@ -157,10 +157,10 @@ def require_same_metres(first: MapGraph, second: MapGraph, alignment: Alignment)
 def join(
     first: MapGraph, second: MapGraph, alignment: Alignment, reference: float, config: R3Config
 ) -> Correction:
-    """Return what moves the keyframes of both maps into the merged one.
+    """Return the correction of the keyframes of both maps in the merged one.
 
     :param reference: score of a nominal edge.
-    :raises MergeError: the edges between the two do not hold together with those within.
+    :raises MergeError: the edges between the maps are inconsistent with those within.
     """
     evidence = _evidence(alignment, reference, config)
     snapshot = LoopSnapshot(
@@ -175,17 +175,17 @@ def join(
         config=config.loop,
         covariance=config.covariance,
     )
-    # All at once, and not as a loop is closed, by what is seen within a few frames: where the maps
-    # overlap widely each is bent a little in its own way, which the graph is to sort out.
+    # All edges at once, unlike a loop closure, which uses those of a few frames: where the maps
+    # overlap widely their drifts differ, and the graph has to reconcile them.
     agreed = Agreement(tuple(evidence), alignment.S_first_second, _SCALE_SIGMA, alignment.scatter)
     correction = correct_poses(snapshot, agreed)
     closing = [] if correction is None else correction.closing
     frames = {target for _, target in closing}
     if correction is None or len(frames) < LEAST_AGREEING or 2 * len(closing) < len(evidence):
         raise MergeError(
-            f'the maps do not fit: of {len(evidence)} relations between their keyframes '
-            f'{len(closing)} hold together with those within the maps, so one of the maps is '
-            'bent, or the places only look alike'
+            f'the maps do not fit: only {len(closing)} of {len(evidence)} relations between '
+            'their keyframes are consistent with those within the maps, so one of the maps is '
+            'distorted, or the places only look alike'
         )
     return correction
 

@@ -1,4 +1,4 @@
-"""The merged map: everything of both, each where its keyframe went."""
+"""The merged map: the content of both, moved with its keyframes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .locating import Located
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """One of the two maps with what moves it.
+    """One of the two maps and its correction.
 
-    :ivar S_moved: (N, 4, 4) by keyframe: from the part's own frame and unit to the merged ones.
+    :ivar S_moved: (N, 4, 4) by keyframe: from the map's own frame and unit to the merged ones.
     """
 
     graph: MapGraph
@@ -41,10 +41,14 @@ def merged_map(
 ) -> SavedMap:
     """Return both maps as one, in frame and unit of the first.
 
-    Poses and landmarks follow their keyframe, points the nearest one; where points of both share
-    a voxel one is left. Of two poses of one instant the first map's stays.
+    Poses and landmarks move with their keyframe, points with the nearest one. One point per voxel
+    is kept, and of two poses with one stamp that of the first map.
     """
-    parts = [_part(graph, correction, first.S_map_engine) for graph in (first, second)]
+    parts = []
+    for graph in (first, second):
+        S = np.stack([correction.S_corrected_world[i] for i in graph.ids.tolist()])
+        S = first.S_map_engine @ S @ inverse_similarity(graph.S_map_engine)
+        parts.append(_Part(graph, S))
     facts = replace(
         first.saved.facts,
         r3_ros_version=__version__,
@@ -67,11 +71,6 @@ def merged_map(
         landmarks=_landmarks(parts),
         images=images,
     )
-
-
-def _part(graph: MapGraph, correction: Correction, S_map_engine: np.ndarray) -> _Part:
-    S = np.stack([correction.S_corrected_world[i] for i in graph.ids.tolist()])
-    return _Part(graph, S_map_engine @ S @ inverse_similarity(graph.S_map_engine))
 
 
 def _keyframes(parts: Sequence[_Part], correction: Correction) -> SavedKeyframes:
@@ -105,7 +104,7 @@ def _keyframes(parts: Sequence[_Part], correction: Correction) -> SavedKeyframes
 def _edges(
     parts: Sequence[_Part], correction: Correction, located: Sequence[Located]
 ) -> SavedEdges:
-    """Return the edges of both, and those between them that hold."""
+    """Return the edges of both, and the consistent ones between them."""
     sources, targets, T_all, confidences = [], [], [], []
     for part in parts:
         edges, own = part.saved.edges, part.saved.keyframes.ids
@@ -127,13 +126,10 @@ def _edges(
             targets.append(np.array([edge.target_id]))
             T_all.append(T[None])
             confidences.append(np.array([[edge.confidence_translation, edge.confidence_rotation]]))
-    return SavedEdges(
-        *map(np.concatenate, (sources, targets, T_all, confidences)),
-    )
+    return SavedEdges(*map(np.concatenate, (sources, targets, T_all, confidences)))
 
 
 def _points(part: _Part) -> Cloud:
-    """Return the points where the keyframe nearest to each of them went."""
     cloud, centres = part.saved.points, part.saved.keyframes.T_map_optical[:, :3, 3]
     if not len(cloud):
         return cloud
@@ -143,7 +139,7 @@ def _points(part: _Part) -> Cloud:
 
 
 def _moved(points: np.ndarray, owner: np.ndarray, S: np.ndarray) -> np.ndarray:
-    """Return (N, 3) points, each moved by the similarity of its owner."""
+    """Return (N, 3) points, each moved by the similarity of its owner, (N,) rows of ``S``."""
     moved = np.empty_like(points)
     for n in np.unique(owner):
         own = owner == n
@@ -152,11 +148,11 @@ def _moved(points: np.ndarray, owner: np.ndarray, S: np.ndarray) -> np.ndarray:
 
 
 def _trajectory(parts: Sequence[_Part], T_base_optical: np.ndarray) -> SavedTrajectory:
-    """Return all poses in the order of time, each after the keyframe nearest in time."""
+    """Return all poses in order of time, each moved with the keyframe nearest in time."""
     stamps, poses = [], []
     for part in parts:
         trajectory, keyframes = part.saved.trajectory, part.saved.keyframes
-        # Keyframes of a map that was merged before need not be in the order of time.
+        # Keyframes of a merged map need not be in order of time.
         order = np.argsort(keyframes.stamps_ns, kind='stable')
         known = keyframes.stamps_ns[order]
         after = np.clip(np.searchsorted(known, trajectory.stamps_ns), 1, len(known) - 1)
@@ -165,13 +161,12 @@ def _trajectory(parts: Sequence[_Part], T_base_optical: np.ndarray) -> SavedTraj
         T_optical = trajectory.T_map_base @ part.saved.facts.T_base_optical
         stamps.append(trajectory.stamps_ns)
         poses.append(rigid_part(S @ T_optical) @ inverse(T_base_optical))
-    # The first of equal ones is that of the first map.
     stamps_ns, first = np.unique(np.concatenate(stamps), return_index=True)
     return SavedTrajectory(stamps_ns, np.concatenate(poses)[first])
 
 
 def _landmarks(parts: Sequence[_Part]) -> SparseLandmarks | None:
-    """Return the landmarks of both, each where the keyframe that saw it first went."""
+    """Return the landmarks of both, each moved with the keyframe that observed it first."""
     found, before = [], 0
     for part in parts:
         marks, ids = part.saved.landmarks, part.saved.keyframes.ids

@@ -1,4 +1,4 @@
-"""``r3 map merge``: from two maps and the model that made both to one."""
+"""Two saved maps merged by the model that made both (``r3 map merge``)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .merged_map import merged_map
 
 @dataclass(frozen=True, eq=False)
 class Merge:
-    """The merged map, and how it came about.
+    """The merged map and figures of its alignment.
 
-    :ivar located: keyframes of the second map that have a place in the first; ``agreeing``: those
-        that agree on one similarity.
+    :ivar located: keyframes of the second map located in the first; ``agreeing``: those that
+        agree on one similarity.
     :ivar scale: of the second map's lengths in the first; ``turn_deg``: between their axes.
     """
 
@@ -40,15 +40,19 @@ def merge_maps(
     config: R3Config,
     progress: Progress | None = None,
 ) -> Merge:
-    """Join two maps of places that overlap, in frame and unit of the first.
+    """Merge two maps of overlapping places, in frame and unit of the first.
 
-    :param predictor: the model that made both; it forgets all that it holds.
+    :param predictor: the model that made both; it is reset.
     :raises MapError: another model made one of them.
-    :raises MergeError: no common place is found, or not surely; nothing is merged then.
+    :raises MergeError: no common place is found, or not with certainty.
     """
     for name, saved in (('first', first), ('second', second)):
         saved.require_model(predictor.info, predictor.descriptor_size)
-        _require_images(name, saved)
+        if len(saved.keyframes) < 2 or len(saved.images) < 2:
+            raise MergeError(
+                f'the {name} map has {len(saved.images)} keyframes with images, and maps are '
+                'merged by their images: save it with include_images, and after more motion'
+            )
     a = MapGraph.of(first, int(first.keyframes.ids[0]))
     b = MapGraph.of(second, int(a.ids[-1]) + 1)
     located = locate(a, b, predictor, config, progress)
@@ -63,11 +67,3 @@ def merge_maps(
         scale=float(scale_of(S)) * first.facts.unit / second.facts.unit,
         turn_deg=math.degrees(float(rotation_angle(rigid_part(S)[:3, :3]))),
     )
-
-
-def _require_images(name: str, saved: SavedMap) -> None:
-    if len(saved.keyframes) < 2 or len(saved.images) < 2:
-        raise MergeError(
-            f'the {name} map has {len(saved.images)} keyframes with images, which are what '
-            'maps are merged by: save it with include_images, and after more motion'
-        )

@@ -1,14 +1,13 @@
-"""A recording or a collection of pictures through windows of full context. No files but depth.
+"""Offline reconstruction of a recording or an image collection. Writes no files except depth.
 
-The result is that of a stream: poses, depth and map in one unit, the world being the first
-picture that has a pose.
+As in a stream, the result has poses, depth and map in one unit, and the world is the first image
+with a pose.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import replace
 from itertools import chain
 import math
 from pathlib import Path
@@ -18,7 +17,7 @@ import time
 
 import numpy as np
 
-from ...core.config import R3Config
+from ...core.config import R3Config, TrackingConfig
 from ...core.datatypes import DepthMap, Intrinsics, TrackingState
 from ...core.errors import FrameError, ModelError, SourceError
 from ...core.similarity import rigid_part, scale_of
@@ -33,11 +32,17 @@ from .window_clouds import ImageClouds
 from .window_graph import check_solver
 from .window_images import collected_images, images_in_time, WindowImage
 from .window_joining import DepthGrid
-from .window_order import ByLooks, ImageWindow, InTime, WindowOrder
-from .window_placing import least_score, place_windows, SeenWindow, usual_score, WindowPlacement
+from .window_order import ImageWindow, OrderBySimilarity, OrderByTime, WindowOrder
+from .window_placement import (
+    median_score,
+    min_score,
+    place_windows,
+    PredictedWindow,
+    WindowPlacement,
+)
 from .window_relations import relations_of
 
-#: Called after each window with the result so far, the number of pictures in the window, and how
+#: Called after each window with the result so far, the number of images in the window, and how
 #: many of them are new.
 OnWindow = Callable[[RunResult, int, int], None]
 
@@ -51,29 +56,26 @@ def reconstruct(
     stop: threading.Event | None = None,
     depth_folder: Path | None = None,
 ) -> RunResult:
-    """Show all pictures of a source to the predictor, window by window, and place them.
+    """Predict all images of a source, window by window, and compute their poses.
 
-    :param on_window: see :data:`OnWindow`.
     :param stop: once set, the run ends after the present window with what is there.
-    :param depth_folder: where depth of the pictures is saved, in the unit of the world.
-    :raises SourceError: the source gives no picture that can be used.
-    :raises ModelError: not even two pictures fit into memory, or a library is missing.
+    :param depth_folder: where depth of the images is saved, in the unit of the world.
+    :raises SourceError: the source gives no usable image.
+    :raises ModelError: memory holds fewer than two images, or a library is missing.
     """
     check_solver()
     result = RunResult(source.name, predictor.info, camera=source.camera, mode='offline')
     started = time.perf_counter()
-    run = _Run(predictor, config, result, depth_folder)
+    run = _WindowRun(predictor, config, result, depth_folder)
     with closing(_windows(source, predictor, config, max_frames, result, stop)) as steps:
         for order, window in steps:
-            order.placed(run.see(window))
+            order.mark_placed(run.predict(window))
             result.windows += 1
             if on_window is not None:
-                count = len(window.pictures)
-                on_window(result, count, count - window.shared)
+                on_window(result, len(window.images), len(window.images) - window.shared)
             if stop is not None and stop.is_set():
-                result.interrupted = True
                 break
-    result.interrupted |= stop is not None and stop.is_set()
+    result.interrupted = stop is not None and stop.is_set()
     run.finish()
     result.wall_s = time.perf_counter() - started
     if source.skipped:
@@ -90,65 +92,60 @@ def _windows(
     result: RunResult,
     stop: threading.Event | None,
 ) -> Generator[tuple[WindowOrder, ImageWindow], None, None]:
-    """Give windows until all pictures were shown, each with the order that gave it."""
+    """Give the windows until all images were in one, each with the order that gave it."""
     if isinstance(source, FolderSource) and source.is_collection:
-        pictures = collected_images(source, predictor, config, max_frames, result, stop)
+        images = collected_images(source, predictor, config, max_frames, result, stop)
         if stop is not None and stop.is_set():
             return
-        size, overlap = _window_size(pictures[0], len(pictures), predictor, config, result)
-        descriptors = np.stack([predictor.describe(picture.pixels) for picture in pictures])
-        result.collection = tuple(picture.name for picture in pictures)
-        yield from _in_order(ByLooks(pictures, descriptors, size, overlap))
+        size, overlap = _window_size(images[0], len(images), predictor, config, result)
+        descriptors = np.stack([predictor.describe(image.pixels) for image in images])
+        result.collection = tuple(image.name for image in images)
+        yield from _in_order(OrderBySimilarity(images, descriptors, size, overlap))
         return
     with closing(images_in_time(source, predictor, config, max_frames, result)) as in_time:
         first = next(in_time, None)
         if first is None:
-            reason = result.warnings[0] if result.warnings else 'none was given'
-            raise SourceError(f'not one frame of {source.name} could be used: {reason}')
+            raise SourceError(f'no frame of {source.name} could be used: {result.first_warning}')
         count = max_frames or source.length or sys.maxsize
         size, overlap = _window_size(first, count, predictor, config, result)
-        yield from _in_order(InTime(chain([first], in_time), size, overlap))
+        yield from _in_order(OrderByTime(chain([first], in_time), size, overlap))
 
 
 def _in_order(order: WindowOrder) -> Generator[tuple[WindowOrder, ImageWindow], None, None]:
-    while (window := order.following()) is not None:
+    while (window := order.next_window()) is not None:
         yield order, window
 
 
 def _window_size(
-    picture: WindowImage,
+    image: WindowImage,
     count: int,
     predictor: WindowPredictor,
     config: R3Config,
     result: RunResult,
 ) -> tuple[int, int]:
-    """Return how many pictures are shown at once, and how many of them again.
+    """Return the number of images in a window, and how many of them are shared.
 
-    :param count: of all pictures, as far as it is known.
+    :param count: of all images, as far as it is known.
     """
-    possible = predictor.most_frames(*picture.size)
+    possible = predictor.most_frames(*image.size)
     if possible < min(2, count):
         raise ModelError(
             f'offline.max_memory_mib ({config.offline.max_memory_mib}) leaves room for {possible} '
-            f'pictures of {picture.size[0]}x{picture.size[1]} pixels at once: raise it, or lower '
+            f'images of {image.size[0]}x{image.size[1]} pixels at once: raise it, or lower '
             'model.image_size'
         )
     wanted = config.offline.window_frames or possible
-    overlap = config.offline.overlap_frames
-    if possible >= wanted:
-        size = wanted
-    else:
-        size = possible
-        if count > possible:
-            result.warnings.append(
-                f'{possible} pictures at once instead of {wanted}: more do not fit into '
-                f'offline.max_memory_mib ({config.offline.max_memory_mib})'
-            )
+    size, overlap = min(wanted, possible), config.offline.overlap_frames
+    if size < wanted and count > size:
+        result.warnings.append(
+            f'{size} images at once instead of {wanted}: more do not fit into '
+            f'offline.max_memory_mib ({config.offline.max_memory_mib})'
+        )
     return size, min(overlap, max(size // 2, 1)) if size <= overlap else overlap
 
 
-class _Run:
-    """What is kept of the windows seen so far."""
+class _WindowRun:
+    """The windows predicted so far."""
 
     def __init__(
         self,
@@ -160,90 +157,83 @@ class _Run:
         self._predictor, self._config, self._result = predictor, config, result
         self._depth_folder = depth_folder
         self._clouds = ImageClouds(config.points, config.map)
-        self._windows: list[SeenWindow] = []
-        self._records: dict[int, FrameRecord] = {}
+        self._windows: list[PredictedWindow] = []
+        #: Stamp, reading time, number of other images in the window, and step time, by frame.
+        self._frames: dict[int, tuple[int, float, int, float]] = {}
         self._has_depth: list[int] = []
-        #: Intrinsics of undistorted pictures, by frame; and whether they were guessed.
+        #: Intrinsics of undistorted images, by frame, and whether they are estimated.
         self._cameras: dict[int, tuple[Intrinsics, bool]] = {}
 
-    def see(self, window: ImageWindow) -> list[WindowImage]:
-        """Predict a window and return its pictures that are related to one another."""
+    def predict(self, window: ImageWindow) -> list[WindowImage]:
+        """Predict a window and return its images that are related to one another."""
         began = time.perf_counter()
-        prediction = self._predictor.predict([picture.pixels for picture in window.pictures])
-        new = window.pictures[window.shared :]
-        step_ms = 1e3 * (time.perf_counter() - began) / len(new)
+        prediction = self._predictor.predict([image.pixels for image in window.images])
+        step_ms = 1e3 * (time.perf_counter() - began) / (len(window.images) - window.shared)
         cameras = self._intrinsics(window, prediction)
-        for row in range(window.shared, len(window.pictures)):
-            self._take(window.pictures[row], cameras[row], prediction, row)
-        seen = SeenWindow(
-            frame_ids=tuple(picture.frame_id for picture in window.pictures),
+        for row in range(window.shared, len(window.images)):
+            image = window.images[row]
+            self._add_depth(image, cameras[row], prediction, row)
+            others = len(window.images) - 1
+            self._frames[image.frame_id] = image.stamp_ns, image.read_ms, others, step_ms
+        predicted = PredictedWindow(
+            frame_ids=tuple(image.frame_id for image in window.images),
             shared=window.shared,
             relations=relations_of(prediction),
             usable=np.array([camera is not None for camera in cameras]),
             grids=_grids(window, prediction),
         )
-        self._windows.append(seen)
-        for picture in new:
-            self._records[picture.frame_id] = _blank_record(
-                picture, len(window.pictures) - 1, step_ms
-            )
-        group = seen.group(least_score(usual_score(self._windows), self._config))
-        return [window.pictures[row] for row in sorted(group)]
+        self._windows.append(predicted)
+        group = predicted.group(min_score(median_score(self._windows), self._config))
+        return [window.images[row] for row in sorted(group)]
 
     def _intrinsics(
         self, window: ImageWindow, prediction: WindowPrediction
     ) -> list[Intrinsics | None]:
-        """Return those of each picture: as calibrated, else as predicted; None: nothing usable.
+        """Return the intrinsics of each image: calibrated, else predicted; None: unusable.
 
-        The frames of a recording come from one camera, whose view is their median.
+        The frames of a recording share one camera, so the median of their fields of view is used.
         """
         fov = prediction.fov
         if self._result.collection is None:
             fov = np.broadcast_to(np.median(fov, axis=0), fov.shape)
         cameras: list[Intrinsics | None] = []
-        for picture, (vertical, horizontal) in zip(window.pictures, fov, strict=True):
+        for image, (vertical, horizontal) in zip(window.images, fov, strict=True):
             try:
-                camera = picture.intrinsics or intrinsics_from_fov(
-                    vertical, horizontal, *picture.size
-                )
+                camera = image.intrinsics or intrinsics_from_fov(vertical, horizontal, *image.size)
             except FrameError as error:
-                self._warn(f'left out {_named(picture)}: {error}')
+                self._warn(f'left out {image.name or f"frame {image.frame_id}"}: {error}')
                 cameras.append(None)
                 continue
             cameras.append(camera)
-            source_camera = picture.geometry.to_source(camera)
-            self._cameras[picture.frame_id] = source_camera, picture.intrinsics is None
+            source_camera = image.geometry.to_source(camera)
+            self._cameras[image.frame_id] = source_camera, image.intrinsics is None
         return cameras
 
-    def _take(
-        self,
-        picture: WindowImage,
-        camera: Intrinsics | None,
-        prediction: WindowPrediction,
-        row: int,
+    def _add_depth(
+        self, image: WindowImage, camera: Intrinsics | None, prediction: WindowPrediction, row: int
     ) -> None:
-        """Keep points and depth of a picture that is new."""
         if camera is None or prediction.depth is None or prediction.confidence is None:
             return
         depth_map = DepthMap(
-            frame_id=picture.frame_id,
+            frame_id=image.frame_id,
             depth=prediction.depth[row],
             confidence=prediction.confidence[row],
-            image=picture.pixels,
+            image=image.pixels,
             intrinsics=camera,
         )
         self._clouds.add(depth_map)
-        self._has_depth.append(picture.frame_id)
+        self._has_depth.append(image.frame_id)
         if self._depth_folder is not None:
-            save_depth(self._depth_folder, depth_map, picture.stamp_ns)
+            save_depth(self._depth_folder, depth_map, image.stamp_ns)
 
     def finish(self) -> None:
-        """Place all pictures and fill the result."""
+        """Compute the poses of all images and fill the result."""
         result, config = self._result, self._config
         placement = place_windows(self._windows, config)
-        self._tell_left_out(placement)
+        self._warn_without_pose(placement)
         result.records = [
-            _record(record, placement, config) for _, record in sorted(self._records.items())
+            _record(frame_id, *facts, placement, config.tracking)
+            for frame_id, facts in sorted(self._frames.items())
         ]
         if result.collection is not None:
             result.collection = tuple(result.collection[r.frame_id] for r in result.records)
@@ -259,38 +249,30 @@ class _Run:
         result.segments = 1
         if self._cameras:
             result.intrinsics, result.intrinsics_estimated = self._cameras[max(self._cameras)]
-        self._finish_depth(placement)
+        if self._depth_folder is not None:
+            for frame_id in self._has_depth:
+                S = placement.S_world_frame.get(frame_id)
+                scale = None if S is None else float(scale_of(S))
+                rescale_depth(self._depth_folder, frame_id, scale)
 
-    def _finish_depth(self, placement: WindowPlacement) -> None:
-        """Bring saved depth into the unit of the world; that of pictures without a pose goes."""
-        if self._depth_folder is None:
-            return
-        for frame_id in self._has_depth:
-            S = placement.S_world_frame.get(frame_id)
-            rescale_depth(self._depth_folder, frame_id, None if S is None else float(scale_of(S)))
-
-    def _tell_left_out(self, placement: WindowPlacement) -> None:
-        for number in placement.not_joined:
-            ids = self._windows[number].frame_ids[self._windows[number].shared :]
-            self._warn(
-                f'frames {min(ids)} to {max(ids)} have no pose: nothing that they share with the '
-                'others tells where they are'
-            )
-        joined = [w for n, w in enumerate(self._windows) if n not in placement.not_joined]
-        lost = [
-            frame_id
-            for window in joined
-            for frame_id in window.frame_ids[window.shared :]
-            if frame_id not in placement.S_world_frame
-        ]
+    def _warn_without_pose(self, placement: WindowPlacement) -> None:
+        lost: list[int] = []
+        for number, window in enumerate(self._windows):
+            new = window.frame_ids[window.shared :]
+            if number in placement.not_joined:
+                self._warn(
+                    f'frames {min(new)} to {max(new)} have no pose: the images that they share '
+                    'with the others do not determine one'
+                )
+            else:
+                lost += [i for i in new if i not in placement.S_world_frame]
         if lost:
             names = self._result.collection
-            told = [names[i] if names else str(i) for i in sorted(lost)[:10]]
+            listed = ', '.join(names[i] if names else str(i) for i in sorted(lost)[:10])
             more = f' and {len(lost) - 10} more' if len(lost) > 10 else ''
             self._warn(
-                f'{len(lost)} pictures have no pose, since they are not related to the others: '
-                + ', '.join(told)
-                + more
+                f'{len(lost)} images have no pose, since they are not related to the others: '
+                f'{listed}{more}'
             )
 
     def _warn(self, text: str) -> None:
@@ -298,52 +280,46 @@ class _Run:
             self._result.warnings.append(text)
 
 
-def _named(picture: WindowImage) -> str:
-    return picture.name or f'frame {picture.frame_id}'
-
-
 def _grids(window: ImageWindow, prediction: WindowPrediction) -> dict[int, DepthGrid]:
     if prediction.depth is None or prediction.confidence is None:
         return {}
-    maps = zip(window.pictures, prediction.depth, prediction.confidence, strict=True)
-    return {picture.frame_id: DepthGrid.of(depth, sure) for picture, depth, sure in maps}
+    maps = zip(window.images, prediction.depth, prediction.confidence, strict=True)
+    return {image.frame_id: DepthGrid.of(depth, confidence) for image, depth, confidence in maps}
 
 
-def _blank_record(picture: WindowImage, others: int, step_ms: float) -> FrameRecord:
-    """Return the record of a picture that has no pose yet."""
-    return FrameRecord(
-        frame_id=picture.frame_id,
-        stamp_ns=picture.stamp_ns,
-        state=TrackingState.LOST,
-        reason='not related to the other pictures',
-        has_pose=False,
-        is_keyframe=False,
-        confidence_translation=math.nan,
-        confidence_rotation=math.nan,
-        confidence_ratio=0.0,
-        context_frames=others,
-        corrected_frames=0,
-        read_ms=picture.read_ms,
-        step_ms=step_ms,
-        timings_ms={},
-    )
-
-
-def _record(record: FrameRecord, placement: WindowPlacement, config: R3Config) -> FrameRecord:
-    """Return the record with what was found of its picture."""
-    translation, rotation = (float(score) for score in placement.scores[record.frame_id])
+def _record(
+    frame_id: int,
+    stamp_ns: int,
+    read_ms: float,
+    others: int,
+    step_ms: float,
+    placement: WindowPlacement,
+    config: TrackingConfig,
+) -> FrameRecord:
+    translation, rotation = (float(score) for score in placement.scores[frame_id])
     ratio = 0.5 * (translation + rotation) / placement.reference
     if math.isnan(ratio):
         ratio = 0.0 if math.isfinite(placement.reference) else 1.0
-    record = replace(
-        record,
+    has_pose = frame_id in placement.S_world_frame
+    if not has_pose:
+        state, reason = TrackingState.LOST, 'not related to the other images'
+    elif ratio < config.low_confidence_ratio:
+        state, reason = TrackingState.LOW_CONFIDENCE, 'weakly related to the other images'
+    else:
+        state, reason = TrackingState.TRACKING, 'full context'
+    return FrameRecord(
+        frame_id=frame_id,
+        stamp_ns=stamp_ns,
+        state=state,
+        reason=reason,
+        has_pose=has_pose,
+        is_keyframe=has_pose,
         confidence_translation=translation,
         confidence_rotation=rotation,
         confidence_ratio=ratio,
+        context_frames=others,
+        corrected_frames=0,
+        read_ms=read_ms,
+        step_ms=step_ms,
+        timings_ms={},
     )
-    if record.frame_id not in placement.S_world_frame:
-        return record
-    low = ratio < config.tracking.low_confidence_ratio
-    state = TrackingState.LOW_CONFIDENCE if low else TrackingState.TRACKING
-    reason = 'weakly related to the other pictures' if low else 'full context'
-    return replace(record, state=state, reason=reason, has_pose=True, is_keyframe=True)

@@ -1,4 +1,4 @@
-"""Points of all pictures until their poses are known, within a bound."""
+"""The points of all images until their poses are known, within a bound."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from ...core.similarity import scale_of
 from ...maps.cloud import Cloud, cloud_from_depth
 from ...streaming.voxel_map import voxelised
 
-#: Several pictures see the same voxel: points held for each one that the map may have.
+#: Points held per point of the final map, since several images see the same voxel.
 _POINTS_HELD = 4
 
 
 class ImageClouds:
-    """Clouds in their cameras' frames and units; all are thinned out alike when they get many."""
+    """Clouds in the frames and units of their cameras, thinned out alike above the bound."""
 
     def __init__(self, points: PointsConfig, map_config: MapConfig) -> None:
-        """Start empty."""
-        # A range is in units of the world, which are not known yet.
+        # The range limits are in units of the world, which are not known yet.
         self._points = replace(points, min_range=0.0, max_range=0.0)
         self._min_range = points.min_range
         self._max_range = points.max_range or math.inf
@@ -33,11 +32,10 @@ class ImageClouds:
         self._count = 0
 
     def add(self, depth_map: DepthMap) -> None:
-        """Take the points of a picture."""
+        """Add the points of an image."""
         if not self._map.enabled:
             return
-        cloud = cloud_from_depth(depth_map, self._points)
-        cloud = _thinned(cloud, self._every)
+        cloud = _thinned(cloud_from_depth(depth_map, self._points), self._every)
         self._clouds[depth_map.frame_id] = cloud
         self._count += len(cloud)
         while self._count > _POINTS_HELD * self._map.max_points:
@@ -46,7 +44,7 @@ class ImageClouds:
             self._count = sum(map(len, self._clouds.values()))
 
     def in_world(self, S_world_camera: Mapping[int, np.ndarray]) -> Cloud:
-        """Return the map: one point a voxel, evenly thinned out to ``map.max_points``."""
+        """Return the map: one point per voxel, evenly thinned out to ``map.max_points``."""
         clouds = [
             self._within_range(cloud, S_world_camera[i]).moved(S_world_camera[i])
             for i, cloud in self._clouds.items()

@@ -1,13 +1,13 @@
-"""One pose graph over the pictures of all windows.
+"""One pose graph over the images of all windows.
 
-A node is one picture in one window, in the window's own unit, so that every measurement is in the
-unit in which it was made. A picture that two windows share has a node in each, tied together: the
-same camera, and a ratio of units that depth tells.
+A node is one image in one window, in the window's own unit, so that every measurement is in the
+unit in which it was made. An image that two windows share has a node in each; a tie constrains
+both to one camera pose and, by depth, the ratio of the units.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,32 +19,33 @@ from ...core.geometry import rotation_angle
 from ...core.similarity import inverse_similarity, rigid_part, scale_of, similarity
 from ...streaming.loops.pose_optimizer import load_gtsam, PoseProblem, solve_poses
 from ...streaming.pose_resolution import edge_sigmas
-from .window_joining import LogScale
+from .window_joining import DepthGrid, LogScale
 from .window_relations import WindowRelations
 
-#: All pictures of a window are in one unit, and a picture in two windows is one camera.
+#: All images of a window are in one unit, and an image in two windows is one camera.
 _ONE_UNIT_SIGMA = 1e-4
 _SAME_CAMERA_SIGMA = 1e-4
-#: Relations of neighbours are short, but not that much surer: units and radians.
-_LEAST_SHIFT_SIGMA = 1e-3
-_LEAST_TURN_SIGMA = 2e-3
-#: What stands for "unknown", of the logarithm of a scale.
+#: Lower bounds for short relations: units and radians.
+_MIN_SHIFT_SIGMA = 1e-3
+_MIN_TURN_SIGMA = 2e-3
+#: Standard deviation of the logarithm of an unknown scale.
 _UNKNOWN_SIGMA = 10.0
-#: Misfit in standard deviations beyond which a measurement loses weight, if the others fit.
+#: Misfit, in standard deviations, above which a measurement loses weight.
 _KERNEL_WIDTH = 3.0
 _ROUNDS = 4
-#: Median misfit (root mean square of seven components) of measurements as good as they claim.
+#: Median misfit (root mean square of seven components) if the sigmas are right.
 _USUAL_MISFIT = 0.7
 
 
 @dataclass(frozen=True, eq=False)
 class PlacedWindow:
-    """A window whose place is known roughly.
+    """A window with an approximate pose.
 
-    :ivar rows: (G,) of the pictures in the window's relations, the root first.
-    :ivar frame_ids: (G,) of those pictures.
+    :ivar rows: (G,) of the images in the window's relations, the root first.
+    :ivar frame_ids: (G,) of those images.
     :ivar T_root_frame: (G, 4, 4), in the window's unit.
-    :ivar S_world_root: (4, 4).
+    :ivar S_world_root: (4, 4); ``S_world_frame``: (G, 4, 4).
+    :ivar grids: depth of its images, in its unit, by frame.
     """
 
     rows: Sequence[int]
@@ -52,16 +53,17 @@ class PlacedWindow:
     T_root_frame: np.ndarray
     S_world_root: np.ndarray
     relations: WindowRelations
+    grids: Mapping[int, DepthGrid]
 
     @property
     def S_world_frame(self) -> np.ndarray:
-        """Return (G, 4, 4)."""
+        """Approximate poses."""
         return self.S_world_root @ self.T_root_frame
 
 
 @dataclass(frozen=True)
 class Tie:
-    """One picture in two windows.
+    """One image in two windows.
 
     :ivar here: index of the window and row in its group; ``there`` likewise.
     :ivar log_scale: length of the unit there in the unit here, by depth; None: unknown.
@@ -73,9 +75,9 @@ class Tie:
 
 
 def check_solver() -> None:
-    """Find out before the work begins.
+    """Check before the work begins that the solver is installed.
 
-    :raises ModelError: the solver is not there.
+    :raises ModelError: it is not.
     """
     try:
         load_gtsam()
@@ -96,22 +98,21 @@ def adjusted_windows(
     :param reference: the score of a nominal relation.
     """
     starts = np.cumsum([0, *(len(window.rows) for window in windows)])
-    problem = _problem(windows, ties, starts, reference, covariance)
-    S = _solved(problem)
+    S = _solved(_problem(windows, ties, starts, reference, covariance))
     return [S[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
 
 
 def _solved(problem: PoseProblem) -> np.ndarray:
     """Return (N, 4, 4) nodes that fit the measurements.
 
-    Those that may be wrong lose weight with their misfit (Geman-McClure), round by round, from
-    the start on: that is robust already, and a few wrong ones at full weight would spoil it.
+    Doubtful measurements lose weight with their misfit (Geman-McClure) from the first round on:
+    the initial poses are robust, and a few outliers at full weight would spoil them.
     """
     S, doubtful = problem.S_world_node, problem.closing
     nothing_closes = np.zeros_like(doubtful)
     for _ in range(_ROUNDS):
         misfit = _misfits(problem, S)[doubtful]
-        # As wide as the measurements are off, and at least as they claim.
+        # Widened where the sigmas prove too small.
         width = _KERNEL_WIDTH * max(1.0, float(np.median(misfit)) / _USUAL_MISFIT)
         sigmas = problem.sigmas.copy()
         sigmas[doubtful] *= (1.0 + (misfit / width) ** 2)[:, None]
@@ -121,7 +122,7 @@ def _solved(problem: PoseProblem) -> np.ndarray:
 
 
 def _misfits(problem: PoseProblem, S: np.ndarray) -> np.ndarray:
-    """Return (M,) how far measurements are off in standard deviations, root mean square."""
+    """Return (M,) root mean square errors in standard deviations."""
     found = inverse_similarity(S[problem.pairs[:, 0]]) @ S[problem.pairs[:, 1]]
     off = inverse_similarity(problem.S_source_target) @ found
     turn = Rotation.from_matrix(rigid_part(off)[:, :3, :3]).as_rotvec()
@@ -163,7 +164,7 @@ def _problem(
 def _within(
     window: PlacedWindow, reference: float, covariance: CovarianceConfig
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return pairs, measurements and sigmas of all relations within a group."""
+    """Return pairs, measurements and sigmas of all relations in a group."""
     rows = np.asarray(window.rows)
     first, second = np.triu_indices(len(rows), 1)
     known = (window.relations.scores[rows[first], rows[second]] > 0).all(axis=1)
@@ -172,7 +173,7 @@ def _within(
     ratios = window.relations.scores[rows[first], rows[second]] / reference
     lengths = np.linalg.norm(T[:, :3, 3], axis=1)
     by_part = edge_sigmas(lengths, rotation_angle(T[:, :3, :3]), ratios, covariance)
-    by_part = np.maximum(by_part, [_LEAST_SHIFT_SIGMA, _LEAST_TURN_SIGMA])
+    by_part = np.maximum(by_part, [_MIN_SHIFT_SIGMA, _MIN_TURN_SIGMA])
     sigmas = np.empty((len(T), 7))
     sigmas[:, :3], sigmas[:, 3:6] = by_part[:, 1:], by_part[:, :1]
     sigmas[:, 6] = _ONE_UNIT_SIGMA
@@ -180,7 +181,7 @@ def _within(
 
 
 def _unit_ratio(windows: Sequence[PlacedWindow], tie: Tie) -> LogScale:
-    """Return what the places of two windows make of their units: no measurement."""
+    """Return the ratio of units in the initial poses of two windows: no measurement."""
     here, there = (
         np.cbrt(np.linalg.det(windows[window].S_world_root[:3, :3]))
         for window, _ in (tie.here, tie.there)
@@ -190,7 +191,7 @@ def _unit_ratio(windows: Sequence[PlacedWindow], tie: Tie) -> LogScale:
 
 def _tie_sigmas(ties: Sequence[Tie], scales: Sequence[LogScale]) -> np.ndarray:
     sigmas = np.full((len(ties), 7), _SAME_CAMERA_SIGMA)
-    # Pictures that two windows share err together: more of them are not more sure.
+    # Errors of images shared by the same windows are correlated: more do not add certainty.
     sharing = [sum(other.there[0] == tie.there[0] for other in ties) for tie in ties]
     sigmas[:, 6] = [
         scale.sigma * np.sqrt(count) for scale, count in zip(scales, sharing, strict=True)

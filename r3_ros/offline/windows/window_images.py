@@ -1,4 +1,4 @@
-"""Pictures made ready for a predictor of windows: in order of time, or a collection without."""
+"""Images prepared for a window predictor: in order of time, or a collection without times."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from ...input.frame_filter import Action, FrameFilter
 from ...input.source import Source
 from ..stream_run import one_session, ReadAhead, RunResult, undistorted_frames, Undistorter
 
-#: A collection is cropped to what its pictures have in common, but not below this share of the
-#: usual picture: those that ask for more are left out.
-_LEAST_AREA = 0.5
+#: A collection is cropped to the size that its images have in common, but to no less than this
+#: share of the median area: images that would need more cropping are left out.
+_MIN_AREA = 0.5
 _WARNINGS = 5
 
 
 @dataclass(frozen=True, eq=False)
 class WindowImage:
-    """One picture, prepared.
+    """One prepared image.
 
-    :ivar frame_id: running number of those that can be used, from 0.
+    :ivar frame_id: running number of the usable images, from 0.
     :ivar name: of its file in a collection, else empty.
-    :ivar pixels: (h, w, 3) uint8 RGB, what the predictor is given.
-    :ivar geometry: from the undistorted picture to the pixels.
-    :ivar intrinsics: of the pixels, as calibrated; None if they were not.
+    :ivar pixels: (h, w, 3) uint8 RGB, as given to the predictor.
+    :ivar geometry: from the undistorted image to the pixels.
+    :ivar intrinsics: of the pixels; None without a calibration.
     :ivar read_ms: time to read, decode, undistort and prepare it.
     """
 
@@ -48,16 +48,14 @@ class WindowImage:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Return width and height of the pixels."""
+        """Width and height of the pixels."""
         return self.geometry.width, self.geometry.height
 
     def cropped(self, width: int, height: int) -> WindowImage:
-        """Return the middle of the picture."""
+        """Return the middle of the image."""
         if self.size == (width, height):
             return self
-        crop = Crop(
-            (self.geometry.width - width) // 2, (self.geometry.height - height) // 2, width, height
-        )
+        crop = Crop((self.size[0] - width) // 2, (self.size[1] - height) // 2, width, height)
         return replace(
             self,
             pixels=np.ascontiguousarray(crop.apply(self.pixels)),
@@ -72,7 +70,7 @@ def _prepared(
     began = time.perf_counter()
     height, width = frame.image.shape[:2]
     geometry = predictor.geometry(width, height)
-    # A copy that is ours: the picture may be the source's to write again.
+    # Copied: the source may write to the image again.
     pixels = np.array(geometry.apply(frame.image))
     intrinsics = geometry.to_network(frame.intrinsics) if frame.intrinsics else None
     read_ms += 1e3 * (time.perf_counter() - began)
@@ -86,20 +84,20 @@ def images_in_time(
     max_frames: int | None,
     result: RunResult,
 ) -> Generator[WindowImage, None, None]:
-    """Give the pictures of a recording in order, all of one size.
+    """Give the images of a recording in order, all of one size.
 
-    What a stream would leave out is left out here, and noted in the result.
+    Frames that a stream would reject are rejected here too and noted in the result.
     """
-    intake = FrameFilter(one_session(config.input))
+    frame_filter = FrameFilter(one_session(config.input))
     frame_id = 0
     with ReadAhead(undistorted_frames(source, config, max_frames)) as frames:
         for frame, read_ms in frames:
             height, width = frame.image.shape[:2]
-            verdict = intake.admit(frame.stamp_ns, width, height)
+            verdict = frame_filter.admit(frame.stamp_ns, width, height)
             if verdict.action is not Action.ACCEPT:
                 _note(result, verdict.reason)
-                # Noted at once: whoever takes the pictures may stop early.
-                result.rejected = Counter(intake.rejected)
+                # Updated every time, since the caller may stop early.
+                result.rejected = Counter(frame_filter.rejected)
                 continue
             yield _prepared(frame, frame_id, read_ms, predictor)
             frame_id += 1
@@ -111,73 +109,73 @@ def collected_images(
     config: R3Config,
     max_frames: int | None,
     result: RunResult,
-    stop: threading.Event | None = None,
+    stop: threading.Event | None,
 ) -> list[WindowImage]:
-    """Return the pictures of a collection in the order of their names, cropped to one size.
+    """Return the images of a collection in the order of their names, cropped to one size.
 
-    :raises SourceError: not one of them can be used.
+    :raises SourceError: none of them can be used.
     """
     names = {stamp_ns: path.name for stamp_ns, path in source.entries}
     undistorters: dict[tuple[int, int], Undistorter] = {}
-    pictures: list[WindowImage] = []
+    images: list[WindowImage] = []
     began = time.perf_counter()
     for number, raw in enumerate(source, start=1):
         height, width = raw.image.shape[:2]
         undistort = undistorters.setdefault(
             (width, height), Undistorter(source.camera, config.input.rectification)
         )
+        name = names[raw.stamp_ns]
         try:
             frame = undistort.frame(raw)
             read_ms = 1e3 * (time.perf_counter() - began)
-            name = names[raw.stamp_ns]
-            pictures.append(_prepared(frame, len(pictures), read_ms, predictor, name))
+            images.append(_prepared(frame, len(images), read_ms, predictor, name))
         except (CalibrationError, FrameError) as error:
-            _reject(result, 'of an unsuitable size', f'{names[raw.stamp_ns]}: {error}')
+            _reject_size(result, f'{name}: {error}')
         if number == max_frames or (stop is not None and stop.is_set()):
             break
         began = time.perf_counter()
-    if not pictures:
-        reason = result.warnings[0] if result.warnings else 'none was given'
-        raise SourceError(f'not one picture of {source.name} could be used: {reason}')
-    return _of_one_size(pictures, result)
+    if not images:
+        raise SourceError(f'no image of {source.name} could be used: {result.first_warning}')
+    return _cropped_alike(images, result)
 
 
-def _of_one_size(pictures: list[WindowImage], result: RunResult) -> list[WindowImage]:
-    """Crop all to what they have in common, and leave out the few that would cost too much."""
-    kept, (width, height) = common_size(np.array([picture.size for picture in pictures]))
-    cut = 0
+def _cropped_alike(images: list[WindowImage], result: RunResult) -> list[WindowImage]:
+    kept, (width, height) = common_size(np.array([image.size for image in images]))
+    cropped = 0
     fitting: list[WindowImage] = []
-    for picture, keep in zip(pictures, kept, strict=True):
+    for image, keep in zip(images, kept, strict=True):
         if not keep:
-            what = f'{picture.name}: its {picture.size[0]}x{picture.size[1]} pixels have too '
-            _reject(result, 'of an unsuitable size', what + 'little in common with the others')
+            size = f'{image.size[0]}x{image.size[1]}'
+            _reject_size(
+                result, f'{image.name}: its {size} pixels differ too much from the other images'
+            )
             continue
-        cut += picture.size != (width, height)
-        fitting.append(replace(picture.cropped(width, height), frame_id=len(fitting)))
-    if cut:
+        cropped += image.size != (width, height)
+        fitting.append(replace(image.cropped(width, height), frame_id=len(fitting)))
+    if cropped:
         result.warnings.append(
-            f'the pictures are not all of one shape: {cut} of {len(fitting)} were cropped to '
+            f'the images have different shapes: {cropped} of {len(fitting)} were cropped to '
             f'their middle {width}x{height} pixels, as prepared for the network'
         )
     return fitting
 
 
 def common_size(sizes: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-    """Return which pictures to keep, (N,) bool, and the width and height that those all have.
+    """Return which images to keep, (N,) bool, and the width and height that all of them have.
 
     :param sizes: (N, 2) int, width and height.
     """
     kept = np.ones(len(sizes), dtype=bool)
     while True:
         common = sizes[kept].min(axis=0)
-        if common.prod() >= _LEAST_AREA * np.median(sizes[kept].prod(axis=1)):
+        if common.prod() >= _MIN_AREA * np.median(sizes[kept].prod(axis=1)):
             return kept, (int(common[0]), int(common[1]))
         side = int(np.argmin(common / np.median(sizes[kept], axis=0)))
         kept &= sizes[:, side] > common[side]
 
 
-def _reject(result: RunResult, reason: str, detail: str) -> None:
-    result.rejected[reason] += 1
+def _reject_size(result: RunResult, detail: str) -> None:
+    result.rejected['of an unsuitable size'] += 1
     _note(result, detail)
 
 

@@ -1,7 +1,7 @@
-"""Where a window lies in the world, by the pictures that it shares with what is there.
+"""The similarity of a window in the world, from the images it shares with earlier windows.
 
-Camera centres and rotations say where, and depth of the same picture in both says how long the
-window's unit is; the distances between the centres say so too, where the camera moved enough.
+Camera centres and rotations give the place. The scale comes from the depth of the same image in
+both windows and, where the camera moved enough, from the distances between the centres.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from ...core.similarity import similarity
 from ...streaming.pose_resolution import robust_average
 
 _STRIDE = 4
-_LEAST_PIXELS = 50
-#: Depths of one picture that scatter more than this do not belong together: logarithm.
+_MIN_PIXELS = 50
+#: The depth ratios of one image are not used if they scatter by more than this (logarithm).
 _SAME_SURFACE = 0.3
-#: No scale is more certain than this, standard deviation of its logarithm.
-_LEAST_SIGMA = 0.02
-#: Of centres: with few pairs their own scatter says little.
-_LEAST_SIGMA_CENTRES = 0.05
-#: Cameras closer together than this share of the farthest two say nothing of the scale, nor do
-#: any that have not moved by this many units.
+#: Smallest standard deviation of the logarithm of a scale.
+_MIN_SIGMA = 0.02
+#: The same for centres, whose own scatter is unreliable with few pairs.
+_MIN_SIGMA_CENTRES = 0.05
+#: Pairs of cameras closer together than this share of the largest distance, or than this many
+#: units, are not used for the scale.
 _NEAR = 0.1
 _NO_MOTION = 1e-6
-#: Normal deviations are 1.5 median ones.
+#: A standard deviation is 1.5 median absolute deviations.
 _MEDIAN_TO_SIGMA = 1.5
 
 
 @dataclass(frozen=True, eq=False)
 class DepthGrid:
-    """Depth of a picture in the unit of one window, thinned out.
+    """Subsampled depth of an image in the unit of one window.
 
     :ivar log_depth: (n,) float32, NaN where unknown; ``confidence`` likewise.
     """
@@ -44,7 +44,7 @@ class DepthGrid:
 
     @classmethod
     def of(cls, depth: np.ndarray, confidence: np.ndarray) -> DepthGrid:
-        """Thin (h, w) maps out."""
+        """Subsample (h, w) maps."""
         z = depth[::_STRIDE, ::_STRIDE].ravel()
         with np.errstate(invalid='ignore', divide='ignore'):
             log_depth = np.where(z > 0, np.log(z), np.nan)
@@ -53,37 +53,37 @@ class DepthGrid:
 
 @dataclass(frozen=True)
 class LogScale:
-    """The logarithm of how long one unit is in another, and its standard deviation."""
+    """The logarithm of the length of one unit in another, and its standard deviation."""
 
     value: float
     sigma: float
 
 
 def scale_by_depth(here: Sequence[DepthGrid], there: Sequence[DepthGrid]) -> LogScale | None:
-    """Return the length of the unit of ``there`` in that of ``here``; None if depth cannot tell.
+    """Return the length of the unit of ``there`` in that of ``here``; None without enough depth.
 
-    :param here: of the same pictures, one by one, as ``there``.
+    :param here: depth of the same images, in the same order, as ``there``.
     """
     found = []
     for a, b in zip(here, there, strict=True):
         known = np.isfinite(a.log_depth) & np.isfinite(b.log_depth)
         if not known.any():
             continue
-        sure = np.minimum(a.confidence, b.confidence)
-        known &= sure >= np.median(sure[known])
+        confidence = np.minimum(a.confidence, b.confidence)
+        known &= confidence >= np.median(confidence[known])
         ratios = (a.log_depth - b.log_depth)[known]
         middle = float(np.median(ratios))
-        if len(ratios) >= _LEAST_PIXELS and np.median(np.abs(ratios - middle)) < _SAME_SURFACE:
+        if len(ratios) >= _MIN_PIXELS and np.median(np.abs(ratios - middle)) < _SAME_SURFACE:
             found.append(middle)
     if not found:
         return None
     middle = float(np.median(found))
     scatter = float(np.median(np.abs(np.array(found) - middle)))
-    return LogScale(middle, max(_LEAST_SIGMA, _MEDIAN_TO_SIGMA * scatter))
+    return LogScale(middle, max(_MIN_SIGMA, _MEDIAN_TO_SIGMA * scatter))
 
 
 def scale_by_centres(here: np.ndarray, there: np.ndarray) -> LogScale | None:
-    """Return the length of the unit of ``there`` in that of ``here``; None if nothing moved.
+    """Return the length of the unit of ``there`` in that of ``here``; None without motion.
 
     :param here: (N, 3) camera centres in one world; ``there``: the same cameras in another.
     """
@@ -100,11 +100,11 @@ def scale_by_centres(here: np.ndarray, there: np.ndarray) -> LogScale | None:
     weights = np.cumsum(b[far][order])
     middle = float(ratios[order][np.searchsorted(weights, 0.5 * weights[-1])])
     scatter = float(np.median(np.abs(ratios - middle)))
-    return LogScale(middle, max(_LEAST_SIGMA_CENTRES, _MEDIAN_TO_SIGMA * scatter))
+    return LogScale(middle, max(_MIN_SIGMA_CENTRES, _MEDIAN_TO_SIGMA * scatter))
 
 
 def combined(scales: Sequence[LogScale | None]) -> LogScale | None:
-    """Return what several say together, each by its certainty; None if none says anything."""
+    """Return the mean weighted by inverse variance; None if all are None."""
     known = [scale for scale in scales if scale is not None]
     if not known:
         return None
@@ -116,12 +116,12 @@ def combined(scales: Sequence[LogScale | None]) -> LogScale | None:
 def window_in_world(
     T_world_frame: np.ndarray, T_window_frame: np.ndarray, scores: np.ndarray, log_scale: float
 ) -> np.ndarray:
-    """Return the (4, 4) similarity that takes a window to the world, given its scale.
+    """Return the (4, 4) similarity from a window to the world, given its scale.
 
-    Robust against shared pictures that are wrong in one of the two.
+    Robust against shared images with a wrong pose in one of the two.
 
-    :param T_world_frame: (N, 4, 4) poses of the shared pictures; ``T_window_frame`` likewise.
-    :param scores: (N, 2) > 0, how sure their centres and rotations are.
+    :param T_world_frame: (N, 4, 4) poses of the shared images; ``T_window_frame`` likewise.
+    :param scores: (N, 2) > 0, confidence of their centres and rotations.
     """
     scale = math.exp(log_scale)
     R = T_world_frame[:, :3, :3] @ np.swapaxes(T_window_frame[:, :3, :3], 1, 2)
@@ -129,7 +129,7 @@ def window_in_world(
     turns = quat_xyzw(make_T(R, origin))
     weights = robust_average(origin, turns, scores)[2]
     R_world_window = mean_rotation(R, weights[:, 1])
-    # With one rotation for all, a picture's own does not move the centres far from it.
+    # One rotation for all, so that an image's own rotation does not move distant centres.
     centres = T_world_frame[:, :3, 3] - scale * T_window_frame[:, :3, 3] @ R_world_window.T
     centre = robust_average(centres, turns, scores)[0]
     return similarity(make_T(R_world_window, centre), scale)

@@ -1,7 +1,7 @@
-"""Which pictures are shown together, and which of them again.
+"""The choice of the images that are predicted together.
 
-A window begins with pictures that were shown before and had a place, so that it can be joined to
-what is there; the first of them is its reference.
+Each window after the first begins with images that already have a pose, so that it can be joined
+to the earlier ones; the first image of a window is its reference.
 """
 
 from __future__ import annotations
@@ -15,112 +15,108 @@ import numpy as np
 
 from .window_images import WindowImage
 
-
-@dataclass(frozen=True, eq=False)
-class ImageWindow:
-    """Pictures to be shown together.
-
-    :ivar shared: so many of them, the first ones, were shown before.
-    """
-
-    pictures: tuple[WindowImage, ...]
-    shared: int
-
-
-#: A picture waits for another window if those held are this much nearer to it than the window,
-#: nearness being one less the cosine.
+#: An image waits for a later window if an image with a pose is this many times nearer to it than
+#: the window is, where the distance is one minus the cosine.
 _MUCH_NEARER = 10.0
 
 
+@dataclass(frozen=True, eq=False)
+class ImageWindow:
+    """Images to be predicted together.
+
+    :ivar shared: number of images, the first ones, that were in an earlier window.
+    """
+
+    images: tuple[WindowImage, ...]
+    shared: int
+
+
 class WindowOrder(Protocol):
-    """Gives windows until every picture was in one."""
+    """Gives windows until every image was in one."""
 
-    def following(self) -> ImageWindow | None:
-        """Return the next window; None when all pictures were shown."""
+    def next_window(self) -> ImageWindow | None:
+        """Return the next window; None after the last."""
 
-    def placed(self, pictures: Sequence[WindowImage]) -> None:
-        """Tell which pictures of the last window are related to one another."""
+    def mark_placed(self, images: Sequence[WindowImage]) -> None:
+        """Note which images of the last window are related to one another."""
 
 
-class InTime:
-    """Windows along a recording: each begins with the newest pictures that had a place."""
+class OrderByTime:
+    """Windows along a recording: each begins with the newest images that have a pose."""
 
-    def __init__(self, pictures: Iterator[WindowImage], size: int, overlap: int) -> None:
-        """Take the pictures as they come; ``size`` of them are shown at once."""
-        self._pictures = pictures
+    def __init__(self, images: Iterator[WindowImage], size: int, overlap: int) -> None:
+        self._images = images
         self._size, self._overlap = size, overlap
-        self._held: list[WindowImage] = []
+        self._placed: list[WindowImage] = []
 
-    def following(self) -> ImageWindow | None:
-        """Return the next window; the last one is filled up with pictures shown before."""
-        count = self._size - self._overlap if self._held else self._size
-        new = list(islice(self._pictures, count))
+    def next_window(self) -> ImageWindow | None:
+        """Return the next window; the last one is filled up with earlier images."""
+        count = self._size - self._overlap if self._placed else self._size
+        new = list(islice(self._images, count))
         if not new:
             return None
-        held = self._held[len(new) - self._size :]
-        return ImageWindow((*held, *new), len(held))
+        shared = self._placed[len(new) - self._size :]
+        return ImageWindow((*shared, *new), len(shared))
 
-    def placed(self, pictures: Sequence[WindowImage]) -> None:
-        """Keep these to be shared, or those before them if there are none."""
-        self._held = list(pictures) or self._held
+    def mark_placed(self, images: Sequence[WindowImage]) -> None:
+        """Share these with the next window; if there are none, those before them."""
+        self._placed = list(images) or self._placed
 
 
-class ByLooks:
-    """Windows over a collection: pictures that look alike are shown together.
+class OrderBySimilarity:
+    """Windows over a collection: images with similar descriptors are predicted together.
 
-    Neither names nor numbers of the pictures play a part.
+    The result does not depend on names or numbers of the images.
     """
 
     def __init__(
-        self, pictures: Sequence[WindowImage], descriptors: np.ndarray, size: int, overlap: int
+        self, images: Sequence[WindowImage], descriptors: np.ndarray, size: int, overlap: int
     ) -> None:
-        """Take all pictures and their (N, C) unit descriptors; ``size`` are shown at once."""
-        self._pictures = pictures
-        self._likeness = descriptors @ descriptors.T
+        self._images = images
+        self._similarity = descriptors @ descriptors.T
         self._size, self._overlap = size, overlap
-        self._row = {picture.frame_id: n for n, picture in enumerate(pictures)}
-        self._left = np.ones(len(pictures), dtype=bool)
-        self._held = np.zeros(len(pictures), dtype=bool)
+        self._row = {image.frame_id: n for n, image in enumerate(images)}
+        self._left = np.ones(len(images), dtype=bool)
+        self._placed = np.zeros(len(images), dtype=bool)
 
-    def following(self) -> ImageWindow | None:
-        """Return the next window, grown from the picture most like those that have a place."""
+    def next_window(self) -> ImageWindow | None:
+        """Return the next window, grown from the image most similar to those with a pose."""
         if not self._left.any():
             return None
-        anything_held = bool(self._held.any())
-        count = self._size - self._overlap if anything_held else self._size
-        new = self._grown(self._seed(anything_held), count)
+        any_placed = bool(self._placed.any())
+        count = self._size - self._overlap if any_placed else self._size
+        new = self._grow(self._seed(any_placed), count)
         self._left[new] = False
         shared: list[int] = []
-        if anything_held:
-            likeness = np.where(self._held, self._likeness[new].max(axis=0), -np.inf)
-            order = np.argsort(-likeness, kind='stable')
-            shared = [int(n) for n in order[: self._size - len(new)] if self._held[n]]
-        return ImageWindow(tuple(self._pictures[n] for n in (*shared, *new)), len(shared))
+        if any_placed:
+            similarity = np.where(self._placed, self._similarity[new].max(axis=0), -np.inf)
+            order = np.argsort(-similarity, kind='stable')
+            shared = [int(n) for n in order[: self._size - len(new)] if self._placed[n]]
+        return ImageWindow(tuple(self._images[n] for n in (*shared, *new)), len(shared))
 
-    def placed(self, pictures: Sequence[WindowImage]) -> None:
-        """Let these be shared by later windows."""
-        self._held[[self._row[picture.frame_id] for picture in pictures]] = True
+    def mark_placed(self, images: Sequence[WindowImage]) -> None:
+        """Let later windows share these."""
+        self._placed[[self._row[image.frame_id] for image in images]] = True
 
-    def _seed(self, anything_held: bool) -> int:
-        """Return the picture to begin with: like those held, or like as many as possible."""
-        if anything_held:
-            likeness = self._likeness[:, self._held].max(axis=1)
+    def _seed(self, any_placed: bool) -> int:
+        if any_placed:
+            similarity = self._similarity[:, self._placed].max(axis=1)
         else:
-            likeness = self._likeness[:, self._left].mean(axis=1)
-        return int(np.argmax(np.where(self._left, likeness, -np.inf)))
+            similarity = self._similarity[:, self._left].mean(axis=1)
+        return int(np.argmax(np.where(self._left, similarity, -np.inf)))
 
-    def _grown(self, seed: int, count: int) -> list[int]:
-        """Return up to ``count`` pictures left, each the most like one of those before it."""
+    def _grow(self, seed: int, count: int) -> list[int]:
+        """Return up to ``count`` images left, each the most similar to one of those before it."""
         chosen = [seed]
-        to_held = self._likeness[:, self._held].max(axis=1, initial=-np.inf)
+        to_placed = self._similarity[:, self._placed].max(axis=1, initial=-np.inf)
         left = self._left.copy()
         left[seed] = False
-        likeness = self._likeness[seed].copy()
+        similarity = self._similarity[seed].copy()
         while len(chosen) < count and left.any():
-            following = int(np.argmax(np.where(left, likeness, -np.inf)))
-            if 1.0 - likeness[following] > _MUCH_NEARER * (1.0 - to_held[following]):
+            best = int(np.argmax(np.where(left, similarity, -np.inf)))
+            if 1.0 - similarity[best] > _MUCH_NEARER * (1.0 - to_placed[best]):
                 break
-            chosen.append(following)
-            left[following] = False
-            np.maximum(likeness, self._likeness[following], out=likeness)
+            chosen.append(best)
+            left[best] = False
+            np.maximum(similarity, self._similarity[best], out=similarity)
         return chosen

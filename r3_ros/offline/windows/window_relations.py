@@ -1,4 +1,4 @@
-"""What a window says of its pictures, both directions of a pair taken together."""
+"""Relative poses of the images of one window, and the poses that follow from them."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ import numpy as np
 
 from ...core.geometry import inverse, make_T, quat_xyzw, rotation_angle, T_from_quat
 from ...core.window_predictor import WindowPrediction
+from ...streaming.pose_resolution import robust_average
 
-#: A picture is as well related to others as to the best three of them, on average.
+#: The score of an image is the mean over its best relations, at most this many.
 _BEST = 3
-#: A pair that is there has some score, however low its logit.
-_LEAST_SCORE = 1e-12
-#: Ways around a pair that are looked at, at the most.
-_MOST_WAYS = 64
-#: Lengths below which a way has none; errors below which there are none.
-_SHORTEST = 1e-6
-_ROUNDING = 1e-6
-#: Pairs that are off this many times more than usual are hardly believed.
+#: A predicted pair has at least this score, however low its logit.
+_MIN_SCORE = 1e-12
+#: Third images over which a pair is compared, at most.
+_MAX_THIRDS = 64
+#: Bounds below which lengths and errors count as zero.
+_MIN_LENGTH = 1e-6
+_MIN_ERROR = 1e-6
+#: Pairs whose error is this many times the usual one lose most of their weight.
 _FAR_OFF = 3.0
 
 
 @dataclass(frozen=True, eq=False)
 class WindowRelations:
-    """Relative poses of S pictures, in the window's own unit.
+    """Relative poses of S images, in the window's own unit.
 
     :ivar T: (S, S, 4, 4) ``T_i_j``; ``T[j, i]`` is its inverse, NaN where a pair has none.
     :ivar scores: (S, S, 2) >= 0, confidence of translation and rotation, the same both ways; 0
@@ -35,17 +36,11 @@ class WindowRelations:
     T: np.ndarray
     scores: np.ndarray
 
-    @property
-    def pair_scores(self) -> np.ndarray:
-        """Return (S, S), the mean of both confidences."""
-        return self.scores.mean(axis=2)
-
-    def best_scores(self, others: Sequence[int] | None = None) -> np.ndarray:
-        """Return (S, 2) mean confidences of each picture's best relations to others; NaN: none."""
-        pairs = self.pair_scores if others is None else self.pair_scores[:, others]
-        scores = self.scores if others is None else self.scores[:, others]
+    def best_scores(self) -> np.ndarray:
+        """Return (S, 2) mean confidences of each image's best relations; NaN: none."""
+        pairs = self.scores.mean(axis=2)
         best = np.argsort(-pairs, axis=1)[:, :_BEST]
-        found = np.take_along_axis(scores, best[..., None], axis=1)
+        found = np.take_along_axis(self.scores, best[..., None], axis=1)
         known = np.take_along_axis(pairs, best, axis=1) > 0
         total = (found * known[..., None]).sum(axis=1)
         with np.errstate(invalid='ignore'):
@@ -53,14 +48,14 @@ class WindowRelations:
 
 
 def relations_of(prediction: WindowPrediction) -> WindowRelations:
-    """Return the relations of a prediction.
+    """Return the relations of a prediction: both directions of a pair, averaged.
 
-    A pair is predicted in both directions, and the network was trained on one of them: from the
-    earlier picture to the later. But for its reference, which comes first and is never a target,
-    it cannot tell which was the earlier, so both count, by their confidences.
+    The network was trained on pairs from the earlier to the later image only, but apart from the
+    reference, which comes first and is never a target, it does not know the order. So both
+    directions count, weighted by their confidences.
     """
     S = len(prediction.predicted)
-    softplus = np.maximum(np.logaddexp(0.0, prediction.logits), _LEAST_SCORE)
+    softplus = np.maximum(np.logaddexp(0.0, prediction.logits), _MIN_SCORE)
     scores = softplus * prediction.predicted[..., None]
     usable = prediction.predicted.copy()
     usable[:, 0] &= ~prediction.predicted[0, :]
@@ -96,62 +91,30 @@ def _averaged(forward: np.ndarray, backward: np.ndarray, weights: np.ndarray) ->
     return make_T(T_from_quat(centre, quat)[..., :3, :3], centre)
 
 
-def agreement(relations: WindowRelations) -> np.ndarray:
-    """Return (S, S) factors up to 1: how well a relation agrees with the ways around it.
-
-    A pair is compared with the way from one to the other over each third picture; the median of
-    what it is off tells whether the pair is wrong or the way. What is usual keeps most weight.
-    """
-    S = len(relations.T)
-    off = np.full((min(S, _MOST_WAYS), S, S, 2), np.nan)
-    lengths = np.linalg.norm(relations.T[..., :3, 3], axis=2)
-    thirds = np.linspace(0, S - 1, len(off)).astype(np.int64)
-    for n, k in enumerate(thirds):
-        around = relations.T[:, k, None] @ relations.T[None, k]
-        shift = np.linalg.norm(around[..., :3, 3] - relations.T[..., :3, 3], axis=2)
-        off[n, ..., 0] = shift / np.maximum(lengths[:, k, None] + lengths[None, k], _SHORTEST)
-        turn = np.swapaxes(around[..., :3, :3], 2, 3) @ relations.T[..., :3, :3]
-        off[n, ..., 1] = rotation_angle(turn)
-    factors = np.ones((S, S))
-    for part in range(2):
-        known = np.isfinite(off[..., part]).any(axis=0)
-        if known.any():
-            middle = np.nanmedian(off[..., part][:, known], axis=0)
-            usual = max(float(np.median(middle)), _ROUNDING)
-            factors[known] /= (1.0 + (middle / (_FAR_OFF * usual)) ** 2) ** 2
-    return factors
-
-
 def related_group(
-    relations: WindowRelations, least_score: float, usable: np.ndarray, shared: int
+    relations: WindowRelations, min_score: float, usable: np.ndarray, shared: int
 ) -> list[int]:
-    """Return the pictures that hang together, best related first.
+    """Return the largest group of related images, best related first.
 
-    Each is related to those before it with at least ``least_score``. Of several groups it is the
-    one with the most pictures shown before, or the largest.
+    Each is related to those before it with at least ``min_score``. Of several groups it is the
+    one with the most shared images, then with the most images.
 
-    :param usable: (S,) bool, pictures that may take part.
-    :param shared: so many pictures, the first ones, were shown before.
+    :param usable: (S,) bool, images that may take part.
+    :param shared: number of images, the first ones, that were in earlier windows.
     """
-    pairs = np.where(usable[:, None] & usable, relations.pair_scores, 0.0)
+    pairs = np.where(usable[:, None] & usable, relations.scores.mean(axis=2), 0.0)
     left = set(np.flatnonzero(usable).tolist())
     groups = []
     while left:
-        group = _grown(pairs, left, least_score)
+        start = max(sorted(left), key=lambda n: pairs[n].max(initial=0.0))
+        group = _grown(start, pairs, sorted(left - {start}), min_score)
         left -= set(group)
         groups.append(group)
     return max(groups, key=lambda g: (sum(n < shared for n in g), len(g)), default=[])
 
 
-def _grown(pairs: np.ndarray, left: set[int], least_score: float) -> list[int]:
-    start = max(sorted(left), key=lambda n: pairs[n].max(initial=0.0))
-    return grown_from(start, pairs, sorted(left - {start}), least_score)
-
-
-def grown_from(
-    start: int, pairs: np.ndarray, others: Sequence[int], least_score: float
-) -> list[int]:
-    """Return the start and what is related to it and one another, best related first.
+def _grown(start: int, pairs: np.ndarray, others: Sequence[int], min_score: float) -> list[int]:
+    """Return the start and the images related to it and one another, best related first.
 
     :param pairs: (S, S) scores.
     """
@@ -160,7 +123,58 @@ def grown_from(
         to_group = -np.sort(-pairs[np.ix_(rest, group)], axis=1)[:, :_BEST]
         means = to_group.mean(axis=1)
         best = int(np.argmax(means))
-        if means[best] < least_score or means[best] <= 0.0:
+        if means[best] < min_score or means[best] <= 0.0:
             break
         group.append(rest.pop(best))
     return group
+
+
+def window_poses(relations: WindowRelations, group: Sequence[int]) -> np.ndarray:
+    """Return (G, 4, 4) ``T_root_frame`` of a group, the first of which is the root.
+
+    Image by image, the most consistent relations first, each pose is the robust average over the
+    images before it. The pose graph starts from these poses.
+
+    :param group: indices, each related to some before it.
+    """
+    chosen = np.ix_(group, group)
+    T, scores = relations.T[chosen], relations.scores[chosen]
+    scores = scores * cycle_consistency(WindowRelations(T, scores))[..., None]
+    order = _grown(0, scores.mean(axis=2), range(1, len(group)), 0.0)
+    T_root = np.full((len(group), 4, 4), np.nan)
+    T_root[0] = np.eye(4)
+    for n in range(1, len(order)):
+        weights = scores[order[:n], order[n]]
+        known = (weights > 0).all(axis=1)
+        candidates = T_root[order[:n]][known] @ T[order[:n], order[n]][known]
+        centre, quat, _ = robust_average(
+            candidates[:, :3, 3], quat_xyzw(candidates), weights[known]
+        )
+        T_root[order[n]] = T_from_quat(centre, quat)
+    return T_root
+
+
+def cycle_consistency(relations: WindowRelations) -> np.ndarray:
+    """Return (S, S) factors up to 1: how well a relation agrees with the paths around it.
+
+    A pair is compared with the path over each third image. The median error over the third images
+    belongs to the pair and not to a path; an error of usual size costs little weight.
+    """
+    S = len(relations.T)
+    off = np.full((min(S, _MAX_THIRDS), S, S, 2), np.nan)
+    lengths = np.linalg.norm(relations.T[..., :3, 3], axis=2)
+    thirds = np.linspace(0, S - 1, len(off)).astype(np.int64)
+    for n, k in enumerate(thirds):
+        around = relations.T[:, k, None] @ relations.T[None, k]
+        shift = np.linalg.norm(around[..., :3, 3] - relations.T[..., :3, 3], axis=2)
+        off[n, ..., 0] = shift / np.maximum(lengths[:, k, None] + lengths[None, k], _MIN_LENGTH)
+        turn = np.swapaxes(around[..., :3, :3], 2, 3) @ relations.T[..., :3, :3]
+        off[n, ..., 1] = rotation_angle(turn)
+    factors = np.ones((S, S))
+    for part in range(2):
+        known = np.isfinite(off[..., part]).any(axis=0)
+        if known.any():
+            middle = np.nanmedian(off[..., part][:, known], axis=0)
+            usual = max(float(np.median(middle)), _MIN_ERROR)
+            factors[known] /= (1.0 + (middle / (_FAR_OFF * usual)) ** 2) ** 2
+    return factors
