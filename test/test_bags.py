@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 from r3_ros.commands.cli import main
+from r3_ros.core.config import R3Config, updated
 from r3_ros.core.errors import ConfigError, OutputError, SourceError
 from r3_ros.core.trajectory_file import PoseList, read_tum
 from r3_ros.input.bag_source import BagReader, stamp_of
@@ -12,6 +13,7 @@ from r3_ros.input.bag_writer import SequenceTopics, time_shift_ns, write_sequenc
 from r3_ros.input.camera_model import camera_model
 from r3_ros.input.open_source import open_source
 from r3_ros.input.source import RawFrame
+from r3_ros.offline.stream_run import undistorted_frames
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
 import scripted
@@ -212,6 +214,21 @@ def test_rectified_images_are_known_by_their_topic(tmp_path, image, rectified, c
     write_sequence(tmp_path / 'a.mcap', frames(1), LENS, topics=topics)
     source, _ = read(tmp_path / 'a.mcap')
     assert source.camera.is_distorted != rectified
+
+
+@pytest.mark.parametrize('option', ['auto', 'on', 'off'])
+@pytest.mark.parametrize('name', ['image_rect', 'image_raw'])
+def test_recorded_images_are_undistorted_as_the_parameter_says(tmp_path, option, name):
+    topics = SequenceTopics(image=f'/cam/{name}')
+    write_sequence(tmp_path / 'a.mcap', frames(1), LENS, topics=topics)
+    config = updated(R3Config(), {'input.rectification': option})
+    with open_source(tmp_path / 'a.mcap') as source:
+        (raw,) = source
+        ((frame, _),) = undistorted_frames(source, config, None)
+    undone = option == 'on' or (option == 'auto' and name == 'image_raw')
+    assert (frame.image != raw.image).any() == undone
+    if option == 'off':
+        assert frame.intrinsics == source.calibration.intrinsics
 
 
 def test_forms_of_one_topic_are_no_choice_and_depth_comes_last(tmp_path):

@@ -125,9 +125,9 @@ def test_rectification_can_be_switched_off(tmp_path):
     text = (folder / 'camera.yaml').read_text().replace('[0, 0, 0, 0, 0]', '[-0.3, 0.1, 0, 0, 0]')
     (folder / 'camera.yaml').write_text(text)
     raw = RawFrame(1, scripted.picture())
-    camera = FolderSource(folder).camera
-    assert Undistorter(camera, 'off').frame(raw).image is raw.image
-    assert Undistorter(camera, 'auto').frame(raw).image is not raw.image
+    source = FolderSource(folder)
+    assert Undistorter(source.camera_for('off')).frame(raw).image is raw.image
+    assert Undistorter(source.camera_for('auto')).frame(raw).image is not raw.image
 
 
 def test_the_command_writes_everything(tmp_path, predictor, capsys):

@@ -18,7 +18,7 @@ from ..core.errors import CalibrationError, FrameError, SourceError
 from ..core.trajectory_file import NANOSECONDS
 from .camera_model import camera_from_info, CameraModel
 from .image_decoding import decode_message
-from .image_topics import base_topic, camera_info_topic, is_rectified
+from .image_topics import base_topic, camera_info_topic
 from .source import RawFrame, Source
 
 IMAGE = 'sensor_msgs/msg/Image'
@@ -111,8 +111,9 @@ class BagSource(Source):
             super().__init__(path.absolute().name, camera, self.connection.msgcount)
             if not self.length:
                 raise SourceError(f'{path} has the topic {self.connection.topic}, but no image')
+            self.topic = self.connection.topic
             if not ignore_camera_info:
-                self.camera = self._recorded_camera()
+                self.calibration = self._recorded_camera()
         except BaseException:
             self._bag.close()
             raise
@@ -159,13 +160,12 @@ class BagSource(Source):
             except FrameError as error:
                 raise CalibrationError(f'{error}. Give a calibration file (--camera)') from error
             try:
-                model = camera_from_info(info)
+                return camera_from_info(info)
             except CalibrationError as error:
                 raise CalibrationError(
                     f'the recorded CameraInfo cannot be used: {error}. Give a calibration file '
                     'instead (--camera)'
                 ) from error
-            return model.rectified() if model and is_rectified(self.connection.topic) else model
         return None
 
 

@@ -18,6 +18,7 @@ import yaml
 
 from ..core.datatypes import Intrinsics
 from ..core.errors import CalibrationError, FrameError
+from .image_topics import is_rectified
 
 #: Number of coefficients each model may have. None at all means no distortion.
 DISTORTION_SIZES = {
@@ -95,6 +96,20 @@ class CameraModel:
         """
         K = self.K if self.P is None or not self.P[0, 0] > 0 else self.P
         return replace(self, K=K, P=None, D=(), distortion_model='plumb_bob')
+
+    def of_images(self, rectification: str, topic: str = '') -> CameraModel:
+        """Return the calibration by which the images are undistorted; without D none are.
+
+        The one rule for live and recorded images.
+
+        :param rectification: ``input.rectification``: auto, on or off.
+        :param topic: of the images; its name may say that they are rectified.
+        """
+        if rectification == 'auto' and is_rectified(topic):
+            return self.rectified()
+        if rectification == 'off':
+            return replace(self, P=None, D=(), distortion_model='plumb_bob')
+        return self
 
     def scaled_to(self, width: int, height: int) -> CameraModel:
         """Return the calibration of the same image at another size.

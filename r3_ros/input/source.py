@@ -37,7 +37,8 @@ class Source(ABC):
     """Something that gives recorded frames. Use it in a ``with`` statement and iterate.
 
     :ivar name: for reports.
-    :ivar camera: calibration of the images; None if not calibrated.
+    :ivar calibration: as recorded or given; None if there is none.
+    :ivar topic: of the images in a bag; empty elsewhere.
     :ivar length: number of frames announced; None if unknown.
     :ivar warnings: what the user should know; complete after the iteration.
     :ivar skipped: frames that could not be decoded.
@@ -46,11 +47,21 @@ class Source(ABC):
     def __init__(self, name: str, camera: CameraModel | None, length: int | None) -> None:
         """Start with nothing read."""
         self.name = name
-        self.camera = camera
+        self.calibration = camera
+        self.topic = ''
         self.length = length
         self.warnings: list[str] = []
         self.skipped = 0
         self._first_skip = ''
+
+    @property
+    def camera(self) -> CameraModel | None:
+        """Return the calibration of the images as they are; None if not calibrated."""
+        return self.camera_for('auto')
+
+    def camera_for(self, rectification: str) -> CameraModel | None:
+        """Return the calibration by which to undistort; see :meth:`.CameraModel.of_images`."""
+        return self.calibration and self.calibration.of_images(rectification, self.topic)
 
     def __enter__(self) -> Source:
         """Return itself; it is open from the start."""

@@ -124,8 +124,9 @@ def run_source(
     :raises CalibrationError: the calibration does not fit the images.
     :raises MapError: the map cannot be used with this engine.
     """
-    result = RunResult(source.name, engine.predictor.info, camera=source.camera)
     config = engine.config
+    camera = source.camera_for(config.input.rectification)
+    result = RunResult(source.name, engine.predictor.info, camera=camera)
     frame_filter = FrameFilter(one_session(config.input))
     images = KeyframeImages()
     if saved is not None:
@@ -239,7 +240,7 @@ def undistorted_frames(
     source: Source, config: R3Config, max_frames: int | None
 ) -> Iterator[tuple[Frame, float]]:
     """Give undistorted frames, each with the milliseconds that it took to make."""
-    undistort = Undistorter(source.camera, config.input.rectification)
+    undistort = Undistorter(source.camera_for(config.input.rectification))
     began = time.perf_counter()
     for number, raw in enumerate(source, start=1):
         frame = undistort.frame(raw)
@@ -252,10 +253,9 @@ def undistorted_frames(
 class Undistorter:
     """Makes engine frames of recorded ones: undistorted, with matching intrinsics."""
 
-    def __init__(self, camera: CameraModel | None, rectification: str = 'auto') -> None:
+    def __init__(self, camera: CameraModel | None) -> None:
         """Take the calibration; None leaves the focal length to the predictor."""
         self._camera = camera
-        self._rectify = rectification != 'off'
         self._size: tuple[int, int] | None = None
         self._rectifier: Rectifier | None = None
         self._intrinsics: Intrinsics | None = None
@@ -279,10 +279,8 @@ class Undistorter:
         if self._camera is None:
             return
         camera = self._camera.scaled_to(width, height)
-        self._intrinsics = camera.intrinsics
-        if self._rectify:
-            self._rectifier = Rectifier(camera)
-            self._intrinsics = self._rectifier.intrinsics
+        self._rectifier = Rectifier(camera)
+        self._intrinsics = self._rectifier.intrinsics
 
 
 class ReadAhead:
