@@ -23,7 +23,6 @@ EXIT_CHECK_FAILED = 1
 
 
 def register(subparsers: Any) -> None:
-    """Add the subcommand."""
     parser = subparsers.add_parser(
         'demo',
         help='stream a synthetic camera, or your own recording, through the node',
@@ -53,7 +52,6 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo from beginning to end."""
     from ..core.atomic_files import atomic_directory
     from ..offline.run_files import SUMMARY
     from ..ros.demo.bag_player import import_rclpy
@@ -147,7 +145,6 @@ def _node_parameters(config: R3Config) -> dict[str, str]:
 def _write_bag(
     source_path: Path, bag: Path, topics: SequenceTopics, args: argparse.Namespace
 ) -> tuple[SequenceSummary, list[str]]:
-    """Turn any input into a bag with its own timing; return what is in it, and warnings."""
     from tqdm import tqdm
 
     from ..input.bag_writer import write_sequence
@@ -164,7 +161,6 @@ def _write_bag(
 def _evaluate(
     folder: Path, source_path: Path, shift_ns: int
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """Compare with the truth inside or beside the recording, if there is one."""
     from ..core.trajectory_file import PoseList, read_tum
     from ..evaluation.posed_sequences import TRUTH
     from ..evaluation.run_evaluation import evaluate_run
@@ -210,7 +206,6 @@ class _Progress:
 def _print_table(
     output: Path, summary: dict[str, Any], evaluation: dict[str, Any] | None, wall_s: float
 ) -> None:
-    """Print the short table at the end, and every check that failed."""
     frames, latency = summary['frames'], summary['timing_ms'].get('latency')
     rows = [
         (

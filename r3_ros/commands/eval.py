@@ -21,7 +21,6 @@ BESIDE = ('classical', 'untrained')
 
 
 def register(subparsers: Any) -> None:
-    """Add the subcommand."""
     parser = subparsers.add_parser(
         'eval',
         help='compare a run, or a model on many streams, with the truth',
@@ -75,7 +74,6 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate and print the figures."""
     return _evaluate_model(args) if args.output else _evaluate_run(args)
 
 
@@ -99,7 +97,6 @@ def _evaluate_run(args: argparse.Namespace) -> int:
 
 
 def _evaluate_model(args: argparse.Namespace) -> int:
-    """Run the model, and what was asked for beside it."""
     import cv2
 
     from ..core.atomic_files import atomic_directory

@@ -11,7 +11,6 @@ from .train import add_options, prepared
 
 
 def register(subparsers: Any) -> None:
-    """Add the subcommand."""
     parser = subparsers.add_parser(
         'finetune',
         help="go on training on one's own recordings and videos",

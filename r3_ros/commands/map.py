@@ -8,7 +8,6 @@ from . import map_export, map_info, map_merge
 
 
 def register(subparsers: Any) -> None:
-    """Add the subcommand."""
     parser = subparsers.add_parser(
         'map',
         help='look into saved maps, export and merge them',

@@ -18,7 +18,6 @@ _WIDTH = 96
 
 
 def register(subparsers: Any) -> None:
-    """Add the subcommand."""
     parser = subparsers.add_parser(
         'parameters',
         help='list all parameters',
@@ -33,7 +32,6 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the list."""
     print(as_yaml() if args.yaml else as_markdown() if args.markdown else as_text(), end='')
     return 0
 

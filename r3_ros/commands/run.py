@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 
 def register(subparsers: Any) -> None:
-    """Add the subcommand."""
     parser = subparsers.add_parser(
         'run',
         help='process a folder of pictures, a video or a bag',
@@ -70,7 +69,6 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Process the recording and write the folder."""
     import cv2
 
     from ..core.atomic_files import atomic_directory
@@ -114,7 +112,6 @@ def run(args: argparse.Namespace) -> int:
 def _streamed(
     source: Source, config: R3Config, args: argparse.Namespace, depth_folder: Path
 ) -> RunResult:
-    """Run frame by frame."""
     from ..factory import load_engine
     from ..maps.reading import read_map
     from ..offline.stream_run import run_source
@@ -136,7 +133,6 @@ def _streamed(
 def _reconstructed(
     source: Source, config: R3Config, args: argparse.Namespace, depth_folder: Path
 ) -> RunResult:
-    """Run window by window."""
     from ..factory import load_window_predictor
     from ..offline.windows.reconstruction import reconstruct
     from ..streaming.scale.estimator import ScaleEstimator
@@ -200,7 +196,6 @@ class _Progress:
         self._bar.close()
 
     def update(self, result: RunResult, estimate: Estimate) -> None:
-        """Count a frame, and save the depths that came with it."""
         self._bar.update()
         self._keyframes += estimate.is_keyframe
         self._bar.set_postfix_str(
@@ -210,12 +205,10 @@ class _Progress:
         self.save_depths(estimate.depths)
 
     def update_window(self, result: RunResult, pictures: int, new: int) -> None:
-        """Count the new frames of a window."""
         self._bar.update(new)
         self._bar.set_postfix_str(f'window {result.windows} of {pictures} frames')
 
     def save_depths(self, depths: Sequence[DepthMap]) -> None:
-        """Save depths of frames told before, if they were asked for."""
         from ..offline.run_files import save_depth
 
         if self.depth_folder is not None:
@@ -241,7 +234,6 @@ def _interrupt_sets() -> Iterator[threading.Event]:
 
 
 def _tell(output: Path, result: RunResult, evaluation: dict[str, Any] | None) -> None:
-    """Print what came out, in a few lines."""
     from ..evaluation.run_evaluation import evaluation_text
     from ..offline.run_files import load_summary
 

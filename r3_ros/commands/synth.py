@@ -10,7 +10,6 @@ from .options import positive_int
 
 
 def register(subparsers: Any) -> None:
-    """Add the subcommand."""
     parser = subparsers.add_parser(
         'synth',
         help='make a synthetic sequence with exact ground truth',
@@ -54,7 +53,6 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the sequence."""
     from tqdm import tqdm
 
     from ..learning.synth import SensorOptions, SequenceOptions, write_sequence

@@ -11,7 +11,6 @@ from .options import parsed_settings, positive_int
 
 
 def register(subparsers: Any) -> None:
-    """Add the subcommand."""
     parser = subparsers.add_parser(
         'train',
         help='train a small R3 on procedural worlds',
@@ -40,7 +39,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train."""
     from ..learning.training.procedural import ProceduralClips
     from ..learning.training.processes import joined
     from ..learning.training.trainer import Trainer
@@ -95,7 +93,6 @@ def _settings(args: argparse.Namespace) -> Any:
 
 
 def _listed(settings: Any) -> str:
-    """Return every setting with its value, in words."""
     from ..core.config import parameters
 
     lines = []

@@ -28,7 +28,6 @@ _WIDTH = 96
 
 
 def register(subparsers: Any) -> None:
-    """Add the subcommand."""
     parser = subparsers.add_parser(
         'weights',
         help='list, fetch and check the weights of the networks',
@@ -66,7 +65,6 @@ def register(subparsers: Any) -> None:
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """Print the table."""
     row = '{:<16} {:<9} {:<13} {:<11} {}'
     print(row.format('name', 'here', 'licence', 'commercial', 'purpose'))
     elsewhere = []
@@ -83,7 +81,6 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_get(args: argparse.Namespace) -> int:
-    """Show the licence, ask, fetch."""
     from ..model.weights.download import ask_hub, fetch, write_record
 
     weights = known(args.name)
@@ -121,7 +118,6 @@ def run_get(args: argparse.Namespace) -> int:
 
 
 def run_check(args: argparse.Namespace) -> int:
-    """Verify one file."""
     from ..model.weights.checkpoint import load_network
 
     name = args.name_or_path

@@ -79,7 +79,6 @@ def _draw_depth_row(
     has_truth: bool,
     aspect: float,
 ) -> None:
-    """Draw the panels of one image."""
     given = {r.predictor: r.depth_maps[stamp_ns] for r in results if stamp_ns in r.depth_maps}
     finest = max(given.values(), key=lambda depth_map: depth_map.depth.size)
     _show(cells[0], finest.image, aspect)
@@ -130,7 +129,6 @@ def _scaled(
 
 
 def _range(values: np.ndarray) -> dict[str, float]:
-    """Return the ends of a range of colours."""
     known = values[np.isfinite(values)]
     low, high = np.percentile(known, _ENDS) if len(known) else (0.0, 1.0)
     return {'vmin': float(low), 'vmax': float(max(high, low + 1e-3))}

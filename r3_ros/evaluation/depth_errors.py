@@ -69,7 +69,6 @@ class DepthErrors:
         self._confidences.append(kept[::_PIXEL_STRIDE].astype(np.float64))
 
     def __len__(self) -> int:
-        """Return the number of images with a truth."""
         return len(self._images)
 
     @property
@@ -94,7 +93,6 @@ class DepthErrors:
 
     @property
     def abs_rel_one_scale(self) -> float:
-        """Return AbsRel with one scale for all images."""
         if not self._ratios:
             return float('nan')
         ratio = np.concatenate(self._ratios)

@@ -64,7 +64,6 @@ class AlignedPath:
 
     @property
     def ate(self) -> float:
-        """Return the root mean square of the distances."""
         return float(np.sqrt(np.mean(self.errors**2)))
 
     def described(self) -> str:

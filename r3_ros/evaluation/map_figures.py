@@ -59,7 +59,6 @@ def _opened(scene: LevelScene) -> LevelScene:
 
 
 def _aligned(cloud: Cloud, errors: TrajectoryErrors) -> Cloud:
-    """Return a map moved as its trajectory was to fit the truth."""
     points = errors.moved(cloud.points).astype(np.float32)
     return Cloud(points, cloud.colors, cloud.confidence)
 

@@ -41,7 +41,6 @@ class LevelScene:
 
     @property
     def reach(self) -> float:
-        """Return half the diagonal of the box."""
         return 0.5 * float(np.linalg.norm(self.high - self.low))
 
 
@@ -178,6 +177,5 @@ def _draw_perspective(axes: Any, scene: LevelScene, T_view_level: np.ndarray) ->
 
 
 def _to_scale(axes: Any, middle: np.ndarray, width: float, height: float) -> None:
-    """Show a part of the plane, both ways to the same scale."""
     (x, y), half = middle, 0.5 * np.array([width, height])
     axes.set(xlim=(x - half[0], x + half[0]), ylim=(y - half[1], y + half[1]), aspect='equal')

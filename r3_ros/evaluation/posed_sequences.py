@@ -73,11 +73,11 @@ class RecordedSequence(PosedSequence):
         self.truth = read_tum(groundtruth or place / TRUTH)
 
     def open(self) -> Source:
-        """Return the images."""
+        """Open the images."""
         return open_source(self._path)
 
     def depth_stamps(self) -> list[int]:
-        """Return the stamps of the images with measured depth."""
+        """Return the stamps of the images with depth."""
         return list(self._depths)
 
     def depth(self, stamp_ns: int) -> np.ndarray:
@@ -103,11 +103,11 @@ class RenderedSequence(PosedSequence):
     depths: np.ndarray
 
     def open(self) -> Source:
-        """Return the images."""
+        """Open the images."""
         return _ArraySource(self)
 
     def depth_stamps(self) -> list[int]:
-        """Return the stamps of all images."""
+        """Return the stamps of the images with depth."""
         return self.truth.stamps_ns.tolist()
 
     def depth(self, stamp_ns: int) -> np.ndarray:

@@ -78,7 +78,6 @@ def compare_predictors(
 
 
 def _line(result: StreamResult) -> str:
-    """Return the main errors of one stream, as far as there are any."""
     errors = group_errors([result])
     shares = (
         (f'ATE {errors.ate_percent:.2f} %', errors.ate_percent),
@@ -120,7 +119,6 @@ def _write(
     predictors: Mapping[str, R3Config],
     models: Mapping[str, ModelInfo],
 ) -> str:
-    """Write tables, numbers and the figure of the confidence; return the tables."""
     rows = grouped_errors(results)
     text = tables_text(rows)
     with atomic_write(folder / TABLES) as file:

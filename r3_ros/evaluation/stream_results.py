@@ -99,8 +99,6 @@ def run_predictor(
 
 
 class _Collected:
-    """Poses and depth errors of a run, collected frame by frame."""
-
     def __init__(self, sequence: PosedSequence) -> None:
         self._sequence = sequence
         self._with_truth = set(sequence.depth_stamps())

@@ -1,4 +1,4 @@
-"""Opening recorded input: a folder of images, a video or a bag."""
+"""Opens recorded input: a folder of images, a video or a bag."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def open_source(
     :param camera: calibration file, in place of the one beside or inside the input.
     :param topic: image topic of a bag; needed only if it has several.
     :param collections: see :class:`FolderSource`.
-    :raises SourceError: missing, empty, or of no kind that can be read.
+    :raises SourceError: missing, empty, or of an unknown kind.
     :raises CalibrationError: the calibration cannot be used.
     """
     path = Path(path)
@@ -40,12 +40,12 @@ def _opened(path: Path, camera: Path | str | None, topic: str | None, collection
         raise SourceError(f'{path} is no bag, so it has no topic {topic}')
     model = load_camera_yaml(camera) if camera else None
     if is_bag:
-        # Here and not above: rosbags takes a quarter of a second to import.
+        # rosbags takes a quarter of a second to import.
         from .bag_source import BagSource
 
         return BagSource(path, model, topic, ignore_camera_info=camera is not None)
     if path.is_dir():
         return FolderSource(path, model, camera is None, collections)
-    # OpenCV does not say why it cannot open a file.
+    # For the reason of a failure, which OpenCV does not give.
     with open(path, 'rb'):
         return VideoSource(path, model)

@@ -1,4 +1,4 @@
-"""Occupancy grids as map_server reads them: an image (PGM) and what it means (YAML).
+"""Occupancy grids as map_server reads them: an image (PGM) and its description (YAML).
 
 The first row of the image has the highest y. In mode ``trinary`` a pixel of grey ``x`` stands
 for the probability ``p = (255 - x) / 255``: occupied above ``occupied_thresh``, free below
@@ -18,8 +18,8 @@ from .occupancy_grid import FREE, OccupancyGrid, OCCUPIED
 
 YAML_NAME, IMAGE_NAME = 'map.yaml', 'map.pgm'
 
-#: The greys of map_saver. Unknown is p = 0.1961, so free_thresh must be below: 0.25, which nav2
-#: long wrote itself, makes everything unknown free.
+#: The greys of map_saver. Unknown is p = 0.1961, so free_thresh must be lower: 0.25, nav2's former
+#: value, makes unknown cells free.
 _GREYS = {OCCUPIED: 0, FREE: 254}
 _UNKNOWN_GREY = 205
 _OCCUPIED_THRESH, _FREE_THRESH = 0.65, 0.196
@@ -30,8 +30,8 @@ def write_grid(
 ) -> None:
     """Write a folder with ``map.yaml`` and ``map.pgm``.
 
-    :param notes: lines for people, written as comments.
-    :raises OutputError: it exists, is of something else, or cannot be written.
+    :param notes: written as comments.
+    :raises OutputError: it exists, is no grid, or cannot be written.
     """
     with atomic_directory(folder, overwrite, marker=YAML_NAME) as temporary:
         (temporary / IMAGE_NAME).write_bytes(_pgm(grid.cells))

@@ -37,7 +37,6 @@ class RunData:
 
     @property
     def seconds(self) -> np.ndarray:
-        """Return the times of the frames since the first, (N,) float64."""
         return (self.stamps_ns - self.stamps_ns[0]) / 1e9
 
     def column(self, name: str) -> np.ndarray:
