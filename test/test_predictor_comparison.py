@@ -21,7 +21,7 @@ from r3_ros.evaluation.step_errors import (
     step_errors,
     steps_between,
 )
-from r3_ros.evaluation.stream_results import guesses, run_predictor
+from r3_ros.evaluation.stream_results import baselines, run_predictor
 from r3_ros.evaluation.stream_tables import (
     by_confidence,
     falls,
@@ -243,10 +243,10 @@ def test_errors_of_an_unsure_frame_are_found_by_its_confidence(tmp_path):
     assert sorted(lowest.tolist()) == [4, 5, 6]
 
 
-def test_guesses_are_judged_at_the_times_of_the_images(tmp_path):
+def test_baselines_are_evaluated_at_the_times_of_the_images(tmp_path):
     folder = with_depth(write_folder(tmp_path / 'walk', count=12), 12)
     sequence, result = judged(folder)
-    straight, oracle = guesses(sequence, result.stamps_ns[:8])
+    straight, oracle = baselines(sequence, result.stamps_ns[:8])
     # The circle is one motion again and again.
     assert len(straight.estimate) == 8 and straight.trajectory.ate_percent < 1e-4
     # The first picture faces a wall, which has one depth; the others see it more and more aslant.
@@ -254,7 +254,7 @@ def test_guesses_are_judged_at_the_times_of_the_images(tmp_path):
     assert len(flat) == 8 and flat[0] < 1e-6 and (np.diff(flat) > 0).all() and flat[-1] > 0.05
     assert oracle.trajectory is None and oracle.depth is None
     assert np.nanmax(oracle.steps.rotation_deg) < 1e-4
-    assert guesses(sequence, result.stamps_ns[:2]) == []
+    assert baselines(sequence, result.stamps_ns[:2]) == []
 
 
 def test_depth_of_distorted_images_is_left_out(tmp_path):
@@ -284,7 +284,7 @@ def test_the_truth_of_a_video_lies_beside_it_or_is_named(tmp_path):
 
 def test_a_table_has_a_row_for_each_group_and_predictor(tmp_path):
     sequence, exact = judged(with_depth(write_folder(tmp_path / 'walk', count=12), 12))
-    results = [exact, *guesses(sequence, exact.stamps_ns)]
+    results = [exact, *baselines(sequence, exact.stamps_ns)]
     other = [replace(r, sequence='second') for r in results]
     rows = grouped_errors([*results, *other])
     names = ['scripted', 'constant velocity', 'true previous step']

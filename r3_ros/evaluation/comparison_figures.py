@@ -1,4 +1,4 @@
-"""Figures that compare predictors: depth beside its truth, trajectories, errors by confidence."""
+"""Figures that compare predictors: depth, trajectories, and errors by confidence."""
 
 from __future__ import annotations
 
@@ -17,17 +17,15 @@ from .stream_results import StreamResult
 from .stream_tables import GroupErrors
 
 _ROWS = 4
-#: Shares of the pixels that a range of colours leaves out at both ends.
+#: Percentiles at the ends of a range of colours.
 _ENDS = (2, 98)
 
 
 def draw_depths(path: Path, sequence: PosedSequence, results: Sequence[StreamResult]) -> None:
     """Draw images of a sequence with true depth, and depth and confidence of each predictor.
 
-    Each depth is scaled by its median ratio to the truth, and has the truth's colours; without a
-    truth each has a range of colours of its own.
-
-    Nothing is written if no predictor gave a depth that was kept.
+    Depth is scaled by its median ratio to the truth and has the truth's range of colours; without
+    a truth each depth has its own. Without depth nothing is written.
     """
     shown = [result for result in results if result.depth_maps]
     stamps = _chosen_stamps(shown)
@@ -54,13 +52,13 @@ def draw_depths(path: Path, sequence: PosedSequence, results: Sequence[StreamRes
 
 
 def _chosen_stamps(results: Sequence[StreamResult]) -> list[int]:
-    """Return times spread over the sequence at which most predictors have depth."""
+    """Return stamps spread over the sequence, with depth of as many predictors as possible."""
     counts: dict[int, int] = {}
     for result in results:
         for stamp in result.depth_maps:
             counts[stamp] = counts.get(stamp, 0) + 1
     parts = np.array_split(np.array(sorted(counts), dtype=np.int64), _ROWS)
-    # In the middle of its part, as far as others do not have more.
+    # Of equal counts the one nearest to the middle of its part.
     return [
         max(
             part.tolist(),
@@ -97,7 +95,6 @@ def _draw_depth_row(
             _show(confidence_cell, None, aspect)
             continue
         depth, at_pixels = scaled[result.predictor]
-        # Without a truth each has a range of its own.
         _show(depth_cell, np.log(depth), aspect, **(_range(np.log(depth)) | colours))
         errors = DepthErrors()
         if at_pixels is not None:
@@ -112,10 +109,7 @@ def _draw_depth_row(
 def _scaled(
     depth_map: DepthMap, truth: np.ndarray | None, undistorted: Intrinsics | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return depth as far as it is known, scaled to the truth, and the truth at its pixels.
-
-    Without a truth the median is 1.
-    """
+    """Return depth scaled to the truth, else to median 1, and the truth at its pixels; NaN unknown."""
     depth = depth_map.depth.astype(np.float64)
     depth[~(depth > 0)] = np.nan
     at_pixels = None
@@ -135,7 +129,7 @@ def _range(values: np.ndarray) -> dict[str, float]:
 
 
 def _show(cell: Any, image: np.ndarray | None, aspect: float, **colours: Any) -> None:
-    """Draw an image without axes; grey where there is nothing."""
+    """Draw an image without axes; grey without an image."""
     cell.set(xticks=[], yticks=[], facecolor='0.85', box_aspect=aspect)
     for side in cell.spines.values():
         side.set_visible(False)
@@ -151,7 +145,7 @@ def draw_trajectories(
 ) -> None:
     """Draw the paths of all predictors, aligned to the true one, and their errors over time.
 
-    Nothing is written if none has enough poses.
+    Without enough poses nothing is written.
     """
     judged = [(r, r.trajectory) for r in results if r.trajectory is not None]
     if not judged:
@@ -175,10 +169,7 @@ def draw_trajectories(
 
 
 def draw_confidence(path: Path, rows: Sequence[GroupErrors]) -> None:
-    """Draw errors in five parts by confidence, of every predictor on every group.
-
-    Nothing is written if there are none.
-    """
+    """Draw errors by confidence quintile, of every predictor on every group, if there are any."""
     kinds = (
         ('depth_quintiles', 'AbsRel of pixels'),
         ('rotation_quintiles', 'rotation of steps (deg)'),

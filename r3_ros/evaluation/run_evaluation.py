@@ -1,4 +1,4 @@
-"""A run's folder against the truth: writes evaluation.json, evaluation.csv, evaluation.png."""
+"""Compares a run with the truth: writes evaluation.json, evaluation.csv, evaluation.png."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ EVALUATION_PLOT = 'evaluation.png'
 def evaluate_run(
     folder: Path, truth: PoseList, truth_path: Path, align: str = 'sim3'
 ) -> dict[str, Any]:
-    """Evaluate a run, write the files and return what evaluation.json holds.
+    """Evaluate a run, write the files and return the content of evaluation.json.
 
-    Judged are the poses as they were given out; those after corrections stand beside them. Depth
-    is judged too if the run saved it and ``depth/`` lies beside the truth.
+    Poses are compared as first estimated and after corrections; depth if the run saved it and
+    ``depth/`` is beside the truth.
 
     :raises SourceError: no run, or no overlap with the truth.
     :raises OutputError: a file cannot be written.
@@ -44,14 +44,15 @@ def evaluate_run(
     emitted = evaluate_trajectory(read_tum(folder / TRAJECTORY), truth, align)
     final = evaluate_trajectory(read_tum(folder / TRAJECTORY_FINAL), truth, align)
     depth = depth_of_run(folder / DEPTH, truth_path.parent, _undistorted(summary))
-    content = {
-        'groundtruth': str(truth_path),
-        'tracked_share': summary.get('tracked_share'),
-        'trajectory': emitted.as_json(),
-        'trajectory_final': final.as_json(),
-        'depth': depth.as_json() if depth else None,
-    }
-    content = plain(content)
+    content: dict[str, Any] = plain(
+        {
+            'groundtruth': str(truth_path),
+            'tracked_share': summary.get('tracked_share'),
+            'trajectory': emitted.as_json(),
+            'trajectory_final': final.as_json(),
+            'depth': depth.as_json() if depth else None,
+        }
+    )
     write_json(folder / EVALUATION, content)
     _write_table(folder / EVALUATION_TABLE, emitted)
     _write_plot(folder / EVALUATION_PLOT, emitted)
@@ -59,7 +60,7 @@ def evaluate_run(
 
 
 def _undistorted(summary: dict[str, Any]) -> Intrinsics | None:
-    """Return the intrinsics of the undistorted images; None where they were estimated anew."""
+    """Return the intrinsics of the undistorted images; None if they were estimated per image."""
     camera = summary.get('camera') or {}
     known = None if camera.get('focal_length_estimated') else camera.get('undistorted')
     return Intrinsics(**known) if known else None

@@ -10,7 +10,7 @@ from ...core.config import parameters
 from .run_data import RunData
 
 _NUMBER = ' class="number"'
-#: Changes of state that are listed, at most.
+#: Largest number of changes of state that are listed.
 _MAX_CHANGES = 60
 
 
@@ -19,16 +19,14 @@ def _table(rows: Iterable[str], head: str = '') -> str:
 
 
 def _row(cells: Sequence[str], numbers: Sequence[int] = (), tag: str = 'td') -> str:
-    """Return a row of a table; cells of these indices are numbers, which end aligned."""
-    return f'<tr>{"".join(_cell(c, i in numbers, tag) for i, c in enumerate(cells))}</tr>'
-
-
-def _cell(text: str, is_number: bool, tag: str) -> str:
-    return f'<{tag}{_NUMBER if is_number else ""}>{escape(text)}</{tag}>'
+    """Return a row of a table; ``numbers``: indices of cells that are aligned as numbers."""
+    kinds = (_NUMBER if i in numbers else '' for i in range(len(cells)))
+    row = (f'<{tag}{kind}>{escape(text)}</{tag}>' for text, kind in zip(cells, kinds, strict=True))
+    return f'<tr>{"".join(row)}</tr>'
 
 
 def timing_table(run: RunData) -> str:
-    """Return what each stage of a frame took."""
+    """Return the times of each stage of a frame."""
     columns, numbers = ('mean', 'median', 'p95', 'max'), range(1, 5)
     titles = ('stage (ms)', 'mean', 'median', '95th percentile', 'longest')
     rows = (
@@ -75,7 +73,7 @@ def _number(value: float | None, places: int) -> str:
 
 
 def checks_table(run: RunData) -> str:
-    """Return what was checked while the run was live."""
+    """Return the results of the checks of a live run."""
     return _table(
         f'<tr><td class="{"passed" if check["passed"] else "failed"}">'
         f'{"passed" if check["passed"] else "FAILED"}</td><td>{escape(check["name"])}</td>'
