@@ -1,4 +1,4 @@
-"""``r3 map export``: a map in other formats."""
+"""``r3 map export``: writes a map in other formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``r3 map info``: what a map holds, and whether it can be loaded."""
+"""``r3 map info``: content of a map, and whether it can be loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_action(actions: Any) -> None:
-    parser = actions.add_parser('info', help='what a map holds, and whether it can be loaded')
+    parser = actions.add_parser('info', help='content of a map, and whether it can be loaded')
     parser.add_argument('folder', metavar='FOLDER', help='a map folder, or the output of r3 run')
     parser.set_defaults(func=run)
 

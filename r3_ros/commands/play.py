@@ -1,4 +1,4 @@
-"""``r3 play``: publish a bag over DDS where ``ros2 bag`` is missing."""
+"""``r3 play``: publishes a bag over DDS without ``ros2 bag``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from ..ros.demo.bag_player import BagPlayer, import_rclpy
 
     rclpy = import_rclpy()
-    # Ctrl-C stays Python's, so that the bag and the node are closed in order.
+    # Python handles Ctrl-C, so that the bag and the node are closed in order.
     rclpy.init(args=[], signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
     node = rclpy.create_node('r3_player')
     try:

@@ -109,7 +109,7 @@ def _draw_depth_row(
 def _scaled(
     depth_map: DepthMap, truth: np.ndarray | None, undistorted: Intrinsics | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return depth scaled to the truth, else to median 1, and the truth at its pixels; NaN unknown."""
+    """Return depth scaled to the truth (else to median 1) and the truth at its pixels, or NaN."""
     depth = depth_map.depth.astype(np.float64)
     depth[~(depth > 0)] = np.nan
     at_pixels = None

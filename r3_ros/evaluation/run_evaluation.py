@@ -91,14 +91,19 @@ def _write_table(path: Path, errors: TrajectoryErrors) -> None:
 def _write_plot(path: Path, errors: TrajectoryErrors) -> None:
     seconds = (errors.stamps_ns - errors.stamps_ns[0]) / NANOSECONDS
     positions, truth = errors.aligned[:, :3, 3], errors.truth[:, :3, 3]
-    estimate = AlignedPath('as given out', positions, errors.errors_m, seconds, errors.ate_percent)
+    estimate = AlignedPath(
+        'before corrections', positions, errors.errors_m, seconds, errors.ate_percent
+    )
     save_figure(trajectory_figure(truth, [estimate]), path)
 
 
 def evaluation_text(evaluation: dict[str, Any]) -> str:
     """Return the main numbers of evaluation.json in a few lines."""
     lines = []
-    for title, key in (('as given out', 'trajectory'), ('after corrections', 'trajectory_final')):
+    for title, key in (
+        ('before corrections', 'trajectory'),
+        ('after corrections', 'trajectory_final'),
+    ):
         errors = evaluation[key]
         share = errors['ate_percent']
         lines.append(

@@ -131,5 +131,5 @@ def truth_figure(run: RunData) -> str:
     )
     seconds = np.array([float(text) for text in errors['stamp']]) - run.stamps_ns[0] / 1e9
     ate_percent = run.evaluation['trajectory']['ate_percent']
-    path = AlignedPath('as given out', estimate, errors['error_m'], seconds, ate_percent)
+    path = AlignedPath('before corrections', estimate, errors['error_m'], seconds, ate_percent)
     return _image(trajectory_figure(truth, [path]), 'The path and its error against the truth')

@@ -38,7 +38,7 @@ def timing_table(run: RunData) -> str:
 
 def errors_table(evaluation: dict[str, Any]) -> str:
     """Return the errors against the truth, before and after corrections."""
-    columns = {'as given out': evaluation['trajectory']}
+    columns = {'before corrections': evaluation['trajectory']}
     if evaluation.get('trajectory_final'):
         columns['after corrections'] = evaluation['trajectory_final']
     numbers = range(1, 1 + len(columns))
