@@ -56,34 +56,25 @@ def run(args: argparse.Namespace) -> int:
         write_points(args.output, saved.points, args.format, args.overwrite)
         print(f'{args.output}: {len(saved.points)} points, {saved.unit_name}')
     elif args.format == 'tum':
-        _export_tum(saved, args)
+        from ..core.trajectory_file import write_tum
+
+        facts, T = saved.facts, saved.trajectory.T_map_base
+        is_base = args.frame == 'base'
+        T = T if is_base else T @ facts.T_base_optical
+        write_tum(args.output, saved.trajectory.stamps_ns, T, args.overwrite)
+        frames = f"'{facts.base_frame if is_base else facts.optical_frame}' in '{facts.map_frame}'"
+        print(f'{args.output}: {len(T)} poses of {frames}, {saved.unit_name}')
     elif args.format == 'colmap':
-        _export_colmap(saved, args)
+        from ..maps.colmap import write_colmap
+
+        points = write_colmap(args.output, saved, args.overwrite)
+        print(
+            f'{args.output}: {len(saved.keyframes)} poses, {len(saved.images)} images, '
+            f'{points} points, {saved.unit_name}'
+        )
     else:
         _export_grid(saved, args)
     return 0
-
-
-def _export_tum(saved: SavedMap, args: argparse.Namespace) -> None:
-    from ..core.trajectory_file import write_tum
-
-    T = saved.trajectory.T_map_base
-    if args.frame == 'optical':
-        T = T @ saved.facts.T_base_optical
-    write_tum(args.output, saved.trajectory.stamps_ns, T, args.overwrite)
-    name = saved.facts.base_frame if args.frame == 'base' else saved.facts.optical_frame
-    frames = f"'{name}' in '{saved.facts.map_frame}'"
-    print(f'{args.output}: {len(T)} poses of {frames}, {saved.unit_name}')
-
-
-def _export_colmap(saved: SavedMap, args: argparse.Namespace) -> None:
-    from ..maps.colmap import write_colmap
-
-    points = write_colmap(args.output, saved, args.overwrite)
-    print(
-        f'{args.output}: {len(saved.keyframes)} poses, {len(saved.images)} images, '
-        f'{points} points, {saved.unit_name}'
-    )
 
 
 def _export_grid(saved: SavedMap, args: argparse.Namespace) -> None:

@@ -37,12 +37,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ..core.config import parameters
     from ..learning.training.procedural import ProceduralClips
     from ..learning.training.processes import joined
     from ..learning.training.trainer import Trainer
 
     if args.list:
-        print(_listed(_settings(args)))
+        for parameter in parameters(_settings(args)):
+            unit = f' {parameter.meta.unit}' if parameter.meta.unit else ''
+            print(f'{parameter.name}: {parameter.value}{unit}\n    {parameter.meta.help}')
         return 0
     settings, folder = prepared(args)
     with joined(args.device) as place:
@@ -84,13 +87,3 @@ def _settings(args: argparse.Namespace) -> Any:
     if args.config:
         return load_settings(args.config, changes)
     return updated(TrainingSettings(), changes)
-
-
-def _listed(settings: Any) -> str:
-    from ..core.config import parameters
-
-    lines = []
-    for parameter in parameters(settings):
-        unit = f' {parameter.meta.unit}' if parameter.meta.unit else ''
-        lines.append(f'{parameter.name}: {parameter.value}{unit}\n    {parameter.meta.help}')
-    return '\n'.join(lines)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ..core.datatypes import DepthMap, Intrinsics
-from ..core.trajectory_file import NANOSECONDS
 from .depth_errors import DepthErrors, truth_at_pixels
 from .figures import AlignedPath, COLORS, new_figure, save_figure, trajectory_figure
 from .posed_sequences import PosedSequence
@@ -147,22 +146,13 @@ def draw_trajectories(
 
     Without enough poses nothing is written.
     """
-    judged = [(r, r.trajectory) for r in results if r.trajectory is not None]
-    if not judged:
+    evaluated = [(r, r.trajectory) for r in results if r.trajectory is not None]
+    if not evaluated:
         return
     stamps = sequence.truth.stamps_ns
-    begin, end = (f(r.stamps_ns[k] for r, _ in judged) for f, k in ((min, 0), (max, -1)))
+    begin, end = (f(r.stamps_ns[k] for r, _ in evaluated) for f, k in ((min, 0), (max, -1)))
     truth = sequence.truth.T_world_camera[(stamps >= begin) & (stamps <= end), :3, 3]
-    paths = [
-        AlignedPath(
-            result.predictor,
-            errors.aligned[:, :3, 3],
-            errors.errors_m,
-            (errors.stamps_ns - begin) / NANOSECONDS,
-            errors.ate_percent,
-        )
-        for result, errors in judged
-    ]
+    paths = [AlignedPath.of(errors, result.predictor, begin) for result, errors in evaluated]
     figure = trajectory_figure(truth, paths, unit='unit of the truth')
     figure.suptitle(sequence.name, fontsize=10)
     save_figure(figure, path)

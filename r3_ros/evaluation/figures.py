@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..core.atomic_files import atomic_write
+from ..core.trajectory_file import NANOSECONDS
+from .trajectory_errors import TrajectoryErrors
 
 COLORS = ('tab:blue', 'tab:orange', 'tab:green', 'tab:red', 'tab:purple')
 _DPI = 110
@@ -60,6 +62,13 @@ class AlignedPath:
     errors: np.ndarray
     seconds: np.ndarray
     ate_percent: float | None
+
+    @classmethod
+    def of(cls, errors: TrajectoryErrors, label: str, begin_ns: int) -> AlignedPath:
+        """Return the path of an evaluated trajectory, with times since ``begin_ns``."""
+        seconds = (errors.stamps_ns - begin_ns) / NANOSECONDS
+        positions = errors.aligned[:, :3, 3]
+        return cls(label, positions, errors.errors_m, seconds, errors.ate_percent)
 
     @property
     def ate(self) -> float:

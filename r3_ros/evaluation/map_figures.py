@@ -13,7 +13,7 @@ from ..core.datatypes import Intrinsics
 from ..core.geometry import unproject
 from ..maps.cloud import Cloud
 from .figures import new_figure, save_figure
-from .map_views import draw_from_half_way, draw_from_outside, level_scene, LevelScene
+from .map_views import draw_from_half_way, draw_from_outside, level_scene
 from .posed_sequences import PosedSequence
 from .stream_results import StreamResult
 
@@ -46,17 +46,14 @@ def draw_maps(path: Path, sequence: PosedSequence, results: Sequence[StreamResul
     figure = new_figure(5.4 * len(scenes), 7.8)
     rows = figure.subplots(2, len(scenes), squeeze=False)
     for (name, scene), outside, inside in zip(scenes.items(), *rows, strict=True):
-        draw_from_outside(outside, _opened(scene))
+        # A ceiling would hide the room.
+        highest = scene.centres[:, 2].max() + _CUT_ABOVE * scene.reach
+        cloud = scene.cloud.take(scene.cloud.points[:, 2] <= highest)
+        draw_from_outside(outside, replace(scene, cloud=cloud))
         outside.set_title(f'{name}, from outside, cut above the camera', fontsize=10)
         draw_from_half_way(inside, scene)
         inside.set_title(f'{name}, as the camera saw it half-way', fontsize=10)
     save_figure(figure, path)
-
-
-def _opened(scene: LevelScene) -> LevelScene:
-    """Return a scene cut above the camera, as a ceiling would hide the room."""
-    highest = scene.centres[:, 2].max() + _CUT_ABOVE * scene.reach
-    return replace(scene, cloud=scene.cloud.take(scene.cloud.points[:, 2] <= highest))
 
 
 def _true_cloud(sequence: PosedSequence, results: Sequence[StreamResult]) -> Cloud:

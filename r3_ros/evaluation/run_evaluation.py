@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core.atomic_files import atomic_write
 from ..core.datatypes import Intrinsics
-from ..core.trajectory_file import NANOSECONDS, PoseList, read_tum, stamp_text
+from ..core.trajectory_file import PoseList, read_tum, stamp_text
 from ..offline.run_files import (
     DEPTH,
     load_summary,
@@ -41,9 +41,13 @@ def evaluate_run(
     :raises OutputError: a file cannot be written.
     """
     summary = load_summary(folder)
+    camera = summary.get('camera') or {}
+    # None if they were estimated for each image.
+    known = None if camera.get('focal_length_estimated') else camera.get('undistorted')
+    undistorted = Intrinsics(**known) if known else None
     emitted = evaluate_trajectory(read_tum(folder / TRAJECTORY), truth, align)
     final = evaluate_trajectory(read_tum(folder / TRAJECTORY_FINAL), truth, align)
-    depth = depth_of_run(folder / DEPTH, truth_path.parent, _undistorted(summary))
+    depth = depth_of_run(folder / DEPTH, truth_path.parent, undistorted)
     content: dict[str, Any] = plain(
         {
             'groundtruth': str(truth_path),
@@ -55,15 +59,9 @@ def evaluate_run(
     )
     write_json(folder / EVALUATION, content)
     _write_table(folder / EVALUATION_TABLE, emitted)
-    _write_plot(folder / EVALUATION_PLOT, emitted)
+    path = AlignedPath.of(emitted, 'before corrections', int(emitted.stamps_ns[0]))
+    save_figure(trajectory_figure(emitted.truth[:, :3, 3], [path]), folder / EVALUATION_PLOT)
     return content
-
-
-def _undistorted(summary: dict[str, Any]) -> Intrinsics | None:
-    """Return the intrinsics of the undistorted images; None if they were estimated per image."""
-    camera = summary.get('camera') or {}
-    known = None if camera.get('focal_length_estimated') else camera.get('undistorted')
-    return Intrinsics(**known) if known else None
 
 
 def _write_table(path: Path, errors: TrajectoryErrors) -> None:
@@ -88,26 +86,14 @@ def _write_table(path: Path, errors: TrajectoryErrors) -> None:
         file.write(text.getvalue().encode())
 
 
-def _write_plot(path: Path, errors: TrajectoryErrors) -> None:
-    seconds = (errors.stamps_ns - errors.stamps_ns[0]) / NANOSECONDS
-    positions, truth = errors.aligned[:, :3, 3], errors.truth[:, :3, 3]
-    estimate = AlignedPath(
-        'before corrections', positions, errors.errors_m, seconds, errors.ate_percent
-    )
-    save_figure(trajectory_figure(truth, [estimate]), path)
-
-
 def evaluation_text(evaluation: dict[str, Any]) -> str:
     """Return the main numbers of evaluation.json in a few lines."""
     lines = []
-    for title, key in (
-        ('before corrections', 'trajectory'),
-        ('after corrections', 'trajectory_final'),
-    ):
+    for when, key in (('before', 'trajectory'), ('after', 'trajectory_final')):
         errors = evaluation[key]
         share = errors['ate_percent']
         lines.append(
-            f'{title}: ATE {errors["ate_rmse_m"]:.4f} m'
+            f'{when} corrections: ATE {errors["ate_rmse_m"]:.4f} m'
             + (f' ({share:.2f} % of {errors["path_m"]:.2f} m)' if share is not None else '')
             + f', rotation {errors["rotation_mean_deg"]:.2f} deg, step {errors["rpe_m"]:.4f} m, '
             f'{errors["matched"]} poses'

@@ -75,6 +75,9 @@ def run_predictor(
     stamps = np.array([record.stamp_ns for record in records])
     known = np.isfinite(T[:, 0, 0])
     estimate = PoseList(stamps[known], T[known])
+    matched, _ = match_stamps(estimate.stamps_ns, sequence.truth.stamps_ns, _TOLERANCE_S)
+    enough = len(matched) >= MIN_POSES
+    trajectory = evaluate_trajectory(estimate, sequence.truth) if enough else None
     assert run.cloud is not None
     return StreamResult(
         sequence.name,
@@ -82,7 +85,7 @@ def run_predictor(
         predictor,
         stamps,
         estimate,
-        trajectory=_trajectory_errors(estimate, sequence.truth),
+        trajectory=trajectory,
         steps=step_errors(
             steps_between(T),
             steps_between(_true_poses(stamps, sequence.truth)),
@@ -144,11 +147,6 @@ def _true_poses(stamps_ns: np.ndarray, truth: PoseList) -> np.ndarray:
     own, other = match_stamps(stamps_ns, truth.stamps_ns, _TOLERANCE_S)
     T[own] = truth.T_world_camera[other]
     return T
-
-
-def _trajectory_errors(estimate: PoseList, truth: PoseList) -> TrajectoryErrors | None:
-    matched, _ = match_stamps(estimate.stamps_ns, truth.stamps_ns, _TOLERANCE_S)
-    return evaluate_trajectory(estimate, truth) if len(matched) >= MIN_POSES else None
 
 
 def baselines(sequence: PosedSequence, stamps_ns: np.ndarray) -> list[StreamResult]:

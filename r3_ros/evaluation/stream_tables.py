@@ -101,9 +101,10 @@ def _median(values: np.ndarray) -> float:
 def grouped_errors(results: Sequence[StreamResult]) -> list[GroupErrors]:
     """Return the errors of every predictor on every group, in the order of the results."""
     keys = dict.fromkeys((result.group, result.predictor) for result in results)
+    groups = list(dict.fromkeys(group for group, _ in keys))
     return [
         group_errors([r for r in results if (r.group, r.predictor) == key])
-        for key in _by_first(list(keys))
+        for key in sorted(keys, key=lambda key: groups.index(key[0]))
     ]
 
 
@@ -124,12 +125,6 @@ def falls(quintiles: Sequence[float]) -> bool | None:
     if not quintiles:
         return None
     return all(b < a for a, b in zip(quintiles[:-1], quintiles[1:], strict=True))
-
-
-def _by_first(keys: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Sort keys by the order in which their first parts occur."""
-    order = list(dict.fromkeys(first for first, _ in keys))
-    return sorted(keys, key=lambda key: order.index(key[0]))
 
 
 def tables_text(rows: Sequence[GroupErrors]) -> str:

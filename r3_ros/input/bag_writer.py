@@ -168,7 +168,11 @@ class _MessageWriter:
     def image(self, topic: str, stamp_ns: int, frame: RawFrame, compressed: bool) -> None:
         header = self._header(stamp_ns, self._frame_id)
         if compressed:
-            data = frame.encoded or _jpeg(frame.image)
+            data = frame.encoded
+            if data is None:
+                bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
+                options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
+                data = cv2.imencode('.jpg', bgr, options)[1].tobytes()
             form = 'png' if data.startswith(b'\x89PNG') else 'jpeg'
             content = {'format': form, 'data': np.frombuffer(data, dtype=np.uint8)}
             self._write(topic, stamp_ns, self._new(COMPRESSED_IMAGE, header=header, **content))
@@ -227,8 +231,3 @@ class _MessageWriter:
         )
         header = self._header(stamp_ns, 'world')
         self._write(topic, stamp_ns, self._new(POSE_STAMPED, header=header, pose=pose))
-
-
-def _jpeg(image: np.ndarray) -> bytes:
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    return cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()

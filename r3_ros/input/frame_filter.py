@@ -82,7 +82,10 @@ class FrameFilter:
         if step_s <= 0:
             return self._judge_step_back(step_s)
         if size != self._size:
-            return self._judge_size(size)
+            assert self._size is not None
+            reason = 'size changed: {}x{} to {}x{}'.format(*self._size, *size)
+            resets = config.on_resolution_change == 'reset'
+            return FrameVerdict(Action.RESET if resets else Action.DROP, reason)
         if config.max_rate > 0:
             early_s = (self._due_ns - stamp_ns) / _SECOND_NS
             if early_s > _RATE_SLACK / config.max_rate:
@@ -113,10 +116,3 @@ class FrameFilter:
             'ignore': FrameVerdict(Action.DROP, f'before the jump: {reason}'),
             'error': FrameVerdict(Action.FAULT, f'{reason}; call ~/reset to start anew'),
         }[self.config.on_time_jump_back]
-
-    def _judge_size(self, size: tuple[int, int]) -> FrameVerdict:
-        assert self._size is not None
-        reason = 'size changed: {}x{} to {}x{}'.format(*self._size, *size)
-        if self.config.on_resolution_change == 'reset':
-            return FrameVerdict(Action.RESET, reason)
-        return FrameVerdict(Action.DROP, reason)

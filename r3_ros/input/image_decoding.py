@@ -85,7 +85,10 @@ def decode_raw(
         encoding = hint or UNTYPED[encoding]
     buffer = np.frombuffer(data, dtype=np.uint8)
     if encoding in ('mono16', '16UC1'):
-        return _decode_mono16(buffer, width, height, step, is_bigendian)
+        rows = _rows(buffer, width, height, 2, step, 'mono16')
+        # The high byte is the value scaled by 1/256.
+        high = np.ascontiguousarray(rows[..., 0 if is_bigendian else 1])
+        return cv2.cvtColor(high, cv2.COLOR_GRAY2RGB)
     if encoding == 'nv12':
         planes = _rows(buffer, width, height * 3 // 2, 1, step, encoding)
         return _converted(planes, cv2.COLOR_YUV2RGB_NV12, encoding)
@@ -99,15 +102,6 @@ def decode_raw(
     if conversion is None:
         return np.ascontiguousarray(rows)
     return _converted(rows, conversion, encoding)
-
-
-def _decode_mono16(
-    buffer: np.ndarray, width: int, height: int, step: int, is_bigendian: bool
-) -> np.ndarray:
-    rows = _rows(buffer, width, height, 2, step, 'mono16')
-    # The high byte is the value scaled by 1/256.
-    high = np.ascontiguousarray(rows[..., 0 if is_bigendian else 1])
-    return cv2.cvtColor(high, cv2.COLOR_GRAY2RGB)
 
 
 def _rows(

@@ -27,25 +27,21 @@ def open_source(
     """
     path = Path(path)
     try:
-        return _opened(path, camera, topic, collections)
+        if not path.exists():
+            raise SourceError(f'{path} does not exist')
+        is_bag = path.suffix in BAG_SUFFIXES or (path / 'metadata.yaml').is_file()
+        if topic and not is_bag:
+            raise SourceError(f'{path} is no bag, so it has no topic {topic}')
+        model = load_camera_yaml(camera) if camera else None
+        if is_bag:
+            # rosbags takes a quarter of a second to import.
+            from .bag_source import BagSource
+
+            return BagSource(path, model, topic, ignore_camera_info=camera is not None)
+        if path.is_dir():
+            return FolderSource(path, model, camera is None, collections)
+        # For the reason of a failure, which OpenCV does not give.
+        with open(path, 'rb'):
+            return VideoSource(path, model)
     except OSError as error:
         raise SourceError(f'cannot read {path}: {error.strerror or error}') from error
-
-
-def _opened(path: Path, camera: Path | str | None, topic: str | None, collections: bool) -> Source:
-    if not path.exists():
-        raise SourceError(f'{path} does not exist')
-    is_bag = path.suffix in BAG_SUFFIXES or (path / 'metadata.yaml').is_file()
-    if topic and not is_bag:
-        raise SourceError(f'{path} is no bag, so it has no topic {topic}')
-    model = load_camera_yaml(camera) if camera else None
-    if is_bag:
-        # rosbags takes a quarter of a second to import.
-        from .bag_source import BagSource
-
-        return BagSource(path, model, topic, ignore_camera_info=camera is not None)
-    if path.is_dir():
-        return FolderSource(path, model, camera is None, collections)
-    # For the reason of a failure, which OpenCV does not give.
-    with open(path, 'rb'):
-        return VideoSource(path, model)

@@ -32,7 +32,10 @@ def write_colmap(folder: Path | str, saved: SavedMap, overwrite: bool = False) -
     :raises FrameError: an image of the map cannot be decoded.
     """
     cameras, camera_of = _cameras(saved.keyframes)
-    names = [_name(saved, int(i)) for i in saved.keyframes.ids]
+    names = [
+        map_layout.image_name(i, map_layout.image_kind(saved.images.get(i, b'')))
+        for i in saved.keyframes.ids.tolist()
+    ]
     marks = saved.landmarks if saved.landmarks is not None and len(saved.landmarks) else None
     with atomic_directory(folder, overwrite, marker=CAMERAS) as temporary:
         (temporary / CAMERAS).write_text(cameras, encoding='ascii')
@@ -44,10 +47,6 @@ def write_colmap(folder: Path | str, saved: SavedMap, overwrite: bool = False) -
             if frame_id in saved.images:
                 (temporary / IMAGE_FOLDER / name).write_bytes(saved.images[frame_id])
     return len(saved.points) if marks is None else len(marks)
-
-
-def _name(saved: SavedMap, frame_id: int) -> str:
-    return map_layout.image_name(frame_id, map_layout.image_kind(saved.images.get(frame_id, b'')))
 
 
 def _cameras(keyframes: SavedKeyframes) -> tuple[str, np.ndarray]:

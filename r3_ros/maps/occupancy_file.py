@@ -33,17 +33,13 @@ def write_grid(
     :param notes: written as comments.
     :raises OutputError: it exists, is no grid, or cannot be written.
     """
-    with atomic_directory(folder, overwrite, marker=YAML_NAME) as temporary:
-        (temporary / IMAGE_NAME).write_bytes(_pgm(grid.cells))
-        (temporary / YAML_NAME).write_text(_yaml(grid, notes), encoding='utf-8')
-
-
-def _pgm(cells: np.ndarray) -> bytes:
-    greys = np.full(cells.shape, _UNKNOWN_GREY, np.uint8)
+    greys = np.full(grid.cells.shape, _UNKNOWN_GREY, np.uint8)
     for value, grey in _GREYS.items():
-        greys[cells == value] = grey
-    height, width = cells.shape
-    return f'P5\n{width} {height}\n255\n'.encode('ascii') + greys[::-1].tobytes()
+        greys[grid.cells == value] = grey
+    with atomic_directory(folder, overwrite, marker=YAML_NAME) as temporary:
+        header = 'P5\n{1} {0}\n255\n'.format(*greys.shape).encode('ascii')
+        (temporary / IMAGE_NAME).write_bytes(header + greys[::-1].tobytes())
+        (temporary / YAML_NAME).write_text(_yaml(grid, notes), encoding='utf-8')
 
 
 def _yaml(grid: OccupancyGrid, notes: Sequence[str]) -> str:

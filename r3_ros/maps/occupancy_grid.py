@@ -89,7 +89,9 @@ def occupancy_grid(
     points = points[np.isfinite(points).all(axis=1)]
     if not len(points):
         raise OccupancyError('the map has no points')
-    T_map_optical = _spread(T_map_optical)
+    if len(T_map_optical) > _MAX_VIEWS:
+        spread = np.linspace(0, len(T_map_optical) - 1, _MAX_VIEWS).round().astype(int)
+        T_map_optical = T_map_optical[spread]
     centres = T_map_optical[:, :3, 3]
     if floor is None:
         floor = Floor.at(config.floor_height)
@@ -272,10 +274,3 @@ def _without_islands(free: np.ndarray, floor: np.ndarray, resolution: float) -> 
     kept[0] = False
     connected: np.ndarray = kept[regions]
     return connected
-
-
-def _spread(T: np.ndarray) -> np.ndarray:
-    """Return at most ``_MAX_VIEWS`` poses, evenly spread."""
-    if len(T) <= _MAX_VIEWS:
-        return T
-    return T[np.linspace(0, len(T) - 1, _MAX_VIEWS).round().astype(int)]

@@ -44,11 +44,16 @@ def read_map(path: Path | str, with_images: bool = True) -> SavedMap:
         facts, counts = parse_manifest(
             _text(folder, map_layout.MANIFEST, map_layout.MOST_MANIFEST_BYTES)
         )
-        keyframes = _keyframes(folder, counts, facts.descriptor_size)
+        columns = map_layout.keyframe_columns(counts.keyframes, facts.descriptor_size)
+        keyframes = SavedKeyframes(**_arrays(folder, map_layout.KEYFRAMES, columns))
+        check_keyframes(keyframes)
+        columns = map_layout.graph_columns(counts.edges)
+        edges = SavedEdges(**_arrays(folder, map_layout.GRAPH, columns))
+        check_edges(edges, keyframes.ids)
         return SavedMap(
             facts=facts,
             keyframes=keyframes,
-            edges=_edges(folder, counts, keyframes),
+            edges=edges,
             points=_points(folder, counts),
             trajectory=_trajectory(folder, counts),
             landmarks=_landmarks(folder, counts, keyframes),
@@ -69,19 +74,6 @@ def _arrays(
     size = sum(column.nbytes for column in columns.values())
     with folder.open(name, size + _ARCHIVE_OVERHEAD_BYTES) as (file, _):
         return read_arrays(file, name, columns)
-
-
-def _keyframes(folder: MapFolder, counts: Counts, descriptor_size: int) -> SavedKeyframes:
-    columns = map_layout.keyframe_columns(counts.keyframes, descriptor_size)
-    keyframes = SavedKeyframes(**_arrays(folder, map_layout.KEYFRAMES, columns))
-    check_keyframes(keyframes)
-    return keyframes
-
-
-def _edges(folder: MapFolder, counts: Counts, keyframes: SavedKeyframes) -> SavedEdges:
-    edges = SavedEdges(**_arrays(folder, map_layout.GRAPH, map_layout.graph_columns(counts.edges)))
-    check_edges(edges, keyframes.ids)
-    return edges
 
 
 def _landmarks(

@@ -88,6 +88,8 @@ def details_tables(run: RunData) -> tuple[str, str]:
     frames, camera = summary.get('frames', {}), summary.get('camera', {})
     undistorted = camera.get('undistorted') or {}
     counts = {key: value for key, value in frames.items() if isinstance(value, int)}
+    defaults, config = {p.name: p.default for p in parameters()}, summary.get('config', {})
+    changed = [f'{name} = {v}' for name, v in config.items() if defaults.get(name) != v]
     about = {
         'source': str(summary.get('source')),
         'frames': ', '.join(f'{v} {k.replace("_", " ")}' for k, v in counts.items()),
@@ -97,7 +99,7 @@ def details_tables(run: RunData) -> tuple[str, str]:
         'distortion undone': str(camera.get('distortion_model', 'none')),
         'machine': ', '.join(f'{v}' for v in summary.get('machine', {}).values()) + ' cores',
         'versions': ', '.join(f'{k} {v}' for k, v in summary.get('versions', {}).items()),
-        'parameters not at their default': _changed(summary.get('config', {})) or 'none',
+        'parameters not at their default': ', '.join(changed) or 'none',
     }
     circumstances = (
         f'<tr><th>{name}</th><td>{escape(text)}</td></tr>' for name, text in about.items() if text
@@ -112,10 +114,3 @@ def details_tables(run: RunData) -> tuple[str, str]:
 
 def _counts(counts: dict[str, Any]) -> str:
     return ', '.join(f'{name.replace("_", " ")} {value}' for name, value in counts.items())
-
-
-def _changed(config: dict[str, Any]) -> str:
-    defaults = {parameter.name: parameter.default for parameter in parameters()}
-    return ', '.join(
-        f'{name} = {value}' for name, value in config.items() if defaults.get(name) != value
-    )
