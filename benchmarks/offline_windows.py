@@ -52,12 +52,12 @@ def seen(
 ) -> SeenWindow:
     """Predict a window and spoil the answer."""
     rng = predictor._rng
-    prediction = predictor.predict([picture.pixels for picture in window.pictures])
+    prediction = predictor.predict([image.pixels for image in window.pictures])
     count = len(window.pictures)
     pairs = np.triu(rng.random((count, count)) < wrong, 1)
     prediction.relative[pairs, :3] += rng.normal(0, 1, (np.count_nonzero(pairs), 3))
     prediction.predicted[pairs.T] = False
-    ids = tuple(picture.frame_id for picture in window.pictures)
+    ids = tuple(image.frame_id for image in window.pictures)
     grids = {
         frame_id: DepthGrid.of(depth * np.float32(np.exp(rng.normal(0, depth_noise))), sure)
         for frame_id, depth, sure in zip(ids, prediction.depth, prediction.confidence, strict=True)
@@ -75,8 +75,8 @@ def ate_percent(
     predictor = ScriptedWindows(WindowScript(T, UNITS, noise))
     predictor._rng = np.random.default_rng(seed)
     geometry = predictor.geometry(WIDTH, HEIGHT)
-    pictures = (WindowImage(n, n, picture_of(n), geometry, None, 0.0) for n in range(CAMERAS))
-    order = InTime(pictures, config.offline.window_frames, config.offline.overlap_frames)
+    images = (WindowImage(n, n, picture_of(n), geometry, None, 0.0) for n in range(CAMERAS))
+    order = InTime(images, config.offline.window_frames, config.offline.overlap_frames)
     windows = []
     while (window := order.following()) is not None:
         windows.append(seen(predictor, window, depth_noise, wrong))
