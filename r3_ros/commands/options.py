@@ -36,7 +36,7 @@ def bounded(low: float, high: float) -> Callable[[str], float]:
         except ValueError:
             value = math.nan
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f'must be {low:g} to {high:g}, got {text!r}')
+            raise argparse.ArgumentTypeError(f'must be between {low:g} and {high:g}, got {text!r}')
         return value
 
     return read

@@ -37,18 +37,12 @@ class BagReader:
         with _as_source_error(path):
             self._reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
             self._reader.open()
+        self.connections = self._reader.connections
+        self.message_count = self._reader.message_count
 
     def close(self) -> None:
         """Close the file."""
         self._reader.close()
-
-    @property
-    def connections(self) -> list[Connection]:
-        return self._reader.connections
-
-    @property
-    def message_count(self) -> int:
-        return self._reader.message_count
 
     def serialized(
         self, connections: list[Connection] | None = None

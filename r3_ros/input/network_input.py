@@ -14,25 +14,8 @@ import numpy as np
 
 from ..core.datatypes import Intrinsics
 from ..core.errors import ConfigError, FrameError
-from ..core.resize_geometry import Crop, EXIF_TURNS, Geometry, image_size, Resize, Step, Turn
-
-__all__ = [
-    'DA3_METHODS',
-    'DA3Rule',
-    'Geometry',
-    'IMAGENET_MEAN',
-    'IMAGENET_STD',
-    'PATCH',
-    'Prepared',
-    'R3Rule',
-    'da3_geometry',
-    'fov_of',
-    'intrinsics_from_fov',
-    'normalised',
-    'prepare_da3',
-    'prepare_r3',
-    'r3_geometry',
-]
+from ..core.resize_geometry import Crop, EXIF_TURNS, image_size, Resize, Step, Turn
+from ..core.resize_geometry import Geometry as Geometry
 
 #: Side of a patch in pixels: both sides of a network's input are multiples of it.
 PATCH = 14
