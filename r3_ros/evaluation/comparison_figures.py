@@ -152,7 +152,7 @@ def draw_trajectories(
     stamps = sequence.truth.stamps_ns
     begin, end = (f(r.stamps_ns[k] for r, _ in evaluated) for f, k in ((min, 0), (max, -1)))
     truth = sequence.truth.T_world_camera[(stamps >= begin) & (stamps <= end), :3, 3]
-    paths = [AlignedPath.of(errors, result.predictor, begin) for result, errors in evaluated]
+    paths = [AlignedPath.of(errors, result.predictor, int(begin)) for result, errors in evaluated]
     figure = trajectory_figure(truth, paths, unit='unit of the truth')
     figure.suptitle(sequence.name, fontsize=10)
     save_figure(figure, path)
