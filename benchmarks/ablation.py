@@ -64,7 +64,7 @@ def losses_to_leave_out() -> list[str]:
     return [name for name in names if name != 'own_scale']
 
 
-def judged(network: R3Network, held_out: dict[str, list[Clips]]) -> dict[str, float]:
+def evaluated(network: R3Network, held_out: dict[str, list[Clips]]) -> dict[str, float]:
     """Return the figures on both held-out sets."""
     out = {}
     for name, clips in held_out.items():
@@ -154,13 +154,13 @@ def main() -> None:
             }
             source = Kept(worlds)
             new = new_network(settings.variant, 0).to(process.device).eval()
-            rows.append({'step': 0, 'left out': 'untrained', **judged(new, held_out)})
+            rows.append({'step': 0, 'left out': 'untrained', **evaluated(new, held_out)})
             table.add(rows)
             for name, seed in runs:
                 start = time.monotonic()
                 network = trained(settings, name, seed, source, process)
                 row = {'step': args.steps, 'left out': name, 'first weights': seed}
-                row |= judged(network, held_out)
+                row |= evaluated(network, held_out)
                 row['seconds'] = round(time.monotonic() - start, 1)
                 rows.append(row)
                 table.add([row])

@@ -4,13 +4,13 @@
     python benchmarks/admission.py DATA/redkitchen_7scenes DATA/kitti00 DATA/fox_ngp LOOP
     r3 synth LOOP --seed 3 --frames 400 --width 320 --height 240 --depth-every 4
 
-The pictures are real, and so are their descriptors (those of the classical predictor). Poses and
+The images are real, and so are their descriptors (those of the classical predictor). Poses and
 surfaces are the truth. The predictor here answers with true relative poses and noise: 2 % of the
-length and 0.2 % of the depth, 1 % of the angle and 0.1 degrees, more where two pictures share
+length and 0.2 % of the depth, 1 % of the angle and 0.1 degrees, more where two images share
 less; frames that share under a tenth are not related at all. So the engine decides what becomes a
 keyframe, and its poses drift as they would.
 
-Surfaces are the depth pictures fused in voxels, seen by a camera if nothing is in front. Folders
+Surfaces are the depth images fused in voxels, seen by a camera if nothing is in front. Folders
 without depth are walked through for the error alone, what two frames share being that of their
 frusta. Thresholds are chosen by bisection for the same number of keyframes.
 """
@@ -28,7 +28,7 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
-from classical_sequences import judged, load_sequence  # noqa: E402
+from classical_sequences import evaluated, load_sequence  # noqa: E402
 from r3_ros.classical.describe import describe, SIZE  # noqa: E402
 from r3_ros.core.config import R3Config, updated  # noqa: E402
 from r3_ros.core.datatypes import (  # noqa: E402
@@ -58,7 +58,7 @@ _LEAST_SHARED = 0.1
 _AGAIN_FRAMES, _AGAIN_SHARED = 60, 0.5
 _SEEDS = 3
 _ROUNDS = 9
-#: Depth taken where there is no depth picture, in the unit of the truth.
+#: Depth taken where there is no depth image, in the unit of the truth.
 _USUAL_DEPTH = {'kitti00': 15.0, 'fox_ngp': 4.0}
 #: Rules, with the range of the value that is varied, and whether more of it admits more.
 RULES = {
@@ -102,13 +102,13 @@ def load_walk(folder: Path) -> Walk:
     camera = folder / 'depth_camera.yaml'
     loaded = load_camera_yaml(camera) if camera.exists() else None
     K_depth = K if loaded is None else loaded.intrinsics
-    pictures = [p for p in sorted((folder / 'depth').glob('*.png')) if int(p.stem) < count]
-    if not pictures:
+    images = [p for p in sorted((folder / 'depth').glob('*.png')) if int(p.stem) < count]
+    if not images:
         depth = np.full(count, _USUAL_DEPTH.get(folder.name, 1.0))
         return Walk(folder.name, T, np.stack(descriptors), depth, _frusta(T, depth, K), None, K)
     maps = {
         int(p.stem): cv2.imread(str(p), cv2.IMREAD_UNCHANGED).astype(np.float32) / 1000
-        for p in pictures
+        for p in images
     }
     depth, seen = _visible(T, K_depth, _surface(maps, T, K_depth))
     counts = np.sqrt(np.maximum(seen.sum(axis=1), 1))
@@ -124,7 +124,7 @@ def _frusta(T: np.ndarray, depth: np.ndarray, K: Intrinsics) -> np.ndarray:
 
 
 def _surface(maps: dict[int, np.ndarray], T: np.ndarray, K: Intrinsics) -> np.ndarray:
-    """Return (V, 3) centres of the voxels that any depth picture shows."""
+    """Return (V, 3) centres of the voxels that any depth image shows."""
     clouds, usual = [], []
     for number, depth in maps.items():
         points = unproject(depth, K.fx, K.fy, K.cx, K.cy, _STRIDE).reshape(-1, 3)
@@ -172,7 +172,7 @@ class TruePredictor:
         self._walk, self._random = walk, np.random.default_rng(seed)
 
     def describe(self, frame: Frame) -> np.ndarray:
-        """Return the descriptor of the picture."""
+        """Return the descriptor of the image."""
         descriptor: np.ndarray = self._walk.descriptors[frame.frame_id]
         return descriptor
 
@@ -250,7 +250,7 @@ def run(walk: Walk, rule: str, value: float, seed: int) -> Run:
     engine = Engine(TruePredictor(walk, seed), config)
     if rule.endswith('not'):
         engine.session.admission = MatchedOrNot(config.keyframe)
-    # Nobody looks at them, but a camera that gave the same picture each time would be found out.
+    # Nobody looks at them, but a camera that gave the same image each time would be found out.
     images = np.random.default_rng(0).integers(0, 255, (len(walk.T), 16, 16, 3), np.uint8)
     estimates = [
         engine.step(Frame(image, round(1e9 * (1 + number / 15)), walk.K))
@@ -261,7 +261,7 @@ def run(walk: Walk, rule: str, value: float, seed: int) -> Run:
     return Run(
         [e.frame_id for e in estimates if e.is_keyframe],
         [e.context_ids for e in estimates],
-        judged(poses, dict(enumerate(walk.T))).ate_percent,
+        evaluated(poses, dict(enumerate(walk.T))).ate_percent,
     )
 
 

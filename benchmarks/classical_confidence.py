@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 
-from classical_sequences import judged, load_sequence, StreamStandIn
+from classical_sequences import evaluated, load_sequence, StreamStandIn
 import numpy as np
 from r3_ros.core.geometry import inverse, rotation_angle
 from scipy.stats import spearmanr
@@ -32,7 +32,7 @@ def main() -> int:
     stream.close()
     tracked = {i: T for i, T in enumerate(stream.emitted) if T is not None}
     truth = sequence.truth
-    scale = judged(tracked, truth).scale
+    scale = evaluated(tracked, truth).scale
     rows = []
     for edge in edges:
         T = inverse(truth[edge.source_id]) @ truth[edge.target_id]

@@ -1,7 +1,7 @@
 """Dense depth of the classical predictor against a depth camera.
 
-Depth pictures exist for some frames only, so those are made keyframes and all of them swept; the
-predictor is otherwise as it comes. Each picture is scaled by the median ratio; the truth is
+Depth images exist for some frames only, so those are made keyframes and all of them swept; the
+predictor is otherwise as it comes. Each image is scaled by the median ratio; the truth is
 looked up through the two pinhole models alone, because colour and depth are not registered in
 7-Scenes, which puts a floor of about 0.1 under AbsRel at edges.
 
@@ -16,8 +16,7 @@ from pathlib import Path
 
 from classical_sequences import load_sequence, StreamStandIn
 import numpy as np
-from r3_ros.classical import backend as upkeep
-from r3_ros.classical import odometry
+from r3_ros.classical import backend, odometry
 from r3_ros.core.datatypes import DepthMap, Intrinsics
 from r3_ros.evaluation.depth_errors import DepthErrors, read_depth, truth_at_pixels
 import yaml
@@ -40,7 +39,7 @@ def main() -> int:
         return present in true_ids or wants(self, slots, pixels)
 
     odometry.Odometry._wants_keyframe = wants_or_has_truth
-    upkeep.SWEEP_PAUSE = 1
+    backend.SWEEP_PAUSE = 1
     stream = StreamStandIn()
     errors = DepthErrors()
     for present, frame in enumerate(load_sequence(args.folder).read()):

@@ -142,7 +142,7 @@ class StreamStandIn:
                 self._held[edge.target_id] = self.final[edge.target_id] = pose
 
 
-def judged(poses: dict[int, np.ndarray], truth: dict[int, np.ndarray]) -> TrajectoryErrors:
+def evaluated(poses: dict[int, np.ndarray], truth: dict[int, np.ndarray]) -> TrajectoryErrors:
     """Compare poses by frame with the true ones, of which some may be missing."""
 
     def by_second(T: dict[int, np.ndarray]) -> PoseList:
@@ -196,8 +196,8 @@ def run(sequence: Sequence, frames: list[Frame], depth: bool) -> None:
     )
     truth = {i: T for i, T in sequence.truth.items() if i < len(frames)}
     if truth and tracked:
-        online = judged(tracked, truth)
-        final = judged({i: stream.final[i] for i in tracked}, truth)
+        online = evaluated(tracked, truth)
+        final = evaluated({i: stream.final[i] for i in tracked}, truth)
         print(
             f'  ATE {online.ate_percent:.3f} % of the path, rotation '
             f'{online.rotation_mean_deg:.2f} deg; after corrections {final.ate_percent:.3f} %, '

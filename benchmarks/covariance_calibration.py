@@ -22,7 +22,7 @@ from scipy.spatial.transform import Rotation
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
-from classical_sequences import judged, load_sequence  # noqa: E402
+from classical_sequences import evaluated, load_sequence  # noqa: E402
 from r3_ros.core.config import CovarianceConfig, R3Config, updated  # noqa: E402
 from r3_ros.core.datatypes import Edge, Estimate, TrackingState  # noqa: E402
 from r3_ros.core.geometry import inverse, rotation_angle  # noqa: E402
@@ -114,7 +114,7 @@ def main() -> int:
     for folder in options.folders:
         estimates, edges, truth = tracked(folder, options.frames)
         poses = {e.frame_id: e.T_world_camera for e in estimates}
-        unit = judged(poses, truth).scale
+        unit = evaluated(poses, truth).scale
         known = [e for e in edges if e.target_id in poses and e.source_id in poses]
         reference = load_predictor(R3Config()).confidence_reference
         for name, found in (

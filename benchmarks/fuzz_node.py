@@ -3,8 +3,8 @@
 python benchmarks/fuzz_node.py [--inputs 10000] [--seed 1]
 
 The real node with a scripted predictor, over DDS: the truth is known exactly, so every pose that
-comes out can be judged. Between malformed pictures, calibrations, requests and parameters a valid
-picture is sent now and then, and must get its pose. Run it in the environment of the tests
+comes out can be checked. Between malformed images, calibrations, requests and parameters a valid
+image is sent now and then, and must get its pose. Run it in the environment of the tests
 (scripts/in_environment).
 """
 
@@ -43,7 +43,7 @@ from sensor_msgs.msg import CompressedImage  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-#: A valid picture after so many malformed inputs.
+#: A valid image after so many malformed inputs.
 VALID_EVERY = 10
 #: An input that is not dealt with by then is a hang.
 TIMEOUT_S = 20.0
@@ -52,7 +52,7 @@ SECRET = 'nobody may write here'
 #: Growth of memory allowed per 1000 inputs once a fifth of them has been.
 LIMIT_MB = 2.0
 SHARES = {
-    'picture': 0.4,
+    'image': 0.4,
     'initial pose': 0.05,
     'calibration': 0.15,
     'service': 0.15,
@@ -71,13 +71,13 @@ class Judge:
         self._states = graph.listen('r3/status', StreamStatus)
         self._worlds: dict[int, tuple[Any, float]] = {}
         self._first: dict[Any, np.ndarray] = {}
-        self.judged = 0
+        self.checked = 0
         self.false: list[str] = []
 
     def judge(self) -> None:
         """Judge every pose that has come since, against the first one of the same world."""
         for state in self._states:
-            # Others tell of a reset or a pause, under the stamp of the picture before.
+            # Others tell of a reset or a pause, under the stamp of the image before.
             if math.isfinite(state.time_inference):
                 key = (state.session_id, state.map_revision)
                 self._worlds[stamp_ns_of(state.header.stamp)] = (key, state.scale)
@@ -94,7 +94,7 @@ class Judge:
             self._worlds.clear()
 
     def _judge(self, stamp_ns: int, message: Any, world: Any, scale: float) -> None:
-        self.judged += 1
+        self.checked += 1
         covariance = np.array(message.pose.covariance).reshape(6, 6)
         T_map_camera = matrix(message.pose.pose)
         T_room_camera = self._path(stamp_ns).copy()
@@ -116,7 +116,7 @@ class Fuzz:
     ) -> None:
         """Take a started node, and save the map that damaged ones are made from.
 
-        :param compressed: publisher of compressed pictures; None if the node takes raw ones.
+        :param compressed: publisher of compressed images; None if the node takes raw ones.
         """
         draw = Malformed(rng, graph.stamp_ns)
         self.graph, self.draw = graph, draw
@@ -139,7 +139,7 @@ class Fuzz:
         """Send one malformed input and wait until it has been dealt with."""
         self.sent[kind] += 1
         outcome = {
-            'picture': self._picture,
+            'image': self._image,
             'initial pose': self._initial_pose,
             'map': self._map,
             'calibration': self._calibration,
@@ -149,15 +149,15 @@ class Fuzz:
         self.outcomes[f'{kind}: {outcome}'] += 1
 
     def valid(self) -> None:
-        """Send a valid picture: the node must go on as if nothing had been."""
+        """Send a valid image: the node must go on as if nothing had been."""
         self._recover()
-        # Later than whatever was taken for a picture, so that it is no step back in time.
+        # Later than whatever was taken for an image, so that it is no step back in time.
         stamp_ns = (
             max(self.graph.node.stream.snapshot.health.last_stamp_ns, self.draw.stamp_ns)
             + PERIOD_NS
         )
         if stamp_ns > self.draw.stamp_ns + 10**15:
-            # A malformed picture was taken at the end of time: start anew, as an operator would.
+            # A malformed image was taken at the end of time: start anew, as an operator would.
             self._reset()
             stamp_ns = self.draw.stamp_ns + PERIOD_NS
         self.draw.stamp_ns = stamp_ns
@@ -166,7 +166,7 @@ class Fuzz:
         self._send(stamp_ns)
         if health.frames_processed == before:
             self.unanswered += 1
-            self.outcomes[f'valid picture refused: {health.last_reject_reason[:60]}'] += 1
+            self.outcomes[f'valid image refused: {health.last_reject_reason[:60]}'] += 1
         self.judge.judge()
 
     def escaped(self) -> list[str]:
@@ -203,7 +203,7 @@ class Fuzz:
         self._compressed.publish(message)
         self.graph.until(lambda: self.graph.handled > before, TIMEOUT_S)
 
-    def _picture(self) -> str:
+    def _image(self) -> str:
         health = self.graph.health
         before = health.frames_processed
         if self._compressed is not None:
@@ -220,17 +220,17 @@ class Fuzz:
         return 'heard'
 
     def _map(self) -> str:
-        """Load a damaged map while pictures go on."""
+        """Load a damaged map while images go on."""
         folder = self._maps / 'damaged'
         wrong = self._damaged.make(folder)
         client = self.graph.probe.create_client(LoadMap, 'r3/load_map')
         self.graph.until(client.service_is_ready)
         localize = bool(self.draw.stamp_ns % 2)
-        asked_s = time.monotonic()
+        sent_s = time.monotonic()
         answer = client.call_async(LoadMap.Request(name=folder.name, localize=localize))
         while not answer.done():
             self.valid()
-            assert time.monotonic() - asked_s < TIMEOUT_S, f'no answer for a map with {wrong}'
+            assert time.monotonic() - sent_s < TIMEOUT_S, f'no answer for a map with {wrong}'
         result = answer.result()
         self.graph.probe.destroy_client(client)
         if not result.success and not result.message:
@@ -275,7 +275,7 @@ class Fuzz:
         return 'set' if result.successful else 'refused'
 
     def _recover(self) -> None:
-        """Undo what keeps pictures out: parameters, a FAULT."""
+        """Undo what keeps images out: parameters, a FAULT."""
         self.graph.set_parameters(**LIVE_DEFAULTS)
         if self.graph.health.state.name == 'FAULT':
             self._reset()
@@ -338,14 +338,14 @@ def run(inputs: int, seed: int, transport: str, folder: Path) -> tuple[Fuzz, lis
 
 
 def report(fuzz: Fuzz, megabytes: list[float], inputs: int, elapsed_s: float) -> bool:
-    """Print what happened; tell whether all is well."""
+    """Print what happened; return whether all is well."""
     settled = np.array(megabytes[len(megabytes) // 5 :])
     numbers = np.linspace(0.2 * inputs, inputs, len(settled))
     slope = 1000 * np.polyfit(numbers, settled, 1)[0]
     for outcome, count in sorted(fuzz.outcomes.items()):
         print(f'  {count:6d}  {outcome}')
     escaped = fuzz.escaped()
-    print(f'  {sum(fuzz.sent.values())} inputs in {elapsed_s:.0f} s; {fuzz.judge.judged} poses, '
+    print(f'  {sum(fuzz.sent.values())} inputs in {elapsed_s:.0f} s; {fuzz.judge.checked} poses, '
           f'{len(fuzz.judge.false)} false; memory {slope:+.2f} MB per 1000 inputs; '
           f'{len(escaped)} files outside of the map folder')  # fmt: skip
     for line in [*fuzz.judge.false[:10], *escaped[:10]]:

@@ -1,4 +1,4 @@
-"""Malformed input for the node, drawn at random: pictures, calibrations, requests, parameters.
+"""Malformed input for the node, drawn at random: images, calibrations, requests, parameters.
 
 Each generator yields what a broken driver, a careless user or an attacker might send. Some of it
 is valid by chance; nothing of it may bring the node down or give a false pose.
@@ -63,7 +63,7 @@ class Malformed:
         self.stamp_ns = start_ns
 
     def image(self) -> Image:
-        """Return a picture with one to three things wrong."""
+        """Return an image with one to three things wrong."""
         width, height = self._size(), self._size()
         encoding = self._one_of(ENCODINGS)
         step = width * self._one_of((1, 2, 3, 4))
@@ -81,7 +81,7 @@ class Malformed:
         return message
 
     def compressed(self) -> CompressedImage:
-        """Return a compressed picture that is cut off, patched, or none at all."""
+        """Return a compressed image that is cut off, patched, or none at all."""
         pixels = self._rng.integers(0, 255, (self._size(), self._size(), 3), dtype=np.uint8)
         kind = self._one_of(('.jpg', '.png'))
         data = b''
@@ -144,7 +144,7 @@ class Malformed:
             lambda _: Call(Trigger, 'r3/reset', Trigger.Request()),
             lambda _: Call(Trigger, 'r3/clear_map', Trigger.Request()),
             lambda _: Call(GetKeyframeGraph, 'r3/get_keyframe_graph', GetKeyframeGraph.Request()),
-            # Twice, so that pictures are taken again.
+            # Twice, so that images are taken again.
             lambda _: Call(SetBool, 'r3/pause', SetBool.Request(data=False)),
         )
         return self._one_of(makers)(folder)
@@ -172,7 +172,7 @@ class Malformed:
         return bytes(patched)
 
     def _break_image(self, message: Image, length: int) -> int:
-        """Spoil one thing; return how many bytes the picture is to have."""
+        """Spoil one thing; return how many bytes the image is to have."""
         fault = self._rng.integers(0, 6)
         if fault == 0:
             message.step = self._one_of((0, 1, message.step + 1, 2**32 - 1))
@@ -275,7 +275,7 @@ class Malformed:
 
 
 def png_that_claims(side: int) -> bytes:
-    """Return a PNG whose header promises a picture of ``side`` squared and brings none."""
+    """Return a PNG whose header promises an image of ``side`` squared and brings none."""
     import struct
     import zlib
 

@@ -35,7 +35,7 @@ class MalformedMaps:
             self._cut_off, self._patch, self._remove, self._link, self._block, self._nothing,
             self._folder_instead, self._array, self._pickle, self._unpacks_to_much,
             self._claims_much, self._manifest_value, self._manifest_key, self._manifest_bomb,
-            self._ply_count, self._tum_line, self._picture,
+            self._ply_count, self._tum_line, self._image,
         )  # fmt: skip
 
     def make(self, target: Path) -> str:
@@ -200,12 +200,12 @@ class MalformedMaps:
         path.write_text('\n'.join(lines))
         return f'line {at} of {path.name} spoilt'
 
-    def _picture(self, folder: Path) -> str:
-        pictures = sorted((folder / 'keyframes').glob('*'))
-        path = pictures[self._rng.integers(0, len(pictures))]
-        data = (b'', b'no picture', png_that_claims(100_000), png_that_claims(2**31 - 1))
+    def _image(self, folder: Path) -> str:
+        images = sorted((folder / 'keyframes').glob('*'))
+        path = images[self._rng.integers(0, len(images))]
+        data = (b'', b'no image', png_that_claims(100_000), png_that_claims(2**31 - 1))
         path.write_bytes(data[self._rng.integers(0, len(data))])
-        return f'{path.name} is no picture'
+        return f'{path.name} is no image'
 
 
 class _Trap:

@@ -32,8 +32,8 @@ def write_part(source: Path, stamps: list[str], folder: Path) -> Path:
     """Write a sequence folder of some of the frames, by links."""
     (folder / 'rgb').mkdir(parents=True)
     for line in stamps:
-        picture = line.split()[1]
-        (folder / picture).symlink_to((source / picture).resolve())
+        image = line.split()[1]
+        (folder / image).symlink_to((source / image).resolve())
     (folder / 'timestamps.txt').write_text('\n'.join(stamps))
     (folder / 'camera.yaml').write_text((source / 'camera.yaml').read_text())
     return folder

@@ -47,8 +47,8 @@ def context(n: int) -> list[int]:
     return sorted({*range(min(n, 1)), *list(older)[::step][-OLDER:], *range(n)[-NEWEST:]})
 
 
-def pictures(folder: Path, count: int, size: int) -> list[Tensor]:
-    """Return (1, 1, 3, h, w) uint8 pictures as the network is given them."""
+def network_images(folder: Path, count: int, size: int) -> list[Tensor]:
+    """Return (1, 1, 3, h, w) uint8 images as the network is given them."""
     with open_source(folder) as source:
         images = [raw.image for raw in itertools.islice(source, count)]
     geometry = r3_geometry(images[0].shape[1], images[0].shape[0], R3Rule(size, square_ok=True))
@@ -138,13 +138,13 @@ def recompute(network: R3Network, images: Sequence[Tensor], exact: Run) -> None:
 def main() -> None:
     """Run the streams and print the differences."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('folder', type=Path, help='folder of pictures')
+    parser.add_argument('folder', type=Path, help='folder of images')
     parser.add_argument('weights', type=Path, help='folder with deterministic_weights.py')
     parser.add_argument('--variant', default='r3-small')
     parser.add_argument('--frames', type=int, default=24)
     parser.add_argument('--image-size', type=int, default=252)
     args = parser.parse_args()
-    images = pictures(args.folder, args.frames, args.image_size)
+    images = network_images(args.folder, args.frames, args.image_size)
     weights = StandInWeights(args.weights)
     networks = Networks(weights, torch.float32, torch.device('cpu'))
     with torch.inference_mode():

@@ -34,8 +34,8 @@ PERIOD_NS = 33_333_333
 WARM_UP = 100
 
 
-def pictures(folder: Path) -> Iterator[np.ndarray]:
-    """Give the pictures of a folder forwards and backwards, for ever."""
+def looped_images(folder: Path) -> Iterator[np.ndarray]:
+    """Give the images of a folder forwards and backwards, for ever."""
     with open_source(folder) as source:
         loaded = [raw.image for raw in source]
     yield from itertools.cycle([*loaded, *loaded[-2:0:-1]])
@@ -47,7 +47,7 @@ def stream(
     """Run frames; return their poses, and of each CPU seconds, resident MiB and keyframes."""
     process = psutil.Process()
     poses, (seconds, resident, keyframes) = [], np.zeros((3, count))
-    bar = tqdm(itertools.islice(pictures(folder), count), total=count, unit=' frames')
+    bar = tqdm(itertools.islice(looped_images(folder), count), total=count, unit=' frames')
     for n, image in enumerate(bar):
         began = time.process_time()  # other work on the machine does not show in it
         estimate = engine.step(Frame(image, (n + 1) * PERIOD_NS))
@@ -88,7 +88,7 @@ def random_weights(variant: str, folder: Path) -> Path:
 def main() -> int:
     """Run the stream and print the figures; 1 if the comparison fails."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('folder', type=Path, help='folder of pictures')
+    parser.add_argument('folder', type=Path, help='folder of images')
     parser.add_argument('--frames', type=int, default=2000)
     parser.add_argument('--budget', type=int, default=2048, help='memory.max_gpu_mib')
     parser.add_argument('--variant', default='r3-small')

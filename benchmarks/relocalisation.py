@@ -6,7 +6,7 @@
 DATA holds one folder for each sequence (rgb/, timestamps.txt, camera.yaml, groundtruth.txt). Each
 is cut in halves. `r3 run` maps the first, and another process, `r3 run --map`, goes on in that map
 with the second. The truth is aligned by the first half alone, so what counts is where the second
-half is in the map. Then each map is tried with the pictures of all other sequences, where every
+half is in the map. Then each map is tried with the images of all other sequences, where every
 pose would be a false one. Prints a Markdown table.
 """
 
@@ -68,10 +68,10 @@ def part(sequence: Path, target: Path, first: float, last: float, most: int | No
     return target
 
 
-def run(pictures: Path, output: Path, *options: str) -> None:
+def run(images: Path, output: Path, *options: str) -> None:
     """Run `r3 run` in a process of its own, without dense depth but for the map."""
     program = 'import sys; from r3_ros.commands.cli import main; sys.exit(main())'
-    command = [sys.executable, '-c', program, 'run', str(pictures), '-o', str(output), *options]
+    command = [sys.executable, '-c', program, 'run', str(images), '-o', str(output), *options]
     environment = {**os.environ, 'OPENBLAS_NUM_THREADS': '1'}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -126,19 +126,19 @@ def main() -> int:
     parser.add_argument('--only', nargs='+', default=SEQUENCES)
     parser.add_argument('--others', type=int, default=200, help='frames of other sequences')
     args = parser.parse_args()
-    print('| map of | pictures of | found after | with a pose since | right since '
+    print('| map of | images of | found after | with a pose since | right since '
           '| error, median, of the path | rotation, median |')  # fmt: skip
     print('| --- | --- | --- | --- | --- | --- | --- |')
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for sequence in args.only:
-            pictures = part(args.data / sequence, folder / f'{sequence}_1', 0.0, 0.5)
-            run(pictures, folder / f'{sequence}_map')
+            images = part(args.data / sequence, folder / f'{sequence}_1', 0.0, 0.5)
+            run(images, folder / f'{sequence}_map')
         for mapped in args.only:
             for shown in args.only:
                 same = mapped == shown
                 most = None if same else args.others
-                pictures = part(
+                images = part(
                     args.data / shown,
                     folder / f'{mapped}_{shown}',
                     0.5 if same else 0.0,
@@ -147,7 +147,7 @@ def main() -> int:
                 )
                 output, saved = folder / f'{mapped}_{shown}_run', folder / f'{mapped}_map'
                 options = ['--map', str(saved / 'map'), '--set', 'relocalise.timeout=3600']
-                run(pictures, output, *options)
+                run(images, output, *options)
                 truth = read_tum(args.data / shown / 'groundtruth.txt') if same else None
                 print(_row(mapped, shown, outcome(saved, output, truth)), flush=True)
     return 0

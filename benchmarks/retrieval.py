@@ -52,7 +52,7 @@ class Places:
         self._places = random.normal(size=(count // PLACE + 1, size)).astype(np.float32)
 
     def views(self, numbers: np.ndarray, seed: int) -> np.ndarray:
-        """Return (n, size) float32 unit vectors of pictures taken at these numbers."""
+        """Return (n, size) float32 unit vectors of images taken at these numbers."""
         noise = np.random.default_rng(seed).normal(size=(len(numbers), len(self._spread)))
         mixed = (self._places[numbers // PLACE] + 0.5 * noise.astype(np.float32)) * self._spread
         vectors = mixed @ self._basis.T + self._mean
@@ -111,13 +111,13 @@ def by_faiss(descriptors: np.ndarray, k: int, device: str) -> Callable[[np.ndarr
 
 
 def timed(
-    searches: dict[str, Callable[[Query], Any]], asked: list[Query]
+    searches: dict[str, Callable[[Query], Any]], requests: list[Query]
 ) -> dict[str, list[float]]:
     """Return milliseconds of each search, taken in turns so that all meet the same machine."""
     for search in searches.values():
-        search(asked[0])
+        search(requests[0])
     times: dict[str, list[float]] = {name: [] for name in searches}
-    for query in asked:
+    for query in requests:
         for name, search in searches.items():
             start = time.perf_counter()
             search(query)
@@ -126,7 +126,7 @@ def timed(
 
 
 def on_device(
-    device: str, descriptors: np.ndarray, asked: list[Query], k: int
+    device: str, descriptors: np.ndarray, requests: list[Query], k: int
 ) -> dict[str, dict[str, float]]:
     """Return milliseconds of all searches on one device."""
     index = RetrievalIndex(*descriptors.shape, device)
@@ -140,7 +140,7 @@ def on_device(
         searches[name] = lambda q, similar=similar: similar(q.descriptor)
     return {
         name: {'median_ms': statistics.median(ms), 'p95_ms': float(np.percentile(ms, 95))}
-        for name, ms in timed(searches, asked).items()
+        for name, ms in timed(searches, requests).items()
     }
 
 
@@ -173,9 +173,10 @@ def main() -> int:
     for count in options.keyframes:
         places = Places(count, options.size, options.decay)
         descriptors = places.views(np.arange(count), 10)
-        asked = queries(places, options.queries, count)
+        requests = queries(places, options.queries, count)
         for device in devices:
-            rows = result[f'{device}, {count}'] = on_device(device, descriptors, asked, options.k)
+            rows = on_device(device, descriptors, requests, options.k)
+            result[f'{device}, {count}'] = rows
             for name, row in rows.items():
                 print(
                     f'| {device} | {count} | {name} | {row["median_ms"]:.2f} | '

@@ -3,8 +3,8 @@
 
     python benchmarks/retrieval_weights.py DATA/redkitchen_7scenes
 
-The truth is the depth camera: the share of a picture's points that lie in the other picture and
-at the depth measured there, both ways, as a geometric mean. Every picture with depth asks for six
+The truth is the depth camera: the share of an image's points that lie in the other image and
+at the depth measured there, both ways, as a geometric mean. Every image with depth asks for six
 of those that are more than six older. Printed: what the six found see of it, as a share of what
 the best six would see, for similarity with overlap of more and more weight, the overlap from the
 true pose and from poses that are off.
@@ -41,7 +41,7 @@ ERRORS = ((0.0, 0.0), (0.05, 3.0), (0.2, 10.0), (0.5, 25.0))
 def seen_share(
     depth: np.ndarray, K: Intrinsics, T_other_camera: np.ndarray, other: np.ndarray
 ) -> float:
-    """Return the share of a depth picture's points that another sees at the same depth."""
+    """Return the share of a depth image's points that another sees at the same depth."""
     points = unproject(depth, K.fx, K.fy, K.cx, K.cy, STRIDE).reshape(-1, 3)
     points = points[points[:, 2] > 0]
     x, y, z = transform(T_other_camera, points).T
@@ -54,7 +54,7 @@ def seen_share(
 
 
 def true_overlaps(depths: list[np.ndarray], K: Intrinsics, poses: np.ndarray) -> np.ndarray:
-    """Return (n, n) how much of each other pictures see."""
+    """Return (n, n) how much of each other images see."""
     n = len(depths)
     shares = np.zeros((n, n))
     for a in range(n):
@@ -83,7 +83,7 @@ def off_by(
     return moved
 
 
-def judged(
+def evaluated(
     truth: np.ndarray,
     described: list[np.ndarray],
     views: list[CameraView],
@@ -125,19 +125,19 @@ def main() -> int:
     camera = load_camera_yaml(folder / 'depth_camera.yaml')
     if camera is None:
         raise SystemExit(f'{folder}: depth_camera.yaml holds no calibration')
-    pictures = [folder / 'rgb' / f'{number:06d}.jpg' for number in numbers]
-    described = [describe(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)) for path in pictures]
+    images = [folder / 'rgb' / f'{number:06d}.jpg' for number in numbers]
+    described = [describe(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)) for path in images]
     K = camera.intrinsics
     truth = true_overlaps(depths, K, poses)
     usual = [float(np.median(depth[depth > 0])) for depth in depths]
     bounds = image_bounds(K)
 
-    print(f'{len(paths)} pictures with depth; share of what the best {WANTED} would see')
+    print(f'{len(paths)} images with depth; share of what the best {WANTED} would see')
     print('| off by | rank correlation | ' + ' | '.join(f'weight {w:g}' for w in WEIGHTS) + ' |')
     print('| --- |' + ' --- |' * (1 + len(WEIGHTS)))
     views = [CameraView(T, bounds, depth) for T, depth in zip(poses, usual, strict=True)]
     for metres, degrees in ERRORS:
-        correlation, shares = judged(truth, described, views, (metres, degrees))
+        correlation, shares = evaluated(truth, described, views, (metres, degrees))
         row = ' | '.join(f'{share:.3f}' for share in shares)
         print(f'| {metres:g} m, {degrees:g} deg | {correlation:.3f} | {row} |')
     return 0

@@ -1,10 +1,10 @@
-"""Hours of a looping recording in minutes, with faults at random: nothing grows, all is told.
+"""Hours of a looping recording in minutes, with random faults: nothing grows, all are reported.
 
 python benchmarks/soak.py [--hours 2] [--seed 1] [--faults pause overload --fault-every 15]
 
 The real node with a scripted predictor, over DDS, faster than real time. A recording of ten
 minutes is played in a loop, so time jumps back at each turn. At random moments something goes
-wrong; diagnostics must tell each fault before the next picture is sent. Every minute of the
+wrong; diagnostics must report each fault before the next image is sent. Every minute of the
 stream the map is saved, and what was saved is read again. Run it in the environment of the
 tests (scripts/in_environment).
 
@@ -78,7 +78,7 @@ def memory_used() -> tuple[float, float, float]:
     return resident / 1e6, in_use / 1e6, float(sys.getallocatedblocks())
 
 
-Told = dict[str, tuple[bytes, str, dict[str, str]]]
+Tasks = dict[str, tuple[bytes, str, dict[str, str]]]
 
 
 class Soak:
@@ -90,14 +90,14 @@ class Soak:
         self._diagnostics = graph.listen('/diagnostics', DiagnosticArray)
         self._at = 0
         self.faults: Counter[str] = Counter()
-        self.untold: Counter[str] = Counter()
+        self.unreported: Counter[str] = Counter()
         self.saved = self.loaded = 0
-        self.kinds: dict[str, Callable[[], Callable[[Told], bool]]] = {
+        self.kinds: dict[str, Callable[[], Callable[[Tasks], bool]]] = {
             'covered lens': self._covered,
             'poor view': self._poor,
             'pose that is not finite': self._nan_pose,
-            'picture that cannot be used': self._frame_error,
-            'cut-off picture': self._cut_off,
+            'image that cannot be used': self._frame_error,
+            'cut-off image': self._cut_off,
             'unknown encoding': self._encoding,
             'repeated stamp': self._repeated,
             'step back in time': self._late,
@@ -145,7 +145,7 @@ class Soak:
     # The recording.
 
     def _next(self, skip: int = 0) -> int:
-        """Send the next picture of the recording, which begins anew at its end."""
+        """Send the next image of the recording, which begins anew at its end."""
         # What only tests keep is not the node's.
         self.graph.predictor.contexts.clear()
         self._diagnostics.clear()
@@ -163,7 +163,7 @@ class Soak:
 
     @property
     def _coming(self) -> int:
-        """Return the predictor's index of the next picture."""
+        """Return the predictor's index of the next image."""
         return self.graph.predictor._index + 1
 
     # Saving and loading.
@@ -199,15 +199,15 @@ class Soak:
     # Faults.
 
     def _inject(self, name: str) -> None:
-        """Let something go wrong, and see whether diagnostics tell it."""
+        """Let something go wrong, and check that diagnostics report it."""
         self.faults[name] += 1
-        is_told = self.kinds[name]()
+        is_reported = self.kinds[name]()
         self._diagnostics.clear()
         try:
-            self.graph.until(lambda: any(is_told(_told(m)) for m in self._diagnostics))
+            self.graph.until(lambda: any(is_reported(_tasks(m)) for m in self._diagnostics))
         except AssertionError:
-            self.untold[name] += 1
-            print(f'not told: {name}; said was {_told(self._diagnostics[-1])}')
+            self.unreported[name] += 1
+            print(f'not reported: {name}; last diagnostics {_tasks(self._diagnostics[-1])}')
         self._recover(name)
 
     def _recover(self, name: str) -> None:
@@ -222,10 +222,10 @@ class Soak:
             self._next()
             if self.graph.health.state.name == 'TRACKING':
                 return
-        raise AssertionError(f'{name}: not followed again after 100 pictures')
+        raise AssertionError(f'{name}: not followed again after 100 images')
 
     def _script(self, field: str, count: int) -> None:
-        """Have the predictor do something at the next ``count`` pictures, and send them."""
+        """Have the predictor do something at the next ``count`` images, and send them."""
         getattr(self.graph.script, field).update(range(self._coming, self._coming + count))
         for _ in range(count):
             self._next()
@@ -236,58 +236,58 @@ class Soak:
         self._next()
         self.graph.script.failures.clear()
 
-    def _covered(self) -> Callable[[Told], bool]:
+    def _covered(self) -> Callable[[Tasks], bool]:
         self._script('blackouts', 5)
         return _level('tracking', DiagnosticStatus.ERROR, 'LOST')
 
-    def _poor(self) -> Callable[[Told], bool]:
+    def _poor(self) -> Callable[[Tasks], bool]:
         self._script('droughts', 2)
         return _level('tracking', DiagnosticStatus.WARN, 'LOW_CONFIDENCE')
 
-    def _nan_pose(self) -> Callable[[Told], bool]:
+    def _nan_pose(self) -> Callable[[Tasks], bool]:
         self._script('nan_pose_at', 2)
         return _level('tracking', DiagnosticStatus.WARN, 'LOW_CONFIDENCE')
 
-    def _frame_error(self) -> Callable[[Told], bool]:
+    def _frame_error(self) -> Callable[[Tasks], bool]:
         self._fail(FrameError('the image is black'))
         return _value('input', 'last_reject_reason', 'the image is black')
 
-    def _cut_off(self) -> Callable[[Told], bool]:
+    def _cut_off(self) -> Callable[[Tasks], bool]:
         message = image_message(self._stamp_ns + 1)
         message.data = message.data[:100]
         self.graph.send(message)
         return _value('input', 'last_reject_reason', '100 bytes')
 
-    def _encoding(self) -> Callable[[Told], bool]:
+    def _encoding(self) -> Callable[[Tasks], bool]:
         message = image_message(self._stamp_ns + 2)
         message.encoding = 'thermal'
         self.graph.send(message)
         return _value('input', 'last_reject_reason', 'thermal')
 
-    def _repeated(self) -> Callable[[Told], bool]:
+    def _repeated(self) -> Callable[[Tasks], bool]:
         self.graph.send(image_message(self._stamp_ns))
         return _value('input', 'last_reject_reason', 'duplicate')
 
-    def _late(self) -> Callable[[Told], bool]:
+    def _late(self) -> Callable[[Tasks], bool]:
         self.graph.send(image_message(self._stamp_ns - PERIOD_NS // 2))
         return _value('input', 'last_reject_reason', 'out of order')
 
-    def _gap(self) -> Callable[[Told], bool]:
+    def _gap(self) -> Callable[[Tasks], bool]:
         before = self.graph.health.recoveries
         self._next(skip=200)
         # Or the recording began anew meanwhile.
-        return lambda told: (
-            int(told['tracking'][2]['recoveries']) > before
-            or told['tracking'][1].startswith('INITIALIZING')
+        return lambda tasks: (
+            int(tasks['tracking'][2]['recoveries']) > before
+            or tasks['tracking'][1].startswith('INITIALIZING')
         )
 
-    def _other_size(self) -> Callable[[Told], bool]:
+    def _other_size(self) -> Callable[[Tasks], bool]:
         before = self.graph.node.stream.snapshot.stream.session_id
         self._at += 1
         self.graph.send(image_message(self._stamp_ns, picture(80, 60)))
-        return lambda told: int(told['tracking'][2]['session_id']) > before
+        return lambda tasks: int(tasks['tracking'][2]['session_id']) > before
 
-    def _overload(self) -> Callable[[Told], bool]:
+    def _overload(self) -> Callable[[Tasks], bool]:
         stream = self.graph.node.stream
         self.graph.script.latency_s = 0.05
         missed = stream.mailbox.dropped + self.graph.node_health.frames_lost
@@ -297,31 +297,31 @@ class Soak:
             self.graph.executor.spin_once(timeout_sec=0.005)
         self.graph.until(lambda: stream.snapshot.health.last_stamp_ns == self._stamp_ns)
         self.graph.script.latency_s = 0.0
-        return lambda told: (
+        return lambda tasks: (
             missed
             < sum(
-                int(told['input'][2][key]) for key in ('frames_dropped', 'frames_lost_on_the_way')
+                int(tasks['input'][2][key]) for key in ('frames_dropped', 'frames_lost_on_the_way')
             )
         )
 
-    def _out_of_memory(self) -> Callable[[Told], bool]:
+    def _out_of_memory(self) -> Callable[[Tasks], bool]:
         before = self.graph.health.oom_count
         self._fail(DeviceMemoryError('CUDA out of memory'))
-        return lambda told: int(told['gpu'][2]['oom_count']) > before
+        return lambda tasks: int(tasks['gpu'][2]['oom_count']) > before
 
-    def _error(self) -> Callable[[Told], bool]:
+    def _error(self) -> Callable[[Tasks], bool]:
         self.graph.script.failures[self._coming] = ZeroDivisionError('nobody foresaw this')
         self.graph.images.publish(image_message(self._stamp_ns + 3))
-        # The camera is not heard any more, so the picture is not counted as dealt with.
+        # The camera is not heard any more, so the image is not counted as dealt with.
         self.graph.until(lambda: self.graph.health.state.name == 'FAULT')
         self.graph.script.failures.clear()
         return _level('tracking', DiagnosticStatus.ERROR, 'nobody foresaw this')
 
-    def _unwritable(self) -> Callable[[Told], bool]:
+    def _unwritable(self) -> Callable[[Tasks], bool]:
         self._save_somewhere('/proc/nothing/map')
         return _level('map', DiagnosticStatus.ERROR, 'the last save failed')
 
-    def _pause(self) -> Callable[[Told], bool]:
+    def _pause(self) -> Callable[[Tasks], bool]:
         self.graph.call(SetBool, 'r3/pause', SetBool.Request(data=True))
         self._next()
         return _value('tracking', 'state', 'PAUSED')
@@ -330,7 +330,7 @@ class Soak:
         self.graph.call(SaveMap, 'r3/save_map', SaveMap.Request(name=name, overwrite=True))
 
 
-def _told(message: DiagnosticArray) -> Told:
+def _tasks(message: DiagnosticArray) -> Tasks:
     """Return level, line and values of each task."""
     return {
         status.name.removeprefix('r3: '): (
@@ -342,16 +342,16 @@ def _told(message: DiagnosticArray) -> Told:
     }
 
 
-def _level(task: str, level: bytes, text: str) -> Callable[[Told], bool]:
-    return lambda told: told[task][0] == level and text in told[task][1]
+def _level(task: str, level: bytes, text: str) -> Callable[[Tasks], bool]:
+    return lambda tasks: tasks[task][0] == level and text in tasks[task][1]
 
 
-def _value(task: str, key: str, text: str) -> Callable[[Told], bool]:
-    return lambda told: text in told[task][2][key]
+def _value(task: str, key: str, text: str) -> Callable[[Tasks], bool]:
+    return lambda tasks: text in tasks[task][2][key]
 
 
 def soak_node(hours: float, seed: int, kinds: Sequence[str], fault_every: int) -> bool:
-    """Soak, print what came of it, and tell whether all is well."""
+    """Soak, print the results, and return whether all is well."""
     frames = round(hours * 3600e9 / PERIOD_NS)
     script = Script(
         path=circle(period_s=60.0),
@@ -386,22 +386,22 @@ def soak_node(hours: float, seed: int, kinds: Sequence[str], fault_every: int) -
         finally:
             graph.close()
     for name, count in sorted(soak.faults.items()):
-        print(f'  {count:4d}  {name}: {count - soak.untold[name]} told')
-    print(f'{hours:g} h of stream, {frames} pictures in {elapsed_s / 60:.0f} min; '
-          f'{sum(soak.faults.values())} faults, {sum(soak.untold.values())} not told; '
+        print(f'  {count:4d}  {name}: {count - soak.unreported[name]} reported')
+    print(f'{hours:g} h of stream, {frames} images in {elapsed_s / 60:.0f} min; '
+          f'{sum(soak.faults.values())} faults, {sum(soak.unreported.values())} not reported; '
           f'{soak.saved} maps saved and read again, {soak.loaded} loaded and found; '
           f'{at_first:.0f} MB resident before the warm-up')  # fmt: skip
     slopes = np.polyfit(np.linspace(0.0, hours, len(used)), used, 1)[0]
     for (unit, limit), slope, column in zip(LIMITS.items(), slopes, used.T, strict=True):
         eighths = column[np.linspace(0, len(column) - 1, 9).round().astype(int)]
-        told = ' '.join(f'{value:.1f}' for value in eighths)
-        print(f'{unit}, every eighth of the way: {told}; {slope:+.2f} per hour (limit {limit:g})')
+        shares = ' '.join(f'{value:.1f}' for value in eighths)
+        print(f'{unit}, in eighths: {shares}; {slope:+.2f} per hour (limit {limit:g})')
     flat = bool(np.all(slopes < list(LIMITS.values())))
-    return flat and not soak.untold and soak.saved > 0
+    return flat and not soak.unreported and soak.saved > 0
 
 
 def main() -> int:
-    """Soak, and fail if anything grew or was not told."""
+    """Soak, and fail if anything grew or was not reported."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
     parser.add_argument('--hours', type=float, default=2.0, help='of the stream')
     parser.add_argument('--seed', type=int, default=1)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What one picture costs a stream with a network: by the clock, and of a processor's time.
+"""What one image costs a stream with a network: by the clock, and of a processor's time.
 
     r3 synth demo --frames 300 --depth-every 0
     python benchmarks/stream_rate.py demo --checkpoint FILE --set model.depth_every=5
@@ -24,7 +24,7 @@ from r3_ros.input.open_source import open_source
 from r3_ros.offline.run_files import machine
 from r3_ros.offline.stream_run import ReadAhead, undistorted_frames
 
-#: The first pictures make buffers, and have few frames to relate to.
+#: The first images make buffers, and have few frames to relate to.
 _WARM_UP = 20
 
 
@@ -41,7 +41,7 @@ def main() -> int:
     config = updated(R3Config(), changes | parsed_settings(args.set))
     clock, processor, keyframes = measure(config, args.recording, args.max_frames)
     if len(clock) <= _WARM_UP:
-        print(f'{args.recording} is too short: more than {_WARM_UP} pictures are needed')
+        print(f'{args.recording} is too short: more than {_WARM_UP} images are needed')
         return 2
     about = machine()
     print(f'{about["cpu"]}, {about["cores"]} cores; {args.model} {" ".join(args.set)}')
@@ -51,7 +51,7 @@ def main() -> int:
             f'{name}: mean {ms.mean():.1f} ms ({1e3 / ms.mean():.1f} a second), median '
             f'{np.median(ms):.1f}, 95th percentile {np.percentile(ms, 95):.1f}'
         )
-    print(f'{len(clock)} pictures, {keyframes} keyframes')
+    print(f'{len(clock)} images, {keyframes} keyframes')
     return 0
 
 

@@ -1,24 +1,26 @@
-"""``r3 bag``: a folder of pictures or a video becomes a rosbag2 recording."""
+"""``r3 bag``: a folder of images or a video becomes a rosbag2 recording."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 import sys
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from .options import positive_int
 
+if TYPE_CHECKING:
+    from ..input.bag_writer import SequenceSummary
+
 
 def register(subparsers: Any) -> None:
-    """Add the subcommand."""
     parser = subparsers.add_parser(
         'bag',
-        help='make a bag from pictures, calibration and ground truth',
-        description='Write pictures, CameraInfo and ground truth as a rosbag2 recording (MCAP), '
+        help='make a bag from images, calibration and ground truth',
+        description='Write images, CameraInfo and ground truth as a rosbag2 recording (MCAP), '
         'every message with its own stamp.',
     )
-    parser.add_argument('input', metavar='INPUT', help='folder of pictures, video, or bag')
+    parser.add_argument('input', metavar='INPUT', help='folder of images, video, or bag')
     parser.add_argument(
         'output', metavar='OUT', help='file (OUT.mcap) or rosbag2 folder (any other name)'
     )
@@ -26,7 +28,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         '--groundtruth', metavar='FILE', help='TUM file, camera-to-world in optical axes'
     )
-    parser.add_argument('--topic', metavar='NAME', help='picture topic, if INPUT has several')
+    parser.add_argument('--topic', metavar='NAME', help='image topic, if INPUT has several')
     parser.add_argument(
         '--image-topic', metavar='NAME', default='/camera/image_raw', help='topic to write'
     )
@@ -39,26 +41,17 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the bag."""
-    from itertools import islice
-
-    from tqdm import tqdm
-
     from ..core.trajectory_file import read_tum
-    from ..input.bag_writer import SequenceTopics, write_sequence
-    from ..input.open_source import open_source
+    from ..input.bag_writer import SequenceTopics
 
     truth = read_tum(args.groundtruth) if args.groundtruth else None
     topics = SequenceTopics(image=args.image_topic, compressed=args.compressed)
-    with open_source(args.input, args.camera, args.topic) as source:
-        frames = islice(iter(source), args.max_frames)
-        total = min(filter(None, (source.length, args.max_frames)), default=None)
-        bar = tqdm(frames, total=total, unit=' frames', desc=source.name, disable=None)
-        summary = write_sequence(
-            Path(args.output), bar, source.camera, truth, topics, overwrite=args.overwrite
-        )
-        for warning in source.warnings:
-            print(f'warning: {warning}', file=sys.stderr)
+    summary, warnings = write_bag(
+        args.input, args.output, args, args.max_frames,
+        truth=truth, topics=topics, overwrite=args.overwrite,
+    )  # fmt: skip
+    for warning in warnings:
+        print(f'warning: {warning}', file=sys.stderr)
     if summary.shift_ns:
         print(
             'the times begin at zero, which ROS reads as "no time": '
@@ -67,3 +60,29 @@ def run(args: argparse.Namespace) -> int:
     seconds = (summary.last_ns - summary.first_ns) / 1e9
     print(f'{summary.frames} frames over {seconds:.1f} s on {topics.sent_image}: {args.output}')
     return 0
+
+
+def write_bag(
+    path: Path | str,
+    out: Path | str,
+    args: argparse.Namespace,
+    max_frames: int | None,
+    **options: Any,
+) -> tuple[SequenceSummary, list[str]]:
+    """Write any recording as a bag, with a progress bar; return what is in it, and warnings.
+
+    :param args: ``camera`` and ``topic`` as of :func:`.open_source`.
+    :param options: of :func:`.write_sequence`.
+    """
+    from itertools import islice
+
+    from tqdm import tqdm
+
+    from ..input.bag_writer import write_sequence
+    from ..input.open_source import open_source
+
+    with open_source(path, args.camera, args.topic) as source:
+        total = min(filter(None, (source.length, max_frames)), default=None)
+        frames = islice(iter(source), max_frames)
+        bar = tqdm(frames, total=total, unit=' frames', desc=source.name, disable=None)
+        return write_sequence(Path(out), bar, source.camera, **options), source.warnings

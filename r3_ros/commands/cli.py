@@ -1,7 +1,7 @@
-"""The ``r3`` command: finds the subcommands and turns errors into one line and a status.
+"""The ``r3`` command: finds the subcommands; reports errors in one line and by the exit status.
 
-Each module of :mod:`r3_ros.commands` is a subcommand, or a part of one. They import what they need
-when they run, so that ``r3 --help`` is quick and needs nothing but the standard library.
+Modules of :mod:`r3_ros.commands` with ``register`` are subcommands. They import libraries when
+they run, so that ``r3 --help`` is quick and needs only the standard library.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..core.errors import R3Error
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
-#: Libraries that come with an extra of setup.py, and the commands that need ``learning``.
+#: Libraries of the extras in setup.py, and the commands that need the extra ``learning``.
 _OPTIONAL = {'huggingface_hub', 'safetensors', 'torch'}
 _LEARNING = {'finetune', 'synth', 'train'}
 
@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         if importlib.util.find_spec(name) is None:
             continue
         command = importlib.import_module(name)
-        if hasattr(command, 'register'):  # a part of another has none
+        if hasattr(command, 'register'):
             command.register(subparsers)
     return parser
 
@@ -46,12 +46,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit status.
 
-    0: done; 2: wrong usage or an :class:`R3Error`, told in one line; 130: interrupted; 143:
-    terminated. A command may return another status of its own.
+    0: done; 2: wrong usage or an :class:`R3Error`; 130: interrupted; 143: terminated. Commands
+    may return others.
     """
     args = build_parser().parse_args(argv)
-    # NumPy reads it when it is imported, which no command has done yet. The matrices are small:
-    # a second BLAS thread halves the speed and doubles the CPU time, waiting for the first.
+    # Read when NumPy is imported, later. With small matrices a second BLAS thread halves the speed
+    # and doubles the CPU time.
     os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
     try:
         with _termination_unwinds():
@@ -69,20 +69,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'r3 {args.command}: interrupted', file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output is gone (`r3 ... | head`): leave quietly, and keep the
-        # interpreter from failing again when it flushes.
+        # The output is closed (`r3 ... | head`): exit quietly, also when the interpreter flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
 @contextmanager
 def _termination_unwinds() -> Iterator[None]:
-    """Leave by an exception on SIGTERM and SIGHUP, so that temporary files are removed."""
+    """Exit by an exception on SIGTERM and SIGHUP, so that temporary files are removed."""
 
-    def leave(number: int, frame: object) -> None:
+    def stop(number: int, frame: object) -> None:
         sys.exit(128 + number)
 
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

@@ -1,10 +1,9 @@
-"""``r3 demo``: a stream through the real node, checked, with a report at the end."""
+"""``r3 demo``: streams a recording through the node, checks the topics, writes a report."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import asdict, replace
-from itertools import islice
 import json
 from pathlib import Path
 import sys
@@ -12,54 +11,48 @@ import time
 from typing import Any, TYPE_CHECKING
 
 from ..core.errors import SourceError
-from .options import parsed_settings, positive_int
+from .bag import write_bag
+from .options import add_set_option, parsed_settings, positive_int
 
 if TYPE_CHECKING:
     from ..core.config import R3Config
-    from ..input.bag_writer import SequenceSummary, SequenceTopics
     from ..ros.demo.listener import Heard
 
 EXIT_CHECK_FAILED = 1
 
 
 def register(subparsers: Any) -> None:
-    """Add the subcommand."""
     parser = subparsers.add_parser(
         'demo',
         help='stream a synthetic camera, or your own recording, through the node',
-        description='Make a synthetic recording (or take yours), start the node with its '
-        'installed parameters, play the recording to it over DDS in real time, check what '
-        'arrives on the topics, save map and trajectory by the services, compare with the truth '
-        'and write a report. Needs the ROS environment. Exit status 1: a check failed.',
+        description='Make a synthetic recording (or use yours), start the node with its installed '
+        'parameters, play the recording over DDS in real time, check the messages of the node, '
+        'save map and trajectory by the services, compare with the truth and write a report. '
+        'Needs the ROS environment. Exit status 1: a check failed.',
     )
     parser.add_argument(
-        '--input',
-        metavar='PATH',
-        help='folder of pictures, video or bag to stream; groundtruth.txt beside it is used',
-    )
+        '--input', metavar='PATH',
+        help='folder of images, video or bag to stream; groundtruth.txt beside it is used',
+    )  # fmt: skip
     parser.add_argument('--output', '-o', metavar='DIR', default='demo_output')
     parser.add_argument('--camera', metavar='FILE', help='ROS calibration file for --input')
-    parser.add_argument('--topic', metavar='NAME', help='picture topic, if a bag has several')
+    parser.add_argument('--topic', metavar='NAME', help='image topic, if a bag has several')
     parser.add_argument(
         '--frames', metavar='N', type=positive_int, help='at most N frames (synthetic: 300)'
     )
     parser.add_argument('--seed', metavar='N', type=int, default=0, help='of the synthetic world')
     parser.add_argument('--model', metavar='NAME', help='predictor (default: classical)')
-    parser.add_argument(
-        '--set', metavar='NAME=VALUE', action='append', default=[],
-        help="set one parameter of the node beside its file's; may be repeated",
-    )  # fmt: skip
+    add_set_option(parser, 'map.voxel_size=0.05')
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo from beginning to end."""
     from ..core.atomic_files import atomic_directory
     from ..offline.run_files import SUMMARY
     from ..ros.demo.bag_player import import_rclpy
     from ..ros.demo.node_process import installed_node
 
-    # Before anything that takes time.
+    # First, as they may fail.
     import_rclpy()
     installed_node()
     config = _node_config(args)
@@ -101,7 +94,7 @@ def _synthesise(folder: Path, args: argparse.Namespace) -> Path:
 def _stream(
     source_path: Path, folder: Path, args: argparse.Namespace, config: R3Config
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Stream the recording; return summary.json, with the checks in it, and evaluation.json."""
+    """Stream the recording; return the contents of summary.json and evaluation.json."""
     from ..evaluation.report.report_page import write_report
     from ..input.bag_writer import SequenceTopics
     from ..offline.run_files import SUMMARY, write_json
@@ -110,7 +103,8 @@ def _stream(
     from ..ros.demo.live_run import run_live
 
     bag, topics = folder / 'recording.mcap', SequenceTopics()
-    recorded, warnings = _write_bag(source_path, bag, topics, args)
+    print(f'2. writing {source_path.name} as a bag', flush=True)
+    recorded, warnings = write_bag(source_path, bag, args, args.frames, topics=topics)
     print('3. starting the node and playing the recording to it in real time', flush=True)
     with _Progress(recorded.frames) as progress:
         parameters = _node_parameters(config) | {'map.directory': str(folder)}
@@ -135,36 +129,18 @@ def _stream(
 
 
 def _node_parameters(config: R3Config) -> dict[str, str]:
-    """Return what differs from the node's file, as the values of ``-p`` are written."""
+    """Return parameters that differ from the node's file, as values of ``-p``."""
     from ..core.config import flattened, load_config
     from ..ros.demo.node_process import installed_node
 
     of_file = flattened(load_config(installed_node()[1]))
-    # JSON is the YAML in which a text stays a text, whatever it looks like.
+    # As JSON, or YAML would read some texts as other types.
     return {n: json.dumps(v) for n, v in flattened(config).items() if v != of_file[n]}
-
-
-def _write_bag(
-    source_path: Path, bag: Path, topics: SequenceTopics, args: argparse.Namespace
-) -> tuple[SequenceSummary, list[str]]:
-    """Turn any input into a bag with its own timing; return what is in it, and warnings."""
-    from tqdm import tqdm
-
-    from ..input.bag_writer import write_sequence
-    from ..input.open_source import open_source
-
-    print(f'2. writing {source_path.name} as a bag', flush=True)
-    with open_source(source_path, args.camera, args.topic) as source:
-        total = min(filter(None, (source.length, args.frames)), default=None)
-        frames = islice(iter(source), args.frames)
-        bar = tqdm(frames, total=total, unit=' frames', desc='writing', disable=None)
-        return write_sequence(bag, bar, source.camera, topics=topics), source.warnings
 
 
 def _evaluate(
     folder: Path, source_path: Path, shift_ns: int
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """Compare with the truth inside or beside the recording, if there is one."""
     from ..core.trajectory_file import PoseList, read_tum
     from ..evaluation.posed_sequences import TRUTH
     from ..evaluation.run_evaluation import evaluate_run
@@ -182,7 +158,7 @@ def _evaluate(
 
 
 class _Progress:
-    """The progress bar of the stream, with what the node says of itself."""
+    """The progress bar of the stream, with the node's status."""
 
     def __init__(self, frames: int) -> None:
         from tqdm import tqdm
@@ -210,7 +186,6 @@ class _Progress:
 def _print_table(
     output: Path, summary: dict[str, Any], evaluation: dict[str, Any] | None, wall_s: float
 ) -> None:
-    """Print the short table at the end, and every check that failed."""
     frames, latency = summary['frames'], summary['timing_ms'].get('latency')
     rows = [
         (

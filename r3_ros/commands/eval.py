@@ -1,10 +1,11 @@
-"""``r3 eval``: the output of a run against the truth, or a model on whole sets of streams."""
+"""``r3 eval``: compares a run, or models on many streams, with the truth."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 import tempfile
@@ -21,16 +22,15 @@ BESIDE = ('classical', 'untrained')
 
 
 def register(subparsers: Any) -> None:
-    """Add the subcommand."""
     parser = subparsers.add_parser(
         'eval',
         help='compare a run, or a model on many streams, with the truth',
         description='Without --output: compare a run with the truth; write evaluation.json, '
         'evaluation.csv and evaluation.png into its folder and renew its report.html. Depth is '
-        'judged too where the run saved it and a folder depth/ lies beside the truth. With '
-        '--output: run a model over recordings with a groundtruth.txt, and over worlds that no '
-        'training sees, beside guesses and other predictors; write tables of poses, depth and '
-        'confidence (evaluation.md, .json), and figures of depth, trajectories and maps.',
+        'compared too if the run saved it and depth/ is beside the truth. With --output: run a '
+        'model on recordings with a groundtruth.txt and on held-out worlds, beside baselines and '
+        'other predictors; write tables of poses, depth and confidence (evaluation.md, .json), '
+        'and figures of depth, trajectories and maps.',
     )
     parser.add_argument(
         'inputs', metavar='DIR', nargs='*', help='output of r3 run; with --output: recordings'
@@ -39,11 +39,9 @@ def register(subparsers: Any) -> None:
         '--groundtruth', metavar='FILE', help='TUM file, camera-to-world, of the one DIR'
     )
     parser.add_argument(
-        '--align',
-        choices=('sim3', 'se3'),
-        default='sim3',
+        '--align', choices=('sim3', 'se3'), default='sim3',
         help='of a run: sim3: rotation, translation and scale (default); se3: no scale',
-    )
+    )  # fmt: skip
     models = parser.add_argument_group('a model on many streams')
     models.add_argument('--output', '-o', metavar='OUT', help='folder to write')
     models.add_argument('--overwrite', action='store_true', help='replace an earlier evaluation')
@@ -60,12 +58,11 @@ def register(subparsers: Any) -> None:
     )
     models.add_argument(
         '--training', metavar='FILE',
-        help='settings of the training, which say what kinds it held out',
+        help='settings of the training, with its held-out kinds of world',
     )  # fmt: skip
     models.add_argument(
         '--beside', choices=BESIDE, action='append', default=[],
-        help='also run this; untrained: the same network as it is before any training; may be '
-        'repeated',
+        help='also run this; untrained: the network before any training; may be repeated',
     )  # fmt: skip
     models.add_argument(
         '--max-frames', metavar='N', type=positive_int, help='of a recording, at most'
@@ -75,7 +72,6 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate and print the figures."""
     return _evaluate_model(args) if args.output else _evaluate_run(args)
 
 
@@ -85,11 +81,11 @@ def _evaluate_run(args: argparse.Namespace) -> int:
     from ..evaluation.run_evaluation import evaluate_run, evaluation_text
 
     if args.worlds or args.beside or args.model or args.config or args.set:
-        raise ConfigError('to run a model, name a folder for what comes out with --output')
+        raise ConfigError('to run a model, name an output folder with --output')
     if len(args.inputs) != 1 or not args.groundtruth:
         raise ConfigError(
             'name the output of one r3 run, and its truth with --groundtruth; or recordings, and '
-            'a folder for the evaluation of a model on them with --output'
+            'an output folder with --output'
         )
     folder, truth_path = Path(args.inputs[0]), Path(args.groundtruth)
     evaluation = evaluate_run(folder, read_tum(truth_path), truth_path, args.align)
@@ -99,13 +95,12 @@ def _evaluate_run(args: argparse.Namespace) -> int:
 
 
 def _evaluate_model(args: argparse.Namespace) -> int:
-    """Run the model, and what was asked for beside it."""
     import cv2
 
     from ..core.atomic_files import atomic_directory
     from ..evaluation.predictor_comparison import compare_predictors, TABLES
 
-    # The reader, the engine and the predictor's own thread share the cores already.
+    # Reader, engine and predictor have threads of their own.
     cv2.setNumThreads(1)
     config = config_from(args)
     sequences = _sequences(args)
@@ -113,25 +108,23 @@ def _evaluate_model(args: argparse.Namespace) -> int:
         atomic_directory(args.output, args.overwrite, marker=TABLES) as folder,
         _predictors(config, args.beside) as predictors,
     ):
-        tables = compare_predictors(sequences, predictors, folder, args.max_frames, report=_say)
+        tables = compare_predictors(
+            sequences, predictors, folder, args.max_frames, report=partial(print, flush=True)
+        )
     print(f'\n{tables}\nwritten to {args.output}; open {Path(args.output) / TABLES}')
     return 0
 
 
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
 def _sequences(args: argparse.Namespace) -> Iterator[PosedSequence]:
-    """Return the recordings, opened now, then the worlds, each made when it is wanted.
+    """Return the recordings, opened now, then the worlds, each made when it is needed.
 
-    :raises ConfigError: there is nothing to judge by, or the truth of several recordings.
+    :raises ConfigError: no sequences, or one truth for several recordings.
     :raises SourceError: a recording cannot be used.
     """
     from ..evaluation.posed_sequences import RecordedSequence
 
     if not args.inputs and not args.worlds:
-        raise ConfigError('name recordings with a groundtruth.txt, or ask for --worlds')
+        raise ConfigError('name recordings with a groundtruth.txt, or use --worlds')
     if args.groundtruth and len(args.inputs) != 1:
         raise ConfigError(
             f'--groundtruth is of one recording, and {len(args.inputs)} are named: put a '
@@ -171,7 +164,7 @@ def _worlds(args: argparse.Namespace) -> Iterator[PosedSequence]:
 
 @contextmanager
 def _predictors(config: R3Config, beside: Sequence[str]) -> Iterator[dict[str, R3Config]]:
-    """Give the configurations of all predictors, by their names in the tables.
+    """Yield the configurations of all predictors, by their names in the tables.
 
     :raises ConfigError: the model has no untrained form.
     """
@@ -189,7 +182,7 @@ def _predictors(config: R3Config, beside: Sequence[str]) -> Iterator[dict[str, R
 
 
 def _untrained(config: R3Config, path: Path) -> R3Config:
-    """Write the network of a model as it is before any training; return what runs it.
+    """Write the network of a model before any training; return its configuration.
 
     :raises ConfigError: the model is no network.
     :raises ModelError: its weights cannot be loaded.
@@ -199,7 +192,7 @@ def _untrained(config: R3Config, path: Path) -> R3Config:
 
     if config.model.name == 'classical':
         raise ConfigError(
-            "--beside untrained: model 'classical' is no network; name one with --model"
+            "--beside untrained: model 'classical' is no network; choose one with --model"
         )
     predictor = load_predictor(config)
     from ..learning.training.initial_weights import new_network

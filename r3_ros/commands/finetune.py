@@ -1,4 +1,4 @@
-"""``r3 finetune``: go on training on recordings and videos of one's own."""
+"""``r3 finetune``: continues a training on recordings and videos."""
 
 from __future__ import annotations
 
@@ -11,33 +11,27 @@ from .train import add_options, prepared
 
 
 def register(subparsers: Any) -> None:
-    """Add the subcommand."""
     parser = subparsers.add_parser(
         'finetune',
-        help="go on training on one's own recordings and videos",
-        description='Train given weights further on folders with pictures, groundtruth.txt (TUM, '
-        'camera-to-world), camera.yaml and, where it was measured, depth/. Steps on procedural '
-        'worlds are mixed in (data.recorded says how many), so that little is forgotten; the end '
-        'of each recording is held out for validation. Videos without truth teach that frames '
-        'agree about the points they share, in a share of the steps (data.unlabelled); the other '
-        'steps are of recordings and worlds.',
+        help='continue a training on recordings and videos',
+        description='Train given weights further on folders with images, groundtruth.txt (TUM, '
+        'camera-to-world), camera.yaml and optional depth/. A share of the steps (1 - '
+        'data.recorded) uses procedural worlds, against forgetting; the end of each recording is '
+        'held out for validation. Videos without truth train the consistency of frames in a '
+        'share of the steps (data.unlabelled).',
     )
     parser.add_argument('folders', metavar='DIR', nargs='*', help='recordings with truth')
     parser.add_argument(
         '--video', metavar='PATH', action='append', default=[],
-        help='a video, bag or folder of pictures in order, without truth; may be repeated',
+        help='a video, bag or folder of images in order, without truth; may be repeated',
     )  # fmt: skip
-    parser.add_argument('--weights', metavar='FILE', required=True, help='where to start')
+    parser.add_argument('--weights', metavar='FILE', required=True, help='initial weights')
     parser.add_argument('--config', metavar='CONFIG', help='settings as YAML, see r3 train --list')
     add_options(parser)
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train on recordings and videos.
-
-    :raises ConfigError: neither were named.
-    """
     from ..learning.training.procedural import ProceduralClips
     from ..learning.training.processes import joined
     from ..learning.training.recordings import RecordedClips, weights_to_tune
@@ -45,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from ..learning.training.videos import MixedClips
 
     if not args.folders and not args.video:
-        raise ConfigError('name folders with pictures and groundtruth.txt, or --video')
+        raise ConfigError('name folders with images and groundtruth.txt, or --video')
     settings, folder = prepared(args)
     network = weights_to_tune(Path(args.weights), settings.variant)
     folders = [Path(name) for name in args.folders]

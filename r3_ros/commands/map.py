@@ -1,4 +1,4 @@
-"""``r3 map``: saved maps: what is in one, other formats of it, two made one."""
+"""``r3 map``: inspects, exports and merges saved maps."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from . import map_export, map_info, map_merge
 
 
 def register(subparsers: Any) -> None:
-    """Add the subcommand."""
     parser = subparsers.add_parser(
         'map',
-        help='look into saved maps, export and merge them',
-        description='Work with the map folders that the node (~/save_map) and r3 run write.',
+        help='inspect, export and merge saved maps',
+        description='Inspect, export and merge map folders of the node (~/save_map) and r3 run.',
     )
     actions = parser.add_subparsers(dest='action', metavar='ACTION', required=True)
     for action in (map_info, map_export, map_merge):

@@ -1,15 +1,19 @@
-"""Options that several subcommands share, and how they become a configuration."""
+"""Options that several subcommands share, how they become a configuration, and what is printed."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+import math
+import textwrap
 from typing import Any, TYPE_CHECKING
 
 from ..core.errors import ConfigError
 
 if TYPE_CHECKING:
     from ..core.config import R3Config
+
+_WIDTH = 96
 
 
 def positive_int(text: str) -> int:
@@ -23,6 +27,33 @@ def positive_int(text: str) -> int:
     return value
 
 
+def bounded(low: float, high: float) -> Callable[[str], float]:
+    """Return a function that reads a number in a range; for ``type=`` of an option."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f'must be between {low:g} and {high:g}, got {text!r}')
+        return value
+
+    return read
+
+
+def print_rows(rows: Iterable[tuple[str, str]], indent: int) -> None:
+    """Print labels and wrapped values in two columns; the second begins at ``indent``."""
+    for label, value in rows:
+        first, others = f'{label:<{indent}}', ' ' * indent
+        print(
+            textwrap.fill(
+                value, _WIDTH, initial_indent=first, subsequent_indent=others,
+                break_long_words=False, break_on_hyphens=False,
+            )
+        )  # fmt: skip
+
+
 def size_text(size_bytes: float) -> str:
     """Return a size for people: 1.42 GB, 137 MB, 12.0 kB."""
     for unit in ('B', 'kB', 'MB'):
@@ -32,17 +63,19 @@ def size_text(size_bytes: float) -> str:
     return f'{size_bytes:.3g} GB'
 
 
-def add_config_options(parser: argparse.ArgumentParser) -> None:
+def add_config_options(parser: argparse._ActionsContainer) -> None:
     """Add the options that :func:`config_from` reads."""
     parser.add_argument('--model', metavar='NAME', help='predictor (default: classical)')
     parser.add_argument('--config', metavar='FILE', help='parameters as YAML (plain or ROS)')
+    add_set_option(parser, 'map.voxel_size=0.05')
+
+
+def add_set_option(parser: argparse._ActionsContainer, example: str) -> None:
+    """Add ``--set``, whose values :func:`parsed_settings` reads."""
     parser.add_argument(
-        '--set',
-        metavar='NAME=VALUE',
-        action='append',
-        default=[],
-        help='set one parameter, for example map.voxel_size=0.05; may be repeated',
-    )
+        '--set', metavar='NAME=VALUE', action='append', default=[],
+        help=f'set a parameter, for example {example}; may be repeated',
+    )  # fmt: skip
 
 
 def config_from(args: argparse.Namespace) -> R3Config:
@@ -60,12 +93,10 @@ def config_from(args: argparse.Namespace) -> R3Config:
 
 
 def parsed_settings(settings: Sequence[str], root: Any = None) -> dict[str, Any]:
-    """Read ``name=value`` texts, each value in the type of its parameter.
+    """Read ``name=value`` texts, each value in the type of its parameter, unchecked.
 
-    Names and values are not checked here, but where they are applied.
-
-    :param root: the configuration that they are of; None: that of the library.
-    :raises ConfigError: a text of another form.
+    :param root: the configuration with these parameters; None: :class:`.R3Config`.
+    :raises ConfigError: a text without ``=``.
     """
     import yaml
 

@@ -1,7 +1,6 @@
 """``r3 parameters``: every parameter, with its default, range and meaning.
 
-Writes ``config/r3_stream.yaml`` and ``docs/parameters.md`` too, so that neither holds a default
-of its own.
+Also writes ``config/r3_stream.yaml`` and ``docs/parameters.md``.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ _WIDTH = 96
 
 
 def register(subparsers: Any) -> None:
-    """Add the subcommand."""
     parser = subparsers.add_parser(
         'parameters',
         help='list all parameters',
@@ -33,18 +31,21 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the list."""
     print(as_yaml() if args.yaml else as_markdown() if args.markdown else as_text(), end='')
     return 0
 
 
 def as_text() -> str:
     """Return the parameters for a terminal."""
-    return '\n'.join(_lines_of_text()) + '\n'
+    lines = []
+    for parameter in _parameters():
+        lines.append(f'{parameter.name} = {_yaml_value(parameter.default)}  ({_facts(parameter)})')
+        lines += textwrap.wrap(parameter.meta.help, _WIDTH, initial_indent='    ')
+    return '\n'.join(lines) + '\n'
 
 
 def as_yaml() -> str:
-    """Return a ROS parameter file that holds every default, explained."""
+    """Return a ROS parameter file with every default and its meaning."""
     lines = [
         '# Every parameter of r3_stream with its default. Written by: r3 parameters --yaml',
         '# "live" may change while the node is configured: ros2 param set /r3 points.stride 4',
@@ -105,12 +106,6 @@ def _parameters() -> Iterator[Parameter]:
     return parameters()
 
 
-def _lines_of_text() -> Iterator[str]:
-    for parameter in _parameters():
-        yield f'{parameter.name} = {_yaml_value(parameter.default)}  ({_facts(parameter)})'
-        yield from textwrap.wrap(parameter.meta.help, _WIDTH, initial_indent='    ')
-
-
 def _indent(depth: int) -> str:
     return '  ' * (depth + 2)
 
@@ -120,12 +115,12 @@ def _facts(parameter: Parameter) -> str:
 
 
 def _yaml_value(value: Any) -> str:
-    """Return a value as ROS reads it in the right type: floats with a point, texts in quotes."""
+    """Return a value so that ROS reads its type: floats with a point, texts in quotes."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
         text = repr(value)
         mantissa, e, exponent = text.partition('e')
-        # ROS takes 1e-06 for a text.
+        # ROS reads 1e-06 as text.
         return f'{mantissa}.0e{exponent}' if e and '.' not in mantissa else text
     return f"'{value}'" if isinstance(value, str) else str(value)

@@ -1,4 +1,4 @@
-"""``r3 play``: publish a bag over DDS where ``ros2 bag`` is missing."""
+"""``r3 play``: publishes a bag over DDS without ``ros2 bag``."""
 
 from __future__ import annotations
 
@@ -8,55 +8,39 @@ import sys
 import threading
 from typing import Any
 
+from .options import bounded
+
 
 def register(subparsers: Any) -> None:
-    """Add the subcommand."""
     parser = subparsers.add_parser(
         'play',
         help='publish a bag over DDS with its own timing',
         description='Publish every message of a bag at the pace it was recorded. Needs rclpy.',
     )
     parser.add_argument('bag', metavar='BAG', help='rosbag2 folder, .mcap or .db3 file')
-    parser.add_argument('--rate', type=_rate, default=1.0, help='2 plays twice as fast')
+    parser.add_argument(
+        '--rate', type=bounded(0.01, 100), default=1.0, help='2 plays twice as fast'
+    )
     parser.add_argument('--loop', action='store_true', help='begin again at the end')
     parser.add_argument('--clock', action='store_true', help='publish /clock too')
     parser.add_argument(
-        '--wait-for-subscribers',
-        metavar='SECONDS',
-        type=_seconds,
-        nargs='?',
-        const=30.0,
-        help='wait for a listener before the first message (30 s if no time is given)',
-    )
+        '--wait-for-subscribers', metavar='SECONDS', type=bounded(0, 86400), nargs='?', const=30.0,
+        help='wait for a subscriber before the first message (30 s if no time is given)',
+    )  # fmt: skip
     parser.set_defaults(func=run)
 
 
-def _rate(text: str) -> float:
-    value = float(text)
-    if not 0.01 <= value <= 100:
-        raise argparse.ArgumentTypeError('must be between 0.01 and 100')
-    return value
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 86400:
-        raise argparse.ArgumentTypeError('must be between 0 and 86400')
-    return value
-
-
 def run(args: argparse.Namespace) -> int:
-    """Play until the end or until Ctrl-C."""
     from ..ros.demo.bag_player import BagPlayer, import_rclpy
 
     rclpy = import_rclpy()
-    # Ctrl-C stays Python's, so that the bag and the node are closed in order.
+    # Python handles Ctrl-C, so that the bag and the node are closed in order.
     rclpy.init(args=[], signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
     node = rclpy.create_node('r3_player')
     try:
         player = BagPlayer(Path(args.bag), node, args.rate, args.clock)
         try:
-            return _play(player, args, node)
+            return _play(player, args)
         finally:
             player.close()
     finally:
@@ -64,12 +48,14 @@ def run(args: argparse.Namespace) -> int:
         rclpy.try_shutdown()
 
 
-def _play(player: Any, args: argparse.Namespace, node: Any) -> int:
+def _play(player: Any, args: argparse.Namespace) -> int:
+    from rclpy.duration import Duration
+
     for topic in player.skipped_topics:
         print(f'warning: not played, its type is not installed: {topic}', file=sys.stderr)
     wait_s = args.wait_for_subscribers
     if wait_s is not None and not player.wait_for_subscribers(None, wait_s):
-        print(f'warning: nobody listens after {wait_s:g} s; playing anyway', file=sys.stderr)
+        print(f'warning: no subscriber after {wait_s:g} s; playing anyway', file=sys.stderr)
     stop = threading.Event()
     while True:
         result = player.play(stop)
@@ -79,13 +65,7 @@ def _play(player: Any, args: argparse.Namespace, node: Any) -> int:
             f'{result.late_ms:.0f} ms late'
         )
         if not args.loop:
-            # Reliable listeners still ask for what the network lost.
+            # Reliable subscribers still request what the network lost.
             for publisher in player.publishers.values():
-                publisher.wait_for_all_acked(_two_seconds())
+                publisher.wait_for_all_acked(Duration(seconds=2))
             return 0
-
-
-def _two_seconds() -> Any:
-    from rclpy.duration import Duration
-
-    return Duration(seconds=2)

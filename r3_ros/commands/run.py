@@ -1,4 +1,4 @@
-"""``r3 run``: a recorded sequence in; trajectory, map and report out."""
+"""``r3 run``: processes a recording; writes trajectory, map and report."""
 
 from __future__ import annotations
 
@@ -23,45 +23,40 @@ if TYPE_CHECKING:
 
 
 def register(subparsers: Any) -> None:
-    """Add the subcommand."""
     parser = subparsers.add_parser(
         'run',
-        help='process a folder of pictures, a video or a bag',
+        help='process a folder of images, a video or a bag',
         description='Process every frame of a recording. The output folder gets trajectory.tum '
-        '(poses as they were given out), trajectory_final.tum (after all corrections), map.ply, '
+        '(poses as first estimated), trajectory_final.tum (after all corrections), map.ply, '
         'frames.csv, summary.json and report.html. Poses are camera-to-world in optical axes; '
         'the world is the first camera.',
     )
     parser.add_argument(
-        'input', metavar='INPUT', help='folder of pictures, video, or bag (rosbag2, .mcap, .db3)'
+        'input', metavar='INPUT', help='folder of images, video, or bag (rosbag2, .mcap, .db3)'
     )
     parser.add_argument('--output', '-o', metavar='DIR', required=True, help='folder to write')
     parser.add_argument(
-        '--mode',
-        choices=('stream', 'offline'),
-        default='stream',
-        help='stream: frame by frame, as a robot would; offline: R3 with full context, window by '
-        'window, also for collections of photos without times (default: stream)',
-    )
+        '--mode', choices=('stream', 'offline'), default='stream',
+        help='stream (default): frame by frame, as on a robot; offline: R3 with full context, '
+        'window by window, also for collections of photos without times',
+    )  # fmt: skip
     parser.add_argument('--overwrite', action='store_true', help='replace an earlier output')
     parser.add_argument(
         '--camera', metavar='FILE', help='ROS calibration file, in place of the recorded one'
     )
     parser.add_argument(
-        '--map',
-        metavar='DIR',
-        help='a saved map, as of ~/save_map or OUTPUT/map of an earlier run: the camera is looked '
-        'for in it, and what is mapped goes into it',
-    )
-    parser.add_argument('--topic', metavar='NAME', help='picture topic, if the bag has several')
+        '--map', metavar='DIR',
+        help='a saved map, of ~/save_map or OUTPUT/map of an earlier run, in which the camera is '
+        'located and which is extended',
+    )  # fmt: skip
+    parser.add_argument('--topic', metavar='NAME', help='image topic, if the bag has several')
     parser.add_argument('--max-frames', metavar='N', type=positive_int, help='stop after N frames')
     parser.add_argument('--save-depth', action='store_true', help='also save depth as .npz files')
     parser.add_argument(
-        '--odometry',
-        metavar='FILE',
+        '--odometry', metavar='FILE',
         help="TUM file of the camera's motion in metres, at 2 Hz or more; needs "
         'scale.source=odometry',
-    )
+    )  # fmt: skip
     parser.add_argument(
         '--groundtruth', metavar='FILE', help='TUM file to evaluate against, as r3 eval does'
     )
@@ -70,7 +65,6 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Process the recording and write the folder."""
     import cv2
 
     from ..core.atomic_files import atomic_directory
@@ -80,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     from ..input.open_source import open_source
     from ..offline.run_files import DEPTH, SUMMARY, write_run
 
-    # The reader, the engine and the predictor's own thread share the cores already.
+    # Reader, engine and predictor have threads of their own.
     cv2.setNumThreads(1)
     config = config_from(args)
     truth = read_tum(args.groundtruth) if args.groundtruth else None
@@ -95,17 +89,17 @@ def run(args: argparse.Namespace) -> int:
         process = _reconstructed if is_offline else _streamed
         result = process(source, config, args, folder / DEPTH)
         if not result.records:
-            raise KeyboardInterrupt  # before there was anything to keep
+            raise KeyboardInterrupt  # before the first frame
         write_run(folder, result, config, str(args.input))
         evaluation, no_evaluation = None, None
         if truth is not None:
             try:
                 evaluation = evaluate_run(folder, truth, Path(args.groundtruth))
             except SourceError as error:
-                # The truth does not fit; that is no reason to lose the run.
+                # Keep the run although the truth does not fit.
                 no_evaluation = error
         write_report(folder)
-    _tell(output, result, evaluation)
+    _print_result(output, result, evaluation)
     if no_evaluation is not None:
         raise no_evaluation
     return 130 if result.interrupted else 0
@@ -114,7 +108,6 @@ def run(args: argparse.Namespace) -> int:
 def _streamed(
     source: Source, config: R3Config, args: argparse.Namespace, depth_folder: Path
 ) -> RunResult:
-    """Run frame by frame."""
     from ..factory import load_engine
     from ..maps.reading import read_map
     from ..offline.stream_run import run_source
@@ -136,7 +129,6 @@ def _streamed(
 def _reconstructed(
     source: Source, config: R3Config, args: argparse.Namespace, depth_folder: Path
 ) -> RunResult:
-    """Run window by window."""
     from ..factory import load_window_predictor
     from ..offline.windows.reconstruction import reconstruct
     from ..streaming.scale.estimator import ScaleEstimator
@@ -160,9 +152,9 @@ def _reconstructed(
 
 
 def _odometry(config: R3Config, args: argparse.Namespace) -> PoseList | None:
-    """Read what scale.source odometry needs.
+    """Read the odometry for scale.source odometry.
 
-    :raises ConfigError: it is there and not asked for, or the other way round.
+    :raises ConfigError: only one of the two is given.
     :raises SourceError: it cannot be read.
     """
     from ..core.trajectory_file import read_tum
@@ -176,7 +168,7 @@ def _odometry(config: R3Config, args: argparse.Namespace) -> PoseList | None:
 
 
 class _Progress:
-    """The progress bar, and the depth maps that are saved while the run goes on."""
+    """Shows progress and saves depth maps during a run."""
 
     def __init__(self, source: Source, args: argparse.Namespace, depth_folder: Path) -> None:
         from tqdm import tqdm
@@ -184,7 +176,7 @@ class _Progress:
         total = source.length
         if args.max_frames:
             total = min(total, args.max_frames) if total else args.max_frames
-        # In a log file every refresh is a line.
+        # Every refresh is a line in a log file.
         interval_s = 0.2 if sys.stderr.isatty() else 10.0
         self._bar = tqdm(total=total, unit=' frames', desc=source.name, mininterval=interval_s)
         self._keyframes = 0
@@ -200,7 +192,6 @@ class _Progress:
         self._bar.close()
 
     def update(self, result: RunResult, estimate: Estimate) -> None:
-        """Count a frame, and save the depths that came with it."""
         self._bar.update()
         self._keyframes += estimate.is_keyframe
         self._bar.set_postfix_str(
@@ -209,13 +200,11 @@ class _Progress:
         self._stamps[estimate.frame_id] = estimate.stamp_ns
         self.save_depths(estimate.depths)
 
-    def update_window(self, result: RunResult, pictures: int, new: int) -> None:
-        """Count the new frames of a window."""
+    def update_window(self, result: RunResult, images: int, new: int) -> None:
         self._bar.update(new)
-        self._bar.set_postfix_str(f'window {result.windows} of {pictures} frames')
+        self._bar.set_postfix_str(f'window {result.windows} of {images} frames')
 
     def save_depths(self, depths: Sequence[DepthMap]) -> None:
-        """Save depths of frames told before, if they were asked for."""
         from ..offline.run_files import save_depth
 
         if self.depth_folder is not None:
@@ -225,13 +214,13 @@ class _Progress:
 
 @contextmanager
 def _interrupt_sets() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into a request to stop after this frame; a second one is final."""
+    """Yield an event that the first Ctrl-C sets; the second one interrupts."""
     stop = threading.Event()
 
     def on_interrupt(number: int, frame: object) -> None:
         stop.set()
         signal.signal(signal.SIGINT, before)
-        print('stopping soon; what is there will be written', file=sys.stderr)
+        print('stopping after this frame; the results so far will be written', file=sys.stderr)
 
     before = signal.signal(signal.SIGINT, on_interrupt)
     try:
@@ -240,8 +229,7 @@ def _interrupt_sets() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _tell(output: Path, result: RunResult, evaluation: dict[str, Any] | None) -> None:
-    """Print what came out, in a few lines."""
+def _print_result(output: Path, result: RunResult, evaluation: dict[str, Any] | None) -> None:
     from ..evaluation.run_evaluation import evaluation_text
     from ..offline.run_files import load_summary
 
@@ -262,7 +250,7 @@ def _tell(output: Path, result: RunResult, evaluation: dict[str, Any] | None) ->
     if not frames['tracked']:
         print(
             f'nothing was tracked: {result.records[-1].state.value}, '
-            f'{result.records[-1].reason}. A start needs texture and a camera that moves sideways'
+            f'{result.records[-1].reason}. Initialisation needs texture and sideways motion'
         )
     if result.intrinsics_estimated and result.intrinsics is not None:
         verb = 'estimated' if frames['tracked'] else 'guessed'

@@ -1,4 +1,4 @@
-"""``r3 synth``: a procedural sequence with exact poses, depth and intrinsics."""
+"""``r3 synth``: renders a procedural sequence with exact poses, depth and intrinsics."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from .options import positive_int
 
 
 def register(subparsers: Any) -> None:
-    """Add the subcommand."""
     parser = subparsers.add_parser(
         'synth',
         help='make a synthetic sequence with exact ground truth',
         description='Render a hand-held walk through a procedural world. The folder holds '
-        'pictures, exact depth, camera.yaml, timestamps.txt and groundtruth.txt, and is an input '
+        'images, exact depth, camera.yaml, timestamps.txt and groundtruth.txt, and is an input '
         'for r3 run, r3 eval and r3 bag. The same options give the same bytes.',
     )
     parser.add_argument('output', metavar='OUT', help='folder to write')
@@ -36,7 +35,7 @@ def register(subparsers: Any) -> None:
         help='share of the time between frames that the shutter is open, 0 to 1',
     )  # fmt: skip
     parser.add_argument(
-        '--exposure', type=float, default=0.0, metavar='STOPS', help='how far the gain wanders'
+        '--exposure', type=float, default=0.0, metavar='STOPS', help='variation of the gain'
     )
     parser.add_argument(
         '--vignetting', type=float, default=0.0, metavar='SHARE', help='light lost in the corners'
@@ -48,13 +47,12 @@ def register(subparsers: Any) -> None:
         '--depth-every', type=int, default=5, metavar='N',
         help='write the depth of every n-th frame; 0 for none',
     )  # fmt: skip
-    parser.add_argument('--format', choices=('jpg', 'png'), default='jpg', help='of the pictures')
+    parser.add_argument('--format', choices=('jpg', 'png'), default='jpg', help='of the images')
     parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto')
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the sequence."""
     from tqdm import tqdm
 
     from ..learning.synth import SensorOptions, SequenceOptions, write_sequence
@@ -81,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     bar: Any = None
 
     def on_frames(count: int) -> None:
-        # The bar begins when the world stands: its rate is that of the frames alone.
+        # Created after the world is built, so that its rate is that of the frames.
         nonlocal bar
         if bar is None:
             bar = tqdm(total=options.frames, unit=' frames', desc='rendering', smoothing=0.05)
@@ -101,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
 def _device(name: str) -> str:
     """Return the torch device to use.
 
-    :raises ConfigError: CUDA was asked for and is not there.
+    :raises ConfigError: there is no CUDA device.
     """
     import torch
 

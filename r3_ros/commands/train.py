@@ -1,22 +1,22 @@
-"""``r3 train``: train a small R3 on procedural worlds."""
+"""``r3 train``: trains a small R3 on procedural worlds."""
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import ConfigError
-from .options import parsed_settings, positive_int
+from .options import add_set_option, parsed_settings, positive_int
 
 
 def register(subparsers: Any) -> None:
-    """Add the subcommand."""
     parser = subparsers.add_parser(
         'train',
         help='train a small R3 on procedural worlds',
         description='Render clips of procedural worlds and train a network on them. The folder '
-        'receives the state (to go on from), the weights (for model.checkpoint), tables of '
+        'receives the state (for --resume), the weights (for model.checkpoint), tables of '
         'progress and validation, and curves.png. Several devices: torchrun --nproc-per-node N '
         '-m r3_ros.commands.cli train ...',
     )
@@ -27,32 +27,33 @@ def register(subparsers: Any) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`prepared` reads, and what every training takes."""
+    """Add the options of every training."""
     parser.add_argument('--output', '-o', metavar='DIR', help='folder of the training')
-    parser.add_argument('--resume', action='store_true', help='go on from the state in DIR')
-    parser.add_argument(
-        '--set', metavar='NAME=VALUE', action='append', default=[],
-        help='change one setting, for example optimiser.steps=1000; may be repeated',
-    )  # fmt: skip
+    parser.add_argument('--resume', action='store_true', help='continue from the state in DIR')
+    add_set_option(parser, 'optimiser.steps=1000')
     parser.add_argument('--until', type=positive_int, metavar='STEP', help='stop after this step')
     parser.add_argument('--minutes', type=float, metavar='M', help='stop after this time')
     parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train."""
+    from ..core.config import parameters
     from ..learning.training.procedural import ProceduralClips
     from ..learning.training.processes import joined
     from ..learning.training.trainer import Trainer
 
     if args.list:
-        print(_listed(_settings(args)))
+        for parameter in parameters(_settings(args)):
+            unit = f' {parameter.meta.unit}' if parameter.meta.unit else ''
+            print(f'{parameter.name}: {parameter.value}{unit}\n    {parameter.meta.help}')
         return 0
     settings, folder = prepared(args)
     with joined(args.device) as process:
         source = ProceduralClips(settings, process.device, process.rank, process.count)
         try:
-            trainer = Trainer(settings, source, process, folder, log_line=_say)
+            trainer = Trainer(
+                settings, source, process, folder, log_line=partial(print, flush=True)
+            )
             trainer.run(args.until, args.minutes * 60 if args.minutes else None)
         finally:
             source.close()
@@ -60,10 +61,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def prepared(args: argparse.Namespace) -> tuple[Any, Path]:
-    """Return the settings and the folder, which is made.
+    """Return the settings and the folder, which is created.
 
     :raises ConfigError: a setting is wrong, or no folder was named.
-    :raises CheckpointError: the folder holds a training and --resume is missing, or reversed.
+    :raises CheckpointError: the folder holds a training without --resume, or none with it.
     """
     from ..learning.training.trainer import require_state
 
@@ -74,10 +75,6 @@ def prepared(args: argparse.Namespace) -> tuple[Any, Path]:
     require_state(folder, args.resume)
     folder.mkdir(parents=True, exist_ok=True)
     return settings, folder
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 def _settings(args: argparse.Namespace) -> Any:
@@ -92,14 +89,3 @@ def _settings(args: argparse.Namespace) -> Any:
     if args.config:
         return load_settings(args.config, changes)
     return updated(TrainingSettings(), changes)
-
-
-def _listed(settings: Any) -> str:
-    """Return every setting with its value, in words."""
-    from ..core.config import parameters
-
-    lines = []
-    for parameter in parameters(settings):
-        unit = f' {parameter.meta.unit}' if parameter.meta.unit else ''
-        lines.append(f'{parameter.name}: {parameter.value}{unit}\n    {parameter.meta.help}')
-    return '\n'.join(lines)

@@ -1,4 +1,4 @@
-"""``r3 weights``: which weights there are, fetching them, checking them."""
+"""``r3 weights``: lists, fetches and checks the weights of the networks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import os
 from pathlib import Path
 import sys
-import textwrap
 from typing import Any
 
 from ..core.errors import ModelError
@@ -21,23 +20,21 @@ from ..model.weights.catalogue import (
     sha256_of,
     weights_folder,
 )
-from .options import size_text
+from .options import print_rows, size_text
 
 EXIT_DECLINED = 1
-_WIDTH = 96
 
 
 def register(subparsers: Any) -> None:
-    """Add the subcommand."""
     parser = subparsers.add_parser(
         'weights',
         help='list, fetch and check the weights of the networks',
         description='The weights of the R3 and Depth Anything 3 networks, from the Hugging Face '
-        'hub. Nothing is fetched unless asked for; licences are in docs/weights.md.',
+        'hub. Nothing is fetched automatically; licences are in docs/weights.md.',
     )
     actions = parser.add_subparsers(dest='action', metavar='ACTION', required=True)
 
-    lists = actions.add_parser('list', help='what there is, what is here, under which licence')
+    lists = actions.add_parser('list', help='list the weights with their licences and sizes')
     lists.set_defaults(func=run_list)
 
     get = actions.add_parser(
@@ -46,13 +43,12 @@ def register(subparsers: Any) -> None:
         description='Show the licence, ask, fetch and verify.',
     )
     get.add_argument('name', metavar='NAME', help='one of: ' + ', '.join(CATALOGUE))
-    get.add_argument('--yes', action='store_true', help='agree to the licence without being asked')
+    get.add_argument('--yes', action='store_true', help='agree to the licence without a question')
     get.add_argument('--revision', metavar='R', help='branch, tag or commit (default: main)')
     get.add_argument(
-        '--folder',
-        metavar='DIR',
-        help="where to (default: $R3_ROS_WEIGHTS, or r3_ros/weights in the user's data folder)",
-    )
+        '--folder', metavar='DIR',
+        help="target (default: $R3_ROS_WEIGHTS, or r3_ros/weights in the user's data folder)",
+    )  # fmt: skip
     get.set_defaults(func=run_get)
 
     check = actions.add_parser(
@@ -66,7 +62,6 @@ def register(subparsers: Any) -> None:
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """Print the table."""
     row = '{:<16} {:<9} {:<13} {:<11} {}'
     print(row.format('name', 'here', 'licence', 'commercial', 'purpose'))
     elsewhere = []
@@ -83,7 +78,6 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_get(args: argparse.Namespace) -> int:
-    """Show the licence, ask, fetch."""
     from ..model.weights.download import fetch, query_hub, write_record
 
     weights = known(args.name)
@@ -97,8 +91,8 @@ def run_get(args: argparse.Namespace) -> int:
         return 0
     if not args.yes and not sys.stdin.isatty():
         raise ModelError(
-            'nobody can be asked to agree to the licence above, because the input is not a '
-            f'terminal: `r3 weights get {weights.name} --yes` agrees to it'
+            'the licence above needs agreement, and the input is not a terminal: '
+            f'`r3 weights get {weights.name} --yes` agrees to it'
         )
     hub = query_hub(weights, args.revision, target)
     if here == hub.sha256:
@@ -114,14 +108,13 @@ def run_get(args: argparse.Namespace) -> int:
         print('nothing was fetched')
         return EXIT_DECLINED
     fetch(weights, hub, target)
-    print(f'{target}: {size_text(hub.size_bytes)}, with the SHA-256 that the hub says')
+    print(f'{target}: {size_text(hub.size_bytes)}, with the SHA-256 of the hub')
     if folder != weights_folder():
         print(f'It is found there with R3_ROS_WEIGHTS={folder}')
     return 0
 
 
 def run_check(args: argparse.Namespace) -> int:
-    """Verify one file."""
     from ..model.weights.checkpoint import load_network
 
     name = args.name_or_path
@@ -156,18 +149,7 @@ def _print_licence(weights: PublishedWeights) -> None:
         ('licence', f'{weights.licence}: {use}'),
         ('note', weights.note),
     ]
-    for label, value in rows:
-        if value:
-            print(
-                textwrap.fill(
-                    value,
-                    _WIDTH,
-                    initial_indent=f'{label:<9}',
-                    subsequent_indent=' ' * 9,
-                    break_long_words=False,
-                    break_on_hyphens=False,
-                )
-            )
+    print_rows((row for row in rows if row[1]), 9)
 
 
 def _agreed(target: Path, size_bytes: int) -> bool:

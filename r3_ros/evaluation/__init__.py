@@ -1,1 +1,1 @@
-"""Estimates against the truth: of one run, and of predictors on many streams."""
+"""Errors against ground truth, of one run and of predictors on many streams."""

@@ -1,4 +1,4 @@
-"""Figures that compare predictors: depth beside its truth, trajectories, errors by confidence."""
+"""Figures that compare predictors: depth, trajectories, and errors by confidence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ..core.datatypes import DepthMap, Intrinsics
-from ..core.trajectory_file import NANOSECONDS
 from .depth_errors import DepthErrors, truth_at_pixels
 from .figures import AlignedPath, COLORS, new_figure, save_figure, trajectory_figure
 from .posed_sequences import PosedSequence
@@ -17,17 +16,15 @@ from .stream_results import StreamResult
 from .stream_tables import GroupErrors
 
 _ROWS = 4
-#: Shares of the pixels that a range of colours leaves out at both ends.
+#: Percentiles at the ends of a range of colours.
 _ENDS = (2, 98)
 
 
 def draw_depths(path: Path, sequence: PosedSequence, results: Sequence[StreamResult]) -> None:
     """Draw images of a sequence with true depth, and depth and confidence of each predictor.
 
-    Each depth is scaled by its median ratio to the truth, and has the truth's colours; without a
-    truth each has a range of colours of its own.
-
-    Nothing is written if no predictor gave a depth that was kept.
+    Depth is scaled by its median ratio to the truth and has the truth's range of colours; without
+    a truth each depth has its own. Without depth nothing is written.
     """
     shown = [result for result in results if result.depth_maps]
     stamps = _chosen_stamps(shown)
@@ -54,13 +51,13 @@ def draw_depths(path: Path, sequence: PosedSequence, results: Sequence[StreamRes
 
 
 def _chosen_stamps(results: Sequence[StreamResult]) -> list[int]:
-    """Return times spread over the sequence at which most predictors have depth."""
+    """Return stamps spread over the sequence, with depth of as many predictors as possible."""
     counts: dict[int, int] = {}
     for result in results:
         for stamp in result.depth_maps:
             counts[stamp] = counts.get(stamp, 0) + 1
     parts = np.array_split(np.array(sorted(counts), dtype=np.int64), _ROWS)
-    # In the middle of its part, as far as others do not have more.
+    # Of equal counts the one nearest to the middle of its part.
     return [
         max(
             part.tolist(),
@@ -79,7 +76,6 @@ def _draw_depth_row(
     has_truth: bool,
     aspect: float,
 ) -> None:
-    """Draw the panels of one image."""
     given = {r.predictor: r.depth_maps[stamp_ns] for r in results if stamp_ns in r.depth_maps}
     finest = max(given.values(), key=lambda depth_map: depth_map.depth.size)
     _show(cells[0], finest.image, aspect)
@@ -98,7 +94,6 @@ def _draw_depth_row(
             _show(confidence_cell, None, aspect)
             continue
         depth, at_pixels = scaled[result.predictor]
-        # Without a truth each has a range of its own.
         _show(depth_cell, np.log(depth), aspect, **(_range(np.log(depth)) | colours))
         errors = DepthErrors()
         if at_pixels is not None:
@@ -113,10 +108,7 @@ def _draw_depth_row(
 def _scaled(
     depth_map: DepthMap, truth: np.ndarray | None, undistorted: Intrinsics | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return depth as far as it is known, scaled to the truth, and the truth at its pixels.
-
-    Without a truth the median is 1.
-    """
+    """Return depth scaled to the truth (else to median 1) and the truth at its pixels, or NaN."""
     depth = depth_map.depth.astype(np.float64)
     depth[~(depth > 0)] = np.nan
     at_pixels = None
@@ -130,14 +122,13 @@ def _scaled(
 
 
 def _range(values: np.ndarray) -> dict[str, float]:
-    """Return the ends of a range of colours."""
     known = values[np.isfinite(values)]
     low, high = np.percentile(known, _ENDS) if len(known) else (0.0, 1.0)
     return {'vmin': float(low), 'vmax': float(max(high, low + 1e-3))}
 
 
 def _show(cell: Any, image: np.ndarray | None, aspect: float, **colours: Any) -> None:
-    """Draw an image without axes; grey where there is nothing."""
+    """Draw an image without axes; grey without an image."""
     cell.set(xticks=[], yticks=[], facecolor='0.85', box_aspect=aspect)
     for side in cell.spines.values():
         side.set_visible(False)
@@ -153,34 +144,22 @@ def draw_trajectories(
 ) -> None:
     """Draw the paths of all predictors, aligned to the true one, and their errors over time.
 
-    Nothing is written if none has enough poses.
+    Without enough poses nothing is written.
     """
-    judged = [(r, r.trajectory) for r in results if r.trajectory is not None]
-    if not judged:
+    evaluated = [(r, r.trajectory) for r in results if r.trajectory is not None]
+    if not evaluated:
         return
     stamps = sequence.truth.stamps_ns
-    begin, end = (f(r.stamps_ns[k] for r, _ in judged) for f, k in ((min, 0), (max, -1)))
+    begin, end = (f(r.stamps_ns[k] for r, _ in evaluated) for f, k in ((min, 0), (max, -1)))
     truth = sequence.truth.T_world_camera[(stamps >= begin) & (stamps <= end), :3, 3]
-    paths = [
-        AlignedPath(
-            result.predictor,
-            errors.aligned[:, :3, 3],
-            errors.errors_m,
-            (errors.stamps_ns - begin) / NANOSECONDS,
-            errors.ate_percent,
-        )
-        for result, errors in judged
-    ]
+    paths = [AlignedPath.of(errors, result.predictor, int(begin)) for result, errors in evaluated]
     figure = trajectory_figure(truth, paths, unit='unit of the truth')
     figure.suptitle(sequence.name, fontsize=10)
     save_figure(figure, path)
 
 
 def draw_confidence(path: Path, rows: Sequence[GroupErrors]) -> None:
-    """Draw errors in five parts by confidence, of every predictor on every group.
-
-    Nothing is written if there are none.
-    """
+    """Draw errors by confidence quintile, of every predictor on every group, if there are any."""
     kinds = (
         ('depth_quintiles', 'AbsRel of pixels'),
         ('rotation_quintiles', 'rotation of steps (deg)'),

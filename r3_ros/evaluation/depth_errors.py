@@ -14,15 +14,15 @@ from ..core.errors import SourceError
 from ..input.folder_source import FolderSource
 from .trajectory_errors import match_stamps
 
-#: An image with fewer pixels to compare is not judged.
+#: Least number of pixels to compare in an image.
 MIN_PIXELS = 100
-#: One compared pixel in so many is kept for what is computed over all images.
+#: Stride of the pixels that are kept for statistics over all images.
 _PIXEL_STRIDE = 17
 _DEPTH_UNIT_M = 0.001
 
 
 class DepthErrors:
-    """Errors of depth, image by image, each scaled by its median ratio to the truth."""
+    """Errors of depth; each image is scaled by its median ratio to the truth."""
 
     def __init__(self) -> None:
         self._images: list[tuple[float, float, float]] = []
@@ -32,7 +32,7 @@ class DepthErrors:
 
     @staticmethod
     def joined(parts: Iterable[DepthErrors]) -> DepthErrors:
-        """Return the errors of several streams in one."""
+        """Concatenate the errors of several streams."""
         whole = DepthErrors()
         for part in parts:
             whole._images += part._images
@@ -44,7 +44,7 @@ class DepthErrors:
     def add(
         self, depth: np.ndarray, truth: np.ndarray, confidence: np.ndarray | None = None
     ) -> None:
-        """Compare one image; without any true pixel it does not count.
+        """Compare one image; without a true pixel it does not count.
 
         :param depth: (h, w), at any scale; NaN or 0 where unknown.
         :param truth: (h, w), NaN where there is none.
@@ -69,17 +69,16 @@ class DepthErrors:
         self._confidences.append(kept[::_PIXEL_STRIDE].astype(np.float64))
 
     def __len__(self) -> int:
-        """Return the number of images with a truth."""
         return len(self._images)
 
     @property
     def per_image(self) -> np.ndarray:
-        """Return (F, 3): AbsRel, share within 1.25, coverage; NaN where nothing was judged."""
+        """Return (F, 3): AbsRel, share within 1.25, coverage; NaN with too few pixels."""
         return np.array(self._images).reshape(-1, 3)
 
     @property
     def abs_rel(self) -> float:
-        """Return the mean of ``|estimate - truth| / truth``, over the images."""
+        """Return the mean over images of ``|estimate - truth| / truth``."""
         return finite_mean(self.per_image[:, 0])
 
     @property
@@ -94,7 +93,6 @@ class DepthErrors:
 
     @property
     def abs_rel_one_scale(self) -> float:
-        """Return AbsRel with one scale for all images."""
         if not self._ratios:
             return float('nan')
         ratio = np.concatenate(self._ratios)
@@ -118,7 +116,7 @@ class DepthErrors:
 
 
 def finite_mean(values: Sequence[float] | np.ndarray) -> float:
-    """Return the mean of what is finite, NaN of nothing."""
+    """Return the mean of the finite values; NaN without any."""
     known = np.asarray(values, dtype=np.float64)
     known = known[np.isfinite(known)]
     return float(known.mean()) if len(known) else float('nan')
@@ -127,11 +125,11 @@ def finite_mean(values: Sequence[float] | np.ndarray) -> float:
 def depth_of_run(
     estimates: Path, truth_folder: Path, undistorted: Intrinsics | None = None
 ) -> DepthErrors | None:
-    """Compare the depth that a run saved with that of a sequence folder.
+    """Compare the saved depth of a run with that of a sequence folder.
 
-    :param estimates: folder of ``NNNNNN.npz`` as ``r3 run --save-depth`` writes it.
+    :param estimates: folder of ``NNNNNN.npz`` written by ``r3 run --save-depth``.
     :param truth_folder: sequence folder with ``depth/`` named like its ``rgb/``.
-    :param undistorted: intrinsics of the undistorted images, see :func:`truth_at_pixels`.
+    :param undistorted: see :func:`truth_at_pixels`.
     :returns: None if there is nothing to compare.
     :raises SourceError: files that cannot be read.
     """
@@ -170,7 +168,7 @@ def _stamp_of(file: Path) -> int:
 def read_depth(path: Path) -> np.ndarray:
     """Read a 16-bit depth image of millimetres as (H, W) float32 metres, 0 where unknown.
 
-    :raises SourceError: it is none.
+    :raises SourceError: no such image.
     """
     depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if depth is None or depth.dtype != np.uint16:
@@ -181,12 +179,11 @@ def read_depth(path: Path) -> np.ndarray:
 def truth_at_pixels(
     truth: np.ndarray, K: Intrinsics, undistorted: Intrinsics | None = None
 ) -> np.ndarray:
-    """Return true depth at the pixels of a depth map, (h, w) float64, NaN where there is none.
+    """Return true depth at the pixels of a depth map, (h, w) float64, NaN where unknown.
 
-    It is that of the true pixel whose centre is nearest: averaging would mix foreground and
-    background.
+    Nearest pixel: averaging would mix foreground and background.
 
-    :param truth: (H, W), 0 where there is none; of the whole image, at any size.
+    :param truth: (H, W) of the whole image at any size, 0 where unknown.
     :param K: of the depth map, which may show a part of the image.
     :param undistorted: of the whole image; None: the depth map shows all of it.
     """

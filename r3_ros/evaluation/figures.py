@@ -1,4 +1,4 @@
-"""What the figures of an evaluation share; matplotlib is imported when one is drawn."""
+"""Common parts of the figures; matplotlib is imported when one is drawn."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..core.atomic_files import atomic_write
+from ..core.trajectory_file import NANOSECONDS
+from .trajectory_errors import TrajectoryErrors
 
 COLORS = ('tab:blue', 'tab:orange', 'tab:green', 'tab:red', 'tab:purple')
 _DPI = 110
@@ -33,7 +35,7 @@ def save_figure(figure: Any, path: Path) -> None:
 
 
 def encoded(figure: Any, dpi: int, kind: str = 'png') -> bytes:
-    """Return a figure as a file of a kind: ``png`` or ``jpeg``."""
+    """Return a figure encoded as ``png`` or ``jpeg``."""
     buffer = io.BytesIO()
     options = {'pil_kwargs': {'quality': 85}} if kind == 'jpeg' else {}
     figure.savefig(buffer, format=kind, dpi=dpi, **options)
@@ -41,7 +43,7 @@ def encoded(figure: Any, dpi: int, kind: str = 'png') -> bytes:
 
 
 def widest_plane(points: np.ndarray) -> np.ndarray:
-    """Return (2, 3) orthonormal axes of the plane in which (N, 3) points spread the most."""
+    """Return (2, 3) orthonormal axes of the plane of the largest spread of (N, 3) points."""
     centred = points - points.mean(axis=0)
     return np.linalg.svd(centred, full_matrices=False)[2][:2]
 
@@ -52,8 +54,7 @@ class AlignedPath:
 
     :ivar positions: (N, 3); ``errors``: (N,) their distances from the truth, in its unit;
         ``seconds``: (N,) their times.
-    :ivar ate_percent: root mean square of the distances over the true path; None or NaN where
-        the true camera stands.
+    :ivar ate_percent: ``ate`` over the length of the true path; None or NaN if that is 0.
     """
 
     label: str
@@ -62,13 +63,19 @@ class AlignedPath:
     seconds: np.ndarray
     ate_percent: float | None
 
+    @classmethod
+    def of(cls, errors: TrajectoryErrors, label: str, begin_ns: int) -> AlignedPath:
+        """Return the path of an evaluated trajectory, with times since ``begin_ns``."""
+        seconds = (errors.stamps_ns - begin_ns) / NANOSECONDS
+        positions = errors.aligned[:, :3, 3]
+        return cls(label, positions, errors.errors_m, seconds, errors.ate_percent)
+
     @property
     def ate(self) -> float:
-        """Return the root mean square of the distances."""
         return float(np.sqrt(np.mean(self.errors**2)))
 
-    def described(self) -> str:
-        """Return the label with the error."""
+    @property
+    def legend(self) -> str:
         percent = self.ate_percent
         is_known = percent is not None and np.isfinite(percent)
         share = f', {percent:.2f} % of the path' if is_known else ''
@@ -76,7 +83,7 @@ class AlignedPath:
 
 
 def trajectory_figure(truth: np.ndarray, paths: Sequence[AlignedPath], unit: str = 'm') -> Any:
-    """Return a figure of aligned paths beside the true one, and of their errors over time.
+    """Return a figure of aligned and true paths, and of the errors over time.
 
     :param truth: (M, 3) true positions.
     """
@@ -88,7 +95,7 @@ def trajectory_figure(truth: np.ndarray, paths: Sequence[AlignedPath], unit: str
     for k, path in enumerate(paths):
         color = COLORS[k % len(COLORS)]
         plan.plot(*(path.positions @ flat.T).T, color=color, label=path.label)
-        chart.plot(path.seconds, path.errors, color=color, label=path.described())
+        chart.plot(path.seconds, path.errors, color=color, label=path.legend)
         chart.axhline(path.ate, color=color, linestyle=':')
     plan.set(aspect='equal', adjustable='datalim', xlabel=unit, ylabel=unit)
     plan.set_title('aligned paths, in their widest plane; the dot is the start', fontsize=10)

@@ -1,4 +1,4 @@
-"""Figures of the maps of several predictors, beside the true surfaces."""
+"""Figures of the true surfaces and of the maps of several predictors."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ import cv2
 import numpy as np
 
 from ..core.datatypes import Intrinsics
-from ..core.geometry import transform, unproject
+from ..core.geometry import unproject
 from ..maps.cloud import Cloud
 from .figures import new_figure, save_figure
-from .map_views import draw_from_half_way, draw_from_outside, level_scene, LevelScene
+from .map_views import draw_from_half_way, draw_from_outside, level_scene
 from .posed_sequences import PosedSequence
 from .stream_results import StreamResult
-from .trajectory_errors import TrajectoryErrors
 
-#: Images with a true depth that the true surfaces are made of, and pixels of each side.
+#: Number of images for the true surfaces, and pixels of each side.
 _TRUE_IMAGES = 24
 _TRUE_GRID = 160
-#: Share of half the extent above the highest camera at which a map is cut.
+#: Height of the cut above the highest camera, over half the extent.
 _CUT_ABOVE = 0.05
 
 
 def draw_maps(path: Path, sequence: PosedSequence, results: Sequence[StreamResult]) -> None:
-    """Draw the true surfaces and the maps, each turned as its trajectory fits the truth.
+    """Draw the true surfaces and the maps, aligned to the truth by their trajectories.
 
-    Each is seen from outside, and from where its camera was half-way.
-
-    Nothing is written if no predictor has both a map and enough poses.
+    Views from outside and from the camera half-way. Nothing is written if no predictor has both a
+    map and enough poses.
     """
     scenes = {
-        r.predictor: level_scene(_aligned(r.cloud, r.trajectory), r.trajectory.aligned)
+        r.predictor: level_scene(
+            replace(r.cloud, points=r.trajectory.moved(r.cloud.points).astype(np.float32)),
+            r.trajectory.aligned,
+        )
         for r in results
         if len(r.cloud) and r.trajectory is not None
     }
@@ -45,27 +46,18 @@ def draw_maps(path: Path, sequence: PosedSequence, results: Sequence[StreamResul
     figure = new_figure(5.4 * len(scenes), 7.8)
     rows = figure.subplots(2, len(scenes), squeeze=False)
     for (name, scene), outside, inside in zip(scenes.items(), *rows, strict=True):
-        draw_from_outside(outside, _opened(scene))
+        # A ceiling would hide the room.
+        highest = scene.centres[:, 2].max() + _CUT_ABOVE * scene.reach
+        cloud = scene.cloud.take(scene.cloud.points[:, 2] <= highest)
+        draw_from_outside(outside, replace(scene, cloud=cloud))
         outside.set_title(f'{name}, from outside, cut above the camera', fontsize=10)
         draw_from_half_way(inside, scene)
         inside.set_title(f'{name}, as the camera saw it half-way', fontsize=10)
     save_figure(figure, path)
 
 
-def _opened(scene: LevelScene) -> LevelScene:
-    """Return a scene without what lies above the camera: a ceiling would hide the room."""
-    highest = scene.centres[:, 2].max() + _CUT_ABOVE * scene.reach
-    return replace(scene, cloud=scene.cloud.take(scene.cloud.points[:, 2] <= highest))
-
-
-def _aligned(cloud: Cloud, errors: TrajectoryErrors) -> Cloud:
-    """Return a map moved as its trajectory was to fit the truth."""
-    points = errors.moved(cloud.points).astype(np.float32)
-    return Cloud(points, cloud.colors, cloud.confidence)
-
-
 def _true_cloud(sequence: PosedSequence, results: Sequence[StreamResult]) -> Cloud:
-    """Return surfaces from true depth and poses; empty without, or without a calibration."""
+    """Return surfaces from true depth and poses; empty without depth or calibration."""
     stamps = sequence.depth_stamps()
     K = next((r.undistorted for r in results if r.undistorted is not None), None)
     if not stamps or K is None:
@@ -86,13 +78,11 @@ def _true_cloud(sequence: PosedSequence, results: Sequence[StreamResult]) -> Clo
 
 
 def _points(image: np.ndarray, depth: np.ndarray, K: Intrinsics, T: np.ndarray) -> Cloud:
-    """Return the points of one image, which is not distorted, in the world."""
+    """Return the points of one undistorted image in the world frame."""
     height, width = depth.shape
     K = K.resized(width, height)
     step = max(1, round(width / _TRUE_GRID))
     points = unproject(depth, K.fx, K.fy, K.cx, K.cy, step).reshape(-1, 3)
     colours = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    kept = points[:, 2] > 0
     cloud = Cloud(points, colours[::step, ::step].reshape(-1, 3), np.ones(len(points), np.float32))
-    cloud = cloud.take(kept)
-    return Cloud(transform(T, cloud.points), cloud.colors, cloud.confidence)
+    return cloud.take(points[:, 2] > 0).moved(T)

@@ -1,11 +1,8 @@
-"""Views of a point cloud and a trajectory, turned level so that up is up.
-
-"Up" is the mean upward direction of the camera over the whole trajectory.
-"""
+"""Views of a cloud and a trajectory, level by the mean upward direction of the camera."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +15,7 @@ _MAX_POINTS = 150_000
 #: Width over height.
 _PLAN_ASPECT = 1.33
 _PERSPECTIVE_ASPECT = 1.5
-#: Width of what a perspective view shows at distance 1.
+#: Width of a perspective view at distance 1.
 _WIDTH = 1.0
 _BACKGROUND = '#10141a'
 _PATH_COLOR = '#ffc43d'
@@ -27,10 +24,10 @@ _RIGHT, _FORWARD, _UP = 0, 1, 2
 
 @dataclass(frozen=True, eq=False)
 class LevelScene:
-    """A cloud and a trajectory turned level: x right, y forward, z up.
+    """A level cloud and trajectory: x right, y forward, z up.
 
     :ivar centres: (N, 3) camera centres; ``forward``: (N, 3) viewing directions.
-    :ivar low: corner of the box that holds nearly all of it, ``high`` the other.
+    :ivar low: (3,) corner of the bounding box without outliers, ``high`` the other.
     """
 
     cloud: Cloud
@@ -41,14 +38,13 @@ class LevelScene:
 
     @property
     def reach(self) -> float:
-        """Return half the diagonal of the box."""
         return 0.5 * float(np.linalg.norm(self.high - self.low))
 
 
 def level_scene(cloud: Cloud, T_world_camera: np.ndarray) -> LevelScene:
-    """Turn a cloud and the camera poses so that z is up and the first view looks along y.
+    """Rotate a cloud and camera poses so that z is up and the first view looks along y.
 
-    Of a large cloud every so many-th point is kept.
+    A large cloud is thinned.
 
     :param T_world_camera: (N, 4, 4), finite, optical axes.
     """
@@ -60,16 +56,16 @@ def level_scene(cloud: Cloud, T_world_camera: np.ndarray) -> LevelScene:
     forward = T_world_camera[:, :3, 2] @ R_level_world.T
     low, high = centres.min(axis=0), centres.max(axis=0)
     if len(points):
-        # A few points at the far end of a street would shrink everything else to a dot.
+        # Few distant points would shrink everything else.
         low = np.minimum(low, np.percentile(points, 3, axis=0))
         high = np.maximum(high, np.percentile(points, 97, axis=0))
-    return LevelScene(Cloud(points, cloud.colors, cloud.confidence), centres, forward, low, high)
+    return LevelScene(replace(cloud, points=points), centres, forward, low, high)
 
 
 def _levelling(T_world_camera: np.ndarray) -> np.ndarray:
     """Return the rotation to x right, y forward, z up."""
     up = -T_world_camera[:, :3, 1].mean(axis=0)
-    if np.linalg.norm(up) < 0.2:  # the camera tumbled: only its first pose says anything
+    if np.linalg.norm(up) < 0.2:  # the camera tumbled: use its first pose
         up = -T_world_camera[0, :3, 1]
     up = up / np.linalg.norm(up)
     forward = T_world_camera[0, :3, 2]
@@ -81,7 +77,7 @@ def _levelling(T_world_camera: np.ndarray) -> np.ndarray:
 
 
 def draw_from_above(axes: Any, scene: LevelScene, unit: str, marked: np.ndarray) -> None:
-    """Draw cloud and trajectory seen from the top, right to the right.
+    """Draw cloud and trajectory from above.
 
     :param marked: indices of the poses that get a dot.
     """
@@ -90,7 +86,7 @@ def draw_from_above(axes: Any, scene: LevelScene, unit: str, marked: np.ndarray)
 
 
 def draw_from_the_right(axes: Any, scene: LevelScene, unit: str, marked: np.ndarray) -> None:
-    """Draw cloud and trajectory seen from the right, forward to the right."""
+    """Draw cloud and trajectory from the right."""
     _draw_plan(axes, scene, marked, _FORWARD, _UP, _RIGHT)
     axes.set(xlabel=f'forward ({unit})', ylabel=f'up ({unit})', title='from the right')
 
@@ -98,10 +94,10 @@ def draw_from_the_right(axes: Any, scene: LevelScene, unit: str, marked: np.ndar
 def _draw_plan(
     axes: Any, scene: LevelScene, marked: np.ndarray, across: int, upward: int, hidden: int
 ) -> None:
-    """Draw an orthographic view, to scale, of the path and what lies around it."""
+    """Draw an orthographic view of the path and its surroundings."""
     points, centres = scene.cloud.points, scene.centres
     if len(points):
-        # What is near the middle stays on top: floor and ceiling would hide a room.
+        # Points near the middle are drawn last: floor and ceiling would hide a room.
         aside = np.abs(points[:, hidden] - np.median(points[:, hidden]))
         order = np.argsort(-aside, kind='stable')
         axes.scatter(
@@ -114,12 +110,12 @@ def _draw_plan(
     for k, color, label in ((0, 'tab:green', 'start'), (-1, 'tab:red', 'end')):
         end = centres[k, [across, upward]]
         axes.plot(*end, 'o', color=color, mec='white', ms=8, zorder=4, label=label)
-    # All of the cloud would make a long walk a small one.
+    # The whole cloud could make the path very small.
     around = max(0.6 * float(np.linalg.norm(np.ptp(centres, axis=0))), 1.5)
     low = np.maximum(scene.low, centres.min(axis=0) - around)
     high = np.minimum(scene.high, centres.max(axis=0) + around)
     middle, size = 0.5 * (low + high), 1.08 * (high - low)
-    # A camera that stands is drawn as a point, not as its rounding errors.
+    # At least 1 cm, or rounding errors of a camera at rest would fill the view.
     width = max(size[across], _PLAN_ASPECT * size[upward], 0.01)
     _to_scale(axes, middle[[across, upward]], width, width / _PLAN_ASPECT)
     axes.grid(alpha=0.3)
@@ -127,10 +123,10 @@ def _draw_plan(
 
 
 def draw_from_outside(axes: Any, scene: LevelScene) -> None:
-    """Draw a perspective view of cloud and trajectory, from where the camera looked in."""
+    """Draw a perspective view of cloud and trajectory from the camera's side."""
     centre = 0.5 * (scene.low + scene.high)
     aside = scene.centres.mean(axis=0) - centre
-    if np.linalg.norm(aside[:2]) < 0.15 * scene.reach:  # it turned about in the middle
+    if np.linalg.norm(aside[:2]) < 0.15 * scene.reach:  # it rotated in the middle
         aside = -scene.forward[0]
     angle = np.arctan2(aside[1], aside[0]) - np.radians(25.0)
     direction = np.array([0.8 * np.cos(angle), 0.8 * np.sin(angle), 0.6])
@@ -142,14 +138,14 @@ def draw_from_outside(axes: Any, scene: LevelScene) -> None:
 
 
 def draw_from_half_way(axes: Any, scene: LevelScene) -> None:
-    """Draw the cloud as the camera saw it half-way along its trajectory."""
+    """Draw the cloud from the camera half-way along its trajectory."""
     middle = len(scene.centres) // 2
     eye, ahead = scene.centres[middle], scene.forward[middle]
     _draw_perspective(axes, scene, _view(eye - 0.02 * scene.reach * ahead, eye + ahead))
 
 
 def _view(eye: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return T_view_level, with optical axes and z up, of who looks from ``eye``."""
+    """Return T_view_level of a view from ``eye``, with optical axes and z up."""
     z = (target - eye) / np.linalg.norm(target - eye)
     x = np.cross(z, [0.0, 0.0, 1.0])
     if np.linalg.norm(x) < 1e-6:
@@ -159,13 +155,13 @@ def _view(eye: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def _draw_perspective(axes: Any, scene: LevelScene, T_view_level: np.ndarray) -> None:
-    """Draw the points from far to near, the nearer the larger."""
+    """Draw the points from far to near, nearer ones larger."""
     in_view = transform(T_view_level.astype(np.float32), scene.cloud.points)
     depth = in_view[:, 2]
     seen = np.flatnonzero(depth > 0.02 * scene.reach)
     seen = seen[np.argsort(-depth[seen], kind='stable')]
     z = depth[seen]
-    # As wide as a small share of the scene, in points of 1/72 inch.
+    # In points of 1/72 inch.
     size = np.clip(3.5 * scene.reach / z, 1.0, 12.0)
     axes.scatter(
         in_view[seen, 0] / z, -in_view[seen, 1] / z, c=scene.cloud.colors[seen] / 255.0,
@@ -178,6 +174,5 @@ def _draw_perspective(axes: Any, scene: LevelScene, T_view_level: np.ndarray) ->
 
 
 def _to_scale(axes: Any, middle: np.ndarray, width: float, height: float) -> None:
-    """Show a part of the plane, both ways to the same scale."""
     (x, y), half = middle, 0.5 * np.array([width, height])
     axes.set(xlim=(x - half[0], x + half[0]), ylim=(y - half[1], y + half[1]), aspect='equal')

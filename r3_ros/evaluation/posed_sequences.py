@@ -1,4 +1,4 @@
-"""Sequences with true poses, recorded or rendered, to evaluate predictors on."""
+"""Recorded and rendered sequences with true poses."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ TRUTH = 'groundtruth.txt'
 class PosedSequence(ABC):
     """Images of one stream with their true poses and depth.
 
-    :ivar name: unique in an evaluation; ``group``: sequences of a group share a row of a table.
-    :ivar truth: poses, camera-to-world, in metres or in a unit of the sequence's own.
+    :ivar name: unique in an evaluation; ``group``: row in the tables.
+    :ivar truth: camera-to-world, in metres or another unit.
     """
 
     name: str
@@ -33,7 +33,7 @@ class PosedSequence(ABC):
 
     @abstractmethod
     def open(self) -> Source:
-        """Return the images, from the first on."""
+        """Open the images from the first on."""
 
     @abstractmethod
     def depth_stamps(self) -> list[int]:
@@ -41,21 +41,21 @@ class PosedSequence(ABC):
 
     @abstractmethod
     def depth(self, stamp_ns: int) -> np.ndarray:
-        """Return (H, W) float32 along the optical axis, in the unit of the truth; 0: unknown."""
+        """Return (H, W) float32 depth in the unit of the truth; 0: unknown."""
 
 
 class RecordedSequence(PosedSequence):
     """A folder of images, a video or a bag with its ``groundtruth.txt``.
 
-    Depth is read where a folder has a ``depth/`` (16-bit PNG, millimetres, named like its
-    image) and the images are not distorted, since the engine gives depth of undistorted ones.
+    Depth is read from a ``depth/`` beside the images (16-bit PNG, millimetres, named like its
+    image) if the images have no distortion, since the engine's depth is of undistorted ones.
     """
 
     def __init__(self, path: Path, groundtruth: Path | None = None, name: str = '') -> None:
-        """Read the truth and look for depth.
+        """Read the truth and find depth.
 
         :param groundtruth: TUM file; None: ``groundtruth.txt`` in the folder or beside the file.
-        :raises SourceError: there is no recording or no truth, or one that cannot be read.
+        :raises SourceError: recording or truth is missing or unreadable.
         """
         self._path = path
         self.name = self.group = name or path.absolute().name
@@ -67,30 +67,30 @@ class RecordedSequence(PosedSequence):
         place = path if path.is_dir() else path.parent
         if groundtruth is None and not (place / TRUTH).is_file():
             raise SourceError(
-                f'{place} has no {TRUTH}: a recording without true poses cannot be judged; name '
-                'a TUM file with --groundtruth, or leave this one out'
+                f'{place} has no {TRUTH}: a recording without true poses cannot be evaluated; '
+                'name a TUM file with --groundtruth, or leave this one out'
             )
         self.truth = read_tum(groundtruth or place / TRUTH)
 
     def open(self) -> Source:
-        """Return the images."""
+        """Open the images."""
         return open_source(self._path)
 
     def depth_stamps(self) -> list[int]:
-        """Return the stamps of the images with measured depth."""
+        """Return the stamps of the images with depth."""
         return list(self._depths)
 
     def depth(self, stamp_ns: int) -> np.ndarray:
         """Return measured depth in metres.
 
-        :raises SourceError: the file is no depth.
+        :raises SourceError: the file is no depth image.
         """
         return read_depth(self._depths[stamp_ns])
 
 
 @dataclass(eq=False)
 class RenderedSequence(PosedSequence):
-    """Rendered images, with a depth for each.
+    """Rendered images with depth.
 
     :ivar images: (N, H, W, 3) uint8 RGB; ``depths``: (N, H, W) float32 metres, 0 where none.
     """
@@ -103,11 +103,11 @@ class RenderedSequence(PosedSequence):
     depths: np.ndarray
 
     def open(self) -> Source:
-        """Return the images."""
+        """Open the images."""
         return _ArraySource(self)
 
     def depth_stamps(self) -> list[int]:
-        """Return the stamps of all images."""
+        """Return the stamps of the images with depth."""
         return self.truth.stamps_ns.tolist()
 
     def depth(self, stamp_ns: int) -> np.ndarray:

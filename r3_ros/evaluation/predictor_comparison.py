@@ -1,11 +1,9 @@
-"""Predictors over many sequences, and the files that come of it.
+"""Runs predictors on many sequences and writes a folder.
 
-The folder holds
-
-- ``evaluation.md``: the tables; ``evaluation.json``: the same and more, also for each sequence;
-- ``confidence.png``: errors in five parts by confidence;
-- ``figures/``: depth, trajectories and maps, of the first sequences of each group;
-- ``streams/SEQUENCE/PREDICTOR.tum`` and ``.ply``: poses as they were given out, and maps.
+- ``evaluation.md``: tables; ``evaluation.json``: the numbers, also of each sequence;
+- ``confidence.png``: errors by confidence quintile;
+- ``figures/``: depth, trajectories and maps of the first sequences of each group;
+- ``streams/SEQUENCE/PREDICTOR.tum`` and ``.ply``: poses as first estimated, and maps.
 """
 
 from __future__ import annotations
@@ -29,10 +27,10 @@ from ..offline.run_files import machine, versions, write_json
 from .comparison_figures import draw_confidence, draw_depths, draw_trajectories
 from .map_figures import draw_maps
 from .posed_sequences import PosedSequence
-from .stream_results import guesses, run_predictor, StreamResult
+from .stream_results import baselines, run_predictor, StreamResult
 from .stream_tables import group_errors, grouped_errors, tables_text
 
-#: The file that tells an evaluation from any other folder.
+#: Marks a folder as an evaluation.
 TABLES = 'evaluation.md'
 NUMBERS = 'evaluation.json'
 FIGURES = 'figures'
@@ -47,9 +45,9 @@ def compare_predictors(
     max_frames: int | None = None,
     report: Callable[[str], object] = print,
 ) -> str:
-    """Run every predictor on every sequence by the streaming engine and write the folder.
+    """Run every predictor on every sequence and write the folder.
 
-    :param predictors: by their names in the tables, the one that is judged first.
+    :param predictors: by their names in the tables; the first is compared with the others.
     :param report: called with the main errors of each stream.
     :returns: the tables as text.
     :raises R3Error: a predictor or a sequence cannot be used.
@@ -67,7 +65,7 @@ def compare_predictors(
             finally:
                 engine.close()
             report(_line(of_sequence[-1]))
-        of_sequence += guesses(sequence, of_sequence[0].stamps_ns)
+        of_sequence += baselines(sequence, of_sequence[0].stamps_ns)
         _write_stream(folder / 'streams' / file_name(sequence.name), of_sequence)
         if drawn[sequence.group] < _DRAWN_PER_GROUP:
             _draw(folder / FIGURES, sequence, of_sequence)
@@ -78,7 +76,6 @@ def compare_predictors(
 
 
 def _line(result: StreamResult) -> str:
-    """Return the main errors of one stream, as far as there are any."""
     errors = group_errors([result])
     shares = (
         (f'ATE {errors.ate_percent:.2f} %', errors.ate_percent),
@@ -87,11 +84,11 @@ def _line(result: StreamResult) -> str:
         (f'AbsRel {errors.abs_rel:.3f}', errors.abs_rel),
     )
     known = [text for text, value in shares if math.isfinite(value)]
-    return f'{result.sequence}: {result.predictor}: {", ".join(known) or "nothing to judge"}'
+    return f'{result.sequence}: {result.predictor}: {", ".join(known) or "nothing to compare"}'
 
 
 def file_name(name: str) -> str:
-    """Return a name of a sequence as one of a file or folder."""
+    """Return a name as a valid file name."""
     return re.sub(r'[^A-Za-z0-9.-]+', '_', name).strip('_.') or 'sequence'
 
 
@@ -120,7 +117,6 @@ def _write(
     predictors: Mapping[str, R3Config],
     models: Mapping[str, ModelInfo],
 ) -> str:
-    """Write tables, numbers and the figure of the confidence; return the tables."""
     rows = grouped_errors(results)
     text = tables_text(rows)
     with atomic_write(folder / TABLES) as file:
@@ -148,7 +144,7 @@ def _write(
 
 
 def _page(tables: str, models: Mapping[str, ModelInfo], folder: Path) -> str:
-    """Return the tables with what they are of, and links to the figures."""
+    """Return the page: predictors, legend, tables, and links to the figures."""
     about = machine()
     lines = [f'# Evaluation\n\n{about["cpu"]}, {about["cores"]} cores.\n']
     for name, info in models.items():
@@ -161,10 +157,10 @@ def _page(tables: str, models: Mapping[str, ModelInfo], folder: Path) -> str:
 
 
 _LEGEND = """\
-posed: images with a pose that follows from them. ATE: root mean square position error after a
-similarity alignment, over the length of the path; mean over streams. rotation, direction: error of
-the step from an image to the next, and of the direction of its translation; mean, and in brackets
-median. *constant velocity* repeats the first true step and gives every pixel one depth; *true
-previous step* guesses each step from the true one before it, which no camera knows. AbsRel, within
-1.25: depth against the truth, a scale for each image (or one for each stream); pixels: share of
-those with a truth. Confidence: mean error of each fifth, sorted by confidence."""
+posed: images with a tracked pose. ATE: root mean square position error after a similarity
+alignment, over the length of the path; mean over streams. rotation, direction: error of the step
+from an image to the next, and of the direction of its translation; mean, and in brackets median.
+*constant velocity* repeats the first true step and gives every pixel the same depth; *true
+previous step* repeats the preceding true step, which no camera knows. AbsRel, within 1.25: depth
+against the truth, a scale for each image (or one for each stream); pixels: share of those with a
+truth. Confidence: mean error of each fifth, sorted by confidence."""

@@ -1,4 +1,4 @@
-"""A run's folder against the truth: writes evaluation.json, evaluation.csv, evaluation.png."""
+"""Compares a run with the truth: writes evaluation.json, evaluation.csv, evaluation.png."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core.atomic_files import atomic_write
 from ..core.datatypes import Intrinsics
-from ..core.trajectory_file import NANOSECONDS, PoseList, read_tum, stamp_text
+from ..core.trajectory_file import PoseList, read_tum, stamp_text
 from ..offline.run_files import (
     DEPTH,
     load_summary,
@@ -32,37 +32,36 @@ EVALUATION_PLOT = 'evaluation.png'
 def evaluate_run(
     folder: Path, truth: PoseList, truth_path: Path, align: str = 'sim3'
 ) -> dict[str, Any]:
-    """Evaluate a run, write the files and return what evaluation.json holds.
+    """Evaluate a run, write the files and return the content of evaluation.json.
 
-    Judged are the poses as they were given out; those after corrections stand beside them. Depth
-    is judged too if the run saved it and ``depth/`` lies beside the truth.
+    Poses are compared as first estimated and after corrections; depth if the run saved it and
+    ``depth/`` is beside the truth.
 
     :raises SourceError: no run, or no overlap with the truth.
     :raises OutputError: a file cannot be written.
     """
     summary = load_summary(folder)
+    camera = summary.get('camera') or {}
+    # None if they were estimated for each image.
+    known = None if camera.get('focal_length_estimated') else camera.get('undistorted')
+    undistorted = Intrinsics(**known) if known else None
     emitted = evaluate_trajectory(read_tum(folder / TRAJECTORY), truth, align)
     final = evaluate_trajectory(read_tum(folder / TRAJECTORY_FINAL), truth, align)
-    depth = depth_of_run(folder / DEPTH, truth_path.parent, _undistorted(summary))
-    content = {
-        'groundtruth': str(truth_path),
-        'tracked_share': summary.get('tracked_share'),
-        'trajectory': emitted.as_json(),
-        'trajectory_final': final.as_json(),
-        'depth': depth.as_json() if depth else None,
-    }
-    content = plain(content)
+    depth = depth_of_run(folder / DEPTH, truth_path.parent, undistorted)
+    content: dict[str, Any] = plain(
+        {
+            'groundtruth': str(truth_path),
+            'tracked_share': summary.get('tracked_share'),
+            'trajectory': emitted.as_json(),
+            'trajectory_final': final.as_json(),
+            'depth': depth.as_json() if depth else None,
+        }
+    )
     write_json(folder / EVALUATION, content)
     _write_table(folder / EVALUATION_TABLE, emitted)
-    _write_plot(folder / EVALUATION_PLOT, emitted)
+    path = AlignedPath.of(emitted, 'before corrections', int(emitted.stamps_ns[0]))
+    save_figure(trajectory_figure(emitted.truth[:, :3, 3], [path]), folder / EVALUATION_PLOT)
     return content
-
-
-def _undistorted(summary: dict[str, Any]) -> Intrinsics | None:
-    """Return the intrinsics of the undistorted images; None where they were estimated anew."""
-    camera = summary.get('camera') or {}
-    known = None if camera.get('focal_length_estimated') else camera.get('undistorted')
-    return Intrinsics(**known) if known else None
 
 
 def _write_table(path: Path, errors: TrajectoryErrors) -> None:
@@ -87,21 +86,14 @@ def _write_table(path: Path, errors: TrajectoryErrors) -> None:
         file.write(text.getvalue().encode())
 
 
-def _write_plot(path: Path, errors: TrajectoryErrors) -> None:
-    seconds = (errors.stamps_ns - errors.stamps_ns[0]) / NANOSECONDS
-    positions, truth = errors.aligned[:, :3, 3], errors.truth[:, :3, 3]
-    estimate = AlignedPath('as given out', positions, errors.errors_m, seconds, errors.ate_percent)
-    save_figure(trajectory_figure(truth, [estimate]), path)
-
-
 def evaluation_text(evaluation: dict[str, Any]) -> str:
     """Return the main numbers of evaluation.json in a few lines."""
     lines = []
-    for title, key in (('as given out', 'trajectory'), ('after corrections', 'trajectory_final')):
+    for when, key in (('before', 'trajectory'), ('after', 'trajectory_final')):
         errors = evaluation[key]
         share = errors['ate_percent']
         lines.append(
-            f'{title}: ATE {errors["ate_rmse_m"]:.4f} m'
+            f'{when} corrections: ATE {errors["ate_rmse_m"]:.4f} m'
             + (f' ({share:.2f} % of {errors["path_m"]:.2f} m)' if share is not None else '')
             + f', rotation {errors["rotation_mean_deg"]:.2f} deg, step {errors["rpe_m"]:.4f} m, '
             f'{errors["matched"]} poses'

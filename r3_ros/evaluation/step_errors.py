@@ -1,7 +1,7 @@
-"""Errors of the steps between images, and motions guessed without any image.
+"""Errors of the steps between images, and baseline motions without images.
 
-A step is the motion from one image to the next, ``T_earlier_later``, in the earlier camera: its
-rotation and its direction need neither an alignment nor a scale.
+A step is the motion ``T_earlier_later`` between successive images; its rotation and direction
+need neither an alignment nor a scale.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from scipy.spatial.transform import Rotation
 
 from ..core.geometry import inverse, make_T, rotation_angle
 
-#: The direction of true steps shorter than this share of the median one is not judged.
+#: Directions of shorter true steps, as a share of the median length, are ignored.
 MIN_STEP_SHARE = 0.2
-#: A step without length has no direction: as wrong as a guess is on average.
+#: Error of a step without length: that of a random direction on average.
 _NO_DIRECTION_DEG = 90.0
 
 
@@ -31,12 +31,12 @@ def steps_between(T_world_camera: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class StepErrors:
-    """Errors of the steps that have a true one, in order.
+    """Errors of the steps with a known true step, in order.
 
-    :ivar rotation_deg: (P,) NaN where the predictor gave no step.
-    :ivar direction_deg: (P,) angle between the translations; NaN as well where the true one is
-        shorter than :data:`MIN_STEP_SHARE` of the median true one.
-    :ivar confidence_rotation: (P,) that of the later image, NaN for a guess;
+    :ivar rotation_deg: (P,) NaN without an estimated step.
+    :ivar direction_deg: (P,) angle between the translations; also NaN for true steps shorter
+        than :data:`MIN_STEP_SHARE` of the median.
+    :ivar confidence_rotation: (P,) of the later image, NaN for a baseline;
         ``confidence_translation`` likewise.
     """
 
@@ -47,7 +47,7 @@ class StepErrors:
 
     @staticmethod
     def joined(parts: Sequence[StepErrors]) -> StepErrors:
-        """Return the errors of several sequences in one."""
+        """Concatenate the errors of several sequences."""
         names = ('rotation_deg', 'direction_deg', 'confidence_rotation', 'confidence_translation')
         return StepErrors(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
 
@@ -90,15 +90,13 @@ def _angles_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def stretched(step: np.ndarray, factor: float) -> np.ndarray:
-    """Return a (4, 4) step whose rotation vector and translation are ``factor`` times as long."""
+    """Return a (4, 4) step with rotation vector and translation multiplied by ``factor``."""
     turn = Rotation.from_matrix(step[:3, :3]).as_rotvec()
     return make_T(Rotation.from_rotvec(factor * turn).as_matrix(), factor * step[:3, 3])
 
 
 def first_step_repeated(T_true: np.ndarray, stamps_ns: np.ndarray) -> np.ndarray:
-    """Guess a trajectory: the first true step again and again, as long as the time it has.
-
-    Only that step has to be known, and no image.
+    """Return (N, 4, 4) poses that repeat the first true step, scaled by the time intervals.
 
     :param T_true: (N, 4, 4), N of at least 2.
     """
@@ -111,10 +109,7 @@ def first_step_repeated(T_true: np.ndarray, stamps_ns: np.ndarray) -> np.ndarray
 
 
 def previous_step_repeated(T_true: np.ndarray, stamps_ns: np.ndarray) -> np.ndarray:
-    """Guess each step from the TRUE one before it: an oracle, not available to a predictor.
-
-    :returns: (N - 1, 4, 4); NaN for the first, which has none before it.
-    """
+    """Return (N - 1, 4, 4) steps that repeat the preceding TRUE step (an oracle); NaN first."""
     intervals = np.diff(stamps_ns.astype(np.float64))
     steps = steps_between(T_true)
     guesses = np.full_like(steps, np.nan)

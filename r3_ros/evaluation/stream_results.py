@@ -1,4 +1,4 @@
-"""One predictor on one sequence through the streaming engine, compared with the truth."""
+"""Runs one predictor on one sequence through the engine and compares it with the truth."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from ..core.datatypes import DepthMap, Estimate, Intrinsics
 from ..core.trajectory_file import PoseList
 from ..maps.cloud import Cloud
-from ..offline.stream_run import FrameRecord, run_source, RunResult
+from ..offline.stream_run import run_source, RunResult
 from ..streaming.engine import Engine
 from .depth_errors import DepthErrors, truth_at_pixels
 from .posed_sequences import PosedSequence
@@ -22,27 +22,26 @@ from .step_errors import (
 )
 from .trajectory_errors import evaluate_trajectory, match_stamps, MIN_POSES, TrajectoryErrors
 
-#: Names of the guesses in the tables.
+#: Names of the baselines in the tables.
 FIRST_STEP = 'constant velocity'
 PREVIOUS_STEP = 'true previous step'
 _TOLERANCE_S = 0.01
-#: Depth maps of a sequence that are kept for figures, at most.
+#: Largest number of depth maps of a sequence that are kept for figures.
 _KEPT_DEPTHS = 64
-#: Side of the grid on which one depth for all pixels is judged.
+#: Side of the grid on which constant depth is compared.
 _FLAT_GRID = 160
 
 
 @dataclass(eq=False)
 class StreamResult:
-    """What one predictor did on one sequence.
+    """Result of one predictor on one sequence.
 
     :ivar stamps_ns: (N,) of the images processed.
-    :ivar estimate: the poses that follow from the images, as they were given out, and the
-        first, which defines the world; ``trajectory``: their errors, None where fewer than three
-        have a true one.
-    :ivar depth: None for a guess that makes none.
-    :ivar step_ms: median wall time of a step of the engine; NaN for a guess.
-    :ivar depth_maps: some of its depth maps, by stamp; ``undistorted``: intrinsics of the
+    :ivar estimate: tracked poses as first estimated, and the first pose, which defines the
+        world; ``trajectory``: their errors, None if fewer than three have a true pose.
+    :ivar depth: None for a baseline without depth.
+    :ivar step_ms: median wall time of a step of the engine; NaN for a baseline.
+    :ivar depth_maps: some of the depth maps, by stamp; ``undistorted``: intrinsics of the
         undistorted images.
     """
 
@@ -66,7 +65,7 @@ def run_predictor(
     """Run a sequence through a new engine, as ``r3 run`` does, and compare with the truth.
 
     :param predictor: its name in the tables.
-    :raises SourceError: no image of the sequence could be processed.
+    :raises SourceError: no image could be processed.
     """
     collected = _Collected(sequence)
     with sequence.open() as source:
@@ -74,8 +73,11 @@ def run_predictor(
     collected.depths(run.last_depths)
     records, T = run.records, np.stack(collected.poses)
     stamps = np.array([record.stamp_ns for record in records])
-    claimed = np.isfinite(T[:, 0, 0])
-    estimate = PoseList(stamps[claimed], T[claimed])
+    known = np.isfinite(T[:, 0, 0])
+    estimate = PoseList(stamps[known], T[known])
+    matched, _ = match_stamps(estimate.stamps_ns, sequence.truth.stamps_ns, _TOLERANCE_S)
+    enough = len(matched) >= MIN_POSES
+    trajectory = evaluate_trajectory(estimate, sequence.truth) if enough else None
     assert run.cloud is not None
     return StreamResult(
         sequence.name,
@@ -83,7 +85,7 @@ def run_predictor(
         predictor,
         stamps,
         estimate,
-        trajectory=_trajectory_errors(estimate, sequence.truth),
+        trajectory=trajectory,
         steps=step_errors(
             steps_between(T),
             steps_between(_true_poses(stamps, sequence.truth)),
@@ -99,12 +101,10 @@ def run_predictor(
 
 
 class _Collected:
-    """Poses and depth errors of a run, collected frame by frame."""
-
     def __init__(self, sequence: PosedSequence) -> None:
         self._sequence = sequence
         self._with_truth = set(sequence.depth_stamps())
-        self._kept_stamps = set(shown_stamps(sequence))
+        self._kept_stamps = set(_shown_stamps(sequence))
         self._stamps: dict[int, int] = {}
         self._undistorted: Intrinsics | None = None
         self.poses: list[np.ndarray] = []
@@ -113,10 +113,11 @@ class _Collected:
 
     def frame(self, run: RunResult, estimate: Estimate) -> None:
         T = estimate.T_world_camera
-        claims = T is not None and _is_claimed(run.records[-1], first=len(run.records) == 1)
-        self.poses.append(T if claims and T is not None else np.full((4, 4), np.nan))
+        # Poses held during the start-up are no estimates, except the first.
+        counts = run.records[-1].tracked or len(run.records) == 1
+        self.poses.append(T if counts and T is not None else np.full((4, 4), np.nan))
         self._stamps[estimate.frame_id] = estimate.stamp_ns
-        # Without a calibration the intrinsics are estimated anew with every image.
+        # Without a calibration the intrinsics are estimated for each image.
         self._undistorted = None if estimate.intrinsics_estimated else estimate.intrinsics
         self.depths(estimate.depths)
 
@@ -131,13 +132,8 @@ class _Collected:
                 self.errors.add(depth_map.depth, at_pixels, depth_map.confidence)
 
 
-def _is_claimed(record: FrameRecord, first: bool) -> bool:
-    """Return whether a pose says where the camera is; held ones of a start-up do not."""
-    return record.tracked or (first and record.has_pose)
-
-
-def shown_stamps(sequence: PosedSequence) -> list[int]:
-    """Return stamps of images whose depth maps are kept: spread evenly, with truth if any has."""
+def _shown_stamps(sequence: PosedSequence) -> list[int]:
+    """Return evenly spread stamps of the depth maps to keep, with truth if there is any."""
     stamps = sequence.depth_stamps() or sequence.truth.stamps_ns.tolist()
     if len(stamps) <= _KEPT_DEPTHS:
         return stamps
@@ -146,22 +142,17 @@ def shown_stamps(sequence: PosedSequence) -> list[int]:
 
 
 def _true_poses(stamps_ns: np.ndarray, truth: PoseList) -> np.ndarray:
-    """Return (N, 4, 4) true poses at these times, NaN where none is near."""
+    """Return (N, 4, 4) true poses at these times, NaN where unknown."""
     T = np.full((len(stamps_ns), 4, 4), np.nan)
     own, other = match_stamps(stamps_ns, truth.stamps_ns, _TOLERANCE_S)
     T[own] = truth.T_world_camera[other]
     return T
 
 
-def _trajectory_errors(estimate: PoseList, truth: PoseList) -> TrajectoryErrors | None:
-    matched, _ = match_stamps(estimate.stamps_ns, truth.stamps_ns, _TOLERANCE_S)
-    return evaluate_trajectory(estimate, truth) if len(matched) >= MIN_POSES else None
+def baselines(sequence: PosedSequence, stamps_ns: np.ndarray) -> list[StreamResult]:
+    """Return the baselines: the first true step repeated, and each preceding true step.
 
-
-def guesses(sequence: PosedSequence, stamps_ns: np.ndarray) -> list[StreamResult]:
-    """Return what needs no image: the first true step repeated, and each true step again.
-
-    The first of them also takes one depth for all pixels of an image.
+    The first one also has constant depth.
 
     :param stamps_ns: (N,) of the images.
     """
@@ -191,7 +182,7 @@ def guesses(sequence: PosedSequence, stamps_ns: np.ndarray) -> list[StreamResult
 
 
 def _flat_depth(sequence: PosedSequence, stamps: set[int]) -> DepthErrors:
-    """Judge one depth for all pixels, on a coarse grid."""
+    """Compare constant depth on a coarse grid."""
     errors = DepthErrors()
     for stamp_ns in sequence.depth_stamps():
         if stamp_ns in stamps:

@@ -19,19 +19,19 @@ QUINTILES = 5
 
 @dataclass(frozen=True)
 class GroupErrors:
-    """Errors of a predictor on a group of sequences; NaN where it gives nothing to judge.
+    """Errors of a predictor on a group of sequences; NaN where unknown.
 
     The names are those of evaluation.json, where ``pictures`` is the number of images.
 
-    :ivar posed: share of the images with a pose that follows from them.
+    :ivar posed: share of the images with a tracked pose.
     :ivar ate_percent: mean over the streams of the root mean square position error after a
-        similarity alignment, over the length of the path; ``ate_streams``: how many have one.
-    :ivar rotation_deg: mean error of the steps between neighbouring images,
+        similarity alignment, over the length of the path; ``ate_streams``: number of streams.
+    :ivar rotation_deg: mean error of the steps between successive images,
         ``rotation_median_deg`` its median; ``direction_deg`` of the direction of translation.
-    :ivar abs_rel: mean over images, a scale for each, ``abs_rel_one_scale`` one for a stream.
+    :ivar abs_rel: mean over images, each with its scale; ``abs_rel_one_scale``: one per stream.
     :ivar coverage: share of the pixels with a true depth that have an estimate.
-    :ivar depth_quintiles: relative error of pixels, from the least confident fifth to the most;
-        ``rotation_quintiles``, ``direction_quintiles``: degrees of steps alike.
+    :ivar depth_quintiles: relative error by confidence quintile, the least confident first;
+        ``rotation_quintiles``, ``direction_quintiles``: degrees of steps.
     """
 
     group: str
@@ -101,16 +101,17 @@ def _median(values: np.ndarray) -> float:
 def grouped_errors(results: Sequence[StreamResult]) -> list[GroupErrors]:
     """Return the errors of every predictor on every group, in the order of the results."""
     keys = dict.fromkeys((result.group, result.predictor) for result in results)
+    groups = list(dict.fromkeys(group for group, _ in keys))
     return [
         group_errors([r for r in results if (r.group, r.predictor) == key])
-        for key in _by_first(list(keys))
+        for key in sorted(keys, key=lambda key: groups.index(key[0]))
     ]
 
 
 def by_confidence(confidence: np.ndarray, error: np.ndarray) -> tuple[float, ...]:
-    """Return the mean error in five equal parts, from the least confident to the most.
+    """Return the mean error of each confidence quintile, the least confident first.
 
-    Where one of the two is not known, a value does not count.
+    Values without error or confidence do not count.
     """
     known = np.isfinite(confidence) & np.isfinite(error)
     if known.sum() < QUINTILES:
@@ -120,16 +121,10 @@ def by_confidence(confidence: np.ndarray, error: np.ndarray) -> tuple[float, ...
 
 
 def falls(quintiles: Sequence[float]) -> bool | None:
-    """Return whether the error falls from each fifth to the next; None: there are none."""
+    """Return whether the error falls from each quintile to the next; None without any."""
     if not quintiles:
         return None
     return all(b < a for a, b in zip(quintiles[:-1], quintiles[1:], strict=True))
-
-
-def _by_first(keys: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return keys with equal first parts together, in the order in which those came."""
-    order = list(dict.fromkeys(first for first, _ in keys))
-    return sorted(keys, key=lambda key: order.index(key[0]))
 
 
 def tables_text(rows: Sequence[GroupErrors]) -> str:
@@ -190,7 +185,7 @@ _DEPTH: tuple[_Column, ...] = (
 
 def _table(rows: Sequence[GroupErrors], columns: Sequence[_Column]) -> str:
     if not rows:
-        return 'nothing to judge'
+        return 'nothing to compare'
     lines = ['| ' + ' | '.join(title for title, _ in columns) + ' |']
     lines.append('| --- |' + ' --- |' * (len(columns) - 1))
     lines += ['| ' + ' | '.join(cell(row) for _, cell in columns) + ' |' for row in rows]
@@ -198,7 +193,7 @@ def _table(rows: Sequence[GroupErrors], columns: Sequence[_Column]) -> str:
 
 
 def _against(rows: Sequence[GroupErrors]) -> str:
-    """Return a table of where the first predictor errs less than each of the others."""
+    """Return a table that compares the first predictor with each of the others."""
     first = rows[0].predictor
     lines = [
         '| sequences | against | ATE | rotation | direction | AbsRel |',
@@ -217,7 +212,7 @@ def _against(rows: Sequence[GroupErrors]) -> str:
 
 
 def _confidence(rows: Sequence[GroupErrors]) -> str:
-    """Return a table of errors in five parts by confidence, a row for each kind of error."""
+    """Return a table of errors by confidence quintile, a row for each kind of error."""
     lines = [
         '| sequences | predictor | error | least confident fifth to most | falls |',
         '| --- | --- | --- | --- | --- |',
@@ -233,4 +228,4 @@ def _confidence(rows: Sequence[GroupErrors]) -> str:
                 verdict = 'yes' if falls(quintiles) else 'no'
                 first = ' | '.join(cell(row) for _, cell in _FIRST)
                 lines.append(f'| {first} | {what} | {values} | {verdict} |')
-    return '\n'.join(lines) if len(lines) > 2 else 'nothing to judge'
+    return '\n'.join(lines) if len(lines) > 2 else 'nothing to compare'

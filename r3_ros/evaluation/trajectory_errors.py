@@ -1,7 +1,6 @@
-"""A trajectory against the truth.
+"""Errors of a trajectory against the truth.
 
-Alignment and relative errors are computed by ``evo``; poses are matched by their exact integer
-stamps.
+Alignment and relative errors are computed by ``evo``; poses are matched by integer stamps.
 """
 
 from __future__ import annotations
@@ -21,18 +20,17 @@ MIN_POSES = 3
 
 @dataclass(frozen=True, eq=False)
 class TrajectoryErrors:
-    """How far a trajectory is from the truth, after the best alignment.
+    """Errors of a trajectory after the best alignment.
 
     :ivar path_m: length of the true path, in the unit of the truth.
-    :ivar ate_rmse_m: root mean square of the distances; ``ate_percent`` is its share of the path.
+    :ivar ate_rmse_m: root mean square position error; ``ate_percent`` is its share of the path.
     :ivar rpe_m: root mean square error of the step to the next matched pose, ``rpe_deg`` of its
         rotation.
-    :ivar rotation_mean_deg: mean rotation error after aligning rotations alone. (Aligning by
-        positions leaves the roll about a straight path free, so it says nothing of rotation.)
-    :ivar scale: what the estimate was multiplied by.
-    :ivar errors_m: (N,) distance of every matched pose, not written to JSON.
-    :ivar aligned: (N, 4, 4) matched poses of the estimate in the frame of the truth, ``truth``
-        the true ones.
+    :ivar rotation_mean_deg: mean rotation error after aligning the rotations alone, because
+        positions on a line do not determine the roll about it.
+    :ivar scale: factor applied to the estimate.
+    :ivar errors_m: (N,) distance of every matched pose.
+    :ivar aligned: (N, 4, 4) matched poses in the frame of the truth; ``truth``: the true ones.
     """
 
     alignment: str
@@ -59,7 +57,7 @@ class TrajectoryErrors:
     t_true_world: np.ndarray = field(repr=False)
 
     def moved(self, points: np.ndarray) -> np.ndarray:
-        """Return (N, 3) points of the estimate's world in the frame of the truth."""
+        """Return (N, 3) points of the estimate in the frame of the truth."""
         return self.scale * points @ self.R_true_world.T + self.t_true_world
 
     def as_json(self) -> dict[str, Any]:
@@ -73,8 +71,8 @@ def evaluate_trajectory(
     """Compare two trajectories.
 
     :param align: ``sim3`` (rotation, translation, scale) or ``se3`` (no scale).
-    :param tolerance_s: stamps that differ by no more than this belong together.
-    :raises SourceError: fewer than three poses have a true one at their time.
+    :param tolerance_s: largest difference of matching stamps.
+    :raises SourceError: fewer than three poses match.
     """
     own, other = match_stamps(estimate.stamps_ns, truth.stamps_ns, tolerance_s)
     if len(own) < MIN_POSES:
@@ -119,7 +117,7 @@ def evaluate_trajectory(
 def match_stamps(
     first_ns: np.ndarray, second_ns: np.ndarray, tolerance_s: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of the stamps that belong together, each used at most once.
+    """Return the indices of matching stamps, each used at most once.
 
     :param first_ns: (N,) int64, rising; ``second_ns``: (M,) likewise.
     """
@@ -131,7 +129,7 @@ def match_stamps(
     distance = np.abs(second_ns[nearest] - first_ns)
     order = np.argsort(distance, kind='stable')
     order = order[distance[order] <= round(tolerance_s * NANOSECONDS)]
-    # The nearest of several claims wins.
+    # Of several matches of one stamp the nearest counts.
     _, winners = np.unique(nearest[order], return_index=True)
     first = np.sort(order[winners])
     return first, nearest[first]
@@ -148,11 +146,11 @@ def _no_match(estimate: PoseList, truth: PoseList, matched: int, tolerance_s: fl
     if apart:
         hint = 'they do not overlap in time; is it the truth of another sequence or clock?'
     elif len(estimate) < MIN_POSES:
-        hint = 'the camera was hardly ever tracked'
+        hint = 'the camera was tracked too rarely'
     else:
         hint = f'their stamps differ by more than {tolerance_s} s'
     return (
-        f'only {matched} poses have a true one at their time, {MIN_POSES} are needed: the '
+        f'only {matched} poses match a true one in time, {MIN_POSES} are needed: the '
         f'estimate has {len(estimate)} poses from {span(estimate)}, the truth {len(truth)} from '
         f'{span(truth)}; {hint}'
     )
@@ -161,7 +159,7 @@ def _no_match(estimate: PoseList, truth: PoseList, matched: int, tolerance_s: fl
 def _alignment(
     T_est: np.ndarray, T_true: np.ndarray, with_scale: bool
 ) -> tuple[float, np.ndarray, np.ndarray, list[str]]:
-    """Return scale, rotation and translation onto the truth, and what to know about them."""
+    """Return scale, rotation and translation onto the truth, and notes."""
     from evo.core.geometry import GeometryException, umeyama_alignment
 
     centres, true_centres = T_est[:, :3, 3], T_true[:, :3, 3]
@@ -169,7 +167,7 @@ def _alignment(
     try:
         R, t, scale = umeyama_alignment(centres.T, true_centres.T, with_scale)
     except GeometryException:
-        # All positions in one point or on one line: rotations say how it lies.
+        # All positions on a point or line: align by rotations.
         R, scale = mean_rotation(T_true[:, :3, :3] @ _inverse_R(T_est), np.ones(len(T_est))), 1.0
         t = true_centres.mean(axis=0) - R @ centres.mean(axis=0)
         notes.append(
@@ -183,13 +181,13 @@ def _inverse_R(T: np.ndarray) -> np.ndarray:
 
 
 def _rotation_errors(T_est: np.ndarray, T_true: np.ndarray) -> np.ndarray:
-    """Return (N,) degrees between the rotations after the one turn that fits them best."""
+    """Return the (N,) angles in degrees after the best common rotation."""
     R_true_est = mean_rotation(T_true[:, :3, :3] @ _inverse_R(T_est), np.ones(len(T_est)))
     return np.degrees(rotation_angle(_inverse_R(T_true) @ (R_true_est @ T_est[:, :3, :3])))
 
 
 def _relative_errors(aligned: np.ndarray, T_true: np.ndarray) -> tuple[float, float]:
-    """Return the error of the steps between neighbouring poses: metres and degrees (RMS)."""
+    """Return the RMS error of the steps between successive poses, metres and degrees."""
     from evo.core.metrics import PoseRelation, RPE, StatisticsType, Unit
     from evo.core.trajectory import PosePath3D
 

@@ -1,7 +1,4 @@
-"""Reading bags: rosbag2 in MCAP and SQLite, and those of ROS 1.
-
-Goes through the ``rosbags`` library, so no ROS is needed.
-"""
+"""Reads bags without ROS: rosbag2 (MCAP, SQLite) and ROS 1, through the ``rosbags`` library."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from ..core.errors import CalibrationError, FrameError, SourceError
 from ..core.trajectory_file import NANOSECONDS
 from .camera_model import camera_from_info, CameraModel
 from .image_decoding import decode_message
-from .image_topics import base_topic, camera_info_topic, is_rectified
+from .image_topics import base_topic, camera_info_topic
 from .source import RawFrame, Source
 
 IMAGE = 'sensor_msgs/msg/Image'
@@ -27,12 +24,12 @@ CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 
 
 class BagReader:
-    """A bag opened for reading, with every failure as a :class:`SourceError`."""
+    """A bag opened for reading; failures are raised as :class:`SourceError`."""
 
     def __init__(self, path: Path) -> None:
         """Open the bag.
 
-        :raises SourceError: it is no bag, or a broken one.
+        :raises SourceError: it is no bag, or damaged.
         """
         self.path = path
         if not path.exists():
@@ -40,39 +37,31 @@ class BagReader:
         with _as_source_error(path):
             self._reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
             self._reader.open()
+        self.connections = self._reader.connections
+        self.message_count = self._reader.message_count
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the file."""
         self._reader.close()
-
-    @property
-    def connections(self) -> list[Connection]:
-        """Return the topics with their types and counts."""
-        return self._reader.connections
-
-    @property
-    def message_count(self) -> int:
-        """Return the number of messages on all topics."""
-        return self._reader.message_count
 
     def serialized(
         self, connections: list[Connection] | None = None
     ) -> Iterator[tuple[Connection, int, bytes]]:
-        """Give (connection, time of recording in ns, serialised message) in order of time.
+        """Yield (connection, time of recording in ns, serialised message) in order of time.
 
-        :raises SourceError: the bag is damaged from here on.
+        :raises SourceError: the rest of the bag is damaged.
         """
         with _as_source_error(self.path):
             yield from self._reader.messages(connections or self.connections)
 
     def deserialize(self, connection: Connection, data: bytes) -> Any:
-        """Return the message as an object with the fields of its type.
+        """Return the message as an object.
 
-        :raises FrameError: the bytes are not such a message.
+        :raises FrameError: the bytes are no such message.
         """
         try:
             return self._reader.deserialize(data, connection.msgtype)
-        except Exception as error:  # rosbags fails in many ways on bytes that are cut off
+        except Exception as error:  # rosbags has no common error for truncated data
             raise FrameError(f'a message on {connection.topic} cannot be read: {error}') from error
 
 
@@ -82,7 +71,7 @@ def _as_source_error(path: Path) -> Iterator[None]:
         yield
     except (SourceError, GeneratorExit):
         raise
-    except Exception as error:  # rosbags, SQLite, YAML and zstd each have errors of their own
+    except Exception as error:  # rosbags, SQLite, YAML, zstd
         reason = str(error) or type(error).__name__
         raise SourceError(
             f'the bag {path} cannot be read, or is damaged: {reason.rstrip(".")}. If it was '
@@ -91,7 +80,7 @@ def _as_source_error(path: Path) -> Iterator[None]:
 
 
 class BagSource(Source):
-    """The images of one topic of a bag, with the calibration recorded beside them."""
+    """The images of one topic of a bag, with their recorded calibration."""
 
     def __init__(
         self,
@@ -100,7 +89,7 @@ class BagSource(Source):
         topic: str | None = None,
         ignore_camera_info: bool = False,
     ) -> None:
-        """Open the bag and find its images.
+        """Open the bag and choose the topic.
 
         :raises SourceError: it is damaged, or holds no image topic, or several.
         :raises CalibrationError: the recorded calibration cannot be used.
@@ -111,14 +100,15 @@ class BagSource(Source):
             super().__init__(path.absolute().name, camera, self.connection.msgcount)
             if not self.length:
                 raise SourceError(f'{path} has the topic {self.connection.topic}, but no image')
+            self.topic = self.connection.topic
             if not ignore_camera_info:
-                self.camera = self._recorded_camera()
+                self.calibration = self._recorded_camera()
         except BaseException:
             self._bag.close()
             raise
 
     def close(self) -> None:
-        """Close the bag."""
+        """Close the file."""
         self._bag.close()
 
     def _read(self) -> Iterator[RawFrame]:
@@ -159,18 +149,17 @@ class BagSource(Source):
             except FrameError as error:
                 raise CalibrationError(f'{error}. Give a calibration file (--camera)') from error
             try:
-                model = camera_from_info(info)
+                return camera_from_info(info)
             except CalibrationError as error:
                 raise CalibrationError(
                     f'the recorded CameraInfo cannot be used: {error}. Give a calibration file '
                     'instead (--camera)'
                 ) from error
-            return model.rectified() if model and is_rectified(self.connection.topic) else model
         return None
 
 
 def _image_connection(connections: list[Connection], topic: str | None, path: Path) -> Connection:
-    """Choose the topic; where a camera has both, raw images before compressed ones."""
+    """Choose the topic; of one camera raw images before compressed ones."""
     images = {c.topic: c for c in connections if c.msgtype in (IMAGE, COMPRESSED_IMAGE)}
     if topic:
         if topic not in images:
@@ -184,7 +173,7 @@ def _image_connection(connections: list[Connection], topic: str | None, path: Pa
         raise SourceError(f'{path} holds no image topic; it holds {others}')
     if len({base_topic(t) for t in images}) > 1:
         raise SourceError(
-            f'{path} holds images on several topics, name one of them (--topic): '
+            f'{path} holds images on several topics, name one (--topic): '
             + ', '.join(sorted(images))
         )
     return images[min(images)]  # raw, compressed, compressedDepth: in that order

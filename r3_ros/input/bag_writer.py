@@ -1,4 +1,4 @@
-"""Writing recorded sequences as bags (rosbag2, MCAP). No ROS is needed."""
+"""Writes recorded sequences as bags (rosbag2, MCAP) without ROS."""
 
 from __future__ import annotations
 
@@ -34,41 +34,35 @@ _LAST_NS = 2**31 * NANOSECONDS
 
 @dataclass(frozen=True)
 class SequenceTopics:
-    """Where a recorded sequence is published."""
+    """Topics of a recorded sequence.
+
+    :raises ConfigError: no valid topic name.
+    """
 
     image: str = '/camera/image_raw'
     ground_truth: str = '/ground_truth/pose'
     compressed: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse names under which no node could publish.
-
-        :raises ConfigError: naming the topic.
-        """
         for topic in (self.image, self.ground_truth):
             if not _TOPIC.fullmatch(topic):
                 raise ConfigError(
-                    f'{topic!r} is no full topic name: it must be like /camera/image_raw, of '
-                    'letters, digits and underscores'
+                    f'{topic!r} is no full topic name such as /camera/image_raw, of letters, '
+                    'digits and underscores'
                 )
 
     @property
     def sent_image(self) -> str:
-        """Return the topic of the images as they are sent."""
         return f'{self.image}/compressed' if self.compressed else self.image
 
     @property
     def camera_info(self) -> str:
-        """Return the topic of the calibration: the sibling of the images."""
         return camera_info_topic(self.image)
 
 
 @dataclass(frozen=True)
 class SequenceSummary:
-    """What was written into a bag.
-
-    :ivar shift_ns: added to all times of the input.
-    """
+    """Content of a written bag; ``shift_ns`` was added to all times of the input."""
 
     frames: int
     first_ns: int
@@ -77,9 +71,9 @@ class SequenceSummary:
 
 
 def time_shift_ns(first_stamp_ns: int) -> int:
-    """Return what to add to the times of a sequence: 0, unless it begins at 0 or before.
+    """Return the offset of a sequence that begins at 0 or before, so that it begins at 1 s.
 
-    ROS reads a stamp of zero as "no time"; such a sequence begins at 1 s instead.
+    ROS reads a stamp of zero as "no time".
     """
     return 0 if first_stamp_ns > 0 else NANOSECONDS - first_stamp_ns
 
@@ -95,12 +89,12 @@ def write_sequence(
 ) -> SequenceSummary:
     """Write images, calibration and ground truth as a bag, each with its own stamp.
 
-    Calibration: one message for each image, all zero if the camera is not calibrated. Ground
-    truth: poses of the camera (optical axes) in the frame ``world``.
+    Each image has a CameraInfo, all zero without a calibration. Ground truth is the pose of the
+    camera (optical axes) in the frame ``world``.
 
-    :param out: a file if it ends in ``.mcap``, else a rosbag2 folder with MCAP inside.
+    :param out: a file ``.mcap``, or a rosbag2 folder of any other name.
     :raises OutputError: it exists, or cannot be written; nothing is left then.
-    :raises SourceError: the frames cannot be read, or have times that no message can hold.
+    :raises SourceError: the frames cannot be read, or their times do not fit into messages.
     """
     topics = topics or SequenceTopics()
     if out.suffix == '.mcap':
@@ -110,7 +104,7 @@ def write_sequence(
             os.replace(next(folder.glob('*.mcap')), temporary)
     else:
         with atomic_directory(out, overwrite, marker='metadata.yaml') as temporary:
-            temporary.rmdir()  # rosbags makes the folder itself
+            temporary.rmdir()  # rosbags creates the folder
             summary = _write_folder(temporary, frames, camera, truth, topics, frame_id)
     return summary
 
@@ -142,8 +136,6 @@ def _write_folder(
 
 
 class _MessageWriter:
-    """Makes messages and writes them, dated by their own stamps."""
-
     def __init__(self, writer: Writer, frame_id: str) -> None:
         self._writer = writer
         self._frame_id = frame_id
@@ -176,7 +168,11 @@ class _MessageWriter:
     def image(self, topic: str, stamp_ns: int, frame: RawFrame, compressed: bool) -> None:
         header = self._header(stamp_ns, self._frame_id)
         if compressed:
-            data = frame.encoded or _jpeg(frame.image)
+            data = frame.encoded
+            if data is None:
+                bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
+                options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
+                data = cv2.imencode('.jpg', bgr, options)[1].tobytes()
             form = 'png' if data.startswith(b'\x89PNG') else 'jpeg'
             content = {'format': form, 'data': np.frombuffer(data, dtype=np.uint8)}
             self._write(topic, stamp_ns, self._new(COMPRESSED_IMAGE, header=header, **content))
@@ -235,8 +231,3 @@ class _MessageWriter:
         )
         header = self._header(stamp_ns, 'world')
         self._write(topic, stamp_ns, self._new(POSE_STAMPED, header=header, pose=pose))
-
-
-def _jpeg(image: np.ndarray) -> bytes:
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    return cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()

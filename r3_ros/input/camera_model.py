@@ -1,7 +1,6 @@
 """Camera calibrations: reading, checking, scaling, and undistorting images.
 
-Follows ``sensor_msgs/CameraInfo`` and its YAML form (REP-104); the distortion models are the
-three that ROS names. A matrix K of zeros means "not calibrated" and is no error.
+Follows ``sensor_msgs/CameraInfo`` and its YAML form (REP-104). K of zeros means "not calibrated".
 """
 
 from __future__ import annotations
@@ -18,37 +17,37 @@ import yaml
 
 from ..core.datatypes import Intrinsics
 from ..core.errors import CalibrationError, FrameError
+from .image_topics import is_rectified
 
-#: Number of coefficients each model may have. None at all means no distortion.
+#: Numbers of coefficients of each model; none at all means no distortion.
 DISTORTION_SIZES = {
     'plumb_bob': (4, 5),
     'rational_polynomial': (8, 12, 14),
     'equidistant': (4,),
 }
 
-#: A wide lens is never shrunk below this share of its focal length: the middle of the image,
-#: where most of the detail is, would be thrown away for stretched corners.
+#: Least factor on the focal length of a wide lens: less would trade detail in the middle for
+#: stretched corners.
 MIN_ZOOM = 0.6
 
-#: When OpenCV is done inverting a distortion: its default of five rounds is off by up to 0.3
-#: pixels with strong distortion. The function that takes this has another name before OpenCV 5.
+#: Termination of OpenCV's inversion: its default of five iterations is off by up to 0.3 pixels
+#: with strong distortion. Before OpenCV 5 the function with criteria is ``undistortPointsIter``.
 _EXACT = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 1000, 1e-14)
 _invert = getattr(cv2, 'undistortPointsIter', None) or cv2.undistortPoints
 
-#: Focal lengths outside these shares of the width (of a fisheye, of a telescope) are mistakes,
-#: such as a K that is normalised by the size of the image.
+#: Bounds of the focal length over the width; outside, K is wrong, for instance normalised.
 _LEAST_FOCAL, _LARGEST_FOCAL = 0.05, 100.0
 
 
 @dataclass(frozen=True, eq=False)
 class CameraModel:
-    """One calibrated camera as its driver delivers the images.
+    """Calibration of one camera.
 
     :ivar K: (3, 3) float64 of the distorted image, pixel centres at integer coordinates.
     :ivar D: distortion coefficients in the order of OpenCV and ROS; empty for none.
-    :ivar P: (3, 3) float64 of the image that ``image_proc`` makes of it, if given.
-    :raises CalibrationError: not finite, no pinhole matrix, an unknown model, or coefficients
-        that do not fit it.
+    :ivar P: (3, 3) float64 of the image rectified by ``image_proc``, if given.
+    :raises CalibrationError: not finite, no pinhole matrix, an unknown model, or a wrong number
+        of coefficients.
     """
 
     width: int
@@ -60,7 +59,6 @@ class CameraModel:
     name: str = ''
 
     def __post_init__(self) -> None:
-        """Refuse calibrations that cannot be used."""
         Intrinsics.from_K(self.K, self.width, self.height)
         if self.distortion_model not in DISTORTION_SIZES:
             raise CalibrationError(
@@ -79,35 +77,48 @@ class CameraModel:
 
     @property
     def is_distorted(self) -> bool:
-        """Return whether undistorting would change the image."""
         # An equidistant lens bends straight lines even with all coefficients zero.
         return bool(self.D) and (self.distortion_model == 'equidistant' or any(self.D))
 
     @property
     def intrinsics(self) -> Intrinsics:
-        """Return K as pinhole intrinsics; right for the image only if it is not distorted."""
+        """Return K as pinhole intrinsics; valid only for an image without distortion."""
         return Intrinsics.from_K(self.K, self.width, self.height)
 
     def rectified(self) -> CameraModel:
-        """Return the camera of the already rectified image (``image_rect``): P, no distortion.
+        """Return the calibration of the rectified image (``image_rect``): P without distortion.
 
-        Without a usable P, K is taken, as drivers of pinhole cameras leave P empty.
+        Drivers of pinhole cameras leave P empty; then it is K.
         """
         K = self.K if self.P is None or not self.P[0, 0] > 0 else self.P
         return replace(self, K=K, P=None, D=(), distortion_model='plumb_bob')
 
-    def scaled_to(self, width: int, height: int) -> CameraModel:
-        """Return the calibration of the same image at another size.
+    def of_images(self, rectification: str, topic: str = '') -> CameraModel:
+        """Return the calibration by which the images are undistorted; without D none are.
 
-        :raises CalibrationError: the aspect ratio differs, so it is not the same image.
+        The one rule for live and recorded images.
+
+        :param rectification: ``input.rectification``: auto, on or off.
+        :param topic: of the images; its name may say that they are rectified.
+        """
+        if rectification == 'auto' and is_rectified(topic):
+            return self.rectified()
+        if rectification == 'off':
+            return replace(self, P=None, D=(), distortion_model='plumb_bob')
+        return self
+
+    def scaled_to(self, width: int, height: int) -> CameraModel:
+        """Return the calibration of the resized image.
+
+        :raises CalibrationError: the aspect ratio differs.
         """
         if (width, height) == (self.width, self.height):
             return self
         if abs(width * self.height - height * self.width) > max(self.width, self.height):
             raise CalibrationError(
                 f'the calibration is for {self.width}x{self.height} images, these are '
-                f'{width}x{height} and not of the same shape: use the calibration made at this '
-                'size, or none'
+                f'{width}x{height}, of another aspect ratio: use a calibration made at this size, '
+                'or none'
             )
         return self._mapped(lambda intrinsics: intrinsics.resized(width, height))
 
@@ -117,14 +128,13 @@ class CameraModel:
         binning_x: int = 1,
         binning_y: int = 1,
     ) -> CameraModel:
-        """Return the calibration of the delivered image of a ``CameraInfo`` message.
+        """Return the calibration of the delivered image of a ``CameraInfo``.
 
-        Its K describes the full sensor. The region of interest is given in full-resolution
-        pixels and cut first; binning then merges whole blocks of pixels.
+        K is of the full sensor, which is cropped first and then binned.
 
-        :param roi_xywh: offset and size; a size of zero means the full image.
-        :param binning_x: pixels merged in a row; 0 is read as 1, as ROS defines it.
-        :raises CalibrationError: the region lies outside the image.
+        :param roi_xywh: offset and size in full resolution; a size of zero means the full image.
+        :param binning_x: pixels merged in a row; 0 means 1, as does ``binning_y``.
+        :raises CalibrationError: the region is not inside the image.
         """
         x, y, width, height = roi_xywh
         width, height = width or self.width, height or self.height
@@ -139,7 +149,7 @@ class CameraModel:
         return self._mapped(lambda full: full.cropped(x, y, width, height).resized(*binned))
 
     def _mapped(self, change: Any) -> CameraModel:
-        """Return the model with K and P changed alike. D acts on rays and stays."""
+        """Return the model with K and P changed alike; D acts on rays and stays."""
         intrinsics = change(self.intrinsics)
         P = self.P
         if P is not None and P[0, 0] > 0:
@@ -158,9 +168,9 @@ def camera_model(
 ) -> CameraModel | None:
     """Build a model from the flat arrays of a ``CameraInfo``; None if K is all zero.
 
-    :param K: 9 numbers, row by row.
-    :param P: 12 numbers, row by row, or none.
-    :raises CalibrationError: wrong counts, not finite, or a model that is not known.
+    :param K: 9 numbers, row by row; ``P``: 12, or none.
+    :raises CalibrationError: wrong counts, not finite, not in pixels, or see
+        :class:`CameraModel`.
     """
     K_flat = np.asarray(K, dtype=np.float64)
     P_flat = np.asarray(P, dtype=np.float64)
@@ -182,8 +192,8 @@ def camera_model(
     shares = (model.K[0, 0] / model.width, model.K[1, 1] / model.width)
     if not all(_LEAST_FOCAL <= share <= _LARGEST_FOCAL for share in shares):
         raise CalibrationError(
-            f'K must be given in pixels: with focal lengths {K_flat[0]:g} and {K_flat[4]:g} it is '
-            f'not of a camera whose images are {width} pixels wide'
+            f'K must be in pixels: focal lengths {K_flat[0]:g} and {K_flat[4]:g} do not fit '
+            f'images that are {width} pixels wide'
         )
     return model
 
@@ -191,25 +201,19 @@ def camera_model(
 def camera_from_info(
     info: Any, width: int = 0, height: int = 0, with_distortion: bool = True
 ) -> CameraModel | None:
-    """Return the calibration of the delivered images of a ``CameraInfo``; None if it is all zero.
+    """Return the calibration of the delivered images of a ``CameraInfo``; None if K is zero.
 
-    :param info: the message, of ROS 1 or 2, of rclpy or out of a bag.
-    :param width: of the images, for drivers that leave the size out; ``height`` likewise.
-    :param with_distortion: False leaves the coefficients out.
+    :param info: the message, of ROS 1 or 2, from rclpy or a bag.
+    :param width: of the images, used if the message has none; ``height`` likewise.
+    :param with_distortion: False ignores the coefficients.
     :raises CalibrationError: it cannot be used.
     """
-    # ROS 1 spells the matrices in capitals.
+    # Capitals in ROS 1.
     K, D, P = (getattr(info, n, getattr(info, n.upper(), ())) for n in 'kdp')
     if not with_distortion:
         D = ()
-    model = camera_model(
-        info.width or width,
-        info.height or height,
-        K,
-        info.distortion_model if len(D) else '',
-        D,
-        P,
-    )
+    size = info.width or width, info.height or height
+    model = camera_model(*size, K, info.distortion_model if len(D) else '', D, P)
     if model is None:
         return None
     roi = info.roi
@@ -219,9 +223,9 @@ def camera_from_info(
 
 
 def load_camera_yaml(path: Path | str) -> CameraModel | None:
-    """Read a ROS camera calibration file; None if it says that the camera is not calibrated.
+    """Read a ROS camera calibration file; None if K is zero.
 
-    :raises CalibrationError: unreadable, incomplete, or a calibration that cannot be used.
+    :raises CalibrationError: unreadable, incomplete, or unusable.
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
@@ -259,22 +263,17 @@ def _numbers(content: Mapping[str, Any], key: str, optional: bool = False) -> li
 
 
 class Rectifier:
-    """Undistorts the images of one camera with maps made once.
+    """Undistorts the images of one camera.
 
-    The undistorted image has the size of the original and the same principal point. Its focal
-    lengths are scaled by one factor, the smallest for which every pixel is filled from the
-    original: the widest view without an invalid border (down to :data:`MIN_ZOOM`). OpenCV's own
-    choices of a camera matrix leave black pixels at the border, and stretch one axis (pinhole) or
-    shrink the middle to a fraction (fisheye).
+    The undistorted image has the size and principal point of the original. Its focal lengths
+    are scaled by the smallest factor that leaves no invalid border (at least :data:`MIN_ZOOM`).
+    OpenCV's optimal camera matrices leave black pixels at the border, and stretch one axis
+    (pinhole) or shrink the middle (fisheye).
 
     :ivar intrinsics: of the undistorted image.
     """
 
     def __init__(self, model: CameraModel) -> None:
-        """Make the maps.
-
-        :param model: of the images as they come.
-        """
         self.model = model
         self.is_identity = not model.is_distorted
         self.intrinsics = model.intrinsics
@@ -292,11 +291,11 @@ class Rectifier:
         )
         size = (model.width, model.height)
         D = np.asarray(model.D)
-        # Fixed-point maps: half the memory and about twice the speed of floats, 1/32 pixel.
+        # Fixed-point maps (1/32 pixel): half the memory and about twice the speed of floats.
         self._maps = init(model.K, D, np.eye(3), self.intrinsics.K, size, cv2.CV_16SC2)
 
     def rectify(self, image: np.ndarray) -> np.ndarray:
-        """Return the undistorted image; the same object if there is nothing to undo.
+        """Return the undistorted image; the same object without distortion.
 
         :param image: (H, W) or (H, W, 3) uint8 of the calibrated size; not modified.
         :raises FrameError: the image is not of the calibrated size.
@@ -313,10 +312,9 @@ class Rectifier:
 
 
 def _widest_valid_zoom(model: CameraModel) -> float:
-    """Return the least factor on the focal length that leaves no pixel without a source.
+    """Return the smallest factor on the focal length that leaves no pixel invalid.
 
-    1.0 where the model does not describe the border of its own image (it cannot be inverted
-    there); corners may then stay black.
+    1.0 where the model cannot be inverted at the border; corners may then stay black.
     """
     right, bottom = model.width - 1.0, model.height - 1.0
     u, v = np.linspace(0.0, right, 65), np.linspace(0.0, bottom, 65)
@@ -331,37 +329,35 @@ def _widest_valid_zoom(model: CameraModel) -> float:
     if not all(np.isfinite(side).all() for side in rays):
         return 1.0
     fx, fy, cx, cy = model.K[0, 0], model.K[1, 1], model.K[0, 2], model.K[1, 2]
-    # Distance from the axis to the nearest point of each side, and what the pinhole asks for.
+    # Distance from the axis to the nearest point of each side, and that of the pinhole.
+    left, top, right_side, bottom_side = rays
     available = [
-        -rays[0][:, 0].max(),
-        -rays[1][:, 1].max(),
-        rays[2][:, 0].min(),
-        rays[3][:, 1].min(),
-    ]
-    asked = [cx / fx, cy / fy, (right - cx) / fx, (bottom - cy) / fy]
+        -left[:, 0].max(), -top[:, 1].max(), right_side[:, 0].min(), bottom_side[:, 1].min(),
+    ]  # fmt: skip
+    needed = [cx / fx, cy / fy, (right - cx) / fx, (bottom - cy) / fy]
     if min(available) <= 0:
         return 1.0
-    return max(MIN_ZOOM, *(a / b for a, b in zip(asked, available, strict=True)))
+    return max(MIN_ZOOM, *(a / b for a, b in zip(needed, available, strict=True)))
 
 
 def undistort_points(pixels: np.ndarray, model: CameraModel) -> np.ndarray:
     """Return (N, 2) normalised undistorted coordinates of (N, 2) pixels.
 
-    NaN where the model cannot be inverted, checked by distorting the answer again.
+    NaN where the model cannot be inverted, checked by distorting the result.
     """
     D, same = _coefficients(model), np.eye(3)
     invert = cv2.fisheye.undistortPoints if model.distortion_model == 'equidistant' else _invert
     rays: np.ndarray = invert(pixels[:, None], model.K, D, R=same, P=same, criteria=_EXACT)[:, 0]
     target = (pixels - model.K[[0, 1], [2, 2]]) / model.K[[0, 1], [0, 1]]
     miss = np.abs(_distort(rays, model) - target).max(axis=1)
-    # Beyond the fold of a polynomial the side may flip: such an answer is no ray either.
+    # Beyond the fold of a polynomial the sign may flip.
     good = (miss * model.K[0, 0] < 0.01) & ((rays * target).sum(axis=1) >= 0)
     rays[~good] = np.nan
     return rays
 
 
 def _distort(rays: np.ndarray, model: CameraModel) -> np.ndarray:
-    """Return where (N, 2) normalised rays meet the distorted image, in normalised coordinates."""
+    """Return (N, 2) distorted normalised coordinates of (N, 2) normalised rays."""
     D = _coefficients(model)
     if model.distortion_model == 'equidistant':
         return cv2.fisheye.distortPoints(rays[None], np.eye(3), D)[0]

@@ -18,12 +18,9 @@ STAMP_FILES = ('timestamps.txt', 'rgb.txt', 'times.txt')
 
 
 class FolderSource(Source):
-    """A folder of images, with ``timestamps.txt`` and ``camera.yaml`` where they are known.
+    """A folder of images (or its ``rgb``), with optional ``timestamps.txt`` and ``camera.yaml``.
 
-    The images lie in the folder itself or in ``rgb``.
-
-    :ivar is_collection: the images have no times and no order; stamps are running numbers, in
-        seconds.
+    :ivar is_collection: the images have no times and no order; stamps count seconds.
     """
 
     def __init__(
@@ -35,27 +32,26 @@ class FolderSource(Source):
     ) -> None:
         """Find the images and their times.
 
-        :param collections: images without times are a collection; else they are taken for a
-            recording at a nominal rate.
-        :raises SourceError: no images, or times that do not fit them.
+        :param collections: images without times are a collection, not a recording at the
+            nominal rate.
+        :raises SourceError: no images, or times that do not match them.
         """
         if use_own_camera and (folder / 'camera.yaml').is_file():
             camera = load_camera_yaml(folder / 'camera.yaml')
         super().__init__(folder.absolute().name, camera, None)
         stamp_file = next((folder / n for n in STAMP_FILES if (folder / n).is_file()), None)
         self.is_collection = collections and stamp_file is None
-        if stamp_file is None and collections:
-            images = find_images(folder)
-            self.entries = [(i * NANOSECONDS, path) for i, path in enumerate(images)]
-        elif stamp_file is None:
-            images = find_images(folder)
-            period_ns = NANOSECONDS / NOMINAL_RATE_HZ
-            self.entries = [(round(i * period_ns), path) for i, path in enumerate(images)]
-            self.warnings.append(
-                f'{folder} has no timestamps.txt: {NOMINAL_RATE_HZ:g} frames per second assumed'
-            )
-        else:
+        if stamp_file is not None:
             self.entries = _read_stamps(stamp_file)
+        else:
+            period_ns = NANOSECONDS / (1 if collections else NOMINAL_RATE_HZ)
+            images = enumerate(find_images(folder))
+            self.entries = [(round(i * period_ns), path) for i, path in images]
+            if not collections:
+                self.warnings.append(
+                    f'{folder} has no timestamps.txt: {NOMINAL_RATE_HZ:g} frames per second '
+                    'assumed'
+                )
         if not self.entries:
             bags = sorted(p.name for p in folder.iterdir() if p.suffix in BAG_SUFFIXES)
             if bags:
@@ -84,7 +80,7 @@ def find_images(folder: Path) -> list[Path]:
     """Return the images of a folder, or of its folder ``rgb``, in natural order."""
     for place in (folder, folder / 'rgb'):
         if place.is_dir():
-            # Hidden files beside images are the notes of some system about them.
+            # Hidden files are metadata of operating systems.
             found = [
                 p
                 for p in place.iterdir()
@@ -96,7 +92,7 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def _natural_order(path: Path) -> list[tuple[int, str]]:
-    """Put frame 2 before frame 10."""
+    """Return a sort key by which frame 2 comes before frame 10."""
     parts = re.split(r'(\d+)', path.name)
     return [(int(part), '') if part.isdigit() else (-1, part) for part in parts]
 

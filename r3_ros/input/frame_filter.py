@@ -1,7 +1,4 @@
-"""What happens to a frame by its stamp and size, before its pixels are used.
-
-One rule for the node and for recorded input. Stamps are integers in nanoseconds.
-"""
+"""Accepts or drops live and recorded frames by stamp (integer nanoseconds) and size."""
 
 from __future__ import annotations
 
@@ -12,26 +9,26 @@ import enum
 from ..core.config import InputConfig
 
 _SECOND_NS = 1_000_000_000
-#: No camera's image is smaller; a stray one must not end the session as a change of size.
+#: A smaller image is an error, and must not reset the session as a change of size.
 _SMALLEST_SIDE_PX = 16
-#: A frame may come this share of the period early and still count as on time for max_rate.
+#: Share of the period by which a frame may be early under max_rate.
 _RATE_SLACK = 0.1
 
 
 class Action(enum.Enum):
-    """What to do with a frame."""
+    """Consequence of a verdict."""
 
     ACCEPT = 'accept'
     DROP = 'drop'
-    RESET = 'reset'  # accept it as the first frame of a new session
+    RESET = 'reset'  # accept as the first frame of a new session
     FAULT = 'fault'  # stop until a reset
 
 
 @dataclass(frozen=True)
 class FrameVerdict:
-    """The decision on one frame, and why.
+    """The decision on one frame and its reason.
 
-    :ivar time_jumped: back, so what is known of other times is of no use.
+    :ivar time_jumped: back, so that data indexed by time is stale.
     """
 
     action: Action
@@ -40,16 +37,15 @@ class FrameVerdict:
 
 
 class FrameFilter:
-    """Decide on each frame in order; not thread-safe, one owner."""
+    """Judges frames in order. Not thread-safe."""
 
     def __init__(self, config: InputConfig) -> None:
-        """Start with no frame seen."""
         self.config = config
         self.rejected: Counter[str] = Counter()
         self.reset()
 
     def reset(self) -> None:
-        """Forget the frames seen; the counters stay."""
+        """Forget the last frame; the counters stay."""
         self._last_ns: int | None = None
         self._due_ns = 0.0  # when input.max_rate allows the next frame
         self._size: tuple[int, int] | None = None
@@ -57,9 +53,9 @@ class FrameFilter:
     def admit(
         self, stamp_ns: int, width: int, height: int, now_ns: int | None = None
     ) -> FrameVerdict:
-        """Decide on the frame; an accepted one becomes the reference for the next.
+        """Judge a frame; an accepted one becomes the reference for the next.
 
-        :param now_ns: the clock the stamps are compared with for ``input.max_age``.
+        :param now_ns: current time, for ``input.max_age``.
         """
         verdict = self._judge(stamp_ns, (width, height), now_ns)
         if verdict.action is Action.DROP:
@@ -86,7 +82,10 @@ class FrameFilter:
         if step_s <= 0:
             return self._judge_step_back(step_s)
         if size != self._size:
-            return self._judge_size(size)
+            assert self._size is not None
+            reason = 'size changed: {}x{} to {}x{}'.format(*self._size, *size)
+            resets = config.on_resolution_change == 'reset'
+            return FrameVerdict(Action.RESET if resets else Action.DROP, reason)
         if config.max_rate > 0:
             early_s = (self._due_ns - stamp_ns) / _SECOND_NS
             if early_s > _RATE_SLACK / config.max_rate:
@@ -94,10 +93,10 @@ class FrameFilter:
         return FrameVerdict(Action.ACCEPT)
 
     def _plan_next(self, stamp_ns: int, follows: bool) -> None:
-        """Date the next frame that input.max_rate allows.
+        """Set when input.max_rate allows the next frame.
 
-        From the plan, not from the frame: a camera a little faster than the limit then loses
-        one frame now and again instead of every second one.
+        Counted from the plan, not from the frame: a camera a little faster than the limit then
+        loses single frames instead of every second one.
         """
         if self.config.max_rate > 0:
             period_ns = _SECOND_NS / self.config.max_rate
@@ -117,10 +116,3 @@ class FrameFilter:
             'ignore': FrameVerdict(Action.DROP, f'before the jump: {reason}'),
             'error': FrameVerdict(Action.FAULT, f'{reason}; call ~/reset to start anew'),
         }[self.config.on_time_jump_back]
-
-    def _judge_size(self, size: tuple[int, int]) -> FrameVerdict:
-        assert self._size is not None
-        reason = 'size changed: {}x{} to {}x{}'.format(*self._size, *size)
-        if self.config.on_resolution_change == 'reset':
-            return FrameVerdict(Action.RESET, reason)
-        return FrameVerdict(Action.DROP, reason)

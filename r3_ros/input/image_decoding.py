@@ -1,7 +1,7 @@
-"""Images as they come, in messages and files, made into RGB arrays. Nothing here knows ROS.
+"""Decodes the images of messages and files, without ROS, to contiguous (H, W, 3) uint8 RGB.
 
-Each decoder returns (H, W, 3) uint8 RGB, contiguous, and refuses what is not a whole image: a
-JPEG decoder fills what is missing with grey, and matching features on grey gives a false pose.
+Incomplete images are errors: OpenCV would fill a truncated JPEG with grey, and features on the
+border of the grey give false poses.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from PIL import Image
 
 from ..core.errors import FrameError
 
-#: Encoding -> (bytes per pixel, OpenCV conversion to RGB or None for a plain copy). OpenCV names
-#: a Bayer pattern by its second row, from the second pixel on; ROS by its first four pixels.
+#: Encoding -> (bytes per pixel, OpenCV conversion to RGB or None). OpenCV names a Bayer pattern
+#: from the second pixel of the second row on, ROS from the first pixel.
 _EIGHT_BIT: dict[str, tuple[int, int | None]] = {
     'rgb8': (3, None),
     'bgr8': (3, cv2.COLOR_BGR2RGB),
@@ -33,38 +33,30 @@ _EIGHT_BIT: dict[str, tuple[int, int | None]] = {
     'yuyv': (2, cv2.COLOR_YUV2RGB_YUYV),
 }
 
-#: OpenCV's untyped encodings and what they are taken for without a hint.
+#: OpenCV's untyped encodings and their default meaning.
 UNTYPED = {'8UC1': 'mono8', '8UC3': 'bgr8', '8UC4': 'bgra8', '16UC1': 'mono16'}
 
 ENCODINGS = (*_EIGHT_BIT, 'mono16', 'nv12', *UNTYPED)
 
-#: Kinds of image files that are decoded, by Pillow's names; PPM stands for PGM and PBM too.
+#: Supported image files, by Pillow's names; PPM includes PGM and PBM.
 FILE_KINDS = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP', 'PPM')
 
-#: Largest image that is decoded, 8192x8192 or as many: 192 MiB of pixels, which a robot's computer
-#: has. It is more than any camera has that sends video, and a fraction of what a file of some
-#: hundred kilobytes can be made to hold.
+#: Largest image that is decoded (8192x8192, 192 MiB): more than any video camera sends. A file of
+#: some hundred kilobytes may declare far more.
 MOST_PIXELS = 1 << 26
 
 _JPEG_MAGIC, _PNG_MAGIC = b'\xff\xd8\xff', b'\x89PNG'
 
 
 def decode_message(message: Any, hint: str = '') -> np.ndarray:
-    """Return the RGB image of an ``Image`` or ``CompressedImage``, of rclpy or out of a bag.
+    """Return the RGB image of an ``Image`` or ``CompressedImage``, from rclpy or a bag.
 
     :param hint: see :func:`decode_raw`.
-    :raises FrameError: as the decoders below do; depth in a compressed message.
+    :raises FrameError: see the decoders below; or depth in a compressed message.
     """
     if not hasattr(message, 'format'):
-        return decode_raw(
-            message.data,
-            message.width,
-            message.height,
-            message.encoding,
-            message.step,
-            bool(message.is_bigendian),
-            hint,
-        )
+        form = message.width, message.height, message.encoding, message.step
+        return decode_raw(message.data, *form, bool(message.is_bigendian), hint)
     if 'compressedDepth' in message.format:
         raise FrameError(
             f"the format '{message.format}' holds depth, not an image: use a colour topic"
@@ -84,7 +76,7 @@ def decode_raw(
     """Return the RGB image of a ``sensor_msgs/Image``.
 
     :param step: bytes per row, padding included.
-    :param hint: what to take an untyped encoding (8UC1, 8UC3, 8UC4, 16UC1) for.
+    :param hint: meaning of an untyped encoding (8UC1, 8UC3, 8UC4, 16UC1).
     :raises FrameError: unknown encoding, or sizes that contradict each other.
     """
     if width <= 0 or height <= 0:
@@ -93,7 +85,10 @@ def decode_raw(
         encoding = hint or UNTYPED[encoding]
     buffer = np.frombuffer(data, dtype=np.uint8)
     if encoding in ('mono16', '16UC1'):
-        return _decode_mono16(buffer, width, height, step, is_bigendian)
+        rows = _rows(buffer, width, height, 2, step, 'mono16')
+        # The high byte is the value scaled by 1/256.
+        high = np.ascontiguousarray(rows[..., 0 if is_bigendian else 1])
+        return cv2.cvtColor(high, cv2.COLOR_GRAY2RGB)
     if encoding == 'nv12':
         planes = _rows(buffer, width, height * 3 // 2, 1, step, encoding)
         return _converted(planes, cv2.COLOR_YUV2RGB_NV12, encoding)
@@ -109,19 +104,10 @@ def decode_raw(
     return _converted(rows, conversion, encoding)
 
 
-def _decode_mono16(
-    buffer: np.ndarray, width: int, height: int, step: int, is_bigendian: bool
-) -> np.ndarray:
-    rows = _rows(buffer, width, height, 2, step, 'mono16')
-    # The high byte is the value scaled by 1/256, whatever this machine's byte order.
-    high = np.ascontiguousarray(rows[..., 0 if is_bigendian else 1])
-    return cv2.cvtColor(high, cv2.COLOR_GRAY2RGB)
-
-
 def _rows(
     buffer: np.ndarray, width: int, height: int, channels: int, step: int, encoding: str
 ) -> np.ndarray:
-    """Return the pixels without the padding: (height, width[, channels]), a view if possible."""
+    """Return a view without the padding: (height, width[, channels])."""
     row_bytes = width * channels
     if step < row_bytes:
         raise FrameError(
@@ -133,7 +119,7 @@ def _rows(
             f'the message holds {buffer.size} bytes, more than {height} rows of step = {step}: '
             'the camera driver contradicts itself'
         )
-    # The padding of the last row may be left out.
+    # The last row may have no padding.
     if buffer.size < step * (height - 1) + row_bytes:
         raise FrameError(f'the image is cut off: {buffer.size} bytes for {height} rows of {step}')
     shape = (height, width) if channels == 1 else (height, width, channels)
@@ -158,7 +144,7 @@ def decode_compressed(data: bytes | bytearray | memoryview | np.ndarray) -> np.n
     if buffer.size == 0:
         raise FrameError('the image is empty (0 bytes)')
     file = buffer.tobytes()
-    # Before the header is read: what is cut off within it has a clear reason too.
+    # First, so that a file that ends within its header gets the same message.
     if file.startswith(_JPEG_MAGIC) and not _is_whole_jpeg(file):
         raise FrameError(f'the JPEG image is cut off after {buffer.size} bytes')
     encoded_size(file)
@@ -174,9 +160,6 @@ def decode_compressed(data: bytes | bytearray | memoryview | np.ndarray) -> np.n
 def encoded_size(data: bytes) -> tuple[int, int]:
     """Return width and height of a file of one of :data:`FILE_KINDS`, from its header alone.
 
-    A file of some kilobytes may hold an image of gigabytes: its size is known, and too large a
-    one refused, before anything is decoded.
-
     :raises FrameError: no image, or of more than :data:`MOST_PIXELS`.
     """
     try:
@@ -185,9 +168,9 @@ def encoded_size(data: bytes) -> tuple[int, int]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # Pillow's own limit, above ours.
         raise FrameError(f'the image is too large: {error}') from error
-    except Exception as error:  # Pillow fails in many ways on headers that are damaged
+    except Exception as error:  # Pillow has no common error for damaged headers
         raise FrameError(
-            f'{len(data)} bytes that are no image, or one with a damaged header; known are '
+            f'{len(data)} bytes are no image, or its header is damaged; supported are '
             + ', '.join(FILE_KINDS)
         ) from error
     if width * height > MOST_PIXELS:
@@ -199,9 +182,10 @@ def encoded_size(data: bytes) -> tuple[int, int]:
 
 
 def _is_whole_jpeg(data: bytes) -> bool:
-    """Look for the end marker behind the start of the scan; a thumbnail has markers of its own.
+    """Return whether the end marker follows the start of the scan.
 
-    OpenCV before 4.11 fills what is missing with grey.
+    The search skips segments, as a thumbnail has its own markers. OpenCV before 4.11 fills missing
+    data with grey.
     """
     position = 2
     while (position := data.find(b'\xff', position)) >= 0:
@@ -211,11 +195,11 @@ def _is_whole_jpeg(data: bytes) -> bool:
             continue
         # Segments begin with their length, the marker not included.
         position += 2 + int.from_bytes(data[position + 2 : position + 4], 'big')
-        if marker == b'\xda':  # the scan begins; within it an end marker cannot occur by chance
+        if marker == b'\xda':  # no end marker can occur by chance within the scan
             return data.find(b'\xff\xd9', position) >= 0
     return False
 
 
 def is_jpeg_or_png(data: bytes) -> bool:
-    """Return whether the bytes begin as a file ``sensor_msgs/CompressedImage`` may carry."""
+    """Return whether the bytes fit into a ``sensor_msgs/CompressedImage`` as they are."""
     return data.startswith((_JPEG_MAGIC, _PNG_MAGIC))

@@ -1,9 +1,8 @@
-"""From an image to the input of a network, and its intrinsics there and back.
+"""Prepares images for the networks, and maps intrinsics between image and network input.
 
-A rule says how images are turned, resized and cropped. What it comes to for one size of image
-is a :class:`.Geometry`, computed without pixels. There are two rules, those of R3 and of
-Depth Anything 3, down to the filters and the rounding: a network answers differently to pixels
-that were resized in another way.
+A rule defines how images are rotated, resized and cropped; for one size of image it gives a
+:class:`.Geometry`. The rules of R3 and of Depth Anything 3 are reproduced down to filters and
+rounding, because the networks are sensitive to them.
 """
 
 from __future__ import annotations
@@ -15,25 +14,8 @@ import numpy as np
 
 from ..core.datatypes import Intrinsics
 from ..core.errors import ConfigError, FrameError
-from ..core.resize_geometry import Crop, EXIF_TURNS, Geometry, image_size, Resize, Step, Turn
-
-__all__ = [
-    'DA3_METHODS',
-    'DA3Rule',
-    'Geometry',
-    'IMAGENET_MEAN',
-    'IMAGENET_STD',
-    'PATCH',
-    'Prepared',
-    'R3Rule',
-    'da3_geometry',
-    'fov_of',
-    'intrinsics_from_fov',
-    'normalised',
-    'prepare_da3',
-    'prepare_r3',
-    'r3_geometry',
-]
+from ..core.resize_geometry import Crop, EXIF_TURNS, image_size, Resize, Step, Turn
+from ..core.resize_geometry import Geometry as Geometry
 
 #: Side of a patch in pixels: both sides of a network's input are multiples of it.
 PATCH = 14
@@ -42,31 +24,28 @@ PATCH = 14
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-#: An image so elongated that a side would grow beyond this is refused before memory runs out.
+#: A longer side is an error: enlarging an elongated image could exhaust memory.
 LARGEST_SIDE = 32767
 
-#: The size at which R3's rule takes the short side and a square.
+#: At this size R3's rule scales the short side and crops to a square.
 _SQUARE_SIZE = 224
 
-#: The orientation that a quarter turn clockwise sets upright.
+#: EXIF orientation of an image that is upright after a clockwise quarter turn.
 _CLOCKWISE = 6
 
-#: Radians; below it a focal length is no number to work with.
+#: Radians.
 _NARROWEST_FOV = 1e-6
 
-#: Upper bound: the longest side gets ``process_res``; lower bound: the shortest. Then to multiples
-#: of 14.
-DA3_METHODS = (
-    'upper_bound_resize',
-    'lower_bound_resize',
-    'upper_bound_crop',
-    'lower_bound_crop',
+#: Upper bound: the longest side gets ``process_res``; lower bound: the shortest. Then the sides
+#: are resized or cropped to multiples of 14.
+DA3_METHODS = tuple(
+    f'{bound}_bound_{step}' for step in ('resize', 'crop') for bound in ('upper', 'lower')
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """An image made ready.
+    """A prepared image.
 
     :ivar pixels: (h, w, 3) uint8 RGB, h and w multiples of 14. May share memory with the image.
     """
@@ -79,11 +58,11 @@ class Prepared:
 class R3Rule:
     """How R3's images are prepared.
 
-    :ivar size: of the long side in pixels, before the crop to multiples of 14. 224 is special: the
-        short side gets it, and the centred square is taken.
-    :ivar square_ok: leave square images square; else they are cropped to 4:3.
+    :ivar size: of the long side in pixels, before the crop to multiples of 14. 224 is special: it
+        is the short side, and the centred square is cropped.
+    :ivar square_ok: keep square images; else they are cropped to 4:3.
     :ivar crop_to_landscape: crop the source to 4:3 first.
-    :ivar rotate_clockwise_90: turn the source a quarter first.
+    :ivar rotate_clockwise_90: rotate the source first.
     :raises ConfigError: a value of the wrong type or out of range.
     """
 
@@ -93,7 +72,6 @@ class R3Rule:
     rotate_clockwise_90: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what no image could be prepared with."""
         _check_side('size', self.size)
         for name in ('square_ok', 'crop_to_landscape', 'rotate_clockwise_90'):
             if not isinstance(getattr(self, name), bool):
@@ -104,8 +82,8 @@ class R3Rule:
 class DA3Rule:
     """How the images of plain and metric Depth Anything 3 are prepared.
 
-    :ivar process_res: of the longest or shortest side in pixels, before the step to whole patches.
-    :ivar method: one of :data:`DA3_METHODS`: which side; whether that step resizes or crops.
+    :ivar process_res: of one side in pixels, before the step to multiples of 14.
+    :ivar method: one of :data:`DA3_METHODS`.
     :raises ConfigError: a value of the wrong type or out of range.
     """
 
@@ -113,7 +91,6 @@ class DA3Rule:
     method: str = 'upper_bound_resize'
 
     def __post_init__(self) -> None:
-        """Refuse what no image could be prepared with."""
         _check_side('process_res', self.process_res)
         if self.method not in DA3_METHODS:
             raise ConfigError(
@@ -129,7 +106,7 @@ def _check_side(name: str, value: object) -> None:
 
 
 class _Plan:
-    """Collects the steps for one size of image; those without effect are left out."""
+    """Collects the steps for one size of image, without those that change nothing."""
 
     def __init__(self, width: int, height: int) -> None:
         if min(width, height) < PATCH:
@@ -163,7 +140,6 @@ class _Plan:
             self.add(Resize(width, height, filter_name))
 
     def check(self, width: int, height: int, setting: str) -> None:
-        """Refuse to go on to a size that has no patch."""
         if min(width, height) < PATCH:
             raise FrameError(
                 f'an image of {self.source[0]}x{self.source[1]} would become {width}x{height} '
@@ -176,20 +152,18 @@ class _Plan:
 
 
 def _whole_patches(side: int) -> int:
-    """Return the largest multiple of 14 that is no larger."""
     return side // PATCH * PATCH
 
 
 def _nearest_patches(side: int) -> int:
-    """Return the nearest multiple of 14, the larger one of two that are as near."""
     return _whole_patches(side + PATCH // 2)
 
 
 def r3_geometry(width: int, height: int, rule: R3Rule, exif_orientation: int = 1) -> Geometry:
-    """Return what R3's rule does to images of one size.
+    """Return the geometry of R3's rule for one size of image.
 
-    :param width: of the image as stored, in pixels; ``height`` likewise.
-    :raises FrameError: too small or too elongated to leave one patch, or no such orientation.
+    :param width: of the stored image, in pixels; ``height`` likewise.
+    :raises FrameError: too small or too elongated for one patch, or an unknown orientation.
     """
     if exif_orientation not in EXIF_TURNS:
         raise FrameError(
@@ -206,7 +180,7 @@ def r3_geometry(width: int, height: int, rule: R3Rule, exif_orientation: int = 1
         )
     setting = f'size {rule.size}'
     short, long = sorted((plan.width, plan.height))
-    # At 224 the long side is rounded, as a multiple of 224, before the scale follows from it.
+    # At 224 the long side is rounded before the scale is computed.
     target = round(rule.size * (long / short)) if rule.size == _SQUARE_SIZE else rule.size
     scale = target / long
     wide, high = round(plan.width * scale), round(plan.height * scale)
@@ -225,10 +199,9 @@ def r3_geometry(width: int, height: int, rule: R3Rule, exif_orientation: int = 1
 
 
 def da3_geometry(width: int, height: int, rule: DA3Rule) -> Geometry:
-    """Return what Depth Anything 3's rule does to images of one size.
+    """Return the geometry of Depth Anything 3's rule for one size of image, in pixels.
 
-    :param width: of the image, in pixels; ``height`` likewise.
-    :raises FrameError: too small or too elongated to leave one patch.
+    :raises FrameError: too small or too elongated for one patch.
     """
     plan = _Plan(width, height)
     setting = f'process_res {rule.process_res}'
@@ -236,7 +209,7 @@ def da3_geometry(width: int, height: int, rule: DA3Rule) -> Geometry:
     scale = rule.process_res / (max if bound == 'upper' else min)(width, height)
     wide, high = round(width * scale), round(height * scale)
     to_patches = _whole_patches if step == 'crop' else _nearest_patches
-    # Before the first resize: a side may round to nothing.
+    # Before the first resize, as a side may round to 0.
     plan.check(to_patches(wide), to_patches(high), setting)
     plan.resize(wide, high, 'opencv cubic' if scale > 1 else 'opencv area')
     wide, high = to_patches(plan.width), to_patches(plan.height)
@@ -249,28 +222,28 @@ def da3_geometry(width: int, height: int, rule: DA3Rule) -> Geometry:
 
 
 def prepare_r3(image: np.ndarray, rule: R3Rule, exif_orientation: int = 1) -> Prepared:
-    """Prepare an image as R3 was trained on them.
+    """Prepare an image by R3's rule.
 
     :param image: (H, W, 3) uint8 RGB as stored; not modified.
-    :param exif_orientation: how the stored image lies, 1 to 8; 1 is upright.
-    :raises FrameError: no such image, or too small or too elongated to leave one patch.
+    :param exif_orientation: 1 to 8; 1 is upright.
+    :raises FrameError: no such image, or see :func:`r3_geometry`.
     """
     geometry = r3_geometry(*image_size(image), rule, exif_orientation)
     return Prepared(geometry.apply(image), geometry)
 
 
 def prepare_da3(image: np.ndarray, rule: DA3Rule) -> Prepared:
-    """Prepare an image as Depth Anything 3 does.
+    """Prepare an image by Depth Anything 3's rule.
 
     :param image: (H, W, 3) uint8 RGB; not modified.
-    :raises FrameError: no such image, or too small or too elongated to leave one patch.
+    :raises FrameError: no such image, or see :func:`da3_geometry`.
     """
     geometry = da3_geometry(*image_size(image), rule)
     return Prepared(geometry.apply(image), geometry)
 
 
 def normalised(pixels: np.ndarray) -> np.ndarray:
-    """Return pixels scaled to [0, 1], then to ImageNet's mean and deviation.
+    """Return pixels scaled to [0, 1] and normalised by ImageNet's mean and deviation.
 
     :param pixels: (..., h, w, 3) uint8 RGB.
     :return: (..., 3, h, w) float32.
@@ -289,19 +262,18 @@ def normalised(pixels: np.ndarray) -> np.ndarray:
 
 
 def intrinsics_from_fov(fov_v: float, fov_h: float, width: int, height: int) -> Intrinsics:
-    """Return the intrinsics that a network means by its two fields of view.
+    """Return the intrinsics for a network's two fields of view, in radians.
 
-    The networks' principal point is the middle of the image, ``(W/2, H/2)`` with pixel
-    corners at integers, hence ``(W/2 - 0.5, H/2 - 0.5)`` here, where pixel centres are.
+    The networks' principal point is the centre of the image, ``(W/2, H/2)`` with pixel corners at
+    integers, hence ``(W/2 - 0.5, H/2 - 0.5)`` with pixel centres at integers.
 
-    :param fov_v: vertical, radians, between 0 and pi; ``fov_h`` the horizontal one.
     :param width: of the network's input, in pixels; ``height`` likewise.
-    :raises FrameError: a field of view that no camera has.
+    :raises FrameError: a field of view not between 0 and pi.
     """
     if not all(_NARROWEST_FOV < fov < math.pi for fov in (fov_v, fov_h)):
         raise FrameError(
             f'fields of view of {fov_v:g} and {fov_h:g} radians are not between 0 and pi: the '
-            'network makes nothing of this frame, leave it out'
+            'network fails on this frame, leave it out'
         )
     return Intrinsics(
         fx=width / 2 / math.tan(fov_h / 2),
@@ -314,10 +286,9 @@ def intrinsics_from_fov(fov_v: float, fov_h: float, width: int, height: int) -> 
 
 
 def fov_of(intrinsics: Intrinsics) -> tuple[float, float]:
-    """Return the vertical and horizontal field of view in radians, as the networks mean them.
+    """Return the networks' vertical and horizontal field of view in radians.
 
-    The inverse of :func:`intrinsics_from_fov`. An off-centre principal point has no place in
-    it and is ignored; ``Intrinsics.fov_x`` is the angle that such a camera sees.
+    The inverse of :func:`intrinsics_from_fov`; an off-centre principal point is ignored.
     """
     return (
         2.0 * math.atan(intrinsics.height / 2 / intrinsics.fy),

@@ -1,4 +1,4 @@
-"""Opening recorded input: a folder of images, a video or a bag."""
+"""Opens recorded input: a folder of images, a video or a bag."""
 
 from __future__ import annotations
 
@@ -22,30 +22,26 @@ def open_source(
     :param camera: calibration file, in place of the one beside or inside the input.
     :param topic: image topic of a bag; needed only if it has several.
     :param collections: see :class:`FolderSource`.
-    :raises SourceError: missing, empty, or of no kind that can be read.
+    :raises SourceError: missing, empty, or of an unknown kind.
     :raises CalibrationError: the calibration cannot be used.
     """
     path = Path(path)
     try:
-        return _opened(path, camera, topic, collections)
+        if not path.exists():
+            raise SourceError(f'{path} does not exist')
+        is_bag = path.suffix in BAG_SUFFIXES or (path / 'metadata.yaml').is_file()
+        if topic and not is_bag:
+            raise SourceError(f'{path} is no bag, so it has no topic {topic}')
+        model = load_camera_yaml(camera) if camera else None
+        if is_bag:
+            # rosbags takes a quarter of a second to import.
+            from .bag_source import BagSource
+
+            return BagSource(path, model, topic, ignore_camera_info=camera is not None)
+        if path.is_dir():
+            return FolderSource(path, model, camera is None, collections)
+        # For the reason of a failure, which OpenCV does not give.
+        with open(path, 'rb'):
+            return VideoSource(path, model)
     except OSError as error:
         raise SourceError(f'cannot read {path}: {error.strerror or error}') from error
-
-
-def _opened(path: Path, camera: Path | str | None, topic: str | None, collections: bool) -> Source:
-    if not path.exists():
-        raise SourceError(f'{path} does not exist')
-    is_bag = path.suffix in BAG_SUFFIXES or (path / 'metadata.yaml').is_file()
-    if topic and not is_bag:
-        raise SourceError(f'{path} is no bag, so it has no topic {topic}')
-    model = load_camera_yaml(camera) if camera else None
-    if is_bag:
-        # Here and not above: rosbags takes a quarter of a second to import.
-        from .bag_source import BagSource
-
-        return BagSource(path, model, topic, ignore_camera_info=camera is not None)
-    if path.is_dir():
-        return FolderSource(path, model, camera is None, collections)
-    # OpenCV does not say why it cannot open a file.
-    with open(path, 'rb'):
-        return VideoSource(path, model)

@@ -1,7 +1,6 @@
-"""What every kind of recorded input gives: frames in order, each with its own stamp.
+"""Base of recorded input: frames in order, each with its stamp.
 
-One broken image is skipped and counted; a source that cannot be used at all is a
-:class:`SourceError`.
+A broken image is skipped and counted.
 """
 
 from __future__ import annotations
@@ -9,23 +8,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
 
 import numpy as np
 
 from ..core.errors import SourceError
 from .camera_model import CameraModel
 
-#: Rate taken for images without times.
+#: Rate assumed for images without times.
 NOMINAL_RATE_HZ = 30.0
 
 
 @dataclass(frozen=True, eq=False)
 class RawFrame:
-    """One image as it was recorded.
+    """One recorded image.
 
-    :ivar image: (H, W, 3) uint8 RGB, distorted as the lens made it.
-    :ivar encoded: the file or message it was decoded from, if it was a JPEG or PNG.
+    :ivar image: (H, W, 3) uint8 RGB, not undistorted.
+    :ivar encoded: the JPEG or PNG data it was decoded from, if any.
     """
 
     stamp_ns: int
@@ -34,44 +32,47 @@ class RawFrame:
 
 
 class Source(ABC):
-    """Something that gives recorded frames. Use it in a ``with`` statement and iterate.
+    """Iterable of recorded frames, and a context manager.
 
     :ivar name: for reports.
-    :ivar camera: calibration of the images; None if not calibrated.
-    :ivar length: number of frames announced; None if unknown.
-    :ivar warnings: what the user should know; complete after the iteration.
+    :ivar calibration: as recorded or given; None if there is none.
+    :ivar topic: of the images in a bag; empty elsewhere.
+    :ivar length: expected number of frames; None if unknown.
+    :ivar warnings: for the user; complete after the iteration.
     :ivar skipped: frames that could not be decoded.
     """
 
     def __init__(self, name: str, camera: CameraModel | None, length: int | None) -> None:
-        """Start with nothing read."""
         self.name = name
-        self.camera = camera
+        self.calibration = camera
+        self.topic = ''
         self.length = length
         self.warnings: list[str] = []
         self.skipped = 0
         self._first_skip = ''
 
+    @property
+    def camera(self) -> CameraModel | None:
+        """Return the calibration of the images as they are; None if not calibrated."""
+        return self.camera_for('auto')
+
+    def camera_for(self, rectification: str) -> CameraModel | None:
+        """Return the calibration by which to undistort; see :meth:`.CameraModel.of_images`."""
+        return self.calibration and self.calibration.of_images(rectification, self.topic)
+
     def __enter__(self) -> Source:
-        """Return itself; it is open from the start."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close files."""
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:  # noqa: B027 - a folder has nothing to close
         """Close files."""
 
     def __iter__(self) -> Iterator[RawFrame]:
-        """Give every frame that can be decoded.
+        """Yield all frames that can be decoded.
 
-        :raises SourceError: not one frame could be decoded.
+        :raises SourceError: there is none.
         """
         given = 0
         for frame in self._read():
@@ -83,7 +84,7 @@ class Source(ABC):
 
     @abstractmethod
     def _read(self) -> Iterator[RawFrame]:
-        """Give the frames; report broken ones with :meth:`_skip`."""
+        """Yield the frames; report broken ones with :meth:`_skip`."""
 
     def _skip(self, what: str, error: Exception) -> None:
         self.skipped += 1

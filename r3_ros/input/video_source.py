@@ -12,14 +12,14 @@ from ..core.trajectory_file import NANOSECONDS
 from .camera_model import CameraModel
 from .source import NOMINAL_RATE_HZ, RawFrame, Source
 
-#: Videos whose header counts the frames. Of others OpenCV guesses the number from duration and
-#: rate, which is far off where the rate varies.
+#: Videos whose header counts the frames. For others OpenCV guesses the number from duration and
+#: rate, which is wrong if the rate varies.
 _INDEXED_SUFFIXES = ('.mp4', '.m4v', '.mov', '.avi')
 _END_SLACK_S = 0.5
 
 
 class VideoSource(Source):
-    """A video file, with the times that its container holds."""
+    """A video file, with the times of its container."""
 
     def __init__(self, path: Path, camera: CameraModel | None = None) -> None:
         """Open the file.
@@ -70,7 +70,7 @@ class VideoSource(Source):
         self._check_end(count, (last_ns + period_ns) / NANOSECONDS)
 
     def _check_end(self, count: int, end_s: float) -> None:
-        """Say what is missing, by the number of frames where that is known, else by the time."""
+        """Warn of missing frames, by their number if it is known, else by the time."""
         if self._is_indexed:
             if self.length and count < self.length:
                 self.skipped = self.length - count

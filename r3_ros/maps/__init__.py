@@ -1,4 +1,1 @@
-"""Clouds, floors, occupancy grids and saved maps.
-
-Maps are written whole or not at all, and read without trust.
-"""
+"""Clouds, floors, occupancy grids and saved maps."""

@@ -1,4 +1,4 @@
-"""From a depth map to coloured points, without the pixels that would lie."""
+"""Coloured points from depth maps, without unreliable pixels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..core.geometry import transform, unproject
 class Cloud:
     """Coloured points with confidence.
 
-    :ivar points: (N, 3) float32, map units, in the frame the producer names.
+    :ivar points: (N, 3) float32, map units.
     :ivar colors: (N, 3) uint8 RGB.
     :ivar confidence: (N,) float32, dimensionless.
     """
@@ -25,7 +25,6 @@ class Cloud:
     confidence: np.ndarray
 
     def __len__(self) -> int:
-        """Return the number of points."""
         return len(self.points)
 
     @classmethod
@@ -37,7 +36,7 @@ class Cloud:
 
     @classmethod
     def joined(cls, clouds: list[Cloud]) -> Cloud:
-        """Return all points of several clouds in one."""
+        """Concatenate clouds."""
         if not clouds:
             return cls.empty()
         return cls(
@@ -47,25 +46,25 @@ class Cloud:
         )
 
     def take(self, selection: np.ndarray) -> Cloud:
-        """Return the points of a mask or of indices."""
+        """Return the points selected by a mask or by indices."""
         return Cloud(self.points[selection], self.colors[selection], self.confidence[selection])
 
     def moved(self, T: np.ndarray) -> Cloud:
-        """Return the cloud in another frame: ``T_target_source`` (4, 4)."""
+        """Return the cloud in another frame, by ``T_target_source`` (4, 4)."""
         return Cloud(transform(T, self.points), self.colors, self.confidence)
 
     def scaled(self, unit: float) -> Cloud:
-        """Return the cloud with all points ``unit`` times as far from the origin."""
+        """Return the cloud with all positions multiplied by ``unit``."""
         if unit == 1.0:
             return self
         return Cloud(self.points * np.float32(unit), self.colors, self.confidence)
 
 
 def usable_pixels(depth_map: DepthMap, options: PointsConfig) -> np.ndarray:
-    """Return the (h', w') mask of pixels worth a point, on the grid of ``points.stride``.
+    """Return the (h', w') mask of the usable pixels, on the grid of ``points.stride``.
 
-    Left out: unknown, too near or too far along the ray, unsure, and on a depth edge, where a
-    pixel mixes two surfaces and hangs in the air between them.
+    Left out: unknown depth, outside of the range along the ray, low confidence, and depth edges,
+    where a pixel mixes two surfaces.
     """
     step, K = options.stride, depth_map.intrinsics
     depth = depth_map.depth[::step, ::step]
@@ -81,35 +80,32 @@ def usable_pixels(depth_map: DepthMap, options: PointsConfig) -> np.ndarray:
     if options.edge_threshold > 0:
         usable &= ~_depth_edges(depth, options.edge_threshold)
     if options.confidence_percentile > 0 and usable.any():
-        # Not below the percentile stays: of equally sure pixels none is dropped.
+        # >=: of pixels with equal confidence none is dropped.
         usable &= confidence >= np.percentile(confidence[usable], options.confidence_percentile)
     return usable
 
 
 def _depth_edges(depth: np.ndarray, threshold: float) -> np.ndarray:
-    """Return the mask of pixels whose depth steps against a neighbour by a share of itself."""
+    """Return the mask of pixels whose depth differs from a neighbour's by a relative threshold."""
     edges = np.zeros(depth.shape, dtype=bool)
     for axis in (0, 1):
         near = np.swapaxes(depth, 0, axis)
         with np.errstate(invalid='ignore'):  # unknown depth is no edge
             step = np.abs(np.diff(near, axis=0)) > threshold * np.minimum(near[1:], near[:-1])
-        marked = np.swapaxes(edges, 0, axis)  # a view: marks land in edges
+        marked = np.swapaxes(edges, 0, axis)  # a view of edges
         marked[1:] |= step
         marked[:-1] |= step
     return edges
 
 
 def cloud_from_depth(depth_map: DepthMap, options: PointsConfig) -> Cloud:
-    """Return the points of a depth map in its camera's optical frame.
-
-    At most ``points.max_points``; beyond, every n-th point is kept.
-    """
+    """Return at most ``points.max_points`` of a depth map, in its camera's optical frame."""
     step, K = options.stride, depth_map.intrinsics
     chosen = np.flatnonzero(usable_pixels(depth_map, options))
     if len(chosen) > options.max_points:
         chosen = chosen[np.linspace(0, len(chosen) - 1, options.max_points).astype(np.int64)]
     points = unproject(depth_map.depth, K.fx, K.fy, K.cx, K.cy, step)
-    # Gathering rows of flat copies is several times faster than masks on strided views.
+    # Several times faster than masks on strided views.
     return Cloud(
         points.reshape(-1, 3)[chosen].astype(np.float32, copy=False),
         np.take(depth_map.image[::step, ::step].reshape(-1, 3), chosen, axis=0),

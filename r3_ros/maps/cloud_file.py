@@ -10,16 +10,9 @@ from ..core.atomic_files import atomic_write
 from ..core.errors import SourceError
 from .cloud import Cloud
 
+_COLORS = ('red', 'green', 'blue')
 VERTEX = np.dtype(
-    [
-        ('x', '<f4'),
-        ('y', '<f4'),
-        ('z', '<f4'),
-        ('red', 'u1'),
-        ('green', 'u1'),
-        ('blue', 'u1'),
-        ('confidence', '<f4'),
-    ]
+    [(axis, '<f4') for axis in 'xyz'] + [(c, 'u1') for c in _COLORS] + [('confidence', '<f4')]
 )
 _KINDS = {'<f4': 'float', '|u1': 'uchar'}
 
@@ -39,21 +32,16 @@ def write_ply(path: Path | str, cloud: Cloud, overwrite: bool = True) -> None:
     """
     with atomic_write(path, overwrite) as file:
         file.write(ply_header(len(cloud)).encode('ascii'))
-        file.write(_vertices(cloud).tobytes())
-
-
-def _vertices(cloud: Cloud) -> np.ndarray:
-    vertices = np.empty(len(cloud), dtype=VERTEX)
-    for axis, name in enumerate('xyz'):
-        vertices[name] = cloud.points[:, axis]
-    for channel, name in enumerate(('red', 'green', 'blue')):
-        vertices[name] = cloud.colors[:, channel]
-    vertices['confidence'] = cloud.confidence
-    return vertices
+        vertices = np.empty(len(cloud), dtype=VERTEX)
+        for k in range(3):
+            vertices['xyz'[k]] = cloud.points[:, k]
+            vertices[_COLORS[k]] = cloud.colors[:, k]
+        vertices['confidence'] = cloud.confidence
+        file.write(vertices.tobytes())
 
 
 def read_ply(path: Path | str) -> Cloud:
-    """Read a cloud that r3 wrote.
+    """Read a cloud written by :func:`write_ply`.
 
     :raises SourceError: missing, cut off, or of another layout.
     """
@@ -73,10 +61,10 @@ def parse_ply(data: bytes, name: str) -> Cloud:
     header, separator, body = data.partition(b'end_header\n')
     count = len(body) // VERTEX.itemsize
     if header + separator != ply_header(count).encode('ascii'):
-        raise SourceError(f'{name} is no whole PLY file in the layout that r3 writes')
+        raise SourceError(f'{name} is no complete PLY file in the layout that r3 writes')
     vertices = np.frombuffer(body, dtype=VERTEX, count=count)
     return Cloud(
         np.stack([vertices[name] for name in 'xyz'], axis=1),
-        np.stack([vertices[name] for name in ('red', 'green', 'blue')], axis=1),
+        np.stack([vertices[name] for name in _COLORS], axis=1),
         vertices['confidence'].copy(),
     )

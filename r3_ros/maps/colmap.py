@@ -1,7 +1,7 @@
-"""A saved map as a COLMAP model in text files, with the images of its keyframes.
+"""Exports a saved map as a COLMAP text model, with the images of its keyframes.
 
-Source of the layout: COLMAP's documentation of its output format. A camera's pose is world to
-camera there, and the middle of the upper left pixel lies at (0.5, 0.5).
+Source: COLMAP's documentation of its output format. Poses are world to camera; the centre of the
+upper left pixel is (0.5, 0.5).
 """
 
 from __future__ import annotations
@@ -18,21 +18,24 @@ from . import map_layout
 from .saved_map import SavedKeyframes, SavedMap
 
 CAMERAS, IMAGES, POINTS3D, IMAGE_FOLDER = 'cameras.txt', 'images.txt', 'points3D.txt', 'images'
-_HALF = 0.5  # from our pixels, whose middles are integers, to theirs
+_HALF = 0.5  # from our pixel coordinates, with centres at integers, to COLMAP's
 _GREY = (128, 128, 128)
 
 
 def write_colmap(folder: Path | str, saved: SavedMap, overwrite: bool = False) -> int:
     """Write a model and return the number of its points.
 
-    Points are the predictor's landmarks with the images that saw them; of a map without
-    landmarks the cloud, which nobody is said to have seen.
+    Points are the predictor's landmarks with their observations; without landmarks they are the
+    cloud, without observations.
 
-    :raises OutputError: it exists, is of something else, or cannot be written.
+    :raises OutputError: it exists, is no model, or cannot be written.
     :raises FrameError: an image of the map cannot be decoded.
     """
     cameras, camera_of = _cameras(saved.keyframes)
-    names = [_name(saved, int(i)) for i in saved.keyframes.ids]
+    names = [
+        map_layout.image_name(i, map_layout.image_kind(saved.images.get(i, b'')))
+        for i in saved.keyframes.ids.tolist()
+    ]
     marks = saved.landmarks if saved.landmarks is not None and len(saved.landmarks) else None
     with atomic_directory(folder, overwrite, marker=CAMERAS) as temporary:
         (temporary / CAMERAS).write_text(cameras, encoding='ascii')
@@ -46,12 +49,8 @@ def write_colmap(folder: Path | str, saved: SavedMap, overwrite: bool = False) -
     return len(saved.points) if marks is None else len(marks)
 
 
-def _name(saved: SavedMap, frame_id: int) -> str:
-    return map_layout.image_name(frame_id, map_layout.image_kind(saved.images.get(frame_id, b'')))
-
-
 def _cameras(keyframes: SavedKeyframes) -> tuple[str, np.ndarray]:
-    """Return the text, and the (N,) numbers from 1 of each keyframe's camera."""
+    """Return the text, and (N,) the number of each keyframe's camera, from 1."""
     rows = np.concatenate(
         [keyframes.sizes, keyframes.K[:, [0, 1], [0, 1]], keyframes.K[:, :2, 2] + _HALF], axis=1
     )
@@ -66,7 +65,7 @@ def _cameras(keyframes: SavedKeyframes) -> tuple[str, np.ndarray]:
 def _images(
     saved: SavedMap, camera_of: np.ndarray, names: list[str], marks: SparseLandmarks | None
 ) -> str:
-    """Return two lines for each keyframe: pose and camera, and what it saw where."""
+    """Return two lines for each keyframe: pose and camera, and its observations."""
     T_optical_map = inverse(saved.keyframes.T_map_optical)
     quats = np.roll(quat_xyzw(T_optical_map), 1, axis=1)
     rows = np.concatenate([quats, T_optical_map[:, :3, 3]], axis=1).tolist()
@@ -90,13 +89,13 @@ def _images(
 
 
 def _landmarks(saved: SavedMap, marks: SparseLandmarks) -> str:
-    """Return a line for each landmark: place, colour, error in pixels, and its observations."""
+    """Return a line for each landmark: position, colour, error in pixels, observations."""
     image = np.searchsorted(saved.keyframes.ids, marks.frame_ids)
-    # The place of an observation in its image's line.
+    # Index of an observation in its image's line.
     by_image = np.argsort(image, kind='stable')
     starts = np.searchsorted(image[by_image], np.arange(len(saved.keyframes)))
-    place = np.empty(len(image), np.int64)
-    place[by_image] = np.arange(len(image)) - starts[image[by_image]]
+    index = np.empty(len(image), np.int64)
+    index[by_image] = np.arange(len(image)) - starts[image[by_image]]
     errors = _reprojection_px(saved, marks, image)
     colors = _colors(saved, marks, image)
     order = np.argsort(marks.landmarks, kind='stable')
@@ -104,7 +103,7 @@ def _landmarks(saved: SavedMap, marks: SparseLandmarks) -> str:
     lines = ['# POINT3D_ID X Y Z R G B ERROR TRACK[] as (IMAGE_ID, POINT2D_IDX)']
     for mark in range(len(marks)):
         own = order[bounds[mark] : bounds[mark + 1]]
-        track = ' '.join(f'{image[i] + 1} {place[i]}' for i in own)
+        track = ' '.join(f'{image[i] + 1} {index[i]}' for i in own)
         x, y, z = marks.positions[mark].tolist()
         r, g, b = colors[mark]
         error = float(errors[own].mean()) if len(own) else 0.0
@@ -113,7 +112,7 @@ def _landmarks(saved: SavedMap, marks: SparseLandmarks) -> str:
 
 
 def _reprojection_px(saved: SavedMap, marks: SparseLandmarks, image: np.ndarray) -> np.ndarray:
-    """Return the (M,) distance of each observation from where its landmark should be seen."""
+    """Return the (M,) reprojection errors of the observations."""
     T = inverse(saved.keyframes.T_map_optical)[image]
     seen = np.einsum('nij,nj->ni', T[:, :3, :3], marks.positions[marks.landmarks]) + T[:, :3, 3]
     K = saved.keyframes.K[image]
@@ -124,7 +123,7 @@ def _reprojection_px(saved: SavedMap, marks: SparseLandmarks, image: np.ndarray)
 
 
 def _colors(saved: SavedMap, marks: SparseLandmarks, image: np.ndarray) -> np.ndarray:
-    """Return (L, 3) the colour of each landmark where it was seen, grey without an image."""
+    """Return (L, 3) the colour of each landmark in an image, grey without one."""
     colors = np.tile(np.array(_GREY, np.uint8), (len(marks), 1))
     for n, frame_id in enumerate(saved.keyframes.ids.tolist()):
         own = np.flatnonzero(image == n)

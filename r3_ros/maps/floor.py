@@ -10,56 +10,51 @@ import numpy as np
 from ..core.errors import OccupancyError
 from ..core.geometry import make_T
 
-#: How far a floor may lean to be found at all.
+#: Largest tilt of the floors searched.
 _SEARCHED_TILT_RAD = math.radians(45.0)
-#: How far the floor may lean from what the cameras say is up, and by how much they must have
-#: turned to the side over how much they rolled to say anything.
+#: Largest tilt of a floor from the cameras' up direction, which is used if they turned sideways
+#: by this many times their roll.
 _UPRIGHT_RAD = math.radians(8.0)
 _TURNED_OVER_ROLLED = 2.0
-#: Points that the search for the floor looks at.
+#: Number of points in the search.
 _FLOOR_SAMPLE = 6000
 #: Share of the points that must lie on the floor.
 _LEAST_FLOOR_SHARE = 0.02
-#: Refining a floor turns it by no more.
+#: Largest change of the normal when a floor is refined.
 _REFINED_RAD = math.radians(5.0)
-#: Standard deviation of its points along its narrow side, metres.
+#: Least standard deviation of its points along its narrow side, metres.
 _LEAST_FLOOR_SPREAD = 0.1
-#: Share of the points that may be stray, whichever side of the floor they are on.
+#: Share of the points that may be outliers below the floor.
 _STRAY_SHARE = 0.02
-#: So far below a floor its own points may still lie.
+#: Points of a floor may lie this far below it.
 _NOISE_M = 0.1
-#: Points under a floor speak against it, more than those on it for it: a table is no floor.
+#: Weight of points below a floor against those on it: a table is no floor.
 _BELOW_PENALTY = 4.0
 
 
 @dataclass(frozen=True, eq=False)
 class Floor:
-    """The plane ``normal . p = offset``; heights are along the normal.
-
-    :ivar normal: (3,) unit vector, up.
-    """
+    """The plane ``normal . p = offset``; ``normal`` is a (3,) unit vector that points up."""
 
     normal: np.ndarray
     offset: float
 
     @classmethod
     def at(cls, height: float) -> Floor:
-        """Return a level floor at a height in the frame of the points."""
+        """Return a level floor."""
         return cls(np.array([0.0, 0.0, 1.0]), height)
 
     @property
     def tilt_rad(self) -> float:
-        """Return the angle between the floor and the x-y plane."""
         return math.acos(min(1.0, max(-1.0, float(self.normal[2]))))
 
     def heights(self, points: np.ndarray) -> np.ndarray:
         """Return (N,) heights of (N, 3) points above the floor."""
-        return np.asarray(points @ self.normal.astype(points.dtype)) - points.dtype.type(
-            self.offset
-        )
+        kind = points.dtype
+        return np.asarray(points @ self.normal.astype(kind)) - kind.type(self.offset)
 
     def T_level_frame(self) -> np.ndarray:
-        """Return the (4, 4) smallest turn that makes the floor level, about the origin."""
+        """Return the (4, 4) smallest rotation about the origin that levels the floor."""
         axis = np.array([self.normal[1], -self.normal[0], 0.0])
         sine = float(np.linalg.norm(axis))
         if sine < 1e-12:
@@ -73,9 +68,8 @@ class Floor:
 def find_floor(points: np.ndarray, T_map_optical: np.ndarray) -> Floor:
     """Return the lowest large plane below the cameras, at most 45 degrees from level.
 
-    Every direction and height is tried, coarsely and then finely; points on the plane speak for
-    it, those beneath against it. Cameras are mostly held upright, whether they look up or
-    down, which tells roughly where up is.
+    A coarse-to-fine search over directions and heights; points on the plane count for it, those
+    below against it. Cameras held upright bound the direction.
 
     :param points: (N, 3), metres, z roughly up; ``T_map_optical``: (V, 4, 4) of the cameras.
     :raises OccupancyError: there is none.
@@ -85,7 +79,7 @@ def find_floor(points: np.ndarray, T_map_optical: np.ndarray) -> Floor:
         chosen = np.random.default_rng(0).choice(len(points), _FLOOR_SAMPLE, replace=False)
         points = points[chosen]
     normal, centres = np.array([0.0, 0.0, 1.0]), T_map_optical[:, :3, 3]
-    # From 4 degrees between directions, and what a floor then spreads, to half of one.
+    # Finer directions need thinner layers.
     for reach_deg, step_deg, thickness in ((45.0, 4.0, 0.2), (4.0, 1.0, 0.1), (1.0, 0.5, 0.06)):
         normals = _directions_about(normal, math.radians(reach_deg), math.radians(step_deg))
         normals = _upright(normals, T_map_optical[:, :3, 0])
@@ -95,16 +89,13 @@ def find_floor(points: np.ndarray, T_map_optical: np.ndarray) -> Floor:
         if floor is not None:
             return floor
     raise OccupancyError(
-        'no floor is found below the cameras: give its height (occupancy.floor_height with '
+        'no floor was found below the cameras: give its height (occupancy.floor_height with '
         'occupancy.estimate_floor false, or r3 map export --floor-height)'
     )
 
 
 def _fitted_floor(points: np.ndarray, normal: np.ndarray, offset: float) -> Floor | None:
-    """Return the plane through the points near one; None if they are of something else.
-
-    A strip of a wall or of a ramp lies in another plane, which is that of the wall or ramp.
-    """
+    """Fit a plane to the points near one; None if it turns away, as for a wall or a ramp."""
     start = normal
     for _ in range(3):
         on_floor = points[np.abs(points @ normal - offset) < 0.04]
@@ -138,10 +129,10 @@ def _directions_about(normal: np.ndarray, reach: float, step: float) -> np.ndarr
 
 
 def _upright(normals: np.ndarray, rights: np.ndarray) -> np.ndarray:
-    """Return the normals that are near what cameras held upright say is up; all if they do not.
+    """Return the normals near the up direction of upright cameras; all if it is unknown.
 
-    Their x axes lie level then, and the direction across all of them is up. It is known if the
-    cameras turned to the side by more than they rolled.
+    The x axes of upright cameras are level, so up is perpendicular to all of them. It is known
+    if the cameras turned sideways by more than they rolled.
 
     :param rights: (V, 3) the x axes of the cameras.
     """
@@ -158,7 +149,7 @@ def _upright(normals: np.ndarray, rights: np.ndarray) -> np.ndarray:
 def _best_layer(
     points: np.ndarray, centres: np.ndarray, normals: np.ndarray, thickness: float
 ) -> tuple[np.ndarray, float, float]:
-    """Return normal, height and number of points of the layer that makes the best floor."""
+    """Return normal, height and number of points of the layer with the best score."""
     best = (normals[0], 0.0, -math.inf, 0.0)
     for normal in normals:
         heights = np.sort(points @ normal)
@@ -178,7 +169,7 @@ def _best_layer(
 
 
 def thinned(points: np.ndarray, voxel_size: float) -> np.ndarray:
-    """Return the first of the (N, 3) points in every voxel; those far beyond all are left out."""
+    """Return the first of the (N, 3) points in every voxel, without those beyond 2**20 voxels."""
     cells = np.floor(points.astype(np.float64) / voxel_size)
     inside = (np.abs(cells) < 2**20).all(axis=1)
     points, cells = points[inside], cells[inside].astype(np.int64) + 2**20

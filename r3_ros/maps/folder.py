@@ -1,4 +1,4 @@
-"""The folder of a map, opened so that nothing in it leads elsewhere."""
+"""Opens the folder of a map without following links out of it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import stat
 from typing import BinaryIO
 
 from ..core.errors import MapError, MapProblem
-from .map_layout import MANIFEST
+from .map_layout import bad_format, MANIFEST
 
-#: A FIFO must not be waited for, and a link not be followed.
+#: Neither wait for a FIFO nor follow a link.
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -21,13 +21,12 @@ class MapFolder:
     """Opens regular files of one folder, by names that are constants or numbers."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
-        """Hold an open folder."""
         self.path = path
         self._descriptor = descriptor
 
     @contextmanager
     def open(self, name: str, most_bytes: int) -> Iterator[tuple[BinaryIO, int]]:
-        """Open a file and give it with its size.
+        """Open a file; yield it and its size.
 
         :raises MapError: BAD_FORMAT: missing, no regular file, or larger than it may be.
         """
@@ -45,7 +44,7 @@ class MapFolder:
             yield file, found.st_size
 
     def read(self, name: str, most_bytes: int) -> bytes:
-        """Return what a file holds.
+        """Return the content of a file.
 
         :raises MapError: as :meth:`open`.
         """
@@ -60,9 +59,9 @@ class MapFolder:
 
     @contextmanager
     def inside(self, name: str) -> Iterator[MapFolder | None]:
-        """Open a folder in it; None if there is none.
+        """Open a folder in this one; None if there is none.
 
-        :raises MapError: BAD_FORMAT: it is something else.
+        :raises MapError: BAD_FORMAT: it is no folder.
         """
         try:
             number = os.open(name, _FLAGS | os.O_DIRECTORY, dir_fd=self._descriptor)
@@ -77,7 +76,7 @@ class MapFolder:
             os.close(number)
 
     def has(self, name: str) -> bool:
-        """Return whether there is anything of this name."""
+        """Return whether a file, folder or link has this name."""
         try:
             os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
         except OSError:
@@ -85,7 +84,7 @@ class MapFolder:
         return True
 
     def _bad(self, name: str, message: str) -> MapError:
-        return MapError(MapProblem.BAD_FORMAT, f'{self.path / name}: {message}')
+        return bad_format(str(self.path / name), message)
 
 
 @contextmanager
@@ -94,18 +93,15 @@ def open_map_folder(path: Path) -> Iterator[MapFolder]:
 
     :raises MapError: NOT_FOUND: there is none.
     """
+    absent = f'there is no map at {path}: '
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise MapError(
-            MapProblem.NOT_FOUND, f'there is no map at {path}: {_reason(error)}'
-        ) from error
+        raise MapError(MapProblem.NOT_FOUND, absent + _reason(error)) from error
     try:
         folder = MapFolder(path, descriptor)
         if not folder.has(MANIFEST):
-            raise MapError(
-                MapProblem.NOT_FOUND, f'there is no map at {path}: it holds no {MANIFEST}'
-            )
+            raise MapError(MapProblem.NOT_FOUND, absent + f'it holds no {MANIFEST}')
         yield folder
     finally:
         os.close(descriptor)

@@ -16,9 +16,9 @@ from .saved_map import SavedMap
 
 @dataclass(frozen=True, eq=False)
 class GroundPlan:
-    """A grid, and how its frame lies to that of the map.
+    """A grid and its frame.
 
-    :ivar T_grid_map: (4, 4) the turn that makes the floor level; identity if none was asked for.
+    :ivar T_grid_map: (4, 4) the rotation that levels the floor; identity without levelling.
     """
 
     grid: OccupancyGrid
@@ -33,15 +33,15 @@ def ground_plan(
 ) -> GroundPlan:
     """Return the grid of a map, in metres.
 
-    :param metres_per_unit: of a map that does not know.
-    :param level: turn the map so that its floor is level; the grid is in a frame of its own then.
-    :raises OccupancyError: metres are not known or told twice, or see :func:`occupancy_grid`.
+    :param metres_per_unit: for a map without a metric scale.
+    :param level: rotate the map so that its floor is level; the grid then has its own frame.
+    :raises OccupancyError: the scale is unknown or given twice, or see :func:`occupancy_grid`.
     """
     facts, keyframes = saved.facts, saved.keyframes
     if facts.metres_per_unit is None and metres_per_unit is None:
         raise OccupancyError(
-            'the map is in map units, and a grid for navigation has metres: say how many metres a '
-            'map unit has (r3 map export --metres-per-unit), or map with a scale.source'
+            'the map is in map units, and a grid for navigation needs metres: give the length of '
+            'a map unit (r3 map export --metres-per-unit), or map with a scale.source'
         )
     if facts.metres_per_unit is not None and metres_per_unit is not None:
         raise OccupancyError('the map is in metres already: leave --metres-per-unit out')
@@ -52,7 +52,7 @@ def ground_plan(
     T_grid_map, floor = np.eye(4), None
     if level:
         leaning = find_floor(points, T_grid_optical)
-        # The turn is about the origin, whose height stays.
+        # The rotation is about the origin, whose height stays.
         T_grid_map, floor = leaning.T_level_frame(), Floor.at(leaning.offset)
         points, T_grid_optical = transform(T_grid_map, points), T_grid_map @ T_grid_optical
     intrinsics = keyframes.intrinsics(-1) if len(keyframes) else None

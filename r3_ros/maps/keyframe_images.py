@@ -1,7 +1,4 @@
-"""Images of the keyframes, kept beside the engine, which never sees pixels.
-
-Who calls the engine's step fills this; a map that is saved with images can be built up again.
-"""
+"""Encoded images of the keyframes, which are saved with the map."""
 
 from __future__ import annotations
 
@@ -11,8 +8,8 @@ import numpy as np
 from ..core.datatypes import Estimate
 from ..core.errors import FrameError
 
-#: JPEG at this quality, with full colour resolution: about 0.15 MB for 640x480. Corners move by
-#: less than they are found to; PNG would be four times the size.
+#: With full colour resolution: about 0.15 MB for 640x480. Corners move by less than the accuracy
+#: of their detection; PNG would be four times the size.
 JPEG_QUALITY = 95
 _PARAMETERS = [
     cv2.IMWRITE_JPEG_QUALITY,
@@ -23,20 +20,18 @@ _PARAMETERS = [
 
 
 class KeyframeImages:
-    """Encoded images of the keyframes in the bank, and of no other frame. One thread."""
+    """Encoded images of the keyframes in the bank. Not thread-safe."""
 
     def __init__(self) -> None:
-        """Start empty."""
         self._images: dict[int, bytes] = {}
 
     def __len__(self) -> int:
-        """Return how many there are."""
         return len(self._images)
 
     def note(self, image: np.ndarray, estimate: Estimate) -> None:
         """Keep the image of a new keyframe, and drop those that left the bank.
 
-        :param image: (H, W, 3) uint8 RGB, what the engine was given for this estimate.
+        :param image: (H, W, 3) uint8 RGB, the engine's input for this estimate.
         """
         for frame_id in estimate.evicted:
             self._images.pop(frame_id, None)
@@ -44,15 +39,15 @@ class KeyframeImages:
             self._images[estimate.frame_id] = encode_image(image)
 
     def restore(self, images: dict[int, bytes]) -> None:
-        """Hold the images of a map that was loaded, by their new ids, and no others."""
+        """Replace all images by those of a loaded map, by their new ids."""
         self._images = dict(images)
 
     def clear(self) -> None:
-        """Drop all: a new session."""
+        """Drop all images."""
         self._images.clear()
 
     def view(self) -> dict[int, bytes]:
-        """Return all by frame id, for another thread to keep."""
+        """Return a copy of the dictionary, by frame id."""
         return dict(self._images)
 
 

@@ -1,4 +1,4 @@
-"""``manifest.yaml``: what a map is, in a file that people read, too."""
+"""``manifest.yaml``: the facts of a map and the counts of its content."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .saved_map import FORMAT_VERSION, MapFacts, SavedMap
 
 @dataclass(frozen=True)
 class Counts:
-    """How many there are of everything; all other files are held to it."""
+    """Counts that all other files must match."""
 
     points: int
     poses: int
@@ -30,10 +30,12 @@ class Counts:
 
 
 def manifest_text(saved: SavedMap, images: int) -> str:
-    """Return the file's text for a map that is written with so many images."""
+    """Return the text of the file.
+
+    :param images: number of images written.
+    """
     facts, keyframes, marks = saved.facts, saved.keyframes, saved.landmarks
     bounds, stamps_ns = saved.bounds, saved.stamps_ns
-    size = None if facts.image_size is None else list(facts.image_size)
     content = {
         'format_version': FORMAT_VERSION,
         'r3_ros_version': facts.r3_ros_version,
@@ -42,7 +44,7 @@ def manifest_text(saved: SavedMap, images: int) -> str:
             'checkpoint_sha256': facts.checkpoint_sha256,
             'descriptor_size': facts.descriptor_size,
         },
-        'image_size': size,
+        'image_size': None if facts.image_size is None else list(facts.image_size),
         'K': keyframes.K[-1].tolist() if len(keyframes) else None,
         'frames': {
             'map': facts.map_frame,
@@ -76,10 +78,10 @@ def manifest_text(saved: SavedMap, images: int) -> str:
 
 
 def parse_manifest(text: str) -> tuple[MapFacts, Counts]:
-    """Return what a manifest says.
+    """Return the content of a manifest.
 
-    :raises MapError: VERSION_MISMATCH if another version of the layout wrote it, BAD_FORMAT if
-        anything is missing or not what it should be.
+    :raises MapError: VERSION_MISMATCH for another version of the layout, BAD_FORMAT if anything
+        is missing or wrong.
     """
     try:
         content = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 (a SafeLoader)
@@ -94,16 +96,14 @@ def parse_manifest(text: str) -> tuple[MapFacts, Counts]:
             f'the map has format version {version}, this r3_ros reads {FORMAT_VERSION}: load it '
             f'with r3_ros {root.text("r3_ros_version")}, which wrote it, or map the place anew',
         )
-    model, frames, scale = root.section('model'), root.section('frames'), root.section('scale')
-    counts = root.section('counts')
-    metres_per_unit, scale_source = _scale(scale)
-    size = root.value('image_size')
+    model, frames, counts = root.section('model'), root.section('frames'), root.section('counts')
+    metres_per_unit, scale_source = _scale(root.section('scale'))
     facts = MapFacts(
         r3_ros_version=root.text('r3_ros_version'),
         model_name=model.text('name'),
         checkpoint_sha256=model.text_or_none('checkpoint_sha256'),
         descriptor_size=model.integer('descriptor_size', 1, map_layout.MOST_DESCRIPTOR_NUMBERS),
-        image_size=None if size is None else root.size('image_size'),
+        image_size=None if root.value('image_size') is None else root.size('image_size'),
         map_frame=frames.text('map'),
         base_frame=frames.text('base'),
         optical_frame=frames.text('optical'),
@@ -119,7 +119,6 @@ def parse_manifest(text: str) -> tuple[MapFacts, Counts]:
 
 
 def _scale(scale: _Section) -> tuple[float | None, str]:
-    """Return metres per unit and where they come from."""
     metres = None
     if scale.value('metres_per_unit') is not None:
         metres = scale.number('metres_per_unit', *map_layout.METRES_PER_UNIT)
@@ -132,11 +131,11 @@ def _scale(scale: _Section) -> tuple[float | None, str]:
 
 
 def _bad(message: str) -> MapError:
-    return MapError(MapProblem.BAD_FORMAT, f'{map_layout.MANIFEST}: {message}')
+    return map_layout.bad_format(map_layout.MANIFEST, message)
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Safe, and without aliases, by which a small file can stand for a huge one."""
+    """Refuses aliases, with which a small file can expand to a huge one."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -145,7 +144,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 class _Section:
-    """A mapping of the manifest, whose values are looked at before they are used."""
+    """A mapping of the manifest, whose values are checked when they are read."""
 
     def __init__(self, content: Any, name: str) -> None:
         if not isinstance(content, Mapping):
@@ -163,7 +162,7 @@ class _Section:
 
     def text(self, key: str) -> str:
         value = self.value(key)
-        # It is shown on terminals, which control characters could change.
+        # Control characters could change the terminal on which it is shown.
         if not isinstance(value, str) or len(value) > 1000 or not value.isprintable():
             raise self._wrong(key, 'a text')
         return value
@@ -187,7 +186,8 @@ class _Section:
     def size(self, key: str) -> tuple[int, int]:
         value = self.value(key)
         fits = isinstance(value, list) and len(value) == 2
-        if not fits or not all(_is_side(side) for side in value):
+        most = map_layout.MOST_IMAGE_SIDE
+        if not fits or not all(type(side) is int and 0 < side <= most for side in value):
             raise self._wrong(key, 'width and height in pixels')
         return value[0], value[1]
 
@@ -202,7 +202,3 @@ class _Section:
 
     def _wrong(self, key: str, wanted: str) -> MapError:
         return _bad(f"'{self._prefix}{key}' must be {wanted}")
-
-
-def _is_side(value: Any) -> bool:
-    return type(value) is int and 0 < value <= map_layout.MOST_IMAGE_SIDE

@@ -1,11 +1,11 @@
-"""Names, shapes and bounds of the files of a map: what is written, and all that is read."""
+"""Names, shapes and bounds of the files of a map."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 import math
 
-from ..input.image_decoding import MOST_PIXELS
+from ..core.errors import MapError, MapProblem
 
 MANIFEST = 'manifest.yaml'
 POINTS = 'points.ply'
@@ -16,11 +16,11 @@ LANDMARKS = 'landmarks.npz'
 IMAGES = 'keyframes'
 IMAGE_KINDS = ('jpg', 'png')
 
-#: Formats that the points can be written in; they are read from the first.
+#: Formats in which the points can be written; they are read from the first.
 POINT_FORMATS = ('ply', 'pcd', 'npz')
 
-#: Bounds of what a manifest may declare. They hold what the parameters allow, and a folder made
-#: to exhaust memory is refused before anything of that size is allocated.
+#: Largest counts in a manifest: more than the parameters allow, yet a folder made to exhaust
+#: memory is refused before anything of that size is allocated.
 MOST = {
     'points': 20_000_000,
     'poses': 10_000_000,
@@ -30,16 +30,15 @@ MOST = {
     'landmarks': 10_000_000,
     'sightings': 50_000_000,
 }
-#: Lengths beyond this are no map, and their squares overflow single precision.
+#: Bound of lengths; squares of larger ones overflow single precision.
 FARTHEST = 1e9
-#: The least and the most of a scale and of a voxel. Both leave room for lengths to be converted.
+#: Range of a scale and of a voxel size.
 METRES_PER_UNIT = 1e-6, 1e6
 VOXEL_SIZES = 1e-9, 1e9
-#: Confidences beyond this are no edge's, and sums of their squares overflow.
+#: Sums of squares of larger confidences overflow.
 MOST_CONFIDENCE = 1e9
-#: A time in a ROS message has 32 bits of seconds.
+#: ROS messages have 32 bits for the seconds.
 STAMPS_NS = -(10**9 << 31), (10**9 << 31) - 1
-#: Segments are numbered from 0, anew for each map that was merged.
 MOST_SEGMENTS = 1 << 24
 MOST_DESCRIPTOR_NUMBERS = 65_536
 MOST_ARRAY_BYTES = 1 << 31
@@ -47,10 +46,9 @@ MOST_MANIFEST_BYTES = 1 << 16
 MOST_IMAGE_SIDE = 16_384
 MOST_IMAGE_BYTES = 1 << 26
 MOST_IMAGES_BYTES = 1 << 32
-#: One image of 67 megapixels; in all, 1000 images of 8.
-MOST_IMAGE_PIXELS = MOST_PIXELS
+#: 1000 images of 8 megapixels.
 MOST_IMAGES_PIXELS = 1 << 33
-#: A line of a trajectory is at most so long.
+#: Length of a line of a trajectory.
 MOST_POSE_BYTES = 256
 
 
@@ -62,9 +60,8 @@ class Column:
     shape: tuple[int, ...]
 
     @property
-    def count(self) -> int:
-        """Return how many numbers it holds."""
-        return math.prod(self.shape)
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * int(self.dtype[2:])
 
 
 def keyframe_columns(keyframes: int, descriptor_size: int) -> dict[str, Column]:
@@ -93,15 +90,20 @@ def graph_columns(edges: int) -> dict[str, Column]:
     }
 
 
-def landmark_columns(landmarks: int, sightings: int) -> dict[str, Column]:
+def landmark_columns(landmarks: int, observations: int) -> dict[str, Column]:
     """Return the arrays of ``landmarks.npz``."""
     return {
         'positions': Column('<f8', (landmarks, 3)),
         'relative_sigma': Column('<f8', (landmarks,)),
-        'frame_ids': Column('<i8', (sightings,)),
-        'landmarks': Column('<i8', (sightings,)),
-        'pixels': Column('<f8', (sightings, 2)),
+        'frame_ids': Column('<i8', (observations,)),
+        'landmarks': Column('<i8', (observations,)),
+        'pixels': Column('<f8', (observations, 2)),
     }
+
+
+def bad_format(name: str, message: str) -> MapError:
+    """Return the error of a file of a map that is not as it must be."""
+    return MapError(MapProblem.BAD_FORMAT, f'{name}: {message}')
 
 
 def image_name(frame_id: int, kind: str) -> str:

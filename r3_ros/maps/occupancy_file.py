@@ -1,4 +1,4 @@
-"""Occupancy grids as map_server reads them: an image (PGM) and what it means (YAML).
+"""Occupancy grids as map_server reads them: an image (PGM) and its description (YAML).
 
 The first row of the image has the highest y. In mode ``trinary`` a pixel of grey ``x`` stands
 for the probability ``p = (255 - x) / 255``: occupied above ``occupied_thresh``, free below
@@ -18,8 +18,8 @@ from .occupancy_grid import FREE, OccupancyGrid, OCCUPIED
 
 YAML_NAME, IMAGE_NAME = 'map.yaml', 'map.pgm'
 
-#: The greys of map_saver. Unknown is p = 0.1961, so free_thresh must be below: 0.25, which nav2
-#: long wrote itself, makes everything unknown free.
+#: The greys of map_saver. Unknown is p = 0.1961, so free_thresh must be lower: 0.25, nav2's former
+#: value, makes unknown cells free.
 _GREYS = {OCCUPIED: 0, FREE: 254}
 _UNKNOWN_GREY = 205
 _OCCUPIED_THRESH, _FREE_THRESH = 0.65, 0.196
@@ -30,20 +30,16 @@ def write_grid(
 ) -> None:
     """Write a folder with ``map.yaml`` and ``map.pgm``.
 
-    :param notes: lines for people, written as comments.
-    :raises OutputError: it exists, is of something else, or cannot be written.
+    :param notes: written as comments.
+    :raises OutputError: it exists, is no grid, or cannot be written.
     """
-    with atomic_directory(folder, overwrite, marker=YAML_NAME) as temporary:
-        (temporary / IMAGE_NAME).write_bytes(_pgm(grid.cells))
-        (temporary / YAML_NAME).write_text(_yaml(grid, notes), encoding='utf-8')
-
-
-def _pgm(cells: np.ndarray) -> bytes:
-    greys = np.full(cells.shape, _UNKNOWN_GREY, np.uint8)
+    greys = np.full(grid.cells.shape, _UNKNOWN_GREY, np.uint8)
     for value, grey in _GREYS.items():
-        greys[cells == value] = grey
-    height, width = cells.shape
-    return f'P5\n{width} {height}\n255\n'.encode('ascii') + greys[::-1].tobytes()
+        greys[grid.cells == value] = grey
+    with atomic_directory(folder, overwrite, marker=YAML_NAME) as temporary:
+        header = 'P5\n{1} {0}\n255\n'.format(*greys.shape).encode('ascii')
+        (temporary / IMAGE_NAME).write_bytes(header + greys[::-1].tobytes())
+        (temporary / YAML_NAME).write_text(_yaml(grid, notes), encoding='utf-8')
 
 
 def _yaml(grid: OccupancyGrid, notes: Sequence[str]) -> str:

@@ -1,19 +1,18 @@
-"""A 2-D occupancy grid for navigation, from a cloud and the cameras that saw it.
+"""A 2-D occupancy grid for navigation, from a cloud and the poses of the cameras.
 
-Frame: z up, metres. Heights are measured from the floor: a plane that is given, or found as the
-lowest large one below the cameras. A cell is
+Frame: z up, metres. Heights are measured from the floor, which is given or found. A cell is
 
 - *occupied* where at least ``occupancy.min_points`` points lie between ``occupancy.min_height``
   and ``occupancy.max_height`` above the floor;
-- *free* where as many points lie on the floor, with hardly any above; or where no point lies
-  between those heights and at least three cameras looked through the lower half of them at
-  something behind: above a low cabinet one sees far, too. A small island of such cells
-  without floor is what was seen past a stray point, and unknown;
+- *free* where as many points lie on the floor, with few above; or where no point lies between
+  those heights and rays of at least three cameras pass through their lower half (the upper half
+  is also visible above low furniture). Small islands of such cells without floor points are
+  unknown: they were seen past an outlier;
 - *unknown* otherwise. Occupied wins over free.
 
-Which camera saw which point is not kept in a map, so each camera is taken to have seen the points
-nearest to it in each direction (a coarse depth image made from the cloud). What the cloud has
-no points on, a white wall for instance, stops no ray.
+A map does not record which camera saw which point, so each camera is assumed to see the nearest
+point in each direction (a coarse depth image of the cloud). Surfaces without points, such as a
+white wall, stop no ray.
 """
 
 from __future__ import annotations
@@ -32,21 +31,21 @@ from .floor import find_floor, Floor, thinned
 
 UNKNOWN, FREE, OCCUPIED = -1, 0, 100
 
-#: A map whose floor leans by more than this is not level: its x and y are no ground plan.
+#: A floor that leans by more is not level, so x and y of the map are no ground plan.
 MAX_TILT_RAD = math.radians(5.0)
-#: Cameras used, spread over all: more of them add little.
+#: Cameras used, spread evenly over all; more add little.
 _MAX_VIEWS = 200
-#: So many cameras must have looked through a cell: one may have done so past a stray point.
+#: Cameras that must have looked through a cell: one may have done so past an outlier.
 _FREE_VIEWS = 3
-#: A look through so much of the band, from below, tells of all of it.
+#: A view through this lower share of the band counts for all of it.
 _LOOKED_SHARE = 0.5
-#: Of so many points on the floor one above may be stray. Under a table both are seen.
+#: Floor points for each point above that may be an outlier. Under a table both are seen.
 _FLOOR_PER_STRAY = 10
-#: Area of an island that was seen from several sides.
+#: Least area of an island.
 _ISLAND_M2 = 1.0
-#: The depth image made of the cloud: coarse, so that a surface has no holes.
+#: Columns of the depth image of the cloud: coarse, so that surfaces have no holes.
 _VIEW_COLUMNS = 48
-#: A ray this much longer than its neighbour may have slipped between two points of a surface.
+#: A ray longer than its neighbour by this factor may have passed between two points of a surface.
 _SLIPPED = 1.3
 _NEAR = 0.05
 _MARGIN_CELLS = 2
@@ -83,15 +82,16 @@ def occupancy_grid(
 
     :param points: (N, 3) float, metres, z up.
     :param T_map_optical: (V, 4, 4) poses of the cameras, optical axes.
-    :param intrinsics: of their images, undistorted; None: nothing is free but the floor itself.
-    :param floor: None: ``occupancy.floor_height``, or found if ``occupancy.estimate_floor`` says
-        so.
+    :param intrinsics: of their undistorted images; None: only the floor itself is free.
+    :param floor: None: found (``occupancy.estimate_floor``) or at ``occupancy.floor_height``.
     :raises OccupancyError: no floor is found, it is not level, or the grid would be too large.
     """
     points = points[np.isfinite(points).all(axis=1)]
     if not len(points):
         raise OccupancyError('the map has no points')
-    T_map_optical = _spread(T_map_optical)
+    if len(T_map_optical) > _MAX_VIEWS:
+        spread = np.linspace(0, len(T_map_optical) - 1, _MAX_VIEWS).round().astype(int)
+        T_map_optical = T_map_optical[spread]
     centres = T_map_optical[:, :3, 3]
     if floor is None:
         floor = Floor.at(config.floor_height)
@@ -121,8 +121,6 @@ def occupancy_grid(
 
 @dataclass(frozen=True)
 class _Plan:
-    """Where the cells lie."""
-
     origin: tuple[float, float]
     shape: tuple[int, int]
     resolution: float
@@ -135,10 +133,10 @@ class _Plan:
         centres: np.ndarray,
         config: OccupancyConfig,
     ) -> _Plan:
-        """Return the plan that holds the cameras and every cell with points enough to count."""
+        """Return the extent of the cameras and of all cells with ``occupancy.min_points``."""
         cells = [np.floor(centres[:, :2] / config.resolution).astype(np.int64)]
         for some in (obstacles, ground):
-            # In 64 bits: a stray point may lie anywhere.
+            # In 64 bits: an outlier may lie anywhere.
             found = np.floor(some[:, :2].astype(np.float64) / config.resolution)
             found = found[(np.abs(found) < 2**31).all(axis=1)].astype(np.int64)
             keys = (found[:, 0] << 32) + found[:, 1]
@@ -165,7 +163,7 @@ class _Plan:
         return (xy[..., ::-1] - self.origin[::-1]) / self.resolution
 
     def counted(self, points: np.ndarray) -> np.ndarray:
-        """Return (H, W) the number of points in each cell."""
+        """Return the (H, W) number of points in each cell."""
         rows, columns = np.floor(self.places(points[:, :2].astype(np.float64))).T
         height, width = self.shape
         inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
@@ -182,7 +180,7 @@ def _looked_through(
     config: OccupancyConfig,
 ) -> np.ndarray:
     """Return the mask of the cells that enough cameras looked through."""
-    # Points nearer to one another than a cell make no further rays.
+    # Points closer than a cell add no rays.
     points = thinned(points, config.resolution)
     counts = np.zeros(plan.shape, np.uint8)
     for T in T_map_optical:
@@ -204,7 +202,7 @@ def _seen_points(points: np.ndarray, T: np.ndarray, intrinsics: Intrinsics) -> n
         v = np.floor((seen[:, 1] / z * intrinsics.fy + intrinsics.cy + 0.5) / step)
     inside = ahead & (u >= 0) & (u < _VIEW_COLUMNS) & (v >= 0) & (v < rows_in_all)
     chosen = np.flatnonzero(inside)
-    # The far ones first: the last to be written is the nearest.
+    # The nearest is written last.
     chosen = chosen[np.argsort(-z[chosen], kind='stable')]
     row, column = v[chosen].astype(np.int64), u[chosen].astype(np.int64)
     nearest = np.full((rows_in_all + 2, _VIEW_COLUMNS + 2), np.inf)
@@ -213,7 +211,7 @@ def _seen_points(points: np.ndarray, T: np.ndarray, intrinsics: Intrinsics) -> n
     owner[row, column] = chosen
     around = np.lib.stride_tricks.sliding_window_view(nearest, (3, 3)).min(axis=(2, 3))
     kept = owner[(owner >= 0) & (nearest[1:-1, 1:-1] <= _SLIPPED * around)]
-    # A ray is as wide as its direction is coarse: far from the camera, three cells.
+    # Three rays cover the width of a coarse pixel.
     aside = T[:3, 0] * (z[kept, None] * step / intrinsics.fx / 3.0)
     return np.concatenate([points[kept] + shift * aside for shift in (-1.0, 0.0, 1.0)])
 
@@ -221,7 +219,7 @@ def _seen_points(points: np.ndarray, T: np.ndarray, intrinsics: Intrinsics) -> n
 def _within_band(
     centre: np.ndarray, ends: np.ndarray, floor: Floor, config: OccupancyConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (M, 2) where rays enter and leave the heights that count; others are left out."""
+    """Return (M, 2) where rays enter and leave the band of heights; others are left out."""
     ends = ends.astype(np.float64)
     first = float(floor.heights(centre[None])[0])
     last = floor.heights(ends)
@@ -231,7 +229,7 @@ def _within_band(
     enter = np.maximum(np.minimum(at_low, at_high), 0.0)
     leave = np.minimum(np.maximum(at_low, at_high), 1.0)
     way = ends[:, :2] - centre[:2]
-    # What the ray ends at is not seen through.
+    # The cell at the end of the ray is not seen through.
     length = np.linalg.norm(way, axis=1)
     leave = np.minimum(leave, 1.0 - config.resolution / np.maximum(length, 1e-9))
     hits = leave > enter
@@ -240,7 +238,7 @@ def _within_band(
 
 
 def _count_view(counts: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
-    """Count one camera for every cell that one of its rays passes.
+    """Count a camera once in every cell that its rays pass.
 
     :param counts: (H, W) uint8, added to.
     :param starts: (M, 2) rows and columns; ``ends`` alike.
@@ -253,7 +251,7 @@ def _count_view(counts: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Non
     if (high <= low).any():
         return
     passed = np.zeros(high - low, np.uint8)
-    # Sorted by length, short rays are not sampled as long ones are.
+    # Grouped by length, so that short rays are not sampled as densely as long ones.
     steps = np.ceil(2.0 * np.abs(ends - starts).max(axis=1)).astype(np.int64) + 1
     order = np.argsort(steps)
     for group in np.array_split(order, min(8, len(order))):
@@ -269,17 +267,10 @@ def _count_view(counts: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Non
 
 
 def _without_islands(free: np.ndarray, floor: np.ndarray, resolution: float) -> np.ndarray:
-    """Return the free cells whose region is large, or has floor in it."""
+    """Return the free cells whose connected region is large or has floor points."""
     regions, _ = label(free)
     kept = np.bincount(regions.ravel()) * resolution**2 >= _ISLAND_M2
     kept[regions[floor & free]] = True
     kept[0] = False
     connected: np.ndarray = kept[regions]
     return connected
-
-
-def _spread(T: np.ndarray) -> np.ndarray:
-    """Return at most as many poses as are used, evenly over all."""
-    if len(T) <= _MAX_VIEWS:
-        return T
-    return T[np.linspace(0, len(T) - 1, _MAX_VIEWS).round().astype(int)]

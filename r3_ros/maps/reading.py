@@ -1,8 +1,7 @@
-"""Reading a map that anybody may have made: within bounds, and whole or not at all.
+"""Reading maps of unknown origin.
 
-Nothing is believed before it has been looked at: the manifest is small and says how much there
-is of everything, within bounds; each file must be just as long as that; and what it holds must be
-numbers that make sense. Names of files are never taken from the content.
+The bounded manifest declares the counts; each file must have exactly that size, and its numbers
+are checked. File names are never taken from the content.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from .map_checks import (
     check_poses,
     check_stamps,
 )
+from .map_layout import bad_format
 from .saved_map import SavedEdges, SavedKeyframes, SavedMap, SavedTrajectory
 
 _ARCHIVE_OVERHEAD_BYTES = 1 << 16
@@ -38,17 +38,22 @@ def read_map(path: Path | str, with_images: bool = True) -> SavedMap:
     """Read a map folder.
 
     :param with_images: False leaves the images of keyframes out.
-    :raises MapError: NOT_FOUND, BAD_FORMAT or VERSION_MISMATCH, with what is wrong.
+    :raises MapError: NOT_FOUND, BAD_FORMAT or VERSION_MISMATCH.
     """
     with open_map_folder(Path(path)) as folder:
         facts, counts = parse_manifest(
             _text(folder, map_layout.MANIFEST, map_layout.MOST_MANIFEST_BYTES)
         )
-        keyframes = _keyframes(folder, counts, facts.descriptor_size)
+        columns = map_layout.keyframe_columns(counts.keyframes, facts.descriptor_size)
+        keyframes = SavedKeyframes(**_arrays(folder, map_layout.KEYFRAMES, columns))
+        check_keyframes(keyframes)
+        columns = map_layout.graph_columns(counts.edges)
+        edges = SavedEdges(**_arrays(folder, map_layout.GRAPH, columns))
+        check_edges(edges, keyframes.ids)
         return SavedMap(
             facts=facts,
             keyframes=keyframes,
-            edges=_edges(folder, counts, keyframes),
+            edges=edges,
             points=_points(folder, counts),
             trajectory=_trajectory(folder, counts),
             landmarks=_landmarks(folder, counts, keyframes),
@@ -60,28 +65,15 @@ def _text(folder: MapFolder, name: str, most_bytes: int) -> str:
     try:
         return folder.read(name, most_bytes).decode('utf-8')
     except UnicodeDecodeError as error:
-        raise _bad(name, 'it is no text') from error
+        raise bad_format(name, 'it is no text') from error
 
 
 def _arrays(
     folder: MapFolder, name: str, columns: dict[str, map_layout.Column]
 ) -> dict[str, np.ndarray]:
-    sizes = [column.count * np.dtype(column.dtype).itemsize for column in columns.values()]
-    with folder.open(name, sum(sizes) + _ARCHIVE_OVERHEAD_BYTES) as (file, _):
+    size = sum(column.nbytes for column in columns.values())
+    with folder.open(name, size + _ARCHIVE_OVERHEAD_BYTES) as (file, _):
         return read_arrays(file, name, columns)
-
-
-def _keyframes(folder: MapFolder, counts: Counts, descriptor_size: int) -> SavedKeyframes:
-    columns = map_layout.keyframe_columns(counts.keyframes, descriptor_size)
-    keyframes = SavedKeyframes(**_arrays(folder, map_layout.KEYFRAMES, columns))
-    check_keyframes(keyframes)
-    return keyframes
-
-
-def _edges(folder: MapFolder, counts: Counts, keyframes: SavedKeyframes) -> SavedEdges:
-    edges = SavedEdges(**_arrays(folder, map_layout.GRAPH, map_layout.graph_columns(counts.edges)))
-    check_edges(edges, keyframes.ids)
-    return edges
 
 
 def _landmarks(
@@ -100,7 +92,9 @@ def _points(folder: MapFolder, counts: Counts) -> Cloud:
     size = len(header) + counts.points * VERTEX.itemsize
     data = folder.read(map_layout.POINTS, size)
     if len(data) != size or not data.startswith(header):
-        raise _bad(map_layout.POINTS, f'it must hold {counts.points} points as r3 writes them')
+        raise bad_format(
+            map_layout.POINTS, f'it must hold {counts.points} points as r3 writes them'
+        )
     cloud = parse_ply(data, map_layout.POINTS)
     check_points(cloud)
     return cloud
@@ -116,10 +110,8 @@ def _trajectory(folder: MapFolder, counts: Counts) -> SavedTrajectory:
     except SourceError as error:
         raise MapError(MapProblem.BAD_FORMAT, str(error)) from error
     if len(poses) != counts.poses:
-        raise _bad(
-            map_layout.TRAJECTORY,
-            f'it holds {len(poses)} poses, the manifest says {counts.poses}',
-        )
+        message = f'it holds {len(poses)} poses, the manifest says {counts.poses}'
+        raise bad_format(map_layout.TRAJECTORY, message)
     check_stamps(map_layout.TRAJECTORY, poses.stamps_ns)
     check_poses(map_layout.TRAJECTORY, poses.T_world_camera)
     return SavedTrajectory(poses.stamps_ns, poses.T_world_camera)
@@ -132,7 +124,7 @@ def _images(folder: MapFolder, counts: Counts, keyframes: SavedKeyframes) -> dic
     total = pixels = 0
     with folder.inside(map_layout.IMAGES) as inside:
         if inside is None:
-            raise _bad(map_layout.IMAGES, 'the images are missing')
+            raise bad_format(map_layout.IMAGES, 'the images are missing')
         for frame_id, size in zip(keyframes.ids.tolist(), keyframes.sizes.tolist(), strict=True):
             names = [map_layout.image_name(frame_id, kind) for kind in map_layout.IMAGE_KINDS]
             name = next(filter(inside.has, names), None)
@@ -142,25 +134,21 @@ def _images(folder: MapFolder, counts: Counts, keyframes: SavedKeyframes) -> dic
             _check_image(f'{map_layout.IMAGES}/{name}', data, (size[0], size[1]))
             total, pixels = total + len(data), pixels + size[0] * size[1]
             if total > map_layout.MOST_IMAGES_BYTES or pixels > map_layout.MOST_IMAGES_PIXELS:
-                raise _bad(map_layout.IMAGES, 'the images are too large in all')
+                raise bad_format(map_layout.IMAGES, 'the images are too large in all')
             images[frame_id] = data
     if len(images) != counts.keyframe_images:
-        raise _bad(
-            map_layout.IMAGES,
-            f'{len(images)} images, the manifest says {counts.keyframe_images}',
-        )
+        message = f'{len(images)} images, the manifest says {counts.keyframe_images}'
+        raise bad_format(map_layout.IMAGES, message)
     return images
 
 
 def _check_image(name: str, data: bytes, size: tuple[int, int]) -> None:
-    """Look at the header alone: an image is decoded when it is needed."""
+    """Check the header alone; the image is decoded when it is needed."""
     try:
         found = encoded_size(data)
     except FrameError as error:
-        raise _bad(name, str(error)) from error
+        raise bad_format(name, str(error)) from error
     if found != size:
-        raise _bad(name, f'it is {found[0]}x{found[1]} pixels, its keyframe {size[0]}x{size[1]}')
-
-
-def _bad(name: str, message: str) -> MapError:
-    return MapError(MapProblem.BAD_FORMAT, f'{name}: {message}')
+        raise bad_format(
+            name, f'it is {found[0]}x{found[1]} pixels, its keyframe {size[0]}x{size[1]}'
+        )

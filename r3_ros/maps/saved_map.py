@@ -1,6 +1,6 @@
-"""What a saved map holds, as values. docs/map_format.md says how it lies on disk.
+"""The content of a saved map; docs/map_format.md describes its files.
 
-All lengths are in one unit, that of the map: metres where ``facts.metres_per_unit`` is known.
+All lengths are in the unit of the map: metres where ``facts.metres_per_unit`` is known.
 """
 
 from __future__ import annotations
@@ -14,26 +14,24 @@ from ..core.datatypes import Intrinsics, ModelInfo, SparseLandmarks
 from ..core.errors import MapError, MapProblem
 from .cloud import Cloud
 
-#: Of the layout of the folder.
+#: Version of the layout of the folder.
 FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)
 class MapFacts:
-    """What the rest is.
+    """Origin, model, frames and scale of a map.
 
-    :ivar r3_ros_version: of the software that wrote it.
-    :ivar checkpoint_sha256: of the weights behind the descriptors; None for a model without.
-    :ivar image_size: width and height of the undistorted images of the newest keyframe.
-    :ivar map_frame: name of the frame of all poses and points; ``base_frame``: of the moving
-        frame; ``optical_frame``: of the camera.
-    :ivar T_base_optical: (4, 4) where the camera sits on the base.
-    :ivar T_map_world: (4, 4) where the engine's world lies, which is the first camera's optical
-        frame: a session that goes on with the map has the same world.
+    :ivar checkpoint_sha256: of the weights that made the descriptors; None for a model without.
+    :ivar image_size: width and height of the undistorted image of the newest keyframe.
+    :ivar map_frame: frame of all poses and points; ``base_frame`` moves.
+    :ivar T_base_optical: (4, 4) pose of the camera on the base.
+    :ivar T_map_world: (4, 4) pose of the engine's world, the first camera's optical frame. A
+        session that continues the map has the same world.
     :ivar metres_per_unit: length of the engine's unit; None: lengths are in map units.
-    :ivar scale_source: what it comes from, one of ``config.REPORTED_SCALE_SOURCES``.
+    :ivar scale_source: one of ``config.REPORTED_SCALE_SOURCES``.
     :ivar voxel_size: of the points.
-    :ivar saved_ns: when, nanoseconds since 1970.
+    :ivar saved_ns: nanoseconds since 1970.
     """
 
     r3_ros_version: str
@@ -54,7 +52,6 @@ class MapFacts:
 
     @property
     def unit(self) -> float:
-        """Return how long the engine's unit is in the map."""
         return 1.0 if self.metres_per_unit is None else self.metres_per_unit
 
 
@@ -69,7 +66,7 @@ class SavedKeyframes:
     :ivar confidences: (N, 2) float64 of the best edge, translation and rotation; NaN without one.
     :ivar variances: (N, 2) float64 of each axis: map units squared, radians squared.
     :ivar descriptors: (N, D) float32 unit vectors.
-    :ivar segments: (N,) int32: keyframes with one number were seen without a break in between.
+    :ivar segments: (N,) int32: keyframes of one segment were tracked without a break.
     """
 
     ids: np.ndarray
@@ -83,7 +80,6 @@ class SavedKeyframes:
     segments: np.ndarray
 
     def __len__(self) -> int:
-        """Return the number of keyframes."""
         return len(self.ids)
 
     def intrinsics(self, row: int) -> Intrinsics:
@@ -107,13 +103,12 @@ class SavedEdges:
     confidences: np.ndarray
 
     def __len__(self) -> int:
-        """Return the number of edges."""
         return len(self.source_ids)
 
 
 @dataclass(frozen=True, eq=False)
 class SavedTrajectory:
-    """Every pose on record, after all corrections.
+    """All poses after all corrections.
 
     :ivar stamps_ns: (P,) int64, rising.
     :ivar T_map_base: (P, 4, 4) float64.
@@ -123,7 +118,6 @@ class SavedTrajectory:
     T_map_base: np.ndarray
 
     def __len__(self) -> int:
-        """Return the number of poses."""
         return len(self.stamps_ns)
 
 
@@ -131,9 +125,8 @@ class SavedTrajectory:
 class SavedMap:
     """A map as it is saved and loaded.
 
-    :ivar points: in the map frame.
-    :ivar landmarks: of the predictor, in the map frame; None if it has none.
-    :ivar images: undistorted images of keyframes by id, as JPEG or PNG files; may be empty.
+    :ivar points: in the map frame, as are the predictor's ``landmarks``.
+    :ivar images: undistorted images of keyframes by id, encoded as JPEG or PNG.
     """
 
     facts: MapFacts
@@ -146,12 +139,11 @@ class SavedMap:
 
     @property
     def unit_name(self) -> str:
-        """Return the name of the unit of all lengths, for people."""
         return 'map units' if self.facts.metres_per_unit is None else 'm'
 
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the least and the greatest corner (3,) of the points; None without any."""
+        """Return the lowest and the highest corner (3,) of the points; None without any."""
         if not len(self.points):
             return None
         return self.points.points.min(axis=0), self.points.points.max(axis=0)
@@ -163,27 +155,27 @@ class SavedMap:
         return (int(stamps_ns[0]), int(stamps_ns[-1])) if len(stamps_ns) else None
 
     def require_model(self, info: ModelInfo, descriptor_size: int) -> None:
-        """Refuse to go on with another model than the map was made with.
+        """Check that descriptors of this model can be compared with those of the map.
 
-        :raises MapError: CHECKPOINT_MISMATCH. Descriptors of two models cannot be compared.
+        :raises MapError: CHECKPOINT_MISMATCH.
         """
         facts = self.facts
+        message = ''
         if facts.model_name != info.name:
-            raise MapError(
-                MapProblem.CHECKPOINT_MISMATCH,
+            message = (
                 f"the map was made by model '{facts.model_name}', this is '{info.name}': start "
-                f'with model.name {facts.model_name}, or map the place anew',
+                f'with model.name {facts.model_name}, or map the place anew'
             )
-        if facts.checkpoint_sha256 != info.checkpoint_sha256:
+        elif facts.checkpoint_sha256 != info.checkpoint_sha256:
             was, now = (str(sha)[:12] for sha in (facts.checkpoint_sha256, info.checkpoint_sha256))
-            raise MapError(
-                MapProblem.CHECKPOINT_MISMATCH,
+            message = (
                 f'the map was made with other weights (SHA-256 {was}..., these are {now}...): '
-                'start with those weights, or map the place anew',
+                'start with those weights, or map the place anew'
             )
-        if facts.descriptor_size != descriptor_size:
-            raise MapError(
-                MapProblem.CHECKPOINT_MISMATCH,
+        elif facts.descriptor_size != descriptor_size:
+            message = (
                 f'the map has descriptors of {facts.descriptor_size} numbers, this model gives '
-                f'{descriptor_size}: map the place anew',
+                f'{descriptor_size}: map the place anew'
             )
+        if message:
+            raise MapError(MapProblem.CHECKPOINT_MISMATCH, message)

@@ -1,4 +1,4 @@
-"""Writing a map: the folder appears whole or not at all."""
+"""Writing a map: the folder appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -26,12 +26,11 @@ def write_map(
     overwrite: bool = False,
     before_done: Callable[[], None] | None = None,
 ) -> int:
-    """Write a map folder and return its bytes.
+    """Write a map folder and return its size in bytes.
 
-    :param formats: that the points are written in beside PLY, any of ``map_layout.POINT_FORMATS``.
-    :param include_images: False leaves the images out: nobody can be found in the map then.
-    :param before_done: called before the folder gets its name; what it raises is passed on, and
-        nothing is left.
+    :param formats: of the points beside PLY, any of ``map_layout.POINT_FORMATS``.
+    :param include_images: False leaves the images out; no camera can be located in the map then.
+    :param before_done: called before the folder gets its name; if it raises, nothing is left.
     :raises OutputError: nothing was written.
     """
     with atomic_directory(path, overwrite, marker=map_layout.MANIFEST) as folder:
@@ -47,7 +46,7 @@ def write_map(
 def fill_map_folder(
     folder: Path, saved: SavedMap, formats: Collection[str], include_images: bool
 ) -> int:
-    """Write all but the manifest into a folder that has no name yet; return the images' count.
+    """Write all but the manifest; return the number of images.
 
     :raises OutputError: a file cannot be written.
     :raises OSError: likewise.
@@ -80,14 +79,13 @@ def write_points(path: Path | str, cloud: Cloud, kind: str, overwrite: bool = Tr
 
 
 def _write_arrays(path: Path, values: object, columns: dict[str, Column]) -> None:
-    """Write the attributes of an object that the layout names."""
     arrays = {}
     for name, column in columns.items():
         array = np.ascontiguousarray(getattr(values, name), dtype=column.dtype)
         if array.shape != column.shape:
             raise ValueError(f'{name} must have the shape {column.shape}, got {array.shape}')
         arrays[name] = array
-    np.savez(path, **arrays)  # type: ignore[arg-type]  # NumPy's stubs take them for options
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # NumPy's stubs expect options
 
 
 def _write_images(folder: Path, saved: SavedMap) -> int:
@@ -106,7 +104,6 @@ def _write_npz(file: BinaryIO, cloud: Cloud) -> None:
 
 
 def _write_pcd(file: BinaryIO, cloud: Cloud) -> None:
-    """Write a binary PCD 0.7 with the fields of the published clouds."""
     rows = np.empty(len(cloud), [(n, '<f4') for n in ('x', 'y', 'z', 'rgb', 'confidence')])
     for axis, name in enumerate('xyz'):
         rows[name] = cloud.points[:, axis]

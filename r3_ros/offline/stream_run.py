@@ -129,8 +129,9 @@ def run_source(
     :raises CalibrationError: the calibration does not fit the images.
     :raises MapError: the map cannot be used with this engine.
     """
-    result = RunResult(source.name, engine.predictor.info, camera=source.camera)
     config = engine.config
+    camera = source.camera_for(config.input.rectification)
+    result = RunResult(source.name, engine.predictor.info, camera=camera)
     frame_filter = FrameFilter(one_session(config.input))
     images = KeyframeImages()
     if saved is not None:
@@ -239,7 +240,7 @@ def undistorted_frames(
     source: Source, config: R3Config, max_frames: int | None
 ) -> Iterator[tuple[Frame, float]]:
     """Give undistorted frames, each with the milliseconds taken to read and undistort it."""
-    undistort = Undistorter(source.camera, config.input.rectification)
+    undistort = Undistorter(source.camera_for(config.input.rectification))
     began = time.perf_counter()
     for number, raw in enumerate(source, start=1):
         frame = undistort.frame(raw)
@@ -252,9 +253,8 @@ def undistorted_frames(
 class Undistorter:
     """Turns recorded frames into engine frames: undistorted, with matching intrinsics."""
 
-    def __init__(self, camera: CameraModel | None, rectification: str = 'auto') -> None:
+    def __init__(self, camera: CameraModel | None) -> None:
         self._camera = camera
-        self._rectify = rectification != 'off'
         self._size: tuple[int, int] | None = None
         self._rectifier: Rectifier | None = None
         self._intrinsics: Intrinsics | None = None
@@ -269,9 +269,8 @@ class Undistorter:
             # Later images of another size are rejected by the frame filter.
             self._size = (width, height)
             if self._camera is not None:
-                camera = self._camera.scaled_to(width, height)
-                self._rectifier = Rectifier(camera) if self._rectify else None
-                self._intrinsics = (self._rectifier or camera).intrinsics
+                self._rectifier = Rectifier(self._camera.scaled_to(width, height))
+                self._intrinsics = self._rectifier.intrinsics
         image = raw.image
         if self._rectifier is not None and (width, height) == self._size:
             image = self._rectifier.rectify(image)

@@ -68,7 +68,8 @@ def test_what_needs_an_extra_names_it(tmp_path, arguments, extra):
     cv2.imwrite(str(tmp_path / 'walk' / '0.png'), np.zeros((48, 64, 3), np.uint8))
     without = ('torch', 'safetensors', 'huggingface_hub')
     code = (
-        f'import sys; sys.modules.update(dict.fromkeys({without})); from r3_ros import cli\n'
+        f'import sys; sys.modules.update(dict.fromkeys({without}))\n'
+        'from r3_ros.commands import cli\n'
         f'sys.exit(cli.main({arguments}))'
     )
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}

@@ -21,7 +21,7 @@ from r3_ros.evaluation.step_errors import (
     step_errors,
     steps_between,
 )
-from r3_ros.evaluation.stream_results import guesses, run_predictor
+from r3_ros.evaluation.stream_results import baselines, run_predictor
 from r3_ros.evaluation.stream_tables import (
     by_confidence,
     falls,
@@ -134,7 +134,7 @@ def test_depth_has_a_scale_for_each_image_and_one_for_all():
     for scale in (1.0, 1.0, 2.0):
         errors.add(scale * truth, truth)
     np.testing.assert_allclose(errors.per_image, [[0, 1, 1]] * 3)
-    # The median ratio of all is 1: the third picture is wrong by 1.
+    # The median ratio of all is 1: the third image is wrong by 1.
     assert errors.abs_rel_one_scale == pytest.approx(1 / 3)
 
 
@@ -159,17 +159,17 @@ def test_an_image_without_truth_or_without_depth():
 
 
 def test_the_truth_is_taken_where_a_cropped_depth_map_looks():
-    """Pictures of 100 x 60 at half the size are 50 x 30, of which 2 rows are cut at each end."""
+    """Images of 100 x 60 at half the size are 50 x 30, of which 2 rows are cut at each end."""
     truth = np.arange(60.0)[:, None] + 1 + np.zeros(100)
-    picture = Intrinsics(80, 80, 49.5, 29.5, 100, 60)
-    own = picture.resized(50, 30).cropped(0, 2, 50, 26)
-    cut = truth_at_pixels(truth, own, picture)
+    image = Intrinsics(80, 80, 49.5, 29.5, 100, 60)
+    own = image.resized(50, 30).cropped(0, 2, 50, 26)
+    cut = truth_at_pixels(truth, own, image)
     # Row 0 of the map covers rows 4 and 5; the pixel between is the later one of the two.
     np.testing.assert_array_equal(cut[:, 0], np.arange(5, 57, 2) + 1)
     whole = truth_at_pixels(truth, own)
     assert whole[0, 0] == 2 and whole[-1, 0] == 59
     truth[:8] = 0
-    assert np.isnan(truth_at_pixels(truth, own, picture)[:2]).all()
+    assert np.isnan(truth_at_pixels(truth, own, image)[:2]).all()
 
 
 # Confidence
@@ -194,7 +194,7 @@ def test_what_is_not_known_is_in_no_fifth():
 # Streams
 
 
-def judged(folder, script=None, name='scripted'):
+def evaluated(folder, script=None, name='scripted'):
     sequence = RecordedSequence(folder)
     engine = Engine(scripted.ScriptedPredictor(script), R3Config())
     try:
@@ -217,7 +217,7 @@ def with_depth(folder, count, factor=1000.0):
 
 def test_an_exact_predictor_has_no_errors(tmp_path):
     folder = with_depth(write_folder(tmp_path / 'walk', count=12), 12)
-    sequence, result = judged(folder)
+    sequence, result = evaluated(folder)
     assert sequence.depth_stamps() == [stamp(i) for i in range(12)]
     assert len(result.estimate) == len(result.stamps_ns) == 12
     assert result.trajectory.ate_percent < 1e-5
@@ -229,7 +229,9 @@ def test_an_exact_predictor_has_no_errors(tmp_path):
 
 
 def test_poses_that_are_held_at_the_start_claim_nothing(tmp_path):
-    _, result = judged(write_folder(tmp_path / 'walk', count=12), scripted.Script(provisional=4))
+    _, result = evaluated(
+        write_folder(tmp_path / 'walk', count=12), scripted.Script(provisional=4)
+    )
     # The first, which defines the world, and those from the fifth on.
     assert result.estimate.stamps_ns.tolist() == [stamp(i) for i in (0, *range(4, 12))]
     unknown = np.isnan(result.steps.rotation_deg)
@@ -238,23 +240,23 @@ def test_poses_that_are_held_at_the_start_claim_nothing(tmp_path):
 
 def test_errors_of_an_unsure_frame_are_found_by_its_confidence(tmp_path):
     script = scripted.Script(rotation_noise=0.02, droughts=(5, 6, 7), drought_score=0.6)
-    _, result = judged(write_folder(tmp_path / 'walk', count=12), script)
+    _, result = evaluated(write_folder(tmp_path / 'walk', count=12), script)
     lowest = np.argsort(result.steps.confidence_rotation)[:3]
     assert sorted(lowest.tolist()) == [4, 5, 6]
 
 
-def test_guesses_are_judged_at_the_times_of_the_images(tmp_path):
+def test_baselines_are_evaluated_at_the_times_of_the_images(tmp_path):
     folder = with_depth(write_folder(tmp_path / 'walk', count=12), 12)
-    sequence, result = judged(folder)
-    straight, oracle = guesses(sequence, result.stamps_ns[:8])
+    sequence, result = evaluated(folder)
+    straight, oracle = baselines(sequence, result.stamps_ns[:8])
     # The circle is one motion again and again.
     assert len(straight.estimate) == 8 and straight.trajectory.ate_percent < 1e-4
-    # The first picture faces a wall, which has one depth; the others see it more and more aslant.
+    # The first image faces a wall, which has one depth; the others see it more and more aslant.
     flat = straight.depth.per_image[:, 0]
     assert len(flat) == 8 and flat[0] < 1e-6 and (np.diff(flat) > 0).all() and flat[-1] > 0.05
     assert oracle.trajectory is None and oracle.depth is None
     assert np.nanmax(oracle.steps.rotation_deg) < 1e-4
-    assert guesses(sequence, result.stamps_ns[:2]) == []
+    assert baselines(sequence, result.stamps_ns[:2]) == []
 
 
 def test_depth_of_distorted_images_is_left_out(tmp_path):
@@ -283,8 +285,8 @@ def test_the_truth_of_a_video_lies_beside_it_or_is_named(tmp_path):
 
 
 def test_a_table_has_a_row_for_each_group_and_predictor(tmp_path):
-    sequence, exact = judged(with_depth(write_folder(tmp_path / 'walk', count=12), 12))
-    results = [exact, *guesses(sequence, exact.stamps_ns)]
+    sequence, exact = evaluated(with_depth(write_folder(tmp_path / 'walk', count=12), 12))
+    results = [exact, *baselines(sequence, exact.stamps_ns)]
     other = [replace(r, sequence='second') for r in results]
     rows = grouped_errors([*results, *other])
     names = ['scripted', 'constant velocity', 'true previous step']
@@ -306,7 +308,7 @@ def test_a_table_has_a_row_for_each_group_and_predictor(tmp_path):
 
 
 def test_better_is_who_errs_less(tmp_path):
-    _, exact = judged(write_folder(tmp_path / 'walk', count=12))
+    _, exact = evaluated(write_folder(tmp_path / 'walk', count=12))
     row = replace(grouped_errors([exact])[0], ate_percent=2.0, rotation_deg=1.0, direction_deg=9.0)
     other = replace(row, predictor='other', ate_percent=1.0, rotation_deg=2.0, direction_deg=9.0)
     assert '| walk | other | worse | better | worse | - |' in tables_text([row, other])
@@ -314,8 +316,8 @@ def test_better_is_who_errs_less(tmp_path):
 
 def test_streams_without_enough_poses_are_counted(tmp_path):
     folder = write_folder(tmp_path / 'walk', count=12)
-    _, exact = judged(folder)
-    _, lost = judged(folder, scripted.Script(blackouts=range(1, 12)))
+    _, exact = evaluated(folder)
+    _, lost = evaluated(folder, scripted.Script(blackouts=range(1, 12)))
     assert lost.trajectory is None
     rows = grouped_errors([exact, replace(lost, sequence='dark')])
     assert rows[0].posed == pytest.approx(13 / 24)
@@ -323,7 +325,7 @@ def test_streams_without_enough_poses_are_counted(tmp_path):
 
 
 def test_figures_know_whether_errors_fall(tmp_path):
-    _, exact = judged(write_folder(tmp_path / 'walk', count=12))
+    _, exact = evaluated(write_folder(tmp_path / 'walk', count=12))
     row = replace(
         grouped_errors([exact])[0], depth_quintiles=(5, 4, 3, 2, 1), rotation_quintiles=()
     )
@@ -399,7 +401,7 @@ def test_names_make_names_of_files():
 @pytest.mark.parametrize(
     ('arguments', 'said'),
     [
-        (['-o', 'out'], 'name recordings with a groundtruth.txt, or ask for --worlds'),
+        (['-o', 'out'], 'name recordings with a groundtruth.txt, or use --worlds'),
         (['walk'], 'name the output of one r3 run, and its truth'),
         (['walk', 'walk', '--groundtruth', 'x'], 'name the output of one r3 run'),
         (['walk', '--model', 'r3'], 'name a folder for what comes out with --output'),
@@ -447,7 +449,7 @@ def test_streams_through_held_out_worlds_are_exact_and_of_their_kind():
         images = [raw.image for raw in source]
         K = source.camera.K
     assert len(images) == 3 and images[0].shape == (360, 480, 3)
-    # What one picture shows at its depth, the next one shows where the poses say.
+    # What one image shows at its depth, the next one shows where the poses say.
     first, second = (stream.depth(stamp) for stamp in stream.depth_stamps()[:2])
     v, u = np.mgrid[8:352:8, 8:472:8]
     z = first[v, u]

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 from r3_ros.commands.cli import main
+from r3_ros.core.config import R3Config, updated
 from r3_ros.core.errors import ConfigError, OutputError, SourceError
 from r3_ros.core.trajectory_file import PoseList, read_tum
 from r3_ros.input.bag_source import BagReader, stamp_of
@@ -12,6 +13,7 @@ from r3_ros.input.bag_writer import SequenceTopics, time_shift_ns, write_sequenc
 from r3_ros.input.camera_model import camera_model
 from r3_ros.input.open_source import open_source
 from r3_ros.input.source import RawFrame
+from r3_ros.offline.stream_run import undistorted_frames
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
 import scripted
@@ -36,7 +38,7 @@ def read(path, **options):
 
 
 @pytest.mark.parametrize('name', ['walk.mcap', 'walk'])
-def test_pictures_stamps_and_calibration_survive(tmp_path, name):
+def test_images_stamps_and_calibration_survive(tmp_path, name):
     written = frames()
     summary = write_sequence(tmp_path / name, written, LENS)
     assert (summary.frames, summary.shift_ns) == (6, 0)
@@ -49,7 +51,7 @@ def test_pictures_stamps_and_calibration_survive(tmp_path, name):
     assert os.listdir(tmp_path) == [name]
 
 
-def test_compressed_pictures_are_the_files_they_were(tmp_path):
+def test_compressed_images_are_the_files_they_were(tmp_path):
     folder = write_folder(tmp_path / 'seq', count=4, suffix='.jpg')
     topics = SequenceTopics(image='/cam/image', compressed=True)
     with open_source(folder) as source:
@@ -58,8 +60,8 @@ def test_compressed_pictures_are_the_files_they_were(tmp_path):
     kinds = {c.topic: c.msgtype for c in bag.connections}
     assert kinds['/cam/image/compressed'] == 'sensor_msgs/msg/CompressedImage'
     files = sorted((folder / 'rgb').iterdir())
-    pictures = [c for c in bag.connections if c.topic == '/cam/image/compressed']
-    for (connection, _, data), file in zip(bag.serialized(pictures), files, strict=True):
+    images = [c for c in bag.connections if c.topic == '/cam/image/compressed']
+    for (connection, _, data), file in zip(bag.serialized(images), files, strict=True):
         message = bag.deserialize(connection, data)
         assert message.format == 'jpeg' and message.data.tobytes() == file.read_bytes()
     bag.close()
@@ -82,7 +84,7 @@ def test_ground_truth_is_written_with_its_own_stamps(tmp_path):
     bag.close()
 
 
-def test_grey_pictures_are_written_as_mono8(tmp_path):
+def test_grey_images_are_written_as_mono8(tmp_path):
     grey = np.repeat(scripted.picture(WIDTH, HEIGHT)[..., :1], 3, axis=-1)
     write_sequence(tmp_path / 'a.mcap', [RawFrame(5, grey)], None)
     bag = BagReader(tmp_path / 'a.mcap')
@@ -110,7 +112,7 @@ def test_no_stamp_is_written_as_zero(tmp_path):
     assert time_shift_ns(1) == 0 and time_shift_ns(-5) == 10**9 + 5
 
 
-def test_truth_that_begins_before_the_pictures_is_shifted_with_them(tmp_path):
+def test_truth_that_begins_before_the_images_is_shifted_with_them(tmp_path):
     truth = PoseList(np.arange(-3, 3) * 10**9, np.tile(np.eye(4), (6, 1, 1)))
     summary = write_sequence(tmp_path / 'a.mcap', frames(start_ns=0), None, truth)
     assert summary.shift_ns == 4 * 10**9 and summary.first_ns == 4 * 10**9
@@ -122,9 +124,9 @@ def test_truth_that_begins_before_the_pictures_is_shifted_with_them(tmp_path):
 
 @pytest.mark.parametrize('stamps_ns', [[10**9, -1], [3 * 10**18]])
 def test_times_that_no_message_holds_are_refused(tmp_path, stamps_ns):
-    pictures = [RawFrame(stamp_ns, scripted.picture(WIDTH, HEIGHT)) for stamp_ns in stamps_ns]
+    images = [RawFrame(stamp_ns, scripted.picture(WIDTH, HEIGHT)) for stamp_ns in stamps_ns]
     with pytest.raises(SourceError, match='does not fit into a ROS message'):
-        write_sequence(tmp_path / 'a.mcap', pictures, None)
+        write_sequence(tmp_path / 'a.mcap', images, None)
     assert not os.listdir(tmp_path)
 
 
@@ -191,7 +193,7 @@ def test_both_storages_and_their_single_files(tmp_path, plugin):
         assert [f.stamp_ns for f in read(path)[1]] == [stamp(i) for i in range(3)]
 
 
-def test_several_picture_topics_must_be_chosen_from(tmp_path):
+def test_several_image_topics_must_be_chosen_from(tmp_path):
     messages = [(1, image_message(5))]
     bag = write_bag(tmp_path / 'bag', {'/left/image': messages, '/right/image': messages})
     with pytest.raises(SourceError, match='/left/image, /right/image'):
@@ -214,6 +216,21 @@ def test_rectified_images_are_known_by_their_topic(tmp_path, image, rectified, c
     assert source.camera.is_distorted != rectified
 
 
+@pytest.mark.parametrize('option', ['auto', 'on', 'off'])
+@pytest.mark.parametrize('name', ['image_rect', 'image_raw'])
+def test_recorded_images_are_undistorted_as_the_parameter_says(tmp_path, option, name):
+    topics = SequenceTopics(image=f'/cam/{name}')
+    write_sequence(tmp_path / 'a.mcap', frames(1), LENS, topics=topics)
+    config = updated(R3Config(), {'input.rectification': option})
+    with open_source(tmp_path / 'a.mcap') as source:
+        (raw,) = source
+        ((frame, _),) = undistorted_frames(source, config, None)
+    undone = option == 'on' or (option == 'auto' and name == 'image_raw')
+    assert (frame.image != raw.image).any() == undone
+    if option == 'off':
+        assert frame.intrinsics == source.calibration.intrinsics
+
+
 def test_forms_of_one_topic_are_no_choice_and_depth_comes_last(tmp_path):
     topics = ['/cam/image/compressedDepth', '/cam/image/compressed', '/cam/image']
     while topics:
@@ -222,7 +239,7 @@ def test_forms_of_one_topic_are_no_choice_and_depth_comes_last(tmp_path):
             assert source.connection.topic == topics.pop()
 
 
-def test_a_bag_without_pictures_says_what_it_holds(tmp_path):
+def test_a_bag_without_images_says_what_it_holds(tmp_path):
     text = STORE.types['std_msgs/msg/String'](data='hello')
     bag = write_bag(tmp_path / 'bag', {'/chatter': [(1, text)]})
     with pytest.raises(SourceError, match='no image topic; it holds /chatter'):
@@ -234,7 +251,7 @@ def test_a_missing_bag_is_named(tmp_path):
         BagReader(tmp_path / 'gone.mcap')
 
 
-def test_a_picture_topic_without_pictures_is_told(tmp_path):
+def test_an_image_topic_without_images_is_told(tmp_path):
     with Writer(tmp_path / 'bag', version=9) as writer:
         writer.add_connection('/camera/image', 'sensor_msgs/msg/Image', typestore=STORE)
     with pytest.raises(SourceError, match='has the topic /camera/image, but no image'):
@@ -256,7 +273,7 @@ def test_unusable_messages_are_skipped_and_counted(tmp_path):
         assert any(reason in warning for warning in source.warnings)
 
 
-def test_pictures_without_a_stamp_get_the_time_of_recording(tmp_path):
+def test_images_without_a_stamp_get_the_time_of_recording(tmp_path):
     messages = [(1000, image_message(0)), (2000, image_message(0))]
     source, found = read(write_bag(tmp_path / 'bag', {'/image': messages}))
     assert [f.stamp_ns for f in found] == [1000, 2000]
@@ -312,7 +329,7 @@ def test_the_command_makes_a_bag_of_any_input(tmp_path, capsys):
     truth = ['--groundtruth', str(folder / 'groundtruth.txt')]
     assert main(['bag', str(folder), str(tmp_path / 'a.mcap'), *truth, '--max-frames', '4']) == 0
     assert '4 frames' in capsys.readouterr().out
-    # A bag is an input too: raw pictures become compressed ones.
+    # A bag is an input too: raw images become compressed ones.
     again = ['--image-topic', '/cam/image', '--compressed']
     assert main(['bag', str(tmp_path / 'a.mcap'), str(tmp_path / 'b'), *again]) == 0
     source, found = read(tmp_path / 'b')

@@ -94,7 +94,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_scaling_moves_pixel_edges_not_centres():
     half = BARREL.scaled_to(376, 240)
-    # The left edge of the picture is at -0.5 before and after.
+    # The left edge of the image is at -0.5 before and after.
     assert half.K[0, 2] + 0.5 == pytest.approx((K[0, 2] + 0.5) / 2)
     assert half.K[0, 0] == pytest.approx(K[0, 0] / 2)
     assert half.D == BARREL.D
@@ -108,7 +108,7 @@ def test_scaling_refuses_another_shape():
 def test_region_and_binning_keep_rays():
     delivered = BARREL.with_roi_and_binning((100, 40, 400, 400), 2, 2)
     assert (delivered.width, delivered.height) == (200, 200)
-    # The ray through the full picture's pixel edge (100 - 0.5) is that through the new left edge.
+    # The ray through the full image's pixel edge (100 - 0.5) is that through the new left edge.
     ray = (100 - 0.5 - K[0, 2]) / K[0, 0]
     assert (-0.5 - delivered.K[0, 2]) / delivered.K[0, 0] == pytest.approx(ray)
     with pytest.raises(CalibrationError, match='region of interest'):
@@ -135,7 +135,7 @@ def test_undistorted_points_project_back(name):
 
 
 @pytest.mark.parametrize('name', LENSES)
-def test_rectified_pictures_are_pinhole_and_full(name):
+def test_rectified_images_are_pinhole_and_full(name):
     """A point lands where the new pinhole says, and no pixel is left without a source."""
     model = LENSES[name]
     rectifier = Rectifier(model)
@@ -155,7 +155,7 @@ def test_rectified_pictures_are_pinhole_and_full(name):
     np.testing.assert_allclose(centre, expected, atol=0.2)
 
 
-def test_without_distortion_the_picture_is_passed_through():
+def test_without_distortion_the_image_is_passed_through():
     rectifier = Rectifier(CameraModel(752, 480, K, 'plumb_bob', (0.0,) * 5))
     image = np.zeros((480, 752, 3), np.uint8)
     assert rectifier.is_identity and rectifier.rectify(image) is image

@@ -108,7 +108,7 @@ def test_the_rate_starts_anew_with_a_session():
     assert actions(gate, [100.0, 100.1, 50.0, 50.5, 51.0]) == [ACCEPT, DROP, RESET, DROP, ACCEPT]
 
 
-def test_a_stray_tiny_picture_does_not_end_the_session():
+def test_a_stray_tiny_image_does_not_end_the_session():
     gate = intake()
     gate.admit(START, 64, 48)
     verdict = gate.admit(START + SECOND, 1, 1)

@@ -1,4 +1,4 @@
-"""Every encoding against the picture it was made from, and everything that is no picture."""
+"""Every encoding against the image it was made from, and everything that is no image."""
 
 import math
 import zlib
@@ -18,33 +18,33 @@ from r3_ros.input.image_decoding import (
 HEIGHT, WIDTH = 48, 64
 
 
-def smooth_picture() -> np.ndarray:
-    """Return a colourful picture that survives subsampled colour and demosaicing."""
+def smooth_image() -> np.ndarray:
+    """Return a colourful image that survives subsampled colour and demosaicing."""
     rng = np.random.default_rng(3)
     coarse = rng.integers(30, 226, (4, 5, 3)).astype(np.uint8)
     return cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
 
 
-def yuv(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def yuv(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return Y, U, V by the BT.601 video-range formula that cameras use."""
-    r, g, b = np.moveaxis(picture.astype(float), -1, 0)
+    r, g, b = np.moveaxis(image.astype(float), -1, 0)
     y = 16 + (65.738 * r + 129.057 * g + 25.064 * b) / 256
     u = 128 + (-37.945 * r - 74.494 * g + 112.439 * b) / 256
     v = 128 + (112.439 * r - 94.154 * g - 18.285 * b) / 256
     return tuple(np.rint(plane).astype(np.uint8) for plane in (y, u, v))
 
 
-def encoded(picture: np.ndarray, encoding: str) -> np.ndarray:
-    """Write a picture in an encoding by its definition, not with OpenCV."""
-    grey = picture.mean(axis=-1).astype(np.uint8)
+def encoded(image: np.ndarray, encoding: str) -> np.ndarray:
+    """Write an image in an encoding by its definition, not with OpenCV."""
+    grey = image.mean(axis=-1).astype(np.uint8)
     alpha = np.full((HEIGHT, WIDTH, 1), 7, np.uint8)
-    y, u, v = yuv(picture)
+    y, u, v = yuv(image)
     if encoding in ('rgb8', 'rgba8'):
-        return np.concatenate([picture, alpha], axis=-1)[..., : len(encoding) - 1]
+        return np.concatenate([image, alpha], axis=-1)[..., : len(encoding) - 1]
     if encoding in ('bgr8', '8UC3'):
-        return picture[..., ::-1]
+        return image[..., ::-1]
     if encoding in ('bgra8', '8UC4'):
-        return np.concatenate([picture[..., ::-1], alpha], axis=-1)
+        return np.concatenate([image[..., ::-1], alpha], axis=-1)
     if encoding in ('mono8', '8UC1'):
         return grey
     if encoding in ('mono16', '16UC1'):
@@ -56,7 +56,7 @@ def encoded(picture: np.ndarray, encoding: str) -> np.ndarray:
         mosaic = np.empty((HEIGHT, WIDTH), np.uint8)
         for i, color in enumerate(order):
             place = np.s_[i // 2 :: 2, i % 2 :: 2]
-            mosaic[place] = picture[..., 'rgb'.index(color)][place]
+            mosaic[place] = image[..., 'rgb'.index(color)][place]
         return mosaic
     if encoding == 'nv12':
         chroma = np.stack([u[::2, ::2], v[::2, ::2]], axis=-1).reshape(HEIGHT // 2, WIDTH)
@@ -71,39 +71,37 @@ def encoded(picture: np.ndarray, encoding: str) -> np.ndarray:
 
 @pytest.mark.parametrize('padding', [0, 12])
 @pytest.mark.parametrize('encoding', ENCODINGS)
-def test_every_encoding_gives_the_picture(encoding, padding):
-    picture = smooth_picture()
-    pixels = encoded(picture, encoding)
+def test_every_encoding_gives_the_image(encoding, padding):
+    image = smooth_image()
+    pixels = encoded(image, encoding)
     rows = pixels.reshape(pixels.shape[0], -1)
     data = np.pad(rows, ((0, 0), (0, padding)), constant_values=99)
     step = data.shape[1]
     decoded = decode_raw(data.tobytes(), WIDTH, HEIGHT, encoding, step)
     assert decoded.shape == (HEIGHT, WIDTH, 3) and decoded.flags.c_contiguous
     if encoding.startswith(('mono', '8UC1', '16UC1')):
-        expected = np.repeat(picture.mean(axis=-1).astype(np.uint8)[..., None], 3, axis=-1)
+        expected = np.repeat(image.mean(axis=-1).astype(np.uint8)[..., None], 3, axis=-1)
         np.testing.assert_array_equal(decoded, expected)
         return
     exact = encoding.startswith(('rgb', 'bgr', '8UC'))
     inside = np.s_[2:-2, 2:-2]
-    difference = np.abs(decoded.astype(int) - picture)[inside]
+    difference = np.abs(decoded.astype(int) - image)[inside]
     # Half of the colour samples are interpolated; a swapped channel would cost over 30 levels.
     assert difference.max() == 0 if exact else difference.mean() < 6.0
 
 
 def test_big_endian_sixteen_bit():
-    grey = smooth_picture().mean(axis=-1).astype(np.uint8)
+    grey = smooth_image().mean(axis=-1).astype(np.uint8)
     data = (grey.astype(int) * 256 + 5).astype('>u2').tobytes()
     decoded = decode_raw(data, WIDTH, HEIGHT, 'mono16', 2 * WIDTH, is_bigendian=True)
     np.testing.assert_array_equal(decoded[..., 0], grey)
 
 
 def test_a_hint_decides_untyped_encodings():
-    picture = smooth_picture()
-    decoded = decode_raw(picture.tobytes(), WIDTH, HEIGHT, '8UC3', 3 * WIDTH, hint='rgb8')
-    np.testing.assert_array_equal(decoded, picture)
-    assert not np.array_equal(
-        decode_raw(picture.tobytes(), WIDTH, HEIGHT, '8UC3', 3 * WIDTH), picture
-    )
+    image = smooth_image()
+    decoded = decode_raw(image.tobytes(), WIDTH, HEIGHT, '8UC3', 3 * WIDTH, hint='rgb8')
+    np.testing.assert_array_equal(decoded, image)
+    assert not np.array_equal(decode_raw(image.tobytes(), WIDTH, HEIGHT, '8UC3', 3 * WIDTH), image)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +120,7 @@ def test_a_hint_decides_untyped_encodings():
 )
 def test_contradicting_messages_are_refused(change, message):
     content = {
-        'data': smooth_picture().tobytes(),
+        'data': smooth_image().tobytes(),
         'width': WIDTH,
         'height': HEIGHT,
         'encoding': 'rgb8',
@@ -139,14 +137,14 @@ def test_odd_sizes_that_an_encoding_cannot_have_are_refused():
 
 @pytest.mark.parametrize('suffix', ['.jpg', '.png', '.bmp', '.tif', '.webp', '.ppm'])
 def test_image_files(suffix):
-    image = smooth_picture()
+    image = smooth_image()
     data = cv2.imencode(suffix, image[..., ::-1])[1].tobytes()
     assert np.abs(decode_compressed(data).astype(int) - image).mean() < 3
     assert encoded_size(data) == (WIDTH, HEIGHT)
 
 
 def test_grey_and_sixteen_bit_files_become_rgb():
-    grey = smooth_picture()[..., 0]
+    grey = smooth_image()[..., 0]
     decoded = decode_compressed(cv2.imencode('.png', grey.astype(np.uint16) * 256)[1])
     np.testing.assert_array_equal(decoded, np.repeat(grey[..., None], 3, axis=-1))
 
@@ -154,13 +152,13 @@ def test_grey_and_sixteen_bit_files_become_rgb():
 @pytest.mark.parametrize('share', [0.1, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize('suffix', ['.jpg', '.png', '.bmp', '.tif', '.webp', '.ppm'])
 def test_cut_off_images_are_refused(suffix, share):
-    data = cv2.imencode(suffix, smooth_picture())[1].tobytes()
+    data = cv2.imencode(suffix, smooth_image())[1].tobytes()
     with pytest.raises(FrameError, match='cut off|damaged'):
         decode_compressed(data[: int(share * len(data))])
 
 
 def jpeg(*options: int) -> bytes:
-    return cv2.imencode('.jpg', smooth_picture(), options)[1].tobytes()
+    return cv2.imencode('.jpg', smooth_image(), options)[1].tobytes()
 
 
 def with_segment(data: bytes, marker: bytes, content: bytes) -> bytes:
@@ -198,7 +196,7 @@ def test_no_form_of_jpeg_hides_that_it_is_cut_off(kind):
 
 
 def test_bytes_behind_the_end_of_a_png_are_ignored():
-    data = cv2.imencode('.png', smooth_picture())[1].tobytes()
+    data = cv2.imencode('.png', smooth_image())[1].tobytes()
     np.testing.assert_array_equal(decode_compressed(data + bytes(500)), decode_compressed(data))
 
 

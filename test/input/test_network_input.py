@@ -1,4 +1,4 @@
-"""Pictures against those of the official loaders, and where pixels and intrinsics go with them."""
+"""Images against those of the official loaders, and where pixels and intrinsics go with them."""
 
 from io import BytesIO
 import json
@@ -32,7 +32,7 @@ from r3_ros.input.network_input import (
 
 GOLDEN = SHARED / 'parity/golden-preprocess.npz'
 HOUSE = SHARED / 'data/house_r3/rgb'
-#: Network goldens whose pixels were made from pictures of the house.
+#: Network goldens whose pixels were made from images of the house.
 HOUSE_GOLDENS = ('r3-small-house4', 'r3-small-portrait2', 'r3-small-eps2', 'r3-large-house2')
 DA3_GOLDENS = ('da3-small-house', 'da3metric-large-house')
 
@@ -81,22 +81,22 @@ def test_da3_pixels_are_the_official_ones(case):
         np.testing.assert_array_equal(prepared.pixels, golden[f'{case}.pixels'])
 
 
-def house_picture(name):
-    """Return the picture that a golden calls house/frame_00001.jpg, None if it is not here."""
+def house_image(name):
+    """Return the image that a golden calls house/frame_00001.jpg, None if it is not here."""
     path = HOUSE / f'{int(Path(name).stem.removeprefix("frame_")) - 1:06d}.jpg'
     return np.asarray(Image.open(path)) if path.exists() else None
 
 
 @pytest.mark.skipif(not HOUSE.exists(), reason='the house sequence is not here')
 @pytest.mark.parametrize('name', [*HOUSE_GOLDENS, *DA3_GOLDENS])
-def test_pictures_of_the_house_become_the_input_of_the_networks(name):
+def test_images_of_the_house_become_the_input_of_the_networks(name):
     path = SHARED / f'parity/golden-{name}.npz'
     if not path.exists():
         pytest.skip(f'{path.name} is not here')
     with np.load(path) as golden:
         compared = 0
         for frame, pixels in zip(golden['frames'], golden['pixels'], strict=True):
-            image = house_picture(frame)
+            image = house_image(frame)
             if image is None:
                 continue
             if name in DA3_GOLDENS:
@@ -156,7 +156,7 @@ def test_exif_orientations_are_what_pillow_makes_of_them(orientation):
         ((301, 217), R3Rule(224), (224, 224)),
         ((217, 301), R3Rule(224), (224, 224)),
         ((1920, 1080), R3Rule(rotate_clockwise_90=True), (280, 504)),
-        # 4:3 is wanted of the turned picture.
+        # 4:3 is wanted of the turned image.
         ((1920, 1080), R3Rule(crop_to_landscape=True), (504, 378)),
         ((1080, 1920), R3Rule(crop_to_landscape=True), (504, 378)),
         ((1920, 1080), R3Rule(crop_to_landscape=True, rotate_clockwise_90=True), (504, 378)),
@@ -224,7 +224,7 @@ def test_r3_inputs_are_whole_patches_no_longer_than_asked(width, height, rule, o
     geometry = r3_or_none(width, height, rule, orientation)
     # Nothing is refused that has a patch on its short side.
     short, long = sorted((width, height))
-    # Cropping for a landscape may cost a picture a quarter of its width or height.
+    # Cropping for a landscape may cost an image a quarter of its width or height.
     if short * rule.size / long >= 2 * PATCH and rule.size >= 2 * PATCH:
         assert geometry is not None
     assume(geometry is not None)
@@ -282,7 +282,7 @@ def test_the_long_side_at_224_is_rounded_from_the_ratio_of_the_sides(long, short
         (da3_geometry(320, 235, DA3Rule()), ['opencv cubic', 'opencv area']),
     ],
 )
-def test_the_filter_depends_on_whether_the_picture_grows(geometry, filters):
+def test_the_filter_depends_on_whether_the_image_grows(geometry, filters):
     assert [step.filter for step in geometry.steps if isinstance(step, Resize)] == filters
 
 
@@ -290,7 +290,7 @@ def test_the_filter_depends_on_whether_the_picture_grows(geometry, filters):
 
 
 def assert_pixels_are_where_the_geometry_says(width, height, prepare):
-    """Prepare a picture that says in red and green where each pixel was, and ask the result."""
+    """Prepare an image that says in red and green where each pixel was, and ask the result."""
     v, u = np.mgrid[:height, :width]
     per_pixel = 200.0 / (np.array([width, height]) - 1)
     levels = [25 + u * per_pixel[0], 25 + v * per_pixel[1], np.full_like(u, 128)]
@@ -396,7 +396,7 @@ def test_only_mirroring_orientations_give_a_mirrored_camera(orientation):
 
 
 @pytest.mark.parametrize('size', [(504, 280), (280, 504), (504, 14)])
-def test_a_picture_of_the_right_size_is_not_resampled(size):
+def test_an_image_of_the_right_size_is_not_resampled(size):
     image = noise(*size)
     for prepared in (prepare_r3(image, R3Rule()), prepare_da3(image, DA3Rule())):
         assert prepared.geometry.steps == ()
@@ -405,7 +405,7 @@ def test_a_picture_of_the_right_size_is_not_resampled(size):
         assert prepared.geometry.to_network(K) == K
 
 
-def test_a_picture_of_the_right_length_is_only_cropped():
+def test_an_image_of_the_right_length_is_only_cropped():
     image = noise(504, 284)
     np.testing.assert_array_equal(prepare_r3(image, R3Rule()).pixels, image[2:282])
     cropped = prepare_da3(image, DA3Rule(method='upper_bound_crop'))
@@ -414,7 +414,7 @@ def test_a_picture_of_the_right_length_is_only_cropped():
 
 @pytest.mark.parametrize('orientation', [1, 6])
 @pytest.mark.parametrize('size', [98, 224])
-def test_the_picture_is_not_modified_and_may_be_any_view(size, orientation):
+def test_the_image_is_not_modified_and_may_be_any_view(size, orientation):
     big = noise(2 * 140, 98)
     big.flags.writeable = False
     view = big[::-1, ::2]
@@ -431,7 +431,7 @@ def test_the_picture_is_not_modified_and_may_be_any_view(size, orientation):
     np.testing.assert_array_equal(view, copy)
 
 
-def test_one_geometry_serves_every_picture_of_a_stream():
+def test_one_geometry_serves_every_image_of_a_stream():
     geometry = r3_geometry(301, 217, R3Rule(98))
     for seed in range(3):
         image = noise(301, 217, seed)
@@ -441,7 +441,7 @@ def test_one_geometry_serves_every_picture_of_a_stream():
         geometry.apply(noise(300, 217))
 
 
-def test_a_huge_picture():
+def test_a_huge_image():
     prepared = prepare_r3(np.full((6000, 8000, 3), 200, np.uint8), R3Rule())
     assert prepared.pixels.shape == (378, 504, 3)
     assert np.all(prepared.pixels == 200)
@@ -464,14 +464,14 @@ def test_a_huge_picture():
         (np.zeros((13, 64, 3), np.uint8), '64x13'),
     ],
 )
-def test_what_is_no_picture_is_refused(image, reason):
+def test_what_is_no_image_is_refused(image, reason):
     for prepare, rule in ((prepare_r3, R3Rule()), (prepare_da3, DA3Rule())):
         with pytest.raises(FrameError, match=reason):
             prepare(image, rule)
 
 
 @pytest.mark.parametrize('source', [(5000, 100), (100, 5000), (30000, 14)])
-def test_a_picture_too_elongated_for_a_patch_is_refused(source):
+def test_an_image_too_elongated_for_a_patch_is_refused(source):
     asked = [lambda: r3_geometry(*source, R3Rule())]
     asked += [lambda: da3_geometry(*source, DA3Rule(400, 'upper_bound_crop'))]
     for geometry in asked:
@@ -487,7 +487,7 @@ def test_a_square_at_the_least_size_has_no_room_for_4_to_3():
     assert r3_geometry(100, 100, R3Rule(14, square_ok=True)).height == 14
 
 
-def test_a_picture_that_would_grow_without_bound_is_refused():
+def test_an_image_that_would_grow_without_bound_is_refused():
     with pytest.raises(FrameError, match='enlarged'):
         r3_geometry(14, 30000, R3Rule(224))
     with pytest.raises(FrameError, match='enlarged'):
@@ -539,7 +539,7 @@ def test_normalised_pixels_are_the_imagenet_ones():
 
 
 def test_normalised_does_not_guess_a_range():
-    # Bright and dark pictures have no effect on one another.
+    # Bright and dark images have no effect on one another.
     bright, dark = np.full((14, 14, 3), 250, np.uint8), np.zeros((14, 14, 3), np.uint8)
     both = normalised(np.stack([bright, dark]))
     np.testing.assert_array_equal(both[0], normalised(bright))
@@ -564,7 +564,7 @@ def test_fields_of_view_come_back(fov_v, fov_h, columns, rows):
     assert K.fov_x == pytest.approx(fov_h)
 
 
-def test_the_middle_of_the_picture_is_seen_straight_ahead():
+def test_the_middle_of_the_image_is_seen_straight_ahead():
     K = intrinsics_from_fov(math.pi / 2, 2 * math.atan(2.0), 504, 280)
     # Half the height away on each side at 45 degrees; the middle of 504 pixels is at 251.5.
     assert Intrinsics(126.0, 140.0, 251.5, 139.5, 504, 280).K == pytest.approx(K.K)

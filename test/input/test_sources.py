@@ -37,7 +37,7 @@ def test_a_calibration_given_goes_before_the_one_in_the_folder(tmp_path):
         open_source(tmp_path / 'seq', camera=tmp_path / 'gone.yaml')
 
 
-def test_without_times_pictures_come_in_natural_order_at_a_stated_rate(tmp_path):
+def test_without_times_images_come_in_natural_order_at_a_stated_rate(tmp_path):
     for i in (10, 9, 1, 2):
         cv2.imwrite(str(tmp_path / f'frame{i}.png'), np.full((8, 8, 3), i, np.uint8))
     source, frames = read(tmp_path)
@@ -47,25 +47,25 @@ def test_without_times_pictures_come_in_natural_order_at_a_stated_rate(tmp_path)
     assert source.camera is None
 
 
-def test_hidden_files_are_no_pictures(tmp_path):
+def test_hidden_files_are_no_images(tmp_path):
     for name in ('1.png', '._1.png', '2.png'):
         cv2.imwrite(str(tmp_path / name), np.zeros((8, 8, 3), np.uint8))
     assert [path.name for path in find_images(tmp_path)] == ['1.png', '2.png']
 
 
-def test_bare_times_go_to_the_pictures_in_order(tmp_path):
+def test_bare_times_go_to_the_images_in_order(tmp_path):
     folder = write_folder(tmp_path / 'seq', count=3)
     (folder / 'timestamps.txt').write_text('0.5\n1.5\n2.25\n')
     _, frames = read(folder)
     assert [frame.stamp_ns for frame in frames] == [500_000_000, 1_500_000_000, 2_250_000_000]
 
 
-def test_a_broken_picture_is_skipped_and_counted(tmp_path):
+def test_a_broken_image_is_skipped_and_counted(tmp_path):
     folder = write_folder(tmp_path / 'seq', suffix='.jpg')
-    pictures = find_images(folder)
-    pictures[3].write_bytes(pictures[3].read_bytes()[:300])
-    pictures[5].write_bytes(b'')
-    pictures[7].unlink()
+    images = find_images(folder)
+    images[3].write_bytes(images[3].read_bytes()[:300])
+    images[5].write_bytes(b'')
+    images[7].unlink()
     (folder / 'timestamps.txt').write_text('\n'.join(f'{i}.0 rgb/{i:06d}.jpg' for i in range(12)))
     source, frames = read(folder)
     assert [frame.stamp_ns // 10**9 for frame in frames] == [0, 1, 2, 4, 6, 8, 9, 10, 11]
@@ -74,18 +74,18 @@ def test_a_broken_picture_is_skipped_and_counted(tmp_path):
         assert any(f'{number:06d}.jpg' in w and reason in w for w in source.warnings)
 
 
-def test_many_broken_pictures_do_not_flood_the_warnings(tmp_path):
+def test_many_broken_images_do_not_flood_the_warnings(tmp_path):
     folder = write_folder(tmp_path / 'seq', count=30)
     for path in find_images(folder)[1:]:
-        path.write_bytes(b'no picture')
+        path.write_bytes(b'no image')
     source, frames = read(folder)
     assert len(frames) == 1 and source.skipped == 29 and len(source.warnings) == 6
 
 
-def test_a_folder_of_broken_pictures_alone_is_an_error(tmp_path):
+def test_a_folder_of_broken_images_alone_is_an_error(tmp_path):
     folder = write_folder(tmp_path / 'seq', count=2)
     for path in find_images(folder):
-        path.write_bytes(b'no picture')
+        path.write_bytes(b'no image')
     with pytest.raises(SourceError, match='no frame that can be decoded.*000000'):
         read(folder)
 

@@ -49,5 +49,5 @@ def test_a_cut_off_cloud_is_refused(tmp_path):
     write_ply(tmp_path / 'a.ply', cloud())
     data = (tmp_path / 'a.ply').read_bytes()
     (tmp_path / 'a.ply').write_bytes(data[:-100])
-    with pytest.raises(SourceError, match='no whole PLY'):
+    with pytest.raises(SourceError, match='no complete PLY'):
         read_ply(tmp_path / 'a.ply')

@@ -124,10 +124,10 @@ def test_rectification_can_be_switched_off(tmp_path):
     folder = write_folder(tmp_path / 'seq', count=1)
     text = (folder / 'camera.yaml').read_text().replace('[0, 0, 0, 0, 0]', '[-0.3, 0.1, 0, 0, 0]')
     (folder / 'camera.yaml').write_text(text)
-    raw = RawFrame(1, scripted.image())
-    camera = FolderSource(folder).camera
-    assert Undistorter(camera, 'off').frame(raw).image is raw.image
-    assert Undistorter(camera, 'auto').frame(raw).image is not raw.image
+    raw = RawFrame(1, scripted.picture())
+    source = FolderSource(folder)
+    assert Undistorter(source.camera_for('off')).frame(raw).image is raw.image
+    assert Undistorter(source.camera_for('auto')).frame(raw).image is not raw.image
 
 
 def test_the_command_writes_everything(tmp_path, predictor, capsys):

@@ -11,12 +11,12 @@ from r3_ros.core.geometry import make_T
 
 
 def test_the_library_example_follows_a_camera_that_moves_sideways(tmp_path):
-    pictures = tmp_path / 'rgb'
-    pictures.mkdir()
+    images = tmp_path / 'rgb'
+    images.mkdir()
     scene = classical_scene.room()
     for i in range(12):
         image, _ = classical_scene.draw(scene, make_T(np.eye(3), [0.06 * i, 0.0, 0.0]))
-        cv2.imwrite(str(pictures / f'{i:06d}.png'), image)
+        cv2.imwrite(str(images / f'{i:06d}.png'), image)
     camera = tmp_path / 'camera.yaml'
     K = classical_scene.INTRINSICS.K.ravel().tolist()
     camera.write_text(

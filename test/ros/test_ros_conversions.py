@@ -188,7 +188,7 @@ def test_good_calibration():
         (info(k=[-50.0, *K[1:]]), 'invalid', 'positive'),
         (info(d=[math.nan] * 5), 'invalid', 'finite'),
         (info(d=[0.1, 0.2]), 'invalid', 'coefficients'),
-        (info(width=80, height=48), 'size mismatch', 'not of the same shape'),
+        (info(width=80, height=48), 'size mismatch', 'another aspect ratio'),
         (info(roi=RegionOfInterest(x_offset=60, width=32, height=32)), 'invalid', 'not inside'),
     ],
 )

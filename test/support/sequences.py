@@ -59,7 +59,7 @@ def write_video(path: Path, count: int = 20, rate_hz: float = 10.0) -> Path:
 
 
 def write_textured_folder(folder: Path, count: int = 40) -> Path:
-    """Write pictures of a textured wall and a nearer box, passed by a camera moving sideways.
+    """Write images of a textured wall and a nearer box, passed by a camera moving sideways.
 
     Unlike those of :func:`write_folder` they show the motion, so any predictor can follow it.
     """

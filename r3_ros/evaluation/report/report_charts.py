@@ -1,4 +1,4 @@
-"""The figures of the report, as HTML images that need no other file."""
+"""Figures of the report, as embedded HTML images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CONFIDENCE_TOP = 2.0
 
 
 def _image(figure: Any, alt: str, kind: str = 'png') -> str:
-    """Return a figure as an image that lies in the page; ``jpeg`` keeps point clouds small."""
+    """Return a figure as an embedded image; ``jpeg`` keeps point clouds small."""
     data = base64.b64encode(encoded(figure, _DPI, kind)).decode()
     return f'<img alt="{escape(alt)}" src="data:image/{kind};base64,{data}">'
 
@@ -99,7 +99,7 @@ def timing_chart(run: RunData) -> str:
         _level(axes, float(np.median(periods)), 'time between frames')
     both = np.concatenate(list(lines.values()))
     both = both[np.isfinite(both)]
-    # A few frames that took very long would flatten all others.
+    # Few very slow frames would flatten all others.
     top = 1.25 * float(np.percentile(both, 99)) if len(both) else 1.0
     axes.set(ylim=(0, max(top, 1e-3)), ylabel='milliseconds')
     _over_time(axes, run.seconds)
@@ -108,7 +108,6 @@ def timing_chart(run: RunData) -> str:
 
 def _level(axes: Any, value: float, label: str) -> None:
     axes.axhline(value, color='0.4', lw=1, linestyle='--', zorder=4)
-    # Named at the right end, where the axis in x is a share of its width.
     axes.annotate(
         label, (1, value), xycoords=('axes fraction', 'data'), xytext=(-4, 3),
         textcoords='offset points', ha='right', fontsize=9, color='0.3', annotation_clip=True,
@@ -123,7 +122,7 @@ def _over_time(axes: Any, seconds: np.ndarray) -> None:
 
 
 def truth_figure(run: RunData) -> str:
-    """Return the path beside the true one, and its error over time, of an evaluated run."""
+    """Return path, true path and error over time of an evaluated run."""
     assert run.evaluation is not None and run.errors is not None
     errors = run.errors
     truth, estimate = (
@@ -132,5 +131,5 @@ def truth_figure(run: RunData) -> str:
     )
     seconds = np.array([float(text) for text in errors['stamp']]) - run.stamps_ns[0] / 1e9
     ate_percent = run.evaluation['trajectory']['ate_percent']
-    path = AlignedPath('as given out', estimate, errors['error_m'], seconds, ate_percent)
+    path = AlignedPath('before corrections', estimate, errors['error_m'], seconds, ate_percent)
     return _image(trajectory_figure(truth, [path]), 'The path and its error against the truth')

@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs no network and no other file."""
+"""The report: one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .run_data import load_run, RunData
 
 
 def write_report(folder: Path) -> None:
-    """Write ``report.html`` from the other files of a run's folder.
+    """Write ``report.html`` from the other files of a run.
 
     :raises SourceError: the folder holds no run.
     :raises OutputError: the file cannot be written.
@@ -122,8 +122,8 @@ def _warnings(run: RunData) -> str:
     if not run.summary.get('tracked_share'):
         warnings.insert(
             0,
-            'Nothing was tracked, so the poses below say nothing about a motion. A start needs '
-            'texture and a camera that moves sideways.',
+            'Nothing was tracked: the poses below are no estimates. Initialisation needs texture '
+            'and a camera that moves sideways.',
         )
     if camera.get('focal_length_estimated'):
         focal = (camera.get('undistorted') or {}).get('fx')
@@ -131,7 +131,7 @@ def _warnings(run: RunData) -> str:
         warnings.insert(
             0,
             f'The camera is not calibrated: its focal length was estimated{found}. A calibration '
-            'is worth more than anything else.',
+            'improves the accuracy most.',
         )
     if not warnings:
         return ''
@@ -140,7 +140,7 @@ def _warnings(run: RunData) -> str:
 
 
 def _scene(run: RunData) -> list[str]:
-    """Return the sections of trajectory and map; none without a pose."""
+    """Return the sections of trajectory and map; none without poses."""
     if run.trajectory is None:
         return []
     scene = level_scene(run.cloud, run.trajectory.T_world_camera)
@@ -164,7 +164,7 @@ def _scene(run: RunData) -> list[str]:
 
 
 def _unit(summary: dict[str, Any]) -> str:
-    """Return the unit of lengths; runs before there were metres do not name it."""
+    # Absent in runs of older versions.
     return str(summary.get('length_unit') or MAP_UNITS)
 
 

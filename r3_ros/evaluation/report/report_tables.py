@@ -10,7 +10,7 @@ from ...core.config import parameters
 from .run_data import RunData
 
 _NUMBER = ' class="number"'
-#: Changes of state that are listed, at most.
+#: Largest number of changes of state that are listed.
 _MAX_CHANGES = 60
 
 
@@ -19,16 +19,14 @@ def _table(rows: Iterable[str], head: str = '') -> str:
 
 
 def _row(cells: Sequence[str], numbers: Sequence[int] = (), tag: str = 'td') -> str:
-    """Return a row of a table; cells of these indices are numbers, which end aligned."""
-    return f'<tr>{"".join(_cell(c, i in numbers, tag) for i, c in enumerate(cells))}</tr>'
-
-
-def _cell(text: str, is_number: bool, tag: str) -> str:
-    return f'<{tag}{_NUMBER if is_number else ""}>{escape(text)}</{tag}>'
+    """Return a row of a table; ``numbers``: indices of cells that are aligned as numbers."""
+    kinds = (_NUMBER if i in numbers else '' for i in range(len(cells)))
+    row = (f'<{tag}{kind}>{escape(text)}</{tag}>' for text, kind in zip(cells, kinds, strict=True))
+    return f'<tr>{"".join(row)}</tr>'
 
 
 def timing_table(run: RunData) -> str:
-    """Return what each stage of a frame took."""
+    """Return the times of each stage of a frame."""
     columns, numbers = ('mean', 'median', 'p95', 'max'), range(1, 5)
     titles = ('stage (ms)', 'mean', 'median', '95th percentile', 'longest')
     rows = (
@@ -40,7 +38,7 @@ def timing_table(run: RunData) -> str:
 
 def errors_table(evaluation: dict[str, Any]) -> str:
     """Return the errors against the truth, before and after corrections."""
-    columns = {'as given out': evaluation['trajectory']}
+    columns = {'before corrections': evaluation['trajectory']}
     if evaluation.get('trajectory_final'):
         columns['after corrections'] = evaluation['trajectory_final']
     numbers = range(1, 1 + len(columns))
@@ -75,7 +73,7 @@ def _number(value: float | None, places: int) -> str:
 
 
 def checks_table(run: RunData) -> str:
-    """Return what was checked while the run was live."""
+    """Return the results of the checks of a live run."""
     return _table(
         f'<tr><td class="{"passed" if check["passed"] else "failed"}">'
         f'{"passed" if check["passed"] else "FAILED"}</td><td>{escape(check["name"])}</td>'
@@ -90,6 +88,8 @@ def details_tables(run: RunData) -> tuple[str, str]:
     frames, camera = summary.get('frames', {}), summary.get('camera', {})
     undistorted = camera.get('undistorted') or {}
     counts = {key: value for key, value in frames.items() if isinstance(value, int)}
+    defaults, config = {p.name: p.default for p in parameters()}, summary.get('config', {})
+    changed = [f'{name} = {v}' for name, v in config.items() if defaults.get(name) != v]
     about = {
         'source': str(summary.get('source')),
         'frames': ', '.join(f'{v} {k.replace("_", " ")}' for k, v in counts.items()),
@@ -99,7 +99,7 @@ def details_tables(run: RunData) -> tuple[str, str]:
         'distortion undone': str(camera.get('distortion_model', 'none')),
         'machine': ', '.join(f'{v}' for v in summary.get('machine', {}).values()) + ' cores',
         'versions': ', '.join(f'{k} {v}' for k, v in summary.get('versions', {}).items()),
-        'parameters not at their default': _changed(summary.get('config', {})) or 'none',
+        'parameters not at their default': ', '.join(changed) or 'none',
     }
     circumstances = (
         f'<tr><th>{name}</th><td>{escape(text)}</td></tr>' for name, text in about.items() if text
@@ -114,10 +114,3 @@ def details_tables(run: RunData) -> tuple[str, str]:
 
 def _counts(counts: dict[str, Any]) -> str:
     return ', '.join(f'{name.replace("_", " ")} {value}' for name, value in counts.items())
-
-
-def _changed(config: dict[str, Any]) -> str:
-    defaults = {parameter.name: parameter.default for parameter in parameters()}
-    return ', '.join(
-        f'{name} = {value}' for name, value in config.items() if defaults.get(name) != value
-    )

@@ -1,4 +1,4 @@
-"""What a report is made from: the files of a run, read back."""
+"""Reads the files of a run for the report."""
 
 from __future__ import annotations
 
@@ -37,11 +37,10 @@ class RunData:
 
     @property
     def seconds(self) -> np.ndarray:
-        """Return the times of the frames since the first, (N,) float64."""
         return (self.stamps_ns - self.stamps_ns[0]) / 1e9
 
     def column(self, name: str) -> np.ndarray:
-        """Return (N,) numbers of a column of frames.csv; NaN if there is none."""
+        """Return the (N,) numbers of a column of frames.csv; NaN if it is missing."""
         values = self.frames.get(name)
         if isinstance(values, np.ndarray):
             return values
@@ -51,7 +50,7 @@ class RunData:
 def load_run(folder: Path) -> RunData:
     """Read the folder of a run.
 
-    :raises SourceError: it is not one, or a file is damaged.
+    :raises SourceError: it is no run, or a file is damaged.
     """
     try:
         return _loaded(folder)
@@ -82,9 +81,9 @@ def _loaded(folder: Path) -> RunData:
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """Read a CSV file with a header into columns; a column of numbers becomes an array.
+    """Read a CSV file with a header; columns of numbers become arrays.
 
-    Stamps stay text: a double cannot hold them.
+    Stamps stay text, as a double cannot represent them.
 
     :raises SourceError: missing or without a header.
     """

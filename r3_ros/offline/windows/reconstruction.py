@@ -64,7 +64,8 @@ def reconstruct(
     :raises ModelError: memory holds fewer than two images, or a library is missing.
     """
     check_solver()
-    result = RunResult(source.name, predictor.info, camera=source.camera, mode='offline')
+    camera = source.camera_for(config.input.rectification)
+    result = RunResult(source.name, predictor.info, camera=camera, mode='offline')
     started = time.perf_counter()
     run = _WindowRun(predictor, config, result, depth_folder)
     with closing(_windows(source, predictor, config, max_frames, result, stop)) as steps:

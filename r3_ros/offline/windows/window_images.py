@@ -122,7 +122,7 @@ def collected_images(
     for number, raw in enumerate(source, start=1):
         height, width = raw.image.shape[:2]
         undistort = undistorters.setdefault(
-            (width, height), Undistorter(source.camera, config.input.rectification)
+            (width, height), Undistorter(source.camera_for(config.input.rectification))
         )
         name = names[raw.stamp_ns]
         try:

@@ -14,7 +14,6 @@ from ...core.datatypes import Intrinsics
 from ...core.errors import CalibrationError, FrameError
 from ...input.camera_model import camera_from_info, DISTORTION_SIZES, Rectifier
 from ...input.image_decoding import decode_message, ENCODINGS, UNTYPED
-from ...input.image_topics import is_rectified
 from ..outputs.messages import stamp_ns_of
 
 #: Stands for a camera whose images carry no frame_id.
@@ -161,12 +160,9 @@ def calibrate(
         model = model.scaled_to(width, height)
     except CalibrationError as error:
         return Calibration('size mismatch', f'CameraInfo is ignored: {error}')
-    if config.rectification == 'auto' and is_rectified(image_topic):
-        return Calibration('valid', problem, model.rectified().intrinsics)
-    if config.rectification == 'off' or not model.is_distorted:
-        return Calibration('valid', problem, model.intrinsics)
-    rectifier = Rectifier(model)
-    return Calibration('valid', problem, rectifier.intrinsics, rectifier)
+    rectifier = Rectifier(model.of_images(config.rectification, image_topic))
+    used = None if rectifier.is_identity else rectifier
+    return Calibration('valid', problem, rectifier.intrinsics, used)
 
 
 def same_calibration(first: CameraInfo | None, second: CameraInfo | None) -> bool:
