@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from r3_ros.core.config import R3Config, updated
+from r3_ros.core.config import R3Config
 from r3_ros.core.datatypes import Estimate, TrackingState
 from r3_ros.core.geometry import inverse, rotation_angle
+from r3_ros.core.parameter_fields import updated
 from r3_ros.core.trajectory_file import PoseList, read_tum
 from r3_ros.evaluation.trajectory_errors import evaluate_trajectory
 from r3_ros.factory import load_engine

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 from r3_ros.commands.parameters import as_markdown, as_text, as_yaml
-from r3_ros.core.config import flattened, load_config, parameters, R3Config
+from r3_ros.core.config import R3Config
+from r3_ros.core.config_file import load_config
+from r3_ros.core.parameter_fields import flattened, parameters
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,13 +37,13 @@ def test_yaml_holds_every_default_in_its_type():
     values = dict(flat(content))
     assert values == flattened(R3Config())
     # ROS is strict: 20 is no double.
-    assert all(type(values[p.name]) is p.kind for p in parameters())
-    assert load_config(STREAM_YAML) == R3Config()
+    assert all(type(values[p.name]) is p.kind for p in parameters(R3Config()))
+    assert load_config(STREAM_YAML, R3Config()) == R3Config()
 
 
 def test_every_parameter_is_listed_for_the_terminal():
     text = as_text()
-    for parameter in parameters():
+    for parameter in parameters(R3Config()):
         assert f'{parameter.name} = ' in text
         assert parameter.meta.help[:40] in text
 
@@ -64,7 +66,7 @@ def test_page_of_the_node_lists_its_topics():
 def test_page_of_the_node_lists_its_services_and_encodings():
     from r3_ros.input.image_decoding import ENCODINGS
 
-    source = (ROOT / 'r3_ros' / 'ros' / 'services.py').read_text()
+    source = (ROOT / 'r3_ros' / 'ros' / 'services' / 'services.py').read_text()
     listed = rows_of('Services')
     assert len(listed) == source.count('self._create(')
     assert all(f"'{service}'" in source for service in listed)

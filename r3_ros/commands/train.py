@@ -85,7 +85,7 @@ def _settings(args: argparse.Namespace) -> Any:
 
     :raises ConfigError: naming what is wrong.
     """
-    from ..core.config import updated
+    from ..core.parameter_fields import updated
     from ..learning.training.training_settings import load_settings, TrainingSettings
 
     changes = parsed_settings(args.set, TrainingSettings())
@@ -96,7 +96,7 @@ def _settings(args: argparse.Namespace) -> Any:
 
 def _listed(settings: Any) -> str:
     """Return every setting with its value, in words."""
-    from ..core.config import parameters
+    from ..core.parameter_fields import parameters
 
     lines = []
     for parameter in parameters(settings):

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from ...core.config import parameters
+from ...core.config import R3Config
+from ...core.parameter_fields import parameters
 from .run_data import RunData
 
 _NUMBER = ' class="number"'
@@ -117,7 +118,7 @@ def _counts(counts: dict[str, Any]) -> str:
 
 
 def _changed(config: dict[str, Any]) -> str:
-    defaults = {parameter.name: parameter.default for parameter in parameters()}
+    defaults = {parameter.name: parameter.default for parameter in parameters(R3Config())}
     return ', '.join(
         f'{name} = {value}' for name, value in config.items() if defaults.get(name) != value
     )

@@ -5,87 +5,82 @@ A file of settings is YAML with the groups below; ``r3 train --list`` prints the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 import re
 from typing import Any
 
-from ...core.config import load_config, Meta, parameters, updated
+from ...core.config_file import load_config
 from ...core.errors import ConfigError
+from ...core.parameter_fields import group, param, parameters, updated
 from ...model.variants import CameraOutput, PATCH, VARIANTS
 from ..synth.kinds import KINDS
 
 _LARGE = 10**9
 
 
-def _setting(default: Any, help: str, unit: str = '', **meta: Any) -> Any:
-    return field(default=default, metadata={'r3': Meta(help=help, unit=unit, **meta)})
-
-
 @dataclass(frozen=True)
 class DataSettings:
     """Clips, drawn and rendered as they are needed."""
 
-    kinds: str = _setting('room corridor street objects', 'kinds of world to learn from')
-    held_out_kinds: str = _setting('hall', 'kinds of world for validation alone')
-    sizes: str = _setting('168x126 168x98 126x168', 'sizes of the pictures, multiples of 14')
-    least_views: int = _setting(2, 'frames of a clip, at least', low=2, high=100)
-    most_views: int = _setting(24, 'frames of a clip, at most', low=2, high=100)
-    frames_per_step: int = _setting(
+    kinds: str = param('room corridor street objects', 'kinds of world to learn from')
+    held_out_kinds: str = param('hall', 'kinds of world for validation alone')
+    sizes: str = param('168x126 168x98 126x168', 'sizes of the pictures, multiples of 14')
+    least_views: int = param(2, 'frames of a clip, at least', low=2, high=100)
+    most_views: int = param(24, 'frames of a clip, at most', low=2, high=100)
+    frames_per_step: int = param(
         48, 'frames of all clips of a step on one device', low=2, high=_LARGE
     )
-    worlds: int = _setting(24, 'worlds alive at once on one device', low=1, high=_LARGE)
-    world_steps: int = _setting(240, 'steps after which a world is replaced', low=1, high=_LARGE)
-    path_frames: int = _setting(
+    worlds: int = param(24, 'worlds alive at once on one device', low=1, high=_LARGE)
+    world_steps: int = param(240, 'steps after which a world is replaced', low=1, high=_LARGE)
+    path_frames: int = param(
         360, 'frames of the path through a world, at 15 per second', low=30, high=10_000
     )
-    coarseness: float = _setting(3.0, 'size of texels against r3 synth', low=1.0, high=20.0)
-    variety: float = _setting(0.3, 'share of surfaces with the looks of any kind', low=0, high=1)
-    moving: float = _setting(0.4, 'share of worlds in which something moves', low=0, high=1)
-    effects: float = _setting(
+    coarseness: float = param(3.0, 'size of texels against r3 synth', low=1.0, high=20.0)
+    variety: float = param(0.3, 'share of surfaces with the looks of any kind', low=0, high=1)
+    moving: float = param(0.4, 'share of worlds in which something moves', low=0, high=1)
+    effects: float = param(
         0.5,
         'how often fog, shiny floors, motion blur, rolling shutters, JPEG, strong noise are drawn',
         low=0,
         high=1,
     )
-    recorded: float = _setting(
+    recorded: float = param(
         0.5, 'r3 finetune: share of steps that are of recordings', low=0, high=1
     )
-    unlabelled: float = _setting(
+    unlabelled: float = param(
         0.25, 'r3 finetune --video: share of steps that are of videos without truth', low=0, high=1
     )
-    tracks: int = _setting(64, 'tracked points of a clip', low=0, high=4096)
+    tracks: int = param(64, 'tracked points of a clip', low=0, high=4096)
 
 
 @dataclass(frozen=True)
 class LossSettings:
     """Weights of the losses; 0 leaves one out."""
 
-    depth: float = _setting(1.0, 'confidence-weighted depth', low=0, high=1000)
-    points: float = _setting(0.5, 'confidence-weighted points', low=0, high=1000)
-    edges: float = _setting(0.5, 'steps of log depth between pixels', low=0, high=1000)
-    rotation: float = _setting(2.0, 'relative rotations with their confidence', low=0, high=1000)
-    translation: float = _setting(2.0, 'relative translations with theirs', low=0, high=1000)
-    fov: float = _setting(1.0, 'fields of view', low=0, high=1000)
-    agreement: float = _setting(0.2, 'tracks and point maps agree', low=0, high=1000)
-    anchored_pose: float = _setting(0.2, 'poses carry static points home', low=0, high=1000)
-    anchored_points: float = _setting(0.2, 'points are where held poses say', low=0, high=1000)
+    depth: float = param(1.0, 'confidence-weighted depth', low=0, high=1000)
+    points: float = param(0.5, 'confidence-weighted points', low=0, high=1000)
+    edges: float = param(0.5, 'steps of log depth between pixels', low=0, high=1000)
+    rotation: float = param(2.0, 'relative rotations with their confidence', low=0, high=1000)
+    translation: float = param(2.0, 'relative translations with theirs', low=0, high=1000)
+    fov: float = param(1.0, 'fields of view', low=0, high=1000)
+    agreement: float = param(0.2, 'tracks and point maps agree', low=0, high=1000)
+    anchored_pose: float = param(0.2, 'poses carry static points home', low=0, high=1000)
+    anchored_points: float = param(0.2, 'points are where held poses say', low=0, high=1000)
     # Huber's function is steep by 0.05 at most: with 10 these are half of an absolute error.
-    unlabelled_agreement: float = _setting(
+    unlabelled_agreement: float = param(
         10.0, 'videos without truth: followed points and point maps agree', low=0, high=1000
     )
-    unlabelled_pose: float = _setting(
+    unlabelled_pose: float = param(
         10.0,
         'videos without truth: poses carry points to where other frames have them',
         low=0,
         high=1000,
     )
-    alpha_depth: float = _setting(0.2, 'reward of confidence in depth and points', low=0, high=100)
-    alpha_rotation: float = _setting(0.05, 'reward of confidence in rotation', low=0, high=100)
-    alpha_translation: float = _setting(
-        0.05, 'reward of confidence in translation', low=0, high=100
-    )
-    own_scale: bool = _setting(
+    alpha_depth: float = param(0.2, 'reward of confidence in depth and points', low=0, high=100)
+    alpha_rotation: float = param(0.05, 'reward of confidence in rotation', low=0, high=100)
+    alpha_translation: float = param(0.05, 'reward of confidence in translation', low=0, high=100)
+    own_scale: bool = param(
         True, "a prediction is divided by its own scale; else by the truth's (metric data)"
     )
 
@@ -94,19 +89,19 @@ class LossSettings:
 class OptimiserSettings:
     """Steps, their size and what is kept of them."""
 
-    steps: int = _setting(60_000, 'optimiser steps in all', low=1, high=_LARGE)
-    learning_rate: float = _setting(5e-4, 'at its highest', low=0, high=1)
-    final_share: float = _setting(0.01, 'of the learning rate at the end', low=0, high=1)
-    warm_up: int = _setting(
+    steps: int = param(60_000, 'optimiser steps in all', low=1, high=_LARGE)
+    learning_rate: float = param(5e-4, 'at its highest', low=0, high=1)
+    final_share: float = param(0.01, 'of the learning rate at the end', low=0, high=1)
+    warm_up: int = param(
         1000, 'steps until the learning rate is at its highest', low=0, high=_LARGE
     )
-    weight_decay: float = _setting(0.05, 'of AdamW, on matrices alone', low=0, high=10)
-    clip: float = _setting(1.0, 'largest norm of the gradient', low=1e-6, high=1e6)
-    ema: float = _setting(0.999, 'share of the average that a step keeps', low=0, high=1)
-    causal: float = _setting(
+    weight_decay: float = param(0.05, 'of AdamW, on matrices alone', low=0, high=10)
+    clip: float = param(1.0, 'largest norm of the gradient', low=1e-6, high=1e6)
+    ema: float = param(0.999, 'share of the average that a step keeps', low=0, high=1)
+    causal: float = param(
         0.5, 'share of steps with causal clips, the rest full context', low=0, high=1
     )
-    precision: str = _setting(
+    precision: str = param(
         'auto', 'auto: bf16 on a GPU that has it, else fp32', choices=('auto', 'fp32', 'bf16')
     )
 
@@ -115,23 +110,23 @@ class OptimiserSettings:
 class ReportSettings:
     """What is told and kept while training."""
 
-    log_every: int = _setting(50, 'steps between rows of the progress table', low=1, high=_LARGE)
-    validate_every: int = _setting(2000, 'steps between validations; 0: never', low=0, high=_LARGE)
-    save_every: int = _setting(500, 'steps between checkpoints', low=1, high=_LARGE)
-    validation_clips: int = _setting(32, 'clips of each validation set', low=1, high=_LARGE)
-    validation_views: int = _setting(8, 'frames of a validation clip', low=3, high=100)
+    log_every: int = param(50, 'steps between rows of the progress table', low=1, high=_LARGE)
+    validate_every: int = param(2000, 'steps between validations; 0: never', low=0, high=_LARGE)
+    save_every: int = param(500, 'steps between checkpoints', low=1, high=_LARGE)
+    validation_clips: int = param(32, 'clips of each validation set', low=1, high=_LARGE)
+    validation_views: int = param(8, 'frames of a validation clip', low=3, high=100)
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
     """All settings of a training."""
 
-    seed: int = _setting(0, 'decides the first weights and every clip', low=0, high=2**31 - 1)
-    variant: str = _setting('r3-tiny', 'the network that is trained')
-    data: DataSettings = field(default_factory=DataSettings)
-    loss: LossSettings = field(default_factory=LossSettings)
-    optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
-    report: ReportSettings = field(default_factory=ReportSettings)
+    seed: int = param(0, 'decides the first weights and every clip', low=0, high=2**31 - 1)
+    variant: str = param('r3-tiny', 'the network that is trained')
+    data: DataSettings = group(DataSettings)
+    loss: LossSettings = group(LossSettings)
+    optimiser: OptimiserSettings = group(OptimiserSettings)
+    report: ReportSettings = group(ReportSettings)
 
     def validate(self) -> None:
         """Check every value and how they fit together.
