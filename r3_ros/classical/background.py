@@ -21,12 +21,10 @@ class Background(Generic[T]):
     """
 
     def __init__(self, what: str):
-        """Name the thread; it starts with the first job."""
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=thread_name(what))
         self._pending: deque[tuple[int, Future[T]]] = deque()
 
     def __len__(self) -> int:
-        """Return how many results have not been taken."""
         return len(self._pending)
 
     def submit(self, due_step: int, job: Callable[[], T]) -> None:

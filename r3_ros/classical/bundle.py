@@ -70,7 +70,6 @@ class _Linearisation:
     """Residuals, Jacobians and normal equations at one state."""
 
     def __init__(self, adjuster: _Adjuster, T: np.ndarray, points: np.ndarray, factor: float):
-        """Linearise everything once; solving for several dampings is cheap afterwards."""
         p, n_free = adjuster.problem, adjuster.problem.free_count
         R = T[p.camera, :3, :3]
         in_camera = np.einsum('mij,mj->mi', R, points[p.point]) + T[p.camera, :3, 3]

@@ -58,7 +58,6 @@ class ClassicalPredictor:
     has_pose_token: bool = False
 
     def __init__(self, config: ClassicalConfig, with_depth: bool = True):
-        """Take the settings; nothing runs before the first frame."""
         cv2.setNumThreads(1)
         self._config = config
         self._with_depth = with_depth

@@ -62,7 +62,6 @@ class Evidence:
     """What one frame saw, laid out for comparing it with many others."""
 
     def __init__(self, frame: HeldFrame, landmarks: Landmarks, camera: Pinhole):
-        """Collect the landmarks that the frame's pose agrees with."""
         use = frame.seen.alive(landmarks) & landmarks.solid[frame.seen.slots]
         self._slots = frame.seen.slots[use]
         self._landmarks = landmarks

@@ -26,7 +26,6 @@ class Landmarks:
     """
 
     def __init__(self) -> None:
-        """Start empty."""
         self.position = np.zeros((0, 3))
         self.used = np.zeros(0, bool)
         self.solid = np.zeros(0, bool)
@@ -38,7 +37,6 @@ class Landmarks:
         self._free: list[int] = []
 
     def __len__(self) -> int:
-        """Return the number of landmarks in use."""
         return int(self.used.sum())
 
     def add(self, position: np.ndarray, frame_id: int, pixels: np.ndarray) -> np.ndarray:
@@ -57,7 +55,6 @@ class Landmarks:
         return slots
 
     def _grow(self) -> None:
-        """Make room for more slots."""
         old = len(self.used)
         self.position = np.concatenate([self.position, np.zeros((_GROWTH, 3))])
         self.used = np.concatenate([self.used, np.zeros(_GROWTH, bool)])
@@ -144,23 +141,18 @@ class HeldFrames:
     """The held frames by id, in order of id."""
 
     def __init__(self) -> None:
-        """Start empty."""
         self._frames: dict[int, HeldFrame] = {}
 
     def __contains__(self, frame_id: int) -> bool:
-        """Tell whether a frame is held."""
         return frame_id in self._frames
 
     def __getitem__(self, frame_id: int) -> HeldFrame:
-        """Return a held frame."""
         return self._frames[frame_id]
 
     def __iter__(self) -> Iterator[HeldFrame]:
-        """Go through the frames from the oldest on."""
         return iter(list(self._frames.values()))
 
     def __len__(self) -> int:
-        """Return how many frames are held."""
         return len(self._frames)
 
     def add(self, frame: HeldFrame) -> None:

@@ -79,7 +79,6 @@ class Relocaliser:
     """Matches lost pictures against keyframes; keeps what it described."""
 
     def __init__(self) -> None:
-        """Describe nothing before the first loss."""
         self._sift = cv2.SIFT.create()
         self._known: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 

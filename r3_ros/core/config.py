@@ -18,21 +18,8 @@ SMALLEST_IMAGE, LARGEST_IMAGE, PUBLISHED_IMAGE = 112, 1008, 504
 #: Encodings that an ambiguous image may have; ``input.image_decoding`` decodes all of these.
 ENCODING_HINTS = (
     '',
-    'rgb8',
-    'bgr8',
-    'rgba8',
-    'bgra8',
-    'mono8',
-    'mono16',
-    'bayer_rggb8',
-    'bayer_bggr8',
-    'bayer_gbrg8',
-    'bayer_grbg8',
-    'yuv422',
-    'uyvy',
-    'yuv422_yuy2',
-    'yuyv',
-    'nv12',
+    *'rgb8 bgr8 rgba8 bgra8 mono8 mono16 bayer_rggb8 bayer_bggr8 bayer_gbrg8 bayer_grbg8'.split(),
+    *'yuv422 uyvy yuv422_yuy2 yuyv nv12'.split(),
 )
 SCALE_SOURCES = ('none', 'fixed', 'model', 'odometry')
 #: Sources in a status or a saved map; ``user``: the scale was set by a service while running.
@@ -57,11 +44,7 @@ class InputConfig:
         choices=('auto', 'on', 'off'),
     )
     camera_info_timeout: float = param(
-        2.0,
-        'wait this long for a calibration, then estimate the focal length; 0: do not wait',
-        's',
-        0.0,
-        60.0,
+        2.0, 'time to wait for a calibration before estimating the focal length', 0.0, 60.0, 's'
     )
     frame_policy: str = param(
         'newest',
@@ -70,41 +53,25 @@ class InputConfig:
         choices=('newest', 'queue'),
     )
     queue_size: int = param(
-        30, 'frames held by frame_policy queue; the oldest is dropped beyond', low=1, high=1000
+        30, 'frames held by frame_policy queue; the oldest is dropped beyond', 1, 1000
     )
     max_rate: float = param(
-        0.0, 'process at most this many frames per second; 0: all', 'Hz', 0.0, 240.0, live=True
+        0.0, 'process at most this many frames per second; 0: all', 0.0, 240.0, 'Hz', live=True
     )
     max_age: float = param(
-        0.0, 'reject frames older than this by the ROS clock; 0: never', 's', 0.0, 60.0, live=True
+        0.0, 'reject frames older than this by the ROS clock; 0: never', 0.0, 60.0, 's', live=True
     )
     max_time_gap: float = param(
-        5.0,
-        'after a longer gap between frames the pose has to be confirmed again; 0: off',
-        's',
-        0.0,
-        3600.0,
-        live=True,
+        5.0, 'confirm the pose anew after a longer gap; 0: off', 0.0, 3600.0, 's', live=True
     )
     max_frozen_time: float = param(
-        0.5,
-        'no poses once the camera has repeated an identical image for this long; 0: no check, for '
-        'simulated cameras without noise',
-        's',
-        0.0,
-        3600.0,
-        live=True,
+        0.5, 'no poses after this long with identical images; 0: off', 0.0, 3600.0, 's', live=True
     )
     on_time_jump_back: str = param(
         'reset', 'what to do when time jumps back', choices=('reset', 'ignore', 'error'), live=True
     )
     time_jump_threshold: float = param(
-        0.5,
-        'a smaller step back in time is a frame out of order, which is dropped',
-        's',
-        0.01,
-        60.0,
-        live=True,
+        0.5, 'a smaller jump back drops the frame as out of order', 0.01, 60.0, 's', live=True
     )
     on_resolution_change: str = param(
         'reset', 'what to do when the image size changes', choices=('reset', 'reject'), live=True
@@ -125,12 +92,7 @@ class ModelConfig:
         '', 'weights file (.safetensors) for R3, of any size; empty: found by model.name'
     )
     image_size: int = param(
-        0,
-        'long side of the images that R3 processes, a multiple of 14 from 112 on; 0: as in '
-        'training, 504 if the weights do not state it',
-        'pixels',
-        0,
-        LARGEST_IMAGE,
+        0, 'long side in R3, a multiple of 14 from 112; 0: as trained', 0, LARGEST_IMAGE, 'pixels'
     )
     precision: str = param(
         'auto',
@@ -139,12 +101,7 @@ class ModelConfig:
     )
     depth: bool = param(True, 'compute dense depth; off saves time where only poses are needed')
     depth_every: int = param(
-        1,
-        'R3 computes depth for keyframes and for every N-th frame; 0: for keyframes only',
-        'frames',
-        0,
-        300,
-        live=True,
+        1, 'R3: depth of keyframes and every N-th frame; 0: no others', 0, 300, 'frames', live=True
     )
     device: str = param(
         'auto',
@@ -158,11 +115,7 @@ class MemoryConfig:
     """Memory limits of R3: 23 MiB a frame at 504x280 in bf16, twice as much in fp32."""
 
     max_gpu_mib: int = param(
-        2048,
-        'cached frames on the device of R3; its context must fit',
-        'MiB',
-        16,
-        1_048_576,
+        2048, 'cached frames on the device of R3; its context must fit', 16, 1_048_576, 'MiB'
     )
     oom_policy: str = param(
         'shrink',
@@ -173,19 +126,10 @@ class MemoryConfig:
         live=True,
     )
     max_host_mib: int = param(
-        8192,
-        'cached frames in host memory beyond those on the device, and the images of all frames; a '
-        'frame that does not fit is recomputed from its image when it is needed',
-        'MiB',
-        0,
-        1_048_576,
+        8192, 'cached frames in host memory and the images of all frames', 0, 1_048_576, 'MiB'
     )
     recomputed_per_frame: int = param(
-        4,
-        'frames recomputed from their images per new frame at most; others wait for the next',
-        'frames',
-        1,
-        64,
+        4, 'cached frames recomputed from their images per new frame, at most', 1, 64, 'frames'
     )
 
 
@@ -193,9 +137,9 @@ class MemoryConfig:
 class ClassicalConfig:
     """The classical predictor: features, triangulation, bundle adjustment, plane sweep."""
 
-    max_features: int = param(700, 'corners tracked per frame', low=100, high=4000)
-    window_keyframes: int = param(7, 'keyframes adjusted by bundle adjustment', low=3, high=30)
-    depth_planes: int = param(64, 'depth hypotheses of the plane sweep', low=16, high=256)
+    max_features: int = param(700, 'corners tracked per frame', 100, 4000)
+    window_keyframes: int = param(7, 'keyframes adjusted by bundle adjustment', 3, 30)
+    depth_planes: int = param(64, 'depth hypotheses of the plane sweep', 16, 256)
 
 
 @dataclass(frozen=True)
@@ -206,15 +150,15 @@ class OfflineConfig:
         32,
         'frames of a window, fewer if memory is short; R3 was trained on 4 to 32, r3_long on 32 '
         'to 100; 0: as many as memory allows',
-        'frames',
         0,
         10_000,
+        'frames',
     )
     overlap_frames: int = param(
-        8, 'frames that a window shares with earlier ones', 'frames', 2, 100
+        8, 'frames that a window shares with earlier ones', 2, 100, 'frames'
     )
     max_memory_mib: int = param(
-        8192, 'memory of one window on the device, without the weights', 'MiB', 16, 1_048_576
+        8192, 'memory of one window on the device, without the weights', 16, 1_048_576, 'MiB'
     )
 
 
@@ -223,35 +167,21 @@ class StreamConfig:
     """The context: held frames that a new frame is related to."""
 
     recent_frames: int = param(
-        5, 'newest frames held, keyframes or not, always in the context', low=1, high=64
+        5, 'newest frames held, keyframes or not, always in the context', 1, 64
     )
-    recent_keyframes: int = param(6, 'newest keyframes always in the context', low=1, high=64)
-    retrieved_keyframes: int = param(
-        6, 'keyframes added to the context by retrieval', low=0, high=64
-    )
+    recent_keyframes: int = param(6, 'newest keyframes always in the context', 1, 64)
+    retrieved_keyframes: int = param(6, 'keyframes added to the context by retrieval', 0, 64)
     retrieval_similarity: float = param(
-        1.0, 'weight of descriptor similarity in retrieval', low=0.0, high=10.0, live=True
+        1.0, 'weight of descriptor similarity in retrieval', 0.0, 10.0, live=True
     )
     retrieval_overlap: float = param(
-        1.0,
-        'weight of view overlap, from the predicted pose, in retrieval; 0: off',
-        low=0.0,
-        high=10.0,
-        live=True,
+        1.0, 'weight of predicted view overlap in retrieval; 0: off', 0.0, 10.0, live=True
     )
     retrieval_confidence: float = param(
-        0.2,
-        'weight of the confidence of recent matches in retrieval; 0: off',
-        low=0.0,
-        high=10.0,
-        live=True,
+        0.2, 'weight of recent match confidence in retrieval; 0: off', 0.0, 10.0, live=True
     )
     retrieval_hysteresis: float = param(
-        0.05,
-        'a retrieved keyframe is replaced only by one whose score is better by this',
-        low=0.0,
-        high=10.0,
-        live=True,
+        0.05, 'score margin needed to replace a retrieved keyframe', 0.0, 10.0, live=True
     )
 
 
@@ -263,42 +193,22 @@ class LoopConfig:
         True, 'reject edges that contradict the pose, and use them to close loops'
     )
     min_frames: int = param(
-        3, 'frames that must agree on a correction', 'frames', 1, 10, live=True
+        3, 'frames that must agree on a correction', 1, 10, 'frames', live=True
     )
     min_keyframes: int = param(
-        3, 'old keyframes that must agree on a correction', low=1, high=10, live=True
+        3, 'old keyframes that must agree on a correction', 1, 10, live=True
     )
     scale_drift: float = param(
-        0.01,
-        'standard deviation of the scale drift from one keyframe to the next; 0: no drift',
-        low=0.0,
-        high=0.5,
-        live=True,
+        0.01, 'standard deviation of scale drift per keyframe; 0: no drift', 0.0, 0.5, live=True
     )
     kernel_width: float = param(
-        3.0,
-        'residual at which an edge that closes a loop loses half its weight',
-        'standard deviations',
-        0.5,
-        100.0,
-        live=True,
+        3.0, "residual that halves a loop's weight", 0.5, 100.0, 'standard deviations', live=True
     )
     new_segment_after: int = param(
-        30,
-        'frames lost until a new segment begins, joined later if known places are seen again; 0: '
-        'never',
-        'frames',
-        0,
-        10_000,
-        live=True,
+        30, 'lost frames before a new segment begins; 0: never', 0, 10_000, 'frames', live=True
     )
     apply_after: int = param(
-        10,
-        'frames from closing a loop to applying its correction, which is computed meanwhile',
-        'frames',
-        1,
-        300,
-        live=True,
+        10, 'delay from closing a loop to applying its correction', 1, 300, 'frames', live=True
     )
 
 
@@ -312,30 +222,22 @@ class ScaleConfig:
         "network), odometry (the robot's own)",
         choices=SCALE_SOURCES,
     )
-    fixed: float = param(1.0, 'length of a map unit, for source fixed', 'm', 1e-4, 1e4, live=True)
+    fixed: float = param(1.0, 'length of a map unit, for source fixed', 1e-4, 1e4, 'm', live=True)
     bootstrap_frames: int = param(
-        5, 'keyframes of the first estimate by the metric depth network', low=1, high=100
+        5, 'keyframes of the first estimate by the metric depth network', 1, 100
     )
     check_every: int = param(
-        10,
-        'after the first estimate, re-estimated every N keyframes; 0 disables',
-        low=0,
-        high=1000,
-        live=True,
+        10, 'then re-estimated every N keyframes; 0 disables', 0, 1000, live=True
     )
     min_translation: float = param(
-        1.0, 'motion by odometry needed for the first estimate', 'm', 0.05, 100.0
+        1.0, 'motion by odometry needed for the first estimate', 0.05, 100.0, 'm'
     )
     lock: bool = param(True, 'keep the first estimate; off: follow later ones slowly', live=True)
     require_metric_for_tf: bool = param(
         True, "do not correct a robot's odometry, which is in metres, before the scale is known"
     )
     drift_warn_ratio: float = param(
-        1.1,
-        'warn when the newest estimate differs from the one in use by this factor',
-        low=1.0,
-        high=10.0,
-        live=True,
+        1.1, 'warn if the newest estimate differs from the used one by this', 1.0, 10.0, live=True
     )
 
 
@@ -353,32 +255,21 @@ class KeyframeConfig:
         0.985,
         'mode overlap, while the camera pose is unknown: admit a frame whose similarity to every '
         'keyframe is below this',
-        low=0.0,
-        high=1.0,
+        0.0,
+        1.0,
         live=True,
     )
     overlap_threshold: float = param(
-        0.8,
-        'admit a frame whose overlap with every related keyframe is below this',
-        low=0.0,
-        high=1.0,
-        live=True,
+        0.8, 'admit a frame whose overlap with all keyframes is below this', 0.0, 1.0, live=True
     )
     token_threshold: float = param(
-        0.95,
-        'admit a frame whose pose token has a similarity below this to those of keyframes',
-        low=0.0,
-        high=1.0,
-        live=True,
+        0.95, 'admit a frame whose pose token similarity is below this', 0.0, 1.0, live=True
     )
     max_interval: int = param(
-        30, 'admit a frame after this many without a keyframe', 'frames', 1, 1000, live=True
+        30, 'admit a frame after this many without a keyframe', 1, 1000, 'frames', live=True
     )
     max_keyframes: int = param(
-        2000,
-        'keyframes held at most; fewer if the predictor has no memory for them',
-        low=4,
-        high=100_000,
+        2000, 'keyframes held at most; fewer if the predictor has no memory for them', 4, 100_000
     )
 
 
@@ -387,21 +278,16 @@ class TrackingConfig:
     """When a pose may be published."""
 
     low_confidence_ratio: float = param(
-        0.4, 'LOW_CONFIDENCE below this ratio to the usual score', low=0.0, high=1.0, live=True
+        0.4, 'LOW_CONFIDENCE below this ratio to the usual score', 0.0, 1.0, live=True
     )
     lost_ratio: float = param(
-        0.15, 'no pose below this ratio to the usual score', low=0.0, high=1.0, live=True
+        0.15, 'no pose below this ratio to the usual score', 0.0, 1.0, live=True
     )
     lost_after_frames: int = param(
-        3, 'frames without a pose until the state is LOST', 'frames', 1, 100, live=True
+        3, 'frames without a pose until the state is LOST', 1, 100, 'frames', live=True
     )
     recover_frames: int = param(
-        3,
-        'consecutive agreeing frames that end LOST; twice as many if their scores are low',
-        'frames',
-        1,
-        30,
-        live=True,
+        3, 'agreeing frames that end LOST; twice as many at low scores', 1, 30, 'frames', live=True
     )
     publish_when_lost: bool = param(
         False, 'while LOST repeat the last pose with a huge covariance', live=True
@@ -413,21 +299,10 @@ class RelocaliseConfig:
     """Relocalisation in a loaded map."""
 
     min_frames: int = param(
-        3,
-        'consecutive frames that must agree on a pose in a loaded map; twice as many if their '
-        'scores are low',
-        'frames',
-        1,
-        100,
-        live=True,
+        3, 'agreeing frames needed; twice as many at low scores', 1, 100, 'frames', live=True
     )
     timeout: float = param(
-        30.0,
-        'after this time without success the loaded map is dropped and a new session begins',
-        's',
-        0.1,
-        3600.0,
-        live=True,
+        30.0, 'drop the loaded map and begin a new session after this', 0.1, 3600.0, 's', live=True
     )
 
 
@@ -436,25 +311,13 @@ class CovarianceConfig:
     """From confidence to covariance. A heuristic: see docs/conventions.md."""
 
     translation_scale: float = param(
-        0.02,
-        'standard deviation of an edge of nominal score, relative to its length',
-        low=1e-6,
-        high=10.0,
-        live=True,
+        0.02, 'standard deviation of a nominal edge, relative to its length', 1e-6, 10.0, live=True
     )
     rotation_scale: float = param(
-        0.01,
-        'standard deviation of an edge of nominal score, relative to its angle',
-        low=1e-6,
-        high=10.0,
-        live=True,
+        0.01, 'standard deviation of a nominal edge, relative to its angle', 1e-6, 10.0, live=True
     )
     unscaled_factor: float = param(
-        100.0,
-        'factor on the published translation block while the metric scale is unknown',
-        low=1.0,
-        high=1e6,
-        live=True,
+        100.0, 'factor on the translation block while the scale is unknown', 1.0, 1e6, live=True
     )
 
 
@@ -462,25 +325,19 @@ class CovarianceConfig:
 class PointsConfig:
     """The points of a depth map."""
 
-    stride: int = param(2, 'use every N-th pixel', 'pixels', 1, 32, live=True)
-    min_confidence: float = param(
-        1.0, 'drop pixels of lower confidence', low=0.0, high=1000.0, live=True
-    )
+    stride: int = param(2, 'use every N-th pixel', 1, 32, 'pixels', live=True)
+    min_confidence: float = param(1.0, 'drop pixels of lower confidence', 0.0, 1000.0, live=True)
     confidence_percentile: float = param(
-        20.0, 'drop this share of the least confident pixels', '%', 0.0, 99.0, live=True
+        20.0, 'drop this share of the least confident pixels', 0.0, 99.0, '%', live=True
     )
-    min_range: float = param(0.05, 'drop nearer points', 'map units', 0.0, 1000.0, live=True)
+    min_range: float = param(0.05, 'drop nearer points', 0.0, 1000.0, 'map units', live=True)
     max_range: float = param(
-        20.0, 'drop farther points; 0: keep all', 'map units', 0.0, 1000.0, live=True
+        20.0, 'drop farther points; 0: keep all', 0.0, 1000.0, 'map units', live=True
     )
     edge_threshold: float = param(
-        0.05,
-        'drop pixels at relative depth steps above this (flying pixels); 0: off',
-        low=0.0,
-        high=1.0,
-        live=True,
+        0.05, 'drop pixels at larger relative depth steps; 0: off', 0.0, 1.0, live=True
     )
-    max_points: int = param(100_000, 'points per cloud', 'points', 1000, 2_000_000, live=True)
+    max_points: int = param(100_000, 'points per cloud', 1000, 2_000_000, 'points', live=True)
     organized: bool = param(False, 'publish clouds in the shape of the image', live=True)
 
 
@@ -490,21 +347,16 @@ class MapConfig:
 
     enabled: bool = param(True, 'build the map')
     voxel_size: float = param(
-        0.01, 'edge of a voxel, which holds one point', 'map units', 0.001, 5.0
+        0.01, 'edge of a voxel, which holds one point', 0.001, 5.0, 'map units'
     )
     max_points: int = param(
-        2_000_000, 'points of the map; the oldest are dropped first', 'points', 10_000, 20_000_000
+        2_000_000, 'points of the map; the oldest are dropped first', 10_000, 20_000_000, 'points'
     )
     publish_period: float = param(
-        2.0, 'publish the map at most this often', 's', 0.1, 600.0, live=True
+        2.0, 'publish the map at most this often', 0.1, 600.0, 's', live=True
     )
     max_publish_points: int = param(
-        500_000,
-        'points of a published map; larger ones are thinned out',
-        'points',
-        1000,
-        10_000_000,
-        live=True,
+        500_000, 'points of a published map, thinned to fit', 1000, 10_000_000, 'points', live=True
     )
     directory: str = param(
         '', 'folder for relative names of maps and trajectories; empty: r3_maps in the ROS home'
@@ -523,26 +375,26 @@ class OccupancyConfig:
 
     enabled: bool = param(False, 'publish ~/occupancy; needs a known metric scale (scale.source)')
     publish_period: float = param(
-        5.0, 'publish the grid at most this often', 's', 0.5, 600.0, live=True
+        5.0, 'publish the grid at most this often', 0.5, 600.0, 's', live=True
     )
-    resolution: float = param(0.05, 'edge of a cell', 'm', 0.01, 1.0, live=True)
+    resolution: float = param(0.05, 'edge of a cell', 0.01, 1.0, 'm', live=True)
     min_height: float = param(
-        0.1, 'points higher above the floor are obstacles', 'm', 0.01, 10.0, live=True
+        0.1, 'points higher above the floor are obstacles', 0.01, 10.0, 'm', live=True
     )
     max_height: float = param(
-        1.5, 'points higher above the floor than this are ignored', 'm', 0.02, 100.0, live=True
+        1.5, 'points higher above the floor than this are ignored', 0.02, 100.0, 'm', live=True
     )
     estimate_floor: bool = param(
         True, 'estimate the floor from the map; off: it is at floor_height', live=True
     )
     floor_height: float = param(
-        0.0, 'z of the floor in map, if it is not estimated', 'm', -100.0, 100.0, live=True
+        0.0, 'z of the floor in map, if it is not estimated', -100.0, 100.0, 'm', live=True
     )
     min_points: int = param(
-        5, 'points needed for an occupied or a floor cell', 'points', 1, 1000, live=True
+        5, 'points needed for an occupied or a floor cell', 1, 1000, 'points', live=True
     )
     max_cells: int = param(
-        4_000_000, 'larger grids are refused', 'cells', 1000, 100_000_000, live=True
+        4_000_000, 'larger grids are refused', 1000, 100_000_000, 'cells', live=True
     )
 
 
@@ -551,7 +403,7 @@ class TrajectoryConfig:
     """The record of past poses."""
 
     max_poses: int = param(
-        200_000, 'poses held; the oldest are dropped first', 'poses', 100, 10_000_000
+        200_000, 'poses held; the oldest are dropped first', 100, 10_000_000, 'poses'
     )
 
 
@@ -559,12 +411,12 @@ class TrajectoryConfig:
 class DiagnosticsConfig:
     """When /diagnostics warns."""
 
-    period: float = param(1.0, 'time between diagnostics', 's', 0.1, 10.0)
+    period: float = param(1.0, 'time between diagnostics', 0.1, 10.0, 's')
     min_rate: float = param(
-        1.0, 'warn below this rate of processed frames', 'Hz', 0.0, 240.0, live=True
+        1.0, 'warn below this rate of processed frames', 0.0, 240.0, 'Hz', live=True
     )
     max_latency: float = param(
-        0.5, 'warn above this age of a pose when it is published', 's', 0.0, 60.0, live=True
+        0.5, 'warn above this age of a pose when it is published', 0.0, 60.0, 's', live=True
     )
 
 
@@ -584,22 +436,22 @@ class R3Config:
     tf_publish_rate: float = param(
         20.0,
         'repeat map -> odom at this rate; 0: only with each frame',
-        'Hz',
         0.0,
         100.0,
+        'Hz',
         live=True,
     )
     transform_tolerance: float = param(
-        0.1, 'date map -> odom this far ahead', 's', 0.0, 5.0, live=True
+        0.1, 'date map -> odom this far ahead', 0.0, 5.0, 's', live=True
     )
     tf_lookup_timeout: float = param(
-        0.2, 'wait this long for a transform', 's', 0.0, 5.0, live=True
+        0.2, 'wait this long for a transform', 0.0, 5.0, 's', live=True
     )
     planar: bool = param(
         False, 'limit map -> odom to x, y and yaw, for a robot on a floor', live=True
     )
     path_max_size: int = param(
-        1024, 'keyframe poses in the published path', 'poses', 1, 100_000, live=True
+        1024, 'keyframe poses in the published path', 1, 100_000, 'poses', live=True
     )
     input: InputConfig = group(InputConfig)
     model: ModelConfig = group(ModelConfig)

@@ -42,9 +42,9 @@ class Meta:
 def param(
     default: Any,
     help: str,
-    unit: str = '',
     low: float | None = None,
     high: float | None = None,
+    unit: str = '',
     choices: tuple[str, ...] = (),
     live: bool = False,
 ) -> Any:

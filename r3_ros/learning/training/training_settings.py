@@ -26,60 +26,53 @@ class DataSettings:
     kinds: str = param('room corridor street objects', 'kinds of world to learn from')
     held_out_kinds: str = param('hall', 'kinds of world for validation alone')
     sizes: str = param('168x126 168x98 126x168', 'sizes of the pictures, multiples of 14')
-    least_views: int = param(2, 'frames of a clip, at least', low=2, high=100)
-    most_views: int = param(24, 'frames of a clip, at most', low=2, high=100)
-    frames_per_step: int = param(
-        48, 'frames of all clips of a step on one device', low=2, high=_LARGE
-    )
-    worlds: int = param(24, 'worlds alive at once on one device', low=1, high=_LARGE)
-    world_steps: int = param(240, 'steps after which a world is replaced', low=1, high=_LARGE)
+    least_views: int = param(2, 'frames of a clip, at least', 2, 100)
+    most_views: int = param(24, 'frames of a clip, at most', 2, 100)
+    frames_per_step: int = param(48, 'frames of all clips of a step on one device', 2, _LARGE)
+    worlds: int = param(24, 'worlds alive at once on one device', 1, _LARGE)
+    world_steps: int = param(240, 'steps after which a world is replaced', 1, _LARGE)
     path_frames: int = param(
-        360, 'frames of the path through a world, at 15 per second', low=30, high=10_000
+        360, 'frames of the path through a world, at 15 per second', 30, 10_000
     )
-    coarseness: float = param(3.0, 'size of texels against r3 synth', low=1.0, high=20.0)
-    variety: float = param(0.3, 'share of surfaces with the looks of any kind', low=0, high=1)
-    moving: float = param(0.4, 'share of worlds in which something moves', low=0, high=1)
+    coarseness: float = param(3.0, 'size of texels against r3 synth', 1.0, 20.0)
+    variety: float = param(0.3, 'share of surfaces with the looks of any kind', 0, 1)
+    moving: float = param(0.4, 'share of worlds in which something moves', 0, 1)
     effects: float = param(
         0.5,
         'how often fog, shiny floors, motion blur, rolling shutters, JPEG, strong noise are drawn',
-        low=0,
-        high=1,
+        0,
+        1,
     )
-    recorded: float = param(
-        0.5, 'r3 finetune: share of steps that are of recordings', low=0, high=1
-    )
+    recorded: float = param(0.5, 'r3 finetune: share of steps that are of recordings', 0, 1)
     unlabelled: float = param(
-        0.25, 'r3 finetune --video: share of steps that are of videos without truth', low=0, high=1
+        0.25, 'r3 finetune --video: share of steps that are of videos without truth', 0, 1
     )
-    tracks: int = param(64, 'tracked points of a clip', low=0, high=4096)
+    tracks: int = param(64, 'tracked points of a clip', 0, 4096)
 
 
 @dataclass(frozen=True)
 class LossSettings:
     """Weights of the losses; 0 leaves one out."""
 
-    depth: float = param(1.0, 'confidence-weighted depth', low=0, high=1000)
-    points: float = param(0.5, 'confidence-weighted points', low=0, high=1000)
-    edges: float = param(0.5, 'steps of log depth between pixels', low=0, high=1000)
-    rotation: float = param(2.0, 'relative rotations with their confidence', low=0, high=1000)
-    translation: float = param(2.0, 'relative translations with theirs', low=0, high=1000)
-    fov: float = param(1.0, 'fields of view', low=0, high=1000)
-    agreement: float = param(0.2, 'tracks and point maps agree', low=0, high=1000)
-    anchored_pose: float = param(0.2, 'poses carry static points home', low=0, high=1000)
-    anchored_points: float = param(0.2, 'points are where held poses say', low=0, high=1000)
+    depth: float = param(1.0, 'confidence-weighted depth', 0, 1000)
+    points: float = param(0.5, 'confidence-weighted points', 0, 1000)
+    edges: float = param(0.5, 'steps of log depth between pixels', 0, 1000)
+    rotation: float = param(2.0, 'relative rotations with their confidence', 0, 1000)
+    translation: float = param(2.0, 'relative translations with theirs', 0, 1000)
+    fov: float = param(1.0, 'fields of view', 0, 1000)
+    agreement: float = param(0.2, 'tracks and point maps agree', 0, 1000)
+    anchored_pose: float = param(0.2, 'poses carry static points home', 0, 1000)
+    anchored_points: float = param(0.2, 'points are where held poses say', 0, 1000)
     # Huber's function is steep by 0.05 at most: with 10 these are half of an absolute error.
     unlabelled_agreement: float = param(
-        10.0, 'videos without truth: followed points and point maps agree', low=0, high=1000
+        10.0, 'videos without truth: followed points and point maps agree', 0, 1000
     )
     unlabelled_pose: float = param(
-        10.0,
-        'videos without truth: poses carry points to where other frames have them',
-        low=0,
-        high=1000,
+        10.0, 'videos without truth: poses carry points to where other frames have them', 0, 1000
     )
-    alpha_depth: float = param(0.2, 'reward of confidence in depth and points', low=0, high=100)
-    alpha_rotation: float = param(0.05, 'reward of confidence in rotation', low=0, high=100)
-    alpha_translation: float = param(0.05, 'reward of confidence in translation', low=0, high=100)
+    alpha_depth: float = param(0.2, 'reward of confidence in depth and points', 0, 100)
+    alpha_rotation: float = param(0.05, 'reward of confidence in rotation', 0, 100)
+    alpha_translation: float = param(0.05, 'reward of confidence in translation', 0, 100)
     own_scale: bool = param(
         True, "a prediction is divided by its own scale; else by the truth's (metric data)"
     )
@@ -89,18 +82,14 @@ class LossSettings:
 class OptimiserSettings:
     """Steps, their size and what is kept of them."""
 
-    steps: int = param(60_000, 'optimiser steps in all', low=1, high=_LARGE)
-    learning_rate: float = param(5e-4, 'at its highest', low=0, high=1)
-    final_share: float = param(0.01, 'of the learning rate at the end', low=0, high=1)
-    warm_up: int = param(
-        1000, 'steps until the learning rate is at its highest', low=0, high=_LARGE
-    )
-    weight_decay: float = param(0.05, 'of AdamW, on matrices alone', low=0, high=10)
-    clip: float = param(1.0, 'largest norm of the gradient', low=1e-6, high=1e6)
-    ema: float = param(0.999, 'share of the average that a step keeps', low=0, high=1)
-    causal: float = param(
-        0.5, 'share of steps with causal clips, the rest full context', low=0, high=1
-    )
+    steps: int = param(60_000, 'optimiser steps in all', 1, _LARGE)
+    learning_rate: float = param(5e-4, 'at its highest', 0, 1)
+    final_share: float = param(0.01, 'of the learning rate at the end', 0, 1)
+    warm_up: int = param(1000, 'steps until the learning rate is at its highest', 0, _LARGE)
+    weight_decay: float = param(0.05, 'of AdamW, on matrices alone', 0, 10)
+    clip: float = param(1.0, 'largest norm of the gradient', 1e-6, 1e6)
+    ema: float = param(0.999, 'share of the average that a step keeps', 0, 1)
+    causal: float = param(0.5, 'share of steps with causal clips, the rest full context', 0, 1)
     precision: str = param(
         'auto', 'auto: bf16 on a GPU that has it, else fp32', choices=('auto', 'fp32', 'bf16')
     )
@@ -110,18 +99,18 @@ class OptimiserSettings:
 class ReportSettings:
     """What is told and kept while training."""
 
-    log_every: int = param(50, 'steps between rows of the progress table', low=1, high=_LARGE)
-    validate_every: int = param(2000, 'steps between validations; 0: never', low=0, high=_LARGE)
-    save_every: int = param(500, 'steps between checkpoints', low=1, high=_LARGE)
-    validation_clips: int = param(32, 'clips of each validation set', low=1, high=_LARGE)
-    validation_views: int = param(8, 'frames of a validation clip', low=3, high=100)
+    log_every: int = param(50, 'steps between rows of the progress table', 1, _LARGE)
+    validate_every: int = param(2000, 'steps between validations; 0: never', 0, _LARGE)
+    save_every: int = param(500, 'steps between checkpoints', 1, _LARGE)
+    validation_clips: int = param(32, 'clips of each validation set', 1, _LARGE)
+    validation_views: int = param(8, 'frames of a validation clip', 3, 100)
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
     """All settings of a training."""
 
-    seed: int = param(0, 'decides the first weights and every clip', low=0, high=2**31 - 1)
+    seed: int = param(0, 'decides the first weights and every clip', 0, 2**31 - 1)
     variant: str = param('r3-tiny', 'the network that is trained')
     data: DataSettings = group(DataSettings)
     loss: LossSettings = group(LossSettings)

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 from r3_ros.classical.background import Background
-from r3_ros.core.threads import Mailbox, THREAD_PREFIX, Worker
+from r3_ros.core.threads import Mailbox, RepeatingThread, THREAD_PREFIX
 
 #: Long enough to be a hang, never waited for when all is well.
 LONG_S = 20.0
@@ -111,7 +111,7 @@ def test_the_worker_repeats_its_job_reports_errors_and_goes_on():
         if len(rounds) in (2, 3):
             raise ValueError(f'round {len(rounds)}')
 
-    worker = Worker('test', job, errors.append)
+    worker = RepeatingThread('test', job, errors.append)
     worker.start()
     assert enough.wait(LONG_S)
     assert worker.stop(LONG_S)
@@ -133,7 +133,7 @@ def test_a_reporter_that_fails_does_not_end_the_worker(capfd):
             enough.set()
         raise RuntimeError('reporter')
 
-    worker = Worker('test', job, on_error)
+    worker = RepeatingThread('test', job, on_error)
     worker.start()
     assert enough.wait(LONG_S)
     assert worker.stop(LONG_S)
@@ -148,7 +148,7 @@ def test_stop_tells_a_job_that_does_not_end():
         inside.set()
         release.wait(LONG_S)
 
-    worker = Worker('test', job, lambda error: None)
+    worker = RepeatingThread('test', job, lambda error: None)
     worker.start()
     assert inside.wait(LONG_S)
     assert worker.stop(0.01) is False
@@ -159,14 +159,14 @@ def test_stop_tells_a_job_that_does_not_end():
 
 def test_the_job_may_stop_its_own_worker():
     ended = []
-    worker = Worker('test', lambda: ended.append(worker.stop(LONG_S)), lambda error: None)
+    worker = RepeatingThread('test', lambda: ended.append(worker.stop(LONG_S)), lambda error: None)
     worker.start()
     worker._thread.join(LONG_S)
     assert ended == [False] and worker.stop(0.0)
 
 
 def test_a_worker_that_never_started_is_stopped():
-    assert Worker('test', lambda: None, lambda error: None).stop(0.0)
+    assert RepeatingThread('test', lambda: None, lambda error: None).stop(0.0)
 
 
 def test_every_thread_of_the_package_has_a_name_of_ours():
