@@ -16,7 +16,7 @@ from pathlib import Path
 
 from classical_sequences import load_sequence, StreamStandIn
 import numpy as np
-from r3_ros.classical import backend as upkeep
+from r3_ros.classical import backend
 from r3_ros.classical import odometry
 from r3_ros.core.datatypes import DepthMap, Intrinsics
 from r3_ros.evaluation.depth_errors import DepthErrors, read_depth, truth_at_pixels
@@ -40,7 +40,7 @@ def main() -> int:
         return present in true_ids or wants(self, slots, pixels)
 
     odometry.Odometry._wants_keyframe = wants_or_has_truth
-    upkeep.SWEEP_PAUSE = 1
+    backend.SWEEP_PAUSE = 1
     stream = StreamStandIn()
     errors = DepthErrors()
     for present, frame in enumerate(load_sequence(args.folder).read()):

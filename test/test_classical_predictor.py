@@ -7,7 +7,7 @@ from classical_scene import draw, frame_of, INTRINSICS, room, turn_only, wander
 import cv2
 import numpy as np
 import pytest
-from r3_ros.classical import backend as upkeep
+from r3_ros.classical import backend
 from r3_ros.classical.classical_predictor import ClassicalPredictor
 from r3_ros.classical.describe import describe
 from r3_ros.core.config import ClassicalConfig
@@ -132,7 +132,7 @@ def test_confidence_orders_the_errors_and_its_reference_is_a_usual_score(walk):
 def test_corrections_leave_the_engine_with_the_predictors_own_poses(walk):
     _, stream = walk
     held = stream.predictor._odometry.frames
-    own = {f.frame_id: f.announced for f in held if f.announced is not None}
+    own = {f.frame_id: f.reported for f in held if f.reported is not None}
     assert len(own) > 5
     for frame_id, T in own.items():
         assert np.abs(stream.poses[frame_id] - T).max() < 1e-6
@@ -353,7 +353,7 @@ def test_an_error_in_the_background_surfaces(make, monkeypatch):
 
         return fail
 
-    monkeypatch.setattr(upkeep, 'job', broken)
+    monkeypatch.setattr(backend, 'adjustment_job', broken)
     with pytest.raises(ArithmeticError, match='singular'):
         make().run(room(), wander(40))
 
@@ -361,8 +361,8 @@ def test_an_error_in_the_background_surfaces(make, monkeypatch):
 def test_close_ends_the_threads(make):
     before = set(threading.enumerate())
     stream = make(depth=True).run(room(), wander(40))
-    started = {t.name.split('_')[0] for t in set(threading.enumerate()) - before}
-    assert started == {'r3-bundle', 'r3-sweep'}
+    started = {t.name.rsplit('_', 1)[0] for t in set(threading.enumerate()) - before}
+    assert started == {'r3_bundle', 'r3_sweep'}
     stream.predictor.close()
     assert set(threading.enumerate()) <= before
 

@@ -13,11 +13,10 @@ T = TypeVar('T')
 
 
 class Background(Generic[T]):
-    """One thread that works through jobs in order.
+    """One thread that runs jobs in order.
 
-    A result is taken a fixed number of steps after its job was queued, never earlier, and the
-    taker waits if it is not ready: what a result can influence does not depend on how fast the
-    machine happens to be.
+    A result is taken a fixed number of steps after its job was queued, never earlier, and taking
+    waits until it is ready: results do not depend on the speed of the machine.
     """
 
     def __init__(self, what: str):
@@ -39,12 +38,12 @@ class Background(Generic[T]):
         return results
 
     def drop(self) -> None:
-        """Forget all jobs; those not begun never run."""
+        """Drop all jobs; those not begun never run."""
         for _, future in self._pending:
             future.cancel()
         self._pending.clear()
 
     def close(self) -> None:
-        """Drop what was not begun and wait for the thread to end."""
+        """Drop jobs not begun and wait for the thread to end."""
         self.drop()
         self._executor.shutdown(wait=True, cancel_futures=True)

@@ -92,7 +92,7 @@ class Parameter:
             )
         low, high, choices = self.meta.low, self.meta.high, self.meta.choices
         allowed = value in choices if choices else True
-        if low is not None and high is not None:
+        if low is not None and high is not None and isinstance(value, int | float):
             allowed = math.isfinite(value) and low <= value <= high
         if not allowed:
             raise ConfigError(f"parameter '{self.name}' is {value!r}, allowed: {self.allowed}")
