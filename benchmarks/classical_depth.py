@@ -16,8 +16,7 @@ from pathlib import Path
 
 from classical_sequences import load_sequence, StreamStandIn
 import numpy as np
-from r3_ros.classical import backend
-from r3_ros.classical import odometry
+from r3_ros.classical import backend, odometry
 from r3_ros.core.datatypes import DepthMap, Intrinsics
 from r3_ros.evaluation.depth_errors import DepthErrors, read_depth, truth_at_pixels
 import yaml

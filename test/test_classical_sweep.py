@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 from r3_ros.classical.pinhole import Pinhole
-from r3_ros.classical.sweep import sweep, sweep_size, NeighbourView
+from r3_ros.classical.sweep import NeighbourView, sweep, sweep_size
 from r3_ros.core.geometry import inverse, make_T
 
 

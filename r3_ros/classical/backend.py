@@ -174,7 +174,6 @@ class Backend:
         self._focal_steady = self._focal_steady + 1 if steady and many else 0
 
     def _sweep(self) -> None:
-        """Queue the sweep of the newest keyframe, unless done or too soon."""
         key = self._map.frames.get(self._key_id)
         if not self._planes or key is None or self._sweep_id == self._key_id:
             return
@@ -186,5 +185,4 @@ class Backend:
             self._sweeping.submit(self._step + SWEEP_DELAY, queued)
 
     def _take_sweeps(self, step: int) -> list[Swept]:
-        """Return the depths that are due, of frames still held."""
         return [s for s in self._sweeping.take(step) if s.frame_id in self._map.frames]

@@ -37,13 +37,7 @@ class Background(Generic[T]):
             results.append(self._pending.popleft()[1].result())
         return results
 
-    def drop(self) -> None:
-        """Drop all jobs; those not begun never run."""
-        for _, future in self._pending:
-            future.cancel()
-        self._pending.clear()
-
     def close(self) -> None:
         """Drop jobs not begun and wait for the thread to end."""
-        self.drop()
+        self._pending.clear()
         self._executor.shutdown(wait=True, cancel_futures=True)

@@ -38,11 +38,6 @@ class BundleProblem:
     focal: float
     focal_prior: tuple[float, float] | None = None
 
-    @property
-    def extra(self) -> int:
-        """Return the number of unknowns after those of the cameras: the focal factor, or none."""
-        return 0 if self.focal_prior is None else 1
-
 
 @dataclass(frozen=True)
 class BundleResult:
@@ -82,8 +77,9 @@ class _Linearisation:
         Jf = J_camera[free]
         self.U = (adjuster.by_camera @ _outer(Jf, Jf)).reshape(n_free, 6, 6)
         self.b_camera = adjuster.by_camera @ np.einsum('mij,mi->mj', Jf, r[free])
-        # Laid out as (6 C, P, 3) so that the Schur complement is one product of matrices.
-        self.W = np.zeros((n_free * 6 + p.extra, len(points), 3))
+        # (6 C, P, 3): the Schur complement is one matrix product. The focal factor is last.
+        unknowns = n_free * 6 + (p.focal_prior is not None)
+        self.W = np.zeros((unknowns, len(points), 3))
         block = _outer(Jf, J_point[free]).reshape(-1, 6, 3)
         rows = p.camera[free][:, None] * 6 + np.arange(6)
         self.W[rows, p.point[free][:, None]] = block

@@ -310,7 +310,6 @@ class ClassicalPredictor:
 
 
 def _edge(source: HeldFrame, target: HeldFrame, translation: float, rotation: float) -> Edge:
-    """Return the edge between two held frames by their poses."""
     return Edge(
         source.frame_id,
         target.frame_id,

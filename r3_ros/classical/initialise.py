@@ -331,6 +331,5 @@ def _refine(solution: _Solution, first: np.ndarray, second: np.ndarray, focal: f
 
 
 def _differ(a: np.ndarray, b: np.ndarray) -> bool:
-    """Return whether two motions with unit baselines are clearly different."""
     angle = float(rotation_angle(a[:3, :3].T @ b[:3, :3]))
     return angle > np.deg2rad(1.0) or float(a[:3, 3] @ b[:3, 3]) < np.cos(np.deg2rad(20.0))

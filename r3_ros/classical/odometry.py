@@ -13,7 +13,7 @@ from . import mapping
 from .backend import Backend
 from .features import coverage, track
 from .initialise import LEAST_POINTS, Start, StartUp
-from .landmarks import HeldFrame, HeldFrames, Landmarks, Observations, SparseMap
+from .landmarks import HeldFrame, Observations, SparseMap
 from .pinhole import homogeneous, Pinhole, project
 from .pnp import INLIER_PX, ransac_pose, refine_pose, reprojection_px
 from .relocalise import PoseCandidate, Relocaliser
@@ -106,6 +106,7 @@ class Odometry:
         planes: int = 0,
     ):
         self.map = SparseMap(camera)
+        self.frames, self.landmarks = self.map.frames, self.map.landmarks
         self.mode = Mode.STARTING
         self._corner_count = corner_count
         # At this distance the corners fill the image.
@@ -142,16 +143,6 @@ class Odometry:
     def camera(self) -> Pinhole:
         """Return the camera of the working image."""
         return self.map.camera
-
-    @property
-    def frames(self) -> HeldFrames:
-        """Return the held frames."""
-        return self.map.frames
-
-    @property
-    def landmarks(self) -> Landmarks:
-        """Return the landmarks."""
-        return self.map.landmarks
 
     def drain(self) -> list[Swept]:
         """Wait for running jobs, and for one more adjustment and sweep."""
@@ -286,7 +277,6 @@ class Odometry:
     def _accept(self, frame_id: int, gray: np.ndarray, fitted: _Fitted) -> Outcome:
         """Set the present pose and corners, and hold the frame."""
         slots, pixels = fitted.slots, fitted.pixels
-        solid = self.landmarks.solid[slots]
         self._velocity = inverse(self._T) @ fitted.T_world_camera
         self._T = fitted.T_world_camera
         self._slots, self._pixels, self._gray = slots, pixels, gray
@@ -299,11 +289,11 @@ class Odometry:
             if fitted.inliers < THIN_INLIERS:
                 self._move_along(self._backend.adjust_now())
         else:
+            solid = self.landmarks.solid[slots]
             frame.seen = Observations.of(self.landmarks, slots[solid], pixels[solid])
         return Outcome(True, keyframe, unconfirmed=self._unconfirmed > 0)
 
     def _track(self, gray: np.ndarray, T_guess: np.ndarray) -> _Fitted | None:
-        """Track the corners into the image and fit the pose."""
         pixels, ok = track(self._gray, gray, self._pixels, self._expected(T_guess))
         return self._fit(self._slots[ok], pixels[ok].astype(np.float64))
 
@@ -367,7 +357,6 @@ class Odometry:
         return 1.0 / (1.0 + (self.camera.focal * sigma * sine) ** 2)
 
     def _wants_keyframe(self, slots: np.ndarray, pixels: np.ndarray) -> bool:
-        """Return whether the view has changed enough for a new keyframe."""
         solid = int(self.landmarks.solid[slots].sum())
         if solid < KEYFRAME_SHARE * self._key_count:
             return True
@@ -402,7 +391,6 @@ class Odometry:
         self._finish_keyframe(frame)
 
     def _finish_keyframe(self, frame: HeldFrame) -> None:
-        """Add new corners, and queue the adjustment."""
         slots, pixels = mapping.add_candidates(
             frame, self.map, self._pixels, self._corner_count, self._distance
         )

@@ -197,7 +197,6 @@ def _argmax(scores: np.ndarray) -> np.ndarray:
 
 
 def _second_peak(flat: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Return the best score away from each pixel's best plane."""
     masked = flat.copy()
     planes, columns = len(flat), np.arange(flat.shape[1])
     for shift in range(-PEAK_PLANES, PEAK_PLANES + 1):
@@ -206,14 +205,12 @@ def _second_peak(flat: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 def _texture(gray: np.ndarray) -> np.ndarray:
-    """Return the standard deviation of the patch around each pixel."""
     image = gray.astype(np.float32)
     mean = _box(image)
     return np.sqrt(np.maximum(_box(image * image) - mean * mean, 0.0))
 
 
 def _drop_outliers(depth: np.ndarray) -> np.ndarray:
-    """Drop pixels with too few agreeing neighbours."""
     known = np.isfinite(depth)
     inverse = np.where(known, 1.0 / np.where(known, depth, 1.0), 0.0).astype(np.float32)
     agreeing = np.zeros(depth.shape, np.int32)

@@ -25,6 +25,8 @@ from typing import BinaryIO
 from .errors import OutputError
 
 _SUFFIX = '.partial'
+#: Of the old folder while the new one is renamed.
+_REPLACED = '.replaced'
 _EXISTS = 'it exists already; choose another name, or have it overwritten (r3: --overwrite)'
 _ADVICE = {
     errno.ENOSPC: 'the disk is full; free some space or write elsewhere',
@@ -97,7 +99,7 @@ def atomic_directory(
         _refuse_directory(path, overwrite, marker)
         if not (path.is_dir() and _exchange(temporary, path)):
             if path.is_dir():
-                os.replace(path, _replaced(folder, path))
+                os.replace(path, folder / f'{path.name}{_REPLACED}')
             os.replace(temporary, path)
         _sync(path.parent)
 
@@ -111,16 +113,12 @@ def _exchange(a: Path, b: Path) -> bool:
     return not call(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
 
 
-def _replaced(folder: Path, path: Path) -> Path:
-    """Return the path of the old folder while the new one is renamed."""
-    return folder / f'{path.name}.replaced'
-
-
 def _put_back(folder: Path, path: Path) -> None:
     """Restore the old folder's name if nothing has it now."""
     # Not Path.exists, which raises where another user's folder cannot be looked into.
-    if os.path.exists(_replaced(folder, path)) and not os.path.exists(path):
-        os.replace(_replaced(folder, path), path)
+    old = folder / f'{path.name}{_REPLACED}'
+    if os.path.exists(old) and not os.path.exists(path):
+        os.replace(old, path)
 
 
 def _put_back_after_kill(path: Path) -> None:
@@ -147,6 +145,7 @@ def _beside(path: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
+        # If this fails, the folder stays, with the old content in it.
         _put_back(folder, path)
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -434,12 +434,7 @@ class R3Config:
     publish_map_to_odom_tf: bool = param(True, 'broadcast map -> odom')
     publish_odom_to_base_tf: bool = param(True, 'broadcast odom -> base')
     tf_publish_rate: float = param(
-        20.0,
-        'repeat map -> odom at this rate; 0: only with each frame',
-        0.0,
-        100.0,
-        'Hz',
-        live=True,
+        20.0, 'repeat map -> odom at this rate; 0: once per frame', 0.0, 100.0, 'Hz', live=True
     )
     transform_tolerance: float = param(
         0.1, 'date map -> odom this far ahead', 0.0, 5.0, 's', live=True
@@ -490,7 +485,6 @@ def is_image_size(pixels: int) -> bool:
 
 
 def _check_relations(config: R3Config) -> None:
-    """Refuse parameters that contradict one another."""
     frames = {
         'map_frame': config.map_frame,
         'odom_frame': config.odom_frame,

@@ -68,12 +68,6 @@ def write_tum(
     :raises OutputError: the file exists (without ``overwrite``), or cannot be written.
     :raises TransformError: a pose is not finite.
     """
-    text = _tum_text(stamps_ns, T_world_camera)
-    with atomic_write(path, overwrite) as file:
-        file.write(text.encode('ascii'))
-
-
-def _tum_text(stamps_ns: np.ndarray, T_world_camera: np.ndarray) -> str:
     if not np.isfinite(T_world_camera).all():
         raise TransformError('a trajectory to be written has a pose that is not finite')
     lines = ['# timestamp tx ty tz qx qy qz qw']
@@ -81,7 +75,8 @@ def _tum_text(stamps_ns: np.ndarray, T_world_camera: np.ndarray) -> str:
         rows = np.concatenate([T_world_camera[:, :3, 3], quat_xyzw(T_world_camera)], axis=1)
         for stamp_ns, row in zip(stamps_ns, rows, strict=True):
             lines.append(stamp_text(stamp_ns) + ''.join(f' {value:.9f}' for value in row))
-    return '\n'.join(lines) + '\n'
+    with atomic_write(path, overwrite) as file:
+        file.write(('\n'.join(lines) + '\n').encode('ascii'))
 
 
 def read_tum(path: Path | str) -> PoseList:
