@@ -55,7 +55,7 @@ def test_points_behind_the_camera_have_infinite_error():
     assert np.isinf(error_px[1::2]).all() and np.isfinite(error_px[::2]).all()
 
 
-def test_ransac_says_no_to_noise_and_to_too_few_points():
+def test_ransac_rejects_noise_and_to_too_few_points():
     rng = np.random.default_rng(1)
     points = cloud(rng, 200)
     found = ransac_pose(points, rng.uniform(-0.5, 0.5, (200, 2)), FOCAL)
@@ -97,7 +97,7 @@ def test_two_view_start_finds_the_motion(flat):
     assert np.std(ratio) / np.mean(ratio) < 0.05
 
 
-def test_two_view_start_says_no_to_a_pure_rotation():
+def test_two_view_start_rejects_a_pure_rotation():
     rng = np.random.default_rng(4)
     points, T = cloud(rng, 400), motion(ry=0.2, rx=0.05)
     noise = rng.normal(0, 0.2 / FOCAL, (400, 2))

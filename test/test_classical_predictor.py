@@ -1,4 +1,4 @@
-"""The classical predictor behind its seam, on drawn scenes with exact poses."""
+"""The classical predictor on drawn scenes with exact poses."""
 
 from dataclasses import replace
 import threading
@@ -305,7 +305,7 @@ def test_forgetting_everything_loses_the_camera_but_not_the_program(make):
         assert stream.step(draw(room(), T)[0]).edges == ()
 
 
-def test_unusable_pictures_are_refused_with_a_reason(make):
+def test_unusable_images_are_refused_with_a_reason(make):
     predictor = make().predictor
     gray = draw(room(), np.eye(4))[0]
     good = frame_of(gray, 0)
@@ -327,7 +327,7 @@ def test_unusable_pictures_are_refused_with_a_reason(make):
     predictor.describe(frame_of(gray[:280], 0))
 
 
-def test_large_pictures_are_worked_on_smaller_with_intrinsics_of_the_original(make):
+def test_large_images_are_worked_on_smaller_with_intrinsics_of_the_original(make):
     gray = np.random.default_rng(0).integers(0, 255, (1080, 1920)).astype(np.uint8)
     intrinsics = replace(INTRINSICS, fx=1500.0, fy=1500.0, cx=960.0, cy=540.0)
     intrinsics = replace(intrinsics, width=1920, height=1080)
@@ -380,7 +380,7 @@ def test_drain_brings_what_was_under_way(make):
 
 
 def test_landmarks_for_a_map_lie_where_the_keyframes_saw_them(walk):
-    """Told in the world of whoever asks, which may lie anywhere; pixels are the picture's."""
+    """In the caller's world, which may lie anywhere, with pixels of the frame."""
     _, stream = walk
     turn = make_T(Rotation.from_rotvec([0.3, -1.0, 0.2]).as_matrix(), np.array([5.0, 6.0, 7.0]))
     poses = {i: turn @ stream.poses[i] for i in stream.keyframes[2:]}

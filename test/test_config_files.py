@@ -1,4 +1,4 @@
-"""YAML and documentation say what the code says."""
+"""YAML and documentation agree with the code."""
 
 from pathlib import Path
 

@@ -178,7 +178,7 @@ def test_every_thread_of_the_package_has_its_prefix():
         assert names.count('thread_name') >= started, path
 
 
-def test_background_threads_can_be_told_from_those_of_others():
+def test_background_threads_have_the_prefix():
     background = Background('bundle')
     background.submit(0, threading.current_thread)
     (thread,) = background.take(0)

@@ -34,7 +34,7 @@ def test_what_is_no_time_is_refused(text):
 
 
 @pytest.mark.parametrize('text', ['1403636579763555584', '1e300', '-1e12'])
-def test_nanoseconds_taken_for_seconds_are_told(text):
+def test_nanoseconds_taken_for_seconds_are_refused(text):
     with pytest.raises(ValueError, match='divide nanoseconds by 1e9'):
         parse_stamp(text)
 
