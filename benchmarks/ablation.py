@@ -19,7 +19,7 @@ import tempfile
 import time
 
 import numpy as np
-from r3_ros.core.config import updated
+from r3_ros.core.parameter_fields import updated
 from r3_ros.learning.training.clips import Clips
 from r3_ros.learning.training.initial_weights import new_network
 from r3_ros.learning.training.procedural import ProceduralClips, StepPlan

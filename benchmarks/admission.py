@@ -30,7 +30,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 
 from classical_sequences import evaluated, load_sequence  # noqa: E402
 from r3_ros.classical.describe import describe, SIZE  # noqa: E402
-from r3_ros.core.config import R3Config, updated  # noqa: E402
+from r3_ros.core.config import R3Config  # noqa: E402
 from r3_ros.core.datatypes import (  # noqa: E402
     DepthMap,
     Edge,
@@ -40,6 +40,7 @@ from r3_ros.core.datatypes import (  # noqa: E402
     ModelInfo,
 )
 from r3_ros.core.geometry import inverse, make_T, rotation_angle, transform, unproject  # noqa: E402
+from r3_ros.core.parameter_fields import updated  # noqa: E402
 from r3_ros.input.camera_model import load_camera_yaml  # noqa: E402
 from r3_ros.streaming.engine import Engine  # noqa: E402
 from r3_ros.streaming.keyframes.admission import Admission, Candidate  # noqa: E402

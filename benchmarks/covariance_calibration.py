@@ -23,9 +23,10 @@ from scipy.spatial.transform import Rotation
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
 from classical_sequences import evaluated, load_sequence  # noqa: E402
-from r3_ros.core.config import CovarianceConfig, R3Config, updated  # noqa: E402
+from r3_ros.core.config import CovarianceConfig, R3Config  # noqa: E402
 from r3_ros.core.datatypes import Edge, Estimate, TrackingState  # noqa: E402
 from r3_ros.core.geometry import inverse, rotation_angle  # noqa: E402
+from r3_ros.core.parameter_fields import updated  # noqa: E402
 from r3_ros.factory import load_predictor  # noqa: E402
 from r3_ros.streaming.engine import Engine  # noqa: E402
 from r3_ros.streaming.pose_resolution import edge_sigmas  # noqa: E402

@@ -24,7 +24,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'test' / 'support')]
 
-from r3_ros.core.config import R3Config, updated  # noqa: E402
+from r3_ros.core.config import R3Config  # noqa: E402
 from r3_ros.core.datatypes import (  # noqa: E402
     DepthMap,
     Edge,
@@ -34,6 +34,7 @@ from r3_ros.core.datatypes import (  # noqa: E402
     TrackingState,
 )
 from r3_ros.core.geometry import inverse  # noqa: E402
+from r3_ros.core.parameter_fields import updated  # noqa: E402
 from r3_ros.streaming.engine import Engine  # noqa: E402
 from r3_ros.streaming.pose_resolution import HeldPose  # noqa: E402
 from scripted import (  # noqa: E402

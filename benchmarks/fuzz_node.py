@@ -31,8 +31,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'test' / 'support'), str(ROOT / 'benchmark
 from geometry_msgs.msg import PoseWithCovarianceStamped  # noqa: E402
 from malformed import Malformed  # noqa: E402
 from malformed_maps import MalformedMaps  # noqa: E402
-from r3_ros.core.config import parameters  # noqa: E402
+from r3_ros.core.config import R3Config  # noqa: E402
 from r3_ros.core.geometry import inverse  # noqa: E402
+from r3_ros.core.parameter_fields import parameters  # noqa: E402
 from r3_ros.msg import StreamStatus  # noqa: E402
 from r3_ros.ros.outputs.messages import header_message, stamp_ns_of  # noqa: E402
 from r3_ros.srv import LoadMap, SaveMap  # noqa: E402
@@ -288,7 +289,9 @@ class Fuzz:
         return {str(p) for p in self._outside.rglob('*') if not str(p).startswith(inside)}
 
 
-LIVE_DEFAULTS = {p.name.replace('.', '__'): p.default for p in parameters() if p.meta.live}
+LIVE_DEFAULTS = {
+    p.name.replace('.', '__'): p.default for p in parameters(R3Config()) if p.meta.live
+}
 LIVE_DEFAULTS['relocalise__timeout'] = 2.0
 LOAD_CODES = {
     getattr(LoadMap.Response, name): name

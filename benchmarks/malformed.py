@@ -17,7 +17,8 @@ from builtin_interfaces.msg import Time
 import cv2
 from geometry_msgs.msg import Pose, PoseWithCovarianceStamped
 import numpy as np
-from r3_ros.core.config import Parameter, parameters
+from r3_ros.core.config import R3Config
+from r3_ros.core.parameter_fields import Parameter, parameters
 from r3_ros.ros.outputs.messages import header_message, time_message
 from r3_ros.srv import GetKeyframeGraph, LoadMap, SaveMap, SaveTrajectory, SetScale
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -151,7 +152,7 @@ class Malformed:
 
     def parameter(self) -> tuple[str, Any]:
         """Return a parameter and a value that it hardly can have."""
-        known = self._one_of(tuple(parameters()))
+        known = self._one_of(tuple(parameters(R3Config())))
         name = known.name if self._rng.random() < 0.9 else self._one_of(TEXTS)
         return name or 'unnamed', self._value(known)
 

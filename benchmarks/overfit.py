@@ -13,7 +13,7 @@ from pathlib import Path
 import time
 
 import numpy as np
-from r3_ros.core.config import updated
+from r3_ros.core.parameter_fields import updated
 from r3_ros.learning.training import losses
 from r3_ros.learning.training.clips import Clips
 from r3_ros.learning.training.procedural import draw_clip, StepPlan

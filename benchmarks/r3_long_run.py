@@ -22,8 +22,9 @@ import time
 
 import numpy as np
 import psutil
-from r3_ros.core.config import R3Config, updated
+from r3_ros.core.config import R3Config
 from r3_ros.core.datatypes import Frame
+from r3_ros.core.parameter_fields import updated
 from r3_ros.factory import load_engine
 from r3_ros.input.open_source import open_source
 from r3_ros.streaming.engine import Engine
@@ -108,7 +109,7 @@ def main() -> int:
                 'model.checkpoint': str(checkpoint),
                 'model.image_size': args.image_size,
                 'memory.max_gpu_mib': args.budget,
-                **parsed_settings(args.set),
+                **parsed_settings(args.set, R3Config()),
             },
         )
         engine = load_engine(config)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from r3_ros.core.config import updated
+from r3_ros.core.parameter_fields import updated
 from r3_ros.learning.training.procedural import ProceduralClips
 from r3_ros.learning.training.processes import joined
 from r3_ros.learning.training.trainer import Trainer

@@ -18,7 +18,8 @@ import time
 
 import numpy as np
 from r3_ros.commands.options import parsed_settings
-from r3_ros.core.config import R3Config, updated
+from r3_ros.core.config import R3Config
+from r3_ros.core.parameter_fields import updated
 from r3_ros.factory import load_engine
 from r3_ros.input.open_source import open_source
 from r3_ros.offline.run_files import machine
@@ -38,7 +39,7 @@ def main() -> int:
     parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE')
     args = parser.parse_args()
     changes = {'model.name': args.model, 'model.checkpoint': args.checkpoint}
-    config = updated(R3Config(), changes | parsed_settings(args.set))
+    config = updated(R3Config(), changes | parsed_settings(args.set, R3Config()))
     clock, processor, keyframes = measure(config, args.recording, args.max_frames)
     if len(clock) <= _WARM_UP:
         print(f'{args.recording} is too short: more than {_WARM_UP} images are needed')

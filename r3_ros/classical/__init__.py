@@ -1,1 +1,1 @@
-"""Classical predictor: OpenCV features and geometry behind the predictor seam. No weights."""
+"""The classical predictor: features and geometry with OpenCV, no weights."""

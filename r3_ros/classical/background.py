@@ -13,20 +13,17 @@ T = TypeVar('T')
 
 
 class Background(Generic[T]):
-    """One thread that works through jobs in order.
+    """One thread that runs jobs in order.
 
-    A result is taken a fixed number of steps after its job was queued, never earlier, and the
-    taker waits if it is not ready: what a result can influence does not depend on how fast the
-    machine happens to be.
+    A result is taken a fixed number of steps after its job was queued, never earlier, and taking
+    waits until it is ready: results do not depend on the speed of the machine.
     """
 
     def __init__(self, what: str):
-        """Name the thread; it starts with the first job."""
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=thread_name(what))
         self._pending: deque[tuple[int, Future[T]]] = deque()
 
     def __len__(self) -> int:
-        """Return how many results have not been taken."""
         return len(self._pending)
 
     def submit(self, due_step: int, job: Callable[[], T]) -> None:
@@ -40,13 +37,7 @@ class Background(Generic[T]):
             results.append(self._pending.popleft()[1].result())
         return results
 
-    def drop(self) -> None:
-        """Forget all jobs; those not begun never run."""
-        for _, future in self._pending:
-            future.cancel()
-        self._pending.clear()
-
     def close(self) -> None:
-        """Drop what was not begun and wait for the thread to end."""
-        self.drop()
+        """Drop jobs not begun and wait for the thread to end."""
+        self._pending.clear()
         self._executor.shutdown(wait=True, cancel_futures=True)

@@ -1,8 +1,7 @@
-"""Bundle adjustment: poses and landmarks together, by a dense Schur complement.
+"""Bundle adjustment of poses and landmarks by a dense Schur complement.
 
-Twenty cameras and two thousand points are few enough that the block that ties cameras to
-points is kept dense: then eliminating the points is one matrix product, and everything else is
-a handful of NumPy calls over all observations at once.
+With twenty cameras and two thousand points the camera-point block fits into a dense matrix, so
+that eliminating the points is one matrix product.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from .pnp import exp_se3, HUBER_PX, pose_jacobian
 
 @dataclass(frozen=True)
 class BundleProblem:
-    """Cameras, points and what each camera saw.
+    """Cameras, points and observations.
 
     :ivar T_camera_world: (C, 4, 4); the first ``free_count`` of them move.
     :ivar points: (P, 3) in the world.
     :ivar camera: (M,) camera of each observation.
     :ivar point: (M,) point of each observation; a pair occurs once at most.
-    :ivar rays: (M, 2) what was seen.
+    :ivar rays: (M, 2) observed rays.
     :ivar focal: pixels per unit of a ray.
-    :ivar focal_prior: mean and standard deviation of a factor on the focal length that is to be
+    :ivar focal_prior: mean and standard deviation of a factor on the focal length, which is then
         estimated too; None if the focal length is known.
     """
 
@@ -39,38 +38,28 @@ class BundleProblem:
     focal: float
     focal_prior: tuple[float, float] | None = None
 
-    @property
-    def extra(self) -> int:
-        """Return how many unknowns follow those of the cameras: the focal factor, or none."""
-        return 0 if self.focal_prior is None else 1
-
 
 @dataclass(frozen=True)
 class BundleResult:
-    """What :func:`adjust` found.
+    """The result of :func:`adjust`.
 
     :ivar error_px: (M,) reprojection error of each observation after the adjustment.
     :ivar relative_sigma: (P,) standard deviation of each point along its ray over its depth in
         the camera that saw it first, for one pixel of noise and exact cameras.
     :ivar focal_factor: the estimated focal length over the given one.
-    :ivar focal_sigma: its standard deviation for one pixel of noise, NaN if it was not asked for.
     """
 
     T_camera_world: np.ndarray
     points: np.ndarray
     error_px: np.ndarray
     relative_sigma: np.ndarray
-    focal_factor: float = 1.0
-    focal_sigma: float = float('nan')
-    cost_before: float = 0.0
-    cost_after: float = 0.0
+    focal_factor: float
 
 
 class _Linearisation:
     """Residuals, Jacobians and normal equations at one state."""
 
     def __init__(self, adjuster: _Adjuster, T: np.ndarray, points: np.ndarray, factor: float):
-        """Linearise everything once; solving for several dampings is cheap afterwards."""
         p, n_free = adjuster.problem, adjuster.problem.free_count
         R = T[p.camera, :3, :3]
         in_camera = np.einsum('mij,mj->mi', R, points[p.point]) + T[p.camera, :3, 3]
@@ -88,8 +77,9 @@ class _Linearisation:
         Jf = J_camera[free]
         self.U = (adjuster.by_camera @ _outer(Jf, Jf)).reshape(n_free, 6, 6)
         self.b_camera = adjuster.by_camera @ np.einsum('mij,mi->mj', Jf, r[free])
-        # Laid out as (6 C, P, 3) so that the Schur complement is one product of matrices.
-        self.W = np.zeros((n_free * 6 + p.extra, len(points), 3))
+        # (6 C, P, 3): the Schur complement is one matrix product. The focal factor is last.
+        unknowns = n_free * 6 + (p.focal_prior is not None)
+        self.W = np.zeros((unknowns, len(points), 3))
         block = _outer(Jf, J_point[free]).reshape(-1, 6, 3)
         rows = p.camera[free][:, None] * 6 + np.arange(6)
         self.W[rows, p.point[free][:, None]] = block
@@ -119,8 +109,8 @@ class _Linearisation:
         self.W[-1] = adjuster.by_point @ np.einsum('mij,mi->mj', J_point, J_focal)
         self.b = np.append(self.b, float((J_focal * r).sum()))
 
-    def solve(self, damping: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the damped steps of the cameras and points, and the reduced matrix."""
+    def solve(self, damping: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the damped steps of the cameras and points."""
         V_inv = _inverse_3x3(_damped(self.V, damping))
         A = self.A.copy()
         diagonal = np.diag_indices(len(A))
@@ -135,11 +125,11 @@ class _Linearisation:
         reduced = A - WV @ W.T
         step = -np.linalg.solve(reduced, self.b - WV @ self.b_point.reshape(-1))
         back = self.b_point + (step @ W).reshape(points, 3)
-        return step, -np.einsum('pjk,pk->pj', V_inv, back), reduced
+        return step, -np.einsum('pjk,pk->pj', V_inv, back)
 
 
 class _Adjuster:
-    """The parts of the computation that do not change from step to step."""
+    """The parts of the computation that are the same in every step."""
 
     def __init__(self, problem: BundleProblem):
         p = self.problem = problem
@@ -176,13 +166,12 @@ def adjust(problem: BundleProblem, iterations: int = 6) -> BundleResult:
     adjuster = _Adjuster(problem)
     T, points, factor = problem.T_camera_world.copy(), problem.points.copy(), 1.0
     error = adjuster.error_px(T, points, factor)
-    cost = first_cost = _huber_cost(error)
-    damping, reduced = 1e-4, np.zeros((0, 0))
+    cost, damping = _huber_cost(error), 1e-4
     for _ in range(iterations):
         linear = _Linearisation(adjuster, T, points, factor)
         improved = False
         for _ in range(4):
-            step, point_step, reduced = linear.solve(damping)
+            step, point_step = linear.solve(damping)
             new_T, new_factor = _moved(T, factor, step, problem)
             new_points = points + point_step
             new_error = adjuster.error_px(new_T, new_points, new_factor)
@@ -198,19 +187,7 @@ def adjust(problem: BundleProblem, iterations: int = 6) -> BundleResult:
         damping = max(damping * 0.1, 1e-9)
         if gain < 1e-4:
             break
-    focal_sigma = float('nan')
-    if problem.focal_prior is not None and len(reduced):
-        focal_sigma = float(np.sqrt(max(np.linalg.pinv(reduced)[-1, -1], 0.0)))
-    return BundleResult(
-        T,
-        points,
-        error,
-        _relative_sigma(adjuster, T, points),
-        factor,
-        focal_sigma,
-        first_cost,
-        cost,
-    )
+    return BundleResult(T, points, error, _relative_sigma(adjuster, T, points), factor)
 
 
 def _moved(
@@ -222,19 +199,19 @@ def _moved(
     if n:
         moved[:n] = exp_se3(step[: 6 * n].reshape(n, 6)) @ T[:n]
     if problem.focal_prior is not None:
-        # No step changes the focal length by more than a tenth: far away the linear model lies.
+        # At most a tenth per step: the linear model is valid only nearby.
         factor = factor * (1.0 + float(np.clip(step[-1] / factor, -0.1, 0.1)))
     return moved, factor
 
 
 def _huber_cost(error_px: np.ndarray) -> float:
-    """Return Huber's loss; a point behind its camera costs as much as 100 pixels."""
+    """Return Huber's loss; a point behind its camera counts as an error of 100 pixels."""
     e = np.minimum(error_px, 100.0)
     return float(np.where(e < HUBER_PX, 0.5 * e * e, HUBER_PX * (e - 0.5 * HUBER_PX)).sum())
 
 
 def _relative_sigma(adjuster: _Adjuster, T: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return how uncertain each point's depth is, from all of its observations."""
+    """Return ``BundleResult.relative_sigma``, from all observations of each point."""
     p = adjuster.problem
     R = T[p.camera, :3, :3]
     in_camera = np.einsum('mij,mj->mi', R, points[p.point]) + T[p.camera, :3, 3]
@@ -262,7 +239,7 @@ def _outer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _damped(V: np.ndarray, damping: float) -> np.ndarray:
-    """Return V with its diagonal enlarged, so that it can be inverted."""
+    """Return V with an increased diagonal, so that it can be inverted."""
     V = V.copy()
     diagonal = np.einsum('pii->pi', V)
     diagonal += damping * diagonal + 1e-9 * diagonal.max(axis=1, keepdims=True) + 1e-12

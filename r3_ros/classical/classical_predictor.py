@@ -1,4 +1,4 @@
-"""The classical predictor: visual odometry and plane sweep behind the engine's seam."""
+"""The classical predictor: visual odometry and plane sweep as a :class:`Predictor`."""
 
 from __future__ import annotations
 
@@ -23,59 +23,58 @@ from ..core.errors import FrameError
 from ..core.geometry import inverse
 from . import describe
 from .confidence import Evidence, REFERENCE, rotation_confidence
-from .features import working_picture
+from .features import working_image
 from .landmarks import HeldFrame
 from .odometry import Mode, Odometry
 from .pinhole import Pinhole
 from .saved_landmarks import KnownMap, landmarks_in
 from .sweep import sweep_size, Swept
 
-#: Smallest picture that has room for corners.
+#: Least side of an image, in pixels.
 SHORTEST_SIDE = 64
-#: Focal length assumed for a camera without calibration, over the longer side: a phone or webcam.
+#: Focal length assumed without calibration, over the longer side: a phone or webcam.
 ASSUMED_FOCAL = 0.9
-#: Keyframes whose colour is kept: a depth comes few steps after its keyframe, or never.
+#: Keyframes whose colour is kept: depth is ready a few steps after its keyframe, or never.
 MOST_COLORS = 10
-#: What is left of an edge's confidence while a place found again has not proved itself.
-DOUBTFUL_TRUST = 0.3
-#: Below this change a pose that was given out is not worth correcting.
+#: Factor on an edge's confidence while a relocalisation is unconfirmed.
+UNCONFIRMED_FACTOR = 0.3
+#: Smaller changes of a reported pose are not reported.
 SAME_POSE = 1e-9
 
 
 class ClassicalPredictor:
     """Relative poses by corners and landmarks, dense depth by plane sweep; no weights, no GPU.
 
-    OpenCV is set to one thread for the whole process: with pictures this small its threads cost
-    more than they bring, and the background threads here already use the other core.
+    OpenCV is set to one thread for the whole process: for such small images more threads are
+    slower, and the background threads here use a second core.
     """
 
     info = ModelInfo('classical')
     capacity: int | None = None
     confidence_reference: float = REFERENCE
     descriptor_size: int = describe.SIZE
-    #: Only frames placed in the one map of landmarks can be related to.
+    # Only frames with a pose in the one map of landmarks can be context.
     can_restart: bool = False
     has_pose_token: bool = False
 
     def __init__(self, config: ClassicalConfig, with_depth: bool = True):
-        """Take the settings; nothing runs before the first frame."""
         cv2.setNumThreads(1)
         self._config = config
         self._with_depth = with_depth
         self._odometry: Odometry | None = None
-        # A saved map, until the first frame tells the camera.
+        # A saved map, until the first frame with its camera.
         self._known: KnownMap | None = None
         self._intrinsics: Intrinsics | None = None
         self._estimated = False
         self._size = (0, 0)
         self._described: tuple[int, np.ndarray, np.ndarray] | None = None
         self._descriptors: dict[int, np.ndarray] = {}
-        # Colour of keyframes that may still be swept.
+        # Colour images of keyframes that may still be swept.
         self._colors: dict[int, np.ndarray] = {}
 
     def describe(self, frame: Frame) -> np.ndarray:
-        """Return the frame's descriptor; keep its working picture for :meth:`predict`."""
-        gray = self._working_picture(frame)
+        """Return the frame's descriptor."""
+        gray = self._working_image(frame)
         descriptor = describe.describe(gray)
         self._described = (frame.frame_id, gray, descriptor)
         return descriptor
@@ -83,19 +82,19 @@ class ClassicalPredictor:
     def predict(
         self, frame: Frame, context_ids: Sequence[int], depth: bool = True
     ) -> FramePrediction:
-        """Take one frame and relate it to the context frames.
+        """Relate one frame to the context frames.
 
-        Depth is of the keyframes that are chosen here, whatever is asked for.
+        Depth is computed for keyframes only, regardless of ``depth``.
         """
         if self._described is not None and self._described[0] == frame.frame_id:
             _, gray, descriptor = self._described
         else:
-            gray = self._working_picture(frame)
+            gray = self._working_image(frame)
             descriptor = describe.describe(gray)
         self._described = None
         odometry = self._odometry_for(frame, gray)
-        alike = sorted(context_ids, key=lambda i: -self._likeness(i, descriptor))
-        outcome = odometry.step(frame.frame_id, gray, alike)
+        by_similarity = sorted(context_ids, key=lambda i: -self._similarity(i, descriptor))
+        outcome = odometry.step(frame.frame_id, gray, by_similarity)
         if outcome.keyframe:
             self._descriptors[frame.frame_id] = descriptor
         if outcome.keyframe and self._with_depth:
@@ -106,10 +105,9 @@ class ClassicalPredictor:
                 del self._colors[min(self._colors)]
         edges: tuple[Edge, ...] = ()
         if outcome.posed:
-            trust = DOUBTFUL_TRUST if outcome.doubtful else 1.0
-            edges = self._edges(odometry, odometry.frames[frame.frame_id], context_ids, trust)
+            factor = UNCONFIRMED_FACTOR if outcome.unconfirmed else 1.0
+            edges = self._edges(odometry, odometry.frames[frame.frame_id], context_ids, factor)
         refined = self._corrections(odometry, frame.frame_id)
-        provisional = odometry.mode is Mode.STARTING
         height, width = frame.image.shape[:2]
         return FramePrediction(
             intrinsics=odometry.camera.intrinsics(width, height),
@@ -117,7 +115,7 @@ class ClassicalPredictor:
             refined=refined,
             depths=self._depths(outcome.swept),
             keyframe=outcome.keyframe,
-            provisional=provisional,
+            provisional=odometry.mode is Mode.STARTING,
             intrinsics_estimated=self._estimated,
         )
 
@@ -130,21 +128,20 @@ class ClassicalPredictor:
                 self._descriptors.pop(frame_id, None)
 
     def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...]]:
-        """Wait for what is under way and return what follows from it."""
+        """Wait for background work and return its refined edges and depths."""
         if self._odometry is None:
             return (), ()
         depths = self._depths(self._odometry.drain())
         return self._corrections(self._odometry, None), depths
 
     def landmarks(self, T_world_camera: Mapping[int, np.ndarray]) -> SparseLandmarks | None:
-        """Return the landmarks, with the sightings of these keyframes, in the engine's world."""
+        """Return the landmarks and their observations in these keyframes."""
         if self._odometry is None:
-            # Not seen yet, so as they were.
             return None if self._known is None else self._known.landmarks
-        return landmarks_in(self._odometry.world, T_world_camera, self._size)
+        return landmarks_in(self._odometry.map, T_world_camera, self._size)
 
     def shrink(self) -> None:
-        """Do nothing: all is in the host's memory, and bounded."""
+        """Do nothing: all data is in host memory, and bounded."""
 
     def device_memory(self) -> DeviceMemory | None:
         """Return None: no device is used."""
@@ -153,25 +150,22 @@ class ClassicalPredictor:
     def restore(
         self, keyframes: Iterable[KnownKeyframe], landmarks: SparseLandmarks | None
     ) -> None:
-        """Hold the keyframes and landmarks of a saved map; the first frame is lost in it.
-
-        The map is held as for the camera of that frame, whatever the saved pictures' size.
-        """
+        """Hold a saved map, which is converted to the camera of the next frame."""
         if landmarks is None:
             raise FrameError('the map has no landmarks: it was not made by the classical model')
         self.reset()
         descriptors = {}
 
-        def kept() -> Iterator[KnownKeyframe]:
+        def with_descriptors() -> Iterator[KnownKeyframe]:
             for keyframe in keyframes:
                 descriptors[keyframe.frame_id] = keyframe.descriptor
                 yield keyframe
 
-        self._known = KnownMap.of(kept(), landmarks)
+        self._known = KnownMap.of(with_descriptors(), landmarks)
         self._descriptors = descriptors
 
     def reset(self) -> None:
-        """Forget everything; the next frame starts anew."""
+        """Drop all frames and landmarks; the next frame starts a new world."""
         self.close()
         self._odometry = None
         self._known = None
@@ -185,27 +179,28 @@ class ClassicalPredictor:
         if self._odometry is not None:
             self._odometry.close()
 
-    # ---- input ----------------------------------------------------------------------------
+    def _working_image(self, frame: Frame) -> np.ndarray:
+        """Return the (h, w) uint8 grey image that the odometry works on.
 
-    def _working_picture(self, frame: Frame) -> np.ndarray:
-        """Return the (h, w) uint8 grey picture that everything here works on."""
+        :raises FrameError: wrong type or size.
+        """
         image = frame.image
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise FrameError(
-                f'the picture must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}'
+                f'the image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}'
             )
         height, width = image.shape[:2]
         if min(height, width) < SHORTEST_SIDE:
             raise FrameError(
-                f'a picture of {width}x{height} has no room for features: '
+                f'an image of {width}x{height} is too small: '
                 f'send at least {SHORTEST_SIDE} pixels a side'
             )
         if self._odometry is not None and self._size != (width, height):
             raise FrameError(
-                f'the picture size changed from {self._size[0]}x{self._size[1]} to '
-                f'{width}x{height}: reset before sending pictures of another camera'
+                f'the image size changed from {self._size[0]}x{self._size[1]} to '
+                f'{width}x{height}: reset before sending images of another size'
             )
-        return working_picture(image)
+        return working_image(image)
 
     def _odometry_for(self, frame: Frame, gray: np.ndarray) -> Odometry:
         """Return the running odometry, or start one with this frame's camera."""
@@ -223,8 +218,8 @@ class ClassicalPredictor:
             intrinsics = Intrinsics(focal, focal, *centre, width, height)
         elif (intrinsics.width, intrinsics.height) != (width, height):
             raise FrameError(
-                f'the calibration is for {intrinsics.width}x{intrinsics.height}, the picture is '
-                f'{width}x{height}: send the calibration of this picture size'
+                f'the calibration is for {intrinsics.width}x{intrinsics.height}, the image is '
+                f'{width}x{height}: send the calibration of this image size'
             )
         self._intrinsics = intrinsics
         self._size = (width, height)
@@ -242,22 +237,20 @@ class ClassicalPredictor:
         return self._odometry
 
     def _check_intrinsics(self, frame: Frame) -> None:
-        """Refuse a camera that changed while running; one that came late waits for a reset."""
+        """Refuse a changed calibration; one that comes late is used after a reset."""
         if self._estimated or frame.intrinsics is None or frame.intrinsics == self._intrinsics:
             return
         raise FrameError(
             f'the calibration changed from {self._intrinsics} to {frame.intrinsics}: '
-            'reset to go on with the new one'
+            'reset to use the new one'
         )
-
-    # ---- output ---------------------------------------------------------------------------
 
     def _edges(
         self,
         odometry: Odometry,
         frame: HeldFrame,
         context_ids: Sequence[int],
-        trust: float,
+        factor: float,
     ) -> tuple[Edge, ...]:
         """Return an edge for each context frame that shares landmarks with the frame."""
         held = [odometry.frames.get(i) for i in context_ids]
@@ -265,21 +258,19 @@ class ClassicalPredictor:
         if odometry.mode is Mode.STARTING:
             rotation = rotation_confidence(odometry.start_rotation_sigma)
             return tuple(_edge(h, frame, 0.0, rotation) for h in context)
-        evidence = Evidence(frame, odometry.landmarks, odometry.camera)
+        evidence = Evidence(frame, odometry.map)
         edges = []
         for h in context:
-            certainty = evidence.against(h)
-            if certainty is not None:
-                translation = trust * certainty.confidence_translation
-                edges.append(_edge(h, frame, translation, trust * certainty.confidence_rotation))
-        frame.announced = frame.T_world_camera.copy() if edges else None
+            confidences = evidence.against(h)
+            if confidences is not None:
+                edges.append(_edge(h, frame, factor * confidences[0], factor * confidences[1]))
+        frame.reported = frame.T_world_camera.copy() if edges else None
         return tuple(edges)
 
     def _corrections(self, odometry: Odometry, present_id: int | None) -> tuple[Edge, ...]:
-        """Return an edge for each held frame whose pose is no longer what the engine knows.
+        """Return an edge for each held frame from the first that has moved since its report.
 
-        From the first that moved on, every frame gets one: those that stayed where they are
-        must not follow, in the engine's graph, those that moved.
+        All later ones get an edge too, so that the engine's graph does not move those that stayed.
         """
         refined: list[Edge] = []
         source: HeldFrame | None = None
@@ -287,25 +278,25 @@ class ClassicalPredictor:
         for held in odometry.frames:
             if held.frame_id == present_id or not held.posed:
                 continue
-            known = held.announced
+            known = held.reported
             if known is None:
-                # Only told as the present frame so far; the engine resolved it from those edges.
-                known = held.announced = held.T_world_camera.copy()
+                # So far it was the present frame, resolved by the engine from its edges.
+                known = held.reported = held.T_world_camera.copy()
             moving = moving or bool(np.abs(known - held.T_world_camera).max() > SAME_POSE)
             if moving and source is not None:
                 refined.append(_edge(source, held, REFERENCE, REFERENCE))
-                held.announced = held.T_world_camera.copy()
+                held.reported = held.T_world_camera.copy()
             if held.keyframe:
                 source = held
         return tuple(refined)
 
-    def _likeness(self, frame_id: int, descriptor: np.ndarray) -> float:
-        """Return how much a keyframe looks like a descriptor; -1 for other frames."""
+    def _similarity(self, frame_id: int, descriptor: np.ndarray) -> float:
+        """Return the similarity of a keyframe to a descriptor; -1 for other frames."""
         known = self._descriptors.get(frame_id)
         return -1.0 if known is None else float(known @ descriptor)
 
     def _depths(self, swept: Iterable[Swept]) -> tuple[DepthMap, ...]:
-        """Return sweeps of frames still held as depth maps; a frame is swept once."""
+        """Return sweeps as depth maps; a frame is swept once."""
         return tuple(
             DepthMap(
                 s.frame_id,
@@ -319,7 +310,6 @@ class ClassicalPredictor:
 
 
 def _edge(source: HeldFrame, target: HeldFrame, translation: float, rotation: float) -> Edge:
-    """Return the edge that the poses of two held frames give."""
     return Edge(
         source.frame_id,
         target.frame_id,

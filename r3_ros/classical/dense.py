@@ -1,4 +1,4 @@
-"""What a plane sweep of a keyframe needs: neighbours at a useful distance, and a depth range."""
+"""The neighbours and the depth range for a plane sweep of a keyframe."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 
 from ..core.geometry import inverse
-from .landmarks import HeldFrame, HeldFrames, Landmarks
+from .landmarks import HeldFrame, HeldFrames, SparseMap
 from .pinhole import Pinhole
-from .sweep import BASELINES, BEST_BASELINE, MOST_VIEWS, sweep, sweep_size, Swept, View
+from .sweep import BASELINES, BEST_BASELINE, MOST_VIEWS, NeighbourView, sweep, sweep_size, Swept
 
-#: Neighbours looking more than this away share too little of the picture.
+#: Neighbours turned by more than this overlap too little.
 MOST_TURN_COS = np.cos(np.deg2rad(20.0))
 #: Keyframes considered as neighbours, newest first.
 CONSIDERED = 20
@@ -22,22 +22,26 @@ LEAST_LANDMARKS = 30
 NEAR_MARGIN, FAR_MARGIN = 0.7, 1.4
 
 
-def sweep_job(
-    frame: HeldFrame, frames: HeldFrames, landmarks: Landmarks, camera: Pinhole, planes: int
-) -> Callable[[], Swept] | None:
-    """Return the sweep of a keyframe as a job on copies, or None if nothing suits it."""
-    depths = _landmark_depths(frame, landmarks)
+def sweep_job(frame: HeldFrame, sparse_map: SparseMap, planes: int) -> Callable[[], Swept] | None:
+    """Return the sweep of a keyframe as a job on copies, or None without suitable neighbours."""
+    camera = sparse_map.camera
+    slots, _ = frame.seen.solid(sparse_map.landmarks)
+    T = inverse(frame.T_world_camera)
+    depths = sparse_map.landmarks.position[slots] @ T[2, :3] + T[2, 3]
+    depths = depths[depths > 0]
     if len(depths) < LEAST_LANDMARKS:
         return None
     nearest, middle, farthest = np.percentile(depths, (2.0, 50.0, 98.0))
-    neighbours = _neighbours(frame, frames, float(middle))
+    neighbours = _neighbours(frame, sparse_map.frames, float(middle))
     if not neighbours:
         return None
     width, height = sweep_size(camera)
     small_camera = Pinhole.of(camera.intrinsics(width, height), width, height)
     gray = _shrunk(frame.gray, width, height)
     views = [
-        View(_shrunk(n.gray, width, height), inverse(n.T_world_camera) @ frame.T_world_camera)
+        NeighbourView(
+            _shrunk(n.gray, width, height), inverse(n.T_world_camera) @ frame.T_world_camera
+        )
         for n in neighbours
     ]
     near, far = NEAR_MARGIN * float(nearest), FAR_MARGIN * float(farthest)
@@ -45,16 +49,8 @@ def sweep_job(
     return lambda: sweep(frame_id, gray, views, small_camera, near, far, planes)
 
 
-def _landmark_depths(frame: HeldFrame, landmarks: Landmarks) -> np.ndarray:
-    """Return the depths of the landmarks the frame saw."""
-    use = frame.seen.alive(landmarks) & landmarks.solid[frame.seen.slots]
-    T = inverse(frame.T_world_camera)
-    depths = landmarks.position[frame.seen.slots[use]] @ T[2, :3] + T[2, 3]
-    return depths[depths > 0]
-
-
 def _neighbours(frame: HeldFrame, frames: HeldFrames, depth: float) -> list[HeldFrame]:
-    """Return the keyframes whose baseline suits a scene at this depth best."""
+    """Return the keyframes with the best baselines for a scene at this depth."""
     suited = []
     for other in frames.keyframes()[-CONSIDERED:]:
         if other is frame:

@@ -1,4 +1,4 @@
-"""A small global descriptor of a picture, for finding pictures of the same view."""
+"""A small global descriptor of an image, for finding images of the same view."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ SIZE = _CELLS_X * _CELLS_Y * _BINS
 def describe(gray: np.ndarray) -> np.ndarray:
     """Return a (SIZE,) float32 unit vector: gradient directions over a coarse grid.
 
-    Directions of gradients, not brightness, so that exposure does not matter; square roots, so
-    that one strong edge does not drown the rest; without the mean, so that unlike pictures are
-    near zero.
+    Gradient directions are invariant to exposure, square roots limit single strong edges, and
+    without the mean the similarity of different views is near zero.
     """
     size = (_CELLS_X * _CELL, _CELLS_Y * _CELL)
     small = cv2.GaussianBlur(cv2.resize(gray, size, interpolation=cv2.INTER_AREA), (0, 0), 0.8)
@@ -25,7 +24,7 @@ def describe(gray: np.ndarray) -> np.ndarray:
     position = angle * (_BINS / (2.0 * np.pi))
     low = np.floor(position).astype(int)
     share = position - low
-    # Bilinear over directions; the grid is blurred afterwards, so that small shifts matter little.
+    # Bilinear over directions; the blur below tolerates small shifts.
     grid = np.zeros((_BINS, *small.shape), np.float32)
     rows, columns = np.indices(small.shape)
     grid[low % _BINS, rows, columns] = strength * (1.0 - share)
@@ -44,6 +43,6 @@ def describe(gray: np.ndarray) -> np.ndarray:
     vector -= vector.mean()
     norm = float(np.linalg.norm(vector))
     if norm < 1e-6:
-        # A blank picture is like no other; any fixed direction will do.
+        # A blank image: any fixed direction.
         vector[0] = norm = 1.0
     return (vector / norm).astype(np.float32)

@@ -1,29 +1,29 @@
-"""Corners, and following them from one picture to another."""
+"""Corners, and tracking them from one image to another."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-#: Longest side of the picture that corners are followed in; larger ones are shrunk to it.
+#: Longest side of the working image, that corners are tracked in; larger images are resized.
 LONGEST_SIDE = 1280
-#: Side of the patch that is followed. Smaller drifts on repeated texture, larger straddles
-#: depth edges; 15 follows 1000 corners in about 6 ms.
+#: Side of a tracked patch. Smaller ones drift on repeated texture, larger ones span depth
+#: edges; 15 tracks 1000 corners in about 6 ms.
 PATCH = 15
-#: Pyramid levels above the full picture: with PATCH it bridges about 50 pixels without a guess.
+#: Pyramid levels above the full image: with PATCH enough for 50 pixels without a guess.
 LEVELS = 3
-#: A corner must come back this close when followed backwards, in pixels.
+#: Largest error of a corner tracked forwards and backwards, in pixels.
 ROUND_TRIP_PX = 0.7
-#: On the way back the search starts at most this far from the corner.
+#: Tracking backwards starts at most this far from the corner, in pixels.
 BACK_OFFSET_PX = 4.0
-#: Weakest corner kept, as a share of the strongest.
+#: Weakest corner, relative to the strongest.
 QUALITY = 0.003
 
 _CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.02)
 
 
-def working_picture(image: np.ndarray) -> np.ndarray:
-    """Return the (h, w) uint8 grey picture that everything here works on.
+def working_image(image: np.ndarray) -> np.ndarray:
+    """Return the (h, w) uint8 grey image that the predictor works on.
 
     :param image: (H, W, 3) uint8 RGB.
     """
@@ -41,7 +41,7 @@ def find_corners(
 ) -> np.ndarray:
     """Return up to ``count`` new corners (N, 2) float32, strongest first, away from others.
 
-    :param occupied: (M, 2) pixels where corners are followed already.
+    :param occupied: (M, 2) pixels of corners that are tracked already.
     :param distance: least distance to those and to each other, in pixels.
     """
     if count <= 0:
@@ -55,27 +55,27 @@ def find_corners(
     return np.empty((0, 2), np.float32) if found is None else found.reshape(-1, 2)
 
 
-def follow(
+def track(
     previous: np.ndarray,
     current: np.ndarray,
     points: np.ndarray,
     guess: np.ndarray,
     levels: int = LEVELS,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Follow pixels from one picture into another.
+    """Track pixels from one image into another.
 
     :param points: (N, 2) pixels in ``previous``.
     :param guess: (N, 2) where they are expected in ``current``.
-    :return: (N, 2) float32 pixels in ``current`` and the (N,) mask of those that came back to
-        where they started when followed the other way.
+    :return: (N, 2) float32 pixels in ``current`` and the (N,) mask of those that return to their
+        start when tracked backwards.
     """
     if len(points) == 0:
         return np.empty((0, 2), np.float32), np.empty(0, bool)
     start = np.ascontiguousarray(points, np.float32).reshape(-1, 1, 2)
     expected = np.ascontiguousarray(guess, np.float32).reshape(-1, 1, 2)
     forward, found, _ = _lucas_kanade(previous, current, start, expected.copy(), levels)
-    # The way back starts off the mark, as the way out did, so that agreement is no accident; but
-    # not by more than two levels bridge.
+    # Backwards starts as far off as forwards, so that agreement is significant, within the reach
+    # of two levels.
     off = np.clip(forward - expected, -BACK_OFFSET_PX, BACK_OFFSET_PX)
     back, found_back, _ = _lucas_kanade(current, previous, forward, start + off, min(levels, 1))
     error = np.linalg.norm((back - start)[:, 0], axis=1)
@@ -89,7 +89,6 @@ def follow(
 def _lucas_kanade(
     previous: np.ndarray, current: np.ndarray, start: np.ndarray, guess: np.ndarray, levels: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Call OpenCV's pyramidal Lucas-Kanade with this module's settings."""
     return cv2.calcOpticalFlowPyrLK(
         previous,
         current,
@@ -104,7 +103,7 @@ def _lucas_kanade(
 
 
 def coverage(pixels: np.ndarray, width: int, height: int) -> float:
-    """Return the share of an 8 x 6 grid over the picture that holds at least one pixel."""
+    """Return the share of an 8 x 6 grid over the image that holds at least one pixel."""
     if len(pixels) == 0:
         return 0.0
     columns = np.clip((pixels[:, 0] + 0.5) * 8 // width, 0, 7).astype(int)

@@ -1,9 +1,9 @@
-"""Start-up: the first poses and landmarks, from corners followed since a reference picture.
+"""Initialisation: the first poses and landmarks, from corners tracked since a reference image.
 
-Two views give the shape only if the camera moved sideways far enough, and a camera that merely
-turned looks much like one that moved. So nothing starts before the best pure rotation leaves a
-clear part of the flow unexplained; then every solution of the essential matrix and of a
-homography (a flat scene) is refined and one of them has to be clearly the best.
+Two views determine the scene only under enough translation, and a small one looks like a
+rotation. So a start is tried only once the best pure rotation leaves enough flow unexplained. All
+solutions of the essential matrix and of a homography (flat scenes) are refined, and one of them
+has to be clearly the best.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from scipy.optimize import minimize_scalar
 
 from ..core.geometry import inverse, make_T, rotation_angle
 from .bundle import adjust, BundleProblem, BundleResult
-from .features import find_corners, follow
+from .features import find_corners, track
 from .pinhole import homogeneous, Pinhole, project
 from .pnp import refine_pose
 from .triangulate import depth_along_first_ray, parallax_cosine
 
-#: Median flow that a rotation leaves unexplained before a start is tried, as a share of the width.
-#: A standing camera measures 0.0002.
+#: Least median flow not explained by a rotation for a start, as a share of the width. A camera at
+#: rest measures 0.0002.
 PARALLAX_GATE = 0.0011
-#: Corners that a start needs, and the share of the followed corners that has to agree.
+#: Corners needed for a start, and the share of the tracked corners that has to agree.
 LEAST_POINTS = 60
 LEAST_SHARE = 0.6
-#: At most so much of what agrees with the best solution may agree with another one.
+#: Largest ratio of corners that agree with the second-best and with the best solution.
 RUNNER_UP = 0.9
-#: A corner agrees with a solution if it fits all frames this well, in pixels.
+#: Largest error of an agreeing corner in all frames, in pixels.
 AGREE_PX = 1.2
-#: Angle at which a landmark counts as triangulated.
+#: Least parallax of a triangulated landmark.
 SOLID_PARALLAX_DEG = 0.6
-#: Share of the followed corners that has to be triangulated: a start on fewer is badly
-#: conditioned, and its scale bends before the adjustment can mend it.
+#: Share of the tracked corners that has to be triangulated: a start with fewer is badly
+#: conditioned, and its scale drifts at once.
 LEAST_SOLID_SHARE = 0.4
-#: Frames between reference and present frame that take part in the first adjustment.
+#: Frames in the first adjustment.
 MOST_FRAMES = 8
 
 
@@ -46,10 +46,10 @@ class Start:
 
     :ivar frame_ids: frames with a pose, reference first, present frame last.
     :ivar T_camera_reference: (F, 4, 4).
-    :ivar points: (N, 3) in the reference camera, for each corner still followed.
-    :ivar solid: (N,) whether the point is well triangulated; the others are guesses.
+    :ivar points: (N, 3) in the reference camera, for each corner still tracked.
+    :ivar solid: (N,) whether the point is well triangulated; others are guesses.
     :ivar relative_sigma: (N,) of the depths.
-    :ivar pixels: (F, N, 2) where each frame saw them.
+    :ivar pixels: (F, N, 2) of the points in each frame.
     """
 
     frame_ids: list[int]
@@ -61,13 +61,13 @@ class Start:
 
 
 class StartUp:
-    """Follows corners from a reference picture until two views give a shape."""
+    """Tracks corners from a reference image until the scene can be initialised.
+
+    :param guessed_focal: a wrong focal length may explain the flow left by a rotation.
+    :ivar corners: number of corners in the reference image.
+    """
 
     def __init__(self, corner_count: int, corner_distance: float, guessed_focal: bool = False):
-        """Wait for the first picture.
-
-        :param guessed_focal: a wrong focal length may be what bends the flow of a rotation.
-        """
         self._guessed_focal = guessed_focal
         self._corner_count = corner_count
         self._corner_distance = corner_distance
@@ -75,42 +75,37 @@ class StartUp:
         self._frame_ids: list[int] = []
         self._pixels: list[np.ndarray] = []
         self._last_gray = np.empty((0, 0), np.uint8)
-        self._first_count = 0
+        self.corners = 0
         self.R_camera_reference = np.eye(3)
         self.rotation_error_px = 0.0
         self.parallax_px = 0.0
-        self.share_followed = 1.0
-
-    @property
-    def corners(self) -> int:
-        """Return how many corners the reference picture had."""
-        return self._first_count
+        self.tracked_share = 1.0
 
     def set_reference(self, frame_id: int, gray: np.ndarray) -> None:
-        """Begin anew with this picture as the reference."""
+        """Restart with this image as the reference."""
         corners = find_corners(gray, self._corner_count, np.empty((0, 2)), self._corner_distance)
         self.reference_id = frame_id
         self._frame_ids = [frame_id]
         self._pixels = [corners]
         self._last_gray = gray
-        self._first_count = len(corners)
+        self.corners = len(corners)
         self.R_camera_reference = np.eye(3)
-        self.share_followed = 1.0
+        self.tracked_share = 1.0
 
     def add(self, frame_id: int, gray: np.ndarray, camera: Pinhole) -> bool:
-        """Follow the corners into the next picture and estimate its rotation.
+        """Track the corners into the next image and estimate its rotation.
 
-        :return: whether enough corners came along for the reference to be of further use.
+        :return: whether enough corners are left to keep the reference.
         """
         last = self._pixels[-1]
-        pixels, ok = follow(self._last_gray, gray, last, last)
-        if ok.sum() < max(LEAST_POINTS // 2, 0.3 * self._first_count):
-            self.share_followed = float(ok.sum()) / max(self._first_count, 1)
+        pixels, ok = track(self._last_gray, gray, last, last)
+        if ok.sum() < max(LEAST_POINTS // 2, 0.3 * self.corners):
+            self.tracked_share = float(ok.sum()) / max(self.corners, 1)
             return False
         self._pixels = [p[ok] for p in self._pixels] + [pixels[ok]]
         self._frame_ids.append(frame_id)
         self._last_gray = gray
-        self.share_followed = len(self._pixels[-1]) / max(self._first_count, 1)
+        self.tracked_share = len(self._pixels[-1]) / max(self.corners, 1)
         first, now = camera.rays(self._pixels[0]), camera.rays(self._pixels[-1])
         self.R_camera_reference = fit_rotation(first, now)
         error = rotation_residual(first, now, self.R_camera_reference)
@@ -118,18 +113,15 @@ class StartUp:
         self.parallax_px = self.rotation_error_px
         if self._guessed_focal:
             self.parallax_px = camera.focal * least_rotation_residual(first, now)
-        self._thin_out()
-        return True
-
-    def _thin_out(self) -> None:
-        """Keep memory bounded while nothing happens: drop every second inner frame."""
+        # While nothing happens, memory stays bounded: every second inner frame is dropped.
         if len(self._frame_ids) > 4 * MOST_FRAMES:
             keep = [0, *range(1, len(self._frame_ids) - 1, 2), len(self._frame_ids) - 1]
             self._frame_ids = [self._frame_ids[i] for i in keep]
             self._pixels = [self._pixels[i] for i in keep]
+        return True
 
     def try_start(self, camera: Pinhole) -> Start | None:
-        """Return poses and points if the frames since the reference support one shape."""
+        """Return poses and points, if the frames since the reference have one solution."""
         if self.parallax_px < PARALLAX_GATE * camera.width:
             return None
         first, now = camera.rays(self._pixels[0]), camera.rays(self._pixels[-1])
@@ -151,9 +143,9 @@ class StartUp:
         depth: np.ndarray,
         good: np.ndarray,
     ) -> tuple[int, Start | None]:
-        """Adjust all frames since the reference together and judge the result.
+        """Adjust all frames since the reference together.
 
-        :return: how many corners every frame agrees with, and the start if that is enough.
+        :return: number of corners that agree in every frame, and the start if these are enough.
         """
         last = len(self._frame_ids) - 1
         chosen = np.unique(np.linspace(0, last, min(MOST_FRAMES, last + 1)).round().astype(int))
@@ -163,8 +155,7 @@ class StartUp:
         T[-1] = T_now_reference
         weight = np.ones(int(good.sum()))
         for k in range(len(chosen) - 2, 0, -1):
-            refined = refine_pose(T[k + 1], points[good], rays[k][good], weight, camera.focal, 20)
-            T[k] = refined.T_camera_world
+            T[k] = refine_pose(T[k + 1], points[good], rays[k][good], weight, camera.focal, 20)
         result, index = _adjust_frames(T, points, rays, good, camera.focal)
         error = result.error_px.reshape(len(chosen), -1)
         T = np.concatenate([T[:1], result.T_camera_world[:-1]])
@@ -196,7 +187,7 @@ class StartUp:
 def _adjust_frames(
     T: np.ndarray, points: np.ndarray, rays: np.ndarray, good: np.ndarray, focal: float
 ) -> tuple[BundleResult, np.ndarray]:
-    """Bundle-adjust the chosen frames; the reference stays where it is."""
+    """Bundle-adjust the chosen frames; the reference is fixed."""
     index = np.flatnonzero(good)
     count, frames = len(index), len(T)
     # The reference is the last camera, because the free ones come first.
@@ -214,7 +205,7 @@ def _adjust_frames(
 
 
 def fit_rotation(rays_first: np.ndarray, rays_second: np.ndarray) -> np.ndarray:
-    """Return the rotation that turns the first rays into the second ones, robustly."""
+    """Return the rotation from the first rays to the second ones, robustly."""
     a, b = homogeneous(rays_first), homogeneous(rays_second)
     a /= np.linalg.norm(a, axis=1, keepdims=True)
     b /= np.linalg.norm(b, axis=1, keepdims=True)
@@ -230,10 +221,10 @@ def fit_rotation(rays_first: np.ndarray, rays_second: np.ndarray) -> np.ndarray:
 def solve_two_views(
     first: np.ndarray, second: np.ndarray, focal: float
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Return the distinct motions that explain two views, best first, or nothing.
+    """Return the distinct motions that explain two views, best first.
 
-    Each with ``T_second_first``, the depths in the first camera (their median is one) and the
-    mask of the points it explains.
+    Each is ``T_second_first``, the depths in the first camera (their median is one) and the mask
+    of the points it explains.
     """
     solutions = []
     for T in _hypotheses(first, second, focal):
@@ -259,7 +250,7 @@ def solve_two_views(
 
 
 def _hypotheses(first: np.ndarray, second: np.ndarray, focal: float) -> list[np.ndarray]:
-    """Return the motions that the essential matrix and the homography allow, |t| = 1."""
+    """Return the solutions of the essential matrix and the homography, |t| = 1."""
     found = []
     eye = np.eye(3)
     E, _ = cv2.findEssentialMat(first, second, eye, cv2.RANSAC, 0.999, 1.0 / focal)
@@ -279,9 +270,9 @@ def _hypotheses(first: np.ndarray, second: np.ndarray, focal: float) -> list[np.
 def _explain(
     T: np.ndarray, first: np.ndarray, second: np.ndarray, focal: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return depths in the first camera and which points the motion explains.
+    """Return depths in the first camera and the mask of the points that the motion explains.
 
-    Far points have no sure sign of depth; they are no evidence and do not count.
+    Far points, whose depth may have the wrong sign, do not count.
     """
     depth = depth_along_first_ray(T, first, second)
     points = homogeneous(first) * depth[:, None]
@@ -293,14 +284,14 @@ def _explain(
 
 
 def rotation_residual(first: np.ndarray, second: np.ndarray, R: np.ndarray) -> float:
-    """Return the median distance of rays that a rotation leaves."""
+    """Return the median distance of rays after a rotation."""
     return float(np.median(np.linalg.norm(project(homogeneous(first) @ R.T)[0] - second, axis=1)))
 
 
 def least_rotation_residual(first: np.ndarray, second: np.ndarray) -> float:
-    """Return what the best rotation leaves if the focal length may be up to twice off.
+    """Return the residual of the best rotation, for focal lengths wrong by up to a factor of two.
 
-    In units of the given rays, so that it compares with the residual at the given focal length.
+    In units of the given rays.
     """
 
     def residual(log_factor: float) -> float:
@@ -320,7 +311,7 @@ _Solution = tuple[int, np.ndarray, np.ndarray, np.ndarray]
 
 
 def _refine(solution: _Solution, first: np.ndarray, second: np.ndarray, focal: float) -> _Solution:
-    """Adjust one two-view solution and count again what it explains."""
+    """Adjust one two-view solution and count again the points that it explains."""
     _, T, depth, good = solution
     index = np.flatnonzero(good)
     count = len(index)
@@ -340,6 +331,5 @@ def _refine(solution: _Solution, first: np.ndarray, second: np.ndarray, focal: f
 
 
 def _differ(a: np.ndarray, b: np.ndarray) -> bool:
-    """Tell whether two motions with unit baselines are really different."""
     angle = float(rotation_angle(a[:3, :3].T @ b[:3, :3]))
     return angle > np.deg2rad(1.0) or float(a[:3, 3] @ b[:3, 3]) < np.cos(np.deg2rad(20.0))

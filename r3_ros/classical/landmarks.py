@@ -1,11 +1,13 @@
-"""Landmarks and the keyframes that saw them."""
+"""The sparse map: landmarks and the frames that saw them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+
+from .pinhole import Pinhole
 
 _GROWTH = 4096
 
@@ -13,24 +15,22 @@ _GROWTH = 4096
 class Landmarks:
     """All landmarks as arrays with reusable slots.
 
-    A landmark is born as a *candidate*: a corner that is followed but whose depth is a guess.
-    Once it has been triangulated it is *solid*. Whoever keeps a slot for longer keeps the
-    slot's generation with it: it counts up whenever the slot is freed.
+    A new landmark is a *candidate*: a tracked corner of guessed depth. Once triangulated it is
+    *solid*. References to a slot store its generation too, which counts up when it is freed.
 
-    :ivar position: (N, 3) in the world; for candidates along the ray of the first sighting.
+    :ivar position: (N, 3) in the world; for candidates along the ray of the first observation.
     :ivar solid: (N,) whether the position was triangulated.
-    :ivar sightings: (N,) number of keyframes that saw it.
+    :ivar observation_count: (N,) number of keyframes that saw it.
     :ivar relative_sigma: (N,) standard deviation of the depth over the depth, for a pixel.
     :ivar first_frame: (N,) keyframe that saw it first.
-    :ivar first_pixel: (N, 2) where.
+    :ivar first_pixel: (N, 2) in that keyframe.
     """
 
     def __init__(self) -> None:
-        """Start empty."""
         self.position = np.zeros((0, 3))
         self.used = np.zeros(0, bool)
         self.solid = np.zeros(0, bool)
-        self.sightings = np.zeros(0, np.int32)
+        self.observation_count = np.zeros(0, np.int32)
         self.generation = np.zeros(0, np.int32)
         self.relative_sigma = np.zeros(0)
         self.first_frame = np.zeros(0, np.int64)
@@ -38,7 +38,6 @@ class Landmarks:
         self._free: list[int] = []
 
     def __len__(self) -> int:
-        """Return the number of landmarks in use."""
         return int(self.used.sum())
 
     def add(self, position: np.ndarray, frame_id: int, pixels: np.ndarray) -> np.ndarray:
@@ -50,23 +49,18 @@ class Landmarks:
         self.position[slots] = position
         self.used[slots] = True
         self.solid[slots] = False
-        self.sightings[slots] = 0
+        self.observation_count[slots] = 0
         self.relative_sigma[slots] = np.inf
         self.first_frame[slots] = frame_id
         self.first_pixel[slots] = pixels
         return slots
 
     def _grow(self) -> None:
-        """Make room for more slots."""
         old = len(self.used)
-        self.position = np.concatenate([self.position, np.zeros((_GROWTH, 3))])
-        self.used = np.concatenate([self.used, np.zeros(_GROWTH, bool)])
-        self.solid = np.concatenate([self.solid, np.zeros(_GROWTH, bool)])
-        self.sightings = np.concatenate([self.sightings, np.zeros(_GROWTH, np.int32)])
-        self.generation = np.concatenate([self.generation, np.zeros(_GROWTH, np.int32)])
-        self.relative_sigma = np.concatenate([self.relative_sigma, np.full(_GROWTH, np.inf)])
-        self.first_frame = np.concatenate([self.first_frame, np.zeros(_GROWTH, np.int64)])
-        self.first_pixel = np.concatenate([self.first_pixel, np.zeros((_GROWTH, 2))])
+        for name, array in vars(self).items():
+            if isinstance(array, np.ndarray):
+                more = np.zeros((_GROWTH, *array.shape[1:]), array.dtype)
+                setattr(self, name, np.concatenate([array, more]))
         self._free = list(range(old + _GROWTH - 1, old - 1, -1)) + self._free
 
     def remove(self, slots: np.ndarray) -> None:
@@ -80,12 +74,12 @@ class Landmarks:
 
 
 @dataclass(eq=False)
-class Sightings:
-    """Which landmarks a frame saw, and where.
+class Observations:
+    """The landmarks that a frame saw.
 
     :ivar slots: (N,) landmark slots.
     :ivar generations: (N,) the slots' generations when they were seen.
-    :ivar pixels: (N, 2) float64 working pixels.
+    :ivar pixels: (N, 2) float64 pixels of the working image.
     """
 
     slots: np.ndarray
@@ -93,27 +87,32 @@ class Sightings:
     pixels: np.ndarray
 
     @classmethod
-    def of(cls, landmarks: Landmarks, slots: np.ndarray, pixels: np.ndarray) -> Sightings:
-        """Note what was seen, with the slots' present generations."""
+    def of(cls, landmarks: Landmarks, slots: np.ndarray, pixels: np.ndarray) -> Observations:
+        """Return observations with the slots' present generations."""
         return cls(slots.copy(), landmarks.generation[slots].copy(), np.array(pixels, np.float64))
 
     @classmethod
-    def none(cls) -> Sightings:
-        """Return an empty list of sightings."""
+    def none(cls) -> Observations:
+        """Return no observations."""
         return cls(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros((0, 2)))
 
     def alive(self, landmarks: Landmarks) -> np.ndarray:
-        """Return the (N,) mask of sightings whose landmark still exists."""
+        """Return the (N,) mask of observations whose landmark still exists."""
         return landmarks.generation[self.slots] == self.generations
 
+    def solid(self, landmarks: Landmarks) -> tuple[np.ndarray, np.ndarray]:
+        """Return slots and pixels of the observations of existing solid landmarks."""
+        use = self.alive(landmarks) & landmarks.solid[self.slots]
+        return self.slots[use], self.pixels[use]
+
     def keep(self, mask: np.ndarray) -> None:
-        """Drop all sightings but those of the mask."""
+        """Drop all observations outside the mask."""
         self.slots = self.slots[mask]
         self.generations = self.generations[mask]
         self.pixels = self.pixels[mask]
 
-    def extend(self, other: Sightings) -> None:
-        """Append more sightings."""
+    def extend(self, other: Observations) -> None:
+        """Append observations."""
         self.slots = np.concatenate([self.slots, other.slots])
         self.generations = np.concatenate([self.generations, other.generations])
         self.pixels = np.concatenate([self.pixels, other.pixels])
@@ -123,48 +122,43 @@ class Sightings:
 class HeldFrame:
     """A frame that the predictor can relate others to.
 
-    :ivar gray: (h, w) uint8 working picture.
-    :ivar T_world_camera: best present estimate.
-    :ivar announced: the pose the engine was told, by edges; None before there was one.
-    :ivar seen: its sightings; for frames that are no keyframes, of landmarks it agreed with.
-    :ivar saved: it is of a map that was loaded, which stays as it is.
+    :ivar gray: (h, w) uint8 working image.
+    :ivar T_world_camera: the newest estimate.
+    :ivar seen: its observations; without keyframe, those that agree with the pose.
+    :ivar reported: the pose that was reported to the engine by edges; None before.
+    :ivar saved: it belongs to a loaded map, which is not adjusted.
     """
 
     frame_id: int
     gray: np.ndarray
     T_world_camera: np.ndarray
-    seen: Sightings
+    seen: Observations
     keyframe: bool = False
     posed: bool = False
-    announced: np.ndarray | None = None
+    reported: np.ndarray | None = None
     saved: bool = False
 
 
 class HeldFrames:
-    """The held frames by id, in order of id."""
+    """The held frames by id, in increasing order."""
 
     def __init__(self) -> None:
-        """Start empty."""
         self._frames: dict[int, HeldFrame] = {}
 
     def __contains__(self, frame_id: int) -> bool:
-        """Tell whether a frame is held."""
         return frame_id in self._frames
 
     def __getitem__(self, frame_id: int) -> HeldFrame:
-        """Return a held frame."""
         return self._frames[frame_id]
 
     def __iter__(self) -> Iterator[HeldFrame]:
-        """Go through the frames from the oldest on."""
         return iter(list(self._frames.values()))
 
     def __len__(self) -> int:
-        """Return how many frames are held."""
         return len(self._frames)
 
     def add(self, frame: HeldFrame) -> None:
-        """Hold a frame; ids only grow."""
+        """Hold a frame; its id is larger than all others."""
         self._frames[frame.frame_id] = frame
 
     def get(self, frame_id: int) -> HeldFrame | None:
@@ -178,3 +172,12 @@ class HeldFrames:
     def keyframes(self) -> list[HeldFrame]:
         """Return the keyframes with a pose, oldest first."""
         return [f for f in self._frames.values() if f.keyframe and f.posed]
+
+
+@dataclass
+class SparseMap:
+    """The camera, the held frames and the landmarks."""
+
+    camera: Pinhole
+    frames: HeldFrames = field(default_factory=HeldFrames)
+    landmarks: Landmarks = field(default_factory=Landmarks)

@@ -1,4 +1,4 @@
-"""Keyframe visual odometry: corners followed, poses from landmarks, a map that is adjusted."""
+"""Keyframe visual odometry: tracked corners, poses from landmarks, bundle adjustment."""
 
 from __future__ import annotations
 
@@ -10,50 +10,50 @@ import numpy as np
 
 from ..core.geometry import inverse, make_T, rotation_angle
 from . import mapping
-from .backend import Upkeep, World
-from .features import coverage, follow
+from .backend import Backend
+from .features import coverage, track
 from .initialise import LEAST_POINTS, Start, StartUp
-from .landmarks import HeldFrame, HeldFrames, Landmarks, Sightings
+from .landmarks import HeldFrame, Observations, SparseMap
 from .pinhole import homogeneous, Pinhole, project
 from .pnp import INLIER_PX, ransac_pose, refine_pose, reprojection_px
-from .relocalise import Place, Relocaliser
+from .relocalise import PoseCandidate, Relocaliser
 from .saved_landmarks import KnownMap
 from .sweep import Swept
 from .window import Loop, Motion
 
-#: A new keyframe when fewer than this share of the last one's landmarks is still followed ...
+#: A new keyframe when less than this share of the last one's landmarks is still tracked ...
 KEYFRAME_SHARE = 0.75
-#: ... or when the flow that rotation does not explain exceeds this share of the width.
+#: ... or when the flow without rotation exceeds this share of the width.
 KEYFRAME_FLOW = 0.03
-#: A pose needs at least this many landmarks that agree, ...
+#: A pose needs at least this many inliers, ...
 LEAST_INLIERS = 20
-#: ... this share of those followed, ...
+#: ... this share of the tracked landmarks, ...
 LEAST_SHARE = 0.4
-#: ... and this share of the picture's cells.
+#: ... and this share of the image's cells.
 LEAST_COVERAGE = 0.08
-#: Trust in a corner whose depth is a guess, against 1 for a landmark.
+#: Weight of a corner of guessed depth; 1 for a landmark.
 CANDIDATE_WEIGHT = 0.05
-#: A keyframe whose pose rests on fewer landmarks is adjusted before its pose is told.
+#: A keyframe with fewer inliers is adjusted before its pose is reported.
 THIN_INLIERS = 200
-#: While starting, a new reference picture is taken when less of the old one is still followed.
+#: While starting, a new reference image is taken when less of the old one is still tracked.
 RENEW_SHARE = 0.5
-#: Keyframes matched by descriptor when following fails, the share of their landmarks that has to
-#: be found, and how far from the guess the camera may be turned.
+#: Keyframes matched by descriptor when tracking fails, the share of their landmarks that has to
+#: be found, and the largest rotation from the guess.
 NEAR_KEYFRAMES = 2
 NEAR_SHARE = 0.12
 NEAR_TURN_RAD = 0.45
-#: For so many frames after a loss the last good picture is tried first, asking for a pose from
-#: this share of the landmarks it showed.
+#: For this many frames after a loss the last good image is tried first; its pose needs this share
+#: of the landmarks in that image.
 PICK_UP_STEPS = 5
 PICK_UP_SHARE = 0.3
-#: Keyframes a lost picture is matched with, at most: each takes some 20 ms.
-PLACES_PER_FRAME = 5
-#: Frames that have to follow on from a place found again before it is trusted.
-DOUBTFUL_FRAMES = 3
+#: Keyframes that a lost image is matched with, at most: each takes about 20 ms.
+MATCHED_PER_FRAME = 5
+#: Frames that have to be tracked after a relocalisation to confirm it.
+CONFIRMING_FRAMES = 3
 
 
 class Mode(enum.Enum):
-    """What the odometry is doing."""
+    """The state of the odometry."""
 
     STARTING = 'starting'
     TRACKING = 'tracking'
@@ -62,41 +62,40 @@ class Mode(enum.Enum):
 
 @dataclass
 class Outcome:
-    """What one frame brought.
+    """The result of one frame.
 
     :ivar posed: the frame has a pose in the map (or a provisional one while starting).
     :ivar keyframe: it became a keyframe.
-    :ivar inliers: landmarks that agree with the pose, and their share of those followed.
-    :ivar swept: dense depth of keyframes held, now ready.
-    :ivar doubtful: the camera was found again just now, and the place has to prove itself.
+    :ivar swept: dense depth of held keyframes that is now ready.
+    :ivar unconfirmed: the camera was relocalised just now.
     """
 
     posed: bool
     keyframe: bool = False
-    inliers: int = 0
-    share: float = 0.0
     swept: list[Swept] = field(default_factory=list)
-    doubtful: bool = False
+    unconfirmed: bool = False
 
 
 @dataclass(frozen=True)
 class _Fitted:
-    """A pose of the present picture, and the corners that go with it."""
+    """A pose of the present image, and the corners that fit it."""
 
     T_world_camera: np.ndarray
     slots: np.ndarray
     pixels: np.ndarray
     inliers: int
-    share: float
 
     @classmethod
-    def at(cls, place: Place) -> _Fitted:
-        """Return the pose of a place that was found again."""
-        return cls(place.T_world_camera, place.slots, place.pixels, len(place.slots), place.share)
+    def of(cls, found: PoseCandidate) -> _Fitted:
+        return cls(found.T_world_camera, found.slots, found.pixels, len(found.slots))
 
 
 class Odometry:
-    """The state between frames and the step from one to the next."""
+    """The state between frames, and the step from one to the next.
+
+    :param guessed_focal: estimate the focal length of the camera.
+    :param planes: of the plane sweeps; 0 for no dense depth.
+    """
 
     def __init__(
         self,
@@ -106,22 +105,19 @@ class Odometry:
         guessed_focal: bool = False,
         planes: int = 0,
     ):
-        """Wait for the first frame.
-
-        :param guessed_focal: the camera's focal length is a guess, to be improved.
-        :param planes: of the plane sweeps; 0 for no dense depth.
-        """
-        self.world = World(camera)
+        self.map = SparseMap(camera)
+        self.frames, self.landmarks = self.map.frames, self.map.landmarks
         self.mode = Mode.STARTING
         self._corner_count = corner_count
-        # So many corners at this distance just fill the picture.
+        # At this distance the corners fill the image.
         area = camera.width * camera.height
         self._distance = max(5.0, 0.42 * (area / corner_count) ** 0.5)
         self._start = StartUp(corner_count, self._distance, guessed_focal)
-        self._upkeep = Upkeep(self.world, window_size, guessed_focal, planes)
+        self._backend = Backend(self.map, window_size, guessed_focal, planes)
         self._relocaliser = Relocaliser()
         self._lost_steps = 0
-        self._doubtful = 0
+        #: Frames until a relocalisation is confirmed.
+        self._unconfirmed = 0
         self._slots = np.zeros(0, np.int64)
         self._pixels = np.zeros((0, 2))
         self._gray = np.empty((0, 0), np.uint8)
@@ -132,49 +128,38 @@ class Odometry:
         self._reference_T = np.eye(4)
 
     def enter(self, known: KnownMap) -> None:
-        """Begin lost in a saved map."""
-        known.enter(self.world)
+        """Begin with a saved map, lost in it."""
+        known.enter(self.map)
         self.mode = Mode.LOST
-        # There is no picture just before.
+        # There is no last good image.
         self._lost_steps = PICK_UP_STEPS
 
     @property
     def start_rotation_sigma(self) -> float:
-        """Return how well the rotation since the reference picture is known, in radians."""
+        """Return the standard deviation of the rotation since the reference image, in radians."""
         return max(self._start.rotation_error_px, 0.1) / self.camera.focal
 
     @property
     def camera(self) -> Pinhole:
-        """Return the camera of the working picture."""
-        return self.world.camera
-
-    @property
-    def frames(self) -> HeldFrames:
-        """Return the held frames."""
-        return self.world.frames
-
-    @property
-    def landmarks(self) -> Landmarks:
-        """Return the landmarks."""
-        return self.world.landmarks
+        """Return the camera of the working image."""
+        return self.map.camera
 
     def drain(self) -> list[Swept]:
-        """Wait for what is under way, and for one adjustment and one sweep after it."""
-        motions, swept = self._upkeep.drain()
+        """Wait for running jobs, and for one more adjustment and sweep."""
+        motions, swept = self._backend.drain()
         self._move_along(motions)
         return swept
 
     def close(self) -> None:
         """Stop the background threads."""
-        self._upkeep.close()
+        self._backend.close()
 
     def step(self, frame_id: int, gray: np.ndarray, context_ids: Sequence[int] = ()) -> Outcome:
-        """Take one frame.
+        """Process one frame.
 
-        :param context_ids: held frames that look like it, the most alike first: where to look
-            when lost.
+        :param context_ids: held frames to search when lost, the most similar first.
         """
-        motions, swept = self._upkeep.step()
+        motions, swept = self._backend.step()
         self._move_along(motions)
         if self.mode is Mode.STARTING:
             outcome = self._step_start(frame_id, gray)
@@ -186,7 +171,7 @@ class Odometry:
         return outcome
 
     def _move_along(self, motions: list[Motion]) -> None:
-        """Follow what adjustments did to the world under the present pose."""
+        """Apply motions of the world to the present pose."""
         for motion in motions:
             self._T = motion.of_pose(self._T)
             self._velocity[:3, 3] *= motion.scale
@@ -196,8 +181,8 @@ class Odometry:
     # ---- start-up -------------------------------------------------------------------------
 
     def _step_start(self, frame_id: int, gray: np.ndarray) -> Outcome:
-        """Hold the position and follow the rotation until a start succeeds."""
-        frame = HeldFrame(frame_id, gray, self._T.copy(), Sightings.none(), posed=True)
+        """Hold the position and track the rotation until a start succeeds."""
+        frame = HeldFrame(frame_id, gray, self._T.copy(), Observations.none(), posed=True)
         self.frames.add(frame)
         usable = self._start.reference_id in self.frames
         if not usable or not self._start.add(frame_id, gray, self.camera):
@@ -208,21 +193,21 @@ class Odometry:
         start = self._start.try_start(self.camera)
         if start is not None:
             self._begin(start, frame, gray)
-            return Outcome(True, True, int(start.solid.sum()), 1.0)
-        if self._start.share_followed < RENEW_SHARE:
+            return Outcome(True, True)
+        if self._start.tracked_share < RENEW_SHARE:
             return self._refer_to(frame)
         return Outcome(True, False)
 
     def _refer_to(self, frame: HeldFrame) -> Outcome:
-        """Begin the start-up anew from this frame; the turn made so far is kept."""
+        """Restart the start-up from this frame, with the rotation so far."""
         self._reference_T = self._T.copy()
         self._start.set_reference(frame.frame_id, frame.gray)
-        # A picture without corners is of no use as a reference: it need not be kept.
+        # Without corners it cannot be a reference, and need not be kept.
         frame.keyframe = self._start.corners >= LEAST_POINTS
         return Outcome(True, frame.keyframe)
 
     def _begin(self, start: Start, frame: HeldFrame, gray: np.ndarray) -> None:
-        """Enter a start into the map: two keyframes, and poses of the held frames between."""
+        """Add a start to the map: two keyframes, and poses of the held frames between."""
         T_world_reference = self._reference_T
         world = start.points @ T_world_reference[:3, :3].T + T_world_reference[:3, 3]
         for frame_id, T in zip(start.frame_ids, start.T_camera_reference, strict=True):
@@ -239,10 +224,10 @@ class Odometry:
             held = self.frames.get(frame_id)
             if held in (reference, frame):
                 held.keyframe = True
-                mapping.note_sightings(held, self.landmarks, slots, seen)
+                mapping.add_observations(held, self.map, slots, seen)
             elif held is not None:
-                held.seen = Sightings.of(self.landmarks, slots[solid], seen[solid])
-        guess = mapping.guess_depth(reference, self.landmarks, self.camera, pixels[0][~solid])
+                held.seen = Observations.of(self.landmarks, slots[solid], seen[solid])
+        guess = mapping.guess_depth(reference, self.map, pixels[0][~solid])
         in_camera = homogeneous(self.camera.rays(pixels[0][~solid])) * guess[:, None]
         self.landmarks.position[slots[~solid]] = (
             in_camera @ T_world_reference[:3, :3].T + T_world_reference[:3, 3]
@@ -256,91 +241,83 @@ class Odometry:
     # ---- tracking -------------------------------------------------------------------------
 
     def _step_track(self, frame_id: int, gray: np.ndarray) -> Outcome:
-        """Follow the corners on; if that fails, look for the last keyframes' landmarks."""
+        """Track the corners; if that fails, search for the landmarks of the last keyframes."""
         T_guess = self._T @ self._velocity
-        fitted = self._follow(gray, T_guess) or self._find_near(gray, T_guess)
+        fitted = self._track(gray, T_guess) or self._find_near(gray, T_guess)
         if fitted is None:
             self.mode, self._lost_steps = Mode.LOST, 0
             return Outcome(False)
-        self._doubtful = max(0, self._doubtful - 1)
+        self._unconfirmed = max(0, self._unconfirmed - 1)
         return self._accept(frame_id, gray, fitted)
 
     def _step_lost(self, frame_id: int, gray: np.ndarray, context_ids: Sequence[int]) -> Outcome:
-        """Pick up where the view was lost, or find the place among the context frames."""
+        """Track from the last good image, or relocalise with the context frames."""
         self._lost_steps += 1
         self._velocity = np.eye(4)
         fitted = None
         if self._lost_steps <= PICK_UP_STEPS:
             before = int(self.landmarks.solid[self._slots].sum())
-            fitted = self._follow(gray, self._T)
+            fitted = self._track(gray, self._T)
             if fitted is not None and fitted.inliers < PICK_UP_SHARE * before:
                 fitted = None
         if fitted is None:
             held = [self.frames.get(i) for i in context_ids]
             keyframes = [f for f in held if f is not None and f.keyframe and f.posed]
-            keyframes = keyframes[:PLACES_PER_FRAME]
-            place = self._relocaliser.find(
-                gray, keyframes, self.landmarks, self.camera, self._distance
+            found = self._relocaliser.find(
+                gray, keyframes[:MATCHED_PER_FRAME], self.map, self._distance
             )
-            if place is None:
+            if found is None:
                 return Outcome(False)
-            fitted = _Fitted.at(place)
-            self._doubtful = DOUBTFUL_FRAMES
+            fitted = _Fitted.of(found)
+            self._unconfirmed = CONFIRMING_FRAMES
         self.mode = Mode.TRACKING
         self._T = fitted.T_world_camera
         return self._accept(frame_id, gray, fitted)
 
     def _accept(self, frame_id: int, gray: np.ndarray, fitted: _Fitted) -> Outcome:
-        """Take over a pose and what it was found with."""
+        """Set the present pose and corners, and hold the frame."""
         slots, pixels = fitted.slots, fitted.pixels
-        solid = self.landmarks.solid[slots]
         self._velocity = inverse(self._T) @ fitted.T_world_camera
         self._T = fitted.T_world_camera
         self._slots, self._pixels, self._gray = slots, pixels, gray
-        frame = HeldFrame(frame_id, gray, self._T.copy(), Sightings.none(), posed=True)
+        frame = HeldFrame(frame_id, gray, self._T.copy(), Observations.none(), posed=True)
         self.frames.add(frame)
-        # The map does not grow from a place that may be wrong.
-        keyframe = not self._doubtful and self._wants_keyframe(slots, pixels)
+        # The map does not grow from a pose that may be wrong.
+        keyframe = not self._unconfirmed and self._wants_keyframe(slots, pixels)
         if keyframe:
             self._add_keyframe(frame)
             if fitted.inliers < THIN_INLIERS:
-                self._move_along(self._upkeep.adjust_now())
+                self._move_along(self._backend.adjust_now())
         else:
-            frame.seen = Sightings.of(self.landmarks, slots[solid], pixels[solid])
-        return Outcome(True, keyframe, fitted.inliers, fitted.share, doubtful=self._doubtful > 0)
+            solid = self.landmarks.solid[slots]
+            frame.seen = Observations.of(self.landmarks, slots[solid], pixels[solid])
+        return Outcome(True, keyframe, unconfirmed=self._unconfirmed > 0)
 
-    def _follow(self, gray: np.ndarray, T_guess: np.ndarray) -> _Fitted | None:
-        """Follow the corners into the picture and fit the pose."""
-        pixels, ok = follow(self._gray, gray, self._pixels, self._expected(T_guess))
+    def _track(self, gray: np.ndarray, T_guess: np.ndarray) -> _Fitted | None:
+        pixels, ok = track(self._gray, gray, self._pixels, self._expected(T_guess))
         return self._fit(self._slots[ok], pixels[ok].astype(np.float64))
 
     def _find_near(self, gray: np.ndarray, T_guess: np.ndarray) -> _Fitted | None:
-        """Match the newest keyframes by descriptor: for motion too fast to follow."""
+        """Match the newest keyframes by descriptor, for motion too fast to track."""
         newest = self.frames.keyframes()[-NEAR_KEYFRAMES:]
-        place = self._relocaliser.find(
-            gray, newest, self.landmarks, self.camera, self._distance, NEAR_SHARE
-        )
-        if place is None:
+        found = self._relocaliser.find(gray, newest, self.map, self._distance, NEAR_SHARE)
+        if found is None:
             return None
-        turned = rotation_angle((inverse(T_guess) @ place.T_world_camera)[:3, :3])
-        return _Fitted.at(place) if turned < NEAR_TURN_RAD else None
+        turned = rotation_angle((inverse(T_guess) @ found.T_world_camera)[:3, :3])
+        return _Fitted.of(found) if turned < NEAR_TURN_RAD else None
 
     def _expected(self, T_world_camera: np.ndarray) -> np.ndarray:
-        """Return where the followed corners should be for a pose."""
-        T = inverse(T_world_camera)
-        rays, depth = project(self.landmarks.position[self._slots] @ T[:3, :3].T + T[:3, 3])
-        expected = self.camera.pixels(np.clip(rays, -1e3, 1e3))
-        # The guess moves by what the pose explains: a corner's own misfit stays with it.
-        T_last = inverse(self._T)
-        last, depth_last = project(
-            self.landmarks.position[self._slots] @ T_last[:3, :3].T + T_last[:3, 3]
-        )
-        moved = self._pixels + expected - self.camera.pixels(np.clip(last, -1e3, 1e3))
+        """Return the expected pixels of the tracked corners for a pose."""
+        points = self.landmarks.position[self._slots]
+        expected, depth = self.camera.pixels_of_points(points, inverse(T_world_camera))
+        last, depth_last = self.camera.pixels_of_points(points, inverse(self._T))
+        # A corner's residual stays with it.
+        moved = self._pixels + expected - last
         usable = (depth > 0) & (depth_last > 0) & self.camera.inside(moved, -50.0)
         return np.where(usable[:, None], moved, self._pixels)
 
     def _fit(self, slots: np.ndarray, pixels: np.ndarray) -> _Fitted | None:
-        """Return the pose and what is worth following on; None if too little agrees."""
+        """Return the pose and the corners to track on; None if too few agree."""
         solid = self.landmarks.solid[slots]
         if solid.sum() < LEAST_INLIERS:
             return None
@@ -352,8 +329,8 @@ class Odometry:
         T, mask = found
         use = ~solid
         use[solid] = mask
-        weights = np.where(solid, self._trust(slots, inverse(T)[:3, 3]), CANDIDATE_WEIGHT)[use]
-        T = refine_pose(T, points[use], rays[use], weights, focal).T_camera_world
+        weights = np.where(solid, self._weights(slots, inverse(T)[:3, 3]), CANDIDATE_WEIGHT)[use]
+        T = refine_pose(T, points[use], rays[use], weights, focal)
         error = reprojection_px(T, points, rays, focal)
         agree = solid & (error < INLIER_PX)
         inliers, share = int(agree.sum()), float(agree.sum() / solid.sum())
@@ -361,13 +338,13 @@ class Odometry:
         if inliers < LEAST_INLIERS or share < LEAST_SHARE or spread < LEAST_COVERAGE:
             return None
         keep = ~solid | agree
-        return _Fitted(inverse(T), slots[keep], pixels[keep], inliers, share)
+        return _Fitted(inverse(T), slots[keep], pixels[keep], inliers)
 
-    def _trust(self, slots: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    def _weights(self, slots: np.ndarray, centre: np.ndarray) -> np.ndarray:
         """Return (N,) weights of landmarks for a pose at ``centre``.
 
-        A depth that is off moves a landmark along the ray it was first seen on, which shows the
-        more the further the camera has gone from there.
+        An error in depth moves a landmark along the ray of its first observation, which is the
+        more visible the further the camera has moved from there.
         """
         first_ids, which = np.unique(self.landmarks.first_frame[slots], return_inverse=True)
         firsts = [self.frames.get(int(i)) for i in first_ids]
@@ -380,16 +357,15 @@ class Odometry:
         return 1.0 / (1.0 + (self.camera.focal * sigma * sine) ** 2)
 
     def _wants_keyframe(self, slots: np.ndarray, pixels: np.ndarray) -> bool:
-        """Tell whether the view has changed enough for the map to need this frame."""
         solid = int(self.landmarks.solid[slots].sum())
         if solid < KEYFRAME_SHARE * self._key_count:
             return True
         key = self.frames.get(self._key_id)
         if key is None:
             return True
-        place = np.full(len(self.landmarks.used), -1)
-        place[slots] = np.arange(len(slots))
-        index = place[key.seen.slots]
+        row_of_slot = np.full(len(self.landmarks.used), -1)
+        row_of_slot[slots] = np.arange(len(slots))
+        index = row_of_slot[key.seen.slots]
         use = (index >= 0) & key.seen.alive(self.landmarks)
         if use.sum() < LEAST_INLIERS:
             return True
@@ -404,39 +380,35 @@ class Odometry:
 
     def _add_keyframe(self, frame: HeldFrame) -> None:
         frame.keyframe = True
-        found = mapping.find_again(frame, self.frames, self.landmarks, self.camera, self._slots)
+        found = mapping.find_again(frame, self.map, self._slots)
         self._slots = np.concatenate([self._slots, found.slots])
         self._pixels = np.concatenate([self._pixels, found.pixels])
         if found.loop is not None:
-            self._upkeep.offer_loop(Loop(frame.frame_id, found.loop_id, found.loop))
-        mapping.note_sightings(frame, self.landmarks, self._slots, self._pixels)
-        mapping.triangulate_candidates(frame, self.frames, self.landmarks, self.camera)
-        mapping.drop_dead_candidates(self.landmarks, self._slots)
+            self._backend.offer_loop(Loop(frame.frame_id, found.loop_id, found.loop))
+        mapping.add_observations(frame, self.map, self._slots, self._pixels)
+        mapping.triangulate_candidates(frame, self.map)
+        mapping.drop_dead_candidates(self.map, self._slots)
         self._finish_keyframe(frame)
 
     def _finish_keyframe(self, frame: HeldFrame) -> None:
-        """Begin to follow new corners, and queue the adjustment."""
         slots, pixels = mapping.add_candidates(
-            frame, self.landmarks, self.camera, self._pixels, self._corner_count, self._distance
+            frame, self.map, self._pixels, self._corner_count, self._distance
         )
-        mapping.note_sightings(frame, self.landmarks, slots, pixels)
+        mapping.add_observations(frame, self.map, slots, pixels)
         self._slots = np.concatenate([self._slots, slots])
         self._pixels = np.concatenate([self._pixels, pixels])
         self._key_id = frame.frame_id
         self._key_count = int(self.landmarks.solid[self._slots].sum())
-        self._upkeep.keyframe_added(frame.frame_id)
-
-    # ---- memory ---------------------------------------------------------------------------
+        self._backend.keyframe_added(frame.frame_id)
 
     def forget(self, frame_id: int) -> None:
-        """Drop a frame, and the landmarks that no other keyframe has seen."""
+        """Drop a frame, and the landmarks that only it had seen."""
         frame = self.frames.pop(frame_id)
         self._relocaliser.forget(frame_id)
         if frame is None or not frame.keyframe:
             return
         alive = frame.seen.slots[frame.seen.alive(self.landmarks)]
-        self.landmarks.sightings[alive] -= 1
-        gone = alive[self.landmarks.sightings[alive] <= 0]
-        self.landmarks.remove(gone)
+        self.landmarks.observation_count[alive] -= 1
+        self.landmarks.remove(alive[self.landmarks.observation_count[alive] <= 0])
         keep = self.landmarks.used[self._slots]
         self._slots, self._pixels = self._slots[keep], self._pixels[keep]

@@ -1,4 +1,4 @@
-"""The camera of the working picture: pixels to rays and back."""
+"""The camera of the working image: pixels to rays and back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..core.datatypes import Intrinsics
 
 @dataclass(frozen=True)
 class Pinhole:
-    """Intrinsics of the working picture (pixel centres at integers).
+    """Intrinsics of the working image (pixel centres at integers).
 
     Rays are (N, 2) points on the plane z = 1 of the camera. Errors are measured in working
     pixels: a length on that plane times ``focal``.
@@ -26,7 +26,7 @@ class Pinhole:
 
     @classmethod
     def of(cls, intrinsics: Intrinsics, width: int, height: int) -> Pinhole:
-        """Return the camera of a picture resized to ``width`` x ``height``."""
+        """Return the camera of an image resized to ``width`` x ``height``."""
         scaled = intrinsics.resized(width, height)
         return cls(scaled.fx, scaled.fy, scaled.cx, scaled.cy, width, height)
 
@@ -45,16 +45,23 @@ class Pinhole:
         return rays * (self.fx, self.fy) + (self.cx, self.cy)
 
     def inside(self, pixels: np.ndarray, margin: float = 0.0) -> np.ndarray:
-        """Tell which pixels lie in the picture, ``margin`` pixels from its border."""
+        """Return the mask of pixels in the image, ``margin`` pixels from its border."""
         low, high = margin - 0.5, np.array([self.width, self.height]) - 0.5 - margin
         return np.all((pixels >= low) & (pixels <= high), axis=1)
+
+    def pixels_of_points(
+        self, points: np.ndarray, T_camera_world: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return pixels (N, 2) and depths (N,) of points (N, 3); far-off pixels are clipped."""
+        rays, depth = project(points @ T_camera_world[:3, :3].T + T_camera_world[:3, 3])
+        return self.pixels(np.clip(rays, -1e3, 1e3)), depth
 
     def with_focal_scaled(self, factor: float) -> Pinhole:
         """Return the camera with both focal lengths multiplied."""
         return replace(self, fx=self.fx * factor, fy=self.fy * factor)
 
     def intrinsics(self, width: int, height: int) -> Intrinsics:
-        """Return the intrinsics of the picture at another size."""
+        """Return the intrinsics of the image at another size."""
         own = Intrinsics(self.fx, self.fy, self.cx, self.cy, self.width, self.height)
         return own.resized(width, height)
 
@@ -67,7 +74,7 @@ def homogeneous(rays: np.ndarray) -> np.ndarray:
 def project(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return rays (N, 2) and depths (N,) of points (N, 3) in the camera frame.
 
-    Points behind the camera get a ray too; the caller looks at the sign of the depth.
+    Points behind the camera get a ray too, with a depth below zero.
     """
     depth = points[:, 2]
     safe = np.where(np.abs(depth) > 1e-9, depth, 1e-9)

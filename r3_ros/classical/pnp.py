@@ -1,8 +1,6 @@
-"""The pose of one frame from landmarks: a robust start, and a refinement."""
+"""The pose of one frame from landmarks: a robust initial pose, and its refinement."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -11,29 +9,17 @@ from scipy.spatial.transform import Rotation
 from ..core.geometry import make_T
 from .pinhole import project
 
-#: Residual where Huber's loss turns linear, in pixels: about twice the noise of followed corners.
+#: Residual at which Huber's loss becomes linear, in pixels: twice the noise of tracked corners.
 HUBER_PX = 1.2
-#: A landmark further than this from where it should be is no inlier, in pixels.
+#: Largest reprojection error of an inlier, in pixels.
 INLIER_PX = 3.0
-
-
-@dataclass(frozen=True)
-class RefinedPose:
-    """What :func:`refine_pose` found.
-
-    :ivar T_camera_world: (4, 4).
-    :ivar error_px: (N,) reprojection errors, infinite behind the camera.
-    """
-
-    T_camera_world: np.ndarray
-    error_px: np.ndarray
 
 
 def exp_se3(xi: np.ndarray) -> np.ndarray:
     """Return (..., 4, 4) small motions of (..., 6) vectors: translation, then rotation.
 
-    The translation is not bent by the rotation; as an update that is as good as the
-    exponential map.
+    Unlike in the exponential map the rotation does not change the translation, which makes no
+    difference for an update.
     """
     flat = xi.reshape(-1, 6)
     R = Rotation.from_rotvec(flat[:, 3:]).as_matrix()
@@ -41,9 +27,9 @@ def exp_se3(xi: np.ndarray) -> np.ndarray:
 
 
 def pose_jacobian(points: np.ndarray) -> np.ndarray:
-    """Return (N, 2, 6): how rays of camera-frame points (N, 3) follow a small camera motion.
+    """Return (N, 2, 6) derivatives of the rays of camera-frame points (N, 3).
 
-    The motion is ``exp_se3(xi) @ T_camera_world``.
+    With respect to ``xi`` in ``exp_se3(xi) @ T_camera_world``.
     """
     x, y = points[:, 0], points[:, 1]
     z_inv = 1.0 / points[:, 2]
@@ -63,11 +49,11 @@ def refine_pose(
     weights: np.ndarray,
     focal: float,
     iterations: int = 8,
-) -> RefinedPose:
-    """Gauss-Newton with Huber's loss on rays.
+) -> np.ndarray:
+    """Return ``T_camera_world`` after Gauss-Newton with Huber's loss on rays.
 
     :param landmarks: (N, 3) in the world.
-    :param weights: (N,) trust in each landmark, 1 for a good one.
+    :param weights: (N,), 1 for a good landmark.
     """
     T = T_camera_world.copy()
     for _ in range(iterations):
@@ -77,7 +63,7 @@ def refine_pose(
         residual = predicted - rays
         error_px = np.linalg.norm(residual, axis=1) * focal
         robust = np.minimum(1.0, HUBER_PX / np.maximum(error_px, 1e-12))
-        # Beyond three times the gate a point says nothing: Huber alone would let it pull.
+        # Huber's loss alone would give far outliers influence.
         w = weights * robust * front * (error_px < 3.0 * INLIER_PX)
         points = np.where(front[:, None], points, (0.0, 0.0, 1.0))
         J = pose_jacobian(points)
@@ -89,7 +75,7 @@ def refine_pose(
         T = exp_se3(step) @ T
         if np.abs(step).max() < 1e-7:
             break
-    return RefinedPose(T, reprojection_px(T, landmarks, rays, focal))
+    return T
 
 
 def reprojection_px(
@@ -106,7 +92,7 @@ def ransac_pose(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return ``T_camera_world`` and the inlier mask by AP3P in RANSAC, or None.
 
-    OpenCV seeds its generator anew in every call: the same input gives the same pose.
+    OpenCV seeds its generator in every call: the same input gives the same pose.
     """
     if len(landmarks) < 6:
         return None

@@ -1,8 +1,8 @@
-"""Landmarks on their way into a saved map and back.
+"""Conversion of landmarks to a saved map and back.
 
-Outside they are in the engine's world and in the pixels of the pictures, here in those of the
-working picture. A map that comes back is brought to the camera of the present pictures, which may
-have another size or calibration: both are pinholes, so one affine map of the pixels does it.
+Saved landmarks are in the engine's world and in pixels of the frames, here in pixels of the
+working image. A loaded map is converted to the present camera, which may have another size or
+calibration: both are pinholes, so this is an affine map of the pixels.
 """
 
 from __future__ import annotations
@@ -15,60 +15,57 @@ import numpy as np
 
 from ..core.datatypes import Intrinsics, KnownKeyframe, SparseLandmarks
 from ..core.geometry import inverse
-from .backend import World
-from .features import working_picture
-from .landmarks import HeldFrame, Sightings
+from .features import working_image
+from .landmarks import HeldFrame, Observations, SparseMap
 from .pinhole import Pinhole
 
 
 def landmarks_in(
-    world: World, T_world_camera: Mapping[int, np.ndarray], size: tuple[int, int]
+    sparse_map: SparseMap, T_world_camera: Mapping[int, np.ndarray], size: tuple[int, int]
 ) -> SparseLandmarks:
     """Return the triangulated landmarks that these keyframes saw.
 
-    The engine averages what it is told, so its poses may differ a little from those here. Each
-    landmark is told from the first keyframe that saw it, and so fits the engine's.
+    The engine averages edges, so its poses may differ a little from those here. A landmark keeps
+    its position relative to the first keyframe that saw it.
 
-    :param T_world_camera: the keyframes, with their poses as the engine has them.
-    :param size: width and height of the pictures.
+    :param T_world_camera: the engine's poses of the keyframes.
+    :param size: width and height of the frames.
     """
-    landmarks = world.landmarks
+    landmarks, camera = sparse_map.landmarks, sparse_map.camera
     position = np.full((len(landmarks.used), 3), np.nan)
     seen_by, slots, pixels = [], [], []
-    for frame in world.frames.keyframes():
+    for frame in sparse_map.frames.keyframes():
         T = T_world_camera.get(frame.frame_id)
         if T is None:
             continue
-        use = frame.seen.alive(landmarks) & landmarks.solid[frame.seen.slots]
-        own = frame.seen.slots[use]
+        own, own_pixels = frame.seen.solid(landmarks)
         first = own[np.isnan(position[own, 0])]
         T_engine_own = T @ inverse(frame.T_world_camera)
-        placed = landmarks.position[first] @ T_engine_own[:3, :3].T + T_engine_own[:3, 3]
-        position[first] = placed
+        position[first] = landmarks.position[first] @ T_engine_own[:3, :3].T + T_engine_own[:3, 3]
         seen_by.append(np.full(len(own), frame.frame_id, np.int64))
         slots.append(own)
-        pixels.append(frame.seen.pixels[use])
+        pixels.append(own_pixels)
     if not slots:
         nothing = np.empty(0, np.int64)
         return SparseLandmarks(np.empty((0, 3)), np.empty(0), nothing, nothing, np.empty((0, 2)))
     kept, rows = np.unique(np.concatenate(slots), return_inverse=True)
-    scale = np.array(size) / (world.camera.width, world.camera.height)
-    in_picture = (np.concatenate(pixels) + 0.5) * scale - 0.5
+    scale = np.array(size) / (camera.width, camera.height)
+    in_image = (np.concatenate(pixels) + 0.5) * scale - 0.5
     return SparseLandmarks(
         positions=position[kept],
         relative_sigma=landmarks.relative_sigma[kept].copy(),
         frame_ids=np.concatenate(seen_by),
         landmarks=rows.astype(np.int64),
-        pixels=np.clip(in_picture, -0.5, np.array(size) - 0.5),
+        pixels=np.clip(in_image, -0.5, np.array(size) - 0.5),
     )
 
 
 @dataclass(frozen=True, eq=False)
-class KnownPicture:
-    """A keyframe of a saved map, until the first picture tells the camera.
+class KnownImage:
+    """A keyframe of a saved map before the camera is known.
 
-    :ivar gray: (h, w) uint8, no larger than anything here works on.
-    :ivar intrinsics: of the picture as it was saved.
+    :ivar gray: (h, w) uint8 working image.
+    :ivar intrinsics: of the image as it was saved.
     """
 
     frame_id: int
@@ -79,88 +76,79 @@ class KnownPicture:
 
 @dataclass(frozen=True, eq=False)
 class KnownMap:
-    """A saved map, until the first picture tells the camera."""
+    """A saved map before the camera is known."""
 
-    pictures: Sequence[KnownPicture]
+    images: Sequence[KnownImage]
     landmarks: SparseLandmarks
 
     @classmethod
     def of(cls, keyframes: Iterable[KnownKeyframe], landmarks: SparseLandmarks) -> KnownMap:
-        """Keep what is needed of the keyframes."""
-        pictures = [
-            KnownPicture(
-                k.frame_id,
-                working_picture(k.image),
-                k.intrinsics,
-                k.T_world_camera,
-            )
+        """Return the map with the working images of its keyframes."""
+        images = [
+            KnownImage(k.frame_id, working_image(k.image), k.intrinsics, k.T_world_camera)
             for k in keyframes
         ]
-        return cls(pictures, landmarks)
+        return cls(images, landmarks)
 
     def intrinsics_for(self, width: int, height: int) -> Intrinsics:
-        """Return the intrinsics that the newest pictures had, for pictures of another size."""
-        return self.pictures[-1].intrinsics.resized(width, height)
+        """Return the intrinsics of the newest image, for images of another size."""
+        return self.images[-1].intrinsics.resized(width, height)
 
-    def enter(self, world: World) -> None:
-        """Put keyframes and landmarks into an empty world."""
-        slots = self._add_landmarks(world)
-        known = self.landmarks
-        for picture in self.pictures:
-            own = np.flatnonzero(known.frame_ids == picture.frame_id)
-            A = _to_camera(picture.intrinsics, world.camera)
+    def enter(self, sparse_map: SparseMap) -> None:
+        """Add keyframes and landmarks to an empty map."""
+        slots = self._add_landmarks(sparse_map)
+        known, camera, landmarks = self.landmarks, sparse_map.camera, sparse_map.landmarks
+        for image in self.images:
+            own = np.flatnonzero(known.frame_ids == image.frame_id)
+            A = _to_camera(image.intrinsics, camera)
             pixels = known.pixels[own] @ A[:, :2].T + A[:, 2]
-            # Of another camera, which may see less.
-            inside = world.camera.inside(pixels)
+            # The present camera may see less.
+            inside = camera.inside(pixels)
             seen = slots[known.landmarks[own[inside]]]
-            world.landmarks.sightings[seen] += 1
-            T = np.array(picture.T_world_camera)
-            world.frames.add(
+            landmarks.observation_count[seen] += 1
+            T = np.array(image.T_world_camera)
+            sparse_map.frames.add(
                 HeldFrame(
-                    picture.frame_id,
-                    _warped(picture.gray, picture.intrinsics, A, world.camera),
+                    image.frame_id,
+                    _warped(image.gray, image.intrinsics, A, camera),
                     T,
-                    Sightings.of(world.landmarks, seen, pixels[inside]),
+                    Observations.of(landmarks, seen, pixels[inside]),
                     keyframe=True,
                     posed=True,
-                    announced=T.copy(),
+                    reported=T.copy(),
                     saved=True,
                 )
             )
 
-    def _add_landmarks(self, world: World) -> np.ndarray:
-        """Return the slots of the landmarks; each counts as first seen where it is first told."""
-        known = self.landmarks
+    def _add_landmarks(self, sparse_map: SparseMap) -> np.ndarray:
+        """Return the slots of the landmarks; the first observation counts as the oldest."""
+        known, landmarks = self.landmarks, sparse_map.landmarks
         first = np.full(len(known), -1)
         first[known.landmarks[::-1]] = np.arange(len(known.landmarks))[::-1]
         slots = np.full(len(known), -1)
-        intrinsics = {p.frame_id: p.intrinsics for p in self.pictures}
-        for frame_id, of_picture in intrinsics.items():
+        intrinsics = {p.frame_id: p.intrinsics for p in self.images}
+        for frame_id, of_image in intrinsics.items():
             own = np.flatnonzero((first >= 0) & (known.frame_ids[first] == frame_id))
-            A = _to_camera(of_picture, world.camera)
+            A = _to_camera(of_image, sparse_map.camera)
             pixels = known.pixels[first[own]] @ A[:, :2].T + A[:, 2]
-            slots[own] = world.landmarks.add(known.positions[own], frame_id, pixels)
+            slots[own] = landmarks.add(known.positions[own], frame_id, pixels)
         placed = slots >= 0
-        world.landmarks.solid[slots[placed]] = True
-        world.landmarks.relative_sigma[slots[placed]] = known.relative_sigma[placed]
+        landmarks.solid[slots[placed]] = True
+        landmarks.relative_sigma[slots[placed]] = known.relative_sigma[placed]
         return slots
 
 
 def _to_camera(intrinsics: Intrinsics, camera: Pinhole) -> np.ndarray:
-    """Return the (2, 3) affine map from pixels of a picture to those of the working picture."""
+    """Return the (2, 3) affine map from pixels of an image to those of the working image."""
     fx, fy = camera.fx / intrinsics.fx, camera.fy / intrinsics.fy
-    return np.array(
-        [
-            [fx, 0.0, camera.cx - fx * intrinsics.cx],
-            [0.0, fy, camera.cy - fy * intrinsics.cy],
-        ]
-    )
+    tx, ty = camera.cx - fx * intrinsics.cx, camera.cy - fy * intrinsics.cy
+    return np.array([[fx, 0.0, tx], [0.0, fy, ty]])
 
 
 def _warped(
     gray: np.ndarray, intrinsics: Intrinsics, A: np.ndarray, camera: Pinhole
 ) -> np.ndarray:
-    """Return the (h, w) picture as the working picture's camera would have taken it."""
+    """Return the (h, w) working image as seen by the present camera."""
     size = (camera.width, camera.height)
     shrunk = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
     exact = np.array(size) / (intrinsics.width, intrinsics.height)
@@ -169,6 +157,6 @@ def _warped(
     resized[:, 2] = 0.5 * exact - 0.5
     if np.allclose(A, resized, atol=1e-3):
         return shrunk
-    # From the shrunk picture, which has no finer detail than the result can show.
+    # From the shrunk image, to avoid aliasing.
     full = np.vstack([A, [0, 0, 1]]) @ np.linalg.inv(np.vstack([resized, [0, 0, 1]]))
     return cv2.warpAffine(shrunk, full[:2], size, flags=cv2.INTER_LINEAR)

@@ -1,9 +1,8 @@
-"""Dense depth of a keyframe by plane sweep against its neighbours, honest about what it knows.
+"""Dense depth of a keyframe by plane sweep against its neighbours.
 
-Fronto-parallel planes at even steps of inverse depth are tried for every pixel; a plane fits as
-well as the patch around the pixel correlates (ZNCC) with the neighbours' pictures warped over
-that plane. A pixel keeps its depth only if the best plane fits well, clearly better than any
-other, has texture to be sure of it, and agrees with what the pixel's surroundings say.
+Fronto-parallel planes at equal steps of inverse depth are scored at every pixel by the correlation
+(ZNCC) of the patch around it with the neighbours' images, warped over the plane. A pixel gets a
+depth only if the best score is high and unique, the patch has texture, and its neighbours agree.
 """
 
 from __future__ import annotations
@@ -15,29 +14,29 @@ import numpy as np
 
 from .pinhole import Pinhole
 
-#: The swept picture has at most this many pixels (half of 640x480 a side).
+#: Most pixels of a swept image (half of 640x480 a side).
 MOST_PIXELS = 320 * 240
 #: Side of the patches compared.
 PATCH = 9
-#: Least correlation of a fit.
+#: Least score of a depth.
 LEAST_SCORE = 0.65
-#: A patch with less contrast than this (standard deviation in grey levels) decides nothing.
+#: Least contrast of a patch (standard deviation in grey levels).
 LEAST_CONTRAST = 2.0
-#: Any other peak must stay this far below the best one.
+#: Least margin of the best peak over any other.
 UNIQUE_MARGIN = 0.02
 #: Planes on either side of the best one that belong to its peak.
 PEAK_PLANES = 2
-#: Neighbouring depths differ by at most this share, or the pixel is an outlier or on an edge.
+#: Largest relative difference to neighbouring depths; beyond is an outlier or an edge.
 SMOOTH_SHARE = 0.06
-#: Neighbours used, at most, and the baselines that suit, over the median depth.
+#: Neighbours used at most, and their baselines over the median depth.
 MOST_VIEWS = 4
 BASELINES = (0.04, 0.20)
 BEST_BASELINE = 0.11
 
 
 @dataclass(frozen=True)
-class View:
-    """One picture in a sweep.
+class NeighbourView:
+    """A neighbouring image in a sweep.
 
     :ivar gray: (h, w) uint8.
     :ivar T_view_reference: (4, 4).
@@ -62,7 +61,7 @@ class Swept:
 
 
 def sweep_size(camera: Pinhole) -> tuple[int, int]:
-    """Return the width and height of the swept picture."""
+    """Return the width and height of the swept image."""
     scale = min(0.5, float(np.sqrt(MOST_PIXELS / (camera.width * camera.height))))
     return round(camera.width * scale), round(camera.height * scale)
 
@@ -70,16 +69,16 @@ def sweep_size(camera: Pinhole) -> tuple[int, int]:
 def sweep(
     frame_id: int,
     gray: np.ndarray,
-    views: list[View],
+    views: list[NeighbourView],
     camera: Pinhole,
     nearest: float,
     farthest: float,
     planes: int,
 ) -> Swept:
-    """Return the depth of a picture.
+    """Return the depth of an image.
 
-    :param gray: (h, w) uint8, the size of ``camera``, as are the pictures of the views.
-    :param nearest: depth where the planes begin; they end at ``farthest``.
+    :param gray: (h, w) uint8, of the size of ``camera``, as the images of the views.
+    :param nearest: depth of the first plane; the last is at ``farthest``.
     """
     inverse_depths = np.linspace(1.0 / farthest, 1.0 / nearest, planes)
     scores = _score_volume(gray, views, camera, inverse_depths)
@@ -88,15 +87,15 @@ def sweep(
 
 
 def _score_volume(
-    gray: np.ndarray, views: list[View], camera: Pinhole, inverse_depths: np.ndarray
+    gray: np.ndarray, views: list[NeighbourView], camera: Pinhole, inverse_depths: np.ndarray
 ) -> np.ndarray:
-    """Return (planes, h, w) float32: how well each plane fits, 1 at best, in the best views."""
+    """Return (planes, h, w) float32 scores of each plane in the best views, 1 at best."""
     h, w = gray.shape
     K = np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1.0]])
     K_inv = np.linalg.inv(K)
     reference = _normalised(gray)
     scale = 0.5 / np.maximum(_box(reference * reference), 1e-3)
-    pictures = [_normalised(v.gray) for v in views]
+    images = [_normalised(v.gray) for v in views]
     homographies = [
         (K @ v.T_view_reference[:3, :3] @ K_inv, K @ v.T_view_reference[:3, 3:] @ K_inv[2:])
         for v in views
@@ -104,9 +103,9 @@ def _score_volume(
     volume = np.empty((len(inverse_depths), h, w), np.float32)
     each = [np.empty((h, w), np.float32) for _ in views]
     for plane, inverse_depth in zip(volume, inverse_depths, strict=True):
-        for picture, (turn, shift), score in zip(pictures, homographies, each, strict=True):
+        for image, (turn, shift), score in zip(images, homographies, each, strict=True):
             warped = cv2.warpPerspective(
-                picture,
+                image,
                 turn + inverse_depth * shift,
                 (w, h),
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
@@ -121,14 +120,14 @@ def _score_volume(
 
 
 def _normalised(gray: np.ndarray) -> np.ndarray:
-    """Return the picture without the mean and contrast of the patch around each pixel.
+    """Return the image normalised by mean and contrast of the patch around each pixel.
 
-    Of two such pictures the mean squared difference over a patch is twice (1 - ZNCC), up to mean
-    and contrast being those of the neighbour's patch before warping: a third of the work.
+    The mean squared difference of two such images over a patch is about twice (1 - ZNCC), at a
+    third of the work: mean and contrast are those of the neighbour's patch before warping.
     """
     image = gray.astype(np.float32)
     mean = _box(image)
-    # Contrast below the noise of the camera lowers the score by itself.
+    # The constant lowers the score where contrast is below the noise of the camera.
     contrast = np.sqrt(np.maximum(_box(image * image) - mean * mean, 0.0) + LEAST_CONTRAST)
     return (image - mean) / contrast
 
@@ -138,14 +137,14 @@ def _box(image: np.ndarray) -> np.ndarray:
 
 
 def _better_half(each: list[np.ndarray], out: np.ndarray) -> None:
-    """Write the mean of the two best views: in the others the point may be hidden."""
+    """Write the mean of the two best views: in the others the point may be occluded."""
     if len(each) == 1:
         out[:] = each[0]
         return
     a = np.minimum(each[0], each[1])
     b = np.maximum(each[0], each[1])
     for difference in each[2:]:
-        # a and b stay the best two so far.
+        # a and b are the best two so far.
         np.minimum(b, np.maximum(a, difference), out=b)
         np.minimum(a, difference, out=a)
     np.add(a, b, out=out)
@@ -155,7 +154,7 @@ def _better_half(each: list[np.ndarray], out: np.ndarray) -> None:
 def _decide(
     scores: np.ndarray, inverse_depths: np.ndarray, gray: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Choose a plane per pixel, refine it between planes, and drop what is not sure."""
+    """Return depth, interpolated between planes, and confidence; NaN where uncertain."""
     planes, h, w = scores.shape
     best = _argmax(scores)
     flat = scores.reshape(planes, -1)
@@ -198,7 +197,6 @@ def _argmax(scores: np.ndarray) -> np.ndarray:
 
 
 def _second_peak(flat: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Return the best score away from each pixel's best plane."""
     masked = flat.copy()
     planes, columns = len(flat), np.arange(flat.shape[1])
     for shift in range(-PEAK_PLANES, PEAK_PLANES + 1):
@@ -207,17 +205,14 @@ def _second_peak(flat: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 def _texture(gray: np.ndarray) -> np.ndarray:
-    """Return the standard deviation of the patch around each pixel."""
     image = gray.astype(np.float32)
     mean = _box(image)
     return np.sqrt(np.maximum(_box(image * image) - mean * mean, 0.0))
 
 
 def _drop_outliers(depth: np.ndarray) -> np.ndarray:
-    """Drop pixels that most of their known neighbours contradict, and specks."""
     known = np.isfinite(depth)
     inverse = np.where(known, 1.0 / np.where(known, depth, 1.0), 0.0).astype(np.float32)
-    # The median of known neighbours: unknown ones hold the pixel's own value.
     agreeing = np.zeros(depth.shape, np.int32)
     present = np.zeros(depth.shape, np.int32)
     for dy in (-4, -2, 0, 2, 4):
@@ -233,7 +228,7 @@ def _drop_outliers(depth: np.ndarray) -> np.ndarray:
 
 
 def _shifted(image: np.ndarray, dx: int, dy: int) -> np.ndarray:
-    """Return the picture moved by whole pixels, zero where nothing moves in."""
+    """Return the image shifted by whole pixels, filled with zeros."""
     h, w = image.shape
     moved = np.zeros_like(image)
     moved[max(0, -dy) : h - max(0, dy), max(0, -dx) : w - max(0, dx)] = image[

@@ -10,7 +10,7 @@ from .pinhole import homogeneous
 def depth_along_first_ray(
     T_second_first: np.ndarray, rays_first: np.ndarray, rays_second: np.ndarray
 ) -> np.ndarray:
-    """Return the (N,) depths in the first camera that bring each ray closest to the second's.
+    """Return the (N,) depths in the first camera at which each ray is closest to the second's.
 
     Zero where the rays are parallel.
 
@@ -27,7 +27,7 @@ def depth_along_first_ray(
 def parallax_cosine(
     points: np.ndarray, centre_first: np.ndarray, centre_second: np.ndarray
 ) -> np.ndarray:
-    """Return the (N,) cosines of the angles under which points see two camera centres."""
+    """Return the (N,) cosines of the angles at points between two camera centres."""
     a, b = centre_first - points, centre_second - points
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return (a * b).sum(axis=1) / np.maximum(norms, 1e-12)

@@ -1,7 +1,7 @@
-"""The bundle adjustment window: what is adjusted, and how its result enters the map.
+"""The window of a bundle adjustment, and merging its result into the map.
 
-A job works on copies while tracking goes on, so the result is merged into a map that has
-moved on: frames and landmarks younger than the window follow its newest keyframe.
+A job works on copies while tracking continues, so frames and landmarks that are younger than the
+window follow its newest keyframe when the result is merged.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import numpy as np
 
 from ..core.geometry import inverse, make_T
 from .bundle import adjust, BundleProblem, BundleResult
-from .landmarks import HeldFrame, HeldFrames, Landmarks, Sightings
-from .pinhole import Pinhole
+from .landmarks import HeldFrame, Observations, SparseMap
 
-#: Keyframes outside the window that hold it in place, at most.
+#: Fixed keyframes outside the window, at most.
 FIXED_KEYFRAMES = 8
-#: Sightings further off than this after an adjustment are struck out, in pixels.
-STRIKE_PX = 2.5
+#: Observations with a larger error than this after an adjustment are removed, in pixels.
+REMOVE_PX = 2.5
 
 
 @dataclass(frozen=True)
-class Window:
-    """A snapshot for one adjustment.
+class AdjustmentWindow:
+    """A copy of part of the map for one adjustment.
 
     :ivar frame_ids: of the cameras of the problem, free ones first.
     :ivar newest_id: the newest free keyframe.
+    :ivar slots: landmark of each point of the problem, with its generation in ``generations``.
     """
 
     problem: BundleProblem
@@ -40,7 +40,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Loop:
-    """Sightings that tie a new keyframe to landmarks far back.
+    """Observations of old landmarks in a new keyframe.
 
     :ivar frame_id: the new keyframe.
     :ivar old_id: the keyframe that had seen the landmarks.
@@ -48,7 +48,7 @@ class Loop:
 
     frame_id: int
     old_id: int
-    seen: Sightings
+    seen: Observations
 
 
 @dataclass(frozen=True)
@@ -59,28 +59,26 @@ class Motion:
     scale: float = 1.0
 
     def of_points(self, points: np.ndarray) -> np.ndarray:
-        """Return the moved (N, 3) points."""
+        """Return the transformed (N, 3) points."""
         return self.scale * points @ self.T[:3, :3].T + self.T[:3, 3]
 
     def of_pose(self, T_world_camera: np.ndarray) -> np.ndarray:
-        """Return the moved pose: its rotation stays a rotation."""
+        """Return the transformed pose, without the scale in its rotation."""
         R = self.T[:3, :3] @ T_world_camera[:3, :3]
         return make_T(R, self.of_points(T_world_camera[None, :3, 3])[0])
 
 
 def take_window(
-    frames: HeldFrames,
-    landmarks: Landmarks,
-    camera: Pinhole,
+    sparse_map: SparseMap,
     size: int,
     focal_prior: tuple[float, float] | None = None,
     loop: Loop | None = None,
-) -> Window | None:
-    """Copy the newest keyframes, what they saw, and the keyframes that hold them in place."""
-    keyframes = frames.keyframes()
+) -> AdjustmentWindow | None:
+    """Copy the newest keyframes, what they saw, and fixed keyframes that saw the same."""
+    landmarks, keyframes = sparse_map.landmarks, sparse_map.frames.keyframes()
     if len(keyframes) < 2:
         return None
-    # A map that was loaded stays as it is, and holds what is added to it in place.
+    # A loaded map is not adjusted; its keyframes are fixed.
     own = [f for f in keyframes if not f.saved]
     free = own[-size:] if len(keyframes) > size or len(own) < len(keyframes) else own[1:]
     if not free:
@@ -92,27 +90,26 @@ def take_window(
     wanted &= landmarks.solid
     others = [f for f in keyframes if f.frame_id not in free_ids]
     shared = [int(wanted[f.seen.slots[f.seen.alive(landmarks)]].sum()) for f in others]
-    # Ties go to the newer keyframe; the oldest is always there while it is in sight.
+    # On ties the newer keyframe comes first.
     order = sorted(range(len(others)), key=lambda i: (-shared[i], -others[i].frame_id))
     fixed = [others[i] for i in order[:FIXED_KEYFRAMES] if shared[i] >= 10]
     if not fixed:
         fixed, free = [free[0]], free[1:]
         if not free:
             return None
-    cameras = [*free, *fixed]
-    return _snapshot(cameras, len(free), landmarks, camera, wanted, focal_prior, loop)
+    return _snapshot([*free, *fixed], len(free), sparse_map, wanted, focal_prior, loop)
 
 
 def _snapshot(
     cameras: list[HeldFrame],
     free_count: int,
-    landmarks: Landmarks,
-    camera: Pinhole,
+    sparse_map: SparseMap,
     wanted: np.ndarray,
     focal_prior: tuple[float, float] | None,
     loop: Loop | None,
-) -> Window | None:
-    """Copy cameras, points seen at least twice, and sightings into a problem."""
+) -> AdjustmentWindow | None:
+    """Copy cameras, points seen at least twice, and observations into a problem."""
+    landmarks, camera = sparse_map.landmarks, sparse_map.camera
     camera_index, slots, pixels = [], [], []
     for i, frame in enumerate(cameras):
         use = frame.seen.alive(landmarks)
@@ -136,7 +133,7 @@ def _snapshot(
         focal=camera.focal,
         focal_prior=focal_prior,
     )
-    return Window(
+    return AdjustmentWindow(
         problem,
         [f.frame_id for f in cameras],
         max(f.frame_id for f in cameras[:free_count]),
@@ -146,27 +143,27 @@ def _snapshot(
     )
 
 
-def job(window: Window, iterations: int) -> Callable[[], tuple[Window, BundleResult]]:
+def adjustment_job(
+    window: AdjustmentWindow, iterations: int
+) -> Callable[[], tuple[AdjustmentWindow, BundleResult]]:
     """Return the adjustment of a window as a job for the background thread."""
     return lambda: (window, adjust(window.problem, iterations))
 
 
-def loop_holds(window: Window, loop: Loop, result: BundleResult) -> bool:
-    """Tell whether the sightings of a window's loop fit after the adjustment."""
+def loop_holds(window: AdjustmentWindow, loop: Loop, result: BundleResult) -> bool:
+    """Return whether the observations of a window's loop fit after the adjustment."""
     camera = window.frame_ids.index(loop.frame_id)
     of_loop = np.isin(window.slots[window.problem.point], loop.seen.slots)
     of_loop &= window.problem.camera == camera
-    fits = result.error_px[of_loop] < STRIKE_PX
+    fits = result.error_px[of_loop] < REMOVE_PX
     return len(fits) > 0 and float(fits.mean()) > 0.7
 
 
-def merge(
-    window: Window, result: BundleResult, frames: HeldFrames, landmarks: Landmarks
-) -> Motion:
+def merge(window: AdjustmentWindow, result: BundleResult, sparse_map: SparseMap) -> Motion:
     """Write an adjustment into the map.
 
-    :return: the motion of the world that the newest keyframe went through; everything younger
-        than the window, the present pose included, has to follow it.
+    :return: the motion of the world around the newest keyframe of the window, which the present
+        pose has to follow too.
     """
     n_free = window.problem.free_count
     old = inverse(window.problem.T_camera_world[:n_free])
@@ -178,7 +175,7 @@ def merge(
     newest = corrections[window.newest_id]
     oldest_free = min(window.frame_ids[:n_free])
     motion = Motion(np.eye(4))
-    for frame in frames:
+    for frame in sparse_map.frames:
         if not frame.posed or frame.frame_id < oldest_free:
             continue
         if frame.frame_id > window.newest_id:
@@ -187,12 +184,12 @@ def merge(
             # A frame between keyframes follows the last one before it.
             motion = corrections.get(frame.frame_id, Motion(np.eye(4)))
         frame.T_world_camera = motion.of_pose(frame.T_world_camera)
-    _merge_points(window, result, frames, landmarks, newest)
+    _merge_points(window, result, sparse_map, newest)
     return newest
 
 
 def _correction(
-    window: Window, result: BundleResult, camera: int, old: np.ndarray, new: np.ndarray
+    window: AdjustmentWindow, result: BundleResult, camera: int, old: np.ndarray, new: np.ndarray
 ) -> Motion:
     """Return how the world around one keyframe moved: its pose, and the scale of its points."""
     points = window.problem.point[window.problem.camera == camera]
@@ -204,13 +201,10 @@ def _correction(
 
 
 def _merge_points(
-    window: Window,
-    result: BundleResult,
-    frames: HeldFrames,
-    landmarks: Landmarks,
-    newest: Motion,
+    window: AdjustmentWindow, result: BundleResult, sparse_map: SparseMap, newest: Motion
 ) -> None:
-    """Write the points back, move the younger ones along, strike out what does not fit."""
+    """Write the points back, transform the younger ones, remove observations that do not fit."""
+    landmarks = sparse_map.landmarks
     alive = landmarks.generation[window.slots] == window.generations
     in_window = np.zeros(len(landmarks.used), bool)
     in_window[window.slots[alive]] = True
@@ -220,15 +214,14 @@ def _merge_points(
     younger |= landmarks.used & ~landmarks.solid
     landmarks.position[younger] = newest.of_points(landmarks.position[younger])
 
-    bad = result.error_px > STRIKE_PX
+    bad = result.error_px > REMOVE_PX
     for i in np.unique(window.problem.camera[bad]):
-        frame = frames.get(window.frame_ids[i])
+        frame = sparse_map.frames.get(window.frame_ids[i])
         if frame is None:
             continue
         of_frame = bad & (window.problem.camera == i)
-        struck = window.slots[window.problem.point[of_frame]]
-        keep = ~np.isin(frame.seen.slots, struck)
-        landmarks.sightings[frame.seen.slots[~keep & frame.seen.alive(landmarks)]] -= 1
+        keep = ~np.isin(frame.seen.slots, window.slots[window.problem.point[of_frame]])
+        landmarks.observation_count[frame.seen.slots[~keep & frame.seen.alive(landmarks)]] -= 1
         frame.seen.keep(keep)
     touched = window.slots[alive]
-    landmarks.remove(touched[landmarks.sightings[touched] < 2])
+    landmarks.remove(touched[landmarks.observation_count[touched] < 2])

@@ -70,13 +70,15 @@ def _node_config(args: argparse.Namespace) -> R3Config:
 
     :raises ConfigError: naming what is wrong.
     """
-    from ..core.config import load_config, updated
+    from ..core.config import R3Config
+    from ..core.config_file import load_config
+    from ..core.parameter_fields import updated
     from ..ros.demo.node_process import installed_node
 
-    changes = parsed_settings(args.set)
+    changes = parsed_settings(args.set, R3Config())
     if args.model:
         changes['model.name'] = args.model
-    return updated(load_config(installed_node()[1]), changes)
+    return updated(load_config(installed_node()[1], R3Config()), changes)
 
 
 def _synthesise(folder: Path, args: argparse.Namespace) -> Path:
@@ -130,10 +132,12 @@ def _stream(
 
 def _node_parameters(config: R3Config) -> dict[str, str]:
     """Return parameters that differ from the node's file, as values of ``-p``."""
-    from ..core.config import flattened, load_config
+    from ..core.config import R3Config
+    from ..core.config_file import load_config
+    from ..core.parameter_fields import flattened
     from ..ros.demo.node_process import installed_node
 
-    of_file = flattened(load_config(installed_node()[1]))
+    of_file = flattened(load_config(installed_node()[1], R3Config()))
     # As JSON, or YAML would read some texts as other types.
     return {n: json.dumps(v) for n, v in flattened(config).items() if v != of_file[n]}
 

@@ -147,7 +147,7 @@ def _worlds(args: argparse.Namespace) -> Iterator[PosedSequence]:
     """Return streams of held-out seeds, then of held-out kinds."""
     import torch
 
-    from ..core.config import updated
+    from ..core.parameter_fields import updated
     from ..learning.training.held_out import GROUPS, held_out_stream
     from ..learning.training.training_settings import load_settings, TrainingSettings
 
@@ -168,7 +168,7 @@ def _predictors(config: R3Config, beside: Sequence[str]) -> Iterator[dict[str, R
 
     :raises ConfigError: the model has no untrained form.
     """
-    from ..core.config import updated
+    from ..core.parameter_fields import updated
 
     predictors = {config.model.name: config}
     with tempfile.TemporaryDirectory(prefix='r3_eval_') as temporary:
@@ -187,7 +187,7 @@ def _untrained(config: R3Config, path: Path) -> R3Config:
     :raises ConfigError: the model is no network.
     :raises ModelError: its weights cannot be loaded.
     """
-    from ..core.config import updated
+    from ..core.parameter_fields import updated
     from ..factory import load_predictor
 
     if config.model.name == 'classical':

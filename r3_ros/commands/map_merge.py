@@ -28,7 +28,8 @@ def add_action(actions: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..core.config import R3Config, updated
+    from ..core.config import R3Config
+    from ..core.parameter_fields import updated
     from ..factory import load_predictor
     from ..maps.reading import read_map
     from ..maps.writing import write_map
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
     first, second = (read_map(map_folder(path)) for path in (args.first, args.second))
     name = first.facts.model_name
-    config = updated(R3Config(), {'model.name': name, **parsed_settings(args.set)})
+    config = updated(R3Config(), {'model.name': name, **parsed_settings(args.set, R3Config())})
     predictor = load_predictor(config)
     try:
         merge = merge_maps(first, second, predictor, config, _progress())

@@ -83,24 +83,26 @@ def config_from(args: argparse.Namespace) -> R3Config:
 
     :raises ConfigError: naming what is wrong.
     """
-    from ..core.config import load_config, R3Config, updated
+    from ..core.config import R3Config
+    from ..core.config_file import load_config
+    from ..core.parameter_fields import updated
 
-    config = load_config(args.config) if args.config else R3Config()
-    changes = parsed_settings(args.set)
+    config = load_config(args.config, R3Config()) if args.config else R3Config()
+    changes = parsed_settings(args.set, R3Config())
     if args.model:
         changes['model.name'] = args.model
     return updated(config, changes)
 
 
-def parsed_settings(settings: Sequence[str], root: Any = None) -> dict[str, Any]:
+def parsed_settings(settings: Sequence[str], root: Any) -> dict[str, Any]:
     """Read ``name=value`` texts, each value in the type of its parameter, unchecked.
 
-    :param root: the configuration with these parameters; None: :class:`.R3Config`.
+    :param root: the configuration with these parameters.
     :raises ConfigError: a text without ``=``.
     """
     import yaml
 
-    from ..core.config import parameters
+    from ..core.parameter_fields import parameters
 
     kinds = {parameter.name: parameter.kind for parameter in parameters(root)}
     changes: dict[str, Any] = {}

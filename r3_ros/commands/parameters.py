@@ -11,7 +11,7 @@ import textwrap
 from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..core.config import Parameter
+    from ..core.parameter_fields import Parameter
 
 _WIDTH = 96
 
@@ -101,9 +101,10 @@ def as_markdown() -> str:
 
 
 def _parameters() -> Iterator[Parameter]:
-    from ..core.config import parameters
+    from ..core.config import R3Config
+    from ..core.parameter_fields import parameters
 
-    return parameters()
+    return parameters(R3Config())
 
 
 def _indent(depth: int) -> str:

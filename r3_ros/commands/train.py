@@ -82,7 +82,7 @@ def _settings(args: argparse.Namespace) -> Any:
 
     :raises ConfigError: naming what is wrong.
     """
-    from ..core.config import updated
+    from ..core.parameter_fields import updated
     from ..learning.training.training_settings import load_settings, TrainingSettings
 
     changes = parsed_settings(args.set, TrainingSettings())

@@ -1,14 +1,13 @@
 """Files and folders written whole or not at all.
 
-A file or folder is made in a hidden folder beside its target, ``.NAME.*.partial``, and takes the
-target's name when it is complete, so a full disk or an interrupt leaves either the old content or
-nothing. Every failure is an :class:`OutputError` whose ``__cause__`` is the ``OSError`` with the
-``errno``.
+A file or folder is written in a hidden folder beside its target, ``.NAME.*.partial``, and renamed
+to the target when it is complete, so a full disk or an interrupt leaves the old content or
+nothing. Every failure is an :class:`OutputError` whose ``__cause__`` is the ``OSError``.
 
-A folder that is overwritten changes places with the new one in one call of the system. File
-systems without that call (NFS, for example) need two: an interrupt between them puts the old
-folder back, and after a kill between them the next write to the same target does so. A killed
-process leaves its hidden folder behind; it can be deleted when nothing writes there any more.
+An overwritten folder is exchanged with the new one in one system call. File systems without that
+call (NFS, for example) need two: after an interrupt between them the old folder is put back at
+once, after a kill by the next write to the same target. A killed process leaves its hidden folder
+behind; it can be deleted when nothing writes there.
 """
 
 from __future__ import annotations
@@ -26,6 +25,8 @@ from typing import BinaryIO
 from .errors import OutputError
 
 _SUFFIX = '.partial'
+#: Of the old folder while the new one is renamed.
+_REPLACED = '.replaced'
 _EXISTS = 'it exists already; choose another name, or have it overwritten (r3: --overwrite)'
 _ADVICE = {
     errno.ENOSPC: 'the disk is full; free some space or write elsewhere',
@@ -39,13 +40,13 @@ _ADVICE = {
     errno.ENOTDIR: 'it, or a part of the path, is a file and not a folder',
     errno.EISDIR: 'it is a folder; name a file',
 }
-#: Of renameat2(2): paths are relative to the current folder; both names change places.
+#: Arguments of renameat2(2): paths relative to the current folder; exchange both names.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextmanager
 def atomic_write(path: Path | str, overwrite: bool = True) -> Iterator[BinaryIO]:
-    """Open a binary file that appears under its name only once it is complete.
+    """Open a binary file that appears under its name once it is complete.
 
     :raises OutputError: it exists (without ``overwrite``), or cannot be written.
     """
@@ -56,7 +57,7 @@ def atomic_write(path: Path | str, overwrite: bool = True) -> Iterator[BinaryIO]
 
 @contextmanager
 def atomic_path(path: Path | str, overwrite: bool = True) -> Iterator[Path]:
-    """Give a free temporary path beside ``path`` for a file that others write.
+    """Yield a temporary path beside ``path``, for a file that other code writes.
 
     :raises OutputError: it exists (without ``overwrite``), or cannot be written.
     """
@@ -77,14 +78,14 @@ def atomic_path(path: Path | str, overwrite: bool = True) -> Iterator[Path]:
 def atomic_directory(
     path: Path | str, overwrite: bool = False, marker: str = ''
 ) -> Iterator[Path]:
-    """Give a temporary folder that takes the place of ``path`` once it is complete.
+    """Yield a temporary folder that replaces ``path`` once it is complete.
 
     An empty folder at ``path`` is always replaced.
 
     :param overwrite: replace a folder that has content.
     :param marker: name of a file that a folder must hold to be overwritten, so that a mistyped
-        path cannot cost a folder of something else.
-    :raises OutputError: it exists, is no folder of ours, or cannot be written.
+        path does not delete an unrelated folder.
+    :raises OutputError: it exists, lacks the marker, or cannot be written.
     """
     path = _behind_links(path)
     with _as_output_error(path), _beside(path) as folder:
@@ -98,13 +99,13 @@ def atomic_directory(
         _refuse_directory(path, overwrite, marker)
         if not (path.is_dir() and _exchange(temporary, path)):
             if path.is_dir():
-                os.replace(path, _replaced(folder, path))
+                os.replace(path, folder / f'{path.name}{_REPLACED}')
             os.replace(temporary, path)
         _sync(path.parent)
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Let two folders change places in one call; return whether the system can."""
+    """Exchange two folders in one call; return whether the system supports it."""
     call = getattr(ctypes.CDLL(None, use_errno=True), 'renameat2', None)
     if call is None:
         return False
@@ -112,37 +113,30 @@ def _exchange(a: Path, b: Path) -> bool:
     return not call(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
 
 
-def _replaced(folder: Path, path: Path) -> Path:
-    """Return where the old folder waits while the new one takes its name."""
-    return folder / f'{path.name}.replaced'
-
-
 def _put_back(folder: Path, path: Path) -> None:
-    """Give the old folder its name back if nothing has taken its place."""
+    """Restore the old folder's name if nothing has it now."""
     # Not Path.exists, which raises where another user's folder cannot be looked into.
-    if os.path.exists(_replaced(folder, path)) and not os.path.exists(path):
-        os.replace(_replaced(folder, path), path)
+    old = folder / f'{path.name}{_REPLACED}'
+    if os.path.exists(old) and not os.path.exists(path):
+        os.replace(old, path)
 
 
 def _put_back_after_kill(path: Path) -> None:
-    """Give an old folder its name back that a killed process has left without one."""
+    """Restore the name of an old folder that a killed process left renamed."""
     for folder in path.absolute().parent.iterdir():
         if folder.name.startswith(f'.{path.name}.') and folder.name.endswith(_SUFFIX):
             _put_back(folder, path)
 
 
 def _behind_links(path: Path | str) -> Path:
-    """Return what a link stands for, so that the content goes where the link says."""
+    """Return the target of a link, so that the link stays."""
     path = Path(path)
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """Make a hidden folder on the same file system as ``path``; it is gone afterwards.
-
-    It stays if the old folder waits in it and cannot be put back.
-    """
+    """Yield a hidden folder on the file system of ``path``, deleted afterwards."""
     parent = path.absolute().parent
     if parent.exists() and not parent.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, 'is a file')
@@ -151,6 +145,7 @@ def _beside(path: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
+        # If this fails, the folder stays, with the old content in it.
         _put_back(folder, path)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -190,7 +185,7 @@ def _refuse_directory(path: Path, overwrite: bool, marker: str) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Have a file or folder on the disk before it is given its name."""
+    """Flush a file or folder to the disk before it is renamed."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

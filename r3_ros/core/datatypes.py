@@ -1,6 +1,6 @@
-"""The words every layer shares: frames, intrinsics, edges, predictions, estimates.
+"""The data that all layers share: frames, intrinsics, edges, predictions, estimates.
 
-Plain values only: no ROS, no torch, no policy. Poses are 4x4 float64 matrices named
+Plain values only. Poses are 4x4 float64 matrices named
 ``T_target_source``: ``p_target = T_target_source @ p_source``; camera axes are optical
 (x right, y down, z forward). See docs/conventions.md.
 """
@@ -35,7 +35,6 @@ class Intrinsics:
     height: int
 
     def __post_init__(self) -> None:
-        """Refuse values that no camera has."""
         if not all(math.isfinite(v) for v in (self.fx, self.fy, self.cx, self.cy)):
             raise CalibrationError(f'intrinsics must be finite numbers, got {self}')
         if self.fx <= 0 or self.fy <= 0:
@@ -75,9 +74,9 @@ class Intrinsics:
 
     @classmethod
     def from_K(cls, K: np.ndarray, width: int, height: int) -> Intrinsics:
-        """Build from a 3x3 matrix; skew is not representable and is refused.
+        """Build from a 3x3 matrix.
 
-        :raises CalibrationError: the matrix is no pinhole matrix without skew.
+        :raises CalibrationError: not a pinhole matrix without skew.
         """
         K = np.asarray(K, dtype=np.float64)
         if K.shape != (3, 3) or abs(K[0, 1]) > 1e-6 * abs(K[0, 0]):
@@ -89,12 +88,12 @@ class Intrinsics:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One undistorted picture on its way into the engine.
+    """One undistorted image of the stream.
 
     :ivar image: (H, W, 3) uint8 RGB. Never modified.
-    :ivar stamp_ns: acquisition time in nanoseconds, copied as an integer.
+    :ivar stamp_ns: acquisition time in nanoseconds.
     :ivar intrinsics: of ``image``; None if the camera is not calibrated.
-    :ivar frame_id: the engine's running number; -1 until the engine gives it one.
+    :ivar frame_id: number given by the engine; -1 before.
     """
 
     image: np.ndarray
@@ -105,11 +104,10 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Edge:
-    """A relative pose between two frames with a confidence each for translation and rotation.
+    """A relative pose between two frames with confidences for translation and rotation.
 
-    Confidences are scores >= 0 that grow with certainty, 0 for "knows nothing"; a network with
-    logits gives their softplus. They need not share a unit with another predictor's: only their
-    ratios to one another and to the predictor's ``confidence_reference`` are used.
+    Confidences are scores >= 0, 0 for no information; for networks the softplus of their logits.
+    Only their ratios to one another and to the predictor's ``confidence_reference`` are used.
     """
 
     source_id: int
@@ -125,9 +123,9 @@ class DepthMap:
 
     :ivar frame_id: the frame it belongs to.
     :ivar depth: (h, w) float32, z along the optical axis in map units, NaN where unknown.
-    :ivar confidence: (h, w) float32, dimensionless, >= 1 as R3's; larger is better.
-    :ivar image: (h, w, 3) uint8 RGB, the picture at the size of the depth, pixel for pixel.
-    :ivar intrinsics: of the depth image (it may be smaller than the picture).
+    :ivar confidence: (h, w) float32, dimensionless, >= 1; larger is better.
+    :ivar image: (h, w, 3) uint8 RGB, the frame at the size of the depth.
+    :ivar intrinsics: of the depth image (it may be smaller than the frame).
     """
 
     frame_id: int
@@ -139,21 +137,21 @@ class DepthMap:
 
 @dataclass(frozen=True, eq=False)
 class FramePrediction:
-    """What a predictor says of one frame against its context.
+    """The prediction for one frame against its context.
 
     :ivar intrinsics: of the frame, as calibrated or as estimated by the predictor.
-    :ivar edges: one per context frame that could be related: ``T_i_frame``.
-    :ivar refined: edges between frames held before, which replace the old ones.
-    :ivar depths: depth of this frame, or of earlier ones that took longer; may be empty.
-    :ivar keyframe: True if the predictor needs this frame kept, False if it must not become a
-        keyframe, None to leave it to the engine's admission rule.
+    :ivar edges: ``T_i_frame``, one per context frame that could be related.
+    :ivar refined: edges between older frames, which replace the old ones.
+    :ivar depths: of this frame, or of earlier ones that took longer; may be empty.
+    :ivar keyframe: True if this frame must become a keyframe, False if it must not, None to leave
+        it to the engine's admission rule.
     :ivar provisional: True while the predictor has no geometry yet (its start-up); poses are
-        then held and claim no confidence.
-    :ivar intrinsics_estimated: True if the predictor had to guess the focal length.
-    :ivar seen_fov_x: horizontal field of view that the pictures themselves show, radians, also
-        where a calibration says another; NaN if the predictor does not look for it.
-    :ivar pose_token: (d,) float32 unit vector that the frame's camera answers were read from;
-        None if the predictor has none.
+        then held without confidence.
+    :ivar intrinsics_estimated: True if the predictor estimated the focal length.
+    :ivar seen_fov_x: horizontal field of view estimated from the images, radians, also if they
+        are calibrated; NaN if the predictor does not estimate it.
+    :ivar pose_token: (d,) float32 unit vector, the network's token for the camera pose of the
+        frame; None if the predictor has none.
     """
 
     intrinsics: Intrinsics
@@ -169,13 +167,13 @@ class FramePrediction:
 
 @dataclass(frozen=True, eq=False)
 class KnownKeyframe:
-    """A keyframe of a saved map, for a predictor to hold as if it had seen it.
+    """A keyframe of a saved map, for :meth:`Predictor.restore`.
 
-    :ivar frame_id: its number in the session that goes on with the map.
+    :ivar frame_id: its number in the session that loads the map.
     :ivar image: (H, W, 3) uint8 RGB, undistorted.
     :ivar intrinsics: of ``image``.
     :ivar T_world_camera: (4, 4) float64, in map units.
-    :ivar descriptor: (D,) float32, as the predictor described it.
+    :ivar descriptor: (D,) float32, by the same predictor.
     """
 
     frame_id: int
@@ -188,14 +186,14 @@ class KnownKeyframe:
 
 @dataclass(frozen=True, eq=False)
 class SparseLandmarks:
-    """Points that a predictor has triangulated, and where its keyframes saw them.
+    """Triangulated points and their observations in keyframes.
 
-    :ivar positions: (L, 3) float64, in the frame the producer names.
+    :ivar positions: (L, 3) float64, in the frame that the producer documents.
     :ivar relative_sigma: (L,) float64, standard deviation of the depth over the depth, for a
         pixel of noise.
-    :ivar frame_ids: (M,) int64, the keyframe of each sighting; sightings of a frame lie together.
-    :ivar landmarks: (M,) int64, row of the landmark that was seen.
-    :ivar pixels: (M, 2) float64, where, in the undistorted picture.
+    :ivar frame_ids: (M,) int64, the keyframe of each observation, grouped by keyframe.
+    :ivar landmarks: (M,) int64, row of the observed landmark.
+    :ivar pixels: (M, 2) float64, in the undistorted image.
     """
 
     positions: np.ndarray
@@ -205,18 +203,17 @@ class SparseLandmarks:
     pixels: np.ndarray
 
     def __len__(self) -> int:
-        """Return the number of landmarks."""
         return len(self.positions)
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a predictor is and where it runs.
+    """The name of a predictor, its device and its weights.
 
-    :ivar checkpoint_sha256: of its file of weights; None for a predictor without weights.
+    :ivar checkpoint_sha256: of its weights file; None for a predictor without weights.
     :ivar device: ``cpu``, ``cuda:0``, ...
-    :ivar precision: the type most of its arithmetic runs in: fp32, bf16, fp16.
-    :ivar notes: what is to be known of the weights that were loaded, one line each.
+    :ivar precision: the type of most of its arithmetic: fp32, bf16, fp16.
+    :ivar notes: remarks on the loaded weights, one line each.
     """
 
     name: str
@@ -228,13 +225,13 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """How the memory of a device is used, in bytes.
+    """Memory use of a device, in bytes.
 
-    :ivar device: its name, as its maker gives it.
-    :ivar used: by this process, in use.
-    :ivar reserved: by this process, the unused share of it included.
-    :ivar peak: the most that was in use since the predictor was loaded.
-    :ivar free: not taken by any process.
+    :ivar device: its product name.
+    :ivar used: in use by this process.
+    :ivar reserved: by this process, used or not.
+    :ivar peak: largest ``used`` since the predictor was loaded.
+    :ivar free: not reserved by any process.
     """
 
     device: str
@@ -245,12 +242,12 @@ class DeviceMemory:
 
     @property
     def cap(self) -> int:
-        """Return what this process could have at the most, as things are."""
+        """Return what this process could use at most."""
         return self.reserved + self.free
 
 
 class TrackingState(enum.Enum):
-    """What the estimator can say of itself after a frame."""
+    """The state of the estimator after a frame."""
 
     INITIALIZING = 'initializing'
     TRACKING = 'tracking'
@@ -261,22 +258,22 @@ class TrackingState(enum.Enum):
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """The engine's answer for one frame.
+    """The engine's estimate for one frame.
 
-    :ivar T_world_camera: (4, 4) float64 or None where no pose may be claimed (LOST). The world
-        is the first camera of the session, optical axes.
+    :ivar T_world_camera: (4, 4) float64 or None without a pose (LOST). The world is the first
+        camera of the session, optical axes.
     :ivar covariance: (6, 6) float64 or None, order x y z rx ry rz; the pose error is a small
         motion ``exp(xi)`` in the camera frame, map units and radians.
-    :ivar T_previous_camera: (4, 4) motion since the last frame that had a pose, both poses taken
-        from the same state of the estimator, so corrections never show in it; None without one.
+    :ivar T_previous_camera: (4, 4) motion since the last frame that had a pose, without
+        corrections: both poses are of the same state of the estimator; None without one.
     :ivar step_covariance: (6, 6) float64 of ``T_previous_camera``, in the convention of
-        ``covariance``; None where it is unknown.
+        ``covariance``; None if unknown.
     :ivar confidence_translation: best-edge score, NaN for a frame without edges.
-    :ivar confidence_ratio: score over the session's reference score; 1.0 is nominal.
+    :ivar confidence_ratio: ratio of score to the session's reference score; 1.0 is nominal.
     :ivar corrected: ids of frames whose earlier poses changed in this step.
-    :ivar evicted: ids of keyframes that left the bank in this step.
+    :ivar evicted: ids of keyframes dropped from the bank in this step.
     :ivar seen_fov_x: as of :class:`FramePrediction`.
-    :ivar metres_per_unit: length of a map unit, in which all of the above is; None: unknown.
+    :ivar metres_per_unit: length of a map unit, the unit of all of the above; None: unknown.
     """
 
     frame_id: int

@@ -1,4 +1,4 @@
-"""The errors r3_ros raises. Each message says what was wrong and what to do about it."""
+"""The errors of r3_ros. Each message states what was wrong and what to do about it."""
 
 import enum
 
@@ -24,15 +24,15 @@ class SourceError(R3Error):
 
 
 class OutputError(R3Error):
-    """A file or folder could not be written; nothing half-written is left behind."""
+    """A file or folder could not be written; no partial output is left."""
 
 
 class MergeError(R3Error):
-    """Two saved maps cannot be made one: no common place, or none that is sure."""
+    """Two saved maps cannot be merged: no common place, or none that is certain."""
 
 
 class OccupancyError(R3Error):
-    """A map gives no occupancy grid: no floor, not level, or too large."""
+    """A map yields no occupancy grid: no floor, not level, or too large."""
 
 
 class ModelError(R3Error):
@@ -40,19 +40,19 @@ class ModelError(R3Error):
 
 
 class CheckpointError(ModelError):
-    """A file of weights is missing, damaged, or of another network."""
+    """A weights file is missing, damaged, or of another network."""
 
 
 class DeviceMemoryError(R3Error):
-    """The device has no memory left for a frame; nothing was remembered of it."""
+    """The device has no memory left for a frame, of which nothing was stored."""
 
 
 class DeviceLostError(R3Error):
-    """The device does not answer any more: only a new process can use it again."""
+    """The device does not respond any more: only a new process can use it again."""
 
 
 class TransformError(R3Error):
-    """A transform is not a rigid motion, or could not be looked up."""
+    """A transform is not a rigid motion, or not available."""
 
 
 class MapProblem(enum.Enum):
@@ -65,12 +65,8 @@ class MapProblem(enum.Enum):
 
 
 class MapError(R3Error):
-    """A saved map is missing, damaged, or made by something else.
-
-    :ivar problem: which of these.
-    """
+    """A saved map is missing, damaged, or from another program, version or model."""
 
     def __init__(self, problem: MapProblem, message: str) -> None:
-        """Keep the problem beside the message."""
         super().__init__(message)
         self.problem = problem

@@ -33,7 +33,7 @@ def inverse(T: np.ndarray) -> np.ndarray:
 
 
 def transform(T: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return (N, 3) points moved by one (4, 4) motion, in the dtype of the points."""
+    """Return (N, 3) points transformed by one (4, 4) motion, in their own dtype."""
     T = np.asarray(T, dtype=points.dtype)
     return points @ T[:3, :3].T + T[:3, 3]
 
@@ -79,7 +79,7 @@ def rotation_angle(R: np.ndarray) -> np.ndarray:
 
 
 def is_rigid(T: np.ndarray, tolerance: float = 1e-4) -> bool:
-    """Tell whether T is one finite (4, 4) rigid motion, within rounding."""
+    """Return whether T is one finite (4, 4) rigid motion, within rounding."""
     if T.shape != (4, 4) or not np.isfinite(T).all():
         return False
     R = T[:3, :3]
@@ -90,9 +90,8 @@ def is_rigid(T: np.ndarray, tolerance: float = 1e-4) -> bool:
 def mean_quat(quats_xyzw: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the weighted mean (4,) of (N, 4) unit quaternions.
 
-    The top eigenvector of ``sum w q q^T``: the sign of a quaternion plays no part, unlike in
-    an average aligned to one of the candidates (Markley et al., "Averaging Quaternions", 2007,
-    equations 12 and 13).
+    The top eigenvector of ``sum w q q^T``, so signs do not matter (Markley et al., "Averaging
+    Quaternions", 2007, equations 12 and 13).
     """
     moment = (quats_xyzw.T * weights) @ quats_xyzw
     return np.linalg.eigh(moment)[1][:, -1]
@@ -106,8 +105,7 @@ def mean_rotation(R: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def quat_angle(quats_a: np.ndarray, quats_b: np.ndarray) -> np.ndarray:
     """Return the angle (...) between (..., 4) unit quaternions in radians, whatever their signs.
 
-    From the length of their difference, which stays accurate where the arc cosine of their
-    product does not: near zero.
+    From the length of their difference, which is accurate near zero, unlike the arc cosine.
     """
     sign = np.where((quats_a * quats_b).sum(axis=-1, keepdims=True) < 0, -1.0, 1.0)
     chord = np.linalg.norm(quats_a - sign * quats_b, axis=-1)

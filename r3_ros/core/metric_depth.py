@@ -1,8 +1,4 @@
-"""The seam between the engine and whatever tells depth in metres.
-
-It stands beside :mod:`r3_ros.core.predictor`: the engine never touches pixels or weights. A metric
-network stands behind it, and the tests put a scripted one here; a depth camera would fit as well.
-"""
+"""The interface to a source of depth in metres: a metric network, or a depth camera."""
 
 from __future__ import annotations
 
@@ -14,15 +10,15 @@ from .datatypes import DepthMap
 
 
 class MetricDepth(Protocol):
-    """Depth of single pictures in metres."""
+    """Depth of single images in metres."""
 
     def metres(self, depth_map: DepthMap) -> np.ndarray:
-        """Return (h, w) float32 metres along the optical axis for the picture of a depth map.
+        """Return (h, w) float32 metres along the optical axis for the image of a depth map.
 
-        Pixel for pixel with its depth, which is not looked at; NaN in the sky and where unknown.
+        NaN in the sky and where unknown. The depth itself is not used.
 
-        :raises FrameError: nothing can be made of this picture.
+        :raises FrameError: the image cannot be used.
         """
 
     def close(self) -> None:
-        """Free the device; it is not used afterwards."""
+        """Free the device."""

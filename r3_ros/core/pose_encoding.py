@@ -1,8 +1,7 @@
-"""The nine numbers in which the networks of the family write a camera.
+"""A camera as the networks encode it: nine numbers.
 
 Translation (3), quaternion ``xyzw`` of any length and sign (4), field of view vertical and
-horizontal in radians (2). Which way the pose goes is said where an encoding is used: R3's are
-world-to-camera, those of plain Depth Anything 3 camera-to-world.
+horizontal in radians (2). Poses of R3 are world-to-camera, of Depth Anything 3 camera-to-world.
 """
 
 from __future__ import annotations

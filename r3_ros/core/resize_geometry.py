@@ -1,8 +1,6 @@
-"""What happens to pixels on their way into a network, and to the intrinsics with them.
+"""Turning, cropping and resizing images for a network, with their intrinsics.
 
-An image is turned, cropped and resized; each of these steps moves pixels one way and intrinsics
-both ways. Images are (H, W, 3) uint8 RGB and nothing else: neither range nor channel order is
-guessed.
+Each step transforms pixels one way and intrinsics both ways. Images are (H, W, 3) uint8 RGB.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from PIL import Image
 from .datatypes import Intrinsics
 from .errors import CalibrationError, FrameError
 
-#: EXIF orientation -> (transpose, then mirror columns, then mirror rows) that sets it upright.
+#: EXIF orientation -> (transpose, then mirror columns, then mirror rows) that turns it upright.
 EXIF_TURNS = {
     1: (False, False, False),
     2: (False, True, False),
@@ -28,7 +26,7 @@ EXIF_TURNS = {
     7: (True, True, True),
     8: (True, False, True),
 }
-#: Which orientation undoes another; each of the rest undoes itself.
+#: The orientation that undoes another; each of the rest undoes itself.
 _OPPOSITE = {6: 8, 8: 6}
 
 _PILLOW_FILTERS = {
@@ -58,7 +56,7 @@ def image_size(image: np.ndarray) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Turn:
-    """Quarter turns and mirrorings, named by the EXIF orientation that they set upright."""
+    """Quarter turns and mirrorings, named by the EXIF orientation that they turn upright."""
 
     orientation: int
 
@@ -68,7 +66,7 @@ class Turn:
 
     @property
     def R_after_before(self) -> np.ndarray:
-        """Return the 3x3 matrix that takes camera coordinates to those of the turned camera."""
+        """Return the 3x3 matrix from camera coordinates to those of the turned camera."""
         transpose, mirror_x, mirror_y = EXIF_TURNS[self.orientation]
         signs = np.diag([-1.0 if mirror_x else 1.0, -1.0 if mirror_y else 1.0, 1.0])
         return signs @ np.eye(3)[[1, 0, 2]] if transpose else signs
@@ -124,10 +122,7 @@ class Crop:
 
 @dataclass(frozen=True)
 class Resize:
-    """A resize to ``width`` x ``height`` pixels with one library's filter.
-
-    Both sides are rounded to whole pixels, so each has a scale factor of its own.
-    """
+    """A resize to ``width`` x ``height`` pixels with one library's filter."""
 
     width: int
     height: int
@@ -160,11 +155,7 @@ Step = Turn | Crop | Resize
 
 @dataclass(frozen=True)
 class Geometry:
-    """What happens to every image of one size on its way into a network.
-
-    ``R_network_source`` and ``pixels_network_source`` belong together: a point seen at pixel
-    ``u`` of the source is seen at ``pixels_network_source @ u`` of the network's input.
-    """
+    """The steps that every image of one size goes through before a network."""
 
     source_width: int
     source_height: int
@@ -190,10 +181,9 @@ class Geometry:
 
     @cached_property
     def R_network_source(self) -> np.ndarray:
-        """Return the 3x3 matrix that takes camera coordinates to those the network works in.
+        """Return the 3x3 matrix from camera coordinates to those of the network.
 
-        The identity unless the image is turned: then poses out of the network belong to a turned
-        camera. A mirroring EXIF orientation makes it a reflection.
+        The identity unless the image is turned; a reflection if the EXIF orientation mirrors.
         """
         R = np.eye(3)
         for step in self.steps:
@@ -203,9 +193,9 @@ class Geometry:
 
     @cached_property
     def pixels_network_source(self) -> np.ndarray:
-        """Return the 3x3 matrix that takes homogeneous source pixels ``(u, v, 1)`` to the input's.
+        """Return the 3x3 matrix from homogeneous source pixels ``(u, v, 1)`` to the input's.
 
-        Its inverse leads back. Pixel centres lie at integer coordinates on both sides.
+        Pixel centres lie at integer coordinates on both sides.
         """
         # A camera whose rays are its pixels.
         rays = Intrinsics(1.0, 1.0, 0.0, 0.0, self.source_width, self.source_height)
@@ -215,7 +205,7 @@ class Geometry:
         """Return the intrinsics of the network's input.
 
         :param intrinsics: of the source.
-        :raises CalibrationError: they are of another size than the source.
+        :raises CalibrationError: of another size than the source.
         """
         self._check_size(intrinsics, self._sizes[0], 'the image')
         for step in self.steps:
@@ -226,7 +216,7 @@ class Geometry:
         """Return the intrinsics of the source.
 
         :param intrinsics: of the network's input.
-        :raises CalibrationError: they are of another size than the network's input.
+        :raises CalibrationError: of another size than the network's input.
         """
         self._check_size(intrinsics, self._sizes[-1], "the network's input")
         for step, size in zip(self.steps[::-1], self._sizes[-2::-1], strict=True):
@@ -237,8 +227,8 @@ class Geometry:
         """Return the pixels for the network.
 
         :param image: (H, W, 3) uint8 RGB of the source's size; not modified.
-        :return: (h, w, 3) uint8, contiguous; ``image`` itself where nothing is to be done.
-        :raises FrameError: no such image.
+        :return: (h, w, 3) uint8, contiguous; ``image`` itself if there are no steps.
+        :raises FrameError: another type or size of image.
         """
         width, height = image_size(image)
         if (width, height) != self._sizes[0]:

@@ -1,7 +1,7 @@
 """Similarity transforms as 4x4 matrices: a rotation times a scale, and a translation.
 
-``S_target_source`` is used as a rigid ``T_target_source`` is: ``p_target = S @ p_source``. The
-``S_world_camera`` of a frame also says how long the frame's own unit is in the world's.
+``S_target_source`` is used as a rigid ``T_target_source``: ``p_target = S @ p_source``. The scale
+of a frame's ``S_world_camera`` is the length of the frame's unit in the world's.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def similarity(T: np.ndarray, scale: np.ndarray | float) -> np.ndarray:
-    """Return (..., 4, 4) similarities that turn and shift as ``T`` and stretch by ``scale``."""
+    """Return (..., 4, 4) similarities: the rotation and translation of ``T``, times ``scale``."""
     S = np.array(T, dtype=np.float64)
     S[..., :3, :3] *= np.asarray(scale, dtype=np.float64)[..., None, None]
     return S
@@ -22,7 +22,7 @@ def scale_of(S: np.ndarray) -> np.ndarray:
 
 
 def rigid_part(S: np.ndarray) -> np.ndarray:
-    """Return the (..., 4, 4) motions that place and turn as ``S``, without its scale."""
+    """Return the (..., 4, 4) rigid motions that remain of ``S`` without its scale."""
     return similarity(S, 1.0 / scale_of(S))
 
 

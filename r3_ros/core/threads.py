@@ -1,4 +1,4 @@
-"""The one slot between the thread that receives frames and the one that owns the engine."""
+"""A mailbox between threads, and a thread that repeats a job."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import Generic, TypeVar
 
 Item = TypeVar('Item')
 
-#: All threads of the package begin with it, so that those that are stuck can be found.
+#: Begins the names of all threads of the package, so that stuck ones can be found.
 THREAD_PREFIX = 'r3_'
 
 
 def thread_name(what: str) -> str:
-    """Return the name of a thread of ours."""
+    """Return the name of a thread of the package."""
     return f'{THREAD_PREFIX}{what}'
 
 
 class Mailbox(Generic[Item]):
-    """A slot that keeps the newest item, or a bounded queue that loses the oldest.
+    """A slot that keeps the newest item, or a bounded queue that drops the oldest.
 
     All methods may be called from any thread. Counters only grow.
 
+    :param policy: ``newest`` keeps one item, ``queue`` keeps ``queue_size``.
     :ivar received: items put in.
-    :ivar dropped: items replaced or pushed out before anybody took them.
+    :ivar dropped: items replaced or pushed out before they were taken.
     """
 
     def __init__(self, policy: str = 'newest', queue_size: int = 30) -> None:
-        """Keep one item under policy ``newest``, ``queue_size`` under ``queue``."""
         self._items: deque[Item] = deque()
         self._capacity = 1 if policy == 'newest' else queue_size
         self._changed = threading.Condition()
@@ -40,7 +40,7 @@ class Mailbox(Generic[Item]):
         self.dropped = 0
 
     def put(self, item: Item) -> None:
-        """Leave an item; never blocks. After :meth:`close` the item is ignored."""
+        """Put an item in; never blocks. After :meth:`close` the item is ignored."""
         with self._changed:
             if self._closed:
                 return
@@ -59,13 +59,13 @@ class Mailbox(Generic[Item]):
             return self._items.popleft() if self._items and not self._closed else None
 
     def wake(self) -> None:
-        """Make a waiting :meth:`get`, or the next one, return (its thread has another job)."""
+        """Make a waiting :meth:`get`, or the next one, return: its thread has other work."""
         with self._changed:
             self._woken = True
             self._changed.notify_all()
 
     def clear(self) -> int:
-        """Throw the waiting items away and return how many there were; they count as dropped."""
+        """Drop the waiting items and return how many there were."""
         with self._changed:
             lost = len(self._items)
             self._items.clear()
@@ -79,23 +79,22 @@ class Mailbox(Generic[Item]):
             self._changed.notify_all()
 
 
-class Worker:
-    """One thread that repeats a job until stopped. No exception of the job is ever lost.
+class RepeatingThread:
+    """A thread that repeats a job until stopped. Every exception of the job is reported.
 
-    :param what: the thread is for; see :func:`thread_name`.
-    :param job: called again and again; should return within a fraction of a second.
-    :param on_error: gets what the job raised, in the worker's thread; the job goes on after it.
+    :param what: purpose of the thread, for :func:`thread_name`.
+    :param job: should return within a fraction of a second.
+    :param on_error: called in the thread with each exception of the job, which is then repeated.
     """
 
     def __init__(
         self, what: str, job: Callable[[], None], on_error: Callable[[Exception], None]
     ) -> None:
-        """Prepare the thread; :meth:`start` runs it."""
         self._job = job
         self._on_error = on_error
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=thread_name(what), daemon=True)
-        #: Seconds spent inside the job since the start, for a utilisation figure.
+        #: Seconds spent inside the job since the start.
         self.busy_s = 0.0
 
     def start(self) -> None:
@@ -103,7 +102,7 @@ class Worker:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Ask the thread to end and wait; False if the job is still running afterwards."""
+        """Request the thread's end and wait; False if the job is still running afterwards."""
         self._stop.set()
         if self.alive and not self.is_current:
             self._thread.join(timeout_s)
@@ -115,7 +114,7 @@ class Worker:
 
     @property
     def stopping(self) -> bool:
-        """Return whether the job should come to an end."""
+        """Return whether the thread's end has been requested."""
         return self._stop.is_set()
 
     @property
@@ -128,17 +127,17 @@ class Worker:
         """Return whether the caller is in this thread."""
         return self._thread is threading.current_thread()
 
-    def _report(self, error: Exception) -> None:
-        try:
-            self._on_error(error)
-        except Exception:  # a reporter that fails must not end the thread unseen
-            traceback.print_exc()
-
     def _run(self) -> None:
         while not self._stop.is_set():
             started = time.perf_counter()
             try:
                 self._job()
-            except Exception as error:  # the edge of the thread: everything is reported
+            except Exception as error:  # any exception: otherwise the thread would end silently
                 self._report(error)
             self.busy_s += time.perf_counter() - started
+
+    def _report(self, error: Exception) -> None:
+        try:
+            self._on_error(error)
+        except Exception:  # a failing reporter must not end the thread silently
+            traceback.print_exc()

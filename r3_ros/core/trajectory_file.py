@@ -1,7 +1,7 @@
 """Trajectory files in the TUM format, with stamps exact to the nanosecond.
 
-A line is ``timestamp tx ty tz qx qy qz qw``, camera-to-world, seconds. A double cannot hold a
-present-day time to the nanosecond, so stamps are read and written as integers.
+A line is ``timestamp tx ty tz qx qy qz qw``, camera-to-world, seconds. Stamps are handled as
+integers: a double cannot hold today's time to the nanosecond.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _LARGEST_NS = 2**63 - 1
 
 @dataclass(frozen=True, eq=False)
 class PoseList:
-    """Poses in the order of time.
+    """Poses in order of time.
 
-    :ivar stamps_ns: (N,) int64, strictly rising.
+    :ivar stamps_ns: (N,) int64, strictly increasing.
     :ivar T_world_camera: (N, 4, 4) float64.
     """
 
@@ -32,22 +32,21 @@ class PoseList:
     T_world_camera: np.ndarray
 
     def __len__(self) -> int:
-        """Return the number of poses."""
         return len(self.stamps_ns)
 
 
 def parse_stamp(text: str) -> int:
     """Return the nanoseconds of a time in seconds, written as a decimal number.
 
-    :raises ValueError: it is no finite number, or beyond 64 bits of nanoseconds.
+    :raises ValueError: not a finite number, or beyond 64 bits of nanoseconds.
     """
     try:
         nanoseconds = int((decimal.Decimal(text) * NANOSECONDS).to_integral_value())
     except (decimal.DecimalException, OverflowError, ValueError) as error:
-        raise ValueError(f'{text!r} is no time in seconds') from error
+        raise ValueError(f'{text!r} is not a time in seconds') from error
     if abs(nanoseconds) > _LARGEST_NS:
         raise ValueError(
-            f'{text!r} is no time in seconds: it is too large (divide nanoseconds by 1e9)'
+            f'{text!r} is not a time in seconds: it is too large (divide nanoseconds by 1e9)'
         )
     return nanoseconds
 
@@ -62,34 +61,28 @@ def stamp_text(stamp_ns: int) -> str:
 def write_tum(
     path: Path | str, stamps_ns: np.ndarray, T_world_camera: np.ndarray, overwrite: bool = True
 ) -> None:
-    """Write poses as a TUM file with stamps exact to the nanosecond.
+    """Write poses as a TUM file.
 
     :param stamps_ns: (N,) int64.
     :param T_world_camera: (N, 4, 4), finite.
     :raises OutputError: the file exists (without ``overwrite``), or cannot be written.
     :raises TransformError: a pose is not finite.
     """
-    text = _tum_text(stamps_ns, T_world_camera)
-    with atomic_write(path, overwrite) as file:
-        file.write(text.encode('ascii'))
-
-
-def _tum_text(stamps_ns: np.ndarray, T_world_camera: np.ndarray) -> str:
     if not np.isfinite(T_world_camera).all():
-        raise TransformError('a trajectory to be written holds a pose that is not finite')
+        raise TransformError('a trajectory to be written has a pose that is not finite')
     lines = ['# timestamp tx ty tz qx qy qz qw']
     if len(stamps_ns):
         rows = np.concatenate([T_world_camera[:, :3, 3], quat_xyzw(T_world_camera)], axis=1)
         for stamp_ns, row in zip(stamps_ns, rows, strict=True):
             lines.append(stamp_text(stamp_ns) + ''.join(f' {value:.9f}' for value in row))
-    return '\n'.join(lines) + '\n'
+    with atomic_write(path, overwrite) as file:
+        file.write(('\n'.join(lines) + '\n').encode('ascii'))
 
 
 def read_tum(path: Path | str) -> PoseList:
     """Read a TUM file; lines that begin with ``#`` are comments.
 
-    :raises SourceError: missing, unreadable, empty, a line that is no pose, or stamps out of
-        order.
+    :raises SourceError: unreadable, empty, a line that is not a pose, or stamps out of order.
     """
     try:
         text = Path(path).read_text(encoding='utf-8-sig')
@@ -101,8 +94,8 @@ def read_tum(path: Path | str) -> PoseList:
 def parse_tum(text: str, path: str) -> PoseList:
     """Return the poses of a TUM file's content.
 
-    :param path: of the file, for the errors.
-    :raises SourceError: empty, a line that is no pose, or stamps out of order.
+    :param path: of the file, for error messages.
+    :raises SourceError: empty, a line that is not a pose, or stamps out of order.
     """
     lines = text.splitlines()
     stamps: list[int] = []
@@ -121,7 +114,7 @@ def parse_tum(text: str, path: str) -> PoseList:
                 f'found {len(fields)} fields'
             )
         if stamps and stamp_ns <= stamps[-1]:
-            raise SourceError(f'{path}, line {number}: stamps must rise, sort the file first')
+            raise SourceError(f'{path}, line {number}: stamps must increase, sort the file first')
         stamps.append(stamp_ns)
         rows.append(values)
     if not rows:

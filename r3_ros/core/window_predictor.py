@@ -1,7 +1,6 @@
-"""The seam between offline reconstruction and what predicts a window of pictures at once.
+"""The interface of predictors that process a window of images at once, for offline runs.
 
-All pictures of a window see one another, so nothing is held from one call to the next. R3's
-network stands behind this protocol, and the tests put a scripted predictor here.
+All images of a window see one another, so no state is kept between calls.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from .resize_geometry import Geometry
 
 @dataclass(frozen=True, eq=False)
 class WindowPrediction:
-    """What a predictor says of S pictures that it saw together, as R3 writes it.
+    """The prediction for S images processed together.
 
     Rows are sources, columns targets, and an encoding (:mod:`~r3_ros.core.pose_encoding`) takes
     the source's camera coordinates to the target's. All lengths are in one unit, the window's own.
@@ -28,7 +27,7 @@ class WindowPrediction:
     :ivar logits: (S, S, 2) float64, confidence of translation and of rotation.
     :ivar predicted: (S, S) bool.
     :ivar fov: (S, 2) field of view in radians, vertical then horizontal.
-    :ivar depth: (S, h, w) float32, ``confidence`` likewise; None where no depth was asked for.
+    :ivar depth: (S, h, w) float32, ``confidence`` likewise; None if depth is switched off.
     """
 
     relative: np.ndarray
@@ -40,29 +39,28 @@ class WindowPrediction:
 
 
 class WindowPredictor(Protocol):
-    """Depth and relative poses of pictures that see one another."""
+    """Depth and relative poses of images that see one another."""
 
-    #: What it is and where it runs.
     info: ModelInfo
 
     def geometry(self, width: int, height: int) -> Geometry:
-        """Return what becomes of pictures of one size before they are given to it.
+        """Return how images of one size are prepared for :meth:`predict`.
 
         :raises FrameError: a size that cannot be used.
         """
 
     def most_frames(self, width: int, height: int) -> int:
-        """Return how many pictures of a prepared size fit into memory at once, at least 0."""
+        """Return how many prepared images of a size fit into memory at once, at least 0."""
 
-    def describe(self, picture: np.ndarray) -> np.ndarray:
-        """Return a (C,) float32 unit vector telling what a prepared picture looks like."""
+    def describe(self, image: np.ndarray) -> np.ndarray:
+        """Return the descriptor of a prepared image, a (C,) float32 unit vector."""
 
-    def predict(self, pictures: Sequence[np.ndarray]) -> WindowPrediction:
-        """Relate all pictures to one another; the first one is their reference.
+    def predict(self, images: Sequence[np.ndarray]) -> WindowPrediction:
+        """Relate all images to one another; the first one is their reference.
 
-        :param pictures: (h, w, 3) uint8 RGB each, prepared, all of one size.
-        :raises ModelError: memory ran out, or the answer is not finite.
+        :param images: (h, w, 3) uint8 RGB each, prepared, all of one size.
+        :raises ModelError: memory ran out, or the output is not finite.
         """
 
     def close(self) -> None:
-        """Free the device; the predictor is not used afterwards."""
+        """Free the device."""

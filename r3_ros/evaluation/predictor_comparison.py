@@ -17,8 +17,9 @@ import re
 from typing import Any
 
 from ..core.atomic_files import atomic_write
-from ..core.config import flattened, R3Config
+from ..core.config import R3Config
 from ..core.datatypes import ModelInfo
+from ..core.parameter_fields import flattened
 from ..core.trajectory_file import write_tum
 from ..factory import load_engine
 from ..maps.cloud import Cloud

@@ -18,10 +18,11 @@ import numpy as np
 
 from .. import __version__
 from ..core.atomic_files import atomic_write
-from ..core.config import flattened, R3Config
+from ..core.config import R3Config
 from ..core.datatypes import DepthMap, TrackingState
 from ..core.errors import SourceError
 from ..core.geometry import make_T, R_BODY_OPTICAL
+from ..core.parameter_fields import flattened
 from ..core.trajectory_file import NANOSECONDS, stamp_text, write_tum
 from ..maps.cloud_file import write_ply
 from ..maps.map_layout import MANIFEST

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-import difflib
 import re
 from typing import Any
 
@@ -18,8 +17,9 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, ReliabilityPolicy
 
-from ..core.config import Parameter, parameters, R3Config, updated
+from ..core.config import R3Config
 from ..core.errors import ConfigError
+from ..core.parameter_fields import Parameter, parameters, unknown_advice, updated
 
 _QOS_OVERRIDE = re.compile(r'qos_overrides\..*\.(?:publisher|subscription)\.(\w+)')
 _QOS_POLICIES = {
@@ -59,7 +59,7 @@ def declare_parameters(node: Node) -> None:
 
     :raises ConfigError: such a value has the wrong type or is not allowed.
     """
-    for parameter in parameters():
+    for parameter in parameters(R3Config()):
         try:
             node.declare_parameter(parameter.name, parameter.default, descriptor(parameter))
         except InvalidParameterTypeException as error:
@@ -77,13 +77,12 @@ def unknown_parameters(node: Node) -> list[str]:
 
     ROS passes over them in silence, so a misspelt one would leave its default in force unseen.
     """
-    known = [parameter.name for parameter in parameters()]
+    known = [parameter.name for parameter in parameters(R3Config())]
     lines = []
     for name in _given(node):
         if not node.has_parameter(name) and not name.startswith('qos_overrides.'):
-            close = difflib.get_close_matches(name, known, n=1)
-            advice = f"did you mean '{close[0]}'?" if close else 'r3 parameters lists all'
-            lines.append(f"unknown parameter '{name}' is ignored, {advice}")
+            advice = unknown_advice(name, known)
+            lines.append(f"unknown parameter '{name}' is ignored: {advice}")
     return lines
 
 
@@ -126,7 +125,7 @@ def read_config(node: Node) -> R3Config:
 
     :raises ConfigError: two parameters contradict each other.
     """
-    values = {p.name: node.get_parameter(p.name).value for p in parameters()}
+    values = {p.name: node.get_parameter(p.name).value for p in parameters(R3Config())}
     return updated(R3Config(), values)
 
 

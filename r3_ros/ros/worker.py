@@ -17,7 +17,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from ..core.config import R3Config
 from ..core.datatypes import Estimate, Frame
 from ..core.errors import DeviceLostError, FrameError, R3Error, TransformError
-from ..core.threads import Mailbox, thread_name, Worker
+from ..core.threads import Mailbox, RepeatingThread, thread_name
 from ..input.frame_filter import Action, FrameFilter
 from .inputs.camera_input import CameraInput
 from .inputs.conversions import CameraImage, Received
@@ -129,7 +129,7 @@ class StreamWorker:
         # Something has come that an image may have waited for.
         self._news = threading.Event()
         self._waiting: Received | None = None
-        self._thread: Worker | None = None
+        self._thread: RepeatingThread | None = None
         camera.on_change = tree.on_change = self._news.set
         self.report.is_silent = lambda: self._is_abandoned
         self.control.is_active = lambda: self.running
@@ -166,7 +166,7 @@ class StreamWorker:
         self._waiting = None
         self.report.publish_status()
         self._clouds.start()
-        self._thread = Worker('worker', self._turn, self.fail)
+        self._thread = RepeatingThread('worker', self._turn, self.fail)
         self._thread.start()
 
     def stop(self) -> bool:

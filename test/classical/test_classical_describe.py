@@ -6,7 +6,7 @@ import numpy as np
 from r3_ros.classical.describe import describe, SIZE
 
 
-def test_a_descriptor_is_a_unit_vector_also_of_a_blank_picture():
+def test_a_descriptor_is_a_unit_vector_also_of_a_blank_image():
     for gray in (draw(room(), np.eye(4))[0], np.zeros((300, 400), np.uint8)):
         vector = describe(gray)
         assert vector.shape == (SIZE,) and vector.dtype == np.float32
@@ -25,7 +25,7 @@ def test_views_rank_by_how_near_they_are():
     poses = wander(30)
     vectors = [describe(draw(room(), T)[0]) for T in poses]
     other = describe(draw(room(seed=50), poses[0])[0])
-    likeness = [float(vectors[0] @ v) for v in vectors]
-    assert likeness[1] > likeness[10] > likeness[29]
-    assert likeness[1] > 0.9
-    assert float(vectors[0] @ other) < likeness[10]
+    similarity = [float(vectors[0] @ v) for v in vectors]
+    assert similarity[1] > similarity[10] > similarity[29]
+    assert similarity[1] > 0.9
+    assert float(vectors[0] @ other) < similarity[10]

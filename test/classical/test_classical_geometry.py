@@ -5,7 +5,7 @@ import pytest
 from r3_ros.classical.bundle import adjust, BundleProblem
 from r3_ros.classical.initialise import fit_rotation, solve_two_views
 from r3_ros.classical.pinhole import Pinhole, project
-from r3_ros.classical.pnp import exp_se3, ransac_pose, refine_pose
+from r3_ros.classical.pnp import exp_se3, ransac_pose, refine_pose, reprojection_px
 from r3_ros.classical.triangulate import depth_along_first_ray, parallax_cosine
 from r3_ros.core.geometry import rotation_angle
 
@@ -45,17 +45,17 @@ def test_refined_pose_is_exact_despite_outliers():
     start, mask = found
     assert mask[90:].mean() > 0.99 and mask[:90].mean() < 0.1
     refined = refine_pose(start, points, rays, np.ones(300), FOCAL, iterations=20)
-    assert np.abs(refined.T_camera_world - T).max() < 1e-3
-    assert np.median(refined.error_px[90:]) < 0.05
+    assert np.abs(refined - T).max() < 1e-3
+    assert np.median(reprojection_px(refined, points, rays, FOCAL)[90:]) < 0.05
 
 
 def test_points_behind_the_camera_have_infinite_error():
     points = np.array([[0.0, 0.0, 5.0], [0.1, 0.0, -5.0]] * 4)
-    refined = refine_pose(np.eye(4), points, np.zeros((8, 2)), np.ones(8), FOCAL)
-    assert np.isinf(refined.error_px[1::2]).all() and np.isfinite(refined.error_px[::2]).all()
+    error_px = reprojection_px(np.eye(4), points, np.zeros((8, 2)), FOCAL)
+    assert np.isinf(error_px[1::2]).all() and np.isfinite(error_px[::2]).all()
 
 
-def test_ransac_says_no_to_noise_and_to_too_few_points():
+def test_ransac_rejects_noise_and_to_too_few_points():
     rng = np.random.default_rng(1)
     points = cloud(rng, 200)
     found = ransac_pose(points, rng.uniform(-0.5, 0.5, (200, 2)), FOCAL)
@@ -85,7 +85,7 @@ def test_two_view_start_finds_the_motion(flat):
     second = rays_of(T, points) + rng.normal(0, 0.1 / FOCAL, (400, 2))
     solutions = solve_two_views(first, second, FOCAL)
     assert solutions
-    # A plane leaves two solutions to one pair of pictures; more pictures decide between them.
+    # A plane has two solutions for one pair of images; more images decide between them.
     assert len(solutions) == 1 or flat
     direction = T[:3, 3] / np.linalg.norm(T[:3, 3])
     best = max(solutions, key=lambda s: s[0][:3, 3] @ direction / np.linalg.norm(s[0][:3, 3]))
@@ -97,7 +97,7 @@ def test_two_view_start_finds_the_motion(flat):
     assert np.std(ratio) / np.mean(ratio) < 0.05
 
 
-def test_two_view_start_says_no_to_a_pure_rotation():
+def test_two_view_start_rejects_a_pure_rotation():
     rng = np.random.default_rng(4)
     points, T = cloud(rng, 400), motion(ry=0.2, rx=0.05)
     noise = rng.normal(0, 0.2 / FOCAL, (400, 2))
@@ -136,7 +136,6 @@ def bundle(rng, noise_px=0.3, outliers=0, focal_factor=1.0):
 def test_bundle_adjustment_recovers_cameras_and_points():
     T, points, problem = bundle(np.random.default_rng(6))
     result = adjust(problem, iterations=15)
-    assert result.cost_after < 0.01 * result.cost_before
     assert np.array_equal(result.T_camera_world[4:], T[4:])
     assert np.abs(result.T_camera_world - T).max() < 5e-3
     assert np.median(np.abs(result.points - points)) < 5e-3
@@ -167,7 +166,6 @@ def test_focal_length_is_estimated_against_its_prior():
     swapped[problem.camera == 4], swapped[problem.camera == 5] = 5, 4
     result = adjust(BundleProblem(**{**prior, 'camera': swapped}), iterations=30)
     assert result.focal_factor == pytest.approx(1.15, abs=0.02)
-    assert 0 < result.focal_sigma < 0.1
     held = adjust(
         BundleProblem(**{**prior, 'camera': swapped, 'focal_prior': (1.0, 1e-6)}), iterations=30
     )

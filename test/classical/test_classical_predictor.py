@@ -1,4 +1,4 @@
-"""The classical predictor behind its seam, on drawn scenes with exact poses."""
+"""The classical predictor on drawn scenes with exact poses."""
 
 from dataclasses import replace
 import threading
@@ -7,7 +7,7 @@ from classical_scene import draw, frame_of, INTRINSICS, room, turn_only, wander
 import cv2
 import numpy as np
 import pytest
-from r3_ros.classical import backend as upkeep
+from r3_ros.classical import backend
 from r3_ros.classical.classical_predictor import ClassicalPredictor
 from r3_ros.classical.describe import describe
 from r3_ros.core.config import ClassicalConfig
@@ -133,7 +133,7 @@ def test_confidence_orders_the_errors_and_its_reference_is_a_usual_score(walk):
 def test_corrections_leave_the_engine_with_the_predictors_own_poses(walk):
     _, stream = walk
     held = stream.predictor._odometry.frames
-    own = {f.frame_id: f.announced for f in held if f.announced is not None}
+    own = {f.frame_id: f.reported for f in held if f.reported is not None}
     assert len(own) > 5
     for frame_id, T in own.items():
         assert np.abs(stream.poses[frame_id] - T).max() < 1e-6
@@ -313,7 +313,7 @@ def test_forgetting_everything_loses_the_camera_but_not_the_program(make):
         assert stream.step(draw(room(), T)[0]).edges == ()
 
 
-def test_unusable_pictures_are_refused_with_a_reason(make):
+def test_unusable_images_are_refused_with_a_reason(make):
     predictor = make().predictor
     gray = draw(room(), np.eye(4))[0]
     good = frame_of(gray, 0)
@@ -335,7 +335,7 @@ def test_unusable_pictures_are_refused_with_a_reason(make):
     predictor.describe(frame_of(gray[:280], 0))
 
 
-def test_large_pictures_are_worked_on_smaller_with_intrinsics_of_the_original(make):
+def test_large_images_are_worked_on_smaller_with_intrinsics_of_the_original(make):
     gray = np.random.default_rng(0).integers(0, 255, (1080, 1920)).astype(np.uint8)
     intrinsics = replace(INTRINSICS, fx=1500.0, fy=1500.0, cx=960.0, cy=540.0)
     intrinsics = replace(intrinsics, width=1920, height=1080)
@@ -361,7 +361,7 @@ def test_an_error_in_the_background_surfaces(make, monkeypatch):
 
         return fail
 
-    monkeypatch.setattr(upkeep, 'job', broken)
+    monkeypatch.setattr(backend, 'adjustment_job', broken)
     with pytest.raises(ArithmeticError, match='singular'):
         make().run(room(), wander(40))
 
@@ -369,7 +369,8 @@ def test_an_error_in_the_background_surfaces(make, monkeypatch):
 def test_close_ends_the_threads(make):
     before = set(threading.enumerate())
     stream = make(depth=True).run(room(), wander(40))
-    assert not set(threading.enumerate()) <= before
+    started = {t.name.rsplit('_', 1)[0] for t in set(threading.enumerate()) - before}
+    assert started == {'r3_bundle', 'r3_sweep'}
     stream.predictor.close()
     assert set(threading.enumerate()) <= before
 
@@ -388,7 +389,7 @@ def test_drain_brings_what_was_under_way(make):
 
 
 def test_landmarks_for_a_map_lie_where_the_keyframes_saw_them(walk):
-    """Told in the world of whoever asks, which may lie anywhere; pixels are the picture's."""
+    """In the caller's world, which may lie anywhere, with pixels of the frame."""
     _, stream = walk
     turn = make_T(Rotation.from_rotvec([0.3, -1.0, 0.2]).as_matrix(), np.array([5.0, 6.0, 7.0]))
     poses = {i: turn @ stream.poses[i] for i in stream.keyframes[2:]}

@@ -6,9 +6,10 @@ How accurate it is on them is measured by benchmarks/run_sequences.py and classi
 import numpy as np
 from paths import DATA, needs
 import pytest
-from r3_ros.core.config import R3Config, updated
+from r3_ros.core.config import R3Config
 from r3_ros.core.datatypes import TrackingState
 from r3_ros.core.geometry import inverse, rotation_angle
+from r3_ros.core.parameter_fields import updated
 from r3_ros.core.trajectory_file import read_tum
 from r3_ros.factory import load_engine
 from r3_ros.input.folder_source import FolderSource

@@ -1,11 +1,11 @@
-"""The plane sweep: right where it claims to know, silent where it cannot."""
+"""The plane sweep: accurate where it has a depth, none where it cannot be known."""
 
 from classical_scene import draw, INTRINSICS, room
 import cv2
 import numpy as np
 import pytest
 from r3_ros.classical.pinhole import Pinhole
-from r3_ros.classical.sweep import sweep, sweep_size, View
+from r3_ros.classical.sweep import NeighbourView, sweep, sweep_size
 from r3_ros.core.geometry import inverse, make_T
 
 
@@ -15,12 +15,12 @@ def swept_room(blank_panel=False, centres=((-0.4, 0, 0), (0.4, 0.1, 0), (0.2, -0
     camera = Pinhole.of(INTRINSICS, width, height)
     panels = room(3, blank_panel)
 
-    def picture(T):
+    def image(T):
         return cv2.resize(draw(panels, T)[0], (width, height), interpolation=cv2.INTER_AREA)
 
     poses = [make_T(np.eye(3), np.array(c, float)) for c in centres]
-    views = [View(picture(T), inverse(T)) for T in poses]
-    result = sweep(7, picture(np.eye(4)), views, camera, 2.2, 8.0, 64)
+    views = [NeighbourView(image(T), inverse(T)) for T in poses]
+    result = sweep(7, image(np.eye(4)), views, camera, 2.2, 8.0, 64)
     truth = draw(panels, np.eye(4), INTRINSICS.resized(width, height))[1]
     return result, truth
 
@@ -34,7 +34,7 @@ def test_depth_is_right_where_it_is_claimed():
     assert (error < 0.05).mean() > 0.97
 
 
-def test_confidence_is_at_least_one_and_says_more_where_depth_is_known():
+def test_confidence_is_at_least_one_and_is_higher_where_depth_is_known():
     result, _ = swept_room()
     known = np.isfinite(result.depth)
     assert result.confidence.min() >= 1.0
@@ -57,7 +57,7 @@ def test_a_scene_that_is_elsewhere_gives_next_to_nothing():
     camera = Pinhole.of(INTRINSICS, width, height)
     here = cv2.resize(draw(room(3), np.eye(4))[0], (width, height))
     other = cv2.resize(draw(room(80), np.eye(4))[0], (width, height))
-    view = View(other, inverse(make_T(np.eye(3), np.array([0.4, 0.0, 0.0]))))
+    view = NeighbourView(other, inverse(make_T(np.eye(3), np.array([0.4, 0.0, 0.0]))))
     nothing = sweep(1, here, [view, view], camera, 2.2, 8.0, 64)
     assert np.isfinite(nothing.depth).mean() < 0.02 < np.isfinite(result.depth).mean()
 
@@ -66,6 +66,6 @@ def test_a_scene_that_is_elsewhere_gives_next_to_nothing():
     ('width', 'height', 'expected'),
     [(640, 480, (320, 240)), (1241, 376, (503, 153)), (504, 284, (252, 142))],
 )
-def test_the_swept_picture_is_bounded(width, height, expected):
+def test_the_swept_image_is_bounded(width, height, expected):
     camera = Pinhole(500.0, 500.0, width / 2, height / 2, width, height)
     assert sweep_size(camera) == expected

@@ -2,13 +2,16 @@
 
 from dataclasses import FrozenInstanceError
 import math
+import re
 
 import pytest
-from r3_ros.core.config import flattened, load_config, parameters, R3Config, updated
+from r3_ros.core.config import R3Config
+from r3_ros.core.config_file import load_config
 from r3_ros.core.errors import ConfigError
+from r3_ros.core.parameter_fields import flattened, parameters, REMOVED, updated
 import yaml
 
-ALL = list(parameters())
+ALL = list(parameters(R3Config()))
 
 
 def test_the_defaults_are_a_valid_configuration():
@@ -89,6 +92,25 @@ def test_unknown_names_get_a_suggestion():
         updated(R3Config(), {'keyframe': 7})
 
 
+@pytest.mark.parametrize('name', REMOVED)
+def test_removed_names_are_refused_with_what_to_do(tmp_path, name):
+    with pytest.raises(ConfigError) as in_code:
+        updated(R3Config(), {name: 1})
+    group, leaf = name.split('.')
+    with pytest.raises(ConfigError) as in_file:
+        load_config(write(tmp_path, f'{group}: {{{leaf}: 1}}'), R3Config())
+    assert all(name in str(e.value) and REMOVED[name] in str(e.value) for e in (in_code, in_file))
+
+
+def test_removed_names_point_to_parameters_that_exist():
+    known = {parameter.name for parameter in ALL}
+    groups = {name.split('.')[0] for name in known}
+    assert not known & set(REMOVED)
+    for advice in REMOVED.values():
+        named = re.findall(r'\b\w+\.\w+', advice)
+        assert all(name in known for name in named if name.split('.')[0] in groups)
+
+
 @pytest.mark.parametrize(
     'changes,match',
     [
@@ -135,7 +157,7 @@ def test_ros_yaml_of_several_nodes_and_what_belongs_to_rclpy(tmp_path):
         },
         '/ns/r3': {'ros__parameters': None},
     }
-    config = load_config(write(tmp_path, yaml.safe_dump(content, sort_keys=False)))
+    config = load_config(write(tmp_path, yaml.safe_dump(content, sort_keys=False)), R3Config())
     assert config.map.voxel_size == 0.2 and not config.map.enabled
 
 
@@ -145,7 +167,7 @@ def test_every_default_survives_a_trip_through_ros_yaml(tmp_path):
         *group, leaf = name.split('.')
         (tree.setdefault(group[0], {}) if group else tree)[leaf] = value
     path = write(tmp_path, yaml.safe_dump({'r3': {'ros__parameters': tree}}))
-    assert load_config(path) == R3Config()
+    assert load_config(path, R3Config()) == R3Config()
 
 
 @pytest.mark.parametrize(
@@ -163,17 +185,17 @@ def test_every_default_survives_a_trip_through_ros_yaml(tmp_path):
 def test_bad_files_are_named(tmp_path, text):
     path = write(tmp_path, text)
     with pytest.raises(ConfigError, match='params.yaml'):
-        load_config(path)
+        load_config(path, R3Config())
 
 
 def test_a_missing_or_binary_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match='nowhere.yaml'):
-        load_config(tmp_path / 'nowhere.yaml')
+        load_config(tmp_path / 'nowhere.yaml', R3Config())
     path = tmp_path / 'params.yaml'
     path.write_bytes(b'\xff\xfe\x00\x80')
     with pytest.raises(ConfigError, match='params.yaml'):
-        load_config(path)
+        load_config(path, R3Config())
 
 
 def test_an_empty_file_changes_nothing(tmp_path):
-    assert load_config(write(tmp_path, '# nothing\n')) == R3Config()
+    assert load_config(write(tmp_path, '# nothing\n'), R3Config()) == R3Config()

@@ -157,7 +157,7 @@ def test_unprojected_pixels_project_onto_themselves(stride):
 
 
 def test_resized_intrinsics_follow_the_half_pixel_rule():
-    """A picture covers [-0.5, width - 0.5]; its edges stay its edges whatever its size."""
+    """A image covers [-0.5, width - 0.5]; its edges stay its edges at any size."""
     K = Intrinsics(500.0, 480.0, 318.3, 241.9, 640, 480)
     points = np.random.default_rng(0).normal(size=(50, 3)) * [1, 1, 0.1] + [0, 0, 4.0]
     for width, height in ((320, 240), (1280, 960), (224, 300)):
@@ -170,11 +170,11 @@ def test_resized_intrinsics_follow_the_half_pixel_rule():
     assert intrinsics(64, 48).resized(32, 24) == intrinsics(32, 24)
 
 
-def test_half_sized_pictures_are_means_of_four_pixels():
-    """The rule above is that of area averaging: a bright pixel moves where K says."""
-    picture = np.zeros((8, 8))
-    picture[4:6, 2:4] = 1.0
-    small = picture.reshape(4, 2, 4, 2).mean(axis=(1, 3))
+def test_half_sized_images_are_means_of_four_pixels():
+    """The rule above is that of area averaging: a bright pixel moves according to K."""
+    image = np.zeros((8, 8))
+    image[4:6, 2:4] = 1.0
+    small = image.reshape(4, 2, 4, 2).mean(axis=(1, 3))
     K = Intrinsics(8.0, 8.0, 3.5, 3.5, 8, 8)
     ray = np.array([[(2.5 - K.cx) / K.fx, (4.5 - K.cy) / K.fy, 1.0]])
     ((u, v),) = project(K.resized(4, 4), ray)

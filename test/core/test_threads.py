@@ -1,11 +1,11 @@
-"""The mailbox loses the right items and counts them; the worker loses no error."""
+"""The mailbox loses the right items and counts them; the thread reports every error."""
 
 import ast
 import threading
 
 import pytest
 from r3_ros.classical.background import Background
-from r3_ros.core.threads import Mailbox, THREAD_PREFIX, Worker
+from r3_ros.core.threads import Mailbox, RepeatingThread, THREAD_PREFIX
 from sources import syntax_trees
 
 #: Long enough to be a hang, never waited for when all is well.
@@ -100,7 +100,7 @@ def test_a_closed_box_takes_and_gives_nothing():
     assert box.received == 1
 
 
-def test_the_worker_repeats_its_job_reports_errors_and_goes_on():
+def test_the_thread_repeats_its_job_and_reports_errors():
     rounds, errors = [], []
     enough = threading.Event()
 
@@ -111,16 +111,16 @@ def test_the_worker_repeats_its_job_reports_errors_and_goes_on():
         if len(rounds) in (2, 3):
             raise ValueError(f'round {len(rounds)}')
 
-    worker = Worker('test', job, errors.append)
-    worker.start()
+    thread = RepeatingThread('test', job, errors.append)
+    thread.start()
     assert enough.wait(LONG_S)
-    assert worker.stop(LONG_S)
+    assert thread.stop(LONG_S)
     assert [str(error) for error in errors] == ['round 2', 'round 3']
     assert set(rounds) == {'r3_test'}
-    assert worker.busy_s > 0.0
+    assert thread.busy_s > 0.0
 
 
-def test_a_reporter_that_fails_does_not_end_the_worker(capfd):
+def test_a_reporter_that_fails_does_not_end_the_thread(capfd):
     calls = []
     enough = threading.Event()
 
@@ -133,43 +133,43 @@ def test_a_reporter_that_fails_does_not_end_the_worker(capfd):
             enough.set()
         raise RuntimeError('reporter')
 
-    worker = Worker('test', job, on_error)
-    worker.start()
+    thread = RepeatingThread('test', job, on_error)
+    thread.start()
     assert enough.wait(LONG_S)
-    assert worker.stop(LONG_S)
-    said = capfd.readouterr().err
-    assert 'ValueError: job' in said and 'RuntimeError: reporter' in said
+    assert thread.stop(LONG_S)
+    log = capfd.readouterr().err
+    assert 'ValueError: job' in log and 'RuntimeError: reporter' in log
 
 
-def test_stop_tells_a_job_that_does_not_end():
+def test_stop_returns_whether_the_job_has_ended():
     inside, release = threading.Event(), threading.Event()
 
     def job():
         inside.set()
         release.wait(LONG_S)
 
-    worker = Worker('test', job, lambda error: None)
-    worker.start()
+    thread = RepeatingThread('test', job, lambda error: None)
+    thread.start()
     assert inside.wait(LONG_S)
-    assert worker.stop(0.01) is False
-    assert worker.stopping
+    assert thread.stop(0.01) is False
+    assert thread.stopping
     release.set()
-    assert worker.stop(LONG_S)
+    assert thread.stop(LONG_S)
 
 
-def test_the_job_may_stop_its_own_worker():
+def test_the_job_may_stop_its_own_thread():
     ended = []
-    worker = Worker('test', lambda: ended.append(worker.stop(LONG_S)), lambda error: None)
-    worker.start()
-    worker._thread.join(LONG_S)
-    assert ended == [False] and worker.stop(0.0)
+    thread = RepeatingThread('test', lambda: ended.append(thread.stop(LONG_S)), lambda error: None)
+    thread.start()
+    thread._thread.join(LONG_S)
+    assert ended == [False] and thread.stop(0.0)
 
 
-def test_a_worker_that_never_started_is_stopped():
-    assert Worker('test', lambda: None, lambda error: None).stop(0.0)
+def test_a_thread_that_never_started_is_stopped():
+    assert RepeatingThread('test', lambda: None, lambda error: None).stop(0.0)
 
 
-def test_every_thread_of_the_package_has_a_name_of_ours():
+def test_every_thread_of_the_package_has_its_prefix():
     starters = {'Thread', 'Timer', 'ThreadPoolExecutor'}
     for path, tree in syntax_trees().items():
         calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call)]
@@ -178,7 +178,7 @@ def test_every_thread_of_the_package_has_a_name_of_ours():
         assert names.count('thread_name') >= started, path
 
 
-def test_background_threads_can_be_told_from_those_of_others():
+def test_background_threads_have_the_prefix():
     background = Background('bundle')
     background.submit(0, threading.current_thread)
     (thread,) = background.take(0)

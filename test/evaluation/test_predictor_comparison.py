@@ -434,7 +434,7 @@ def test_what_cannot_be_evaluated_is_told_in_one_line(
 @pytest.mark.slow
 def test_streams_through_held_out_worlds_are_exact_and_of_their_kind():
     torch = pytest.importorskip('torch', reason='worlds need torch')
-    from r3_ros.core.config import updated
+    from r3_ros.core.parameter_fields import updated
     from r3_ros.learning.training.held_out import held_out_stream
     from r3_ros.learning.training.training_settings import TrainingSettings
     from r3_ros.learning.training.training_worlds import Split

@@ -5,8 +5,9 @@ import os
 import numpy as np
 import pytest
 from r3_ros.commands.cli import main
-from r3_ros.core.config import R3Config, updated
+from r3_ros.core.config import R3Config
 from r3_ros.core.errors import ConfigError, OutputError, SourceError
+from r3_ros.core.parameter_fields import updated
 from r3_ros.core.trajectory_file import PoseList, read_tum
 from r3_ros.input.bag_source import BagReader, stamp_of
 from r3_ros.input.bag_writer import SequenceTopics, time_shift_ns, write_sequence

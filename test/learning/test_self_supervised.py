@@ -13,9 +13,9 @@ torch = pytest.importorskip('torch', reason='training needs torch')
 
 import networks  # noqa: E402
 from r3_ros.commands.cli import main  # noqa: E402
-from r3_ros.core.config import updated  # noqa: E402
 from r3_ros.core.datatypes import Intrinsics  # noqa: E402
 from r3_ros.core.errors import ConfigError, SourceError  # noqa: E402
+from r3_ros.core.parameter_fields import updated  # noqa: E402
 from r3_ros.input.network_input import fov_of  # noqa: E402
 from r3_ros.learning.synth import make_path, render_radiance, Sensor, SensorOptions, World  # noqa: E402
 from r3_ros.learning.synth.dataset import camera_yaml  # noqa: E402

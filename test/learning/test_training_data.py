@@ -8,9 +8,9 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='training needs torch')
 
-from r3_ros.core.config import updated  # noqa: E402
 from r3_ros.core.datatypes import Intrinsics  # noqa: E402
 from r3_ros.core.errors import ConfigError, SourceError  # noqa: E402
+from r3_ros.core.parameter_fields import updated  # noqa: E402
 from r3_ros.learning.synth import (  # noqa: E402
     make_path,
     render_radiance,

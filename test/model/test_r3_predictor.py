@@ -8,7 +8,7 @@ from lively_network import frame, K, lively, SIZE
 import numpy as np
 import pytest
 from r3_ros.commands.cli import main
-from r3_ros.core.config import MemoryConfig, ModelConfig, R3Config, updated
+from r3_ros.core.config import MemoryConfig, ModelConfig, R3Config
 from r3_ros.core.datatypes import Frame, KnownKeyframe, ModelInfo
 from r3_ros.core.errors import (
     CheckpointError,
@@ -19,6 +19,7 @@ from r3_ros.core.errors import (
     ModelError,
 )
 from r3_ros.core.geometry import make_T, T_from_quat
+from r3_ros.core.parameter_fields import updated
 from r3_ros.core.predictor import Predictor
 from r3_ros.factory import load_engine
 from r3_ros.learning.training.initial_weights import new_network

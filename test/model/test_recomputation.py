@@ -5,9 +5,10 @@ from dataclasses import replace
 from lively_network import frame, lively
 import numpy as np
 import pytest
-from r3_ros.core.config import ModelConfig, R3Config, updated
+from r3_ros.core.config import ModelConfig, R3Config
 from r3_ros.core.datatypes import Intrinsics, ModelInfo
 from r3_ros.core.errors import FrameError, ModelError
+from r3_ros.core.parameter_fields import updated
 from r3_ros.model.cache.frame_memory import CacheBudget
 from r3_ros.model.r3_predictor import R3Predictor
 from r3_ros.streaming.engine import Engine

@@ -6,9 +6,10 @@ from lively_network import frame, lively
 import networks
 import numpy as np
 import pytest
-from r3_ros.core.config import ModelConfig, R3Config, updated
+from r3_ros.core.config import ModelConfig, R3Config
 from r3_ros.core.datatypes import ModelInfo
 from r3_ros.core.errors import ConfigError, FrameError, ModelError
+from r3_ros.core.parameter_fields import updated
 from r3_ros.factory import load_window_predictor
 from r3_ros.model.network import build_network
 from r3_ros.model.r3_window_predictor import pass_bytes, R3WindowPredictor

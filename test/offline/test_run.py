@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from r3_ros import factory
 from r3_ros.commands.cli import main
-from r3_ros.core.config import R3Config, updated
+from r3_ros.core.config import R3Config
 from r3_ros.core.errors import CalibrationError, FrameError, SourceError
+from r3_ros.core.parameter_fields import updated
 from r3_ros.core.trajectory_file import read_tum
 from r3_ros.evaluation.report.run_data import read_table
 from r3_ros.input.folder_source import find_images, FolderSource

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from r3_ros.core.config import R3Config, updated
+from r3_ros.core.config import R3Config
 from r3_ros.core.geometry import make_T
+from r3_ros.core.parameter_fields import updated
 from r3_ros.ros.outputs import keyframe_clouds
 from r3_ros.ros.outputs.keyframe_clouds import KeyframeClouds, KeyframePlace, SentCloud
 from r3_ros.ros.tf.pose_chain import PoseChain

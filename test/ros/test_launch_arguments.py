@@ -4,8 +4,10 @@ import ast
 
 from paths import ROOT
 import pytest
-from r3_ros.core.config import flattened, load_config, parameters, R3Config
+from r3_ros.core.config import R3Config
+from r3_ros.core.config_file import load_config
 from r3_ros.core.errors import ConfigError
+from r3_ros.core.parameter_fields import flattened, parameters
 from r3_ros.ros.launch.launch_arguments import (
     parameter_arguments,
     parameter_files,
@@ -23,7 +25,7 @@ def given(**texts):
 
 
 def test_arguments_set_parameters_that_exist_in_their_types_and_choices():
-    known = {p.name: p for p in parameters()}
+    known = {p.name: p for p in parameters(R3Config())}
     setting = [a for a in parameter_arguments() if a.parameter != 'use_sim_time']
     assert len(setting) >= 12
     for argument in setting:
@@ -83,8 +85,8 @@ def test_presets_are_those_of_the_folder():
 
 @pytest.mark.parametrize('name', PRESETS)
 def test_presets_hold_parameters_in_their_ros_types_and_a_reason_for_each(name):
-    load_config(parameter_files(name, '', CONFIG)[0])
-    kinds = {p.name: p.kind for p in parameters()}
+    load_config(parameter_files(name, '', CONFIG)[0], R3Config())
+    kinds = {p.name: p.kind for p in parameters(R3Config())}
     assert all(type(value) is kinds[key] for key, value in preset_values(name).items())
     lines = [
         line.strip() for line in parameter_files(name, '', CONFIG)[0].read_text().splitlines()
@@ -108,7 +110,7 @@ def test_the_other_presets_change_all_that_they_name(name):
 
 def test_low_vram_has_room_for_the_context_it_asks_for():
     """23 MiB a frame at 504x280 in bf16, by the number of patches."""
-    config = load_config(*parameter_files('low_vram', '', CONFIG))
+    config = load_config(*parameter_files('low_vram', '', CONFIG), R3Config())
     entry_mib = 23 * (config.model.image_size / 504) ** 2
     stream = config.stream
     frames = 2 + stream.recent_frames + stream.recent_keyframes + stream.retrieved_keyframes

@@ -8,7 +8,8 @@ pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
 from paths import ROOT
-from r3_ros.core.config import parameters
+from r3_ros.core.config import R3Config
+from r3_ros.core.parameter_fields import parameters
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 
 pytestmark = pytest.mark.ros
@@ -110,7 +111,7 @@ def test_parameters_are_those_of_the_page(graph):
     for section in sections:
         rows |= page('parameters.md', section)
     rows = {name: row for name, row in rows.items() if len(row) == 5}
-    assert set(rows) == {p.name for p in parameters()}
+    assert set(rows) == {p.name for p in parameters(R3Config())}
     overridden = {'map.directory', 'input.camera_info_timeout', 'tf_lookup_timeout'}
     for name, (_, default, allowed, live, meaning) in rows.items():
         described = g.node.describe_parameter(name)

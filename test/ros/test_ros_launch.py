@@ -10,7 +10,9 @@ pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setu
 from launch.launch_description_sources import get_launch_description_from_python_launch_file
 from launched import on_path, Stage, write_parameters
 from paths import ROOT
-from r3_ros.core.config import flattened, load_config, R3Config
+from r3_ros.core.config import R3Config
+from r3_ros.core.config_file import load_config
+from r3_ros.core.parameter_fields import flattened
 from r3_ros.ros.outputs.outputs import TOPICS
 
 import launch
@@ -90,7 +92,7 @@ def test_by_itself_the_node_has_its_own_defaults(stage):
 
 def test_presets_then_files_then_arguments(stage, tmp_path):
     defaults = flattened(R3Config())
-    preset = flattened(load_config(ROOT / 'config' / 'preset_outdoor_long.yaml'))
+    preset = flattened(load_config(ROOT / 'config' / 'preset_outdoor_long.yaml', R3Config()))
     changed = {k: v for k, v in preset.items() if v != defaults[k]}
     values = only(stage.carry_out('stream', preset='outdoor_long'), 'r3_stream').parameters()
     assert changed.items() <= values.items()

@@ -10,8 +10,9 @@ pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setu
 
 from hypothesis import given
 from hypothesis import strategies as st
-from r3_ros.core.config import R3Config, updated
+from r3_ros.core.config import R3Config
 from r3_ros.core.geometry import make_T
+from r3_ros.core.parameter_fields import updated
 from r3_ros.maps.cloud import Cloud, cloud_from_depth
 from r3_ros.msg import StreamStatus
 from r3_ros.ros.outputs.cloud_publisher import organized_points, preview

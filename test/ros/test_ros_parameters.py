@@ -6,7 +6,8 @@ pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
 
-from r3_ros.core.config import flattened, parameters
+from r3_ros.core.config import R3Config
+from r3_ros.core.parameter_fields import flattened, parameters, REMOVED
 
 pytestmark = pytest.mark.ros
 
@@ -52,7 +53,7 @@ def test_a_fixed_parameter_may_change_before_configure(graph):
 
 def test_every_parameter_is_declared_and_described(graph):
     g = graph()
-    for parameter in parameters():
+    for parameter in parameters(R3Config()):
         described = g.node.describe_parameter(parameter.name)
         assert parameter.meta.help in described.description
         assert g.node.get_parameter(parameter.name).value is not None
@@ -64,8 +65,10 @@ def test_every_parameter_is_declared_and_described(graph):
 
 
 def test_a_misspelt_parameter_is_told(graph, capfd):
-    graph(arguments=('-p', 'keyframe.max_intervals:=5'))
-    assert "did you mean 'keyframe.max_interval'?" in capfd.readouterr().err
+    graph(arguments=('-p', 'keyframe.max_intervals:=5', '-p', 'stream.preset:=online'))
+    log = capfd.readouterr().err
+    assert "did you mean 'keyframe.max_interval'?" in log
+    assert REMOVED['stream.preset'] in log
 
 
 def other_value(parameter):

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from r3_ros.core.config import KeyframeConfig, R3Config, updated
+from r3_ros.core.config import KeyframeConfig, R3Config
 from r3_ros.core.datatypes import Intrinsics
 from r3_ros.core.errors import ConfigError
 from r3_ros.core.geometry import make_T
+from r3_ros.core.parameter_fields import updated
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.keyframes.admission import Admission, Candidate
 from r3_ros.streaming.keyframes.bank import KeyframeBank

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from r3_ros.core.config import R3Config, updated
+from r3_ros.core.config import R3Config
 from r3_ros.core.datatypes import Edge, TrackingState
 from r3_ros.core.errors import FrameError
 from r3_ros.core.geometry import inverse, is_rigid, make_T, rotation_angle, transform
+from r3_ros.core.parameter_fields import updated
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.keyframes.bank import KeyframeBank
 from scipy.spatial.transform import Rotation

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from r3_ros.core.config import R3Config, updated
+from r3_ros.core.config import R3Config
 from r3_ros.core.datatypes import Frame, TrackingState
 from r3_ros.core.errors import FrameError
+from r3_ros.core.parameter_fields import updated
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.image_check import ImageCheck
 from scripted import frames, picture, ScriptedPredictor

@@ -5,7 +5,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from r3_ros.core.config import R3Config, updated
+from r3_ros.core.config import R3Config
+from r3_ros.core.parameter_fields import updated
 from r3_ros.streaming.engine import Engine
 from scripted import frames, Script, ScriptedPredictor
 

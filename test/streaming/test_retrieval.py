@@ -8,9 +8,10 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 from r3_ros import factory
-from r3_ros.core.config import R3Config, updated
+from r3_ros.core.config import R3Config
 from r3_ros.core.datatypes import Intrinsics, ModelInfo
 from r3_ros.core.errors import ModelError
+from r3_ros.core.parameter_fields import updated
 from r3_ros.factory import load_engine, search_device
 from r3_ros.streaming.keyframes.retrieval import EXCLUDED, Query, RetrievalIndex, RetrievalWeights
 from r3_ros.streaming.keyframes.view_overlap import CameraView, image_bounds, view_overlaps

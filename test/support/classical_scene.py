@@ -25,13 +25,13 @@ class Panel:
     texture: np.ndarray
 
     def T_world_panel(self) -> np.ndarray:
-        """Return where the rectangle stands; its picture lies in its x-y plane."""
+        """Return where the rectangle stands; its image lies in its x-y plane."""
         R = Rotation.from_euler('y', self.turn_deg, degrees=True).as_matrix()
         return make_T(R, np.array(self.centre))
 
 
 def noise_texture(seed: int, width: float, height: float) -> np.ndarray:
-    """Return a grey picture with structure at several scales."""
+    """Return a grey image with structure at several scales."""
     rng = np.random.default_rng(seed)
     size = (int(width * _TEXELS_PER_UNIT), int(height * _TEXELS_PER_UNIT))
     total = np.zeros(size[::-1], np.float32)
@@ -64,7 +64,7 @@ def room(seed: int = 0, blank_panel: bool = False) -> list[Panel]:
 def draw(
     panels: list[Panel], T_world_camera: np.ndarray, intrinsics: Intrinsics = INTRINSICS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the (H, W) uint8 picture and the (H, W) depth (NaN where nothing is)."""
+    """Return the (H, W) uint8 image and the (H, W) depth (NaN where nothing is)."""
     shape = (intrinsics.height, intrinsics.width)
     gray, depth = np.zeros(shape, np.uint8), np.full(shape, np.nan)
     u, v = np.meshgrid(np.arange(shape[1]), np.arange(shape[0]))
@@ -89,17 +89,17 @@ def draw(
         H = intrinsics.K @ np.column_stack([T[:3, 0], T[:3, 1], T[:3, 3]]) @ texel
         z = (T[:3, 2] @ T[:3, 3]) / (rays @ T[:3, 2])
         flags = cv2.INTER_AREA
-        picture = cv2.warpPerspective(panel.texture, H, shape[::-1], flags=flags)
+        image = cv2.warpPerspective(panel.texture, H, shape[::-1], flags=flags)
         inside = cv2.warpPerspective(np.full((h, w), 255, np.uint8), H, shape[::-1]) == 255
         inside &= z > 0
-        gray[inside], depth[inside] = picture[inside], z[inside]
+        gray[inside], depth[inside] = image[inside], z[inside]
     return gray, depth
 
 
 def frame_of(
     gray: np.ndarray, index: int = -1, intrinsics: Intrinsics | None = INTRINSICS
 ) -> Frame:
-    """Return a grey picture as a frame, 15 a second."""
+    """Return a grey image as a frame, 15 a second."""
     image = np.ascontiguousarray(np.repeat(gray[..., None], 3, axis=2))
     return Frame(image, max(index, 0) * 66_666_667, intrinsics, index)
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import math
 
 import numpy as np
-from r3_ros.core.config import R3Config, updated
+from r3_ros.core.config import R3Config
 from r3_ros.core.datatypes import Estimate
+from r3_ros.core.parameter_fields import updated
 from r3_ros.core.trajectory_file import PoseList
 from r3_ros.evaluation.trajectory_errors import evaluate_trajectory
 from r3_ros.streaming.engine import Engine

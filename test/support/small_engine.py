@@ -1,6 +1,7 @@
 """An engine whose every bound is reached within some dozen frames."""
 
-from r3_ros.core.config import R3Config, updated
+from r3_ros.core.config import R3Config
+from r3_ros.core.parameter_fields import updated
 from r3_ros.streaming.engine import Engine
 from scripted import ScriptedPredictor
 

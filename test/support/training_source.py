@@ -8,7 +8,7 @@ from pathlib import Path
 import sys
 
 import networks
-from r3_ros.core.config import updated
+from r3_ros.core.parameter_fields import updated
 from r3_ros.learning.training.clips import Clips, Tracks
 from r3_ros.learning.training.losses import pixel_rays
 from r3_ros.learning.training.procedural import StepPlan

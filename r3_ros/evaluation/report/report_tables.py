@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from ...core.config import parameters
+from ...core.parameter_fields import parameters
 from .run_data import RunData
 
 _NUMBER = ' class="number"'

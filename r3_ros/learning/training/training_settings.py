@@ -5,40 +5,37 @@ A settings file is YAML with the groups below; ``r3 train --list`` prints all of
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 import re
 from typing import Any
 
-from ...core.config import load_config, Meta, parameters, updated
+from ...core.config_file import load_config
 from ...core.errors import ConfigError
+from ...core.parameter_fields import group, param, parameters, updated
 from ...model.variants import CameraOutput, PATCH, VARIANTS
 from ..synth.kinds import KINDS
 
 
-def _setting(default: Any, help: str, **meta: Any) -> Any:
-    return field(default=default, metadata={'r3': Meta(help=help, unit='', **meta)})
-
-
 def _share(default: float, help: str) -> Any:
-    return _setting(default, help, low=0, high=1)
+    return param(default, help, 0, 1)
 
 
 def _weight(default: float, help: str) -> Any:
-    return _setting(default, help, low=0, high=1000)
+    return param(default, help, 0, 1000)
 
 
 def _count(default: int, help: str, low: int = 1, high: int = 10**9) -> Any:
-    return _setting(default, help, low=low, high=high)
+    return param(default, help, low, high)
 
 
 @dataclass(frozen=True)
 class DataSettings:
     """Clips, drawn and rendered during the training."""
 
-    kinds: str = _setting('room corridor street objects', 'kinds of world to learn from')
-    held_out_kinds: str = _setting('hall', 'kinds of world for validation alone')
-    sizes: str = _setting('168x126 168x98 126x168', 'sizes of the images, multiples of 14')
+    kinds: str = param('room corridor street objects', 'kinds of world to learn from')
+    held_out_kinds: str = param('hall', 'kinds of world for validation alone')
+    sizes: str = param('168x126 168x98 126x168', 'sizes of the images, multiples of 14')
     least_views: int = _count(2, 'frames of a clip, at least', low=2, high=100)
     most_views: int = _count(24, 'frames of a clip, at most', low=2, high=100)
     frames_per_step: int = _count(48, 'frames of all clips of a step on one device', low=2)
@@ -47,7 +44,7 @@ class DataSettings:
     path_frames: int = _count(
         360, 'frames of the path through a world, at 15 per second', low=30, high=10_000
     )
-    coarseness: float = _setting(3.0, 'size of texels against r3 synth', low=1.0, high=20.0)
+    coarseness: float = param(3.0, 'size of texels against r3 synth', low=1.0, high=20.0)
     variety: float = _share(0.3, 'share of surfaces with random materials, whatever the kind')
     moving: float = _share(0.4, 'share of worlds in which something moves')
     effects: float = _share(
@@ -77,12 +74,10 @@ class LossSettings:
         10.0, 'unlabelled videos: agreement of tracked points and point maps'
     )
     unlabelled_pose: float = _weight(10.0, 'unlabelled videos: poses, by the points of two frames')
-    alpha_depth: float = _setting(0.2, 'reward of confidence in depth and points', low=0, high=100)
-    alpha_rotation: float = _setting(0.05, 'reward of confidence in rotation', low=0, high=100)
-    alpha_translation: float = _setting(
-        0.05, 'reward of confidence in translation', low=0, high=100
-    )
-    own_scale: bool = _setting(
+    alpha_depth: float = param(0.2, 'reward of confidence in depth and points', low=0, high=100)
+    alpha_rotation: float = param(0.05, 'reward of confidence in rotation', low=0, high=100)
+    alpha_translation: float = param(0.05, 'reward of confidence in translation', low=0, high=100)
+    own_scale: bool = param(
         True, "a prediction is divided by its own scale; else by the truth's (metric data)"
     )
 
@@ -95,11 +90,11 @@ class OptimiserSettings:
     learning_rate: float = _share(5e-4, 'at its highest')
     final_share: float = _share(0.01, 'of the learning rate at the end')
     warm_up: int = _count(1000, 'steps until the learning rate is at its highest', low=0)
-    weight_decay: float = _setting(0.05, 'of AdamW, on matrices alone', low=0, high=10)
-    clip: float = _setting(1.0, 'largest norm of the gradient', low=1e-6, high=1e6)
+    weight_decay: float = param(0.05, 'of AdamW, on matrices alone', low=0, high=10)
+    clip: float = param(1.0, 'largest norm of the gradient', low=1e-6, high=1e6)
     ema: float = _share(0.999, 'decay of the moving average of the weights')
     causal: float = _share(0.5, 'share of steps with causal clips, the rest full context')
-    precision: str = _setting(
+    precision: str = param(
         'auto', 'auto: bf16 on a GPU that has it, else fp32', choices=('auto', 'fp32', 'bf16')
     )
 
@@ -119,12 +114,12 @@ class ReportSettings:
 class TrainingSettings:
     """All settings of a training."""
 
-    seed: int = _setting(0, 'decides the initial weights and every clip', low=0, high=2**31 - 1)
-    variant: str = _setting('r3-tiny', 'the network that is trained')
-    data: DataSettings = field(default_factory=DataSettings)
-    loss: LossSettings = field(default_factory=LossSettings)
-    optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
-    report: ReportSettings = field(default_factory=ReportSettings)
+    seed: int = param(0, 'decides the initial weights and every clip', low=0, high=2**31 - 1)
+    variant: str = param('r3-tiny', 'the network that is trained')
+    data: DataSettings = group(DataSettings)
+    loss: LossSettings = group(LossSettings)
+    optimiser: OptimiserSettings = group(OptimiserSettings)
+    report: ReportSettings = group(ReportSettings)
 
     def validate(self) -> None:
         """Check every value and how they fit together.

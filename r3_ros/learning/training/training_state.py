@@ -15,8 +15,8 @@ import torch
 from torch import nn, Tensor
 
 from ...core.atomic_files import atomic_path
-from ...core.config import flattened
 from ...core.errors import CheckpointError, ConfigError, OutputError
+from ...core.parameter_fields import flattened
 from .training_settings import TrainingSettings
 
 FORMAT = 'r3_ros training 1'

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ...classical.features import find_corners, follow, PATCH
+from ...classical.features import find_corners, PATCH, track
 
 #: Corners tracked at once.
 _MOST = 400
@@ -59,7 +59,7 @@ class PointTracker:
         """
         known = self._known
         if self._previous is not None:
-            pixel, ok = follow(self._previous, gray, known.pixel, known.pixel)
+            pixel, ok = track(self._previous, gray, known.pixel, known.pixel)
             now = _patches(gray, pixel)
             ok &= (now * self._patches).mean((1, 2)) > _LEAST_SIMILARITY
             known, self._patches = (

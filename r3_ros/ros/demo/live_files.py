@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ...core.config import flattened, R3Config
+from ...core.config import R3Config
 from ...core.datatypes import TrackingState
+from ...core.parameter_fields import flattened
 from ...core.trajectory_file import write_tum
 from ...offline.run_files import (
     FRAMES,

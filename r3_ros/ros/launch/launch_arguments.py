@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...core.config import parameters
+from ...core.config import R3Config
 from ...core.errors import ConfigError
+from ...core.parameter_fields import parameters
 
 BOOLEAN = ('true', 'false')
 PRESETS = ('indoor', 'outdoor_long', 'low_vram')
@@ -51,7 +52,7 @@ class ParameterArgument:
 
 def parameter_arguments() -> list[ParameterArgument]:
     """Return the arguments that set parameters, explained as in ``config.py``."""
-    known = {p.name: p for p in parameters()}
+    known = {p.name: p for p in parameters(R3Config())}
     arguments = []
     for name, parameter in _PARAMETERS.items():
         kind, meta = known[parameter].kind, known[parameter].meta

@@ -19,7 +19,7 @@ from ...core.config import R3Config
 from ...core.datatypes import DepthMap
 from ...core.geometry import unproject
 from ...core.similarity import rigid_part, scale_of
-from ...core.threads import Mailbox, Worker
+from ...core.threads import Mailbox, RepeatingThread
 from ...maps.cloud import Cloud, cloud_from_depth, usable_pixels
 from ..tf.pose_chain import PoseChain
 from .graph_messages import empty_graph, GraphSnapshot, no_markers
@@ -104,7 +104,7 @@ class ScenePublisher:
         self._outputs = outputs
         self._on_error = on_error
         self._jobs: Mailbox[Callable[[], None]] = Mailbox('queue', _WAITING_JOBS)
-        self._thread: Worker | None = None
+        self._thread: RepeatingThread | None = None
         # A reset empties map and path; a cloud still in the making must not come after that.
         self._epoch = 0
         self._publishing = threading.Lock()
@@ -119,7 +119,7 @@ class ScenePublisher:
 
     def start(self) -> None:
         """Run the thread."""
-        self._thread = Worker('clouds', self._run_one, self._on_error)
+        self._thread = RepeatingThread('clouds', self._run_one, self._on_error)
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:

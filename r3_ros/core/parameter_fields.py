@@ -1,0 +1,150 @@
+"""Dataclass fields as parameters: default, unit, range, help, and whether they may change live.
+
+A *root* is a frozen dataclass whose fields are parameters or groups of them, and that has a
+``validate`` method. A parameter's name is its dotted path (``keyframe.max_keyframes``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+import difflib
+import math
+from typing import Any, TypeVar
+
+from .errors import ConfigError
+
+#: Parameters of earlier releases, and what to do about each.
+REMOVED = {
+    'keyframe.interval': 'set keyframe.max_interval instead',
+    'memory.beyond_host': 'delete it, frames that do not fit into memory are always recomputed',
+    'memory.cache_precision': 'delete it, cached frames have the precision of model.precision',
+    'memory.max_store_mib': 'delete it, frames are no longer stored in files',
+    'memory.store_folder': 'delete it, frames are no longer stored in files',
+    'offline.method': 'delete it, offline mode always uses the full context',
+    'stream.pose_rule': 'delete it, a pose is always resolved from all edges of the frame',
+    'stream.preset': 'delete it, there is one streaming method',
+}
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What is known of a parameter beyond its type and default."""
+
+    help: str
+    unit: str = ''
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    live: bool = False
+
+
+def param(
+    default: Any,
+    help: str,
+    low: float | None = None,
+    high: float | None = None,
+    unit: str = '',
+    choices: tuple[str, ...] = (),
+    live: bool = False,
+) -> Any:
+    """Return the dataclass field of a parameter."""
+    meta = Meta(help, unit, low, high, choices, live)
+    return field(default=default, metadata={'r3': meta})
+
+
+def group(kind: type) -> Any:
+    """Return the dataclass field of a group of parameters."""
+    return field(default_factory=kind)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter with its place in the tree."""
+
+    name: str
+    kind: type
+    default: Any
+    value: Any
+    meta: Meta
+
+    @property
+    def allowed(self) -> str:
+        """Return a description of the allowed values."""
+        if self.meta.choices:
+            return 'one of ' + ', '.join(choice or "''" for choice in self.meta.choices)
+        if self.meta.low is None:
+            return {bool: 'true or false', str: 'any text'}.get(self.kind, 'any number')
+        unit = f' {self.meta.unit}' if self.meta.unit else ''
+        return f'{self.meta.low:g} to {self.meta.high:g}{unit}'
+
+    def check(self, value: Any) -> Any:
+        """Return the value in its exact type.
+
+        :raises ConfigError: wrong type, not finite, outside the range or not among the choices.
+        """
+        if self.kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not self.kind:
+            raise ConfigError(
+                f"parameter '{self.name}' must be of type {self.kind.__name__}, "
+                f'got {value!r} ({type(value).__name__})'
+            )
+        low, high, choices = self.meta.low, self.meta.high, self.meta.choices
+        allowed = value in choices if choices else True
+        if low is not None and high is not None and isinstance(value, int | float):
+            allowed = math.isfinite(value) and low <= value <= high
+        if not allowed:
+            raise ConfigError(f"parameter '{self.name}' is {value!r}, allowed: {self.allowed}")
+        return value
+
+
+def parameters(root: Any) -> Iterator[Parameter]:
+    """Yield all parameters of a root in order, with their values."""
+    yield from _walk(root, '')
+
+
+def _walk(parent: Any, prefix: str) -> Iterator[Parameter]:
+    for item in fields(parent):
+        value = getattr(parent, item.name)
+        if is_dataclass(value):
+            yield from _walk(value, f'{prefix}{item.name}.')
+        else:
+            kind, meta = type(item.default), item.metadata['r3']
+            yield Parameter(prefix + item.name, kind, item.default, value, meta)
+
+
+def flattened(root: Any) -> dict[str, Any]:
+    """Return the values of all parameters by dotted name."""
+    return {parameter.name: parameter.value for parameter in parameters(root)}
+
+
+_Root = TypeVar('_Root', bound=Any)
+
+
+def updated(root: _Root, changes: Mapping[str, Any]) -> _Root:
+    """Return a validated copy with some parameters (dotted names) changed.
+
+    :raises ConfigError: unknown name, wrong type or value, or a contradiction.
+    """
+    known = {parameter.name: parameter for parameter in parameters(root)}
+    for name, value in changes.items():
+        if name not in known:
+            raise ConfigError(f"unknown parameter '{name}': {unknown_advice(name, known)}")
+        root = _replace_path(root, name.split('.'), known[name].check(value))
+    root.validate()
+    return root
+
+
+def unknown_advice(name: str, known: Iterable[str]) -> str:
+    """Return what to do about a name that is not among the ``known`` ones."""
+    if name in REMOVED:
+        return f'it was removed; {REMOVED[name]}'
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{close[0]}'?" if close else '`r3 parameters` lists all'
+
+
+def _replace_path(parent: Any, path: list[str], value: Any) -> Any:
+    if len(path) > 1:
+        value = _replace_path(getattr(parent, path[0]), path[1:], value)
+    return replace(parent, **{path[0]: value})
