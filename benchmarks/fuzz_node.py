@@ -153,7 +153,7 @@ class Fuzz:
         self._recover()
         # Later than whatever was taken for a picture, so that it is no step back in time.
         stamp_ns = (
-            max(self.graph.node.stream.snapshot.health.last_stamp_ns, self.draw.stamp_ns)
+            max(self.graph.node.worker.snapshot.health.last_stamp_ns, self.draw.stamp_ns)
             + PERIOD_NS
         )
         if stamp_ns > self.draw.stamp_ns + 10**15:

@@ -41,7 +41,7 @@ class Robot:
     def mount(self, T_base_optical: np.ndarray = T_BASE_OPTICAL, frame: str = 'camera_optical'):
         """Say where the camera sits, and wait until the node has heard it."""
         self.fixed.sendTransform(transform_message(START_NS, BASE, frame, T_base_optical))
-        self.g.until(lambda: self.g.node.stream.tree.has_parent(frame))
+        self.g.until(lambda: self.g.node.worker.tree.has_parent(frame))
 
     def T_odom_base(self, stamp_ns: int) -> np.ndarray:
         """Return where its odometry says that it is."""
@@ -63,7 +63,7 @@ class Robot:
 
     def knows(self, stamp_ns: int) -> bool:
         """Tell whether the node has heard of a stamp."""
-        return self.g.node.stream.tree._buffer.can_transform_core('odom', BASE, _time(stamp_ns))[0]
+        return self.g.node.worker.tree._buffer.can_transform_core('odom', BASE, _time(stamp_ns))[0]
 
     def drive(self, count: int) -> list[int]:
         """Send pictures, each with odometry around its stamp, and wait until all is published."""
@@ -72,7 +72,7 @@ class Robot:
             if self.tells:
                 self.tell(self.g.stamp_ns - PERIOD_NS // 3, self.g.stamp_ns + PERIOD_NS // 3)
             stamps.append(self.g.send())
-            self.g.node.stream.submit(bool).result(timeout=20.0)
+            self.g.node.worker.submit(bool).result(timeout=20.0)
         return stamps
 
 

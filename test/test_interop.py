@@ -78,7 +78,7 @@ def heard_sets(g, *more, queue_size=5):
                 pairs.add(topic, message)
 
         g.probe.create_subscription(TOPICS[topic][0], f'/r3/{topic}', take, 10)
-        g.until(lambda topic=topic: g.node.stream.outputs.wanted(topic))
+        g.until(lambda topic=topic: g.node.worker.outputs.wanted(topic))
     return pairs, others
 
 
@@ -147,7 +147,7 @@ def test_odometry_and_depth_of_a_frame_meet_as_rtabmap_wants(graph):
         g.probe.create_subscription(
             TOPICS[topic][0], f'/r3/{topic}', lambda m, topic=topic: sets.add(topic, m), 10
         )
-        g.until(lambda topic=topic: g.node.stream.outputs.wanted(topic))
+        g.until(lambda topic=topic: g.node.worker.outputs.wanted(topic))
     g.send_many(4)
     g.until(lambda: len(sets.passed) == 4)
     assert {s['odometry'].child_frame_id for s in sets.passed} == {CAMERA}

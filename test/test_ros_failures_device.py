@@ -36,7 +36,7 @@ def test_the_first_time_less_is_held_and_the_frame_tried_again(graph, capfd):
     g = graph(full_at(20), keyframe__mode='interval', keyframe__interval=1).start()
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
     g.send_many(20)
-    session = g.node.stream.engine.session
+    session = g.node.worker.engine.session
     keyframes = session.bank.ids()
     assert (len(keyframes), len(session.recent)) == (20, 5)
     stamp_ns = g.send()
@@ -63,7 +63,7 @@ def test_the_second_time_a_new_session_begins_and_the_third_stops(graph, capfd):
     g.send_many(3)
     g.send()  # calls 3 and 4: once more after less is held, and no memory again
     assert g.health.oom_count == 2 and g.predictor.resets == 1
-    session = g.node.stream.engine.session
+    session = g.node.worker.engine.session
     assert (session.session_id, session.frame_count) == (1, 0)
     assert g.health.rejected == {'out of memory': 1}
     g.send()
@@ -81,7 +81,7 @@ def test_the_second_time_a_new_session_begins_and_the_third_stops(graph, capfd):
     g.until(lambda: g.images.get_subscription_count() == 1)
     g.send_many(2)
     assert g.health.state is StreamState.TRACKING
-    assert g.node.stream.engine.session.session_id == 2
+    assert g.node.worker.engine.session.session_id == 2
 
 
 def test_faults_and_restarts_leave_nothing_behind(graph):
@@ -147,7 +147,7 @@ def test_failures_long_ago_are_forgiven():
     assert policy.remedy('shrink', 62.0, True) is Remedy.STOP
     assert policy.remedy('shrink', 130.0, True) is Remedy.SHRINK
     assert policy.remedy('shrink', 131.0, True) is Remedy.RESET
-    policy.forgive()
+    policy.clear_recent()
     assert policy.remedy('shrink', 132.0, False) is Remedy.RESET, 'what cannot be tried again'
     assert policy.remedy('reset', 133.0, True) is Remedy.RESET
     assert policy.remedy('reset', 134.0, True) is Remedy.STOP

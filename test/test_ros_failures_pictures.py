@@ -25,7 +25,7 @@ def test_overload_drops_frames_and_counts_them_exactly(graph):
     g = graph(Script(turnstile=turnstile)).start()
     g.images.publish(image_message(START_NS))
     g.until(lambda: g.predictor.arrived.acquire(blocking=False))
-    mailbox = g.node.stream.mailbox
+    mailbox = g.node.worker.mailbox
     for i in range(1, 8):
         g.images.publish(image_message(START_NS + i * PERIOD_NS))
         g.until(lambda n=i + 1: mailbox.received == n)
@@ -37,7 +37,7 @@ def test_overload_drops_frames_and_counts_them_exactly(graph):
     g.until(lambda: statuses and statuses[-1].frames_processed == 3)
     assert (statuses[-1].frames_received, statuses[-1].frames_dropped) == (9, 6)
     # The newest was taken, not the oldest.
-    trajectory = g.node.stream.engine.session.trajectory_view()
+    trajectory = g.node.worker.engine.session.trajectory_view()
     assert trajectory.stamps_ns[1] == START_NS + 7 * PERIOD_NS
 
 
@@ -46,10 +46,10 @@ def test_queue_policy_loses_nothing(graph):
     g = graph(Script(turnstile=turnstile), input__frame_policy='queue').start()
     for i in range(6):
         g.images.publish(image_message(START_NS + i * PERIOD_NS))
-    g.until(lambda: g.node.stream.mailbox.received == 6)
+    g.until(lambda: g.node.worker.mailbox.received == 6)
     turnstile.release(10)
     g.until(lambda: g.health.frames_processed == 6)
-    assert g.node.stream.mailbox.dropped == 0
+    assert g.node.worker.mailbox.dropped == 0
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_another_size_starts_anew_or_is_rejected(graph):
     g = graph().start()
     g.send_many(2)
     g.send(image_message(g.stamp_ns, picture(80, 60)))
-    assert g.node.stream.engine.session.session_id == 1
+    assert g.node.worker.engine.session.session_id == 1
     g.set_parameters(input__on_resolution_change='reject')
     g.send(image_message(g.stamp_ns))
     assert g.health.rejected['size changed'] == 1
@@ -95,7 +95,7 @@ def test_another_frame_id_starts_anew(graph):
     g = graph().start()
     g.send_many(2)
     g.send(image_message(g.stamp_ns, frame='other_optical'))
-    assert g.node.stream.engine.session.session_id == 1
+    assert g.node.worker.engine.session.session_id == 1
     assert g.health.optical_frame == g.health.base_frame == 'other_optical'
 
 
@@ -143,7 +143,7 @@ def test_every_encoding_is_tracked_and_every_other_told(graph):
 def test_overload_is_told_once_with_what_to_do(graph, capfd):
     turnstile = threading.Semaphore(0)
     g = graph(Script(turnstile=turnstile)).start()
-    mailbox = g.node.stream.mailbox
+    mailbox = g.node.worker.mailbox
     sent = 0
     for round_of_frames in range(3):
         for _ in range(60):

@@ -61,15 +61,15 @@ def test_a_clock_that_jumps_back_starts_a_new_session_once(graph):
     g.send_many(3)
     back_ns = START_NS - 100 * SECOND_NS
     set_clock(back_ns)
-    g.until(lambda: g.node.stream.engine.session.session_id == 1)
+    g.until(lambda: g.node.worker.engine.session.session_id == 1)
     g.send(image_message(back_ns))
-    session = g.node.stream.engine.session
+    session = g.node.worker.engine.session
     assert (session.session_id, session.frame_count) == (1, 1)
     # The other way round: the pictures tell first, the clock follows.
     g.send(image_message(back_ns - 50 * SECOND_NS))
     set_clock(back_ns - 50 * SECOND_NS)
     g.send(image_message(back_ns - 49 * SECOND_NS))
-    session = g.node.stream.engine.session
+    session = g.node.worker.engine.session
     assert (session.session_id, session.frame_count) == (2, 2)
 
 
@@ -105,7 +105,7 @@ def test_a_recording_in_a_loop_begins_anew_each_time(graph):
     for loop in range(3):
         g.stamp_ns = START_NS
         g.send_many(8)
-        session = g.node.stream.engine.session
+        session = g.node.worker.engine.session
         assert (session.session_id, session.frame_count) == (loop, 8)
         assert g.health.state is StreamState.TRACKING
     g.until(lambda: statuses and statuses[-1].frames_processed == 24)
@@ -120,7 +120,7 @@ def test_a_jump_that_is_ignored_drops_pictures_until_time_is_back(graph):
     assert g.health.rejected == {'before the jump': 3}
     g.stamp_ns = last_ns + PERIOD_NS
     g.send()
-    session = g.node.stream.engine.session
+    session = g.node.worker.engine.session
     assert (session.session_id, session.frame_count) == (0, 4)
 
 
@@ -142,7 +142,7 @@ def test_other_answers_to_a_clock_that_jumps_back(graph, action, state):
     else:
         g.send()
     assert g.health.state.name == state
-    assert g.node.stream.engine.session.session_id == 0
+    assert g.node.worker.engine.session.session_id == 0
 
 
 def test_after_a_gap_the_camera_proves_itself_and_odometry_claims_nothing(graph):

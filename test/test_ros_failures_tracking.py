@@ -79,11 +79,11 @@ def test_poses_of_low_confidence_say_so_and_the_map_rests(graph):
     g = graph(script, keyframe__mode='interval', keyframe__interval=1).start()
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
     g.send_many(10)
-    points = len(g.node.stream.engine.session.map)
+    points = len(g.node.worker.engine.session.map)
     g.send_many(6)
     assert g.health.state is StreamState.LOW_CONFIDENCE
     g.until(lambda: len(poses) == 16)
-    assert len(g.node.stream.engine.session.map) == points
+    assert len(g.node.worker.engine.session.map) == points
     assert poses[15].pose.covariance[0] > 2 * poses[9].pose.covariance[0]
 
 
@@ -111,7 +111,7 @@ def test_clouds_of_keyframes_that_were_corrected_are_sent_again_where_they_belon
     g = graph(script, keyframe__mode='interval', keyframe__interval=3).start()
     clouds = g.listen('/r3/keyframe_points', PointCloud2, 100)
     g.send_many(12)
-    session, chain = g.node.stream.engine.session, g.node.stream.placing.chain
+    session, chain = g.node.worker.engine.session, g.node.worker.pose_output.chain
     g.until(lambda: len(clouds) == len(session.bank))
     ids = {stamp_ns_of(m.header.stamp): i for m, i in zip(clouds, session.bank.ids(), strict=True)}
     before = {i: session.graph.held[i].S_world_camera for i in session.bank.ids()}
@@ -134,7 +134,7 @@ def test_clouds_of_keyframes_that_were_corrected_are_sent_again_where_they_belon
         np.testing.assert_allclose(points, own.moved(S_map_own).points, atol=1e-5)
     # They lie where they were sent now: nothing comes twice.
     g.send_many(3)
-    g.until(lambda: g.node.stream._clouds._keyframe_clouds._settled is not None)
+    g.until(lambda: g.node.worker._clouds._keyframe_clouds._settled is not None)
     stamps = [stamp_ns_of(m.header.stamp) for m in clouds]
     assert max(map(stamps.count, stamps)) == 2
 

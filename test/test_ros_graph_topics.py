@@ -40,7 +40,7 @@ def test_the_graph_holds_the_keyframes_where_the_path_has_them(graph):
     assert {keyframe.segment_id for keyframe in told.keyframes} == {0}
     assert np.isnan(told.keyframes[0].confidence), 'the first has nothing to be related to'
     assert all(k.confidence == pytest.approx(2.0) for k in told.keyframes[1:])
-    T_map_world = g.node.stream.placing.chain.T_map_world
+    T_map_world = g.node.worker.pose_output.chain.T_map_world
     for keyframe in told.keyframes:
         stamp_ns = stamp_ns_of(keyframe.stamp)
         assert stamp_ns == stamps[keyframe.id]
@@ -66,7 +66,7 @@ def test_the_graph_is_in_metres_where_they_are_known(graph):
     g = graph(scale__source='fixed', scale__fixed=3.0, **OFTEN).start()
     stamps = g.send_many(7)
     told = ask(g)
-    T_map_world, path = g.node.stream.placing.chain.T_map_world, g.script.path
+    T_map_world, path = g.node.worker.pose_output.chain.T_map_world, g.script.path
     for keyframe in told.keyframes:
         T = truth(path, stamps[keyframe.id])
         T[:3, 3] *= 3.0
@@ -96,7 +96,7 @@ def test_bridges_join_segments(graph):
     script = Script(path=circle(period_s=8.0), reach=0.3, blackouts=set(range(20, 35)))
     g = graph(script, loop__new_segment_after=3, loop__apply_after=1, **OFTEN).start()
     g.send_many(130)
-    session = g.node.stream.engine.session
+    session = g.node.worker.engine.session
     assert session.newest_segment >= 1 and session.loops_closed >= 1
     told = ask(g)
     segment = {keyframe.id: keyframe.segment_id for keyframe in told.keyframes}
@@ -115,7 +115,7 @@ def test_keyframes_that_left_the_bank_stay_in_the_graph(graph):
     resident = {keyframe.id for keyframe in told.keyframes if keyframe.resident}
     assert len(resident) == 4 and len(told.keyframes) > 6
     assert {end for edge in told.edges for end in (edge.from_id, edge.to_id)} <= resident
-    T_map_world = g.node.stream.placing.chain.T_map_world
+    T_map_world = g.node.worker.pose_output.chain.T_map_world
     for keyframe in told.keyframes:
         expected = T_map_world @ truth(g.script.path, stamps[keyframe.id])
         np.testing.assert_allclose(matrix(keyframe.pose), expected, atol=1e-6)
@@ -223,7 +223,7 @@ def test_a_latched_topic_is_due_on_change_and_not_too_often():
 
 def test_colour_pairs_with_depth_pixel_for_pixel(graph):
     g = graph(Script(depth_delay=1)).start()
-    heard = {
+    received = {
         topic: g.listen(f'/r3/{topic}', kind)
         for topic, kind in (
             ('depth/image', Image),
@@ -234,11 +234,11 @@ def test_colour_pairs_with_depth_pixel_for_pixel(graph):
     }
     shades = (0, 100, 200)
     stamps = [g.send(image_message(g.stamp_ns, picture(shade=s))) for s in shades]
-    g.until(lambda: all(len(messages) == 2 for messages in heard.values()))
+    g.until(lambda: all(len(messages) == 2 for messages in received.values()))
     for n in range(2):
-        depth, depth_info, color, color_info = (messages[n] for messages in heard.values())
-        assert {stamp_ns_of(m[n].header.stamp) for m in heard.values()} == {stamps[n]}
-        assert {m[n].header.frame_id for m in heard.values()} == {CAMERA}
+        depth, depth_info, color, color_info = (messages[n] for messages in received.values())
+        assert {stamp_ns_of(m[n].header.stamp) for m in received.values()} == {stamps[n]}
+        assert {m[n].header.frame_id for m in received.values()} == {CAMERA}
         assert depth_info == color_info
         size = (depth.height, depth.width)
         assert size == (color.height, color.width) == (depth_info.height, depth_info.width)

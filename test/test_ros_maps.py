@@ -44,9 +44,9 @@ def ask(g, **fields):
     """Ask for a map, and return the future when the node has begun with it or has answered."""
     client = g.probe.create_client(LoadMap, '/r3/load_map')
     g.until(client.service_is_ready)
-    session_id = g.node.stream.engine.session.session_id
+    session_id = g.node.worker.engine.session.session_id
     future = client.call_async(LoadMap.Request(**{'name': 'kitchen', 'localize': True, **fields}))
-    g.until(lambda: future.done() or g.node.stream.engine.session.session_id > session_id)
+    g.until(lambda: future.done() or g.node.worker.engine.session.session_id > session_id)
     return future
 
 
@@ -118,7 +118,7 @@ def test_loading_while_the_node_tracks_starts_a_session_in_the_map(graph, folder
     g.send_many(5)
     assert g.health.state is StreamState.TRACKING
     future = ask(g)
-    assert g.node.stream.engine.session.session_id == 1
+    assert g.node.worker.engine.session.session_id == 1
     g.send_many(4)
     assert answer_of(g, future).code == CODES.OK
     assert g.health.state is StreamState.TRACKING
@@ -127,7 +127,7 @@ def test_loading_while_the_node_tracks_starts_a_session_in_the_map(graph, folder
 def test_each_thing_that_can_be_wrong_with_a_map_has_its_code(graph, folder, tmp_path):
     g = graph().start()
     g.send_many(3)
-    session = g.node.stream.engine.session
+    session = g.node.worker.engine.session
     saved = read_map(folder)
     facts = saved.facts
     write_map(
@@ -156,7 +156,7 @@ def test_each_thing_that_can_be_wrong_with_a_map_has_its_code(graph, folder, tmp
     answer = answer_of(g, ask(g, use_initial_pose=True, initial_pose=nowhere))
     assert answer.code == CODES.BAD_FORMAT and 'initial_pose' in answer.message
     # The stream has gone on through all of it.
-    assert g.node.stream.engine.session is session
+    assert g.node.worker.engine.session is session
     g.send()
     assert g.health.state is StreamState.TRACKING and g.health.frames_processed == 4
 
@@ -169,7 +169,7 @@ def test_a_camera_that_is_not_found_goes_on_as_a_new_session(graph, folder):
     answer = answer_of(g, future)
     assert (answer.success, answer.code) == (False, CODES.NOT_LOCALISED)
     assert 'within 0.5 s' in answer.message and 'new session' in answer.message
-    assert not g.node.stream.engine.is_relocalising
+    assert not g.node.worker.engine.is_relocalising
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
     g.send_many(3)
     g.until(lambda: len(poses) == 3)
@@ -192,7 +192,7 @@ def test_a_model_that_cannot_hold_the_map_says_so_and_a_new_session_begins(
     g.send_many(2)
     g.until(lambda: len(poses) == 2)
     np.testing.assert_allclose(matrix(poses[0].pose.pose)[:3, 3], 0.0, atol=1e-9)
-    assert g.node.stream.engine.session.trajectory_view().frame_ids.tolist() == [0, 1]
+    assert g.node.worker.engine.session.trajectory_view().frame_ids.tolist() == [0, 1]
 
 
 def test_a_stopped_stream_has_to_be_reset_first(graph, folder):

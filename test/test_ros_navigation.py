@@ -84,9 +84,9 @@ def test_odometry_that_comes_after_the_picture_is_waited_for_and_tracking_goes_o
 def test_without_the_robots_odometry_nothing_new_is_sent_and_the_last_goes_on(graph, capfd):
     g, robot = navigating(graph, tf_lookup_timeout=0.05, diagnostics__period=0.1)
     robot.drive(5)
-    last = g.node.stream.authority.T_map_odom.copy()
+    last = g.node.worker.authority.T_map_odom.copy()
     transforms = g.listen_tf()
-    heard = g.listen('/diagnostics', DiagnosticArray)
+    received = g.listen('/diagnostics', DiagnosticArray)
     withheld = g.send_many(3)
     g.until(lambda: g.transform_health.failures == 3)
     newest_ns = withheld[-1] + SECOND_NS // 10
@@ -96,9 +96,9 @@ def test_without_the_robots_odometry_nothing_new_is_sent_and_the_last_goes_on(gr
     for transform in sent:
         T = matrix_from_transform(transform.transform)
         np.testing.assert_allclose(T, last, atol=1e-12)
-    g.until(lambda: heard and values_of(heard, 'tf')['lookup_failures'] == '3')
-    values = values_of(heard, 'tf')
-    assert task_of(heard, 'tf').level == DiagnosticStatus.WARN
+    g.until(lambda: heard and values_of(received, 'tf')['lookup_failures'] == '3')
+    values = values_of(received, 'tf')
+    assert task_of(received, 'tf').level == DiagnosticStatus.WARN
     assert values['mode'] == 'navigation'
     assert 'extrapolation into the future' in values['last_lookup_error']
     error = capfd.readouterr().err
@@ -143,7 +143,7 @@ def test_our_own_odometry_starts_where_the_robots_was_and_never_jumps(graph):
 def test_a_reset_keeps_the_robot_where_it_is_in_map(graph):
     g, robot = navigating(graph, Script(drift=0.1))
     robot.drive(6)
-    before = g.node.stream.authority.T_map_odom.copy()
+    before = g.node.worker.authority.T_map_odom.copy()
     assert not np.allclose(before, inverse(T_ODOM_FIRST), atol=1e-3)
     transforms = g.listen_tf()
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
@@ -152,7 +152,7 @@ def test_a_reset_keeps_the_robot_where_it_is_in_map(graph):
     g.until(lambda: len([t for t in transforms if t.child_frame_id == 'odom']) > 2)
     (stamp_ns,) = robot.drive(1)
     g.until(lambda: poses)
-    assert g.node.stream.engine.session.session_id == 1
+    assert g.node.worker.engine.session.session_id == 1
     T_odom_base = robot.T_odom_base(stamp_ns)
     np.testing.assert_allclose(matrix(poses[0].pose.pose), before @ T_odom_base, atol=1e-3)
     for transform in transforms:
@@ -165,7 +165,7 @@ def test_a_reset_keeps_the_robot_where_it_is_in_map(graph):
 def test_after_a_reset_no_pose_goes_out_before_the_robot_tells_where_it_is(graph):
     g, robot = navigating(graph, tf_lookup_timeout=0.02)
     robot.drive(4)
-    before = g.node.stream.authority.T_map_odom.copy()
+    before = g.node.worker.authority.T_map_odom.copy()
     assert g.call(Trigger, '/r3/reset').success
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
     g.send_many(2)
@@ -176,7 +176,7 @@ def test_after_a_reset_no_pose_goes_out_before_the_robot_tells_where_it_is(graph
     g.until(lambda: poses)
     expected = before @ robot.T_odom_base(stamp_ns)
     np.testing.assert_allclose(matrix(poses[0].pose.pose), expected, atol=1e-3)
-    assert g.node.stream.engine.session.frame_count == 3, 'tracking did not wait'
+    assert g.node.worker.engine.session.frame_count == 3, 'tracking did not wait'
 
 
 def test_time_that_jumps_back_keeps_no_place(graph):
@@ -185,8 +185,8 @@ def test_time_that_jumps_back_keeps_no_place(graph):
     g.stamp_ns = START_NS - 20 * SECOND_NS
     transforms = g.listen_tf()
     g.send()
-    assert g.node.stream.engine.session.session_id == 1
-    assert g.node.stream.authority.T_map_odom is None
+    assert g.node.worker.engine.session.session_id == 1
+    assert g.node.worker.authority.T_map_odom is None
     (stamp_ns,) = robot.drive(1)
     g.until(lambda: at(transforms, 'odom', stamp_ns))
 
@@ -224,7 +224,7 @@ def test_map_odom_grows_old_while_no_picture_comes(graph):
         robot.tell(stamp_ns + i * PERIOD_NS)
     g.until(lambda: len([t for t in transforms if t.child_frame_id == 'odom']) > 10)
     ahead_ns = stamp_ns + SECOND_NS // 10
-    heard = [stamp_ns_of(t.header.stamp) for t in transforms if t.child_frame_id == 'odom']
+    received = [stamp_ns_of(t.header.stamp) for t in transforms if t.child_frame_id == 'odom']
     stamps = [s for s in heard if s != stamp_ns]
     assert stamps == sorted(set(stamps))
     assert all(ahead_ns < s < ahead_ns + 1_000_000 for s in stamps), 'the robot has moved on'
@@ -236,19 +236,19 @@ def test_no_correction_before_the_scale_is_known(graph, monkeypatch, capfd):
     assert 'it waits for ~/set_scale' in capfd.readouterr().err
     transforms = g.listen_tf()
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
-    heard = g.listen('/diagnostics', DiagnosticArray)
+    received = g.listen('/diagnostics', DiagnosticArray)
     statuses = g.listen('/r3/status', StreamStatus)
     robot.drive(3)
     g.until(lambda: len(poses) == 3 and statuses and statuses[-1].frames_processed == 3)
     assert not any(t.child_frame_id == 'odom' for t in transforms)
     assert 'waits for metres' in statuses[-1].state_reason
-    g.until(lambda: heard and task_of(heard, 'scale').level == DiagnosticStatus.ERROR)
-    assert '~/set_scale' in task_of(heard, 'scale').message
+    g.until(lambda: heard and task_of(received, 'scale').level == DiagnosticStatus.ERROR)
+    assert '~/set_scale' in task_of(received, 'scale').message
     answer = g.call(SetScale, '/r3/set_scale', SetScale.Request(scale=2.0, lock=True))
     assert answer.success, answer.message
     (stamp_ns,) = robot.drive(1)
     g.until(lambda: at(transforms, 'odom', stamp_ns))
-    g.until(lambda: task_of(heard, 'scale').level == DiagnosticStatus.OK)
+    g.until(lambda: task_of(received, 'scale').level == DiagnosticStatus.OK)
 
 
 def test_map_units_may_be_taken_for_metres_on_request(graph, capfd):
@@ -265,10 +265,10 @@ def test_a_picture_without_a_stamp_is_never_paired_with_the_newest_odometry(grap
     robot.tell(START_NS, START_NS + PERIOD_NS)
     g.send(image_message(0))
     g.until(lambda: g.transform_health.failures == 1)
-    assert g.node.stream.authority.T_map_odom is None
+    assert g.node.worker.authority.T_map_odom is None
     # To tf2 the time 0 is the newest there is.
     with pytest.raises(TransformError, match='at time 0'):
-        g.node.stream.tree.pose_at('odom', BASE, 0)
+        g.node.worker.tree.pose_at('odom', BASE, 0)
 
 
 def test_planar_leaves_map_odom_flat_and_the_base_where_it_was_seen(graph):
@@ -317,7 +317,7 @@ def test_a_head_that_turns_is_heeded_where_the_camera_is_fixed_on_it(graph):
     robot.fixed.sendTransform(
         transform_message(START_NS, 'head', 'camera_optical', T_head_optical)
     )
-    g.until(lambda: g.node.stream.tree.has_parent('camera_optical'))
+    g.until(lambda: g.node.worker.tree.has_parent('camera_optical'))
 
     def T_base_head(stamp_ns):
         turn = 0.2 * (stamp_ns - START_NS) / SECOND_NS

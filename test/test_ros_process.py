@@ -113,8 +113,8 @@ def probe(start):
 
 def send_pictures(probe, until_processed=0):
     """Send one picture, or go on until the node says that it has processed so many."""
-    camera, heard = probe.create_publisher(Image, 'image', 10), []
-    probe.create_subscription(StreamStatus, '/r3/status', heard.append, 10)
+    camera, received = probe.create_publisher(Image, 'image', 10), []
+    probe.create_subscription(StreamStatus, '/r3/status', received.append, 10)
 
     def is_heard():
         # The node subscribes anew, reliably, once it has seen that the camera is reliable.
@@ -126,7 +126,7 @@ def send_pictures(probe, until_processed=0):
     numbers = itertools.count()
 
     def sent_enough():
-        if heard and heard[-1].frames_processed >= until_processed:
+        if heard and received[-1].frames_processed >= until_processed:
             return True
         camera.publish(image_message(START_NS + next(numbers) * PERIOD_NS))
         return not until_processed

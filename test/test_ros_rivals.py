@@ -47,7 +47,7 @@ def test_who_was_there_before_keeps_the_edge(graph, edge, static):
     g = graph(diagnostics__period=0.1)
     assert g.turn('configure')
     other = somebody_says(g, *edge, static=static)
-    g.until(lambda: g.node.stream.tree.has_parent(edge[1]))
+    g.until(lambda: g.node.worker.tree.has_parent(edge[1]))
     activate(g)
     transforms = g.listen_tf()
     diagnostics = g.listen('/diagnostics', DiagnosticArray)
@@ -65,7 +65,7 @@ def test_who_was_there_before_keeps_the_edge(graph, edge, static):
 
 @pytest.mark.parametrize('edge', [MAP_ODOM, ODOM_BASE], ids=['map-odom', 'odom-base'])
 def test_who_comes_later_is_told_and_forgotten_when_gone(graph, edge, capfd, monkeypatch):
-    monkeypatch.setattr(frame_tree, '_RIVAL_SILENT_S', 0.5)
+    monkeypatch.setattr(frame_tree, '_LINK_TIMEOUT_S', 0.5)
     g = graph(diagnostics__period=0.1).start()
     g.send_many(2)
     assert g.transform_health.two_parents == ''
@@ -86,11 +86,11 @@ def test_who_comes_later_is_told_and_forgotten_when_gone(graph, edge, capfd, mon
 
 
 def test_an_edge_that_was_left_to_somebody_is_ours_once_he_is_gone(graph, monkeypatch):
-    monkeypatch.setattr(frame_tree, '_RIVAL_SILENT_S', 0.5)
+    monkeypatch.setattr(frame_tree, '_LINK_TIMEOUT_S', 0.5)
     g = graph()
     assert g.turn('configure')
     other = somebody_says(g, *MAP_ODOM)
-    g.until(lambda: g.node.stream.tree.has_parent('odom'))
+    g.until(lambda: g.node.worker.tree.has_parent('odom'))
     activate(g)
     g.send_many(2)
     g.until(lambda: g.transform_health.two_parents == '')
@@ -104,7 +104,7 @@ def test_an_edge_that_was_left_to_somebody_is_ours_once_he_is_gone(graph, monkey
 def test_an_edge_that_is_not_ours_has_no_rival(graph):
     g = graph(publish_map_to_odom_tf=False).start()
     other = somebody_says(g, *MAP_ODOM)
-    g.until(lambda: g.node.stream.tree.has_parent('odom'))
+    g.until(lambda: g.node.worker.tree.has_parent('odom'))
     transforms = g.listen_tf()
     g.send_many(2)
     g.until(lambda: transforms)
@@ -124,14 +124,14 @@ def test_another_r3_on_the_same_camera_leaves_the_edges_to_the_first(graph):
 
         def heard_by_second():
             first.executor.spin_once(timeout_sec=0.01)
-            return second.node.stream.tree.has_parent(CAMERA)
+            return second.node.worker.tree.has_parent(CAMERA)
 
         stamp_ns = first.send()
         second.until(heard_by_second)
         pictures.publish(image_message(stamp_ns))
         second.until(lambda: second.health.frames_processed == 1)
         second.until(lambda: second.transform_health.two_parents)
-        assert second.node.stream.authority._refused == {'odom', CAMERA}
+        assert second.node.worker.authority._refused == {'odom', CAMERA}
         first.send()
         assert first.transform_health.two_parents == '', 'the second one is silent'
     finally:
@@ -150,7 +150,7 @@ def test_a_moving_frame_above_the_camera_is_no_base(graph):
     g = graph()
     assert g.turn('configure')
     other = somebody_says(g, 'odom_of_others', CAMERA)
-    g.until(lambda: g.node.stream.tree.has_parent(CAMERA))
+    g.until(lambda: g.node.worker.tree.has_parent(CAMERA))
     activate(g)
     transforms = g.listen_tf()
     g.send_many(2)
@@ -170,10 +170,10 @@ def test_a_camera_that_moves_on_its_named_base_is_refused_and_told_what_to_name(
         T = make_T(Rotation.from_euler('z', angle).as_matrix(), [0.1, 0.0, 1.0])
         joints.sendTransform(transform_message(stamp_ns, BASE, 'head', T))
         g.until(lambda: np.allclose(
-            g.node.stream.tree.newest_pose(BASE, 'head'), T) if heard() else False)  # fmt: skip
+            g.node.worker.tree.newest_pose(BASE, 'head'), T) if heard() else False)  # fmt: skip
 
     def heard():
-        return g.node.stream.tree.has_parent('head')
+        return g.node.worker.tree.has_parent('head')
 
     turn_head(0.0, START_NS)
     activate(g)
@@ -196,7 +196,7 @@ def test_a_fixed_transform_that_is_repeated_on_tf_is_no_joint(graph):
     g = graph(base_frame=BASE, tf_lookup_timeout=5.0)
     assert g.turn('configure')
     others = [somebody_says(g, BASE, CAMERA, T=T_BASE_OPTICAL)]
-    g.until(lambda: g.node.stream.tree.has_parent(CAMERA))
+    g.until(lambda: g.node.worker.tree.has_parent(CAMERA))
     activate(g)
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
     g.send_many(2)

@@ -31,7 +31,7 @@ def test_poses_are_those_of_the_path_at_the_stamps_of_the_pictures(graph):
     assert [stamp_ns_of(m.header.stamp) for m in odometry] == stamps
     assert {m.header.frame_id for m in poses} == {'map'}
     assert {(m.header.frame_id, m.child_frame_id) for m in odometry} == {('odom', CAMERA)}
-    T_map_world = g.node.stream.placing.chain.T_map_world
+    T_map_world = g.node.worker.pose_output.chain.T_map_world
     for stamp_ns, message in zip(stamps, poses, strict=True):
         expected = T_map_world @ truth(g.script.path, stamp_ns)
         np.testing.assert_allclose(matrix(message.pose.pose), expected, atol=1e-6)
@@ -71,7 +71,7 @@ def test_status_is_published_when_the_state_changes_without_a_picture(graph):
 
 def test_clouds_and_depth_pair_with_their_frame(graph):
     g = graph().start()
-    heard = {
+    received = {
         topic: g.listen(f'/r3/{topic}', TOPICS[topic][0])
         for topic in (
             'points', 'keyframe_points', 'depth/image', 'depth/camera_info', 'depth/confidence',
@@ -79,8 +79,8 @@ def test_clouds_and_depth_pair_with_their_frame(graph):
         )
     }  # fmt: skip
     stamp_ns = g.send()
-    g.until(lambda: all(heard.values()))
-    first = {topic: messages[0] for topic, messages in heard.items()}
+    g.until(lambda: all(received.values()))
+    first = {topic: messages[0] for topic, messages in received.items()}
     assert {stamp_ns_of(m.header.stamp) for m in first.values()} == {stamp_ns}
     frames = {topic: m.header.frame_id for topic, m in first.items()}
     assert frames.pop('keyframe_points') == 'map'
@@ -223,11 +223,11 @@ def test_every_promised_service_exists_from_configure_on(graph):
 def test_every_topic_of_ours_can_have_another_qos(graph):
     g = graph(scale__source='odometry', occupancy__enabled=True).start()
     node = g.node
-    heard = dict(node.get_subscriber_names_and_types_by_node('r3', '/'))
+    received = dict(node.get_subscriber_names_and_types_by_node('r3', '/'))
     told = dict(node.get_publisher_names_and_types_by_node('r3', '/'))
     # Those of rclpy and tf2 are what they are. Pictures follow their camera unless it is given.
     fixed = {'/tf', '/tf_static', '/rosout', '/parameter_events', '/r3/transition_event', '/image'}
-    for topics, side in ((heard, 'subscription'), (told, 'publisher')):
+    for topics, side in ((received, 'subscription'), (told, 'publisher')):
         for topic in topics.keys() - fixed:
             for policy in ('reliability', 'durability', 'history', 'depth'):
                 name = f'qos_overrides.{topic}.{side}.{policy}'

@@ -49,7 +49,7 @@ def announce(g, parent, child, T):
     """Publish a static transform and wait until the node has heard it."""
     broadcaster = StaticTransformBroadcaster(g.probe)
     broadcaster.sendTransform(transform_message(START_NS, parent, child, T))
-    g.until(lambda: g.node.stream.tree.has_parent(child))
+    g.until(lambda: g.node.worker.tree.has_parent(child))
     return broadcaster
 
 
@@ -128,7 +128,7 @@ def test_tf2_finds_the_pose_of_each_picture(graph):
 def test_transforms_go_out_before_what_refers_to_them(graph):
     g = graph().start()
     order = []
-    authority, outputs = g.node.stream.authority, g.node.stream.outputs
+    authority, outputs = g.node.worker.authority, g.node.worker.outputs
     broadcast, publish = authority._broadcaster.sendTransform, outputs.publish
     authority._broadcaster.sendTransform = lambda t: (order.append('tf'), broadcast(t))
     outputs.publish = lambda topic, m: (order.append(topic), publish(topic, m))
@@ -143,7 +143,7 @@ def test_nothing_is_broadcast_before_the_first_estimate(graph):
     g = graph().start()
     transforms = g.listen_tf()
     g.send(image_message(START_NS, encoding='lsd9'))
-    g.node.stream.authority.repeat()
+    g.node.worker.authority.repeat()
     g.call(Trigger, '/r3/reset')
     assert transforms == []
 
@@ -283,7 +283,7 @@ def test_frames_of_the_driver_that_come_late_are_taken_over(graph):
     g.until(lambda: at(transforms, 'camera_link', stamp_ns))
     assert (g.health.base_frame, g.transform_health.two_parents) == ('camera_link', '')
     assert not at(transforms, CAMERA, stamp_ns)
-    session = g.node.stream.engine.session
+    session = g.node.worker.engine.session
     assert (session.session_id, session.frame_count) == (1, 1)
 
 
@@ -341,7 +341,7 @@ def test_odom_goes_on_over_a_loss_and_where_a_loop_closes(graph):
     stamps = g.send_many(200)
     g.until(lambda: poses and stamp_ns_of(poses[-1].header.stamp) == stamps[-1])
     g.until(lambda: len(odometry) == len(poses))
-    session = g.node.stream.engine.session
+    session = g.node.worker.engine.session
     assert session.loops_closed >= 1 and session.map_revision >= 1
     told = [stamp_ns_of(m.header.stamp) for m in odometry]
     assert stamps[62] not in told, 'it was lost'

@@ -17,7 +17,7 @@ from .options import parsed_settings, positive_int
 if TYPE_CHECKING:
     from ..core.config import R3Config
     from ..input.bag_writer import SequenceSummary, SequenceTopics
-    from ..ros.demo.listener import Heard
+    from ..ros.demo.listener import ReceivedMessages
 
 EXIT_CHECK_FAILED = 1
 
@@ -196,8 +196,8 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def update(self, sent: int, heard: Heard) -> None:
-        status = heard.last_status
+    def update(self, sent: int, received: ReceivedMessages) -> None:
+        status = received.last_status
         if status is not None:
             self._bar.set_postfix_str(
                 f'{status.frames_processed} processed, {status.frames_dropped} dropped, '

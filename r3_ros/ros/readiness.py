@@ -1,4 +1,4 @@
-"""Whether an image can be processed yet, or its calibration or a transform may still come."""
+"""Waiting for the calibration and transforms that an image needs."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from ..core.errors import TransformError
 from .inputs.camera_input import CameraInput
 from .inputs.conversions import Received
 from .outputs.messages import stamp_ns_of
-from .pose_output import Placing
+from .pose_output import PoseOutput
 from .tf.frame_tree import Base, TransformTree
 
 
 class Readiness:
-    """Looks for what an image needs besides its pixels. Worker thread.
+    """Decides whether an image can be processed yet. Worker thread.
 
     :ivar config: live parameters.
     """
 
     def __init__(
-        self, config: R3Config, camera: CameraInput, tree: TransformTree, pose_output: Placing
+        self, config: R3Config, camera: CameraInput, tree: TransformTree, pose_output: PoseOutput
     ) -> None:
         self.config = config
         self._camera = camera
@@ -28,11 +28,11 @@ class Readiness:
         self._pose_output = pose_output
 
     def base_for(self, received: Received) -> Base | None:
-        """Return the moving frame that an image's camera is on; None: wait a little longer.
+        """Return the base of an image's camera; None: calibration or transforms may still come.
 
-        The one in use is returned as the same object for as long as it holds.
+        While the base does not change, the same object is returned.
 
-        :raises TransformError: a transform has not come for too long; the image is of no use.
+        :raises TransformError: a transform is missing for too long; the image cannot be used.
         """
         if self._camera.waits_for_calibration():
             return None
@@ -51,7 +51,7 @@ class Readiness:
 
     def _found(self, frame: str) -> Base | None:
         in_time = self._tree.age_s() < self.config.tf_lookup_timeout
-        # Without a named base the camera itself serves, but a driver's frames may still come.
+        # Without base_frame the camera is the base, but the driver's frames may still come.
         if in_time and not self.config.base_frame and not self._tree.has_parent(frame):
             return None
         try:

@@ -25,7 +25,7 @@ LARGE_TOPICS = {
 
 
 @dataclass
-class Heard:
+class ReceivedMessages:
     """Everything that arrived. Keys are stamps in nanoseconds.
 
     :ivar arrival_s: ``time.monotonic()`` at the arrival of each pose.
@@ -57,7 +57,7 @@ class Listener:
         from rclpy.executors import SingleThreadedExecutor
         from rclpy.node import Node
 
-        self.heard = Heard()
+        self.received = ReceivedMessages()
         self.node = Node('r3_demo', context=context)
         self._subscribe(name)
         self._executor = SingleThreadedExecutor(context=context)
@@ -93,34 +93,34 @@ class Listener:
 
     def _counter(self, topic: str) -> Any:
         def count(data: bytes) -> None:
-            self.heard.counts[topic] = self.heard.counts.get(topic, 0) + 1
-            self.heard.last_bytes[topic] = data
+            self.received.counts[topic] = self.received.counts.get(topic, 0) + 1
+            self.received.last_bytes[topic] = data
 
         return count
 
     def _on_pose(self, message: Any) -> None:
-        heard, stamp_ns = self.heard, _stamp_ns(message.header)
-        heard.repeated_poses += stamp_ns in heard.T_map_base
-        heard.arrival_s[stamp_ns] = time.monotonic()
-        heard.T_map_base[stamp_ns] = _matrix(message.pose.pose)
-        heard.pose_frames.add(message.header.frame_id)
+        received, stamp_ns = self.received, _stamp_ns(message.header)
+        received.repeated_poses += stamp_ns in received.T_map_base
+        received.arrival_s[stamp_ns] = time.monotonic()
+        received.T_map_base[stamp_ns] = _matrix(message.pose.pose)
+        received.pose_frames.add(message.header.frame_id)
 
     def _on_odometry(self, message: Any) -> None:
-        self.heard.T_odom_base[_stamp_ns(message.header)] = _matrix(message.pose.pose)
+        self.received.T_odom_base[_stamp_ns(message.header)] = _matrix(message.pose.pose)
 
     def _on_status(self, message: Any) -> None:
-        self.heard.last_status = message
+        self.received.last_status = message
         # Those between frames repeat the last stamp or have none.
         if message.state >= message.STATE_INITIALIZING:
-            self.heard.statuses.setdefault(_stamp_ns(message.header), message)
+            self.received.statuses.setdefault(_stamp_ns(message.header), message)
 
     def _on_tf(self, message: Any) -> None:
         for transform in message.transforms:
-            parents = self.heard.tf_parents.setdefault(transform.child_frame_id, set())
+            parents = self.received.tf_parents.setdefault(transform.child_frame_id, set())
             parents.add(transform.header.frame_id)
 
     def _on_diagnostics(self, message: Any) -> None:
-        self.heard.diagnostics += 1
+        self.received.diagnostics += 1
 
     def _spin(self) -> None:
         while not self._stopping.is_set():
@@ -132,7 +132,7 @@ class Listener:
 
         from .bag_player import message_type
 
-        data = self.heard.last_bytes.get(topic)
+        data = self.received.last_bytes.get(topic)
         return None if data is None else deserialize_message(data, message_type(kind))
 
     def call(self, kind: Any, service: str, request: Any, timeout_s: float) -> Any:

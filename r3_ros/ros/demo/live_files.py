@@ -40,24 +40,24 @@ _STATES = {
 
 def records(result: LiveResult) -> list[FrameRecord]:
     """Return one record for each processed frame, in order of time."""
-    heard = result.heard
+    received = result.received
     rows = []
-    for stamp_ns, status in sorted(heard.statuses.items()):
+    for stamp_ns, status in sorted(received.statuses.items()):
         if stamp_ns not in result.sent_s or status.state not in _STATES:
             continue
         timings = {
             'wait': 1e3 * status.time_wait,
             'publish': 1e3 * status.time_publish,
         }
-        if stamp_ns in heard.arrival_s:
-            timings['latency'] = 1e3 * (heard.arrival_s[stamp_ns] - result.sent_s[stamp_ns])
+        if stamp_ns in received.arrival_s:
+            timings['latency'] = 1e3 * (received.arrival_s[stamp_ns] - result.sent_s[stamp_ns])
         rows.append(
             FrameRecord(
                 frame_id=int(status.frame_index),
                 stamp_ns=stamp_ns,
                 state=_STATES[status.state],
                 reason=status.state_reason,
-                has_pose=stamp_ns in heard.T_map_base,
+                has_pose=stamp_ns in received.T_map_base,
                 is_keyframe=bool(status.is_keyframe),
                 confidence_translation=status.confidence_translation,
                 confidence_rotation=status.confidence_rotation,
@@ -81,7 +81,7 @@ def write_live_run(
 
     :raises OutputError: a file cannot be written.
     """
-    poses = sorted(result.heard.T_map_base.items())
+    poses = sorted(result.received.T_map_base.items())
     T = np.array([pose for _, pose in poses]).reshape(-1, 4, 4)
     finite = np.isfinite(T).all(axis=(1, 2))
     stamps_ns = np.array([stamp for stamp, _ in poses], dtype=np.int64)
@@ -99,7 +99,7 @@ def write_live_run(
 def _summary(
     result: LiveResult, rows: list[FrameRecord], config: R3Config, source: str
 ) -> dict[str, Any]:
-    status, of_frames = result.heard.last_status, summarise_frames(rows)
+    status, of_frames = result.received.last_status, summarise_frames(rows)
     rejected = int(status.frames_rejected) if status else 0
     is_calibrated = bool(status and np.isfinite(status.fov_x_calibrated))
     span_s = of_frames['duration_s']

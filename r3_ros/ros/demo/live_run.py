@@ -11,7 +11,7 @@ from typing import Any
 from ...core.errors import R3Error
 from ...input.bag_writer import SequenceTopics
 from .bag_player import BagPlayer, PlayResult
-from .listener import Heard, LARGE_TOPICS, Listener
+from .listener import LARGE_TOPICS, Listener, ReceivedMessages
 from .node_process import NodeProcess
 
 _NODE = 'r3'
@@ -31,7 +31,7 @@ class LiveResult:
         likewise.
     """
 
-    heard: Heard
+    received: ReceivedMessages
     sent_s: dict[int, float] = field(default_factory=dict)
     played: PlayResult = field(default_factory=PlayResult)
     messages: dict[str, Any] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class LiveResult:
 
 
 #: Told after each picture: how many were sent, and what was heard so far.
-OnPicture = Callable[[int, Heard], None]
+OnImage = Callable[[int, ReceivedMessages], None]
 
 
 def run_live(
@@ -50,7 +50,7 @@ def run_live(
     topics: SequenceTopics,
     folder: Path,
     parameters: dict[str, str],
-    on_picture: OnPicture,
+    on_image: OnImage,
 ) -> LiveResult:
     """Start the node, play the bag to it, have it save what it knows, and stop it.
 
@@ -70,14 +70,14 @@ def run_live(
         **parameters,
     }
     listener = Listener(context, _NODE)
-    result = LiveResult(listener.heard)
+    result = LiveResult(listener.received)
     try:
         with NodeProcess(folder / 'node.log', settings, {'image': topics.image}) as process:
             player = BagPlayer(bag, listener.node, clock=True)
             try:
                 _wait_for_node(process, player, topics)
-                _play(player, topics, result, process, on_picture)
-                _settle(process, listener.heard)
+                _play(player, topics, result, process, on_image)
+                _wait_until_processed(process, listener.received)
             finally:
                 player.close()
             _save(listener, result, folder)
@@ -109,26 +109,26 @@ def _play(
     topics: SequenceTopics,
     result: LiveResult,
     process: NodeProcess,
-    on_picture: OnPicture,
+    on_image: OnImage,
 ) -> None:
     def on_message(topic: str, recorded_ns: int) -> None:
         # Recorded at its own stamp, see bag_writer.
         if topic == topics.sent_image:
             result.sent_s[recorded_ns] = time.monotonic()
-            on_picture(len(result.sent_s), result.heard)
+            on_image(len(result.sent_s), result.received)
             process.check()
 
     result.played = player.play(on_message=on_message)
 
 
-def _settle(process: NodeProcess, heard: Heard) -> None:
+def _wait_until_processed(process: NodeProcess, received: ReceivedMessages) -> None:
     """Wait until the node is done with every frame it received."""
     deadline = time.monotonic() + _SETTLE_TIMEOUT_S
     last, unchanged_since = None, time.monotonic()
     while time.monotonic() < deadline:
         process.check()
-        status = heard.last_status
-        now = (len(heard.statuses), status and status.frames_processed)
+        status = received.last_status
+        now = (len(received.statuses), status and status.frames_processed)
         if now != last:
             last, unchanged_since = now, time.monotonic()
         if time.monotonic() - unchanged_since > 1.5:

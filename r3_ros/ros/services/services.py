@@ -28,7 +28,7 @@ from ...core.threads import thread_name
 from ...maps.reading import read_map
 from ..outputs.graph_messages import GraphSnapshot
 from ..outputs.health import StreamState
-from ..tf.initial_pose import told_pose
+from ..tf.initial_pose import checked_pose
 from ..worker import StreamWorker
 from .map_search import LoadCode, not_found
 from .saving import (
@@ -52,10 +52,10 @@ _WORKER_TIMEOUT_S = 30.0
 class Services:
     """All services of a configured node, also while it is inactive."""
 
-    def __init__(self, node: Node, stream: StreamWorker) -> None:
+    def __init__(self, node: Node, worker: StreamWorker) -> None:
         """Create them."""
         self._node = node
-        self._stream = stream
+        self._worker = worker
         # A handler that waits keeps its group busy; pictures must come in meanwhile.
         self._group = ReentrantCallbackGroup()
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix=thread_name(WRITER))
@@ -94,26 +94,26 @@ class Services:
         self._reader.shutdown(wait=False, cancel_futures=True)
 
     async def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Any:
-        return await self._command(self._stream.reset_on_request, response)
+        return await self._command(self._worker.reset_on_request, response)
 
     async def _clear_map(self, request: Trigger.Request, response: Trigger.Response) -> Any:
-        if not self._stream.config.map.enabled:
+        if not self._worker.config.map.enabled:
             response.success, response.message = False, 'there is no map: map.enabled is false'
             return response
-        return await self._command(self._stream.control.clear_map, response)
+        return await self._command(self._worker.control.clear_map, response)
 
     async def _pause(self, request: SetBool.Request, response: SetBool.Response) -> Any:
-        if not self._stream.running:
+        if not self._worker.running:
             response.success, response.message = False, 'the node is not active'
             return response
-        return await self._command(lambda: self._stream.control.pause(request.data), response)
+        return await self._command(lambda: self._worker.control.pause(request.data), response)
 
     async def _get_keyframe_graph(
         self, request: GetKeyframeGraph.Request, response: GetKeyframeGraph.Response
     ) -> Any:
-        stream = self._stream
+        worker = self._worker
         try:
-            found = await self._answer(stream.submit(stream.control.keyframe_graph))
+            found = await self._answer(worker.submit(worker.control.keyframe_graph))
             if isinstance(found, GraphSnapshot):
                 found = await self._answer(self._reader.submit(found.graph))
             response.graph = found
@@ -122,10 +122,10 @@ class Services:
         return response
 
     async def _set_scale(self, request: SetScale.Request, response: SetScale.Response) -> Any:
-        before = self._stream.snapshot.stream.scale.metres_per_unit
+        before = self._worker.snapshot.stream.scale.metres_per_unit
         response.previous_scale = math.nan if before is None else before
         return await self._command(
-            lambda: self._stream.control.set_scale(request.scale, request.lock), response
+            lambda: self._worker.control.set_scale(request.scale, request.lock), response
         )
 
     async def _save_map(self, request: SaveMap.Request, response: SaveMap.Response) -> Any:
@@ -167,32 +167,32 @@ class Services:
 
         :raises MapError: it cannot be used.
         """
-        stream = self._stream
+        worker = self._worker
         T_map_base = _initial_pose(request)
-        path = _map_path(request.name, stream.config)
+        path = _map_path(request.name, worker.config)
         read = functools.partial(read_map, path, with_images=request.localize)
         saved = await self._answer(self._reader.submit(read), timeout_s=SAVE_TIMEOUT_S)
         response.points, response.keyframes = len(saved.points), len(saved.keyframes)
         holds = f'{path}: {len(saved.points)} points, {len(saved.keyframes)} keyframes'
         if not request.localize:
-            await self._answer(stream.submit(lambda: stream.control.view_map(saved)))
+            await self._answer(worker.submit(lambda: worker.control.view_map(saved)))
             shown = f'{holds}; shown in place of the map until ~/clear_map or ~/reset'
             return LoadCode.LOADED_VIEW_ONLY, shown
-        if not stream.running:
+        if not worker.running:
             return LoadCode.NOT_LOCALISED, (
                 'the node is not active, so no camera can be found: activate it first, or load '
                 'the map for display (localize: false)'
             )
-        health = stream.snapshot.health
+        health = worker.snapshot.health
         if health.state is StreamState.FAULT:
             reason = f'the stream has stopped ({health.reason}): call ~/reset first'
             return LoadCode.NOT_LOCALISED, reason
         search = await self._answer(
-            stream.submit(lambda: stream.control.load_map(saved, T_map_base, path)),
+            worker.submit(lambda: worker.control.load_map(saved, T_map_base, path)),
             timeout_s=SAVE_TIMEOUT_S,
         )
         # The worker ends the search by itself; the rest is for a worker that is stuck.
-        limit_s = stream.config.relocalise.timeout + _WORKER_TIMEOUT_S
+        limit_s = worker.config.relocalise.timeout + _WORKER_TIMEOUT_S
         reason = await self._answer(search.answer, timeout_s=limit_s)
         if reason:
             return LoadCode.NOT_LOCALISED, reason
@@ -203,17 +203,17 @@ class Services:
 
         :returns: whether a save was begun.
         """
-        stream, log = self._stream, self._node.get_logger()
-        name, cancelled = stream.config.map.save_on_shutdown, threading.Event()
-        if not name or stream.snapshot.stream.is_relocalising:
+        worker, log = self._worker, self._node.get_logger()
+        name, cancelled = worker.config.map.save_on_shutdown, threading.Event()
+        if not name or worker.snapshot.stream.is_relocalising:
             return False
         try:
-            path = target_path(name, stream.config.map.directory, 'map')
-            snapshot = stream.submit(stream.control.map_snapshot).result(_WORKER_TIMEOUT_S)
+            path = target_path(name, worker.config.map.directory, 'map')
+            snapshot = worker.submit(worker.control.map_snapshot).result(_WORKER_TIMEOUT_S)
         except SaveError as error:
             log.warning(f'the map is not saved: {error}')
             return False
-        goes_on = stream.control.loaded_from == path
+        goes_on = worker.control.loaded_from == path
         if path.exists() and not goes_on:
             # It is of another session, and may be worth more than this one.
             path = path.with_name(time.strftime(f'{path.name}_%Y%m%d_%H%M%S'))
@@ -257,10 +257,10 @@ class Services:
         self, write: Callable[[Snapshot, threading.Event], Saved], response: Any, note: str
     ) -> Any:
         """Have the worker take a snapshot, the writer write it, and fill the answer in."""
-        health = self._stream.node_health
+        health = self._worker.node_health
         cancelled = threading.Event()
         try:
-            taken = self._stream.submit(self._stream.control.map_snapshot)
+            taken = self._worker.submit(self._worker.control.map_snapshot)
             snapshot = await self._answer(taken, cancelled)
             job = self._writer.submit(functools.partial(write, snapshot, cancelled))
             self._running.add(cancelled)
@@ -290,7 +290,7 @@ class Services:
     async def _command(self, command: Callable[[], str], response: Any) -> Any:
         """Have the worker run a command, and answer with what it returns."""
         try:
-            response.message = await self._answer(self._stream.submit(command))
+            response.message = await self._answer(self._worker.submit(command))
             response.success = True
         except R3Error as error:
             response.success, response.message = False, str(error)
@@ -347,7 +347,7 @@ def _initial_pose(request: LoadMap.Request) -> np.ndarray | None:
     if not request.use_initial_pose:
         return None
     try:
-        return told_pose(request.initial_pose)
+        return checked_pose(request.initial_pose)
     except TransformError as error:
         raise MapError(MapProblem.BAD_FORMAT, f'initial_pose is no pose: {error}') from error
 

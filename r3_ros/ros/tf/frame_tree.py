@@ -28,7 +28,7 @@ _AUTHORITY = 'r3'
 #: A camera that moves by less on its base, in metres and radians, is fixed there.
 _MOUNT_TOLERANCE = (2e-3, 3e-3)
 #: Who has been silent for as long as tf2 remembers broadcasts no more.
-_RIVAL_SILENT_S = 10.0
+_LINK_TIMEOUT_S = 10.0
 _ECHOES_KEPT = 512
 
 
@@ -55,7 +55,7 @@ class _Link:
 
     @property
     def holds_until_s(self) -> float:
-        return math.inf if self.is_static else self.heard_s + _RIVAL_SILENT_S
+        return math.inf if self.is_static else self.heard_s + _LINK_TIMEOUT_S
 
 
 class Echoes:
@@ -216,7 +216,7 @@ class TransformTree:
 
     # Who else broadcasts.
 
-    def refuse_rival(self, child: str) -> bool:
+    def report_conflict(self, child: str) -> bool:
         """Tell, and report, whether somebody else broadcasts where a frame of ours hangs."""
         link = self._links.get(child)
         if link is None or link.holds_until_s < time.monotonic():
@@ -247,14 +247,14 @@ class TransformTree:
         config, base_frame = self._config, self.base_frame
         # A fixed frame above the camera is no rival: it becomes the base, see is_outdated.
         is_mount = is_static and parent not in (config.map_frame, config.odom_frame)
-        is_rival = config.publish_map_to_odom_tf and child == config.odom_frame
+        is_conflict = config.publish_map_to_odom_tf and child == config.odom_frame
         if config.publish_odom_to_base_tf and child == base_frame:
-            is_rival |= bool(config.base_frame) or not is_mount
-        if child and is_rival:
+            is_conflict |= bool(config.base_frame) or not is_mount
+        if child and is_conflict:
             self._report(child, link)
 
     def _report(self, child: str, link: _Link) -> None:
-        if self._health.note_rival(f'{link.parent} -> {child}', link.holds_until_s):
+        if self._health.note_conflict(f'{link.parent} -> {child}', link.holds_until_s):
             self._node.get_logger().error(
                 f"somebody else broadcasts '{link.parent}' -> '{child}' on /tf, and a frame has "
                 'one parent: stop the other, set publish_map_to_odom_tf or '

@@ -101,7 +101,7 @@ class InitialPoseInput:
         return self._tree.newest_pose(config.map_frame, frame)
 
 
-def told_pose(pose: Pose) -> np.ndarray:
+def checked_pose(pose: Pose) -> np.ndarray:
     """Return the (4, 4) motion of a pose that somebody typed or drew.
 
     :raises TransformError: it is no pose, or none of anything on earth.
@@ -123,7 +123,7 @@ def read_initial_pose(
     :param place: returns ``T_map_frame`` (4, 4) of another frame, or raises TransformError.
     :raises TransformError: it is no pose, or its frame is not connected with map.
     """
-    T_frame_base = told_pose(message.pose.pose)
+    T_frame_base = checked_pose(message.pose.pose)
     covariance = np.reshape(np.asarray(message.pose.covariance, dtype=np.float64), (6, 6))
     if not np.isfinite(covariance).all() or (covariance.diagonal() < 0.0).any():
         raise TransformError('its covariance holds NaN, infinity or a negative variance')

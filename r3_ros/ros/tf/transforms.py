@@ -205,5 +205,5 @@ class TransformAuthority:
         ours = [(config.odom_frame, config.publish_map_to_odom_tf)]
         ours.append((base_frame, config.publish_odom_to_base_tf))
         self._refused = {
-            frame for frame, published in ours if published and self._tree.refuse_rival(frame)
+            frame for frame, published in ours if published and self._tree.report_conflict(frame)
         }
