@@ -232,7 +232,7 @@ def test_a_node_that_cannot_start_is_explained(tmp_path, monkeypatch):
 def test_the_node_is_stopped_when_something_fails(tmp_path):
     from r3_ros.ros.demo.node_process import NodeProcess
 
-    with pytest.raises(KeyboardInterrupt), NodeProcess(tmp_path / 'log', {}) as process:
+    with pytest.raises(KeyboardInterrupt), NodeProcess(tmp_path / 'log', {}, {}) as process:
         process.check()
         raise KeyboardInterrupt
     assert process.exit_code is not None

@@ -134,7 +134,7 @@ def test_clouds_of_keyframes_that_were_corrected_are_sent_again_where_they_belon
         np.testing.assert_allclose(points, own.moved(S_map_own).points, atol=1e-5)
     # They lie where they were sent now: nothing comes twice.
     g.send_many(3)
-    g.until(lambda: g.node.worker._clouds._keyframe_clouds._settled is not None)
+    g.until(lambda: g.node.worker._clouds._keyframe_clouds._up_to_date is not None)
     stamps = [stamp_ns_of(m.header.stamp) for m in clouds]
     assert max(map(stamps.count, stamps)) == 2
 

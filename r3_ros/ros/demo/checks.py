@@ -1,4 +1,4 @@
-"""What must hold after a live run. Each check says what it found."""
+"""Checks of a live run's results."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 
 from .live_run import LiveResult
 
-#: Shares of the frames that the node processed.
+#: Share of the processed frames.
 MIN_TRACKED_SHARE = 0.95
-#: Of the true path, where the truth is exact.
+#: Of the path length, for exact ground truth.
 MAX_ATE_PERCENT = 1.0
-#: More than this means that the node does not keep up with the camera at all.
+#: Share of the sent frames.
 MAX_DROPPED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """Name, result and details of one check."""
 
     name: str
     passed: bool
@@ -32,7 +32,7 @@ def all_checks(
 ) -> list[Check]:
     """Return every check of a live run.
 
-    :param ate_percent: None if there is no truth.
+    :param ate_percent: None without ground truth.
     """
     return [
         *_frame_checks(result, tracked_share),
@@ -90,9 +90,9 @@ def _pose_checks(result: LiveResult) -> Iterator[Check]:
         unknown = poses.keys() - result.sent_s.keys()
         finite = all(np.isfinite(T).all() for T in poses.values())
         yield Check(
-            f'{name}: stamps of the pictures, finite',
+            f'{name}: stamps of the images, finite',
             bool(poses) and not unknown and finite,
-            f'{len(poses)} messages, {len(unknown)} with a stamp that no picture had',
+            f'{len(poses)} messages, {len(unknown)} with a stamp of no image',
         )
     yield Check(
         'pose and odometry agree on frames',
@@ -161,7 +161,7 @@ def _save_checks(result: LiveResult) -> Iterator[Check]:
 def _accuracy_check(ate_percent: float | None, exact_truth: bool) -> Iterator[Check]:
     if exact_truth:
         yield Check(
-            'accuracy against the exact truth',
+            'accuracy against the exact ground truth',
             ate_percent is not None and ate_percent <= MAX_ATE_PERCENT,
             'no trajectory to compare'
             if ate_percent is None

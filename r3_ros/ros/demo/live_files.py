@@ -1,4 +1,4 @@
-"""The files of a live run: the same as those of a recorded one, so reports are made alike."""
+"""The files of a live run: the same as of an offline run, so ``r3 eval`` can read them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ...offline.run_files import (
 from ...offline.stream_run import FrameRecord
 from .live_run import LiveResult
 
-#: Numbers of StreamStatus -> names of states.
+#: State of StreamStatus -> tracking state.
 _STATES = {
     3: TrackingState.INITIALIZING,
     4: TrackingState.TRACKING,
@@ -39,16 +39,13 @@ _STATES = {
 
 
 def records(result: LiveResult) -> list[FrameRecord]:
-    """Return one record for each processed frame, in order of time."""
+    """Return one record for each processed frame, ordered by time."""
     received = result.received
     rows = []
     for stamp_ns, status in sorted(received.statuses.items()):
         if stamp_ns not in result.sent_s or status.state not in _STATES:
             continue
-        timings = {
-            'wait': 1e3 * status.time_wait,
-            'publish': 1e3 * status.time_publish,
-        }
+        timings = {'wait': 1e3 * status.time_wait, 'publish': 1e3 * status.time_publish}
         if stamp_ns in received.arrival_s:
             timings['latency'] = 1e3 * (received.arrival_s[stamp_ns] - result.sent_s[stamp_ns])
         rows.append(
@@ -77,7 +74,7 @@ def write_live_run(
 ) -> dict[str, Any]:
     """Write trajectory, map, frames.csv and summary.json; return the summary.
 
-    The node has saved ``map/`` and ``trajectory_final.tum`` already.
+    The node has already saved ``map/`` and ``trajectory_final.tum``.
 
     :raises OutputError: a file cannot be written.
     """

@@ -40,7 +40,7 @@ Task = tuple[list[Finding], dict[str, Any]]
 
 
 class Diagnostics:
-    """Builds diagnostics from the worker's snapshot and the executor's counters. Executor thread."""
+    """Builds the message from the worker's snapshot and the node's counters. Executor thread."""
 
     def __init__(self, worker: StreamWorker, clock: Clock) -> None:
         self._worker = worker
@@ -124,9 +124,7 @@ class Diagnostics:
         if mailbox.received > 100 and mailbox.dropped > _DROPPED_SHARE * mailbox.received:
             findings.append((WARN, 'nearly all frames are dropped: the camera is too fast'))
         if own.frames_lost > _LOST_SHARE * max(mailbox.received, 100):
-            text = (
-                f'{own.frames_lost} images were lost by the middleware: publish them as reliable'
-            )
+            text = f'the middleware lost {own.frames_lost} images: publish them as reliable'
             findings.append((WARN, text))
         return findings, values
 

@@ -23,7 +23,7 @@ QOS_OVERRIDES = QoSOverridingOptions(
     [getattr(QoSPolicyKind, name) for name in ('RELIABILITY', 'HISTORY', 'DEPTH', 'DURABILITY')]
 )
 
-#: Topic -> message, depth, latched. All are reliable, which matches every subscriber. The occupancy
+#: Topic -> message, depth, latched. All are reliable, which matches every subscriber. occupancy
 #: exists only if it is enabled: nav2 would wait for a map on a silent topic.
 TOPICS: dict[str, tuple[type[Any], int, bool]] = {
     'pose': (PoseWithCovarianceStamped, 10, False),

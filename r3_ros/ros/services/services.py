@@ -1,7 +1,7 @@
-"""The services. Each asks the worker between two frames and answers when it is done.
+"""The services. Their commands run in the worker between two frames.
 
-Nothing here blocks the executor: a handler is a coroutine that waits for the worker or for the
-thread that writes files.
+No handler blocks the executor: each is a coroutine that awaits the worker or the thread that reads
+or writes files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ..outputs.graph_messages import GraphSnapshot
 from ..outputs.health import StreamState
 from ..tf.initial_pose import checked_pose
 from ..worker import StreamWorker
-from .map_search import LoadCode, not_found
+from .map_search import LoadCode
 from .saving import (
     save_map,
     save_trajectory,
@@ -43,9 +43,9 @@ from .saving import (
 )
 
 SAVE_TIMEOUT_S = 60.0
-#: The thread that writes what is saved; see ``thread_name``.
+#: Name of the thread that saves files.
 WRITER = 'writer'
-#: The worker answers between two frames, so this is long for anything but a stuck model.
+#: The worker answers between two frames; only a stuck one takes so long.
 _WORKER_TIMEOUT_S = 30.0
 
 
@@ -53,16 +53,15 @@ class Services:
     """All services of a configured node, also while it is inactive."""
 
     def __init__(self, node: Node, worker: StreamWorker) -> None:
-        """Create them."""
         self._node = node
         self._worker = worker
-        # A handler that waits keeps its group busy; pictures must come in meanwhile.
+        # A waiting handler keeps its group busy; images must be received meanwhile.
         self._group = ReentrantCallbackGroup()
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix=thread_name(WRITER))
-        # Of its own, so that a save on a slow disk holds up nobody who only asks.
+        # A separate thread, so a save to a slow disk does not delay reading.
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix=thread_name('reader'))
         self._closed = False
-        # One event per save that runs, set to make it give up.
+        # One event per running save, set to cancel it.
         self._running: set[threading.Event] = set()
         self._last_save: Future[None] | None = None
         self._services = [
@@ -80,16 +79,16 @@ class Services:
         return self._node.create_service(kind, name, handler, callback_group=self._group)
 
     def cancel_saves(self) -> None:
-        """Make saves that run give up as soon as they can; nothing of them stays."""
+        """Cancel running saves; their files are removed."""
         for cancelled in list(self._running):
             cancelled.set()
 
     def close(self) -> None:
-        """Destroy them; a save that runs is finished."""
+        """Destroy the services; a running save is completed."""
         self._closed = True
         for service in self._services:
             self._node.destroy_service(service)
-        # The save at the end may still wait for another one.
+        # The save at the end may be queued behind another one.
         self._writer.shutdown(wait=False, cancel_futures=self._last_save is None)
         self._reader.shutdown(wait=False, cancel_futures=True)
 
@@ -117,7 +116,7 @@ class Services:
             if isinstance(found, GraphSnapshot):
                 found = await self._answer(self._reader.submit(found.graph))
             response.graph = found
-        except Exception as error:  # it must not take the executor down, and must be reported
+        except Exception as error:  # must not end the executor
             self._node.get_logger().error(f'service failed: {type(error).__name__}: {error}')
         return response
 
@@ -131,28 +130,22 @@ class Services:
     async def _save_map(self, request: SaveMap.Request, response: SaveMap.Response) -> Any:
         def write(snapshot: Snapshot, cancelled: threading.Event) -> Saved:
             path = target_path(request.name, snapshot.config.map.directory, 'map')
-            return save_map(
-                path,
-                snapshot,
-                list(request.formats),
-                request.include_images,
-                request.overwrite,
-                cancelled,
-            )
+            formats, images = list(request.formats), request.include_images
+            return save_map(path, snapshot, formats, images, request.overwrite, cancelled)
 
         note = ''
         if not request.include_images:
-            note = '; without pictures (include_images): no camera can be found in it'
+            note = '; without images (include_images), so it cannot be used to relocalise'
         return await self._save(write, response, note)
 
     async def _load_map(self, request: LoadMap.Request, response: LoadMap.Response) -> Any:
         try:
             code, response.message = await self._load(request, response)
         except MapError as error:
-            code, response.message = LoadCode.of(error.problem), str(error)
+            code, response.message = LoadCode[error.problem.name], str(error)
         except R3Error as error:
             code, response.message = LoadCode.INTERNAL, str(error)
-        except Exception as error:  # it must not take the executor down, and must be reported
+        except Exception as error:  # must not end the executor
             code = LoadCode.INTERNAL
             response.message = f'internal error: {type(error).__name__}: {error}'
             self._node.get_logger().error(f'load failed: {response.message}')
@@ -166,6 +159,7 @@ class Services:
         """Load a map, and wait until the camera is found in it.
 
         :raises MapError: it cannot be used.
+        :raises R3Error: the worker is stuck, or did not answer in time.
         """
         worker = self._worker
         T_map_base = _initial_pose(request)
@@ -176,12 +170,12 @@ class Services:
         holds = f'{path}: {len(saved.points)} points, {len(saved.keyframes)} keyframes'
         if not request.localize:
             await self._answer(worker.submit(lambda: worker.control.view_map(saved)))
-            shown = f'{holds}; shown in place of the map until ~/clear_map or ~/reset'
+            shown = f'{holds}; published instead of the map until ~/clear_map or ~/reset'
             return LoadCode.LOADED_VIEW_ONLY, shown
         if not worker.running:
             return LoadCode.NOT_LOCALISED, (
-                'the node is not active, so no camera can be found: activate it first, or load '
-                'the map for display (localize: false)'
+                'the node is not active, so the camera cannot be found: activate it first, or '
+                'load the map for display (localize: false)'
             )
         health = worker.snapshot.health
         if health.state is StreamState.FAULT:
@@ -191,17 +185,17 @@ class Services:
             worker.submit(lambda: worker.control.load_map(saved, T_map_base, path)),
             timeout_s=SAVE_TIMEOUT_S,
         )
-        # The worker ends the search by itself; the rest is for a worker that is stuck.
+        # The worker ends the search in time, unless it is stuck.
         limit_s = worker.config.relocalise.timeout + _WORKER_TIMEOUT_S
         reason = await self._answer(search.answer, timeout_s=limit_s)
         if reason:
             return LoadCode.NOT_LOCALISED, reason
-        return LoadCode.OK, f'{holds}; the camera is found in it'
+        return LoadCode.OK, f'{holds}; the camera was found in it'
 
     def save_at_the_end(self) -> bool:
-        """Save the map as ``map.save_on_shutdown`` says; the writer goes on while all else ends.
+        """Save the map if ``map.save_on_shutdown`` is set; the writer continues after close.
 
-        :returns: whether a save was begun.
+        :returns: whether a save was started.
         """
         worker, log = self._worker, self._node.get_logger()
         name, cancelled = worker.config.map.save_on_shutdown, threading.Event()
@@ -213,14 +207,14 @@ class Services:
         except SaveError as error:
             log.warning(f'the map is not saved: {error}')
             return False
-        goes_on = worker.control.loaded_from == path
-        if path.exists() and not goes_on:
-            # It is of another session, and may be worth more than this one.
+        is_continued = worker.control.loaded_from == path
+        if path.exists() and not is_continued:
+            # Never replace the map of another session.
             path = path.with_name(time.strftime(f'{path.name}_%Y%m%d_%H%M%S'))
 
         def write() -> None:
             try:
-                saved = save_map(path, snapshot, [], True, goes_on, cancelled)
+                saved = save_map(path, snapshot, [], True, is_continued, cancelled)
                 log.info(f'map saved: {saved.path}, {saved.points} points')
             except SaveError as error:
                 log.error(f'the map is not saved: {error}')
@@ -240,23 +234,17 @@ class Services:
             path = target_path(request.name, snapshot.config.map.directory, 'trajectory')
             if not request.name and kind in TRAJECTORY_FORMATS:
                 path = path.with_suffix(f'.{kind}')
+            frame, keyframes_only = request.frame or 'base', request.keyframes_only
             return save_trajectory(
-                path,
-                snapshot,
-                kind,
-                request.frame or 'base',
-                request.keyframes_only,
-                request.overwrite,
-                cancelled,
+                path, snapshot, kind, frame, keyframes_only, request.overwrite, cancelled
             )
 
-        response = await self._save(write, response, '')
-        return response
+        return await self._save(write, response, '')
 
     async def _save(
         self, write: Callable[[Snapshot, threading.Event], Saved], response: Any, note: str
     ) -> Any:
-        """Have the worker take a snapshot, the writer write it, and fill the answer in."""
+        """Take a snapshot in the worker, write it in the writer, and fill in the response."""
         health = self._worker.node_health
         cancelled = threading.Event()
         try:
@@ -271,7 +259,7 @@ class Services:
         except R3Error as error:
             response.success, response.code = False, int(SaveCode.INTERNAL)
             response.message = str(error)
-        except Exception as error:  # it must not take the executor down, and must be reported
+        except Exception as error:  # must not end the executor
             text = f'internal error: {type(error).__name__}: {error}'
             response.success, response.code, response.message = False, SaveCode.INTERNAL, text
             self._node.get_logger().error(f'save failed: {text}')
@@ -288,13 +276,13 @@ class Services:
         return response
 
     async def _command(self, command: Callable[[], str], response: Any) -> Any:
-        """Have the worker run a command, and answer with what it returns."""
+        """Run a command in the worker, and fill in the response."""
         try:
             response.message = await self._answer(self._worker.submit(command))
             response.success = True
         except R3Error as error:
             response.success, response.message = False, str(error)
-        except Exception as error:  # it must not take the executor down, and must be reported
+        except Exception as error:  # must not end the executor
             response.success, response.message = False, f'{type(error).__name__}: {error}'
             self._node.get_logger().error(f'service failed: {response.message}')
         return response
@@ -305,7 +293,7 @@ class Services:
         cancelled: threading.Event | None = None,
         timeout_s: float = _WORKER_TIMEOUT_S,
     ) -> Coroutine[Any, Any, Any]:
-        """Wait for another thread without holding the executor's.
+        """Await another thread's result without blocking the executor.
 
         :raises SaveError: TIMEOUT; ``cancelled`` is set then.
         """
@@ -315,11 +303,11 @@ class Services:
 
         def finish(_: object = None) -> None:
             with lock:
-                # Once the node is closed nobody waits, and its executor may be gone.
+                # Once the node is closed, its executor may not exist any more.
                 if not (done.done() or self._closed):
                     done.set_result(None)
 
-        # With a callback of its own the future wakes the executor, which may be asleep.
+        # A callback makes the future wake the executor.
         done.add_done_callback(lambda _: None)
         timer = threading.Timer(timeout_s, finish)
         timer.name = thread_name('timeout')
@@ -340,7 +328,7 @@ class Services:
 
 
 def _initial_pose(request: LoadMap.Request) -> np.ndarray | None:
-    """Return where the request says that the base is, (4, 4); None if it does not.
+    """Return the requested initial pose of the base (4, 4); None without one.
 
     :raises MapError: BAD_FORMAT: it is no pose.
     """
@@ -353,13 +341,15 @@ def _initial_pose(request: LoadMap.Request) -> np.ndarray | None:
 
 
 def _map_path(name: str, config: R3Config) -> Path:
-    """Return the folder that a name means.
+    """Return the folder of a map's name.
 
-    :raises MapError: NOT_FOUND: it means none.
+    :raises MapError: NOT_FOUND: it is empty or leaves the map directory.
     """
-    if not name:
-        raise not_found(name)
-    try:
-        return target_path(name, config.map.directory, 'map')
-    except SaveError as error:
-        raise not_found(name) from error
+    problem = None
+    if name:
+        try:
+            return target_path(name, config.map.directory, 'map')
+        except SaveError as error:
+            problem = error
+    text = f"'{name}' is no name of a map: give the name it was saved with, or an absolute path"
+    raise MapError(MapProblem.NOT_FOUND, text) from problem
