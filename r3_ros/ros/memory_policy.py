@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 import enum
 import time
 from typing import Any, TYPE_CHECKING
@@ -71,30 +72,19 @@ class MemoryPolicy:
         self._recent_s.clear()
 
 
+@dataclass(eq=False)
 class FrameStepper:
     """Runs the engine on frames, and frees memory where needed. Worker thread.
 
     :ivar config: live parameters.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        config: MemoryConfig,
-        health: Health,
-        drop_jobs: Callable[[], None],
-        logger: Any,
-    ) -> None:
-        """Create it.
-
-        :param drop_jobs: releases snapshots that wait to be published.
-        """
-        self.config = config
-        self.policy = MemoryPolicy()
-        self._engine = engine
-        self._health = health
-        self._drop_jobs = drop_jobs
-        self._logger = logger
+    _engine: Engine
+    config: MemoryConfig
+    _health: Health
+    _drop_jobs: Callable[[], None]
+    _logger: Any
+    policy: MemoryPolicy = field(default_factory=MemoryPolicy, init=False)
 
     def step(self, frame: Frame, is_abandoned: Callable[[], bool]) -> Estimate:
         """Return the engine's estimate for a frame, if need be after freeing memory.

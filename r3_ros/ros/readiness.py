@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 import time
 
 from ..core.config import R3Config
@@ -13,19 +14,17 @@ from .pose_output import PoseOutput
 from .tf.frame_tree import Base, TransformTree
 
 
+@dataclass(eq=False)
 class Readiness:
     """Decides whether an image can be processed yet. Worker thread.
 
     :ivar config: live parameters.
     """
 
-    def __init__(
-        self, config: R3Config, camera: CameraInput, tree: TransformTree, pose_output: PoseOutput
-    ) -> None:
-        self.config = config
-        self._camera = camera
-        self._tree = tree
-        self._pose_output = pose_output
+    config: R3Config
+    _camera: CameraInput
+    _tree: TransformTree
+    _pose_output: PoseOutput
 
     def base_for(self, received: Received) -> Base | None:
         """Return the base of an image's camera; None: calibration or transforms may still come.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
@@ -50,6 +50,7 @@ KEPT = SessionPlace(keeps_robot=True)
 ORIGIN = SessionPlace(keeps_robot=False)
 
 
+@dataclass(eq=False)
 class SessionControl:
     """Begins sessions, and changes or reads the current one. Worker thread.
 
@@ -59,37 +60,24 @@ class SessionControl:
     :ivar is_active: whether images are processed.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        config: R3Config,
-        frame_filter: FrameFilter,
-        pose_output: PoseOutput,
-        clouds: CloudPublisher,
-        tree: TransformTree,
-        health: Health,
-        transform_health: TransformHealth,
-        report: StreamReport,
-        logger: Any,
-    ) -> None:
-        self.config = config
-        self.images = KeyframeImages()
-        self.loaded_from: Path | None = None
-        self.is_active: Callable[[], bool] = lambda: False
-        self._engine = engine
-        self._frame_filter = frame_filter
-        self._pose_output = pose_output
-        self._clouds = clouds
-        self._tree = tree
-        self._health = health
-        self._transform_health = transform_health
-        self._report = report
-        self._logger = logger
-        # Not None while the camera is searched for in a loaded map.
-        self._search: MapSearch | None = None
-        # Of the loaded map.
-        self._T_map_world: np.ndarray | None = None
-        self._state_before_pause = StreamState.WAITING_INPUT
+    _engine: Engine
+    config: R3Config
+    _frame_filter: FrameFilter
+    _pose_output: PoseOutput
+    _clouds: CloudPublisher
+    _tree: TransformTree
+    _health: Health
+    _transform_health: TransformHealth
+    _report: StreamReport
+    _logger: Any
+    images: KeyframeImages = field(default_factory=KeyframeImages, init=False)
+    loaded_from: Path | None = field(default=None, init=False)
+    is_active: Callable[[], bool] = field(default=lambda: False, init=False)
+    # Not None while the camera is searched for in a loaded map.
+    _search: MapSearch | None = field(default=None, init=False)
+    # Of the loaded map.
+    _T_map_world: np.ndarray | None = field(default=None, init=False)
+    _state_before_pause: StreamState = field(default=StreamState.WAITING_INPUT, init=False)
 
     # Beginning a session.
 

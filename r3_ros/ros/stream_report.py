@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TYPE_CHECKING
 
 from rclpy.clock import Clock
@@ -42,6 +42,7 @@ class NodeSnapshot:
     occupancy: str
 
 
+@dataclass(eq=False)
 class StreamReport:
     """Updates the snapshot and publishes ``~/status``. Worker thread, except :attr:`snapshot`.
 
@@ -51,30 +52,21 @@ class StreamReport:
     :ivar is_silent: whether nothing may be published, since the worker was stopped.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        health: Health,
-        pose_output: PoseOutput,
-        occupancy_state: Callable[[], str],
-        outputs: Outputs,
-        mailbox: Mailbox[Received],
-        clock: Clock,
-        logger: Any,
-    ) -> None:
-        self.wants_images = True
-        self.on_demand: Callable[[], None] = lambda: None
-        self.is_silent: Callable[[], bool] = lambda: False
-        self._engine = engine
-        self._health = health
-        self._pose_output = pose_output
-        self._occupancy_state = occupancy_state
-        self._outputs = outputs
-        self._mailbox = mailbox
-        self._clock = clock
-        self._logger = logger
-        self._counts_at_first: tuple[int, int] | None = None
-        self._reported_overload = False
+    _engine: Engine
+    _health: Health
+    _pose_output: PoseOutput
+    _occupancy_state: Callable[[], str]
+    _outputs: Outputs
+    _mailbox: Mailbox[Received]
+    _clock: Clock
+    _logger: Any
+    wants_images: bool = field(default=True, init=False)
+    on_demand: Callable[[], None] = field(default=lambda: None, init=False)
+    is_silent: Callable[[], bool] = field(default=lambda: False, init=False)
+    _counts_at_first: tuple[int, int] | None = field(default=None, init=False)
+    _reported_overload: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
         self.snapshot = self._taken()
 
     def update_snapshot(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 import time
 from typing import Any
 
@@ -22,6 +23,7 @@ from .conversions import (
 )
 
 
+@dataclass(eq=False)
 class CameraInput:
     """Decodes and undistorts images. Worker thread, except :meth:`on_camera_info`.
 
@@ -31,27 +33,18 @@ class CameraInput:
     :ivar on_change: called after each CameraInfo, in the executor thread.
     """
 
-    def __init__(
-        self,
-        config: InputConfig,
-        optical_frame: str,
-        image_topic: str,
-        clock: Clock,
-        health: Health,
-        logger: Any,
-    ) -> None:
-        self.config = config
-        self.calibration: Calibration | None = None
-        self.on_change: Callable[[], None] = lambda: None
-        self._optical_frame = optical_frame
-        self._image_topic = image_topic
-        self._clock = clock
-        self._health = health
-        self._logger = logger
-        self._info: CameraInfo | None = None
-        self._used: tuple[CameraInfo | None, int, int] | None = None
-        self._waiting_since_s: float | None = None
-        self._reported: set[str] = set()
+    config: InputConfig
+    _optical_frame: str
+    _image_topic: str
+    _clock: Clock
+    _health: Health
+    _logger: Any
+    calibration: Calibration | None = field(default=None, init=False)
+    on_change: Callable[[], None] = field(default=lambda: None, init=False)
+    _info: CameraInfo | None = field(default=None, init=False)
+    _used: tuple[CameraInfo | None, int, int] | None = field(default=None, init=False)
+    _waiting_since_s: float | None = field(default=None, init=False)
+    _reported: set[str] = field(default_factory=set, init=False)
 
     def on_camera_info(self, message: CameraInfo) -> None:
         """Keep the newest calibration (executor thread)."""
