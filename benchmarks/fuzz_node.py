@@ -217,7 +217,7 @@ class Fuzz:
     def _initial_pose(self) -> str:
         self._initial_poses.publish(self.draw.initial_pose())
         self.valid()
-        return 'heard'
+        return 'received'
 
     def _map(self) -> str:
         """Load a damaged map while pictures go on."""

@@ -312,7 +312,7 @@ class Soak:
     def _error(self) -> Callable[[Told], bool]:
         self.graph.script.failures[self._coming] = ZeroDivisionError('nobody foresaw this')
         self.graph.images.publish(image_message(self._stamp_ns + 3))
-        # The camera is not heard any more, so the picture is not counted as dealt with.
+        # The camera is not received any more, so the picture is not counted as dealt with.
         self.graph.until(lambda: self.graph.health.state.name == 'FAULT')
         self.graph.script.failures.clear()
         return _level('tracking', DiagnosticStatus.ERROR, 'nobody foresaw this')

@@ -57,7 +57,7 @@ def image_message(
 
 
 def bad_image(**changes: object) -> Image:
-    """Return a picture later than most, with some fields of the message changed."""
+    """Return an image later than most, with some fields of the message changed."""
     message = image_message(START_NS + 50 * PERIOD_NS)
     for name, value in changes.items():
         setattr(message, name, value)
@@ -190,7 +190,7 @@ class Graph:
         subscription = self.probe.create_subscription(kind, topic, received.append, qos)
         self.until(lambda: subscription.get_publisher_count() > 0)
         self.until(lambda: self.node.count_subscribers(topic) > before)
-        return heard
+        return received
 
     def listen_tf(self) -> list:
         """Collect every transform from here on."""
@@ -199,7 +199,7 @@ class Graph:
             TFMessage, '/tf', lambda message: received.extend(message.transforms), 100
         )
         self.until(lambda: subscription.get_publisher_count() > 0)
-        return heard
+        return received
 
     def call(self, kind: type, service: str, request: object = None) -> object:
         """Call a service and return its answer."""
@@ -246,7 +246,7 @@ class Graph:
         )
 
     def send(self, message: Image | None = None, calibrated: bool = False) -> int:
-        """Send a picture, the next in time by default, and wait until it is dealt with."""
+        """Send an image, the next in time by default, and wait until it is dealt with."""
         if message is None:
             message = image_message(self.stamp_ns)
         if calibrated:

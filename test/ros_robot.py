@@ -39,7 +39,7 @@ class Robot:
         self.fixed = StaticTransformBroadcaster(g.probe)
 
     def mount(self, T_base_optical: np.ndarray = T_BASE_OPTICAL, frame: str = 'camera_optical'):
-        """Say where the camera sits, and wait until the node has heard it."""
+        """Say where the camera sits, and wait until the node has received it."""
         self.fixed.sendTransform(transform_message(START_NS, BASE, frame, T_base_optical))
         self.g.until(lambda: self.g.node.worker.tree.has_parent(frame))
 
@@ -50,19 +50,19 @@ class Robot:
         return self.T_odom_first @ T
 
     def T_first_base(self, stamp_ns: int) -> np.ndarray:
-        """Return where it is, from where it was with the first picture."""
+        """Return where it is, from where it was with the first image."""
         T_world_camera = truth(self.g.script.path, stamp_ns)
         return T_BASE_OPTICAL @ T_world_camera @ inverse(T_BASE_OPTICAL)
 
     def tell(self, *stamps_ns: int) -> None:
-        """Broadcast ``odom -> base`` at some stamps, and wait until the node has heard it."""
+        """Broadcast ``odom -> base`` at some stamps, and wait until the node has received it."""
         for stamp_ns in stamps_ns:
             T = self.T_odom_base(stamp_ns)
             self.moving.sendTransform(transform_message(stamp_ns, 'odom', BASE, T))
         self.g.until(lambda: self.knows(stamps_ns[-1]))
 
     def knows(self, stamp_ns: int) -> bool:
-        """Tell whether the node has heard of a stamp."""
+        """Tell whether the node has received of a stamp."""
         return self.g.node.worker.tree._buffer.can_transform_core('odom', BASE, _time(stamp_ns))[0]
 
     def drive(self, count: int) -> list[int]:

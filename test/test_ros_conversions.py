@@ -145,7 +145,7 @@ def test_hint_says_what_untyped_pixels_are():
     found = read(message(RGB, '8UC3'), hint='rgb8')
     np.testing.assert_array_equal(found.image, RGB)
     assert found.note == ''
-    assert '8UC3 is taken for bgr8' in read(message(RGB, '8UC3')).note
+    assert '8UC3 is read as bgr8' in read(message(RGB, '8UC3')).note
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_cut_off_files_are_refused(extension, share):
         read(image)
 
 
-def test_compressed_depth_is_no_picture():
+def test_compressed_depth_is_no_image():
     with pytest.raises(FrameError, match='depth'):
         read(compressed('png', kind='16UC1; compressedDepth png'))
 
@@ -275,7 +275,7 @@ def test_bad_calibration_is_told_and_the_focal_length_left_to_be_estimated(
     np.testing.assert_array_equal(found.rectify(RGB), RGB)
 
 
-def test_calibration_of_a_larger_picture_is_scaled():
+def test_calibration_of_a_larger_image_is_scaled():
     intrinsics = judge(info(width=128, height=96)).intrinsics
     assert (intrinsics.fx, intrinsics.cx) == (25.0, 15.5)
 

@@ -23,7 +23,7 @@ def test_a_calibration_is_used(graph):
     assert g.health.camera_info == 'valid'
 
 
-def test_the_first_picture_waits_for_its_calibration(graph):
+def test_the_first_image_waits_for_its_calibration(graph):
     g = graph(input__camera_info_timeout=20.0).start()
     g.images.publish(image_message(START_NS))
     g.until(lambda: g.node.worker._waiting is not None)
@@ -78,7 +78,7 @@ def test_a_calibration_that_breaks_later_is_not_taken(graph):
     [
         # Twice the size of the pictures: scaled.
         ({'width': 128, 'height': 96}, intrinsics(128, 96).resized(64, 48)),
-        # Binned by two: so is the picture that it speaks of.
+        # Binned by two: so is the image that it speaks of.
         ({'width': 128, 'height': 96, 'binning_x': 2, 'binning_y': 2}, None),
         # The right half of a wider sensor.
         (

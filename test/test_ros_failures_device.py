@@ -73,7 +73,7 @@ def test_the_second_time_a_new_session_begins_and_the_third_stops(graph, capfd):
     g.until(lambda: statuses and statuses[-1].state == StreamStatus.STATE_FAULT)
     assert 'oom_count: 3' in statuses[-1].state_reason
     assert 'free memory of the device' in capfd.readouterr().err
-    # The camera is not heard any more, until somebody asks for a new session.
+    # The camera is not received any more, until somebody asks for a new session.
     g.until(lambda: g.images.get_subscription_count() == 0)
     g.until(lambda: g.infos.get_subscription_count() == 0)
     assert g.is_active
@@ -174,7 +174,7 @@ def test_a_lost_device_stops_the_node_and_the_map_can_still_be_saved(graph, capf
     g.until(told)
     assert g.call(SaveMap, '/r3/save_map', SaveMap.Request(name='kept')).success
     answer = g.call(Trigger, '/r3/reset')
-    assert not answer.success and 'start it anew' in answer.message
+    assert not answer.success and 'restart it' in answer.message
     assert not g.turn('activate') and 'cannot activate' in capfd.readouterr().err
     # Cleaned up and configured anew, it may work again.
     assert g.turn('cleanup') and g.node.exit_status == 0
@@ -195,7 +195,7 @@ def test_a_node_that_cannot_be_cleaned_up_wants_its_process_to_end(graph, capfd)
     assert not g.node.count_publishers('/r3/pose')
 
 
-def test_pictures_that_waited_while_the_device_failed_are_not_looked_at(graph):
+def test_images_that_waited_while_the_device_failed_are_not_looked_at(graph):
     g = graph(full_at(0, 1, 2), input__frame_policy='queue').start()
     for n in range(5):
         g.images.publish(image_message(g.stamp_ns + n * PERIOD_NS))

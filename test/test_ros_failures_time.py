@@ -112,7 +112,7 @@ def test_a_recording_in_a_loop_begins_anew_each_time(graph):
     assert (statuses[-1].session_id, statuses[-1].frames_rejected) == (2, 0)
 
 
-def test_a_jump_that_is_ignored_drops_pictures_until_time_is_back(graph):
+def test_a_jump_that_is_ignored_drops_images_until_time_is_back(graph):
     g = graph(input__on_time_jump_back='ignore').start()
     last_ns = g.send_many(3)[-1]
     g.stamp_ns = last_ns - 10 * SECOND_NS
@@ -169,7 +169,7 @@ def test_after_a_gap_the_camera_proves_itself_and_odometry_claims_nothing(graph)
         assert np.diag(np.reshape(known.covariance, (6, 6))).max() < 1.0
 
 
-def test_pictures_without_a_stamp_are_told_once(graph, capfd):
+def test_images_without_a_stamp_are_told_once(graph, capfd):
     g = graph().start()
     for _ in range(3):
         g.send(image_message(0))

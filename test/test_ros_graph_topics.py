@@ -126,7 +126,7 @@ def test_keyframes_that_left_the_bank_stay_in_the_graph(graph):
     assert [k.id for k in ask(g).keyframes] == sorted(resident)[-2:]
 
 
-def test_the_graph_is_empty_before_the_first_picture_and_after_a_reset(graph):
+def test_the_graph_is_empty_before_the_first_image_and_after_a_reset(graph):
     g = graph(**OFTEN)
     assert g.turn('configure')
     assert ask(g).keyframes == []

@@ -104,7 +104,7 @@ def test_a_second_node_of_the_same_name_is_refused(graph, capfd):
     try:
         second.until(lambda: second.node._count_duplicates())
         assert not second.turn('configure')
-        assert "a node named '/r3' runs already" in capfd.readouterr().err
+        assert "a node named '/r3' already runs" in capfd.readouterr().err
         first.send()
         assert first.health.frames_processed == 1
     finally:
@@ -116,7 +116,7 @@ def test_a_node_of_the_same_name_that_comes_later_is_reported(graph, capfd):
     other = Graph(domain=first.domain)
     try:
         received = first.listen('/diagnostics', DiagnosticArray)
-        first.until(lambda: any('same name' in s.message for m in heard for s in m.status))
+        first.until(lambda: any('same name' in s.message for m in received for s in m.status))
         assert "another node named '/r3'" in capfd.readouterr().err
     finally:
         other.close()

@@ -77,7 +77,7 @@ def test_the_base_is_where_it_is_said_to_be_and_odometry_goes_on(graph, T_given)
     before, cloud, path = revision(g), maps[-1], paths[-1]
     keep = tell_pose(g, T_given)
     g.until(lambda: revision(g) == before + 1)
-    # At once and not with the next picture: map -> odom, path and map.
+    # At once and not with the next image: map -> odom, path and map.
     expected = T_given @ inverse(robot.T_first_base(stamps[-1]))
     g.until(lambda: transforms[-1].child_frame_id == 'odom' and np.allclose(
         matrix_from_transform(transforms[-1].transform), expected, atol=1e-6))  # fmt: skip
@@ -143,7 +143,9 @@ def test_a_pose_that_is_meant_for_an_earlier_moment(graph):
     T_then = robot.T_first_base(stamps[3] + PERIOD_NS // 2)
     expected = GIVEN @ inverse(T_then) @ robot.T_first_base(stamps[-1])
     # Between two pictures the way is taken as straight: 1.6e-5 beside the circle.
-    np.testing.assert_allclose(g.node.worker.pose_output.chain.last.T_map_base, expected, atol=1e-3)
+    np.testing.assert_allclose(
+        g.node.worker.pose_output.chain.last.T_map_base, expected, atol=1e-3
+    )
     assert keep
 
 
@@ -193,7 +195,7 @@ def test_what_is_no_pose_is_refused(graph, capfd, changes, words):
     assert words in error and revision(g) == 0 and keep
 
 
-def test_a_pose_before_the_first_picture_is_where_the_map_starts(graph):
+def test_a_pose_before_the_first_image_is_where_the_map_starts(graph):
     g, robot = robot_alone(graph)
     keep = tell_pose(g, TILTED)
     g.until(lambda: g.node.worker.pose_output._start is not None)
@@ -338,11 +340,11 @@ def test_a_robot_that_is_corrected_takes_the_new_scale_at_once(graph):
     T_map_base = g.node.worker.pose_output.chain.last.T_map_base
     expected = T_map_base @ inverse(robot.T_odom_base(stamps[-1]))
     received = lambda: [t for t in transforms if t.child_frame_id == 'odom']  # noqa: E731
-    g.until(lambda: heard() and np.allclose(
-        matrix_from_transform(heard()[-1].transform), expected, atol=1e-3))  # fmt: skip
+    g.until(lambda: received() and np.allclose(
+        matrix_from_transform(received()[-1].transform), expected, atol=1e-3))  # fmt: skip
     assert not any(
         np.allclose(matrix_from_transform(t.transform), inverse(robot.T_odom_first), atol=1e-6)
-        for t in heard()[-1:]
+        for t in received()[-1:]
     )
 
 

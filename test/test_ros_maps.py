@@ -98,7 +98,7 @@ def test_a_map_is_loaded_by_another_process_and_the_camera_is_found(graph, folde
     answer = answer_of(g, future)
     assert (answer.success, answer.code) == (True, CODES.OK), answer.message
     assert answer.points == len(read_map(folder).points)
-    assert answer.keyframes == len(read_map(folder).keyframes) and 'is found' in answer.message
+    assert answer.keyframes == len(read_map(folder).keyframes) and 'was found' in answer.message
     g.until(lambda: poses and statuses[-1].state == StreamStatus.STATE_TRACKING)
     assert statuses[-1].map_revision == 1
     expected = T_MAP_WORLD @ truth(g.script.path, stamp_ns)

@@ -86,7 +86,7 @@ def test_the_room_is_where_it_is_in_metres(mapped):
 def test_a_reset_empties_the_grid(mapped):
     g = mapped()
     received = g.listen('/r3/occupancy', OccupancyGrid, LATCHED)
-    g.until(lambda: g.send() and heard and received[-1].info.width > 0, 60.0)
+    g.until(lambda: g.send() and received and received[-1].info.width > 0, 60.0)
     assert g.call(Trigger, '/r3/reset').success
     g.until(lambda: received[-1].info.width == 0)
     assert len(received[-1].data) == 0
@@ -98,7 +98,7 @@ def test_nothing_is_published_while_metres_are_not_known(mapped):
     told = g.listen('/diagnostics', DiagnosticArray)
     g.send_many(8)
     g.until(lambda: told and task(told[-1]).level == DiagnosticStatus.WARN)
-    assert 'metres are not known' in task(told[-1]).message
+    assert 'the metric scale is unknown' in task(told[-1]).message
     assert all(grid.info.width == 0 for grid in received)
 
 

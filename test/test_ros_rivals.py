@@ -37,7 +37,7 @@ def somebody_says(g, parent, child, static=False, stamp_ns=START_NS - PERIOD_NS,
 
 
 def from_us(g, transforms):
-    """Return the edges of transforms that have the stamp of a picture or are dated ahead of it."""
+    """Return the edges of transforms that have the stamp of an image or are dated ahead of it."""
     return edges(t for t in transforms if stamp_ns_of(t.header.stamp) >= START_NS)
 
 
@@ -170,9 +170,9 @@ def test_a_camera_that_moves_on_its_named_base_is_refused_and_told_what_to_name(
         T = make_T(Rotation.from_euler('z', angle).as_matrix(), [0.1, 0.0, 1.0])
         joints.sendTransform(transform_message(stamp_ns, BASE, 'head', T))
         g.until(lambda: np.allclose(
-            g.node.worker.tree.newest_pose(BASE, 'head'), T) if heard() else False)  # fmt: skip
+            g.node.worker.tree.newest_pose(BASE, 'head'), T) if received() else False)  # fmt: skip
 
-    def heard():
+    def received():
         return g.node.worker.tree.has_parent('head')
 
     turn_head(0.0, START_NS)

@@ -167,7 +167,7 @@ def test_saved_map_holds_what_was_published(graph, tmp_path):
         assert npz['K'].shape == (answer.keyframes, 3, 3)
 
 
-def test_a_saved_map_is_read_again_with_the_pictures_of_its_keyframes(graph, tmp_path):
+def test_a_saved_map_is_read_again_with_the_images_of_its_keyframes(graph, tmp_path):
     g = graph().start()
     g.send_many(12)
     answer = save_map(g, name='kitchen', include_images=True)

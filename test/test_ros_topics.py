@@ -21,7 +21,7 @@ from sensor_msgs_py import point_cloud2
 pytestmark = pytest.mark.ros
 
 
-def test_poses_are_those_of_the_path_at_the_stamps_of_the_pictures(graph):
+def test_poses_are_those_of_the_path_at_the_stamps_of_the_images(graph):
     g = graph().start()
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
     odometry = g.listen('/r3/odometry', Odometry)
@@ -60,7 +60,7 @@ def test_status_counts_and_tells_the_state(graph):
     assert 0 <= last.time_wait < 10 and 0 < last.time_inference < 10
 
 
-def test_status_is_published_when_the_state_changes_without_a_picture(graph):
+def test_status_is_published_when_the_state_changes_without_an_image(graph):
     g = graph()
     assert g.turn('configure')
     statuses = g.listen('/r3/status', StreamStatus)
@@ -225,7 +225,7 @@ def test_every_topic_of_ours_can_have_another_qos(graph):
     node = g.node
     received = dict(node.get_subscriber_names_and_types_by_node('r3', '/'))
     told = dict(node.get_publisher_names_and_types_by_node('r3', '/'))
-    # Those of rclpy and tf2 are what they are. Pictures follow their camera unless it is given.
+    # Those of rclpy and tf2 are what they are. Images follow their camera unless it is given.
     fixed = {'/tf', '/tf_static', '/rosout', '/parameter_events', '/r3/transition_event', '/image'}
     for topics, side in ((received, 'subscription'), (told, 'publisher')):
         for topic in topics.keys() - fixed:
@@ -234,7 +234,7 @@ def test_every_topic_of_ours_can_have_another_qos(graph):
                 assert node.has_parameter(name), name
 
 
-def test_the_qos_of_pictures_can_be_given(graph):
+def test_the_qos_of_images_can_be_given(graph):
     override = 'qos_overrides./image.subscription.depth'
     g = graph(arguments=('-p', f'{override}:=7'))
     assert g.node.autostart()
@@ -282,7 +282,7 @@ def test_camera_info_can_be_remapped_on_its_own(graph):
     assert '/calibration' in names and '/front/camera_info' not in names
 
 
-def test_compressed_pictures_come_on_the_topic_below(graph):
+def test_compressed_images_come_on_the_topic_below(graph):
     import cv2
     from sensor_msgs.msg import CompressedImage
 

@@ -46,7 +46,7 @@ def at(transforms, child, stamp_ns):
 
 
 def announce(g, parent, child, T):
-    """Publish a static transform and wait until the node has heard it."""
+    """Publish a static transform and wait until the node has received it."""
     broadcaster = StaticTransformBroadcaster(g.probe)
     broadcaster.sendTransform(transform_message(START_NS, parent, child, T))
     g.until(lambda: g.node.worker.tree.has_parent(child))
@@ -108,7 +108,7 @@ def test_odom_is_continuous_where_map_jumps(graph):
     assert step(poses, 15) > 3 * np.linalg.norm(T_true[:3, 3]), 'map did jump'
 
 
-def test_tf2_finds_the_pose_of_each_picture(graph):
+def test_tf2_finds_the_pose_of_each_image(graph):
     g = graph().start()
     transforms = g.listen_tf()
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
@@ -148,7 +148,7 @@ def test_nothing_is_broadcast_before_the_first_estimate(graph):
     assert transforms == []
 
 
-def test_map_to_odom_is_repeated_ahead_of_the_newest_picture(graph):
+def test_map_to_odom_is_repeated_ahead_of_the_newest_image(graph):
     g = graph(tf_publish_rate=100.0, transform_tolerance=0.3).start()
     transforms = g.listen_tf()
     stamp_ns = g.send()
@@ -201,7 +201,7 @@ def test_a_lost_camera_keeps_map_to_odom_and_loses_odom_to_base(graph):
     assert edges(transforms) == {('map', 'odom')}
 
 
-def test_a_pause_keeps_map_to_odom_at_the_time_of_the_pictures(graph):
+def test_a_pause_keeps_map_to_odom_at_the_time_of_the_images(graph):
     g = graph(tf_publish_rate=50.0).start()
     g.send_many(3)
     assert g.call(SetBool, '/r3/pause', SetBool.Request(data=True)).success
@@ -312,7 +312,7 @@ def test_an_edge_of_somebody_else_is_refused_and_told(graph, capfd):
     g.until(lambda: any(t.child_frame_id == CAMERA for t in transforms))
     assert edges(transforms) == {('odom', CAMERA)}
     assert 'frame has one parent' in capfd.readouterr().err
-    g.until(lambda: any('somebody else' in s.message for m in diagnostics for s in m.status))
+    g.until(lambda: any('another node' in s.message for m in diagnostics for s in m.status))
 
 
 def test_our_own_transforms_are_not_taken_for_those_of_others(graph):
@@ -323,7 +323,7 @@ def test_our_own_transforms_are_not_taken_for_those_of_others(graph):
     assert g.transform_health.two_parents == ''
 
 
-def test_the_frame_of_the_pictures_can_be_replaced(graph):
+def test_the_frame_of_the_images_can_be_replaced(graph):
     g = graph(camera_optical_frame='left_eye').start()
     transforms = g.listen_tf()
     g.send(image_message(START_NS + PERIOD_NS, frame='nonsense'))

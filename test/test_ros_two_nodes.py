@@ -44,7 +44,7 @@ class Pair(Graph):
         name = f'{self.second.get_fully_qualified_name()}/{topic}'
         self.probe.create_subscription(kind, name, received.append, 10)
         self.until(lambda: self.second.worker.outputs.wanted(topic))
-        return heard
+        return received
 
     def listen_to_both(self):
         """Collect all transforms, once the probe and both nodes hear both nodes."""
@@ -52,7 +52,7 @@ class Pair(Graph):
         for node in (self.node, self.second):
             sender = node.worker.authority._broadcaster.pub_tf
             self.until(lambda sender=sender: sender.get_subscription_count() == 3)
-        return heard
+        return received
 
     def send_to_second(self, count, frame='right_optical'):
         topic = self.second.resolve_topic_name('image')
@@ -121,8 +121,8 @@ def test_two_cameras_have_two_trees_of_frames(pair):
         ('map', 'odom'), ('odom', CAMERA),
         ('right/map', 'right/odom'), ('right/odom', 'right_optical'),
     }  # fmt: skip
-    g.until(lambda: {(t.header.frame_id, t.child_frame_id) for t in heard} >= expected)
-    assert {(t.header.frame_id, t.child_frame_id) for t in heard} == expected
+    g.until(lambda: {(t.header.frame_id, t.child_frame_id) for t in received} >= expected)
+    assert {(t.header.frame_id, t.child_frame_id) for t in received} == expected
     for node in (g.node, g.second):
         assert node.worker.health.state is StreamState.TRACKING
         assert not node.worker.transform_health.two_parents
@@ -154,7 +154,7 @@ def test_two_cameras_of_one_frame_id_do_not_hang_below_each_other(pair):
     g.until(lambda: len(poses) == 4)
     assert g.second.worker.transform_health.two_parents == f'odom -> {CAMERA}'
     g.until(lambda: any(t.child_frame_id == 'right/odom' for t in received))
-    assert {t.header.frame_id for t in heard if t.child_frame_id == CAMERA} == {'odom'}
+    assert {t.header.frame_id for t in received if t.child_frame_id == CAMERA} == {'odom'}
 
 
 def test_a_node_that_moves_nothing_may_take_the_same_camera(pair):

@@ -12,7 +12,7 @@ from ..core.threads import Mailbox
 from ..streaming.snapshot import StreamSnapshot, take_snapshot
 from .inputs.conversions import Received
 from .outputs.health import Health, StreamState
-from .outputs.messages import memory_fields, scale_fields, status_message
+from .outputs.messages import scale_fields, status_message
 from .outputs.outputs import Outputs
 from .pose_output import PoseOutput
 from .tf.frame_tree import Base
@@ -93,13 +93,13 @@ class StreamReport:
             'frames_received': self._mailbox.received,
             'frames_dropped': self._mailbox.dropped,
             **scale_fields(stream.scale),
-            **memory_fields(stream.memory),
             **fields,
         }
+        if stream.memory is not None:
+            known['gpu_memory_used'] = stream.memory.used
+            known['gpu_memory_peak'] = stream.memory.peak
         stamp_ns = health.last_stamp_ns or self._clock.now().nanoseconds
-        self._outputs.publish(
-            'status', status_message(stamp_ns, health.optical_frame, health, **known)
-        )
+        self._outputs.publish('status', status_message(stamp_ns, health, **known))
 
     def reject(self, reason: str, kind: str) -> None:
         """Count and log a frame that could not be used."""
@@ -123,9 +123,7 @@ class StreamReport:
         if self._counts_at_first is None:
             # Images dropped while the first one waited for its calibration do not count.
             self._counts_at_first = now
-        received, dropped = (
-            count - at for count, at in zip(now, self._counts_at_first, strict=True)
-        )
+        received, dropped = now[0] - self._counts_at_first[0], now[1] - self._counts_at_first[1]
         if not self._reported_overload and received > _OVERLOAD_FRAMES and dropped > received / 2:
             self._reported_overload = True
             self._logger.info(

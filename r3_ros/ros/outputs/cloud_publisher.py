@@ -33,7 +33,7 @@ from .messages import (
     path_message,
 )
 from .occupancy_topic import GridJob, OccupancyOutcome
-from .outputs import finite_or_nan, Outputs
+from .outputs import Outputs
 
 if TYPE_CHECKING:
     from ...maps.saved_map import SavedMap
@@ -288,7 +288,9 @@ class CloudPublisher:
         stamp_ns, frame = job.stamp_ns, job.optical_frame
         info = camera_info_message(stamp_ns, frame, depth_map.intrinsics)
         if outputs.wanted('depth/image', 'depth/camera_info'):
-            pixels = finite_or_nan(depth_map.depth * np.float32(job.unit))
+            # REP-118: NaN where the depth is unknown.
+            depth = depth_map.depth * np.float32(job.unit)
+            pixels = np.where(np.isfinite(depth), depth, np.nan).astype(np.float32, copy=False)
             outputs.publish('depth/camera_info', info)
             outputs.publish('depth/image', image_message(stamp_ns, frame, '32FC1', pixels))
         if outputs.wanted('depth/confidence'):

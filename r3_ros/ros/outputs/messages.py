@@ -31,7 +31,7 @@ from std_msgs.msg import Header
 import tf_transformations
 
 from ...core.config import REPORTED_SCALE_SOURCES
-from ...core.datatypes import DepthMap, DeviceMemory, Estimate, Intrinsics
+from ...core.datatypes import DepthMap, Estimate, Intrinsics
 from ...core.geometry import quat_xyzw
 from ...maps.cloud import Cloud
 from ...maps.occupancy_grid import OccupancyGrid
@@ -231,28 +231,22 @@ def camera_info_message(stamp_ns: int, frame: str, intrinsics: Intrinsics) -> Ca
     )
 
 
-def status_message(
-    stamp_ns: int, optical_frame: str, health: Health, **known: Any
-) -> StreamStatus:
+def status_message(stamp_ns: int, health: Health, **known: Any) -> StreamStatus:
     """Return a status with state and counters; ``known`` sets other fields.
 
     Unknown values are NaN, never zero.
     """
-    message = StreamStatus(
-        header=header_message(stamp_ns, optical_frame),
+    fields: dict[str, Any] = dict.fromkeys(_UNKNOWN_FLOATS, math.nan)
+    fields |= {'scale': 1.0, 'scale_source': StreamStatus.SCALE_NONE, **known}
+    return StreamStatus(
+        header=header_message(stamp_ns, health.optical_frame),
         state=int(health.state),
         state_reason=health.reason,
-        scale=1.0,
-        scale_source=StreamStatus.SCALE_NONE,
         frames_processed=health.frames_processed,
         frames_rejected=health.frames_rejected,
         frames_paused=health.frames_paused,
+        **fields,
     )
-    for name in _UNKNOWN_FLOATS:
-        setattr(message, name, math.nan)
-    for name, value in known.items():
-        setattr(message, name, value)
-    return message
 
 
 _UNKNOWN_FLOATS = (
@@ -305,19 +299,7 @@ def scale_fields(scale: ScaleView) -> dict[str, Any]:
     }
 
 
-def memory_fields(memory: DeviceMemory | None) -> dict[str, Any]:
-    """Return the fields of ``StreamStatus`` for the device's memory."""
-    if memory is None:
-        return {}
-    return {'gpu_memory_used': memory.used, 'gpu_memory_peak': memory.peak}
-
-
 def times_fields(times: StepTimes) -> dict[str, Any]:
     """Return the fields of ``StreamStatus`` for the time a frame took."""
-    return {
-        'latency': times.latency,
-        'time_wait': times.wait,
-        'time_preprocess': times.preprocess,
-        'time_inference': times.inference,
-        'time_publish': times.publish,
-    }
+    steps = ('wait', 'preprocess', 'inference', 'publish')
+    return {'latency': times.latency} | {f'time_{s}': getattr(times, s) for s in steps}

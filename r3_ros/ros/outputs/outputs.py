@@ -7,7 +7,6 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import OccupancyGrid, Odometry, Path
-import numpy as np
 from r3_ros.msg import KeyframeGraph
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -87,8 +86,3 @@ class Outputs:
     def name(self, topic: str) -> str:
         """Return a topic's full name."""
         return str(self._publishers[topic].topic_name)
-
-
-def finite_or_nan(pixels: np.ndarray) -> np.ndarray:
-    """Return float32 pixels with infinities replaced by NaN, as REP-118 requires."""
-    return np.where(np.isfinite(pixels), pixels, np.nan).astype(np.float32, copy=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 import enum
 import errno
@@ -121,10 +122,8 @@ def save_map(
     :param cancelled: set when the caller no longer waits; nothing is written then.
     :raises SaveError: nothing was written.
     """
-    for unknown in set(formats) - set(MAP_FORMATS):
-        raise SaveError(
-            SaveCode.BAD_FORMAT, f"unknown format '{unknown}', known: {', '.join(MAP_FORMATS)}"
-        )
+    for kind in formats:
+        _require_known('format', kind, MAP_FORMATS)
     saved = snapshot.saved_map()
     if not len(saved.points):
         raise SaveError(
@@ -159,12 +158,8 @@ def save_trajectory(
 
     :raises SaveError: nothing was written.
     """
-    if kind not in TRAJECTORY_FORMATS:
-        known = ', '.join(TRAJECTORY_FORMATS)
-        raise SaveError(SaveCode.BAD_FORMAT, f"unknown format '{kind}', known: {known}")
-    if frame not in TRAJECTORY_FRAMES:
-        known = ', '.join(TRAJECTORY_FRAMES)
-        raise SaveError(SaveCode.BAD_FORMAT, f"unknown frame '{frame}', known: {known}")
+    _require_known('format', kind, TRAJECTORY_FORMATS)
+    _require_known('frame', frame, TRAJECTORY_FRAMES)
     trajectory = snapshot.map.trajectory
     chosen = np.isfinite(trajectory.T_final[:, 0, 0])
     if keyframes_only:
@@ -187,6 +182,12 @@ def save_trajectory(
         raise _with_code(error, path) from error
     keyframes = int(trajectory.is_keyframe[rows].sum())
     return Saved(path, poses=len(rows), keyframes=keyframes, bytes=path.stat().st_size)
+
+
+def _require_known(what: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        text = f"unknown {what} '{name}', known: {', '.join(known)}"
+        raise SaveError(SaveCode.BAD_FORMAT, text)
 
 
 def _give_up_if(cancelled: threading.Event) -> None:

@@ -56,7 +56,7 @@ class Services:
         self._node = node
         self._worker = worker
         # A waiting handler keeps its group busy; images must be received meanwhile.
-        self._group = ReentrantCallbackGroup()
+        group = ReentrantCallbackGroup()
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix=thread_name(WRITER))
         # A separate thread, so a save to a slow disk does not delay reading.
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix=thread_name('reader'))
@@ -64,19 +64,17 @@ class Services:
         # One event per running save, set to cancel it.
         self._running: set[threading.Event] = set()
         self._last_save: Future[None] | None = None
-        self._services = [
-            self._create(Trigger, '~/reset', self._reset),
-            self._create(Trigger, '~/clear_map', self._clear_map),
-            self._create(SetBool, '~/pause', self._pause),
-            self._create(SetScale, '~/set_scale', self._set_scale),
-            self._create(SaveMap, '~/save_map', self._save_map),
-            self._create(LoadMap, '~/load_map', self._load_map),
-            self._create(SaveTrajectory, '~/save_trajectory', self._save_trajectory),
-            self._create(GetKeyframeGraph, '~/get_keyframe_graph', self._get_keyframe_graph),
+        handlers: list[tuple[Any, str, Callable[..., Any]]] = [
+            (Trigger, '~/reset', self._reset),
+            (Trigger, '~/clear_map', self._clear_map),
+            (SetBool, '~/pause', self._pause),
+            (SetScale, '~/set_scale', self._set_scale),
+            (SaveMap, '~/save_map', self._save_map),
+            (LoadMap, '~/load_map', self._load_map),
+            (SaveTrajectory, '~/save_trajectory', self._save_trajectory),
+            (GetKeyframeGraph, '~/get_keyframe_graph', self._get_keyframe_graph),
         ]
-
-    def _create(self, kind: Any, name: str, handler: Callable[..., Any]) -> Any:
-        return self._node.create_service(kind, name, handler, callback_group=self._group)
+        self._services = [node.create_service(*each, callback_group=group) for each in handlers]
 
     def cancel_saves(self) -> None:
         """Cancel running saves; their files are removed."""
@@ -260,17 +258,18 @@ class Services:
             response.success, response.code = False, int(SaveCode.INTERNAL)
             response.message = str(error)
         except Exception as error:  # must not end the executor
-            text = f'internal error: {type(error).__name__}: {error}'
-            response.success, response.code, response.message = False, SaveCode.INTERNAL, text
-            self._node.get_logger().error(f'save failed: {text}')
+            response.success, response.code = False, int(SaveCode.INTERNAL)
+            response.message = f'internal error: {type(error).__name__}: {error}'
+            self._node.get_logger().error(f'save failed: {response.message}')
         else:
             response.success, response.code = True, int(SaveCode.OK)
             response.path, response.points = str(saved.path), saved.points
             response.keyframes, response.bytes = saved.keyframes, saved.bytes
-            holds = f'{saved.points} points, {saved.poses} poses'
+            holds = f'{saved.poses} poses'
             if isinstance(response, SaveTrajectory.Response):
                 response.poses = saved.poses
-                holds = f'{saved.poses} poses'
+            else:
+                holds = f'{saved.points} points, {holds}'
             response.message = f'{saved.path}: {holds}{note}'
         health.save_failed, health.last_save = not response.success, response.message
         return response

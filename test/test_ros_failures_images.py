@@ -1,4 +1,4 @@
-"""Pictures that come too fast, cannot be read, or change: dropped or rejected, counted, told."""
+"""Images that come too fast, cannot be read, or change: dropped or rejected, counted, told."""
 
 import threading
 
@@ -64,7 +64,7 @@ def test_queue_policy_loses_nothing(graph):
         ({'width': 0}, '0x48'),
     ],
 )
-def test_a_bad_picture_is_rejected_and_the_next_one_tracked(graph, changes, words):
+def test_a_bad_image_is_rejected_and_the_next_one_tracked(graph, changes, words):
     g = graph().start()
     g.send_many(2)
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
