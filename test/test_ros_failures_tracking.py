@@ -141,7 +141,7 @@ def test_clouds_of_keyframes_that_were_corrected_are_sent_again_where_they_belon
 
 @pytest.mark.parametrize(
     'pixels, told',
-    [(np.full((48, 64, 3), 3, np.uint8), 'the picture is black'), (picture(), 'it hangs')],
+    [(np.full((48, 64, 3), 3, np.uint8), 'the image is black'), (picture(), 'it hangs')],
 )
 def test_a_camera_that_sees_nothing_or_hangs_gives_no_pose(graph, pixels, told):
     g = graph(input__max_frozen_time=0.5).start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 import math
 import queue
 import threading
@@ -54,6 +55,7 @@ class WorkerStuckError(R3Error):
         )
 
 
+@dataclass(eq=False)
 class StreamWorker:
     """Runs the engine on images and publishes the results.
 
@@ -66,37 +68,28 @@ class StreamWorker:
     :ivar odometry: external odometry, for ``scale.source`` odometry; any thread.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        config: R3Config,
-        camera: CameraInput,
-        outputs: Outputs,
-        tree: TransformTree,
-        authority: TransformAuthority,
-        health: Health,
-        transform_health: TransformHealth,
-        clock: Clock,
-        logger: Any,
-    ) -> None:
-        self.engine = engine
-        self.config = config
-        self.camera = camera
-        self.outputs = outputs
-        self.tree = tree
-        self.authority = authority
-        self.health = health
+    engine: Engine
+    config: R3Config
+    camera: CameraInput
+    outputs: Outputs
+    tree: TransformTree
+    authority: TransformAuthority
+    health: Health
+    transform_health: TransformHealth
+    _clock: Clock
+    _logger: Any
+
+    def __post_init__(self) -> None:
+        engine, config, health = self.engine, self.config, self.health
+        outputs, logger = self.outputs, self._logger
         self.node_health = NodeHealth()
-        self.transform_health = transform_health
         self.odometry = engine.odometry
         self.mailbox: Mailbox[Received] = Mailbox(
             config.input.frame_policy, config.input.queue_size
         )
-        self._clock = clock
-        self._logger = logger
         self._frame_filter = FrameFilter(config.input)
         self._clouds = CloudPublisher(outputs, config, self._on_cloud_error, logger.info)
-        self.pose_output = PoseOutput(config, outputs, authority, self._clouds)
+        self.pose_output = PoseOutput(config, outputs, self.authority, self._clouds)
         self.report = StreamReport(
             engine,
             health,
@@ -104,7 +97,7 @@ class StreamWorker:
             lambda: self._clouds.occupancy.state,
             outputs,
             self.mailbox,
-            clock,
+            self._clock,
             logger,
         )
         self.control = SessionControl(
@@ -113,13 +106,13 @@ class StreamWorker:
             self._frame_filter,
             self.pose_output,
             self._clouds,
-            tree,
+            self.tree,
             health,
-            transform_health,
+            self.transform_health,
             self.report,
             logger,
         )
-        self._readiness = Readiness(config, camera, tree, self.pose_output)
+        self._readiness = Readiness(config, self.camera, self.tree, self.pose_output)
         self._stepper = FrameStepper(engine, config.memory, health, self._clouds.drop_jobs, logger)
         self._commands: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = (
             queue.SimpleQueue()
@@ -128,7 +121,7 @@ class StreamWorker:
         self._wake_event = threading.Event()
         self._waiting: Received | None = None
         self._thread: Worker | None = None
-        camera.on_change = tree.on_change = self._wake_event.set
+        self.camera.on_change = self.tree.on_change = self._wake_event.set
         self.report.is_silent = lambda: self._is_abandoned
         self.control.is_active = lambda: self.running
 
