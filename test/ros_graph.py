@@ -44,7 +44,7 @@ IMPATIENT = {'input.camera_info_timeout': 0.0, 'tf_lookup_timeout': 0.0}
 def image_message(
     stamp_ns: int, pixels: np.ndarray | None = None, encoding: str = 'rgb8', frame: str = CAMERA
 ) -> Image:
-    # A camera never gives the same picture twice.
+    # A camera never gives the same image twice.
     pixels = picture(shade=stamp_ns // PERIOD_NS % 251) if pixels is None else pixels
     return Image(
         header=header_message(stamp_ns, frame),
@@ -236,7 +236,7 @@ class Graph:
 
     @property
     def handled(self) -> int:
-        """Return how many pictures the node is done with, for better or worse."""
+        """Return how many images the node has processed or rejected."""
         health, mailbox = self.node.worker.snapshot.health, self.node.worker.mailbox
         return (
             health.frames_processed
@@ -246,7 +246,7 @@ class Graph:
         )
 
     def send(self, message: Image | None = None, calibrated: bool = False) -> int:
-        """Send an image, the next in time by default, and wait until it is dealt with."""
+        """Send an image, by default the next, and wait until it is processed or rejected."""
         if message is None:
             message = image_message(self.stamp_ns)
         if calibrated:

@@ -39,7 +39,7 @@ class Robot:
         self.fixed = StaticTransformBroadcaster(g.probe)
 
     def mount(self, T_base_optical: np.ndarray = T_BASE_OPTICAL, frame: str = 'camera_optical'):
-        """Say where the camera sits, and wait until the node has received it."""
+        """Publish the mounting of the camera, and wait until the node has received it."""
         self.fixed.sendTransform(transform_message(START_NS, BASE, frame, T_base_optical))
         self.g.until(lambda: self.g.node.worker.tree.has_parent(frame))
 
@@ -62,11 +62,11 @@ class Robot:
         self.g.until(lambda: self.knows(stamps_ns[-1]))
 
     def knows(self, stamp_ns: int) -> bool:
-        """Tell whether the node has received of a stamp."""
+        """Return whether the node has received a stamp."""
         return self.g.node.worker.tree._buffer.can_transform_core('odom', BASE, _time(stamp_ns))[0]
 
     def drive(self, count: int) -> list[int]:
-        """Send pictures, each with odometry around its stamp, and wait until all is published."""
+        """Send images, each with odometry around its stamp, and wait until all is published."""
         stamps = []
         for _ in range(count):
             if self.tells:

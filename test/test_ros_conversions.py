@@ -1,4 +1,4 @@
-"""Image and CameraInfo messages become pictures and calibrations, or a clear refusal."""
+"""Image and CameraInfo messages become images and calibrations, or clear errors."""
 
 import array
 import builtins
@@ -96,7 +96,7 @@ CASES = {
     '8UC4': (with_alpha(RGB[..., ::-1]), RGB, 0),
     'mono16': (SIXTEEN, np.repeat(RGB[..., :1], 3, axis=2), 0),
     '16UC1': (SIXTEEN, np.repeat(RGB[..., :1], 3, axis=2), 0),
-    # Worst differences of these pictures: 5 (mosaic), 5 (shared colour).
+    # Worst differences of these images: 5 (mosaic), 5 (shared colour).
     'bayer_rggb8': (bayer('rg', 'gb'), SMOOTH, 6),
     'bayer_bggr8': (bayer('bg', 'gr'), SMOOTH, 6),
     'bayer_gbrg8': (bayer('gb', 'rg'), SMOOTH, 6),
@@ -307,7 +307,7 @@ def test_rectification(topic, option, undone):
     assert (found.rectifier is not None) == undone
     assert (found.rectify(RGB) is not RGB) == undone
     if 'image_rect' in topic and option == 'auto':
-        assert found.intrinsics.fx == 40.0, 'P describes a rectified picture'
+        assert found.intrinsics.fx == 40.0, 'P describes a rectified image'
 
 
 def test_unknown_distortion_model_is_told_and_not_undone():

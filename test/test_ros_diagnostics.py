@@ -89,8 +89,8 @@ def test_every_task_has_the_keys_of_the_page(graph):
     (message,) = diagnosed(g)
     assert [s.name for s in message.status] == [f'r3: {name.strip(" `")}' for name, _ in rows]
     for status, (name, keys) in zip(message.status, rows, strict=True):
-        told = {pair.key for pair in status.values}
-        assert told == set(re.findall(r'`(\w+)`', keys)), name
+        reported = {pair.key for pair in status.values}
+        assert reported == set(re.findall(r'`(\w+)`', keys)), name
     status, values = task(diagnosed(g), 'gpu')
     assert status.hardware_id == f'{CAMERA}@NVIDIA H100'
     assert (values['used_mib'], values['cap_mib'], values['free_mib']) == (

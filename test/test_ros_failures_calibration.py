@@ -76,7 +76,7 @@ def test_a_calibration_that_breaks_later_is_not_taken(graph):
 @pytest.mark.parametrize(
     ('changes', 'expected'),
     [
-        # Twice the size of the pictures: scaled.
+        # Twice the size of the images: scaled.
         ({'width': 128, 'height': 96}, intrinsics(128, 96).resized(64, 48)),
         # Binned by two: so is the image that it speaks of.
         ({'width': 128, 'height': 96, 'binning_x': 2, 'binning_y': 2}, None),

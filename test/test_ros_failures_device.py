@@ -1,4 +1,4 @@
-"""A device without memory, and one that is gone: what is tried, what is told, and when it ends."""
+"""A device without memory, and one that is gone: remedies, reports and the end."""
 
 import gc
 
@@ -73,7 +73,7 @@ def test_the_second_time_a_new_session_begins_and_the_third_stops(graph, capfd):
     g.until(lambda: statuses and statuses[-1].state == StreamStatus.STATE_FAULT)
     assert 'oom_count: 3' in statuses[-1].state_reason
     assert 'free memory of the device' in capfd.readouterr().err
-    # The camera is not received any more, until somebody asks for a new session.
+    # The camera is not received any more, until a new session is requested.
     g.until(lambda: g.images.get_subscription_count() == 0)
     g.until(lambda: g.infos.get_subscription_count() == 0)
     assert g.is_active
@@ -167,11 +167,11 @@ def test_a_lost_device_stops_the_node_and_the_map_can_still_be_saved(graph, capf
     assert 'CUDA error: scripted' in statuses[-1].state_reason and len(poses) == 4
     assert 'CUDA error: scripted' in capfd.readouterr().err
 
-    def told():
+    def reported():
         found = [s for m in diagnostics[-1:] for s in m.status if s.name == 'r3: gpu']
         return found and found[0].level == DiagnosticStatus.ERROR and 'CUDA' in found[0].message
 
-    g.until(told)
+    g.until(reported)
     assert g.call(SaveMap, '/r3/save_map', SaveMap.Request(name='kept')).success
     answer = g.call(Trigger, '/r3/reset')
     assert not answer.success and 'restart it' in answer.message

@@ -1,4 +1,4 @@
-"""Images that come too fast, cannot be read, or change: dropped or rejected, counted, told."""
+"""Images that come too fast, cannot be read, or change: dropped or rejected, counted, reported."""
 
 import threading
 
@@ -115,11 +115,11 @@ def test_an_incompatible_publisher_is_named_in_diagnostics(graph):
     diagnostics = g.listen('/diagnostics', DiagnosticArray)
     g.probe.create_publisher(Image, 'image', BEST_EFFORT)
 
-    def told():
+    def reported():
         found = [s for m in diagnostics for s in m.status if s.name == 'r3: input']
         return found and "'/image'" in found[-1].message and 'RELIABILITY' in found[-1].message
 
-    g.until(told)
+    g.until(reported)
 
 
 def test_every_encoding_is_tracked_and_every_other_told(graph):
@@ -153,9 +153,9 @@ def test_overload_is_told_once_with_what_to_do(graph, capfd):
         turnstile.release(2)
         g.until(lambda n=round_of_frames: g.health.frames_processed >= 2 * n + 1)
     g.until(lambda: g.handled == sent)
-    told = capfd.readouterr().err
-    assert told.count('frames_dropped') == 1
-    assert 'input.max_rate' in told and 'model.image_size' in told
+    reported = capfd.readouterr().err
+    assert reported.count('frames_dropped') == 1
+    assert 'input.max_rate' in reported and 'model.image_size' in reported
 
 
 def test_rejections_are_logged_at_most_every_five_seconds_with_their_count(graph, capfd):

@@ -65,7 +65,7 @@ def test_a_clock_that_jumps_back_starts_a_new_session_once(graph):
     g.send(image_message(back_ns))
     session = g.node.worker.engine.session
     assert (session.session_id, session.frame_count) == (1, 1)
-    # The other way round: the pictures tell first, the clock follows.
+    # The other way round: first the images jump, then the clock.
     g.send(image_message(back_ns - 50 * SECOND_NS))
     set_clock(back_ns - 50 * SECOND_NS)
     g.send(image_message(back_ns - 49 * SECOND_NS))

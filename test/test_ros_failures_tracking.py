@@ -140,10 +140,10 @@ def test_clouds_of_keyframes_that_were_corrected_are_sent_again_where_they_belon
 
 
 @pytest.mark.parametrize(
-    'pixels, told',
+    'pixels, reported',
     [(np.full((48, 64, 3), 3, np.uint8), 'the image is black'), (picture(), 'it hangs')],
 )
-def test_a_camera_that_sees_nothing_or_hangs_gives_no_pose(graph, pixels, told):
+def test_a_camera_that_sees_nothing_or_hangs_gives_no_pose(graph, pixels, reported):
     g = graph(input__max_frozen_time=0.5).start()
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
     statuses = g.listen('/r3/status', StreamStatus)
@@ -152,7 +152,7 @@ def test_a_camera_that_sees_nothing_or_hangs_gives_no_pose(graph, pixels, told):
         bad = g.send(image_message(g.stamp_ns, pixels))
     g.until(lambda: stamp_ns_of(statuses[-1].header.stamp) == bad)
     assert statuses[-1].state == StreamStatus.STATE_LOST
-    assert told in statuses[-1].state_reason
+    assert reported in statuses[-1].state_reason
     claimed = {stamp_ns_of(message.header.stamp) for message in poses}
     assert claimed and bad not in claimed
     while g.health.state is not StreamState.TRACKING:

@@ -142,7 +142,7 @@ def test_a_pose_that_is_meant_for_an_earlier_moment(graph):
     g.until(lambda: revision(g) == 1)
     T_then = robot.T_first_base(stamps[3] + PERIOD_NS // 2)
     expected = GIVEN @ inverse(T_then) @ robot.T_first_base(stamps[-1])
-    # Between two pictures the way is taken as straight: 1.6e-5 beside the circle.
+    # Between two images the way is taken as straight: 1.6e-5 beside the circle.
     np.testing.assert_allclose(
         g.node.worker.pose_output.chain.last.T_map_base, expected, atol=1e-3
     )
@@ -186,12 +186,12 @@ def test_what_is_no_pose_is_refused(graph, capfd, changes, words):
     keep = tell_pose(g, **changes)
     error = ''
 
-    def told():
+    def reported():
         nonlocal error
         error += capfd.readouterr().err
         return 'initialpose is refused' in error
 
-    g.until(told)
+    g.until(reported)
     assert words in error and revision(g) == 0 and keep
 
 
@@ -234,7 +234,7 @@ def test_a_lost_camera_cannot_be_placed(graph, capfd):
 
 
 def test_a_robot_that_is_corrected_is_where_it_is_said_to_be_now(graph):
-    # Paused, it has driven on by its own odometry, and no picture has shown that.
+    # Paused, it has driven on by its own odometry, and no image has shown that.
     g, robot = navigating(graph)
     stamp_ns = robot.drive(5)[-1]
     assert g.call(SetBool, '/r3/pause', SetBool.Request(data=True)).success

@@ -64,10 +64,10 @@ def pose_of(T):
 @pytest.fixture
 def folder(tmp_path):
     """Write the map of a run of 40 frames, as another process has left it."""
-    engine, pictures = Engine(ScriptedPredictor(), R3Config()), KeyframeImages()
+    engine, images = Engine(ScriptedPredictor(), R3Config()), KeyframeImages()
     for frame in frames(FRAMES):
-        pictures.note(frame.image, engine.step(frame))
-    snapshot = take_map_snapshot(engine.session, engine.predictor, pictures.view())
+        images.note(frame.image, engine.step(frame))
+    snapshot = take_map_snapshot(engine.session, engine.predictor, images.view())
     path = tmp_path / 'maps' / 'kitchen'
     write_map(path, saved_map(snapshot, UNPLACED, engine.config.map.voxel_size))
     return path
@@ -181,13 +181,13 @@ def test_a_model_that_cannot_hold_the_map_says_so_and_a_new_session_begins(
     graph, folder, monkeypatch
 ):
     def refuse(*_):
-        raise ModelError('the pictures of 9 frames do not fit into memory.max_host_mib')
+        raise ModelError('the images of 9 frames do not fit into memory.max_host_mib')
 
     monkeypatch.setattr(ScriptedPredictor, 'restore', refuse)
     g = graph().start()
     g.send_many(3)
     answer = answer_of(g, ask(g))
-    assert answer.code == CODES.INTERNAL and answer.message.startswith('the pictures of 9 frames')
+    assert answer.code == CODES.INTERNAL and answer.message.startswith('the images of 9 frames')
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
     g.send_many(2)
     g.until(lambda: len(poses) == 2)

@@ -49,7 +49,7 @@ def test_map_odom_and_the_robots_odom_base_give_the_estimate_at_the_stamp(graph)
     for stamp_ns, pose in zip(stamps, poses, strict=True):
         assert stamp_ns_of(pose.header.stamp) == stamp_ns
         (T_map_odom,) = at(transforms, 'odom', stamp_ns)
-        # tf2 interpolates the robot's odometry: nothing was told at the stamp itself.
+        # tf2 interpolates the robot's odometry: nothing was reported at the stamp itself.
         assert not at(transforms, BASE, stamp_ns)
         when = Time.from_msg(time_message(stamp_ns))
         T_odom_base = matrix_from_transform(buffer.lookup_transform('odom', BASE, when).transform)
@@ -118,7 +118,7 @@ def test_a_robot_that_never_tells_gets_poses_and_no_transform(graph):
     g.send_many(4)
     g.until(lambda: len(poses) == 4)
     assert g.transform_health.failures == 4
-    assert not transforms and not odometry, 'where odom is, nobody has said'
+    assert not transforms and not odometry, 'the pose of odom is unknown'
 
 
 def test_our_own_odometry_starts_where_the_robots_was_and_never_jumps(graph):

@@ -95,19 +95,19 @@ def test_a_reset_empties_the_grid(mapped):
 def test_nothing_is_published_while_metres_are_not_known(mapped):
     g = mapped(scale__source='none')
     received = g.listen('/r3/occupancy', OccupancyGrid, LATCHED)
-    told = g.listen('/diagnostics', DiagnosticArray)
+    reported = g.listen('/diagnostics', DiagnosticArray)
     g.send_many(8)
-    g.until(lambda: told and task(told[-1]).level == DiagnosticStatus.WARN)
-    assert 'the metric scale is unknown' in task(told[-1]).message
+    g.until(lambda: reported and task(reported[-1]).level == DiagnosticStatus.WARN)
+    assert 'the metric scale is unknown' in task(reported[-1]).message
     assert all(grid.info.width == 0 for grid in received)
 
 
 def test_a_map_without_a_floor_says_so_and_gives_no_grid(mapped):
     g = mapped(occupancy__estimate_floor=True)
     received = g.listen('/r3/occupancy', OccupancyGrid, LATCHED)
-    told = g.listen('/diagnostics', DiagnosticArray)
+    reported = g.listen('/diagnostics', DiagnosticArray)
     g.send_many(4)
-    g.until(lambda: g.send() and told and 'no floor' in task(told[-1]).message)
+    g.until(lambda: g.send() and reported and 'no floor' in task(reported[-1]).message)
     assert all(grid.info.width == 0 for grid in received)
 
 

@@ -55,10 +55,10 @@ def test_who_was_there_before_keeps_the_edge(graph, edge, static):
     g.send_many(3)
     g.until(lambda: len(poses) == 3 and transforms)
     assert from_us(g, transforms) == {MAP_ODOM, ODOM_BASE} - {edge}
-    told = ' -> '.join(edge)
-    assert g.transform_health.two_parents == told
+    reported = ' -> '.join(edge)
+    assert g.transform_health.two_parents == reported
     g.until(lambda: any(
-        s.level == DiagnosticStatus.ERROR and told in s.message
+        s.level == DiagnosticStatus.ERROR and reported in s.message
         for m in diagnostics for s in m.status if s.name == 'r3: tf'))  # fmt: skip
     assert other
 
@@ -119,8 +119,8 @@ def test_another_r3_on_the_same_camera_leaves_the_edges_to_the_first(graph):
     try:
         assert second.node.autostart()
         second.until(lambda: second.node.count_subscribers('/tf') >= 2)
-        pictures = second.probe.create_publisher(Image, '/left/image', 10)
-        second.until(lambda: pictures.get_subscription_count() == 1)
+        publisher = second.probe.create_publisher(Image, '/left/image', 10)
+        second.until(lambda: publisher.get_subscription_count() == 1)
 
         def heard_by_second():
             first.executor.spin_once(timeout_sec=0.01)
@@ -128,7 +128,7 @@ def test_another_r3_on_the_same_camera_leaves_the_edges_to_the_first(graph):
 
         stamp_ns = first.send()
         second.until(heard_by_second)
-        pictures.publish(image_message(stamp_ns))
+        publisher.publish(image_message(stamp_ns))
         second.until(lambda: second.health.frames_processed == 1)
         second.until(lambda: second.transform_health.two_parents)
         assert second.node.worker.authority._refused == {'odom', CAMERA}
@@ -142,7 +142,7 @@ def test_a_transform_that_equals_ours_is_ours_once():
     echoes, sent = Echoes(), transform_message(START_NS, 'map', 'odom', np.eye(4))
     echoes.expect(sent)
     assert echoes.take(sent)
-    assert not echoes.take(sent), 'somebody else has sent the same'
+    assert not echoes.take(sent), 'another node has sent the same'
 
 
 def test_a_moving_frame_above_the_camera_is_no_base(graph):

@@ -1,4 +1,4 @@
-"""Who may touch what the worker owns: nobody else, whether it runs, waits or is stuck."""
+"""No other thread touches what the worker owns, whether it runs, waits or is stuck."""
 
 import threading
 
@@ -64,7 +64,7 @@ def test_a_guard_sees_a_thread_that_reads_the_engine(graph):
 
 
 def test_nothing_but_the_worker_touches_the_engine(graph, tmp_path):
-    # The graph of every test fails where somebody does; here all is asked for at once.
+    # The guard of every test checks this; here all requests come at once.
     g = graph(diagnostics__period=0.1, occupancy__enabled=True, map__publish_period=0.1,
               scale__source='odometry', tf_publish_rate=50.0).start()  # fmt: skip
     diagnostics = g.listen('/diagnostics', DiagnosticArray)

@@ -224,10 +224,10 @@ def test_every_topic_of_ours_can_have_another_qos(graph):
     g = graph(scale__source='odometry', occupancy__enabled=True).start()
     node = g.node
     received = dict(node.get_subscriber_names_and_types_by_node('r3', '/'))
-    told = dict(node.get_publisher_names_and_types_by_node('r3', '/'))
+    published = dict(node.get_publisher_names_and_types_by_node('r3', '/'))
     # Those of rclpy and tf2 are what they are. Images follow their camera unless it is given.
     fixed = {'/tf', '/tf_static', '/rosout', '/parameter_events', '/r3/transition_event', '/image'}
-    for topics, side in ((received, 'subscription'), (told, 'publisher')):
+    for topics, side in ((received, 'subscription'), (published, 'publisher')):
         for topic in topics.keys() - fixed:
             for policy in ('reliability', 'durability', 'history', 'depth'):
                 name = f'qos_overrides.{topic}.{side}.{policy}'

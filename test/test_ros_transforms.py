@@ -288,7 +288,7 @@ def test_frames_of_the_driver_that_come_late_are_taken_over(graph):
 
 
 def test_map_and_odom_are_no_base(graph):
-    # A camera that somebody hangs below odom directly, as another odometry would.
+    # A camera whose parent is odom, as another odometry would broadcast.
     g = configured(graph)
     announce(g, 'odom', CAMERA, np.eye(4))
     activated(g)
@@ -343,11 +343,11 @@ def test_odom_goes_on_over_a_loss_and_where_a_loop_closes(graph):
     g.until(lambda: len(odometry) == len(poses))
     session = g.node.worker.engine.session
     assert session.loops_closed >= 1 and session.map_revision >= 1
-    told = [stamp_ns_of(m.header.stamp) for m in odometry]
-    assert stamps[62] not in told, 'it was lost'
+    published = [stamp_ns_of(m.header.stamp) for m in odometry]
+    assert stamps[62] not in published, 'it was lost'
     jumps = []
-    for i in range(1, len(told)):
-        T_true = inverse(script.path(told[i - 1])) @ script.path(told[i])
+    for i in range(1, len(published)):
+        T_true = inverse(script.path(published[i - 1])) @ script.path(published[i])
         true = np.linalg.norm(T_true[:3, 3])
         step, jump = (
             np.linalg.norm((matrix(m[i].pose.pose) - matrix(m[i - 1].pose.pose))[:3, 3])

@@ -56,17 +56,17 @@ class Pair(Graph):
 
     def send_to_second(self, count, frame='right_optical'):
         topic = self.second.resolve_topic_name('image')
-        pictures = self.probe.create_publisher(Image, topic, 10)
-        self.until(lambda: pictures.get_subscription_count() > 0)
+        publisher = self.probe.create_publisher(Image, topic, 10)
+        self.until(lambda: publisher.get_subscription_count() > 0)
         health = self.second.worker.health
         # The node subscribes anew once it knows that this camera is reliable.
         settled_s = time.monotonic() + 2.0
         self.until(lambda: time.monotonic() > settled_s)
         for i in range(count):
             done = health.frames_processed + health.frames_rejected
-            pictures.publish(image_message(START_NS + i * PERIOD_NS, frame=frame))
+            publisher.publish(image_message(START_NS + i * PERIOD_NS, frame=frame))
             self.until(lambda n=done: health.frames_processed + health.frames_rejected > n)
-        self.probe.destroy_publisher(pictures)
+        self.probe.destroy_publisher(publisher)
 
 
 @pytest.fixture
