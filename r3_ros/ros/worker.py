@@ -175,7 +175,7 @@ class StreamWorker:
         ended = thread.stop(_STOP_S)
         self._clouds.stop(_STOP_S if ended else 0.0)
         self.mailbox.clear()
-        self._run_commands_inline()
+        self._run_commands()
         return ended
 
     def close(self) -> None:
@@ -196,16 +196,12 @@ class StreamWorker:
         if self.running:
             self._wake()
         else:
-            self._run_commands_inline()
+            self._run_commands()
         return future
 
     def _wake(self) -> None:
         self._wake_event.set()
         self.mailbox.wake()
-
-    def _run_commands_inline(self) -> None:
-        """Run the commands in this thread after the worker has ended; refuse them if stuck."""
-        self._run_commands(lambda: self.is_stuck)
 
     def _close_later(self) -> None:
         assert self._thread is not None
@@ -260,31 +256,23 @@ class StreamWorker:
 
     def _turn(self) -> None:
         self._wake_event.clear()
-        self._run_commands(lambda: False)
-        received = self._next_image()
-        if received is not None:
-            self._handle(received)
-        if not self._is_abandoned:
-            self._do_due_work()
-        self.report.update_snapshot()
-
-    def _next_image(self) -> Received | None:
+        self._run_commands()
         received, self._waiting = self._waiting, None
         if received is None:
             received = self.mailbox.get(_IDLE_S)
             # Commands from before the image apply to it.
-            self._run_commands(lambda: False)
-        return received
+            self._run_commands()
+        if received is not None:
+            self._handle(received)
+        if not self._is_abandoned:
+            self.control.watch_search()
+            self.authority.robot.look()
+            # While relocalising, the session has nothing in the frame of the saved map.
+            if not self.engine.is_relocalising:
+                self.pose_output.offer_session(self.engine.session, self.health.last_stamp_ns)
+        self.report.update_snapshot()
 
-    def _do_due_work(self) -> None:
-        """Do what is due in each turn, with or without an image."""
-        self.control.watch_search()
-        self.authority.robot.look()
-        if not self.engine.is_relocalising:
-            # Before that, the session has nothing in the frame of the saved map.
-            self.pose_output.offer_session(self.engine.session, self.health.last_stamp_ns)
-
-    def _run_commands(self, refuses: Callable[[], bool]) -> None:
+    def _run_commands(self) -> None:
         """Run the submitted commands; the snapshot is updated before the caller has the answer."""
         while not self._is_abandoned:
             try:
@@ -292,7 +280,7 @@ class StreamWorker:
             except queue.Empty:
                 return
             try:
-                if refuses():
+                if self.is_stuck and not self._is_abandoned:  # called by another thread
                     raise WorkerStuckError
                 try:
                     answer = command()
