@@ -124,8 +124,8 @@ def test_everything_wrong_is_found(spoil, name):
 
 def test_poor_tracking_and_accuracy_are_found():
     assert failed(good_result(), tracked=0.9) == {'tracked'}
-    assert failed(good_result(), ate=1.5) == {'accuracy against the exact truth'}
-    assert failed(good_result(), ate=None) == {'accuracy against the exact truth'}
+    assert failed(good_result(), ate=1.5) == {'accuracy against the exact ground truth'}
+    assert failed(good_result(), ate=None) == {'accuracy against the exact ground truth'}
 
 
 def test_a_node_that_never_spoke_is_found():
@@ -236,6 +236,6 @@ def test_the_node_is_stopped_when_something_fails(tmp_path):
         process.check()
         raise KeyboardInterrupt
     assert process.exit_code is not None
-    with pytest.raises(R3Error, match='ended by itself'):
+    with pytest.raises(R3Error, match='has ended with status'):
         process._stream = open(tmp_path / 'log', 'ab')
         process.check()

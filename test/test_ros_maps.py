@@ -142,8 +142,8 @@ def test_each_thing_that_can_be_wrong_with_a_map_has_its_code(graph, folder, tmp
     manifest.write_text(manifest.read_text().replace('format_version: 1', 'format_version: 2'))
     for name, code, says in (
         ('none', CODES.NOT_FOUND, 'no map at'),
-        ('', CODES.NOT_FOUND, 'names no map'),
-        ('../kitchen', CODES.NOT_FOUND, 'names no map'),
+        ('', CODES.NOT_FOUND, 'is no name of a map'),
+        ('../kitchen', CODES.NOT_FOUND, 'is no name of a map'),
         ('other_model', CODES.CHECKPOINT_MISMATCH, "made by model 'r3'"),
         ('plain', CODES.BAD_FORMAT, 'include_images'),
         ('damaged', CODES.BAD_FORMAT, 'graph.npz'),
