@@ -249,8 +249,8 @@ class Soak:
         return _level('tracking', DiagnosticStatus.WARN, 'LOW_CONFIDENCE')
 
     def _frame_error(self) -> Callable[[Told], bool]:
-        self._fail(FrameError('the picture is black'))
-        return _value('input', 'last_reject_reason', 'the picture is black')
+        self._fail(FrameError('the image is black'))
+        return _value('input', 'last_reject_reason', 'the image is black')
 
     def _cut_off(self) -> Callable[[Told], bool]:
         message = image_message(self._stamp_ns + 1)

@@ -21,6 +21,8 @@ INITIALIZING, TRACKING, LOW_CONFIDENCE, LOST, RECOVERING = (
     TrackingState.LOST,
     TrackingState.RECOVERING,
 )
+#: Nothing but the number of frames since the last one decides on a keyframe.
+EVERY = {'keyframe__overlap_threshold': 0.0, 'keyframe__novelty_threshold': 0.0}
 #: Few and small, so that every bound is reached within some dozen frames.
 SMALL = {
     'keyframe.max_keyframes': 12,
@@ -376,7 +378,7 @@ def memory_of(engine):
         session.map.revision,
         session.map_revision,
         len(session.trajectory),
-        session.admission._frames,
+        session.admission._since_admission,
         set(engine.predictor.held),
     )
 
@@ -528,16 +530,16 @@ def test_provisional_poses_claim_no_position():
 
 
 def test_live_parameters_change_between_frames():
-    engine = engine_of(keyframe__mode='interval', keyframe__interval=100)
+    engine = engine_of(**EVERY, keyframe__max_interval=100)
     shown = frames(60)
     for _ in range(20):
         engine.step(next(shown))
     assert engine.session.bank.ids() == [0]
     engine.update_config(
-        updated(engine.config, {'keyframe.interval': 5, 'tracking.lost_ratio': 0.0})
+        updated(engine.config, {'keyframe.max_interval': 5, 'tracking.lost_ratio': 0.0})
     )
     later = [engine.step(next(shown)) for _ in range(20)]
-    assert [e.frame_id for e in later if e.is_keyframe] == [24, 29, 34, 39]
+    assert [e.frame_id for e in later if e.is_keyframe] == [20, 25, 30, 35]
     assert engine.session.gate.config.lost_ratio == 0.0
 
 

@@ -11,7 +11,7 @@ PAGE = TEST.parent / 'docs' / 'node.md'
 
 #: The beginning of a row's first cell -> tests, each FILE::NAME without what all have in common.
 TESTS = {
-    'pictures come too fast': (
+    'images arrive too fast': (
         'ros_failures_images::overload_drops_frames_and_counts_them_exactly',
         'ros_failures_images::overload_is_told_once_with_what_to_do',
         'ros_failures_images::queue_policy_loses_nothing',
@@ -22,7 +22,7 @@ TESTS = {
         'ros_failures_images::rejections_are_logged_at_most_every_five_seconds_with_their_count',
         'ros_diagnostics::diagnostics_tell_when_everything_is_rejected',
     ),
-    'a publisher and a subscription that do not fit': (
+    'incompatible QoS': (
         'ros_failures_images::an_incompatible_publisher_is_named_in_diagnostics',
     ),
     'stamp repeated': ('ros_failures_time::repeated_and_late_stamps_are_dropped',),
@@ -34,7 +34,7 @@ TESTS = {
         'ros_failures_time::a_recording_in_a_loop_begins_anew_each_time',
         'ros_failures_time::a_jump_that_is_ignored_drops_images_until_time_is_back',
     ),
-    'pictures of one colour': (
+    'images of one colour': (
         'ros_failures_tracking::a_camera_that_sees_nothing_or_hangs_gives_no_pose',
         'image_check::no_world_begins_in_the_dark',
     ),
@@ -55,7 +55,7 @@ TESTS = {
         'ros_failures_calibration::a_calibration_that_breaks_later_is_not_taken',
         'ros_diagnostics::what_input_warns_of',
     ),
-    'CameraInfo of the same picture': (
+    'CameraInfo of the same image': (
         'ros_failures_calibration::a_calibration_of_another_cut_of_the_sensor_is_made_to_fit',
     ),
     'unknown distortion model': (
@@ -67,7 +67,7 @@ TESTS = {
     'confidence is low': (
         'ros_failures_tracking::poses_of_low_confidence_say_so_and_the_map_rests',
     ),
-    'nothing in sight': (
+    'no known place': (
         'ros_failures_tracking::a_lost_camera_gets_no_pose',
         'ros_transforms::a_lost_camera_keeps_map_to_odom_and_loses_odom_to_base',
     ),
@@ -84,7 +84,7 @@ TESTS = {
     "the robot's `odom -> base`": (
         'ros_navigation::without_the_robots_odometry_nothing_new_is_sent_and_the_last_goes_on',
     ),
-    'somebody else broadcasts': (
+    'another node broadcasts': (
         'ros_rivals::who_was_there_before_keeps_the_edge',
         'ros_rivals::who_comes_later_is_told_and_forgotten_when_gone',
     ),
@@ -109,10 +109,10 @@ TESTS = {
         'ros_failures_device::a_lost_device_stops_the_node_and_the_map_can_still_be_saved',
         'ros_process::a_node_that_cannot_be_cleaned_up_ends_its_process',
     ),
-    'an error that nobody foresaw': (
+    'an unexpected error': (
         'ros_failures_tracking::an_unforeseen_error_is_told_stops_the_stream_and_a_reset_helps',
     ),
-    'FAULT, for whatever reason': (
+    'FAULT, for any reason': (
         'ros_failures_device::the_second_time_a_new_session_begins_and_the_third_stops',
         'ros_services::a_reset_leaves_a_fault',
     ),
@@ -123,7 +123,7 @@ TESTS = {
         'r3_predictor::the_node_says_why_it_has_no_network',
         'checkpoint::a_missing_key_is_named_with_the_one_meant',
     ),
-    "the network's answer is not finite": (
+    "the network's output is not finite": (
         'r3_predictor::answers_that_are_not_finite_are_refused_and_leave_no_trace',
         'ros_failures_images::refusals_of_the_predictor_cost_one_frame',
     ),

@@ -18,7 +18,11 @@ class Sender:
     """A session of some keyframes whose clouds were all sent, and a clock that stands still."""
 
     def __init__(self, monkeypatch):
-        values = {'keyframe.mode': 'interval', 'keyframe.interval': 2}
+        values = {
+            'keyframe.overlap_threshold': 0.0,
+            'keyframe.novelty_threshold': 0.0,
+            'keyframe.max_interval': 2,
+        }
         engine = Engine(ScriptedPredictor(), updated(R3Config(), values))
         for frame in frames(9):
             engine.step(frame)

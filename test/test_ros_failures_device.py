@@ -23,6 +23,9 @@ from std_srvs.srv import Trigger
 
 pytestmark = pytest.mark.ros
 
+#: Nothing but the number of frames since the last one decides on a keyframe.
+EVERY = {'keyframe__overlap_threshold': 0.0, 'keyframe__novelty_threshold': 0.0}
+
 FULL = DeviceMemoryError('2 GiB wanted, 1 GiB free')
 LOST = DeviceLostError('the device does not answer any more: CUDA error: scripted')
 
@@ -33,7 +36,7 @@ def full_at(*indices, **more):
 
 
 def test_the_first_time_less_is_held_and_the_frame_tried_again(graph, capfd):
-    g = graph(full_at(20), keyframe__mode='interval', keyframe__interval=1).start()
+    g = graph(full_at(20), **EVERY, keyframe__max_interval=1).start()
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
     g.send_many(20)
     session = g.node.worker.engine.session

@@ -18,6 +18,9 @@ from sensor_msgs_py import point_cloud2
 
 pytestmark = pytest.mark.ros
 
+#: Nothing but the number of frames since the last one decides on a keyframe.
+EVERY = {'keyframe__overlap_threshold': 0.0, 'keyframe__novelty_threshold': 0.0}
+
 
 def test_an_unforeseen_error_is_told_stops_the_stream_and_a_reset_helps(graph, capfd):
     from std_srvs.srv import Trigger
@@ -76,7 +79,7 @@ def test_a_lost_camera_gets_no_pose(graph):
 
 def test_poses_of_low_confidence_say_so_and_the_map_rests(graph):
     script = Script(droughts=set(range(10, 16)), drought_score=0.25)
-    g = graph(script, keyframe__mode='interval', keyframe__interval=1).start()
+    g = graph(script, **EVERY, keyframe__max_interval=1).start()
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
     g.send_many(10)
     points = len(g.node.worker.engine.session.map)
@@ -89,7 +92,7 @@ def test_poses_of_low_confidence_say_so_and_the_map_rests(graph):
 
 def test_corrected_poses_are_told_and_published_again(graph):
     script = Script(drift=0.2, refine_at={12})
-    g = graph(script, keyframe__mode='interval', keyframe__interval=3).start()
+    g = graph(script, **EVERY, keyframe__max_interval=3).start()
     statuses = g.listen('/r3/status', StreamStatus)
     paths = g.listen('/r3/path', Path, LATCHED)
     graphs = g.listen('/r3/keyframe_graph', KeyframeGraph, LATCHED)
@@ -108,7 +111,7 @@ def test_corrected_poses_are_told_and_published_again(graph):
 
 def test_clouds_of_keyframes_that_were_corrected_are_sent_again_where_they_belong(graph):
     script = Script(drift=0.2, refine_at={12})
-    g = graph(script, keyframe__mode='interval', keyframe__interval=3).start()
+    g = graph(script, **EVERY, keyframe__max_interval=3).start()
     clouds = g.listen('/r3/keyframe_points', PointCloud2, 100)
     g.send_many(12)
     session, chain = g.node.worker.engine.session, g.node.worker.pose_output.chain

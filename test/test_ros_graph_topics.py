@@ -21,7 +21,11 @@ from visualization_msgs.msg import Marker, MarkerArray
 pytestmark = pytest.mark.ros
 
 #: Every third frame becomes a keyframe, unless the bank wants it anyway.
-OFTEN = {'keyframe__mode': 'interval', 'keyframe__interval': 3}
+OFTEN = {
+    'keyframe__overlap_threshold': 0.0,
+    'keyframe__novelty_threshold': 0.0,
+    'keyframe__max_interval': 3,
+}
 
 
 def ask(g):

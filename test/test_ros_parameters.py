@@ -64,8 +64,8 @@ def test_every_parameter_is_declared_and_described(graph):
 
 
 def test_a_misspelt_parameter_is_told(graph, capfd):
-    graph(arguments=('-p', 'keyframe.intervals:=5'))
-    assert "did you mean 'keyframe.interval'?" in capfd.readouterr().err
+    graph(arguments=('-p', 'keyframe.max_intervals:=5'))
+    assert "did you mean 'keyframe.max_interval'?" in capfd.readouterr().err
 
 
 def other_value(parameter):

@@ -1,0 +1,47 @@
+"""Links in the documentation lead somewhere, and the files that it names exist."""
+
+from pathlib import Path
+import re
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [*ROOT.glob('*.md'), *sorted((ROOT / 'docs').rglob('*.md'))]
+FOLDERS = ('benchmarks', 'examples', 'launch', 'r3_ros', 'scripts', 'test', 'tools')
+NAMES = {path.name for folder in FOLDERS for path in (ROOT / folder).rglob('*.py')}
+NAMES |= {path.name for path in ROOT.glob('*.py')}
+#: Written by a user or by others, not part of the repository.
+FOREIGN = {'deterministic_weights.py'}
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r'^#+ (.+)$', page.read_text(encoding='utf-8'), re.MULTILINE)
+    return {re.sub(r'[^\w\- ]', '', h.lower()).replace(' ', '-') for h in headings}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page):
+    for link in re.findall(r'\]\(([^)\s]+)\)', page.read_text(encoding='utf-8')):
+        path, _, anchor = link.partition('#')
+        if not link.startswith('http'):
+            target = page.parent / path if path else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_named_python_files_exist(page):
+    named = re.findall(r'\w[\w./]*\.py\b', page.read_text(encoding='utf-8'))
+    for name in set(named) - FOREIGN:
+        assert name.split('/')[-1] in NAMES, name
+        if name.startswith(('benchmarks/', 'scripts/', 'tools/', 'r3_ros/', 'launch/')):
+            assert (ROOT / name).exists(), name
+        if '/' in name and not (ROOT / name).exists():
+            assert list((ROOT / 'r3_ros').rglob(name)), name
+
+
+def test_the_index_lists_every_page():
+    index = (ROOT / 'docs' / 'README.md').read_text(encoding='utf-8')
+    for page in PAGES:
+        name = page.relative_to(ROOT / 'docs') if page.is_relative_to(ROOT / 'docs') else None
+        assert name is None or str(name) == 'README.md' or f'({name})' in index, name
