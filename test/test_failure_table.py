@@ -121,7 +121,7 @@ TESTS = {
     ),
     'weights missing': (
         'r3_predictor::the_node_says_why_it_has_no_network',
-        'checkpoint::a_missing_key_is_named_with_the_one_meant',
+        'checkpoint::missing_and_unexpected_keys_are_named',
     ),
     "the network's output is not finite": (
         'r3_predictor::answers_that_are_not_finite_are_refused_and_leave_no_trace',
