@@ -154,7 +154,7 @@ class Fuzz:
         self._recover()
         # Later than whatever was taken for an image, so that it is no step back in time.
         stamp_ns = (
-            max(self.graph.node.stream.snapshot.health.last_stamp_ns, self.draw.stamp_ns)
+            max(self.graph.node.worker.snapshot.health.last_stamp_ns, self.draw.stamp_ns)
             + PERIOD_NS
         )
         if stamp_ns > self.draw.stamp_ns + 10**15:
@@ -218,7 +218,7 @@ class Fuzz:
     def _initial_pose(self) -> str:
         self._initial_poses.publish(self.draw.initial_pose())
         self.valid()
-        return 'heard'
+        return 'received'
 
     def _map(self) -> str:
         """Load a damaged map while images go on."""

@@ -116,7 +116,7 @@ class Soak:
             self._inject(name)
         self._begin_anew()
         self.graph.script.turn_drift = LOOP_DRIFT
-        while not self.graph.node.stream.snapshot.stream.loops_closed:
+        while not self.graph.node.worker.snapshot.stream.loops_closed:
             self._next()
             assert self._at < 1000, 'no loop was closed'
         self.graph.script.turn_drift = 0.0
@@ -282,13 +282,13 @@ class Soak:
         )
 
     def _other_size(self) -> Callable[[Tasks], bool]:
-        before = self.graph.node.stream.snapshot.stream.session_id
+        before = self.graph.node.worker.snapshot.stream.session_id
         self._at += 1
         self.graph.send(image_message(self._stamp_ns, picture(80, 60)))
         return lambda tasks: int(tasks['tracking'][2]['session_id']) > before
 
     def _overload(self) -> Callable[[Tasks], bool]:
-        stream = self.graph.node.stream
+        stream = self.graph.node.worker
         self.graph.script.latency_s = 0.05
         missed = stream.mailbox.dropped + self.graph.node_health.frames_lost
         for _ in range(8):
@@ -312,7 +312,7 @@ class Soak:
     def _error(self) -> Callable[[Tasks], bool]:
         self.graph.script.failures[self._coming] = ZeroDivisionError('nobody foresaw this')
         self.graph.images.publish(image_message(self._stamp_ns + 3))
-        # The camera is not heard any more, so the image is not counted as dealt with.
+        # Images are not received any more, so this one is not counted as dealt with.
         self.graph.until(lambda: self.graph.health.state.name == 'FAULT')
         self.graph.script.failures.clear()
         return _level('tracking', DiagnosticStatus.ERROR, 'nobody foresaw this')

@@ -1,7 +1,7 @@
-"""A recording through the node, with RViz: ros2 launch r3_ros bag.launch.py bag:=path.
+"""Play a recording to the node, with RViz: ros2 launch r3_ros bag.launch.py bag:=path.
 
-The recording starts once the node is active, so that none of its images is missed, and brings the
-clock. All arguments of stream.launch.py can be given.
+The recording starts once the node is active, so no image is missed, and provides the clock. All
+arguments of stream.launch.py can be given.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ from r3_ros.core.errors import SourceError
 from launch import LaunchDescription
 
 STREAM = Path(__file__).with_name('stream.launch.py')
-# A clock that ticks slower than the images come would date them ahead of now.
+# With a slower clock, images would have stamps in the future.
 CLOCK_HZ = '100'
 
 
@@ -37,16 +37,16 @@ def recording(context):
 
 
 def play(event, context):
-    """Play once the node is active, and end if it does not become so."""
+    """Play once the node is active; shut down if it does not become active."""
     if event.returncode:
-        return Shutdown(reason='the node does not become active')
+        return Shutdown(reason='the node did not become active')
     given = context.launch_configurations
     command = ['ros2', 'bag', 'play', recording(context), '--clock', CLOCK_HZ]
     command += ['--rate', given['rate'], '--disable-keyboard-controls']
     return ExecuteProcess(
         cmd=command + (['--loop'] if given['loop'] == 'true' else []),
         output='screen',
-        on_exit=LogInfo(msg='The recording is over. The node goes on: Ctrl-C ends it.'),
+        on_exit=LogInfo(msg='The recording has ended. The node still runs: Ctrl-C ends it.'),
     )
 
 
@@ -56,7 +56,7 @@ def is_stream(action):
 
 
 def check(context):
-    """Look for the recording before anything starts."""
+    """Check that the recording exists before anything starts."""
     recording(context)
 
 
@@ -78,13 +78,13 @@ def generate_launch_description():
                 'loop',
                 default_value='false',
                 choices=['true', 'false'],
-                description='play again and again; each time a new session starts',
+                description='play in a loop; each time a new session starts',
             ),
             DeclareLaunchArgument(
                 'use_sim_time',
                 default_value='true',
                 choices=['true', 'false'],
-                description='take the time from /clock, which the recording brings',
+                description='use the time of /clock, which the recording provides',
             ),
             DeclareLaunchArgument(
                 'rviz',

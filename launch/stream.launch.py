@@ -1,6 +1,6 @@
-"""The node on a camera's topics, and RViz if asked: ros2 launch r3_ros stream.launch.py.
+"""The node on a camera's topics, and RViz if requested: ros2 launch r3_ros stream.launch.py.
 
-The other launch files include this one and take its arguments too.
+The other launch files include this one and accept its arguments, too.
 """
 
 from pathlib import Path
@@ -37,17 +37,16 @@ ARGUMENTS = [
     argument('odom_topic', "topic of the robot's odometry, for scale_source odometry", 'odom'),
     argument(
         'preset',
-        f'parameters for a kind of place or machine: {", ".join(PRESETS)}, or a parameter file; '
-        'params_file comes after it',
+        f'parameters for a kind of place or machine: {", ".join(PRESETS)}, or a parameter file',
         'indoor',
     ),
-    argument('params_file', 'parameter file, after the preset and before the other arguments'),
+    argument('params_file', 'parameter file; overrides the preset, other arguments override it'),
     argument('namespace', 'namespace of the node'),
     argument('name', 'name of the node; its topics are below it', 'r3'),
     argument(
         'frame_prefix',
-        'put before the names of the map and odometry frames, for several cameras in one graph: '
-        'left/ makes left/map and left/odom',
+        'prefix of the map and odometry frames, for several cameras in one graph: left/ gives '
+        'left/map and left/odom',
     ),
     *(argument(a.name, a.description, choices=a.choices) for a in parameter_arguments()),
     argument('rviz', 'start RViz too', 'false', BOOLEAN),
@@ -60,7 +59,7 @@ ARGUMENTS = [
 
 
 def start(context):
-    """Start the node, and RViz if asked."""
+    """Start the node, and RViz if requested."""
     given = context.launch_configurations
     files = parameter_files(given['preset'], given['params_file'], SHARE / 'config')
     remappings = [('image', given['image_topic']), ('odom', given['odom_topic'])]
@@ -82,7 +81,7 @@ def start(context):
 
 
 def typed(texts):
-    """Return parameters of these texts and types; launch would guess the types."""
+    """Return parameters with explicit types; launch would guess them."""
     return {
         name: ParameterValue(TextSubstitution(text=text), value_type=kind)
         for name, (text, kind) in texts.items()
@@ -90,7 +89,7 @@ def typed(texts):
 
 
 def rviz(given):
-    """Return RViz, whose configurations are for a node /r3, on the node's topics."""
+    """Return RViz on the node's topics; its configurations are for a node /r3."""
     config = SHARE / 'rviz' / given['rviz_config']
     if not config.is_file():
         config = Path(given['rviz_config']).expanduser()
@@ -110,5 +109,5 @@ def rviz(given):
 
 
 def generate_launch_description():
-    """Declare the arguments and start what they ask for."""
+    """Declare the arguments and start the nodes."""
     return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=start)])

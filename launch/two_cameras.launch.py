@@ -1,8 +1,8 @@
 """Two cameras, two nodes, one graph: /left/r3 and /right/r3, each with its own map and files.
 
 ros2 launch r3_ros two_cameras.launch.py left_image_topic:=... right_image_topic:=...
-The maps are not fused; rviz:=true shows each in a window of its own. Arguments of stream.launch.py
-that are not set here go to both.
+The maps are not fused; rviz:=true opens a window for each. Other arguments of stream.launch.py
+apply to both.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ STREAM = Path(__file__).with_name('stream.launch.py')
 
 
 def camera(side):
-    """Return one node; everything it names begins with the side."""
+    """Return one node; its topics, frames and files are prefixed with the side."""
     arguments = {
         'image_topic': LaunchConfiguration(f'{side}_image_topic'),
         'camera_info_topic': '',
@@ -39,8 +39,8 @@ def camera(side):
             DeclareLaunchArgument(
                 f'{side}_optical_frame',
                 default_value='',
-                description=f'frame of the {side} camera, where both cameras give the same '
-                'frame_id or none; empty: as the images say',
+                description=f'frame of the {side} camera, if both cameras have the same frame_id '
+                'or none; empty: frame_id of the images',
             ),
             IncludeLaunchDescription(
                 PythonLaunchDescriptionSource(str(STREAM)), launch_arguments=arguments.items()

@@ -1,6 +1,6 @@
-"""A camera on USB through the node: ros2 launch r3_ros webcam.launch.py device:=/dev/video0.
+"""The node on a USB camera: ros2 launch r3_ros webcam.launch.py device:=/dev/video0.
 
-All arguments of stream.launch.py but the topics of the images can be given.
+All arguments of stream.launch.py except the image topics can be given.
 """
 
 from pathlib import Path
@@ -45,7 +45,7 @@ def driver(context):
 
 
 def generate_launch_description():
-    """Start the driver, image_proc if asked, and the node on what comes out."""
+    """Start the driver, image_proc if requested, and the node."""
     return LaunchDescription(
         [
             DeclareLaunchArgument(
@@ -77,8 +77,8 @@ def generate_launch_description():
                 'rectify',
                 default_value='false',
                 choices=['true', 'false'],
-                description='undistort the images by image_proc; needed where others want them '
-                'too, since the node undistorts what it takes by itself',
+                description='undistort the images with image_proc, for other nodes; the node '
+                'undistorts its own input itself',
             ),
             OpaqueFunction(function=driver),
             Node(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 import numpy as np
@@ -50,7 +51,7 @@ def _frame_at(recording: Path, stamp_ns: int) -> np.ndarray:
         return next(raw.image for raw in source if raw.stamp_ns == stamp_ns)
 
 
-def _show(axes: object, image: np.ndarray) -> None:
+def _show(axes: Any, image: np.ndarray) -> None:
     axes.imshow(image, cmap='turbo', aspect='auto')
     axes.set_axis_off()
 

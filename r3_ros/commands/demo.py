@@ -16,7 +16,7 @@ from .options import add_set_option, parsed_settings, positive_int
 
 if TYPE_CHECKING:
     from ..core.config import R3Config
-    from ..ros.demo.listener import Heard
+    from ..ros.demo.listener import ReceivedMessages
 
 EXIT_CHECK_FAILED = 1
 
@@ -176,8 +176,8 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def update(self, sent: int, heard: Heard) -> None:
-        status = heard.last_status
+    def update(self, sent: int, received: ReceivedMessages) -> None:
+        status = received.last_status
         if status is not None:
             self._bar.set_postfix_str(
                 f'{status.frames_processed} processed, {status.frames_dropped} dropped, '

@@ -37,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..core.config import parameters
+    from ..core.parameter_fields import parameters
     from ..learning.training.procedural import ProceduralClips
     from ..learning.training.processes import joined
     from ..learning.training.trainer import Trainer

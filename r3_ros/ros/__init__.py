@@ -1,1 +1,1 @@
-"""ROS 2 layer: parameters, conversions, transforms and the lifecycle node. Thin by rule."""
+"""ROS 2 layer: the lifecycle node, its parameters, inputs, outputs, transforms and services."""

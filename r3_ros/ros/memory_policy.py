@@ -1,9 +1,10 @@
-"""What to do each time the device has no memory left."""
+"""What to do when the device has no memory left."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 import enum
 import time
 from typing import Any, TYPE_CHECKING
@@ -16,7 +17,7 @@ from .outputs.health import Health
 if TYPE_CHECKING:
     from ..streaming.engine import Engine
 
-#: Three times within it, and nothing helps.
+#: So many failures within this time lead to FAULT.
 _WINDOW_S = 60.0
 _TOO_OFTEN = 3
 
@@ -24,36 +25,37 @@ _TOO_OFTEN = 3
 class Remedy(enum.Enum):
     """From mild to severe."""
 
-    SHRINK = 'shrink'  # hold less, and try the frame again
+    SHRINK = 'shrink'  # hold fewer frames, and try the frame again
     RESET = 'reset'  # begin a new session
     STOP = 'stop'  # FAULT
 
 
 class NoMemoryError(R3Error):
-    """A frame got no estimate, for want of memory.
+    """A frame could not be estimated for lack of memory.
 
     :ivar remedy: what is left to do: RESET or STOP.
     """
 
     def __init__(self, remedy: Remedy, message: str) -> None:
-        """Keep the remedy beside the message."""
         super().__init__(message)
         self.remedy = remedy
 
 
 class MemoryPolicy:
-    """Answers each failure more severely than the one before, if that was not long ago."""
+    """Chooses a remedy for each failure, a more severe one if the last was not long ago.
+
+    :ivar count: failures since the node was configured.
+    """
 
     def __init__(self) -> None:
-        #: Failures since the node was configured.
         self.count = 0
         self._recent_s: deque[float] = deque()
 
     def remedy(self, policy: str, now_s: float, can_retry: bool) -> Remedy:
-        """Count a failure and return what to do about it.
+        """Count a failure and return its remedy.
 
         :param policy: ``memory.oom_policy``.
-        :param can_retry: the frame has left no trace, so that it may be tried again.
+        :param can_retry: the frame has not changed the session, so it may be tried again.
         """
         self.count += 1
         while self._recent_s and now_s - self._recent_s[0] > _WINDOW_S:
@@ -65,43 +67,32 @@ class MemoryPolicy:
             return Remedy.SHRINK
         return Remedy.RESET
 
-    def forgive(self) -> None:
-        """Start anew, on request: the next failure is the first again."""
+    def clear_recent(self) -> None:
+        """Forget recent failures: the next one counts as the first."""
         self._recent_s.clear()
 
 
+@dataclass(eq=False)
 class FrameStepper:
-    """Has the engine process frames, with less memory where it has to. Worker thread.
+    """Runs the engine on frames, and frees memory where needed. Worker thread.
 
     :ivar config: live parameters.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        config: MemoryConfig,
-        health: Health,
-        drop_jobs: Callable[[], None],
-        logger: Any,
-    ) -> None:
-        """Start with no failure.
-
-        :param drop_jobs: lets go of snapshots that wait to be published.
-        """
-        self.config = config
-        self.policy = MemoryPolicy()
-        self._engine = engine
-        self._health = health
-        self._drop_jobs = drop_jobs
-        self._logger = logger
+    _engine: Engine
+    config: MemoryConfig
+    _health: Health
+    _drop_jobs: Callable[[], None]
+    _logger: Any
+    policy: MemoryPolicy = field(default_factory=MemoryPolicy, init=False)
 
     def step(self, frame: Frame, is_abandoned: Callable[[], bool]) -> Estimate:
-        """Return the engine's estimate of a frame, which is tried again with less held.
+        """Return the engine's estimate for a frame, if need be after freeing memory.
 
-        Host memory is no exception: CuPy reports the device's in the same way.
+        MemoryError is handled the same way: CuPy raises it for the device's memory.
 
-        :param is_abandoned: nobody waits for the frame any more, so it is not tried again.
-        :raises NoMemoryError: the device has no memory for it.
+        :param is_abandoned: whether the worker was stopped, so the frame is not tried again.
+        :raises NoMemoryError: there is not enough memory.
         :raises FrameError: the frame cannot be used.
         """
         count = self._engine.session.frame_count
@@ -114,7 +105,7 @@ class FrameStepper:
                 self._make_room(error, can_retry, is_abandoned())
 
     def _make_room(self, error: Exception, can_retry: bool, is_abandoned: bool) -> None:
-        """Have less held.
+        """Free memory.
 
         :raises NoMemoryError: that does not help.
         """
@@ -133,6 +124,6 @@ class FrameStepper:
             self._make_room(still, can_retry=False, is_abandoned=is_abandoned)
         self._logger.warning(
             f'{reason} (oom_count: {self.policy.count}); the oldest quarter of the keyframes and '
-            'half of the recent frames go, and the frame is tried again. Take a smaller '
+            'half of the recent frames are removed, and the frame is tried again. Use a smaller '
             'memory.max_gpu_mib or model.image_size'
         )

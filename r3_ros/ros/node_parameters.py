@@ -1,4 +1,4 @@
-"""ROS parameters made from the one typed configuration, and back. Nothing is listed by hand."""
+"""Conversion between the typed configuration and ROS parameters."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ from collections.abc import Mapping, Sequence
 import re
 from typing import Any
 
-from rcl_interfaces.msg import (
-    FloatingPointRange,
-    IntegerRange,
-    ParameterDescriptor,
-    SetParametersResult,
-)
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
@@ -27,12 +22,11 @@ _QOS_POLICIES = {
     'durability': DurabilityPolicy,
     'history': HistoryPolicy,
 }
-#: DDS counts in 32 bits.
-_MAX_DEPTH = 2**31 - 1
+_MAX_DEPTH = 2**31 - 1  # of DDS
 
 
 def descriptor(parameter: Parameter) -> ParameterDescriptor:
-    """Return what ``ros2 param describe`` says of a parameter."""
+    """Return the description, range and constraints of a parameter."""
     meta = parameter.meta
     unit = f' [{meta.unit}]' if meta.unit else ''
     change = 'may change at any time' if meta.live else 'fixed once the node is configured'
@@ -55,15 +49,15 @@ def descriptor(parameter: Parameter) -> ParameterDescriptor:
 
 
 def declare_parameters(node: Node) -> None:
-    """Declare every parameter, with the value that a file or the command line gave it.
+    """Declare every parameter, with its value from a file or the command line.
 
-    :raises ConfigError: such a value has the wrong type or is not allowed.
+    :raises ConfigError: a value has the wrong type or is not allowed.
     """
     for parameter in parameters(R3Config()):
         try:
             node.declare_parameter(parameter.name, parameter.default, descriptor(parameter))
         except InvalidParameterTypeException as error:
-            hint = ' (write whole numbers with a point: 20.0)' if parameter.kind is float else ''
+            hint = ' (integers need a decimal point: 20.0)' if parameter.kind is float else ''
             raise ConfigError(f'{error}{hint}') from error
         except InvalidParameterValueException as error:
             raise ConfigError(
@@ -73,10 +67,7 @@ def declare_parameters(node: Node) -> None:
 
 
 def unknown_parameters(node: Node) -> list[str]:
-    """Return a line on each parameter that was given to the node but does not exist.
-
-    ROS passes over them in silence, so a misspelt one would leave its default in force unseen.
-    """
+    """Return a warning for each given parameter that does not exist; ROS ignores them silently."""
     known = [parameter.name for parameter in parameters(R3Config())]
     lines = []
     for name in _given(node):
@@ -87,15 +78,15 @@ def unknown_parameters(node: Node) -> list[str]:
 
 
 def was_given(node: Node, prefix: str) -> bool:
-    """Tell whether a file or the command line gave a parameter whose name begins like this."""
+    """Return whether a file or the command line sets a parameter whose name has this prefix."""
     return any(name.startswith(prefix) for name in _given(node))
 
 
 def require_qos(node: Node) -> None:
-    """Look at the qualities of service that a file or the command line gave.
+    """Check the QoS overrides from files and the command line.
 
-    :raises ConfigError: one is none. rclpy would find out as it makes the topic, half-way through
-        a transition, and say nothing.
+    :raises ConfigError: a value is invalid. rclpy would fail only when it creates the topic, in
+        the middle of a transition, without a message.
     """
     for name, given in _given(node).items():
         match = _QOS_OVERRIDE.fullmatch(name)
@@ -116,12 +107,12 @@ def require_qos(node: Node) -> None:
 
 
 def _given(node: Node) -> Mapping[str, RosParameter]:
-    # rclpy has no public way to tell.
+    # rclpy has no public access to them.
     return getattr(node, '_parameter_overrides', {})
 
 
 def read_config(node: Node) -> R3Config:
-    """Return the configuration that the parameters hold now.
+    """Return the configuration with the current values of the parameters.
 
     :raises ConfigError: two parameters contradict each other.
     """
@@ -132,10 +123,10 @@ def read_config(node: Node) -> R3Config:
 def changed_config(
     config: R3Config, changes: Sequence[RosParameter], is_configured: bool
 ) -> R3Config:
-    """Return the configuration after a change of parameters; others than ours are let be.
+    """Return the configuration after a change of parameters; unknown ones are ignored.
 
     :param is_configured: only live parameters may change.
-    :raises ConfigError: unknown, not allowed, or not now.
+    :raises ConfigError: a value is not allowed, or not while the node is configured.
     """
     known = {parameter.name: parameter for parameter in parameters(config)}
     values: dict[str, Any] = {}
@@ -151,13 +142,3 @@ def changed_config(
             )
         values[change.name] = value
     return updated(config, values) if values else config
-
-
-def accepted() -> SetParametersResult:
-    """Return the answer to a change that is carried out."""
-    return SetParametersResult(successful=True)
-
-
-def refused(error: ConfigError) -> SetParametersResult:
-    """Return the answer to a change that is not carried out."""
-    return SetParametersResult(successful=False, reason=str(error))

@@ -1,4 +1,4 @@
-"""What leaves the node for an estimate: transforms, then poses, then clouds of known places."""
+"""Publishes an estimate: transforms, then poses, then depth and clouds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..core.datatypes import Estimate
 from ..core.errors import TransformError
 from ..core.geometry import inverse, is_rigid
 from ..streaming.scale.odometry_buffer import OdometryBuffer
-from .outputs.cloud_publisher import DepthScene, ScenePublisher
+from .outputs.cloud_publisher import CloudPublisher, DepthJob
 from .outputs.health import StreamState
 from .outputs.keyframe_clouds import KeyframePlace
 from .outputs.messages import odometry_message, pose_message
@@ -24,17 +24,17 @@ from .tf.transforms import corrects_robot, TransformAuthority
 if TYPE_CHECKING:
     from ..streaming.session import Session
 
-#: Depth may come later than its frame, though not by more frames than this.
+#: Depth may come later than its frame, by up to so many frames.
 _STAMPS_KEPT = 256
-#: How far back an initial pose may be meant, in frames.
+#: The stamp of an initial pose may be so many frames old.
 _TRACK_FRAMES = 1000
 
 
-class Placing:
-    """Keeps the chain of frames of a session and publishes on it. Worker thread.
+class PoseOutput:
+    """Keeps a session's chain of frames and publishes its poses. Worker thread.
 
-    :ivar base: the moving frame; None until the first picture has told its camera.
-    :ivar chain: of the present session; None without a base.
+    :ivar base: the moving frame; None before the first image.
+    :ivar chain: of the current session; None without a base.
     """
 
     def __init__(
@@ -42,42 +42,41 @@ class Placing:
         config: R3Config,
         outputs: Outputs,
         authority: TransformAuthority,
-        scenes: ScenePublisher,
+        clouds: CloudPublisher,
     ) -> None:
-        """Start without a camera."""
         self.config = config
         self.base: Base | None = None
         self.chain: PoseChain | None = None
         self.optical_frame = ''
         self._outputs = outputs
         self._authority = authority
-        self._scenes = scenes
+        self._clouds = clouds
         self._stamps_ns: dict[int, int] = {}
-        #: ``map -> odom`` that the next session starts with, so that a robot stays where it is.
+        #: ``map -> odom`` that the next session starts with, so a robot keeps its pose in map.
         self._T_map_odom_kept: np.ndarray | None = None
-        #: Where the next session starts, if somebody has said so before its first picture.
+        #: Initial pose given before the session's first pose.
         self._start: InitialPose | None = None
-        #: The newest pose of the camera, also if it is not given out; None: not known now.
+        #: The newest pose of the camera, published or not; None while it is lost.
         self._T_world_camera: np.ndarray | None = np.eye(4)
         self._track = OdometryBuffer(_TRACK_FRAMES)
 
     def update_config(self, config: R3Config) -> None:
-        """Take over live parameters."""
+        """Apply changed live parameters."""
         self.config = config
-        self._scenes.config = config
+        self._clouds.config = config
         self._authority.update_config(config)
 
-    def take_camera(self, base: Base, optical_frame: str) -> None:
-        """Publish for a camera from now on; :meth:`restart` begins its session."""
+    def set_camera(self, base: Base, optical_frame: str) -> None:
+        """Set the camera; :meth:`restart` begins its session."""
         self.base, self.optical_frame = base, optical_frame
 
     def restart(
         self, stamp_ns: int, keeps_place: bool, T_map_world: np.ndarray | None = None
     ) -> None:
-        """Begin a session: map and path are empty, odom and map start at the origin.
+        """Begin a session with empty map and path, and odom and map at the origin.
 
-        :param keeps_place: a robot that is corrected stays where it is in map instead.
-        :param T_map_world: of a map that was loaded: the session is in its frame.
+        :param keeps_place: a robot whose odometry is corrected keeps its pose in map instead.
+        :param T_map_world: of a loaded map, whose frame the session uses.
         """
         self._authority.reset(keeps_place)
         self._T_map_odom_kept = self._authority.T_map_odom
@@ -91,17 +90,17 @@ class Placing:
         if self._start is not None:
             self._start_at(self._start)
         self._stamps_ns.clear()
-        self._scenes.clear(stamp_ns, path_too=True)
+        self._clouds.clear(stamp_ns, path_too=True)
 
-    def seen(self, stamp_ns: int) -> None:
-        """Note a picture that gets no pose: ``map -> odom`` goes on."""
-        self._authority.seen(stamp_ns)
+    def note_image(self, stamp_ns: int) -> None:
+        """Extend the validity of ``map -> odom`` by an image without a pose."""
+        self._authority.note_image(stamp_ns)
 
     def publish(self, estimate: Estimate) -> tuple[StreamState, str]:
-        """Send the transforms, then what refers to them; return the state and its reason."""
-        assert self.base is not None and self.chain is not None, 'take_camera comes first'
+        """Publish transforms, pose and odometry; return the state and its reason."""
+        assert self.base is not None and self.chain is not None, 'set_camera comes first'
         state, stamp_ns = StreamState[estimate.state.name], estimate.stamp_ns
-        self.seen(stamp_ns)
+        self.note_image(stamp_ns)
         self.chain.metres_per_unit = estimate.metres_per_unit
         if estimate.T_world_camera is None:
             self._T_world_camera = None
@@ -110,18 +109,17 @@ class Placing:
                 self._publish_placement(stamp_ns, without_motion(self.chain.last))
             return state, estimate.reason
         if not is_rigid(estimate.T_world_camera):
-            # The last line of defence: nothing that is no pose leaves this node.
             return StreamState.LOW_CONFIDENCE, 'the estimate was no rigid motion'
         self._T_world_camera = estimate.T_world_camera
         if self._waits_for_metres:
-            # Metres were asked for: whoever listens must never take another unit for them.
+            # A scale source is configured, so subscribers expect metres.
             return StreamState.INITIALIZING, estimate.reason
         if self._T_map_odom_kept is not None:
             try:
                 self._keep_place(stamp_ns, estimate.T_world_camera)
             except TransformError as error:
                 self._authority.robot.fail(str(error))
-                reason = 'odom -> base is needed to keep the robot where it was'
+                reason = "odom -> base is needed to keep the robot's pose in map"
                 return StreamState.INITIALIZING, f'{reason}: {error}'
         placement = self.chain.advance(
             stamp_ns,
@@ -135,7 +133,7 @@ class Placing:
         self._start = None
         self._track.add(stamp_ns, placement.T_odom_base)
         reason = estimate.reason
-        if self.holds_back_correction:
+        if self.correction_waits_for_metres:
             reason = '; '.join(filter(None, (reason, 'map -> odom waits for metres')))
         else:
             self._authority.send(stamp_ns, placement, self.base.frame)
@@ -143,14 +141,14 @@ class Placing:
         return state, reason
 
     @property
-    def holds_back_correction(self) -> bool:
-        """Tell whether a robot is not corrected because our lengths are no metres as its own."""
+    def correction_waits_for_metres(self) -> bool:
+        """Return whether ``map -> odom`` is not sent because the scale is unknown."""
         unknown = self.chain is None or self.chain.metres_per_unit is None
         needed = self.config.scale.require_metric_for_tf and corrects_robot(self.config)
         return needed and unknown
 
     def waits_for_robot(self, stamp_ns: int) -> bool:
-        """Tell whether a picture is the first of a session that needs the robot's transform."""
+        """Return whether an image is the first of a session and needs the robot's transform."""
         if self._T_map_odom_kept is None or self.base is None or not stamp_ns:
             return False
         try:
@@ -160,9 +158,9 @@ class Placing:
         return False
 
     def start_at(self, given: InitialPose) -> bool:
-        """Have the map of the next first pose start so that the base is at a pose now.
+        """Set the base's current pose in map before the session's first pose.
 
-        :returns: False if the camera has been lost since the session began.
+        :returns: False if the camera was lost since the session began.
         """
         if self._T_world_camera is None:
             return False
@@ -171,8 +169,8 @@ class Placing:
         return True
 
     def move_map(self, given: InitialPose) -> bool:
-        """Move the map so that the base is at a pose; False if nobody knows where it is now."""
-        assert self.base is not None and self.chain is not None, 'there is a pose'
+        """Move the map so that the base has a pose; return False if its pose is unknown now."""
+        assert self.base is not None and self.chain is not None
         T_map_now = self._authority.T_map_base_now(given.stamp_ns, self.base.frame)
         if not corrects_robot(self.config) or T_map_now is None:
             if self._T_world_camera is None or self.chain.last is None:
@@ -186,7 +184,7 @@ class Placing:
         return True
 
     def rescale(self, metres_per_unit: float | None) -> None:
-        """Go on with another length of the engine's unit; odom goes on where it is."""
+        """Change the metric scale; poses in odom remain continuous."""
         if self.chain is None or self.chain.metres_per_unit == metres_per_unit:
             return
         self.chain.metres_per_unit = metres_per_unit
@@ -194,23 +192,21 @@ class Placing:
         self._authority.move_map(self.chain.placed_again)
 
     def _start_at(self, given: InitialPose) -> None:
-        # Without a camera it is taken over when one comes.
+        # Without a camera, restart applies it.
         if self.base is not None and self.chain is not None:
-            assert self._T_world_camera is not None, 'asked before'
+            assert self._T_world_camera is not None
             self.chain.start = given.T_map_base, self._T_world_camera, not self.base.is_named
 
     def _keep_place(self, stamp_ns: int, T_world_camera: np.ndarray) -> None:
-        """Start the session's map so that ``map -> odom`` stays as it was."""
-        assert (
-            self.base is not None and self.chain is not None and self._T_map_odom_kept is not None
-        )
+        """Start the session's map so that ``map -> odom`` does not change."""
+        assert self.base and self.chain and self._T_map_odom_kept is not None
         T_odom_base = self._authority.robot.at(stamp_ns, self.base.frame)
         T_map_base, self._T_map_odom_kept = self._T_map_odom_kept @ T_odom_base, None
         self.chain.start = T_map_base, T_world_camera, False
 
     def offer_depths(self, estimate: Estimate, session: Session) -> None:
-        """Hand depth maps on, each with the stamp and the present pose of its own frame."""
-        assert self.chain is not None, 'take_camera comes first'
+        """Offer depth maps for publishing, with the stamps and current poses of their frames."""
+        assert self.chain is not None, 'set_camera comes first'
         unit = self.chain.unit
         self._stamps_ns[estimate.frame_id] = estimate.stamp_ns
         self._stamps_ns.pop(estimate.frame_id - _STAMPS_KEPT, None)
@@ -223,16 +219,16 @@ class Placing:
             if frame_id in session.bank and pose is not None:
                 S_map_own = self.chain.S_map_world @ pose.S_world_camera
                 place = KeyframePlace(frame_id, stamp_ns, S_map_own)
-            scene = DepthScene(depth_map, stamp_ns, self.optical_frame, place, unit)
-            self._scenes.offer_depth(scene)
+            job = DepthJob(depth_map, stamp_ns, self.optical_frame, place, unit)
+            self._clouds.offer_depth(job)
 
     def offer_session(self, session: Session, stamp_ns: int) -> None:
-        """Have map, grid and path published if they are due."""
+        """Offer map, grid, path and graph for publishing."""
         if self.chain is None:
             return
         self.chain.metres_per_unit = session.scale.metres_per_unit
         if not self._waits_for_metres:
-            self._scenes.offer_session(session, self.chain.frozen(), stamp_ns)
+            self._clouds.offer_session(session, self.chain.frozen(), stamp_ns)
 
     @property
     def _waits_for_metres(self) -> bool:

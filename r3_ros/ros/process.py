@@ -1,7 +1,7 @@
-"""The process around the node: from its arguments to its exit status, and how it ends in time.
+"""The process of the node: arguments, signals and exit status.
 
-The node works in a thread of its own, so that the main thread answers a signal whatever the node
-is at: loading a model, a frame, or a save on a slow disk.
+The node runs in its own thread, so the main thread handles signals in time whatever the node does:
+loading a model, processing a frame, or saving to a slow disk.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from .node import R3StreamNode
 from .rcl_errors import one_line, RCLError
 from .services.services import WRITER
 
-#: From a signal to the end of the process; what is not done by then is abandoned.
+#: From a signal to the end of the process; unfinished work is abandoned then.
 _END_S = 2.5
-#: Of that, what an abandoned save has to remove what it began.
+#: Part of it, for an abandoned save to remove its temporary files.
 _TIDY_S = 1.0
-#: More, if the map is to be saved at the end: launch kills 10 s after its first signal.
+#: Added if the map is saved at the end: launch kills 10 s after its first signal.
 _LAST_SAVE_S = 6.0
 _SPIN_S = 0.1
 
@@ -38,7 +38,7 @@ _SPIN_S = 0.1
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; return the exit status."""
     stopping = threading.Event()
-    # Ours in place of rclpy's: the context stays valid while the node shuts down in order.
+    # Instead of rclpy's handlers: the context stays valid while the node shuts down in order.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
     try:
@@ -65,10 +65,10 @@ def main(args: Sequence[str] | None = None) -> int:
     _end_saves(node, deadline_s)
     stuck = [t for t in threading.enumerate() if t.name.startswith(THREAD_PREFIX)]
     if runner.is_alive():
-        # The graph is told that the node is gone, or another of its name could not start.
+        # Removes the node from the graph, or another of its name could not start.
         node.destroy_node()
     if stuck:
-        # A model that does not come back must not keep the process.
+        # A model that does not return must not keep the process alive.
         sys.stderr.flush()
         os._exit(runner.status)
     try_shutdown()
@@ -78,22 +78,22 @@ def main(args: Sequence[str] | None = None) -> int:
 def _make_node() -> R3StreamNode:
     """Return the node.
 
-    :raises ConfigError: a parameter is not allowed, or ROS does not let a node begin here.
+    :raises ConfigError: a parameter is not allowed, or ROS cannot create a node.
     """
     try:
         with warnings.catch_warnings():
-            # rclpy's remark on tidying up after the error that is told below.
+            # rclpy's warning about its cleanup after the error that is reported below.
             warnings.filterwarnings('ignore', 'Failed to fini rosout', RuntimeWarning)
             return R3StreamNode()
     except RCLError as error:
         raise ConfigError(
-            f'ROS lets no node begin here: {one_line(error)}; look at ROS_SECURITY_ENABLE and '
-            'the keystore, ROS_DOMAIN_ID, RMW_IMPLEMENTATION and the files that set the middleware'
+            f'ROS cannot create the node: {one_line(error)}; check ROS_SECURITY_ENABLE and the '
+            'keystore, ROS_DOMAIN_ID, RMW_IMPLEMENTATION and the configuration of the middleware'
         ) from error
 
 
 class _Runner(threading.Thread):
-    """Configures and runs the node until it is to stop, or has to."""
+    """Configures and runs the node until it is stopped or fails."""
 
     def __init__(self, node: R3StreamNode, stopping: threading.Event) -> None:
         super().__init__(name=thread_name('executor'), daemon=True)
@@ -111,7 +111,7 @@ class _Runner(threading.Thread):
             self._node.destroy_node()
             executor.shutdown(timeout_sec=0.5)
             self.status = self.status or self._node.exit_status
-        except Exception:  # the edge of the thread: the process ends, and says why
+        except Exception:  # the edge of the thread: the process ends
             self.status = 1
             traceback.print_exc()
         finally:
@@ -129,7 +129,7 @@ class _Runner(threading.Thread):
 
 
 def _end_saves(node: R3StreamNode, deadline_s: float) -> None:
-    """Let saves end by themselves; give up those that do not, with what they began removed."""
+    """Wait for running saves; cancel those that do not end in time."""
     writers = [t for t in threading.enumerate() if t.name.startswith(thread_name(WRITER))]
     for thread in writers:
         thread.join(_left_s(deadline_s - _TIDY_S))

@@ -1,14 +1,14 @@
-"""What ROS itself says of its errors, made fit for one line of a log."""
+"""Errors of ROS itself, formatted for one line of a log."""
 
 import re
 
 from rclpy.impl.implementation_singleton import rclpy_implementation
 
-#: What rclpy raises where the layers below refuse: security, the middleware, a name.
+#: Raised by rclpy for errors of the layers below: security, middleware, names.
 RCLError = rclpy_implementation.RCLError
-_PLACES_IN_SOURCES = re.compile(r',? at [^\s,]+\.(?:c|cpp|h|hpp):\d+')
+_SOURCE_LOCATIONS = re.compile(r',? at [^\s,]+\.(?:c|cpp|h|hpp):\d+')
 
 
 def one_line(error: BaseException) -> str:
-    """Return the words of an error without line breaks, and without places in rcl's sources."""
-    return _PLACES_IN_SOURCES.sub('', ' '.join(str(error).split()))
+    """Return the text of an error without line breaks and without locations in rcl's sources."""
+    return _SOURCE_LOCATIONS.sub('', ' '.join(str(error).split()))

@@ -1,7 +1,8 @@
-"""Whether an image can be processed yet, or its calibration or a transform may still come."""
+"""Waiting for the calibration and transforms that an image needs."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 import time
 
 from ..core.config import R3Config
@@ -9,30 +10,28 @@ from ..core.errors import TransformError
 from .inputs.camera_input import CameraInput
 from .inputs.conversions import Received
 from .outputs.messages import stamp_ns_of
-from .pose_output import Placing
+from .pose_output import PoseOutput
 from .tf.frame_tree import Base, TransformTree
 
 
+@dataclass(eq=False)
 class Readiness:
-    """Looks for what an image needs besides its pixels. Worker thread.
+    """Decides whether an image can be processed yet. Worker thread.
 
     :ivar config: live parameters.
     """
 
-    def __init__(
-        self, config: R3Config, camera: CameraInput, tree: TransformTree, pose_output: Placing
-    ) -> None:
-        self.config = config
-        self._camera = camera
-        self._tree = tree
-        self._pose_output = pose_output
+    config: R3Config
+    _camera: CameraInput
+    _tree: TransformTree
+    _pose_output: PoseOutput
 
     def base_for(self, received: Received) -> Base | None:
-        """Return the moving frame that an image's camera is on; None: wait a little longer.
+        """Return the base of an image's camera; None: calibration or transforms may still come.
 
-        The one in use is returned as the same object for as long as it holds.
+        While the base does not change, the same object is returned.
 
-        :raises TransformError: a transform has not come for too long; the image is of no use.
+        :raises TransformError: a transform is missing for too long; the image cannot be used.
         """
         if self._camera.waits_for_calibration():
             return None
@@ -51,7 +50,7 @@ class Readiness:
 
     def _found(self, frame: str) -> Base | None:
         in_time = self._tree.age_s() < self.config.tf_lookup_timeout
-        # Without a named base the camera itself serves, but a driver's frames may still come.
+        # Without base_frame the camera is the base, but the driver's frames may still come.
         if in_time and not self.config.base_frame and not self._tree.has_parent(frame):
             return None
         try:

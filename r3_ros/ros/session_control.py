@@ -1,9 +1,9 @@
-"""The sessions of a node: how they begin, and what services ask of the one that runs."""
+"""Begins the sessions of a node, and carries out the services' commands on the current one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
@@ -16,10 +16,10 @@ from ..input.frame_filter import FrameFilter
 from ..maps.keyframe_images import KeyframeImages
 from ..maps.saved_map import SavedMap
 from ..streaming.map_snapshot import take_map_snapshot
-from .outputs.cloud_publisher import graph_snapshot, ScenePublisher
+from .outputs.cloud_publisher import CloudPublisher, graph_snapshot
 from .outputs.graph_messages import empty_graph, GraphSnapshot
 from .outputs.health import Health, StreamState, TransformHealth
-from .pose_output import Placing
+from .pose_output import PoseOutput
 from .services.map_search import MapSearch, mounting
 from .services.saving import SaveCode, SaveError, Snapshot
 from .stream_report import StreamReport
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class SessionPlace:
-    """Where the map of a new session lies.
+    """Where a new session starts in map.
 
-    :ivar keeps_robot: a robot whose odometry is corrected stays where it is in map.
-    :ivar loaded: the map that the session goes on from; None for an empty one.
+    :ivar keeps_robot: a robot whose odometry is corrected keeps its pose in map.
+    :ivar loaded: the saved map that the session continues; None for an empty one.
     :ivar search: for the camera in that map.
     """
 
@@ -46,76 +46,64 @@ class SessionPlace:
 
 
 KEPT = SessionPlace(keeps_robot=True)
-#: Time has jumped, which the robot's odometry may have done as well.
+#: After a time jump, the robot's odometry may have jumped, too.
 ORIGIN = SessionPlace(keeps_robot=False)
 
 
+@dataclass(eq=False)
 class SessionControl:
-    """Begins sessions, and changes or reads what they hold. Worker thread.
+    """Begins sessions, and changes or reads the current one. Worker thread.
 
     :ivar config: live parameters.
     :ivar images: of the keyframes, encoded.
-    :ivar loaded_from: the folder of the map that the session went on from.
+    :ivar loaded_from: the folder of the map that the session continues.
     :ivar is_active: whether images are processed.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        config: R3Config,
-        frame_filter: FrameFilter,
-        pose_output: Placing,
-        clouds: ScenePublisher,
-        tree: TransformTree,
-        health: Health,
-        transform_health: TransformHealth,
-        report: StreamReport,
-        logger: Any,
-    ) -> None:
-        self.config = config
-        self.images = KeyframeImages()
-        self.loaded_from: Path | None = None
-        self.is_active: Callable[[], bool] = lambda: False
-        self._engine = engine
-        self._frame_filter = frame_filter
-        self._pose_output = pose_output
-        self._clouds = clouds
-        self._tree = tree
-        self._health = health
-        self._transform_health = transform_health
-        self._report = report
-        self._logger = logger
-        # While the camera is looked for in a map that was loaded.
-        self._search: MapSearch | None = None
-        # Where the world of that map lies in it.
-        self._T_map_world: np.ndarray | None = None
-        self._state_before_pause = StreamState.WAITING_INPUT
+    _engine: Engine
+    config: R3Config
+    _frame_filter: FrameFilter
+    _pose_output: PoseOutput
+    _clouds: CloudPublisher
+    _tree: TransformTree
+    _health: Health
+    _transform_health: TransformHealth
+    _report: StreamReport
+    _logger: Any
+    images: KeyframeImages = field(default_factory=KeyframeImages, init=False)
+    loaded_from: Path | None = field(default=None, init=False)
+    is_active: Callable[[], bool] = field(default=lambda: False, init=False)
+    # Not None while the camera is searched for in a loaded map.
+    _search: MapSearch | None = field(default=None, init=False)
+    # Of the loaded map.
+    _T_map_world: np.ndarray | None = field(default=None, init=False)
+    _state_before_pause: StreamState = field(default=StreamState.WAITING_INPUT, init=False)
 
     # Beginning a session.
 
     def reset(self, reason: str, place: SessionPlace = KEPT) -> None:
-        """Start a new session; the model stays loaded and the counters go on.
+        """Start a new session; the model stays loaded and the counters continue.
 
-        :raises DeviceLostError: the device is gone, so a new session would not help.
+        :raises DeviceLostError: the device is lost, so a new session would not help.
         """
         if self._health.device_lost:
             raise DeviceLostError(
-                f'{self._health.device_lost}; clean the node up and configure it, or start it anew'
+                f'{self._health.device_lost}; clean up and configure the node, or restart it'
             )
         self._engine.reset()
         self._begin_session(reason, place)
 
     def reset_on_request(self) -> str:
-        """Start a new session, out of FAULT as well; return what was done, in words."""
+        """Start a new session, also from FAULT; return a message for the caller."""
         self.reset('on request')
         return f'session {self._engine.session.session_id} starts'
 
     def load_map(self, saved: SavedMap, T_map_base: np.ndarray | None, path: Path) -> MapSearch:
-        """Begin a session in a saved map, and look for the camera there.
+        """Begin a session in a saved map, and search for the camera there.
 
-        :param T_map_base: (4, 4) where the base is said to be; None: nobody knows.
-        :param path: where the map comes from.
-        :raises MapError: the map cannot be used; the session goes on.
+        :param T_map_base: (4, 4) initial pose of the base; None if unknown.
+        :param path: folder of the map.
+        :raises MapError: the map cannot be used; the session continues.
         :raises R3Error: the model cannot hold it; a new session begins.
         """
         search = MapSearch(saved)
@@ -127,35 +115,35 @@ class SessionControl:
             loaded = self._engine.load_map(saved, near)
         except Exception:
             if self._engine.session is not session:
-                self.reset('the map could not be held')
+                self.reset('the map does not fit into memory')
             raise
         self._begin_session('another map was loaded', SessionPlace(False, loaded, search))
         self.loaded_from = path
         return search
 
-    def take_camera(self, base: Base, optical_frame: str) -> None:
-        """Start with a camera, or with another one: its images make a new world.
+    def set_camera(self, base: Base, optical_frame: str) -> None:
+        """Set the camera and its base; a changed camera or base begins a new session.
 
-        :raises FrameError: another one is not allowed.
+        :raises FrameError: another camera is not allowed.
         """
         is_first, before = self._pose_output.base is None, self._health.optical_frame
         another = not is_first and optical_frame != before
         if another and self.config.input.on_resolution_change == 'reject':
             raise FrameError(f"frame_id changed from '{before}' to '{optical_frame}'")
-        self._pose_output.take_camera(base, optical_frame)
+        self._pose_output.set_camera(base, optical_frame)
         self._tree.base_frame = self._health.base_frame = base.frame
         self._health.optical_frame = optical_frame
         self._transform_health.problem = ''
         self._engine.odometry.T_base_camera = base.T_base_optical
         self._logger.info(f"camera '{optical_frame}', base frame '{base.frame}'")
         if is_first:
-            # The session has no frame yet, but may go on from a map.
+            # The session has no frame yet, but may continue a loaded map.
             self._restart_poses(KEPT)
         else:
-            self.reset('another camera came' if another else 'the camera has another base')
+            self.reset('the camera changed' if another else 'the base of the camera changed')
 
     def _begin_session(self, reason: str, place: SessionPlace) -> None:
-        """Have everything around the engine follow its new session."""
+        """Reset everything around the engine for its new session."""
         self._logger.info(f'new session: {reason}')
         self._end_search(f'a new session began: {reason}')
         self.loaded_from = self._T_map_world = None
@@ -169,7 +157,7 @@ class SessionControl:
         self._frame_filter.reset()
         state = self._state_before_pause = StreamState.WAITING_INPUT
         if self._search is not None:
-            reason = 'looking for the place in the loaded map'
+            reason = 'searching for the camera in the loaded map'
             state = self._state_before_pause = StreamState.INITIALIZING
         elif not self.is_active():
             state = StreamState.UNINITIALIZED
@@ -181,15 +169,15 @@ class SessionControl:
     def _restart_poses(self, place: SessionPlace) -> None:
         self._pose_output.restart(self._health.last_stamp_ns, place.keeps_robot, self._T_map_world)
 
-    # A map that was loaded.
+    # A loaded map.
 
     def watch_search(self) -> None:
-        """Answer the search when the camera is found, or give it up when it takes long."""
+        """End the search when the camera is found or the time is up."""
         search, timeout_s = self._search, self.config.relocalise.timeout
         if search is None:
             return
         if not self._engine.is_relocalising:
-            self._logger.info('the camera is found in the loaded map')
+            self._logger.info('the camera was found in the loaded map')
             self._end_search('')
         elif search.lasts_longer_than(timeout_s):
             reason = f'the camera was not found in the map within {timeout_s:g} s'
@@ -199,11 +187,11 @@ class SessionControl:
             try:
                 self.reset('the camera was not found in the loaded map')
             finally:
-                # Not before it is so: the caller may send images at once.
+                # After the reset: the caller may send images at once.
                 search.end(f'{reason}; a new session begins without it')
 
     def view_map(self, saved: SavedMap) -> None:
-        """Show a saved map in place of the session's own; the session goes on."""
+        """Publish a saved map instead of the session's own; the session continues."""
         self._clouds.show(saved, self._health.last_stamp_ns)
 
     def _end_search(self, reason: str) -> None:
@@ -215,28 +203,28 @@ class SessionControl:
         base = self._pose_output.base
         return mounting(search.facts, None if base is None else base.T_base_optical)
 
-    # The session that runs.
+    # The current session.
 
     def clear_map(self) -> str:
-        """Drop the map's points and go on tracking; return what was done, in words."""
+        """Remove the map's points and continue tracking; return a message for the caller."""
         self._engine.clear_map()
         self._clouds.clear(self._health.last_stamp_ns, path_too=False)
         return 'the map is empty'
 
     def set_scale(self, metres_per_unit: float, lock: bool) -> str:
-        """Set the metric scale (metres per map unit); return what was done, in words.
+        """Set the metric scale (metres per map unit); return a message for the caller.
 
-        :raises ConfigError: it is no length, or one that was measured is locked.
+        :raises ConfigError: it is not a positive number, or a measured scale is locked.
         """
         self._engine.set_scale(metres_per_unit, lock)
         scale = self._engine.session.scale.view()
         self._pose_output.rescale(scale.metres_per_unit)
         self._report.publish_status()
-        after = 'it stays' if scale.locked else 'later estimates pull it'
+        after = 'it is locked' if scale.locked else 'later estimates may change it'
         return f'a map unit is {metres_per_unit:g} m; {after}'
 
     def pause(self, pause: bool) -> str:
-        """Ignore images, or take them again; return what was done, in words."""
+        """Ignore images, or process them again; return a message for the caller."""
         paused = self._health.state is StreamState.PAUSED
         if pause == paused:
             return 'already paused' if paused else 'not paused'
@@ -249,14 +237,14 @@ class SessionControl:
         return 'paused' if pause else 'resumed'
 
     def on_initial_pose(self, given: InitialPose) -> None:
-        """Move the map so that the base is where somebody says that it is.
+        """Move the map so that the base has a given pose.
 
-        While the camera is looked for in a loaded map, look around there instead.
+        While the camera is searched for in a loaded map, narrow the search instead.
         """
         if self._search is not None and self._engine.is_relocalising:
             near = self._search.near_given(given, self._mounting(self._search))
             self._engine.narrow_search(near)
-            self._logger.info(f'looking for the camera around the base at {given}')
+            self._logger.info(f'searching for the camera around the base at {given}')
             return
         chain = self._pose_output.chain
         if chain is None or chain.last is None:
@@ -265,25 +253,25 @@ class SessionControl:
                 return
         elif self._pose_output.move_map(given):
             self._engine.session.map_revision += 1
-            self._logger.info(f'the map has moved, the base is at {given}')
+            self._logger.info(f'the map was moved, the base is at {given}')
             self._report.publish_status()
             return
         self._logger.error(
-            'initialpose is refused: the camera is lost, so nobody knows which place in the map '
-            'is meant. Bring it where it has been, or call ~/reset first'
+            'initialpose is refused: the camera is lost, so the map cannot be moved under it. '
+            'Return to a mapped place, or call ~/reset first'
         )
 
     # Snapshots for other threads.
 
     def map_snapshot(self) -> Snapshot:
-        """Return all that a save needs, cheap to take and safe to hand to another thread.
+        """Return what a save needs; cheap to take, for any thread.
 
-        :raises SaveError: there is nothing yet.
+        :raises SaveError: the map is empty.
         """
         session = self._engine.session
         chain = self._pose_output.chain
         if chain is None or not session.frame_count:
-            raise SaveError(SaveCode.EMPTY_MAP, 'no picture has been processed yet')
+            raise SaveError(SaveCode.EMPTY_MAP, 'no image has been processed yet')
         chain = chain.frozen()
         chain.metres_per_unit = session.scale.metres_per_unit
         return Snapshot(
@@ -291,9 +279,7 @@ class SessionControl:
             chain=chain,
             base_frame=self._health.base_frame,
             optical_frame=self._health.optical_frame,
-            map=take_map_snapshot(
-                self._engine.session, self._engine.predictor, self.images.view()
-            ),
+            map=take_map_snapshot(session, self._engine.predictor, self.images.view()),
         )
 
     def keyframe_graph(self) -> GraphSnapshot | KeyframeGraph:

@@ -1,9 +1,9 @@
-"""What the worker leaves for other threads, and what it publishes of its own state."""
+"""Snapshots of the worker's state for other threads, and the ``~/status`` topic."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TYPE_CHECKING
 
 from rclpy.clock import Clock
@@ -12,9 +12,9 @@ from ..core.threads import Mailbox
 from ..streaming.snapshot import StreamSnapshot, take_snapshot
 from .inputs.conversions import Received
 from .outputs.health import Health, StreamState
-from .outputs.messages import memory_fields, scale_fields, status_message
+from .outputs.messages import scale_fields, status_message
 from .outputs.outputs import Outputs
-from .pose_output import Placing
+from .pose_output import PoseOutput
 from .tf.frame_tree import Base
 
 if TYPE_CHECKING:
@@ -25,61 +25,52 @@ _OVERLOAD_FRAMES = 100
 
 @dataclass(frozen=True, eq=False)
 class NodeSnapshot:
-    """All that other threads may know of the worker's state; nothing in it changes any more.
+    """Immutable state of the worker, for other threads.
 
     :ivar health: a copy.
     :ivar base: the moving frame whose pose is published; None before the first image.
-    :ivar wants_images: whether the camera is to be subscribed to; in FAULT it is not.
-    :ivar holds_back_correction: a robot is not corrected for want of metres.
-    :ivar occupancy: what became of the last occupancy grid, in words.
+    :ivar wants_images: whether to subscribe to the camera; False in FAULT.
+    :ivar correction_waits_for_metres: ``map -> odom`` is not sent while the scale is unknown.
+    :ivar occupancy: outcome of the last occupancy grid, as text.
     """
 
     stream: StreamSnapshot
     health: Health
     base: Base | None
     wants_images: bool
-    holds_back_correction: bool
+    correction_waits_for_metres: bool
     occupancy: str
 
 
+@dataclass(eq=False)
 class StreamReport:
-    """Leaves snapshots and publishes ``~/status``. Worker thread, but for :attr:`snapshot`.
+    """Updates the snapshot and publishes ``~/status``. Worker thread, except :attr:`snapshot`.
 
     :ivar snapshot: the newest, for any thread.
-    :ivar wants_images: whether the camera is to be subscribed to.
+    :ivar wants_images: whether to subscribe to the camera.
     :ivar on_demand: called when that has changed, or when the device is lost.
-    :ivar is_silent: nothing is published: the node does not wait for the worker any more.
+    :ivar is_silent: whether nothing may be published, since the worker was stopped.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        health: Health,
-        pose_output: Placing,
-        occupancy_state: Callable[[], str],
-        outputs: Outputs,
-        mailbox: Mailbox[Received],
-        clock: Clock,
-        logger: Any,
-    ) -> None:
-        """Leave a first snapshot."""
-        self.wants_images = True
-        self.on_demand: Callable[[], None] = lambda: None
-        self.is_silent: Callable[[], bool] = lambda: False
-        self._engine = engine
-        self._health = health
-        self._pose_output = pose_output
-        self._occupancy_state = occupancy_state
-        self._outputs = outputs
-        self._mailbox = mailbox
-        self._clock = clock
-        self._logger = logger
-        self._counts_at_first: tuple[int, int] | None = None
-        self._reported_overload = False
+    _engine: Engine
+    _health: Health
+    _pose_output: PoseOutput
+    _occupancy_state: Callable[[], str]
+    _outputs: Outputs
+    _mailbox: Mailbox[Received]
+    _clock: Clock
+    _logger: Any
+    wants_images: bool = field(default=True, init=False)
+    on_demand: Callable[[], None] = field(default=lambda: None, init=False)
+    is_silent: Callable[[], bool] = field(default=lambda: False, init=False)
+    _counts_at_first: tuple[int, int] | None = field(default=None, init=False)
+    _reported_overload: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
         self.snapshot = self._taken()
 
-    def leave_snapshot(self) -> None:
-        """Replace the snapshot by one of now."""
+    def update_snapshot(self) -> None:
+        """Take a new snapshot."""
         before, now = self.snapshot, self._taken()
         self.snapshot = now
         device_lost = now.health.device_lost and not before.health.device_lost
@@ -87,8 +78,8 @@ class StreamReport:
             self.on_demand()
 
     def publish_status(self, **fields: Any) -> None:
-        """Publish the state and all counters as they are, and leave them as a snapshot."""
-        self.leave_snapshot()
+        """Update the snapshot, and publish state and counters."""
+        self.update_snapshot()
         if self.is_silent():
             return
         stream, health = self.snapshot.stream, self.snapshot.health
@@ -102,16 +93,16 @@ class StreamReport:
             'frames_received': self._mailbox.received,
             'frames_dropped': self._mailbox.dropped,
             **scale_fields(stream.scale),
-            **memory_fields(stream.memory),
             **fields,
         }
+        if stream.memory is not None:
+            known['gpu_memory_used'] = stream.memory.used
+            known['gpu_memory_peak'] = stream.memory.peak
         stamp_ns = health.last_stamp_ns or self._clock.now().nanoseconds
-        self._outputs.publish(
-            'status', status_message(stamp_ns, health.optical_frame, health, **known)
-        )
+        self._outputs.publish('status', status_message(stamp_ns, health, **known))
 
     def reject(self, reason: str, kind: str) -> None:
-        """Count a frame that could not be used, and say so."""
+        """Count and log a frame that could not be used."""
         self._health.reject(reason, kind)
         count = self._health.frames_rejected
         self._logger.warning(
@@ -120,27 +111,25 @@ class StreamReport:
         self.publish_status()
 
     def fault(self, reason: str) -> None:
-        """Stop the stream until somebody resets it; until then images are only a burden."""
+        """Stop the stream, and unsubscribe from the camera, until it is reset."""
         self._health.enter(StreamState.FAULT, reason)
         self.wants_images = False
         self._logger.error(f'fault: {reason}')
         self.publish_status()
 
     def warn_of_overload(self) -> None:
-        """Say once that images come faster than they can be processed."""
+        """Log once that images come faster than they can be processed."""
         now = (self._mailbox.received, self._mailbox.dropped)
         if self._counts_at_first is None:
-            # Those dropped while the first one waited for its calibration mean nothing.
+            # Images dropped while the first one waited for its calibration do not count.
             self._counts_at_first = now
-        received, dropped = (
-            count - at for count, at in zip(now, self._counts_at_first, strict=True)
-        )
+        received, dropped = now[0] - self._counts_at_first[0], now[1] - self._counts_at_first[1]
         if not self._reported_overload and received > _OVERLOAD_FRAMES and dropped > received / 2:
             self._reported_overload = True
             self._logger.info(
-                f'{dropped} of {received} pictures were dropped (frames_dropped) because they '
-                'come faster than they are processed: lower the camera rate, input.max_rate or, '
-                'of R3, model.image_size'
+                f'{dropped} of {received} images were dropped (frames_dropped) because they come '
+                'faster than they are processed: reduce the camera rate, input.max_rate or, for '
+                'R3, model.image_size'
             )
 
     def _taken(self) -> NodeSnapshot:
@@ -149,6 +138,6 @@ class StreamReport:
             health=self._health.copy(),
             base=self._pose_output.base,
             wants_images=self.wants_images,
-            holds_back_correction=self._pose_output.holds_back_correction,
+            correction_waits_for_metres=self._pose_output.correction_waits_for_metres,
             occupancy=self._occupancy_state(),
         )

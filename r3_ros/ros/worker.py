@@ -1,9 +1,10 @@
-"""The worker: one thread takes images from a mailbox to poses. It alone owns the engine."""
+"""The worker thread: takes images from a mailbox and publishes poses. It owns the engine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 import math
 import queue
 import threading
@@ -22,11 +23,11 @@ from ..input.frame_filter import Action, FrameFilter
 from .inputs.camera_input import CameraInput
 from .inputs.conversions import CameraImage, Received
 from .memory_policy import FrameStepper, NoMemoryError, Remedy
-from .outputs.cloud_publisher import ScenePublisher
+from .outputs.cloud_publisher import CloudPublisher
 from .outputs.health import Health, NodeHealth, StepTimes, StreamState, TransformHealth
 from .outputs.messages import estimate_fields, stamp_ns_of, times_fields
 from .outputs.outputs import Outputs
-from .pose_output import Placing
+from .pose_output import PoseOutput
 from .readiness import Readiness
 from .session_control import KEPT, ORIGIN, SessionControl
 from .stream_report import NodeSnapshot, StreamReport
@@ -37,15 +38,15 @@ if TYPE_CHECKING:
     from ..streaming.engine import Engine
 
 _SECOND_NS = 1_000_000_000
-#: The longest sleep of a worker that waits for an image, or with one for what it needs.
+#: The longest sleep while waiting for an image, its calibration or a transform.
 _IDLE_S = 0.1
-#: A greater age means that camera and node have different clocks.
+#: A greater age of an image means that camera and node have different clocks.
 _CLOCKS_DIFFER_S = 10.0
 _STOP_S = 2.0
 
 
 class WorkerStuckError(R3Error):
-    """The worker was stopped and is still at its last frame, so nobody may touch its engine."""
+    """The worker was stopped and still processes its last frame, so its engine is in use."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -54,112 +55,102 @@ class WorkerStuckError(R3Error):
         )
 
 
+@dataclass(eq=False)
 class StreamWorker:
-    """Has the engine process images, and hands what follows to the publishers.
+    """Runs the engine on images and publishes the results.
 
-    What is not marked otherwise belongs to the worker's thread, or to the executor's while the
-    worker has ended.
+    Belongs to the worker thread, or to the executor while no worker runs, except:
 
-    :ivar config: the parameters in force; replaced as a whole, so any thread may read them.
+    :ivar config: current parameters; replaced as a whole, so any thread may read them.
     :ivar mailbox: any thread.
-    :ivar node_health: the executor's.
+    :ivar node_health: executor thread.
     :ivar transform_health: any thread.
-    :ivar odometry: of the robot, for ``scale.source`` odometry; any thread.
+    :ivar odometry: external odometry, for ``scale.source`` odometry; any thread.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        config: R3Config,
-        camera: CameraInput,
-        outputs: Outputs,
-        tree: TransformTree,
-        authority: TransformAuthority,
-        health: Health,
-        transform_health: TransformHealth,
-        clock: Clock,
-        logger: Any,
-    ) -> None:
-        """Prepare; :meth:`start` runs the thread."""
-        self.engine = engine
-        self.config = config
-        self.camera = camera
-        self.outputs = outputs
-        self.tree = tree
-        self.authority = authority
-        self.health = health
+    engine: Engine
+    config: R3Config
+    camera: CameraInput
+    outputs: Outputs
+    tree: TransformTree
+    authority: TransformAuthority
+    health: Health
+    transform_health: TransformHealth
+    _clock: Clock
+    _logger: Any
+
+    def __post_init__(self) -> None:
+        engine, config, health = self.engine, self.config, self.health
+        outputs, logger = self.outputs, self._logger
         self.node_health = NodeHealth()
-        self.transform_health = transform_health
         self.odometry = engine.odometry
         self.mailbox: Mailbox[Received] = Mailbox(
             config.input.frame_policy, config.input.queue_size
         )
-        self._clock = clock
-        self._logger = logger
         self._frame_filter = FrameFilter(config.input)
-        self._clouds = ScenePublisher(outputs, config, self._on_cloud_error, logger.info)
-        self.placing = Placing(config, outputs, authority, self._clouds)
+        self._clouds = CloudPublisher(outputs, config, self._on_cloud_error, logger.info)
+        self.pose_output = PoseOutput(config, outputs, self.authority, self._clouds)
         self.report = StreamReport(
             engine,
             health,
-            self.placing,
+            self.pose_output,
             lambda: self._clouds.occupancy.state,
             outputs,
             self.mailbox,
-            clock,
+            self._clock,
             logger,
         )
         self.control = SessionControl(
             engine,
             config,
             self._frame_filter,
-            self.placing,
+            self.pose_output,
             self._clouds,
-            tree,
+            self.tree,
             health,
-            transform_health,
+            self.transform_health,
             self.report,
             logger,
         )
-        self._readiness = Readiness(config, camera, tree, self.placing)
+        self._readiness = Readiness(config, self.camera, self.tree, self.pose_output)
         self._stepper = FrameStepper(engine, config.memory, health, self._clouds.drop_jobs, logger)
         self._commands: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = (
             queue.SimpleQueue()
         )
-        # Something has come that an image may have waited for.
-        self._news = threading.Event()
+        # Set by a CameraInfo, transform or command that a waiting image may need.
+        self._wake_event = threading.Event()
         self._waiting: Received | None = None
         self._thread: RepeatingThread | None = None
-        camera.on_change = tree.on_change = self._news.set
+        self.camera.on_change = self.tree.on_change = self._wake_event.set
         self.report.is_silent = lambda: self._is_abandoned
         self.control.is_active = lambda: self.running
 
-    # What other threads may call.
+    # Other threads may call these.
 
     @property
     def running(self) -> bool:
-        """Return whether the worker runs and is to go on."""
+        """Return whether the worker runs and was not stopped."""
         return self._thread is not None and not self._thread.stopping
 
     @property
     def is_stuck(self) -> bool:
-        """Return whether a worker that was stopped is still at its last frame."""
+        """Return whether the worker was stopped and still processes its last frame."""
         return self._thread is not None and self._thread.stopping and self._thread.alive
 
     @property
     def snapshot(self) -> NodeSnapshot:
-        """Return what the worker left after its last turn or command."""
+        """Return the state after the last turn or command."""
         return self.report.snapshot
 
     def receive(self, message: Image | CompressedImage) -> None:
-        """Take an image from the camera (executor thread)."""
+        """Put an image into the mailbox (executor thread)."""
         self.node_health.received_rate.tick()
         self.node_health.last_received_s = time.monotonic()
         self.mailbox.put(Received.now(message))
 
     def start(self) -> None:
-        """Run the worker and the thread that builds clouds (executor thread)."""
-        assert not self.is_stuck, 'asked before'
+        """Start the worker thread and the cloud thread (executor thread)."""
+        assert not self.is_stuck
         self.node_health.active_since_s = time.monotonic()
         if self.health.state is StreamState.UNINITIALIZED:
             self.health.enter(StreamState.WAITING_INPUT)
@@ -170,9 +161,10 @@ class StreamWorker:
         self._thread.start()
 
     def stop(self) -> bool:
-        """End the worker after its frame; False if that takes longer than 2 s (executor thread).
+        """Stop the worker after its frame (executor thread).
 
-        A worker that does not end keeps the engine: commands are refused until it has ended.
+        :returns: False if it is stuck: it did not end within 2 s. It keeps the engine, and
+            commands are refused until it ends.
         """
         thread = self._thread
         self.node_health.active_since_s = math.nan
@@ -183,40 +175,33 @@ class StreamWorker:
         ended = thread.stop(_STOP_S)
         self._clouds.stop(_STOP_S if ended else 0.0)
         self.mailbox.clear()
-        self._settle_commands()
+        self._run_commands()
         return ended
 
     def close(self) -> None:
-        """Close the engine; one that a stuck worker is in, as soon as that worker has ended."""
+        """Close the engine; if the worker is stuck, as soon as it has ended."""
         if not self.is_stuck:
             self.engine.close()
             return
-        closer = threading.Thread(
-            target=self._close_later, name=thread_name('closer'), daemon=True
-        )
-        closer.start()
+        threading.Thread(target=self._close_later, name=thread_name('closer'), daemon=True).start()
 
     def submit(self, command: Callable[[], Any]) -> Future[Any]:
-        """Have the engine's owner run a command between two frames.
+        """Run a command in the worker thread, between two frames.
 
-        Without a worker the caller is the owner, and the command runs at once. While one is
-        stuck, the answer is :class:`WorkerStuckError`.
+        While no worker runs, the command runs at once in the calling thread. While the worker is
+        stuck, the future raises :class:`WorkerStuckError`.
         """
         future: Future[Any] = Future()
         self._commands.put((command, future))
         if self.running:
             self._wake()
         else:
-            self._settle_commands()
+            self._run_commands()
         return future
 
     def _wake(self) -> None:
-        self._news.set()
+        self._wake_event.set()
         self.mailbox.wake()
-
-    def _settle_commands(self) -> None:
-        """Run the commands in the place of a worker that has ended; refuse them if it is stuck."""
-        self._run_commands(lambda: self.is_stuck)
 
     def _close_later(self) -> None:
         assert self._thread is not None
@@ -226,24 +211,24 @@ class StreamWorker:
         except Exception as error:  # the edge of the thread
             self._logger.error(f'cannot close the engine: {type(error).__name__}: {error}')
 
-    # From here on: the worker's thread, or the executor's while the worker has ended.
+    # From here on: the worker thread, or the executor while no worker runs.
 
     def update_config(self, config: R3Config) -> None:
-        """Take over live parameters."""
+        """Apply changed live parameters."""
         self.config = config
         self.engine.update_config(config)
         self.camera.config = self._frame_filter.config = config.input
         self.control.config = self._readiness.config = config
         self._stepper.config = config.memory
-        self.placing.update_config(config)
+        self.pose_output.update_config(config)
 
     def reset_on_request(self) -> str:
-        """Start a new session, out of FAULT as well; return what was done, in words."""
-        self._stepper.policy.forgive()
+        """Start a new session, also from FAULT; return a message for the caller."""
+        self._stepper.policy.clear_recent()
         return self.control.reset_on_request()
 
     def on_clock_jump(self) -> None:
-        """Handle a node clock that was set back, unless the images have shown it already."""
+        """Handle a node clock that jumped back, unless the image stamps jumped back before."""
         behind_ns = self.health.last_stamp_ns - self._clock.now().nanoseconds
         if behind_ns * 1e-9 < self.config.input.time_jump_threshold:
             return
@@ -252,13 +237,13 @@ class StreamWorker:
             self.tree.clear()
             self.control.reset('the clock jumped back', ORIGIN)
         elif action == 'error':
-            self.report.fault('the clock jumped back; call ~/reset to start anew')
+            self.report.fault('the clock jumped back; call ~/reset to restart')
 
     def fail(self, error: Exception) -> None:
-        """Stop on an error that nobody foresaw; a reset may help, unless the device is lost."""
+        """Enter FAULT after an unexpected exception; if the device is lost, for good."""
         if isinstance(error, DeviceLostError):
             self.health.device_lost = str(error)
-            self.report.fault(f'{error}; the node deactivates itself, start it anew')
+            self.report.fault(f'{error}; the node deactivates itself, restart it')
             return
         text = ''.join(traceback.format_exception(error))
         self._logger.error(f'internal error, the stream stops until ~/reset:\n{text}')
@@ -266,59 +251,51 @@ class StreamWorker:
 
     @property
     def _is_abandoned(self) -> bool:
-        """Return whether this is a worker that nobody waits for: nothing may leave it any more."""
+        """Return whether the calling thread is a stopped worker, which must not publish."""
         return self._thread is not None and self._thread.is_current and self._thread.stopping
 
     def _turn(self) -> None:
-        self._news.clear()
-        self._run_commands(lambda: False)
-        received = self._next_image()
-        if received is not None:
-            self._handle(received)
-        if not self._is_abandoned:
-            self._tend()
-        self.report.leave_snapshot()
-
-    def _next_image(self) -> Received | None:
+        self._wake_event.clear()
+        self._run_commands()
         received, self._waiting = self._waiting, None
         if received is None:
             received = self.mailbox.get(_IDLE_S)
-            # What was asked for before the image came holds for the image.
-            self._run_commands(lambda: False)
-        return received
+            # Commands from before the image apply to it.
+            self._run_commands()
+        if received is not None:
+            self._handle(received)
+        if not self._is_abandoned:
+            self.control.watch_search()
+            self.authority.robot.look()
+            # While relocalising, the session has nothing in the frame of the saved map.
+            if not self.engine.is_relocalising:
+                self.pose_output.offer_session(self.engine.session, self.health.last_stamp_ns)
+        self.report.update_snapshot()
 
-    def _tend(self) -> None:
-        """Do what is due with or without an image."""
-        self.control.watch_search()
-        self.authority.robot.look()
-        if not self.engine.is_relocalising:
-            # Until then there is nothing in the frame of the saved map.
-            self.placing.offer_session(self.engine.session, self.health.last_stamp_ns)
-
-    def _run_commands(self, refuses: Callable[[], bool]) -> None:
-        """Run what was submitted; whoever gets an answer finds the snapshot up to date."""
+    def _run_commands(self) -> None:
+        """Run the submitted commands; the snapshot is updated before the caller has the answer."""
         while not self._is_abandoned:
             try:
                 command, future = self._commands.get_nowait()
             except queue.Empty:
                 return
             try:
-                if refuses():
+                if self.is_stuck and not self._is_abandoned:  # called by another thread
                     raise WorkerStuckError
                 try:
                     answer = command()
                 finally:
-                    self.report.leave_snapshot()
+                    self.report.update_snapshot()
             except Exception as error:  # it belongs to the caller
                 future.set_exception(error)
             else:
                 future.set_result(answer)
 
     def _handle(self, received: Received) -> None:
-        """Decide whether to look at the image at all, and look."""
+        """Process an image, unless the state forbids it or a transform is missing."""
         if self.health.state is StreamState.PAUSED:
             self.health.frames_paused += 1
-            self.placing.seen(stamp_ns_of(received.message.header.stamp))
+            self.pose_output.note_image(stamp_ns_of(received.message.header.stamp))
             return
         if self.health.state is StreamState.FAULT:
             self.health.reject(self.health.reason, 'fault')
@@ -332,7 +309,7 @@ class StreamWorker:
             return
         if base is None:
             self._waiting = received
-            self._news.wait(_IDLE_S)
+            self._wake_event.wait(_IDLE_S)
             return
         try:
             self._process(received, base)
@@ -341,37 +318,37 @@ class StreamWorker:
 
     def _process(self, received: Received, base: Base) -> None:
         started_s = time.monotonic()
-        if base is not self.placing.base:
-            self.control.take_camera(base, self.camera.optical_frame(received.message))
-        picture = self.camera.read(received.message)
-        if not self._is_admitted(picture):
+        if base is not self.pose_output.base:
+            self.control.set_camera(base, self.camera.optical_frame(received.message))
+        decoded = self.camera.read(received.message)
+        if not self._is_admitted(decoded):
             return
-        frame = self._calibrated(picture)
+        frame = self._calibrated(decoded)
         prepared_s = time.monotonic()
         estimate = self._estimate(frame)
         if estimate is None:
             return
         stepped_s = time.monotonic()
-        self._publish_pose(estimate, picture.note)
+        self._publish_pose(estimate, decoded.note)
         times = StepTimes(
             wait=started_s - received.time_s,
             preprocess=prepared_s - started_s,
             inference=stepped_s - prepared_s,
             publish=time.monotonic() - stepped_s,
-            latency=self._latency_s(picture.stamp_ns),
+            latency=self._latency_s(decoded.stamp_ns),
         )
         self.health.times.append(times)
         self.health.busy_s += time.monotonic() - started_s
         self.report.publish_status(**estimate_fields(estimate), **times_fields(times))
-        self.placing.offer_depths(estimate, self.engine.session)
+        self.pose_output.offer_depths(estimate, self.engine.session)
         self.report.warn_of_overload()
 
-    def _is_admitted(self, picture: CameraImage) -> bool:
+    def _is_admitted(self, decoded: CameraImage) -> bool:
         """Return whether the frame filter takes an image, by its stamp and size."""
-        height, width = picture.image.shape[:2]
+        height, width = decoded.image.shape[:2]
         now_ns = self._clock.now().nanoseconds
-        self.health.input_age_s = (now_ns - picture.stamp_ns) / _SECOND_NS
-        verdict = self._frame_filter.admit(picture.stamp_ns, width, height, now_ns)
+        self.health.input_age_s = (now_ns - decoded.stamp_ns) / _SECOND_NS
+        verdict = self._frame_filter.admit(decoded.stamp_ns, width, height, now_ns)
         if verdict.action is Action.DROP:
             self.report.reject(verdict.reason, verdict.reason.split(':')[0])
             return False
@@ -383,38 +360,38 @@ class StreamWorker:
             if verdict.time_jumped:
                 self.tree.clear()
             self.control.reset(verdict.reason, ORIGIN if verdict.time_jumped else KEPT)
-            self._frame_filter.admit(picture.stamp_ns, width, height, now_ns)
+            self._frame_filter.admit(decoded.stamp_ns, width, height, now_ns)
         return True
 
-    def _calibrated(self, picture: CameraImage) -> Frame:
-        """Return the frame of an image; a calibration that has come late begins a new session.
+    def _calibrated(self, decoded: CameraImage) -> Frame:
+        """Return the frame of an image; a late calibration begins a new session.
 
         :raises FrameError: the image does not fit the calibration.
         """
-        reason, session = self.camera.choose_calibration(picture), self.engine.session
+        reason, session = self.camera.choose_calibration(decoded), self.engine.session
         if reason and session.frame_count > session.first_frame:
             self.control.reset(reason)
-            self._is_admitted(picture)
-        return self.camera.to_frame(picture)
+            self._is_admitted(decoded)
+        return self.camera.to_frame(decoded)
 
     def _estimate(self, frame: Frame) -> Estimate | None:
-        """Return what the engine says of a frame; None if there is nothing to publish."""
+        """Return the engine's estimate for a frame; None if there is nothing to publish."""
         try:
             estimate = self._stepper.step(frame, lambda: self._is_abandoned)
         except NoMemoryError as error:
-            self._end_for_want_of_memory(error)
+            self._handle_no_memory(error)
             return None
-        # The engine holds the frame from here on, so its image is kept as well.
+        # The engine holds the frame from here on, so its image is kept, too.
         self.control.images.note(frame.image, estimate)
         if self._is_abandoned:
             self.health.reject('the node was deactivated before the frame was done', 'deactivated')
             return None
         return estimate
 
-    def _end_for_want_of_memory(self, error: NoMemoryError) -> None:
+    def _handle_no_memory(self, error: NoMemoryError) -> None:
         reason, count = str(error), self.health.oom_count
         if error.remedy is Remedy.RESET:
-            self._logger.error(f'{reason} (oom_count: {count}); the session starts anew')
+            self._logger.error(f'{reason} (oom_count: {count}); a new session starts')
             self.control.reset(reason)
             self.report.reject(reason, 'out of memory')
         else:
@@ -425,7 +402,7 @@ class StreamWorker:
 
     def _publish_pose(self, estimate: Estimate, note: str) -> None:
         self.health.last_stamp_ns = estimate.stamp_ns
-        state, reason = self.placing.publish(estimate)
+        state, reason = self.pose_output.publish(estimate)
         waits_for = self.engine.session.scale.view().waits_for
         self.health.enter(state, '; '.join(filter(None, (reason, waits_for, note))))
         self.health.processed(estimate)
@@ -436,4 +413,4 @@ class StreamWorker:
 
     def _on_cloud_error(self, error: Exception) -> None:
         text = ''.join(traceback.format_exception(error))
-        self._logger.error(f'a cloud or picture was not published:\n{text}')
+        self._logger.error(f'a cloud or image was not published:\n{text}')

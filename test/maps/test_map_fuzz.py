@@ -234,7 +234,7 @@ def test_messages_of_a_session_in_a_changed_map_can_be_built(accepted):
         known = np.isfinite(record.T_final[:, 0, 0])
         try:
             fields = estimate_fields(estimate) | scale_fields(engine.session.scale.view())
-            message = status_message(estimate.stamp_ns, 'camera', Health(), **fields)
+            message = status_message(estimate.stamp_ns, Health(), **fields)
             assert message.scale_source or not message.scale_locked
             stamps_ns = record.stamps_ns[known].tolist()
             path = path_message(START_NS, 'map', stamps_ns, record.T_final[known])

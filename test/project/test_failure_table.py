@@ -11,18 +11,18 @@ PAGE = ROOT / 'docs' / 'node.md'
 #: The beginning of a row's first cell -> tests, each FILE::NAME without what all have in common.
 TESTS = {
     'images arrive too fast': (
-        'ros_failures_pictures::overload_drops_frames_and_counts_them_exactly',
-        'ros_failures_pictures::overload_is_told_once_with_what_to_do',
-        'ros_failures_pictures::queue_policy_loses_nothing',
+        'ros_failures_images::overload_drops_frames_and_counts_them_exactly',
+        'ros_failures_images::overload_is_told_once_with_what_to_do',
+        'ros_failures_images::queue_policy_loses_nothing',
     ),
     'unknown encoding': (
-        'ros_failures_pictures::a_bad_picture_is_rejected_and_the_next_one_tracked',
-        'ros_failures_pictures::every_encoding_is_tracked_and_every_other_told',
-        'ros_failures_pictures::rejections_are_logged_at_most_every_five_seconds_with_their_count',
+        'ros_failures_images::a_bad_image_is_rejected_and_the_next_one_tracked',
+        'ros_failures_images::every_encoding_is_tracked_and_every_other_told',
+        'ros_failures_images::rejections_are_logged_at_most_every_five_seconds_with_their_count',
         'ros_diagnostics::diagnostics_tell_when_everything_is_rejected',
     ),
     'incompatible QoS': (
-        'ros_failures_pictures::an_incompatible_publisher_is_named_in_diagnostics',
+        'ros_failures_images::an_incompatible_publisher_is_named_in_diagnostics',
     ),
     'stamp repeated': ('ros_failures_time::repeated_and_late_stamps_are_dropped',),
     'time jumps back': (
@@ -31,7 +31,7 @@ TESTS = {
         'ros_failures_time::other_answers_to_a_jump_back',
         'ros_failures_time::other_answers_to_a_clock_that_jumps_back',
         'ros_failures_time::a_recording_in_a_loop_begins_anew_each_time',
-        'ros_failures_time::a_jump_that_is_ignored_drops_pictures_until_time_is_back',
+        'ros_failures_time::a_jump_that_is_ignored_drops_images_until_time_is_back',
     ),
     'images of one colour': (
         'ros_failures_tracking::a_camera_that_sees_nothing_or_hangs_gives_no_pose',
@@ -39,15 +39,15 @@ TESTS = {
     ),
     'no stamp': (
         'ros_failures_time::zero_stamp_takes_the_time_of_arrival_and_says_so',
-        'ros_failures_time::pictures_without_a_stamp_are_told_once',
+        'ros_failures_time::images_without_a_stamp_are_told_once',
     ),
     'a long gap': (
         'ros_failures_time::after_a_gap_the_camera_proves_itself_and_odometry_claims_nothing',
     ),
     'the camera is carried off': ('ros_graph_topics::bridges_join_segments',),
     'another size': (
-        'ros_failures_pictures::another_size_starts_anew_or_is_rejected',
-        'ros_failures_pictures::another_frame_id_starts_anew',
+        'ros_failures_images::another_size_starts_anew_or_is_rejected',
+        'ros_failures_images::another_frame_id_starts_anew',
     ),
     'CameraInfo missing': (
         'ros_failures_calibration::a_useless_calibration_is_told_and_the_stream_goes_on',
@@ -124,7 +124,7 @@ TESTS = {
     ),
     "the network's output is not finite": (
         'r3_predictor::answers_that_are_not_finite_are_refused_and_leave_no_trace',
-        'ros_failures_pictures::refusals_of_the_predictor_cost_one_frame',
+        'ros_failures_images::refusals_of_the_predictor_cost_one_frame',
     ),
     'a parameter out of range': (
         'ros_parameters::bad_values_are_refused_with_a_reason',

@@ -119,8 +119,8 @@ def test_connections_are_of_our_topics_in_their_types(title):
 @pytest.mark.parametrize('path', sorted(EXAMPLES.iterdir()), ids=lambda path: path.name)
 def test_examples_say_how_they_are_started_and_compile(path):
     tree = ast.parse(path.read_text())
-    told = ast.get_docstring(tree)
-    assert f'ros2 launch examples/launch/{path.name}' in told and 'Needs: ' in told
+    text = ast.get_docstring(tree)
+    assert f'ros2 launch examples/launch/{path.name}' in text and 'Needs: ' in text
     compile(tree, str(path), 'exec')
 
 
@@ -133,5 +133,5 @@ def test_launch_files_connect_what_the_page_says(title):
         source += parameters.read_text()
     connected = set(re.findall(r'/r3/([\w/]+)', source))
     rows = [line.split('|')[1] for line in SECTIONS[title].splitlines() if line.startswith('| `')]
-    told = {topic for row in rows for topic in re.findall(r'`~/([\w/]+)`', row)}
-    assert connected == told
+    reported = {topic for row in rows for topic in re.findall(r'`~/([\w/]+)`', row)}
+    assert connected == reported

@@ -92,7 +92,7 @@ def test_the_policy_has_the_form_that_sros2_reads():
 def test_the_policy_allows_what_the_node_does_and_no_more(graph):
     camera = ('-r', 'image:=/camera/image_raw')
     name = ('r3', '/')
-    published, heard, served = set(), set(), set()
+    published, received, served = set(), set(), set()
     for parameters in (
         {'occupancy__enabled': True, 'scale__source': 'odometry'},
         {'input__transport': 'compressed', 'use_sim_time': True},
@@ -101,10 +101,10 @@ def test_the_policy_allows_what_the_node_does_and_no_more(graph):
         assert g.node.autostart()
         g.until(lambda g=g: 'set_scale' in str(g.node.get_service_names_and_types_by_node(*name)))
         published |= {n for n, _ in g.node.get_publisher_names_and_types_by_node(*name)}
-        heard |= {n for n, _ in g.node.get_subscriber_names_and_types_by_node(*name)}
+        received |= {n for n, _ in g.node.get_subscriber_names_and_types_by_node(*name)}
         served |= {n for n, _ in g.node.get_service_names_and_types_by_node(*name)}
         assert not g.node.get_client_names_and_types_by_node(*name)
     assert allowed('topic', 'publish') == published
-    assert allowed('topic', 'subscribe') == heard
+    assert allowed('topic', 'subscribe') == received
     assert allowed('service', 'reply') == served
     assert not allowed('service', 'request')

@@ -75,10 +75,10 @@ def test_every_message_arrives_as_recorded(graph, bag):
     player = BagPlayer(bag, player_node, rate=5.0, clock=True)
     for topic in ('/camera/image_raw', '/camera/camera_info'):
         assert player.wait_for_subscribers(topic, 20.0)
-    told = []
-    result = player.play(on_message=lambda topic, stamp_ns: told.append((topic, stamp_ns)))
+    reported = []
+    result = player.play(on_message=lambda topic, stamp_ns: reported.append((topic, stamp_ns)))
     until(lambda: len(images) == 10 and len(infos) == 10)
-    assert result.messages == len(told) == 30
+    assert result.messages == len(reported) == 30
     # 0.9 s of recording at five times its pace.
     assert 0.18 <= result.wall_s
     assert [stamp_of(m) for m in images] == [stamp(i) for i in range(10)]

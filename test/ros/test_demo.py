@@ -14,7 +14,7 @@ from r3_ros.input.bag_writer import SequenceTopics, write_sequence
 from r3_ros.input.open_source import open_source
 from r3_ros.offline.run_files import load_summary
 from r3_ros.ros.demo.checks import all_checks
-from r3_ros.ros.demo.listener import Heard
+from r3_ros.ros.demo.listener import ReceivedMessages
 from r3_ros.ros.demo.live_files import records, write_live_run
 from r3_ros.ros.demo.live_run import LiveResult
 from sequences import stamp, write_folder, write_textured_folder
@@ -26,7 +26,7 @@ def good_result(count: int = 20) -> LiveResult:
     status = SimpleNamespace(
         frames_processed=count, frames_dropped=2, frames_rejected=0, frames_received=count + 2
     )
-    heard = Heard(
+    received = ReceivedMessages(
         T_map_base={s: np.eye(4) for s in stamps},
         T_odom_base={s: np.eye(4) for s in stamps},
         statuses={s: status for s in stamps},
@@ -39,7 +39,7 @@ def good_result(count: int = 20) -> LiveResult:
     depth = SimpleNamespace(data=np.ones((4, 6), '<f4').tobytes(), width=6, height=4)
     saved = SimpleNamespace(success=True, message='saved', points=7)
     return LiveResult(
-        heard,
+        received,
         sent_s={s: 0.0 for s in [*stamps, stamp(count), stamp(count + 1)]},
         messages={
             'points': cloud,
@@ -64,21 +64,21 @@ def test_a_flawless_run_passes():
 
 def spoil_status(field, value):
     def change(result):
-        setattr(result.heard.last_status, field, value)
+        setattr(result.received.last_status, field, value)
 
     return change
 
 
 def spoil_pose(result):
-    result.heard.T_map_base[stamp(3)] = np.full((4, 4), np.nan)
+    result.received.T_map_base[stamp(3)] = np.full((4, 4), np.nan)
 
 
 def invent_stamp(result):
-    result.heard.T_map_base[stamp(3) + 1] = np.eye(4)
+    result.received.T_map_base[stamp(3) + 1] = np.eye(4)
 
 
 def second_parent(result):
-    result.heard.tf_parents['odom'].add('world')
+    result.received.tf_parents['odom'].add('world')
 
 
 def spoil_cloud(result):
@@ -93,12 +93,12 @@ def spoil_cloud(result):
         (spoil_status('frames_received', 23), 'every received frame accounted for'),
         (spoil_status('frames_rejected', 1), 'no frame rejected'),
         (spoil_status('frames_processed', 5), 'keeps up with the camera'),
-        (lambda r: r.heard.statuses.popitem(), 'one status a frame'),
-        (lambda r: setattr(r.heard, 'diagnostics', 0), 'diagnostics'),
-        (spoil_pose, 'pose: stamps of the pictures, finite'),
-        (invent_stamp, 'pose: stamps of the pictures, finite'),
-        (lambda r: r.heard.T_odom_base.clear(), 'odometry: stamps of the pictures, finite'),
-        (lambda r: r.heard.T_odom_base.popitem(), 'pose and odometry agree on frames'),
+        (lambda r: r.received.statuses.popitem(), 'one status a frame'),
+        (lambda r: setattr(r.received, 'diagnostics', 0), 'diagnostics'),
+        (spoil_pose, 'pose: stamps of the images, finite'),
+        (invent_stamp, 'pose: stamps of the images, finite'),
+        (lambda r: r.received.T_odom_base.clear(), 'odometry: stamps of the images, finite'),
+        (lambda r: r.received.T_odom_base.popitem(), 'pose and odometry agree on frames'),
         (second_parent, 'tf: map -> odom -> camera, one parent each'),
         (lambda r: r.messages.pop('path'), 'path'),
         (lambda r: r.messages.pop('points'), 'points: points, all finite'),
@@ -124,30 +124,30 @@ def test_everything_wrong_is_found(spoil, name):
 
 def test_poor_tracking_and_accuracy_are_found():
     assert failed(good_result(), tracked=0.9) == {'tracked'}
-    assert failed(good_result(), ate=1.5) == {'accuracy against the exact truth'}
-    assert failed(good_result(), ate=None) == {'accuracy against the exact truth'}
+    assert failed(good_result(), ate=1.5) == {'accuracy against the exact ground truth'}
+    assert failed(good_result(), ate=None) == {'accuracy against the exact ground truth'}
 
 
 def test_a_node_that_never_spoke_is_found():
-    assert 'status' in failed(LiveResult(Heard()))
+    assert 'status' in failed(LiveResult(ReceivedMessages()))
 
 
 def test_the_files_of_a_live_run_are_those_of_a_recorded_one(tmp_path):
-    result = LiveResult(Heard())
+    result = LiveResult(ReceivedMessages())
     for i in range(6):
         T = np.eye(4)
         T[0, 3] = 0.1 * i
         result.sent_s[stamp(i)] = float(i)
-        result.heard.statuses[stamp(i)] = SimpleNamespace(
+        result.received.statuses[stamp(i)] = SimpleNamespace(
             state=3 if i < 2 else 4, state_reason='', frame_index=i, is_keyframe=i % 2 == 0,
             confidence_translation=1.0, confidence_rotation=1.0, confidence_ratio=1.0,
             frames_in_context=i, time_wait=0.001, time_preprocess=0.002, time_inference=0.02,
             time_publish=0.003,
         )  # fmt: skip
         if i:
-            result.heard.T_map_base[stamp(i)] = T
-            result.heard.arrival_s[stamp(i)] = i + 0.05
-    result.heard.last_status = SimpleNamespace(
+            result.received.T_map_base[stamp(i)] = T
+            result.received.arrival_s[stamp(i)] = i + 0.05
+    result.received.last_status = SimpleNamespace(
         frames_received=6, frames_dropped=0, frames_rejected=0, fov_x_calibrated=1.0
     )
     summary = write_live_run(tmp_path, result, records(result), R3Config(), 'camera')
@@ -224,7 +224,7 @@ def test_a_node_that_cannot_start_is_explained(tmp_path, monkeypatch):
             SequenceTopics(),
             tmp_path,
             {'map.voxel_size': '-1.0'},
-            lambda sent, heard: None,
+            lambda sent, received: None,
         )
 
 
@@ -233,10 +233,10 @@ def test_a_node_that_cannot_start_is_explained(tmp_path, monkeypatch):
 def test_the_node_is_stopped_when_something_fails(tmp_path):
     from r3_ros.ros.demo.node_process import NodeProcess
 
-    with pytest.raises(KeyboardInterrupt), NodeProcess(tmp_path / 'log', {}) as process:
+    with pytest.raises(KeyboardInterrupt), NodeProcess(tmp_path / 'log', {}, {}) as process:
         process.check()
         raise KeyboardInterrupt
     assert process.exit_code is not None
-    with pytest.raises(R3Error, match='ended by itself'):
+    with pytest.raises(R3Error, match='has ended with status'):
         process._stream = open(tmp_path / 'log', 'ab')
         process.check()

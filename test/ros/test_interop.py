@@ -65,7 +65,7 @@ def colors_of(rows):
     return np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], axis=-1)
 
 
-def heard_sets(g, *more, queue_size=5):
+def received_sets(g, *more, queue_size=5):
     """Listen to the pair through a synchronizer, and to further topics; wait for all to match."""
     pairs = ExactTime(PAIR, queue_size)
     others = {topic: [] for topic in more}
@@ -78,7 +78,7 @@ def heard_sets(g, *more, queue_size=5):
                 pairs.add(topic, message)
 
         g.probe.create_subscription(TOPICS[topic][0], f'/r3/{topic}', take, 10)
-        g.until(lambda topic=topic: g.node.stream.outputs.wanted(topic))
+        g.until(lambda topic=topic: g.node.worker.outputs.wanted(topic))
     return pairs, others
 
 
@@ -86,7 +86,7 @@ def heard_sets(g, *more, queue_size=5):
 @pytest.mark.parametrize('organized', [False, True])
 def test_clouds_of_depth_image_proc_are_our_points(graph, organized):
     g = graph(points__organized=organized, **ALL_PIXELS).start()
-    pairs, others = heard_sets(g, 'points')
+    pairs, others = received_sets(g, 'points')
     stamps = [g.send(calibrated=True) for _ in range(4)]
     g.until(lambda: len(pairs.passed) == len(others['points']) == 4)
     for stamp_ns, pair, cloud in zip(stamps, pairs.passed, others['points'], strict=True):
@@ -109,7 +109,7 @@ def test_clouds_of_depth_image_proc_are_our_points(graph, organized):
 
 def test_a_thinned_cloud_holds_points_of_the_dense_one(graph):
     g = graph().start()
-    pairs, others = heard_sets(g, 'points')
+    pairs, others = received_sets(g, 'points')
     g.send(calibrated=True)
     g.until(lambda: pairs.passed and others['points'])
     points, _ = xyzrgb_of(*(pairs.passed[0][t] for t in (PAIR[0], PAIR[3], PAIR[2])))
@@ -126,7 +126,7 @@ def test_a_thinned_cloud_holds_points_of_the_dense_one(graph):
 def test_exact_synchronizers_get_a_set_for_every_depth(graph, delay):
     """Also where depth comes later than its frame, with a queue as the parameter files have."""
     g = graph(Script(depth_delay=delay)).start()
-    pairs, _ = heard_sets(g)
+    pairs, _ = received_sets(g)
     stamps = [g.send(calibrated=True) for _ in range(6)]
     g.until(lambda: len(pairs.passed) == 6 - delay)
     assert not pairs.waiting
@@ -148,7 +148,7 @@ def test_odometry_and_depth_of_a_frame_meet_as_rtabmap_wants(graph):
         g.probe.create_subscription(
             TOPICS[topic][0], f'/r3/{topic}', lambda m, topic=topic: sets.add(topic, m), 10
         )
-        g.until(lambda topic=topic: g.node.stream.outputs.wanted(topic))
+        g.until(lambda topic=topic: g.node.worker.outputs.wanted(topic))
     g.send_many(4)
     g.until(lambda: len(sets.passed) == 4)
     assert {s['odometry'].child_frame_id for s in sets.passed} == {CAMERA}

@@ -1,4 +1,4 @@
-"""Image and CameraInfo messages become pictures and calibrations, or a clear refusal."""
+"""Image and CameraInfo messages become images and calibrations, or clear errors."""
 
 import array
 import builtins
@@ -72,7 +72,7 @@ def test_hint_says_what_untyped_pixels_are():
     found = read(message(RGB, '8UC3'), hint='rgb8')
     np.testing.assert_array_equal(found.image, RGB)
     assert found.note == ''
-    assert '8UC3 is taken for bgr8' in read(message(RGB, '8UC3')).note
+    assert '8UC3 is read as bgr8' in read(message(RGB, '8UC3')).note
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_cut_off_files_are_refused(extension, share):
         read(image)
 
 
-def test_compressed_depth_is_no_picture():
+def test_compressed_depth_is_no_image():
     with pytest.raises(FrameError, match='depth'):
         read(compressed('png', kind='16UC1; compressedDepth png'))
 
@@ -202,7 +202,7 @@ def test_bad_calibration_is_told_and_the_focal_length_left_to_be_estimated(
     np.testing.assert_array_equal(found.rectify(RGB), RGB)
 
 
-def test_calibration_of_a_larger_picture_is_scaled():
+def test_calibration_of_a_larger_image_is_scaled():
     intrinsics = judge(info(width=128, height=96)).intrinsics
     assert (intrinsics.fx, intrinsics.cx) == (25.0, 15.5)
 
@@ -234,7 +234,7 @@ def test_rectification(topic, option, undone):
     assert (found.rectifier is not None) == undone
     assert (found.rectify(RGB) is not RGB) == undone
     if 'image_rect' in topic and option == 'auto':
-        assert found.intrinsics.fx == 40.0, 'P describes a rectified picture'
+        assert found.intrinsics.fx == 40.0, 'P describes a rectified image'
 
 
 def test_unknown_distortion_model_is_told_and_not_undone():

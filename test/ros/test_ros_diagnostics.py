@@ -26,17 +26,17 @@ def levels(message):
 def test_diagnostics_follow_the_stream(graph):
     g = graph(diagnostics__period=0.1)
     assert g.turn('configure')
-    heard = g.listen('/diagnostics', DiagnosticArray)
+    received = g.listen('/diagnostics', DiagnosticArray)
     tasks = ('input', 'tracking', 'timing', 'gpu', 'scale', 'map', 'tf')
-    g.until(lambda: heard)
-    assert [s.name for s in heard[0].status] == [f'r3: {task}' for task in tasks]
-    assert levels(heard[0])['r3: input'] == DiagnosticStatus.STALE
+    g.until(lambda: received)
+    assert [s.name for s in received[0].status] == [f'r3: {task}' for task in tasks]
+    assert levels(received[0])['r3: input'] == DiagnosticStatus.STALE
     assert g.turn('activate')
     g.until(lambda: g.images.get_subscription_count() == 1)
     g.send_many(3)
-    g.until(lambda: task(heard, 'input')[1]['frames_received'] == '3')
-    assert levels(heard[-1])['r3: tracking'] == DiagnosticStatus.OK
-    by_name = {status.name: status for status in heard[-1].status}
+    g.until(lambda: task(received, 'input')[1]['frames_received'] == '3')
+    assert levels(received[-1])['r3: tracking'] == DiagnosticStatus.OK
+    by_name = {status.name: status for status in received[-1].status}
     assert 'arbitrary units' in by_name['r3: scale'].message
     assert 'CPU' in by_name['r3: gpu'].message
     assert by_name['r3: input'].hardware_id == f'{CAMERA}@cpu'
@@ -48,26 +48,26 @@ def test_diagnostics_follow_the_stream(graph):
 
 def test_diagnostics_tell_of_being_lost(graph):
     g = graph(Script(blackouts=set(range(2, 30))), diagnostics__period=0.1).start()
-    heard = g.listen('/diagnostics', DiagnosticArray)
+    received = g.listen('/diagnostics', DiagnosticArray)
     g.send_many(8)
-    g.until(lambda: heard and levels(heard[-1])['r3: tracking'] == DiagnosticStatus.ERROR)
-    (found,) = [s for s in heard[-1].status if s.name == 'r3: tracking']
+    g.until(lambda: received and levels(received[-1])['r3: tracking'] == DiagnosticStatus.ERROR)
+    (found,) = [s for s in received[-1].status if s.name == 'r3: tracking']
     assert {pair.key: pair.value for pair in found.values}['state'].upper() == 'LOST'
 
 
 def test_diagnostics_tell_when_everything_is_rejected(graph):
     g = graph(diagnostics__period=0.1).start()
-    heard = g.listen('/diagnostics', DiagnosticArray)
+    received = g.listen('/diagnostics', DiagnosticArray)
     for _ in range(12):
         g.send(bad_image(encoding='lsd9'))
-    g.until(lambda: heard and levels(heard[-1])['r3: input'] == DiagnosticStatus.ERROR)
-    (found,) = [s for s in heard[-1].status if s.name == 'r3: input']
+    g.until(lambda: received and levels(received[-1])['r3: input'] == DiagnosticStatus.ERROR)
+    (found,) = [s for s in received[-1].status if s.name == 'r3: input']
     assert 'lsd9' in found.message
 
 
-def task(heard, name):
+def task(received, name):
     """Return the latest status of a task, and its values by key."""
-    (status,) = [s for s in heard[-1].status if s.name == f'r3: {name}']
+    (status,) = [s for s in received[-1].status if s.name == f'r3: {name}']
     return status, {pair.key: pair.value for pair in status.values}
 
 
@@ -89,8 +89,8 @@ def test_every_task_has_the_keys_of_the_page(graph):
     (message,) = diagnosed(g)
     assert [s.name for s in message.status] == [f'r3: {name.strip(" `")}' for name, _ in rows]
     for status, (name, keys) in zip(message.status, rows, strict=True):
-        told = {pair.key for pair in status.values}
-        assert told == set(re.findall(r'`(\w+)`', keys)), name
+        reported = {pair.key for pair in status.values}
+        assert reported == set(re.findall(r'`(\w+)`', keys)), name
     status, values = task(diagnosed(g), 'gpu')
     assert status.hardware_id == f'{CAMERA}@NVIDIA H100'
     assert (values['used_mib'], values['cap_mib'], values['free_mib']) == (
@@ -147,10 +147,10 @@ def test_what_input_warns_of(graph):
     assert 'use_sim_time' in text, 'the stamps are years old'
     assert 'camera_info is missing' in text
     g.set_parameters(input__encoding_hint='bgr8')
-    g.until(lambda: g.node.stream.config.input.encoding_hint)
+    g.until(lambda: g.node.worker.config.input.encoding_hint)
     g.send(image_message(g.stamp_ns, encoding='8UC3'))
     assert 'guess' not in task(diagnosed(g), 'input')[0].message
-    g.node.stream.mailbox.received, g.node.stream.mailbox.dropped = 1000, 990
+    g.node.worker.mailbox.received, g.node.worker.mailbox.dropped = 1000, 990
     assert 'nearly all frames are dropped' in task(diagnosed(g), 'input')[0].message
 
 
@@ -196,9 +196,9 @@ def test_a_full_map_is_a_warning_and_a_failed_save_an_error(graph, tmp_path):
 
 def test_diagnostics_go_on_while_the_clock_stands_still(graph):
     g = graph(use_sim_time=True, diagnostics__period=0.1).start()
-    heard = g.listen('/diagnostics', DiagnosticArray)
-    g.until(lambda: len(heard) >= 3)
-    assert {m.header.stamp.sec for m in heard} == {0}, 'there is no /clock'
+    received = g.listen('/diagnostics', DiagnosticArray)
+    g.until(lambda: len(received) >= 3)
+    assert {m.header.stamp.sec for m in received} == {0}, 'there is no /clock'
 
 
 def test_a_node_that_is_inactive_says_so(graph):

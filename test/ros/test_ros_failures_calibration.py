@@ -23,10 +23,10 @@ def test_a_calibration_is_used(graph):
     assert g.health.camera_info == 'valid'
 
 
-def test_the_first_picture_waits_for_its_calibration(graph):
+def test_the_first_image_waits_for_its_calibration(graph):
     g = graph(input__camera_info_timeout=20.0).start()
     g.images.publish(image_message(START_NS))
-    g.until(lambda: g.node.stream._waiting is not None)
+    g.until(lambda: g.node.worker._waiting is not None)
     g.infos.publish(camera_info_message(START_NS, CAMERA, intrinsics()))
     g.until(lambda: g.health.frames_processed == 1)
     assert g.health.camera_info == 'valid'
@@ -46,7 +46,7 @@ def test_a_useless_calibration_is_told_and_the_stream_goes_on(graph, changes, st
     for name, value in changes.items():
         setattr(info, name, value)
     g.infos.publish(info)
-    g.until(lambda: g.node.stream.camera._info is not None)
+    g.until(lambda: g.node.worker.camera._info is not None)
     g.send_many(3)
     assert g.health.camera_info == status
     assert g.health.frames_processed == 3
@@ -57,9 +57,9 @@ def test_a_calibration_that_comes_late_starts_a_new_session(graph):
     g.send_many(3)
     assert g.health.camera_info == 'missing'
     g.infos.publish(camera_info_message(START_NS, CAMERA, intrinsics()))
-    g.until(lambda: g.node.stream.camera._info is not None)
+    g.until(lambda: g.node.worker.camera._info is not None)
     g.send_many(2)
-    session = g.node.stream.engine.session
+    session = g.node.worker.engine.session
     assert (session.session_id, session.frame_count) == (1, 2)
 
 
@@ -67,18 +67,18 @@ def test_a_calibration_that_breaks_later_is_not_taken(graph):
     g = graph(input__camera_info_timeout=20.0).start()
     g.send(calibrated=True)
     g.infos.publish(CameraInfo())
-    g.until(lambda: not g.node.stream.camera._info.k[0])
+    g.until(lambda: not g.node.worker.camera._info.k[0])
     g.send_many(2)
     assert g.health.camera_info == 'valid'
-    assert g.node.stream.camera.calibration.intrinsics == intrinsics()
+    assert g.node.worker.camera.calibration.intrinsics == intrinsics()
 
 
 @pytest.mark.parametrize(
     ('changes', 'expected'),
     [
-        # Twice the size of the pictures: scaled.
+        # Twice the size of the images: scaled.
         ({'width': 128, 'height': 96}, intrinsics(128, 96).resized(64, 48)),
-        # Binned by two: so is the picture that it speaks of.
+        # Binned by two: so is the image that it speaks of.
         ({'width': 128, 'height': 96, 'binning_x': 2, 'binning_y': 2}, None),
         # The right half of a wider sensor.
         (
@@ -95,10 +95,10 @@ def test_a_calibration_of_another_cut_of_the_sensor_is_made_to_fit(graph, change
     for name, value in changes.items():
         setattr(info, name, value)
     g.infos.publish(info)
-    g.until(lambda: g.node.stream.camera._info is not None)
+    g.until(lambda: g.node.worker.camera._info is not None)
     g.send()
     assert g.health.camera_info == 'valid'
-    found = g.node.stream.camera.calibration.intrinsics
+    found = g.node.worker.camera.calibration.intrinsics
     if 'binning_x' in changes:
         expected = sensor.resized(64, 48)
     if 'roi' in changes:
@@ -113,7 +113,7 @@ def test_an_unknown_distortion_model_is_told_once_and_not_undone(graph, capfd):
     info.distortion_model, info.d = 'kaleidoscope', [0.1] * 5
     for _ in range(3):
         g.infos.publish(info)
-        g.until(lambda: g.node.stream.camera._info is not None)
+        g.until(lambda: g.node.worker.camera._info is not None)
         g.send()
     assert (g.health.camera_info, g.health.rectified) == ('valid', False)
     assert capfd.readouterr().err.count("'kaleidoscope'") == 1
@@ -124,6 +124,6 @@ def test_distortion_is_undone(graph):
     info = camera_info_message(START_NS, CAMERA, intrinsics())
     info.d = [-0.2, 0.05, 0.0, 0.0, 0.0]
     g.infos.publish(info)
-    g.until(lambda: g.node.stream.camera._info is not None)
+    g.until(lambda: g.node.worker.camera._info is not None)
     g.send()
     assert (g.health.camera_info, g.health.rectified) == ('valid', True)

@@ -1,4 +1,4 @@
-"""A device without memory, and one that is gone: what is tried, what is told, and when it ends."""
+"""A device without memory, and one that is gone: remedies, reports and the end."""
 
 import gc
 
@@ -39,7 +39,7 @@ def test_the_first_time_less_is_held_and_the_frame_tried_again(graph, capfd):
     g = graph(full_at(20), **EVERY, keyframe__max_interval=1).start()
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
     g.send_many(20)
-    session = g.node.stream.engine.session
+    session = g.node.worker.engine.session
     keyframes = session.bank.ids()
     assert (len(keyframes), len(session.recent)) == (20, 5)
     stamp_ns = g.send()
@@ -66,7 +66,7 @@ def test_the_second_time_a_new_session_begins_and_the_third_stops(graph, capfd):
     g.send_many(3)
     g.send()  # calls 3 and 4: once more after less is held, and no memory again
     assert g.health.oom_count == 2 and g.predictor.resets == 1
-    session = g.node.stream.engine.session
+    session = g.node.worker.engine.session
     assert (session.session_id, session.frame_count) == (1, 0)
     assert g.health.rejected == {'out of memory': 1}
     g.send()
@@ -76,7 +76,7 @@ def test_the_second_time_a_new_session_begins_and_the_third_stops(graph, capfd):
     g.until(lambda: statuses and statuses[-1].state == StreamStatus.STATE_FAULT)
     assert 'oom_count: 3' in statuses[-1].state_reason
     assert 'free memory of the device' in capfd.readouterr().err
-    # The camera is not heard any more, until somebody asks for a new session.
+    # The camera is not received any more, until a new session is requested.
     g.until(lambda: g.images.get_subscription_count() == 0)
     g.until(lambda: g.infos.get_subscription_count() == 0)
     assert g.is_active
@@ -84,7 +84,7 @@ def test_the_second_time_a_new_session_begins_and_the_third_stops(graph, capfd):
     g.until(lambda: g.images.get_subscription_count() == 1)
     g.send_many(2)
     assert g.health.state is StreamState.TRACKING
-    assert g.node.stream.engine.session.session_id == 2
+    assert g.node.worker.engine.session.session_id == 2
 
 
 @pytest.mark.slow
@@ -151,7 +151,7 @@ def test_failures_long_ago_are_forgiven():
     assert policy.remedy('shrink', 62.0, True) is Remedy.STOP
     assert policy.remedy('shrink', 130.0, True) is Remedy.SHRINK
     assert policy.remedy('shrink', 131.0, True) is Remedy.RESET
-    policy.forgive()
+    policy.clear_recent()
     assert policy.remedy('shrink', 132.0, False) is Remedy.RESET, 'what cannot be tried again'
     assert policy.remedy('reset', 133.0, True) is Remedy.RESET
     assert policy.remedy('reset', 134.0, True) is Remedy.STOP
@@ -171,14 +171,14 @@ def test_a_lost_device_stops_the_node_and_the_map_can_still_be_saved(graph, capf
     assert 'CUDA error: scripted' in statuses[-1].state_reason and len(poses) == 4
     assert 'CUDA error: scripted' in capfd.readouterr().err
 
-    def told():
+    def reported():
         found = [s for m in diagnostics[-1:] for s in m.status if s.name == 'r3: gpu']
         return found and found[0].level == DiagnosticStatus.ERROR and 'CUDA' in found[0].message
 
-    g.until(told)
+    g.until(reported)
     assert g.call(SaveMap, '/r3/save_map', SaveMap.Request(name='kept')).success
     answer = g.call(Trigger, '/r3/reset')
-    assert not answer.success and 'start it anew' in answer.message
+    assert not answer.success and 'restart it' in answer.message
     assert not g.turn('activate') and 'cannot activate' in capfd.readouterr().err
     # Cleaned up and configured anew, it may work again.
     assert g.turn('cleanup') and g.node.exit_status == 0
@@ -199,7 +199,7 @@ def test_a_node_that_cannot_be_cleaned_up_wants_its_process_to_end(graph, capfd)
     assert not g.node.count_publishers('/r3/pose')
 
 
-def test_pictures_that_waited_while_the_device_failed_are_not_looked_at(graph):
+def test_images_that_waited_while_the_device_failed_are_not_looked_at(graph):
     g = graph(full_at(0, 1, 2), input__frame_policy='queue').start()
     for n in range(5):
         g.images.publish(image_message(g.stamp_ns + n * PERIOD_NS))

@@ -61,15 +61,15 @@ def test_a_clock_that_jumps_back_starts_a_new_session_once(graph):
     g.send_many(3)
     back_ns = START_NS - 100 * SECOND_NS
     set_clock(back_ns)
-    g.until(lambda: g.node.stream.engine.session.session_id == 1)
+    g.until(lambda: g.node.worker.engine.session.session_id == 1)
     g.send(image_message(back_ns))
-    session = g.node.stream.engine.session
+    session = g.node.worker.engine.session
     assert (session.session_id, session.frame_count) == (1, 1)
-    # The other way round: the pictures tell first, the clock follows.
+    # The other way round: first the images jump, then the clock.
     g.send(image_message(back_ns - 50 * SECOND_NS))
     set_clock(back_ns - 50 * SECOND_NS)
     g.send(image_message(back_ns - 49 * SECOND_NS))
-    session = g.node.stream.engine.session
+    session = g.node.worker.engine.session
     assert (session.session_id, session.frame_count) == (2, 2)
 
 
@@ -106,14 +106,14 @@ def test_a_recording_in_a_loop_begins_anew_each_time(graph):
     for loop in range(3):
         g.stamp_ns = START_NS
         g.send_many(8)
-        session = g.node.stream.engine.session
+        session = g.node.worker.engine.session
         assert (session.session_id, session.frame_count) == (loop, 8)
         assert g.health.state is StreamState.TRACKING
     g.until(lambda: statuses and statuses[-1].frames_processed == 24)
     assert (statuses[-1].session_id, statuses[-1].frames_rejected) == (2, 0)
 
 
-def test_a_jump_that_is_ignored_drops_pictures_until_time_is_back(graph):
+def test_a_jump_that_is_ignored_drops_images_until_time_is_back(graph):
     g = graph(input__on_time_jump_back='ignore').start()
     last_ns = g.send_many(3)[-1]
     g.stamp_ns = last_ns - 10 * SECOND_NS
@@ -121,7 +121,7 @@ def test_a_jump_that_is_ignored_drops_pictures_until_time_is_back(graph):
     assert g.health.rejected == {'before the jump': 3}
     g.stamp_ns = last_ns + PERIOD_NS
     g.send()
-    session = g.node.stream.engine.session
+    session = g.node.worker.engine.session
     assert (session.session_id, session.frame_count) == (0, 4)
 
 
@@ -143,7 +143,7 @@ def test_other_answers_to_a_clock_that_jumps_back(graph, action, state):
     else:
         g.send()
     assert g.health.state.name == state
-    assert g.node.stream.engine.session.session_id == 0
+    assert g.node.worker.engine.session.session_id == 0
 
 
 def test_after_a_gap_the_camera_proves_itself_and_odometry_claims_nothing(graph):
@@ -170,7 +170,7 @@ def test_after_a_gap_the_camera_proves_itself_and_odometry_claims_nothing(graph)
         assert np.diag(np.reshape(known.covariance, (6, 6))).max() < 1.0
 
 
-def test_pictures_without_a_stamp_are_told_once(graph, capfd):
+def test_images_without_a_stamp_are_told_once(graph, capfd):
     g = graph().start()
     for _ in range(3):
         g.send(image_message(0))

@@ -82,11 +82,11 @@ def test_poses_of_low_confidence_say_so_and_the_map_rests(graph):
     g = graph(script, **EVERY, keyframe__max_interval=1).start()
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
     g.send_many(10)
-    points = len(g.node.stream.engine.session.map)
+    points = len(g.node.worker.engine.session.map)
     g.send_many(6)
     assert g.health.state is StreamState.LOW_CONFIDENCE
     g.until(lambda: len(poses) == 16)
-    assert len(g.node.stream.engine.session.map) == points
+    assert len(g.node.worker.engine.session.map) == points
     assert poses[15].pose.covariance[0] > 2 * poses[9].pose.covariance[0]
 
 
@@ -114,7 +114,7 @@ def test_clouds_of_keyframes_that_were_corrected_are_sent_again_where_they_belon
     g = graph(script, **EVERY, keyframe__max_interval=3).start()
     clouds = g.listen('/r3/keyframe_points', PointCloud2, 100)
     g.send_many(12)
-    session, chain = g.node.stream.engine.session, g.node.stream.placing.chain
+    session, chain = g.node.worker.engine.session, g.node.worker.pose_output.chain
     g.until(lambda: len(clouds) == len(session.bank))
     ids = {stamp_ns_of(m.header.stamp): i for m, i in zip(clouds, session.bank.ids(), strict=True)}
     before = {i: session.graph.held[i].S_world_camera for i in session.bank.ids()}
@@ -137,16 +137,16 @@ def test_clouds_of_keyframes_that_were_corrected_are_sent_again_where_they_belon
         np.testing.assert_allclose(points, own.moved(S_map_own).points, atol=1e-5)
     # They lie where they were sent now: nothing comes twice.
     g.send_many(3)
-    g.until(lambda: g.node.stream._clouds._keyframe_clouds._settled is not None)
+    g.until(lambda: g.node.worker._clouds._keyframe_clouds._up_to_date is not None)
     stamps = [stamp_ns_of(m.header.stamp) for m in clouds]
     assert max(map(stamps.count, stamps)) == 2
 
 
 @pytest.mark.parametrize(
-    'pixels, told',
+    'pixels, reported',
     [(np.full((48, 64, 3), 3, np.uint8), 'the image is black'), (picture(), 'it hangs')],
 )
-def test_a_camera_that_sees_nothing_or_hangs_gives_no_pose(graph, pixels, told):
+def test_a_camera_that_sees_nothing_or_hangs_gives_no_pose(graph, pixels, reported):
     g = graph(input__max_frozen_time=0.5).start()
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
     statuses = g.listen('/r3/status', StreamStatus)
@@ -155,7 +155,7 @@ def test_a_camera_that_sees_nothing_or_hangs_gives_no_pose(graph, pixels, told):
         bad = g.send(image_message(g.stamp_ns, pixels))
     g.until(lambda: stamp_ns_of(statuses[-1].header.stamp) == bad)
     assert statuses[-1].state == StreamStatus.STATE_LOST
-    assert told in statuses[-1].state_reason
+    assert reported in statuses[-1].state_reason
     claimed = {stamp_ns_of(message.header.stamp) for message in poses}
     assert claimed and bad not in claimed
     while g.health.state is not StreamState.TRACKING:

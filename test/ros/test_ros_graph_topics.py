@@ -37,15 +37,15 @@ def test_the_graph_holds_the_keyframes_where_the_path_has_them(graph):
     graphs = g.listen('/r3/keyframe_graph', KeyframeGraph, LATCHED)
     stamps = g.send_many(10)
     g.until(lambda: graphs and len(graphs[-1].keyframes) >= 4)
-    told = ask(g)
-    assert told.header.frame_id == 'map' and stamp_ns_of(told.header.stamp) == stamps[-1]
-    assert (told.session_id, told.map_revision) == (0, 0)
-    assert all(keyframe.resident for keyframe in told.keyframes)
-    assert {keyframe.segment_id for keyframe in told.keyframes} == {0}
-    assert np.isnan(told.keyframes[0].confidence), 'the first has nothing to be related to'
-    assert all(k.confidence == pytest.approx(2.0) for k in told.keyframes[1:])
-    T_map_world = g.node.stream.placing.chain.T_map_world
-    for keyframe in told.keyframes:
+    answer = ask(g)
+    assert answer.header.frame_id == 'map' and stamp_ns_of(answer.header.stamp) == stamps[-1]
+    assert (answer.session_id, answer.map_revision) == (0, 0)
+    assert all(keyframe.resident for keyframe in answer.keyframes)
+    assert {keyframe.segment_id for keyframe in answer.keyframes} == {0}
+    assert np.isnan(answer.keyframes[0].confidence), 'the first has nothing to be related to'
+    assert all(k.confidence == pytest.approx(2.0) for k in answer.keyframes[1:])
+    T_map_world = g.node.worker.pose_output.chain.T_map_world
+    for keyframe in answer.keyframes:
         stamp_ns = stamp_ns_of(keyframe.stamp)
         assert stamp_ns == stamps[keyframe.id]
         expected = T_map_world @ truth(g.script.path, stamp_ns)
@@ -55,10 +55,10 @@ def test_the_graph_holds_the_keyframes_where_the_path_has_them(graph):
 def test_edges_are_relative_poses_of_keyframes(graph):
     g = graph(**OFTEN).start()
     stamps = g.send_many(10)
-    told = ask(g)
-    ids = {keyframe.id for keyframe in told.keyframes}
-    assert len(told.edges) >= len(ids) - 1
-    for edge in told.edges:
+    answer = ask(g)
+    ids = {keyframe.id for keyframe in answer.keyframes}
+    assert len(answer.edges) >= len(ids) - 1
+    for edge in answer.edges:
         assert {edge.from_id, edge.to_id} <= ids and edge.from_id < edge.to_id
         path = g.script.path
         expected = inverse(path(stamps[edge.from_id])) @ path(stamps[edge.to_id])
@@ -69,13 +69,13 @@ def test_edges_are_relative_poses_of_keyframes(graph):
 def test_the_graph_is_in_metres_where_they_are_known(graph):
     g = graph(scale__source='fixed', scale__fixed=3.0, **OFTEN).start()
     stamps = g.send_many(7)
-    told = ask(g)
-    T_map_world, path = g.node.stream.placing.chain.T_map_world, g.script.path
-    for keyframe in told.keyframes:
+    answer = ask(g)
+    T_map_world, path = g.node.worker.pose_output.chain.T_map_world, g.script.path
+    for keyframe in answer.keyframes:
         T = truth(path, stamps[keyframe.id])
         T[:3, 3] *= 3.0
         np.testing.assert_allclose(matrix(keyframe.pose), T_map_world @ T, atol=1e-6)
-    for edge in told.edges:
+    for edge in answer.edges:
         expected = inverse(path(stamps[edge.from_id])) @ path(stamps[edge.to_id])
         found = matrix_from_transform(edge.transform)
         np.testing.assert_allclose(found[:3, 3], 3.0 * expected[:3, 3], atol=1e-9)
@@ -87,10 +87,10 @@ def test_edges_tell_the_recent_past_from_what_was_remembered(graph):
     script = Script(path=circle(period_s=2.0))
     g = graph(script, stream__recent_keyframes=2, stream__recent_frames=1, **OFTEN).start()
     g.send_many(40)
-    told = ask(g)
-    order = {keyframe.id: n for n, keyframe in enumerate(told.keyframes)}
+    answer = ask(g)
+    order = {keyframe.id: n for n, keyframe in enumerate(answer.keyframes)}
     kinds = {RelativePoseEdge.RECENT: set(), RelativePoseEdge.MEMORY: set()}
-    for edge in told.edges:
+    for edge in answer.edges:
         kinds[edge.type].add(order[edge.to_id] - order[edge.from_id])
     assert kinds[RelativePoseEdge.RECENT] == {1, 2}
     assert min(kinds[RelativePoseEdge.MEMORY]) > 2
@@ -100,27 +100,27 @@ def test_bridges_join_segments(graph):
     script = Script(path=circle(period_s=8.0), reach=0.3, blackouts=set(range(20, 35)))
     g = graph(script, loop__new_segment_after=3, loop__apply_after=1, **OFTEN).start()
     g.send_many(130)
-    session = g.node.stream.engine.session
+    session = g.node.worker.engine.session
     assert session.newest_segment >= 1 and session.loops_closed >= 1
-    told = ask(g)
-    segment = {keyframe.id: keyframe.segment_id for keyframe in told.keyframes}
+    answer = ask(g)
+    segment = {keyframe.id: keyframe.segment_id for keyframe in answer.keyframes}
     assert len(set(segment.values())) > 1, 'the segment that a keyframe came in'
-    bridges = [edge for edge in told.edges if edge.type == RelativePoseEdge.BRIDGE]
+    bridges = [edge for edge in answer.edges if edge.type == RelativePoseEdge.BRIDGE]
     assert bridges
     assert all(segment[edge.from_id] != segment[edge.to_id] for edge in bridges)
-    others = [edge for edge in told.edges if edge.type == RelativePoseEdge.RECENT]
+    others = [edge for edge in answer.edges if edge.type == RelativePoseEdge.RECENT]
     assert len(others) > len(bridges)
 
 
 def test_keyframes_that_left_the_bank_stay_in_the_graph(graph):
     g = graph(keyframe__max_keyframes=4, **OFTEN).start()
     stamps = g.send_many(30)
-    told = ask(g)
-    resident = {keyframe.id for keyframe in told.keyframes if keyframe.resident}
-    assert len(resident) == 4 and len(told.keyframes) > 6
-    assert {end for edge in told.edges for end in (edge.from_id, edge.to_id)} <= resident
-    T_map_world = g.node.stream.placing.chain.T_map_world
-    for keyframe in told.keyframes:
+    answer = ask(g)
+    resident = {keyframe.id for keyframe in answer.keyframes if keyframe.resident}
+    assert len(resident) == 4 and len(answer.keyframes) > 6
+    assert {end for edge in answer.edges for end in (edge.from_id, edge.to_id)} <= resident
+    T_map_world = g.node.worker.pose_output.chain.T_map_world
+    for keyframe in answer.keyframes:
         expected = T_map_world @ truth(g.script.path, stamps[keyframe.id])
         np.testing.assert_allclose(matrix(keyframe.pose), expected, atol=1e-6)
     g.set_parameters(path_max_size=5)
@@ -130,7 +130,7 @@ def test_keyframes_that_left_the_bank_stay_in_the_graph(graph):
     assert [k.id for k in ask(g).keyframes] == sorted(resident)[-2:]
 
 
-def test_the_graph_is_empty_before_the_first_picture_and_after_a_reset(graph):
+def test_the_graph_is_empty_before_the_first_image_and_after_a_reset(graph):
     g = graph(**OFTEN)
     assert g.turn('configure')
     assert ask(g).keyframes == []
@@ -165,12 +165,12 @@ def test_markers_are_two_lists_of_lines_that_replace_one_another(graph):
     g = graph(**OFTEN).start()
     markers = g.listen('/r3/markers', MarkerArray, LATCHED)
     g.send_many(10)
-    told = ask(g)
+    answer = ask(g)
 
     def drawn():
         if not markers or len(markers[-1].markers) != 2:
             return False
-        return len(markers[-1].markers[1].points) == 2 * len(told.edges)
+        return len(markers[-1].markers[1].points) == 2 * len(answer.edges)
 
     g.until(drawn)
     cameras, edges = markers[-1].markers
@@ -180,10 +180,10 @@ def test_markers_are_two_lists_of_lines_that_replace_one_another(graph):
         assert (marker.type, marker.action) == (Marker.LINE_LIST, Marker.ADD)
         assert len(marker.colors) == len(marker.points) and marker.scale.x > 0
         assert marker.pose.orientation.w == 1.0
-    assert len(cameras.points) == 16 * len(told.keyframes)
+    assert len(cameras.points) == 16 * len(answer.keyframes)
     # Edges run between the cameras, which are where the graph has them: the camera is the base.
-    centres = {k.id: matrix(k.pose)[:3, 3] for k in told.keyframes}
-    for n, edge in enumerate(told.edges):
+    centres = {k.id: matrix(k.pose)[:3, 3] for k in answer.keyframes}
+    for n, edge in enumerate(answer.edges):
         for end, point in ((edge.from_id, 2 * n), (edge.to_id, 2 * n + 1)):
             p = edges.points[point]
             np.testing.assert_allclose([p.x, p.y, p.z], centres[end], atol=1e-6)
@@ -198,15 +198,15 @@ def test_edges_are_coloured_by_their_confidence(graph):
     g = graph(script, **OFTEN).start()
     markers = g.listen('/r3/markers', MarkerArray, LATCHED)
     g.send_many(10)
-    told = ask(g)
+    answer = ask(g)
     g.until(
         lambda: (
             len(markers[-1].markers) == 2
-            and len(markers[-1].markers[1].points) == 2 * len(told.edges)
+            and len(markers[-1].markers[1].points) == 2 * len(answer.edges)
         )
     )
     colors = markers[-1].markers[1].colors
-    weak = [e.confidence_translation < 1.5 for e in told.edges]
+    weak = [e.confidence_translation < 1.5 for e in answer.edges]
     assert any(weak) and not all(weak)
     for n, is_weak in enumerate(weak):
         assert (colors[2 * n].r > 0.5) == is_weak, 'weak edges are not green'
@@ -227,7 +227,7 @@ def test_a_latched_topic_is_due_on_change_and_not_too_often():
 
 def test_colour_pairs_with_depth_pixel_for_pixel(graph):
     g = graph(Script(depth_delay=1)).start()
-    heard = {
+    received = {
         topic: g.listen(f'/r3/{topic}', kind)
         for topic, kind in (
             ('depth/image', Image),
@@ -238,14 +238,14 @@ def test_colour_pairs_with_depth_pixel_for_pixel(graph):
     }
     shades = (0, 100, 200)
     stamps = [g.send(image_message(g.stamp_ns, picture(shade=s))) for s in shades]
-    g.until(lambda: all(len(messages) == 2 for messages in heard.values()))
+    g.until(lambda: all(len(messages) == 2 for messages in received.values()))
     for n in range(2):
-        depth, depth_info, color, color_info = (messages[n] for messages in heard.values())
-        assert {stamp_ns_of(m[n].header.stamp) for m in heard.values()} == {stamps[n]}
-        assert {m[n].header.frame_id for m in heard.values()} == {CAMERA}
+        depth, depth_info, color, color_info = (messages[n] for messages in received.values())
+        assert {stamp_ns_of(m[n].header.stamp) for m in received.values()} == {stamps[n]}
+        assert {m[n].header.frame_id for m in received.values()} == {CAMERA}
         assert depth_info == color_info
         size = (depth.height, depth.width)
         assert size == (color.height, color.width) == (depth_info.height, depth_info.width)
         pixels = np.frombuffer(color.data, np.uint8).reshape(*size, 3)
-        # The scripted predictor takes every second pixel of its picture.
+        # The scripted predictor takes every second pixel of its image.
         np.testing.assert_array_equal(pixels, picture(shade=shades[n])[::2, ::2])

@@ -79,17 +79,17 @@ def test_published_topics_are_those_of_the_page(graph):
 
 def test_subscribed_topics_are_those_of_the_page(graph):
     rows = page('node.md', 'Subscribed topics')
-    heard = {}
+    received = {}
     # None of the modes subscribes to everything.
     for options in ({}, {'input__transport': 'compressed'}, {'scale__source': 'odometry'}):
         g = graph(**options)
         assert g.node.autostart()
-        heard |= dict(g.node.get_subscriber_names_and_types_by_node('r3', '/'))
+        received |= dict(g.node.get_subscriber_names_and_types_by_node('r3', '/'))
         assert g.turn('deactivate') and g.turn('cleanup')
-    heard.pop('/parameter_events', None)
-    assert set(heard) == {resolved(topic) for topic in rows}
+    received.pop('/parameter_events', None)
+    assert set(received) == {resolved(topic) for topic in rows}
     for topic, row in rows.items():
-        assert_type(heard[resolved(topic)][0], type_in(row[1]))
+        assert_type(received[resolved(topic)][0], type_in(row[1]))
 
 
 def test_services_are_those_of_the_page(graph):

@@ -30,7 +30,7 @@ def test_two_full_cycles(graph):
         assert g.state == State.PRIMARY_STATE_INACTIVE
         assert g.turn('cleanup')
         assert g.predictors[cycle].closed
-        assert g.node.stream is None
+        assert g.node.worker is None
         assert not [
             name
             for name, _ in g.node.get_publisher_names_and_types_by_node('r3', '/')
@@ -46,7 +46,7 @@ def test_deactivating_keeps_the_session(graph):
     assert g.turn('activate')
     g.until(lambda: g.images.get_subscription_count() == 1)
     g.send()
-    session = g.node.stream.engine.session
+    session = g.node.worker.engine.session
     assert (session.session_id, session.frame_count) == (0, 4)
 
 
@@ -102,9 +102,9 @@ def test_a_second_node_of_the_same_name_is_refused(graph, capfd):
     first = graph().start()
     second = Graph(domain=first.domain)
     try:
-        second.until(lambda: second.node._count_twins())
+        second.until(lambda: second.node._count_duplicates())
         assert not second.turn('configure')
-        assert "a node named '/r3' runs already" in capfd.readouterr().err
+        assert "a node named '/r3' already runs" in capfd.readouterr().err
         first.send()
         assert first.health.frames_processed == 1
     finally:
@@ -116,8 +116,8 @@ def test_a_node_of_the_same_name_that_comes_later_is_reported(graph, capfd):
     first = graph(diagnostics__period=0.1).start()
     other = Graph(domain=first.domain)
     try:
-        heard = first.listen('/diagnostics', DiagnosticArray)
-        first.until(lambda: any('same name' in s.message for m in heard for s in m.status))
+        received = first.listen('/diagnostics', DiagnosticArray)
+        first.until(lambda: any('same name' in s.message for m in received for s in m.status))
         assert "another node named '/r3'" in capfd.readouterr().err
     finally:
         other.close()
@@ -131,5 +131,5 @@ def test_stopping_does_not_wait_for_a_stuck_model(graph):
     assert g.turn('deactivate')
     assert not g.turn('activate'), 'the last frame is still in work'
     turnstile.release(10)
-    g.until(lambda: not g.node.stream.is_stuck)
+    g.until(lambda: not g.node.worker.is_stuck)
     assert g.turn('activate')

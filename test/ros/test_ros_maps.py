@@ -44,9 +44,9 @@ def ask(g, **fields):
     """Ask for a map, and return the future when the node has begun with it or has answered."""
     client = g.probe.create_client(LoadMap, '/r3/load_map')
     g.until(client.service_is_ready)
-    session_id = g.node.stream.engine.session.session_id
+    session_id = g.node.worker.engine.session.session_id
     future = client.call_async(LoadMap.Request(**{'name': 'kitchen', 'localize': True, **fields}))
-    g.until(lambda: future.done() or g.node.stream.engine.session.session_id > session_id)
+    g.until(lambda: future.done() or g.node.worker.engine.session.session_id > session_id)
     return future
 
 
@@ -64,10 +64,10 @@ def pose_of(T):
 @pytest.fixture
 def folder(tmp_path):
     """Write the map of a run of 40 frames, as another process has left it."""
-    engine, pictures = Engine(ScriptedPredictor(), R3Config()), KeyframeImages()
+    engine, images = Engine(ScriptedPredictor(), R3Config()), KeyframeImages()
     for frame in frames(FRAMES):
-        pictures.note(frame.image, engine.step(frame))
-    snapshot = take_map_snapshot(engine.session, engine.predictor, pictures.view())
+        images.note(frame.image, engine.step(frame))
+    snapshot = take_map_snapshot(engine.session, engine.predictor, images.view())
     path = tmp_path / 'maps' / 'kitchen'
     write_map(path, saved_map(snapshot, UNPLACED, engine.config.map.voxel_size))
     return path
@@ -98,7 +98,7 @@ def test_a_map_is_loaded_by_another_process_and_the_camera_is_found(graph, folde
     answer = answer_of(g, future)
     assert (answer.success, answer.code) == (True, CODES.OK), answer.message
     assert answer.points == len(read_map(folder).points)
-    assert answer.keyframes == len(read_map(folder).keyframes) and 'is found' in answer.message
+    assert answer.keyframes == len(read_map(folder).keyframes) and 'was found' in answer.message
     g.until(lambda: poses and statuses[-1].state == StreamStatus.STATE_TRACKING)
     assert statuses[-1].map_revision == 1
     expected = T_MAP_WORLD @ truth(g.script.path, stamp_ns)
@@ -118,7 +118,7 @@ def test_loading_while_the_node_tracks_starts_a_session_in_the_map(graph, folder
     g.send_many(5)
     assert g.health.state is StreamState.TRACKING
     future = ask(g)
-    assert g.node.stream.engine.session.session_id == 1
+    assert g.node.worker.engine.session.session_id == 1
     g.send_many(4)
     assert answer_of(g, future).code == CODES.OK
     assert g.health.state is StreamState.TRACKING
@@ -127,7 +127,7 @@ def test_loading_while_the_node_tracks_starts_a_session_in_the_map(graph, folder
 def test_each_thing_that_can_be_wrong_with_a_map_has_its_code(graph, folder, tmp_path):
     g = graph().start()
     g.send_many(3)
-    session = g.node.stream.engine.session
+    session = g.node.worker.engine.session
     saved = read_map(folder)
     facts = saved.facts
     write_map(
@@ -142,8 +142,8 @@ def test_each_thing_that_can_be_wrong_with_a_map_has_its_code(graph, folder, tmp
     manifest.write_text(manifest.read_text().replace('format_version: 1', 'format_version: 2'))
     for name, code, says in (
         ('none', CODES.NOT_FOUND, 'no map at'),
-        ('', CODES.NOT_FOUND, 'names no map'),
-        ('../kitchen', CODES.NOT_FOUND, 'names no map'),
+        ('', CODES.NOT_FOUND, 'is no name of a map'),
+        ('../kitchen', CODES.NOT_FOUND, 'is no name of a map'),
         ('other_model', CODES.CHECKPOINT_MISMATCH, "made by model 'r3'"),
         ('plain', CODES.BAD_FORMAT, 'include_images'),
         ('damaged', CODES.BAD_FORMAT, 'graph.npz'),
@@ -156,7 +156,7 @@ def test_each_thing_that_can_be_wrong_with_a_map_has_its_code(graph, folder, tmp
     answer = answer_of(g, ask(g, use_initial_pose=True, initial_pose=nowhere))
     assert answer.code == CODES.BAD_FORMAT and 'initial_pose' in answer.message
     # The stream has gone on through all of it.
-    assert g.node.stream.engine.session is session
+    assert g.node.worker.engine.session is session
     g.send()
     assert g.health.state is StreamState.TRACKING and g.health.frames_processed == 4
 
@@ -169,7 +169,7 @@ def test_a_camera_that_is_not_found_goes_on_as_a_new_session(graph, folder):
     answer = answer_of(g, future)
     assert (answer.success, answer.code) == (False, CODES.NOT_LOCALISED)
     assert 'within 0.5 s' in answer.message and 'new session' in answer.message
-    assert not g.node.stream.engine.is_relocalising
+    assert not g.node.worker.engine.is_relocalising
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
     g.send_many(3)
     g.until(lambda: len(poses) == 3)
@@ -181,18 +181,18 @@ def test_a_model_that_cannot_hold_the_map_says_so_and_a_new_session_begins(
     graph, folder, monkeypatch
 ):
     def refuse(*_):
-        raise ModelError('the pictures of 9 frames do not fit into memory.max_host_mib')
+        raise ModelError('the images of 9 frames do not fit into memory.max_host_mib')
 
     monkeypatch.setattr(ScriptedPredictor, 'restore', refuse)
     g = graph().start()
     g.send_many(3)
     answer = answer_of(g, ask(g))
-    assert answer.code == CODES.INTERNAL and answer.message.startswith('the pictures of 9 frames')
+    assert answer.code == CODES.INTERNAL and answer.message.startswith('the images of 9 frames')
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
     g.send_many(2)
     g.until(lambda: len(poses) == 2)
     np.testing.assert_allclose(matrix(poses[0].pose.pose)[:3, 3], 0.0, atol=1e-9)
-    assert g.node.stream.engine.session.trajectory_view().frame_ids.tolist() == [0, 1]
+    assert g.node.worker.engine.session.trajectory_view().frame_ids.tolist() == [0, 1]
 
 
 def test_a_stopped_stream_has_to_be_reset_first(graph, folder):

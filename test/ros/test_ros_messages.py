@@ -165,7 +165,7 @@ def test_preview_colours_near_and_far_apart_and_unknown_black():
 
 
 def test_status_says_nan_where_it_does_not_know():
-    message = status_message(START_NS, 'camera', Health(), frames_dropped=3)
+    message = status_message(START_NS, Health(optical_frame='camera'), frames_dropped=3)
     assert math.isnan(message.latency) and math.isnan(message.depth_valid_fraction)
     assert (message.frames_dropped, message.scale, message.scale_source) == (3, 1.0, 0)
     assert message.state == StreamStatus.STATE_UNINITIALIZED

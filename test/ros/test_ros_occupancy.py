@@ -69,11 +69,11 @@ def off_the_walls(places):
 
 def test_the_room_is_where_it_is_in_metres(mapped):
     g = mapped()
-    heard = g.listen('/r3/occupancy', OccupancyGrid, LATCHED)
-    g.until(lambda: g.send() and g.stamp_ns > START_NS + 30 * PERIOD_NS and heard, 60.0)
+    received = g.listen('/r3/occupancy', OccupancyGrid, LATCHED)
+    g.until(lambda: g.send() and g.stamp_ns > START_NS + 30 * PERIOD_NS and received, 60.0)
     stamp_ns = g.stamp_ns
-    g.until(lambda: g.send() and stamp_ns_of(heard[-1].header.stamp) > stamp_ns, 60.0)
-    grid = heard[-1]
+    g.until(lambda: g.send() and stamp_ns_of(received[-1].header.stamp) > stamp_ns, 60.0)
+    grid = received[-1]
     assert grid.header.frame_id == 'map' and grid.info.origin.orientation.w == 1.0
     assert grid.info.resolution == pytest.approx(0.1)
     walls, free = places_of(grid, 100), places_of(grid, 0)
@@ -85,30 +85,30 @@ def test_the_room_is_where_it_is_in_metres(mapped):
 
 def test_a_reset_empties_the_grid(mapped):
     g = mapped()
-    heard = g.listen('/r3/occupancy', OccupancyGrid, LATCHED)
-    g.until(lambda: g.send() and heard and heard[-1].info.width > 0, 60.0)
+    received = g.listen('/r3/occupancy', OccupancyGrid, LATCHED)
+    g.until(lambda: g.send() and received and received[-1].info.width > 0, 60.0)
     assert g.call(Trigger, '/r3/reset').success
-    g.until(lambda: heard[-1].info.width == 0)
-    assert len(heard[-1].data) == 0
+    g.until(lambda: received[-1].info.width == 0)
+    assert len(received[-1].data) == 0
 
 
 def test_nothing_is_published_while_metres_are_not_known(mapped):
     g = mapped(scale__source='none')
-    heard = g.listen('/r3/occupancy', OccupancyGrid, LATCHED)
-    told = g.listen('/diagnostics', DiagnosticArray)
+    received = g.listen('/r3/occupancy', OccupancyGrid, LATCHED)
+    reported = g.listen('/diagnostics', DiagnosticArray)
     g.send_many(8)
-    g.until(lambda: told and task(told[-1]).level == DiagnosticStatus.WARN)
-    assert 'metres are not known' in task(told[-1]).message
-    assert all(grid.info.width == 0 for grid in heard)
+    g.until(lambda: reported and task(reported[-1]).level == DiagnosticStatus.WARN)
+    assert 'the metric scale is unknown' in task(reported[-1]).message
+    assert all(grid.info.width == 0 for grid in received)
 
 
 def test_a_map_without_a_floor_says_so_and_gives_no_grid(mapped):
     g = mapped(occupancy__estimate_floor=True)
-    heard = g.listen('/r3/occupancy', OccupancyGrid, LATCHED)
-    told = g.listen('/diagnostics', DiagnosticArray)
+    received = g.listen('/r3/occupancy', OccupancyGrid, LATCHED)
+    reported = g.listen('/diagnostics', DiagnosticArray)
     g.send_many(4)
-    g.until(lambda: g.send() and told and 'no floor' in task(told[-1]).message)
-    assert all(grid.info.width == 0 for grid in heard)
+    g.until(lambda: g.send() and reported and 'no floor' in task(reported[-1]).message)
+    assert all(grid.info.width == 0 for grid in received)
 
 
 def test_without_being_asked_for_the_topic_is_not_there(graph):

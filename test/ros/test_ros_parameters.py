@@ -18,7 +18,7 @@ def test_live_parameters_take_effect_between_frames(graph):
     (result,) = g.set_parameters(points__stride=4)
     assert result.successful
     g.send()
-    stream = g.node.stream
+    stream = g.node.worker
     assert stream.config.points.stride == stream.engine.config.points.stride == 4
 
 
@@ -40,7 +40,7 @@ def test_bad_values_are_refused_with_a_reason(graph, name, value, words):
     (result,) = g.set_parameters(**{name.replace('.', '__'): value})
     assert not result.successful
     assert words in result.reason
-    assert g.node.stream.config == g.node._config
+    assert g.node.worker.config == g.node._config
 
 
 def test_a_fixed_parameter_may_change_before_configure(graph):
@@ -48,7 +48,7 @@ def test_a_fixed_parameter_may_change_before_configure(graph):
     (result,) = g.set_parameters(map__voxel_size=0.1)
     assert result.successful
     g.start()
-    assert g.node.stream.config.map.voxel_size == 0.1
+    assert g.node.worker.config.map.voxel_size == 0.1
 
 
 def test_every_parameter_is_declared_and_described(graph):
@@ -87,7 +87,7 @@ def other_value(parameter):
 def test_every_live_parameter_reaches_whoever_uses_it(graph):
     g = graph().start()
     g.send()
-    stream = g.node.stream
+    stream = g.node.worker
     # Those that only fit together with another one are moved down, where they fit.
     small = {
         'occupancy.min_height': 0.5,
@@ -106,14 +106,14 @@ def test_every_live_parameter_reaches_whoever_uses_it(graph):
     assert engine.config == now and engine.loops.config == now
     assert engine.session.gate.config == now.tracking
     assert stream.camera.config == stream._frame_filter.config == now.input
-    assert stream.placing.config == stream._clouds.config == stream.authority._config == now
+    assert stream.pose_output.config == stream._clouds.config == stream.authority._config == now
     assert stream.control.config == stream._readiness.config == now
     assert stream._stepper.config == now.memory
 
 
 def test_every_fixed_parameter_is_refused_while_configured(graph):
     g = graph().start()
-    before = g.node.stream.config
+    before = g.node.worker.config
     for parameter in parameters(before):
         if parameter.meta.live:
             continue
@@ -121,4 +121,4 @@ def test_every_fixed_parameter_is_refused_while_configured(graph):
         (result,) = g.set_parameters(**{parameter.name.replace('.', '__'): value})
         assert not result.successful, parameter.name
         assert 'fixed while the node is configured' in result.reason
-    assert g.node.stream.config == before
+    assert g.node.worker.config == before

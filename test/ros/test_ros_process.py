@@ -112,10 +112,10 @@ def probe(start):
     rclpy.shutdown(context=context)
 
 
-def send_pictures(probe, until_processed=0):
-    """Send one picture, or go on until the node says that it has processed so many."""
-    camera, heard = probe.create_publisher(Image, 'image', 10), []
-    probe.create_subscription(StreamStatus, '/r3/status', heard.append, 10)
+def send_images(probe, until_processed=0):
+    """Send one image, or go on until the node says that it has processed so many."""
+    camera, received = probe.create_publisher(Image, 'image', 10), []
+    probe.create_subscription(StreamStatus, '/r3/status', received.append, 10)
 
     def is_heard():
         # The node subscribes anew, reliably, once it has seen that the camera is reliable.
@@ -127,7 +127,7 @@ def send_pictures(probe, until_processed=0):
     numbers = itertools.count()
 
     def sent_enough():
-        if heard and heard[-1].frames_processed >= until_processed:
+        if received and received[-1].frames_processed >= until_processed:
             return True
         camera.publish(image_message(START_NS + next(numbers) * PERIOD_NS))
         return not until_processed
@@ -156,7 +156,7 @@ def test_a_signal_while_it_configures_ends_it_and_its_name_is_free(start, number
 def test_a_signal_during_a_frame_that_never_ends_ends_it(start, probe):
     process = start('frame', '--ros-args', *IMPATIENT, program=STUCK)
     wait_for(process, 'active')
-    send_pictures(probe)
+    send_images(probe)
     wait_for(process, 'stuck in a frame')
     process.send_signal(signal.SIGINT)
     assert_ends_in_order(process)
@@ -167,7 +167,7 @@ def test_a_signal_during_a_long_save_ends_it_and_leaves_nothing(start, probe, tm
     folder = ('-p', f'map.directory:={tmp_path}')
     process = start('save', '--ros-args', *IMPATIENT, *folder, program=STUCK)
     wait_for(process, 'active')
-    send_pictures(probe, until_processed=4)
+    send_images(probe, until_processed=4)
     client = probe.create_client(SaveMap, '/r3/save_map')
     probe.spin_until(client.service_is_ready)
     client.call_async(SaveMap.Request(name='kitchen'))
@@ -233,7 +233,7 @@ def test_where_ros_lets_no_node_begin_one_line_says_so(start, monkeypatch, tmp_p
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 2, said
     (line,) = [line for line in said.splitlines() if line.startswith('r3_stream: ')]
-    assert 'ROS lets no node begin here: ' in line and 'ROS_SECURITY_ENABLE' in line
+    assert 'ROS cannot create the node: ' in line and 'ROS_SECURITY_ENABLE' in line
     # Beside it only what rcl logs by itself.
     rest = [text for text in said.splitlines() if text != line and '[rcl]' not in text]
     assert rest == []

@@ -37,7 +37,7 @@ def somebody_says(g, parent, child, static=False, stamp_ns=START_NS - PERIOD_NS,
 
 
 def from_us(g, transforms):
-    """Return the edges of transforms that have the stamp of a picture or are dated ahead of it."""
+    """Return the edges of transforms that have the stamp of an image or are dated ahead of it."""
     return edges(t for t in transforms if stamp_ns_of(t.header.stamp) >= START_NS)
 
 
@@ -47,7 +47,7 @@ def test_who_was_there_before_keeps_the_edge(graph, edge, static):
     g = graph(diagnostics__period=0.1)
     assert g.turn('configure')
     other = somebody_says(g, *edge, static=static)
-    g.until(lambda: g.node.stream.tree.has_parent(edge[1]))
+    g.until(lambda: g.node.worker.tree.has_parent(edge[1]))
     activate(g)
     transforms = g.listen_tf()
     diagnostics = g.listen('/diagnostics', DiagnosticArray)
@@ -55,17 +55,17 @@ def test_who_was_there_before_keeps_the_edge(graph, edge, static):
     g.send_many(3)
     g.until(lambda: len(poses) == 3 and transforms)
     assert from_us(g, transforms) == {MAP_ODOM, ODOM_BASE} - {edge}
-    told = ' -> '.join(edge)
-    assert g.transform_health.two_parents == told
+    reported = ' -> '.join(edge)
+    assert g.transform_health.two_parents == reported
     g.until(lambda: any(
-        s.level == DiagnosticStatus.ERROR and told in s.message
+        s.level == DiagnosticStatus.ERROR and reported in s.message
         for m in diagnostics for s in m.status if s.name == 'r3: tf'))  # fmt: skip
     assert other
 
 
 @pytest.mark.parametrize('edge', [MAP_ODOM, ODOM_BASE], ids=['map-odom', 'odom-base'])
 def test_who_comes_later_is_told_and_forgotten_when_gone(graph, edge, capfd, monkeypatch):
-    monkeypatch.setattr(frame_tree, '_RIVAL_SILENT_S', 0.5)
+    monkeypatch.setattr(frame_tree, '_LINK_TIMEOUT_S', 0.5)
     g = graph(diagnostics__period=0.1).start()
     g.send_many(2)
     assert g.transform_health.two_parents == ''
@@ -86,11 +86,11 @@ def test_who_comes_later_is_told_and_forgotten_when_gone(graph, edge, capfd, mon
 
 
 def test_an_edge_that_was_left_to_somebody_is_ours_once_he_is_gone(graph, monkeypatch):
-    monkeypatch.setattr(frame_tree, '_RIVAL_SILENT_S', 0.5)
+    monkeypatch.setattr(frame_tree, '_LINK_TIMEOUT_S', 0.5)
     g = graph()
     assert g.turn('configure')
     other = somebody_says(g, *MAP_ODOM)
-    g.until(lambda: g.node.stream.tree.has_parent('odom'))
+    g.until(lambda: g.node.worker.tree.has_parent('odom'))
     activate(g)
     g.send_many(2)
     g.until(lambda: g.transform_health.two_parents == '')
@@ -104,7 +104,7 @@ def test_an_edge_that_was_left_to_somebody_is_ours_once_he_is_gone(graph, monkey
 def test_an_edge_that_is_not_ours_has_no_rival(graph):
     g = graph(publish_map_to_odom_tf=False).start()
     other = somebody_says(g, *MAP_ODOM)
-    g.until(lambda: g.node.stream.tree.has_parent('odom'))
+    g.until(lambda: g.node.worker.tree.has_parent('odom'))
     transforms = g.listen_tf()
     g.send_many(2)
     g.until(lambda: transforms)
@@ -120,19 +120,19 @@ def test_another_r3_on_the_same_camera_leaves_the_edges_to_the_first(graph):
     try:
         assert second.node.autostart()
         second.until(lambda: second.node.count_subscribers('/tf') >= 2)
-        pictures = second.probe.create_publisher(Image, '/left/image', 10)
-        second.until(lambda: pictures.get_subscription_count() == 1)
+        publisher = second.probe.create_publisher(Image, '/left/image', 10)
+        second.until(lambda: publisher.get_subscription_count() == 1)
 
         def heard_by_second():
             first.executor.spin_once(timeout_sec=0.01)
-            return second.node.stream.tree.has_parent(CAMERA)
+            return second.node.worker.tree.has_parent(CAMERA)
 
         stamp_ns = first.send()
         second.until(heard_by_second)
-        pictures.publish(image_message(stamp_ns))
+        publisher.publish(image_message(stamp_ns))
         second.until(lambda: second.health.frames_processed == 1)
         second.until(lambda: second.transform_health.two_parents)
-        assert second.node.stream.authority._refused == {'odom', CAMERA}
+        assert second.node.worker.authority._refused == {'odom', CAMERA}
         first.send()
         assert first.transform_health.two_parents == '', 'the second one is silent'
     finally:
@@ -143,7 +143,7 @@ def test_a_transform_that_equals_ours_is_ours_once():
     echoes, sent = Echoes(), transform_message(START_NS, 'map', 'odom', np.eye(4))
     echoes.expect(sent)
     assert echoes.take(sent)
-    assert not echoes.take(sent), 'somebody else has sent the same'
+    assert not echoes.take(sent), 'another node has sent the same'
 
 
 def test_a_moving_frame_above_the_camera_is_no_base(graph):
@@ -151,7 +151,7 @@ def test_a_moving_frame_above_the_camera_is_no_base(graph):
     g = graph()
     assert g.turn('configure')
     other = somebody_says(g, 'odom_of_others', CAMERA)
-    g.until(lambda: g.node.stream.tree.has_parent(CAMERA))
+    g.until(lambda: g.node.worker.tree.has_parent(CAMERA))
     activate(g)
     transforms = g.listen_tf()
     g.send_many(2)
@@ -171,10 +171,10 @@ def test_a_camera_that_moves_on_its_named_base_is_refused_and_told_what_to_name(
         T = make_T(Rotation.from_euler('z', angle).as_matrix(), [0.1, 0.0, 1.0])
         joints.sendTransform(transform_message(stamp_ns, BASE, 'head', T))
         g.until(lambda: np.allclose(
-            g.node.stream.tree.newest_pose(BASE, 'head'), T) if heard() else False)  # fmt: skip
+            g.node.worker.tree.newest_pose(BASE, 'head'), T) if received() else False)  # fmt: skip
 
-    def heard():
-        return g.node.stream.tree.has_parent('head')
+    def received():
+        return g.node.worker.tree.has_parent('head')
 
     turn_head(0.0, START_NS)
     activate(g)
@@ -197,7 +197,7 @@ def test_a_fixed_transform_that_is_repeated_on_tf_is_no_joint(graph):
     g = graph(base_frame=BASE, tf_lookup_timeout=5.0)
     assert g.turn('configure')
     others = [somebody_says(g, BASE, CAMERA, T=T_BASE_OPTICAL)]
-    g.until(lambda: g.node.stream.tree.has_parent(CAMERA))
+    g.until(lambda: g.node.worker.tree.has_parent(CAMERA))
     activate(g)
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
     g.send_many(2)

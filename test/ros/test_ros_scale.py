@@ -41,7 +41,7 @@ def in_metres(g, stamp_ns):
     """Return the camera's pose in map that the script asks for."""
     T = truth(g.script.path, stamp_ns).copy()
     T[:3, 3] *= METRES
-    return g.node.stream.placing.chain.T_map_world @ T
+    return g.node.worker.pose_output.chain.T_map_world @ T
 
 
 def width_of(cloud):
@@ -148,7 +148,7 @@ def test_drift_is_a_warning(measured):
     diagnostics = g.listen('/diagnostics', DiagnosticArray)
     g.send_many(2)
     g.until(lambda: diagnostics and scale_task(diagnostics[-1]).level == DiagnosticStatus.OK)
-    g.node.stream.engine._metric.metres_per_unit = 1.3 * METRES
+    g.node.worker.engine._metric.metres_per_unit = 1.3 * METRES
     g.send_many(6)
     g.until(lambda: scale_task(diagnostics[-1]).level == DiagnosticStatus.WARN)
     assert 'live ratio 1.300' in scale_task(diagnostics[-1]).message
@@ -169,7 +169,7 @@ def test_odometry_is_heard_and_that_of_another_frame_is_not(graph, capfd):
         message.pose.pose = pose_messages(T[None])[0]
         wheels.publish(message)
 
-    track = g.node.stream.engine.odometry
+    track = g.node.worker.engine.odometry
     g.send()
     turn_wheels(g.stamp_ns - PERIOD_NS, 'other_robot')
     g.until(lambda: "set base_frame to 'other_robot'" in capfd.readouterr().err)
@@ -179,9 +179,9 @@ def test_odometry_is_heard_and_that_of_another_frame_is_not(graph, capfd):
         turn_wheels(stamp_ns, CAMERA)
         g.until(lambda stamp_ns=stamp_ns: track.reaches(stamp_ns))
         g.send()
-    scale = g.node.stream.engine.session.scale.view()
+    scale = g.node.worker.engine.session.scale.view()
     assert scale.metres_per_unit == pytest.approx(METRES, rel=0.01)
-    g.node.stream.submit(lambda: g.node.stream.control.reset('for the test'))
+    g.node.worker.submit(lambda: g.node.worker.control.reset('for the test'))
     g.until(lambda: not track.reaches(0))
 
 

@@ -78,7 +78,7 @@ def test_clear_map_keeps_tracking(graph):
     g.until(lambda: maps[-1].width == 0)
     g.send()
     assert g.health.state is StreamState.TRACKING
-    assert g.node.stream.engine.session.session_id == 0
+    assert g.node.worker.engine.session.session_id == 0
 
 
 def test_clear_map_without_a_map(graph):
@@ -167,20 +167,20 @@ def test_saved_map_holds_what_was_published(graph, tmp_path):
         assert npz['K'].shape == (answer.keyframes, 3, 3)
 
 
-def test_a_saved_map_is_read_again_with_the_pictures_of_its_keyframes(graph, tmp_path):
+def test_a_saved_map_is_read_again_with_the_images_of_its_keyframes(graph, tmp_path):
     g = graph().start()
     g.send_many(12)
     answer = save_map(g, name='kitchen', include_images=True)
     saved = read_map(tmp_path / 'maps' / 'kitchen')
     assert len(saved.points) == answer.points and len(saved.keyframes) == answer.keyframes > 1
-    assert saved.keyframes.ids.tolist() == g.node.stream.engine.session.bank.ids()
+    assert saved.keyframes.ids.tolist() == g.node.worker.engine.session.bank.ids()
     assert set(saved.images) == set(saved.keyframes.ids.tolist())
     assert answer.bytes == sum(
         p.stat().st_size for p in (tmp_path / 'maps' / 'kitchen').rglob('*') if p.is_file()
     )
-    saved.require_model(g.node.stream.engine.predictor.info, 128)
+    saved.require_model(g.node.worker.engine.predictor.info, 128)
     plain = save_map(g, name='plain')
-    assert 'no camera can be found in it' in plain.message
+    assert 'cannot be used to relocalise' in plain.message
     assert read_map(tmp_path / 'maps' / 'plain').images == {}
     assert g.call(Trigger, '/r3/reset').success
     g.send_many(2)

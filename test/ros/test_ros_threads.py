@@ -1,4 +1,4 @@
-"""Who may touch what the worker owns: nobody else, whether it runs, waits or is stuck."""
+"""No other thread touches what the worker owns, whether it runs, waits or is stuck."""
 
 import threading
 
@@ -35,12 +35,12 @@ def stuck(graph, script=None, **parameters):
     g.images.publish(image_message(START_NS))
     g.until(lambda: g.predictor.arrived.acquire(blocking=False))
     assert g.turn('deactivate')
-    assert g.node.stream.is_stuck
+    assert g.node.worker.is_stuck
     return g, lambda: turnstile.release(1000)
 
 
 def ended(g):
-    g.until(lambda: not g.node.stream.is_stuck)
+    g.until(lambda: not g.node.worker.is_stuck)
 
 
 SERVICES = [
@@ -55,7 +55,7 @@ SERVICES = [
 def test_a_guard_sees_a_thread_that_reads_the_engine(graph):
     g = graph().start()
     g.send()
-    timer = g.node.create_timer(0.01, lambda: len(g.node.stream.engine.session.map))
+    timer = g.node.create_timer(0.01, lambda: len(g.node.worker.engine.session.map))
     found = g._guards[0].violations
     g.until(lambda: found)
     g.node.destroy_timer(timer)
@@ -64,7 +64,7 @@ def test_a_guard_sees_a_thread_that_reads_the_engine(graph):
 
 
 def test_nothing_but_the_worker_touches_the_engine(graph, tmp_path):
-    # The graph of every test fails where somebody does; here all is asked for at once.
+    # The guard of every test checks this; here all requests come at once.
     g = graph(diagnostics__period=0.1, occupancy__enabled=True, map__publish_period=0.1,
               scale__source='odometry', tf_publish_rate=50.0).start()  # fmt: skip
     diagnostics = g.listen('/diagnostics', DiagnosticArray)
@@ -100,20 +100,20 @@ def test_the_answer_of_a_command_comes_after_its_snapshot(graph):
     g = graph().start()
     g.send_many(2)
     for session_id in (1, 2, 3):
-        g.on_worker(g.node.stream.reset_on_request)
-        assert g.node.stream.snapshot.stream.session_id == session_id
+        g.on_worker(g.node.worker.reset_on_request)
+        assert g.node.worker.snapshot.stream.session_id == session_id
 
 
 @pytest.mark.parametrize(('kind', 'name', 'fields'), SERVICES)
 def test_commands_are_refused_while_a_worker_is_stuck(graph, kind, name, fields):
     g, go_on = stuck(graph)
-    session = g.node.stream.engine.session
+    session = g.node.worker.engine.session
     answer = g.call(kind, f'/r3/{name}', kind.Request(**fields))
     assert not answer.success
     assert 'still being processed' in answer.message and 'internal' not in answer.message
     go_on()
     ended(g)
-    assert g.node.stream.engine.session is session
+    assert g.node.worker.engine.session is session
     assert g.call(Trigger, '/r3/reset').success
 
 
@@ -123,7 +123,7 @@ def test_what_waited_for_a_worker_that_does_not_end_is_answered(graph):
     g.images.publish(image_message(START_NS))
     g.until(lambda: g.predictor.arrived.acquire(blocking=False))
     ran = []
-    waiting = g.node.stream.submit(lambda: ran.append(True))
+    waiting = g.node.worker.submit(lambda: ran.append(True))
     assert g.turn('deactivate')
     with pytest.raises(worker.WorkerStuckError):
         waiting.result(timeout=0.0)
@@ -144,8 +144,8 @@ def test_nothing_leaves_a_worker_that_was_given_up(graph):
     count = len(statuses)
     turnstile.release(1000)
     ended(g)
-    assert g.node.stream.snapshot.health.rejected == {'deactivated': 1}
-    assert g.node.stream.placing.chain.last is None
+    assert g.node.worker.snapshot.health.rejected == {'deactivated': 1}
+    assert g.node.worker.pose_output.chain.last is None
     # What comes now is of the next activation.
     assert g.turn('activate')
     g.until(lambda: g.images.get_subscription_count() == 1)
@@ -158,7 +158,7 @@ def test_nothing_leaves_a_worker_that_was_given_up(graph):
 
 def test_an_engine_that_is_stuck_is_closed_when_it_is_done(graph):
     g, go_on = stuck(graph)
-    predictor, stream = g.predictor, g.node.stream
+    predictor, stream = g.predictor, g.node.worker
     assert g.turn('cleanup')
     assert not predictor.closed
     go_on()
@@ -186,7 +186,7 @@ def test_parameters_that_change_while_the_worker_is_stuck_hold_afterwards(graph)
     go_on()
     ended(g)
     assert g.turn('activate')
-    assert g.on_worker(lambda: g.node.stream.engine.config.points.stride) == 4
+    assert g.on_worker(lambda: g.node.worker.engine.config.points.stride) == 4
 
 
 def test_a_worker_that_waits_for_a_transform_sleeps(graph, monkeypatch):
@@ -198,7 +198,7 @@ def test_a_worker_that_waits_for_a_transform_sleeps(graph, monkeypatch):
     monkeypatch.setattr(worker.StreamWorker, '_turn', lambda self: (turns.append(1), turn(self)))
     g = graph(base_frame='base_link', tf_lookup_timeout=5.0)
     g.start()
-    stream = g.node.stream
+    stream = g.node.worker
 
     def send_info():
         info = stream.camera._info
@@ -226,9 +226,9 @@ def test_another_camera_of_another_size_starts_one_session(graph):
     g = graph().start()
     g.send_many(3)
     g.send(image_message(g.stamp_ns, picture(80, 60), frame='other_optical'))
-    assert g.node.stream.snapshot.stream.session_id == 1
+    assert g.node.worker.snapshot.stream.session_id == 1
     # Its stamps have nothing to do with those of the first.
     g.send(image_message(START_NS, picture(96, 72), frame='third_optical'))
-    snapshot = g.node.stream.snapshot
+    snapshot = g.node.worker.snapshot
     assert (snapshot.stream.session_id, snapshot.stream.frame_index) == (2, 1)
     assert snapshot.health.rejected == {}

@@ -21,7 +21,7 @@ from sensor_msgs_py import point_cloud2
 pytestmark = pytest.mark.ros
 
 
-def test_poses_are_those_of_the_path_at_the_stamps_of_the_pictures(graph):
+def test_poses_are_those_of_the_path_at_the_stamps_of_the_images(graph):
     g = graph().start()
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
     odometry = g.listen('/r3/odometry', Odometry)
@@ -31,7 +31,7 @@ def test_poses_are_those_of_the_path_at_the_stamps_of_the_pictures(graph):
     assert [stamp_ns_of(m.header.stamp) for m in odometry] == stamps
     assert {m.header.frame_id for m in poses} == {'map'}
     assert {(m.header.frame_id, m.child_frame_id) for m in odometry} == {('odom', CAMERA)}
-    T_map_world = g.node.stream.placing.chain.T_map_world
+    T_map_world = g.node.worker.pose_output.chain.T_map_world
     for stamp_ns, message in zip(stamps, poses, strict=True):
         expected = T_map_world @ truth(g.script.path, stamp_ns)
         np.testing.assert_allclose(matrix(message.pose.pose), expected, atol=1e-6)
@@ -60,7 +60,7 @@ def test_status_counts_and_tells_the_state(graph):
     assert 0 <= last.time_wait < 10 and 0 < last.time_inference < 10
 
 
-def test_status_is_published_when_the_state_changes_without_a_picture(graph):
+def test_status_is_published_when_the_state_changes_without_an_image(graph):
     g = graph()
     assert g.turn('configure')
     statuses = g.listen('/r3/status', StreamStatus)
@@ -71,7 +71,7 @@ def test_status_is_published_when_the_state_changes_without_a_picture(graph):
 
 def test_clouds_and_depth_pair_with_their_frame(graph):
     g = graph().start()
-    heard = {
+    received = {
         topic: g.listen(f'/r3/{topic}', TOPICS[topic][0])
         for topic in (
             'points', 'keyframe_points', 'depth/image', 'depth/camera_info', 'depth/confidence',
@@ -79,8 +79,8 @@ def test_clouds_and_depth_pair_with_their_frame(graph):
         )
     }  # fmt: skip
     stamp_ns = g.send()
-    g.until(lambda: all(heard.values()))
-    first = {topic: messages[0] for topic, messages in heard.items()}
+    g.until(lambda: all(received.values()))
+    first = {topic: messages[0] for topic, messages in received.items()}
     assert {stamp_ns_of(m.header.stamp) for m in first.values()} == {stamp_ns}
     frames = {topic: m.header.frame_id for topic, m in first.items()}
     assert frames.pop('keyframe_points') == 'map'
@@ -223,18 +223,18 @@ def test_every_promised_service_exists_from_configure_on(graph):
 def test_every_topic_of_ours_can_have_another_qos(graph):
     g = graph(scale__source='odometry', occupancy__enabled=True).start()
     node = g.node
-    heard = dict(node.get_subscriber_names_and_types_by_node('r3', '/'))
-    told = dict(node.get_publisher_names_and_types_by_node('r3', '/'))
-    # Those of rclpy and tf2 are what they are. Pictures follow their camera unless it is given.
+    received = dict(node.get_subscriber_names_and_types_by_node('r3', '/'))
+    published = dict(node.get_publisher_names_and_types_by_node('r3', '/'))
+    # Those of rclpy and tf2 are what they are. Images follow their camera unless it is given.
     fixed = {'/tf', '/tf_static', '/rosout', '/parameter_events', '/r3/transition_event', '/image'}
-    for topics, side in ((heard, 'subscription'), (told, 'publisher')):
+    for topics, side in ((received, 'subscription'), (published, 'publisher')):
         for topic in topics.keys() - fixed:
             for policy in ('reliability', 'durability', 'history', 'depth'):
                 name = f'qos_overrides.{topic}.{side}.{policy}'
                 assert node.has_parameter(name), name
 
 
-def test_the_qos_of_pictures_can_be_given(graph):
+def test_the_qos_of_images_can_be_given(graph):
     override = 'qos_overrides./image.subscription.depth'
     g = graph(arguments=('-p', f'{override}:=7'))
     assert g.node.autostart()
@@ -282,7 +282,7 @@ def test_camera_info_can_be_remapped_on_its_own(graph):
     assert '/calibration' in names and '/front/camera_info' not in names
 
 
-def test_compressed_pictures_come_on_the_topic_below(graph):
+def test_compressed_images_come_on_the_topic_below(graph):
     import cv2
     from sensor_msgs.msg import CompressedImage
 

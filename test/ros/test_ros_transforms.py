@@ -46,10 +46,10 @@ def at(transforms, child, stamp_ns):
 
 
 def announce(g, parent, child, T):
-    """Publish a static transform and wait until the node has heard it."""
+    """Publish a static transform and wait until the node has received it."""
     broadcaster = StaticTransformBroadcaster(g.probe)
     broadcaster.sendTransform(transform_message(START_NS, parent, child, T))
-    g.until(lambda: g.node.stream.tree.has_parent(child))
+    g.until(lambda: g.node.worker.tree.has_parent(child))
     return broadcaster
 
 
@@ -108,7 +108,7 @@ def test_odom_is_continuous_where_map_jumps(graph):
     assert step(poses, 15) > 3 * np.linalg.norm(T_true[:3, 3]), 'map did jump'
 
 
-def test_tf2_finds_the_pose_of_each_picture(graph):
+def test_tf2_finds_the_pose_of_each_image(graph):
     g = graph().start()
     transforms = g.listen_tf()
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
@@ -128,7 +128,7 @@ def test_tf2_finds_the_pose_of_each_picture(graph):
 def test_transforms_go_out_before_what_refers_to_them(graph):
     g = graph().start()
     order = []
-    authority, outputs = g.node.stream.authority, g.node.stream.outputs
+    authority, outputs = g.node.worker.authority, g.node.worker.outputs
     broadcast, publish = authority._broadcaster.sendTransform, outputs.publish
     authority._broadcaster.sendTransform = lambda t: (order.append('tf'), broadcast(t))
     outputs.publish = lambda topic, m: (order.append(topic), publish(topic, m))
@@ -143,12 +143,12 @@ def test_nothing_is_broadcast_before_the_first_estimate(graph):
     g = graph().start()
     transforms = g.listen_tf()
     g.send(image_message(START_NS, encoding='lsd9'))
-    g.node.stream.authority.repeat()
+    g.node.worker.authority.repeat()
     g.call(Trigger, '/r3/reset')
     assert transforms == []
 
 
-def test_map_to_odom_is_repeated_ahead_of_the_newest_picture(graph):
+def test_map_to_odom_is_repeated_ahead_of_the_newest_image(graph):
     g = graph(tf_publish_rate=100.0, transform_tolerance=0.3).start()
     transforms = g.listen_tf()
     stamp_ns = g.send()
@@ -201,7 +201,7 @@ def test_a_lost_camera_keeps_map_to_odom_and_loses_odom_to_base(graph):
     assert edges(transforms) == {('map', 'odom')}
 
 
-def test_a_pause_keeps_map_to_odom_at_the_time_of_the_pictures(graph):
+def test_a_pause_keeps_map_to_odom_at_the_time_of_the_images(graph):
     g = graph(tf_publish_rate=50.0).start()
     g.send_many(3)
     assert g.call(SetBool, '/r3/pause', SetBool.Request(data=True)).success
@@ -283,12 +283,12 @@ def test_frames_of_the_driver_that_come_late_are_taken_over(graph):
     g.until(lambda: at(transforms, 'camera_link', stamp_ns))
     assert (g.health.base_frame, g.transform_health.two_parents) == ('camera_link', '')
     assert not at(transforms, CAMERA, stamp_ns)
-    session = g.node.stream.engine.session
+    session = g.node.worker.engine.session
     assert (session.session_id, session.frame_count) == (1, 1)
 
 
 def test_map_and_odom_are_no_base(graph):
-    # A camera that somebody hangs below odom directly, as another odometry would.
+    # A camera whose parent is odom, as another odometry would broadcast.
     g = configured(graph)
     announce(g, 'odom', CAMERA, np.eye(4))
     activated(g)
@@ -312,7 +312,7 @@ def test_an_edge_of_somebody_else_is_refused_and_told(graph, capfd):
     g.until(lambda: any(t.child_frame_id == CAMERA for t in transforms))
     assert edges(transforms) == {('odom', CAMERA)}
     assert 'frame has one parent' in capfd.readouterr().err
-    g.until(lambda: any('somebody else' in s.message for m in diagnostics for s in m.status))
+    g.until(lambda: any('another node' in s.message for m in diagnostics for s in m.status))
 
 
 def test_our_own_transforms_are_not_taken_for_those_of_others(graph):
@@ -323,7 +323,7 @@ def test_our_own_transforms_are_not_taken_for_those_of_others(graph):
     assert g.transform_health.two_parents == ''
 
 
-def test_the_frame_of_the_pictures_can_be_replaced(graph):
+def test_the_frame_of_the_images_can_be_replaced(graph):
     g = graph(camera_optical_frame='left_eye').start()
     transforms = g.listen_tf()
     g.send(image_message(START_NS + PERIOD_NS, frame='nonsense'))
@@ -342,13 +342,13 @@ def test_odom_goes_on_over_a_loss_and_where_a_loop_closes(graph):
     stamps = g.send_many(200)
     g.until(lambda: poses and stamp_ns_of(poses[-1].header.stamp) == stamps[-1])
     g.until(lambda: len(odometry) == len(poses))
-    session = g.node.stream.engine.session
+    session = g.node.worker.engine.session
     assert session.loops_closed >= 1 and session.map_revision >= 1
-    told = [stamp_ns_of(m.header.stamp) for m in odometry]
-    assert stamps[62] not in told, 'it was lost'
+    published = [stamp_ns_of(m.header.stamp) for m in odometry]
+    assert stamps[62] not in published, 'it was lost'
     jumps = []
-    for i in range(1, len(told)):
-        T_true = inverse(script.path(told[i - 1])) @ script.path(told[i])
+    for i in range(1, len(published)):
+        T_true = inverse(script.path(published[i - 1])) @ script.path(published[i])
         true = np.linalg.norm(T_true[:3, 3])
         step, jump = (
             np.linalg.norm((matrix(m[i].pose.pose) - matrix(m[i - 1].pose.pose))[:3, 3])

@@ -40,33 +40,33 @@ class Pair(Graph):
 
     def listen_to_second(self, topic, kind):
         """Collect what the second node publishes; the two have found each other."""
-        heard = []
+        received = []
         name = f'{self.second.get_fully_qualified_name()}/{topic}'
-        self.probe.create_subscription(kind, name, heard.append, 10)
-        self.until(lambda: self.second.stream.outputs.wanted(topic))
-        return heard
+        self.probe.create_subscription(kind, name, received.append, 10)
+        self.until(lambda: self.second.worker.outputs.wanted(topic))
+        return received
 
     def listen_to_both(self):
         """Collect all transforms, once the probe and both nodes hear both nodes."""
-        heard = self.listen_tf()
+        received = self.listen_tf()
         for node in (self.node, self.second):
-            sender = node.stream.authority._broadcaster.pub_tf
+            sender = node.worker.authority._broadcaster.pub_tf
             self.until(lambda sender=sender: sender.get_subscription_count() == 3)
-        return heard
+        return received
 
     def send_to_second(self, count, frame='right_optical'):
         topic = self.second.resolve_topic_name('image')
-        pictures = self.probe.create_publisher(Image, topic, 10)
-        self.until(lambda: pictures.get_subscription_count() > 0)
-        health = self.second.stream.health
+        publisher = self.probe.create_publisher(Image, topic, 10)
+        self.until(lambda: publisher.get_subscription_count() > 0)
+        health = self.second.worker.health
         # The node subscribes anew once it knows that this camera is reliable.
         settled_s = time.monotonic() + 2.0
         self.until(lambda: time.monotonic() > settled_s)
         for i in range(count):
             done = health.frames_processed + health.frames_rejected
-            pictures.publish(image_message(START_NS + i * PERIOD_NS, frame=frame))
+            publisher.publish(image_message(START_NS + i * PERIOD_NS, frame=frame))
             self.until(lambda n=done: health.frames_processed + health.frames_rejected > n)
-        self.probe.destroy_publisher(pictures)
+        self.probe.destroy_publisher(publisher)
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_two_nodes_share_no_topic_and_no_service(pair, name, namespace):
 def test_two_cameras_have_two_trees_of_frames(pair):
     g = pair(parameters=OWN_FRAMES).start()
     assert g.second.autostart()
-    heard = g.listen_to_both()
+    received = g.listen_to_both()
     poses = g.listen_to_second('pose', PoseWithCovarianceStamped)
     g.send_many(5)
     g.send_to_second(5)
@@ -122,41 +122,41 @@ def test_two_cameras_have_two_trees_of_frames(pair):
         ('map', 'odom'), ('odom', CAMERA),
         ('right/map', 'right/odom'), ('right/odom', 'right_optical'),
     }  # fmt: skip
-    g.until(lambda: {(t.header.frame_id, t.child_frame_id) for t in heard} >= expected)
-    assert {(t.header.frame_id, t.child_frame_id) for t in heard} == expected
+    g.until(lambda: {(t.header.frame_id, t.child_frame_id) for t in received} >= expected)
+    assert {(t.header.frame_id, t.child_frame_id) for t in received} == expected
     for node in (g.node, g.second):
-        assert node.stream.health.state is StreamState.TRACKING
-        assert not node.stream.transform_health.two_parents
+        assert node.worker.health.state is StreamState.TRACKING
+        assert not node.worker.transform_health.two_parents
 
 
 def test_a_node_leaves_an_odom_frame_that_another_one_moves_and_says_so(pair):
     g = pair().start()
     assert g.second.autostart()
-    heard = g.listen_to_both()
+    received = g.listen_to_both()
     g.send_many(3)
-    g.until(lambda: g.second.stream.tree.has_parent('odom'))
+    g.until(lambda: g.second.worker.tree.has_parent('odom'))
     poses = g.listen_to_second('pose', PoseWithCovarianceStamped)
     g.send_to_second(3)
     g.until(lambda: len(poses) == 3)
-    assert g.second.stream.transform_health.two_parents == 'map -> odom'
+    assert g.second.worker.transform_health.two_parents == 'map -> odom'
     assert not g.transform_health.two_parents
-    g.until(lambda: any(t.child_frame_id == 'right_optical' for t in heard))
-    assert g.second.stream.authority._refused == {'odom'}
+    g.until(lambda: any(t.child_frame_id == 'right_optical' for t in received))
+    assert g.second.worker.authority._refused == {'odom'}
 
 
 @pytest.mark.slow
 def test_two_cameras_of_one_frame_id_do_not_hang_below_each_other(pair):
     g = pair(parameters=OWN_FRAMES).start()
     assert g.second.autostart()
-    heard = g.listen_to_both()
+    received = g.listen_to_both()
     g.send_many(4)
-    g.until(lambda: g.second.stream.tree.has_parent(CAMERA))
+    g.until(lambda: g.second.worker.tree.has_parent(CAMERA))
     poses = g.listen_to_second('pose', PoseWithCovarianceStamped)
     g.send_to_second(4, frame=CAMERA)
     g.until(lambda: len(poses) == 4)
-    assert g.second.stream.transform_health.two_parents == f'odom -> {CAMERA}'
-    g.until(lambda: any(t.child_frame_id == 'right/odom' for t in heard))
-    assert {t.header.frame_id for t in heard if t.child_frame_id == CAMERA} == {'odom'}
+    assert g.second.worker.transform_health.two_parents == f'odom -> {CAMERA}'
+    g.until(lambda: any(t.child_frame_id == 'right/odom' for t in received))
+    assert {t.header.frame_id for t in received if t.child_frame_id == CAMERA} == {'odom'}
 
 
 @pytest.mark.slow
@@ -171,7 +171,7 @@ def test_a_node_that_moves_nothing_may_take_the_same_camera(pair):
     g.send_to_second(4, frame=CAMERA)
     g.until(lambda: len(poses) == 4)
     # The camera itself, and not what the first node hung above it.
-    assert g.second.stream.health.base_frame == CAMERA
+    assert g.second.worker.health.base_frame == CAMERA
 
 
 def test_saves_go_to_a_folder_of_each_node(pair, tmp_path):

@@ -44,7 +44,7 @@ IMPATIENT = {'input.camera_info_timeout': 0.0, 'tf_lookup_timeout': 0.0}
 def image_message(
     stamp_ns: int, pixels: np.ndarray | None = None, encoding: str = 'rgb8', frame: str = CAMERA
 ) -> Image:
-    # A camera never gives the same picture twice.
+    # A camera never gives the same image twice.
     pixels = picture(shade=stamp_ns // PERIOD_NS % 251) if pixels is None else pixels
     return Image(
         header=header_message(stamp_ns, frame),
@@ -57,7 +57,7 @@ def image_message(
 
 
 def bad_image(**changes: object) -> Image:
-    """Return a picture later than most, with some fields of the message changed."""
+    """Return an image later than most, with some fields of the message changed."""
     message = image_message(START_NS + 50 * PERIOD_NS)
     for name, value in changes.items():
         setattr(message, name, value)
@@ -134,7 +134,7 @@ class Graph:
         """Have the guards count what is done meanwhile as done by the node."""
         with ExitStack() as stack:
             for guard in self._guards:
-                guard.follow(self.node.stream)
+                guard.follow(self.node.worker)
                 stack.enter_context(guard.in_node())
             yield
 
@@ -145,7 +145,7 @@ class Graph:
         return done == TransitionCallbackReturn.SUCCESS
 
     def start(self) -> Graph:
-        """Configure, activate, and wait for the camera to be heard."""
+        """Configure, activate, and wait for the camera to be received."""
         assert self.turn('configure') and self.turn('activate')
         self.until(lambda: self.images.get_subscription_count() == 1)
         self.until(lambda: self.infos.get_subscription_count() == 1)
@@ -185,21 +185,21 @@ class Graph:
 
     def listen(self, topic: str, kind: type, qos: QoSProfile | int = 10) -> list:
         """Collect the messages of a topic from here on; the publisher has been found."""
-        heard: list = []
+        received: list = []
         before = self.probe.count_subscribers(topic)
-        subscription = self.probe.create_subscription(kind, topic, heard.append, qos)
+        subscription = self.probe.create_subscription(kind, topic, received.append, qos)
         self.until(lambda: subscription.get_publisher_count() > 0)
         self.until(lambda: self.node.count_subscribers(topic) > before)
-        return heard
+        return received
 
     def listen_tf(self) -> list:
         """Collect every transform from here on."""
-        heard: list = []
+        received: list = []
         subscription = self.probe.create_subscription(
-            TFMessage, '/tf', lambda message: heard.extend(message.transforms), 100
+            TFMessage, '/tf', lambda message: received.extend(message.transforms), 100
         )
         self.until(lambda: subscription.get_publisher_count() > 0)
-        return heard
+        return received
 
     def call(self, kind: type, service: str, request: object = None) -> object:
         """Call a service and return its answer."""
@@ -212,19 +212,19 @@ class Graph:
 
     @property
     def health(self) -> object:
-        return self.node.stream and self.node.stream.health
+        return self.node.worker and self.node.worker.health
 
     @property
     def node_health(self) -> object:
-        return self.node.stream.node_health
+        return self.node.worker.node_health
 
     @property
     def transform_health(self) -> object:
-        return self.node.stream.transform_health
+        return self.node.worker.transform_health
 
     def on_worker(self, job: Callable[[], object]) -> object:
         """Have the worker do something between two frames, and return what it returns."""
-        return self.node.stream.submit(job).result(timeout=20.0)
+        return self.node.worker.submit(job).result(timeout=20.0)
 
     def _story(self) -> str:
         """Say in a line how the node is."""
@@ -236,8 +236,8 @@ class Graph:
 
     @property
     def handled(self) -> int:
-        """Return how many pictures the node is done with, for better or worse."""
-        health, mailbox = self.node.stream.snapshot.health, self.node.stream.mailbox
+        """Return how many images the node has processed or rejected."""
+        health, mailbox = self.node.worker.snapshot.health, self.node.worker.mailbox
         return (
             health.frames_processed
             + health.frames_rejected
@@ -246,7 +246,7 @@ class Graph:
         )
 
     def send(self, message: Image | None = None, calibrated: bool = False) -> int:
-        """Send a picture, the next in time by default, and wait until it is dealt with."""
+        """Send an image, by default the next, and wait until it is processed or rejected."""
         if message is None:
             message = image_message(self.stamp_ns)
         if calibrated:

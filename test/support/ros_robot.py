@@ -39,9 +39,9 @@ class Robot:
         self.fixed = StaticTransformBroadcaster(g.probe)
 
     def mount(self, T_base_optical: np.ndarray = T_BASE_OPTICAL, frame: str = 'camera_optical'):
-        """Say where the camera sits, and wait until the node has heard it."""
+        """Publish the mounting of the camera, and wait until the node has received it."""
         self.fixed.sendTransform(transform_message(START_NS, BASE, frame, T_base_optical))
-        self.g.until(lambda: self.g.node.stream.tree.has_parent(frame))
+        self.g.until(lambda: self.g.node.worker.tree.has_parent(frame))
 
     def T_odom_base(self, stamp_ns: int) -> np.ndarray:
         """Return where its odometry says that it is."""
@@ -50,29 +50,29 @@ class Robot:
         return self.T_odom_first @ T
 
     def T_first_base(self, stamp_ns: int) -> np.ndarray:
-        """Return where it is, from where it was with the first picture."""
+        """Return where it is, from where it was with the first image."""
         T_world_camera = truth(self.g.script.path, stamp_ns)
         return T_BASE_OPTICAL @ T_world_camera @ inverse(T_BASE_OPTICAL)
 
     def tell(self, *stamps_ns: int) -> None:
-        """Broadcast ``odom -> base`` at some stamps, and wait until the node has heard it."""
+        """Broadcast ``odom -> base`` at some stamps, and wait until the node has received it."""
         for stamp_ns in stamps_ns:
             T = self.T_odom_base(stamp_ns)
             self.moving.sendTransform(transform_message(stamp_ns, 'odom', BASE, T))
         self.g.until(lambda: self.knows(stamps_ns[-1]))
 
     def knows(self, stamp_ns: int) -> bool:
-        """Tell whether the node has heard of a stamp."""
-        return self.g.node.stream.tree._buffer.can_transform_core('odom', BASE, _time(stamp_ns))[0]
+        """Return whether the node has received a stamp."""
+        return self.g.node.worker.tree._buffer.can_transform_core('odom', BASE, _time(stamp_ns))[0]
 
     def drive(self, count: int) -> list[int]:
-        """Send pictures, each with odometry around its stamp, and wait until all is published."""
+        """Send images, each with odometry around its stamp, and wait until all is published."""
         stamps = []
         for _ in range(count):
             if self.tells:
                 self.tell(self.g.stamp_ns - PERIOD_NS // 3, self.g.stamp_ns + PERIOD_NS // 3)
             stamps.append(self.g.send())
-            self.g.node.stream.submit(bool).result(timeout=20.0)
+            self.g.node.worker.submit(bool).result(timeout=20.0)
         return stamps
 
 

@@ -40,7 +40,7 @@ class ThreadGuard:
         """Learn which worker owns the engine, once there is one."""
         if self.stream is None and stream is not None and stream.engine is self._engine:
             self.stream = stream
-            self._watch(stream.placing)
+            self._watch(stream.pose_output)
             self._watch(stream.health, reads=False)
 
     def end(self) -> list[str]:

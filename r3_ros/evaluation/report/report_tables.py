@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from ...core.config import R3Config
 from ...core.parameter_fields import parameters
 from .run_data import RunData
 
@@ -88,7 +89,8 @@ def details_tables(run: RunData) -> tuple[str, str]:
     frames, camera = summary.get('frames', {}), summary.get('camera', {})
     undistorted = camera.get('undistorted') or {}
     counts = {key: value for key, value in frames.items() if isinstance(value, int)}
-    defaults, config = {p.name: p.default for p in parameters()}, summary.get('config', {})
+    defaults = {p.name: p.default for p in parameters(R3Config())}
+    config = summary.get('config', {})
     changed = [f'{name} = {v}' for name, v in config.items() if defaults.get(name) != v]
     about = {
         'source': str(summary.get('source')),

@@ -101,8 +101,8 @@ class Assembly:
         self, centre: Vector, half_u: Vector, half_v: Vector, material: Material, **extra: Any
     ) -> None:
         """Add one facet; ``extra`` are further fields of :class:`FacetSpec`."""
-        vectors = (np.asarray(v, dtype=np.float64) for v in (centre, half_u, half_v))
-        self.facets.append(FacetSpec(*vectors, material, **extra))
+        c, u, v = (np.asarray(vector, dtype=np.float64) for vector in (centre, half_u, half_v))
+        self.facets.append(FacetSpec(c, u, v, material, **extra))
 
     def box(
         self,

@@ -1,7 +1,6 @@
-"""Playing a bag over DDS with its own timing, for machines without ``ros2 bag``.
+"""Plays a bag over DDS with its recorded timing, for machines without ``ros2 bag``.
 
-Messages are published as the bytes that were recorded, so nothing is decoded or made anew. This
-module and the commands that use it need rclpy; the rest of the offline tools does not.
+Messages are published as the recorded bytes, without decoding. Needs rclpy.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from ...core.errors import R3Error, SourceError
 from ...core.trajectory_file import NANOSECONDS
 from ...input.bag_source import BagReader
 
-#: The clock is published this often beside the messages, so that timers of subscribers run.
+#: The clock is also published this often between messages, for the timers of subscribers.
 _CLOCK_PERIOD_NS = 10_000_000
 
 
@@ -26,7 +25,7 @@ _CLOCK_PERIOD_NS = 10_000_000
 class PlayResult:
     """What was published.
 
-    :ivar late_ms: by how much the latest message missed its time.
+    :ivar late_ms: the largest delay of a message.
     """
 
     messages: int = 0
@@ -35,17 +34,14 @@ class PlayResult:
 
 
 class BagPlayer:
-    """Publishes the messages of a bag through a node at the pace they were recorded.
+    """Publishes the messages of a bag through a node, at their recorded times.
 
     :param rate: 2.0 plays twice as fast.
-    :param clock: publish the time of the recording on ``/clock`` too.
+    :param clock: whether to publish the time of the recording on ``/clock``, too.
+    :raises SourceError: the bag cannot be read, or has no message of an installed type.
     """
 
     def __init__(self, path: Path, node: Any, rate: float = 1.0, clock: bool = False) -> None:
-        """Open the bag and make its publishers.
-
-        :raises SourceError: the bag cannot be read, or holds no message type known here.
-        """
         self._bag = BagReader(path)
         self._rate = rate
         self.skipped_topics: list[str] = []
@@ -68,7 +64,7 @@ class BagPlayer:
         except R3Error:
             self.skipped_topics.append(f'{topic} ({kind})')
             return
-        # Reliable reaches both kinds of subscribers; keeping several, a slow one loses nothing.
+        # Reliable matches every subscriber; with a depth of 10, slow ones lose nothing.
         qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         self.publishers[topic] = node.create_publisher(message_class, topic, qos)
 
@@ -77,7 +73,7 @@ class BagPlayer:
         self._bag.close()
 
     def wait_for_subscribers(self, topic: str | None, timeout_s: float) -> bool:
-        """Wait for a subscriber of a topic (of any, if None); False if none came."""
+        """Wait for a subscriber of a topic (of any, if None); return whether there is one."""
         wanted = [self.publishers[topic]] if topic else list(self.publishers.values())
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -91,9 +87,9 @@ class BagPlayer:
         stop: threading.Event | None = None,
         on_message: Callable[[str, int], None] | None = None,
     ) -> PlayResult:
-        """Publish every message once and return when the last one is out.
+        """Publish every message once.
 
-        :param stop: ends the play early once set.
+        :param stop: ends it early once set.
         :param on_message: called with topic and time of recording (ns) of each message.
         :raises SourceError: the bag is damaged from some message on.
         """
@@ -120,7 +116,7 @@ class BagPlayer:
         return result
 
     def _wait_until(self, due: float, began: float, first_ns: int, stop: threading.Event) -> None:
-        """Wait for the next message's time; the clock goes on meanwhile."""
+        """Wait for the next message's time, and publish the clock meanwhile."""
         while not stop.is_set():
             now = time.monotonic()
             if now >= due:
@@ -137,14 +133,13 @@ class _ClockPublisher:
         from rclpy.qos import QoSProfile, ReliabilityPolicy
         from rosgraph_msgs.msg import Clock
 
-        # Reliable matches subscribers of both kinds.
         qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
         self._publisher = node.create_publisher(Clock, '/clock', qos)
         self._message = Clock()
         self._last_ns = -1
 
     def publish(self, stamp_ns: int) -> None:
-        """Publish a time that never goes back."""
+        """Publish a time, unless it is not later than the last one."""
         if stamp_ns <= self._last_ns:
             return
         self._last_ns = stamp_ns
@@ -168,7 +163,7 @@ def message_type(kind: str) -> Any:
 def import_rclpy() -> Any:
     """Return the rclpy module.
 
-    :raises R3Error: ROS is not there, with what to do.
+    :raises R3Error: ROS is not installed or sourced.
     """
     try:
         return importlib.import_module('rclpy')

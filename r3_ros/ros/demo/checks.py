@@ -1,4 +1,4 @@
-"""What must hold after a live run. Each check says what it found."""
+"""Checks of a live run's results."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 
 from .live_run import LiveResult
 
-#: Shares of the frames that the node processed.
+#: Share of the processed frames.
 MIN_TRACKED_SHARE = 0.95
-#: Of the true path, where the truth is exact.
+#: Of the path length, for exact ground truth.
 MAX_ATE_PERCENT = 1.0
-#: More than this means that the node does not keep up with the camera at all.
+#: Share of the sent frames.
 MAX_DROPPED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """Name, result and details of one check."""
 
     name: str
     passed: bool
@@ -32,7 +32,7 @@ def all_checks(
 ) -> list[Check]:
     """Return every check of a live run.
 
-    :param ate_percent: None if there is no truth.
+    :param ate_percent: None without ground truth.
     """
     return [
         *_frame_checks(result, tracked_share),
@@ -50,7 +50,7 @@ def all_checks(
 
 
 def _frame_checks(result: LiveResult, tracked_share: float) -> Iterator[Check]:
-    status, sent = result.heard.last_status, len(result.sent_s)
+    status, sent = result.received.last_status, len(result.sent_s)
     if status is None:
         yield Check('status', False, 'no message on ~/status')
         return
@@ -70,8 +70,8 @@ def _frame_checks(result: LiveResult, tracked_share: float) -> Iterator[Check]:
     )
     yield Check(
         'one status a frame',
-        len(result.heard.statuses) == status.frames_processed,
-        f'{len(result.heard.statuses)}',
+        len(result.received.statuses) == status.frames_processed,
+        f'{len(result.received.statuses)}',
     )
     yield Check(
         'tracked',
@@ -80,26 +80,26 @@ def _frame_checks(result: LiveResult, tracked_share: float) -> Iterator[Check]:
         f'{100 * MIN_TRACKED_SHARE:.0f} % wanted',
     )
     yield Check(
-        'diagnostics', result.heard.diagnostics > 0, f'{result.heard.diagnostics} messages'
+        'diagnostics', result.received.diagnostics > 0, f'{result.received.diagnostics} messages'
     )
 
 
 def _pose_checks(result: LiveResult) -> Iterator[Check]:
-    heard = result.heard
-    for name, poses in (('pose', heard.T_map_base), ('odometry', heard.T_odom_base)):
+    received = result.received
+    for name, poses in (('pose', received.T_map_base), ('odometry', received.T_odom_base)):
         unknown = poses.keys() - result.sent_s.keys()
         finite = all(np.isfinite(T).all() for T in poses.values())
         yield Check(
-            f'{name}: stamps of the pictures, finite',
+            f'{name}: stamps of the images, finite',
             bool(poses) and not unknown and finite,
-            f'{len(poses)} messages, {len(unknown)} with a stamp that no picture had',
+            f'{len(poses)} messages, {len(unknown)} with a stamp of no image',
         )
     yield Check(
         'pose and odometry agree on frames',
-        heard.T_map_base.keys() == heard.T_odom_base.keys() and not heard.repeated_poses,
-        f'{len(heard.T_map_base)} and {len(heard.T_odom_base)}',
+        received.T_map_base.keys() == received.T_odom_base.keys() and not received.repeated_poses,
+        f'{len(received.T_map_base)} and {len(received.T_odom_base)}',
     )
-    parents = heard.tf_parents
+    parents = received.tf_parents
     yield Check(
         'tf: map -> odom -> camera, one parent each',
         parents.get('odom') == {'map'} and all(len(p) == 1 for p in parents.values()),
@@ -149,7 +149,7 @@ def _depth_checks(result: LiveResult) -> Iterator[Check]:
 
 
 def _count(result: LiveResult, topic: str) -> str:
-    return f'{result.heard.counts.get(topic, 0)} messages'
+    return f'{result.received.counts.get(topic, 0)} messages'
 
 
 def _save_checks(result: LiveResult) -> Iterator[Check]:
@@ -161,7 +161,7 @@ def _save_checks(result: LiveResult) -> Iterator[Check]:
 def _accuracy_check(ate_percent: float | None, exact_truth: bool) -> Iterator[Check]:
     if exact_truth:
         yield Check(
-            'accuracy against the exact truth',
+            'accuracy against the exact ground truth',
             ate_percent is not None and ate_percent <= MAX_ATE_PERCENT,
             'no trajectory to compare'
             if ate_percent is None

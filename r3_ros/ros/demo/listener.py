@@ -1,4 +1,4 @@
-"""What the node sends, collected: small messages whole, large ones counted and the last kept."""
+"""Collects the node's messages: all small ones; count and last message of large ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...core.geometry import T_from_quat
 from ...core.threads import thread_name
 from ...core.trajectory_file import NANOSECONDS
 
-#: Topic below the node -> message type. These are counted, and the last one is kept as bytes.
+#: Topic below the node -> type of messages that are counted, with the last kept as bytes.
 LARGE_TOPICS = {
     'points': 'sensor_msgs/msg/PointCloud2',
     'map_points': 'sensor_msgs/msg/PointCloud2',
@@ -25,17 +25,16 @@ LARGE_TOPICS = {
 
 
 @dataclass
-class Heard:
-    """Everything that arrived. Keys are stamps in nanoseconds.
+class ReceivedMessages:
+    """All received messages. Keys are stamps in nanoseconds.
 
     :ivar arrival_s: ``time.monotonic()`` at the arrival of each pose.
     :ivar tf_parents: child frame -> its parents.
-    :ivar diagnostics: the worst level and its message, by task.
+    :ivar diagnostics: number of messages.
     """
 
     T_map_base: dict[int, np.ndarray] = field(default_factory=dict)
     arrival_s: dict[int, float] = field(default_factory=dict)
-    pose_frames: set[str] = field(default_factory=set)
     repeated_poses: int = 0
     T_odom_base: dict[int, np.ndarray] = field(default_factory=dict)
     statuses: dict[int, Any] = field(default_factory=dict)
@@ -47,17 +46,16 @@ class Heard:
 
 
 class Listener:
-    """Subscribes to all topics of the node and collects on a thread of its own.
+    """Subscribes to all topics of a node and collects in its own thread.
 
-    :param name: of the node listened to.
+    :param name: of the node.
     """
 
-    def __init__(self, context: Any, name: str = 'r3') -> None:
-        """Subscribe and start listening."""
+    def __init__(self, context: Any, name: str) -> None:
         from rclpy.executors import SingleThreadedExecutor
         from rclpy.node import Node
 
-        self.heard = Heard()
+        self.received = ReceivedMessages()
         self.node = Node('r3_demo', context=context)
         self._subscribe(name)
         self._executor = SingleThreadedExecutor(context=context)
@@ -93,50 +91,49 @@ class Listener:
 
     def _counter(self, topic: str) -> Any:
         def count(data: bytes) -> None:
-            self.heard.counts[topic] = self.heard.counts.get(topic, 0) + 1
-            self.heard.last_bytes[topic] = data
+            self.received.counts[topic] = self.received.counts.get(topic, 0) + 1
+            self.received.last_bytes[topic] = data
 
         return count
 
     def _on_pose(self, message: Any) -> None:
-        heard, stamp_ns = self.heard, _stamp_ns(message.header)
-        heard.repeated_poses += stamp_ns in heard.T_map_base
-        heard.arrival_s[stamp_ns] = time.monotonic()
-        heard.T_map_base[stamp_ns] = _matrix(message.pose.pose)
-        heard.pose_frames.add(message.header.frame_id)
+        received, stamp_ns = self.received, _stamp_ns(message.header)
+        received.repeated_poses += stamp_ns in received.T_map_base
+        received.arrival_s[stamp_ns] = time.monotonic()
+        received.T_map_base[stamp_ns] = _matrix(message.pose.pose)
 
     def _on_odometry(self, message: Any) -> None:
-        self.heard.T_odom_base[_stamp_ns(message.header)] = _matrix(message.pose.pose)
+        self.received.T_odom_base[_stamp_ns(message.header)] = _matrix(message.pose.pose)
 
     def _on_status(self, message: Any) -> None:
-        self.heard.last_status = message
-        # Those between frames repeat the last stamp or have none.
+        self.received.last_status = message
+        # Status messages between frames repeat the last stamp or have none.
         if message.state >= message.STATE_INITIALIZING:
-            self.heard.statuses.setdefault(_stamp_ns(message.header), message)
+            self.received.statuses.setdefault(_stamp_ns(message.header), message)
 
     def _on_tf(self, message: Any) -> None:
         for transform in message.transforms:
-            parents = self.heard.tf_parents.setdefault(transform.child_frame_id, set())
+            parents = self.received.tf_parents.setdefault(transform.child_frame_id, set())
             parents.add(transform.header.frame_id)
 
     def _on_diagnostics(self, message: Any) -> None:
-        self.heard.diagnostics += 1
+        self.received.diagnostics += 1
 
     def _spin(self) -> None:
         while not self._stopping.is_set():
             self._executor.spin_once(timeout_sec=0.1)
 
     def message(self, topic: str, kind: str) -> Any:
-        """Return the last message of a large topic; None if there was none."""
+        """Return the last message of a large topic; None without one."""
         from rclpy.serialization import deserialize_message
 
         from .bag_player import message_type
 
-        data = self.heard.last_bytes.get(topic)
+        data = self.received.last_bytes.get(topic)
         return None if data is None else deserialize_message(data, message_type(kind))
 
     def call(self, kind: Any, service: str, request: Any, timeout_s: float) -> Any:
-        """Call a service and return its answer; None if there is none in time."""
+        """Call a service and return its response; None if there is none in time."""
         client = self.node.create_client(kind, service)
         try:
             if not client.wait_for_service(timeout_sec=5.0):
@@ -149,7 +146,7 @@ class Listener:
             self.node.destroy_client(client)
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop collecting."""
         self._stopping.set()
         self._thread.join()
         self._executor.shutdown()

@@ -1,4 +1,4 @@
-"""The files of a live run: the same as those of a recorded one, so reports are made alike."""
+"""The files of a live run: the same as of an offline run, so ``r3 eval`` can read them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ...offline.run_files import (
 from ...offline.stream_run import FrameRecord
 from .live_run import LiveResult
 
-#: Numbers of StreamStatus -> names of states.
+#: State of StreamStatus -> tracking state.
 _STATES = {
     3: TrackingState.INITIALIZING,
     4: TrackingState.TRACKING,
@@ -40,25 +40,22 @@ _STATES = {
 
 
 def records(result: LiveResult) -> list[FrameRecord]:
-    """Return one record for each processed frame, in order of time."""
-    heard = result.heard
+    """Return one record for each processed frame, ordered by time."""
+    received = result.received
     rows = []
-    for stamp_ns, status in sorted(heard.statuses.items()):
+    for stamp_ns, status in sorted(received.statuses.items()):
         if stamp_ns not in result.sent_s or status.state not in _STATES:
             continue
-        timings = {
-            'wait': 1e3 * status.time_wait,
-            'publish': 1e3 * status.time_publish,
-        }
-        if stamp_ns in heard.arrival_s:
-            timings['latency'] = 1e3 * (heard.arrival_s[stamp_ns] - result.sent_s[stamp_ns])
+        timings = {'wait': 1e3 * status.time_wait, 'publish': 1e3 * status.time_publish}
+        if stamp_ns in received.arrival_s:
+            timings['latency'] = 1e3 * (received.arrival_s[stamp_ns] - result.sent_s[stamp_ns])
         rows.append(
             FrameRecord(
                 frame_id=int(status.frame_index),
                 stamp_ns=stamp_ns,
                 state=_STATES[status.state],
                 reason=status.state_reason,
-                has_pose=stamp_ns in heard.T_map_base,
+                has_pose=stamp_ns in received.T_map_base,
                 is_keyframe=bool(status.is_keyframe),
                 confidence_translation=status.confidence_translation,
                 confidence_rotation=status.confidence_rotation,
@@ -78,11 +75,11 @@ def write_live_run(
 ) -> dict[str, Any]:
     """Write trajectory, map, frames.csv and summary.json; return the summary.
 
-    The node has saved ``map/`` and ``trajectory_final.tum`` already.
+    The node has already saved ``map/`` and ``trajectory_final.tum``.
 
     :raises OutputError: a file cannot be written.
     """
-    poses = sorted(result.heard.T_map_base.items())
+    poses = sorted(result.received.T_map_base.items())
     T = np.array([pose for _, pose in poses]).reshape(-1, 4, 4)
     finite = np.isfinite(T).all(axis=(1, 2))
     stamps_ns = np.array([stamp for stamp, _ in poses], dtype=np.int64)
@@ -100,7 +97,7 @@ def write_live_run(
 def _summary(
     result: LiveResult, rows: list[FrameRecord], config: R3Config, source: str
 ) -> dict[str, Any]:
-    status, of_frames = result.heard.last_status, summarise_frames(rows)
+    status, of_frames = result.received.last_status, summarise_frames(rows)
     rejected = int(status.frames_rejected) if status else 0
     is_calibrated = bool(status and np.isfinite(status.fov_x_calibrated))
     span_s = of_frames['duration_s']

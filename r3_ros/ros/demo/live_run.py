@@ -1,4 +1,4 @@
-"""One bag through the running node, in real time."""
+"""Plays a bag to the node in real time."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from typing import Any
 from ...core.errors import R3Error
 from ...input.bag_writer import SequenceTopics
 from .bag_player import BagPlayer, PlayResult
-from .listener import Heard, LARGE_TOPICS, Listener
+from .listener import LARGE_TOPICS, Listener, ReceivedMessages
 from .node_process import NodeProcess
 
 _NODE = 'r3'
 _START_TIMEOUT_S = 60.0
-#: Time for the last frames and the corrections after them.
+#: For the last frames and their corrections.
 _SETTLE_TIMEOUT_S = 20.0
 _SAVE_TIMEOUT_S = 90.0
 
 
 @dataclass
 class LiveResult:
-    """What a live run gave.
+    """Results of a live run.
 
-    :ivar sent_s: stamp of each picture -> ``time.monotonic()`` when it was sent.
+    :ivar sent_s: stamp of each image -> ``time.monotonic()`` when it was sent.
     :ivar messages: the last message of each large topic.
-    :ivar saved_map: answer of ``~/save_map``; None if there was none. ``saved_trajectory``
-        likewise.
+    :ivar saved_map: response of ``~/save_map``, or None; ``saved_trajectory`` likewise.
     """
 
-    heard: Heard
+    received: ReceivedMessages
     sent_s: dict[int, float] = field(default_factory=dict)
     played: PlayResult = field(default_factory=PlayResult)
     messages: dict[str, Any] = field(default_factory=dict)
@@ -41,8 +40,8 @@ class LiveResult:
     stop_s: float = 0.0
 
 
-#: Told after each picture: how many were sent, and what was heard so far.
-OnPicture = Callable[[int, Heard], None]
+#: Called after each image with the number of sent images and the messages received so far.
+OnImage = Callable[[int, ReceivedMessages], None]
 
 
 def run_live(
@@ -50,12 +49,12 @@ def run_live(
     topics: SequenceTopics,
     folder: Path,
     parameters: dict[str, str],
-    on_picture: OnPicture,
+    on_image: OnImage,
 ) -> LiveResult:
-    """Start the node, play the bag to it, have it save what it knows, and stop it.
+    """Start the node, play the bag, save map and trajectory, and stop the node.
 
-    :param folder: gets ``node.log``, ``map`` and ``trajectory_saved.tum``.
-    :raises R3Error: the node does not start, or ends before it should.
+    :param folder: for ``node.log``, ``map`` and ``trajectory_final.tum``.
+    :raises R3Error: the node does not start, or ends too early.
     """
     import rclpy
 
@@ -64,20 +63,20 @@ def run_live(
     settings = {
         'use_sim_time': 'true',
         'input.transport': 'compressed' if topics.compressed else 'raw',
-        # A raw picture takes many packets, and without resending Fast DDS loses some of them on
-        # a busy machine: the node would be judged by frames that it never saw.
+        # A raw image takes many packets, and with best effort Fast DDS loses some of them on a
+        # busy machine.
         f'qos_overrides.{topics.sent_image}.subscription.reliability': 'reliable',
         **parameters,
     }
     listener = Listener(context, _NODE)
-    result = LiveResult(listener.heard)
+    result = LiveResult(listener.received)
     try:
         with NodeProcess(folder / 'node.log', settings, {'image': topics.image}) as process:
             player = BagPlayer(bag, listener.node, clock=True)
             try:
                 _wait_for_node(process, player, topics)
-                _play(player, topics, result, process, on_picture)
-                _settle(process, listener.heard)
+                _play(player, topics, result, process, on_image)
+                _wait_until_processed(process, listener.received)
             finally:
                 player.close()
             _save(listener, result, folder)
@@ -92,15 +91,15 @@ def run_live(
 
 
 def _wait_for_node(process: NodeProcess, player: BagPlayer, topics: SequenceTopics) -> None:
-    """Wait until the node listens to pictures and calibration."""
+    """Wait until the node has subscribed to images and calibration."""
     deadline = time.monotonic() + _START_TIMEOUT_S
     for topic in (topics.sent_image, topics.camera_info):
         while not player.wait_for_subscribers(topic, 0.25):
             process.check()
             if time.monotonic() > deadline:
                 raise R3Error(
-                    f'the node does not listen to {topic} after {_START_TIMEOUT_S:g} s. The end '
-                    f'of its log:\n{process.log_tail()}'
+                    f'the node has not subscribed to {topic} after {_START_TIMEOUT_S:g} s. The '
+                    f'end of its log:\n{process.log_tail()}'
                 )
 
 
@@ -109,26 +108,26 @@ def _play(
     topics: SequenceTopics,
     result: LiveResult,
     process: NodeProcess,
-    on_picture: OnPicture,
+    on_image: OnImage,
 ) -> None:
     def on_message(topic: str, recorded_ns: int) -> None:
         # Recorded at its own stamp, see bag_writer.
         if topic == topics.sent_image:
             result.sent_s[recorded_ns] = time.monotonic()
-            on_picture(len(result.sent_s), result.heard)
+            on_image(len(result.sent_s), result.received)
             process.check()
 
     result.played = player.play(on_message=on_message)
 
 
-def _settle(process: NodeProcess, heard: Heard) -> None:
-    """Wait until the node is done with every frame it received."""
+def _wait_until_processed(process: NodeProcess, received: ReceivedMessages) -> None:
+    """Wait until the node has processed every received frame."""
     deadline = time.monotonic() + _SETTLE_TIMEOUT_S
     last, unchanged_since = None, time.monotonic()
     while time.monotonic() < deadline:
         process.check()
-        status = heard.last_status
-        now = (len(heard.statuses), status and status.frames_processed)
+        status = received.last_status
+        now = (len(received.statuses), status and status.frames_processed)
         if now != last:
             last, unchanged_since = now, time.monotonic()
         if time.monotonic() - unchanged_since > 1.5:

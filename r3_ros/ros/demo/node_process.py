@@ -1,4 +1,4 @@
-"""The node's executable as a child process that never outlives its parent's interest in it."""
+"""The node's executable as a child process."""
 
 from __future__ import annotations
 
@@ -17,51 +17,44 @@ _LOG_TAIL_LINES = 15
 
 
 class NodeProcess:
-    """``r3_stream`` with its installed parameter file. Use it in a ``with`` statement.
+    """Runs ``r3_stream`` with its installed parameter file. Use it in a ``with`` statement.
 
-    :ivar exit_code: how it ended, once it did.
+    :param log: file for its output.
+    :param parameters: override those of ``config/r3_stream.yaml``.
+    :ivar exit_code: None while it runs.
+    :raises R3Error: the package is not installed.
     """
 
-    def __init__(
-        self, log: Path, parameters: dict[str, str], remappings: dict[str, str] | None = None
-    ) -> None:
-        """Start it.
-
-        :param log: file for what it prints.
-        :param parameters: come after those of ``config/r3_stream.yaml``.
-        :raises R3Error: the package is not installed where it can be found.
-        """
+    def __init__(self, log: Path, parameters: dict[str, str], remappings: dict[str, str]) -> None:
         executable, parameter_file = installed_node()
         command = [sys.executable, str(executable), '--ros-args', '--params-file']
         command.append(str(parameter_file))
         for name, value in parameters.items():
             command += ['-p', f'{name}:={value}']
-        for old, new in (remappings or {}).items():
+        for old, new in remappings.items():
             command += ['-r', f'{old}:={new}']
         self.log = log
         self.exit_code: int | None = None
         self._stream = open(log, 'wb')
-        # A group of its own, so that Ctrl-C reaches us alone and we stop it in order.
+        # In its own process group, so Ctrl-C does not reach it and we stop it in order.
         self._process = subprocess.Popen(
             command, stdout=self._stream, stderr=subprocess.STDOUT, start_new_session=True
         )
 
     def __enter__(self) -> NodeProcess:
-        """Return itself; it runs already."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop it, whatever happened."""
         self.stop()
 
     def check(self) -> None:
-        """Make sure that it still runs.
+        """Check that it still runs.
 
-        :raises R3Error: it ended, with the end of its log.
+        :raises R3Error: it has ended.
         """
         if self._process.poll() is not None:
             raise R3Error(
-                f'the node ended by itself with status {self._process.returncode}. The end of '
+                f'the node has ended with status {self._process.returncode}. The end of '
                 f'its log:\n{self.log_tail()}'
             )
 
@@ -72,7 +65,7 @@ class NodeProcess:
         return '\n'.join(lines[-_LOG_TAIL_LINES:])
 
     def stop(self) -> float:
-        """Interrupt it as Ctrl-C does, harder if need be; return the seconds that it took."""
+        """Stop it by SIGINT, or stronger signals after a timeout; return the seconds it took."""
         began = time.monotonic()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
             if self._process.poll() is not None:

@@ -1,8 +1,9 @@
-"""From image messages to frames for the engine: decoding, stamps, and which calibration holds."""
+"""Image messages to frames for the engine: decoding, stamps and calibration."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 import time
 from typing import Any
 
@@ -22,39 +23,28 @@ from .conversions import (
 )
 
 
+@dataclass(eq=False)
 class CameraInput:
-    """What the worker knows of the camera. :meth:`on_camera_info` alone comes from outside.
+    """Decodes and undistorts images. Worker thread, except :meth:`on_camera_info`.
 
+    :param optical_frame: replaces the frame_id of the images; empty for none.
     :ivar config: live parameters of the input.
-    :ivar calibration: in force now; None before the first picture.
+    :ivar calibration: in use; None before the first image.
+    :ivar on_change: called after each CameraInfo, in the executor thread.
     """
 
-    def __init__(
-        self,
-        config: InputConfig,
-        optical_frame: str,
-        image_topic: str,
-        clock: Clock,
-        health: Health,
-        logger: Any,
-    ) -> None:
-        """Start with no calibration.
-
-        :param optical_frame: replaces the frame_id of the pictures; empty for none.
-        """
-        self.config = config
-        self.calibration: Calibration | None = None
-        #: Called whenever a CameraInfo comes, in the executor's thread.
-        self.on_change: Callable[[], None] = lambda: None
-        self._optical_frame = optical_frame
-        self._image_topic = image_topic
-        self._clock = clock
-        self._health = health
-        self._logger = logger
-        self._info: CameraInfo | None = None
-        self._used: tuple[CameraInfo | None, int, int] | None = None
-        self._waiting_since_s: float | None = None
-        self._reported: set[str] = set()
+    config: InputConfig
+    _optical_frame: str
+    _image_topic: str
+    _clock: Clock
+    _health: Health
+    _logger: Any
+    calibration: Calibration | None = field(default=None, init=False)
+    on_change: Callable[[], None] = field(default=lambda: None, init=False)
+    _info: CameraInfo | None = field(default=None, init=False)
+    _used: tuple[CameraInfo | None, int, int] | None = field(default=None, init=False)
+    _waiting_since_s: float | None = field(default=None, init=False)
+    _reported: set[str] = field(default_factory=set, init=False)
 
     def on_camera_info(self, message: CameraInfo) -> None:
         """Keep the newest calibration (executor thread)."""
@@ -71,30 +61,30 @@ class CameraInput:
         return now_s - self._waiting_since_s < self.config.camera_info_timeout
 
     def optical_frame(self, message: Image | CompressedImage) -> str:
-        """Return the frame id that a message's picture has."""
+        """Return the frame id of a message's image."""
         return optical_frame_of(message, self._optical_frame)
 
     def read(self, message: Image | CompressedImage) -> CameraImage:
         """Decode a message.
 
-        :raises FrameError: it holds no usable picture.
+        :raises FrameError: it holds no usable image.
         """
-        picture = read_image(message, self.config.encoding_hint, self._optical_frame, self._clock)
-        height, width = picture.image.shape[:2]
-        self._health.encoding = picture.encoding
-        self._health.encoding_guessed = picture.guessed
+        decoded = read_image(message, self.config.encoding_hint, self._optical_frame, self._clock)
+        height, width = decoded.image.shape[:2]
+        self._health.encoding = decoded.encoding
+        self._health.encoding_guessed = decoded.guessed
         self._health.resolution = f'{width}x{height}'
-        if picture.note:
-            self._report_once(picture.note)
-        return picture
+        if decoded.note:
+            self._report_once(decoded.note)
+        return decoded
 
-    def choose_calibration(self, picture: CameraImage) -> str:
-        """Take over a new CameraInfo or picture size.
+    def choose_calibration(self, decoded: CameraImage) -> str:
+        """Apply a new CameraInfo or image size.
 
-        :returns: why the session has to start anew, empty if it does not: pictures that were
-            related with a guessed focal length cannot be related with ones that have a true one.
+        :returns: why a new session has to start, empty if none has to: images with an estimated
+            focal length cannot be related with images with a calibrated one.
         """
-        height, width = picture.image.shape[:2]
+        height, width = decoded.image.shape[:2]
         info, used = self._info, self._used
         if used is not None and used[1:] == (width, height) and same_calibration(info, used[0]):
             return ''
@@ -106,21 +96,20 @@ class CameraInput:
         before = self.calibration
         if same_size and before is not None and before.intrinsics is not None:
             if chosen.intrinsics is None:
-                # Better the calibration that was good until now than none.
-                return ''
+                return ''  # keep the valid calibration
         self._take(chosen)
         became_known = before is not None and before.intrinsics is None and chosen.intrinsics
-        return 'a calibration has come' if same_size and became_known else ''
+        return 'the camera is calibrated now' if same_size and became_known else ''
 
-    def to_frame(self, picture: CameraImage) -> Frame:
-        """Undistort a picture as its calibration says.
+    def to_frame(self, decoded: CameraImage) -> Frame:
+        """Return the frame of a decoded image, undistorted.
 
-        :raises FrameError: the picture does not fit the calibration.
+        :raises FrameError: the image does not fit the calibration.
         """
         assert self.calibration is not None, 'choose_calibration comes first'
         return Frame(
-            image=self.calibration.rectify(picture.image),
-            stamp_ns=picture.stamp_ns,
+            image=self.calibration.rectify(decoded.image),
+            stamp_ns=decoded.stamp_ns,
             intrinsics=self.calibration.intrinsics,
         )
 
@@ -130,13 +119,13 @@ class CameraInput:
         self._health.camera_info = calibration.status
         self._health.rectified = rectifier is not None and not rectifier.is_identity
         if calibration.intrinsics is not None:
-            undone = 'undistorted here' if self._health.rectified else 'used as they come'
-            self._report_once(f'calibrated camera, pictures are {undone}', warn=False)
+            undone = 'undistorted here' if self._health.rectified else 'used unchanged'
+            self._report_once(f'calibrated camera, images are {undone}', warn=False)
 
     def _report_once(self, text: str, warn: bool = True) -> None:
         if text not in self._reported:
             self._reported.add(text)
-            # On two lines: rclpy ties a severity to the line that logs.
+            # On two lines: rclpy allows one severity per logging line.
             if warn:
                 self._logger.warning(text)
             else:

@@ -1,4 +1,4 @@
-"""The subscriptions to a camera: which topics, and with which quality of service."""
+"""The subscriptions to a camera: topics and quality of service."""
 
 from __future__ import annotations
 
@@ -19,28 +19,27 @@ from ..node_parameters import was_given
 from ..outputs.health import NodeHealth
 from ..outputs.outputs import QOS_OVERRIDES
 
-#: How often the cameras on the topic are looked at.
-_LOOK_S = 0.5
+#: Period of checking the publishers' reliability.
+_CHECK_S = 0.5
 _INFO_DEPTH = 5
 
 
 class CameraTopics:
-    """Hears one camera while the node is active.
+    """Subscribes to one camera while the node is active. Executor thread.
 
-    Pictures are taken as sensor data, best effort, which every camera serves. But a best-effort
-    reader misses a picture when one of its fragments is lost, and of large ones Fast DDS loses
-    many, so where all cameras on the topic are reliable, so is the subscription.
+    Best effort matches every publisher, but loses an image with any of its fragments, and Fast DDS
+    loses many fragments of large images. So where all publishers are reliable, the subscription is
+    reliable, too.
     """
 
     def __init__(self, node: Node, config: InputConfig, health: NodeHealth) -> None:
-        """Resolve the names; :meth:`open` subscribes."""
         self._node = node
         self._config = config
         self._health = health
         self.image = image_topic_name(node, config)
         self.camera_info = camera_info_topic_name(node)
         self._on_image: Callable[[Any], None] = lambda message: None
-        self._pictures: Subscription | None = None
+        self._images: Subscription | None = None
         self._infos: Subscription | None = None
         self._reliability = qos_profile_sensor_data.reliability
         self._is_user_choice = was_given(node, f'qos_overrides.{self.image}.subscription.')
@@ -63,33 +62,33 @@ class CameraTopics:
             event_callbacks=self._events(self.camera_info),
         )
         self._reliability = self._best_reliability()
-        self._subscribe_pictures()
+        self._subscribe_images()
         if not self._is_user_choice:
-            self._timer = self._node.create_timer(_LOOK_S, self.follow_cameras, clock=clock)
+            self._timer = self._node.create_timer(_CHECK_S, self.follow_cameras, clock=clock)
 
     def close(self) -> None:
         """Unsubscribe."""
         if self._timer is not None:
             self._node.destroy_timer(self._timer)
-        for subscription in (self._pictures, self._infos):
+        for subscription in (self._images, self._infos):
             if subscription is not None:
                 self._node.destroy_subscription(subscription)
-        self._timer = self._pictures = self._infos = None
+        self._timer = self._images = self._infos = None
 
     @property
     def is_open(self) -> bool:
-        """Return whether the camera is heard."""
+        """Return whether the topics are subscribed."""
         return self._infos is not None
 
     def follow_cameras(self) -> None:
-        """Subscribe anew if the cameras on the topic call for another reliability."""
+        """Subscribe again if the publishers' reliability has changed."""
         wanted = self._best_reliability()
         if wanted != self._reliability:
             self._reliability = wanted
             self._health.incompatible_qos.pop(self.image, None)
-            assert self._pictures is not None
-            self._node.destroy_subscription(self._pictures)
-            self._subscribe_pictures()
+            assert self._images is not None
+            self._node.destroy_subscription(self._images)
+            self._subscribe_images()
 
     def _best_reliability(self) -> ReliabilityPolicy:
         cameras = self._node.get_publishers_info_by_topic(self.image)
@@ -99,13 +98,13 @@ class CameraTopics:
             return ReliabilityPolicy.RELIABLE
         return ReliabilityPolicy.BEST_EFFORT
 
-    def _subscribe_pictures(self) -> None:
+    def _subscribe_images(self) -> None:
         _forget_destroyed(self._node.default_callback_group)
         config = self._config
         depth = 1 if config.frame_policy == 'newest' else config.queue_size
-        # Overrides are declared as parameters that cannot change, so only where they are given.
+        # Overrides are declared as read-only parameters, so only where they are given.
         overrides = QOS_OVERRIDES if self._is_user_choice else None
-        self._pictures = self._node.create_subscription(
+        self._images = self._node.create_subscription(
             Image if config.transport == 'raw' else CompressedImage,
             self.image,
             self._on_image,
@@ -132,13 +131,13 @@ class CameraTopics:
 
 
 def _forget_destroyed(group: CallbackGroup) -> None:
-    """Drop references to what was destroyed: rclpy keeps them for good, some with each fault."""
+    """Drop the references to destroyed entities, which rclpy never drops."""
     # In place and from a copy, since another thread may add to it.
     group.entities.difference_update([ref for ref in list(group.entities) if ref() is None])
 
 
 def image_topic_name(node: Node, config: InputConfig) -> str:
-    """Return the resolved topic of the pictures; compressed ones are below the raw topic."""
+    """Return the resolved topic of the images; compressed ones are below the raw topic."""
     image = node.resolve_topic_name('image')
     if config.transport == 'raw':
         return image
@@ -146,12 +145,12 @@ def image_topic_name(node: Node, config: InputConfig) -> str:
 
 
 def camera_info_topic_name(node: Node) -> str:
-    """Return the topic beside the pictures', unless it was remapped itself."""
+    """Return the topic beside the images', unless it was remapped itself."""
     image = node.resolve_topic_name('image')
     return _remapped(node, 'camera_info') or camera_info_topic(image)
 
 
 def _remapped(node: Node, topic: str) -> str:
-    """Return where the user remapped a topic to, empty if it was left alone."""
+    """Return the topic that the user remapped a name to; empty if it is not remapped."""
     resolved = node.resolve_topic_name(topic)
     return '' if resolved == f'{node.get_namespace().rstrip("/")}/{topic}' else resolved

@@ -1,4 +1,4 @@
-"""Messages from the camera made into frames: pixels, calibration, stamp and frame id."""
+"""Conversion of camera messages: pixels, calibration, stamp and frame id."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ...input.camera_model import camera_from_info, DISTORTION_SIZES, Rectifier
 from ...input.image_decoding import decode_message, ENCODINGS, UNTYPED
 from ..outputs.messages import stamp_ns_of
 
-#: Stands for a camera whose images carry no frame_id.
+#: Frame of a camera whose images have no frame_id.
 NAMELESS_FRAME = 'camera_optical'
 
 
 @dataclass(frozen=True, eq=False)
 class Received:
-    """An image message and when it came (steady seconds)."""
+    """An image message and its time of arrival (steady seconds)."""
 
     message: Image | CompressedImage
     time_s: float
 
     @classmethod
     def now(cls, message: Image | CompressedImage) -> Received:
-        """Note the time of arrival."""
+        """Return it with the current time."""
         return cls(message, time.monotonic())
 
 
@@ -38,8 +38,8 @@ class CameraImage:
     """A decoded image message, not rectified yet.
 
     :ivar image: (H, W, 3) uint8 RGB.
-    :ivar guessed: the encoding says nothing of the order of colours.
-    :ivar note: what had to be made up, in words; empty as a rule.
+    :ivar guessed: the encoding does not define the order of colours.
+    :ivar note: the assumptions made, as text; usually empty.
     """
 
     image: np.ndarray
@@ -55,16 +55,16 @@ def read_image(
 ) -> CameraImage:
     """Decode an image message.
 
-    :param hint: what an untyped encoding is to be taken for.
+    :param hint: encoding to use for an untyped one.
     :param frame_override: replaces the message's frame_id.
     :param clock: gives the time for an image without a stamp.
-    :raises FrameError: the pixels cannot be had, with the reason.
+    :raises FrameError: the pixels cannot be decoded.
     """
     notes = []
     stamp_ns = stamp_ns_of(message.header.stamp)
     if stamp_ns == 0:
         stamp_ns = clock.now().nanoseconds
-        notes.append('images have no stamp, the time of arrival is used')
+        notes.append('images have no stamp, their time of arrival is used')
     frame = optical_frame_of(message, frame_override)
     if not frame_override and not message.header.frame_id:
         notes.append(f"images have no frame_id, '{frame}' is used: set camera_optical_frame")
@@ -76,36 +76,36 @@ def read_image(
         image = decode_message(message, hint)
     guessed = is_raw and encoding in UNTYPED and not hint
     if guessed:
-        notes.append(f'{encoding} is taken for {UNTYPED[encoding]}, see input.encoding_hint')
+        notes.append(f'{encoding} is read as {UNTYPED[encoding]}, see input.encoding_hint')
     return CameraImage(image, stamp_ns, frame, encoding, guessed, '; '.join(notes))
 
 
 def optical_frame_of(message: Image | CompressedImage, override: str) -> str:
-    """Return the frame id of a message's image; never empty."""
+    """Return the frame id of a message; never empty."""
     return override or message.header.frame_id.lstrip('/') or NAMELESS_FRAME
 
 
 def _decode_by_cv_bridge(message: Image) -> np.ndarray:
-    """Leave a rare encoding to cv_bridge; where it cannot be loaded, only these are lost."""
+    """Decode a rare encoding; only these need cv_bridge."""
     known = ', '.join(ENCODINGS)
     try:
         from cv_bridge import CvBridge, CvBridgeError
-    except Exception as error:  # beside another NumPy its binary fails in ways of its own
+    except Exception as error:  # with an incompatible NumPy its import raises other errors, too
         raise FrameError(
             f"the encoding '{message.encoding}' needs cv_bridge, which cannot be imported "
-            f'({error}); have the camera send one of {known}'
+            f'({error}); configure the camera to send one of {known}'
         ) from error
     try:
         image = CvBridge().imgmsg_to_cv2(message, desired_encoding='rgb8')
     except (CvBridgeError, TypeError, ValueError, RuntimeError, KeyError) as error:
         raise FrameError(
-            f"the encoding '{message.encoding}' is not supported ({error}); have the camera "
-            f'send one of {known}'
+            f"the encoding '{message.encoding}' is not supported ({error}); configure the camera "
+            f'to send one of {known}'
         ) from error
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise FrameError(f"'{message.encoding}' holds no colour image; send one of {known}")
     if image.shape[:2] != (message.height, message.width):
-        # cv_bridge goes by step, and cuts what is too short for the width.
+        # cv_bridge derives the width from step.
         raise FrameError(
             f'step = {message.step} holds {image.shape[1]} pixels of {message.encoding}, not '
             f'width = {message.width}: the camera driver contradicts itself'
@@ -115,10 +115,10 @@ def _decode_by_cv_bridge(message: Image) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What a CameraInfo is good for.
+    """The usable part of a CameraInfo.
 
     :ivar status: valid, missing, zero, invalid or size mismatch.
-    :ivar problem: in words, with what to do; empty if there is none.
+    :ivar problem: as text, with what to do; empty if there is none.
     :ivar intrinsics: of the image after :meth:`rectify`; None if they have to be estimated.
     """
 
@@ -128,19 +128,19 @@ class Calibration:
     rectifier: Rectifier | None = None
 
     def rectify(self, image: np.ndarray) -> np.ndarray:
-        """Return the undistorted image; the same object if nothing is to be undone."""
+        """Return the undistorted image; the same object if it is not distorted."""
         return image if self.rectifier is None else self.rectifier.rectify(image)
 
 
 def calibrate(
     info: CameraInfo | None, width: int, height: int, config: InputConfig, image_topic: str
 ) -> Calibration:
-    """Decide what to make of a CameraInfo for images of a size.
+    """Return the calibration for images of a size.
 
-    A calibration that cannot be used is no error: the focal length is estimated then.
+    If the CameraInfo cannot be used, that is no error: the focal length is estimated.
     """
     if info is None:
-        return Calibration('missing', 'no CameraInfo came: the focal length is estimated')
+        return Calibration('missing', 'no CameraInfo received: the focal length is estimated')
     problem = ''
     if any(info.d) and info.distortion_model not in DISTORTION_SIZES:
         problem = (
@@ -154,7 +154,7 @@ def calibrate(
     if model is None:
         return Calibration(
             'zero',
-            'CameraInfo says that the camera is not calibrated: the focal length is estimated',
+            'the CameraInfo is of an uncalibrated camera: the focal length is estimated',
         )
     try:
         model = model.scaled_to(width, height)
@@ -166,7 +166,7 @@ def calibrate(
 
 
 def same_calibration(first: CameraInfo | None, second: CameraInfo | None) -> bool:
-    """Return whether two CameraInfo say the same, whatever their stamps."""
+    """Return whether two CameraInfo are equal except for their headers."""
     if first is None or second is None:
         return first is second
 

@@ -1,4 +1,4 @@
-"""What the robot says of its own motion, for ``scale.source`` odometry."""
+"""The subscription to the robot's odometry, for ``scale.source`` odometry."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ _DEPTH = 100
 
 
 class OdometryInput:
-    """Hears ``odom`` while the node is active. Executor thread."""
+    """Subscribes to ``odom`` while the node is active. Executor thread."""
 
-    def __init__(self, node: Node, stream: StreamWorker) -> None:
-        """Subscribe."""
+    def __init__(self, node: Node, worker: StreamWorker) -> None:
         self._node = node
-        self._stream = stream
+        self._worker = worker
         qos = QoSProfile(
             depth=_DEPTH,
             reliability=qos_profile_sensor_data.reliability,
@@ -34,13 +33,13 @@ class OdometryInput:
         )
 
     def close(self) -> None:
-        """Stop hearing."""
+        """Unsubscribe."""
         self._node.destroy_subscription(self._subscription)
 
     def _on_odometry(self, message: Odometry) -> None:
-        base = self._stream.snapshot.base
+        base = self._worker.snapshot.base
         if base is None:
-            return  # where the camera sits on the robot is known with the first image
+            return  # the mounting of the camera is known with the first image
         child = message.child_frame_id
         if child not in ('', base.frame):
             self._node.get_logger().warning(
@@ -57,4 +56,4 @@ class OdometryInput:
                 f'odometry is ignored: {error}', throttle_duration_sec=10.0
             )
             return
-        self._stream.odometry.add(stamp_ns_of(message.header.stamp), T_odom_base)
+        self._worker.odometry.add(stamp_ns_of(message.header.stamp), T_odom_base)

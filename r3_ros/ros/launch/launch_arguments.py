@@ -1,6 +1,6 @@
-"""What the arguments of ``launch/stream.launch.py`` set, and where its presets are.
+"""Arguments and presets of ``launch/stream.launch.py``.
 
-Nothing of ``launch`` is imported, so that it can be checked where that is not installed.
+Does not import ``launch``, so it can be tested without it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ...core.parameter_fields import parameters
 
 BOOLEAN = ('true', 'false')
 PRESETS = ('indoor', 'outdoor_long', 'low_vram')
-#: Names of arguments and of the parameters they set.
+#: Argument -> parameter that it sets.
 _PARAMETERS = {
     'transport': 'input.transport',
     'model': 'model.name',
@@ -40,7 +40,7 @@ class ParameterArgument:
 
     :ivar parameter: dotted name.
     :ivar kind: type of the parameter.
-    :ivar choices: all that is allowed; empty: any text.
+    :ivar choices: allowed values; empty: any text.
     """
 
     name: str
@@ -51,7 +51,7 @@ class ParameterArgument:
 
 
 def parameter_arguments() -> list[ParameterArgument]:
-    """Return the arguments that set parameters, explained as in ``config.py``."""
+    """Return the arguments that set parameters, with the help texts of ``config.py``."""
     known = {p.name: p for p in parameters(R3Config())}
     arguments = []
     for name, parameter in _PARAMETERS.items():
@@ -75,9 +75,9 @@ def parameter_arguments() -> list[ParameterArgument]:
 
 
 def parameter_texts(given: Mapping[str, str]) -> dict[str, tuple[str, type]]:
-    """Return what the arguments of a start set: texts and types by the names of parameters.
+    """Return texts and types by parameter, for the given arguments.
 
-    :param given: values by argument; ``frame_prefix`` goes before the map and odometry frames.
+    :param given: values by argument; ``frame_prefix`` is put before the map and odometry frames.
     """
     set_here = {}
     for argument in parameter_arguments():
@@ -90,7 +90,7 @@ def parameter_texts(given: Mapping[str, str]) -> dict[str, tuple[str, type]]:
 
 
 def parameter_files(preset: str, params_file: str, config_folder: Path) -> list[Path]:
-    """Return the parameter files of a preset and of a user, the stronger one last.
+    """Return the parameter files of a preset and of the user; the later one overrides.
 
     :param preset: one of :data:`PRESETS`, or a path.
     :param params_file: a path, or empty.

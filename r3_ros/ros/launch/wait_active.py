@@ -1,7 +1,6 @@
 """``r3_wait_active``: return when a lifecycle node is active, for launch files and scripts.
 
-The state is asked for, not waited for: a node that configures itself may be active before
-anybody hears its transitions.
+It polls the state, since transition events may be sent before it has subscribed to them.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args, try_shutdown
 
-_ASK_AGAIN_S = 0.2
-#: An answer that does not come within this was lost, or its node has gone.
+_PERIOD_S = 0.2
+#: A later response was lost, or its node has ended.
 _ANSWER_S = 5.0
 
 
 def is_active(node: Node, name: str, deadline_s: float, stop: threading.Event) -> bool:
-    """Ask a node for its state until it is active; False once the deadline has passed.
+    """Poll a node's state until it is active; return False after the deadline.
 
     :param name: full name of the lifecycle node.
     :param deadline_s: by ``time.monotonic``.
@@ -38,7 +37,7 @@ def is_active(node: Node, name: str, deadline_s: float, stop: threading.Event) -
     try:
         while time.monotonic() < deadline_s and not stop.is_set():
             if not client.service_is_ready():
-                executor.spin_once(timeout_sec=_ASK_AGAIN_S)
+                executor.spin_once(timeout_sec=_PERIOD_S)
                 continue
             future = client.call_async(GetState.Request())
             executor.spin_until_future_complete(future, timeout_sec=_ANSWER_S)
@@ -46,7 +45,7 @@ def is_active(node: Node, name: str, deadline_s: float, stop: threading.Event) -
                 future.cancel()
             elif future.result().current_state.id == State.PRIMARY_STATE_ACTIVE:
                 return True
-            stop.wait(_ASK_AGAIN_S)
+            stop.wait(_PERIOD_S)
         return False
     finally:
         node.destroy_client(client)
@@ -55,7 +54,7 @@ def is_active(node: Node, name: str, deadline_s: float, stop: threading.Event) -
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Wait; return 0 when the node is active, 1 if it does not become so, 2 for wrong usage."""
+    """Wait; return 0 when the node is active, 1 after the timeout, 2 for wrong usage."""
     parser = argparse.ArgumentParser(prog='r3_wait_active', description=__doc__)
     parser.add_argument('node', help='name of the node, /r3')
     parser.add_argument('--timeout', type=float, default=300.0, help='seconds, 300 by default')
@@ -65,7 +64,6 @@ def main(args: Sequence[str] | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    # The clock of the wait is the wall's, so the clock that is yet to come is no matter.
     rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = Node('r3_wait_active')

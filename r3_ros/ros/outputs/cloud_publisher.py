@@ -1,7 +1,7 @@
-"""Clouds, depth images and paths, built in a thread of their own from immutable snapshots.
+"""Publishes clouds, depth images, grids, paths and graphs from snapshots, in a separate thread.
 
-The worker hands over what somebody listens to and goes on tracking; a slow or reliable reader
-holds up this thread alone, which then skips.
+The worker puts jobs for subscribed topics into a mailbox. If subscribers are slow, only this
+thread waits, and the oldest jobs are dropped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ...core.threads import Mailbox, RepeatingThread
 from ...maps.cloud import Cloud, cloud_from_depth, usable_pixels
 from ..tf.pose_chain import PoseChain
 from .graph_messages import empty_graph, GraphSnapshot, no_markers
-from .keyframe_clouds import KeyframeClouds, KeyframePlace, SentCloud
+from .keyframe_clouds import KeyframeClouds, KeyframePlace, PublishedCloud
 from .messages import (
     camera_info_message,
     cloud_message,
@@ -33,7 +33,7 @@ from .messages import (
     path_message,
 )
 from .occupancy_topic import GridJob, OccupancyOutcome
-from .outputs import finite_or_nan, Outputs
+from .outputs import Outputs
 
 if TYPE_CHECKING:
     from ...maps.saved_map import SavedMap
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _WAITING_JOBS = 8
 _PREVIEW_PERIOD_S = 0.1
-#: Path, graph and markers follow a change at most this often.
+#: Path, graph and markers are published at most this often.
 _GRAPH_PERIOD_S = 1.0
 _GRAPH_TOPICS = ('keyframe_graph', 'markers')
 _DEPTH_TOPICS = ('depth/image', 'depth/camera_info', 'depth/confidence', 'depth/preview')
@@ -51,12 +51,12 @@ _FRAME_TOPICS = (*_DEPTH_TOPICS, 'color/image', 'color/camera_info', 'points')
 
 
 @dataclass(frozen=True, eq=False)
-class DepthScene:
-    """One frame's depth on its way out.
+class DepthJob:
+    """The depth of one frame, to be published.
 
-    :ivar stamp_ns: of the frame the depth belongs to, which may be an earlier one.
-    :ivar place: where it lies in map, if it is a keyframe; None otherwise.
-    :ivar unit: what its depth, in map units, is multiplied by to be in the unit of map.
+    :ivar stamp_ns: of the frame of the depth, which may be an earlier one.
+    :ivar place: its pose in map, if it is a keyframe; None otherwise.
+    :ivar unit: factor from map units to the published unit.
     """
 
     depth_map: DepthMap
@@ -67,18 +67,19 @@ class DepthScene:
 
 
 class Latched:
-    """When a latched topic is due: if what it shows has changed, and not too often."""
+    """Decides when a latched topic is due: if its state has changed, and not too often.
+
+    :ivar shown: the session's state that was published last; None if something else was.
+    """
 
     def __init__(self) -> None:
-        """Start with nothing shown."""
-        #: What was published last; None for anything else than the state of a session.
         self.shown: object = None
         self._offered_at_s = -np.inf
 
     def due(self, state: object, period_s: float, now_s: float) -> bool:
-        """Tell whether to offer this state for publishing now.
+        """Return whether to offer a state for publishing now.
 
-        It is shown once it has been published: what is dropped on the way is offered again.
+        The caller sets ``shown`` after publishing, so a dropped state is offered again.
         """
         if state == self.shown or now_s - self._offered_at_s < period_s:
             return False
@@ -86,8 +87,11 @@ class Latched:
         return True
 
 
-class ScenePublisher:
-    """Decides what is worth building (worker thread) and builds it (its own thread)."""
+class CloudPublisher:
+    """Takes snapshots for subscribed topics (worker thread) and publishes them (own thread).
+
+    :ivar session_id: of the session whose map, path and graph are published.
+    """
 
     def __init__(
         self,
@@ -96,19 +100,17 @@ class ScenePublisher:
         on_error: Callable[[Exception], None],
         log: Callable[[str], None],
     ) -> None:
-        """Prepare; :meth:`start` runs the thread. ``log`` gets lines."""
         self.config = config
         self.occupancy = OccupancyOutcome(log)
-        #: Of the session whose map, path and graph are published.
         self.session_id = 0
         self._outputs = outputs
         self._on_error = on_error
         self._jobs: Mailbox[Callable[[], None]] = Mailbox('queue', _WAITING_JOBS)
         self._thread: RepeatingThread | None = None
-        # A reset empties map and path; a cloud still in the making must not come after that.
+        # A reset clears map and path; jobs of an earlier epoch must not be published after it.
         self._epoch = 0
         self._publishing = threading.Lock()
-        # A saved map is shown in place of the session's.
+        # A saved map is published instead of the session's.
         self._is_showing = False
         self._preview_at_s = -np.inf
         self._keyframe_clouds = KeyframeClouds()
@@ -118,12 +120,12 @@ class ScenePublisher:
         }
 
     def start(self) -> None:
-        """Run the thread."""
+        """Start the thread."""
         self._thread = RepeatingThread('clouds', self._run_one, self._on_error)
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """Drop what waits and end the thread."""
+        """Drop waiting jobs and end the thread."""
         self._jobs.clear()
         if self._thread is not None:
             self._jobs.wake()
@@ -131,11 +133,11 @@ class ScenePublisher:
             self._thread = None
 
     def drop_jobs(self) -> None:
-        """Let go of the snapshots that wait to be published."""
+        """Drop waiting jobs, which releases their snapshots."""
         self._jobs.clear()
 
     def clear(self, stamp_ns: int, path_too: bool) -> None:
-        """Publish an empty map and grid, and after a reset an empty path and graph as well."""
+        """Publish an empty map and grid, and after a reset an empty path and graph, too."""
         frame = self.config.map_frame
         empty: dict[str, object] = {
             'map_points': cloud_message(stamp_ns, frame, Cloud.empty()),
@@ -159,7 +161,7 @@ class ScenePublisher:
                 self._outputs.publish(topic, message)
 
     def show(self, saved: SavedMap, stamp_ns: int) -> None:
-        """Publish points and path of a saved map in place of the session's, until cleared."""
+        """Publish points and path of a saved map instead of the session's, until cleared."""
         frame, most = self.config.map_frame, self.config.map.max_publish_points
         cloud, trajectory = saved.points, saved.trajectory
         if len(cloud) > most:
@@ -176,16 +178,16 @@ class ScenePublisher:
             self._outputs.publish('map_points', cloud_message(stamp_ns, frame, cloud))
             self._outputs.publish('path', path)
 
-    def offer_depth(self, scene: DepthScene) -> None:
-        """Take a depth map if anybody listens."""
+    def offer_depth(self, job: DepthJob) -> None:
+        """Queue a depth map if one of its topics is subscribed."""
         if self._outputs.wanted(*_FRAME_TOPICS) or (
-            scene.place is not None and self._outputs.wanted('keyframe_points')
+            job.place is not None and self._outputs.wanted('keyframe_points')
         ):
             epoch = self._epoch
-            self._jobs.put(lambda: self._publish_depth(scene, epoch))
+            self._jobs.put(lambda: self._publish_depth(job, epoch))
 
     def offer_session(self, session: Session, chain: PoseChain, stamp_ns: int) -> None:
-        """Take snapshots of what changed, is due, and has anybody who listens."""
+        """Queue snapshots of what has changed, is due and is subscribed."""
         epoch, period_s = self._epoch, self.config.map.publish_period
         map_state = (session.session_id, session.map.revision, chain.unit, chain.moves)
         if not self._is_showing and self._is_due('map_points', map_state, period_s):
@@ -207,7 +209,7 @@ class ScenePublisher:
         self._offer_moved_cloud(session, chain)
 
     def _offer_moved_cloud(self, session: Session, chain: PoseChain) -> None:
-        """Send the cloud of a keyframe again where it lies now, if it was sent elsewhere."""
+        """Publish a keyframe's cloud again if its pose in map has changed."""
         if not self._outputs.wanted('keyframe_points'):
             self._keyframe_clouds.forget()
             return
@@ -236,7 +238,7 @@ class ScenePublisher:
             job()
 
     def _publish_latched(self, topic: str, message: object, made_of: tuple[object, int]) -> None:
-        """Publish what was made of a state in an epoch, unless that is over."""
+        """Publish a message made from a state, unless its epoch is over."""
         state, epoch = made_of
         with self._publishing:
             if epoch == self._epoch:
@@ -255,7 +257,7 @@ class ScenePublisher:
         _, epoch = made_of
         with self._publishing:
             if epoch != self._epoch:
-                return  # of a map that is gone
+                return  # the map was cleared meanwhile
             self.occupancy.note(state, details)
         if grid is not None:
             message = occupancy_message(job.stamp_ns, self.config.map_frame, grid)
@@ -267,7 +269,6 @@ class ScenePublisher:
         chosen = np.flatnonzero(np.isfinite(record.T_final[:, 0, 0]))
         limit = self.config.path_max_size
         if len(chosen) > limit:
-            # Evenly over the whole way, the newest included.
             chosen = chosen[_evenly(len(chosen), limit)]
         T_map_base = chain.T_map_base(record.T_final[chosen])
         stamps = record.stamps_ns[chosen].tolist()
@@ -282,12 +283,14 @@ class ScenePublisher:
         if 'markers' in topics:
             self._publish_latched('markers', snapshot.markers(), made_of)
 
-    def _publish_depth(self, scene: DepthScene, epoch: int) -> None:
-        outputs, depth_map = self._outputs, scene.depth_map
-        stamp_ns, frame = scene.stamp_ns, scene.optical_frame
+    def _publish_depth(self, job: DepthJob, epoch: int) -> None:
+        outputs, depth_map = self._outputs, job.depth_map
+        stamp_ns, frame = job.stamp_ns, job.optical_frame
         info = camera_info_message(stamp_ns, frame, depth_map.intrinsics)
         if outputs.wanted('depth/image', 'depth/camera_info'):
-            pixels = finite_or_nan(depth_map.depth * np.float32(scene.unit))
+            # REP-118: NaN where the depth is unknown.
+            depth = depth_map.depth * np.float32(job.unit)
+            pixels = np.where(np.isfinite(depth), depth, np.nan).astype(np.float32, copy=False)
             outputs.publish('depth/camera_info', info)
             outputs.publish('depth/image', image_message(stamp_ns, frame, '32FC1', pixels))
         if outputs.wanted('depth/confidence'):
@@ -302,29 +305,30 @@ class ScenePublisher:
         if outputs.wanted('color/image', 'color/camera_info'):
             outputs.publish('color/camera_info', info)
             outputs.publish('color/image', image_message(stamp_ns, frame, 'rgb8', depth_map.image))
-        self._publish_points(scene, epoch)
+        self._publish_points(job, epoch)
 
-    def _publish_points(self, scene: DepthScene, epoch: int) -> None:
+    def _publish_points(self, job: DepthJob, epoch: int) -> None:
         outputs, options = self._outputs, self.config.points
-        stamp_ns, frame = scene.stamp_ns, scene.optical_frame
+        stamp_ns, frame = job.stamp_ns, job.optical_frame
         wants_points = outputs.wanted('points')
-        wants_keyframe = scene.place is not None and outputs.wanted('keyframe_points')
+        wants_keyframe = outputs.wanted('keyframe_points')
         if wants_points and options.organized:
-            points = organized_points(scene.depth_map, self.config) * np.float32(scene.unit)
-            message = organized_cloud_message(stamp_ns, frame, points, scene.depth_map)
+            points = organized_points(job.depth_map, self.config) * np.float32(job.unit)
+            message = organized_cloud_message(stamp_ns, frame, points, job.depth_map)
             outputs.publish('points', message)
-        if wants_keyframe or (wants_points and not options.organized):
-            cloud = cloud_from_depth(scene.depth_map, options).scaled(scene.unit)
-            if wants_points and not options.organized:
+            wants_points = False
+        if wants_points or (wants_keyframe and job.place is not None):
+            cloud = cloud_from_depth(job.depth_map, options).scaled(job.unit)
+            if wants_points:
                 outputs.publish('points', cloud_message(stamp_ns, frame, cloud))
-            if wants_keyframe and scene.place is not None:
-                self._publish_keyframe(scene.place, cloud, epoch)
+            if wants_keyframe and job.place is not None:
+                self._publish_keyframe(job.place, cloud, epoch)
 
     def _publish_keyframe(self, place: KeyframePlace, cloud: Cloud, epoch: int) -> None:
-        """Publish a cloud in axes of its camera and the unit of map, where it lies."""
+        """Publish a cloud, given in its camera's axes and the published unit, in map."""
         placed = cloud.moved(rigid_part(place.S_map_own))
         message = cloud_message(place.stamp_ns, self.config.map_frame, placed)
-        sent = SentCloud.of(place, cloud.points)
+        sent = PublishedCloud.of(place, cloud.points)
         with self._publishing:
             if epoch == self._epoch:
                 self._outputs.publish('keyframe_points', message)
@@ -332,7 +336,7 @@ class ScenePublisher:
 
 
 def _evenly(count: int, wanted: int) -> np.ndarray:
-    """Return so many of ``count`` rows, the first and the last among them."""
+    """Return ``wanted`` of ``count`` rows, evenly spaced, with the first and the last."""
     return np.linspace(0, count - 1, wanted).round().astype(np.int64)
 
 
@@ -352,7 +356,7 @@ def graph_snapshot(
 
 
 def organized_points(depth_map: DepthMap, config: R3Config) -> np.ndarray:
-    """Return (h, w, 3) float32 points of every pixel, NaN where there is none to trust."""
+    """Return (h, w, 3) float32 points of every pixel, NaN where its depth is not usable."""
     options, K = config.points, depth_map.intrinsics
     every_pixel = replace(options, stride=1)
     points = unproject(depth_map.depth, K.fx, K.fy, K.cx, K.cy).astype(np.float32)
@@ -365,11 +369,11 @@ def organized_points(depth_map: DepthMap, config: R3Config) -> np.ndarray:
 
 
 def preview(depth: np.ndarray) -> np.ndarray:
-    """Return (h, w, 3) RGB: near is warm, far is cold, unknown is black."""
+    """Return (h, w, 3) uint8 RGB: near is warm, far is cold, unknown is black."""
     known = np.isfinite(depth) & (depth > 0)
     if not known.any():
         return np.zeros((*depth.shape, 3), np.uint8)
-    # Inverse depth spreads the near range, where the eye looks; a few outliers set no scale.
+    # Inverse depth shows the near range in more detail; percentiles ignore outliers.
     inverse_depth = np.zeros(depth.shape, np.float32)
     inverse_depth[known] = 1.0 / depth[known]
     far, near = np.percentile(inverse_depth[known], [2.0, 98.0])

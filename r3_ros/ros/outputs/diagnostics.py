@@ -1,4 +1,4 @@
-"""What /diagnostics says: one status per task, with a level, a line and keys with units."""
+"""The content of /diagnostics: one status per task, with level, message and values."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _DROPPED_SHARE = 0.95
 _LOST_SHARE = 0.05
 _LOOKUP_FAILED_S = 5.0
 _LONG_WITHOUT_METRES_S = 30.0
-#: A calibration that is off by more bends the trajectory visibly.
+#: A larger error of the calibration visibly bends the trajectory.
 _FOV_ERROR_DEG = 3.0
-#: Of the device's memory that this process can have: worth a warning, and dangerous.
+#: Shares of the available device memory for WARN and ERROR.
 _MEMORY_SHARES = (0.85, 0.95)
 
 Finding = tuple[bytes, str]
@@ -40,11 +40,10 @@ Task = tuple[list[Finding], dict[str, Any]]
 
 
 class Diagnostics:
-    """Looks at what the worker left and at what the executor knows. Executor thread."""
+    """Builds the message from the worker's snapshot and the node's counters. Executor thread."""
 
-    def __init__(self, stream: StreamWorker, clock: Clock) -> None:
-        """Keep what to look at."""
-        self._stream = stream
+    def __init__(self, worker: StreamWorker, clock: Clock) -> None:
+        self._worker = worker
         self._clock = clock
         self._busy = (time.monotonic(), 0.0)
         self._metres_awaited_since_s: float | None = None
@@ -62,7 +61,7 @@ class Diagnostics:
         """Return the state of every task."""
         message = DiagnosticArray()
         message.header.stamp = time_message(self._clock.now().nanoseconds)
-        snapshot = self._stream.snapshot
+        snapshot = self._worker.snapshot
         memory = snapshot.stream.memory
         device = 'cpu' if memory is None else memory.device
         hardware_id = f'{snapshot.health.optical_frame or "camera"}@{device}'
@@ -81,8 +80,8 @@ class Diagnostics:
         return message
 
     def _input(self, snapshot: NodeSnapshot) -> Task:
-        stream, health, own = self._stream, snapshot.health, self._stream.node_health
-        mailbox, options = stream.mailbox, stream.config.diagnostics
+        worker, health, own = self._worker, snapshot.health, self._worker.node_health
+        mailbox, options = worker.mailbox, worker.config.diagnostics
         processed_hz = health.processed_rate.rate_hz()
         values = {
             'input_rate_hz': own.received_rate.rate_hz(),
@@ -101,11 +100,11 @@ class Diagnostics:
             'qos_incompatible': '; '.join(own.incompatible_qos.values()),
         }
         findings: list[Finding] = []
-        if not stream.running:
+        if not worker.running:
             return [(STALE, 'inactive')], values
         findings += [(ERROR, text) for text in own.incompatible_qos.values()]
-        if own.twins:
-            findings.append((ERROR, 'another node has the same name: rename or stop one'))
+        if own.duplicates:
+            findings.append((ERROR, 'another node has the same name: rename or stop one of them'))
         silent_s = time.monotonic() - np.fmax(own.last_received_s, own.active_since_s)
         if silent_s > _NO_IMAGE_S:
             findings.append((ERROR, f'no image for {silent_s:.0f} s'))
@@ -117,15 +116,15 @@ class Diagnostics:
             if health.camera_info != 'valid':
                 findings.append((WARN, f'camera_info is {health.camera_info}'))
             if health.encoding_guessed:
-                text = f'the order of colours in {health.encoding} is a guess'
+                text = f'the order of colours in {health.encoding} is unknown'
                 findings.append((WARN, f'{text}: set input.encoding_hint'))
             if abs(health.input_age_s) > _CLOCKS_DIFFER_S:
-                text = f'pictures are {health.input_age_s:.0f} s old: is use_sim_time right?'
+                text = f'images are {health.input_age_s:.0f} s old: is use_sim_time right?'
                 findings.append((WARN, text))
         if mailbox.received > 100 and mailbox.dropped > _DROPPED_SHARE * mailbox.received:
             findings.append((WARN, 'nearly all frames are dropped: the camera is too fast'))
         if own.frames_lost > _LOST_SHARE * max(mailbox.received, 100):
-            text = f'{own.frames_lost} pictures were lost on the way: publish them as reliable'
+            text = f'the middleware lost {own.frames_lost} images: publish them as reliable'
             findings.append((WARN, text))
         return findings, values
 
@@ -144,7 +143,7 @@ class Diagnostics:
             'loops_closed': stream.loops_closed,
             'recoveries': health.recoveries,
         }
-        if not self._stream.running:
+        if not self._worker.running:
             return [(STALE, 'inactive')], values
         text = f'{health.state.name}: {health.reason}'.rstrip(': ')
         state = health.state
@@ -159,7 +158,7 @@ class Diagnostics:
         return [(OK, text)], values
 
     def _timing(self, snapshot: NodeSnapshot) -> Task:
-        stream = self._stream
+        worker = self._worker
         times = snapshot.health.times
         latency = finite(t.latency for t in times)
         inference = finite(1e3 * t.inference for t in times)
@@ -174,9 +173,9 @@ class Diagnostics:
             'publish_ms': _or_nan(np.mean, finite(1e3 * t.publish for t in times)),
             'worker_utilisation': max(busy_s - busy_before_s, 0.0) / max(now_s - before_s, 1e-3),
         }
-        if not stream.running or not times:
+        if not worker.running or not times:
             return [(STALE, 'no frame')], values
-        limit_s = stream.config.diagnostics.max_latency
+        limit_s = worker.config.diagnostics.max_latency
         mean_s = values['latency_s_mean']
         if mean_s > 5 * limit_s:
             return [(ERROR, f'latency {mean_s:.2f} s')], values
@@ -198,9 +197,9 @@ class Diagnostics:
             share = memory.used / max(memory.cap, 1)
             if share > _MEMORY_SHARES[0]:
                 level = ERROR if share > _MEMORY_SHARES[1] else WARN
-                findings.append((level, f'{share:.0%} of the memory it can have is in use'))
+                findings.append((level, f'{share:.0%} of the available memory is in use'))
         if health.oom_count:
-            text = f'{health.oom_count} times without memory: take a smaller memory.max_gpu_mib'
+            text = f'out of memory {health.oom_count} times: use a smaller memory.max_gpu_mib'
             findings.append((WARN, f'{text} or model.image_size'))
         if health.device_lost:
             findings.append((ERROR, health.device_lost))
@@ -218,25 +217,25 @@ class Diagnostics:
         }
         findings: list[Finding] = []
         if abs(error_deg) > _FOV_ERROR_DEG:
-            text = f'the pictures look {error_deg:+.1f} degrees wider than they are calibrated'
-            findings.append((WARN, f'{text}: calibrate the camera anew'))
+            text = f'the field of view seems {error_deg:+.1f} degrees wider than calibrated'
+            findings.append((WARN, f'{text}: calibrate the camera again'))
         awaited_s = self._correction_awaited_s(snapshot)
         if awaited_s > _LONG_WITHOUT_METRES_S:
-            text = scale.waits_for or 'nothing tells metres: set scale.source or call ~/set_scale'
+            text = scale.waits_for or 'no scale: set scale.source or call ~/set_scale'
             text = f'map -> odom has waited {awaited_s:.0f} s for metres; {text}'
             findings.append((ERROR, text))
         elif scale.source == 'none':
             findings.append((WARN, 'arbitrary units: distances are not metres'))
         elif scale.awaited:
             findings.append((WARN, f'{scale.waits_for}; no pose is published'))
-        elif max(ratio, 1.0 / ratio) > self._stream.config.scale.drift_warn_ratio:
+        elif max(ratio, 1.0 / ratio) > self._worker.config.scale.drift_warn_ratio:
             findings.append((WARN, f'the scale has drifted: live ratio {ratio:.3f}'))
         return findings, values
 
     def _correction_awaited_s(self, snapshot: NodeSnapshot) -> float:
-        """Return for how long a robot has not been corrected for want of metres."""
+        """Return for how long ``map -> odom`` has not been sent because the scale is unknown."""
         now_s = time.monotonic()
-        if not (snapshot.health.frames_processed and snapshot.holds_back_correction):
+        if not (snapshot.health.frames_processed and snapshot.correction_waits_for_metres):
             self._metres_awaited_since_s = None
         elif self._metres_awaited_since_s is None:
             self._metres_awaited_since_s = now_s
@@ -244,7 +243,7 @@ class Diagnostics:
         return 0.0 if since_s is None else now_s - since_s
 
     def _map(self, snapshot: NodeSnapshot) -> Task:
-        config, stream, own = self._stream.config, snapshot.stream, self._stream.node_health
+        config, stream, own = self._worker.config, snapshot.stream, self._worker.node_health
         values = {
             'points': stream.map_points,
             'max_points': config.map.max_points,
@@ -260,14 +259,14 @@ class Diagnostics:
             return [(STALE, 'map.enabled is false')], values
         findings = []
         if stream.evicted_points:
-            text = f'full: {stream.evicted_points} of the oldest points have gone'
+            text = f'full: {stream.evicted_points} of the oldest points were removed'
             findings.append((WARN, text))
         if snapshot.occupancy.startswith(NOT_PUBLISHED):
             findings.append((WARN, f'occupancy {snapshot.occupancy}'))
         return findings, values
 
     def _tf(self, snapshot: NodeSnapshot) -> Task:
-        config, health, own = self._stream.config, snapshot.health, self._stream.transform_health
+        config, health, own = self._worker.config, snapshot.health, self._worker.transform_health
         mode = _MODES[config.publish_map_to_odom_tf, config.publish_odom_to_base_tf]
         values = {
             'mode': mode,
@@ -277,7 +276,7 @@ class Diagnostics:
             'two_parents': own.two_parents,
         }
         if own.two_parents:
-            return [(ERROR, f'somebody else broadcasts {own.two_parents}')], values
+            return [(ERROR, f'another node broadcasts {own.two_parents}')], values
         if health.state is StreamState.WAITING_TF:
             return [(ERROR, own.problem)], values
         if mode == 'topics only':
@@ -296,7 +295,7 @@ _MODES = {
 
 
 def _worst(findings: Iterable[Finding]) -> Finding:
-    """Return the highest level and its lines; OK where nothing was found."""
+    """Return the highest level and its messages; OK without findings."""
     order = (OK, STALE, WARN, ERROR)
     found = list(findings) or [(OK, 'ok')]
     level = max((level for level, _ in found), key=order.index)

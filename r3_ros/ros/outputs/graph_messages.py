@@ -1,4 +1,4 @@
-"""The keyframe graph as a message, and drawn: frusta and edges, two markers whatever its size."""
+"""Messages of the keyframe graph: the graph itself, and two markers with its frusta and edges."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ...streaming.keyframes.keyframe_graph import GraphEdge, KeyframeGraphView, 
 from ..tf.pose_chain import PoseChain
 from .messages import header_message, pose_messages, time_message
 
-#: Depth of a drawn camera in map units: the scene at the start is about one away.
+#: Depth of a frustum in map units; the scene at the start is about one unit away.
 _FRUSTUM_LENGTH = 0.04
-#: Its corners at depth 1: of a usual picture, 4 to 3, and of a usual lens.
+#: Its corners at depth 1: of a 4:3 image and a usual lens.
 _CORNERS = np.array([[-0.6, -0.45, 1.0], [0.6, -0.45, 1.0], [0.6, 0.45, 1.0], [-0.6, 0.45, 1.0]])
 #: Ends of its lines: from the centre (0) to the corners (1 to 4), and around.
 _LINES = np.array([0, 1, 0, 2, 0, 3, 0, 4, 1, 2, 2, 3, 3, 4, 4, 1])
 _LINE_WIDTH = 0.002
-#: The newest are drawn if there are more.
+#: Only the newest are drawn.
 _MOST_EDGES = 20_000
 _IN_BANK = ColorRGBA(r=0.1, g=0.6, b=1.0, a=1.0)
 _LEFT_BANK = ColorRGBA(r=0.5, g=0.5, b=0.5, a=0.6)
@@ -31,9 +31,9 @@ _LEFT_BANK = ColorRGBA(r=0.5, g=0.5, b=0.5, a=0.6)
 
 @dataclass(frozen=True, eq=False)
 class GraphSnapshot:
-    """The graph and how it lies in map; another thread may make messages of it.
+    """The graph and its pose in map, immutable, for any thread.
 
-    :ivar limit: keyframes in a message at the most.
+    :ivar limit: the most keyframes of a message.
     """
 
     view: KeyframeGraphView
@@ -56,7 +56,7 @@ class GraphSnapshot:
         )
 
     def markers(self) -> MarkerArray:
-        """Return the drawing, which replaces the one before."""
+        """Return the markers, which replace those before."""
         keyframes = self.view.keyframes(self.limit)
         edges = self.view.edges(keyframes)[-_MOST_EDGES:]
         cameras, lines = self._marker('keyframes'), self._marker('edges')
@@ -83,7 +83,7 @@ def empty_graph(stamp_ns: int, map_frame: str, session_id: int) -> KeyframeGraph
 
 
 def no_markers(stamp_ns: int, map_frame: str) -> MarkerArray:
-    """Return what takes every marker away."""
+    """Return the message that deletes every marker."""
     header = header_message(stamp_ns, map_frame)
     return MarkerArray(markers=[Marker(header=header, action=Marker.DELETEALL)])
 
@@ -140,7 +140,7 @@ def _draw_cameras(marker: Marker, T: np.ndarray, resident: np.ndarray, unit: flo
 def _draw_edges(
     marker: Marker, centres: np.ndarray, keyframes: Keyframes, edges: list[GraphEdge]
 ) -> None:
-    """Add a line for each edge, from red (knows nothing) over yellow to green (usual or more)."""
+    """Add a line for each edge, coloured by its confidence."""
     row = {frame_id: n for n, frame_id in enumerate(keyframes.frame_ids.tolist())}
     ends = [row[end] for edge in edges for end in (edge.source_id, edge.target_id)]
     marker.points = _points(centres[ends])
@@ -148,7 +148,7 @@ def _draw_edges(
 
 
 def confidence_color(ratio: float) -> ColorRGBA:
-    """Return the colour of a score over the usual one: 0 red, 0.5 yellow, 1 and more green."""
+    """Return the colour of a score relative to the usual one: 0 red, 0.5 yellow, >= 1 green."""
     level = min(max(ratio, 0.0), 1.0) if math.isfinite(ratio) else 0.0
     return ColorRGBA(r=min(2.0 - 2.0 * level, 1.0), g=min(2.0 * level, 1.0), b=0.0, a=0.8)
 

@@ -1,7 +1,7 @@
-"""What the node knows of itself, for status and diagnostics: states, counters and timings.
+"""States, counters and timings of the node, for status and diagnostics.
 
-One class for each thread that writes: :class:`Health` is the worker's, and others read the copy in
-its snapshot; :class:`NodeHealth` is the executor's; :class:`TransformHealth` has a lock. Times are
+One class for each writing thread: :class:`Health` for the worker, whose copy in the snapshot other
+threads read; :class:`NodeHealth` for the executor; :class:`TransformHealth` has a lock. Times are
 steady seconds (``time.monotonic``).
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
-import copy
 from dataclasses import dataclass, field, replace
 import enum
 import math
@@ -19,6 +18,8 @@ import time
 import numpy as np
 
 from ...core.datatypes import Estimate
+
+_RATE_WINDOW_S = 5.0
 
 
 class StreamState(enum.IntEnum):
@@ -38,7 +39,7 @@ class StreamState(enum.IntEnum):
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Seconds that one frame took, and its age when its pose was published (NaN: no telling)."""
+    """Seconds that one frame took, and its age when its pose was published (NaN if unknown)."""
 
     wait: float
     preprocess: float
@@ -50,35 +51,33 @@ class StepTimes:
 class RateMeter:
     """Events per second over the last few seconds."""
 
-    def __init__(self, window_s: float = 5.0) -> None:
-        """Start with no event."""
-        self._window_s = window_s
+    def __init__(self) -> None:
         self._times: deque[float] = deque(maxlen=1024)
 
     def tick(self) -> None:
-        """Note an event now."""
+        """Count an event now."""
         self._times.append(time.monotonic())
 
     def rate_hz(self) -> float:
-        """Return the present rate; 0 when nothing has come within the window."""
+        """Return the current rate; 0 without two events in the last seconds."""
         now = time.monotonic()
-        recent = [t for t in self._times if now - t < self._window_s]
+        recent = [t for t in self._times if now - t < _RATE_WINDOW_S]
         if len(recent) < 2:
             return 0.0
-        # The time since the last event counts once it exceeds the usual distance.
+        # The time since the last event counts once it exceeds the mean period.
         span = max(recent[-1] - recent[0], (now - recent[0]) * (len(recent) - 1) / len(recent))
         return (len(recent) - 1) / span if span > 0 else 0.0
 
     def copy(self) -> RateMeter:
-        """Return one with the same events, for another thread."""
-        copied = copy.copy(self)
+        """Return a copy for another thread."""
+        copied = RateMeter()
         copied._times = self._times.copy()
         return copied
 
 
 @dataclass
 class Health:
-    """The worker's part. Counters grow from configure on; the rest is the latest."""
+    """The worker's part. Counters start with configure; other values are the latest."""
 
     state: StreamState = StreamState.UNINITIALIZED
     reason: str = ''
@@ -90,9 +89,9 @@ class Health:
     last_reject_reason: str = ''
     rejected_in_a_row: int = 0
     processed_rate: RateMeter = field(default_factory=RateMeter)
-    #: Of the newest frame that was processed; 0 before the first.
+    #: Of the newest processed frame; 0 before the first.
     last_stamp_ns: int = 0
-    #: Age of the newest image by the node's clock, seconds; not limited to what makes sense.
+    #: Age of the newest image by the node's clock, seconds.
     input_age_s: float = math.nan
     encoding: str = ''
     encoding_guessed: bool = False
@@ -100,16 +99,15 @@ class Health:
     camera_info: str = 'missing'
     rectified: bool = False
 
-    #: Times that the device had no memory left.
     oom_count: int = 0
-    #: What the device said last; empty while it answers.
+    #: Error of a lost device; empty otherwise.
     device_lost: str = ''
 
     #: Of the newest frame; NaN before the first.
     confidence_ratio: float = math.nan
     confidence_translation: float = math.nan
     confidence_rotation: float = math.nan
-    #: Field of view that the model sees, over that of the calibration; NaN without either.
+    #: Field of view estimated by the model minus the calibrated one; NaN without either.
     fov_error_deg: float = math.nan
     recoveries: int = 0
     times: deque[StepTimes] = field(default_factory=lambda: deque(maxlen=300))
@@ -119,7 +117,7 @@ class Health:
     optical_frame: str = ''
 
     def copy(self) -> Health:
-        """Return a copy for other threads, which nobody writes."""
+        """Return a copy for other threads."""
         return replace(
             self,
             rejected=self.rejected.copy(),
@@ -135,7 +133,7 @@ class Health:
         self.state, self.reason = state, reason
 
     def processed(self, estimate: Estimate) -> None:
-        """Count a frame that went through the engine."""
+        """Count a frame that the engine has processed."""
         self.frames_processed += 1
         self.rejected_in_a_row = 0
         self.processed_rate.tick()
@@ -164,9 +162,9 @@ class NodeHealth:
     """The executor's part.
 
     :ivar active_since_s: NaN while the node is inactive.
-    :ivar frames_lost: images that the middleware says never arrived.
-    :ivar incompatible_qos: by topic, in words.
-    :ivar twins: other nodes of the same name.
+    :ivar frames_lost: images that the middleware reports as lost.
+    :ivar incompatible_qos: topic to text.
+    :ivar duplicates: other nodes with the same name.
     """
 
     active_since_s: float = math.nan
@@ -174,53 +172,53 @@ class NodeHealth:
     last_received_s: float = math.nan
     frames_lost: int = 0
     incompatible_qos: dict[str, str] = field(default_factory=dict)
-    twins: int = 0
+    duplicates: int = 0
     last_save: str = ''
     save_failed: bool = False
 
 
 class TransformHealth:
-    """What is wrong on /tf. Any thread.
+    """Problems on /tf. Any thread.
 
     :ivar problem: why the last lookup failed.
-    :ivar failures: lookups that failed.
-    :ivar failed_s: when the last one did.
+    :ivar failures: number of failed lookups.
+    :ivar failed_s: time of the last one.
     """
 
     def __init__(self) -> None:
         self.problem = ''
         self.failures = 0
         self.failed_s = -math.inf
-        self._rivals: dict[str, float] = {}
+        self._conflicts: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def fail_lookup(self, problem: str) -> int:
-        """Count a transform that could not be looked up; return how many there were."""
+        """Count a failed lookup; return the count."""
         with self._lock:
             self.problem = problem
             self.failures += 1
             self.failed_s = time.monotonic()
             return self.failures
 
-    def note_rival(self, edge: str, until_s: float) -> bool:
-        """Note that somebody else broadcasts an edge of ours, which holds until a time.
+    def note_conflict(self, edge: str, until_s: float) -> bool:
+        """Note that another node broadcasts one of our edges, valid until a time.
 
-        :returns: whether nobody did until now.
+        :returns: whether this is a new conflict.
         """
         with self._lock:
-            is_news = self._rivals.get(edge, -math.inf) < time.monotonic()
-            self._rivals[edge] = until_s
+            is_news = self._conflicts.get(edge, -math.inf) < time.monotonic()
+            self._conflicts[edge] = until_s
             return is_news
 
     @property
     def two_parents(self) -> str:
-        """Return the edges of ours that somebody else broadcasts now; empty if nobody does."""
+        """Return those of our edges that another node broadcasts, too; empty if there are none."""
         now_s = time.monotonic()
         with self._lock:
-            return ', '.join(edge for edge, until_s in self._rivals.items() if until_s > now_s)
+            return ', '.join(edge for edge, until_s in self._conflicts.items() if until_s > now_s)
 
 
 def finite(values: Iterable[float]) -> np.ndarray:
-    """Return the finite ones of some values."""
+    """Return the finite values."""
     array = np.fromiter(values, dtype=np.float64)
     return array[np.isfinite(array)]

@@ -1,8 +1,8 @@
-"""Which clouds of keyframes to send again: those that lie elsewhere in map than they were sent.
+"""Selects keyframe clouds to publish again because their poses in map have changed.
 
-``~/keyframe_points`` sends each cloud once, for those who collect them. When poses are corrected,
-the map is moved or its unit has another length, what they have is wrong. Each cloud is sent again
-then, under the stamp of its keyframe and one at a time: no frame waits for a whole map.
+``~/keyframe_points`` publishes each cloud once, for subscribers that collect them. After poses
+were corrected, the map was moved or the scale has changed, each is published again with the stamp
+of its keyframe, one at a time so that no frame waits for a whole map.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from ...streaming.session import Session
     from ..tf.pose_chain import PoseChain
 
-#: How often to look what has moved, and for how long a cloud may be on its way out.
+#: Period of the check for moved clouds, and the time allowed to publish one.
 _PERIOD_S = 1.0
-#: Of so many clouds, the newest, it is known where they were sent.
+#: The newest published clouds that are remembered.
 _MOST_CLOUDS = 2000
 
 
 @dataclass(frozen=True, eq=False)
 class KeyframePlace:
-    """Where the cloud of a keyframe lies.
+    """Pose of a keyframe's cloud.
 
-    :ivar S_map_own: (4, 4) similarity from its camera's frame, in its own unit, to map.
+    :ivar S_map_own: (4, 4) similarity from its camera's frame and unit to map.
     """
 
     keyframe_id: int
@@ -40,64 +40,63 @@ class KeyframePlace:
 
 
 @dataclass(frozen=True, eq=False)
-class SentCloud:
-    """A cloud that was sent.
+class PublishedCloud:
+    """A cloud that was published.
 
-    :ivar reach: mean distance of its points from the camera, in the unit of map.
+    :ivar reach: mean distance of its points from the camera, in the published unit.
     """
 
     place: KeyframePlace
     reach: float
 
     @classmethod
-    def of(cls, place: KeyframePlace, points: np.ndarray) -> SentCloud:
-        """Note what was sent: (N, 3) points in axes of the camera and the unit of map."""
+    def of(cls, place: KeyframePlace, points: np.ndarray) -> PublishedCloud:
+        """Return the record of (N, 3) points in the camera's axes and the published unit."""
         return cls(place, float(np.linalg.norm(points, axis=1).mean()) if len(points) else 0.0)
 
 
 class KeyframeClouds:
-    """Remembers where clouds were sent. One owner thread, but for :meth:`note`."""
+    """Remembers the published clouds. One owner thread, except :meth:`note`."""
 
     def __init__(self) -> None:
-        """Start with nothing sent."""
-        self._sent: dict[int, SentCloud] = {}
-        self._notes: deque[SentCloud] = deque()
-        #: Those to be sent again, the newest last; the one that is on its way, and since when.
+        self._sent: dict[int, PublishedCloud] = {}
+        self._notes: deque[PublishedCloud] = deque()
+        #: Keyframes to publish again, the newest last; the one in the queue, and since when.
         self._waiting: list[int] = []
-        self._on_its_way: int | None = None
-        self._offered_at_s = self._looked_at_s = -np.inf
-        #: The state of the session in which every cloud lies where it was sent.
-        self._settled: object = None
+        self._pending: int | None = None
+        self._offered_at_s = self._checked_at_s = -np.inf
+        #: The state of the session in which no published cloud is outdated.
+        self._up_to_date: object = None
 
-    def note(self, sent: SentCloud) -> None:
-        """Take down that a cloud was sent; any thread."""
+    def note(self, sent: PublishedCloud) -> None:
+        """Note that a cloud was published; any thread."""
         self._notes.append(sent)
 
     def forget(self) -> None:
-        """Start with nothing sent: a new session, or nobody listens any more."""
+        """Forget all clouds: a new session begins, or there are no subscribers."""
         self._notes.clear()
         self._sent.clear()
         self._waiting.clear()
-        self._on_its_way = self._settled = None
+        self._pending = self._up_to_date = None
 
     def next_again(self, session: Session, chain: PoseChain) -> tuple[KeyframePlace, Cloud] | None:
-        """Return a cloud to be sent again and where it lies now; None if none is due.
+        """Return a cloud to publish again and its current pose; None if none is due.
 
-        The cloud is in its camera's frame and its own unit, as the map holds it: those of
-        keyframes that have left the bank are part of the map's points alone.
+        The cloud is in its camera's frame and unit, as the map stores it. Those of keyframes that
+        were removed from the bank are not published again.
         """
         self._take_notes()
         now_s = time.monotonic()
-        if self._on_its_way is not None and now_s - self._offered_at_s < _PERIOD_S:
+        if self._pending is not None and now_s - self._offered_at_s < _PERIOD_S:
             return None
         state = (session.session_id, session.map_revision, chain.unit, chain.moves)
-        look = not self._waiting and state != self._settled
-        if look and now_s - self._looked_at_s >= _PERIOD_S:
-            # What was dropped on its way is found again here.
-            self._looked_at_s = now_s
+        outdated = not self._waiting and state != self._up_to_date
+        if outdated and now_s - self._checked_at_s >= _PERIOD_S:
+            # Clouds that were dropped from the queue are found again here.
+            self._checked_at_s = now_s
             self._waiting = self._moved(session, chain)
             if not self._waiting:
-                self._settled = state
+                self._up_to_date = state
         while self._waiting:
             keyframe_id = self._waiting.pop()
             sent, pose = self._sent.get(keyframe_id), session.graph.in_world(keyframe_id)
@@ -105,7 +104,7 @@ class KeyframeClouds:
             if sent is None or pose is None or cloud is None:
                 self._sent.pop(keyframe_id, None)
                 continue
-            self._on_its_way, self._offered_at_s = keyframe_id, now_s
+            self._pending, self._offered_at_s = keyframe_id, now_s
             S_map_own = chain.S_map_world @ pose.S_world_camera
             return KeyframePlace(keyframe_id, sent.place.stamp_ns, S_map_own), cloud
         return None
@@ -115,8 +114,8 @@ class KeyframeClouds:
             sent = self._notes.popleft()
             self._sent.pop(sent.place.keyframe_id, None)
             self._sent[sent.place.keyframe_id] = sent
-            if sent.place.keyframe_id == self._on_its_way:
-                self._on_its_way = None
+            if sent.place.keyframe_id == self._pending:
+                self._pending = None
         while len(self._sent) > _MOST_CLOUDS:
             del self._sent[min(self._sent)]
 

@@ -1,6 +1,6 @@
-"""Arrays and estimates made into messages. The one module that knows ``r3_ros.msg``.
+"""Conversion of arrays and estimates to messages.
 
-Stamps are split as integers, large arrays are copied once as bytes, never element by element.
+Stamps are converted as integers; large arrays are copied once as bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from std_msgs.msg import Header
 import tf_transformations
 
 from ...core.config import REPORTED_SCALE_SOURCES
-from ...core.datatypes import DepthMap, DeviceMemory, Estimate, Intrinsics
+from ...core.datatypes import DepthMap, Estimate, Intrinsics
 from ...core.geometry import quat_xyzw
 from ...maps.cloud import Cloud
 from ...maps.occupancy_grid import OccupancyGrid
@@ -49,13 +49,13 @@ _CLOUD_ROW = np.dtype([(field.name, np.float32) for field in _CLOUD_FIELDS])
 
 
 def time_message(stamp_ns: int) -> Time:
-    """Return the stamp, exact to the nanosecond."""
+    """Return the message of a stamp in nanoseconds."""
     sec, nanosec = divmod(stamp_ns, _SECOND_NS)
     return Time(sec=sec, nanosec=nanosec)
 
 
 def stamp_ns_of(stamp: Time) -> int:
-    """Return a message's stamp in nanoseconds."""
+    """Return the stamp of a message in nanoseconds."""
     return int(stamp.sec) * _SECOND_NS + int(stamp.nanosec)
 
 
@@ -110,7 +110,7 @@ def pose_message(
 def odometry_message(
     stamp_ns: int, odom_frame: str, base_frame: str, placement: Placement
 ) -> Odometry:
-    """Return the odometry; a velocity that is not known is zero with an unknown covariance."""
+    """Return the odometry; an unknown velocity is zero with an unknown covariance."""
     message = Odometry(header=header_message(stamp_ns, odom_frame), child_frame_id=base_frame)
     message.pose.pose = pose_messages(placement.T_odom_base[None])[0]
     message.pose.covariance = placement.odom_covariance.ravel()
@@ -147,7 +147,7 @@ def organized_cloud_message(
 ) -> PointCloud2:
     """Return a cloud in the shape of the depth image.
 
-    :param points: (h, w, 3) float32, NaN where there is none.
+    :param points: (h, w, 3) float32, NaN where unknown.
     """
     rows = np.empty(points.shape[:2], dtype=_CLOUD_ROW)
     for axis, name in enumerate('xyz'):
@@ -160,7 +160,7 @@ def organized_cloud_message(
 def occupancy_message(
     stamp_ns: int, frame: str, grid: OccupancyGrid | None
 ) -> OccupancyGridMessage:
-    """Return a grid; one of no cells for None."""
+    """Return the message of a grid; without cells for None."""
     message = OccupancyGridMessage(header=header_message(stamp_ns, frame))
     if grid is None:
         return message
@@ -186,12 +186,12 @@ def _packed_rgb(colors: np.ndarray) -> np.ndarray:
 
 def _as_cloud(header: Header, rows: np.ndarray, is_dense: bool) -> PointCloud2:
     if not rows.size:
-        # A memoryview of nothing cannot be cast to bytes, so create_cloud refuses it.
+        # create_cloud cannot cast an empty memoryview to bytes.
         return PointCloud2(
             header=header, height=1, width=0, fields=_CLOUD_FIELDS, is_dense=is_dense,
             point_step=rows.itemsize, row_step=0,
         )  # fmt: skip
-    # As a list of points: of an array with two axes create_cloud takes the first for the width.
+    # As a list of points: create_cloud would use the first of two axes as the width.
     message = point_cloud2.create_cloud(header, _CLOUD_FIELDS, rows.ravel())
     if rows.ndim == 2:
         message.height, message.width = rows.shape
@@ -231,28 +231,22 @@ def camera_info_message(stamp_ns: int, frame: str, intrinsics: Intrinsics) -> Ca
     )
 
 
-def status_message(
-    stamp_ns: int, optical_frame: str, health: Health, **known: Any
-) -> StreamStatus:
-    """Return a status with the state and the counters; ``known`` adds fields by name.
+def status_message(stamp_ns: int, health: Health, **known: Any) -> StreamStatus:
+    """Return a status with state and counters; ``known`` sets other fields.
 
-    What is unknown is NaN, never zero.
+    Unknown values are NaN, never zero.
     """
-    message = StreamStatus(
-        header=header_message(stamp_ns, optical_frame),
+    fields: dict[str, Any] = dict.fromkeys(_UNKNOWN_FLOATS, math.nan)
+    fields |= {'scale': 1.0, 'scale_source': StreamStatus.SCALE_NONE, **known}
+    return StreamStatus(
+        header=header_message(stamp_ns, health.optical_frame),
         state=int(health.state),
         state_reason=health.reason,
-        scale=1.0,
-        scale_source=StreamStatus.SCALE_NONE,
         frames_processed=health.frames_processed,
         frames_rejected=health.frames_rejected,
         frames_paused=health.frames_paused,
+        **fields,
     )
-    for name in _UNKNOWN_FLOATS:
-        setattr(message, name, math.nan)
-    for name, value in known.items():
-        setattr(message, name, value)
-    return message
 
 
 _UNKNOWN_FLOATS = (
@@ -264,7 +258,7 @@ _UNKNOWN_FLOATS = (
 
 
 def estimate_fields(estimate: Estimate) -> dict[str, Any]:
-    """Return the fields of ``StreamStatus`` that an estimate knows."""
+    """Return the fields of ``StreamStatus`` for an estimate."""
     fields: dict[str, Any] = {
         'segment_id': estimate.segment_id,
         'map_revision': estimate.map_revision,
@@ -292,7 +286,7 @@ _SCALE_SOURCES = {
 
 
 def scale_fields(scale: ScaleView) -> dict[str, Any]:
-    """Return the fields of ``StreamStatus`` that tell how long a map unit is."""
+    """Return the fields of ``StreamStatus`` for the scale."""
     source = _SCALE_SOURCES[scale.source]
     if source == StreamStatus.SCALE_NONE:
         return {}
@@ -305,19 +299,7 @@ def scale_fields(scale: ScaleView) -> dict[str, Any]:
     }
 
 
-def memory_fields(memory: DeviceMemory | None) -> dict[str, Any]:
-    """Return the fields of ``StreamStatus`` for the device's memory."""
-    if memory is None:
-        return {}
-    return {'gpu_memory_used': memory.used, 'gpu_memory_peak': memory.peak}
-
-
 def times_fields(times: StepTimes) -> dict[str, Any]:
     """Return the fields of ``StreamStatus`` for the time a frame took."""
-    return {
-        'latency': times.latency,
-        'time_wait': times.wait,
-        'time_preprocess': times.preprocess,
-        'time_inference': times.inference,
-        'time_publish': times.publish,
-    }
+    steps = ('wait', 'preprocess', 'inference', 'publish')
+    return {'latency': times.latency} | {f'time_{s}': getattr(times, s) for s in steps}

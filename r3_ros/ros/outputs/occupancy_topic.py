@@ -1,4 +1,4 @@
-"""What a grid on ``~/occupancy`` is made of, and what is said where none can be made."""
+"""The grid on ``~/occupancy``, and the reason why none is published."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from ...streaming.trajectory import TrajectoryView
     from ...streaming.voxel_map import MapView
 
-#: Diagnostics look for this.
+#: Diagnostics warn of an outcome that begins with this.
 NOT_PUBLISHED = 'not published'
-_NO_METRES = f'{NOT_PUBLISHED}: metres are not known, see scale.source'
+_NO_METRIC_SCALE = f'{NOT_PUBLISHED}: the metric scale is unknown, see scale.source'
 
 
 @dataclass(frozen=True, eq=False)
 class GridJob:
-    """Snapshots of all that a grid is made of."""
+    """Snapshots from which a grid is built."""
 
     map_view: MapView
     keyframes: TrajectoryView
@@ -44,7 +44,7 @@ class GridJob:
         return cls(session.map_view(), session.keyframe_record(), chain, intrinsics, stamp_ns)
 
     def build(self, config: R3Config) -> tuple[OccupancyGrid | None, str, str]:
-        """Return the grid, what became of it, and details; None if the map gives none."""
+        """Return the grid, None if the map gives none; the outcome as text, and details."""
         T_world_camera = self.keyframes.T_final
         T_world_camera = T_world_camera[np.isfinite(T_world_camera[:, 0, 0])]
         try:
@@ -62,36 +62,35 @@ class GridJob:
 
 
 class OccupancyOutcome:
-    """What became of the last grid. Written by the worker and by the thread of clouds."""
+    """Outcome of the last grid, as text. Written by the worker and by the cloud thread.
+
+    :param log: gets a line when the outcome changes.
+    """
 
     def __init__(self, log: Callable[[str], None]) -> None:
-        """Start with nothing published.
-
-        :param log: gets a line when the outcome is another one than before.
-        """
         self._state = ''
         self._log = log
         self._lock = threading.Lock()
 
     @property
     def state(self) -> str:
-        """Return what is published, or why nothing is; empty before the first."""
+        """Return the outcome; empty before the first grid."""
         return self._state
 
     def forget(self) -> None:
-        """Start anew: the map is empty."""
+        """Reset the outcome: the map is empty."""
         with self._lock:
             self._state = ''
 
     def has_metres(self, chain: PoseChain) -> bool:
-        """Return whether a grid can be made at all; nav2 takes its lengths for metres."""
+        """Return whether the scale is known; a grid's lengths must be metres."""
         if chain.metres_per_unit is None:
-            self.note(_NO_METRES)
+            self.note(_NO_METRIC_SCALE)
             return False
         return True
 
     def note(self, state: str, details: str = '') -> None:
-        """Note the outcome; log it once, not with each grid."""
+        """Set the outcome; log it if it has changed."""
         described = f'{state}: {details}' if details else state
         with self._lock:
             is_news = not self._state.startswith(state)

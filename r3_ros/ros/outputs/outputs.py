@@ -1,4 +1,4 @@
-"""The publishers, and how a frame's results become messages on them."""
+"""The publishers of the node."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import OccupancyGrid, Odometry, Path
-import numpy as np
 from r3_ros.msg import KeyframeGraph
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -18,18 +17,13 @@ from visualization_msgs.msg import MarkerArray
 
 from .messages import StreamStatus
 
-#: What a user may override per topic: qos_overrides./r3/points.publisher.reliability and so on.
+#: Policies that can be overridden per topic: qos_overrides./r3/points.publisher.reliability etc.
 QOS_OVERRIDES = QoSOverridingOptions(
-    [
-        QoSPolicyKind.RELIABILITY,
-        QoSPolicyKind.HISTORY,
-        QoSPolicyKind.DEPTH,
-        QoSPolicyKind.DURABILITY,
-    ]
+    [getattr(QoSPolicyKind, name) for name in ('RELIABILITY', 'HISTORY', 'DEPTH', 'DURABILITY')]
 )
 
-#: Topic -> message, depth, latched. All are reliable, which serves every subscriber. The occupancy
-#: is there if it is asked for: who waits for a map shall not find a topic that stays silent.
+#: Topic -> message, depth, latched. All are reliable, which matches every subscriber. occupancy
+#: exists only if it is enabled: nav2 would wait for a map on a silent topic.
 TOPICS: dict[str, tuple[type[Any], int, bool]] = {
     'pose': (PoseWithCovarianceStamped, 10, False),
     'odometry': (Odometry, 10, False),
@@ -51,10 +45,9 @@ TOPICS: dict[str, tuple[type[Any], int, bool]] = {
 
 
 class Outputs:
-    """All publishers of a configured node. Publishing is safe from any thread."""
+    """All publishers of a configured node. Any thread may publish."""
 
-    def __init__(self, node: Node, with_occupancy: bool = False) -> None:
-        """Create them."""
+    def __init__(self, node: Node, with_occupancy: bool) -> None:
         self._node = node
         self._publishers: dict[str, Publisher] = {}
         for topic, (kind, depth, latched) in TOPICS.items():
@@ -74,27 +67,22 @@ class Outputs:
         )
 
     def close(self) -> None:
-        """Destroy them."""
+        """Destroy the publishers."""
         for publisher in self._publishers.values():
             self._node.destroy_publisher(publisher)
         self._publishers.clear()
 
     def publish(self, topic: str, message: Any) -> None:
-        """Send a message; nothing happens once the publishers are closed."""
+        """Publish a message; ignored once the publishers are closed."""
         publisher = self._publishers.get(topic)
         if publisher is not None:
             publisher.publish(message)
 
     def wanted(self, *topics: str) -> bool:
-        """Tell whether anybody listens to one of the topics."""
+        """Return whether one of the topics is subscribed."""
         publishers = (self._publishers.get(topic) for topic in topics)
         return any(p is not None and p.get_subscription_count() > 0 for p in publishers)
 
     def name(self, topic: str) -> str:
         """Return a topic's full name."""
         return str(self._publishers[topic].topic_name)
-
-
-def finite_or_nan(pixels: np.ndarray) -> np.ndarray:
-    """Return float32 pixels with every infinity made NaN, as REP-118 asks of unknown depth."""
-    return np.where(np.isfinite(pixels), pixels, np.nan).astype(np.float32, copy=False)

@@ -1,4 +1,4 @@
-"""Loading a map into the stream: its answers' codes, where to look, and how long."""
+"""The search for the camera in a loaded map, and the codes of ``LoadMap``."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ import time
 
 import numpy as np
 
-from ...core.errors import MapError, MapProblem
 from ...core.geometry import inverse
 from ...maps.saved_map import MapFacts, SavedMap
 from ...streaming.relocalisation.search import Vicinity
 from ..tf.initial_pose import InitialPose
 
-#: Without a covariance the camera is looked for this far from where it is said to be: a share of
-#: the extent of the map. With one, three standard deviations, but not less than the second share.
+#: Search radius around an initial pose as a share of the map's extent: without a covariance, and
+#: the lower limit with one.
 _FAR_SHARE = 0.25
 _LEAST_SHARE = 0.05
-#: The tilt of a camera in the hand is not known to who points at a plan.
+#: Search range of the rotation: the tilt of a hand-held camera is not in an initial pose.
 _ANGLE = math.pi / 2
 
 
@@ -35,41 +34,35 @@ class LoadCode(enum.IntEnum):
     NOT_LOCALISED = 24
     INTERNAL = 99
 
-    @classmethod
-    def of(cls, problem: MapProblem) -> LoadCode:
-        """Return the code of a map that cannot be used."""
-        return cls[problem.name]
-
 
 class MapSearch:
-    """The search for the camera in a loaded map. The worker's, but for ``answer``.
+    """The search for the camera in a loaded map. Worker thread, except ``answer``.
 
     :ivar facts: of the map.
     :ivar answer: the reason why the camera was not found; empty if it was.
     """
 
     def __init__(self, saved: SavedMap) -> None:
-        """Begin the search."""
         self.facts = saved.facts
         self.answer: Future[str] = Future()
         self._extent = _extent(saved)
         self._began_s = time.monotonic()
 
     def lasts_longer_than(self, timeout_s: float) -> bool:
-        """Tell whether it has taken too long."""
+        """Return whether the time is up."""
         return time.monotonic() - self._began_s > timeout_s
 
     def end(self, reason: str = '') -> None:
-        """Tell who waits: found, or why not."""
+        """Set the answer."""
         if not self.answer.done():
             self.answer.set_result(reason)
 
     def near(self, T_map_base: np.ndarray, T_base_optical: np.ndarray) -> Vicinity:
-        """Return where to look if the base is said to be somewhere."""
+        """Return the vicinity of an initial pose without covariance."""
         return self._vicinity(T_map_base, T_base_optical, _FAR_SHARE * self._extent)
 
     def near_given(self, given: InitialPose, T_base_optical: np.ndarray) -> Vicinity:
-        """Return where to look if somebody points there, and says how sure that is."""
+        """Return the vicinity of an initial pose: three standard deviations of its position."""
         variance = float(given.covariance.diagonal()[:2].max())
         if not variance > 0:
             return self.near(given.T_map_base, T_base_optical)
@@ -86,16 +79,8 @@ class MapSearch:
 
 
 def mounting(facts: MapFacts, T_base_optical: np.ndarray | None) -> np.ndarray:
-    """Return where the camera sits now; as it was when the map was saved, before it is known."""
+    """Return the mounting of the camera; that of the saved map while the own is unknown."""
     return facts.T_base_optical if T_base_optical is None else T_base_optical
-
-
-def not_found(name: str) -> MapError:
-    """Return what to say of a name that cannot be one of a map."""
-    return MapError(
-        MapProblem.NOT_FOUND,
-        f"'{name}' names no map: give the name that it was saved by, or an absolute path",
-    )
 
 
 def _extent(saved: SavedMap) -> float:
@@ -103,6 +88,6 @@ def _extent(saved: SavedMap) -> float:
     centres = saved.keyframes.T_map_optical[:, :3, 3]
     extents = [float(np.linalg.norm(centres.max(axis=0) - centres.min(axis=0)))]
     if saved.bounds is not None:
-        # Half: a few points may lie far out.
+        # Half, since a few points may be far away.
         extents.append(0.5 * float(np.linalg.norm(saved.bounds[1] - saved.bounds[0])))
     return max(*extents, 1e-6)

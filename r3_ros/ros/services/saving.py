@@ -1,10 +1,8 @@
-"""Maps and trajectories of the node, written from snapshots by a thread of their own.
-
-What is in a map is in docs/map_format.md; ``maps/`` writes it.
-"""
+"""Saving maps and trajectories from snapshots. See docs/map_format.md."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 import enum
 import errno
@@ -12,7 +10,6 @@ import os
 from pathlib import Path
 import threading
 import time
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,9 +23,6 @@ from ...maps.saved_map import SavedMap
 from ...maps.writing import write_map
 from ...streaming.map_snapshot import MapPlacement, MapSnapshot, saved_map
 from ..tf.pose_chain import PoseChain
-
-if TYPE_CHECKING:
-    from ...streaming.trajectory import TrajectoryView
 
 TRAJECTORY_FORMATS = ('tum', 'kitti', 'csv')
 TRAJECTORY_FRAMES = ('base', 'optical')
@@ -49,17 +43,16 @@ class SaveCode(enum.IntEnum):
 
 
 class SaveError(R3Error):
-    """A save that did not happen, with its code."""
+    """A save that failed, with its code."""
 
     def __init__(self, code: SaveCode, message: str) -> None:
-        """Keep the code beside the message."""
         super().__init__(message)
         self.code = code
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """Everything a save needs, immutable, taken between two frames."""
+    """Everything that a save needs, immutable, taken between two frames."""
 
     config: R3Config
     chain: PoseChain
@@ -67,18 +60,8 @@ class Snapshot:
     optical_frame: str
     map: MapSnapshot
 
-    @property
-    def trajectory(self) -> TrajectoryView:
-        """Return the record of poses."""
-        return self.map.trajectory
-
-    def keyframes(self) -> np.ndarray:
-        """Return the rows of the trajectory that are keyframes with a pose."""
-        known = np.isfinite(self.trajectory.T_final[:, 0, 0])
-        return np.flatnonzero(self.trajectory.is_keyframe & known)
-
     def saved_map(self) -> SavedMap:
-        """Return the map in the frame and unit that it is published in."""
+        """Return the map in its published frame and unit."""
         placement = MapPlacement(
             T_map_world=self.chain.T_map_world,
             T_base_optical=self.chain.T_base_optical,
@@ -102,7 +85,7 @@ class Saved:
 
 
 def target_path(name: str, directory: str, prefix: str) -> Path:
-    """Return where a save of a name goes: absolute, below home, or in the map directory.
+    """Return the path for a name: absolute, below home, or in the map directory.
 
     :raises SaveError: a relative name that leaves the map directory.
     """
@@ -121,7 +104,7 @@ def target_path(name: str, directory: str, prefix: str) -> Path:
 
 
 def ros_home() -> Path:
-    """Return where ROS keeps what it writes."""
+    """Return the folder for files written by ROS nodes."""
     return Path(os.environ.get('ROS_HOME') or Path.home() / '.ros')
 
 
@@ -136,13 +119,11 @@ def save_map(
     """Write a map directory.
 
     :param formats: of the points beside PLY, any of :data:`MAP_FORMATS`.
-    :param cancelled: set by who no longer waits: then nothing appears.
+    :param cancelled: set when the caller no longer waits; nothing is written then.
     :raises SaveError: nothing was written.
     """
-    for unknown in set(formats) - set(MAP_FORMATS):
-        raise SaveError(
-            SaveCode.BAD_FORMAT, f"unknown format '{unknown}', known: {', '.join(MAP_FORMATS)}"
-        )
+    for kind in formats:
+        _require_known('format', kind, MAP_FORMATS)
     saved = snapshot.saved_map()
     if not len(saved.points):
         raise SaveError(
@@ -177,16 +158,13 @@ def save_trajectory(
 
     :raises SaveError: nothing was written.
     """
-    if kind not in TRAJECTORY_FORMATS:
-        known = ', '.join(TRAJECTORY_FORMATS)
-        raise SaveError(SaveCode.BAD_FORMAT, f"unknown format '{kind}', known: {known}")
-    if frame not in TRAJECTORY_FRAMES:
-        known = ', '.join(TRAJECTORY_FRAMES)
-        raise SaveError(SaveCode.BAD_FORMAT, f"unknown frame '{frame}', known: {known}")
-    trajectory = snapshot.trajectory
-    rows = np.flatnonzero(np.isfinite(trajectory.T_final[:, 0, 0]))
+    _require_known('format', kind, TRAJECTORY_FORMATS)
+    _require_known('frame', frame, TRAJECTORY_FRAMES)
+    trajectory = snapshot.map.trajectory
+    chosen = np.isfinite(trajectory.T_final[:, 0, 0])
     if keyframes_only:
-        rows = snapshot.keyframes()
+        chosen &= trajectory.is_keyframe
+    rows = np.flatnonzero(chosen)
     if not len(rows):
         raise SaveError(SaveCode.EMPTY_MAP, 'there is no pose to write yet')
     place = snapshot.chain.T_map_base if frame == 'base' else snapshot.chain.T_map_optical
@@ -206,8 +184,14 @@ def save_trajectory(
     return Saved(path, poses=len(rows), keyframes=keyframes, bytes=path.stat().st_size)
 
 
+def _require_known(what: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        text = f"unknown {what} '{name}', known: {', '.join(known)}"
+        raise SaveError(SaveCode.BAD_FORMAT, text)
+
+
 def _give_up_if(cancelled: threading.Event) -> None:
-    """Leave before the new file gets its name, if the caller was told that it took too long."""
+    """Abort before the file is renamed into place, if the caller no longer waits."""
     if cancelled.is_set():
         raise SaveError(SaveCode.TIMEOUT, 'the save took too long; nothing was written')
 
@@ -220,7 +204,7 @@ def _with_code(error: OutputError, path: Path) -> SaveError:
         errno.ENOSPC: SaveCode.NO_SPACE,
         errno.EDQUOT: SaveCode.NO_SPACE,
     }.get(number or 0, SaveCode.NOT_WRITABLE)
-    # An error inside the folder names the temporary place, which is gone already.
+    # An error inside the folder names the temporary folder, which is removed already.
     message = str(error)
     if f'{path}:' not in message and message.startswith('cannot write '):
         message = f'cannot write {path}:{message.rpartition(":")[2]}'

@@ -1,7 +1,7 @@
-"""The services. Each asks the worker between two frames and answers when it is done.
+"""The services. Their commands run in the worker between two frames.
 
-Nothing here blocks the executor: a handler is a coroutine that waits for the worker or for the
-thread that writes files.
+No handler blocks the executor: each is a coroutine that awaits the worker or the thread that reads
+or writes files.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from ...core.threads import thread_name
 from ...maps.reading import read_map
 from ..outputs.graph_messages import GraphSnapshot
 from ..outputs.health import StreamState
-from ..tf.initial_pose import told_pose
+from ..tf.initial_pose import checked_pose
 from ..worker import StreamWorker
-from .map_search import LoadCode, not_found
+from .map_search import LoadCode
 from .saving import (
     save_map,
     save_trajectory,
@@ -43,116 +43,107 @@ from .saving import (
 )
 
 SAVE_TIMEOUT_S = 60.0
-#: The thread that writes what is saved; see ``thread_name``.
+#: Name of the thread that saves files.
 WRITER = 'writer'
-#: The worker answers between two frames, so this is long for anything but a stuck model.
+#: The worker answers between two frames; only a stuck one takes so long.
 _WORKER_TIMEOUT_S = 30.0
 
 
 class Services:
     """All services of a configured node, also while it is inactive."""
 
-    def __init__(self, node: Node, stream: StreamWorker) -> None:
-        """Create them."""
+    def __init__(self, node: Node, worker: StreamWorker) -> None:
         self._node = node
-        self._stream = stream
-        # A handler that waits keeps its group busy; pictures must come in meanwhile.
-        self._group = ReentrantCallbackGroup()
+        self._worker = worker
+        # A waiting handler keeps its group busy; images must be received meanwhile.
+        group = ReentrantCallbackGroup()
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix=thread_name(WRITER))
-        # Of its own, so that a save on a slow disk holds up nobody who only asks.
+        # A separate thread, so a save to a slow disk does not delay reading.
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix=thread_name('reader'))
         self._closed = False
-        # One event per save that runs, set to make it give up.
+        # One event per running save, set to cancel it.
         self._running: set[threading.Event] = set()
         self._last_save: Future[None] | None = None
-        self._services = [
-            self._create(Trigger, '~/reset', self._reset),
-            self._create(Trigger, '~/clear_map', self._clear_map),
-            self._create(SetBool, '~/pause', self._pause),
-            self._create(SetScale, '~/set_scale', self._set_scale),
-            self._create(SaveMap, '~/save_map', self._save_map),
-            self._create(LoadMap, '~/load_map', self._load_map),
-            self._create(SaveTrajectory, '~/save_trajectory', self._save_trajectory),
-            self._create(GetKeyframeGraph, '~/get_keyframe_graph', self._get_keyframe_graph),
+        handlers: list[tuple[Any, str, Callable[..., Any]]] = [
+            (Trigger, '~/reset', self._reset),
+            (Trigger, '~/clear_map', self._clear_map),
+            (SetBool, '~/pause', self._pause),
+            (SetScale, '~/set_scale', self._set_scale),
+            (SaveMap, '~/save_map', self._save_map),
+            (LoadMap, '~/load_map', self._load_map),
+            (SaveTrajectory, '~/save_trajectory', self._save_trajectory),
+            (GetKeyframeGraph, '~/get_keyframe_graph', self._get_keyframe_graph),
         ]
-
-    def _create(self, kind: Any, name: str, handler: Callable[..., Any]) -> Any:
-        return self._node.create_service(kind, name, handler, callback_group=self._group)
+        self._services = [node.create_service(*each, callback_group=group) for each in handlers]
 
     def cancel_saves(self) -> None:
-        """Make saves that run give up as soon as they can; nothing of them stays."""
+        """Cancel running saves; their files are removed."""
         for cancelled in list(self._running):
             cancelled.set()
 
     def close(self) -> None:
-        """Destroy them; a save that runs is finished."""
+        """Destroy the services; a running save is completed."""
         self._closed = True
         for service in self._services:
             self._node.destroy_service(service)
-        # The save at the end may still wait for another one.
+        # The save at the end may be queued behind another one.
         self._writer.shutdown(wait=False, cancel_futures=self._last_save is None)
         self._reader.shutdown(wait=False, cancel_futures=True)
 
     async def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Any:
-        return await self._command(self._stream.reset_on_request, response)
+        return await self._command(self._worker.reset_on_request, response)
 
     async def _clear_map(self, request: Trigger.Request, response: Trigger.Response) -> Any:
-        if not self._stream.config.map.enabled:
+        if not self._worker.config.map.enabled:
             response.success, response.message = False, 'there is no map: map.enabled is false'
             return response
-        return await self._command(self._stream.control.clear_map, response)
+        return await self._command(self._worker.control.clear_map, response)
 
     async def _pause(self, request: SetBool.Request, response: SetBool.Response) -> Any:
-        if not self._stream.running:
+        if not self._worker.running:
             response.success, response.message = False, 'the node is not active'
             return response
-        return await self._command(lambda: self._stream.control.pause(request.data), response)
+        return await self._command(lambda: self._worker.control.pause(request.data), response)
 
     async def _get_keyframe_graph(
         self, request: GetKeyframeGraph.Request, response: GetKeyframeGraph.Response
     ) -> Any:
-        stream = self._stream
+        worker = self._worker
         try:
-            found = await self._answer(stream.submit(stream.control.keyframe_graph))
+            found = await self._answer(worker.submit(worker.control.keyframe_graph))
             if isinstance(found, GraphSnapshot):
                 found = await self._answer(self._reader.submit(found.graph))
             response.graph = found
-        except Exception as error:  # it must not take the executor down, and must be reported
+        except Exception as error:  # must not end the executor
             self._node.get_logger().error(f'service failed: {type(error).__name__}: {error}')
         return response
 
     async def _set_scale(self, request: SetScale.Request, response: SetScale.Response) -> Any:
-        before = self._stream.snapshot.stream.scale.metres_per_unit
+        before = self._worker.snapshot.stream.scale.metres_per_unit
         response.previous_scale = math.nan if before is None else before
         return await self._command(
-            lambda: self._stream.control.set_scale(request.scale, request.lock), response
+            lambda: self._worker.control.set_scale(request.scale, request.lock), response
         )
 
     async def _save_map(self, request: SaveMap.Request, response: SaveMap.Response) -> Any:
         def write(snapshot: Snapshot, cancelled: threading.Event) -> Saved:
             path = target_path(request.name, snapshot.config.map.directory, 'map')
-            return save_map(
-                path,
-                snapshot,
-                list(request.formats),
-                request.include_images,
-                request.overwrite,
-                cancelled,
-            )
+            formats, images = list(request.formats), request.include_images
+            return save_map(path, snapshot, formats, images, request.overwrite, cancelled)
 
         note = ''
         if not request.include_images:
-            note = '; without pictures (include_images): no camera can be found in it'
+            note = '; without images (include_images), so it cannot be used to relocalise'
         return await self._save(write, response, note)
 
     async def _load_map(self, request: LoadMap.Request, response: LoadMap.Response) -> Any:
         try:
             code, response.message = await self._load(request, response)
         except MapError as error:
-            code, response.message = LoadCode.of(error.problem), str(error)
+            code, response.message = LoadCode[error.problem.name], str(error)
         except R3Error as error:
             code, response.message = LoadCode.INTERNAL, str(error)
-        except Exception as error:  # it must not take the executor down, and must be reported
+        except Exception as error:  # must not end the executor
             code = LoadCode.INTERNAL
             response.message = f'internal error: {type(error).__name__}: {error}'
             self._node.get_logger().error(f'load failed: {response.message}')
@@ -166,61 +157,62 @@ class Services:
         """Load a map, and wait until the camera is found in it.
 
         :raises MapError: it cannot be used.
+        :raises R3Error: the worker is stuck, or did not answer in time.
         """
-        stream = self._stream
+        worker = self._worker
         T_map_base = _initial_pose(request)
-        path = _map_path(request.name, stream.config)
+        path = _map_path(request.name, worker.config)
         read = functools.partial(read_map, path, with_images=request.localize)
         saved = await self._answer(self._reader.submit(read), timeout_s=SAVE_TIMEOUT_S)
         response.points, response.keyframes = len(saved.points), len(saved.keyframes)
         holds = f'{path}: {len(saved.points)} points, {len(saved.keyframes)} keyframes'
         if not request.localize:
-            await self._answer(stream.submit(lambda: stream.control.view_map(saved)))
-            shown = f'{holds}; shown in place of the map until ~/clear_map or ~/reset'
+            await self._answer(worker.submit(lambda: worker.control.view_map(saved)))
+            shown = f'{holds}; published instead of the map until ~/clear_map or ~/reset'
             return LoadCode.LOADED_VIEW_ONLY, shown
-        if not stream.running:
+        if not worker.running:
             return LoadCode.NOT_LOCALISED, (
-                'the node is not active, so no camera can be found: activate it first, or load '
-                'the map for display (localize: false)'
+                'the node is not active, so the camera cannot be found: activate it first, or '
+                'load the map for display (localize: false)'
             )
-        health = stream.snapshot.health
+        health = worker.snapshot.health
         if health.state is StreamState.FAULT:
             reason = f'the stream has stopped ({health.reason}): call ~/reset first'
             return LoadCode.NOT_LOCALISED, reason
         search = await self._answer(
-            stream.submit(lambda: stream.control.load_map(saved, T_map_base, path)),
+            worker.submit(lambda: worker.control.load_map(saved, T_map_base, path)),
             timeout_s=SAVE_TIMEOUT_S,
         )
-        # The worker ends the search by itself; the rest is for a worker that is stuck.
-        limit_s = stream.config.relocalise.timeout + _WORKER_TIMEOUT_S
+        # The worker ends the search in time, unless it is stuck.
+        limit_s = worker.config.relocalise.timeout + _WORKER_TIMEOUT_S
         reason = await self._answer(search.answer, timeout_s=limit_s)
         if reason:
             return LoadCode.NOT_LOCALISED, reason
-        return LoadCode.OK, f'{holds}; the camera is found in it'
+        return LoadCode.OK, f'{holds}; the camera was found in it'
 
     def save_at_the_end(self) -> bool:
-        """Save the map as ``map.save_on_shutdown`` says; the writer goes on while all else ends.
+        """Save the map if ``map.save_on_shutdown`` is set; the writer continues after close.
 
-        :returns: whether a save was begun.
+        :returns: whether a save was started.
         """
-        stream, log = self._stream, self._node.get_logger()
-        name, cancelled = stream.config.map.save_on_shutdown, threading.Event()
-        if not name or stream.snapshot.stream.is_relocalising:
+        worker, log = self._worker, self._node.get_logger()
+        name, cancelled = worker.config.map.save_on_shutdown, threading.Event()
+        if not name or worker.snapshot.stream.is_relocalising:
             return False
         try:
-            path = target_path(name, stream.config.map.directory, 'map')
-            snapshot = stream.submit(stream.control.map_snapshot).result(_WORKER_TIMEOUT_S)
+            path = target_path(name, worker.config.map.directory, 'map')
+            snapshot = worker.submit(worker.control.map_snapshot).result(_WORKER_TIMEOUT_S)
         except SaveError as error:
             log.warning(f'the map is not saved: {error}')
             return False
-        goes_on = stream.control.loaded_from == path
-        if path.exists() and not goes_on:
-            # It is of another session, and may be worth more than this one.
+        is_continued = worker.control.loaded_from == path
+        if path.exists() and not is_continued:
+            # Never replace the map of another session.
             path = path.with_name(time.strftime(f'{path.name}_%Y%m%d_%H%M%S'))
 
         def write() -> None:
             try:
-                saved = save_map(path, snapshot, [], True, goes_on, cancelled)
+                saved = save_map(path, snapshot, [], True, is_continued, cancelled)
                 log.info(f'map saved: {saved.path}, {saved.points} points')
             except SaveError as error:
                 log.error(f'the map is not saved: {error}')
@@ -240,27 +232,21 @@ class Services:
             path = target_path(request.name, snapshot.config.map.directory, 'trajectory')
             if not request.name and kind in TRAJECTORY_FORMATS:
                 path = path.with_suffix(f'.{kind}')
+            frame, keyframes_only = request.frame or 'base', request.keyframes_only
             return save_trajectory(
-                path,
-                snapshot,
-                kind,
-                request.frame or 'base',
-                request.keyframes_only,
-                request.overwrite,
-                cancelled,
+                path, snapshot, kind, frame, keyframes_only, request.overwrite, cancelled
             )
 
-        response = await self._save(write, response, '')
-        return response
+        return await self._save(write, response, '')
 
     async def _save(
         self, write: Callable[[Snapshot, threading.Event], Saved], response: Any, note: str
     ) -> Any:
-        """Have the worker take a snapshot, the writer write it, and fill the answer in."""
-        health = self._stream.node_health
+        """Take a snapshot in the worker, write it in the writer, and fill in the response."""
+        health = self._worker.node_health
         cancelled = threading.Event()
         try:
-            taken = self._stream.submit(self._stream.control.map_snapshot)
+            taken = self._worker.submit(self._worker.control.map_snapshot)
             snapshot = await self._answer(taken, cancelled)
             job = self._writer.submit(functools.partial(write, snapshot, cancelled))
             self._running.add(cancelled)
@@ -271,30 +257,31 @@ class Services:
         except R3Error as error:
             response.success, response.code = False, int(SaveCode.INTERNAL)
             response.message = str(error)
-        except Exception as error:  # it must not take the executor down, and must be reported
-            text = f'internal error: {type(error).__name__}: {error}'
-            response.success, response.code, response.message = False, SaveCode.INTERNAL, text
-            self._node.get_logger().error(f'save failed: {text}')
+        except Exception as error:  # must not end the executor
+            response.success, response.code = False, int(SaveCode.INTERNAL)
+            response.message = f'internal error: {type(error).__name__}: {error}'
+            self._node.get_logger().error(f'save failed: {response.message}')
         else:
             response.success, response.code = True, int(SaveCode.OK)
             response.path, response.points = str(saved.path), saved.points
             response.keyframes, response.bytes = saved.keyframes, saved.bytes
-            holds = f'{saved.points} points, {saved.poses} poses'
+            holds = f'{saved.poses} poses'
             if isinstance(response, SaveTrajectory.Response):
                 response.poses = saved.poses
-                holds = f'{saved.poses} poses'
+            else:
+                holds = f'{saved.points} points, {holds}'
             response.message = f'{saved.path}: {holds}{note}'
         health.save_failed, health.last_save = not response.success, response.message
         return response
 
     async def _command(self, command: Callable[[], str], response: Any) -> Any:
-        """Have the worker run a command, and answer with what it returns."""
+        """Run a command in the worker, and fill in the response."""
         try:
-            response.message = await self._answer(self._stream.submit(command))
+            response.message = await self._answer(self._worker.submit(command))
             response.success = True
         except R3Error as error:
             response.success, response.message = False, str(error)
-        except Exception as error:  # it must not take the executor down, and must be reported
+        except Exception as error:  # must not end the executor
             response.success, response.message = False, f'{type(error).__name__}: {error}'
             self._node.get_logger().error(f'service failed: {response.message}')
         return response
@@ -305,7 +292,7 @@ class Services:
         cancelled: threading.Event | None = None,
         timeout_s: float = _WORKER_TIMEOUT_S,
     ) -> Coroutine[Any, Any, Any]:
-        """Wait for another thread without holding the executor's.
+        """Await another thread's result without blocking the executor.
 
         :raises SaveError: TIMEOUT; ``cancelled`` is set then.
         """
@@ -315,11 +302,11 @@ class Services:
 
         def finish(_: object = None) -> None:
             with lock:
-                # Once the node is closed nobody waits, and its executor may be gone.
+                # Once the node is closed, its executor may not exist any more.
                 if not (done.done() or self._closed):
                     done.set_result(None)
 
-        # With a callback of its own the future wakes the executor, which may be asleep.
+        # A callback makes the future wake the executor.
         done.add_done_callback(lambda _: None)
         timer = threading.Timer(timeout_s, finish)
         timer.name = thread_name('timeout')
@@ -340,26 +327,28 @@ class Services:
 
 
 def _initial_pose(request: LoadMap.Request) -> np.ndarray | None:
-    """Return where the request says that the base is, (4, 4); None if it does not.
+    """Return the requested initial pose of the base (4, 4); None without one.
 
     :raises MapError: BAD_FORMAT: it is no pose.
     """
     if not request.use_initial_pose:
         return None
     try:
-        return told_pose(request.initial_pose)
+        return checked_pose(request.initial_pose)
     except TransformError as error:
         raise MapError(MapProblem.BAD_FORMAT, f'initial_pose is no pose: {error}') from error
 
 
 def _map_path(name: str, config: R3Config) -> Path:
-    """Return the folder that a name means.
+    """Return the folder of a map's name.
 
-    :raises MapError: NOT_FOUND: it means none.
+    :raises MapError: NOT_FOUND: it is empty or leaves the map directory.
     """
-    if not name:
-        raise not_found(name)
-    try:
-        return target_path(name, config.map.directory, 'map')
-    except SaveError as error:
-        raise not_found(name) from error
+    problem = None
+    if name:
+        try:
+            return target_path(name, config.map.directory, 'map')
+        except SaveError as error:
+            problem = error
+    text = f"'{name}' is no name of a map: give the name it was saved with, or an absolute path"
+    raise MapError(MapProblem.NOT_FOUND, text) from problem

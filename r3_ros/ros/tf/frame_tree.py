@@ -1,4 +1,4 @@
-"""What r3 hears on /tf: where the camera hangs, where the robot is, and who else broadcasts."""
+"""Received transforms: the mounting of the camera, the robot's odometry and conflicting edges."""
 
 from __future__ import annotations
 
@@ -25,48 +25,47 @@ from ..outputs.messages import matrix_from_transform, stamp_ns_of
 from .pose_chain import PoseChain
 
 _AUTHORITY = 'r3'
-#: A camera that moves by less on its base, in metres and radians, is fixed there.
+#: A camera that moves less on its base, in metres and radians, counts as fixed.
 _MOUNT_TOLERANCE = (2e-3, 3e-3)
-#: Who has been silent for as long as tf2 remembers broadcasts no more.
-_RIVAL_SILENT_S = 10.0
+#: An edge that was not received for as long as tf2 buffers is not broadcast any more.
+_LINK_TIMEOUT_S = 10.0
 _ECHOES_KEPT = 512
 
 
 @dataclass(frozen=True)
 class Base:
-    """The moving frame whose pose is published, and where the camera sits on it."""
+    """The moving frame whose pose is published, and the mounting of the camera on it."""
 
     frame: str
     T_base_optical: np.ndarray
-    is_named: bool  # by the user, so the map starts in it
+    is_named: bool  # base_frame is set, so the map starts in it
 
     def new_chain(self) -> PoseChain:
-        """Start a session's chain of frames."""
+        """Return the chain of frames of a new session."""
         return PoseChain(self.T_base_optical, starts_in_base=self.is_named)
 
 
 @dataclass(frozen=True)
 class _Link:
-    """What was last heard of a frame's parent from somebody else than us."""
+    """A frame's parent, as last broadcast by another node."""
 
     parent: str
     is_static: bool
-    heard_s: float
+    received_s: float
 
     @property
-    def holds_until_s(self) -> float:
-        return math.inf if self.is_static else self.heard_s + _RIVAL_SILENT_S
+    def valid_until_s(self) -> float:
+        return math.inf if self.is_static else self.received_s + _LINK_TIMEOUT_S
 
 
 class Echoes:
-    """Transforms that we sent and that come back to us, each exactly once. Any thread.
+    """Our own transforms, each of which is received back exactly once. Any thread.
 
-    Another r3 on the same camera sends the same edges at the same stamps: that a transform equals
-    one of ours does not yet make it ours.
+    Another r3 node on the same camera sends equal transforms, so equality alone does not identify
+    our own.
     """
 
     def __init__(self) -> None:
-        """Wait for nothing."""
         self._lock = threading.Lock()
         self._awaited: deque[tuple[str, str, int]] = deque(maxlen=_ECHOES_KEPT)
 
@@ -76,7 +75,7 @@ class Echoes:
             self._awaited.append(_key(transform))
 
     def take(self, transform: TransformStamped) -> bool:
-        """Tell whether a transform is one of ours that has not come back yet."""
+        """Return whether a transform is one of ours that was not received back yet."""
         with self._lock:
             try:
                 self._awaited.remove(_key(transform))
@@ -86,10 +85,14 @@ class Echoes:
 
 
 class TransformTree:
-    """Hears /tf and /tf_static. What comes in is taken by the executor's thread."""
+    """Subscribes to /tf and /tf_static. Executor thread; lookups from any thread.
+
+    :ivar base_frame: the moving frame whose pose is published; set by the worker.
+    :ivar on_moving: called after transforms on /tf.
+    :ivar on_change: called after any transforms.
+    """
 
     def __init__(self, node: Node, config: R3Config, health: TransformHealth) -> None:
-        """Subscribe."""
         self._node = node
         self._config = config
         self._health = health
@@ -97,11 +100,8 @@ class TransformTree:
         self._links: dict[str, _Link] = {}
         self._since_s = time.monotonic()
         self.echoes = Echoes()
-        #: The moving frame whose pose is published; set by the worker when it knows the camera.
         self.base_frame = ''
-        #: Called when something has come that moves.
         self.on_moving: Callable[[], None] = lambda: None
-        #: Called when anything has come.
         self.on_change: Callable[[], None] = lambda: None
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._subscriptions = [
@@ -110,18 +110,18 @@ class TransformTree:
         ]
 
     def close(self) -> None:
-        """Stop hearing."""
+        """Unsubscribe."""
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
 
     def clear(self) -> None:
-        """Forget what moves; time has jumped back."""
+        """Forget moving transforms, since time has jumped back."""
         self._buffer.clear()
 
-    # Where the camera is on the robot.
+    # The mounting of the camera.
 
     def find_base(self, optical_frame: str) -> Base:
-        """Return the base frame for a camera, by what is known now.
+        """Return the base frame for a camera, from the transforms received so far.
 
         :raises TransformError: ``base_frame`` is set and not connected with the camera yet.
         """
@@ -133,14 +133,14 @@ class TransformTree:
         return Base(frame, T_base_optical, is_named=bool(named))
 
     def is_outdated(self, base: Base, optical_frame: str) -> bool:
-        """Tell whether a base that nobody named is not the top of the camera's frames any more.
+        """Return whether, without ``base_frame``, the camera's static transforms have changed.
 
-        A driver's static transforms may be heard later than its first pictures.
+        Those of a driver may be received after its first images.
         """
         return not base.is_named and self._top_of_mount(optical_frame) != base.frame
 
     def check_mount(self, base: Base, optical_frame: str) -> None:
-        """Make sure that the camera has not moved on its base.
+        """Check that the camera has not moved on its base.
 
         :raises TransformError: it has, by joints in between.
         """
@@ -151,21 +151,21 @@ class TransformTree:
         limits = _MOUNT_TOLERANCE
         if np.linalg.norm(moved[:3, 3]) > limits[0] or rotation_angle(moved[:3, :3]) > limits[1]:
             raise TransformError(
-                f"the camera '{optical_frame}' moves on base_frame '{base.frame}', and its pose "
-                f"would be taken for the base's: set base_frame to '{top}', on which it is fixed "
-                '(with publish_odom_to_base_tf false the joints in between are heeded)'
+                f"the camera '{optical_frame}' moves on base_frame '{base.frame}', so the pose of "
+                f"the base cannot be computed: set base_frame to '{top}', on which it is fixed "
+                '(with publish_odom_to_base_tf false the joints in between are applied)'
             )
 
     def age_s(self) -> float:
-        """Return how long transforms have been listened to."""
+        """Return the time since the subscription."""
         return time.monotonic() - self._since_s
 
     def has_parent(self, frame: str) -> bool:
-        """Tell whether anybody else has said where a frame hangs."""
+        """Return whether another node has broadcast the parent of a frame."""
         return frame in self._links
 
     def _top_of_mount(self, frame: str, stop: str = '') -> str:
-        """Climb static transforms, up to map, odom or ``stop``: what is there moves as one."""
+        """Return the last frame along static transforms, up to map, odom or ``stop``."""
         others = {self._config.map_frame, self._config.odom_frame}
         seen = {frame}
         while frame != stop and (link := self._links.get(frame)) is not None:
@@ -180,8 +180,8 @@ class TransformTree:
             return self.newest_pose(base, optical_frame)
         except TransformError as error:
             raise TransformError(
-                f"no transform from '{optical_frame}' to base_frame '{base}': {error}. Start what "
-                'publishes it (robot_state_publisher, static_transform_publisher), or leave '
+                f"no transform from '{optical_frame}' to base_frame '{base}': {error}. Start its "
+                'publisher (robot_state_publisher, static_transform_publisher), or leave '
                 'base_frame empty'
             ) from error
 
@@ -193,7 +193,7 @@ class TransformTree:
         :raises TransformError: it is not known for that time, perhaps not yet.
         """
         if stamp_ns <= 0:
-            # To tf2 a time of zero is the newest there is.
+            # For tf2, time zero means the newest transform.
             raise TransformError(f'there is no pose of {child!r} at time {stamp_ns}')
         return self._pose(parent, child, Time(nanoseconds=stamp_ns))
 
@@ -214,12 +214,12 @@ class TransformTree:
             raise TransformError(f"the transform from '{child}' to '{parent}' is not rigid")
         return T_parent_child
 
-    # Who else broadcasts.
+    # Edges broadcast by other nodes.
 
-    def refuse_rival(self, child: str) -> bool:
-        """Tell, and report, whether somebody else broadcasts where a frame of ours hangs."""
+    def report_conflict(self, child: str) -> bool:
+        """Return whether another node broadcasts the parent of a frame, and report it."""
         link = self._links.get(child)
-        if link is None or link.holds_until_s < time.monotonic():
+        if link is None or link.valid_until_s < time.monotonic():
             return False
         self._report(child, link)
         return True
@@ -245,19 +245,19 @@ class TransformTree:
         child, parent = transform.child_frame_id, transform.header.frame_id
         link = self._links[child] = _Link(parent, is_static, time.monotonic())
         config, base_frame = self._config, self.base_frame
-        # A fixed frame above the camera is no rival: it becomes the base, see is_outdated.
+        # A fixed frame above the camera is no conflict: it becomes the base, see is_outdated.
         is_mount = is_static and parent not in (config.map_frame, config.odom_frame)
-        is_rival = config.publish_map_to_odom_tf and child == config.odom_frame
+        is_conflict = config.publish_map_to_odom_tf and child == config.odom_frame
         if config.publish_odom_to_base_tf and child == base_frame:
-            is_rival |= bool(config.base_frame) or not is_mount
-        if child and is_rival:
+            is_conflict |= bool(config.base_frame) or not is_mount
+        if child and is_conflict:
             self._report(child, link)
 
     def _report(self, child: str, link: _Link) -> None:
-        if self._health.note_rival(f'{link.parent} -> {child}', link.holds_until_s):
+        if self._health.note_conflict(f'{link.parent} -> {child}', link.valid_until_s):
             self._node.get_logger().error(
-                f"somebody else broadcasts '{link.parent}' -> '{child}' on /tf, and a frame has "
-                'one parent: stop the other, set publish_map_to_odom_tf or '
+                f"another node broadcasts '{link.parent}' -> '{child}' on /tf, and a frame has "
+                'one parent: stop the other node, set publish_map_to_odom_tf or '
                 'publish_odom_to_base_tf to false here, or name a base_frame that has no parent'
             )
 

@@ -1,4 +1,4 @@
-"""Where somebody says that the base is: RViz's "2D Pose Estimate" on ``initialpose``."""
+"""Initial poses: the topic ``initialpose``, as from RViz's "2D Pose Estimate"."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from .frame_tree import TransformTree
 from .transforms import TransformAuthority
 
 TOPIC = 'initialpose'
-#: How far the length of a quaternion may be from 1: what typing it by hand rounds away.
+#: Allowed deviation of a quaternion's length from 1, as from rounding by hand.
 _QUATERNION_TOLERANCE = 0.01
-#: Coordinates of a survey's grid are smaller; beyond, double precision loses what moves.
+#: Larger than survey coordinates; beyond it, double precision cannot resolve motion.
 _FARTHEST = 1e8
 
 
 @dataclass(frozen=True, eq=False)
 class InitialPose:
-    """A pose of the base that is told, not estimated.
+    """A pose of the base that a user has given.
 
     :ivar T_map_base: (4, 4).
     :ivar covariance: (6, 6) in the axes of map, order x y z rx ry rz; RViz leaves the rows of
         z, rx and ry zero.
-    :ivar stamp_ns: when the base was there; later than the newest picture, or 0: now.
+    :ivar stamp_ns: time of the pose; later than the newest image, or 0: now.
     """
 
     T_map_base: np.ndarray
@@ -41,14 +41,16 @@ class InitialPose:
     stamp_ns: int
 
     def __str__(self) -> str:
-        """Say where it is, for the log."""
         x, y, z = self.T_map_base[:3, 3]
         yaw_deg = math.degrees(math.atan2(self.T_map_base[1, 0], self.T_map_base[0, 0]))
         return f'x {x:.3f}, y {y:.3f}, z {z:.3f}, yaw {yaw_deg:.1f} degrees'
 
 
 class InitialPoseInput:
-    """Hears ``initialpose`` while the node is active. Executor thread."""
+    """Subscribes to ``initialpose`` while the node is active. Executor thread.
+
+    :param take: called with every valid pose.
+    """
 
     def __init__(
         self,
@@ -58,10 +60,6 @@ class InitialPoseInput:
         authority: TransformAuthority,
         take: Callable[[InitialPose], None],
     ) -> None:
-        """Subscribe.
-
-        :param take: gets every pose that makes sense.
-        """
         self._node = node
         self._config = config
         self._tree = tree
@@ -76,7 +74,7 @@ class InitialPoseInput:
         )
 
     def close(self) -> None:
-        """Stop hearing."""
+        """Unsubscribe."""
         self._node.destroy_subscription(self._subscription)
 
     def _on_pose(self, message: PoseWithCovarianceStamped) -> None:
@@ -88,30 +86,30 @@ class InitialPoseInput:
             self._take(given)
 
     def _T_map_frame(self, frame: str) -> np.ndarray:
-        """Return where a frame is in map, as the map is now.
+        """Return the pose of a frame in the current map.
 
-        On /tf the newest time that all links are known for may be before the map was moved last.
+        The newest common time of the transforms on /tf may be before the map was moved last.
         """
         config, T_map_odom = self._config, self._authority.T_map_odom
         if config.publish_map_to_odom_tf and T_map_odom is not None:
             try:
                 return T_map_odom @ self._tree.newest_pose(config.odom_frame, frame)
             except TransformError:
-                pass  # it may hang from map itself
+                pass  # the frame may be connected with map only
         return self._tree.newest_pose(config.map_frame, frame)
 
 
-def told_pose(pose: Pose) -> np.ndarray:
-    """Return the (4, 4) motion of a pose that somebody typed or drew.
+def checked_pose(pose: Pose) -> np.ndarray:
+    """Return the (4, 4) matrix of a pose that a user has given.
 
-    :raises TransformError: it is no pose, or none of anything on earth.
+    :raises TransformError: it is no pose, or too far away.
     """
     p, q = pose.position, pose.orientation
     length = math.hypot(q.x, q.y, q.z, q.w)
     if not abs(length - 1.0) <= _QUATERNION_TOLERANCE:
         raise TransformError(f'its quaternion has the length {length:g}, not 1')
     if not max(abs(p.x), abs(p.y), abs(p.z)) <= _FARTHEST:
-        raise TransformError(f'its position ({p.x:g}, {p.y:g}, {p.z:g}) is nowhere near')
+        raise TransformError(f'its position ({p.x:g}, {p.y:g}, {p.z:g}) is too far away')
     return T_from_quat(np.array([p.x, p.y, p.z]), np.array([q.x, q.y, q.z, q.w]))
 
 
@@ -123,7 +121,7 @@ def read_initial_pose(
     :param place: returns ``T_map_frame`` (4, 4) of another frame, or raises TransformError.
     :raises TransformError: it is no pose, or its frame is not connected with map.
     """
-    T_frame_base = told_pose(message.pose.pose)
+    T_frame_base = checked_pose(message.pose.pose)
     covariance = np.reshape(np.asarray(message.pose.covariance, dtype=np.float64), (6, 6))
     if not np.isfinite(covariance).all() or (covariance.diagonal() < 0.0).any():
         raise TransformError('its covariance holds NaN, infinity or a negative variance')

@@ -1,4 +1,4 @@
-"""The covariance of a small motion whose position or rotation may be unknown, each by itself."""
+"""The covariance of a small motion whose translation or rotation may be unknown."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 
 from ...streaming.pose_resolution import UNKNOWN_VARIANCE
 
-#: Added to every published variance: a filter downstream inverts the matrix, and nothing that is
-#: estimated from images is certain. A tenth of a millimetre, and 0.006 degrees.
+#: Added to every published variance, since filters invert the matrix: a tenth of a millimetre and
+#: 0.006 degrees.
 _VARIANCE_FLOOR = 1e-8
 
 
@@ -28,15 +28,14 @@ class MotionCovariance:
     def of(cls, covariance: np.ndarray | None) -> MotionCovariance:
         """Return the covariance of a (6, 6) matrix.
 
-        Unknown is a block that holds a variance of 1e6 or more or a number that is not finite;
-        None is unknown altogether.
+        A block with a variance of at least 1e6 or a number that is not finite is unknown; None is
+        all unknown.
         """
         if covariance is None:
             return UNKNOWN
         return _checked(covariance, np.isfinite(covariance).reshape(2, 18).all(axis=1))
 
     def __add__(self, other: MotionCovariance) -> MotionCovariance:
-        """Return the sum of two independent errors, known where both are."""
         return _checked(self.matrix + other.matrix, self.known & other.known)
 
     def scaled(self, translation: float, rotation: float = 1.0) -> MotionCovariance:
@@ -45,9 +44,9 @@ class MotionCovariance:
         return _checked(self.matrix * np.outer(factors, factors), self.known)
 
     def seen_from(self, T_other_own: np.ndarray) -> MotionCovariance:
-        """Return the covariance of the same error as a motion of a frame fixed to the moved one.
+        """Return the covariance of the same error for another frame fixed to the moved one.
 
-        A rotation moves whatever is off its axis, so where it is unknown that is too.
+        With a lever arm, an unknown rotation makes the translation unknown, too.
         """
         adjoint = _adjoint(T_other_own)
         known = self.known.copy()
@@ -55,7 +54,7 @@ class MotionCovariance:
         return _checked(adjoint @ self.matrix @ adjoint.T, known)
 
     def restarted(self, where: np.ndarray) -> MotionCovariance:
-        """Return the covariance with zero in the place of what is unknown.
+        """Return the covariance with unknown blocks set to zero.
 
         :param where: (2,) bool, for the translation and the rotation.
         """
@@ -64,8 +63,7 @@ class MotionCovariance:
     def published(self, R: np.ndarray | None = None) -> np.ndarray:
         """Return the (6, 6) matrix of a ROS message: never zero, 1e6 where it is unknown.
 
-        :param R: (3, 3) rotation to the axes it is given in, about the moved frame's origin; None
-            for that frame's own.
+        :param R: (3, 3) rotation to the axes of the message; None for the moved frame's own.
         """
         turn = np.eye(6) if R is None else np.kron(np.eye(2), R)
         unknown = np.repeat(np.where(self.known, 0.0, UNKNOWN_VARIANCE), 3)
@@ -74,7 +72,7 @@ class MotionCovariance:
 
 
 def _checked(matrix: np.ndarray, known: np.ndarray) -> MotionCovariance:
-    """Return a covariance that is zero where it is unknown or as good as unknown."""
+    """Return a covariance that is zero where it is unknown or too large."""
     small = (matrix.diagonal() < UNKNOWN_VARIANCE).reshape(2, 3).all(axis=1)
     known = known & small
     axes = np.repeat(known, 3)

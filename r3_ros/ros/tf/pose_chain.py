@@ -1,7 +1,7 @@
 """From the engine's camera poses to the frames of REP-105: map, odom and base.
 
-Pure geometry without ROS. The engine's world is its first camera in optical axes; it ends here.
-``map`` and ``odom`` have x forward, y left, z up. See docs/conventions.md.
+Geometry without ROS. The engine's world is its first camera in optical axes; ``map`` and ``odom``
+have x forward, y left, z up. See docs/conventions.md.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _X, _Z = np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, 1.0])
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """One frame's pose, in every frame that is published.
+    """The pose of one image in every published frame.
 
-    :ivar T_world_camera: as the engine gave it, in its own length.
+    :ivar T_world_camera: as the engine estimated it, in map units.
     :ivar map_error: of ``T_map_base``, in the base frame.
     :ivar odom_error: of ``T_odom_base``, in the base frame: the drift since the session began.
     :ivar twist: (6,) linear and angular velocity in the base frame, zero where it is unknown.
@@ -58,51 +58,49 @@ class Placement:
 
 
 class PoseChain:
-    """Keeps ``odom`` continuous while the engine corrects its past.
+    """Keeps ``odom`` continuous while the engine corrects past poses.
 
-    Odometry grows by the motion between two frames, both taken from the same state of the
-    engine, so a correction moves ``map -> odom`` and never ``odom -> base``. Its covariance grows
-    by that of these motions: a loop that closes takes no drift out of odom.
+    Odometry accumulates the motion between two frames, both from the same state of the engine, so
+    a correction changes ``map -> odom`` and never ``odom -> base``. Its covariance accumulates,
+    too: closing a loop does not reduce the drift of odom.
 
     :param T_base_optical: the camera on the base; identity if the camera is the base.
     :param starts_in_base: the map's axes are those of the base at the first frame. Otherwise the
         map is level if the camera was held upright.
+    :ivar metres_per_unit: None while the scale is unknown; map units are published then.
+    :ivar last: the last frame with a pose.
+    :ivar start: pose of the base in map, the camera's pose in the engine's world that it belongs
+        to, and whether the tilt is kept; applied to the first frame.
+    :ivar moves: how often the map was moved.
     """
 
     def __init__(self, T_base_optical: np.ndarray, starts_in_base: bool) -> None:
-        """Start a session with the base at the origin of map."""
         self.T_base_optical = T_base_optical
         self._T_optical_base = inverse(T_base_optical)
         self.T_map_world = T_base_optical
         if not starts_in_base:
             origin = -R_BODY_OPTICAL @ self._T_optical_base[:3, 3]
             self.T_map_world = make_T(R_BODY_OPTICAL, origin)
-        #: Length of the engine's unit; None while it is unknown, and its units go out as they are.
         self.metres_per_unit: float | None = None
-        #: Pose of the last frame that had one.
         self.last: Placement | None = None
-        #: Where the base is to be in map, for which pose of the camera in the engine's world, and
-        #: whether the tilt stays; taken over by the first frame that is placed.
         self.start: tuple[np.ndarray, np.ndarray, bool] | None = None
-        #: How often the map was moved under the frames.
         self.moves = 0
         #: Error of the last ``T_odom_base``.
         self._drift = CERTAIN
         self._last_stamp_ns = 0
-        self._starts_in_base = starts_in_base
 
     @property
     def unit(self) -> float:
-        """Return what the engine's lengths are multiplied by."""
+        """Return the factor from map units to the published unit."""
         return 1.0 if self.metres_per_unit is None else self.metres_per_unit
 
     @property
     def S_map_world(self) -> np.ndarray:
-        """Return the (4, 4) similarity from the engine's points to those in map."""
+        """Return the (4, 4) similarity from the engine's world to map."""
         return self.T_map_world @ np.diag([self.unit] * 3 + [1.0])
 
     def frozen(self) -> PoseChain:
-        """Return a copy that another thread may keep."""
+        """Return a copy for another thread."""
         return copy.copy(self)
 
     def T_map_optical(self, T_world_camera: np.ndarray) -> np.ndarray:
@@ -114,10 +112,10 @@ class PoseChain:
         return self.T_map_optical(T_world_camera) @ self._T_optical_base
 
     def move_map(self, T_map_from: np.ndarray, T_map_to: np.ndarray, keeps_tilt: bool) -> None:
-        """Move the map so that a base at ``T_map_from`` is at ``T_map_to``; odom stays.
+        """Move the map so that a base at ``T_map_from`` gets to ``T_map_to``; odom stays.
 
-        :param keeps_tilt: a level ``T_map_to`` tells position and heading alone, and what was
-            level stays level. The heading is that of the camera if the camera is the base.
+        :param keeps_tilt: of a level ``T_map_to`` only position and heading are applied. The
+            heading is that of the camera if the camera is the base.
         """
         motion = T_map_to @ inverse(T_map_from)
         if keeps_tilt and T_map_to[2, 2] > 1.0 - _LEVEL:
@@ -129,18 +127,18 @@ class PoseChain:
         self.replace_last()
 
     def replace_last(self) -> None:
-        """Place the last frame anew, after the map has moved or has another length."""
+        """Update the last frame after the map was moved or the scale has changed."""
         if self.last is not None:
             self.last = self.placed_again(self.last)
 
     def placed_again(self, placement: Placement) -> Placement:
-        """Return a frame's placement in the map as it is now; its place in odom stays."""
+        """Return a frame's placement in the current map; its pose in odom stays."""
         T_map_base = self.T_map_base(placement.T_world_camera)
         T_map_odom = T_map_base @ inverse(placement.T_odom_base)
         return replace(placement, T_map_base=T_map_base, T_map_odom=T_map_odom)
 
     def _with_length(self, T: np.ndarray) -> np.ndarray:
-        """Return motions of the camera (..., 4, 4) in metres, if they are known."""
+        """Return camera poses (..., 4, 4) in the published unit."""
         T = np.array(T, dtype=np.float64)
         T[..., :3, 3] *= self.unit
         return T
@@ -155,16 +153,16 @@ class PoseChain:
         unscaled_factor: float,
         max_gap_s: float,
     ) -> Placement:
-        """Place a new frame.
+        """Return the placement of a new frame.
 
-        :param T_previous_camera: the motion since the last frame that had a pose, both ends from
-            the engine's present state; None for the first of a session.
+        :param T_previous_camera: the motion since the last frame with a pose, both ends from the
+            engine's current state; None for the first of a session.
         :param covariance: (6, 6) of the pose error in the camera frame, or None if unknown.
         :param step_covariance: (6, 6) of the error of ``T_previous_camera``, in the camera frame,
             or None if unknown.
-        :param unscaled_factor: multiplies the translation block while metres are not known.
-        :param max_gap_s: a longer time since the last pose was not followed: neither a velocity
-            nor where the base is in odom is claimed for its end; 0 for no limit.
+        :param unscaled_factor: multiplies the translation block while the scale is unknown.
+        :param max_gap_s: after a longer time without a pose, velocity and odometry are unknown;
+            0 for no limit.
         """
         if self.start is not None:
             (T_given, T_world_then, keeps_tilt), self.start = self.start, None
@@ -175,7 +173,7 @@ class PoseChain:
         is_over_gap = self.last is not None and 0 < max_gap_s < elapsed_s
         twist, twist_error = np.zeros(6), UNKNOWN
         if self.last is None or T_previous_camera is None:
-            # Odom begins here, wherever that is in map.
+            # Odom starts at this pose in map.
             T_odom_base = T_map_base
             self._drift = MotionCovariance(np.zeros((6, 6)), map_error.known)
         else:
@@ -203,21 +201,21 @@ class PoseChain:
     def _drift_over(self, T_previous_base: np.ndarray, step: MotionCovariance) -> MotionCovariance:
         """Return the error of ``T_odom_base`` after one more motion.
 
-        What is unknown of a motion is unknown of all that follows. Not so while the engine has no
-        geometry yet: nobody could use such a position, so drift is counted from the last of them.
+        An unknown motion makes all later poses unknown, except before the engine has geometry:
+        drift counts from the last such frame.
         """
-        assert self.last is not None, 'there is a motion'
+        assert self.last is not None
         before = self._drift.restarted(~self.last.map_error.known)
         return before.seen_from(inverse(T_previous_base)) + step
 
     def _base_error(self, covariance: np.ndarray | None, factor: float) -> MotionCovariance:
-        """Return an error of the camera, in the engine's length, as one of the base."""
+        """Return the error of the base for an error of the camera in map units."""
         error = MotionCovariance.of(covariance).scaled(self.unit).seen_from(self.T_base_optical)
         return error if self.metres_per_unit is not None else error.scaled(math.sqrt(factor))
 
 
 def without_motion(placement: Placement) -> Placement:
-    """Return the same place with nothing claimed: for when it is only repeated."""
+    """Return a placement with unknown errors and velocity, to repeat the last pose."""
     return replace(
         placement,
         map_error=UNKNOWN,
@@ -228,17 +226,16 @@ def without_motion(placement: Placement) -> Placement:
 
 
 def with_odometry_moved(placement: Placement, T_odom_own: np.ndarray) -> Placement:
-    """Return a placement whose odometry is seen from another frame than it started in."""
+    """Return a placement whose odometry is moved to another odom frame."""
     T_odom_base = T_odom_own @ placement.T_odom_base
     T_map_odom = placement.T_map_base @ inverse(T_odom_base)
     return replace(placement, T_odom_base=T_odom_base, T_map_odom=T_map_odom)
 
 
 def planar_map_odom(T_map_base: np.ndarray, T_odom_base: np.ndarray) -> np.ndarray:
-    """Return ``T_map_odom`` with x, y and yaw alone, such that the base's own are kept.
+    """Return a planar ``T_map_odom`` that keeps x, y and yaw of the base.
 
-    Projecting ``T_map_odom`` itself would not do: a degree of tilt between map and odom shifts a
-    base that is far from the origin of odom.
+    Projecting ``T_map_odom`` itself would shift a base that is far from the origin of odom.
     """
     R = _about_z(_heading(T_map_base, _X) - _heading(T_odom_base, _X))
     position = T_map_base[:3, 3] - R @ T_odom_base[:3, 3]
@@ -246,7 +243,7 @@ def planar_map_odom(T_map_base: np.ndarray, T_odom_base: np.ndarray) -> np.ndarr
 
 
 def _heading(T: np.ndarray, axis: np.ndarray) -> float:
-    """Return the angle about z at which an axis of a frame points, radians."""
+    """Return the direction of an axis of a frame about z, radians."""
     x, y, _ = T[:3, :3] @ axis
     return math.atan2(y, x)
 
@@ -257,12 +254,12 @@ def _about_z(angle: float) -> np.ndarray:
 
 
 def _twist(T_previous_base: np.ndarray, elapsed_s: float) -> np.ndarray:
-    """Return the mean velocity in the base frame at the end of the step."""
+    """Return the (6,) mean velocity in the base frame at the end of the step."""
     R = T_previous_base[:3, :3]
     angular = Rotation.from_matrix(R).as_rotvec()
     return np.concatenate([R.T @ T_previous_base[:3, 3], angular]) / elapsed_s
 
 
 def _orthonormal(T: np.ndarray) -> np.ndarray:
-    """Remove what rounding adds over a million products."""
+    """Remove accumulated rounding errors from the rotation."""
     return T_from_quat(T[:3, 3], quat_xyzw(T))

@@ -1,7 +1,7 @@
-"""Where the robot says that its base is in odom, at the stamps of pictures.
+"""The robot's ``odom -> base`` at the stamps of images.
 
-A picture is placed as soon as the engine is done with it, and the robot's transform for its stamp
-may come later. Such pictures wait here, so that neither the engine nor the executor does.
+It may be received after the image was processed. Such images wait here, so that neither the worker
+nor the executor has to.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from ..outputs.health import TransformHealth
 from .frame_tree import TransformTree
 from .pose_chain import Placement
 
-#: More wait only where frames come faster than anybody's transforms.
 _MOST_WAITING = 64
 _WARN_PERIOD_S = 5.0
 
@@ -35,7 +34,11 @@ class _Waiting:
 
 
 class RobotOdometry:
-    """Pairs placed pictures with the robot's ``odom -> base`` at their stamps. Any thread."""
+    """Finds the robot's ``odom -> base`` at the stamps of processed images. Any thread.
+
+    :param on_found: called with the stamp, the placement and the robot's ``T_odom_base``, in the
+        order of the images, in the thread that found it.
+    """
 
     def __init__(
         self,
@@ -45,11 +48,6 @@ class RobotOdometry:
         logger: Any,
         on_found: Callable[[int, Placement, np.ndarray], None],
     ) -> None:
-        """Wait for nothing.
-
-        :param on_found: gets the stamp, the placement and the robot's ``T_odom_base``, in the
-            order of the pictures, in the thread that found it.
-        """
         self.config = config
         self._tree = tree
         self._health = health
@@ -60,14 +58,14 @@ class RobotOdometry:
         self._waiting: deque[_Waiting] = deque(maxlen=_MOST_WAITING)
 
     def offer(self, stamp_ns: int, placement: Placement, base_frame: str) -> None:
-        """Pair a picture now, or as soon as the robot has told, or give up after the timeout."""
+        """Look up the transform of an image now or later, until the timeout."""
         until_s = time.monotonic() + self.config.tf_lookup_timeout
         with self._lock:
             self._waiting.append(_Waiting(stamp_ns, placement, base_frame, until_s))
             self.look()
 
     def look(self) -> None:
-        """Look again for those that wait; cheap while none does."""
+        """Look up the transforms of waiting images again."""
         if not self._waiting:
             return
         with self._lock:
@@ -85,28 +83,28 @@ class RobotOdometry:
                     self._on_found(first.stamp_ns, first.placement, T_odom_base)
 
     def move_map(self, moved: Callable[[Placement], Placement]) -> None:
-        """Take over that the map has moved under the frames that wait."""
+        """Move the waiting images with the map."""
         with self._lock:
             waiting = [replace(each, placement=moved(each.placement)) for each in self._waiting]
             self._waiting.clear()
             self._waiting.extend(waiting)
 
     def forget(self) -> None:
-        """Drop those that wait."""
+        """Drop the waiting images."""
         with self._lock:
             self._waiting.clear()
 
     def at(self, stamp_ns: int, base_frame: str) -> np.ndarray:
         """Return the robot's ``T_odom_base`` (4, 4) at a time.
 
-        :raises TransformError: the robot has not told it, perhaps not yet.
+        :raises TransformError: it was not received, perhaps not yet.
         """
         return self._tree.pose_at(self.config.odom_frame, base_frame, stamp_ns)
 
     def at_or_newest(self, stamp_ns: int, base_frame: str) -> np.ndarray | None:
         """Return ``T_odom_base`` (4, 4) at a time, or the newest; None if there is none at all.
 
-        For what people ask by hand, where the newest is what they see; never for a picture.
+        For poses given by a user, who sees the newest; never for an image.
         """
         try:
             return self.at(stamp_ns, base_frame)
@@ -118,10 +116,10 @@ class RobotOdometry:
             return None
 
     def fail(self, problem: str) -> None:
-        """Count a picture whose transform did not come."""
+        """Count an image without a transform."""
         count = self._health.fail_lookup(problem)
         self._logger.warning(
-            "no transform from the robot's base to odom at the stamp of a picture, so map -> odom "
-            f'stays as it is: {problem} (tf_lookup_failures: {count})',
+            "no transform from the robot's base to odom at the stamp of an image, so map -> odom "
+            f'is not updated: {problem} (tf_lookup_failures: {count})',
             throttle_duration_sec=_WARN_PERIOD_S,
         )

@@ -1,7 +1,6 @@
-"""What r3 says on /tf.
+"""Broadcasts ``map -> odom`` and ``odom -> base``, as the parameters enable them.
 
-It broadcasts ``map -> odom`` and ``odom -> base`` as far as the parameters give it the authority,
-never an edge that somebody else already broadcasts, and nothing before the first estimate.
+Never an edge that another node already broadcasts, and nothing before the first estimate.
 """
 
 from __future__ import annotations
@@ -26,15 +25,12 @@ _SECOND_NS = 1_000_000_000
 
 
 def corrects_robot(config: R3Config) -> bool:
-    """Tell whether r3 corrects a robot's odometry: ``odom -> base`` is the robot's own."""
+    """Return whether r3 corrects a robot's odometry, so ``odom -> base`` is the robot's own."""
     return config.publish_map_to_odom_tf and not config.publish_odom_to_base_tf
 
 
 class TransformAuthority:
-    """Broadcasts our edges.
-
-    The worker sends, a timer repeats, and a robot's transform that comes late completes what was
-    sent; a lock between them.
+    """Broadcasts our edges. Any thread: the worker sends, the executor repeats and completes.
 
     :ivar robot: the odometry that is corrected.
     """
@@ -42,7 +38,6 @@ class TransformAuthority:
     def __init__(
         self, node: Node, config: R3Config, tree: TransformTree, health: TransformHealth
     ) -> None:
-        """Create the broadcaster; nothing is sent yet."""
         self._config = config
         self._tree = tree
         self._node = node
@@ -51,9 +46,9 @@ class TransformAuthority:
         tree.on_moving = self.robot.look
         self._lock = threading.Lock()
         self._T_map_odom: np.ndarray | None = None
-        #: The newest frame that ``map -> odom`` follows from, and where it was in odom.
+        #: The newest frame that ``map -> odom`` was computed from, and its ``T_odom_base``.
         self._newest: tuple[Placement, np.ndarray] | None = None
-        #: Our own odometry seen from the robot's, which it starts in; None until that is known.
+        #: Pose of our odom in the robot's odom frame; None until it is known.
         self._T_odom_own: np.ndarray | None = None
         self._stamp_ns = 0
         self._repeats = 0
@@ -68,19 +63,19 @@ class TransformAuthority:
             self._node.destroy_publisher(self._broadcaster.pub_tf)
 
     def update_config(self, config: R3Config) -> None:
-        """Take over live parameters."""
+        """Apply changed live parameters."""
         with self._lock:
             self._config = self.robot.config = config
 
     @property
     def T_map_odom(self) -> np.ndarray | None:
-        """Return ``map -> odom`` as it is broadcast, None before the first estimate."""
+        """Return the broadcast ``map -> odom``; None before the first estimate."""
         return self._T_map_odom
 
     def reset(self, keeps_place: bool) -> None:
-        """Start anew.
+        """Begin a session.
 
-        :param keeps_place: of a robot that is corrected, ``map -> odom`` goes on as it is until
+        :param keeps_place: where a robot is corrected, the last ``map -> odom`` is repeated until
             the next estimate; otherwise nothing is sent until then.
         """
         self.robot.forget()
@@ -89,10 +84,10 @@ class TransformAuthority:
             if not (keeps_place and corrects_robot(self._config)):
                 self._T_map_odom = None
 
-    def seen(self, stamp_ns: int) -> None:
-        """Note a picture, with or without a pose: ``map -> odom`` holds for its time too.
+    def note_image(self, stamp_ns: int) -> None:
+        """Extend the validity of ``map -> odom`` to an image, with or without a pose.
 
-        Nothing else moves the date on, so without pictures ``map -> odom`` grows old by itself.
+        Nothing else advances its stamp, so without images ``map -> odom`` becomes outdated.
         """
         with self._lock:
             self._stamp_ns = stamp_ns
@@ -100,7 +95,7 @@ class TransformAuthority:
 
     def send(self, stamp_ns: int, placement: Placement, base_frame: str) -> None:
         """Broadcast the transforms of a frame, at its exact stamp."""
-        self.seen(stamp_ns)
+        self.note_image(stamp_ns)
         if corrects_robot(self._config):
             self.robot.offer(stamp_ns, placement, base_frame)
             return
@@ -118,22 +113,22 @@ class TransformAuthority:
             self._broadcast(edges + self._ahead())
 
     def move_map(self, moved: Callable[[Placement], Placement]) -> None:
-        """Broadcast ``map -> odom`` after the map has moved under the frames sent so far.
+        """Broadcast ``map -> odom`` after the map was moved.
 
-        :param moved: returns a frame's placement in the map as it is now.
+        :param moved: returns a frame's placement in the current map.
         """
         self.robot.move_map(moved)
         with self._lock:
             if self._newest is not None:
                 placement, T_odom_base = self._newest
                 self._take(moved(placement), T_odom_base)
-                # The stamp of the frame itself is taken.
+                # The stamp of the frame itself was used already.
                 self._broadcast(self._ahead())
 
     def T_map_base_now(self, stamp_ns: int, base_frame: str) -> np.ndarray | None:
-        """Return where a robot that is corrected was at a time, or is by the newest it has told.
+        """Return a corrected robot's pose in map at a time, or by its newest transform.
 
-        None without an estimate, or if the robot has told nothing.
+        None without an estimate or transform.
         """
         newest = self._newest
         if newest is None:
@@ -145,20 +140,20 @@ class TransformAuthority:
         return placement.T_map_base @ inverse(T_odom_base) @ T_odom_now
 
     def odometry_of(self, placement: Placement) -> Placement | None:
-        """Return a placement whose odometry starts where the robot's does; None: not known yet."""
+        """Return a placement with odometry in the robot's odom frame; None if not known yet."""
         if not corrects_robot(self._config):
             return placement
         T_odom_own = self._T_odom_own
         return None if T_odom_own is None else with_odometry_moved(placement, T_odom_own)
 
     def repeat(self) -> None:
-        """Broadcast ``map -> odom`` again, for those who join late or look between two frames."""
+        """Broadcast ``map -> odom`` again, for late subscribers and lookups between frames."""
         with self._lock:
             if self._T_map_odom is not None:
                 self._broadcast(self._ahead())
 
     def _correct(self, stamp_ns: int, placement: Placement, T_odom_base: np.ndarray) -> None:
-        """Broadcast what a frame says of the robot's odometry, at its exact stamp."""
+        """Broadcast the correction of the robot's odometry by a frame, at its exact stamp."""
         with self._lock:
             self._refuse_foreign_edges('')
             self._take(placement, T_odom_base)
@@ -174,10 +169,9 @@ class TransformAuthority:
             self._T_map_odom = placement.T_map_base @ inverse(T_odom_base)
 
     def _ahead(self) -> list[TransformStamped]:
-        """Return ``map -> odom`` dated ahead of the newest picture.
+        """Return ``map -> odom`` with a stamp after that of the newest image.
 
-        tf2 ignores, with a warning, a second transform of the same stamp; a nanosecond more with
-        each repetition keeps them apart, and apart from the next picture's own stamp.
+        tf2 ignores a second transform with the same stamp, so each repetition adds a nanosecond.
         """
         self._repeats += 1
         tolerance_ns = round(self._config.transform_tolerance * _SECOND_NS)
@@ -198,12 +192,12 @@ class TransformAuthority:
         self._broadcaster.sendTransform(edges)
 
     def _refuse_foreign_edges(self, base_frame: str) -> None:
-        """Before the first estimate: never start on an edge that somebody else broadcasts."""
+        """Before the first estimate, find our edges that another node broadcasts."""
         if self._T_map_odom is not None:
             return
         config = self._config
         ours = [(config.odom_frame, config.publish_map_to_odom_tf)]
         ours.append((base_frame, config.publish_odom_to_base_tf))
         self._refused = {
-            frame for frame, published in ours if published and self._tree.refuse_rival(frame)
+            frame for frame, published in ours if published and self._tree.report_conflict(frame)
         }

@@ -1,4 +1,4 @@
-"""Pictures that come too fast, cannot be read, or change: dropped or rejected, counted, told."""
+"""Images that come too fast, cannot be read, or change: dropped or rejected, counted, reported."""
 
 import threading
 
@@ -25,7 +25,7 @@ def test_overload_drops_frames_and_counts_them_exactly(graph):
     g = graph(Script(turnstile=turnstile)).start()
     g.images.publish(image_message(START_NS))
     g.until(lambda: g.predictor.arrived.acquire(blocking=False))
-    mailbox = g.node.stream.mailbox
+    mailbox = g.node.worker.mailbox
     for i in range(1, 8):
         g.images.publish(image_message(START_NS + i * PERIOD_NS))
         g.until(lambda n=i + 1: mailbox.received == n)
@@ -37,7 +37,7 @@ def test_overload_drops_frames_and_counts_them_exactly(graph):
     g.until(lambda: statuses and statuses[-1].frames_processed == 3)
     assert (statuses[-1].frames_received, statuses[-1].frames_dropped) == (9, 6)
     # The newest was taken, not the oldest.
-    trajectory = g.node.stream.engine.session.trajectory_view()
+    trajectory = g.node.worker.engine.session.trajectory_view()
     assert trajectory.stamps_ns[1] == START_NS + 7 * PERIOD_NS
 
 
@@ -46,10 +46,10 @@ def test_queue_policy_loses_nothing(graph):
     g = graph(Script(turnstile=turnstile), input__frame_policy='queue').start()
     for i in range(6):
         g.images.publish(image_message(START_NS + i * PERIOD_NS))
-    g.until(lambda: g.node.stream.mailbox.received == 6)
+    g.until(lambda: g.node.worker.mailbox.received == 6)
     turnstile.release(10)
     g.until(lambda: g.health.frames_processed == 6)
-    assert g.node.stream.mailbox.dropped == 0
+    assert g.node.worker.mailbox.dropped == 0
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_queue_policy_loses_nothing(graph):
         ({'width': 0}, '0x48'),
     ],
 )
-def test_a_bad_picture_is_rejected_and_the_next_one_tracked(graph, changes, words):
+def test_a_bad_image_is_rejected_and_the_next_one_tracked(graph, changes, words):
     g = graph().start()
     g.send_many(2)
     poses = g.listen('/r3/pose', PoseWithCovarianceStamped)
@@ -85,7 +85,7 @@ def test_another_size_starts_anew_or_is_rejected(graph):
     g = graph().start()
     g.send_many(2)
     g.send(image_message(g.stamp_ns, picture(80, 60)))
-    assert g.node.stream.engine.session.session_id == 1
+    assert g.node.worker.engine.session.session_id == 1
     g.set_parameters(input__on_resolution_change='reject')
     g.send(image_message(g.stamp_ns))
     assert g.health.rejected['size changed'] == 1
@@ -95,7 +95,7 @@ def test_another_frame_id_starts_anew(graph):
     g = graph().start()
     g.send_many(2)
     g.send(image_message(g.stamp_ns, frame='other_optical'))
-    assert g.node.stream.engine.session.session_id == 1
+    assert g.node.worker.engine.session.session_id == 1
     assert g.health.optical_frame == g.health.base_frame == 'other_optical'
 
 
@@ -115,15 +115,15 @@ def test_an_incompatible_publisher_is_named_in_diagnostics(graph):
     diagnostics = g.listen('/diagnostics', DiagnosticArray)
     g.probe.create_publisher(Image, 'image', BEST_EFFORT)
 
-    def told():
+    def reported():
         found = [s for m in diagnostics for s in m.status if s.name == 'r3: input']
         return found and "'/image'" in found[-1].message and 'RELIABILITY' in found[-1].message
 
-    g.until(told)
+    g.until(reported)
 
 
 def test_every_encoding_is_tracked_and_every_other_told(graph):
-    from encoded_images import CASES, message
+    from test_ros_conversions import CASES, message
 
     g = graph(points__stride=4).start()
     colors = g.listen('/r3/color/image', Image)
@@ -143,7 +143,7 @@ def test_every_encoding_is_tracked_and_every_other_told(graph):
 def test_overload_is_told_once_with_what_to_do(graph, capfd):
     turnstile = threading.Semaphore(0)
     g = graph(Script(turnstile=turnstile)).start()
-    mailbox = g.node.stream.mailbox
+    mailbox = g.node.worker.mailbox
     sent = 0
     for round_of_frames in range(3):
         for _ in range(60):
@@ -153,9 +153,9 @@ def test_overload_is_told_once_with_what_to_do(graph, capfd):
         turnstile.release(2)
         g.until(lambda n=round_of_frames: g.health.frames_processed >= 2 * n + 1)
     g.until(lambda: g.handled == sent)
-    told = capfd.readouterr().err
-    assert told.count('frames_dropped') == 1
-    assert 'input.max_rate' in told and 'model.image_size' in told
+    reported = capfd.readouterr().err
+    assert reported.count('frames_dropped') == 1
+    assert 'input.max_rate' in reported and 'model.image_size' in reported
 
 
 def test_rejections_are_logged_at_most_every_five_seconds_with_their_count(graph, capfd):
