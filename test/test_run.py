@@ -124,7 +124,7 @@ def test_rectification_can_be_switched_off(tmp_path):
     folder = write_folder(tmp_path / 'seq', count=1)
     text = (folder / 'camera.yaml').read_text().replace('[0, 0, 0, 0, 0]', '[-0.3, 0.1, 0, 0, 0]')
     (folder / 'camera.yaml').write_text(text)
-    raw = RawFrame(1, scripted.image())
+    raw = RawFrame(1, scripted.picture())
     camera = FolderSource(folder).camera
     assert Undistorter(camera, 'off').frame(raw).image is raw.image
     assert Undistorter(camera, 'auto').frame(raw).image is not raw.image
