@@ -210,8 +210,9 @@ def test_frames_without_room_for_a_image_are_held_while_they_fit(network):
 
 def test_a_stream_with_more_keyframes_than_entries(network):
     changes = {
-        'keyframe.mode': 'interval',
-        'keyframe.interval': 1,
+        'keyframe.overlap_threshold': 0.0,
+        'keyframe.novelty_threshold': 0.0,
+        'keyframe.max_interval': 1,
         'stream.recent_frames': 2,
         'stream.recent_keyframes': 2,
         'stream.retrieved_keyframes': 2,
