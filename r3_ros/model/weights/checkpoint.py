@@ -191,7 +191,7 @@ def _image_size(metadata: Mapping[str, str]) -> int | None:
         return None
     if not re.fullmatch(r'\d{1,4}', text) or not is_image_size(int(text)):
         raise _Unusable(
-            f'its header gives {_shown(text)} pixels as the size of its training images, which no '
+            f'according to its header it was trained on images of {_shown(text)} pixels, which no '
             'network takes; correct that entry, or train it again'
         )
     return int(text)
@@ -236,7 +236,7 @@ def _identify(shapes: Mapping[str, Shape], variant: str | None) -> tuple[str, _M
         if name == variant or (config.backbone.width,) in widths
     }
     if not matches:
-        raise _Unusable(f'it belongs to no known network ({", ".join(VARIANTS)})')
+        raise _Unusable(f'it is of no known network ({", ".join(VARIANTS)})')
     nearest = min(matches, key=lambda name: matches[name].differences)
     name = variant or nearest
     match = matches[name]
