@@ -158,6 +158,7 @@ def test_depth_of_keyframes_is_right_where_it_is_claimed(walk):
         assert np.mean(relative) < 0.05
 
 
+@pytest.mark.slow
 def test_the_same_input_gives_the_same_output(make):
     truth = wander(45)
     first, second = (make(depth=True).run(room(), truth) for _ in range(2))

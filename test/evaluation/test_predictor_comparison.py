@@ -344,6 +344,7 @@ def predictor(monkeypatch):
     monkeypatch.setattr(factory, 'load_predictor', lambda config: scripted.ScriptedPredictor())
 
 
+@pytest.mark.slow
 def test_the_files_of_an_evaluation(tmp_path, predictor, capsys):
     for name in ('a', 'b'):
         with_depth(write_folder(tmp_path / name / 'walk', count=12), 12)
@@ -404,8 +405,8 @@ def test_names_make_names_of_files():
         (['-o', 'out'], 'name recordings with a groundtruth.txt, or use --worlds'),
         (['walk'], 'name the output of one r3 run, and its truth'),
         (['walk', 'walk', '--groundtruth', 'x'], 'name the output of one r3 run'),
-        (['walk', '--model', 'r3'], 'name a folder for what comes out with --output'),
-        (['walk', '--worlds', '2'], 'name a folder for what comes out with --output'),
+        (['walk', '--model', 'r3'], 'name an output folder with --output'),
+        (['walk', '--worlds', '2'], 'name an output folder with --output'),
         (['walk', 'walk', '-o', 'out', '--groundtruth', 'x'], 'is of one recording, and 2 are'),
         (['bare', '-o', 'out'], 'has no groundtruth.txt: a recording without true poses'),
         (['gone', '-o', 'out'], 'gone does not exist'),

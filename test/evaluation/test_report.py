@@ -104,6 +104,7 @@ def test_a_run_that_never_started_says_so(run):
     assert f'r3_ros {__version__}, python' in page
 
 
+@pytest.mark.slow
 def test_a_truth_that_stands_still_gives_no_share_of_its_path(run, tmp_path):
     out = run(None, 12)
     truth = tmp_path / 'still.tum'

@@ -148,6 +148,7 @@ def test_tracked_points_are_where_exact_ones_are(film, observations):
     assert np.median(off[(body > 0) & (age <= 10)]) < 1.0
 
 
+@pytest.mark.slow
 def test_what_moves_by_itself_is_left_out(film, observations):
     kept = {'still': [], 'moving': []}
     for start in range(0, 12, 3):
@@ -177,6 +178,7 @@ def test_an_epipolar_geometry_that_proves_nothing_lets_all_stand():
     assert not static_points(pixel, few).any()  # ten points agree about anything
 
 
+@pytest.mark.slow
 def test_a_cut_ends_every_point_and_numbers_are_never_used_again(film):
     rng = np.random.default_rng(0)
     other = cv2.GaussianBlur(rng.integers(0, 256, (HEIGHT, WIDTH), np.uint8), (0, 0), 3)
@@ -204,6 +206,7 @@ def test_points_that_two_frames_share_by_number():
 # Videos
 
 
+@pytest.mark.slow
 def test_tracks_of_a_video_are_in_the_pixels_that_the_network_sees(film, folder):
     video = Video(folder, [(84, 70), (112, 84), (84, 112)])
     assert video.size == (112, 84) and len(video) == FRAMES
@@ -226,6 +229,7 @@ def test_tracks_of_a_video_are_in_the_pixels_that_the_network_sees(film, folder)
     assert np.abs(np.median(off, axis=0)).max() < 0.08
 
 
+@pytest.mark.slow
 def test_a_fast_video_is_thinned_and_a_wide_one_cut(film, tmp_path):
     out = tmp_path / 'fast'
     out.mkdir()
@@ -237,6 +241,7 @@ def test_a_fast_video_is_thinned_and_a_wide_one_cut(film, tmp_path):
     assert np.array_equal(video.images(np.array([2]))[0], expected)
 
 
+@pytest.mark.slow
 def test_videos_that_teach_nothing_are_reported(film, tmp_path):
     short, mixed = tmp_path / 'short', tmp_path / 'mixed'
     short.mkdir()
@@ -393,6 +398,7 @@ def test_a_clip_in_which_nothing_was_followed_teaches_nothing():
     )
 
 
+@pytest.mark.slow
 def test_the_true_prediction_is_worth_more_than_others_on_tracks_of_opencv(film, folder):
     """What is asked for is true of the world, as far as OpenCV follows it."""
     video = Video(folder, [(112, 84)])

@@ -243,6 +243,7 @@ def test_a_closed_world_has_no_holes(sequence, corridor):
         assert torch.isfinite(seen.radiance).all()
 
 
+@pytest.mark.slow
 def test_an_image_does_not_depend_on_its_batch(sequence):
     together = render_radiance(sequence.world, poses(sequence, 5, 20), sequence.intrinsics)
     alone = render_radiance(sequence.world, poses(sequence, 20), sequence.intrinsics)
@@ -250,6 +251,7 @@ def test_an_image_does_not_depend_on_its_batch(sequence):
     assert torch.equal(together.radiance[1], alone.radiance[0])
 
 
+@pytest.mark.slow
 def test_edges_are_smoothed_and_depth_is_not(sequence):
     T = poses(sequence, 10)
     smooth = render_radiance(sequence.world, T, sequence.intrinsics, samples=4)
@@ -259,6 +261,7 @@ def test_edges_are_smoothed_and_depth_is_not(sequence):
     assert 0.02 < changed < 0.5
 
 
+@pytest.mark.slow
 def test_texture_look_ups_are_filtered(sequence):
     """A small image must look like a large one that was averaged down."""
     world = sequence.world
@@ -296,6 +299,7 @@ def test_moving_bodies_are_masked_and_nothing_else_changes():
     assert (seen.depth[0] != seen.depth[1]).any()
 
 
+@pytest.mark.slow
 def test_a_world_without_bodies_has_empty_masks(sequence):
     assert not sequence.world.bodies
     seen = render_radiance(sequence.world, poses(sequence, 0), sequence.intrinsics)
@@ -386,6 +390,7 @@ def test_variety_changes_the_looks_and_not_the_shapes():
     assert (first[0] - second[0]).abs().mean() > 0.05
 
 
+@pytest.mark.slow
 def test_paths_differ_by_seed_and_repeat_by_seed():
     world = Furnished(0, 'room')
     first, again, other = (make_path(world, 30, 15.0, seed) for seed in (3, 3, 4))
@@ -400,6 +405,7 @@ def test_clearance_of_a_turned_solid():
     assert far == pytest.approx([math.sqrt(2), 2, 0])
 
 
+@pytest.mark.slow
 def test_poses_between_frames_lie_between_them(sequence):
     times = sequence.path.time_s
     middle = sequence.path.interpolated((times[3:4] + times[4:5]) / 2)[0]
@@ -436,6 +442,7 @@ def test_vignetting_darkens_the_corners_only():
     assert float(values[0, 0, 0, 0]) == pytest.approx(0.2**0.5)
 
 
+@pytest.mark.slow
 def test_motion_blur_softens_the_image_and_leaves_the_depth(sequence):
     options = replace(SMALL, sensor=SensorOptions(noise=0, motion_blur=1.0))
     blurred, sharp = (SyntheticSequence.__new__(SyntheticSequence) for _ in range(2))
@@ -495,6 +502,7 @@ def folder(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_folder_is_complete(folder):
     assert sorted(p.name for p in folder.iterdir()) == [
         'camera.yaml', 'depth', 'groundtruth.txt', 'mask', 'rgb', 'timestamps.txt', 'world.json',
@@ -509,6 +517,7 @@ def test_the_folder_is_complete(folder):
     assert about['options']['sensor']['noise'] == SensorOptions().noise
 
 
+@pytest.mark.slow
 def test_the_files_are_what_was_rendered(folder):
     options = replace(SMALL, frames=7, moving=1, depth_every=3, image_format='png')
     sequence = SyntheticSequence(options)
@@ -524,6 +533,7 @@ def test_the_files_are_what_was_rendered(folder):
     assert np.allclose(truth.T_world_camera, sequence.path.T_world_camera, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_folder_is_read_as_a_recording(folder):
     with open_source(str(folder), None, None) as source:
         frames = list(source)
@@ -538,6 +548,7 @@ def test_the_folder_is_read_as_a_recording(folder):
         assert getattr(intrinsics, name) == pytest.approx(value)
 
 
+@pytest.mark.slow
 def test_the_same_command_writes_the_same_bytes(tmp_path, capsys):
     command = ['--frames', '3', '--width', '96', '--height', '64', '--seed', '5', '--moving', '1',
                '--motion-blur', '0.5', '--exposure', '0.5', '--device', 'cpu']  # fmt: skip
@@ -552,6 +563,7 @@ def test_the_same_command_writes_the_same_bytes(tmp_path, capsys):
 # What goes wrong
 
 
+@pytest.mark.slow
 def test_an_existing_folder_is_kept_unless_overwritten(folder, capsys):
     before = (folder / 'world.json').read_bytes()
     assert main(['synth', str(folder), '--frames', '2']) == 2
@@ -566,6 +578,7 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path):
     assert (tmp_path / 'thesis.txt').read_text() == 'irreplaceable'
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     import r3_ros.learning.synth.dataset as dataset
 
@@ -610,6 +623,7 @@ def test_cuda_requested_and_missing_is_reported(tmp_path, capsys):
     assert '--device cpu' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
 def test_a_gpu_sees_the_same_world(sequence):
@@ -622,6 +636,7 @@ def test_a_gpu_sees_the_same_world(sequence):
     assert (there.cpu() - here).abs().mean() < 2e-3
 
 
+@pytest.mark.slow
 def test_jpeg_loses_what_a_file_of_that_quality_loses(sequence):
     rgb, _ = render(sequence.world, poses(sequence, 3, 9), sequence.intrinsics)
     images = (rgb * 255).to(torch.uint8)

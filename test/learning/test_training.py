@@ -122,6 +122,7 @@ def test_rows_of_an_abandoned_continuation_are_dropped(tmp_path):
         ProgressTable(tmp_path / 'b.csv', 5)
 
 
+@pytest.mark.slow
 def test_a_state_of_other_settings_or_none_at_all_is_refused(tmp_path):
     trainer_in(tmp_path).run(until=1)
     with pytest.raises(ConfigError, match='optimiser.learning_rate was 0.002 and is 0.001'):
@@ -217,6 +218,7 @@ def test_a_row_of_progress_is_the_mean_of_the_steps_since_the_last(tmp_path):
     np.testing.assert_allclose(losses(2), np.reshape(each, (2, 2)).mean(1), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_is_left_out_and_too_many_end_it(tmp_path):
     class Broken(MadeUp):
         def training(self, step):

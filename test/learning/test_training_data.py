@@ -152,6 +152,7 @@ def test_rays_are_those_of_the_camera():
     assert rays[2, 0].tolist() == pytest.approx([-0.2, 0.05, 1])
 
 
+@pytest.mark.slow
 def test_steps_are_drawn_anew_and_repeat():
     source, again = ProceduralClips(SMALL, CPU), ProceduralClips(SMALL, CPU)
     try:
@@ -189,6 +190,7 @@ def test_slots_are_renewed_in_turn():
     assert max(renewals) == 1
 
 
+@pytest.mark.slow
 def test_held_out_worlds_are_of_other_seeds_and_kinds(place):
     held_out = make_training_world(SMALL.data, 3, Split.HELD_OUT_SEEDS, 0, CPU)
     other_kind = make_training_world(SMALL.data, 3, Split.HELD_OUT_KINDS, 0, CPU)
@@ -276,6 +278,7 @@ def test_a_shiny_floor_shows_what_is_above_it_and_nothing_else_changes(view):
 CLEAR = Degradation(shutter=0.0, readout_s=0.0, shine=0.0, fog=0.0, tint=(0.9, 0.95, 1.0))
 
 
+@pytest.mark.slow
 def test_a_rolling_shutter_changes_images_and_no_truth(place):
     frames, K = np.array([4, 9, 30]), Intrinsics(60.0, 60.0, 41.5, 34.5, 84, 70)
     still = expose(place, frames, K, CLEAR)
@@ -327,6 +330,7 @@ def test_degradation_is_drawn_as_often_as_set_and_repeat():
     assert all(t.readout_s <= 0.03 for t in drawn(1.0))
 
 
+@pytest.mark.slow
 def test_strong_effects_leave_the_truth_alone_and_repeat(place):
     plan = StepPlan(1, 3, 84, 70, True)
     strong = updated(SMALL, {'data.effects': 1.0})
@@ -377,6 +381,7 @@ def recording(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_clips_of_a_recording_agree_with_themselves(recording):
     settings = updated(SMALL, {'data.recorded': 1.0, 'data.most_views': 4})
     source = RecordedClips(settings, [recording], None, CPU)

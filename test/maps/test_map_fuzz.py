@@ -191,6 +191,7 @@ def gone_on_with(saved):
     return engine, images, estimate
 
 
+@pytest.mark.slow
 def test_a_changed_map_is_refused_or_gone_on_with_and_saved_again(accepted, tmp_path, monkeypatch):
     monkeypatch.setattr('os.fsync', lambda descriptor: None)
     found = 0

@@ -47,6 +47,7 @@ def two_cameras():
     return np.stack([AHEAD, aside])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('seed', [3, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_furnished_room_has_its_ground_plan(seed):
     room = survey(seed)

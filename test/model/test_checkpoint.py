@@ -396,6 +396,7 @@ def test_what_nobody_could_load_is_not_saved(toys, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_old_file(toys, tmp_path):
     path = tmp_path / 'a.safetensors'
     path.write_bytes(b'old')

@@ -463,6 +463,7 @@ def published_flops(height, width, cached):
     return needed, rays
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('size', 'cached', 'needed', 'total'),
     [

@@ -391,6 +391,7 @@ def test_a_folder_of_images_runs_through_the_network(checkpoint, tmp_path):
     assert len(list((tmp_path / 'out' / 'depth').glob('*.npz'))) == 6
 
 
+@pytest.mark.slow
 def test_memory_of_a_long_stream_is_bounded(checkpoint):
     changes = {
         'model.name': 'r3',
@@ -411,6 +412,7 @@ def test_memory_of_a_long_stream_is_bounded(checkpoint):
         engine.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('every,expected', [(1, 12), (3, 6), (0, 3)])
 def test_depth_of_every_nth_frame_and_of_keyframes(network, every, expected):
     changes = {
@@ -453,6 +455,7 @@ def test_keyframes_may_be_admitted_by_the_pose_token(network):
     assert not np.array_equal(*tokens)
 
 
+@pytest.mark.slow
 def test_the_bank_shrinks_to_what_fits(network):
     changes = {
         'keyframe.max_interval': 1,
@@ -474,6 +477,7 @@ def test_the_bank_shrinks_to_what_fits(network):
     assert len(engine.session.bank) == 11 - 2 - 1 and len(evicted) == 30 - 8
 
 
+@pytest.mark.slow
 @pytest.mark.ros
 def test_the_node_runs_the_network_and_tells_which(checkpoint, graph):
     from diagnostic_msgs.msg import DiagnosticArray

@@ -396,7 +396,7 @@ def test_the_map_is_thinned_out_evenly_when_it_gets_large(tmp_path):
 def test_scales_of_placed_frames_are_those_of_their_windows(tmp_path):
     T = walk(20)
     result, _ = run(tmp_path, WindowScript(T, (2.0, 1.0)))
-    held = result.trajectory._held
+    held = result.trajectory.held
     np.testing.assert_allclose([scale_of(held[0]), scale_of(held[19])], [1.0, 0.5], rtol=1e-3)
 
 

@@ -182,7 +182,7 @@ def test_good_calibration():
     ('camera_info', 'status', 'words'),
     [
         (None, 'missing', 'no CameraInfo'),
-        (info(k=[0.0] * 9), 'zero', 'not calibrated'),
+        (info(k=[0.0] * 9), 'zero', 'uncalibrated'),
         (info(k=[math.nan, *K[1:]]), 'invalid', 'finite'),
         (info(k=[math.inf, *K[1:]]), 'invalid', 'finite'),
         (info(k=[-50.0, *K[1:]]), 'invalid', 'positive'),

@@ -143,13 +143,13 @@ def test_what_input_warns_of(graph):
     message = image_message(g.stamp_ns, encoding='8UC3')
     g.send(message)
     text = task(diagnosed(g), 'input')[0].message
-    assert 'guess' in text and 'input.encoding_hint' in text
+    assert 'unknown' in text and 'input.encoding_hint' in text
     assert 'use_sim_time' in text, 'the stamps are years old'
     assert 'camera_info is missing' in text
     g.set_parameters(input__encoding_hint='bgr8')
     g.until(lambda: g.node.worker.config.input.encoding_hint)
     g.send(image_message(g.stamp_ns, encoding='8UC3'))
-    assert 'guess' not in task(diagnosed(g), 'input')[0].message
+    assert 'unknown' not in task(diagnosed(g), 'input')[0].message
     g.node.worker.mailbox.received, g.node.worker.mailbox.dropped = 1000, 990
     assert 'nearly all frames are dropped' in task(diagnosed(g), 'input')[0].message
 

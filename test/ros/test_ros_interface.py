@@ -84,7 +84,10 @@ def test_subscribed_topics_are_those_of_the_page(graph):
     for options in ({}, {'input__transport': 'compressed'}, {'scale__source': 'odometry'}):
         g = graph(**options)
         assert g.node.autostart()
-        received |= dict(g.node.get_subscriber_names_and_types_by_node('r3', '/'))
+        image = '/image/compressed' if 'input__transport' in options else '/image'
+        topics = g.node.get_subscriber_names_and_types_by_node
+        g.until(lambda topics=topics, image=image: image in dict(topics('r3', '/')))
+        received |= dict(topics('r3', '/'))
         assert g.turn('deactivate') and g.turn('cleanup')
     received.pop('/parameter_events', None)
     assert set(received) == {resolved(topic) for topic in rows}

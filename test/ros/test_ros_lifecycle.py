@@ -77,7 +77,7 @@ def test_configure_fails_with_a_reason_and_can_be_tried_again(graph, monkeypatch
     [
         (
             RCLError('no right to publish, at /src/rcl/publisher.c:117\n'),
-            'cannot configure: ROS refuses: no right to publish\n',
+            'cannot configure: ROS error: no right to publish\n',
         ),
         (KeyError('forgotten'), "KeyError: 'forgotten'"),
     ],

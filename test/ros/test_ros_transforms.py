@@ -132,7 +132,7 @@ def test_transforms_go_out_before_what_refers_to_them(graph):
     broadcast, publish = authority._broadcaster.sendTransform, outputs.publish
     authority._broadcaster.sendTransform = lambda t: (order.append('tf'), broadcast(t))
     outputs.publish = lambda topic, m: (order.append(topic), publish(topic, m))
-    g.node._stop_tf_timer()
+    g.node._set_tf_timer(0.0)
     g.send()
     g.until(lambda: 'status' in order)
     wanted = [item for item in order if item in ('tf', 'pose', 'odometry', 'status')]

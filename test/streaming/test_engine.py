@@ -158,6 +158,7 @@ def test_the_map_is_made_of_keyframes_and_lies_on_the_walls():
     assert off_the_walls(engine).max() < 0.01
 
 
+@pytest.mark.slow
 def test_keyframes_that_leave_the_bank_leave_their_points_in_the_map():
     full, estimates = run(count=150, keyframe__max_keyframes=50)
     assert not any(e.evicted for e in estimates)
@@ -173,6 +174,7 @@ def test_nothing_is_mapped_when_the_map_is_off():
     assert len(engine.session.map) == 0
 
 
+@pytest.mark.slow
 def test_every_frame_is_forgotten_once_and_memory_is_bounded():
     class Counting(ScriptedPredictor):
         def __init__(self, script):

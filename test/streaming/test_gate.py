@@ -258,6 +258,7 @@ class Fading(ScriptedPredictor):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'droughts', [(), pytest.param(range(60, 62), marks=pytest.mark.slow), range(60, 75)]
 )

@@ -42,6 +42,7 @@ def offs(a, b):
     return np.linalg.norm((a - b)[:, :3, 3], axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'trouble',
     [
@@ -153,6 +154,7 @@ def test_an_exact_way_has_nothing_to_close():
     assert offs(exact.final, exact.truth).max() < 1e-6
 
 
+@pytest.mark.slow
 def test_more_witnesses_take_longer():
     def first(frames_needed, keyframes_needed):
         options = {'loop__min_frames': frames_needed, 'loop__min_keyframes': keyframes_needed}
@@ -167,6 +169,7 @@ def test_more_witnesses_take_longer():
     assert first(2, 2) < first(2, 4)
 
 
+@pytest.mark.slow
 def test_the_scale_stays_where_it_cannot_drift():
     shrinking = {'scale_drift': -0.001}
     scales = {}
@@ -229,6 +232,7 @@ def test_wrong_edges_among_the_closing_ones_are_let_go():
     assert offs(closed.final, closed.truth).max() < 0.3
 
 
+@pytest.mark.slow
 def test_the_same_frames_give_the_same_result_however_fast_the_solver(monkeypatch):
     noisy = {**TURNING, 'translation_noise': 0.003, 'rotation_noise': 0.002}
     quick = small(trouble=noisy)
@@ -351,6 +355,7 @@ def test_refinement_after_a_correction_does_not_undo_it():
     assert offs(closed.final, closed.truth).max() < 0.3
 
 
+@pytest.mark.slow
 def test_a_shrinking_unit_is_made_up_for_in_depth_and_map():
     """Once round the room with a unit that shrinks by a tenth, which depth can measure."""
     shrinking = Script(path=circle(), reach=0.3, scale_drift=-0.0005, turn_drift=0.05)

@@ -145,6 +145,7 @@ def test_order_of_the_edges_does_not_matter():
     np.testing.assert_allclose(a.covariance, b.covariance, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_rounded_edges_leave_a_rotation():
     """A chain of single-precision edges must not drift off the rotations."""
     rng = np.random.default_rng(0)

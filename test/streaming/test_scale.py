@@ -516,6 +516,7 @@ def summary_of(out):
     return json.loads((out / 'summary.json').read_text())
 
 
+@pytest.mark.slow
 def test_files_of_a_run_are_in_metres_from_the_first_frame_on(recording, tmp_path, capsys):
     from r3_ros.core.trajectory_file import write_tum
 
@@ -550,6 +551,7 @@ def test_files_of_a_run_are_in_metres_from_the_first_frame_on(recording, tmp_pat
         assert 'lengths in metres: 2.5 m' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_without_a_measured_scale_reports_it_and_stays_in_map_units(recording, capsys):
     plain = lengths_of(recording())
     out = recording('scale.source=model', 'scale.bootstrap_frames=100')
