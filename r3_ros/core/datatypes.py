@@ -271,7 +271,7 @@ class Estimate:
     :ivar confidence_translation: best-edge score, NaN for a frame without edges.
     :ivar confidence_ratio: ratio of score to the session's reference score; 1.0 is nominal.
     :ivar corrected: ids of frames whose earlier poses changed in this step.
-    :ivar evicted: ids of keyframes dropped from the bank in this step.
+    :ivar evicted: ids of keyframes dropped from the bank since the last estimate.
     :ivar seen_fov_x: as of :class:`FramePrediction`.
     :ivar metres_per_unit: length of a map unit, the unit of all of the above; None: unknown.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import wraps
 import traceback
 from typing import Any
@@ -11,6 +12,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, JumpThreshold, TimeJump
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
+from rclpy.guard_condition import GuardCondition
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.timer import Timer
@@ -36,7 +38,7 @@ from .services.services import Services
 from .tf.frame_tree import TransformTree
 from .tf.initial_pose import InitialPose, InitialPoseInput
 from .tf.transforms import corrects_robot, TransformAuthority
-from .worker import StreamWorker
+from .worker import StreamWorker, WorkerStuckError
 
 #: Exit status of a process that could not release its device or memory.
 UNCLEAN = 3
@@ -98,6 +100,7 @@ class R3StreamNode(LifecycleNode):
         self._active: list[Callable[[], Any]] = []
         self._diagnostics: Diagnostics | None = None
         self._tf_timer: Timer | None = None
+        self._demand: GuardCondition | None = None
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         try:
             declare_parameters(self)
@@ -140,18 +143,18 @@ class R3StreamNode(LifecycleNode):
         if worker.config != config:
             # Changed while the worker was stuck, so not applied yet.
             worker.update_config(config)
-        worker.start()
         topics = CameraTopics(self, config.input, worker.node_health)
         self._active.append(topics.close)
-        demand = self.create_guard_condition(lambda: self._follow_worker(topics))
-        self._active.append(lambda: self.destroy_guard_condition(demand))
-        worker.report.on_demand = demand.trigger
+        # Before the worker starts: it reports a lost device once.
+        self._demand = self.create_guard_condition(lambda: self._follow_worker(topics))
+        worker.report.on_demand = self._demand.trigger
+        worker.start()
         self._follow_camera(topics)
         if config.scale.source == 'odometry':
             self._active.append(OdometryInput(self, worker).close)
 
         def on_initial_pose(given: InitialPose) -> None:
-            worker.submit(lambda: worker.control.on_initial_pose(given))
+            self._submit(lambda: worker.control.on_initial_pose(given))
 
         initial_pose = InitialPoseInput(
             self, config, worker.tree, worker.authority, on_initial_pose
@@ -325,6 +328,21 @@ class R3StreamNode(LifecycleNode):
             self._active.pop()()
         if worker is not None and worker.running and not worker.stop():
             self.get_logger().error('the current frame does not finish; it is abandoned')
+        if self._demand is not None:
+            # Not before: the worker triggers it.
+            self.destroy_guard_condition(self._demand)
+            self._demand = None
+
+    def _submit(self, command: Callable[[], Any]) -> None:
+        """Run a command that no caller waits for in the worker, and log its error."""
+
+        def log(future: Future[Any]) -> None:
+            error = future.exception()
+            if error is not None and not isinstance(error, WorkerStuckError):
+                self.get_logger().error(f'{type(error).__name__}: {error}')
+
+        if self.worker is not None:
+            self.worker.submit(command).add_done_callback(log)
 
     # While it runs.
 
@@ -340,7 +358,7 @@ class R3StreamNode(LifecycleNode):
 
     def _on_clock_jump(self, jump: TimeJump) -> None:
         if self.worker is not None:
-            self.worker.submit(self.worker.on_clock_jump)
+            self._submit(self.worker.on_clock_jump)
 
     def _validate_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         try:
@@ -356,6 +374,6 @@ class R3StreamNode(LifecycleNode):
             return
         rate_hz = self._config.tf_publish_rate
         self._config = config = changed_config(self._config, changes, is_configured=True)
-        worker.submit(lambda: worker.update_config(config))
+        self._submit(lambda: worker.update_config(config))
         if config.tf_publish_rate != rate_hz and worker.running:
             self._set_tf_timer(config.tf_publish_rate)

@@ -121,15 +121,7 @@ class PoseOutput:
                 self._authority.robot.fail(str(error))
                 reason = "odom -> base is needed to keep the robot's pose in map"
                 return StreamState.INITIALIZING, f'{reason}: {error}'
-        placement = self.chain.advance(
-            stamp_ns,
-            estimate.T_world_camera,
-            estimate.T_previous_camera,
-            estimate.covariance,
-            estimate.step_covariance,
-            self.config.covariance.unscaled_factor,
-            self.config.input.max_time_gap,
-        )
+        placement = self._advance(estimate.T_world_camera, estimate)
         self._start = None
         self._track.add(stamp_ns, placement.T_odom_base)
         reason = estimate.reason
@@ -139,6 +131,26 @@ class PoseOutput:
             self._authority.send(stamp_ns, placement, self.base.frame)
         self._publish_placement(stamp_ns, placement)
         return state, reason
+
+    def follow(self, estimate: Estimate) -> None:
+        """Take the motion of a frame whose pose is not published, so that odom does not miss it."""
+        T_world_camera = estimate.T_world_camera
+        if self.chain is None or self.chain.last is None or T_world_camera is None:
+            return
+        if is_rigid(T_world_camera) and not self._waits_for_metres:
+            self._advance(T_world_camera, estimate)
+
+    def _advance(self, T_world_camera: np.ndarray, estimate: Estimate) -> Placement:
+        assert self.chain is not None
+        return self.chain.advance(
+            estimate.stamp_ns,
+            T_world_camera,
+            estimate.T_previous_camera,
+            estimate.covariance,
+            estimate.step_covariance,
+            self.config.covariance.unscaled_factor,
+            self.config.input.max_time_gap,
+        )
 
     @property
     def correction_waits_for_metres(self) -> bool:

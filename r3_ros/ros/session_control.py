@@ -139,6 +139,8 @@ class SessionControl:
         if is_first:
             # The session has no frame yet, but may continue a loaded map.
             self._restart_poses(KEPT)
+            # External odometry needs the base, long before the first frame is done.
+            self._report.update_snapshot()
         else:
             self.reset('the camera changed' if another else 'the base of the camera changed')
 

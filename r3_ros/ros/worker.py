@@ -313,7 +313,7 @@ class StreamWorker:
             return
         try:
             self._process(received, base)
-        except FrameError as error:
+        except (FrameError, TransformError) as error:
             self.report.reject(str(error), 'unusable')
 
     def _process(self, received: Received, base: Base) -> None:
@@ -329,6 +329,12 @@ class StreamWorker:
         if estimate is None:
             return
         stepped_s = time.monotonic()
+        # The engine holds the frame from here on, so its image is kept, too.
+        self.control.images.note(frame.image, estimate)
+        if self._is_abandoned:
+            self.pose_output.follow(estimate)
+            self.health.reject('the node was deactivated before the frame was done', 'deactivated')
+            return
         self._publish_pose(estimate, decoded.note)
         times = StepTimes(
             wait=started_s - received.time_s,
@@ -375,18 +381,12 @@ class StreamWorker:
         return self.camera.to_frame(decoded)
 
     def _estimate(self, frame: Frame) -> Estimate | None:
-        """Return the engine's estimate for a frame; None if there is nothing to publish."""
+        """Return the engine's estimate for a frame; None if there is no memory for it."""
         try:
-            estimate = self._stepper.step(frame, lambda: self._is_abandoned)
+            return self._stepper.step(frame, lambda: self._is_abandoned)
         except NoMemoryError as error:
             self._handle_no_memory(error)
             return None
-        # The engine holds the frame from here on, so its image is kept, too.
-        self.control.images.note(frame.image, estimate)
-        if self._is_abandoned:
-            self.health.reject('the node was deactivated before the frame was done', 'deactivated')
-            return None
-        return estimate
 
     def _handle_no_memory(self, error: NoMemoryError) -> None:
         reason, count = str(error), self.health.oom_count

@@ -64,6 +64,7 @@ class Services:
         # One event per running save, set to cancel it.
         self._running: set[threading.Event] = set()
         self._last_save: Future[None] | None = None
+        self._timers: set[threading.Timer] = set()
         handlers: list[tuple[Any, str, Callable[..., Any]]] = [
             (Trigger, '~/reset', self._reset),
             (Trigger, '~/clear_map', self._clear_map),
@@ -84,6 +85,8 @@ class Services:
     def close(self) -> None:
         """Destroy the services; a running save is completed."""
         self._closed = True
+        for timer in self._timers.copy():
+            timer.cancel()
         for service in self._services:
             self._node.destroy_service(service)
         # The save at the end may be queued behind another one.
@@ -311,12 +314,14 @@ class Services:
         timer = threading.Timer(timeout_s, finish)
         timer.name = thread_name('timeout')
         timer.daemon = True
+        self._timers.add(timer)
         timer.start()
         future.add_done_callback(finish)
 
         async def wait() -> Any:
             await done
             timer.cancel()
+            self._timers.discard(timer)
             if not future.done():
                 if cancelled is not None:
                     cancelled.set()
