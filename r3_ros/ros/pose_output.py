@@ -133,7 +133,7 @@ class PoseOutput:
         return state, reason
 
     def follow(self, estimate: Estimate) -> None:
-        """Take the motion of a frame whose pose is not published, so that odom does not miss it."""
+        """Take the motion of an unpublished frame, so that odom does not miss it."""
         T_world_camera = estimate.T_world_camera
         if self.chain is None or self.chain.last is None or T_world_camera is None:
             return

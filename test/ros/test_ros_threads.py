@@ -156,6 +156,35 @@ def test_nothing_leaves_a_worker_that_was_given_up(graph):
     assert {s.state for s in statuses[count:-1]} <= {StreamStatus.STATE_WAITING_INPUT}
 
 
+def test_odometry_does_not_miss_the_motion_of_an_abandoned_frame(graph):
+    turnstile = threading.Semaphore(3)
+    g = graph(Script(turnstile=turnstile)).start()
+    odometry = g.listen('/r3/odometry', Odometry)
+    stamps = g.send_many(3)
+    g.until(lambda: len(odometry) == 3 and g.predictor.arrived.acquire(blocking=False))
+    while g.predictor.arrived.acquire(blocking=False):
+        pass
+    abandoned_ns = stamps[-1] + PERIOD_NS
+    g.images.publish(image_message(abandoned_ns))
+    g.until(lambda: g.predictor.arrived.acquire(blocking=False))
+    assert g.turn('deactivate')
+    turnstile.release(1000)
+    ended(g)
+    assert g.turn('activate')
+    g.until(lambda: g.images.get_subscription_count() == 1)
+    stamp_ns = g.send(image_message(abandoned_ns + PERIOD_NS))
+    g.until(lambda: len(odometry) == 4)
+    # The scripted camera is the base, and its odometry is exact.
+    places = [m.pose.pose.position for m in (odometry[0], odometry[-1])]
+    moved = np.linalg.norm([b - a for a, b in zip(*map(xyz, places), strict=True)])
+    path = g.script.path
+    assert moved == pytest.approx(np.linalg.norm((path(stamp_ns) - path(stamps[0]))[:3, 3]))
+
+
+def xyz(point):
+    return point.x, point.y, point.z
+
+
 def test_an_engine_that_is_stuck_is_closed_when_it_is_done(graph):
     g, go_on = stuck(graph)
     predictor, stream = g.predictor, g.node.worker
