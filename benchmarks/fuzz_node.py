@@ -39,7 +39,7 @@ from r3_ros.ros.outputs.messages import header_message, stamp_ns_of  # noqa: E40
 from r3_ros.srv import LoadMap, SaveMap  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from ros_graph import Graph, image_message, matrix  # noqa: E402
-from scripted import PERIOD_NS, picture, Script  # noqa: E402
+from scripted import pattern_image, PERIOD_NS, Script  # noqa: E402
 from sensor_msgs.msg import CompressedImage  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 from tqdm import tqdm  # noqa: E402
@@ -176,7 +176,7 @@ class Fuzz:
 
     @property
     def is_robbed(self) -> bool:
-        """Tell whether a damaged map had code of its own run."""
+        """Return whether a damaged map had code of its own run."""
         return self._secret.read_text() != SECRET
 
     def _good_map(self) -> Path:
@@ -193,7 +193,7 @@ class Fuzz:
         if self._compressed is None:
             self.graph.send(image_message(stamp_ns))
             return
-        data = cv2.imencode('.png', picture(shade=stamp_ns // PERIOD_NS % 251)[..., ::-1])[
+        data = cv2.imencode('.png', pattern_image(shade=stamp_ns // PERIOD_NS % 251)[..., ::-1])[
             1
         ].tobytes()
         header = header_message(stamp_ns, 'camera_optical')

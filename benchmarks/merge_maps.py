@@ -57,7 +57,7 @@ def row(name: str, trajectory: Path, truth: PoseList) -> str:
 
 
 def is_refused(first: Path, other: Path, target: Path) -> bool:
-    """Tell whether a map of another place is refused, and say with which words."""
+    """Return whether a map of another place is refused, and say with which words."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         status = r3(['map', 'merge', str(first), str(other), '-o', str(target)])

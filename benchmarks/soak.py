@@ -39,7 +39,7 @@ from r3_ros.core.errors import DeviceMemoryError, FrameError  # noqa: E402
 from r3_ros.maps.reading import read_map  # noqa: E402
 from r3_ros.srv import LoadMap, SaveMap  # noqa: E402
 from ros_graph import Graph, image_message  # noqa: E402
-from scripted import circle, PERIOD_NS, picture, Script, START_NS  # noqa: E402
+from scripted import circle, pattern_image, PERIOD_NS, Script, START_NS  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -284,7 +284,7 @@ class Soak:
     def _other_size(self) -> Callable[[Tasks], bool]:
         before = self.graph.node.worker.snapshot.stream.session_id
         self._at += 1
-        self.graph.send(image_message(self._stamp_ns, picture(80, 60)))
+        self.graph.send(image_message(self._stamp_ns, pattern_image(80, 60)))
         return lambda tasks: int(tasks['tracking'][2]['session_id']) > before
 
     def _overload(self) -> Callable[[Tasks], bool]:

@@ -104,7 +104,7 @@ def test_wrong_usage_is_status_two():
         (['play', 'a', '--wait-for-subscribers', '-1'], 'between 0 and 86400'),
     ],
 )
-def test_a_wrong_number_is_told(arguments, said, capsys):
+def test_a_wrong_number_is_reported(arguments, said, capsys):
     with pytest.raises(SystemExit) as exit:
         cli.main(arguments)
     assert exit.value.code == 2 and said in capsys.readouterr().err
@@ -118,13 +118,13 @@ def test_an_error_is_one_line_and_status_two(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('error', 'status', 'told'),
+    ('error', 'status', 'reported'),
     [
         (SourceError('no such thing'), 2, 'r3 eval: no such thing'),
         (KeyboardInterrupt(), 130, 'r3 eval: interrupted'),
     ],
 )
-def test_statuses(monkeypatch, capsys, error, status, told):
+def test_statuses(monkeypatch, capsys, error, status, reported):
     from r3_ros.commands import eval as command
 
     def fail(args):
@@ -132,7 +132,7 @@ def test_statuses(monkeypatch, capsys, error, status, told):
 
     monkeypatch.setattr(command, 'run', fail)
     assert cli.main(['eval', 'x', '--groundtruth', 'y']) == status
-    assert capsys.readouterr().err.strip() == told
+    assert capsys.readouterr().err.strip() == reported
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])

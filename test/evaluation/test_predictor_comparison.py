@@ -416,7 +416,7 @@ def test_names_make_names_of_files():
          'no.safetensors'),
     ],
 )  # fmt: skip
-def test_what_cannot_be_evaluated_is_told_in_one_line(
+def test_what_cannot_be_evaluated_is_reported_in_one_line(
     tmp_path, monkeypatch, capsys, arguments, said
 ):
     monkeypatch.chdir(tmp_path)

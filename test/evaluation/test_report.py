@@ -125,7 +125,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     ('name', 'content'),
     [('frames.csv', 'x\n'), ('frames.csv', 'stamp,a\n1.0\n'), ('evaluation.json', '{')],
 )
-def test_a_damaged_file_is_told(run, name, content):
+def test_a_damaged_file_is_reported(run, name, content):
     out = run(count=3)
     (out / name).write_text(content)
     with pytest.raises(SourceError, match='damaged'):

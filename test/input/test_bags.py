@@ -28,7 +28,7 @@ STORE = get_typestore(Stores.ROS2_JAZZY)
 
 def frames(count: int = 6, start_ns: int = scripted.START_NS) -> list[RawFrame]:
     return [
-        RawFrame(start_ns + i * 100_000_001, scripted.picture(WIDTH, HEIGHT, shade=i))
+        RawFrame(start_ns + i * 100_000_001, scripted.pattern_image(WIDTH, HEIGHT, shade=i))
         for i in range(count)
     ]
 
@@ -86,7 +86,7 @@ def test_ground_truth_is_written_with_its_own_stamps(tmp_path):
 
 
 def test_grey_images_are_written_as_mono8(tmp_path):
-    grey = np.repeat(scripted.picture(WIDTH, HEIGHT)[..., :1], 3, axis=-1)
+    grey = np.repeat(scripted.pattern_image(WIDTH, HEIGHT)[..., :1], 3, axis=-1)
     write_sequence(tmp_path / 'a.mcap', [RawFrame(5, grey)], None)
     bag = BagReader(tmp_path / 'a.mcap')
     for connection, _, data in bag.serialized():
@@ -125,7 +125,7 @@ def test_truth_that_begins_before_the_images_is_shifted_with_them(tmp_path):
 
 @pytest.mark.parametrize('stamps_ns', [[10**9, -1], [3 * 10**18]])
 def test_times_that_no_message_holds_are_refused(tmp_path, stamps_ns):
-    images = [RawFrame(stamp_ns, scripted.picture(WIDTH, HEIGHT)) for stamp_ns in stamps_ns]
+    images = [RawFrame(stamp_ns, scripted.pattern_image(WIDTH, HEIGHT)) for stamp_ns in stamps_ns]
     with pytest.raises(SourceError, match='does not fit into a ROS message'):
         write_sequence(tmp_path / 'a.mcap', images, None)
     assert not os.listdir(tmp_path)
@@ -169,7 +169,7 @@ def image_message(stamp_ns: int, **changes):
         'encoding': 'rgb8',
         'is_bigendian': 0,
         'step': 3 * WIDTH,
-        'data': scripted.picture(WIDTH, HEIGHT).reshape(-1),
+        'data': scripted.pattern_image(WIDTH, HEIGHT).reshape(-1),
     }
     return types['sensor_msgs/msg/Image'](**(fields | changes))
 
@@ -252,7 +252,7 @@ def test_a_missing_bag_is_named(tmp_path):
         BagReader(tmp_path / 'gone.mcap')
 
 
-def test_an_image_topic_without_images_is_told(tmp_path):
+def test_an_image_topic_without_images_is_reported(tmp_path):
     with Writer(tmp_path / 'bag', version=9) as writer:
         writer.add_connection('/camera/image', 'sensor_msgs/msg/Image', typestore=STORE)
     with pytest.raises(SourceError, match='has the topic /camera/image, but no image'):

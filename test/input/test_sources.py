@@ -22,7 +22,7 @@ def test_every_frame_of_a_folder_with_exact_stamps(tmp_path):
     source, frames = read(write_folder(tmp_path / 'seq'))
     assert [frame.stamp_ns for frame in frames] == [stamp(i) for i in range(12)]
     for i, frame in enumerate(frames):
-        np.testing.assert_array_equal(frame.image, scripted.picture(WIDTH, HEIGHT, shade=i))
+        np.testing.assert_array_equal(frame.image, scripted.pattern_image(WIDTH, HEIGHT, shade=i))
     assert (source.name, source.length, source.skipped) == ('seq', 12, 0)
     assert source.camera.intrinsics == scripted.intrinsics(WIDTH, HEIGHT)
     assert not source.warnings
@@ -116,7 +116,7 @@ def test_a_bag_folder_without_metadata_names_its_files(tmp_path):
 
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may read everything')
 @pytest.mark.parametrize('kind', ['folder', 'video'])
-def test_an_input_that_may_not_be_read_is_told(tmp_path, kind):
+def test_an_input_that_may_not_be_read_is_reported(tmp_path, kind):
     place = tmp_path / 'a'
     place.mkdir() if kind == 'folder' else place.write_bytes(b'x')
     place.chmod(0)
@@ -125,7 +125,7 @@ def test_an_input_that_may_not_be_read_is_told(tmp_path, kind):
     place.chmod(0o700)
 
 
-def test_an_error_of_the_system_is_told(tmp_path, monkeypatch):
+def test_an_error_of_the_system_is_reported(tmp_path, monkeypatch):
     def refuse(folder):
         raise PermissionError(13, 'Permission denied')
 
@@ -153,7 +153,7 @@ def test_a_topic_is_for_bags(tmp_path):
 def test_every_frame_of_a_video_at_its_own_time(tmp_path):
     source, frames = read(write_video(tmp_path / 'a.avi'))
     assert [frame.stamp_ns for frame in frames] == [i * 100_000_000 for i in range(20)]
-    expected = scripted.picture(WIDTH, HEIGHT, shade=7).astype(int)
+    expected = scripted.pattern_image(WIDTH, HEIGHT, shade=7).astype(int)
     # Motion JPEG: near, not equal; red and blue swapped would differ by a hundred levels.
     assert np.abs(frames[7].image - expected).mean() < 12
     assert source.length == 20 and not source.warnings

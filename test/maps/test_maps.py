@@ -277,10 +277,10 @@ def test_each_file_must_be_there_whole_and_a_file(folder, tmp_path, name):
     assert 'no regular file' in refused(folder)
 
 
-def test_another_version_is_told_with_the_software_that_wrote_it(folder):
+def test_another_version_is_reported_with_the_software_that_wrote_it(folder):
     edit_manifest(folder, format_version=2)
-    told = refused(folder, MapProblem.VERSION_MISMATCH)
-    assert 'format version 2' in told and '1.2.3' in told
+    reported = refused(folder, MapProblem.VERSION_MISMATCH)
+    assert 'format version 2' in reported and '1.2.3' in reported
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_capacity_is_that_of_the_slots_or_of_the_images(network, described, entr
 
 
 @torch.inference_mode()
-def test_budgets_that_do_not_suffice_are_told(network, described, entry_bytes):
+def test_budgets_that_do_not_suffice_are_reported(network, described, entry_bytes):
     entry = network.predict(described[0]).cache
     with pytest.raises(ModelError, match=r'at least two.*memory\.max_gpu_mib'):
         FrameMemory(CacheBudget(entry_bytes, 0)).keep(0, entry)
@@ -139,7 +139,7 @@ def test_slots_are_never_fewer_than_a_context_needs(network, described, entry_by
 
 
 @torch.inference_mode()
-def test_shrinking_without_room_below_is_told(network, described, entry_bytes):
+def test_shrinking_without_room_below_is_reported(network, described, entry_bytes):
     memory = FrameMemory(CacheBudget(20 * entry_bytes, 0))
     stream(network, described, memory)
     with pytest.raises(ModelError, match='max_host_mib'):

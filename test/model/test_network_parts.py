@@ -321,7 +321,7 @@ K = Intrinsics(fx=200.0, fy=180.0, cx=125.5, cy=69.5, width=252, height=140)
 
 
 @pytest.mark.parametrize('count', [1, 2, 5, 6])
-def test_known_cameras_are_told_from_the_first_in_their_own_unit(count):
+def test_known_cameras_are_relative_to_the_first_in_their_own_unit(count):
     poses = cameras(count, scale=7.0)
     encodings, unit = encode_cameras(poses, [K] * count)
     distances = sorted(np.linalg.norm(poses[:, :3, 3] - poses[0, :3, 3], axis=1))

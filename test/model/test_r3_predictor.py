@@ -1,4 +1,4 @@
-"""R3 behind the seam: conventions, what is held, and the way from a file of weights to a run."""
+"""R3 as a predictor: conventions, what is held, and the way from a file of weights to a run."""
 
 from dataclasses import replace
 import json
@@ -62,12 +62,12 @@ def checkpoint(network, tmp_path):
     return path
 
 
-# --- The seam ---
+# --- The interface ---
 
 
 def test_it_is_a_predictor(predictor):
-    seam: Predictor = predictor
-    assert {n for n in vars(Predictor) if not n.startswith('_')} <= set(dir(seam))
+    interface: Predictor = predictor
+    assert {n for n in vars(Predictor) if not n.startswith('_')} <= set(dir(interface))
 
 
 def test_an_edge_is_the_networks_pair_the_other_way_round(predictor, network):
@@ -284,7 +284,7 @@ def test_frames_left_with_their_image_are_computed_again_one_at_a_time(checkpoin
     assert {e.source_id for e in predictor.predict(frame(4), [0, 1, 2, 3]).edges} == {0, 1, 3}
 
 
-def test_missing_weights_are_told_with_the_way_to_get_them(tmp_path, monkeypatch):
+def test_missing_weights_are_reported_with_the_way_to_get_them(tmp_path, monkeypatch):
     monkeypatch.setenv('R3_ROS_WEIGHTS', str(tmp_path))
     monkeypatch.setenv('HF_HUB_CACHE', str(tmp_path / 'cache'))
     with pytest.raises(ModelError, match=r'r3 train.*model\.checkpoint'):
@@ -343,7 +343,9 @@ def test_images_have_the_size_that_the_weights_were_trained_on(network, tmp_path
 
 
 @pytest.mark.parametrize(('chosen', 'threads'), [(None, 1), ('2', 2)])
-def test_a_small_network_takes_one_thread_unless_told(tmp_path, monkeypatch, chosen, threads):
+def test_a_small_network_takes_one_thread_unless_configured(
+    tmp_path, monkeypatch, chosen, threads
+):
     if chosen is None:
         monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     else:
@@ -512,7 +514,7 @@ def test_the_node_says_why_it_has_no_network(tmp_path, graph, monkeypatch, capfd
 
 
 @pytest.mark.parametrize(
-    ('raised', 'told'),
+    ('raised', 'reported'),
     [
         (torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'), DeviceMemoryError),
         (RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED, out of memory'), DeviceMemoryError),
@@ -521,7 +523,7 @@ def test_the_node_says_why_it_has_no_network(tmp_path, graph, monkeypatch, capfd
         (RuntimeError('mat1 and mat2 shapes cannot be multiplied'), RuntimeError),
     ],
 )
-def test_errors_of_the_device_are_told_in_our_words(predictor, monkeypatch, raised, told):
+def test_errors_of_the_device_are_reported_in_our_words(predictor, monkeypatch, raised, reported):
     feed(predictor, 0, 1)
 
     def fail(*_, **__):
@@ -530,9 +532,9 @@ def test_errors_of_the_device_are_told_in_our_words(predictor, monkeypatch, rais
     monkeypatch.setattr(predictor._network, 'predict', fail)
     image = frame(2)
     predictor.describe(image)
-    with pytest.raises(told, match=str(raised)[:20]) as caught:
+    with pytest.raises(reported, match=str(raised)[:20]) as caught:
         predictor.predict(image, (0, 1))
-    assert type(caught.value) is told
+    assert type(caught.value) is reported
     monkeypatch.undo()
     # Nothing was remembered of the frame: it may be tried again, with less held.
     assert len(predictor._memory) == 2
@@ -579,7 +581,7 @@ def test_keyframes_of_a_saved_map_are_context_as_if_they_had_been_seen(network):
     assert first.edges == (), 'nothing of the map is left'
 
 
-def test_the_view_is_told_whatever_the_calibration(predictor, network):
+def test_the_view_is_reported_whatever_the_calibration(predictor, network):
     calibrated = feed(predictor, 0, 1)
     other = R3Predictor(network, ModelInfo('r3'), CONFIG, ROOM, torch.device('cpu'))
     guessed = feed(other, 0, 1, intrinsics=None)

@@ -190,7 +190,7 @@ def test_a_small_memory_keeps_its_budget_and_gives_the_same_twice(network, slots
         assert_same_edges(first, second, atol=0)
 
 
-def test_a_context_that_does_not_fit_is_told_before_anything_is_lost(network):
+def test_a_context_that_does_not_fit_is_reported_before_anything_is_lost(network):
     seen = fed(network, 0, 1, 2, 3, slots=4)
     to_image(seen, 0, 1)
     with pytest.raises(ModelError, match=r'4 context frames.*memory\.max_gpu_mib'):

@@ -134,7 +134,7 @@ class Failing:
 
 @pytest.mark.parametrize('at', [1, 4, 9, 17])
 @torch.inference_mode()
-def test_a_failed_copy_is_told_and_nothing_is_lost(network, described, budget, at):
+def test_a_failed_copy_is_reported_and_nothing_is_lost(network, described, budget, at):
     copier = Failing(10**9)
     memory = FrameMemory(budget, Transfers(CopyStream(), copier))
     for n in range(7):
@@ -159,7 +159,7 @@ def test_a_failed_copy_is_told_and_nothing_is_lost(network, described, budget, a
 
 
 @torch.inference_mode()
-def test_a_device_without_memory_is_told_as_such(network, described, budget):
+def test_a_device_without_memory_is_reported_as_such(network, described, budget):
     def copier(target, source):
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB')
 

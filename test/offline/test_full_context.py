@@ -448,8 +448,8 @@ def test_a_recording_becomes_the_same_files_as_in_a_stream(tmp_path, predictor, 
     assert evaluation['trajectory']['ate_percent'] < 0.1
     assert len(list((out / 'depth').iterdir())) == 40
     assert 'offline in 4 windows' in (out / 'report.html').read_text()
-    told = capsys.readouterr()
-    assert '40 frames' in told.out and 'window 4 of' in told.err
+    reported = capsys.readouterr()
+    assert '40 frames' in reported.out and 'window 4 of' in reported.err
     assert predictor.closed
 
 

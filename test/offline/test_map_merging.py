@@ -255,8 +255,8 @@ def test_two_halves_of_a_kitchen(tmp_path, capsys):
     out = tmp_path / 'merged'
     words = ['map', 'merge', str(tmp_path / 'out_a'), str(tmp_path / 'out_b'), '-o', str(out)]
     assert main(words) == 0
-    told = capsys.readouterr().out
-    assert 'keyframes of B have a place in A' in told
+    reported = capsys.readouterr().out
+    assert 'keyframes of B have a place in A' in reported
     counts = [
         len(read_tum(folder / 'trajectory.tum').stamps_ns)
         for folder in (out, tmp_path / 'out_a', tmp_path / 'out_b')

@@ -125,7 +125,7 @@ def test_rectification_can_be_switched_off(tmp_path):
     folder = write_folder(tmp_path / 'seq', count=1)
     text = (folder / 'camera.yaml').read_text().replace('[0, 0, 0, 0, 0]', '[-0.3, 0.1, 0, 0, 0]')
     (folder / 'camera.yaml').write_text(text)
-    raw = RawFrame(1, scripted.picture())
+    raw = RawFrame(1, scripted.pattern_image())
     source = FolderSource(folder)
     assert Undistorter(source.camera_for('off')).frame(raw).image is raw.image
     assert Undistorter(source.camera_for('auto')).frame(raw).image is not raw.image
@@ -200,8 +200,8 @@ def test_what_was_left_out_and_why_nothing_was_tracked_is_said(tmp_path, predict
     back = [f'{-i / 10} {name}' for i, name in enumerate(names)]
     (folder / 'timestamps.txt').write_text('\n'.join(back))
     assert main(['run', str(folder), '-o', str(tmp_path / 'out')]) == 0
-    told = capsys.readouterr().out
-    assert 'left out: 2 out of order' in told and 'nothing was tracked' in told
+    reported = capsys.readouterr().out
+    assert 'left out: 2 out of order' in reported and 'nothing was tracked' in reported
 
 
 def test_lost_frames_have_no_pose_in_the_files(tmp_path, predictor):

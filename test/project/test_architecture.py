@@ -1,6 +1,6 @@
 """Imports inside the package point one way, and heavy libraries stay where they belong.
 
-docs/architecture.md has the picture of the layers, CONTRIBUTING.md the table in words.
+docs/architecture.md has a diagram of the layers, CONTRIBUTING.md the table in words.
 """
 
 import ast

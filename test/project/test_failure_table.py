@@ -12,12 +12,12 @@ PAGE = ROOT / 'docs' / 'node.md'
 TESTS = {
     'images arrive too fast': (
         'ros_failures_images::overload_drops_frames_and_counts_them_exactly',
-        'ros_failures_images::overload_is_told_once_with_what_to_do',
+        'ros_failures_images::overload_is_reported_once_with_what_to_do',
         'ros_failures_images::queue_policy_loses_nothing',
     ),
     'unknown encoding': (
         'ros_failures_images::a_bad_image_is_rejected_and_the_next_one_tracked',
-        'ros_failures_images::every_encoding_is_tracked_and_every_other_told',
+        'ros_failures_images::every_encoding_is_tracked_and_every_other_reported',
         'ros_failures_images::rejections_are_logged_at_most_every_five_seconds_with_their_count',
         'ros_diagnostics::diagnostics_tell_when_everything_is_rejected',
     ),
@@ -39,7 +39,7 @@ TESTS = {
     ),
     'no stamp': (
         'ros_failures_time::zero_stamp_takes_the_time_of_arrival_and_says_so',
-        'ros_failures_time::images_without_a_stamp_are_told_once',
+        'ros_failures_time::images_without_a_stamp_are_reported_once',
     ),
     'a long gap': (
         'ros_failures_time::after_a_gap_the_camera_proves_itself_and_odometry_claims_nothing',
@@ -50,7 +50,7 @@ TESTS = {
         'ros_failures_images::another_frame_id_starts_anew',
     ),
     'CameraInfo missing': (
-        'ros_failures_calibration::a_useless_calibration_is_told_and_the_stream_goes_on',
+        'ros_failures_calibration::a_useless_calibration_is_reported_and_the_stream_goes_on',
         'ros_failures_calibration::a_calibration_that_breaks_later_is_not_taken',
         'ros_diagnostics::what_input_warns_of',
     ),
@@ -58,7 +58,7 @@ TESTS = {
         'ros_failures_calibration::a_calibration_of_another_cut_of_the_sensor_is_made_to_fit',
     ),
     'unknown distortion model': (
-        'ros_failures_calibration::an_unknown_distortion_model_is_told_once_and_not_undone',
+        'ros_failures_calibration::an_unknown_distortion_model_is_reported_once_and_not_undone',
     ),
     'CameraInfo comes later': (
         'ros_failures_calibration::a_calibration_that_comes_late_starts_a_new_session',
@@ -71,21 +71,21 @@ TESTS = {
         'ros_transforms::a_lost_camera_keeps_map_to_odom_and_loses_odom_to_base',
     ),
     'poses of the past are corrected': (
-        'ros_failures_tracking::corrected_poses_are_told_and_published_again',
+        'ros_failures_tracking::corrected_poses_are_reported_and_published_again',
         'ros_failures_tracking::clouds_of_keyframes_that_were_corrected_are_sent_again_where_they_belong',
         'ros_transforms::odom_is_continuous_where_map_jumps',
     ),
     'numbers that are not finite': ('ros_failures_tracking::nothing_but_finite_numbers_leaves',),
     '`base_frame` not connected': (
         'ros_transforms::without_the_transform_to_the_base_nothing_goes_out_until_it_comes',
-        'ros_rivals::a_camera_that_moves_on_its_named_base_is_refused_and_told_what_to_name',
+        'ros_rivals::a_camera_that_moves_on_its_named_base_is_refused_and_reported_what_to_name',
     ),
     "the robot's `odom -> base`": (
         'ros_navigation::without_the_robots_odometry_nothing_new_is_sent_and_the_last_goes_on',
     ),
     'another node broadcasts': (
         'ros_rivals::who_was_there_before_keeps_the_edge',
-        'ros_rivals::who_comes_later_is_told_and_forgotten_when_gone',
+        'ros_rivals::who_comes_later_is_reported_and_forgotten_when_gone',
     ),
     'disk full': (
         'ros_services::a_full_disk',
@@ -102,14 +102,14 @@ TESTS = {
         'ros_failures_device::the_first_time_less_is_held_and_the_frame_tried_again',
         'ros_failures_device::the_second_time_a_new_session_begins_and_the_third_stops',
         'ros_failures_device::other_policies_do_not_shrink',
-        'r3_predictor::errors_of_the_device_are_told_in_our_words',
+        'r3_predictor::errors_of_the_device_are_reported_in_our_words',
     ),
     'the device is lost': (
         'ros_failures_device::a_lost_device_stops_the_node_and_the_map_can_still_be_saved',
         'ros_process::a_node_that_cannot_be_cleaned_up_ends_its_process',
     ),
     'an unexpected error': (
-        'ros_failures_tracking::an_unforeseen_error_is_told_stops_the_stream_and_a_reset_helps',
+        'ros_failures_tracking::an_unforeseen_error_is_reported_stops_the_stream_and_a_reset_helps',
     ),
     'FAULT, for any reason': (
         'ros_failures_device::the_second_time_a_new_session_begins_and_the_third_stops',

@@ -203,7 +203,7 @@ def test_the_node_of_a_demo_has_the_parameters_that_were_asked_for():
 
 
 @pytest.mark.ros
-def test_a_wrong_parameter_is_told_before_anything_is_made(tmp_path, capsys):
+def test_a_wrong_parameter_is_reported_before_anything_is_made(tmp_path, capsys):
     out = tmp_path / 'out'
     assert main(['demo', '-o', str(out), '--model', 'r4']) == 2
     assert main(['demo', '-o', str(out), '--set', 'map.size=3']) == 2

@@ -192,7 +192,7 @@ def test_good_calibration():
         (info(roi=RegionOfInterest(x_offset=60, width=32, height=32)), 'invalid', 'not inside'),
     ],
 )
-def test_bad_calibration_is_told_and_the_focal_length_left_to_be_estimated(
+def test_bad_calibration_is_reported_and_the_focal_length_left_to_be_estimated(
     camera_info, status, words
 ):
     found = judge(camera_info)
@@ -237,7 +237,7 @@ def test_rectification(topic, option, undone):
         assert found.intrinsics.fx == 40.0, 'P describes a rectified image'
 
 
-def test_unknown_distortion_model_is_told_and_not_undone():
+def test_unknown_distortion_model_is_reported_and_not_undone():
     found = judge(info(d=[0.1] * 5, distortion_model='fancy'))
     assert found.status == 'valid'
     assert "'fancy'" in found.problem

@@ -40,7 +40,7 @@ def test_the_first_image_waits_for_its_calibration(graph):
         ({'width': 100}, 'size mismatch'),
     ],
 )
-def test_a_useless_calibration_is_told_and_the_stream_goes_on(graph, changes, status):
+def test_a_useless_calibration_is_reported_and_the_stream_goes_on(graph, changes, status):
     g = graph(input__camera_info_timeout=20.0).start()
     info = camera_info_message(START_NS, CAMERA, intrinsics())
     for name, value in changes.items():
@@ -107,7 +107,7 @@ def test_a_calibration_of_another_cut_of_the_sensor_is_made_to_fit(graph, change
     assert found.K == pytest.approx(expected.K)
 
 
-def test_an_unknown_distortion_model_is_told_once_and_not_undone(graph, capfd):
+def test_an_unknown_distortion_model_is_reported_once_and_not_undone(graph, capfd):
     g = graph(input__camera_info_timeout=20.0).start()
     info = camera_info_message(START_NS, CAMERA, intrinsics())
     info.distortion_model, info.d = 'kaleidoscope', [0.1] * 5

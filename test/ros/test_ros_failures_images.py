@@ -14,7 +14,7 @@ from r3_ros.msg import StreamStatus
 from r3_ros.ros.outputs.health import StreamState
 from r3_ros.ros.outputs.messages import header_message, stamp_ns_of
 from ros_graph import bad_image, BEST_EFFORT, CAMERA, image_message, PERIOD_NS
-from scripted import picture, Script, START_NS
+from scripted import pattern_image, Script, START_NS
 from sensor_msgs.msg import Image
 
 pytestmark = pytest.mark.ros
@@ -84,7 +84,7 @@ def test_a_bad_image_is_rejected_and_the_next_one_tracked(graph, changes, words)
 def test_another_size_starts_anew_or_is_rejected(graph):
     g = graph().start()
     g.send_many(2)
-    g.send(image_message(g.stamp_ns, picture(80, 60)))
+    g.send(image_message(g.stamp_ns, pattern_image(80, 60)))
     assert g.node.worker.engine.session.session_id == 1
     g.set_parameters(input__on_resolution_change='reject')
     g.send(image_message(g.stamp_ns))
@@ -122,15 +122,15 @@ def test_an_incompatible_publisher_is_named_in_diagnostics(graph):
     g.until(reported)
 
 
-def test_every_encoding_is_tracked_and_every_other_told(graph):
+def test_every_encoding_is_tracked_and_every_other_reported(graph):
     from test_ros_conversions import CASES, message
 
     g = graph(points__stride=4).start()
     colors = g.listen('/r3/color/image', Image)
     for n, (encoding, (pixels, *_)) in enumerate(CASES.items()):
-        picture = message(pixels, encoding, padding=b'pad')
-        picture.header = header_message(g.stamp_ns, CAMERA)
-        g.send(picture)
+        image = message(pixels, encoding, padding=b'pad')
+        image.header = header_message(g.stamp_ns, CAMERA)
+        g.send(image)
         assert (g.health.frames_processed, g.health.encoding) == (n + 1, encoding)
     assert g.health.frames_rejected == 0
     g.until(lambda: len(colors) == len(CASES))
@@ -140,7 +140,7 @@ def test_every_encoding_is_tracked_and_every_other_told(graph):
         assert g.health.frames_rejected == n + 1 and encoding in g.health.last_reject_reason
 
 
-def test_overload_is_told_once_with_what_to_do(graph, capfd):
+def test_overload_is_reported_once_with_what_to_do(graph, capfd):
     turnstile = threading.Semaphore(0)
     g = graph(Script(turnstile=turnstile)).start()
     mailbox = g.node.worker.mailbox

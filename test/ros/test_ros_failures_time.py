@@ -170,7 +170,7 @@ def test_after_a_gap_the_camera_proves_itself_and_odometry_claims_nothing(graph)
         assert np.diag(np.reshape(known.covariance, (6, 6))).max() < 1.0
 
 
-def test_images_without_a_stamp_are_told_once(graph, capfd):
+def test_images_without_a_stamp_are_reported_once(graph, capfd):
     g = graph().start()
     for _ in range(3):
         g.send(image_message(0))

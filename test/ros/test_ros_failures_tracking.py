@@ -12,7 +12,7 @@ from r3_ros.msg import KeyframeGraph, StreamStatus
 from r3_ros.ros.outputs.health import StreamState
 from r3_ros.ros.outputs.messages import stamp_ns_of
 from ros_graph import image_message, LATCHED, matrix
-from scripted import picture, Script
+from scripted import pattern_image, Script
 from sensor_msgs.msg import Image, PointCloud2
 from sensor_msgs_py import point_cloud2
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.ros
 EVERY = {'keyframe__overlap_threshold': 0.0, 'keyframe__novelty_threshold': 0.0}
 
 
-def test_an_unforeseen_error_is_told_stops_the_stream_and_a_reset_helps(graph, capfd):
+def test_an_unforeseen_error_is_reported_stops_the_stream_and_a_reset_helps(graph, capfd):
     from std_srvs.srv import Trigger
 
     g = graph(Script(failures={2: ZeroDivisionError('scripted')})).start()
@@ -90,7 +90,7 @@ def test_poses_of_low_confidence_say_so_and_the_map_rests(graph):
     assert poses[15].pose.covariance[0] > 2 * poses[9].pose.covariance[0]
 
 
-def test_corrected_poses_are_told_and_published_again(graph):
+def test_corrected_poses_are_reported_and_published_again(graph):
     script = Script(drift=0.2, refine_at={12})
     g = graph(script, **EVERY, keyframe__max_interval=3).start()
     statuses = g.listen('/r3/status', StreamStatus)
@@ -144,7 +144,7 @@ def test_clouds_of_keyframes_that_were_corrected_are_sent_again_where_they_belon
 
 @pytest.mark.parametrize(
     'pixels, reported',
-    [(np.full((48, 64, 3), 3, np.uint8), 'the image is black'), (picture(), 'it hangs')],
+    [(np.full((48, 64, 3), 3, np.uint8), 'the image is black'), (pattern_image(), 'it hangs')],
 )
 def test_a_camera_that_sees_nothing_or_hangs_gives_no_pose(graph, pixels, reported):
     g = graph(input__max_frozen_time=0.5).start()
@@ -166,5 +166,5 @@ def test_a_camera_that_sees_nothing_or_hangs_gives_no_pose(graph, pixels, report
 def test_a_simulated_camera_that_stands_still_keeps_its_pose(graph):
     g = graph(input__max_frozen_time=0.0).start()
     for _ in range(12):
-        g.send(image_message(g.stamp_ns, picture()))
+        g.send(image_message(g.stamp_ns, pattern_image()))
     assert g.health.state is StreamState.TRACKING

@@ -13,7 +13,7 @@ from r3_ros.ros.outputs.graph_messages import confidence_color
 from r3_ros.ros.outputs.messages import matrix_from_transform, stamp_ns_of
 from r3_ros.srv import GetKeyframeGraph
 from ros_graph import CAMERA, image_message, LATCHED, matrix
-from scripted import circle, picture, Script, truth
+from scripted import circle, pattern_image, Script, truth
 from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import Marker, MarkerArray
@@ -153,7 +153,7 @@ def test_the_graph_is_empty_before_the_first_image_and_after_a_reset(graph):
     assert graphs[-1].session_id == 1
 
 
-def test_nothing_is_told_while_metres_are_awaited(graph):
+def test_nothing_is_reported_while_metres_are_awaited(graph):
     g = graph(scale__source='odometry', **OFTEN).start()
     graphs = g.listen('/r3/keyframe_graph', KeyframeGraph, LATCHED)
     g.send_many(5)
@@ -237,7 +237,7 @@ def test_colour_pairs_with_depth_pixel_for_pixel(graph):
         )
     }
     shades = (0, 100, 200)
-    stamps = [g.send(image_message(g.stamp_ns, picture(shade=s))) for s in shades]
+    stamps = [g.send(image_message(g.stamp_ns, pattern_image(shade=s))) for s in shades]
     g.until(lambda: all(len(messages) == 2 for messages in received.values()))
     for n in range(2):
         depth, depth_info, color, color_info = (messages[n] for messages in received.values())
@@ -248,4 +248,4 @@ def test_colour_pairs_with_depth_pixel_for_pixel(graph):
         assert size == (color.height, color.width) == (depth_info.height, depth_info.width)
         pixels = np.frombuffer(color.data, np.uint8).reshape(*size, 3)
         # The scripted predictor takes every second pixel of its image.
-        np.testing.assert_array_equal(pixels, picture(shade=shades[n])[::2, ::2])
+        np.testing.assert_array_equal(pixels, pattern_image(shade=shades[n])[::2, ::2])

@@ -141,7 +141,7 @@ def test_arguments_arrive_in_their_types(stage):
         ({'rviz': 'true', 'rviz_config': 'my.rviz'}, "there is no file 'my.rviz'"),
     ],
 )
-def test_what_is_not_there_is_told(stage, caplog, arguments, words):
+def test_what_is_not_there_is_reported(stage, caplog, arguments, words):
     assert not stage.carry_out('stream', **arguments)
     assert stage.status != 0
     assert words in caplog.text

@@ -82,7 +82,7 @@ def test_configure_fails_with_a_reason_and_can_be_tried_again(graph, monkeypatch
         (KeyError('forgotten'), "KeyError: 'forgotten'"),
     ],
 )
-def test_what_a_transition_did_not_expect_is_told(graph, monkeypatch, capfd, error, words):
+def test_what_a_transition_did_not_expect_is_reported(graph, monkeypatch, capfd, error, words):
     g = graph()
     load, closed = g.node._load_engine, []
 

@@ -204,7 +204,7 @@ def test_a_stopped_stream_has_to_be_reset_first(graph, folder):
     assert answer.code == CODES.NOT_LOCALISED and '~/reset' in answer.message
 
 
-def test_a_reset_ends_the_search_and_is_told(graph, folder):
+def test_a_reset_ends_the_search_and_is_reported(graph, folder):
     g = graph(Script(blackouts=range(100))).start()
     future = ask(g)
     g.send()

@@ -119,7 +119,7 @@ def test_empty_cloud():
     assert len(point_cloud2.read_points(message)) == 0
 
 
-def test_organized_cloud_has_the_shape_of_the_depth_and_nan_where_none_is_trusted():
+def test_organized_cloud_has_the_shape_of_the_depth_and_nan_where_none_is_confident():
     depth = depth_map()
     depth.depth[3, 5] = np.nan
     depth.confidence[7, 9] = np.inf

@@ -87,12 +87,12 @@ def test_without_the_robots_odometry_nothing_new_is_sent_and_the_last_goes_on(gr
     last = g.node.worker.authority.T_map_odom.copy()
     transforms = g.listen_tf()
     received = g.listen('/diagnostics', DiagnosticArray)
-    withheld = g.send_many(3)
+    early_ns = g.send_many(3)
     g.until(lambda: g.transform_health.failures == 3)
-    newest_ns = withheld[-1] + SECOND_NS // 10
+    newest_ns = early_ns[-1] + SECOND_NS // 10
     g.until(lambda: any(stamp_ns_of(t.header.stamp) > newest_ns for t in transforms))
     sent = [t for t in transforms if t.child_frame_id == 'odom']
-    assert sent and not any(at(transforms, 'odom', stamp_ns) for stamp_ns in withheld)
+    assert sent and not any(at(transforms, 'odom', stamp_ns) for stamp_ns in early_ns)
     for transform in sent:
         T = matrix_from_transform(transform.transform)
         np.testing.assert_allclose(T, last, atol=1e-12)

@@ -64,7 +64,7 @@ def test_every_parameter_is_declared_and_described(graph):
             )  # fmt: skip
 
 
-def test_a_misspelt_parameter_is_told(graph, capfd):
+def test_a_misspelt_parameter_is_reported(graph, capfd):
     graph(arguments=('-p', 'keyframe.max_intervals:=5', '-p', 'stream.preset:=online'))
     log = capfd.readouterr().err
     assert "did you mean 'keyframe.max_interval'?" in log

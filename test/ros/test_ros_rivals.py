@@ -64,7 +64,7 @@ def test_who_was_there_before_keeps_the_edge(graph, edge, static):
 
 
 @pytest.mark.parametrize('edge', [MAP_ODOM, ODOM_BASE], ids=['map-odom', 'odom-base'])
-def test_who_comes_later_is_told_and_forgotten_when_gone(graph, edge, capfd, monkeypatch):
+def test_who_comes_later_is_reported_and_forgotten_when_gone(graph, edge, capfd, monkeypatch):
     monkeypatch.setattr(frame_tree, '_LINK_TIMEOUT_S', 0.5)
     g = graph(diagnostics__period=0.1).start()
     g.send_many(2)
@@ -161,7 +161,7 @@ def test_a_moving_frame_above_the_camera_is_no_base(graph):
     assert g.transform_health.two_parents == f'odom_of_others -> {CAMERA}' and other
 
 
-def test_a_camera_that_moves_on_its_named_base_is_refused_and_told_what_to_name(graph):
+def test_a_camera_that_moves_on_its_named_base_is_refused_and_reported_what_to_name(graph):
     g = graph(base_frame=BASE, tf_lookup_timeout=5.0)
     assert g.turn('configure')
     fixed = somebody_says(g, 'head', CAMERA, static=True, T=make_T(R_BODY_OPTICAL, np.zeros(3)))

@@ -19,7 +19,7 @@ from r3_ros.ros.outputs.messages import camera_info_message, transform_message
 from r3_ros.ros.tf.frame_tree import TransformTree
 from r3_ros.srv import GetKeyframeGraph, LoadMap, SaveMap, SaveTrajectory, SetScale
 from ros_graph import CAMERA, image_message, PERIOD_NS
-from scripted import intrinsics, picture, Script, START_NS
+from scripted import intrinsics, pattern_image, Script, START_NS
 from std_srvs.srv import SetBool, Trigger
 from tf2_ros import StaticTransformBroadcaster
 
@@ -254,10 +254,10 @@ def test_a_worker_that_waits_for_a_transform_sleeps(graph, monkeypatch):
 def test_another_camera_of_another_size_starts_one_session(graph):
     g = graph().start()
     g.send_many(3)
-    g.send(image_message(g.stamp_ns, picture(80, 60), frame='other_optical'))
+    g.send(image_message(g.stamp_ns, pattern_image(80, 60), frame='other_optical'))
     assert g.node.worker.snapshot.stream.session_id == 1
     # Its stamps have nothing to do with those of the first.
-    g.send(image_message(START_NS, picture(96, 72), frame='third_optical'))
+    g.send(image_message(START_NS, pattern_image(96, 72), frame='third_optical'))
     snapshot = g.node.worker.snapshot
     assert (snapshot.stream.session_id, snapshot.stream.frame_index) == (2, 1)
     assert snapshot.health.rejected == {}

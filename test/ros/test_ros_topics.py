@@ -14,7 +14,7 @@ from r3_ros.ros.outputs.messages import header_message, stamp_ns_of, time_messag
 from r3_ros.ros.outputs.outputs import TOPICS
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from ros_graph import BEST_EFFORT, CAMERA, image_message, LATCHED, matrix
-from scripted import intrinsics, picture, Script, SECOND_NS, START_NS, straight, truth
+from scripted import intrinsics, pattern_image, Script, SECOND_NS, START_NS, straight, truth
 from sensor_msgs.msg import Image, PointCloud2
 from sensor_msgs_py import point_cloud2
 
@@ -290,7 +290,7 @@ def test_compressed_images_come_on_the_topic_below(graph):
     assert g.node.autostart()
     camera = g.probe.create_publisher(CompressedImage, '/front/image_raw/compressed', 10)
     g.until(lambda: camera.get_subscription_count() == 1)
-    data = cv2.imencode('.jpg', picture())[1].tobytes()
+    data = cv2.imencode('.jpg', pattern_image())[1].tobytes()
     header = header_message(START_NS, CAMERA)
     for cut, processed, rejected in ((None, 1, 0), (200, 1, 1)):
         camera.publish(CompressedImage(header=header, format='jpeg', data=data[:cut]))

@@ -300,7 +300,7 @@ def test_map_and_odom_are_no_base(graph):
     assert transforms == []
 
 
-def test_an_edge_of_somebody_else_is_refused_and_told(graph, capfd):
+def test_an_edge_of_somebody_else_is_refused_and_reported(graph, capfd):
     g = configured(graph, diagnostics__period=0.1)
     other = TransformBroadcaster(g.probe)
     other.sendTransform(transform_message(START_NS, 'map', 'odom', np.eye(4)))

@@ -11,7 +11,7 @@ from r3_ros.core.geometry import inverse, make_T, T_from_quat
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.gate import Gate
 from scipy.spatial.transform import Rotation
-from scripted import frames, intrinsics, picture, Script, ScriptedPredictor, straight, truth
+from scripted import frames, intrinsics, pattern_image, Script, ScriptedPredictor, straight, truth
 
 GOLDEN = PARITY / 'golden-stream-trace.npz'
 NOMINAL = 2.0
@@ -322,7 +322,7 @@ def test_the_trace_that_locks_the_official_gate_out_does_not_lock_ours():
     exact = inverse(golden['in.gt_w2c'].astype(np.float64))
     silent, errors = [], []
     for j in range(120):
-        estimate = engine.step(Frame(picture(shade=j), j * 100_000_000))
+        estimate = engine.step(Frame(pattern_image(shade=j), j * 100_000_000))
         if estimate.T_world_camera is None:
             silent.append(j)
         else:

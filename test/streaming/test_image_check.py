@@ -10,7 +10,7 @@ from r3_ros.core.errors import FrameError
 from r3_ros.core.parameter_fields import updated
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.image_check import ImageCheck
-from scripted import frames, picture, ScriptedPredictor
+from scripted import frames, pattern_image, ScriptedPredictor
 
 PERIOD_NS = 100_000_000
 
@@ -27,28 +27,28 @@ def covered(seed=0, level=3.0, noise=1.0, size=(48, 64, 3)):
 
 
 def test_a_covered_lens_is_noticed_at_once_and_its_end_as_well():
-    found = faults([picture(), covered(1), covered(2), picture(shade=1)])
+    found = faults([pattern_image(), covered(1), covered(2), pattern_image(shade=1)])
     assert found[0] == found[3] == ''
     assert all('the image is black' in fault for fault in found[1:3])
     assert 'of one colour' in faults([covered(level=200)])[0]
 
 
 def test_what_shows_little_is_left_to_the_predictor():
-    dim = (picture().astype(np.float32) * 0.1).astype(np.uint8)
+    dim = (pattern_image().astype(np.float32) * 0.1).astype(np.uint8)
     wall = np.clip(np.linspace(180, 190, 64) + covered(level=0, noise=1)[..., 0], 0, 255)
     assert faults([dim, np.repeat(wall[..., None], 3, axis=2).astype(np.uint8)]) == ['', '']
 
 
 def test_a_stalled_camera_is_detected_after_half_a_second():
-    found = faults([picture()] * 8)
+    found = faults([pattern_image()] * 8)
     assert found[:5] == [''] * 5
     assert all('same image for 0.5 s' in fault for fault in found[5:6]) and found[7]
-    assert set(faults([picture()] * 8, longest_s=0.0)) == {''}
+    assert set(faults([pattern_image()] * 8, longest_s=0.0)) == {''}
 
 
 def test_an_image_repeated_now_and_then_is_no_fault():
-    doubled = [picture(shade=n // 2) for n in range(40)]
-    slow = [picture(shade=n // 2) for n in range(6)]
+    doubled = [pattern_image(shade=n // 2) for n in range(40)]
+    slow = [pattern_image(shade=n // 2) for n in range(6)]
     assert set(faults(doubled, PERIOD_NS // 6)) == {''} and set(faults(slow, 10**9)) == {''}
 
 

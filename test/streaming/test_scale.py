@@ -32,7 +32,7 @@ def depth_map(depth, confidence=None, frame_id=0):
         frame_id,
         depth.astype(np.float32),
         confidence.astype(np.float32),
-        scripted.picture(width, height),
+        scripted.pattern_image(width, height),
         scripted.intrinsics(width, height),
     )
 
@@ -444,18 +444,16 @@ def test_the_metric_network_gets_the_focal_length_of_its_own_input():
 
     network = shared_network('metric')
     predictor = MetricPredictor(network, torch.device('cpu'), DA3Rule(process_res=56))
-    picture = depth_map(np.ones((84, 112)))
-    metres = predictor.metres(picture)
+    image = depth_map(np.ones((84, 112)))
+    metres = predictor.metres(image)
     assert metres.shape == (84, 112) and metres.dtype == np.float32
     # Twice the focal length, the same image: everything is twice as far.
     zoomed = scripted.intrinsics(112, 84)
     zoomed = type(zoomed)(2 * zoomed.fx, 2 * zoomed.fy, zoomed.cx, zoomed.cy, 112, 84)
-    farther = predictor.metres(
-        DepthMap(0, picture.depth, picture.confidence, picture.image, zoomed)
-    )
+    farther = predictor.metres(DepthMap(0, image.depth, image.confidence, image.image, zoomed))
     np.testing.assert_allclose(farther, 2 * metres, rtol=1e-6)
     # Half as large as the image: half its focal length, and each result for two by two pixels.
-    small = prepare_da3(picture.image, DA3Rule(process_res=56)).pixels
+    small = prepare_da3(image.image, DA3Rule(process_res=56)).pixels
     with torch.inference_mode():
         answer = network(torch.from_numpy(small.copy()).permute(2, 0, 1)[None])
     expected = answer.depth[0].numpy() * 0.5 * scripted.intrinsics(112, 84).fx / 300

@@ -5,12 +5,12 @@ import array
 import cv2
 import numpy as np
 from r3_ros.ros.outputs.messages import header_message
-from scripted import picture, START_NS
+from scripted import pattern_image, START_NS
 from sensor_msgs.msg import Image
 
 WIDTH, HEIGHT = 64, 48
 
-RGB = picture(WIDTH, HEIGHT)
+RGB = pattern_image(WIDTH, HEIGHT)
 
 GRAY = np.repeat(cv2.cvtColor(RGB, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
 
@@ -81,7 +81,7 @@ CASES = {
     '8UC4': (with_alpha(RGB[..., ::-1]), RGB, 0),
     'mono16': (SIXTEEN, np.repeat(RGB[..., :1], 3, axis=2), 0),
     '16UC1': (SIXTEEN, np.repeat(RGB[..., :1], 3, axis=2), 0),
-    # Worst differences of these pictures: 5 (mosaic), 5 (shared colour).
+    # Worst differences of these images: 5 (mosaic), 5 (shared colour).
     'bayer_rggb8': (bayer('rg', 'gb'), SMOOTH, 6),
     'bayer_bggr8': (bayer('bg', 'gr'), SMOOTH, 6),
     'bayer_gbrg8': (bayer('gb', 'rg'), SMOOTH, 6),

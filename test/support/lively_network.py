@@ -29,7 +29,7 @@ def lively(variant='r3-tiny', seed=0):
 
 
 def frame(number, intrinsics=K, size=SIZE):
-    """Return a picture that is its own, with structure at several scales."""
+    """Return an image of its own, with structure at several scales."""
     rng = np.random.default_rng(number)
     coarse = rng.integers(0, 255, (size[0] // 8 + 1, size[1] // 8 + 1, 3))
     blocks = np.kron(coarse, np.ones((8, 8, 1)))[: size[0], : size[1]]

@@ -10,9 +10,9 @@ def as_map_server_reads(folder):
     """Return cells, resolution and origin by the rule of map_server's documentation."""
     content = yaml.safe_load((folder / 'map.yaml').read_text())
     assert content['mode'] == 'trinary' and content['negate'] == 0
-    picture = cv2.imread(str(folder / content['image']), cv2.IMREAD_UNCHANGED)
-    probability = (255 - picture.astype(float)) / 255
-    cells = np.full(picture.shape, UNKNOWN)
+    image = cv2.imread(str(folder / content['image']), cv2.IMREAD_UNCHANGED)
+    probability = (255 - image.astype(float)) / 255
+    cells = np.full(image.shape, UNKNOWN)
     cells[probability > content['occupied_thresh']] = OCCUPIED
     cells[probability < content['free_thresh']] = FREE
     return cells[::-1], content['resolution'], content['origin']

@@ -35,11 +35,11 @@ def load(config):
     return Engine((StuckPredictor if where == 'frame' else ScriptedPredictor)(script), config)
 
 
-def save_slowly(cancelled, told=saving._give_up_if):
+def save_slowly(cancelled, reported=saving._give_up_if):
     sys.stderr.write('stuck in a save\n')
     sys.stderr.flush()
     cancelled.wait(600.0)
-    told(cancelled)
+    reported(cancelled)
 
 
 where = sys.argv.pop(1)

@@ -28,7 +28,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from ros_domain import Domain
-from scripted import intrinsics, PERIOD_NS, picture, Script, ScriptedPredictor, START_NS
+from scripted import intrinsics, pattern_image, PERIOD_NS, Script, ScriptedPredictor, START_NS
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
 from thread_guard import ThreadGuard
@@ -45,7 +45,7 @@ def image_message(
     stamp_ns: int, pixels: np.ndarray | None = None, encoding: str = 'rgb8', frame: str = CAMERA
 ) -> Image:
     # A camera never gives the same image twice.
-    pixels = picture(shade=stamp_ns // PERIOD_NS % 251) if pixels is None else pixels
+    pixels = pattern_image(shade=stamp_ns // PERIOD_NS % 251) if pixels is None else pixels
     return Image(
         header=header_message(stamp_ns, frame),
         height=pixels.shape[0],
@@ -164,7 +164,7 @@ class Graph:
         gone = weakref.ref(self.node)
         del self.node, self.probe, self.executor, self.images, self.infos, node
         # rclpy's objects refer to each other in circles: until those are collected, the node is
-        # on the graph of its domain, where a later test would take it for a twin.
+        # on the graph of its domain, where a later test would take it for a duplicate.
         gc.collect()
         deadline = time.monotonic() + 20.0
         while gone() is not None and time.monotonic() < deadline:

@@ -65,7 +65,7 @@ def truth(path: Path, stamp_ns: int, first_ns: int = START_NS) -> np.ndarray:
     return inverse(path(first_ns)) @ path(stamp_ns)
 
 
-def picture(width: int = 64, height: int = 48, shade: int = 0) -> np.ndarray:
+def pattern_image(width: int = 64, height: int = 48, shade: int = 0) -> np.ndarray:
     """Return a (height, width, 3) uint8 image whose three channels differ everywhere."""
     y, x = np.mgrid[:height, :width]
     channels = (x * 255 // width, y * 255 // height, (x + y + shade) % 256)
@@ -90,7 +90,7 @@ def frames(
     """Yield frames as a camera would, at a constant rate."""
     for i in range(count):
         yield Frame(
-            image=picture(shade=i),
+            image=pattern_image(shade=i),
             stamp_ns=start_ns + round(i * SECOND_NS / rate_hz),
             intrinsics=intrinsics() if calibrated else None,
         )

@@ -67,8 +67,8 @@ class ScriptedWindows:
         """Cameras near each other look alike; far ones have nothing in common."""
         centres = self.script.T_world_camera[:, :3, 3]
         far = np.linalg.norm(centres - centres[camera_of(image)], axis=1)
-        likeness = np.exp(-(far**2)).astype(np.float32)
-        return likeness / np.linalg.norm(likeness)
+        similarity = np.exp(-(far**2)).astype(np.float32)
+        return similarity / np.linalg.norm(similarity)
 
     def predict(self, images):
         script, cameras = self.script, [camera_of(image) for image in images]

@@ -36,7 +36,7 @@ def write_folder(folder: Path, count: int = 12, suffix: str = '.png') -> Path:
     stamps, truth = [], []
     path = scripted.circle()
     for i in range(count):
-        image = scripted.picture(WIDTH, HEIGHT, shade=i)
+        image = scripted.pattern_image(WIDTH, HEIGHT, shade=i)
         cv2.imwrite(str(folder / 'rgb' / f'{i:06d}{suffix}'), image[..., ::-1])
         stamps.append(f'{seconds(stamp(i))} rgb/{i:06d}{suffix}')
         T = scripted.truth(path, stamp(i))
@@ -53,7 +53,9 @@ def write_video(path: Path, count: int = 20, rate_hz: float = 10.0) -> Path:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), rate_hz, (WIDTH, HEIGHT))
     assert writer.isOpened()
     for i in range(count):
-        writer.write(np.ascontiguousarray(scripted.picture(WIDTH, HEIGHT, shade=i)[..., ::-1]))
+        writer.write(
+            np.ascontiguousarray(scripted.pattern_image(WIDTH, HEIGHT, shade=i)[..., ::-1])
+        )
     writer.release()
     return path
 

@@ -302,8 +302,8 @@ def test_one_changed_value_fails_the_array_and_names_it(tmp_path, capsys):
     assert failed(run_one(path, PARITY)) == set(changes)
     assert parity(tmp_path, '--weights', PARITY, '--verbose') == 1
     lines = capsys.readouterr().out.splitlines()
-    told = {line.split()[0] for line in lines if line.startswith('    ') and 'FAIL' in line}
-    assert told == set(changes)
+    reported = {line.split()[0] for line in lines if line.startswith('    ') and 'FAIL' in line}
+    assert reported == set(changes)
 
 
 @pytest.mark.slow
@@ -361,7 +361,7 @@ def test_changed_poses_fail(tmp_path):
 
 
 @needs_goldens
-def test_changed_pictures_and_unknown_settings_fail(tmp_path):
+def test_changed_images_and_unknown_settings_fail(tmp_path):
     def other_settings(text):
         return np.array(json.dumps(json.loads(text.item()) | {'mirror': True}))
 
@@ -410,7 +410,7 @@ def test_other_frames_blocks_sizes_and_thinning_are_found_out(folder):
 )
 def test_other_frames_in_another_order_fail(folder, key):
     path, arrays = folder / 'golden-r3-tiny-other.npz', dict(own_arrays())
-    # A picture that is not the one of the row, or rows and columns the wrong way about.
+    # An image that is not the one of the row, or rows and columns the wrong way about.
     arrays[key] = arrays[key][::-1] if len(arrays[key]) > 1 else arrays[key][:, :, ::-1, ::-1]
     assert failed(run_one(write(path, arrays))) == {key}
 
@@ -427,7 +427,7 @@ def test_pairs_forwards_alone_are_enough_with_full_context(folder):
     assert 'full.rel_pose_mask' in failed(run_one(write(path, arrays)))
 
 
-def test_a_picture_that_follows_from_a_key_is_made(folder):
+def test_an_image_that_follows_from_a_key_is_made(folder):
     names = {}
     exec(SCRIPT, names)
     noise = names['unit']('image-28x42', 3 * 28 * 42).reshape(1, 1, 3, 28, 42)
@@ -681,7 +681,7 @@ def test_poses_need_their_inputs(folder):
     assert 'do not fit' in run_one(write(path, arrays)).problem
 
 
-def test_more_views_than_pictures_fail(folder):
+def test_more_views_than_images_fail(folder):
     arrays = {
         'pixels': np.zeros((1, 14, 14, 3), dtype=np.uint8),
         'views2.depth': np.ones((2, 14, 14)),
