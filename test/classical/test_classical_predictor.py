@@ -172,6 +172,7 @@ def test_the_same_input_gives_the_same_output(make):
             assert np.array_equal(x.depth, y.depth, equal_nan=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('calibrated', [True, False])
 def test_turning_on_the_spot_never_starts(make, calibrated):
     truth = turn_only(50)
@@ -347,6 +348,7 @@ def test_large_images_are_worked_on_smaller_with_intrinsics_of_the_original(make
     assert prediction.intrinsics.fx == pytest.approx(1500.0)
 
 
+@pytest.mark.slow
 def test_reset_starts_a_new_world(make):
     stream = make().run(room(), wander(30))
     stream.predictor.reset()
@@ -410,6 +412,7 @@ def test_landmarks_for_a_map_lie_where_the_keyframes_saw_them(walk):
     assert np.isfinite(landmarks.relative_sigma).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('size', [(400, 300), (320, 240)])
 def test_a_saved_map_is_found_again_by_a_camera_of_another_size(walk, make, size):
     """The same way once more, by a predictor that has only the keyframes and the landmarks."""

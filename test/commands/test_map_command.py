@@ -149,6 +149,7 @@ def test_a_colmap_model_says_where_each_landmark_is_seen(folder, tmp_path):
     assert tracks == len(saved.landmarks.frame_ids)
 
 
+@pytest.mark.slow
 def test_a_map_without_landmarks_gives_colmap_its_cloud(tmp_path):
     saved = dataclasses.replace(room_map(), landmarks=None)
     write_map(tmp_path / 'map', saved)

@@ -121,6 +121,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         write_report(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('name', 'content'),
     [('frames.csv', 'x\n'), ('frames.csv', 'stamp,a\n1.0\n'), ('evaluation.json', '{')],

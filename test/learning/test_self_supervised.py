@@ -449,6 +449,7 @@ MIXED = updated(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_clips_follow_from_seed_and_step_alone(folder):
     first, again = (MixedClips(MIXED, [folder], MadeUp(), CPU) for _ in range(2))
     of_videos = [isinstance(first.training(k)[1], UnlabelledClips) for k in range(40)]

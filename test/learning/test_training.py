@@ -146,6 +146,7 @@ def test_a_state_of_other_settings_or_none_at_all_is_refused(tmp_path):
         trainer_in(tmp_path)
 
 
+@pytest.mark.slow
 def test_weights_of_the_average_are_loaded_as_any_others(tmp_path):
     settings = updated(SETTINGS, {'optimiser.steps': 1, 'report.validate_every': 0})
     trainer = trainer_in(tmp_path, settings, network=new_network('r3-tiny', 0))

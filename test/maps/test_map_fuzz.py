@@ -214,6 +214,7 @@ def test_a_changed_map_is_refused_or_gone_on_with_and_saved_again(accepted, tmp_
     assert found > 20
 
 
+@pytest.mark.slow
 @pytest.mark.ros
 def test_messages_of_a_session_in_a_changed_map_can_be_built(accepted):
     pytest.importorskip('rclpy', reason='rclpy is not installed')

@@ -70,6 +70,7 @@ def test_a_furnished_room_has_its_ground_plan(seed):
     assert not (walls == FREE).any() and np.mean(walls == OCCUPIED) > 0.9
 
 
+@pytest.mark.slow
 def test_noise_of_two_centimetres_and_stray_points_change_little():
     room = survey(3)
     rng = np.random.default_rng(1)

@@ -439,6 +439,7 @@ def test_keys_and_shapes_are_the_official_ones(path):
     assert ours == {key.partition('.')[2]: entry['shape'] for key, entry in manifest.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_every_network_is_recognised_by_its_keys(variant):
     with torch.device('meta'):

@@ -78,6 +78,7 @@ def test_seeing_later_frames_changes_the_answer():
     assert (causal.fov - full.fov).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['r3', 'r3-odd'])
 def test_a_causal_clip_is_its_frames_one_by_one(name):
     network, images = shared_network(name), sample_images(6, batch=2)
@@ -550,6 +551,7 @@ def test_nothing_is_read_back_to_choose_what_to_compute():
         assert answer.depth.is_meta and answer.depth.shape[-3:] == (3, 42, 70)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'read',
     [
@@ -623,6 +625,7 @@ def converted(name, dtype):
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['r3', 'r3-odd', 'da3', 'metric'])
 @pytest.mark.parametrize(('dtype', 'bound'), [(torch.bfloat16, 0.1), (torch.float16, 0.012)])
 def test_half_precision_stays_near_float32(name, dtype, bound):

@@ -260,6 +260,7 @@ def test_a_file_of_weights_becomes_a_predictor_that_says_what_it_is(checkpoint):
     assert stat.S_IMODE(checkpoint.stat().st_mode) & 0o600 == 0o600
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('precision', ['bf16', 'fp16'])
 def test_lower_precisions_are_near(checkpoint, predictor, precision):
     exact = feed(predictor, 0, 1)[1]

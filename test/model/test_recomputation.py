@@ -172,6 +172,7 @@ def wandering(n):
     return sorted({0, n - 1, n - 2, (n * 7) % n, (n * 5 + 3) % n} & set(range(n))) if n else []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('slots,host', [(6, 0), (6, 3)])
 def test_a_small_memory_keeps_its_budget_and_gives_the_same_twice(network, slots, host):
     runs = []

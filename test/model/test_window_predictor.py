@@ -144,6 +144,7 @@ class _Peak(TorchDispatchMode):
         self.now -= size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('variant', ['r3-tiny', 'r3-small'])
 @pytest.mark.parametrize('depth', [True, False])
 @pytest.mark.parametrize('frames', [4, 8])

@@ -57,6 +57,7 @@ def expected(first_ns, stamps_ns, placement=T_MAP_WORLD):
     return placement @ inverse(path(int(first_ns))) @ T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('unit', [0.6, 1.0, 2.5])
 def test_overlapping_sessions_become_one(first, unit, tmp_path):
     second = mapped(60, 160, Script(new_unit=(0, unit)))

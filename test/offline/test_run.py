@@ -248,6 +248,7 @@ def test_wrong_options_are_one_clear_line(tmp_path, predictor, capsys, arguments
     assert sorted(os.listdir(tmp_path)) == ['seq']
 
 
+@pytest.mark.slow
 def test_an_existing_output_is_kept_unless_overwritten(tmp_path, predictor, capsys):
     folder = write_folder(tmp_path / 'seq', count=3)
     out = tmp_path / 'out'

@@ -96,6 +96,7 @@ def test_edges_tell_the_recent_past_from_what_was_remembered(graph):
     assert min(kinds[RelativePoseEdge.MEMORY]) > 2
 
 
+@pytest.mark.slow
 def test_bridges_join_segments(graph):
     script = Script(path=circle(period_s=8.0), reach=0.3, blackouts=set(range(20, 35)))
     g = graph(script, loop__new_segment_after=3, loop__apply_after=1, **OFTEN).start()
@@ -193,6 +194,7 @@ def test_markers_are_two_lists_of_lines_that_replace_one_another(graph):
     assert np.abs(first.mean(axis=0)[1:]).max() < 1e-6
 
 
+@pytest.mark.slow
 def test_edges_are_coloured_by_their_confidence(graph):
     script = Script(droughts={7, 8, 9}, drought_score=0.5)
     g = graph(script, **OFTEN).start()

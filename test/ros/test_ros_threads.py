@@ -26,6 +26,12 @@ from tf2_ros import StaticTransformBroadcaster
 pytestmark = pytest.mark.ros
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Have a worker that does not end given up after a moment."""
+    monkeypatch.setattr(worker, '_STOP_S', 0.3)
+
+
 def stuck(graph, script=None, **parameters):
     """Return an inactive node whose worker is inside a frame, and what lets it go on."""
     turnstile = threading.Semaphore(0)

@@ -218,6 +218,7 @@ def test_a_place_that_only_looks_the_same_bends_nothing(claims):
     assert offs(fooled.final, fooled.truth).max() < 1e-6
 
 
+@pytest.mark.slow
 def test_wrong_edges_among_the_closing_ones_are_let_go():
     class Muddled(ScriptedPredictor):
         def _edges(self, frame_id, T_room_camera, context):
@@ -337,6 +338,7 @@ def test_an_old_solver_is_an_error_too(monkeypatch):
         Loops(R3Config())
 
 
+@pytest.mark.slow
 def test_refinement_after_a_correction_does_not_undo_it():
     """The raw edges of the way led to the wrong poses, and must not do so again."""
 

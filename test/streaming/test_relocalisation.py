@@ -112,6 +112,7 @@ def test_points_and_record_are_where_they_were():
     assert len(view.since(engine.session.first_frame).frame_ids) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('factor', [0.4, 1.0, 3.0])
 def test_another_unit_in_the_new_session(factor):
     """One camera sees no scale: the place is found in the unit of the map."""
@@ -233,6 +234,7 @@ def test_a_map_that_cannot_be_used_leaves_the_session_alone(spoil, problem, mess
     assert error(stepped(engine, later(1, 10))[0]) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_map_with_more_keyframes_than_fit_is_thinned():
     saved, _, _ = mapped(count=200, keyframe__max_keyframes=60, keyframe__max_interval=3)
     assert len(saved.keyframes) > 40

@@ -323,6 +323,7 @@ def test_late_odometry_gives_the_scale():
     assert estimate.map_revision == 1
 
 
+@pytest.mark.slow
 def test_a_robot_that_stands_still_gives_no_scale():
     engine = engine_with(scale__source='odometry')
     for i in range(200):

@@ -405,6 +405,7 @@ def test_other_frames_blocks_sizes_and_thinning_are_found_out(folder):
     assert steps['online.depth'] == (1, 13, 13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'key', ['full.block2', 'full.layer2_rn', 'full.refinenet4', 'full.ray', 'causal.depth']
 )
@@ -627,6 +628,7 @@ def inputs_alone(path):
     np.savez(path, pixels=np.zeros((1, 14, 14, 3), dtype=np.uint8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('make', 'words'),
     [
@@ -654,6 +656,7 @@ def test_a_file_that_cannot_be_run_fails_in_one_line(make, words, folder, capsys
     assert out[2].startswith('1 passed, 1 failed') and len(out) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('array', 'words'),
     [
