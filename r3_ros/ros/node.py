@@ -26,6 +26,7 @@ from .inputs.odometry_input import OdometryInput
 from .node_parameters import (
     changed_config,
     declare_parameters,
+    PARAMETER_NAMES,
     read_config,
     require_qos,
     unknown_parameters,
@@ -361,6 +362,9 @@ class R3StreamNode(LifecycleNode):
             self._submit(self.worker.on_clock_jump)
 
     def _validate_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        # rclpy also asks for each QoS parameter of each publisher that it creates.
+        if PARAMETER_NAMES.isdisjoint(change.name for change in changes):
+            return SetParametersResult(successful=True)
         try:
             config = self._config or read_config(self)
             changed_config(config, changes, is_configured=self._config is not None)
@@ -370,7 +374,8 @@ class R3StreamNode(LifecycleNode):
 
     def _apply_parameters(self, changes: list[Parameter]) -> None:
         worker = self.worker
-        if self._config is None or worker is None:
+        own = not PARAMETER_NAMES.isdisjoint(change.name for change in changes)
+        if self._config is None or worker is None or not own:
             return
         rate_hz = self._config.tf_publish_rate
         self._config = config = changed_config(self._config, changes, is_configured=True)

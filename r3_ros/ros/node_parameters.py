@@ -16,6 +16,9 @@ from ..core.config import R3Config
 from ..core.errors import ConfigError
 from ..core.parameter_fields import Parameter, parameters, unknown_advice, updated
 
+#: The parameters of this package, without those that rclpy declares.
+PARAMETER_NAMES = frozenset(parameter.name for parameter in parameters(R3Config()))
+
 _QOS_OVERRIDE = re.compile(r'qos_overrides\..*\.(?:publisher|subscription)\.(\w+)')
 _QOS_POLICIES = {
     'reliability': ReliabilityPolicy,
