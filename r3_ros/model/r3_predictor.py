@@ -146,10 +146,9 @@ class R3Predictor:
         size = described.geometry.height, described.geometry.width
         is_reference = not len(self._memory)
         attended = self._recomputation.available(context_ids, size)
-        context = self._memory.context(attended)
         prediction = self._network.predict(
             described.tokens,
-            context.cache,
+            self._memory.context(attended),
             reference=is_reference,
             depth=self._with_depth and depth,
         )
@@ -157,7 +156,7 @@ class R3Predictor:
         geometry = described.geometry
         intrinsics, seen = self._intrinsics(frame, geometry, fov)
         # Nothing fails from here on, so an unusable frame leaves no state behind.
-        edges = _edges(frame.frame_id, context.frame_ids, relative)
+        edges = _edges(frame.frame_id, attended, relative)
         self._memory.keep(frame.frame_id, prediction.cache, described.pixels)
         self._recomputation.note(frame.frame_id, attended, is_reference)
         self._fovs.append(fov)
@@ -260,7 +259,6 @@ class R3Predictor:
     def close(self) -> None:
         """Free the cache; the weights are freed with the predictor."""
         self.reset()
-        self._memory.close()
         self._empty_torch_cache()
 
     def _prepared(self, frame: Frame) -> _Described:

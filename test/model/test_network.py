@@ -110,7 +110,8 @@ def test_a_clip_after_cached_frames_continues_it():
     assert_same(rest.depth, whole.depth[:, 2:])
     assert_same(rest.pairs.predicted, whole.pairs.predicted[:, 2:])
     assert_same(pair_numbers(rest.pairs), pair_numbers(whole.pairs)[:, :, 2:])
-    assert_same(FrameCache.join([start.cache, rest.cache]), whole.cache)
+    joined = FrameCache.join([start.cache, rest.cache])
+    assert_same(select(joined, range(5)), select(whole.cache, range(5)))
 
 
 @pytest.mark.parametrize('frames', [[3, 0, 2, 1], [2], [3, 1], [0, 1, 2, 3]])
@@ -494,7 +495,7 @@ def test_a_frame_costs_what_it_must_and_no_more(size, cached, needed, total):
     with torch.device('meta'):
         network = build_network(VARIANTS['r3-large']).eval()
         keys = torch.empty(1, 16, cached, 1 + patches, 64)
-        cache = FrameCache((KeyValues(keys, keys),) * 8, torch.empty(1, cached, D))
+        cache = FrameCache(((KeyValues(keys, keys),),) * 8, torch.empty(1, cached, D))
         with FlopCounterMode(display=False) as counter:
             network.predict(network.describe(torch.empty(1, 1, 3, *size)), cache)
     assert counter.get_total_flops() == required - split - early - absolute_pose

@@ -551,10 +551,10 @@ def test_an_engine_that_shrinks_goes_on(network):
     engine = Engine(predictor, config)
     for number in range(10):
         engine.step(frame(number))
-    slots = predictor._memory._slot_count
+    slots = predictor._memory._device_capacity
     engine.shrink()
-    assert len(engine.session.bank) == len(engine.session.held() & set(predictor._memory._used))
-    assert predictor._memory._slot_count < slots
+    assert len(engine.session.bank) == len(engine.session.held() & set(predictor._memory._images))
+    assert predictor._memory._device_capacity < slots
     assert engine.step(frame(10)).frame_id == 10
 
 

@@ -38,10 +38,9 @@ def stream(network, described, memory, forget=None):
     """Predict all frames with a memory; return translations and depths, by pair and frame."""
     pairs, depths = {}, []
     for n in range(COUNT):
-        context = memory.context(schedule(n) if n else [])
-        assert sorted(context.frame_ids) == (schedule(n) if n else [])
-        prediction = network.predict(described[n], context.cache, reference=n == 0)
-        for row, i in enumerate(context.frame_ids):
+        seen = schedule(n) if n else []
+        prediction = network.predict(described[n], memory.context(seen), reference=n == 0)
+        for row, i in enumerate(seen):
             pairs[i, n] = prediction.pairs.translation[0, row, 0].clone()
         depths.append(prediction.depth.clone())
         memory.keep(n, prediction.cache)
