@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import numpy as np
 import torch
 
 from ..core.datatypes import DepthMap, Intrinsics
-from ..input.network_input import da3_geometry, DA3Rule, Geometry
+from ..core.resize_geometry import Geometry
+from ..input.network_input import da3_geometry
 from .depth_head import MonoDepth
 from .device_errors import converts_device_errors
 from .network import MetricNetwork
@@ -22,13 +23,10 @@ SKY_THRESHOLD = 0.3
 class MetricPredictor:
     """DA3METRIC as :class:`~r3_ros.core.metric_depth.MetricDepth`."""
 
-    def __init__(
-        self, network: MetricNetwork, device: torch.device, rule: DA3Rule | None = None
-    ) -> None:
+    def __init__(self, network: MetricNetwork, device: torch.device) -> None:
         self._network = network
         self._device = device
-        rule = rule or DA3Rule()
-        self._geometry = lru_cache(maxsize=4)(partial(da3_geometry, rule=rule))
+        self._geometry = lru_cache(maxsize=4)(da3_geometry)
 
     @converts_device_errors
     @torch.inference_mode()

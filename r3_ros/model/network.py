@@ -259,17 +259,14 @@ class DA3Network(_AnyView):
         images: Tensor,
         *,
         cameras: Tensor | None = None,
-        reference_view: str = 'saddle_balanced',
         rays: bool = False,
     ) -> AbsolutePrediction:
         """Predict S views of a scene (B, S, 3, H, W), in any order.
 
-        :param cameras: (B, S, 9) encodings of known camera-to-world poses and fields of view, see
-            :func:`~r3_ros.model.known_cameras.encode_cameras`; None: unknown.
-        :param reference_view: strategy that chooses among three views or more.
+        :param cameras: (B, S, 9) encodings of known camera-to-world poses relative to the first
+            camera, and fields of view; None: unknown.
         :raises FrameError: wrong shape or type of the images.
         :raises TransformError: wrong shape of the cameras.
-        :raises ModelError: unknown ``reference_view``.
         """
         described = self.describe(images)
         reference = None
@@ -281,7 +278,7 @@ class DA3Network(_AnyView):
                 )
             camera_tokens = self.cam_enc(cameras)
         else:
-            reference = choose_reference(described.class_token, reference_view)
+            reference = choose_reference(described.class_token)
             views = torch.arange(images.shape[1], device=reference.device)
             is_reference = (views == reference[:, None])[..., None]  # (B, S, 1)
             roles = self.backbone.camera_token

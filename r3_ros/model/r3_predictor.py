@@ -29,7 +29,8 @@ from ..core.datatypes import (
 )
 from ..core.errors import DeviceMemoryError, FrameError, ModelError
 from ..core.geometry import inverse, T_from_quat
-from ..input.network_input import Geometry, intrinsics_from_fov, r3_geometry, R3Rule
+from ..core.resize_geometry import Geometry, image_size
+from ..input.network_input import intrinsics_from_fov, r3_geometry
 from .backbone import Tokens
 from .cache.frame_memory import CacheBudget, FrameMemory
 from .cache.recomputation import Recomputation
@@ -62,6 +63,8 @@ class R3Predictor:
 
     Until :meth:`forget`, a frame is held by its cache entry, about 23 MiB at 504 x 280 in bfloat16
     for R3-large, or by its image, from which the entry is recomputed when needed.
+
+    :ivar image_size: long side of the network's input, in pixels.
     """
 
     can_restart = True
@@ -85,25 +88,21 @@ class R3Predictor:
         self._network = network
         self._device = device
         self._with_depth = config.depth
-        # Square images stay square instead of being cropped.
-        self._rule = R3Rule(size=config.image_size, square_ok=True)
+        self.image_size = config.image_size
         self._memory = FrameMemory(budget)
         self._recomputation = Recomputation(network, self._memory, device, recomputed_per_frame)
         self._described: _Described | None
         self._warm_up: list[float]
         self._fovs: deque[np.ndarray]
-        self._geometry = lru_cache(maxsize=4)(partial(r3_geometry, rule=self._rule))
+        # Square images stay square instead of being cropped.
+        geometry = partial(r3_geometry, size=config.image_size, square_ok=True)
+        self._geometry = lru_cache(maxsize=4)(geometry)
         self.reset()
 
     @property
     def variant(self) -> str:
         """Name of the network, a key of ``model.variants.VARIANTS``."""
         return self._network.config.name
-
-    @property
-    def image_size(self) -> int:
-        """Long side of the network's input, in pixels."""
-        return self._rule.size
 
     @property
     def capacity(self) -> int | None:
@@ -270,11 +269,7 @@ class R3Predictor:
 
     def _pixels(self, image: np.ndarray) -> tuple[np.ndarray, Geometry]:
         """Return an image resized for the network, (h, w, 3) uint8, and the geometry."""
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise FrameError(
-                f'the image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}'
-            )
-        geometry = self._geometry(image.shape[1], image.shape[0])
+        geometry = self._geometry(*image_size(image))
         # Copied: the image may be read-only, or the source may write to it again.
         return np.array(geometry.apply(image)), geometry
 

@@ -208,9 +208,15 @@ def test_the_stream_says_what_a_good_score_is(predictor):
 # --- Trouble ---
 
 
-@pytest.mark.parametrize('image', [np.zeros(SIZE, np.uint8), np.zeros((*SIZE, 3), np.float32)])
-def test_other_images_are_refused(predictor, image):
-    with pytest.raises(FrameError, match='uint8 RGB'):
+@pytest.mark.parametrize(
+    ('image', 'reason'),
+    [
+        (np.zeros(SIZE, np.uint8), 'red green blue'),
+        (np.zeros((*SIZE, 3), np.float32), 'array of uint8'),
+    ],
+)
+def test_other_images_are_refused(predictor, image, reason):
+    with pytest.raises(FrameError, match=reason):
         predictor.describe(Frame(image, 0, None, 0))
 
 

@@ -151,7 +151,7 @@ def test_images_of_another_size_are_refused(network):
     restored.hold_image(0, frame(0).image)
     with pytest.raises(FrameError, match=r'154x112 pixels.*154x98.*model\.image_size'):
         restored.predict(frame(1, size=(120, 160), intrinsics=None), [0])
-    with pytest.raises(FrameError, match='uint8 RGB'):
+    with pytest.raises(FrameError, match='red green blue'):
         restored.hold_image(1, np.zeros((100, 100), np.uint8))
 
 
