@@ -35,6 +35,12 @@ class Pairs(NamedTuple):
     logit_rotation: Tensor
     predicted: Tensor
 
+    @property
+    def numbers(self) -> Tensor:
+        """(B, N + S, S, 9): translation, quaternion, both logits."""
+        logits = torch.stack([self.logit_translation, self.logit_rotation], dim=-1)
+        return torch.cat([self.translation, self.quaternion, logits], dim=-1)
+
 
 def _mlp(width_in: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width_in, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())

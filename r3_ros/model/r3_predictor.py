@@ -310,16 +310,8 @@ def _camera_outputs(prediction: Prediction) -> tuple[np.ndarray, np.ndarray, np.
         float32 unit vector.
     :raises FrameError: a value is not finite.
     """
-    pairs = prediction.pairs
-    columns = torch.cat(
-        [
-            pairs.translation[0, :-1, 0],
-            pairs.quaternion[0, :-1, 0],
-            pairs.logit_translation[0, :-1],
-            pairs.logit_rotation[0, :-1],
-        ],
-        dim=-1,
-    )  # (N, 9): the last row would be the frame against itself
+    # The last row would be the frame against itself.
+    columns = prediction.pairs.numbers[0, :-1, 0]  # (N, 9)
     token = prediction.camera_feature[0, 0]
     parts = [columns.flatten(), prediction.fov[0, 0], token / token.norm().clamp_min(1e-12)]
     numbers = torch.cat(parts).cpu().numpy()

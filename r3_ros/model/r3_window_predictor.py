@@ -128,24 +128,14 @@ def pass_bytes(
 
 
 def _on_host(prediction: Prediction) -> WindowPrediction:
-    pairs = prediction.pairs
-    columns = torch.cat(
-        [
-            pairs.translation[0],
-            pairs.quaternion[0],
-            pairs.logit_translation[0, ..., None],
-            pairs.logit_rotation[0, ..., None],
-        ],
-        dim=-1,
-    )
-    numbers = columns.double().cpu().numpy()  # (S, S, 9)
+    numbers = prediction.pairs.numbers[0].double().cpu().numpy()  # (S, S, 9)
     fov = prediction.fov[0].double().cpu().numpy()
     if not (np.isfinite(numbers).all() and np.isfinite(fov).all()):
         raise ModelError(
             "the network's output is not finite: try model.precision fp32, and "
             '`r3 weights check` on the weights'
         )
-    predicted = pairs.predicted.cpu().numpy()
+    predicted = prediction.pairs.predicted.cpu().numpy()
     lengths = np.linalg.norm(numbers[..., 3:7], axis=-1)
     predicted &= lengths > 0  # else there is no rotation
     relative = np.full((*lengths.shape, 7), np.nan)

@@ -22,12 +22,6 @@ def without_gradients():
         yield
 
 
-def pair_numbers(pairs):
-    """Return (B, N + S, S, 9)."""
-    logits = [pairs.logit_translation[..., None], pairs.logit_rotation[..., None]]
-    return torch.cat([pairs.translation, pairs.quaternion, *logits], dim=-1)
-
-
 def assert_same(answer, expected, tolerance=2e-5):
     """Compare every tensor of two answers of one kind."""
     answer, expected = tensors_of(answer), tensors_of(expected)
@@ -43,7 +37,7 @@ def assert_alive(prediction):
     assert (prediction.depth.std(dim=(2, 3)) > 0.05).all()
     assert (prediction.confidence.std(dim=(2, 3)) > 0.05).all()
     assert (prediction.fov > 0.2).all()
-    asked = pair_numbers(prediction.pairs)[:, prediction.pairs.predicted]
+    asked = prediction.pairs.numbers[:, prediction.pairs.predicted]
     assert (asked.std(dim=1) > 0.01).all()
 
 
@@ -60,7 +54,7 @@ def test_a_clip_is_what_the_description_says(name, causal):
     got = network(images, causal=causal, rays=True)
     assert_alive(got)
     assert torch.equal(got.pairs.predicted, asked)
-    assert pair_numbers(got.pairs)[0].sub(expected['pairs']).abs().max() < 3e-5
+    assert got.pairs.numbers[0].sub(expected['pairs']).abs().max() < 3e-5
     assert (got.depth[0].log() - expected['depth'].log()).abs().max() < 3e-5
     for name in ('confidence', 'rays', 'ray_confidence', 'fov', 'camera_feature'):
         assert (getattr(got, name)[0] - expected[name]).abs().max() < 5e-5, name
@@ -109,7 +103,7 @@ def test_a_clip_after_cached_frames_continues_it():
     rest = network.predict(network.describe(images[:, 2:]), start.cache, causal=True)
     assert_same(rest.depth, whole.depth[:, 2:])
     assert_same(rest.pairs.predicted, whole.pairs.predicted[:, 2:])
-    assert_same(pair_numbers(rest.pairs), pair_numbers(whole.pairs)[:, :, 2:])
+    assert_same(rest.pairs.numbers, whole.pairs.numbers[:, :, 2:])
     joined = FrameCache.join([start.cache, rest.cache])
     assert_same(select(joined, range(5)), select(whole.cache, range(5)))
 
@@ -125,7 +119,7 @@ def test_cached_frames_may_stand_in_any_order(frames):
     for name in ('depth', 'confidence', 'fov', 'cache'):
         assert_same(getattr(got, name), getattr(expected, name))
     places = [inner.index(i) for i in frames] + [len(frames)]  # the last row is the frame itself
-    assert_same(pair_numbers(got.pairs), pair_numbers(expected.pairs)[:, places])
+    assert_same(got.pairs.numbers, expected.pairs.numbers[:, places])
     if len(frames) < 4:
         everything = network.predict(described, cache)
         assert (got.depth - everything.depth).abs().max() > 1e-3
@@ -406,7 +400,7 @@ def test_every_other_parameter_learns(name):
     with torch.enable_grad():
         got = network(sample_images(3), rays=True)
         numbers = [got.depth.log(), got.confidence, got.rays, got.ray_confidence, got.fov]
-        sum(number.square().mean() for number in [*numbers, pair_numbers(got.pairs)]).backward()
+        sum(number.square().mean() for number in [*numbers, got.pairs.numbers]).backward()
     for parameter_name, parameter in network.named_parameters():
         if re.match(UNREAD, parameter_name):
             assert parameter.grad is None, parameter_name
