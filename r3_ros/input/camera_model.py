@@ -5,7 +5,7 @@ Follows ``sensor_msgs/CameraInfo`` and its YAML form (REP-104). K of zeros means
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 import math
 from pathlib import Path
@@ -120,35 +120,9 @@ class CameraModel:
                 f'{width}x{height}, of another aspect ratio: use a calibration made at this size, '
                 'or none'
             )
-        return self._mapped(lambda intrinsics: intrinsics.resized(width, height))
+        return self.mapped(lambda intrinsics: intrinsics.resized(width, height))
 
-    def with_roi_and_binning(
-        self,
-        roi_xywh: tuple[int, int, int, int] = (0, 0, 0, 0),
-        binning_x: int = 1,
-        binning_y: int = 1,
-    ) -> CameraModel:
-        """Return the calibration of the delivered image of a ``CameraInfo``.
-
-        K is of the full sensor, which is cropped first and then binned.
-
-        :param roi_xywh: offset and size in full resolution; a size of zero means the full image.
-        :param binning_x: pixels merged in a row; 0 means 1, as does ``binning_y``.
-        :raises CalibrationError: the region is not inside the image.
-        """
-        x, y, width, height = roi_xywh
-        width, height = width or self.width, height or self.height
-        if x < 0 or y < 0 or x + width > self.width or y + height > self.height:
-            raise CalibrationError(
-                f'the region of interest {width}x{height} at ({x}, {y}) is not inside the '
-                f'{self.width}x{self.height} image of the calibration'
-            )
-        binned = (width // max(binning_x, 1), height // max(binning_y, 1))
-        if binned == (self.width, self.height):
-            return self
-        return self._mapped(lambda full: full.cropped(x, y, width, height).resized(*binned))
-
-    def _mapped(self, change: Any) -> CameraModel:
+    def mapped(self, change: Callable[[Intrinsics], Intrinsics]) -> CameraModel:
         """Return the model with K and P changed alike; D acts on rays and stays."""
         intrinsics = change(self.intrinsics)
         P = self.P
@@ -216,10 +190,19 @@ def camera_from_info(
     model = camera_model(*size, K, info.distortion_model if len(D) else '', D, P)
     if model is None:
         return None
-    roi = info.roi
-    return model.with_roi_and_binning(
-        (roi.x_offset, roi.y_offset, roi.width, roi.height), info.binning_x, info.binning_y
-    )
+    # K is of the full sensor, which is cropped first and then binned; a size of zero means the
+    # full image, a binning of zero means one.
+    x, y = info.roi.x_offset, info.roi.y_offset
+    width, height = info.roi.width or model.width, info.roi.height or model.height
+    if x + width > model.width or y + height > model.height:
+        raise CalibrationError(
+            f'the region of interest {width}x{height} at ({x}, {y}) is not inside the '
+            f'{model.width}x{model.height} image of the calibration'
+        )
+    binned = (width // max(info.binning_x, 1), height // max(info.binning_y, 1))
+    if binned == (model.width, model.height):
+        return model
+    return model.mapped(lambda full: full.cropped(x, y, width, height).resized(*binned))
 
 
 def load_camera_yaml(path: Path | str) -> CameraModel | None:
