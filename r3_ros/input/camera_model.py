@@ -301,14 +301,8 @@ def _widest_valid_zoom(model: CameraModel) -> float:
     """
     right, bottom = model.width - 1.0, model.height - 1.0
     u, v = np.linspace(0.0, right, 65), np.linspace(0.0, bottom, 65)
-    zero = np.zeros(65)
-    sides = [  # left, top, right, bottom
-        np.stack([zero, v], axis=1),
-        np.stack([u, zero], axis=1),
-        np.stack([zero + right, v], axis=1),
-        np.stack([u, zero + bottom], axis=1),
-    ]
-    rays = [undistort_points(side, model) for side in sides]
+    sides = ((0.0, v), (u, 0.0), (right, v), (u, bottom))  # left, top, right, bottom
+    rays = [undistort_points(np.stack(np.broadcast_arrays(*s), axis=1), model) for s in sides]
     if not all(np.isfinite(side).all() for side in rays):
         return 1.0
     fx, fy, cx, cy = model.K[0, 0], model.K[1, 1], model.K[0, 2], model.K[1, 2]

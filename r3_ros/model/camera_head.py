@@ -121,7 +121,7 @@ class PairHead(CameraDecoder):
 
 
 class PoseEncoder(nn.Module):
-    """Plain DA3's encoder: from known cameras to camera tokens."""
+    """Plain DA3's encoder of known cameras: in every file of weights but unused here."""
 
     _HEADS = 16
     _BLOCKS = 4
@@ -134,7 +134,3 @@ class PoseEncoder(nn.Module):
             *(Block(width, self._HEADS, epsilon=EPSILON) for _ in range(self._BLOCKS))
         )
         self.trunk_norm = LayerNorm(width, eps=EPSILON)
-
-    def forward(self, encodings: Tensor) -> Tensor:
-        """Map (B, S, 9) encodings of camera-to-world poses to camera tokens (B, S, C)."""
-        return self.trunk_norm(self.trunk(self.token_norm(self.pose_branch(encodings))))

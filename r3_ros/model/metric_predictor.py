@@ -11,7 +11,7 @@ from ..core.datatypes import DepthMap, Intrinsics
 from ..core.resize_geometry import Geometry
 from ..input.network_input import da3_geometry
 from .depth_head import MonoDepth
-from .device_errors import converts_device_errors
+from .device_errors import device_errors
 from .network import MetricNetwork
 
 #: Focal length, in pixels of the network's input, at which the raw depth is in metres.
@@ -28,7 +28,7 @@ class MetricPredictor:
         self._device = device
         self._geometry = lru_cache(maxsize=4)(da3_geometry)
 
-    @converts_device_errors
+    @device_errors()
     @torch.inference_mode()
     def metres(self, depth_map: DepthMap) -> np.ndarray:
         """Return (h, w) float32 metres, NaN in the sky and where the output is not finite.

@@ -16,7 +16,7 @@ import re
 import torch
 from torch import nn, Tensor
 
-from ..core.errors import FrameError, TransformError
+from ..core.errors import FrameError
 from ..input.network_input import IMAGENET_MEAN, IMAGENET_STD
 from .backbone import Backbone, KeyValues, Tokens
 from .camera_head import CameraDecoder, PairHead, Pairs, PoseEncoder
@@ -108,13 +108,13 @@ class AbsolutePrediction:
     """Plain DA3's output for S frames.
 
     :ivar encodings: (B, S, 9) camera-to-world poses relative to the reference view.
-    :ivar reference: (B,) int64 index of the reference view, None if cameras were given.
+    :ivar reference: (B,) int64 index of the reference view.
     :ivar depth: (B, S, H, W) in the unit of the translations; ``confidence`` likewise, > 1.
     :ivar rays: (B, S, 8h, 8w, 6), optional; ``ray_confidence`` (B, S, 8h, 8w).
     """
 
     encodings: Tensor
-    reference: Tensor | None
+    reference: Tensor
     depth: Tensor
     confidence: Tensor
     rays: Tensor | None = None
@@ -254,35 +254,17 @@ class DA3Network(_AnyView):
         self.cam_dec = CameraDecoder(config.backbone.feature_width)
         self.cam_enc = PoseEncoder(config.backbone.width)
 
-    def forward(
-        self,
-        images: Tensor,
-        *,
-        cameras: Tensor | None = None,
-        rays: bool = False,
-    ) -> AbsolutePrediction:
+    def forward(self, images: Tensor, *, rays: bool = False) -> AbsolutePrediction:
         """Predict S views of a scene (B, S, 3, H, W), in any order.
 
-        :param cameras: (B, S, 9) encodings of known camera-to-world poses relative to the first
-            camera, and fields of view; None: unknown.
         :raises FrameError: wrong shape or type of the images.
-        :raises TransformError: wrong shape of the cameras.
         """
         described = self.describe(images)
-        reference = None
-        if cameras is not None:
-            if cameras.shape != (*images.shape[:2], 9):
-                raise TransformError(
-                    f'cameras must be encodings ({images.shape[0]}, {images.shape[1]}, 9), one '
-                    f'per image, got {tuple(cameras.shape)}'
-                )
-            camera_tokens = self.cam_enc(cameras)
-        else:
-            reference = choose_reference(described.class_token)
-            views = torch.arange(images.shape[1], device=reference.device)
-            is_reference = (views == reference[:, None])[..., None]  # (B, S, 1)
-            roles = self.backbone.camera_token
-            camera_tokens = torch.where(is_reference, roles[:, :1], roles[:, 1:])
+        reference = choose_reference(described.class_token)
+        views = torch.arange(images.shape[1], device=reference.device)
+        is_reference = (views == reference[:, None])[..., None]  # (B, S, 1)
+        roles = self.backbone.camera_token
+        camera_tokens = torch.where(is_reference, roles[:, :1], roles[:, 1:])
         taps = self.backbone.relate(described, camera_tokens, causal=False)
         encodings = self.cam_dec.absolute(self.cam_dec.project(taps.camera_tokens[-1]))
         dense = self._dense(taps.features, described, rays)

@@ -34,7 +34,7 @@ from ..input.network_input import intrinsics_from_fov, r3_geometry
 from .backbone import Tokens
 from .cache.frame_memory import CacheBudget, FrameMemory
 from .cache.recomputation import Recomputation
-from .device_errors import converts_device_errors
+from .device_errors import device_errors
 from .network import Prediction, R3Network
 
 #: Score of an edge whose logits are both 1, the reference before the first edges of a stream.
@@ -64,6 +64,7 @@ class R3Predictor:
     Until :meth:`forget`, a frame is held by its cache entry, about 23 MiB at 504 x 280 in bfloat16
     for R3-large, or by its image, from which the entry is recomputed when needed.
 
+    :ivar variant: name of the network, a key of ``model.variants.VARIANTS``.
     :ivar image_size: long side of the network's input, in pixels.
     """
 
@@ -88,6 +89,7 @@ class R3Predictor:
         self._network = network
         self._device = device
         self._with_depth = config.depth
+        self.variant = network.config.name
         self.image_size = config.image_size
         self._memory = FrameMemory(budget)
         self._recomputation = Recomputation(network, self._memory, device, recomputed_per_frame)
@@ -100,11 +102,6 @@ class R3Predictor:
         self.reset()
 
     @property
-    def variant(self) -> str:
-        """Name of the network, a key of ``model.variants.VARIANTS``."""
-        return self._network.config.name
-
-    @property
     def capacity(self) -> int | None:
         """Number of frames that fit into the cache; None before the first."""
         return self._memory.capacity
@@ -114,7 +111,7 @@ class R3Predictor:
         """Score of a good edge: the mean over the best edges of this stream's first frames."""
         return float(np.mean(self._warm_up)) if self._warm_up else _FIRST_GUESS
 
-    @converts_device_errors
+    @device_errors()
     @torch.inference_mode()
     def describe(self, frame: Frame) -> np.ndarray:
         """Return the (C,) float32 unit descriptor of a frame.
@@ -132,7 +129,7 @@ class R3Predictor:
         self._described = described
         return descriptor
 
-    @converts_device_errors
+    @device_errors()
     @torch.inference_mode()
     def predict(
         self, frame: Frame, context_ids: Sequence[int], depth: bool = True
@@ -196,7 +193,7 @@ class R3Predictor:
     def landmarks(self, T_world_camera: Mapping[int, np.ndarray]) -> None:
         """Do nothing: the network has no landmarks."""
 
-    @converts_device_errors
+    @device_errors()
     @torch.inference_mode()
     def shrink(self) -> None:
         """Halve the slots of the cache, and free the memory that torch caches."""
@@ -254,7 +251,7 @@ class R3Predictor:
         self._warm_up = []
         self._fovs = deque(maxlen=_FOV_FRAMES)
 
-    @converts_device_errors
+    @device_errors()
     def close(self) -> None:
         """Free the cache; the weights are freed with the predictor."""
         self.reset()

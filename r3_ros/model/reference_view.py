@@ -1,4 +1,4 @@
-"""The reference view of plain DA3, for three or more views without known cameras."""
+"""The reference view of plain DA3, for three or more views."""
 
 from __future__ import annotations
 

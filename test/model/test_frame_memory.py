@@ -2,7 +2,16 @@
 
 import copy
 
-from cached_stream import assert_same, COUNT, described, entry_bytes, network, schedule, stream
+from cached_stream import (
+    assert_same,
+    COUNT,
+    described,
+    entry_bytes,
+    host_bytes,
+    network,
+    schedule,
+    stream,
+)
 from networks import sample_images
 import numpy as np
 import pytest
@@ -32,7 +41,7 @@ def plain(network, described):
 def test_tiers_do_not_show(network, described, entry_bytes, entries, host):
     memory = FrameMemory(CacheBudget(entries * entry_bytes, host * entry_bytes))
     assert_same(stream(network, described, memory), plain(network, described), atol=0)
-    assert len(memory) == COUNT and len(memory.resident) <= entries
+    assert len(memory) == COUNT and len(memory._on_device) <= entries
 
 
 def test_nothing_changes_while_nothing_is_evicted(network, described, entry_bytes):
@@ -55,9 +64,11 @@ def test_entries_never_outgrow_the_budgets(network, described, entry_bytes):
     memory = FrameMemory(budget)
 
     def check(n):
-        resident = sum(memory._on_device[i].nbytes for i in memory.resident)
-        assert resident == min(n + 1, 5) * entry_bytes
-        assert memory.host_bytes == max(n + 1 - 5, 0) * entry_bytes
+        assert (
+            sum(entry.nbytes for entry in memory._on_device.values())
+            == min(n + 1, 5) * entry_bytes
+        )
+        assert host_bytes(memory) == max(n + 1 - 5, 0) * entry_bytes
         return ()
 
     stream(network, described, memory, check)
@@ -83,7 +94,7 @@ def test_capacity_is_that_of_the_device_or_of_the_images(network, described, ent
         for n in range(capacity):
             memory.keep(n, network.predict(described[n]).cache, image)
         assert memory.capacity == len(memory) == capacity
-        assert memory.host_bytes <= images * image.nbytes
+        assert host_bytes(memory) <= images * image.nbytes
         assert memory.context([capacity - 1]).frames == 1
 
 
@@ -121,7 +132,7 @@ def test_a_halved_budget_holds_the_same_frames(network, described, entry_bytes):
     def shrink(n):
         if n == 7:
             memory.shrink()
-            assert len(memory.resident) == 4 and len(memory) == 8
+            assert len(memory._on_device) == 4 and len(memory) == 8
             assert memory._device_capacity == 5
         return ()
 
@@ -159,7 +170,7 @@ def test_nothing_is_lost_when_the_device_has_no_memory_left(network, described, 
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB')
 
     memory._to_device, to_device = full, memory._to_device
-    away = next(n for n in range(7) if n not in memory.resident)
+    away = next(n for n in range(7) if n not in memory._on_device)
     with pytest.raises(torch.OutOfMemoryError):
         memory.context([away, 6])
     assert all(memory.in_full(n) for n in range(7))

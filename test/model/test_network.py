@@ -8,7 +8,7 @@ import re
 from network_reference import Reference
 from networks import CONFIGS, fill, own_network, sample_images, select, shared_network, tensors_of
 import pytest
-from r3_ros.core.errors import FrameError, TransformError
+from r3_ros.core.errors import FrameError
 from r3_ros.model.backbone import KeyValues
 from r3_ros.model.network import build_network, FrameCache
 from r3_ros.model.variants import VARIANTS
@@ -185,21 +185,6 @@ def test_each_clip_of_a_batch_has_its_own_reference():
     assert len(set(references.tolist())) > 1
     for b, reference in enumerate(references):
         assert network(images[b : b + 1]).reference == reference
-
-
-def test_known_cameras_replace_the_roles():
-    network, images = shared_network('da3'), sample_images(2)
-    cameras = torch.zeros(1, 2, 9)
-    cameras[..., 6:] = 1.0
-    cameras[0, 1, :3] = torch.tensor([0.3, -0.2, 0.5])
-    got = network(images, cameras=cameras)
-    assert got.reference is None
-    assert (got.depth - network(images).depth).abs().max() > 0.01
-    # Roles carry no place: with equal cameras the two views can change seats.
-    cameras[0, 1] = cameras[0, 0]
-    straight = network(images, cameras=cameras)
-    swapped = network(images.flip(1), cameras=cameras)
-    assert_same(straight.depth, swapped.depth.flip(1))
 
 
 # What is computed, and when
@@ -411,14 +396,16 @@ def test_every_other_parameter_learns(name):
 
 def test_plain_da3_and_the_metric_network_learn_too():
     da3, metric = own_network('da3'), own_network('metric')
-    cameras = torch.rand(1, 3, 9)
     with torch.enable_grad():
-        given, chosen = da3(sample_images(3), cameras=cameras), da3(sample_images(3), rays=True)
-        answers = [chosen.encodings, chosen.depth, chosen.confidence, chosen.rays, given.depth]
+        chosen = da3(sample_images(3), rays=True)
+        answers = [chosen.encodings, chosen.depth, chosen.confidence, chosen.rays]
         sum(t.square().mean() for t in [*answers, chosen.ray_confidence]).backward()
         mono = metric(sample_images(2)[0])
         (mono.depth.mean() + mono.sky.square().mean()).backward()
-    for network, unread in ((da3, UNREAD.replace('fc_t|fc_qvec|', '')), (metric, r'-')):
+    for network, unread in (
+        (da3, UNREAD.replace('fc_t|fc_qvec|', '') + '|cam_enc'),
+        (metric, r'-'),
+    ):
         for name, parameter in network.named_parameters():
             assert (parameter.grad is None) == (re.match(unread, name) is not None), name
             assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
@@ -535,7 +522,6 @@ def test_nothing_is_read_back_to_choose_what_to_compute():
     da3 = on_meta(shared_network('da3'))
     answers = [
         walk(on_meta(shared_network('r3')), 'meta'),
-        da3(images, cameras=torch.empty(1, 3, 9).to('meta')),
         da3(images),
         on_meta(shared_network('metric'))(images[0]),
     ]
@@ -697,10 +683,3 @@ def test_cached_frames_must_fit():
         with pytest.raises(FrameError, match='does not fit the cached ones'):
             network.predict(described, cache)
     assert network.predict(described, same_tokens).depth.shape == (1, 1, 42, 70)
-
-
-def test_cameras_must_fit():
-    network = shared_network('da3')
-    for shape in ((1, 2, 9), (3, 9), (1, 3, 7)):
-        with pytest.raises(TransformError, match=r'\(1, 3, 9\)'):
-            network(sample_images(3), cameras=torch.zeros(shape))

@@ -28,6 +28,12 @@ def entry_bytes(network, described):
     return memory.entry_bytes
 
 
+def host_bytes(memory):
+    """Return the bytes of host memory that entries and images take."""
+    images = sum(image.nbytes for image in memory._images.values())
+    return images + sum(entry.nbytes for entry in memory._on_host.values())
+
+
 def schedule(n):
     """Return the frames that frame n attends to: the first, the newest, and a wandering one."""
     return sorted({0, n - 1, n - 2, (5 * n + 2) % 7} & set(range(n)))

@@ -55,16 +55,6 @@ class FrameMemory:
         largest = max((image.nbytes for image in self._images.values()), default=1)
         return max(self._device_capacity - 1, self._host_bytes // largest)
 
-    @property
-    def resident(self) -> tuple[int, ...]:
-        """Frames on the device."""
-        return tuple(self._on_device)
-
-    @property
-    def host_bytes(self) -> int:
-        """Bytes of host memory in use."""
-        return self._image_bytes + len(self._on_host) * self.entry_bytes
-
     def in_full(self, frame_id: int) -> bool:
         """Return whether the entry of a frame is held, and not only its image."""
         return frame_id in self._on_device or frame_id in self._on_host

@@ -109,7 +109,3 @@ class OrderBySimilarity:
             left[best] = False
             np.maximum(similarity, self._similarity[best], out=similarity)
         return chosen
-
-
-#: Gives windows until every image was in one.
-WindowOrder = OrderByTime | OrderBySimilarity
