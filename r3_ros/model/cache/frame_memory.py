@@ -73,12 +73,11 @@ class FrameMemory:
         :raises ModelError: it does not fit into the budget of host memory.
         """
         self.forget([frame_id])
-        if not self._fits(pixels):
+        if not self._add_image(frame_id, pixels):
             raise ModelError(
                 f'the images of {len(self._images) + 1} frames do not fit into '
                 'memory.max_host_mib: raise it, or lower keyframe.max_keyframes'
             )
-        self._add_image(frame_id, pixels)
 
     def check_room_for(self, frames: int) -> None:
         """Check that a context of so many frames fits on the device.
@@ -133,7 +132,7 @@ class FrameMemory:
         self._leave_on_device(self._device_capacity - 1)
         self._on_device[frame_id] = entry
         # If the image does not fit, all frames fit on the device: see capacity.
-        if image is not None and frame_id not in self._images and self._fits(image):
+        if image is not None and frame_id not in self._images:
             self._add_image(frame_id, image)
 
     def forget(self, frame_ids: Iterable[int]) -> None:
@@ -195,20 +194,20 @@ class FrameMemory:
                 self._require_image(leaving)
             del self._on_device[leaving]
 
-    def _fits(self, image: np.ndarray) -> bool:
-        return self._image_bytes + image.nbytes <= self._host_bytes
-
-    def _add_image(self, frame_id: int, image: np.ndarray) -> None:
-        """Hold an image that fits; entries may be dropped for it.
+    def _add_image(self, frame_id: int, image: np.ndarray) -> bool:
+        """Hold an image if it fits; entries may be dropped for it.
 
         :raises ModelError: a frame whose entry would be dropped has no image.
         """
+        if self._image_bytes + image.nbytes > self._host_bytes:
+            return False
         self._images[frame_id] = image
         try:
             self._make_room(0)
         except ModelError:
             del self._images[frame_id]
             raise
+        return True
 
     def _make_room(self, count: int, staying: Collection[int] = ()) -> bool:
         """Drop entries in host memory until ``count`` more fit; return whether they do."""

@@ -109,10 +109,7 @@ def load_network(
 
 
 def save_network(
-    network: nn.Module,
-    path: Path | str,
-    metadata: Mapping[str, str] | None = None,
-    overwrite: bool = True,
+    network: nn.Module, path: Path | str, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write a network under its official names, each parameter once.
 
@@ -129,7 +126,7 @@ def save_network(
                 f'cannot write {path}: {key} is {tensor.dtype} or not finite, and could not be '
                 'loaded again'
             )
-    with atomic_path(path, overwrite) as temporary:
+    with atomic_path(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # by the user's umask; the library sets 0600
         try:
