@@ -56,7 +56,6 @@ class CameraModel:
     distortion_model: str = 'plumb_bob'
     D: tuple[float, ...] = ()
     P: np.ndarray | None = None
-    name: str = ''
 
     def __post_init__(self) -> None:
         Intrinsics.from_K(self.K, self.width, self.height)
@@ -138,7 +137,6 @@ def camera_model(
     distortion_model: str,
     D: Sequence[float],
     P: Sequence[float] = (),
-    name: str = '',
 ) -> CameraModel | None:
     """Build a model from the flat arrays of a ``CameraInfo``; None if K is all zero.
 
@@ -161,7 +159,6 @@ def camera_model(
         distortion_model=distortion_model or 'plumb_bob',
         D=tuple(float(value) for value in D),
         P=P_flat.reshape(3, 4)[:, :3] if P_flat.size else None,
-        name=name,
     )
     shares = (model.K[0, 0] / model.width, model.K[1, 1] / model.width)
     if not all(_LEAST_FOCAL <= share <= _LARGEST_FOCAL for share in shares):
@@ -226,7 +223,6 @@ def load_camera_yaml(path: Path | str) -> CameraModel | None:
             distortion_model=str(content.get('distortion_model', 'plumb_bob')),
             D=_numbers(content, 'distortion_coefficients', optional=True),
             P=_numbers(content, 'projection_matrix', optional=True),
-            name=str(content.get('camera_name', '')),
         )
     except KeyError as error:
         raise CalibrationError(f'{path} is no camera calibration: {error} is missing') from error
@@ -343,4 +339,4 @@ def _distort(rays: np.ndarray, model: CameraModel) -> np.ndarray:
 
 
 def _coefficients(model: CameraModel) -> np.ndarray:
-    return np.asarray(model.D if model.D else (0.0, 0.0, 0.0, 0.0))
+    return np.asarray(model.D or (0.0, 0.0, 0.0, 0.0))

@@ -83,7 +83,6 @@ class RunResult:
     :ivar map: from which a later run can continue; None in offline mode.
     """
 
-    source_name: str
     model: ModelInfo
     records: list[FrameRecord] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
@@ -141,7 +140,7 @@ def run_source(
     """
     config = engine.config
     camera = source.camera_for(config.input.rectification)
-    result = RunResult(source.name, engine.predictor.info, camera=camera)
+    result = RunResult(engine.predictor.info, camera=camera)
     frame_filter = FrameFilter(one_session(config.input))
     images = KeyframeImages()
     if saved is not None:

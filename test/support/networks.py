@@ -27,7 +27,7 @@ CONFIGS = {
     'metric': NetworkConfig(
         'metric',
         _ALONE,
-        DepthHeadConfig(features=16, channels=(8, 16, 24, 32), dual=False),
+        DepthHeadConfig(features=16, channels=(8, 16, 24, 32)),
         CameraOutput.NONE,
     ),
 }

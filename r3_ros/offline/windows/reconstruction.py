@@ -65,7 +65,7 @@ def reconstruct(
     """
     check_solver()
     camera = source.camera_for(config.input.rectification)
-    result = RunResult(source.name, predictor.info, camera=camera, mode='offline')
+    result = RunResult(predictor.info, camera=camera, mode='offline')
     started = time.perf_counter()
     run = _WindowRun(predictor, config, result, depth_folder)
     with ExitStack() as stack:
