@@ -23,7 +23,7 @@ from r3_ros.core.parameter_fields import updated
 from r3_ros.factory import load_engine
 from r3_ros.input.open_source import open_source
 from r3_ros.offline.run_files import machine
-from r3_ros.offline.stream_run import ReadAhead, undistorted_frames
+from r3_ros.offline.stream_run import read_ahead, undistorted_frames
 
 #: The first images make buffers, and have few frames to relate to.
 _WARM_UP = 20
@@ -67,7 +67,7 @@ def measure(
     try:
         with (
             open_source(recording) as source,
-            ReadAhead(undistorted_frames(source, config, max_frames)) as frames,
+            read_ahead(undistorted_frames(source, config, max_frames)) as frames,
         ):
             for frame, _ in frames:
                 began, worked = time.perf_counter(), time.thread_time()

@@ -80,8 +80,7 @@ def run(args: argparse.Namespace) -> int:
 def _export_grid(saved: SavedMap, args: argparse.Namespace) -> None:
     from ..core.config import R3Config
     from ..core.parameter_fields import updated
-    from ..maps.ground_plan import ground_plan
-    from ..maps.occupancy_file import write_grid
+    from ..maps.ground_plan import ground_plan, write_grid
     from ..maps.occupancy_grid import FREE, OCCUPIED
 
     changes = parsed_settings(args.set, R3Config())

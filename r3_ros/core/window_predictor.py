@@ -19,11 +19,10 @@ from .resize_geometry import Geometry
 class WindowPrediction:
     """The prediction for S images processed together.
 
-    Rows are sources, columns targets, and an encoding (:mod:`~r3_ros.core.pose_encoding`) takes
-    the source's camera coordinates to the target's. All lengths are in one unit, the window's own.
+    Rows are sources, columns targets. All lengths are in one unit, the window's own.
 
-    :ivar relative: (S, S, 7) float64 translation and unit quaternion of ``T_target_source``; NaN
-        where nothing was predicted.
+    :ivar relative: (S, S, 7) float64 translation and unit quaternion ``xyzw`` of
+        ``T_target_source``; NaN where nothing was predicted.
     :ivar logits: (S, S, 2) float64, confidence of translation and of rotation.
     :ivar predicted: (S, S) bool.
     :ivar fov: (S, 2) field of view in radians, vertical then horizontal.

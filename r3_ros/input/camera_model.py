@@ -5,7 +5,7 @@ Follows ``sensor_msgs/CameraInfo`` and its YAML form (REP-104). K of zeros means
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 import math
 from pathlib import Path
@@ -56,7 +56,6 @@ class CameraModel:
     distortion_model: str = 'plumb_bob'
     D: tuple[float, ...] = ()
     P: np.ndarray | None = None
-    name: str = ''
 
     def __post_init__(self) -> None:
         Intrinsics.from_K(self.K, self.width, self.height)
@@ -120,35 +119,9 @@ class CameraModel:
                 f'{width}x{height}, of another aspect ratio: use a calibration made at this size, '
                 'or none'
             )
-        return self._mapped(lambda intrinsics: intrinsics.resized(width, height))
+        return self.mapped(lambda intrinsics: intrinsics.resized(width, height))
 
-    def with_roi_and_binning(
-        self,
-        roi_xywh: tuple[int, int, int, int] = (0, 0, 0, 0),
-        binning_x: int = 1,
-        binning_y: int = 1,
-    ) -> CameraModel:
-        """Return the calibration of the delivered image of a ``CameraInfo``.
-
-        K is of the full sensor, which is cropped first and then binned.
-
-        :param roi_xywh: offset and size in full resolution; a size of zero means the full image.
-        :param binning_x: pixels merged in a row; 0 means 1, as does ``binning_y``.
-        :raises CalibrationError: the region is not inside the image.
-        """
-        x, y, width, height = roi_xywh
-        width, height = width or self.width, height or self.height
-        if x < 0 or y < 0 or x + width > self.width or y + height > self.height:
-            raise CalibrationError(
-                f'the region of interest {width}x{height} at ({x}, {y}) is not inside the '
-                f'{self.width}x{self.height} image of the calibration'
-            )
-        binned = (width // max(binning_x, 1), height // max(binning_y, 1))
-        if binned == (self.width, self.height):
-            return self
-        return self._mapped(lambda full: full.cropped(x, y, width, height).resized(*binned))
-
-    def _mapped(self, change: Any) -> CameraModel:
+    def mapped(self, change: Callable[[Intrinsics], Intrinsics]) -> CameraModel:
         """Return the model with K and P changed alike; D acts on rays and stays."""
         intrinsics = change(self.intrinsics)
         P = self.P
@@ -164,7 +137,6 @@ def camera_model(
     distortion_model: str,
     D: Sequence[float],
     P: Sequence[float] = (),
-    name: str = '',
 ) -> CameraModel | None:
     """Build a model from the flat arrays of a ``CameraInfo``; None if K is all zero.
 
@@ -187,7 +159,6 @@ def camera_model(
         distortion_model=distortion_model or 'plumb_bob',
         D=tuple(float(value) for value in D),
         P=P_flat.reshape(3, 4)[:, :3] if P_flat.size else None,
-        name=name,
     )
     shares = (model.K[0, 0] / model.width, model.K[1, 1] / model.width)
     if not all(_LEAST_FOCAL <= share <= _LARGEST_FOCAL for share in shares):
@@ -216,10 +187,19 @@ def camera_from_info(
     model = camera_model(*size, K, info.distortion_model if len(D) else '', D, P)
     if model is None:
         return None
-    roi = info.roi
-    return model.with_roi_and_binning(
-        (roi.x_offset, roi.y_offset, roi.width, roi.height), info.binning_x, info.binning_y
-    )
+    # K is of the full sensor, which is cropped first and then binned; a size of zero means the
+    # full image, a binning of zero means one.
+    x, y = info.roi.x_offset, info.roi.y_offset
+    width, height = info.roi.width or model.width, info.roi.height or model.height
+    if x + width > model.width or y + height > model.height:
+        raise CalibrationError(
+            f'the region of interest {width}x{height} at ({x}, {y}) is not inside the '
+            f'{model.width}x{model.height} image of the calibration'
+        )
+    binned = (width // max(info.binning_x, 1), height // max(info.binning_y, 1))
+    if binned == (model.width, model.height):
+        return model
+    return model.mapped(lambda full: full.cropped(x, y, width, height).resized(*binned))
 
 
 def load_camera_yaml(path: Path | str) -> CameraModel | None:
@@ -243,7 +223,6 @@ def load_camera_yaml(path: Path | str) -> CameraModel | None:
             distortion_model=str(content.get('distortion_model', 'plumb_bob')),
             D=_numbers(content, 'distortion_coefficients', optional=True),
             P=_numbers(content, 'projection_matrix', optional=True),
-            name=str(content.get('camera_name', '')),
         )
     except KeyError as error:
         raise CalibrationError(f'{path} is no camera calibration: {error} is missing') from error
@@ -318,14 +297,8 @@ def _widest_valid_zoom(model: CameraModel) -> float:
     """
     right, bottom = model.width - 1.0, model.height - 1.0
     u, v = np.linspace(0.0, right, 65), np.linspace(0.0, bottom, 65)
-    zero = np.zeros(65)
-    sides = [  # left, top, right, bottom
-        np.stack([zero, v], axis=1),
-        np.stack([u, zero], axis=1),
-        np.stack([zero + right, v], axis=1),
-        np.stack([u, zero + bottom], axis=1),
-    ]
-    rays = [undistort_points(side, model) for side in sides]
+    sides = ((0.0, v), (u, 0.0), (right, v), (u, bottom))  # left, top, right, bottom
+    rays = [undistort_points(np.stack(np.broadcast_arrays(*s), axis=1), model) for s in sides]
     if not all(np.isfinite(side).all() for side in rays):
         return 1.0
     fx, fy, cx, cy = model.K[0, 0], model.K[1, 1], model.K[0, 2], model.K[1, 2]
@@ -366,4 +339,4 @@ def _distort(rays: np.ndarray, model: CameraModel) -> np.ndarray:
 
 
 def _coefficients(model: CameraModel) -> np.ndarray:
-    return np.asarray(model.D if model.D else (0.0, 0.0, 0.0, 0.0))
+    return np.asarray(model.D or (0.0, 0.0, 0.0, 0.0))

@@ -140,7 +140,7 @@ class _Plan:
             found = np.floor(some[:, :2].astype(np.float64) / config.resolution)
             found = found[(np.abs(found) < 2**31).all(axis=1)].astype(np.int64)
             keys = (found[:, 0] << 32) + found[:, 1]
-            unique, first, counts = np.unique(keys, return_index=True, return_counts=True)
+            _, first, counts = np.unique(keys, return_index=True, return_counts=True)
             cells.append(found[first[counts >= config.min_points]])
         corners = np.concatenate(cells)
         if not len(corners):

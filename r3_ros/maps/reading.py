@@ -19,7 +19,6 @@ from .cloud import Cloud
 from .cloud_file import parse_ply, ply_header, VERTEX
 from .folder import MapFolder, open_map_folder
 from .manifest import Counts, parse_manifest
-from .map_arrays import read_arrays
 from .map_checks import (
     check_edges,
     check_keyframes,
@@ -30,8 +29,6 @@ from .map_checks import (
 )
 from .map_layout import bad_format
 from .saved_map import SavedEdges, SavedKeyframes, SavedMap, SavedTrajectory
-
-_ARCHIVE_OVERHEAD_BYTES = 1 << 16
 
 
 def read_map(path: Path | str, with_images: bool = True) -> SavedMap:
@@ -45,10 +42,10 @@ def read_map(path: Path | str, with_images: bool = True) -> SavedMap:
             _text(folder, map_layout.MANIFEST, map_layout.MOST_MANIFEST_BYTES)
         )
         columns = map_layout.keyframe_columns(counts.keyframes, facts.descriptor_size)
-        keyframes = SavedKeyframes(**_arrays(folder, map_layout.KEYFRAMES, columns))
+        keyframes = SavedKeyframes(**folder.arrays(map_layout.KEYFRAMES, columns))
         check_keyframes(keyframes)
         columns = map_layout.graph_columns(counts.edges)
-        edges = SavedEdges(**_arrays(folder, map_layout.GRAPH, columns))
+        edges = SavedEdges(**folder.arrays(map_layout.GRAPH, columns))
         check_edges(edges, keyframes.ids)
         return SavedMap(
             facts=facts,
@@ -68,21 +65,13 @@ def _text(folder: MapFolder, name: str, most_bytes: int) -> str:
         raise bad_format(name, 'it is no text') from error
 
 
-def _arrays(
-    folder: MapFolder, name: str, columns: dict[str, map_layout.Column]
-) -> dict[str, np.ndarray]:
-    size = sum(column.nbytes for column in columns.values())
-    with folder.open(name, size + _ARCHIVE_OVERHEAD_BYTES) as (file, _):
-        return read_arrays(file, name, columns)
-
-
 def _landmarks(
     folder: MapFolder, counts: Counts, keyframes: SavedKeyframes
 ) -> SparseLandmarks | None:
     if not counts.landmarks and not folder.has(map_layout.LANDMARKS):
         return None
     columns = map_layout.landmark_columns(counts.landmarks, counts.sightings)
-    landmarks = SparseLandmarks(**_arrays(folder, map_layout.LANDMARKS, columns))
+    landmarks = SparseLandmarks(**folder.arrays(map_layout.LANDMARKS, columns))
     check_landmarks(landmarks, keyframes)
     return landmarks
 

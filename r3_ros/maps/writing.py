@@ -75,7 +75,10 @@ def write_points(path: Path | str, cloud: Cloud, kind: str, overwrite: bool = Tr
         write_ply(path, cloud, overwrite)
         return
     with atomic_write(path, overwrite) as file:
-        _WRITERS[kind](file, cloud)
+        if kind == 'npz':
+            np.savez(file, points=cloud.points, colors=cloud.colors, confidence=cloud.confidence)
+        else:
+            _write_pcd(file, cloud)
 
 
 def _write_arrays(path: Path, values: object, columns: dict[str, Column]) -> None:
@@ -99,10 +102,6 @@ def _write_images(folder: Path, saved: SavedMap) -> int:
     return len(wanted)
 
 
-def _write_npz(file: BinaryIO, cloud: Cloud) -> None:
-    np.savez(file, points=cloud.points, colors=cloud.colors, confidence=cloud.confidence)
-
-
 def _write_pcd(file: BinaryIO, cloud: Cloud) -> None:
     rows = np.empty(len(cloud), [(n, '<f4') for n in ('x', 'y', 'z', 'rgb', 'confidence')])
     for axis, name in enumerate('xyz'):
@@ -116,6 +115,3 @@ def _write_pcd(file: BinaryIO, cloud: Cloud) -> None:
         f'POINTS {len(rows)}\nDATA binary\n'
     )
     file.write(header.encode('ascii') + rows.tobytes())
-
-
-_WRITERS = {'pcd': _write_pcd, 'npz': _write_npz}

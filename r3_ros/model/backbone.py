@@ -41,19 +41,6 @@ class KeyValues:
     keys: Tensor
     values: Tensor
 
-    def ready(self) -> None:
-        """Make later computations wait until both are complete; called before they are read.
-
-        :raises ModelError: copying them failed.
-        """
-
-    def followed_by(self, other: KeyValues) -> KeyValues:
-        """Return these frames followed by the other's."""
-        return KeyValues(
-            torch.cat([self.keys, other.keys], dim=2),
-            torch.cat([self.values, other.values], dim=2),
-        )
-
 
 @dataclass(frozen=True)
 class Taps:
@@ -75,7 +62,7 @@ class _AcrossFrames:
     Keys carry no frame position, so the order of the frames does not affect the result.
     """
 
-    def __init__(self, frames: int, causal: bool, cached: KeyValues | None) -> None:
+    def __init__(self, frames: int, causal: bool, cached: Sequence[KeyValues]) -> None:
         self._frames = frames
         self._causal = causal
         self._cached = cached
@@ -90,9 +77,12 @@ class _AcrossFrames:
         q, k, v = (x.unflatten(0, (-1, S)).transpose(1, 2) for x in (q, k, v))
         self.own = KeyValues(k, v)
         seen = self.own
-        if self._cached is not None:
-            self._cached.ready()
-            seen = self._cached.followed_by(self.own)
+        if self._cached:
+            parts = (*self._cached, self.own)
+            seen = KeyValues(
+                torch.cat([part.keys for part in parts], dim=2),
+                torch.cat([part.values for part in parts], dim=2),
+            )
         before = seen.keys.shape[2] - S
         if self._causal and S > 1:
             # One frame at a time over a growing prefix: no mask of (S P)^2 entries.
@@ -202,13 +192,13 @@ class Backbone(nn.Module):
         described: Tokens,
         camera_tokens: Tensor,
         causal: bool,
-        cached: Sequence[KeyValues] | None = None,
+        cached: Sequence[Sequence[KeyValues]] = (),
     ) -> Taps:
         """Run the other blocks, which alternate between one frame and all frames.
 
         :param camera_tokens: (B, S, C), replace the class token of each frame.
         :param causal: a frame sees the cached ones, itself and those before it; else all.
-        :param cached: one per cross-frame block, (B, h, N, P, d); None: no cached frames.
+        :param cached: for each cross-frame block the parts to be joined; empty: no cached frames.
         """
         first = self.config.alternate_from
         assert first is not None, 'all blocks of this backbone see one frame alone'
@@ -222,7 +212,7 @@ class Backbone(nn.Module):
         key_values: list[KeyValues] = []
         for i in range(first, self.config.depth):
             if self.config.is_cross_frame(i):
-                attend = _AcrossFrames(S, causal, cached[len(key_values)] if cached else None)
+                attend = _AcrossFrames(S, causal, cached[len(key_values)] if cached else ())
                 x = self.blocks[i](x, across, attend)
                 assert attend.own is not None
                 key_values.append(attend.own)

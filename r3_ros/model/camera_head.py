@@ -35,6 +35,12 @@ class Pairs(NamedTuple):
     logit_rotation: Tensor
     predicted: Tensor
 
+    @property
+    def numbers(self) -> Tensor:
+        """(B, N + S, S, 9): translation, quaternion, both logits."""
+        logits = torch.stack([self.logit_translation, self.logit_rotation], dim=-1)
+        return torch.cat([self.translation, self.quaternion, logits], dim=-1)
+
 
 def _mlp(width_in: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width_in, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
@@ -115,7 +121,7 @@ class PairHead(CameraDecoder):
 
 
 class PoseEncoder(nn.Module):
-    """Plain DA3's encoder: from known cameras to camera tokens."""
+    """Plain DA3's encoder of known cameras: in every file of weights but unused here."""
 
     _HEADS = 16
     _BLOCKS = 4
@@ -128,7 +134,3 @@ class PoseEncoder(nn.Module):
             *(Block(width, self._HEADS, epsilon=EPSILON) for _ in range(self._BLOCKS))
         )
         self.trunk_norm = LayerNorm(width, eps=EPSILON)
-
-    def forward(self, encodings: Tensor) -> Tensor:
-        """Map (B, S, 9) encodings of camera-to-world poses to camera tokens (B, S, C)."""
-        return self.trunk_norm(self.trunk(self.token_norm(self.pose_branch(encodings))))

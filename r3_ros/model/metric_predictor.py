@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import numpy as np
 import torch
 
 from ..core.datatypes import DepthMap, Intrinsics
-from ..input.network_input import da3_geometry, DA3Rule, Geometry
+from ..core.resize_geometry import Geometry
+from ..input.network_input import da3_geometry
 from .depth_head import MonoDepth
-from .device_errors import converts_device_errors
+from .device_errors import device_errors
 from .network import MetricNetwork
 
 #: Focal length, in pixels of the network's input, at which the raw depth is in metres.
@@ -22,15 +23,12 @@ SKY_THRESHOLD = 0.3
 class MetricPredictor:
     """DA3METRIC as :class:`~r3_ros.core.metric_depth.MetricDepth`."""
 
-    def __init__(
-        self, network: MetricNetwork, device: torch.device, rule: DA3Rule | None = None
-    ) -> None:
+    def __init__(self, network: MetricNetwork, device: torch.device) -> None:
         self._network = network
         self._device = device
-        rule = rule or DA3Rule()
-        self._geometry = lru_cache(maxsize=4)(partial(da3_geometry, rule=rule))
+        self._geometry = lru_cache(maxsize=4)(da3_geometry)
 
-    @converts_device_errors
+    @device_errors()
     @torch.inference_mode()
     def metres(self, depth_map: DepthMap) -> np.ndarray:
         """Return (h, w) float32 metres, NaN in the sky and where the output is not finite.
@@ -68,17 +66,13 @@ def _at_source(values: np.ndarray, geometry: Geometry) -> np.ndarray:
 
     Depth must not be interpolated across edges or into the sky.
     """
-    source = np.stack([np.arange(geometry.source_width), np.zeros(geometry.source_width)])
-    columns = _to_network(source, geometry)[0]
-    source = np.stack([np.zeros(geometry.source_height), np.arange(geometry.source_height)])
-    rows = _to_network(source, geometry)[1]
-    at_source: np.ndarray = values[
-        rows.clip(0, geometry.height - 1)[:, None], columns.clip(0, geometry.width - 1)
-    ]
+    network_source = geometry.pixels_network_source
+    columns = _scaled(np.arange(geometry.source_width), network_source[0, [0, 2]], geometry.width)
+    rows = _scaled(np.arange(geometry.source_height), network_source[1, 1:], geometry.height)
+    at_source: np.ndarray = values[rows[:, None], columns]
     return at_source
 
 
-def _to_network(pixels: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Return (2, N) whole pixels of the network's input for (2, N) pixels of the source."""
-    homogeneous = np.concatenate([pixels, np.ones((1, pixels.shape[1]))])
-    return np.rint((geometry.pixels_network_source @ homogeneous)[:2]).astype(np.int64)
+def _scaled(pixels: np.ndarray, scale_offset: np.ndarray, size: int) -> np.ndarray:
+    scale, offset = scale_offset
+    return np.rint(scale * pixels + offset).astype(np.int64).clip(0, size - 1)

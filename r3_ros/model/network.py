@@ -7,15 +7,16 @@ Images are (B, S, 3, H, W), H and W multiples of 14, either uint8 (0 to 255) or 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 import re
 
 import torch
 from torch import nn, Tensor
 
-from ..core.errors import FrameError, TransformError
+from ..core.errors import FrameError
 from ..input.network_input import IMAGENET_MEAN, IMAGENET_STD
 from .backbone import Backbone, KeyValues, Tokens
 from .camera_head import CameraDecoder, PairHead, Pairs, PoseEncoder
@@ -38,11 +39,12 @@ _FLOAT32 = re.compile(
 class FrameCache:
     """The cache of N frames. Any subset in any order is a valid context.
 
-    :ivar key_values: one per cross-frame block, (B, h, N, P, d) each.
+    :ivar key_values: for each cross-frame block the parts that make up the N frames, which are
+        joined when the block attends to them: (B, h, n, P, d) each.
     :ivar pair_sources: (B, N, D) float32, the source halves of pairs.
     """
 
-    key_values: tuple[KeyValues, ...]
+    key_values: tuple[tuple[KeyValues, ...], ...]
     pair_sources: Tensor
 
     @property
@@ -50,20 +52,30 @@ class FrameCache:
         """Number of frames."""
         return self.pair_sources.shape[1]
 
+    @property
+    def nbytes(self) -> int:
+        """Size of all tensors."""
+        return sum(t.nbytes for t in (*self.keys_and_values, self.pair_sources))
+
+    @property
+    def keys_and_values(self) -> list[Tensor]:
+        """The tensors of all blocks and parts."""
+        return [t for layer in self.key_values for kv in layer for t in (kv.keys, kv.values)]
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> FrameCache:
+        """Return the cache with a function applied to every tensor."""
+        layers = (
+            tuple(KeyValues(function(kv.keys), function(kv.values)) for kv in layer)
+            for layer in self.key_values
+        )
+        return FrameCache(tuple(layers), function(self.pair_sources))
+
     @staticmethod
     def join(caches: Sequence[FrameCache]) -> FrameCache:
-        """Concatenate the frames of several caches."""
-        if len(caches) == 1:
-            return caches[0]
+        """Return the frames of several caches, one after another."""
         layers = zip(*(cache.key_values for cache in caches), strict=True)
         return FrameCache(
-            tuple(
-                KeyValues(
-                    torch.cat([entry.keys for entry in layer], dim=2),
-                    torch.cat([entry.values for entry in layer], dim=2),
-                )
-                for layer in layers
-            ),
+            tuple(tuple(chain.from_iterable(layer)) for layer in layers),
             torch.cat([cache.pair_sources for cache in caches], dim=1),
         )
 
@@ -96,13 +108,13 @@ class AbsolutePrediction:
     """Plain DA3's output for S frames.
 
     :ivar encodings: (B, S, 9) camera-to-world poses relative to the reference view.
-    :ivar reference: (B,) int64 index of the reference view, None if cameras were given.
+    :ivar reference: (B,) int64 index of the reference view.
     :ivar depth: (B, S, H, W) in the unit of the translations; ``confidence`` likewise, > 1.
     :ivar rays: (B, S, 8h, 8w, 6), optional; ``ray_confidence`` (B, S, 8h, 8w).
     """
 
     encodings: Tensor
-    reference: Tensor | None
+    reference: Tensor
     depth: Tensor
     confidence: Tensor
     rays: Tensor | None = None
@@ -195,11 +207,12 @@ class R3Network(_AnyView):
         own = roles[:, :1] if reference else roles[:, 1:]
         camera_tokens = torch.cat([own, roles[:, 1:].expand(-1, S - 1, -1)], dim=1)
         taps = self.backbone.relate(
-            described, camera_tokens, causal, cached.key_values if cached else None
+            described, camera_tokens, causal, cached.key_values if cached else ()
         )
         with in_float32(described.tokens.device):
             feature = self.cam_dec.project(taps.camera_tokens[-1])
-            entries = FrameCache(taps.key_values, self.cam_dec.source_half(feature))
+            layers = tuple((kv,) for kv in taps.key_values)
+            entries = FrameCache(layers, self.cam_dec.source_half(feature))
             sources = entries.pair_sources
             if cached is not None:
                 sources = torch.cat([cached.pair_sources, sources], dim=1)
@@ -212,14 +225,15 @@ class R3Network(_AnyView):
         """Refuse cached frames of other shapes."""
         backbone = self.config.backbone
         B, _, P, _ = described.tokens.shape
-        shape = (B, backbone.heads, cached.frames, P, HEAD_CHANNELS)
-        wanted = [shape] * (2 * len(backbone.cross_frame_blocks))
-        got = [tuple(t.shape) for kv in cached.key_values for t in (kv.keys, kv.values)]
-        if got != wanted or cached.pair_sources.shape[0] != B:
+        blocks, shape = len(backbone.cross_frame_blocks), (B, backbone.heads, P, HEAD_CHANNELS)
+        got = {(*t.shape[:2], *t.shape[3:]) for t in cached.keys_and_values}
+        frames = {sum(kv.keys.shape[2] for kv in layer) for layer in cached.key_values}
+        fits = len(cached.key_values) == blocks and got == {shape} and frames == {cached.frames}
+        if not fits or cached.pair_sources.shape[0] != B:
             raise FrameError(
-                f'the frame does not fit the cached ones: they must hold {len(wanted)} tensors of '
-                f'{shape}, got {len(got)} of {sorted(set(got))}; a cache is of one network, one '
-                'batch size and one image size'
+                f'the frame does not fit the cached ones: they must hold {blocks} blocks of '
+                f'{shape} for each frame, got {len(cached.key_values)} of {sorted(got)}; a cache '
+                'is of one network, one batch size and one image size'
             )
 
     def forward(
@@ -240,38 +254,17 @@ class DA3Network(_AnyView):
         self.cam_dec = CameraDecoder(config.backbone.feature_width)
         self.cam_enc = PoseEncoder(config.backbone.width)
 
-    def forward(
-        self,
-        images: Tensor,
-        *,
-        cameras: Tensor | None = None,
-        reference_view: str = 'saddle_balanced',
-        rays: bool = False,
-    ) -> AbsolutePrediction:
+    def forward(self, images: Tensor, *, rays: bool = False) -> AbsolutePrediction:
         """Predict S views of a scene (B, S, 3, H, W), in any order.
 
-        :param cameras: (B, S, 9) encodings of known camera-to-world poses and fields of view, see
-            :func:`~r3_ros.model.known_cameras.encode_cameras`; None: unknown.
-        :param reference_view: strategy that chooses among three views or more.
         :raises FrameError: wrong shape or type of the images.
-        :raises TransformError: wrong shape of the cameras.
-        :raises ModelError: unknown ``reference_view``.
         """
         described = self.describe(images)
-        reference = None
-        if cameras is not None:
-            if cameras.shape != (*images.shape[:2], 9):
-                raise TransformError(
-                    f'cameras must be encodings ({images.shape[0]}, {images.shape[1]}, 9), one '
-                    f'per image, got {tuple(cameras.shape)}'
-                )
-            camera_tokens = self.cam_enc(cameras)
-        else:
-            reference = choose_reference(described.class_token, reference_view)
-            views = torch.arange(images.shape[1], device=reference.device)
-            is_reference = (views == reference[:, None])[..., None]  # (B, S, 1)
-            roles = self.backbone.camera_token
-            camera_tokens = torch.where(is_reference, roles[:, :1], roles[:, 1:])
+        reference = choose_reference(described.class_token)
+        views = torch.arange(images.shape[1], device=reference.device)
+        is_reference = (views == reference[:, None])[..., None]  # (B, S, 1)
+        roles = self.backbone.camera_token
+        camera_tokens = torch.where(is_reference, roles[:, :1], roles[:, 1:])
         taps = self.backbone.relate(described, camera_tokens, causal=False)
         encodings = self.cam_dec.absolute(self.cam_dec.project(taps.camera_tokens[-1]))
         dense = self._dense(taps.features, described, rays)

@@ -29,11 +29,12 @@ from ..core.datatypes import (
 )
 from ..core.errors import DeviceMemoryError, FrameError, ModelError
 from ..core.geometry import inverse, T_from_quat
-from ..input.network_input import Geometry, intrinsics_from_fov, r3_geometry, R3Rule
+from ..core.resize_geometry import Geometry, image_size
+from ..input.network_input import intrinsics_from_fov, r3_geometry
 from .backbone import Tokens
 from .cache.frame_memory import CacheBudget, FrameMemory
 from .cache.recomputation import Recomputation
-from .device_errors import converts_device_errors
+from .device_errors import device_errors
 from .network import Prediction, R3Network
 
 #: Score of an edge whose logits are both 1, the reference before the first edges of a stream.
@@ -62,6 +63,9 @@ class R3Predictor:
 
     Until :meth:`forget`, a frame is held by its cache entry, about 23 MiB at 504 x 280 in bfloat16
     for R3-large, or by its image, from which the entry is recomputed when needed.
+
+    :ivar variant: name of the network, a key of ``model.variants.VARIANTS``.
+    :ivar image_size: long side of the network's input, in pixels.
     """
 
     can_restart = True
@@ -85,25 +89,17 @@ class R3Predictor:
         self._network = network
         self._device = device
         self._with_depth = config.depth
-        # Square images stay square instead of being cropped.
-        self._rule = R3Rule(size=config.image_size, square_ok=True)
+        self.variant = network.config.name
+        self.image_size = config.image_size
         self._memory = FrameMemory(budget)
         self._recomputation = Recomputation(network, self._memory, device, recomputed_per_frame)
         self._described: _Described | None
         self._warm_up: list[float]
         self._fovs: deque[np.ndarray]
-        self._geometry = lru_cache(maxsize=4)(partial(r3_geometry, rule=self._rule))
+        # Square images stay square instead of being cropped.
+        geometry = partial(r3_geometry, size=config.image_size, square_ok=True)
+        self._geometry = lru_cache(maxsize=4)(geometry)
         self.reset()
-
-    @property
-    def variant(self) -> str:
-        """Name of the network, a key of ``model.variants.VARIANTS``."""
-        return self._network.config.name
-
-    @property
-    def image_size(self) -> int:
-        """Long side of the network's input, in pixels."""
-        return self._rule.size
 
     @property
     def capacity(self) -> int | None:
@@ -115,7 +111,7 @@ class R3Predictor:
         """Score of a good edge: the mean over the best edges of this stream's first frames."""
         return float(np.mean(self._warm_up)) if self._warm_up else _FIRST_GUESS
 
-    @converts_device_errors
+    @device_errors()
     @torch.inference_mode()
     def describe(self, frame: Frame) -> np.ndarray:
         """Return the (C,) float32 unit descriptor of a frame.
@@ -133,7 +129,7 @@ class R3Predictor:
         self._described = described
         return descriptor
 
-    @converts_device_errors
+    @device_errors()
     @torch.inference_mode()
     def predict(
         self, frame: Frame, context_ids: Sequence[int], depth: bool = True
@@ -146,10 +142,9 @@ class R3Predictor:
         size = described.geometry.height, described.geometry.width
         is_reference = not len(self._memory)
         attended = self._recomputation.available(context_ids, size)
-        context = self._memory.context(attended)
         prediction = self._network.predict(
             described.tokens,
-            context.cache,
+            self._memory.context(attended),
             reference=is_reference,
             depth=self._with_depth and depth,
         )
@@ -157,7 +152,7 @@ class R3Predictor:
         geometry = described.geometry
         intrinsics, seen = self._intrinsics(frame, geometry, fov)
         # Nothing fails from here on, so an unusable frame leaves no state behind.
-        edges = _edges(frame.frame_id, context.frame_ids, relative)
+        edges = _edges(frame.frame_id, attended, relative)
         self._memory.keep(frame.frame_id, prediction.cache, described.pixels)
         self._recomputation.note(frame.frame_id, attended, is_reference)
         self._fovs.append(fov)
@@ -198,7 +193,7 @@ class R3Predictor:
     def landmarks(self, T_world_camera: Mapping[int, np.ndarray]) -> None:
         """Do nothing: the network has no landmarks."""
 
-    @converts_device_errors
+    @device_errors()
     @torch.inference_mode()
     def shrink(self) -> None:
         """Halve the slots of the cache, and free the memory that torch caches."""
@@ -256,11 +251,10 @@ class R3Predictor:
         self._warm_up = []
         self._fovs = deque(maxlen=_FOV_FRAMES)
 
-    @converts_device_errors
+    @device_errors()
     def close(self) -> None:
         """Free the cache; the weights are freed with the predictor."""
         self.reset()
-        self._memory.close()
         self._empty_torch_cache()
 
     def _prepared(self, frame: Frame) -> _Described:
@@ -272,11 +266,7 @@ class R3Predictor:
 
     def _pixels(self, image: np.ndarray) -> tuple[np.ndarray, Geometry]:
         """Return an image resized for the network, (h, w, 3) uint8, and the geometry."""
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise FrameError(
-                f'the image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}'
-            )
-        geometry = self._geometry(image.shape[1], image.shape[0])
+        geometry = self._geometry(*image_size(image))
         # Copied: the image may be read-only, or the source may write to it again.
         return np.array(geometry.apply(image)), geometry
 
@@ -317,16 +307,8 @@ def _camera_outputs(prediction: Prediction) -> tuple[np.ndarray, np.ndarray, np.
         float32 unit vector.
     :raises FrameError: a value is not finite.
     """
-    pairs = prediction.pairs
-    columns = torch.cat(
-        [
-            pairs.translation[0, :-1, 0],
-            pairs.quaternion[0, :-1, 0],
-            pairs.logit_translation[0, :-1],
-            pairs.logit_rotation[0, :-1],
-        ],
-        dim=-1,
-    )  # (N, 9): the last row would be the frame against itself
+    # The last row would be the frame against itself.
+    columns = prediction.pairs.numbers[0, :-1, 0]  # (N, 9)
     token = prediction.camera_feature[0, 0]
     parts = [columns.flatten(), prediction.fov[0, 0], token / token.norm().clamp_min(1e-12)]
     numbers = torch.cat(parts).cpu().numpy()

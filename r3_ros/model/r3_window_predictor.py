@@ -12,7 +12,7 @@ from ..core.config import ModelConfig
 from ..core.datatypes import ModelInfo
 from ..core.errors import FrameError, ModelError
 from ..core.window_predictor import WindowPrediction
-from ..input.network_input import PATCH, r3_geometry, R3Rule
+from ..input.network_input import PATCH, r3_geometry
 from .depth_head import BRANCH_CHANNELS
 from .network import HEAD_FRAMES, Prediction, R3Network
 from .variants import NetworkConfig, TABLE_SIDE
@@ -42,8 +42,8 @@ class R3WindowPredictor:
         self._memory_bytes = memory_bytes
         self._element_bytes = network.backbone.patch_embed.proj.weight.element_size()
         # As in a stream.
-        rule = R3Rule(size=config.image_size, square_ok=True)
-        self.geometry = lru_cache(maxsize=64)(partial(r3_geometry, rule=rule))
+        geometry = partial(r3_geometry, size=config.image_size, square_ok=True)
+        self.geometry = lru_cache(maxsize=64)(geometry)
 
     def most_frames(self, width: int, height: int) -> int:
         """Return how many images of a prepared size fit into memory at once."""
@@ -128,24 +128,14 @@ def pass_bytes(
 
 
 def _on_host(prediction: Prediction) -> WindowPrediction:
-    pairs = prediction.pairs
-    columns = torch.cat(
-        [
-            pairs.translation[0],
-            pairs.quaternion[0],
-            pairs.logit_translation[0, ..., None],
-            pairs.logit_rotation[0, ..., None],
-        ],
-        dim=-1,
-    )
-    numbers = columns.double().cpu().numpy()  # (S, S, 9)
+    numbers = prediction.pairs.numbers[0].double().cpu().numpy()  # (S, S, 9)
     fov = prediction.fov[0].double().cpu().numpy()
     if not (np.isfinite(numbers).all() and np.isfinite(fov).all()):
         raise ModelError(
             "the network's output is not finite: try model.precision fp32, and "
             '`r3 weights check` on the weights'
         )
-    predicted = pairs.predicted.cpu().numpy()
+    predicted = prediction.pairs.predicted.cpu().numpy()
     lengths = np.linalg.norm(numbers[..., 3:7], axis=-1)
     predicted &= lengths > 0  # else there is no rotation
     relative = np.full((*lengths.shape, 7), np.nan)

@@ -67,13 +67,10 @@ class DepthHeadConfig:
 
     :ivar features: F, channels of the fused pyramid.
     :ivar channels: of the four levels before fusion.
-    :ivar dual: R3 and any-view DA3: input norm, position embedding, confidence and a ray branch.
-        Otherwise the metric head: depth and sky.
     """
 
     features: int
     channels: tuple[int, int, int, int]
-    dual: bool = True
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,6 @@ _TINY_HEAD = DepthHeadConfig(features=48, channels=(32, 64, 128, 192))
 _SMALL_HEAD = DepthHeadConfig(features=64, channels=(48, 96, 192, 384))
 _BASE_HEAD = DepthHeadConfig(features=128, channels=(96, 192, 384, 768))
 _LARGE_HEAD = DepthHeadConfig(features=256, channels=(256, 512, 1024, 1024))
-_METRIC_HEAD = DepthHeadConfig(features=256, channels=(256, 512, 1024, 1024), dual=False)
 
 #: Every network, by name. `r3-large` is the only R3 released by its authors; the smaller ones and
 #: the giant share its layout, and `r3-tiny` is our own size for CPUs.
@@ -115,6 +111,6 @@ VARIANTS: dict[str, NetworkConfig] = {
         NetworkConfig('da3-base', _BASE, _BASE_HEAD, CameraOutput.ABSOLUTE),
         NetworkConfig('da3-large', _LARGE, _LARGE_HEAD, CameraOutput.ABSOLUTE),
         NetworkConfig('da3-giant', _GIANT, _LARGE_HEAD, CameraOutput.ABSOLUTE),
-        NetworkConfig('da3metric-large', _LARGE_LOCAL, _METRIC_HEAD, CameraOutput.NONE),
+        NetworkConfig('da3metric-large', _LARGE_LOCAL, _LARGE_HEAD, CameraOutput.NONE),
     )
 }

@@ -320,17 +320,10 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """Describe the machine, for comparing times."""
-    try:
-        usable = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        usable = os.cpu_count() or 1
-    return {'system': platform.platform(), 'cpu': _cpu_name(), 'cores': usable}
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
-    except OSError:
-        lines = []
+    lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
     names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.processor() or platform.machine()
+    return {
+        'system': platform.platform(),
+        'cpu': names[0] if names else platform.machine(),  # ARM reports no name
+        'cores': len(os.sched_getaffinity(0)),
+    }

@@ -6,12 +6,14 @@ caller's thread.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-import queue
 import threading
 import time
+from typing import TypeVar
 
 from ..core.config import InputConfig, R3Config
 from ..core.datatypes import DepthMap, Estimate, Frame, Intrinsics, ModelInfo, TrackingState
@@ -28,7 +30,10 @@ from ..streaming.map_snapshot import MapSnapshot, take_map_snapshot
 from ..streaming.scale.estimator import ScaleView
 from ..streaming.trajectory import TrajectoryView
 
+Item = TypeVar('Item')
+
 _FRAMES_AHEAD = 4
+_LEFT_OUT_WARNINGS = 5
 _TRACKED = (TrackingState.TRACKING, TrackingState.LOW_CONFIDENCE)
 
 
@@ -78,7 +83,6 @@ class RunResult:
     :ivar map: from which a later run can continue; None in offline mode.
     """
 
-    source_name: str
     model: ModelInfo
     records: list[FrameRecord] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
@@ -104,6 +108,11 @@ class RunResult:
     def first_warning(self) -> str:
         """The first warning, as the reason why nothing could be processed."""
         return self.warnings[0] if self.warnings else 'no reason was given'
+
+    def warn_left_out(self, reason: str) -> None:
+        """Add a warning of a frame that was not processed, of the first ones only."""
+        if len(self.warnings) < _LEFT_OUT_WARNINGS:
+            self.warnings.append(f'left out a frame: {reason}')
 
 
 #: Called after each frame with the result so far and the estimate.
@@ -131,14 +140,14 @@ def run_source(
     """
     config = engine.config
     camera = source.camera_for(config.input.rectification)
-    result = RunResult(source.name, engine.predictor.info, camera=camera)
+    result = RunResult(engine.predictor.info, camera=camera)
     frame_filter = FrameFilter(one_session(config.input))
     images = KeyframeImages()
     if saved is not None:
         images.restore(engine.load_map(saved).images)
         result.loaded = saved.facts
     started = time.perf_counter()
-    with ReadAhead(undistorted_frames(source, config, max_frames)) as frames:
+    with read_ahead(undistorted_frames(source, config, max_frames)) as frames:
         for frame, read_ms in frames:
             if stop is not None and stop.is_set():
                 result.interrupted = True
@@ -180,16 +189,14 @@ def _process(
     height, width = frame.image.shape[:2]
     verdict = frame_filter.admit(frame.stamp_ns, width, height)
     if verdict.action is not Action.ACCEPT:
-        if len(result.warnings) < 5:
-            result.warnings.append(f'left out a frame: {verdict.reason}')
+        result.warn_left_out(verdict.reason)
         return
     began = time.perf_counter()
     try:
         estimate = engine.step(frame)
     except FrameError as error:
         result.rejected['refused by the predictor'] += 1
-        if len(result.warnings) < 5:
-            result.warnings.append(f'left out a frame: {error}')
+        result.warn_left_out(str(error))
         return
     step_ms = 1e3 * (time.perf_counter() - began)
     images.note(frame.image, estimate)
@@ -277,47 +284,18 @@ class Undistorter:
         return Frame(image, raw.stamp_ns, self._intrinsics)
 
 
-class ReadAhead:
-    """Iterates on a reader thread, a few items ahead; its errors are raised in the consumer."""
+@contextmanager
+def read_ahead(items: Iterator[Item]) -> Iterator[Iterator[Item]]:
+    """Iterate on a reader thread, a few items ahead; its errors are raised in the consumer."""
+    reader = ThreadPoolExecutor(1, thread_name('frame_reader'))
 
-    def __init__(self, items: Iterator[tuple[Frame, float]]) -> None:
-        self._items = items
-        self._queue: queue.Queue[tuple[Frame, float] | BaseException | None] = queue.Queue(
-            _FRAMES_AHEAD
-        )
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(
-            target=self._fill, name=thread_name('frame_reader'), daemon=True
-        )
+    def ahead() -> Iterator[Item]:
+        pending = deque(reader.submit(next, items, None) for _ in range(_FRAMES_AHEAD))
+        while (item := pending.popleft().result()) is not None:
+            pending.append(reader.submit(next, items, None))
+            yield item
 
-    def __enter__(self) -> Iterator[tuple[Frame, float]]:
-        self._thread.start()
-        return iter(self._next_item, None)
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def _fill(self) -> None:
-        try:
-            for item in self._items:
-                if not self._offer(item):
-                    return
-            self._offer(None)
-        except BaseException as error:
-            self._offer(error)
-
-    def _offer(self, item: tuple[Frame, float] | BaseException | None) -> bool:
-        while not self._stopping.is_set():
-            try:
-                self._queue.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def _next_item(self) -> tuple[Frame, float] | None:
-        item = self._queue.get()
-        if isinstance(item, BaseException):
-            raise item
-        return item
+    try:
+        yield ahead()
+    finally:
+        reader.shutdown(cancel_futures=True)

@@ -10,7 +10,7 @@ from r3_ros.core.datatypes import Intrinsics
 from r3_ros.core.errors import OccupancyError, OutputError
 from r3_ros.core.geometry import make_T, R_BODY_OPTICAL, transform
 from r3_ros.maps.floor import find_floor, Floor
-from r3_ros.maps.occupancy_file import write_grid
+from r3_ros.maps.ground_plan import write_grid
 from r3_ros.maps.occupancy_grid import FREE, occupancy_grid, OCCUPIED, UNKNOWN
 from scipy.spatial.transform import Rotation
 from surveyed_room import INTRINSICS, survey

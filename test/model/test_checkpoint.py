@@ -390,8 +390,6 @@ def test_what_nobody_could_load_is_not_saved(toys, tmp_path):
         save_network(network, path)
     with pytest.raises(OutputError, match='float64'):
         save_network(Toy(TOYS['toy']).double(), path)
-    with pytest.raises(OutputError, match='exists already'):
-        save_network(Toy(TOYS['toy']), path, overwrite=False)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

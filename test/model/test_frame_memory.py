@@ -1,6 +1,17 @@
-"""Cached frames in slots and host memory: the tiers may not show in what is predicted."""
+"""Cached frames on the device and in host memory: the tiers may not show in what is predicted."""
 
-from cached_stream import assert_same, COUNT, described, entry_bytes, network, schedule, stream
+import copy
+
+from cached_stream import (
+    assert_same,
+    COUNT,
+    described,
+    entry_bytes,
+    host_bytes,
+    network,
+    schedule,
+    stream,
+)
 from networks import sample_images
 import numpy as np
 import pytest
@@ -26,17 +37,17 @@ def plain(network, described):
     return pairs, torch.cat(depths, dim=1)
 
 
-@pytest.mark.parametrize('slots,host', [(40, 0), (13, 0), (6, 40), (5, 40)])
-def test_slots_and_host_memory_do_not_show(network, described, entry_bytes, slots, host):
-    memory = FrameMemory(CacheBudget(slots * entry_bytes, host * entry_bytes))
-    assert_same(stream(network, described, memory), plain(network, described))
-    assert len(memory) == COUNT and len(memory.resident) <= slots
+@pytest.mark.parametrize('entries,host', [(40, 0), (13, 0), (6, 40), (5, 40)])
+def test_tiers_do_not_show(network, described, entry_bytes, entries, host):
+    memory = FrameMemory(CacheBudget(entries * entry_bytes, host * entry_bytes))
+    assert_same(stream(network, described, memory), plain(network, described), atol=0)
+    assert len(memory) == COUNT and len(memory._on_device) <= entries
 
 
 def test_nothing_changes_while_nothing_is_evicted(network, described, entry_bytes):
     runs = [
-        stream(network, described, FrameMemory(CacheBudget(slots * entry_bytes, 0)))
-        for slots in (COUNT + 1, 10 * COUNT)
+        stream(network, described, FrameMemory(CacheBudget(entries * entry_bytes, 0)))
+        for entries in (COUNT + 1, 10 * COUNT)
     ]
     assert_same(*runs, atol=0.0)
 
@@ -48,31 +59,34 @@ def test_forgotten_frames_leave_room(network, described, entry_bytes):
     assert len(memory) == 1
 
 
-def test_buffers_never_outgrow_the_budget(network, described, entry_bytes):
-    memory = FrameMemory(CacheBudget(int(6.9 * entry_bytes), 100 * entry_bytes))
-    stream(network, described, memory)
-    buffers = [b for layer in memory._slots.layers for b in layer] + [memory._slots.pair_sources]
-    assert sum(b.numel() * b.element_size() for b in buffers) == 6 * entry_bytes
+def test_entries_never_outgrow_the_budgets(network, described, entry_bytes):
+    budget = CacheBudget(int(5.9 * entry_bytes), int(7.9 * entry_bytes))
+    memory = FrameMemory(budget)
+
+    def check(n):
+        assert (
+            sum(entry.nbytes for entry in memory._on_device.values())
+            == min(n + 1, 5) * entry_bytes
+        )
+        assert host_bytes(memory) == max(n + 1 - 5, 0) * entry_bytes
+        return ()
+
+    stream(network, described, memory, check)
 
 
-def test_the_new_frame_is_written_once_and_context_is_not_copied(network, described, entry_bytes):
+def test_entries_are_not_copied_on_a_cpu(network, described, entry_bytes):
     with torch.inference_mode():
-        memory = FrameMemory(CacheBudget(8 * entry_bytes, 0))
-        for n in range(4):
-            context = memory.context(range(n))
-            memory.keep(n, network.predict(described[n], context.cache, reference=n == 0).cache)
-        context = memory.context(range(4))
-        seen = context.cache.key_values[0].keys
-        assert seen.data_ptr() == memory._slots.layers[0][0].data_ptr()
-        own = network.predict(described[4], context.cache, reference=False).cache
-        slot = memory._slots.tensors_of(4)[0]
-        torch.testing.assert_close(slot, own.key_values[0].keys, atol=0, rtol=0)
-        memory.keep(4, own)
-        assert memory.resident[4] == 4
+        memory = FrameMemory(CacheBudget(3 * entry_bytes, 8 * entry_bytes))
+        entries = [network.predict(described[n]).cache for n in range(5)]
+        for n, entry in enumerate(entries):
+            memory.keep(n, entry)
+        first, second = memory.context([0, 4]).key_values[0]
+    assert first.keys is entries[0].key_values[0][0].keys
+    assert second.keys is entries[4].key_values[0][0].keys
 
 
 @torch.inference_mode()
-def test_capacity_is_that_of_the_slots_or_of_the_images(network, described, entry_bytes):
+def test_capacity_is_that_of_the_device_or_of_the_images(network, described, entry_bytes):
     image = np.zeros((42, 70, 3), np.uint8)
     for images, capacity in ((3, 4), (9, 9)):
         memory = FrameMemory(CacheBudget(5 * entry_bytes, images * image.nbytes))
@@ -80,8 +94,8 @@ def test_capacity_is_that_of_the_slots_or_of_the_images(network, described, entr
         for n in range(capacity):
             memory.keep(n, network.predict(described[n]).cache, image)
         assert memory.capacity == len(memory) == capacity
-        assert memory.host.image_bytes <= images * image.nbytes
-        assert memory.context([capacity - 1]).frame_ids == (capacity - 1,)
+        assert host_bytes(memory) <= images * image.nbytes
+        assert memory.context([capacity - 1]).frames == 1
 
 
 @torch.inference_mode()
@@ -107,35 +121,34 @@ def test_a_size_may_follow_another_after_clearing(network, described, entry_byte
     memory.clear()
     other = network.describe(sample_images(1, size=(56, 42)))
     memory.keep(0, network.predict(other).cache)
-    assert memory.context([0]).cache.key_values[0].keys.shape[3] == 1 + 4 * 3
+    assert memory.context([0]).key_values[0][0].keys.shape[3] == 1 + 4 * 3
 
 
 @torch.inference_mode()
-def test_halved_slots_hold_the_same_frames(network, described, entry_bytes):
+def test_a_halved_budget_holds_the_same_frames(network, described, entry_bytes):
     expected = plain(network, described)
     memory = FrameMemory(CacheBudget(10 * entry_bytes, 20 * entry_bytes))
 
     def shrink(n):
         if n == 7:
-            held = set(memory._used)
             memory.shrink()
-            assert len(memory.resident) == 4 and set(memory._used) == held
-            assert memory._slots.layers[0][0].shape[2] == 5
+            assert len(memory._on_device) == 4 and len(memory) == 8
+            assert memory._device_capacity == 5
         return ()
 
     assert_same(stream(network, described, memory, shrink), expected)
 
 
 @torch.inference_mode()
-def test_slots_are_never_fewer_than_a_context_needs(network, described, entry_bytes):
+def test_the_budget_is_never_less_than_a_context_needs(network, described, entry_bytes):
     memory = FrameMemory(CacheBudget(10 * entry_bytes, 20 * entry_bytes))
     memory.shrink()  # before the first frame: the budget alone
     pairs, _ = stream(network, described, memory)
     for _ in range(5):
         memory.shrink()
-    # Four frames at the most were attended at once, and one slot more is for the new one.
-    assert memory._slots.layers[0][0].shape[2] == 5
-    assert memory.context([0, 9, 10, 11]).frame_ids
+    # Four frames at the most were attended at once, and one more is the new one.
+    assert memory._device_capacity == 5
+    assert memory.context([0, 9, 10, 11]).frames == 4
 
 
 @torch.inference_mode()
@@ -144,3 +157,37 @@ def test_shrinking_without_room_below_is_reported(network, described, entry_byte
     stream(network, described, memory)
     with pytest.raises(ModelError, match='max_host_mib'):
         memory.shrink()
+
+
+@torch.inference_mode()
+def test_nothing_is_lost_when_the_device_has_no_memory_left(network, described, entry_bytes):
+    memory = FrameMemory(CacheBudget(5 * entry_bytes, 8 * entry_bytes))
+    for n in range(7):
+        memory.keep(n, network.predict(described[n]).cache)
+    expected = memory.context([0, 6]).pair_sources
+
+    def full(tensor):
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB')
+
+    memory._to_device, to_device = full, memory._to_device
+    away = next(n for n in range(7) if n not in memory._on_device)
+    with pytest.raises(torch.OutOfMemoryError):
+        memory.context([away, 6])
+    assert all(memory.in_full(n) for n in range(7))
+    memory._to_device = to_device
+    assert memory.context([away, 6]).frames == 2
+    torch.testing.assert_close(memory.context([0, 6]).pair_sources, expected, atol=0, rtol=0)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_with_frames_in_host_memory(network, entry_bytes):
+    if not torch.cuda.is_available():
+        pytest.skip('no CUDA device')
+    on_gpu = copy.deepcopy(network).cuda()
+    with torch.inference_mode():
+        images = sample_images(COUNT).cuda()
+        tokens = [on_gpu.describe(images[:, n : n + 1]) for n in range(COUNT)]
+    roomy = stream(on_gpu, tokens, FrameMemory(CacheBudget(40 * entry_bytes, 0)))
+    memory = FrameMemory(CacheBudget(5 * entry_bytes, 8 * entry_bytes))
+    assert_same(stream(on_gpu, tokens, memory), roomy, atol=0)
+    assert all(cache.pair_sources.is_pinned() for cache in memory._on_host.values())

@@ -9,18 +9,15 @@ import numpy as np
 from paths import PARITY, ROOT
 import pytest
 from r3_ros.core.datatypes import Intrinsics
-from r3_ros.core.errors import ModelError, TransformError
 from r3_ros.model.backbone import Backbone, KeyValues
 from r3_ros.model.camera_head import PairHead
 from r3_ros.model.depth_head import add_position_embedding, Fusion, MonoDepth
-from r3_ros.model.known_cameras import encode_cameras
 from r3_ros.model.layers import Block, LayerNorm, Mlp, rotate, rotations, SwiGlu
 from r3_ros.model.metric_predictor import metric_depth
 from r3_ros.model.network import build_network, FrameCache
-from r3_ros.model.reference_view import choose_reference, STRATEGIES
+from r3_ros.model.reference_view import choose_reference
 from r3_ros.model.variants import BackboneConfig, VARIANTS
 from r3_ros.model.weights.checkpoint import official_name
-from scipy.spatial.transform import Rotation
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -266,15 +263,13 @@ def test_pairs_one_by_one(causal, cached):
 # Reference views
 
 
-def merits(tokens, strategy):
+def merits(tokens):
     """Return how well each view of one clip (S, C) would do, by loops."""
     S = len(tokens)
-    if S < 3 or strategy in ('first', 'middle'):
-        return np.arange(S) == (S // 2 if strategy == 'middle' and S > 2 else 0)
+    if S < 3:
+        return np.arange(S) == 0
     unit = [t / np.sqrt((t**2).sum()) for t in tokens]
     cosine = [[float(a @ b) - (a is b) for b in unit] for a in unit]
-    if strategy == 'saddle_sim_range':
-        return np.array([max(row) - min(row) for row in cosine])
     score = np.zeros(S)
     for measure in (
         [sum(row) / (S - 1) for row in cosine],
@@ -286,82 +281,23 @@ def merits(tokens, strategy):
     return -score
 
 
-@pytest.mark.parametrize('strategy', STRATEGIES)
-def test_reference_views_chosen_by_loops(strategy):
+def test_reference_views_chosen_by_loops():
     seen = set()
     for seed, S in enumerate([1, 2, 3, 3, 4, 5, 8, 12]):
         tokens = noise(4, S, 32, seed=seed) * (1 + noise(4, S, 1, seed=seed + 50).abs())
-        got = choose_reference(tokens, strategy)
+        got = choose_reference(tokens)
         assert got.dtype == torch.int64
         for clip, chosen in zip(tokens.double().numpy(), got.tolist(), strict=True):
-            merit = merits(clip, strategy).astype(float)
-            # Two views may be the two ends of one widest pair: then either will do.
+            merit = merits(clip).astype(float)
             assert merit[chosen] >= merit.max() - 1e-6
             seen.add(chosen)
-    assert len(seen) >= (4 if strategy.startswith('saddle') else 1)
+    assert len(seen) >= 4
 
 
-def test_an_unknown_strategy_is_refused_whatever_the_number_of_views():
-    with pytest.raises(ModelError, match="'last', known: saddle_balanced"):
-        choose_reference(noise(1, 1, 4), 'last')
-
-
-# Known cameras and metres
-
-
-def cameras(count, scale=1.0):
-    rng = np.random.default_rng(5)
-    T = np.tile(np.eye(4), (count, 1, 1))
-    T[:, :3, :3] = Rotation.from_rotvec(rng.normal(size=(count, 3))).as_matrix()
-    T[:, :3, 3] = scale * rng.normal(size=(count, 3))
-    return T
+# Metres
 
 
 K = Intrinsics(fx=200.0, fy=180.0, cx=125.5, cy=69.5, width=252, height=140)
-
-
-@pytest.mark.parametrize('count', [1, 2, 5, 6])
-def test_known_cameras_are_relative_to_the_first_in_their_own_unit(count):
-    poses = cameras(count, scale=7.0)
-    encodings, unit = encode_cameras(poses, [K] * count)
-    distances = sorted(np.linalg.norm(poses[:, :3, 3] - poses[0, :3, 3], axis=1))
-    assert unit == pytest.approx(max(distances[(count - 1) // 2], 0.1))
-    assert encodings.shape == (count, 9) and encodings.dtype == np.float32
-    for pose, encoding in zip(poses, encodings, strict=True):
-        relative = np.linalg.inv(poses[0]) @ pose
-        np.testing.assert_allclose(encoding[:3], relative[:3, 3] / unit, atol=1e-5)
-        turn = Rotation.from_quat(encoding[3:7]).as_matrix()
-        np.testing.assert_allclose(turn, relative[:3, :3], atol=1e-6)
-        fov = [2 * math.atan(140 / 2 / 180), 2 * math.atan(252 / 2 / 200)]
-        np.testing.assert_allclose(encoding[7:], fov, atol=1e-6)
-
-
-def test_known_cameras_need_no_world_of_their_own():
-    poses = cameras(4)
-    moved = np.linalg.inv(cameras(5)[4]) @ poses
-    for got, expected in zip(
-        encode_cameras(moved, [K] * 4), encode_cameras(poses, [K] * 4), strict=True
-    ):
-        np.testing.assert_allclose(got, expected, atol=1e-5)
-
-
-def test_known_cameras_that_stand_still_keep_a_unit():
-    encodings, unit = encode_cameras(cameras(3, scale=1e-6), [K] * 3)
-    assert unit == 0.1 and np.abs(encodings[:, :3]).max() < 1e-4
-
-
-@pytest.mark.parametrize(
-    ('poses', 'intrinsics'),
-    [
-        (cameras(3), [K] * 2),
-        (cameras(3)[:, :3], [K] * 3),
-        (np.full((2, 4, 4), np.nan), [K] * 2),
-        (np.zeros((0, 4, 4)), []),
-    ],
-)
-def test_known_cameras_must_be_whole(poses, intrinsics):
-    with pytest.raises(TransformError, match='known cameras must be finite poses'):
-        encode_cameras(poses, intrinsics)
 
 
 def test_metres_by_the_focal_length():
@@ -415,7 +351,7 @@ def test_the_documented_cost_of_a_frame_is_true(size, column):
     def giga(cached):
         keys = torch.empty(1, 16, cached, tokens, 64, device='meta')
         sources = torch.empty(1, cached, 2048, device='meta')
-        cache = FrameCache((KeyValues(keys, keys),) * 8, sources)
+        cache = FrameCache(((KeyValues(keys, keys),),) * 8, sources)
         images = torch.empty(1, 1, 3, *size, device='meta')
         with FlopCounterMode(display=False) as counter:
             entry = network.predict(network.describe(images), cache).cache

@@ -167,7 +167,7 @@ def test_square_images_are_seen_whole(predictor):
 def test_forgotten_frames_are_freed_and_unknown_ones_ignored(predictor):
     feed(predictor, 0, 1, 2)
     predictor.forget([1, 77])
-    assert set(predictor._memory.resident) == {0, 2}
+    assert set(predictor._memory._on_device) == {0, 2}
     predictor.predict(frame(3), [0, 2])
     with pytest.raises(KeyError):
         predictor.predict(frame(4), [1])
@@ -208,9 +208,15 @@ def test_the_stream_says_what_a_good_score_is(predictor):
 # --- Trouble ---
 
 
-@pytest.mark.parametrize('image', [np.zeros(SIZE, np.uint8), np.zeros((*SIZE, 3), np.float32)])
-def test_other_images_are_refused(predictor, image):
-    with pytest.raises(FrameError, match='uint8 RGB'):
+@pytest.mark.parametrize(
+    ('image', 'reason'),
+    [
+        (np.zeros(SIZE, np.uint8), 'red green blue'),
+        (np.zeros((*SIZE, 3), np.float32), 'array of uint8'),
+    ],
+)
+def test_other_images_are_refused(predictor, image, reason):
+    with pytest.raises(FrameError, match=reason):
         predictor.describe(Frame(image, 0, None, 0))
 
 
@@ -225,7 +231,7 @@ def test_answers_that_are_not_finite_are_refused_and_leave_no_trace(predictor, n
             predictor.predict(frame(1), [0])
     finally:
         bias.copy_(kept)
-    assert predictor._memory.resident == (0,)
+    assert set(predictor._memory._on_device) == {0}
     cls_token = network.backbone.pos_embed
     kept = cls_token.clone()
     cls_token.fill_(torch.nan)
@@ -409,7 +415,7 @@ def test_memory_of_a_long_stream_is_bounded(checkpoint):
     try:
         for n in range(15):
             engine.step(replace(frame(n), frame_id=-1))
-        held = engine.predictor._memory.resident
+        held = engine.predictor._memory._on_device
         assert len(held) <= 6 and engine.session.held() == set(held)
     finally:
         engine.close()
@@ -551,10 +557,10 @@ def test_an_engine_that_shrinks_goes_on(network):
     engine = Engine(predictor, config)
     for number in range(10):
         engine.step(frame(number))
-    slots = predictor._memory._slot_count
+    slots = predictor._memory._device_capacity
     engine.shrink()
-    assert len(engine.session.bank) == len(engine.session.held() & set(predictor._memory._used))
-    assert predictor._memory._slot_count < slots
+    assert len(engine.session.bank) == len(engine.session.held() & set(predictor._memory._images))
+    assert predictor._memory._device_capacity < slots
     assert engine.step(frame(10)).frame_id == 10
 
 

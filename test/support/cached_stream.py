@@ -28,6 +28,12 @@ def entry_bytes(network, described):
     return memory.entry_bytes
 
 
+def host_bytes(memory):
+    """Return the bytes of host memory that entries and images take."""
+    images = sum(image.nbytes for image in memory._images.values())
+    return images + sum(entry.nbytes for entry in memory._on_host.values())
+
+
 def schedule(n):
     """Return the frames that frame n attends to: the first, the newest, and a wandering one."""
     return sorted({0, n - 1, n - 2, (5 * n + 2) % 7} & set(range(n)))
@@ -38,10 +44,9 @@ def stream(network, described, memory, forget=None):
     """Predict all frames with a memory; return translations and depths, by pair and frame."""
     pairs, depths = {}, []
     for n in range(COUNT):
-        context = memory.context(schedule(n) if n else [])
-        assert sorted(context.frame_ids) == (schedule(n) if n else [])
-        prediction = network.predict(described[n], context.cache, reference=n == 0)
-        for row, i in enumerate(context.frame_ids):
+        seen = schedule(n) if n else []
+        prediction = network.predict(described[n], memory.context(seen), reference=n == 0)
+        for row, i in enumerate(seen):
             pairs[i, n] = prediction.pairs.translation[0, row, 0].clone()
         depths.append(prediction.depth.clone())
         memory.keep(n, prediction.cache)

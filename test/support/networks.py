@@ -27,7 +27,7 @@ CONFIGS = {
     'metric': NetworkConfig(
         'metric',
         _ALONE,
-        DepthHeadConfig(features=16, channels=(8, 16, 24, 32), dual=False),
+        DepthHeadConfig(features=16, channels=(8, 16, 24, 32)),
         CameraOutput.NONE,
     ),
 }
@@ -86,9 +86,13 @@ def own_network(name):
 def select(cache, frames):
     """Return some frames of a cache, in the order given."""
     index = torch.tensor(list(frames), dtype=torch.int64, device=cache.pair_sources.device)
+
+    def chosen(parts):
+        return torch.cat(parts, dim=2).index_select(2, index)
+
     key_values = (
-        KeyValues(kv.keys.index_select(2, index), kv.values.index_select(2, index))
-        for kv in cache.key_values
+        (KeyValues(chosen([kv.keys for kv in layer]), chosen([kv.values for kv in layer])),)
+        for layer in cache.key_values
     )
     return FrameCache(tuple(key_values), cache.pair_sources.index_select(1, index))
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 from r3_ros.core.datatypes import Frame, ModelInfo
-from r3_ros.core.geometry import inverse, make_T, T_from_quat
-from r3_ros.core.pose_encoding import encode_pose
+from r3_ros.core.geometry import inverse, make_T, quat_xyzw, T_from_quat
 from r3_ros.core.resize_geometry import Geometry
 from r3_ros.core.window_predictor import WindowPrediction
 from r3_ros.input.network_input import fov_of
@@ -88,7 +87,7 @@ class ScriptedWindows:
                     logits[i, j] = BAD if apart else GOOD
                     T_j_i = self._noisy(T_j_i)
                     T_j_i[:3, 3] /= unit
-                    relative[i, j] = encode_pose(T_j_i, np.zeros(2))[:7]
+                    relative[i, j] = [*T_j_i[:3, 3], *quat_xyzw(T_j_i)]
         depth = confidence = None
         if script.with_depth:
             maps = [self._depth(image) for image in images]

@@ -252,7 +252,7 @@ def _views_outputs(
 
 def _da3_arrays(network: DA3Network, views: Tensor) -> dict[str, Output]:
     p: AbsolutePrediction = network(views[None], rays=True)
-    assert p.rays is not None and p.ray_confidence is not None and p.reference is not None
+    assert p.rays is not None and p.ray_confidence is not None
     encodings = _numpy(p.encodings[0]).astype(np.float64)
     T_camera_world = inverse(decoded(encodings))
     size = (views.shape[-1], views.shape[-2])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+from PIL import Image, ImageOps
 from r3_ros.core.errors import SourceError
-from r3_ros.input.network_input import DA3Rule, prepare_da3, prepare_r3, R3Rule
+from r3_ros.input.network_input import da3_geometry, r3_geometry
 
 from .comparison import Output
 from .golden import Golden
@@ -28,8 +30,27 @@ def _prepared(golden: Golden, case: str) -> Output:
         options = json.loads(str(golden.arrays[f'{case}.settings']))
         source = golden.arrays[f'source.{options.pop("source")}']
         if rule == 'r3':
-            orientation = options.pop('exif_orientation', 1)
-            return Output(prepare_r3(source, R3Rule(**options), orientation).pixels)
-        return Output(prepare_da3(source, DA3Rule(method=method, **options)).pixels)
+            source = _upright(source, options.pop('exif_orientation', 1))
+            if options.pop('crop_to_landscape', False):
+                source = _landscape(source)
+            geometry = r3_geometry(source.shape[1], source.shape[0], **options)
+        else:
+            geometry = da3_geometry(source.shape[1], source.shape[0], method=method, **options)
+        return Output(geometry.apply(source))
     except (KeyError, TypeError, ValueError) as error:
         raise SourceError(f'{case}.settings cannot be used: {error}') from error
+
+
+def _upright(image: np.ndarray, exif_orientation: int) -> np.ndarray:
+    """Return a stored image as the official loader turns it first."""
+    stored = Image.fromarray(image)
+    stored.getexif()[0x0112] = exif_orientation
+    return np.asarray(ImageOps.exif_transpose(stored))
+
+
+def _landscape(image: np.ndarray) -> np.ndarray:
+    """Return the centred 4:3 part of an image."""
+    height, width = image.shape[:2]
+    wide, high = min(width, height * 4 // 3), min(height, width * 3 // 4)
+    x, y = (width - wide) // 2, (height - high) // 2
+    return image[y : y + high, x : x + wide]

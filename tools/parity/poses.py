@@ -1,7 +1,8 @@
 """Poses and intrinsics from pair outputs, by the authors' rules, and files of nothing else.
 
-Poses are encoded (:mod:`r3_ros.core.pose_encoding`) as world-to-camera. An edge takes camera i's
-coordinates to camera j's, so the pose of j is the edge after the pose of i.
+A pose is encoded as nine numbers: translation (3), quaternion ``xyzw`` of any length and sign
+(4), field of view vertical and horizontal in radians (2). Poses are world-to-camera. An edge takes
+camera i's coordinates to camera j's, so the pose of j is the edge after the pose of i.
 """
 
 from __future__ import annotations

@@ -88,11 +88,10 @@ class Recomputation:
         seen: Sequence[int] = ()
         if not is_reference:
             seen = [i for i in self._attended.get(frame_id, ()) if i in full] or full
-        context = self._memory.context(seen)
         tensor = torch.from_numpy(pixels).to(self._device, non_blocking=True)
         prediction = self._network.predict(
             self._network.describe(tensor.permute(2, 0, 1)[None, None]),
-            context.cache,
+            self._memory.context(seen),
             reference=is_reference,
             depth=False,
         )

@@ -109,10 +109,7 @@ def load_network(
 
 
 def save_network(
-    network: nn.Module,
-    path: Path | str,
-    metadata: Mapping[str, str] | None = None,
-    overwrite: bool = True,
+    network: nn.Module, path: Path | str, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write a network under its official names, each parameter once.
 
@@ -129,7 +126,7 @@ def save_network(
                 f'cannot write {path}: {key} is {tensor.dtype} or not finite, and could not be '
                 'loaded again'
             )
-    with atomic_path(path, overwrite) as temporary:
+    with atomic_path(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # by the user's umask; the library sets 0600
         try:
@@ -205,26 +202,20 @@ class _Match:
     """The comparison of a file with a network.
 
     :ivar keys: of the file, by name.
+    :ivar problems: missing, unexpected and misshaped names, by kind.
     :ivar notes: ignored and copied tensors.
     """
 
     keys: dict[str, str]
-    missing: list[str]
-    unexpected: list[str]
-    misshaped: list[str]
+    problems: dict[str, list[str]]
     notes: list[str]
 
     @property
     def differences(self) -> int:
-        return len(self.missing) + len(self.unexpected) + len(self.misshaped)
+        return sum(map(len, self.problems.values()))
 
     def __str__(self) -> str:
-        parts = {
-            'missing': self.missing,
-            'unexpected': self.unexpected,
-            'of another shape': self.misshaped,
-        }
-        return '; '.join(_listed(what, found) for what, found in parts.items() if found)
+        return '; '.join(_listed(what, found) for what, found in self.problems.items() if found)
 
 
 def _identify(shapes: Mapping[str, Shape], variant: str | None) -> tuple[str, _Match]:
@@ -284,7 +275,8 @@ def _match(shapes: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> _Match:
         keys.update(copied)
         notes.append(f'copied {_CONFIDENCE}* to {_CONFIDENCE_T}*: a file of an older form')
     missing = [name for name in wanted if name not in keys]
-    return _Match(keys, missing, unexpected, misshaped, notes)
+    problems = {'missing': missing, 'unexpected': unexpected, 'of another shape': misshaped}
+    return _Match(keys, problems, notes)
 
 
 def _listed(what: str, found: Sequence[str]) -> str:

@@ -6,16 +6,18 @@ images, so that the agreement of several is evidence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...core.config import R3Config
-from ...core.datatypes import Edge, Frame, KnownKeyframe, SparseLandmarks
+from ...core.datatypes import Edge, Frame, SparseLandmarks
 from ...core.predictor import Predictor
 from ...input.image_decoding import decode_compressed
+from ...streaming.map_snapshot import observed_in
 from ...streaming.pose_resolution import HeldPose, usable_edges
+from ...streaming.relocalisation.loaded_map import LoadedMap
 from ...streaming.relocalisation.search import Relocalisation
 from .graph_of_map import MapGraph
 
@@ -89,8 +91,16 @@ def _relate(
     predictor: Predictor,
     config: R3Config,
 ) -> Located | None:
+    sources = first.ids[candidates].tolist()
+    held = {i: first.held[i] for i in sources}
+    known = LoadedMap(
+        first.saved,
+        frame_ids=dict(zip(candidates.tolist(), sources, strict=True)),
+        T_world_camera={i: pose.T_world_camera for i, pose in held.items()},
+        landmarks=_landmarks(first, candidates),
+    )
     predictor.reset()
-    predictor.restore(_known(first, candidates), _landmarks(first, candidates))
+    predictor.restore(known.keyframes(), known.landmarks)
     keyframes, frame_id = second.saved.keyframes, int(second.ids[row])
     frame = Frame(
         decode_compressed(second.saved.images[int(keyframes.ids[row])]),
@@ -98,29 +108,13 @@ def _relate(
         keyframes.intrinsics(row),
         frame_id,
     )
-    sources = first.ids[candidates].tolist()
     predictor.describe(frame)
     prediction = predictor.predict(frame, sources, depth=False)
-    held = {i: first.held[i] for i in sources}
     edges = usable_edges((e for e in prediction.edges if e.target_id == frame_id), held)
     reference = predictor.confidence_reference
     search = Relocalisation(sources)
     used, resolved = search.locate(edges, held, reference, config.covariance)
     return None if resolved is None else Located(frame_id, resolved.held, tuple(used))
-
-
-def _known(graph: MapGraph, rows: np.ndarray) -> Iterator[KnownKeyframe]:
-    keyframes = graph.saved.keyframes
-    for row in rows.tolist():
-        frame_id = int(graph.ids[row])
-        yield KnownKeyframe(
-            frame_id=frame_id,
-            stamp_ns=int(keyframes.stamps_ns[row]),
-            image=decode_compressed(graph.saved.images[int(keyframes.ids[row])]),
-            intrinsics=keyframes.intrinsics(row),
-            T_world_camera=graph.held[frame_id].T_world_camera,
-            descriptor=keyframes.descriptors[row],
-        )
 
 
 def _landmarks(graph: MapGraph, rows: np.ndarray) -> SparseLandmarks | None:
@@ -129,12 +123,5 @@ def _landmarks(graph: MapGraph, rows: np.ndarray) -> SparseLandmarks | None:
     if marks is None:
         return None
     seen_by = np.searchsorted(keyframes.ids, marks.frame_ids)
-    use = np.isin(seen_by, rows)
-    seen, renumbered = np.unique(marks.landmarks[use], return_inverse=True)
-    return SparseLandmarks(
-        positions=marks.positions[seen] / graph.saved.facts.unit,
-        relative_sigma=marks.relative_sigma[seen],
-        frame_ids=graph.ids[seen_by[use]],
-        landmarks=renumbered.astype(np.int64),
-        pixels=marks.pixels[use],
-    )
+    seen = observed_in(marks, np.isin(seen_by, rows), graph.ids[seen_by])
+    return replace(seen, positions=seen.positions / graph.saved.facts.unit)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 import time
 
 import numpy as np
@@ -185,8 +185,5 @@ def _landmarks(parts: Sequence[_Part]) -> SparseLandmarks | None:
             )
         )
         before += len(marks)
-    columns: Mapping[str, list[np.ndarray]] = {
-        name: [getattr(marks, name) for marks in found]
-        for name in ('positions', 'relative_sigma', 'frame_ids', 'landmarks', 'pixels')
-    }
-    return SparseLandmarks(**{name: np.concatenate(each) for name, each in columns.items()})
+    names = [field.name for field in fields(SparseLandmarks)]
+    return SparseLandmarks(*(np.concatenate([getattr(m, n) for m in found]) for n in names))

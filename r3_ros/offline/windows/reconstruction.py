@@ -6,8 +6,8 @@ with a pose.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import chain
 import math
 from pathlib import Path
@@ -32,7 +32,7 @@ from .window_clouds import ImageClouds
 from .window_graph import check_solver
 from .window_images import collected_images, images_in_time, WindowImage
 from .window_joining import DepthGrid
-from .window_order import ImageWindow, OrderBySimilarity, OrderByTime, WindowOrder
+from .window_order import ImageWindow, OrderBySimilarity, OrderByTime
 from .window_placement import (
     median_score,
     min_score,
@@ -65,11 +65,12 @@ def reconstruct(
     """
     check_solver()
     camera = source.camera_for(config.input.rectification)
-    result = RunResult(source.name, predictor.info, camera=camera, mode='offline')
+    result = RunResult(predictor.info, camera=camera, mode='offline')
     started = time.perf_counter()
     run = _WindowRun(predictor, config, result, depth_folder)
-    with closing(_windows(source, predictor, config, max_frames, result, stop)) as steps:
-        for order, window in steps:
+    with ExitStack() as stack:
+        order = _order(source, predictor, config, max_frames, result, stop, stack)
+        while order is not None and (window := order.next_window()) is not None:
             order.mark_placed(run.predict(window))
             result.windows += 1
             if on_window is not None:
@@ -85,36 +86,35 @@ def reconstruct(
     return result
 
 
-def _windows(
+def _order(
     source: Source,
     predictor: WindowPredictor,
     config: R3Config,
     max_frames: int | None,
     result: RunResult,
     stop: threading.Event | None,
-) -> Generator[tuple[WindowOrder, ImageWindow], None, None]:
-    """Give the windows until all images were in one, each with the order that gave it."""
+    stack: ExitStack,
+) -> OrderByTime | OrderBySimilarity | None:
+    """Return what gives the windows; None if the run was stopped while images were read.
+
+    :param stack: closes the reader of a recording.
+    """
     if isinstance(source, FolderSource) and source.is_collection:
         images = collected_images(source, predictor, config, max_frames, result, stop)
         if stop is not None and stop.is_set():
-            return
+            return None
         size, overlap = _window_size(images[0], len(images), predictor, config, result)
         descriptors = np.stack([predictor.describe(image.pixels) for image in images])
         result.collection = tuple(image.name for image in images)
-        yield from _in_order(OrderBySimilarity(images, descriptors, size, overlap))
-        return
-    with closing(images_in_time(source, predictor, config, max_frames, result)) as in_time:
-        first = next(in_time, None)
-        if first is None:
-            raise SourceError(f'no frame of {source.name} could be used: {result.first_warning}')
-        count = max_frames or source.length or sys.maxsize
-        size, overlap = _window_size(first, count, predictor, config, result)
-        yield from _in_order(OrderByTime(chain([first], in_time), size, overlap))
-
-
-def _in_order(order: WindowOrder) -> Generator[tuple[WindowOrder, ImageWindow], None, None]:
-    while (window := order.next_window()) is not None:
-        yield order, window
+        return OrderBySimilarity(images, descriptors, size, overlap)
+    in_time = images_in_time(source, predictor, config, max_frames, result)
+    stack.callback(in_time.close)
+    first = next(in_time, None)
+    if first is None:
+        raise SourceError(f'no frame of {source.name} could be used: {result.first_warning}')
+    count = max_frames or source.length or sys.maxsize
+    size, overlap = _window_size(first, count, predictor, config, result)
+    return OrderByTime(chain([first], in_time), size, overlap)
 
 
 def _window_size(

@@ -18,12 +18,11 @@ from ...core.window_predictor import WindowPredictor
 from ...input.folder_source import FolderSource
 from ...input.frame_filter import Action, FrameFilter
 from ...input.source import Source
-from ..stream_run import one_session, ReadAhead, RunResult, undistorted_frames, Undistorter
+from ..stream_run import one_session, read_ahead, RunResult, undistorted_frames, Undistorter
 
 #: A collection is cropped to the size that its images have in common, but to no less than this
 #: share of the median area: images that would need more cropping are left out.
 _MIN_AREA = 0.5
-_WARNINGS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,12 +89,12 @@ def images_in_time(
     """
     frame_filter = FrameFilter(one_session(config.input))
     frame_id = 0
-    with ReadAhead(undistorted_frames(source, config, max_frames)) as frames:
+    with read_ahead(undistorted_frames(source, config, max_frames)) as frames:
         for frame, read_ms in frames:
             height, width = frame.image.shape[:2]
             verdict = frame_filter.admit(frame.stamp_ns, width, height)
             if verdict.action is not Action.ACCEPT:
-                _note(result, verdict.reason)
+                result.warn_left_out(verdict.reason)
                 # Updated every time, since the caller may stop early.
                 result.rejected = Counter(frame_filter.rejected)
                 continue
@@ -176,9 +175,4 @@ def common_size(sizes: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
 
 def _reject_size(result: RunResult, detail: str) -> None:
     result.rejected['of an unsuitable size'] += 1
-    _note(result, detail)
-
-
-def _note(result: RunResult, detail: str) -> None:
-    if len(result.warnings) < _WARNINGS:
-        result.warnings.append(f'left out a frame: {detail}')
+    result.warn_left_out(detail)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
 
 import numpy as np
 
@@ -29,16 +28,6 @@ class ImageWindow:
 
     images: tuple[WindowImage, ...]
     shared: int
-
-
-class WindowOrder(Protocol):
-    """Gives windows until every image was in one."""
-
-    def next_window(self) -> ImageWindow | None:
-        """Return the next window; None after the last."""
-
-    def mark_placed(self, images: Sequence[WindowImage]) -> None:
-        """Note which images of the last window are related to one another."""
 
 
 class OrderByTime:
