@@ -56,12 +56,10 @@ class Canvas:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Return height and width in texels."""
         return len(self.y), len(self.x)
 
     @property
     def device(self) -> torch.device:
-        """Return the device of the texels."""
         return self.x.device
 
     def grid(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,7 +67,7 @@ class Canvas:
         y, x = torch.meshgrid(self.y, self.x, indexing='ij')
         return x, y
 
-    def rng(self, salt: int = 0) -> np.random.Generator:
+    def rng(self, salt: int) -> np.random.Generator:
         """Return a generator for the pattern's random choices."""
         return np.random.default_rng((self.seed & 0xFFFFFFFF, salt))
 
@@ -84,7 +82,18 @@ class Canvas:
         columns = torch.arange(left, int(column.max()) + 1, device=self.device)
         return hash_unit(self.seed + salt, rows[:, None], columns)[row - top, column - left]
 
-    def noise(self, cell_m: float, salt: int = 0, stretch: float = 1.0) -> torch.Tensor:
+    def tiling(self, cell_m: float) -> tuple[torch.Tensor, ...]:
+        """Return the grid of square cells at every texel: (h, w) each.
+
+        :returns: row, column, a random number in [0, 1) for the cell, and the place in the cell
+            to the right and down, from -0.5 to 0.5.
+        """
+        x, y = self.grid()
+        column, row = torch.floor(x / cell_m), torch.floor(y / cell_m)
+        own = self.cells(1, row, column)
+        return row, column, own, x / cell_m - column - 0.5, y / cell_m - row - 0.5
+
+    def noise(self, cell_m: float, salt: int, stretch: float = 1.0) -> torch.Tensor:
         """Return smooth noise in [0, 1): (h, w).
 
         :param cell_m: distance of the lattice points along y, metres.
@@ -100,12 +109,7 @@ class Canvas:
         return torch.lerp(tall[:, x0], tall[:, x1], fx)
 
     def fractal(
-        self,
-        cell_m: float,
-        octaves: int,
-        salt: int = 0,
-        gain: float = 0.55,
-        stretch: float = 1.0,
+        self, cell_m: float, octaves: int, salt: int, gain: float = 0.55, stretch: float = 1.0
     ) -> torch.Tensor:
         """Return octaves of noise, zero mean, most values in [-1, 1]: (h, w)."""
         total = torch.zeros(self.shape, device=self.device)

@@ -85,10 +85,28 @@ def text_mask(
     return torch.where(skip, 0.0, ink) * (inside & lines)
 
 
-def _extent(canvas: Canvas) -> tuple[float, float, float, float]:
+def _extent(canvas: Canvas) -> _Box:
     """Return left, top, right, bottom of the canvas in metres."""
     left, top = float(canvas.x[0]), float(canvas.y[0])
     return left, top, left + canvas.size_m[0], top + canvas.size_m[1]
+
+
+def _rectangle(
+    x: torch.Tensor, y: torch.Tensor, half_w: torch.Tensor | float, half_h: float
+) -> torch.Tensor:
+    """Return how far (x, y) lie inside a rectangle around 0; negative outside."""
+    return torch.minimum(half_w - x.abs(), half_h - y.abs())
+
+
+def _within(x: torch.Tensor, y: torch.Tensor, box: _Box) -> torch.Tensor:
+    """Return how far (x, y) lie inside a box; negative outside."""
+    left, top, right, bottom = box
+    return torch.minimum(torch.minimum(x - left, right - x), torch.minimum(y - top, bottom - y))
+
+
+def _turned(x: torch.Tensor, y: torch.Tensor, angle: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return coordinates along axes that are rotated by ``angle``."""
+    return np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
 
 
 def _random_colour(rng: np.random.Generator, low: float = 0.03, high: float = 0.85) -> Colour:
@@ -97,16 +115,12 @@ def _random_colour(rng: np.random.Generator, low: float = 0.03, high: float = 0.
     hue = rng.normal(0.06, 0.06) if warm else rng.uniform(0.2, 0.75)
     saturation = rng.uniform(0.05, 0.85) ** 1.3
     value = rng.uniform(low, high)
-    return tuple(float(np.clip(value * c, 0.02, 0.9)) for c in _hue_mix(hue % 1.0, saturation))
+    wheel = [abs((hue % 1.0 * 6 + shift) % 6 - 3) - 1 for shift in (0, 4, 2)]
+    mix = [1 - saturation * (1 - min(max(c, 0.0), 1.0)) for c in wheel]
+    return tuple(float(np.clip(value * c, 0.02, 0.9)) for c in mix)
 
 
-def _hue_mix(hue: float, saturation: float) -> list[float]:
-    """Return red, green and blue of a hue in [0, 1), the largest of them 1."""
-    wheel = [abs((hue * 6 + shift) % 6 - 3) - 1 for shift in (0, 4, 2)]
-    return [1 - saturation * (1 - min(max(c, 0.0), 1.0)) for c in wheel]
-
-
-def collage(canvas: Canvas, shapes: int = 22) -> torch.Tensor:
+def collage(canvas: Canvas, shapes: int) -> torch.Tensor:
     """Paint an abstract poster: overlapping rectangles, discs, rings, bars and some text."""
     rng = canvas.rng(1)
     x, y = canvas.grid()
@@ -117,9 +131,7 @@ def collage(canvas: Canvas, shapes: int = 22) -> torch.Tensor:
     for _ in range(shapes):
         cx, cy = rng.uniform(left, right), rng.uniform(top, bottom)
         size = min(w, h) * rng.uniform(0.04, 0.3)
-        turn = rng.uniform(0, np.pi)
-        a = np.cos(turn) * (x - cx) + np.sin(turn) * (y - cy)
-        b = np.cos(turn) * (y - cy) - np.sin(turn) * (x - cx)
+        a, b = _turned(x - cx, y - cy, rng.uniform(0, np.pi))
         kind = rng.integers(5)
         if kind == 0:
             inside = size - torch.maximum(a.abs(), b.abs() * rng.uniform(0.6, 3))
@@ -141,8 +153,7 @@ def collage(canvas: Canvas, shapes: int = 22) -> torch.Tensor:
 def painting(canvas: Canvas) -> torch.Tensor:
     """Paint a landscape: sky, ridges and foliage."""
     rng = canvas.rng(2)
-    left, top, right, bottom = _extent(canvas)
-    height = (canvas.y - top)[:, None] / canvas.size_m[1]
+    height = (canvas.y - float(canvas.y[0]))[:, None] / canvas.size_m[1]
     sky = canvas.flat(rng.uniform((0.25, 0.4, 0.5), (0.8, 0.7, 0.9)))
     image = sky * (1.1 - 0.5 * height) * (1 + 0.35 * canvas.fractal(0.25, 5, 1, stretch=2.0))
     ground = 0.3
@@ -162,9 +173,8 @@ def page(
     """Paint a printed page: a heading, paragraphs and an image."""
     rng = canvas.rng(3)
     left, top, right, bottom = _extent(canvas)
-    w, h = canvas.size_m
     image = canvas.flat(colour) * (1 + 0.03 * canvas.fractal(0.1, 3, 1))
-    margin = 0.08 * w
+    margin = 0.08 * canvas.size_m[0]
     big = letter_m * rng.uniform(2, 3.2)
     box = (left + margin, top + margin, right - margin, top + margin + 1.35 * big)
     image = blend(image, _random_colour(rng, 0.03, 0.3), text_mask(canvas, box, big, 1))
@@ -179,7 +189,7 @@ def page(
     return blend(image, landscape, frame.float())
 
 
-def noticeboard(canvas: Canvas, sheets: int = 14) -> torch.Tensor:
+def noticeboard(canvas: Canvas, sheets: int) -> torch.Tensor:
     """Paint a cork board with many pinned sheets, at all angles."""
     rng = canvas.rng(4)
     left, top, right, bottom = _extent(canvas)
@@ -188,10 +198,8 @@ def noticeboard(canvas: Canvas, sheets: int = 14) -> torch.Tensor:
     for k in range(sheets):
         cx, cy = rng.uniform(left, right), rng.uniform(top, bottom)
         w, h = rng.uniform(0.06, 0.14), rng.uniform(0.08, 0.18)
-        turn = rng.normal(0, 0.12)
-        a = np.cos(turn) * (x - cx) + np.sin(turn) * (y - cy)
-        b = np.cos(turn) * (y - cy) - np.sin(turn) * (x - cx)
-        inside = torch.minimum(w - a.abs(), h - b.abs())
+        a, b = _turned(x - cx, y - cy, rng.normal(0, 0.12))
+        inside = _rectangle(a, b, w, h)
         paper = canvas.flat(_random_colour(rng, 0.45, 0.9))
         line = rng.uniform(0.012, 0.03)
         text = text_mask(canvas, (cx - w * 0.8, cy - h * 0.8, cx + w * 0.8, cy + h * 0.8), line, k)
@@ -203,7 +211,7 @@ def noticeboard(canvas: Canvas, sheets: int = 14) -> torch.Tensor:
     return image
 
 
-def spines(canvas: Canvas, thickness_m: float = 0.035) -> torch.Tensor:
+def spines(canvas: Canvas, thickness_m: float) -> torch.Tensor:
     """Paint a row of books seen from the front."""
     rng = canvas.rng(5)
     left, top, right, bottom = _extent(canvas)
@@ -235,10 +243,8 @@ def _spine_title(
     turned = Canvas(canvas.y, -canvas.x.flip(0), canvas.size_m[::-1], int(rng.integers(1 << 31)))
     letter = min(width * 0.6, 0.022)
     middle = -(x + width / 2)
-    box = (
-        top + 0.12 * tall, middle - letter / 2, top + rng.uniform(0.5, 0.9) * tall,
-        middle + letter / 2,
-    )  # fmt: skip
+    start, end = top + 0.12 * tall, top + rng.uniform(0.5, 0.9) * tall
+    box = (start, middle - letter / 2, end, middle + letter / 2)
     mask = text_mask(turned, box, letter, ragged=False).flip(0).T
     return blend(book, _random_colour(rng, 0.4, 0.9), mask)
 
@@ -253,9 +259,7 @@ def screen(canvas: Canvas) -> torch.Tensor:
     for k in range(4):
         cx, cy = rng.uniform(left, right - 0.3 * w), rng.uniform(top, bottom - 0.3 * h)
         dw, dh = w * rng.uniform(0.25, 0.5), h * rng.uniform(0.25, 0.6)
-        inside = torch.minimum(
-            torch.minimum(gx - cx, cx + dw - gx), torch.minimum(gy - cy, cy + dh - gy)
-        )
+        inside = _within(gx, gy, (cx, cy, cx + dw, cy + dh))
         ground = _random_colour(rng, 0.02, 0.9)
         image = blend(image, ground, soft_step(inside, 0.002))
         bar = (inside > 0) & (gy < cy + 0.018)
@@ -263,9 +267,7 @@ def screen(canvas: Canvas) -> torch.Tensor:
         box = (cx + 0.01, cy + 0.025, cx + dw - 0.01, cy + dh - 0.01)
         ink = 0.8 if sum(ground) < 0.9 else 0.06
         image = blend(image, (ink, ink * 0.95, ink * 0.8), text_mask(canvas, box, 0.014, k))
-    edge = torch.minimum(
-        torch.minimum(gx - left, right - gx), torch.minimum(gy - top, bottom - gy)
-    )
+    edge = _within(gx, gy, (left, top, right, bottom))
     return blend(image, (0.025, 0.025, 0.03), soft_step(0.016 - edge, 0.002))
 
 
@@ -280,7 +282,7 @@ def label(canvas: Canvas, colour: Colour = (0.45, 0.32, 0.19)) -> torch.Tensor:
     tape = 0.024 - (gy - top - h * rng.uniform(0.1, 0.3)).abs()
     image = blend(image, (0.55, 0.45, 0.3), 0.8 * soft_step(tape, 0.002))
     cx, cy = left + w * rng.uniform(0.3, 0.7), top + h * rng.uniform(0.4, 0.7)
-    inside = torch.minimum(0.25 * w - (gx - cx).abs(), 0.2 * h - (gy - cy).abs())
+    inside = _rectangle(gx - cx, gy - cy, 0.25 * w, 0.2 * h)
     image = blend(image, _random_colour(rng, 0.6, 0.9), soft_step(inside, 0.002))
     box = (cx - 0.22 * w, cy - 0.17 * h, cx + 0.22 * w, cy + 0.17 * h)
     image = blend(image, (0.04, 0.04, 0.05), text_mask(canvas, box, max(0.018, 0.07 * h), 1))
@@ -289,7 +291,7 @@ def label(canvas: Canvas, colour: Colour = (0.45, 0.32, 0.19)) -> torch.Tensor:
     return blend(image, (0.08, 0.06, 0.05), 0.8 * text_mask(canvas, box, line, 2))
 
 
-def door(canvas: Canvas, colour: Colour = (0.5, 0.4, 0.28)) -> torch.Tensor:
+def door(canvas: Canvas, colour: Colour) -> torch.Tensor:
     """Paint a panelled door with a handle, a plate and a sign."""
     rng = canvas.rng(8)
     left, top, right, bottom = _extent(canvas)
@@ -299,15 +301,13 @@ def door(canvas: Canvas, colour: Colour = (0.5, 0.4, 0.28)) -> torch.Tensor:
     image = canvas.flat(colour) * (1 + 0.09 * grain)
     for cy, hh in ((0.26, 0.17), (0.7, 0.2)):
         for cx in (0.28, 0.72):
-            inside = torch.minimum(
-                0.16 * w - (gx - left - cx * w).abs(), hh * h - (gy - top - cy * h).abs()
-            )
+            inside = _rectangle(gx - left - cx * w, gy - top - cy * h, 0.16 * w, hh * h)
             image = image * (1 - 0.45 * soft_step(0.008 - inside.abs(), 0.006))
             image = image * (1 + 0.25 * soft_step(0.005 - (inside - 0.014).abs(), 0.004))
-    handle = torch.minimum(0.06 - (gx - right + 0.1).abs(), 0.012 - (gy - top - 0.52 * h).abs())
-    plate = torch.minimum(0.02 - (gx - right + 0.06).abs(), 0.1 - (gy - top - 0.54 * h).abs())
+    handle = _rectangle(gx - right + 0.1, gy - top - 0.52 * h, 0.06, 0.012)
+    plate = _rectangle(gx - right + 0.06, gy - top - 0.54 * h, 0.02, 0.1)
     image = blend(image, (0.6, 0.58, 0.5), soft_step(torch.maximum(handle, plate), 0.003))
-    sign = torch.minimum(0.12 - (gx - left - w / 2).abs(), 0.06 - (gy - top - 0.27 * h).abs())
+    sign = _rectangle(gx - left - w / 2, gy - top - 0.27 * h, 0.12, 0.06)
     image = blend(image, _random_colour(rng, 0.3, 0.9), soft_step(sign, 0.002))
     cx, cy = left + w / 2, top + 0.27 * h
     text = text_mask(canvas, (cx - 0.1, cy - 0.045, cx + 0.11, cy + 0.045), 0.03, 3, ragged=False)
@@ -327,7 +327,7 @@ def _street(canvas: Canvas, image: torch.Tensor, rng: np.random.Generator) -> to
         wall = canvas.flat(_random_colour(rng, 0.2, 0.6)) * (1 + 0.12 * canvas.fractal(0.05, 3, 7))
         u, v = (gx - x) / (wide / rng.integers(2, 5)), (gy - eaves) / rng.uniform(0.11, 0.17)
         column, row = torch.floor(u), torch.floor(v)
-        glass = torch.minimum(0.26 - (u - column - 0.5).abs(), 0.32 - (v - row - 0.5).abs())
+        glass = _rectangle(u - column - 0.5, v - row - 0.5, 0.26, 0.32)
         tone = 0.05 + 0.3 * canvas.cells(8, row, column) ** 2
         wall = blend(wall, tone[None] * torch.ones_like(wall), soft_step(glass, 0.06))
         roof = 0.03 - (gy - eaves).abs()
@@ -337,25 +337,18 @@ def _street(canvas: Canvas, image: torch.Tensor, rng: np.random.Generator) -> to
     return image
 
 
-def window(canvas: Canvas, panes: tuple[int, int] = (2, 2)) -> torch.Tensor:
-    """Paint a window: a bright view behind a frame with bars."""
-    rng = canvas.rng(9)
-    left, top, _, _ = _extent(canvas)
-    image = painting(canvas)
-    gx, gy = canvas.grid()
-    u, v = (gx - left) / canvas.size_m[0], (gy - top) / canvas.size_m[1]
-    image = _street(canvas, image, rng)
-    su, sv = u * panes[0], v * panes[1]
-    bar = torch.minimum(
-        (0.5 - (su - torch.floor(su) - 0.5).abs()) / panes[0] * canvas.size_m[0],
-        (0.5 - (sv - torch.floor(sv) - 0.5).abs()) / panes[1] * canvas.size_m[1],
-    )
+def window(canvas: Canvas) -> torch.Tensor:
+    """Paint a window: a bright view behind a frame with bars between two by two panes."""
+    image = _street(canvas, painting(canvas), canvas.rng(9))
+    edges = []
+    for position, start, size in zip(canvas.grid(), _extent(canvas), canvas.size_m, strict=False):
+        pane = (position - start) / size * 2
+        edges.append((0.5 - (pane - torch.floor(pane) - 0.5).abs()) / 2 * size)
+    bar = torch.minimum(*edges)
     return blend(image, (0.5, 0.5, 0.48), soft_step(0.025 - bar, 0.004))
 
 
-def facade(
-    canvas: Canvas, colour: Colour, storey_m: float = 3.0, bay_m: float = 2.4
-) -> torch.Tensor:
+def facade(canvas: Canvas, colour: Colour, storey_m: float, bay_m: float) -> torch.Tensor:
     """Paint the front of a house: storeys of different windows over a ground floor."""
     rng = canvas.rng(9)
     left, top, right, bottom = _extent(canvas)
@@ -371,7 +364,7 @@ def facade(
     half_u, half_v = rng.uniform(0.2, 0.36), rng.uniform(0.24, 0.36)
     ground = (row == rows - 1).float()
     wide = half_u + ground * rng.uniform(-0.05, 0.1)
-    inside = torch.minimum(wide - u.abs(), half_v - v.abs())
+    inside = _rectangle(u, v, wide, half_v)
     image = blend(image, _random_colour(rng, 0.3, 0.8), soft_step(inside + 0.05, 0.02))
     own = canvas.cells(3, row, column)
     glass = canvas.flat((0.05, 0.07, 0.1)) * (0.6 + 1.5 * canvas.cells(4, row, column))
