@@ -15,7 +15,7 @@ import numpy as np
 from . import materials, posters
 from .facets import Assembly, rotation_z, Solid
 from .furniture import Workshop
-from .lighting import CELL_M, Light
+from .lighting import Light
 from .materials import Material
 from .sky import Sky
 
@@ -52,7 +52,7 @@ class Plan:
     :ivar loop: (M, 2) metres, corners of a closed way through the world.
     :ivar look: viewing direction: 'across' the middle of the loop, or 'ahead' along it.
     :ivar keep_out: solids without shadow that the camera must avoid (the space of moving bodies).
-    :ivar light_cell_m: resolution of the light.
+    :ivar light_cell_m: distance of the points at which light is computed.
     :ivar sky: visible where there is no facet; None indoors.
     """
 
@@ -63,7 +63,7 @@ class Plan:
     ambient: np.ndarray = field(default_factory=lambda: np.full(3, 0.5))
     bodies: list[MovingBody] = field(default_factory=list)
     keep_out: list[Solid] = field(default_factory=list)
-    light_cell_m: float = CELL_M
+    light_cell_m: float = 0.08
     sky: Sky | None = None
 
     def add_body(

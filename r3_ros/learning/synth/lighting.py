@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +18,6 @@ import torch.nn.functional as F
 from .facets import FacetSpec, Solid
 from .parallel import in_order
 
-#: Distance of the points at which light is computed.
-CELL_M = 0.08
 _AMBIENT_REACH_M = 0.9
 _LIFT_M = 0.012  # start rays this far off the surface
 _POINTS_PER_PASS = 1024
@@ -28,8 +27,7 @@ _POINTS_PER_PASS = 1024
 class Light:
     """A small area light: a rectangle that emits to its front side.
 
-    :ivar centre: (3,) metres.
-    :ivar half_u: (3,) half extent; ``half_v`` likewise.
+    :ivar centre: (3,) metres, with half extents ``half_u`` and ``half_v``.
     :ivar normal: (3,) unit direction of its front.
     :ivar power: (3,) linear red, green, blue.
     """
@@ -47,7 +45,7 @@ def light_facets(
     lights: list[Light],
     ambient: np.ndarray,
     device: torch.device,
-    cell_m: float = CELL_M,
+    cell_m: float,
 ) -> list[torch.Tensor]:
     """Return the incident light of each facet: (3, rows, columns) float32 per facet.
 
@@ -71,11 +69,6 @@ def light_facets(
     together = torch.cat(list(in_order(job, passes, device)))
     parts = together.split([h * w for h, w in shapes])
     return [part.T.reshape(3, h, w) for part, (h, w) in zip(parts, shapes, strict=True)]
-
-
-def spread_light(light: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Resize a facet's light to its texture: (3, height, width)."""
-    return F.interpolate(light[None], size=(height, width), mode='bilinear')[0]
 
 
 def _sample_points(
@@ -103,13 +96,10 @@ def _sample_points(
     return position, normal, shapes
 
 
-@dataclass(frozen=True, eq=False)
-class _Blockers:
-    """The solids as tensors.
+class _Blockers(NamedTuple):
+    """The solids as tensors: cosine and sine (S,) of their yaw, and (S, 3) each.
 
-    :ivar cosine: (S,) of their yaw; ``sine`` likewise.
-    :ivar centre: (S, 3); ``half`` likewise.
-    :ivar reach: (S, 3) half size of each bounding box in world axes.
+    ``reach`` is the half size of the bounding box in world axes.
     """
 
     cosine: torch.Tensor
@@ -133,7 +123,7 @@ class _Blockers:
         """Return the solids that overlap an upright box with corners (3,)."""
         overlap = (self.centre - self.reach <= high) & (self.centre + self.reach >= low)
         keep = overlap.all(1).nonzero()[:, 0]
-        return _Blockers(*(getattr(self, name)[keep] for name in _Blockers.__dataclass_fields__))
+        return _Blockers(*(values[keep] for values in self))
 
     def first_hit(self, start: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
         """Return (R, P): the distance of the first hit, inf for none.
@@ -145,23 +135,23 @@ class _Blockers:
             return torch.full(direction.shape[:2], math.inf, device=start.device)
         offset = start[:, None] - self.centre  # (P, S, 3)
         d = torch.where(direction.abs() < 1e-9, 1e-9, direction)[:, :, None]  # (R, P, 1, 3)
-        enter, leave = self._slab(offset[..., 2], 1 / d[..., 2], self.half[:, 2])
+        enter, leave = _slab(offset[..., 2], 1 / d[..., 2], self.half[:, 2])
         for first, second, sign, k in ((0, 1, 1, 0), (1, 0, -1, 1)):
             along = self.cosine * d[..., first] + sign * self.sine * d[..., second]
             at = self.cosine * offset[..., first] + sign * self.sine * offset[..., second]
             along = torch.where(along.abs() < 1e-9, 1e-9, along)
-            low, high = self._slab(at, 1 / along, self.half[:, k])
+            low, high = _slab(at, 1 / along, self.half[:, k])
             enter, leave = torch.maximum(enter, low), torch.minimum(leave, high)
         hit = (enter < leave) & (enter > 0)
         return torch.where(hit, enter, math.inf).amin(-1)
 
-    @staticmethod
-    def _slab(
-        at: torch.Tensor, inverse: torch.Tensor, half: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return where rays enter and leave the space between two parallel planes."""
-        middle, reach = -at * inverse, half * inverse.abs()
-        return middle - reach, middle + reach
+
+def _slab(
+    at: torch.Tensor, inverse: torch.Tensor, half: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return where rays enter and leave the space between two parallel planes."""
+    middle, reach = -at * inverse, half * inverse.abs()
+    return middle - reach, middle + reach
 
 
 _LAMP_SAMPLES = ((-0.6, -0.5), (0.55, -0.65), (-0.5, 0.6), (0.65, 0.5), (0.0, 0.0))
@@ -171,21 +161,21 @@ def _direct(
     blockers: _Blockers, start: torch.Tensor, normal: torch.Tensor, lamp: Light
 ) -> torch.Tensor:
     """Return the light of one lamp: (P, 3)."""
-
-    def tensor(values: np.ndarray | list[np.ndarray]) -> torch.Tensor:
-        return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=start.device)
-
-    at = tensor([lamp.centre + a * lamp.half_u + b * lamp.half_v for a, b in _LAMP_SAMPLES])
+    samples = np.array([lamp.centre + a * lamp.half_u + b * lamp.half_v for a, b in _LAMP_SAMPLES])
+    at, front, power = (
+        torch.as_tensor(values, dtype=torch.float32, device=start.device)
+        for values in (samples, lamp.normal, lamp.power)
+    )
     to_lamp = at[:, None] - start  # (R, P, 3)
     square = (to_lamp * to_lamp).sum(-1)
     facing = ((to_lamp * normal).sum(-1)).clamp(min=0)
-    facing = facing * (-(to_lamp @ tensor(lamp.normal))).clamp(min=0) / square
+    facing = facing * (-(to_lamp @ front)).clamp(min=0) / square
     corners = torch.cat((start, at))
     near = blockers.between(corners.amin(0), corners.amax(0))
     # 0.97: a lamp often lies in the surface of a solid, which must not block it.
     free = near.first_hit(start, to_lamp) > 0.97
     total = (facing / (square + 0.15) * free).mean(0)
-    return total[:, None] * tensor(lamp.power)
+    return total[:, None] * power
 
 
 def _ambient(blockers: _Blockers, start: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:

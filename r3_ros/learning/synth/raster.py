@@ -11,6 +11,7 @@ each step together, which suits both CPUs and GPUs.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
@@ -27,12 +28,10 @@ _SEAM = 2e-5
 _SAMPLES = ((0.0, 0.0), (0.367, 0.098), (-0.269, 0.269), (-0.098, -0.367))
 
 
-@dataclass(frozen=True, eq=False)
-class ProjectedFacets:
+class ProjectedFacets(NamedTuple):
     """The facets that the images of a batch may show.
 
-    :ivar facet: (P,) int64 index into the facet table.
-    :ivar image: (P,) int64 index into the batch.
+    :ivar facet: (P,) int64 index into the facet table, ``image`` into the batch.
     :ivar H: (P, 3, 3) float64, pixel to ``(u / z, v / z, 1 / z)``.
     :ivar limit: (P, 3) float64, linear function ``(middle + slope * v) / z``.
     :ivar disc: (P,) bool.
@@ -116,12 +115,13 @@ def project_facets(
     H = inverse @ torch.linalg.inv(K)
     limit = facets.shape[:, :1] * H[:, :, 2] + facets.shape[:, 1:] * H[:, :, 1]
 
+    images, count = H.shape[:2]
     everything = ProjectedFacets(
-        facet=torch.arange(len(facets), device=H.device).repeat(H.shape[0]),
-        image=torch.arange(H.shape[0], device=H.device).repeat_interleave(len(facets)),
+        facet=torch.arange(count, device=H.device).repeat(images),
+        image=torch.arange(images, device=H.device).repeat_interleave(count),
         H=H.flatten(0, 1),
         limit=limit.flatten(0, 1),
-        disc=facets.disc.repeat(H.shape[0]),
+        disc=facets.disc.repeat(images),
     )
     half = (intrinsics.width / 2, intrinsics.height / 2)
     middle = torch.tensor([[half[0] - 0.5, half[1] - 0.5, 1.0]], dtype=H.dtype, device=H.device)
@@ -129,9 +129,7 @@ def project_facets(
     swing = edges[..., 0].abs() * half[0] + edges[..., 1].abs() * half[1]
     touches = (((edges @ middle.T)[..., 0] + swing) >= 0).all(1) & facing.flatten()
     keep = touches.nonzero()[:, 0]
-    return ProjectedFacets(
-        *(getattr(everything, name)[keep] for name in ProjectedFacets.__dataclass_fields__)
-    )
+    return ProjectedFacets(*(values[keep] for values in everything))
 
 
 def find_visible(

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ...core.datatypes import Intrinsics
-from ..synth import render_radiance, Rendering
-from ..synth.optics import with_fog, with_shiny_floor
-from ..synth.shutter import rolling
+from ..synth.optics import rolling, with_fog, with_shiny_floor
+from ..synth.renderer import render_radiance, Rendering
 from .training_worlds import RATE_HZ, TrainingWorld
 
 _BLUR_STEPS = 3
