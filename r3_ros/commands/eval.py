@@ -121,7 +121,7 @@ def _sequences(args: argparse.Namespace) -> Iterator[PosedSequence]:
     :raises ConfigError: no sequences, or one truth for several recordings.
     :raises SourceError: a recording cannot be used.
     """
-    from ..evaluation.posed_sequences import RecordedSequence
+    from ..evaluation.posed_sequences import recorded_sequence
 
     if not args.inputs and not args.worlds:
         raise ConfigError('name recordings with a groundtruth.txt, or use --worlds')
@@ -131,7 +131,7 @@ def _sequences(args: argparse.Namespace) -> Iterator[PosedSequence]:
             'groundtruth.txt into each'
         )
     truth = Path(args.groundtruth) if args.groundtruth else None
-    recorded: dict[str, RecordedSequence] = {}
+    recorded: dict[str, PosedSequence] = {}
     for text in args.inputs:
         path = Path(text)
         stem = name = path.absolute().name
@@ -139,7 +139,7 @@ def _sequences(args: argparse.Namespace) -> Iterator[PosedSequence]:
         while name in recorded:
             number += 1
             name = f'{stem} {number}'
-        recorded[name] = RecordedSequence(path, truth, name)
+        recorded[name] = recorded_sequence(path, truth, name)
     return chain(recorded.values(), _worlds(args) if args.worlds else ())
 
 

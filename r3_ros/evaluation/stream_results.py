@@ -103,7 +103,7 @@ def run_predictor(
 class _Collected:
     def __init__(self, sequence: PosedSequence) -> None:
         self._sequence = sequence
-        self._with_truth = set(sequence.depth_stamps())
+        self._with_truth = set(sequence.depth_stamps)
         self._kept_stamps = set(_shown_stamps(sequence))
         self._stamps: dict[int, int] = {}
         self._undistorted: Intrinsics | None = None
@@ -134,7 +134,7 @@ class _Collected:
 
 def _shown_stamps(sequence: PosedSequence) -> list[int]:
     """Return evenly spread stamps of the depth maps to keep, with truth if there is any."""
-    stamps = sequence.depth_stamps() or sequence.truth.stamps_ns.tolist()
+    stamps = sequence.depth_stamps or sequence.truth.stamps_ns.tolist()
     if len(stamps) <= _KEPT_DEPTHS:
         return stamps
     chosen = np.linspace(0, len(stamps) - 1, _KEPT_DEPTHS).round().astype(int)
@@ -184,7 +184,7 @@ def baselines(sequence: PosedSequence, stamps_ns: np.ndarray) -> list[StreamResu
 def _flat_depth(sequence: PosedSequence, stamps: set[int]) -> DepthErrors:
     """Compare constant depth on a coarse grid."""
     errors = DepthErrors()
-    for stamp_ns in sequence.depth_stamps():
+    for stamp_ns in sequence.depth_stamps:
         if stamp_ns in stamps:
             truth = sequence.depth(stamp_ns).astype(np.float64)
             truth = truth[:: max(1, truth.shape[0] // _FLAT_GRID)]
