@@ -152,10 +152,8 @@ def _worlds(args: argparse.Namespace) -> Iterator[PosedSequence]:
     from ..learning.training.training_settings import load_settings, TrainingSettings
 
     changes = {'seed': args.seed}
-    if args.training:
-        settings = load_settings(args.training, changes)
-    else:
-        settings = updated(TrainingSettings(), changes)
+    default = updated(TrainingSettings(), changes)
+    settings = load_settings(args.training, changes) if args.training else default
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     for split in GROUPS:
         for number in range(args.worlds):

@@ -37,7 +37,7 @@ class DepthErrors:
 
     def __init__(self, parts: Iterable[DepthErrors] = ()) -> None:
         """Concatenate the errors of several streams."""
-        self._images = [image for part in parts for image in part._images]
+        self._images: list[_ImageErrors] = [image for part in parts for image in part._images]
 
     def add(
         self, depth: np.ndarray, truth: np.ndarray, confidence: np.ndarray | None = None

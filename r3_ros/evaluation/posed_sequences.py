@@ -53,8 +53,9 @@ def recorded_sequence(
     name = name or path.absolute().name
     with open_source(path) as source:
         is_distorted = source.camera is not None and source.camera.is_distorted
-        has_depth = isinstance(source, FolderSource) and not is_distorted
-        depths = depth_files(path, source) if has_depth else {}
+        depths: dict[int, Path] = {}
+        if isinstance(source, FolderSource) and not is_distorted:
+            depths = depth_files(path, source)
     place = path if path.is_dir() else path.parent
     if groundtruth is None and not (place / TRUTH).is_file():
         raise SourceError(

@@ -25,7 +25,6 @@ from .trajectory_errors import evaluate_trajectory, match_stamps, MIN_POSES, Tra
 #: Names of the baselines in the tables.
 FIRST_STEP = 'constant velocity'
 PREVIOUS_STEP = 'true previous step'
-_TOLERANCE_S = 0.01
 #: Largest number of depth maps of a sequence that are kept for figures.
 _KEPT_DEPTHS = 64
 #: Side of the grid on which constant depth is compared.
@@ -75,7 +74,7 @@ def run_predictor(
     stamps = np.array([record.stamp_ns for record in records])
     known = np.isfinite(T[:, 0, 0])
     estimate = PoseList(stamps[known], T[known])
-    matched, _ = match_stamps(estimate.stamps_ns, sequence.truth.stamps_ns, _TOLERANCE_S)
+    matched, _ = match_stamps(estimate.stamps_ns, sequence.truth.stamps_ns)
     enough = len(matched) >= MIN_POSES
     trajectory = evaluate_trajectory(estimate, sequence.truth) if enough else None
     assert run.cloud is not None
@@ -144,7 +143,7 @@ def _shown_stamps(sequence: PosedSequence) -> list[int]:
 def _true_poses(stamps_ns: np.ndarray, truth: PoseList) -> np.ndarray:
     """Return (N, 4, 4) true poses at these times, NaN where unknown."""
     T = np.full((len(stamps_ns), 4, 4), np.nan)
-    own, other = match_stamps(stamps_ns, truth.stamps_ns, _TOLERANCE_S)
+    own, other = match_stamps(stamps_ns, truth.stamps_ns)
     T[own] = truth.T_world_camera[other]
     return T
 

@@ -242,7 +242,7 @@ def test_fog_takes_light_by_distance(view):
     expected = share * seen.radiance[0, :, v, u] + (1 - share) * colour
     assert torch.allclose(foggy.radiance[0, :, v, u], expected, atol=1e-5)
     assert foggy.depth is seen.depth
-    nothing = replace(seen, depth=torch.zeros_like(seen.depth))
+    nothing = seen._replace(depth=torch.zeros_like(seen.depth))
     assert torch.allclose(with_fog(nothing, K, 0.4, colour).radiance[0, :, 3, 3], colour)
 
 

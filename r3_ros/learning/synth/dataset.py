@@ -8,7 +8,7 @@ axes), ``mask/`` if there are moving bodies (255 = moving) and ``world.json`` (a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -127,7 +127,7 @@ class SyntheticSequence:
             total += render_radiance(
                 self.world, moved, self.intrinsics, time_s=times, samples=1
             ).radiance
-        return replace(sharp, radiance=total / _BLUR_STEPS)
+        return sharp._replace(radiance=total / _BLUR_STEPS)
 
 
 def _random_intrinsics(seed: int, width: int, height: int) -> Intrinsics:
@@ -199,7 +199,6 @@ def _encode(path: Path, image: np.ndarray, parameters: list[int]) -> None:
 
 
 def _write_descriptions(sequence: SyntheticSequence, folder: Path) -> None:
-    """Write all files except the images."""
     options, camera = sequence.options, sequence.intrinsics
     stamps = np.round(sequence.path.time_s * NANOSECONDS).astype(np.int64)
     lines = ['# timestamp filename']

@@ -182,7 +182,6 @@ def _columns(b: Builder, w: float, d: float) -> None:
 
 
 def _crates(b: Builder, w: float, d: float) -> None:
-    """Pile crates in the middle and put two plants at the sides."""
     rng = b.rng
     for _ in range(int(rng.integers(4, 9))):
         at = (rng.uniform(4.6, w - 4.6), rng.uniform(4.4, d - 4.4), 0)

@@ -31,7 +31,7 @@ def with_fog(
     distance = seen.depth * rays.norm(dim=-1)
     share = torch.where(seen.depth > 0, torch.exp(-density * distance), 0.0)[:, None]
     fog = colour.to(seen.radiance)[None, :, None, None]
-    return replace(seen, radiance=seen.radiance * share + fog * (1 - share))
+    return seen._replace(radiance=seen.radiance * share + fog * (1 - share))
 
 
 def with_shiny_floor(
@@ -59,7 +59,7 @@ def with_shiny_floor(
     cosine = (down.abs() / rays.norm(dim=-1)).clamp(0, 1)
     # Schlick's approximation, for something between tiles and polished stone.
     share = torch.where(floor, strength * (0.06 + 0.94 * (1 - cosine) ** 5), 0.0)[:, None]
-    return replace(seen, radiance=torch.lerp(seen.radiance, reflected, share))
+    return seen._replace(radiance=torch.lerp(seen.radiance, reflected, share))
 
 
 def band_rows(height: int) -> int:

@@ -214,7 +214,8 @@ def _tree(b: Builder) -> Assembly:
 
 def _thing(b: Builder) -> Assembly:
     def table() -> Assembly:
-        return b.table(*b.rng.uniform((0.6, 0.5, 0.5), (1.0, 0.8, 0.8)), 5)
+        width, depth, height = b.rng.uniform((0.6, 0.5, 0.5), (1.0, 0.8, 0.8))
+        return b.table(width, depth, height, 5)
 
     def sculpture() -> Assembly:
         return _sculpture(b)
@@ -243,7 +244,6 @@ def _sculpture(b: Builder) -> Assembly:
 
 
 def _yard(b: Builder, side: float) -> None:
-    """Add the ground of a yard, with houses and trees around it."""
     rng = b.rng
     if rng.uniform() < 0.5:
         grass = (b.colour(_LEAVES, 0.3), b.colour(_LEAVES, 0.3), (0.2, 0.16, 0.1))
@@ -279,7 +279,6 @@ def _sun(rng: np.random.Generator, middle: np.ndarray) -> Light:
 
 
 def _daylight(rng: np.random.Generator) -> np.ndarray:
-    """Return the ambient light of the sky."""
     return np.array([0.85, 0.95, 1.1]) * rng.uniform(0.4, 0.9)
 
 

@@ -13,37 +13,24 @@ import torch
 
 from .canvas import blend, Canvas, Colour, hash_unit, soft_step
 
-# 5 x 7 letters, one string per row of dots, most frequent letters of English first.
-_FONT = {
-    'E': '11111 10000 10000 11110 10000 10000 11111',
-    'T': '11111 00100 00100 00100 00100 00100 00100',
-    'A': '01110 10001 10001 11111 10001 10001 10001',
-    'O': '01110 10001 10001 10001 10001 10001 01110',
-    'I': '01110 00100 00100 00100 00100 00100 01110',
-    'N': '10001 11001 10101 10101 10011 10001 10001',
-    'S': '01111 10000 10000 01110 00001 00001 11110',
-    'H': '10001 10001 10001 11111 10001 10001 10001',
-    'R': '11110 10001 10001 11110 10100 10010 10001',
-    'D': '11110 10001 10001 10001 10001 10001 11110',
-    'L': '10000 10000 10000 10000 10000 10000 11111',
-    'U': '10001 10001 10001 10001 10001 10001 01110',
-    'C': '01110 10001 10000 10000 10000 10001 01110',
-    'M': '10001 11011 10101 10101 10001 10001 10001',
-    'F': '11111 10000 10000 11110 10000 10000 10000',
-    'P': '11110 10001 10001 11110 10000 10000 10000',
-    'G': '01110 10001 10000 10111 10001 10001 01110',
-    'W': '10001 10001 10001 10101 10101 11011 10001',
-    'Y': '10001 10001 01010 00100 00100 00100 00100',
-    'B': '11110 10001 10001 11110 10001 10001 11110',
-    'V': '10001 10001 10001 10001 10001 01010 00100',
-    'K': '10001 10010 10100 11000 10100 10010 10001',
-    'X': '10001 01010 00100 00100 00100 01010 10001',
-    'Z': '11111 00001 00010 00100 01000 10000 11111',
-    '2': '01110 10001 00001 00110 01000 10000 11111',
-    '3': '11110 00001 00001 01110 00001 00001 11110',
-    '4': '00010 00110 01010 10010 11111 00010 00010',
-    '7': '11111 00001 00010 00100 00100 01000 01000',
-}
+# 5 x 7 letters, the most frequent letters of English first.
+_FONT = """
+##### ##### .###. .###. .###. #...# .#### #...# ####. ####. #.... #...# .###. #...#
+#.... ..#.. #...# #...# ..#.. ##..# #.... #...# #...# #...# #.... #...# #...# ##.##
+#.... ..#.. #...# #...# ..#.. #.#.# #.... #...# #...# #...# #.... #...# #.... #.#.#
+####. ..#.. ##### #...# ..#.. #.#.# .###. ##### ####. #...# #.... #...# #.... #.#.#
+#.... ..#.. #...# #...# ..#.. #..## ....# #...# #.#.. #...# #.... #...# #.... #...#
+#.... ..#.. #...# #...# ..#.. #...# ....# #...# #..#. #...# #.... #...# #...# #...#
+##### ..#.. #...# .###. .###. #...# ####. #...# #...# ####. ##### .###. .###. #...#
+
+##### ####. .###. #...# #...# ####. #...# #...# #...# ##### .###. ####. ...#. #####
+#.... #...# #...# #...# #...# #...# #...# #..#. .#.#. ....# #...# ....# ..##. ....#
+#.... #...# #.... #...# .#.#. #...# #...# #.#.. ..#.. ...#. ....# ....# .#.#. ...#.
+####. ####. #.### #.#.# ..#.. ####. #...# ##... ..#.. ..#.. ..##. .###. #..#. ..#..
+#.... #.... #...# #.#.# ..#.. #...# #...# #.#.. ..#.. .#... .#... ....# ##### ..#..
+#.... #.... #...# ##.## ..#.. #...# .#.#. #..#. .#.#. #.... #.... ....# ...#. .#...
+#.... #.... .###. #...# ..#.. ####. ..#.. #...# #...# ##### ##### ####. ...#. .#...
+"""
 _SPACE_SHARE = 0.17
 _Box: TypeAlias = tuple[float, float, float, float]
 
@@ -51,10 +38,10 @@ _Box: TypeAlias = tuple[float, float, float, float]
 @functools.lru_cache(maxsize=4)
 def _glyphs(device: torch.device) -> torch.Tensor:
     """Return (letters, 8, 6) float32 bitmaps with an empty column and row around."""
-    dots = np.zeros((len(_FONT), 8, 6), dtype=np.float32)
-    for k, rows in enumerate(_FONT.values()):
-        dots[k, :7, :5] = [[int(d) for d in row] for row in rows.split()]
-    return torch.from_numpy(dots).to(device)
+    rows = [[row.split() for row in line.splitlines()] for line in _FONT.strip().split('\n\n')]
+    dots = (np.array(rows).view('U1') == '#').reshape(len(rows), 7, -1, 5)
+    letters = np.pad(dots.swapaxes(1, 2).reshape(-1, 7, 5), ((0, 0), (0, 1), (0, 1)))
+    return torch.from_numpy(letters.astype(np.float32)).to(device)
 
 
 def text_mask(
@@ -85,10 +72,12 @@ def text_mask(
     return torch.where(skip, 0.0, ink) * (inside & lines)
 
 
-def _extent(canvas: Canvas) -> _Box:
-    """Return left, top, right, bottom of the canvas in metres."""
-    left, top = float(canvas.x[0]), float(canvas.y[0])
-    return left, top, left + canvas.size_m[0], top + canvas.size_m[1]
+def _frame(
+    canvas: Canvas,
+) -> tuple[tuple[torch.Tensor, torch.Tensor], _Box, tuple[float, float]]:
+    """Return x and y of the texels, the edges of the canvas, and its width and height; metres."""
+    left, top, (w, h) = float(canvas.x[0]), float(canvas.y[0]), canvas.size_m
+    return canvas.grid(), (left, top, left + w, top + h), (w, h)
 
 
 def _rectangle(
@@ -123,11 +112,9 @@ def _random_colour(rng: np.random.Generator, low: float = 0.03, high: float = 0.
 def collage(canvas: Canvas, shapes: int) -> torch.Tensor:
     """Paint an abstract poster: overlapping rectangles, discs, rings, bars and some text."""
     rng = canvas.rng(1)
-    x, y = canvas.grid()
-    left, top, right, bottom = _extent(canvas)
-    w, h = canvas.size_m
+    (x, y), (left, top, right, bottom), (w, h) = _frame(canvas)
     image = canvas.flat(_random_colour(rng, 0.3)) * (1 + 0.2 * canvas.fractal(0.4, 3, 1))
-    soft = canvas.size_m[0] / canvas.shape[1]
+    soft = w / canvas.shape[1]
     for _ in range(shapes):
         cx, cy = rng.uniform(left, right), rng.uniform(top, bottom)
         size = min(w, h) * rng.uniform(0.04, 0.3)
@@ -172,9 +159,9 @@ def page(
 ) -> torch.Tensor:
     """Paint a printed page: a heading, paragraphs and an image."""
     rng = canvas.rng(3)
-    left, top, right, bottom = _extent(canvas)
+    (gx, gy), (left, top, right, bottom), (w, h) = _frame(canvas)
     image = canvas.flat(colour) * (1 + 0.03 * canvas.fractal(0.1, 3, 1))
-    margin = 0.08 * canvas.size_m[0]
+    margin = 0.08 * w
     big = letter_m * rng.uniform(2, 3.2)
     box = (left + margin, top + margin, right - margin, top + margin + 1.35 * big)
     image = blend(image, _random_colour(rng, 0.03, 0.3), text_mask(canvas, box, big, 1))
@@ -183,7 +170,6 @@ def page(
     body = text_mask(canvas, (left + margin, y0, right - margin, split), letter_m, 2)
     image = blend(image, (0.05, 0.05, 0.06), body)
     landscape = painting(Canvas(canvas.x, canvas.y, canvas.size_m, canvas.seed + 5))
-    gx, gy = canvas.grid()
     frame = (gx > left + margin) & (gx < right - margin)
     frame &= (gy > split + margin / 2) & (gy < bottom - margin)
     return blend(image, landscape, frame.float())
@@ -192,9 +178,8 @@ def page(
 def noticeboard(canvas: Canvas, sheets: int) -> torch.Tensor:
     """Paint a cork board with many pinned sheets, at all angles."""
     rng = canvas.rng(4)
-    left, top, right, bottom = _extent(canvas)
+    (x, y), (left, top, right, bottom), _ = _frame(canvas)
     image = canvas.flat((0.42, 0.27, 0.14)) * (1 + 0.25 * canvas.fractal(0.02, 3, 1))
-    x, y = canvas.grid()
     for k in range(sheets):
         cx, cy = rng.uniform(left, right), rng.uniform(top, bottom)
         w, h = rng.uniform(0.06, 0.14), rng.uniform(0.08, 0.18)
@@ -214,11 +199,8 @@ def noticeboard(canvas: Canvas, sheets: int) -> torch.Tensor:
 def spines(canvas: Canvas, thickness_m: float) -> torch.Tensor:
     """Paint a row of books seen from the front."""
     rng = canvas.rng(5)
-    left, top, right, bottom = _extent(canvas)
+    (gx, gy), (x, top, right, bottom), (_, h) = _frame(canvas)
     image = canvas.flat((0.03, 0.025, 0.02))
-    x = left
-    h = canvas.size_m[1]
-    gx, gy = canvas.grid()
     while x < right:
         width = thickness_m * rng.uniform(0.5, 1.6)
         tall = h * rng.uniform(0.72, 1.0)
@@ -252,10 +234,8 @@ def _spine_title(
 def screen(canvas: Canvas) -> torch.Tensor:
     """Paint a monitor with windows of text and a bezel."""
     rng = canvas.rng(6)
-    left, top, right, bottom = _extent(canvas)
-    w, h = canvas.size_m
+    (gx, gy), (left, top, right, bottom), (w, h) = _frame(canvas)
     image = canvas.flat(_random_colour(rng, 0.05, 0.35)) * (1 + 0.4 * canvas.fractal(0.2, 4, 1))
-    gx, gy = canvas.grid()
     for k in range(4):
         cx, cy = rng.uniform(left, right - 0.3 * w), rng.uniform(top, bottom - 0.3 * h)
         dw, dh = w * rng.uniform(0.25, 0.5), h * rng.uniform(0.25, 0.6)
@@ -274,9 +254,7 @@ def screen(canvas: Canvas) -> torch.Tensor:
 def label(canvas: Canvas, colour: Colour = (0.45, 0.32, 0.19)) -> torch.Tensor:
     """Paint a cardboard box: tape, a sticker, stamped letters."""
     rng = canvas.rng(7)
-    left, top, right, bottom = _extent(canvas)
-    w, h = canvas.size_m
-    gx, gy = canvas.grid()
+    (gx, gy), (left, top, right, bottom), (w, h) = _frame(canvas)
     flutes = 0.04 * torch.sin(gx * 900)
     image = canvas.flat(colour) * (1 + 0.1 * canvas.fractal(0.15, 4, 1) + flutes)
     tape = 0.024 - (gy - top - h * rng.uniform(0.1, 0.3)).abs()
@@ -294,9 +272,7 @@ def label(canvas: Canvas, colour: Colour = (0.45, 0.32, 0.19)) -> torch.Tensor:
 def door(canvas: Canvas, colour: Colour) -> torch.Tensor:
     """Paint a panelled door with a handle, a plate and a sign."""
     rng = canvas.rng(8)
-    left, top, right, bottom = _extent(canvas)
-    w, h = canvas.size_m
-    gx, gy = canvas.grid()
+    (gx, gy), (left, top, right, bottom), (w, h) = _frame(canvas)
     grain = canvas.fractal(0.2, 4, 1) + 0.8 * canvas.fractal(0.015, 2, 2)
     image = canvas.flat(colour) * (1 + 0.09 * grain)
     for cy, hh in ((0.26, 0.17), (0.7, 0.2)):
@@ -318,11 +294,10 @@ def _street(canvas: Canvas, image: torch.Tensor, rng: np.random.Generator) -> to
     """Paint a row of houses over a landscape, or return it unchanged."""
     if rng.uniform() < 0.3:
         return image
-    left, top, right, bottom = _extent(canvas)
-    gx, gy = canvas.grid()
+    (gx, gy), (left, top, right, bottom), (w, h) = _frame(canvas)
     x = left - rng.uniform(0, 0.3)
     while x < right:
-        wide, eaves = rng.uniform(0.25, 0.6), top + canvas.size_m[1] * rng.uniform(0.25, 0.6)
+        wide, eaves = rng.uniform(0.25, 0.6), top + h * rng.uniform(0.25, 0.6)
         inside = torch.minimum(wide / 2 - (gx - x - wide / 2).abs(), gy - eaves)
         wall = canvas.flat(_random_colour(rng, 0.2, 0.6)) * (1 + 0.12 * canvas.fractal(0.05, 3, 7))
         u, v = (gx - x) / (wide / rng.integers(2, 5)), (gy - eaves) / rng.uniform(0.11, 0.17)
@@ -341,7 +316,7 @@ def window(canvas: Canvas) -> torch.Tensor:
     """Paint a window: a bright view behind a frame with bars between two by two panes."""
     image = _street(canvas, painting(canvas), canvas.rng(9))
     edges = []
-    for position, start, size in zip(canvas.grid(), _extent(canvas), canvas.size_m, strict=False):
+    for position, start, size in zip(*_frame(canvas), strict=False):
         pane = (position - start) / size * 2
         edges.append((0.5 - (pane - torch.floor(pane) - 0.5).abs()) / 2 * size)
     bar = torch.minimum(*edges)
@@ -351,8 +326,7 @@ def window(canvas: Canvas) -> torch.Tensor:
 def facade(canvas: Canvas, colour: Colour, storey_m: float, bay_m: float) -> torch.Tensor:
     """Paint the front of a house: storeys of different windows over a ground floor."""
     rng = canvas.rng(9)
-    left, top, right, bottom = _extent(canvas)
-    x, y = canvas.grid()
+    (x, y), (left, top, right, bottom), _ = _frame(canvas)
     rows = max(1, round((bottom - top) / storey_m))
     columns = max(1, round((right - left) / bay_m))
     v, u = (y - top) / (bottom - top) * rows, (x - left) / (right - left) * columns

@@ -10,7 +10,6 @@ each step together, which suits both CPUs and GPUs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -51,8 +50,7 @@ class ProjectedFacets(NamedTuple):
         return torch.stack(edges, 1)
 
 
-@dataclass(frozen=True, eq=False)
-class Visibility:
+class Visibility(NamedTuple):
     """The visible facet of each pixel of a batch, tile by tile.
 
     A candidate is a facet in a tile; the first two tensors hold its row in
@@ -75,11 +73,6 @@ class Visibility:
     inverse_depth: torch.Tensor
     grid: tuple[int, int]
 
-    def corner(self, tile: torch.Tensor) -> torch.Tensor:
-        """Return (N, 2): x and y of the first pixel of tiles given by flat index."""
-        place = tile % (self.grid[0] * self.grid[1])
-        return torch.stack((place % self.grid[1], place // self.grid[1]), -1) * TILE
-
     def untile(self, values: torch.Tensor, intrinsics: Intrinsics) -> torch.Tensor:
         """Turn (tiles, TILE * TILE, ...) into images (B, H, W, ...)."""
         rows, columns = self.grid
@@ -87,6 +80,12 @@ class Visibility:
         values = values.view(-1, rows, columns, TILE, TILE, *rest).transpose(2, 3)
         values = values.reshape(-1, rows * TILE, columns * TILE, *rest)
         return values[:, : intrinsics.height, : intrinsics.width]
+
+
+def tile_corner(tile: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Return (N, 2): x and y of the first pixel of tiles given by flat index."""
+    place = tile % (grid[0] * grid[1])
+    return torch.stack((place % grid[1], place // grid[1]), -1) * TILE
 
 
 def project_facets(
@@ -151,16 +150,14 @@ def find_visible(
     busy = is_busy.nonzero()[:, 0]
     busy = busy[torch.argsort(count[busy], descending=True, stable=True)]
 
-    seen = Visibility(entry, tile, plain, busy, torch.empty(0), torch.empty(0), grid)
     places = _sample_places(samples, device)
-    busy_w, busy_seen = _resolve_tiles(
-        projected, entry, first[busy], count[busy], seen.corner(busy), places
-    )
+    corner = tile_corner(busy, grid)
+    busy_w, busy_seen = _resolve_tiles(projected, entry, first[busy], count[busy], corner, places)
     inverse_depth = torch.zeros((tiles, TILE * TILE), device=device)
     inverse_depth[busy] = busy_w[:, 0]
-    w = _linear_in_tiles(projected.H[entry[plain], 2], seen.corner(tile[plain]))
+    w = _linear_in_tiles(projected.H[entry[plain], 2], tile_corner(tile[plain], grid))
     inverse_depth[tile[plain]] = w @ places[:, : TILE * TILE]
-    return replace(seen, busy_seen=busy_seen, inverse_depth=inverse_depth)
+    return Visibility(entry, tile, plain, busy, busy_seen, inverse_depth, grid)
 
 
 def _sample_places(samples: int, device: torch.device) -> torch.Tensor:

@@ -7,13 +7,13 @@ linear light; :mod:`.sensor` turns it into the values of a camera.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from ...core.datatypes import Intrinsics
 from .facets import STATIC_BODY
-from .raster import find_visible, project_facets, ProjectedFacets, TILE, Visibility
+from .raster import find_visible, project_facets, ProjectedFacets, TILE, tile_corner, Visibility
 from .textures import Footprints
 from .world import World
 
@@ -22,8 +22,7 @@ _PIXELS_PER_PASS = {'cpu': 640 * 480, 'cuda': 16 * 640 * 480}
 _LOOK_UPS_PER_CHUNK = {'cpu': 1 << 15, 'cuda': 1 << 24}
 
 
-@dataclass(frozen=True, eq=False)
-class Rendering:
+class Rendering(NamedTuple):
     """Images of an ideal camera.
 
     :ivar radiance: (B, 3, H, W) float32, linear light; about 1 is white in full light.
@@ -37,7 +36,6 @@ class Rendering:
 
     @property
     def moving(self) -> torch.Tensor:
-        """Return (B, H, W) bool: True where a moving body is visible."""
         return self.body != STATIC_BODY
 
 
@@ -64,11 +62,7 @@ def render_radiance(
         _render_pass(world, poses[i : i + step], bodies[i : i + step], intrinsics, samples)
         for i in range(0, len(poses), step)
     ]
-    return Rendering(
-        radiance=torch.cat([p.radiance for p in parts]),
-        depth=torch.cat([p.depth for p in parts]),
-        body=torch.cat([p.body for p in parts]),
-    )
+    return Rendering(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def _render_pass(
@@ -116,13 +110,12 @@ def _shade(
     every facet in them.
     """
     store, facet, H = world.textures, projected.facet[seen.entry], projected.H[seen.entry]
-    footprints = Footprints.of(store, facet, H, seen.corner(seen.tile), TILE)
-    group_of = footprints.groups()
+    footprints = Footprints.of(store, facet, H, tile_corner(seen.tile, seen.grid), TILE)
 
     def groups(candidate: torch.Tensor, look_ups: int) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield groups, and chunks of the rows of ``candidate`` (N,) that belong to them."""
         for group in range(6):
-            rows = (group_of[candidate] == group).nonzero()[:, 0]
+            rows = (footprints.group[candidate] == group).nonzero()[:, 0]
             texels = look_ups * (1, 2, 4)[group // 2]
             step = max(1, _LOOK_UPS_PER_CHUNK[world.device.type] // texels)
             for part in rows.split(step) if len(rows) else ():

@@ -8,7 +8,7 @@ the texture coordinates for every pixel. Values are linear radiance.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,7 @@ _LOD_BIAS = -0.3
 _LEAST_BLEND = 0.15
 
 
-@dataclass(frozen=True, eq=False)
-class TextureStore:
+class TextureStore(NamedTuple):
     """Mip pyramids of all facets.
 
     Every level has one more column and row, copies of its last, so that every texel has a right
@@ -70,8 +69,7 @@ def pyramid(image: torch.Tensor) -> list[torch.Tensor]:
         image = F.interpolate(image[None], size=(-(-h // 2), -(-w // 2)), mode='area')[0]
 
 
-@dataclass(frozen=True, eq=False)
-class Footprints:
+class Footprints(NamedTuple):
     """Coefficients for look-ups of the texture of a facet in a tile; C candidates.
 
     :ivar numbers: (16, C) float32: ``s / z``, ``t / z`` and ``1 / z`` as linear functions of the
@@ -79,14 +77,12 @@ class Footprints:
         the finer level minus one; scale to the coarser level in both directions; step between
         probes in both; weight of the coarser level.
     :ivar start: (4, C) int32: first row and row length of both levels.
-    :ivar probes: (C,) int64: 1, 2 or 4.
-    :ivar levels: (C,) int64: 1 or 2 levels are needed.
+    :ivar group: (C,) int64, from 0: 1, 2 or 4 probes, each in 1 or 2 levels.
     """
 
     numbers: torch.Tensor
     start: torch.Tensor
-    probes: torch.Tensor
-    levels: torch.Tensor
+    group: torch.Tensor
 
     @classmethod
     def of(
@@ -138,24 +134,13 @@ class Footprints:
             + local[:, 2] * (fine_size[i] / 2 - 0.5)[:, None]
             for i in (0, 1)
         ]
+        scale, step = coarse_size / fine_size, axis * (major / probes) * (fine_size / size.T)
+        projection = torch.cat((*linear, local[:, 2]), 1).T
         return cls(
-            numbers=torch.cat(
-                (
-                    torch.cat((*linear, local[:, 2]), 1).T,
-                    fine_size - 1,
-                    coarse_size / fine_size,
-                    axis * (major / probes) * (fine_size / size.T),
-                    blend[None],
-                )
-            ),
+            numbers=torch.cat((projection, fine_size - 1, scale, step, blend[None])),
             start=torch.stack((fine[:, 0], fine[:, 1] + 1, coarse[:, 0], coarse[:, 1] + 1)),
-            probes=probes.long(),
-            levels=1 + (blend > 0).long(),
+            group=probes.long() // 2 * 2 + (blend > 0).long(),
         )
-
-    def groups(self) -> torch.Tensor:
-        """Return (C,) from 0 to 5: the combination of probes and levels."""
-        return self.probes // 2 * 2 + self.levels - 1
 
     def look_up(
         self,

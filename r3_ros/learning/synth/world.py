@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ...core.errors import ConfigError
+from ...core.geometry import make_T
 from .baking import bake
 from .facets import FacetTable, rotation_z, Solid, STATIC_BODY
 from .kinds import KINDS
@@ -106,7 +107,6 @@ class World:
 
     @property
     def device(self) -> torch.device:
-        """Return the device of the tensors."""
         return self.textures.table.device
 
     def body_poses(self, time_s: torch.Tensor) -> torch.Tensor:
@@ -118,8 +118,8 @@ class World:
         for k, body in enumerate(self.bodies, 1):
             for i, t in enumerate(time_s.tolist()):
                 angle = 2 * math.pi * t / body.period_s + body.phase
-                T = np.eye(4)
-                T[:3, :3] = rotation_z(body.spin * math.sin(angle * 0.5))
-                T[:3, 3] = body.centre + body.reach * math.sin(angle)
-                out[i, k] = torch.from_numpy(T)
+                turn = rotation_z(body.spin * math.sin(angle * 0.5))
+                out[i, k] = torch.from_numpy(
+                    make_T(turn, body.centre + body.reach * math.sin(angle))
+                )
         return out.to(self.device)

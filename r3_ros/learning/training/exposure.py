@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -105,5 +105,5 @@ def expose(
 
     at = torch.from_numpy(times)
     if degradation.readout_s:
-        return replace(seen, radiance=rolling(light, K, at, degradation.readout_s))
-    return replace(seen, radiance=light(at, K, seen))
+        return seen._replace(radiance=rolling(light, K, at, degradation.readout_s))
+    return seen._replace(radiance=light(at, K, seen))
