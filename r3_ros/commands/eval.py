@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -17,8 +16,6 @@ from .options import add_config_options, config_from, positive_int
 if TYPE_CHECKING:
     from ..core.config import R3Config
     from ..evaluation.posed_sequences import PosedSequence
-
-BESIDE = ('classical', 'untrained')
 
 
 def register(subparsers: Any) -> None:
@@ -61,7 +58,7 @@ def register(subparsers: Any) -> None:
         help='settings of the training, with its held-out kinds of world',
     )  # fmt: skip
     models.add_argument(
-        '--beside', choices=BESIDE, action='append', default=[],
+        '--beside', choices=('classical', 'untrained'), action='append', default=[],
         help='also run this; untrained: the network before any training; may be repeated',
     )  # fmt: skip
     models.add_argument(
@@ -98,16 +95,23 @@ def _evaluate_model(args: argparse.Namespace) -> int:
     import cv2
 
     from ..core.atomic_files import atomic_directory
+    from ..core.parameter_fields import updated
     from ..evaluation.predictor_comparison import compare_predictors, TABLES
 
     # Reader, engine and predictor have threads of their own.
     cv2.setNumThreads(1)
     config = config_from(args)
     sequences = _sequences(args)
+    predictors = {config.model.name: config}
+    if 'classical' in args.beside:
+        changes = {'model.name': 'classical', 'model.checkpoint': ''}
+        predictors.setdefault('classical', updated(config, changes))
     with (
         atomic_directory(args.output, args.overwrite, marker=TABLES) as folder,
-        _predictors(config, args.beside) as predictors,
+        tempfile.TemporaryDirectory(prefix='r3_eval_') as temporary,
     ):
+        if 'untrained' in args.beside:
+            predictors['untrained'] = _untrained(config, Path(temporary) / 'untrained.safetensors')
         tables = compare_predictors(
             sequences, predictors, folder, args.max_frames, report=partial(print, flush=True)
         )
@@ -116,11 +120,7 @@ def _evaluate_model(args: argparse.Namespace) -> int:
 
 
 def _sequences(args: argparse.Namespace) -> Iterator[PosedSequence]:
-    """Return the recordings, opened now, then the worlds, each made when it is needed.
-
-    :raises ConfigError: no sequences, or one truth for several recordings.
-    :raises SourceError: a recording cannot be used.
-    """
+    """Return the recordings, opened now, then the worlds, each made when it is needed."""
     from ..evaluation.posed_sequences import recorded_sequence
 
     if not args.inputs and not args.worlds:
@@ -160,31 +160,8 @@ def _worlds(args: argparse.Namespace) -> Iterator[PosedSequence]:
             yield held_out_stream(settings, split, number, args.world_frames, device)
 
 
-@contextmanager
-def _predictors(config: R3Config, beside: Sequence[str]) -> Iterator[dict[str, R3Config]]:
-    """Yield the configurations of all predictors, by their names in the tables.
-
-    :raises ConfigError: the model has no untrained form.
-    """
-    from ..core.parameter_fields import updated
-
-    predictors = {config.model.name: config}
-    with tempfile.TemporaryDirectory(prefix='r3_eval_') as temporary:
-        for name in dict.fromkeys(beside):
-            if name == 'untrained':
-                predictors[name] = _untrained(config, Path(temporary) / 'untrained.safetensors')
-            else:
-                changes = {'model.name': name, 'model.checkpoint': ''}
-                predictors.setdefault(name, updated(config, changes))
-        yield predictors
-
-
 def _untrained(config: R3Config, path: Path) -> R3Config:
-    """Write the network of a model before any training; return its configuration.
-
-    :raises ConfigError: the model is no network.
-    :raises ModelError: its weights cannot be loaded.
-    """
+    """Write the network of a model before any training; return its configuration."""
     from ..core.parameter_fields import updated
     from ..factory import load_predictor
 

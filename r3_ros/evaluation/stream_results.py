@@ -103,7 +103,9 @@ class _Collected:
     def __init__(self, sequence: PosedSequence) -> None:
         self._sequence = sequence
         self._with_truth = set(sequence.depth_stamps)
-        self._kept_stamps = set(_shown_stamps(sequence))
+        stamps = sequence.depth_stamps or sequence.truth.stamps_ns.tolist()
+        spread = np.linspace(0, len(stamps) - 1, _KEPT_DEPTHS).round().astype(int)
+        self._kept_stamps = {stamps[i] for i in spread}
         self._stamps: dict[int, int] = {}
         self._undistorted: Intrinsics | None = None
         self.poses: list[np.ndarray] = []
@@ -129,15 +131,6 @@ class _Collected:
                 truth = self._sequence.depth(stamp_ns)
                 at_pixels = truth_at_pixels(truth, depth_map.intrinsics, self._undistorted)
                 self.errors.add(depth_map.depth, at_pixels, depth_map.confidence)
-
-
-def _shown_stamps(sequence: PosedSequence) -> list[int]:
-    """Return evenly spread stamps of the depth maps to keep, with truth if there is any."""
-    stamps = sequence.depth_stamps or sequence.truth.stamps_ns.tolist()
-    if len(stamps) <= _KEPT_DEPTHS:
-        return stamps
-    chosen = np.linspace(0, len(stamps) - 1, _KEPT_DEPTHS).round().astype(int)
-    return [stamps[i] for i in chosen]
 
 
 def _true_poses(stamps_ns: np.ndarray, truth: PoseList) -> np.ndarray:
