@@ -72,9 +72,7 @@ def text_mask(
     return torch.where(skip, 0.0, ink) * (inside & lines)
 
 
-def _frame(
-    canvas: Canvas,
-) -> tuple[tuple[torch.Tensor, torch.Tensor], _Box, tuple[float, float]]:
+def _frame(canvas: Canvas) -> tuple[tuple[torch.Tensor, torch.Tensor], _Box, tuple[float, float]]:
     """Return x and y of the texels, the edges of the canvas, and its width and height; metres."""
     left, top, (w, h) = float(canvas.x[0]), float(canvas.y[0]), canvas.size_m
     return canvas.grid(), (left, top, left + w, top + h), (w, h)
