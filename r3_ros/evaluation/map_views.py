@@ -44,9 +44,7 @@ class LevelScene:
 
 
 def level_scene(cloud: Cloud, T_world_camera: np.ndarray) -> LevelScene:
-    """Rotate a cloud and camera poses so that z is up and the first view looks along y.
-
-    A large cloud is thinned.
+    """Rotate a cloud, thinned if large, so that z is up and the first view looks along y.
 
     :param T_world_camera: (N, 4, 4), finite, optical axes.
     """

@@ -163,12 +163,12 @@ def baselines(sequence: PosedSequence, stamps_ns: np.ndarray) -> list[StreamResu
             *about, FIRST_STEP, stamps_ns, straight,
             trajectory=evaluate_trajectory(straight, sequence.truth),
             steps=step_errors(steps_between(T), true_steps),
-            depth=_flat_depth(sequence, set(stamps_ns.tolist()))
+            depth=_flat_depth(sequence, set(stamps_ns.tolist())),
         ),
         StreamResult(
             *about, PREVIOUS_STEP, stamps_ns, no_poses,
             trajectory=None,
-            steps=step_errors(oracle, true_steps)
+            steps=step_errors(oracle, true_steps),
         ),
     ]  # fmt: skip
 

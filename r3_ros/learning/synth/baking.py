@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 import torch.nn.functional as F
 
 from .facets import FacetSpec
@@ -32,7 +33,7 @@ _Sheet = tuple[Material, list[_Patch]]
 
 
 def bake(
-    specs: list[FacetSpec], light: list[torch.Tensor], coarseness: float, device: torch.device
+    specs: list[FacetSpec], light: list[Tensor], coarseness: float, device: torch.device
 ) -> tuple[TextureStore, float]:
     """Paint and light all facets.
 
@@ -41,7 +42,7 @@ def bake(
     :returns: the textures, and the mean radiance over all surfaces that do not emit light.
     """
 
-    def job(sheet: _Sheet) -> list[tuple[int, list[torch.Tensor], float]]:
+    def job(sheet: _Sheet) -> list[tuple[int, list[Tensor], float]]:
         material, patches = sheet
         corners, texels = _arrange(patches)
         painted = material.paint(texels, material.texel_m * coarseness, device)
@@ -55,7 +56,7 @@ def bake(
                 out.append((first + k, pyramid(image), float(image.mean())))
         return out
 
-    pyramids: list[list[torch.Tensor]] = [[] for _ in specs]
+    pyramids: list[list[Tensor]] = [[] for _ in specs]
     total, area = 0.0, 0.0
     for facets in in_order(job, _sheets(specs, coarseness), device):
         for number, levels, mean in facets:

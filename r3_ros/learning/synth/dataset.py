@@ -41,10 +41,8 @@ class SequenceOptions:
     """Options of a synthetic sequence.
 
     :ivar kind: of the world, see :data:`~.kinds.KINDS`.
-    :ivar rate_hz: frames per second.
     :ivar moving: number of moving bodies.
     :ivar depth_every: write the depth of every n-th frame; 0 for none.
-    :ivar image_format: 'jpg' or 'png'.
     """
 
     seed: int = 0
@@ -61,27 +59,17 @@ class SequenceOptions:
 
     def __post_init__(self) -> None:
         if self.frames < 1 or not 0 < self.rate_hz <= 1000:
-            raise ConfigError(
-                f'frames must be at least 1 and rate in (0, 1000], got {self.frames} and '
-                f'{self.rate_hz}'
-            )
+            given = f'{self.frames} and {self.rate_hz}'
+            raise ConfigError(f'frames must be at least 1 and rate in (0, 1000], got {given}')
         if not (32 <= self.width <= 8192 and 32 <= self.height <= 8192):
-            raise ConfigError(
-                f'width and height must be in [32, 8192] pixels, got {self.width}x{self.height}'
-            )
+            given = f'{self.width}x{self.height}'
+            raise ConfigError(f'width and height must be in [32, 8192] pixels, got {given}')
         if self.depth_every < 0:
             raise ConfigError(f'depth-every must not be negative, got {self.depth_every}')
-        if self.image_format not in ('jpg', 'png'):
-            raise ConfigError(f'format must be jpg or png, got {self.image_format!r}')
 
 
 class SequenceFrame(NamedTuple):
-    """One frame of a sequence.
-
-    :ivar image: (H, W, 3) uint8 RGB.
-    :ivar depth: (H, W) float32 metres, 0 where there is no surface.
-    :ivar moving: (H, W) bool.
-    """
+    """Image (H, W, 3) uint8 RGB, depth (H, W) in metres, 0 for none, and where bodies move."""
 
     image: np.ndarray
     depth: np.ndarray
@@ -145,7 +133,7 @@ def write_sequence(
     *,
     overwrite: bool = False,
     device: torch.device | str = 'cpu',
-    on_frames: Callable[[int], object] | None = None,
+    on_frames: Callable[[int], object] = lambda count: None,
 ) -> None:
     """Render a sequence and write its folder, completely or not at all.
 
@@ -156,8 +144,7 @@ def write_sequence(
     """
     with atomic_directory(output, overwrite, marker=WORLD_FILE) as folder:
         sequence = SyntheticSequence(options, device)
-        if on_frames is not None:
-            on_frames(0)
+        on_frames(0)
         _write_descriptions(sequence, folder)
         wanted = {'rgb': True, 'depth': options.depth_every, 'mask': options.moving}
         for name, is_wanted in wanted.items():
@@ -172,8 +159,7 @@ def write_sequence(
             return min(step, options.frames - start)
 
         for count in in_order(job, starts, sequence.world.device):
-            if on_frames is not None:
-                on_frames(count)
+            on_frames(count)
 
 
 def _write_frame(

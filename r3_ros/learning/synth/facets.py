@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .materials import Material
 
@@ -113,10 +114,8 @@ class Assembly:
     ) -> Assembly:
         """Add an upright box.
 
-        :param centre: (3,) metres.
         :param size: full (x, y, z) size in metres before the rotation by ``yaw`` radians.
-        :param material: of every face that is not in ``faces``.
-        :param faces: materials by face name: front (-y), back, left (-x), right, top, bottom.
+        :param faces: other materials: of front (-y), back, left (-x), right, top, bottom.
         :param skip: names of the faces that are never visible, separated by spaces.
         :param solid: False for things too thin to block light or the camera.
         """
@@ -148,8 +147,7 @@ class Assembly:
 
         :param base: (3,) metres, the axis at height 0 of the profile.
         :param profile: (radius, height) from the bottom to the top, metres.
-        :param material: of the wall; each side shows its own part of it.
-        :param sides: number of flat sides.
+        :param sides: number of flat sides, each with its own part of the material.
         :param top: of the lid on the last radius; None to use ``material``.
         """
         base = np.asarray(base, dtype=np.float64)
@@ -185,11 +183,8 @@ class Assembly:
         top = base + out * (r1 * shrink) + (0, 0, z1)
         widest = max(r0, r1)
         tilt = np.array([0.0, 0.0, (r0 - r1) / math.hypot(z1 - z0, r1 - r0)])
-
-        def shading(sign: float) -> np.ndarray:
-            n = out * shrink + sign * right * chord + tilt
-            return n / np.linalg.norm(n)
-
+        normals = (out * shrink + sign * right * chord + tilt for sign in (-1.0, 1.0))
+        left_normal, right_normal = (n / np.linalg.norm(n) for n in normals)
         self.panel(
             (top + bottom) / 2,
             right * (widest * chord),
@@ -197,8 +192,8 @@ class Assembly:
             material,
             middle=(r0 + r1) / 2 / widest,
             slope=(r0 - r1) / 2 / widest,
-            normal_left=shading(-1.0),
-            normal_right=shading(1.0),
+            normal_left=left_normal,
+            normal_right=right_normal,
             strip=(k, sides),
             body=body,
         )
@@ -227,22 +222,21 @@ class FacetTable:
 
     :ivar centre: (N, 3) float64; ``half_u`` and ``half_v`` likewise.
     :ivar shape: (N, 2) float64: ``middle`` and ``slope``.
-    :ivar disc: (N,) bool.
-    :ivar body: (N,) int64.
+    :ivar disc: (N,) bool; ``body``: (N,) int64.
     """
 
-    centre: torch.Tensor
-    half_u: torch.Tensor
-    half_v: torch.Tensor
-    shape: torch.Tensor
-    disc: torch.Tensor
-    body: torch.Tensor
+    centre: Tensor
+    half_u: Tensor
+    half_v: Tensor
+    shape: Tensor
+    disc: Tensor
+    body: Tensor
 
     @classmethod
     def from_specs(cls, specs: list[FacetSpec], device: torch.device) -> FacetTable:
         """Stack the specs in order."""
 
-        def stack(values: list[Any], dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        def stack(values: list[Any], dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.as_tensor(np.array(values), dtype=dtype).to(device)
 
         return cls(

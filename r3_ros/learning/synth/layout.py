@@ -31,10 +31,8 @@ _WALL_COLOURS = (
 class MovingBody:
     """A rigid body that swings to and fro and rotates.
 
-    :ivar centre: (3,) metres, middle of the swing.
-    :ivar reach: (3,) metres, from the middle to an end.
-    :ivar period_s: of one swing and back.
-    :ivar phase: radians.
+    :ivar centre: (3,) metres, middle of the swing; ``reach``: (3,) from there to an end.
+    :ivar period_s: of one swing and back, from ``phase`` in radians.
     :ivar spin: radians of rotation to each side.
     """
 

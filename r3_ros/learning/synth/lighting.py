@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 import torch.nn.functional as F
 
 from .facets import FacetSpec, Solid
@@ -46,7 +47,7 @@ def light_facets(
     ambient: np.ndarray,
     device: torch.device,
     cell_m: float,
-) -> list[torch.Tensor]:
+) -> list[Tensor]:
     """Return the incident light of each facet: (3, rows, columns) float32 per facet.
 
     :param ambient: (3,) light from all directions, before occlusion.
@@ -55,7 +56,7 @@ def light_facets(
     positions, normals, shapes = _sample_points(specs, device, cell_m)
     blockers = _Blockers.of(solids, device)
 
-    def job(i: int) -> torch.Tensor:
+    def job(i: int) -> Tensor:
         normal = normals[i : i + _POINTS_PER_PASS]
         start = positions[i : i + _POINTS_PER_PASS] + _LIFT_M * normal
         total = _ambient(blockers, start, normal)[:, None] * torch.as_tensor(
@@ -73,7 +74,7 @@ def light_facets(
 
 def _sample_points(
     specs: list[FacetSpec], device: torch.device, cell_m: float
-) -> tuple[torch.Tensor, torch.Tensor, list[tuple[int, int]]]:
+) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
     """Return positions and normals (P, 3) of cell centres, and the grid of each facet."""
     positions, normals, shapes = [], [], []
     for s in specs:
@@ -102,11 +103,11 @@ class _Blockers(NamedTuple):
     ``reach`` is the half size of the bounding box in world axes.
     """
 
-    cosine: torch.Tensor
-    sine: torch.Tensor
-    centre: torch.Tensor
-    half: torch.Tensor
-    reach: torch.Tensor
+    cosine: Tensor
+    sine: Tensor
+    centre: Tensor
+    half: Tensor
+    reach: Tensor
 
     @classmethod
     def of(cls, solids: list[Solid], device: torch.device) -> _Blockers:
@@ -119,13 +120,13 @@ class _Blockers(NamedTuple):
         values = (np.cos(yaw), np.sin(yaw), np.array([s.centre for s in solids]), half, reach)
         return cls(*(torch.as_tensor(v, dtype=torch.float32).to(device) for v in values))
 
-    def between(self, low: torch.Tensor, high: torch.Tensor) -> _Blockers:
+    def between(self, low: Tensor, high: Tensor) -> _Blockers:
         """Return the solids that overlap an upright box with corners (3,)."""
         overlap = (self.centre - self.reach <= high) & (self.centre + self.reach >= low)
         keep = overlap.all(1).nonzero()[:, 0]
         return _Blockers(*(values[keep] for values in self))
 
-    def first_hit(self, start: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    def first_hit(self, start: Tensor, direction: Tensor) -> Tensor:
         """Return (R, P): the distance of the first hit, inf for none.
 
         :param start: (P, 3) starts of the rays.
@@ -146,9 +147,7 @@ class _Blockers(NamedTuple):
         return torch.where(hit, enter, math.inf).amin(-1)
 
 
-def _slab(
-    at: torch.Tensor, inverse: torch.Tensor, half: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _slab(at: Tensor, inverse: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
     """Return where rays enter and leave the space between two parallel planes."""
     middle, reach = -at * inverse, half * inverse.abs()
     return middle - reach, middle + reach
@@ -157,9 +156,7 @@ def _slab(
 _LAMP_SAMPLES = ((-0.6, -0.5), (0.55, -0.65), (-0.5, 0.6), (0.65, 0.5), (0.0, 0.0))
 
 
-def _direct(
-    blockers: _Blockers, start: torch.Tensor, normal: torch.Tensor, lamp: Light
-) -> torch.Tensor:
+def _direct(blockers: _Blockers, start: Tensor, normal: Tensor, lamp: Light) -> Tensor:
     """Return the light of one lamp: (P, 3)."""
     samples = np.array([lamp.centre + a * lamp.half_u + b * lamp.half_v for a, b in _LAMP_SAMPLES])
     at, front, power = (
@@ -178,7 +175,7 @@ def _direct(
     return total[:, None] * power
 
 
-def _ambient(blockers: _Blockers, start: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:
+def _ambient(blockers: _Blockers, start: Tensor, normal: Tensor) -> Tensor:
     """Return the share of the ambient light that arrives: (P,) in [0, 1]."""
     helper = torch.where(
         normal[:, 2:].abs() > 0.9,

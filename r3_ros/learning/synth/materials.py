@@ -11,19 +11,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .canvas import blend, Canvas, Colour, hash_unit, soft_step
 
-Painter = Callable[..., torch.Tensor]
+Painter = Callable[..., Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """A painter with its options.
+    """A pattern.
 
     :ivar painter: ``painter(canvas, **options)`` returns (3, h, w) linear reflectance.
-    :ivar options: keyword arguments of the painter.
-    :ivar seed: of the pattern.
     :ivar texel_m: size of a texel in metres.
     :ivar shift_m: offset of the first facet on the endless pattern.
     :ivar is_image: True if every facet shows it as a whole; an endless pattern is cut up for the
@@ -41,7 +40,7 @@ class Material:
         """Return the same kind of pattern with other random details."""
         return replace(self, seed=seed)
 
-    def paint(self, texels: tuple[int, int], texel_m: float, device: torch.device) -> torch.Tensor:
+    def paint(self, texels: tuple[int, int], texel_m: float, device: torch.device) -> Tensor:
         """Paint a sheet of (height, width) texels: (3, h, w) linear reflectance."""
         height, width = texels
         x = (torch.arange(width, device=device) + 0.5) * texel_m + self.shift_m[0]
@@ -51,7 +50,7 @@ class Material:
         return self.painter(canvas, **self.options).clamp(0.01, 0.95)
 
 
-def paint(canvas: Canvas, colour: Colour, wear: float = 1.0) -> torch.Tensor:
+def paint(canvas: Canvas, colour: Colour, wear: float = 1.0) -> Tensor:
     """Paint rolled wall paint: clouds, roller grain, scuffs and a few marks."""
     clouds = canvas.fractal(0.9, 4, 1)
     grain = canvas.fractal(0.03, 3, 2)
@@ -62,7 +61,7 @@ def paint(canvas: Canvas, colour: Colour, wear: float = 1.0) -> torch.Tensor:
     return image * (1 - 0.35 * wear * chips)
 
 
-def plaster(canvas: Canvas, colour: Colour, rough: float = 1.0) -> torch.Tensor:
+def plaster(canvas: Canvas, colour: Colour, rough: float = 1.0) -> Tensor:
     """Paint troweled plaster or concrete: blotches, pits and fine cracks."""
     image = canvas.flat(colour) * (
         1 + rough * (0.16 * canvas.fractal(0.5, 5, 1) + 0.10 * canvas.fractal(0.06, 3, 2))
@@ -73,9 +72,7 @@ def plaster(canvas: Canvas, colour: Colour, rough: float = 1.0) -> torch.Tensor:
     return image * (1 - 0.5 * rough * pits) * (1 - 0.5 * cracks)
 
 
-def wallpaper(
-    canvas: Canvas, colour: Colour, ink: Colour, cell_m: float, style: int
-) -> torch.Tensor:
+def wallpaper(canvas: Canvas, colour: Colour, ink: Colour, cell_m: float, style: int) -> Tensor:
     """Paint printed wallpaper: mirrored ornaments, leaves or stripes, no print like the next."""
     x, y = canvas.grid()
     row = torch.floor(y / cell_m)
@@ -103,7 +100,7 @@ def wallpaper(
     return image * (1 + 0.06 * canvas.fractal(0.02, 2, 6))
 
 
-def brick(canvas: Canvas, colour: Colour) -> torch.Tensor:
+def brick(canvas: Canvas, colour: Colour) -> Tensor:
     """Paint running-bond bricks, each with its own tone, and rough mortar."""
     length_m, height_m = 0.23, 0.075
     x, y = canvas.grid()
@@ -123,12 +120,8 @@ def brick(canvas: Canvas, colour: Colour) -> torch.Tensor:
 
 
 def _to_edge(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    row: torch.Tensor,
-    column: torch.Tensor,
-    size_m: tuple[float, float],
-) -> torch.Tensor:
+    x: Tensor, y: Tensor, row: Tensor, column: Tensor, size_m: tuple[float, float]
+) -> Tensor:
     """Return the distance to the nearest edge of the brick or board, metres."""
     return torch.minimum(
         0.5 * size_m[0] - (x - (column + 0.5) * size_m[0]).abs(),
@@ -143,7 +136,7 @@ def tiles(
     cell_m: float,
     style: int,
     grout: Colour = (0.35, 0.34, 0.32),
-) -> torch.Tensor:
+) -> Tensor:
     """Paint square tiles: checks (0), marbled (1), ornaments (2) or random tones (3)."""
     row, column, own, u, v = canvas.tiling(cell_m)
     image = canvas.flat(colour)
@@ -170,9 +163,7 @@ def tiles(
     return blend(image, joint, soft_step(0.003 - edge, 0.003))
 
 
-def wood(
-    canvas: Canvas, colour: Colour, contrast: float = 1.0, along_x: bool = True
-) -> torch.Tensor:
+def wood(canvas: Canvas, colour: Colour, contrast: float = 1.0, along_x: bool = True) -> Tensor:
     """Paint wood of furniture: grain along one axis, rings, a few knots."""
     if not along_x:
         turned = Canvas(canvas.y, canvas.x, canvas.size_m[::-1], canvas.seed)
@@ -188,7 +179,7 @@ def wood(
     return image * (1 - 0.6 * knots)
 
 
-def planks(canvas: Canvas, colour: Colour, width_m: float) -> torch.Tensor:
+def planks(canvas: Canvas, colour: Colour, width_m: float) -> Tensor:
     """Paint floor boards with staggered ends, each with its own tone and grain."""
     length_m = 1.1
     x, y = canvas.grid()
@@ -208,7 +199,7 @@ def planks(canvas: Canvas, colour: Colour, width_m: float) -> torch.Tensor:
     return image * (1 - 0.7 * soft_step(0.003 - edge, 0.003))
 
 
-def fabric(canvas: Canvas, colour: Colour, ink: Colour, cell_m: float, style: int) -> torch.Tensor:
+def fabric(canvas: Canvas, colour: Colour, ink: Colour, cell_m: float, style: int) -> Tensor:
     """Paint woven cloth or carpet: melange, plaid or a small figure."""
     image = canvas.flat(colour) * (
         1 + 0.18 * canvas.fractal(0.012, 2, 1) + 0.12 * canvas.fractal(0.3, 3, 2)
@@ -230,7 +221,7 @@ def fabric(canvas: Canvas, colour: Colour, ink: Colour, cell_m: float, style: in
     return blend(image, ink, soft_step(figure, 0.06))
 
 
-def rug(canvas: Canvas, colours: tuple[Colour, ...]) -> torch.Tensor:
+def rug(canvas: Canvas, colours: tuple[Colour, ...]) -> Tensor:
     """Paint a knotted rug: borders, a mirrored field of knots, irregular dye."""
     knots = 64
     w, h = canvas.size_m
@@ -253,9 +244,7 @@ def rug(canvas: Canvas, colours: tuple[Colour, ...]) -> torch.Tensor:
     return image * (1 + 0.15 * canvas.fractal(0.01, 2, 4) + 0.12 * canvas.fractal(0.35, 3, 5))
 
 
-def terrazzo(
-    canvas: Canvas, colour: Colour, chips: tuple[Colour, ...], cell_m: float
-) -> torch.Tensor:
+def terrazzo(canvas: Canvas, colour: Colour, chips: tuple[Colour, ...], cell_m: float) -> Tensor:
     """Paint stone chips of many sizes in a ground."""
     image = canvas.flat(colour) * (1 + 0.08 * canvas.fractal(0.4, 3, 1))
     x, y = canvas.grid()
@@ -275,7 +264,7 @@ def terrazzo(
     return image
 
 
-def acoustic(canvas: Canvas) -> torch.Tensor:
+def acoustic(canvas: Canvas) -> Tensor:
     """Paint ceiling panels in a metal grid, with pin holes and water stains."""
     cell_m = 0.6
     _, _, own, u, v = canvas.tiling(cell_m)
@@ -289,21 +278,21 @@ def acoustic(canvas: Canvas) -> torch.Tensor:
     return blend(image, (0.5, 0.5, 0.5), soft_step(0.012 - edge * cell_m, 0.004))
 
 
-def plain(canvas: Canvas, colour: Colour, speckle: float = 0.06) -> torch.Tensor:
+def plain(canvas: Canvas, colour: Colour, speckle: float = 0.06) -> Tensor:
     """Paint plastic, metal or glaze: one colour with a little dirt."""
     dirt = canvas.fractal(0.12, 4, 1) + 0.6 * canvas.fractal(0.012, 2, 2)
     marks = soft_step(canvas.fractal(0.05, 3, 3) - 1.15, 0.2)
     return canvas.flat(colour) * (1 + speckle * dirt) * (1 - 4 * speckle * marks)
 
 
-def noise(canvas: Canvas, colours: tuple[Colour, Colour, Colour], cell_m: float) -> torch.Tensor:
+def noise(canvas: Canvas, colours: tuple[Colour, Colour, Colour], cell_m: float) -> Tensor:
     """Paint clouds of three colours with structure from ``cell_m`` down to a texel."""
     first, second = canvas.fractal(cell_m, 8, 1, gain=0.7), canvas.fractal(cell_m, 8, 2, gain=0.7)
     image = blend(canvas.flat(colours[0]), colours[1], soft_step(first, 0.5))
     return blend(image, colours[2], soft_step(second - 0.5, 0.3))
 
 
-def blocks(canvas: Canvas, colours: tuple[Colour, Colour, Colour], cell_m: float) -> torch.Tensor:
+def blocks(canvas: Canvas, colours: tuple[Colour, Colour, Colour], cell_m: float) -> Tensor:
     """Paint random rectangles of several sizes over one another, like cladding or graffiti."""
     x, y = canvas.grid()
     image = canvas.flat(colours[0]) * (1 + 0.15 * canvas.fractal(cell_m, 5, 1))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import math
 
 import torch
+from torch import Tensor
 
 from ...core.datatypes import Intrinsics
 from .raster import TILE
@@ -19,9 +20,7 @@ _FLOOR_M = 0.004
 _MOST_BANDS = 12
 
 
-def with_fog(
-    seen: Rendering, intrinsics: Intrinsics, density: float, colour: torch.Tensor
-) -> Rendering:
+def with_fog(seen: Rendering, intrinsics: Intrinsics, density: float, colour: Tensor) -> Rendering:
     """Return a rendering through fog, which attenuates light by ``exp(-density * range)``.
 
     :param density: per metre.
@@ -37,9 +36,9 @@ def with_fog(
 def with_shiny_floor(
     world: World,
     seen: Rendering,
-    T_world_camera: torch.Tensor,
+    T_world_camera: Tensor,
     intrinsics: Intrinsics,
-    time_s: torch.Tensor,
+    time_s: Tensor,
     strength: float,
 ) -> Rendering:
     """Return a rendering whose floor (z = 0) reflects, most at grazing angles.
@@ -68,11 +67,11 @@ def band_rows(height: int) -> int:
 
 
 def rolling(
-    expose: Callable[[torch.Tensor, Intrinsics], torch.Tensor],
+    expose: Callable[[Tensor, Intrinsics], Tensor],
     intrinsics: Intrinsics,
-    time_s: torch.Tensor,
+    time_s: Tensor,
     readout_s: float,
-) -> torch.Tensor:
+) -> Tensor:
     """Return images whose rows are exposed one after the other, the first row first.
 
     The time of an image is that of its middle, between the two middle rows if their number is

@@ -40,8 +40,8 @@ class PathStyle:
     :ivar height_m: range of the camera's height above the floor.
     :ivar speed_m_s: range of the mean speed on a closed path, ``open_speed_m_s`` on an open one.
     :ivar max_speed_m_s: limit at any time; ``max_turn_deg_s`` likewise.
-    :ivar steps: amplitude of vertical motion and tremor.
-    :ivar gaze: amplitude of yaw and pitch; ``tilt`` of roll.
+    :ivar steps: amplitude of vertical motion and tremor, ``gaze`` of yaw and pitch, ``tilt`` of
+        roll.
     :ivar pitch: radians, added to a walker's mean pitch.
     """
 
@@ -84,14 +84,10 @@ class CameraPath:
         k = np.clip(np.searchsorted(self.time_s, time_s) - 1, 0, len(self.time_s) - 2)
         share = (time_s - self.time_s[k]) / (self.time_s[k + 1] - self.time_s[k])
         first, second = self.T_world_camera[k], self.T_world_camera[k + 1]
-        turn = Rotation.from_matrix(
-            np.einsum('nji,njk->nik', first[:, :3, :3], second[:, :3, :3])
-        ).as_rotvec()
-        out = first.copy()
+        R, t = first[:, :3, :3], first[:, :3, 3]
+        turn = Rotation.from_matrix(np.einsum('nji,njk->nik', R, second[:, :3, :3])).as_rotvec()
         part = Rotation.from_rotvec(share[:, None] * turn).as_matrix()
-        out[:, :3, :3] = first[:, :3, :3] @ part
-        out[:, :3, 3] += share[:, None] * (second[:, :3, 3] - first[:, :3, 3])
-        return out
+        return make_T(R @ part, t + share[:, None] * (second[:, :3, 3] - t))
 
 
 def clearance(solids: tuple[Solid, ...], points: np.ndarray) -> np.ndarray:
@@ -109,10 +105,7 @@ def clearance(solids: tuple[Solid, ...], points: np.ndarray) -> np.ndarray:
 def make_path(
     world: World, frames: int, rate_hz: float, seed: int, style: PathStyle = HANDHELD
 ) -> CameraPath:
-    """Draw a path through a world.
-
-    A path that is long enough closes: it ends with its first pose. A short one covers a part of
-    the loop.
+    """Draw a path through a world; one that is long enough closes: it ends with its first pose.
 
     :raises ConfigError: no path in this world keeps the limits.
     """

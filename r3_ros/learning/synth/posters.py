@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .canvas import blend, Canvas, Colour, hash_unit, soft_step
 
@@ -36,7 +37,7 @@ _Box: TypeAlias = tuple[float, float, float, float]
 
 
 @functools.lru_cache(maxsize=4)
-def _glyphs(device: torch.device) -> torch.Tensor:
+def _glyphs(device: torch.device) -> Tensor:
     """Return (letters, 8, 6) float32 bitmaps with an empty column and row around."""
     rows = [[row.split() for row in line.splitlines()] for line in _FONT.strip().split('\n\n')]
     dots = (np.array(rows).view('U1') == '#').reshape(len(rows), 7, -1, 5)
@@ -46,7 +47,7 @@ def _glyphs(device: torch.device) -> torch.Tensor:
 
 def text_mask(
     canvas: Canvas, box: _Box, letter_m: float, salt: int = 0, ragged: bool = True
-) -> torch.Tensor:
+) -> Tensor:
     """Return (h, w) with 1 where letters are printed.
 
     :param box: left, top, right, bottom of the text, metres on the canvas.
@@ -72,26 +73,24 @@ def text_mask(
     return torch.where(skip, 0.0, ink) * (inside & lines)
 
 
-def _frame(canvas: Canvas) -> tuple[tuple[torch.Tensor, torch.Tensor], _Box, tuple[float, float]]:
+def _frame(canvas: Canvas) -> tuple[tuple[Tensor, Tensor], _Box, tuple[float, float]]:
     """Return x and y of the texels, the edges of the canvas, and its width and height; metres."""
     left, top, (w, h) = float(canvas.x[0]), float(canvas.y[0]), canvas.size_m
     return canvas.grid(), (left, top, left + w, top + h), (w, h)
 
 
-def _rectangle(
-    x: torch.Tensor, y: torch.Tensor, half_w: torch.Tensor | float, half_h: float
-) -> torch.Tensor:
+def _rectangle(x: Tensor, y: Tensor, half_w: Tensor | float, half_h: float) -> Tensor:
     """Return how far (x, y) lie inside a rectangle around 0; negative outside."""
     return torch.minimum(half_w - x.abs(), half_h - y.abs())
 
 
-def _within(x: torch.Tensor, y: torch.Tensor, box: _Box) -> torch.Tensor:
+def _within(x: Tensor, y: Tensor, box: _Box) -> Tensor:
     """Return how far (x, y) lie inside a box; negative outside."""
     left, top, right, bottom = box
     return torch.minimum(torch.minimum(x - left, right - x), torch.minimum(y - top, bottom - y))
 
 
-def _turned(x: torch.Tensor, y: torch.Tensor, angle: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _turned(x: Tensor, y: Tensor, angle: float) -> tuple[Tensor, Tensor]:
     """Return coordinates along axes that are rotated by ``angle``."""
     return np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
 
@@ -107,7 +106,7 @@ def _random_colour(rng: np.random.Generator, low: float = 0.03, high: float = 0.
     return tuple(float(np.clip(value * c, 0.02, 0.9)) for c in mix)
 
 
-def collage(canvas: Canvas, shapes: int) -> torch.Tensor:
+def collage(canvas: Canvas, shapes: int) -> Tensor:
     """Paint an abstract poster: overlapping rectangles, discs, rings, bars and some text."""
     rng = canvas.rng(1)
     (x, y), (left, top, right, bottom), (w, h) = _frame(canvas)
@@ -135,7 +134,7 @@ def collage(canvas: Canvas, shapes: int) -> torch.Tensor:
     return blend(image, _random_colour(rng), text)
 
 
-def painting(canvas: Canvas) -> torch.Tensor:
+def painting(canvas: Canvas) -> Tensor:
     """Paint a landscape: sky, ridges and foliage."""
     rng = canvas.rng(2)
     height = (canvas.y - float(canvas.y[0]))[:, None] / canvas.size_m[1]
@@ -152,9 +151,7 @@ def painting(canvas: Canvas) -> torch.Tensor:
     return blend(image, _random_colour(rng, 0.4), flowers)
 
 
-def page(
-    canvas: Canvas, letter_m: float = 0.012, colour: Colour = (0.8, 0.79, 0.75)
-) -> torch.Tensor:
+def page(canvas: Canvas, letter_m: float = 0.012, colour: Colour = (0.8, 0.79, 0.75)) -> Tensor:
     """Paint a printed page: a heading, paragraphs and an image."""
     rng = canvas.rng(3)
     (gx, gy), (left, top, right, bottom), (w, h) = _frame(canvas)
@@ -173,7 +170,7 @@ def page(
     return blend(image, landscape, frame.float())
 
 
-def noticeboard(canvas: Canvas, sheets: int) -> torch.Tensor:
+def noticeboard(canvas: Canvas, sheets: int) -> Tensor:
     """Paint a cork board with many pinned sheets, at all angles."""
     rng = canvas.rng(4)
     (x, y), (left, top, right, bottom), _ = _frame(canvas)
@@ -194,7 +191,7 @@ def noticeboard(canvas: Canvas, sheets: int) -> torch.Tensor:
     return image
 
 
-def spines(canvas: Canvas, thickness_m: float) -> torch.Tensor:
+def spines(canvas: Canvas, thickness_m: float) -> Tensor:
     """Paint a row of books seen from the front."""
     rng = canvas.rng(5)
     (gx, gy), (x, top, right, bottom), (_, h) = _frame(canvas)
@@ -216,9 +213,7 @@ def spines(canvas: Canvas, thickness_m: float) -> torch.Tensor:
     return image * (1 + 0.1 * canvas.fractal(0.04, 3, 1))
 
 
-def _spine_title(
-    canvas: Canvas, book: torch.Tensor, rng: np.random.Generator, spine: _Box
-) -> torch.Tensor:
+def _spine_title(canvas: Canvas, book: Tensor, rng: np.random.Generator, spine: _Box) -> Tensor:
     x, width, top, tall = spine
     turned = Canvas(canvas.y, -canvas.x.flip(0), canvas.size_m[::-1], int(rng.integers(1 << 31)))
     letter = min(width * 0.6, 0.022)
@@ -229,7 +224,7 @@ def _spine_title(
     return blend(book, _random_colour(rng, 0.4, 0.9), mask)
 
 
-def screen(canvas: Canvas) -> torch.Tensor:
+def screen(canvas: Canvas) -> Tensor:
     """Paint a monitor with windows of text and a bezel."""
     rng = canvas.rng(6)
     (gx, gy), (left, top, right, bottom), (w, h) = _frame(canvas)
@@ -249,7 +244,7 @@ def screen(canvas: Canvas) -> torch.Tensor:
     return blend(image, (0.025, 0.025, 0.03), soft_step(0.016 - edge, 0.002))
 
 
-def label(canvas: Canvas, colour: Colour = (0.45, 0.32, 0.19)) -> torch.Tensor:
+def label(canvas: Canvas, colour: Colour = (0.45, 0.32, 0.19)) -> Tensor:
     """Paint a cardboard box: tape, a sticker, stamped letters."""
     rng = canvas.rng(7)
     (gx, gy), (left, top, right, bottom), (w, h) = _frame(canvas)
@@ -267,7 +262,7 @@ def label(canvas: Canvas, colour: Colour = (0.45, 0.32, 0.19)) -> torch.Tensor:
     return blend(image, (0.08, 0.06, 0.05), 0.8 * text_mask(canvas, box, line, 2))
 
 
-def door(canvas: Canvas, colour: Colour) -> torch.Tensor:
+def door(canvas: Canvas, colour: Colour) -> Tensor:
     """Paint a panelled door with a handle, a plate and a sign."""
     rng = canvas.rng(8)
     (gx, gy), (left, top, right, bottom), (w, h) = _frame(canvas)
@@ -288,7 +283,7 @@ def door(canvas: Canvas, colour: Colour) -> torch.Tensor:
     return blend(image, (0.04, 0.04, 0.04), text)
 
 
-def _street(canvas: Canvas, image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+def _street(canvas: Canvas, image: Tensor, rng: np.random.Generator) -> Tensor:
     """Paint a row of houses over a landscape, or return it unchanged."""
     if rng.uniform() < 0.3:
         return image
@@ -310,7 +305,7 @@ def _street(canvas: Canvas, image: torch.Tensor, rng: np.random.Generator) -> to
     return image
 
 
-def window(canvas: Canvas) -> torch.Tensor:
+def window(canvas: Canvas) -> Tensor:
     """Paint a window: a bright view behind a frame with bars between two by two panes."""
     image = _street(canvas, painting(canvas), canvas.rng(9))
     edges = []
@@ -321,7 +316,7 @@ def window(canvas: Canvas) -> torch.Tensor:
     return blend(image, (0.5, 0.5, 0.48), soft_step(0.025 - bar, 0.004))
 
 
-def facade(canvas: Canvas, colour: Colour, storey_m: float, bay_m: float) -> torch.Tensor:
+def facade(canvas: Canvas, colour: Colour, storey_m: float, bay_m: float) -> Tensor:
     """Paint the front of a house: storeys of different windows over a ground floor."""
     rng = canvas.rng(9)
     (x, y), (left, top, right, bottom), _ = _frame(canvas)

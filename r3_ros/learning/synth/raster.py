@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from ...core.datatypes import Intrinsics
 from .facets import FacetTable
@@ -36,13 +37,13 @@ class ProjectedFacets(NamedTuple):
     :ivar disc: (P,) bool.
     """
 
-    facet: torch.Tensor
-    image: torch.Tensor
-    H: torch.Tensor
-    limit: torch.Tensor
-    disc: torch.Tensor
+    facet: Tensor
+    image: Tensor
+    H: Tensor
+    limit: Tensor
+    disc: Tensor
 
-    def edges(self) -> torch.Tensor:
+    def edges(self) -> Tensor:
         """Return (P, 4, 3) linear functions that are not negative inside the patch."""
         u, v, w = self.H.unbind(1)
         reach = 1 + _SEAM
@@ -53,11 +54,10 @@ class ProjectedFacets(NamedTuple):
 class Visibility(NamedTuple):
     """The visible facet of each pixel of a batch, tile by tile.
 
-    A candidate is a facet in a tile; the first two tensors hold its row in
-    :class:`ProjectedFacets` and its tile, all others refer to candidates by index, -1 for none.
+    A candidate is a facet in a tile; others refer to it by index, -1 for none.
 
-    :ivar entry: (C,) int64 row of the projected facets.
-    :ivar tile: (C,) int64 flat index of the tile in the batch.
+    :ivar entry: (C,) int64 row of the candidate in :class:`ProjectedFacets`.
+    :ivar tile: (C,) int64 flat index of its tile in the batch.
     :ivar plain: (T,) int64 candidates that fill their tile alone.
     :ivar busy_tile: (U,) int64 all other tiles with candidates.
     :ivar busy_seen: (U, S, TILE * TILE) int32 candidate at each sample, the centre first.
@@ -65,15 +65,15 @@ class Visibility(NamedTuple):
     :ivar grid: rows and columns of tiles in an image.
     """
 
-    entry: torch.Tensor
-    tile: torch.Tensor
-    plain: torch.Tensor
-    busy_tile: torch.Tensor
-    busy_seen: torch.Tensor
-    inverse_depth: torch.Tensor
+    entry: Tensor
+    tile: Tensor
+    plain: Tensor
+    busy_tile: Tensor
+    busy_seen: Tensor
+    inverse_depth: Tensor
     grid: tuple[int, int]
 
-    def untile(self, values: torch.Tensor, intrinsics: Intrinsics) -> torch.Tensor:
+    def untile(self, values: Tensor, intrinsics: Intrinsics) -> Tensor:
         """Turn (tiles, TILE * TILE, ...) into images (B, H, W, ...)."""
         rows, columns = self.grid
         rest = values.shape[2:]
@@ -82,17 +82,14 @@ class Visibility(NamedTuple):
         return values[:, : intrinsics.height, : intrinsics.width]
 
 
-def tile_corner(tile: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+def tile_corner(tile: Tensor, grid: tuple[int, int]) -> Tensor:
     """Return (N, 2): x and y of the first pixel of tiles given by flat index."""
     place = tile % (grid[0] * grid[1])
     return torch.stack((place % grid[1], place // grid[1]), -1) * TILE
 
 
 def project_facets(
-    facets: FacetTable,
-    T_camera_world: torch.Tensor,
-    T_world_body: torch.Tensor,
-    intrinsics: Intrinsics,
+    facets: FacetTable, T_camera_world: Tensor, T_world_body: Tensor, intrinsics: Intrinsics
 ) -> ProjectedFacets:
     """Find the facets that face the camera and touch the image.
 
@@ -160,7 +157,7 @@ def find_visible(
     return Visibility(entry, tile, plain, busy, busy_seen, inverse_depth, grid)
 
 
-def _sample_places(samples: int, device: torch.device) -> torch.Tensor:
+def _sample_places(samples: int, device: torch.device) -> Tensor:
     """Return (3, S * TILE * TILE): x, y within the tile and 1, sample by sample."""
     offset = torch.tensor(_SAMPLES[:samples], device=device)
     step = torch.arange(TILE, device=device, dtype=torch.float32)
@@ -171,7 +168,7 @@ def _sample_places(samples: int, device: torch.device) -> torch.Tensor:
 
 def _candidates(
     projected: ProjectedFacets, batch: int, grid: tuple[int, int]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Pair tiles with the facets that may be visible in them; blocks of tiles are tested first.
 
     :returns: rows of ``projected``, flat tiles, whether the facet fills the tile; sorted by tile.
@@ -218,7 +215,7 @@ def _candidates(
     return entry[order], tile[order], covers[order]
 
 
-def _linear_in_tiles(linear: torch.Tensor, corner: torch.Tensor) -> torch.Tensor:
+def _linear_in_tiles(linear: Tensor, corner: Tensor) -> Tensor:
     """Move linear functions of the pixel (..., T, 3) to the corners (T, 2) of their tiles.
 
     In double precision; for pixels within the tile float32 is then accurate enough.
@@ -229,12 +226,12 @@ def _linear_in_tiles(linear: torch.Tensor, corner: torch.Tensor) -> torch.Tensor
 
 def _resolve_tiles(
     projected: ProjectedFacets,
-    entry: torch.Tensor,
-    first: torch.Tensor,
-    count: torch.Tensor,
-    corner: torch.Tensor,
-    places: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    entry: Tensor,
+    first: Tensor,
+    count: Tensor,
+    corner: Tensor,
+    places: Tensor,
+) -> tuple[Tensor, Tensor]:
     """Depth-test the candidates of the busy tiles, the k-th of every tile at once.
 
     The tiles are sorted by decreasing count, so those with a k-th candidate are a prefix.

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from ...core.datatypes import Intrinsics
 from .facets import STATIC_BODY
@@ -30,21 +31,21 @@ class Rendering(NamedTuple):
     :ivar body: (B, H, W) int64 number of the visible body, 0 for the static world.
     """
 
-    radiance: torch.Tensor
-    depth: torch.Tensor
-    body: torch.Tensor
+    radiance: Tensor
+    depth: Tensor
+    body: Tensor
 
     @property
-    def moving(self) -> torch.Tensor:
+    def moving(self) -> Tensor:
         return self.body != STATIC_BODY
 
 
 def render_radiance(
     world: World,
-    T_world_camera: torch.Tensor,
+    T_world_camera: Tensor,
     intrinsics: Intrinsics,
     *,
-    time_s: torch.Tensor | None = None,
+    time_s: Tensor | None = None,
     samples: int = 4,
 ) -> Rendering:
     """Render images of a world.
@@ -67,8 +68,8 @@ def render_radiance(
 
 def _render_pass(
     world: World,
-    T_world_camera: torch.Tensor,
-    T_world_body: torch.Tensor,
+    T_world_camera: Tensor,
+    T_world_body: Tensor,
     intrinsics: Intrinsics,
     samples: int,
 ) -> Rendering:
@@ -83,14 +84,11 @@ def _render_pass(
         radiance = radiance + share * world.sky.radiance(T_world_camera, intrinsics)
     w = seen.untile(seen.inverse_depth, intrinsics)
     depth = torch.where(w > 0, 1 / w, 0.0)
-    if world.bodies:
-        body = seen.untile(_bodies(world, projected, seen), intrinsics).contiguous()
-    else:
-        body = torch.zeros_like(depth, dtype=torch.int64)
+    body = seen.untile(_bodies(world, projected, seen), intrinsics).contiguous()
     return Rendering(radiance.contiguous(), depth, body)
 
 
-def _bodies(world: World, projected: ProjectedFacets, seen: Visibility) -> torch.Tensor:
+def _bodies(world: World, projected: ProjectedFacets, seen: Visibility) -> Tensor:
     """Return (tiles, pixels) int64: the visible body at the pixel centre."""
     # The additional last row is for candidate -1, no facet.
     number = torch.full((len(seen.entry) + 1,), STATIC_BODY, device=world.device)
@@ -101,9 +99,7 @@ def _bodies(world: World, projected: ProjectedFacets, seen: Visibility) -> torch
     return out
 
 
-def _shade(
-    world: World, projected: ProjectedFacets, seen: Visibility
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _shade(world: World, projected: ProjectedFacets, seen: Visibility) -> tuple[Tensor, Tensor]:
     """Return (tiles, pixels, 3) radiance and (tiles, pixels) share without any facet.
 
     Plain tiles and pixels with one facet need one look-up per pixel, pixels at an edge one for
@@ -112,7 +108,7 @@ def _shade(
     store, facet, H = world.textures, projected.facet[seen.entry], projected.H[seen.entry]
     footprints = Footprints.of(store, facet, H, tile_corner(seen.tile, seen.grid), TILE)
 
-    def groups(candidate: torch.Tensor, look_ups: int) -> Iterator[tuple[int, torch.Tensor]]:
+    def groups(candidate: Tensor, look_ups: int) -> Iterator[tuple[int, Tensor]]:
         """Yield groups, and chunks of the rows of ``candidate`` (N,) that belong to them."""
         for group in range(6):
             rows = (footprints.group[candidate] == group).nonzero()[:, 0]
@@ -144,9 +140,7 @@ def _shade(
     return out, open_share
 
 
-def _facets_of_pixels(
-    samples: torch.Tensor,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+def _facets_of_pixels(samples: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield pairs of pixels and the candidates visible in them, every pair once.
 
     :param samples: (S, N) visible candidate of each sample, -1 for none.

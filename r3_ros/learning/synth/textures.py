@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 import torch.nn.functional as F
 
 _CHANNELS = 4  # red, green, blue and one unused: rows of 8 bytes gather faster than of 6
@@ -31,13 +32,13 @@ class TextureStore(NamedTuple):
         the last true level is repeated up to L.
     """
 
-    table: torch.Tensor
-    levels: torch.Tensor
+    table: Tensor
+    levels: Tensor
 
 
-def texture_store(pyramids: list[list[torch.Tensor]]) -> TextureStore:
+def texture_store(pyramids: list[list[Tensor]]) -> TextureStore:
     """Concatenate the pyramids of all facets, see :func:`pyramid`, into one table."""
-    pieces: list[torch.Tensor] = []
+    pieces: list[Tensor] = []
     levels: list[list[tuple[int, int, int]]] = []
     rows, deepest = 0, max(len(p) for p in pyramids)
     for images in pyramids:
@@ -52,7 +53,7 @@ def texture_store(pyramids: list[list[torch.Tensor]]) -> TextureStore:
     return TextureStore(table, torch.tensor(levels, dtype=torch.int32, device=table.device))
 
 
-def pyramid(image: torch.Tensor) -> list[torch.Tensor]:
+def pyramid(image: Tensor) -> list[Tensor]:
     """Return an image and its successive halves down to a single texel.
 
     :param image: (3, h, w) float32 linear radiance.
@@ -80,18 +81,13 @@ class Footprints(NamedTuple):
     :ivar group: (C,) int64, from 0: 1, 2 or 4 probes, each in 1 or 2 levels.
     """
 
-    numbers: torch.Tensor
-    start: torch.Tensor
-    group: torch.Tensor
+    numbers: Tensor
+    start: Tensor
+    group: Tensor
 
     @classmethod
     def of(
-        cls,
-        store: TextureStore,
-        facet: torch.Tensor,
-        H: torch.Tensor,
-        corner: torch.Tensor,
-        tile: int,
+        cls, store: TextureStore, facet: Tensor, H: Tensor, corner: Tensor, tile: int
     ) -> Footprints:
         """Compute footprints in the middle of the tiles.
 
@@ -143,13 +139,8 @@ class Footprints(NamedTuple):
         )
 
     def look_up(
-        self,
-        store: TextureStore,
-        group: int,
-        candidate: torch.Tensor,
-        x: torch.Tensor,
-        y: torch.Tensor,
-    ) -> torch.Tensor:
+        self, store: TextureStore, group: int, candidate: Tensor, x: Tensor, y: Tensor
+    ) -> Tensor:
         """Average textures over pixels of candidates of one group.
 
         :param candidate: (N,) int64.
@@ -189,12 +180,12 @@ class Footprints(NamedTuple):
 
 
 def _taps(
-    index: torch.Tensor,
-    weight: torch.Tensor,
+    index: Tensor,
+    weight: Tensor,
     slot: int,
-    at: tuple[torch.Tensor, ...],
-    start: torch.Tensor,
-    share: torch.Tensor | float,
+    at: tuple[Tensor, ...],
+    start: Tensor,
+    share: Tensor | float,
 ) -> None:
     """Fill in the four texels around a position, and their weights."""
     s, t, right, bottom = at
@@ -215,9 +206,7 @@ def _taps(
     weight[..., slot] = share - ft - right_share
 
 
-def _axes(
-    sx: torch.Tensor, sy: torch.Tensor, tx: torch.Tensor, ty: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _axes(sx: Tensor, sy: Tensor, tx: Tensor, ty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the footprint's long and short axis in texels and the long one's direction (2, N)."""
     a, b, c = sx * sx + sy * sy, sx * tx + sy * ty, tx * tx + ty * ty
     mean, half = (a + c) / 2, (a - c) / 2
