@@ -65,10 +65,15 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError('no CUDA device was found: use --device cpu or auto')
     device = 'cuda' if args.device != 'cpu' and torch.cuda.is_available() else 'cpu'
     print(f'building the world: {options.kind}, seed {options.seed}, on {device}', flush=True)
-    frames = tqdm(total=options.frames, unit=' frames', desc='rendering', smoothing=0.05, delay=1)
-    with frames as bar:
+    with tqdm(total=options.frames, unit=' frames', desc='rendering', delay=1) as bar:
+
+        def on_frames(count: int) -> None:
+            if count == 0:  # the world is ready: the rate is that of the frames
+                bar.unpause()
+            bar.update(count)
+
         write_sequence(
-            options, args.output, overwrite=args.overwrite, device=device, on_frames=bar.update
+            options, args.output, overwrite=args.overwrite, device=device, on_frames=on_frames
         )
     print(f'written to {args.output}')
     return 0

@@ -120,9 +120,8 @@ class Footprints(NamedTuple):
         base = (lod + _LEAST_BLEND).floor()
         blend = (lod - base).clamp(min=0)
         blend = torch.where(blend < _LEAST_BLEND, 0.0, blend)
-        base = base.long().clamp(max=deepest)
-        fine = store.levels[facet, base]
-        coarse = store.levels[facet, (base + 1).clamp(max=deepest)]
+        base = base.long()
+        fine, coarse = (store.levels[facet, k.clamp(max=deepest)] for k in (base, base + 1))
         fine_size, coarse_size = fine[:, 1:].T.float(), coarse[:, 1:].T.float()
         # s = (u + 1) * width / 2 - 0.5, all over z; t alike.
         linear = [
@@ -158,34 +157,23 @@ class Footprints(NamedTuple):
         shape = (*s.shape, probes * levels * 4)
         index = torch.empty(shape, dtype=torch.int32, device=s.device)
         weight = torch.empty(shape, dtype=store.table.dtype, device=s.device)
-        slot = 0
+        taps = zip(index.split(4, -1), weight.split(4, -1), strict=True)
         for k in range(probes):
             off = k + 0.5 - probes / 2
             ps, pt = (s + off * axis_s, t + off * axis_t) if probes > 1 else (s, t)
             share = (1 - blend) / probes if levels == 2 else 1 / probes
-            _taps(index, weight, slot, (ps, pt, right, bottom), start[:2], share)
-            slot += 4
+            _fill_taps(*next(taps), (ps, pt, right, bottom), start[:2], share)
             if levels == 2:
                 ps, pt = (ps + 0.5) * scale_s - 0.5, (pt + 0.5) * scale_t - 0.5
                 edge = ((right + 1) * scale_s - 1, (bottom + 1) * scale_t - 1)
-                _taps(index, weight, slot, (ps, pt, *edge), start[2:], blend / probes)
-                slot += 4
-        colours = F.embedding_bag(
-            index.view(-1, shape[-1]),
-            store.table,
-            mode='sum',
-            per_sample_weights=weight.view(-1, shape[-1]),
-        )
+                _fill_taps(*next(taps), (ps, pt, *edge), start[2:], blend / probes)
+        index, weight = index.view(-1, shape[-1]), weight.view(-1, shape[-1])
+        colours = F.embedding_bag(index, store.table, mode='sum', per_sample_weights=weight)
         return colours[:, :3].float().view(*s.shape, 3)
 
 
-def _taps(
-    index: Tensor,
-    weight: Tensor,
-    slot: int,
-    at: tuple[Tensor, ...],
-    start: Tensor,
-    share: Tensor | float,
+def _fill_taps(
+    index: Tensor, weight: Tensor, at: tuple[Tensor, ...], start: Tensor, share: Tensor | float
 ) -> None:
     """Fill in the four texels around a position, and their weights."""
     s, t, right, bottom = at
@@ -194,16 +182,16 @@ def _taps(
     s0, t0 = s.int(), t.int()
     fs, ft = s - s0, (t - t0) * share
     first = (t0 * start[1]).add_(s0).add_(start[0])
-    index[..., slot] = first
-    torch.add(first, 1, out=index[..., slot + 1])
-    torch.add(first, start[1], out=index[..., slot + 2])
-    torch.add(first, start[1] + 1, out=index[..., slot + 3])
+    index[..., 0] = first
+    torch.add(first, 1, out=index[..., 1])
+    torch.add(first, start[1], out=index[..., 2])
+    torch.add(first, start[1] + 1, out=index[..., 3])
     both = fs * ft
-    weight[..., slot + 3] = both
-    weight[..., slot + 2] = ft - both
+    weight[..., 3] = both
+    weight[..., 2] = ft - both
     right_share = fs * share - both
-    weight[..., slot + 1] = right_share
-    weight[..., slot] = share - ft - right_share
+    weight[..., 1] = right_share
+    weight[..., 0] = share - ft - right_share
 
 
 def _axes(sx: Tensor, sy: Tensor, tx: Tensor, ty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
