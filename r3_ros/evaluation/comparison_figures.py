@@ -45,7 +45,7 @@ def draw_depths(path: Path, sequence: PosedSequence, results: Sequence[StreamRes
     parts = np.array_split(np.array(sorted(counts), dtype=np.int64), _ROWS)
     stamps = [max(part.tolist(), key=counts.__getitem__) for part in parts if len(part)]
     with_truth = set(sequence.depth_stamps)
-    titles = ['image', 'true depth']
+    titles = ['image', *(['true depth'] if with_truth else [])]
     for result in shown:
         titles += [f'{result.predictor}: depth', f'{result.predictor}: confidence']
     height, width = next(iter(shown[0].depth_maps.values())).depth.shape
@@ -54,7 +54,9 @@ def draw_depths(path: Path, sequence: PosedSequence, results: Sequence[StreamRes
     axes = figure.subplots(len(stamps), len(titles), squeeze=False)
     for row, stamp_ns in zip(axes, stamps, strict=True):
         truth = sequence.depth(stamp_ns) if stamp_ns in with_truth else None
-        for cell, panel in zip(row, _panels(stamp_ns, truth, shown), strict=True):
+        image, true_depth, *others = _panels(stamp_ns, truth, shown)
+        panels = [image, *([true_depth] if with_truth else []), *others]
+        for cell, panel in zip(row, panels, strict=True):
             _show(cell, aspect, *panel)
     for cell, title in zip(axes[0], titles, strict=True):
         cell.set_title(title, fontsize=9)
