@@ -10,7 +10,7 @@ import platform
 import tempfile
 import time
 
-from r3_ros.learning.synth import SequenceOptions, write_sequence
+from r3_ros.learning.synth.dataset import SequenceOptions, write_sequence
 import torch
 
 

@@ -84,7 +84,7 @@ def _node_config(args: argparse.Namespace) -> R3Config:
 def _synthesise(folder: Path, args: argparse.Namespace) -> Path:
     from tqdm import tqdm
 
-    from ..learning.synth import SequenceOptions, write_sequence
+    from ..learning.synth.dataset import SequenceOptions, write_sequence
 
     options = SequenceOptions(seed=args.seed, frames=args.frames or 300, depth_every=0)
     print(f'1. making a synthetic recording of {options.frames} frames (seed {options.seed})')

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -17,8 +16,6 @@ from .options import add_config_options, config_from, positive_int
 if TYPE_CHECKING:
     from ..core.config import R3Config
     from ..evaluation.posed_sequences import PosedSequence
-
-BESIDE = ('classical', 'untrained')
 
 
 def register(subparsers: Any) -> None:
@@ -61,7 +58,7 @@ def register(subparsers: Any) -> None:
         help='settings of the training, with its held-out kinds of world',
     )  # fmt: skip
     models.add_argument(
-        '--beside', choices=BESIDE, action='append', default=[],
+        '--beside', choices=('classical', 'untrained'), action='append', default=[],
         help='also run this; untrained: the network before any training; may be repeated',
     )  # fmt: skip
     models.add_argument(
@@ -98,16 +95,23 @@ def _evaluate_model(args: argparse.Namespace) -> int:
     import cv2
 
     from ..core.atomic_files import atomic_directory
+    from ..core.parameter_fields import updated
     from ..evaluation.predictor_comparison import compare_predictors, TABLES
 
     # Reader, engine and predictor have threads of their own.
     cv2.setNumThreads(1)
     config = config_from(args)
     sequences = _sequences(args)
+    predictors = {config.model.name: config}
+    if 'classical' in args.beside:
+        changes = {'model.name': 'classical', 'model.checkpoint': ''}
+        predictors.setdefault('classical', updated(config, changes))
     with (
         atomic_directory(args.output, args.overwrite, marker=TABLES) as folder,
-        _predictors(config, args.beside) as predictors,
+        tempfile.TemporaryDirectory(prefix='r3_eval_') as temporary,
     ):
+        if 'untrained' in args.beside:
+            predictors['untrained'] = _untrained(config, Path(temporary) / 'untrained.safetensors')
         tables = compare_predictors(
             sequences, predictors, folder, args.max_frames, report=partial(print, flush=True)
         )
@@ -116,12 +120,8 @@ def _evaluate_model(args: argparse.Namespace) -> int:
 
 
 def _sequences(args: argparse.Namespace) -> Iterator[PosedSequence]:
-    """Return the recordings, opened now, then the worlds, each made when it is needed.
-
-    :raises ConfigError: no sequences, or one truth for several recordings.
-    :raises SourceError: a recording cannot be used.
-    """
-    from ..evaluation.posed_sequences import RecordedSequence
+    """Return the recordings, opened now, then the worlds, each made when it is needed."""
+    from ..evaluation.posed_sequences import recorded_sequence
 
     if not args.inputs and not args.worlds:
         raise ConfigError('name recordings with a groundtruth.txt, or use --worlds')
@@ -131,7 +131,7 @@ def _sequences(args: argparse.Namespace) -> Iterator[PosedSequence]:
             'groundtruth.txt into each'
         )
     truth = Path(args.groundtruth) if args.groundtruth else None
-    recorded: dict[str, RecordedSequence] = {}
+    recorded: dict[str, PosedSequence] = {}
     for text in args.inputs:
         path = Path(text)
         stem = name = path.absolute().name
@@ -139,7 +139,7 @@ def _sequences(args: argparse.Namespace) -> Iterator[PosedSequence]:
         while name in recorded:
             number += 1
             name = f'{stem} {number}'
-        recorded[name] = RecordedSequence(path, truth, name)
+        recorded[name] = recorded_sequence(path, truth, name)
     return chain(recorded.values(), _worlds(args) if args.worlds else ())
 
 
@@ -152,41 +152,16 @@ def _worlds(args: argparse.Namespace) -> Iterator[PosedSequence]:
     from ..learning.training.training_settings import load_settings, TrainingSettings
 
     changes = {'seed': args.seed}
-    if args.training:
-        settings = load_settings(args.training, changes)
-    else:
-        settings = updated(TrainingSettings(), changes)
+    default = updated(TrainingSettings(), changes)
+    settings = load_settings(args.training, changes) if args.training else default
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     for split in GROUPS:
         for number in range(args.worlds):
             yield held_out_stream(settings, split, number, args.world_frames, device)
 
 
-@contextmanager
-def _predictors(config: R3Config, beside: Sequence[str]) -> Iterator[dict[str, R3Config]]:
-    """Yield the configurations of all predictors, by their names in the tables.
-
-    :raises ConfigError: the model has no untrained form.
-    """
-    from ..core.parameter_fields import updated
-
-    predictors = {config.model.name: config}
-    with tempfile.TemporaryDirectory(prefix='r3_eval_') as temporary:
-        for name in dict.fromkeys(beside):
-            if name == 'untrained':
-                predictors[name] = _untrained(config, Path(temporary) / 'untrained.safetensors')
-            else:
-                changes = {'model.name': name, 'model.checkpoint': ''}
-                predictors.setdefault(name, updated(config, changes))
-        yield predictors
-
-
 def _untrained(config: R3Config, path: Path) -> R3Config:
-    """Write the network of a model before any training; return its configuration.
-
-    :raises ConfigError: the model is no network.
-    :raises ModelError: its weights cannot be loaded.
-    """
+    """Write the network of a model before any training; return its configuration."""
     from ..core.parameter_fields import updated
     from ..factory import load_predictor
 

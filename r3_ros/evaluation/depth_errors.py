@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,25 +21,23 @@ _PIXEL_STRIDE = 17
 _DEPTH_UNIT_M = 0.001
 
 
+class _ImageErrors(NamedTuple):
+    """Of one image; the arrays hold some of its pixels."""
+
+    abs_rel: float
+    within: float
+    coverage: float
+    ratio: np.ndarray = np.zeros(0)
+    error: np.ndarray = np.zeros(0)
+    confidence: np.ndarray = np.zeros(0)
+
+
 class DepthErrors:
     """Errors of depth; each image is scaled by its median ratio to the truth."""
 
-    def __init__(self) -> None:
-        self._images: list[tuple[float, float, float]] = []
-        self._ratios: list[np.ndarray] = []
-        self._errors: list[np.ndarray] = []
-        self._confidences: list[np.ndarray] = []
-
-    @staticmethod
-    def joined(parts: Iterable[DepthErrors]) -> DepthErrors:
+    def __init__(self, parts: Iterable[DepthErrors] = ()) -> None:
         """Concatenate the errors of several streams."""
-        whole = DepthErrors()
-        for part in parts:
-            whole._images += part._images
-            whole._ratios += part._ratios
-            whole._errors += part._errors
-            whole._confidences += part._confidences
-        return whole
+        self._images: list[_ImageErrors] = [image for part in parts for image in part._images]
 
     def add(
         self, depth: np.ndarray, truth: np.ndarray, confidence: np.ndarray | None = None
@@ -56,17 +54,17 @@ class DepthErrors:
         both = known & np.isfinite(depth) & (depth > 0)
         coverage = float(both.sum() / known.sum())
         if both.sum() < MIN_PIXELS:
-            self._images.append((float('nan'), float('nan'), coverage))
+            self._images.append(_ImageErrors(float('nan'), float('nan'), coverage))
             return
         ratio = depth[both].astype(np.float64) / truth[both]
         scaled = ratio / np.median(ratio)
         error = np.abs(scaled - 1.0)
         within = np.maximum(scaled, 1.0 / scaled) < 1.25
-        self._images.append((float(error.mean()), float(within.mean()), coverage))
-        self._ratios.append(ratio[::_PIXEL_STRIDE])
-        self._errors.append(error[::_PIXEL_STRIDE])
-        kept = np.full(len(ratio), np.nan) if confidence is None else confidence[both]
-        self._confidences.append(kept[::_PIXEL_STRIDE].astype(np.float64))
+        sure = np.full(len(ratio), np.nan) if confidence is None else confidence[both]
+        some = (values[::_PIXEL_STRIDE].astype(np.float64) for values in (ratio, error, sure))
+        self._images.append(
+            _ImageErrors(float(error.mean()), float(within.mean()), coverage, *some)
+        )
 
     def __len__(self) -> int:
         return len(self._images)
@@ -74,7 +72,7 @@ class DepthErrors:
     @property
     def per_image(self) -> np.ndarray:
         """Return (F, 3): AbsRel, share within 1.25, coverage; NaN with too few pixels."""
-        return np.array(self._images).reshape(-1, 3)
+        return np.array([image[:3] for image in self._images]).reshape(-1, 3)
 
     @property
     def abs_rel(self) -> float:
@@ -93,26 +91,21 @@ class DepthErrors:
 
     @property
     def abs_rel_one_scale(self) -> float:
-        if not self._ratios:
-            return float('nan')
-        ratio = np.concatenate(self._ratios)
-        return float(np.abs(ratio / np.median(ratio) - 1.0).mean())
+        ratio = self._joined('ratio')
+        return float(np.abs(ratio / np.median(ratio) - 1.0).mean()) if len(ratio) else float('nan')
 
     @property
     def pixels(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (M,) confidence of some of the pixels, and their (M,) relative error."""
-        if not self._errors:
-            return np.zeros(0), np.zeros(0)
-        return np.concatenate(self._confidences), np.concatenate(self._errors)
+        return self._joined('confidence'), self._joined('error')
+
+    def _joined(self, name: str) -> np.ndarray:
+        return np.concatenate([np.zeros(0), *(getattr(image, name) for image in self._images)])
 
     def as_json(self) -> dict[str, Any]:
         """Return the numbers of evaluation.json."""
-        return {
-            'pictures': len(self),
-            'abs_rel': self.abs_rel,
-            'delta_125': self.delta_125,
-            'coverage': self.coverage,
-        }
+        names = ('abs_rel', 'delta_125', 'coverage')
+        return {'pictures': len(self)} | {name: getattr(self, name) for name in names}
 
 
 def finite_mean(values: Sequence[float] | np.ndarray) -> float:
@@ -139,9 +132,8 @@ def depth_of_run(
     saved = sorted((_stamp_of(file), file) for file in estimates.glob('*.npz'))
     if not truth or not saved:
         return None
-    own, other = match_stamps(
-        np.array([s for s, _ in saved]), np.array([s for s, _ in truth]), tolerance_s=1e-3
-    )
+    stamps, true_stamps = (np.array([stamp for stamp, _ in files]) for files in (saved, truth))
+    own, other = match_stamps(stamps, true_stamps, tolerance_s=1e-3)
     errors = DepthErrors()
     for i, j in zip(own, other, strict=True):
         with np.load(saved[i][1], allow_pickle=False) as content:

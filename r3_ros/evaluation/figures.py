@@ -42,12 +42,6 @@ def encoded(figure: Any, dpi: int, kind: str = 'png') -> bytes:
     return buffer.getvalue()
 
 
-def widest_plane(points: np.ndarray) -> np.ndarray:
-    """Return (2, 3) orthonormal axes of the plane of the largest spread of (N, 3) points."""
-    centred = points - points.mean(axis=0)
-    return np.linalg.svd(centred, full_matrices=False)[2][:2]
-
-
 @dataclass(frozen=True, eq=False)
 class AlignedPath:
     """A trajectory in the frame of the truth.
@@ -87,7 +81,8 @@ def trajectory_figure(truth: np.ndarray, paths: Sequence[AlignedPath], unit: str
 
     :param truth: (M, 3) true positions.
     """
-    flat = widest_plane(truth)
+    # The axes of the plane of the largest spread.
+    flat = np.linalg.svd(truth - truth.mean(axis=0), full_matrices=False)[2][:2]
     figure = new_figure(12, 4.8)
     plan, chart = figure.subplots(1, 2, width_ratios=(1, 1.1))
     plan.plot(*(truth @ flat.T).T, '--', color='0.3', label='truth', zorder=5)

@@ -19,7 +19,9 @@ _PERSPECTIVE_ASPECT = 1.5
 _WIDTH = 1.0
 _BACKGROUND = '#10141a'
 _PATH_COLOR = '#ffc43d'
-_RIGHT, _FORWARD, _UP = 0, 1, 2
+_AXES = ('right', 'forward', 'up')
+#: Axes of a plan to the right, upwards, and away from the viewer.
+_PLANS = {'from above': (0, 1, 2), 'from the right': (1, 2, 0)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +44,7 @@ class LevelScene:
 
 
 def level_scene(cloud: Cloud, T_world_camera: np.ndarray) -> LevelScene:
-    """Rotate a cloud and camera poses so that z is up and the first view looks along y.
-
-    A large cloud is thinned.
+    """Rotate a cloud, thinned if large, so that z is up and the first view looks along y.
 
     :param T_world_camera: (N, 4, 4), finite, optical axes.
     """
@@ -76,25 +76,13 @@ def _levelling(T_world_camera: np.ndarray) -> np.ndarray:
     return np.stack([np.cross(forward, up), forward, up])
 
 
-def draw_from_above(axes: Any, scene: LevelScene, unit: str, marked: np.ndarray) -> None:
-    """Draw cloud and trajectory from above.
+def draw_plan(axes: Any, scene: LevelScene, unit: str, marked: np.ndarray, view: str) -> None:
+    """Draw an orthographic view of the path and its surroundings.
 
     :param marked: indices of the poses that get a dot.
+    :param view: 'from above' or 'from the right'.
     """
-    _draw_plan(axes, scene, marked, _RIGHT, _FORWARD, _UP)
-    axes.set(xlabel=f'right ({unit})', ylabel=f'forward ({unit})', title='from above')
-
-
-def draw_from_the_right(axes: Any, scene: LevelScene, unit: str, marked: np.ndarray) -> None:
-    """Draw cloud and trajectory from the right."""
-    _draw_plan(axes, scene, marked, _FORWARD, _UP, _RIGHT)
-    axes.set(xlabel=f'forward ({unit})', ylabel=f'up ({unit})', title='from the right')
-
-
-def _draw_plan(
-    axes: Any, scene: LevelScene, marked: np.ndarray, across: int, upward: int, hidden: int
-) -> None:
-    """Draw an orthographic view of the path and its surroundings."""
+    across, upward, hidden = _PLANS[view]
     points, centres = scene.cloud.points, scene.centres
     if len(points):
         # Points near the middle are drawn last: floor and ceiling would hide a room.
@@ -118,6 +106,8 @@ def _draw_plan(
     # At least 1 cm, or rounding errors of a camera at rest would fill the view.
     width = max(size[across], _PLAN_ASPECT * size[upward], 0.01)
     _to_scale(axes, middle[[across, upward]], width, width / _PLAN_ASPECT)
+    xlabel, ylabel = (f'{_AXES[k]} ({unit})' for k in (across, upward))
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=view)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9, loc='upper right')
 

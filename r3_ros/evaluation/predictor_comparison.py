@@ -25,17 +25,15 @@ from ..factory import load_engine
 from ..maps.cloud import Cloud
 from ..maps.cloud_file import write_ply
 from ..offline.run_files import machine, versions, write_json
-from .comparison_figures import draw_confidence, draw_depths, draw_trajectories
-from .map_figures import draw_maps
+from .comparison_figures import draw_confidence, draw_depths, draw_maps, draw_trajectories
 from .posed_sequences import PosedSequence
 from .stream_results import baselines, run_predictor, StreamResult
 from .stream_tables import group_errors, grouped_errors, tables_text
 
 #: Marks a folder as an evaluation.
 TABLES = 'evaluation.md'
-NUMBERS = 'evaluation.json'
-FIGURES = 'figures'
-CONFIDENCE = 'confidence.png'
+_FIGURES = 'figures'
+_DRAWN = {'depth': draw_depths, 'trajectories': draw_trajectories, 'maps': draw_maps}
 _DRAWN_PER_GROUP = 3
 
 
@@ -69,7 +67,10 @@ def compare_predictors(
         of_sequence += baselines(sequence, of_sequence[0].stamps_ns)
         _write_stream(folder / 'streams' / file_name(sequence.name), of_sequence)
         if drawn[sequence.group] < _DRAWN_PER_GROUP:
-            _draw(folder / FIGURES, sequence, of_sequence)
+            (folder / _FIGURES).mkdir(exist_ok=True)
+            for what, draw in _DRAWN.items():
+                file = f'{file_name(sequence.name)}_{what}.png'
+                draw(folder / _FIGURES / file, sequence, of_sequence)
             drawn[sequence.group] += 1
         # Maps of hundreds of streams would not fit into memory.
         results += [replace(r, cloud=Cloud.empty(), depth_maps={}) for r in of_sequence]
@@ -96,20 +97,11 @@ def file_name(name: str) -> str:
 def _write_stream(folder: Path, results: Sequence[StreamResult]) -> None:
     folder.mkdir(parents=True)
     for result in results:
-        if len(result.estimate):
-            stem = file_name(result.predictor)
-            poses = result.estimate
+        stem, poses = file_name(result.predictor), result.estimate
+        if len(poses):
             write_tum(folder / f'{stem}.tum', poses.stamps_ns, poses.T_world_camera)
-            if len(result.cloud):
-                write_ply(folder / f'{stem}.ply', result.cloud)
-
-
-def _draw(folder: Path, sequence: PosedSequence, results: Sequence[StreamResult]) -> None:
-    folder.mkdir(exist_ok=True)
-    stem = file_name(sequence.name)
-    draw_depths(folder / f'{stem}_depth.png', sequence, results)
-    draw_trajectories(folder / f'{stem}_trajectories.png', sequence, results)
-    draw_maps(folder / f'{stem}_maps.png', sequence, results)
+        if len(result.cloud):
+            write_ply(folder / f'{stem}.ply', result.cloud)
 
 
 def _write(
@@ -122,11 +114,10 @@ def _write(
     text = tables_text(rows)
     with atomic_write(folder / TABLES) as file:
         file.write(_page(text, models, folder).encode())
-    draw_confidence(folder / CONFIDENCE, rows)
-    each = [{'sequence': r.sequence} | group_errors([r]).as_json() for r in results]
+    draw_confidence(folder / 'confidence.png', rows)
     content: dict[str, Any] = {
         'groups': [row.as_json() for row in rows],
-        'streams': each,
+        'streams': [{'sequence': r.sequence} | group_errors([r]).as_json() for r in results],
         'predictors': {
             name: {
                 'model': models[name].name,
@@ -140,7 +131,7 @@ def _write(
         'machine': machine(),
         'versions': versions(),
     }
-    write_json(folder / NUMBERS, content)
+    write_json(folder / 'evaluation.json', content)
     return text
 
 
@@ -152,8 +143,8 @@ def _page(tables: str, models: Mapping[str, ModelInfo], folder: Path) -> str:
         sha = info.checkpoint_sha256
         weights = f', weights {sha[:12]}' if sha else ''
         lines.append(f'- {name}: {info.name} on {info.device}, {info.precision}{weights}')
-    figures = sorted(path.name for path in (folder / FIGURES).glob('*.png'))
-    links = ''.join(f'- [{name}]({FIGURES}/{name})\n' for name in figures)
+    figures = sorted(path.name for path in (folder / _FIGURES).glob('*.png'))
+    links = ''.join(f'- [{name}]({_FIGURES}/{name})\n' for name in figures)
     return '\n'.join(lines) + f'\n\n{_LEGEND}\n\n{tables}\n## Figures\n\n{links}'
 
 

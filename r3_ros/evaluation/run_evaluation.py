@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
@@ -65,25 +63,14 @@ def evaluate_run(
 
 
 def _write_table(path: Path, errors: TrajectoryErrors) -> None:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator='\n')
-    table.writerow(
-        ['stamp', 'error_m', 'rotation_error_deg']
-        + [f'{name}_{axis}' for name in ('estimate', 'truth') for axis in 'xyz']
-    )
-    rows = np.concatenate(
-        [
-            errors.errors_m[:, None],
-            errors.rotation_deg[:, None],
-            errors.aligned[:, :3, 3],
-            errors.truth[:, :3, 3],
-        ],
-        axis=1,
-    )
+    positions = [f'{name}_{axis}' for name in ('estimate', 'truth') for axis in 'xyz']
+    lines = [','.join(['stamp', 'error_m', 'rotation_error_deg', *positions])]
+    places = (errors.aligned[:, :3, 3], errors.truth[:, :3, 3])
+    rows = np.column_stack([errors.errors_m, errors.rotation_deg, *places])
     for stamp_ns, row in zip(errors.stamps_ns, rows, strict=True):
-        table.writerow([stamp_text(stamp_ns), *(f'{value:.6f}' for value in row)])
+        lines.append(','.join([stamp_text(stamp_ns), *(f'{value:.6f}' for value in row)]))
     with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
+        file.write(('\n'.join(lines) + '\n').encode())
 
 
 def evaluation_text(evaluation: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ need neither an alignment nor a scale.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -29,8 +29,7 @@ def steps_between(T_world_camera: np.ndarray) -> np.ndarray:
     return steps
 
 
-@dataclass(frozen=True, eq=False)
-class StepErrors:
+class StepErrors(NamedTuple):
     """Errors of the steps with a known true step, in order.
 
     :ivar rotation_deg: (P,) NaN without an estimated step.
@@ -48,22 +47,20 @@ class StepErrors:
     @staticmethod
     def joined(parts: Sequence[StepErrors]) -> StepErrors:
         """Concatenate the errors of several sequences."""
-        names = ('rotation_deg', 'direction_deg', 'confidence_rotation', 'confidence_translation')
-        return StepErrors(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
+        return StepErrors(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def step_errors(
     steps: np.ndarray,
     true_steps: np.ndarray,
-    confidence_rotation: np.ndarray | None = None,
-    confidence_translation: np.ndarray | None = None,
+    confidence_rotation: np.ndarray | float = np.nan,
+    confidence_translation: np.ndarray | float = np.nan,
 ) -> StepErrors:
     """Compare steps with the true ones.
 
     :param steps: (P, 4, 4), NaN where there is none; ``true_steps`` likewise, and left out there.
     :param confidence_rotation: (P,); ``confidence_translation`` likewise.
     """
-    unknown = np.full(len(steps), np.nan)
     has_truth = np.isfinite(true_steps[:, 0, 0])
     own, true = steps[has_truth], true_steps[has_truth]
     given = np.isfinite(own[:, 0, 0])
@@ -73,12 +70,11 @@ def step_errors(
     length = np.linalg.norm(true[:, :3, 3], axis=1)
     directed = given & (length > MIN_STEP_SHARE * np.median(length)) if len(length) else given
     direction[directed] = _angles_deg(own[directed, :3, 3], true[directed, :3, 3])
-    return StepErrors(
-        rotation,
-        direction,
-        (unknown if confidence_rotation is None else confidence_rotation)[has_truth],
-        (unknown if confidence_translation is None else confidence_translation)[has_truth],
+    confidences = (
+        np.broadcast_to(values, len(steps))[has_truth]
+        for values in (confidence_rotation, confidence_translation)
     )
+    return StepErrors(rotation, direction, *confidences)
 
 
 def _angles_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -89,7 +85,7 @@ def _angles_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(nowhere, _NO_DIRECTION_DEG, degrees)
 
 
-def stretched(step: np.ndarray, factor: float) -> np.ndarray:
+def _stretched(step: np.ndarray, factor: float) -> np.ndarray:
     """Return a (4, 4) step with rotation vector and translation multiplied by ``factor``."""
     turn = Rotation.from_matrix(step[:3, :3]).as_rotvec()
     return make_T(Rotation.from_rotvec(factor * turn).as_matrix(), factor * step[:3, 3])
@@ -104,7 +100,7 @@ def first_step_repeated(T_true: np.ndarray, stamps_ns: np.ndarray) -> np.ndarray
     first = inverse(T_true[0]) @ T_true[1]
     poses = [T_true[0]]
     for interval in intervals:
-        poses.append(poses[-1] @ stretched(first, interval / intervals[0]))
+        poses.append(poses[-1] @ _stretched(first, interval / intervals[0]))
     return np.stack(poses)
 
 
@@ -114,5 +110,5 @@ def previous_step_repeated(T_true: np.ndarray, stamps_ns: np.ndarray) -> np.ndar
     steps = steps_between(T_true)
     guesses = np.full_like(steps, np.nan)
     for k in range(1, len(steps)):
-        guesses[k] = stretched(steps[k - 1], intervals[k] / intervals[k - 1])
+        guesses[k] = _stretched(steps[k - 1], intervals[k] / intervals[k - 1])
     return guesses

@@ -25,7 +25,6 @@ from .trajectory_errors import evaluate_trajectory, match_stamps, MIN_POSES, Tra
 #: Names of the baselines in the tables.
 FIRST_STEP = 'constant velocity'
 PREVIOUS_STEP = 'true previous step'
-_TOLERANCE_S = 0.01
 #: Largest number of depth maps of a sequence that are kept for figures.
 _KEPT_DEPTHS = 64
 #: Side of the grid on which constant depth is compared.
@@ -75,7 +74,7 @@ def run_predictor(
     stamps = np.array([record.stamp_ns for record in records])
     known = np.isfinite(T[:, 0, 0])
     estimate = PoseList(stamps[known], T[known])
-    matched, _ = match_stamps(estimate.stamps_ns, sequence.truth.stamps_ns, _TOLERANCE_S)
+    matched, _ = match_stamps(estimate.stamps_ns, sequence.truth.stamps_ns)
     enough = len(matched) >= MIN_POSES
     trajectory = evaluate_trajectory(estimate, sequence.truth) if enough else None
     assert run.cloud is not None
@@ -103,8 +102,10 @@ def run_predictor(
 class _Collected:
     def __init__(self, sequence: PosedSequence) -> None:
         self._sequence = sequence
-        self._with_truth = set(sequence.depth_stamps())
-        self._kept_stamps = set(_shown_stamps(sequence))
+        self._with_truth = set(sequence.depth_stamps)
+        stamps = sequence.depth_stamps or sequence.truth.stamps_ns.tolist()
+        spread = np.linspace(0, len(stamps) - 1, _KEPT_DEPTHS).round().astype(int)
+        self._kept_stamps = {stamps[i] for i in spread}
         self._stamps: dict[int, int] = {}
         self._undistorted: Intrinsics | None = None
         self.poses: list[np.ndarray] = []
@@ -132,19 +133,10 @@ class _Collected:
                 self.errors.add(depth_map.depth, at_pixels, depth_map.confidence)
 
 
-def _shown_stamps(sequence: PosedSequence) -> list[int]:
-    """Return evenly spread stamps of the depth maps to keep, with truth if there is any."""
-    stamps = sequence.depth_stamps() or sequence.truth.stamps_ns.tolist()
-    if len(stamps) <= _KEPT_DEPTHS:
-        return stamps
-    chosen = np.linspace(0, len(stamps) - 1, _KEPT_DEPTHS).round().astype(int)
-    return [stamps[i] for i in chosen]
-
-
 def _true_poses(stamps_ns: np.ndarray, truth: PoseList) -> np.ndarray:
     """Return (N, 4, 4) true poses at these times, NaN where unknown."""
     T = np.full((len(stamps_ns), 4, 4), np.nan)
-    own, other = match_stamps(stamps_ns, truth.stamps_ns, _TOLERANCE_S)
+    own, other = match_stamps(stamps_ns, truth.stamps_ns)
     T[own] = truth.T_world_camera[other]
     return T
 
@@ -184,7 +176,7 @@ def baselines(sequence: PosedSequence, stamps_ns: np.ndarray) -> list[StreamResu
 def _flat_depth(sequence: PosedSequence, stamps: set[int]) -> DepthErrors:
     """Compare constant depth on a coarse grid."""
     errors = DepthErrors()
-    for stamp_ns in sequence.depth_stamps():
+    for stamp_ns in sequence.depth_stamps:
         if stamp_ns in stamps:
             truth = sequence.depth(stamp_ns).astype(np.float64)
             truth = truth[:: max(1, truth.shape[0] // _FLAT_GRID)]

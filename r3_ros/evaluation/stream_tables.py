@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 import math
 from typing import Any
@@ -67,7 +67,7 @@ def group_errors(results: Sequence[StreamResult]) -> GroupErrors:
     steps = StepErrors.joined([result.steps for result in results])
     ate = [r.trajectory.ate_percent for r in results if r.trajectory is not None]
     depths = [result.depth for result in results if result.depth is not None]
-    depth = DepthErrors.joined(depths)
+    depth = DepthErrors(depths)
     frames = sum(len(result.stamps_ns) for result in results)
     return GroupErrors(
         group=results[0].group,
@@ -129,94 +129,85 @@ def falls(quintiles: Sequence[float]) -> bool | None:
 
 def tables_text(rows: Sequence[GroupErrors]) -> str:
     """Return all tables as Markdown."""
-    parts = [
-        '## Poses\n\n' + _table(rows, _POSES),
-        '## Depth\n\n' + _table([r for r in rows if r.depth_pictures], _DEPTH),
-        '## Confidence\n\n' + _confidence(rows),
-    ]
+    with_depth = [row for row in rows if row.depth_pictures]
+    parts = {
+        'Poses': _table(_POSES, [_pose_cells(row) for row in rows]),
+        'Depth': _table(_DEPTH, [_depth_cells(row) for row in with_depth]),
+        'Confidence': _table(_CONFIDENCE, _confidence_rows(rows)),
+    }
     if rows:
-        parts.insert(0, f'## {rows[0].predictor} against the others\n\n' + _against(rows))
-    return '\n\n'.join(parts) + '\n'
+        title = f'{rows[0].predictor} against the others'
+        parts = {title: _table(_AGAINST, _against_rows(rows))} | parts
+    return '\n\n'.join(f'## {title}\n\n{table}' for title, table in parts.items()) + '\n'
 
 
-#: Title of a column, and its cell.
-_Column = tuple[str, Callable[[GroupErrors], str]]
-
-
-def _with_median(mean: float, median: float) -> str:
-    return NOTHING if math.isnan(mean) else f'{mean:.2f} ({median:.2f})'
-
-
-def _number(value: float, places: str) -> str:
-    return NOTHING if math.isnan(value) else format(value, places)
-
-
-def _ate(row: GroupErrors) -> str:
-    if not row.ate_streams:
-        return NOTHING
-    missing = '' if row.ate_streams == row.streams else f' ({row.ate_streams} of {row.streams})'
-    return _number(row.ate_percent, '.2f') + missing
-
-
-_FIRST: tuple[_Column, ...] = (
-    ('sequences', lambda r: r.group if r.streams == 1 else f'{r.group}, {r.streams} streams'),
-    ('predictor', lambda r: r.predictor),
+#: Titles of the columns after the sequences.
+_AGAINST = 'against | ATE | rotation | direction | AbsRel'
+_POSES = (
+    'predictor | posed (%) | ATE (% of the path) | rotation (deg per pair) | direction (deg) | '
+    'step (ms)'
 )
-_POSES: tuple[_Column, ...] = (
-    *_FIRST,
-    ('posed (%)', lambda r: f'{100 * r.posed:.0f}' if r.posed else NOTHING),
-    ('ATE (% of the path)', _ate),
-    (
-        'rotation (deg per pair)',
-        lambda r: _with_median(r.rotation_deg, r.rotation_median_deg),
-    ),
-    ('direction (deg)', lambda r: _with_median(r.direction_deg, r.direction_median_deg)),
-    ('step (ms)', lambda r: _number(r.step_ms, '.0f')),
-)
-_DEPTH: tuple[_Column, ...] = (
-    *_FIRST,
-    ('AbsRel', lambda r: _number(r.abs_rel, '.3f')),
-    ('AbsRel, one scale', lambda r: _number(r.abs_rel_one_scale, '.3f')),
-    ('within 1.25 (%)', lambda r: _number(100 * r.delta_125, '.1f')),
-    ('pixels (%)', lambda r: _number(100 * r.coverage, '.0f')),
-    ('images', lambda r: str(r.depth_pictures)),
-)
+_DEPTH = 'predictor | AbsRel | AbsRel, one scale | within 1.25 (%) | pixels (%) | images'
+_CONFIDENCE = 'predictor | error | least confident fifth to most | falls'
 
 
-def _table(rows: Sequence[GroupErrors], columns: Sequence[_Column]) -> str:
+def _table(titles: str, rows: Sequence[Sequence[str]]) -> str:
     if not rows:
         return 'nothing to compare'
-    lines = ['| ' + ' | '.join(title for title, _ in columns) + ' |']
-    lines.append('| --- |' + ' --- |' * (len(columns) - 1))
-    lines += ['| ' + ' | '.join(cell(row) for _, cell in columns) + ' |' for row in rows]
-    return '\n'.join(lines)
+    lines = ['sequences | ' + titles, ' | '.join(['---'] * len(rows[0])), *map(' | '.join, rows)]
+    return '\n'.join(f'| {line} |' for line in lines)
 
 
-def _against(rows: Sequence[GroupErrors]) -> str:
-    """Return a table that compares the first predictor with each of the others."""
-    first = rows[0].predictor
-    lines = [
-        '| sequences | against | ATE | rotation | direction | AbsRel |',
-        '| --- | --- | --- | --- | --- | --- |',
+def _names(row: GroupErrors) -> list[str]:
+    group = row.group if row.streams == 1 else f'{row.group}, {row.streams} streams'
+    return [group, row.predictor]
+
+
+def _number(value: float, places: str, note: str = '') -> str:
+    return NOTHING if math.isnan(value) else format(value, places) + note
+
+
+def _pose_cells(row: GroupErrors) -> list[str]:
+    missing = '' if row.ate_streams == row.streams else f' ({row.ate_streams} of {row.streams})'
+    return [
+        *_names(row),
+        f'{100 * row.posed:.0f}' if row.posed else NOTHING,
+        _number(row.ate_percent, '.2f', missing),
+        _number(row.rotation_deg, '.2f', f' ({row.rotation_median_deg:.2f})'),
+        _number(row.direction_deg, '.2f', f' ({row.direction_median_deg:.2f})'),
+        _number(row.step_ms, '.0f'),
     ]
-    own = {row.group: row for row in rows if row.predictor == first}
+
+
+def _depth_cells(row: GroupErrors) -> list[str]:
+    return [
+        *_names(row),
+        _number(row.abs_rel, '.3f'),
+        _number(row.abs_rel_one_scale, '.3f'),
+        _number(100 * row.delta_125, '.1f'),
+        _number(100 * row.coverage, '.0f'),
+        str(row.depth_pictures),
+    ]
+
+
+def _against_rows(rows: Sequence[GroupErrors]) -> list[list[str]]:
+    """Compare the first predictor with each of the others."""
+    own = {row.group: row for row in rows if row.predictor == rows[0].predictor}
+    table = []
     for other in rows:
-        if other.predictor != first:
-            cells = [cell(other) for _, cell in _FIRST]
+        if other.predictor != rows[0].predictor:
+            cells = _names(other)
             for name in ('ate_percent', 'rotation_deg', 'direction_deg', 'abs_rel'):
                 ours, theirs = getattr(own[other.group], name), getattr(other, name)
                 known = math.isfinite(ours) and math.isfinite(theirs)
                 cells.append(('better' if ours < theirs else 'worse') if known else NOTHING)
-            lines.append('| ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines)
+            table.append(cells)
+    return table
 
 
-def _confidence(rows: Sequence[GroupErrors]) -> str:
-    """Return a table of errors by confidence quintile, a row for each kind of error."""
-    lines = [
-        '| sequences | predictor | error | least confident fifth to most | falls |',
-        '| --- | --- | --- | --- | --- |',
-    ]
+def _confidence_rows(rows: Sequence[GroupErrors]) -> list[list[str]]:
+    """Return errors by confidence quintile, a row for each kind of error."""
+    table = []
     for row in rows:
         for what, quintiles, places in (
             ('depth (AbsRel)', row.depth_quintiles, '.3f'),
@@ -225,7 +216,5 @@ def _confidence(rows: Sequence[GroupErrors]) -> str:
         ):
             if quintiles:
                 values = ', '.join(format(value, places) for value in quintiles)
-                verdict = 'yes' if falls(quintiles) else 'no'
-                first = ' | '.join(cell(row) for _, cell in _FIRST)
-                lines.append(f'| {first} | {what} | {values} | {verdict} |')
-    return '\n'.join(lines) if len(lines) > 2 else 'nothing to compare'
+                table.append([*_names(row), what, values, 'yes' if falls(quintiles) else 'no'])
+    return table

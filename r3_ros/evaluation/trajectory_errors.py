@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import SourceError
-from ..core.geometry import mean_rotation, rotation_angle
+from ..core.geometry import make_T, mean_rotation, rotation_angle
 from ..core.trajectory_file import NANOSECONDS, PoseList
 
-ALIGNMENTS = ('sim3', 'se3')
 MIN_POSES = 3
+#: Largest difference of matching stamps.
+TOLERANCE_S = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,24 +67,23 @@ class TrajectoryErrors:
 
 
 def evaluate_trajectory(
-    estimate: PoseList, truth: PoseList, align: str = 'sim3', tolerance_s: float = 0.01
+    estimate: PoseList, truth: PoseList, align: str = 'sim3'
 ) -> TrajectoryErrors:
     """Compare two trajectories.
 
     :param align: ``sim3`` (rotation, translation, scale) or ``se3`` (no scale).
-    :param tolerance_s: largest difference of matching stamps.
     :raises SourceError: fewer than three poses match.
     """
-    own, other = match_stamps(estimate.stamps_ns, truth.stamps_ns, tolerance_s)
+    own, other = match_stamps(estimate.stamps_ns, truth.stamps_ns)
     if len(own) < MIN_POSES:
-        raise SourceError(_no_match(estimate, truth, len(own), tolerance_s))
+        raise SourceError(_no_match(estimate, truth, len(own)))
     T_est, T_true = estimate.T_world_camera[own], truth.T_world_camera[other]
-    scale, R, t, notes = _alignment(T_est, T_true, with_scale=align == 'sim3')
-    aligned = np.tile(np.eye(4), (len(T_est), 1, 1))
-    aligned[:, :3, :3] = R @ T_est[:, :3, :3]
-    aligned[:, :3, 3] = scale * T_est[:, :3, 3] @ R.T + t
+    R_est, R_true = T_est[:, :3, :3], T_true[:, :3, :3]
+    R_true_est = mean_rotation(R_true @ R_est.swapaxes(1, 2), np.ones(len(own)))
+    scale, R, t, notes = _alignment(T_est, T_true, R_true_est, with_scale=align == 'sim3')
+    aligned = make_T(R @ R_est, scale * T_est[:, :3, 3] @ R.T + t)
     errors = np.linalg.norm(aligned[:, :3, 3] - T_true[:, :3, 3], axis=1)
-    rotation_deg = _rotation_errors(T_est, T_true)
+    rotation_deg = np.degrees(rotation_angle(R_true.swapaxes(1, 2) @ (R_true_est @ R_est)))
     covered = truth.T_world_camera[other[0] : other[-1] + 1, :3, 3]
     path = float(np.linalg.norm(np.diff(covered, axis=0), axis=1).sum())
     rpe_m, rpe_deg = _relative_errors(aligned, T_true)
@@ -103,7 +103,7 @@ def evaluate_trajectory(
         rotation_mean_deg=float(rotation_deg.mean()),
         rotation_max_deg=float(rotation_deg.max()),
         scale=scale,
-        notes=tuple(notes),
+        notes=notes,
         stamps_ns=estimate.stamps_ns[own],
         errors_m=errors,
         rotation_deg=rotation_deg,
@@ -115,7 +115,7 @@ def evaluate_trajectory(
 
 
 def match_stamps(
-    first_ns: np.ndarray, second_ns: np.ndarray, tolerance_s: float
+    first_ns: np.ndarray, second_ns: np.ndarray, tolerance_s: float = TOLERANCE_S
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices of matching stamps, each used at most once.
 
@@ -135,20 +135,18 @@ def match_stamps(
     return first, nearest[first]
 
 
-def _no_match(estimate: PoseList, truth: PoseList, matched: int, tolerance_s: float) -> str:
+def _no_match(estimate: PoseList, truth: PoseList, matched: int) -> str:
     def span(poses: PoseList) -> str:
         begin, end = (poses.stamps_ns[i] / NANOSECONDS for i in (0, -1))
         return f'{begin:.3f} to {end:.3f} s'
 
-    apart = (
-        estimate.stamps_ns[-1] < truth.stamps_ns[0] or truth.stamps_ns[-1] < estimate.stamps_ns[0]
-    )
-    if apart:
+    own, true = estimate.stamps_ns, truth.stamps_ns
+    if own[-1] < true[0] or true[-1] < own[0]:
         hint = 'they do not overlap in time; is it the truth of another sequence or clock?'
     elif len(estimate) < MIN_POSES:
         hint = 'the camera was tracked too rarely'
     else:
-        hint = f'their stamps differ by more than {tolerance_s} s'
+        hint = f'their stamps differ by more than {TOLERANCE_S} s'
     return (
         f'only {matched} poses match a true one in time, {MIN_POSES} are needed: the '
         f'estimate has {len(estimate)} poses from {span(estimate)}, the truth {len(truth)} from '
@@ -157,33 +155,22 @@ def _no_match(estimate: PoseList, truth: PoseList, matched: int, tolerance_s: fl
 
 
 def _alignment(
-    T_est: np.ndarray, T_true: np.ndarray, with_scale: bool
-) -> tuple[float, np.ndarray, np.ndarray, list[str]]:
-    """Return scale, rotation and translation onto the truth, and notes."""
+    T_est: np.ndarray, T_true: np.ndarray, R_true_est: np.ndarray, with_scale: bool
+) -> tuple[float, np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Return scale, rotation and translation onto the truth, and notes.
+
+    :param R_true_est: used if all positions are on a point or line.
+    """
     from evo.core.geometry import GeometryException, umeyama_alignment
 
     centres, true_centres = T_est[:, :3, 3], T_true[:, :3, 3]
-    notes: list[str] = []
     try:
         R, t, scale = umeyama_alignment(centres.T, true_centres.T, with_scale)
     except GeometryException:
-        # All positions on a point or line: align by rotations.
-        R, scale = mean_rotation(T_true[:, :3, :3] @ _inverse_R(T_est), np.ones(len(T_est))), 1.0
-        t = true_centres.mean(axis=0) - R @ centres.mean(axis=0)
-        notes.append(
-            'the positions span no plane, so they were aligned by the rotations, without scale'
-        )
-    return float(scale), R, t, notes
-
-
-def _inverse_R(T: np.ndarray) -> np.ndarray:
-    return np.swapaxes(T[:, :3, :3], 1, 2)
-
-
-def _rotation_errors(T_est: np.ndarray, T_true: np.ndarray) -> np.ndarray:
-    """Return the (N,) angles in degrees after the best common rotation."""
-    R_true_est = mean_rotation(T_true[:, :3, :3] @ _inverse_R(T_est), np.ones(len(T_est)))
-    return np.degrees(rotation_angle(_inverse_R(T_true) @ (R_true_est @ T_est[:, :3, :3])))
+        t = true_centres.mean(axis=0) - R_true_est @ centres.mean(axis=0)
+        note = 'the positions span no plane, so they were aligned by the rotations, without scale'
+        return 1.0, R_true_est, t, (note,)
+    return float(scale), R, t, ()
 
 
 def _relative_errors(aligned: np.ndarray, T_true: np.ndarray) -> tuple[float, float]:
@@ -192,9 +179,10 @@ def _relative_errors(aligned: np.ndarray, T_true: np.ndarray) -> tuple[float, fl
     from evo.core.trajectory import PosePath3D
 
     pair = (PosePath3D(poses_se3=list(T_true)), PosePath3D(poses_se3=list(aligned)))
-    figures = []
-    for relation in (PoseRelation.translation_part, PoseRelation.rotation_angle_deg):
+
+    def rmse(relation: PoseRelation) -> float:
         metric = RPE(relation, delta=1, delta_unit=Unit.frames, all_pairs=False)
         metric.process_data(pair)
-        figures.append(float(metric.get_statistic(StatisticsType.rmse)))
-    return figures[0], figures[1]
+        return float(metric.get_statistic(StatisticsType.rmse))
+
+    return rmse(PoseRelation.translation_part), rmse(PoseRelation.rotation_angle_deg)

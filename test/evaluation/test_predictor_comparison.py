@@ -13,7 +13,7 @@ from r3_ros.core.datatypes import Intrinsics
 from r3_ros.core.errors import SourceError
 from r3_ros.core.geometry import make_T
 from r3_ros.evaluation.depth_errors import DepthErrors, truth_at_pixels
-from r3_ros.evaluation.posed_sequences import RecordedSequence
+from r3_ros.evaluation.posed_sequences import recorded_sequence
 from r3_ros.evaluation.predictor_comparison import compare_predictors, file_name
 from r3_ros.evaluation.step_errors import (
     first_step_repeated,
@@ -195,7 +195,7 @@ def test_what_is_not_known_is_in_no_fifth():
 
 
 def evaluated(folder, script=None, name='scripted'):
-    sequence = RecordedSequence(folder)
+    sequence = recorded_sequence(folder)
     engine = Engine(scripted.ScriptedPredictor(script), R3Config())
     try:
         return sequence, run_predictor(sequence, name, engine)
@@ -218,7 +218,7 @@ def with_depth(folder, count, factor=1000.0):
 def test_an_exact_predictor_has_no_errors(tmp_path):
     folder = with_depth(write_folder(tmp_path / 'walk', count=12), 12)
     sequence, result = evaluated(folder)
-    assert sequence.depth_stamps() == [stamp(i) for i in range(12)]
+    assert sequence.depth_stamps == [stamp(i) for i in range(12)]
     assert len(result.estimate) == len(result.stamps_ns) == 12
     assert result.trajectory.ate_percent < 1e-5
     assert len(result.steps.rotation_deg) == 11
@@ -267,18 +267,18 @@ def test_depth_of_distorted_images_is_left_out(tmp_path):
         .replace('data: [0, 0, 0, 0, 0]', 'data: [0.1, 0, 0, 0, 0]')
     )
     (folder / 'camera.yaml').write_text(text)
-    assert RecordedSequence(folder).depth_stamps() == []
+    assert recorded_sequence(folder).depth_stamps == []
 
 
 def test_the_truth_of_a_video_lies_beside_it_or_is_named(tmp_path):
     video = write_video(tmp_path / 'walk.avi')
     with pytest.raises(SourceError, match=r'has no groundtruth.txt: a recording without'):
-        RecordedSequence(video)
+        recorded_sequence(video)
     lines = [f'{i / 10} {i} 0 0 0 0 0 1' for i in range(20)]
     (tmp_path / 'poses.tum').write_text('\n'.join(lines))
-    assert len(RecordedSequence(video, tmp_path / 'poses.tum').truth) == 20
+    assert len(recorded_sequence(video, tmp_path / 'poses.tum').truth) == 20
     (tmp_path / 'groundtruth.txt').write_text('\n'.join(lines[:5]))
-    assert len(RecordedSequence(video).truth) == 5
+    assert len(recorded_sequence(video).truth) == 5
 
 
 # Tables
@@ -382,7 +382,7 @@ def test_the_files_of_an_evaluation(tmp_path, predictor, capsys):
 @pytest.mark.slow
 def test_sequences_beyond_the_first_of_a_group_are_not_drawn(tmp_path, predictor):
     folder = write_folder(tmp_path / 'walk', count=6)
-    sequences = [RecordedSequence(folder, name=f'walk {k}') for k in range(5)]
+    sequences = [recorded_sequence(folder, name=f'walk {k}') for k in range(5)]
     for sequence in sequences:
         sequence.group = 'walks'
     said = []
@@ -445,13 +445,13 @@ def test_streams_through_held_out_worlds_are_exact_and_of_their_kind():
     stream = held_out_stream(settings, Split.HELD_OUT_KINDS, 0, 3, device)
     assert stream.group == 'held-out kinds' and 'hall' in stream.name
     assert (np.diff(stream.truth.stamps_ns) > 0).all()
-    assert stream.depth_stamps() == stream.truth.stamps_ns.tolist()
+    assert stream.depth_stamps == stream.truth.stamps_ns.tolist()
     with stream.open() as source:
         images = [raw.image for raw in source]
         K = source.camera.K
     assert len(images) == 3 and images[0].shape == (360, 480, 3)
     # What one image shows at its depth, the next one shows where the poses say.
-    first, second = (stream.depth(stamp) for stamp in stream.depth_stamps()[:2])
+    first, second = (stream.depth(stamp) for stamp in stream.depth_stamps[:2])
     v, u = np.mgrid[8:352:8, 8:472:8]
     z = first[v, u]
     rays = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones(u.shape)], -1)
@@ -462,7 +462,8 @@ def test_streams_through_held_out_worlds_are_exact_and_of_their_kind():
     relative = np.abs(second[y[inside], x[inside]] / moved[inside, 2] - 1)
     assert inside.mean() > 0.5 and np.median(relative) < 0.01
     again = held_out_stream(settings, Split.HELD_OUT_KINDS, 0, 3, device)
-    np.testing.assert_array_equal(stream.images, again.images)
+    with again.open() as source:
+        np.testing.assert_array_equal(images, [raw.image for raw in source])
 
 
 @pytest.mark.slow

@@ -11,12 +11,7 @@ from r3_ros.commands.cli import main
 from r3_ros.core.errors import SourceError
 from r3_ros.core.geometry import make_T
 from r3_ros.evaluation.figures import encoded, new_figure
-from r3_ros.evaluation.map_views import (
-    draw_from_above,
-    draw_from_half_way,
-    draw_from_the_right,
-    level_scene,
-)
+from r3_ros.evaluation.map_views import draw_from_half_way, draw_plan, level_scene
 from r3_ros.evaluation.report.report_page import write_report
 from r3_ros.maps.cloud import Cloud
 import scripted
@@ -165,12 +160,12 @@ def test_the_nearest_point_is_seen():
 def test_plans_are_to_scale_with_right_and_up_where_they_belong():
     # Optical axes: right, up and ahead of the first camera.
     points, colors = [[1.0, 0, 0], [0, -1.0, 0], [0, 0, 3.0]], [[255, 0, 0]] * 3
-    for draw, expected in (
-        (draw_from_above, [[1, 0], [0, 0], [0, 3]]),
-        (draw_from_the_right, [[0, 0], [0, 1], [3, 0]]),
+    for view, expected in (
+        ('from above', [[1, 0], [0, 0], [0, 3]]),
+        ('from the right', [[0, 0], [0, 1], [3, 0]]),
     ):
         axes = new_figure(4, 3).subplots()
-        draw(axes, scene(points, colors), 'm', np.array([0]))
+        draw_plan(axes, scene(points, colors), 'm', np.array([0]), view)
         drawn = np.asarray(axes.collections[0].get_offsets())
         assert sorted(drawn.round(6).tolist()) == sorted(expected)
         assert axes.get_aspect() == 1
@@ -180,7 +175,8 @@ def test_a_camera_that_stands_is_drawn_as_a_point():
     T = np.tile(np.eye(4), (20, 1, 1))
     T[:, :3, 3] = 1e-12 * np.random.default_rng(0).normal(size=(20, 3))
     axes = new_figure(4, 3).subplots()
-    draw_from_above(axes, scene(np.zeros((0, 3)), np.zeros((0, 3)), T), 'm', np.array([0]))
+    still = scene(np.zeros((0, 3)), np.zeros((0, 3)), T)
+    draw_plan(axes, still, 'm', np.array([0]), 'from above')
     assert np.ptp(axes.get_xlim()) > 1e-3
 
 

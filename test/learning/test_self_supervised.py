@@ -17,8 +17,11 @@ from r3_ros.core.datatypes import Intrinsics  # noqa: E402
 from r3_ros.core.errors import ConfigError, SourceError  # noqa: E402
 from r3_ros.core.parameter_fields import updated  # noqa: E402
 from r3_ros.input.network_input import fov_of  # noqa: E402
-from r3_ros.learning.synth import make_path, render_radiance, Sensor, SensorOptions, World  # noqa: E402
 from r3_ros.learning.synth.dataset import camera_yaml  # noqa: E402
+from r3_ros.learning.synth.path import make_path  # noqa: E402
+from r3_ros.learning.synth.renderer import render_radiance  # noqa: E402
+from r3_ros.learning.synth.sensor import Sensor, SensorOptions  # noqa: E402
+from r3_ros.learning.synth.world import World  # noqa: E402
 from r3_ros.learning.training.clips import camera_rays, UnlabelledClips  # noqa: E402
 from r3_ros.learning.training.initial_weights import new_network  # noqa: E402
 from r3_ros.learning.training.losses import relative_motions  # noqa: E402

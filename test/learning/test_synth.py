@@ -16,21 +16,18 @@ from r3_ros.core.errors import ConfigError, OutputError  # noqa: E402
 from r3_ros.core.geometry import is_rigid  # noqa: E402
 from r3_ros.core.trajectory_file import read_tum  # noqa: E402
 from r3_ros.input.open_source import open_source  # noqa: E402
-from r3_ros.learning.synth import (  # noqa: E402
-    make_path,
-    render_radiance,
-    Sensor,
-    SensorOptions,
+from r3_ros.learning.synth.dataset import (  # noqa: E402
     SequenceOptions,
     SyntheticSequence,
-    World,
     write_sequence,
 )
 from r3_ros.learning.synth.facets import Assembly, FacetTable  # noqa: E402
 from r3_ros.learning.synth.kinds import KINDS  # noqa: E402
 from r3_ros.learning.synth.materials import Material, paint  # noqa: E402
+from r3_ros.learning.synth.optics import band_rows, rolling  # noqa: E402
 from r3_ros.learning.synth.path import (  # noqa: E402
     clearance,
+    make_path,
     MAX_SPEED_M_S,
     MAX_TURN_DEG_S,
     MIN_CLEARANCE_M,
@@ -38,8 +35,14 @@ from r3_ros.learning.synth.path import (  # noqa: E402
     turn_rates_deg_s,
 )
 from r3_ros.learning.synth.raster import find_visible, project_facets  # noqa: E402
-from r3_ros.learning.synth.sensor import jpeg_compressed, to_display  # noqa: E402
-from r3_ros.learning.synth.shutter import band_rows, rolling  # noqa: E402
+from r3_ros.learning.synth.renderer import render_radiance  # noqa: E402
+from r3_ros.learning.synth.sensor import (  # noqa: E402
+    jpeg_compressed,
+    Sensor,
+    SensorOptions,
+    to_display,
+)
+from r3_ros.learning.synth.world import World  # noqa: E402
 
 SMALL = SequenceOptions(frames=45, width=160, height=120, coarseness=4.0)
 
@@ -276,7 +279,7 @@ def test_texture_look_ups_are_filtered(sequence):
         return float((image - reference).abs().mean())
 
     contrast = float((reference - reference.mean((2, 3), keepdim=True)).abs().mean())
-    unfiltered = replace(world.textures, levels=world.textures.levels[:, :1].contiguous())
+    unfiltered = world.textures._replace(levels=world.textures.levels[:, :1].contiguous())
     # Measured: 0.13 and 0.22 of the contrast.
     assert error(world.textures) < 0.16 * contrast
     assert error(world.textures) < 0.7 * error(unfiltered)

@@ -18,7 +18,7 @@ from paths import ROOT, SUPPORT  # noqa: E402
 from r3_ros.commands.cli import main  # noqa: E402
 from r3_ros.core.errors import CheckpointError, ConfigError, ModelError, SourceError  # noqa: E402
 from r3_ros.core.parameter_fields import updated  # noqa: E402
-from r3_ros.learning.synth import SequenceOptions, write_sequence  # noqa: E402
+from r3_ros.learning.synth.dataset import SequenceOptions, write_sequence  # noqa: E402
 from r3_ros.learning.training.initial_weights import new_network  # noqa: E402
 from r3_ros.learning.training.losses import relative_motions  # noqa: E402
 from r3_ros.learning.training.objective import evaluate  # noqa: E402

@@ -11,15 +11,15 @@ torch = pytest.importorskip('torch', reason='training needs torch')
 from r3_ros.core.datatypes import Intrinsics  # noqa: E402
 from r3_ros.core.errors import ConfigError, SourceError  # noqa: E402
 from r3_ros.core.parameter_fields import updated  # noqa: E402
-from r3_ros.learning.synth import (  # noqa: E402
-    make_path,
-    render_radiance,
-    SequenceOptions,
-    World,
-    write_sequence,
+from r3_ros.learning.synth.dataset import SequenceOptions, write_sequence  # noqa: E402
+from r3_ros.learning.synth.optics import (  # noqa: E402
+    band_rows,
+    with_fog,
+    with_shiny_floor,
 )
-from r3_ros.learning.synth.optics import with_fog, with_shiny_floor  # noqa: E402
-from r3_ros.learning.synth.shutter import band_rows  # noqa: E402
+from r3_ros.learning.synth.path import make_path  # noqa: E402
+from r3_ros.learning.synth.renderer import render_radiance  # noqa: E402
+from r3_ros.learning.synth.world import World  # noqa: E402
 from r3_ros.learning.training.clips import camera_rays, follow_points  # noqa: E402
 from r3_ros.learning.training.exposure import Degradation, draw_degradation, expose  # noqa: E402
 from r3_ros.learning.training.losses import sample_map  # noqa: E402
@@ -242,7 +242,7 @@ def test_fog_takes_light_by_distance(view):
     expected = share * seen.radiance[0, :, v, u] + (1 - share) * colour
     assert torch.allclose(foggy.radiance[0, :, v, u], expected, atol=1e-5)
     assert foggy.depth is seen.depth
-    nothing = replace(seen, depth=torch.zeros_like(seen.depth))
+    nothing = seen._replace(depth=torch.zeros_like(seen.depth))
     assert torch.allclose(with_fog(nothing, K, 0.4, colour).radiance[0, :, 3, 3], colour)
 
 

@@ -58,7 +58,7 @@ class Survey:
 def survey(seed: int = 3, frames: int = 60) -> Survey:
     """Walk through a room and measure its geometry; nothing is painted or lit."""
     from r3_ros.learning.synth.facets import FacetTable
-    from r3_ros.learning.synth.layout import room
+    from r3_ros.learning.synth.kinds import room
     from r3_ros.learning.synth.path import make_path
     from r3_ros.learning.synth.raster import find_visible, project_facets
     import torch

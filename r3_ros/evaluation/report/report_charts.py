@@ -9,13 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..figures import AlignedPath, encoded, new_figure, trajectory_figure
-from ..map_views import (
-    draw_from_above,
-    draw_from_half_way,
-    draw_from_outside,
-    draw_from_the_right,
-    LevelScene,
-)
+from ..map_views import draw_from_half_way, draw_from_outside, draw_plan, LevelScene
 from .run_data import RunData
 
 STATE_COLORS = {
@@ -41,9 +35,8 @@ def plans(scene: LevelScene, unit: str, keyframes: np.ndarray) -> str:
     :param keyframes: indices of the poses of keyframes.
     """
     figure = new_figure(12, 4.7)
-    above, beside = figure.subplots(1, 2)
-    draw_from_above(above, scene, unit, keyframes)
-    draw_from_the_right(beside, scene, unit, keyframes)
+    for axes, view in zip(figure.subplots(1, 2), ('from above', 'from the right'), strict=True):
+        draw_plan(axes, scene, unit, keyframes, view)
     return _image(figure, 'The trajectory and the map from above and from the right', 'jpeg')
 
 

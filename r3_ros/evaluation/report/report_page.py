@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -10,11 +11,15 @@ from typing import Any
 import numpy as np
 
 from ...core.atomic_files import atomic_write
+from ...core.config import R3Config
+from ...core.parameter_fields import parameters
 from ...offline.run_files import MAP_UNITS, REPORT
 from ..map_views import level_scene
 from .report_charts import confidence_chart, map_views, plans, timing_chart, truth_figure
-from .report_tables import checks_table, details_tables, errors_table, timing_table
 from .run_data import load_run, RunData
+
+#: Largest number of changes of state that are listed.
+_MAX_CHANGES = 60
 
 
 def write_report(folder: Path) -> None:
@@ -23,13 +28,12 @@ def write_report(folder: Path) -> None:
     :raises SourceError: the folder holds no run.
     :raises OutputError: the file cannot be written.
     """
-    page = report_html(load_run(folder))
+    page = _page(load_run(folder))
     with atomic_write(folder / REPORT) as file:
         file.write(page.encode('utf-8'))
 
 
-def report_html(run: RunData) -> str:
-    """Return the page of a run."""
+def _page(run: RunData) -> str:
     name = escape(Path(str(run.summary.get('source', 'run'))).name)
     style = (resources.files(__package__) / 'style.css').read_text(encoding='utf-8')
     sections = [
@@ -38,14 +42,14 @@ def report_html(run: RunData) -> str:
         _warnings(run),
         *_scene(run),
         _section('Confidence and state', _panel(confidence_chart(run))),
-        _section('Time per frame', _panel(timing_chart(run)), _panel(timing_table(run))),
+        _section('Time per frame', _panel(timing_chart(run)), _panel(_timing_table(run))),
     ]
     if run.evaluation is not None:
-        content = _panel(truth_figure(run)), _panel(errors_table(run.evaluation))
+        content = _panel(truth_figure(run)), _panel(_errors_table(run.evaluation))
         sections.append(_section('Against the truth', *content))
     if run.summary.get('checks'):
-        sections.append(_section('What was checked on the topics', _panel(checks_table(run))))
-    sections.append(_section('Details', *(_panel(table) for table in details_tables(run))))
+        sections.append(_section('What was checked on the topics', _panel(_checks_table(run))))
+    sections.append(_section('Details', *(_panel(table) for table in _details_tables(run))))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -89,7 +93,7 @@ def _tiles(run: RunData) -> str:
     if run.evaluation is not None:
         errors = run.evaluation['trajectory']
         degrees = f'{errors["rotation_mean_deg"]:.2f}<small> deg</small>'
-        tiles += [_position_tile(errors), (degrees, 'mean rotation error', '')]
+        tiles += [(*_position_error(errors), ''), (degrees, 'mean rotation error', '')]
     latency = summary.get('timing_ms', {}).get('latency')
     if latency:
         tiles.append((f'{latency["p95"]:.0f}<small> ms</small>', 'latency, 95th percentile', ''))
@@ -104,12 +108,12 @@ def _tiles(run: RunData) -> str:
     return f'<div class="tiles">{cells}</div>'
 
 
-def _position_tile(errors: dict[str, Any]) -> tuple[str, str, str]:
+def _position_error(errors: dict[str, Any]) -> tuple[str, str]:
     how = {'sim3': 'aligned with scale', 'se3': 'aligned without scale'}[errors['alignment']]
     name = f'position error (ATE), {how}'
     if errors['ate_percent'] is None:  # the true camera stands: there is no path
-        return f'{errors["ate_rmse_m"]:.3f}<small> m</small>', name, ''
-    return f'{errors["ate_percent"]:.2f}<small> %</small>', f'of the path: {name}', ''
+        return f'{errors["ate_rmse_m"]:.3f}<small> m</small>', name
+    return f'{errors["ate_percent"]:.2f}<small> %</small>', f'of the path: {name}'
 
 
 def _thousands(number: int) -> str:
@@ -117,26 +121,23 @@ def _thousands(number: int) -> str:
 
 
 def _warnings(run: RunData) -> str:
-    warnings = list(run.summary.get('warnings', []))
+    warnings: list[str] = []
     camera = run.summary.get('camera', {})
-    if not run.summary.get('tracked_share'):
-        warnings.insert(
-            0,
-            'Nothing was tracked: the poses below are no estimates. Initialisation needs texture '
-            'and a camera that moves sideways.',
-        )
     if camera.get('focal_length_estimated'):
         focal = (camera.get('undistorted') or {}).get('fx')
         found = f' as {focal:.1f} pixels' if focal else ''
-        warnings.insert(
-            0,
+        warnings.append(
             f'The camera is not calibrated: its focal length was estimated{found}. A calibration '
-            'improves the accuracy most.',
+            'improves the accuracy most.'
         )
-    if not warnings:
-        return ''
+    if not run.summary.get('tracked_share'):
+        warnings.append(
+            'Nothing was tracked: the poses below are no estimates. Initialisation needs texture '
+            'and a camera that moves sideways.'
+        )
+    warnings += run.summary.get('warnings', [])
     items = ''.join(f'<li>{escape(warning)}</li>' for warning in warnings)
-    return f'<ul class="warnings">{items}</ul>'
+    return f'<ul class="warnings">{items}</ul>' if items else ''
 
 
 def _scene(run: RunData) -> list[str]:
@@ -175,9 +176,113 @@ def _unit_note(summary: dict[str, Any]) -> str:
             'One map unit is roughly the median distance of the scene at the start, since one '
             'camera alone cannot tell metres.'
         )
-    origin = {
+    origins = {
         'fixed': 'as configured',
         'model': 'by the metric network',
         'odometry': 'by odometry',
-    }.get(str(scale.get('source')), '')
+    }
+    origin = origins.get(str(scale.get('source')), '')
     return f'Lengths are in metres {origin}, with {scale["metres_per_unit"]:.4g} m per map unit.'
+
+
+def _table(rows: Iterable[str], head: str = '') -> str:
+    return f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>'
+
+
+def _row(cells: Sequence[str], numbers: Sequence[int] = (), tag: str = 'td') -> str:
+    """Return a row of a table; ``numbers``: indices of cells that are aligned as numbers."""
+    kinds = (' class="number"' if i in numbers else '' for i in range(len(cells)))
+    row = (f'<{tag}{kind}>{escape(text)}</{tag}>' for text, kind in zip(cells, kinds, strict=True))
+    return f'<tr>{"".join(row)}</tr>'
+
+
+def _timing_table(run: RunData) -> str:
+    """Return the times of each stage of a frame."""
+    columns, numbers = ('mean', 'median', 'p95', 'max'), range(1, 5)
+    titles = ('stage (ms)', 'mean', 'median', '95th percentile', 'longest')
+    rows = (
+        _row([stage, *(f'{times[c]:.2f}' for c in columns)], numbers)
+        for stage, times in run.summary.get('timing_ms', {}).items()
+    )
+    return _table(rows, _row(titles, numbers, 'th'))
+
+
+def _errors_table(evaluation: dict[str, Any]) -> str:
+    """Return the errors against the truth, before and after corrections."""
+    columns = {'before corrections': evaluation['trajectory']}
+    if evaluation.get('trajectory_final'):
+        columns['after corrections'] = evaluation['trajectory_final']
+    numbers = range(1, 1 + len(columns))
+    rows = [
+        _row([label, *(f'{_number(c[key], places)} {unit}' for c in columns.values())], numbers)
+        for label, key, unit, places in (
+            ('position error (ATE), root mean square', 'ate_rmse_m', 'm', 4),
+            ('the same as a share of the path', 'ate_percent', '%', 2),
+            ('largest position error', 'ate_max_m', 'm', 4),
+            ('rotation error, mean, rotations aligned', 'rotation_mean_deg', 'deg', 2),
+            ('error of the step between frames (RPE)', 'rpe_m', 'm', 4),
+            ('rotation error of that step', 'rpe_deg', 'deg', 3),
+            ('scale found', 'scale', 'm per map unit', 4),
+            ('true path length', 'path_m', 'm', 2),
+            ('poses compared', 'matched', '', 0),
+        )
+    ]
+    depth = evaluation.get('depth')
+    if depth:
+        rows.append(
+            f'<tr><td>depth of {depth["pictures"]} keyframes, median-scaled</td>'
+            f'<td class="number" colspan="{len(columns)}">AbsRel {_number(depth["abs_rel"], 3)}, '
+            f'within 25 %: {_number(depth["delta_125"], 3)}, '
+            f'{100 * depth["coverage"]:.1f} % of the pixels</td></tr>'
+        )
+    notes = ''.join(f'<p class="note">{escape(n)}</p>' for n in evaluation['trajectory']['notes'])
+    return _table(rows, _row(['', *columns], numbers, 'th')) + notes
+
+
+def _number(value: float | None, places: int) -> str:
+    return 'unknown' if value is None else f'{value:.{places}f}'
+
+
+def _checks_table(run: RunData) -> str:
+    """Return the results of the checks of a live run."""
+    return _table(
+        f'<tr><td class="{"passed" if check["passed"] else "failed"}">'
+        f'{"passed" if check["passed"] else "FAILED"}</td><td>{escape(check["name"])}</td>'
+        f'<td>{escape(check["detail"])}</td></tr>'
+        for check in run.summary['checks']
+    )
+
+
+def _details_tables(run: RunData) -> tuple[str, str]:
+    """Return the circumstances, and the changes of state."""
+    summary = run.summary
+    frames, camera = summary.get('frames', {}), summary.get('camera', {})
+    undistorted = camera.get('undistorted') or {}
+    counts = {key: value for key, value in frames.items() if isinstance(value, int)}
+    defaults = {p.name: p.default for p in parameters(R3Config())}
+    config = summary.get('config', {})
+    changed = [f'{name} = {v}' for name, v in config.items() if defaults.get(name) != v]
+    about = {
+        'source': str(summary.get('source')),
+        'frames': ', '.join(f'{v} {k.replace("_", " ")}' for k, v in counts.items()),
+        'left out': _counts(frames.get('rejected', {})) or 'none',
+        'frames by state': _counts(frames.get('by_state', {})),
+        'intrinsics (pixels)': ', '.join(f'{k} {v:.6g}' for k, v in undistorted.items()),
+        'distortion undone': str(camera.get('distortion_model', 'none')),
+        'machine': ', '.join(f'{v}' for v in summary.get('machine', {}).values()) + ' cores',
+        'versions': ', '.join(f'{k} {v}' for k, v in summary.get('versions', {}).items()),
+        'parameters not at their default': ', '.join(changed) or 'none',
+    }
+    circumstances = (
+        f'<tr><th>{name}</th><td>{escape(text)}</td></tr>' for name, text in about.items() if text
+    )
+    changes = (
+        _row([str(c['frame']), c['stamp'], c['state'].replace('_', ' '), c['reason']], [0])
+        for c in summary.get('state_changes', [])[:_MAX_CHANGES]
+    )
+    head = _row(['frame', 'stamp (s)', 'state', 'reason'], [0], 'th')
+    return _table(circumstances), '<h3>Changes of state</h3>' + _table(changes, head)
+
+
+def _counts(counts: dict[str, Any]) -> str:
+    return ', '.join(f'{name.replace("_", " ")} {value}' for name, value in counts.items())

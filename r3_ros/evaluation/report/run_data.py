@@ -42,9 +42,8 @@ class RunData:
     def column(self, name: str) -> np.ndarray:
         """Return the (N,) numbers of a column of frames.csv; NaN if it is missing."""
         values = self.frames.get(name)
-        if isinstance(values, np.ndarray):
-            return values
-        return np.full(len(self.stamps_ns), np.nan)
+        unknown = np.full(len(self.stamps_ns), np.nan)
+        return values if isinstance(values, np.ndarray) else unknown
 
 
 def load_run(folder: Path) -> RunData:
@@ -97,10 +96,8 @@ def read_table(path: Path) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     for i, name in enumerate(rows[0]):
         values = [row[i] for row in rows[1:]]
-        columns[name] = values
-        if name != 'stamp':
-            try:
-                columns[name] = np.array([float(value) for value in values])
-            except ValueError:
-                continue
+        try:
+            columns[name] = values if name == 'stamp' else np.array([float(v) for v in values])
+        except ValueError:
+            columns[name] = values
     return columns

@@ -7,48 +7,33 @@ hundred materials, so this is also fast.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
+import torch.nn.functional as F
 
 from .facets import FacetSpec
-from .lighting import spread_light
 from .materials import Material
 from .parallel import in_order
 from .textures import pyramid, texture_store, TextureStore
 
 
-@dataclass(frozen=True)
-class _Patch:
-    """Facets side by side on a sheet: index of the first one, number, texels of each."""
+class _Patch(NamedTuple):
+    """Facets side by side on a sheet: number of the first one, how many, texels of each."""
 
     first: int
-    count: int
+    facets: int
     height: int
     width: int
 
 
-@dataclass(frozen=True)
-class _Sheet:
-    """Patches that are painted together."""
-
-    material: Material
-    patches: list[_Patch]
-
-    def paint(self, coarseness: float, device: torch.device) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield the index and the reflectance (3, h, w) of every facet on the sheet."""
-        corners, texels = _arrange(self.patches)
-        painted = self.material.paint(texels, self.material.texel_m * coarseness, device)
-        for patch, (y, x) in zip(self.patches, corners, strict=True):
-            for k in range(patch.count):
-                left = x + k * patch.width
-                part = painted[:, y : y + patch.height, left : left + patch.width]
-                yield patch.first + k, part
+#: A material, and the patches that are painted together with it.
+_Sheet = tuple[Material, list[_Patch]]
 
 
 def bake(
-    specs: list[FacetSpec], light: list[torch.Tensor], coarseness: float, device: torch.device
+    specs: list[FacetSpec], light: list[Tensor], coarseness: float, device: torch.device
 ) -> tuple[TextureStore, float]:
     """Paint and light all facets.
 
@@ -57,15 +42,21 @@ def bake(
     :returns: the textures, and the mean radiance over all surfaces that do not emit light.
     """
 
-    def job(sheet: _Sheet) -> list[tuple[int, list[torch.Tensor], float]]:
+    def job(sheet: _Sheet) -> list[tuple[int, list[Tensor], float]]:
+        material, patches = sheet
+        corners, texels = _arrange(patches)
+        painted = material.paint(texels, material.texel_m * coarseness, device)
         out = []
-        for number, albedo in sheet.paint(coarseness, device):
-            lit = spread_light(light[number], *albedo.shape[1:])
-            image = albedo * (lit + specs[number].emission)
-            out.append((number, pyramid(image), float(image.mean())))
+        for (first, count, height, width), (y, x) in zip(patches, corners, strict=True):
+            for k in range(count):
+                left = x + k * width
+                lit = F.interpolate(light[first + k][None], (height, width), mode='bilinear')[0]
+                albedo = painted[:, y : y + height, left : left + width]
+                image = albedo * (lit + specs[first + k].emission)
+                out.append((first + k, pyramid(image), float(image.mean())))
         return out
 
-    pyramids: list[list[torch.Tensor]] = [[] for _ in specs]
+    pyramids: list[list[Tensor]] = [[] for _ in specs]
     total, area = 0.0, 0.0
     for facets in in_order(job, _sheets(specs, coarseness), device):
         for number, levels, mean in facets:
@@ -77,22 +68,21 @@ def bake(
     return texture_store(pyramids), total / area
 
 
-def _sheets(specs: list[FacetSpec], coarseness: float) -> Iterator[_Sheet]:
+def _sheets(specs: list[FacetSpec], coarseness: float) -> list[_Sheet]:
     """Group the facets by material; for an image, every facet has its own sheet."""
     sheets: dict[int, _Sheet] = {}
     for number, spec in enumerate(specs):
         k, n = spec.strip
-        if k > 0:
-            continue
-        texel_m = spec.material.texel_m * coarseness
-        width, height = (max(2, round(length / texel_m)) for length in spec.size_m)
-        sheet = sheets.setdefault(id(spec.material), _Sheet(spec.material, []))
-        sheet.patches.append(_Patch(number, n, height, width))
-    for sheet in sheets.values():
-        if sheet.material.is_image:
-            yield from (_Sheet(sheet.material, [p]) for p in sheet.patches)
-        else:
-            yield sheet
+        if k == 0:
+            texel_m = spec.material.texel_m * coarseness
+            width, height = (max(2, round(length / texel_m)) for length in spec.size_m)
+            _, patches = sheets.setdefault(id(spec.material), (spec.material, []))
+            patches.append(_Patch(number, n, height, width))
+    return [
+        (material, part)
+        for material, patches in sheets.values()
+        for part in ([[p] for p in patches] if material.is_image else [patches])
+    ]
 
 
 def _arrange(patches: list[_Patch]) -> tuple[list[tuple[int, int]], tuple[int, int]]:
@@ -100,7 +90,7 @@ def _arrange(patches: list[_Patch]) -> tuple[list[tuple[int, int]], tuple[int, i
 
     :returns: top and left of each patch, and the height and width of the sheet.
     """
-    widths = [p.width * p.count for p in patches]
+    widths = [p.width * p.facets for p in patches]
     area = sum(w * p.height for w, p in zip(widths, patches, strict=True))
     limit = max(max(widths), int(area**0.5))
     corners = [(0, 0)] * len(patches)

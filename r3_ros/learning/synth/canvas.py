@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 # Linear red, green and blue.
 Colour: TypeAlias = Sequence[float] | np.ndarray
@@ -19,12 +20,12 @@ Colour: TypeAlias = Sequence[float] | np.ndarray
 _FACTORS = (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35)
 
 
-def hash_unit(seed: int, *coordinates: torch.Tensor) -> torch.Tensor:
+def hash_unit(seed: int, *coordinates: Tensor) -> Tensor:
     """Hash up to two integers (broadcast against each other) to float32 in [0, 1)."""
-    h: torch.Tensor | int = _wrapped(seed * _FACTORS[2] + 0x165667B1)
+    h: Tensor | int = _wrapped(seed * _FACTORS[2] + 0x165667B1)
     for c, factor in zip(coordinates, _FACTORS, strict=False):
         h = c.to(torch.int32) * _wrapped(factor) + h
-    assert isinstance(h, torch.Tensor)
+    assert isinstance(h, Tensor)
     # 32-bit integers wrap around; a right shift must not extend the sign.
     h = h ^ ((h >> 16) & 0xFFFF)
     h = h * _wrapped(0x21F0AAAD)
@@ -43,37 +44,34 @@ def _wrapped(value: int) -> int:
 class Canvas:
     """A grid of texels in metres.
 
-    :ivar x: (w,) float32, metres to the right of the pattern's origin, texel centres.
-    :ivar y: (h,) float32, metres downwards.
+    :ivar x: (w,) float32, metres to the right of the pattern's origin, texel centres; ``y``: (h,)
+        downwards.
     :ivar size_m: full width and height of the facet in metres.
-    :ivar seed: of every random choice of the pattern.
     """
 
-    x: torch.Tensor
-    y: torch.Tensor
+    x: Tensor
+    y: Tensor
     size_m: tuple[float, float]
     seed: int
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Return height and width in texels."""
         return len(self.y), len(self.x)
 
     @property
     def device(self) -> torch.device:
-        """Return the device of the texels."""
         return self.x.device
 
-    def grid(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def grid(self) -> tuple[Tensor, Tensor]:
         """Return x and y as (h, w) grids, metres."""
         y, x = torch.meshgrid(self.y, self.x, indexing='ij')
         return x, y
 
-    def rng(self, salt: int = 0) -> np.random.Generator:
+    def rng(self, salt: int) -> np.random.Generator:
         """Return a generator for the pattern's random choices."""
         return np.random.default_rng((self.seed & 0xFFFFFFFF, salt))
 
-    def cells(self, salt: int, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
+    def cells(self, salt: int, row: Tensor, column: Tensor) -> Tensor:
         """Return one random number in [0, 1) for the cell of every texel.
 
         :param row: integers, broadcast against ``column``.
@@ -84,7 +82,18 @@ class Canvas:
         columns = torch.arange(left, int(column.max()) + 1, device=self.device)
         return hash_unit(self.seed + salt, rows[:, None], columns)[row - top, column - left]
 
-    def noise(self, cell_m: float, salt: int = 0, stretch: float = 1.0) -> torch.Tensor:
+    def tiling(self, cell_m: float) -> tuple[Tensor, ...]:
+        """Return the grid of square cells at every texel: (h, w) each.
+
+        :returns: row, column, a random number in [0, 1) for the cell, and the place in the cell
+            to the right and down, from -0.5 to 0.5.
+        """
+        x, y = self.grid()
+        column, row = torch.floor(x / cell_m), torch.floor(y / cell_m)
+        own = self.cells(1, row, column)
+        return row, column, own, x / cell_m - column - 0.5, y / cell_m - row - 0.5
+
+    def noise(self, cell_m: float, salt: int, stretch: float = 1.0) -> Tensor:
         """Return smooth noise in [0, 1): (h, w).
 
         :param cell_m: distance of the lattice points along y, metres.
@@ -100,13 +109,8 @@ class Canvas:
         return torch.lerp(tall[:, x0], tall[:, x1], fx)
 
     def fractal(
-        self,
-        cell_m: float,
-        octaves: int,
-        salt: int = 0,
-        gain: float = 0.55,
-        stretch: float = 1.0,
-    ) -> torch.Tensor:
+        self, cell_m: float, octaves: int, salt: int, gain: float = 0.55, stretch: float = 1.0
+    ) -> Tensor:
         """Return octaves of noise, zero mean, most values in [-1, 1]: (h, w)."""
         total = torch.zeros(self.shape, device=self.device)
         weight, norm = 1.0, 0.0
@@ -119,13 +123,13 @@ class Canvas:
             weight *= gain
         return total * (1.3 / norm**0.5)
 
-    def flat(self, colour: Colour) -> torch.Tensor:
+    def flat(self, colour: Colour) -> Tensor:
         """Return a uniform colour: (3, h, w)."""
         value = torch.as_tensor(np.asarray(colour, dtype=np.float32), device=self.device)
         return value[:, None, None].expand(3, *self.shape).clone()
 
 
-def _lattice(position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _lattice(position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return both neighbouring lattice points and the smooth weight of the second."""
     base = position.floor()
     f = position - base
@@ -133,14 +137,14 @@ def _lattice(position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.
     return base, base + 1, f * f * f * (f * (f * 6 - 15) + 10)
 
 
-def blend(image: torch.Tensor, colour: Colour | torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def blend(image: Tensor, colour: Colour | Tensor, mask: Tensor) -> Tensor:
     """Return (3, h, w) ``image`` with ``colour`` laid over it where ``mask`` (h, w) is 1."""
-    if not isinstance(colour, torch.Tensor):
+    if not isinstance(colour, Tensor):
         colour = torch.as_tensor(np.asarray(colour, dtype=np.float32), device=image.device)
         colour = colour[:, None, None]
     return torch.lerp(image, colour.expand_as(image), mask[None].expand_as(image))
 
 
-def soft_step(value: torch.Tensor, width: float) -> torch.Tensor:
+def soft_step(value: Tensor, width: float) -> Tensor:
     """Return 0 below 0 and 1 above, with a ramp of ``width`` in between."""
     return (value / width + 0.5).clamp(0, 1)

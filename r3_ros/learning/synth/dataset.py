@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -40,10 +41,8 @@ class SequenceOptions:
     """Options of a synthetic sequence.
 
     :ivar kind: of the world, see :data:`~.kinds.KINDS`.
-    :ivar rate_hz: frames per second.
     :ivar moving: number of moving bodies.
     :ivar depth_every: write the depth of every n-th frame; 0 for none.
-    :ivar image_format: 'jpg' or 'png'.
     """
 
     seed: int = 0
@@ -60,28 +59,17 @@ class SequenceOptions:
 
     def __post_init__(self) -> None:
         if self.frames < 1 or not 0 < self.rate_hz <= 1000:
-            raise ConfigError(
-                f'frames must be at least 1 and rate in (0, 1000], got {self.frames} and '
-                f'{self.rate_hz}'
-            )
+            given = f'{self.frames} and {self.rate_hz}'
+            raise ConfigError(f'frames must be at least 1 and rate in (0, 1000], got {given}')
         if not (32 <= self.width <= 8192 and 32 <= self.height <= 8192):
-            raise ConfigError(
-                f'width and height must be in [32, 8192] pixels, got {self.width}x{self.height}'
-            )
+            given = f'{self.width}x{self.height}'
+            raise ConfigError(f'width and height must be in [32, 8192] pixels, got {given}')
         if self.depth_every < 0:
             raise ConfigError(f'depth-every must not be negative, got {self.depth_every}')
-        if self.image_format not in ('jpg', 'png'):
-            raise ConfigError(f'format must be jpg or png, got {self.image_format!r}')
 
 
-@dataclass(frozen=True, eq=False)
-class SequenceFrame:
-    """One frame of a sequence.
-
-    :ivar image: (H, W, 3) uint8 RGB.
-    :ivar depth: (H, W) float32 metres, 0 where there is no surface.
-    :ivar moving: (H, W) bool.
-    """
+class SequenceFrame(NamedTuple):
+    """Image (H, W, 3) uint8 RGB, depth (H, W) in metres, 0 for none, and where bodies move."""
 
     image: np.ndarray
     depth: np.ndarray
@@ -96,22 +84,13 @@ class SyntheticSequence:
 
     def __init__(self, options: SequenceOptions, device: torch.device | str = 'cpu') -> None:
         self.options = options
+        seed, rate_hz, coarseness = options.seed, options.rate_hz, options.coarseness
         self.world = World.generate(
-            options.seed,
-            options.kind,
-            moving=options.moving,
-            coarseness=options.coarseness,
-            device=device,
+            seed, options.kind, moving=options.moving, coarseness=coarseness, device=device
         )
-        self.intrinsics = random_intrinsics(options.seed, options.width, options.height)
-        self.path = make_path(self.world, options.frames, options.rate_hz, options.seed)
-        self._sensor = Sensor(
-            options.sensor, self.world.exposure, options.rate_hz, options.seed, device
-        )
-
-    def stamps_ns(self) -> np.ndarray:
-        """Return the (F,) int64 stamps, the first one 0."""
-        return np.round(self.path.time_s * NANOSECONDS).astype(np.int64)
+        self.intrinsics = _random_intrinsics(seed, options.width, options.height)
+        self.path = make_path(self.world, options.frames, rate_hz, seed)
+        self._sensor = Sensor(options.sensor, self.world.exposure, rate_hz, seed, device)
 
     def frames(self, start: int, stop: int) -> list[SequenceFrame]:
         """Render the frames from ``start`` to before ``stop`` in one batch."""
@@ -132,14 +111,14 @@ class SyntheticSequence:
         for offset in steps[steps != 0] * shutter:
             at = self.path.time_s[which] + offset
             moved = torch.from_numpy(self.path.interpolated(at))
-            blurred = render_radiance(
-                self.world, moved, self.intrinsics, time_s=torch.from_numpy(at), samples=1
-            )
-            total += blurred.radiance
-        return Rendering(total / _BLUR_STEPS, sharp.depth, sharp.body)
+            times = torch.from_numpy(at)
+            total += render_radiance(
+                self.world, moved, self.intrinsics, time_s=times, samples=1
+            ).radiance
+        return sharp._replace(radiance=total / _BLUR_STEPS)
 
 
-def random_intrinsics(seed: int, width: int, height: int) -> Intrinsics:
+def _random_intrinsics(seed: int, width: int, height: int) -> Intrinsics:
     """Return the camera of a seed: a field of view of about 65 degrees, not quite centred."""
     rng = np.random.default_rng((seed, 31))
     f = width * rng.uniform(0.74, 0.86)
@@ -154,7 +133,7 @@ def write_sequence(
     *,
     overwrite: bool = False,
     device: torch.device | str = 'cpu',
-    on_frames: Callable[[int], object] | None = None,
+    on_frames: Callable[[int], object] = lambda count: None,
 ) -> None:
     """Render a sequence and write its folder, completely or not at all.
 
@@ -165,12 +144,12 @@ def write_sequence(
     """
     with atomic_directory(output, overwrite, marker=WORLD_FILE) as folder:
         sequence = SyntheticSequence(options, device)
-        if on_frames is not None:
-            on_frames(0)
+        on_frames(0)
         _write_descriptions(sequence, folder)
         wanted = {'rgb': True, 'depth': options.depth_every, 'mask': options.moving}
-        for name in (name for name, used in wanted.items() if used):
-            (folder / name).mkdir()
+        for name, is_wanted in wanted.items():
+            if is_wanted:
+                (folder / name).mkdir()
         step = _FRAMES_PER_JOB[torch.device(device).type]
         starts = range(0, options.frames, step)
 
@@ -180,8 +159,7 @@ def write_sequence(
             return min(step, options.frames - start)
 
         for count in in_order(job, starts, sequence.world.device):
-            if on_frames is not None:
-                on_frames(count)
+            on_frames(count)
 
 
 def _write_frame(
@@ -207,9 +185,8 @@ def _encode(path: Path, image: np.ndarray, parameters: list[int]) -> None:
 
 
 def _write_descriptions(sequence: SyntheticSequence, folder: Path) -> None:
-    """Write all files except the images."""
     options, camera = sequence.options, sequence.intrinsics
-    stamps = sequence.stamps_ns()
+    stamps = np.round(sequence.path.time_s * NANOSECONDS).astype(np.int64)
     lines = ['# timestamp filename']
     for k, stamp in enumerate(stamps):
         lines.append(f'{stamp_text(int(stamp))} rgb/{k:06d}.{options.image_format}')
@@ -233,20 +210,18 @@ def _write_descriptions(sequence: SyntheticSequence, folder: Path) -> None:
 def camera_yaml(camera: Intrinsics, name: str) -> str:
     """Return a ROS camera calibration without distortion."""
 
-    def matrix(rows: int, columns: int, data: list[float]) -> dict[str, object]:
-        return {'rows': rows, 'cols': columns, 'data': data}
+    def matrix(values: np.ndarray) -> dict[str, object]:
+        rows, columns = values.shape
+        return {'rows': rows, 'cols': columns, 'data': values.ravel().tolist()}
 
-    fx, fy, cx, cy = camera.fx, camera.fy, camera.cx, camera.cy
     content = {
         'image_width': camera.width,
         'image_height': camera.height,
         'camera_name': name,
-        'camera_matrix': matrix(3, 3, [fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0]),
+        'camera_matrix': matrix(camera.K),
         'distortion_model': 'plumb_bob',
-        'distortion_coefficients': matrix(1, 5, [0.0] * 5),
-        'rectification_matrix': matrix(3, 3, [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]),
-        'projection_matrix': matrix(
-            3, 4, [fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
-        ),
+        'distortion_coefficients': matrix(np.zeros((1, 5))),
+        'rectification_matrix': matrix(np.eye(3)),
+        'projection_matrix': matrix(np.column_stack((camera.K, np.zeros(3)))),
     }
     return yaml.safe_dump(content, sort_keys=False, default_flow_style=None)

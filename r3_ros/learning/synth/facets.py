@@ -14,10 +14,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .materials import Material
 
 STATIC_BODY = 0
+_DIRECTIONS = ('half_u', 'half_v', 'normal_left', 'normal_right')
 Vector: TypeAlias = Sequence[float] | np.ndarray
 
 
@@ -26,15 +28,14 @@ class FacetSpec:
     """One facet before it is baked.
 
     :ivar centre: (3,) float64, metres, in the frame of its body.
-    :ivar half_u: (3,) vector from the centre to the middle of the right edge.
-    :ivar half_v: (3,) vector from the centre to the middle of the bottom edge.
+    :ivar half_u: (3,) from the centre to the middle of the right edge, ``half_v`` of the bottom.
     :ivar middle: half width at ``v = 0``; with ``slope`` the patch ends at
         ``|u| = middle + slope * v``. (1, 0) is a parallelogram.
     :ivar disc: True for the inscribed ellipse only.
     :ivar body: 0 for the static world, otherwise the number of a moving body.
     :ivar emission: emitted linear radiance, added to the reflected one.
-    :ivar normal_left: (3,) shading normal at ``u = -1``, None for flat shading.
-    :ivar normal_right: (3,) shading normal at ``u = +1``, None for flat shading.
+    :ivar normal_left: (3,) shading normal at ``u = -1``, ``normal_right`` at ``u = +1``; both
+        None for flat shading.
     :ivar strip: (k, n) for the k-th of n facets side by side, consecutive in the list, which
         share one part of a pattern.
     """
@@ -54,13 +55,11 @@ class FacetSpec:
 
     @property
     def normal(self) -> np.ndarray:
-        """Return the unit normal of the visible side."""
         n = np.cross(self.half_v, self.half_u)
         return n / np.linalg.norm(n)
 
     @property
     def size_m(self) -> tuple[float, float]:
-        """Return width and height in metres."""
         return 2 * float(np.linalg.norm(self.half_u)), 2 * float(np.linalg.norm(self.half_v))
 
 
@@ -75,34 +74,30 @@ class Solid:
 
 @dataclass(eq=False)
 class Assembly:
-    """Facets and the solids behind them."""
+    """Facets and the solids behind them; what adds to an assembly also returns it."""
 
     facets: list[FacetSpec] = field(default_factory=list)
     solids: list[Solid] = field(default_factory=list)
 
-    def add(self, other: Assembly, offset: Vector, yaw: float = 0.0) -> None:
+    def add(self, other: Assembly, offset: Vector, yaw: float = 0.0) -> Assembly:
         """Add a copy of another assembly, rotated by ``yaw`` and then moved by ``offset``."""
         turn, offset = rotation_z(yaw), np.asarray(offset, dtype=np.float64)
         for spec in other.facets:
-            moved = {
-                'centre': turn @ spec.centre + offset,
-                'half_u': turn @ spec.half_u,
-                'half_v': turn @ spec.half_v,
-            }
-            if spec.normal_left is not None and spec.normal_right is not None:
-                moved['normal_left'] = turn @ spec.normal_left
-                moved['normal_right'] = turn @ spec.normal_right
-            self.facets.append(replace(spec, **moved))
+            vectors = {name: getattr(spec, name) for name in _DIRECTIONS}
+            moved = {name: turn @ v for name, v in vectors.items() if v is not None}
+            self.facets.append(replace(spec, centre=turn @ spec.centre + offset, **moved))
         for solid in other.solids:
             centre = turn @ solid.centre + offset
             self.solids.append(Solid(centre, solid.half, solid.yaw + yaw))
+        return self
 
     def panel(
         self, centre: Vector, half_u: Vector, half_v: Vector, material: Material, **extra: Any
-    ) -> None:
+    ) -> Assembly:
         """Add one facet; ``extra`` are further fields of :class:`FacetSpec`."""
         c, u, v = (np.asarray(vector, dtype=np.float64) for vector in (centre, half_u, half_v))
         self.facets.append(FacetSpec(c, u, v, material, **extra))
+        return self
 
     def box(
         self,
@@ -112,25 +107,23 @@ class Assembly:
         *,
         yaw: float = 0.0,
         faces: dict[str, Material] | None = None,
-        skip: tuple[str, ...] = (),
+        skip: str = '',
         solid: bool = True,
         body: int = STATIC_BODY,
         emission: float = 0.0,
-    ) -> None:
+    ) -> Assembly:
         """Add an upright box.
 
-        :param centre: (3,) metres.
         :param size: full (x, y, z) size in metres before the rotation by ``yaw`` radians.
-        :param material: of every face that is not in ``faces``.
-        :param faces: materials by face name: front (-y), back, left (-x), right, top, bottom.
-        :param skip: names of the faces that are never visible.
+        :param faces: other materials: of front (-y), back, left (-x), right, top, bottom.
+        :param skip: names of the faces that are never visible, separated by spaces.
         :param solid: False for things too thin to block light or the camera.
         """
         centre = np.asarray(centre, dtype=np.float64)
         half = np.asarray(size, dtype=np.float64) / 2
         turn = rotation_z(yaw)
-        for name, (normal, down) in BOX_FACES.items():
-            if name in skip:
+        for name, (normal, down) in _BOX_FACES.items():
+            if name in skip.split():
                 continue
             right = np.cross(down, -normal)
             middle, half_u, half_v = (turn @ (v * half) for v in (normal, right, down))
@@ -138,6 +131,7 @@ class Assembly:
                        body=body, emission=emission)  # fmt: skip
         if solid and body == STATIC_BODY:
             self.solids.append(Solid(centre, half, yaw))
+        return self
 
     def lathe(
         self,
@@ -145,38 +139,30 @@ class Assembly:
         profile: list[tuple[float, float]],
         material: Material,
         *,
-        sides: int = 16,
+        sides: int,
         top: Material | None = None,
-        solid: bool = True,
         body: int = STATIC_BODY,
-        emission: float = 0.0,
-    ) -> None:
+    ) -> Assembly:
         """Add a body of revolution around a vertical axis.
 
         :param base: (3,) metres, the axis at height 0 of the profile.
         :param profile: (radius, height) from the bottom to the top, metres.
-        :param material: of the wall; each side shows its own part of it.
-        :param sides: number of flat sides.
+        :param sides: number of flat sides, each with its own part of the material.
         :param top: of the lid on the last radius; None to use ``material``.
         """
         base = np.asarray(base, dtype=np.float64)
-        for (r0, z0), (r1, z1) in zip(profile, profile[1:], strict=False):
-            widest = max(r0, r1)
-            if widest <= 0 or (r0 == r1 and z0 == z1):
-                continue
+        for lower, upper in zip(profile, profile[1:], strict=False):
             for k in range(sides):
-                self._lathe_side(
-                    base, (r0, z0, r1, z1), k, sides, material, body=body, emission=emission
-                )
+                self._lathe_side(base, (*lower, *upper), k, sides, material, body)
         r_top, z_top = profile[-1]
-        if r_top > 0:
-            self.panel(base + (0, 0, z_top), (r_top, 0, 0), (0, -r_top, 0), top or material,
-                       disc=True, body=body, emission=emission)  # fmt: skip
-        if solid and body == STATIC_BODY:
+        self.panel(base + (0, 0, z_top), (r_top, 0, 0), (0, -r_top, 0), top or material,
+                   disc=True, body=body)  # fmt: skip
+        if body == STATIC_BODY:
             r = max(p[0] for p in profile) * 0.89  # the square of about the circle's area
             z0, z1 = profile[0][1], z_top
             half = np.array([r, r, max((z1 - z0) / 2, 1e-3)])
             self.solids.append(Solid(base + (0, 0, (z0 + z1) / 2), half))
+        return self
 
     def _lathe_side(
         self,
@@ -185,9 +171,9 @@ class Assembly:
         k: int,
         sides: int,
         material: Material,
-        **extra: Any,
+        body: int,
     ) -> None:
-        """Add the k-th flat side between two radii of a lathe."""
+        """Add the k-th flat side between two radii and heights of a lathe."""
         r0, z0, r1, z1 = ring
         angle, spread = 2 * math.pi * k / sides, math.pi / sides
         shrink, chord = math.cos(spread), math.sin(spread)
@@ -196,14 +182,9 @@ class Assembly:
         bottom = base + out * (r0 * shrink) + (0, 0, z0)
         top = base + out * (r1 * shrink) + (0, 0, z1)
         widest = max(r0, r1)
-        tilt = np.array([0.0, 0.0, (r0 - r1) / max(math.hypot(z1 - z0, r1 - r0), 1e-9)])
-        if z1 < z0:
-            tilt = -tilt
-
-        def shading(sign: float) -> np.ndarray:
-            n = out * shrink + sign * right * chord + tilt
-            return n / np.linalg.norm(n)
-
+        tilt = np.array([0.0, 0.0, (r0 - r1) / math.hypot(z1 - z0, r1 - r0)])
+        normals = (out * shrink + sign * right * chord + tilt for sign in (-1.0, 1.0))
+        left_normal, right_normal = (n / np.linalg.norm(n) for n in normals)
         self.panel(
             (top + bottom) / 2,
             right * (widest * chord),
@@ -211,15 +192,15 @@ class Assembly:
             material,
             middle=(r0 + r1) / 2 / widest,
             slope=(r0 - r1) / 2 / widest,
-            normal_left=shading(-1.0),
-            normal_right=shading(1.0),
+            normal_left=left_normal,
+            normal_right=right_normal,
             strip=(k, sides),
-            **extra,
+            body=body,
         )
 
 
 _X, _Y, _Z = np.eye(3)
-BOX_FACES = {  # name -> (outward normal, downward direction of its texture)
+_BOX_FACES = {  # name -> (outward normal, downward direction of its texture)
     'front': (-_Y, -_Z),
     'back': (_Y, -_Z),
     'left': (-_X, -_Z),
@@ -241,22 +222,21 @@ class FacetTable:
 
     :ivar centre: (N, 3) float64; ``half_u`` and ``half_v`` likewise.
     :ivar shape: (N, 2) float64: ``middle`` and ``slope``.
-    :ivar disc: (N,) bool.
-    :ivar body: (N,) int64.
+    :ivar disc: (N,) bool; ``body``: (N,) int64.
     """
 
-    centre: torch.Tensor
-    half_u: torch.Tensor
-    half_v: torch.Tensor
-    shape: torch.Tensor
-    disc: torch.Tensor
-    body: torch.Tensor
+    centre: Tensor
+    half_u: Tensor
+    half_v: Tensor
+    shape: Tensor
+    disc: Tensor
+    body: Tensor
 
     @classmethod
     def from_specs(cls, specs: list[FacetSpec], device: torch.device) -> FacetTable:
         """Stack the specs in order."""
 
-        def stack(values: list[Any], dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        def stack(values: list[Any], dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.as_tensor(np.array(values), dtype=dtype).to(device)
 
         return cls(

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 import torch.nn.functional as F
 
 from .facets import FacetSpec, Solid
 from .parallel import in_order
 
-#: Distance of the points at which light is computed.
-CELL_M = 0.08
 _AMBIENT_REACH_M = 0.9
 _LIFT_M = 0.012  # start rays this far off the surface
 _POINTS_PER_PASS = 1024
@@ -28,8 +28,7 @@ _POINTS_PER_PASS = 1024
 class Light:
     """A small area light: a rectangle that emits to its front side.
 
-    :ivar centre: (3,) metres.
-    :ivar half_u: (3,) half extent; ``half_v`` likewise.
+    :ivar centre: (3,) metres, with half extents ``half_u`` and ``half_v``.
     :ivar normal: (3,) unit direction of its front.
     :ivar power: (3,) linear red, green, blue.
     """
@@ -47,8 +46,8 @@ def light_facets(
     lights: list[Light],
     ambient: np.ndarray,
     device: torch.device,
-    cell_m: float = CELL_M,
-) -> list[torch.Tensor]:
+    cell_m: float,
+) -> list[Tensor]:
     """Return the incident light of each facet: (3, rows, columns) float32 per facet.
 
     :param ambient: (3,) light from all directions, before occlusion.
@@ -57,7 +56,7 @@ def light_facets(
     positions, normals, shapes = _sample_points(specs, device, cell_m)
     blockers = _Blockers.of(solids, device)
 
-    def job(i: int) -> torch.Tensor:
+    def job(i: int) -> Tensor:
         normal = normals[i : i + _POINTS_PER_PASS]
         start = positions[i : i + _POINTS_PER_PASS] + _LIFT_M * normal
         total = _ambient(blockers, start, normal)[:, None] * torch.as_tensor(
@@ -73,14 +72,9 @@ def light_facets(
     return [part.T.reshape(3, h, w) for part, (h, w) in zip(parts, shapes, strict=True)]
 
 
-def spread_light(light: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Resize a facet's light to its texture: (3, height, width)."""
-    return F.interpolate(light[None], size=(height, width), mode='bilinear')[0]
-
-
 def _sample_points(
     specs: list[FacetSpec], device: torch.device, cell_m: float
-) -> tuple[torch.Tensor, torch.Tensor, list[tuple[int, int]]]:
+) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
     """Return positions and normals (P, 3) of cell centres, and the grid of each facet."""
     positions, normals, shapes = [], [], []
     for s in specs:
@@ -103,20 +97,17 @@ def _sample_points(
     return position, normal, shapes
 
 
-@dataclass(frozen=True, eq=False)
-class _Blockers:
-    """The solids as tensors.
+class _Blockers(NamedTuple):
+    """The solids as tensors: cosine and sine (S,) of their yaw, and (S, 3) each.
 
-    :ivar cosine: (S,) of their yaw; ``sine`` likewise.
-    :ivar centre: (S, 3); ``half`` likewise.
-    :ivar reach: (S, 3) half size of each bounding box in world axes.
+    ``reach`` is the half size of the bounding box in world axes.
     """
 
-    cosine: torch.Tensor
-    sine: torch.Tensor
-    centre: torch.Tensor
-    half: torch.Tensor
-    reach: torch.Tensor
+    cosine: Tensor
+    sine: Tensor
+    centre: Tensor
+    half: Tensor
+    reach: Tensor
 
     @classmethod
     def of(cls, solids: list[Solid], device: torch.device) -> _Blockers:
@@ -129,13 +120,13 @@ class _Blockers:
         values = (np.cos(yaw), np.sin(yaw), np.array([s.centre for s in solids]), half, reach)
         return cls(*(torch.as_tensor(v, dtype=torch.float32).to(device) for v in values))
 
-    def between(self, low: torch.Tensor, high: torch.Tensor) -> _Blockers:
+    def between(self, low: Tensor, high: Tensor) -> _Blockers:
         """Return the solids that overlap an upright box with corners (3,)."""
         overlap = (self.centre - self.reach <= high) & (self.centre + self.reach >= low)
         keep = overlap.all(1).nonzero()[:, 0]
-        return _Blockers(*(getattr(self, name)[keep] for name in _Blockers.__dataclass_fields__))
+        return _Blockers(*(values[keep] for values in self))
 
-    def first_hit(self, start: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    def first_hit(self, start: Tensor, direction: Tensor) -> Tensor:
         """Return (R, P): the distance of the first hit, inf for none.
 
         :param start: (P, 3) starts of the rays.
@@ -145,50 +136,46 @@ class _Blockers:
             return torch.full(direction.shape[:2], math.inf, device=start.device)
         offset = start[:, None] - self.centre  # (P, S, 3)
         d = torch.where(direction.abs() < 1e-9, 1e-9, direction)[:, :, None]  # (R, P, 1, 3)
-        enter, leave = self._slab(offset[..., 2], 1 / d[..., 2], self.half[:, 2])
+        enter, leave = _slab(offset[..., 2], 1 / d[..., 2], self.half[:, 2])
         for first, second, sign, k in ((0, 1, 1, 0), (1, 0, -1, 1)):
             along = self.cosine * d[..., first] + sign * self.sine * d[..., second]
             at = self.cosine * offset[..., first] + sign * self.sine * offset[..., second]
             along = torch.where(along.abs() < 1e-9, 1e-9, along)
-            low, high = self._slab(at, 1 / along, self.half[:, k])
+            low, high = _slab(at, 1 / along, self.half[:, k])
             enter, leave = torch.maximum(enter, low), torch.minimum(leave, high)
         hit = (enter < leave) & (enter > 0)
         return torch.where(hit, enter, math.inf).amin(-1)
 
-    @staticmethod
-    def _slab(
-        at: torch.Tensor, inverse: torch.Tensor, half: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return where rays enter and leave the space between two parallel planes."""
-        middle, reach = -at * inverse, half * inverse.abs()
-        return middle - reach, middle + reach
+
+def _slab(at: Tensor, inverse: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where rays enter and leave the space between two parallel planes."""
+    middle, reach = -at * inverse, half * inverse.abs()
+    return middle - reach, middle + reach
 
 
 _LAMP_SAMPLES = ((-0.6, -0.5), (0.55, -0.65), (-0.5, 0.6), (0.65, 0.5), (0.0, 0.0))
 
 
-def _direct(
-    blockers: _Blockers, start: torch.Tensor, normal: torch.Tensor, lamp: Light
-) -> torch.Tensor:
+def _direct(blockers: _Blockers, start: Tensor, normal: Tensor, lamp: Light) -> Tensor:
     """Return the light of one lamp: (P, 3)."""
-
-    def tensor(values: np.ndarray | list[np.ndarray]) -> torch.Tensor:
-        return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=start.device)
-
-    at = tensor([lamp.centre + a * lamp.half_u + b * lamp.half_v for a, b in _LAMP_SAMPLES])
+    samples = np.array([lamp.centre + a * lamp.half_u + b * lamp.half_v for a, b in _LAMP_SAMPLES])
+    at, front, power = (
+        torch.as_tensor(values, dtype=torch.float32, device=start.device)
+        for values in (samples, lamp.normal, lamp.power)
+    )
     to_lamp = at[:, None] - start  # (R, P, 3)
     square = (to_lamp * to_lamp).sum(-1)
     facing = ((to_lamp * normal).sum(-1)).clamp(min=0)
-    facing = facing * (-(to_lamp @ tensor(lamp.normal))).clamp(min=0) / square
+    facing = facing * (-(to_lamp @ front)).clamp(min=0) / square
     corners = torch.cat((start, at))
     near = blockers.between(corners.amin(0), corners.amax(0))
     # 0.97: a lamp often lies in the surface of a solid, which must not block it.
     free = near.first_hit(start, to_lamp) > 0.97
     total = (facing / (square + 0.15) * free).mean(0)
-    return total[:, None] * tensor(lamp.power)
+    return total[:, None] * power
 
 
-def _ambient(blockers: _Blockers, start: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:
+def _ambient(blockers: _Blockers, start: Tensor, normal: Tensor) -> Tensor:
     """Return the share of the ambient light that arrives: (P,) in [0, 1]."""
     helper = torch.where(
         normal[:, 2:].abs() > 0.9,

@@ -11,19 +11,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .canvas import blend, Canvas, Colour, hash_unit, soft_step
 
-Painter = Callable[..., torch.Tensor]
+Painter = Callable[..., Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """A painter with its options.
+    """A pattern.
 
     :ivar painter: ``painter(canvas, **options)`` returns (3, h, w) linear reflectance.
-    :ivar options: keyword arguments of the painter.
-    :ivar seed: of the pattern.
     :ivar texel_m: size of a texel in metres.
     :ivar shift_m: offset of the first facet on the endless pattern.
     :ivar is_image: True if every facet shows it as a whole; an endless pattern is cut up for the
@@ -41,7 +40,7 @@ class Material:
         """Return the same kind of pattern with other random details."""
         return replace(self, seed=seed)
 
-    def paint(self, texels: tuple[int, int], texel_m: float, device: torch.device) -> torch.Tensor:
+    def paint(self, texels: tuple[int, int], texel_m: float, device: torch.device) -> Tensor:
         """Paint a sheet of (height, width) texels: (3, h, w) linear reflectance."""
         height, width = texels
         x = (torch.arange(width, device=device) + 0.5) * texel_m + self.shift_m[0]
@@ -51,7 +50,7 @@ class Material:
         return self.painter(canvas, **self.options).clamp(0.01, 0.95)
 
 
-def paint(canvas: Canvas, colour: Colour, wear: float = 1.0) -> torch.Tensor:
+def paint(canvas: Canvas, colour: Colour, wear: float = 1.0) -> Tensor:
     """Paint rolled wall paint: clouds, roller grain, scuffs and a few marks."""
     clouds = canvas.fractal(0.9, 4, 1)
     grain = canvas.fractal(0.03, 3, 2)
@@ -62,7 +61,7 @@ def paint(canvas: Canvas, colour: Colour, wear: float = 1.0) -> torch.Tensor:
     return image * (1 - 0.35 * wear * chips)
 
 
-def plaster(canvas: Canvas, colour: Colour, rough: float = 1.0) -> torch.Tensor:
+def plaster(canvas: Canvas, colour: Colour, rough: float = 1.0) -> Tensor:
     """Paint troweled plaster or concrete: blotches, pits and fine cracks."""
     image = canvas.flat(colour) * (
         1 + rough * (0.16 * canvas.fractal(0.5, 5, 1) + 0.10 * canvas.fractal(0.06, 3, 2))
@@ -73,9 +72,7 @@ def plaster(canvas: Canvas, colour: Colour, rough: float = 1.0) -> torch.Tensor:
     return image * (1 - 0.5 * rough * pits) * (1 - 0.5 * cracks)
 
 
-def wallpaper(
-    canvas: Canvas, colour: Colour, ink: Colour, cell_m: float = 0.24, style: int = 0
-) -> torch.Tensor:
+def wallpaper(canvas: Canvas, colour: Colour, ink: Colour, cell_m: float, style: int) -> Tensor:
     """Paint printed wallpaper: mirrored ornaments, leaves or stripes, no print like the next."""
     x, y = canvas.grid()
     row = torch.floor(y / cell_m)
@@ -103,54 +100,52 @@ def wallpaper(
     return image * (1 + 0.06 * canvas.fractal(0.02, 2, 6))
 
 
-def brick(
-    canvas: Canvas,
-    colour: Colour,
-    mortar: Colour = (0.42, 0.40, 0.37),
-    size_m: tuple[float, float] = (0.23, 0.075),
-) -> torch.Tensor:
+def brick(canvas: Canvas, colour: Colour) -> Tensor:
     """Paint running-bond bricks, each with its own tone, and rough mortar."""
+    length_m, height_m = 0.23, 0.075
     x, y = canvas.grid()
     y = y + 0.004 * canvas.fractal(0.25, 2, 8)
-    row = torch.floor(y / size_m[1])
-    x = x + (row % 2) * (size_m[0] / 2) + 0.02 * hash_unit(canvas.seed + 5, row)
-    column = torch.floor(x / size_m[0])
+    row = torch.floor(y / height_m)
+    x = x + (row % 2) * (length_m / 2) + 0.02 * hash_unit(canvas.seed + 5, row)
+    column = torch.floor(x / length_m)
     tone = canvas.cells(1, row, column)
     hue = canvas.cells(2, row, column)
     image = canvas.flat(colour) * (0.55 + 0.8 * tone)
     image[0] *= 0.85 + 0.3 * hue
     image[2] *= 1.2 - 0.4 * hue
     image = image * (1 + 0.18 * canvas.fractal(0.05, 4, 3) + 0.10 * canvas.fractal(0.4, 2, 4))
-    edge = torch.minimum(
+    edge = _to_edge(x, y, row, column, (length_m, height_m)) + 0.0025 * canvas.fractal(0.02, 2, 7)
+    joint = canvas.flat((0.42, 0.40, 0.37)) * (1 + 0.2 * canvas.fractal(0.03, 3, 6))
+    return blend(image, joint, soft_step(0.006 - edge, 0.004))
+
+
+def _to_edge(
+    x: Tensor, y: Tensor, row: Tensor, column: Tensor, size_m: tuple[float, float]
+) -> Tensor:
+    """Return the distance to the nearest edge of the brick or board, metres."""
+    return torch.minimum(
         0.5 * size_m[0] - (x - (column + 0.5) * size_m[0]).abs(),
         0.5 * size_m[1] - (y - (row + 0.5) * size_m[1]).abs(),
     )
-    edge = edge + 0.0025 * canvas.fractal(0.02, 2, 7)
-    joint = canvas.flat(mortar) * (1 + 0.2 * canvas.fractal(0.03, 3, 6))
-    return blend(image, joint, soft_step(0.006 - edge, 0.004))
 
 
 def tiles(
     canvas: Canvas,
     colour: Colour,
     second: Colour,
-    cell_m: float = 0.3,
-    style: int = 0,
+    cell_m: float,
+    style: int,
     grout: Colour = (0.35, 0.34, 0.32),
-) -> torch.Tensor:
+) -> Tensor:
     """Paint square tiles: checks (0), marbled (1), ornaments (2) or random tones (3)."""
-    x, y = canvas.grid()
-    column, row = torch.floor(x / cell_m), torch.floor(y / cell_m)
-    own = canvas.cells(1, row, column)
-    u, v = x / cell_m - column - 0.5, y / cell_m - row - 0.5
-    first_colour = canvas.flat(colour)
+    row, column, own, u, v = canvas.tiling(cell_m)
+    image = canvas.flat(colour)
     if style == 0:
-        image = blend(first_colour, second, ((row + column) % 2))
-        image = image * (0.85 + 0.3 * own)
+        image = blend(image, second, ((row + column) % 2)) * (0.85 + 0.3 * own)
     elif style == 3:
-        image = blend(first_colour, second, own) * (0.7 + 0.6 * canvas.cells(9, row, column))
+        image = blend(image, second, own) * (0.7 + 0.6 * canvas.cells(9, row, column))
     else:
-        image = first_colour * (0.8 + 0.4 * own)
+        image = image * (0.8 + 0.4 * own)
     if style == 2:
         k = canvas.rng(1).uniform(8, 22, size=4)
         r = torch.sqrt(u * u + v * v)
@@ -168,9 +163,7 @@ def tiles(
     return blend(image, joint, soft_step(0.003 - edge, 0.003))
 
 
-def wood(
-    canvas: Canvas, colour: Colour, contrast: float = 1.0, along_x: bool = True
-) -> torch.Tensor:
+def wood(canvas: Canvas, colour: Colour, contrast: float = 1.0, along_x: bool = True) -> Tensor:
     """Paint wood of furniture: grain along one axis, rings, a few knots."""
     if not along_x:
         turned = Canvas(canvas.y, canvas.x, canvas.size_m[::-1], canvas.seed)
@@ -186,10 +179,9 @@ def wood(
     return image * (1 - 0.6 * knots)
 
 
-def planks(
-    canvas: Canvas, colour: Colour, width_m: float = 0.14, length_m: float = 1.1
-) -> torch.Tensor:
+def planks(canvas: Canvas, colour: Colour, width_m: float) -> Tensor:
     """Paint floor boards with staggered ends, each with its own tone and grain."""
+    length_m = 1.1
     x, y = canvas.grid()
     row = torch.floor(y / width_m)
     x = x + hash_unit(canvas.seed + 4, row) * length_m
@@ -203,23 +195,16 @@ def planks(
     image[0] *= 0.92 + 0.16 * hue
     knots = soft_step(canvas.fractal(0.10, 2, 5, stretch=1.6) - 1.25, 0.2)
     image = image * (1 - 0.65 * knots)
-    edge = torch.minimum(
-        0.5 * width_m - (y - (row + 0.5) * width_m).abs(),
-        0.5 * length_m - (x - (column + 0.5) * length_m).abs(),
-    )
+    edge = _to_edge(x, y, row, column, (length_m, width_m))
     return image * (1 - 0.7 * soft_step(0.003 - edge, 0.003))
 
 
-def fabric(
-    canvas: Canvas, colour: Colour, ink: Colour, cell_m: float = 0.08, style: int = 0
-) -> torch.Tensor:
+def fabric(canvas: Canvas, colour: Colour, ink: Colour, cell_m: float, style: int) -> Tensor:
     """Paint woven cloth or carpet: melange, plaid or a small figure."""
-    x, y = canvas.grid()
     image = canvas.flat(colour) * (
         1 + 0.18 * canvas.fractal(0.012, 2, 1) + 0.12 * canvas.fractal(0.3, 3, 2)
     )
-    column, row = torch.floor(x / cell_m), torch.floor(y / cell_m)
-    own = canvas.cells(1, row, column)
+    row, column, own, u, v = canvas.tiling(cell_m)
     if style == 0:
         flecks = soft_step(canvas.fractal(0.03, 2, 4) - 0.75, 0.2)
         return blend(image, ink, 0.75 * flecks)
@@ -227,7 +212,6 @@ def fabric(
         warp = hash_unit(canvas.seed + 2, column % 9)
         weft = hash_unit(canvas.seed + 3, row % 9)
         return blend(image, ink, (0.45 * (warp > 0.5) + 0.45 * (weft > 0.5)).float())
-    u, v = x / cell_m - column - 0.5, y / cell_m - row - 0.5
     figure = (
         0.18
         + 0.22 * own
@@ -237,8 +221,9 @@ def fabric(
     return blend(image, ink, soft_step(figure, 0.06))
 
 
-def rug(canvas: Canvas, colours: tuple[Colour, ...], knots: int = 64) -> torch.Tensor:
+def rug(canvas: Canvas, colours: tuple[Colour, ...]) -> Tensor:
     """Paint a knotted rug: borders, a mirrored field of knots, irregular dye."""
+    knots = 64
     w, h = canvas.size_m
     x, y = canvas.grid()
     u = (x - canvas.x[0] + 0.5 * (canvas.x[1] - canvas.x[0])) / w
@@ -259,65 +244,55 @@ def rug(canvas: Canvas, colours: tuple[Colour, ...], knots: int = 64) -> torch.T
     return image * (1 + 0.15 * canvas.fractal(0.01, 2, 4) + 0.12 * canvas.fractal(0.35, 3, 5))
 
 
-def terrazzo(
-    canvas: Canvas, colour: Colour, chips: tuple[Colour, ...], cell_m: float = 0.05
-) -> torch.Tensor:
+def terrazzo(canvas: Canvas, colour: Colour, chips: tuple[Colour, ...], cell_m: float) -> Tensor:
     """Paint stone chips of many sizes in a ground."""
     image = canvas.flat(colour) * (1 + 0.08 * canvas.fractal(0.4, 3, 1))
     x, y = canvas.grid()
     for layer, colour_of_chip in enumerate(chips):
         cell = cell_m * (1.0, 0.6, 0.37, 0.8)[layer % 4]
-        column, row = torch.floor(x / cell + 0.37 * layer), torch.floor(y / cell + 0.61 * layer)
-        px = (
-            x / cell
-            + 0.37 * layer
-            - column
-            - 0.3
-            - 0.4 * canvas.cells(11 * layer + 20, row, column)
+        px, py = x / cell + 0.37 * layer, y / cell + 0.61 * layer
+        column, row = torch.floor(px), torch.floor(py)
+        shift_x, shift_y, turn, reach, tone = (
+            canvas.cells(11 * layer + 20 + k, row, column) for k in range(5)
         )
-        py = y / cell + 0.61 * layer - row - 0.3 - 0.4 * canvas.cells(11 * layer + 21, row, column)
-        turn = 6.3 * canvas.cells(11 * layer + 22, row, column)
-        c, s = torch.cos(turn), torch.sin(turn)
-        reach = 0.08 + 0.2 * canvas.cells(11 * layer + 23, row, column)
+        px, py = px - column - 0.3 - 0.4 * shift_x, py - row - 0.3 - 0.4 * shift_y
+        c, s = torch.cos(6.3 * turn), torch.sin(6.3 * turn)
         a, b = (c * px + s * py).abs(), (c * py - s * px).abs()
-        inside = reach - torch.maximum(a + 0.3 * b, 1.5 * b)
-        tone = 0.7 + 0.6 * canvas.cells(11 * layer + 24, row, column)
-        chip = canvas.flat(colour_of_chip) * tone
+        inside = 0.08 + 0.2 * reach - torch.maximum(a + 0.3 * b, 1.5 * b)
+        chip = canvas.flat(colour_of_chip) * (0.7 + 0.6 * tone)
         image = blend(image, chip, soft_step(inside, 0.05))
     return image
 
 
-def acoustic(
-    canvas: Canvas, colour: Colour = (0.74, 0.74, 0.71), cell_m: float = 0.6
-) -> torch.Tensor:
+def acoustic(canvas: Canvas) -> Tensor:
     """Paint ceiling panels in a metal grid, with pin holes and water stains."""
-    x, y = canvas.grid()
-    column, row = torch.floor(x / cell_m), torch.floor(y / cell_m)
-    own = canvas.cells(1, row, column)
-    image = canvas.flat(colour) * (0.9 + 0.12 * own) * (1 + 0.05 * canvas.fractal(0.5, 3, 1))
+    cell_m = 0.6
+    _, _, own, u, v = canvas.tiling(cell_m)
+    image = canvas.flat((0.74, 0.74, 0.71)) * (0.9 + 0.12 * own)
+    image = image * (1 + 0.05 * canvas.fractal(0.5, 3, 1))
     holes = soft_step(canvas.fractal(0.028, 2, 2) - 0.95, 0.2)
     image = image * (1 - 0.5 * holes)
     stain = canvas.fractal(0.9, 3, 3) - 1.0
     image = blend(image, (0.5, 0.42, 0.3), 0.6 * soft_step(0.08 - stain.abs(), 0.12))
-    edge = 0.5 - torch.maximum((x / cell_m - column - 0.5).abs(), (y / cell_m - row - 0.5).abs())
+    edge = 0.5 - torch.maximum(u.abs(), v.abs())
     return blend(image, (0.5, 0.5, 0.5), soft_step(0.012 - edge * cell_m, 0.004))
 
 
-def plain(canvas: Canvas, colour: Colour, speckle: float = 0.06) -> torch.Tensor:
+def plain(canvas: Canvas, colour: Colour, speckle: float = 0.06) -> Tensor:
     """Paint plastic, metal or glaze: one colour with a little dirt."""
     dirt = canvas.fractal(0.12, 4, 1) + 0.6 * canvas.fractal(0.012, 2, 2)
     marks = soft_step(canvas.fractal(0.05, 3, 3) - 1.15, 0.2)
     return canvas.flat(colour) * (1 + speckle * dirt) * (1 - 4 * speckle * marks)
 
 
-def noise(canvas: Canvas, colours: tuple[Colour, Colour, Colour], cell_m: float) -> torch.Tensor:
+def noise(canvas: Canvas, colours: tuple[Colour, Colour, Colour], cell_m: float) -> Tensor:
     """Paint clouds of three colours with structure from ``cell_m`` down to a texel."""
     first, second = canvas.fractal(cell_m, 8, 1, gain=0.7), canvas.fractal(cell_m, 8, 2, gain=0.7)
     image = blend(canvas.flat(colours[0]), colours[1], soft_step(first, 0.5))
     return blend(image, colours[2], soft_step(second - 0.5, 0.3))
 
 
-def blocks(canvas: Canvas, colours: tuple[Colour, Colour, Colour], cell_m: float) -> torch.Tensor:
+def blocks(canvas: Canvas, colours: tuple[Colour, Colour, Colour], cell_m: float) -> Tensor:
     """Paint random rectangles of several sizes over one another, like cladding or graffiti."""
     x, y = canvas.grid()
     image = canvas.flat(colours[0]) * (1 + 0.15 * canvas.fractal(cell_m, 5, 1))

@@ -7,14 +7,17 @@ that violates the limits of its style is drawn again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 import math
+from typing import TypeAlias
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d, map_coordinates
 from scipy.spatial.transform import Rotation
 
 from ...core.errors import ConfigError
+from ...core.geometry import make_T
 from .facets import Solid
 from .world import World
 
@@ -24,6 +27,10 @@ MAX_SPEED_M_S = 1.2
 _ATTEMPTS = 24
 _COMFORT_M = 0.75  # below this clearance the way is pushed away
 _TURN_PER_S = 0.33  # mean rotation of the camera on a lap, radians at most
+# Of the grid of clearances: a street is coarser than a room.
+_LEAST_CELL_M = 0.05
+_CELLS = 300  # along the longer side, at most
+_Space: TypeAlias = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -31,11 +38,10 @@ class PathStyle:
     """The motion of the camera's carrier; amplitudes are relative to a walking person.
 
     :ivar height_m: range of the camera's height above the floor.
-    :ivar speed_m_s: range of the mean speed on a closed path.
-    :ivar open_speed_m_s: range of the mean speed on an open path.
+    :ivar speed_m_s: range of the mean speed on a closed path, ``open_speed_m_s`` on an open one.
     :ivar max_speed_m_s: limit at any time; ``max_turn_deg_s`` likewise.
-    :ivar steps: amplitude of vertical motion and tremor.
-    :ivar gaze: amplitude of yaw and pitch; ``tilt`` of roll.
+    :ivar steps: amplitude of vertical motion and tremor, ``gaze`` of yaw and pitch, ``tilt`` of
+        roll.
     :ivar pitch: radians, added to a walker's mean pitch.
     """
 
@@ -78,14 +84,10 @@ class CameraPath:
         k = np.clip(np.searchsorted(self.time_s, time_s) - 1, 0, len(self.time_s) - 2)
         share = (time_s - self.time_s[k]) / (self.time_s[k + 1] - self.time_s[k])
         first, second = self.T_world_camera[k], self.T_world_camera[k + 1]
-        turn = Rotation.from_matrix(
-            np.einsum('nji,njk->nik', first[:, :3, :3], second[:, :3, :3])
-        ).as_rotvec()
-        out = first.copy()
+        R, t = first[:, :3, :3], first[:, :3, 3]
+        turn = Rotation.from_matrix(np.einsum('nji,njk->nik', R, second[:, :3, :3])).as_rotvec()
         part = Rotation.from_rotvec(share[:, None] * turn).as_matrix()
-        out[:, :3, :3] = first[:, :3, :3] @ part
-        out[:, :3, 3] += share[:, None] * (second[:, :3, 3] - first[:, :3, 3])
-        return out
+        return make_T(R @ part, t + share[:, None] * (second[:, :3, 3] - t))
 
 
 def clearance(solids: tuple[Solid, ...], points: np.ndarray) -> np.ndarray:
@@ -103,27 +105,21 @@ def clearance(solids: tuple[Solid, ...], points: np.ndarray) -> np.ndarray:
 def make_path(
     world: World, frames: int, rate_hz: float, seed: int, style: PathStyle = HANDHELD
 ) -> CameraPath:
-    """Draw a path through a world.
-
-    A path that is long enough closes: it ends with its first pose. A short one covers a part of
-    the loop.
+    """Draw a path through a world; one that is long enough closes: it ends with its first pose.
 
     :raises ConfigError: no path in this world keeps the limits.
     """
-    if frames < 1 or not rate_hz > 0:
-        raise ConfigError(f'a path needs frames and a rate above 0, got {frames} and {rate_hz}')
     height = np.random.default_rng((seed, 76)).uniform(*style.height_m)
-    space = _FreeSpace(world, height)
+    space = _free_space(world, height)
     for attempt in range(_ATTEMPTS):
         rng = np.random.default_rng((seed, attempt, 77))
         # Amplitudes decrease from attempt to attempt.
         calm = 1 - 0.8 * attempt / _ATTEMPTS
         way = _closed_way(world, space, rng)
-        if way is None:
-            continue
-        path = _draw(world, way, height, frames, rate_hz, rng, calm, style)
-        if _keeps_limits(world, path, rate_hz, style):
-            return path
+        if way is not None:
+            path = _draw(world, way, height, frames, rate_hz, rng, calm, style)
+            if _keeps_limits(world, path, rate_hz, style):
+                return path
     raise ConfigError(
         f'no camera path fits into world {world.seed} of kind {world.kind}: use another seed'
     )
@@ -139,13 +135,13 @@ def turn_rates_deg_s(T_world_camera: np.ndarray, rate_hz: float) -> np.ndarray:
 
 def _keeps_limits(world: World, path: CameraPath, rate_hz: float, style: PathStyle) -> bool:
     position = path.T_world_camera[:, :3, 3]
-    if clearance(world.solids, position).min() < MIN_CLEARANCE_M:
-        return False
-    if len(position) < 2:
-        return True
     speed = np.linalg.norm(np.diff(position, axis=0), axis=1) * rate_hz
     turn = turn_rates_deg_s(path.T_world_camera, rate_hz)
-    return bool(speed.max() <= style.max_speed_m_s and turn.max() <= style.max_turn_deg_s)
+    return bool(
+        clearance(world.solids, position).min() >= MIN_CLEARANCE_M
+        and (speed <= style.max_speed_m_s).all()
+        and (turn <= style.max_turn_deg_s).all()
+    )
 
 
 def _draw(
@@ -168,11 +164,8 @@ def _draw(
     s = s + way.straight_start(rng)
     xy = way.at(s)
     heading = way.heading(s)
-    z = (
-        height
-        + wander(0.06 * style.steps, 4.0)
-        + 0.012 * style.steps * calm * np.sin(2 * math.pi * 1.7 * time_s + wander(1.0, 3.0))
-    )
+    z = height + wander(0.06 * style.steps, 4.0)
+    z += 0.012 * style.steps * calm * np.sin(2 * math.pi * 1.7 * time_s + wander(1.0, 3.0))
     position = np.column_stack((xy, z))
     position += calm * np.column_stack([wander(0.004 * style.steps, 0.5) for _ in range(3)])
     if world.look == 'across':
@@ -210,7 +203,7 @@ def _smooth_noise(
     total = np.zeros_like(tau)
     for k in waves:
         total += np.cos(k * tau + rng.uniform(0, 2 * math.pi)) * rng.uniform(0.5, 1)
-    return total * math.sqrt(2 / max(len(waves), 1)) / 0.76
+    return total * math.sqrt(2 / len(waves)) / 0.76
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,42 +237,35 @@ class _Way:
         return float(starts[int(np.argmin(bends))])
 
 
-class _FreeSpace:
-    """Clearance on a horizontal grid, over the range of heights of the camera."""
+def _free_space(world: World, height: float) -> _Space:
+    """Return a look-up of clearance over the range of heights of the camera.
 
-    _LEAST_CELL_M = 0.05
-    _CELLS = 300  # along the longer side, at most: a street is coarser than a room
+    It takes (N, 2) points and returns (N,) clearances and their (N, 2) gradients.
+    """
+    origin = world.loop.min(0) - 1.5
+    extent = world.loop.max(0) + 1.5 - origin
+    cell_m = max(_LEAST_CELL_M, float(extent.max()) / _CELLS)
+    size = np.ceil(extent / cell_m).astype(int)
+    x, y = (origin[k] + np.arange(size[k]) * cell_m for k in range(2))
+    grid = np.stack(np.meshgrid(x, y, indexing='ij'), -1).reshape(-1, 2)
+    reach = MIN_CLEARANCE_M + 0.6
+    near = tuple(s for s in world.solids if abs(s.centre[2] - height) < s.half[2] + reach)
+    bands = [
+        clearance(near, np.column_stack((grid, np.full(len(grid), height + dz))))
+        for dz in (-0.12, 0.0, 0.12)
+    ]
+    distance = np.minimum.reduce(bands).reshape(size)
+    layers = (distance, *np.gradient(distance, cell_m))
 
-    def __init__(self, world: World, height: float) -> None:
-        self._origin = world.loop.min(0) - 1.5
-        extent = world.loop.max(0) + 1.5 - self._origin
-        self._cell_m = max(self._LEAST_CELL_M, float(extent.max()) / self._CELLS)
-        size = np.ceil(extent / self._cell_m).astype(int)
-        x, y = (self._origin[k] + np.arange(size[k]) * self._cell_m for k in range(2))
-        grid = np.stack(np.meshgrid(x, y, indexing='ij'), -1).reshape(-1, 2)
-        reach = MIN_CLEARANCE_M + 0.6
-        near = tuple(s for s in world.solids if abs(s.centre[2] - height) < s.half[2] + reach)
-        bands = [
-            clearance(near, np.column_stack((grid, np.full(len(grid), height + dz))))
-            for dz in (-0.12, 0.0, 0.12)
-        ]
-        self._distance = np.minimum.reduce(bands).reshape(size)
-        self._slope = np.gradient(self._distance, self._cell_m)
+    def look_up(xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        cells = ((xy - origin) / cell_m).T
+        at, *slope = (map_coordinates(v, cells, order=1, mode='nearest') for v in layers)
+        return at, np.column_stack(slope)
 
-    def distance(self, xy: np.ndarray) -> np.ndarray:
-        """Return (N,) clearances of (N, 2) points."""
-        return self._at(self._distance, xy)
-
-    def slope(self, xy: np.ndarray) -> np.ndarray:
-        """Return (N, 2) gradients of the clearance."""
-        return np.column_stack([self._at(part, xy) for part in self._slope])
-
-    def _at(self, values: np.ndarray, xy: np.ndarray) -> np.ndarray:
-        cells = ((xy - self._origin) / self._cell_m).T
-        return map_coordinates(values, cells, order=1, mode='nearest')
+    return look_up
 
 
-def _closed_way(world: World, space: _FreeSpace, rng: np.random.Generator) -> _Way | None:
+def _closed_way(world: World, space: _Space, rng: np.random.Generator) -> _Way | None:
     """Bend the world's loop into a smooth closed curve that keeps clear of solids."""
     corners = world.loop + rng.normal(0, 0.15, size=world.loop.shape)
     if rng.uniform() < 0.5:
@@ -287,15 +273,15 @@ def _closed_way(world: World, space: _FreeSpace, rng: np.random.Generator) -> _W
     corners = np.roll(corners, rng.integers(len(corners)), axis=0)
     points = _resample(corners, 0.05)
     for _ in range(80):
-        lack = np.clip(_COMFORT_M - space.distance(points), 0, 0.3)
-        push = 0.6 * lack[:, None] * space.slope(points)
+        distance, slope = space(points)
+        push = 0.6 * np.clip(_COMFORT_M - distance, 0, 0.3)[:, None] * slope
         # Smooth the push, not the curve, which would shrink every time.
         points = points + gaussian_filter1d(push, 5.0, axis=0, mode='wrap')
     points = gaussian_filter1d(_resample(points, 0.05), 5.0, axis=0, mode='wrap')
     points = _resample(points, 0.02)
     points = gaussian_filter1d(points, 12.0, axis=0, mode='wrap')
     points = _resample(points, 0.02)
-    if space.distance(points).min() < MIN_CLEARANCE_M + 0.02:
+    if space(points)[0].min() < MIN_CLEARANCE_M + 0.02:
         return None
     step = np.linalg.norm(np.diff(np.vstack((points, points[:1])), axis=0), axis=1)
     return _Way(points, float(step.mean()))
@@ -339,9 +325,4 @@ def _look(
     right = np.stack((sy, -cy, np.zeros_like(yaw)), 1)
     down = np.cross(forward, right)
     c, s = np.cos(roll)[:, None], np.sin(roll)[:, None]
-    T = np.tile(np.eye(4), (len(yaw), 1, 1))
-    T[:, :3, 0] = c * right + s * down
-    T[:, :3, 1] = c * down - s * right
-    T[:, :3, 2] = forward
-    T[:, :3, 3] = position
-    return T
+    return make_T(np.stack((c * right + s * down, c * down - s * right, forward), -1), position)

@@ -10,56 +10,44 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .canvas import blend, Canvas, Colour, hash_unit, soft_step
 
-# 5 x 7 letters, one string per row of dots, most frequent letters of English first.
-_FONT = {
-    'E': '11111 10000 10000 11110 10000 10000 11111',
-    'T': '11111 00100 00100 00100 00100 00100 00100',
-    'A': '01110 10001 10001 11111 10001 10001 10001',
-    'O': '01110 10001 10001 10001 10001 10001 01110',
-    'I': '01110 00100 00100 00100 00100 00100 01110',
-    'N': '10001 11001 10101 10101 10011 10001 10001',
-    'S': '01111 10000 10000 01110 00001 00001 11110',
-    'H': '10001 10001 10001 11111 10001 10001 10001',
-    'R': '11110 10001 10001 11110 10100 10010 10001',
-    'D': '11110 10001 10001 10001 10001 10001 11110',
-    'L': '10000 10000 10000 10000 10000 10000 11111',
-    'U': '10001 10001 10001 10001 10001 10001 01110',
-    'C': '01110 10001 10000 10000 10000 10001 01110',
-    'M': '10001 11011 10101 10101 10001 10001 10001',
-    'F': '11111 10000 10000 11110 10000 10000 10000',
-    'P': '11110 10001 10001 11110 10000 10000 10000',
-    'G': '01110 10001 10000 10111 10001 10001 01110',
-    'W': '10001 10001 10001 10101 10101 11011 10001',
-    'Y': '10001 10001 01010 00100 00100 00100 00100',
-    'B': '11110 10001 10001 11110 10001 10001 11110',
-    'V': '10001 10001 10001 10001 10001 01010 00100',
-    'K': '10001 10010 10100 11000 10100 10010 10001',
-    'X': '10001 01010 00100 00100 00100 01010 10001',
-    'Z': '11111 00001 00010 00100 01000 10000 11111',
-    '2': '01110 10001 00001 00110 01000 10000 11111',
-    '3': '11110 00001 00001 01110 00001 00001 11110',
-    '4': '00010 00110 01010 10010 11111 00010 00010',
-    '7': '11111 00001 00010 00100 00100 01000 01000',
-}
+# 5 x 7 letters, the most frequent letters of English first.
+_FONT = """
+##### ##### .###. .###. .###. #...# .#### #...# ####. ####. #.... #...# .###. #...#
+#.... ..#.. #...# #...# ..#.. ##..# #.... #...# #...# #...# #.... #...# #...# ##.##
+#.... ..#.. #...# #...# ..#.. #.#.# #.... #...# #...# #...# #.... #...# #.... #.#.#
+####. ..#.. ##### #...# ..#.. #.#.# .###. ##### ####. #...# #.... #...# #.... #.#.#
+#.... ..#.. #...# #...# ..#.. #..## ....# #...# #.#.. #...# #.... #...# #.... #...#
+#.... ..#.. #...# #...# ..#.. #...# ....# #...# #..#. #...# #.... #...# #...# #...#
+##### ..#.. #...# .###. .###. #...# ####. #...# #...# ####. ##### .###. .###. #...#
+
+##### ####. .###. #...# #...# ####. #...# #...# #...# ##### .###. ####. ...#. #####
+#.... #...# #...# #...# #...# #...# #...# #..#. .#.#. ....# #...# ....# ..##. ....#
+#.... #...# #.... #...# .#.#. #...# #...# #.#.. ..#.. ...#. ....# ....# .#.#. ...#.
+####. ####. #.### #.#.# ..#.. ####. #...# ##... ..#.. ..#.. ..##. .###. #..#. ..#..
+#.... #.... #...# #.#.# ..#.. #...# #...# #.#.. ..#.. .#... .#... ....# ##### ..#..
+#.... #.... #...# ##.## ..#.. #...# .#.#. #..#. .#.#. #.... #.... ....# ...#. .#...
+#.... #.... .###. #...# ..#.. ####. ..#.. #...# #...# ##### ##### ####. ...#. .#...
+"""
 _SPACE_SHARE = 0.17
 _Box: TypeAlias = tuple[float, float, float, float]
 
 
 @functools.lru_cache(maxsize=4)
-def _glyphs(device: torch.device) -> torch.Tensor:
+def _glyphs(device: torch.device) -> Tensor:
     """Return (letters, 8, 6) float32 bitmaps with an empty column and row around."""
-    dots = np.zeros((len(_FONT), 8, 6), dtype=np.float32)
-    for k, rows in enumerate(_FONT.values()):
-        dots[k, :7, :5] = [[int(d) for d in row] for row in rows.split()]
-    return torch.from_numpy(dots).to(device)
+    rows = [[row.split() for row in line.splitlines()] for line in _FONT.strip().split('\n\n')]
+    dots = (np.array(rows).view('U1') == '#').reshape(len(rows), 7, -1, 5)
+    letters = np.pad(dots.swapaxes(1, 2).reshape(-1, 7, 5), ((0, 0), (0, 1), (0, 1)))
+    return torch.from_numpy(letters.astype(np.float32)).to(device)
 
 
 def text_mask(
     canvas: Canvas, box: _Box, letter_m: float, salt: int = 0, ragged: bool = True
-) -> torch.Tensor:
+) -> Tensor:
     """Return (h, w) with 1 where letters are printed.
 
     :param box: left, top, right, bottom of the text, metres on the canvas.
@@ -85,10 +73,26 @@ def text_mask(
     return torch.where(skip, 0.0, ink) * (inside & lines)
 
 
-def _extent(canvas: Canvas) -> tuple[float, float, float, float]:
-    """Return left, top, right, bottom of the canvas in metres."""
-    left, top = float(canvas.x[0]), float(canvas.y[0])
-    return left, top, left + canvas.size_m[0], top + canvas.size_m[1]
+def _frame(canvas: Canvas) -> tuple[tuple[Tensor, Tensor], _Box, tuple[float, float]]:
+    """Return x and y of the texels, the edges of the canvas, and its width and height; metres."""
+    left, top, (w, h) = float(canvas.x[0]), float(canvas.y[0]), canvas.size_m
+    return canvas.grid(), (left, top, left + w, top + h), (w, h)
+
+
+def _rectangle(x: Tensor, y: Tensor, half_w: Tensor | float, half_h: float) -> Tensor:
+    """Return how far (x, y) lie inside a rectangle around 0; negative outside."""
+    return torch.minimum(half_w - x.abs(), half_h - y.abs())
+
+
+def _within(x: Tensor, y: Tensor, box: _Box) -> Tensor:
+    """Return how far (x, y) lie inside a box; negative outside."""
+    left, top, right, bottom = box
+    return torch.minimum(torch.minimum(x - left, right - x), torch.minimum(y - top, bottom - y))
+
+
+def _turned(x: Tensor, y: Tensor, angle: float) -> tuple[Tensor, Tensor]:
+    """Return coordinates along axes that are rotated by ``angle``."""
+    return np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
 
 
 def _random_colour(rng: np.random.Generator, low: float = 0.03, high: float = 0.85) -> Colour:
@@ -97,29 +101,21 @@ def _random_colour(rng: np.random.Generator, low: float = 0.03, high: float = 0.
     hue = rng.normal(0.06, 0.06) if warm else rng.uniform(0.2, 0.75)
     saturation = rng.uniform(0.05, 0.85) ** 1.3
     value = rng.uniform(low, high)
-    return tuple(float(np.clip(value * c, 0.02, 0.9)) for c in _hue_mix(hue % 1.0, saturation))
+    wheel = [abs((hue % 1.0 * 6 + shift) % 6 - 3) - 1 for shift in (0, 4, 2)]
+    mix = [1 - saturation * (1 - min(max(c, 0.0), 1.0)) for c in wheel]
+    return tuple(float(np.clip(value * c, 0.02, 0.9)) for c in mix)
 
 
-def _hue_mix(hue: float, saturation: float) -> list[float]:
-    """Return red, green and blue of a hue in [0, 1), the largest of them 1."""
-    wheel = [abs((hue * 6 + shift) % 6 - 3) - 1 for shift in (0, 4, 2)]
-    return [1 - saturation * (1 - min(max(c, 0.0), 1.0)) for c in wheel]
-
-
-def collage(canvas: Canvas, shapes: int = 22) -> torch.Tensor:
+def collage(canvas: Canvas, shapes: int) -> Tensor:
     """Paint an abstract poster: overlapping rectangles, discs, rings, bars and some text."""
     rng = canvas.rng(1)
-    x, y = canvas.grid()
-    left, top, right, bottom = _extent(canvas)
-    w, h = canvas.size_m
+    (x, y), (left, top, right, bottom), (w, h) = _frame(canvas)
     image = canvas.flat(_random_colour(rng, 0.3)) * (1 + 0.2 * canvas.fractal(0.4, 3, 1))
-    soft = canvas.size_m[0] / canvas.shape[1]
+    soft = w / canvas.shape[1]
     for _ in range(shapes):
         cx, cy = rng.uniform(left, right), rng.uniform(top, bottom)
         size = min(w, h) * rng.uniform(0.04, 0.3)
-        turn = rng.uniform(0, np.pi)
-        a = np.cos(turn) * (x - cx) + np.sin(turn) * (y - cy)
-        b = np.cos(turn) * (y - cy) - np.sin(turn) * (x - cx)
+        a, b = _turned(x - cx, y - cy, rng.uniform(0, np.pi))
         kind = rng.integers(5)
         if kind == 0:
             inside = size - torch.maximum(a.abs(), b.abs() * rng.uniform(0.6, 3))
@@ -138,11 +134,10 @@ def collage(canvas: Canvas, shapes: int = 22) -> torch.Tensor:
     return blend(image, _random_colour(rng), text)
 
 
-def painting(canvas: Canvas) -> torch.Tensor:
+def painting(canvas: Canvas) -> Tensor:
     """Paint a landscape: sky, ridges and foliage."""
     rng = canvas.rng(2)
-    left, top, right, bottom = _extent(canvas)
-    height = (canvas.y - top)[:, None] / canvas.size_m[1]
+    height = (canvas.y - float(canvas.y[0]))[:, None] / canvas.size_m[1]
     sky = canvas.flat(rng.uniform((0.25, 0.4, 0.5), (0.8, 0.7, 0.9)))
     image = sky * (1.1 - 0.5 * height) * (1 + 0.35 * canvas.fractal(0.25, 5, 1, stretch=2.0))
     ground = 0.3
@@ -156,13 +151,10 @@ def painting(canvas: Canvas) -> torch.Tensor:
     return blend(image, _random_colour(rng, 0.4), flowers)
 
 
-def page(
-    canvas: Canvas, letter_m: float = 0.012, colour: Colour = (0.8, 0.79, 0.75)
-) -> torch.Tensor:
+def page(canvas: Canvas, letter_m: float = 0.012, colour: Colour = (0.8, 0.79, 0.75)) -> Tensor:
     """Paint a printed page: a heading, paragraphs and an image."""
     rng = canvas.rng(3)
-    left, top, right, bottom = _extent(canvas)
-    w, h = canvas.size_m
+    (gx, gy), (left, top, right, bottom), (w, h) = _frame(canvas)
     image = canvas.flat(colour) * (1 + 0.03 * canvas.fractal(0.1, 3, 1))
     margin = 0.08 * w
     big = letter_m * rng.uniform(2, 3.2)
@@ -173,25 +165,21 @@ def page(
     body = text_mask(canvas, (left + margin, y0, right - margin, split), letter_m, 2)
     image = blend(image, (0.05, 0.05, 0.06), body)
     landscape = painting(Canvas(canvas.x, canvas.y, canvas.size_m, canvas.seed + 5))
-    gx, gy = canvas.grid()
     frame = (gx > left + margin) & (gx < right - margin)
     frame &= (gy > split + margin / 2) & (gy < bottom - margin)
     return blend(image, landscape, frame.float())
 
 
-def noticeboard(canvas: Canvas, sheets: int = 14) -> torch.Tensor:
+def noticeboard(canvas: Canvas, sheets: int) -> Tensor:
     """Paint a cork board with many pinned sheets, at all angles."""
     rng = canvas.rng(4)
-    left, top, right, bottom = _extent(canvas)
+    (x, y), (left, top, right, bottom), _ = _frame(canvas)
     image = canvas.flat((0.42, 0.27, 0.14)) * (1 + 0.25 * canvas.fractal(0.02, 3, 1))
-    x, y = canvas.grid()
     for k in range(sheets):
         cx, cy = rng.uniform(left, right), rng.uniform(top, bottom)
         w, h = rng.uniform(0.06, 0.14), rng.uniform(0.08, 0.18)
-        turn = rng.normal(0, 0.12)
-        a = np.cos(turn) * (x - cx) + np.sin(turn) * (y - cy)
-        b = np.cos(turn) * (y - cy) - np.sin(turn) * (x - cx)
-        inside = torch.minimum(w - a.abs(), h - b.abs())
+        a, b = _turned(x - cx, y - cy, rng.normal(0, 0.12))
+        inside = _rectangle(a, b, w, h)
         paper = canvas.flat(_random_colour(rng, 0.45, 0.9))
         line = rng.uniform(0.012, 0.03)
         text = text_mask(canvas, (cx - w * 0.8, cy - h * 0.8, cx + w * 0.8, cy + h * 0.8), line, k)
@@ -203,14 +191,11 @@ def noticeboard(canvas: Canvas, sheets: int = 14) -> torch.Tensor:
     return image
 
 
-def spines(canvas: Canvas, thickness_m: float = 0.035) -> torch.Tensor:
+def spines(canvas: Canvas, thickness_m: float) -> Tensor:
     """Paint a row of books seen from the front."""
     rng = canvas.rng(5)
-    left, top, right, bottom = _extent(canvas)
+    (gx, gy), (x, top, right, bottom), (_, h) = _frame(canvas)
     image = canvas.flat((0.03, 0.025, 0.02))
-    x = left
-    h = canvas.size_m[1]
-    gx, gy = canvas.grid()
     while x < right:
         width = thickness_m * rng.uniform(0.5, 1.6)
         tall = h * rng.uniform(0.72, 1.0)
@@ -228,34 +213,26 @@ def spines(canvas: Canvas, thickness_m: float = 0.035) -> torch.Tensor:
     return image * (1 + 0.1 * canvas.fractal(0.04, 3, 1))
 
 
-def _spine_title(
-    canvas: Canvas, book: torch.Tensor, rng: np.random.Generator, spine: _Box
-) -> torch.Tensor:
+def _spine_title(canvas: Canvas, book: Tensor, rng: np.random.Generator, spine: _Box) -> Tensor:
     x, width, top, tall = spine
     turned = Canvas(canvas.y, -canvas.x.flip(0), canvas.size_m[::-1], int(rng.integers(1 << 31)))
     letter = min(width * 0.6, 0.022)
     middle = -(x + width / 2)
-    box = (
-        top + 0.12 * tall, middle - letter / 2, top + rng.uniform(0.5, 0.9) * tall,
-        middle + letter / 2,
-    )  # fmt: skip
+    start, end = top + 0.12 * tall, top + rng.uniform(0.5, 0.9) * tall
+    box = (start, middle - letter / 2, end, middle + letter / 2)
     mask = text_mask(turned, box, letter, ragged=False).flip(0).T
     return blend(book, _random_colour(rng, 0.4, 0.9), mask)
 
 
-def screen(canvas: Canvas) -> torch.Tensor:
+def screen(canvas: Canvas) -> Tensor:
     """Paint a monitor with windows of text and a bezel."""
     rng = canvas.rng(6)
-    left, top, right, bottom = _extent(canvas)
-    w, h = canvas.size_m
+    (gx, gy), (left, top, right, bottom), (w, h) = _frame(canvas)
     image = canvas.flat(_random_colour(rng, 0.05, 0.35)) * (1 + 0.4 * canvas.fractal(0.2, 4, 1))
-    gx, gy = canvas.grid()
     for k in range(4):
         cx, cy = rng.uniform(left, right - 0.3 * w), rng.uniform(top, bottom - 0.3 * h)
         dw, dh = w * rng.uniform(0.25, 0.5), h * rng.uniform(0.25, 0.6)
-        inside = torch.minimum(
-            torch.minimum(gx - cx, cx + dw - gx), torch.minimum(gy - cy, cy + dh - gy)
-        )
+        inside = _within(gx, gy, (cx, cy, cx + dw, cy + dh))
         ground = _random_colour(rng, 0.02, 0.9)
         image = blend(image, ground, soft_step(inside, 0.002))
         bar = (inside > 0) & (gy < cy + 0.018)
@@ -263,24 +240,20 @@ def screen(canvas: Canvas) -> torch.Tensor:
         box = (cx + 0.01, cy + 0.025, cx + dw - 0.01, cy + dh - 0.01)
         ink = 0.8 if sum(ground) < 0.9 else 0.06
         image = blend(image, (ink, ink * 0.95, ink * 0.8), text_mask(canvas, box, 0.014, k))
-    edge = torch.minimum(
-        torch.minimum(gx - left, right - gx), torch.minimum(gy - top, bottom - gy)
-    )
+    edge = _within(gx, gy, (left, top, right, bottom))
     return blend(image, (0.025, 0.025, 0.03), soft_step(0.016 - edge, 0.002))
 
 
-def label(canvas: Canvas, colour: Colour = (0.45, 0.32, 0.19)) -> torch.Tensor:
+def label(canvas: Canvas, colour: Colour = (0.45, 0.32, 0.19)) -> Tensor:
     """Paint a cardboard box: tape, a sticker, stamped letters."""
     rng = canvas.rng(7)
-    left, top, right, bottom = _extent(canvas)
-    w, h = canvas.size_m
-    gx, gy = canvas.grid()
+    (gx, gy), (left, top, right, bottom), (w, h) = _frame(canvas)
     flutes = 0.04 * torch.sin(gx * 900)
     image = canvas.flat(colour) * (1 + 0.1 * canvas.fractal(0.15, 4, 1) + flutes)
     tape = 0.024 - (gy - top - h * rng.uniform(0.1, 0.3)).abs()
     image = blend(image, (0.55, 0.45, 0.3), 0.8 * soft_step(tape, 0.002))
     cx, cy = left + w * rng.uniform(0.3, 0.7), top + h * rng.uniform(0.4, 0.7)
-    inside = torch.minimum(0.25 * w - (gx - cx).abs(), 0.2 * h - (gy - cy).abs())
+    inside = _rectangle(gx - cx, gy - cy, 0.25 * w, 0.2 * h)
     image = blend(image, _random_colour(rng, 0.6, 0.9), soft_step(inside, 0.002))
     box = (cx - 0.22 * w, cy - 0.17 * h, cx + 0.22 * w, cy + 0.17 * h)
     image = blend(image, (0.04, 0.04, 0.05), text_mask(canvas, box, max(0.018, 0.07 * h), 1))
@@ -289,45 +262,40 @@ def label(canvas: Canvas, colour: Colour = (0.45, 0.32, 0.19)) -> torch.Tensor:
     return blend(image, (0.08, 0.06, 0.05), 0.8 * text_mask(canvas, box, line, 2))
 
 
-def door(canvas: Canvas, colour: Colour = (0.5, 0.4, 0.28)) -> torch.Tensor:
+def door(canvas: Canvas, colour: Colour) -> Tensor:
     """Paint a panelled door with a handle, a plate and a sign."""
     rng = canvas.rng(8)
-    left, top, right, bottom = _extent(canvas)
-    w, h = canvas.size_m
-    gx, gy = canvas.grid()
+    (gx, gy), (left, top, right, bottom), (w, h) = _frame(canvas)
     grain = canvas.fractal(0.2, 4, 1) + 0.8 * canvas.fractal(0.015, 2, 2)
     image = canvas.flat(colour) * (1 + 0.09 * grain)
     for cy, hh in ((0.26, 0.17), (0.7, 0.2)):
         for cx in (0.28, 0.72):
-            inside = torch.minimum(
-                0.16 * w - (gx - left - cx * w).abs(), hh * h - (gy - top - cy * h).abs()
-            )
+            inside = _rectangle(gx - left - cx * w, gy - top - cy * h, 0.16 * w, hh * h)
             image = image * (1 - 0.45 * soft_step(0.008 - inside.abs(), 0.006))
             image = image * (1 + 0.25 * soft_step(0.005 - (inside - 0.014).abs(), 0.004))
-    handle = torch.minimum(0.06 - (gx - right + 0.1).abs(), 0.012 - (gy - top - 0.52 * h).abs())
-    plate = torch.minimum(0.02 - (gx - right + 0.06).abs(), 0.1 - (gy - top - 0.54 * h).abs())
+    handle = _rectangle(gx - right + 0.1, gy - top - 0.52 * h, 0.06, 0.012)
+    plate = _rectangle(gx - right + 0.06, gy - top - 0.54 * h, 0.02, 0.1)
     image = blend(image, (0.6, 0.58, 0.5), soft_step(torch.maximum(handle, plate), 0.003))
-    sign = torch.minimum(0.12 - (gx - left - w / 2).abs(), 0.06 - (gy - top - 0.27 * h).abs())
+    sign = _rectangle(gx - left - w / 2, gy - top - 0.27 * h, 0.12, 0.06)
     image = blend(image, _random_colour(rng, 0.3, 0.9), soft_step(sign, 0.002))
     cx, cy = left + w / 2, top + 0.27 * h
     text = text_mask(canvas, (cx - 0.1, cy - 0.045, cx + 0.11, cy + 0.045), 0.03, 3, ragged=False)
     return blend(image, (0.04, 0.04, 0.04), text)
 
 
-def _street(canvas: Canvas, image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+def _street(canvas: Canvas, image: Tensor, rng: np.random.Generator) -> Tensor:
     """Paint a row of houses over a landscape, or return it unchanged."""
     if rng.uniform() < 0.3:
         return image
-    left, top, right, bottom = _extent(canvas)
-    gx, gy = canvas.grid()
+    (gx, gy), (left, top, right, bottom), (w, h) = _frame(canvas)
     x = left - rng.uniform(0, 0.3)
     while x < right:
-        wide, eaves = rng.uniform(0.25, 0.6), top + canvas.size_m[1] * rng.uniform(0.25, 0.6)
+        wide, eaves = rng.uniform(0.25, 0.6), top + h * rng.uniform(0.25, 0.6)
         inside = torch.minimum(wide / 2 - (gx - x - wide / 2).abs(), gy - eaves)
         wall = canvas.flat(_random_colour(rng, 0.2, 0.6)) * (1 + 0.12 * canvas.fractal(0.05, 3, 7))
         u, v = (gx - x) / (wide / rng.integers(2, 5)), (gy - eaves) / rng.uniform(0.11, 0.17)
         column, row = torch.floor(u), torch.floor(v)
-        glass = torch.minimum(0.26 - (u - column - 0.5).abs(), 0.32 - (v - row - 0.5).abs())
+        glass = _rectangle(u - column - 0.5, v - row - 0.5, 0.26, 0.32)
         tone = 0.05 + 0.3 * canvas.cells(8, row, column) ** 2
         wall = blend(wall, tone[None] * torch.ones_like(wall), soft_step(glass, 0.06))
         roof = 0.03 - (gy - eaves).abs()
@@ -337,29 +305,21 @@ def _street(canvas: Canvas, image: torch.Tensor, rng: np.random.Generator) -> to
     return image
 
 
-def window(canvas: Canvas, panes: tuple[int, int] = (2, 2)) -> torch.Tensor:
-    """Paint a window: a bright view behind a frame with bars."""
-    rng = canvas.rng(9)
-    left, top, _, _ = _extent(canvas)
-    image = painting(canvas)
-    gx, gy = canvas.grid()
-    u, v = (gx - left) / canvas.size_m[0], (gy - top) / canvas.size_m[1]
-    image = _street(canvas, image, rng)
-    su, sv = u * panes[0], v * panes[1]
-    bar = torch.minimum(
-        (0.5 - (su - torch.floor(su) - 0.5).abs()) / panes[0] * canvas.size_m[0],
-        (0.5 - (sv - torch.floor(sv) - 0.5).abs()) / panes[1] * canvas.size_m[1],
-    )
+def window(canvas: Canvas) -> Tensor:
+    """Paint a window: a bright view behind a frame with bars between two by two panes."""
+    image = _street(canvas, painting(canvas), canvas.rng(9))
+    edges = []
+    for position, start, size in zip(*_frame(canvas), strict=False):
+        pane = (position - start) / size * 2
+        edges.append((0.5 - (pane - torch.floor(pane) - 0.5).abs()) / 2 * size)
+    bar = torch.minimum(*edges)
     return blend(image, (0.5, 0.5, 0.48), soft_step(0.025 - bar, 0.004))
 
 
-def facade(
-    canvas: Canvas, colour: Colour, storey_m: float = 3.0, bay_m: float = 2.4
-) -> torch.Tensor:
+def facade(canvas: Canvas, colour: Colour, storey_m: float, bay_m: float) -> Tensor:
     """Paint the front of a house: storeys of different windows over a ground floor."""
     rng = canvas.rng(9)
-    left, top, right, bottom = _extent(canvas)
-    x, y = canvas.grid()
+    (x, y), (left, top, right, bottom), _ = _frame(canvas)
     rows = max(1, round((bottom - top) / storey_m))
     columns = max(1, round((right - left) / bay_m))
     v, u = (y - top) / (bottom - top) * rows, (x - left) / (right - left) * columns
@@ -371,7 +331,7 @@ def facade(
     half_u, half_v = rng.uniform(0.2, 0.36), rng.uniform(0.24, 0.36)
     ground = (row == rows - 1).float()
     wide = half_u + ground * rng.uniform(-0.05, 0.1)
-    inside = torch.minimum(wide - u.abs(), half_v - v.abs())
+    inside = _rectangle(u, v, wide, half_v)
     image = blend(image, _random_colour(rng, 0.3, 0.8), soft_step(inside + 0.05, 0.02))
     own = canvas.cells(3, row, column)
     glass = canvas.flat((0.05, 0.07, 0.1)) * (0.6 + 1.5 * canvas.cells(4, row, column))

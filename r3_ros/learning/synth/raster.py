@@ -10,9 +10,10 @@ each step together, which suits both CPUs and GPUs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from ...core.datatypes import Intrinsics
 from .facets import FacetTable
@@ -27,24 +28,22 @@ _SEAM = 2e-5
 _SAMPLES = ((0.0, 0.0), (0.367, 0.098), (-0.269, 0.269), (-0.098, -0.367))
 
 
-@dataclass(frozen=True, eq=False)
-class ProjectedFacets:
+class ProjectedFacets(NamedTuple):
     """The facets that the images of a batch may show.
 
-    :ivar facet: (P,) int64 index into the facet table.
-    :ivar image: (P,) int64 index into the batch.
+    :ivar facet: (P,) int64 index into the facet table, ``image`` into the batch.
     :ivar H: (P, 3, 3) float64, pixel to ``(u / z, v / z, 1 / z)``.
     :ivar limit: (P, 3) float64, linear function ``(middle + slope * v) / z``.
     :ivar disc: (P,) bool.
     """
 
-    facet: torch.Tensor
-    image: torch.Tensor
-    H: torch.Tensor
-    limit: torch.Tensor
-    disc: torch.Tensor
+    facet: Tensor
+    image: Tensor
+    H: Tensor
+    limit: Tensor
+    disc: Tensor
 
-    def edges(self) -> torch.Tensor:
+    def edges(self) -> Tensor:
         """Return (P, 4, 3) linear functions that are not negative inside the patch."""
         u, v, w = self.H.unbind(1)
         reach = 1 + _SEAM
@@ -52,15 +51,13 @@ class ProjectedFacets:
         return torch.stack(edges, 1)
 
 
-@dataclass(frozen=True, eq=False)
-class Visibility:
+class Visibility(NamedTuple):
     """The visible facet of each pixel of a batch, tile by tile.
 
-    A candidate is a facet in a tile; the first two tensors hold its row in
-    :class:`ProjectedFacets` and its tile, all others refer to candidates by index, -1 for none.
+    A candidate is a facet in a tile; others refer to it by index, -1 for none.
 
-    :ivar entry: (C,) int64 row of the projected facets.
-    :ivar tile: (C,) int64 flat index of the tile in the batch.
+    :ivar entry: (C,) int64 row of the candidate in :class:`ProjectedFacets`.
+    :ivar tile: (C,) int64 flat index of its tile in the batch.
     :ivar plain: (T,) int64 candidates that fill their tile alone.
     :ivar busy_tile: (U,) int64 all other tiles with candidates.
     :ivar busy_seen: (U, S, TILE * TILE) int32 candidate at each sample, the centre first.
@@ -68,20 +65,15 @@ class Visibility:
     :ivar grid: rows and columns of tiles in an image.
     """
 
-    entry: torch.Tensor
-    tile: torch.Tensor
-    plain: torch.Tensor
-    busy_tile: torch.Tensor
-    busy_seen: torch.Tensor
-    inverse_depth: torch.Tensor
+    entry: Tensor
+    tile: Tensor
+    plain: Tensor
+    busy_tile: Tensor
+    busy_seen: Tensor
+    inverse_depth: Tensor
     grid: tuple[int, int]
 
-    def corner(self, tile: torch.Tensor) -> torch.Tensor:
-        """Return (N, 2): x and y of the first pixel of tiles given by flat index."""
-        place = tile % (self.grid[0] * self.grid[1])
-        return torch.stack((place % self.grid[1], place // self.grid[1]), -1) * TILE
-
-    def untile(self, values: torch.Tensor, intrinsics: Intrinsics) -> torch.Tensor:
+    def untile(self, values: Tensor, intrinsics: Intrinsics) -> Tensor:
         """Turn (tiles, TILE * TILE, ...) into images (B, H, W, ...)."""
         rows, columns = self.grid
         rest = values.shape[2:]
@@ -90,11 +82,14 @@ class Visibility:
         return values[:, : intrinsics.height, : intrinsics.width]
 
 
+def tile_corner(tile: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return (N, 2): x and y of the first pixel of tiles given by flat index."""
+    place = tile % (grid[0] * grid[1])
+    return torch.stack((place % grid[1], place // grid[1]), -1) * TILE
+
+
 def project_facets(
-    facets: FacetTable,
-    T_camera_world: torch.Tensor,
-    T_world_body: torch.Tensor,
-    intrinsics: Intrinsics,
+    facets: FacetTable, T_camera_world: Tensor, T_world_body: Tensor, intrinsics: Intrinsics
 ) -> ProjectedFacets:
     """Find the facets that face the camera and touch the image.
 
@@ -116,12 +111,13 @@ def project_facets(
     H = inverse @ torch.linalg.inv(K)
     limit = facets.shape[:, :1] * H[:, :, 2] + facets.shape[:, 1:] * H[:, :, 1]
 
+    images, count = H.shape[:2]
     everything = ProjectedFacets(
-        facet=torch.arange(len(facets), device=H.device).repeat(H.shape[0]),
-        image=torch.arange(H.shape[0], device=H.device).repeat_interleave(len(facets)),
+        facet=torch.arange(count, device=H.device).repeat(images),
+        image=torch.arange(images, device=H.device).repeat_interleave(count),
         H=H.flatten(0, 1),
         limit=limit.flatten(0, 1),
-        disc=facets.disc.repeat(H.shape[0]),
+        disc=facets.disc.repeat(images),
     )
     half = (intrinsics.width / 2, intrinsics.height / 2)
     middle = torch.tensor([[half[0] - 0.5, half[1] - 0.5, 1.0]], dtype=H.dtype, device=H.device)
@@ -129,9 +125,7 @@ def project_facets(
     swing = edges[..., 0].abs() * half[0] + edges[..., 1].abs() * half[1]
     touches = (((edges @ middle.T)[..., 0] + swing) >= 0).all(1) & facing.flatten()
     keep = touches.nonzero()[:, 0]
-    return ProjectedFacets(
-        *(getattr(everything, name)[keep] for name in ProjectedFacets.__dataclass_fields__)
-    )
+    return ProjectedFacets(*(values[keep] for values in everything))
 
 
 def find_visible(
@@ -153,19 +147,17 @@ def find_visible(
     busy = is_busy.nonzero()[:, 0]
     busy = busy[torch.argsort(count[busy], descending=True, stable=True)]
 
-    seen = Visibility(entry, tile, plain, busy, torch.empty(0), torch.empty(0), grid)
     places = _sample_places(samples, device)
-    busy_w, busy_seen = _resolve_tiles(
-        projected, entry, first[busy], count[busy], seen.corner(busy), places
-    )
+    corner = tile_corner(busy, grid)
+    busy_w, busy_seen = _resolve_tiles(projected, entry, first[busy], count[busy], corner, places)
     inverse_depth = torch.zeros((tiles, TILE * TILE), device=device)
     inverse_depth[busy] = busy_w[:, 0]
-    w = _linear_in_tiles(projected.H[entry[plain], 2], seen.corner(tile[plain]))
+    w = _linear_in_tiles(projected.H[entry[plain], 2], tile_corner(tile[plain], grid))
     inverse_depth[tile[plain]] = w @ places[:, : TILE * TILE]
-    return replace(seen, busy_seen=busy_seen, inverse_depth=inverse_depth)
+    return Visibility(entry, tile, plain, busy, busy_seen, inverse_depth, grid)
 
 
-def _sample_places(samples: int, device: torch.device) -> torch.Tensor:
+def _sample_places(samples: int, device: torch.device) -> Tensor:
     """Return (3, S * TILE * TILE): x, y within the tile and 1, sample by sample."""
     offset = torch.tensor(_SAMPLES[:samples], device=device)
     step = torch.arange(TILE, device=device, dtype=torch.float32)
@@ -176,7 +168,7 @@ def _sample_places(samples: int, device: torch.device) -> torch.Tensor:
 
 def _candidates(
     projected: ProjectedFacets, batch: int, grid: tuple[int, int]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Pair tiles with the facets that may be visible in them; blocks of tiles are tested first.
 
     :returns: rows of ``projected``, flat tiles, whether the facet fills the tile; sorted by tile.
@@ -223,7 +215,7 @@ def _candidates(
     return entry[order], tile[order], covers[order]
 
 
-def _linear_in_tiles(linear: torch.Tensor, corner: torch.Tensor) -> torch.Tensor:
+def _linear_in_tiles(linear: Tensor, corner: Tensor) -> Tensor:
     """Move linear functions of the pixel (..., T, 3) to the corners (T, 2) of their tiles.
 
     In double precision; for pixels within the tile float32 is then accurate enough.
@@ -234,12 +226,12 @@ def _linear_in_tiles(linear: torch.Tensor, corner: torch.Tensor) -> torch.Tensor
 
 def _resolve_tiles(
     projected: ProjectedFacets,
-    entry: torch.Tensor,
-    first: torch.Tensor,
-    count: torch.Tensor,
-    corner: torch.Tensor,
-    places: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    entry: Tensor,
+    first: Tensor,
+    count: Tensor,
+    corner: Tensor,
+    places: Tensor,
+) -> tuple[Tensor, Tensor]:
     """Depth-test the candidates of the busy tiles, the k-th of every tile at once.
 
     The tiles are sorted by decreasing count, so those with a k-th candidate are a prefix.

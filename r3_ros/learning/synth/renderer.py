@@ -7,13 +7,14 @@ linear light; :mod:`.sensor` turns it into the values of a camera.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from ...core.datatypes import Intrinsics
 from .facets import STATIC_BODY
-from .raster import find_visible, project_facets, ProjectedFacets, TILE, Visibility
+from .raster import find_visible, project_facets, ProjectedFacets, TILE, tile_corner, Visibility
 from .textures import Footprints
 from .world import World
 
@@ -22,8 +23,7 @@ _PIXELS_PER_PASS = {'cpu': 640 * 480, 'cuda': 16 * 640 * 480}
 _LOOK_UPS_PER_CHUNK = {'cpu': 1 << 15, 'cuda': 1 << 24}
 
 
-@dataclass(frozen=True, eq=False)
-class Rendering:
+class Rendering(NamedTuple):
     """Images of an ideal camera.
 
     :ivar radiance: (B, 3, H, W) float32, linear light; about 1 is white in full light.
@@ -31,22 +31,21 @@ class Rendering:
     :ivar body: (B, H, W) int64 number of the visible body, 0 for the static world.
     """
 
-    radiance: torch.Tensor
-    depth: torch.Tensor
-    body: torch.Tensor
+    radiance: Tensor
+    depth: Tensor
+    body: Tensor
 
     @property
-    def moving(self) -> torch.Tensor:
-        """Return (B, H, W) bool: True where a moving body is visible."""
+    def moving(self) -> Tensor:
         return self.body != STATIC_BODY
 
 
 def render_radiance(
     world: World,
-    T_world_camera: torch.Tensor,
+    T_world_camera: Tensor,
     intrinsics: Intrinsics,
     *,
-    time_s: torch.Tensor | None = None,
+    time_s: Tensor | None = None,
     samples: int = 4,
 ) -> Rendering:
     """Render images of a world.
@@ -64,17 +63,13 @@ def render_radiance(
         _render_pass(world, poses[i : i + step], bodies[i : i + step], intrinsics, samples)
         for i in range(0, len(poses), step)
     ]
-    return Rendering(
-        radiance=torch.cat([p.radiance for p in parts]),
-        depth=torch.cat([p.depth for p in parts]),
-        body=torch.cat([p.body for p in parts]),
-    )
+    return Rendering(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def _render_pass(
     world: World,
-    T_world_camera: torch.Tensor,
-    T_world_body: torch.Tensor,
+    T_world_camera: Tensor,
+    T_world_body: Tensor,
     intrinsics: Intrinsics,
     samples: int,
 ) -> Rendering:
@@ -89,14 +84,11 @@ def _render_pass(
         radiance = radiance + share * world.sky.radiance(T_world_camera, intrinsics)
     w = seen.untile(seen.inverse_depth, intrinsics)
     depth = torch.where(w > 0, 1 / w, 0.0)
-    if world.bodies:
-        body = seen.untile(_bodies(world, projected, seen), intrinsics).contiguous()
-    else:
-        body = torch.zeros_like(depth, dtype=torch.int64)
+    body = seen.untile(_bodies(world, projected, seen), intrinsics).contiguous()
     return Rendering(radiance.contiguous(), depth, body)
 
 
-def _bodies(world: World, projected: ProjectedFacets, seen: Visibility) -> torch.Tensor:
+def _bodies(world: World, projected: ProjectedFacets, seen: Visibility) -> Tensor:
     """Return (tiles, pixels) int64: the visible body at the pixel centre."""
     # The additional last row is for candidate -1, no facet.
     number = torch.full((len(seen.entry) + 1,), STATIC_BODY, device=world.device)
@@ -107,22 +99,19 @@ def _bodies(world: World, projected: ProjectedFacets, seen: Visibility) -> torch
     return out
 
 
-def _shade(
-    world: World, projected: ProjectedFacets, seen: Visibility
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _shade(world: World, projected: ProjectedFacets, seen: Visibility) -> tuple[Tensor, Tensor]:
     """Return (tiles, pixels, 3) radiance and (tiles, pixels) share without any facet.
 
     Plain tiles and pixels with one facet need one look-up per pixel, pixels at an edge one for
     every facet in them.
     """
     store, facet, H = world.textures, projected.facet[seen.entry], projected.H[seen.entry]
-    footprints = Footprints.of(store, facet, H, seen.corner(seen.tile), TILE)
-    group_of = footprints.groups()
+    footprints = Footprints.of(store, facet, H, tile_corner(seen.tile, seen.grid), TILE)
 
-    def groups(candidate: torch.Tensor, look_ups: int) -> Iterator[tuple[int, torch.Tensor]]:
+    def groups(candidate: Tensor, look_ups: int) -> Iterator[tuple[int, Tensor]]:
         """Yield groups, and chunks of the rows of ``candidate`` (N,) that belong to them."""
         for group in range(6):
-            rows = (group_of[candidate] == group).nonzero()[:, 0]
+            rows = (footprints.group[candidate] == group).nonzero()[:, 0]
             texels = look_ups * (1, 2, 4)[group // 2]
             step = max(1, _LOOK_UPS_PER_CHUNK[world.device.type] // texels)
             for part in rows.split(step) if len(rows) else ():
@@ -151,9 +140,7 @@ def _shade(
     return out, open_share
 
 
-def _facets_of_pixels(
-    samples: torch.Tensor,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+def _facets_of_pixels(samples: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield pairs of pixels and the candidates visible in them, every pair once.
 
     :param samples: (S, N) visible candidate of each sample, -1 for none.

@@ -12,6 +12,7 @@ import math
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...core.errors import ConfigError
 from ...input.image_decoding import decode_compressed
@@ -41,18 +42,14 @@ class SensorOptions:
                 raise ConfigError(f'{name.replace("_", "-")} must be in [0, {high}], got {value}')
 
 
-def to_display(light: torch.Tensor) -> torch.Tensor:
+def to_display(light: Tensor) -> Tensor:
     """Return display values in [0, 1] of linear light of any shape."""
     # A square root is close to a power of 1 / 2.2, at a third of its cost.
     return light.clamp(0, 1).sqrt_()
 
 
 class Sensor:
-    """Turns radiance into images.
-
-    :param gain: mean gain; see ``exposure`` of :class:`~.world.World`.
-    :param rate_hz: frames per second, for the drift of the exposure.
-    """
+    """Turns radiance into images; ``gain`` is the mean gain, as ``exposure`` of a world."""
 
     def __init__(
         self,
@@ -66,10 +63,8 @@ class Sensor:
         self._gain = gain
         self._rate_hz = rate_hz
         self._seed = seed
-        self._pool = None
-        if options.noise > 0:
-            generator = torch.Generator().manual_seed(seed)
-            self._pool = torch.randn(_NOISE_POOL, generator=generator).to(device)
+        generator = torch.Generator().manual_seed(seed)
+        self._pool = torch.randn(_NOISE_POOL, generator=generator).to(device)
 
     def gain(self, frame: int) -> float:
         """Return the exposure gain of a frame."""
@@ -81,12 +76,8 @@ class Sensor:
         )
         return self._gain * 2 ** (self.options.exposure * stops / 3)
 
-    def develop(self, radiance: torch.Tensor, first_frame: int) -> torch.Tensor:
-        """Return display values (B, 3, H, W) float32 in [0, 1].
-
-        :param radiance: (B, 3, H, W) linear light.
-        :param first_frame: number of the first image of the batch.
-        """
+    def develop(self, radiance: Tensor, first_frame: int) -> Tensor:
+        """Return display values (B, 3, H, W) in [0, 1] of linear light, from a frame number on."""
         frames = range(first_frame, first_frame + len(radiance))
         gains = torch.tensor([self.gain(f) for f in frames], device=radiance.device)
         light = radiance * gains.float()[:, None, None, None]
@@ -95,15 +86,14 @@ class Sensor:
             x = torch.linspace(-1, 1, light.shape[3], device=light.device)[None] ** 2
             light = light * (1 - self.options.vignetting * ((x + y) / 2) ** 1.5)
         values = to_display(light)
-        if self._pool is not None:
+        if self.options.noise > 0:
             noise = torch.stack([self._noise(f, values[0].shape) for f in frames])
             # Shot noise after the gamma: strongest in dark areas, weakest in bright ones.
             values = values + noise * (self.options.noise / 255) * (1.45 - 0.9 * values)
         return values.clamp_(0, 1)
 
-    def _noise(self, frame: int, shape: torch.Size) -> torch.Tensor:
+    def _noise(self, frame: int, shape: torch.Size) -> Tensor:
         """Return the noise of one frame, a random part of the pool."""
-        assert self._pool is not None
         n = shape.numel()
         start = int(np.random.default_rng((self._seed, 6, frame)).integers(_NOISE_POOL))
         pool = self._pool
@@ -112,13 +102,13 @@ class Sensor:
         return pool[start : start + n].view(shape)
 
 
-def to_bytes(values: torch.Tensor) -> np.ndarray:
+def to_bytes(values: Tensor) -> np.ndarray:
     """Return (B, H, W, 3) uint8 RGB from display values (B, 3, H, W) in [0, 1]."""
     scaled = (values * 255).add_(0.5).to(torch.uint8)
     return scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
-def jpeg_compressed(images: torch.Tensor, quality: int) -> torch.Tensor:
+def jpeg_compressed(images: Tensor, quality: int) -> Tensor:
     """Compress and decompress images (B, 3, H, W) uint8 RGB as JPEG.
 
     :param quality: 1 to 100, of libjpeg; colours at half the resolution.

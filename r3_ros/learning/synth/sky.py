@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...core.datatypes import Intrinsics
 
 
-def pixel_directions(intrinsics: Intrinsics, device: torch.device) -> torch.Tensor:
+def pixel_directions(intrinsics: Intrinsics, device: torch.device) -> Tensor:
     """Return (H, W, 3) float32 points at depth 1 of every pixel."""
     y = (torch.arange(intrinsics.height, device=device) - intrinsics.cy) / intrinsics.fy
     x = (torch.arange(intrinsics.width, device=device) - intrinsics.cx) / intrinsics.fx
@@ -43,11 +44,8 @@ class Sky:
         clouds = np.column_stack((waves, rng.uniform(0, 6.28, 6), strength))
         return cls(zenith, horizon, clouds)
 
-    def radiance(self, T_world_camera: torch.Tensor, intrinsics: Intrinsics) -> torch.Tensor:
-        """Return (B, 3, H, W) float32 radiance of the sky at every pixel.
-
-        :param T_world_camera: (B, 4, 4).
-        """
+    def radiance(self, T_world_camera: Tensor, intrinsics: Intrinsics) -> Tensor:
+        """Return (B, 3, H, W) float32 radiance of the sky at every pixel of (B, 4, 4) poses."""
         device = T_world_camera.device
         rays = torch.nn.functional.normalize(pixel_directions(intrinsics, device), dim=-1)
         d = torch.einsum('bij,hwj->bihw', T_world_camera[:, :3, :3].float(), rays)
@@ -57,9 +55,7 @@ class Sky:
         cloud = torch.zeros_like(up)
         for kx, ky, phase, strength in self.clouds.tolist():
             cloud += strength * torch.sin(kx * plane[:, :1] + ky * plane[:, 1:] + phase)
-
-        def colour(values: np.ndarray) -> torch.Tensor:
-            return torch.as_tensor(values, dtype=torch.float32, device=device)[None, :, None, None]
-
-        blue = torch.lerp(colour(self.horizon), colour(self.zenith), up.sqrt())
+        colours = torch.tensor(np.array((self.horizon, self.zenith)), dtype=torch.float32)
+        horizon, zenith = colours.to(device)[:, None, :, None, None]
+        blue = torch.lerp(horizon, zenith, up.sqrt())
         return blue * (1 + cloud * up.sqrt()).clamp(0.3, 2)

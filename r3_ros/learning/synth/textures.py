@@ -8,9 +8,10 @@ the texture coordinates for every pixel. Values are linear radiance.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 import torch.nn.functional as F
 
 _CHANNELS = 4  # red, green, blue and one unused: rows of 8 bytes gather faster than of 6
@@ -20,8 +21,7 @@ _LOD_BIAS = -0.3
 _LEAST_BLEND = 0.15
 
 
-@dataclass(frozen=True, eq=False)
-class TextureStore:
+class TextureStore(NamedTuple):
     """Mip pyramids of all facets.
 
     Every level has one more column and row, copies of its last, so that every texel has a right
@@ -32,13 +32,13 @@ class TextureStore:
         the last true level is repeated up to L.
     """
 
-    table: torch.Tensor
-    levels: torch.Tensor
+    table: Tensor
+    levels: Tensor
 
 
-def texture_store(pyramids: list[list[torch.Tensor]]) -> TextureStore:
+def texture_store(pyramids: list[list[Tensor]]) -> TextureStore:
     """Concatenate the pyramids of all facets, see :func:`pyramid`, into one table."""
-    pieces: list[torch.Tensor] = []
+    pieces: list[Tensor] = []
     levels: list[list[tuple[int, int, int]]] = []
     rows, deepest = 0, max(len(p) for p in pyramids)
     for images in pyramids:
@@ -53,7 +53,7 @@ def texture_store(pyramids: list[list[torch.Tensor]]) -> TextureStore:
     return TextureStore(table, torch.tensor(levels, dtype=torch.int32, device=table.device))
 
 
-def pyramid(image: torch.Tensor) -> list[torch.Tensor]:
+def pyramid(image: Tensor) -> list[Tensor]:
     """Return an image and its successive halves down to a single texel.
 
     :param image: (3, h, w) float32 linear radiance.
@@ -70,8 +70,7 @@ def pyramid(image: torch.Tensor) -> list[torch.Tensor]:
         image = F.interpolate(image[None], size=(-(-h // 2), -(-w // 2)), mode='area')[0]
 
 
-@dataclass(frozen=True, eq=False)
-class Footprints:
+class Footprints(NamedTuple):
     """Coefficients for look-ups of the texture of a facet in a tile; C candidates.
 
     :ivar numbers: (16, C) float32: ``s / z``, ``t / z`` and ``1 / z`` as linear functions of the
@@ -79,23 +78,16 @@ class Footprints:
         the finer level minus one; scale to the coarser level in both directions; step between
         probes in both; weight of the coarser level.
     :ivar start: (4, C) int32: first row and row length of both levels.
-    :ivar probes: (C,) int64: 1, 2 or 4.
-    :ivar levels: (C,) int64: 1 or 2 levels are needed.
+    :ivar group: (C,) int64, from 0: 1, 2 or 4 probes, each in 1 or 2 levels.
     """
 
-    numbers: torch.Tensor
-    start: torch.Tensor
-    probes: torch.Tensor
-    levels: torch.Tensor
+    numbers: Tensor
+    start: Tensor
+    group: Tensor
 
     @classmethod
     def of(
-        cls,
-        store: TextureStore,
-        facet: torch.Tensor,
-        H: torch.Tensor,
-        corner: torch.Tensor,
-        tile: int,
+        cls, store: TextureStore, facet: Tensor, H: Tensor, corner: Tensor, tile: int
     ) -> Footprints:
         """Compute footprints in the middle of the tiles.
 
@@ -128,9 +120,8 @@ class Footprints:
         base = (lod + _LEAST_BLEND).floor()
         blend = (lod - base).clamp(min=0)
         blend = torch.where(blend < _LEAST_BLEND, 0.0, blend)
-        base = base.long().clamp(max=deepest)
-        fine = store.levels[facet, base]
-        coarse = store.levels[facet, (base + 1).clamp(max=deepest)]
+        base = base.long()
+        fine, coarse = (store.levels[facet, k.clamp(max=deepest)] for k in (base, base + 1))
         fine_size, coarse_size = fine[:, 1:].T.float(), coarse[:, 1:].T.float()
         # s = (u + 1) * width / 2 - 0.5, all over z; t alike.
         linear = [
@@ -138,33 +129,17 @@ class Footprints:
             + local[:, 2] * (fine_size[i] / 2 - 0.5)[:, None]
             for i in (0, 1)
         ]
+        scale, step = coarse_size / fine_size, axis * (major / probes) * (fine_size / size.T)
+        projection = torch.cat((*linear, local[:, 2]), 1).T
         return cls(
-            numbers=torch.cat(
-                (
-                    torch.cat((*linear, local[:, 2]), 1).T,
-                    fine_size - 1,
-                    coarse_size / fine_size,
-                    axis * (major / probes) * (fine_size / size.T),
-                    blend[None],
-                )
-            ),
+            numbers=torch.cat((projection, fine_size - 1, scale, step, blend[None])),
             start=torch.stack((fine[:, 0], fine[:, 1] + 1, coarse[:, 0], coarse[:, 1] + 1)),
-            probes=probes.long(),
-            levels=1 + (blend > 0).long(),
+            group=probes.long() // 2 * 2 + (blend > 0).long(),
         )
 
-    def groups(self) -> torch.Tensor:
-        """Return (C,) from 0 to 5: the combination of probes and levels."""
-        return self.probes // 2 * 2 + self.levels - 1
-
     def look_up(
-        self,
-        store: TextureStore,
-        group: int,
-        candidate: torch.Tensor,
-        x: torch.Tensor,
-        y: torch.Tensor,
-    ) -> torch.Tensor:
+        self, store: TextureStore, group: int, candidate: Tensor, x: Tensor, y: Tensor
+    ) -> Tensor:
         """Average textures over pixels of candidates of one group.
 
         :param candidate: (N,) int64.
@@ -182,34 +157,23 @@ class Footprints:
         shape = (*s.shape, probes * levels * 4)
         index = torch.empty(shape, dtype=torch.int32, device=s.device)
         weight = torch.empty(shape, dtype=store.table.dtype, device=s.device)
-        slot = 0
+        taps = zip(index.split(4, -1), weight.split(4, -1), strict=True)
         for k in range(probes):
             off = k + 0.5 - probes / 2
             ps, pt = (s + off * axis_s, t + off * axis_t) if probes > 1 else (s, t)
             share = (1 - blend) / probes if levels == 2 else 1 / probes
-            _taps(index, weight, slot, (ps, pt, right, bottom), start[:2], share)
-            slot += 4
+            _fill_taps(*next(taps), (ps, pt, right, bottom), start[:2], share)
             if levels == 2:
                 ps, pt = (ps + 0.5) * scale_s - 0.5, (pt + 0.5) * scale_t - 0.5
                 edge = ((right + 1) * scale_s - 1, (bottom + 1) * scale_t - 1)
-                _taps(index, weight, slot, (ps, pt, *edge), start[2:], blend / probes)
-                slot += 4
-        colours = F.embedding_bag(
-            index.view(-1, shape[-1]),
-            store.table,
-            mode='sum',
-            per_sample_weights=weight.view(-1, shape[-1]),
-        )
+                _fill_taps(*next(taps), (ps, pt, *edge), start[2:], blend / probes)
+        index, weight = index.view(-1, shape[-1]), weight.view(-1, shape[-1])
+        colours = F.embedding_bag(index, store.table, mode='sum', per_sample_weights=weight)
         return colours[:, :3].float().view(*s.shape, 3)
 
 
-def _taps(
-    index: torch.Tensor,
-    weight: torch.Tensor,
-    slot: int,
-    at: tuple[torch.Tensor, ...],
-    start: torch.Tensor,
-    share: torch.Tensor | float,
+def _fill_taps(
+    index: Tensor, weight: Tensor, at: tuple[Tensor, ...], start: Tensor, share: Tensor | float
 ) -> None:
     """Fill in the four texels around a position, and their weights."""
     s, t, right, bottom = at
@@ -218,21 +182,19 @@ def _taps(
     s0, t0 = s.int(), t.int()
     fs, ft = s - s0, (t - t0) * share
     first = (t0 * start[1]).add_(s0).add_(start[0])
-    index[..., slot] = first
-    torch.add(first, 1, out=index[..., slot + 1])
-    torch.add(first, start[1], out=index[..., slot + 2])
-    torch.add(first, start[1] + 1, out=index[..., slot + 3])
+    index[..., 0] = first
+    torch.add(first, 1, out=index[..., 1])
+    torch.add(first, start[1], out=index[..., 2])
+    torch.add(first, start[1] + 1, out=index[..., 3])
     both = fs * ft
-    weight[..., slot + 3] = both
-    weight[..., slot + 2] = ft - both
+    weight[..., 3] = both
+    weight[..., 2] = ft - both
     right_share = fs * share - both
-    weight[..., slot + 1] = right_share
-    weight[..., slot] = share - ft - right_share
+    weight[..., 1] = right_share
+    weight[..., 0] = share - ft - right_share
 
 
-def _axes(
-    sx: torch.Tensor, sy: torch.Tensor, tx: torch.Tensor, ty: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _axes(sx: Tensor, sy: Tensor, tx: Tensor, ty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the footprint's long and short axis in texels and the long one's direction (2, N)."""
     a, b, c = sx * sx + sy * sy, sx * tx + sy * ty, tx * tx + ty * ty
     mean, half = (a + c) / 2, (a - c) / 2

@@ -10,7 +10,6 @@ from . import materials, posters
 from .canvas import Colour
 from .facets import FacetSpec
 from .layout import Plan
-from .lighting import Light
 from .materials import Material
 
 
@@ -22,36 +21,31 @@ def varied(plan: Plan, rng: np.random.Generator, share: float) -> Plan:
         old = spec.material
         # One draw per material, not per facet: facets of one object keep a common material.
         if id(old) not in exchanged:
-            exchanged[id(old)] = random_material(rng, old) if rng.uniform() < share else old
+            exchanged[id(old)] = _random_material(rng, old) if rng.uniform() < share else old
         return exchanged[id(old)]
 
-    facets = [
+    plan.assembly.facets[:] = [
         spec if spec.emission > 0 else replace(spec, material=material(spec))
         for spec in plan.assembly.facets
     ]
-    plan.assembly.facets[:] = facets
     tint = np.exp(rng.normal(0, 0.2, size=3))
-    lights = [_changed(light, rng, tint) for light in plan.lights]
+    lights = []
+    for light in plan.lights:
+        strength = rng.uniform(0.3, 1.8) if rng.uniform() < 0.85 else 0.02
+        lights.append(replace(light, power=light.power * strength * tint))
     ambient = plan.ambient * rng.uniform(0.4, 1.8) * np.exp(rng.normal(0, 0.1, size=3))
     return replace(plan, lights=lights, ambient=ambient)
 
 
-def random_material(rng: np.random.Generator, like: Material) -> Material:
+def _random_material(rng: np.random.Generator, like: Material) -> Material:
     """Return a random material at a random scale, with texels like those of ``like``."""
     scale = float(np.exp(rng.uniform(np.log(0.5), np.log(3.0)))) * max(like.texel_m / 0.004, 1)
     first, second, third = (_colour(rng) for _ in range(3))
     style = int(rng.integers(4))
-    painter, options = _CHOICES[int(rng.integers(len(_CHOICES)))](
-        first, second, third, scale, style
-    )
-    return replace(
-        like,
-        painter=painter,
-        options=options,
-        seed=int(rng.integers(1 << 31)),
-        shift_m=(rng.uniform(0, 50), rng.uniform(0, 50)),
-        is_image=False,
-    )
+    choice = _CHOICES[int(rng.integers(len(_CHOICES)))]
+    painter, options = choice(first, second, third, scale, style)
+    seed, shift_m = int(rng.integers(1 << 31)), (rng.uniform(0, 50), rng.uniform(0, 50))
+    return Material(painter, options, seed, like.texel_m, shift_m)
 
 
 #: Painters with their options, from three colours, a scale and a style.
@@ -77,8 +71,3 @@ _CHOICES = (
 def _colour(rng: np.random.Generator) -> Colour:
     value = rng.uniform(0.03, 0.8)
     return tuple(np.clip(value * np.exp(rng.normal(0, rng.uniform(0.03, 0.6), 3)), 0.02, 0.85))
-
-
-def _changed(light: Light, rng: np.random.Generator, tint: np.ndarray) -> Light:
-    strength = rng.uniform(0.3, 1.8) if rng.uniform() < 0.85 else 0.02
-    return replace(light, power=light.power * strength * tint)

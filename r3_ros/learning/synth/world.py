@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from ...core.errors import ConfigError
+from ...core.geometry import make_T
 from .baking import bake
-from .facets import FacetTable, rotation_z, Solid, STATIC_BODY
+from .facets import FacetTable, rotation_z, Solid
 from .kinds import KINDS
 from .layout import MovingBody
 from .lighting import light_facets
@@ -24,16 +25,11 @@ WORLD_VERSION = 2
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """One procedural world, ready to be rendered.
+    """One procedural world, ready to be rendered; ``loop``, ``look``, ``sky``: as in its plan.
 
-    :ivar facets: geometry.
-    :ivar textures: baked linear radiance.
     :ivar bodies: the moving bodies; body ``k`` of the facets is ``bodies[k - 1]``.
     :ivar solids: obstacles for the camera, walls included.
-    :ivar loop: (M, 2) metres, a closed way through the world.
-    :ivar look: viewing direction on the way: 'across' or 'ahead'.
     :ivar exposure: suitable gain: display white = radiance * exposure of 1.
-    :ivar sky: visible where there is no facet; None: black.
     """
 
     seed: int
@@ -60,7 +56,6 @@ class World:
     ) -> World:
         """Make the world of a seed.
 
-        :param kind: one of :data:`KINDS`.
         :param moving: number of moving bodies.
         :param coarseness: scales the texel size; 2 is half as sharp and four times as quick.
         :param variety: share of the surfaces with random materials instead of those of the kind,
@@ -72,22 +67,15 @@ class World:
         if not 0 <= seed < 2**63:
             raise ConfigError(f'seed must be in [0, 2^63), got {seed}')
         if moving < 0 or not coarseness > 0:
-            raise ConfigError(
-                f'moving must not be negative and coarseness must be positive, '
-                f'got {moving} and {coarseness}'
-            )
-        if not 0 <= variety <= 1:
-            raise ConfigError(f'variety must be in [0, 1], got {variety}')
+            wanted = 'moving must not be negative and coarseness must be positive'
+            raise ConfigError(f'{wanted}, got {moving} and {coarseness}')
         plan = KINDS[kind](np.random.default_rng((seed, list(KINDS).index(kind), 20)), moving)
         if variety:
             plan = varied(plan, np.random.default_rng((seed, 21)), variety)
         device, specs, solids = torch.device(device), plan.assembly.facets, plan.assembly.solids
         # Bodies are lit in the middle of their swing.
-        at_rest = [
-            s if s.body == STATIC_BODY
-            else replace(s, centre=s.centre + plan.bodies[s.body - 1].centre)
-            for s in specs
-        ]  # fmt: skip
+        middles = [np.zeros(3), *(body.centre for body in plan.bodies)]
+        at_rest = [replace(s, centre=s.centre + middles[s.body]) for s in specs]
         cell = plan.light_cell_m * max(1.0, coarseness)
         light = light_facets(at_rest, solids, plan.lights, plan.ambient, device, cell)
         textures, radiance = bake(specs, light, coarseness, device)
@@ -106,20 +94,16 @@ class World:
 
     @property
     def device(self) -> torch.device:
-        """Return the device of the tensors."""
         return self.textures.table.device
 
     def body_poses(self, time_s: torch.Tensor) -> torch.Tensor:
-        """Return ``T_world_body``: (B, 1 + bodies, 4, 4) float64; body 0 is the static world.
-
-        :param time_s: (B,) seconds.
-        """
+        """Return ``T_world_body`` at (B,) times: (B, 1 + bodies, 4, 4); 0 is the static world."""
         out = torch.eye(4, dtype=torch.float64).repeat(len(time_s), 1 + len(self.bodies), 1, 1)
         for k, body in enumerate(self.bodies, 1):
             for i, t in enumerate(time_s.tolist()):
                 angle = 2 * math.pi * t / body.period_s + body.phase
-                T = np.eye(4)
-                T[:3, :3] = rotation_z(body.spin * math.sin(angle * 0.5))
-                T[:3, 3] = body.centre + body.reach * math.sin(angle)
-                out[i, k] = torch.from_numpy(T)
+                turn = rotation_z(body.spin * math.sin(angle * 0.5))
+                out[i, k] = torch.from_numpy(
+                    make_T(turn, body.centre + body.reach * math.sin(angle))
+                )
         return out.to(self.device)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...core.datatypes import Intrinsics
-from ..synth import render_radiance, Rendering
-from ..synth.optics import with_fog, with_shiny_floor
-from ..synth.shutter import rolling
+from ..synth.optics import rolling, with_fog, with_shiny_floor
+from ..synth.renderer import render_radiance, Rendering
 from .training_worlds import RATE_HZ, TrainingWorld
 
 _BLUR_STEPS = 3
@@ -106,5 +105,5 @@ def expose(
 
     at = torch.from_numpy(times)
     if degradation.readout_s:
-        return replace(seen, radiance=rolling(light, K, at, degradation.readout_s))
-    return replace(seen, radiance=light(at, K, seen))
+        return seen._replace(radiance=rolling(light, K, at, degradation.readout_s))
+    return seen._replace(radiance=light(at, K, seen))

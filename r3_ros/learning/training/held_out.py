@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ...core.trajectory_file import NANOSECONDS, PoseList
-from ...evaluation.posed_sequences import RenderedSequence
+from ...evaluation.posed_sequences import PosedSequence, rendered_sequence
 from ...input.camera_model import CameraModel
 from .procedural import draw_frames, draw_intrinsics, render_clip
 from .training_settings import TrainingSettings
@@ -23,7 +23,7 @@ GROUPS = {Split.HELD_OUT_SEEDS: 'held-out seeds', Split.HELD_OUT_KINDS: 'held-ou
 
 def held_out_stream(
     settings: TrainingSettings, split: Split, number: int, frames: int, device: torch.device
-) -> RenderedSequence:
+) -> PosedSequence:
     """Render the sequence of a number; worlds, paths, cameras and degradation as in training.
 
     :param settings: their ``seed`` decides the worlds, their ``data`` the distribution.
@@ -39,7 +39,7 @@ def held_out_stream(
     # Some sequences follow their path backwards; stamps increase all the same.
     seconds = np.abs(chosen - chosen[0]) / RATE_HZ
     stamps_ns = np.round(seconds * NANOSECONDS).astype(np.int64)
-    return RenderedSequence(
+    return rendered_sequence(
         name=f'{GROUPS[split]} {number} ({place.world.kind}, {place.style})',
         group=GROUPS[split],
         truth=PoseList(stamps_ns, place.path.T_world_camera[chosen]),

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...core.datatypes import Intrinsics
 from ...core.threads import thread_name
 from ...input.network_input import fov_of
-from ..synth import Rendering
+from ..synth.renderer import Rendering
 from ..synth.sensor import jpeg_compressed
 from .clips import camera_rays, Clips, follow_points, random_pixels, Tracks
 from .exposure import draw_degradation, expose

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 
 from ...core.errors import ConfigError
-from ..synth import CameraPath, make_path, PATH_STYLES, Sensor, SensorOptions, World
+from ..synth.path import CameraPath, make_path, PATH_STYLES
+from ..synth.sensor import Sensor, SensorOptions
+from ..synth.world import World
 from .training_settings import DataSettings
 
 RATE_HZ = 15.0
