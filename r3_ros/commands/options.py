@@ -88,10 +88,18 @@ def config_from(args: argparse.Namespace) -> R3Config:
     from ..core.parameter_fields import updated
 
     config = load_config(args.config, R3Config()) if args.config else R3Config()
+    return updated(config, changed_parameters(args))
+
+
+def changed_parameters(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the values of --set and --model by parameter, unchecked.
+
+    :raises ConfigError: a text without ``=``.
+    """
+    from ..core.config import R3Config
+
     changes = parsed_settings(args.set, R3Config())
-    if args.model:
-        changes['model.name'] = args.model
-    return updated(config, changes)
+    return changes | ({'model.name': args.model} if args.model else {})
 
 
 def parsed_settings(settings: Sequence[str], root: Any) -> dict[str, Any]:
