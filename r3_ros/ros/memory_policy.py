@@ -7,15 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 import enum
 import time
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 from ..core.config import MemoryConfig
 from ..core.datatypes import Estimate, Frame
 from ..core.errors import DeviceMemoryError, R3Error
+from ..streaming.engine import Engine
 from .outputs.health import Health
-
-if TYPE_CHECKING:
-    from ..streaming.engine import Engine
 
 #: So many failures within this time lead to FAULT.
 _WINDOW_S = 60.0
@@ -41,42 +39,12 @@ class NoMemoryError(R3Error):
         self.remedy = remedy
 
 
-class MemoryPolicy:
-    """Chooses a remedy for each failure, a more severe one if the last was not long ago.
-
-    :ivar count: failures since the node was configured.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._recent_s: deque[float] = deque()
-
-    def remedy(self, policy: str, now_s: float, can_retry: bool) -> Remedy:
-        """Count a failure and return its remedy.
-
-        :param policy: ``memory.oom_policy``.
-        :param can_retry: the frame has not changed the session, so it may be tried again.
-        """
-        self.count += 1
-        while self._recent_s and now_s - self._recent_s[0] > _WINDOW_S:
-            self._recent_s.popleft()
-        self._recent_s.append(now_s)
-        if policy == 'error' or len(self._recent_s) >= _TOO_OFTEN:
-            return Remedy.STOP
-        if policy == 'shrink' and len(self._recent_s) == 1 and can_retry:
-            return Remedy.SHRINK
-        return Remedy.RESET
-
-    def clear_recent(self) -> None:
-        """Forget recent failures: the next one counts as the first."""
-        self._recent_s.clear()
-
-
 @dataclass(eq=False)
 class FrameStepper:
     """Runs the engine on frames, and frees memory where needed. Worker thread.
 
     :ivar config: live parameters.
+    :ivar recent_s: times of the last failures; without them the next one counts as the first.
     """
 
     _engine: Engine
@@ -84,7 +52,7 @@ class FrameStepper:
     _health: Health
     _drop_jobs: Callable[[], None]
     _logger: Any
-    policy: MemoryPolicy = field(default_factory=MemoryPolicy, init=False)
+    recent_s: deque[float] = field(default_factory=deque, init=False)
 
     def step(self, frame: Frame, is_abandoned: Callable[[], bool]) -> Estimate:
         """Return the engine's estimate for a frame, if need be after freeing memory.
@@ -109,8 +77,8 @@ class FrameStepper:
 
         :raises NoMemoryError: that does not help.
         """
-        remedy = self.policy.remedy(self.config.oom_policy, time.monotonic(), can_retry)
-        self._health.oom_count = self.policy.count
+        self._health.oom_count += 1
+        remedy = self.remedy(time.monotonic(), can_retry)
         if is_abandoned:
             remedy = Remedy.STOP
         reason = f'out of memory: {error}'.rstrip(': ')
@@ -123,7 +91,22 @@ class FrameStepper:
         except DeviceMemoryError as still:
             self._make_room(still, can_retry=False, is_abandoned=is_abandoned)
         self._logger.warning(
-            f'{reason} (oom_count: {self.policy.count}); the oldest quarter of the keyframes and '
-            'half of the recent frames are removed, and the frame is tried again. Use a smaller '
-            'memory.max_gpu_mib or model.image_size'
+            f'{reason} (oom_count: {self._health.oom_count}); the oldest quarter of the keyframes '
+            'and half of the recent frames are removed, and the frame is tried again. Use a '
+            'smaller memory.max_gpu_mib or model.image_size'
         )
+
+    def remedy(self, now_s: float, can_retry: bool) -> Remedy:
+        """Return the remedy for a failure, a more severe one if the last was not long ago.
+
+        :param can_retry: the frame has not changed the session, so it may be tried again.
+        """
+        policy, recent_s = self.config.oom_policy, self.recent_s
+        recent_s.append(now_s)
+        while now_s - recent_s[0] > _WINDOW_S:
+            recent_s.popleft()
+        if policy == 'error' or len(recent_s) >= _TOO_OFTEN:
+            return Remedy.STOP
+        if policy == 'shrink' and len(recent_s) == 1 and can_retry:
+            return Remedy.SHRINK
+        return Remedy.RESET

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from ..core.config import R3Config
@@ -11,6 +9,7 @@ from ..core.datatypes import Estimate
 from ..core.errors import TransformError
 from ..core.geometry import inverse, is_rigid
 from ..streaming.scale.odometry_buffer import OdometryBuffer
+from ..streaming.session import Session
 from .outputs.cloud_publisher import CloudPublisher, DepthJob
 from .outputs.health import StreamState
 from .outputs.keyframe_clouds import KeyframePlace
@@ -20,9 +19,6 @@ from .tf.frame_tree import Base
 from .tf.initial_pose import InitialPose
 from .tf.pose_chain import Placement, PoseChain, without_motion
 from .tf.transforms import corrects_robot, TransformAuthority
-
-if TYPE_CHECKING:
-    from ..streaming.session import Session
 
 #: Depth may come later than its frame, by up to so many frames.
 _STAMPS_KEPT = 256

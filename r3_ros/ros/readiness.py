@@ -7,8 +7,7 @@ import time
 
 from ..core.config import R3Config
 from ..core.errors import TransformError
-from .inputs.camera_input import CameraInput
-from .inputs.conversions import Received
+from .inputs.camera_input import CameraInput, Received
 from .outputs.messages import stamp_ns_of
 from .pose_output import PoseOutput
 from .tf.frame_tree import Base, TransformTree

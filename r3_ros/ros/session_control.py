@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from r3_ros.msg import KeyframeGraph
@@ -15,20 +15,18 @@ from ..core.errors import DeviceLostError, FrameError
 from ..input.frame_filter import FrameFilter
 from ..maps.keyframe_images import KeyframeImages
 from ..maps.saved_map import SavedMap
+from ..streaming.engine import Engine
 from ..streaming.map_snapshot import take_map_snapshot
+from ..streaming.relocalisation.loaded_map import LoadedMap
 from .outputs.cloud_publisher import CloudPublisher, graph_snapshot
 from .outputs.graph_messages import empty_graph, GraphSnapshot
 from .outputs.health import Health, StreamState, TransformHealth
 from .pose_output import PoseOutput
 from .services.map_search import MapSearch, mounting
-from .services.saving import SaveCode, SaveError, Snapshot
+from .services.saving import ServiceCode, ServiceError, Snapshot
 from .stream_report import StreamReport
 from .tf.frame_tree import Base, TransformTree
 from .tf.initial_pose import InitialPose
-
-if TYPE_CHECKING:
-    from ..streaming.engine import Engine
-    from ..streaming.relocalisation.loaded_map import LoadedMap
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,12 +266,12 @@ class SessionControl:
     def map_snapshot(self) -> Snapshot:
         """Return what a save needs; cheap to take, for any thread.
 
-        :raises SaveError: the map is empty.
+        :raises ServiceError: the map is empty.
         """
         session = self._engine.session
         chain = self._pose_output.chain
         if chain is None or not session.frame_count:
-            raise SaveError(SaveCode.EMPTY_MAP, 'no image has been processed yet')
+            raise ServiceError(ServiceCode.EMPTY_MAP, 'no image has been processed yet')
         chain = chain.frozen()
         chain.metres_per_unit = session.scale.metres_per_unit
         return Snapshot(

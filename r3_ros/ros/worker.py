@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 import traceback
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 from rclpy.clock import Clock
 from sensor_msgs.msg import CompressedImage, Image
@@ -20,8 +20,8 @@ from ..core.datatypes import Estimate, Frame
 from ..core.errors import DeviceLostError, FrameError, R3Error, TransformError
 from ..core.threads import Mailbox, RepeatingThread, thread_name
 from ..input.frame_filter import Action, FrameFilter
-from .inputs.camera_input import CameraInput
-from .inputs.conversions import CameraImage, Received
+from ..streaming.engine import Engine
+from .inputs.camera_input import CameraImage, CameraInput, Received
 from .memory_policy import FrameStepper, NoMemoryError, Remedy
 from .outputs.cloud_publisher import CloudPublisher
 from .outputs.health import Health, NodeHealth, StepTimes, StreamState, TransformHealth
@@ -33,9 +33,6 @@ from .session_control import KEPT, ORIGIN, SessionControl
 from .stream_report import NodeSnapshot, StreamReport
 from .tf.frame_tree import Base, TransformTree
 from .tf.transforms import TransformAuthority
-
-if TYPE_CHECKING:
-    from ..streaming.engine import Engine
 
 _SECOND_NS = 1_000_000_000
 #: The longest sleep while waiting for an image, its calibration or a transform.
@@ -145,8 +142,8 @@ class StreamWorker:
     def receive(self, message: Image | CompressedImage) -> None:
         """Put an image into the mailbox (executor thread)."""
         self.node_health.received_rate.tick()
-        self.node_health.last_received_s = time.monotonic()
-        self.mailbox.put(Received.now(message))
+        self.node_health.last_received_s = now_s = time.monotonic()
+        self.mailbox.put(Received(message, now_s))
 
     def start(self) -> None:
         """Start the worker thread and the cloud thread (executor thread)."""
@@ -224,7 +221,7 @@ class StreamWorker:
 
     def reset_on_request(self) -> str:
         """Start a new session, also from FAULT; return a message for the caller."""
-        self._stepper.policy.clear_recent()
+        self._stepper.recent_s.clear()
         return self.control.reset_on_request()
 
     def on_clock_jump(self) -> None:
@@ -325,8 +322,10 @@ class StreamWorker:
             return
         frame = self._calibrated(decoded)
         prepared_s = time.monotonic()
-        estimate = self._estimate(frame)
-        if estimate is None:
+        try:
+            estimate = self._stepper.step(frame, lambda: self._is_abandoned)
+        except NoMemoryError as error:
+            self._handle_no_memory(error)
             return
         stepped_s = time.monotonic()
         # The engine holds the frame from here on, so its image is kept, too.
@@ -379,14 +378,6 @@ class StreamWorker:
             self.control.reset(reason)
             self._is_admitted(decoded)
         return self.camera.to_frame(decoded)
-
-    def _estimate(self, frame: Frame) -> Estimate | None:
-        """Return the engine's estimate for a frame; None if there is no memory for it."""
-        try:
-            return self._stepper.step(frame, lambda: self._is_abandoned)
-        except NoMemoryError as error:
-            self._handle_no_memory(error)
-            return None
 
     def _handle_no_memory(self, error: NoMemoryError) -> None:
         reason, count = str(error), self.health.oom_count

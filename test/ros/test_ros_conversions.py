@@ -23,7 +23,7 @@ from encoded_images import (
 from r3_ros.core.config import InputConfig
 from r3_ros.core.errors import FrameError
 from r3_ros.input.image_decoding import ENCODINGS
-from r3_ros.ros.inputs.conversions import calibrate, NAMELESS_FRAME, read_image, same_calibration
+from r3_ros.ros.inputs.camera_input import calibrate, NAMELESS_FRAME, read_image, same_calibration
 from r3_ros.ros.outputs.messages import header_message
 from rclpy.clock import Clock
 from scripted import START_NS

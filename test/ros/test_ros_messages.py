@@ -31,9 +31,9 @@ from r3_ros.ros.outputs.messages import (
     time_message,
     transform_message,
 )
-from r3_ros.ros.services.saving import SaveCode
+from r3_ros.ros.services.saving import ServiceCode
 from r3_ros.ros.tf.pose_chain import PoseChain, without_motion
-from r3_ros.srv import SaveMap, SaveTrajectory
+from r3_ros.srv import LoadMap, SaveMap, SaveTrajectory
 from scipy.spatial.transform import Rotation
 from scripted import frames, intrinsics, room_depth, START_NS, straight
 from sensor_msgs_py import point_cloud2
@@ -178,7 +178,10 @@ def test_states_are_those_of_the_message():
     assert len(names) == len(StreamState)
 
 
-@pytest.mark.parametrize('service', [SaveMap, SaveTrajectory])
+@pytest.mark.parametrize('service', [SaveMap, SaveTrajectory, LoadMap])
 def test_codes_are_those_of_the_service(service):
-    for code in SaveCode:
-        assert getattr(service.Response, code.name) == code
+    response = service.Response
+    constants = {n: getattr(response, n) for n in dir(type(response)) if n.isupper()}
+    codes = {name: value for name, value in constants.items() if isinstance(value, int)}
+    assert codes['INTERNAL'] == 99
+    assert codes == {name: ServiceCode[name] for name in codes}

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 import threading
 import time
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -21,6 +20,10 @@ from ...core.geometry import unproject
 from ...core.similarity import rigid_part, scale_of
 from ...core.threads import Mailbox, RepeatingThread
 from ...maps.cloud import Cloud, cloud_from_depth, usable_pixels
+from ...maps.saved_map import SavedMap
+from ...streaming.session import Session
+from ...streaming.trajectory import TrajectoryView
+from ...streaming.voxel_map import MapView
 from ..tf.pose_chain import PoseChain
 from .graph_messages import empty_graph, GraphSnapshot, no_markers
 from .keyframe_clouds import KeyframeClouds, KeyframePlace, PublishedCloud
@@ -34,12 +37,6 @@ from .messages import (
 )
 from .occupancy_topic import GridJob, OccupancyOutcome
 from .outputs import Outputs
-
-if TYPE_CHECKING:
-    from ...maps.saved_map import SavedMap
-    from ...streaming.session import Session
-    from ...streaming.trajectory import TrajectoryView
-    from ...streaming.voxel_map import MapView
 
 _WAITING_JOBS = 8
 _PREVIEW_PERIOD_S = 0.1

@@ -10,16 +10,13 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 import time
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...core.similarity import scale_of
 from ...maps.cloud import Cloud
-
-if TYPE_CHECKING:
-    from ...streaming.session import Session
-    from ..tf.pose_chain import PoseChain
+from ...streaming.session import Session
+from ..tf.pose_chain import PoseChain
 
 #: Period of the check for moved clouds, and the time allowed to publish one.
 _PERIOD_S = 1.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 import threading
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,12 +13,10 @@ from ...core.datatypes import Intrinsics
 from ...core.errors import OccupancyError
 from ...core.geometry import transform
 from ...maps.occupancy_grid import FREE, occupancy_grid, OccupancyGrid, OCCUPIED
+from ...streaming.session import Session
+from ...streaming.trajectory import TrajectoryView
+from ...streaming.voxel_map import MapView
 from ..tf.pose_chain import PoseChain
-
-if TYPE_CHECKING:
-    from ...streaming.session import Session
-    from ...streaming.trajectory import TrajectoryView
-    from ...streaming.voxel_map import MapView
 
 #: Diagnostics warn of an outcome that begins with this.
 NOT_PUBLISHED = 'not published'

@@ -1,9 +1,8 @@
-"""The search for the camera in a loaded map, and the codes of ``LoadMap``."""
+"""The search for the camera in a loaded map."""
 
 from __future__ import annotations
 
 from concurrent.futures import Future
-import enum
 import math
 import time
 
@@ -20,19 +19,6 @@ _FAR_SHARE = 0.25
 _LEAST_SHARE = 0.05
 #: Search range of the rotation: the tilt of a hand-held camera is not in an initial pose.
 _ANGLE = math.pi / 2
-
-
-class LoadCode(enum.IntEnum):
-    """The codes of ``LoadMap``."""
-
-    OK = 0
-    BAD_FORMAT = 6
-    LOADED_VIEW_ONLY = 20
-    NOT_FOUND = 21
-    VERSION_MISMATCH = 22
-    CHECKPOINT_MISMATCH = 23
-    NOT_LOCALISED = 24
-    INTERNAL = 99
 
 
 class MapSearch:

@@ -28,8 +28,8 @@ TRAJECTORY_FORMATS = ('tum', 'kitti', 'csv')
 TRAJECTORY_FRAMES = ('base', 'optical')
 
 
-class SaveCode(enum.IntEnum):
-    """The codes of ``SaveMap`` and ``SaveTrajectory``."""
+class ServiceCode(enum.IntEnum):
+    """The codes of all services, with the same meaning in each."""
 
     OK = 0
     NOT_CONFIGURED = 1
@@ -39,13 +39,18 @@ class SaveCode(enum.IntEnum):
     NO_SPACE = 5
     BAD_FORMAT = 6
     TIMEOUT = 7
+    LOADED_VIEW_ONLY = 20
+    NOT_FOUND = 21
+    VERSION_MISMATCH = 22
+    CHECKPOINT_MISMATCH = 23
+    NOT_LOCALISED = 24
     INTERNAL = 99
 
 
-class SaveError(R3Error):
-    """A save that failed, with its code."""
+class ServiceError(R3Error):
+    """A service that failed, with its code."""
 
-    def __init__(self, code: SaveCode, message: str) -> None:
+    def __init__(self, code: ServiceCode, message: str) -> None:
         super().__init__(message)
         self.code = code
 
@@ -80,14 +85,13 @@ class Saved:
     points: int = 0
     poses: int = 0
     keyframes: int = 0
-    images: int = 0
     bytes: int = 0
 
 
 def target_path(name: str, directory: str, prefix: str) -> Path:
     """Return the path for a name: absolute, below home, or in the map directory.
 
-    :raises SaveError: a relative name that leaves the map directory.
+    :raises ServiceError: a relative name that leaves the map directory.
     """
     root = Path(directory).expanduser() if directory else ros_home() / 'r3_maps'
     if not name:
@@ -96,8 +100,8 @@ def target_path(name: str, directory: str, prefix: str) -> Path:
     if path.is_absolute():
         return path
     if '..' in path.parts:
-        raise SaveError(
-            SaveCode.NOT_WRITABLE,
+        raise ServiceError(
+            ServiceCode.NOT_WRITABLE,
             f"the name '{name}' leaves the map directory: give an absolute path instead",
         )
     return root / path
@@ -120,14 +124,14 @@ def save_map(
 
     :param formats: of the points beside PLY, any of :data:`MAP_FORMATS`.
     :param cancelled: set when the caller no longer waits; nothing is written then.
-    :raises SaveError: nothing was written.
+    :raises ServiceError: nothing was written.
     """
     for kind in formats:
         _require_known('format', kind, MAP_FORMATS)
     saved = snapshot.saved_map()
     if not len(saved.points):
-        raise SaveError(
-            SaveCode.EMPTY_MAP, 'the map is empty: move the camera until it has points'
+        raise ServiceError(
+            ServiceCode.EMPTY_MAP, 'the map is empty: move the camera until it has points'
         )
     try:
         size = write_map(
@@ -140,7 +144,6 @@ def save_map(
         points=len(saved.points),
         poses=len(saved.trajectory),
         keyframes=len(saved.keyframes),
-        images=len(saved.images) if include_images else 0,
         bytes=size,
     )
 
@@ -156,7 +159,7 @@ def save_trajectory(
 ) -> Saved:
     """Write the corrected trajectory in the map frame.
 
-    :raises SaveError: nothing was written.
+    :raises ServiceError: nothing was written.
     """
     _require_known('format', kind, TRAJECTORY_FORMATS)
     _require_known('frame', frame, TRAJECTORY_FRAMES)
@@ -166,7 +169,7 @@ def save_trajectory(
         chosen &= trajectory.is_keyframe
     rows = np.flatnonzero(chosen)
     if not len(rows):
-        raise SaveError(SaveCode.EMPTY_MAP, 'there is no pose to write yet')
+        raise ServiceError(ServiceCode.EMPTY_MAP, 'there is no pose to write yet')
     place = snapshot.chain.T_map_base if frame == 'base' else snapshot.chain.T_map_optical
     T, stamps_ns = place(trajectory.T_final[rows]), trajectory.stamps_ns[rows]
     try:
@@ -187,28 +190,28 @@ def save_trajectory(
 def _require_known(what: str, name: str, known: Sequence[str]) -> None:
     if name not in known:
         text = f"unknown {what} '{name}', known: {', '.join(known)}"
-        raise SaveError(SaveCode.BAD_FORMAT, text)
+        raise ServiceError(ServiceCode.BAD_FORMAT, text)
 
 
 def _give_up_if(cancelled: threading.Event) -> None:
     """Abort before the file is renamed into place, if the caller no longer waits."""
     if cancelled.is_set():
-        raise SaveError(SaveCode.TIMEOUT, 'the save took too long; nothing was written')
+        raise ServiceError(ServiceCode.TIMEOUT, 'the save took too long; nothing was written')
 
 
-def _with_code(error: OutputError, path: Path) -> SaveError:
+def _with_code(error: OutputError, path: Path) -> ServiceError:
     number = getattr(error.__cause__, 'errno', None)
     code = {
-        errno.EEXIST: SaveCode.EXISTS,
-        errno.ENOTEMPTY: SaveCode.EXISTS,
-        errno.ENOSPC: SaveCode.NO_SPACE,
-        errno.EDQUOT: SaveCode.NO_SPACE,
-    }.get(number or 0, SaveCode.NOT_WRITABLE)
+        errno.EEXIST: ServiceCode.EXISTS,
+        errno.ENOTEMPTY: ServiceCode.EXISTS,
+        errno.ENOSPC: ServiceCode.NO_SPACE,
+        errno.EDQUOT: ServiceCode.NO_SPACE,
+    }.get(number or 0, ServiceCode.NOT_WRITABLE)
     # An error inside the folder names the temporary folder, which is removed already.
     message = str(error)
     if f'{path}:' not in message and message.startswith('cannot write '):
         message = f'cannot write {path}:{message.rpartition(":")[2]}'
-    return SaveError(code, message)
+    return ServiceError(code, message)
 
 
 def _kitti_text(T: np.ndarray) -> str:

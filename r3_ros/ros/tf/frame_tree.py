@@ -127,9 +127,7 @@ class TransformTree:
         """
         named = self._config.base_frame
         frame = named or self._top_of_mount(optical_frame)
-        T_base_optical = np.eye(4)
-        if frame != optical_frame:
-            T_base_optical = self._mount(frame, optical_frame)
+        T_base_optical = np.eye(4) if frame == optical_frame else self._mount(frame, optical_frame)
         return Base(frame, T_base_optical, is_named=bool(named))
 
     def is_outdated(self, base: Base, optical_frame: str) -> bool:
