@@ -29,7 +29,7 @@ _TRACK_FRAMES = 1000
 class PoseOutput:
     """Keeps a session's chain of frames and publishes its poses. Worker thread.
 
-    :ivar base: the moving frame; None before the first image.
+    :ivar base: the moving frame; None before the first image. :meth:`restart` begins its session.
     :ivar chain: of the current session; None without a base.
     """
 
@@ -62,10 +62,6 @@ class PoseOutput:
         self._clouds.config = config
         self._authority.update_config(config)
 
-    def set_camera(self, base: Base, optical_frame: str) -> None:
-        """Set the camera; :meth:`restart` begins its session."""
-        self.base, self.optical_frame = base, optical_frame
-
     def restart(
         self, stamp_ns: int, keeps_place: bool, T_map_world: np.ndarray | None = None
     ) -> None:
@@ -88,15 +84,11 @@ class PoseOutput:
         self._stamps_ns.clear()
         self._clouds.clear(stamp_ns, path_too=True)
 
-    def note_image(self, stamp_ns: int) -> None:
-        """Extend the validity of ``map -> odom`` by an image without a pose."""
-        self._authority.note_image(stamp_ns)
-
     def publish(self, estimate: Estimate) -> tuple[StreamState, str]:
         """Publish transforms, pose and odometry; return the state and its reason."""
-        assert self.base is not None and self.chain is not None, 'set_camera comes first'
+        assert self.base is not None and self.chain is not None
         state, stamp_ns = StreamState[estimate.state.name], estimate.stamp_ns
-        self.note_image(stamp_ns)
+        self._authority.note_image(stamp_ns)
         self.chain.metres_per_unit = estimate.metres_per_unit
         if estimate.T_world_camera is None:
             self._T_world_camera = None
@@ -214,7 +206,7 @@ class PoseOutput:
 
     def offer_depths(self, estimate: Estimate, session: Session) -> None:
         """Offer depth maps for publishing, with the stamps and current poses of their frames."""
-        assert self.chain is not None, 'set_camera comes first'
+        assert self.chain is not None
         unit = self.chain.unit
         self._stamps_ns[estimate.frame_id] = estimate.stamp_ns
         self._stamps_ns.pop(estimate.frame_id - _STAMPS_KEPT, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+import time
 from typing import Any
 
 import numpy as np
@@ -17,35 +18,15 @@ from ..maps.keyframe_images import KeyframeImages
 from ..maps.saved_map import SavedMap
 from ..streaming.engine import Engine
 from ..streaming.map_snapshot import take_map_snapshot
-from ..streaming.relocalisation.loaded_map import LoadedMap
 from .outputs.cloud_publisher import CloudPublisher, graph_snapshot
 from .outputs.graph_messages import empty_graph, GraphSnapshot
 from .outputs.health import Health, StreamState, TransformHealth
 from .pose_output import PoseOutput
-from .services.map_search import MapSearch, mounting
+from .services.map_search import MapSearch
 from .services.saving import ServiceCode, ServiceError, Snapshot
 from .stream_report import StreamReport
 from .tf.frame_tree import Base, TransformTree
 from .tf.initial_pose import InitialPose
-
-
-@dataclass(frozen=True, eq=False)
-class SessionPlace:
-    """Where a new session starts in map.
-
-    :ivar keeps_robot: a robot whose odometry is corrected keeps its pose in map.
-    :ivar loaded: the saved map that the session continues; None for an empty one.
-    :ivar search: for the camera in that map.
-    """
-
-    keeps_robot: bool
-    loaded: LoadedMap | None = None
-    search: MapSearch | None = None
-
-
-KEPT = SessionPlace(keeps_robot=True)
-#: After a time jump, the robot's odometry may have jumped, too.
-ORIGIN = SessionPlace(keeps_robot=False)
 
 
 @dataclass(eq=False)
@@ -79,9 +60,11 @@ class SessionControl:
 
     # Beginning a session.
 
-    def reset(self, reason: str, place: SessionPlace = KEPT) -> None:
+    def reset(self, reason: str, keeps_robot: bool = True) -> None:
         """Start a new session; the model stays loaded and the counters continue.
 
+        :param keeps_robot: a robot whose odometry is corrected keeps its pose in map. Not after a
+            time jump, as its odometry may have jumped, too.
         :raises DeviceLostError: the device is lost, so a new session would not help.
         """
         if self._health.device_lost:
@@ -89,7 +72,7 @@ class SessionControl:
                 f'{self._health.device_lost}; clean up and configure the node, or restart it'
             )
         self._engine.reset()
-        self._begin_session(reason, place)
+        self._begin_session(reason, keeps_robot)
 
     def reset_on_request(self) -> str:
         """Start a new session, also from FAULT; return a message for the caller."""
@@ -107,7 +90,7 @@ class SessionControl:
         search = MapSearch(saved)
         near = None
         if T_map_base is not None:
-            near = search.near(T_map_base, self._mounting(search))
+            near = search.near(T_map_base, self._mounting)
         session = self._engine.session
         try:
             loaded = self._engine.load_map(saved, near)
@@ -115,7 +98,8 @@ class SessionControl:
             if self._engine.session is not session:
                 self.reset('the map does not fit into memory')
             raise
-        self._begin_session('another map was loaded', SessionPlace(False, loaded, search))
+        self._begin_session('another map was loaded', keeps_robot=False, search=search)
+        self.images.restore(loaded.images)
         self.loaded_from = path
         return search
 
@@ -128,7 +112,7 @@ class SessionControl:
         another = not is_first and optical_frame != before
         if another and self.config.input.on_resolution_change == 'reject':
             raise FrameError(f"frame_id changed from '{before}' to '{optical_frame}'")
-        self._pose_output.set_camera(base, optical_frame)
+        self._pose_output.base, self._pose_output.optical_frame = base, optical_frame
         self._tree.base_frame = self._health.base_frame = base.frame
         self._health.optical_frame = optical_frame
         self._transform_health.problem = ''
@@ -136,27 +120,27 @@ class SessionControl:
         self._logger.info(f"camera '{optical_frame}', base frame '{base.frame}'")
         if is_first:
             # The session has no frame yet, but may continue a loaded map.
-            self._restart_poses(KEPT)
+            self._restart_poses(keeps_robot=True)
             # External odometry needs the base, long before the first frame is done.
             self._report.update_snapshot()
         else:
             self.reset('the camera changed' if another else 'the base of the camera changed')
 
-    def _begin_session(self, reason: str, place: SessionPlace) -> None:
-        """Reset everything around the engine for its new session."""
+    def _begin_session(
+        self, reason: str, keeps_robot: bool, search: MapSearch | None = None
+    ) -> None:
+        """Reset everything around the engine for its new session, perhaps in a loaded map."""
         self._logger.info(f'new session: {reason}')
         self._end_search(f'a new session began: {reason}')
-        self.loaded_from = self._T_map_world = None
+        self.loaded_from, self._search = None, search
+        self._T_map_world = None if search is None else search.facts.T_map_world
         self.images.clear()
-        if place.loaded is not None and place.search is not None:
-            self._search, self._T_map_world = place.search, place.search.facts.T_map_world
-            self.images.restore(place.loaded.images)
         self._engine.odometry.clear()
         self._clouds.session_id = self._engine.session.session_id
-        self._restart_poses(place)
+        self._restart_poses(keeps_robot)
         self._frame_filter.reset()
         state = self._state_before_pause = StreamState.WAITING_INPUT
-        if self._search is not None:
+        if search is not None:
             reason = 'searching for the camera in the loaded map'
             state = self._state_before_pause = StreamState.INITIALIZING
         elif not self.is_active():
@@ -166,8 +150,8 @@ class SessionControl:
         self._report.wants_images = True
         self._report.publish_status()
 
-    def _restart_poses(self, place: SessionPlace) -> None:
-        self._pose_output.restart(self._health.last_stamp_ns, place.keeps_robot, self._T_map_world)
+    def _restart_poses(self, keeps_robot: bool) -> None:
+        self._pose_output.restart(self._health.last_stamp_ns, keeps_robot, self._T_map_world)
 
     # A loaded map.
 
@@ -179,7 +163,7 @@ class SessionControl:
         if not self._engine.is_relocalising:
             self._logger.info('the camera was found in the loaded map')
             self._end_search('')
-        elif search.lasts_longer_than(timeout_s):
+        elif time.monotonic() - search.began_s > timeout_s:
             reason = f'the camera was not found in the map within {timeout_s:g} s'
             if self._health.reason:
                 reason += f' ({self._health.reason})'
@@ -199,9 +183,10 @@ class SessionControl:
             self._search.end(reason)
             self._search = None
 
-    def _mounting(self, search: MapSearch) -> np.ndarray:
+    @property
+    def _mounting(self) -> np.ndarray | None:
         base = self._pose_output.base
-        return mounting(search.facts, None if base is None else base.T_base_optical)
+        return None if base is None else base.T_base_optical
 
     # The current session.
 
@@ -242,7 +227,7 @@ class SessionControl:
         While the camera is searched for in a loaded map, narrow the search instead.
         """
         if self._search is not None and self._engine.is_relocalising:
-            near = self._search.near_given(given, self._mounting(self._search))
+            near = self._search.near(given.T_map_base, self._mounting, given.covariance)
             self._engine.narrow_search(near)
             self._logger.info(f'searching for the camera around the base at {given}')
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 import math
 import queue
 import threading
@@ -25,11 +25,11 @@ from .inputs.camera_input import CameraImage, CameraInput, Received
 from .memory_policy import FrameStepper, NoMemoryError, Remedy
 from .outputs.cloud_publisher import CloudPublisher
 from .outputs.health import Health, NodeHealth, StepTimes, StreamState, TransformHealth
-from .outputs.messages import estimate_fields, stamp_ns_of, times_fields
+from .outputs.messages import estimate_fields, stamp_ns_of
 from .outputs.outputs import Outputs
 from .pose_output import PoseOutput
 from .readiness import Readiness
-from .session_control import KEPT, ORIGIN, SessionControl
+from .session_control import SessionControl
 from .stream_report import NodeSnapshot, StreamReport
 from .tf.frame_tree import Base, TransformTree
 from .tf.transforms import TransformAuthority
@@ -232,7 +232,7 @@ class StreamWorker:
         action = self.config.input.on_time_jump_back
         if action == 'reset':
             self.tree.clear()
-            self.control.reset('the clock jumped back', ORIGIN)
+            self.control.reset('the clock jumped back', keeps_robot=False)
         elif action == 'error':
             self.report.fault('the clock jumped back; call ~/reset to restart')
 
@@ -292,7 +292,7 @@ class StreamWorker:
         """Process an image, unless the state forbids it or a transform is missing."""
         if self.health.state is StreamState.PAUSED:
             self.health.frames_paused += 1
-            self.pose_output.note_image(stamp_ns_of(received.message.header.stamp))
+            self.authority.note_image(stamp_ns_of(received.message.header.stamp))
             return
         if self.health.state is StreamState.FAULT:
             self.health.reject(self.health.reason, 'fault')
@@ -336,15 +336,15 @@ class StreamWorker:
             return
         self._publish_pose(estimate, decoded.note)
         times = StepTimes(
-            wait=started_s - received.time_s,
-            preprocess=prepared_s - started_s,
-            inference=stepped_s - prepared_s,
-            publish=time.monotonic() - stepped_s,
+            time_wait=started_s - received.time_s,
+            time_preprocess=prepared_s - started_s,
+            time_inference=stepped_s - prepared_s,
+            time_publish=time.monotonic() - stepped_s,
             latency=self._latency_s(decoded.stamp_ns),
         )
         self.health.times.append(times)
         self.health.busy_s += time.monotonic() - started_s
-        self.report.publish_status(**estimate_fields(estimate), **times_fields(times))
+        self.report.publish_status(**estimate_fields(estimate), **asdict(times))
         self.pose_output.offer_depths(estimate, self.engine.session)
         self.report.warn_of_overload()
 
@@ -364,7 +364,7 @@ class StreamWorker:
         if verdict.action is Action.RESET:
             if verdict.time_jumped:
                 self.tree.clear()
-            self.control.reset(verdict.reason, ORIGIN if verdict.time_jumped else KEPT)
+            self.control.reset(verdict.reason, keeps_robot=not verdict.time_jumped)
             self._frame_filter.admit(decoded.stamp_ns, width, height, now_ns)
         return True
 

@@ -161,7 +161,7 @@ class Diagnostics:
         worker = self._worker
         times = snapshot.health.times
         latency = finite(t.latency for t in times)
-        inference = finite(1e3 * t.inference for t in times)
+        inference = finite(1e3 * t.time_inference for t in times)
         now_s, busy_s = time.monotonic(), snapshot.health.busy_s
         (before_s, busy_before_s), self._busy = self._busy, (now_s, busy_s)
         values = {
@@ -169,8 +169,8 @@ class Diagnostics:
             'latency_s_max': _or_nan(np.max, latency),
             'inference_ms_mean': _or_nan(np.mean, inference),
             'inference_ms_p95': _or_nan(lambda v: np.percentile(v, 95), inference),
-            'preprocess_ms': _or_nan(np.mean, finite(1e3 * t.preprocess for t in times)),
-            'publish_ms': _or_nan(np.mean, finite(1e3 * t.publish for t in times)),
+            'preprocess_ms': _or_nan(np.mean, finite(1e3 * t.time_preprocess for t in times)),
+            'publish_ms': _or_nan(np.mean, finite(1e3 * t.time_publish for t in times)),
             'worker_utilisation': max(busy_s - busy_before_s, 0.0) / max(now_s - before_s, 1e-3),
         }
         if not worker.running or not times:

@@ -39,12 +39,15 @@ class StreamState(enum.IntEnum):
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Seconds that one frame took, and its age when its pose was published (NaN if unknown)."""
+    """Fields of ``StreamStatus``: seconds that one frame took.
 
-    wait: float
-    preprocess: float
-    inference: float
-    publish: float
+    :ivar latency: its age when its pose was published; NaN if unknown.
+    """
+
+    time_wait: float
+    time_preprocess: float
+    time_inference: float
+    time_publish: float
     latency: float
 
 

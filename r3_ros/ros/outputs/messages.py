@@ -37,7 +37,7 @@ from ...maps.cloud import Cloud
 from ...maps.occupancy_grid import OccupancyGrid
 from ...streaming.scale.estimator import ScaleView
 from ..tf.pose_chain import Placement
-from .health import Health, StepTimes
+from .health import Health
 
 _SECOND_NS = 1_000_000_000
 _FLOAT32 = PointField.FLOAT32
@@ -236,7 +236,11 @@ def status_message(stamp_ns: int, health: Health, **known: Any) -> StreamStatus:
 
     Unknown values are NaN, never zero.
     """
-    fields: dict[str, Any] = dict.fromkeys(_UNKNOWN_FLOATS, math.nan)
+    fields: dict[str, Any] = {
+        name: math.nan
+        for name, kind in StreamStatus.get_fields_and_field_types().items()
+        if kind in ('float', 'double')
+    }
     fields |= {'scale': 1.0, 'scale_source': StreamStatus.SCALE_NONE, **known}
     return StreamStatus(
         header=header_message(stamp_ns, health.optical_frame),
@@ -247,14 +251,6 @@ def status_message(stamp_ns: int, health: Health, **known: Any) -> StreamStatus:
         frames_paused=health.frames_paused,
         **fields,
     )
-
-
-_UNKNOWN_FLOATS = (
-    'confidence_translation', 'confidence_rotation', 'confidence_ratio',
-    'depth_confidence_median', 'depth_valid_fraction', 'scale_live_ratio', 'fov_x_model',
-    'fov_x_calibrated', 'latency', 'time_wait', 'time_preprocess', 'time_inference',
-    'time_publish',
-)  # fmt: skip
 
 
 def estimate_fields(estimate: Estimate) -> dict[str, Any]:
@@ -297,9 +293,3 @@ def scale_fields(scale: ScaleView) -> dict[str, Any]:
         'scale_locked': scale.locked,
         'scale_live_ratio': nan if scale.live_ratio is None else float(scale.live_ratio),
     }
-
-
-def times_fields(times: StepTimes) -> dict[str, Any]:
-    """Return the fields of ``StreamStatus`` for the time a frame took."""
-    steps = ('wait', 'preprocess', 'inference', 'publish')
-    return {'latency': times.latency} | {f'time_{s}': getattr(times, s) for s in steps}

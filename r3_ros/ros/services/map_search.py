@@ -9,9 +9,8 @@ import time
 import numpy as np
 
 from ...core.geometry import inverse
-from ...maps.saved_map import MapFacts, SavedMap
+from ...maps.saved_map import SavedMap
 from ...streaming.relocalisation.search import Vicinity
-from ..tf.initial_pose import InitialPose
 
 #: Search radius around an initial pose as a share of the map's extent: without a covariance, and
 #: the lower limit with one.
@@ -31,49 +30,36 @@ class MapSearch:
     def __init__(self, saved: SavedMap) -> None:
         self.facts = saved.facts
         self.answer: Future[str] = Future()
-        self._extent = _extent(saved)
-        self._began_s = time.monotonic()
-
-    def lasts_longer_than(self, timeout_s: float) -> bool:
-        """Return whether the time is up."""
-        return time.monotonic() - self._began_s > timeout_s
+        self.began_s = time.monotonic()
+        # The diagonal of the box around the keyframes, and around the points if larger.
+        centres = saved.keyframes.T_map_optical[:, :3, 3]
+        extents = [float(np.linalg.norm(np.ptp(centres, axis=0)))]
+        if saved.bounds is not None:
+            # Half, since a few points may be far away.
+            extents.append(0.5 * float(np.linalg.norm(saved.bounds[1] - saved.bounds[0])))
+        self._extent = max(*extents, 1e-6)
 
     def end(self, reason: str = '') -> None:
         """Set the answer."""
         if not self.answer.done():
             self.answer.set_result(reason)
 
-    def near(self, T_map_base: np.ndarray, T_base_optical: np.ndarray) -> Vicinity:
-        """Return the vicinity of an initial pose without covariance."""
-        return self._vicinity(T_map_base, T_base_optical, _FAR_SHARE * self._extent)
-
-    def near_given(self, given: InitialPose, T_base_optical: np.ndarray) -> Vicinity:
-        """Return the vicinity of an initial pose: three standard deviations of its position."""
-        variance = float(given.covariance.diagonal()[:2].max())
-        if not variance > 0:
-            return self.near(given.T_map_base, T_base_optical)
-        radius = max(3.0 * math.sqrt(variance), _LEAST_SHARE * self._extent)
-        return self._vicinity(given.T_map_base, T_base_optical, radius)
-
-    def _vicinity(
-        self, T_map_base: np.ndarray, T_base_optical: np.ndarray, radius: float
+    def near(
+        self,
+        T_map_base: np.ndarray,
+        T_base_optical: np.ndarray | None,
+        covariance: np.ndarray | None = None,
     ) -> Vicinity:
-        """Return the vicinity in the engine's world and unit."""
-        T = inverse(self.facts.T_map_world) @ T_map_base @ T_base_optical
+        """Return the vicinity of an initial pose, in the engine's world and unit.
+
+        :param T_base_optical: mounting of the camera; None while it is unknown: that of the map.
+        :param covariance: (6, 6) of the pose: three standard deviations of its position count.
+        """
+        variance = 0.0 if covariance is None else float(covariance.diagonal()[:2].max())
+        radius = _FAR_SHARE * self._extent
+        if variance > 0:
+            radius = max(3.0 * math.sqrt(variance), _LEAST_SHARE * self._extent)
+        mounting = self.facts.T_base_optical if T_base_optical is None else T_base_optical
+        T = inverse(self.facts.T_map_world) @ T_map_base @ mounting
         T[:3, 3] /= self.facts.unit
         return Vicinity(T, radius / self.facts.unit, _ANGLE)
-
-
-def mounting(facts: MapFacts, T_base_optical: np.ndarray | None) -> np.ndarray:
-    """Return the mounting of the camera; that of the saved map while the own is unknown."""
-    return facts.T_base_optical if T_base_optical is None else T_base_optical
-
-
-def _extent(saved: SavedMap) -> float:
-    """Return the diagonal of the box around the keyframes, and around the points if larger."""
-    centres = saved.keyframes.T_map_optical[:, :3, 3]
-    extents = [float(np.linalg.norm(centres.max(axis=0) - centres.min(axis=0)))]
-    if saved.bounds is not None:
-        # Half, since a few points may be far away.
-        extents.append(0.5 * float(np.linalg.norm(saved.bounds[1] - saved.bounds[0])))
-    return max(*extents, 1e-6)
