@@ -91,7 +91,7 @@ class StreamWorker:
             engine,
             health,
             self.pose_output,
-            lambda: self._clouds.occupancy.state,
+            lambda: self._clouds.occupancy,
             outputs,
             self.mailbox,
             self._clock,

@@ -124,7 +124,7 @@ def test_organized_cloud_has_the_shape_of_the_depth_and_nan_where_none_is_confid
     depth.depth[3, 5] = np.nan
     depth.confidence[7, 9] = np.inf
     config = updated(R3Config(), {'points.organized': True})
-    points = organized_points(depth, config)
+    points = organized_points(depth, config.points)
     message = organized_cloud_message(START_NS, 'camera', points, depth)
     assert (message.height, message.width, message.is_dense) == (24, 32, False)
     assert message.row_step == 32 * 20

@@ -121,7 +121,9 @@ def odometry_message(
     return message
 
 
-def path_message(stamp_ns: int, frame: str, stamps_ns: Sequence[int], T: np.ndarray) -> Path:
+def path_message(
+    stamp_ns: int, frame: str, stamps_ns: Sequence[int] | np.ndarray, T: np.ndarray
+) -> Path:
     """Return a path of (N, 4, 4) poses, each with its own stamp."""
     return Path(
         header=header_message(stamp_ns, frame),
