@@ -187,15 +187,10 @@ class CloudPublisher:
 
     def offer_session(self, session: Session, chain: PoseChain, stamp_ns: int) -> None:
         """Queue snapshots of what has changed, is due and is subscribed."""
-        config, frame, period_s = (
-            self.config,
-            self.config.map_frame,
-            self.config.map.publish_period,
-        )
+        config, frame = self.config, self.config.map_frame
+        period_s = config.map.publish_period
         map_state = (session.session_id, session.map.revision, chain.unit, chain.moves)
-        if not self._is_showing and self._is_due(
-            'map_points', map_state, config.map.publish_period
-        ):
+        if not self._is_showing and self._is_due('map_points', map_state, period_s):
             view = session.map_view()
 
             def map_points() -> object:
