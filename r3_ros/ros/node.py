@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import wraps
+import re
 import traceback
 from typing import Any
 
@@ -13,6 +14,7 @@ from rclpy.clock import Clock, JumpThreshold, TimeJump
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.guard_condition import GuardCondition
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.timer import Timer
@@ -33,7 +35,6 @@ from .node_parameters import (
 from .outputs.diagnostics import Diagnostics
 from .outputs.health import Health, TransformHealth
 from .outputs.outputs import Outputs
-from .rcl_errors import one_line, RCLError
 from .services.services import Services
 from .tf.frame_tree import TransformTree
 from .tf.initial_pose import InitialPose, subscribe_initial_pose
@@ -50,6 +51,14 @@ _NO_METRIC_SCALE = {
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
+#: Raised by rclpy for errors of the layers below: security, middleware, names.
+RCLError = rclpy_implementation.RCLError
+
+
+def one_line(error: BaseException) -> str:
+    """Return the text of an error of rcl without line breaks and locations in its sources."""
+    text = ' '.join(str(error).split())
+    return re.sub(r',? at [^\s,]+\.(?:c|cpp|h|hpp):\d+', '', text)
 
 
 def _logged(transition: Transition) -> Transition:

@@ -22,8 +22,7 @@ from rclpy.utilities import try_shutdown
 
 from ..core.errors import ConfigError
 from ..core.threads import thread_name, THREAD_PREFIX
-from .node import R3StreamNode
-from .rcl_errors import one_line, RCLError
+from .node import one_line, R3StreamNode, RCLError
 from .services.services import WRITER
 
 #: From a signal to the end of the process; unfinished work is abandoned then.

@@ -126,7 +126,6 @@ class StreamWorker:
 
     @property
     def running(self) -> bool:
-        """Return whether the worker runs and was not stopped."""
         return self._thread is not None and not self._thread.stopping
 
     @property
@@ -136,7 +135,6 @@ class StreamWorker:
 
     @property
     def snapshot(self) -> NodeSnapshot:
-        """Return the state after the last turn or command."""
         return self.report.snapshot
 
     def receive(self, message: Image | CompressedImage) -> None:

@@ -300,7 +300,6 @@ class NodeProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """Return the exit status; None while it runs."""
         return self._process.poll()
 
     def check(self) -> None:

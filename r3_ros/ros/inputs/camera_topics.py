@@ -77,7 +77,6 @@ class CameraTopics:
 
     @property
     def is_open(self) -> bool:
-        """Return whether the topics are subscribed."""
         return self._infos is not None
 
     def follow_cameras(self) -> None:

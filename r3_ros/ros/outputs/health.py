@@ -156,7 +156,6 @@ class Health:
 
     @property
     def frames_rejected(self) -> int:
-        """Return how many frames could not be used, for any reason."""
         return sum(self.rejected.values())
 
 
