@@ -11,7 +11,7 @@ from typing import Any, TYPE_CHECKING
 
 from ..core.errors import SourceError
 from .bag import write_bag
-from .options import add_set_option, changed_parameters, positive_int, print_rows
+from .options import add_set_option, changed_parameters, positive_int, summary_text
 
 if TYPE_CHECKING:
     from ..core.config import R3Config
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     with atomic_directory(output, overwrite=True, marker=SUMMARY) as folder:
         source = Path(args.input) if args.input else _synthesise(folder / 'sequence', args)
         summary, evaluation = _stream(source, folder, args, config, parameters)
-    _print_table(output, summary, evaluation, time.monotonic() - began)
+    _print_result(output, summary, evaluation, time.monotonic() - began)
     return 0 if all(check['passed'] for check in summary['checks']) else EXIT_CHECK_FAILED
 
 
@@ -165,39 +165,22 @@ def _evaluate(
         return None, [f'not evaluated: {error}']
 
 
-def _print_table(
+def _print_result(
     output: Path, summary: dict[str, Any], evaluation: dict[str, Any] | None, wall_s: float
 ) -> None:
-    frames, latency, checks = (
-        summary['frames'],
-        summary['timing_ms'].get('latency'),
-        summary['checks'],
-    )
-    failed = [check for check in checks if not check['passed']]
-    rows = {
-        'frames': f'{frames["sent"]} sent, {frames["received"]} received, {frames["processed"]} '
-        f'processed, {frames["dropped"]} dropped',
-        'tracked': f'{100 * summary["tracked_share"]:.1f} % of the processed frames',
-        'rate': f'{summary["fps"]:.1f} frames/s',
-    }
-    if latency:
-        rows['latency'] = f'{latency["mean"]:.0f} ms mean, {latency["p95"]:.0f} ms 95th percentile'
-    if evaluation:
-        errors = evaluation['trajectory']
-        rows['ATE'] = (
-            f'{errors["ate_rmse_m"]:.4f} m, {errors["ate_percent"] or 0:.2f} % of '
-            f'{errors["path_m"]:.2f} m; rotation {errors["rotation_mean_deg"]:.2f} deg'
-        )
-    rows |= {
-        'map': f'{summary["map_points"]} points, {summary["keyframes"]} keyframes',
-        'checks': f'{len(checks) - len(failed)} of {len(checks)} passed',
-        'took': f'{wall_s:.0f} s',
-        'files': f'{output}/ (map.ply, trajectory.tum, summary.json, node.log)',
-        'report': str(output / 'report.html'),
-    }
-    print()
-    print_rows(rows.items(), 9)
+    from ..evaluation.run_evaluation import evaluation_text
+
+    frames, latency = summary['frames'], summary['timing_ms'].get('latency')
+    failed = [check for check in summary['checks'] if not check['passed']]
+    passed = len(summary['checks']) - len(failed)
     for warning in summary['warnings']:
         print(f'warning: {warning}', file=sys.stderr)
     for check in failed:
         print(f'FAILED: {check["name"]}: {check["detail"]}', file=sys.stderr)
+    print(f'\n{frames["sent"]} images sent, {frames["dropped"]} dropped; {summary_text(summary)}')
+    if latency:
+        print(f'latency {latency["mean"]:.0f} ms mean, {latency["p95"]:.0f} ms 95th percentile')
+    if evaluation:
+        print(evaluation_text(evaluation))
+    print(f'{passed} of {len(summary["checks"])} checks passed, in {wall_s:.0f} s')
+    print(f'written to {output}; open {output / "report.html"}')

@@ -63,6 +63,15 @@ def size_text(size_bytes: float) -> str:
     return f'{size_bytes:.3g} GB'
 
 
+def summary_text(summary: dict[str, Any]) -> str:
+    """Return the main numbers of summary.json in one line."""
+    return (
+        f'{summary["frames"]["processed"]} frames at {summary["fps"]:.1f} frames/s, '
+        f'{100 * summary["tracked_share"]:.1f} % tracked, {summary["keyframes"]} keyframes, '
+        f'{summary["map_points"]} map points'
+    )
+
+
 def add_config_options(parser: argparse._ActionsContainer) -> None:
     """Add the options that :func:`config_from` reads."""
     parser.add_argument('--model', metavar='NAME', help='predictor (default: classical)')

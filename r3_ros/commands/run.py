@@ -12,7 +12,7 @@ import threading
 from typing import Any, TYPE_CHECKING
 
 from ..core.errors import ConfigError, SourceError
-from .options import add_config_options, config_from, positive_int
+from .options import add_config_options, config_from, positive_int, summary_text
 
 if TYPE_CHECKING:
     from ..core.config import R3Config
@@ -223,11 +223,7 @@ def _print_result(output: Path, result: RunResult, evaluation: dict[str, Any] | 
     frames = summary['frames']
     if result.interrupted:
         print('PARTIAL: interrupted before the end of the recording')
-    print(
-        f'{frames["processed"]} frames at {summary["fps"]:.1f} frames/s, '
-        f'{100 * summary["tracked_share"]:.1f} % tracked, {summary["keyframes"]} keyframes, '
-        f'{summary["map_points"]} map points'
-    )
+    print(summary_text(summary))
     if frames['rejected']:
         left_out = (f'{count} {reason}' for reason, count in frames['rejected'].items())
         print(f'left out: {", ".join(left_out)}')

@@ -23,8 +23,7 @@ from ..core.config import R3Config
 from ..core.errors import ConfigError, R3Error
 from ..factory import load_engine
 from .inputs.camera_input import CameraInput
-from .inputs.camera_topics import CameraTopics, image_topic_name
-from .inputs.odometry_input import subscribe_odometry
+from .inputs.subscriptions import CameraTopics, image_topic_name, subscribe_odometry
 from .node_parameters import (
     changed_config,
     declare_parameters,
@@ -165,7 +164,7 @@ class R3StreamNode(LifecycleNode):
         worker.start()
         self._follow_worker(topics)
         if config.scale.source == 'odometry':
-            odometry = subscribe_odometry(self, worker)
+            odometry = subscribe_odometry(self, worker.odometry, lambda: worker.snapshot.base)
             self._active.append(lambda: self.destroy_subscription(odometry))
 
         def on_initial_pose(given: InitialPose) -> None:

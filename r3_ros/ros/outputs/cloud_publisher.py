@@ -16,10 +16,12 @@ import numpy as np
 
 from ...core.config import PointsConfig, R3Config
 from ...core.datatypes import DepthMap
-from ...core.geometry import unproject
+from ...core.errors import OccupancyError
+from ...core.geometry import transform, unproject
 from ...core.similarity import rigid_part, scale_of
 from ...core.threads import Mailbox, RepeatingThread
 from ...maps.cloud import Cloud, cloud_from_depth, usable_pixels
+from ...maps.occupancy_grid import FREE, occupancy_grid, OCCUPIED
 from ...maps.saved_map import SavedMap
 from ...streaming.session import Session
 from ..tf.pose_chain import PoseChain
@@ -33,7 +35,6 @@ from .messages import (
     organized_cloud_message,
     path_message,
 )
-from .occupancy_topic import GridJob, NO_METRIC_SCALE
 from .outputs import Outputs
 
 _WAITING_JOBS = 8
@@ -43,6 +44,9 @@ _GRAPH_PERIOD_S = 1.0
 _GRAPH_TOPICS = ('keyframe_graph', 'markers')
 _DEPTH_TOPICS = ('depth/image', 'depth/camera_info', 'depth/confidence', 'depth/preview')
 _FRAME_TOPICS = (*_DEPTH_TOPICS, 'color/image', 'color/camera_info', 'points')
+#: Diagnostics warn of an outcome that begins with this.
+NOT_PUBLISHED = 'not published'
+_NO_METRIC_SCALE = f'{NOT_PUBLISHED}: the metric scale is unknown, see scale.source'
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,18 +245,31 @@ class CloudPublisher:
         if not (occupancy.enabled and len(session.map) and self._outputs.wanted('occupancy')):
             return
         if chain.metres_per_unit is None:
-            self._note_occupancy(NO_METRIC_SCALE)
+            self._note_occupancy(_NO_METRIC_SCALE)
         elif self._is_due('occupancy', state, occupancy.publish_period):
-            job = GridJob.of(session, chain)
+            view, record = session.map_view(), session.keyframe_record()
+            newest = session.bank.ids()[-1:]
+            intrinsics = session.bank.intrinsics(newest[0]) if newest else None
 
             def grid() -> object:
-                built, outcome, details = job.build(occupancy)
+                T_world_camera = record.T_final[np.isfinite(record.T_final[:, 0, 0])]
+                points = transform(chain.S_map_world, view.cloud().points)
+                message, details = None, ''
+                try:
+                    built = occupancy_grid(
+                        points, chain.T_map_optical(T_world_camera), intrinsics, occupancy
+                    )
+                except OccupancyError as error:
+                    outcome = f'{NOT_PUBLISHED}: {error}'
+                else:
+                    outcome, (height, width) = 'published', built.cells.shape
+                    cells = f'{built.count(OCCUPIED)} occupied, {built.count(FREE)} free'
+                    details = f'{width} x {height} cells, {cells}'
+                    message = occupancy_message(stamp_ns, config.map_frame, built)
                 with self._publishing:
                     if epoch == self._epoch:  # the map was not cleared meanwhile
                         self._note_occupancy(outcome, details)
-                if built is None:
-                    return None
-                return occupancy_message(stamp_ns, config.map_frame, built)
+                return message
 
             self._offer('occupancy', state, grid)
 

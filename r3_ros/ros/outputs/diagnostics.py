@@ -13,9 +13,9 @@ from rclpy.clock import Clock
 
 from ..stream_report import NodeSnapshot
 from ..worker import StreamWorker
+from .cloud_publisher import NOT_PUBLISHED
 from .health import finite, StreamState
 from .messages import time_message
-from .occupancy_topic import NOT_PUBLISHED
 
 OK, WARN, ERROR, STALE = (
     DiagnosticStatus.OK,

@@ -1,10 +1,12 @@
-"""The subscriptions to a camera: topics and quality of service."""
+"""The subscriptions to a camera and to the robot's odometry."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from nav_msgs.msg import Odometry
+import numpy as np
 from rclpy.callback_groups import CallbackGroup
 from rclpy.clock import Clock
 from rclpy.event_handler import SubscriptionEventCallbacks
@@ -14,10 +16,15 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ...core.config import InputConfig
+from ...core.errors import TransformError
+from ...core.geometry import T_from_quat
 from ...input.image_topics import camera_info_topic
+from ...streaming.scale.odometry_buffer import OdometryBuffer
 from ..node_parameters import was_given
 from ..outputs.health import NodeHealth
+from ..outputs.messages import stamp_ns_of
 from ..outputs.outputs import QOS_OVERRIDES
+from ..tf.frame_tree import Base
 
 #: Period of checking the publishers' reliability.
 _CHECK_S = 0.5
@@ -153,3 +160,35 @@ def _remapped(node: Node, topic: str) -> str:
     """Return the topic that the user remapped a name to; empty if it is not remapped."""
     resolved = node.resolve_topic_name(topic)
     return '' if resolved == f'{node.get_namespace().rstrip("/")}/{topic}' else resolved
+
+
+def subscribe_odometry(
+    node: Node, odometry: OdometryBuffer, base_of: Callable[[], Base | None]
+) -> Subscription:
+    """Subscribe to ``odom``, for ``scale.source`` odometry. Executor thread."""
+
+    def warn(text: str) -> None:
+        node.get_logger().warning(text, throttle_duration_sec=10.0)
+
+    def on_odometry(message: Odometry) -> None:
+        base, child = base_of(), message.child_frame_id
+        if base is None:
+            return  # the mounting of the camera is known with the first image
+        if child not in ('', base.frame):
+            warn(
+                f"odometry of '{child}' is ignored, poses are of '{base.frame}': set base_frame "
+                f"to '{child}'"
+            )
+            return
+        p, q = message.pose.pose.position, message.pose.pose.orientation
+        try:
+            T_odom_base = T_from_quat(np.array([p.x, p.y, p.z]), np.array([q.x, q.y, q.z, q.w]))
+        except TransformError as error:
+            warn(f'odometry is ignored: {error}')
+            return
+        odometry.add(stamp_ns_of(message.header.stamp), T_odom_base)
+
+    qos = QoSProfile(depth=100, reliability=qos_profile_sensor_data.reliability)
+    return node.create_subscription(
+        Odometry, 'odom', on_odometry, qos, qos_overriding_options=QOS_OVERRIDES
+    )
