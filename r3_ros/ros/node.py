@@ -156,7 +156,9 @@ class R3StreamNode(LifecycleNode):
         if worker.config != config:
             # Changed while the worker was stuck, so not applied yet.
             worker.update_config(config)
-        topics = CameraTopics(self, config.input, worker.node_health)
+        topics = CameraTopics(
+            self, config.input, worker.node_health, worker.receive, worker.camera.on_camera_info
+        )
         self._active.append(topics.close)
         # Before the worker starts: it reports a lost device once.
         self._demand = self.create_guard_condition(lambda: self._follow_worker(topics))
@@ -303,7 +305,7 @@ class R3StreamNode(LifecycleNode):
         elif not worker.snapshot.wants_images:
             topics.close()
         elif not topics.is_open:
-            topics.open(worker.receive, worker.camera.on_camera_info, self._steady)
+            topics.open(self._steady)
 
     def _set_tf_timer(self, rate_hz: float) -> None:
         """Replace the timer that repeats ``map -> odom``; 0 for none."""

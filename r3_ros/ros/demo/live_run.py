@@ -337,15 +337,11 @@ def installed_node() -> tuple[Path, Path]:
     """
     hint = 'run `make setup`, then `. .venv/bin/activate && . install/setup.sh`'
     try:
-        from ament_index_python.packages import get_package_prefix, PackageNotFoundError
-    except ImportError as error:
-        raise R3Error(f'this command needs ROS 2: {error}; {hint}') from error
-    try:
+        from ament_index_python.packages import get_package_prefix
+
         prefix = Path(get_package_prefix('r3_ros'))
-    except PackageNotFoundError as error:
-        raise R3Error(
-            f'the package r3_ros is not installed in this environment; {hint}'
-        ) from error
+    except (ImportError, LookupError) as error:
+        raise R3Error(f'needs ROS 2 and the built package: {error}; {hint}') from error
     executable = prefix / 'lib' / 'r3_ros' / 'r3_stream'
     parameter_file = prefix / 'share' / 'r3_ros' / 'config' / 'r3_stream.yaml'
     for path in (executable, parameter_file):

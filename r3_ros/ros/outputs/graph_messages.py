@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 import math
 
-from geometry_msgs.msg import Point, Quaternion, Transform, Vector3
+from geometry_msgs.msg import Point
 import numpy as np
 from r3_ros.msg import Keyframe, KeyframeGraph, RelativePoseEdge
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
-from ...core.geometry import quat_xyzw
 from ...streaming.keyframes.keyframe_graph import GraphEdge, KeyframeGraphView, Keyframes
 from ..tf.pose_chain import PoseChain
-from .messages import header_message, pose_messages, time_message
+from .messages import header_message, pose_messages, time_message, transform_content
 
 #: Depth of a frustum in map units; the scene at the start is about one unit away.
 _FRUSTUM_LENGTH = 0.04
@@ -114,14 +113,12 @@ def _keyframe_messages(keyframes: Keyframes, chain: PoseChain) -> list[Keyframe]
 
 
 def _edge_message(edge: GraphEdge, unit: float) -> RelativePoseEdge:
-    x, y, z = (edge.T_source_target[:3, 3] * unit).tolist()
-    qx, qy, qz, qw = quat_xyzw(edge.T_source_target).tolist()
+    T_source_target = edge.T_source_target.copy()
+    T_source_target[:3, 3] *= unit
     return RelativePoseEdge(
         from_id=edge.source_id,
         to_id=edge.target_id,
-        transform=Transform(
-            translation=Vector3(x=x, y=y, z=z), rotation=Quaternion(x=qx, y=qy, z=qz, w=qw)
-        ),
+        transform=transform_content(T_source_target),
         confidence_translation=edge.confidence_translation,
         confidence_rotation=edge.confidence_rotation,
         type=int(edge.kind),

@@ -30,9 +30,8 @@ from sensor_msgs_py import point_cloud2
 from std_msgs.msg import Header
 import tf_transformations
 
-from ...core.config import REPORTED_SCALE_SOURCES
 from ...core.datatypes import DepthMap, Estimate, Intrinsics
-from ...core.geometry import quat_xyzw
+from ...core.geometry import quat_xyzw, T_from_quat
 from ...maps.cloud import Cloud
 from ...maps.occupancy_grid import OccupancyGrid
 from ...streaming.scale.estimator import ScaleView
@@ -72,18 +71,31 @@ def matrix_from_transform(transform: Transform) -> np.ndarray:
     return T
 
 
+def matrix_from_pose(pose: Pose) -> np.ndarray:
+    """Return the (4, 4) matrix of a pose message.
+
+    :raises TransformError: it holds no rotation, or a number that is not finite.
+    """
+    p, q = pose.position, pose.orientation
+    return T_from_quat(np.array([p.x, p.y, p.z]), np.array([q.x, q.y, q.z, q.w]))
+
+
+def transform_content(T: np.ndarray) -> Transform:
+    """Return the content of a transform message for a (4, 4) rigid motion."""
+    (x, y, z), (qx, qy, qz, qw) = T[:3, 3].tolist(), quat_xyzw(T).tolist()
+    return Transform(
+        translation=Vector3(x=x, y=y, z=z), rotation=Quaternion(x=qx, y=qy, z=qz, w=qw)
+    )
+
+
 def transform_message(
     stamp_ns: int, parent: str, child: str, T_parent_child: np.ndarray
 ) -> TransformStamped:
     """Return the transform of a (4, 4) rigid motion."""
-    x, y, z, w = map(float, tf_transformations.quaternion_from_matrix(T_parent_child))
-    tx, ty, tz = map(float, T_parent_child[:3, 3])
     return TransformStamped(
         header=header_message(stamp_ns, parent),
         child_frame_id=child,
-        transform=Transform(
-            translation=Vector3(x=tx, y=ty, z=tz), rotation=Quaternion(x=x, y=y, z=z, w=w)
-        ),
+        transform=transform_content(T_parent_child),
     )
 
 
@@ -278,14 +290,9 @@ def estimate_fields(estimate: Estimate) -> dict[str, Any]:
     return fields
 
 
-_SCALE_SOURCES = {
-    name: getattr(StreamStatus, f'SCALE_{name.upper()}') for name in REPORTED_SCALE_SOURCES
-}
-
-
 def scale_fields(scale: ScaleView) -> dict[str, Any]:
     """Return the fields of ``StreamStatus`` for the scale."""
-    source = _SCALE_SOURCES[scale.source]
+    source = getattr(StreamStatus, f'SCALE_{scale.source.upper()}')
     if source == StreamStatus.SCALE_NONE:
         return {}
     nan = math.nan

@@ -19,7 +19,6 @@ from ...core.errors import OutputError, R3Error
 from ...core.geometry import quat_xyzw
 from ...core.trajectory_file import write_tum
 from ...maps.map_layout import POINT_FORMATS as MAP_FORMATS
-from ...maps.saved_map import SavedMap
 from ...maps.writing import write_map
 from ...streaming.map_snapshot import MapPlacement, MapSnapshot, saved_map
 from ..tf.pose_chain import PoseChain
@@ -64,17 +63,6 @@ class Snapshot:
     base_frame: str
     optical_frame: str
     map: MapSnapshot
-
-    def saved_map(self) -> SavedMap:
-        """Return the map in its published frame and unit."""
-        placement = MapPlacement(
-            T_map_world=self.chain.T_map_world,
-            T_base_optical=self.chain.T_base_optical,
-            map_frame=self.config.map_frame,
-            base_frame=self.base_frame,
-            optical_frame=self.optical_frame,
-        )
-        return saved_map(self.map, placement, self.config.map.voxel_size)
 
 
 @dataclass(frozen=True)
@@ -128,7 +116,14 @@ def save_map(
     """
     for kind in formats:
         _require_known('format', kind, MAP_FORMATS)
-    saved = snapshot.saved_map()
+    placement = MapPlacement(
+        T_map_world=snapshot.chain.T_map_world,
+        T_base_optical=snapshot.chain.T_base_optical,
+        map_frame=snapshot.config.map_frame,
+        base_frame=snapshot.base_frame,
+        optical_frame=snapshot.optical_frame,
+    )
+    saved = saved_map(snapshot.map, placement, snapshot.config.map.voxel_size)
     if not len(saved.points):
         raise ServiceError(
             ServiceCode.EMPTY_MAP, 'the map is empty: move the camera until it has points'
@@ -167,24 +162,28 @@ def save_trajectory(
     chosen = np.isfinite(trajectory.T_final[:, 0, 0])
     if keyframes_only:
         chosen &= trajectory.is_keyframe
-    rows = np.flatnonzero(chosen)
-    if not len(rows):
+    if not chosen.any():
         raise ServiceError(ServiceCode.EMPTY_MAP, 'there is no pose to write yet')
     place = snapshot.chain.T_map_base if frame == 'base' else snapshot.chain.T_map_optical
-    T, stamps_ns = place(trajectory.T_final[rows]), trajectory.stamps_ns[rows]
+    T, stamps_ns = place(trajectory.T_final[chosen]), trajectory.stamps_ns[chosen]
     try:
         if kind == 'tum':
             _give_up_if(cancelled)
             write_tum(path, stamps_ns, T, overwrite)
         else:
-            text = _kitti_text(T) if kind == 'kitti' else _csv_text(stamps_ns, T)
             with atomic_write(path, overwrite) as file:
-                file.write(text.encode('ascii'))
+                if kind == 'kitti':
+                    np.savetxt(file, T[:, :3, :].reshape(-1, 12), fmt='%.9e')
+                else:
+                    stamps = stamps_ns.astype(object)  # a float cannot hold them
+                    rows = np.column_stack([stamps, T[:, :3, 3], quat_xyzw(T)])
+                    form, header = ['%d'] + ['%.9f'] * 7, 'stamp_ns,x,y,z,qx,qy,qz,qw'
+                    np.savetxt(file, rows, form, ',', header=header, comments='')
                 _give_up_if(cancelled)
     except OutputError as error:
         raise _with_code(error, path) from error
-    keyframes = int(trajectory.is_keyframe[rows].sum())
-    return Saved(path, poses=len(rows), keyframes=keyframes, bytes=path.stat().st_size)
+    keyframes = int(trajectory.is_keyframe[chosen].sum())
+    return Saved(path, poses=len(T), keyframes=keyframes, bytes=path.stat().st_size)
 
 
 def _require_known(what: str, name: str, known: Sequence[str]) -> None:
@@ -200,28 +199,13 @@ def _give_up_if(cancelled: threading.Event) -> None:
 
 
 def _with_code(error: OutputError, path: Path) -> ServiceError:
-    number = getattr(error.__cause__, 'errno', None)
-    code = {
-        errno.EEXIST: ServiceCode.EXISTS,
-        errno.ENOTEMPTY: ServiceCode.EXISTS,
-        errno.ENOSPC: ServiceCode.NO_SPACE,
-        errno.EDQUOT: ServiceCode.NO_SPACE,
-    }.get(number or 0, ServiceCode.NOT_WRITABLE)
+    number, code = getattr(error.__cause__, 'errno', None), ServiceCode.NOT_WRITABLE
+    if number in (errno.EEXIST, errno.ENOTEMPTY):
+        code = ServiceCode.EXISTS
+    elif number in (errno.ENOSPC, errno.EDQUOT):
+        code = ServiceCode.NO_SPACE
     # An error inside the folder names the temporary folder, which is removed already.
     message = str(error)
     if f'{path}:' not in message and message.startswith('cannot write '):
         message = f'cannot write {path}:{message.rpartition(":")[2]}'
     return ServiceError(code, message)
-
-
-def _kitti_text(T: np.ndarray) -> str:
-    rows = T[:, :3, :].reshape(-1, 12)
-    return ''.join(' '.join(f'{value:.9e}' for value in row) + '\n' for row in rows)
-
-
-def _csv_text(stamps_ns: np.ndarray, T: np.ndarray) -> str:
-    lines = ['stamp_ns,x,y,z,qx,qy,qz,qw']
-    rows = np.concatenate([T[:, :3, 3], quat_xyzw(T)], axis=1)
-    for stamp_ns, row in zip(stamps_ns.tolist(), rows.tolist(), strict=True):
-        lines.append(f'{stamp_ns},' + ','.join(f'{value:.9f}' for value in row))
-    return '\n'.join(lines) + '\n'

@@ -13,8 +13,7 @@ from rclpy.subscription import Subscription
 
 from ...core.config import R3Config
 from ...core.errors import TransformError
-from ...core.geometry import T_from_quat
-from ..outputs.messages import stamp_ns_of
+from ..outputs.messages import matrix_from_pose, stamp_ns_of
 from ..outputs.outputs import QOS_OVERRIDES
 from .frame_tree import TransformTree
 from .transforms import TransformAuthority
@@ -89,7 +88,7 @@ def checked_pose(pose: Pose) -> np.ndarray:
         raise TransformError(f'its quaternion has the length {length:g}, not 1')
     if not max(abs(p.x), abs(p.y), abs(p.z)) <= _FARTHEST:
         raise TransformError(f'its position ({p.x:g}, {p.y:g}, {p.z:g}) is too far away')
-    return T_from_quat(np.array([p.x, p.y, p.z]), np.array([q.x, q.y, q.z, q.w]))
+    return matrix_from_pose(pose)
 
 
 def read_initial_pose(
