@@ -90,25 +90,16 @@ def no_markers(stamp_ns: int, map_frame: str) -> MarkerArray:
 def _keyframe_messages(keyframes: Keyframes, chain: PoseChain) -> list[Keyframe]:
     if not len(keyframes.frame_ids):
         return []
-    columns = zip(
-        keyframes.frame_ids.tolist(),
-        keyframes.stamps_ns.tolist(),
-        pose_messages(chain.T_map_base(keyframes.T_world_camera)),
-        keyframes.confidence.tolist(),
-        keyframes.segment_ids.tolist(),
-        keyframes.resident.tolist(),
-        strict=True,
-    )
     return [
         Keyframe(
-            id=frame_id,
-            stamp=time_message(stamp_ns),
+            id=int(keyframes.frame_ids[row]),
+            stamp=time_message(int(keyframes.stamps_ns[row])),
             pose=pose,
-            confidence=confidence,
-            segment_id=segment_id,
-            resident=resident,
+            confidence=float(keyframes.confidence[row]),
+            segment_id=int(keyframes.segment_ids[row]),
+            resident=bool(keyframes.resident[row]),
         )
-        for frame_id, stamp_ns, pose, confidence, segment_id, resident in columns
+        for row, pose in enumerate(pose_messages(chain.T_map_base(keyframes.T_world_camera)))
     ]
 
 

@@ -51,11 +51,7 @@ class _Link:
 
     parent: str
     is_static: bool
-    received_s: float
-
-    @property
-    def valid_until_s(self) -> float:
-        return math.inf if self.is_static else self.received_s + _LINK_TIMEOUT_S
+    valid_until_s: float
 
 
 class Echoes:
@@ -241,7 +237,8 @@ class TransformTree:
 
     def _take(self, transform: TransformStamped, is_static: bool) -> None:
         child, parent = transform.child_frame_id, transform.header.frame_id
-        link = self._links[child] = _Link(parent, is_static, time.monotonic())
+        until_s = math.inf if is_static else time.monotonic() + _LINK_TIMEOUT_S
+        link = self._links[child] = _Link(parent, is_static, until_s)
         config, base_frame = self._config, self.base_frame
         # A fixed frame above the camera is no conflict: it becomes the base, see is_outdated.
         is_mount = is_static and parent not in (config.map_frame, config.odom_frame)

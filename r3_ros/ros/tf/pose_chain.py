@@ -64,13 +64,6 @@ class MotionCovariance:
         known[0] &= known[1] or not T_other_own[:3, 3].any()
         return _checked(adjoint @ self.matrix @ adjoint.T, known)
 
-    def restarted(self, where: np.ndarray) -> MotionCovariance:
-        """Return the covariance with unknown blocks set to zero.
-
-        :param where: (2,) bool, for the translation and the rotation.
-        """
-        return replace(self, known=self.known | where)
-
     def published(self, R: np.ndarray | None = None) -> np.ndarray:
         """Return the (6, 6) matrix of a ROS message: never zero, 1e6 where it is unknown.
 
@@ -84,8 +77,7 @@ class MotionCovariance:
 
 def _checked(matrix: np.ndarray, known: np.ndarray) -> MotionCovariance:
     """Return a covariance that is zero where it is unknown or too large."""
-    small = (matrix.diagonal() < UNKNOWN_VARIANCE).reshape(2, 3).all(axis=1)
-    known = known & small
+    known = known & (matrix.diagonal() < UNKNOWN_VARIANCE).reshape(2, 3).all(axis=1)
     axes = np.repeat(known, 3)
     return MotionCovariance(np.where(np.outer(axes, axes), matrix, 0.0), known)
 
@@ -115,11 +107,14 @@ class Placement:
     T_world_camera: np.ndarray
     T_map_base: np.ndarray
     T_odom_base: np.ndarray
-    T_map_odom: np.ndarray
     map_error: MotionCovariance
     odom_error: MotionCovariance
     twist: np.ndarray
     twist_error: MotionCovariance
+
+    @property
+    def T_map_odom(self) -> np.ndarray:
+        return self.T_map_base @ inverse(self.T_odom_base)
 
     @property
     def map_covariance(self) -> np.ndarray:
@@ -213,9 +208,7 @@ class PoseChain:
 
     def placed_again(self, placement: Placement) -> Placement:
         """Return a frame's placement in the current map; its pose in odom stays."""
-        T_map_base = self.T_map_base(placement.T_world_camera)
-        T_map_odom = T_map_base @ inverse(placement.T_odom_base)
-        return replace(placement, T_map_base=T_map_base, T_map_odom=T_map_odom)
+        return replace(placement, T_map_base=self.T_map_base(placement.T_world_camera))
 
     def _with_length(self, T: np.ndarray) -> np.ndarray:
         """Return camera poses (..., 4, 4) in the published unit."""
@@ -259,9 +252,14 @@ class PoseChain:
         else:
             T_previous_optical = self._with_length(T_previous_camera)
             T_previous_base = self.T_base_optical @ T_previous_optical @ self._T_optical_base
-            T_odom_base = _orthonormal(self.last.T_odom_base @ T_previous_base)
+            T_odom_base = self.last.T_odom_base @ T_previous_base
+            # Without accumulated rounding errors.
+            T_odom_base = T_from_quat(T_odom_base[:3, 3], quat_xyzw(T_odom_base))
             step_error = self._base_error(step_covariance, unscaled_factor)
-            self._drift = self._drift_over(T_previous_base, step_error)
+            # An unknown motion makes all later poses unknown, except before the engine has
+            # geometry: drift counts from the last such frame.
+            before = replace(self._drift, known=self._drift.known | ~self.last.map_error.known)
+            self._drift = before.seen_from(inverse(T_previous_base)) + step_error
             if elapsed_s > 0 and not is_over_gap:
                 twist_error = step_error.scaled(1.0 / elapsed_s, 1.0 / elapsed_s)
                 twist = _twist(T_previous_base, elapsed_s) * np.repeat(twist_error.known, 3)
@@ -269,7 +267,6 @@ class PoseChain:
             T_world_camera=T_world_camera,
             T_map_base=T_map_base,
             T_odom_base=T_odom_base,
-            T_map_odom=T_map_base @ inverse(T_odom_base),
             map_error=map_error,
             odom_error=UNKNOWN if is_over_gap else self._drift,
             twist=twist,
@@ -277,16 +274,6 @@ class PoseChain:
         )
         self._last_stamp_ns = stamp_ns
         return self.last
-
-    def _drift_over(self, T_previous_base: np.ndarray, step: MotionCovariance) -> MotionCovariance:
-        """Return the error of ``T_odom_base`` after one more motion.
-
-        An unknown motion makes all later poses unknown, except before the engine has geometry:
-        drift counts from the last such frame.
-        """
-        assert self.last is not None
-        before = self._drift.restarted(~self.last.map_error.known)
-        return before.seen_from(inverse(T_previous_base)) + step
 
     def _base_error(self, covariance: np.ndarray | None, factor: float) -> MotionCovariance:
         """Return the error of the base for an error of the camera in map units."""
@@ -296,20 +283,13 @@ class PoseChain:
 
 def without_motion(placement: Placement) -> Placement:
     """Return a placement with unknown errors and velocity, to repeat the last pose."""
-    return replace(
-        placement,
-        map_error=UNKNOWN,
-        odom_error=UNKNOWN,
-        twist=np.zeros(6),
-        twist_error=UNKNOWN,
-    )
+    still = replace(placement, twist=np.zeros(6), twist_error=UNKNOWN)
+    return replace(still, map_error=UNKNOWN, odom_error=UNKNOWN)
 
 
 def with_odometry_moved(placement: Placement, T_odom_own: np.ndarray) -> Placement:
     """Return a placement whose odometry is moved to another odom frame."""
-    T_odom_base = T_odom_own @ placement.T_odom_base
-    T_map_odom = placement.T_map_base @ inverse(T_odom_base)
-    return replace(placement, T_odom_base=T_odom_base, T_map_odom=T_map_odom)
+    return replace(placement, T_odom_base=T_odom_own @ placement.T_odom_base)
 
 
 def planar_map_odom(T_map_base: np.ndarray, T_odom_base: np.ndarray) -> np.ndarray:
@@ -323,13 +303,11 @@ def planar_map_odom(T_map_base: np.ndarray, T_odom_base: np.ndarray) -> np.ndarr
 
 
 def _heading(T: np.ndarray, axis: np.ndarray) -> float:
-    """Return the direction of an axis of a frame about z, radians."""
     x, y, _ = T[:3, :3] @ axis
     return math.atan2(y, x)
 
 
 def _about_z(angle: float) -> np.ndarray:
-    """Return the (3, 3) rotation about z."""
     return Rotation.from_euler('z', angle).as_matrix()
 
 
@@ -338,8 +316,3 @@ def _twist(T_previous_base: np.ndarray, elapsed_s: float) -> np.ndarray:
     R = T_previous_base[:3, :3]
     angular = Rotation.from_matrix(R).as_rotvec()
     return np.concatenate([R.T @ T_previous_base[:3, 3], angular]) / elapsed_s
-
-
-def _orthonormal(T: np.ndarray) -> np.ndarray:
-    """Remove accumulated rounding errors from the rotation."""
-    return T_from_quat(T[:3, 3], quat_xyzw(T))
