@@ -103,13 +103,17 @@ class PoseOutput:
             # A scale source is configured, so subscribers expect metres.
             return StreamState.INITIALIZING, estimate.reason
         if self._T_map_odom_kept is not None:
+            # The session's map starts so that map -> odom does not change.
             try:
-                self._keep_place(stamp_ns, estimate.T_world_camera)
+                T_odom_base = self._authority.robot.at(stamp_ns, self.base.frame)
             except TransformError as error:
                 self._authority.robot.fail(str(error))
                 reason = "odom -> base is needed to keep the robot's pose in map"
                 return StreamState.INITIALIZING, f'{reason}: {error}'
-        placement = self._advance(estimate.T_world_camera, estimate)
+            T_map_base = self._T_map_odom_kept @ T_odom_base
+            self.chain.start = T_map_base, estimate.T_world_camera, False
+            self._T_map_odom_kept = None
+        placement = self._advance(estimate)
         self._start = None
         self._track.add(stamp_ns, placement.T_odom_base)
         reason = estimate.reason
@@ -126,13 +130,13 @@ class PoseOutput:
         if self.chain is None or self.chain.last is None or T_world_camera is None:
             return
         if is_rigid(T_world_camera) and not self._waits_for_metres:
-            self._advance(T_world_camera, estimate)
+            self._advance(estimate)
 
-    def _advance(self, T_world_camera: np.ndarray, estimate: Estimate) -> Placement:
-        assert self.chain is not None
+    def _advance(self, estimate: Estimate) -> Placement:
+        assert self.chain is not None and estimate.T_world_camera is not None
         return self.chain.advance(
             estimate.stamp_ns,
-            T_world_camera,
+            estimate.T_world_camera,
             estimate.T_previous_camera,
             estimate.covariance,
             estimate.step_covariance,
@@ -196,13 +200,6 @@ class PoseOutput:
         if self.base is not None and self.chain is not None:
             assert self._T_world_camera is not None
             self.chain.start = given.T_map_base, self._T_world_camera, not self.base.is_named
-
-    def _keep_place(self, stamp_ns: int, T_world_camera: np.ndarray) -> None:
-        """Start the session's map so that ``map -> odom`` does not change."""
-        assert self.base and self.chain and self._T_map_odom_kept is not None
-        T_odom_base = self._authority.robot.at(stamp_ns, self.base.frame)
-        T_map_base, self._T_map_odom_kept = self._T_map_odom_kept @ T_odom_base, None
-        self.chain.start = T_map_base, T_world_camera, False
 
     def offer_depths(self, estimate: Estimate, session: Session) -> None:
         """Offer depth maps for publishing, with the stamps and current poses of their frames."""

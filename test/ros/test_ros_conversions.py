@@ -199,7 +199,7 @@ def test_bad_calibration_is_reported_and_the_focal_length_left_to_be_estimated(
     assert found.status == status
     assert words in found.problem
     assert found.intrinsics is None
-    np.testing.assert_array_equal(found.rectify(RGB), RGB)
+    assert found.rectifier is None
 
 
 def test_calibration_of_a_larger_image_is_scaled():
@@ -232,7 +232,7 @@ def test_rectification(topic, option, undone):
     p = [40.0, 0, 30.0, 0, 0, 41.0, 22.0, 0, 0, 0, 1, 0]
     found = judge(info(d=[-0.3, 0.1, 0, 0, 0], p=p), topic=topic, rectification=option)
     assert (found.rectifier is not None) == undone
-    assert (found.rectify(RGB) is not RGB) == undone
+    assert not undone or found.rectifier.rectify(RGB) is not RGB
     if 'image_rect' in topic and option == 'auto':
         assert found.intrinsics.fx == 40.0, 'P describes a rectified image'
 

@@ -54,17 +54,14 @@ class Calibration:
 
     :ivar status: valid, missing, zero, invalid or size mismatch.
     :ivar problem: as text, with what to do; empty if there is none.
-    :ivar intrinsics: of the image after :meth:`rectify`; None if they have to be estimated.
+    :ivar intrinsics: of the rectified image; None if they have to be estimated.
+    :ivar rectifier: None if the images are not distorted.
     """
 
     status: str
     problem: str = ''
     intrinsics: Intrinsics | None = None
     rectifier: Rectifier | None = None
-
-    def rectify(self, image: np.ndarray) -> np.ndarray:
-        """Return the undistorted image; the same object if it is not distorted."""
-        return image if self.rectifier is None else self.rectifier.rectify(image)
 
 
 @dataclass(eq=False)
@@ -105,7 +102,7 @@ class CameraInput:
         return now_s - self._waiting_since_s < self.config.camera_info_timeout
 
     def optical_frame(self, message: Image | CompressedImage) -> str:
-        """Return the frame id of a message's image."""
+        """Return the frame id of a message's image; never empty."""
         return optical_frame_of(message, self._optical_frame)
 
     def read(self, message: Image | CompressedImage) -> CameraImage:
@@ -140,7 +137,12 @@ class CameraInput:
         was_known = before is not None and before.intrinsics is not None
         if same_size and was_known and chosen.intrinsics is None:
             return ''  # keep the valid calibration
-        self._take(chosen)
+        self.calibration = chosen
+        self._health.camera_info = chosen.status
+        self._health.rectified = chosen.rectifier is not None
+        if chosen.intrinsics is not None:
+            undone = 'undistorted here' if self._health.rectified else 'used unchanged'
+            self._report_once(f'calibrated camera, images are {undone}', warn=False)
         became_known = same_size and not was_known and chosen.intrinsics is not None
         return 'the camera is calibrated now' if became_known else ''
 
@@ -149,21 +151,11 @@ class CameraInput:
 
         :raises FrameError: the image does not fit the calibration.
         """
-        assert self.calibration is not None, 'choose_calibration comes first'
-        return Frame(
-            image=self.calibration.rectify(decoded.image),
-            stamp_ns=decoded.stamp_ns,
-            intrinsics=self.calibration.intrinsics,
-        )
-
-    def _take(self, calibration: Calibration) -> None:
-        self.calibration = calibration
-        rectifier = calibration.rectifier
-        self._health.camera_info = calibration.status
-        self._health.rectified = rectifier is not None and not rectifier.is_identity
-        if calibration.intrinsics is not None:
-            undone = 'undistorted here' if self._health.rectified else 'used unchanged'
-            self._report_once(f'calibrated camera, images are {undone}', warn=False)
+        calibration, image = self.calibration, decoded.image
+        assert calibration is not None, 'choose_calibration comes first'
+        if calibration.rectifier is not None:
+            image = calibration.rectifier.rectify(image)
+        return Frame(image, decoded.stamp_ns, intrinsics=calibration.intrinsics)
 
     def _report_once(self, text: str, warn: bool = True) -> None:
         if text not in self._reported:

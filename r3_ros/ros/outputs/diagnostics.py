@@ -14,7 +14,7 @@ from rclpy.clock import Clock
 from ..stream_report import NodeSnapshot
 from ..worker import StreamWorker
 from .cloud_publisher import NOT_PUBLISHED
-from .health import finite, StreamState
+from .health import StreamState
 from .messages import time_message
 
 OK, WARN, ERROR, STALE = (
@@ -148,20 +148,16 @@ class Diagnostics:
     def _timing(self, snapshot: NodeSnapshot) -> Task:
         worker = self._worker
         times = snapshot.health.times
-        latency = finite(t.latency for t in times)
-        inference, preprocess, publish = (
-            finite(1e3 * getattr(t, f'time_{step}') for t in times)
-            for step in ('inference', 'preprocess', 'publish')
-        )
+        latency, inference = [t.latency for t in times], [1e3 * t.time_inference for t in times]
         now_s, busy_s = time.monotonic(), snapshot.health.busy_s
         (before_s, busy_before_s), self._busy = self._busy, (now_s, busy_s)
         values = {
-            'latency_s_mean': _or_nan(np.mean, latency),
-            'latency_s_max': _or_nan(np.max, latency),
-            'inference_ms_mean': _or_nan(np.mean, inference),
-            'inference_ms_p95': _or_nan(lambda v: np.percentile(v, 95), inference),
-            'preprocess_ms': _or_nan(np.mean, preprocess),
-            'publish_ms': _or_nan(np.mean, publish),
+            'latency_s_mean': _of_finite(np.mean, latency),
+            'latency_s_max': _of_finite(np.max, latency),
+            'inference_ms_mean': _of_finite(np.mean, inference),
+            'inference_ms_p95': _of_finite(lambda v: np.percentile(v, 95), inference),
+            'preprocess_ms': _of_finite(np.mean, [1e3 * t.time_preprocess for t in times]),
+            'publish_ms': _of_finite(np.mean, [1e3 * t.time_publish for t in times]),
             'worker_utilisation': max(busy_s - busy_before_s, 0.0) / max(now_s - before_s, 1e-3),
         }
         if not worker.running or not times:
@@ -293,8 +289,9 @@ def _worst(findings: Iterable[Finding]) -> Finding:
     return level, '; '.join(text for its_level, text in found if its_level == level)
 
 
-def _or_nan(measure: Callable[[np.ndarray], Any], values: np.ndarray) -> float:
-    return float(measure(values)) if len(values) else math.nan
+def _of_finite(measure: Callable[[list[float]], Any], values: Iterable[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return float(measure(finite)) if finite else math.nan
 
 
 def _text(value: Any) -> str:

@@ -8,14 +8,11 @@ steady seconds (``time.monotonic``).
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 import enum
 import math
 import threading
 import time
-
-import numpy as np
 
 from ...core.datatypes import Estimate
 
@@ -218,9 +215,3 @@ class TransformHealth:
         now_s = time.monotonic()
         with self._lock:
             return ', '.join(edge for edge, until_s in self._conflicts.items() if until_s > now_s)
-
-
-def finite(values: Iterable[float]) -> np.ndarray:
-    """Return the finite values."""
-    array = np.fromiter(values, dtype=np.float64)
-    return array[np.isfinite(array)]
