@@ -21,14 +21,13 @@ from ..core.errors import DeviceLostError, FrameError, R3Error, TransformError
 from ..core.threads import Mailbox, RepeatingThread, thread_name
 from ..input.frame_filter import Action, FrameFilter
 from ..streaming.engine import Engine
+from .frame_policies import FrameStepper, NoMemoryError, Readiness, Remedy
 from .inputs.camera_input import CameraImage, CameraInput, Received
-from .memory_policy import FrameStepper, NoMemoryError, Remedy
 from .outputs.cloud_publisher import CloudPublisher
 from .outputs.health import Health, NodeHealth, StepTimes, StreamState, TransformHealth
 from .outputs.messages import estimate_fields, stamp_ns_of
 from .outputs.outputs import Outputs
 from .pose_output import PoseOutput
-from .readiness import Readiness
 from .session_control import SessionControl
 from .stream_report import NodeSnapshot, StreamReport
 from .tf.frame_tree import Base, TransformTree

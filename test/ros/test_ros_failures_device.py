@@ -13,7 +13,7 @@ from lifecycle_msgs.msg import State
 from r3_ros.core.config import MemoryConfig
 from r3_ros.core.errors import DeviceLostError, DeviceMemoryError
 from r3_ros.msg import StreamStatus
-from r3_ros.ros.memory_policy import FrameStepper, Remedy
+from r3_ros.ros.frame_policies import FrameStepper, Remedy
 from r3_ros.ros.node import UNCLEAN
 from r3_ros.ros.outputs.health import StreamState
 from r3_ros.ros.outputs.messages import stamp_ns_of
