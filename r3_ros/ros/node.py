@@ -22,7 +22,6 @@ from rclpy.timer import Timer
 from ..core.config import R3Config
 from ..core.errors import ConfigError, R3Error
 from ..factory import load_engine
-from .inputs.camera_input import CameraInput
 from .inputs.subscriptions import CameraTopics, image_topic_name, subscribe_odometry
 from .node_parameters import (
     changed_config,
@@ -32,7 +31,6 @@ from .node_parameters import (
     unknown_parameters,
 )
 from .outputs.diagnostics import Diagnostics
-from .outputs.health import Health, TransformHealth
 from .outputs.outputs import Outputs
 from .services.services import Services
 from .tf.frame_tree import TransformTree
@@ -222,34 +220,17 @@ class R3StreamNode(LifecycleNode):
 
     def _set_up(self, config: R3Config, engine: Any) -> None:
         logger, clock = self.get_logger(), self.get_clock()
-        health, transform_health = Health(), TransformHealth()
         # A worker owns the engine; without one it is closed directly.
         self._closers.append(lambda: (self.worker or engine).close())
         outputs = Outputs(self, config.occupancy.enabled)
         self._closers.append(outputs.close)
-        tree = TransformTree(self, config, transform_health)
+        tree = TransformTree(self, config)
         self._closers.append(tree.close)
-        authority = TransformAuthority(self, config, tree, transform_health)
+        authority = TransformAuthority(self, config, tree)
         self._closers.append(authority.close)
-        camera = CameraInput(
-            config.input,
-            config.camera_optical_frame,
-            image_topic_name(self, config.input),
-            clock,
-            health,
-            logger,
-        )
+        image_topic = image_topic_name(self, config.input)
         self.worker = StreamWorker(
-            engine,
-            config,
-            camera,
-            outputs,
-            tree,
-            authority,
-            health,
-            transform_health,
-            clock,
-            logger,
+            engine, config, outputs, tree, authority, image_topic, clock, logger
         )
         self._config = config
         services = Services(self, self.worker)

@@ -74,7 +74,8 @@ class PoseOutput:
         self._T_map_odom_kept = self._authority.T_map_odom
         self._T_world_camera = np.eye(4)
         self._track.clear()
-        self.chain = None if self.base is None else self.base.new_chain()
+        base = self.base
+        self.chain = None if base is None else PoseChain(base.T_base_optical, base.is_named)
         if T_map_world is not None:
             self._T_map_odom_kept = self._start = None
             if self.chain is not None:

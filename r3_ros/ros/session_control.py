@@ -24,7 +24,7 @@ from ..streaming.map_snapshot import take_map_snapshot
 from ..streaming.relocalisation.search import Vicinity
 from .outputs.cloud_publisher import CloudPublisher, graph_snapshot
 from .outputs.graph_messages import empty_graph, GraphSnapshot
-from .outputs.health import Health, StreamState, TransformHealth
+from .outputs.health import Health, StreamState
 from .pose_output import PoseOutput
 from .services.saving import ServiceCode, ServiceError, Snapshot
 from .stream_report import StreamReport
@@ -101,7 +101,6 @@ class SessionControl:
     _clouds: CloudPublisher
     _tree: TransformTree
     _health: Health
-    _transform_health: TransformHealth
     _report: StreamReport
     _logger: Any
     images: KeyframeImages = field(default_factory=KeyframeImages, init=False)
@@ -169,8 +168,8 @@ class SessionControl:
             raise FrameError(f"frame_id changed from '{before}' to '{optical_frame}'")
         self._pose_output.base, self._pose_output.optical_frame = base, optical_frame
         self._tree.base_frame = self._health.base_frame = base.frame
+        self._tree.health.problem = ''
         self._health.optical_frame = optical_frame
-        self._transform_health.problem = ''
         self._engine.odometry.T_base_camera = base.T_base_optical
         self._logger.info(f"camera '{optical_frame}', base frame '{base.frame}'")
         if is_first:

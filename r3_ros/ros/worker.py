@@ -16,7 +16,7 @@ from rclpy.clock import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
 from ..core.config import R3Config
-from ..core.datatypes import Estimate, Frame
+from ..core.datatypes import Frame
 from ..core.errors import DeviceLostError, FrameError, R3Error, TransformError
 from ..core.threads import Mailbox, RepeatingThread, thread_name
 from ..input.frame_filter import Action, FrameFilter
@@ -24,7 +24,7 @@ from ..streaming.engine import Engine
 from .frame_policies import FrameStepper, NoMemoryError, Readiness, Remedy
 from .inputs.camera_input import CameraImage, CameraInput, Received
 from .outputs.cloud_publisher import CloudPublisher
-from .outputs.health import Health, NodeHealth, StepTimes, StreamState, TransformHealth
+from .outputs.health import Health, NodeHealth, StepTimes, StreamState
 from .outputs.messages import estimate_fields, stamp_ns_of
 from .outputs.outputs import Outputs
 from .pose_output import PoseOutput
@@ -66,19 +66,21 @@ class StreamWorker:
 
     engine: Engine
     config: R3Config
-    camera: CameraInput
     outputs: Outputs
     tree: TransformTree
     authority: TransformAuthority
-    health: Health
-    transform_health: TransformHealth
+    _image_topic: str
     _clock: Clock
     _logger: Any
 
     def __post_init__(self) -> None:
-        engine, config, health = self.engine, self.config, self.health
-        outputs, logger = self.outputs, self._logger
-        self.node_health = NodeHealth()
+        engine, config, outputs = self.engine, self.config, self.outputs
+        clock, logger = self._clock, self._logger
+        self.health = health = Health()
+        self.node_health, self.transform_health = NodeHealth(), self.tree.health
+        self.camera = CameraInput(
+            config.input, config.camera_optical_frame, self._image_topic, clock, health, logger
+        )
         self.odometry = engine.odometry
         self.mailbox: Mailbox[Received] = Mailbox(
             config.input.frame_policy, config.input.queue_size
@@ -93,7 +95,7 @@ class StreamWorker:
             lambda: self._clouds.occupancy,
             outputs,
             self.mailbox,
-            self._clock,
+            clock,
             logger,
         )
         self.control = SessionControl(
@@ -104,7 +106,6 @@ class StreamWorker:
             self._clouds,
             self.tree,
             health,
-            self.transform_health,
             self.report,
             logger,
         )
@@ -331,13 +332,18 @@ class StreamWorker:
             self.pose_output.follow(estimate)
             self.health.reject('the node was deactivated before the frame was done', 'deactivated')
             return
-        self._publish_pose(estimate, decoded.note)
+        self.health.last_stamp_ns = estimate.stamp_ns
+        state, reason = self.pose_output.publish(estimate)
+        waits_for = self.engine.session.scale.view().waits_for
+        self.health.enter(state, '; '.join(filter(None, (reason, waits_for, decoded.note))))
+        self.health.processed(estimate)
+        latency_s = (self._clock.now().nanoseconds - decoded.stamp_ns) / _SECOND_NS
         times = StepTimes(
             time_wait=started_s - received.time_s,
             time_preprocess=prepared_s - started_s,
             time_inference=stepped_s - prepared_s,
             time_publish=time.monotonic() - stepped_s,
-            latency=self._latency_s(decoded.stamp_ns),
+            latency=latency_s if 0 <= latency_s < _CLOCKS_DIFFER_S else math.nan,
         )
         self.health.times.append(times)
         self.health.busy_s += time.monotonic() - started_s
@@ -387,17 +393,6 @@ class StreamWorker:
             self.report.fault(
                 f'{reason} (oom_count: {count}); free memory of the device, then call ~/reset'
             )
-
-    def _publish_pose(self, estimate: Estimate, note: str) -> None:
-        self.health.last_stamp_ns = estimate.stamp_ns
-        state, reason = self.pose_output.publish(estimate)
-        waits_for = self.engine.session.scale.view().waits_for
-        self.health.enter(state, '; '.join(filter(None, (reason, waits_for, note))))
-        self.health.processed(estimate)
-
-    def _latency_s(self, stamp_ns: int) -> float:
-        latency_s = (self._clock.now().nanoseconds - stamp_ns) / _SECOND_NS
-        return latency_s if 0 <= latency_s < _CLOCKS_DIFFER_S else math.nan
 
     def _on_cloud_error(self, error: Exception) -> None:
         text = ''.join(traceback.format_exception(error))

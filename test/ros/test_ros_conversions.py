@@ -23,7 +23,13 @@ from encoded_images import (
 from r3_ros.core.config import InputConfig
 from r3_ros.core.errors import FrameError
 from r3_ros.input.image_decoding import ENCODINGS
-from r3_ros.ros.inputs.camera_input import calibrate, NAMELESS_FRAME, read_image, same_calibration
+from r3_ros.ros.inputs.camera_input import (
+    calibrate,
+    CameraInput,
+    NAMELESS_FRAME,
+    read_image,
+    same_calibration,
+)
 from r3_ros.ros.outputs.messages import header_message
 from rclpy.clock import Clock
 from scripted import START_NS
@@ -153,10 +159,11 @@ def test_zero_stamp_and_empty_frame_are_made_up_and_said():
     image.header = header_message(0, '')
     found = read(image)
     assert found.stamp_ns > 0
-    assert found.optical_frame == NAMELESS_FRAME
     assert 'no stamp' in found.note
     assert 'camera_optical_frame' in found.note
-    assert read(image, frame='cam').optical_frame == 'cam'
+    for override, frame in (('', NAMELESS_FRAME), ('cam', 'cam')):
+        camera = CameraInput(InputConfig(), override, '', None, None, None)
+        assert camera.optical_frame(image) == frame
 
 
 K = [50.0, 0, 31.5, 0, 51.0, 23.5, 0, 0, 1]

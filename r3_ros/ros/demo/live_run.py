@@ -95,6 +95,14 @@ def run_live(
     }
     options = [part for item in settings.items() for part in ('-p', ':='.join(item))]
     result = LiveResult()
+
+    def on_message(topic: str, recorded_ns: int) -> None:
+        # Recorded at its own stamp, see bag_writer.
+        if topic == topics.sent_image:
+            result.sent_s[recorded_ns] = time.monotonic()
+            on_image(result)
+            process.check()
+
     context = rclpy.Context()
     rclpy.init(args=[], context=context)
     try:
@@ -106,7 +114,7 @@ def run_live(
         ):
             with closing(BagPlayer(bag, listener.node, clock=True)) as player:
                 _wait_for_node(process, player, topics)
-                _play(player, topics, result, process, on_image)
+                player.play(on_message=on_message)
             _wait_until_processed(process, result)
             _save(listener, result, folder)
             process.check()
@@ -128,23 +136,6 @@ def _wait_for_node(process: NodeProcess, player: BagPlayer, topics: SequenceTopi
                     f'the node has not subscribed to {topic} after {_START_TIMEOUT_S:g} s. '
                     f'{process.log_tail()}'
                 )
-
-
-def _play(
-    player: BagPlayer,
-    topics: SequenceTopics,
-    result: LiveResult,
-    process: NodeProcess,
-    on_image: Callable[[LiveResult], None],
-) -> None:
-    def on_message(topic: str, recorded_ns: int) -> None:
-        # Recorded at its own stamp, see bag_writer.
-        if topic == topics.sent_image:
-            result.sent_s[recorded_ns] = time.monotonic()
-            on_image(result)
-            process.check()
-
-    player.play(on_message=on_message)
 
 
 def _wait_until_processed(process: NodeProcess, result: LiveResult) -> None:

@@ -42,7 +42,6 @@ class CameraImage:
 
     image: np.ndarray
     stamp_ns: int
-    optical_frame: str
     encoding: str
     guessed: bool
     note: str
@@ -103,7 +102,7 @@ class CameraInput:
 
     def optical_frame(self, message: Image | CompressedImage) -> str:
         """Return the frame id of a message's image; never empty."""
-        return optical_frame_of(message, self._optical_frame)
+        return self._optical_frame or message.header.frame_id.lstrip('/') or NAMELESS_FRAME
 
     def read(self, message: Image | CompressedImage) -> CameraImage:
         """Decode a message.
@@ -182,9 +181,10 @@ def read_image(
     if stamp_ns == 0:
         stamp_ns = clock.now().nanoseconds
         notes.append('images have no stamp, their time of arrival is used')
-    frame = optical_frame_of(message, frame_override)
     if not frame_override and not message.header.frame_id:
-        notes.append(f"images have no frame_id, '{frame}' is used: set camera_optical_frame")
+        notes.append(
+            f"images have no frame_id, '{NAMELESS_FRAME}' is used: set camera_optical_frame"
+        )
     is_raw = isinstance(message, Image)
     encoding = message.encoding if is_raw else message.format
     if is_raw and encoding not in ENCODINGS:
@@ -194,12 +194,7 @@ def read_image(
     guessed = is_raw and encoding in UNTYPED and not hint
     if guessed:
         notes.append(f'{encoding} is read as {UNTYPED[encoding]}, see input.encoding_hint')
-    return CameraImage(image, stamp_ns, frame, encoding, guessed, '; '.join(notes))
-
-
-def optical_frame_of(message: Image | CompressedImage, override: str) -> str:
-    """Return the frame id of a message; never empty."""
-    return override or message.header.frame_id.lstrip('/') or NAMELESS_FRAME
+    return CameraImage(image, stamp_ns, encoding, guessed, '; '.join(notes))
 
 
 def _decode_by_cv_bridge(message: Image) -> np.ndarray:

@@ -22,7 +22,6 @@ from ...core.errors import TransformError
 from ...core.geometry import inverse, is_rigid, rotation_angle
 from ..outputs.health import TransformHealth
 from ..outputs.messages import matrix_from_transform, stamp_ns_of
-from .pose_chain import PoseChain
 
 _AUTHORITY = 'r3'
 #: A camera that moves less on its base, in metres and radians, counts as fixed.
@@ -39,10 +38,6 @@ class Base:
     frame: str
     T_base_optical: np.ndarray
     is_named: bool  # base_frame is set, so the map starts in it
-
-    def new_chain(self) -> PoseChain:
-        """Return the chain of frames of a new session."""
-        return PoseChain(self.T_base_optical, starts_in_base=self.is_named)
 
 
 @dataclass(frozen=True)
@@ -83,15 +78,16 @@ class Echoes:
 class TransformTree:
     """Subscribes to /tf and /tf_static. Executor thread; lookups from any thread.
 
+    :ivar health: problems on /tf.
     :ivar base_frame: the moving frame whose pose is published; set by the worker.
     :ivar on_moving: called after transforms on /tf.
     :ivar on_change: called after any transforms.
     """
 
-    def __init__(self, node: Node, config: R3Config, health: TransformHealth) -> None:
+    def __init__(self, node: Node, config: R3Config) -> None:
         self._node = node
         self._config = config
-        self._health = health
+        self.health = TransformHealth()
         self._buffer = Buffer(node=node)
         self._links: dict[str, _Link] = {}
         self._since_s = time.monotonic()
@@ -249,7 +245,7 @@ class TransformTree:
             self._report(child, link)
 
     def _report(self, child: str, link: _Link) -> None:
-        if self._health.note_conflict(f'{link.parent} -> {child}', link.valid_until_s):
+        if self.health.note_conflict(f'{link.parent} -> {child}', link.valid_until_s):
             self._node.get_logger().error(
                 f"another node broadcasts '{link.parent}' -> '{child}' on /tf, and a frame has "
                 'one parent: stop the other node, set publish_map_to_odom_tf or '

@@ -22,7 +22,6 @@ from tf2_ros import TransformBroadcaster
 from ...core.config import R3Config
 from ...core.errors import TransformError
 from ...core.geometry import inverse
-from ..outputs.health import TransformHealth
 from ..outputs.messages import transform_message
 from .frame_tree import TransformTree
 from .pose_chain import Placement, planar_map_odom, with_odometry_moved
@@ -54,7 +53,6 @@ class RobotOdometry:
 
     config: R3Config
     _tree: TransformTree
-    _health: TransformHealth
     _logger: Any
     _on_found: Callable[[int, Placement, np.ndarray], None]
     # Held while on_found runs, which keeps the order.
@@ -122,7 +120,7 @@ class RobotOdometry:
 
     def fail(self, problem: str) -> None:
         """Count an image without a transform."""
-        count = self._health.fail_lookup(problem)
+        count = self._tree.health.fail_lookup(problem)
         self._logger.warning(
             "no transform from the robot's base to odom at the stamp of an image, so map -> odom "
             f'is not updated: {problem} (tf_lookup_failures: {count})',
@@ -137,14 +135,12 @@ class TransformAuthority:
     :ivar T_map_odom: the broadcast ``map -> odom``; None before the first estimate.
     """
 
-    def __init__(
-        self, node: Node, config: R3Config, tree: TransformTree, health: TransformHealth
-    ) -> None:
+    def __init__(self, node: Node, config: R3Config, tree: TransformTree) -> None:
         self._config = config
         self._tree = tree
         self._node = node
         self._broadcaster = TransformBroadcaster(node)
-        self.robot = RobotOdometry(config, tree, health, node.get_logger(), self._correct)
+        self.robot = RobotOdometry(config, tree, node.get_logger(), self._correct)
         tree.on_moving = self.robot.look
         self._lock = threading.Lock()
         self.T_map_odom: np.ndarray | None = None
