@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, replace
 import json
 from pathlib import Path
 import sys
@@ -12,11 +11,11 @@ from typing import Any, TYPE_CHECKING
 
 from ..core.errors import SourceError
 from .bag import write_bag
-from .options import add_set_option, parsed_settings, positive_int
+from .options import add_set_option, changed_parameters, positive_int, summary_text
 
 if TYPE_CHECKING:
     from ..core.config import R3Config
-    from ..ros.demo.listener import ReceivedMessages
+    from ..ros.demo.live_run import LiveResult
 
 EXIT_CHECK_FAILED = 1
 
@@ -49,36 +48,34 @@ def register(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..core.atomic_files import atomic_directory
     from ..offline.run_files import SUMMARY
-    from ..ros.demo.bag_player import import_rclpy
-    from ..ros.demo.node_process import installed_node
 
     # First, as they may fail.
-    import_rclpy()
-    installed_node()
-    config = _node_config(args)
+    config, parameters = _node_parameters(args)
     began = time.monotonic()
     output = Path(args.output)
     with atomic_directory(output, overwrite=True, marker=SUMMARY) as folder:
         source = Path(args.input) if args.input else _synthesise(folder / 'sequence', args)
-        summary, evaluation = _stream(source, folder, args, config)
-    _print_table(output, summary, evaluation, time.monotonic() - began)
+        summary, evaluation = _stream(source, folder, args, config, parameters)
+    _print_result(output, summary, evaluation, time.monotonic() - began)
     return 0 if all(check['passed'] for check in summary['checks']) else EXIT_CHECK_FAILED
 
 
-def _node_config(args: argparse.Namespace) -> R3Config:
-    """Return the parameters of the node: those of its file, changed by --set, then --model.
+def _node_parameters(args: argparse.Namespace) -> tuple[R3Config, dict[str, str]]:
+    """Return the configuration of the node, and values of ``-p`` that change that of its file.
 
     :raises ConfigError: naming what is wrong.
+    :raises R3Error: there is no ROS, or the package is not installed.
     """
     from ..core.config import R3Config
     from ..core.config_file import load_config
-    from ..core.parameter_fields import updated
-    from ..ros.demo.node_process import installed_node
+    from ..core.parameter_fields import flattened, updated
+    from ..ros.demo.live_run import installed_node
 
-    changes = parsed_settings(args.set, R3Config())
-    if args.model:
-        changes['model.name'] = args.model
-    return updated(load_config(installed_node()[1], R3Config()), changes)
+    changes = changed_parameters(args)
+    config = updated(load_config(installed_node()[1], R3Config()), changes)
+    values = flattened(config)
+    # As JSON, or YAML would read some texts as other types.
+    return config, {name: json.dumps(values[name]) for name in changes}
 
 
 def _synthesise(folder: Path, args: argparse.Namespace) -> Path:
@@ -94,57 +91,64 @@ def _synthesise(folder: Path, args: argparse.Namespace) -> Path:
 
 
 def _stream(
-    source_path: Path, folder: Path, args: argparse.Namespace, config: R3Config
+    source_path: Path,
+    folder: Path,
+    args: argparse.Namespace,
+    config: R3Config,
+    parameters: dict[str, str],
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Stream the recording; return the contents of summary.json and evaluation.json."""
+    from tqdm import tqdm
+
     from ..evaluation.report.report_page import write_report
     from ..input.bag_writer import SequenceTopics
     from ..offline.run_files import SUMMARY, write_json
     from ..ros.demo.checks import all_checks
-    from ..ros.demo.live_files import records, write_live_run
+    from ..ros.demo.live_files import write_live_run
     from ..ros.demo.live_run import run_live
 
     bag, topics = folder / 'recording.mcap', SequenceTopics()
     print(f'2. writing {source_path.name} as a bag', flush=True)
     recorded, warnings = write_bag(source_path, bag, args, args.frames, topics=topics)
     print('3. starting the node and playing the recording to it in real time', flush=True)
-    with _Progress(recorded.frames) as progress:
-        parameters = _node_parameters(config) | {'map.directory': str(folder)}
-        result = run_live(bag, topics, folder, parameters, progress.update)
+    # Every refresh is a line in a log file.
+    interval_s = 0.2 if sys.stderr.isatty() else 10.0
+    with tqdm(
+        total=recorded.frames, unit=' frames', desc='streaming', mininterval=interval_s
+    ) as bar:
+
+        def show(result: LiveResult) -> None:
+            status = result.last_status
+            if status is not None:
+                bar.set_postfix_str(
+                    f'{status.frames_processed} processed, {status.frames_dropped} dropped, '
+                    f'{status.map_points} map points',
+                    refresh=False,
+                )
+            bar.update()
+
+        result = run_live(bag, topics, folder, parameters | {'map.directory': str(folder)}, show)
     bag.unlink()
     print('4. evaluating and writing the report', flush=True)
-    rows = records(result)
     name = str(source_path) if args.input else f'synthetic recording, seed {args.seed}'
-    summary = write_live_run(folder, result, rows, config, name)
+    summary = write_live_run(folder, result, config, name)
     evaluation, no_evaluation = _evaluate(folder, source_path, recorded.shift_ns)
     ate_percent = evaluation['trajectory']['ate_percent'] if evaluation else None
-    share = summary['tracked_share']
-    checks = all_checks(result, share, ate_percent, exact_truth=not args.input)
+    checks = all_checks(result, summary['tracked_share'], ate_percent, exact_truth=not args.input)
     summary['warnings'] = [*warnings, *no_evaluation]
     summary['checks'] = [
-        asdict(replace(check, detail=check.detail.replace(f'{folder}/', ''))) for check in checks
+        check._replace(detail=check.detail.replace(f'{folder}/', ''))._asdict() for check in checks
     ]
     write_json(folder / SUMMARY, summary)
-    if rows:
+    if summary['frames']['processed']:
         write_report(folder)
     return summary, evaluation
-
-
-def _node_parameters(config: R3Config) -> dict[str, str]:
-    """Return parameters that differ from the node's file, as values of ``-p``."""
-    from ..core.config import R3Config
-    from ..core.config_file import load_config
-    from ..core.parameter_fields import flattened
-    from ..ros.demo.node_process import installed_node
-
-    of_file = flattened(load_config(installed_node()[1], R3Config()))
-    # As JSON, or YAML would read some texts as other types.
-    return {n: json.dumps(v) for n, v in flattened(config).items() if v != of_file[n]}
 
 
 def _evaluate(
     folder: Path, source_path: Path, shift_ns: int
 ) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the content of evaluation.json, and warnings."""
     from ..core.trajectory_file import PoseList, read_tum
     from ..evaluation.posed_sequences import TRUTH
     from ..evaluation.run_evaluation import evaluate_run
@@ -161,71 +165,22 @@ def _evaluate(
         return None, [f'not evaluated: {error}']
 
 
-class _Progress:
-    """The progress bar of the stream, with the node's status."""
-
-    def __init__(self, frames: int) -> None:
-        from tqdm import tqdm
-
-        interval_s = 0.2 if sys.stderr.isatty() else 10.0
-        self._bar = tqdm(total=frames, unit=' frames', desc='streaming', mininterval=interval_s)
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def update(self, sent: int, received: ReceivedMessages) -> None:
-        status = received.last_status
-        if status is not None:
-            self._bar.set_postfix_str(
-                f'{status.frames_processed} processed, {status.frames_dropped} dropped, '
-                f'{status.map_points} map points',
-                refresh=False,
-            )
-        self._bar.update(sent - self._bar.n)
-
-
-def _print_table(
+def _print_result(
     output: Path, summary: dict[str, Any], evaluation: dict[str, Any] | None, wall_s: float
 ) -> None:
+    from ..evaluation.run_evaluation import evaluation_text
+
     frames, latency = summary['frames'], summary['timing_ms'].get('latency')
-    rows = [
-        (
-            'frames',
-            f'{frames["sent"]} sent, {frames["received"]} received, {frames["processed"]} '
-            f'processed, {frames["dropped"]} dropped',
-        ),
-        ('tracked', f'{100 * summary["tracked_share"]:.1f} % of the processed frames'),
-        ('rate', f'{summary["fps"]:.1f} frames/s'),
-    ]
-    if latency:
-        rows.append(
-            ('latency', f'{latency["mean"]:.0f} ms mean, {latency["p95"]:.0f} ms 95th percentile')
-        )
-    if evaluation:
-        errors = evaluation['trajectory']
-        rows.append(
-            (
-                'ATE',
-                f'{errors["ate_rmse_m"]:.4f} m, {errors["ate_percent"] or 0:.2f} % of '
-                f'{errors["path_m"]:.2f} m; rotation {errors["rotation_mean_deg"]:.2f} deg',
-            )
-        )
     failed = [check for check in summary['checks'] if not check['passed']]
     passed = len(summary['checks']) - len(failed)
-    rows += [
-        ('map', f'{summary["map_points"]} points, {summary["keyframes"]} keyframes'),
-        ('checks', f'{passed} of {len(summary["checks"])} passed'),
-        ('took', f'{wall_s:.0f} s'),
-        ('files', f'{output}/ (map.ply, trajectory.tum, summary.json, node.log)'),
-        ('report', str(output / 'report.html')),
-    ]
-    print()
-    for name, value in rows:
-        print(f'  {name:<9}{value}')
     for warning in summary['warnings']:
         print(f'warning: {warning}', file=sys.stderr)
     for check in failed:
         print(f'FAILED: {check["name"]}: {check["detail"]}', file=sys.stderr)
+    print(f'\n{frames["sent"]} images sent, {frames["dropped"]} dropped; {summary_text(summary)}')
+    if latency:
+        print(f'latency {latency["mean"]:.0f} ms mean, {latency["p95"]:.0f} ms 95th percentile')
+    if evaluation:
+        print(evaluation_text(evaluation))
+    print(f'{passed} of {len(summary["checks"])} checks passed, in {wall_s:.0f} s')
+    print(f'written to {output}; open {output / "report.html"}')

@@ -63,6 +63,15 @@ def size_text(size_bytes: float) -> str:
     return f'{size_bytes:.3g} GB'
 
 
+def summary_text(summary: dict[str, Any]) -> str:
+    """Return the main numbers of summary.json in one line."""
+    return (
+        f'{summary["frames"]["processed"]} frames at {summary["fps"]:.1f} frames/s, '
+        f'{100 * summary["tracked_share"]:.1f} % tracked, {summary["keyframes"]} keyframes, '
+        f'{summary["map_points"]} map points'
+    )
+
+
 def add_config_options(parser: argparse._ActionsContainer) -> None:
     """Add the options that :func:`config_from` reads."""
     parser.add_argument('--model', metavar='NAME', help='predictor (default: classical)')
@@ -88,10 +97,18 @@ def config_from(args: argparse.Namespace) -> R3Config:
     from ..core.parameter_fields import updated
 
     config = load_config(args.config, R3Config()) if args.config else R3Config()
+    return updated(config, changed_parameters(args))
+
+
+def changed_parameters(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the values of --set and --model by parameter, unchecked.
+
+    :raises ConfigError: a text without ``=``.
+    """
+    from ..core.config import R3Config
+
     changes = parsed_settings(args.set, R3Config())
-    if args.model:
-        changes['model.name'] = args.model
-    return updated(config, changes)
+    return changes | ({'model.name': args.model} if args.model else {})
 
 
 def parsed_settings(settings: Sequence[str], root: Any) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 import sys
 import threading
 from typing import Any
 
+from ..core.errors import R3Error
 from .options import bounded
 
 
@@ -31,18 +33,21 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..ros.demo.bag_player import BagPlayer, import_rclpy
+    from ..ros.demo.bag_player import BagPlayer
 
-    rclpy = import_rclpy()
+    try:
+        import rclpy
+    except ImportError as error:
+        raise R3Error(
+            f'this command needs ROS 2 (rclpy): {error}. Source a ROS installation, or run '
+            '`make setup` and then `. .venv/bin/activate && . install/setup.sh`'
+        ) from error
     # Python handles Ctrl-C, so that the bag and the node are closed in order.
     rclpy.init(args=[], signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
     node = rclpy.create_node('r3_player')
     try:
-        player = BagPlayer(Path(args.bag), node, args.rate, args.clock)
-        try:
+        with closing(BagPlayer(Path(args.bag), node, args.rate, args.clock)) as player:
             return _play(player, args)
-        finally:
-            player.close()
     finally:
         node.destroy_node()
         rclpy.try_shutdown()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 import signal
 import sys
@@ -12,12 +12,11 @@ import threading
 from typing import Any, TYPE_CHECKING
 
 from ..core.errors import ConfigError, SourceError
-from .options import add_config_options, config_from, positive_int
+from .options import add_config_options, config_from, positive_int, summary_text
 
 if TYPE_CHECKING:
     from ..core.config import R3Config
     from ..core.datatypes import DepthMap, Estimate
-    from ..core.trajectory_file import PoseList
     from ..input.source import Source
     from ..offline.stream_run import RunResult
 
@@ -108,22 +107,25 @@ def run(args: argparse.Namespace) -> int:
 def _streamed(
     source: Source, config: R3Config, args: argparse.Namespace, depth_folder: Path
 ) -> RunResult:
+    from ..core.trajectory_file import read_tum
     from ..factory import load_engine
     from ..maps.reading import read_map
     from ..offline.stream_run import run_source
 
-    odometry = _odometry(config, args)
+    if (config.scale.source == 'odometry') != bool(args.odometry):
+        raise ConfigError(
+            f"parameter 'scale.source' is '{config.scale.source}', and --odometry is "
+            f'{args.odometry or "not given"}: scale.source odometry and a file go together'
+        )
+    odometry = read_tum(args.odometry) if args.odometry else None
     saved = read_map(args.map) if args.map else None
-    engine = load_engine(config)
-    try:
+    with closing(load_engine(config)) as engine:
         if odometry is not None:
             engine.odometry.extend(odometry.stamps_ns, odometry.T_world_camera)
         with _Progress(source, args, depth_folder) as progress, _interrupt_sets() as stop:
             result = run_source(source, engine, args.max_frames, progress.update, stop, saved)
             progress.save_depths(result.last_depths)
-        return result
-    finally:
-        engine.close()
+    return result
 
 
 def _reconstructed(
@@ -133,38 +135,22 @@ def _reconstructed(
     from ..offline.windows.reconstruction import reconstruct
     from ..streaming.scale.estimator import ScaleEstimator
 
-    predictor = load_window_predictor(config)
-    try:
-        with _Progress(source, args, depth_folder) as progress, _interrupt_sets() as stop:
-            result = reconstruct(
-                source,
-                predictor,
-                config,
-                max_frames=args.max_frames,
-                on_window=progress.update_window,
-                stop=stop,
-                depth_folder=progress.depth_folder,
-            )
-        result.scale = ScaleEstimator(config.scale).view()
-        return result
-    finally:
-        predictor.close()
-
-
-def _odometry(config: R3Config, args: argparse.Namespace) -> PoseList | None:
-    """Read the odometry for scale.source odometry.
-
-    :raises ConfigError: only one of the two is given.
-    :raises SourceError: it cannot be read.
-    """
-    from ..core.trajectory_file import read_tum
-
-    if (config.scale.source == 'odometry') != bool(args.odometry):
-        raise ConfigError(
-            f"parameter 'scale.source' is '{config.scale.source}', and --odometry is "
-            f'{args.odometry or "not given"}: scale.source odometry and a file go together'
+    with (
+        closing(load_window_predictor(config)) as predictor,
+        _Progress(source, args, depth_folder) as progress,
+        _interrupt_sets() as stop,
+    ):
+        result = reconstruct(
+            source,
+            predictor,
+            config,
+            max_frames=args.max_frames,
+            on_window=progress.update_window,
+            stop=stop,
+            depth_folder=progress.depth_folder,
         )
-    return read_tum(args.odometry) if args.odometry else None
+    result.scale = ScaleEstimator(config.scale).view()
+    return result
 
 
 class _Progress:
@@ -173,9 +159,7 @@ class _Progress:
     def __init__(self, source: Source, args: argparse.Namespace, depth_folder: Path) -> None:
         from tqdm import tqdm
 
-        total = source.length
-        if args.max_frames:
-            total = min(total, args.max_frames) if total else args.max_frames
+        total = min(filter(None, (source.length, args.max_frames)), default=None)
         # Every refresh is a line in a log file.
         interval_s = 0.2 if sys.stderr.isatty() else 10.0
         self._bar = tqdm(total=total, unit=' frames', desc=source.name, mininterval=interval_s)
@@ -239,11 +223,7 @@ def _print_result(output: Path, result: RunResult, evaluation: dict[str, Any] | 
     frames = summary['frames']
     if result.interrupted:
         print('PARTIAL: interrupted before the end of the recording')
-    print(
-        f'{frames["processed"]} frames at {summary["fps"]:.1f} frames/s, '
-        f'{100 * summary["tracked_share"]:.1f} % tracked, {summary["keyframes"]} keyframes, '
-        f'{summary["map_points"]} map points'
-    )
+    print(summary_text(summary))
     if frames['rejected']:
         left_out = (f'{count} {reason}' for reason, count in frames['rejected'].items())
         print(f'left out: {", ".join(left_out)}')

@@ -84,7 +84,10 @@ def run_get(args: argparse.Namespace) -> int:
     folder = Path(os.path.expanduser(args.folder)).absolute() if args.folder else weights_folder()
     target = local_path(weights.name, folder)
     _print_licence(weights)
-    here = _digest(target) if target.exists() else None
+    try:
+        here = sha256_of(target) if target.exists() else None
+    except OSError as error:
+        raise ModelError(f'cannot read {target}: {error.strerror}') from error
     recorded = recorded_digest(target)
     if here and here == recorded and args.revision is None:
         print(f'{target} is here already, with the SHA-256 recorded: nothing to fetch')
@@ -132,13 +135,6 @@ def run_check(args: argparse.Namespace) -> int:
     print(f'{path}: a whole {loaded.variant} network', *loaded.notes, sep='\n')
     print(f'SHA-256 {loaded.sha256}, {"as" if recorded else "none"} recorded by r3 weights get')
     return 0
-
-
-def _digest(path: Path) -> str:
-    try:
-        return sha256_of(path)
-    except OSError as error:
-        raise ModelError(f'cannot read {path}: {error.strerror}') from error
 
 
 def _print_licence(weights: PublishedWeights) -> None:

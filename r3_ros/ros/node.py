@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import wraps
+import re
 import traceback
 from typing import Any
 
@@ -13,6 +14,7 @@ from rclpy.clock import Clock, JumpThreshold, TimeJump
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.guard_condition import GuardCondition
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.timer import Timer
@@ -20,9 +22,7 @@ from rclpy.timer import Timer
 from ..core.config import R3Config
 from ..core.errors import ConfigError, R3Error
 from ..factory import load_engine
-from .inputs.camera_input import CameraInput
-from .inputs.camera_topics import CameraTopics, image_topic_name
-from .inputs.odometry_input import OdometryInput
+from .inputs.subscriptions import CameraTopics, image_topic_name, subscribe_odometry
 from .node_parameters import (
     changed_config,
     declare_parameters,
@@ -32,12 +32,10 @@ from .node_parameters import (
     unknown_parameters,
 )
 from .outputs.diagnostics import Diagnostics
-from .outputs.health import Health, TransformHealth
 from .outputs.outputs import Outputs
-from .rcl_errors import one_line, RCLError
 from .services.services import Services
 from .tf.frame_tree import TransformTree
-from .tf.initial_pose import InitialPose, InitialPoseInput
+from .tf.initial_pose import InitialPose, subscribe_initial_pose
 from .tf.transforms import corrects_robot, TransformAuthority
 from .worker import StreamWorker, WorkerStuckError
 
@@ -51,6 +49,14 @@ _NO_METRIC_SCALE = {
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
+#: Raised by rclpy for errors of the layers below: security, middleware, names.
+RCLError = rclpy_implementation.RCLError
+
+
+def one_line(error: BaseException) -> str:
+    """Return the text of an error of rcl without line breaks and locations in its sources."""
+    text = ' '.join(str(error).split())
+    return re.sub(r',? at [^\s,]+\.(?:c|cpp|h|hpp):\d+', '', text)
 
 
 def _logged(transition: Transition) -> Transition:
@@ -61,12 +67,11 @@ def _logged(transition: Transition) -> Transition:
         name = transition.__name__.removeprefix('on_')
         try:
             return transition(self, state)
-        except RCLError as error:
-            self.get_logger().error(f'cannot {name}: ROS error: {one_line(error)}')
-            raise
         except Exception as error:
-            text = ''.join(traceback.format_exception(error))
-            self.get_logger().error(f'cannot {name}: internal error:\n{text}')
+            text = f'internal error:\n{"".join(traceback.format_exception(error))}'
+            if isinstance(error, RCLError):
+                text = f'ROS error: {one_line(error)}'
+            self.get_logger().error(f'cannot {name}: {text}')
             raise
 
     return logged
@@ -121,7 +126,13 @@ class R3StreamNode(LifecycleNode):
         """Load the model and create everything except the camera subscriptions."""
         try:
             config = read_config(self)
-            self._require_unique_name()
+            # Two nodes with one name share topics and services, so their poses would mix.
+            if self._count_duplicates():
+                raise ConfigError(
+                    f"a node named '{self.get_fully_qualified_name()}' already runs: stop it, or "
+                    'start this one under another name (--ros-args -r __node:=NAME) or namespace '
+                    '(-r __ns:=/NAME)'
+                )
             self._set_up(config, self._load_engine(config))
         except (R3Error, ImportError, MemoryError) as error:
             self.get_logger().error(f'cannot configure: {error}')
@@ -144,23 +155,26 @@ class R3StreamNode(LifecycleNode):
         if worker.config != config:
             # Changed while the worker was stuck, so not applied yet.
             worker.update_config(config)
-        topics = CameraTopics(self, config.input, worker.node_health)
+        topics = CameraTopics(
+            self, config.input, worker.node_health, worker.receive, worker.camera.on_camera_info
+        )
         self._active.append(topics.close)
         # Before the worker starts: it reports a lost device once.
         self._demand = self.create_guard_condition(lambda: self._follow_worker(topics))
         worker.report.on_demand = self._demand.trigger
         worker.start()
-        self._follow_camera(topics)
+        self._follow_worker(topics)
         if config.scale.source == 'odometry':
-            self._active.append(OdometryInput(self, worker).close)
+            odometry = subscribe_odometry(self, worker.odometry, lambda: worker.snapshot.base)
+            self._active.append(lambda: self.destroy_subscription(odometry))
 
         def on_initial_pose(given: InitialPose) -> None:
             self._submit(lambda: worker.control.on_initial_pose(given))
 
-        initial_pose = InitialPoseInput(
+        poses = subscribe_initial_pose(
             self, config, worker.tree, worker.authority, on_initial_pose
         )
-        self._active.append(initial_pose.close)
+        self._active.append(lambda: self.destroy_subscription(poses))
         self._set_tf_timer(config.tf_publish_rate)
         if worker.snapshot.wants_images:
             self.get_logger().info(f"active, waits for images on '{topics.image}'")
@@ -201,48 +215,23 @@ class R3StreamNode(LifecycleNode):
 
     # Configure.
 
-    def _require_unique_name(self) -> None:
-        # Two nodes with one name share topics and services, so their poses would mix.
-        if self._count_duplicates():
-            raise ConfigError(
-                f"a node named '{self.get_fully_qualified_name()}' already runs: stop it, or "
-                'start this one under another name (--ros-args -r __node:=NAME) or namespace '
-                '(-r __ns:=/NAME)'
-            )
-
     def _count_duplicates(self) -> int:
         own = (self.get_name(), self.get_namespace())
         return max(self.get_node_names_and_namespaces().count(own) - 1, 0)
 
     def _set_up(self, config: R3Config, engine: Any) -> None:
         logger, clock = self.get_logger(), self.get_clock()
-        health, transform_health = Health(), TransformHealth()
-        self._closers.append(lambda: self._close_engine(engine))
+        # A worker owns the engine; without one it is closed directly.
+        self._closers.append(lambda: (self.worker or engine).close())
         outputs = Outputs(self, config.occupancy.enabled)
         self._closers.append(outputs.close)
-        tree = TransformTree(self, config, transform_health)
+        tree = TransformTree(self, config)
         self._closers.append(tree.close)
-        authority = TransformAuthority(self, config, tree, transform_health)
+        authority = TransformAuthority(self, config, tree)
         self._closers.append(authority.close)
-        camera = CameraInput(
-            config.input,
-            config.camera_optical_frame,
-            image_topic_name(self, config.input),
-            clock,
-            health,
-            logger,
-        )
+        image_topic = image_topic_name(self, config.input)
         self.worker = StreamWorker(
-            engine,
-            config,
-            camera,
-            outputs,
-            tree,
-            authority,
-            health,
-            transform_health,
-            clock,
-            logger,
+            engine, config, outputs, tree, authority, image_topic, clock, logger
         )
         self._config = config
         services = Services(self, self.worker)
@@ -253,10 +242,10 @@ class R3StreamNode(LifecycleNode):
             config.diagnostics.period, self._publish_diagnostics, clock=self._steady
         )
         self._closers.append(lambda: self.destroy_timer(timer))
-        threshold = JumpThreshold(
+        back = JumpThreshold(
             min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False
         )
-        jump = clock.create_jump_callback(threshold, post_callback=self._on_clock_jump)
+        jump = clock.create_jump_callback(back, post_callback=self._on_clock_jump)
         self._closers.append(jump.unregister)
         if corrects_robot(config) and config.scale.source == 'none':
             logger.warning(
@@ -286,19 +275,7 @@ class R3StreamNode(LifecycleNode):
         self._closers.clear()
         self.worker, self._config, self._diagnostics = None, None, None
 
-    def _close_engine(self, engine: Any) -> None:
-        # A worker owns the engine; without one it is closed directly.
-        (engine if self.worker is None else self.worker).close()
-
     # Activate.
-
-    def _follow_camera(self, topics: CameraTopics) -> None:
-        assert self.worker is not None
-        wants_images = self.worker.snapshot.wants_images
-        if wants_images and not topics.is_open:
-            topics.open(self.worker.receive, self.worker.camera.on_camera_info, self._steady)
-        elif not wants_images:
-            topics.close()
 
     def _follow_worker(self, topics: CameraTopics) -> None:
         """Carry out, on the executor, what the worker requests by its snapshot."""
@@ -307,8 +284,10 @@ class R3StreamNode(LifecycleNode):
             return
         if worker.snapshot.health.device_lost:
             self.trigger_deactivate()
-            return
-        self._follow_camera(topics)
+        elif not worker.snapshot.wants_images:
+            topics.close()
+        elif not topics.is_open:
+            topics.open(self._steady)
 
     def _set_tf_timer(self, rate_hz: float) -> None:
         """Replace the timer that repeats ``map -> odom``; 0 for none."""

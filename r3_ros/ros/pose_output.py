@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from ..core.config import R3Config
@@ -11,6 +9,7 @@ from ..core.datatypes import Estimate
 from ..core.errors import TransformError
 from ..core.geometry import inverse, is_rigid
 from ..streaming.scale.odometry_buffer import OdometryBuffer
+from ..streaming.session import Session
 from .outputs.cloud_publisher import CloudPublisher, DepthJob
 from .outputs.health import StreamState
 from .outputs.keyframe_clouds import KeyframePlace
@@ -21,9 +20,6 @@ from .tf.initial_pose import InitialPose
 from .tf.pose_chain import Placement, PoseChain, without_motion
 from .tf.transforms import corrects_robot, TransformAuthority
 
-if TYPE_CHECKING:
-    from ..streaming.session import Session
-
 #: Depth may come later than its frame, by up to so many frames.
 _STAMPS_KEPT = 256
 #: The stamp of an initial pose may be so many frames old.
@@ -33,7 +29,7 @@ _TRACK_FRAMES = 1000
 class PoseOutput:
     """Keeps a session's chain of frames and publishes its poses. Worker thread.
 
-    :ivar base: the moving frame; None before the first image.
+    :ivar base: the moving frame; None before the first image. :meth:`restart` begins its session.
     :ivar chain: of the current session; None without a base.
     """
 
@@ -66,10 +62,6 @@ class PoseOutput:
         self._clouds.config = config
         self._authority.update_config(config)
 
-    def set_camera(self, base: Base, optical_frame: str) -> None:
-        """Set the camera; :meth:`restart` begins its session."""
-        self.base, self.optical_frame = base, optical_frame
-
     def restart(
         self, stamp_ns: int, keeps_place: bool, T_map_world: np.ndarray | None = None
     ) -> None:
@@ -82,7 +74,8 @@ class PoseOutput:
         self._T_map_odom_kept = self._authority.T_map_odom
         self._T_world_camera = np.eye(4)
         self._track.clear()
-        self.chain = None if self.base is None else self.base.new_chain()
+        base = self.base
+        self.chain = None if base is None else PoseChain(base.T_base_optical, base.is_named)
         if T_map_world is not None:
             self._T_map_odom_kept = self._start = None
             if self.chain is not None:
@@ -92,15 +85,11 @@ class PoseOutput:
         self._stamps_ns.clear()
         self._clouds.clear(stamp_ns, path_too=True)
 
-    def note_image(self, stamp_ns: int) -> None:
-        """Extend the validity of ``map -> odom`` by an image without a pose."""
-        self._authority.note_image(stamp_ns)
-
     def publish(self, estimate: Estimate) -> tuple[StreamState, str]:
         """Publish transforms, pose and odometry; return the state and its reason."""
-        assert self.base is not None and self.chain is not None, 'set_camera comes first'
+        assert self.base is not None and self.chain is not None
         state, stamp_ns = StreamState[estimate.state.name], estimate.stamp_ns
-        self.note_image(stamp_ns)
+        self._authority.note_image(stamp_ns)
         self.chain.metres_per_unit = estimate.metres_per_unit
         if estimate.T_world_camera is None:
             self._T_world_camera = None
@@ -115,13 +104,17 @@ class PoseOutput:
             # A scale source is configured, so subscribers expect metres.
             return StreamState.INITIALIZING, estimate.reason
         if self._T_map_odom_kept is not None:
+            # The session's map starts so that map -> odom does not change.
             try:
-                self._keep_place(stamp_ns, estimate.T_world_camera)
+                T_odom_base = self._authority.robot.at(stamp_ns, self.base.frame)
             except TransformError as error:
                 self._authority.robot.fail(str(error))
                 reason = "odom -> base is needed to keep the robot's pose in map"
                 return StreamState.INITIALIZING, f'{reason}: {error}'
-        placement = self._advance(estimate.T_world_camera, estimate)
+            T_map_base = self._T_map_odom_kept @ T_odom_base
+            self.chain.start = T_map_base, estimate.T_world_camera, False
+            self._T_map_odom_kept = None
+        placement = self._advance(estimate)
         self._start = None
         self._track.add(stamp_ns, placement.T_odom_base)
         reason = estimate.reason
@@ -138,13 +131,13 @@ class PoseOutput:
         if self.chain is None or self.chain.last is None or T_world_camera is None:
             return
         if is_rigid(T_world_camera) and not self._waits_for_metres:
-            self._advance(T_world_camera, estimate)
+            self._advance(estimate)
 
-    def _advance(self, T_world_camera: np.ndarray, estimate: Estimate) -> Placement:
-        assert self.chain is not None
+    def _advance(self, estimate: Estimate) -> Placement:
+        assert self.chain is not None and estimate.T_world_camera is not None
         return self.chain.advance(
             estimate.stamp_ns,
-            T_world_camera,
+            estimate.T_world_camera,
             estimate.T_previous_camera,
             estimate.covariance,
             estimate.step_covariance,
@@ -209,16 +202,9 @@ class PoseOutput:
             assert self._T_world_camera is not None
             self.chain.start = given.T_map_base, self._T_world_camera, not self.base.is_named
 
-    def _keep_place(self, stamp_ns: int, T_world_camera: np.ndarray) -> None:
-        """Start the session's map so that ``map -> odom`` does not change."""
-        assert self.base and self.chain and self._T_map_odom_kept is not None
-        T_odom_base = self._authority.robot.at(stamp_ns, self.base.frame)
-        T_map_base, self._T_map_odom_kept = self._T_map_odom_kept @ T_odom_base, None
-        self.chain.start = T_map_base, T_world_camera, False
-
     def offer_depths(self, estimate: Estimate, session: Session) -> None:
         """Offer depth maps for publishing, with the stamps and current poses of their frames."""
-        assert self.chain is not None, 'set_camera comes first'
+        assert self.chain is not None
         unit = self.chain.unit
         self._stamps_ns[estimate.frame_id] = estimate.stamp_ns
         self._stamps_ns.pop(estimate.frame_id - _STAMPS_KEPT, None)

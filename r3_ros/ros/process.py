@@ -22,8 +22,7 @@ from rclpy.utilities import try_shutdown
 
 from ..core.errors import ConfigError
 from ..core.threads import thread_name, THREAD_PREFIX
-from .node import R3StreamNode
-from .rcl_errors import one_line, RCLError
+from .node import one_line, R3StreamNode, RCLError
 from .services.services import WRITER
 
 #: From a signal to the end of the process; unfinished work is abandoned then.
@@ -50,9 +49,19 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stderr.write(f'r3_stream: wrong arguments: {one_line(error)}\n')
         return 2
     try:
-        node = _make_node()
-    except ConfigError as error:
-        sys.stderr.write(f'r3_stream: {error}\n')
+        with warnings.catch_warnings():
+            # rclpy's warning about its cleanup after the error that is reported below.
+            warnings.filterwarnings('ignore', 'Failed to fini rosout', RuntimeWarning)
+            node = R3StreamNode()
+    except (ConfigError, RCLError) as error:
+        text = str(error)
+        if isinstance(error, RCLError):
+            text = (
+                f'ROS cannot create the node: {one_line(error)}; check ROS_SECURITY_ENABLE and '
+                'the keystore, ROS_DOMAIN_ID, RMW_IMPLEMENTATION and the configuration of the '
+                'middleware'
+            )
+        sys.stderr.write(f'r3_stream: {text}\n')
         try_shutdown()
         return 2
     runner = _Runner(node, stopping)
@@ -73,23 +82,6 @@ def main(args: Sequence[str] | None = None) -> int:
         os._exit(runner.status)
     try_shutdown()
     return runner.status
-
-
-def _make_node() -> R3StreamNode:
-    """Return the node.
-
-    :raises ConfigError: a parameter is not allowed, or ROS cannot create a node.
-    """
-    try:
-        with warnings.catch_warnings():
-            # rclpy's warning about its cleanup after the error that is reported below.
-            warnings.filterwarnings('ignore', 'Failed to fini rosout', RuntimeWarning)
-            return R3StreamNode()
-    except RCLError as error:
-        raise ConfigError(
-            f'ROS cannot create the node: {one_line(error)}; check ROS_SECURITY_ENABLE and the '
-            'keystore, ROS_DOMAIN_ID, RMW_IMPLEMENTATION and the configuration of the middleware'
-        ) from error
 
 
 class _Runner(threading.Thread):

@@ -3,51 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+import math
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+import time
+from typing import Any
 
 import numpy as np
 from r3_ros.msg import KeyframeGraph
 
 from ..core.config import R3Config
 from ..core.errors import DeviceLostError, FrameError
+from ..core.geometry import inverse
 from ..input.frame_filter import FrameFilter
 from ..maps.keyframe_images import KeyframeImages
 from ..maps.saved_map import SavedMap
+from ..streaming.engine import Engine
 from ..streaming.map_snapshot import take_map_snapshot
+from ..streaming.relocalisation.search import Vicinity
 from .outputs.cloud_publisher import CloudPublisher, graph_snapshot
 from .outputs.graph_messages import empty_graph, GraphSnapshot
-from .outputs.health import Health, StreamState, TransformHealth
+from .outputs.health import Health, StreamState
 from .pose_output import PoseOutput
-from .services.map_search import MapSearch, mounting
-from .services.saving import SaveCode, SaveError, Snapshot
+from .services.saving import ServiceCode, ServiceError, Snapshot
 from .stream_report import StreamReport
 from .tf.frame_tree import Base, TransformTree
 from .tf.initial_pose import InitialPose
 
-if TYPE_CHECKING:
-    from ..streaming.engine import Engine
-    from ..streaming.relocalisation.loaded_map import LoadedMap
+#: Search radius around an initial pose as a share of the map's extent: without a covariance, and
+#: the lower limit with one.
+_FAR_SHARE = 0.25
+_LEAST_SHARE = 0.05
+#: Search range of the rotation: the tilt of a hand-held camera is not in an initial pose.
+_ANGLE = math.pi / 2
 
 
-@dataclass(frozen=True, eq=False)
-class SessionPlace:
-    """Where a new session starts in map.
+class MapSearch:
+    """The search for the camera in a loaded map. Worker thread, except ``answer``.
 
-    :ivar keeps_robot: a robot whose odometry is corrected keeps its pose in map.
-    :ivar loaded: the saved map that the session continues; None for an empty one.
-    :ivar search: for the camera in that map.
+    :ivar facts: of the map.
+    :ivar answer: the reason why the camera was not found; empty if it was.
     """
 
-    keeps_robot: bool
-    loaded: LoadedMap | None = None
-    search: MapSearch | None = None
+    def __init__(self, saved: SavedMap) -> None:
+        self.facts = saved.facts
+        self.answer: Future[str] = Future()
+        self.began_s = time.monotonic()
+        # The diagonal of the box around the keyframes, and around the points if larger.
+        centres = saved.keyframes.T_map_optical[:, :3, 3]
+        extents = [float(np.linalg.norm(np.ptp(centres, axis=0)))]
+        if saved.bounds is not None:
+            # Half, since a few points may be far away.
+            extents.append(0.5 * float(np.linalg.norm(saved.bounds[1] - saved.bounds[0])))
+        self._extent = max(*extents, 1e-6)
 
+    def end(self, reason: str = '') -> None:
+        """Set the answer."""
+        if not self.answer.done():
+            self.answer.set_result(reason)
 
-KEPT = SessionPlace(keeps_robot=True)
-#: After a time jump, the robot's odometry may have jumped, too.
-ORIGIN = SessionPlace(keeps_robot=False)
+    def near(
+        self,
+        T_map_base: np.ndarray,
+        T_base_optical: np.ndarray | None,
+        covariance: np.ndarray | None = None,
+    ) -> Vicinity:
+        """Return the vicinity of an initial pose, in the engine's world and unit.
+
+        :param T_base_optical: mounting of the camera; None while it is unknown: that of the map.
+        :param covariance: (6, 6) of the pose: three standard deviations of its position count.
+        """
+        variance = 0.0 if covariance is None else float(covariance.diagonal()[:2].max())
+        radius = _FAR_SHARE * self._extent
+        if variance > 0:
+            radius = max(3.0 * math.sqrt(variance), _LEAST_SHARE * self._extent)
+        mounting = self.facts.T_base_optical if T_base_optical is None else T_base_optical
+        T = inverse(self.facts.T_map_world) @ T_map_base @ mounting
+        T[:3, 3] /= self.facts.unit
+        return Vicinity(T, radius / self.facts.unit, _ANGLE)
 
 
 @dataclass(eq=False)
@@ -67,7 +101,6 @@ class SessionControl:
     _clouds: CloudPublisher
     _tree: TransformTree
     _health: Health
-    _transform_health: TransformHealth
     _report: StreamReport
     _logger: Any
     images: KeyframeImages = field(default_factory=KeyframeImages, init=False)
@@ -81,9 +114,11 @@ class SessionControl:
 
     # Beginning a session.
 
-    def reset(self, reason: str, place: SessionPlace = KEPT) -> None:
+    def reset(self, reason: str, keeps_robot: bool = True) -> None:
         """Start a new session; the model stays loaded and the counters continue.
 
+        :param keeps_robot: a robot whose odometry is corrected keeps its pose in map. Not after a
+            time jump, as its odometry may have jumped, too.
         :raises DeviceLostError: the device is lost, so a new session would not help.
         """
         if self._health.device_lost:
@@ -91,7 +126,7 @@ class SessionControl:
                 f'{self._health.device_lost}; clean up and configure the node, or restart it'
             )
         self._engine.reset()
-        self._begin_session(reason, place)
+        self._begin_session(reason, keeps_robot)
 
     def reset_on_request(self) -> str:
         """Start a new session, also from FAULT; return a message for the caller."""
@@ -109,7 +144,7 @@ class SessionControl:
         search = MapSearch(saved)
         near = None
         if T_map_base is not None:
-            near = search.near(T_map_base, self._mounting(search))
+            near = search.near(T_map_base, self._mounting)
         session = self._engine.session
         try:
             loaded = self._engine.load_map(saved, near)
@@ -117,7 +152,8 @@ class SessionControl:
             if self._engine.session is not session:
                 self.reset('the map does not fit into memory')
             raise
-        self._begin_session('another map was loaded', SessionPlace(False, loaded, search))
+        self._begin_session('another map was loaded', keeps_robot=False, search=search)
+        self.images.restore(loaded.images)
         self.loaded_from = path
         return search
 
@@ -130,35 +166,35 @@ class SessionControl:
         another = not is_first and optical_frame != before
         if another and self.config.input.on_resolution_change == 'reject':
             raise FrameError(f"frame_id changed from '{before}' to '{optical_frame}'")
-        self._pose_output.set_camera(base, optical_frame)
+        self._pose_output.base, self._pose_output.optical_frame = base, optical_frame
         self._tree.base_frame = self._health.base_frame = base.frame
+        self._tree.health.problem = ''
         self._health.optical_frame = optical_frame
-        self._transform_health.problem = ''
         self._engine.odometry.T_base_camera = base.T_base_optical
         self._logger.info(f"camera '{optical_frame}', base frame '{base.frame}'")
         if is_first:
             # The session has no frame yet, but may continue a loaded map.
-            self._restart_poses(KEPT)
+            self._restart_poses(keeps_robot=True)
             # External odometry needs the base, long before the first frame is done.
             self._report.update_snapshot()
         else:
             self.reset('the camera changed' if another else 'the base of the camera changed')
 
-    def _begin_session(self, reason: str, place: SessionPlace) -> None:
-        """Reset everything around the engine for its new session."""
+    def _begin_session(
+        self, reason: str, keeps_robot: bool, search: MapSearch | None = None
+    ) -> None:
+        """Reset everything around the engine for its new session, perhaps in a loaded map."""
         self._logger.info(f'new session: {reason}')
         self._end_search(f'a new session began: {reason}')
-        self.loaded_from = self._T_map_world = None
+        self.loaded_from, self._search = None, search
+        self._T_map_world = None if search is None else search.facts.T_map_world
         self.images.clear()
-        if place.loaded is not None and place.search is not None:
-            self._search, self._T_map_world = place.search, place.search.facts.T_map_world
-            self.images.restore(place.loaded.images)
         self._engine.odometry.clear()
         self._clouds.session_id = self._engine.session.session_id
-        self._restart_poses(place)
+        self._restart_poses(keeps_robot)
         self._frame_filter.reset()
         state = self._state_before_pause = StreamState.WAITING_INPUT
-        if self._search is not None:
+        if search is not None:
             reason = 'searching for the camera in the loaded map'
             state = self._state_before_pause = StreamState.INITIALIZING
         elif not self.is_active():
@@ -168,8 +204,8 @@ class SessionControl:
         self._report.wants_images = True
         self._report.publish_status()
 
-    def _restart_poses(self, place: SessionPlace) -> None:
-        self._pose_output.restart(self._health.last_stamp_ns, place.keeps_robot, self._T_map_world)
+    def _restart_poses(self, keeps_robot: bool) -> None:
+        self._pose_output.restart(self._health.last_stamp_ns, keeps_robot, self._T_map_world)
 
     # A loaded map.
 
@@ -181,7 +217,7 @@ class SessionControl:
         if not self._engine.is_relocalising:
             self._logger.info('the camera was found in the loaded map')
             self._end_search('')
-        elif search.lasts_longer_than(timeout_s):
+        elif time.monotonic() - search.began_s > timeout_s:
             reason = f'the camera was not found in the map within {timeout_s:g} s'
             if self._health.reason:
                 reason += f' ({self._health.reason})'
@@ -201,9 +237,10 @@ class SessionControl:
             self._search.end(reason)
             self._search = None
 
-    def _mounting(self, search: MapSearch) -> np.ndarray:
+    @property
+    def _mounting(self) -> np.ndarray | None:
         base = self._pose_output.base
-        return mounting(search.facts, None if base is None else base.T_base_optical)
+        return None if base is None else base.T_base_optical
 
     # The current session.
 
@@ -244,7 +281,7 @@ class SessionControl:
         While the camera is searched for in a loaded map, narrow the search instead.
         """
         if self._search is not None and self._engine.is_relocalising:
-            near = self._search.near_given(given, self._mounting(self._search))
+            near = self._search.near(given.T_map_base, self._mounting, given.covariance)
             self._engine.narrow_search(near)
             self._logger.info(f'searching for the camera around the base at {given}')
             return
@@ -268,12 +305,12 @@ class SessionControl:
     def map_snapshot(self) -> Snapshot:
         """Return what a save needs; cheap to take, for any thread.
 
-        :raises SaveError: the map is empty.
+        :raises ServiceError: the map is empty.
         """
         session = self._engine.session
         chain = self._pose_output.chain
         if chain is None or not session.frame_count:
-            raise SaveError(SaveCode.EMPTY_MAP, 'no image has been processed yet')
+            raise ServiceError(ServiceCode.EMPTY_MAP, 'no image has been processed yet')
         chain = chain.frozen()
         chain.metres_per_unit = session.scale.metres_per_unit
         return Snapshot(

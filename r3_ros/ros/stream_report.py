@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 from rclpy.clock import Clock
 
 from ..core.threads import Mailbox
+from ..streaming.engine import Engine
 from ..streaming.snapshot import StreamSnapshot, take_snapshot
-from .inputs.conversions import Received
+from .inputs.camera_input import Received
 from .outputs.health import Health, StreamState
 from .outputs.messages import scale_fields, status_message
 from .outputs.outputs import Outputs
 from .pose_output import PoseOutput
 from .tf.frame_tree import Base
-
-if TYPE_CHECKING:
-    from ..streaming.engine import Engine
 
 _OVERLOAD_FRAMES = 100
 

@@ -4,38 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 import math
 import queue
 import threading
 import time
 import traceback
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 from rclpy.clock import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
 from ..core.config import R3Config
-from ..core.datatypes import Estimate, Frame
+from ..core.datatypes import Frame
 from ..core.errors import DeviceLostError, FrameError, R3Error, TransformError
 from ..core.threads import Mailbox, RepeatingThread, thread_name
 from ..input.frame_filter import Action, FrameFilter
-from .inputs.camera_input import CameraInput
-from .inputs.conversions import CameraImage, Received
-from .memory_policy import FrameStepper, NoMemoryError, Remedy
+from ..streaming.engine import Engine
+from .frame_policies import FrameStepper, NoMemoryError, Readiness, Remedy
+from .inputs.camera_input import CameraImage, CameraInput, Received
 from .outputs.cloud_publisher import CloudPublisher
-from .outputs.health import Health, NodeHealth, StepTimes, StreamState, TransformHealth
-from .outputs.messages import estimate_fields, stamp_ns_of, times_fields
+from .outputs.health import Health, NodeHealth, StepTimes, StreamState
+from .outputs.messages import estimate_fields, stamp_ns_of
 from .outputs.outputs import Outputs
 from .pose_output import PoseOutput
-from .readiness import Readiness
-from .session_control import KEPT, ORIGIN, SessionControl
+from .session_control import SessionControl
 from .stream_report import NodeSnapshot, StreamReport
 from .tf.frame_tree import Base, TransformTree
 from .tf.transforms import TransformAuthority
-
-if TYPE_CHECKING:
-    from ..streaming.engine import Engine
 
 _SECOND_NS = 1_000_000_000
 #: The longest sleep while waiting for an image, its calibration or a transform.
@@ -70,19 +66,21 @@ class StreamWorker:
 
     engine: Engine
     config: R3Config
-    camera: CameraInput
     outputs: Outputs
     tree: TransformTree
     authority: TransformAuthority
-    health: Health
-    transform_health: TransformHealth
+    _image_topic: str
     _clock: Clock
     _logger: Any
 
     def __post_init__(self) -> None:
-        engine, config, health = self.engine, self.config, self.health
-        outputs, logger = self.outputs, self._logger
-        self.node_health = NodeHealth()
+        engine, config, outputs = self.engine, self.config, self.outputs
+        clock, logger = self._clock, self._logger
+        self.health = health = Health()
+        self.node_health, self.transform_health = NodeHealth(), self.tree.health
+        self.camera = CameraInput(
+            config.input, config.camera_optical_frame, self._image_topic, clock, health, logger
+        )
         self.odometry = engine.odometry
         self.mailbox: Mailbox[Received] = Mailbox(
             config.input.frame_policy, config.input.queue_size
@@ -94,10 +92,10 @@ class StreamWorker:
             engine,
             health,
             self.pose_output,
-            lambda: self._clouds.occupancy.state,
+            lambda: self._clouds.occupancy,
             outputs,
             self.mailbox,
-            self._clock,
+            clock,
             logger,
         )
         self.control = SessionControl(
@@ -108,7 +106,6 @@ class StreamWorker:
             self._clouds,
             self.tree,
             health,
-            self.transform_health,
             self.report,
             logger,
         )
@@ -129,7 +126,6 @@ class StreamWorker:
 
     @property
     def running(self) -> bool:
-        """Return whether the worker runs and was not stopped."""
         return self._thread is not None and not self._thread.stopping
 
     @property
@@ -139,14 +135,13 @@ class StreamWorker:
 
     @property
     def snapshot(self) -> NodeSnapshot:
-        """Return the state after the last turn or command."""
         return self.report.snapshot
 
     def receive(self, message: Image | CompressedImage) -> None:
         """Put an image into the mailbox (executor thread)."""
         self.node_health.received_rate.tick()
-        self.node_health.last_received_s = time.monotonic()
-        self.mailbox.put(Received.now(message))
+        self.node_health.last_received_s = now_s = time.monotonic()
+        self.mailbox.put(Received(message, now_s))
 
     def start(self) -> None:
         """Start the worker thread and the cloud thread (executor thread)."""
@@ -224,7 +219,7 @@ class StreamWorker:
 
     def reset_on_request(self) -> str:
         """Start a new session, also from FAULT; return a message for the caller."""
-        self._stepper.policy.clear_recent()
+        self._stepper.recent_s.clear()
         return self.control.reset_on_request()
 
     def on_clock_jump(self) -> None:
@@ -235,7 +230,7 @@ class StreamWorker:
         action = self.config.input.on_time_jump_back
         if action == 'reset':
             self.tree.clear()
-            self.control.reset('the clock jumped back', ORIGIN)
+            self.control.reset('the clock jumped back', keeps_robot=False)
         elif action == 'error':
             self.report.fault('the clock jumped back; call ~/reset to restart')
 
@@ -295,7 +290,7 @@ class StreamWorker:
         """Process an image, unless the state forbids it or a transform is missing."""
         if self.health.state is StreamState.PAUSED:
             self.health.frames_paused += 1
-            self.pose_output.note_image(stamp_ns_of(received.message.header.stamp))
+            self.authority.note_image(stamp_ns_of(received.message.header.stamp))
             return
         if self.health.state is StreamState.FAULT:
             self.health.reject(self.health.reason, 'fault')
@@ -325,8 +320,10 @@ class StreamWorker:
             return
         frame = self._calibrated(decoded)
         prepared_s = time.monotonic()
-        estimate = self._estimate(frame)
-        if estimate is None:
+        try:
+            estimate = self._stepper.step(frame, lambda: self._is_abandoned)
+        except NoMemoryError as error:
+            self._handle_no_memory(error)
             return
         stepped_s = time.monotonic()
         # The engine holds the frame from here on, so its image is kept, too.
@@ -335,17 +332,22 @@ class StreamWorker:
             self.pose_output.follow(estimate)
             self.health.reject('the node was deactivated before the frame was done', 'deactivated')
             return
-        self._publish_pose(estimate, decoded.note)
+        self.health.last_stamp_ns = estimate.stamp_ns
+        state, reason = self.pose_output.publish(estimate)
+        waits_for = self.engine.session.scale.view().waits_for
+        self.health.enter(state, '; '.join(filter(None, (reason, waits_for, decoded.note))))
+        self.health.processed(estimate)
+        latency_s = (self._clock.now().nanoseconds - decoded.stamp_ns) / _SECOND_NS
         times = StepTimes(
-            wait=started_s - received.time_s,
-            preprocess=prepared_s - started_s,
-            inference=stepped_s - prepared_s,
-            publish=time.monotonic() - stepped_s,
-            latency=self._latency_s(decoded.stamp_ns),
+            time_wait=started_s - received.time_s,
+            time_preprocess=prepared_s - started_s,
+            time_inference=stepped_s - prepared_s,
+            time_publish=time.monotonic() - stepped_s,
+            latency=latency_s if 0 <= latency_s < _CLOCKS_DIFFER_S else math.nan,
         )
         self.health.times.append(times)
         self.health.busy_s += time.monotonic() - started_s
-        self.report.publish_status(**estimate_fields(estimate), **times_fields(times))
+        self.report.publish_status(**estimate_fields(estimate), **asdict(times))
         self.pose_output.offer_depths(estimate, self.engine.session)
         self.report.warn_of_overload()
 
@@ -365,7 +367,7 @@ class StreamWorker:
         if verdict.action is Action.RESET:
             if verdict.time_jumped:
                 self.tree.clear()
-            self.control.reset(verdict.reason, ORIGIN if verdict.time_jumped else KEPT)
+            self.control.reset(verdict.reason, keeps_robot=not verdict.time_jumped)
             self._frame_filter.admit(decoded.stamp_ns, width, height, now_ns)
         return True
 
@@ -380,14 +382,6 @@ class StreamWorker:
             self._is_admitted(decoded)
         return self.camera.to_frame(decoded)
 
-    def _estimate(self, frame: Frame) -> Estimate | None:
-        """Return the engine's estimate for a frame; None if there is no memory for it."""
-        try:
-            return self._stepper.step(frame, lambda: self._is_abandoned)
-        except NoMemoryError as error:
-            self._handle_no_memory(error)
-            return None
-
     def _handle_no_memory(self, error: NoMemoryError) -> None:
         reason, count = str(error), self.health.oom_count
         if error.remedy is Remedy.RESET:
@@ -399,17 +393,6 @@ class StreamWorker:
             self.report.fault(
                 f'{reason} (oom_count: {count}); free memory of the device, then call ~/reset'
             )
-
-    def _publish_pose(self, estimate: Estimate, note: str) -> None:
-        self.health.last_stamp_ns = estimate.stamp_ns
-        state, reason = self.pose_output.publish(estimate)
-        waits_for = self.engine.session.scale.view().waits_for
-        self.health.enter(state, '; '.join(filter(None, (reason, waits_for, note))))
-        self.health.processed(estimate)
-
-    def _latency_s(self, stamp_ns: int) -> float:
-        latency_s = (self._clock.now().nanoseconds - stamp_ns) / _SECOND_NS
-        return latency_s if 0 <= latency_s < _CLOCKS_DIFFER_S else math.nan
 
     def _on_cloud_error(self, error: Exception) -> None:
         text = ''.join(traceback.format_exception(error))

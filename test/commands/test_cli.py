@@ -164,15 +164,6 @@ def test_a_bug_is_not_hidden(monkeypatch):
 
 
 def test_play_without_ros_says_what_to_do(monkeypatch, capsys):
-    import importlib
-
-    real = importlib.import_module
-
-    def without_rclpy(name, *rest):
-        if name == 'rclpy':
-            raise ImportError("No module named 'rclpy'")
-        return real(name, *rest)
-
-    monkeypatch.setattr(importlib, 'import_module', without_rclpy)
+    monkeypatch.setitem(sys.modules, 'rclpy', None)
     assert cli.main(['play', 'some.mcap']) == 2
     assert 'needs ROS 2 (rclpy)' in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """The demo's parts around the real node, and its checks against results that are wrong."""
 
+from collections import Counter
 import json
 from types import SimpleNamespace
 
@@ -14,8 +15,7 @@ from r3_ros.input.bag_writer import SequenceTopics, write_sequence
 from r3_ros.input.open_source import open_source
 from r3_ros.offline.run_files import load_summary
 from r3_ros.ros.demo.checks import all_checks
-from r3_ros.ros.demo.listener import ReceivedMessages
-from r3_ros.ros.demo.live_files import records, write_live_run
+from r3_ros.ros.demo.live_files import write_live_run
 from r3_ros.ros.demo.live_run import LiveResult
 from sequences import stamp, write_folder, write_textured_folder
 
@@ -26,20 +26,17 @@ def good_result(count: int = 20) -> LiveResult:
     status = SimpleNamespace(
         frames_processed=count, frames_dropped=2, frames_rejected=0, frames_received=count + 2
     )
-    received = ReceivedMessages(
-        T_map_base={s: np.eye(4) for s in stamps},
-        T_odom_base={s: np.eye(4) for s in stamps},
-        statuses={s: status for s in stamps},
-        last_status=status,
-        tf_parents={'odom': {'map'}, 'camera': {'odom'}},
-        diagnostics=3,
-    )
     points = np.ones((7, 5), '<f4')
     cloud = SimpleNamespace(data=points.tobytes(), point_step=20)
     depth = SimpleNamespace(data=np.ones((4, 6), '<f4').tobytes(), width=6, height=4)
     saved = SimpleNamespace(success=True, message='saved', points=7)
     return LiveResult(
-        received,
+        T_map_base={s: np.eye(4) for s in stamps},
+        T_odom_base={s: np.eye(4) for s in stamps},
+        statuses={s: status for s in stamps},
+        last_status=status,
+        tf_parents={'odom': {'map'}, 'camera': {'odom'}},
+        counts=Counter(diagnostics=3),
         sent_s={s: 0.0 for s in [*stamps, stamp(count), stamp(count + 1)]},
         messages={
             'points': cloud,
@@ -64,21 +61,21 @@ def test_a_flawless_run_passes():
 
 def spoil_status(field, value):
     def change(result):
-        setattr(result.received.last_status, field, value)
+        setattr(result.last_status, field, value)
 
     return change
 
 
 def spoil_pose(result):
-    result.received.T_map_base[stamp(3)] = np.full((4, 4), np.nan)
+    result.T_map_base[stamp(3)] = np.full((4, 4), np.nan)
 
 
 def invent_stamp(result):
-    result.received.T_map_base[stamp(3) + 1] = np.eye(4)
+    result.T_map_base[stamp(3) + 1] = np.eye(4)
 
 
 def second_parent(result):
-    result.received.tf_parents['odom'].add('world')
+    result.tf_parents['odom'].add('world')
 
 
 def spoil_cloud(result):
@@ -93,12 +90,12 @@ def spoil_cloud(result):
         (spoil_status('frames_received', 23), 'every received frame accounted for'),
         (spoil_status('frames_rejected', 1), 'no frame rejected'),
         (spoil_status('frames_processed', 5), 'keeps up with the camera'),
-        (lambda r: r.received.statuses.popitem(), 'one status a frame'),
-        (lambda r: setattr(r.received, 'diagnostics', 0), 'diagnostics'),
+        (lambda r: r.statuses.popitem(), 'one status a frame'),
+        (lambda r: r.counts.clear(), 'diagnostics'),
         (spoil_pose, 'pose: stamps of the images, finite'),
         (invent_stamp, 'pose: stamps of the images, finite'),
-        (lambda r: r.received.T_odom_base.clear(), 'odometry: stamps of the images, finite'),
-        (lambda r: r.received.T_odom_base.popitem(), 'pose and odometry agree on frames'),
+        (lambda r: r.T_odom_base.clear(), 'odometry: stamps of the images, finite'),
+        (lambda r: r.T_odom_base.popitem(), 'pose and odometry agree on frames'),
         (second_parent, 'tf: map -> odom -> camera, one parent each'),
         (lambda r: r.messages.pop('path'), 'path'),
         (lambda r: r.messages.pop('points'), 'points: points, all finite'),
@@ -129,28 +126,28 @@ def test_poor_tracking_and_accuracy_are_found():
 
 
 def test_a_node_that_never_spoke_is_found():
-    assert 'status' in failed(LiveResult(ReceivedMessages()))
+    assert 'status' in failed(LiveResult())
 
 
 def test_the_files_of_a_live_run_are_those_of_a_recorded_one(tmp_path):
-    result = LiveResult(ReceivedMessages())
+    result = LiveResult()
     for i in range(6):
         T = np.eye(4)
         T[0, 3] = 0.1 * i
         result.sent_s[stamp(i)] = float(i)
-        result.received.statuses[stamp(i)] = SimpleNamespace(
+        result.statuses[stamp(i)] = SimpleNamespace(
             state=3 if i < 2 else 4, state_reason='', frame_index=i, is_keyframe=i % 2 == 0,
             confidence_translation=1.0, confidence_rotation=1.0, confidence_ratio=1.0,
             frames_in_context=i, time_wait=0.001, time_preprocess=0.002, time_inference=0.02,
             time_publish=0.003,
         )  # fmt: skip
         if i:
-            result.received.T_map_base[stamp(i)] = T
-            result.received.arrival_s[stamp(i)] = i + 0.05
-    result.received.last_status = SimpleNamespace(
+            result.T_map_base[stamp(i)] = T
+            result.arrival_s[stamp(i)] = i + 0.05
+    result.last_status = SimpleNamespace(
         frames_received=6, frames_dropped=0, frames_rejected=0, fov_x_calibrated=1.0
     )
-    summary = write_live_run(tmp_path, result, records(result), R3Config(), 'camera')
+    summary = write_live_run(tmp_path, result, R3Config(), 'camera')
     assert summary == load_summary(tmp_path)
     assert summary['frames']['processed'] == 6 and summary['frames']['with_pose'] == 5
     assert summary['tracked_share'] == pytest.approx(4 / 6) and summary['keyframes'] == 3
@@ -195,9 +192,9 @@ def test_the_node_of_a_demo_has_the_parameters_that_were_asked_for():
     args = build_parser().parse_args(
         ['demo', '--model', 'r3_tiny', '--set', 'model.checkpoint=12', '--set', 'map.enabled=no']
     )
-    config = demo._node_config(args)
+    config, changes = demo._node_parameters(args)
     assert (config.model.name, config.model.checkpoint) == ('r3_tiny', '12')
-    assert demo._node_parameters(config) == {
+    assert changes == {
         'model.name': '"r3_tiny"', 'model.checkpoint': '"12"', 'map.enabled': 'false'
     }  # fmt: skip
 
@@ -224,19 +221,18 @@ def test_a_node_that_cannot_start_is_explained(tmp_path, monkeypatch):
             SequenceTopics(),
             tmp_path,
             {'map.voxel_size': '-1.0'},
-            lambda sent, received: None,
+            lambda result: None,
         )
 
 
 @pytest.mark.slow
 @pytest.mark.ros
 def test_the_node_is_stopped_when_something_fails(tmp_path):
-    from r3_ros.ros.demo.node_process import NodeProcess
+    from r3_ros.ros.demo.live_run import NodeProcess
 
-    with pytest.raises(KeyboardInterrupt), NodeProcess(tmp_path / 'log', {}, {}) as process:
+    with pytest.raises(KeyboardInterrupt), NodeProcess(tmp_path / 'log', []) as process:
         process.check()
         raise KeyboardInterrupt
     assert process.exit_code is not None
     with pytest.raises(R3Error, match='has ended with status'):
-        process._stream = open(tmp_path / 'log', 'ab')
         process.check()

@@ -6,7 +6,7 @@ from r3_ros.core.config import R3Config
 from r3_ros.core.geometry import make_T
 from r3_ros.core.parameter_fields import updated
 from r3_ros.ros.outputs import keyframe_clouds
-from r3_ros.ros.outputs.keyframe_clouds import KeyframeClouds, KeyframePlace, PublishedCloud
+from r3_ros.ros.outputs.keyframe_clouds import KeyframeClouds, KeyframePlace
 from r3_ros.ros.tf.pose_chain import PoseChain
 from r3_ros.streaming.engine import Engine
 from scipy.spatial.transform import Rotation
@@ -37,7 +37,7 @@ class Sender:
 
     def send(self, place):
         points = self.session.map.clouds([place.keyframe_id])[place.keyframe_id].points
-        self.clouds.note(PublishedCloud.of(place, points))
+        self.clouds.note(place, points)
 
     def next(self):
         again = self.clouds.next_again(self.session, self.chain)

@@ -23,7 +23,13 @@ from encoded_images import (
 from r3_ros.core.config import InputConfig
 from r3_ros.core.errors import FrameError
 from r3_ros.input.image_decoding import ENCODINGS
-from r3_ros.ros.inputs.conversions import calibrate, NAMELESS_FRAME, read_image, same_calibration
+from r3_ros.ros.inputs.camera_input import (
+    calibrate,
+    CameraInput,
+    NAMELESS_FRAME,
+    read_image,
+    same_calibration,
+)
 from r3_ros.ros.outputs.messages import header_message
 from rclpy.clock import Clock
 from scripted import START_NS
@@ -153,10 +159,11 @@ def test_zero_stamp_and_empty_frame_are_made_up_and_said():
     image.header = header_message(0, '')
     found = read(image)
     assert found.stamp_ns > 0
-    assert found.optical_frame == NAMELESS_FRAME
     assert 'no stamp' in found.note
     assert 'camera_optical_frame' in found.note
-    assert read(image, frame='cam').optical_frame == 'cam'
+    for override, frame in (('', NAMELESS_FRAME), ('cam', 'cam')):
+        camera = CameraInput(InputConfig(), override, '', None, None, None)
+        assert camera.optical_frame(image) == frame
 
 
 K = [50.0, 0, 31.5, 0, 51.0, 23.5, 0, 0, 1]
@@ -199,7 +206,7 @@ def test_bad_calibration_is_reported_and_the_focal_length_left_to_be_estimated(
     assert found.status == status
     assert words in found.problem
     assert found.intrinsics is None
-    np.testing.assert_array_equal(found.rectify(RGB), RGB)
+    assert found.rectifier is None
 
 
 def test_calibration_of_a_larger_image_is_scaled():
@@ -232,7 +239,7 @@ def test_rectification(topic, option, undone):
     p = [40.0, 0, 30.0, 0, 0, 41.0, 22.0, 0, 0, 0, 1, 0]
     found = judge(info(d=[-0.3, 0.1, 0, 0, 0], p=p), topic=topic, rectification=option)
     assert (found.rectifier is not None) == undone
-    assert (found.rectify(RGB) is not RGB) == undone
+    assert not undone or found.rectifier.rectify(RGB) is not RGB
     if 'image_rect' in topic and option == 'auto':
         assert found.intrinsics.fx == 40.0, 'P describes a rectified image'
 

@@ -10,9 +10,10 @@ pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
 from lifecycle_msgs.msg import State
+from r3_ros.core.config import MemoryConfig
 from r3_ros.core.errors import DeviceLostError, DeviceMemoryError
 from r3_ros.msg import StreamStatus
-from r3_ros.ros.memory_policy import MemoryPolicy, Remedy
+from r3_ros.ros.frame_policies import FrameStepper, Remedy
 from r3_ros.ros.node import UNCLEAN
 from r3_ros.ros.outputs.health import StreamState
 from r3_ros.ros.outputs.messages import stamp_ns_of
@@ -144,19 +145,20 @@ def test_memory_of_the_host_is_answered_as_well_but_the_frame_is_not_tried_again
 
 
 def test_failures_long_ago_are_forgiven():
-    policy = MemoryPolicy()
-    assert policy.remedy('shrink', 0.0, True) is Remedy.SHRINK
-    assert policy.remedy('shrink', 59.0, True) is Remedy.RESET
-    assert policy.remedy('shrink', 61.0, True) is Remedy.RESET, 'the second within a minute'
-    assert policy.remedy('shrink', 62.0, True) is Remedy.STOP
-    assert policy.remedy('shrink', 130.0, True) is Remedy.SHRINK
-    assert policy.remedy('shrink', 131.0, True) is Remedy.RESET
-    policy.clear_recent()
-    assert policy.remedy('shrink', 132.0, False) is Remedy.RESET, 'what cannot be tried again'
-    assert policy.remedy('reset', 133.0, True) is Remedy.RESET
-    assert policy.remedy('reset', 134.0, True) is Remedy.STOP
-    assert policy.remedy('error', 999.0, True) is Remedy.STOP
-    assert policy.count == 10
+    stepper = FrameStepper(None, MemoryConfig(oom_policy='shrink'), None, None, None)
+    assert stepper.remedy(0.0, True) is Remedy.SHRINK
+    assert stepper.remedy(59.0, True) is Remedy.RESET
+    assert stepper.remedy(61.0, True) is Remedy.RESET, 'the second within a minute'
+    assert stepper.remedy(62.0, True) is Remedy.STOP
+    assert stepper.remedy(130.0, True) is Remedy.SHRINK
+    assert stepper.remedy(131.0, True) is Remedy.RESET
+    stepper.recent_s.clear()
+    assert stepper.remedy(132.0, False) is Remedy.RESET, 'what cannot be tried again'
+    stepper.config = MemoryConfig(oom_policy='reset')
+    assert stepper.remedy(133.0, True) is Remedy.RESET
+    assert stepper.remedy(134.0, True) is Remedy.STOP
+    stepper.config = MemoryConfig(oom_policy='error')
+    assert stepper.remedy(999.0, True) is Remedy.STOP
 
 
 def test_a_lost_device_stops_the_node_and_the_map_can_still_be_saved(graph, capfd):

@@ -11,7 +11,7 @@ pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setu
 
 from lifecycle_msgs.msg import State
 from r3_ros.core.errors import ModelError
-from r3_ros.ros.rcl_errors import RCLError
+from r3_ros.ros.node import RCLError
 from ros_graph import Graph, image_message
 from scripted import Script, START_NS
 

@@ -20,7 +20,6 @@ from r3_ros.maps.writing import write_map
 from r3_ros.msg import StreamStatus
 from r3_ros.offline.run_files import UNPLACED
 from r3_ros.ros.outputs.health import StreamState
-from r3_ros.ros.services.map_search import LoadCode
 from r3_ros.srv import LoadMap, SaveMap
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.map_snapshot import saved_map, take_map_snapshot
@@ -71,10 +70,6 @@ def folder(tmp_path):
     path = tmp_path / 'maps' / 'kitchen'
     write_map(path, saved_map(snapshot, UNPLACED, engine.config.map.voxel_size))
     return path
-
-
-def test_codes_are_those_of_the_service():
-    assert {int(code) for code in LoadCode} == {getattr(CODES, c.name) for c in LoadCode}
 
 
 def test_a_map_is_loaded_by_another_process_and_the_camera_is_found(graph, folder):

@@ -31,9 +31,9 @@ from r3_ros.ros.outputs.messages import (
     time_message,
     transform_message,
 )
-from r3_ros.ros.services.saving import SaveCode
+from r3_ros.ros.services.saving import ServiceCode
 from r3_ros.ros.tf.pose_chain import PoseChain, without_motion
-from r3_ros.srv import SaveMap, SaveTrajectory
+from r3_ros.srv import LoadMap, SaveMap, SaveTrajectory
 from scipy.spatial.transform import Rotation
 from scripted import frames, intrinsics, room_depth, START_NS, straight
 from sensor_msgs_py import point_cloud2
@@ -124,7 +124,7 @@ def test_organized_cloud_has_the_shape_of_the_depth_and_nan_where_none_is_confid
     depth.depth[3, 5] = np.nan
     depth.confidence[7, 9] = np.inf
     config = updated(R3Config(), {'points.organized': True})
-    points = organized_points(depth, config)
+    points = organized_points(depth, config.points)
     message = organized_cloud_message(START_NS, 'camera', points, depth)
     assert (message.height, message.width, message.is_dense) == (24, 32, False)
     assert message.row_step == 32 * 20
@@ -178,7 +178,10 @@ def test_states_are_those_of_the_message():
     assert len(names) == len(StreamState)
 
 
-@pytest.mark.parametrize('service', [SaveMap, SaveTrajectory])
+@pytest.mark.parametrize('service', [SaveMap, SaveTrajectory, LoadMap])
 def test_codes_are_those_of_the_service(service):
-    for code in SaveCode:
-        assert getattr(service.Response, code.name) == code
+    response = service.Response
+    constants = {n: getattr(response, n) for n in dir(type(response)) if n.isupper()}
+    codes = {name: value for name, value in constants.items() if isinstance(value, int)}
+    assert codes['INTERNAL'] == 99
+    assert codes == {name: ServiceCode[name] for name in codes}

@@ -18,15 +18,12 @@ from ...core.trajectory_file import NANOSECONDS
 from ...input.bag_source import BagReader
 
 #: The clock is also published this often between messages, for the timers of subscribers.
-_CLOCK_PERIOD_NS = 10_000_000
+_CLOCK_PERIOD_S = 0.01
 
 
 @dataclass
 class PlayResult:
-    """What was published.
-
-    :ivar late_ms: the largest delay of a message.
-    """
+    """What was published; ``late_ms`` is the largest delay of a message."""
 
     messages: int = 0
     wall_s: float = 0.0
@@ -42,31 +39,24 @@ class BagPlayer:
     """
 
     def __init__(self, path: Path, node: Any, rate: float = 1.0, clock: bool = False) -> None:
+        from rosgraph_msgs.msg import Clock
+
         self._bag = BagReader(path)
         self._rate = rate
+        self._clock = node.create_publisher(Clock, '/clock', 1) if clock else None
+        self._clock_ns = -1
         self.skipped_topics: list[str] = []
         self.publishers: dict[str, Any] = {}
-        try:
-            for connection in self._bag.connections:
-                self._add_publisher(node, connection.topic, connection.msgtype)
-            if not self.publishers:
-                raise SourceError(f'{path} holds no message of a type that is installed here')
-        except BaseException:
-            self._bag.close()
-            raise
-        self._clock = _ClockPublisher(node) if clock else None
-
-    def _add_publisher(self, node: Any, topic: str, kind: str) -> None:
-        from rclpy.qos import QoSProfile, ReliabilityPolicy
-
-        try:
-            message_class = message_type(kind)
-        except R3Error:
-            self.skipped_topics.append(f'{topic} ({kind})')
-            return
-        # Reliable matches every subscriber; with a depth of 10, slow ones lose nothing.
-        qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-        self.publishers[topic] = node.create_publisher(message_class, topic, qos)
+        for connection in self._bag.connections:
+            topic, kind = connection.topic, connection.msgtype
+            try:
+                # Reliable, which matches every subscriber; slow ones lose nothing.
+                self.publishers[topic] = node.create_publisher(message_type(kind), topic, 10)
+            except R3Error:
+                self.skipped_topics.append(f'{topic} ({kind})')
+        if not self.publishers:
+            self.close()
+            raise SourceError(f'{path} holds no message of a type that is installed here')
 
     def close(self) -> None:
         """Close the bag."""
@@ -102,11 +92,12 @@ class BagPlayer:
                 continue
             first_ns = recorded_ns if first_ns is None else first_ns
             due = began + (recorded_ns - first_ns) / NANOSECONDS / self._rate
-            self._wait_until(due, began, first_ns, stop)
+            while (left_s := due - time.monotonic()) > 0 and not stop.is_set():
+                self._publish_clock(recorded_ns - round(left_s * self._rate * NANOSECONDS))
+                stop.wait(min(left_s, _CLOCK_PERIOD_S))
             if stop.is_set():
                 break
-            if self._clock is not None:
-                self._clock.publish(recorded_ns)
+            self._publish_clock(recorded_ns)
             publisher.publish(bytes(data))
             result.messages += 1
             result.late_ms = max(result.late_ms, 1e3 * (time.monotonic() - due))
@@ -115,37 +106,14 @@ class BagPlayer:
         result.wall_s = time.monotonic() - began
         return result
 
-    def _wait_until(self, due: float, began: float, first_ns: int, stop: threading.Event) -> None:
-        """Wait for the next message's time, and publish the clock meanwhile."""
-        while not stop.is_set():
-            now = time.monotonic()
-            if now >= due:
-                return
-            pause = due - now
-            if self._clock is not None:
-                self._clock.publish(first_ns + round((now - began) * self._rate * NANOSECONDS))
-                pause = min(pause, _CLOCK_PERIOD_NS / NANOSECONDS)
-            stop.wait(pause)
-
-
-class _ClockPublisher:
-    def __init__(self, node: Any) -> None:
-        from rclpy.qos import QoSProfile, ReliabilityPolicy
+    def _publish_clock(self, now_ns: int) -> None:
+        """Publish a time, unless it is not later than the last one."""
+        from rclpy.time import Time
         from rosgraph_msgs.msg import Clock
 
-        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
-        self._publisher = node.create_publisher(Clock, '/clock', qos)
-        self._message = Clock()
-        self._last_ns = -1
-
-    def publish(self, stamp_ns: int) -> None:
-        """Publish a time, unless it is not later than the last one."""
-        if stamp_ns <= self._last_ns:
-            return
-        self._last_ns = stamp_ns
-        sec, nanosec = divmod(stamp_ns, NANOSECONDS)
-        self._message.clock.sec, self._message.clock.nanosec = sec, nanosec
-        self._publisher.publish(self._message)
+        if self._clock is not None and now_ns > self._clock_ns:
+            self._clock_ns = now_ns
+            self._clock.publish(Clock(clock=Time(nanoseconds=now_ns).to_msg()))
 
 
 def message_type(kind: str) -> Any:
@@ -158,17 +126,3 @@ def message_type(kind: str) -> Any:
         return getattr(importlib.import_module(f'{package}.msg'), name)
     except (ImportError, AttributeError) as error:
         raise R3Error(f'the message type {kind} is not installed: {error}') from error
-
-
-def import_rclpy() -> Any:
-    """Return the rclpy module.
-
-    :raises R3Error: ROS is not installed or sourced.
-    """
-    try:
-        return importlib.import_module('rclpy')
-    except ImportError as error:
-        raise R3Error(
-            f'this command needs ROS 2 (rclpy): {error}. Source a ROS installation, or run '
-            '`make setup` and then `. .venv/bin/activate && . install/setup.sh`'
-        ) from error

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,11 +14,10 @@ MIN_TRACKED_SHARE = 0.95
 #: Of the path length, for exact ground truth.
 MAX_ATE_PERCENT = 1.0
 #: Share of the sent frames.
-MAX_DROPPED_SHARE = 0.5
+MIN_PROCESSED_SHARE = 0.5
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """Name, result and details of one check."""
 
     name: str
@@ -34,59 +32,59 @@ def all_checks(
 
     :param ate_percent: None without ground truth.
     """
-    return [
+    checks = [
         *_frame_checks(result, tracked_share),
         *_pose_checks(result),
-        *_cloud_checks(result),
         *_depth_checks(result),
-        *_save_checks(result),
-        *_accuracy_check(ate_percent, exact_truth),
-        Check(
-            'node stops cleanly',
-            result.exit_code == 0,
-            f'status {result.exit_code} after {result.stop_s:.1f} s',
-        ),
     ]
+    for name, answer in (('map', result.saved_map), ('trajectory', result.saved_trajectory)):
+        passed = answer is not None and answer.success
+        detail = 'no answer' if answer is None else answer.message
+        checks.append(Check(f'{name} saved by the service', passed, detail))
+    if exact_truth:
+        accurate = ate_percent is not None and ate_percent <= MAX_ATE_PERCENT
+        detail = 'no trajectory to compare'
+        if ate_percent is not None:
+            detail = f'{ate_percent:.2f} % of the path, at most {MAX_ATE_PERCENT:g} % wanted'
+        checks.append(Check('accuracy against the exact ground truth', accurate, detail))
+    detail = f'status {result.exit_code} after {result.stop_s:.1f} s'
+    checks.append(Check('node stops cleanly', result.exit_code == 0, detail))
+    return checks
 
 
 def _frame_checks(result: LiveResult, tracked_share: float) -> Iterator[Check]:
-    status, sent = result.received.last_status, len(result.sent_s)
+    status, sent, statuses = result.last_status, len(result.sent_s), len(result.statuses)
     if status is None:
         yield Check('status', False, 'no message on ~/status')
         return
-    accounted = status.frames_processed + status.frames_dropped + status.frames_rejected
+    processed, dropped = status.frames_processed, status.frames_dropped
+    rejected, received = status.frames_rejected, status.frames_received
+    share, diagnostics = processed / max(sent, 1), result.counts['diagnostics']
     yield Check(
         'every received frame accounted for',
-        accounted == status.frames_received <= sent,
-        f'{sent} sent, {status.frames_received} received = {status.frames_processed} processed + '
-        f'{status.frames_dropped} dropped + {status.frames_rejected} rejected',
+        processed + dropped + rejected == received <= sent,
+        f'{sent} sent, {received} received = {processed} processed + {dropped} dropped + '
+        f'{rejected} rejected',
     )
-    yield Check('no frame rejected', status.frames_rejected == 0, f'{status.frames_rejected}')
-    lost = 1.0 - status.frames_processed / max(sent, 1)
+    yield Check('no frame rejected', rejected == 0, f'{rejected}')
     yield Check(
         'keeps up with the camera',
-        lost <= MAX_DROPPED_SHARE,
-        f'{100 * (1 - lost):.1f} % of the sent frames processed',
+        share >= MIN_PROCESSED_SHARE,
+        f'{100 * share:.1f} % of the sent frames processed',
     )
-    yield Check(
-        'one status a frame',
-        len(result.received.statuses) == status.frames_processed,
-        f'{len(result.received.statuses)}',
-    )
+    yield Check('one status a frame', statuses == processed, f'{statuses}')
     yield Check(
         'tracked',
         tracked_share >= MIN_TRACKED_SHARE,
         f'{100 * tracked_share:.1f} % of the processed frames, at least '
         f'{100 * MIN_TRACKED_SHARE:.0f} % wanted',
     )
-    yield Check(
-        'diagnostics', result.received.diagnostics > 0, f'{result.received.diagnostics} messages'
-    )
+    yield Check('diagnostics', diagnostics > 0, f'{diagnostics} messages')
 
 
 def _pose_checks(result: LiveResult) -> Iterator[Check]:
-    received = result.received
-    for name, poses in (('pose', received.T_map_base), ('odometry', received.T_odom_base)):
+    in_map, in_odom, parents = result.T_map_base, result.T_odom_base, result.tf_parents
+    for name, poses in (('pose', in_map), ('odometry', in_odom)):
         unknown = poses.keys() - result.sent_s.keys()
         finite = all(np.isfinite(T).all() for T in poses.values())
         yield Check(
@@ -96,10 +94,9 @@ def _pose_checks(result: LiveResult) -> Iterator[Check]:
         )
     yield Check(
         'pose and odometry agree on frames',
-        received.T_map_base.keys() == received.T_odom_base.keys() and not received.repeated_poses,
-        f'{len(received.T_map_base)} and {len(received.T_odom_base)}',
+        in_map.keys() == in_odom.keys() and not result.repeated_poses,
+        f'{len(in_map)} and {len(in_odom)}',
     )
-    parents = received.tf_parents
     yield Check(
         'tf: map -> odom -> camera, one parent each',
         parents.get('odom') == {'map'} and all(len(p) == 1 for p in parents.values()),
@@ -109,30 +106,18 @@ def _pose_checks(result: LiveResult) -> Iterator[Check]:
     yield Check('path', path is not None and len(path.poses) > 0, _count(result, 'path'))
 
 
-def _cloud_checks(result: LiveResult) -> Iterator[Check]:
+def _depth_checks(result: LiveResult) -> Iterator[Check]:
     for topic in ('points', 'map_points'):
         cloud = result.messages.get(topic)
-        points = np.empty((0, 3)) if cloud is None else cloud_xyz(cloud)
+        points = np.empty((0, 3)) if cloud is None else _points(cloud)
         yield Check(
             f'{topic}: points, all finite',
             len(points) > 0 and bool(np.isfinite(points).all()),
             f'{_count(result, topic)}, {len(points)} points in the last',
         )
-
-
-def cloud_xyz(cloud: Any) -> np.ndarray:
-    """Return the (N, 3) float32 points of a ``PointCloud2`` that begins with x y z."""
-    data = np.frombuffer(cloud.data, dtype=np.uint8).reshape(-1, cloud.point_step)
-    return np.ascontiguousarray(data[:, :12]).view('<f4')
-
-
-def _depth_checks(result: LiveResult) -> Iterator[Check]:
-    image = result.messages.get('depth/image')
-    info = result.messages.get('depth/camera_info')
-    known = 0.0
-    if image is not None:
-        depth = np.frombuffer(image.data, dtype='<f4')
-        known = float((np.isfinite(depth) & (depth > 0)).mean())
+    image, info = (result.messages.get(f'depth/{name}') for name in ('image', 'camera_info'))
+    depth = np.zeros(1) if image is None else np.frombuffer(image.data, dtype='<f4')
+    known = float((np.isfinite(depth) & (depth > 0)).mean())
     yield Check(
         'depth: known pixels',
         known > 0,
@@ -140,30 +125,19 @@ def _depth_checks(result: LiveResult) -> Iterator[Check]:
     )
     yield Check(
         'depth comes with its calibration',
-        info is not None
-        and image is not None
+        image is not None
+        and info is not None
         and info.k[0] > 0
         and (info.width, info.height) == (image.width, image.height),
         _count(result, 'depth/camera_info'),
     )
 
 
+def _points(cloud: Any) -> np.ndarray:
+    """Return the (N, 3) float32 points of a ``PointCloud2`` that begins with x y z."""
+    data = np.frombuffer(cloud.data, dtype=np.uint8).reshape(-1, cloud.point_step)
+    return np.ascontiguousarray(data[:, :12]).view('<f4')
+
+
 def _count(result: LiveResult, topic: str) -> str:
-    return f'{result.received.counts.get(topic, 0)} messages'
-
-
-def _save_checks(result: LiveResult) -> Iterator[Check]:
-    for name, answer in (('map', result.saved_map), ('trajectory', result.saved_trajectory)):
-        detail = 'no answer' if answer is None else answer.message
-        yield Check(f'{name} saved by the service', answer is not None and answer.success, detail)
-
-
-def _accuracy_check(ate_percent: float | None, exact_truth: bool) -> Iterator[Check]:
-    if exact_truth:
-        yield Check(
-            'accuracy against the exact ground truth',
-            ate_percent is not None and ate_percent <= MAX_ATE_PERCENT,
-            'no trajectory to compare'
-            if ate_percent is None
-            else f'{ate_percent:.2f} % of the path, at most {MAX_ATE_PERCENT:g} % wanted',
-        )
+    return f'{result.counts[topic]} messages'

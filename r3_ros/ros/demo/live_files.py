@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 import shutil
 from typing import Any
@@ -12,66 +13,14 @@ from ...core.config import R3Config
 from ...core.datatypes import TrackingState
 from ...core.parameter_fields import flattened
 from ...core.trajectory_file import write_tum
-from ...offline.run_files import (
-    FRAMES,
-    machine,
-    MAP,
-    path_length,
-    SAVED_MAP,
-    summarise_frames,
-    SUMMARY,
-    TRAJECTORY,
-    TRAJECTORY_FINAL,
-    versions,
-    write_frames,
-    write_json,
-)
+from ...offline import run_files as files
 from ...offline.stream_run import FrameRecord
+from ..outputs.health import StreamState
 from .live_run import LiveResult
-
-#: State of StreamStatus -> tracking state.
-_STATES = {
-    3: TrackingState.INITIALIZING,
-    4: TrackingState.TRACKING,
-    5: TrackingState.LOW_CONFIDENCE,
-    6: TrackingState.LOST,
-    7: TrackingState.RECOVERING,
-}
-
-
-def records(result: LiveResult) -> list[FrameRecord]:
-    """Return one record for each processed frame, ordered by time."""
-    received = result.received
-    rows = []
-    for stamp_ns, status in sorted(received.statuses.items()):
-        if stamp_ns not in result.sent_s or status.state not in _STATES:
-            continue
-        timings = {'wait': 1e3 * status.time_wait, 'publish': 1e3 * status.time_publish}
-        if stamp_ns in received.arrival_s:
-            timings['latency'] = 1e3 * (received.arrival_s[stamp_ns] - result.sent_s[stamp_ns])
-        rows.append(
-            FrameRecord(
-                frame_id=int(status.frame_index),
-                stamp_ns=stamp_ns,
-                state=_STATES[status.state],
-                reason=status.state_reason,
-                has_pose=stamp_ns in received.T_map_base,
-                is_keyframe=bool(status.is_keyframe),
-                confidence_translation=status.confidence_translation,
-                confidence_rotation=status.confidence_rotation,
-                confidence_ratio=status.confidence_ratio,
-                context_frames=int(status.frames_in_context),
-                corrected_frames=0,
-                read_ms=1e3 * status.time_preprocess,
-                step_ms=1e3 * status.time_inference,
-                timings_ms=timings,
-            )
-        )
-    return rows
 
 
 def write_live_run(
-    folder: Path, result: LiveResult, rows: list[FrameRecord], config: R3Config, source: str
+    folder: Path, result: LiveResult, config: R3Config, source: str
 ) -> dict[str, Any]:
     """Write trajectory, map, frames.csv and summary.json; return the summary.
 
@@ -79,29 +28,21 @@ def write_live_run(
 
     :raises OutputError: a file cannot be written.
     """
-    poses = sorted(result.received.T_map_base.items())
-    T = np.array([pose for _, pose in poses]).reshape(-1, 4, 4)
-    finite = np.isfinite(T).all(axis=(1, 2))
-    stamps_ns = np.array([stamp for stamp, _ in poses], dtype=np.int64)
-    write_tum(folder / TRAJECTORY, stamps_ns[finite], T[finite])
-    if not (folder / TRAJECTORY_FINAL).is_file():
-        write_tum(folder / TRAJECTORY_FINAL, stamps_ns[:0], T[:0])
-    if (folder / SAVED_MAP / 'points.ply').is_file():
-        shutil.copyfile(folder / SAVED_MAP / 'points.ply', folder / MAP)
-    write_frames(folder / FRAMES, rows)
-    summary = _summary(result, rows, config, source) | {'path_length': path_length(T)}
-    write_json(folder / SUMMARY, summary)
-    return summary
-
-
-def _summary(
-    result: LiveResult, rows: list[FrameRecord], config: R3Config, source: str
-) -> dict[str, Any]:
-    status, of_frames = result.received.last_status, summarise_frames(rows)
+    poses = {stamp_ns: T for stamp_ns, T in result.T_map_base.items() if np.isfinite(T).all()}
+    stamps_ns = np.array(sorted(poses), dtype=np.int64)
+    T_map_base = np.array([poses[stamp_ns] for stamp_ns in sorted(poses)]).reshape(-1, 4, 4)
+    write_tum(folder / files.TRAJECTORY, stamps_ns, T_map_base)
+    if not (folder / files.TRAJECTORY_FINAL).is_file():
+        write_tum(folder / files.TRAJECTORY_FINAL, stamps_ns[:0], T_map_base[:0])
+    if (folder / files.SAVED_MAP / 'points.ply').is_file():
+        shutil.copyfile(folder / files.SAVED_MAP / 'points.ply', folder / files.MAP)
+    records = list(_records(result))
+    files.write_frames(folder / files.FRAMES, records)
+    status, of_frames = result.last_status, files.summarise_frames(records)
     rejected = int(status.frames_rejected) if status else 0
     is_calibrated = bool(status and np.isfinite(status.fov_x_calibrated))
     span_s = of_frames['duration_s']
-    return {
+    summary = {
         'source': source,
         'complete': True,
         'live': True,
@@ -115,13 +56,43 @@ def _summary(
             'rejected': {'by the node': rejected} if rejected else {},
         },
         'map_points': int(result.saved_map.points) if result.saved_map else 0,
-        'fps': (len(rows) - 1) / span_s if span_s else 0.0,
+        'path_length': files.path_length(T_map_base),
+        'fps': (len(records) - 1) / span_s if span_s else 0.0,
         'camera': {
             'calibrated': is_calibrated,
             'focal_length_estimated': bool(status) and not is_calibrated,
         },
         'warnings': [],
-        'versions': versions(),
-        'machine': machine(),
+        'versions': files.versions(),
+        'machine': files.machine(),
         'config': flattened(config),
     }
+    files.write_json(folder / files.SUMMARY, summary)
+    return summary
+
+
+def _records(result: LiveResult) -> Iterator[FrameRecord]:
+    """Yield the record of each processed frame, ordered by time."""
+    for stamp_ns, status in sorted(result.statuses.items()):
+        state = StreamState(status.state).name
+        if stamp_ns not in result.sent_s or state not in TrackingState.__members__:
+            continue
+        timings = {'wait': 1e3 * status.time_wait, 'publish': 1e3 * status.time_publish}
+        if stamp_ns in result.arrival_s:
+            timings['latency'] = 1e3 * (result.arrival_s[stamp_ns] - result.sent_s[stamp_ns])
+        yield FrameRecord(
+            frame_id=int(status.frame_index),
+            stamp_ns=stamp_ns,
+            state=TrackingState[state],
+            reason=status.state_reason,
+            has_pose=stamp_ns in result.T_map_base,
+            is_keyframe=bool(status.is_keyframe),
+            confidence_translation=status.confidence_translation,
+            confidence_rotation=status.confidence_rotation,
+            confidence_ratio=status.confidence_ratio,
+            context_frames=int(status.frames_in_context),
+            corrected_frames=0,
+            read_ms=1e3 * status.time_preprocess,
+            step_ms=1e3 * status.time_inference,
+            timings_ms=timings,
+        )

@@ -1,38 +1,68 @@
-"""Plays a bag to the node in real time."""
+"""Starts the installed node, plays a bag to it in real time and collects what it publishes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+import os
 from pathlib import Path
+import signal
+import subprocess
+import sys
 import time
+import traceback
 from typing import Any
 
+import numpy as np
+
 from ...core.errors import R3Error
+from ...core.geometry import T_from_quat
+from ...core.threads import RepeatingThread
+from ...core.trajectory_file import NANOSECONDS
 from ...input.bag_writer import SequenceTopics
-from .bag_player import BagPlayer, PlayResult
-from .listener import LARGE_TOPICS, Listener, ReceivedMessages
-from .node_process import NodeProcess
+from .bag_player import BagPlayer, message_type
 
 _NODE = 'r3'
 _START_TIMEOUT_S = 60.0
 #: For the last frames and their corrections.
 _SETTLE_TIMEOUT_S = 20.0
 _SAVE_TIMEOUT_S = 90.0
+#: Before a stronger signal.
+_STOP_TIMEOUT_S = 10.0
+_LOG_TAIL_LINES = 15
+#: Topic below the node -> type of messages that are counted, with the last kept.
+_LARGE_TOPICS = {
+    'points': 'sensor_msgs/msg/PointCloud2',
+    'map_points': 'sensor_msgs/msg/PointCloud2',
+    'keyframe_points': 'sensor_msgs/msg/PointCloud2',
+    'depth/image': 'sensor_msgs/msg/Image',
+    'depth/camera_info': 'sensor_msgs/msg/CameraInfo',
+    'path': 'nav_msgs/msg/Path',
+}
 
 
 @dataclass
 class LiveResult:
-    """Results of a live run.
+    """Results of a live run. Keys are stamps in nanoseconds.
 
-    :ivar sent_s: stamp of each image -> ``time.monotonic()`` when it was sent.
-    :ivar messages: the last message of each large topic.
+    :ivar sent_s: ``time.monotonic()`` when each image was sent; ``arrival_s``: when its pose came.
+    :ivar statuses: of each frame; ``last_status`` is of any time.
+    :ivar tf_parents: child frame -> its parents.
+    :ivar counts: number of messages by topic; ``messages``: the last one of large topics.
     :ivar saved_map: response of ``~/save_map``, or None; ``saved_trajectory`` likewise.
     """
 
-    received: ReceivedMessages
     sent_s: dict[int, float] = field(default_factory=dict)
-    played: PlayResult = field(default_factory=PlayResult)
+    arrival_s: dict[int, float] = field(default_factory=dict)
+    T_map_base: dict[int, np.ndarray] = field(default_factory=dict)
+    T_odom_base: dict[int, np.ndarray] = field(default_factory=dict)
+    repeated_poses: int = 0
+    statuses: dict[int, Any] = field(default_factory=dict)
+    last_status: Any = None
+    tf_parents: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    counts: Counter[str] = field(default_factory=Counter)
     messages: dict[str, Any] = field(default_factory=dict)
     saved_map: Any = None
     saved_trajectory: Any = None
@@ -40,26 +70,21 @@ class LiveResult:
     stop_s: float = 0.0
 
 
-#: Called after each image with the number of sent images and the messages received so far.
-OnImage = Callable[[int, ReceivedMessages], None]
-
-
 def run_live(
     bag: Path,
     topics: SequenceTopics,
     folder: Path,
     parameters: dict[str, str],
-    on_image: OnImage,
+    on_image: Callable[[LiveResult], None],
 ) -> LiveResult:
     """Start the node, play the bag, save map and trajectory, and stop the node.
 
     :param folder: for ``node.log``, ``map`` and ``trajectory_final.tum``.
+    :param on_image: called after each image with the results so far.
     :raises R3Error: the node does not start, or ends too early.
     """
     import rclpy
 
-    context = rclpy.Context()
-    rclpy.init(args=[], context=context)
     settings = {
         'use_sim_time': 'true',
         'input.transport': 'compressed' if topics.compressed else 'raw',
@@ -68,24 +93,34 @@ def run_live(
         f'qos_overrides.{topics.sent_image}.subscription.reliability': 'reliable',
         **parameters,
     }
-    listener = Listener(context, _NODE)
-    result = LiveResult(listener.received)
+    options = [part for item in settings.items() for part in ('-p', ':='.join(item))]
+    result = LiveResult()
+
+    def on_message(topic: str, recorded_ns: int) -> None:
+        # Recorded at its own stamp, see bag_writer.
+        if topic == topics.sent_image:
+            result.sent_s[recorded_ns] = time.monotonic()
+            on_image(result)
+            process.check()
+
+    context = rclpy.Context()
+    rclpy.init(args=[], context=context)
     try:
-        with NodeProcess(folder / 'node.log', settings, {'image': topics.image}) as process:
-            player = BagPlayer(bag, listener.node, clock=True)
-            try:
+        with (
+            closing(_Listener(context, result)) as listener,
+            NodeProcess(
+                folder / 'node.log', [*options, '-r', f'image:={topics.image}']
+            ) as process,
+        ):
+            with closing(BagPlayer(bag, listener.node, clock=True)) as player:
                 _wait_for_node(process, player, topics)
-                _play(player, topics, result, process, on_image)
-                _wait_until_processed(process, listener.received)
-            finally:
-                player.close()
+                player.play(on_message=on_message)
+            _wait_until_processed(process, result)
             _save(listener, result, folder)
             process.check()
             result.stop_s = process.stop()
             result.exit_code = process.exit_code
-        result.messages = {t: listener.message(t, kind) for t, kind in LARGE_TOPICS.items()}
     finally:
-        listener.close()
         rclpy.shutdown(context=context)
     return result
 
@@ -98,57 +133,209 @@ def _wait_for_node(process: NodeProcess, player: BagPlayer, topics: SequenceTopi
             process.check()
             if time.monotonic() > deadline:
                 raise R3Error(
-                    f'the node has not subscribed to {topic} after {_START_TIMEOUT_S:g} s. The '
-                    f'end of its log:\n{process.log_tail()}'
+                    f'the node has not subscribed to {topic} after {_START_TIMEOUT_S:g} s. '
+                    f'{process.log_tail()}'
                 )
 
 
-def _play(
-    player: BagPlayer,
-    topics: SequenceTopics,
-    result: LiveResult,
-    process: NodeProcess,
-    on_image: OnImage,
-) -> None:
-    def on_message(topic: str, recorded_ns: int) -> None:
-        # Recorded at its own stamp, see bag_writer.
-        if topic == topics.sent_image:
-            result.sent_s[recorded_ns] = time.monotonic()
-            on_image(len(result.sent_s), result.received)
-            process.check()
-
-    result.played = player.play(on_message=on_message)
-
-
-def _wait_until_processed(process: NodeProcess, received: ReceivedMessages) -> None:
-    """Wait until the node has processed every received frame."""
+def _wait_until_processed(process: NodeProcess, result: LiveResult) -> None:
+    """Wait until the status of frames has not changed for a while."""
     deadline = time.monotonic() + _SETTLE_TIMEOUT_S
-    last, unchanged_since = None, time.monotonic()
-    while time.monotonic() < deadline:
+    last, unchanged_since = -1, time.monotonic()
+    while time.monotonic() < min(deadline, unchanged_since + 1.5):
         process.check()
-        status = received.last_status
-        now = (len(received.statuses), status and status.frames_processed)
-        if now != last:
-            last, unchanged_since = now, time.monotonic()
-        if time.monotonic() - unchanged_since > 1.5:
-            return
+        if len(result.statuses) != last:
+            last, unchanged_since = len(result.statuses), time.monotonic()
         time.sleep(0.05)
 
 
-def _save(listener: Listener, result: LiveResult, folder: Path) -> None:
+def _save(listener: _Listener, result: LiveResult, folder: Path) -> None:
     from r3_ros.srv import SaveMap, SaveTrajectory
 
+    name, file = str(folder / 'map'), str(folder / 'trajectory_final.tum')
     result.saved_map = listener.call(
-        SaveMap,
-        f'{_NODE}/save_map',
-        SaveMap.Request(name=str(folder / 'map'), formats=['ply']),
-        _SAVE_TIMEOUT_S,
+        SaveMap, 'save_map', SaveMap.Request(name=name, formats=['ply'])
     )
     result.saved_trajectory = listener.call(
         SaveTrajectory,
-        f'{_NODE}/save_trajectory',
-        SaveTrajectory.Request(
-            name=str(folder / 'trajectory_final.tum'), format='tum', frame='optical'
-        ),
-        _SAVE_TIMEOUT_S,
+        'save_trajectory',
+        SaveTrajectory.Request(name=file, format='tum', frame='optical'),
     )
+
+
+class _Listener:
+    """Subscribes to all topics of the node, and collects into the results in its own thread."""
+
+    def __init__(self, context: Any, result: LiveResult) -> None:
+        from diagnostic_msgs.msg import DiagnosticArray
+        from geometry_msgs.msg import PoseWithCovarianceStamped
+        from nav_msgs.msg import Odometry
+        from r3_ros.msg import StreamStatus
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.node import Node
+        from rclpy.qos import DurabilityPolicy, QoSProfile
+        from tf2_msgs.msg import TFMessage
+
+        self._result = result
+        self.node = Node('r3_demo', context=context)
+        for kind, name, take in (
+            (PoseWithCovarianceStamped, f'{_NODE}/pose', self._on_pose),
+            (Odometry, f'{_NODE}/odometry', self._on_odometry),
+            (StreamStatus, f'{_NODE}/status', self._on_status),
+            (TFMessage, '/tf', self._on_tf),
+            (DiagnosticArray, '/diagnostics', self._on_diagnostics),
+        ):
+            self.node.create_subscription(kind, name, take, 200)
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        # As bytes: decoding every cloud would slow the node down.
+        self._last_bytes: dict[str, bytes] = {}
+        for topic, kind in _LARGE_TOPICS.items():
+            qos = latched if topic in ('map_points', 'path') else 2
+            self.node.create_subscription(
+                message_type(kind), f'{_NODE}/{topic}', self._counter(topic), qos, raw=True
+            )
+        self._executor = executor = SingleThreadedExecutor(context=context)
+        executor.add_node(self.node)
+        self._thread = RepeatingThread(
+            'listener', lambda: executor.spin_once(timeout_sec=0.1), traceback.print_exception
+        )
+        self._thread.start()
+
+    def _counter(self, topic: str) -> Callable[[bytes], None]:
+        def count(data: bytes) -> None:
+            self._result.counts[topic] += 1
+            self._last_bytes[topic] = data
+
+        return count
+
+    def _on_pose(self, message: Any) -> None:
+        result, stamp_ns = self._result, _stamp_ns(message)
+        result.repeated_poses += stamp_ns in result.T_map_base
+        result.arrival_s[stamp_ns] = time.monotonic()
+        result.T_map_base[stamp_ns] = _matrix(message.pose.pose)
+
+    def _on_odometry(self, message: Any) -> None:
+        self._result.T_odom_base[_stamp_ns(message)] = _matrix(message.pose.pose)
+
+    def _on_status(self, message: Any) -> None:
+        self._result.last_status = message
+        # Status messages between frames repeat the last stamp or have none.
+        if message.state >= message.STATE_INITIALIZING:
+            self._result.statuses.setdefault(_stamp_ns(message), message)
+
+    def _on_tf(self, message: Any) -> None:
+        for transform in message.transforms:
+            self._result.tf_parents[transform.child_frame_id].add(transform.header.frame_id)
+
+    def _on_diagnostics(self, message: Any) -> None:
+        self._result.counts['diagnostics'] += 1
+
+    def call(self, kind: Any, service: str, request: Any) -> Any:
+        """Call a service of the node and return its response; None if there is none in time."""
+        client = self.node.create_client(kind, f'{_NODE}/{service}')
+        if not client.wait_for_service(timeout_sec=5.0):
+            return None
+        return client.call(request, timeout_sec=_SAVE_TIMEOUT_S)
+
+    def close(self) -> None:
+        """Stop collecting, and decode the last large messages."""
+        from rclpy.serialization import deserialize_message
+
+        self._thread.stop(_STOP_TIMEOUT_S)
+        self._executor.shutdown()
+        self.node.destroy_node()
+        for topic, data in self._last_bytes.items():
+            kind = message_type(_LARGE_TOPICS[topic])
+            self._result.messages[topic] = deserialize_message(data, kind)
+
+
+def _stamp_ns(message: Any) -> int:
+    stamp = message.header.stamp
+    return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
+
+
+def _matrix(pose: Any) -> np.ndarray:
+    p, q = pose.position, pose.orientation
+    values = np.array([p.x, p.y, p.z, q.x, q.y, q.z, q.w])
+    if not np.isfinite(values).all() or not values[3:].any():
+        return np.full((4, 4), np.nan)
+    return T_from_quat(values[:3], values[3:])
+
+
+class NodeProcess:
+    """Runs ``r3_stream`` with its installed parameter file, in a ``with`` statement.
+
+    :param log: file for its output.
+    :param options: more arguments of ROS, which override the parameter file.
+    :raises R3Error: the package is not installed.
+    """
+
+    def __init__(self, log: Path, options: Sequence[str]) -> None:
+        executable, parameter_file = map(str, installed_node())
+        command = [sys.executable, executable, '--ros-args', '--params-file', parameter_file]
+        self._log = log
+        with open(log, 'wb') as stream:
+            # In its own process group, so Ctrl-C does not reach it and we stop it in order.
+            self._process = subprocess.Popen(
+                [*command, *options],
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> NodeProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.poll()
+
+    def check(self) -> None:
+        """Check that it still runs.
+
+        :raises R3Error: it has ended.
+        """
+        if self.exit_code is not None:
+            raise R3Error(f'the node has ended with status {self.exit_code}. {self.log_tail()}')
+
+    def log_tail(self) -> str:
+        """Return the last lines of its log."""
+        lines = self._log.read_text(encoding='utf-8', errors='replace').splitlines()
+        return '\n'.join(['The end of its log:', *lines[-_LOG_TAIL_LINES:]])
+
+    def stop(self) -> float:
+        """Stop it by SIGINT, or stronger signals after a timeout; return the seconds it took."""
+        began = time.monotonic()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            if self.exit_code is not None:
+                break
+            os.killpg(self._process.pid, number)
+            try:
+                self._process.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                continue
+        self._process.wait()
+        return time.monotonic() - began
+
+
+def installed_node() -> tuple[Path, Path]:
+    """Return the node's executable and its parameter file.
+
+    :raises R3Error: the package was not built, or its environment not sourced.
+    """
+    hint = 'run `make setup`, then `. .venv/bin/activate && . install/setup.sh`'
+    try:
+        from ament_index_python.packages import get_package_prefix
+
+        prefix = Path(get_package_prefix('r3_ros'))
+    except (ImportError, LookupError) as error:
+        raise R3Error(f'needs ROS 2 and the built package: {error}; {hint}') from error
+    executable = prefix / 'lib' / 'r3_ros' / 'r3_stream'
+    parameter_file = prefix / 'share' / 'r3_ros' / 'config' / 'r3_stream.yaml'
+    for path in (executable, parameter_file):
+        if not path.is_file():
+            raise R3Error(f'{path} is missing: the package is not built completely; {hint}')
+    return executable, parameter_file

@@ -1,4 +1,4 @@
-"""Image messages to frames for the engine: decoding, stamps and calibration."""
+"""Image messages to frames for the engine: decoding, stamp, frame id and calibration."""
 
 from __future__ import annotations
 
@@ -7,20 +7,60 @@ from dataclasses import dataclass, field
 import time
 from typing import Any
 
+import numpy as np
 from rclpy.clock import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ...core.config import InputConfig
-from ...core.datatypes import Frame
+from ...core.datatypes import Frame, Intrinsics
+from ...core.errors import CalibrationError, FrameError
+from ...input.camera_model import camera_from_info, DISTORTION_SIZES, Rectifier
+from ...input.image_decoding import decode_message, ENCODINGS, UNTYPED
 from ..outputs.health import Health
-from .conversions import (
-    calibrate,
-    Calibration,
-    CameraImage,
-    optical_frame_of,
-    read_image,
-    same_calibration,
-)
+from ..outputs.messages import stamp_ns_of
+
+#: Frame of a camera whose images have no frame_id.
+NAMELESS_FRAME = 'camera_optical'
+
+
+@dataclass(frozen=True, eq=False)
+class Received:
+    """An image message and its time of arrival (steady seconds)."""
+
+    message: Image | CompressedImage
+    time_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class CameraImage:
+    """A decoded image message, not rectified yet.
+
+    :ivar image: (H, W, 3) uint8 RGB.
+    :ivar guessed: the encoding does not define the order of colours.
+    :ivar note: the assumptions made, as text; usually empty.
+    """
+
+    image: np.ndarray
+    stamp_ns: int
+    encoding: str
+    guessed: bool
+    note: str
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """The usable part of a CameraInfo.
+
+    :ivar status: valid, missing, zero, invalid or size mismatch.
+    :ivar problem: as text, with what to do; empty if there is none.
+    :ivar intrinsics: of the rectified image; None if they have to be estimated.
+    :ivar rectifier: None if the images are not distorted.
+    """
+
+    status: str
+    problem: str = ''
+    intrinsics: Intrinsics | None = None
+    rectifier: Rectifier | None = None
 
 
 @dataclass(eq=False)
@@ -61,8 +101,8 @@ class CameraInput:
         return now_s - self._waiting_since_s < self.config.camera_info_timeout
 
     def optical_frame(self, message: Image | CompressedImage) -> str:
-        """Return the frame id of a message's image."""
-        return optical_frame_of(message, self._optical_frame)
+        """Return the frame id of a message's image; never empty."""
+        return self._optical_frame or message.header.frame_id.lstrip('/') or NAMELESS_FRAME
 
     def read(self, message: Image | CompressedImage) -> CameraImage:
         """Decode a message.
@@ -85,42 +125,36 @@ class CameraInput:
             focal length cannot be related with images with a calibrated one.
         """
         height, width = decoded.image.shape[:2]
-        info, used = self._info, self._used
-        if used is not None and used[1:] == (width, height) and same_calibration(info, used[0]):
+        info, used, before = self._info, self._used, self.calibration
+        same_size = used is not None and used[1:] == (width, height)
+        if used is not None and same_size and same_calibration(info, used[0]):
             return ''
         chosen = calibrate(info, width, height, self.config, self._image_topic)
-        same_size = used is not None and used[1:] == (width, height)
         self._used = (info, width, height)
         if chosen.problem:
             self._report_once(chosen.problem)
-        before = self.calibration
-        if same_size and before is not None and before.intrinsics is not None:
-            if chosen.intrinsics is None:
-                return ''  # keep the valid calibration
-        self._take(chosen)
-        became_known = before is not None and before.intrinsics is None and chosen.intrinsics
-        return 'the camera is calibrated now' if same_size and became_known else ''
+        was_known = before is not None and before.intrinsics is not None
+        if same_size and was_known and chosen.intrinsics is None:
+            return ''  # keep the valid calibration
+        self.calibration = chosen
+        self._health.camera_info = chosen.status
+        self._health.rectified = chosen.rectifier is not None
+        if chosen.intrinsics is not None:
+            undone = 'undistorted here' if self._health.rectified else 'used unchanged'
+            self._report_once(f'calibrated camera, images are {undone}', warn=False)
+        became_known = same_size and not was_known and chosen.intrinsics is not None
+        return 'the camera is calibrated now' if became_known else ''
 
     def to_frame(self, decoded: CameraImage) -> Frame:
         """Return the frame of a decoded image, undistorted.
 
         :raises FrameError: the image does not fit the calibration.
         """
-        assert self.calibration is not None, 'choose_calibration comes first'
-        return Frame(
-            image=self.calibration.rectify(decoded.image),
-            stamp_ns=decoded.stamp_ns,
-            intrinsics=self.calibration.intrinsics,
-        )
-
-    def _take(self, calibration: Calibration) -> None:
-        self.calibration = calibration
-        rectifier = calibration.rectifier
-        self._health.camera_info = calibration.status
-        self._health.rectified = rectifier is not None and not rectifier.is_identity
-        if calibration.intrinsics is not None:
-            undone = 'undistorted here' if self._health.rectified else 'used unchanged'
-            self._report_once(f'calibrated camera, images are {undone}', warn=False)
+        calibration, image = self.calibration, decoded.image
+        assert calibration is not None, 'choose_calibration comes first'
+        if calibration.rectifier is not None:
+            image = calibration.rectifier.rectify(image)
+        return Frame(image, decoded.stamp_ns, intrinsics=calibration.intrinsics)
 
     def _report_once(self, text: str, warn: bool = True) -> None:
         if text not in self._reported:
@@ -130,3 +164,110 @@ class CameraInput:
                 self._logger.warning(text)
             else:
                 self._logger.info(text)
+
+
+def read_image(
+    message: Image | CompressedImage, hint: str, frame_override: str, clock: Clock
+) -> CameraImage:
+    """Decode an image message.
+
+    :param hint: encoding to use for an untyped one.
+    :param frame_override: replaces the message's frame_id.
+    :param clock: gives the time for an image without a stamp.
+    :raises FrameError: the pixels cannot be decoded.
+    """
+    notes = []
+    stamp_ns = stamp_ns_of(message.header.stamp)
+    if stamp_ns == 0:
+        stamp_ns = clock.now().nanoseconds
+        notes.append('images have no stamp, their time of arrival is used')
+    if not frame_override and not message.header.frame_id:
+        notes.append(
+            f"images have no frame_id, '{NAMELESS_FRAME}' is used: set camera_optical_frame"
+        )
+    is_raw = isinstance(message, Image)
+    encoding = message.encoding if is_raw else message.format
+    if is_raw and encoding not in ENCODINGS:
+        image = _decode_by_cv_bridge(message)
+    else:
+        image = decode_message(message, hint)
+    guessed = is_raw and encoding in UNTYPED and not hint
+    if guessed:
+        notes.append(f'{encoding} is read as {UNTYPED[encoding]}, see input.encoding_hint')
+    return CameraImage(image, stamp_ns, encoding, guessed, '; '.join(notes))
+
+
+def _decode_by_cv_bridge(message: Image) -> np.ndarray:
+    """Decode a rare encoding; only these need cv_bridge."""
+    known = ', '.join(ENCODINGS)
+    try:
+        from cv_bridge import CvBridge, CvBridgeError
+    except Exception as error:  # with an incompatible NumPy its import raises other errors, too
+        raise FrameError(
+            f"the encoding '{message.encoding}' needs cv_bridge, which cannot be imported "
+            f'({error}); configure the camera to send one of {known}'
+        ) from error
+    try:
+        image = CvBridge().imgmsg_to_cv2(message, desired_encoding='rgb8')
+    except (CvBridgeError, TypeError, ValueError, RuntimeError, KeyError) as error:
+        raise FrameError(
+            f"the encoding '{message.encoding}' is not supported ({error}); configure the camera "
+            f'to send one of {known}'
+        ) from error
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise FrameError(f"'{message.encoding}' holds no colour image; send one of {known}")
+    if image.shape[:2] != (message.height, message.width):
+        # cv_bridge derives the width from step.
+        raise FrameError(
+            f'step = {message.step} holds {image.shape[1]} pixels of {message.encoding}, not '
+            f'width = {message.width}: the camera driver contradicts itself'
+        )
+    return image
+
+
+def calibrate(
+    info: CameraInfo | None, width: int, height: int, config: InputConfig, image_topic: str
+) -> Calibration:
+    """Return the calibration for images of a size.
+
+    If the CameraInfo cannot be used, that is no error: the focal length is estimated.
+    """
+    if info is None:
+        return Calibration('missing', 'no CameraInfo received: the focal length is estimated')
+    problem = ''
+    if any(info.d) and info.distortion_model not in DISTORTION_SIZES:
+        problem = (
+            f"unknown distortion model '{info.distortion_model}', known: "
+            f'{", ".join(DISTORTION_SIZES)}: the images are not undistorted'
+        )
+    try:
+        model = camera_from_info(info, width, height, with_distortion=not problem)
+    except CalibrationError as error:
+        return Calibration('invalid', f'CameraInfo cannot be used, so it is ignored: {error}')
+    if model is None:
+        return Calibration(
+            'zero',
+            'the CameraInfo is of an uncalibrated camera: the focal length is estimated',
+        )
+    try:
+        model = model.scaled_to(width, height)
+    except CalibrationError as error:
+        return Calibration('size mismatch', f'CameraInfo is ignored: {error}')
+    rectifier = Rectifier(model.of_images(config.rectification, image_topic))
+    used = None if rectifier.is_identity else rectifier
+    return Calibration('valid', problem, rectifier.intrinsics, used)
+
+
+def same_calibration(first: CameraInfo | None, second: CameraInfo | None) -> bool:
+    """Return whether two CameraInfo are equal except for their headers."""
+    if first is None or second is None:
+        return first is second
+
+    def content(info: CameraInfo) -> tuple[object, ...]:
+        numbers = (info.d, info.k, info.p)
+        return (
+            info.width, info.height, info.distortion_model, info.binning_x, info.binning_y,
+            info.roi, *(np.asarray(row, dtype=np.float64).tobytes() for row in numbers),
+        )  # fmt: skip
+
+    return content(first) == content(second)

@@ -52,25 +52,17 @@ class ParameterArgument:
 
 def parameter_arguments() -> list[ParameterArgument]:
     """Return the arguments that set parameters, with the help texts of ``config.py``."""
+    unset = 'if empty, preset and params_file decide'
+    clock = f'take the time from /clock; {unset}'
+    arguments = [ParameterArgument('use_sim_time', 'use_sim_time', bool, clock, ('', *BOOLEAN))]
     known = {p.name: p for p in parameters(R3Config())}
-    arguments = []
     for name, parameter in _PARAMETERS.items():
         kind, meta = known[parameter].kind, known[parameter].meta
-        choices = BOOLEAN if kind is bool else tuple(meta.choices)
+        choices = BOOLEAN if kind is bool else meta.choices
         unit = f' [{meta.unit}]' if meta.unit else ''
-        arguments.append(
-            ParameterArgument(
-                name,
-                parameter,
-                kind,
-                f'{meta.help}{unit}; sets {parameter}; if empty, preset and params_file decide',
-                ('', *choices) if choices else (),
-            )
-        )
-    clock = 'take the time from /clock; if empty, preset and params_file decide'
-    arguments.append(
-        ParameterArgument('use_sim_time', 'use_sim_time', bool, clock, ('', *BOOLEAN))
-    )
+        text = f'{meta.help}{unit}; sets {parameter}; {unset}'
+        allowed = ('', *choices) if choices else ()
+        arguments.append(ParameterArgument(name, parameter, kind, text, allowed))
     return arguments
 
 

@@ -10,20 +10,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 import threading
 import time
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from ...core.config import R3Config
+from ...core.config import PointsConfig, R3Config
 from ...core.datatypes import DepthMap
-from ...core.geometry import unproject
+from ...core.errors import OccupancyError
+from ...core.geometry import transform, unproject
 from ...core.similarity import rigid_part, scale_of
 from ...core.threads import Mailbox, RepeatingThread
 from ...maps.cloud import Cloud, cloud_from_depth, usable_pixels
+from ...maps.occupancy_grid import FREE, occupancy_grid, OCCUPIED
+from ...maps.saved_map import SavedMap
+from ...streaming.session import Session
 from ..tf.pose_chain import PoseChain
 from .graph_messages import empty_graph, GraphSnapshot, no_markers
-from .keyframe_clouds import KeyframeClouds, KeyframePlace, PublishedCloud
+from .keyframe_clouds import KeyframeClouds, KeyframePlace
 from .messages import (
     camera_info_message,
     cloud_message,
@@ -32,14 +35,7 @@ from .messages import (
     organized_cloud_message,
     path_message,
 )
-from .occupancy_topic import GridJob, OccupancyOutcome
 from .outputs import Outputs
-
-if TYPE_CHECKING:
-    from ...maps.saved_map import SavedMap
-    from ...streaming.session import Session
-    from ...streaming.trajectory import TrajectoryView
-    from ...streaming.voxel_map import MapView
 
 _WAITING_JOBS = 8
 _PREVIEW_PERIOD_S = 0.1
@@ -48,6 +44,9 @@ _GRAPH_PERIOD_S = 1.0
 _GRAPH_TOPICS = ('keyframe_graph', 'markers')
 _DEPTH_TOPICS = ('depth/image', 'depth/camera_info', 'depth/confidence', 'depth/preview')
 _FRAME_TOPICS = (*_DEPTH_TOPICS, 'color/image', 'color/camera_info', 'points')
+#: Diagnostics warn of an outcome that begins with this.
+NOT_PUBLISHED = 'not published'
+_NO_METRIC_SCALE = f'{NOT_PUBLISHED}: the metric scale is unknown, see scale.source'
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +89,9 @@ class Latched:
 class CloudPublisher:
     """Takes snapshots for subscribed topics (worker thread) and publishes them (own thread).
 
+    :param log: gets a line when the outcome of the grid changes.
     :ivar session_id: of the session whose map, path and graph are published.
+    :ivar occupancy: outcome of the last grid, as text; empty before the first.
     """
 
     def __init__(
@@ -101,10 +102,11 @@ class CloudPublisher:
         log: Callable[[str], None],
     ) -> None:
         self.config = config
-        self.occupancy = OccupancyOutcome(log)
+        self.occupancy = ''
         self.session_id = 0
         self._outputs = outputs
         self._on_error = on_error
+        self._log = log
         self._jobs: Mailbox[Callable[[], None]] = Mailbox('queue', _WAITING_JOBS)
         self._thread: RepeatingThread | None = None
         # A reset clears map and path; jobs of an earlier epoch must not be published after it.
@@ -150,15 +152,10 @@ class CloudPublisher:
                 'markers': no_markers(stamp_ns, frame),
             }
         with self._publishing:
-            self._epoch += 1
-            self._is_showing = False
-            self._jobs.clear()
             if path_too:
                 self._keyframe_clouds.forget()
-            self.occupancy.forget()
-            for topic, message in empty.items():
-                self._latched[topic].shown = None
-                self._outputs.publish(topic, message)
+            self.occupancy = ''
+            self._replace(empty, is_showing=False)
 
     def show(self, saved: SavedMap, stamp_ns: int) -> None:
         """Publish points and path of a saved map instead of the session's, until cleared."""
@@ -166,17 +163,23 @@ class CloudPublisher:
         cloud, trajectory = saved.points, saved.trajectory
         if len(cloud) > most:
             cloud = cloud.take(_evenly(len(cloud), most))
-        rows = _evenly(len(trajectory), min(len(trajectory), self.config.path_max_size))
-        stamps = trajectory.stamps_ns[rows].tolist()
-        path = path_message(stamp_ns, frame, stamps, trajectory.T_map_base[rows])
+        rows = _evenly(len(trajectory), self.config.path_max_size)
+        stamps_ns, T_map_base = trajectory.stamps_ns[rows], trajectory.T_map_base[rows]
+        messages: dict[str, object] = {
+            'map_points': cloud_message(stamp_ns, frame, cloud),
+            'path': path_message(stamp_ns, frame, stamps_ns, T_map_base),
+        }
         with self._publishing:
-            self._epoch += 1
-            self._jobs.clear()
-            self._is_showing = True
-            for topic in ('map_points', 'path'):
-                self._latched[topic].shown = None
-            self._outputs.publish('map_points', cloud_message(stamp_ns, frame, cloud))
-            self._outputs.publish('path', path)
+            self._replace(messages, is_showing=True)
+
+    def _replace(self, messages: dict[str, object], is_showing: bool) -> None:
+        """Publish latched messages in the place of those of the session, and drop its jobs."""
+        self._epoch += 1
+        self._is_showing = is_showing
+        self._jobs.clear()
+        for topic, message in messages.items():
+            self._latched[topic].shown = None
+            self._outputs.publish(topic, message)
 
     def offer_depth(self, job: DepthJob) -> None:
         """Queue a depth map if one of its topics is subscribed."""
@@ -188,25 +191,94 @@ class CloudPublisher:
 
     def offer_session(self, session: Session, chain: PoseChain, stamp_ns: int) -> None:
         """Queue snapshots of what has changed, is due and is subscribed."""
-        epoch, period_s = self._epoch, self.config.map.publish_period
+        config, frame = self.config, self.config.map_frame
+        period_s = config.map.publish_period
         map_state = (session.session_id, session.map.revision, chain.unit, chain.moves)
         if not self._is_showing and self._is_due('map_points', map_state, period_s):
             view = session.map_view()
-            self._jobs.put(lambda: self._publish_map(view, chain, stamp_ns, (map_state, epoch)))
-        if self._grid_is_due(session, chain, map_state):
-            job = GridJob.of(session, chain, stamp_ns)
-            self._jobs.put(lambda: self._publish_grid(job, (map_state, epoch)))
+
+            def map_points() -> object:
+                cloud = view.cloud(config.map.max_publish_points).moved(chain.S_map_world)
+                return cloud_message(stamp_ns, frame, cloud)
+
+            self._offer('map_points', map_state, map_points)
+        self._offer_grid(session, chain, stamp_ns, map_state)
         keyframes = session.bank.ids()
         newest = keyframes[-1] if keyframes else -1
         state = (session.session_id, session.map_revision, newest, chain.unit)
         if not self._is_showing and self._is_due('path', state, _GRAPH_PERIOD_S):
             record = session.keyframe_record()
-            self._jobs.put(lambda: self._publish_path(record, chain, stamp_ns, (state, epoch)))
+
+            def path() -> object:
+                rows = np.flatnonzero(np.isfinite(record.T_final[:, 0, 0]))
+                rows = rows[_evenly(len(rows), config.path_max_size)]
+                T_map_base = chain.T_map_base(record.T_final[rows])
+                return path_message(stamp_ns, frame, record.stamps_ns[rows], T_map_base)
+
+            self._offer('path', state, path)
         due = [topic for topic in _GRAPH_TOPICS if self._is_due(topic, state, _GRAPH_PERIOD_S)]
         if due:
-            snapshot = graph_snapshot(session, chain, stamp_ns, self.config)
-            self._jobs.put(lambda: self._publish_graph(snapshot, due, (state, epoch)))
+            snapshot = graph_snapshot(session, chain, stamp_ns, config)
+            builders = {'keyframe_graph': snapshot.graph, 'markers': snapshot.markers}
+            for topic in due:
+                self._offer(topic, state, builders[topic])
         self._offer_moved_cloud(session, chain)
+
+    def _offer(self, topic: str, state: object, build: Callable[[], object]) -> None:
+        """Queue a latched message of a state, to be built and published in this epoch."""
+        epoch = self._epoch
+
+        def publish() -> None:
+            message = build()
+            with self._publishing:
+                if message is not None and epoch == self._epoch:
+                    self._outputs.publish(topic, message)
+                    self._latched[topic].shown = state
+
+        self._jobs.put(publish)
+
+    def _offer_grid(
+        self, session: Session, chain: PoseChain, stamp_ns: int, state: object
+    ) -> None:
+        config, epoch = self.config, self._epoch
+        occupancy = config.occupancy
+        if not (occupancy.enabled and len(session.map) and self._outputs.wanted('occupancy')):
+            return
+        if chain.metres_per_unit is None:
+            self._note_occupancy(_NO_METRIC_SCALE)
+        elif self._is_due('occupancy', state, occupancy.publish_period):
+            view, record = session.map_view(), session.keyframe_record()
+            newest = session.bank.ids()[-1:]
+            intrinsics = session.bank.intrinsics(newest[0]) if newest else None
+
+            def grid() -> object:
+                T_world_camera = record.T_final[np.isfinite(record.T_final[:, 0, 0])]
+                points = transform(chain.S_map_world, view.cloud().points)
+                message, details = None, ''
+                try:
+                    built = occupancy_grid(
+                        points, chain.T_map_optical(T_world_camera), intrinsics, occupancy
+                    )
+                except OccupancyError as error:
+                    outcome = f'{NOT_PUBLISHED}: {error}'
+                else:
+                    outcome, (height, width) = 'published', built.cells.shape
+                    cells = f'{built.count(OCCUPIED)} occupied, {built.count(FREE)} free'
+                    details = f'{width} x {height} cells, {cells}'
+                    message = occupancy_message(stamp_ns, config.map_frame, built)
+                with self._publishing:
+                    if epoch == self._epoch:  # the map was not cleared meanwhile
+                        self._note_occupancy(outcome, details)
+                return message
+
+            self._offer('occupancy', state, grid)
+
+    def _note_occupancy(self, outcome: str, details: str = '') -> None:
+        """Set the outcome of the grid; log it if it has changed."""
+        is_news = not self.occupancy.startswith(outcome)
+        self.occupancy = f'{outcome}: {details}' if details else outcome
+        if is_news:
+            self._log(f'occupancy grid {self.occupancy}')
 
     def _offer_moved_cloud(self, session: Session, chain: PoseChain) -> None:
         """Publish a keyframe's cloud again if its pose in map has changed."""
@@ -224,120 +296,67 @@ class CloudPublisher:
             state, period_s, time.monotonic()
         )
 
-    def _grid_is_due(self, session: Session, chain: PoseChain, state: object) -> bool:
-        occupancy = self.config.occupancy
-        if not (occupancy.enabled and len(session.map) and self._outputs.wanted('occupancy')):
-            return False
-        return self.occupancy.has_metres(chain) and self._is_due(
-            'occupancy', state, occupancy.publish_period
-        )
-
     def _run_one(self) -> None:
         job = self._jobs.get(timeout_s=0.5)
         if job is not None:
             job()
 
-    def _publish_latched(self, topic: str, message: object, made_of: tuple[object, int]) -> None:
-        """Publish a message made from a state, unless its epoch is over."""
-        state, epoch = made_of
-        with self._publishing:
-            if epoch == self._epoch:
-                self._outputs.publish(topic, message)
-                self._latched[topic].shown = state
-
-    def _publish_map(
-        self, view: MapView, chain: PoseChain, stamp_ns: int, made_of: tuple[object, int]
-    ) -> None:
-        cloud = view.cloud(self.config.map.max_publish_points).moved(chain.S_map_world)
-        message = cloud_message(stamp_ns, self.config.map_frame, cloud)
-        self._publish_latched('map_points', message, made_of)
-
-    def _publish_grid(self, job: GridJob, made_of: tuple[object, int]) -> None:
-        grid, state, details = job.build(self.config)
-        _, epoch = made_of
-        with self._publishing:
-            if epoch != self._epoch:
-                return  # the map was cleared meanwhile
-            self.occupancy.note(state, details)
-        if grid is not None:
-            message = occupancy_message(job.stamp_ns, self.config.map_frame, grid)
-            self._publish_latched('occupancy', message, made_of)
-
-    def _publish_path(
-        self, record: TrajectoryView, chain: PoseChain, stamp_ns: int, made_of: tuple[object, int]
-    ) -> None:
-        chosen = np.flatnonzero(np.isfinite(record.T_final[:, 0, 0]))
-        limit = self.config.path_max_size
-        if len(chosen) > limit:
-            chosen = chosen[_evenly(len(chosen), limit)]
-        T_map_base = chain.T_map_base(record.T_final[chosen])
-        stamps = record.stamps_ns[chosen].tolist()
-        message = path_message(stamp_ns, self.config.map_frame, stamps, T_map_base)
-        self._publish_latched('path', message, made_of)
-
-    def _publish_graph(
-        self, snapshot: GraphSnapshot, topics: list[str], made_of: tuple[object, int]
-    ) -> None:
-        if 'keyframe_graph' in topics:
-            self._publish_latched('keyframe_graph', snapshot.graph(), made_of)
-        if 'markers' in topics:
-            self._publish_latched('markers', snapshot.markers(), made_of)
-
     def _publish_depth(self, job: DepthJob, epoch: int) -> None:
         outputs, depth_map = self._outputs, job.depth_map
         stamp_ns, frame = job.stamp_ns, job.optical_frame
         info = camera_info_message(stamp_ns, frame, depth_map.intrinsics)
+
+        def publish_image(topic: str, encoding: str, pixels: np.ndarray) -> None:
+            outputs.publish(topic, image_message(stamp_ns, frame, encoding, pixels))
+
         if outputs.wanted('depth/image', 'depth/camera_info'):
             # REP-118: NaN where the depth is unknown.
             depth = depth_map.depth * np.float32(job.unit)
             pixels = np.where(np.isfinite(depth), depth, np.nan).astype(np.float32, copy=False)
             outputs.publish('depth/camera_info', info)
-            outputs.publish('depth/image', image_message(stamp_ns, frame, '32FC1', pixels))
+            publish_image('depth/image', '32FC1', pixels)
         if outputs.wanted('depth/confidence'):
             pixels = np.where(np.isfinite(depth_map.confidence), depth_map.confidence, 0.0)
-            pixels = pixels.astype(np.float32)
-            outputs.publish('depth/confidence', image_message(stamp_ns, frame, '32FC1', pixels))
+            publish_image('depth/confidence', '32FC1', pixels.astype(np.float32))
         now_s = time.monotonic()
         if outputs.wanted('depth/preview') and now_s - self._preview_at_s >= _PREVIEW_PERIOD_S:
             self._preview_at_s = now_s
-            pixels = preview(depth_map.depth)
-            outputs.publish('depth/preview', image_message(stamp_ns, frame, 'rgb8', pixels))
+            publish_image('depth/preview', 'rgb8', preview(depth_map.depth))
         if outputs.wanted('color/image', 'color/camera_info'):
             outputs.publish('color/camera_info', info)
-            outputs.publish('color/image', image_message(stamp_ns, frame, 'rgb8', depth_map.image))
+            publish_image('color/image', 'rgb8', depth_map.image)
         self._publish_points(job, epoch)
 
     def _publish_points(self, job: DepthJob, epoch: int) -> None:
         outputs, options = self._outputs, self.config.points
         stamp_ns, frame = job.stamp_ns, job.optical_frame
         wants_points = outputs.wanted('points')
-        wants_keyframe = outputs.wanted('keyframe_points')
+        place = job.place if outputs.wanted('keyframe_points') else None
         if wants_points and options.organized:
-            points = organized_points(job.depth_map, self.config) * np.float32(job.unit)
+            points = organized_points(job.depth_map, options) * np.float32(job.unit)
             message = organized_cloud_message(stamp_ns, frame, points, job.depth_map)
             outputs.publish('points', message)
             wants_points = False
-        if wants_points or (wants_keyframe and job.place is not None):
+        if wants_points or place is not None:
             cloud = cloud_from_depth(job.depth_map, options).scaled(job.unit)
             if wants_points:
                 outputs.publish('points', cloud_message(stamp_ns, frame, cloud))
-            if wants_keyframe and job.place is not None:
-                self._publish_keyframe(job.place, cloud, epoch)
+            if place is not None:
+                self._publish_keyframe(place, cloud, epoch)
 
     def _publish_keyframe(self, place: KeyframePlace, cloud: Cloud, epoch: int) -> None:
         """Publish a cloud, given in its camera's axes and the published unit, in map."""
         placed = cloud.moved(rigid_part(place.S_map_own))
         message = cloud_message(place.stamp_ns, self.config.map_frame, placed)
-        sent = PublishedCloud.of(place, cloud.points)
         with self._publishing:
             if epoch == self._epoch:
                 self._outputs.publish('keyframe_points', message)
-                self._keyframe_clouds.note(sent)
+                self._keyframe_clouds.note(place, cloud.points)
 
 
-def _evenly(count: int, wanted: int) -> np.ndarray:
-    """Return ``wanted`` of ``count`` rows, evenly spaced, with the first and the last."""
-    return np.linspace(0, count - 1, wanted).round().astype(np.int64)
+def _evenly(count: int, most: int) -> np.ndarray:
+    """Return at most so many of ``count`` rows, evenly spaced, with the first and the last."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 
 
 def graph_snapshot(
@@ -355,10 +374,9 @@ def graph_snapshot(
     )
 
 
-def organized_points(depth_map: DepthMap, config: R3Config) -> np.ndarray:
+def organized_points(depth_map: DepthMap, options: PointsConfig) -> np.ndarray:
     """Return (h, w, 3) float32 points of every pixel, NaN where its depth is not usable."""
-    options, K = config.points, depth_map.intrinsics
-    every_pixel = replace(options, stride=1)
+    K, every_pixel = depth_map.intrinsics, replace(options, stride=1)
     points = unproject(depth_map.depth, K.fx, K.fy, K.cx, K.cy).astype(np.float32)
     ranges = np.linalg.norm(points, axis=-1)
     keep = usable_pixels(depth_map, every_pixel) & (ranges >= options.min_range)

@@ -13,9 +13,9 @@ from rclpy.clock import Clock
 
 from ..stream_report import NodeSnapshot
 from ..worker import StreamWorker
-from .health import finite, StreamState
+from .cloud_publisher import NOT_PUBLISHED
+from .health import StreamState
 from .messages import time_message
-from .occupancy_topic import NOT_PUBLISHED
 
 OK, WARN, ERROR, STALE = (
     DiagnosticStatus.OK,
@@ -47,15 +47,9 @@ class Diagnostics:
         self._clock = clock
         self._busy = (time.monotonic(), 0.0)
         self._metres_awaited_since_s: float | None = None
-        self._tasks: dict[str, Callable[[NodeSnapshot], Task]] = {
-            'input': self._input,
-            'tracking': self._tracking,
-            'timing': self._timing,
-            'gpu': self._gpu,
-            'scale': self._scale,
-            'map': self._map,
-            'tf': self._tf,
-        }
+        self._tasks = (
+            self._input, self._tracking, self._timing, self._gpu, self._scale, self._map, self._tf,
+        )  # fmt: skip
 
     def message(self) -> DiagnosticArray:
         """Return the state of every task."""
@@ -65,18 +59,13 @@ class Diagnostics:
         memory = snapshot.stream.memory
         device = 'cpu' if memory is None else memory.device
         hardware_id = f'{snapshot.health.optical_frame or "camera"}@{device}'
-        for name, task in self._tasks.items():
+        for task in self._tasks:
             findings, values = task(snapshot)
             level, text = _worst(findings)
-            message.status.append(
-                DiagnosticStatus(
-                    level=level,
-                    name=f'r3: {name}',
-                    message=text,
-                    hardware_id=hardware_id,
-                    values=[KeyValue(key=key, value=_text(v)) for key, v in values.items()],
-                )
-            )
+            status = DiagnosticStatus(level=level, message=text, hardware_id=hardware_id)
+            status.name = f'r3: {task.__name__.removeprefix("_")}'
+            status.values = [KeyValue(key=key, value=_text(v)) for key, v in values.items()]
+            message.status.append(status)
         return message
 
     def _input(self, snapshot: NodeSnapshot) -> Task:
@@ -129,9 +118,9 @@ class Diagnostics:
         return findings, values
 
     def _tracking(self, snapshot: NodeSnapshot) -> Task:
-        health, stream = snapshot.health, snapshot.stream
+        health, stream, state = snapshot.health, snapshot.stream, snapshot.health.state
         values = {
-            'state': health.state.name,
+            'state': state.name,
             'reason': health.reason,
             'confidence_ratio': health.confidence_ratio,
             'confidence_translation': health.confidence_translation,
@@ -145,8 +134,7 @@ class Diagnostics:
         }
         if not self._worker.running:
             return [(STALE, 'inactive')], values
-        text = f'{health.state.name}: {health.reason}'.rstrip(': ')
-        state = health.state
+        text = f'{state.name}: {health.reason}'.rstrip(': ')
         if state in (StreamState.LOST, StreamState.FAULT, StreamState.WAITING_TF):
             return [(ERROR, text)], values
         if state is StreamState.WAITING_INPUT:
@@ -160,17 +148,16 @@ class Diagnostics:
     def _timing(self, snapshot: NodeSnapshot) -> Task:
         worker = self._worker
         times = snapshot.health.times
-        latency = finite(t.latency for t in times)
-        inference = finite(1e3 * t.inference for t in times)
+        latency, inference = [t.latency for t in times], [1e3 * t.time_inference for t in times]
         now_s, busy_s = time.monotonic(), snapshot.health.busy_s
         (before_s, busy_before_s), self._busy = self._busy, (now_s, busy_s)
         values = {
-            'latency_s_mean': _or_nan(np.mean, latency),
-            'latency_s_max': _or_nan(np.max, latency),
-            'inference_ms_mean': _or_nan(np.mean, inference),
-            'inference_ms_p95': _or_nan(lambda v: np.percentile(v, 95), inference),
-            'preprocess_ms': _or_nan(np.mean, finite(1e3 * t.preprocess for t in times)),
-            'publish_ms': _or_nan(np.mean, finite(1e3 * t.publish for t in times)),
+            'latency_s_mean': _of_finite(np.mean, latency),
+            'latency_s_max': _of_finite(np.max, latency),
+            'inference_ms_mean': _of_finite(np.mean, inference),
+            'inference_ms_p95': _of_finite(lambda v: np.percentile(v, 95), inference),
+            'preprocess_ms': _of_finite(np.mean, [1e3 * t.time_preprocess for t in times]),
+            'publish_ms': _of_finite(np.mean, [1e3 * t.time_publish for t in times]),
             'worker_utilisation': max(busy_s - busy_before_s, 0.0) / max(now_s - before_s, 1e-3),
         }
         if not worker.running or not times:
@@ -302,8 +289,9 @@ def _worst(findings: Iterable[Finding]) -> Finding:
     return level, '; '.join(text for its_level, text in found if its_level == level)
 
 
-def _or_nan(measure: Callable[[np.ndarray], Any], values: np.ndarray) -> float:
-    return float(measure(values)) if len(values) else math.nan
+def _of_finite(measure: Callable[[list[float]], Any], values: Iterable[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return float(measure(finite)) if finite else math.nan
 
 
 def _text(value: Any) -> str:

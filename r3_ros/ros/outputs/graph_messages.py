@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 import math
 
-from geometry_msgs.msg import Point, Quaternion, Transform, Vector3
+from geometry_msgs.msg import Point
 import numpy as np
 from r3_ros.msg import Keyframe, KeyframeGraph, RelativePoseEdge
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
-from ...core.geometry import quat_xyzw
 from ...streaming.keyframes.keyframe_graph import GraphEdge, KeyframeGraphView, Keyframes
 from ..tf.pose_chain import PoseChain
-from .messages import header_message, pose_messages, time_message
+from .messages import header_message, pose_messages, time_message, transform_content
 
 #: Depth of a frustum in map units; the scene at the start is about one unit away.
 _FRUSTUM_LENGTH = 0.04
@@ -91,37 +90,26 @@ def no_markers(stamp_ns: int, map_frame: str) -> MarkerArray:
 def _keyframe_messages(keyframes: Keyframes, chain: PoseChain) -> list[Keyframe]:
     if not len(keyframes.frame_ids):
         return []
-    columns = zip(
-        keyframes.frame_ids.tolist(),
-        keyframes.stamps_ns.tolist(),
-        pose_messages(chain.T_map_base(keyframes.T_world_camera)),
-        keyframes.confidence.tolist(),
-        keyframes.segment_ids.tolist(),
-        keyframes.resident.tolist(),
-        strict=True,
-    )
     return [
         Keyframe(
-            id=frame_id,
-            stamp=time_message(stamp_ns),
+            id=int(keyframes.frame_ids[row]),
+            stamp=time_message(int(keyframes.stamps_ns[row])),
             pose=pose,
-            confidence=confidence,
-            segment_id=segment_id,
-            resident=resident,
+            confidence=float(keyframes.confidence[row]),
+            segment_id=int(keyframes.segment_ids[row]),
+            resident=bool(keyframes.resident[row]),
         )
-        for frame_id, stamp_ns, pose, confidence, segment_id, resident in columns
+        for row, pose in enumerate(pose_messages(chain.T_map_base(keyframes.T_world_camera)))
     ]
 
 
 def _edge_message(edge: GraphEdge, unit: float) -> RelativePoseEdge:
-    x, y, z = (edge.T_source_target[:3, 3] * unit).tolist()
-    qx, qy, qz, qw = quat_xyzw(edge.T_source_target).tolist()
+    T_source_target = edge.T_source_target.copy()
+    T_source_target[:3, 3] *= unit
     return RelativePoseEdge(
         from_id=edge.source_id,
         to_id=edge.target_id,
-        transform=Transform(
-            translation=Vector3(x=x, y=y, z=z), rotation=Quaternion(x=qx, y=qy, z=qz, w=qw)
-        ),
+        transform=transform_content(T_source_target),
         confidence_translation=edge.confidence_translation,
         confidence_rotation=edge.confidence_rotation,
         type=int(edge.kind),

@@ -8,14 +8,11 @@ steady seconds (``time.monotonic``).
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 import enum
 import math
 import threading
 import time
-
-import numpy as np
 
 from ...core.datatypes import Estimate
 
@@ -39,12 +36,15 @@ class StreamState(enum.IntEnum):
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Seconds that one frame took, and its age when its pose was published (NaN if unknown)."""
+    """Fields of ``StreamStatus``: seconds that one frame took.
 
-    wait: float
-    preprocess: float
-    inference: float
-    publish: float
+    :ivar latency: its age when its pose was published; NaN if unknown.
+    """
+
+    time_wait: float
+    time_preprocess: float
+    time_inference: float
+    time_publish: float
     latency: float
 
 
@@ -153,7 +153,6 @@ class Health:
 
     @property
     def frames_rejected(self) -> int:
-        """Return how many frames could not be used, for any reason."""
         return sum(self.rejected.values())
 
 
@@ -216,9 +215,3 @@ class TransformHealth:
         now_s = time.monotonic()
         with self._lock:
             return ', '.join(edge for edge, until_s in self._conflicts.items() if until_s > now_s)
-
-
-def finite(values: Iterable[float]) -> np.ndarray:
-    """Return the finite values."""
-    array = np.fromiter(values, dtype=np.float64)
-    return array[np.isfinite(array)]

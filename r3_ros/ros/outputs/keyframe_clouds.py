@@ -10,16 +10,13 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 import time
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...core.similarity import scale_of
 from ...maps.cloud import Cloud
-
-if TYPE_CHECKING:
-    from ...streaming.session import Session
-    from ..tf.pose_chain import PoseChain
+from ...streaming.session import Session
+from ..tf.pose_chain import PoseChain
 
 #: Period of the check for moved clouds, and the time allowed to publish one.
 _PERIOD_S = 1.0
@@ -39,28 +36,14 @@ class KeyframePlace:
     S_map_own: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class PublishedCloud:
-    """A cloud that was published.
-
-    :ivar reach: mean distance of its points from the camera, in the published unit.
-    """
-
-    place: KeyframePlace
-    reach: float
-
-    @classmethod
-    def of(cls, place: KeyframePlace, points: np.ndarray) -> PublishedCloud:
-        """Return the record of (N, 3) points in the camera's axes and the published unit."""
-        return cls(place, float(np.linalg.norm(points, axis=1).mean()) if len(points) else 0.0)
-
-
 class KeyframeClouds:
     """Remembers the published clouds. One owner thread, except :meth:`note`."""
 
     def __init__(self) -> None:
-        self._sent: dict[int, PublishedCloud] = {}
-        self._notes: deque[PublishedCloud] = deque()
+        #: Where each cloud was published, and the mean distance of its points from the camera,
+        #: in the published unit.
+        self._sent: dict[int, tuple[KeyframePlace, float]] = {}
+        self._notes: deque[tuple[KeyframePlace, float]] = deque()
         #: Keyframes to publish again, the newest last; the one in the queue, and since when.
         self._waiting: list[int] = []
         self._pending: int | None = None
@@ -68,9 +51,13 @@ class KeyframeClouds:
         #: The state of the session in which no published cloud is outdated.
         self._up_to_date: object = None
 
-    def note(self, sent: PublishedCloud) -> None:
-        """Note that a cloud was published; any thread."""
-        self._notes.append(sent)
+    def note(self, place: KeyframePlace, points: np.ndarray) -> None:
+        """Note that a cloud was published; any thread.
+
+        :param points: (N, 3) in the camera's axes and the published unit.
+        """
+        reach = float(np.linalg.norm(points, axis=1).mean()) if len(points) else 0.0
+        self._notes.append((place, reach))
 
     def forget(self) -> None:
         """Forget all clouds: a new session begins, or there are no subscribers."""
@@ -106,15 +93,15 @@ class KeyframeClouds:
                 continue
             self._pending, self._offered_at_s = keyframe_id, now_s
             S_map_own = chain.S_map_world @ pose.S_world_camera
-            return KeyframePlace(keyframe_id, sent.place.stamp_ns, S_map_own), cloud
+            return KeyframePlace(keyframe_id, sent[0].stamp_ns, S_map_own), cloud
         return None
 
     def _take_notes(self) -> None:
         while self._notes:
             sent = self._notes.popleft()
-            self._sent.pop(sent.place.keyframe_id, None)
-            self._sent[sent.place.keyframe_id] = sent
-            if sent.place.keyframe_id == self._pending:
+            keyframe_id = sent[0].keyframe_id
+            self._sent[keyframe_id] = sent
+            if keyframe_id == self._pending:
                 self._pending = None
         while len(self._sent) > _MOST_CLOUDS:
             del self._sent[min(self._sent)]
@@ -128,9 +115,9 @@ class KeyframeClouds:
             return []
         ids = sorted(self._sent)
         S_now = chain.S_map_world @ np.stack([known[i] for i in ids])
-        S_sent = np.stack([self._sent[i].place.S_map_own for i in ids])
+        S_sent = np.stack([self._sent[i][0].S_map_own for i in ids])
         step = S_now - S_sent
-        reach = np.array([self._sent[i].reach for i in ids]) / scale_of(S_sent)
+        reach = np.array([self._sent[i][1] for i in ids]) / scale_of(S_sent)
         far = np.linalg.norm(step[:, :3, 3], axis=1)
         far += reach * np.linalg.norm(step[:, :3, :3], ord=2, axis=(1, 2))
         voxel = session.map.config.voxel_size * chain.unit

@@ -30,14 +30,13 @@ from sensor_msgs_py import point_cloud2
 from std_msgs.msg import Header
 import tf_transformations
 
-from ...core.config import REPORTED_SCALE_SOURCES
 from ...core.datatypes import DepthMap, Estimate, Intrinsics
-from ...core.geometry import quat_xyzw
+from ...core.geometry import quat_xyzw, T_from_quat
 from ...maps.cloud import Cloud
 from ...maps.occupancy_grid import OccupancyGrid
 from ...streaming.scale.estimator import ScaleView
 from ..tf.pose_chain import Placement
-from .health import Health, StepTimes
+from .health import Health
 
 _SECOND_NS = 1_000_000_000
 _FLOAT32 = PointField.FLOAT32
@@ -72,18 +71,31 @@ def matrix_from_transform(transform: Transform) -> np.ndarray:
     return T
 
 
+def matrix_from_pose(pose: Pose) -> np.ndarray:
+    """Return the (4, 4) matrix of a pose message.
+
+    :raises TransformError: it holds no rotation, or a number that is not finite.
+    """
+    p, q = pose.position, pose.orientation
+    return T_from_quat(np.array([p.x, p.y, p.z]), np.array([q.x, q.y, q.z, q.w]))
+
+
+def transform_content(T: np.ndarray) -> Transform:
+    """Return the content of a transform message for a (4, 4) rigid motion."""
+    (x, y, z), (qx, qy, qz, qw) = T[:3, 3].tolist(), quat_xyzw(T).tolist()
+    return Transform(
+        translation=Vector3(x=x, y=y, z=z), rotation=Quaternion(x=qx, y=qy, z=qz, w=qw)
+    )
+
+
 def transform_message(
     stamp_ns: int, parent: str, child: str, T_parent_child: np.ndarray
 ) -> TransformStamped:
     """Return the transform of a (4, 4) rigid motion."""
-    x, y, z, w = map(float, tf_transformations.quaternion_from_matrix(T_parent_child))
-    tx, ty, tz = map(float, T_parent_child[:3, 3])
     return TransformStamped(
         header=header_message(stamp_ns, parent),
         child_frame_id=child,
-        transform=Transform(
-            translation=Vector3(x=tx, y=ty, z=tz), rotation=Quaternion(x=x, y=y, z=z, w=w)
-        ),
+        transform=transform_content(T_parent_child),
     )
 
 
@@ -121,7 +133,9 @@ def odometry_message(
     return message
 
 
-def path_message(stamp_ns: int, frame: str, stamps_ns: Sequence[int], T: np.ndarray) -> Path:
+def path_message(
+    stamp_ns: int, frame: str, stamps_ns: Sequence[int] | np.ndarray, T: np.ndarray
+) -> Path:
     """Return a path of (N, 4, 4) poses, each with its own stamp."""
     return Path(
         header=header_message(stamp_ns, frame),
@@ -236,7 +250,11 @@ def status_message(stamp_ns: int, health: Health, **known: Any) -> StreamStatus:
 
     Unknown values are NaN, never zero.
     """
-    fields: dict[str, Any] = dict.fromkeys(_UNKNOWN_FLOATS, math.nan)
+    fields: dict[str, Any] = {
+        name: math.nan
+        for name, kind in StreamStatus.get_fields_and_field_types().items()
+        if kind in ('float', 'double')
+    }
     fields |= {'scale': 1.0, 'scale_source': StreamStatus.SCALE_NONE, **known}
     return StreamStatus(
         header=header_message(stamp_ns, health.optical_frame),
@@ -247,14 +265,6 @@ def status_message(stamp_ns: int, health: Health, **known: Any) -> StreamStatus:
         frames_paused=health.frames_paused,
         **fields,
     )
-
-
-_UNKNOWN_FLOATS = (
-    'confidence_translation', 'confidence_rotation', 'confidence_ratio',
-    'depth_confidence_median', 'depth_valid_fraction', 'scale_live_ratio', 'fov_x_model',
-    'fov_x_calibrated', 'latency', 'time_wait', 'time_preprocess', 'time_inference',
-    'time_publish',
-)  # fmt: skip
 
 
 def estimate_fields(estimate: Estimate) -> dict[str, Any]:
@@ -280,14 +290,9 @@ def estimate_fields(estimate: Estimate) -> dict[str, Any]:
     return fields
 
 
-_SCALE_SOURCES = {
-    name: getattr(StreamStatus, f'SCALE_{name.upper()}') for name in REPORTED_SCALE_SOURCES
-}
-
-
 def scale_fields(scale: ScaleView) -> dict[str, Any]:
     """Return the fields of ``StreamStatus`` for the scale."""
-    source = _SCALE_SOURCES[scale.source]
+    source = getattr(StreamStatus, f'SCALE_{scale.source.upper()}')
     if source == StreamStatus.SCALE_NONE:
         return {}
     nan = math.nan
@@ -297,9 +302,3 @@ def scale_fields(scale: ScaleView) -> dict[str, Any]:
         'scale_locked': scale.locked,
         'scale_live_ratio': nan if scale.live_ratio is None else float(scale.live_ratio),
     }
-
-
-def times_fields(times: StepTimes) -> dict[str, Any]:
-    """Return the fields of ``StreamStatus`` for the time a frame took."""
-    steps = ('wait', 'preprocess', 'inference', 'publish')
-    return {'latency': times.latency} | {f'time_{s}': getattr(times, s) for s in steps}

@@ -19,7 +19,6 @@ from ...core.errors import OutputError, R3Error
 from ...core.geometry import quat_xyzw
 from ...core.trajectory_file import write_tum
 from ...maps.map_layout import POINT_FORMATS as MAP_FORMATS
-from ...maps.saved_map import SavedMap
 from ...maps.writing import write_map
 from ...streaming.map_snapshot import MapPlacement, MapSnapshot, saved_map
 from ..tf.pose_chain import PoseChain
@@ -28,8 +27,8 @@ TRAJECTORY_FORMATS = ('tum', 'kitti', 'csv')
 TRAJECTORY_FRAMES = ('base', 'optical')
 
 
-class SaveCode(enum.IntEnum):
-    """The codes of ``SaveMap`` and ``SaveTrajectory``."""
+class ServiceCode(enum.IntEnum):
+    """The codes of all services, with the same meaning in each."""
 
     OK = 0
     NOT_CONFIGURED = 1
@@ -39,13 +38,18 @@ class SaveCode(enum.IntEnum):
     NO_SPACE = 5
     BAD_FORMAT = 6
     TIMEOUT = 7
+    LOADED_VIEW_ONLY = 20
+    NOT_FOUND = 21
+    VERSION_MISMATCH = 22
+    CHECKPOINT_MISMATCH = 23
+    NOT_LOCALISED = 24
     INTERNAL = 99
 
 
-class SaveError(R3Error):
-    """A save that failed, with its code."""
+class ServiceError(R3Error):
+    """A service that failed, with its code."""
 
-    def __init__(self, code: SaveCode, message: str) -> None:
+    def __init__(self, code: ServiceCode, message: str) -> None:
         super().__init__(message)
         self.code = code
 
@@ -60,17 +64,6 @@ class Snapshot:
     optical_frame: str
     map: MapSnapshot
 
-    def saved_map(self) -> SavedMap:
-        """Return the map in its published frame and unit."""
-        placement = MapPlacement(
-            T_map_world=self.chain.T_map_world,
-            T_base_optical=self.chain.T_base_optical,
-            map_frame=self.config.map_frame,
-            base_frame=self.base_frame,
-            optical_frame=self.optical_frame,
-        )
-        return saved_map(self.map, placement, self.config.map.voxel_size)
-
 
 @dataclass(frozen=True)
 class Saved:
@@ -80,14 +73,13 @@ class Saved:
     points: int = 0
     poses: int = 0
     keyframes: int = 0
-    images: int = 0
     bytes: int = 0
 
 
 def target_path(name: str, directory: str, prefix: str) -> Path:
     """Return the path for a name: absolute, below home, or in the map directory.
 
-    :raises SaveError: a relative name that leaves the map directory.
+    :raises ServiceError: a relative name that leaves the map directory.
     """
     root = Path(directory).expanduser() if directory else ros_home() / 'r3_maps'
     if not name:
@@ -96,8 +88,8 @@ def target_path(name: str, directory: str, prefix: str) -> Path:
     if path.is_absolute():
         return path
     if '..' in path.parts:
-        raise SaveError(
-            SaveCode.NOT_WRITABLE,
+        raise ServiceError(
+            ServiceCode.NOT_WRITABLE,
             f"the name '{name}' leaves the map directory: give an absolute path instead",
         )
     return root / path
@@ -120,14 +112,21 @@ def save_map(
 
     :param formats: of the points beside PLY, any of :data:`MAP_FORMATS`.
     :param cancelled: set when the caller no longer waits; nothing is written then.
-    :raises SaveError: nothing was written.
+    :raises ServiceError: nothing was written.
     """
     for kind in formats:
         _require_known('format', kind, MAP_FORMATS)
-    saved = snapshot.saved_map()
+    placement = MapPlacement(
+        T_map_world=snapshot.chain.T_map_world,
+        T_base_optical=snapshot.chain.T_base_optical,
+        map_frame=snapshot.config.map_frame,
+        base_frame=snapshot.base_frame,
+        optical_frame=snapshot.optical_frame,
+    )
+    saved = saved_map(snapshot.map, placement, snapshot.config.map.voxel_size)
     if not len(saved.points):
-        raise SaveError(
-            SaveCode.EMPTY_MAP, 'the map is empty: move the camera until it has points'
+        raise ServiceError(
+            ServiceCode.EMPTY_MAP, 'the map is empty: move the camera until it has points'
         )
     try:
         size = write_map(
@@ -140,7 +139,6 @@ def save_map(
         points=len(saved.points),
         poses=len(saved.trajectory),
         keyframes=len(saved.keyframes),
-        images=len(saved.images) if include_images else 0,
         bytes=size,
     )
 
@@ -156,7 +154,7 @@ def save_trajectory(
 ) -> Saved:
     """Write the corrected trajectory in the map frame.
 
-    :raises SaveError: nothing was written.
+    :raises ServiceError: nothing was written.
     """
     _require_known('format', kind, TRAJECTORY_FORMATS)
     _require_known('frame', frame, TRAJECTORY_FRAMES)
@@ -164,61 +162,50 @@ def save_trajectory(
     chosen = np.isfinite(trajectory.T_final[:, 0, 0])
     if keyframes_only:
         chosen &= trajectory.is_keyframe
-    rows = np.flatnonzero(chosen)
-    if not len(rows):
-        raise SaveError(SaveCode.EMPTY_MAP, 'there is no pose to write yet')
+    if not chosen.any():
+        raise ServiceError(ServiceCode.EMPTY_MAP, 'there is no pose to write yet')
     place = snapshot.chain.T_map_base if frame == 'base' else snapshot.chain.T_map_optical
-    T, stamps_ns = place(trajectory.T_final[rows]), trajectory.stamps_ns[rows]
+    T, stamps_ns = place(trajectory.T_final[chosen]), trajectory.stamps_ns[chosen]
     try:
         if kind == 'tum':
             _give_up_if(cancelled)
             write_tum(path, stamps_ns, T, overwrite)
         else:
-            text = _kitti_text(T) if kind == 'kitti' else _csv_text(stamps_ns, T)
             with atomic_write(path, overwrite) as file:
-                file.write(text.encode('ascii'))
+                if kind == 'kitti':
+                    np.savetxt(file, T[:, :3, :].reshape(-1, 12), fmt='%.9e')
+                else:
+                    stamps = stamps_ns.astype(object)  # a float cannot hold them
+                    rows = np.column_stack([stamps, T[:, :3, 3], quat_xyzw(T)])
+                    form, header = ['%d'] + ['%.9f'] * 7, 'stamp_ns,x,y,z,qx,qy,qz,qw'
+                    np.savetxt(file, rows, form, ',', header=header, comments='')
                 _give_up_if(cancelled)
     except OutputError as error:
         raise _with_code(error, path) from error
-    keyframes = int(trajectory.is_keyframe[rows].sum())
-    return Saved(path, poses=len(rows), keyframes=keyframes, bytes=path.stat().st_size)
+    keyframes = int(trajectory.is_keyframe[chosen].sum())
+    return Saved(path, poses=len(T), keyframes=keyframes, bytes=path.stat().st_size)
 
 
 def _require_known(what: str, name: str, known: Sequence[str]) -> None:
     if name not in known:
         text = f"unknown {what} '{name}', known: {', '.join(known)}"
-        raise SaveError(SaveCode.BAD_FORMAT, text)
+        raise ServiceError(ServiceCode.BAD_FORMAT, text)
 
 
 def _give_up_if(cancelled: threading.Event) -> None:
     """Abort before the file is renamed into place, if the caller no longer waits."""
     if cancelled.is_set():
-        raise SaveError(SaveCode.TIMEOUT, 'the save took too long; nothing was written')
+        raise ServiceError(ServiceCode.TIMEOUT, 'the save took too long; nothing was written')
 
 
-def _with_code(error: OutputError, path: Path) -> SaveError:
-    number = getattr(error.__cause__, 'errno', None)
-    code = {
-        errno.EEXIST: SaveCode.EXISTS,
-        errno.ENOTEMPTY: SaveCode.EXISTS,
-        errno.ENOSPC: SaveCode.NO_SPACE,
-        errno.EDQUOT: SaveCode.NO_SPACE,
-    }.get(number or 0, SaveCode.NOT_WRITABLE)
+def _with_code(error: OutputError, path: Path) -> ServiceError:
+    number, code = getattr(error.__cause__, 'errno', None), ServiceCode.NOT_WRITABLE
+    if number in (errno.EEXIST, errno.ENOTEMPTY):
+        code = ServiceCode.EXISTS
+    elif number in (errno.ENOSPC, errno.EDQUOT):
+        code = ServiceCode.NO_SPACE
     # An error inside the folder names the temporary folder, which is removed already.
     message = str(error)
     if f'{path}:' not in message and message.startswith('cannot write '):
         message = f'cannot write {path}:{message.rpartition(":")[2]}'
-    return SaveError(code, message)
-
-
-def _kitti_text(T: np.ndarray) -> str:
-    rows = T[:, :3, :].reshape(-1, 12)
-    return ''.join(' '.join(f'{value:.9e}' for value in row) + '\n' for row in rows)
-
-
-def _csv_text(stamps_ns: np.ndarray, T: np.ndarray) -> str:
-    lines = ['stamp_ns,x,y,z,qx,qy,qz,qw']
-    rows = np.concatenate([T[:, :3, 3], quat_xyzw(T)], axis=1)
-    for stamp_ns, row in zip(stamps_ns.tolist(), rows.tolist(), strict=True):
-        lines.append(f'{stamp_ns},' + ','.join(f'{value:.9f}' for value in row))
-    return '\n'.join(lines) + '\n'
+    return ServiceError(code, message)

@@ -6,7 +6,7 @@ or writes files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 import functools
 import math
@@ -23,20 +23,19 @@ from rclpy.task import Future as RosFuture
 from std_srvs.srv import SetBool, Trigger
 
 from ...core.config import R3Config
-from ...core.errors import MapError, MapProblem, R3Error, TransformError
+from ...core.errors import MapError, R3Error, TransformError
 from ...core.threads import thread_name
 from ...maps.reading import read_map
 from ..outputs.graph_messages import GraphSnapshot
 from ..outputs.health import StreamState
 from ..tf.initial_pose import checked_pose
 from ..worker import StreamWorker
-from .map_search import LoadCode
 from .saving import (
     save_map,
     save_trajectory,
-    SaveCode,
     Saved,
-    SaveError,
+    ServiceCode,
+    ServiceError,
     Snapshot,
     target_path,
     TRAJECTORY_FORMATS,
@@ -65,7 +64,7 @@ class Services:
         self._running: set[threading.Event] = set()
         self._last_save: Future[None] | None = None
         self._timers: set[threading.Timer] = set()
-        handlers: list[tuple[Any, str, Callable[..., Any]]] = [
+        handlers: list[tuple[Any, str, Callable[[Any, Any], Awaitable[str]]]] = [
             (Trigger, '~/reset', self._reset),
             (Trigger, '~/clear_map', self._clear_map),
             (SetBool, '~/pause', self._pause),
@@ -73,9 +72,12 @@ class Services:
             (SaveMap, '~/save_map', self._save_map),
             (LoadMap, '~/load_map', self._load_map),
             (SaveTrajectory, '~/save_trajectory', self._save_trajectory),
-            (GetKeyframeGraph, '~/get_keyframe_graph', self._get_keyframe_graph),
         ]
-        self._services = [node.create_service(*each, callback_group=group) for each in handlers]
+        graph = (GetKeyframeGraph, '~/get_keyframe_graph', self._get_keyframe_graph)
+        self._services = [node.create_service(*graph, callback_group=group)]
+        for kind, name, handler in handlers:
+            respond = functools.partial(self._respond, handler)
+            self._services.append(node.create_service(kind, name, respond, callback_group=group))
 
     def cancel_saves(self) -> None:
         """Cancel running saves; their files are removed."""
@@ -93,24 +95,54 @@ class Services:
         self._writer.shutdown(wait=False, cancel_futures=self._last_save is None)
         self._reader.shutdown(wait=False, cancel_futures=True)
 
-    async def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Any:
-        return await self._command(self._worker.reset_on_request, response)
+    async def _respond(
+        self, handler: Callable[[Any, Any], Awaitable[str]], request: Any, response: Any
+    ) -> Any:
+        """Fill in the response: the message that the handler returns, or its error."""
+        code = ServiceCode.OK
+        try:
+            response.message = await handler(request, response)
+        except ServiceError as error:
+            code, response.message = error.code, str(error)
+        except MapError as error:
+            code, response.message = ServiceCode[error.problem.name], str(error)
+        except R3Error as error:
+            code, response.message = ServiceCode.INTERNAL, str(error)
+        except Exception as error:  # must not end the executor
+            code = ServiceCode.INTERNAL
+            response.message = f'internal error: {type(error).__name__}: {error}'
+            self._node.get_logger().error(f'service failed: {response.message}')
+        response.success = code is ServiceCode.OK
+        if code and hasattr(response, 'code'):
+            response.code = int(getattr(type(response), code.name, ServiceCode.INTERNAL))
+        if isinstance(response, SaveMap.Response | SaveTrajectory.Response):
+            health = self._worker.node_health
+            health.save_failed, health.last_save = not response.success, response.message
+        return response
 
-    async def _clear_map(self, request: Trigger.Request, response: Trigger.Response) -> Any:
+    def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Awaitable[str]:
+        return self._answer(self._worker.submit(self._worker.reset_on_request))
+
+    def _clear_map(self, request: Trigger.Request, response: Trigger.Response) -> Awaitable[str]:
         if not self._worker.config.map.enabled:
-            response.success, response.message = False, 'there is no map: map.enabled is false'
-            return response
-        return await self._command(self._worker.control.clear_map, response)
+            raise R3Error('there is no map: map.enabled is false')
+        return self._answer(self._worker.submit(self._worker.control.clear_map))
 
-    async def _pause(self, request: SetBool.Request, response: SetBool.Response) -> Any:
+    def _pause(self, request: SetBool.Request, response: SetBool.Response) -> Awaitable[str]:
         if not self._worker.running:
-            response.success, response.message = False, 'the node is not active'
-            return response
-        return await self._command(lambda: self._worker.control.pause(request.data), response)
+            raise R3Error('the node is not active')
+        return self._answer(self._worker.submit(lambda: self._worker.control.pause(request.data)))
+
+    def _set_scale(self, request: SetScale.Request, response: SetScale.Response) -> Awaitable[str]:
+        control, before = self._worker.control, self._worker.snapshot.stream.scale.metres_per_unit
+        response.previous_scale = math.nan if before is None else before
+        return self._answer(
+            self._worker.submit(lambda: control.set_scale(request.scale, request.lock))
+        )
 
     async def _get_keyframe_graph(
         self, request: GetKeyframeGraph.Request, response: GetKeyframeGraph.Response
-    ) -> Any:
+    ) -> GetKeyframeGraph.Response:
         worker = self._worker
         try:
             found = await self._answer(worker.submit(worker.control.keyframe_graph))
@@ -121,42 +153,59 @@ class Services:
             self._node.get_logger().error(f'service failed: {type(error).__name__}: {error}')
         return response
 
-    async def _set_scale(self, request: SetScale.Request, response: SetScale.Response) -> Any:
-        before = self._worker.snapshot.stream.scale.metres_per_unit
-        response.previous_scale = math.nan if before is None else before
-        return await self._command(
-            lambda: self._worker.control.set_scale(request.scale, request.lock), response
-        )
-
-    async def _save_map(self, request: SaveMap.Request, response: SaveMap.Response) -> Any:
+    async def _save_map(self, request: SaveMap.Request, response: SaveMap.Response) -> str:
         def write(snapshot: Snapshot, cancelled: threading.Event) -> Saved:
             path = target_path(request.name, snapshot.config.map.directory, 'map')
             formats, images = list(request.formats), request.include_images
             return save_map(path, snapshot, formats, images, request.overwrite, cancelled)
 
-        note = ''
-        if not request.include_images:
-            note = '; without images (include_images), so it cannot be used to relocalise'
-        return await self._save(write, response, note)
+        saved = await self._save(write, response)
+        response.points = saved.points
+        holds = f'{saved.path}: {saved.points} points, {saved.poses} poses'
+        if request.include_images:
+            return holds
+        return f'{holds}; without images (include_images), so it cannot be used to relocalise'
 
-    async def _load_map(self, request: LoadMap.Request, response: LoadMap.Response) -> Any:
+    async def _save_trajectory(
+        self, request: SaveTrajectory.Request, response: SaveTrajectory.Response
+    ) -> str:
+        kind = request.format or TRAJECTORY_FORMATS[0]
+
+        def write(snapshot: Snapshot, cancelled: threading.Event) -> Saved:
+            path = target_path(request.name, snapshot.config.map.directory, 'trajectory')
+            if not request.name and kind in TRAJECTORY_FORMATS:
+                path = path.with_suffix(f'.{kind}')
+            frame, keyframes_only = request.frame or 'base', request.keyframes_only
+            return save_trajectory(
+                path, snapshot, kind, frame, keyframes_only, request.overwrite, cancelled
+            )
+
+        saved = await self._save(write, response)
+        response.poses = saved.poses
+        return f'{saved.path}: {saved.poses} poses'
+
+    async def _save(
+        self, write: Callable[[Snapshot, threading.Event], Saved], response: Any
+    ) -> Saved:
+        """Take a snapshot in the worker, and write it in the writer.
+
+        :raises ServiceError: nothing was written.
+        """
+        snapshot = await self._answer(self._worker.submit(self._worker.control.map_snapshot))
+        cancelled = threading.Event()
+        job = self._writer.submit(write, snapshot, cancelled)
+        self._running.add(cancelled)
+        job.add_done_callback(lambda _: self._running.discard(cancelled))
         try:
-            code, response.message = await self._load(request, response)
-        except MapError as error:
-            code, response.message = LoadCode[error.problem.name], str(error)
-        except R3Error as error:
-            code, response.message = LoadCode.INTERNAL, str(error)
-        except Exception as error:  # must not end the executor
-            code = LoadCode.INTERNAL
-            response.message = f'internal error: {type(error).__name__}: {error}'
-            self._node.get_logger().error(f'load failed: {response.message}')
-        response.code = int(code)
-        response.success = code in (LoadCode.OK, LoadCode.LOADED_VIEW_ONLY)
-        return response
+            saved: Saved = await self._answer(job, SAVE_TIMEOUT_S)
+        except ServiceError:
+            cancelled.set()
+            raise
+        response.path, response.keyframes = str(saved.path), saved.keyframes
+        response.bytes = saved.bytes
+        return saved
 
-    async def _load(
-        self, request: LoadMap.Request, response: LoadMap.Response
-    ) -> tuple[LoadCode, str]:
+    async def _load_map(self, request: LoadMap.Request, response: LoadMap.Response) -> str:
         """Load a map, and wait until the camera is found in it.
 
         :raises MapError: it cannot be used.
@@ -165,33 +214,31 @@ class Services:
         worker = self._worker
         T_map_base = _initial_pose(request)
         path = _map_path(request.name, worker.config)
-        read = functools.partial(read_map, path, with_images=request.localize)
-        saved = await self._answer(self._reader.submit(read), timeout_s=SAVE_TIMEOUT_S)
+        read = self._reader.submit(read_map, path, with_images=request.localize)
+        saved = await self._answer(read, SAVE_TIMEOUT_S)
         response.points, response.keyframes = len(saved.points), len(saved.keyframes)
         holds = f'{path}: {len(saved.points)} points, {len(saved.keyframes)} keyframes'
         if not request.localize:
             await self._answer(worker.submit(lambda: worker.control.view_map(saved)))
-            shown = f'{holds}; published instead of the map until ~/clear_map or ~/reset'
-            return LoadCode.LOADED_VIEW_ONLY, shown
+            response.code = LoadMap.Response.LOADED_VIEW_ONLY
+            return f'{holds}; published instead of the map until ~/clear_map or ~/reset'
+        health, problem = worker.snapshot.health, ''
         if not worker.running:
-            return LoadCode.NOT_LOCALISED, (
+            problem = (
                 'the node is not active, so the camera cannot be found: activate it first, or '
                 'load the map for display (localize: false)'
             )
-        health = worker.snapshot.health
-        if health.state is StreamState.FAULT:
-            reason = f'the stream has stopped ({health.reason}): call ~/reset first'
-            return LoadCode.NOT_LOCALISED, reason
-        search = await self._answer(
-            worker.submit(lambda: worker.control.load_map(saved, T_map_base, path)),
-            timeout_s=SAVE_TIMEOUT_S,
-        )
-        # The worker ends the search in time, unless it is stuck.
-        limit_s = worker.config.relocalise.timeout + _WORKER_TIMEOUT_S
-        reason = await self._answer(search.answer, timeout_s=limit_s)
-        if reason:
-            return LoadCode.NOT_LOCALISED, reason
-        return LoadCode.OK, f'{holds}; the camera was found in it'
+        elif health.state is StreamState.FAULT:
+            problem = f'the stream has stopped ({health.reason}): call ~/reset first'
+        else:
+            load = worker.submit(lambda: worker.control.load_map(saved, T_map_base, path))
+            search = await self._answer(load, SAVE_TIMEOUT_S)
+            # The worker ends the search in time, unless it is stuck.
+            limit_s = worker.config.relocalise.timeout + _WORKER_TIMEOUT_S
+            problem = await self._answer(search.answer, limit_s)
+        if problem:
+            raise ServiceError(ServiceCode.NOT_LOCALISED, problem)
+        return f'{holds}; the camera was found in it'
 
     def save_at_the_end(self) -> bool:
         """Save the map if ``map.save_on_shutdown`` is set; the writer continues after close.
@@ -205,7 +252,7 @@ class Services:
         try:
             path = target_path(name, worker.config.map.directory, 'map')
             snapshot = worker.submit(worker.control.map_snapshot).result(_WORKER_TIMEOUT_S)
-        except SaveError as error:
+        except ServiceError as error:
             log.warning(f'the map is not saved: {error}')
             return False
         is_continued = worker.control.loaded_from == path
@@ -217,7 +264,7 @@ class Services:
             try:
                 saved = save_map(path, snapshot, [], True, is_continued, cancelled)
                 log.info(f'map saved: {saved.path}, {saved.points} points')
-            except SaveError as error:
+            except ServiceError as error:
                 log.error(f'the map is not saved: {error}')
             finally:
                 self._running.discard(cancelled)
@@ -226,81 +273,12 @@ class Services:
         self._last_save = self._writer.submit(write)
         return True
 
-    async def _save_trajectory(
-        self, request: SaveTrajectory.Request, response: SaveTrajectory.Response
-    ) -> Any:
-        kind = request.format or TRAJECTORY_FORMATS[0]
-
-        def write(snapshot: Snapshot, cancelled: threading.Event) -> Saved:
-            path = target_path(request.name, snapshot.config.map.directory, 'trajectory')
-            if not request.name and kind in TRAJECTORY_FORMATS:
-                path = path.with_suffix(f'.{kind}')
-            frame, keyframes_only = request.frame or 'base', request.keyframes_only
-            return save_trajectory(
-                path, snapshot, kind, frame, keyframes_only, request.overwrite, cancelled
-            )
-
-        return await self._save(write, response, '')
-
-    async def _save(
-        self, write: Callable[[Snapshot, threading.Event], Saved], response: Any, note: str
-    ) -> Any:
-        """Take a snapshot in the worker, write it in the writer, and fill in the response."""
-        health = self._worker.node_health
-        cancelled = threading.Event()
-        try:
-            taken = self._worker.submit(self._worker.control.map_snapshot)
-            snapshot = await self._answer(taken, cancelled)
-            job = self._writer.submit(functools.partial(write, snapshot, cancelled))
-            self._running.add(cancelled)
-            job.add_done_callback(lambda _: self._running.discard(cancelled))
-            saved: Saved = await self._answer(job, cancelled, SAVE_TIMEOUT_S)
-        except SaveError as error:
-            response.success, response.code, response.message = False, int(error.code), str(error)
-        except R3Error as error:
-            response.success, response.code = False, int(SaveCode.INTERNAL)
-            response.message = str(error)
-        except Exception as error:  # must not end the executor
-            response.success, response.code = False, int(SaveCode.INTERNAL)
-            response.message = f'internal error: {type(error).__name__}: {error}'
-            self._node.get_logger().error(f'save failed: {response.message}')
-        else:
-            response.success, response.code = True, int(SaveCode.OK)
-            response.path, response.points = str(saved.path), saved.points
-            response.keyframes, response.bytes = saved.keyframes, saved.bytes
-            holds = f'{saved.poses} poses'
-            if isinstance(response, SaveTrajectory.Response):
-                response.poses = saved.poses
-            else:
-                holds = f'{saved.points} points, {holds}'
-            response.message = f'{saved.path}: {holds}{note}'
-        health.save_failed, health.last_save = not response.success, response.message
-        return response
-
-    async def _command(self, command: Callable[[], str], response: Any) -> Any:
-        """Run a command in the worker, and fill in the response."""
-        try:
-            response.message = await self._answer(self._worker.submit(command))
-            response.success = True
-        except R3Error as error:
-            response.success, response.message = False, str(error)
-        except Exception as error:  # must not end the executor
-            response.success, response.message = False, f'{type(error).__name__}: {error}'
-            self._node.get_logger().error(f'service failed: {response.message}')
-        return response
-
-    def _answer(
-        self,
-        future: Future[Any],
-        cancelled: threading.Event | None = None,
-        timeout_s: float = _WORKER_TIMEOUT_S,
-    ) -> Coroutine[Any, Any, Any]:
+    async def _answer(self, future: Future[Any], timeout_s: float = _WORKER_TIMEOUT_S) -> Any:
         """Await another thread's result without blocking the executor.
 
-        :raises SaveError: TIMEOUT; ``cancelled`` is set then.
+        :raises ServiceError: TIMEOUT.
         """
-        executor = self._node.executor
-        done: RosFuture = RosFuture(executor=executor)
+        done: RosFuture = RosFuture(executor=self._node.executor)
         lock = threading.Lock()
 
         def finish(_: object = None) -> None:
@@ -317,43 +295,37 @@ class Services:
         self._timers.add(timer)
         timer.start()
         future.add_done_callback(finish)
-
-        async def wait() -> Any:
-            await done
-            timer.cancel()
-            self._timers.discard(timer)
-            if not future.done():
-                if cancelled is not None:
-                    cancelled.set()
-                raise SaveError(SaveCode.TIMEOUT, f'no answer within {timeout_s:g} s')
-            return future.result()
-
-        return wait()
+        await done
+        timer.cancel()
+        self._timers.discard(timer)
+        if not future.done():
+            raise ServiceError(ServiceCode.TIMEOUT, f'no answer within {timeout_s:g} s')
+        return future.result()
 
 
 def _initial_pose(request: LoadMap.Request) -> np.ndarray | None:
     """Return the requested initial pose of the base (4, 4); None without one.
 
-    :raises MapError: BAD_FORMAT: it is no pose.
+    :raises ServiceError: BAD_FORMAT: it is no pose.
     """
     if not request.use_initial_pose:
         return None
     try:
         return checked_pose(request.initial_pose)
     except TransformError as error:
-        raise MapError(MapProblem.BAD_FORMAT, f'initial_pose is no pose: {error}') from error
+        text = f'initial_pose is no pose: {error}'
+        raise ServiceError(ServiceCode.BAD_FORMAT, text) from error
 
 
 def _map_path(name: str, config: R3Config) -> Path:
     """Return the folder of a map's name.
 
-    :raises MapError: NOT_FOUND: it is empty or leaves the map directory.
+    :raises ServiceError: NOT_FOUND: it is empty or leaves the map directory.
     """
-    problem = None
     if name:
         try:
             return target_path(name, config.map.directory, 'map')
-        except SaveError as error:
-            problem = error
+        except ServiceError:
+            pass
     text = f"'{name}' is no name of a map: give the name it was saved with, or an absolute path"
-    raise MapError(MapProblem.NOT_FOUND, text) from problem
+    raise ServiceError(ServiceCode.NOT_FOUND, text)

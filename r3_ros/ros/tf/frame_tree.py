@@ -22,7 +22,6 @@ from ...core.errors import TransformError
 from ...core.geometry import inverse, is_rigid, rotation_angle
 from ..outputs.health import TransformHealth
 from ..outputs.messages import matrix_from_transform, stamp_ns_of
-from .pose_chain import PoseChain
 
 _AUTHORITY = 'r3'
 #: A camera that moves less on its base, in metres and radians, counts as fixed.
@@ -40,10 +39,6 @@ class Base:
     T_base_optical: np.ndarray
     is_named: bool  # base_frame is set, so the map starts in it
 
-    def new_chain(self) -> PoseChain:
-        """Return the chain of frames of a new session."""
-        return PoseChain(self.T_base_optical, starts_in_base=self.is_named)
-
 
 @dataclass(frozen=True)
 class _Link:
@@ -51,11 +46,7 @@ class _Link:
 
     parent: str
     is_static: bool
-    received_s: float
-
-    @property
-    def valid_until_s(self) -> float:
-        return math.inf if self.is_static else self.received_s + _LINK_TIMEOUT_S
+    valid_until_s: float
 
 
 class Echoes:
@@ -87,15 +78,16 @@ class Echoes:
 class TransformTree:
     """Subscribes to /tf and /tf_static. Executor thread; lookups from any thread.
 
+    :ivar health: problems on /tf.
     :ivar base_frame: the moving frame whose pose is published; set by the worker.
     :ivar on_moving: called after transforms on /tf.
     :ivar on_change: called after any transforms.
     """
 
-    def __init__(self, node: Node, config: R3Config, health: TransformHealth) -> None:
+    def __init__(self, node: Node, config: R3Config) -> None:
         self._node = node
         self._config = config
-        self._health = health
+        self.health = TransformHealth()
         self._buffer = Buffer(node=node)
         self._links: dict[str, _Link] = {}
         self._since_s = time.monotonic()
@@ -127,9 +119,7 @@ class TransformTree:
         """
         named = self._config.base_frame
         frame = named or self._top_of_mount(optical_frame)
-        T_base_optical = np.eye(4)
-        if frame != optical_frame:
-            T_base_optical = self._mount(frame, optical_frame)
+        T_base_optical = np.eye(4) if frame == optical_frame else self._mount(frame, optical_frame)
         return Base(frame, T_base_optical, is_named=bool(named))
 
     def is_outdated(self, base: Base, optical_frame: str) -> bool:
@@ -243,7 +233,8 @@ class TransformTree:
 
     def _take(self, transform: TransformStamped, is_static: bool) -> None:
         child, parent = transform.child_frame_id, transform.header.frame_id
-        link = self._links[child] = _Link(parent, is_static, time.monotonic())
+        until_s = math.inf if is_static else time.monotonic() + _LINK_TIMEOUT_S
+        link = self._links[child] = _Link(parent, is_static, until_s)
         config, base_frame = self._config, self.base_frame
         # A fixed frame above the camera is no conflict: it becomes the base, see is_outdated.
         is_mount = is_static and parent not in (config.map_frame, config.odom_frame)
@@ -254,7 +245,7 @@ class TransformTree:
             self._report(child, link)
 
     def _report(self, child: str, link: _Link) -> None:
-        if self._health.note_conflict(f'{link.parent} -> {child}', link.valid_until_s):
+        if self.health.note_conflict(f'{link.parent} -> {child}', link.valid_until_s):
             self._node.get_logger().error(
                 f"another node broadcasts '{link.parent}' -> '{child}' on /tf, and a frame has "
                 'one parent: stop the other node, set publish_map_to_odom_tf or '

@@ -9,12 +9,11 @@ import math
 from geometry_msgs.msg import Pose, PoseWithCovarianceStamped
 import numpy as np
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
 
 from ...core.config import R3Config
 from ...core.errors import TransformError
-from ...core.geometry import T_from_quat
-from ..outputs.messages import stamp_ns_of
+from ..outputs.messages import matrix_from_pose, stamp_ns_of
 from ..outputs.outputs import QOS_OVERRIDES
 from .frame_tree import TransformTree
 from .transforms import TransformAuthority
@@ -46,57 +45,36 @@ class InitialPose:
         return f'x {x:.3f}, y {y:.3f}, z {z:.3f}, yaw {yaw_deg:.1f} degrees'
 
 
-class InitialPoseInput:
-    """Subscribes to ``initialpose`` while the node is active. Executor thread.
+def subscribe_initial_pose(
+    node: Node,
+    config: R3Config,
+    tree: TransformTree,
+    authority: TransformAuthority,
+    take: Callable[[InitialPose], None],
+) -> Subscription:
+    """Subscribe to ``initialpose``; ``take`` is called with every valid pose. Executor thread."""
 
-    :param take: called with every valid pose.
-    """
-
-    def __init__(
-        self,
-        node: Node,
-        config: R3Config,
-        tree: TransformTree,
-        authority: TransformAuthority,
-        take: Callable[[InitialPose], None],
-    ) -> None:
-        self._node = node
-        self._config = config
-        self._tree = tree
-        self._authority = authority
-        self._take = take
-        self._subscription = node.create_subscription(
-            PoseWithCovarianceStamped,
-            TOPIC,
-            self._on_pose,
-            QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE),
-            qos_overriding_options=QOS_OVERRIDES,
-        )
-
-    def close(self) -> None:
-        """Unsubscribe."""
-        self._node.destroy_subscription(self._subscription)
-
-    def _on_pose(self, message: PoseWithCovarianceStamped) -> None:
-        try:
-            given = read_initial_pose(message, self._config.map_frame, self._T_map_frame)
-        except TransformError as error:
-            self._node.get_logger().error(f'{TOPIC} is refused: {error}')
-        else:
-            self._take(given)
-
-    def _T_map_frame(self, frame: str) -> np.ndarray:
-        """Return the pose of a frame in the current map.
-
-        The newest common time of the transforms on /tf may be before the map was moved last.
-        """
-        config, T_map_odom = self._config, self._authority.T_map_odom
+    def T_map_frame(frame: str) -> np.ndarray:
+        # The newest common time of the transforms on /tf may be before the map was moved last.
+        T_map_odom = authority.T_map_odom
         if config.publish_map_to_odom_tf and T_map_odom is not None:
             try:
-                return T_map_odom @ self._tree.newest_pose(config.odom_frame, frame)
+                return T_map_odom @ tree.newest_pose(config.odom_frame, frame)
             except TransformError:
                 pass  # the frame may be connected with map only
-        return self._tree.newest_pose(config.map_frame, frame)
+        return tree.newest_pose(config.map_frame, frame)
+
+    def on_pose(message: PoseWithCovarianceStamped) -> None:
+        try:
+            given = read_initial_pose(message, config.map_frame, T_map_frame)
+        except TransformError as error:
+            node.get_logger().error(f'{TOPIC} is refused: {error}')
+        else:
+            take(given)
+
+    return node.create_subscription(
+        PoseWithCovarianceStamped, TOPIC, on_pose, 1, qos_overriding_options=QOS_OVERRIDES
+    )
 
 
 def checked_pose(pose: Pose) -> np.ndarray:
@@ -110,7 +88,7 @@ def checked_pose(pose: Pose) -> np.ndarray:
         raise TransformError(f'its quaternion has the length {length:g}, not 1')
     if not max(abs(p.x), abs(p.y), abs(p.z)) <= _FARTHEST:
         raise TransformError(f'its position ({p.x:g}, {p.y:g}, {p.z:g}) is too far away')
-    return T_from_quat(np.array([p.x, p.y, p.z]), np.array([q.x, q.y, q.z, q.w]))
+    return matrix_from_pose(pose)
 
 
 def read_initial_pose(

@@ -14,11 +14,83 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from ...core.geometry import inverse, make_T, quat_xyzw, R_BODY_OPTICAL, T_from_quat
-from .motion_covariance import CERTAIN, MotionCovariance, UNKNOWN
+from ...streaming.pose_resolution import UNKNOWN_VARIANCE
 
 #: The cosine of a tilt this small counts as 1.
 _LEVEL = 1e-9
 _X, _Z = np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, 1.0])
+#: Added to every published variance, since filters invert the matrix: a tenth of a millimetre and
+#: 0.006 degrees.
+_VARIANCE_FLOOR = 1e-8
+
+
+@dataclass(frozen=True, eq=False)
+class MotionCovariance:
+    """Covariance of a small motion ``exp(xi)`` on the right of a pose, in the moved frame.
+
+    :ivar matrix: (6, 6) float64, order x y z rx ry rz; zero where it is unknown.
+    :ivar known: (2,) bool, whether the translation and the rotation are known.
+    """
+
+    matrix: np.ndarray
+    known: np.ndarray
+
+    @classmethod
+    def of(cls, covariance: np.ndarray | None) -> MotionCovariance:
+        """Return the covariance of a (6, 6) matrix.
+
+        A block with a variance of at least 1e6 or a number that is not finite is unknown; None is
+        all unknown.
+        """
+        if covariance is None:
+            return UNKNOWN
+        return _checked(covariance, np.isfinite(covariance).reshape(2, 18).all(axis=1))
+
+    def __add__(self, other: MotionCovariance) -> MotionCovariance:
+        return _checked(self.matrix + other.matrix, self.known & other.known)
+
+    def scaled(self, translation: float, rotation: float = 1.0) -> MotionCovariance:
+        """Return the covariance of the motion times these factors."""
+        factors = np.repeat([translation, rotation], 3)
+        return _checked(self.matrix * np.outer(factors, factors), self.known)
+
+    def seen_from(self, T_other_own: np.ndarray) -> MotionCovariance:
+        """Return the covariance of the same error for another frame fixed to the moved one.
+
+        With a lever arm, an unknown rotation makes the translation unknown, too.
+        """
+        adjoint = _adjoint(T_other_own)
+        known = self.known.copy()
+        known[0] &= known[1] or not T_other_own[:3, 3].any()
+        return _checked(adjoint @ self.matrix @ adjoint.T, known)
+
+    def published(self, R: np.ndarray | None = None) -> np.ndarray:
+        """Return the (6, 6) matrix of a ROS message: never zero, 1e6 where it is unknown.
+
+        :param R: (3, 3) rotation to the axes of the message; None for the moved frame's own.
+        """
+        turn = np.eye(6) if R is None else np.kron(np.eye(2), R)
+        unknown = np.repeat(np.where(self.known, 0.0, UNKNOWN_VARIANCE), 3)
+        floor = np.repeat(np.where(self.known, _VARIANCE_FLOOR, 0.0), 3)
+        return turn @ self.matrix @ turn.T + np.diag(unknown + floor)
+
+
+def _checked(matrix: np.ndarray, known: np.ndarray) -> MotionCovariance:
+    """Return a covariance that is zero where it is unknown or too large."""
+    known = known & (matrix.diagonal() < UNKNOWN_VARIANCE).reshape(2, 3).all(axis=1)
+    axes = np.repeat(known, 3)
+    return MotionCovariance(np.where(np.outer(axes, axes), matrix, 0.0), known)
+
+
+def _adjoint(T_target_source: np.ndarray) -> np.ndarray:
+    """Return the (6, 6) map of small motions, translation first, from source to target."""
+    R, (x, y, z) = T_target_source[:3, :3], T_target_source[:3, 3]
+    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    return np.block([[R, cross @ R], [np.zeros((3, 3)), R]])
+
+
+UNKNOWN = MotionCovariance(np.zeros((6, 6)), np.zeros(2, dtype=bool))
+CERTAIN = MotionCovariance(np.zeros((6, 6)), np.ones(2, dtype=bool))
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,25 +107,28 @@ class Placement:
     T_world_camera: np.ndarray
     T_map_base: np.ndarray
     T_odom_base: np.ndarray
-    T_map_odom: np.ndarray
     map_error: MotionCovariance
     odom_error: MotionCovariance
     twist: np.ndarray
     twist_error: MotionCovariance
 
     @property
+    def T_map_odom(self) -> np.ndarray:
+        return self.T_map_base @ inverse(self.T_odom_base)
+
+    @property
     def map_covariance(self) -> np.ndarray:
-        """Return the (6, 6) covariance of ``T_map_base`` in the axes of map."""
+        """(6, 6), of ``T_map_base`` in the axes of map."""
         return self.map_error.published(self.T_map_base[:3, :3])
 
     @property
     def odom_covariance(self) -> np.ndarray:
-        """Return the (6, 6) covariance of ``T_odom_base`` in the axes of odom."""
+        """(6, 6), of ``T_odom_base`` in the axes of odom."""
         return self.odom_error.published(self.T_odom_base[:3, :3])
 
     @property
     def twist_covariance(self) -> np.ndarray:
-        """Return the (6, 6) covariance of ``twist`` in the base frame."""
+        """(6, 6), of ``twist`` in the base frame."""
         return self.twist_error.published()
 
 
@@ -133,9 +208,7 @@ class PoseChain:
 
     def placed_again(self, placement: Placement) -> Placement:
         """Return a frame's placement in the current map; its pose in odom stays."""
-        T_map_base = self.T_map_base(placement.T_world_camera)
-        T_map_odom = T_map_base @ inverse(placement.T_odom_base)
-        return replace(placement, T_map_base=T_map_base, T_map_odom=T_map_odom)
+        return replace(placement, T_map_base=self.T_map_base(placement.T_world_camera))
 
     def _with_length(self, T: np.ndarray) -> np.ndarray:
         """Return camera poses (..., 4, 4) in the published unit."""
@@ -179,9 +252,14 @@ class PoseChain:
         else:
             T_previous_optical = self._with_length(T_previous_camera)
             T_previous_base = self.T_base_optical @ T_previous_optical @ self._T_optical_base
-            T_odom_base = _orthonormal(self.last.T_odom_base @ T_previous_base)
+            T_odom_base = self.last.T_odom_base @ T_previous_base
+            # Without accumulated rounding errors.
+            T_odom_base = T_from_quat(T_odom_base[:3, 3], quat_xyzw(T_odom_base))
             step_error = self._base_error(step_covariance, unscaled_factor)
-            self._drift = self._drift_over(T_previous_base, step_error)
+            # An unknown motion makes all later poses unknown, except before the engine has
+            # geometry: drift counts from the last such frame.
+            before = replace(self._drift, known=self._drift.known | ~self.last.map_error.known)
+            self._drift = before.seen_from(inverse(T_previous_base)) + step_error
             if elapsed_s > 0 and not is_over_gap:
                 twist_error = step_error.scaled(1.0 / elapsed_s, 1.0 / elapsed_s)
                 twist = _twist(T_previous_base, elapsed_s) * np.repeat(twist_error.known, 3)
@@ -189,7 +267,6 @@ class PoseChain:
             T_world_camera=T_world_camera,
             T_map_base=T_map_base,
             T_odom_base=T_odom_base,
-            T_map_odom=T_map_base @ inverse(T_odom_base),
             map_error=map_error,
             odom_error=UNKNOWN if is_over_gap else self._drift,
             twist=twist,
@@ -197,16 +274,6 @@ class PoseChain:
         )
         self._last_stamp_ns = stamp_ns
         return self.last
-
-    def _drift_over(self, T_previous_base: np.ndarray, step: MotionCovariance) -> MotionCovariance:
-        """Return the error of ``T_odom_base`` after one more motion.
-
-        An unknown motion makes all later poses unknown, except before the engine has geometry:
-        drift counts from the last such frame.
-        """
-        assert self.last is not None
-        before = self._drift.restarted(~self.last.map_error.known)
-        return before.seen_from(inverse(T_previous_base)) + step
 
     def _base_error(self, covariance: np.ndarray | None, factor: float) -> MotionCovariance:
         """Return the error of the base for an error of the camera in map units."""
@@ -216,20 +283,13 @@ class PoseChain:
 
 def without_motion(placement: Placement) -> Placement:
     """Return a placement with unknown errors and velocity, to repeat the last pose."""
-    return replace(
-        placement,
-        map_error=UNKNOWN,
-        odom_error=UNKNOWN,
-        twist=np.zeros(6),
-        twist_error=UNKNOWN,
-    )
+    still = replace(placement, twist=np.zeros(6), twist_error=UNKNOWN)
+    return replace(still, map_error=UNKNOWN, odom_error=UNKNOWN)
 
 
 def with_odometry_moved(placement: Placement, T_odom_own: np.ndarray) -> Placement:
     """Return a placement whose odometry is moved to another odom frame."""
-    T_odom_base = T_odom_own @ placement.T_odom_base
-    T_map_odom = placement.T_map_base @ inverse(T_odom_base)
-    return replace(placement, T_odom_base=T_odom_base, T_map_odom=T_map_odom)
+    return replace(placement, T_odom_base=T_odom_own @ placement.T_odom_base)
 
 
 def planar_map_odom(T_map_base: np.ndarray, T_odom_base: np.ndarray) -> np.ndarray:
@@ -243,13 +303,11 @@ def planar_map_odom(T_map_base: np.ndarray, T_odom_base: np.ndarray) -> np.ndarr
 
 
 def _heading(T: np.ndarray, axis: np.ndarray) -> float:
-    """Return the direction of an axis of a frame about z, radians."""
     x, y, _ = T[:3, :3] @ axis
     return math.atan2(y, x)
 
 
 def _about_z(angle: float) -> np.ndarray:
-    """Return the (3, 3) rotation about z."""
     return Rotation.from_euler('z', angle).as_matrix()
 
 
@@ -258,8 +316,3 @@ def _twist(T_previous_base: np.ndarray, elapsed_s: float) -> np.ndarray:
     R = T_previous_base[:3, :3]
     angular = Rotation.from_matrix(R).as_rotvec()
     return np.concatenate([R.T @ T_previous_base[:3, 3], angular]) / elapsed_s
-
-
-def _orthonormal(T: np.ndarray) -> np.ndarray:
-    """Remove accumulated rounding errors from the rotation."""
-    return T_from_quat(T[:3, 3], quat_xyzw(T))

@@ -1,12 +1,18 @@
 """Broadcasts ``map -> odom`` and ``odom -> base``, as the parameters enable them.
 
-Never an edge that another node already broadcasts, and nothing before the first estimate.
+Never an edge that another node already broadcasts, and nothing before the first estimate. The
+robot's ``odom -> base``, if that is corrected, may be received after the image was processed. Such
+images wait here, so that neither the worker nor the executor has to.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 import threading
+import time
+from typing import Any
 
 from geometry_msgs.msg import TransformStamped
 import numpy as np
@@ -14,14 +20,14 @@ from rclpy.node import Node
 from tf2_ros import TransformBroadcaster
 
 from ...core.config import R3Config
+from ...core.errors import TransformError
 from ...core.geometry import inverse
-from ..outputs.health import TransformHealth
 from ..outputs.messages import transform_message
 from .frame_tree import TransformTree
 from .pose_chain import Placement, planar_map_odom, with_odometry_moved
-from .robot_odometry import RobotOdometry
 
 _SECOND_NS = 1_000_000_000
+_MOST_WAITING = 64
 
 
 def corrects_robot(config: R3Config) -> bool:
@@ -29,23 +35,115 @@ def corrects_robot(config: R3Config) -> bool:
     return config.publish_map_to_odom_tf and not config.publish_odom_to_base_tf
 
 
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    stamp_ns: int
+    placement: Placement
+    base_frame: str
+    until_s: float
+
+
+@dataclass(eq=False)
+class RobotOdometry:
+    """Finds the robot's ``odom -> base`` at the stamps of processed images. Any thread.
+
+    :param on_found: called with the stamp, the placement and the robot's ``T_odom_base``, in the
+        order of the images, in the thread that found it.
+    """
+
+    config: R3Config
+    _tree: TransformTree
+    _logger: Any
+    _on_found: Callable[[int, Placement, np.ndarray], None]
+    # Held while on_found runs, which keeps the order.
+    _lock: threading.RLock = field(default_factory=threading.RLock, init=False)
+    _waiting: deque[_Waiting] = field(
+        default_factory=lambda: deque(maxlen=_MOST_WAITING), init=False
+    )
+
+    def offer(self, stamp_ns: int, placement: Placement, base_frame: str) -> None:
+        """Look up the transform of an image now or later, until the timeout."""
+        until_s = time.monotonic() + self.config.tf_lookup_timeout
+        with self._lock:
+            self._waiting.append(_Waiting(stamp_ns, placement, base_frame, until_s))
+            self.look()
+
+    def look(self) -> None:
+        """Look up the transforms of waiting images again."""
+        if not self._waiting:
+            return
+        with self._lock:
+            while self._waiting:
+                first = self._waiting[0]
+                try:
+                    T_odom_base = self.at(first.stamp_ns, first.base_frame)
+                except TransformError as error:
+                    if time.monotonic() < first.until_s:
+                        return
+                    self._waiting.popleft()
+                    self.fail(str(error))
+                else:
+                    self._waiting.popleft()
+                    self._on_found(first.stamp_ns, first.placement, T_odom_base)
+
+    def move_map(self, moved: Callable[[Placement], Placement]) -> None:
+        """Move the waiting images with the map."""
+        with self._lock:
+            for i, each in enumerate(self._waiting):
+                self._waiting[i] = replace(each, placement=moved(each.placement))
+
+    def forget(self) -> None:
+        """Drop the waiting images."""
+        with self._lock:
+            self._waiting.clear()
+
+    def at(self, stamp_ns: int, base_frame: str) -> np.ndarray:
+        """Return the robot's ``T_odom_base`` (4, 4) at a time.
+
+        :raises TransformError: it was not received, perhaps not yet.
+        """
+        return self._tree.pose_at(self.config.odom_frame, base_frame, stamp_ns)
+
+    def at_or_newest(self, stamp_ns: int, base_frame: str) -> np.ndarray | None:
+        """Return ``T_odom_base`` (4, 4) at a time, or the newest; None if there is none at all.
+
+        For poses given by a user, who sees the newest; never for an image.
+        """
+        try:
+            return self.at(stamp_ns, base_frame)
+        except TransformError:
+            pass
+        try:
+            return self._tree.newest_pose(self.config.odom_frame, base_frame)
+        except TransformError:
+            return None
+
+    def fail(self, problem: str) -> None:
+        """Count an image without a transform."""
+        count = self._tree.health.fail_lookup(problem)
+        self._logger.warning(
+            "no transform from the robot's base to odom at the stamp of an image, so map -> odom "
+            f'is not updated: {problem} (tf_lookup_failures: {count})',
+            throttle_duration_sec=5.0,
+        )
+
+
 class TransformAuthority:
     """Broadcasts our edges. Any thread: the worker sends, the executor repeats and completes.
 
     :ivar robot: the odometry that is corrected.
+    :ivar T_map_odom: the broadcast ``map -> odom``; None before the first estimate.
     """
 
-    def __init__(
-        self, node: Node, config: R3Config, tree: TransformTree, health: TransformHealth
-    ) -> None:
+    def __init__(self, node: Node, config: R3Config, tree: TransformTree) -> None:
         self._config = config
         self._tree = tree
         self._node = node
         self._broadcaster = TransformBroadcaster(node)
-        self.robot = RobotOdometry(config, tree, health, node.get_logger(), self._correct)
+        self.robot = RobotOdometry(config, tree, node.get_logger(), self._correct)
         tree.on_moving = self.robot.look
         self._lock = threading.Lock()
-        self._T_map_odom: np.ndarray | None = None
+        self.T_map_odom: np.ndarray | None = None
         #: The newest frame that ``map -> odom`` was computed from, and its ``T_odom_base``.
         self._newest: tuple[Placement, np.ndarray] | None = None
         #: Pose of our odom in the robot's odom frame; None until it is known.
@@ -67,11 +165,6 @@ class TransformAuthority:
         with self._lock:
             self._config = self.robot.config = config
 
-    @property
-    def T_map_odom(self) -> np.ndarray | None:
-        """Return the broadcast ``map -> odom``; None before the first estimate."""
-        return self._T_map_odom
-
     def reset(self, keeps_place: bool) -> None:
         """Begin a session.
 
@@ -82,7 +175,7 @@ class TransformAuthority:
         with self._lock:
             self._newest = self._T_odom_own = None
             if not (keeps_place and corrects_robot(self._config)):
-                self._T_map_odom = None
+                self.T_map_odom = None
 
     def note_image(self, stamp_ns: int) -> None:
         """Extend the validity of ``map -> odom`` to an image, with or without a pose.
@@ -130,13 +223,10 @@ class TransformAuthority:
 
         None without an estimate or transform.
         """
-        newest = self._newest
-        if newest is None:
+        newest, T_odom_now = self._newest, self.robot.at_or_newest(stamp_ns, base_frame)
+        if newest is None or T_odom_now is None:
             return None
         placement, T_odom_base = newest
-        T_odom_now = self.robot.at_or_newest(stamp_ns, base_frame)
-        if T_odom_now is None:
-            return None
         return placement.T_map_base @ inverse(T_odom_base) @ T_odom_now
 
     def odometry_of(self, placement: Placement) -> Placement | None:
@@ -149,7 +239,7 @@ class TransformAuthority:
     def repeat(self) -> None:
         """Broadcast ``map -> odom`` again, for late subscribers and lookups between frames."""
         with self._lock:
-            if self._T_map_odom is not None:
+            if self.T_map_odom is not None:
                 self._broadcast(self._ahead())
 
     def _correct(self, stamp_ns: int, placement: Placement, T_odom_base: np.ndarray) -> None:
@@ -164,9 +254,9 @@ class TransformAuthority:
     def _take(self, placement: Placement, T_odom_base: np.ndarray) -> None:
         self._newest = placement, T_odom_base
         if self._config.planar:
-            self._T_map_odom = planar_map_odom(placement.T_map_base, T_odom_base)
+            self.T_map_odom = planar_map_odom(placement.T_map_base, T_odom_base)
         else:
-            self._T_map_odom = placement.T_map_base @ inverse(T_odom_base)
+            self.T_map_odom = placement.T_map_base @ inverse(T_odom_base)
 
     def _ahead(self) -> list[TransformStamped]:
         """Return ``map -> odom`` with a stamp after that of the newest image.
@@ -178,7 +268,7 @@ class TransformAuthority:
         return self._map_to_odom(self._stamp_ns + tolerance_ns + self._repeats)
 
     def _map_to_odom(self, stamp_ns: int) -> list[TransformStamped]:
-        config, T_map_odom = self._config, self._T_map_odom
+        config, T_map_odom = self._config, self.T_map_odom
         if not config.publish_map_to_odom_tf or config.odom_frame in self._refused:
             return []
         assert T_map_odom is not None, 'nothing is sent before the first estimate'
@@ -193,11 +283,11 @@ class TransformAuthority:
 
     def _refuse_foreign_edges(self, base_frame: str) -> None:
         """Before the first estimate, find our edges that another node broadcasts."""
-        if self._T_map_odom is not None:
+        if self.T_map_odom is not None:
             return
-        config = self._config
-        ours = [(config.odom_frame, config.publish_map_to_odom_tf)]
-        ours.append((base_frame, config.publish_odom_to_base_tf))
-        self._refused = {
-            frame for frame, published in ours if published and self._tree.report_conflict(frame)
-        }
+        config, refused = self._config, set()
+        if config.publish_map_to_odom_tf and self._tree.report_conflict(config.odom_frame):
+            refused.add(config.odom_frame)
+        if config.publish_odom_to_base_tf and self._tree.report_conflict(base_frame):
+            refused.add(base_frame)
+        self._refused = refused

@@ -1,11 +1,11 @@
-"""The subscriptions to a camera: topics and quality of service."""
+"""The subscriptions to a camera and to the robot's odometry."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from rclpy.callback_groups import CallbackGroup
+from nav_msgs.msg import Odometry
 from rclpy.clock import Clock
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
@@ -14,14 +14,17 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ...core.config import InputConfig
+from ...core.errors import TransformError
 from ...input.image_topics import camera_info_topic
+from ...streaming.scale.odometry_buffer import OdometryBuffer
 from ..node_parameters import was_given
 from ..outputs.health import NodeHealth
+from ..outputs.messages import matrix_from_pose, stamp_ns_of
 from ..outputs.outputs import QOS_OVERRIDES
+from ..tf.frame_tree import Base
 
 #: Period of checking the publishers' reliability.
 _CHECK_S = 0.5
-_INFO_DEPTH = 5
 
 
 class CameraTopics:
@@ -32,32 +35,37 @@ class CameraTopics:
     reliable, too.
     """
 
-    def __init__(self, node: Node, config: InputConfig, health: NodeHealth) -> None:
+    def __init__(
+        self,
+        node: Node,
+        config: InputConfig,
+        health: NodeHealth,
+        on_image: Callable[[Image | CompressedImage], None],
+        on_camera_info: Callable[[CameraInfo], None],
+    ) -> None:
         self._node = node
         self._config = config
         self._health = health
+        self._on_image = on_image
+        self._on_camera_info = on_camera_info
         self.image = image_topic_name(node, config)
-        self.camera_info = camera_info_topic_name(node)
-        self._on_image: Callable[[Any], None] = lambda message: None
+        # Beside the images, unless it was remapped itself.
+        self.camera_info = _remapped(node, 'camera_info') or camera_info_topic(
+            node.resolve_topic_name('image')
+        )
         self._images: Subscription | None = None
         self._infos: Subscription | None = None
         self._reliability = qos_profile_sensor_data.reliability
         self._is_user_choice = was_given(node, f'qos_overrides.{self.image}.subscription.')
         self._timer: Any = None
 
-    def open(
-        self,
-        on_image: Callable[[Image | CompressedImage], None],
-        on_camera_info: Callable[[CameraInfo], None],
-        clock: Clock,
-    ) -> None:
+    def open(self, clock: Clock) -> None:
         """Subscribe."""
-        self._on_image = on_image
         self._infos = self._node.create_subscription(
             CameraInfo,
             self.camera_info,
-            on_camera_info,
-            QoSProfile(depth=_INFO_DEPTH, reliability=qos_profile_sensor_data.reliability),
+            self._on_camera_info,
+            QoSProfile(depth=5, reliability=qos_profile_sensor_data.reliability),
             qos_overriding_options=QOS_OVERRIDES,
             event_callbacks=self._events(self.camera_info),
         )
@@ -77,7 +85,6 @@ class CameraTopics:
 
     @property
     def is_open(self) -> bool:
-        """Return whether the topics are subscribed."""
         return self._infos is not None
 
     def follow_cameras(self) -> None:
@@ -99,7 +106,10 @@ class CameraTopics:
         return ReliabilityPolicy.BEST_EFFORT
 
     def _subscribe_images(self) -> None:
-        _forget_destroyed(self._node.default_callback_group)
+        # rclpy never drops its references to destroyed entities. In place and from a copy, since
+        # another thread may add to it.
+        entities = self._node.default_callback_group.entities
+        entities.difference_update([ref for ref in list(entities) if ref() is None])
         config = self._config
         depth = 1 if config.frame_policy == 'newest' else config.queue_size
         # Overrides are declared as read-only parameters, so only where they are given.
@@ -130,12 +140,6 @@ class CameraTopics:
         return SubscriptionEventCallbacks(incompatible_qos=on_incompatible, message_lost=on_lost)
 
 
-def _forget_destroyed(group: CallbackGroup) -> None:
-    """Drop the references to destroyed entities, which rclpy never drops."""
-    # In place and from a copy, since another thread may add to it.
-    group.entities.difference_update([ref for ref in list(group.entities) if ref() is None])
-
-
 def image_topic_name(node: Node, config: InputConfig) -> str:
     """Return the resolved topic of the images; compressed ones are below the raw topic."""
     image = node.resolve_topic_name('image')
@@ -144,13 +148,38 @@ def image_topic_name(node: Node, config: InputConfig) -> str:
     return _remapped(node, 'image/compressed') or f'{image}/compressed'
 
 
-def camera_info_topic_name(node: Node) -> str:
-    """Return the topic beside the images', unless it was remapped itself."""
-    image = node.resolve_topic_name('image')
-    return _remapped(node, 'camera_info') or camera_info_topic(image)
-
-
 def _remapped(node: Node, topic: str) -> str:
     """Return the topic that the user remapped a name to; empty if it is not remapped."""
     resolved = node.resolve_topic_name(topic)
     return '' if resolved == f'{node.get_namespace().rstrip("/")}/{topic}' else resolved
+
+
+def subscribe_odometry(
+    node: Node, odometry: OdometryBuffer, base_of: Callable[[], Base | None]
+) -> Subscription:
+    """Subscribe to ``odom``, for ``scale.source`` odometry. Executor thread."""
+
+    def warn(text: str) -> None:
+        node.get_logger().warning(text, throttle_duration_sec=10.0)
+
+    def on_odometry(message: Odometry) -> None:
+        base, child = base_of(), message.child_frame_id
+        if base is None:
+            return  # the mounting of the camera is known with the first image
+        if child not in ('', base.frame):
+            warn(
+                f"odometry of '{child}' is ignored, poses are of '{base.frame}': set base_frame "
+                f"to '{child}'"
+            )
+            return
+        try:
+            T_odom_base = matrix_from_pose(message.pose.pose)
+        except TransformError as error:
+            warn(f'odometry is ignored: {error}')
+            return
+        odometry.add(stamp_ns_of(message.header.stamp), T_odom_base)
+
+    qos = QoSProfile(depth=100, reliability=qos_profile_sensor_data.reliability)
+    return node.create_subscription(
+        Odometry, 'odom', on_odometry, qos, qos_overriding_options=QOS_OVERRIDES
+    )
