@@ -71,8 +71,7 @@ def _node_config(args: argparse.Namespace) -> R3Config:
     :raises ConfigError: naming what is wrong.
     """
     from ..core.config import R3Config
-    from ..core.config_file import load_config
-    from ..core.parameter_fields import updated
+    from ..core.parameter_fields import load_config, updated
     from ..ros.demo.node_process import installed_node
 
     changes = parsed_settings(args.set, R3Config())
@@ -133,8 +132,7 @@ def _stream(
 def _node_parameters(config: R3Config) -> dict[str, str]:
     """Return parameters that differ from the node's file, as values of ``-p``."""
     from ..core.config import R3Config
-    from ..core.config_file import load_config
-    from ..core.parameter_fields import flattened
+    from ..core.parameter_fields import flattened, load_config
     from ..ros.demo.node_process import installed_node
 
     of_file = flattened(load_config(installed_node()[1], R3Config()))

@@ -18,9 +18,8 @@ import numpy as np
 from ..core.config import R3Config
 from ..core.datatypes import DepthMap, Edge, Estimate, Frame, FramePrediction
 from ..core.errors import ConfigError, FrameError, MapError, MapProblem
-from ..core.metric_depth import MetricDepth
-from ..core.predictor import Predictor
-from ..core.similarity import similarity
+from ..core.geometry import similarity
+from ..core.predictor import MetricDepth, Predictor
 from ..maps.cloud import cloud_from_depth
 from ..maps.saved_map import SavedMap
 from .context import expected_pose, retrieve_context

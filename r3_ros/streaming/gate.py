@@ -15,8 +15,7 @@ import numpy as np
 
 from ..core.config import TrackingConfig
 from ..core.datatypes import Edge, TrackingState
-from ..core.geometry import inverse, rotation_angle
-from ..core.similarity import rigid_part, scale_of
+from ..core.geometry import inverse, rigid_part, rotation_angle, scale_of
 
 _BEST_EDGES = 3
 #: Share by which the reference moves towards each score: down slowly, up a little faster.

@@ -17,8 +17,14 @@ import itertools
 import numpy as np
 
 from ..core.datatypes import Edge
-from ..core.geometry import inverse, quat_xyzw, T_from_quat
-from ..core.similarity import inverse_similarity, rigid_part, scale_of
+from ..core.geometry import (
+    inverse,
+    inverse_similarity,
+    quat_xyzw,
+    rigid_part,
+    scale_of,
+    T_from_quat,
+)
 from .pose_resolution import HeldPose, ResolvedPose, usable_edges
 
 #: Pose changes below these are rounding.

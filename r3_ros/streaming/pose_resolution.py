@@ -17,8 +17,15 @@ from scipy.spatial.transform import Rotation
 
 from ..core.config import CovarianceConfig
 from ..core.datatypes import Edge
-from ..core.geometry import inverse, mean_quat, quat_angle, quat_xyzw, rotation_angle, T_from_quat
-from ..core.similarity import similarity
+from ..core.geometry import (
+    inverse,
+    mean_quat,
+    quat_angle,
+    quat_xyzw,
+    rotation_angle,
+    similarity,
+    T_from_quat,
+)
 
 _ROBUST_ROUNDS = 4
 #: Residuals up to this many robust standard deviations keep their full weight (Huber's 1.345

@@ -14,8 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from ..core.datatypes import TrackingState
-from ..core.geometry import inverse, make_T
-from ..core.similarity import inverse_similarity, rigid_part, scale_of
+from ..core.geometry import inverse, inverse_similarity, make_T, rigid_part, scale_of
 
 #: Parents of a row that are no keyframe.
 _ABSOLUTE = -1  # the stored pose is in the world

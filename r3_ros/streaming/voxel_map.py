@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from ..core.config import MapConfig
-from ..core.similarity import inverse_similarity
+from ..core.geometry import inverse_similarity
 from ..maps.cloud import Cloud
 
 #: Bits of a voxel's coordinate along one axis; three of them share an int64.

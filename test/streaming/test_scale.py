@@ -9,9 +9,8 @@ import pytest
 from r3_ros.core.config import R3Config, ScaleConfig
 from r3_ros.core.datatypes import DepthMap
 from r3_ros.core.errors import ConfigError
-from r3_ros.core.geometry import inverse, make_T
+from r3_ros.core.geometry import inverse, make_T, similarity
 from r3_ros.core.parameter_fields import updated
-from r3_ros.core.similarity import similarity
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.scale.estimator import depth_ratios, ScaleEstimator
 from r3_ros.streaming.scale.odometry_buffer import OdometryBuffer

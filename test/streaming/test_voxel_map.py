@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from r3_ros.core.config import MapConfig
-from r3_ros.core.geometry import make_T
-from r3_ros.core.similarity import similarity
+from r3_ros.core.geometry import make_T, similarity
 from r3_ros.maps.cloud import Cloud
 from r3_ros.streaming.voxel_map import voxelised, VoxelMap
 from scipy.spatial.transform import Rotation

@@ -15,8 +15,14 @@ import numpy as np
 
 from ...core.config import R3Config
 from ...core.errors import MergeError
-from ...core.geometry import make_T, mean_rotation, rotation_angle
-from ...core.similarity import rigid_part, scale_of, similarity
+from ...core.geometry import (
+    make_T,
+    mean_rotation,
+    rigid_part,
+    rotation_angle,
+    scale_of,
+    similarity,
+)
 from ...streaming.loops.agreement import Agreement
 from ...streaming.loops.evidence import FarEdge, sigmas_of
 from ...streaming.loops.solver_job import correct_poses, Correction, LoopSnapshot

@@ -17,8 +17,7 @@ import numpy as np
 
 from ...core.config import R3Config
 from ...core.datatypes import DepthMap
-from ...core.geometry import unproject
-from ...core.similarity import rigid_part, scale_of
+from ...core.geometry import rigid_part, scale_of, unproject
 from ...core.threads import Mailbox, RepeatingThread
 from ...maps.cloud import Cloud, cloud_from_depth, usable_pixels
 from ..tf.pose_chain import PoseChain

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...core.similarity import scale_of
+from ...core.geometry import scale_of
 from ...maps.cloud import Cloud
 
 if TYPE_CHECKING:

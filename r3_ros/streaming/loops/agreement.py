@@ -14,8 +14,14 @@ import math
 import numpy as np
 
 from ...core.config import LoopConfig
-from ...core.geometry import make_T, mean_rotation, rotation_angle
-from ...core.similarity import rigid_part, scale_of, similarity
+from ...core.geometry import (
+    make_T,
+    mean_rotation,
+    rigid_part,
+    rotation_angle,
+    scale_of,
+    similarity,
+)
 from .evidence import AGREE_SIGMAS, FarEdge, SLACK_LENGTH, SLACK_RAD
 
 #: A correction is applied if it exceeds the scatter of its edges this many times.

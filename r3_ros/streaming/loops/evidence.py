@@ -16,8 +16,7 @@ import numpy as np
 
 from ...core.config import CovarianceConfig
 from ...core.datatypes import Edge
-from ...core.geometry import rotation_angle
-from ...core.similarity import inverse_similarity, similarity
+from ...core.geometry import inverse_similarity, rotation_angle, similarity
 from ..pose_resolution import edge_sigmas, HeldPose, ResolvedPose
 
 #: Edges within this many standard deviations agree.

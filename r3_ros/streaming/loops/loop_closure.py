@@ -15,7 +15,7 @@ import numpy as np
 
 from ...core.config import R3Config
 from ...core.datatypes import DepthMap, Edge
-from ...core.similarity import inverse_similarity
+from ...core.geometry import inverse_similarity
 from ...core.threads import thread_name
 from ..pose_resolution import Resolution, resolve_pose
 from ..segments import edges_of_one_segment

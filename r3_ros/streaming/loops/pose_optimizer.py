@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import ModelError
-from ...core.similarity import scale_of, similarity
+from ...core.geometry import scale_of, similarity
 
 #: The solver has converged when a round lowers the error by less than this share.
 _SETTLED = 1e-4

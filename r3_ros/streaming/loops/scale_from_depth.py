@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from ...core.datatypes import DepthMap
-from ...core.similarity import scale_of
+from ...core.geometry import scale_of
 from ...maps.cloud import Cloud
 from .evidence import FarEdge
 

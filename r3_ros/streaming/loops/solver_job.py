@@ -14,8 +14,7 @@ import numpy as np
 
 from ...core.config import CovarianceConfig, LoopConfig
 from ...core.datatypes import DepthMap, Edge
-from ...core.geometry import rotation_angle
-from ...core.similarity import inverse_similarity, scale_of
+from ...core.geometry import inverse_similarity, rotation_angle, scale_of
 from ...maps.cloud import Cloud
 from ..pose_resolution import edge_sigmas, HeldPose
 from .agreement import Agreement, agreement

@@ -13,7 +13,7 @@ from ...core.config import ScaleConfig
 from ...core.datatypes import DepthMap
 from ...core.errors import ConfigError, FrameError
 from ...core.geometry import inverse
-from ...core.metric_depth import MetricDepth
+from ...core.predictor import MetricDepth
 from ..keyframes.bank import KeyframeBank
 from ..pose_graph import PoseGraph
 from .estimator import depth_ratios, ScaleEstimator, ScaleView
