@@ -9,7 +9,7 @@ from typing import Any, TYPE_CHECKING
 from rclpy.clock import Clock
 
 from ..core.threads import Mailbox
-from ..streaming.snapshot import StreamSnapshot, take_snapshot
+from ..streaming.session import StreamSnapshot
 from .inputs.conversions import Received
 from .outputs.health import Health, StreamState
 from .outputs.messages import scale_fields, status_message
@@ -134,7 +134,7 @@ class StreamReport:
 
     def _taken(self) -> NodeSnapshot:
         return NodeSnapshot(
-            stream=take_snapshot(self._engine.session, self._engine.predictor),
+            stream=self._engine.session.snapshot(self._engine.predictor),
             health=self._health.copy(),
             base=self._pose_output.base,
             wants_images=self.wants_images,

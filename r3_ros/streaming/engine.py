@@ -11,7 +11,8 @@ weights; its state is one :class:`Session`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+import time
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from ..core.geometry import similarity
 from ..core.predictor import MetricDepth, Predictor
 from ..maps.cloud import cloud_from_depth
 from ..maps.saved_map import SavedMap
-from .context import expected_pose, retrieve_context
+from .context import DescribedFrame, expected_pose, FrameContext, retrieve_context
 from .gate import Gate, Verdict
 from .keyframes.admission import Admission, Candidate
 from .keyframes.bank import KeyframeBank
@@ -43,38 +44,24 @@ from .scale.odometry_buffer import OdometryBuffer
 from .scale.tracker import ScaleTracker, UserScale
 from .segments import leave_segment, open_segment, reported_reason, reported_state, segment_is_due
 from .session import Session
-from .stage_timer import StageTimer
 from .trajectory import Trajectory
 from .voxel_map import VoxelMap
 
 _SECOND_NS = 1_000_000_000
 
 
-@dataclass(frozen=True, eq=False)
-class DescribedFrame:
-    """A frame and what is known of it before prediction.
+class StageTimer:
+    """A stopwatch that books the wall time since its last reading to a stage of the step."""
 
-    :ivar fault: what is wrong with the image; empty if nothing.
-    :ivar descriptor: (D,) float32, for retrieval.
-    :ivar after_gap: more than ``input.max_time_gap`` has passed since the last frame.
-    """
+    def __init__(self) -> None:
+        self.milliseconds: dict[str, float] = {}
+        self._last = time.perf_counter()
 
-    frame: Frame
-    fault: str
-    descriptor: np.ndarray
-    after_gap: bool
-
-
-@dataclass(frozen=True)
-class FrameContext:
-    """The frames that a frame is related to.
-
-    :ivar ids: oldest first.
-    :ivar with_depth: the predictor has to return the frame's own depth.
-    """
-
-    ids: tuple[int, ...]
-    with_depth: bool
+    def done(self, stage: str) -> None:
+        """Book the time since the last stage ended."""
+        now = time.perf_counter()
+        self.milliseconds[stage] = 1e3 * (now - self._last)
+        self._last = now
 
 
 class Engine:
@@ -163,9 +150,7 @@ class Engine:
         return DescribedFrame(frame, fault, descriptor, after_gap)
 
     def _retrieve(self, seen: DescribedFrame) -> FrameContext:
-        ids = retrieve_context(
-            self.session, self.config.stream, seen.descriptor, after_gap=seen.after_gap
-        )
+        ids = retrieve_context(self.session, self.config.stream, seen)
         return FrameContext(tuple(ids), self._needs_depth(seen.descriptor, ids))
 
     def _predict(self, seen: DescribedFrame, context: FrameContext) -> FramePrediction:
@@ -230,13 +215,9 @@ class Engine:
         verdict: Verdict,
     ) -> Memory:
         """Update graph, bank and trajectory; release frames that are no longer held."""
-        session, frame, retention = self.session, seen.frame, self._retention
         if resolution.pose is None or not verdict.publishable:
-            return retention.skip(session, frame, verdict)
-        descriptor, with_depth = seen.descriptor, context.with_depth
-        return retention.add(
-            session, frame, descriptor, prediction, resolution, verdict, with_depth
-        )
+            return self._retention.skip(self.session, seen.frame, verdict)
+        return self._retention.add(self.session, seen, context, prediction, resolution, verdict)
 
     def _extend_map(self, depths: Iterable[DepthMap]) -> tuple[DepthMap, ...]:
         """Insert the depth of keyframes, which may come later than the frame.
@@ -400,10 +381,6 @@ class Engine:
         """
         self._retention.shrink(self.session)
         self.predictor.shrink()
-
-    def clear_map(self) -> None:
-        """Drop the map's points and keep tracking."""
-        self.session.map.clear()
 
     def close(self) -> None:
         """Stop all background work and free the predictor's device."""

@@ -10,6 +10,7 @@ import numpy as np
 from ..core.config import R3Config
 from ..core.datatypes import Edge, Frame, FramePrediction, TrackingState
 from ..core.predictor import Predictor
+from .context import DescribedFrame, FrameContext
 from .gate import Verdict
 from .keyframes.admission import Candidate
 from .pose_resolution import Resolution, step_covariance
@@ -60,16 +61,15 @@ class Retention:
     def add(
         self,
         session: Session,
-        frame: Frame,
-        descriptor: np.ndarray,
+        seen: DescribedFrame,
+        context: FrameContext,
         prediction: FramePrediction,
         resolution: Resolution,
         verdict: Verdict,
-        with_depth: bool,
     ) -> Memory:
         """Remember a frame with its pose, as a keyframe if admission wants it."""
         assert resolution.pose is not None
-        frame_id, pose = frame.frame_id, resolution.pose.held
+        frame, frame_id, pose = seen.frame, seen.frame.frame_id, resolution.pose.held
         _count(session, frame)
         session.lost_frames = 0
         covariance = step_covariance(
@@ -89,12 +89,12 @@ class Retention:
         # Related are the frames that it matched: one behind a wall shares the view alone.
         least = self.config.tracking.low_confidence_ratio * session.gate.reference
         candidate = Candidate(
-            descriptor,
+            seen.descriptor,
             [e.source_id for e in resolution.edges if _mean_confidence(e) >= least],
             pose.T_world_camera if session.segment_id == 0 else None,
             prediction.pose_token,
         )
-        wanted = session.admission.wants(session.bank, candidate, with_depth)
+        wanted = session.admission.wants(session.bank, candidate, context.with_depth)
         is_keyframe = _becomes_keyframe(prediction, verdict, wanted)
         if is_keyframe:
             self._admit(session, frame, candidate, prediction, verdict)

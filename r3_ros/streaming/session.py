@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..core.datatypes import DepthMap
+from ..core.datatypes import DepthMap, DeviceMemory, ModelInfo
+from ..core.predictor import Predictor
 from .gate import Gate
 from .image_check import ImageCheck
 from .keyframes.admission import Admission
@@ -15,9 +16,35 @@ from .keyframes.keyframe_graph import KeyframeGraphView
 from .loops.evidence import LoopEvidence
 from .pose_graph import PoseGraph
 from .relocalisation.search import Relocalisation
+from .scale.estimator import ScaleView
 from .scale.tracker import ScaleTracker
 from .trajectory import Trajectory, TrajectoryView
 from .voxel_map import MapView, VoxelMap
+
+
+@dataclass(frozen=True)
+class StreamSnapshot:
+    """Numbers of a stream between two frames, for other threads than the one that owns it.
+
+    :ivar frame_index: frames of this session so far, without those of a loaded map.
+    :ivar map_points: kept points, those in a shared voxel counted each.
+    :ivar evicted_points: dropped since there were too many.
+    :ivar is_relocalising: the camera is still searched for in a loaded map.
+    :ivar memory: of the device; None on a CPU.
+    """
+
+    session_id: int
+    segment_id: int
+    map_revision: int
+    frame_index: int
+    loops_closed: int
+    keyframes: int
+    map_points: int
+    evicted_points: int
+    is_relocalising: bool
+    scale: ScaleView
+    model: ModelInfo
+    memory: DeviceMemory | None
 
 
 @dataclass(eq=False)
@@ -99,10 +126,6 @@ class Session:
             recent_keyframes=recent_keyframes,
         )
 
-    def held(self) -> set[int]:
-        """Return the frames that must stay held: the recent ones and the keyframes."""
-        return {*self.recent, *self.bank.ids()}
-
     def keep_recent(self, count: int) -> None:
         """Keep the ``count`` newest frames; older ones stay only as keyframes."""
         while len(self.recent) > count:
@@ -134,3 +157,20 @@ class Session:
         """Return the frames that need not be held any more, oldest first, once."""
         leaving, self.leaving = self.leaving, set()
         return sorted(i for i in leaving if i not in self.bank and i not in self.recent)
+
+    def snapshot(self, predictor: Predictor) -> StreamSnapshot:
+        """Return the numbers of the stream, in constant time."""
+        return StreamSnapshot(
+            session_id=self.session_id,
+            segment_id=self.segment_id,
+            map_revision=self.map_revision,
+            frame_index=self.frame_count - self.first_frame,
+            loops_closed=self.loops_closed,
+            keyframes=len(self.bank),
+            map_points=len(self.map),
+            evicted_points=self.map.evicted,
+            is_relocalising=self.relocalisation is not None,
+            scale=self.scale.view(),
+            model=predictor.info,
+            memory=predictor.device_memory(),
+        )

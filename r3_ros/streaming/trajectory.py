@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from ..core.datatypes import TrackingState
-from ..core.geometry import inverse, inverse_similarity, make_T, rigid_part, scale_of
+from ..core.geometry import inverse, make_T, rigid_part, scale_of
 
 #: Parents of a row that are no keyframe.
 _ABSOLUTE = -1  # the stored pose is in the world
@@ -196,13 +196,7 @@ class Trajectory:
         if own is not None:
             parent_ids[own] = _NONE
 
-    def release(
-        self,
-        frame_id: int,
-        S_world_frame: np.ndarray,
-        parent: int | None = None,
-        S_world_parent: np.ndarray | None = None,
-    ) -> None:
+    def release(self, frame_id: int, S_parent_frame: np.ndarray, parent: int | None) -> None:
         """Release a held frame: it and its followers follow a parent keyframe from now on.
 
         :param parent: None to keep them where they are in the world.
@@ -216,9 +210,6 @@ class Trajectory:
         if own is not None:
             rows['stored'][own] = np.eye(4)[:3]
             followers = np.append(followers, own)
-        S_parent_frame = S_world_frame
-        if S_world_parent is not None:
-            S_parent_frame = inverse_similarity(S_world_parent) @ S_world_frame
         moved = S_parent_frame @ _full(rows['stored'][followers])
         rows['stored'][followers] = moved[:, :3]
         rows['parent_ids'][followers] = _ABSOLUTE if parent is None else parent

@@ -95,13 +95,7 @@ class VoxelMap:
         self._keep_bound()
         self.revision += 1
 
-    def bake(
-        self,
-        keyframe_id: int,
-        S_world_camera: np.ndarray,
-        parent: int | None = None,
-        S_world_parent: np.ndarray | None = None,
-    ) -> None:
+    def bake(self, keyframe_id: int, S_parent_camera: np.ndarray, parent: int | None) -> None:
         """Hand the points of a keyframe that leaves the bank, and its inherited ones, to another.
 
         :param parent: the keyframe that they follow from now on; None to keep them where they are
@@ -111,9 +105,6 @@ class VoxelMap:
         inherited = self._inherited.pop(keyframe_id, [])
         if not inherited and (cloud is None or not len(cloud)):
             return
-        S_parent_camera = S_world_camera
-        if S_world_parent is not None:
-            S_parent_camera = inverse_similarity(S_world_parent) @ S_world_camera
         blocks = self._inherited.setdefault(_WORLD if parent is None else parent, [])
         blocks += [(block, S_parent_camera @ S_camera) for block, S_camera in inherited]
         if cloud is not None and len(cloud):

@@ -410,7 +410,7 @@ def test_memory_of_a_long_stream_is_bounded(checkpoint):
         for n in range(15):
             engine.step(replace(frame(n), frame_id=-1))
         held = engine.predictor._memory.resident
-        assert len(held) <= 6 and engine.session.held() == set(held)
+        assert len(held) <= 6 and {*engine.session.recent, *engine.session.bank.ids()} == set(held)
     finally:
         engine.close()
 
@@ -553,7 +553,9 @@ def test_an_engine_that_shrinks_goes_on(network):
         engine.step(frame(number))
     slots = predictor._memory._slot_count
     engine.shrink()
-    assert len(engine.session.bank) == len(engine.session.held() & set(predictor._memory._used))
+    assert len(engine.session.bank) == len(
+        {*engine.session.recent, *engine.session.bank.ids()} & set(predictor._memory._used)
+    )
     assert predictor._memory._slot_count < slots
     assert engine.step(frame(10)).frame_id == 10
 

@@ -66,10 +66,6 @@ class KeyframeBank:
         """Return the at most ``count`` newest keyframes of one segment, oldest first."""
         return self._by_segment.get(segment_id, [])[-count:]
 
-    def first(self, segment_id: int) -> list[int]:
-        """Return the first keyframe of one segment, if any."""
-        return self._by_segment.get(segment_id, [])[:1]
-
     def nearest_in_time(self, frame_id: int, segment_id: int) -> int | None:
         """Return the keyframe of a segment nearest to a frame in time, other than itself."""
         ids = self._by_segment.get(segment_id, [])
