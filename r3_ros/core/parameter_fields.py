@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 import difflib
+from functools import partial
 import math
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,9 +57,8 @@ def param(
     return field(default=default, metadata={'r3': meta})
 
 
-def live(*arguments: Any, **options: Any) -> Any:
-    """Return the dataclass field of a parameter that may change while running."""
-    return param(*arguments, **options, live=True)
+#: The same of a parameter that may change while running.
+live = partial(param, live=True)
 
 
 def group(kind: type) -> Any:

@@ -3,9 +3,8 @@
     describe -> retrieve the context -> predict -> resolve the pose -> gate -> update memory
     -> update map
 
-The engine gets all geometry from a :class:`~r3_ros.core.predictor.Predictor`. It chooses the
-frames to relate, resolves the pose, gates it and updates memory. It never touches pixels or
-weights; its state is one :class:`Session`.
+All geometry comes from a :class:`~r3_ros.core.predictor.Predictor`: the engine never touches
+pixels or weights. Its state is one :class:`Session`.
 """
 
 from __future__ import annotations
@@ -69,8 +68,7 @@ class Engine:
 
     :ivar config: all parameters; change the live ones with :meth:`update_config`.
     :ivar session: all state of the stream; replaced by :meth:`reset`.
-    :ivar odometry: buffer of external odometry, indexed by time. Written by the subscriber, read
-        by the engine.
+    :ivar odometry: written by its subscriber.
     """
 
     def __init__(
@@ -214,7 +212,6 @@ class Engine:
         resolution: Resolution,
         verdict: Verdict,
     ) -> Memory:
-        """Update graph, bank and trajectory; release frames that are no longer held."""
         if resolution.pose is None or not verdict.publishable:
             return self._retention.skip(self.session, seen.frame, verdict)
         return self._retention.add(self.session, seen, context, prediction, resolution, verdict)
@@ -350,7 +347,6 @@ class Engine:
 
     @property
     def is_relocalising(self) -> bool:
-        """Whether the camera is still searched for in a loaded map."""
         return self.session.relocalisation is not None
 
     def reset(self) -> None:
@@ -403,7 +399,6 @@ class Engine:
         )
 
     def _needs_depth(self, descriptor: np.ndarray, context_ids: Sequence[int]) -> bool:
-        """Return whether the predictor has to return the frame's depth: a keyframe needs it."""
         session, every = self.session, self.config.model.depth_every
         if every and session.frame_count % every == 0:
             return True
@@ -429,5 +424,4 @@ class Engine:
 
 
 def _origin() -> Resolution:
-    """Return the pose of a frame that defines the world."""
     return Resolution([], [], ResolvedPose(HeldPose(np.eye(4)), np.zeros((6, 6))))

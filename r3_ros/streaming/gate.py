@@ -76,7 +76,6 @@ class Gate:
 
     @property
     def lost(self) -> bool:
-        """Whether the next frame has to be found by retrieval."""
         return self.state in (TrackingState.LOST, TrackingState.RECOVERING)
 
     def open_gap(self) -> None:

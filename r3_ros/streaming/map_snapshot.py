@@ -87,7 +87,6 @@ def take_map_snapshot(
 ) -> MapSnapshot:
     """Take a snapshot; the owner of the session calls it, between two frames.
 
-    :param predictor: of the session.
     :param images: of keyframes, encoded, by id.
     """
     keyframes = [

@@ -36,13 +36,12 @@ Resolver = Callable[[Sequence[Edge], Mapping[int, HeldPose], float | None], Reso
 
 
 class PoseGraph:
-    """Held frames with their poses and incoming edges; bounded by what is held."""
+    """Held frames with their poses and incoming edges; bounded by what is held.
+
+    :param resolve: returns the pose of the edges' common target, None without an edge.
+    """
 
     def __init__(self, resolve: Resolver) -> None:
-        """Start empty.
-
-        :param resolve: returns the pose of the edges' common target, None without an edge.
-        """
         self._resolve = resolve
         self.held: dict[int, HeldPose] = {}
         #: The segment of each held frame, in whose world its pose is.
@@ -66,7 +65,7 @@ class PoseGraph:
         return self.held.get(frame_id) if self.segments.get(frame_id) == 0 else None
 
     def edges(self, among: Collection[int] | None = None) -> list[Edge]:
-        """Return the edges among some of the held frames (a set), or all."""
+        """Return the edges among some of the held frames, or among all."""
         chosen = self.held if among is None else among
         self._renew(chosen)
         return [
@@ -148,7 +147,6 @@ class PoseGraph:
                     self.bridges.add((source, target))
 
     def _set_incoming(self, target: int, edges: Iterable[Edge]) -> None:
-        """Replace the edges into a frame."""
         before = self._incoming[target]
         self._incoming[target] = {edge.source_id: edge for edge in edges}
         for source in before.keys() - self._incoming[target].keys():
@@ -216,7 +214,6 @@ def _moved(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def _forward(edge: Edge) -> Edge:
-    """Return the edge from the older to the newer frame."""
     if edge.source_id < edge.target_id:
         return edge
     return Edge(

@@ -1,9 +1,9 @@
 """The pose of a frame from its edges to frames whose poses are known.
 
-Each edge gives a candidate ``T_world_frame = T_world_i @ T_i_frame``. Camera centres are
-averaged, not world-to-camera translations (whose error grows with the distance from the
-origin); rotations by the top eigenvector, whatever their quaternion signs. A few rounds of
-reweighting reduce outliers. The spread of the candidates becomes the covariance.
+Each edge gives a candidate ``T_world_frame = T_world_i @ T_i_frame``. Camera centres are averaged
+(the error of a world-to-camera translation grows with the distance from the origin), rotations by
+the top eigenvector. A few rounds of reweighting reduce outliers. The spread of the candidates
+becomes the covariance.
 """
 
 from __future__ import annotations
@@ -68,12 +68,11 @@ class HeldPose:
 
     @property
     def variances(self) -> np.ndarray:
-        """The (2,) variances of translation and rotation."""
         return np.array([self.variance_translation, self.variance_rotation])
 
     @cached_property
     def S_world_camera(self) -> np.ndarray:
-        """The (4, 4) similarity that takes points in the frame's own unit to the world."""
+        """Takes points in the frame's own unit to the world."""
         if self.scale == 1.0:
             return self.T_world_camera
         S = similarity(self.T_world_camera, self.scale)
@@ -116,7 +115,6 @@ class Resolution:
 
     @property
     def T_world_camera(self) -> np.ndarray | None:
-        """The (4, 4) pose, None without one."""
         return None if self.pose is None else self.pose.held.T_world_camera
 
 
@@ -324,12 +322,10 @@ def _direct_covariance(
 
 
 def _isotropic(variances: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return the (6, 6) covariance of a variance of each translation and each rotation axis."""
     return np.diag(np.repeat(variances, 3))
 
 
 def _without_position(covariance: np.ndarray) -> np.ndarray:
-    """Return a covariance with unknown translation and the same rotation."""
     covariance = covariance.copy()
     covariance[:3, :] = covariance[:, :3] = 0.0
     covariance[:3, :3] = UNKNOWN_VARIANCE * np.eye(3)

@@ -150,7 +150,6 @@ class Retention:
         session.note_evicted(evicted)
 
     def _release(self, session: Session) -> None:
-        """Release frames that are neither recent nor keyframes any more."""
         gone = session.take_leaving()
         if gone:
             release(session, gone)
@@ -169,11 +168,7 @@ def _mean_confidence(edge: Edge) -> float:
 
 
 def _becomes_keyframe(prediction: FramePrediction, verdict: Verdict, wanted: bool) -> bool:
-    """Return whether a frame becomes a keyframe.
-
-    The first of a session or segment defines its world and always does. For the others the
-    predictor decides, where it needs to, else the admission rule.
-    """
+    """Return whether a frame becomes a keyframe: by the predictor, else by admission."""
     if verdict.state is TrackingState.INITIALIZING and verdict.mappable:
         return True
     if prediction.keyframe is not None:

@@ -251,5 +251,4 @@ def _empty_rows(capacity: int) -> dict[str, np.ndarray]:
 
 
 def _full(poses: np.ndarray) -> np.ndarray:
-    """Return (..., 4, 4) transforms of (..., 3, 4) ones."""
     return make_T(poses[..., :3], poses[..., 3])

@@ -69,7 +69,6 @@ class VoxelMap:
         self._inherited: dict[int, list[tuple[Cloud, np.ndarray]]] = {}
 
     def __len__(self) -> int:
-        """Count the kept points, those in a shared voxel each."""
         return self._count
 
     def insert(self, keyframe_id: int, cloud: Cloud, scale: float = 1.0) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 import time
@@ -32,7 +32,7 @@ from .poses import pose_outputs
 from .stand_in_weights import Networks, StandInWeights
 
 #: Functions for files without a network.
-_WITHOUT_NETWORK: dict[Kind, Callable[[Golden], dict[str, Output]]] = {
+_WITHOUT_NETWORK: dict[Kind, Callable[[Golden], Mapping[str, Output | None]]] = {
     Kind.POSES: pose_outputs,
     Kind.PREPROCESS: pixel_outputs,
 }
@@ -95,17 +95,19 @@ class Runner:
         result.seconds = time.perf_counter() - begin
         return result
 
-    def _outputs(self, golden: Golden) -> dict[str, Output]:
+    def _outputs(self, golden: Golden) -> Mapping[str, Output | None]:
         compute = _WITHOUT_NETWORK.get(golden.subject.kind)
         if compute is not None:
             return compute(golden)
         return network_outputs(golden, self._networks, self.bounds[Quantity.HEAD].worst)
 
-    def _compared(self, golden: Golden, outputs: dict[str, Output]) -> Iterator[ArrayResult]:
+    def _compared(
+        self, golden: Golden, outputs: Mapping[str, Output | None]
+    ) -> Iterator[ArrayResult]:
         bounds = self.bounds if golden.subject.variant else self._exact_bounds
         for name, array in golden.results().items():
             kind = kind_of(name.split('.')[-1])
             if kind is None or name not in outputs:
                 yield ArrayResult(name, None, problem='it is an unknown array')
-            else:
-                yield compare(name, kind, array, outputs[name], bounds[kind.quantity])
+            elif (output := outputs[name]) is not None:
+                yield compare(name, kind, array, output, bounds[kind.quantity])

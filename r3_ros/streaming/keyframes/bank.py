@@ -1,7 +1,4 @@
-"""The keyframe bank: what is remembered, evicted, and recalled for a frame.
-
-Only the search takes longer the more keyframes there are.
-"""
+"""The keyframe bank. Only its search takes longer the more keyframes there are."""
 
 from __future__ import annotations
 
@@ -27,14 +24,13 @@ _DEPTH_STRIDE = 16
 
 
 class KeyframeBank:
-    """At most ``max_keyframes`` keyframes, each in a slot of the index."""
+    """At most ``max_keyframes`` keyframes, each in a slot of the index.
+
+    :param device: where descriptors are searched, ``cpu`` or ``cuda``.
+    :raises ModelError: a GPU is configured, and CuPy cannot be used.
+    """
 
     def __init__(self, config: KeyframeConfig, descriptor_size: int, device: str = 'cpu') -> None:
-        """Make room for ``max_keyframes`` keyframes.
-
-        :param device: where descriptors are searched, ``cpu`` or ``cuda``.
-        :raises ModelError: a GPU is configured, and CuPy cannot be used.
-        """
         capacity = config.max_keyframes
         self._index = RetrievalIndex(capacity, descriptor_size, device)
         self._recall = Recall(self._index)
@@ -82,10 +78,7 @@ class KeyframeBank:
     def most_similar(
         self, descriptor: np.ndarray, k: int, without: Collection[int] = ()
     ) -> list[int]:
-        """Return the ids of the ``k`` keyframes most similar to a descriptor, best first.
-
-        :param without: frames to exclude.
-        """
+        """Return the ids of the ``k`` keyframes most similar to a descriptor, best first."""
         if k == 0 or not self._slots:
             return []
         return self._ids(self._recall.most_similar(descriptor, k, self._slots_of(without)))
@@ -101,7 +94,6 @@ class KeyframeBank:
         """Return the ids of the keyframes worth relating a new frame to, best first.
 
         :param T_world_camera: expected pose; None if unknown.
-        :param config: how many, and the weights of the score.
         :param without: frames that it is related to in any case.
         """
         view, excluded = self._view_from(T_world_camera), self._slots_of(without)
@@ -145,7 +137,6 @@ class KeyframeBank:
         :param T_world_camera: its pose; without pose and intrinsics it has no view.
         :param room: keyframes that the predictor can hold, which may be fewer than
             ``max_keyframes``.
-        :param stamp_ns: of its image.
         :param related: frames that it was related to; its look-alikes are sought among them.
         """
         evicted = []

@@ -59,10 +59,8 @@ class Keyframes:
 class KeyframeGraphView:
     """An immutable snapshot; any thread may compute the graph.
 
-    Keyframes that left the bank keep their poses. Edges are kept only among those in the bank,
-    which bounds them.
+    Keyframes that left the bank keep their poses, and lose their edges.
 
-    :ivar record: of the keyframes.
     :ivar held_edges: among all held frames; ``bridges``: source and target of those that joined
         two segments.
     :ivar scales: by keyframe in the bank, the length of its own unit in map units.

@@ -96,10 +96,7 @@ class Recall:
         return slots
 
     def _update_scores(self) -> None:
-        """Update the match scores of the keyframes related to the last frame; no edge counts as 0.
-
-        Only if any keyframe matched: else it was the frame that was bad.
-        """
+        """Update the match scores of those related to the last frame; no edge counts as 0."""
         now, self._matched_at = self._matched_at, None
         if now is None:
             return

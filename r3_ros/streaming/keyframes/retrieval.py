@@ -38,7 +38,7 @@ _MATCH, _NOTED, _BIAS = range(3)
 
 @dataclass(frozen=True)
 class RetrievalWeights:
-    """RetrievalWeights of the terms of the score."""
+    """Weights of the terms of the score."""
 
     similarity: float = 1.0
     overlap: float = 0.0
@@ -68,8 +68,7 @@ class RetrievalResult:
 
     :ivar slots: (n,) int, best first; the lower slot first among equals.
     :ivar scores: (n,) float32, bonus included.
-    :ivar best_similarity: greatest cosine of the descriptors over the whole bank, whatever the
-        scores; -inf if the bank is empty.
+    :ivar best_similarity: greatest cosine over the whole bank; -inf if it is empty.
     """
 
     slots: np.ndarray
@@ -80,15 +79,13 @@ class RetrievalResult:
 class RetrievalIndex:
     """Slots of keyframes, searched for the best ``k``.
 
+    :param size: of a descriptor.
+    :param device: ``cpu`` or ``cuda``.
     :ivar descriptors: (capacity, size) float32 by slot, on the host; only :meth:`put` writes it.
+    :raises ModelError: a GPU is configured, and CuPy is not installed or finds none.
     """
 
     def __init__(self, capacity: int, size: int, device: str = 'cpu') -> None:
-        """Make room for ``capacity`` keyframes with descriptors of ``size`` numbers.
-
-        :param device: ``cpu`` or ``cuda``.
-        :raises ModelError: a GPU is configured, and CuPy is not installed or finds none.
-        """
         self._xp = array_module(device)
         # Zeros take no memory until they are written.
         self.descriptors = np.zeros((capacity, size), np.float32)
@@ -159,7 +156,6 @@ class RetrievalIndex:
         return RetrievalResult(slots[finite], found[finite], float(result[-1]))
 
     def _scores(self, query: Query, descriptor: np.ndarray, similarity: Any, states: Any) -> Any:
-        """Return the (rows,) scores on the device."""
         xp, weights, rows = self._xp, query.weights, len(similarity)
         # Contrast to the mean of all keyframes that there ever were.
         usual = float(self._sum @ descriptor) / max(self._ever, 1)

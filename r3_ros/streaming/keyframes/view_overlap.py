@@ -90,7 +90,6 @@ def view_overlaps(view: Any, others: Any, xp: Any = np) -> Any:
 
 
 def _spread() -> np.ndarray:
-    """Return (3, POINTS) float32: positions across, down and in depth, 0 to 1."""
     lane = np.arange(POINTS, dtype=np.float32)
     place: np.ndarray = (np.float32(0.5) + lane * np.array(STEPS, np.float32)[:, None]) % 1
     return place

@@ -65,7 +65,7 @@ class LoopEvidence:
         return (edge for edges in self._frames for edge in edges)
 
     def add(self, edges: Sequence[FarEdge]) -> None:
-        """Add the contradicting edges of one frame."""
+        """Add the edges of one frame."""
         if edges:
             self._frames.append(tuple(edges))
 

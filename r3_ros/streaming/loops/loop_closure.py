@@ -1,7 +1,7 @@
 """Loop closure in the engine: reject edges, detect agreement, apply corrections.
 
-A correction is computed in a thread of its own and applied a fixed number of frames later, so
-that every run gives the same result: not earlier, and if need be the engine waits for it.
+A correction is computed in a thread of its own and applied a fixed number of frames later, for
+which the engine waits if need be: every run gives the same result.
 """
 
 from __future__ import annotations
@@ -36,13 +36,12 @@ _MOST_NODES = 1000
 
 
 class Loops:
-    """Closes the loops of one session after another. The engine's thread."""
+    """Closes the loops of one session after another. The engine's thread.
+
+    :raises ModelError: loop closure is enabled, and the solver is not installed.
+    """
 
     def __init__(self, config: R3Config) -> None:
-        """Start the solver's thread, if loop closure is enabled.
-
-        :raises ModelError: the solver is not installed.
-        """
         self.config = config
         self._executor: ThreadPoolExecutor | None = None
         self._job: tuple[int, Future[Correction | None]] | None = None  # with the frame it is due
@@ -53,12 +52,10 @@ class Loops:
 
     @property
     def active(self) -> bool:
-        """Whether loops are closed."""
         return self._executor is not None
 
     @property
     def busy(self) -> bool:
-        """Whether a correction is being computed."""
         return self._job is not None
 
     def reset(self) -> None:
@@ -78,7 +75,7 @@ class Loops:
         """Resolve a pose from edges that agree, and return those that contradict it, too.
 
         The pose follows from the frames and keyframes just before. Older keyframes count if they
-        agree: otherwise the past has to be corrected first, and the pose with it.
+        agree: otherwise the past has to be corrected first.
         """
         own, rest = edges_of_one_segment(session, edges)
         resolution = self._resolve_within(session, own, reference)
@@ -160,7 +157,6 @@ class Loops:
         return [] if correction is None else _apply(session, correction)
 
     def _consider(self, session: Session, frame_id: int, reference: float) -> None:
-        """Start a job if the evidence agrees."""
         session.evidence.keep(session.bank, frame_id)
         graph = session.graph
         groups: dict[tuple[int, int], list[FarEdge]] = {}
@@ -239,11 +235,7 @@ def _nearest(nodes: Sequence[int], frames: Sequence[int]) -> list[int]:
 
 
 def _nodes(session: Session, pair: tuple[int, int], evidence: Sequence[FarEdge]) -> list[int]:
-    """Return the keyframes to solve for: all, or enough of them.
-
-    Those in the evidence, those that hold earlier loops and stretches together, and others evenly
-    in between.
-    """
+    """Return the keyframes to solve for: all, or those of evidence and joints, and others."""
     keyframes = sorted(i for segment in set(pair) for i in session.bank.in_segment(segment))
     if len(keyframes) <= _MOST_NODES:
         return keyframes
@@ -266,7 +258,6 @@ def _found_again(session: Session, keyframes: Sequence[int]) -> list[tuple[int, 
 
 
 def _relabelled(session: Session, younger: int, older: int) -> list[int]:
-    """Make the younger segment part of the older one; return its frames."""
     segments = session.graph.segments
     joined = [frame_id for frame_id, segment in segments.items() if segment == younger]
     segments.update(dict.fromkeys(joined, older))

@@ -1,7 +1,7 @@
 """The solver's job: from edges that agree against the present poses to corrected poses.
 
-The job works on a snapshot, in its own thread, while frames go on. The result is one similarity
-of the world per keyframe, so that frames added or moved since can follow.
+It works on a snapshot, in its own thread. The result is one similarity of the world per keyframe,
+so that frames added or moved since can follow.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def correct_poses(snapshot: LoopSnapshot, agreed: Agreement) -> Correction | Non
 
 
 def _joined(snapshot: LoopSnapshot) -> tuple[int, int] | None:
-    """Return the younger and the older segment that the evidence joins."""
+    """Return the younger and the older segment that the evidence joins, if it joins any."""
     found = {snapshot.segments[snapshot.evidence[0].source_id]}
     found.add(snapshot.segments[snapshot.evidence[0].anchor_id])
     return (max(found), min(found)) if len(found) == 2 else None
@@ -193,7 +193,6 @@ def _relations(snapshot: LoopSnapshot, ids: list[int]) -> tuple[list[tuple[int, 
 def _edge_variance(
     snapshot: LoopSnapshot, pair: tuple[int, int], ratios: np.ndarray
 ) -> list[float]:
-    """Return the variances of translation and rotation of an edge between two keyframes."""
     a, b = (snapshot.held[frame_id].T_world_camera for frame_id in pair)
     length = np.linalg.norm(b[:3, 3] - a[:3, 3])
     angle = rotation_angle(a[:3, :3].T @ b[:3, :3])

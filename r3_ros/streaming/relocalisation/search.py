@@ -161,7 +161,6 @@ def _agreeing(
     reference: float,
     covariance: CovarianceConfig,
 ) -> list[Edge]:
-    """Return the edges that match a pose within their uncertainty."""
     off = deviations(edges, held, pose)
     translations = np.array([edge.T_source_target[:3, 3] for edge in edges])
     levers = np.linalg.norm(translations * pose.scale, axis=1)

@@ -61,20 +61,15 @@ class ScaleView:
 
     @property
     def is_metric(self) -> bool:
-        """Whether the scale is known."""
         return self.metres_per_unit is not None
 
     @property
     def published_unit(self) -> float:
-        """Factor on map units where they are published.
-
-        1 while the scale is unknown, which the publisher has to report (:attr:`is_metric`).
-        """
+        """Factor on map units where they are published; 1 while the scale is unknown."""
         return 1.0 if self.metres_per_unit is None else self.metres_per_unit
 
     @property
     def awaited(self) -> bool:
-        """Whether a scale is configured and not known yet."""
         return self.source != 'none' and not self.is_metric
 
 
@@ -167,7 +162,6 @@ class ScaleEstimator:
 
     @property
     def keyframes(self) -> Collection[int]:
-        """Keyframes with measurements."""
         return self._units.keys()
 
     def refer(self, units: Mapping[int, float]) -> None:
@@ -185,7 +179,6 @@ class ScaleEstimator:
 
     @property
     def is_locked(self) -> bool:
-        """Whether no estimate may change the scale in use."""
         if self.metres_per_unit is None:
             return False
         if self._is_users and self._users_lock:

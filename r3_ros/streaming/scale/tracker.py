@@ -62,8 +62,10 @@ class _Stretch:
 class ScaleTracker:
     """Measures the scale of one session. The engine's thread.
 
-    Only keyframes and motion in the world count: a segment that is not joined has a unit of its
-    own, and no pose in it is reported.
+    Only keyframes and motion in the world count: another segment has a unit of its own.
+
+    :param metric: required to measure with ``scale.source`` model, ``odometry`` likewise.
+    :param user: the scale of the session before, if it was set by the user.
     """
 
     def __init__(
@@ -73,11 +75,6 @@ class ScaleTracker:
         odometry: OdometryBuffer | None = None,
         user: UserScale | None = None,
     ) -> None:
-        """Start a session.
-
-        :param metric: required to measure with ``scale.source`` model, ``odometry`` likewise.
-        :param user: the scale of the session before, if it was set by the user.
-        """
         self.config = ScaleConfig() if config is None else config
         self._estimator = ScaleEstimator(self.config)
         if user is not None:
@@ -90,7 +87,6 @@ class ScaleTracker:
 
     @property
     def metres_per_unit(self) -> float | None:
-        """The scale in use, None while it is unknown."""
         return self._estimator.metres_per_unit
 
     def view(self) -> ScaleView:
@@ -163,8 +159,6 @@ class ScaleTracker:
     def _measure_keyframe(self, depth_map: DepthMap, unit: float) -> bool:
         """Compare a keyframe's depth, in map units, with the metric network's, if it is due.
 
-        All are until the scale is known, then one in ``scale.check_every``.
-
         :param unit: length of the keyframe's own unit in map units.
         """
         if self._metric is None:
@@ -204,7 +198,6 @@ class ScaleTracker:
         return changed
 
     def _follow(self, step: _Step, odometry: OdometryBuffer) -> bool:
-        """Extend the present stretch, or end it and begin the next."""
         T_odom_camera, stretch = odometry.at(step.stamp_ns), self._stretch
         if T_odom_camera is None or step.T_previous_camera is None:
             self._stretch = None
