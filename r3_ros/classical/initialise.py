@@ -17,9 +17,8 @@ from scipy.optimize import minimize_scalar
 from ..core.geometry import inverse, make_T, rotation_angle
 from .bundle import adjust, BundleProblem, BundleResult
 from .features import find_corners, track
-from .pinhole import homogeneous, Pinhole, project
+from .pinhole import depth_along_first_ray, homogeneous, parallax_cosine, Pinhole, project
 from .pnp import refine_pose
-from .triangulate import depth_along_first_ray, parallax_cosine
 
 #: Least median flow not explained by a rotation for a start, as a share of the width. A camera at
 #: rest measures 0.0002.

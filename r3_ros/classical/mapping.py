@@ -10,9 +10,8 @@ from scipy.spatial import cKDTree
 from ..core.geometry import inverse
 from .features import coverage, find_corners, track
 from .landmarks import HeldFrame, Observations, SparseMap
-from .pinhole import homogeneous
+from .pinhole import depth_along_first_ray, homogeneous, parallax_cosine
 from .pnp import ransac_pose, refine_pose, reprojection_px
-from .triangulate import depth_along_first_ray, parallax_cosine
 from .window import Loop
 
 #: A candidate becomes a landmark at this angle between two of its rays ...

@@ -141,7 +141,6 @@ class Odometry:
 
     @property
     def camera(self) -> Pinhole:
-        """Return the camera of the working image."""
         return self.map.camera
 
     def drain(self) -> list[Swept]:
@@ -182,8 +181,8 @@ class Odometry:
 
     def _step_start(self, frame_id: int, gray: np.ndarray) -> Outcome:
         """Hold the position and track the rotation until a start succeeds."""
-        frame = HeldFrame(frame_id, gray, self._T.copy(), Observations.none(), posed=True)
-        self.frames.add(frame)
+        frame = HeldFrame(frame_id, gray, self._T.copy(), Observations.none())
+        self.frames[frame_id] = frame
         usable = self._start.reference_id in self.frames
         if not usable or not self._start.add(frame_id, gray, self.camera):
             return self._refer_to(frame)
@@ -262,7 +261,7 @@ class Odometry:
                 fitted = None
         if fitted is None:
             held = [self.frames.get(i) for i in context_ids]
-            keyframes = [f for f in held if f is not None and f.keyframe and f.posed]
+            keyframes = [f for f in held if f is not None and f.keyframe]
             found = self._relocaliser.find(
                 gray, keyframes[:MATCHED_PER_FRAME], self.map, self._distance
             )
@@ -280,8 +279,8 @@ class Odometry:
         self._velocity = inverse(self._T) @ fitted.T_world_camera
         self._T = fitted.T_world_camera
         self._slots, self._pixels, self._gray = slots, pixels, gray
-        frame = HeldFrame(frame_id, gray, self._T.copy(), Observations.none(), posed=True)
-        self.frames.add(frame)
+        frame = HeldFrame(frame_id, gray, self._T.copy(), Observations.none())
+        self.frames[frame_id] = frame
         # The map does not grow from a pose that may be wrong.
         keyframe = not self._unconfirmed and self._wants_keyframe(slots, pixels)
         if keyframe:
@@ -403,7 +402,7 @@ class Odometry:
 
     def forget(self, frame_id: int) -> None:
         """Drop a frame, and the landmarks that only it had seen."""
-        frame = self.frames.pop(frame_id)
+        frame = self.frames.pop(frame_id, None)
         self._relocaliser.forget(frame_id)
         if frame is None or not frame.keyframe:
             return

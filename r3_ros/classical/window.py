@@ -175,8 +175,8 @@ def merge(window: AdjustmentWindow, result: BundleResult, sparse_map: SparseMap)
     newest = corrections[window.newest_id]
     oldest_free = min(window.frame_ids[:n_free])
     motion = Motion(np.eye(4))
-    for frame in sparse_map.frames:
-        if not frame.posed or frame.frame_id < oldest_free:
+    for frame in sparse_map.frames.values():
+        if frame.frame_id < oldest_free:
             continue
         if frame.frame_id > window.newest_id:
             motion = newest

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 import threading
-import time
 import traceback
 from typing import Generic, TypeVar
 
@@ -94,8 +93,6 @@ class RepeatingThread:
         self._on_error = on_error
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=thread_name(what), daemon=True)
-        #: Seconds spent inside the job since the start.
-        self.busy_s = 0.0
 
     def start(self) -> None:
         """Start the thread."""
@@ -114,27 +111,22 @@ class RepeatingThread:
 
     @property
     def stopping(self) -> bool:
-        """Return whether the thread's end has been requested."""
         return self._stop.is_set()
 
     @property
     def alive(self) -> bool:
-        """Return whether the thread runs, stopped or not."""
         return self._thread.is_alive()
 
     @property
     def is_current(self) -> bool:
-        """Return whether the caller is in this thread."""
         return self._thread is threading.current_thread()
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            started = time.perf_counter()
             try:
                 self._job()
             except Exception as error:  # any exception: otherwise the thread would end silently
                 self._report(error)
-            self.busy_s += time.perf_counter() - started
 
     def _report(self, error: Exception) -> None:
         try:

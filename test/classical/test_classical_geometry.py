@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from r3_ros.classical.bundle import adjust, BundleProblem
 from r3_ros.classical.initialise import fit_rotation, solve_two_views
-from r3_ros.classical.pinhole import Pinhole, project
+from r3_ros.classical.pinhole import depth_along_first_ray, parallax_cosine, Pinhole, project
 from r3_ros.classical.pnp import exp_se3, ransac_pose, refine_pose, reprojection_px
-from r3_ros.classical.triangulate import depth_along_first_ray, parallax_cosine
 from r3_ros.core.geometry import rotation_angle
 
 FOCAL = 500.0
