@@ -29,6 +29,7 @@ from .keyframes.bank import KeyframeBank
 from .loops.loop_closure import Loops
 from .pose_graph import PoseGraph
 from .pose_resolution import (
+    EdgeNoise,
     HeldPose,
     reported_covariance,
     Resolution,
@@ -176,14 +177,14 @@ class Engine:
         session, held = self.session, self.session.graph.held
         into_frame = (edge for edge in prediction.edges if edge.target_id == frame.frame_id)
         edges = usable_edges(into_frame, held)
-        reference, search = self.predictor.confidence_reference, session.relocalisation
+        noise, search = self._noise, session.relocalisation
         if search is not None and session.gate.lost:
             saved = [edge for edge in edges if edge.source_id in search.keyframe_ids]
-            used, pose = search.locate(saved, held, reference, self.config.covariance)
+            used, pose = search.locate(saved, held, noise)
             edges = [edge for edge in edges if edge.source_id not in search.keyframe_ids]
             if pose is not None or not edges:
                 return Resolution(used, [], pose)
-        return self.loops.resolve(session, edges, reference)
+        return self.loops.resolve(session, edges, noise)
 
     def _judge(
         self, seen: DescribedFrame, resolution: Resolution, prediction: FramePrediction
@@ -248,8 +249,7 @@ class Engine:
         if verdict.mappable:
             rejected = resolution.rejected_edges
             self._retention.credit(self.session, frame.frame_id, rejected)
-            reference = self.predictor.confidence_reference
-            self.loops.note(self.session, frame.frame_id, rejected, depths, reference)
+            self.loops.note(self.session, frame.frame_id, rejected, depths, self._noise)
 
     def _measure_scale(
         self, stamp_ns: int | None, depths: Sequence[DepthMap], motion: np.ndarray | None
@@ -419,8 +419,11 @@ class Engine:
     def _resolve_edges(
         self, edges: Sequence[Edge], held: Mapping[int, HeldPose], scale: float | None
     ) -> ResolvedPose | None:
-        reference = self.predictor.confidence_reference
-        return resolve_pose(edges, held, reference, self.config.covariance, scale)
+        return resolve_pose(edges, held, self._noise, scale)
+
+    @property
+    def _noise(self) -> EdgeNoise:
+        return EdgeNoise(self.predictor.confidence_reference, self.config.covariance)
 
 
 def _origin() -> Resolution:

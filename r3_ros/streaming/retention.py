@@ -13,7 +13,7 @@ from ..core.predictor import Predictor
 from .context import DescribedFrame, FrameContext
 from .gate import Verdict
 from .keyframes.admission import Candidate
-from .pose_resolution import Resolution, step_covariance
+from .pose_resolution import EdgeNoise, Resolution, step_covariance
 from .segments import motion_since_last, release, reported_state
 from .session import Session
 
@@ -77,8 +77,7 @@ class Retention:
             resolution.edges,
             resolution.pose,
             session.graph.held,
-            self._predictor.confidence_reference,
-            self.config.covariance,
+            EdgeNoise(self._predictor.confidence_reference, self.config.covariance),
             prediction.provisional,
         )
         T_previous_camera = motion_since_last(session, frame_id, pose.T_world_camera)

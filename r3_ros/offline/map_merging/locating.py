@@ -15,7 +15,7 @@ from ...core.config import R3Config
 from ...core.datatypes import Edge, Frame, KnownKeyframe, SparseLandmarks
 from ...core.predictor import Predictor
 from ...input.image_decoding import decode_compressed
-from ...streaming.pose_resolution import HeldPose, usable_edges
+from ...streaming.pose_resolution import EdgeNoise, HeldPose, usable_edges
 from ...streaming.relocalisation.search import Relocalisation
 from .graph_of_map import MapGraph
 
@@ -103,9 +103,8 @@ def _relate(
     prediction = predictor.predict(frame, sources, depth=False)
     held = {i: first.held[i] for i in sources}
     edges = usable_edges((e for e in prediction.edges if e.target_id == frame_id), held)
-    reference = predictor.confidence_reference
-    search = Relocalisation(sources)
-    used, resolved = search.locate(edges, held, reference, config.covariance)
+    noise = EdgeNoise(predictor.confidence_reference, config.covariance)
+    used, resolved = Relocalisation(sources).locate(edges, held, noise)
     return None if resolved is None else Located(frame_id, resolved.held, tuple(used))
 
 

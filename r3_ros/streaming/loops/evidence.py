@@ -14,10 +14,9 @@ import math
 
 import numpy as np
 
-from ...core.config import CovarianceConfig
 from ...core.datatypes import Edge
 from ...core.geometry import inverse_similarity, rotation_angle, similarity
-from ..pose_resolution import edge_sigmas, HeldPose, ResolvedPose
+from ..pose_resolution import EdgeNoise, HeldPose, ResolvedPose, stacked
 
 #: Edges within this many standard deviations agree.
 AGREE_SIGMAS = 3.0
@@ -85,7 +84,7 @@ class LoopEvidence:
 
 def deviations(edges: Sequence[Edge], held: Mapping[int, HeldPose], pose: HeldPose) -> np.ndarray:
     """Return the (N, 2) distance and angle from a pose to where edges place its frame."""
-    T_edges = np.array([edge.T_source_target for edge in edges])
+    T_edges, _ = stacked(edges)
     T_edges[:, :3, 3] *= pose.scale
     candidates = np.array([held[edge.source_id].T_world_camera for edge in edges]) @ T_edges
     shift = np.linalg.norm(candidates[:, :3, 3] - pose.T_world_camera[:3, 3], axis=1)
@@ -98,8 +97,7 @@ def contradicts(
     near: Sequence[Edge],
     resolved: ResolvedPose,
     held: Mapping[int, HeldPose],
-    reference: float,
-    config: CovarianceConfig,
+    noise: EdgeNoise,
 ) -> np.ndarray:
     """Return which far edges contradict the pose that the near ones give.
 
@@ -112,19 +110,11 @@ def contradicts(
     off = deviations(far, held, own)
     spread = resolved.spread.diagonal()
     local = np.array([spread[:3].sum(), spread[3:].sum()])
-    local = local + (sigmas_of(near, reference, config) ** 2).min(axis=0) * [own.scale**2, 1.0]
-    tolerance = sigmas_of(far, reference, config) ** 2 * [own.scale**2, 1.0] + local
+    local = local + (noise.sigmas_of(near) ** 2).min(axis=0) * [own.scale**2, 1.0]
+    tolerance = noise.sigmas_of(far) ** 2 * [own.scale**2, 1.0] + local
     step = own.scale * min(np.linalg.norm(edge.T_source_target[:3, 3]) for edge in near)
     unseen = np.array([_UNSEEN_SHARE * step, _UNSEEN_RAD])
     return (off > np.maximum(AGREE_SIGMAS * np.sqrt(tolerance), unseen)).any(axis=1)
-
-
-def sigmas_of(edges: Sequence[Edge], reference: float, config: CovarianceConfig) -> np.ndarray:
-    """Return the (N, 2) standard deviations of edges, in the unit of their targets."""
-    T = np.array([edge.T_source_target for edge in edges])
-    ratios = np.array([[e.confidence_translation, e.confidence_rotation] for e in edges])
-    lengths = np.linalg.norm(T[:, :3, 3], axis=1)
-    return edge_sigmas(lengths, rotation_angle(T[:, :3, :3]), ratios / reference, config)
 
 
 def edge_fits(edge: Edge, source: HeldPose, target: HeldPose, variance: Sequence[float]) -> bool:

@@ -17,12 +17,12 @@ from ...core.config import R3Config
 from ...core.datatypes import DepthMap, Edge
 from ...core.geometry import inverse_similarity
 from ...core.threads import thread_name
-from ..pose_resolution import Resolution, resolve_pose
+from ..pose_resolution import EdgeNoise, Resolution, resolve_pose
 from ..segments import edges_of_one_segment
 from ..session import Session
 from . import solver_job
 from .agreement import agreement
-from .evidence import contradicts, FarEdge, sigmas_of
+from .evidence import contradicts, FarEdge
 from .pose_optimizer import load_gtsam
 from .solver_job import Correction, LoopSnapshot
 
@@ -71,22 +71,22 @@ class Loops:
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def resolve(self, session: Session, edges: Sequence[Edge], reference: float) -> Resolution:
+    def resolve(self, session: Session, edges: Sequence[Edge], noise: EdgeNoise) -> Resolution:
         """Resolve a pose from edges that agree, and return those that contradict it, too.
 
         The pose follows from the frames and keyframes just before. Older keyframes count if they
         agree: otherwise the past has to be corrected first.
         """
         own, rest = edges_of_one_segment(session, edges)
-        resolution = self._resolve_within(session, own, reference)
+        resolution = self._resolve_within(session, own, noise)
         if session.gate.lost or not self.active:
             rest = []
         return replace(resolution, rejected_edges=[*resolution.rejected_edges, *rest])
 
     def _resolve_within(
-        self, session: Session, edges: Sequence[Edge], reference: float
+        self, session: Session, edges: Sequence[Edge], noise: EdgeNoise
     ) -> Resolution:
-        held, covariance = session.graph.held, self.config.covariance
+        held = session.graph.held
         newest = session.bank.newest(self.config.stream.recent_keyframes, session.segment_id)
         since = session.followed_since[-1]
         near_ids = {frame_id for frame_id in (*session.recent, *newest) if frame_id >= since}
@@ -94,10 +94,10 @@ class Loops:
         far = [edge for edge in edges if edge.source_id not in near_ids]
         by_near = None
         if self.active and far and not session.gate.lost:
-            by_near = resolve_pose(near, held, reference, covariance)
+            by_near = resolve_pose(near, held, noise)
         if by_near is None:
-            return Resolution(edges, [], resolve_pose(edges, held, reference, covariance))
-        against = contradicts(far, near, by_near, held, reference, covariance)
+            return Resolution(edges, [], resolve_pose(edges, held, noise))
+        against = contradicts(far, near, by_near, held, noise)
         if against.all():
             return Resolution(near, far, by_near)
         rejected = [edge for edge, bad in zip(far, against, strict=True) if bad]
@@ -105,7 +105,7 @@ class Loops:
         used = [edge for edge in edges if edge.source_id not in left_out]
         # The unit is that of the frames just before, whatever it was long ago.
         scale = by_near.held.scale
-        return Resolution(used, rejected, resolve_pose(used, held, reference, covariance, scale))
+        return Resolution(used, rejected, resolve_pose(used, held, noise, scale))
 
     def note(
         self,
@@ -113,7 +113,7 @@ class Loops:
         frame_id: int,
         rejected_edges: Sequence[Edge],
         depths: Iterable[DepthMap],
-        reference: float,
+        noise: EdgeNoise,
     ) -> None:
         """Add the contradicting edges of a frame, and start a job if the evidence agrees."""
         newest = session.bank.newest(1, session.segment_id)
@@ -122,14 +122,14 @@ class Loops:
             for edge in rejected_edges
             if edge.source_id in session.bank
             and min(edge.confidence_translation, edge.confidence_rotation)
-            >= _LEAST_RATIO * reference
+            >= _LEAST_RATIO * noise.reference
         ]
         if not good or not newest:
             return
         held, anchor_id = session.graph.held, newest[0]
         S_anchor_world = inverse_similarity(held[anchor_id].S_world_camera)
         S_anchor_frame = S_anchor_world @ held[frame_id].S_world_camera
-        sigmas = sigmas_of(good, reference, self.config.covariance)
+        sigmas = noise.sigmas_of(good)
         session.evidence.add(
             [
                 FarEdge(e.source_id, frame_id, anchor_id, S_anchor_frame, e.T_source_target, sigma)
@@ -139,7 +139,7 @@ class Loops:
         depth = next((d for d in depths if d.frame_id == frame_id), session.evidence_depth)
         session.evidence_depth = depth
         if not self.busy and frame_id >= self._rest_until:
-            self._consider(session, frame_id, reference)
+            self._consider(session, frame_id, noise)
 
     def take(self, session: Session, frame_id: int | None) -> list[int]:
         """Apply the correction if it is due at this frame (None: wait for it in any case).
@@ -156,7 +156,7 @@ class Loops:
         self._rest_until = session.frame_count + _REST_FRAMES
         return [] if correction is None else _apply(session, correction)
 
-    def _consider(self, session: Session, frame_id: int, reference: float) -> None:
+    def _consider(self, session: Session, frame_id: int, noise: EdgeNoise) -> None:
         session.evidence.keep(session.bank, frame_id)
         graph = session.graph
         groups: dict[tuple[int, int], list[FarEdge]] = {}
@@ -169,7 +169,7 @@ class Loops:
             S_world = {keyframe: graph.held[keyframe].S_world_camera for keyframe in named}
             joining = pair[0] != pair[1]
             if agreement(evidence, S_world, self.config.loop, joining=joining) is not None:
-                self._submit(session, frame_id, pair, evidence, reference)
+                self._submit(session, frame_id, pair, evidence, noise)
                 return
 
     def _submit(
@@ -178,7 +178,7 @@ class Loops:
         frame_id: int,
         pair: tuple[int, int],
         evidence: list[FarEdge],
-        reference: float,
+        noise: EdgeNoise,
     ) -> None:
         assert self._executor is not None
         keyframes, graph = _nodes(session, pair, evidence), session.graph
@@ -190,9 +190,8 @@ class Loops:
             followed_since=tuple(session.followed_since),
             clouds=session.map.clouds({e.source_id for e in evidence}),
             depth=session.evidence_depth,
-            reference=reference,
+            noise=noise,
             config=self.config.loop,
-            covariance=self.config.covariance,
         )
         future = self._executor.submit(solver_job.close_loop, snapshot)
         self._job = frame_id + self.config.loop.apply_after, future

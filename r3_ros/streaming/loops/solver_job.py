@@ -12,11 +12,11 @@ import itertools
 
 import numpy as np
 
-from ...core.config import CovarianceConfig, LoopConfig
+from ...core.config import LoopConfig
 from ...core.datatypes import DepthMap, Edge
 from ...core.geometry import inverse_similarity, rotation_angle, scale_of
 from ...maps.cloud import Cloud
-from ..pose_resolution import edge_sigmas, HeldPose
+from ..pose_resolution import edge_sigmas, EdgeNoise, HeldPose
 from .agreement import Agreement, agreement
 from .evidence import edge_fits, edge_to_anchor, FarEdge, sigmas_at_source
 from .pose_optimizer import PoseProblem, PoseSolution, solve_poses
@@ -40,7 +40,6 @@ class LoopSnapshot:
     :ivar followed_since: frames at which the camera was found again.
     :ivar clouds: points of keyframes, each in its own frame and unit.
     :ivar depth: of a frame in the evidence, as predicted.
-    :ivar reference: score of a nominal edge.
     """
 
     held: Mapping[int, HeldPose]
@@ -50,9 +49,8 @@ class LoopSnapshot:
     followed_since: Sequence[int]
     clouds: Mapping[int, Cloud]
     depth: DepthMap | None
-    reference: float
+    noise: EdgeNoise
     config: LoopConfig
-    covariance: CovarianceConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +164,7 @@ def _relations(snapshot: LoopSnapshot, ids: list[int]) -> tuple[list[tuple[int, 
         if not set(pair) <= held.keys():
             continue
         ratios = np.array([[edge.confidence_translation, edge.confidence_rotation]])
-        variance = _edge_variance(snapshot, pair, ratios / snapshot.reference)
+        variance = _edge_variance(snapshot, pair, ratios / snapshot.noise.reference)
         if edge_fits(edge, held[pair[0]], held[pair[1]], variance):
             variances[pair] = variance
     for pair in itertools.pairwise(ids):
@@ -196,7 +194,7 @@ def _edge_variance(
     a, b = (snapshot.held[frame_id].T_world_camera for frame_id in pair)
     length = np.linalg.norm(b[:3, 3] - a[:3, 3])
     angle = rotation_angle(a[:3, :3].T @ b[:3, :3])
-    sigmas = edge_sigmas(np.array([length]), np.array([angle]), ratios, snapshot.covariance)
+    sigmas = edge_sigmas(np.array([length]), np.array([angle]), ratios, snapshot.noise.config)
     return [float(sigma) ** 2 for sigma in sigmas[0]]
 
 

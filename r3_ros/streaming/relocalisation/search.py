@@ -21,11 +21,17 @@ import math
 
 import numpy as np
 
-from ...core.config import CovarianceConfig
 from ...core.datatypes import Edge
 from ...core.geometry import rotation_angle
-from ..loops.evidence import deviations, sigmas_of
-from ..pose_resolution import HeldPose, resolve_pose, ResolvedPose, weighted_median
+from ..loops.evidence import deviations
+from ..pose_resolution import (
+    EdgeNoise,
+    HeldPose,
+    resolve_pose,
+    ResolvedPose,
+    stacked,
+    weighted_median,
+)
 
 #: Number of keyframes that must agree on a place, and their least share of those that match the
 #: frame nearly as well as the best.
@@ -94,18 +100,13 @@ class Relocalisation:
         return far if len(held) - len(far) >= LEAST_KEYFRAMES else set()
 
     def locate(
-        self,
-        edges: Sequence[Edge],
-        held: Mapping[int, HeldPose],
-        reference: float,
-        covariance: CovarianceConfig,
+        self, edges: Sequence[Edge], held: Mapping[int, HeldPose], noise: EdgeNoise
     ) -> tuple[list[Edge], ResolvedPose | None]:
         """Return the edges that agree on a pose, and it; none if it is in any doubt.
 
         :param edges: into one frame, of saved keyframes, all usable.
-        :param reference: score of a nominal edge.
         """
-        used, resolved = _agreed(edges, held, reference, covariance)
+        used, resolved = _agreed(edges, held, noise)
         if resolved is not None and self.near is not None:
             resolved = resolved if self.near.holds(resolved.held.T_world_camera) else None
         if resolved is None:
@@ -120,15 +121,12 @@ class Relocalisation:
         self._log_scales.append(log_scale)
         common = float(np.mean(self._log_scales))
         if common != log_scale:
-            resolved = resolve_pose(used, held, reference, covariance, math.exp(common))
+            resolved = resolve_pose(used, held, noise, math.exp(common))
         return used, resolved
 
 
 def _agreed(
-    edges: Sequence[Edge],
-    held: Mapping[int, HeldPose],
-    reference: float,
-    covariance: CovarianceConfig,
+    edges: Sequence[Edge], held: Mapping[int, HeldPose], noise: EdgeNoise
 ) -> tuple[list[Edge], ResolvedPose | None]:
     used = strong = _strong(edges)
     resolved: ResolvedPose | None = None
@@ -136,10 +134,10 @@ def _agreed(
         scale = scale_of_edges(used, held) if len(used) >= LEAST_KEYFRAMES else None
         if scale is None:
             return [], None
-        resolved = resolve_pose(used, held, reference, covariance, scale)
+        resolved = resolve_pose(used, held, noise, scale)
         if resolved is None:
             return [], None
-        agreeing = _agreeing(strong, resolved.held, held, reference, covariance)
+        agreeing = _agreeing(strong, resolved.held, held, noise)
         if len(agreeing) == len(used):
             break
         used = agreeing
@@ -155,16 +153,11 @@ def _strong(edges: Sequence[Edge]) -> list[Edge]:
 
 
 def _agreeing(
-    edges: Sequence[Edge],
-    pose: HeldPose,
-    held: Mapping[int, HeldPose],
-    reference: float,
-    covariance: CovarianceConfig,
+    edges: Sequence[Edge], pose: HeldPose, held: Mapping[int, HeldPose], noise: EdgeNoise
 ) -> list[Edge]:
     off = deviations(edges, held, pose)
-    translations = np.array([edge.T_source_target[:3, 3] for edge in edges])
-    levers = np.linalg.norm(translations * pose.scale, axis=1)
-    most = _SIGMAS * sigmas_of(edges, reference, covariance) * [pose.scale, 1.0]
+    levers = np.linalg.norm(stacked(edges)[0][:, :3, 3] * pose.scale, axis=1)
+    most = _SIGMAS * noise.sigmas_of(edges) * [pose.scale, 1.0]
     # A very near keyframe does not give the place better than the scene's size allows.
     slack = _SLACK_LENGTH * np.maximum(levers, np.median(levers))
     agrees = (off[:, 0] <= np.maximum(most[:, 0], slack)) & (
@@ -180,9 +173,8 @@ def scale_of_edges(edges: Sequence[Edge], held: Mapping[int, HeldPose]) -> float
     apart; the median, weighted by confidence and distance.
     """
     poses = np.array([held[edge.source_id].T_world_camera for edge in edges])
-    T_edges = np.array([edge.T_source_target for edge in edges])
+    T_edges, scores = stacked(edges)
     levers = (poses[:, :3, :3] @ T_edges[:, :3, 3:])[..., 0]
-    scores = np.array([edge.confidence_translation for edge in edges])
     first, second = np.triu_indices(len(edges), 1)
     apart = np.linalg.norm(poses[first, :3, 3] - poses[second, :3, 3], axis=1)
     # From one keyframe to the other by way of the frame, whose own pose cancels.
@@ -193,5 +185,5 @@ def scale_of_edges(edges: Sequence[Edge], held: Mapping[int, HeldPose]) -> float
     if not usable.any():
         return None
     ratios = apart[usable] / seen[usable]
-    weights = np.minimum(scores[first], scores[second])[usable] * apart[usable]
+    weights = np.minimum(scores[first, 0], scores[second, 0])[usable] * apart[usable]
     return weighted_median(ratios, weights) if weights.sum() > 0 else None
