@@ -51,13 +51,8 @@ def load_predictor(config: R3Config) -> Predictor:
     :raises ModelError: its weights are missing or wrong, or a required library is missing.
     """
     if config.model.name == 'classical':
-        try:
-            from .classical.classical_predictor import ClassicalPredictor
-        except ImportError as error:
-            raise ModelError(
-                f"model 'classical' cannot be loaded: {error}. It needs OpenCV, NumPy and SciPy "
-                'for Python; if they are there, build or install r3_ros again'
-            ) from error
+        from .classical.classical_predictor import ClassicalPredictor
+
         return ClassicalPredictor(config.classical, with_depth=config.model.depth)
     try:
         from .model.loading import load_r3

@@ -214,7 +214,7 @@ class Engine:
         verdict: Verdict,
     ) -> Memory:
         if resolution.pose is None or not verdict.publishable:
-            return self._retention.skip(self.session, seen.frame, verdict)
+            return self._retention.skip(self.session, seen.frame)
         return self._retention.add(self.session, seen, context, prediction, resolution, verdict)
 
     def _extend_map(self, depths: Iterable[DepthMap]) -> tuple[DepthMap, ...]:

@@ -14,7 +14,7 @@ from .context import DescribedFrame, FrameContext
 from .gate import Verdict
 from .keyframes.admission import Candidate
 from .pose_resolution import EdgeNoise, Resolution, step_covariance
-from .segments import motion_since_last, release, reported_state
+from .segments import motion_since_last, release
 from .session import Session
 
 #: Share of the keyframes that is dropped when the device is out of memory.
@@ -49,12 +49,12 @@ class Retention:
         capacity = self._predictor.capacity
         return None if capacity is None else capacity - self._recent_frames - 1
 
-    def skip(self, session: Session, frame: Frame, verdict: Verdict) -> Memory:
+    def skip(self, session: Session, frame: Frame) -> Memory:
         """Record a frame without a publishable pose: no other frame is measured from it."""
         _count(session, frame)
         self._predictor.forget([frame.frame_id])
         session.lost_frames += session.gate.lost
-        session.trajectory.append(frame.frame_id, frame.stamp_ns, verdict.state, False, None)
+        session.trajectory.append(frame.frame_id, frame.stamp_ns, False, None)
         self._release(session)
         return Memory()
 
@@ -100,7 +100,6 @@ class Retention:
         session.trajectory.append(
             frame_id,
             frame.stamp_ns,
-            reported_state(session, verdict),
             is_keyframe,
             pose.T_world_camera,
             published=session.segment_id == 0,

@@ -13,21 +13,18 @@ from functools import cached_property
 
 import numpy as np
 
-from ..core.datatypes import TrackingState
 from ..core.geometry import inverse, make_T, rigid_part, scale_of
 
 #: Parents of a row that are no keyframe.
 _ABSOLUTE = -1  # the stored pose is in the world
 _HELD = -2  # the pose is in the pose graph
 _NONE = -3  # there never was a publishable pose
-_STATES = tuple(TrackingState)
 #: Scales this near to 1 are rounding.
 _SAME_SCALE = 1e-9
 #: One array per column, so that a search through one does not load the poses into the cache.
 _COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
     'frame_ids': (np.int64, ()),
     'stamps_ns': (np.int64, ()),
-    'states': (np.int8, ()),
     'is_keyframe': (np.bool_, ()),
     'segment_ids': (np.int32, ()),
     'confidence': (np.float32, ()),
@@ -42,7 +39,6 @@ class TrajectoryView:
     """An immutable snapshot of the record; any thread may compute the poses.
 
     :ivar frame_ids: (N,) int64; ``stamps_ns``: (N,) int64; ``is_keyframe``: (N,) bool.
-    :ivar states: (N,) int8, index into ``list(TrackingState)``.
     :ivar segment_ids: (N,) int32, the segment of each frame when it came.
     :ivar confidence: (N,) float32, the score of each frame, NaN for one without edges.
     :ivar emitted: (N, 3, 4) ``T_world_camera`` as published.
@@ -53,7 +49,6 @@ class TrajectoryView:
 
     frame_ids: np.ndarray
     stamps_ns: np.ndarray
-    states: np.ndarray
     is_keyframe: np.ndarray
     segment_ids: np.ndarray
     confidence: np.ndarray
@@ -113,7 +108,6 @@ class Trajectory:
         self,
         frame_id: int,
         stamp_ns: int,
-        state: TrackingState,
         is_keyframe: bool,
         T_world_camera: np.ndarray | None,
         published: bool = True,
@@ -128,8 +122,8 @@ class Trajectory:
         self._make_room()
         rows, row = self._rows, self._count
         rows['frame_ids'][row], rows['stamps_ns'][row] = frame_id, stamp_ns
-        rows['states'][row], rows['is_keyframe'][row] = _STATES.index(state), is_keyframe
-        rows['segment_ids'][row], rows['confidence'][row] = segment_id, confidence
+        rows['is_keyframe'][row], rows['segment_ids'][row] = is_keyframe, segment_id
+        rows['confidence'][row] = confidence
         rows['parent_ids'][row] = _NONE if T_world_camera is None else _HELD
         rows['stored'][row] = np.nan if T_world_camera is None else T_world_camera[:3]
         rows['emitted'][row] = rows['stored'][row] if published else np.nan
@@ -164,7 +158,6 @@ class Trajectory:
         self._rows = _empty_rows(max(256, count))
         rows = self._rows
         rows['frame_ids'][:count], rows['stamps_ns'][:count] = frame_ids, stamps_ns[first:]
-        rows['states'][:count] = _STATES.index(TrackingState.TRACKING)
         rows['is_keyframe'][:count] = is_keyframe[first:]
         rows['parent_ids'][:count] = np.where(own, _HELD, parent_ids)
         rows['segment_ids'][:count], rows['confidence'][:count] = 0, np.nan

@@ -1,12 +1,10 @@
 """The record of poses: as published, and as corrected with the keyframes."""
 
 import numpy as np
-from r3_ros.core.datatypes import TrackingState
 from r3_ros.core.geometry import inverse, inverse_similarity, make_T
 from r3_ros.streaming.trajectory import Trajectory
 from scipy.spatial.transform import Rotation
 
-TRACKING, LOST = TrackingState.TRACKING, TrackingState.LOST
 SECOND = 1_000_000_000
 
 
@@ -20,8 +18,7 @@ def record(count, max_poses=100_000, keyframes=(), lost=()):
     poses = {}
     for frame_id in range(count):
         T = None if frame_id in lost else motion(frame_id)
-        state = LOST if frame_id in lost else TRACKING
-        trajectory.append(frame_id, frame_id * SECOND, state, frame_id in keyframes, T)
+        trajectory.append(frame_id, frame_id * SECOND, frame_id in keyframes, T)
         if T is not None:
             poses[frame_id] = T
     return trajectory, poses
@@ -32,16 +29,13 @@ def test_an_empty_record():
     assert view.T_final.shape == view.T_emitted.shape == (0, 4, 4)
 
 
-def test_each_frame_is_recorded_with_its_state():
+def test_each_frame_is_recorded():
     trajectory, poses = record(5, keyframes={0, 3}, lost={2})
     view = trajectory.view(poses)
     assert len(trajectory) == 5
     np.testing.assert_array_equal(view.frame_ids, np.arange(5))
     np.testing.assert_array_equal(view.stamps_ns, np.arange(5) * SECOND)
     np.testing.assert_array_equal(view.is_keyframe, [True, False, False, True, False])
-    assert [list(TrackingState)[s] for s in view.states] == [TRACKING, TRACKING, LOST] + 2 * [
-        TRACKING
-    ]
     assert np.isnan(view.T_emitted[2]).all() and np.isnan(view.T_final[2]).all()
     for frame_id, T in poses.items():
         np.testing.assert_array_equal(view.T_emitted[frame_id], T)
@@ -115,7 +109,7 @@ def test_a_keyframe_older_than_the_record_still_carries_its_followers():
     trajectory.release(30, inverse_similarity(poses[0]) @ poses[30], 0)  # follows 0
     del poses[30]
     for frame_id in range(95, 105):
-        trajectory.append(frame_id, frame_id, TRACKING, False, motion(frame_id))
+        trajectory.append(frame_id, frame_id, False, motion(frame_id))
         poses[frame_id] = motion(frame_id)
     held = {k: T for k, T in poses.items() if k >= 10 or k == 0}
     ids = trajectory.view(held).frame_ids.tolist()
@@ -136,7 +130,7 @@ def test_a_snapshot_does_not_change():
     poses[5] = motion(99)
     poses[0] = motion(98)
     for frame_id in range(300, 900):
-        trajectory.append(frame_id, 0, LOST, False, None)
+        trajectory.append(frame_id, 0, False, None)
     np.testing.assert_array_equal(late.T_final, before)
     np.testing.assert_array_equal(view.T_final, before)
     assert len(late.frame_ids) == 300
@@ -148,7 +142,7 @@ def test_relative_poses_survive_many_hands():
     trajectory.release(1, inverse_similarity(poses[0]) @ poses[1], 0)
     gone = poses.pop(1)
     for number in range(3, 1003):
-        trajectory.append(number, 0, TRACKING, True, motion(number))
+        trajectory.append(number, 0, True, motion(number))
         poses[number] = motion(number)
         trajectory.release(
             number - 1, inverse_similarity(poses[number]) @ poses[number - 1], number

@@ -11,8 +11,7 @@ import numpy as np
 from ...core.config import KeyframeConfig, StreamConfig
 from ...core.datatypes import DepthMap, Intrinsics
 from .eviction import Eviction
-from .recall import Recall
-from .retrieval import RetrievalIndex
+from .retrieval import Recall, RetrievalIndex
 from .view_overlap import CameraView, image_bounds, view_overlaps
 
 #: The newest keyframes are never evicted: tracking depends on them.

@@ -46,8 +46,6 @@ class ScaleView:
     :ivar metres_per_unit: in use; None: unknown.
     :ivar locked: it will not change any more.
     :ivar live_ratio: the newest estimate over the one in use; None without one.
-    :ivar spread: standard deviation of the logarithms of the ratios behind the newest estimate.
-    :ivar outlier_share: of those ratios.
     :ivar waits_for: what is missing while it is unknown, in words.
     """
 
@@ -55,8 +53,6 @@ class ScaleView:
     metres_per_unit: float | None = None
     locked: bool = False
     live_ratio: float | None = None
-    spread: float | None = None
-    outlier_share: float | None = None
     waits_for: str = ''
 
     @property
@@ -88,8 +84,6 @@ class _Sample:
 @dataclass(frozen=True)
 class _Fit:
     log_scale: float
-    spread: float
-    outlier_share: float
     is_solid: bool
 
 
@@ -201,8 +195,6 @@ class ScaleEstimator:
             metres_per_unit=in_use,
             locked=self.is_locked,
             live_ratio=ratio,
-            spread=None if newest is None else newest.spread,
-            outlier_share=None if newest is None else newest.outlier_share,
             waits_for='' if in_use is not None else self._missing(),
         )
 
@@ -227,24 +219,21 @@ class ScaleEstimator:
             [sample.log_ratios - math.log(self._units[sample.anchor_id]) for sample in samples]
         )
         if self.config.source == 'model':
-            center = float(np.median(logs))
-            spread, outliers = _spread_about(center, logs)
-            return _Fit(center, spread, outliers, len(samples) == samples.maxlen)
+            return _Fit(float(np.median(logs)), len(samples) == samples.maxlen)
         fitted = _robust_mean(logs)
         if fitted is None:
             return None
         center, weights = fitted
-        spread, _ = _spread_about(center, logs[weights > 0])
-        outliers = float(np.mean(weights == 0))
+        spread = _MEDIAN_TO_SIGMA * float(np.median(np.abs(logs[weights > 0] - center)))
         agreeing = int(np.count_nonzero(weights))
         went_m = sum(s.metres for s, weight in zip(samples, weights, strict=True) if weight > 0)
         is_solid = (
             agreeing >= _LEAST_WINDOWS
             and went_m >= self.config.min_translation
-            and outliers <= _MOST_OUTLIERS
+            and float(np.mean(weights == 0)) <= _MOST_OUTLIERS
             and spread / math.sqrt(agreeing) <= _LARGEST_ERROR
         )
-        return _Fit(center, spread, outliers, is_solid)
+        return _Fit(center, is_solid)
 
 
 def depth_ratios(depth_map: DepthMap, metres: np.ndarray) -> np.ndarray:
@@ -288,10 +277,3 @@ def _robust_mean(values: np.ndarray) -> tuple[float, np.ndarray] | None:
         if abs(moved) < 1e-9:
             break
     return center, weights
-
-
-def _spread_about(center: float, values: np.ndarray) -> tuple[float, float]:
-    """Return the standard deviation of values without outliers, and the share of those."""
-    distances = np.abs(values - center)
-    sigma = _MEDIAN_TO_SIGMA * float(np.median(distances))
-    return sigma, float(np.mean(distances > _TUKEY * max(sigma, 1e-6)))
