@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 import logging
 
 from .core.config import R3Config
@@ -54,10 +56,8 @@ def load_predictor(config: R3Config) -> Predictor:
         from .classical.classical_predictor import ClassicalPredictor
 
         return ClassicalPredictor(config.classical, with_depth=config.model.depth)
-    try:
+    with _libraries_for(f"model '{config.model.name}'"):
         from .model.loading import load_r3
-    except ImportError as error:
-        raise _missing_library(f"model '{config.model.name}'", error) from error
     return load_r3(config.model, config.memory)
 
 
@@ -66,10 +66,8 @@ def load_metric_depth(config: R3Config) -> MetricDepth:
 
     :raises ModelError: its weights are missing or wrong, or a required library is missing.
     """
-    try:
+    with _libraries_for("scale.source 'model'"):
         from .model.loading import load_metric
-    except ImportError as error:
-        raise _missing_library("scale.source 'model'", error) from error
     return load_metric(config.model)
 
 
@@ -90,14 +88,16 @@ def load_window_predictor(config: R3Config) -> WindowPredictor:
             f"parameter 'scale.source' is '{config.scale.source}', which measures a stream, frame "
             'by frame: run without --mode offline, or set scale.source to none or fixed'
         )
-    try:
+    with _libraries_for(f"model '{config.model.name}'"):
         from .model.loading import load_r3_windows
-    except ImportError as error:
-        raise _missing_library(f"model '{config.model.name}'", error) from error
     return load_r3_windows(config.model, config.offline)
 
 
-def _missing_library(what: str, error: ImportError) -> ModelError:
-    return ModelError(
-        f'{what} needs libraries of the networks ({error}): pip install "r3_ros[r3]"'
-    )
+@contextmanager
+def _libraries_for(what: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise ModelError(
+            f'{what} needs libraries of the networks ({error}): pip install "r3_ros[r3]"'
+        ) from error

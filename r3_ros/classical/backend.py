@@ -48,8 +48,8 @@ T = TypeVar('T')
 class Background(Generic[T]):
     """One thread that runs jobs in order.
 
-    A result is taken a fixed number of steps after its job was queued, never earlier, and taking
-    waits until it is ready: results do not depend on the speed of the machine.
+    A result is taken a fixed number of steps after its job was queued, and waited for if need be:
+    results do not depend on the speed of the machine.
     """
 
     def __init__(self, what: str):

@@ -111,7 +111,7 @@ class ClassicalPredictor:
         refined = self._corrections(odometry, frame.frame_id)
         height, width = frame.image.shape[:2]
         return FramePrediction(
-            intrinsics=odometry.camera.intrinsics(width, height),
+            intrinsics=odometry.camera.resized(width, height),
             edges=edges,
             refined=refined,
             depths=self._depths(outcome.swept),
@@ -192,7 +192,6 @@ class ClassicalPredictor:
         return working_image(frame.image)
 
     def _odometry_for(self, frame: Frame, gray: np.ndarray) -> Odometry:
-        """Return the running odometry, or start one with this frame's camera."""
         if self._odometry is not None:
             self._check_intrinsics(frame)
             return self._odometry
@@ -285,14 +284,13 @@ class ClassicalPredictor:
         return -1.0 if known is None else float(known @ descriptor)
 
     def _depths(self, swept: Iterable[Swept]) -> tuple[DepthMap, ...]:
-        """Return sweeps as depth maps; a frame is swept once."""
         return tuple(
             DepthMap(
                 s.frame_id,
                 s.depth,
                 s.confidence,
                 self._colors.pop(s.frame_id),
-                s.camera.intrinsics(s.camera.width, s.camera.height),
+                s.camera.resized(s.camera.width, s.camera.height),
             )
             for s in swept
         )

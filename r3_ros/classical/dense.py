@@ -36,7 +36,7 @@ def sweep_job(frame: HeldFrame, sparse_map: SparseMap, planes: int) -> Callable[
     if not neighbours:
         return None
     width, height = sweep_size(camera)
-    small_camera = Pinhole.of(camera.intrinsics(width, height), width, height)
+    small_camera = Pinhole.of(camera.resized(width, height), width, height)
     gray = _shrunk(frame.gray, width, height)
     views = [
         NeighbourView(

@@ -63,7 +63,6 @@ class StartUp:
     """Tracks corners from a reference image until the scene can be initialised.
 
     :param guessed_focal: a wrong focal length may explain the flow left by a rotation.
-    :ivar corners: number of corners in the reference image.
     """
 
     def __init__(self, corner_count: int, corner_distance: float, guessed_focal: bool = False):

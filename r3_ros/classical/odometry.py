@@ -19,7 +19,7 @@ from .pnp import INLIER_PX, ransac_pose, refine_pose, reprojection_px
 from .relocalise import PoseCandidate, Relocaliser
 from .saved_landmarks import KnownMap
 from .sweep import Swept
-from .window import Loop, Motion
+from .window import Motion
 
 #: A new keyframe when less than this share of the last one's landmarks is still tracked ...
 KEYFRAME_SHARE = 0.75
@@ -170,7 +170,6 @@ class Odometry:
         return outcome
 
     def _move_along(self, motions: list[Motion]) -> None:
-        """Apply motions of the world to the present pose."""
         for motion in motions:
             self._T = motion.of_pose(self._T)
             self._velocity[:3, 3] *= motion.scale
@@ -198,7 +197,6 @@ class Odometry:
         return Outcome(True, False)
 
     def _refer_to(self, frame: HeldFrame) -> Outcome:
-        """Restart the start-up from this frame, with the rotation so far."""
         self._reference_T = self._T.copy()
         self._start.set_reference(frame.frame_id, frame.gray)
         # Without corners it cannot be a reference, and need not be kept.
@@ -274,7 +272,6 @@ class Odometry:
         return self._accept(frame_id, gray, fitted)
 
     def _accept(self, frame_id: int, gray: np.ndarray, fitted: _Fitted) -> Outcome:
-        """Set the present pose and corners, and hold the frame."""
         slots, pixels = fitted.slots, fitted.pixels
         self._velocity = inverse(self._T) @ fitted.T_world_camera
         self._T = fitted.T_world_camera
@@ -383,7 +380,7 @@ class Odometry:
         self._slots = np.concatenate([self._slots, found.slots])
         self._pixels = np.concatenate([self._pixels, found.pixels])
         if found.loop is not None:
-            self._backend.offer_loop(Loop(frame.frame_id, found.loop_id, found.loop))
+            self._backend.offer_loop(found.loop)
         mapping.add_observations(frame, self.map, self._slots, self._pixels)
         mapping.triangulate_candidates(frame, self.map)
         mapping.drop_dead_candidates(self.map, self._slots)

@@ -10,29 +10,20 @@ from ..core.datatypes import Intrinsics
 
 
 @dataclass(frozen=True)
-class Pinhole:
+class Pinhole(Intrinsics):
     """Intrinsics of the working image (pixel centres at integers).
 
     Rays are (N, 2) points on the plane z = 1 of the camera. Errors are measured in working
     pixels: a length on that plane times ``focal``.
     """
 
-    fx: float
-    fy: float
-    cx: float
-    cy: float
-    width: int
-    height: int
-
     @classmethod
     def of(cls, intrinsics: Intrinsics, width: int, height: int) -> Pinhole:
         """Return the camera of an image resized to ``width`` x ``height``."""
-        scaled = intrinsics.resized(width, height)
-        return cls(scaled.fx, scaled.fy, scaled.cx, scaled.cy, width, height)
+        return cls(**vars(intrinsics.resized(width, height)))
 
     @property
     def focal(self) -> float:
-        """Return the mean focal length in working pixels."""
         return 0.5 * (self.fx + self.fy)
 
     def rays(self, pixels: np.ndarray) -> np.ndarray:
@@ -59,11 +50,6 @@ class Pinhole:
     def with_focal_scaled(self, factor: float) -> Pinhole:
         """Return the camera with both focal lengths multiplied."""
         return replace(self, fx=self.fx * factor, fy=self.fy * factor)
-
-    def intrinsics(self, width: int, height: int) -> Intrinsics:
-        """Return the intrinsics of the image at another size."""
-        own = Intrinsics(self.fx, self.fy, self.cx, self.cy, self.width, self.height)
-        return own.resized(width, height)
 
 
 def homogeneous(rays: np.ndarray) -> np.ndarray:

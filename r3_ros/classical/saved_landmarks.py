@@ -28,7 +28,6 @@ def landmarks_in(
     The engine averages edges, so its poses may differ a little from those here. A landmark keeps
     its position relative to the first keyframe that saw it.
 
-    :param T_world_camera: the engine's poses of the keyframes.
     :param size: width and height of the frames.
     """
     landmarks, camera = sparse_map.landmarks, sparse_map.camera

@@ -36,11 +36,7 @@ BEST_BASELINE = 0.11
 
 @dataclass(frozen=True)
 class NeighbourView:
-    """A neighbouring image in a sweep.
-
-    :ivar gray: (h, w) uint8.
-    :ivar T_view_reference: (4, 4).
-    """
+    """A neighbouring image, (h, w) uint8, with its (4, 4) pose."""
 
     gray: np.ndarray
     T_view_reference: np.ndarray
@@ -48,11 +44,7 @@ class NeighbourView:
 
 @dataclass(frozen=True)
 class Swept:
-    """Depth of one keyframe.
-
-    :ivar depth: (h, w) float32, NaN where unknown.
-    :ivar confidence: (h, w) float32 >= 1.
-    """
+    """Depth of one keyframe: (h, w) float32, NaN where unknown, and confidence >= 1."""
 
     frame_id: int
     depth: np.ndarray
@@ -228,7 +220,6 @@ def _drop_outliers(depth: np.ndarray) -> np.ndarray:
 
 
 def _shifted(image: np.ndarray, dx: int, dy: int) -> np.ndarray:
-    """Return the image shifted by whole pixels, filled with zeros."""
     h, w = image.shape
     moved = np.zeros_like(image)
     moved[max(0, -dy) : h - max(0, dy), max(0, -dx) : w - max(0, dx)] = image[

@@ -40,11 +40,7 @@ class AdjustmentWindow:
 
 @dataclass(frozen=True)
 class Loop:
-    """Observations of old landmarks in a new keyframe.
-
-    :ivar frame_id: the new keyframe.
-    :ivar old_id: the keyframe that had seen the landmarks.
-    """
+    """Observations, in a new keyframe, of landmarks that the keyframe ``old_id`` had seen."""
 
     frame_id: int
     old_id: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .errors import ConfigError
-from .parameter_fields import group, live, param, parameters
+from .parameter_fields import flattened, group, live, param, parameters
 
 MODEL_NAMES = ('classical', 'r3', 'r3_long', 'r3_tiny')
 PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
@@ -473,27 +473,20 @@ def _check_relations(config: R3Config) -> None:
             "parameter 'scale.source' is 'model', which compares depths, and 'model.depth' is "
             'false: set it to true, or choose another source'
         )
-    offline = config.offline
-    if 0 < offline.window_frames <= offline.overlap_frames:
-        raise ConfigError(
-            f"parameter 'offline.window_frames' is {offline.window_frames}, not above "
-            f"'offline.overlap_frames' ({offline.overlap_frames}); 0 means as many as fit"
-        )
     tracking = config.tracking
     if tracking.lost_ratio > tracking.low_confidence_ratio:
         raise ConfigError(
             f"parameter 'tracking.lost_ratio' is {tracking.lost_ratio}, above "
             f"'tracking.low_confidence_ratio' ({tracking.low_confidence_ratio})"
         )
-    points = config.points
-    if 0 < points.max_range <= points.min_range:
-        raise ConfigError(
-            f"parameter 'points.max_range' is {points.max_range}, not above "
-            f"'points.min_range' ({points.min_range}); 0 means no limit"
-        )
-    occupancy = config.occupancy
-    if occupancy.max_height <= occupancy.min_height:
-        raise ConfigError(
-            f"parameter 'occupancy.max_height' is {occupancy.max_height}, not above "
-            f"'occupancy.min_height' ({occupancy.min_height})"
-        )
+    values = flattened(config)
+    for larger, smaller, zero in (
+        ('offline.window_frames', 'offline.overlap_frames', '0 means as many as fit'),
+        ('points.max_range', 'points.min_range', '0 means no limit'),
+        ('occupancy.max_height', 'occupancy.min_height', ''),
+    ):
+        if values[larger] <= values[smaller] and not (zero and values[larger] == 0):
+            raise ConfigError(
+                f"parameter '{larger}' is {values[larger]}, not above '{smaller}' "
+                f'({values[smaller]}){zero and "; "}{zero}'
+            )

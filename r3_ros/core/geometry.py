@@ -142,13 +142,10 @@ def inverse_similarity(S: np.ndarray) -> np.ndarray:
 
 
 def encode_pose(T: np.ndarray, fov: np.ndarray) -> np.ndarray:
-    """Return cameras as the networks encode them: (..., 9) numbers.
+    """Return (..., 9) cameras as the networks encode them, of (..., 4, 4) motions.
 
-    Translation, quaternion of any length and sign, field of view vertical and horizontal in
-    radians. Poses of R3 are world-to-camera, of Depth Anything 3 camera-to-world.
-
-    :param T: (..., 4, 4) motions.
-    :param fov: (..., 2) fields of view.
+    Translation, quaternion of any length and sign, field of view (..., 2) vertical and horizontal
+    in radians. Poses of R3 are world-to-camera, of Depth Anything 3 camera-to-world.
     """
     return np.concatenate([T[..., :3, 3], quat_xyzw(T), fov], axis=-1)
 

@@ -78,7 +78,6 @@ class Parameter:
 
     @property
     def allowed(self) -> str:
-        """Return a description of the allowed values."""
         if self.meta.choices:
             return 'one of ' + ', '.join(choice or "''" for choice in self.meta.choices)
         if self.meta.low is None:

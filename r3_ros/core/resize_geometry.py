@@ -101,7 +101,7 @@ class Geometry:
 
     @cached_property
     def _sizes(self) -> tuple[tuple[int, int], ...]:
-        """Return (width, height) before the first step and after each."""
+        """Width and height before the first step and after each."""
         after = ((step.width, step.height) for step in self.steps)
         return ((self.source_width, self.source_height), *after)
 
@@ -124,9 +124,8 @@ class Geometry:
         return self.to_network(rays).K
 
     def to_network(self, intrinsics: Intrinsics) -> Intrinsics:
-        """Return the intrinsics of the network's input.
+        """Return the intrinsics of the network's input for those of the source.
 
-        :param intrinsics: of the source.
         :raises CalibrationError: of another size than the source.
         """
         self._check_size(intrinsics, self._sizes[0], 'the image')
@@ -135,9 +134,8 @@ class Geometry:
         return intrinsics
 
     def to_source(self, intrinsics: Intrinsics) -> Intrinsics:
-        """Return the intrinsics of the source.
+        """Return the intrinsics of the source for those of the network's input.
 
-        :param intrinsics: of the network's input.
         :raises CalibrationError: of another size than the network's input.
         """
         self._check_size(intrinsics, self._sizes[-1], "the network's input")

@@ -81,7 +81,6 @@ class Mailbox(Generic[Item]):
 class RepeatingThread:
     """A thread that repeats a job until stopped. Every exception of the job is reported.
 
-    :param what: purpose of the thread, for :func:`thread_name`.
     :param job: should return within a fraction of a second.
     :param on_error: called in the thread with each exception of the job, which is then repeated.
     """

@@ -201,8 +201,10 @@ class Engine:
             leave_segment(session, session.graph.segments[resolution.edges[0].source_id], frame_id)
         elif may_open and segment_is_due(session, verdict, self.config.loop):
             verdict, resolution = open_segment(session, frame_id), _origin()
-        if verdict.publishable and not session.segment_id:
-            session.end_relocalisation()
+        if verdict.publishable and not session.segment_id and session.relocalisation:
+            # Found: poses are published in the saved world.
+            session.relocalisation = None
+            session.map_revision += 1
         return verdict, resolution
 
     def _remember(

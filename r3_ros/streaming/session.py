@@ -147,12 +147,6 @@ class Session:
         evicted, self.evicted = self.evicted, []
         return tuple(evicted)
 
-    def end_relocalisation(self) -> None:
-        """End the search: the camera is found, and poses are published in the saved world."""
-        if self.relocalisation is not None:
-            self.relocalisation = None
-            self.map_revision += 1
-
     def take_leaving(self) -> list[int]:
         """Return the frames that need not be held any more, oldest first, once."""
         leaving, self.leaving = self.leaving, set()

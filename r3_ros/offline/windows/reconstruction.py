@@ -242,9 +242,7 @@ class _WindowRun:
         for record in result.records:
             S = placement.S_world_frame.get(record.frame_id)
             T = None if S is None else rigid_part(S)
-            trajectory.append(
-                record.frame_id, record.stamp_ns, record.state, record.is_keyframe, T
-            )
+            trajectory.append(record.frame_id, record.stamp_ns, record.is_keyframe, T)
         result.trajectory = trajectory.view(placement.S_world_frame)
         result.cloud = self._clouds.in_world(placement.S_world_frame)
         result.segments = 1
