@@ -234,11 +234,7 @@ class ClassicalPredictor:
         )
 
     def _edges(
-        self,
-        odometry: Odometry,
-        frame: HeldFrame,
-        context_ids: Sequence[int],
-        factor: float,
+        self, odometry: Odometry, frame: HeldFrame, context_ids: Sequence[int], factor: float
     ) -> tuple[Edge, ...]:
         """Return an edge for each context frame that shares landmarks with the frame."""
         held = [odometry.frames.get(i) for i in context_ids]

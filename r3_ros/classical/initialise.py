@@ -135,11 +135,7 @@ class StartUp:
         return candidates[0][1]
 
     def _adjust(
-        self,
-        camera: Pinhole,
-        T_now_reference: np.ndarray,
-        depth: np.ndarray,
-        good: np.ndarray,
+        self, camera: Pinhole, T_now_reference: np.ndarray, depth: np.ndarray, good: np.ndarray
     ) -> tuple[int, Start | None]:
         """Adjust all frames since the reference together.
 

@@ -68,11 +68,7 @@ def T_from_quat(translation: np.ndarray, quat_xyzw: np.ndarray) -> np.ndarray:
 def rotation_angle(R: np.ndarray) -> np.ndarray:
     """Return the angle of (..., 3, 3) rotations in radians, accurate near 0 and near pi."""
     sine_axis = np.stack(
-        [
-            R[..., 2, 1] - R[..., 1, 2],
-            R[..., 0, 2] - R[..., 2, 0],
-            R[..., 1, 0] - R[..., 0, 1],
-        ],
+        [R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]],
         axis=-1,
     )
     sine = 0.5 * np.linalg.norm(sine_axis, axis=-1)

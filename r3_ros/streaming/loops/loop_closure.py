@@ -157,31 +157,23 @@ class Loops:
         return [] if correction is None else _apply(session, correction)
 
     def _consider(self, session: Session, frame_id: int, noise: EdgeNoise) -> None:
+        """Start a job for the oldest pair of segments whose evidence agrees."""
         session.evidence.keep(session.bank, frame_id)
         graph = session.graph
         groups: dict[tuple[int, int], list[FarEdge]] = {}
         for edge in session.evidence:
             pair = graph.segments[edge.source_id], graph.segments[edge.anchor_id]
             groups.setdefault(pair, []).append(edge)
-        # The oldest segment first, since it is the world.
         for pair, evidence in sorted(groups.items(), key=lambda item: item[0]):
             named = {e.source_id for e in evidence} | {e.anchor_id for e in evidence}
             S_world = {keyframe: graph.held[keyframe].S_world_camera for keyframe in named}
             joining = pair[0] != pair[1]
             if agreement(evidence, S_world, self.config.loop, joining=joining) is not None:
-                self._submit(session, frame_id, pair, evidence, noise)
-                return
-
-    def _submit(
-        self,
-        session: Session,
-        frame_id: int,
-        pair: tuple[int, int],
-        evidence: list[FarEdge],
-        noise: EdgeNoise,
-    ) -> None:
+                break
+        else:
+            return
         assert self._executor is not None
-        keyframes, graph = _nodes(session, pair, evidence), session.graph
+        keyframes = _nodes(session, pair, evidence)
         snapshot = LoopSnapshot(
             held={keyframe: graph.held[keyframe] for keyframe in keyframes},
             segments={keyframe: graph.segments[keyframe] for keyframe in keyframes},
