@@ -30,11 +30,7 @@ class DescribedFrame:
 
 @dataclass(frozen=True)
 class FrameContext:
-    """The frames that a frame is related to.
-
-    :ivar ids: oldest first.
-    :ivar with_depth: the predictor has to return the frame's own depth.
-    """
+    """The frames that a frame is related to, oldest first; ``with_depth``: its depth is needed."""
 
     ids: tuple[int, ...]
     with_depth: bool

@@ -41,7 +41,7 @@ from .relocalisation.loaded_map import LoadedMap, require_findable, take_in
 from .relocalisation.search import Vicinity
 from .retention import Memory, Retention
 from .scale.odometry_buffer import OdometryBuffer
-from .scale.tracker import ScaleTracker, UserScale
+from .scale.tracker import ScaleTracker
 from .segments import leave_segment, open_segment, reported_reason, reported_state, segment_is_due
 from .session import Session
 from .trajectory import Trajectory
@@ -95,7 +95,7 @@ class Engine:
         self.odometry = OdometryBuffer()
         self._device = device
         self._metric = metric
-        self._user_scale: UserScale | None = None
+        self._user_scale: tuple[float, bool] | None = None
         self._retention = Retention(predictor, config)
         self.loops = Loops(config)
         self.session = self._new_session(session_id=0)
@@ -322,7 +322,6 @@ class Engine:
 
         No pose is published, and the state is INITIALIZING, until the camera is found.
 
-        :param near: where to search; None for everywhere.
         :raises MapError: a map of another model, or one in which no camera can be found: the
             present session continues. Or the predictor cannot hold it: a new session starts.
         """
@@ -365,15 +364,14 @@ class Engine:
         :param lock: no estimate may change it.
         :raises ConfigError: out of range, or a measured scale is locked.
         """
-        user = UserScale(metres_per_unit, lock)
-        self.session.map_revision += self.session.scale.set_by_user(user)
-        self._user_scale = user
+        self.session.map_revision += self.session.scale.set_by_user(metres_per_unit, lock)
+        self._user_scale = metres_per_unit, lock
 
     def shrink(self) -> None:
         """Free memory after the device ran out of it; the frame is tried again afterwards.
 
         Drops the oldest quarter of the keyframes. Halves the recent window and the predictor's
-        share of the device for as long as this engine lives.
+        share of the device for good.
 
         :raises DeviceMemoryError: the predictor cannot shrink; only :meth:`reset` helps.
         """

@@ -1,11 +1,10 @@
 """Poses of the held frames, and the edges among them that they follow from.
 
-A frame's pose comes from its edges to earlier frames. When a predictor refines edges between
-held frames, the poses of their targets are resolved again, and every later frame that refers to
-one of those follows, in the order of frame ids: one pass, no iteration, oldest frame fixed.
+When a predictor refines edges between held frames, the poses of their targets are resolved again,
+and every later frame that refers to one of those follows, in the order of frame ids: one pass.
 
-After a correction of the world the edges are rewritten to match the corrected poses. That is done
-when an edge is needed: nearly all are of frames that will never be resolved again.
+After a correction of the world the edges are rewritten to match the corrected poses, when they are
+needed: nearly all are of frames that will never be resolved again.
 """
 
 from __future__ import annotations
@@ -116,8 +115,7 @@ class PoseGraph:
     ) -> list[int]:
         """Move frames by similarities of the world and return those that moved, in order.
 
-        All edges are rewritten to match the poses: as they were, they would lead back to the wrong
-        poses at the next refinement.
+        All edges are rewritten to match: as they were, they would lead back to the wrong poses.
         """
         ids = [frame_id for frame_id in self.held if frame_id in S_corrected_world]
         if not ids:

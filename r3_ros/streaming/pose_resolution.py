@@ -295,16 +295,15 @@ def step_covariance(
     """Return the covariance of the motion from an earlier frame to one that was just resolved.
 
     With an edge between the two: that edge's variance, plus the square of the difference between
-    it and the motion between their poses. Without one, each of the two depends on other frames
-    by edges such as these, and the difference of the two poses' variances has accumulated
-    between those frames. Neither grows with the length of the trajectory.
+    it and the motion between their poses. Without one: twice the variance of edges such as these,
+    plus the difference of the poses' variances. Neither grows with the length of the trajectory.
 
     :param previous_id: the earlier frame, None if there is none.
     :param edges: that the pose follows from.
     :param provisional: the predictor has no geometry yet, so the translation is unknown.
     :returns: (6, 6) of a small motion ``exp(xi)`` in the new frame's camera,
         ``T_true = T_previous_camera @ exp(xi)``, map units and radians, order x y z rx ry rz.
-        None where it is unknown: the earlier frame is not held.
+        None if the earlier frame is not held.
     """
     previous = None if previous_id is None else held.get(previous_id)
     if previous is None:

@@ -25,9 +25,8 @@ _SHRUNK_SHARE = 0.25
 class Memory:
     """What was kept of a frame.
 
-    :ivar T_previous_camera: (4, 4) motion since the last frame whose pose was published; None
-        without one.
-    :ivar step_covariance: (6, 6) of that motion; None where it is unknown.
+    :ivar T_previous_camera: (4, 4) motion since the last frame whose pose was published, and
+        its (6, 6) covariance; None without one, or where it is unknown.
     """
 
     is_keyframe: bool = False

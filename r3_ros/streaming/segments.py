@@ -1,9 +1,8 @@
 """Segments: stretches of the stream that are not yet related to one another.
 
-When the camera stays lost, its frames start a new segment with a world of its own, at an unknown
-place and scale in the first one's. No pose in it is published. Old segments keep their keyframes;
-edges between two segments that agree, as those that close a loop do, join them, and the younger
-segment moves into the older one's world.
+When the camera stays lost, its frames start a new segment with a world of its own, and no pose in
+it is published. Old segments keep their keyframes; edges between two segments that agree join
+them, and the younger segment moves into the older one's world.
 """
 
 from __future__ import annotations

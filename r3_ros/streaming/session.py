@@ -59,15 +59,12 @@ class Session:
     :ivar followed_since: frames at which the camera was found again, after a loss or a gap: poses
         on both sides of one do not follow from one another. Starts with the first frame.
     :ivar frame_count: the next frame's id. Frames of a loaded map come first.
-    :ivar first_frame: id of the first frame that was processed.
-    :ivar relocalisation: the search for the camera in a loaded map; None once it is found, and
-        without a map.
+    :ivar relocalisation: the search for the camera in a loaded map, until it is found.
     :ivar segment_id: the present segment; only segment 0 is in the world.
     :ivar newest_segment: the highest segment id so far.
     :ivar lost_frames: frames since the camera was lost; 0 while it is tracked.
     :ivar last_published: the newest frame whose pose was published.
     :ivar map_revision: increases when a published pose has changed.
-    :ivar loops_closed: corrections applied by loop closure.
     :ivar evidence: edges to old keyframes that contradict the poses of the last frames.
     :ivar evidence_depth: of the newest frame among those, as predicted.
     """
@@ -78,7 +75,8 @@ class Session:
     gate: Gate
     map: VoxelMap
     trajectory: Trajectory
-    session_id: int = 0
+    scale: ScaleTracker
+    session_id: int
     segment_id: int = 0
     newest_segment: int = 0
     lost_frames: int = 0
@@ -96,7 +94,6 @@ class Session:
     followed_since: deque[int] = field(default_factory=lambda: deque([0], maxlen=1000))
     evidence: LoopEvidence = field(default_factory=LoopEvidence)
     evidence_depth: DepthMap | None = None
-    scale: ScaleTracker = field(default_factory=ScaleTracker)
     images: ImageCheck = field(default_factory=ImageCheck)
 
     def map_view(self) -> MapView:

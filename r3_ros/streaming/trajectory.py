@@ -1,8 +1,7 @@
 """The record of poses: as published, and after all corrections.
 
-A frame that is held has its pose in the pose graph. When it is released, its pose is kept relative
-to a parent keyframe, so that it follows that keyframe's later corrections; when that keyframe is
-released too, its followers pass to another one.
+The pose of a held frame is in the pose graph. That of a released one is kept relative to a parent
+keyframe, whose corrections it follows; if that is released too, it passes to another one.
 """
 
 from __future__ import annotations
@@ -139,8 +138,7 @@ class Trajectory:
     ) -> None:
         """Begin with the record of a loaded map, none of which counts as published here.
 
-        :param frame_ids: (N,) ascending; the newest are kept if not all fit.
-        :param T_world_camera: (N, 4, 4).
+        :param frame_ids: (N,) ascending, with (N, 4, 4) poses; the newest are kept if not all fit.
         :param held: poses of the held keyframes; the other frames follow the nearest in time.
         """
         fitting = max(0, self._max_poses - max(1, self._max_poses // 10))

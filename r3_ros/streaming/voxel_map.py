@@ -1,8 +1,7 @@
 """The coloured map: clouds of keyframes, one point per voxel, bounded.
 
 Clouds of keyframes in the bank stay in their cameras' frames and are placed when a view is taken,
-so a corrected keyframe pose moves its points. When a keyframe leaves the bank, its points follow
-a parent keyframe.
+so a corrected pose moves its points. Those of keyframes that left follow a parent keyframe.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""The keyframe bank. Only its search takes longer the more keyframes there are.
-
-Keyframes worth relating a frame to are found by similarity, the overlap of the views and recent
-matches (see :mod:`.retrieval`).
-"""
+"""The keyframe bank. Only its search takes longer the more keyframes there are."""
 
 from __future__ import annotations
 

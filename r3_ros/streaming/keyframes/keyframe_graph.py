@@ -22,11 +22,7 @@ class EdgeKind(enum.IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class GraphEdge:
-    """A relative pose between two keyframes.
-
-    :ivar T_source_target: (4, 4), in map units.
-    :ivar ratio: its score over that of a nominal edge.
-    """
+    """A relative pose between two keyframes, in map units; ``ratio``: score over the nominal."""
 
     source_id: int
     target_id: int

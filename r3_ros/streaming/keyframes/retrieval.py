@@ -6,11 +6,9 @@ The score of a keyframe is::
 
 ``contrast`` is the cosine of the descriptors relative to the bank's mean: 0 for the mean, 1 for
 the same descriptor. ``overlap`` is that of the views (:mod:`.view_overlap`), ``match_score`` the
-quality of recent matches, which fades. The bonus keeps related keyframes unless another is clearly
-better, or excludes one.
+quality of recent matches, which fades. The bonus keeps related keyframes, or excludes one.
 
-The only module that imports CuPy, in a function, where a GPU is configured. NumPy and CuPy run the
-same lines.
+NumPy and CuPy run the same lines. CuPy is imported here only, where a GPU is configured.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """The overlap of the views of two cameras, from their poses.
 
-A frustum is represented by 32 fixed points spread evenly in it, at depths around the usual one of
-the scene. A point of one camera counts for the other if it lies in the other's image and not far
-behind its scene, weighted by the cosine between the two lines of sight: cameras that face each
-other see the same space but not the same surfaces. The overlap is the geometric mean of both
-directions, so a close-up of a corner of the other image is no full overlap.
+A frustum is represented by 32 fixed points at depths around the usual one of the scene. A point of
+one camera counts for the other if it lies in the other's image and not far behind its scene,
+weighted by the cosine between the two lines of sight: cameras that face each other do not see the
+same surfaces. The overlap is the geometric mean of both directions.
 """
 
 from __future__ import annotations

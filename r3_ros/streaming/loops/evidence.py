@@ -1,8 +1,7 @@
 """Edges to old keyframes that contradict the present pose.
 
-Such an edge is either wrong (a place that only looks the same) or the first sign of drift. One
-alone does not decide; those of the last frames are kept until enough of them agree
-(:mod:`.agreement`).
+Such an edge is either wrong (a place that only looks the same) or the first sign of drift: those
+of the last frames are kept until enough of them agree (:mod:`.agreement`).
 """
 
 from __future__ import annotations
@@ -99,12 +98,10 @@ def contradicts(
     held: Mapping[int, HeldPose],
     noise: EdgeNoise,
 ) -> np.ndarray:
-    """Return which far edges contradict the pose that the near ones give.
+    """Return which far edges (N,) contradict the pose that the near ones give.
 
     The tolerance is the uncertainty of the edges themselves and the scatter of the near ones,
     not the accumulated one: blending in a correction of that size would be a jump.
-
-    :returns: (N,) bool, one for each far edge.
     """
     own = resolved.held
     off = deviations(far, held, own)

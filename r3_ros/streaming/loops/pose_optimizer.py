@@ -44,11 +44,7 @@ class PoseProblem:
 
 @dataclass(frozen=True, eq=False)
 class PoseSolution:
-    """Adjusted similarities.
-
-    :ivar misfit: (M,) root mean square of each measurement's seven residuals, in standard
-        deviations.
-    """
+    """Adjusted similarities, and the (M,) rms of each measurement's residuals over the sigmas."""
 
     S_world_node: np.ndarray
     misfit: np.ndarray

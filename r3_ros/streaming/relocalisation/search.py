@@ -1,14 +1,12 @@
 """Search for the camera in a loaded map.
 
 The saved keyframes are in the bank and in the pose graph, as if they had been seen in this
-session, and the camera is lost. Each frame is related to the saved keyframes most similar to it.
-Each edge gives a candidate, the candidates are averaged by their confidences, and the frame is
-located if enough keyframes agree. The gate publishes a pose when several frames in a row agree:
-no pose is better than one that is off by a room.
+session, and the camera is lost. A frame is located if enough of the keyframes most similar to it
+agree on its pose. The gate publishes a pose when several frames in a row agree: no pose is better
+than one that is off by a room.
 
-Keyframes also give the scale: the map keeps the unit it was saved in, and a predictor without
-metres may have another one now. The ratio is that of the distances between keyframes, in the map
-over as seen by one frame.
+Keyframes also give the scale, as the ratio of their distances in the map and as seen by one frame:
+a predictor without metres may have another unit now.
 """
 
 from __future__ import annotations

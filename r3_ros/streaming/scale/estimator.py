@@ -40,11 +40,9 @@ _FOLLOW_SHARE = 0.1
 
 @dataclass(frozen=True)
 class ScaleView:
-    """The scale as known now.
+    """The scale as known now; ``source`` is one of ``config.REPORTED_SCALE_SOURCES``.
 
-    :ivar source: one of ``config.REPORTED_SCALE_SOURCES``.
     :ivar metres_per_unit: in use; None: unknown.
-    :ivar locked: it will not change any more.
     :ivar live_ratio: the newest estimate over the one in use; None without one.
     :ivar waits_for: what is missing while it is unknown, in words.
     """
@@ -106,14 +104,15 @@ class ScaleEstimator:
         #: Source of the scale of a loaded map.
         self._adopted_from: str | None = None
 
-    def set_by_user(self, metres_per_unit: float, lock: bool) -> None:
-        """Set the scale in use.
+    def set_by_user(self, metres_per_unit: float, lock: bool) -> bool:
+        """Set the scale in use; return whether it has changed.
 
         :param lock: no estimate may change it. Otherwise estimates change it as they change their
             own, where there is a source and ``scale.lock`` is off.
         """
-        self.metres_per_unit = metres_per_unit
+        before, self.metres_per_unit = self.metres_per_unit, metres_per_unit
         self._is_users, self._users_lock = True, lock
+        return metres_per_unit != before
 
     def adopt(self, metres_per_unit: float, source: str) -> None:
         """Adopt the scale of a loaded map, whose unit is this session's."""
@@ -161,8 +160,7 @@ class ScaleEstimator:
     def refer(self, units: Mapping[int, float]) -> None:
         """Update the units of keyframes, which a correction may have changed.
 
-        Other keyframes keep their last one. The scale in use stays, since the world's unit has not
-        changed.
+        The scale in use stays, since the world's unit has not changed.
         """
         changed = {
             i: units[i] for i in self._units if units.get(i, self._units[i]) != self._units[i]
@@ -240,9 +238,9 @@ def depth_ratios(depth_map: DepthMap, metres: np.ndarray) -> np.ndarray:
     """Return (N,) ratios of metric over predicted depth of one image, without its tails.
 
     Pixels count where both are known and the prediction's confidence is at least its median.
+    Empty if there are too few.
 
     :param metres: (h, w), NaN in the sky; pixel for pixel with the depth map.
-    :returns: empty if there are too few.
     """
     depth, confidence = depth_map.depth, depth_map.confidence
     known = np.isfinite(depth) & np.isfinite(metres) & np.isfinite(confidence)
