@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from r3_ros.core.geometry import T_from_quat
-from r3_ros.input.network_input import r3_geometry
+from r3_ros.input.network_input import r3_geometry, R3Rule
 from r3_ros.input.open_source import open_source
 from r3_ros.model.network import FrameCache, Prediction, R3Network
 import torch
@@ -51,7 +51,7 @@ def network_images(folder: Path, count: int, size: int) -> list[Tensor]:
     """Return (1, 1, 3, h, w) uint8 images as the network is given them."""
     with open_source(folder) as source:
         images = [raw.image for raw in itertools.islice(source, count)]
-    geometry = r3_geometry(images[0].shape[1], images[0].shape[0], size)
+    geometry = r3_geometry(images[0].shape[1], images[0].shape[0], R3Rule(size, square_ok=True))
     arrays = [np.array(geometry.apply(image)) for image in images]
     return [torch.from_numpy(array).permute(2, 0, 1)[None, None] for array in arrays]
 

@@ -443,7 +443,7 @@ class R3Config:
 def is_image_size(pixels: int) -> bool:
     """Return whether R3 can process images whose long side is this.
 
-    Sides are whole patches of 14 pixels; at 224 R3 was trained on square images only.
+    Sides are whole patches of 14 pixels; at 224 R3's rule would crop the image to a square.
     """
     return SMALLEST_IMAGE <= pixels <= LARGEST_IMAGE and not pixels % 14 and pixels != 224
 
@@ -465,8 +465,8 @@ def _check_relations(config: R3Config) -> None:
     if config.model.image_size and not is_image_size(config.model.image_size):
         raise ConfigError(
             f"parameter 'model.image_size' is {config.model.image_size}: use a multiple of 14 "
-            f'from {SMALLEST_IMAGE} on, for example 504 or 392 (R3 takes only squares at '
-            '224), or 0 for the size that the weights were trained on'
+            f'from {SMALLEST_IMAGE} on, for example 504 or 392 (224 would crop the image to a '
+            'square), or 0 for the size that the weights were trained on'
         )
     if config.scale.source == 'model' and not config.model.depth:
         raise ConfigError(

@@ -137,15 +137,6 @@ def inverse_similarity(S: np.ndarray) -> np.ndarray:
     return inverted
 
 
-def encode_pose(T: np.ndarray, fov: np.ndarray) -> np.ndarray:
-    """Return (..., 9) cameras as the networks encode them, of (..., 4, 4) motions.
-
-    Translation, quaternion of any length and sign, field of view (..., 2) vertical and horizontal
-    in radians. Poses of R3 are world-to-camera, of Depth Anything 3 camera-to-world.
-    """
-    return np.concatenate([T[..., :3, 3], quat_xyzw(T), fov], axis=-1)
-
-
 def unproject(
     depth: np.ndarray, fx: float, fy: float, cx: float, cy: float, stride: int = 1
 ) -> np.ndarray:

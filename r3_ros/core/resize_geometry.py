@@ -1,11 +1,11 @@
-"""Cropping and resizing images for a network, with their intrinsics.
+"""Turning, cropping and resizing images for a network, with their intrinsics.
 
 Each step transforms pixels one way and intrinsics both ways. Images are (H, W, 3) uint8 RGB.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
@@ -14,6 +14,20 @@ from PIL import Image
 
 from .datatypes import Intrinsics
 from .errors import CalibrationError, FrameError
+
+#: EXIF orientation -> (transpose, then mirror columns, then mirror rows) that turns it upright.
+EXIF_TURNS = {
+    1: (False, False, False),
+    2: (False, True, False),
+    3: (False, True, True),
+    4: (False, False, True),
+    5: (True, False, False),
+    6: (True, True, False),
+    7: (True, True, True),
+    8: (True, False, True),
+}
+#: The orientation that undoes another; each of the rest undoes itself.
+_OPPOSITE = {6: 8, 8: 6}
 
 _PILLOW_FILTERS = {
     'pillow lanczos': Image.Resampling.LANCZOS,
@@ -41,6 +55,46 @@ def image_size(image: np.ndarray) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """Quarter turns and mirrorings, named by the EXIF orientation that they turn upright."""
+
+    orientation: int
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Return width and height afterwards."""
+        return (height, width) if EXIF_TURNS[self.orientation][0] else (width, height)
+
+    @property
+    def R_after_before(self) -> np.ndarray:
+        """Return the 3x3 matrix from camera coordinates to those of the turned camera."""
+        transpose, mirror_x, mirror_y = EXIF_TURNS[self.orientation]
+        signs = np.diag([-1.0 if mirror_x else 1.0, -1.0 if mirror_y else 1.0, 1.0])
+        return signs @ np.eye(3)[[1, 0, 2]] if transpose else signs
+
+    def carry(self, intrinsics: Intrinsics) -> Intrinsics:
+        """Return the intrinsics of the turned image."""
+        transpose, mirror_x, mirror_y = EXIF_TURNS[self.orientation]
+        K = intrinsics
+        if transpose:
+            K = Intrinsics(K.fy, K.fx, K.cy, K.cx, K.height, K.width)
+        if mirror_x:
+            K = replace(K, cx=K.width - 1 - K.cx)
+        if mirror_y:
+            K = replace(K, cy=K.height - 1 - K.cy)
+        return K
+
+    def carry_back(self, intrinsics: Intrinsics, width: int, height: int) -> Intrinsics:
+        """Return the intrinsics before the turn; the size follows from theirs."""
+        return Turn(_OPPOSITE.get(self.orientation, self.orientation)).carry(intrinsics)
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """Return the turned image, a view."""
+        transpose, mirror_x, mirror_y = EXIF_TURNS[self.orientation]
+        turned = image.swapaxes(0, 1) if transpose else image
+        return turned[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1]
+
+
+@dataclass(frozen=True)
 class Crop:
     """The sub-image of ``width`` x ``height`` pixels with its top left pixel at ``(x, y)``."""
 
@@ -48,6 +102,10 @@ class Crop:
     y: int
     width: int
     height: int
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Return width and height afterwards."""
+        return self.width, self.height
 
     def carry(self, intrinsics: Intrinsics) -> Intrinsics:
         """Return the intrinsics of the cropped image."""
@@ -70,6 +128,10 @@ class Resize:
     height: int
     filter: str
 
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Return width and height afterwards."""
+        return self.width, self.height
+
     def carry(self, intrinsics: Intrinsics) -> Intrinsics:
         """Return the intrinsics of the resized image."""
         return intrinsics.resized(self.width, self.height)
@@ -88,7 +150,7 @@ class Resize:
         return cv2.resize(pixels, size, interpolation=_OPENCV_FILTERS[self.filter])
 
 
-Step = Crop | Resize
+Step = Turn | Crop | Resize
 
 
 @dataclass(frozen=True)
@@ -101,17 +163,33 @@ class Geometry:
 
     @cached_property
     def _sizes(self) -> tuple[tuple[int, int], ...]:
-        """Width and height before the first step and after each."""
-        after = ((step.width, step.height) for step in self.steps)
-        return ((self.source_width, self.source_height), *after)
+        """Return (width, height) before the first step and after each."""
+        sizes = [(self.source_width, self.source_height)]
+        for step in self.steps:
+            sizes.append(step.size(*sizes[-1]))
+        return tuple(sizes)
 
     @property
     def width(self) -> int:
+        """Return the width of the network's input, in pixels."""
         return self._sizes[-1][0]
 
     @property
     def height(self) -> int:
+        """Return the height of the network's input, in pixels."""
         return self._sizes[-1][1]
+
+    @cached_property
+    def R_network_source(self) -> np.ndarray:
+        """Return the 3x3 matrix from camera coordinates to those of the network.
+
+        The identity unless the image is turned; a reflection if the EXIF orientation mirrors.
+        """
+        R = np.eye(3)
+        for step in self.steps:
+            if isinstance(step, Turn):
+                R = step.R_after_before @ R
+        return R
 
     @cached_property
     def pixels_network_source(self) -> np.ndarray:
@@ -121,11 +199,12 @@ class Geometry:
         """
         # A camera whose rays are its pixels.
         rays = Intrinsics(1.0, 1.0, 0.0, 0.0, self.source_width, self.source_height)
-        return self.to_network(rays).K
+        return self.to_network(rays).K @ self.R_network_source
 
     def to_network(self, intrinsics: Intrinsics) -> Intrinsics:
-        """Return the intrinsics of the network's input for those of the source.
+        """Return the intrinsics of the network's input.
 
+        :param intrinsics: of the source.
         :raises CalibrationError: of another size than the source.
         """
         self._check_size(intrinsics, self._sizes[0], 'the image')
@@ -134,8 +213,9 @@ class Geometry:
         return intrinsics
 
     def to_source(self, intrinsics: Intrinsics) -> Intrinsics:
-        """Return the intrinsics of the source for those of the network's input.
+        """Return the intrinsics of the source.
 
+        :param intrinsics: of the network's input.
         :raises CalibrationError: of another size than the network's input.
         """
         self._check_size(intrinsics, self._sizes[-1], "the network's input")

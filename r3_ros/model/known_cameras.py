@@ -1,6 +1,6 @@
 """Known cameras as input of plain Depth Anything 3.
 
-A camera is an encoding (``encode_pose``) of its camera-to-world pose, relative
+A camera is an encoding (:mod:`~r3_ros.core.pose_encoding`) of its camera-to-world pose, relative
 to the first camera and in a unit that the predicted depth then shares.
 """
 
@@ -12,7 +12,8 @@ import numpy as np
 
 from ..core.datatypes import Intrinsics
 from ..core.errors import TransformError
-from ..core.geometry import encode_pose, inverse
+from ..core.geometry import inverse
+from ..core.pose_encoding import encode_pose
 from ..input.network_input import fov_of
 
 #: A smaller unit would amplify the noise of static cameras.

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from ..core.datatypes import DepthMap, Intrinsics
-from ..core.resize_geometry import Geometry
-from ..input.network_input import da3_geometry
+from ..input.network_input import da3_geometry, DA3Rule, Geometry
 from .depth_head import MonoDepth
 from .device_errors import converts_device_errors
 from .network import MetricNetwork
@@ -24,11 +23,12 @@ class MetricPredictor:
     """DA3METRIC as :class:`~r3_ros.core.predictor.MetricDepth`."""
 
     def __init__(
-        self, network: MetricNetwork, device: torch.device, process_res: int = 504
+        self, network: MetricNetwork, device: torch.device, rule: DA3Rule | None = None
     ) -> None:
         self._network = network
         self._device = device
-        self._geometry = lru_cache(maxsize=4)(partial(da3_geometry, process_res=process_res))
+        rule = rule or DA3Rule()
+        self._geometry = lru_cache(maxsize=4)(partial(da3_geometry, rule=rule))
 
     @converts_device_errors
     @torch.inference_mode()

@@ -29,8 +29,7 @@ from ..core.datatypes import (
 )
 from ..core.errors import DeviceMemoryError, FrameError, ModelError
 from ..core.geometry import inverse, T_from_quat
-from ..core.resize_geometry import Geometry
-from ..input.network_input import intrinsics_from_fov, r3_geometry
+from ..input.network_input import Geometry, intrinsics_from_fov, r3_geometry, R3Rule
 from .backbone import Tokens
 from .cache.frame_memory import CacheBudget, FrameMemory
 from .cache.recomputation import Recomputation
@@ -87,13 +86,13 @@ class R3Predictor:
         self._device = device
         self._with_depth = config.depth
         # Square images stay square instead of being cropped.
-        self._image_size = config.image_size
+        self._rule = R3Rule(size=config.image_size, square_ok=True)
         self._memory = FrameMemory(budget)
         self._recomputation = Recomputation(network, self._memory, device, recomputed_per_frame)
         self._described: _Described | None
         self._warm_up: list[float]
         self._fovs: deque[np.ndarray]
-        self._geometry = lru_cache(maxsize=4)(partial(r3_geometry, size=config.image_size))
+        self._geometry = lru_cache(maxsize=4)(partial(r3_geometry, rule=self._rule))
         self.reset()
 
     @property
@@ -104,7 +103,7 @@ class R3Predictor:
     @property
     def image_size(self) -> int:
         """Long side of the network's input, in pixels."""
-        return self._image_size
+        return self._rule.size
 
     @property
     def capacity(self) -> int | None:

@@ -11,8 +11,8 @@ import torch
 from ..core.config import ModelConfig
 from ..core.datatypes import ModelInfo
 from ..core.errors import FrameError, ModelError
-from ..core.predictor import WindowPrediction
-from ..input.network_input import PATCH, r3_geometry
+from ..core.window_predictor import WindowPrediction
+from ..input.network_input import PATCH, r3_geometry, R3Rule
 from .depth_head import BRANCH_CHANNELS
 from .network import HEAD_FRAMES, Prediction, R3Network
 from .variants import NetworkConfig, TABLE_SIDE
@@ -42,7 +42,8 @@ class R3WindowPredictor:
         self._memory_bytes = memory_bytes
         self._element_bytes = network.backbone.patch_embed.proj.weight.element_size()
         # As in a stream.
-        self.geometry = lru_cache(maxsize=64)(partial(r3_geometry, size=config.image_size))
+        rule = R3Rule(size=config.image_size, square_ok=True)
+        self.geometry = lru_cache(maxsize=64)(partial(r3_geometry, rule=rule))
 
     def most_frames(self, width: int, height: int) -> int:
         """Return how many images of a prepared size fit into memory at once."""

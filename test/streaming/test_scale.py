@@ -436,11 +436,11 @@ def test_contradictions_are_refused():
 def test_the_metric_network_gets_the_focal_length_of_its_own_input():
     torch = pytest.importorskip('torch')
     from networks import shared_network
-    from r3_ros.input.network_input import da3_geometry
+    from r3_ros.input.network_input import DA3Rule, prepare_da3
     from r3_ros.model.metric_predictor import MetricPredictor
 
     network = shared_network('metric')
-    predictor = MetricPredictor(network, torch.device('cpu'), process_res=56)
+    predictor = MetricPredictor(network, torch.device('cpu'), DA3Rule(process_res=56))
     image = depth_map(np.ones((84, 112)))
     metres = predictor.metres(image)
     assert metres.shape == (84, 112) and metres.dtype == np.float32
@@ -450,7 +450,7 @@ def test_the_metric_network_gets_the_focal_length_of_its_own_input():
     farther = predictor.metres(DepthMap(0, image.depth, image.confidence, image.image, zoomed))
     np.testing.assert_allclose(farther, 2 * metres, rtol=1e-6)
     # Half as large as the image: half its focal length, and each result for two by two pixels.
-    small = da3_geometry(112, 84, 56).apply(image.image)
+    small = prepare_da3(image.image, DA3Rule(process_res=56)).pixels
     with torch.inference_mode():
         answer = network(torch.from_numpy(small.copy()).permute(2, 0, 1)[None])
     expected = answer.depth[0].numpy() * 0.5 * scripted.intrinsics(112, 84).fx / 300

@@ -367,7 +367,7 @@ def test_changed_images_and_unknown_settings_fail(tmp_path):
 
     changes = {
         'r3.landscape.pixels': moved(3),
-        'da3.grown.upper_bound_resize.pixels': lambda pixels: pixels[:-14],
+        'da3.grown.upper_bound_crop.pixels': lambda pixels: pixels[:-14],
         'r3.enlarged.settings': lambda text: None,
     }
     result = run_one(copy_of('preprocess', tmp_path, **changes))
@@ -710,9 +710,9 @@ def test_without_usable_weights_only_networks_fail(script, words, folder):
         (folder / 'deterministic_weights.py').write_text(script, encoding='utf-8')
     result = run_one(path)
     assert not result.passed and words in result.problem and '\n' not in result.problem
-    source, settings = np.zeros((28, 42, 3), dtype=np.uint8), '{"source": "a", "size": 42}'
+    source, settings = np.zeros((28, 28, 3), dtype=np.uint8), '{"source": "a", "size": 28}'
     pixels = {'source.a': source, 'r3.b.settings': np.array(settings)}
-    pixels['r3.b.pixels'] = source
+    pixels['r3.b.pixels'] = source[:14]
     result = run_one(write(folder / 'golden-preprocess.npz', pixels))
     assert {array.name for array in result.arrays} == {'r3.b.pixels'} and result.passed
 

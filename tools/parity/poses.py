@@ -1,6 +1,6 @@
 """Poses and intrinsics from pair outputs, by the authors' rules, and files of nothing else.
 
-Poses are encoded (``encode_pose``) as world-to-camera. An edge takes camera i's
+Poses are encoded (:mod:`r3_ros.core.pose_encoding`) as world-to-camera. An edge takes camera i's
 coordinates to camera j's, so the pose of j is the edge after the pose of i.
 """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 import time
@@ -32,7 +32,7 @@ from .poses import pose_outputs
 from .stand_in_weights import Networks, StandInWeights
 
 #: Functions for files without a network.
-_WITHOUT_NETWORK: dict[Kind, Callable[[Golden], Mapping[str, Output | None]]] = {
+_WITHOUT_NETWORK: dict[Kind, Callable[[Golden], dict[str, Output]]] = {
     Kind.POSES: pose_outputs,
     Kind.PREPROCESS: pixel_outputs,
 }
@@ -95,19 +95,17 @@ class Runner:
         result.seconds = time.perf_counter() - begin
         return result
 
-    def _outputs(self, golden: Golden) -> Mapping[str, Output | None]:
+    def _outputs(self, golden: Golden) -> dict[str, Output]:
         compute = _WITHOUT_NETWORK.get(golden.subject.kind)
         if compute is not None:
             return compute(golden)
         return network_outputs(golden, self._networks, self.bounds[Quantity.HEAD].worst)
 
-    def _compared(
-        self, golden: Golden, outputs: Mapping[str, Output | None]
-    ) -> Iterator[ArrayResult]:
+    def _compared(self, golden: Golden, outputs: dict[str, Output]) -> Iterator[ArrayResult]:
         bounds = self.bounds if golden.subject.variant else self._exact_bounds
         for name, array in golden.results().items():
             kind = kind_of(name.split('.')[-1])
             if kind is None or name not in outputs:
                 yield ArrayResult(name, None, problem='it is an unknown array')
-            elif (output := outputs[name]) is not None:
-                yield compare(name, kind, array, output, bounds[kind.quantity])
+            else:
+                yield compare(name, kind, array, outputs[name], bounds[kind.quantity])

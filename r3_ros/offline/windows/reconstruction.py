@@ -21,7 +21,7 @@ from ...core.config import R3Config, TrackingConfig
 from ...core.datatypes import DepthMap, Intrinsics, TrackingState
 from ...core.errors import FrameError, ModelError, SourceError
 from ...core.geometry import rigid_part, scale_of
-from ...core.predictor import WindowPrediction, WindowPredictor
+from ...core.window_predictor import WindowPrediction, WindowPredictor
 from ...input.folder_source import FolderSource
 from ...input.network_input import intrinsics_from_fov
 from ...input.source import Source

@@ -13,8 +13,8 @@ import numpy as np
 from ...core.config import R3Config
 from ...core.datatypes import Frame, Intrinsics
 from ...core.errors import CalibrationError, FrameError, SourceError
-from ...core.predictor import WindowPredictor
 from ...core.resize_geometry import Crop, Geometry
+from ...core.window_predictor import WindowPredictor
 from ...input.folder_source import FolderSource
 from ...input.frame_filter import Action, FrameFilter
 from ...input.source import Source
