@@ -16,9 +16,8 @@ import numpy as np
 from ..core.threads import thread_name
 from . import mapping
 from .bundle import BundleResult
-from .dense import sweep_job
 from .landmarks import SparseMap
-from .sweep import Swept
+from .sweep import sweep_job, Swept
 from .window import adjustment_job, AdjustmentWindow, Loop, loop_holds, merge, Motion, take_window
 
 #: Steps between queueing an adjustment and taking its result.

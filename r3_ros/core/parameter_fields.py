@@ -106,16 +106,15 @@ class Parameter:
         return value
 
 
-def parameters(root: Any) -> Iterator[Parameter]:
-    """Yield all parameters of a root in order, with their values."""
-    yield from _walk(root, '')
+def parameters(root: Any, prefix: str = '') -> Iterator[Parameter]:
+    """Yield all parameters of a root in order, with their values.
 
-
-def _walk(parent: Any, prefix: str) -> Iterator[Parameter]:
-    for item in fields(parent):
-        value = getattr(parent, item.name)
+    :param prefix: of the names, for a group.
+    """
+    for item in fields(root):
+        value = getattr(root, item.name)
         if is_dataclass(value):
-            yield from _walk(value, f'{prefix}{item.name}.')
+            yield from parameters(value, f'{prefix}{item.name}.')
         else:
             kind, meta = type(item.default), item.metadata['r3']
             yield Parameter(prefix + item.name, kind, item.default, value, meta)

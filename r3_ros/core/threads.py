@@ -125,10 +125,7 @@ class RepeatingThread:
             try:
                 self._job()
             except Exception as error:  # any exception: otherwise the thread would end silently
-                self._report(error)
-
-    def _report(self, error: Exception) -> None:
-        try:
-            self._on_error(error)
-        except Exception:  # a failing reporter must not end the thread silently
-            traceback.print_exc()
+                try:
+                    self._on_error(error)
+                except Exception:  # nor may a failing reporter
+                    traceback.print_exc()

@@ -21,7 +21,7 @@ import numpy as np
 
 from ...core.datatypes import Edge
 from ...core.geometry import rotation_angle
-from ..loops.evidence import deviations
+from ..loops.evidence import AGREE_SIGMAS, deviations, SLACK_LENGTH, SLACK_RAD
 from ..pose_resolution import (
     EdgeNoise,
     HeldPose,
@@ -36,11 +36,6 @@ from ..pose_resolution import (
 LEAST_KEYFRAMES = 3
 _LEAST_SHARE = 0.5
 _NEARLY_AS_WELL = 0.5
-#: Tolerance of candidates: standard deviations, and, since those are a heuristic, at least a share
-#: of the length of the edges, and radians.
-_SIGMAS = 3.0
-_SLACK_LENGTH = 0.1
-_SLACK_RAD = 0.03
 #: Least distance between keyframes that give a scale, over their distance to the frame.
 _LEAST_APART = 0.03
 #: Largest ratio of the scales of frames in a row.
@@ -155,11 +150,11 @@ def _agreeing(
 ) -> list[Edge]:
     off = deviations(edges, held, pose)
     levers = np.linalg.norm(stacked(edges)[0][:, :3, 3] * pose.scale, axis=1)
-    most = _SIGMAS * noise.sigmas_of(edges) * [pose.scale, 1.0]
+    most = AGREE_SIGMAS * noise.sigmas_of(edges) * [pose.scale, 1.0]
     # A very near keyframe does not give the place better than the scene's size allows.
-    slack = _SLACK_LENGTH * np.maximum(levers, np.median(levers))
+    slack = SLACK_LENGTH * np.maximum(levers, np.median(levers))
     agrees = (off[:, 0] <= np.maximum(most[:, 0], slack)) & (
-        off[:, 1] <= np.maximum(most[:, 1], _SLACK_RAD)
+        off[:, 1] <= np.maximum(most[:, 1], SLACK_RAD)
     )
     return list(itertools.compress(edges, agrees))
 
