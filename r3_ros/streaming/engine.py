@@ -16,7 +16,7 @@ import time
 import numpy as np
 
 from ..core.config import R3Config
-from ..core.datatypes import DepthMap, Edge, Estimate, Frame, FramePrediction
+from ..core.datatypes import DepthMap, Edge, Estimate, Frame, FramePrediction, TrackingState
 from ..core.errors import ConfigError, FrameError, MapError, MapProblem
 from ..core.geometry import similarity
 from ..core.predictor import MetricDepth, Predictor
@@ -42,7 +42,7 @@ from .relocalisation.search import Vicinity
 from .retention import Memory, Retention
 from .scale.odometry_buffer import OdometryBuffer
 from .scale.tracker import ScaleTracker
-from .segments import leave_segment, open_segment, reported_reason, reported_state, segment_is_due
+from .segments import leave_segment, open_segment, reported_reason, reported_state
 from .session import Session
 from .trajectory import Trajectory
 from .voxel_map import VoxelMap
@@ -197,9 +197,10 @@ class Engine:
             resolution.edges, resolution.T_world_camera, prediction.provisional, frame_id == 0
         )
         may_open = self.loops.active and self.predictor.can_restart and not seen.fault
+        is_due = 0 < self.config.loop.new_segment_after <= session.lost_frames
         if was_lost and verdict.publishable:
             leave_segment(session, session.graph.segments[resolution.edges[0].source_id], frame_id)
-        elif may_open and segment_is_due(session, verdict, self.config.loop):
+        elif may_open and is_due and verdict.state is TrackingState.LOST:
             verdict, resolution = open_segment(session, frame_id), _origin()
         if verdict.publishable and not session.segment_id and session.relocalisation:
             # Found: poses are published in the saved world.

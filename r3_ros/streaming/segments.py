@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..core.config import LoopConfig, StreamConfig
+from ..core.config import StreamConfig
 from ..core.datatypes import Edge, TrackingState
 from ..core.geometry import inverse, inverse_similarity
 from .gate import Verdict
@@ -21,12 +21,6 @@ from .session import Session
 _LEAST_KEYFRAMES = 3
 #: Maximum number of keyframes that one search excludes.
 _MOST_EXCLUDED = 1000
-
-
-def segment_is_due(session: Session, verdict: Verdict, config: LoopConfig) -> bool:
-    """Return whether the camera has been lost long enough for a new segment."""
-    lost = verdict.state is TrackingState.LOST
-    return lost and 0 < config.new_segment_after <= session.lost_frames
 
 
 def open_segment(session: Session, frame_id: int) -> Verdict:

@@ -13,7 +13,7 @@ from .image_check import ImageCheck
 from .keyframes.admission import Admission
 from .keyframes.bank import KeyframeBank
 from .keyframes.keyframe_graph import KeyframeGraphView
-from .loops.evidence import LoopEvidence
+from .loops.evidence import LoopEvidence, no_evidence
 from .pose_graph import PoseGraph
 from .relocalisation.search import Relocalisation
 from .scale.estimator import ScaleView
@@ -92,7 +92,7 @@ class Session:
     leaving: set[int] = field(default_factory=set)
     evicted: list[int] = field(default_factory=list)
     followed_since: deque[int] = field(default_factory=lambda: deque([0], maxlen=1000))
-    evidence: LoopEvidence = field(default_factory=LoopEvidence)
+    evidence: LoopEvidence = field(default_factory=no_evidence)
     evidence_depth: DepthMap | None = None
     images: ImageCheck = field(default_factory=ImageCheck)
 

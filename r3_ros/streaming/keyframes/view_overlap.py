@@ -20,6 +20,9 @@ POINTS = 32
 #: Steps of the additive sequence that spreads points evenly in a box: inverse powers of the real
 #: root of x^4 = x + 1.
 STEPS = (0.8191725134, 0.6710436067, 0.5497004779)
+_LANES = np.arange(POINTS, dtype=np.float32)
+#: (3, POINTS) positions across, down and in depth, 0 to 1.
+_SPREAD = (np.float32(0.5) + _LANES * np.array(STEPS, np.float32)[:, None]) % 1
 #: Range of the points' depths, as multiples of the scene's depth.
 NEAR_POINTS, FAR_POINTS = 0.7, 1.4
 #: Range of depths that a camera sees, as multiples of its scene's depth.
@@ -86,15 +89,6 @@ def view_overlaps(view: Any, others: Any, xp: Any = np) -> Any:
     overlap = xp.sqrt(seen_by_others * seen_by_view)
     overlap[others[:, DEPTH] <= 0] = 0.0
     return overlap
-
-
-def _spread() -> np.ndarray:
-    lane = np.arange(POINTS, dtype=np.float32)
-    place: np.ndarray = (np.float32(0.5) + lane * np.array(STEPS, np.float32)[:, None]) % 1
-    return place
-
-
-_SPREAD = _spread()
 
 
 def _shares(owners: Any, observers: Any, xp: Any) -> Any:

@@ -7,7 +7,7 @@ of the last frames are kept until enough of them agree (:mod:`.agreement`).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 import math
 
@@ -53,32 +53,24 @@ class FarEdge:
     sigmas: np.ndarray
 
 
-class LoopEvidence:
-    """Contradicting edges of the last frames, oldest first."""
+#: Contradicting edges of the last frames, oldest first.
+LoopEvidence = deque[tuple[FarEdge, ...]]
 
-    def __init__(self) -> None:
-        self._frames: deque[tuple[FarEdge, ...]] = deque(maxlen=_WINDOW_FRAMES)
 
-    def __iter__(self) -> Iterator[FarEdge]:
-        return (edge for edges in self._frames for edge in edges)
+def no_evidence() -> LoopEvidence:
+    """Return evidence of no frame yet."""
+    return deque(maxlen=_WINDOW_FRAMES)
 
-    def add(self, edges: Sequence[FarEdge]) -> None:
-        """Add the edges of one frame."""
-        if edges:
-            self._frames.append(tuple(edges))
 
-    def keep(self, known: Container[int], now: int) -> None:
-        """Drop edges whose keyframes are not in ``known``, and old ones."""
-        kept = [
-            tuple(e for e in edges if e.source_id in known and e.anchor_id in known)
-            for edges in self._frames
-            if now - edges[0].frame_id <= _WINDOW_AGE
-        ]
-        self._frames = deque((edges for edges in kept if edges), maxlen=_WINDOW_FRAMES)
-
-    def clear(self) -> None:
-        """Drop all edges."""
-        self._frames.clear()
+def drop_outdated(evidence: LoopEvidence, known: Container[int], now: int) -> None:
+    """Drop edges whose keyframes are not in ``known``, and those of old frames."""
+    kept = [
+        tuple(e for e in edges if e.source_id in known and e.anchor_id in known)
+        for edges in evidence
+        if now - edges[0].frame_id <= _WINDOW_AGE
+    ]
+    evidence.clear()
+    evidence.extend(edges for edges in kept if edges)
 
 
 def deviations(edges: Sequence[Edge], held: Mapping[int, HeldPose], pose: HeldPose) -> np.ndarray:

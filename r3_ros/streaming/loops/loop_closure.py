@@ -10,6 +10,7 @@ import bisect
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+import itertools
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from ..segments import edges_of_one_segment
 from ..session import Session
 from . import solver_job
 from .agreement import agreement
-from .evidence import contradicts, FarEdge
+from .evidence import contradicts, drop_outdated, FarEdge
 from .pose_optimizer import load_gtsam
 from .solver_job import Correction, LoopSnapshot
 
@@ -53,10 +54,6 @@ class Loops:
     @property
     def active(self) -> bool:
         return self._executor is not None
-
-    @property
-    def busy(self) -> bool:
-        return self._job is not None
 
     def reset(self) -> None:
         """Drop the job."""
@@ -130,15 +127,14 @@ class Loops:
         S_anchor_world = inverse_similarity(held[anchor_id].S_world_camera)
         S_anchor_frame = S_anchor_world @ held[frame_id].S_world_camera
         sigmas = noise.sigmas_of(good)
-        session.evidence.add(
-            [
-                FarEdge(e.source_id, frame_id, anchor_id, S_anchor_frame, e.T_source_target, sigma)
-                for e, sigma in zip(good, sigmas, strict=True)
-            ]
+        far = (
+            FarEdge(e.source_id, frame_id, anchor_id, S_anchor_frame, e.T_source_target, sigma)
+            for e, sigma in zip(good, sigmas, strict=True)
         )
+        session.evidence.append(tuple(far))
         depth = next((d for d in depths if d.frame_id == frame_id), session.evidence_depth)
         session.evidence_depth = depth
-        if not self.busy and frame_id >= self._rest_until:
+        if self._job is None and frame_id >= self._rest_until:
             self._consider(session, frame_id, noise)
 
     def take(self, session: Session, frame_id: int | None) -> list[int]:
@@ -158,10 +154,10 @@ class Loops:
 
     def _consider(self, session: Session, frame_id: int, noise: EdgeNoise) -> None:
         """Start a job for the oldest pair of segments whose evidence agrees."""
-        session.evidence.keep(session.bank, frame_id)
+        drop_outdated(session.evidence, session.bank, frame_id)
         graph = session.graph
         groups: dict[tuple[int, int], list[FarEdge]] = {}
-        for edge in session.evidence:
+        for edge in itertools.chain.from_iterable(session.evidence):
             pair = graph.segments[edge.source_id], graph.segments[edge.anchor_id]
             groups.setdefault(pair, []).append(edge)
         for pair, evidence in sorted(groups.items(), key=lambda item: item[0]):
