@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'test' / 'support')]
 
 from r3_ros.core.config import R3Config  # noqa: E402
-from r3_ros.core.similarity import rigid_part  # noqa: E402
+from r3_ros.core.geometry import rigid_part  # noqa: E402
 from r3_ros.core.trajectory_file import PoseList  # noqa: E402
 from r3_ros.evaluation.trajectory_errors import evaluate_trajectory  # noqa: E402
 from r3_ros.offline.windows.window_images import WindowImage  # noqa: E402

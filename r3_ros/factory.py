@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 import logging
 
 from .core.config import R3Config
 from .core.errors import ConfigError, ModelError, R3Error
-from .core.metric_depth import MetricDepth
-from .core.predictor import Predictor
+from .core.predictor import MetricDepth, Predictor
 from .core.window_predictor import WindowPredictor
 from .streaming.engine import Engine
 from .streaming.keyframes.retrieval import array_module
@@ -53,18 +54,11 @@ def load_predictor(config: R3Config) -> Predictor:
     :raises ModelError: its weights are missing or wrong, or a required library is missing.
     """
     if config.model.name == 'classical':
-        try:
-            from .classical.classical_predictor import ClassicalPredictor
-        except ImportError as error:
-            raise ModelError(
-                f"model 'classical' cannot be loaded: {error}. It needs OpenCV, NumPy and SciPy "
-                'for Python; if they are there, build or install r3_ros again'
-            ) from error
+        from .classical.classical_predictor import ClassicalPredictor
+
         return ClassicalPredictor(config.classical, with_depth=config.model.depth)
-    try:
+    with _libraries_for(f"model '{config.model.name}'"):
         from .model.loading import load_r3
-    except ImportError as error:
-        raise _missing_library(f"model '{config.model.name}'", error) from error
     return load_r3(config.model, config.memory)
 
 
@@ -73,10 +67,8 @@ def load_metric_depth(config: R3Config) -> MetricDepth:
 
     :raises ModelError: its weights are missing or wrong, or a required library is missing.
     """
-    try:
+    with _libraries_for("scale.source 'model'"):
         from .model.loading import load_metric
-    except ImportError as error:
-        raise _missing_library("scale.source 'model'", error) from error
     return load_metric(config.model)
 
 
@@ -97,14 +89,16 @@ def load_window_predictor(config: R3Config) -> WindowPredictor:
             f"parameter 'scale.source' is '{config.scale.source}', which measures a stream, frame "
             'by frame: run without --mode offline, or set scale.source to none or fixed'
         )
-    try:
+    with _libraries_for(f"model '{config.model.name}'"):
         from .model.loading import load_r3_windows
-    except ImportError as error:
-        raise _missing_library(f"model '{config.model.name}'", error) from error
     return load_r3_windows(config.model, config.offline)
 
 
-def _missing_library(what: str, error: ImportError) -> ModelError:
-    return ModelError(
-        f'{what} needs libraries of the networks ({error}): pip install "r3_ros[r3]"'
-    )
+@contextmanager
+def _libraries_for(what: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise ModelError(
+            f'{what} needs libraries of the networks ({error}): pip install "r3_ros[r3]"'
+        ) from error

@@ -1,18 +1,23 @@
 """Optimisation of the map beside tracking: adjustments, loops, focal length, dense depth.
 
-Adjustments and plane sweeps run in two threads; their results are merged at fixed steps.
+Adjustments and plane sweeps run in two threads; their results are merged at fixed steps, so that
+runs repeat exactly.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
+
 import numpy as np
 
+from ..core.threads import thread_name
 from . import mapping
-from .background import Background
 from .bundle import BundleResult
-from .dense import sweep_job
 from .landmarks import SparseMap
-from .sweep import Swept
+from .sweep import sweep_job, Swept
 from .window import adjustment_job, AdjustmentWindow, Loop, loop_holds, merge, Motion, take_window
 
 #: Steps between queueing an adjustment and taking its result.
@@ -34,6 +39,40 @@ LOOP_DELAY = 10
 LOOP_ITERATIONS = 8
 LOOP_KEYFRAMES = 40
 LOOP_PAUSE = 10
+
+
+T = TypeVar('T')
+
+
+class Background(Generic[T]):
+    """One thread that runs jobs in order.
+
+    A result is taken a fixed number of steps after its job was queued, and waited for if need be:
+    results do not depend on the speed of the machine.
+    """
+
+    def __init__(self, what: str):
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=thread_name(what))
+        self._pending: deque[tuple[int, Future[T]]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def submit(self, due_step: int, job: Callable[[], T]) -> None:
+        """Queue a job whose result is taken at ``due_step``; due steps never decrease."""
+        self._pending.append((due_step, self._executor.submit(job)))
+
+    def take(self, step: int) -> list[T]:
+        """Return the results due at this step; an exception of a job is raised here."""
+        results = []
+        while self._pending and self._pending[0][0] <= step:
+            results.append(self._pending.popleft()[1].result())
+        return results
+
+    def close(self) -> None:
+        """Drop jobs not begun and wait for the thread to end."""
+        self._pending.clear()
+        self._executor.shutdown(wait=True, cancel_futures=True)
 
 
 class Backend:

@@ -21,8 +21,7 @@ class BundleProblem:
 
     :ivar T_camera_world: (C, 4, 4); the first ``free_count`` of them move.
     :ivar points: (P, 3) in the world.
-    :ivar camera: (M,) camera of each observation.
-    :ivar point: (M,) point of each observation; a pair occurs once at most.
+    :ivar camera: (M,) camera of each observation; ``point``: (M,) its point, once per camera.
     :ivar rays: (M, 2) observed rays.
     :ivar focal: pixels per unit of a ray.
     :ivar focal_prior: mean and standard deviation of a factor on the focal length, which is then
@@ -239,7 +238,6 @@ def _outer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _damped(V: np.ndarray, damping: float) -> np.ndarray:
-    """Return V with an increased diagonal, so that it can be inverted."""
     V = V.copy()
     diagonal = np.einsum('pii->pi', V)
     diagonal += damping * diagonal + 1e-9 * diagonal.max(axis=1, keepdims=True) + 1e-12

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ from ..core.datatypes import (
 )
 from ..core.errors import FrameError
 from ..core.geometry import inverse
+from ..core.resize_geometry import image_size
 from . import describe
 from .confidence import Evidence, REFERENCE, rotation_confidence
 from .features import working_image
@@ -110,7 +111,7 @@ class ClassicalPredictor:
         refined = self._corrections(odometry, frame.frame_id)
         height, width = frame.image.shape[:2]
         return FramePrediction(
-            intrinsics=odometry.camera.intrinsics(width, height),
+            intrinsics=odometry.camera.resized(width, height),
             edges=edges,
             refined=refined,
             depths=self._depths(outcome.swept),
@@ -154,15 +155,8 @@ class ClassicalPredictor:
         if landmarks is None:
             raise FrameError('the map has no landmarks: it was not made by the classical model')
         self.reset()
-        descriptors = {}
-
-        def with_descriptors() -> Iterator[KnownKeyframe]:
-            for keyframe in keyframes:
-                descriptors[keyframe.frame_id] = keyframe.descriptor
-                yield keyframe
-
-        self._known = KnownMap.of(with_descriptors(), landmarks)
-        self._descriptors = descriptors
+        self._known = KnownMap.of(keyframes, landmarks)
+        self._descriptors = {k.frame_id: k.descriptor for k in self._known.keyframes}
 
     def reset(self) -> None:
         """Drop all frames and landmarks; the next frame starts a new world."""
@@ -184,12 +178,7 @@ class ClassicalPredictor:
 
         :raises FrameError: wrong type or size.
         """
-        image = frame.image
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise FrameError(
-                f'the image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}'
-            )
-        height, width = image.shape[:2]
+        width, height = image_size(frame.image)
         if min(height, width) < SHORTEST_SIDE:
             raise FrameError(
                 f'an image of {width}x{height} is too small: '
@@ -200,10 +189,9 @@ class ClassicalPredictor:
                 f'the image size changed from {self._size[0]}x{self._size[1]} to '
                 f'{width}x{height}: reset before sending images of another size'
             )
-        return working_image(image)
+        return working_image(frame.image)
 
     def _odometry_for(self, frame: Frame, gray: np.ndarray) -> Odometry:
-        """Return the running odometry, or start one with this frame's camera."""
         if self._odometry is not None:
             self._check_intrinsics(frame)
             return self._odometry
@@ -246,15 +234,11 @@ class ClassicalPredictor:
         )
 
     def _edges(
-        self,
-        odometry: Odometry,
-        frame: HeldFrame,
-        context_ids: Sequence[int],
-        factor: float,
+        self, odometry: Odometry, frame: HeldFrame, context_ids: Sequence[int], factor: float
     ) -> tuple[Edge, ...]:
         """Return an edge for each context frame that shares landmarks with the frame."""
         held = [odometry.frames.get(i) for i in context_ids]
-        context = [h for h in held if h is not None and h.posed and h is not frame]
+        context = [h for h in held if h is not None and h is not frame]
         if odometry.mode is Mode.STARTING:
             rotation = rotation_confidence(odometry.start_rotation_sigma)
             return tuple(_edge(h, frame, 0.0, rotation) for h in context)
@@ -275,8 +259,8 @@ class ClassicalPredictor:
         refined: list[Edge] = []
         source: HeldFrame | None = None
         moving = False
-        for held in odometry.frames:
-            if held.frame_id == present_id or not held.posed:
+        for held in odometry.frames.values():
+            if held.frame_id == present_id:
                 continue
             known = held.reported
             if known is None:
@@ -296,14 +280,13 @@ class ClassicalPredictor:
         return -1.0 if known is None else float(known @ descriptor)
 
     def _depths(self, swept: Iterable[Swept]) -> tuple[DepthMap, ...]:
-        """Return sweeps as depth maps; a frame is swept once."""
         return tuple(
             DepthMap(
                 s.frame_id,
                 s.depth,
                 s.confidence,
                 self._colors.pop(s.frame_id),
-                s.camera.intrinsics(s.camera.width, s.camera.height),
+                s.camera.resized(s.camera.width, s.camera.height),
             )
             for s in swept
         )

@@ -17,9 +17,8 @@ from scipy.optimize import minimize_scalar
 from ..core.geometry import inverse, make_T, rotation_angle
 from .bundle import adjust, BundleProblem, BundleResult
 from .features import find_corners, track
-from .pinhole import homogeneous, Pinhole, project
+from .pinhole import depth_along_first_ray, homogeneous, parallax_cosine, Pinhole, project
 from .pnp import refine_pose
-from .triangulate import depth_along_first_ray, parallax_cosine
 
 #: Least median flow not explained by a rotation for a start, as a share of the width. A camera at
 #: rest measures 0.0002.
@@ -64,7 +63,6 @@ class StartUp:
     """Tracks corners from a reference image until the scene can be initialised.
 
     :param guessed_focal: a wrong focal length may explain the flow left by a rotation.
-    :ivar corners: number of corners in the reference image.
     """
 
     def __init__(self, corner_count: int, corner_distance: float, guessed_focal: bool = False):
@@ -137,11 +135,7 @@ class StartUp:
         return candidates[0][1]
 
     def _adjust(
-        self,
-        camera: Pinhole,
-        T_now_reference: np.ndarray,
-        depth: np.ndarray,
-        good: np.ndarray,
+        self, camera: Pinhole, T_now_reference: np.ndarray, depth: np.ndarray, good: np.ndarray
     ) -> tuple[int, Start | None]:
         """Adjust all frames since the reference together.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -134,44 +133,16 @@ class HeldFrame:
     T_world_camera: np.ndarray
     seen: Observations
     keyframe: bool = False
-    posed: bool = False
     reported: np.ndarray | None = None
     saved: bool = False
 
 
-class HeldFrames:
+class HeldFrames(dict[int, HeldFrame]):
     """The held frames by id, in increasing order."""
 
-    def __init__(self) -> None:
-        self._frames: dict[int, HeldFrame] = {}
-
-    def __contains__(self, frame_id: int) -> bool:
-        return frame_id in self._frames
-
-    def __getitem__(self, frame_id: int) -> HeldFrame:
-        return self._frames[frame_id]
-
-    def __iter__(self) -> Iterator[HeldFrame]:
-        return iter(list(self._frames.values()))
-
-    def __len__(self) -> int:
-        return len(self._frames)
-
-    def add(self, frame: HeldFrame) -> None:
-        """Hold a frame; its id is larger than all others."""
-        self._frames[frame.frame_id] = frame
-
-    def get(self, frame_id: int) -> HeldFrame | None:
-        """Return a frame, or None if it is not held."""
-        return self._frames.get(frame_id)
-
-    def pop(self, frame_id: int) -> HeldFrame | None:
-        """Stop holding a frame and return it, or None."""
-        return self._frames.pop(frame_id, None)
-
     def keyframes(self) -> list[HeldFrame]:
-        """Return the keyframes with a pose, oldest first."""
-        return [f for f in self._frames.values() if f.keyframe and f.posed]
+        """Return the keyframes, oldest first."""
+        return [frame for frame in self.values() if frame.keyframe]
 
 
 @dataclass

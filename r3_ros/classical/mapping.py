@@ -10,9 +10,8 @@ from scipy.spatial import cKDTree
 from ..core.geometry import inverse
 from .features import coverage, find_corners, track
 from .landmarks import HeldFrame, Observations, SparseMap
-from .pinhole import homogeneous
+from .pinhole import depth_along_first_ray, homogeneous, parallax_cosine
 from .pnp import ransac_pose, refine_pose, reprojection_px
-from .triangulate import depth_along_first_ray, parallax_cosine
 from .window import Loop
 
 #: A candidate becomes a landmark at this angle between two of its rays ...
@@ -42,15 +41,13 @@ class FoundLandmarks:
     """Landmarks found again in a new keyframe.
 
     :ivar slots: (N,) of those found at their projection, and their ``pixels``.
-    :ivar loop: observations of old landmarks that agree on another pose of the new keyframe: the
-        camera has returned with drift. None without such a group.
-    :ivar loop_id: the keyframe that saw them.
+    :ivar loop: old landmarks that agree on another pose of the new keyframe: the camera has
+        returned with drift. None without such a group.
     """
 
     slots: np.ndarray
     pixels: np.ndarray
-    loop: Observations | None = None
-    loop_id: int = -1
+    loop: Loop | None
 
 
 def find_again(frame: HeldFrame, sparse_map: SparseMap, tracked: np.ndarray) -> FoundLandmarks:
@@ -67,7 +64,7 @@ def find_again(frame: HeldFrame, sparse_map: SparseMap, tracked: np.ndarray) -> 
     expected, depth = camera.pixels_of_points(landmarks.position, T_camera_world)
     visible &= (depth > 0) & camera.inside(expected, 8.0)
     found_slots, found_pixels = [np.zeros(0, np.int64)], [np.zeros((0, 2))]
-    loop, loop_id = None, -1
+    loop: Loop | None = None
     for _ in range(REVISITED_KEYFRAMES):
         best = _best_keyframe(frame, sparse_map, visible, depth)
         if best is None:
@@ -81,8 +78,7 @@ def find_again(frame: HeldFrame, sparse_map: SparseMap, tracked: np.ndarray) -> 
         found_pixels.append(pixels[near].astype(np.float64))
         if loop is None and near.sum() < LOOP_NEAR_SHARE * ok.sum():
             loop = _find_loop(frame, old, sparse_map, slots, then, pixels, ok)
-            loop_id = old.frame_id
-    return FoundLandmarks(np.concatenate(found_slots), np.concatenate(found_pixels), loop, loop_id)
+    return FoundLandmarks(np.concatenate(found_slots), np.concatenate(found_pixels), loop)
 
 
 def _find_loop(
@@ -93,7 +89,7 @@ def _find_loop(
     then: np.ndarray,
     pixels: np.ndarray,
     ok: np.ndarray,
-) -> Observations | None:
+) -> Loop | None:
     """Return observations of old landmarks that certainly agree on one pose."""
     landmarks, camera = sparse_map.landmarks, sparse_map.camera
     if ok.sum() < LOOP_LEAST:
@@ -111,7 +107,7 @@ def _find_loop(
     spread = coverage(pixels[ok], camera.width, camera.height)
     if ok.sum() < LOOP_LEAST or spread < LOOP_COVERAGE:
         return None
-    return Observations.of(landmarks, slots[ok], pixels[ok])
+    return Loop(frame.frame_id, old.frame_id, Observations.of(landmarks, slots[ok], pixels[ok]))
 
 
 def _best_keyframe(

@@ -19,7 +19,7 @@ from .pnp import INLIER_PX, ransac_pose, refine_pose, reprojection_px
 from .relocalise import PoseCandidate, Relocaliser
 from .saved_landmarks import KnownMap
 from .sweep import Swept
-from .window import Loop, Motion
+from .window import Motion
 
 #: A new keyframe when less than this share of the last one's landmarks is still tracked ...
 KEYFRAME_SHARE = 0.75
@@ -141,7 +141,6 @@ class Odometry:
 
     @property
     def camera(self) -> Pinhole:
-        """Return the camera of the working image."""
         return self.map.camera
 
     def drain(self) -> list[Swept]:
@@ -171,7 +170,6 @@ class Odometry:
         return outcome
 
     def _move_along(self, motions: list[Motion]) -> None:
-        """Apply motions of the world to the present pose."""
         for motion in motions:
             self._T = motion.of_pose(self._T)
             self._velocity[:3, 3] *= motion.scale
@@ -182,8 +180,8 @@ class Odometry:
 
     def _step_start(self, frame_id: int, gray: np.ndarray) -> Outcome:
         """Hold the position and track the rotation until a start succeeds."""
-        frame = HeldFrame(frame_id, gray, self._T.copy(), Observations.none(), posed=True)
-        self.frames.add(frame)
+        frame = HeldFrame(frame_id, gray, self._T.copy(), Observations.none())
+        self.frames[frame_id] = frame
         usable = self._start.reference_id in self.frames
         if not usable or not self._start.add(frame_id, gray, self.camera):
             return self._refer_to(frame)
@@ -199,7 +197,6 @@ class Odometry:
         return Outcome(True, False)
 
     def _refer_to(self, frame: HeldFrame) -> Outcome:
-        """Restart the start-up from this frame, with the rotation so far."""
         self._reference_T = self._T.copy()
         self._start.set_reference(frame.frame_id, frame.gray)
         # Without corners it cannot be a reference, and need not be kept.
@@ -262,7 +259,7 @@ class Odometry:
                 fitted = None
         if fitted is None:
             held = [self.frames.get(i) for i in context_ids]
-            keyframes = [f for f in held if f is not None and f.keyframe and f.posed]
+            keyframes = [f for f in held if f is not None and f.keyframe]
             found = self._relocaliser.find(
                 gray, keyframes[:MATCHED_PER_FRAME], self.map, self._distance
             )
@@ -275,13 +272,12 @@ class Odometry:
         return self._accept(frame_id, gray, fitted)
 
     def _accept(self, frame_id: int, gray: np.ndarray, fitted: _Fitted) -> Outcome:
-        """Set the present pose and corners, and hold the frame."""
         slots, pixels = fitted.slots, fitted.pixels
         self._velocity = inverse(self._T) @ fitted.T_world_camera
         self._T = fitted.T_world_camera
         self._slots, self._pixels, self._gray = slots, pixels, gray
-        frame = HeldFrame(frame_id, gray, self._T.copy(), Observations.none(), posed=True)
-        self.frames.add(frame)
+        frame = HeldFrame(frame_id, gray, self._T.copy(), Observations.none())
+        self.frames[frame_id] = frame
         # The map does not grow from a pose that may be wrong.
         keyframe = not self._unconfirmed and self._wants_keyframe(slots, pixels)
         if keyframe:
@@ -384,7 +380,7 @@ class Odometry:
         self._slots = np.concatenate([self._slots, found.slots])
         self._pixels = np.concatenate([self._pixels, found.pixels])
         if found.loop is not None:
-            self._backend.offer_loop(Loop(frame.frame_id, found.loop_id, found.loop))
+            self._backend.offer_loop(found.loop)
         mapping.add_observations(frame, self.map, self._slots, self._pixels)
         mapping.triangulate_candidates(frame, self.map)
         mapping.drop_dead_candidates(self.map, self._slots)
@@ -403,7 +399,7 @@ class Odometry:
 
     def forget(self, frame_id: int) -> None:
         """Drop a frame, and the landmarks that only it had seen."""
-        frame = self.frames.pop(frame_id)
+        frame = self.frames.pop(frame_id, None)
         self._relocaliser.forget(frame_id)
         if frame is None or not frame.keyframe:
             return

@@ -1,4 +1,4 @@
-"""The camera of the working image: pixels to rays and back."""
+"""The camera of the working image: pixels to rays and back, and points from two rays."""
 
 from __future__ import annotations
 
@@ -10,29 +10,20 @@ from ..core.datatypes import Intrinsics
 
 
 @dataclass(frozen=True)
-class Pinhole:
+class Pinhole(Intrinsics):
     """Intrinsics of the working image (pixel centres at integers).
 
     Rays are (N, 2) points on the plane z = 1 of the camera. Errors are measured in working
     pixels: a length on that plane times ``focal``.
     """
 
-    fx: float
-    fy: float
-    cx: float
-    cy: float
-    width: int
-    height: int
-
     @classmethod
     def of(cls, intrinsics: Intrinsics, width: int, height: int) -> Pinhole:
         """Return the camera of an image resized to ``width`` x ``height``."""
-        scaled = intrinsics.resized(width, height)
-        return cls(scaled.fx, scaled.fy, scaled.cx, scaled.cy, width, height)
+        return cls(**vars(intrinsics.resized(width, height)))
 
     @property
     def focal(self) -> float:
-        """Return the mean focal length in working pixels."""
         return 0.5 * (self.fx + self.fy)
 
     def rays(self, pixels: np.ndarray) -> np.ndarray:
@@ -60,11 +51,6 @@ class Pinhole:
         """Return the camera with both focal lengths multiplied."""
         return replace(self, fx=self.fx * factor, fy=self.fy * factor)
 
-    def intrinsics(self, width: int, height: int) -> Intrinsics:
-        """Return the intrinsics of the image at another size."""
-        own = Intrinsics(self.fx, self.fy, self.cx, self.cy, self.width, self.height)
-        return own.resized(width, height)
-
 
 def homogeneous(rays: np.ndarray) -> np.ndarray:
     """Return (N, 3) points on z = 1 of (N, 2) rays."""
@@ -79,3 +65,29 @@ def project(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     depth = points[:, 2]
     safe = np.where(np.abs(depth) > 1e-9, depth, 1e-9)
     return points[:, :2] / safe[:, None], depth
+
+
+def depth_along_first_ray(
+    T_second_first: np.ndarray, rays_first: np.ndarray, rays_second: np.ndarray
+) -> np.ndarray:
+    """Return the (N,) depths in the first camera at which each ray is closest to the second's.
+
+    Zero where the rays are parallel.
+
+    :param T_second_first: (4, 4), or (N, 4, 4) for a first camera of its own per point.
+    """
+    first, second = homogeneous(rays_first), homogeneous(rays_second)
+    turned = np.einsum('...ij,...j->...i', T_second_first[..., :3, :3], first)
+    a = np.cross(second, turned)
+    b = np.cross(second, np.broadcast_to(T_second_first[..., :3, 3], second.shape))
+    norm = (a * a).sum(axis=1)
+    return np.where(norm > 1e-16, -(a * b).sum(axis=1) / np.maximum(norm, 1e-16), 0.0)
+
+
+def parallax_cosine(
+    points: np.ndarray, centre_first: np.ndarray, centre_second: np.ndarray
+) -> np.ndarray:
+    """Return the (N,) cosines of the angles at points between two camera centres."""
+    a, b = centre_first - points, centre_second - points
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return (a * b).sum(axis=1) / np.maximum(norms, 1e-12)

@@ -121,7 +121,6 @@ class Relocaliser:
         keyframe: HeldFrame,
         sparse_map: SparseMap,
     ) -> PoseCandidate | None:
-        """Match against one keyframe, fit a pose and verify it."""
         landmarks, camera = sparse_map.landmarks, sparse_map.camera
         slots, pixels, descriptors = self._of_keyframe(keyframe, landmarks)
         if len(slots) < LEAST_MATCHES:
@@ -142,7 +141,6 @@ class Relocaliser:
     def _of_keyframe(
         self, keyframe: HeldFrame, landmarks: Landmarks
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return slots, pixels and descriptors of a keyframe's landmarks."""
         slots, pixels = keyframe.seen.solid(landmarks)
         known = self._known.get(keyframe.frame_id)
         if known is None or not np.array_equal(known[0], slots):

@@ -8,7 +8,7 @@ calibration: both are pinholes, so this is an affine map of the pixels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -28,7 +28,6 @@ def landmarks_in(
     The engine averages edges, so its poses may differ a little from those here. A landmark keeps
     its position relative to the first keyframe that saw it.
 
-    :param T_world_camera: the engine's poses of the keyframes.
     :param size: width and height of the frames.
     """
     landmarks, camera = sparse_map.landmarks, sparse_map.camera
@@ -61,63 +60,45 @@ def landmarks_in(
 
 
 @dataclass(frozen=True, eq=False)
-class KnownImage:
-    """A keyframe of a saved map before the camera is known.
+class KnownMap:
+    """A saved map before the camera is known.
 
-    :ivar gray: (h, w) uint8 working image.
-    :ivar intrinsics: of the image as it was saved.
+    :ivar keyframes: with (h, w) uint8 working images.
     """
 
-    frame_id: int
-    gray: np.ndarray
-    intrinsics: Intrinsics
-    T_world_camera: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class KnownMap:
-    """A saved map before the camera is known."""
-
-    images: Sequence[KnownImage]
+    keyframes: Sequence[KnownKeyframe]
     landmarks: SparseLandmarks
 
     @classmethod
     def of(cls, keyframes: Iterable[KnownKeyframe], landmarks: SparseLandmarks) -> KnownMap:
         """Return the map with the working images of its keyframes."""
-        images = [
-            KnownImage(k.frame_id, working_image(k.image), k.intrinsics, k.T_world_camera)
-            for k in keyframes
-        ]
-        return cls(images, landmarks)
+        return cls([replace(k, image=working_image(k.image)) for k in keyframes], landmarks)
 
     def intrinsics_for(self, width: int, height: int) -> Intrinsics:
         """Return the intrinsics of the newest image, for images of another size."""
-        return self.images[-1].intrinsics.resized(width, height)
+        return self.keyframes[-1].intrinsics.resized(width, height)
 
     def enter(self, sparse_map: SparseMap) -> None:
         """Add keyframes and landmarks to an empty map."""
         slots = self._add_landmarks(sparse_map)
         known, camera, landmarks = self.landmarks, sparse_map.camera, sparse_map.landmarks
-        for image in self.images:
-            own = np.flatnonzero(known.frame_ids == image.frame_id)
-            A = _to_camera(image.intrinsics, camera)
+        for keyframe in self.keyframes:
+            own = np.flatnonzero(known.frame_ids == keyframe.frame_id)
+            A = _to_camera(keyframe.intrinsics, camera)
             pixels = known.pixels[own] @ A[:, :2].T + A[:, 2]
             # The present camera may see less.
             inside = camera.inside(pixels)
             seen = slots[known.landmarks[own[inside]]]
             landmarks.observation_count[seen] += 1
-            T = np.array(image.T_world_camera)
-            sparse_map.frames.add(
-                HeldFrame(
-                    image.frame_id,
-                    _warped(image.gray, image.intrinsics, A, camera),
-                    T,
-                    Observations.of(landmarks, seen, pixels[inside]),
-                    keyframe=True,
-                    posed=True,
-                    reported=T.copy(),
-                    saved=True,
-                )
+            T = np.array(keyframe.T_world_camera)
+            sparse_map.frames[keyframe.frame_id] = HeldFrame(
+                keyframe.frame_id,
+                _warped(keyframe.image, keyframe.intrinsics, A, camera),
+                T,
+                Observations.of(landmarks, seen, pixels[inside]),
+                keyframe=True,
+                reported=T.copy(),
+                saved=True,
             )
 
     def _add_landmarks(self, sparse_map: SparseMap) -> np.ndarray:
@@ -126,10 +107,10 @@ class KnownMap:
         first = np.full(len(known), -1)
         first[known.landmarks[::-1]] = np.arange(len(known.landmarks))[::-1]
         slots = np.full(len(known), -1)
-        intrinsics = {p.frame_id: p.intrinsics for p in self.images}
-        for frame_id, of_image in intrinsics.items():
+        for keyframe in self.keyframes:
+            frame_id = keyframe.frame_id
             own = np.flatnonzero((first >= 0) & (known.frame_ids[first] == frame_id))
-            A = _to_camera(of_image, sparse_map.camera)
+            A = _to_camera(keyframe.intrinsics, sparse_map.camera)
             pixels = known.pixels[first[own]] @ A[:, :2].T + A[:, 2]
             slots[own] = landmarks.add(known.positions[own], frame_id, pixels)
         placed = slots >= 0

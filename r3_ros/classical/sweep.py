@@ -7,11 +7,14 @@ depth only if the best score is high and unique, the patch has texture, and its 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from ..core.geometry import inverse
+from .landmarks import HeldFrame, HeldFrames, SparseMap
 from .pinhole import Pinhole
 
 #: Most pixels of a swept image (half of 640x480 a side).
@@ -32,15 +35,19 @@ SMOOTH_SHARE = 0.06
 MOST_VIEWS = 4
 BASELINES = (0.04, 0.20)
 BEST_BASELINE = 0.11
+#: Neighbours turned by more than this overlap too little.
+MOST_TURN_COS = np.cos(np.deg2rad(20.0))
+#: Keyframes considered as neighbours, newest first.
+CONSIDERED = 20
+#: Landmarks needed for a depth range.
+LEAST_LANDMARKS = 30
+#: How far the planes reach beyond the nearest and farthest landmarks.
+NEAR_MARGIN, FAR_MARGIN = 0.7, 1.4
 
 
 @dataclass(frozen=True)
 class NeighbourView:
-    """A neighbouring image in a sweep.
-
-    :ivar gray: (h, w) uint8.
-    :ivar T_view_reference: (4, 4).
-    """
+    """A neighbouring image, (h, w) uint8, with its (4, 4) pose."""
 
     gray: np.ndarray
     T_view_reference: np.ndarray
@@ -48,11 +55,7 @@ class NeighbourView:
 
 @dataclass(frozen=True)
 class Swept:
-    """Depth of one keyframe.
-
-    :ivar depth: (h, w) float32, NaN where unknown.
-    :ivar confidence: (h, w) float32 >= 1.
-    """
+    """Depth of one keyframe: (h, w) float32, NaN where unknown, and confidence >= 1."""
 
     frame_id: int
     depth: np.ndarray
@@ -64,6 +67,53 @@ def sweep_size(camera: Pinhole) -> tuple[int, int]:
     """Return the width and height of the swept image."""
     scale = min(0.5, float(np.sqrt(MOST_PIXELS / (camera.width * camera.height))))
     return round(camera.width * scale), round(camera.height * scale)
+
+
+def sweep_job(frame: HeldFrame, sparse_map: SparseMap, planes: int) -> Callable[[], Swept] | None:
+    """Return the sweep of a keyframe as a job on copies, or None without suitable neighbours."""
+    camera = sparse_map.camera
+    slots, _ = frame.seen.solid(sparse_map.landmarks)
+    T = inverse(frame.T_world_camera)
+    depths = sparse_map.landmarks.position[slots] @ T[2, :3] + T[2, 3]
+    depths = depths[depths > 0]
+    if len(depths) < LEAST_LANDMARKS:
+        return None
+    nearest, middle, farthest = np.percentile(depths, (2.0, 50.0, 98.0))
+    neighbours = _neighbours(frame, sparse_map.frames, float(middle))
+    if not neighbours:
+        return None
+    width, height = sweep_size(camera)
+    small_camera = Pinhole.of(camera.resized(width, height), width, height)
+    gray = _shrunk(frame.gray, width, height)
+    views = [
+        NeighbourView(
+            _shrunk(n.gray, width, height), inverse(n.T_world_camera) @ frame.T_world_camera
+        )
+        for n in neighbours
+    ]
+    near, far = NEAR_MARGIN * float(nearest), FAR_MARGIN * float(farthest)
+    frame_id = frame.frame_id
+    return lambda: sweep(frame_id, gray, views, small_camera, near, far, planes)
+
+
+def _neighbours(frame: HeldFrame, frames: HeldFrames, depth: float) -> list[HeldFrame]:
+    """Return the keyframes with the best baselines for a scene at this depth."""
+    suited = []
+    for other in frames.keyframes()[-CONSIDERED:]:
+        if other is frame:
+            continue
+        baseline = float(
+            np.linalg.norm(other.T_world_camera[:3, 3] - frame.T_world_camera[:3, 3]) / depth
+        )
+        turn = float(other.T_world_camera[:3, 2] @ frame.T_world_camera[:3, 2])
+        if BASELINES[0] < baseline < BASELINES[1] and turn > MOST_TURN_COS:
+            suited.append((abs(np.log(baseline / BEST_BASELINE)), other.frame_id, other))
+    suited.sort(key=lambda entry: entry[:2])
+    return [other for _, _, other in suited[:MOST_VIEWS]]
+
+
+def _shrunk(gray: np.ndarray, width: int, height: int) -> np.ndarray:
+    return cv2.resize(gray, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def sweep(
@@ -228,7 +278,6 @@ def _drop_outliers(depth: np.ndarray) -> np.ndarray:
 
 
 def _shifted(image: np.ndarray, dx: int, dy: int) -> np.ndarray:
-    """Return the image shifted by whole pixels, filled with zeros."""
     h, w = image.shape
     moved = np.zeros_like(image)
     moved[max(0, -dy) : h - max(0, dy), max(0, -dx) : w - max(0, dx)] = image[

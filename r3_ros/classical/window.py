@@ -40,11 +40,7 @@ class AdjustmentWindow:
 
 @dataclass(frozen=True)
 class Loop:
-    """Observations of old landmarks in a new keyframe.
-
-    :ivar frame_id: the new keyframe.
-    :ivar old_id: the keyframe that had seen the landmarks.
-    """
+    """Observations, in a new keyframe, of landmarks that the keyframe ``old_id`` had seen."""
 
     frame_id: int
     old_id: int
@@ -175,8 +171,8 @@ def merge(window: AdjustmentWindow, result: BundleResult, sparse_map: SparseMap)
     newest = corrections[window.newest_id]
     oldest_free = min(window.frame_ids[:n_free])
     motion = Motion(np.eye(4))
-    for frame in sparse_map.frames:
-        if not frame.posed or frame.frame_id < oldest_free:
+    for frame in sparse_map.frames.values():
+        if frame.frame_id < oldest_free:
             continue
         if frame.frame_id > window.newest_id:
             motion = newest

@@ -67,8 +67,7 @@ def _node_parameters(args: argparse.Namespace) -> tuple[R3Config, dict[str, str]
     :raises R3Error: there is no ROS, or the package is not installed.
     """
     from ..core.config import R3Config
-    from ..core.config_file import load_config
-    from ..core.parameter_fields import flattened, updated
+    from ..core.parameter_fields import flattened, load_config, updated
     from ..ros.demo.live_run import installed_node
 
     changes = changed_parameters(args)

@@ -93,8 +93,7 @@ def config_from(args: argparse.Namespace) -> R3Config:
     :raises ConfigError: naming what is wrong.
     """
     from ..core.config import R3Config
-    from ..core.config_file import load_config
-    from ..core.parameter_fields import updated
+    from ..core.parameter_fields import load_config, updated
 
     config = load_config(args.config, R3Config()) if args.config else R3Config()
     return updated(config, changed_parameters(args))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .errors import ConfigError
-from .parameter_fields import group, param, parameters
+from .parameter_fields import flattened, group, live, param, parameters
 
 MODEL_NAMES = ('classical', 'r3', 'r3_long', 'r3_tiny')
 PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
@@ -31,11 +31,10 @@ class InputConfig:
     """The image stream."""
 
     transport: str = param('raw', 'image transport subscribed to', choices=('raw', 'compressed'))
-    encoding_hint: str = param(
+    encoding_hint: str = live(
         '',
         'encoding to assume for the ambiguous 8UC1, 8UC3, 8UC4 and 16UC1; empty: OpenCV order',
         choices=ENCODING_HINTS,
-        live=True,
     )
     rectification: str = param(
         'auto',
@@ -55,26 +54,26 @@ class InputConfig:
     queue_size: int = param(
         30, 'frames held by frame_policy queue; the oldest is dropped beyond', 1, 1000
     )
-    max_rate: float = param(
-        0.0, 'process at most this many frames per second; 0: all', 0.0, 240.0, 'Hz', live=True
+    max_rate: float = live(
+        0.0, 'process at most this many frames per second; 0: all', 0.0, 240.0, 'Hz'
     )
-    max_age: float = param(
-        0.0, 'reject frames older than this by the ROS clock; 0: never', 0.0, 60.0, 's', live=True
+    max_age: float = live(
+        0.0, 'reject frames older than this by the ROS clock; 0: never', 0.0, 60.0, 's'
     )
-    max_time_gap: float = param(
-        5.0, 'confirm the pose anew after a longer gap; 0: off', 0.0, 3600.0, 's', live=True
+    max_time_gap: float = live(
+        5.0, 'confirm the pose anew after a longer gap; 0: off', 0.0, 3600.0, 's'
     )
-    max_frozen_time: float = param(
-        0.5, 'no poses after this long with identical images; 0: off', 0.0, 3600.0, 's', live=True
+    max_frozen_time: float = live(
+        0.5, 'no poses after this long with identical images; 0: off', 0.0, 3600.0, 's'
     )
-    on_time_jump_back: str = param(
-        'reset', 'what to do when time jumps back', choices=('reset', 'ignore', 'error'), live=True
+    on_time_jump_back: str = live(
+        'reset', 'what to do when time jumps back', choices=('reset', 'ignore', 'error')
     )
-    time_jump_threshold: float = param(
-        0.5, 'a smaller jump back drops the frame as out of order', 0.01, 60.0, 's', live=True
+    time_jump_threshold: float = live(
+        0.5, 'a smaller jump back drops the frame as out of order', 0.01, 60.0, 's'
     )
-    on_resolution_change: str = param(
-        'reset', 'what to do when the image size changes', choices=('reset', 'reject'), live=True
+    on_resolution_change: str = live(
+        'reset', 'what to do when the image size changes', choices=('reset', 'reject')
     )
 
 
@@ -100,8 +99,8 @@ class ModelConfig:
         choices=PRECISIONS,
     )
     depth: bool = param(True, 'compute dense depth; off saves time where only poses are needed')
-    depth_every: int = param(
-        1, 'R3: depth of keyframes and every N-th frame; 0: no others', 0, 300, 'frames', live=True
+    depth_every: int = live(
+        1, 'R3: depth of keyframes and every N-th frame; 0: no others', 0, 300, 'frames'
     )
     device: str = param(
         'auto',
@@ -117,13 +116,12 @@ class MemoryConfig:
     max_gpu_mib: int = param(
         2048, 'cached frames on the device of R3; its context must fit', 16, 1_048_576, 'MiB'
     )
-    oom_policy: str = param(
+    oom_policy: str = live(
         'shrink',
         'when the device runs out of memory: shrink drops a quarter of the keyframes and half of '
         'the recent frames, and resets the second time; reset resets; error stops until ~/reset, '
         'as the third time within a minute does with any policy',
         choices=('shrink', 'reset', 'error'),
-        live=True,
     )
     max_host_mib: int = param(
         8192, 'cached frames in host memory and the images of all frames', 0, 1_048_576, 'MiB'
@@ -171,17 +169,17 @@ class StreamConfig:
     )
     recent_keyframes: int = param(6, 'newest keyframes always in the context', 1, 64)
     retrieved_keyframes: int = param(6, 'keyframes added to the context by retrieval', 0, 64)
-    retrieval_similarity: float = param(
-        1.0, 'weight of descriptor similarity in retrieval', 0.0, 10.0, live=True
+    retrieval_similarity: float = live(
+        1.0, 'weight of descriptor similarity in retrieval', 0.0, 10.0
     )
-    retrieval_overlap: float = param(
-        1.0, 'weight of predicted view overlap in retrieval; 0: off', 0.0, 10.0, live=True
+    retrieval_overlap: float = live(
+        1.0, 'weight of predicted view overlap in retrieval; 0: off', 0.0, 10.0
     )
-    retrieval_confidence: float = param(
-        0.2, 'weight of recent match confidence in retrieval; 0: off', 0.0, 10.0, live=True
+    retrieval_confidence: float = live(
+        0.2, 'weight of recent match confidence in retrieval; 0: off', 0.0, 10.0
     )
-    retrieval_hysteresis: float = param(
-        0.05, 'score margin needed to replace a retrieved keyframe', 0.0, 10.0, live=True
+    retrieval_hysteresis: float = live(
+        0.05, 'score margin needed to replace a retrieved keyframe', 0.0, 10.0
     )
 
 
@@ -192,23 +190,19 @@ class LoopConfig:
     enabled: bool = param(
         True, 'reject edges that contradict the pose, and use them to close loops'
     )
-    min_frames: int = param(
-        3, 'frames that must agree on a correction', 1, 10, 'frames', live=True
+    min_frames: int = live(3, 'frames that must agree on a correction', 1, 10, 'frames')
+    min_keyframes: int = live(3, 'old keyframes that must agree on a correction', 1, 10)
+    scale_drift: float = live(
+        0.01, 'standard deviation of scale drift per keyframe; 0: no drift', 0.0, 0.5
     )
-    min_keyframes: int = param(
-        3, 'old keyframes that must agree on a correction', 1, 10, live=True
+    kernel_width: float = live(
+        3.0, "residual that halves a loop's weight", 0.5, 100.0, 'standard deviations'
     )
-    scale_drift: float = param(
-        0.01, 'standard deviation of scale drift per keyframe; 0: no drift', 0.0, 0.5, live=True
+    new_segment_after: int = live(
+        30, 'lost frames before a new segment begins; 0: never', 0, 10_000, 'frames'
     )
-    kernel_width: float = param(
-        3.0, "residual that halves a loop's weight", 0.5, 100.0, 'standard deviations', live=True
-    )
-    new_segment_after: int = param(
-        30, 'lost frames before a new segment begins; 0: never', 0, 10_000, 'frames', live=True
-    )
-    apply_after: int = param(
-        10, 'delay from closing a loop to applying its correction', 1, 300, 'frames', live=True
+    apply_after: int = live(
+        10, 'delay from closing a loop to applying its correction', 1, 300, 'frames'
     )
 
 
@@ -222,22 +216,20 @@ class ScaleConfig:
         "network), odometry (the robot's own)",
         choices=SCALE_SOURCES,
     )
-    fixed: float = param(1.0, 'length of a map unit, for source fixed', 1e-4, 1e4, 'm', live=True)
+    fixed: float = live(1.0, 'length of a map unit, for source fixed', 1e-4, 1e4, 'm')
     bootstrap_frames: int = param(
         5, 'keyframes of the first estimate by the metric depth network', 1, 100
     )
-    check_every: int = param(
-        10, 'then re-estimated every N keyframes; 0 disables', 0, 1000, live=True
-    )
+    check_every: int = live(10, 'then re-estimated every N keyframes; 0 disables', 0, 1000)
     min_translation: float = param(
         1.0, 'motion by odometry needed for the first estimate', 0.05, 100.0, 'm'
     )
-    lock: bool = param(True, 'keep the first estimate; off: follow later ones slowly', live=True)
+    lock: bool = live(True, 'keep the first estimate; off: follow later ones slowly')
     require_metric_for_tf: bool = param(
         True, "do not correct a robot's odometry, which is in metres, before the scale is known"
     )
-    drift_warn_ratio: float = param(
-        1.1, 'warn if the newest estimate differs from the used one by this', 1.0, 10.0, live=True
+    drift_warn_ratio: float = live(
+        1.1, 'warn if the newest estimate differs from the used one by this', 1.0, 10.0
     )
 
 
@@ -251,22 +243,21 @@ class KeyframeConfig:
         'token differs from theirs (pose_token, R3 only)',
         choices=('overlap', 'pose_token'),
     )
-    novelty_threshold: float = param(
+    novelty_threshold: float = live(
         0.985,
         'mode overlap, while the camera pose is unknown: admit a frame whose similarity to every '
         'keyframe is below this',
         0.0,
         1.0,
-        live=True,
     )
-    overlap_threshold: float = param(
-        0.8, 'admit a frame whose overlap with all keyframes is below this', 0.0, 1.0, live=True
+    overlap_threshold: float = live(
+        0.8, 'admit a frame whose overlap with all keyframes is below this', 0.0, 1.0
     )
-    token_threshold: float = param(
-        0.95, 'admit a frame whose pose token similarity is below this', 0.0, 1.0, live=True
+    token_threshold: float = live(
+        0.95, 'admit a frame whose pose token similarity is below this', 0.0, 1.0
     )
-    max_interval: int = param(
-        30, 'admit a frame after this many without a keyframe', 1, 1000, 'frames', live=True
+    max_interval: int = live(
+        30, 'admit a frame after this many without a keyframe', 1, 1000, 'frames'
     )
     max_keyframes: int = param(
         2000, 'keyframes held at most; fewer if the predictor has no memory for them', 4, 100_000
@@ -277,32 +268,28 @@ class KeyframeConfig:
 class TrackingConfig:
     """When a pose may be published."""
 
-    low_confidence_ratio: float = param(
-        0.4, 'LOW_CONFIDENCE below this ratio to the usual score', 0.0, 1.0, live=True
+    low_confidence_ratio: float = live(
+        0.4, 'LOW_CONFIDENCE below this ratio to the usual score', 0.0, 1.0
     )
-    lost_ratio: float = param(
-        0.15, 'no pose below this ratio to the usual score', 0.0, 1.0, live=True
+    lost_ratio: float = live(0.15, 'no pose below this ratio to the usual score', 0.0, 1.0)
+    lost_after_frames: int = live(
+        3, 'frames without a pose until the state is LOST', 1, 100, 'frames'
     )
-    lost_after_frames: int = param(
-        3, 'frames without a pose until the state is LOST', 1, 100, 'frames', live=True
+    recover_frames: int = live(
+        3, 'agreeing frames that end LOST; twice as many at low scores', 1, 30, 'frames'
     )
-    recover_frames: int = param(
-        3, 'agreeing frames that end LOST; twice as many at low scores', 1, 30, 'frames', live=True
-    )
-    publish_when_lost: bool = param(
-        False, 'while LOST repeat the last pose with a huge covariance', live=True
-    )
+    publish_when_lost: bool = live(False, 'while LOST repeat the last pose with a huge covariance')
 
 
 @dataclass(frozen=True)
 class RelocaliseConfig:
     """Relocalisation in a loaded map."""
 
-    min_frames: int = param(
-        3, 'agreeing frames needed; twice as many at low scores', 1, 100, 'frames', live=True
+    min_frames: int = live(
+        3, 'agreeing frames needed; twice as many at low scores', 1, 100, 'frames'
     )
-    timeout: float = param(
-        30.0, 'drop the loaded map and begin a new session after this', 0.1, 3600.0, 's', live=True
+    timeout: float = live(
+        30.0, 'drop the loaded map and begin a new session after this', 0.1, 3600.0, 's'
     )
 
 
@@ -310,14 +297,14 @@ class RelocaliseConfig:
 class CovarianceConfig:
     """From confidence to covariance. A heuristic: see docs/conventions.md."""
 
-    translation_scale: float = param(
-        0.02, 'standard deviation of a nominal edge, relative to its length', 1e-6, 10.0, live=True
+    translation_scale: float = live(
+        0.02, 'standard deviation of a nominal edge, relative to its length', 1e-6, 10.0
     )
-    rotation_scale: float = param(
-        0.01, 'standard deviation of a nominal edge, relative to its angle', 1e-6, 10.0, live=True
+    rotation_scale: float = live(
+        0.01, 'standard deviation of a nominal edge, relative to its angle', 1e-6, 10.0
     )
-    unscaled_factor: float = param(
-        100.0, 'factor on the translation block while the scale is unknown', 1.0, 1e6, live=True
+    unscaled_factor: float = live(
+        100.0, 'factor on the translation block while the scale is unknown', 1.0, 1e6
     )
 
 
@@ -325,20 +312,18 @@ class CovarianceConfig:
 class PointsConfig:
     """The points of a depth map."""
 
-    stride: int = param(2, 'use every N-th pixel', 1, 32, 'pixels', live=True)
-    min_confidence: float = param(1.0, 'drop pixels of lower confidence', 0.0, 1000.0, live=True)
-    confidence_percentile: float = param(
-        20.0, 'drop this share of the least confident pixels', 0.0, 99.0, '%', live=True
+    stride: int = live(2, 'use every N-th pixel', 1, 32, 'pixels')
+    min_confidence: float = live(1.0, 'drop pixels of lower confidence', 0.0, 1000.0)
+    confidence_percentile: float = live(
+        20.0, 'drop this share of the least confident pixels', 0.0, 99.0, '%'
     )
-    min_range: float = param(0.05, 'drop nearer points', 0.0, 1000.0, 'map units', live=True)
-    max_range: float = param(
-        20.0, 'drop farther points; 0: keep all', 0.0, 1000.0, 'map units', live=True
+    min_range: float = live(0.05, 'drop nearer points', 0.0, 1000.0, 'map units')
+    max_range: float = live(20.0, 'drop farther points; 0: keep all', 0.0, 1000.0, 'map units')
+    edge_threshold: float = live(
+        0.05, 'drop pixels at larger relative depth steps; 0: off', 0.0, 1.0
     )
-    edge_threshold: float = param(
-        0.05, 'drop pixels at larger relative depth steps; 0: off', 0.0, 1.0, live=True
-    )
-    max_points: int = param(100_000, 'points per cloud', 1000, 2_000_000, 'points', live=True)
-    organized: bool = param(False, 'publish clouds in the shape of the image', live=True)
+    max_points: int = live(100_000, 'points per cloud', 1000, 2_000_000, 'points')
+    organized: bool = live(False, 'publish clouds in the shape of the image')
 
 
 @dataclass(frozen=True)
@@ -352,20 +337,17 @@ class MapConfig:
     max_points: int = param(
         2_000_000, 'points of the map; the oldest are dropped first', 10_000, 20_000_000, 'points'
     )
-    publish_period: float = param(
-        2.0, 'publish the map at most this often', 0.1, 600.0, 's', live=True
-    )
-    max_publish_points: int = param(
-        500_000, 'points of a published map, thinned to fit', 1000, 10_000_000, 'points', live=True
+    publish_period: float = live(2.0, 'publish the map at most this often', 0.1, 600.0, 's')
+    max_publish_points: int = live(
+        500_000, 'points of a published map, thinned to fit', 1000, 10_000_000, 'points'
     )
     directory: str = param(
         '', 'folder for relative names of maps and trajectories; empty: r3_maps in the ROS home'
     )
-    save_on_shutdown: str = param(
+    save_on_shutdown: str = live(
         '',
         'save the map under this name when the node shuts down; an existing map is replaced only '
         'if the session loaded it, otherwise the time is added to the name; empty: do not save',
-        live=True,
     )
 
 
@@ -374,28 +356,20 @@ class OccupancyConfig:
     """The 2-D grid for navigation, in metres: see docs/maps.md."""
 
     enabled: bool = param(False, 'publish ~/occupancy; needs a known metric scale (scale.source)')
-    publish_period: float = param(
-        5.0, 'publish the grid at most this often', 0.5, 600.0, 's', live=True
+    publish_period: float = live(5.0, 'publish the grid at most this often', 0.5, 600.0, 's')
+    resolution: float = live(0.05, 'edge of a cell', 0.01, 1.0, 'm')
+    min_height: float = live(0.1, 'points higher above the floor are obstacles', 0.01, 10.0, 'm')
+    max_height: float = live(
+        1.5, 'points higher above the floor than this are ignored', 0.02, 100.0, 'm'
     )
-    resolution: float = param(0.05, 'edge of a cell', 0.01, 1.0, 'm', live=True)
-    min_height: float = param(
-        0.1, 'points higher above the floor are obstacles', 0.01, 10.0, 'm', live=True
+    estimate_floor: bool = live(
+        True, 'estimate the floor from the map; off: it is at floor_height'
     )
-    max_height: float = param(
-        1.5, 'points higher above the floor than this are ignored', 0.02, 100.0, 'm', live=True
+    floor_height: float = live(
+        0.0, 'z of the floor in map, if it is not estimated', -100.0, 100.0, 'm'
     )
-    estimate_floor: bool = param(
-        True, 'estimate the floor from the map; off: it is at floor_height', live=True
-    )
-    floor_height: float = param(
-        0.0, 'z of the floor in map, if it is not estimated', -100.0, 100.0, 'm', live=True
-    )
-    min_points: int = param(
-        5, 'points needed for an occupied or a floor cell', 1, 1000, 'points', live=True
-    )
-    max_cells: int = param(
-        4_000_000, 'larger grids are refused', 1000, 100_000_000, 'cells', live=True
-    )
+    min_points: int = live(5, 'points needed for an occupied or a floor cell', 1, 1000, 'points')
+    max_cells: int = live(4_000_000, 'larger grids are refused', 1000, 100_000_000, 'cells')
 
 
 @dataclass(frozen=True)
@@ -412,11 +386,9 @@ class DiagnosticsConfig:
     """When /diagnostics warns."""
 
     period: float = param(1.0, 'time between diagnostics', 0.1, 10.0, 's')
-    min_rate: float = param(
-        1.0, 'warn below this rate of processed frames', 0.0, 240.0, 'Hz', live=True
-    )
-    max_latency: float = param(
-        0.5, 'warn above this age of a pose when it is published', 0.0, 60.0, 's', live=True
+    min_rate: float = live(1.0, 'warn below this rate of processed frames', 0.0, 240.0, 'Hz')
+    max_latency: float = live(
+        0.5, 'warn above this age of a pose when it is published', 0.0, 60.0, 's'
     )
 
 
@@ -433,21 +405,13 @@ class R3Config:
     camera_optical_frame: str = param('', 'replaces a wrong or empty frame_id of the images')
     publish_map_to_odom_tf: bool = param(True, 'broadcast map -> odom')
     publish_odom_to_base_tf: bool = param(True, 'broadcast odom -> base')
-    tf_publish_rate: float = param(
-        20.0, 'repeat map -> odom at this rate; 0: once per frame', 0.0, 100.0, 'Hz', live=True
+    tf_publish_rate: float = live(
+        20.0, 'repeat map -> odom at this rate; 0: once per frame', 0.0, 100.0, 'Hz'
     )
-    transform_tolerance: float = param(
-        0.1, 'date map -> odom this far ahead', 0.0, 5.0, 's', live=True
-    )
-    tf_lookup_timeout: float = param(
-        0.2, 'wait this long for a transform', 0.0, 5.0, 's', live=True
-    )
-    planar: bool = param(
-        False, 'limit map -> odom to x, y and yaw, for a robot on a floor', live=True
-    )
-    path_max_size: int = param(
-        1024, 'keyframe poses in the published path', 1, 100_000, 'poses', live=True
-    )
+    transform_tolerance: float = live(0.1, 'date map -> odom this far ahead', 0.0, 5.0, 's')
+    tf_lookup_timeout: float = live(0.2, 'wait this long for a transform', 0.0, 5.0, 's')
+    planar: bool = live(False, 'limit map -> odom to x, y and yaw, for a robot on a floor')
+    path_max_size: int = live(1024, 'keyframe poses in the published path', 1, 100_000, 'poses')
     input: InputConfig = group(InputConfig)
     model: ModelConfig = group(ModelConfig)
     memory: MemoryConfig = group(MemoryConfig)
@@ -509,27 +473,20 @@ def _check_relations(config: R3Config) -> None:
             "parameter 'scale.source' is 'model', which compares depths, and 'model.depth' is "
             'false: set it to true, or choose another source'
         )
-    offline = config.offline
-    if 0 < offline.window_frames <= offline.overlap_frames:
-        raise ConfigError(
-            f"parameter 'offline.window_frames' is {offline.window_frames}, not above "
-            f"'offline.overlap_frames' ({offline.overlap_frames}); 0 means as many as fit"
-        )
     tracking = config.tracking
     if tracking.lost_ratio > tracking.low_confidence_ratio:
         raise ConfigError(
             f"parameter 'tracking.lost_ratio' is {tracking.lost_ratio}, above "
             f"'tracking.low_confidence_ratio' ({tracking.low_confidence_ratio})"
         )
-    points = config.points
-    if 0 < points.max_range <= points.min_range:
-        raise ConfigError(
-            f"parameter 'points.max_range' is {points.max_range}, not above "
-            f"'points.min_range' ({points.min_range}); 0 means no limit"
-        )
-    occupancy = config.occupancy
-    if occupancy.max_height <= occupancy.min_height:
-        raise ConfigError(
-            f"parameter 'occupancy.max_height' is {occupancy.max_height}, not above "
-            f"'occupancy.min_height' ({occupancy.min_height})"
-        )
+    values = flattened(config)
+    for larger, smaller, zero in (
+        ('offline.window_frames', 'offline.overlap_frames', '0 means as many as fit'),
+        ('points.max_range', 'points.min_range', '0 means no limit'),
+        ('occupancy.max_height', 'occupancy.min_height', ''),
+    ):
+        if values[larger] <= values[smaller] and not (zero and values[larger] == 0):
+            raise ConfigError(
+                f"parameter '{larger}' is {values[larger]}, not above '{smaller}' "
+                f'({values[smaller]}){zero and "; "}{zero}'
+            )

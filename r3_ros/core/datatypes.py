@@ -47,12 +47,11 @@ class Intrinsics:
 
     @property
     def K(self) -> np.ndarray:
-        """Return the 3x3 float64 camera matrix."""
         return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
 
     @property
     def fov_x(self) -> float:
-        """Return the horizontal field of view in radians, exact for an off-centre camera."""
+        """The horizontal field of view in radians, exact for an off-centre camera."""
         left = math.atan((self.cx + 0.5) / self.fx)
         return left + math.atan((self.width - 0.5 - self.cx) / self.fx)
 
@@ -91,7 +90,6 @@ class Frame:
     """One undistorted image of the stream.
 
     :ivar image: (H, W, 3) uint8 RGB. Never modified.
-    :ivar stamp_ns: acquisition time in nanoseconds.
     :ivar intrinsics: of ``image``; None if the camera is not calibrated.
     :ivar frame_id: number given by the engine; -1 before.
     """
@@ -121,7 +119,6 @@ class Edge:
 class DepthMap:
     """Dense depth of one frame.
 
-    :ivar frame_id: the frame it belongs to.
     :ivar depth: (h, w) float32, z along the optical axis in map units, NaN where unknown.
     :ivar confidence: (h, w) float32, dimensionless, >= 1; larger is better.
     :ivar image: (h, w, 3) uint8 RGB, the frame at the size of the depth.
@@ -143,11 +140,9 @@ class FramePrediction:
     :ivar edges: ``T_i_frame``, one per context frame that could be related.
     :ivar refined: edges between older frames, which replace the old ones.
     :ivar depths: of this frame, or of earlier ones that took longer; may be empty.
-    :ivar keyframe: True if this frame must become a keyframe, False if it must not, None to leave
-        it to the engine's admission rule.
-    :ivar provisional: True while the predictor has no geometry yet (its start-up); poses are
-        then held without confidence.
-    :ivar intrinsics_estimated: True if the predictor estimated the focal length.
+    :ivar keyframe: whether this frame must become a keyframe; None to leave it to the engine.
+    :ivar provisional: the predictor has no geometry yet (its start-up); poses are then held
+        without confidence.
     :ivar seen_fov_x: horizontal field of view estimated from the images, radians, also if they
         are calibrated; NaN if the predictor does not estimate it.
     :ivar pose_token: (d,) float32 unit vector, the network's token for the camera pose of the
@@ -171,7 +166,6 @@ class KnownKeyframe:
 
     :ivar frame_id: its number in the session that loads the map.
     :ivar image: (H, W, 3) uint8 RGB, undistorted.
-    :ivar intrinsics: of ``image``.
     :ivar T_world_camera: (4, 4) float64, in map units.
     :ivar descriptor: (D,) float32, by the same predictor.
     """
@@ -225,9 +219,8 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """Memory use of a device, in bytes.
+    """Memory use of a device, in bytes; ``device`` is its product name.
 
-    :ivar device: its product name.
     :ivar used: in use by this process.
     :ivar reserved: by this process, used or not.
     :ivar peak: largest ``used`` since the predictor was loaded.
@@ -242,7 +235,7 @@ class DeviceMemory:
 
     @property
     def cap(self) -> int:
-        """Return what this process could use at most."""
+        """What this process could use at most."""
         return self.reserved + self.free
 
 

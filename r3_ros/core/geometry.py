@@ -1,7 +1,9 @@
-"""Rigid motions as 4x4 matrices, quaternions, and the average of several poses.
+"""Rigid motions and similarities as 4x4 matrices, quaternions, and the average of several poses.
 
 Everything is float64 NumPy and works on batches in the leading dimensions. Quaternions are
-``xyzw``, scalar last, as in ROS.
+``xyzw``, scalar last, as in ROS. A similarity ``S_target_source`` is a rotation times a scale, and
+a translation: ``p_target = S @ p_source``. The scale of a frame's ``S_world_camera`` is the length
+of the frame's unit in the world's.
 """
 
 from __future__ import annotations
@@ -66,11 +68,7 @@ def T_from_quat(translation: np.ndarray, quat_xyzw: np.ndarray) -> np.ndarray:
 def rotation_angle(R: np.ndarray) -> np.ndarray:
     """Return the angle of (..., 3, 3) rotations in radians, accurate near 0 and near pi."""
     sine_axis = np.stack(
-        [
-            R[..., 2, 1] - R[..., 1, 2],
-            R[..., 0, 2] - R[..., 2, 0],
-            R[..., 1, 0] - R[..., 0, 1],
-        ],
+        [R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]],
         axis=-1,
     )
     sine = 0.5 * np.linalg.norm(sine_axis, axis=-1)
@@ -110,6 +108,33 @@ def quat_angle(quats_a: np.ndarray, quats_b: np.ndarray) -> np.ndarray:
     sign = np.where((quats_a * quats_b).sum(axis=-1, keepdims=True) < 0, -1.0, 1.0)
     chord = np.linalg.norm(quats_a - sign * quats_b, axis=-1)
     return 4.0 * np.arcsin(np.minimum(0.5 * chord, 1.0))
+
+
+def similarity(T: np.ndarray, scale: np.ndarray | float) -> np.ndarray:
+    """Return (..., 4, 4) similarities: the rotation and translation of ``T``, times ``scale``."""
+    S = np.array(T, dtype=np.float64)
+    S[..., :3, :3] *= np.asarray(scale, dtype=np.float64)[..., None, None]
+    return S
+
+
+def scale_of(S: np.ndarray) -> np.ndarray:
+    """Return the scale (...) of (..., 4, 4) similarities."""
+    return np.sqrt((S[..., :3, 0] ** 2).sum(axis=-1))
+
+
+def rigid_part(S: np.ndarray) -> np.ndarray:
+    """Return the (..., 4, 4) rigid motions that remain of ``S`` without its scale."""
+    return similarity(S, 1.0 / scale_of(S))
+
+
+def inverse_similarity(S: np.ndarray) -> np.ndarray:
+    """Return the inverse of (..., 4, 4) similarities, without a matrix inversion."""
+    inverted = np.zeros_like(S)
+    turned = np.swapaxes(S[..., :3, :3], -1, -2) / (scale_of(S) ** 2)[..., None, None]
+    inverted[..., :3, :3] = turned
+    inverted[..., :3, 3] = -(turned @ S[..., :3, 3:])[..., 0]
+    inverted[..., 3, 3] = 1.0
+    return inverted
 
 
 def unproject(

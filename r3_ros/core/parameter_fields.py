@@ -1,4 +1,4 @@
-"""Dataclass fields as parameters: default, unit, range, help, and whether they may change live.
+"""Dataclass fields as parameters, with unit, range and help; and reading them from YAML.
 
 A *root* is a frozen dataclass whose fields are parameters or groups of them, and that has a
 ``validate`` method. A parameter's name is its dotted path (``keyframe.max_keyframes``).
@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 import difflib
+from functools import partial
 import math
+from pathlib import Path
 from typing import Any, TypeVar
+
+import yaml
 
 from .errors import ConfigError
 
@@ -53,6 +57,10 @@ def param(
     return field(default=default, metadata={'r3': meta})
 
 
+#: The same of a parameter that may change while running.
+live = partial(param, live=True)
+
+
 def group(kind: type) -> Any:
     """Return the dataclass field of a group of parameters."""
     return field(default_factory=kind)
@@ -70,7 +78,6 @@ class Parameter:
 
     @property
     def allowed(self) -> str:
-        """Return a description of the allowed values."""
         if self.meta.choices:
             return 'one of ' + ', '.join(choice or "''" for choice in self.meta.choices)
         if self.meta.low is None:
@@ -99,16 +106,15 @@ class Parameter:
         return value
 
 
-def parameters(root: Any) -> Iterator[Parameter]:
-    """Yield all parameters of a root in order, with their values."""
-    yield from _walk(root, '')
+def parameters(root: Any, prefix: str = '') -> Iterator[Parameter]:
+    """Yield all parameters of a root in order, with their values.
 
-
-def _walk(parent: Any, prefix: str) -> Iterator[Parameter]:
-    for item in fields(parent):
-        value = getattr(parent, item.name)
+    :param prefix: of the names, for a group.
+    """
+    for item in fields(root):
+        value = getattr(root, item.name)
         if is_dataclass(value):
-            yield from _walk(value, f'{prefix}{item.name}.')
+            yield from parameters(value, f'{prefix}{item.name}.')
         else:
             kind, meta = type(item.default), item.metadata['r3']
             yield Parameter(prefix + item.name, kind, item.default, value, meta)
@@ -148,3 +154,52 @@ def _replace_path(parent: Any, path: list[str], value: Any) -> Any:
     if len(path) > 1:
         value = _replace_path(getattr(parent, path[0]), path[1:], value)
     return replace(parent, **{path[0]: value})
+
+
+def load_config(path: Path | str, base: _Root) -> _Root:
+    """Return ``base`` with the parameters of a YAML file.
+
+    In a ROS file every node entry counts (``/**``, ``r3`` or ``/ns/r3``), in the order given.
+
+    :raises ConfigError: unreadable, not YAML, or holding an unknown or bad parameter.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f'cannot read the parameter file {path}: {error}') from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f'{path} is not valid YAML: {error}') from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise ConfigError(f'{path} must hold groups of parameters, found {type(content).__name__}')
+    try:
+        return updated(base, _flat(_ros_parameters(content)))
+    except ConfigError as error:
+        raise ConfigError(f'{path}: {error}') from error
+
+
+def _ros_parameters(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the parameters out of their node entries, if the file is written for ROS."""
+    nodes = [v for v in content.values() if isinstance(v, dict) and 'ros__parameters' in v]
+    if not nodes:
+        return dict(content)
+    merged: dict[str, Any] = {}
+    for node in nodes:
+        groups = node['ros__parameters'] or {}
+        if not isinstance(groups, dict):
+            raise ConfigError(f'ros__parameters must hold parameters, found {groups!r}')
+        merged.update(_flat(groups))
+    # Belongs to rclpy, not to r3_ros.
+    merged.pop('use_sim_time', None)
+    return {k: v for k, v in merged.items() if not k.startswith('qos_overrides.')}
+
+
+def _flat(content: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f'{prefix}{name}.'))
+        else:
+            flat[f'{prefix}{name}'] = value
+    return flat

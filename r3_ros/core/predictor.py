@@ -1,4 +1,4 @@
-"""The interface of predictors: the models of depth and relative poses (``model.name``).
+"""The interfaces of predictors: the models of depth and relative poses (``model.name``).
 
 The engine never touches pixels or weights; a predictor never decides which frames are held. One
 step of the engine calls, in this order and from one thread::
@@ -128,3 +128,18 @@ class Predictor(Protocol):
 
         :raises DeviceLostError: the device is gone; its memory is freed when the process ends.
         """
+
+
+class MetricDepth(Protocol):
+    """Depth of single images in metres: a metric network, or a depth camera."""
+
+    def metres(self, depth_map: DepthMap) -> np.ndarray:
+        """Return (h, w) float32 metres along the optical axis for the image of a depth map.
+
+        NaN in the sky and where unknown. The depth itself is not used.
+
+        :raises FrameError: the image cannot be used.
+        """
+
+    def close(self) -> None:
+        """Free the device."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 import threading
-import time
 import traceback
 from typing import Generic, TypeVar
 
@@ -82,7 +81,6 @@ class Mailbox(Generic[Item]):
 class RepeatingThread:
     """A thread that repeats a job until stopped. Every exception of the job is reported.
 
-    :param what: purpose of the thread, for :func:`thread_name`.
     :param job: should return within a fraction of a second.
     :param on_error: called in the thread with each exception of the job, which is then repeated.
     """
@@ -94,8 +92,6 @@ class RepeatingThread:
         self._on_error = on_error
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=thread_name(what), daemon=True)
-        #: Seconds spent inside the job since the start.
-        self.busy_s = 0.0
 
     def start(self) -> None:
         """Start the thread."""
@@ -114,30 +110,22 @@ class RepeatingThread:
 
     @property
     def stopping(self) -> bool:
-        """Return whether the thread's end has been requested."""
         return self._stop.is_set()
 
     @property
     def alive(self) -> bool:
-        """Return whether the thread runs, stopped or not."""
         return self._thread.is_alive()
 
     @property
     def is_current(self) -> bool:
-        """Return whether the caller is in this thread."""
         return self._thread is threading.current_thread()
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            started = time.perf_counter()
             try:
                 self._job()
             except Exception as error:  # any exception: otherwise the thread would end silently
-                self._report(error)
-            self.busy_s += time.perf_counter() - started
-
-    def _report(self, error: Exception) -> None:
-        try:
-            self._on_error(error)
-        except Exception:  # a failing reporter must not end the thread silently
-            traceback.print_exc()
+                try:
+                    self._on_error(error)
+                except Exception:  # nor may a failing reporter
+                    traceback.print_exc()

@@ -22,11 +22,7 @@ _LARGEST_NS = 2**63 - 1
 
 @dataclass(frozen=True, eq=False)
 class PoseList:
-    """Poses in order of time.
-
-    :ivar stamps_ns: (N,) int64, strictly increasing.
-    :ivar T_world_camera: (N, 4, 4) float64.
-    """
+    """Poses in order of time: (N,) int64 stamps, strictly increasing, and (N, 4, 4) float64."""
 
     stamps_ns: np.ndarray
     T_world_camera: np.ndarray
@@ -61,10 +57,8 @@ def stamp_text(stamp_ns: int) -> str:
 def write_tum(
     path: Path | str, stamps_ns: np.ndarray, T_world_camera: np.ndarray, overwrite: bool = True
 ) -> None:
-    """Write poses as a TUM file.
+    """Write (N, 4, 4) poses with (N,) int64 stamps as a TUM file.
 
-    :param stamps_ns: (N,) int64.
-    :param T_world_camera: (N, 4, 4), finite.
     :raises OutputError: the file exists (without ``overwrite``), or cannot be written.
     :raises TransformError: a pose is not finite.
     """

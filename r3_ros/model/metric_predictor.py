@@ -21,7 +21,7 @@ SKY_THRESHOLD = 0.3
 
 
 class MetricPredictor:
-    """DA3METRIC as :class:`~r3_ros.core.metric_depth.MetricDepth`."""
+    """DA3METRIC as :class:`~r3_ros.core.predictor.MetricDepth`."""
 
     def __init__(self, network: MetricNetwork, device: torch.device) -> None:
         self._network = network

@@ -27,7 +27,7 @@ from ..core.trajectory_file import NANOSECONDS, stamp_text, write_tum
 from ..maps.cloud_file import write_ply
 from ..maps.map_layout import MANIFEST
 from ..maps.writing import write_map
-from ..streaming.map_snapshot import MapPlacement, placement_of, saved_map
+from ..streaming.map_snapshot import MapPlacement, saved_map
 from .stream_run import FrameRecord, RunResult
 
 SUMMARY = 'summary.json'
@@ -59,7 +59,7 @@ def write_run(folder: Path, result: RunResult, config: R3Config, source_path: st
         write_tum(folder / name, view.stamps_ns[known], T)
     write_ply(folder / MAP, result.cloud.scaled(unit))
     if result.map is not None:
-        placement = UNPLACED if result.loaded is None else placement_of(result.loaded)
+        placement = UNPLACED if result.loaded is None else result.loaded
         write_map(folder / SAVED_MAP, saved_map(result.map, placement, config.map.voxel_size))
     for path in sorted((folder / DEPTH).glob('*.npz')):
         rescale_depth(folder / DEPTH, int(path.stem), unit)

@@ -246,7 +246,7 @@ class SessionControl:
 
     def clear_map(self) -> str:
         """Remove the map's points and continue tracking; return a message for the caller."""
-        self._engine.clear_map()
+        self._engine.session.map.clear()
         self._clouds.clear(self._health.last_stamp_ns, path_too=False)
         return 'the map is empty'
 

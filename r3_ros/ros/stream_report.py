@@ -10,7 +10,7 @@ from rclpy.clock import Clock
 
 from ..core.threads import Mailbox
 from ..streaming.engine import Engine
-from ..streaming.snapshot import StreamSnapshot, take_snapshot
+from ..streaming.session import StreamSnapshot
 from .inputs.camera_input import Received
 from .outputs.health import Health, StreamState
 from .outputs.messages import scale_fields, status_message
@@ -132,7 +132,7 @@ class StreamReport:
 
     def _taken(self) -> NodeSnapshot:
         return NodeSnapshot(
-            stream=take_snapshot(self._engine.session, self._engine.predictor),
+            stream=self._engine.session.snapshot(self._engine.predictor),
             health=self._health.copy(),
             base=self._pose_output.base,
             wants_images=self.wants_images,

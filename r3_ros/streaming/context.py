@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from ..core.config import StreamConfig
+from ..core.datatypes import Frame
 from ..core.geometry import inverse
 from .segments import segment_context
 from .session import Session
 
 
-def retrieve_context(
-    session: Session, stream: StreamConfig, descriptor: np.ndarray, after_gap: bool
-) -> list[int]:
-    """Return the ids of the frames to relate the next one to, oldest first.
+@dataclass(frozen=True, eq=False)
+class DescribedFrame:
+    """A frame and what is known of it before prediction.
 
-    :param after_gap: the stream was interrupted since the last frame.
+    :ivar fault: what is wrong with the image; empty if nothing.
+    :ivar descriptor: (D,) float32, for retrieval.
+    :ivar after_gap: more than ``input.max_time_gap`` has passed since the last frame.
     """
-    if session.gate.lost or after_gap:
+
+    frame: Frame
+    fault: str
+    descriptor: np.ndarray
+    after_gap: bool
+
+
+@dataclass(frozen=True)
+class FrameContext:
+    """The frames that a frame is related to, oldest first; ``with_depth``: its depth is needed."""
+
+    ids: tuple[int, ...]
+    with_depth: bool
+
+
+def retrieve_context(session: Session, stream: StreamConfig, seen: DescribedFrame) -> list[int]:
+    """Return the ids of the frames to relate the next one to, oldest first."""
+    bank, descriptor = session.bank, seen.descriptor
+    if session.gate.lost or seen.after_gap:
         # The last pose is no guide: search everywhere, but keep the last frames, which the
         # camera may see again after a short loss.
         count = stream.recent_keyframes + stream.retrieved_keyframes
         search = session.relocalisation
         without = set() if search is None else search.out_of_reach(session.graph.held)
-        alike = session.bank.most_similar(descriptor, count, without)
+        alike = bank.most_similar(descriptor, count, without)
         return sorted({*session.recent, *alike})
     if session.segment_id:
         return segment_context(session, descriptor, stream)
-    bank = session.bank
-    context = {
-        *session.recent,
-        *bank.first(0),  # the anchor
-        *bank.newest(stream.recent_keyframes, 0),
-    }
+    anchor = bank.in_segment(0)[:1]
+    context = {*session.recent, *anchor, *bank.newest(stream.recent_keyframes, 0)}
     # Excluded, since the newest keyframes look most like the frame.
     expected = expected_pose(session)
     alike = bank.recall(session.frame_count, descriptor, expected, stream, context)

@@ -3,33 +3,33 @@
     describe -> retrieve the context -> predict -> resolve the pose -> gate -> update memory
     -> update map
 
-The engine gets all geometry from a :class:`~r3_ros.core.predictor.Predictor`. It chooses the
-frames to relate, resolves the pose, gates it and updates memory. It never touches pixels or
-weights; its state is one :class:`Session`.
+All geometry comes from a :class:`~r3_ros.core.predictor.Predictor`: the engine never touches
+pixels or weights. Its state is one :class:`Session`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+import time
 
 import numpy as np
 
 from ..core.config import R3Config
-from ..core.datatypes import DepthMap, Edge, Estimate, Frame, FramePrediction
+from ..core.datatypes import DepthMap, Edge, Estimate, Frame, FramePrediction, TrackingState
 from ..core.errors import ConfigError, FrameError, MapError, MapProblem
-from ..core.metric_depth import MetricDepth
-from ..core.predictor import Predictor
-from ..core.similarity import similarity
+from ..core.geometry import similarity
+from ..core.predictor import MetricDepth, Predictor
 from ..maps.cloud import cloud_from_depth
 from ..maps.saved_map import SavedMap
-from .context import expected_pose, retrieve_context
+from .context import DescribedFrame, expected_pose, FrameContext, retrieve_context
 from .gate import Gate, Verdict
 from .keyframes.admission import Admission, Candidate
 from .keyframes.bank import KeyframeBank
 from .loops.loop_closure import Loops
 from .pose_graph import PoseGraph
 from .pose_resolution import (
+    EdgeNoise,
     HeldPose,
     reported_covariance,
     Resolution,
@@ -41,41 +41,27 @@ from .relocalisation.loaded_map import LoadedMap, require_findable, take_in
 from .relocalisation.search import Vicinity
 from .retention import Memory, Retention
 from .scale.odometry_buffer import OdometryBuffer
-from .scale.tracker import ScaleTracker, UserScale
-from .segments import leave_segment, open_segment, reported_reason, reported_state, segment_is_due
+from .scale.tracker import ScaleTracker
+from .segments import leave_segment, open_segment, reported_reason, reported_state
 from .session import Session
-from .stage_timer import StageTimer
 from .trajectory import Trajectory
 from .voxel_map import VoxelMap
 
 _SECOND_NS = 1_000_000_000
 
 
-@dataclass(frozen=True, eq=False)
-class DescribedFrame:
-    """A frame and what is known of it before prediction.
+class StageTimer:
+    """A stopwatch that books the wall time since its last reading to a stage of the step."""
 
-    :ivar fault: what is wrong with the image; empty if nothing.
-    :ivar descriptor: (D,) float32, for retrieval.
-    :ivar after_gap: more than ``input.max_time_gap`` has passed since the last frame.
-    """
+    def __init__(self) -> None:
+        self.milliseconds: dict[str, float] = {}
+        self._last = time.perf_counter()
 
-    frame: Frame
-    fault: str
-    descriptor: np.ndarray
-    after_gap: bool
-
-
-@dataclass(frozen=True)
-class FrameContext:
-    """The frames that a frame is related to.
-
-    :ivar ids: oldest first.
-    :ivar with_depth: the predictor has to return the frame's own depth.
-    """
-
-    ids: tuple[int, ...]
-    with_depth: bool
+    def done(self, stage: str) -> None:
+        """Book the time since the last stage ended."""
+        now = time.perf_counter()
+        self.milliseconds[stage] = 1e3 * (now - self._last)
+        self._last = now
 
 
 class Engine:
@@ -83,8 +69,7 @@ class Engine:
 
     :ivar config: all parameters; change the live ones with :meth:`update_config`.
     :ivar session: all state of the stream; replaced by :meth:`reset`.
-    :ivar odometry: buffer of external odometry, indexed by time. Written by the subscriber, read
-        by the engine.
+    :ivar odometry: written by its subscriber.
     """
 
     def __init__(
@@ -110,7 +95,7 @@ class Engine:
         self.odometry = OdometryBuffer()
         self._device = device
         self._metric = metric
-        self._user_scale: UserScale | None = None
+        self._user_scale: tuple[float, bool] | None = None
         self._retention = Retention(predictor, config)
         self.loops = Loops(config)
         self.session = self._new_session(session_id=0)
@@ -164,9 +149,7 @@ class Engine:
         return DescribedFrame(frame, fault, descriptor, after_gap)
 
     def _retrieve(self, seen: DescribedFrame) -> FrameContext:
-        ids = retrieve_context(
-            self.session, self.config.stream, seen.descriptor, after_gap=seen.after_gap
-        )
+        ids = retrieve_context(self.session, self.config.stream, seen)
         return FrameContext(tuple(ids), self._needs_depth(seen.descriptor, ids))
 
     def _predict(self, seen: DescribedFrame, context: FrameContext) -> FramePrediction:
@@ -194,14 +177,14 @@ class Engine:
         session, held = self.session, self.session.graph.held
         into_frame = (edge for edge in prediction.edges if edge.target_id == frame.frame_id)
         edges = usable_edges(into_frame, held)
-        reference, search = self.predictor.confidence_reference, session.relocalisation
+        noise, search = self._noise, session.relocalisation
         if search is not None and session.gate.lost:
             saved = [edge for edge in edges if edge.source_id in search.keyframe_ids]
-            used, pose = search.locate(saved, held, reference, self.config.covariance)
+            used, pose = search.locate(saved, held, noise)
             edges = [edge for edge in edges if edge.source_id not in search.keyframe_ids]
             if pose is not None or not edges:
                 return Resolution(used, [], pose)
-        return self.loops.resolve(session, edges, reference)
+        return self.loops.resolve(session, edges, noise)
 
     def _judge(
         self, seen: DescribedFrame, resolution: Resolution, prediction: FramePrediction
@@ -214,12 +197,15 @@ class Engine:
             resolution.edges, resolution.T_world_camera, prediction.provisional, frame_id == 0
         )
         may_open = self.loops.active and self.predictor.can_restart and not seen.fault
+        is_due = 0 < self.config.loop.new_segment_after <= session.lost_frames
         if was_lost and verdict.publishable:
             leave_segment(session, session.graph.segments[resolution.edges[0].source_id], frame_id)
-        elif may_open and segment_is_due(session, verdict, self.config.loop):
+        elif may_open and is_due and verdict.state is TrackingState.LOST:
             verdict, resolution = open_segment(session, frame_id), _origin()
-        if verdict.publishable and not session.segment_id:
-            session.end_relocalisation()
+        if verdict.publishable and not session.segment_id and session.relocalisation:
+            # Found: poses are published in the saved world.
+            session.relocalisation = None
+            session.map_revision += 1
         return verdict, resolution
 
     def _remember(
@@ -230,14 +216,9 @@ class Engine:
         resolution: Resolution,
         verdict: Verdict,
     ) -> Memory:
-        """Update graph, bank and trajectory; release frames that are no longer held."""
-        session, frame, retention = self.session, seen.frame, self._retention
         if resolution.pose is None or not verdict.publishable:
-            return retention.skip(session, frame, verdict)
-        descriptor, with_depth = seen.descriptor, context.with_depth
-        return retention.add(
-            session, frame, descriptor, prediction, resolution, verdict, with_depth
-        )
+            return self._retention.skip(self.session, seen.frame)
+        return self._retention.add(self.session, seen, context, prediction, resolution, verdict)
 
     def _extend_map(self, depths: Iterable[DepthMap]) -> tuple[DepthMap, ...]:
         """Insert the depth of keyframes, which may come later than the frame.
@@ -271,8 +252,7 @@ class Engine:
         if verdict.mappable:
             rejected = resolution.rejected_edges
             self._retention.credit(self.session, frame.frame_id, rejected)
-            reference = self.predictor.confidence_reference
-            self.loops.note(self.session, frame.frame_id, rejected, depths, reference)
+            self.loops.note(self.session, frame.frame_id, rejected, depths, self._noise)
 
     def _measure_scale(
         self, stamp_ns: int | None, depths: Sequence[DepthMap], motion: np.ndarray | None
@@ -343,7 +323,6 @@ class Engine:
 
         No pose is published, and the state is INITIALIZING, until the camera is found.
 
-        :param near: where to search; None for everywhere.
         :raises MapError: a map of another model, or one in which no camera can be found: the
             present session continues. Or the predictor cannot hold it: a new session starts.
         """
@@ -370,7 +349,6 @@ class Engine:
 
     @property
     def is_relocalising(self) -> bool:
-        """Whether the camera is still searched for in a loaded map."""
         return self.session.relocalisation is not None
 
     def reset(self) -> None:
@@ -387,24 +365,19 @@ class Engine:
         :param lock: no estimate may change it.
         :raises ConfigError: out of range, or a measured scale is locked.
         """
-        user = UserScale(metres_per_unit, lock)
-        self.session.map_revision += self.session.scale.set_by_user(user)
-        self._user_scale = user
+        self.session.map_revision += self.session.scale.set_by_user(metres_per_unit, lock)
+        self._user_scale = metres_per_unit, lock
 
     def shrink(self) -> None:
         """Free memory after the device ran out of it; the frame is tried again afterwards.
 
         Drops the oldest quarter of the keyframes. Halves the recent window and the predictor's
-        share of the device for as long as this engine lives.
+        share of the device for good.
 
         :raises DeviceMemoryError: the predictor cannot shrink; only :meth:`reset` helps.
         """
         self._retention.shrink(self.session)
         self.predictor.shrink()
-
-    def clear_map(self) -> None:
-        """Drop the map's points and keep tracking."""
-        self.session.map.clear()
 
     def close(self) -> None:
         """Stop all background work and free the predictor's device."""
@@ -427,7 +400,6 @@ class Engine:
         )
 
     def _needs_depth(self, descriptor: np.ndarray, context_ids: Sequence[int]) -> bool:
-        """Return whether the predictor has to return the frame's depth: a keyframe needs it."""
         session, every = self.session, self.config.model.depth_every
         if every and session.frame_count % every == 0:
             return True
@@ -448,10 +420,12 @@ class Engine:
     def _resolve_edges(
         self, edges: Sequence[Edge], held: Mapping[int, HeldPose], scale: float | None
     ) -> ResolvedPose | None:
-        reference = self.predictor.confidence_reference
-        return resolve_pose(edges, held, reference, self.config.covariance, scale)
+        return resolve_pose(edges, held, self._noise, scale)
+
+    @property
+    def _noise(self) -> EdgeNoise:
+        return EdgeNoise(self.predictor.confidence_reference, self.config.covariance)
 
 
 def _origin() -> Resolution:
-    """Return the pose of a frame that defines the world."""
     return Resolution([], [], ResolvedPose(HeldPose(np.eye(4)), np.zeros((6, 6))))

@@ -1,9 +1,8 @@
 """Whether a frame's pose may be published, and the tracking state.
 
-The score is that of the best few edges, not the mean over all remembered frames: a mean falls
-as the camera travels although tracking is fine, and a gate on it would never open again. The
-reference that scores are compared with follows the stream, also while frames are rejected, so
-that a lasting change (dusk, a plainer room) becomes the new normal.
+The score is that of the best few edges: a mean over all remembered frames falls as the camera
+travels although tracking is fine. The reference that scores are compared with follows the stream,
+also while frames are rejected, so that a lasting change (dusk, a plainer room) becomes normal.
 """
 
 from __future__ import annotations
@@ -15,8 +14,7 @@ import numpy as np
 
 from ..core.config import TrackingConfig
 from ..core.datatypes import Edge, TrackingState
-from ..core.geometry import inverse, rotation_angle
-from ..core.similarity import rigid_part, scale_of
+from ..core.geometry import inverse, rigid_part, rotation_angle, scale_of
 
 _BEST_EDGES = 3
 #: Share by which the reference moves towards each score: down slowly, up a little faster.
@@ -41,11 +39,7 @@ _WEAK_FACTOR = 2
 
 @dataclass(frozen=True)
 class Verdict:
-    """The gate's decision on one frame.
-
-    :ivar publishable: the pose may be published.
-    :ivar mappable: it may also enter the bank and the map.
-    """
+    """Whether the pose may be published, and whether the frame may enter bank and map."""
 
     state: TrackingState
     reason: str
@@ -77,7 +71,6 @@ class Gate:
 
     @property
     def lost(self) -> bool:
-        """Whether the next frame has to be found by retrieval."""
         return self.state in (TrackingState.LOST, TrackingState.RECOVERING)
 
     def open_gap(self) -> None:

@@ -1,8 +1,4 @@
-"""Images from which no pose follows: of one colour, or repeated.
-
-A covered lens or a failed sensor gives images of one colour; a stalled driver repeats an image
-with new stamps. Neither shows where the camera is, whatever a predictor returns for it.
-"""
+"""Images from which no pose follows: of one colour (a covered lens), or repeated by a driver."""
 
 from __future__ import annotations
 

@@ -71,23 +71,11 @@ class MapPlacement:
     optical_frame: str
 
 
-def placement_of(facts: MapFacts) -> MapPlacement:
-    """Return the placement of a loaded map."""
-    return MapPlacement(
-        T_map_world=facts.T_map_world,
-        T_base_optical=facts.T_base_optical,
-        map_frame=facts.map_frame,
-        base_frame=facts.base_frame,
-        optical_frame=facts.optical_frame,
-    )
-
-
 def take_map_snapshot(
     session: Session, predictor: Predictor, images: Mapping[int, bytes]
 ) -> MapSnapshot:
     """Take a snapshot; the owner of the session calls it, between two frames.
 
-    :param predictor: of the session.
     :param images: of keyframes, encoded, by id.
     """
     keyframes = [
@@ -117,9 +105,12 @@ def take_map_snapshot(
     )
 
 
-def saved_map(snapshot: MapSnapshot, placement: MapPlacement, voxel_size: float) -> SavedMap:
+def saved_map(
+    snapshot: MapSnapshot, placement: MapPlacement | MapFacts, voxel_size: float
+) -> SavedMap:
     """Return a session as a map to save, in the frame and unit of the published map.
 
+    :param placement: or the facts of a loaded map, which has the same.
     :param voxel_size: of the points, in map units.
     """
     unit = snapshot.scale.published_unit
@@ -195,7 +186,9 @@ def _edges(snapshot: MapSnapshot, unit: float) -> SavedEdges:
     )
 
 
-def _trajectory(snapshot: MapSnapshot, placement: MapPlacement, unit: float) -> SavedTrajectory:
+def _trajectory(
+    snapshot: MapSnapshot, placement: MapPlacement | MapFacts, unit: float
+) -> SavedTrajectory:
     T_world_camera = snapshot.trajectory.T_final
     rows = np.flatnonzero(np.isfinite(T_world_camera[:, 0, 0]))
     T_map_optical = placement.T_map_world @ _with_length(T_world_camera[rows], unit)

@@ -1,11 +1,10 @@
 """Poses of the held frames, and the edges among them that they follow from.
 
-A frame's pose comes from its edges to earlier frames. When a predictor refines edges between
-held frames, the poses of their targets are resolved again, and every later frame that refers to
-one of those follows, in the order of frame ids: one pass, no iteration, oldest frame fixed.
+When a predictor refines edges between held frames, the poses of their targets are resolved again,
+and every later frame that refers to one of those follows, in the order of frame ids: one pass.
 
-After a correction of the world the edges are rewritten to match the corrected poses. That is done
-when an edge is needed: nearly all are of frames that will never be resolved again.
+After a correction of the world the edges are rewritten to match the corrected poses, when they are
+needed: nearly all are of frames that will never be resolved again.
 """
 
 from __future__ import annotations
@@ -17,8 +16,14 @@ import itertools
 import numpy as np
 
 from ..core.datatypes import Edge
-from ..core.geometry import inverse, quat_xyzw, T_from_quat
-from ..core.similarity import inverse_similarity, rigid_part, scale_of
+from ..core.geometry import (
+    inverse,
+    inverse_similarity,
+    quat_xyzw,
+    rigid_part,
+    scale_of,
+    T_from_quat,
+)
 from .pose_resolution import HeldPose, ResolvedPose, usable_edges
 
 #: Pose changes below these are rounding.
@@ -30,13 +35,12 @@ Resolver = Callable[[Sequence[Edge], Mapping[int, HeldPose], float | None], Reso
 
 
 class PoseGraph:
-    """Held frames with their poses and incoming edges; bounded by what is held."""
+    """Held frames with their poses and incoming edges; bounded by what is held.
+
+    :param resolve: returns the pose of the edges' common target, None without an edge.
+    """
 
     def __init__(self, resolve: Resolver) -> None:
-        """Start empty.
-
-        :param resolve: returns the pose of the edges' common target, None without an edge.
-        """
         self._resolve = resolve
         self.held: dict[int, HeldPose] = {}
         #: The segment of each held frame, in whose world its pose is.
@@ -60,7 +64,7 @@ class PoseGraph:
         return self.held.get(frame_id) if self.segments.get(frame_id) == 0 else None
 
     def edges(self, among: Collection[int] | None = None) -> list[Edge]:
-        """Return the edges among some of the held frames (a set), or all."""
+        """Return the edges among some of the held frames, or among all."""
         chosen = self.held if among is None else among
         self._renew(chosen)
         return [
@@ -111,8 +115,7 @@ class PoseGraph:
     ) -> list[int]:
         """Move frames by similarities of the world and return those that moved, in order.
 
-        All edges are rewritten to match the poses: as they were, they would lead back to the wrong
-        poses at the next refinement.
+        All edges are rewritten to match: as they were, they would lead back to the wrong poses.
         """
         ids = [frame_id for frame_id in self.held if frame_id in S_corrected_world]
         if not ids:
@@ -142,7 +145,6 @@ class PoseGraph:
                     self.bridges.add((source, target))
 
     def _set_incoming(self, target: int, edges: Iterable[Edge]) -> None:
-        """Replace the edges into a frame."""
         before = self._incoming[target]
         self._incoming[target] = {edge.source_id: edge for edge in edges}
         for source in before.keys() - self._incoming[target].keys():
@@ -210,7 +212,6 @@ def _moved(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def _forward(edge: Edge) -> Edge:
-    """Return the edge from the older to the newer frame."""
     if edge.source_id < edge.target_id:
         return edge
     return Edge(

@@ -1,9 +1,9 @@
 """The pose of a frame from its edges to frames whose poses are known.
 
-Each edge gives a candidate ``T_world_frame = T_world_i @ T_i_frame``. Camera centres are
-averaged, not world-to-camera translations (whose error grows with the distance from the
-origin); rotations by the top eigenvector, whatever their quaternion signs. A few rounds of
-reweighting reduce outliers. The spread of the candidates becomes the covariance.
+Each edge gives a candidate ``T_world_frame = T_world_i @ T_i_frame``. Camera centres are averaged
+(the error of a world-to-camera translation grows with the distance from the origin), rotations by
+the top eigenvector. A few rounds of reweighting reduce outliers. The spread of the candidates
+becomes the covariance.
 """
 
 from __future__ import annotations
@@ -17,8 +17,15 @@ from scipy.spatial.transform import Rotation
 
 from ..core.config import CovarianceConfig
 from ..core.datatypes import Edge
-from ..core.geometry import inverse, mean_quat, quat_angle, quat_xyzw, rotation_angle, T_from_quat
-from ..core.similarity import similarity
+from ..core.geometry import (
+    inverse,
+    mean_quat,
+    quat_angle,
+    quat_xyzw,
+    rotation_angle,
+    similarity,
+    T_from_quat,
+)
 
 _ROBUST_ROUNDS = 4
 #: Residuals up to this many robust standard deviations keep their full weight (Huber's 1.345
@@ -61,12 +68,11 @@ class HeldPose:
 
     @property
     def variances(self) -> np.ndarray:
-        """The (2,) variances of translation and rotation."""
         return np.array([self.variance_translation, self.variance_rotation])
 
     @cached_property
     def S_world_camera(self) -> np.ndarray:
-        """The (4, 4) similarity that takes points in the frame's own unit to the world."""
+        """Takes points in the frame's own unit to the world."""
         if self.scale == 1.0:
             return self.T_world_camera
         S = similarity(self.T_world_camera, self.scale)
@@ -109,62 +115,7 @@ class Resolution:
 
     @property
     def T_world_camera(self) -> np.ndarray | None:
-        """The (4, 4) pose, None without one."""
         return None if self.pose is None else self.pose.held.T_world_camera
-
-
-def usable_edges(edges: Iterable[Edge], held: Mapping[int, HeldPose]) -> list[Edge]:
-    """Return the edges from held frames that are rigid motions with finite confidences >= 0."""
-    known = [edge for edge in edges if edge.source_id in held]
-    if not known:
-        return []
-    T = np.array([edge.T_source_target for edge in known])
-    scores = np.array([[e.confidence_translation, e.confidence_rotation] for e in known])
-    usable = np.isfinite(T).all(axis=(1, 2)) & np.isfinite(scores).all(axis=1)
-    usable &= (scores >= 0).all(axis=1)
-    R = T[:, :3, :3]
-    with np.errstate(invalid='ignore', over='ignore'):
-        error = np.abs(R @ np.swapaxes(R, 1, 2) - np.eye(3)).max(axis=(1, 2))
-        usable &= (error < _RIGID_TOLERANCE) & (np.linalg.det(R) > 0)
-    return [edge for edge, good in zip(known, usable, strict=True) if good]
-
-
-def resolve_pose(
-    edges: Sequence[Edge],
-    held: Mapping[int, HeldPose],
-    reference: float,
-    config: CovarianceConfig,
-    scale: float | None = None,
-) -> ResolvedPose | None:
-    """Return the pose of the edges' common target, or None without an edge.
-
-    :param edges: into one frame, all of them usable (:func:`usable_edges`).
-    :param reference: score of a nominal edge, for the covariance.
-    :param scale: of the target; None for the mean of its sources'. Edges are in its unit.
-    """
-    if not edges:
-        return None
-    T_edges = np.array([edge.T_source_target for edge in edges])
-    T_sources = np.array([held[edge.source_id].T_world_camera for edge in edges])
-    scores = np.array([[e.confidence_translation, e.confidence_rotation] for e in edges])
-    scores = np.clip(scores, 1e-9, 1e9)
-    if scale is None:
-        scale = _mean_scale([held[edge.source_id].scale for edge in edges], scores[:, 0])
-    T_edges[:, :3, 3] *= scale
-    candidates = T_sources @ T_edges
-    centres, quats = candidates[:, :3, 3], quat_xyzw(candidates)
-    centre, quat, weights = robust_average(centres, quats, scores)
-    T = T_from_quat(centre, quat)
-    edge_variances = _edge_variances(T_edges, scores / reference, config)
-    # Accumulates along a chain of new frames, and shrinks when a well-known frame is a source.
-    source_variances = np.array([held[edge.source_id].variances for edge in edges])
-    translation, rotation = (weights * (source_variances + edge_variances)).sum(axis=0)
-    of_edges = (weights * edge_variances).sum(axis=0)
-    return ResolvedPose(
-        HeldPose(T, float(translation), float(rotation), scale),
-        _spread(centres, quats, T, weights),
-        (float(of_edges[0]), float(of_edges[1])),
-    )
 
 
 def edge_sigmas(
@@ -180,6 +131,84 @@ def edge_sigmas(
     floors = np.array([_FLOOR_TRANSLATION, _FLOOR_ROTATION_RAD])
     extent = np.stack([lengths, angles], axis=1)
     return np.sqrt(((scales * extent) ** 2 + floors**2) / np.maximum(ratios, _MIN_RATIO))
+
+
+@dataclass(frozen=True)
+class EdgeNoise:
+    """From confidences to standard deviations: a heuristic.
+
+    :ivar reference: score of a nominal edge.
+    """
+
+    reference: float
+    config: CovarianceConfig
+
+    def sigmas(self, T_edges: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Return the (N, 2) standard deviations of (N, 4, 4) edges with (N, 2) confidences."""
+        lengths = np.linalg.norm(T_edges[:, :3, 3], axis=1)
+        angles = rotation_angle(T_edges[:, :3, :3])
+        return edge_sigmas(lengths, angles, scores / self.reference, self.config)
+
+    def sigmas_of(self, edges: Sequence[Edge]) -> np.ndarray:
+        """Return the (N, 2) standard deviations of edges, in the unit of their targets."""
+        return self.sigmas(*stacked(edges))
+
+
+def stacked(edges: Sequence[Edge]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the (N, 4, 4) motions of edges, and their (N, 2) confidences."""
+    T_edges = np.array([edge.T_source_target for edge in edges])
+    scores = np.array([[e.confidence_translation, e.confidence_rotation] for e in edges])
+    return T_edges, scores
+
+
+def usable_edges(edges: Iterable[Edge], held: Mapping[int, HeldPose]) -> list[Edge]:
+    """Return the edges from held frames that are rigid motions with finite confidences >= 0."""
+    known = [edge for edge in edges if edge.source_id in held]
+    if not known:
+        return []
+    T, scores = stacked(known)
+    usable = np.isfinite(T).all(axis=(1, 2)) & np.isfinite(scores).all(axis=1)
+    usable &= (scores >= 0).all(axis=1)
+    R = T[:, :3, :3]
+    with np.errstate(invalid='ignore', over='ignore'):
+        error = np.abs(R @ np.swapaxes(R, 1, 2) - np.eye(3)).max(axis=(1, 2))
+        usable &= (error < _RIGID_TOLERANCE) & (np.linalg.det(R) > 0)
+    return [edge for edge, good in zip(known, usable, strict=True) if good]
+
+
+def resolve_pose(
+    edges: Sequence[Edge],
+    held: Mapping[int, HeldPose],
+    noise: EdgeNoise,
+    scale: float | None = None,
+) -> ResolvedPose | None:
+    """Return the pose of the edges' common target, or None without an edge.
+
+    :param edges: into one frame, all of them usable (:func:`usable_edges`).
+    :param scale: of the target; None for the mean of its sources'. Edges are in its unit.
+    """
+    if not edges:
+        return None
+    T_edges, scores = stacked(edges)
+    T_sources = np.array([held[edge.source_id].T_world_camera for edge in edges])
+    scores = np.clip(scores, 1e-9, 1e9)
+    if scale is None:
+        scale = _mean_scale([held[edge.source_id].scale for edge in edges], scores[:, 0])
+    T_edges[:, :3, 3] *= scale
+    candidates = T_sources @ T_edges
+    centres, quats = candidates[:, :3, 3], quat_xyzw(candidates)
+    centre, quat, weights = robust_average(centres, quats, scores)
+    T = T_from_quat(centre, quat)
+    edge_variances = noise.sigmas(T_edges, scores) ** 2
+    # Accumulates along a chain of new frames, and shrinks when a well-known frame is a source.
+    source_variances = np.array([held[edge.source_id].variances for edge in edges])
+    translation, rotation = (weights * (source_variances + edge_variances)).sum(axis=0)
+    of_edges = (weights * edge_variances).sum(axis=0)
+    return ResolvedPose(
+        HeldPose(T, float(translation), float(rotation), scale),
+        _spread(centres, quats, T, weights),
+        (float(of_edges[0]), float(of_edges[1])),
+    )
 
 
 def _mean_scale(scales: Sequence[float], weights: np.ndarray) -> float:
@@ -244,16 +273,6 @@ def _spread(
     return weighted.T @ weighted
 
 
-def _edge_variances(
-    T_edges: np.ndarray, ratios: np.ndarray, config: CovarianceConfig
-) -> np.ndarray:
-    """Return the (N, 2) variances of edges (N, 4, 4) in map units."""
-    lengths = np.linalg.norm(T_edges[:, :3, 3], axis=1)
-    angles = rotation_angle(T_edges[:, :3, :3])
-    variances: np.ndarray = edge_sigmas(lengths, angles, ratios, config) ** 2
-    return variances
-
-
 def reported_covariance(
     resolved: ResolvedPose | None, provisional: bool, first: bool
 ) -> np.ndarray | None:
@@ -270,24 +289,21 @@ def step_covariance(
     edges: Sequence[Edge],
     resolved: ResolvedPose,
     held: Mapping[int, HeldPose],
-    reference: float,
-    config: CovarianceConfig,
+    noise: EdgeNoise,
     provisional: bool,
 ) -> np.ndarray | None:
     """Return the covariance of the motion from an earlier frame to one that was just resolved.
 
     With an edge between the two: that edge's variance, plus the square of the difference between
-    it and the motion between their poses. Without one, each of the two depends on other frames
-    by edges such as these, and the difference of the two poses' variances has accumulated
-    between those frames. Neither grows with the length of the trajectory.
+    it and the motion between their poses. Without one: twice the variance of edges such as these,
+    plus the difference of the poses' variances. Neither grows with the length of the trajectory.
 
     :param previous_id: the earlier frame, None if there is none.
     :param edges: that the pose follows from.
-    :param reference: score of a nominal edge.
     :param provisional: the predictor has no geometry yet, so the translation is unknown.
     :returns: (6, 6) of a small motion ``exp(xi)`` in the new frame's camera,
         ``T_true = T_previous_camera @ exp(xi)``, map units and radians, order x y z rx ry rz.
-        None where it is unknown: the earlier frame is not held.
+        None if the earlier frame is not held.
     """
     previous = None if previous_id is None else held.get(previous_id)
     if previous is None:
@@ -298,31 +314,28 @@ def step_covariance(
         grown = np.abs(own.variances - previous.variances)
         covariance = _isotropic(2.0 * np.array(resolved.edge_variance) + grown) + resolved.spread
     else:
-        covariance = _direct_covariance(direct, previous, own, reference, config)
+        covariance = _direct_covariance(direct, previous, own, noise)
     return _without_position(covariance) if provisional else covariance
 
 
 def _direct_covariance(
-    edge: Edge, source: HeldPose, target: HeldPose, reference: float, config: CovarianceConfig
+    edge: Edge, source: HeldPose, target: HeldPose, noise: EdgeNoise
 ) -> np.ndarray:
     """Return the (6, 6) covariance of the motion along an edge, in the target's camera frame."""
-    T_edge = edge.T_source_target.astype(np.float64)
-    T_edge[:3, 3] *= target.scale
-    scores = np.array([[edge.confidence_translation, edge.confidence_rotation]])
-    (variances,) = _edge_variances(T_edge[None], scores / reference, config)
-    T_target_edge = inverse(target.T_world_camera) @ source.T_world_camera @ T_edge
+    T_edges, scores = stacked([edge])
+    T_edges[:, :3, 3] *= target.scale
+    (variances,) = noise.sigmas(T_edges, scores) ** 2
+    T_target_edge = inverse(target.T_world_camera) @ source.T_world_camera @ T_edges[0]
     turn = Rotation.from_matrix(T_target_edge[:3, :3]).as_rotvec()
     off = np.concatenate([T_target_edge[:3, 3], turn])
     return _isotropic(variances) + np.outer(off, off)
 
 
 def _isotropic(variances: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return the (6, 6) covariance of a variance of each translation and each rotation axis."""
     return np.diag(np.repeat(variances, 3))
 
 
 def _without_position(covariance: np.ndarray) -> np.ndarray:
-    """Return a covariance with unknown translation and the same rotation."""
     covariance = covariance.copy()
     covariance[:3, :] = covariance[:, :3] = 0.0
     covariance[:3, :3] = UNKNOWN_VARIANCE * np.eye(3)

@@ -10,10 +10,11 @@ import numpy as np
 from ..core.config import R3Config
 from ..core.datatypes import Edge, Frame, FramePrediction, TrackingState
 from ..core.predictor import Predictor
+from .context import DescribedFrame, FrameContext
 from .gate import Verdict
 from .keyframes.admission import Candidate
-from .pose_resolution import Resolution, step_covariance
-from .segments import motion_since_last, release, reported_state
+from .pose_resolution import EdgeNoise, Resolution, step_covariance
+from .segments import motion_since_last, release
 from .session import Session
 
 #: Share of the keyframes that is dropped when the device is out of memory.
@@ -24,9 +25,8 @@ _SHRUNK_SHARE = 0.25
 class Memory:
     """What was kept of a frame.
 
-    :ivar T_previous_camera: (4, 4) motion since the last frame whose pose was published; None
-        without one.
-    :ivar step_covariance: (6, 6) of that motion; None where it is unknown.
+    :ivar T_previous_camera: (4, 4) motion since the last frame whose pose was published, and
+        its (6, 6) covariance; None without one, or where it is unknown.
     """
 
     is_keyframe: bool = False
@@ -48,28 +48,27 @@ class Retention:
         capacity = self._predictor.capacity
         return None if capacity is None else capacity - self._recent_frames - 1
 
-    def skip(self, session: Session, frame: Frame, verdict: Verdict) -> Memory:
+    def skip(self, session: Session, frame: Frame) -> Memory:
         """Record a frame without a publishable pose: no other frame is measured from it."""
         _count(session, frame)
         self._predictor.forget([frame.frame_id])
         session.lost_frames += session.gate.lost
-        session.trajectory.append(frame.frame_id, frame.stamp_ns, verdict.state, False, None)
+        session.trajectory.append(frame.frame_id, frame.stamp_ns, False, None)
         self._release(session)
         return Memory()
 
     def add(
         self,
         session: Session,
-        frame: Frame,
-        descriptor: np.ndarray,
+        seen: DescribedFrame,
+        context: FrameContext,
         prediction: FramePrediction,
         resolution: Resolution,
         verdict: Verdict,
-        with_depth: bool,
     ) -> Memory:
         """Remember a frame with its pose, as a keyframe if admission wants it."""
         assert resolution.pose is not None
-        frame_id, pose = frame.frame_id, resolution.pose.held
+        frame, frame_id, pose = seen.frame, seen.frame.frame_id, resolution.pose.held
         _count(session, frame)
         session.lost_frames = 0
         covariance = step_covariance(
@@ -77,8 +76,7 @@ class Retention:
             resolution.edges,
             resolution.pose,
             session.graph.held,
-            self._predictor.confidence_reference,
-            self.config.covariance,
+            EdgeNoise(self._predictor.confidence_reference, self.config.covariance),
             prediction.provisional,
         )
         T_previous_camera = motion_since_last(session, frame_id, pose.T_world_camera)
@@ -89,19 +87,18 @@ class Retention:
         # Related are the frames that it matched: one behind a wall shares the view alone.
         least = self.config.tracking.low_confidence_ratio * session.gate.reference
         candidate = Candidate(
-            descriptor,
+            seen.descriptor,
             [e.source_id for e in resolution.edges if _mean_confidence(e) >= least],
             pose.T_world_camera if session.segment_id == 0 else None,
             prediction.pose_token,
         )
-        wanted = session.admission.wants(session.bank, candidate, with_depth)
+        wanted = session.admission.wants(session.bank, candidate, context.with_depth)
         is_keyframe = _becomes_keyframe(prediction, verdict, wanted)
         if is_keyframe:
             self._admit(session, frame, candidate, prediction, verdict)
         session.trajectory.append(
             frame_id,
             frame.stamp_ns,
-            reported_state(session, verdict),
             is_keyframe,
             pose.T_world_camera,
             published=session.segment_id == 0,
@@ -150,7 +147,6 @@ class Retention:
         session.note_evicted(evicted)
 
     def _release(self, session: Session) -> None:
-        """Release frames that are neither recent nor keyframes any more."""
         gone = session.take_leaving()
         if gone:
             release(session, gone)
@@ -169,11 +165,7 @@ def _mean_confidence(edge: Edge) -> float:
 
 
 def _becomes_keyframe(prediction: FramePrediction, verdict: Verdict, wanted: bool) -> bool:
-    """Return whether a frame becomes a keyframe.
-
-    The first of a session or segment defines its world and always does. For the others the
-    predictor decides, where it needs to, else the admission rule.
-    """
+    """Return whether a frame becomes a keyframe: by the predictor, else by admission."""
     if verdict.state is TrackingState.INITIALIZING and verdict.mappable:
         return True
     if prediction.keyframe is not None:

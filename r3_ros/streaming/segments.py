@@ -1,9 +1,8 @@
 """Segments: stretches of the stream that are not yet related to one another.
 
-When the camera stays lost, its frames start a new segment with a world of its own, at an unknown
-place and scale in the first one's. No pose in it is published. Old segments keep their keyframes;
-edges between two segments that agree, as those that close a loop do, join them, and the younger
-segment moves into the older one's world.
+When the camera stays lost, its frames start a new segment with a world of its own, and no pose in
+it is published. Old segments keep their keyframes; edges between two segments that agree join
+them, and the younger segment moves into the older one's world.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..core.config import LoopConfig, StreamConfig
+from ..core.config import StreamConfig
 from ..core.datatypes import Edge, TrackingState
-from ..core.geometry import inverse
+from ..core.geometry import inverse, inverse_similarity
 from .gate import Verdict
 from .session import Session
 
@@ -22,12 +21,6 @@ from .session import Session
 _LEAST_KEYFRAMES = 3
 #: Maximum number of keyframes that one search excludes.
 _MOST_EXCLUDED = 1000
-
-
-def segment_is_due(session: Session, verdict: Verdict, config: LoopConfig) -> bool:
-    """Return whether the camera has been lost long enough for a new segment."""
-    lost = verdict.state is TrackingState.LOST
-    return lost and 0 < config.new_segment_after <= session.lost_frames
 
 
 def open_segment(session: Session, frame_id: int) -> Verdict:
@@ -75,7 +68,7 @@ def edges_of_one_segment(session: Session, edges: Sequence[Edge]) -> tuple[list[
 def segment_context(session: Session, descriptor: np.ndarray, stream: StreamConfig) -> list[int]:
     """Choose the context of a frame in an unjoined segment: its own keyframes, and old places."""
     own = session.bank.newest(_MOST_EXCLUDED, session.segment_id)
-    first = session.bank.first(session.segment_id)
+    first = session.bank.in_segment(session.segment_id)[:1]
     context = {*session.recent, *first, *own[-stream.recent_keyframes :]}
     # Excluded, since keyframes of the segment itself look most like the frame.
     old = session.bank.most_similar(descriptor, stream.retrieved_keyframes, {*first, *own})
@@ -91,11 +84,8 @@ def reported_state(session: Session, verdict: Verdict) -> TrackingState:
     return verdict.state
 
 
-def reported_reason(session: Session, verdict: Verdict, fault: str = '') -> str:
-    """Return the reason to report.
-
-    :param fault: of the image.
-    """
+def reported_reason(session: Session, verdict: Verdict, fault: str) -> str:
+    """Return the reason to report, after the fault of the image."""
     apart = f'segment {session.segment_id} is not joined to the map' if session.segment_id else ''
     searching = 'looking for the place in the loaded map' if session.relocalisation else ''
     return '; '.join(filter(None, (fault, searching, verdict.reason, apart)))
@@ -126,7 +116,8 @@ def release(session: Session, gone: Sequence[int]) -> None:
             session.map.drop(frame_id)
             session.trajectory.abandon(frame_id)
             continue
-        S_world_frame = held[frame_id].S_world_camera
-        S_world_parent = None if parent is None else held[parent].S_world_camera
-        session.trajectory.release(frame_id, S_world_frame, parent, S_world_parent)
-        session.map.bake(frame_id, S_world_frame, parent, S_world_parent)
+        S_parent_frame = held[frame_id].S_world_camera
+        if parent is not None:
+            S_parent_frame = inverse_similarity(held[parent].S_world_camera) @ S_parent_frame
+        session.trajectory.release(frame_id, S_parent_frame, parent)
+        session.map.bake(frame_id, S_parent_frame, parent)

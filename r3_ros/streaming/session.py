@@ -6,18 +6,45 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..core.datatypes import DepthMap
+from ..core.datatypes import DepthMap, DeviceMemory, ModelInfo
+from ..core.predictor import Predictor
 from .gate import Gate
 from .image_check import ImageCheck
 from .keyframes.admission import Admission
 from .keyframes.bank import KeyframeBank
 from .keyframes.keyframe_graph import KeyframeGraphView
-from .loops.evidence import LoopEvidence
+from .loops.evidence import LoopEvidence, no_evidence
 from .pose_graph import PoseGraph
 from .relocalisation.search import Relocalisation
+from .scale.estimator import ScaleView
 from .scale.tracker import ScaleTracker
 from .trajectory import Trajectory, TrajectoryView
 from .voxel_map import MapView, VoxelMap
+
+
+@dataclass(frozen=True)
+class StreamSnapshot:
+    """Numbers of a stream between two frames, for other threads than the one that owns it.
+
+    :ivar frame_index: frames of this session so far, without those of a loaded map.
+    :ivar map_points: kept points, those in a shared voxel counted each.
+    :ivar evicted_points: dropped since there were too many.
+    :ivar is_relocalising: the camera is still searched for in a loaded map.
+    :ivar memory: of the device; None on a CPU.
+    """
+
+    session_id: int
+    segment_id: int
+    map_revision: int
+    frame_index: int
+    loops_closed: int
+    keyframes: int
+    map_points: int
+    evicted_points: int
+    is_relocalising: bool
+    scale: ScaleView
+    model: ModelInfo
+    memory: DeviceMemory | None
 
 
 @dataclass(eq=False)
@@ -32,15 +59,12 @@ class Session:
     :ivar followed_since: frames at which the camera was found again, after a loss or a gap: poses
         on both sides of one do not follow from one another. Starts with the first frame.
     :ivar frame_count: the next frame's id. Frames of a loaded map come first.
-    :ivar first_frame: id of the first frame that was processed.
-    :ivar relocalisation: the search for the camera in a loaded map; None once it is found, and
-        without a map.
+    :ivar relocalisation: the search for the camera in a loaded map, until it is found.
     :ivar segment_id: the present segment; only segment 0 is in the world.
     :ivar newest_segment: the highest segment id so far.
     :ivar lost_frames: frames since the camera was lost; 0 while it is tracked.
     :ivar last_published: the newest frame whose pose was published.
     :ivar map_revision: increases when a published pose has changed.
-    :ivar loops_closed: corrections applied by loop closure.
     :ivar evidence: edges to old keyframes that contradict the poses of the last frames.
     :ivar evidence_depth: of the newest frame among those, as predicted.
     """
@@ -51,7 +75,8 @@ class Session:
     gate: Gate
     map: VoxelMap
     trajectory: Trajectory
-    session_id: int = 0
+    scale: ScaleTracker
+    session_id: int
     segment_id: int = 0
     newest_segment: int = 0
     lost_frames: int = 0
@@ -67,9 +92,8 @@ class Session:
     leaving: set[int] = field(default_factory=set)
     evicted: list[int] = field(default_factory=list)
     followed_since: deque[int] = field(default_factory=lambda: deque([0], maxlen=1000))
-    evidence: LoopEvidence = field(default_factory=LoopEvidence)
+    evidence: LoopEvidence = field(default_factory=no_evidence)
     evidence_depth: DepthMap | None = None
-    scale: ScaleTracker = field(default_factory=ScaleTracker)
     images: ImageCheck = field(default_factory=ImageCheck)
 
     def map_view(self) -> MapView:
@@ -99,10 +123,6 @@ class Session:
             recent_keyframes=recent_keyframes,
         )
 
-    def held(self) -> set[int]:
-        """Return the frames that must stay held: the recent ones and the keyframes."""
-        return {*self.recent, *self.bank.ids()}
-
     def keep_recent(self, count: int) -> None:
         """Keep the ``count`` newest frames; older ones stay only as keyframes."""
         while len(self.recent) > count:
@@ -124,13 +144,24 @@ class Session:
         evicted, self.evicted = self.evicted, []
         return tuple(evicted)
 
-    def end_relocalisation(self) -> None:
-        """End the search: the camera is found, and poses are published in the saved world."""
-        if self.relocalisation is not None:
-            self.relocalisation = None
-            self.map_revision += 1
-
     def take_leaving(self) -> list[int]:
         """Return the frames that need not be held any more, oldest first, once."""
         leaving, self.leaving = self.leaving, set()
         return sorted(i for i in leaving if i not in self.bank and i not in self.recent)
+
+    def snapshot(self, predictor: Predictor) -> StreamSnapshot:
+        """Return the numbers of the stream, in constant time."""
+        return StreamSnapshot(
+            session_id=self.session_id,
+            segment_id=self.segment_id,
+            map_revision=self.map_revision,
+            frame_index=self.frame_count - self.first_frame,
+            loops_closed=self.loops_closed,
+            keyframes=len(self.bank),
+            map_points=len(self.map),
+            evicted_points=self.map.evicted,
+            is_relocalising=self.relocalisation is not None,
+            scale=self.scale.view(),
+            model=predictor.info,
+            memory=predictor.device_memory(),
+        )

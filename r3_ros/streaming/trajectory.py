@@ -1,8 +1,7 @@
 """The record of poses: as published, and after all corrections.
 
-A frame that is held has its pose in the pose graph. When it is released, its pose is kept relative
-to a parent keyframe, so that it follows that keyframe's later corrections; when that keyframe is
-released too, its followers pass to another one.
+The pose of a held frame is in the pose graph. That of a released one is kept relative to a parent
+keyframe, whose corrections it follows; if that is released too, it passes to another one.
 """
 
 from __future__ import annotations
@@ -13,22 +12,18 @@ from functools import cached_property
 
 import numpy as np
 
-from ..core.datatypes import TrackingState
-from ..core.geometry import inverse, make_T
-from ..core.similarity import inverse_similarity, rigid_part, scale_of
+from ..core.geometry import inverse, make_T, rigid_part, scale_of
 
 #: Parents of a row that are no keyframe.
 _ABSOLUTE = -1  # the stored pose is in the world
 _HELD = -2  # the pose is in the pose graph
 _NONE = -3  # there never was a publishable pose
-_STATES = tuple(TrackingState)
 #: Scales this near to 1 are rounding.
 _SAME_SCALE = 1e-9
 #: One array per column, so that a search through one does not load the poses into the cache.
 _COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
     'frame_ids': (np.int64, ()),
     'stamps_ns': (np.int64, ()),
-    'states': (np.int8, ()),
     'is_keyframe': (np.bool_, ()),
     'segment_ids': (np.int32, ()),
     'confidence': (np.float32, ()),
@@ -43,7 +38,6 @@ class TrajectoryView:
     """An immutable snapshot of the record; any thread may compute the poses.
 
     :ivar frame_ids: (N,) int64; ``stamps_ns``: (N,) int64; ``is_keyframe``: (N,) bool.
-    :ivar states: (N,) int8, index into ``list(TrackingState)``.
     :ivar segment_ids: (N,) int32, the segment of each frame when it came.
     :ivar confidence: (N,) float32, the score of each frame, NaN for one without edges.
     :ivar emitted: (N, 3, 4) ``T_world_camera`` as published.
@@ -54,7 +48,6 @@ class TrajectoryView:
 
     frame_ids: np.ndarray
     stamps_ns: np.ndarray
-    states: np.ndarray
     is_keyframe: np.ndarray
     segment_ids: np.ndarray
     confidence: np.ndarray
@@ -114,7 +107,6 @@ class Trajectory:
         self,
         frame_id: int,
         stamp_ns: int,
-        state: TrackingState,
         is_keyframe: bool,
         T_world_camera: np.ndarray | None,
         published: bool = True,
@@ -129,8 +121,8 @@ class Trajectory:
         self._make_room()
         rows, row = self._rows, self._count
         rows['frame_ids'][row], rows['stamps_ns'][row] = frame_id, stamp_ns
-        rows['states'][row], rows['is_keyframe'][row] = _STATES.index(state), is_keyframe
-        rows['segment_ids'][row], rows['confidence'][row] = segment_id, confidence
+        rows['is_keyframe'][row], rows['segment_ids'][row] = is_keyframe, segment_id
+        rows['confidence'][row] = confidence
         rows['parent_ids'][row] = _NONE if T_world_camera is None else _HELD
         rows['stored'][row] = np.nan if T_world_camera is None else T_world_camera[:3]
         rows['emitted'][row] = rows['stored'][row] if published else np.nan
@@ -146,8 +138,7 @@ class Trajectory:
     ) -> None:
         """Begin with the record of a loaded map, none of which counts as published here.
 
-        :param frame_ids: (N,) ascending; the newest are kept if not all fit.
-        :param T_world_camera: (N, 4, 4).
+        :param frame_ids: (N,) ascending, with (N, 4, 4) poses; the newest are kept if not all fit.
         :param held: poses of the held keyframes; the other frames follow the nearest in time.
         """
         fitting = max(0, self._max_poses - max(1, self._max_poses // 10))
@@ -165,7 +156,6 @@ class Trajectory:
         self._rows = _empty_rows(max(256, count))
         rows = self._rows
         rows['frame_ids'][:count], rows['stamps_ns'][:count] = frame_ids, stamps_ns[first:]
-        rows['states'][:count] = _STATES.index(TrackingState.TRACKING)
         rows['is_keyframe'][:count] = is_keyframe[first:]
         rows['parent_ids'][:count] = np.where(own, _HELD, parent_ids)
         rows['segment_ids'][:count], rows['confidence'][:count] = 0, np.nan
@@ -197,13 +187,7 @@ class Trajectory:
         if own is not None:
             parent_ids[own] = _NONE
 
-    def release(
-        self,
-        frame_id: int,
-        S_world_frame: np.ndarray,
-        parent: int | None = None,
-        S_world_parent: np.ndarray | None = None,
-    ) -> None:
+    def release(self, frame_id: int, S_parent_frame: np.ndarray, parent: int | None) -> None:
         """Release a held frame: it and its followers follow a parent keyframe from now on.
 
         :param parent: None to keep them where they are in the world.
@@ -217,9 +201,6 @@ class Trajectory:
         if own is not None:
             rows['stored'][own] = np.eye(4)[:3]
             followers = np.append(followers, own)
-        S_parent_frame = S_world_frame
-        if S_world_parent is not None:
-            S_parent_frame = inverse_similarity(S_world_parent) @ S_world_frame
         moved = S_parent_frame @ _full(rows['stored'][followers])
         rows['stored'][followers] = moved[:, :3]
         rows['parent_ids'][followers] = _ABSOLUTE if parent is None else parent
@@ -261,5 +242,4 @@ def _empty_rows(capacity: int) -> dict[str, np.ndarray]:
 
 
 def _full(poses: np.ndarray) -> np.ndarray:
-    """Return (..., 4, 4) transforms of (..., 3, 4) ones."""
     return make_T(poses[..., :3], poses[..., 3])

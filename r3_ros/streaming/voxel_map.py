@@ -1,8 +1,7 @@
 """The coloured map: clouds of keyframes, one point per voxel, bounded.
 
 Clouds of keyframes in the bank stay in their cameras' frames and are placed when a view is taken,
-so a corrected keyframe pose moves its points. When a keyframe leaves the bank, its points follow
-a parent keyframe.
+so a corrected pose moves its points. Those of keyframes that left follow a parent keyframe.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from ..core.config import MapConfig
-from ..core.similarity import inverse_similarity
+from ..core.geometry import inverse_similarity
 from ..maps.cloud import Cloud
 
 #: Bits of a voxel's coordinate along one axis; three of them share an int64.
@@ -69,7 +68,6 @@ class VoxelMap:
         self._inherited: dict[int, list[tuple[Cloud, np.ndarray]]] = {}
 
     def __len__(self) -> int:
-        """Count the kept points, those in a shared voxel each."""
         return self._count
 
     def insert(self, keyframe_id: int, cloud: Cloud, scale: float = 1.0) -> None:
@@ -95,13 +93,7 @@ class VoxelMap:
         self._keep_bound()
         self.revision += 1
 
-    def bake(
-        self,
-        keyframe_id: int,
-        S_world_camera: np.ndarray,
-        parent: int | None = None,
-        S_world_parent: np.ndarray | None = None,
-    ) -> None:
+    def bake(self, keyframe_id: int, S_parent_camera: np.ndarray, parent: int | None) -> None:
         """Hand the points of a keyframe that leaves the bank, and its inherited ones, to another.
 
         :param parent: the keyframe that they follow from now on; None to keep them where they are
@@ -111,9 +103,6 @@ class VoxelMap:
         inherited = self._inherited.pop(keyframe_id, [])
         if not inherited and (cloud is None or not len(cloud)):
             return
-        S_parent_camera = S_world_camera
-        if S_world_parent is not None:
-            S_parent_camera = inverse_similarity(S_world_parent) @ S_world_camera
         blocks = self._inherited.setdefault(_WORLD if parent is None else parent, [])
         blocks += [(block, S_parent_camera @ S_camera) for block, S_camera in inherited]
         if cloud is not None and len(cloud):

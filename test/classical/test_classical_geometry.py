@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from r3_ros.classical.bundle import adjust, BundleProblem
 from r3_ros.classical.initialise import fit_rotation, solve_two_views
-from r3_ros.classical.pinhole import Pinhole, project
+from r3_ros.classical.pinhole import depth_along_first_ray, parallax_cosine, Pinhole, project
 from r3_ros.classical.pnp import exp_se3, ransac_pose, refine_pose, reprojection_px
-from r3_ros.classical.triangulate import depth_along_first_ray, parallax_cosine
 from r3_ros.core.geometry import rotation_angle
 
 FOCAL = 500.0
@@ -30,7 +29,7 @@ def test_pinhole_goes_there_and_back_through_a_resize():
     camera = Pinhole(400.0, 410.0, 310.0, 235.0, 640, 480)
     pixels = np.array([[0.0, 0.0], [639.0, 479.0], [100.5, 33.25]])
     assert np.allclose(camera.pixels(camera.rays(pixels)), pixels)
-    half = Pinhole.of(camera.intrinsics(320, 240), 320, 240)
+    half = Pinhole.of(camera.resized(320, 240), 320, 240)
     # The same ray through the centre of a block of four pixels and of the one it became.
     assert np.allclose(camera.rays([[20.5, 40.5]]), half.rays([[10.0, 20.0]]))
 

@@ -133,7 +133,7 @@ def test_confidence_orders_the_errors_and_its_reference_is_a_usual_score(walk):
 def test_corrections_leave_the_engine_with_the_predictors_own_poses(walk):
     _, stream = walk
     held = stream.predictor._odometry.frames
-    own = {f.frame_id: f.reported for f in held if f.reported is not None}
+    own = {f.frame_id: f.reported for f in held.values() if f.reported is not None}
     assert len(own) > 5
     for frame_id, T in own.items():
         assert np.abs(stream.poses[frame_id] - T).max() < 1e-6
@@ -320,7 +320,7 @@ def test_unusable_images_are_refused_with_a_reason(make):
     gray = draw(room(), np.eye(4))[0]
     good = frame_of(gray, 0)
     for image, word in (
-        (gray, r'\(H, W, 3\)'),
+        (gray, r'\(height, width, 3\)'),
         (good.image.astype(np.float32), 'uint8'),
         (good.image[:40], 'at least'),
     ):
@@ -387,7 +387,7 @@ def test_drain_brings_what_was_under_way(make):
     assert all(d.frame_id not in delivered for d in depths)
     for edge in refined:
         stream.poses[edge.target_id] = stream.poses[edge.source_id] @ edge.T_source_target
-    for held in stream.predictor._odometry.frames:
+    for held in stream.predictor._odometry.frames.values():
         assert np.abs(stream.poses[held.frame_id] - held.T_world_camera).max() < 1e-6
 
 

@@ -6,9 +6,8 @@ import re
 
 import pytest
 from r3_ros.core.config import R3Config
-from r3_ros.core.config_file import load_config
 from r3_ros.core.errors import ConfigError
-from r3_ros.core.parameter_fields import flattened, parameters, REMOVED, updated
+from r3_ros.core.parameter_fields import flattened, load_config, parameters, REMOVED, updated
 import yaml
 
 ALL = list(parameters(R3Config()))

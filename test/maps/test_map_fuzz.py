@@ -17,7 +17,6 @@ from r3_ros.maps.saved_map import SavedMap
 from r3_ros.maps.writing import write_map
 from r3_ros.streaming.map_snapshot import (
     MapPlacement,
-    placement_of,
     saved_map,
     take_map_snapshot,
 )
@@ -206,7 +205,7 @@ def test_a_changed_map_is_refused_or_gone_on_with_and_saved_again(accepted, tmp_
                     found += 1
                     assert np.isfinite(estimate.T_world_camera).all()
                 snapshot = take_map_snapshot(engine.session, engine.predictor, images.view())
-                again = saved_map(snapshot, placement_of(saved.facts), 0.05)
+                again = saved_map(snapshot, saved.facts, 0.05)
             write_map(tmp_path / str(n), again)
             read_map(tmp_path / str(n))
         except Exception as error:

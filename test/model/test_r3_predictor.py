@@ -416,7 +416,7 @@ def test_memory_of_a_long_stream_is_bounded(checkpoint):
         for n in range(15):
             engine.step(replace(frame(n), frame_id=-1))
         held = engine.predictor._memory._on_device
-        assert len(held) <= 6 and engine.session.held() == set(held)
+        assert len(held) <= 6 and {*engine.session.recent, *engine.session.bank.ids()} == set(held)
     finally:
         engine.close()
 
@@ -559,7 +559,9 @@ def test_an_engine_that_shrinks_goes_on(network):
         engine.step(frame(number))
     slots = predictor._memory._device_capacity
     engine.shrink()
-    assert len(engine.session.bank) == len(engine.session.held() & set(predictor._memory._images))
+    assert len(engine.session.bank) == len(
+        {*engine.session.recent, *engine.session.bank.ids()} & set(predictor._memory._images)
+    )
     assert predictor._memory._device_capacity < slots
     assert engine.step(frame(10)).frame_id == 10
 

@@ -11,9 +11,8 @@ from r3_ros import factory
 from r3_ros.commands.cli import build_parser, main
 from r3_ros.core.config import R3Config
 from r3_ros.core.errors import ModelError, SourceError
-from r3_ros.core.geometry import inverse, rotation_angle
+from r3_ros.core.geometry import inverse, rotation_angle, scale_of
 from r3_ros.core.parameter_fields import updated
-from r3_ros.core.similarity import scale_of
 from r3_ros.core.trajectory_file import read_tum, write_tum
 from r3_ros.input.open_source import open_source
 from r3_ros.offline.windows.reconstruction import reconstruct

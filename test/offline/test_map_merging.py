@@ -8,8 +8,15 @@ import pytest
 from r3_ros.commands.cli import main
 from r3_ros.core.config import R3Config
 from r3_ros.core.errors import MapError, MergeError
-from r3_ros.core.geometry import inverse, make_T, R_BODY_OPTICAL
-from r3_ros.core.similarity import inverse_similarity, rigid_part, scale_of, similarity
+from r3_ros.core.geometry import (
+    inverse,
+    inverse_similarity,
+    make_T,
+    R_BODY_OPTICAL,
+    rigid_part,
+    scale_of,
+    similarity,
+)
 from r3_ros.core.trajectory_file import read_tum
 from r3_ros.maps.keyframe_images import KeyframeImages
 from r3_ros.maps.reading import read_map

@@ -6,8 +6,7 @@ from paths import ROOT
 import pytest
 from r3_ros.commands.parameters import as_markdown, as_text, as_yaml
 from r3_ros.core.config import R3Config
-from r3_ros.core.config_file import load_config
-from r3_ros.core.parameter_fields import flattened, parameters
+from r3_ros.core.parameter_fields import flattened, load_config, parameters
 import yaml
 
 STREAM_YAML = ROOT / 'config' / 'r3_stream.yaml'

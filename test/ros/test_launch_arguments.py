@@ -5,9 +5,8 @@ import ast
 from paths import ROOT
 import pytest
 from r3_ros.core.config import R3Config
-from r3_ros.core.config_file import load_config
 from r3_ros.core.errors import ConfigError
-from r3_ros.core.parameter_fields import flattened, parameters
+from r3_ros.core.parameter_fields import flattened, load_config, parameters
 from r3_ros.ros.launch.launch_arguments import (
     parameter_arguments,
     parameter_files,

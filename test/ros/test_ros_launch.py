@@ -11,8 +11,7 @@ from launch.launch_description_sources import get_launch_description_from_python
 from launched import on_path, Stage, write_parameters
 from paths import ROOT
 from r3_ros.core.config import R3Config
-from r3_ros.core.config_file import load_config
-from r3_ros.core.parameter_fields import flattened
+from r3_ros.core.parameter_fields import flattened, load_config
 from r3_ros.ros.outputs.outputs import TOPICS
 
 import launch

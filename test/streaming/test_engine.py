@@ -192,7 +192,7 @@ def test_every_frame_is_forgotten_once_and_memory_is_bounded():
         estimate = engine.step(frame)
         evicted += estimate.evicted
         session = engine.session
-        assert predictor.held == session.held() == set(session.graph.held)
+        assert predictor.held == {*session.recent, *session.bank.ids()} == set(session.graph.held)
         assert len(session.bank) <= 12 and len(session.recent) <= 3
         assert len(predictor.held) <= 15
         assert {e.target_id for e in session.graph.edges()} <= predictor.held
@@ -537,7 +537,7 @@ def test_clearing_the_map_keeps_the_tracking():
     shown = frames(40)
     for _ in range(20):
         engine.step(next(shown))
-    engine.clear_map()
+    engine.session.map.clear()
     assert len(engine.session.map) == 0
     assert {engine.step(next(shown)).state for _ in range(20)} == {TRACKING}
     assert len(engine.session.map) > 0

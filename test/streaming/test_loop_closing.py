@@ -14,7 +14,7 @@ from r3_ros.core.errors import ModelError
 from r3_ros.core.geometry import inverse, is_rigid, make_T, transform
 from r3_ros.ros.tf.pose_chain import PoseChain
 from r3_ros.streaming.loops import solver_job
-from r3_ros.streaming.loops.evidence import FarEdge, LoopEvidence
+from r3_ros.streaming.loops.evidence import drop_outdated, FarEdge, no_evidence
 from r3_ros.streaming.loops.loop_closure import Loops
 from scipy.spatial.transform import Rotation
 from scripted import (
@@ -160,7 +160,7 @@ def test_more_witnesses_take_longer():
         options = {'loop__min_frames': frames_needed, 'loop__min_keyframes': keyframes_needed}
         engine = engine_for(loop_script(LENGTH, **TURNING), **options)
         begun = next(
-            n for n, f in enumerate(frames(ROUND + 40)) if engine.step(f) and engine.loops.busy
+            n for n, f in enumerate(frames(ROUND + 40)) if engine.step(f) and engine.loops._job
         )
         engine.close()
         return begun
@@ -269,7 +269,7 @@ def held_solver(monkeypatch):
 def until_begun(engine, begun):
     shown = frames(ROUND + 60)
     estimates = []
-    while not begun.is_set() and not engine.loops.busy:
+    while not begun.is_set() and engine.loops._job is None:
         estimates.append(engine.step(next(shown)))
     return shown, estimates
 
@@ -392,10 +392,10 @@ def off_the_walls(result):
 
 def test_old_evidence_does_not_add_up():
     """Rare claims of a look-alike, far between, are never counted together."""
-    evidence = LoopEvidence()
+    evidence = no_evidence()
     for frame_id in (10, 100, 190):
-        evidence.add([FarEdge(0, frame_id, 4, np.eye(4), np.eye(4), np.ones(2))])
-    evidence.keep([0, 4], now=195)
-    assert [e.frame_id for e in evidence] == [190]
-    evidence.keep([0], now=195)
+        evidence.append((FarEdge(0, frame_id, 4, np.eye(4), np.eye(4), np.ones(2)),))
+    drop_outdated(evidence, [0, 4], now=195)
+    assert [e.frame_id for edges in evidence for e in edges] == [190]
+    drop_outdated(evidence, [0], now=195)
     assert not list(evidence)

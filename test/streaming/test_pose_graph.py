@@ -5,7 +5,7 @@ from r3_ros.core.config import CovarianceConfig
 from r3_ros.core.datatypes import Edge
 from r3_ros.core.geometry import inverse, make_T
 from r3_ros.streaming.pose_graph import PoseGraph
-from r3_ros.streaming.pose_resolution import HeldPose, resolve_pose
+from r3_ros.streaming.pose_resolution import EdgeNoise, HeldPose, resolve_pose
 
 
 def at(x, y=0.0):
@@ -17,7 +17,7 @@ def edge(source, target, x, y=0.0, score=1.0):
 
 
 def resolve(edges, held, scale=None):
-    return resolve_pose(edges, held, 1.0, CovarianceConfig(), scale=scale)
+    return resolve_pose(edges, held, EdgeNoise(1.0, CovarianceConfig()), scale=scale)
 
 
 def grown(*incoming):

@@ -4,8 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from r3_ros.core.geometry import is_rigid, make_T
-from r3_ros.core.similarity import inverse_similarity, rigid_part, scale_of, similarity
+from r3_ros.core.geometry import (
+    inverse_similarity,
+    is_rigid,
+    make_T,
+    rigid_part,
+    scale_of,
+    similarity,
+)
 from r3_ros.streaming.loops.pose_optimizer import PoseProblem, solve_poses
 from scipy.spatial.transform import Rotation
 

@@ -8,6 +8,7 @@ from r3_ros.core.config import CovarianceConfig
 from r3_ros.core.datatypes import Edge
 from r3_ros.core.geometry import inverse, make_T, rotation_angle
 from r3_ros.streaming.pose_resolution import (
+    EdgeNoise,
     HeldPose,
     resolve_pose,
     ResolvedPose,
@@ -16,7 +17,7 @@ from r3_ros.streaming.pose_resolution import (
 )
 from scipy.spatial.transform import Rotation
 
-CONFIG = CovarianceConfig()
+NOISE = EdgeNoise(1.0, CovarianceConfig())
 FRAME_ID = 1000
 DEGREE = np.pi / 180
 
@@ -51,7 +52,7 @@ def scene(seed=0, count=30, far=0.0, turn=0.0, shift=0.0, uneven=False):
 
 
 def resolve(held, edges):
-    return resolve_pose(edges, held, 1.0, CONFIG)
+    return resolve_pose(edges, held, NOISE)
 
 
 def centre_error(resolved, T):
@@ -202,7 +203,7 @@ def test_covariance_grows_as_scores_fall_and_along_a_chain():
 
 
 def step(previous_id, edges, resolved, held, provisional=False):
-    return step_covariance(previous_id, edges, resolved, held, 1.0, CONFIG, provisional)
+    return step_covariance(previous_id, edges, resolved, held, NOISE, provisional)
 
 
 def test_a_step_is_as_sure_as_the_edge_along_it_however_far_the_camera_has_come():

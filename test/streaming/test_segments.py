@@ -111,7 +111,7 @@ def test_what_others_see_of_an_unjoined_segment_is_nothing():
     assert set(session.bank.in_segment(0)) == {
         e.frame_id for e in estimates[:CUT] if e.is_keyframe
     }
-    assert engine.predictor.held == session.held()
+    assert engine.predictor.held == {*session.recent, *session.bank.ids()}
     engine.close()
 
 
@@ -169,7 +169,7 @@ def test_darkness_leaves_no_rubbish_behind():
     assert result.estimates[99].segment_id > 3
     assert len(set(session.graph.segments.values())) <= 2
     assert all(e.T_world_camera is None for e in result.estimates[40:100])
-    held = session.held()
+    held = {*session.recent, *session.bank.ids()}
     assert result.engine.predictor.held == held == set(session.graph.held)
 
 

@@ -1,12 +1,10 @@
 """The record of poses: as published, and as corrected with the keyframes."""
 
 import numpy as np
-from r3_ros.core.datatypes import TrackingState
-from r3_ros.core.geometry import inverse, make_T
+from r3_ros.core.geometry import inverse, inverse_similarity, make_T
 from r3_ros.streaming.trajectory import Trajectory
 from scipy.spatial.transform import Rotation
 
-TRACKING, LOST = TrackingState.TRACKING, TrackingState.LOST
 SECOND = 1_000_000_000
 
 
@@ -20,8 +18,7 @@ def record(count, max_poses=100_000, keyframes=(), lost=()):
     poses = {}
     for frame_id in range(count):
         T = None if frame_id in lost else motion(frame_id)
-        state = LOST if frame_id in lost else TRACKING
-        trajectory.append(frame_id, frame_id * SECOND, state, frame_id in keyframes, T)
+        trajectory.append(frame_id, frame_id * SECOND, frame_id in keyframes, T)
         if T is not None:
             poses[frame_id] = T
     return trajectory, poses
@@ -32,16 +29,13 @@ def test_an_empty_record():
     assert view.T_final.shape == view.T_emitted.shape == (0, 4, 4)
 
 
-def test_each_frame_is_recorded_with_its_state():
+def test_each_frame_is_recorded():
     trajectory, poses = record(5, keyframes={0, 3}, lost={2})
     view = trajectory.view(poses)
     assert len(trajectory) == 5
     np.testing.assert_array_equal(view.frame_ids, np.arange(5))
     np.testing.assert_array_equal(view.stamps_ns, np.arange(5) * SECOND)
     np.testing.assert_array_equal(view.is_keyframe, [True, False, False, True, False])
-    assert [list(TrackingState)[s] for s in view.states] == [TRACKING, TRACKING, LOST] + 2 * [
-        TRACKING
-    ]
     assert np.isnan(view.T_emitted[2]).all() and np.isnan(view.T_final[2]).all()
     for frame_id, T in poses.items():
         np.testing.assert_array_equal(view.T_emitted[frame_id], T)
@@ -59,7 +53,7 @@ def test_held_frames_have_the_pose_they_are_held_with():
 def test_released_frames_follow_the_nearest_keyframe():
     trajectory, poses = record(10, keyframes={0, 6})
     for frame_id in (4, 5):
-        trajectory.release(frame_id, poses[frame_id], 6, poses[6])
+        trajectory.release(frame_id, inverse_similarity(poses[6]) @ poses[frame_id], 6)
         del poses[frame_id]
     before = trajectory.view(poses)
     for frame_id in (4, 5):
@@ -75,12 +69,12 @@ def test_released_frames_follow_the_nearest_keyframe():
 
 def test_followers_pass_on_when_their_keyframe_goes():
     trajectory, poses = record(10, keyframes={0, 4, 8})
-    trajectory.release(5, poses[5], 4, poses[4])
+    trajectory.release(5, inverse_similarity(poses[4]) @ poses[5], 4)
     del poses[5]
     # Keyframe 4 is corrected, then goes; its correction stays with it and its follower.
     change = motion(60)
     poses[4] = change @ poses[4]
-    trajectory.release(4, poses[4], 0, poses[0])
+    trajectory.release(4, inverse_similarity(poses[0]) @ poses[4], 0)
     del poses[4]
     view = trajectory.view(poses)
     for frame_id in (4, 5):
@@ -95,7 +89,7 @@ def test_followers_pass_on_when_their_keyframe_goes():
 
 def test_without_any_keyframe_a_pose_stays_where_it_is():
     trajectory, poses = record(3)
-    trajectory.release(1, poses[1])
+    trajectory.release(1, poses[1], None)
     del poses[1]
     view = trajectory.view({k: motion(9) @ T for k, T in poses.items()})
     np.testing.assert_allclose(view.T_final[1], motion(1), atol=1e-12)
@@ -112,17 +106,17 @@ def test_the_oldest_poses_are_lost_beyond_the_bound():
 
 def test_a_keyframe_older_than_the_record_still_carries_its_followers():
     trajectory, poses = record(95, max_poses=100, keyframes={0, 90})
-    trajectory.release(30, poses[30], 0, poses[0])  # follows 0
+    trajectory.release(30, inverse_similarity(poses[0]) @ poses[30], 0)  # follows 0
     del poses[30]
     for frame_id in range(95, 105):
-        trajectory.append(frame_id, frame_id, TRACKING, False, motion(frame_id))
+        trajectory.append(frame_id, frame_id, False, motion(frame_id))
         poses[frame_id] = motion(frame_id)
     held = {k: T for k, T in poses.items() if k >= 10 or k == 0}
     ids = trajectory.view(held).frame_ids.tolist()
     assert 0 not in ids and 30 in ids
     change = motion(70)
     held[0] = change @ held[0]
-    trajectory.release(0, held[0], 90, held[90])
+    trajectory.release(0, inverse_similarity(held[90]) @ held[0], 90)
     held.pop(0)
     view = trajectory.view(held)
     np.testing.assert_allclose(view.T_final[ids.index(30)], change @ motion(30), atol=1e-12)
@@ -132,11 +126,11 @@ def test_a_snapshot_does_not_change():
     trajectory, poses = record(300, keyframes={0})
     view, late = trajectory.view(poses), trajectory.view(poses)
     before = view.T_final.copy()
-    trajectory.release(5, poses[5], 0, poses[0])
+    trajectory.release(5, inverse_similarity(poses[0]) @ poses[5], 0)
     poses[5] = motion(99)
     poses[0] = motion(98)
     for frame_id in range(300, 900):
-        trajectory.append(frame_id, 0, LOST, False, None)
+        trajectory.append(frame_id, 0, False, None)
     np.testing.assert_array_equal(late.T_final, before)
     np.testing.assert_array_equal(view.T_final, before)
     assert len(late.frame_ids) == 300
@@ -145,12 +139,14 @@ def test_a_snapshot_does_not_change():
 def test_relative_poses_survive_many_hands():
     """Precision: a follower passed on a thousand times is still where it was."""
     trajectory, poses = record(3, keyframes={0, 1, 2})
-    trajectory.release(1, poses[1], 0, poses[0])
+    trajectory.release(1, inverse_similarity(poses[0]) @ poses[1], 0)
     gone = poses.pop(1)
     for number in range(3, 1003):
-        trajectory.append(number, 0, TRACKING, True, motion(number))
+        trajectory.append(number, 0, True, motion(number))
         poses[number] = motion(number)
-        trajectory.release(number - 1, poses[number - 1], number, poses[number])
+        trajectory.release(
+            number - 1, inverse_similarity(poses[number]) @ poses[number - 1], number
+        )
         del poses[number - 1]
     final = trajectory.view(poses).T_final[1]
     assert np.abs(final @ inverse(gone) - np.eye(4)).max() < 1e-10
@@ -158,8 +154,8 @@ def test_relative_poses_survive_many_hands():
 
 def test_the_pose_of_one_frame_is_that_of_the_record_held_or_let_go():
     trajectory, poses = record(10, keyframes={0, 6}, lost={3})
-    trajectory.release(5, poses[5], 6, poses[6])
-    trajectory.release(9, poses[9])
+    trajectory.release(5, inverse_similarity(poses[6]) @ poses[5], 6)
+    trajectory.release(9, poses[9], None)
     held = {i: T for i, T in poses.items() if i not in (5, 9)}
     moved = {**held, 6: motion(77)}
     record_now = trajectory.view(moved).T_final
@@ -171,7 +167,7 @@ def test_the_pose_of_one_frame_is_that_of_the_record_held_or_let_go():
 
 def test_a_record_of_keyframes_alone():
     trajectory, poses = record(10, keyframes={0, 6, 8})
-    trajectory.release(6, poses[6], 8, poses[8])
+    trajectory.release(6, inverse_similarity(poses[8]) @ poses[6], 8)
     every, keyframes = trajectory.view(poses), trajectory.view(poses, keyframes_only=True)
     np.testing.assert_array_equal(keyframes.frame_ids, [0, 6, 8])
     np.testing.assert_array_equal(keyframes.T_final, every.T_final[[0, 6, 8]])

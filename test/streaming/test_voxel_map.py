@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from r3_ros.core.config import MapConfig
-from r3_ros.core.geometry import make_T
-from r3_ros.core.similarity import similarity
+from r3_ros.core.geometry import inverse_similarity, make_T, similarity
 from r3_ros.maps.cloud import Cloud
 from r3_ros.streaming.voxel_map import voxelised, VoxelMap
 from scipy.spatial.transform import Rotation
@@ -86,8 +85,8 @@ def test_a_keyframe_that_leaves_the_bank_leaves_its_points():
     world.insert(2, cloud(seed=2))
     poses = {1: at(0.0), 2: at(10.0)}
     before = world.view(poses).cloud()
-    world.bake(1, poses[1])
-    world.bake(77, at(0.0))  # a frame without points
+    world.bake(1, poses[1], None)
+    world.bake(77, at(0.0), None)  # a frame without points
     after = world.view({2: at(10.0)}).cloud()
     assert abs(len(after) - len(before)) < 0.05 * len(before)
     moved = world.view({2: at(20.0)}).cloud()
@@ -101,8 +100,8 @@ def test_points_that_were_inherited_follow_their_heir():
     for i in range(4):
         world.insert(i, cloud(seed=i))
     before = world.view(poses).cloud()
-    world.bake(1, poses[1], 2, poses[2])
-    world.bake(2, poses[2], 3, poses[3])  # with what it had inherited
+    world.bake(1, inverse_similarity(poses[2]) @ poses[1], 2)
+    world.bake(2, inverse_similarity(poses[3]) @ poses[2], 3)  # with what it had inherited
     rest = {0: poses[0], 3: poses[3]}
     after = world.view(rest).cloud()
     assert len(after) == pytest.approx(len(before), rel=0.05)
@@ -130,7 +129,7 @@ def test_baking_many_keyframes_loses_no_place():
     centres = np.linspace(0.0, 40.0, 60)
     for keyframe_id, x in enumerate(centres):
         world.insert(keyframe_id, cloud(200, seed=keyframe_id))
-        world.bake(keyframe_id, at(x))
+        world.bake(keyframe_id, at(x), None)
     whole = world.view({}).cloud()
     expected = np.concatenate(
         [cloud(200, seed=i).moved(at(x)).points for i, x in enumerate(centres)]
@@ -146,7 +145,7 @@ def test_the_bound_holds_and_the_oldest_points_go_first():
     for keyframe_id in range(60):
         world.insert(keyframe_id, cloud(400, seed=keyframe_id))
         if keyframe_id >= 10:
-            world.bake(keyframe_id - 10, at(10.0 * (keyframe_id - 10)))
+            world.bake(keyframe_id - 10, at(10.0 * (keyframe_id - 10)), None)
         assert len(world) <= 10_000
     poses = {i: at(10.0 * i) for i in range(50, 60)}
     places = np.unique(np.round(world.view(poses).cloud().points[:, 0] / 10))
@@ -183,7 +182,7 @@ def test_a_snapshot_does_not_change():
     before = view.cloud()  # worked out now; the other one after all that follows
     poses[1] = at(99.0)
     world.insert(3, cloud(seed=3))
-    world.bake(1, at(5.0))
+    world.bake(1, at(5.0), None)
     world.poses_changed()
     world.clear()
     same(view.cloud(), before)
@@ -211,7 +210,7 @@ def test_every_change_has_a_revision():
         lambda: world.insert(1, cloud()),
         lambda: world.insert(2, cloud()),
         world.poses_changed,
-        lambda: world.bake(1, at(0.0)),
+        lambda: world.bake(1, at(0.0), None),
         world.clear,
     ):
         change()
@@ -230,9 +229,9 @@ def test_the_number_of_points_is_that_of_the_clouds():
         m.insert(i, Cloud(points, np.zeros((800, 3), np.uint8), np.ones(800, np.float32)))
         poses[i] = np.eye(4)
         if i % 3 == 2:
-            m.bake(i - 1, np.eye(4), i, np.eye(4))
+            m.bake(i - 1, np.eye(4), i)
         if i % 7 == 6:
-            m.bake(i - 3, np.eye(4))
+            m.bake(i - 3, np.eye(4), None)
         if i % 11 == 10:
             m.drop(i - 2)
         if i % 5 == 4:

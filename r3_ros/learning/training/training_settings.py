@@ -10,9 +10,8 @@ from pathlib import Path
 import re
 from typing import Any
 
-from ...core.config_file import load_config
 from ...core.errors import ConfigError
-from ...core.parameter_fields import group, param, parameters, updated
+from ...core.parameter_fields import group, load_config, param, parameters, updated
 from ...model.variants import CameraOutput, PATCH, VARIANTS
 from ..synth.kinds import KINDS
 

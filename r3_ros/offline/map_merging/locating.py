@@ -16,7 +16,7 @@ from ...core.datatypes import Edge, Frame, SparseLandmarks
 from ...core.predictor import Predictor
 from ...input.image_decoding import decode_compressed
 from ...streaming.map_snapshot import observed_in
-from ...streaming.pose_resolution import HeldPose, usable_edges
+from ...streaming.pose_resolution import EdgeNoise, HeldPose, usable_edges
 from ...streaming.relocalisation.loaded_map import LoadedMap
 from ...streaming.relocalisation.search import Relocalisation
 from .graph_of_map import MapGraph
@@ -111,9 +111,8 @@ def _relate(
     predictor.describe(frame)
     prediction = predictor.predict(frame, sources, depth=False)
     edges = usable_edges((e for e in prediction.edges if e.target_id == frame_id), held)
-    reference = predictor.confidence_reference
-    search = Relocalisation(sources)
-    used, resolved = search.locate(edges, held, reference, config.covariance)
+    noise = EdgeNoise(predictor.confidence_reference, config.covariance)
+    used, resolved = Relocalisation(sources).locate(edges, held, noise)
     return None if resolved is None else Located(frame_id, resolved.held, tuple(used))
 
 

@@ -15,11 +15,18 @@ import numpy as np
 
 from ...core.config import R3Config
 from ...core.errors import MergeError
-from ...core.geometry import make_T, mean_rotation, rotation_angle
-from ...core.similarity import rigid_part, scale_of, similarity
+from ...core.geometry import (
+    make_T,
+    mean_rotation,
+    rigid_part,
+    rotation_angle,
+    scale_of,
+    similarity,
+)
 from ...streaming.loops.agreement import Agreement
-from ...streaming.loops.evidence import FarEdge, sigmas_of
+from ...streaming.loops.evidence import FarEdge
 from ...streaming.loops.solver_job import correct_poses, Correction, LoopSnapshot
+from ...streaming.pose_resolution import EdgeNoise
 from .graph_of_map import MapGraph
 from .locating import Located
 
@@ -171,9 +178,8 @@ def join(
         followed_since=[*first.followed_since, *second.followed_since],
         clouds={},
         depth=None,
-        reference=reference,
+        noise=EdgeNoise(reference, config.covariance),
         config=config.loop,
-        covariance=config.covariance,
     )
     # All edges at once, unlike a loop closure, which uses those of a few frames: where the maps
     # overlap widely their drifts differ, and the graph has to reconcile them.
@@ -196,7 +202,7 @@ def _evidence(alignment: Alignment, reference: float, config: R3Config) -> list[
     found = []
     for item in alignment.located:
         length = item.pose.scale / unit
-        sigmas = sigmas_of(item.edges, reference, config.covariance) * [length, 1.0]
+        sigmas = EdgeNoise(reference, config.covariance).sigmas_of(item.edges) * [length, 1.0]
         for edge, sigma in zip(item.edges, sigmas, strict=True):
             T = edge.T_source_target.copy()
             T[:3, 3] *= length

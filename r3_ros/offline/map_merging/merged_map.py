@@ -11,8 +11,7 @@ from scipy.spatial import cKDTree
 
 from ... import __version__
 from ...core.datatypes import SparseLandmarks
-from ...core.geometry import inverse
-from ...core.similarity import inverse_similarity, rigid_part, scale_of
+from ...core.geometry import inverse, inverse_similarity, rigid_part, scale_of
 from ...maps.cloud import Cloud
 from ...maps.saved_map import SavedEdges, SavedKeyframes, SavedMap, SavedTrajectory
 from ...streaming.loops.solver_job import Correction

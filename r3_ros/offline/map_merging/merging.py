@@ -7,9 +7,8 @@ import math
 
 from ...core.config import R3Config
 from ...core.errors import MergeError
-from ...core.geometry import rotation_angle
+from ...core.geometry import rigid_part, rotation_angle, scale_of
 from ...core.predictor import Predictor
-from ...core.similarity import rigid_part, scale_of
 from ...maps.saved_map import SavedMap
 from .graph_of_map import MapGraph
 from .locating import locate, Progress

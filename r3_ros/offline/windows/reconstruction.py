@@ -20,7 +20,7 @@ import numpy as np
 from ...core.config import R3Config, TrackingConfig
 from ...core.datatypes import DepthMap, Intrinsics, TrackingState
 from ...core.errors import FrameError, ModelError, SourceError
-from ...core.similarity import rigid_part, scale_of
+from ...core.geometry import rigid_part, scale_of
 from ...core.window_predictor import WindowPrediction, WindowPredictor
 from ...input.folder_source import FolderSource
 from ...input.network_input import intrinsics_from_fov
@@ -242,9 +242,7 @@ class _WindowRun:
         for record in result.records:
             S = placement.S_world_frame.get(record.frame_id)
             T = None if S is None else rigid_part(S)
-            trajectory.append(
-                record.frame_id, record.stamp_ns, record.state, record.is_keyframe, T
-            )
+            trajectory.append(record.frame_id, record.stamp_ns, record.is_keyframe, T)
         result.trajectory = trajectory.view(placement.S_world_frame)
         result.cloud = self._clouds.in_world(placement.S_world_frame)
         result.segments = 1

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...core.config import MapConfig, PointsConfig
 from ...core.datatypes import DepthMap
-from ...core.similarity import scale_of
+from ...core.geometry import scale_of
 from ...maps.cloud import Cloud, cloud_from_depth
 from ...streaming.voxel_map import voxelised
 

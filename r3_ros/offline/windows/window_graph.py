@@ -15,8 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from ...core.config import CovarianceConfig
 from ...core.errors import ModelError
-from ...core.geometry import rotation_angle
-from ...core.similarity import inverse_similarity, rigid_part, scale_of, similarity
+from ...core.geometry import inverse_similarity, rigid_part, rotation_angle, scale_of, similarity
 from ...streaming.loops.pose_optimizer import load_gtsam, PoseProblem, solve_poses
 from ...streaming.pose_resolution import edge_sigmas
 from .window_joining import DepthGrid, LogScale

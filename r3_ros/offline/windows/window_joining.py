@@ -12,8 +12,7 @@ import math
 
 import numpy as np
 
-from ...core.geometry import make_T, mean_rotation, quat_xyzw
-from ...core.similarity import similarity
+from ...core.geometry import make_T, mean_rotation, quat_xyzw, similarity
 from ...streaming.pose_resolution import robust_average
 
 _STRIDE = 4

@@ -9,8 +9,7 @@ import math
 import numpy as np
 
 from ...core.config import R3Config
-from ...core.geometry import inverse
-from ...core.similarity import rigid_part, scale_of
+from ...core.geometry import inverse, rigid_part, scale_of
 from .window_graph import adjusted_windows, PlacedWindow, Tie
 from .window_joining import (
     combined,

@@ -17,8 +17,7 @@ import numpy as np
 from ...core.config import PointsConfig, R3Config
 from ...core.datatypes import DepthMap
 from ...core.errors import OccupancyError
-from ...core.geometry import transform, unproject
-from ...core.similarity import rigid_part, scale_of
+from ...core.geometry import rigid_part, scale_of, transform, unproject
 from ...core.threads import Mailbox, RepeatingThread
 from ...maps.cloud import Cloud, cloud_from_depth, usable_pixels
 from ...maps.occupancy_grid import FREE, occupancy_grid, OCCUPIED

@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from ...core.similarity import scale_of
+from ...core.geometry import scale_of
 from ...maps.cloud import Cloud
 from ...streaming.session import Session
 from ..tf.pose_chain import PoseChain

@@ -1,8 +1,7 @@
 """Which frames become keyframes.
 
-A frame is compared with the keyframes that it is related to: by the overlap of the views (the
-default), or by the similarity of the predictor's pose tokens. Where the pose is not known, its
-descriptor is compared with all keyframes.
+A frame is compared with the keyframes that it is related to by the overlap of the views (the
+default) or by pose tokens; where its pose is not known, by its descriptor with all keyframes.
 """
 
 from __future__ import annotations
@@ -20,10 +19,9 @@ from .bank import KeyframeBank
 class Candidate:
     """A frame that may become a keyframe.
 
-    :ivar descriptor: (D,) unit vector.
+    :ivar descriptor: (D,) unit vector, as ``pose_token``, which may be None.
     :ivar related: frames that it is related to.
     :ivar T_world_camera: (4, 4) pose; None if it is not known in the world.
-    :ivar pose_token: unit vector; None if there is none yet.
     """
 
     descriptor: np.ndarray

@@ -1,7 +1,4 @@
-"""The keyframe bank: what is remembered, evicted, and recalled for a frame.
-
-Only the search takes longer the more keyframes there are.
-"""
+"""The keyframe bank. Only its search takes longer the more keyframes there are."""
 
 from __future__ import annotations
 
@@ -14,35 +11,50 @@ import numpy as np
 from ...core.config import KeyframeConfig, StreamConfig
 from ...core.datatypes import DepthMap, Intrinsics
 from .eviction import Eviction
-from .recall import Recall
-from .retrieval import RetrievalIndex
+from .retrieval import (
+    EXCLUDED,
+    MATCH_HALF_LIFE_FRAMES,
+    Query,
+    RetrievalIndex,
+    RetrievalWeights,
+)
 from .view_overlap import CameraView, image_bounds, view_overlaps
 
 #: The newest keyframes are never evicted: tracking depends on them.
 _PROTECTED_NEWEST = 4
 #: Smallest bank: the anchor, a keyframe that can be evicted, and the newest.
 _FEWEST = 3
+#: Share by which a match score moves towards the latest match.
+_MATCH_STEP = 0.3
+#: The neutral score of a match, over the nominal one.
+_NEUTRAL_RATIO = 0.5
 #: Every n-th pixel counts for the depth of a scene.
 _DEPTH_STRIDE = 16
 
 
 class KeyframeBank:
-    """At most ``max_keyframes`` keyframes, each in a slot of the index."""
+    """At most ``max_keyframes`` keyframes, each in a slot of the index.
+
+    :param device: where descriptors are searched, ``cpu`` or ``cuda``.
+    :raises ModelError: a GPU is configured, and CuPy cannot be used.
+    """
 
     def __init__(self, config: KeyframeConfig, descriptor_size: int, device: str = 'cpu') -> None:
-        """Make room for ``max_keyframes`` keyframes.
-
-        :param device: where descriptors are searched, ``cpu`` or ``cuda``.
-        :raises ModelError: a GPU is configured, and CuPy cannot be used.
-        """
         capacity = config.max_keyframes
         self._index = RetrievalIndex(capacity, descriptor_size, device)
-        self._recall = Recall(self._index)
         self._eviction = Eviction(self._index.descriptors)
         self._slots: dict[int, int] = {}  # by frame id, oldest first
         self._by_segment: dict[int, list[int]] = {}  # frame ids, oldest first
         self._free = list(range(capacity - 1, -1, -1))
         self._frame_ids = np.zeros(capacity, np.int64)  # by slot
+        # By slot; fades to neutral from frame `scored`.
+        self._match_score, self._scored = np.zeros(capacity), np.zeros(capacity)
+        # Slots that the latest frame was related to, with the score of each match.
+        self._related: dict[int, float] = {}
+        self._matched_at: int | None = None
+        # The last descriptor searched for since the index changed, and its best similarity:
+        # admission needs the same frame's again.
+        self._nearest: tuple[np.ndarray, float] | None = None
         self._tokens: dict[int, np.ndarray] = {}
         self._images: dict[int, tuple[Intrinsics | None, int]] = {}
         # Of the newest keyframe with depth; in map units a scene is at about 1 in the beginning.
@@ -66,10 +78,6 @@ class KeyframeBank:
         """Return the at most ``count`` newest keyframes of one segment, oldest first."""
         return self._by_segment.get(segment_id, [])[-count:]
 
-    def first(self, segment_id: int) -> list[int]:
-        """Return the first keyframe of one segment, if any."""
-        return self._by_segment.get(segment_id, [])[:1]
-
     def nearest_in_time(self, frame_id: int, segment_id: int) -> int | None:
         """Return the keyframe of a segment nearest to a frame in time, other than itself."""
         ids = self._by_segment.get(segment_id, [])
@@ -86,13 +94,11 @@ class KeyframeBank:
     def most_similar(
         self, descriptor: np.ndarray, k: int, without: Collection[int] = ()
     ) -> list[int]:
-        """Return the ids of the ``k`` keyframes most similar to a descriptor, best first.
-
-        :param without: frames to exclude.
-        """
+        """Return the ids of the ``k`` keyframes most similar to a descriptor, best first."""
         if k == 0 or not self._slots:
             return []
-        return self._ids(self._recall.most_similar(descriptor, k, self._slots_of(without)))
+        excluded = dict.fromkeys(self._slots_of(without), EXCLUDED)
+        return self._ids(self._search(Query(descriptor, bonus=excluded), k))
 
     def recall(
         self,
@@ -105,15 +111,27 @@ class KeyframeBank:
         """Return the ids of the keyframes worth relating a new frame to, best first.
 
         :param T_world_camera: expected pose; None if unknown.
-        :param config: how many, and the weights of the score.
         :param without: frames that it is related to in any case.
         """
+        self._update_match_scores()
+        weights = RetrievalWeights(
+            config.retrieval_similarity, config.retrieval_overlap, config.retrieval_confidence
+        )
         view, excluded = self._view_from(T_world_camera), self._slots_of(without)
-        return self._ids(self._recall.related_to(frame_id, descriptor, view, config, excluded))
+        # Those related to the last frame stay unless another is clearly better.
+        bonus = dict.fromkeys(self._related, config.retrieval_hysteresis)
+        bonus |= dict.fromkeys(excluded, EXCLUDED)
+        query = Query(descriptor, weights, view, frame_id, bonus)
+        found = self._search(query, config.retrieved_keyframes)
+        self._related = dict.fromkeys((*excluded, *found), 0.0)
+        return self._ids(found)
 
     def similarity(self, descriptor: np.ndarray) -> float:
         """Return the cosine of a descriptor with that of the most similar keyframe."""
-        return self._recall.best_similarity(descriptor)
+        if self._nearest is None or not np.array_equal(self._nearest[0], descriptor):
+            self._search(Query(descriptor), 0)
+        assert self._nearest is not None
+        return self._nearest[1]
 
     def overlap(self, T_world_camera: np.ndarray, keyframes: Iterable[int]) -> float | None:
         """Return the greatest overlap of the view from a pose with one of some keyframes.
@@ -149,7 +167,6 @@ class KeyframeBank:
         :param T_world_camera: its pose; without pose and intrinsics it has no view.
         :param room: keyframes that the predictor can hold, which may be fewer than
             ``max_keyframes``.
-        :param stamp_ns: of its image.
         :param related: frames that it was related to; its look-alikes are sought among them.
         """
         evicted = []
@@ -161,7 +178,9 @@ class KeyframeBank:
         view = None
         if T_world_camera is not None and intrinsics is not None:
             view = CameraView(T_world_camera, image_bounds(intrinsics), self._scene_depth)
-        self._recall.add(slot, descriptor, view)
+        self._index.put(slot, descriptor, view)
+        self._match_score[slot] = self._scored[slot] = 0.0
+        self._nearest = None
         self._eviction.add(slot, frame_id, self._slots_of(related))
         self._slots[frame_id] = slot
         self._frame_ids[slot] = frame_id
@@ -179,7 +198,9 @@ class KeyframeBank:
     def remove(self, frame_id: int) -> None:
         """Forget a keyframe."""
         slot = self._slots.pop(frame_id)
-        self._recall.remove(slot)
+        self._index.remove(slot)
+        self._related.pop(slot, None)
+        self._nearest = None
         self._eviction.remove(slot)
         self._free.append(slot)
         self._tokens.pop(frame_id, None)
@@ -227,7 +248,8 @@ class KeyframeBank:
         for keyframe_id, ratio in matches:
             slot = self._slots.get(keyframe_id)
             if slot is not None:
-                self._recall.credit(slot, frame_id, ratio)
+                self._related[slot] = max(ratio, self._related.get(slot, 0.0))
+                self._matched_at = frame_id
                 self._eviction.credit(slot, frame_id, ratio)
 
     def _view_from(self, T_world_camera: np.ndarray | None) -> CameraView | None:
@@ -240,6 +262,29 @@ class KeyframeBank:
 
     def _slots_of(self, frame_ids: Iterable[int]) -> list[int]:
         return [self._slots[i] for i in frame_ids if i in self._slots]
+
+    def _search(self, query: Query, k: int) -> list[int]:
+        """Return slots, best first."""
+        found = self._index.retrieve(query, k)
+        self._nearest = query.descriptor.copy(), found.best_similarity
+        slots: list[int] = found.slots.tolist()
+        return slots
+
+    def _update_match_scores(self) -> None:
+        """Update those of the keyframes related to the last frame; no edge counts as 0.
+
+        Only if any keyframe matched: else it was the frame that was bad.
+        """
+        now, self._matched_at = self._matched_at, None
+        if now is None:
+            return
+        slots = np.array(list(self._related), dtype=np.int64)
+        latest = np.array([min(ratio, 1.0) - _NEUTRAL_RATIO for ratio in self._related.values()])
+        age = now - self._scored[slots]
+        faded = self._match_score[slots] * 0.5 ** (age / MATCH_HALF_LIFE_FRAMES)
+        self._match_score[slots] = faded + _MATCH_STEP * (latest - faded)
+        self._scored[slots] = now
+        self._index.set_match_scores(slots, self._match_score[slots], now)
 
     def _ids(self, slots: list[int]) -> list[int]:
         ids: list[int] = self._frame_ids[slots].tolist()

@@ -1,9 +1,8 @@
 """Which keyframe to evict where there is no room.
 
-Unlike the R3 authors' rule, whose score is the best match a keyframe ever had, so that a keyframe
-that was good long ago stays for ever. This score fades with time, to a lower bound, and is
-discounted for keyframes with a look-alike in the same place: the recent past stays dense, and the
-far past is thinned out rather than forgotten.
+The score of a keyframe fades with time, to a lower bound, and is discounted if it has a look-alike
+in the same place: the recent past stays dense, and the far past is thinned out rather than
+forgotten. By the R3 authors' rule a keyframe that matched well once stays for ever.
 """
 
 from __future__ import annotations
@@ -23,13 +22,12 @@ _LIKE_NO_OTHER = -1.0
 
 
 class Eviction:
-    """Recency scores and look-alikes of keyframes, by slot."""
+    """Recency scores and look-alikes of keyframes, by slot.
+
+    :param descriptors: (capacity, D) by slot, filled by the owner of the slots.
+    """
 
     def __init__(self, descriptors: np.ndarray) -> None:
-        """Start empty.
-
-        :param descriptors: (capacity, D) by slot, filled by the owner of the slots.
-        """
         self._descriptors = descriptors
         capacity = len(descriptors)
         # The score at frame `seen`, from where it fades.
@@ -39,17 +37,14 @@ class Eviction:
         self._alike: dict[int, dict[int, float]] = {}
 
     def add(self, slot: int, frame_id: int, related: Sequence[int]) -> None:
-        """Add a keyframe whose descriptor is set.
-
-        :param related: slots among which its look-alikes are sought.
-        """
+        """Add a keyframe; its look-alikes are sought among the related slots."""
         self._recency_score[slot], self._seen[slot] = 1.0, frame_id
         self._similarity[slot] = _LIKE_NO_OTHER
         self._alike[slot] = {}
         self._note_look_alikes(slot, related, _LOOK_ALIKES)
 
     def remove(self, slot: int) -> None:
-        """Remove a keyframe."""
+        """Remove a keyframe; its look-alikes are compared with one another instead."""
         left = list(self._alike.pop(slot))
         for other in left:
             del self._alike[other][slot]
@@ -70,7 +65,6 @@ class Eviction:
         return int(slots[np.argmin(np.maximum(recency_score, _LEAST_RECENCY) * distinct)])
 
     def _note_look_alikes(self, slot: int, among: Sequence[int], count: int) -> None:
-        """Store, both ways, which of some keyframes look most like one."""
         if not among:
             return
         similarity = self._descriptors[list(among)] @ self._descriptors[slot]

@@ -22,11 +22,7 @@ class EdgeKind(enum.IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class GraphEdge:
-    """A relative pose between two keyframes.
-
-    :ivar T_source_target: (4, 4), in map units.
-    :ivar ratio: its score over that of a nominal edge.
-    """
+    """A relative pose between two keyframes, in map units; ``ratio``: score over the nominal."""
 
     source_id: int
     target_id: int
@@ -59,10 +55,8 @@ class Keyframes:
 class KeyframeGraphView:
     """An immutable snapshot; any thread may compute the graph.
 
-    Keyframes that left the bank keep their poses. Edges are kept only among those in the bank,
-    which bounds them.
+    Keyframes that left the bank keep their poses, and lose their edges.
 
-    :ivar record: of the keyframes.
     :ivar held_edges: among all held frames; ``bridges``: source and target of those that joined
         two segments.
     :ivar scales: by keyframe in the bank, the length of its own unit in map units.

@@ -6,11 +6,9 @@ The score of a keyframe is::
 
 ``contrast`` is the cosine of the descriptors relative to the bank's mean: 0 for the mean, 1 for
 the same descriptor. ``overlap`` is that of the views (:mod:`.view_overlap`), ``match_score`` the
-quality of recent matches, which fades. The bonus keeps related keyframes unless another is clearly
-better, or excludes one.
+quality of recent matches, which fades. The bonus keeps related keyframes, or excludes one.
 
-The only module that imports CuPy, in a function, where a GPU is configured. NumPy and CuPy run the
-same lines.
+NumPy and CuPy run the same lines. CuPy is imported here only, where a GPU is configured.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ _MATCH, _NOTED, _BIAS = range(3)
 
 @dataclass(frozen=True)
 class RetrievalWeights:
-    """RetrievalWeights of the terms of the score."""
+    """Weights of the terms of the score."""
 
     similarity: float = 1.0
     overlap: float = 0.0
@@ -68,8 +66,7 @@ class RetrievalResult:
 
     :ivar slots: (n,) int, best first; the lower slot first among equals.
     :ivar scores: (n,) float32, bonus included.
-    :ivar best_similarity: greatest cosine of the descriptors over the whole bank, whatever the
-        scores; -inf if the bank is empty.
+    :ivar best_similarity: greatest cosine over the whole bank; -inf if it is empty.
     """
 
     slots: np.ndarray
@@ -80,15 +77,13 @@ class RetrievalResult:
 class RetrievalIndex:
     """Slots of keyframes, searched for the best ``k``.
 
+    :param size: of a descriptor.
+    :param device: ``cpu`` or ``cuda``.
     :ivar descriptors: (capacity, size) float32 by slot, on the host; only :meth:`put` writes it.
+    :raises ModelError: a GPU is configured, and CuPy is not installed or finds none.
     """
 
     def __init__(self, capacity: int, size: int, device: str = 'cpu') -> None:
-        """Make room for ``capacity`` keyframes with descriptors of ``size`` numbers.
-
-        :param device: ``cpu`` or ``cuda``.
-        :raises ModelError: a GPU is configured, and CuPy is not installed or finds none.
-        """
         self._xp = array_module(device)
         # Zeros take no memory until they are written.
         self.descriptors = np.zeros((capacity, size), np.float32)
@@ -159,7 +154,6 @@ class RetrievalIndex:
         return RetrievalResult(slots[finite], found[finite], float(result[-1]))
 
     def _scores(self, query: Query, descriptor: np.ndarray, similarity: Any, states: Any) -> Any:
-        """Return the (rows,) scores on the device."""
         xp, weights, rows = self._xp, query.weights, len(similarity)
         # Contrast to the mean of all keyframes that there ever were.
         usual = float(self._sum @ descriptor) / max(self._ever, 1)

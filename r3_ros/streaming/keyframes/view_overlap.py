@@ -1,10 +1,9 @@
 """The overlap of the views of two cameras, from their poses.
 
-A frustum is represented by 32 fixed points spread evenly in it, at depths around the usual one of
-the scene. A point of one camera counts for the other if it lies in the other's image and not far
-behind its scene, weighted by the cosine between the two lines of sight: cameras that face each
-other see the same space but not the same surfaces. The overlap is the geometric mean of both
-directions, so a close-up of a corner of the other image is no full overlap.
+A frustum is represented by 32 fixed points at depths around the usual one of the scene. A point of
+one camera counts for the other if it lies in the other's image and not far behind its scene,
+weighted by the cosine between the two lines of sight: cameras that face each other do not see the
+same surfaces. The overlap is the geometric mean of both directions.
 """
 
 from __future__ import annotations
@@ -21,6 +20,9 @@ POINTS = 32
 #: Steps of the additive sequence that spreads points evenly in a box: inverse powers of the real
 #: root of x^4 = x + 1.
 STEPS = (0.8191725134, 0.6710436067, 0.5497004779)
+_LANES = np.arange(POINTS, dtype=np.float32)
+#: (3, POINTS) positions across, down and in depth, 0 to 1.
+_SPREAD = (np.float32(0.5) + _LANES * np.array(STEPS, np.float32)[:, None]) % 1
 #: Range of the points' depths, as multiples of the scene's depth.
 NEAR_POINTS, FAR_POINTS = 0.7, 1.4
 #: Range of depths that a camera sees, as multiples of its scene's depth.
@@ -87,16 +89,6 @@ def view_overlaps(view: Any, others: Any, xp: Any = np) -> Any:
     overlap = xp.sqrt(seen_by_others * seen_by_view)
     overlap[others[:, DEPTH] <= 0] = 0.0
     return overlap
-
-
-def _spread() -> np.ndarray:
-    """Return (3, POINTS) float32: positions across, down and in depth, 0 to 1."""
-    lane = np.arange(POINTS, dtype=np.float32)
-    place: np.ndarray = (np.float32(0.5) + lane * np.array(STEPS, np.float32)[:, None]) % 1
-    return place
-
-
-_SPREAD = _spread()
 
 
 def _shares(owners: Any, observers: Any, xp: Any) -> Any:

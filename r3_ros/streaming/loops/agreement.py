@@ -14,8 +14,14 @@ import math
 import numpy as np
 
 from ...core.config import LoopConfig
-from ...core.geometry import make_T, mean_rotation, rotation_angle
-from ...core.similarity import rigid_part, scale_of, similarity
+from ...core.geometry import (
+    make_T,
+    mean_rotation,
+    rigid_part,
+    rotation_angle,
+    scale_of,
+    similarity,
+)
 from .evidence import AGREE_SIGMAS, FarEdge, SLACK_LENGTH, SLACK_RAD
 
 #: A correction is applied if it exceeds the scatter of its edges this many times.
@@ -92,7 +98,6 @@ def agreement(
 
 
 def _enough(edges: Sequence[FarEdge], config: LoopConfig) -> bool:
-    """Return whether the edges are of enough frames and enough keyframes."""
     frames, sources = {e.frame_id for e in edges}, {e.source_id for e in edges}
     return len(frames) >= config.min_frames and len(sources) >= config.min_keyframes
 
@@ -150,7 +155,7 @@ class _EvidenceArrays:
     def residuals(
         self, R: np.ndarray, scale: float, shift: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return how far each edge is from a correction: (N,) map units and (N,) radians."""
+        """Return the (N,) distances and (N,) angles of the edges from a correction."""
         off = self.places - scale * (self.centres @ R.T - self.levers) - shift
         return np.linalg.norm(off, axis=1), rotation_angle(R.T @ self.turns)
 
@@ -218,7 +223,6 @@ def _fitted(data: _EvidenceArrays, chosen: np.ndarray, log_scale: tuple[float, f
 
 
 def _about_means(points: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Return (N, 3) points minus the mean of their group."""
     _, group = np.unique(groups, return_inverse=True)
     sums = np.zeros((group.max() + 1, 3))
     np.add.at(sums, group, points)
@@ -227,7 +231,6 @@ def _about_means(points: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def _is_significant(fit: _Fit, scatter: np.ndarray) -> bool:
-    """Return whether the correction of the newest frame exceeds the scatter."""
     shift, turn = float(np.linalg.norm(fit.shift)), float(rotation_angle(fit.R))
     stretched = abs(math.log(fit.scale)) > _SIGNIFICANT * max(fit.scale_sigma, 1e-3)
     moved = np.array([shift, turn]) > np.maximum(_SIGNIFICANT * scatter, 1e-6)

@@ -1,24 +1,21 @@
 """Edges to old keyframes that contradict the present pose.
 
-Such an edge is either wrong (a place that only looks the same) or the first sign of drift. One
-alone does not decide; those of the last frames are kept until enough of them agree
-(:mod:`.agreement`).
+Such an edge is either wrong (a place that only looks the same) or the first sign of drift: those
+of the last frames are kept until enough of them agree (:mod:`.agreement`).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 import math
 
 import numpy as np
 
-from ...core.config import CovarianceConfig
 from ...core.datatypes import Edge
-from ...core.geometry import rotation_angle
-from ...core.similarity import inverse_similarity, similarity
-from ..pose_resolution import edge_sigmas, HeldPose, ResolvedPose
+from ...core.geometry import inverse_similarity, rotation_angle, similarity
+from ..pose_resolution import EdgeNoise, HeldPose, ResolvedPose, stacked
 
 #: Edges within this many standard deviations agree.
 AGREE_SIGMAS = 3.0
@@ -56,37 +53,29 @@ class FarEdge:
     sigmas: np.ndarray
 
 
-class LoopEvidence:
-    """Contradicting edges of the last frames, oldest first."""
+#: Contradicting edges of the last frames, oldest first.
+LoopEvidence = deque[tuple[FarEdge, ...]]
 
-    def __init__(self) -> None:
-        self._frames: deque[tuple[FarEdge, ...]] = deque(maxlen=_WINDOW_FRAMES)
 
-    def __iter__(self) -> Iterator[FarEdge]:
-        return (edge for edges in self._frames for edge in edges)
+def no_evidence() -> LoopEvidence:
+    """Return evidence of no frame yet."""
+    return deque(maxlen=_WINDOW_FRAMES)
 
-    def add(self, edges: Sequence[FarEdge]) -> None:
-        """Add the contradicting edges of one frame."""
-        if edges:
-            self._frames.append(tuple(edges))
 
-    def keep(self, known: Container[int], now: int) -> None:
-        """Drop edges whose keyframes are not in ``known``, and old ones."""
-        kept = [
-            tuple(e for e in edges if e.source_id in known and e.anchor_id in known)
-            for edges in self._frames
-            if now - edges[0].frame_id <= _WINDOW_AGE
-        ]
-        self._frames = deque((edges for edges in kept if edges), maxlen=_WINDOW_FRAMES)
-
-    def clear(self) -> None:
-        """Drop all edges."""
-        self._frames.clear()
+def drop_outdated(evidence: LoopEvidence, known: Container[int], now: int) -> None:
+    """Drop edges whose keyframes are not in ``known``, and those of old frames."""
+    kept = [
+        tuple(e for e in edges if e.source_id in known and e.anchor_id in known)
+        for edges in evidence
+        if now - edges[0].frame_id <= _WINDOW_AGE
+    ]
+    evidence.clear()
+    evidence.extend(edges for edges in kept if edges)
 
 
 def deviations(edges: Sequence[Edge], held: Mapping[int, HeldPose], pose: HeldPose) -> np.ndarray:
     """Return the (N, 2) distance and angle from a pose to where edges place its frame."""
-    T_edges = np.array([edge.T_source_target for edge in edges])
+    T_edges, _ = stacked(edges)
     T_edges[:, :3, 3] *= pose.scale
     candidates = np.array([held[edge.source_id].T_world_camera for edge in edges]) @ T_edges
     shift = np.linalg.norm(candidates[:, :3, 3] - pose.T_world_camera[:3, 3], axis=1)
@@ -99,33 +88,22 @@ def contradicts(
     near: Sequence[Edge],
     resolved: ResolvedPose,
     held: Mapping[int, HeldPose],
-    reference: float,
-    config: CovarianceConfig,
+    noise: EdgeNoise,
 ) -> np.ndarray:
-    """Return which far edges contradict the pose that the near ones give.
+    """Return which far edges (N,) contradict the pose that the near ones give.
 
     The tolerance is the uncertainty of the edges themselves and the scatter of the near ones,
     not the accumulated one: blending in a correction of that size would be a jump.
-
-    :returns: (N,) bool, one for each far edge.
     """
     own = resolved.held
     off = deviations(far, held, own)
     spread = resolved.spread.diagonal()
     local = np.array([spread[:3].sum(), spread[3:].sum()])
-    local = local + (sigmas_of(near, reference, config) ** 2).min(axis=0) * [own.scale**2, 1.0]
-    tolerance = sigmas_of(far, reference, config) ** 2 * [own.scale**2, 1.0] + local
+    local = local + (noise.sigmas_of(near) ** 2).min(axis=0) * [own.scale**2, 1.0]
+    tolerance = noise.sigmas_of(far) ** 2 * [own.scale**2, 1.0] + local
     step = own.scale * min(np.linalg.norm(edge.T_source_target[:3, 3]) for edge in near)
     unseen = np.array([_UNSEEN_SHARE * step, _UNSEEN_RAD])
     return (off > np.maximum(AGREE_SIGMAS * np.sqrt(tolerance), unseen)).any(axis=1)
-
-
-def sigmas_of(edges: Sequence[Edge], reference: float, config: CovarianceConfig) -> np.ndarray:
-    """Return the (N, 2) standard deviations of edges, in the unit of their targets."""
-    T = np.array([edge.T_source_target for edge in edges])
-    ratios = np.array([[e.confidence_translation, e.confidence_rotation] for e in edges])
-    lengths = np.linalg.norm(T[:, :3, 3], axis=1)
-    return edge_sigmas(lengths, rotation_angle(T[:, :3, :3]), ratios / reference, config)
 
 
 def edge_fits(edge: Edge, source: HeldPose, target: HeldPose, variance: Sequence[float]) -> bool:

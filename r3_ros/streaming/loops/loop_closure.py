@@ -1,7 +1,7 @@
 """Loop closure in the engine: reject edges, detect agreement, apply corrections.
 
-A correction is computed in a thread of its own and applied a fixed number of frames later, so
-that every run gives the same result: not earlier, and if need be the engine waits for it.
+A correction is computed in a thread of its own and applied a fixed number of frames later, for
+which the engine waits if need be: every run gives the same result.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ import bisect
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+import itertools
 
 import numpy as np
 
 from ...core.config import R3Config
 from ...core.datatypes import DepthMap, Edge
-from ...core.similarity import inverse_similarity
+from ...core.geometry import inverse_similarity
 from ...core.threads import thread_name
-from ..pose_resolution import Resolution, resolve_pose
+from ..pose_resolution import EdgeNoise, Resolution, resolve_pose
 from ..segments import edges_of_one_segment
 from ..session import Session
 from . import solver_job
 from .agreement import agreement
-from .evidence import contradicts, FarEdge, sigmas_of
+from .evidence import contradicts, drop_outdated, FarEdge
 from .pose_optimizer import load_gtsam
 from .solver_job import Correction, LoopSnapshot
 
@@ -36,13 +37,12 @@ _MOST_NODES = 1000
 
 
 class Loops:
-    """Closes the loops of one session after another. The engine's thread."""
+    """Closes the loops of one session after another. The engine's thread.
+
+    :raises ModelError: loop closure is enabled, and the solver is not installed.
+    """
 
     def __init__(self, config: R3Config) -> None:
-        """Start the solver's thread, if loop closure is enabled.
-
-        :raises ModelError: the solver is not installed.
-        """
         self.config = config
         self._executor: ThreadPoolExecutor | None = None
         self._job: tuple[int, Future[Correction | None]] | None = None  # with the frame it is due
@@ -53,13 +53,7 @@ class Loops:
 
     @property
     def active(self) -> bool:
-        """Whether loops are closed."""
         return self._executor is not None
-
-    @property
-    def busy(self) -> bool:
-        """Whether a correction is being computed."""
-        return self._job is not None
 
     def reset(self) -> None:
         """Drop the job."""
@@ -74,22 +68,22 @@ class Loops:
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def resolve(self, session: Session, edges: Sequence[Edge], reference: float) -> Resolution:
+    def resolve(self, session: Session, edges: Sequence[Edge], noise: EdgeNoise) -> Resolution:
         """Resolve a pose from edges that agree, and return those that contradict it, too.
 
         The pose follows from the frames and keyframes just before. Older keyframes count if they
-        agree: otherwise the past has to be corrected first, and the pose with it.
+        agree: otherwise the past has to be corrected first.
         """
         own, rest = edges_of_one_segment(session, edges)
-        resolution = self._resolve_within(session, own, reference)
+        resolution = self._resolve_within(session, own, noise)
         if session.gate.lost or not self.active:
             rest = []
         return replace(resolution, rejected_edges=[*resolution.rejected_edges, *rest])
 
     def _resolve_within(
-        self, session: Session, edges: Sequence[Edge], reference: float
+        self, session: Session, edges: Sequence[Edge], noise: EdgeNoise
     ) -> Resolution:
-        held, covariance = session.graph.held, self.config.covariance
+        held = session.graph.held
         newest = session.bank.newest(self.config.stream.recent_keyframes, session.segment_id)
         since = session.followed_since[-1]
         near_ids = {frame_id for frame_id in (*session.recent, *newest) if frame_id >= since}
@@ -97,10 +91,10 @@ class Loops:
         far = [edge for edge in edges if edge.source_id not in near_ids]
         by_near = None
         if self.active and far and not session.gate.lost:
-            by_near = resolve_pose(near, held, reference, covariance)
+            by_near = resolve_pose(near, held, noise)
         if by_near is None:
-            return Resolution(edges, [], resolve_pose(edges, held, reference, covariance))
-        against = contradicts(far, near, by_near, held, reference, covariance)
+            return Resolution(edges, [], resolve_pose(edges, held, noise))
+        against = contradicts(far, near, by_near, held, noise)
         if against.all():
             return Resolution(near, far, by_near)
         rejected = [edge for edge, bad in zip(far, against, strict=True) if bad]
@@ -108,7 +102,7 @@ class Loops:
         used = [edge for edge in edges if edge.source_id not in left_out]
         # The unit is that of the frames just before, whatever it was long ago.
         scale = by_near.held.scale
-        return Resolution(used, rejected, resolve_pose(used, held, reference, covariance, scale))
+        return Resolution(used, rejected, resolve_pose(used, held, noise, scale))
 
     def note(
         self,
@@ -116,7 +110,7 @@ class Loops:
         frame_id: int,
         rejected_edges: Sequence[Edge],
         depths: Iterable[DepthMap],
-        reference: float,
+        noise: EdgeNoise,
     ) -> None:
         """Add the contradicting edges of a frame, and start a job if the evidence agrees."""
         newest = session.bank.newest(1, session.segment_id)
@@ -125,24 +119,23 @@ class Loops:
             for edge in rejected_edges
             if edge.source_id in session.bank
             and min(edge.confidence_translation, edge.confidence_rotation)
-            >= _LEAST_RATIO * reference
+            >= _LEAST_RATIO * noise.reference
         ]
         if not good or not newest:
             return
         held, anchor_id = session.graph.held, newest[0]
         S_anchor_world = inverse_similarity(held[anchor_id].S_world_camera)
         S_anchor_frame = S_anchor_world @ held[frame_id].S_world_camera
-        sigmas = sigmas_of(good, reference, self.config.covariance)
-        session.evidence.add(
-            [
-                FarEdge(e.source_id, frame_id, anchor_id, S_anchor_frame, e.T_source_target, sigma)
-                for e, sigma in zip(good, sigmas, strict=True)
-            ]
+        sigmas = noise.sigmas_of(good)
+        far = (
+            FarEdge(e.source_id, frame_id, anchor_id, S_anchor_frame, e.T_source_target, sigma)
+            for e, sigma in zip(good, sigmas, strict=True)
         )
+        session.evidence.append(tuple(far))
         depth = next((d for d in depths if d.frame_id == frame_id), session.evidence_depth)
         session.evidence_depth = depth
-        if not self.busy and frame_id >= self._rest_until:
-            self._consider(session, frame_id, reference)
+        if self._job is None and frame_id >= self._rest_until:
+            self._consider(session, frame_id, noise)
 
     def take(self, session: Session, frame_id: int | None) -> list[int]:
         """Apply the correction if it is due at this frame (None: wait for it in any case).
@@ -159,33 +152,24 @@ class Loops:
         self._rest_until = session.frame_count + _REST_FRAMES
         return [] if correction is None else _apply(session, correction)
 
-    def _consider(self, session: Session, frame_id: int, reference: float) -> None:
-        """Start a job if the evidence agrees."""
-        session.evidence.keep(session.bank, frame_id)
+    def _consider(self, session: Session, frame_id: int, noise: EdgeNoise) -> None:
+        """Start a job for the oldest pair of segments whose evidence agrees."""
+        drop_outdated(session.evidence, session.bank, frame_id)
         graph = session.graph
         groups: dict[tuple[int, int], list[FarEdge]] = {}
-        for edge in session.evidence:
+        for edge in itertools.chain.from_iterable(session.evidence):
             pair = graph.segments[edge.source_id], graph.segments[edge.anchor_id]
             groups.setdefault(pair, []).append(edge)
-        # The oldest segment first, since it is the world.
         for pair, evidence in sorted(groups.items(), key=lambda item: item[0]):
             named = {e.source_id for e in evidence} | {e.anchor_id for e in evidence}
             S_world = {keyframe: graph.held[keyframe].S_world_camera for keyframe in named}
             joining = pair[0] != pair[1]
             if agreement(evidence, S_world, self.config.loop, joining=joining) is not None:
-                self._submit(session, frame_id, pair, evidence, reference)
-                return
-
-    def _submit(
-        self,
-        session: Session,
-        frame_id: int,
-        pair: tuple[int, int],
-        evidence: list[FarEdge],
-        reference: float,
-    ) -> None:
+                break
+        else:
+            return
         assert self._executor is not None
-        keyframes, graph = _nodes(session, pair, evidence), session.graph
+        keyframes = _nodes(session, pair, evidence)
         snapshot = LoopSnapshot(
             held={keyframe: graph.held[keyframe] for keyframe in keyframes},
             segments={keyframe: graph.segments[keyframe] for keyframe in keyframes},
@@ -194,9 +178,8 @@ class Loops:
             followed_since=tuple(session.followed_since),
             clouds=session.map.clouds({e.source_id for e in evidence}),
             depth=session.evidence_depth,
-            reference=reference,
+            noise=noise,
             config=self.config.loop,
-            covariance=self.config.covariance,
         )
         future = self._executor.submit(solver_job.close_loop, snapshot)
         self._job = frame_id + self.config.loop.apply_after, future
@@ -239,11 +222,7 @@ def _nearest(nodes: Sequence[int], frames: Sequence[int]) -> list[int]:
 
 
 def _nodes(session: Session, pair: tuple[int, int], evidence: Sequence[FarEdge]) -> list[int]:
-    """Return the keyframes to solve for: all, or enough of them.
-
-    Those in the evidence, those that hold earlier loops and stretches together, and others evenly
-    in between.
-    """
+    """Return the keyframes to solve for: all, or those of evidence and joints, and others."""
     keyframes = sorted(i for segment in set(pair) for i in session.bank.in_segment(segment))
     if len(keyframes) <= _MOST_NODES:
         return keyframes
@@ -266,7 +245,6 @@ def _found_again(session: Session, keyframes: Sequence[int]) -> list[tuple[int, 
 
 
 def _relabelled(session: Session, younger: int, older: int) -> list[int]:
-    """Make the younger segment part of the older one; return its frames."""
     segments = session.graph.segments
     joined = [frame_id for frame_id, segment in segments.items() if segment == younger]
     segments.update(dict.fromkeys(joined, older))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import ModelError
-from ...core.similarity import scale_of, similarity
+from ...core.geometry import scale_of, similarity
 
 #: The solver has converged when a round lowers the error by less than this share.
 _SETTLED = 1e-4
@@ -44,11 +44,7 @@ class PoseProblem:
 
 @dataclass(frozen=True, eq=False)
 class PoseSolution:
-    """Adjusted similarities.
-
-    :ivar misfit: (M,) root mean square of each measurement's seven residuals, in standard
-        deviations.
-    """
+    """Adjusted similarities, and the (M,) rms of each measurement's residuals over the sigmas."""
 
     S_world_node: np.ndarray
     misfit: np.ndarray

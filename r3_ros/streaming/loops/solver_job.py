@@ -1,7 +1,7 @@
 """The solver's job: from edges that agree against the present poses to corrected poses.
 
-The job works on a snapshot, in its own thread, while frames go on. The result is one similarity
-of the world per keyframe, so that frames added or moved since can follow.
+It works on a snapshot, in its own thread. The result is one similarity of the world per keyframe,
+so that frames added or moved since can follow.
 """
 
 from __future__ import annotations
@@ -9,23 +9,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import itertools
+import math
 
 import numpy as np
 
-from ...core.config import CovarianceConfig, LoopConfig
+from ...core.config import LoopConfig
 from ...core.datatypes import DepthMap, Edge
-from ...core.geometry import rotation_angle
-from ...core.similarity import inverse_similarity, scale_of
+from ...core.geometry import inverse_similarity, rotation_angle, scale_of
 from ...maps.cloud import Cloud
-from ..pose_resolution import edge_sigmas, HeldPose
+from ..pose_resolution import edge_sigmas, EdgeNoise, HeldPose
 from .agreement import Agreement, agreement
 from .evidence import edge_fits, edge_to_anchor, FarEdge, sigmas_at_source
 from .pose_optimizer import PoseProblem, PoseSolution, solve_poses
-from .scale_from_depth import scale_from_depth
 
 #: Smallest standard deviation of the rotation between two keyframes: radians.
 _LEAST_TURN_SIGMA = 1e-3
 _LEAST_SCALE_SIGMA = 1e-6
+#: Of the scale from depth: rounds, and pixels compared in each.
+_DEPTH_ROUNDS = 8
+_LEAST_PIXELS = 100
+#: Largest scatter of the logarithms of depth ratios on the same surface.
+_SAME_SURFACE = 0.25
+#: Maximum number of keyframes, each of which costs a projection of its points.
+_DEPTH_KEYFRAMES = 4
+#: Smallest standard deviation of the logarithm.
+_LEAST_DEPTH_SIGMA = 0.02
 #: Largest misfit of an edge that closes a loop, in standard deviations.
 _FITS = 3.0
 
@@ -41,7 +49,6 @@ class LoopSnapshot:
     :ivar followed_since: frames at which the camera was found again.
     :ivar clouds: points of keyframes, each in its own frame and unit.
     :ivar depth: of a frame in the evidence, as predicted.
-    :ivar reference: score of a nominal edge.
     """
 
     held: Mapping[int, HeldPose]
@@ -51,9 +58,8 @@ class LoopSnapshot:
     followed_since: Sequence[int]
     clouds: Mapping[int, Cloud]
     depth: DepthMap | None
-    reference: float
+    noise: EdgeNoise
     config: LoopConfig
-    covariance: CovarianceConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +107,7 @@ def correct_poses(snapshot: LoopSnapshot, agreed: Agreement) -> Correction | Non
 
 
 def _joined(snapshot: LoopSnapshot) -> tuple[int, int] | None:
-    """Return the younger and the older segment that the evidence joins."""
+    """Return the younger and the older segment that the evidence joins, if it joins any."""
     found = {snapshot.segments[snapshot.evidence[0].source_id]}
     found.add(snapshot.segments[snapshot.evidence[0].anchor_id])
     return (max(found), min(found)) if len(found) == 2 else None
@@ -167,7 +173,7 @@ def _relations(snapshot: LoopSnapshot, ids: list[int]) -> tuple[list[tuple[int, 
         if not set(pair) <= held.keys():
             continue
         ratios = np.array([[edge.confidence_translation, edge.confidence_rotation]])
-        variance = _edge_variance(snapshot, pair, ratios / snapshot.reference)
+        variance = _edge_variance(snapshot, pair, ratios / snapshot.noise.reference)
         if edge_fits(edge, held[pair[0]], held[pair[1]], variance):
             variances[pair] = variance
     for pair in itertools.pairwise(ids):
@@ -194,11 +200,10 @@ def _relations(snapshot: LoopSnapshot, ids: list[int]) -> tuple[list[tuple[int, 
 def _edge_variance(
     snapshot: LoopSnapshot, pair: tuple[int, int], ratios: np.ndarray
 ) -> list[float]:
-    """Return the variances of translation and rotation of an edge between two keyframes."""
     a, b = (snapshot.held[frame_id].T_world_camera for frame_id in pair)
     length = np.linalg.norm(b[:3, 3] - a[:3, 3])
     angle = rotation_angle(a[:3, :3].T @ b[:3, :3])
-    sigmas = edge_sigmas(np.array([length]), np.array([angle]), ratios, snapshot.covariance)
+    sigmas = edge_sigmas(np.array([length]), np.array([angle]), ratios, snapshot.noise.config)
     return [float(sigma) ** 2 for sigma in sigmas[0]]
 
 
@@ -251,3 +256,60 @@ def _variances_joined(
             total = known.variances + edge.sigmas**2 + apart
             found[frame_id] = (float(total[0]), float(total[1]))
     return found
+
+
+def scale_from_depth(
+    evidence: Sequence[FarEdge],
+    depth: DepthMap | None,
+    clouds: Mapping[int, Cloud],
+    S_world: Mapping[int, np.ndarray],
+) -> tuple[float, float] | None:
+    """Return the scale of the correction by the edges, measured with depth.
+
+    :param depth: of one of the edges' frames.
+    :returns: its logarithm and standard deviation; None if no depth can be compared.
+    """
+    if depth is None:
+        return None
+    found = []
+    for edge in evidence:
+        if edge.frame_id != depth.frame_id or edge.source_id not in clouds:
+            continue
+        unit = frame_unit(clouds[edge.source_id], depth, edge.T_source_frame)
+        if unit is not None:
+            unit_now = float(scale_of(S_world[edge.anchor_id] @ edge.S_anchor_frame))
+            found.append(math.log(unit * float(scale_of(S_world[edge.source_id])) / unit_now))
+        if len(found) == _DEPTH_KEYFRAMES:
+            break
+    if not found:
+        return None
+    scatter = float(np.median(np.abs(np.array(found) - np.median(found))))
+    return float(np.median(found)), max(_LEAST_DEPTH_SIGMA, 1.5 * scatter)
+
+
+def frame_unit(cloud: Cloud, depth: DepthMap, T_source_frame: np.ndarray) -> float | None:
+    """Return the length of the frame's unit in that of the source, None if depth does not fit.
+
+    :param cloud: points seen by the source, in its frame and unit.
+    :param depth: of the frame, in its own unit.
+    :param T_source_frame: (4, 4), lengths in the frame's unit.
+    """
+    R, t = T_source_frame[:3, :3], T_source_frame[:3, 3]
+    K, unit = depth.intrinsics, 1.0
+    height, width = depth.depth.shape
+    for _ in range(_DEPTH_ROUNDS):
+        x, y, z = ((cloud.points / unit - t) @ R).T
+        with np.errstate(divide='ignore', invalid='ignore'):
+            u, v = np.rint(K.fx * x / z + K.cx), np.rint(K.fy * y / z + K.cy)
+        inside = (z > 0) & (u >= 0) & (v >= 0) & (u < width) & (v < height)
+        seen = depth.depth[v[inside].astype(np.int64), u[inside].astype(np.int64)]
+        known = np.isfinite(seen) & (seen > 0)
+        if np.count_nonzero(known) < _LEAST_PIXELS:
+            return None
+        ratios = np.log(z[inside][known] / seen[known])
+        step = float(np.median(ratios))
+        unit *= math.exp(step)
+        if abs(step) < 1e-4:
+            break
+    scatter = float(np.median(np.abs(ratios - step)))
+    return unit if scatter < _SAME_SURFACE else None

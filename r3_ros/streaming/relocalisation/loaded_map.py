@@ -43,7 +43,6 @@ class LoadedMap:
 
     @property
     def images(self) -> dict[int, bytes]:
-        """Encoded images by the session's frame ids."""
         ids, images = self.saved.keyframes.ids, self.saved.images
         return {frame_id: images[int(ids[row])] for row, frame_id in self.frame_ids.items()}
 
@@ -146,7 +145,6 @@ def _thinned(saved: SavedMap, most: int) -> np.ndarray:
 
 
 def _in_world(T_world_map: np.ndarray, T_map: np.ndarray, unit: float) -> np.ndarray:
-    """Return (N, 4, 4) poses of the map in the engine's world and unit."""
     T = T_world_map @ T_map
     T[:, :3, 3] /= unit
     return T

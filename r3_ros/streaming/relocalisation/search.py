@@ -1,14 +1,12 @@
 """Search for the camera in a loaded map.
 
 The saved keyframes are in the bank and in the pose graph, as if they had been seen in this
-session, and the camera is lost. Each frame is related to the saved keyframes most similar to it.
-Each edge gives a candidate, the candidates are averaged by their confidences, and the frame is
-located if enough keyframes agree. The gate publishes a pose when several frames in a row agree:
-no pose is better than one that is off by a room.
+session, and the camera is lost. A frame is located if enough of the keyframes most similar to it
+agree on its pose. The gate publishes a pose when several frames in a row agree: no pose is better
+than one that is off by a room.
 
-Keyframes also give the scale: the map keeps the unit it was saved in, and a predictor without
-metres may have another one now. The ratio is that of the distances between keyframes, in the map
-over as seen by one frame.
+Keyframes also give the scale, as the ratio of their distances in the map and as seen by one frame:
+a predictor without metres may have another unit now.
 """
 
 from __future__ import annotations
@@ -21,22 +19,23 @@ import math
 
 import numpy as np
 
-from ...core.config import CovarianceConfig
 from ...core.datatypes import Edge
 from ...core.geometry import rotation_angle
-from ..loops.evidence import deviations, sigmas_of
-from ..pose_resolution import HeldPose, resolve_pose, ResolvedPose, weighted_median
+from ..loops.evidence import AGREE_SIGMAS, deviations, SLACK_LENGTH, SLACK_RAD
+from ..pose_resolution import (
+    EdgeNoise,
+    HeldPose,
+    resolve_pose,
+    ResolvedPose,
+    stacked,
+    weighted_median,
+)
 
 #: Number of keyframes that must agree on a place, and their least share of those that match the
 #: frame nearly as well as the best.
 LEAST_KEYFRAMES = 3
 _LEAST_SHARE = 0.5
 _NEARLY_AS_WELL = 0.5
-#: Tolerance of candidates: standard deviations, and, since those are a heuristic, at least a share
-#: of the length of the edges, and radians.
-_SIGMAS = 3.0
-_SLACK_LENGTH = 0.1
-_SLACK_RAD = 0.03
 #: Least distance between keyframes that give a scale, over their distance to the frame.
 _LEAST_APART = 0.03
 #: Largest ratio of the scales of frames in a row.
@@ -94,18 +93,13 @@ class Relocalisation:
         return far if len(held) - len(far) >= LEAST_KEYFRAMES else set()
 
     def locate(
-        self,
-        edges: Sequence[Edge],
-        held: Mapping[int, HeldPose],
-        reference: float,
-        covariance: CovarianceConfig,
+        self, edges: Sequence[Edge], held: Mapping[int, HeldPose], noise: EdgeNoise
     ) -> tuple[list[Edge], ResolvedPose | None]:
         """Return the edges that agree on a pose, and it; none if it is in any doubt.
 
         :param edges: into one frame, of saved keyframes, all usable.
-        :param reference: score of a nominal edge.
         """
-        used, resolved = _agreed(edges, held, reference, covariance)
+        used, resolved = _agreed(edges, held, noise)
         if resolved is not None and self.near is not None:
             resolved = resolved if self.near.holds(resolved.held.T_world_camera) else None
         if resolved is None:
@@ -120,15 +114,12 @@ class Relocalisation:
         self._log_scales.append(log_scale)
         common = float(np.mean(self._log_scales))
         if common != log_scale:
-            resolved = resolve_pose(used, held, reference, covariance, math.exp(common))
+            resolved = resolve_pose(used, held, noise, math.exp(common))
         return used, resolved
 
 
 def _agreed(
-    edges: Sequence[Edge],
-    held: Mapping[int, HeldPose],
-    reference: float,
-    covariance: CovarianceConfig,
+    edges: Sequence[Edge], held: Mapping[int, HeldPose], noise: EdgeNoise
 ) -> tuple[list[Edge], ResolvedPose | None]:
     used = strong = _strong(edges)
     resolved: ResolvedPose | None = None
@@ -136,10 +127,10 @@ def _agreed(
         scale = scale_of_edges(used, held) if len(used) >= LEAST_KEYFRAMES else None
         if scale is None:
             return [], None
-        resolved = resolve_pose(used, held, reference, covariance, scale)
+        resolved = resolve_pose(used, held, noise, scale)
         if resolved is None:
             return [], None
-        agreeing = _agreeing(strong, resolved.held, held, reference, covariance)
+        agreeing = _agreeing(strong, resolved.held, held, noise)
         if len(agreeing) == len(used):
             break
         used = agreeing
@@ -155,21 +146,15 @@ def _strong(edges: Sequence[Edge]) -> list[Edge]:
 
 
 def _agreeing(
-    edges: Sequence[Edge],
-    pose: HeldPose,
-    held: Mapping[int, HeldPose],
-    reference: float,
-    covariance: CovarianceConfig,
+    edges: Sequence[Edge], pose: HeldPose, held: Mapping[int, HeldPose], noise: EdgeNoise
 ) -> list[Edge]:
-    """Return the edges that match a pose within their uncertainty."""
     off = deviations(edges, held, pose)
-    translations = np.array([edge.T_source_target[:3, 3] for edge in edges])
-    levers = np.linalg.norm(translations * pose.scale, axis=1)
-    most = _SIGMAS * sigmas_of(edges, reference, covariance) * [pose.scale, 1.0]
+    levers = np.linalg.norm(stacked(edges)[0][:, :3, 3] * pose.scale, axis=1)
+    most = AGREE_SIGMAS * noise.sigmas_of(edges) * [pose.scale, 1.0]
     # A very near keyframe does not give the place better than the scene's size allows.
-    slack = _SLACK_LENGTH * np.maximum(levers, np.median(levers))
+    slack = SLACK_LENGTH * np.maximum(levers, np.median(levers))
     agrees = (off[:, 0] <= np.maximum(most[:, 0], slack)) & (
-        off[:, 1] <= np.maximum(most[:, 1], _SLACK_RAD)
+        off[:, 1] <= np.maximum(most[:, 1], SLACK_RAD)
     )
     return list(itertools.compress(edges, agrees))
 
@@ -181,9 +166,8 @@ def scale_of_edges(edges: Sequence[Edge], held: Mapping[int, HeldPose]) -> float
     apart; the median, weighted by confidence and distance.
     """
     poses = np.array([held[edge.source_id].T_world_camera for edge in edges])
-    T_edges = np.array([edge.T_source_target for edge in edges])
+    T_edges, scores = stacked(edges)
     levers = (poses[:, :3, :3] @ T_edges[:, :3, 3:])[..., 0]
-    scores = np.array([edge.confidence_translation for edge in edges])
     first, second = np.triu_indices(len(edges), 1)
     apart = np.linalg.norm(poses[first, :3, 3] - poses[second, :3, 3], axis=1)
     # From one keyframe to the other by way of the frame, whose own pose cancels.
@@ -194,5 +178,5 @@ def scale_of_edges(edges: Sequence[Edge], held: Mapping[int, HeldPose]) -> float
     if not usable.any():
         return None
     ratios = apart[usable] / seen[usable]
-    weights = np.minimum(scores[first], scores[second])[usable] * apart[usable]
+    weights = np.minimum(scores[first, 0], scores[second, 0])[usable] * apart[usable]
     return weighted_median(ratios, weights) if weights.sum() > 0 else None

@@ -40,14 +40,10 @@ _FOLLOW_SHARE = 0.1
 
 @dataclass(frozen=True)
 class ScaleView:
-    """The scale as known now.
+    """The scale as known now; ``source`` is one of ``config.REPORTED_SCALE_SOURCES``.
 
-    :ivar source: one of ``config.REPORTED_SCALE_SOURCES``.
     :ivar metres_per_unit: in use; None: unknown.
-    :ivar locked: it will not change any more.
     :ivar live_ratio: the newest estimate over the one in use; None without one.
-    :ivar spread: standard deviation of the logarithms of the ratios behind the newest estimate.
-    :ivar outlier_share: of those ratios.
     :ivar waits_for: what is missing while it is unknown, in words.
     """
 
@@ -55,26 +51,19 @@ class ScaleView:
     metres_per_unit: float | None = None
     locked: bool = False
     live_ratio: float | None = None
-    spread: float | None = None
-    outlier_share: float | None = None
     waits_for: str = ''
 
     @property
     def is_metric(self) -> bool:
-        """Whether the scale is known."""
         return self.metres_per_unit is not None
 
     @property
     def published_unit(self) -> float:
-        """Factor on map units where they are published.
-
-        1 while the scale is unknown, which the publisher has to report (:attr:`is_metric`).
-        """
+        """Factor on map units where they are published; 1 while the scale is unknown."""
         return 1.0 if self.metres_per_unit is None else self.metres_per_unit
 
     @property
     def awaited(self) -> bool:
-        """Whether a scale is configured and not known yet."""
         return self.source != 'none' and not self.is_metric
 
 
@@ -93,8 +82,6 @@ class _Sample:
 @dataclass(frozen=True)
 class _Fit:
     log_scale: float
-    spread: float
-    outlier_share: float
     is_solid: bool
 
 
@@ -117,14 +104,15 @@ class ScaleEstimator:
         #: Source of the scale of a loaded map.
         self._adopted_from: str | None = None
 
-    def set_by_user(self, metres_per_unit: float, lock: bool) -> None:
-        """Set the scale in use.
+    def set_by_user(self, metres_per_unit: float, lock: bool) -> bool:
+        """Set the scale in use; return whether it has changed.
 
         :param lock: no estimate may change it. Otherwise estimates change it as they change their
             own, where there is a source and ``scale.lock`` is off.
         """
-        self.metres_per_unit = metres_per_unit
+        before, self.metres_per_unit = self.metres_per_unit, metres_per_unit
         self._is_users, self._users_lock = True, lock
+        return metres_per_unit != before
 
     def adopt(self, metres_per_unit: float, source: str) -> None:
         """Adopt the scale of a loaded map, whose unit is this session's."""
@@ -167,14 +155,12 @@ class ScaleEstimator:
 
     @property
     def keyframes(self) -> Collection[int]:
-        """Keyframes with measurements."""
         return self._units.keys()
 
     def refer(self, units: Mapping[int, float]) -> None:
         """Update the units of keyframes, which a correction may have changed.
 
-        Other keyframes keep their last one. The scale in use stays, since the world's unit has not
-        changed.
+        The scale in use stays, since the world's unit has not changed.
         """
         changed = {
             i: units[i] for i in self._units if units.get(i, self._units[i]) != self._units[i]
@@ -185,7 +171,6 @@ class ScaleEstimator:
 
     @property
     def is_locked(self) -> bool:
-        """Whether no estimate may change the scale in use."""
         if self.metres_per_unit is None:
             return False
         if self._is_users and self._users_lock:
@@ -208,8 +193,6 @@ class ScaleEstimator:
             metres_per_unit=in_use,
             locked=self.is_locked,
             live_ratio=ratio,
-            spread=None if newest is None else newest.spread,
-            outlier_share=None if newest is None else newest.outlier_share,
             waits_for='' if in_use is not None else self._missing(),
         )
 
@@ -234,33 +217,30 @@ class ScaleEstimator:
             [sample.log_ratios - math.log(self._units[sample.anchor_id]) for sample in samples]
         )
         if self.config.source == 'model':
-            center = float(np.median(logs))
-            spread, outliers = _spread_about(center, logs)
-            return _Fit(center, spread, outliers, len(samples) == samples.maxlen)
+            return _Fit(float(np.median(logs)), len(samples) == samples.maxlen)
         fitted = _robust_mean(logs)
         if fitted is None:
             return None
         center, weights = fitted
-        spread, _ = _spread_about(center, logs[weights > 0])
-        outliers = float(np.mean(weights == 0))
+        spread = _MEDIAN_TO_SIGMA * float(np.median(np.abs(logs[weights > 0] - center)))
         agreeing = int(np.count_nonzero(weights))
         went_m = sum(s.metres for s, weight in zip(samples, weights, strict=True) if weight > 0)
         is_solid = (
             agreeing >= _LEAST_WINDOWS
             and went_m >= self.config.min_translation
-            and outliers <= _MOST_OUTLIERS
+            and float(np.mean(weights == 0)) <= _MOST_OUTLIERS
             and spread / math.sqrt(agreeing) <= _LARGEST_ERROR
         )
-        return _Fit(center, spread, outliers, is_solid)
+        return _Fit(center, is_solid)
 
 
 def depth_ratios(depth_map: DepthMap, metres: np.ndarray) -> np.ndarray:
     """Return (N,) ratios of metric over predicted depth of one image, without its tails.
 
     Pixels count where both are known and the prediction's confidence is at least its median.
+    Empty if there are too few.
 
     :param metres: (h, w), NaN in the sky; pixel for pixel with the depth map.
-    :returns: empty if there are too few.
     """
     depth, confidence = depth_map.depth, depth_map.confidence
     known = np.isfinite(depth) & np.isfinite(metres) & np.isfinite(confidence)
@@ -295,10 +275,3 @@ def _robust_mean(values: np.ndarray) -> tuple[float, np.ndarray] | None:
         if abs(moved) < 1e-9:
             break
     return center, weights
-
-
-def _spread_about(center: float, values: np.ndarray) -> tuple[float, float]:
-    """Return the standard deviation of values without outliers, and the share of those."""
-    distances = np.abs(values - center)
-    sigma = _MEDIAN_TO_SIGMA * float(np.median(distances))
-    return sigma, float(np.mean(distances > _TUKEY * max(sigma, 1e-6)))

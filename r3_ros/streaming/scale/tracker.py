@@ -13,10 +13,10 @@ from ...core.config import ScaleConfig
 from ...core.datatypes import DepthMap
 from ...core.errors import ConfigError, FrameError
 from ...core.geometry import inverse
-from ...core.metric_depth import MetricDepth
+from ...core.predictor import MetricDepth
 from ..keyframes.bank import KeyframeBank
 from ..pose_graph import PoseGraph
-from .estimator import depth_ratios, ScaleEstimator, ScaleView
+from .estimator import depth_ratios, ScaleEstimator
 from .odometry_buffer import OdometryBuffer
 
 #: Length of a stretch of odometry, as a share of ``scale.min_translation``.
@@ -27,14 +27,6 @@ _LONGEST_STRETCH_NS = 10_000_000_000
 _WAITING_FRAMES = 100
 #: A scale set by the user has the range of ``scale.fixed``.
 _RANGE = next(field.metadata['r3'] for field in fields(ScaleConfig) if field.name == 'fixed')
-
-
-@dataclass(frozen=True)
-class UserScale:
-    """Metres per map unit set by the user during a run; see ``ScaleEstimator``."""
-
-    metres_per_unit: float
-    lock: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,72 +51,49 @@ class _Stretch:
     T_start_camera: np.ndarray
 
 
-class ScaleTracker:
+class ScaleTracker(ScaleEstimator):
     """Measures the scale of one session. The engine's thread.
 
-    Only keyframes and motion in the world count: a segment that is not joined has a unit of its
-    own, and no pose in it is reported.
+    Only keyframes and motion in the world count: another segment has a unit of its own.
+
+    :param metric: required to measure with ``scale.source`` model, ``odometry`` likewise.
+    :param user: scale and lock of the session before, if they were set by the user.
     """
 
     def __init__(
         self,
-        config: ScaleConfig | None = None,
-        metric: MetricDepth | None = None,
-        odometry: OdometryBuffer | None = None,
-        user: UserScale | None = None,
+        config: ScaleConfig,
+        metric: MetricDepth | None,
+        odometry: OdometryBuffer,
+        user: tuple[float, bool] | None,
     ) -> None:
-        """Start a session.
-
-        :param metric: required to measure with ``scale.source`` model, ``odometry`` likewise.
-        :param user: the scale of the session before, if it was set by the user.
-        """
-        self.config = ScaleConfig() if config is None else config
-        self._estimator = ScaleEstimator(self.config)
+        super().__init__(config)
         if user is not None:
-            self._estimator.set_by_user(user.metres_per_unit, user.lock)
-        self._metric = metric if self.config.source == 'model' else None
-        self._odometry = odometry if self.config.source == 'odometry' else None
+            super().set_by_user(*user)
+        self._metric = metric if config.source == 'model' else None
+        self._odometry = odometry if config.source == 'odometry' else None
         self._keyframes_passed = 0
         self._waiting: deque[_Step] = deque()
         self._stretch: _Stretch | None = None
 
-    @property
-    def metres_per_unit(self) -> float | None:
-        """The scale in use, None while it is unknown."""
-        return self._estimator.metres_per_unit
-
-    def view(self) -> ScaleView:
-        """Return a snapshot of the scale."""
-        return self._estimator.view()
-
-    def adopt(self, metres_per_unit: float, source: str) -> None:
-        """Adopt the scale of a loaded map, whose unit is this session's."""
-        self._estimator.adopt(metres_per_unit, source)
-
-    def update_config(self, config: ScaleConfig) -> bool:
-        """Apply live parameters; return whether the scale in use has changed."""
-        self.config = config
-        return self._estimator.update_config(config)
-
-    def set_by_user(self, user: UserScale) -> bool:
+    def set_by_user(self, metres_per_unit: float, lock: bool) -> bool:
         """Set the scale in use; return whether it has changed.
 
         :raises ConfigError: it is out of range, or a measured scale is locked.
         """
-        value, before, source = user.metres_per_unit, self.metres_per_unit, self.view().source
-        if not (math.isfinite(value) and _RANGE.low <= value <= _RANGE.high):
+        before, source = self.metres_per_unit, self.view().source
+        if not (math.isfinite(metres_per_unit) and _RANGE.low <= metres_per_unit <= _RANGE.high):
             raise ConfigError(
-                f'a scale of {value:g} is refused: give metres per map unit, {_RANGE.low:g} to '
-                f'{_RANGE.high:g}'
+                f'a scale of {metres_per_unit:g} is refused: give metres per map unit, '
+                f'{_RANGE.low:g} to {_RANGE.high:g}'
             )
-        if self._estimator.is_locked and source == self.config.source in ('model', 'odometry'):
+        if self.is_locked and source == self.config.source in ('model', 'odometry'):
             raise ConfigError(
                 f'the scale is refused: {before:g} metres per map unit, measured by source '
                 f"'{source}', is locked. Set scale.lock to false first, or scale.source to none "
                 'and configure anew'
             )
-        self._estimator.set_by_user(value, user.lock)
-        return value != before
+        return super().set_by_user(metres_per_unit, lock)
 
     def measure(
         self,
@@ -142,15 +111,14 @@ class ScaleTracker:
         :param depths: in map units.
         :param motion: (4, 4) since the frame before in map units, None if the camera was lost
             in between, or is not in the world.
-        :returns: whether the scale in use has changed: all poses published before have another
-            length now.
+        :returns: whether the scale in use has changed, and with it all published lengths.
         """
         newest = bank.newest(1, 0)
         if not newest or (self._metric is None and self._odometry is None):
             return False
         held = graph.held
-        measured = self._estimator.keyframes
-        self._estimator.refer({i: held[i].scale for i in measured if i in held})
+        measured = self.keyframes
+        self.refer({i: held[i].scale for i in measured if i in held})
         changed = False
         for depth_map in depths:
             frame_id = depth_map.frame_id
@@ -162,8 +130,6 @@ class ScaleTracker:
 
     def _measure_keyframe(self, depth_map: DepthMap, unit: float) -> bool:
         """Compare a keyframe's depth, in map units, with the metric network's, if it is due.
-
-        All are until the scale is known, then one in ``scale.check_every``.
 
         :param unit: length of the keyframe's own unit in map units.
         """
@@ -180,7 +146,7 @@ class ScaleTracker:
         if not len(ratios):
             return False
         self._keyframes_passed = 0
-        return self._estimator.add(depth_map.frame_id, unit, ratios * unit)
+        return self.add(depth_map.frame_id, unit, ratios * unit)
 
     def _add_motion(
         self, stamp_ns: int, T_previous_camera: np.ndarray | None, anchor_id: int, unit: float
@@ -204,7 +170,6 @@ class ScaleTracker:
         return changed
 
     def _follow(self, step: _Step, odometry: OdometryBuffer) -> bool:
-        """Extend the present stretch, or end it and begin the next."""
         T_odom_camera, stretch = odometry.at(step.stamp_ns), self._stretch
         if T_odom_camera is None or step.T_previous_camera is None:
             self._stretch = None
@@ -223,7 +188,7 @@ class ScaleTracker:
         self._stretch = begun
         with np.errstate(divide='ignore'):
             ratio = np.float64(went_m) / _length(T_start_camera)
-        return self._estimator.add(step.anchor_id, step.unit, np.array([ratio]), went_m)
+        return self.add(step.anchor_id, step.unit, np.array([ratio]), went_m)
 
 
 def _length(T: np.ndarray) -> float:
