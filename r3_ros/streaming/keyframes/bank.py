@@ -108,7 +108,7 @@ class KeyframeBank:
         config: StreamConfig,
         without: Collection[int] = (),
     ) -> list[int]:
-        """Return the ids of the keyframes worth relating a new frame to, best first.
+        """Return the ids of the keyframes that a new frame is best related to, best first.
 
         :param T_world_camera: expected pose; None if unknown.
         :param without: frames that it is related to in any case.
