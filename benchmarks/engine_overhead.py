@@ -128,13 +128,12 @@ def fill(engine: Engine, camera: Camera, count: int) -> None:
         ]
         session.graph.add(frame_id, HeldPose(T), edges)
         session.bank.admit(frame_id, descriptor, T, intrinsics(), related=before)
-        state = TrackingState.TRACKING
         session.trajectory.append(frame_id, frame.stamp_ns, True, T)
         session.recent.append(frame_id)
         session.frame_count, session.last_stamp_ns = frame_id + 1, frame.stamp_ns
     session.keep_recent(engine.config.stream.recent_frames)
     session.take_leaving()
-    session.gate.state = state
+    session.gate.state = TrackingState.TRACKING
 
 
 def measured(frame_count: int, keyframe_count: int) -> Measured:

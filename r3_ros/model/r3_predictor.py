@@ -196,7 +196,7 @@ class R3Predictor:
     @device_errors()
     @torch.inference_mode()
     def shrink(self) -> None:
-        """Halve the slots of the cache, and free the memory that torch caches."""
+        """Halve the part of the cache on the device, and free the memory that torch caches."""
         self._described = None
         self._empty_torch_cache()
         try:

@@ -140,6 +140,16 @@ def test_a_halved_budget_holds_the_same_frames(network, described, entry_bytes):
 
 
 @torch.inference_mode()
+def test_shrinking_frees_memory_of_a_device_that_was_not_full(network, described, entry_bytes):
+    memory = FrameMemory(CacheBudget(100 * entry_bytes, 20 * entry_bytes))
+    for n in range(8):
+        memory.keep(n, network.predict(described[n]).cache)
+    memory.shrink()
+    assert len(memory._on_device) == 3 and memory._device_capacity == 4
+    assert all(memory.in_full(n) for n in range(8))
+
+
+@torch.inference_mode()
 def test_the_budget_is_never_less_than_a_context_needs(network, described, entry_bytes):
     memory = FrameMemory(CacheBudget(10 * entry_bytes, 20 * entry_bytes))
     memory.shrink()  # before the first frame: the budget alone

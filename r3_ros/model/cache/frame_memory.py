@@ -148,14 +148,15 @@ class FrameMemory:
         self.entry_bytes = 0
 
     def shrink(self) -> None:
-        """Halve the budget of the device, but keep enough for the largest context so far.
+        """Halve what is used of the device, but keep enough for the largest context so far.
 
         :raises ModelError: host memory is full, and a frame has no image.
         """
         if not self.entry_bytes:
             self._device_bytes //= 2
             return
-        frames = max(self._device_capacity // 2, self._largest_context + 1, 2)
+        used = min(self._device_capacity, len(self._on_device) + 1)
+        frames = max(used // 2, self._largest_context + 1, 2)
         if frames < self._device_capacity:
             self._leave_on_device(frames - 1)
             self._device_bytes = frames * self.entry_bytes
