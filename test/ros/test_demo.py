@@ -89,7 +89,7 @@ def spoil_cloud(result):
     [
         (spoil_status('frames_received', 23), 'every received frame accounted for'),
         (spoil_status('frames_rejected', 1), 'no frame rejected'),
-        (spoil_status('frames_processed', 5), 'keeps up with the camera'),
+        (spoil_status('frames_processed', 1), 'enough frames processed'),
         (lambda r: r.statuses.popitem(), 'one status a frame'),
         (lambda r: r.counts.clear(), 'diagnostics'),
         (spoil_pose, 'pose: stamps of the images, finite'),
@@ -171,7 +171,7 @@ def test_a_recording_through_the_real_node(tmp_path, capsys):
     summary = json.loads((out / 'summary.json').read_text())
     wrong = {check['name'] for check in summary['checks'] if not check['passed']}
     # How much a busy machine gets done is not for a test to say.
-    assert wrong <= {'keeps up with the camera', 'tracked'}, text.err
+    assert wrong <= {'enough frames processed', 'tracked'}, text.err
     assert status == (1 if wrong else 0)
     assert summary['frames']['sent'] == 40
     assert summary['frames']['received'] == (
