@@ -129,7 +129,7 @@ class FrameStepper:
         :raises NoMemoryError: that does not help.
         """
         self._health.oom_count += 1
-        remedy = self.remedy(time.monotonic(), can_retry)
+        remedy = self.record_failure(time.monotonic(), can_retry)
         if is_abandoned:
             remedy = Remedy.STOP
         reason = f'out of memory: {error}'.rstrip(': ')
@@ -147,8 +147,8 @@ class FrameStepper:
             'smaller memory.max_gpu_mib or model.image_size'
         )
 
-    def remedy(self, now_s: float, can_retry: bool) -> Remedy:
-        """Return the remedy for a failure, a more severe one if the last was not long ago.
+    def record_failure(self, now_s: float, can_retry: bool) -> Remedy:
+        """Record a failure and return its remedy: more severe soon after another failure.
 
         :param can_retry: the frame has not changed the session, so it may be tried again.
         """

@@ -128,11 +128,6 @@ class SessionControl:
         self._engine.reset()
         self._begin_session(reason, keeps_robot)
 
-    def reset_on_request(self) -> str:
-        """Start a new session, also from FAULT; return a message for the caller."""
-        self.reset('on request')
-        return f'session {self._engine.session.session_id} starts'
-
     def load_map(self, saved: SavedMap, T_map_base: np.ndarray | None, path: Path) -> MapSearch:
         """Begin a session in a saved map, and search for the camera there.
 

@@ -99,9 +99,9 @@ class StreamReport:
         stamp_ns = health.last_stamp_ns or self._clock.now().nanoseconds
         self._outputs.publish('status', status_message(stamp_ns, health, **known))
 
-    def reject(self, reason: str, kind: str) -> None:
+    def reject(self, reason: str) -> None:
         """Count and log a frame that could not be used."""
-        self._health.reject(reason, kind)
+        self._health.reject(reason)
         count = self._health.frames_rejected
         self._logger.warning(
             f'frame rejected: {reason} (frames_rejected: {count})', throttle_duration_sec=5.0

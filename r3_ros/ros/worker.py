@@ -139,8 +139,8 @@ class StreamWorker:
 
     def receive(self, message: Image | CompressedImage) -> None:
         """Put an image into the mailbox (executor thread)."""
-        self.node_health.received_rate.tick()
-        self.node_health.last_received_s = now_s = time.monotonic()
+        now_s = time.monotonic()
+        self.node_health.received_s.append(now_s)
         self.mailbox.put(Received(message, now_s))
 
     def start(self) -> None:
@@ -220,7 +220,8 @@ class StreamWorker:
     def reset_on_request(self) -> str:
         """Start a new session, also from FAULT; return a message for the caller."""
         self._stepper.recent_s.clear()
-        return self.control.reset_on_request()
+        self.control.reset('on request')
+        return f'session {self.engine.session.session_id} starts'
 
     def on_clock_jump(self) -> None:
         """Handle a node clock that jumped back, unless the image stamps jumped back before."""
@@ -293,14 +294,14 @@ class StreamWorker:
             self.authority.note_image(stamp_ns_of(received.message.header.stamp))
             return
         if self.health.state is StreamState.FAULT:
-            self.health.reject(self.health.reason, 'fault')
+            self.health.reject(self.health.reason)
             return
         try:
             base = self._readiness.base_for(received)
         except TransformError as error:
             self.transform_health.fail_lookup(str(error))
             self.health.enter(StreamState.WAITING_TF, str(error))
-            self.report.reject(str(error), 'no transform')
+            self.report.reject(str(error))
             return
         if base is None:
             self._waiting = received
@@ -308,8 +309,10 @@ class StreamWorker:
             return
         try:
             self._process(received, base)
+        except NoMemoryError as error:
+            self._handle_no_memory(error)
         except (FrameError, TransformError) as error:
-            self.report.reject(str(error), 'unusable')
+            self.report.reject(str(error))
 
     def _process(self, received: Received, base: Base) -> None:
         started_s = time.monotonic()
@@ -320,17 +323,13 @@ class StreamWorker:
             return
         frame = self._calibrated(decoded)
         prepared_s = time.monotonic()
-        try:
-            estimate = self._stepper.step(frame, lambda: self._is_abandoned)
-        except NoMemoryError as error:
-            self._handle_no_memory(error)
-            return
+        estimate = self._stepper.step(frame, lambda: self._is_abandoned)
         stepped_s = time.monotonic()
         # The engine holds the frame from here on, so its image is kept, too.
         self.control.images.note(frame.image, estimate)
         if self._is_abandoned:
             self.pose_output.follow(estimate)
-            self.health.reject('the node was deactivated before the frame was done', 'deactivated')
+            self.health.reject('the node was deactivated before the frame was done')
             return
         self.health.last_stamp_ns = estimate.stamp_ns
         state, reason = self.pose_output.publish(estimate)
@@ -358,10 +357,10 @@ class StreamWorker:
         self.health.input_age_s = (now_ns - decoded.stamp_ns) / _SECOND_NS
         verdict = self._frame_filter.admit(decoded.stamp_ns, width, height, now_ns)
         if verdict.action is Action.DROP:
-            self.report.reject(verdict.reason, verdict.reason.split(':')[0])
+            self.report.reject(verdict.reason)
             return False
         if verdict.action is Action.FAULT:
-            self.health.reject(verdict.reason, 'fault')
+            self.health.reject(verdict.reason)
             self.report.fault(verdict.reason)
             return False
         if verdict.action is Action.RESET:
@@ -387,9 +386,9 @@ class StreamWorker:
         if error.remedy is Remedy.RESET:
             self._logger.error(f'{reason} (oom_count: {count}); a new session starts')
             self.control.reset(reason)
-            self.report.reject(reason, 'out of memory')
+            self.report.reject(reason)
         else:
-            self.health.reject(reason, 'out of memory')
+            self.health.reject(reason)
             self.report.fault(
                 f'{reason} (oom_count: {count}); free memory of the device, then call ~/reset'
             )

@@ -11,6 +11,7 @@ pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setu
 from hypothesis import given
 from hypothesis import strategies as st
 from r3_ros.core.config import R3Config
+from r3_ros.core.errors import MapProblem
 from r3_ros.core.geometry import make_T
 from r3_ros.core.parameter_fields import updated
 from r3_ros.maps.cloud import Cloud, cloud_from_depth
@@ -183,5 +184,14 @@ def test_codes_are_those_of_the_service(service):
     response = service.Response
     constants = {n: getattr(response, n) for n in dir(type(response)) if n.isupper()}
     codes = {name: value for name, value in constants.items() if isinstance(value, int)}
+    # In the interface only: there are no services before the node is configured.
+    codes.pop('NOT_CONFIGURED', None)
     assert codes['INTERNAL'] == 99
     assert codes == {name: ServiceCode[name] for name in codes}
+
+
+def test_every_code_is_known_to_a_service():
+    # A name that a service lacks is sent as INTERNAL.
+    of_saving, of_loading = ({*dir(type(kind.Response))} for kind in (SaveMap, LoadMap))
+    assert {code.name for code in ServiceCode} <= of_saving | of_loading
+    assert {problem.name for problem in MapProblem} <= of_loading

@@ -244,7 +244,7 @@ class CloudPublisher:
         if not (occupancy.enabled and len(session.map) and self._outputs.wanted('occupancy')):
             return
         if chain.metres_per_unit is None:
-            self._note_occupancy(_NO_METRIC_SCALE)
+            self._note_occupancy(epoch, _NO_METRIC_SCALE)
         elif self._is_due('occupancy', state, occupancy.publish_period):
             view, record = session.map_view(), session.keyframe_record()
             newest = session.bank.ids()[-1:]
@@ -265,19 +265,20 @@ class CloudPublisher:
                     cells = f'{built.count(OCCUPIED)} occupied, {built.count(FREE)} free'
                     details = f'{width} x {height} cells, {cells}'
                     message = occupancy_message(stamp_ns, config.map_frame, built)
-                with self._publishing:
-                    if epoch == self._epoch:  # the map was not cleared meanwhile
-                        self._note_occupancy(outcome, details)
+                self._note_occupancy(epoch, outcome, details)
                 return message
 
             self._offer('occupancy', state, grid)
 
-    def _note_occupancy(self, outcome: str, details: str = '') -> None:
-        """Set the outcome of the grid; log it if it has changed."""
-        is_news = not self.occupancy.startswith(outcome)
-        self.occupancy = f'{outcome}: {details}' if details else outcome
-        if is_news:
-            self._log(f'occupancy grid {self.occupancy}')
+    def _note_occupancy(self, epoch: int, outcome: str, details: str = '') -> None:
+        """Set the outcome of the grid, unless the map was cleared; log it if it has changed."""
+        with self._publishing:
+            if epoch != self._epoch:
+                return
+            is_news = not self.occupancy.startswith(outcome)
+            self.occupancy = f'{outcome}: {details}' if details else outcome
+            if is_news:
+                self._log(f'occupancy grid {self.occupancy}')
 
     def _offer_moved_cloud(self, session: Session, chain: PoseChain) -> None:
         """Publish a keyframe's cloud again if its pose in map has changed."""

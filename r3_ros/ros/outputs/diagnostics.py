@@ -14,7 +14,7 @@ from rclpy.clock import Clock
 from ..stream_report import NodeSnapshot
 from ..worker import StreamWorker
 from .cloud_publisher import NOT_PUBLISHED
-from .health import StreamState
+from .health import rate_hz, StreamState
 from .messages import time_message
 
 OK, WARN, ERROR, STALE = (
@@ -71,9 +71,9 @@ class Diagnostics:
     def _input(self, snapshot: NodeSnapshot) -> Task:
         worker, health, own = self._worker, snapshot.health, self._worker.node_health
         mailbox, options = worker.mailbox, worker.config.diagnostics
-        processed_hz = health.processed_rate.rate_hz()
+        processed_hz = rate_hz(health.processed_s)
         values = {
-            'input_rate_hz': own.received_rate.rate_hz(),
+            'input_rate_hz': rate_hz(own.received_s),
             'processed_rate_hz': processed_hz,
             'frames_received': mailbox.received,
             'frames_dropped': mailbox.dropped,
@@ -94,7 +94,7 @@ class Diagnostics:
         findings += [(ERROR, text) for text in own.incompatible_qos.values()]
         if own.duplicates:
             findings.append((ERROR, 'another node has the same name: rename or stop one of them'))
-        silent_s = time.monotonic() - np.fmax(own.last_received_s, own.active_since_s)
+        silent_s = time.monotonic() - max([own.active_since_s, *own.received_s])
         if silent_s > _NO_IMAGE_S:
             findings.append((ERROR, f'no image for {silent_s:.0f} s'))
         elif health.rejected_in_a_row > 10:

@@ -283,8 +283,13 @@ class PoseChain:
 
 def without_motion(placement: Placement) -> Placement:
     """Return a placement with unknown errors and velocity, to repeat the last pose."""
-    still = replace(placement, twist=np.zeros(6), twist_error=UNKNOWN)
-    return replace(still, map_error=UNKNOWN, odom_error=UNKNOWN)
+    return replace(
+        placement,
+        map_error=UNKNOWN,
+        odom_error=UNKNOWN,
+        twist=np.zeros(6),
+        twist_error=UNKNOWN,
+    )
 
 
 def with_odometry_moved(placement: Placement, T_odom_own: np.ndarray) -> Placement:
