@@ -134,15 +134,10 @@ class PoseOutput:
             self._advance(estimate)
 
     def _advance(self, estimate: Estimate) -> Placement:
-        assert self.chain is not None and estimate.T_world_camera is not None
+        assert self.chain is not None
+        config = self.config
         return self.chain.advance(
-            estimate.stamp_ns,
-            estimate.T_world_camera,
-            estimate.T_previous_camera,
-            estimate.covariance,
-            estimate.step_covariance,
-            self.config.covariance.unscaled_factor,
-            self.config.input.max_time_gap,
+            estimate, config.covariance.unscaled_factor, config.input.max_time_gap
         )
 
     @property

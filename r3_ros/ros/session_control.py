@@ -22,7 +22,7 @@ from ..maps.saved_map import SavedMap
 from ..streaming.engine import Engine
 from ..streaming.map_snapshot import take_map_snapshot
 from ..streaming.relocalisation.search import Vicinity
-from .outputs.cloud_publisher import CloudPublisher, graph_snapshot
+from .outputs.cloud_publisher import CloudPublisher
 from .outputs.graph_messages import empty_graph, GraphSnapshot
 from .outputs.health import Health, StreamState
 from .pose_output import PoseOutput
@@ -57,11 +57,6 @@ class MapSearch:
             # Half, since a few points may be far away.
             extents.append(0.5 * float(np.linalg.norm(saved.bounds[1] - saved.bounds[0])))
         self._extent = max(*extents, 1e-6)
-
-    def end(self, reason: str = '') -> None:
-        """Set the answer."""
-        if not self.answer.done():
-            self.answer.set_result(reason)
 
     def near(
         self,
@@ -221,7 +216,7 @@ class SessionControl:
                 self.reset('the camera was not found in the loaded map')
             finally:
                 # After the reset: the caller may send images at once.
-                search.end(f'{reason}; a new session begins without it')
+                search.answer.set_result(f'{reason}; a new session begins without it')
 
     def view_map(self, saved: SavedMap) -> None:
         """Publish a saved map instead of the session's own; the session continues."""
@@ -229,7 +224,7 @@ class SessionControl:
 
     def _end_search(self, reason: str) -> None:
         if self._search is not None:
-            self._search.end(reason)
+            self._search.answer.set_result(reason)
             self._search = None
 
     @property
@@ -316,13 +311,14 @@ class SessionControl:
             map=take_map_snapshot(session, self._engine.predictor, self.images.view()),
         )
 
-    def keyframe_graph(self) -> GraphSnapshot | KeyframeGraph:
-        """Return a snapshot of the keyframe graph; an empty message before the first pose."""
+    def keyframe_graph(self) -> Callable[[], KeyframeGraph]:
+        """Return what builds the graph, in any thread; it is empty before the first pose."""
         session, chain = self._engine.session, self._pose_output.chain
         stamp_ns, scale = self._health.last_stamp_ns, session.scale.view()
         known = chain is not None and session.frame_count and not scale.awaited
         if chain is None or not known or self._engine.is_relocalising:
-            return empty_graph(stamp_ns, self.config.map_frame, session.session_id)
+            empty = empty_graph(stamp_ns, self.config.map_frame, session.session_id)
+            return lambda: empty
         chain = chain.frozen()
         chain.metres_per_unit = scale.metres_per_unit
-        return graph_snapshot(session, chain, stamp_ns, self.config)
+        return GraphSnapshot(session, chain, stamp_ns, self.config).graph

@@ -60,7 +60,6 @@ class StreamWorker:
     :ivar config: current parameters; replaced as a whole, so any thread may read them.
     :ivar mailbox: any thread.
     :ivar node_health: executor thread.
-    :ivar transform_health: any thread.
     :ivar odometry: external odometry, for ``scale.source`` odometry; any thread.
     """
 
@@ -77,11 +76,10 @@ class StreamWorker:
         engine, config, outputs = self.engine, self.config, self.outputs
         clock, logger = self._clock, self._logger
         self.health = health = Health()
-        self.node_health, self.transform_health = NodeHealth(), self.tree.health
+        self.node_health, self.odometry = NodeHealth(), engine.odometry
         self.camera = CameraInput(
             config.input, config.camera_optical_frame, self._image_topic, clock, health, logger
         )
-        self.odometry = engine.odometry
         self.mailbox: Mailbox[Received] = Mailbox(
             config.input.frame_policy, config.input.queue_size
         )
@@ -299,7 +297,7 @@ class StreamWorker:
         try:
             base = self._readiness.base_for(received)
         except TransformError as error:
-            self.transform_health.fail_lookup(str(error))
+            self.tree.health.fail_lookup(str(error))
             self.health.enter(StreamState.WAITING_TF, str(error))
             self.report.reject(str(error))
             return

@@ -36,7 +36,7 @@ from r3_ros.ros.services.saving import ServiceCode
 from r3_ros.ros.tf.pose_chain import PoseChain, without_motion
 from r3_ros.srv import LoadMap, SaveMap, SaveTrajectory
 from scipy.spatial.transform import Rotation
-from scripted import frames, intrinsics, room_depth, START_NS, straight
+from scripted import frames, intrinsics, moved, room_depth, START_NS, straight
 from sensor_msgs_py import point_cloud2
 
 pytestmark = pytest.mark.ros
@@ -62,9 +62,9 @@ def test_transform_round_trip():
 
 def test_pose_and_odometry_carry_place_and_covariance():
     chain = PoseChain(np.eye(4), starts_in_base=True)
-    chain.advance(START_NS, np.eye(4), None, np.eye(6), None, 1.0, 0.0)
+    chain.advance(moved(START_NS, np.eye(4), None, np.eye(6)), 1.0, 0.0)
     covariance, step = np.diag([1.0, 2, 3, 4, 5, 6]), np.eye(6)
-    placed = chain.advance(START_NS + 10**8, T, T, covariance, step, 1.0, 0.0)
+    placed = chain.advance(moved(START_NS + 10**8, T, T, covariance, step), 1.0, 0.0)
     pose = pose_message(START_NS, 'map', placed.T_map_base, placed.map_covariance)
     position = pose.pose.pose.position
     np.testing.assert_allclose([position.x, position.y, position.z], T[:3, 3])

@@ -220,7 +220,7 @@ class Graph:
 
     @property
     def transform_health(self) -> object:
-        return self.node.worker.transform_health
+        return self.node.worker.tree.health
 
     def on_worker(self, job: Callable[[], object]) -> object:
         """Have the worker do something between two frames, and return what it returns."""

@@ -6,8 +6,10 @@ thread waits, and the oldest jobs are dropped.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+import math
 import threading
 import time
 
@@ -64,15 +66,15 @@ class DepthJob:
     unit: float
 
 
+@dataclass
 class Latched:
     """Decides when a latched topic is due: if its state has changed, and not too often.
 
     :ivar shown: the session's state that was published last; None if something else was.
     """
 
-    def __init__(self) -> None:
-        self.shown: object = None
-        self._offered_at_s = -np.inf
+    shown: object = None
+    _offered_at_s: float = -math.inf
 
     def due(self, state: object, period_s: float, now_s: float) -> bool:
         """Return whether to offer a state for publishing now.
@@ -115,10 +117,7 @@ class CloudPublisher:
         self._is_showing = False
         self._preview_at_s = -np.inf
         self._keyframe_clouds = KeyframeClouds()
-        self._latched = {
-            topic: Latched()
-            for topic in ('map_points', 'occupancy', 'path', 'keyframe_graph', 'markers')
-        }
+        self._latched: defaultdict[str, Latched] = defaultdict(Latched)
 
     def start(self) -> None:
         """Start the thread."""
@@ -217,7 +216,7 @@ class CloudPublisher:
             self._offer('path', state, path)
         due = [topic for topic in _GRAPH_TOPICS if self._is_due(topic, state, _GRAPH_PERIOD_S)]
         if due:
-            snapshot = graph_snapshot(session, chain, stamp_ns, config)
+            snapshot = GraphSnapshot(session, chain, stamp_ns, config)
             builders = {'keyframe_graph': snapshot.graph, 'markers': snapshot.markers}
             for topic in due:
                 self._offer(topic, state, builders[topic])
@@ -357,21 +356,6 @@ class CloudPublisher:
 def _evenly(count: int, most: int) -> np.ndarray:
     """Return at most so many of ``count`` rows, evenly spaced, with the first and the last."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
-
-
-def graph_snapshot(
-    session: Session, chain: PoseChain, stamp_ns: int, config: R3Config
-) -> GraphSnapshot:
-    """Take a snapshot of the keyframe graph."""
-    return GraphSnapshot(
-        view=session.graph_view(config.stream.recent_keyframes),
-        chain=chain,
-        stamp_ns=stamp_ns,
-        map_frame=config.map_frame,
-        session_id=session.session_id,
-        map_revision=session.map_revision,
-        limit=config.path_max_size,
-    )
 
 
 def organized_points(depth_map: DepthMap, options: PointsConfig) -> np.ndarray:

@@ -253,7 +253,7 @@ class Diagnostics:
         return findings, values
 
     def _tf(self, snapshot: NodeSnapshot) -> Task:
-        config, health, own = self._worker.config, snapshot.health, self._worker.transform_health
+        config, health, own = self._worker.config, snapshot.health, self._worker.tree.health
         mode = _MODES[config.publish_map_to_odom_tf, config.publish_odom_to_base_tf]
         values = {
             'mode': mode,

@@ -26,7 +26,6 @@ from ...core.config import R3Config
 from ...core.errors import MapError, R3Error, TransformError
 from ...core.threads import thread_name
 from ...maps.reading import read_map
-from ..outputs.graph_messages import GraphSnapshot
 from ..outputs.health import StreamState
 from ..tf.initial_pose import checked_pose
 from ..worker import StreamWorker
@@ -145,10 +144,8 @@ class Services:
     ) -> GetKeyframeGraph.Response:
         worker = self._worker
         try:
-            found = await self._answer(worker.submit(worker.control.keyframe_graph))
-            if isinstance(found, GraphSnapshot):
-                found = await self._answer(self._reader.submit(found.graph))
-            response.graph = found
+            build = await self._answer(worker.submit(worker.control.keyframe_graph))
+            response.graph = await self._answer(self._reader.submit(build))
         except Exception as error:  # must not end the executor
             self._node.get_logger().error(f'service failed: {type(error).__name__}: {error}')
         return response

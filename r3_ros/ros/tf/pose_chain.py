@@ -13,6 +13,7 @@ import math
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from ...core.datatypes import Estimate
 from ...core.geometry import inverse, make_T, quat_xyzw, R_BODY_OPTICAL, T_from_quat
 from ...streaming.pose_resolution import UNKNOWN_VARIANCE
 
@@ -111,10 +112,6 @@ class Placement:
     odom_error: MotionCovariance
     twist: np.ndarray
     twist_error: MotionCovariance
-
-    @property
-    def T_map_odom(self) -> np.ndarray:
-        return self.T_map_base @ inverse(self.T_odom_base)
 
     @property
     def map_covariance(self) -> np.ndarray:
@@ -216,23 +213,9 @@ class PoseChain:
         T[..., :3, 3] *= self.unit
         return T
 
-    def advance(
-        self,
-        stamp_ns: int,
-        T_world_camera: np.ndarray,
-        T_previous_camera: np.ndarray | None,
-        covariance: np.ndarray | None,
-        step_covariance: np.ndarray | None,
-        unscaled_factor: float,
-        max_gap_s: float,
-    ) -> Placement:
-        """Return the placement of a new frame.
+    def advance(self, estimate: Estimate, unscaled_factor: float, max_gap_s: float) -> Placement:
+        """Return the placement of a new frame, which has a pose.
 
-        :param T_previous_camera: the motion since the last frame with a pose, both ends from the
-            engine's current state; None for the first of a session.
-        :param covariance: (6, 6) of the pose error in the camera frame, or None if unknown.
-        :param step_covariance: (6, 6) of the error of ``T_previous_camera``, in the camera frame,
-            or None if unknown.
         :param unscaled_factor: multiplies the translation block while the scale is unknown.
         :param max_gap_s: after a longer time without a pose, velocity and odometry are unknown;
             0 for no limit.
@@ -240,9 +223,11 @@ class PoseChain:
         if self.start is not None:
             (T_given, T_world_then, keeps_tilt), self.start = self.start, None
             self.move_map(self.T_map_base(T_world_then), T_given, keeps_tilt)
+        T_world_camera, T_previous_camera = estimate.T_world_camera, estimate.T_previous_camera
+        assert T_world_camera is not None
         T_map_base = self.T_map_base(T_world_camera)
-        map_error = self._base_error(covariance, unscaled_factor)
-        elapsed_s = (stamp_ns - self._last_stamp_ns) * 1e-9
+        map_error = self._base_error(estimate.covariance, unscaled_factor)
+        elapsed_s = (estimate.stamp_ns - self._last_stamp_ns) * 1e-9
         is_over_gap = self.last is not None and 0 < max_gap_s < elapsed_s
         twist, twist_error = np.zeros(6), UNKNOWN
         if self.last is None or T_previous_camera is None:
@@ -255,7 +240,7 @@ class PoseChain:
             T_odom_base = self.last.T_odom_base @ T_previous_base
             # Without accumulated rounding errors.
             T_odom_base = T_from_quat(T_odom_base[:3, 3], quat_xyzw(T_odom_base))
-            step_error = self._base_error(step_covariance, unscaled_factor)
+            step_error = self._base_error(estimate.step_covariance, unscaled_factor)
             # An unknown motion makes all later poses unknown, except before the engine has
             # geometry: drift counts from the last such frame.
             before = replace(self._drift, known=self._drift.known | ~self.last.map_error.known)
@@ -272,7 +257,7 @@ class PoseChain:
             twist=twist,
             twist_error=twist_error,
         )
-        self._last_stamp_ns = stamp_ns
+        self._last_stamp_ns = estimate.stamp_ns
         return self.last
 
     def _base_error(self, covariance: np.ndarray | None, factor: float) -> MotionCovariance:
@@ -290,11 +275,6 @@ def without_motion(placement: Placement) -> Placement:
         twist=np.zeros(6),
         twist_error=UNKNOWN,
     )
-
-
-def with_odometry_moved(placement: Placement, T_odom_own: np.ndarray) -> Placement:
-    """Return a placement whose odometry is moved to another odom frame."""
-    return replace(placement, T_odom_base=T_odom_own @ placement.T_odom_base)
 
 
 def planar_map_odom(T_map_base: np.ndarray, T_odom_base: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from ...core.errors import TransformError
 from ...core.geometry import inverse
 from ..outputs.messages import transform_message
 from .frame_tree import TransformTree
-from .pose_chain import Placement, planar_map_odom, with_odometry_moved
+from .pose_chain import Placement, planar_map_odom
 
 _SECOND_NS = 1_000_000_000
 _MOST_WAITING = 64
@@ -234,7 +234,9 @@ class TransformAuthority:
         if not corrects_robot(self._config):
             return placement
         T_odom_own = self._T_odom_own
-        return None if T_odom_own is None else with_odometry_moved(placement, T_odom_own)
+        if T_odom_own is None:
+            return None
+        return replace(placement, T_odom_base=T_odom_own @ placement.T_odom_base)
 
     def repeat(self) -> None:
         """Broadcast ``map -> odom`` again, for late subscribers and lookups between frames."""
