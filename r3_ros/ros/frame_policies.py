@@ -59,7 +59,7 @@ class Readiness:
         return None if in_time and pose_output.waits_for_robot(stamp_ns) else base
 
     def _found(self, frame: str) -> Base | None:
-        in_time = self._tree.age_s() < self.config.tf_lookup_timeout
+        in_time = time.monotonic() - self._tree.since_s < self.config.tf_lookup_timeout
         # Without base_frame the camera is the base, but the driver's frames may still come.
         if in_time and not self.config.base_frame and not self._tree.has_parent(frame):
             return None

@@ -219,9 +219,9 @@ class PoseOutput:
         """Offer map, grid, path and graph for publishing."""
         if self.chain is None:
             return
-        self.chain.metres_per_unit = session.scale.metres_per_unit
+        unit = self.chain.metres_per_unit = session.scale.metres_per_unit
         if not self._waits_for_metres:
-            self._clouds.offer_session(session, self.chain.frozen(), stamp_ns)
+            self._clouds.offer_session(session, self.chain.frozen(unit), stamp_ns)
 
     @property
     def _waits_for_metres(self) -> bool:

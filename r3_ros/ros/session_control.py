@@ -164,7 +164,7 @@ class SessionControl:
         self._logger.info(f"camera '{optical_frame}', base frame '{base.frame}'")
         if is_first:
             # The session has no frame yet, but may continue a loaded map.
-            self._restart_poses(keeps_robot=True)
+            self._pose_output.restart(self._health.last_stamp_ns, True, self._T_map_world)
             # External odometry needs the base, long before the first frame is done.
             self._report.update_snapshot()
         else:
@@ -181,7 +181,7 @@ class SessionControl:
         self.images.clear()
         self._engine.odometry.clear()
         self._clouds.session_id = self._engine.session.session_id
-        self._restart_poses(keeps_robot)
+        self._pose_output.restart(self._health.last_stamp_ns, keeps_robot, self._T_map_world)
         self._frame_filter.reset()
         state = self._state_before_pause = StreamState.WAITING_INPUT
         if search is not None:
@@ -193,9 +193,6 @@ class SessionControl:
             self._health.enter(state, reason)
         self._report.wants_images = True
         self._report.publish_status()
-
-    def _restart_poses(self, keeps_robot: bool) -> None:
-        self._pose_output.restart(self._health.last_stamp_ns, keeps_robot, self._T_map_world)
 
     # A loaded map.
 
@@ -301,11 +298,9 @@ class SessionControl:
         chain = self._pose_output.chain
         if chain is None or not session.frame_count:
             raise ServiceError(ServiceCode.EMPTY_MAP, 'no image has been processed yet')
-        chain = chain.frozen()
-        chain.metres_per_unit = session.scale.metres_per_unit
         return Snapshot(
             config=self.config,
-            chain=chain,
+            chain=chain.frozen(session.scale.metres_per_unit),
             base_frame=self._health.base_frame,
             optical_frame=self._health.optical_frame,
             map=take_map_snapshot(session, self._engine.predictor, self.images.view()),
@@ -319,6 +314,5 @@ class SessionControl:
         if chain is None or not known or self._engine.is_relocalising:
             empty = empty_graph(stamp_ns, self.config.map_frame, session.session_id)
             return lambda: empty
-        chain = chain.frozen()
-        chain.metres_per_unit = scale.metres_per_unit
+        chain = chain.frozen(scale.metres_per_unit)
         return GraphSnapshot(session, chain, stamp_ns, self.config).graph

@@ -37,7 +37,7 @@ _SECOND_NS = 1_000_000_000
 #: The longest sleep while waiting for an image, its calibration or a transform.
 _IDLE_S = 0.1
 #: A greater age of an image means that camera and node have different clocks.
-_CLOCKS_DIFFER_S = 10.0
+CLOCKS_DIFFER_S = 10.0
 _STOP_S = 2.0
 
 
@@ -340,7 +340,7 @@ class StreamWorker:
             time_preprocess=prepared_s - started_s,
             time_inference=stepped_s - prepared_s,
             time_publish=time.monotonic() - stepped_s,
-            latency=latency_s if 0 <= latency_s < _CLOCKS_DIFFER_S else math.nan,
+            latency=latency_s if 0 <= latency_s < CLOCKS_DIFFER_S else math.nan,
         )
         self.health.times.append(times)
         self.health.busy_s += time.monotonic() - started_s

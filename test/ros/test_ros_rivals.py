@@ -171,7 +171,7 @@ def test_a_camera_that_moves_on_its_named_base_is_refused_and_reported_what_to_n
         T = make_T(Rotation.from_euler('z', angle).as_matrix(), [0.1, 0.0, 1.0])
         joints.sendTransform(transform_message(stamp_ns, BASE, 'head', T))
         g.until(lambda: np.allclose(
-            g.node.worker.tree.newest_pose(BASE, 'head'), T) if received() else False)  # fmt: skip
+            g.node.worker.tree.pose(BASE, 'head'), T) if received() else False)  # fmt: skip
 
     def received():
         return g.node.worker.tree.has_parent('head')

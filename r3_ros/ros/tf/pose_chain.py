@@ -171,9 +171,11 @@ class PoseChain:
         """Return the (4, 4) similarity from the engine's world to map."""
         return self.T_map_world @ np.diag([self.unit] * 3 + [1.0])
 
-    def frozen(self) -> PoseChain:
-        """Return a copy for another thread."""
-        return copy.copy(self)
+    def frozen(self, metres_per_unit: float | None) -> PoseChain:
+        """Return a copy for another thread, with the present scale."""
+        copied = copy.copy(self)
+        copied.metres_per_unit = metres_per_unit
+        return copied
 
     def T_map_optical(self, T_world_camera: np.ndarray) -> np.ndarray:
         """Return the camera's pose in map; (..., 4, 4) in and out."""
@@ -192,7 +194,8 @@ class PoseChain:
         motion = T_map_to @ inverse(T_map_from)
         if keeps_tilt and T_map_to[2, 2] > 1.0 - _LEVEL:
             ahead = _X if not np.array_equal(self.T_base_optical, np.eye(4)) else _Z
-            R = _about_z(_heading(T_map_to, _X) - _heading(T_map_from, ahead))
+            angle = _heading(T_map_to, _X) - _heading(T_map_from, ahead)
+            R = Rotation.from_euler('z', angle).as_matrix()
             motion = make_T(R, T_map_to[:3, 3] - R @ T_map_from[:3, 3])
         self.T_map_world = motion @ self.T_map_world
         self.moves += 1
@@ -282,7 +285,8 @@ def planar_map_odom(T_map_base: np.ndarray, T_odom_base: np.ndarray) -> np.ndarr
 
     Projecting ``T_map_odom`` itself would shift a base that is far from the origin of odom.
     """
-    R = _about_z(_heading(T_map_base, _X) - _heading(T_odom_base, _X))
+    angle = _heading(T_map_base, _X) - _heading(T_odom_base, _X)
+    R = Rotation.from_euler('z', angle).as_matrix()
     position = T_map_base[:3, 3] - R @ T_odom_base[:3, 3]
     return make_T(R, position * [1.0, 1.0, 0.0])
 
@@ -290,10 +294,6 @@ def planar_map_odom(T_map_base: np.ndarray, T_odom_base: np.ndarray) -> np.ndarr
 def _heading(T: np.ndarray, axis: np.ndarray) -> float:
     x, y, _ = T[:3, :3] @ axis
     return math.atan2(y, x)
-
-
-def _about_z(angle: float) -> np.ndarray:
-    return Rotation.from_euler('z', angle).as_matrix()
 
 
 def _twist(T_previous_base: np.ndarray, elapsed_s: float) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 import threading
 import time
@@ -102,21 +103,17 @@ class RobotOdometry:
 
         :raises TransformError: it was not received, perhaps not yet.
         """
-        return self._tree.pose_at(self.config.odom_frame, base_frame, stamp_ns)
+        return self._tree.pose(self.config.odom_frame, base_frame, stamp_ns)
 
     def at_or_newest(self, stamp_ns: int, base_frame: str) -> np.ndarray | None:
         """Return ``T_odom_base`` (4, 4) at a time, or the newest; None if there is none at all.
 
         For poses given by a user, who sees the newest; never for an image.
         """
-        try:
-            return self.at(stamp_ns, base_frame)
-        except TransformError:
-            pass
-        try:
-            return self._tree.newest_pose(self.config.odom_frame, base_frame)
-        except TransformError:
-            return None
+        for when_ns in (stamp_ns, None):
+            with suppress(TransformError):
+                return self._tree.pose(self.config.odom_frame, base_frame, when_ns)
+        return None
 
     def fail(self, problem: str) -> None:
         """Count an image without a transform."""
