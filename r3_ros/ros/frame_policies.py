@@ -26,10 +26,7 @@ _TOO_OFTEN = 3
 
 @dataclass(eq=False)
 class Readiness:
-    """Decides whether an image can be processed yet. Worker thread.
-
-    :ivar config: live parameters.
-    """
+    """Decides whether an image can be processed yet. Worker thread."""
 
     config: R3Config
     _camera: CameraInput
@@ -94,7 +91,6 @@ class NoMemoryError(R3Error):
 class FrameStepper:
     """Runs the engine on frames, and frees memory where needed. Worker thread.
 
-    :ivar config: live parameters.
     :ivar recent_s: times of the last failures; without them the next one counts as the first.
     """
 
@@ -124,10 +120,7 @@ class FrameStepper:
                 self._make_room(error, can_retry, is_abandoned())
 
     def _make_room(self, error: Exception, can_retry: bool, is_abandoned: bool) -> None:
-        """Free memory.
-
-        :raises NoMemoryError: that does not help.
-        """
+        """Free memory, or raise NoMemoryError where that does not help."""
         self._health.oom_count += 1
         remedy = self.record_failure(time.monotonic(), can_retry)
         if is_abandoned:

@@ -350,8 +350,7 @@ class R3StreamNode(LifecycleNode):
         return SetParametersResult(successful=True)
 
     def _apply_parameters(self, changes: list[Parameter]) -> None:
-        worker = self.worker
-        before = self._config
+        worker, before = self.worker, self._config
         if before is None or worker is None:
             return
         self._config = config = changed_config(before, changes, is_configured=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 
 from ..core.config import R3Config
@@ -26,6 +28,7 @@ _STAMPS_KEPT = 256
 _TRACK_FRAMES = 1000
 
 
+@dataclass(eq=False)
 class PoseOutput:
     """Keeps a session's chain of frames and publishes its poses. Worker thread.
 
@@ -33,25 +36,20 @@ class PoseOutput:
     :ivar chain: of the current session; None without a base.
     """
 
-    def __init__(
-        self,
-        config: R3Config,
-        outputs: Outputs,
-        authority: TransformAuthority,
-        clouds: CloudPublisher,
-    ) -> None:
-        self.config = config
-        self.base: Base | None = None
-        self.chain: PoseChain | None = None
-        self.optical_frame = ''
-        self._outputs = outputs
-        self._authority = authority
-        self._clouds = clouds
-        self._stamps_ns: dict[int, int] = {}
-        #: ``map -> odom`` that the next session starts with, so a robot keeps its pose in map.
-        self._T_map_odom_kept: np.ndarray | None = None
-        #: Initial pose given before the session's first pose.
-        self._start: InitialPose | None = None
+    config: R3Config
+    _outputs: Outputs
+    _authority: TransformAuthority
+    _clouds: CloudPublisher
+    base: Base | None = field(default=None, init=False)
+    chain: PoseChain | None = field(default=None, init=False)
+    optical_frame: str = field(default='', init=False)
+    _stamps_ns: dict[int, int] = field(default_factory=dict, init=False)
+    #: ``map -> odom`` that the next session starts with, so a robot keeps its pose in map.
+    _T_map_odom_kept: np.ndarray | None = field(default=None, init=False)
+    #: Initial pose given before the session's first pose.
+    _start: InitialPose | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
         #: The newest pose of the camera, published or not; None while it is lost.
         self._T_world_camera: np.ndarray | None = np.eye(4)
         self._track = OdometryBuffer(_TRACK_FRAMES)
@@ -231,10 +229,7 @@ class PoseOutput:
     def _publish_placement(self, stamp_ns: int, placement: Placement) -> None:
         assert self.base is not None
         config = self.config
-        pose = pose_message(
-            stamp_ns, config.map_frame, placement.T_map_base, placement.map_covariance
-        )
-        self._outputs.publish('pose', pose)
+        self._outputs.publish('pose', pose_message(stamp_ns, config.map_frame, placement))
         own = self._authority.odometry_of(placement)
         if own is not None:
             odometry = odometry_message(stamp_ns, config.odom_frame, self.base.frame, own)

@@ -83,7 +83,6 @@ class MapSearch:
 class SessionControl:
     """Begins sessions, and changes or reads the current one. Worker thread.
 
-    :ivar config: live parameters.
     :ivar images: of the keyframes, encoded.
     :ivar loaded_from: the folder of the map that the session continues.
     :ivar is_active: whether images are processed.

@@ -25,7 +25,6 @@ _OVERLOAD_FRAMES = 100
 class NodeSnapshot:
     """Immutable state of the worker, for other threads.
 
-    :ivar health: a copy.
     :ivar base: the moving frame whose pose is published; None before the first image.
     :ivar wants_images: whether to subscribe to the camera; False in FAULT.
     :ivar correction_waits_for_metres: ``map -> odom`` is not sent while the scale is unknown.
@@ -45,8 +44,7 @@ class StreamReport:
     """Updates the snapshot and publishes ``~/status``. Worker thread, except :attr:`snapshot`.
 
     :ivar snapshot: the newest, for any thread.
-    :ivar wants_images: whether to subscribe to the camera.
-    :ivar on_demand: called when that has changed, or when the device is lost.
+    :ivar on_demand: called when ``wants_images`` has changed, or when the device is lost.
     :ivar is_silent: whether nothing may be published, since the worker was stopped.
     """
 

@@ -65,7 +65,7 @@ def test_pose_and_odometry_carry_place_and_covariance():
     chain.advance(moved(START_NS, np.eye(4), None, np.eye(6)), 1.0, 0.0)
     covariance, step = np.diag([1.0, 2, 3, 4, 5, 6]), np.eye(6)
     placed = chain.advance(moved(START_NS + 10**8, T, T, covariance, step), 1.0, 0.0)
-    pose = pose_message(START_NS, 'map', placed.T_map_base, placed.map_covariance)
+    pose = pose_message(START_NS, 'map', placed)
     position = pose.pose.pose.position
     np.testing.assert_allclose([position.x, position.y, position.z], T[:3, 3])
     np.testing.assert_allclose(np.reshape(pose.pose.covariance, (6, 6)), placed.map_covariance)

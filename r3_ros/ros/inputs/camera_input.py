@@ -65,7 +65,6 @@ class CameraInput:
     """Decodes and undistorts images. Worker thread, except :meth:`on_camera_info`.
 
     :param optical_frame: replaces the frame_id of the images; empty for none.
-    :ivar config: live parameters of the input.
     :ivar calibration: in use; None before the first image.
     :ivar on_change: called after each CameraInfo, in the executor thread.
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 import math
 import threading
 import time
@@ -87,27 +87,22 @@ class Latched:
         return True
 
 
+@dataclass(eq=False)
 class CloudPublisher:
     """Takes snapshots for subscribed topics (worker thread) and publishes them (own thread).
 
-    :param log: gets a line when the outcome of the grid changes.
     :ivar session_id: of the session whose map, path and graph are published.
     :ivar occupancy: outcome of the last grid, as text; empty before the first.
     """
 
-    def __init__(
-        self,
-        outputs: Outputs,
-        config: R3Config,
-        on_error: Callable[[Exception], None],
-        log: Callable[[str], None],
-    ) -> None:
-        self.config = config
-        self.occupancy = ''
-        self.session_id = 0
-        self._outputs = outputs
-        self._on_error = on_error
-        self._log = log
+    _outputs: Outputs
+    config: R3Config
+    _on_error: Callable[[Exception], None]
+    _log: Callable[[str], None]  # of the outcome of the grid, when it changes
+    session_id: int = field(default=0, init=False)
+    occupancy: str = field(default='', init=False)
+
+    def __post_init__(self) -> None:
         self._jobs: Mailbox[Callable[[], None]] = Mailbox('queue', _WAITING_JOBS)
         self._thread: RepeatingThread | None = None
         # A reset clears map and path; jobs of an earlier epoch must not be published after it.

@@ -155,20 +155,18 @@ class NodeHealth:
     save_failed: bool = False
 
 
+@dataclass(eq=False)
 class TransformHealth:
     """Problems on /tf. Any thread.
 
-    :ivar problem: why the last lookup failed.
-    :ivar failures: number of failed lookups.
-    :ivar failed_s: time of the last one.
+    :ivar problem: why the last lookup failed, at the time ``failed_s``.
     """
 
-    def __init__(self) -> None:
-        self.problem = ''
-        self.failures = 0
-        self.failed_s = -math.inf
-        self._conflicts: dict[str, float] = {}
-        self._lock = threading.Lock()
+    problem: str = ''
+    failures: int = 0
+    failed_s: float = -math.inf
+    _conflicts: dict[str, float] = field(default_factory=dict, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def fail_lookup(self, problem: str) -> int:
         """Count a failed lookup; return the count."""

@@ -109,13 +109,11 @@ def pose_messages(T: np.ndarray) -> list[Pose]:
     ]
 
 
-def pose_message(
-    stamp_ns: int, frame: str, T: np.ndarray, covariance: np.ndarray
-) -> PoseWithCovarianceStamped:
-    """Return a pose with its (6, 6) covariance."""
-    message = PoseWithCovarianceStamped(header=header_message(stamp_ns, frame))
-    message.pose.pose = pose_messages(T[None])[0]
-    message.pose.covariance = covariance.ravel()
+def pose_message(stamp_ns: int, map_frame: str, placement: Placement) -> PoseWithCovarianceStamped:
+    """Return the pose in map with its covariance."""
+    message = PoseWithCovarianceStamped(header=header_message(stamp_ns, map_frame))
+    message.pose.pose = pose_messages(placement.T_map_base[None])[0]
+    message.pose.covariance = placement.map_covariance.ravel()
     return message
 
 

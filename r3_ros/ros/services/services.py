@@ -184,10 +184,7 @@ class Services:
     async def _save(
         self, write: Callable[[Snapshot, threading.Event], Saved], response: Any
     ) -> Saved:
-        """Take a snapshot in the worker, and write it in the writer.
-
-        :raises ServiceError: nothing was written.
-        """
+        """Take a snapshot in the worker, and write it in the writer."""
         snapshot = await self._answer(self._worker.submit(self._worker.control.map_snapshot))
         cancelled = threading.Event()
         job = self._writer.submit(write, snapshot, cancelled)
@@ -203,11 +200,7 @@ class Services:
         return saved
 
     async def _load_map(self, request: LoadMap.Request, response: LoadMap.Response) -> str:
-        """Load a map, and wait until the camera is found in it.
-
-        :raises MapError: it cannot be used.
-        :raises R3Error: the worker is stuck, or did not answer in time.
-        """
+        """Load a map, and wait until the camera is found in it."""
         worker = self._worker
         T_map_base = _initial_pose(request)
         path = _map_path(request.name, worker.config)
@@ -271,10 +264,7 @@ class Services:
         return True
 
     async def _answer(self, future: Future[Any], timeout_s: float = _WORKER_TIMEOUT_S) -> Any:
-        """Await another thread's result without blocking the executor.
-
-        :raises ServiceError: TIMEOUT.
-        """
+        """Await another thread's result without blocking the executor, or raise TIMEOUT."""
         done: RosFuture = RosFuture(executor=self._node.executor)
         lock = threading.Lock()
 
@@ -301,10 +291,7 @@ class Services:
 
 
 def _initial_pose(request: LoadMap.Request) -> np.ndarray | None:
-    """Return the requested initial pose of the base (4, 4); None without one.
-
-    :raises ServiceError: BAD_FORMAT: it is no pose.
-    """
+    """Return the requested pose of the base (4, 4), None without one; or raise BAD_FORMAT."""
     if not request.use_initial_pose:
         return None
     try:
@@ -315,10 +302,7 @@ def _initial_pose(request: LoadMap.Request) -> np.ndarray | None:
 
 
 def _map_path(name: str, config: R3Config) -> Path:
-    """Return the folder of a map's name.
-
-    :raises ServiceError: NOT_FOUND: it is empty or leaves the map directory.
-    """
+    """Return the folder of a map's name, or raise NOT_FOUND."""
     if name:
         try:
             return target_path(name, config.map.directory, 'map')

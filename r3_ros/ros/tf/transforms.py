@@ -191,14 +191,12 @@ class TransformAuthority:
             return
         with self._lock:
             self._refuse_foreign_edges(base_frame)
-            self._take(placement, placement.T_odom_base)
+            config, T_odom_base = self._config, placement.T_odom_base
+            self._take(placement, T_odom_base)
             edges = self._map_to_odom(stamp_ns)
-            config = self._config
             if config.publish_odom_to_base_tf and base_frame not in self._refused:
                 edges.append(
-                    transform_message(
-                        stamp_ns, config.odom_frame, base_frame, placement.T_odom_base
-                    )
+                    transform_message(stamp_ns, config.odom_frame, base_frame, T_odom_base)
                 )
             self._broadcast(edges + self._ahead())
 
@@ -216,10 +214,7 @@ class TransformAuthority:
                 self._broadcast(self._ahead())
 
     def T_map_base_now(self, stamp_ns: int, base_frame: str) -> np.ndarray | None:
-        """Return a corrected robot's pose in map at a time, or by its newest transform.
-
-        None without an estimate or transform.
-        """
+        """Return a corrected robot's pose in map, now or at a time; None while it is unknown."""
         newest, T_odom_now = self._newest, self.robot.at_or_newest(stamp_ns, base_frame)
         if newest is None or T_odom_now is None:
             return None
