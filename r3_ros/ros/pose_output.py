@@ -79,7 +79,7 @@ class PoseOutput:
             if self.chain is not None:
                 self.chain.T_map_world = T_map_world
         if self._start is not None:
-            self._start_at(self._start)
+            self.start_at(self._start)
         self._stamps_ns.clear()
         self._clouds.clear(stamp_ns, path_too=True)
 
@@ -163,7 +163,9 @@ class PoseOutput:
         if self._T_world_camera is None:
             return False
         self._start, self._T_map_odom_kept = given, None
-        self._start_at(given)
+        # Without a camera, restart applies it.
+        if self.base is not None and self.chain is not None:
+            self.chain.start = given.T_map_base, self._T_world_camera, not self.base.is_named
         return True
 
     def move_map(self, given: InitialPose) -> bool:
@@ -188,12 +190,6 @@ class PoseOutput:
         self.chain.metres_per_unit = metres_per_unit
         self.chain.replace_last()
         self._authority.move_map(self.chain.placed_again)
-
-    def _start_at(self, given: InitialPose) -> None:
-        # Without a camera, restart applies it.
-        if self.base is not None and self.chain is not None:
-            assert self._T_world_camera is not None
-            self.chain.start = given.T_map_base, self._T_world_camera, not self.base.is_named
 
     def offer_depths(self, estimate: Estimate, session: Session) -> None:
         """Offer depth maps for publishing, with the stamps and current poses of their frames."""

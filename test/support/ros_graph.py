@@ -231,7 +231,7 @@ class Graph:
         health = self.health
         if health is None:
             return 'not configured'
-        counts = f'{health.frames_processed} processed, rejected {dict(health.rejected)}'
+        counts = f'{health.frames_processed} processed, {health.frames_rejected} rejected'
         return f'{health.state.name} ({health.reason}), {counts}, {health.last_reject_reason}'
 
     @property

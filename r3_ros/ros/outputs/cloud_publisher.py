@@ -355,13 +355,9 @@ def _evenly(count: int, most: int) -> np.ndarray:
 
 def organized_points(depth_map: DepthMap, options: PointsConfig) -> np.ndarray:
     """Return (h, w, 3) float32 points of every pixel, NaN where its depth is not usable."""
-    K, every_pixel = depth_map.intrinsics, replace(options, stride=1)
+    K = depth_map.intrinsics
     points = unproject(depth_map.depth, K.fx, K.fy, K.cx, K.cy).astype(np.float32)
-    ranges = np.linalg.norm(points, axis=-1)
-    keep = usable_pixels(depth_map, every_pixel) & (ranges >= options.min_range)
-    if options.max_range > 0:
-        keep &= ranges <= options.max_range
-    points[~keep] = np.nan
+    points[~usable_pixels(depth_map, replace(options, stride=1))] = np.nan
     return points
 
 
