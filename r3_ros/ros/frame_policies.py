@@ -26,10 +26,7 @@ _TOO_OFTEN = 3
 
 @dataclass(eq=False)
 class Readiness:
-    """Decides whether an image can be processed yet. Worker thread.
-
-    :ivar config: live parameters.
-    """
+    """Decides whether an image can be processed yet. Worker thread."""
 
     config: R3Config
     _camera: CameraInput
@@ -59,7 +56,7 @@ class Readiness:
         return None if in_time and pose_output.waits_for_robot(stamp_ns) else base
 
     def _found(self, frame: str) -> Base | None:
-        in_time = self._tree.age_s() < self.config.tf_lookup_timeout
+        in_time = time.monotonic() - self._tree.since_s < self.config.tf_lookup_timeout
         # Without base_frame the camera is the base, but the driver's frames may still come.
         if in_time and not self.config.base_frame and not self._tree.has_parent(frame):
             return None
@@ -94,7 +91,6 @@ class NoMemoryError(R3Error):
 class FrameStepper:
     """Runs the engine on frames, and frees memory where needed. Worker thread.
 
-    :ivar config: live parameters.
     :ivar recent_s: times of the last failures; without them the next one counts as the first.
     """
 
@@ -124,12 +120,9 @@ class FrameStepper:
                 self._make_room(error, can_retry, is_abandoned())
 
     def _make_room(self, error: Exception, can_retry: bool, is_abandoned: bool) -> None:
-        """Free memory.
-
-        :raises NoMemoryError: that does not help.
-        """
+        """Free memory, or raise NoMemoryError where that does not help."""
         self._health.oom_count += 1
-        remedy = self.remedy(time.monotonic(), can_retry)
+        remedy = self.record_failure(time.monotonic(), can_retry)
         if is_abandoned:
             remedy = Remedy.STOP
         reason = f'out of memory: {error}'.rstrip(': ')
@@ -147,8 +140,8 @@ class FrameStepper:
             'smaller memory.max_gpu_mib or model.image_size'
         )
 
-    def remedy(self, now_s: float, can_retry: bool) -> Remedy:
-        """Return the remedy for a failure, a more severe one if the last was not long ago.
+    def record_failure(self, now_s: float, can_retry: bool) -> Remedy:
+        """Record a failure and return its remedy: more severe soon after another failure.
 
         :param can_retry: the frame has not changed the session, so it may be tried again.
         """

@@ -10,7 +10,7 @@ import traceback
 from typing import Any
 
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.clock import Clock, JumpThreshold, TimeJump
+from rclpy.clock import Clock, JumpThreshold
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.guard_condition import GuardCondition
@@ -230,14 +230,14 @@ class R3StreamNode(LifecycleNode):
         authority = TransformAuthority(self, config, tree)
         self._closers.append(authority.close)
         image_topic = image_topic_name(self, config.input)
-        self.worker = StreamWorker(
+        self.worker = worker = StreamWorker(
             engine, config, outputs, tree, authority, image_topic, clock, logger
         )
         self._config = config
-        services = Services(self, self.worker)
+        services = Services(self, worker)
         self._closers.append(services.close)
         self._own_services, self.cancel_saves = services, services.cancel_saves
-        self._diagnostics = Diagnostics(self.worker, clock)
+        self._diagnostics = Diagnostics(worker, clock)
         timer = self.create_timer(
             config.diagnostics.period, self._publish_diagnostics, clock=self._steady
         )
@@ -245,14 +245,16 @@ class R3StreamNode(LifecycleNode):
         back = JumpThreshold(
             min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False
         )
-        jump = clock.create_jump_callback(back, post_callback=self._on_clock_jump)
+        jump = clock.create_jump_callback(
+            back, post_callback=lambda _: self._submit(worker.on_clock_jump)
+        )
         self._closers.append(jump.unregister)
         if corrects_robot(config) and config.scale.source == 'none':
             logger.warning(
                 'map -> odom corrects odometry in metres, and scale.source is none: '
                 + _NO_METRIC_SCALE[config.scale.require_metric_for_tf]
             )
-        info = self.worker.snapshot.stream.model
+        info = worker.snapshot.stream.model
         logger.info(f"configured with model '{info.name}' on {info.device} in {info.precision}")
         for note in info.notes:
             logger.info(f'weights: {note}')
@@ -273,7 +275,7 @@ class R3StreamNode(LifecycleNode):
                 )
                 self.exit_status = UNCLEAN
         self._closers.clear()
-        self.worker, self._config, self._diagnostics = None, None, None
+        self.worker = self._config = self._diagnostics = None
 
     # Activate.
 
@@ -336,10 +338,6 @@ class R3StreamNode(LifecycleNode):
         health.duplicates = duplicates
         self.worker.outputs.publish('diagnostics', self._diagnostics.message())
 
-    def _on_clock_jump(self, jump: TimeJump) -> None:
-        if self.worker is not None:
-            self._submit(self.worker.on_clock_jump)
-
     def _validate_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         # rclpy also asks for each QoS parameter of each publisher that it creates.
         if PARAMETER_NAMES.isdisjoint(change.name for change in changes):
@@ -352,12 +350,11 @@ class R3StreamNode(LifecycleNode):
         return SetParametersResult(successful=True)
 
     def _apply_parameters(self, changes: list[Parameter]) -> None:
-        worker = self.worker
-        own = not PARAMETER_NAMES.isdisjoint(change.name for change in changes)
-        if self._config is None or worker is None or not own:
+        worker, before = self.worker, self._config
+        if before is None or worker is None:
             return
-        rate_hz = self._config.tf_publish_rate
-        self._config = config = changed_config(self._config, changes, is_configured=True)
-        self._submit(lambda: worker.update_config(config))
-        if config.tf_publish_rate != rate_hz and worker.running:
+        self._config = config = changed_config(before, changes, is_configured=True)
+        if config is not before:
+            self._submit(lambda: worker.update_config(config))
+        if config.tf_publish_rate != before.tf_publish_rate and worker.running:
             self._set_tf_timer(config.tf_publish_rate)

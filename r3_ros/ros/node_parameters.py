@@ -38,15 +38,14 @@ def descriptor(parameter: Parameter) -> ParameterDescriptor:
         description=meta.help + unit,
         additional_constraints=f'{parameter.allowed}; {change}',
     )
-    if meta.low is None or meta.high is None:
+    low, high = meta.low, meta.high
+    if low is None or high is None:
         return message
     if parameter.kind is int:
-        message.integer_range = [
-            IntegerRange(from_value=int(meta.low), to_value=int(meta.high), step=1)
-        ]
+        message.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=1)]
     else:
         message.floating_point_range = [
-            FloatingPointRange(from_value=float(meta.low), to_value=float(meta.high), step=0.0)
+            FloatingPointRange(from_value=float(low), to_value=float(high), step=0.0)
         ]
     return message
 
@@ -72,12 +71,11 @@ def declare_parameters(node: Node) -> None:
 def unknown_parameters(node: Node) -> list[str]:
     """Return a warning for each given parameter that does not exist; ROS ignores them silently."""
     known = [parameter.name for parameter in parameters(R3Config())]
-    lines = []
-    for name in _given(node):
-        if not node.has_parameter(name) and not name.startswith('qos_overrides.'):
-            advice = unknown_advice(name, known)
-            lines.append(f"unknown parameter '{name}' is ignored: {advice}")
-    return lines
+    return [
+        f"unknown parameter '{name}' is ignored: {unknown_advice(name, known)}"
+        for name in _given(node)
+        if not (node.has_parameter(name) or name.startswith('qos_overrides.'))
+    ]
 
 
 def was_given(node: Node, prefix: str) -> bool:

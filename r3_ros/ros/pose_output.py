@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 
 from ..core.config import R3Config
@@ -26,6 +28,7 @@ _STAMPS_KEPT = 256
 _TRACK_FRAMES = 1000
 
 
+@dataclass(eq=False)
 class PoseOutput:
     """Keeps a session's chain of frames and publishes its poses. Worker thread.
 
@@ -33,25 +36,20 @@ class PoseOutput:
     :ivar chain: of the current session; None without a base.
     """
 
-    def __init__(
-        self,
-        config: R3Config,
-        outputs: Outputs,
-        authority: TransformAuthority,
-        clouds: CloudPublisher,
-    ) -> None:
-        self.config = config
-        self.base: Base | None = None
-        self.chain: PoseChain | None = None
-        self.optical_frame = ''
-        self._outputs = outputs
-        self._authority = authority
-        self._clouds = clouds
-        self._stamps_ns: dict[int, int] = {}
-        #: ``map -> odom`` that the next session starts with, so a robot keeps its pose in map.
-        self._T_map_odom_kept: np.ndarray | None = None
-        #: Initial pose given before the session's first pose.
-        self._start: InitialPose | None = None
+    config: R3Config
+    _outputs: Outputs
+    _authority: TransformAuthority
+    _clouds: CloudPublisher
+    base: Base | None = field(default=None, init=False)
+    chain: PoseChain | None = field(default=None, init=False)
+    optical_frame: str = field(default='', init=False)
+    _stamps_ns: dict[int, int] = field(default_factory=dict, init=False)
+    #: ``map -> odom`` that the next session starts with, so a robot keeps its pose in map.
+    _T_map_odom_kept: np.ndarray | None = field(default=None, init=False)
+    #: Initial pose given before the session's first pose.
+    _start: InitialPose | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
         #: The newest pose of the camera, published or not; None while it is lost.
         self._T_world_camera: np.ndarray | None = np.eye(4)
         self._track = OdometryBuffer(_TRACK_FRAMES)
@@ -81,7 +79,7 @@ class PoseOutput:
             if self.chain is not None:
                 self.chain.T_map_world = T_map_world
         if self._start is not None:
-            self._start_at(self._start)
+            self.start_at(self._start)
         self._stamps_ns.clear()
         self._clouds.clear(stamp_ns, path_too=True)
 
@@ -134,15 +132,10 @@ class PoseOutput:
             self._advance(estimate)
 
     def _advance(self, estimate: Estimate) -> Placement:
-        assert self.chain is not None and estimate.T_world_camera is not None
+        assert self.chain is not None
+        config = self.config
         return self.chain.advance(
-            estimate.stamp_ns,
-            estimate.T_world_camera,
-            estimate.T_previous_camera,
-            estimate.covariance,
-            estimate.step_covariance,
-            self.config.covariance.unscaled_factor,
-            self.config.input.max_time_gap,
+            estimate, config.covariance.unscaled_factor, config.input.max_time_gap
         )
 
     @property
@@ -170,7 +163,9 @@ class PoseOutput:
         if self._T_world_camera is None:
             return False
         self._start, self._T_map_odom_kept = given, None
-        self._start_at(given)
+        # Without a camera, restart applies it.
+        if self.base is not None and self.chain is not None:
+            self.chain.start = given.T_map_base, self._T_world_camera, not self.base.is_named
         return True
 
     def move_map(self, given: InitialPose) -> bool:
@@ -196,12 +191,6 @@ class PoseOutput:
         self.chain.replace_last()
         self._authority.move_map(self.chain.placed_again)
 
-    def _start_at(self, given: InitialPose) -> None:
-        # Without a camera, restart applies it.
-        if self.base is not None and self.chain is not None:
-            assert self._T_world_camera is not None
-            self.chain.start = given.T_map_base, self._T_world_camera, not self.base.is_named
-
     def offer_depths(self, estimate: Estimate, session: Session) -> None:
         """Offer depth maps for publishing, with the stamps and current poses of their frames."""
         assert self.chain is not None
@@ -224,9 +213,9 @@ class PoseOutput:
         """Offer map, grid, path and graph for publishing."""
         if self.chain is None:
             return
-        self.chain.metres_per_unit = session.scale.metres_per_unit
+        unit = self.chain.metres_per_unit = session.scale.metres_per_unit
         if not self._waits_for_metres:
-            self._clouds.offer_session(session, self.chain.frozen(), stamp_ns)
+            self._clouds.offer_session(session, self.chain.frozen(unit), stamp_ns)
 
     @property
     def _waits_for_metres(self) -> bool:
@@ -236,10 +225,7 @@ class PoseOutput:
     def _publish_placement(self, stamp_ns: int, placement: Placement) -> None:
         assert self.base is not None
         config = self.config
-        pose = pose_message(
-            stamp_ns, config.map_frame, placement.T_map_base, placement.map_covariance
-        )
-        self._outputs.publish('pose', pose)
+        self._outputs.publish('pose', pose_message(stamp_ns, config.map_frame, placement))
         own = self._authority.odometry_of(placement)
         if own is not None:
             odometry = odometry_message(stamp_ns, config.odom_frame, self.base.frame, own)

@@ -22,7 +22,7 @@ from ..maps.saved_map import SavedMap
 from ..streaming.engine import Engine
 from ..streaming.map_snapshot import take_map_snapshot
 from ..streaming.relocalisation.search import Vicinity
-from .outputs.cloud_publisher import CloudPublisher, graph_snapshot
+from .outputs.cloud_publisher import CloudPublisher
 from .outputs.graph_messages import empty_graph, GraphSnapshot
 from .outputs.health import Health, StreamState
 from .pose_output import PoseOutput
@@ -58,11 +58,6 @@ class MapSearch:
             extents.append(0.5 * float(np.linalg.norm(saved.bounds[1] - saved.bounds[0])))
         self._extent = max(*extents, 1e-6)
 
-    def end(self, reason: str = '') -> None:
-        """Set the answer."""
-        if not self.answer.done():
-            self.answer.set_result(reason)
-
     def near(
         self,
         T_map_base: np.ndarray,
@@ -88,7 +83,6 @@ class MapSearch:
 class SessionControl:
     """Begins sessions, and changes or reads the current one. Worker thread.
 
-    :ivar config: live parameters.
     :ivar images: of the keyframes, encoded.
     :ivar loaded_from: the folder of the map that the session continues.
     :ivar is_active: whether images are processed.
@@ -127,11 +121,6 @@ class SessionControl:
             )
         self._engine.reset()
         self._begin_session(reason, keeps_robot)
-
-    def reset_on_request(self) -> str:
-        """Start a new session, also from FAULT; return a message for the caller."""
-        self.reset('on request')
-        return f'session {self._engine.session.session_id} starts'
 
     def load_map(self, saved: SavedMap, T_map_base: np.ndarray | None, path: Path) -> MapSearch:
         """Begin a session in a saved map, and search for the camera there.
@@ -174,7 +163,7 @@ class SessionControl:
         self._logger.info(f"camera '{optical_frame}', base frame '{base.frame}'")
         if is_first:
             # The session has no frame yet, but may continue a loaded map.
-            self._restart_poses(keeps_robot=True)
+            self._pose_output.restart(self._health.last_stamp_ns, True, self._T_map_world)
             # External odometry needs the base, long before the first frame is done.
             self._report.update_snapshot()
         else:
@@ -191,7 +180,7 @@ class SessionControl:
         self.images.clear()
         self._engine.odometry.clear()
         self._clouds.session_id = self._engine.session.session_id
-        self._restart_poses(keeps_robot)
+        self._pose_output.restart(self._health.last_stamp_ns, keeps_robot, self._T_map_world)
         self._frame_filter.reset()
         state = self._state_before_pause = StreamState.WAITING_INPUT
         if search is not None:
@@ -203,9 +192,6 @@ class SessionControl:
             self._health.enter(state, reason)
         self._report.wants_images = True
         self._report.publish_status()
-
-    def _restart_poses(self, keeps_robot: bool) -> None:
-        self._pose_output.restart(self._health.last_stamp_ns, keeps_robot, self._T_map_world)
 
     # A loaded map.
 
@@ -226,7 +212,7 @@ class SessionControl:
                 self.reset('the camera was not found in the loaded map')
             finally:
                 # After the reset: the caller may send images at once.
-                search.end(f'{reason}; a new session begins without it')
+                search.answer.set_result(f'{reason}; a new session begins without it')
 
     def view_map(self, saved: SavedMap) -> None:
         """Publish a saved map instead of the session's own; the session continues."""
@@ -234,7 +220,7 @@ class SessionControl:
 
     def _end_search(self, reason: str) -> None:
         if self._search is not None:
-            self._search.end(reason)
+            self._search.answer.set_result(reason)
             self._search = None
 
     @property
@@ -311,23 +297,21 @@ class SessionControl:
         chain = self._pose_output.chain
         if chain is None or not session.frame_count:
             raise ServiceError(ServiceCode.EMPTY_MAP, 'no image has been processed yet')
-        chain = chain.frozen()
-        chain.metres_per_unit = session.scale.metres_per_unit
         return Snapshot(
             config=self.config,
-            chain=chain,
+            chain=chain.frozen(session.scale.metres_per_unit),
             base_frame=self._health.base_frame,
             optical_frame=self._health.optical_frame,
             map=take_map_snapshot(session, self._engine.predictor, self.images.view()),
         )
 
-    def keyframe_graph(self) -> GraphSnapshot | KeyframeGraph:
-        """Return a snapshot of the keyframe graph; an empty message before the first pose."""
+    def keyframe_graph(self) -> Callable[[], KeyframeGraph]:
+        """Return what builds the graph, in any thread; it is empty before the first pose."""
         session, chain = self._engine.session, self._pose_output.chain
         stamp_ns, scale = self._health.last_stamp_ns, session.scale.view()
         known = chain is not None and session.frame_count and not scale.awaited
         if chain is None or not known or self._engine.is_relocalising:
-            return empty_graph(stamp_ns, self.config.map_frame, session.session_id)
-        chain = chain.frozen()
-        chain.metres_per_unit = scale.metres_per_unit
-        return graph_snapshot(session, chain, stamp_ns, self.config)
+            empty = empty_graph(stamp_ns, self.config.map_frame, session.session_id)
+            return lambda: empty
+        chain = chain.frozen(scale.metres_per_unit)
+        return GraphSnapshot(session, chain, stamp_ns, self.config).graph

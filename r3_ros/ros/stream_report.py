@@ -25,7 +25,6 @@ _OVERLOAD_FRAMES = 100
 class NodeSnapshot:
     """Immutable state of the worker, for other threads.
 
-    :ivar health: a copy.
     :ivar base: the moving frame whose pose is published; None before the first image.
     :ivar wants_images: whether to subscribe to the camera; False in FAULT.
     :ivar correction_waits_for_metres: ``map -> odom`` is not sent while the scale is unknown.
@@ -45,8 +44,7 @@ class StreamReport:
     """Updates the snapshot and publishes ``~/status``. Worker thread, except :attr:`snapshot`.
 
     :ivar snapshot: the newest, for any thread.
-    :ivar wants_images: whether to subscribe to the camera.
-    :ivar on_demand: called when that has changed, or when the device is lost.
+    :ivar on_demand: called when ``wants_images`` has changed, or when the device is lost.
     :ivar is_silent: whether nothing may be published, since the worker was stopped.
     """
 
@@ -99,9 +97,9 @@ class StreamReport:
         stamp_ns = health.last_stamp_ns or self._clock.now().nanoseconds
         self._outputs.publish('status', status_message(stamp_ns, health, **known))
 
-    def reject(self, reason: str, kind: str) -> None:
+    def reject(self, reason: str) -> None:
         """Count and log a frame that could not be used."""
-        self._health.reject(reason, kind)
+        self._health.reject(reason)
         count = self._health.frames_rejected
         self._logger.warning(
             f'frame rejected: {reason} (frames_rejected: {count})', throttle_duration_sec=5.0

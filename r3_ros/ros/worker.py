@@ -37,7 +37,7 @@ _SECOND_NS = 1_000_000_000
 #: The longest sleep while waiting for an image, its calibration or a transform.
 _IDLE_S = 0.1
 #: A greater age of an image means that camera and node have different clocks.
-_CLOCKS_DIFFER_S = 10.0
+CLOCKS_DIFFER_S = 10.0
 _STOP_S = 2.0
 
 
@@ -60,7 +60,6 @@ class StreamWorker:
     :ivar config: current parameters; replaced as a whole, so any thread may read them.
     :ivar mailbox: any thread.
     :ivar node_health: executor thread.
-    :ivar transform_health: any thread.
     :ivar odometry: external odometry, for ``scale.source`` odometry; any thread.
     """
 
@@ -77,11 +76,10 @@ class StreamWorker:
         engine, config, outputs = self.engine, self.config, self.outputs
         clock, logger = self._clock, self._logger
         self.health = health = Health()
-        self.node_health, self.transform_health = NodeHealth(), self.tree.health
+        self.node_health, self.odometry = NodeHealth(), engine.odometry
         self.camera = CameraInput(
             config.input, config.camera_optical_frame, self._image_topic, clock, health, logger
         )
-        self.odometry = engine.odometry
         self.mailbox: Mailbox[Received] = Mailbox(
             config.input.frame_policy, config.input.queue_size
         )
@@ -139,8 +137,8 @@ class StreamWorker:
 
     def receive(self, message: Image | CompressedImage) -> None:
         """Put an image into the mailbox (executor thread)."""
-        self.node_health.received_rate.tick()
-        self.node_health.last_received_s = now_s = time.monotonic()
+        now_s = time.monotonic()
+        self.node_health.received_s.append(now_s)
         self.mailbox.put(Received(message, now_s))
 
     def start(self) -> None:
@@ -220,7 +218,8 @@ class StreamWorker:
     def reset_on_request(self) -> str:
         """Start a new session, also from FAULT; return a message for the caller."""
         self._stepper.recent_s.clear()
-        return self.control.reset_on_request()
+        self.control.reset('on request')
+        return f'session {self.engine.session.session_id} starts'
 
     def on_clock_jump(self) -> None:
         """Handle a node clock that jumped back, unless the image stamps jumped back before."""
@@ -293,14 +292,14 @@ class StreamWorker:
             self.authority.note_image(stamp_ns_of(received.message.header.stamp))
             return
         if self.health.state is StreamState.FAULT:
-            self.health.reject(self.health.reason, 'fault')
+            self.health.reject(self.health.reason)
             return
         try:
             base = self._readiness.base_for(received)
         except TransformError as error:
-            self.transform_health.fail_lookup(str(error))
+            self.tree.health.fail_lookup(str(error))
             self.health.enter(StreamState.WAITING_TF, str(error))
-            self.report.reject(str(error), 'no transform')
+            self.report.reject(str(error))
             return
         if base is None:
             self._waiting = received
@@ -308,8 +307,10 @@ class StreamWorker:
             return
         try:
             self._process(received, base)
+        except NoMemoryError as error:
+            self._handle_no_memory(error)
         except (FrameError, TransformError) as error:
-            self.report.reject(str(error), 'unusable')
+            self.report.reject(str(error))
 
     def _process(self, received: Received, base: Base) -> None:
         started_s = time.monotonic()
@@ -320,17 +321,13 @@ class StreamWorker:
             return
         frame = self._calibrated(decoded)
         prepared_s = time.monotonic()
-        try:
-            estimate = self._stepper.step(frame, lambda: self._is_abandoned)
-        except NoMemoryError as error:
-            self._handle_no_memory(error)
-            return
+        estimate = self._stepper.step(frame, lambda: self._is_abandoned)
         stepped_s = time.monotonic()
         # The engine holds the frame from here on, so its image is kept, too.
         self.control.images.note(frame.image, estimate)
         if self._is_abandoned:
             self.pose_output.follow(estimate)
-            self.health.reject('the node was deactivated before the frame was done', 'deactivated')
+            self.health.reject('the node was deactivated before the frame was done')
             return
         self.health.last_stamp_ns = estimate.stamp_ns
         state, reason = self.pose_output.publish(estimate)
@@ -343,7 +340,7 @@ class StreamWorker:
             time_preprocess=prepared_s - started_s,
             time_inference=stepped_s - prepared_s,
             time_publish=time.monotonic() - stepped_s,
-            latency=latency_s if 0 <= latency_s < _CLOCKS_DIFFER_S else math.nan,
+            latency=latency_s if 0 <= latency_s < CLOCKS_DIFFER_S else math.nan,
         )
         self.health.times.append(times)
         self.health.busy_s += time.monotonic() - started_s
@@ -358,10 +355,10 @@ class StreamWorker:
         self.health.input_age_s = (now_ns - decoded.stamp_ns) / _SECOND_NS
         verdict = self._frame_filter.admit(decoded.stamp_ns, width, height, now_ns)
         if verdict.action is Action.DROP:
-            self.report.reject(verdict.reason, verdict.reason.split(':')[0])
+            self.report.reject(verdict.reason)
             return False
         if verdict.action is Action.FAULT:
-            self.health.reject(verdict.reason, 'fault')
+            self.health.reject(verdict.reason)
             self.report.fault(verdict.reason)
             return False
         if verdict.action is Action.RESET:
@@ -387,9 +384,9 @@ class StreamWorker:
         if error.remedy is Remedy.RESET:
             self._logger.error(f'{reason} (oom_count: {count}); a new session starts')
             self.control.reset(reason)
-            self.report.reject(reason, 'out of memory')
+            self.report.reject(reason)
         else:
-            self.health.reject(reason, 'out of memory')
+            self.health.reject(reason)
             self.report.fault(
                 f'{reason} (oom_count: {count}); free memory of the device, then call ~/reset'
             )

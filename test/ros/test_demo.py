@@ -1,6 +1,7 @@
 """The demo's parts around the real node, and its checks against results that are wrong."""
 
 from collections import Counter
+from contextlib import closing
 import json
 from types import SimpleNamespace
 
@@ -230,7 +231,10 @@ def test_a_node_that_cannot_start_is_explained(tmp_path, monkeypatch):
 def test_the_node_is_stopped_when_something_fails(tmp_path):
     from r3_ros.ros.demo.live_run import NodeProcess
 
-    with pytest.raises(KeyboardInterrupt), NodeProcess(tmp_path / 'log', []) as process:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        closing(NodeProcess(tmp_path / 'log', [])) as process,
+    ):
         process.check()
         raise KeyboardInterrupt
     assert process.exit_code is not None

@@ -27,19 +27,25 @@ from r3_ros.ros.inputs.camera_input import (
     calibrate,
     CameraInput,
     NAMELESS_FRAME,
-    read_image,
     same_calibration,
 )
+from r3_ros.ros.outputs.health import Health
 from r3_ros.ros.outputs.messages import header_message
 from rclpy.clock import Clock
+from rclpy.logging import get_logger
 from scripted import START_NS
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 
 pytestmark = pytest.mark.ros
 
 
-def read(image, hint='', frame=''):
-    return read_image(image, hint, frame, Clock())
+def camera_input(hint='', frame=''):
+    config = InputConfig(encoding_hint=hint)
+    return CameraInput(config, frame, 'image', Clock(), Health(), get_logger('camera'))
+
+
+def read(image, hint=''):
+    return camera_input(hint).read(image)
 
 
 def worst(image, expected):
@@ -55,11 +61,12 @@ def test_every_encoding_has_a_case():
 @pytest.mark.parametrize('encoding', CASES)
 def test_encodings(encoding, padding):
     pixels, expected, tolerance = CASES[encoding]
-    found = read(message(pixels, encoding, padding=padding))
+    camera = camera_input()
+    found = camera.read(message(pixels, encoding, padding=padding))
     assert found.image.shape == (HEIGHT, WIDTH, 3)
     assert found.image.dtype == np.uint8
     assert worst(found.image, expected) <= tolerance
-    assert found.encoding == encoding
+    assert camera._health.encoding == encoding
 
 
 @pytest.mark.parametrize('encoding', ['mono16', '16UC1'])
@@ -162,7 +169,7 @@ def test_zero_stamp_and_empty_frame_are_made_up_and_said():
     assert 'no stamp' in found.note
     assert 'camera_optical_frame' in found.note
     for override, frame in (('', NAMELESS_FRAME), ('cam', 'cam')):
-        camera = CameraInput(InputConfig(), override, '', None, None, None)
+        camera = camera_input(frame=override)
         assert camera.optical_frame(image) == frame
 
 

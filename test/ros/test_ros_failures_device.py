@@ -69,7 +69,8 @@ def test_the_second_time_a_new_session_begins_and_the_third_stops(graph, capfd):
     assert g.health.oom_count == 2 and g.predictor.resets == 1
     session = g.node.worker.engine.session
     assert (session.session_id, session.frame_count) == (1, 0)
-    assert g.health.rejected == {'out of memory': 1}
+    assert g.health.frames_rejected == 1
+    assert g.health.last_reject_reason.startswith('out of memory')
     g.send()
     assert g.health.frames_processed == 4
     g.send()  # call 6
@@ -112,7 +113,8 @@ def test_faults_and_restarts_leave_nothing_behind(graph):
 def test_other_policies_do_not_shrink(graph, policy, state, resets):
     g = graph(full_at(3), memory__oom_policy=policy).start()
     g.send_many(4)
-    assert g.health.rejected == {'out of memory': 1}
+    assert g.health.frames_rejected == 1
+    assert g.health.last_reject_reason.startswith('out of memory')
     if policy == 'reset':
         g.send_many(2)
     assert g.health.state.name == state
@@ -146,19 +148,19 @@ def test_memory_of_the_host_is_answered_as_well_but_the_frame_is_not_tried_again
 
 def test_failures_long_ago_are_forgiven():
     stepper = FrameStepper(None, MemoryConfig(oom_policy='shrink'), None, None, None)
-    assert stepper.remedy(0.0, True) is Remedy.SHRINK
-    assert stepper.remedy(59.0, True) is Remedy.RESET
-    assert stepper.remedy(61.0, True) is Remedy.RESET, 'the second within a minute'
-    assert stepper.remedy(62.0, True) is Remedy.STOP
-    assert stepper.remedy(130.0, True) is Remedy.SHRINK
-    assert stepper.remedy(131.0, True) is Remedy.RESET
+    assert stepper.record_failure(0.0, True) is Remedy.SHRINK
+    assert stepper.record_failure(59.0, True) is Remedy.RESET
+    assert stepper.record_failure(61.0, True) is Remedy.RESET, 'the second within a minute'
+    assert stepper.record_failure(62.0, True) is Remedy.STOP
+    assert stepper.record_failure(130.0, True) is Remedy.SHRINK
+    assert stepper.record_failure(131.0, True) is Remedy.RESET
     stepper.recent_s.clear()
-    assert stepper.remedy(132.0, False) is Remedy.RESET, 'what cannot be tried again'
+    assert stepper.record_failure(132.0, False) is Remedy.RESET, 'what cannot be tried again'
     stepper.config = MemoryConfig(oom_policy='reset')
-    assert stepper.remedy(133.0, True) is Remedy.RESET
-    assert stepper.remedy(134.0, True) is Remedy.STOP
+    assert stepper.record_failure(133.0, True) is Remedy.RESET
+    assert stepper.record_failure(134.0, True) is Remedy.STOP
     stepper.config = MemoryConfig(oom_policy='error')
-    assert stepper.remedy(999.0, True) is Remedy.STOP
+    assert stepper.record_failure(999.0, True) is Remedy.STOP
 
 
 def test_a_lost_device_stops_the_node_and_the_map_can_still_be_saved(graph, capfd):

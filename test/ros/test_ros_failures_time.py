@@ -29,7 +29,7 @@ def test_repeated_and_late_stamps_are_dropped(graph):
     g.send()
     g.until(lambda: poses)
     assert len(poses) == 1
-    assert dict(g.health.rejected) == {'duplicate stamp': 1, 'out of order': 1}
+    assert g.health.frames_rejected == 2
 
 
 def test_time_that_jumps_back_starts_a_new_session(graph):
@@ -118,7 +118,8 @@ def test_a_jump_that_is_ignored_drops_images_until_time_is_back(graph):
     last_ns = g.send_many(3)[-1]
     g.stamp_ns = last_ns - 10 * SECOND_NS
     g.send_many(3)
-    assert g.health.rejected == {'before the jump': 3}
+    assert g.health.frames_rejected == 3
+    assert g.health.last_reject_reason.startswith('before the jump')
     g.stamp_ns = last_ns + PERIOD_NS
     g.send()
     session = g.node.worker.engine.session

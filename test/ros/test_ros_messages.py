@@ -11,6 +11,7 @@ pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setu
 from hypothesis import given
 from hypothesis import strategies as st
 from r3_ros.core.config import R3Config
+from r3_ros.core.errors import MapProblem
 from r3_ros.core.geometry import make_T
 from r3_ros.core.parameter_fields import updated
 from r3_ros.maps.cloud import Cloud, cloud_from_depth
@@ -35,7 +36,7 @@ from r3_ros.ros.services.saving import ServiceCode
 from r3_ros.ros.tf.pose_chain import PoseChain, without_motion
 from r3_ros.srv import LoadMap, SaveMap, SaveTrajectory
 from scipy.spatial.transform import Rotation
-from scripted import frames, intrinsics, room_depth, START_NS, straight
+from scripted import frames, intrinsics, moved, room_depth, START_NS, straight
 from sensor_msgs_py import point_cloud2
 
 pytestmark = pytest.mark.ros
@@ -61,10 +62,10 @@ def test_transform_round_trip():
 
 def test_pose_and_odometry_carry_place_and_covariance():
     chain = PoseChain(np.eye(4), starts_in_base=True)
-    chain.advance(START_NS, np.eye(4), None, np.eye(6), None, 1.0, 0.0)
+    chain.advance(moved(START_NS, np.eye(4), None, np.eye(6)), 1.0, 0.0)
     covariance, step = np.diag([1.0, 2, 3, 4, 5, 6]), np.eye(6)
-    placed = chain.advance(START_NS + 10**8, T, T, covariance, step, 1.0, 0.0)
-    pose = pose_message(START_NS, 'map', placed.T_map_base, placed.map_covariance)
+    placed = chain.advance(moved(START_NS + 10**8, T, T, covariance, step), 1.0, 0.0)
+    pose = pose_message(START_NS, 'map', placed)
     position = pose.pose.pose.position
     np.testing.assert_allclose([position.x, position.y, position.z], T[:3, 3])
     np.testing.assert_allclose(np.reshape(pose.pose.covariance, (6, 6)), placed.map_covariance)
@@ -183,5 +184,14 @@ def test_codes_are_those_of_the_service(service):
     response = service.Response
     constants = {n: getattr(response, n) for n in dir(type(response)) if n.isupper()}
     codes = {name: value for name, value in constants.items() if isinstance(value, int)}
+    # In the interface only: there are no services before the node is configured.
+    codes.pop('NOT_CONFIGURED', None)
     assert codes['INTERNAL'] == 99
     assert codes == {name: ServiceCode[name] for name in codes}
+
+
+def test_every_code_is_known_to_a_service():
+    # A name that a service lacks is sent as INTERNAL.
+    of_saving, of_loading = ({*dir(type(kind.Response))} for kind in (SaveMap, LoadMap))
+    assert {code.name for code in ServiceCode} <= of_saving | of_loading
+    assert {problem.name for problem in MapProblem} <= of_loading

@@ -271,7 +271,7 @@ def test_an_image_without_a_stamp_is_never_paired_with_the_newest_odometry(graph
     assert g.node.worker.authority.T_map_odom is None
     # To tf2 the time 0 is the newest there is.
     with pytest.raises(TransformError, match='at time 0'):
-        g.node.worker.tree.pose_at('odom', BASE, 0)
+        g.node.worker.tree.pose('odom', BASE, 0)
 
 
 @pytest.mark.slow

@@ -126,7 +126,7 @@ def test_two_cameras_have_two_trees_of_frames(pair):
     assert {(t.header.frame_id, t.child_frame_id) for t in received} == expected
     for node in (g.node, g.second):
         assert node.worker.health.state is StreamState.TRACKING
-        assert not node.worker.transform_health.two_parents
+        assert not node.worker.tree.health.two_parents
 
 
 def test_a_node_leaves_an_odom_frame_that_another_one_moves_and_says_so(pair):
@@ -138,7 +138,7 @@ def test_a_node_leaves_an_odom_frame_that_another_one_moves_and_says_so(pair):
     poses = g.listen_to_second('pose', PoseWithCovarianceStamped)
     g.send_to_second(3)
     g.until(lambda: len(poses) == 3)
-    assert g.second.worker.transform_health.two_parents == 'map -> odom'
+    assert g.second.worker.tree.health.two_parents == 'map -> odom'
     assert not g.transform_health.two_parents
     g.until(lambda: any(t.child_frame_id == 'right_optical' for t in received))
     assert g.second.worker.authority._refused == {'odom'}
@@ -154,7 +154,7 @@ def test_two_cameras_of_one_frame_id_do_not_hang_below_each_other(pair):
     poses = g.listen_to_second('pose', PoseWithCovarianceStamped)
     g.send_to_second(4, frame=CAMERA)
     g.until(lambda: len(poses) == 4)
-    assert g.second.worker.transform_health.two_parents == f'odom -> {CAMERA}'
+    assert g.second.worker.tree.health.two_parents == f'odom -> {CAMERA}'
     g.until(lambda: any(t.child_frame_id == 'right/odom' for t in received))
     assert {t.header.frame_id for t in received if t.child_frame_id == CAMERA} == {'odom'}
 

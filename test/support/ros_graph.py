@@ -220,7 +220,7 @@ class Graph:
 
     @property
     def transform_health(self) -> object:
-        return self.node.worker.transform_health
+        return self.node.worker.tree.health
 
     def on_worker(self, job: Callable[[], object]) -> object:
         """Have the worker do something between two frames, and return what it returns."""
@@ -231,7 +231,7 @@ class Graph:
         health = self.health
         if health is None:
             return 'not configured'
-        counts = f'{health.frames_processed} processed, rejected {dict(health.rejected)}'
+        counts = f'{health.frames_processed} processed, {health.frames_rejected} rejected'
         return f'{health.state.name} ({health.reason}), {counts}, {health.last_reject_reason}'
 
     @property

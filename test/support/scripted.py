@@ -14,6 +14,7 @@ import itertools
 import math
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 from r3_ros.core.datatypes import (
@@ -368,3 +369,14 @@ def room_depth(
         image=frame.image[rows[:, None], columns],
         intrinsics=K,
     )
+
+
+def moved(
+    stamp_ns: int,
+    T_world_camera: np.ndarray,
+    T_previous_camera: np.ndarray | None = None,
+    covariance: np.ndarray | None = None,
+    step_covariance: np.ndarray | None = None,
+) -> SimpleNamespace:
+    """Return the part of an Estimate that says where the camera is."""
+    return SimpleNamespace(**locals())

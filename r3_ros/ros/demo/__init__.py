@@ -1,4 +1,1 @@
-"""Runs the real node over DDS in real time and checks its outputs.
-
-Needs rclpy and the built messages; they are imported where they are used.
-"""
+"""Runs the real node over DDS and checks its outputs. Imports rclpy only where it is used."""

@@ -32,11 +32,7 @@ def all_checks(
 
     :param ate_percent: None without ground truth.
     """
-    checks = [
-        *_frame_checks(result, tracked_share),
-        *_pose_checks(result),
-        *_depth_checks(result),
-    ]
+    checks = [*_frame_checks(result, tracked_share), *_pose_checks(result), *_depth_checks(result)]
     for name, answer in (('map', result.saved_map), ('trajectory', result.saved_trajectory)):
         passed = answer is not None and answer.success
         detail = 'no answer' if answer is None else answer.message

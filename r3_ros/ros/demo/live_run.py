@@ -94,6 +94,7 @@ def run_live(
         **parameters,
     }
     options = [part for item in settings.items() for part in ('-p', ':='.join(item))]
+    options += ['-r', f'image:={topics.image}']
     result = LiveResult()
 
     def on_message(topic: str, recorded_ns: int) -> None:
@@ -108,9 +109,7 @@ def run_live(
     try:
         with (
             closing(_Listener(context, result)) as listener,
-            NodeProcess(
-                folder / 'node.log', [*options, '-r', f'image:={topics.image}']
-            ) as process,
+            closing(NodeProcess(folder / 'node.log', options)) as process,
         ):
             with closing(BagPlayer(bag, listener.node, clock=True)) as player:
                 _wait_for_node(process, player, topics)
@@ -118,7 +117,7 @@ def run_live(
             _wait_until_processed(process, result)
             _save(listener, result, folder)
             process.check()
-            result.stop_s = process.stop()
+            result.stop_s = process.close()
             result.exit_code = process.exit_code
     finally:
         rclpy.shutdown(context=context)
@@ -153,13 +152,9 @@ def _save(listener: _Listener, result: LiveResult, folder: Path) -> None:
     from r3_ros.srv import SaveMap, SaveTrajectory
 
     name, file = str(folder / 'map'), str(folder / 'trajectory_final.tum')
-    result.saved_map = listener.call(
-        SaveMap, 'save_map', SaveMap.Request(name=name, formats=['ply'])
-    )
+    result.saved_map = listener.call(SaveMap, 'save_map', name=name, formats=['ply'])
     result.saved_trajectory = listener.call(
-        SaveTrajectory,
-        'save_trajectory',
-        SaveTrajectory.Request(name=file, format='tum', frame='optical'),
+        SaveTrajectory, 'save_trajectory', name=file, format='tum', frame='optical'
     )
 
 
@@ -230,12 +225,12 @@ class _Listener:
     def _on_diagnostics(self, message: Any) -> None:
         self._result.counts['diagnostics'] += 1
 
-    def call(self, kind: Any, service: str, request: Any) -> Any:
+    def call(self, kind: Any, service: str, **request: Any) -> Any:
         """Call a service of the node and return its response; None if there is none in time."""
         client = self.node.create_client(kind, f'{_NODE}/{service}')
         if not client.wait_for_service(timeout_sec=5.0):
             return None
-        return client.call(request, timeout_sec=_SAVE_TIMEOUT_S)
+        return client.call(kind.Request(**request), timeout_sec=_SAVE_TIMEOUT_S)
 
     def close(self) -> None:
         """Stop collecting, and decode the last large messages."""
@@ -263,7 +258,7 @@ def _matrix(pose: Any) -> np.ndarray:
 
 
 class NodeProcess:
-    """Runs ``r3_stream`` with its installed parameter file, in a ``with`` statement.
+    """Runs ``r3_stream`` with its installed parameter file.
 
     :param log: file for its output.
     :param options: more arguments of ROS, which override the parameter file.
@@ -283,12 +278,6 @@ class NodeProcess:
                 start_new_session=True,
             )
 
-    def __enter__(self) -> NodeProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
     @property
     def exit_code(self) -> int | None:
         return self._process.poll()
@@ -306,7 +295,7 @@ class NodeProcess:
         lines = self._log.read_text(encoding='utf-8', errors='replace').splitlines()
         return '\n'.join(['The end of its log:', *lines[-_LOG_TAIL_LINES:]])
 
-    def stop(self) -> float:
+    def close(self) -> float:
         """Stop it by SIGINT, or stronger signals after a timeout; return the seconds it took."""
         began = time.monotonic()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):

@@ -36,14 +36,11 @@ class CameraImage:
     """A decoded image message, not rectified yet.
 
     :ivar image: (H, W, 3) uint8 RGB.
-    :ivar guessed: the encoding does not define the order of colours.
     :ivar note: the assumptions made, as text; usually empty.
     """
 
     image: np.ndarray
     stamp_ns: int
-    encoding: str
-    guessed: bool
     note: str
 
 
@@ -68,7 +65,6 @@ class CameraInput:
     """Decodes and undistorts images. Worker thread, except :meth:`on_camera_info`.
 
     :param optical_frame: replaces the frame_id of the images; empty for none.
-    :ivar config: live parameters of the input.
     :ivar calibration: in use; None before the first image.
     :ivar on_change: called after each CameraInfo, in the executor thread.
     """
@@ -105,18 +101,35 @@ class CameraInput:
         return self._optical_frame or message.header.frame_id.lstrip('/') or NAMELESS_FRAME
 
     def read(self, message: Image | CompressedImage) -> CameraImage:
-        """Decode a message.
+        """Decode a message; without a stamp it gets the current time.
 
         :raises FrameError: it holds no usable image.
         """
-        decoded = read_image(message, self.config.encoding_hint, self._optical_frame, self._clock)
-        height, width = decoded.image.shape[:2]
-        self._health.encoding = decoded.encoding
-        self._health.encoding_guessed = decoded.guessed
-        self._health.resolution = f'{width}x{height}'
-        if decoded.note:
-            self._report_once(decoded.note)
-        return decoded
+        notes, health, hint = [], self._health, self.config.encoding_hint
+        stamp_ns = stamp_ns_of(message.header.stamp)
+        if stamp_ns == 0:
+            stamp_ns = self._clock.now().nanoseconds
+            notes.append('images have no stamp, their time of arrival is used')
+        if not self._optical_frame and not message.header.frame_id:
+            notes.append(
+                f"images have no frame_id, '{NAMELESS_FRAME}' is used: set camera_optical_frame"
+            )
+        is_raw = isinstance(message, Image)
+        encoding = message.encoding if is_raw else message.format
+        if is_raw and encoding not in ENCODINGS:
+            image = _decode_by_cv_bridge(message)
+        else:
+            image = decode_message(message, hint)
+        health.encoding = encoding
+        # The encoding does not define the order of colours.
+        health.encoding_guessed = is_raw and encoding in UNTYPED and not hint
+        health.resolution = f'{image.shape[1]}x{image.shape[0]}'
+        if health.encoding_guessed:
+            notes.append(f'{encoding} is read as {UNTYPED[encoding]}, see input.encoding_hint')
+        note = '; '.join(notes)
+        if note:
+            self._report_once(note)
+        return CameraImage(image, stamp_ns, note)
 
     def choose_calibration(self, decoded: CameraImage) -> str:
         """Apply a new CameraInfo or image size.
@@ -164,37 +177,6 @@ class CameraInput:
                 self._logger.warning(text)
             else:
                 self._logger.info(text)
-
-
-def read_image(
-    message: Image | CompressedImage, hint: str, frame_override: str, clock: Clock
-) -> CameraImage:
-    """Decode an image message.
-
-    :param hint: encoding to use for an untyped one.
-    :param frame_override: replaces the message's frame_id.
-    :param clock: gives the time for an image without a stamp.
-    :raises FrameError: the pixels cannot be decoded.
-    """
-    notes = []
-    stamp_ns = stamp_ns_of(message.header.stamp)
-    if stamp_ns == 0:
-        stamp_ns = clock.now().nanoseconds
-        notes.append('images have no stamp, their time of arrival is used')
-    if not frame_override and not message.header.frame_id:
-        notes.append(
-            f"images have no frame_id, '{NAMELESS_FRAME}' is used: set camera_optical_frame"
-        )
-    is_raw = isinstance(message, Image)
-    encoding = message.encoding if is_raw else message.format
-    if is_raw and encoding not in ENCODINGS:
-        image = _decode_by_cv_bridge(message)
-    else:
-        image = decode_message(message, hint)
-    guessed = is_raw and encoding in UNTYPED and not hint
-    if guessed:
-        notes.append(f'{encoding} is read as {UNTYPED[encoding]}, see input.encoding_hint')
-    return CameraImage(image, stamp_ns, encoding, guessed, '; '.join(notes))
 
 
 def _decode_by_cv_bridge(message: Image) -> np.ndarray:
@@ -245,10 +227,8 @@ def calibrate(
     except CalibrationError as error:
         return Calibration('invalid', f'CameraInfo cannot be used, so it is ignored: {error}')
     if model is None:
-        return Calibration(
-            'zero',
-            'the CameraInfo is of an uncalibrated camera: the focal length is estimated',
-        )
+        problem = 'the CameraInfo is of an uncalibrated camera: the focal length is estimated'
+        return Calibration('zero', problem)
     try:
         model = model.scaled_to(width, height)
     except CalibrationError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from nav_msgs.msg import Odometry
@@ -27,6 +28,7 @@ from ..tf.frame_tree import Base
 _CHECK_S = 0.5
 
 
+@dataclass(eq=False)
 class CameraTopics:
     """Subscribes to one camera while the node is active. Executor thread.
 
@@ -35,20 +37,15 @@ class CameraTopics:
     reliable, too.
     """
 
-    def __init__(
-        self,
-        node: Node,
-        config: InputConfig,
-        health: NodeHealth,
-        on_image: Callable[[Image | CompressedImage], None],
-        on_camera_info: Callable[[CameraInfo], None],
-    ) -> None:
-        self._node = node
-        self._config = config
-        self._health = health
-        self._on_image = on_image
-        self._on_camera_info = on_camera_info
-        self.image = image_topic_name(node, config)
+    _node: Node
+    _config: InputConfig
+    _health: NodeHealth
+    _on_image: Callable[[Image | CompressedImage], None]
+    _on_camera_info: Callable[[CameraInfo], None]
+
+    def __post_init__(self) -> None:
+        node = self._node
+        self.image = image_topic_name(node, self._config)
         # Beside the images, unless it was remapped itself.
         self.camera_info = _remapped(node, 'camera_info') or camera_info_topic(
             node.resolve_topic_name('image')

@@ -38,8 +38,6 @@ _PARAMETERS = {
 class ParameterArgument:
     """An argument that sets a parameter; empty by default, which sets nothing.
 
-    :ivar parameter: dotted name.
-    :ivar kind: type of the parameter.
     :ivar choices: allowed values; empty: any text.
     """
 

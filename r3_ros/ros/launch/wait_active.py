@@ -15,7 +15,6 @@ import time
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import GetState
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args, try_shutdown
@@ -31,26 +30,19 @@ def is_active(node: Node, name: str, deadline_s: float, stop: threading.Event) -
     :param name: full name of the lifecycle node.
     :param deadline_s: by ``time.monotonic``.
     """
-    executor = SingleThreadedExecutor(context=node.context)
-    executor.add_node(node)
     client = node.create_client(GetState, f'{name}/get_state')
-    try:
-        while time.monotonic() < deadline_s and not stop.is_set():
-            if not client.service_is_ready():
-                executor.spin_once(timeout_sec=_PERIOD_S)
-                continue
-            future = client.call_async(GetState.Request())
-            executor.spin_until_future_complete(future, timeout_sec=_ANSWER_S)
-            if not future.done():
-                future.cancel()
-            elif future.result().current_state.id == State.PRIMARY_STATE_ACTIVE:
-                return True
-            stop.wait(_PERIOD_S)
-        return False
-    finally:
-        node.destroy_client(client)
-        executor.remove_node(node)
-        executor.shutdown()
+    while time.monotonic() < deadline_s and not stop.is_set():
+        if not client.service_is_ready():
+            rclpy.spin_once(node, timeout_sec=_PERIOD_S)
+            continue
+        future = client.call_async(GetState.Request())
+        rclpy.spin_until_future_complete(node, future, timeout_sec=_ANSWER_S)
+        if not future.done():
+            future.cancel()
+        elif future.result().current_state.id == State.PRIMARY_STATE_ACTIVE:
+            return True
+        stop.wait(_PERIOD_S)
+    return False
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -6,8 +6,10 @@ thread waits, and the oldest jobs are dropped.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+import math
 import threading
 import time
 
@@ -64,15 +66,15 @@ class DepthJob:
     unit: float
 
 
+@dataclass
 class Latched:
     """Decides when a latched topic is due: if its state has changed, and not too often.
 
     :ivar shown: the session's state that was published last; None if something else was.
     """
 
-    def __init__(self) -> None:
-        self.shown: object = None
-        self._offered_at_s = -np.inf
+    shown: object = None
+    _offered_at_s: float = -math.inf
 
     def due(self, state: object, period_s: float, now_s: float) -> bool:
         """Return whether to offer a state for publishing now.
@@ -85,27 +87,22 @@ class Latched:
         return True
 
 
+@dataclass(eq=False)
 class CloudPublisher:
     """Takes snapshots for subscribed topics (worker thread) and publishes them (own thread).
 
-    :param log: gets a line when the outcome of the grid changes.
     :ivar session_id: of the session whose map, path and graph are published.
     :ivar occupancy: outcome of the last grid, as text; empty before the first.
     """
 
-    def __init__(
-        self,
-        outputs: Outputs,
-        config: R3Config,
-        on_error: Callable[[Exception], None],
-        log: Callable[[str], None],
-    ) -> None:
-        self.config = config
-        self.occupancy = ''
-        self.session_id = 0
-        self._outputs = outputs
-        self._on_error = on_error
-        self._log = log
+    _outputs: Outputs
+    config: R3Config
+    _on_error: Callable[[Exception], None]
+    _log: Callable[[str], None]  # of the outcome of the grid, when it changes
+    session_id: int = field(default=0, init=False)
+    occupancy: str = field(default='', init=False)
+
+    def __post_init__(self) -> None:
         self._jobs: Mailbox[Callable[[], None]] = Mailbox('queue', _WAITING_JOBS)
         self._thread: RepeatingThread | None = None
         # A reset clears map and path; jobs of an earlier epoch must not be published after it.
@@ -115,10 +112,7 @@ class CloudPublisher:
         self._is_showing = False
         self._preview_at_s = -np.inf
         self._keyframe_clouds = KeyframeClouds()
-        self._latched = {
-            topic: Latched()
-            for topic in ('map_points', 'occupancy', 'path', 'keyframe_graph', 'markers')
-        }
+        self._latched: defaultdict[str, Latched] = defaultdict(Latched)
 
     def start(self) -> None:
         """Start the thread."""
@@ -217,7 +211,7 @@ class CloudPublisher:
             self._offer('path', state, path)
         due = [topic for topic in _GRAPH_TOPICS if self._is_due(topic, state, _GRAPH_PERIOD_S)]
         if due:
-            snapshot = graph_snapshot(session, chain, stamp_ns, config)
+            snapshot = GraphSnapshot(session, chain, stamp_ns, config)
             builders = {'keyframe_graph': snapshot.graph, 'markers': snapshot.markers}
             for topic in due:
                 self._offer(topic, state, builders[topic])
@@ -244,7 +238,7 @@ class CloudPublisher:
         if not (occupancy.enabled and len(session.map) and self._outputs.wanted('occupancy')):
             return
         if chain.metres_per_unit is None:
-            self._note_occupancy(_NO_METRIC_SCALE)
+            self._note_occupancy(epoch, _NO_METRIC_SCALE)
         elif self._is_due('occupancy', state, occupancy.publish_period):
             view, record = session.map_view(), session.keyframe_record()
             newest = session.bank.ids()[-1:]
@@ -265,19 +259,20 @@ class CloudPublisher:
                     cells = f'{built.count(OCCUPIED)} occupied, {built.count(FREE)} free'
                     details = f'{width} x {height} cells, {cells}'
                     message = occupancy_message(stamp_ns, config.map_frame, built)
-                with self._publishing:
-                    if epoch == self._epoch:  # the map was not cleared meanwhile
-                        self._note_occupancy(outcome, details)
+                self._note_occupancy(epoch, outcome, details)
                 return message
 
             self._offer('occupancy', state, grid)
 
-    def _note_occupancy(self, outcome: str, details: str = '') -> None:
-        """Set the outcome of the grid; log it if it has changed."""
-        is_news = not self.occupancy.startswith(outcome)
-        self.occupancy = f'{outcome}: {details}' if details else outcome
-        if is_news:
-            self._log(f'occupancy grid {self.occupancy}')
+    def _note_occupancy(self, epoch: int, outcome: str, details: str = '') -> None:
+        """Set the outcome of the grid, unless the map was cleared; log it if it has changed."""
+        with self._publishing:
+            if epoch != self._epoch:
+                return
+            is_news = not self.occupancy.startswith(outcome)
+            self.occupancy = f'{outcome}: {details}' if details else outcome
+            if is_news:
+                self._log(f'occupancy grid {self.occupancy}')
 
     def _offer_moved_cloud(self, session: Session, chain: PoseChain) -> None:
         """Publish a keyframe's cloud again if its pose in map has changed."""
@@ -358,30 +353,11 @@ def _evenly(count: int, most: int) -> np.ndarray:
     return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 
 
-def graph_snapshot(
-    session: Session, chain: PoseChain, stamp_ns: int, config: R3Config
-) -> GraphSnapshot:
-    """Take a snapshot of the keyframe graph."""
-    return GraphSnapshot(
-        view=session.graph_view(config.stream.recent_keyframes),
-        chain=chain,
-        stamp_ns=stamp_ns,
-        map_frame=config.map_frame,
-        session_id=session.session_id,
-        map_revision=session.map_revision,
-        limit=config.path_max_size,
-    )
-
-
 def organized_points(depth_map: DepthMap, options: PointsConfig) -> np.ndarray:
     """Return (h, w, 3) float32 points of every pixel, NaN where its depth is not usable."""
-    K, every_pixel = depth_map.intrinsics, replace(options, stride=1)
+    K = depth_map.intrinsics
     points = unproject(depth_map.depth, K.fx, K.fy, K.cx, K.cy).astype(np.float32)
-    ranges = np.linalg.norm(points, axis=-1)
-    keep = usable_pixels(depth_map, every_pixel) & (ranges >= options.min_range)
-    if options.max_range > 0:
-        keep &= ranges <= options.max_range
-    points[~keep] = np.nan
+    points[~usable_pixels(depth_map, replace(options, stride=1))] = np.nan
     return points
 
 

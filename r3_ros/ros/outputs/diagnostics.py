@@ -12,20 +12,15 @@ import numpy as np
 from rclpy.clock import Clock
 
 from ..stream_report import NodeSnapshot
-from ..worker import StreamWorker
+from ..worker import CLOCKS_DIFFER_S, StreamWorker
 from .cloud_publisher import NOT_PUBLISHED
-from .health import StreamState
+from .health import rate_hz, StreamState
 from .messages import time_message
 
-OK, WARN, ERROR, STALE = (
-    DiagnosticStatus.OK,
-    DiagnosticStatus.WARN,
-    DiagnosticStatus.ERROR,
-    DiagnosticStatus.STALE,
-)
+OK, WARN = DiagnosticStatus.OK, DiagnosticStatus.WARN
+ERROR, STALE = DiagnosticStatus.ERROR, DiagnosticStatus.STALE
 _NO_IMAGE_S = 5.0
 _LONG_START_S = 10.0
-_CLOCKS_DIFFER_S = 10.0
 _DROPPED_SHARE = 0.95
 _LOST_SHARE = 0.05
 _LOOKUP_FAILED_S = 5.0
@@ -71,9 +66,9 @@ class Diagnostics:
     def _input(self, snapshot: NodeSnapshot) -> Task:
         worker, health, own = self._worker, snapshot.health, self._worker.node_health
         mailbox, options = worker.mailbox, worker.config.diagnostics
-        processed_hz = health.processed_rate.rate_hz()
+        processed_hz = rate_hz(health.processed_s)
         values = {
-            'input_rate_hz': own.received_rate.rate_hz(),
+            'input_rate_hz': rate_hz(own.received_s),
             'processed_rate_hz': processed_hz,
             'frames_received': mailbox.received,
             'frames_dropped': mailbox.dropped,
@@ -88,13 +83,12 @@ class Diagnostics:
             'rectified': health.rectified,
             'qos_incompatible': '; '.join(own.incompatible_qos.values()),
         }
-        findings: list[Finding] = []
         if not worker.running:
             return [(STALE, 'inactive')], values
-        findings += [(ERROR, text) for text in own.incompatible_qos.values()]
+        findings = [(ERROR, text) for text in own.incompatible_qos.values()]
         if own.duplicates:
             findings.append((ERROR, 'another node has the same name: rename or stop one of them'))
-        silent_s = time.monotonic() - np.fmax(own.last_received_s, own.active_since_s)
+        silent_s = time.monotonic() - max([own.active_since_s, *own.received_s])
         if silent_s > _NO_IMAGE_S:
             findings.append((ERROR, f'no image for {silent_s:.0f} s'))
         elif health.rejected_in_a_row > 10:
@@ -107,7 +101,7 @@ class Diagnostics:
             if health.encoding_guessed:
                 text = f'the order of colours in {health.encoding} is unknown'
                 findings.append((WARN, f'{text}: set input.encoding_hint'))
-            if abs(health.input_age_s) > _CLOCKS_DIFFER_S:
+            if abs(health.input_age_s) > CLOCKS_DIFFER_S:
                 text = f'images are {health.input_age_s:.0f} s old: is use_sim_time right?'
                 findings.append((WARN, text))
         if mailbox.received > 100 and mailbox.dropped > _DROPPED_SHARE * mailbox.received:
@@ -253,7 +247,7 @@ class Diagnostics:
         return findings, values
 
     def _tf(self, snapshot: NodeSnapshot) -> Task:
-        config, health, own = self._worker.config, snapshot.health, self._worker.transform_health
+        config, health, own = self._worker.config, snapshot.health, self._worker.tree.health
         mode = _MODES[config.publish_map_to_odom_tf, config.publish_odom_to_base_tf]
         values = {
             'mode': mode,

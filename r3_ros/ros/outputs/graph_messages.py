@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 import math
 
 from geometry_msgs.msg import Point
@@ -11,7 +10,9 @@ from r3_ros.msg import Keyframe, KeyframeGraph, RelativePoseEdge
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
-from ...streaming.keyframes.keyframe_graph import GraphEdge, KeyframeGraphView, Keyframes
+from ...core.config import R3Config
+from ...streaming.keyframes.keyframe_graph import GraphEdge, Keyframes
+from ...streaming.session import Session
 from ..tf.pose_chain import PoseChain
 from .messages import header_message, pose_messages, time_message, transform_content
 
@@ -28,51 +29,43 @@ _IN_BANK = ColorRGBA(r=0.1, g=0.6, b=1.0, a=1.0)
 _LEFT_BANK = ColorRGBA(r=0.5, g=0.5, b=0.5, a=0.6)
 
 
-@dataclass(frozen=True, eq=False)
 class GraphSnapshot:
-    """The graph and its pose in map, immutable, for any thread.
+    """The graph and its pose in map. Taken in the worker, immutable, for any thread."""
 
-    :ivar limit: the most keyframes of a message.
-    """
-
-    view: KeyframeGraphView
-    chain: PoseChain
-    stamp_ns: int
-    map_frame: str
-    session_id: int
-    map_revision: int
-    limit: int
+    def __init__(
+        self, session: Session, chain: PoseChain, stamp_ns: int, config: R3Config
+    ) -> None:
+        self._view = session.graph_view(config.stream.recent_keyframes)
+        self._chain = chain
+        self._header = header_message(stamp_ns, config.map_frame)
+        self._session_id, self._map_revision = session.session_id, session.map_revision
+        self._limit = config.path_max_size
 
     def graph(self) -> KeyframeGraph:
         """Return the message of keyframes and edges."""
-        keyframes = self.view.keyframes(self.limit)
+        keyframes = self._view.keyframes(self._limit)
         return KeyframeGraph(
-            header=header_message(self.stamp_ns, self.map_frame),
-            session_id=self.session_id,
-            map_revision=self.map_revision,
-            keyframes=_keyframe_messages(keyframes, self.chain),
-            edges=[_edge_message(e, self.chain.unit) for e in self.view.edges(keyframes)],
+            header=self._header,
+            session_id=self._session_id,
+            map_revision=self._map_revision,
+            keyframes=_keyframe_messages(keyframes, self._chain),
+            edges=[_edge_message(e, self._chain.unit) for e in self._view.edges(keyframes)],
         )
 
     def markers(self) -> MarkerArray:
         """Return the markers, which replace those before."""
-        keyframes = self.view.keyframes(self.limit)
-        edges = self.view.edges(keyframes)[-_MOST_EDGES:]
+        keyframes, chain = self._view.keyframes(self._limit), self._chain
+        edges = self._view.edges(keyframes)[-_MOST_EDGES:]
         cameras, lines = self._marker('keyframes'), self._marker('edges')
-        T_map_optical = self.chain.T_map_optical(keyframes.T_world_camera)
-        _draw_cameras(cameras, T_map_optical, keyframes.resident, self.chain.unit)
+        T_map_optical = chain.T_map_optical(keyframes.T_world_camera)
+        _draw_cameras(cameras, T_map_optical, keyframes.resident, chain.unit)
         _draw_edges(lines, T_map_optical[:, :3, 3], keyframes, edges)
         return MarkerArray(markers=[cameras, lines])
 
     def _marker(self, namespace: str) -> Marker:
-        marker = Marker(
-            header=header_message(self.stamp_ns, self.map_frame),
-            ns=namespace,
-            type=Marker.LINE_LIST,
-            action=Marker.ADD,
-        )
+        marker = Marker(header=self._header, ns=namespace, type=Marker.LINE_LIST)
         marker.pose.orientation.w = 1.0
-        marker.scale.x = _LINE_WIDTH * self.chain.unit
+        marker.scale.x = _LINE_WIDTH * self._chain.unit
         return marker
 
 

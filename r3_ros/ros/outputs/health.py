@@ -7,7 +7,8 @@ steady seconds (``time.monotonic``).
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 import enum
 import math
@@ -48,31 +49,19 @@ class StepTimes:
     latency: float
 
 
-class RateMeter:
-    """Events per second over the last few seconds."""
+def rate_hz(times_s: Sequence[float]) -> float:
+    """Return the rate of events over the last seconds; 0 without two of them."""
+    now_s = time.monotonic()
+    recent = [t for t in times_s if now_s - t < _RATE_WINDOW_S]
+    if len(recent) < 2:
+        return 0.0
+    # The time since the last event counts once it exceeds the mean period.
+    span_s = max(recent[-1] - recent[0], (now_s - recent[0]) * (len(recent) - 1) / len(recent))
+    return (len(recent) - 1) / span_s if span_s > 0 else 0.0
 
-    def __init__(self) -> None:
-        self._times: deque[float] = deque(maxlen=1024)
 
-    def tick(self) -> None:
-        """Count an event now."""
-        self._times.append(time.monotonic())
-
-    def rate_hz(self) -> float:
-        """Return the current rate; 0 without two events in the last seconds."""
-        now = time.monotonic()
-        recent = [t for t in self._times if now - t < _RATE_WINDOW_S]
-        if len(recent) < 2:
-            return 0.0
-        # The time since the last event counts once it exceeds the mean period.
-        span = max(recent[-1] - recent[0], (now - recent[0]) * (len(recent) - 1) / len(recent))
-        return (len(recent) - 1) / span if span > 0 else 0.0
-
-    def copy(self) -> RateMeter:
-        """Return a copy for another thread."""
-        copied = RateMeter()
-        copied._times = self._times.copy()
-        return copied
+def _event_times() -> deque[float]:
+    return deque(maxlen=1024)
 
 
 @dataclass
@@ -85,10 +74,10 @@ class Health:
 
     frames_processed: int = 0
     frames_paused: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
+    frames_rejected: int = 0
     last_reject_reason: str = ''
     rejected_in_a_row: int = 0
-    processed_rate: RateMeter = field(default_factory=RateMeter)
+    processed_s: deque[float] = field(default_factory=_event_times)
     #: Of the newest processed frame; 0 before the first.
     last_stamp_ns: int = 0
     #: Age of the newest image by the node's clock, seconds.
@@ -118,12 +107,7 @@ class Health:
 
     def copy(self) -> Health:
         """Return a copy for other threads."""
-        return replace(
-            self,
-            rejected=self.rejected.copy(),
-            processed_rate=self.processed_rate.copy(),
-            times=self.times.copy(),
-        )
+        return replace(self, processed_s=self.processed_s.copy(), times=self.times.copy())
 
     def enter(self, state: StreamState, reason: str = '') -> None:
         """Change the state."""
@@ -136,7 +120,7 @@ class Health:
         """Count a frame that the engine has processed."""
         self.frames_processed += 1
         self.rejected_in_a_row = 0
-        self.processed_rate.tick()
+        self.processed_s.append(time.monotonic())
         self.confidence_ratio = estimate.confidence_ratio
         self.confidence_translation = estimate.confidence_translation
         self.confidence_rotation = estimate.confidence_rotation
@@ -145,15 +129,11 @@ class Health:
             error = estimate.seen_fov_x - estimate.intrinsics.fov_x
             self.fov_error_deg = math.degrees(error)
 
-    def reject(self, reason: str, kind: str) -> None:
+    def reject(self, reason: str) -> None:
         """Count a frame that could not be used."""
-        self.rejected[kind] += 1
+        self.frames_rejected += 1
         self.rejected_in_a_row += 1
         self.last_reject_reason = reason
-
-    @property
-    def frames_rejected(self) -> int:
-        return sum(self.rejected.values())
 
 
 @dataclass
@@ -167,8 +147,7 @@ class NodeHealth:
     """
 
     active_since_s: float = math.nan
-    received_rate: RateMeter = field(default_factory=RateMeter)
-    last_received_s: float = math.nan
+    received_s: deque[float] = field(default_factory=_event_times)
     frames_lost: int = 0
     incompatible_qos: dict[str, str] = field(default_factory=dict)
     duplicates: int = 0
@@ -176,20 +155,18 @@ class NodeHealth:
     save_failed: bool = False
 
 
+@dataclass(eq=False)
 class TransformHealth:
     """Problems on /tf. Any thread.
 
-    :ivar problem: why the last lookup failed.
-    :ivar failures: number of failed lookups.
-    :ivar failed_s: time of the last one.
+    :ivar problem: why the last lookup failed, at the time ``failed_s``.
     """
 
-    def __init__(self) -> None:
-        self.problem = ''
-        self.failures = 0
-        self.failed_s = -math.inf
-        self._conflicts: dict[str, float] = {}
-        self._lock = threading.Lock()
+    problem: str = ''
+    failures: int = 0
+    failed_s: float = -math.inf
+    _conflicts: dict[str, float] = field(default_factory=dict, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def fail_lookup(self, problem: str) -> int:
         """Count a failed lookup; return the count."""

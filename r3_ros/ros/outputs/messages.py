@@ -24,7 +24,7 @@ from geometry_msgs.msg import (
 from nav_msgs.msg import MapMetaData, Odometry, Path
 from nav_msgs.msg import OccupancyGrid as OccupancyGridMessage
 import numpy as np
-from r3_ros.msg import StreamStatus as StreamStatus
+from r3_ros.msg import StreamStatus
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from sensor_msgs_py import point_cloud2
 from std_msgs.msg import Header
@@ -109,13 +109,11 @@ def pose_messages(T: np.ndarray) -> list[Pose]:
     ]
 
 
-def pose_message(
-    stamp_ns: int, frame: str, T: np.ndarray, covariance: np.ndarray
-) -> PoseWithCovarianceStamped:
-    """Return a pose with its (6, 6) covariance."""
-    message = PoseWithCovarianceStamped(header=header_message(stamp_ns, frame))
-    message.pose.pose = pose_messages(T[None])[0]
-    message.pose.covariance = covariance.ravel()
+def pose_message(stamp_ns: int, map_frame: str, placement: Placement) -> PoseWithCovarianceStamped:
+    """Return the pose in map with its covariance."""
+    message = PoseWithCovarianceStamped(header=header_message(stamp_ns, map_frame))
+    message.pose.pose = pose_messages(placement.T_map_base[None])[0]
+    message.pose.covariance = placement.map_covariance.ravel()
     return message
 
 
@@ -148,11 +146,7 @@ def path_message(
 
 def cloud_message(stamp_ns: int, frame: str, cloud: Cloud) -> PointCloud2:
     """Return an unorganised cloud: x y z, rgb packed into a float, confidence."""
-    rows = np.empty(len(cloud), dtype=_CLOUD_ROW)
-    for axis, name in enumerate('xyz'):
-        rows[name] = cloud.points[:, axis]
-    rows['rgb'] = _packed_rgb(cloud.colors)
-    rows['confidence'] = cloud.confidence
+    rows = _cloud_rows(cloud.points, cloud.colors, cloud.confidence)
     return _as_cloud(header_message(stamp_ns, frame), rows, is_dense=True)
 
 
@@ -163,11 +157,8 @@ def organized_cloud_message(
 
     :param points: (h, w, 3) float32, NaN where unknown.
     """
-    rows = np.empty(points.shape[:2], dtype=_CLOUD_ROW)
-    for axis, name in enumerate('xyz'):
-        rows[name] = points[..., axis]
-    rows['rgb'] = _packed_rgb(depth_map.image.reshape(-1, 3)).reshape(rows.shape)
-    rows['confidence'] = np.where(np.isfinite(depth_map.confidence), depth_map.confidence, 0.0)
+    confidence = np.where(np.isfinite(depth_map.confidence), depth_map.confidence, 0.0)
+    rows = _cloud_rows(points, depth_map.image, confidence)
     return _as_cloud(header_message(stamp_ns, frame), rows, is_dense=False)
 
 
@@ -192,10 +183,16 @@ def occupancy_message(
     return message
 
 
-def _packed_rgb(colors: np.ndarray) -> np.ndarray:
-    """Return (N, 3) uint8 colours as floats whose bits are 0x00RRGGBB."""
-    red, green, blue = colors.astype(np.uint32).T
-    return ((red << 16) | (green << 8) | blue).view(np.float32)
+def _cloud_rows(points: np.ndarray, colors: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    """Return the rows of a message, in the shape of the confidence."""
+    rows = np.empty(confidence.shape, dtype=_CLOUD_ROW)
+    for axis, name in enumerate('xyz'):
+        rows[name] = points[..., axis]
+    # The bits of the float are 0x00RRGGBB.
+    red, green, blue = np.moveaxis(colors.astype(np.uint32), -1, 0)
+    rows['rgb'] = ((red << 16) | (green << 8) | blue).view(np.float32)
+    rows['confidence'] = confidence
+    return rows
 
 
 def _as_cloud(header: Header, rows: np.ndarray, is_dense: bool) -> PointCloud2:

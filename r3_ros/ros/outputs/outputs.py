@@ -7,15 +7,13 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import OccupancyGrid, Odometry, Path
-from r3_ros.msg import KeyframeGraph
+from r3_ros.msg import KeyframeGraph, StreamStatus
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from visualization_msgs.msg import MarkerArray
-
-from .messages import StreamStatus
 
 #: Policies that can be overridden per topic: qos_overrides./r3/points.publisher.reliability etc.
 QOS_OVERRIDES = QoSOverridingOptions(
@@ -82,7 +80,3 @@ class Outputs:
         """Return whether one of the topics is subscribed."""
         publishers = (self._publishers.get(topic) for topic in topics)
         return any(p is not None and p.get_subscription_count() > 0 for p in publishers)
-
-    def name(self, topic: str) -> str:
-        """Return a topic's full name."""
-        return str(self._publishers[topic].topic_name)

@@ -31,7 +31,6 @@ class ServiceCode(enum.IntEnum):
     """The codes of all services, with the same meaning in each."""
 
     OK = 0
-    NOT_CONFIGURED = 1
     EMPTY_MAP = 2
     EXISTS = 3
     NOT_WRITABLE = 4

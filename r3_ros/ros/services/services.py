@@ -26,7 +26,6 @@ from ...core.config import R3Config
 from ...core.errors import MapError, R3Error, TransformError
 from ...core.threads import thread_name
 from ...maps.reading import read_map
-from ..outputs.graph_messages import GraphSnapshot
 from ..outputs.health import StreamState
 from ..tf.initial_pose import checked_pose
 from ..worker import StreamWorker
@@ -145,10 +144,8 @@ class Services:
     ) -> GetKeyframeGraph.Response:
         worker = self._worker
         try:
-            found = await self._answer(worker.submit(worker.control.keyframe_graph))
-            if isinstance(found, GraphSnapshot):
-                found = await self._answer(self._reader.submit(found.graph))
-            response.graph = found
+            build = await self._answer(worker.submit(worker.control.keyframe_graph))
+            response.graph = await self._answer(self._reader.submit(build))
         except Exception as error:  # must not end the executor
             self._node.get_logger().error(f'service failed: {type(error).__name__}: {error}')
         return response
@@ -187,10 +184,7 @@ class Services:
     async def _save(
         self, write: Callable[[Snapshot, threading.Event], Saved], response: Any
     ) -> Saved:
-        """Take a snapshot in the worker, and write it in the writer.
-
-        :raises ServiceError: nothing was written.
-        """
+        """Take a snapshot in the worker, and write it in the writer."""
         snapshot = await self._answer(self._worker.submit(self._worker.control.map_snapshot))
         cancelled = threading.Event()
         job = self._writer.submit(write, snapshot, cancelled)
@@ -206,11 +200,7 @@ class Services:
         return saved
 
     async def _load_map(self, request: LoadMap.Request, response: LoadMap.Response) -> str:
-        """Load a map, and wait until the camera is found in it.
-
-        :raises MapError: it cannot be used.
-        :raises R3Error: the worker is stuck, or did not answer in time.
-        """
+        """Load a map, and wait until the camera is found in it."""
         worker = self._worker
         T_map_base = _initial_pose(request)
         path = _map_path(request.name, worker.config)
@@ -274,10 +264,7 @@ class Services:
         return True
 
     async def _answer(self, future: Future[Any], timeout_s: float = _WORKER_TIMEOUT_S) -> Any:
-        """Await another thread's result without blocking the executor.
-
-        :raises ServiceError: TIMEOUT.
-        """
+        """Await another thread's result without blocking the executor, or raise TIMEOUT."""
         done: RosFuture = RosFuture(executor=self._node.executor)
         lock = threading.Lock()
 
@@ -304,10 +291,7 @@ class Services:
 
 
 def _initial_pose(request: LoadMap.Request) -> np.ndarray | None:
-    """Return the requested initial pose of the base (4, 4); None without one.
-
-    :raises ServiceError: BAD_FORMAT: it is no pose.
-    """
+    """Return the requested pose of the base (4, 4), None without one; or raise BAD_FORMAT."""
     if not request.use_initial_pose:
         return None
     try:
@@ -318,10 +302,7 @@ def _initial_pose(request: LoadMap.Request) -> np.ndarray | None:
 
 
 def _map_path(name: str, config: R3Config) -> Path:
-    """Return the folder of a map's name.
-
-    :raises ServiceError: NOT_FOUND: it is empty or leaves the map directory.
-    """
+    """Return the folder of a map's name, or raise NOT_FOUND."""
     if name:
         try:
             return target_path(name, config.map.directory, 'map')

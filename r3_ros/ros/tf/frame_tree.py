@@ -79,6 +79,7 @@ class TransformTree:
     """Subscribes to /tf and /tf_static. Executor thread; lookups from any thread.
 
     :ivar health: problems on /tf.
+    :ivar since_s: time of the subscription, by ``time.monotonic``.
     :ivar base_frame: the moving frame whose pose is published; set by the worker.
     :ivar on_moving: called after transforms on /tf.
     :ivar on_change: called after any transforms.
@@ -90,7 +91,7 @@ class TransformTree:
         self.health = TransformHealth()
         self._buffer = Buffer(node=node)
         self._links: dict[str, _Link] = {}
-        self._since_s = time.monotonic()
+        self.since_s = time.monotonic()
         self.echoes = Echoes()
         self.base_frame = ''
         self.on_moving: Callable[[], None] = lambda: None
@@ -146,10 +147,6 @@ class TransformTree:
                 '(with publish_odom_to_base_tf false the joints in between are applied)'
             )
 
-    def age_s(self) -> float:
-        """Return the time since the subscription."""
-        return time.monotonic() - self._since_s
-
     def has_parent(self, frame: str) -> bool:
         """Return whether another node has broadcast the parent of a frame."""
         return frame in self._links
@@ -167,7 +164,7 @@ class TransformTree:
 
     def _mount(self, base: str, optical_frame: str) -> np.ndarray:
         try:
-            return self.newest_pose(base, optical_frame)
+            return self.pose(base, optical_frame)
         except TransformError as error:
             raise TransformError(
                 f"no transform from '{optical_frame}' to base_frame '{base}': {error}. Start its "
@@ -177,26 +174,18 @@ class TransformTree:
 
     # Poses.
 
-    def pose_at(self, parent: str, child: str, stamp_ns: int) -> np.ndarray:
-        """Return ``T_parent_child`` (4, 4) at a time, interpolated by tf2 and never extrapolated.
+    def pose(self, parent: str, child: str, stamp_ns: int | None = None) -> np.ndarray:
+        """Return ``T_parent_child`` (4, 4).
 
-        :raises TransformError: it is not known for that time, perhaps not yet.
+        :param stamp_ns: at this time, interpolated by tf2 and never extrapolated; None for the
+            newest, of frames that are fixed to one another.
+        :raises TransformError: it is not known, perhaps not yet.
         """
-        if stamp_ns <= 0:
+        if stamp_ns is not None and stamp_ns <= 0:
             # For tf2, time zero means the newest transform.
             raise TransformError(f'there is no pose of {child!r} at time {stamp_ns}')
-        return self._pose(parent, child, Time(nanoseconds=stamp_ns))
-
-    def newest_pose(self, parent: str, child: str) -> np.ndarray:
-        """Return the newest ``T_parent_child`` (4, 4), for frames that are fixed to one another.
-
-        :raises TransformError: they are not connected.
-        """
-        return self._pose(parent, child, Time())
-
-    def _pose(self, parent: str, child: str, when: Time) -> np.ndarray:
         try:
-            found = self._buffer.lookup_transform(parent, child, when)
+            found = self._buffer.lookup_transform(parent, child, Time(nanoseconds=stamp_ns or 0))
         except TransformException as error:
             raise TransformError(str(error)) from error
         T_parent_child = matrix_from_transform(found.transform)

@@ -59,10 +59,10 @@ def subscribe_initial_pose(
         T_map_odom = authority.T_map_odom
         if config.publish_map_to_odom_tf and T_map_odom is not None:
             try:
-                return T_map_odom @ tree.newest_pose(config.odom_frame, frame)
+                return T_map_odom @ tree.pose(config.odom_frame, frame)
             except TransformError:
                 pass  # the frame may be connected with map only
-        return tree.newest_pose(config.map_frame, frame)
+        return tree.pose(config.map_frame, frame)
 
     def on_pose(message: PoseWithCovarianceStamped) -> None:
         try:

@@ -13,6 +13,7 @@ import math
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from ...core.datatypes import Estimate
 from ...core.geometry import inverse, make_T, quat_xyzw, R_BODY_OPTICAL, T_from_quat
 from ...streaming.pose_resolution import UNKNOWN_VARIANCE
 
@@ -113,10 +114,6 @@ class Placement:
     twist_error: MotionCovariance
 
     @property
-    def T_map_odom(self) -> np.ndarray:
-        return self.T_map_base @ inverse(self.T_odom_base)
-
-    @property
     def map_covariance(self) -> np.ndarray:
         """(6, 6), of ``T_map_base`` in the axes of map."""
         return self.map_error.published(self.T_map_base[:3, :3])
@@ -174,9 +171,11 @@ class PoseChain:
         """Return the (4, 4) similarity from the engine's world to map."""
         return self.T_map_world @ np.diag([self.unit] * 3 + [1.0])
 
-    def frozen(self) -> PoseChain:
-        """Return a copy for another thread."""
-        return copy.copy(self)
+    def frozen(self, metres_per_unit: float | None) -> PoseChain:
+        """Return a copy for another thread, with the present scale."""
+        copied = copy.copy(self)
+        copied.metres_per_unit = metres_per_unit
+        return copied
 
     def T_map_optical(self, T_world_camera: np.ndarray) -> np.ndarray:
         """Return the camera's pose in map; (..., 4, 4) in and out."""
@@ -195,7 +194,8 @@ class PoseChain:
         motion = T_map_to @ inverse(T_map_from)
         if keeps_tilt and T_map_to[2, 2] > 1.0 - _LEVEL:
             ahead = _X if not np.array_equal(self.T_base_optical, np.eye(4)) else _Z
-            R = _about_z(_heading(T_map_to, _X) - _heading(T_map_from, ahead))
+            angle = _heading(T_map_to, _X) - _heading(T_map_from, ahead)
+            R = Rotation.from_euler('z', angle).as_matrix()
             motion = make_T(R, T_map_to[:3, 3] - R @ T_map_from[:3, 3])
         self.T_map_world = motion @ self.T_map_world
         self.moves += 1
@@ -216,23 +216,9 @@ class PoseChain:
         T[..., :3, 3] *= self.unit
         return T
 
-    def advance(
-        self,
-        stamp_ns: int,
-        T_world_camera: np.ndarray,
-        T_previous_camera: np.ndarray | None,
-        covariance: np.ndarray | None,
-        step_covariance: np.ndarray | None,
-        unscaled_factor: float,
-        max_gap_s: float,
-    ) -> Placement:
-        """Return the placement of a new frame.
+    def advance(self, estimate: Estimate, unscaled_factor: float, max_gap_s: float) -> Placement:
+        """Return the placement of a new frame, which has a pose.
 
-        :param T_previous_camera: the motion since the last frame with a pose, both ends from the
-            engine's current state; None for the first of a session.
-        :param covariance: (6, 6) of the pose error in the camera frame, or None if unknown.
-        :param step_covariance: (6, 6) of the error of ``T_previous_camera``, in the camera frame,
-            or None if unknown.
         :param unscaled_factor: multiplies the translation block while the scale is unknown.
         :param max_gap_s: after a longer time without a pose, velocity and odometry are unknown;
             0 for no limit.
@@ -240,9 +226,11 @@ class PoseChain:
         if self.start is not None:
             (T_given, T_world_then, keeps_tilt), self.start = self.start, None
             self.move_map(self.T_map_base(T_world_then), T_given, keeps_tilt)
+        T_world_camera, T_previous_camera = estimate.T_world_camera, estimate.T_previous_camera
+        assert T_world_camera is not None
         T_map_base = self.T_map_base(T_world_camera)
-        map_error = self._base_error(covariance, unscaled_factor)
-        elapsed_s = (stamp_ns - self._last_stamp_ns) * 1e-9
+        map_error = self._base_error(estimate.covariance, unscaled_factor)
+        elapsed_s = (estimate.stamp_ns - self._last_stamp_ns) * 1e-9
         is_over_gap = self.last is not None and 0 < max_gap_s < elapsed_s
         twist, twist_error = np.zeros(6), UNKNOWN
         if self.last is None or T_previous_camera is None:
@@ -255,7 +243,7 @@ class PoseChain:
             T_odom_base = self.last.T_odom_base @ T_previous_base
             # Without accumulated rounding errors.
             T_odom_base = T_from_quat(T_odom_base[:3, 3], quat_xyzw(T_odom_base))
-            step_error = self._base_error(step_covariance, unscaled_factor)
+            step_error = self._base_error(estimate.step_covariance, unscaled_factor)
             # An unknown motion makes all later poses unknown, except before the engine has
             # geometry: drift counts from the last such frame.
             before = replace(self._drift, known=self._drift.known | ~self.last.map_error.known)
@@ -272,7 +260,7 @@ class PoseChain:
             twist=twist,
             twist_error=twist_error,
         )
-        self._last_stamp_ns = stamp_ns
+        self._last_stamp_ns = estimate.stamp_ns
         return self.last
 
     def _base_error(self, covariance: np.ndarray | None, factor: float) -> MotionCovariance:
@@ -283,13 +271,13 @@ class PoseChain:
 
 def without_motion(placement: Placement) -> Placement:
     """Return a placement with unknown errors and velocity, to repeat the last pose."""
-    still = replace(placement, twist=np.zeros(6), twist_error=UNKNOWN)
-    return replace(still, map_error=UNKNOWN, odom_error=UNKNOWN)
-
-
-def with_odometry_moved(placement: Placement, T_odom_own: np.ndarray) -> Placement:
-    """Return a placement whose odometry is moved to another odom frame."""
-    return replace(placement, T_odom_base=T_odom_own @ placement.T_odom_base)
+    return replace(
+        placement,
+        map_error=UNKNOWN,
+        odom_error=UNKNOWN,
+        twist=np.zeros(6),
+        twist_error=UNKNOWN,
+    )
 
 
 def planar_map_odom(T_map_base: np.ndarray, T_odom_base: np.ndarray) -> np.ndarray:
@@ -297,7 +285,8 @@ def planar_map_odom(T_map_base: np.ndarray, T_odom_base: np.ndarray) -> np.ndarr
 
     Projecting ``T_map_odom`` itself would shift a base that is far from the origin of odom.
     """
-    R = _about_z(_heading(T_map_base, _X) - _heading(T_odom_base, _X))
+    angle = _heading(T_map_base, _X) - _heading(T_odom_base, _X)
+    R = Rotation.from_euler('z', angle).as_matrix()
     position = T_map_base[:3, 3] - R @ T_odom_base[:3, 3]
     return make_T(R, position * [1.0, 1.0, 0.0])
 
@@ -305,10 +294,6 @@ def planar_map_odom(T_map_base: np.ndarray, T_odom_base: np.ndarray) -> np.ndarr
 def _heading(T: np.ndarray, axis: np.ndarray) -> float:
     x, y, _ = T[:3, :3] @ axis
     return math.atan2(y, x)
-
-
-def _about_z(angle: float) -> np.ndarray:
-    return Rotation.from_euler('z', angle).as_matrix()
 
 
 def _twist(T_previous_base: np.ndarray, elapsed_s: float) -> np.ndarray:

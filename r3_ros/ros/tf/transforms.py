@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 import threading
 import time
@@ -24,7 +25,7 @@ from ...core.errors import TransformError
 from ...core.geometry import inverse
 from ..outputs.messages import transform_message
 from .frame_tree import TransformTree
-from .pose_chain import Placement, planar_map_odom, with_odometry_moved
+from .pose_chain import Placement, planar_map_odom
 
 _SECOND_NS = 1_000_000_000
 _MOST_WAITING = 64
@@ -102,21 +103,17 @@ class RobotOdometry:
 
         :raises TransformError: it was not received, perhaps not yet.
         """
-        return self._tree.pose_at(self.config.odom_frame, base_frame, stamp_ns)
+        return self._tree.pose(self.config.odom_frame, base_frame, stamp_ns)
 
     def at_or_newest(self, stamp_ns: int, base_frame: str) -> np.ndarray | None:
         """Return ``T_odom_base`` (4, 4) at a time, or the newest; None if there is none at all.
 
         For poses given by a user, who sees the newest; never for an image.
         """
-        try:
-            return self.at(stamp_ns, base_frame)
-        except TransformError:
-            pass
-        try:
-            return self._tree.newest_pose(self.config.odom_frame, base_frame)
-        except TransformError:
-            return None
+        for when_ns in (stamp_ns, None):
+            with suppress(TransformError):
+                return self._tree.pose(self.config.odom_frame, base_frame, when_ns)
+        return None
 
     def fail(self, problem: str) -> None:
         """Count an image without a transform."""
@@ -194,14 +191,12 @@ class TransformAuthority:
             return
         with self._lock:
             self._refuse_foreign_edges(base_frame)
-            self._take(placement, placement.T_odom_base)
+            config, T_odom_base = self._config, placement.T_odom_base
+            self._take(placement, T_odom_base)
             edges = self._map_to_odom(stamp_ns)
-            config = self._config
             if config.publish_odom_to_base_tf and base_frame not in self._refused:
                 edges.append(
-                    transform_message(
-                        stamp_ns, config.odom_frame, base_frame, placement.T_odom_base
-                    )
+                    transform_message(stamp_ns, config.odom_frame, base_frame, T_odom_base)
                 )
             self._broadcast(edges + self._ahead())
 
@@ -219,10 +214,7 @@ class TransformAuthority:
                 self._broadcast(self._ahead())
 
     def T_map_base_now(self, stamp_ns: int, base_frame: str) -> np.ndarray | None:
-        """Return a corrected robot's pose in map at a time, or by its newest transform.
-
-        None without an estimate or transform.
-        """
+        """Return a corrected robot's pose in map, now or at a time; None while it is unknown."""
         newest, T_odom_now = self._newest, self.robot.at_or_newest(stamp_ns, base_frame)
         if newest is None or T_odom_now is None:
             return None
@@ -234,7 +226,9 @@ class TransformAuthority:
         if not corrects_robot(self._config):
             return placement
         T_odom_own = self._T_odom_own
-        return None if T_odom_own is None else with_odometry_moved(placement, T_odom_own)
+        if T_odom_own is None:
+            return None
+        return replace(placement, T_odom_base=T_odom_own @ placement.T_odom_base)
 
     def repeat(self) -> None:
         """Broadcast ``map -> odom`` again, for late subscribers and lookups between frames."""
