@@ -76,5 +76,4 @@ class Eviction:
 
 
 def _fading(age: np.ndarray) -> np.ndarray:
-    faded: np.ndarray = 0.5 ** (age / _HALF_LIFE_FRAMES)
-    return faded
+    return 0.5 ** (age / _HALF_LIFE_FRAMES)

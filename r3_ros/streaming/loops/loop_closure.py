@@ -217,8 +217,7 @@ def _nearest(nodes: Sequence[int], frames: Sequence[int]) -> list[int]:
     after = np.clip(np.searchsorted(known, ids), 0, len(known) - 1)
     before = np.maximum(after - 1, 0)
     nearer_before = np.abs(ids - known[before]) <= np.abs(known[after] - ids)
-    found: list[int] = known[np.where(nearer_before, before, after)].tolist()
-    return found
+    return known[np.where(nearer_before, before, after)].tolist()
 
 
 def _nodes(session: Session, pair: tuple[int, int], evidence: Sequence[FarEdge]) -> list[int]:
