@@ -181,7 +181,7 @@ def _edges(
             sources.append(np.array([edge.source_id]))
             targets.append(np.array([edge.target_id]))
             T_all.append(T[None])
-            confidences.append(np.array([[edge.confidence_translation, edge.confidence_rotation]]))
+            confidences.append(np.array([edge.scores]))
     return SavedEdges(*map(np.concatenate, (sources, targets, T_all, confidences)))
 
 

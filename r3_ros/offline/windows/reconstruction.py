@@ -21,7 +21,7 @@ from ...core.config import R3Config, TrackingConfig
 from ...core.datatypes import DepthMap, Intrinsics, TrackingState
 from ...core.errors import FrameError, ModelError, SourceError
 from ...core.geometry import rigid_part, scale_of
-from ...core.window_predictor import WindowPrediction, WindowPredictor
+from ...core.predictor import WindowPrediction, WindowPredictor
 from ...input.folder_source import FolderSource
 from ...input.network_input import intrinsics_from_fov
 from ...input.source import Source
@@ -30,9 +30,15 @@ from ...streaming.trajectory import Trajectory
 from ..run_files import rescale_depth, save_depth
 from ..stream_run import FrameRecord, RunResult
 from .window_clouds import ImageClouds
-from .window_images import collected_images, images_in_time, WindowImage
+from .window_images import (
+    collected_images,
+    images_in_time,
+    ImageWindow,
+    OrderBySimilarity,
+    OrderByTime,
+    WindowImage,
+)
 from .window_joining import DepthGrid
-from .window_order import ImageWindow, OrderBySimilarity, OrderByTime
 from .window_placement import (
     median_score,
     min_score,

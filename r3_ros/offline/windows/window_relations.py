@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...core.geometry import inverse, make_T, quat_xyzw, rotation_angle, T_from_quat
-from ...core.window_predictor import WindowPrediction
+from ...core.predictor import WindowPrediction
 from ...streaming.pose_resolution import robust_average
 
 #: The score of an image is the mean over its best relations, at most this many.

@@ -118,8 +118,7 @@ class Loops:
             edge
             for edge in rejected_edges
             if edge.source_id in session.bank
-            and min(edge.confidence_translation, edge.confidence_rotation)
-            >= _LEAST_RATIO * noise.reference
+            and min(edge.scores) >= _LEAST_RATIO * noise.reference
         ]
         if not good or not newest:
             return
