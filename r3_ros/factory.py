@@ -8,8 +8,7 @@ import logging
 
 from .core.config import R3Config
 from .core.errors import ConfigError, ModelError, R3Error
-from .core.predictor import MetricDepth, Predictor
-from .core.window_predictor import WindowPredictor
+from .core.predictor import MetricDepth, Predictor, WindowPredictor
 from .streaming.engine import Engine
 from .streaming.keyframes.retrieval import array_module
 

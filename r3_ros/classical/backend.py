@@ -169,7 +169,7 @@ class Backend:
         """Return mean and standard deviation of the factor on a guessed focal length, or None."""
         if self._guessed_focal is None or self._focal_steady >= FOCAL_SETTLED[0]:
             return None
-        if not FOCAL_FIRST <= len(self._map.frames.keyframes()) <= FOCAL_LAST:
+        if not FOCAL_FIRST <= len(self._map.keyframes()) <= FOCAL_LAST:
             return None
         mean = self._guessed_focal / self._map.camera.focal
         return mean, FOCAL_SIGMA * mean
@@ -183,7 +183,7 @@ class Backend:
         loop.seen.keep(loop.seen.alive(self._map.landmarks))
         loop.seen.keep(~np.isin(loop.seen.slots, frame.seen.slots))
         mapping.add_observations(frame, self._map, loop.seen.slots, loop.seen.pixels)
-        since = sum(f.frame_id > loop.old_id for f in self._map.frames.keyframes())
+        since = sum(f.frame_id > loop.old_id for f in self._map.keyframes())
         size = min(max(since, self._window_size), LOOP_KEYFRAMES)
         window = take_window(self._map, size, loop=loop)
         if window is None:

@@ -199,7 +199,7 @@ class ClassicalPredictor:
         intrinsics = frame.intrinsics
         self._estimated = intrinsics is None
         if intrinsics is None and self._known is not None:
-            intrinsics = self._known.intrinsics_for(width, height)
+            intrinsics = self._known.keyframes[-1].intrinsics.resized(width, height)
         elif intrinsics is None:
             focal = ASSUMED_FOCAL * max(width, height)
             centre = ((width - 1) / 2.0, (height - 1) / 2.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import cv2
 import numpy as np
 
@@ -19,7 +21,13 @@ BACK_OFFSET_PX = 4.0
 #: Weakest corner, relative to the strongest.
 QUALITY = 0.003
 
-_CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.02)
+_lucas_kanade = partial(
+    cv2.calcOpticalFlowPyrLK,
+    winSize=(PATCH, PATCH),
+    criteria=(cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.02),
+    flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+    minEigThreshold=1e-4,
+)
 
 
 def working_image(image: np.ndarray) -> np.ndarray:
@@ -73,33 +81,19 @@ def track(
         return np.empty((0, 2), np.float32), np.empty(0, bool)
     start = np.ascontiguousarray(points, np.float32).reshape(-1, 1, 2)
     expected = np.ascontiguousarray(guess, np.float32).reshape(-1, 1, 2)
-    forward, found, _ = _lucas_kanade(previous, current, start, expected.copy(), levels)
+    forward, found, _ = _lucas_kanade(previous, current, start, expected.copy(), maxLevel=levels)
     # Backwards starts as far off as forwards, so that agreement is significant, within the reach
     # of two levels.
     off = np.clip(forward - expected, -BACK_OFFSET_PX, BACK_OFFSET_PX)
-    back, found_back, _ = _lucas_kanade(current, previous, forward, start + off, min(levels, 1))
+    back, found_back, _ = _lucas_kanade(
+        current, previous, forward, start + off, maxLevel=min(levels, 1)
+    )
     error = np.linalg.norm((back - start)[:, 0], axis=1)
     height, width = current.shape
     end = forward[:, 0]
     inside = ((end >= 1) & (end <= (width - 2, height - 2))).all(axis=1)
     ok = (found[:, 0] > 0) & (found_back[:, 0] > 0) & (error < ROUND_TRIP_PX) & inside
     return end, ok
-
-
-def _lucas_kanade(
-    previous: np.ndarray, current: np.ndarray, start: np.ndarray, guess: np.ndarray, levels: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return cv2.calcOpticalFlowPyrLK(
-        previous,
-        current,
-        start,
-        guess,
-        winSize=(PATCH, PATCH),
-        maxLevel=levels,
-        criteria=_CRITERIA,
-        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
-        minEigThreshold=1e-4,
-    )
 
 
 def coverage(pixels: np.ndarray, width: int, height: int) -> float:

@@ -137,18 +137,14 @@ class HeldFrame:
     saved: bool = False
 
 
-class HeldFrames(dict[int, HeldFrame]):
-    """The held frames by id, in increasing order."""
+@dataclass
+class SparseMap:
+    """The camera, the held frames by id, in increasing order, and the landmarks."""
+
+    camera: Pinhole
+    frames: dict[int, HeldFrame] = field(default_factory=dict)
+    landmarks: Landmarks = field(default_factory=Landmarks)
 
     def keyframes(self) -> list[HeldFrame]:
         """Return the keyframes, oldest first."""
-        return [frame for frame in self.values() if frame.keyframe]
-
-
-@dataclass
-class SparseMap:
-    """The camera, the held frames and the landmarks."""
-
-    camera: Pinhole
-    frames: HeldFrames = field(default_factory=HeldFrames)
-    landmarks: Landmarks = field(default_factory=Landmarks)
+        return [frame for frame in self.frames.values() if frame.keyframe]

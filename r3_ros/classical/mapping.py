@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.spatial import cKDTree
 
@@ -36,26 +34,16 @@ LOOP_COVERAGE = 0.2
 NEIGHBOURS = 5
 
 
-@dataclass(frozen=True)
-class FoundLandmarks:
-    """Landmarks found again in a new keyframe.
-
-    :ivar slots: (N,) of those found at their projection, and their ``pixels``.
-    :ivar loop: old landmarks that agree on another pose of the new keyframe: the camera has
-        returned with drift. None without such a group.
-    """
-
-    slots: np.ndarray
-    pixels: np.ndarray
-    loop: Loop | None
-
-
-def find_again(frame: HeldFrame, sparse_map: SparseMap, tracked: np.ndarray) -> FoundLandmarks:
+def find_again(
+    frame: HeldFrame, sparse_map: SparseMap, tracked: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, Loop | None]:
     """Search for landmarks that should be in view but are not tracked.
 
     Each is tracked from a keyframe that saw it to its projection.
 
     :param tracked: slots that are tracked already.
+    :return: (N,) slots and (N, 2) pixels of those found at their projection, and a group of old
+        landmarks that agree on another pose of the keyframe: the camera has returned with drift.
     """
     landmarks, camera = sparse_map.landmarks, sparse_map.camera
     visible = landmarks.solid.copy()
@@ -78,7 +66,7 @@ def find_again(frame: HeldFrame, sparse_map: SparseMap, tracked: np.ndarray) -> 
         found_pixels.append(pixels[near].astype(np.float64))
         if loop is None and near.sum() < LOOP_NEAR_SHARE * ok.sum():
             loop = _find_loop(frame, old, sparse_map, slots, then, pixels, ok)
-    return FoundLandmarks(np.concatenate(found_slots), np.concatenate(found_pixels), loop)
+    return np.concatenate(found_slots), np.concatenate(found_pixels), loop
 
 
 def _find_loop(
@@ -117,7 +105,7 @@ def _best_keyframe(
     landmarks = sparse_map.landmarks
     best, best_count = None, 14
     axis = frame.T_world_camera[:3, 2]
-    for old in sparse_map.frames.keyframes():
+    for old in sparse_map.keyframes():
         if old is frame or axis @ old.T_world_camera[:3, 2] < REVISIT_ANGLE_COS:
             continue
         use = old.seen.alive(landmarks) & visible[old.seen.slots]
@@ -169,7 +157,7 @@ def _fits_everywhere(slots: np.ndarray, world: np.ndarray, sparse_map: SparseMap
     row_of_slot = np.full(len(landmarks.used), -1)
     row_of_slot[slots] = np.arange(len(slots))
     good = np.ones(len(slots), bool)
-    for old in sparse_map.frames.keyframes():
+    for old in sparse_map.keyframes():
         index = row_of_slot[old.seen.slots]
         use = (index >= 0) & old.seen.alive(landmarks)
         if use.any():

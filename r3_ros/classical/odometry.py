@@ -8,7 +8,7 @@ import enum
 
 import numpy as np
 
-from ..core.geometry import inverse, make_T, rotation_angle
+from ..core.geometry import inverse, make_T, rotation_angle, transform
 from . import mapping
 from .backend import Backend
 from .features import coverage, track
@@ -206,7 +206,7 @@ class Odometry:
     def _begin(self, start: Start, frame: HeldFrame, gray: np.ndarray) -> None:
         """Add a start to the map: two keyframes, and poses of the held frames between."""
         T_world_reference = self._reference_T
-        world = start.points @ T_world_reference[:3, :3].T + T_world_reference[:3, 3]
+        world = transform(T_world_reference, start.points)
         for frame_id, T in zip(start.frame_ids, start.T_camera_reference, strict=True):
             held = self.frames.get(frame_id)
             if held is not None:
@@ -226,9 +226,7 @@ class Odometry:
                 held.seen = Observations.of(self.landmarks, slots[solid], seen[solid])
         guess = mapping.guess_depth(reference, self.map, pixels[0][~solid])
         in_camera = homogeneous(self.camera.rays(pixels[0][~solid])) * guess[:, None]
-        self.landmarks.position[slots[~solid]] = (
-            in_camera @ T_world_reference[:3, :3].T + T_world_reference[:3, 3]
-        )
+        self.landmarks.position[slots[~solid]] = transform(T_world_reference, in_camera)
         self._velocity = start.T_camera_reference[-2] @ inverse(start.T_camera_reference[-1])
         self._T = frame.T_world_camera.copy()
         self._slots, self._pixels, self._gray = slots, pixels[-1], gray
@@ -295,7 +293,7 @@ class Odometry:
 
     def _find_near(self, gray: np.ndarray, T_guess: np.ndarray) -> _Fitted | None:
         """Match the newest keyframes by descriptor, for motion too fast to track."""
-        newest = self.frames.keyframes()[-NEAR_KEYFRAMES:]
+        newest = self.map.keyframes()[-NEAR_KEYFRAMES:]
         found = self._relocaliser.find(gray, newest, self.map, self._distance, NEAR_SHARE)
         if found is None:
             return None
@@ -376,11 +374,11 @@ class Odometry:
 
     def _add_keyframe(self, frame: HeldFrame) -> None:
         frame.keyframe = True
-        found = mapping.find_again(frame, self.map, self._slots)
-        self._slots = np.concatenate([self._slots, found.slots])
-        self._pixels = np.concatenate([self._pixels, found.pixels])
-        if found.loop is not None:
-            self._backend.offer_loop(found.loop)
+        slots, pixels, loop = mapping.find_again(frame, self.map, self._slots)
+        self._slots = np.concatenate([self._slots, slots])
+        self._pixels = np.concatenate([self._pixels, pixels])
+        if loop is not None:
+            self._backend.offer_loop(loop)
         mapping.add_observations(frame, self.map, self._slots, self._pixels)
         mapping.triangulate_candidates(frame, self.map)
         mapping.drop_dead_candidates(self.map, self._slots)

@@ -33,7 +33,7 @@ def landmarks_in(
     landmarks, camera = sparse_map.landmarks, sparse_map.camera
     position = np.full((len(landmarks.used), 3), np.nan)
     seen_by, slots, pixels = [], [], []
-    for frame in sparse_map.frames.keyframes():
+    for frame in sparse_map.keyframes():
         T = T_world_camera.get(frame.frame_id)
         if T is None:
             continue
@@ -73,10 +73,6 @@ class KnownMap:
     def of(cls, keyframes: Iterable[KnownKeyframe], landmarks: SparseLandmarks) -> KnownMap:
         """Return the map with the working images of its keyframes."""
         return cls([replace(k, image=working_image(k.image)) for k in keyframes], landmarks)
-
-    def intrinsics_for(self, width: int, height: int) -> Intrinsics:
-        """Return the intrinsics of the newest image, for images of another size."""
-        return self.keyframes[-1].intrinsics.resized(width, height)
 
     def enter(self, sparse_map: SparseMap) -> None:
         """Add keyframes and landmarks to an empty map."""

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from ..core.geometry import inverse
-from .landmarks import HeldFrame, HeldFrames, SparseMap
+from .landmarks import HeldFrame, SparseMap
 from .pinhole import Pinhole
 
 #: Most pixels of a swept image (half of 640x480 a side).
@@ -45,12 +45,8 @@ LEAST_LANDMARKS = 30
 NEAR_MARGIN, FAR_MARGIN = 0.7, 1.4
 
 
-@dataclass(frozen=True)
-class NeighbourView:
-    """A neighbouring image, (h, w) uint8, with its (4, 4) pose."""
-
-    gray: np.ndarray
-    T_view_reference: np.ndarray
+#: A neighbouring image, (h, w) uint8, with its (4, 4) ``T_view_reference``.
+NeighbourView = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -79,16 +75,14 @@ def sweep_job(frame: HeldFrame, sparse_map: SparseMap, planes: int) -> Callable[
     if len(depths) < LEAST_LANDMARKS:
         return None
     nearest, middle, farthest = np.percentile(depths, (2.0, 50.0, 98.0))
-    neighbours = _neighbours(frame, sparse_map.frames, float(middle))
+    neighbours = _neighbours(frame, sparse_map, float(middle))
     if not neighbours:
         return None
     width, height = sweep_size(camera)
     small_camera = Pinhole.of(camera.resized(width, height), width, height)
     gray = _shrunk(frame.gray, width, height)
     views = [
-        NeighbourView(
-            _shrunk(n.gray, width, height), inverse(n.T_world_camera) @ frame.T_world_camera
-        )
+        (_shrunk(n.gray, width, height), inverse(n.T_world_camera) @ frame.T_world_camera)
         for n in neighbours
     ]
     near, far = NEAR_MARGIN * float(nearest), FAR_MARGIN * float(farthest)
@@ -96,10 +90,10 @@ def sweep_job(frame: HeldFrame, sparse_map: SparseMap, planes: int) -> Callable[
     return lambda: sweep(frame_id, gray, views, small_camera, near, far, planes)
 
 
-def _neighbours(frame: HeldFrame, frames: HeldFrames, depth: float) -> list[HeldFrame]:
+def _neighbours(frame: HeldFrame, sparse_map: SparseMap, depth: float) -> list[HeldFrame]:
     """Return the keyframes with the best baselines for a scene at this depth."""
     suited = []
-    for other in frames.keyframes()[-CONSIDERED:]:
+    for other in sparse_map.keyframes()[-CONSIDERED:]:
         if other is frame:
             continue
         baseline = float(
@@ -141,15 +135,11 @@ def _score_volume(
 ) -> np.ndarray:
     """Return (planes, h, w) float32 scores of each plane in the best views, 1 at best."""
     h, w = gray.shape
-    K = np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1.0]])
-    K_inv = np.linalg.inv(K)
+    K, K_inv = camera.K, np.linalg.inv(camera.K)
     reference = _normalised(gray)
     scale = 0.5 / np.maximum(_box(reference * reference), 1e-3)
-    images = [_normalised(v.gray) for v in views]
-    homographies = [
-        (K @ v.T_view_reference[:3, :3] @ K_inv, K @ v.T_view_reference[:3, 3:] @ K_inv[2:])
-        for v in views
-    ]
+    images = [_normalised(image) for image, _ in views]
+    homographies = [(K @ T[:3, :3] @ K_inv, K @ T[:3, 3:] @ K_inv[2:]) for _, T in views]
     volume = np.empty((len(inverse_depths), h, w), np.float32)
     each = [np.empty((h, w), np.float32) for _ in views]
     for plane, inverse_depth in zip(volume, inverse_depths, strict=True):

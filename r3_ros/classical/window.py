@@ -71,7 +71,7 @@ def take_window(
     loop: Loop | None = None,
 ) -> AdjustmentWindow | None:
     """Copy the newest keyframes, what they saw, and fixed keyframes that saw the same."""
-    landmarks, keyframes = sparse_map.landmarks, sparse_map.frames.keyframes()
+    landmarks, keyframes = sparse_map.landmarks, sparse_map.keyframes()
     if len(keyframes) < 2:
         return None
     # A loaded map is not adjusted; its keyframes are fixed.

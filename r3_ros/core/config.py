@@ -486,7 +486,6 @@ def _check_relations(config: R3Config) -> None:
         ('occupancy.max_height', 'occupancy.min_height', ''),
     ):
         if values[larger] <= values[smaller] and not (zero and values[larger] == 0):
-            raise ConfigError(
-                f"parameter '{larger}' is {values[larger]}, not above '{smaller}' "
-                f'({values[smaller]}){zero and "; "}{zero}'
-            )
+            message = f"parameter '{larger}' is {values[larger]}, not above '{smaller}' "
+            message += f'({values[smaller]})'
+            raise ConfigError(f'{message}; {zero}' if zero else message)

@@ -114,6 +114,10 @@ class Edge:
     confidence_translation: float
     confidence_rotation: float
 
+    @property
+    def scores(self) -> tuple[float, float]:
+        return self.confidence_translation, self.confidence_rotation
+
 
 @dataclass(frozen=True, eq=False)
 class DepthMap:

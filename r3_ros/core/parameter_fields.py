@@ -18,18 +18,6 @@ import yaml
 
 from .errors import ConfigError
 
-#: Parameters of earlier releases, and what to do about each.
-REMOVED = {
-    'keyframe.interval': 'set keyframe.max_interval instead',
-    'memory.beyond_host': 'delete it, frames that do not fit into memory are always recomputed',
-    'memory.cache_precision': 'delete it, cached frames have the precision of model.precision',
-    'memory.max_store_mib': 'delete it, frames are no longer stored in files',
-    'memory.store_folder': 'delete it, frames are no longer stored in files',
-    'offline.method': 'delete it, offline mode always uses the full context',
-    'stream.pose_rule': 'delete it, a pose is always resolved from all edges of the frame',
-    'stream.preset': 'delete it, there is one streaming method',
-}
-
 
 @dataclass(frozen=True)
 class Meta:
@@ -144,8 +132,6 @@ def updated(root: _Root, changes: Mapping[str, Any]) -> _Root:
 
 def unknown_advice(name: str, known: Iterable[str]) -> str:
     """Return what to do about a name that is not among the ``known`` ones."""
-    if name in REMOVED:
-        return f'it was removed; {REMOVED[name]}'
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean '{close[0]}'?" if close else '`r3 parameters` lists all'
 

@@ -11,7 +11,7 @@ import torch
 from ..core.config import ModelConfig
 from ..core.datatypes import ModelInfo
 from ..core.errors import FrameError, ModelError
-from ..core.window_predictor import WindowPrediction
+from ..core.predictor import WindowPrediction
 from ..input.network_input import PATCH, r3_geometry
 from .depth_head import BRANCH_CHANNELS
 from .network import HEAD_FRAMES, Prediction, R3Network

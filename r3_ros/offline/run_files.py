@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import csv
 from dataclasses import asdict
 import io
+import itertools
 import json
+import math
 import os
 from pathlib import Path
 import platform
@@ -173,19 +175,14 @@ def write_frames(path: Path, records: Sequence[FrameRecord]) -> None:
         + ['context_frames', 'corrected_frames', 'read_ms', 'step_ms']
         + [f'{stage}_ms' for stage in stages]
     )
-    for record in records:
-        confidences = (
-            record.confidence_translation,
-            record.confidence_rotation,
-            record.confidence_ratio,
-        )
-        times = [record.read_ms, record.step_ms]
-        times += [record.timings_ms.get(stage, float('nan')) for stage in stages]
+    for r in records:
+        times = [r.read_ms, r.step_ms, *(r.timings_ms.get(stage, math.nan) for stage in stages)]
+        confidences = r.confidence_translation, r.confidence_rotation, r.confidence_ratio
         table.writerow(
-            [record.frame_id, stamp_text(record.stamp_ns), record.state.value, record.reason]
-            + [int(flag) for flag in (record.has_pose, record.tracked, record.is_keyframe)]
+            [r.frame_id, stamp_text(r.stamp_ns), r.state.value, r.reason]
+            + [int(flag) for flag in (r.has_pose, r.tracked, r.is_keyframe)]
             + [f'{value:.6g}' for value in confidences]
-            + [record.context_frames, record.corrected_frames]
+            + [r.context_frames, r.corrected_frames]
             + [f'{value:.3f}' for value in times]
         )
     with atomic_write(path) as file:
@@ -197,11 +194,16 @@ def summarise(result: RunResult, config: R3Config, source_path: str) -> dict[str
     records, of_frames = result.records, summarise_frames(result.records)
     step_s = sum(record.step_ms for record in records) / 1e3
     T_final = np.zeros((0, 4, 4)) if result.trajectory is None else result.trajectory.T_final
+    offline = {
+        'windows': result.windows,
+        'stamps': 'as recorded' if result.collection is None else 'running numbers in seconds',
+        'pictures': result.collection,
+    }
     return {
         'source': source_path,
         'complete': not result.interrupted,
         'mode': result.mode,
-        **_offline(result),
+        **({'offline': offline} if result.mode == 'offline' else {}),
         'model': result.model.name,
         'checkpoint_sha256': result.model.checkpoint_sha256,
         'device': result.model.device,
@@ -226,16 +228,6 @@ def summarise(result: RunResult, config: R3Config, source_path: str) -> dict[str
         'machine': machine(),
         'config': flattened(config),
     }
-
-
-def _offline(result: RunResult) -> dict[str, Any]:
-    """Return the additional entry of a run in offline mode."""
-    if result.mode != 'offline':
-        return {}
-    names = result.collection
-    stamps = 'as recorded' if names is None else 'running numbers in seconds'
-    listed = None if names is None else list(names)
-    return {'offline': {'windows': result.windows, 'stamps': stamps, 'pictures': listed}}
 
 
 def summarise_frames(records: Sequence[FrameRecord]) -> dict[str, Any]:
@@ -266,11 +258,10 @@ def path_length(T_world_camera: np.ndarray) -> float:
 
 def _camera(result: RunResult) -> dict[str, Any]:
     camera, intrinsics = result.camera, result.intrinsics
-    model = camera.distortion_model if camera and camera.is_distorted else 'none'
     return {
         'calibrated': camera is not None,
         'focal_length_estimated': result.intrinsics_estimated,
-        'distortion_model': model,
+        'distortion_model': camera.distortion_model if camera and camera.is_distorted else 'none',
         'undistorted': None if intrinsics is None else asdict(intrinsics),
     }
 
@@ -293,19 +284,16 @@ def _timing(records: Sequence[FrameRecord]) -> dict[str, dict[str, float]]:
 
 
 def _state_changes(records: Sequence[FrameRecord]) -> list[dict[str, Any]]:
-    changes, last = [], None
-    for record in records:
-        if record.state is not last:
-            changes.append(
-                {
-                    'frame': record.frame_id,
-                    'stamp': stamp_text(record.stamp_ns),
-                    'state': record.state.value,
-                    'reason': record.reason,
-                }
-            )
-        last = record.state
-    return changes
+    stretches = itertools.groupby(records, key=lambda record: record.state)
+    return [
+        {
+            'frame': first.frame_id,
+            'stamp': stamp_text(first.stamp_ns),
+            'state': first.state.value,
+            'reason': first.reason,
+        }
+        for first in (next(stretch) for _, stretch in stretches)
+    ]
 
 
 def versions() -> dict[str, str]:
@@ -320,10 +308,13 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """Describe the machine, for comparing times."""
-    lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
+    # Linux has this file, which names no ARM processor.
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text(encoding='utf-8').splitlines() if info.exists() else []
     names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
+    on_linux = hasattr(os, 'sched_getaffinity')
     return {
         'system': platform.platform(),
-        'cpu': names[0] if names else platform.machine(),  # ARM reports no name
-        'cores': len(os.sched_getaffinity(0)),
+        'cpu': names[0] if names else platform.processor() or platform.machine(),
+        'cores': len(os.sched_getaffinity(0)) if on_linux else os.cpu_count(),
     }

@@ -6,11 +6,11 @@ caller's thread.
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
 import threading
 import time
 from typing import TypeVar
@@ -33,6 +33,8 @@ from ..streaming.trajectory import TrajectoryView
 Item = TypeVar('Item')
 
 _FRAMES_AHEAD = 4
+#: Longest wait for the reader at the end; a source that blocks must not keep the process.
+_LONGEST_WAIT_S = 2.0
 _LEFT_OUT_WARNINGS = 5
 _TRACKED = (TrackingState.TRACKING, TrackingState.LOW_CONFIDENCE)
 
@@ -55,10 +57,10 @@ class FrameRecord:
     confidence_rotation: float
     confidence_ratio: float
     context_frames: int
-    corrected_frames: int
     read_ms: float
     step_ms: float
-    timings_ms: dict[str, float]
+    corrected_frames: int = 0
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def tracked(self) -> bool:
@@ -239,7 +241,7 @@ def _record(estimate: Estimate, read_ms: float, step_ms: float) -> FrameRecord:
         corrected_frames=len(estimate.corrected),
         read_ms=read_ms,
         step_ms=step_ms,
-        timings_ms=dict(estimate.timings_ms),
+        timings_ms=estimate.timings_ms,
     )
 
 
@@ -287,15 +289,29 @@ class Undistorter:
 @contextmanager
 def read_ahead(items: Iterator[Item]) -> Iterator[Iterator[Item]]:
     """Iterate on a reader thread, a few items ahead; its errors are raised in the consumer."""
-    reader = ThreadPoolExecutor(1, thread_name('frame_reader'))
+    done: SimpleQueue[Item | BaseException | None] = SimpleQueue()
+    room, closed = threading.Semaphore(_FRAMES_AHEAD), threading.Event()
+
+    def read() -> None:
+        try:
+            while room.acquire() and not closed.is_set():
+                done.put(next(items, None))
+        except BaseException as error:  # any: the consumer waits for an answer
+            done.put(error)
 
     def ahead() -> Iterator[Item]:
-        pending = deque(reader.submit(next, items, None) for _ in range(_FRAMES_AHEAD))
-        while (item := pending.popleft().result()) is not None:
-            pending.append(reader.submit(next, items, None))
+        while (item := done.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            room.release()
             yield item
 
+    # A daemon: Python waits for all other threads before it ends.
+    reader = threading.Thread(target=read, name=thread_name('frame_reader'), daemon=True)
+    reader.start()
     try:
         yield ahead()
     finally:
-        reader.shutdown(cancel_futures=True)
+        closed.set()
+        room.release()
+        reader.join(_LONGEST_WAIT_S)

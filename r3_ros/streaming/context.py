@@ -70,5 +70,4 @@ def expected_pose(session: Session) -> np.ndarray | None:
     if before not in session.recent or last != session.frame_count - 1:
         return T_world_last
     T_before_last = inverse(held[before].T_world_camera) @ T_world_last
-    expected: np.ndarray = T_world_last @ T_before_last
-    return expected
+    return T_world_last @ T_before_last

@@ -9,7 +9,7 @@ pixels or weights. Its state is one :class:`Session`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 import time
 
@@ -20,6 +20,7 @@ from ..core.datatypes import DepthMap, Edge, Estimate, Frame, FramePrediction, T
 from ..core.errors import ConfigError, FrameError, MapError, MapProblem
 from ..core.geometry import similarity
 from ..core.predictor import MetricDepth, Predictor
+from ..core.trajectory_file import NANOSECONDS
 from ..maps.cloud import cloud_from_depth
 from ..maps.saved_map import SavedMap
 from .context import DescribedFrame, expected_pose, FrameContext, retrieve_context
@@ -46,8 +47,6 @@ from .segments import leave_segment, open_segment, reported_reason, reported_sta
 from .session import Session
 from .trajectory import Trajectory
 from .voxel_map import VoxelMap
-
-_SECOND_NS = 1_000_000_000
 
 
 class StageTimer:
@@ -121,7 +120,7 @@ class Engine:
         timer.done('resolve')
         verdict, resolution = self._judge(seen, resolution, prediction)
         timer.done('gate')
-        memory = self._remember(seen, context, prediction, resolution, verdict)
+        memory = self._retention.keep(self.session, seen, context, prediction, resolution, verdict)
         timer.done('memory')
         depths = self._extend_map(prediction.depths)
         timer.done('map')
@@ -145,12 +144,19 @@ class Engine:
             # In the bank it would corrupt every later search.
             raise FrameError('the frame has no finite descriptor: its pixels cannot be used')
         last_ns, longest_s = session.last_stamp_ns, self.config.input.max_time_gap
-        after_gap = last_ns is not None and 0 < longest_s < (frame.stamp_ns - last_ns) / _SECOND_NS
+        after_gap = (
+            last_ns is not None and 0 < longest_s < (frame.stamp_ns - last_ns) / NANOSECONDS
+        )
         return DescribedFrame(frame, fault, descriptor, after_gap)
 
     def _retrieve(self, seen: DescribedFrame) -> FrameContext:
-        ids = retrieve_context(self.session, self.config.stream, seen)
-        return FrameContext(tuple(ids), self._needs_depth(seen.descriptor, ids))
+        session, every = self.session, self.config.model.depth_every
+        ids = retrieve_context(session, self.config.stream, seen)
+        candidate = Candidate(seen.descriptor, ids, expected_pose(session))
+        with_depth = (
+            every > 0 and session.frame_count % every == 0
+        ) or session.admission.foresees(session.bank, candidate)
+        return FrameContext(tuple(ids), with_depth)
 
     def _predict(self, seen: DescribedFrame, context: FrameContext) -> FramePrediction:
         prediction = self.predictor.predict(seen.frame, context.ids, context.with_depth)
@@ -207,18 +213,6 @@ class Engine:
             session.relocalisation = None
             session.map_revision += 1
         return verdict, resolution
-
-    def _remember(
-        self,
-        seen: DescribedFrame,
-        context: FrameContext,
-        prediction: FramePrediction,
-        resolution: Resolution,
-        verdict: Verdict,
-    ) -> Memory:
-        if resolution.pose is None or not verdict.publishable:
-            return self._retention.skip(self.session, seen.frame)
-        return self._retention.add(self.session, seen, context, prediction, resolution, verdict)
 
     def _extend_map(self, depths: Iterable[DepthMap]) -> tuple[DepthMap, ...]:
         """Insert the depth of keyframes, which may come later than the frame.
@@ -332,11 +326,10 @@ class Engine:
         loaded = take_in(self.session, saved, self.config, self._retention.keyframe_room, near)
         try:
             self.predictor.restore(loaded.keyframes(), loaded.landmarks)
-        except FrameError as error:
+        except Exception as error:
             self.reset()
-            raise MapError(MapProblem.BAD_FORMAT, str(error)) from error
-        except Exception:
-            self.reset()
+            if isinstance(error, FrameError):
+                raise MapError(MapProblem.BAD_FORMAT, str(error)) from error
             raise
         return loaded
 
@@ -391,20 +384,15 @@ class Engine:
         return Session(
             bank=KeyframeBank(config.keyframe, predictor.descriptor_size, self._device),
             admission=Admission(config.keyframe),
-            graph=PoseGraph(self._resolve_edges),
+            graph=PoseGraph(
+                lambda edges, held, scale: resolve_pose(edges, held, self._noise, scale)
+            ),
             gate=Gate(config.tracking, predictor.confidence_reference),
             map=VoxelMap(config.map),
             trajectory=Trajectory(config.trajectory.max_poses),
             session_id=session_id,
             scale=ScaleTracker(config.scale, self._metric, self.odometry, self._user_scale),
         )
-
-    def _needs_depth(self, descriptor: np.ndarray, context_ids: Sequence[int]) -> bool:
-        session, every = self.session, self.config.model.depth_every
-        if every and session.frame_count % every == 0:
-            return True
-        candidate = Candidate(descriptor, context_ids, expected_pose(session))
-        return session.admission.foresees(session.bank, candidate)
 
     def _refine(self, edges: Iterable[Edge]) -> list[int]:
         """Replace edges by refined ones; return the frames whose poses changed."""
@@ -416,11 +404,6 @@ class Engine:
             session.map_revision += 1
             session.map.poses_changed()
         return corrected
-
-    def _resolve_edges(
-        self, edges: Sequence[Edge], held: Mapping[int, HeldPose], scale: float | None
-    ) -> ResolvedPose | None:
-        return resolve_pose(edges, held, self._noise, scale)
 
     @property
     def _noise(self) -> EdgeNoise:

@@ -211,7 +211,7 @@ def _best_scores(edges: Sequence[Edge]) -> tuple[float, float]:
     """Return the mean translation and rotation score of the best few edges, NaN without any."""
     if not edges:
         return float('nan'), float('nan')
-    scores = np.array([[e.confidence_translation, e.confidence_rotation] for e in edges])
+    scores = np.array([edge.scores for edge in edges])
     best = scores[np.argsort(-scores.sum(axis=1))[:_BEST_EDGES]].mean(axis=0)
     return float(best[0]), float(best[1])
 

@@ -149,8 +149,8 @@ def _keyframes(snapshot: MapSnapshot, T_map_world: np.ndarray, unit: float) -> S
     count = len(keyframes)
     best: dict[int, tuple[float, float]] = {}
     for edge in snapshot.edges:
-        scores = edge.confidence_translation, edge.confidence_rotation
-        best[edge.target_id] = max(best.get(edge.target_id, scores), scores, key=sum)
+        so_far = best.get(edge.target_id, edge.scores)
+        best[edge.target_id] = max(so_far, edge.scores, key=sum)
     nothing = (np.nan, np.nan)
     T = np.array([k.pose.T_world_camera for k in keyframes]).reshape(count, 4, 4)
     variances = [
@@ -177,12 +177,11 @@ def _edges(snapshot: MapSnapshot, unit: float) -> SavedEdges:
     count = len(edges)
     T = np.array([e.T_source_target for e in edges]).reshape(count, 4, 4)
     T[:, :3, 3] *= np.array([scales[e.target_id] * unit for e in edges]).reshape(count, 1)
-    scores = [(e.confidence_translation, e.confidence_rotation) for e in edges]
     return SavedEdges(
         source_ids=np.array([e.source_id for e in edges], np.int64),
         target_ids=np.array([e.target_id for e in edges], np.int64),
         T_source_target=T,
-        confidences=np.array(scores).reshape(count, 2),
+        confidences=np.array([e.scores for e in edges]).reshape(count, 2),
     )
 
 

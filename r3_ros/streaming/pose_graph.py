@@ -214,10 +214,4 @@ def _moved(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 def _forward(edge: Edge) -> Edge:
     if edge.source_id < edge.target_id:
         return edge
-    return Edge(
-        edge.target_id,
-        edge.source_id,
-        inverse(edge.T_source_target),
-        edge.confidence_translation,
-        edge.confidence_rotation,
-    )
+    return Edge(edge.target_id, edge.source_id, inverse(edge.T_source_target), *edge.scores)

@@ -157,7 +157,7 @@ class EdgeNoise:
 def stacked(edges: Sequence[Edge]) -> tuple[np.ndarray, np.ndarray]:
     """Return the (N, 4, 4) motions of edges, and their (N, 2) confidences."""
     T_edges = np.array([edge.T_source_target for edge in edges])
-    scores = np.array([[e.confidence_translation, e.confidence_rotation] for e in edges])
+    scores = np.array([edge.scores for edge in edges])
     return T_edges, scores
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.config import R3Config
-from ..core.datatypes import Edge, Frame, FramePrediction, TrackingState
+from ..core.datatypes import Edge, FramePrediction, TrackingState
 from ..core.predictor import Predictor
 from .context import DescribedFrame, FrameContext
 from .gate import Verdict
@@ -48,16 +48,7 @@ class Retention:
         capacity = self._predictor.capacity
         return None if capacity is None else capacity - self._recent_frames - 1
 
-    def skip(self, session: Session, frame: Frame) -> Memory:
-        """Record a frame without a publishable pose: no other frame is measured from it."""
-        _count(session, frame)
-        self._predictor.forget([frame.frame_id])
-        session.lost_frames += session.gate.lost
-        session.trajectory.append(frame.frame_id, frame.stamp_ns, False, None)
-        self._release(session)
-        return Memory()
-
-    def add(
+    def keep(
         self,
         session: Session,
         seen: DescribedFrame,
@@ -66,11 +57,21 @@ class Retention:
         resolution: Resolution,
         verdict: Verdict,
     ) -> Memory:
-        """Remember a frame with its pose, as a keyframe if admission wants it."""
-        assert resolution.pose is not None
-        frame, frame_id, pose = seen.frame, seen.frame.frame_id, resolution.pose.held
-        _count(session, frame)
+        """Remember a frame with its pose, as a keyframe if admission wants it.
+
+        One without a publishable pose is only recorded: no other frame is measured from it.
+        """
+        frame, frame_id = seen.frame, seen.frame.frame_id
+        session.frame_count += 1
+        session.last_stamp_ns = frame.stamp_ns
+        if resolution.pose is None or not verdict.publishable:
+            self._predictor.forget([frame_id])
+            session.lost_frames += session.gate.lost
+            session.trajectory.append(frame_id, frame.stamp_ns, False, None)
+            self._release(session)
+            return Memory()
         session.lost_frames = 0
+        pose = resolution.pose.held
         covariance = step_covariance(
             session.last_published,
             resolution.edges,
@@ -95,7 +96,21 @@ class Retention:
         wanted = session.admission.wants(session.bank, candidate, context.with_depth)
         is_keyframe = _becomes_keyframe(prediction, verdict, wanted)
         if is_keyframe:
-            self._admit(session, frame, candidate, prediction, verdict)
+            if verdict.state is TrackingState.LOW_CONFIDENCE:
+                session.doubtful.add(frame_id)
+            session.admission.admitted()
+            evicted = session.bank.admit(
+                frame_id,
+                candidate.descriptor,
+                candidate.T_world_camera,
+                prediction.intrinsics,
+                room=self.keyframe_room,
+                segment_id=session.segment_id,
+                stamp_ns=frame.stamp_ns,
+                related=candidate.related,
+                pose_token=candidate.pose_token,
+            )
+            session.note_evicted(evicted)
         session.trajectory.append(
             frame_id,
             frame.stamp_ns,
@@ -122,30 +137,6 @@ class Retention:
         session.keep_recent(self._recent_frames)
         self._release(session)
 
-    def _admit(
-        self,
-        session: Session,
-        frame: Frame,
-        candidate: Candidate,
-        prediction: FramePrediction,
-        verdict: Verdict,
-    ) -> None:
-        if verdict.state is TrackingState.LOW_CONFIDENCE:
-            session.doubtful.add(frame.frame_id)
-        session.admission.admitted()
-        evicted = session.bank.admit(
-            frame.frame_id,
-            candidate.descriptor,
-            candidate.T_world_camera,
-            prediction.intrinsics,
-            room=self.keyframe_room,
-            segment_id=session.segment_id,
-            stamp_ns=frame.stamp_ns,
-            related=candidate.related,
-            pose_token=candidate.pose_token,
-        )
-        session.note_evicted(evicted)
-
     def _release(self, session: Session) -> None:
         gone = session.take_leaving()
         if gone:
@@ -155,13 +146,8 @@ class Retention:
             self._predictor.forget(gone)
 
 
-def _count(session: Session, frame: Frame) -> None:
-    session.frame_count += 1
-    session.last_stamp_ns = frame.stamp_ns
-
-
 def _mean_confidence(edge: Edge) -> float:
-    return 0.5 * (edge.confidence_translation + edge.confidence_rotation)
+    return 0.5 * sum(edge.scores)
 
 
 def _becomes_keyframe(prediction: FramePrediction, verdict: Verdict, wanted: bool) -> bool:

@@ -57,8 +57,7 @@ def edges_of_one_segment(session: Session, edges: Sequence[Edge]) -> tuple[list[
     if session.gate.lost and edges:
         scores: dict[int, list[float]] = {}
         for edge in edges:
-            score = edge.confidence_translation + edge.confidence_rotation
-            scores.setdefault(segments[edge.source_id], []).append(score)
+            scores.setdefault(segments[edge.source_id], []).append(sum(edge.scores))
         # The best few count, not how many keyframes a segment has; the oldest among equals.
         chosen = max(sorted(scores), key=lambda segment: sum(sorted(scores[segment])[-3:]))
     own = [edge for edge in edges if segments[edge.source_id] == chosen]

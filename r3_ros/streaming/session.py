@@ -100,13 +100,9 @@ class Session:
         """Return a snapshot of the map at the present keyframe poses."""
         return self.map.view(self.graph.similarities)
 
-    def trajectory_view(self) -> TrajectoryView:
+    def trajectory_view(self, keyframes_only: bool = False) -> TrajectoryView:
         """Return a snapshot of the trajectory with all corrections so far."""
-        return self.trajectory.view(self.graph.similarities)
-
-    def keyframe_record(self) -> TrajectoryView:
-        """Return a snapshot of the trajectory's keyframes, with all corrections so far."""
-        return self.trajectory.view(self.graph.similarities, keyframes_only=True)
+        return self.trajectory.view(self.graph.similarities, keyframes_only)
 
     def graph_view(self, recent_keyframes: int) -> KeyframeGraphView:
         """Return a snapshot of the keyframes and of the edges among those in the bank.
@@ -114,7 +110,7 @@ class Session:
         :param recent_keyframes: an edge spans at most so many keyframes to count as recent.
         """
         return KeyframeGraphView(
-            record=self.keyframe_record(),
+            record=self.trajectory_view(keyframes_only=True),
             resident_ids=tuple(self.bank.ids()),
             held_edges=tuple(self.graph.edges()),
             bridges=frozenset(self.graph.bridges),

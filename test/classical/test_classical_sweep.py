@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 from r3_ros.classical.pinhole import Pinhole
-from r3_ros.classical.sweep import NeighbourView, sweep, sweep_size
+from r3_ros.classical.sweep import sweep, sweep_size
 from r3_ros.core.geometry import inverse, make_T
 
 
@@ -19,7 +19,7 @@ def swept_room(blank_panel=False, centres=((-0.4, 0, 0), (0.4, 0.1, 0), (0.2, -0
         return cv2.resize(draw(panels, T)[0], (width, height), interpolation=cv2.INTER_AREA)
 
     poses = [make_T(np.eye(3), np.array(c, float)) for c in centres]
-    views = [NeighbourView(image(T), inverse(T)) for T in poses]
+    views = [(image(T), inverse(T)) for T in poses]
     result = sweep(7, image(np.eye(4)), views, camera, 2.2, 8.0, 64)
     truth = draw(panels, np.eye(4), INTRINSICS.resized(width, height))[1]
     return result, truth
@@ -57,7 +57,7 @@ def test_a_scene_that_is_elsewhere_gives_next_to_nothing():
     camera = Pinhole.of(INTRINSICS, width, height)
     here = cv2.resize(draw(room(3), np.eye(4))[0], (width, height))
     other = cv2.resize(draw(room(80), np.eye(4))[0], (width, height))
-    view = NeighbourView(other, inverse(make_T(np.eye(3), np.array([0.4, 0.0, 0.0]))))
+    view = (other, inverse(make_T(np.eye(3), np.array([0.4, 0.0, 0.0]))))
     nothing = sweep(1, here, [view, view], camera, 2.2, 8.0, 64)
     assert np.isfinite(nothing.depth).mean() < 0.02 < np.isfinite(result.depth).mean()
 

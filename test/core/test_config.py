@@ -2,12 +2,11 @@
 
 from dataclasses import FrozenInstanceError
 import math
-import re
 
 import pytest
 from r3_ros.core.config import R3Config
 from r3_ros.core.errors import ConfigError
-from r3_ros.core.parameter_fields import flattened, load_config, parameters, REMOVED, updated
+from r3_ros.core.parameter_fields import flattened, load_config, parameters, updated
 import yaml
 
 ALL = list(parameters(R3Config()))
@@ -89,25 +88,6 @@ def test_unknown_names_get_a_suggestion():
         updated(R3Config(), {'keyframe.max_keyframe': 7})
     with pytest.raises(ConfigError, match="unknown parameter 'keyframe'"):
         updated(R3Config(), {'keyframe': 7})
-
-
-@pytest.mark.parametrize('name', REMOVED)
-def test_removed_names_are_refused_with_what_to_do(tmp_path, name):
-    with pytest.raises(ConfigError) as in_code:
-        updated(R3Config(), {name: 1})
-    group, leaf = name.split('.')
-    with pytest.raises(ConfigError) as in_file:
-        load_config(write(tmp_path, f'{group}: {{{leaf}: 1}}'), R3Config())
-    assert all(name in str(e.value) and REMOVED[name] in str(e.value) for e in (in_code, in_file))
-
-
-def test_removed_names_point_to_parameters_that_exist():
-    known = {parameter.name for parameter in ALL}
-    groups = {name.split('.')[0] for name in known}
-    assert not known & set(REMOVED)
-    for advice in REMOVED.values():
-        named = re.findall(r'\b\w+\.\w+', advice)
-        assert all(name in known for name in named if name.split('.')[0] in groups)
 
 
 @pytest.mark.parametrize(

@@ -358,7 +358,7 @@ def test_a_stop_keeps_the_windows_that_are_done(tmp_path):
     )
     assert result.interrupted and len(predictor.passes) == 1 and len(result.records) == 12
     assert len(result.trajectory.T_final) == 12
-    assert not [t for t in threading.enumerate() if t.name == 'reader']
+    assert not [t for t in threading.enumerate() if t.name == 'r3_frame_reader']
 
 
 def test_an_error_of_the_predictor_stops_the_reader(tmp_path, monkeypatch):
@@ -368,7 +368,7 @@ def test_an_error_of_the_predictor_stops_the_reader(tmp_path, monkeypatch):
     monkeypatch.setattr(ScriptedWindows, 'predict', fails)
     with pytest.raises(RuntimeError, match='a bug'):
         run(tmp_path, WindowScript(walk(40)))
-    assert not [t for t in threading.enumerate() if t.name == 'reader']
+    assert not [t for t in threading.enumerate() if t.name == 'r3_frame_reader']
 
 
 def test_frames_of_another_size_are_left_out_of_a_recording(tmp_path):

@@ -21,10 +21,8 @@ from r3_ros.core.trajectory_file import read_tum
 from r3_ros.maps.keyframe_images import KeyframeImages
 from r3_ros.maps.reading import read_map
 from r3_ros.maps.writing import write_map
-from r3_ros.offline.map_merging.graph_of_map import MapGraph
-from r3_ros.offline.map_merging.locating import Located
-from r3_ros.offline.map_merging.merged_map import merged_map
-from r3_ros.offline.map_merging.merging import merge_maps
+from r3_ros.offline.map_merging.locating import Located, MapGraph
+from r3_ros.offline.map_merging.merging import merge_maps, merged_map
 from r3_ros.streaming.loops.solver_job import Correction
 from r3_ros.streaming.map_snapshot import MapPlacement, saved_map, take_map_snapshot
 from r3_ros.streaming.pose_resolution import HeldPose

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 import signal
 import threading
 
@@ -19,7 +20,8 @@ from r3_ros.input.folder_source import find_images, FolderSource
 from r3_ros.input.source import RawFrame
 from r3_ros.maps.cloud_file import read_ply
 from r3_ros.maps.reading import read_map
-from r3_ros.offline.run_files import UNPLACED
+from r3_ros.offline import stream_run
+from r3_ros.offline.run_files import machine, UNPLACED
 from r3_ros.offline.stream_run import run_source, Undistorter
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.map_snapshot import saved_map
@@ -92,7 +94,32 @@ def test_errors_of_the_reader_arrive(tmp_path):
         path.write_bytes(b'')
     with pytest.raises(SourceError, match='no frame'):
         run_folder(folder)
-    assert not [t for t in threading.enumerate() if t.name == 'reader']
+    assert not [t for t in threading.enumerate() if t.name == 'r3_frame_reader']
+
+
+def test_a_source_that_blocks_does_not_keep_the_process(monkeypatch):
+    monkeypatch.setattr(stream_run, '_LONGEST_WAIT_S', 0.05)
+    go_on = threading.Event()
+
+    def blocking():
+        yield 1
+        go_on.wait(60.0)
+
+    with pytest.raises(KeyboardInterrupt), stream_run.read_ahead(blocking()) as items:
+        assert next(items) == 1
+        raise KeyboardInterrupt
+    (reader,) = [t for t in threading.enumerate() if t.name == 'r3_frame_reader']
+    assert reader.daemon
+    go_on.set()
+    reader.join(60.0)
+    assert not reader.is_alive()
+
+
+def test_the_machine_is_described_without_the_files_and_calls_of_linux(monkeypatch):
+    monkeypatch.setattr(Path, 'exists', lambda path: False)
+    monkeypatch.delattr(os, 'sched_getaffinity')
+    described = machine()
+    assert described['cpu'] and described['cores'] == os.cpu_count()
 
 
 def test_an_error_of_the_engine_stops_the_reader(tmp_path):
@@ -100,7 +127,7 @@ def test_an_error_of_the_engine_stops_the_reader(tmp_path):
     folder = write_folder(tmp_path / 'seq', count=30)
     with pytest.raises(RuntimeError, match='a bug'):
         run_folder(folder, scripted.ScriptedPredictor(script))
-    assert not [t for t in threading.enumerate() if t.name == 'reader']
+    assert not [t for t in threading.enumerate() if t.name == 'r3_frame_reader']
 
 
 def test_a_calibration_of_another_shape_is_refused(tmp_path):

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from r3_ros.core.datatypes import Frame, ModelInfo
 from r3_ros.core.geometry import inverse, make_T, quat_xyzw, T_from_quat
+from r3_ros.core.predictor import WindowPrediction
 from r3_ros.core.resize_geometry import Geometry
-from r3_ros.core.window_predictor import WindowPrediction
 from r3_ros.input.network_input import fov_of
 from scipy.spatial.transform import Rotation
 import scripted

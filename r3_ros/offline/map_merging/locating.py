@@ -1,7 +1,7 @@
-"""Poses of the second map's keyframes in the first map, by the model that made both.
+"""Both maps as pose graphs, and poses of the second map's keyframes in the first.
 
-Each image is related to a few similar keyframes of the first map, independently of the other
-images, so that the agreement of several is evidence.
+The model that made both relates each image to a few similar keyframes of the first map,
+independently of the other images, so that the agreement of several is evidence.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from ...core.config import R3Config
 from ...core.datatypes import Edge, Frame, SparseLandmarks
 from ...core.predictor import Predictor
 from ...input.image_decoding import decode_compressed
+from ...maps.saved_map import SavedMap
 from ...streaming.map_snapshot import observed_in
 from ...streaming.pose_resolution import EdgeNoise, HeldPose, usable_edges
 from ...streaming.relocalisation.loaded_map import LoadedMap
 from ...streaming.relocalisation.search import Relocalisation
-from .graph_of_map import MapGraph
 
 #: At most this many images are related, the most similar ones first.
 _MAX_IMAGES = 60
@@ -28,6 +28,51 @@ _CANDIDATES = 6
 _MIN_SIMILARITY = 0.1
 
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class MapGraph:
+    """Keyframes by their ids in the merged map, in the axes of their own map.
+
+    :ivar ids: (N,) increasing, by row of the saved keyframes.
+    :ivar held: poses; ``edges``: between them; ``followed_since``: first id of each segment.
+    """
+
+    saved: SavedMap
+    ids: np.ndarray
+    held: dict[int, HeldPose]
+    edges: list[Edge]
+    followed_since: list[int]
+
+    @classmethod
+    def of(cls, saved: SavedMap, first_id: int) -> MapGraph:
+        """Assign ids to the keyframes of a map, from ``first_id`` on."""
+        keyframes, unit = saved.keyframes, saved.facts.unit
+        shift = first_id - (int(keyframes.ids[0]) if len(keyframes) else 0)
+        ids = keyframes.ids + shift
+        held = {}
+        for row, frame_id in enumerate(ids.tolist()):
+            T = keyframes.T_map_optical[row].copy()
+            T[:3, 3] /= unit
+            variance_t, variance_r = keyframes.variances[row]
+            held[frame_id] = HeldPose(T, float(variance_t) / unit**2, float(variance_r))
+        starts = np.flatnonzero(np.diff(keyframes.segments, prepend=-2) != 0)
+        edges = []
+        for source, target, T, confidences in zip(
+            saved.edges.source_ids.tolist(),
+            saved.edges.target_ids.tolist(),
+            saved.edges.T_source_target.copy(),
+            saved.edges.confidences,
+            strict=True,
+        ):
+            T[:3, 3] /= unit
+            edges.append(Edge(source + shift, target + shift, T, *map(float, confidences)))
+        return cls(saved, ids, held, edges, ids[starts].tolist())
+
+    @property
+    def S_map_engine(self) -> np.ndarray:
+        """The (4, 4) similarity from the engine's unit to that of the map."""
+        return np.diag([self.saved.facts.unit] * 3 + [1.0])
 
 
 @dataclass(frozen=True, eq=False)

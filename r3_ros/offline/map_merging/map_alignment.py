@@ -27,8 +27,7 @@ from ...streaming.loops.agreement import Agreement
 from ...streaming.loops.evidence import FarEdge
 from ...streaming.loops.solver_job import correct_poses, Correction, LoopSnapshot
 from ...streaming.pose_resolution import EdgeNoise
-from .graph_of_map import MapGraph
-from .locating import Located
+from .locating import Located, MapGraph
 
 #: Keyframes that must agree, and their share of those located.
 LEAST_AGREEING = 4
@@ -132,8 +131,7 @@ def _fitted(
 def _agreeing(S: np.ndarray, T_first: np.ndarray, T_second: np.ndarray) -> np.ndarray:
     off, turned = _residuals(S, T_first, T_second)
     extent = float(np.linalg.norm(np.ptp(T_first[:, :3, 3], axis=0)))
-    agree: np.ndarray = (off < max(_SAME_PLACE, _SAME_SHARE * extent)) & (turned < _SAME_TURN_RAD)
-    return agree
+    return (off < max(_SAME_PLACE, _SAME_SHARE * extent)) & (turned < _SAME_TURN_RAD)
 
 
 def _residuals(

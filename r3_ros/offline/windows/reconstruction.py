@@ -21,18 +21,24 @@ from ...core.config import R3Config, TrackingConfig
 from ...core.datatypes import DepthMap, Intrinsics, TrackingState
 from ...core.errors import FrameError, ModelError, SourceError
 from ...core.geometry import rigid_part, scale_of
-from ...core.window_predictor import WindowPrediction, WindowPredictor
+from ...core.predictor import WindowPrediction, WindowPredictor
 from ...input.folder_source import FolderSource
 from ...input.network_input import intrinsics_from_fov
 from ...input.source import Source
+from ...streaming.loops.pose_optimizer import load_gtsam
 from ...streaming.trajectory import Trajectory
 from ..run_files import rescale_depth, save_depth
 from ..stream_run import FrameRecord, RunResult
 from .window_clouds import ImageClouds
-from .window_graph import check_solver
-from .window_images import collected_images, images_in_time, WindowImage
+from .window_images import (
+    collected_images,
+    images_in_time,
+    ImageWindow,
+    OrderBySimilarity,
+    OrderByTime,
+    WindowImage,
+)
 from .window_joining import DepthGrid
-from .window_order import ImageWindow, OrderBySimilarity, OrderByTime
 from .window_placement import (
     median_score,
     min_score,
@@ -63,13 +69,13 @@ def reconstruct(
     :raises SourceError: the source gives no usable image.
     :raises ModelError: memory holds fewer than two images, or a library is missing.
     """
-    check_solver()
+    load_gtsam()  # so that a missing library is reported before the work begins
     camera = source.camera_for(config.input.rectification)
     result = RunResult(predictor.info, camera=camera, mode='offline')
     started = time.perf_counter()
     run = _WindowRun(predictor, config, result, depth_folder)
     with ExitStack() as stack:
-        order = _order(source, predictor, config, max_frames, result, stop, stack)
+        order = run.order(source, max_frames, stop, stack)
         while order is not None and (window := order.next_window()) is not None:
             order.mark_placed(run.predict(window))
             result.windows += 1
@@ -84,65 +90,6 @@ def reconstruct(
         result.rejected['not decoded'] += source.skipped
     result.warnings = [*source.warnings, *result.warnings]
     return result
-
-
-def _order(
-    source: Source,
-    predictor: WindowPredictor,
-    config: R3Config,
-    max_frames: int | None,
-    result: RunResult,
-    stop: threading.Event | None,
-    stack: ExitStack,
-) -> OrderByTime | OrderBySimilarity | None:
-    """Return what gives the windows; None if the run was stopped while images were read.
-
-    :param stack: closes the reader of a recording.
-    """
-    if isinstance(source, FolderSource) and source.is_collection:
-        images = collected_images(source, predictor, config, max_frames, result, stop)
-        if stop is not None and stop.is_set():
-            return None
-        size, overlap = _window_size(images[0], len(images), predictor, config, result)
-        descriptors = np.stack([predictor.describe(image.pixels) for image in images])
-        result.collection = tuple(image.name for image in images)
-        return OrderBySimilarity(images, descriptors, size, overlap)
-    in_time = images_in_time(source, predictor, config, max_frames, result)
-    stack.callback(in_time.close)
-    first = next(in_time, None)
-    if first is None:
-        raise SourceError(f'no frame of {source.name} could be used: {result.first_warning}')
-    count = max_frames or source.length or sys.maxsize
-    size, overlap = _window_size(first, count, predictor, config, result)
-    return OrderByTime(chain([first], in_time), size, overlap)
-
-
-def _window_size(
-    image: WindowImage,
-    count: int,
-    predictor: WindowPredictor,
-    config: R3Config,
-    result: RunResult,
-) -> tuple[int, int]:
-    """Return the number of images in a window, and how many of them are shared.
-
-    :param count: of all images, as far as it is known.
-    """
-    possible = predictor.most_frames(*image.size)
-    if possible < min(2, count):
-        raise ModelError(
-            f'offline.max_memory_mib ({config.offline.max_memory_mib}) leaves room for {possible} '
-            f'images of {image.size[0]}x{image.size[1]} pixels at once: raise it, or lower '
-            'model.image_size'
-        )
-    wanted = config.offline.window_frames or possible
-    size, overlap = min(wanted, possible), config.offline.overlap_frames
-    if size < wanted and count > size:
-        result.warnings.append(
-            f'{size} images at once instead of {wanted}: more do not fit into '
-            f'offline.max_memory_mib ({config.offline.max_memory_mib})'
-        )
-    return size, min(overlap, max(size // 2, 1)) if size <= overlap else overlap
 
 
 class _WindowRun:
@@ -165,6 +112,57 @@ class _WindowRun:
         #: Intrinsics of undistorted images, by frame, and whether they are estimated.
         self._cameras: dict[int, tuple[Intrinsics, bool]] = {}
 
+    def order(
+        self,
+        source: Source,
+        max_frames: int | None,
+        stop: threading.Event | None,
+        stack: ExitStack,
+    ) -> OrderByTime | OrderBySimilarity | None:
+        """Return what gives the windows; None if the run was stopped while images were read.
+
+        :param stack: closes the reader of a recording.
+        """
+        predictor, config, result = self._predictor, self._config, self._result
+        if isinstance(source, FolderSource) and source.is_collection:
+            images = collected_images(source, predictor, config, max_frames, result, stop)
+            if stop is not None and stop.is_set():
+                return None
+            size, overlap = self._window_size(images[0], len(images))
+            descriptors = np.stack([predictor.describe(image.pixels) for image in images])
+            result.collection = tuple(image.name for image in images)
+            return OrderBySimilarity(images, descriptors, size, overlap)
+        in_time = images_in_time(source, predictor, config, max_frames, result)
+        stack.callback(in_time.close)
+        first = next(in_time, None)
+        if first is None:
+            raise SourceError(f'no frame of {source.name} could be used: {result.first_warning}')
+        count = max_frames or source.length or sys.maxsize
+        size, overlap = self._window_size(first, count)
+        return OrderByTime(chain([first], in_time), size, overlap)
+
+    def _window_size(self, image: WindowImage, count: int) -> tuple[int, int]:
+        """Return the number of images in a window, and how many of them are shared.
+
+        :param count: of all images, as far as it is known.
+        """
+        offline = self._config.offline
+        possible = self._predictor.most_frames(*image.size)
+        if possible < min(2, count):
+            raise ModelError(
+                f'offline.max_memory_mib ({offline.max_memory_mib}) leaves room for {possible} '
+                f'images of {image.size[0]}x{image.size[1]} pixels at once: raise it, or lower '
+                'model.image_size'
+            )
+        wanted = offline.window_frames or possible
+        size, overlap = min(wanted, possible), offline.overlap_frames
+        if size < wanted and count > size:
+            self._result.warnings.append(
+                f'{size} images at once instead of {wanted}: more do not fit into '
+                f'offline.max_memory_mib ({offline.max_memory_mib})'
+            )
+        return size, min(overlap, max(size // 2, 1)) if size <= overlap else overlap
+
     def predict(self, window: ImageWindow) -> list[WindowImage]:
         """Predict a window and return its images that are related to one another."""
         began = time.perf_counter()
@@ -184,7 +182,8 @@ class _WindowRun:
             grids=_grids(window, prediction),
         )
         self._windows.append(predicted)
-        group = predicted.group(min_score(median_score(self._windows), self._config))
+        least = min_score(median_score(self._windows), self._config)
+        group = predicted.relations.group(least, predicted.usable, window.shared)
         return [window.images[row] for row in sorted(group)]
 
     def _intrinsics(

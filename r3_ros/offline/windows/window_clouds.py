@@ -12,7 +12,7 @@ from ...core.config import MapConfig, PointsConfig
 from ...core.datatypes import DepthMap
 from ...core.geometry import scale_of
 from ...maps.cloud import Cloud, cloud_from_depth
-from ...streaming.voxel_map import voxelised
+from ...streaming.voxel_map import MapView
 
 #: Points held per point of the final map, since several images see the same voxel.
 _POINTS_HELD = 4
@@ -45,20 +45,14 @@ class ImageClouds:
 
     def in_world(self, S_world_camera: Mapping[int, np.ndarray]) -> Cloud:
         """Return the map: one point per voxel, evenly thinned out to ``map.max_points``."""
-        clouds = [
-            self._within_range(cloud, S_world_camera[i]).moved(S_world_camera[i])
-            for i, cloud in self._clouds.items()
-            if i in S_world_camera
-        ]
-        whole = voxelised(Cloud.joined(clouds), self._map.voxel_size)
-        if len(whole) <= self._map.max_points:
-            return whole
-        chosen = np.random.default_rng(0).choice(len(whole), self._map.max_points, replace=False)
-        return whole.take(np.sort(chosen))
-
-    def _within_range(self, cloud: Cloud, S_world_camera: np.ndarray) -> Cloud:
-        ranges = np.linalg.norm(cloud.points, axis=1) * float(scale_of(S_world_camera))
-        return cloud.take((ranges >= self._min_range) & (ranges <= self._max_range))
+        placed = []
+        for frame_id, cloud in self._clouds.items():
+            if frame_id in S_world_camera:
+                S = S_world_camera[frame_id]
+                ranges = np.linalg.norm(cloud.points, axis=1) * float(scale_of(S))
+                within = (ranges >= self._min_range) & (ranges <= self._max_range)
+                placed.append((cloud.take(within), S))
+        return MapView(0, self._map.voxel_size, tuple(placed)).cloud(self._map.max_points)
 
 
 def _thinned(cloud: Cloud, every: int) -> Cloud:

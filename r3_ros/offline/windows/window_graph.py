@@ -14,9 +14,8 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from ...core.config import CovarianceConfig
-from ...core.errors import ModelError
 from ...core.geometry import inverse_similarity, rigid_part, rotation_angle, scale_of, similarity
-from ...streaming.loops.pose_optimizer import load_gtsam, PoseProblem, solve_poses
+from ...streaming.loops.pose_optimizer import PoseProblem, solve_poses
 from ...streaming.pose_resolution import edge_sigmas
 from .window_joining import DepthGrid, LogScale
 from .window_relations import WindowRelations
@@ -73,19 +72,6 @@ class Tie:
     log_scale: LogScale | None
 
 
-def check_solver() -> None:
-    """Check before the work begins that the solver is installed.
-
-    :raises ModelError: it is not.
-    """
-    try:
-        load_gtsam()
-    except ModelError as error:
-        raise ModelError(
-            "offline mode needs GTSAM for Python to join its windows: pip install 'gtsam>=4.3a1'"
-        ) from error
-
-
 def adjusted_windows(
     windows: Sequence[PlacedWindow],
     ties: Sequence[Tie],
@@ -126,8 +112,7 @@ def _misfits(problem: PoseProblem, S: np.ndarray) -> np.ndarray:
     off = inverse_similarity(problem.S_source_target) @ found
     turn = Rotation.from_matrix(rigid_part(off)[:, :3, :3]).as_rotvec()
     parts = np.concatenate([turn, off[:, :3, 3], np.log(scale_of(off))[:, None]], axis=1)
-    misfit: np.ndarray = np.sqrt(np.mean((parts / problem.sigmas) ** 2, axis=1))
-    return misfit
+    return np.sqrt(np.mean((parts / problem.sigmas) ** 2, axis=1))
 
 
 def _problem(

@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from ...core.geometry import make_T, mean_rotation, quat_xyzw, similarity
-from ...streaming.pose_resolution import robust_average
+from ...streaming.pose_resolution import robust_average, weighted_median
 
 _STRIDE = 4
 _MIN_PIXELS = 50
@@ -89,15 +89,12 @@ def scale_by_centres(here: np.ndarray, there: np.ndarray) -> LogScale | None:
     first, second = np.triu_indices(len(here), 1)
     a = np.linalg.norm(here[first] - here[second], axis=1)
     b = np.linalg.norm(there[first] - there[second], axis=1)
-    far = (a > max(_NEAR * a.max(initial=0.0), _NO_MOTION)) & (
-        b > max(_NEAR * b.max(initial=0.0), _NO_MOTION)
-    )
+    far = a > max(_NEAR * a.max(initial=0.0), _NO_MOTION)
+    far &= b > max(_NEAR * b.max(initial=0.0), _NO_MOTION)
     if not far.any():
         return None
     ratios = np.log(a[far] / b[far])
-    order = np.argsort(ratios)
-    weights = np.cumsum(b[far][order])
-    middle = float(ratios[order][np.searchsorted(weights, 0.5 * weights[-1])])
+    middle = weighted_median(ratios, b[far])
     scatter = float(np.median(np.abs(ratios - middle)))
     return LogScale(middle, max(_MIN_SIGMA_CENTRES, _MEDIAN_TO_SIGMA * scatter))
 

@@ -11,14 +11,8 @@ import numpy as np
 from ...core.config import R3Config
 from ...core.geometry import inverse, rigid_part, scale_of
 from .window_graph import adjusted_windows, PlacedWindow, Tie
-from .window_joining import (
-    combined,
-    DepthGrid,
-    scale_by_centres,
-    scale_by_depth,
-    window_in_world,
-)
-from .window_relations import related_group, window_poses, WindowRelations
+from .window_joining import combined, DepthGrid, scale_by_centres, scale_by_depth, window_in_world
+from .window_relations import window_poses, WindowRelations
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +29,6 @@ class PredictedWindow:
     relations: WindowRelations
     usable: np.ndarray
     grids: Mapping[int, DepthGrid]
-
-    def group(self, min_score: float) -> list[int]:
-        """Return the rows of the largest group of related images, best related first."""
-        return related_group(self.relations, min_score, self.usable, self.shared)
 
 
 @dataclass(eq=False)
@@ -82,7 +72,8 @@ def place_windows(windows: Sequence[PredictedWindow], config: R3Config) -> Windo
         best = window.relations.best_scores()
         for row in range(window.shared, len(window.frame_ids)):
             placement.scores[window.frame_ids[row]] = best[row]
-        group = window.group(min_score(reference, config))
+        least = min_score(reference, config)
+        group = window.relations.group(least, window.usable, window.shared)
         if not group:
             continue
         found = PlacedWindow(

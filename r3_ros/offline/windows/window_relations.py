@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...core.geometry import inverse, make_T, quat_xyzw, rotation_angle, T_from_quat
-from ...core.window_predictor import WindowPrediction
+from ...core.predictor import WindowPrediction
 from ...streaming.pose_resolution import robust_average
 
 #: The score of an image is the mean over its best relations, at most this many.
@@ -45,6 +45,25 @@ class WindowRelations:
         total = (found * known[..., None]).sum(axis=1)
         with np.errstate(invalid='ignore'):
             return total / known.sum(axis=1)[:, None]
+
+    def group(self, min_score: float, usable: np.ndarray, shared: int) -> list[int]:
+        """Return the rows of the largest group of related images, best related first.
+
+        Each is related to those before it with at least ``min_score``. Of several groups it is the
+        one with the most shared images, then with the most images.
+
+        :param usable: (S,) bool, images that may take part.
+        :param shared: number of images, the first ones, that were in earlier windows.
+        """
+        pairs = np.where(usable[:, None] & usable, self.scores.mean(axis=2), 0.0)
+        left = set(np.flatnonzero(usable).tolist())
+        groups = []
+        while left:
+            start = max(sorted(left), key=lambda n: pairs[n].max(initial=0.0))
+            group = _grown(start, pairs, sorted(left - {start}), min_score)
+            left -= set(group)
+            groups.append(group)
+        return max(groups, key=lambda g: (sum(n < shared for n in g), len(g)), default=[])
 
 
 def relations_of(prediction: WindowPrediction) -> WindowRelations:
@@ -89,28 +108,6 @@ def _averaged(forward: np.ndarray, backward: np.ndarray, weights: np.ndarray) ->
     # A pair with neither direction has no weights; its pose is not used.
     quat[np.linalg.norm(quat, axis=-1) == 0] = [0.0, 0.0, 0.0, 1.0]
     return make_T(T_from_quat(centre, quat)[..., :3, :3], centre)
-
-
-def related_group(
-    relations: WindowRelations, min_score: float, usable: np.ndarray, shared: int
-) -> list[int]:
-    """Return the largest group of related images, best related first.
-
-    Each is related to those before it with at least ``min_score``. Of several groups it is the
-    one with the most shared images, then with the most images.
-
-    :param usable: (S,) bool, images that may take part.
-    :param shared: number of images, the first ones, that were in earlier windows.
-    """
-    pairs = np.where(usable[:, None] & usable, relations.scores.mean(axis=2), 0.0)
-    left = set(np.flatnonzero(usable).tolist())
-    groups = []
-    while left:
-        start = max(sorted(left), key=lambda n: pairs[n].max(initial=0.0))
-        group = _grown(start, pairs, sorted(left - {start}), min_score)
-        left -= set(group)
-        groups.append(group)
-    return max(groups, key=lambda g: (sum(n < shared for n in g), len(g)), default=[])
 
 
 def _grown(start: int, pairs: np.ndarray, others: Sequence[int], min_score: float) -> list[int]:

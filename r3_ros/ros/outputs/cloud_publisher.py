@@ -200,7 +200,7 @@ class CloudPublisher:
         newest = keyframes[-1] if keyframes else -1
         state = (session.session_id, session.map_revision, newest, chain.unit)
         if not self._is_showing and self._is_due('path', state, _GRAPH_PERIOD_S):
-            record = session.keyframe_record()
+            record = session.trajectory_view(keyframes_only=True)
 
             def path() -> object:
                 rows = np.flatnonzero(np.isfinite(record.T_final[:, 0, 0]))
@@ -240,7 +240,7 @@ class CloudPublisher:
         if chain.metres_per_unit is None:
             self._note_occupancy(epoch, _NO_METRIC_SCALE)
         elif self._is_due('occupancy', state, occupancy.publish_period):
-            view, record = session.map_view(), session.keyframe_record()
+            view, record = session.map_view(), session.trajectory_view(keyframes_only=True)
             newest = session.bank.ids()[-1:]
             intrinsics = session.bank.intrinsics(newest[0]) if newest else None
 

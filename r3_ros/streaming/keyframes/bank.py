@@ -267,8 +267,7 @@ class KeyframeBank:
         """Return slots, best first."""
         found = self._index.retrieve(query, k)
         self._nearest = query.descriptor.copy(), found.best_similarity
-        slots: list[int] = found.slots.tolist()
-        return slots
+        return found.slots.tolist()
 
     def _update_match_scores(self) -> None:
         """Update those of the keyframes related to the last frame; no edge counts as 0.
@@ -287,8 +286,7 @@ class KeyframeBank:
         self._index.set_match_scores(slots, self._match_score[slots], now)
 
     def _ids(self, slots: list[int]) -> list[int]:
-        ids: list[int] = self._frame_ids[slots].tolist()
-        return ids
+        return self._frame_ids[slots].tolist()
 
     def _least_useful(self, now: int) -> int:
         """Return the keyframe to evict; not the anchor, nor one of the newest."""

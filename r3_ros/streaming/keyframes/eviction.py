@@ -48,7 +48,6 @@ class Eviction:
         left = list(self._alike.pop(slot))
         for other in left:
             del self._alike[other][slot]
-        # Its look-alikes are compared with one another instead.
         for other in left:
             self._note_look_alikes(other, [i for i in left if i != other], 1)
 
@@ -76,5 +75,4 @@ class Eviction:
 
 
 def _fading(age: np.ndarray) -> np.ndarray:
-    faded: np.ndarray = 0.5 ** (age / _HALF_LIFE_FRAMES)
-    return faded
+    return 0.5 ** (age / _HALF_LIFE_FRAMES)

@@ -104,13 +104,10 @@ class KeyframeGraphView:
             T_source_target = edge.T_source_target.copy()
             # An edge is in the unit of its target.
             T_source_target[:3, 3] *= self.scales[target]
-            translation, rotation = edge.confidence_translation, edge.confidence_rotation
-            ratio = 0.5 * (translation + rotation) / self.reference if self.reference > 0 else 0.0
+            ratio = 0.5 * sum(edge.scores) / self.reference if self.reference > 0 else 0.0
             recent = abs(place[target] - place[source]) <= self.recent_keyframes
             kind = EdgeKind.RECENT if recent else EdgeKind.MEMORY
             if (source, target) in self.bridges:
                 kind = EdgeKind.BRIDGE
-            edges.append(
-                GraphEdge(source, target, T_source_target, translation, rotation, ratio, kind)
-            )
+            edges.append(GraphEdge(source, target, T_source_target, *edge.scores, ratio, kind))
         return edges

@@ -187,8 +187,7 @@ def _largest_group(data: _EvidenceArrays, scale: float, scale_drifts: bool) -> n
         # A correction without its scale is right at its own keyframe only.
         allowed_shift += _SCALE_PRIOR * np.linalg.norm(data.places - data.places[:, None], axis=2)
     agree = (shift <= allowed_shift) & (turn <= data.tolerance[:, 1] + data.tolerance[:, 1:])
-    best: np.ndarray = agree[np.argmax(agree.sum(axis=1))]
-    return best
+    return agree[np.argmax(agree.sum(axis=1))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,8 +225,7 @@ def _about_means(points: np.ndarray, groups: np.ndarray) -> np.ndarray:
     _, group = np.unique(groups, return_inverse=True)
     sums = np.zeros((group.max() + 1, 3))
     np.add.at(sums, group, points)
-    centred: np.ndarray = points - (sums / np.bincount(group)[:, None])[group]
-    return centred
+    return points - (sums / np.bincount(group)[:, None])[group]
 
 
 def _is_significant(fit: _Fit, scatter: np.ndarray) -> bool:

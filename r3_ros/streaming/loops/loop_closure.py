@@ -118,8 +118,7 @@ class Loops:
             edge
             for edge in rejected_edges
             if edge.source_id in session.bank
-            and min(edge.confidence_translation, edge.confidence_rotation)
-            >= _LEAST_RATIO * noise.reference
+            and min(edge.scores) >= _LEAST_RATIO * noise.reference
         ]
         if not good or not newest:
             return
@@ -217,8 +216,7 @@ def _nearest(nodes: Sequence[int], frames: Sequence[int]) -> list[int]:
     after = np.clip(np.searchsorted(known, ids), 0, len(known) - 1)
     before = np.maximum(after - 1, 0)
     nearer_before = np.abs(ids - known[before]) <= np.abs(known[after] - ids)
-    found: list[int] = known[np.where(nearer_before, before, after)].tolist()
-    return found
+    return known[np.where(nearer_before, before, after)].tolist()
 
 
 def _nodes(session: Session, pair: tuple[int, int], evidence: Sequence[FarEdge]) -> list[int]:

@@ -14,6 +14,8 @@ import numpy as np
 from ...core.errors import ModelError
 from ...core.geometry import scale_of, similarity
 
+_NEEDED = 'closing loops and joining windows (offline mode) need GTSAM 4.3 or newer for Python'
+_REMEDY = "pip install 'gtsam>=4.3a1', or, for a stream, set loop.enabled to false"
 #: The solver has converged when a round lowers the error by less than this share.
 _SETTLED = 1e-4
 _MAX_ROUNDS = 30
@@ -58,17 +60,10 @@ def load_gtsam() -> ModuleType:
     try:
         import gtsam
     except ImportError as error:
-        raise ModelError(
-            f'closing loops needs GTSAM for Python, which cannot be loaded ({error}): pip install '
-            "'gtsam>=4.3a1', or set loop.enabled to false"
-        ) from error
-    module: ModuleType = gtsam
-    if not hasattr(module, 'BetweenFactorSimilarity3'):
-        raise ModelError(
-            'closing loops needs GTSAM 4.3 or newer, an older one is installed: pip install '
-            "'gtsam>=4.3a1', or set loop.enabled to false"
-        )
-    return module
+        raise ModelError(f'{_NEEDED}, which cannot be loaded ({error}): {_REMEDY}') from error
+    if not hasattr(gtsam, 'BetweenFactorSimilarity3'):
+        raise ModelError(f'{_NEEDED}, an older one is installed: {_REMEDY}')
+    return gtsam
 
 
 def solve_poses(problem: PoseProblem, kernel_width: float) -> PoseSolution:

@@ -20,7 +20,7 @@ from ...maps.cloud import Cloud
 from ..pose_resolution import edge_sigmas, EdgeNoise, HeldPose
 from .agreement import Agreement, agreement
 from .evidence import edge_fits, edge_to_anchor, FarEdge, sigmas_at_source
-from .pose_optimizer import PoseProblem, PoseSolution, solve_poses
+from .pose_optimizer import PoseProblem, solve_poses
 
 #: Smallest standard deviation of the rotation between two keyframes: radians.
 _LEAST_TURN_SIGMA = 1e-3
@@ -103,7 +103,15 @@ def correct_poses(snapshot: LoopSnapshot, agreed: Agreement) -> Correction | Non
     kept = [edge for edge, fit in zip(agreed.edges, fits, strict=True) if fit]
     if len({edge.source_id for edge in kept}) < snapshot.config.min_keyframes:
         return None
-    return _correction(snapshot, ids, solution, kept)
+    before = np.stack([snapshot.held[frame_id].S_world_camera for frame_id in ids])
+    moved = solution.S_world_node @ inverse_similarity(before)
+    return Correction(
+        S_corrected_world=dict(zip(ids, moved, strict=True)),
+        segments=snapshot.segments,
+        variances=_variances(snapshot, kept),
+        closing=sorted({(edge.source_id, edge.anchor_id) for edge in kept}),
+        joined=_joined(snapshot),
+    )
 
 
 def _joined(snapshot: LoopSnapshot) -> tuple[int, int] | None:
@@ -172,8 +180,8 @@ def _relations(snapshot: LoopSnapshot, ids: list[int]) -> tuple[list[tuple[int, 
         pair = edge.source_id, edge.target_id
         if not set(pair) <= held.keys():
             continue
-        ratios = np.array([[edge.confidence_translation, edge.confidence_rotation]])
-        variance = _edge_variance(snapshot, pair, ratios / snapshot.noise.reference)
+        ratios = np.array([edge.scores]) / snapshot.noise.reference
+        variance = _edge_variance(snapshot, pair, ratios)
         if edge_fits(edge, held[pair[0]], held[pair[1]], variance):
             variances[pair] = variance
     for pair in itertools.pairwise(ids):
@@ -205,20 +213,6 @@ def _edge_variance(
     angle = rotation_angle(a[:3, :3].T @ b[:3, :3])
     sigmas = edge_sigmas(np.array([length]), np.array([angle]), ratios, snapshot.noise.config)
     return [float(sigma) ** 2 for sigma in sigmas[0]]
-
-
-def _correction(
-    snapshot: LoopSnapshot, ids: list[int], solution: PoseSolution, kept: Sequence[FarEdge]
-) -> Correction:
-    before = np.stack([snapshot.held[frame_id].S_world_camera for frame_id in ids])
-    moved = solution.S_world_node @ inverse_similarity(before)
-    return Correction(
-        S_corrected_world=dict(zip(ids, moved, strict=True)),
-        segments=snapshot.segments,
-        variances=_variances(snapshot, kept),
-        closing=sorted({(edge.source_id, edge.anchor_id) for edge in kept}),
-        joined=_joined(snapshot),
-    )
 
 
 def _variances(snapshot: LoopSnapshot, kept: Sequence[FarEdge]) -> dict[int, tuple[float, float]]:

@@ -107,16 +107,15 @@ def take_in(
     _fill_bank(session, saved, held, T_kept, room)
     kept = {held[i]: i for i in session.bank.ids()}
     _fill_graph(session, saved, kept, T_kept)
-    _fill_record(session, saved, rows, frame_ids, kept, T_kept, T_world_map)
     poses = {frame_id: T_kept[row] for row, frame_id in kept.items()}
+    _fill_record(session, saved, rows, frame_ids, poses, T_kept, T_world_map)
     if config.map.enabled:
         _fill_map(session, saved, poses, T_world_map)
     if saved.facts.metres_per_unit is not None:
         session.scale.adopt(saved.facts.metres_per_unit, saved.facts.scale_source)
     session.relocalisation = Relocalisation(poses, near)
     session.gate.begin_lost(config.relocalise.min_frames)
-    landmarks = _landmarks(saved, kept, T_world_map)
-    return LoadedMap(saved, kept, poses, landmarks)
+    return LoadedMap(saved, kept, poses, _landmarks(saved, kept, T_world_map))
 
 
 def _numbered(saved: SavedMap) -> tuple[np.ndarray, np.ndarray]:
@@ -207,7 +206,7 @@ def _fill_record(
     saved: SavedMap,
     rows: np.ndarray,
     frame_ids: np.ndarray,
-    kept: Mapping[int, int],
+    poses: Mapping[int, np.ndarray],
     T_kept: np.ndarray,
     T_world_map: np.ndarray,
 ) -> None:
@@ -217,7 +216,6 @@ def _fill_record(
     stamps_ns = np.concatenate([saved.keyframes.stamps_ns, trajectory.stamps_ns[rows]])
     order = np.argsort(frame_ids)
     is_keyframe = np.arange(len(order)) < count
-    poses = {frame_id: T_kept[row] for row, frame_id in kept.items()}
     session.trajectory.restore(
         frame_ids[order], stamps_ns[order], is_keyframe[order], T[order], poses
     )

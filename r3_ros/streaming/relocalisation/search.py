@@ -140,7 +140,7 @@ def _agreed(
 
 def _strong(edges: Sequence[Edge]) -> list[Edge]:
     """Return the edges with a score near the best."""
-    scores = [edge.confidence_translation + edge.confidence_rotation for edge in edges]
+    scores = [sum(edge.scores) for edge in edges]
     least = _NEARLY_AS_WELL * max(scores, default=0.0)
     return [edge for edge, score in zip(edges, scores, strict=True) if score >= least]
 

@@ -10,10 +10,10 @@ import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
 from ...core.geometry import is_rigid, make_T
+from ...core.trajectory_file import NANOSECONDS
 
-_SECOND_NS = 1_000_000_000
 #: Poses farther apart are not interpolated.
-_LONGEST_GAP_NS = _SECOND_NS // 2
+_LONGEST_GAP_NS = NANOSECONDS // 2
 
 
 class OdometryBuffer:
