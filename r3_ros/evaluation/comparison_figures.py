@@ -226,12 +226,15 @@ def draw_confidence(path: Path, rows: Sequence[GroupErrors]) -> None:
     if not any(getattr(row, name) for row in rows for name in kinds):
         return
     groups = list(dict.fromkeys(row.group for row in rows))
+    predictors = list(dict.fromkeys(row.predictor for row in rows))
     figure = new_figure(10, 2.6 * len(groups) + 0.4)
     for group, line in zip(groups, figure.subplots(len(groups), 3, squeeze=False), strict=True):
         for axes, (name, title) in zip(line, kinds.items(), strict=True):
             for row in rows:
                 if row.group == group and getattr(row, name):
-                    axes.plot(range(1, 6), getattr(row, name), 'o-', ms=3, label=row.predictor)
+                    color = f'C{predictors.index(row.predictor)}'
+                    axes.plot(range(1, 6), getattr(row, name), 'o-', ms=3, color=color,
+                              label=row.predictor)  # fmt: skip
             if not axes.lines:
                 axes.set_axis_off()
                 continue

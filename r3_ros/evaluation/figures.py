@@ -14,7 +14,6 @@ from ..core.atomic_files import atomic_write
 from ..core.trajectory_file import NANOSECONDS
 from .trajectory_errors import TrajectoryErrors
 
-COLORS = ('tab:blue', 'tab:orange', 'tab:green', 'tab:red', 'tab:purple')
 _DPI = 110
 
 
@@ -88,7 +87,7 @@ def trajectory_figure(truth: np.ndarray, paths: Sequence[AlignedPath], unit: str
     plan.plot(*(truth @ flat.T).T, '--', color='0.3', label='truth', zorder=5)
     plan.plot(*(truth[0] @ flat.T), 'o', color='0.3', zorder=5)
     for k, path in enumerate(paths):
-        color = COLORS[k % len(COLORS)]
+        color = f'C{k}'
         plan.plot(*(path.positions @ flat.T).T, color=color, label=path.label)
         chart.plot(path.seconds, path.errors, color=color, label=path.legend)
         chart.axhline(path.ate, color=color, linestyle=':')
