@@ -165,8 +165,8 @@ def _sizes(folder: Path) -> str:
 
 
 def run_export(args: argparse.Namespace) -> int:
+    from ..maps.cloud_file import write_points
     from ..maps.reading import read_map
-    from ..maps.writing import write_points
     from ..offline.run_files import map_folder
 
     saved = read_map(map_folder(args.folder))

@@ -25,7 +25,7 @@ from .image_topics import camera_info_topic
 from .source import RawFrame
 
 POSE_STAMPED = 'geometry_msgs/msg/PoseStamped'
-GROUND_TRUTH_TOPIC = '/ground_truth/pose'
+_GROUND_TRUTH_TOPIC = '/ground_truth/pose'
 _FRAME_ID = 'camera_optical_frame'
 
 _JPEG_QUALITY = 95
@@ -129,7 +129,7 @@ def _write_folder(
             count += 1
         if truth is not None:
             for stamp_ns, T in zip(truth.stamps_ns, truth.T_world_camera, strict=True):
-                messages.pose(GROUND_TRUTH_TOPIC, int(stamp_ns) + shift_ns, T)
+                messages.pose(int(stamp_ns) + shift_ns, T)
     return SequenceSummary(count, first_ns, last_ns, shift_ns)
 
 
@@ -218,7 +218,7 @@ class _MessageWriter:
         )
         self._write(topic, stamp_ns, message)
 
-    def pose(self, topic: str, stamp_ns: int, T: np.ndarray) -> None:
+    def pose(self, stamp_ns: int, T: np.ndarray) -> None:
         x, y, z = map(float, T[:3, 3])
         qx, qy, qz, qw = map(float, quat_xyzw(T))
         pose = self._new(
@@ -226,5 +226,5 @@ class _MessageWriter:
             position=self._new('geometry_msgs/msg/Point', x=x, y=y, z=z),
             orientation=self._new('geometry_msgs/msg/Quaternion', x=qx, y=qy, z=qz, w=qw),
         )
-        header = self._header(stamp_ns, 'world')
-        self._write(topic, stamp_ns, self._new(POSE_STAMPED, header=header, pose=pose))
+        message = self._new(POSE_STAMPED, header=self._header(stamp_ns, 'world'), pose=pose)
+        self._write(_GROUND_TRUTH_TOPIC, stamp_ns, message)

@@ -239,6 +239,3 @@ class FacetTable:
             disc=stack([s.disc for s in specs], torch.bool),
             body=stack([s.body for s in specs], torch.int64),
         )
-
-    def __len__(self) -> int:
-        return self.centre.shape[0]
