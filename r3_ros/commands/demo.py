@@ -61,11 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _node_parameters(args: argparse.Namespace) -> tuple[R3Config, dict[str, str]]:
-    """Return the configuration of the node, and values of ``-p`` that change that of its file.
-
-    :raises ConfigError: naming what is wrong.
-    :raises R3Error: there is no ROS, or the package is not installed.
-    """
+    """Return the configuration of the node, and values of ``-p`` that change that of its file."""
     from ..core.config import R3Config
     from ..core.parameter_fields import flattened, load_config, updated
     from ..ros.demo.live_run import installed_node

@@ -165,8 +165,8 @@ def _sizes(folder: Path) -> str:
 
 
 def run_export(args: argparse.Namespace) -> int:
+    from ..maps.cloud_file import write_points
     from ..maps.reading import read_map
-    from ..maps.writing import write_points
     from ..offline.run_files import map_folder
 
     saved = read_map(map_folder(args.folder))
@@ -205,15 +205,14 @@ def _export_grid(saved: SavedMap, args: argparse.Namespace) -> None:
     if args.floor_height is not None:
         changes |= {'occupancy.estimate_floor': False, 'occupancy.floor_height': args.floor_height}
     config = updated(R3Config(), changes).occupancy
-    plan = ground_plan(saved, config, args.metres_per_unit, args.level)
-    grid = plan.grid
+    grid, T_grid_map = ground_plan(saved, config, args.metres_per_unit, args.level)
     height, width = grid.cells.shape
     frame = f"in '{saved.facts.map_frame}'"
     notes = [f'floor at {grid.floor.offset:.3f} m']
     if args.level:
-        angle = math.degrees(math.acos(max(-1.0, min(1.0, float(plan.T_grid_map[2, 2])))))
+        angle = math.degrees(math.acos(max(-1.0, min(1.0, float(T_grid_map[2, 2])))))
         frame = f"in its own frame, turned by {angle:.1f} degrees from '{saved.facts.map_frame}'"
-        notes.append(f'T_grid_map (row by row): {plan.T_grid_map.round(9).tolist()}')
+        notes.append(f'T_grid_map (row by row): {T_grid_map.round(9).tolist()}')
     write_grid(args.output, grid, args.overwrite, [*notes, frame])
     occupied, free = (grid.count(value) / grid.cells.size for value in (OCCUPIED, FREE))
     print(

@@ -1,14 +1,17 @@
-"""``r3 train``: trains a small R3 on procedural worlds."""
+"""``r3 train`` and ``r3 finetune``: training on procedural worlds, recordings and videos."""
 
 from __future__ import annotations
 
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from ..core.errors import ConfigError
 from .options import add_set_option, parsed_settings, positive_int
+
+if TYPE_CHECKING:
+    from ..learning.training.trainer import ClipSource
 
 
 def register(subparsers: Any) -> None:
@@ -22,12 +25,30 @@ def register(subparsers: Any) -> None:
     )
     parser.add_argument('config', metavar='CONFIG', nargs='?', help='settings as YAML')
     parser.add_argument('--list', action='store_true', help='print every setting and stop')
-    add_options(parser)
-    parser.set_defaults(func=run)
+    _add_options(parser)
+    parser.set_defaults(func=run_train, weights=None, folders=[], video=[])
+
+    parser = subparsers.add_parser(
+        'finetune',
+        help='continue a training on recordings and videos',
+        description='Train given weights further on folders with images, groundtruth.txt (TUM, '
+        'camera-to-world), camera.yaml and optional depth/. A share of the steps (1 - '
+        'data.recorded) uses procedural worlds, against forgetting; the end of each recording is '
+        'held out for validation. Videos without truth train the consistency of frames in a '
+        'share of the steps (data.unlabelled).',
+    )
+    parser.add_argument('folders', metavar='DIR', nargs='*', help='recordings with truth')
+    parser.add_argument(
+        '--video', metavar='PATH', action='append', default=[],
+        help='a video, bag or folder of images in order, without truth; may be repeated',
+    )  # fmt: skip
+    parser.add_argument('--weights', metavar='FILE', required=True, help='initial weights')
+    parser.add_argument('--config', metavar='CONFIG', help='settings as YAML, see r3 train --list')
+    _add_options(parser)
+    parser.set_defaults(func=run_finetune)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of every training."""
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--output', '-o', metavar='DIR', help='folder of the training')
     parser.add_argument('--resume', action='store_true', help='continue from the state in DIR')
     add_set_option(parser, 'optimiser.steps=1000')
@@ -36,52 +57,56 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto')
 
 
-def run(args: argparse.Namespace) -> int:
+def run_train(args: argparse.Namespace) -> int:
     from ..core.parameter_fields import parameters
-    from ..learning.training.procedural import ProceduralClips
-    from ..learning.training.processes import joined
-    from ..learning.training.trainer import Trainer
 
     if args.list:
         for parameter in parameters(_settings(args)):
             unit = f' {parameter.meta.unit}' if parameter.meta.unit else ''
             print(f'{parameter.name}: {parameter.value}{unit}\n    {parameter.meta.help}')
         return 0
-    settings, folder = prepared(args)
-    with joined(args.device) as process:
-        source = ProceduralClips(settings, process.device, process.rank, process.count)
-        try:
-            trainer = Trainer(
-                settings, source, process, folder, log_line=partial(print, flush=True)
-            )
-            trainer.run(args.until, args.minutes * 60 if args.minutes else None)
-        finally:
-            source.close()
-    return 0
+    return _train(args)
 
 
-def prepared(args: argparse.Namespace) -> tuple[Any, Path]:
-    """Return the settings and the folder, which is created.
+def run_finetune(args: argparse.Namespace) -> int:
+    if not args.folders and not args.video:
+        raise ConfigError('name folders with images and groundtruth.txt, or --video')
+    return _train(args)
 
-    :raises ConfigError: a setting is wrong, or no folder was named.
-    :raises CheckpointError: the folder holds a training without --resume, or none with it.
-    """
-    from ..learning.training.trainer import require_state
+
+def _train(args: argparse.Namespace) -> int:
+    from ..learning.training.procedural import ProceduralClips
+    from ..learning.training.processes import joined
+    from ..learning.training.recordings import RecordedClips, weights_to_tune
+    from ..learning.training.trainer import require_state, Trainer
+    from ..learning.training.videos import MixedClips
 
     settings = _settings(args)
     if not args.output:
         raise ConfigError('name a folder for the training with --output')
-    folder = Path(args.output)
-    require_state(folder, args.resume)
-    folder.mkdir(parents=True, exist_ok=True)
-    return settings, folder
+    output = Path(args.output)
+    require_state(output, args.resume)
+    output.mkdir(parents=True, exist_ok=True)
+    network = weights_to_tune(Path(args.weights), settings.variant) if args.weights else None
+    folders, videos = ([Path(name) for name in names] for names in (args.folders, args.video))
+    say = partial(print, flush=True)
+    with joined(args.device) as process:
+        worlds = ProceduralClips(settings, process.device, process.rank, process.count)
+        try:
+            source: ClipSource = worlds
+            if folders:
+                source = RecordedClips(settings, folders, worlds, process.device, process.rank)
+            if videos:
+                report = say if process.is_main else lambda text: None
+                source = MixedClips(settings, videos, source, process.device, process.rank, report)
+            trainer = Trainer(settings, source, process, output, say, network)
+            trainer.run(args.until, args.minutes * 60 if args.minutes else None)
+        finally:
+            worlds.close()
+    return 0
 
 
 def _settings(args: argparse.Namespace) -> Any:
-    """Return the settings of the file, changed by --set.
-
-    :raises ConfigError: naming what is wrong.
-    """
     from ..core.parameter_fields import updated
     from ..learning.training.training_settings import load_settings, TrainingSettings
 

@@ -15,7 +15,7 @@ from ..core.datatypes import DepthMap, Intrinsics
 from ..core.geometry import unproject
 from ..maps.cloud import Cloud
 from .depth_errors import DepthErrors, truth_at_pixels
-from .figures import AlignedPath, new_figure, save_figure, trajectory_figure
+from .figures import new_figure, save_figure, trajectory_figure
 from .map_views import draw_from_half_way, draw_from_outside, level_scene
 from .posed_sequences import PosedSequence
 from .stream_results import StreamResult
@@ -146,8 +146,8 @@ def draw_trajectories(
     stamps = sequence.truth.stamps_ns
     begin, end = (f(r.stamps_ns[k] for r, _ in evaluated) for f, k in ((min, 0), (max, -1)))
     truth = sequence.truth.T_world_camera[(stamps >= begin) & (stamps <= end), :3, 3]
-    paths = [AlignedPath.of(errors, result.predictor, int(begin)) for result, errors in evaluated]
-    figure = trajectory_figure(truth, paths, unit='unit of the truth')
+    paths = {result.predictor: errors for result, errors in evaluated}
+    figure = trajectory_figure(truth, paths, int(begin), unit='unit of the truth')
     figure.suptitle(sequence.name, fontsize=10)
     save_figure(figure, path)
 
@@ -226,12 +226,15 @@ def draw_confidence(path: Path, rows: Sequence[GroupErrors]) -> None:
     if not any(getattr(row, name) for row in rows for name in kinds):
         return
     groups = list(dict.fromkeys(row.group for row in rows))
+    predictors = list(dict.fromkeys(row.predictor for row in rows))
     figure = new_figure(10, 2.6 * len(groups) + 0.4)
     for group, line in zip(groups, figure.subplots(len(groups), 3, squeeze=False), strict=True):
         for axes, (name, title) in zip(line, kinds.items(), strict=True):
             for row in rows:
                 if row.group == group and getattr(row, name):
-                    axes.plot(range(1, 6), getattr(row, name), 'o-', ms=3, label=row.predictor)
+                    color = f'C{predictors.index(row.predictor)}'
+                    axes.plot(range(1, 6), getattr(row, name), 'o-', ms=3, color=color,
+                              label=row.predictor)  # fmt: skip
             if not axes.lines:
                 axes.set_axis_off()
                 continue

@@ -23,7 +23,7 @@ from ..core.parameter_fields import flattened
 from ..core.trajectory_file import write_tum
 from ..factory import load_engine
 from ..maps.cloud import Cloud
-from ..maps.cloud_file import write_ply
+from ..maps.cloud_file import write_points
 from ..offline.run_files import machine, versions, write_json
 from .comparison_figures import draw_confidence, draw_depths, draw_maps, draw_trajectories
 from .posed_sequences import PosedSequence
@@ -101,7 +101,7 @@ def _write_stream(folder: Path, results: Sequence[StreamResult]) -> None:
         if len(poses):
             write_tum(folder / f'{stem}.tum', poses.stamps_ns, poses.T_world_camera)
         if len(result.cloud):
-            write_ply(folder / f'{stem}.ply', result.cloud)
+            write_points(folder / f'{stem}.ply', result.cloud)
 
 
 def _write(

@@ -19,7 +19,7 @@ from ..offline.run_files import (
     write_json,
 )
 from .depth_errors import depth_of_run
-from .figures import AlignedPath, save_figure, trajectory_figure
+from .figures import save_figure, trajectory_figure
 from .trajectory_errors import evaluate_trajectory, TrajectoryErrors
 
 EVALUATION = 'evaluation.json'
@@ -57,8 +57,9 @@ def evaluate_run(
     )
     write_json(folder / EVALUATION, content)
     _write_table(folder / EVALUATION_TABLE, emitted)
-    path = AlignedPath.of(emitted, 'before corrections', int(emitted.stamps_ns[0]))
-    save_figure(trajectory_figure(emitted.truth[:, :3, 3], [path]), folder / EVALUATION_PLOT)
+    truth_line, paths = emitted.truth[:, :3, 3], {'before corrections': emitted}
+    figure = trajectory_figure(truth_line, paths, int(emitted.stamps_ns[0]))
+    save_figure(figure, folder / EVALUATION_PLOT)
     return content
 
 

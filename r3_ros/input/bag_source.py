@@ -38,7 +38,6 @@ class BagReader:
             self._reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
             self._reader.open()
         self.connections = self._reader.connections
-        self.message_count = self._reader.message_count
 
     def close(self) -> None:
         """Close the file."""
@@ -145,12 +144,8 @@ class BagSource(Source):
             return None
         for _, _, data in self._bag.serialized(chosen[:1]):
             try:
-                info = self._bag.deserialize(chosen[0], data)
-            except FrameError as error:
-                raise CalibrationError(f'{error}. Give a calibration file (--camera)') from error
-            try:
-                return camera_from_info(info)
-            except CalibrationError as error:
+                return camera_from_info(self._bag.deserialize(chosen[0], data))
+            except (FrameError, CalibrationError) as error:
                 raise CalibrationError(
                     f'the recorded CameraInfo cannot be used: {error}. Give a calibration file '
                     'instead (--camera)'

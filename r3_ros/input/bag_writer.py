@@ -25,6 +25,8 @@ from .image_topics import camera_info_topic
 from .source import RawFrame
 
 POSE_STAMPED = 'geometry_msgs/msg/PoseStamped'
+_GROUND_TRUTH_TOPIC = '/ground_truth/pose'
+_FRAME_ID = 'camera_optical_frame'
 
 _JPEG_QUALITY = 95
 _TOPIC = re.compile(r'(/[A-Za-z_][A-Za-z0-9_]*)+')
@@ -34,22 +36,20 @@ _LAST_NS = 2**31 * NANOSECONDS
 
 @dataclass(frozen=True)
 class SequenceTopics:
-    """Topics of a recorded sequence.
+    """Topics of the images of a recorded sequence.
 
     :raises ConfigError: no valid topic name.
     """
 
     image: str = '/camera/image_raw'
-    ground_truth: str = '/ground_truth/pose'
     compressed: bool = False
 
     def __post_init__(self) -> None:
-        for topic in (self.image, self.ground_truth):
-            if not _TOPIC.fullmatch(topic):
-                raise ConfigError(
-                    f'{topic!r} is no full topic name such as /camera/image_raw, of letters, '
-                    'digits and underscores'
-                )
+        if not _TOPIC.fullmatch(self.image):
+            raise ConfigError(
+                f'{self.image!r} is no full topic name such as /camera/image_raw, of letters, '
+                'digits and underscores'
+            )
 
     @property
     def sent_image(self) -> str:
@@ -84,7 +84,6 @@ def write_sequence(
     camera: CameraModel | None,
     truth: PoseList | None = None,
     topics: SequenceTopics | None = None,
-    frame_id: str = 'camera_optical_frame',
     overwrite: bool = False,
 ) -> SequenceSummary:
     """Write images, calibration and ground truth as a bag, each with its own stamp.
@@ -100,12 +99,12 @@ def write_sequence(
     if out.suffix == '.mcap':
         with atomic_path(out, overwrite) as temporary:
             folder = temporary.with_suffix('.folder')
-            summary = _write_folder(folder, frames, camera, truth, topics, frame_id)
+            summary = _write_folder(folder, frames, camera, truth, topics)
             os.replace(next(folder.glob('*.mcap')), temporary)
     else:
         with atomic_directory(out, overwrite, marker='metadata.yaml') as temporary:
             temporary.rmdir()  # rosbags creates the folder
-            summary = _write_folder(temporary, frames, camera, truth, topics, frame_id)
+            summary = _write_folder(temporary, frames, camera, truth, topics)
     return summary
 
 
@@ -115,11 +114,10 @@ def _write_folder(
     camera: CameraModel | None,
     truth: PoseList | None,
     topics: SequenceTopics,
-    frame_id: str,
 ) -> SequenceSummary:
     count, first_ns, last_ns, shift_ns = 0, 0, 0, 0
     with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        messages = _MessageWriter(writer, frame_id)
+        messages = _MessageWriter(writer)
         for frame in frames:
             if not count:
                 starts = (frame.stamp_ns, *([] if truth is None else truth.stamps_ns[:1].tolist()))
@@ -131,14 +129,13 @@ def _write_folder(
             count += 1
         if truth is not None:
             for stamp_ns, T in zip(truth.stamps_ns, truth.T_world_camera, strict=True):
-                messages.pose(topics.ground_truth, int(stamp_ns) + shift_ns, T)
+                messages.pose(int(stamp_ns) + shift_ns, T)
     return SequenceSummary(count, first_ns, last_ns, shift_ns)
 
 
 class _MessageWriter:
-    def __init__(self, writer: Writer, frame_id: str) -> None:
+    def __init__(self, writer: Writer) -> None:
         self._writer = writer
-        self._frame_id = frame_id
         self._typestore = get_typestore(Stores.ROS2_JAZZY)
         self._connections: dict[str, Connection] = {}
         self._is_grey: bool | None = None
@@ -146,7 +143,7 @@ class _MessageWriter:
     def _new(self, kind: str, **fields: Any) -> Any:
         return self._typestore.types[kind](**fields)
 
-    def _header(self, stamp_ns: int, frame_id: str) -> Any:
+    def _header(self, stamp_ns: int, frame_id: str = _FRAME_ID) -> Any:
         if not 0 <= stamp_ns < _LAST_NS:
             raise SourceError(
                 f'the time {stamp_text(stamp_ns)} s does not fit into a ROS message, which takes '
@@ -166,7 +163,7 @@ class _MessageWriter:
         self._writer.write(self._connections[topic], stamp_ns, data)
 
     def image(self, topic: str, stamp_ns: int, frame: RawFrame, compressed: bool) -> None:
-        header = self._header(stamp_ns, self._frame_id)
+        header = self._header(stamp_ns)
         if compressed:
             data = frame.encoded
             if data is None:
@@ -207,7 +204,7 @@ class _MessageWriter:
         )  # fmt: skip
         message = self._new(
             CAMERA_INFO,
-            header=self._header(stamp_ns, self._frame_id),
+            header=self._header(stamp_ns),
             height=height,
             width=width,
             distortion_model=model,
@@ -221,7 +218,7 @@ class _MessageWriter:
         )
         self._write(topic, stamp_ns, message)
 
-    def pose(self, topic: str, stamp_ns: int, T: np.ndarray) -> None:
+    def pose(self, stamp_ns: int, T: np.ndarray) -> None:
         x, y, z = map(float, T[:3, 3])
         qx, qy, qz, qw = map(float, quat_xyzw(T))
         pose = self._new(
@@ -229,5 +226,5 @@ class _MessageWriter:
             position=self._new('geometry_msgs/msg/Point', x=x, y=y, z=z),
             orientation=self._new('geometry_msgs/msg/Quaternion', x=qx, y=qy, z=qz, w=qw),
         )
-        header = self._header(stamp_ns, 'world')
-        self._write(topic, stamp_ns, self._new(POSE_STAMPED, header=header, pose=pose))
+        message = self._new(POSE_STAMPED, header=self._header(stamp_ns, 'world'), pose=pose)
+        self._write(_GROUND_TRUTH_TOPIC, stamp_ns, message)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import enum
 
 from ..core.config import InputConfig
+from ..core.trajectory_file import NANOSECONDS
 
-_SECOND_NS = 1_000_000_000
 #: A smaller image is an error, and must not reset the session as a change of size.
 _SMALLEST_SIDE_PX = 16
 #: Share of the period by which a frame may be early under max_rate.
@@ -71,14 +71,14 @@ class FrameFilter:
         if min(size) < _SMALLEST_SIDE_PX:
             return FrameVerdict(Action.DROP, 'too small: {}x{} pixels'.format(*size))
         if config.max_age > 0 and now_ns is not None:
-            age_s = (now_ns - stamp_ns) / _SECOND_NS
+            age_s = (now_ns - stamp_ns) / NANOSECONDS
             if age_s > config.max_age:
                 return FrameVerdict(
                     Action.DROP, f'too old: {age_s:.2f} s, input.max_age allows less'
                 )
         if self._last_ns is None:
             return FrameVerdict(Action.ACCEPT)
-        step_s = (stamp_ns - self._last_ns) / _SECOND_NS
+        step_s = (stamp_ns - self._last_ns) / NANOSECONDS
         if step_s <= 0:
             return self._judge_step_back(step_s)
         if size != self._size:
@@ -87,7 +87,7 @@ class FrameFilter:
             resets = config.on_resolution_change == 'reset'
             return FrameVerdict(Action.RESET if resets else Action.DROP, reason)
         if config.max_rate > 0:
-            early_s = (self._due_ns - stamp_ns) / _SECOND_NS
+            early_s = (self._due_ns - stamp_ns) / NANOSECONDS
             if early_s > _RATE_SLACK / config.max_rate:
                 return FrameVerdict(Action.DROP, 'rate: faster than input.max_rate')
         return FrameVerdict(Action.ACCEPT)
@@ -99,7 +99,7 @@ class FrameFilter:
         loses single frames instead of every second one.
         """
         if self.config.max_rate > 0:
-            period_ns = _SECOND_NS / self.config.max_rate
+            period_ns = NANOSECONDS / self.config.max_rate
             keeps_pace = follows and stamp_ns - self._due_ns < period_ns
             self._due_ns = (self._due_ns if keeps_pace else stamp_ns) + period_ns
 

@@ -71,15 +71,13 @@ class VideoSource(Source):
 
     def _check_end(self, count: int, end_s: float) -> None:
         """Warn of missing frames, by their number if it is known, else by the time."""
-        if self._is_indexed:
-            if self.length and count < self.length:
-                self.skipped = self.length - count
-                self.warnings.append(
-                    f'{self.name} announces {self.length} frames, {count} could be decoded: it '
-                    'ends early or is damaged'
-                )
-        elif end_s < self._duration_s - _END_SLACK_S:
+        amounts = ''
+        if not self._is_indexed and end_s < self._duration_s - _END_SLACK_S:
+            amounts = f'{self._duration_s:.1f} s, {end_s:.1f} s'
+        elif self._is_indexed and self.length and count < self.length:
+            self.skipped = self.length - count
+            amounts = f'{self.length} frames, {count}'
+        if amounts:
             self.warnings.append(
-                f'{self.name} announces {self._duration_s:.1f} s, {end_s:.1f} s could be decoded: '
-                'it ends early or is damaged'
+                f'{self.name} announces {amounts} could be decoded: it ends early or is damaged'
             )

@@ -39,11 +39,8 @@ class Cloud:
         """Concatenate clouds."""
         if not clouds:
             return cls.empty()
-        return cls(
-            np.concatenate([cloud.points for cloud in clouds]),
-            np.concatenate([cloud.colors for cloud in clouds]),
-            np.concatenate([cloud.confidence for cloud in clouds]),
-        )
+        parts = ((cloud.points, cloud.colors, cloud.confidence) for cloud in clouds)
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
 
     def take(self, selection: np.ndarray) -> Cloud:
         """Return the points selected by a mask or by indices."""

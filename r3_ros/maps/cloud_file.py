@@ -1,4 +1,7 @@
-"""Point clouds as PLY files: binary little endian, x y z red green blue confidence."""
+"""Point clouds as files.
+
+PLY: binary little endian, x y z red green blue confidence; PCD with packed colours; NPZ.
+"""
 
 from __future__ import annotations
 
@@ -25,23 +28,47 @@ def ply_header(count: int) -> str:
     return '\n'.join([*lines, 'end_header\n'])
 
 
-def write_ply(path: Path | str, cloud: Cloud, overwrite: bool = True) -> None:
-    """Write a cloud.
+def write_points(
+    path: Path | str, cloud: Cloud, kind: str = 'ply', overwrite: bool = True
+) -> None:
+    """Write a cloud in one of ``map_layout.POINT_FORMATS``.
 
     :raises OutputError: the file exists (without ``overwrite``), or cannot be written.
     """
     with atomic_write(path, overwrite) as file:
-        file.write(ply_header(len(cloud)).encode('ascii'))
-        vertices = np.empty(len(cloud), dtype=VERTEX)
-        for k in range(3):
-            vertices['xyz'[k]] = cloud.points[:, k]
-            vertices[_COLORS[k]] = cloud.colors[:, k]
-        vertices['confidence'] = cloud.confidence
-        file.write(vertices.tobytes())
+        if kind == 'npz':
+            np.savez(file, points=cloud.points, colors=cloud.colors, confidence=cloud.confidence)
+        else:
+            header, rows = _pcd(cloud) if kind == 'pcd' else _ply(cloud)
+            file.write(header.encode('ascii') + rows.tobytes())
+
+
+def _ply(cloud: Cloud) -> tuple[str, np.ndarray]:
+    rows = np.empty(len(cloud), dtype=VERTEX)
+    for k in range(3):
+        rows['xyz'[k]] = cloud.points[:, k]
+        rows[_COLORS[k]] = cloud.colors[:, k]
+    rows['confidence'] = cloud.confidence
+    return ply_header(len(rows)), rows
+
+
+def _pcd(cloud: Cloud) -> tuple[str, np.ndarray]:
+    rows = np.empty(len(cloud), [(n, '<f4') for n in ('x', 'y', 'z', 'rgb', 'confidence')])
+    for axis, name in enumerate('xyz'):
+        rows[name] = cloud.points[:, axis]
+    red, green, blue = cloud.colors.astype('<u4').T
+    rows['rgb'] = ((red << 16) | (green << 8) | blue).view('<f4')
+    rows['confidence'] = cloud.confidence
+    header = (
+        'VERSION 0.7\nFIELDS x y z rgb confidence\nSIZE 4 4 4 4 4\nTYPE F F F F F\n'
+        f'COUNT 1 1 1 1 1\nWIDTH {len(rows)}\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\n'
+        f'POINTS {len(rows)}\nDATA binary\n'
+    )
+    return header, rows
 
 
 def read_ply(path: Path | str) -> Cloud:
-    """Read a cloud written by :func:`write_ply`.
+    """Read a cloud written by :func:`write_points` as PLY.
 
     :raises SourceError: missing, cut off, or of another layout.
     """

@@ -118,8 +118,7 @@ def _reprojection_px(saved: SavedMap, marks: SparseLandmarks, image: np.ndarray)
     K = saved.keyframes.K[image]
     depth = np.maximum(seen[:, 2:], 1e-9)
     expected = seen[:, :2] / depth * K[:, [0, 1], [0, 1]] + K[:, :2, 2]
-    error: np.ndarray = np.linalg.norm(expected - marks.pixels, axis=1)
-    return error
+    return np.linalg.norm(expected - marks.pixels, axis=1)
 
 
 def _colors(saved: SavedMap, marks: SparseLandmarks, image: np.ndarray) -> np.ndarray:

@@ -124,8 +124,7 @@ def _directions_about(normal: np.ndarray, reach: float, step: float) -> np.ndarr
     lean = np.tan(tilt) / np.maximum(tilt, 1e-9)
     directions = normal + (lean * a)[:, None] * side + (lean * b)[:, None] * np.cross(normal, side)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    kept: np.ndarray = directions[directions[:, 2] >= math.cos(_SEARCHED_TILT_RAD) - 1e-9]
-    return kept
+    return directions[directions[:, 2] >= math.cos(_SEARCHED_TILT_RAD) - 1e-9]
 
 
 def _upright(normals: np.ndarray, rights: np.ndarray) -> np.ndarray:
@@ -142,7 +141,7 @@ def _upright(normals: np.ndarray, rights: np.ndarray) -> np.ndarray:
     up = axes[:, 0] * np.sign(axes[2, 0])
     if squares[1] < _TURNED_OVER_ROLLED**2 * squares[0] or up[2] < math.cos(_SEARCHED_TILT_RAD):
         return normals
-    near: np.ndarray = normals[normals @ up >= math.cos(_UPRIGHT_RAD)]
+    near = normals[normals @ up >= math.cos(_UPRIGHT_RAD)]
     return near if len(near) else normals
 
 
@@ -174,5 +173,4 @@ def thinned(points: np.ndarray, voxel_size: float) -> np.ndarray:
     inside = (np.abs(cells) < 2**20).all(axis=1)
     points, cells = points[inside], cells[inside].astype(np.int64) + 2**20
     keys = (cells[:, 0] << 42) | (cells[:, 1] << 21) | cells[:, 2]
-    first: np.ndarray = np.unique(keys, return_index=True)[1]
-    return points[first]
+    return points[np.unique(keys, return_index=True)[1]]

@@ -96,7 +96,6 @@ class MapFolder:
                 }
         except (
             EOFError,
-            NotImplementedError,
             OSError,
             RuntimeError,
             ValueError,

@@ -8,7 +8,6 @@ stands for the probability ``p = (255 - x) / 255``: occupied above ``occupied_th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,27 +30,16 @@ _UNKNOWN_GREY = 205
 _OCCUPIED_THRESH, _FREE_THRESH = 0.65, 0.196
 
 
-@dataclass(frozen=True, eq=False)
-class GroundPlan:
-    """A grid and its frame.
-
-    :ivar T_grid_map: (4, 4) the rotation that levels the floor; identity without levelling.
-    """
-
-    grid: OccupancyGrid
-    T_grid_map: np.ndarray
-
-
 def ground_plan(
     saved: SavedMap,
     config: OccupancyConfig,
     metres_per_unit: float | None = None,
     level: bool = False,
-) -> GroundPlan:
-    """Return the grid of a map, in metres.
+) -> tuple[OccupancyGrid, np.ndarray]:
+    """Return the grid of a map, in metres, and the (4, 4) ``T_grid_map``, which levels the floor.
 
     :param metres_per_unit: for a map without a metric scale.
-    :param level: rotate the map so that its floor is level; the grid then has its own frame.
+    :param level: rotate the map so that its floor is level; otherwise the frame stays.
     :raises OccupancyError: the scale is unknown or given twice, or see :func:`occupancy_grid`.
     """
     facts, keyframes = saved.facts, saved.keyframes
@@ -73,8 +61,7 @@ def ground_plan(
         T_grid_map, floor = leaning.T_level_frame(), Floor.at(leaning.offset)
         points, T_grid_optical = transform(T_grid_map, points), T_grid_map @ T_grid_optical
     intrinsics = keyframes.intrinsics(-1) if len(keyframes) else None
-    grid = occupancy_grid(points, T_grid_optical, intrinsics, config, floor)
-    return GroundPlan(grid, T_grid_map)
+    return occupancy_grid(points, T_grid_optical, intrinsics, config, floor), T_grid_map
 
 
 def write_grid(

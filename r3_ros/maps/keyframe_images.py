@@ -19,14 +19,8 @@ _PARAMETERS = [
 ]
 
 
-class KeyframeImages:
-    """Encoded images of the keyframes in the bank. Not thread-safe."""
-
-    def __init__(self) -> None:
-        self._images: dict[int, bytes] = {}
-
-    def __len__(self) -> int:
-        return len(self._images)
+class KeyframeImages(dict[int, bytes]):
+    """Encoded images of the keyframes in the bank, by frame id. Not thread-safe."""
 
     def note(self, image: np.ndarray, estimate: Estimate) -> None:
         """Keep the image of a new keyframe, and drop those that left the bank.
@@ -34,21 +28,9 @@ class KeyframeImages:
         :param image: (H, W, 3) uint8 RGB, the engine's input for this estimate.
         """
         for frame_id in estimate.evicted:
-            self._images.pop(frame_id, None)
+            self.pop(frame_id, None)
         if estimate.is_keyframe:
-            self._images[estimate.frame_id] = encode_image(image)
-
-    def restore(self, images: dict[int, bytes]) -> None:
-        """Replace all images by those of a loaded map, by their new ids."""
-        self._images = dict(images)
-
-    def clear(self) -> None:
-        """Drop all images."""
-        self._images.clear()
-
-    def view(self) -> dict[int, bytes]:
-        """Return a copy of the dictionary, by frame id."""
-        return dict(self._images)
+            self[estimate.frame_id] = encode_image(image)
 
 
 def encode_image(image: np.ndarray) -> bytes:

@@ -98,10 +98,11 @@ def parse_manifest(text: str) -> tuple[MapFacts, Counts]:
         )
     model, frames, counts = root.section('model'), root.section('frames'), root.section('counts')
     metres_per_unit, scale_source = _scale(root.section('scale'))
+    sha = 'checkpoint_sha256'
     facts = MapFacts(
         r3_ros_version=root.text('r3_ros_version'),
         model_name=model.text('name'),
-        checkpoint_sha256=model.text_or_none('checkpoint_sha256'),
+        checkpoint_sha256=None if model.value(sha) is None else model.text(sha),
         descriptor_size=model.integer('descriptor_size', 1, map_layout.MOST_DESCRIPTOR_NUMBERS),
         image_size=None if root.value('image_size') is None else root.size('image_size'),
         map_frame=frames.text('map'),
@@ -166,9 +167,6 @@ class _Section:
         if not isinstance(value, str) or len(value) > 1000 or not value.isprintable():
             raise self._wrong(key, 'a text')
         return value
-
-    def text_or_none(self, key: str) -> str | None:
-        return None if self.value(key) is None else self.text(key)
 
     def integer(self, key: str, least: int, most: int) -> int:
         value = self.value(key)

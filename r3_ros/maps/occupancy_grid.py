@@ -272,5 +272,4 @@ def _without_islands(free: np.ndarray, floor: np.ndarray, resolution: float) -> 
     kept = np.bincount(regions.ravel()) * resolution**2 >= _ISLAND_M2
     kept[regions[floor & free]] = True
     kept[0] = False
-    connected: np.ndarray = kept[regions]
-    return connected
+    return kept[regions]

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from ..core.atomic_files import atomic_directory, atomic_write
+from ..core.atomic_files import atomic_directory
 from ..core.trajectory_file import write_tum
 from . import map_layout
-from .cloud import Cloud
-from .cloud_file import write_ply
+from .cloud_file import write_points
 from .manifest import manifest_text
 from .map_layout import Column
 from .saved_map import SavedMap
@@ -66,21 +64,6 @@ def fill_map_folder(
     return _write_images(folder, saved) if include_images else 0
 
 
-def write_points(path: Path | str, cloud: Cloud, kind: str, overwrite: bool = True) -> None:
-    """Write a cloud in one of ``map_layout.POINT_FORMATS``.
-
-    :raises OutputError: the file exists (without ``overwrite``), or cannot be written.
-    """
-    if kind == 'ply':
-        write_ply(path, cloud, overwrite)
-        return
-    with atomic_write(path, overwrite) as file:
-        if kind == 'npz':
-            np.savez(file, points=cloud.points, colors=cloud.colors, confidence=cloud.confidence)
-        else:
-            _write_pcd(file, cloud)
-
-
 def _write_arrays(path: Path, values: object, columns: dict[str, Column]) -> None:
     arrays = {}
     for name, column in columns.items():
@@ -100,18 +83,3 @@ def _write_images(folder: Path, saved: SavedMap) -> int:
         name = map_layout.image_name(frame_id, map_layout.image_kind(data))
         (folder / map_layout.IMAGES / name).write_bytes(data)
     return len(wanted)
-
-
-def _write_pcd(file: BinaryIO, cloud: Cloud) -> None:
-    rows = np.empty(len(cloud), [(n, '<f4') for n in ('x', 'y', 'z', 'rgb', 'confidence')])
-    for axis, name in enumerate('xyz'):
-        rows[name] = cloud.points[:, axis]
-    red, green, blue = cloud.colors.astype('<u4').T
-    rows['rgb'] = ((red << 16) | (green << 8) | blue).view('<f4')
-    rows['confidence'] = cloud.confidence
-    header = (
-        'VERSION 0.7\nFIELDS x y z rgb confidence\nSIZE 4 4 4 4 4\nTYPE F F F F F\n'
-        f'COUNT 1 1 1 1 1\nWIDTH {len(rows)}\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\n'
-        f'POINTS {len(rows)}\nDATA binary\n'
-    )
-    file.write(header.encode('ascii') + rows.tobytes())

@@ -26,7 +26,7 @@ from ..core.errors import SourceError
 from ..core.geometry import make_T, R_BODY_OPTICAL
 from ..core.parameter_fields import flattened
 from ..core.trajectory_file import NANOSECONDS, stamp_text, write_tum
-from ..maps.cloud_file import write_ply
+from ..maps.cloud_file import write_points
 from ..maps.map_layout import MANIFEST
 from ..maps.writing import write_map
 from ..streaming.map_snapshot import MapPlacement, saved_map
@@ -59,7 +59,7 @@ def write_run(folder: Path, result: RunResult, config: R3Config, source_path: st
         T = T[known]
         T[:, :3, 3] *= unit
         write_tum(folder / name, view.stamps_ns[known], T)
-    write_ply(folder / MAP, result.cloud.scaled(unit))
+    write_points(folder / MAP, result.cloud.scaled(unit))
     if result.map is not None:
         placement = UNPLACED if result.loaded is None else result.loaded
         write_map(folder / SAVED_MAP, saved_map(result.map, placement, config.map.voxel_size))

@@ -146,7 +146,7 @@ def run_source(
     frame_filter = FrameFilter(one_session(config.input))
     images = KeyframeImages()
     if saved is not None:
-        images.restore(engine.load_map(saved).images)
+        images.update(engine.load_map(saved).images)
         result.loaded = saved.facts
     started = time.perf_counter()
     with read_ahead(undistorted_frames(source, config, max_frames)) as frames:
@@ -170,7 +170,7 @@ def run_source(
     if source.skipped:
         result.rejected['not decoded'] += source.skipped
     result.warnings = [*source.warnings, *result.warnings]
-    result.map = take_map_snapshot(session, engine.predictor, images.view())
+    result.map = take_map_snapshot(session, engine.predictor, images.copy())
     return result
 
 

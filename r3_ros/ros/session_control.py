@@ -142,7 +142,7 @@ class SessionControl:
                 self.reset('the map does not fit into memory')
             raise
         self._begin_session('another map was loaded', keeps_robot=False, search=search)
-        self.images.restore(loaded.images)
+        self.images.update(loaded.images)
         self.loaded_from = path
         return search
 
@@ -302,7 +302,7 @@ class SessionControl:
             chain=chain.frozen(session.scale.metres_per_unit),
             base_frame=self._health.base_frame,
             optical_frame=self._health.optical_frame,
-            map=take_map_snapshot(session, self._engine.predictor, self.images.view()),
+            map=take_map_snapshot(session, self._engine.predictor, self.images.copy()),
         )
 
     def keyframe_graph(self) -> Callable[[], KeyframeGraph]:

@@ -12,6 +12,7 @@ from r3_ros.core.config import R3Config
 from r3_ros.core.datatypes import Intrinsics
 from r3_ros.core.errors import SourceError
 from r3_ros.core.geometry import make_T
+from r3_ros.evaluation import comparison_figures
 from r3_ros.evaluation.depth_errors import DepthErrors, truth_at_pixels
 from r3_ros.evaluation.posed_sequences import recorded_sequence
 from r3_ros.evaluation.predictor_comparison import compare_predictors, file_name
@@ -334,6 +335,24 @@ def test_figures_know_whether_errors_fall(tmp_path):
     assert '| walk | scripted | depth (AbsRel) | 5.000, 4.000, 3.000, 2.000, 1.000 | yes |' in (
         tables_text([row])
     )
+
+
+def test_a_predictor_has_one_colour_in_all_panels(tmp_path, monkeypatch):
+    _, exact = evaluated(write_folder(tmp_path / 'walk', count=12))
+    row = replace(grouped_errors([exact])[0], group='first', depth_quintiles=(5, 4, 3, 2, 1))
+    other = replace(row, predictor='other')
+    figures = []
+    monkeypatch.setattr(
+        comparison_figures, 'save_figure', lambda figure, path: figures.append(figure)
+    )
+    rows = [row, other, replace(other, group='second')]
+    comparison_figures.draw_confidence(tmp_path / 'confidence.png', rows)
+    colours = {'scripted': set(), 'other': set()}
+    for axes in figures[0].axes:
+        for line in axes.lines:
+            colours[line.get_label()].add(line.get_color())
+    assert all(len(found) == 1 for found in colours.values())
+    assert colours['scripted'] != colours['other']
 
 
 # Files

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from r3_ros.core.errors import SourceError
 from r3_ros.maps.cloud import Cloud
-from r3_ros.maps.cloud_file import read_ply, write_ply
+from r3_ros.maps.cloud_file import read_ply, write_points
 
 
 def cloud(count: int = 1000) -> Cloud:
@@ -19,7 +19,7 @@ def cloud(count: int = 1000) -> Cloud:
 @pytest.mark.parametrize('count', [0, 1, 1000])
 def test_clouds_survive_a_file(tmp_path, count):
     original = cloud(count)
-    write_ply(tmp_path / 'a.ply', original)
+    write_points(tmp_path / 'a.ply', original)
     read = read_ply(tmp_path / 'a.ply')
     np.testing.assert_array_equal(read.points, original.points)
     np.testing.assert_array_equal(read.colors, original.colors)
@@ -27,7 +27,7 @@ def test_clouds_survive_a_file(tmp_path, count):
 
 
 def test_the_header_is_what_viewers_expect(tmp_path):
-    write_ply(tmp_path / 'a.ply', cloud(7))
+    write_points(tmp_path / 'a.ply', cloud(7))
     data = (tmp_path / 'a.ply').read_bytes()
     header, _, body = data.partition(b'end_header\n')
     assert header.decode().splitlines() == [
@@ -46,7 +46,7 @@ def test_the_header_is_what_viewers_expect(tmp_path):
 
 
 def test_a_cut_off_cloud_is_refused(tmp_path):
-    write_ply(tmp_path / 'a.ply', cloud())
+    write_points(tmp_path / 'a.ply', cloud())
     data = (tmp_path / 'a.ply').read_bytes()
     (tmp_path / 'a.ply').write_bytes(data[:-100])
     with pytest.raises(SourceError, match='no complete PLY'):

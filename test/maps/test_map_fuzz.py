@@ -42,7 +42,7 @@ def base(tmp_path_factory):
     engine.set_scale(2.0, lock=True)
     for frame in frames(COUNT):
         images.note(frame.image, engine.step(frame))
-    snapshot = take_map_snapshot(engine.session, engine.predictor, images.view())
+    snapshot = take_map_snapshot(engine.session, engine.predictor, images.copy())
     placement = MapPlacement(
         make_T(R_BODY_OPTICAL, np.zeros(3)), make_T(R_BODY_OPTICAL, np.zeros(3)), 'map', 'b', 'c'
     )
@@ -185,7 +185,7 @@ def gone_on_with(saved):
         return None
     (frame,) = frames(1, start_ns=START_NS + COUNT * PERIOD_NS)
     estimate, images = engine.step(frame), KeyframeImages()
-    images.restore(loaded.images)
+    images.update(loaded.images)
     images.note(frame.image, estimate)
     return engine, images, estimate
 
@@ -204,7 +204,7 @@ def test_a_changed_map_is_refused_or_gone_on_with_and_saved_again(accepted, tmp_
                 if estimate.T_world_camera is not None:
                     found += 1
                     assert np.isfinite(estimate.T_world_camera).all()
-                snapshot = take_map_snapshot(engine.session, engine.predictor, images.view())
+                snapshot = take_map_snapshot(engine.session, engine.predictor, images.copy())
                 again = saved_map(snapshot, saved.facts, 0.05)
             write_map(tmp_path / str(n), again)
             read_map(tmp_path / str(n))

@@ -42,7 +42,7 @@ def mapped(start, end, script=None, placement=T_MAP_WORLD):
         images.note(frame.image, engine.step(frame))
     T_base_optical = make_T(R_BODY_OPTICAL, np.array([0.0, 0.1, 0.0]))
     where = MapPlacement(placement, T_base_optical, 'map', 'base', 'camera')
-    snapshot = take_map_snapshot(engine.session, engine.predictor, images.view())
+    snapshot = take_map_snapshot(engine.session, engine.predictor, images.copy())
     return saved_map(snapshot, where, engine.config.map.voxel_size)
 
 

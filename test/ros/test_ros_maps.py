@@ -66,7 +66,7 @@ def folder(tmp_path):
     engine, images = Engine(ScriptedPredictor(), R3Config()), KeyframeImages()
     for frame in frames(FRAMES):
         images.note(frame.image, engine.step(frame))
-    snapshot = take_map_snapshot(engine.session, engine.predictor, images.view())
+    snapshot = take_map_snapshot(engine.session, engine.predictor, images.copy())
     path = tmp_path / 'maps' / 'kitchen'
     write_map(path, saved_map(snapshot, UNPLACED, engine.config.map.voxel_size))
     return path

@@ -36,7 +36,7 @@ def stepped(engine, shown, images=None):
 
 
 def saved_of(engine, images):
-    snapshot = take_map_snapshot(engine.session, engine.predictor, images.view())
+    snapshot = take_map_snapshot(engine.session, engine.predictor, images.copy())
     return saved_map(snapshot, PLACEMENT, engine.config.map.voxel_size)
 
 
@@ -64,7 +64,7 @@ def test_a_camera_is_found_in_the_saved_world_and_mapping_goes_on(tmp_path):
     engine = engine_of(Script())
     session_id = engine.session.session_id
     loaded, images = engine.load_map(saved), KeyframeImages()
-    images.restore(loaded.images)
+    images.update(loaded.images)
     assert engine.session.session_id == session_id + 1 and engine.is_relocalising
     assert [k.frame_id for k in engine.predictor.restored] == engine.session.bank.ids()
     for known in engine.predictor.restored:
@@ -265,7 +265,7 @@ def test_the_image_of_each_keyframe_is_kept_and_no_other():
     engine, images = engine_of(Script(), keyframe__max_keyframes=6), KeyframeImages()
     for frame in frames(80):
         images.note(frame.image, engine.step(frame))
-        assert set(images.view()) == set(engine.session.bank.ids())
+        assert set(images) == set(engine.session.bank.ids())
     image = encode_image(next(iter(frames(1))).image)
     assert image.startswith(b'\xff\xd8')
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..figures import AlignedPath, encoded, new_figure, trajectory_figure
+from ..figures import encoded, new_figure
 from ..map_views import draw_from_half_way, draw_from_outside, draw_plan, LevelScene
 from .run_data import RunData
 
@@ -23,10 +23,15 @@ _DPI = 130
 _CONFIDENCE_TOP = 2.0
 
 
+def embedded(data: bytes, alt: str, kind: str = 'png') -> str:
+    """Return an encoded image as an HTML element."""
+    text = base64.b64encode(data).decode()
+    return f'<img alt="{escape(alt)}" src="data:image/{kind};base64,{text}">'
+
+
 def _image(figure: Any, alt: str, kind: str = 'png') -> str:
     """Return a figure as an embedded image; ``jpeg`` keeps point clouds small."""
-    data = base64.b64encode(encoded(figure, _DPI, kind)).decode()
-    return f'<img alt="{escape(alt)}" src="data:image/{kind};base64,{data}">'
+    return embedded(encoded(figure, _DPI, kind), alt, kind)
 
 
 def plans(scene: LevelScene, unit: str, keyframes: np.ndarray) -> str:
@@ -64,7 +69,7 @@ def confidence_chart(run: RunData) -> str:
         if len(spans):
             label = state.replace('_', ' ')
             axes.broken_barh(spans, (0, _CONFIDENCE_TOP), color=color, alpha=0.18, label=label)
-    axes.plot(x, run.column('confidence_ratio'), color='tab:blue', lw=1.2)
+    axes.plot(x, run.frames['confidence_ratio'], color='tab:blue', lw=1.2)
     config = run.summary.get('config', {})
     for name, key in (
         ('low confidence below', 'tracking.low_confidence_ratio'),
@@ -84,7 +89,7 @@ def timing_chart(run: RunData) -> str:
     label, name = 'reading and undistorting, on another thread', 'read_ms'
     if 'latency_ms' in run.frames:
         label, name = 'latency, from sending the image to its pose', 'latency_ms'
-    lines = {'engine step': run.column('step_ms'), label: run.column(name)}
+    lines = {'engine step': run.frames['step_ms'], label: run.frames[name]}
     for text, values in lines.items():
         axes.plot(run.seconds, values, lw=1.2, label=text)
     periods = np.diff(run.stamps_ns) / 1e6
@@ -112,17 +117,3 @@ def _over_time(axes: Any, seconds: np.ndarray) -> None:
     axes.set(xlabel='time (s)', xlim=(seconds[0], max(seconds[-1], seconds[0] + 1e-3)))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9, loc='upper right', ncols=5)
-
-
-def truth_figure(run: RunData) -> str:
-    """Return path, true path and error over time of an evaluated run."""
-    assert run.evaluation is not None and run.errors is not None
-    errors = run.errors
-    truth, estimate = (
-        np.stack([errors[f'{name}_{axis}'] for axis in 'xyz'], axis=1)
-        for name in ('truth', 'estimate')
-    )
-    seconds = np.array([float(text) for text in errors['stamp']]) - run.stamps_ns[0] / 1e9
-    ate_percent = run.evaluation['trajectory']['ate_percent']
-    path = AlignedPath('before corrections', estimate, errors['error_m'], seconds, ate_percent)
-    return _image(trajectory_figure(truth, [path]), 'The path and its error against the truth')

@@ -15,7 +15,7 @@ from ...core.config import R3Config
 from ...core.parameter_fields import parameters
 from ...offline.run_files import MAP_UNITS, REPORT
 from ..map_views import level_scene
-from .report_charts import confidence_chart, map_views, plans, timing_chart, truth_figure
+from .report_charts import confidence_chart, embedded, map_views, plans, timing_chart
 from .run_data import load_run, RunData
 
 #: Largest number of changes of state that are listed.
@@ -45,7 +45,8 @@ def _page(run: RunData) -> str:
         _section('Time per frame', _panel(timing_chart(run)), _panel(_timing_table(run))),
     ]
     if run.evaluation is not None:
-        content = _panel(truth_figure(run)), _panel(_errors_table(run.evaluation))
+        figure = embedded(run.truth_figure, 'The path and its error against the truth')
+        content = _panel(figure), _panel(_errors_table(run.evaluation))
         sections.append(_section('Against the truth', *content))
     if run.summary.get('checks'):
         sections.append(_section('What was checked on the topics', _panel(_checks_table(run))))
@@ -165,7 +166,7 @@ def _scene(run: RunData) -> list[str]:
 
 
 def _unit(summary: dict[str, Any]) -> str:
-    # Absent in runs of older versions.
+    # Absent in live runs.
     return str(summary.get('length_unit') or MAP_UNITS)
 
 
@@ -197,7 +198,6 @@ def _row(cells: Sequence[str], numbers: Sequence[int] = (), tag: str = 'td') -> 
 
 
 def _timing_table(run: RunData) -> str:
-    """Return the times of each stage of a frame."""
     columns, numbers = ('mean', 'median', 'p95', 'max'), range(1, 5)
     titles = ('stage (ms)', 'mean', 'median', '95th percentile', 'longest')
     rows = (
@@ -208,7 +208,6 @@ def _timing_table(run: RunData) -> str:
 
 
 def _errors_table(evaluation: dict[str, Any]) -> str:
-    """Return the errors against the truth, before and after corrections."""
     columns = {'before corrections': evaluation['trajectory']}
     if evaluation.get('trajectory_final'):
         columns['after corrections'] = evaluation['trajectory_final']
@@ -244,7 +243,6 @@ def _number(value: float | None, places: int) -> str:
 
 
 def _checks_table(run: RunData) -> str:
-    """Return the results of the checks of a live run."""
     return _table(
         f'<tr><td class="{"passed" if check["passed"] else "failed"}">'
         f'{"passed" if check["passed"] else "FAILED"}</td><td>{escape(check["name"])}</td>'

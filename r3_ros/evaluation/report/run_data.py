@@ -15,7 +15,7 @@ from ...core.trajectory_file import parse_stamp, PoseList, read_tum
 from ...maps.cloud import Cloud
 from ...maps.cloud_file import read_ply
 from ...offline.run_files import FRAMES, load_summary, MAP, TRAJECTORY_FINAL
-from ..run_evaluation import EVALUATION, EVALUATION_TABLE
+from ..run_evaluation import EVALUATION, EVALUATION_PLOT
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class RunData:
 
     :ivar frames: columns of frames.csv; text as lists of str, numbers as (N,) float64.
     :ivar trajectory: poses after corrections; None if no frame had one.
-    :ivar errors: columns of evaluation.csv, if the run was evaluated.
+    :ivar truth_figure: evaluation.png, if the run was evaluated.
     """
 
     summary: dict[str, Any]
@@ -33,17 +33,11 @@ class RunData:
     trajectory: PoseList | None
     cloud: Cloud
     evaluation: dict[str, Any] | None
-    errors: dict[str, Any] | None
+    truth_figure: bytes
 
     @property
     def seconds(self) -> np.ndarray:
         return (self.stamps_ns - self.stamps_ns[0]) / 1e9
-
-    def column(self, name: str) -> np.ndarray:
-        """Return the (N,) numbers of a column of frames.csv; NaN if it is missing."""
-        values = self.frames.get(name)
-        unknown = np.full(len(self.stamps_ns), np.nan)
-        return values if isinstance(values, np.ndarray) else unknown
 
 
 def load_run(folder: Path) -> RunData:
@@ -53,7 +47,7 @@ def load_run(folder: Path) -> RunData:
     """
     try:
         return _loaded(folder)
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, OSError, ValueError) as error:
         raise SourceError(
             f'a file in {folder} is damaged ({type(error).__name__}: {error}); run r3 run again'
         ) from error
@@ -75,7 +69,7 @@ def _loaded(folder: Path) -> RunData:
         trajectory=trajectory,
         cloud=read_ply(folder / MAP) if (folder / MAP).is_file() else Cloud.empty(),
         evaluation=json.loads((folder / EVALUATION).read_text()) if has_evaluation else None,
-        errors=read_table(folder / EVALUATION_TABLE) if has_evaluation else None,
+        truth_figure=(folder / EVALUATION_PLOT).read_bytes() if has_evaluation else b'',
     )
 
 

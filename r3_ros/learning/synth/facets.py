@@ -152,8 +152,7 @@ class Assembly:
         """
         base = np.asarray(base, dtype=np.float64)
         for lower, upper in zip(profile, profile[1:], strict=False):
-            for k in range(sides):
-                self._lathe_side(base, (*lower, *upper), k, sides, material, body)
+            self._lathe_ring(base, (*lower, *upper), sides, material, body)
         r_top, z_top = profile[-1]
         self.panel(base + (0, 0, z_top), (r_top, 0, 0), (0, -r_top, 0), top or material,
                    disc=True, body=body)  # fmt: skip
@@ -164,39 +163,32 @@ class Assembly:
             self.solids.append(Solid(base + (0, 0, (z0 + z1) / 2), half))
         return self
 
-    def _lathe_side(
+    def _lathe_ring(
         self,
         base: np.ndarray,
         ring: tuple[float, float, float, float],
-        k: int,
         sides: int,
         material: Material,
         body: int,
     ) -> None:
-        """Add the k-th flat side between two radii and heights of a lathe."""
+        """Add the flat sides between two radii and heights of a lathe."""
         r0, z0, r1, z1 = ring
-        angle, spread = 2 * math.pi * k / sides, math.pi / sides
+        spread, widest = math.pi / sides, max(r0, r1)
         shrink, chord = math.cos(spread), math.sin(spread)
-        out = np.array([math.cos(angle), math.sin(angle), 0.0])
-        right = np.array([-math.sin(angle), math.cos(angle), 0.0])
-        bottom = base + out * (r0 * shrink) + (0, 0, z0)
-        top = base + out * (r1 * shrink) + (0, 0, z1)
-        widest = max(r0, r1)
         tilt = np.array([0.0, 0.0, (r0 - r1) / math.hypot(z1 - z0, r1 - r0)])
-        normals = (out * shrink + sign * right * chord + tilt for sign in (-1.0, 1.0))
-        left_normal, right_normal = (n / np.linalg.norm(n) for n in normals)
-        self.panel(
-            (top + bottom) / 2,
-            right * (widest * chord),
-            (bottom - top) / 2,
-            material,
-            middle=(r0 + r1) / 2 / widest,
-            slope=(r0 - r1) / 2 / widest,
-            normal_left=left_normal,
-            normal_right=right_normal,
-            strip=(k, sides),
-            body=body,
-        )
+        for k in range(sides):
+            angle = 2 * math.pi * k / sides
+            out = np.array([math.cos(angle), math.sin(angle), 0.0])
+            right = np.array([-math.sin(angle), math.cos(angle), 0.0])
+            bottom = base + out * (r0 * shrink) + (0, 0, z0)
+            top = base + out * (r1 * shrink) + (0, 0, z1)
+            normals = (out * shrink + sign * right * chord + tilt for sign in (-1.0, 1.0))
+            left_normal, right_normal = (n / np.linalg.norm(n) for n in normals)
+            self.panel(
+                (top + bottom) / 2, right * (widest * chord), (bottom - top) / 2, material,
+                middle=(r0 + r1) / 2 / widest, slope=(r0 - r1) / 2 / widest,
+                normal_left=left_normal, normal_right=right_normal, strip=(k, sides), body=body,
+            )  # fmt: skip
 
 
 _X, _Y, _Z = np.eye(3)
@@ -247,6 +239,3 @@ class FacetTable:
             disc=stack([s.disc for s in specs], torch.bool),
             body=stack([s.body for s in specs], torch.int64),
         )
-
-    def __len__(self) -> int:
-        return self.centre.shape[0]

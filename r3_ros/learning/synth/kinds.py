@@ -12,7 +12,7 @@ import numpy as np
 
 from . import materials, posters
 from .facets import Assembly, Solid
-from .layout import Builder, closed_loop, Plan, Point, walls_around
+from .layout import Builder, closed_loop, Plan, Point, sides_of, walls_around
 from .outdoors import objects, street
 
 
@@ -87,9 +87,6 @@ def corridor(rng: np.random.Generator, moving: int) -> Plan:
     b = Builder(rng, rng.uniform(2.35, 2.7))
     b.floor_and_ceiling(w, d)
     x0, y0, x1, y1 = width, width, w - width, d - width
-    half_pi = math.pi / 2
-    inner = [((x0, y0), 0.0, x1 - x0), ((x1, y0), half_pi, y1 - y0),
-             ((x1, y1), math.pi, x1 - x0), ((x0, y1), -half_pi, y1 - y0)]  # fmt: skip
     first, second = b.wall_material(), b.wall_material()
     for k, (start, yaw, length) in enumerate(walls_around(w, d)):
         b.wall(start, yaw, length, first.reseeded(k))
@@ -97,7 +94,7 @@ def corridor(rng: np.random.Generator, moving: int) -> Plan:
         b.door(start, yaw, x)
         beyond = (start[0] + math.cos(yaw) * (x + 0.6), start[1] + math.sin(yaw) * (x + 0.6))
         b.furnish_wall(beyond, yaw, length - x - 0.6)
-    for k, (start, yaw, length) in enumerate(inner):
+    for k, (start, yaw, length) in enumerate(sides_of(x0, y0, x1, y1)):
         b.wall(start, yaw, length, second.reseeded(k), solid=False)
         b.furnish_wall(start, yaw, length)
     block = np.array([(x1 - x0) / 2, (y1 - y0) / 2, b.height / 2])
@@ -110,7 +107,7 @@ def corridor(rng: np.random.Generator, moving: int) -> Plan:
     for k in range(4):
         for s in (0.15, 0.5, 0.85):
             x, y = corners[k] * (1 - s) + corners[(k + 1) % 4] * s
-            b.ceiling_lamp(x, y, rng.uniform(1.2, 2.8), yaw=(k % 2) * half_pi)
+            b.ceiling_lamp(x, y, rng.uniform(1.2, 2.8), yaw=(k % 2) * math.pi / 2)
     ambient = np.full(3, rng.uniform(0.2, 0.4))
     plan = Plan(b.assembly, closed_loop(corners, 6), 'ahead', b.lights, ambient)
     _add_bodies(plan, b, moving, None)

@@ -169,7 +169,8 @@ class Builder(Workshop):
     ) -> None:
         """Put posters on a wall, and furniture along it.
 
-        :param margin: metres at both ends that are kept free of furniture.
+        :param margin: metres at both ends that are kept free of furniture; ``math.inf``: there
+            are posters alone.
         """
         on_wall = Assembly()
         x = margin
@@ -197,18 +198,19 @@ class Builder(Workshop):
         if kind == 'cabinet':
             width, height = min(uniform(0.7, 1.5), room), uniform(0.6, 1.0)
             return self.cabinet(width, height), width, height
-        for name, build, least, most, height in (
-            ('desk', self.desk, 1.2, 1.7, 1.2),
-            ('sofa', self.sofa, 1.5, 2.1, 0.85),
-            ('counter', self.counter, 1.2, 2.4, 2.2),
-        ):
-            if kind == name and room > (1.7 if name == 'sofa' else 1.3):
-                width = uniform(least, min(most, room))
-                return build(width), width, height
-        piece, width, height = (
-            (self.plant(), 0.6, 1.3) if kind == 'plant' else (self.boxes(), 0.65, 1.2)
-        )
-        return Assembly().add(piece, (0, -0.35, 0)), width, height
+        if kind == 'desk' and room > 1.3:
+            width = uniform(1.2, min(1.7, room))
+            return self.desk(width), width, 1.2
+        if kind == 'sofa' and room > 1.7:
+            width = uniform(1.5, min(2.1, room))
+            return self.sofa(width), width, 0.85
+        if kind == 'counter' and room > 1.3:
+            width = uniform(1.2, min(2.4, room))
+            return self.counter(width), width, 2.2
+        # Small pieces stand free, also in place of a large one without room.
+        if kind == 'plant':
+            return Assembly().add(self.plant(), (0, -0.35, 0)), 0.6, 1.3
+        return Assembly().add(self.boxes(), (0, -0.35, 0)), 0.65, 1.2
 
     def _hang(self, out: Assembly, length: float, tall: list[tuple[float, float]]) -> None:
         """Hang posters and boards where no tall furniture stands."""
@@ -284,6 +286,13 @@ def walls_around(w: float, d: float) -> list[tuple[Point, float, float]]:
     """Return start, yaw and length of the four walls around a floor from the origin to (w, d)."""
     return [((0, d), 0.0, w), ((w, d), -math.pi / 2, d), ((w, 0), math.pi, w),
             ((0, 0), math.pi / 2, d)]  # fmt: skip
+
+
+def sides_of(x0: float, y0: float, x1: float, y1: float) -> list[tuple[Point, float, float]]:
+    """Return start, yaw and length of the four walls of a block, seen from outside."""
+    w, d, half_pi = x1 - x0, y1 - y0, math.pi / 2
+    return [((x0, y0), 0.0, w), ((x1, y0), half_pi, d), ((x1, y1), math.pi, w),
+            ((x0, y1), -half_pi, d)]  # fmt: skip
 
 
 def closed_loop(corners: np.ndarray, per_side: int) -> np.ndarray:

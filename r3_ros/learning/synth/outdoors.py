@@ -8,7 +8,7 @@ import numpy as np
 
 from . import materials, posters
 from .facets import Assembly, Solid
-from .layout import Builder, closed_loop, Plan, Point, walls_around
+from .layout import Builder, closed_loop, Plan, Point, sides_of, walls_around
 from .lighting import Light
 from .materials import Material
 from .sky import Sky
@@ -140,13 +140,11 @@ def _house(b: Builder, out: Assembly, x: float, wide: float, high: float, depth:
 
 def _furnish_street(b: Builder, w: float, d: float, width: float) -> None:
     rng = b.rng
-    sides = [((0, 0), 0.0, w), ((w, 0), math.pi / 2, d), ((w, d), math.pi, w),
-             ((0, d), -math.pi / 2, d)]  # fmt: skip
     stone = b.material(materials.tiles, 0.02, colour=(0.4, 0.39, 0.37), second=(0.3, 0.3, 0.3),
                        cell_m=0.5, style=3)  # fmt: skip
     white = b.material(materials.plain, 0.02, colour=(0.7, 0.7, 0.68), speckle=0.12)
     marked = rng.uniform() < 0.7
-    for start, yaw, length in sides:
+    for start, yaw, length in sides_of(0, 0, w, d):
         part = Assembly()  # x along the side, y from the outer facades to the inner ones
         for y, span in ((0.9, length), (width - 0.9, length - 2 * width + 1.8)):
             at = (length / 2, y, 0.06)

@@ -22,8 +22,6 @@ from .facets import Solid
 from .world import World
 
 MIN_CLEARANCE_M = 0.5
-MAX_TURN_DEG_S = 40.0
-MAX_SPEED_M_S = 1.2
 _ATTEMPTS = 24
 _COMFORT_M = 0.75  # below this clearance the way is pushed away
 _TURN_PER_S = 0.33  # mean rotation of the camera on a lap, radians at most
@@ -56,7 +54,7 @@ class PathStyle:
     pitch: float = 0.0
 
 
-HANDHELD = PathStyle((1.3, 1.55), (0.35, 0.9), (0.45, 0.6), MAX_SPEED_M_S, MAX_TURN_DEG_S)
+HANDHELD = PathStyle((1.3, 1.55), (0.35, 0.9), (0.45, 0.6), 1.2, 40.0)
 #: By name. Wheeled carriers neither step nor roll; a drone does both, slowly.
 PATH_STYLES = {
     'handheld': HANDHELD,

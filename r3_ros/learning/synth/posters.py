@@ -307,12 +307,14 @@ def _street(canvas: Canvas, image: Tensor, rng: np.random.Generator) -> Tensor:
 
 def window(canvas: Canvas) -> Tensor:
     """Paint a window: a bright view behind a frame with bars between two by two panes."""
+    (x, y), (left, top, _, _), (w, h) = _frame(canvas)
+
+    def to_bar(position: Tensor, size: float) -> Tensor:
+        pane = position / size * 2
+        return (0.5 - (pane - torch.floor(pane) - 0.5).abs()) / 2 * size
+
     image = _street(canvas, painting(canvas), canvas.rng(9))
-    edges = []
-    for position, start, size in zip(*_frame(canvas), strict=False):
-        pane = (position - start) / size * 2
-        edges.append((0.5 - (pane - torch.floor(pane) - 0.5).abs()) / 2 * size)
-    bar = torch.minimum(*edges)
+    bar = torch.minimum(to_bar(x - left, w), to_bar(y - top, h))
     return blend(image, (0.5, 0.5, 0.48), soft_step(0.025 - bar, 0.004))
 
 

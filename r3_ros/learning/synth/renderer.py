@@ -106,7 +106,7 @@ def _shade(world: World, projected: ProjectedFacets, seen: Visibility) -> tuple[
     every facet in them.
     """
     store, facet, H = world.textures, projected.facet[seen.entry], projected.H[seen.entry]
-    footprints = Footprints.of(store, facet, H, tile_corner(seen.tile, seen.grid), TILE)
+    footprints = Footprints.of(store, facet, H, tile_corner(seen.tile, seen.grid))
 
     def groups(candidate: Tensor, look_ups: int) -> Iterator[tuple[int, Tensor]]:
         """Yield groups, and chunks of the rows of ``candidate`` (N,) that belong to them."""

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
+from .raster import TILE
+
 _CHANNELS = 4  # red, green, blue and one unused: rows of 8 bytes gather faster than of 6
 # Below 0: sharper than the box filter of the pyramid alone.
 _LOD_BIAS = -0.3
@@ -86,22 +88,19 @@ class Footprints(NamedTuple):
     group: Tensor
 
     @classmethod
-    def of(
-        cls, store: TextureStore, facet: Tensor, H: Tensor, corner: Tensor, tile: int
-    ) -> Footprints:
+    def of(cls, store: TextureStore, facet: Tensor, H: Tensor, corner: Tensor) -> Footprints:
         """Compute footprints in the middle of the tiles.
 
         :param facet: (C,) int64.
         :param H: (C, 3, 3) float64, pixel to ``(u / z, v / z, 1 / z)``.
         :param corner: (C, 2) first pixel of the tile.
-        :param tile: pixels to a side.
         """
         local = H.clone()
         local[:, :, 2] += (H[:, :, :2] * corner[:, None]).sum(-1)
         local = local.float()
-        u, v, w = (local @ torch.tensor([tile / 2, tile / 2, 1.0], device=H.device)).unbind(1)
+        u, v, w = (local @ torch.tensor([TILE / 2, TILE / 2, 1.0], device=H.device)).unbind(1)
         # In the middle of the tile a facet may be edge-on or not visible at all.
-        nearest = w + local[:, 2, :2].abs().sum(-1) * (tile / 2)
+        nearest = w + local[:, 2, :2].abs().sum(-1) * (TILE / 2)
         w = torch.maximum(w, 0.3 * nearest)
         u, v = (u / w).clamp(-1, 1), (v / w).clamp(-1, 1)
         size = store.levels[facet, 0, 1:].float()
