@@ -41,14 +41,19 @@ class DataSettings:
     frames_per_step: int = _count(48, 'frames of all clips of a step on one device', low=2)
     worlds: int = _count(24, 'worlds alive at once on one device')
     world_steps: int = _count(240, 'steps after which a world is replaced')
+    clips: int = _count(10_000, 'clips of the cache')
+    clips_per_world: int = _count(25, 'clips of one world')
+    clip_frames: int = _count(4, 'frames of a clip', low=2, high=100)
+    least_stride: int = _count(2, 'frames of the path from one of a clip to the next, at least')
+    most_stride: int = _count(12, 'frames of the path from one of a clip to the next, at most')
     path_frames: int = _count(
         360, 'frames of the path through a world, at 15 per second', low=30, high=10_000
     )
     coarseness: float = param(3.0, 'size of texels against r3 synth', low=1.0, high=20.0)
     variety: float = _share(0.3, 'share of surfaces with random materials, whatever the kind')
-    moving: float = _share(0.4, 'share of worlds in which something moves')
+    moving: float = _share(0.2, 'share of worlds in which something moves')
     effects: float = _share(
-        0.5,
+        0.2,
         'how often fog, shiny floors, motion blur, rolling shutters, JPEG, strong noise are drawn',
     )
     recorded: float = _share(0.5, 'r3 finetune: share of steps on recordings')
