@@ -34,7 +34,7 @@ from .backbone import Tokens
 from .cache.frame_memory import CacheBudget, FrameMemory
 from .cache.recomputation import Recomputation
 from .device_errors import converts_device_errors
-from .network import Prediction, R3Network
+from .network import PairNetwork, Prediction
 
 #: Score of an edge whose logits are both 1, the reference before the first edges of a stream.
 _FIRST_GUESS = math.log1p(math.e)
@@ -69,7 +69,7 @@ class R3Predictor:
 
     def __init__(
         self,
-        network: R3Network,
+        network: PairNetwork,
         info: ModelInfo,
         config: ModelConfig,
         budget: CacheBudget,

@@ -14,7 +14,7 @@ from ..core.errors import FrameError, ModelError
 from ..core.window_predictor import WindowPrediction
 from ..input.network_input import PATCH, r3_geometry, R3Rule
 from .depth_head import BRANCH_CHANNELS
-from .network import HEAD_FRAMES, Prediction, R3Network
+from .network import HEAD_FRAMES, PairNetwork, Prediction
 from .variants import NetworkConfig, TABLE_SIDE
 
 _FLOAT32_BYTES = 4
@@ -25,7 +25,7 @@ class R3WindowPredictor:
 
     def __init__(
         self,
-        network: R3Network,
+        network: PairNetwork,
         info: ModelInfo,
         config: ModelConfig,
         memory_bytes: int,

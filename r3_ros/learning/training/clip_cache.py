@@ -96,6 +96,11 @@ class ClipCache:
         return self._worlds * self._per_world
 
     @property
+    def frames(self) -> int:
+        """Number of frames of a clip."""
+        return self._data.clip_frames
+
+    @property
     def missing(self) -> int:
         """Number of worlds that are not rendered yet."""
         return int(self._worlds - np.count_nonzero(self._rendered))

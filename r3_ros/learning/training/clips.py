@@ -68,6 +68,14 @@ class Clips:
         B, S, _, H, W = self.images.shape
         return B, S, H, W
 
+    @property
+    def camera(self) -> Tensor:
+        """Return (B, 4) fx, fy, cx, cy in pixels."""
+        first, x, y = self.rays[:, 0, 0, :2], self.rays[:, 0, -1, 0], self.rays[:, -1, 0, 1]
+        steps = self.rays.new_tensor([self.rays.shape[2] - 1, self.rays.shape[1] - 1])
+        focal = steps / (torch.stack((x, y), dim=-1) - first)
+        return torch.cat([focal, -first * focal], dim=-1)
+
 
 @dataclass(frozen=True, eq=False)
 class UnlabelledClips:

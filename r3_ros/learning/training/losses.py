@@ -177,6 +177,11 @@ def rotation_of(quaternion: Tensor) -> Tensor:
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
+def chord(R_hat: Tensor, R: Tensor) -> Tensor:
+    """Return ``2 sin(angle / 2)`` of rotations (..., 3, 3): radians for small angles."""
+    return ((R_hat - R).square().sum((-1, -2)) / 2 + _TINY**2).sqrt()
+
+
 def pair_losses(
     pairs: Pairs,
     motions: tuple[Tensor, Tensor],
@@ -197,8 +202,7 @@ def pair_losses(
     at = pairs.predicted
     R, t = (truth[:, at] for truth in motions)
     own, true = (s[:, None, None] for s in scales)
-    chord = (rotation_of(pairs.quaternion[:, at]) - R).square().sum((-1, -2))
-    rotation_error = (chord / 2 + _TINY**2).sqrt()
+    rotation_error = chord(rotation_of(pairs.quaternion[:, at]), R)
     offset = pairs.translation[:, at] / own - t / true
     translation_error = (offset.square().sum(-1) + _TINY**2).sqrt()
     return PairErrors(

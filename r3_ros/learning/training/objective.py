@@ -38,7 +38,7 @@ class LossResult:
 def evaluate(prediction: Prediction, clips: Clips, settings: LossSettings) -> LossResult:
     """Compare a prediction with the ground truth."""
     assert prediction.depth is not None and prediction.confidence is not None
-    _, S, H, W = clips.shape
+    _, _, H, W = clips.shape
     valid = clips.depth > 0
     truth = clips.depth[..., None] * clips.rays[:, None]
     points = prediction.depth[..., None] * losses.pixel_rays(prediction.fov, H, W)
@@ -48,30 +48,54 @@ def evaluate(prediction: Prediction, clips: Clips, settings: LossSettings) -> Lo
     if not bool(valid.flatten(1).any(1).all()):
         own_scale, true_scale = scales_by_steps(prediction, motions, valid, own_scale, true_scale)
     scales = (own_scale, true_scale)
-    confidence, alpha = prediction.confidence, settings.alpha_depth
+    depth, errors = depth_parts(
+        prediction.depth, prediction.confidence, prediction.fov, points, clips, scales, settings
+    )
     pair_alphas = (settings.alpha_rotation, settings.alpha_translation)
     pairs = losses.pair_losses(prediction.pairs, motions, scales, pair_alphas)
     parts = {
-        'depth': losses.depth_loss(
-            prediction.depth, confidence, clips.depth, valid, scales, alpha
-        ),
-        'points': losses.point_loss(points, confidence, truth, valid, scales, alpha),
-        'edges': losses.edge_loss(prediction.depth, clips.depth, valid),
+        **depth,
         'rotation': pairs.rotation,
         'translation': pairs.translation,
-        'fov': losses.fov_loss(prediction.fov, clips.fov[:, None].expand(-1, S, -1)),
         **_track_losses(prediction, clips, points, scales),
     }
     total = torch.stack([getattr(settings, name) * value for name, value in parts.items()]).sum()
+    errors = {
+        'rotation_deg': torch.rad2deg(pairs.rotation_error.detach().mean()),
+        'translation': pairs.translation_error.detach().mean(),
+        **errors,
+    }
+    return LossResult(total, {name: value.detach() for name, value in parts.items()}, errors)
+
+
+def depth_parts(
+    depth: Tensor,
+    confidence: Tensor,
+    fov: Tensor,
+    points: Tensor,
+    clips: Clips,
+    scales: tuple[Tensor, Tensor],
+    settings: LossSettings,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the losses of depth and fields of view, and the errors of depth.
+
+    :param depth: (B, S, H, W) like ``confidence``; ``points``: (B, S, H, W, 3) made of it.
+    :param scales: (B,) of the prediction and of the truth.
+    """
+    valid = clips.depth > 0
+    truth = clips.depth[..., None] * clips.rays[:, None]
+    alpha = settings.alpha_depth
+    parts = {
+        'depth': losses.depth_loss(depth, confidence, clips.depth, valid, scales, alpha),
+        'points': losses.point_loss(points, confidence, truth, valid, scales, alpha),
+        'edges': losses.edge_loss(depth, clips.depth, valid),
+        'fov': losses.fov_loss(fov, clips.fov[:, None].expand_as(fov)),
+    }
     with torch.no_grad():
         own, true = (s[:, None, None, None] for s in scales)
-        relative = (prediction.depth / own) / (clips.depth / true).clamp(min=1e-6)
-        errors = {
-            'rotation_deg': torch.rad2deg(pairs.rotation_error.mean()),
-            'translation': pairs.translation_error.mean(),
-            'abs_rel': ((relative - 1).abs() * valid).sum() / valid.sum().clamp(min=1),
-        }
-    return LossResult(total, {name: value.detach() for name, value in parts.items()}, errors)
+        relative = (depth / own) / (clips.depth / true).clamp(min=1e-6)
+        abs_rel = ((relative - 1).abs() * valid).sum() / valid.sum().clamp(min=1)
+    return parts, {'abs_rel': abs_rel}
 
 
 def scales_by_steps(

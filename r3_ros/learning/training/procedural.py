@@ -1,13 +1,7 @@
-"""Clips of procedural worlds, rendered during the training, on the device that trains.
-
-Everything depends on (seed, step, index in the batch) alone: a training that continues from a
-checkpoint gets the same clips as one that was not interrupted.
-"""
+"""Clips of procedural worlds: frames of a path, a camera, and degradation of the images."""
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 import math
 
 import numpy as np
@@ -15,14 +9,13 @@ import torch
 from torch import Tensor
 
 from ...core.datatypes import Intrinsics
-from ...core.threads import thread_name
 from ...input.network_input import fov_of
 from ..synth import Rendering
 from ..synth.sensor import jpeg_compressed
 from .clips import camera_rays, Clips, follow_points, random_pixels, Tracks
 from .exposure import draw_degradation, expose
-from .training_settings import DataSettings, image_sizes, TrainingSettings
-from .training_worlds import make_training_world, Split, TrainingWorld
+from .training_settings import DataSettings
+from .training_worlds import TrainingWorld
 
 #: Range of horizontal fields of view, degrees.
 _FOV_DEG = (42.0, 95.0)
@@ -30,115 +23,6 @@ _FOV_DEG = (42.0, 95.0)
 _JPEG_QUALITY = (30, 96)
 #: Most frames of a path from one frame of a clip to the next.
 _LONGEST_STRIDE = 14
-
-
-@dataclass(frozen=True)
-class StepPlan:
-    """The shape of a step, common to all its clips.
-
-    :ivar causal: each frame attends to earlier frames only.
-    :ivar onward: clips follow the path without turning back or jumping, as a stream does.
-    """
-
-    clips: int
-    views: int
-    width: int
-    height: int
-    causal: bool
-    onward: bool = False
-
-
-def plan_step(settings: TrainingSettings, step: int) -> StepPlan:
-    """Draw the shape of a step; the same on every device."""
-    rng = np.random.default_rng((settings.seed, step, 50))
-    data = settings.data
-    low, high = math.log(data.least_views), math.log(data.most_views + 1)
-    views = min(int(math.exp(rng.uniform(low, high))), data.most_views)
-    sizes = image_sizes(data.sizes)
-    width, height = sizes[int(rng.integers(len(sizes)))]
-    causal = bool(rng.uniform() < settings.optimiser.causal)
-    return StepPlan(max(1, data.frames_per_step // views), views, width, height, causal)
-
-
-class ProceduralClips:
-    """Renders the clips of steps, and keeps the worlds they come from.
-
-    :param shard: which of ``shards`` devices this is: each has its own worlds.
-    """
-
-    def __init__(
-        self, settings: TrainingSettings, device: torch.device, shard: int = 0, shards: int = 1
-    ) -> None:
-        self._settings = settings
-        self._device = device
-        self._shard, self._shards = shard, shards
-        self._worlds: dict[int, Future[TrainingWorld]] = {}
-        # One world is made ahead while the device trains.
-        self._maker = ThreadPoolExecutor(1, thread_name_prefix=thread_name('worlds'))
-
-    def close(self) -> None:
-        """Stop making worlds."""
-        self._maker.shutdown(cancel_futures=True)
-
-    def training(self, step: int) -> tuple[StepPlan, Clips]:
-        """Return the clips of a step."""
-        plan = plan_step(self._settings, step)
-        data = self._settings.data
-        self._drop_old(step)
-        parts = []
-        for k in range(plan.clips):
-            # Each clip of a step from another world, as far as there are enough.
-            slot = (step * plan.clips + k) % data.worlds
-            rng = np.random.default_rng((self._settings.seed, step, self._shard, k, 51))
-            parts.append(draw_clip(self._world(slot, step), rng, plan, self._settings))
-        return plan, Clips.joined(parts)
-
-    def validation(self, split: Split, clips: int, views: int) -> list[Clips]:
-        """Return the clips of a held-out split, one by one, always the same."""
-        settings = self._settings
-        width, height = image_sizes(settings.data.sizes)[0]
-        plan = StepPlan(1, views, width, height, causal=True, onward=True)
-        out = []
-        for number in range(clips):
-            place = make_training_world(settings.data, settings.seed, split, number, self._device)
-            rng = np.random.default_rng((settings.seed, int(split), number, 52))
-            out.append(draw_clip(place, rng, plan, settings))
-        return out
-
-    def _number(self, slot: int, step: int) -> int:
-        """Return the number of the world in a slot at a step; slots are renewed in turn."""
-        data = self._settings.data
-        age = (step + slot * data.world_steps // data.worlds) // data.world_steps
-        return (age * data.worlds + slot) * self._shards + self._shard
-
-    def _world(self, slot: int, step: int) -> TrainingWorld:
-        place = self._requested(self._number(slot, step)).result()
-        # Make the slot's next world ahead of its first use.
-        self._requested(self._number(slot, step + self._settings.data.world_steps // 8))
-        return place
-
-    def _requested(self, number: int) -> Future[TrainingWorld]:
-        if number not in self._worlds:
-            data, seed = self._settings.data, self._settings.seed
-            self._worlds[number] = self._maker.submit(
-                make_training_world, data, seed, Split.TRAINING, number, self._device
-            )
-        return self._worlds[number]
-
-    def _drop_old(self, step: int) -> None:
-        data = self._settings.data
-        ahead = step + data.world_steps // 8
-        wanted = {self._number(s, at) for s in range(data.worlds) for at in (step, ahead)}
-        self._worlds = {n: place for n, place in self._worlds.items() if n in wanted}
-
-
-def draw_clip(
-    place: TrainingWorld, rng: np.random.Generator, plan: StepPlan, settings: TrainingSettings
-) -> Clips:
-    """Draw frames, a camera and its degradation, and render one clip (B = 1)."""
-    frames = draw_frames(rng, len(place.path.time_s), plan.views, plan.onward)
-    K = draw_intrinsics(rng, plan.width, plan.height)
-    return render_clip(place, rng, frames, K, settings.data)
 
 
 def render_clip(

@@ -24,7 +24,7 @@ from ...input.camera_model import Rectifier
 from ...input.folder_source import FolderSource
 from ...input.image_decoding import decode_compressed
 from ...input.network_input import fov_of
-from ...model.network import R3Network
+from ...model.network import PairNetwork
 from ...model.weights.checkpoint import load_network
 from .clips import camera_rays, Clips, follow_points, random_pixels, Tracks
 from .procedural import draw_frames, plan_step, ProceduralClips, StepPlan
@@ -205,14 +205,3 @@ def _static_tracks(
         return Tracks.none(1, len(depth), count, depth.device)
     still = torch.eye(4, dtype=torch.float64, device=depth.device).expand(len(depth), count, 4, 4)
     return follow_points(depth, K, T, pixel, still)
-
-
-def weights_to_tune(path: Path, variant: str) -> R3Network:
-    """Load the network of a file of weights for training.
-
-    :raises CheckpointError: it holds another network than the settings name.
-    """
-    loaded = load_network(path, variant=variant)
-    if not isinstance(loaded.network, R3Network):
-        raise CheckpointError(f'{path} holds {loaded.variant}, which predicts no pairs of frames')
-    return loaded.network.requires_grad_(True).train()

@@ -186,7 +186,8 @@ class FrameMemory:
         self._used[frame_id] = next(self._clock)
         if self._scratch is not None:
             slot, self._scratch = self._scratch, None
-            slots.pair_sources[:, slot : slot + 1] = entry.pair_sources
+            for kept, feature in zip(slots.pair_features, entry.pair_features, strict=True):
+                kept[:, slot : slot + 1] = feature
         else:
             slot = self._free_slot()
             slots.write(slot, stored_tensors(entry))
@@ -264,7 +265,7 @@ class FrameMemory:
         ends = accumulate((len(layer) for layer in self._slots.by_layer(0)), initial=0)
         self._parts = [slice(begin, end) for begin, end in pairwise(ends)]
         if self._transfers is None:
-            device = entry.pair_sources.device
+            device = entry.pair_features[0].device
             self._transfers = Transfers(
                 CudaCopyStream(device) if device.type == 'cuda' else CopyStream()
             )

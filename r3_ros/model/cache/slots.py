@@ -50,16 +50,16 @@ class Slots:
         self.layers = [
             [_buffer(kv.keys, 2, slots), _buffer(kv.values, 2, slots)] for kv in entry.key_values
         ]
-        self.pair_sources = _buffer(entry.pair_sources, 1, slots)
+        self.pair_features = [_buffer(feature, 1, slots) for feature in entry.pair_features]
         self.occupants: list[int | None] = [None] * slots
 
     def __len__(self) -> int:
         return len(self.occupants)
 
     def by_layer(self, slot: int) -> list[list[Tensor]]:
-        """Return views of a slot; the first layer includes the pair source."""
+        """Return views of a slot; the first layer includes the features of pairs."""
         layers = [[buffer[:, :, slot : slot + 1] for buffer in layer] for layer in self.layers]
-        layers[0].append(self.pair_sources[:, slot : slot + 1])
+        layers[0].extend(feature[:, slot : slot + 1] for feature in self.pair_features)
         return layers
 
     def tensors_of(self, slot: int) -> list[Tensor]:
@@ -98,7 +98,7 @@ class Slots:
         for layer in self.layers:
             for n, buffer in enumerate(layer):
                 layer[n] = smaller(buffer, 2)
-        self.pair_sources = smaller(self.pair_sources, 1)
+        self.pair_features = [smaller(feature, 1) for feature in self.pair_features]
         staying = [self.occupants[slot] for slot in kept]
         self.occupants = [*staying, *[None] * (slots - len(staying))]
 
@@ -112,7 +112,7 @@ class Slots:
                 SlotKeyValues(stored, frames, wait)
                 for stored, wait in zip(self.layers, waits, strict=True)
             ),
-            self.pair_sources[:, :frames],
+            tuple(feature[:, :frames] for feature in self.pair_features),
         )
 
 
@@ -125,5 +125,5 @@ def _buffer(like: Tensor, dimension: int, slots: int) -> Tensor:
 def stored_tensors(entry: FrameCache) -> list[Tensor]:
     """Return an entry's tensors in the order of :meth:`Slots.tensors_of`."""
     layers = [[kv.keys, kv.values] for kv in entry.key_values]
-    layers[0].append(entry.pair_sources)
+    layers[0].extend(entry.pair_features)
     return [tensor for layer in layers for tensor in layer]
