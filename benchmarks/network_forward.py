@@ -14,8 +14,9 @@ import statistics
 import time
 
 from r3_ros.model.backbone import Tokens
+from r3_ros.model.building import build_network
 from r3_ros.model.loading import choose_device, choose_precision, DTYPES
-from r3_ros.model.network import build_network, FrameCache, R3Network
+from r3_ros.model.network import FrameCache, R3Network
 from r3_ros.model.variants import CameraOutput, VARIANTS
 import torch
 

@@ -47,9 +47,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..core.parameter_fields import parameters
     from ..learning.training.cached_clips import CachedClips
+    from ..learning.training.initial_weights import weights_to_tune
     from ..learning.training.processes import joined
     from ..learning.training.trainer import Trainer
-    from ..learning.training.initial_weights import weights_to_tune
 
     if args.list:
         for parameter in parameters(_settings(args)):

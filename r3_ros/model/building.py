@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .network import DA3Network, MetricNetwork, R3Network
 from .tiny.tiny_network import TinyNetwork
 from .variants import CameraOutput, NetworkConfig
 
 Network = R3Network | TinyNetwork | DA3Network | MetricNetwork
 
-_CLASSES = {
+_CLASSES: dict[CameraOutput, Callable[[NetworkConfig], Network]] = {
     CameraOutput.PAIRS: R3Network,
     CameraOutput.MATCHES: TinyNetwork,
     CameraOutput.ABSOLUTE: DA3Network,

@@ -152,6 +152,7 @@ class R3Predictor:
             context.cache,
             reference=is_reference,
             depth=self._with_depth and depth,
+            camera=self._camera(frame, described.geometry),
         )
         relative, fov, pose_token = _camera_outputs(prediction)
         geometry = described.geometry
@@ -279,6 +280,19 @@ class R3Predictor:
         geometry = self._geometry(image.shape[1], image.shape[0])
         # Copied: the image may be read-only, or the source may write to it again.
         return np.array(geometry.apply(image)), geometry
+
+    def _camera(self, frame: Frame, geometry: Geometry) -> torch.Tensor | None:
+        """Return (1, 4) fx, fy, cx, cy: calibrated, else by the fields of view so far."""
+        if frame.intrinsics is not None:
+            known = geometry.to_network(frame.intrinsics)
+        else:
+            vertical, horizontal = np.median(self._fovs, axis=0) if self._fovs else (0.0, 0.0)
+            try:
+                known = intrinsics_from_fov(vertical, horizontal, geometry.width, geometry.height)
+            except FrameError:
+                return None
+        numbers = [[known.fx, known.fy, known.cx, known.cy]]
+        return torch.tensor(numbers, dtype=torch.float32, device=self._device)
 
     def _intrinsics(
         self, frame: Frame, geometry: Geometry, fov: np.ndarray

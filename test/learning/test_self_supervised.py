@@ -442,8 +442,8 @@ def test_the_true_prediction_is_worth_more_than_others_on_tracks_of_opencv(film,
 MIXED = updated(
     SETTINGS,
     {
-        'data.sizes': '42x28', 'data.most_views': 4, 'data.frames_per_step': 6,
-        'data.tracks': 32, 'data.unlabelled': 0.5, 'optimiser.steps': 8,
+        'joint.sizes': '42x28', 'data.clip_frames': 4, 'joint.frames_per_step': 6,
+        'data.tracks': 32, 'data.unlabelled': 0.5, 'joint.steps': 8,
         'report.log_every': 1, 'report.validate_every': 0,
     },
 )  # fmt: skip
@@ -494,7 +494,7 @@ def test_a_training_with_videos_continues_to_the_last_bit(folder, tmp_path):
 
 @pytest.mark.slow
 def test_agreement_without_truth_is_learned(folder, tmp_path):
-    settings = updated(MIXED, {'optimiser.steps': 30, 'optimiser.learning_rate': 5e-4})
+    settings = updated(MIXED, {'joint.steps': 30, 'joint.learning_rate': 5e-4})
     source = MixedClips(settings, [folder], MadeUp(), CPU)
     step = next(k for k in range(40) if isinstance(source.training(k)[1], UnlabelledClips))
     plan, clips = source.training(step)
@@ -537,9 +537,10 @@ def test_weights_are_tuned_on_a_video(film, tmp_path, capsys):
     save_network(new_network('r3-tiny', 3), weights)
     arguments = ['finetune', '--video', str(video), '--weights', str(weights), '--device', 'cpu']
     for setting in (
-        'data.kinds=corridor', 'data.sizes=42x28', 'data.most_views=2', 'data.frames_per_step=2',
-        'data.worlds=1', 'data.coarseness=16.0', 'data.path_frames=40', 'data.unlabelled=0.5',
-        'optimiser.steps=6', 'report.log_every=1', 'report.validate_every=0',
+        'data.kinds=corridor', 'joint.sizes=42x28', 'data.clip_frames=2', 'data.clips=2',
+        'joint.frames_per_step=2', 'data.clips_per_world=2', 'data.coarseness=16.0',
+        'data.path_frames=40', 'data.unlabelled=0.5', 'joint.steps=6', 'report.log_every=1',
+        'report.validate_every=0',
     ):  # fmt: skip
         arguments += ['--set', setting]
     out = tmp_path / 'out'

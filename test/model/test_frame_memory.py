@@ -51,7 +51,7 @@ def test_forgotten_frames_leave_room(network, described, entry_bytes):
 def test_buffers_never_outgrow_the_budget(network, described, entry_bytes):
     memory = FrameMemory(CacheBudget(int(6.9 * entry_bytes), 100 * entry_bytes))
     stream(network, described, memory)
-    buffers = [b for layer in memory._slots.layers for b in layer] + [memory._slots.pair_sources]
+    buffers = [b for layer in memory._slots.layers for b in layer] + memory._slots.pair_features
     assert sum(b.numel() * b.element_size() for b in buffers) == 6 * entry_bytes
 
 

@@ -42,7 +42,7 @@ def contents(memory):
         for kv in cache.key_values:
             kv.ready()
         held[frame_id] = [t.clone() for kv in cache.key_values for t in (kv.keys, kv.values)]
-        held[frame_id].append(cache.pair_sources.clone())
+        held[frame_id].append(cache.pair_features[0].clone())
     return held
 
 

@@ -106,7 +106,7 @@ class ClipCache:
         return int(self._worlds - np.count_nonzero(self._rendered))
 
     def read(self, clips: np.ndarray, frames: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the arrays of some frames (B, S) of clips (B,), by field; ``camera`` is (B, 4)."""
+        """Return the fields of some frames (B, S) of clips (B,); ``camera`` is (B, 4)."""
         records = self._clips[clips]
         row = np.arange(len(clips))[:, None]
         fields = {name: records[name][row, frames] for name in self.record.names or ()
@@ -150,7 +150,7 @@ class ClipCache:
         for k in range(self._per_world):
             K = draw_intrinsics(rng, width, height)
             frames = self._draw_frames(place, rng)
-            clip = render_clip(place, rng, frames, K, self._data)
+            clip = render_clip(place, rng, frames, K, self._data.effects)
             self._clips[first + k] = _record(clip, (K.fx, K.fy, K.cx, K.cy))
         self._clips.flush()
         self._rendered[number] = 1
@@ -187,8 +187,11 @@ class ClipCache:
                 file.write(json.dumps(settings, indent=1).encode())
             return
         before = json.loads(path.read_text())
-        differ = [f'{k} was {before.get(k)!r} and is {settings.get(k)!r}'
-                  for k in sorted({*before, *settings}) if before.get(k) != settings.get(k)]  # fmt: skip
+        differ = [
+            f'{name} was {before.get(name)!r} and is {value!r}'
+            for name, value in settings.items()
+            if before.get(name) != value
+        ]
         if differ:
             raise ConfigError(
                 f'{self.folder} holds clips of other settings: {"; ".join(differ)}. Take the same '

@@ -118,24 +118,20 @@ def random_pixels(depth: Tensor, count: int, rng: np.random.Generator) -> Tensor
     return known[torch.from_numpy(rng.integers(len(known), size=count)).to(depth.device)]
 
 
-def follow_points(
-    depth: Tensor, K: Tensor, T_first_camera: Tensor, pixel: Tensor, T_first_body: Tensor
-) -> Tracks:
-    """Track points of the first frame by exact geometry.
+def follow_points(depth: Tensor, K: Tensor, T_first_camera: Tensor, pixel: Tensor) -> Tracks:
+    """Track points of the first frame by exact geometry, as if all were static.
 
     :param depth: (S, H, W); ``K``: (3, 3) float64.
     :param T_first_camera: (S, 4, 4) float64, the first one the identity.
     :param pixel: (N, 2) int64 in the first frame, where its depth is known.
-    :param T_first_body: (S, N, 4, 4) float64 poses of the body that each point belongs to.
-    :returns: tracks of one clip (B = 1).
+    :returns: tracks of one clip (B = 1); points that move are visible in few frames.
     """
     S, H, W = depth.shape
     z = depth[0, pixel[:, 1], pixel[:, 0]].double()
     homogeneous = torch.cat((pixel.double(), torch.ones_like(z)[:, None]), dim=1)
     start = (homogeneous @ torch.linalg.inv(K).T) * z[:, None]
     start = torch.cat((start, torch.ones_like(z)[:, None]), dim=1)
-    T = T_first_body @ torch.linalg.inv(T_first_body[:1])
-    world = (T @ start[None, :, :, None])[..., 0]
+    world = start.expand(S, -1, -1)
     points = torch.einsum('sij,snj->sni', torch.linalg.inv(T_first_camera), world)[..., :3]
     projected = points @ K.T
     at = projected[..., :2] / projected[..., 2:].clamp(min=1e-6)

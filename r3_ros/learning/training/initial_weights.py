@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
-
 from pathlib import Path
+import re
 
 import torch
 from torch import nn

@@ -10,11 +10,9 @@ from torch import Tensor
 
 from ...core.datatypes import Intrinsics
 from ...input.network_input import fov_of
-from ..synth import Rendering
 from ..synth.sensor import jpeg_compressed
-from .clips import camera_rays, Clips, follow_points, random_pixels, Tracks
+from .clips import camera_rays, Clips, Tracks
 from .exposure import draw_degradation, expose
-from .training_settings import DataSettings
 from .training_worlds import TrainingWorld
 
 #: Range of horizontal fields of view, degrees.
@@ -30,13 +28,13 @@ def render_clip(
     rng: np.random.Generator,
     frames: np.ndarray,
     K: Intrinsics,
-    data: DataSettings,
+    effects: float,
 ) -> Clips:
     """Render frames of a path as one clip (B = 1), with a degradation drawn for it.
 
     :param frames: (S,) frame numbers on the path.
+    :param effects: how often images are degraded, 0 to 1.
     """
-    effects = data.effects
     # Effects that were added later have their own generator, so that the other draws are the same.
     bits = rng.bit_generator
     assert isinstance(bits, np.random.PCG64)  # as default_rng makes them
@@ -61,7 +59,7 @@ def render_clip(
         T_world_camera=T_first_camera.float()[None],
         fov=fov[None],
         moving=seen.moving[None],
-        tracks=_tracks(place, rng, frames, seen, matrix, T_first_camera, data.tracks),
+        tracks=Tracks.none(1, len(frames), 0, device),
     )
 
 
@@ -110,24 +108,3 @@ def _post_processed(values: Tensor, rng: np.random.Generator, effects: float) ->
     values = level + (values - level) * saturation
     values = 0.5 + (values - 0.5) * (1 + contrast)
     return (values * white[None, :, None, None]).clamp(0, 1)
-
-
-def _tracks(
-    place: TrainingWorld,
-    rng: np.random.Generator,
-    frames: np.ndarray,
-    seen: Rendering,
-    K: Tensor,
-    T_first_camera: Tensor,
-    count: int,
-) -> Tracks:
-    """Track random points of the first frame, static or moving."""
-    device = seen.depth.device
-    pixel = random_pixels(seen.depth[0], count, rng)
-    if pixel is None:
-        return Tracks.none(1, len(frames), count, device)
-    body = seen.body[0, pixel[:, 1], pixel[:, 0]]
-    times = torch.from_numpy(place.path.time_s[frames])
-    first = torch.from_numpy(np.linalg.inv(place.path.T_world_camera[frames[0]])).to(device)
-    T_first_body = first @ place.world.body_poses(times)[:, body]
-    return follow_points(seen.depth, K, T_first_camera, pixel, T_first_body)

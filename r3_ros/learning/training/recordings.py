@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ...core.datatypes import Intrinsics
-from ...core.errors import CheckpointError, SourceError
+from ...core.errors import SourceError
 from ...core.trajectory_file import read_tum
 from ...evaluation.depth_errors import read_depth
 from ...evaluation.trajectory_errors import match_stamps
@@ -24,10 +24,10 @@ from ...input.camera_model import Rectifier
 from ...input.folder_source import FolderSource
 from ...input.image_decoding import decode_compressed
 from ...input.network_input import fov_of
-from ...model.network import PairNetwork
-from ...model.weights.checkpoint import load_network
+from .cached_clips import CachedClips
 from .clips import camera_rays, Clips, follow_points, random_pixels, Tracks
-from .procedural import draw_frames, plan_step, ProceduralClips, StepPlan
+from .procedural import draw_frames
+from .schedule import plan_step, StepPlan
 from .training_settings import image_sizes, TrainingSettings
 from .training_worlds import Split
 
@@ -126,16 +126,16 @@ def _nearest(
 
 
 class RecordedClips:
-    """Clips of recordings in a share of the steps, procedural ones in the others.
+    """Clips of recordings in a share of the steps, those of procedural worlds in the others.
 
     :raises SourceError: one of the folders cannot be used.
     """
 
     def __init__(
-        self, settings: TrainingSettings, folders: list[Path], procedural: ProceduralClips,
+        self, settings: TrainingSettings, folders: list[Path], worlds: CachedClips,
         device: torch.device, shard: int = 0,
     ) -> None:  # fmt: skip
-        self._settings, self._procedural = settings, procedural
+        self._settings, self._worlds = settings, worlds
         self._device, self._shard = device, shard
         self._recordings = [Recording(folder) for folder in folders]
 
@@ -143,7 +143,7 @@ class RecordedClips:
         """Return the clips of a step."""
         seed = self._settings.seed
         if np.random.default_rng((seed, step, 60)).uniform() >= self._settings.data.recorded:
-            return self._procedural.training(step)
+            return self._worlds.training(step)
         chosen = np.random.default_rng((seed, step, 61)).integers(len(self._recordings))
         recording = self._recordings[int(chosen)]
         plan = self._fitted(plan_step(self._settings, step), recording)
@@ -154,10 +154,11 @@ class RecordedClips:
             parts.append(self._clip(recording, frames, plan, rng))
         return plan, Clips.joined(parts)
 
-    def validation(self, split: Split, clips: int, views: int) -> list[Clips]:
+    def validation(self, split: Split, clips: int) -> list[Clips]:
         """Return clips of the held-out ends, as the split of held-out seeds."""
         if split is not Split.HELD_OUT_SEEDS:
             return []
+        views = self._settings.data.clip_frames
         out = []
         for number in range(clips):
             recording = self._recordings[number % len(self._recordings)]
@@ -170,7 +171,7 @@ class RecordedClips:
 
     def _fitted(self, plan: StepPlan, recording: Recording) -> StepPlan:
         """Return the plan with the size whose aspect is nearest to the recording's."""
-        sizes = image_sizes(self._settings.data.sizes)
+        sizes = image_sizes(self._settings.joint.sizes)
         width, height = nearest_size(sizes, recording.aspect)
         return replace(plan, width=width, height=height)
 
@@ -199,9 +200,8 @@ class RecordedClips:
 def _static_tracks(
     depth: torch.Tensor, K: torch.Tensor, T: torch.Tensor, rng: np.random.Generator, count: int
 ) -> Tracks:
-    """Track points as if all were static; measured depth makes moving ones invisible."""
+    """Track random points of the first frame."""
     pixel = random_pixels(depth[0], count, rng)
     if pixel is None:
         return Tracks.none(1, len(depth), count, depth.device)
-    still = torch.eye(4, dtype=torch.float64, device=depth.device).expand(len(depth), count, 4, 4)
-    return follow_points(depth, K, T, pixel, still)
+    return follow_points(depth, K, T, pixel)

@@ -37,7 +37,7 @@ class StepLosses(nn.Module):
         self._autocast = torch.autocast(process.device.type, dtype, enabled=enabled)
 
     def forward(self, clips: Clips | UnlabelledClips, causal: bool, step: int) -> LossResult:
-        """Return the losses of a step; what is drawn depends on the seed, the step and the rank."""
+        """Return the losses of a step; what they draw depends on the seed, step and rank."""
         loss = self._settings.loss
         if isinstance(clips, Clips) and isinstance(self.network, TinyNetwork):
             rng = np.random.default_rng((self._settings.seed, step, self._rank, 55))

@@ -96,16 +96,19 @@ def evaluate_tiny(
         points = depth[..., None] * losses.pixel_rays(encoded.fov, H, W)
         own_scale = losses.scene_scale(points, valid)
         scales = own_scale, true_scale
-        parts, errors = depth_parts(depth, confidence, encoded.fov, points, clips, scales, settings)
+        parts, errors = depth_parts(
+            depth, confidence, encoded.fov, points, clips, scales, settings
+        )
         features = FrameFeatures(*encoded.cache.pair_features)
         if rng.uniform() < settings.own_camera:
             camera = camera_of_fov(encoded.fov.detach().mean(1), (H, W))
     plan = PairPlan(*(part.to(clips.depth.device) for part in plan_pairs(B, S, rng)))
     flat = FrameFeatures(*(f.flatten(0, 1) for f in features))
     source, target = (FrameFeatures(*(f[k] for f in flat)) for k in plan[:2])
-    true = _true_places(clips, plan, source.coarse.shape[-2:])
+    h, w = source.coarse.shape[-2:]
+    true = _true_places(clips, plan, (h, w))
     similarities = network.matcher.similarities(source.coarse, target.coarse)
-    matches = network.matcher.match(similarities, source.coarse.shape[-1])
+    matches = network.matcher.match(similarities, w)
     sides = ((similarities, source, target), (similarities.reversed, target, source))
     seed = torch.Generator(clips.depth.device).manual_seed(int(rng.integers(2**62)))
     found = [
@@ -117,7 +120,9 @@ def evaluate_tiny(
     if rng.uniform() < _SOLVED:
         solved = network.solve(source, target, matches, camera[plan.source // S])
         scales = own_scale, true_scale
-        parts['pair_confidence'], found_errors = _pair_losses(clips, plan, solved, scales, settings)
+        parts['pair_confidence'], found_errors = _pair_losses(
+            clips, plan, solved, scales, settings
+        )
         errors |= found_errors
     total = torch.stack([getattr(settings, name) * value for name, value in parts.items()]).sum()
     with torch.no_grad():
@@ -182,15 +187,15 @@ def _true_places(
     """Return the true places of the cells of i in j, and of those of j in i."""
     S = clips.shape[1]
     depth, moving = clips.depth.flatten(0, 1), clips.moving.flatten(0, 1)
-    views = [View(depth[k], moving[k], clips.camera[k // S]) for k in plan[:2]]
+    i, j = (View(depth[k], moving[k], clips.camera[k // S]) for k in plan[:2])
     R, t = _motions(clips, plan)
-    back = R.mT, -(R.mT @ t[..., None])[..., 0]
-    both = (
-        matching_losses.true_places(*views, R, t, cells),
-        matching_losses.true_places(*reversed(views), *back, cells),
+    there = matching_losses.true_places(i, j, R, t, cells)
+    back = matching_losses.true_places(j, i, R.mT, -(R.mT @ t[..., None])[..., 0], cells)
+    shared = plan.shared[:, None]
+    return (
+        there._replace(visible=there.visible & shared),
+        back._replace(visible=back.visible & shared),
     )
-    i, j = (places._replace(visible=places.visible & plan.shared[:, None]) for places in both)
-    return i, j
 
 
 def _motions(clips: Clips, plan: PairPlan) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from ...model.network import PairNetwork, Prediction
 from ...model.tiny.tiny_network import TinyNetwork
 from ...model.weights.checkpoint import IMAGE_SIZE, save_network
 from .clips import Clips, UnlabelledClips
+from .examples import draw_examples
 from .initial_weights import new_network
 from .objective import LossResult
 from .processes import all_agree, mean_over, TrainingProcess
@@ -98,6 +99,7 @@ class Trainer:
         #: For each error, its sum over the steps since the last row, and their number.
         self._sums: dict[str, tuple[Tensor, int]] = {}
         self._means: dict[str, Tensor] = {}
+        self._shown: list[str] = []
         self._held_out: dict[Split, list[Clips]] = {}
 
     def run(self, until: int | None = None, seconds: float | None = None) -> None:
@@ -116,7 +118,7 @@ class Trainer:
         report = self.settings.report
         if self.step == 0 and report.validate_every:
             self._validate()
-        since, frames, rows = time.monotonic(), 0, 0
+        since, frames = time.monotonic(), 0
         measured: Stage | None = None
         while self.step < last:
             stage = self.settings.stage_at(self.step)
@@ -127,8 +129,8 @@ class Trainer:
             frames += self._take_step(stage)
             if self.step % report.log_every == 0 or self.step == last:
                 elapsed = time.monotonic() - since
-                self._add_row(frames / max(elapsed, 1e-9), header=rows % 20 == 0)
-                since, frames, rows = time.monotonic(), 0, rows + 1
+                self._add_row(frames / max(elapsed, 1e-9))
+                since, frames = time.monotonic(), 0
             out_of_time = seconds is not None and time.monotonic() - start > seconds
             # All processes must stop at the same step although their clocks differ.
             stop = self.step == last or (
@@ -214,7 +216,7 @@ class Trainer:
             f'{self.step} to {last}, in about {duration_text(per_step * (last - self.step))}'
         )
 
-    def _add_row(self, rate: float, header: bool) -> None:
+    def _add_row(self, rate: float) -> None:
         """Write a row of means over the steps since the last one.
 
         Values that none of these steps has (labelled or unlabelled ones) are repeated.
@@ -234,19 +236,22 @@ class Trainer:
             'frames_per_s': rate,
         }
         self._progress.add([row])
-        shown = [k for k in row if not k.startswith('loss_')]
-        self._log_line(table_text([{k: row[k] for k in shown}], header))
+        shown = {name: row[name] for name in row if not name.startswith('loss_')}
+        self._log_line(table_text([shown], header=list(shown) != self._shown))
+        self._shown = list(shown)
 
     def _validate(self) -> None:
         """Evaluate the average on both held-out sets and add the rows."""
         if self.process.is_main:
-            rows = []
+            rows: list[dict[str, Any]] = []
+            examples = []
             for split in (Split.HELD_OUT_SEEDS, Split.HELD_OUT_KINDS):
                 clips = self._clips_of(split)
                 if not clips:
                     continue
                 name = split.name.lower().replace('_', ' ')
                 errors = evaluate_network(self._predict, clips)
+                examples.append((clips[0], self._predict(clips[0])))
                 rows.append(_validation_row(self.step, name, errors))
                 if self.step == 0:
                     guess = evaluate_constant_velocity(clips)
@@ -254,6 +259,7 @@ class Trainer:
             if rows:
                 self._validation.add(rows)
                 self._log_line(table_text(rows))
+                draw_examples(self.folder, examples)
         all_agree(self.process, True)  # the other processes wait here
 
     def _predict(self, clips: Clips) -> Prediction:

@@ -96,7 +96,8 @@ class StageSettings:
     learning_rate: float = _share(1e-3, 'at its highest')
     frames_per_step: int = _count(24, 'frames of all clips of a step on one device', low=2)
     sizes: str = param(
-        '112x84', 'sizes of the images, multiples of 14; all are cut out of images of the largest'
+        '112x84 112x84 112x70 112x56',
+        'sizes of the images, one drawn for each step, all cut out of images of the largest',
     )
 
 
@@ -116,7 +117,8 @@ class LargeStage(StageSettings):
     steps: int = _count(5_000, 'optimiser steps of the stage; 0: leave it out', low=0)
     learning_rate: float = _share(5e-4, 'at its highest')
     sizes: str = param(
-        '168x126', 'sizes of the images, multiples of 14; all are cut out of images of the largest'
+        '168x126',
+        'sizes of the images, one drawn for each step, all cut out of images of the largest',
     )
 
 

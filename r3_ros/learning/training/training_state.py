@@ -112,7 +112,9 @@ def _refuse_other_settings(
     differ = [
         f'{name} was {before.get(name)!r} and is {now.get(name)!r}'
         for name in sorted({*before, *now})
-        if before.get(name) != now.get(name) and name not in _FREE and not name.startswith('report.')
+        if before.get(name) != now.get(name)
+        and name not in _FREE
+        and not name.startswith('report.')
     ]
     if differ:
         raise ConfigError(

@@ -105,7 +105,8 @@ def matching_predictor(network: TinyNetwork) -> Predict:
         B, S, H, W = batch.shape
         with torch.inference_mode():
             descriptors = network.describe_alone(batch.images)
-            log_depth = approximate_log_depth(batch.depth, descriptors.coarse.shape[-2:], rng)
+            h, w = descriptors.coarse.shape[-2:]
+            log_depth = approximate_log_depth(batch.depth, (h, w), rng)
             fov = batch.fov[:, None].expand(-1, S, -1)
             features = FrameFeatures(*descriptors, log_depth, fov)
             pairs = network.pairs(features, S, True, batch.camera, (H, W))

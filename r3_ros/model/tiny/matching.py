@@ -141,9 +141,7 @@ class Matcher(nn.Module):
         logit = torch.exp(self.log_fine_temperature) * product
         logit = logit.masked_fill(~inside, OUTSIDE)
         candidate = torch.stack((columns, rows), dim=-1) * 2 + 0.5
-        return FineMatches(
-            logit, candidate, (logit.softmax(-1)[..., None] * candidate).sum(dim=2)
-        )
+        return FineMatches(logit, candidate, (logit.softmax(-1)[..., None] * candidate).sum(dim=2))
 
 
 def _peak(similarities: Similarities, columns: int) -> _Peak:
@@ -161,9 +159,7 @@ def _peak(similarities: Similarities, columns: int) -> _Peak:
     return _Peak(place, highest / sums, mass / sums, (near * square).sum(-1), best)
 
 
-def _window(
-    centre: Tensor, radius: int, height: int, width: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _window(centre: Tensor, radius: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return columns, rows (..., K) of the squares round (..., 2), and which are in the map."""
     offset = torch.arange(-radius, radius + 1, device=centre.device)
     x = centre[..., :1] + offset.repeat(len(offset))

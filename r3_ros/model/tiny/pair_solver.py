@@ -89,16 +89,14 @@ def _improved(
     A_back, offset_j = _projection(behind, target.seen)
     turned_back = A_back @ R.mT[:, None]
     J_j = torch.cat([-turned_back, _times_skew(turned_back, target.points, 1.0)], dim=-1)
-    sides = (
-        _weighted(A, turned, ahead, J_i, offset_i, source.weight, s, depth_noise),
-        _weighted(A_back, back, behind, J_j, offset_j, target.weight, s, depth_noise),
-    )
+    one = _weighted(A, turned, ahead, J_i, offset_i, source.weight, s, depth_noise)
+    other = _weighted(A_back, back, behind, J_j, offset_j, target.weight, s, depth_noise)
     J = torch.cat([J_i, J_j], dim=1).flatten(1, 2)  # (P, 2 * 2Q, 6)
     offset = torch.cat([offset_i, offset_j], dim=1).flatten(1, 2)[..., None]
-    WJ = torch.cat([side[0] for side in sides], dim=1).flatten(1, 2)
+    WJ = torch.cat([one[0], other[0]], dim=1).flatten(1, 2)
     information = WJ.mT @ J
-    total = sum(side[1] for side in sides)
-    square = sum(side[2] for side in sides) / total.clamp(min=1e-6)
+    total = one[1] + other[1]
+    square = (one[2] + other[2]) / total.clamp(min=1e-6)
     identity = torch.eye(6, device=J.device)
     damped = information + _DAMPING * (total[:, None, None] + 1) * identity
     step = -torch.linalg.solve(damped, WJ.mT @ offset)[..., 0]
@@ -148,9 +146,6 @@ def _rotation(vector: Tensor) -> Tensor:
     """Return the rotation matrices (P, 3, 3) of rotation vectors (P, 3)."""
     square = vector.square().sum(-1)[:, None, None]
     angle = (square + 1e-12).sqrt()
-    K = torch.linalg.cross(
-        vector[:, None].expand(-1, 3, 3), torch.eye(3, device=vector.device).expand(len(vector), 3, 3),
-        dim=-1,
-    ).mT  # fmt: skip
     identity = torch.eye(3, device=vector.device)
+    K = torch.linalg.cross(vector[:, None], identity[None], dim=-1).mT
     return identity + torch.sin(angle) / angle * K + (1 - torch.cos(angle)) / angle**2 * (K @ K)

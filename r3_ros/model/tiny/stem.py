@@ -73,7 +73,7 @@ class Stem(nn.Module):
 
 
 class Descriptors(NamedTuple):
-    """Unit descriptors, float32: ``coarse`` (..., 48, h, w), ``fine`` (..., 24, H // 2, W // 2)."""
+    """Unit descriptors in float32: coarse (..., 48, h, w) and fine (..., 24, H // 2, W // 2)."""
 
     coarse: Tensor
     fine: Tensor

@@ -158,9 +158,7 @@ class TinyNetwork(PairNetwork):
         kept = FrameFeatures(*described.descriptors, log_depth, fov)
         return Encoded(fov, feature, dense, FrameCache(taps.key_values, kept))
 
-    def relate(
-        self, source: FrameFeatures, target: FrameFeatures, camera: Tensor
-    ) -> SolvedPairs:
+    def relate(self, source: FrameFeatures, target: FrameFeatures, camera: Tensor) -> SolvedPairs:
         """Match and solve P pairs of frames.
 
         :param source: (P, ...) of frames i; ``target``: of frames j.
@@ -234,12 +232,15 @@ class TinyNetwork(PairNetwork):
         at_once = max(1, _MOST_SIMILARITIES // (B * M * M))
         for start in range(0, len(order), at_once):
             i, j = (list(frames) for frames in zip(*order[start : start + at_once], strict=True))
-            sides = [FrameFeatures(*(f[:, k].flatten(0, 1) for f in features)) for k in (i, j)]
+            source, target = (
+                FrameFeatures(*(f[:, k].flatten(0, 1) for f in features)) for k in (i, j)
+            )
             if camera is None:
-                cameras = camera_of_fov((sides[0].fov + sides[1].fov) / 2, size)
+                cameras = camera_of_fov((source.fov + target.fov) / 2, size)
             else:
                 cameras = camera[:, None].expand(-1, len(i), -1).flatten(0, 1)
-            solved = [part.unflatten(0, (B, -1)) for part in self.relate(*sides, cameras)]
+            related = self.relate(source, target, cameras)
+            solved = [part.unflatten(0, (B, -1)) for part in related]
             at = (slice(None), i, [frame - N for frame in j])
             rotation[at], translation[at] = solved[0], solved[1]
             logits[at] = torch.stack(solved[2:], dim=-1)
