@@ -23,7 +23,7 @@ FORMAT = 'r3_ros training 2'
 #: The state of AdamW for each parameter.
 _ADAMW = ('step', 'exp_avg', 'exp_avg_sq')
 #: Settings that, beside those of ``report``, may change when a training continues.
-_FREE = ('data.clips',)
+_FREE = ('data.clips', 'matching.steps', 'joint.steps', 'large.steps')
 
 
 def save_state(
@@ -67,8 +67,8 @@ def load_state(
     """Load networks and optimiser from a file; return the number of steps done.
 
     :raises CheckpointError: missing, damaged, or of another network.
-    :raises ConfigError: it was made with other settings; only those of ``report`` and
-        the number of clips may differ.
+    :raises ConfigError: it was made with other settings; those of ``report``, the
+        number of clips and the steps of stages may differ.
     """
     try:
         with safe_open(path, framework='pt') as file:

@@ -33,7 +33,7 @@ _PRIOR = 10.0
 #: Fields of view outside of this range, radians, are predicted by untrained networks only.
 _FOV_RANGE = (0.2, 2.8)
 #: Similarities that are computed at once.
-_MOST_SIMILARITIES = 2**23
+MOST_SIMILARITIES = 2**23
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ class TinyNetwork(PairNetwork):
         translation = torch.zeros(B, total, S, 3, device=device)
         logits = torch.zeros(B, total, S, 2, device=device)
         order = [(i, j) for j in range(N, total) for i in range(j)]
-        at_once = max(1, _MOST_SIMILARITIES // (B * M * M))
+        at_once = max(1, MOST_SIMILARITIES // (B * M * M))
         for start in range(0, len(order), at_once):
             i, j = (list(frames) for frames in zip(*order[start : start + at_once], strict=True))
             source, target = (
