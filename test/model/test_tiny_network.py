@@ -13,7 +13,7 @@ from r3_ros.model.tiny.matching import (  # noqa: E402
     Matcher,
     pixels_of_cells,
 )
-from r3_ros.model.tiny.pair_solver import Observations, solve_motions  # noqa: E402
+from r3_ros.model.tiny.pair_solver import MatchedPoints, solve_motions  # noqa: E402
 from r3_ros.model.tiny.tiny_network import camera_of_fov, quaternion_of  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 
@@ -107,7 +107,7 @@ def observed(rng, R, t, noise=0.0, depth_noise=0.0, wrong=0.0):
     bad = rng.uniform(size=(P, Q)) < wrong
     seen[bad] = rng.uniform(-0.7, 0.7, (bad.sum(), 2))
     points = points * np.exp(rng.normal(0, depth_noise, (P, Q, 1)))
-    return Observations(*(torch.tensor(x).float() for x in (points, seen, np.ones((P, Q)))))
+    return MatchedPoints(*(torch.tensor(x).float() for x in (points, seen, np.ones((P, Q)))))
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,18 @@ from ...model.network import PairNetwork, Prediction
 from ...model.tiny.tiny_network import TinyNetwork
 from ...model.weights.checkpoint import IMAGE_SIZE, save_network
 from .clips import Clips, UnlabelledClips
-from .examples import draw_examples
 from .initial_weights import new_network
 from .objective import LossResult
 from .processes import all_agree, mean_over, TrainingProcess
-from .progress import draw_curves, duration_text, PROGRESS, ProgressTable, table_text, VALIDATION
+from .progress import (
+    draw_curves,
+    draw_examples,
+    duration_text,
+    PROGRESS,
+    ProgressTable,
+    table_text,
+    VALIDATION,
+)
 from .schedule import average_share, learning_rate, parameter_groups, StepPlan
 from .step_losses import StepLosses
 from .training_settings import image_sizes, Stage, TrainingSettings

@@ -24,7 +24,7 @@ _LONGEST_STEP = 0.7
 _NEAREST = 0.05
 
 
-class Observations(NamedTuple):
+class MatchedPoints(NamedTuple):
     """Points of one frame, seen in the other one.
 
     :ivar points: (P, Q, 3) in the frame's own camera.
@@ -51,7 +51,7 @@ class Motions(NamedTuple):
     information: Tensor
 
 
-def solve_motions(source: Observations, target: Observations) -> Motions:
+def solve_motions(source: MatchedPoints, target: MatchedPoints) -> Motions:
     """Solve for the motions from frames i to frames j, starting with none.
 
     Gauss-Newton on the reprojections in both directions with a robust weight
@@ -76,7 +76,7 @@ def solve_motions(source: Observations, target: Observations) -> Motions:
 
 
 def _improved(
-    motions: Motions, source: Observations, target: Observations, s: float, depth_noise: float
+    motions: Motions, source: MatchedPoints, target: MatchedPoints, s: float, depth_noise: float
 ) -> Motions:
     """Take one step of Gauss-Newton, a perturbation of the motion from the left."""
     R, t = motions.rotation, motions.translation

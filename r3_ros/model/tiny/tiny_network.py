@@ -21,7 +21,7 @@ from ..layers import in_float32
 from ..network import FrameCache, normalised, PairNetwork, Prediction
 from ..variants import NetworkConfig, PATCH
 from .matching import cell_centres, chosen_cells, Matcher, Matches
-from .pair_solver import Motions, Observations, solve_motions
+from .pair_solver import MatchedPoints, Motions, solve_motions
 from .stem import DescriptorHead, Descriptors, Stem, STRIDE
 
 #: Matches of each frame from which a pair is solved.
@@ -200,13 +200,13 @@ class TinyNetwork(PairNetwork):
         points: Tensor,
         matches: Matches,
         camera: Tensor,
-    ) -> Observations:
+    ) -> MatchedPoints:
         """Choose and refine matches."""
         cells = chosen_cells(matches.logit, SOLVED_CELLS)
         near = _gathered(matches.pixel, cells)
         refined = self.matcher.refine(source.fine, target.fine, cells, near).pixel
         weight = matches.logit.gather(1, cells).sigmoid()
-        return Observations(_gathered(points, cells), normalised_places(refined, camera), weight)
+        return MatchedPoints(_gathered(points, cells), normalised_places(refined, camera), weight)
 
     def pairs(
         self,
