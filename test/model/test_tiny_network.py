@@ -1,12 +1,19 @@
 """r3-tiny: matches of cells, the solver, and pairs of any cached frames."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip('torch', reason='the network needs torch')
 
+from lively_network import frame, K, lively  # noqa: E402
 import networks  # noqa: E402
+from r3_ros.core.config import ModelConfig  # noqa: E402
+from r3_ros.core.datatypes import ModelInfo  # noqa: E402
+from r3_ros.model.cache.frame_memory import CacheBudget  # noqa: E402
 from r3_ros.model.network import FrameCache  # noqa: E402
+from r3_ros.model.r3_predictor import R3Predictor  # noqa: E402
 from r3_ros.model.tiny.matching import (  # noqa: E402
     cell_centres,
     chosen_cells,
@@ -244,3 +251,51 @@ def test_quaternions_of_rotations():
 def test_cameras_of_fields_of_view():
     fov = torch.tensor([[np.pi / 2, 2 * np.arctan(0.5)]], dtype=torch.float32)
     assert camera_of_fov(fov, (84, 112))[0].tolist() == pytest.approx([112, 42, 55.5, 41.5])
+
+
+# In a stream
+
+
+@pytest.fixture(scope='module')
+def streamed():
+    return lively('r3-tiny')
+
+
+def predictor(network):
+    info, config = ModelInfo('r3_tiny'), ModelConfig(name='r3_tiny', image_size=112, depth=False)
+    budget = CacheBudget(64 * 2**20, 64 * 2**20)
+    return R3Predictor(network, info, config, budget, torch.device('cpu'))
+
+
+@torch.inference_mode()
+def kept_of(seen, number):
+    return [t.clone() for t in seen._memory.context([number]).cache.pair_features]
+
+
+def edges_of_last(seen, numbers, intrinsics=K):
+    for n, number in enumerate(numbers):
+        prediction = seen.predict(frame(number, intrinsics), numbers[:n])
+    return {edge.source_id: edge.T_source_target for edge in prediction.edges}
+
+
+def test_a_calibrated_camera_reaches_the_solver(streamed):
+    longer = replace(K, fx=2 * K.fx, fy=2 * K.fy)
+    one, other = (edges_of_last(predictor(streamed), (0, 1), camera) for camera in (K, longer))
+    assert np.abs(one[0] - other[0]).max() > 1e-3
+    # Without one it is the median of the predicted ones: the same in every run.
+    own = [edges_of_last(predictor(streamed), (0, 1, 2), None) for _ in range(2)]
+    for source, pose in own[0].items():
+        np.testing.assert_allclose(pose, own[1][source], atol=1e-4)
+
+
+def test_all_that_pairs_need_comes_back_with_a_frame(streamed):
+    straight = edges_of_last(predictor(streamed), (0, 1, 2))
+    seen = predictor(streamed)
+    edges_of_last(seen, (0, 1))
+    before = kept_of(seen, 1)
+    seen._memory.hold_image(1, seen._memory.image(1))
+    again = seen.predict(frame(2), (0, 1))
+    for kept, back in zip(before, kept_of(seen, 1), strict=True):
+        torch.testing.assert_close(back, kept, atol=1e-4, rtol=0)
+    for edge in again.edges:
+        np.testing.assert_allclose(edge.T_source_target, straight[edge.source_id], atol=5e-3)
