@@ -19,7 +19,7 @@ from r3_ros.core.parameter_fields import updated  # noqa: E402
 from r3_ros.input.network_input import fov_of  # noqa: E402
 from r3_ros.learning.synth import make_path, render_radiance, Sensor, SensorOptions, World  # noqa: E402
 from r3_ros.learning.synth.dataset import camera_yaml  # noqa: E402
-from r3_ros.learning.training.clips import camera_rays, UnlabelledClips  # noqa: E402
+from r3_ros.learning.training.clips import camera_numbers, camera_rays, UnlabelledClips  # noqa: E402
 from r3_ros.learning.training.initial_weights import new_network  # noqa: E402
 from r3_ros.learning.training.losses import relative_motions  # noqa: E402
 from r3_ros.learning.training.processes import TrainingProcess  # noqa: E402
@@ -430,7 +430,7 @@ def test_the_true_prediction_is_worth_more_than_others_on_tracks_of_opencv(film,
     assert worth(depth, 1.3 * t, quaternion) > 1.1 * true
     assert worth(depth, t, bent) > 1.1 * true
     assert worth(flat, t, quaternion) > 2 * true
-    rays = camera_rays(torch.from_numpy(film.K.resized(112, 84).K), 84, 112)
+    rays = camera_rays(camera_numbers(film.K.resized(112, 84), CPU), 84, 112)[0]
     assert rays[0, 0, 0].item() == pytest.approx(
         -rays[0, -1, 0].item()
     )  # the centre is the middle

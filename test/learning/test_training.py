@@ -244,7 +244,7 @@ def test_first_weights_are_alive_and_repeat():
     assert not torch.equal(first, other.backbone.blocks[0].attn.qkv.weight)
     clips = made_up(3)
     losses = StepLosses(network, SETTINGS, CPU, torch.float32)
-    losses(clips, causal=True, step=2).total.backward()  # a step in which pairs are solved
+    losses(clips, causal=True, step=2).total.backward()  # pairs are solved in every third step
     assert not [name for name, p in network.named_parameters() if p.grad is None]
     fov = network(clips.images).fov
     assert 0.5 < fov.min() and fov.max() < 1.6

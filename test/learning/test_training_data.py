@@ -20,7 +20,7 @@ from r3_ros.learning.synth import (  # noqa: E402
 )
 from r3_ros.learning.synth.optics import with_fog, with_shiny_floor  # noqa: E402
 from r3_ros.learning.synth.shutter import band_rows  # noqa: E402
-from r3_ros.learning.training.clips import camera_rays, follow_points  # noqa: E402
+from r3_ros.learning.training.clips import camera_numbers, camera_rays, follow_points  # noqa: E402
 from r3_ros.learning.training.exposure import Degradation, draw_degradation, expose  # noqa: E402
 from r3_ros.learning.training.losses import sample_map  # noqa: E402
 from r3_ros.learning.training.procedural import (  # noqa: E402
@@ -120,7 +120,7 @@ def test_points_are_followed_by_the_motion_of_the_camera():
 
 
 def test_rays_are_those_of_the_camera():
-    rays = camera_rays(torch.tensor([[10.0, 0, 2], [0, 20, 1], [0, 0, 1]]), 3, 4)
+    rays = camera_rays(torch.tensor([[10.0, 20, 2, 1]]), 3, 4)[0]
     assert rays[1, 2].tolist() == [0, 0, 1]
     assert rays[2, 0].tolist() == pytest.approx([-0.2, 0.05, 1])
 
@@ -185,7 +185,7 @@ def test_a_shiny_floor_shows_what_is_above_it_and_nothing_else_changes(view):
     world, T, K, seen = view
     shiny = with_shiny_floor(world, seen, T, K, torch.zeros(1), 1.0)
     changed = (shiny.radiance - seen.radiance).abs().amax(1) > 1e-6
-    rays = camera_rays(torch.from_numpy(K.K), K.height, K.width)
+    rays = camera_rays(camera_numbers(K, CPU), K.height, K.width)[0]
     height = T[0, 2, 3] + (rays.double() @ T[0, 2, :3]) * seen.depth[0]
     assert changed.any()
     assert height[changed[0]].abs().max() < 0.01

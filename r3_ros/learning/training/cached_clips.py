@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .augmentation import augmented
 from .clip_cache import ClipCache
-from .clips import Clips, Tracks
+from .clips import camera_rays, Clips, Tracks
 from .schedule import plan_step, StepPlan
 from .training_settings import image_sizes, TrainingSettings
 from .training_worlds import Split
@@ -124,17 +124,9 @@ def _clips(arrays: dict[str, np.ndarray], size: tuple[int, int], device: torch.d
     return Clips(
         images=tensor('images').permute(0, 1, 4, 2, 3),
         depth=tensor('depth').float(),
-        rays=_rays(torch.from_numpy(camera).to(device), size),
+        rays=camera_rays(torch.from_numpy(camera).to(device), size[1], size[0]),
         T_world_camera=torch.linalg.inv(T[:, :1]) @ T,
         fov=torch.from_numpy(fov).to(device),
         moving=tensor('moving'),
         tracks=Tracks.none(B, S, 0, device),
     )
-
-
-def _rays(camera: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return (B, H, W, 3) points at depth 1 of cameras (B, 4)."""
-    x = (torch.arange(size[0], device=camera.device) - camera[:, 2:3]) / camera[:, :1]
-    y = (torch.arange(size[1], device=camera.device) - camera[:, 3:]) / camera[:, 1:2]
-    x, y = x[:, None].expand(-1, size[1], -1), y[:, :, None].expand(-1, -1, size[0])
-    return torch.stack((x, y, torch.ones_like(x)), dim=-1)

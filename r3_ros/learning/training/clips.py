@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.datatypes import Intrinsics
+
 
 @dataclass(frozen=True, eq=False)
 class Tracks:
@@ -99,12 +101,20 @@ class UnlabelledClips:
         return UnlabelledClips(*(torch.cat([getattr(p, name) for p in parts]) for name in names))
 
 
-def camera_rays(K: Tensor, height: int, width: int) -> Tensor:
-    """Return (H, W, 3) float32 points at depth 1 of a camera (3, 3), centres at integers."""
-    y = (torch.arange(height, device=K.device) - K[1, 2]) / K[1, 1]
-    x = (torch.arange(width, device=K.device) - K[0, 2]) / K[0, 0]
-    y, x = torch.meshgrid(y, x, indexing='ij')
+def camera_rays(camera: Tensor, height: int, width: int) -> Tensor:
+    """Return (B, H, W, 3) float32 points at depth 1 of every pixel, centres at integers.
+
+    :param camera: (B, 4) fx, fy, cx, cy.
+    """
+    fx, fy, cx, cy = (numbers[:, None] for numbers in camera.unbind(1))
+    x = ((torch.arange(width, device=camera.device) - cx) / fx)[:, None].expand(-1, height, -1)
+    y = ((torch.arange(height, device=camera.device) - cy) / fy)[:, :, None].expand_as(x)
     return torch.stack((x, y, torch.ones_like(x)), dim=-1).float()
+
+
+def camera_numbers(K: Intrinsics, device: torch.device) -> Tensor:
+    """Return (1, 4) float64 fx, fy, cx, cy."""
+    return torch.tensor([[K.fx, K.fy, K.cx, K.cy]], dtype=torch.float64, device=device)
 
 
 def random_pixels(depth: Tensor, count: int, rng: np.random.Generator) -> Tensor | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...core.datatypes import Intrinsics
 from ...input.network_input import fov_of
 from ..synth.sensor import jpeg_compressed
-from .clips import camera_rays, Clips, Tracks
+from .clips import camera_numbers, camera_rays, Clips, Tracks
 from .exposure import draw_degradation, expose
 from .training_worlds import TrainingWorld
 
@@ -50,12 +50,11 @@ def render_clip(
     device = seen.depth.device
     T = torch.from_numpy(place.path.T_world_camera[frames])
     T_first_camera = (torch.linalg.inv(T[:1]) @ T).to(device)
-    matrix = torch.from_numpy(K.K).to(device)
     fov = torch.tensor(fov_of(K), dtype=torch.float32, device=device)
     return Clips(
         images=images[None],
         depth=seen.depth[None],
-        rays=camera_rays(matrix, K.height, K.width)[None],
+        rays=camera_rays(camera_numbers(K, device), K.height, K.width),
         T_world_camera=T_first_camera.float()[None],
         fov=fov[None],
         moving=seen.moving[None],

@@ -25,7 +25,7 @@ from ...input.folder_source import FolderSource
 from ...input.image_decoding import decode_compressed
 from ...input.network_input import fov_of
 from .cached_clips import CachedClips
-from .clips import camera_rays, Clips, follow_points, random_pixels, Tracks
+from .clips import camera_numbers, camera_rays, Clips, follow_points, random_pixels, Tracks
 from .procedural import draw_frames
 from .schedule import plan_step, StepPlan
 from .training_settings import image_sizes, TrainingSettings
@@ -189,7 +189,7 @@ class RecordedClips:
         return Clips(
             images=torch.from_numpy(np.ascontiguousarray(images)).to(self._device)[None],
             depth=depth[None],
-            rays=camera_rays(K, plan.height, plan.width)[None],
+            rays=camera_rays(camera_numbers(intrinsics, self._device), plan.height, plan.width),
             T_world_camera=T.float()[None],
             fov=torch.tensor([fov_of(intrinsics)], dtype=torch.float32, device=self._device),
             moving=torch.zeros_like(depth, dtype=torch.bool)[None],

@@ -12,8 +12,11 @@ from .clips import Clips, UnlabelledClips
 from .objective import evaluate, LossResult
 from .processes import TrainingProcess
 from .self_supervised import evaluate_unlabelled
-from .tiny_objective import evaluate_tiny
+from .tiny_objective import evaluate_tiny, TinyStep
 from .training_settings import TrainingSettings
+
+#: Steps from one in which the pairs of r3-tiny are solved, for their confidences, to the next.
+_SOLVED_EVERY = 3
 
 
 class StepLosses(nn.Module):
@@ -42,7 +45,9 @@ class StepLosses(nn.Module):
         if isinstance(clips, Clips) and isinstance(self.network, TinyNetwork):
             rng = np.random.default_rng((self._settings.seed, step, self._rank, 55))
             alone = self._settings.stage_at(step).name == 'matching'
-            return evaluate_tiny(self.network, clips, loss, rng, self._autocast, causal, alone)
+            solves = step % _SOLVED_EVERY == _SOLVED_EVERY - 1
+            plan = TinyStep(causal, alone, solves, rng)
+            return evaluate_tiny(self.network, clips, loss, plan, self._autocast)
         with self._autocast:
             prediction = self.network(clips.images, causal=causal)
         if isinstance(clips, Clips):

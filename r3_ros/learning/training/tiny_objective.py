@@ -30,8 +30,6 @@ _SKY_M = 100.0
 _NOTHING_SHARED = 1.0
 #: Share of the clips of which a frame is also paired with one of another clip.
 _FOREIGN = 0.25
-#: Share of the steps in which pairs are solved, for their confidences alone.
-_SOLVED = 0.33
 
 
 class PairPlan(NamedTuple):
@@ -61,74 +59,107 @@ def plan_pairs(B: int, S: int, rng: np.random.Generator) -> PairPlan:
     return PairPlan(source, target, shared)
 
 
+class TinyStep(NamedTuple):
+    """What a step does with its clips.
+
+    :ivar causal: frames attend to earlier ones only.
+    :ivar matching_alone: train the stem and its descriptors only, with approximate true depth.
+    :ivar solves: also solve the pairs, to train their confidences.
+    :ivar rng: of everything that is drawn.
+    """
+
+    causal: bool
+    matching_alone: bool
+    solves: bool
+    rng: np.random.Generator
+
+
+class _Seen(NamedTuple):
+    """The frames of a batch as the network sees them.
+
+    :ivar scale: (B,) of the depth in ``features``.
+    :ivar camera: (B, 4), with which pairs are solved.
+    """
+
+    features: FrameFeatures
+    scale: Tensor
+    camera: Tensor
+    parts: dict[str, Tensor]
+    errors: dict[str, Tensor]
+
+
 def evaluate_tiny(
     network: TinyNetwork,
     clips: Clips,
     settings: LossSettings,
-    rng: np.random.Generator,
+    step: TinyStep,
     autocast: torch.autocast,
-    causal: bool,
-    matching_alone: bool,
 ) -> LossResult:
     """Run the network on clips and compare with the ground truth.
 
-    :param rng: of everything that is drawn.
-    :param matching_alone: train the stem and its descriptors only, with approximate true depth.
+    :param autocast: for the network itself; matches and losses are float32.
     """
-    B, S, H, W = clips.shape
-    valid = clips.depth > 0
+    B, S, _, _ = clips.shape
     truth = clips.depth[..., None] * clips.rays[:, None]
-    true_scale = losses.scene_scale(truth, valid)
-    camera = clips.camera
-    parts: dict[str, Tensor] = {}
-    errors: dict[str, Tensor] = {}
-    if matching_alone:
+    true_scale = losses.scene_scale(truth, clips.depth > 0)
+    if step.matching_alone:
         with autocast:
             descriptors = network.describe_alone(clips.images)
         h, w = descriptors.coarse.shape[-2:]
-        log_depth = approximate_log_depth(clips.depth, (h, w), rng)
+        log_depth = approximate_log_depth(clips.depth, (h, w), step.rng)
         features = FrameFeatures(*descriptors, log_depth, clips.fov[:, None].expand(-1, S, -1))
-        own_scale = true_scale
+        seen = _Seen(features, true_scale, clips.camera, {}, {})
     else:
-        with autocast:
-            encoded = network.encode(network.describe(clips.images), causal=causal)
-        depth, confidence = encoded.dense[:2]
-        points = depth[..., None] * losses.pixel_rays(encoded.fov, H, W)
-        own_scale = losses.scene_scale(points, valid)
-        scales = own_scale, true_scale
-        parts, errors = depth_parts(
-            depth, confidence, encoded.fov, points, clips, scales, settings
-        )
-        features = FrameFeatures(*encoded.cache.pair_features)
-        if rng.uniform() < settings.own_camera:
-            camera = camera_of_fov(encoded.fov.detach().mean(1), (H, W))
-    plan = PairPlan(*(part.to(clips.depth.device) for part in plan_pairs(B, S, rng)))
-    flat = FrameFeatures(*(f.flatten(0, 1) for f in features))
+        seen = _encoded(network, clips, true_scale, settings, step, autocast)
+    plan = PairPlan(*(part.to(clips.depth.device) for part in plan_pairs(B, S, step.rng)))
+    flat = FrameFeatures(*(f.flatten(0, 1) for f in seen.features))
     source, target = (FrameFeatures(*(f[k] for f in flat)) for k in plan[:2])
     h, w = source.coarse.shape[-2:]
     true = _true_places(clips, plan, (h, w))
     similarities = network.matcher.similarities(source.coarse, target.coarse)
     matches = network.matcher.match(similarities, w)
     sides = ((similarities, source, target), (similarities.reversed, target, source))
-    seed = torch.Generator(clips.depth.device).manual_seed(int(rng.integers(2**62)))
-    found = [
+    seed = torch.Generator(clips.depth.device).manual_seed(int(step.rng.integers(2**62)))
+    there, back = (
         _match_losses(network, *side, match, places, seed)
         for side, match, places in zip(sides, matches, true, strict=True)
-    ]
-    for name in found[0]:
-        parts[name] = (found[0][name] + found[1][name]) / 2
-    if rng.uniform() < _SOLVED:
-        solved = network.solve(source, target, matches, camera[plan.source // S])
-        scales = own_scale, true_scale
-        parts['pair_confidence'], found_errors = _pair_losses(
-            clips, plan, solved, scales, settings
-        )
-        errors |= found_errors
-    total = torch.stack([getattr(settings, name) * value for name, value in parts.items()]).sum()
+    )
+    parts = {**seen.parts, **{name: (there[name] + back[name]) / 2 for name in there}}
     with torch.no_grad():
         distance = (matches[0].pixel - true[0].pixel).norm(dim=-1)[true[0].visible]
-        errors['matched'] = (distance < matching_losses.RIGHT_PX).float().mean().nan_to_num()
+        matched = (distance < matching_losses.RIGHT_PX).float().mean().nan_to_num()
+    errors = {**seen.errors, 'matched': matched}
+    if step.solves:
+        solved = network.solve(source, target, matches, seen.camera[plan.source // S])
+        scales = seen.scale, true_scale
+        parts['pair_confidence'], wrong = _pair_losses(clips, plan, solved, scales, settings)
+        errors |= wrong
+    total = torch.stack([getattr(settings, name) * value for name, value in parts.items()]).sum()
     return LossResult(total, {name: value.detach() for name, value in parts.items()}, errors)
+
+
+def _encoded(
+    network: TinyNetwork,
+    clips: Clips,
+    true_scale: Tensor,
+    settings: LossSettings,
+    step: TinyStep,
+    autocast: torch.autocast,
+) -> _Seen:
+    """Run all of the network but the pairs, with the losses of depth."""
+    H, W = clips.shape[2:]
+    with autocast:
+        encoded = network.encode(network.describe(clips.images), causal=step.causal)
+    depth, confidence = encoded.dense[:2]
+    points = depth[..., None] * losses.pixel_rays(encoded.fov, H, W)
+    scale = losses.scene_scale(points, clips.depth > 0)
+    parts, errors = depth_parts(
+        depth, confidence, encoded.fov, points, clips, (scale, true_scale), settings
+    )
+    camera = clips.camera
+    if step.rng.uniform() < settings.own_camera:
+        camera = camera_of_fov(encoded.fov.detach().mean(1), (H, W))
+    return _Seen(FrameFeatures(*encoded.cache.pair_features), scale, camera, parts, errors)
 
 
 def _pair_losses(
