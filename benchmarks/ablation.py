@@ -45,8 +45,7 @@ def losses_to_leave_out() -> list[str]:
         for f in fields(LossSettings)
         if not f.name.startswith(('alpha', 'unlabelled', 'own'))
     ]
-    with_pairs = ('rotation', 'translation', 'agreement', 'anchored_pose', 'anchored_points')
-    return [name for name in names if name not in with_pairs]
+    return [name for name in names if name not in ('rotation', 'translation')]
 
 
 def evaluated(network: PairNetwork, held_out: dict[str, list[Clips]]) -> dict[str, float]:

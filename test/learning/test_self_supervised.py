@@ -523,8 +523,6 @@ def test_videos_without_any_labelled_steps_are_refused(folder):
         updated(MIXED, {'data.unlabelled': 1.0})
     with pytest.raises(ConfigError, match="'data.unlabelled' is 0"):
         MixedClips(updated(MIXED, {'data.unlabelled': 0.0}), [folder], MadeUp(), CPU)
-    with pytest.raises(ConfigError, match="'data.tracks' is 0"):
-        MixedClips(updated(MIXED, {'data.tracks': 0}), [folder], MadeUp(), CPU)
 
 
 @pytest.mark.slow

@@ -20,9 +20,8 @@ from r3_ros.learning.synth import (  # noqa: E402
 )
 from r3_ros.learning.synth.optics import with_fog, with_shiny_floor  # noqa: E402
 from r3_ros.learning.synth.shutter import band_rows  # noqa: E402
-from r3_ros.learning.training.clips import camera_numbers, camera_rays, follow_points  # noqa: E402
+from r3_ros.learning.training.clips import camera_numbers, camera_rays  # noqa: E402
 from r3_ros.learning.training.exposure import Degradation, draw_degradation, expose  # noqa: E402
-from r3_ros.learning.training.losses import sample_map  # noqa: E402
 from r3_ros.learning.training.procedural import (  # noqa: E402
     draw_frames,
     draw_intrinsics,
@@ -50,7 +49,6 @@ SMALL = updated(
         'data.coarseness': 14.0,
         'data.moving': 1.0,
         'data.effects': 0.0,
-        'data.tracks': 40,
     },
 )
 
@@ -102,21 +100,6 @@ def test_a_clip_agrees_with_itself_through_depth_rays_and_poses(clip):
             checked += 1
             assert close.float().mean() > 0.6  # the rest is hidden
     assert checked
-
-
-def test_points_are_followed_by_the_motion_of_the_camera():
-    K = torch.tensor([[20.0, 0, 10], [0, 20.0, 10], [0, 0, 1]], dtype=torch.float64)
-    first = torch.eye(4, dtype=torch.float64)
-    second = first.clone()
-    second[0, 3] = -0.5  # the camera goes to the left
-    depth = torch.full((2, 21, 21), 2.0)
-    pixel = torch.tensor([[10, 10], [2, 10]])
-    tracks = follow_points(depth, K, torch.stack([first, second]), pixel)
-    assert tracks.pixel[0, 1].tolist() == [[15, 10], [7, 10]]
-    assert torch.equal(tracks.world[0, 1], tracks.world[0, 0]) and tracks.visible.all()
-    depth[1, 10, 15] = 1.0  # something before it
-    tracks = follow_points(depth, K, torch.stack([first, second]), pixel)
-    assert tracks.visible[0, 1].tolist() == [False, True]
 
 
 def test_rays_are_those_of_the_camera():
@@ -327,12 +310,6 @@ def test_clips_of_a_recording_agree_with_themselves(recording):
     plan, clips = source.training(3)
     assert (plan.width, plan.height) == (56, 42)  # of both sizes the one with its aspect
     assert same(clips, source.training(3)[1])
-    points = clips.depth[..., None] * clips.rays[:, None]
-    mapped = sample_map(points, clips.tracks.pixel)
-    seen = clips.tracks.visible
-    off = (mapped - clips.tracks.points).norm(dim=-1) / clips.tracks.points[..., 2]
-    assert seen[:, 1:].float().mean() > 0.2
-    assert off[seen].median() < 0.02
     held_out = source.validation(Split.HELD_OUT_SEEDS, 2)
     assert len(held_out) == 2
     assert source.validation(Split.HELD_OUT_KINDS, 2) == []

@@ -9,7 +9,7 @@ import sys
 
 import networks
 from r3_ros.core.parameter_fields import updated
-from r3_ros.learning.training.clips import Clips, Tracks
+from r3_ros.learning.training.clips import Clips
 from r3_ros.learning.training.losses import pixel_rays
 from r3_ros.learning.training.processes import joined
 from r3_ros.learning.training.schedule import StepPlan
@@ -29,10 +29,6 @@ SETTINGS = updated(
         'joint.learning_rate': 2e-3,
         'large.steps': 0,
         'optimiser.warm_up': 4,
-        # Their weights are summed over a whole batch, which processes do not share.
-        'loss.agreement': 0.0,
-        'loss.anchored_pose': 0.0,
-        'loss.anchored_points': 0.0,
         'report.log_every': 5,
         'report.save_every': 10,
         'report.validate_every': 10,
@@ -51,8 +47,6 @@ def made_up(seed, views=3):
     T = torch.eye(4).repeat(1, views, 1, 1)
     T[0, 1:, :3, 3] = 0.2 * noise(views - 1, 3)
     fov = 0.8 + 0.4 * noise(1, 2)
-    pixel = (noise(1, views, 6, 2) * torch.tensor([SIZE[1] - 1, SIZE[0] - 1])).round()
-    points = noise(1, views, 6, 3)
     return Clips(
         images=(noise(1, views, 3, *SIZE) * 255).to(torch.uint8),
         depth=1 + noise(1, views, 1, 1) + torch.linspace(0, 1, SIZE[1]).expand(1, views, *SIZE),
@@ -60,7 +54,6 @@ def made_up(seed, views=3):
         T_world_camera=T,
         fov=fov,
         moving=torch.zeros(1, views, *SIZE, dtype=torch.bool),
-        tracks=Tracks(pixel, torch.ones(1, views, 6, dtype=torch.bool), points, points),
     )
 
 

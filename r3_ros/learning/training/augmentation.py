@@ -18,7 +18,7 @@ _EXCHANGED = 0.2
 
 
 def augmented(clips: Clips, rng: np.random.Generator) -> Clips:
-    """Return clips without tracks, half of them mirrored, with other brightness and colours.
+    """Return clips, half of them mirrored, with other brightness and colours.
 
     :returns: with images float32, 0 to 1.
     """

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .augmentation import augmented
 from .clip_cache import ClipCache
-from .clips import camera_rays, Clips, Tracks
+from .clips import camera_rays, Clips
 from .schedule import plan_step, StepPlan
 from .training_settings import image_sizes, TrainingSettings
 from .training_worlds import Split
@@ -118,7 +118,6 @@ def _clips(arrays: dict[str, np.ndarray], size: tuple[int, int], device: torch.d
 
     camera = arrays['camera'] - np.array([0, 0, left, top], np.float32)
     T = tensor('T_world_camera')
-    B, S = T.shape[:2]
     fx, fy = camera[:, 0], camera[:, 1]
     fov = np.stack((2 * np.arctan(size[1] / 2 / fy), 2 * np.arctan(size[0] / 2 / fx)), axis=1)
     return Clips(
@@ -128,5 +127,4 @@ def _clips(arrays: dict[str, np.ndarray], size: tuple[int, int], device: torch.d
         T_world_camera=torch.linalg.inv(T[:, :1]) @ T,
         fov=torch.from_numpy(fov).to(device),
         moving=tensor('moving'),
-        tracks=Tracks.none(B, S, 0, device),
     )

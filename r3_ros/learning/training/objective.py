@@ -14,8 +14,6 @@ from .training_settings import LossSettings
 
 #: Where Huber's function turns linear, in units of the scene scale.
 HUBER = 0.05
-#: A point that moves less than this share of the scene scale is static.
-_STATIC = 0.02
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,6 @@ def evaluate(prediction: Prediction, clips: Clips, settings: LossSettings) -> Lo
         **depth,
         'rotation': pairs.rotation,
         'translation': pairs.translation,
-        **_track_losses(prediction, clips, points, scales),
     }
     total = torch.stack([getattr(settings, name) * value for name, value in parts.items()]).sum()
     errors = {
@@ -111,30 +108,3 @@ def scales_by_steps(
     own = prediction.pairs.translation[:, at].norm(dim=-1).mean(1).clamp(min=1e-3)
     true = motions[1][:, at].norm(dim=-1).mean(1).clamp(min=1e-3)
     return torch.where(known, own_scale, own), torch.where(known, true_scale, true)
-
-
-def _track_losses(
-    prediction: Prediction, clips: Clips, points: Tensor, scales: tuple[Tensor, Tensor]
-) -> dict[str, Tensor]:
-    """Return the losses of tracks; the anchor is the first frame."""
-    own, true = (s[:, None, None, None] for s in scales)
-    tracks = clips.tracks
-    # Pairs (0, t) transform points of the anchor to frame t; (0, 0) is the identity.
-    rotation = losses.rotation_of(prediction.pairs.quaternion[:, 0, 1:])
-    first = torch.eye(3, device=rotation.device).expand(len(rotation), 1, 3, 3)
-    R_frame_anchor = torch.cat((first, rotation), dim=1)
-    t_frame_anchor = prediction.pairs.translation[:, 0] / own[..., 0]
-    R_anchor_frame = R_frame_anchor.transpose(-1, -2)
-    t_anchor_frame = -(R_anchor_frame @ t_frame_anchor[..., None])[..., 0]
-    mapped = losses.sample_map(points, tracks.pixel) / own
-    target = tracks.points[:, :1] / true
-    static = losses.static_tracks(tracks.world, tracks.visible, 0, _STATIC * scales[1])
-    weight = (tracks.visible & static[:, None]).float()
-    anchor = mapped[:, :1].expand_as(mapped)
-    track = losses.moved(R_frame_anchor, t_frame_anchor, anchor)
-    to_anchor = (R_anchor_frame, t_anchor_frame, mapped, target, weight, HUBER)
-    return {
-        'agreement': losses.agreement_loss(track, mapped, weight, HUBER),
-        'anchored_pose': losses.anchored_pose_loss(*to_anchor),
-        'anchored_points': losses.anchored_point_loss(*to_anchor),
-    }

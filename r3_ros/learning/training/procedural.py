@@ -11,7 +11,7 @@ from torch import Tensor
 from ...core.datatypes import Intrinsics
 from ...input.network_input import fov_of
 from ..synth.sensor import jpeg_compressed
-from .clips import camera_numbers, camera_rays, Clips, Tracks
+from .clips import camera_numbers, camera_rays, Clips
 from .exposure import draw_degradation, expose
 from .training_worlds import TrainingWorld
 
@@ -58,7 +58,6 @@ def render_clip(
         T_world_camera=T_first_camera.float()[None],
         fov=fov[None],
         moving=seen.moving[None],
-        tracks=Tracks.none(1, len(frames), 0, device),
     )
 
 

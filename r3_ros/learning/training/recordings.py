@@ -25,7 +25,7 @@ from ...input.folder_source import FolderSource
 from ...input.image_decoding import decode_compressed
 from ...input.network_input import fov_of
 from .cached_clips import CachedClips
-from .clips import camera_numbers, camera_rays, Clips, follow_points, random_pixels, Tracks
+from .clips import camera_numbers, camera_rays, Clips
 from .procedural import draw_frames
 from .schedule import plan_step, StepPlan
 from .training_settings import image_sizes, TrainingSettings
@@ -151,7 +151,7 @@ class RecordedClips:
         for k in range(plan.clips):
             rng = np.random.default_rng((seed, step, self._shard, k, 62))
             frames = draw_frames(rng, recording.held_out_from, plan.views)
-            parts.append(self._clip(recording, frames, plan, rng))
+            parts.append(self._clip(recording, frames, plan))
         return plan, Clips.joined(parts)
 
     def validation(self, split: Split, clips: int) -> list[Clips]:
@@ -166,7 +166,7 @@ class RecordedClips:
             rng = np.random.default_rng((self._settings.seed, number, 63))
             first = recording.held_out_from
             frames = first + draw_frames(rng, len(recording.paths) - first, views, onward=True)
-            out.append(self._clip(recording, frames, plan, rng))
+            out.append(self._clip(recording, frames, plan))
         return out
 
     def _fitted(self, plan: StepPlan, recording: Recording) -> StepPlan:
@@ -175,15 +175,12 @@ class RecordedClips:
         width, height = nearest_size(sizes, recording.aspect)
         return replace(plan, width=width, height=height)
 
-    def _clip(
-        self, recording: Recording, frames: np.ndarray, plan: StepPlan, rng: np.random.Generator
-    ) -> Clips:
+    def _clip(self, recording: Recording, frames: np.ndarray, plan: StepPlan) -> Clips:
         size = (plan.width, plan.height)
         loaded = [recording.image(int(f), size) for f in frames]
         images = np.stack([image for image, _ in loaded]).transpose(0, 3, 1, 2)
         depth = torch.from_numpy(np.stack([d for _, d in loaded])).to(self._device)
         intrinsics = recording.intrinsics(size)
-        K = torch.from_numpy(intrinsics.K).to(self._device)
         T = torch.from_numpy(recording.T_world_camera[frames])
         T = (torch.linalg.inv(T[:1]) @ T).to(self._device)
         return Clips(
@@ -193,15 +190,4 @@ class RecordedClips:
             T_world_camera=T.float()[None],
             fov=torch.tensor([fov_of(intrinsics)], dtype=torch.float32, device=self._device),
             moving=torch.zeros_like(depth, dtype=torch.bool)[None],
-            tracks=_static_tracks(depth, K, T, rng, self._settings.data.tracks),
         )
-
-
-def _static_tracks(
-    depth: torch.Tensor, K: torch.Tensor, T: torch.Tensor, rng: np.random.Generator, count: int
-) -> Tracks:
-    """Track random points of the first frame."""
-    pixel = random_pixels(depth[0], count, rng)
-    if pixel is None:
-        return Tracks.none(1, len(depth), count, depth.device)
-    return follow_points(depth, K, T, pixel)

@@ -52,7 +52,7 @@ class DataSettings:
     )
     recorded: float = _share(0.5, 'r3 finetune: share of steps on recordings')
     unlabelled: float = _share(0.25, 'r3 finetune --video: share of steps on unlabelled videos')
-    tracks: int = _count(64, 'tracked points of a clip', low=0, high=4096)
+    tracks: int = _count(64, 'r3 finetune --video: tracked points of a clip', high=4096)
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,6 @@ class LossSettings:
     rotation: float = _weight(2.0, 'relative rotations with their confidence')
     translation: float = _weight(2.0, 'relative translations with theirs')
     fov: float = _weight(1.0, 'fields of view')
-    agreement: float = _weight(0.2, 'agreement of tracks and point maps')
-    anchored_pose: float = _weight(0.2, 'poses, by static points in the anchor frame')
-    anchored_points: float = _weight(0.2, 'points in the anchor frame, with detached poses')
     # The slope of Huber's function is at most 0.05: with 10 these are half of an absolute error.
     unlabelled_agreement: float = _weight(
         10.0, 'unlabelled videos: agreement of tracked points and point maps'

@@ -186,8 +186,6 @@ class MixedClips:
                 "parameter 'data.unlabelled' is 0: nothing would be learned from the videos; "
                 'take a share of the steps above 0, or leave them out'
             )
-        if settings.data.tracks == 0:
-            raise ConfigError("parameter 'data.tracks' is 0: videos need tracked points")
         self._settings, self._labelled = settings, labelled
         self._device, self._shard = device, shard
         self._videos = []
