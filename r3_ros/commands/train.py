@@ -15,13 +15,18 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         'train',
         help='train a small R3 on procedural worlds',
-        description='Render clips of procedural worlds and train a network on them. The folder '
-        'receives the state (for --resume), the weights (for model.checkpoint), tables of '
-        'progress and validation, and curves.png. Several devices: torchrun --nproc-per-node N '
-        '-m r3_ros.commands.cli train ...',
+        description='Render clips of procedural worlds into a cache, once, and train a network '
+        'on them, in stages. The folder receives the state (for --resume), the weights (for '
+        'model.checkpoint), tables of progress and validation, and images. Several devices: '
+        'torchrun --nproc-per-node N -m r3_ros.commands.cli train ...',
     )
     parser.add_argument('config', metavar='CONFIG', nargs='?', help='settings as YAML')
     parser.add_argument('--list', action='store_true', help='print every setting and stop')
+    parser.add_argument(
+        '--render', action='store_true',
+        help='only render what the cache lacks; several processes may do so at once',
+    )  # fmt: skip
+    parser.add_argument('--weights', metavar='FILE', help='initial weights, default: random ones')
     add_options(parser)
     parser.set_defaults(func=run)
 
@@ -29,6 +34,9 @@ def register(subparsers: Any) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of every training."""
     parser.add_argument('--output', '-o', metavar='DIR', help='folder of the training')
+    parser.add_argument(
+        '--cache', metavar='DIR', help='folder of rendered clips, default: cache in --output'
+    )
     parser.add_argument('--resume', action='store_true', help='continue from the state in DIR')
     add_set_option(parser, 'optimiser.steps=1000')
     parser.add_argument('--until', type=positive_int, metavar='STEP', help='stop after this step')
@@ -38,7 +46,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..core.parameter_fields import parameters
-    from ..learning.training.procedural import ProceduralClips
+    from ..learning.training.cached_clips import CachedClips
+    from ..learning.training.initial_weights import weights_to_tune
     from ..learning.training.processes import joined
     from ..learning.training.trainer import Trainer
 
@@ -47,16 +56,20 @@ def run(args: argparse.Namespace) -> int:
             unit = f' {parameter.meta.unit}' if parameter.meta.unit else ''
             print(f'{parameter.name}: {parameter.value}{unit}\n    {parameter.meta.help}')
         return 0
-    settings, folder = prepared(args)
+    if args.render and args.cache:
+        settings, folder = _settings(args), Path()
+    else:
+        settings, folder = prepared(args)
+    say = partial(print, flush=True)
     with joined(args.device) as process:
-        source = ProceduralClips(settings, process.device, process.rank, process.count)
-        try:
-            trainer = Trainer(
-                settings, source, process, folder, log_line=partial(print, flush=True)
-            )
-            trainer.run(args.until, args.minutes * 60 if args.minutes else None)
-        finally:
-            source.close()
+        cache = Path(args.cache) if args.cache else folder / 'cache'
+        source = CachedClips(settings, cache, process.device, process.rank, say)
+        if args.render:
+            source.render()
+            return 0
+        network = weights_to_tune(Path(args.weights), settings.variant) if args.weights else None
+        trainer = Trainer(settings, source, process, folder, say, network)
+        trainer.run(args.until, args.minutes * 60 if args.minutes else None)
     return 0
 
 
