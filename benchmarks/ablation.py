@@ -2,7 +2,7 @@ r"""Leave out one loss at a time, and see what the network knows less of after a
 
     scripts/in_environment python benchmarks/ablation.py --output DIR
     ... --steps 20000 --size 168x126 --coarseness 3 \
-        --frames 48 --views 12 --repeats 3 --clips 64                         # on a GPU
+        --frames 48 --repeats 3 --clips 20000 --held-out 64                   # on a GPU
 
 Trains r3-tiny from the same first weights on the same clips, with all losses and with one left out
 each, and compares the figures on held-out worlds. With all losses it is trained from several first
@@ -20,16 +20,16 @@ import time
 
 import numpy as np
 from r3_ros.core.parameter_fields import updated
+from r3_ros.learning.training.cached_clips import CachedClips
 from r3_ros.learning.training.clips import Clips
 from r3_ros.learning.training.initial_weights import new_network
-from r3_ros.learning.training.procedural import ProceduralClips, StepPlan
 from r3_ros.learning.training.processes import joined, TrainingProcess
 from r3_ros.learning.training.progress import ProgressTable, table_text
 from r3_ros.learning.training.trainer import Trainer
 from r3_ros.learning.training.training_settings import LossSettings, TrainingSettings
 from r3_ros.learning.training.training_worlds import Split
 from r3_ros.learning.training.validation import evaluate_network, network_predictor
-from r3_ros.model.network import R3Network
+from r3_ros.model.network import PairNetwork
 
 #: First weights that all losses are tried with, at least: they tell what is chance.
 LEAST_CONTROLS = 3
@@ -38,33 +38,17 @@ FIGURES = ('rotation_deg', 'direction_deg', 'translation', 'abs_rel', 'delta_125
 SPLITS = {'seeds': Split.HELD_OUT_SEEDS, 'kinds': Split.HELD_OUT_KINDS}
 
 
-class Kept:
-    """The clips of every step, rendered once for all trainings."""
-
-    def __init__(self, source: ProceduralClips) -> None:
-        self._source = source
-        self._steps: dict[int, tuple[StepPlan, Clips]] = {}
-
-    def training(self, step: int) -> tuple[StepPlan, Clips]:
-        """Return the clips of a step."""
-        if step not in self._steps:
-            self._steps[step] = self._source.training(step)
-        return self._steps[step]
-
-    def validation(self, split: Split, clips: int, views: int) -> list[Clips]:
-        """Return clips of a held-out split."""
-        return self._source.validation(split, clips, views)
-
-
 def losses_to_leave_out() -> list[str]:
-    """Return the losses of labelled clips."""
+    """Return the losses of r3-tiny."""
     names = [
-        f.name for f in fields(LossSettings) if not f.name.startswith(('alpha', 'unlabelled'))
+        f.name
+        for f in fields(LossSettings)
+        if not f.name.startswith(('alpha', 'unlabelled', 'own'))
     ]
-    return [name for name in names if name != 'own_scale']
+    return [name for name in names if name not in ('rotation', 'translation')]
 
 
-def evaluated(network: R3Network, held_out: dict[str, list[Clips]]) -> dict[str, float]:
+def evaluated(network: PairNetwork, held_out: dict[str, list[Clips]]) -> dict[str, float]:
     """Return the figures on both held-out sets."""
     out = {}
     for name, clips in held_out.items():
@@ -74,8 +58,12 @@ def evaluated(network: R3Network, held_out: dict[str, list[Clips]]) -> dict[str,
 
 
 def trained(
-    settings: TrainingSettings, left_out: str, seed: int, source: Kept, process: TrainingProcess
-) -> R3Network:
+    settings: TrainingSettings,
+    left_out: str,
+    seed: int,
+    source: CachedClips,
+    process: TrainingProcess,
+) -> PairNetwork:
     """Train without one loss, from the first weights of a seed."""
     if left_out != ALL:
         settings = updated(settings, {f'loss.{left_out}': 0.0})
@@ -112,8 +100,8 @@ def main() -> None:
     parser.add_argument('--size', default='56x42')
     parser.add_argument('--coarseness', type=float, default=8.0, help='of textures')
     parser.add_argument('--frames', type=int, default=8, help='of a step')
-    parser.add_argument('--views', type=int, default=4, help='of a clip, at most')
-    parser.add_argument('--clips', type=int, default=16, help='of each held-out set')
+    parser.add_argument('--clips', type=int, default=500, help='to learn from')
+    parser.add_argument('--held-out', type=int, default=16, help='clips of each held-out set')
     parser.add_argument('--rate', type=float, default=1e-3)
     parser.add_argument('--repeats', type=int, default=1, help='first weights for each loss')
     parser.add_argument('--only', nargs='*', help='losses to leave out; all of them otherwise')
@@ -122,17 +110,17 @@ def main() -> None:
     settings = updated(
         TrainingSettings(),
         {
-            'data.sizes': args.size,
-            'data.most_views': args.views,
-            'data.frames_per_step': args.frames,
+            'data.clips': args.clips,
             'data.effects': 0.0,
             'data.coarseness': args.coarseness,
-            'data.worlds': 12,
-            'data.world_steps': max(args.steps // 2, 50),
             'data.path_frames': 120,
-            'optimiser.steps': args.steps,
+            'matching.steps': 0,
+            'joint.steps': args.steps,
+            'joint.learning_rate': args.rate,
+            'joint.frames_per_step': args.frames,
+            'joint.sizes': args.size,
+            'large.steps': 0,
             'optimiser.warm_up': max(args.steps // 10, 1),
-            'optimiser.learning_rate': args.rate,
             'optimiser.ema': 0.99,
             'report.log_every': args.steps,
             'report.save_every': args.steps,
@@ -146,27 +134,22 @@ def main() -> None:
     left_out = losses_to_leave_out() if args.only is None else args.only
     runs += [(name, k) for k in range(args.repeats) for name in left_out]
     with joined(args.device) as process:
-        worlds = ProceduralClips(settings, process.device)
-        try:
-            held_out = {
-                name: worlds.validation(split, args.clips, args.views)
-                for name, split in SPLITS.items()
-            }
-            source = Kept(worlds)
-            new = new_network(settings.variant, 0).to(process.device).eval()
-            rows.append({'step': 0, 'left out': 'untrained', **evaluated(new, held_out)})
-            table.add(rows)
-            for name, seed in runs:
-                start = time.monotonic()
-                network = trained(settings, name, seed, source, process)
-                row = {'step': args.steps, 'left out': name, 'first weights': seed}
-                row |= evaluated(network, held_out)
-                row['seconds'] = round(time.monotonic() - start, 1)
-                rows.append(row)
-                table.add([row])
-                print(f'without {name}, first weights {seed}: {row["seconds"]} s', flush=True)
-        finally:
-            worlds.close()
+        source = CachedClips(settings, output / 'cache', process.device, log_line=print)
+        held_out = {
+            name: source.validation(split, args.held_out) for name, split in SPLITS.items()
+        }
+        new = new_network(settings.variant, 0).to(process.device).eval()
+        rows.append({'step': 0, 'left out': 'untrained', **evaluated(new, held_out)})
+        table.add(rows)
+        for name, seed in runs:
+            start = time.monotonic()
+            network = trained(settings, name, seed, source, process)
+            row = {'step': args.steps, 'left out': name, 'first weights': seed}
+            row |= evaluated(network, held_out)
+            row['seconds'] = round(time.monotonic() - start, 1)
+            rows.append(row)
+            table.add([row])
+            print(f'without {name}, first weights {seed}: {row["seconds"]} s', flush=True)
     print(summary(rows))
 
 

@@ -34,7 +34,7 @@ print(json.dumps([loaded.variant, seconds, before * 1024, peak * 1024]))
 
 def write_random(variant: str, path: Path) -> None:
     """Write a file of random weights for a network."""
-    from r3_ros.model.network import build_network
+    from r3_ros.model.building import build_network
     from r3_ros.model.variants import VARIANTS
     from r3_ros.model.weights.checkpoint import save_network
     import torch

@@ -14,24 +14,25 @@ import statistics
 import time
 
 from r3_ros.model.backbone import Tokens
+from r3_ros.model.building import build_network
 from r3_ros.model.loading import choose_device, choose_precision, DTYPES
-from r3_ros.model.network import build_network, FrameCache, R3Network
+from r3_ros.model.network import FrameCache, PairNetwork
 from r3_ros.model.variants import CameraOutput, VARIANTS
 import torch
 
 
-def random_network(variant: str, dtype: torch.dtype, device: torch.device) -> R3Network:
+def random_network(variant: str, dtype: torch.dtype, device: torch.device) -> PairNetwork:
     """Return a network of finite, random weights in the precision of a loaded one."""
     with device:
         network = build_network(VARIANTS[variant])
-    assert isinstance(network, R3Network)
+    assert isinstance(network, PairNetwork)
     for name, parameter in network.named_parameters():
         if not network.keeps_float32(name):
             parameter.data = parameter.data.to(dtype)
     return network.eval().requires_grad_(False)
 
 
-def cached_frames(network: R3Network, count: int, images: torch.Tensor) -> FrameCache | None:
+def cached_frames(network: PairNetwork, count: int, images: torch.Tensor) -> FrameCache | None:
     """Return the cache of ``count`` frames, each predicted against the one before."""
     cache: FrameCache | None = None
     entries: list[FrameCache] = []
@@ -53,7 +54,7 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 
 
 def parts_of(
-    network: R3Network, images: torch.Tensor, tokens: Tokens, cache: FrameCache | None
+    network: PairNetwork, images: torch.Tensor, tokens: Tokens, cache: FrameCache | None
 ) -> dict[str, Callable[[], object]]:
     """Return what is timed, by name."""
 
@@ -73,7 +74,8 @@ def parts_of(
 def main() -> None:
     """Time the parts and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = [name for name, c in VARIANTS.items() if c.camera is CameraOutput.PAIRS]
+    of_pairs = (CameraOutput.PAIRS, CameraOutput.MATCHES)
+    names = [name for name, config in VARIANTS.items() if config.camera in of_pairs]
     parser.add_argument('--variant', choices=names, default='r3-large')
     parser.add_argument('--cached', type=int, default=8, help='frames in the cache')
     parser.add_argument('--size', type=int, nargs=2, default=(504, 280), metavar=('W', 'H'))

@@ -75,7 +75,7 @@ def slope_per_1000(values: np.ndarray, robust: bool = False) -> float:
 
 def random_weights(variant: str, folder: Path) -> Path:
     """Write random weights whose answers differ from frame to frame."""
-    from r3_ros.model.network import build_network
+    from r3_ros.model.building import build_network
     from r3_ros.model.variants import VARIANTS
     from r3_ros.model.weights.checkpoint import save_network
     import torch

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from r3_ros.core.parameter_fields import updated
-from r3_ros.learning.training.procedural import ProceduralClips
+from r3_ros.learning.training.cached_clips import CachedClips
 from r3_ros.learning.training.processes import joined
 from r3_ros.learning.training.trainer import Trainer
 from r3_ros.learning.training.training_settings import TrainingSettings
@@ -29,14 +29,16 @@ def main() -> None:
         TrainingSettings(),
         {
             'data.kinds': 'corridor',
-            'data.sizes': '42x28',
-            'data.most_views': 3,
-            'data.frames_per_step': 3,
-            'data.worlds': 4,
-            'data.world_steps': 100,
+            'data.clips': 100,
+            'data.clip_frames': 3,
             'data.path_frames': 60,
             'data.coarseness': 14.0,
-            'optimiser.steps': args.steps,
+            'matching.steps': args.steps // 4,
+            'matching.sizes': '42x28',
+            'joint.steps': args.steps - args.steps // 4,
+            'joint.frames_per_step': 3,
+            'joint.sizes': '42x28',
+            'large.steps': 0,
             'report.validate_every': 0,
             'report.save_every': args.steps,
         },
@@ -44,12 +46,9 @@ def main() -> None:
     with joined(args.device) as process:
 
         def trained(name: str, until: int) -> dict[str, torch.Tensor]:
-            source = ProceduralClips(settings, process.device)
-            try:
-                trainer = Trainer(settings, source, process, Path(args.output) / name)
-                trainer.run(until=until)
-            finally:
-                source.close()
+            source = CachedClips(settings, Path(args.output) / 'cache', process.device)
+            trainer = Trainer(settings, source, process, Path(args.output) / name)
+            trainer.run(until=until)
             return {k: p.detach().cpu() for k, p in trainer.network.named_parameters()}
 
         straight = trained('straight', args.steps)

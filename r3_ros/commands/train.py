@@ -1,4 +1,4 @@
-"""``r3 train`` and ``r3 finetune``: training on procedural worlds, recordings and videos."""
+"""``r3 train`` and ``r3 finetune``: train networks on worlds, recordings and videos."""
 
 from __future__ import annotations
 
@@ -13,29 +13,38 @@ from .options import add_set_option, parsed_settings, positive_int
 if TYPE_CHECKING:
     from ..learning.training.trainer import ClipSource
 
+#: Clips of procedural worlds that a fine-tuning renders if no cache is named.
+_OWN_CLIPS = 500
+
 
 def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         'train',
         help='train a small R3 on procedural worlds',
-        description='Render clips of procedural worlds and train a network on them. The folder '
-        'receives the state (for --resume), the weights (for model.checkpoint), tables of '
-        'progress and validation, and curves.png. Several devices: torchrun --nproc-per-node N '
-        '-m r3_ros.commands.cli train ...',
+        description='Render clips of procedural worlds into a cache, once, and train a network '
+        'on them, in stages. The folder receives the state (for --resume), the weights (for '
+        'model.checkpoint), tables of progress and validation, and images. Several devices: '
+        'torchrun --nproc-per-node N -m r3_ros.commands.cli train ...',
     )
     parser.add_argument('config', metavar='CONFIG', nargs='?', help='settings as YAML')
     parser.add_argument('--list', action='store_true', help='print every setting and stop')
+    parser.add_argument(
+        '--render', action='store_true',
+        help='only render what the cache lacks; several processes may do so at once',
+    )  # fmt: skip
+    parser.add_argument('--weights', metavar='FILE', help='initial weights, default: random ones')
     _add_options(parser)
-    parser.set_defaults(func=run_train, weights=None, folders=[], video=[])
+    parser.set_defaults(func=run_train, folders=[], video=[])
 
     parser = subparsers.add_parser(
         'finetune',
         help='continue a training on recordings and videos',
         description='Train given weights further on folders with images, groundtruth.txt (TUM, '
         'camera-to-world), camera.yaml and optional depth/. A share of the steps (1 - '
-        'data.recorded) uses procedural worlds, against forgetting; the end of each recording is '
-        'held out for validation. Videos without truth train the consistency of frames in a '
-        'share of the steps (data.unlabelled).',
+        'data.recorded) uses procedural worlds, against forgetting: the cache of a training, or a '
+        'small one of its own. The end of each recording is held out for validation. Videos '
+        'without truth train the consistency of frames in a share of the steps '
+        '(data.unlabelled).',
     )
     parser.add_argument('folders', metavar='DIR', nargs='*', help='recordings with truth')
     parser.add_argument(
@@ -45,11 +54,14 @@ def register(subparsers: Any) -> None:
     parser.add_argument('--weights', metavar='FILE', required=True, help='initial weights')
     parser.add_argument('--config', metavar='CONFIG', help='settings as YAML, see r3 train --list')
     _add_options(parser)
-    parser.set_defaults(func=run_finetune)
+    parser.set_defaults(func=run_finetune, render=False)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--output', '-o', metavar='DIR', help='folder of the training')
+    parser.add_argument(
+        '--cache', metavar='DIR', help='folder of rendered clips, default: cache in --output'
+    )
     parser.add_argument('--resume', action='store_true', help='continue from the state in DIR')
     add_set_option(parser, 'optimiser.steps=1000')
     parser.add_argument('--until', type=positive_int, metavar='STEP', help='stop after this step')
@@ -65,44 +77,52 @@ def run_train(args: argparse.Namespace) -> int:
             unit = f' {parameter.meta.unit}' if parameter.meta.unit else ''
             print(f'{parameter.name}: {parameter.value}{unit}\n    {parameter.meta.help}')
         return 0
-    return _train(args)
+    return _train(args, _settings(args))
 
 
 def run_finetune(args: argparse.Namespace) -> int:
+    from ..core.parameter_fields import updated
+
     if not args.folders and not args.video:
         raise ConfigError('name folders with images and groundtruth.txt, or --video')
-    return _train(args)
+    settings = _settings(args)
+    changes: dict[str, Any] = {'matching.steps': 0, 'large.steps': 0}
+    if not args.cache:
+        changes['data.clips'] = min(settings.data.clips, _OWN_CLIPS)
+    return _train(args, updated(settings, changes))
 
 
-def _train(args: argparse.Namespace) -> int:
-    from ..learning.training.procedural import ProceduralClips
+def _train(args: argparse.Namespace, settings: Any) -> int:
+    from ..learning.training.cached_clips import CachedClips
+    from ..learning.training.initial_weights import weights_to_tune
     from ..learning.training.processes import joined
-    from ..learning.training.recordings import RecordedClips, weights_to_tune
+    from ..learning.training.recordings import RecordedClips
     from ..learning.training.trainer import require_state, Trainer
     from ..learning.training.videos import MixedClips
 
-    settings = _settings(args)
-    if not args.output:
+    if not args.output and not (args.render and args.cache):
         raise ConfigError('name a folder for the training with --output')
-    output = Path(args.output)
-    require_state(output, args.resume)
-    output.mkdir(parents=True, exist_ok=True)
+    output = Path(args.output or '')
+    if not args.render:
+        require_state(output, args.resume)
+        output.mkdir(parents=True, exist_ok=True)
     network = weights_to_tune(Path(args.weights), settings.variant) if args.weights else None
     folders, videos = ([Path(name) for name in names] for names in (args.folders, args.video))
     say = partial(print, flush=True)
     with joined(args.device) as process:
-        worlds = ProceduralClips(settings, process.device, process.rank, process.count)
-        try:
-            source: ClipSource = worlds
-            if folders:
-                source = RecordedClips(settings, folders, worlds, process.device, process.rank)
-            if videos:
-                report = say if process.is_main else lambda text: None
-                source = MixedClips(settings, videos, source, process.device, process.rank, report)
-            trainer = Trainer(settings, source, process, output, say, network)
-            trainer.run(args.until, args.minutes * 60 if args.minutes else None)
-        finally:
-            worlds.close()
+        here = process.device, process.rank
+        report = say if process.is_main else lambda text: None
+        worlds = CachedClips(settings, Path(args.cache or output / 'cache'), *here, report)
+        if args.render:
+            worlds.render()
+            return 0
+        source: ClipSource = worlds
+        if folders:
+            source = RecordedClips(settings, folders, worlds, *here)
+        if videos:
+            source = MixedClips(settings, videos, source, *here, report)
+        trainer = Trainer(settings, source, process, output, say, network)
+        trainer.run(args.until, args.minutes * 60 if args.minutes else None)
     return 0
 
 

@@ -138,9 +138,14 @@ class Backbone(nn.Module):
         self.norm = LayerNorm(C, eps=EPSILON)
         self._resized: tuple[object, Tensor] | None = None
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Map (N, 3, H, W) normalised images to (N, P, C) float32 tokens with positions."""
+    def embed(self, images: Tensor, added: Tensor | None = None) -> Tensor:
+        """Map (N, 3, H, W) normalised images to (N, P, C) float32 tokens with positions.
+
+        :param added: (N, P - 1, C) further features of the patches.
+        """
         patches = self.patch_embed(images).float()
+        if added is not None:
+            patches = patches + added
         tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
         return tokens + self._positions(images.shape[-2] // PATCH, images.shape[-1] // PATCH)
 
@@ -165,14 +170,15 @@ class Backbone(nn.Module):
         resized = F.interpolate(table, scale_factor=scale, mode='bicubic', align_corners=False)
         return torch.cat([self.pos_embed[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
 
-    def describe(self, images: Tensor) -> Tokens:
+    def describe(self, images: Tensor, added: Tensor | None = None) -> Tokens:
         """Run the blocks before ``alternate_from``, which see one frame alone.
 
         :param images: (B, S, 3, H, W) normalised, sides multiples of 14.
+        :param added: see :meth:`embed`; N = B * S.
         """
         B, S = images.shape[:2]
         rows, columns = images.shape[-2] // PATCH, images.shape[-1] // PATCH
-        x = self.embed(images.flatten(0, 1))
+        x = self.embed(images.flatten(0, 1), added)
         last = self.config.alternate_from or self.config.depth
         before_last = x
         for block in self.blocks[:last]:

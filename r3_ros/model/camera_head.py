@@ -46,14 +46,12 @@ def _mlp(width_in: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width_in, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
 
 
-class CameraDecoder(nn.Module):
-    """Plain DA3's head: from a camera token to the pose relative to the reference view."""
+class FovHead(nn.Module):
+    """From a camera token to the fields of view."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.backbone = _mlp(width, width)
-        self.fc_t = nn.Linear(width, 3)
-        self.fc_qvec = nn.Linear(width, 4)
         self.fc_fov = nn.Sequential(nn.Linear(width, 2), nn.ReLU())
 
     def project(self, camera_tokens: Tensor) -> Tensor:
@@ -63,6 +61,15 @@ class CameraDecoder(nn.Module):
     def fov(self, feature: Tensor) -> Tensor:
         """Return (B, S, 2) fields of view >= 0, vertical then horizontal."""
         return self.fc_fov(feature)
+
+
+class CameraDecoder(FovHead):
+    """Plain DA3's head: also the pose relative to the reference view."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.fc_t = nn.Linear(width, 3)
+        self.fc_qvec = nn.Linear(width, 4)
 
     def absolute(self, feature: Tensor) -> Tensor:
         """Return (B, S, 9) encodings of camera-to-world poses."""

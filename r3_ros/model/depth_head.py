@@ -202,6 +202,8 @@ class DualHead(_Pyramid):
         F_ = config.features
         self.norm = LayerNorm(width, eps=EPSILON)
         self.output_conv2 = _branch_end(F_ // 2, 2)
+        if not config.rays:
+            return
         self._add_fusions(F_, '_aux')
         widths = [(F_, F_ // 2), (F_ // 2, F_)]
         # Levels 0 to 2 are in every released file but unused.

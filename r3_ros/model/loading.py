@@ -13,7 +13,7 @@ from ..core.datatypes import ModelInfo
 from ..core.errors import CheckpointError, ModelError
 from .cache.frame_memory import CacheBudget
 from .metric_predictor import MetricPredictor
-from .network import MetricNetwork, R3Network
+from .network import MetricNetwork, PairNetwork
 from .r3_predictor import R3Predictor
 from .r3_window_predictor import R3WindowPredictor
 from .weights.catalogue import CATALOGUE, find_weights, missing_message
@@ -63,13 +63,13 @@ def load_metric(config: ModelConfig) -> MetricPredictor:
     return MetricPredictor(network, device)
 
 
-def _load(config: ModelConfig) -> tuple[R3Network, ModelInfo, torch.device, ModelConfig]:
+def _load(config: ModelConfig) -> tuple[PairNetwork, ModelInfo, torch.device, ModelConfig]:
     """Return R3 with its device, and the configuration with the image size that applies."""
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     path = _weights_path(config)
     loaded = load_network(path, dtype=DTYPES[precision], device=device)
-    if not isinstance(loaded.network, R3Network):
+    if not isinstance(loaded.network, PairNetwork):
         raise CheckpointError(
             f'{path} holds the network {loaded.variant}, which predicts no pairs of frames: set '
             'model.checkpoint to a file of R3'

@@ -18,12 +18,12 @@ from torch import nn, Tensor
 
 from ..core.errors import FrameError
 from ..input.network_input import IMAGENET_MEAN, IMAGENET_STD
-from .backbone import Backbone, KeyValues, Tokens
+from .backbone import Backbone, KeyValues, Taps, Tokens
 from .camera_head import CameraDecoder, PairHead, Pairs, PoseEncoder
 from .depth_head import DenseDepth, DualHead, MetricHead, MonoDepth
 from .layers import in_float32
 from .reference_view import choose_reference
-from .variants import CameraOutput, HEAD_CHANNELS, NetworkConfig, PATCH
+from .variants import HEAD_CHANNELS, NetworkConfig, PATCH
 
 #: Frames in one call of the depth head, whose full-size maps are large.
 HEAD_FRAMES = 4
@@ -41,21 +41,22 @@ class FrameCache:
 
     :ivar key_values: for each cross-frame block the parts that make up the N frames, which are
         joined when the block attends to them: (B, h, n, P, d) each.
-    :ivar pair_sources: (B, N, D) float32, the source halves of pairs.
+    :ivar pair_features: (B, N, ...) each, what pairs need of the frames: R3's source halves of
+        pairs; the descriptors, depth and fields of view of r3-tiny.
     """
 
     key_values: tuple[tuple[KeyValues, ...], ...]
-    pair_sources: Tensor
+    pair_features: tuple[Tensor, ...]
 
     @property
     def frames(self) -> int:
         """Number of frames."""
-        return self.pair_sources.shape[1]
+        return self.pair_features[0].shape[1]
 
     @property
     def nbytes(self) -> int:
         """Size of all tensors."""
-        return sum(t.nbytes for t in (*self.keys_and_values, self.pair_sources))
+        return sum(t.nbytes for t in (*self.keys_and_values, *self.pair_features))
 
     @property
     def keys_and_values(self) -> list[Tensor]:
@@ -68,7 +69,7 @@ class FrameCache:
             tuple(KeyValues(function(kv.keys), function(kv.values)) for kv in layer)
             for layer in self.key_values
         )
-        return FrameCache(tuple(layers), function(self.pair_sources))
+        return FrameCache(tuple(layers), tuple(map(function, self.pair_features)))
 
     @staticmethod
     def join(caches: Sequence[FrameCache]) -> FrameCache:
@@ -76,7 +77,10 @@ class FrameCache:
         layers = zip(*(cache.key_values for cache in caches), strict=True)
         return FrameCache(
             tuple(tuple(chain.from_iterable(layer)) for layer in layers),
-            torch.cat([cache.pair_sources for cache in caches], dim=1),
+            tuple(
+                torch.cat(parts, dim=1)
+                for parts in zip(*(cache.pair_features for cache in caches), strict=True)
+            ),
         )
 
 
@@ -167,7 +171,77 @@ class _AnyView(_Network):
         return DenseDepth(*(torch.cat(m).unflatten(0, (B, S)) for m in zip(*maps, strict=True)))
 
 
-class R3Network(_AnyView):
+class PairNetwork(_AnyView):
+    """The base of networks that predict depth and pairwise relative poses."""
+
+    def predict(
+        self,
+        described: Tokens,
+        cached: FrameCache | None = None,
+        *,
+        causal: bool = True,
+        reference: bool | None = None,
+        depth: bool = True,
+        rays: bool = False,
+        camera: Tensor | None = None,
+    ) -> Prediction:
+        """Predict the frames from cached ones and one another.
+
+        A whole clip at once with ``causal`` gives the same as frame by frame with a full cache.
+
+        :param cached: any subset of earlier frames in any order.
+        :param causal: a frame sees the cached ones and those before it; else also those after it.
+        :param reference: whether the first frame is the reference frame; None: if there are no
+            cached ones.
+        :param depth: run the depth head; ``rays``: run it with its ray branch.
+        :param camera: (B, 4) known fx, fy, cx, cy in pixels, for networks that can use it.
+        :raises FrameError: the cached frames are of another size, batch or network.
+        """
+        raise NotImplementedError
+
+    def forward(
+        self, images: Tensor, *, causal: bool = False, depth: bool = True, rays: bool = False
+    ) -> Prediction:
+        """Predict a whole clip (B, S, 3, H, W) at once, with frame 0 as the reference."""
+        return self.predict(self.describe(images), causal=causal, depth=depth, rays=rays)
+
+    def _taps(
+        self,
+        described: Tokens,
+        cached: FrameCache | None,
+        causal: bool,
+        reference: bool | None,
+    ) -> Taps:
+        """Run the blocks that relate frames; see :meth:`predict`."""
+        if cached is not None:
+            self._check_fits(described, cached)
+        if reference is None:
+            reference = cached is None or not cached.frames
+        roles = self.backbone.camera_token.expand(described.tokens.shape[0], -1, -1)  # (B, 2, C)
+        S = described.tokens.shape[1]
+        own = roles[:, :1] if reference else roles[:, 1:]
+        camera_tokens = torch.cat([own, roles[:, 1:].expand(-1, S - 1, -1)], dim=1)
+        return self.backbone.relate(
+            described, camera_tokens, causal, cached.key_values if cached else ()
+        )
+
+    def _check_fits(self, described: Tokens, cached: FrameCache) -> None:
+        """Refuse cached frames of other shapes."""
+        backbone = self.config.backbone
+        B, _, P, _ = described.tokens.shape
+        blocks, shape = len(backbone.cross_frame_blocks), (B, backbone.heads, P, HEAD_CHANNELS)
+        got = {(*t.shape[:2], *t.shape[3:]) for t in cached.keys_and_values}
+        frames = {sum(kv.keys.shape[2] for kv in layer) for layer in cached.key_values}
+        fits = len(cached.key_values) == blocks and got == {shape} and frames == {cached.frames}
+        if not fits or cached.pair_features[0].shape[0] != B:
+            raise FrameError(
+                f'the frame does not fit the cached ones: they must hold {blocks} blocks of '
+                f'{shape} for each frame, got {len(cached.key_values)} of {sorted(got)}; a cache '
+                'is of one network, one batch size and one image size'
+            )
+
+
+class R3Network(PairNetwork):
     """R3: depth and pairwise relative poses, causally or with full context.
 
     Source: arXiv 2605.26519, and docs/network.md.
@@ -186,61 +260,20 @@ class R3Network(_AnyView):
         reference: bool | None = None,
         depth: bool = True,
         rays: bool = False,
+        camera: Tensor | None = None,
     ) -> Prediction:
-        """Predict the frames from cached ones and one another.
-
-        A whole clip at once with ``causal`` gives the same as frame by frame with a full cache.
-
-        :param cached: any subset of earlier frames in any order.
-        :param causal: a frame sees the cached ones and those before it; else also those after it.
-        :param reference: whether the first frame is the reference frame; None: if there are no
-            cached ones.
-        :param depth: run the depth head; ``rays``: run it with its ray branch.
-        :raises FrameError: the cached frames are of another size, batch or network.
-        """
-        if cached is not None:
-            self._check_fits(described, cached)
-        if reference is None:
-            reference = cached is None or not cached.frames
-        roles = self.backbone.camera_token.expand(described.tokens.shape[0], -1, -1)  # (B, 2, C)
-        S = described.tokens.shape[1]
-        own = roles[:, :1] if reference else roles[:, 1:]
-        camera_tokens = torch.cat([own, roles[:, 1:].expand(-1, S - 1, -1)], dim=1)
-        taps = self.backbone.relate(
-            described, camera_tokens, causal, cached.key_values if cached else ()
-        )
+        """Predict the frames from cached ones and one another; a known camera is not used."""
+        taps = self._taps(described, cached, causal, reference)
         with in_float32(described.tokens.device):
             feature = self.cam_dec.project(taps.camera_tokens[-1])
-            layers = tuple((kv,) for kv in taps.key_values)
-            entries = FrameCache(layers, self.cam_dec.source_half(feature))
-            sources = entries.pair_sources
+            sources = own = self.cam_dec.source_half(feature)
             if cached is not None:
-                sources = torch.cat([cached.pair_sources, sources], dim=1)
+                sources = torch.cat([*cached.pair_features, own], dim=1)
             pairs = self.cam_dec(sources, self.cam_dec.target_half(feature), causal)
             fov = self.cam_dec.fov(feature)
         dense = self._dense(taps.features, described, rays) if depth or rays else None
+        entries = FrameCache(tuple((kv,) for kv in taps.key_values), (own,))
         return Prediction(fov, pairs, entries, feature, *(dense or ()))
-
-    def _check_fits(self, described: Tokens, cached: FrameCache) -> None:
-        """Refuse cached frames of other shapes."""
-        backbone = self.config.backbone
-        B, _, P, _ = described.tokens.shape
-        blocks, shape = len(backbone.cross_frame_blocks), (B, backbone.heads, P, HEAD_CHANNELS)
-        got = {(*t.shape[:2], *t.shape[3:]) for t in cached.keys_and_values}
-        frames = {sum(kv.keys.shape[2] for kv in layer) for layer in cached.key_values}
-        fits = len(cached.key_values) == blocks and got == {shape} and frames == {cached.frames}
-        if not fits or cached.pair_sources.shape[0] != B:
-            raise FrameError(
-                f'the frame does not fit the cached ones: they must hold {blocks} blocks of '
-                f'{shape} for each frame, got {len(cached.key_values)} of {sorted(got)}; a cache '
-                'is of one network, one batch size and one image size'
-            )
-
-    def forward(
-        self, images: Tensor, *, causal: bool = False, depth: bool = True, rays: bool = False
-    ) -> Prediction:
-        """Predict a whole clip (B, S, 3, H, W) at once, with frame 0 as the reference."""
-        return self.predict(self.describe(images), causal=causal, depth=depth, rays=rays)
 
 
 class DA3Network(_AnyView):
@@ -290,15 +323,6 @@ class MetricNetwork(_Network):
             for i in range(0, len(x), HEAD_FRAMES)
         ]
         return MonoDepth(*(torch.cat(part) for part in zip(*parts, strict=True)))
-
-
-def build_network(config: NetworkConfig) -> R3Network | DA3Network | MetricNetwork:
-    """Return the network of a configuration, with fresh weights and in training mode."""
-    if config.camera is CameraOutput.PAIRS:
-        return R3Network(config)
-    if config.camera is CameraOutput.ABSOLUTE:
-        return DA3Network(config)
-    return MetricNetwork(config)
 
 
 def normalised(images: Tensor, dimensions: int) -> Tensor:

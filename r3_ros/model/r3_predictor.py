@@ -35,7 +35,7 @@ from .backbone import Tokens
 from .cache.frame_memory import CacheBudget, FrameMemory
 from .cache.recomputation import Recomputation
 from .device_errors import device_errors
-from .network import Prediction, R3Network
+from .network import PairNetwork, Prediction
 
 #: Score of an edge whose logits are both 1, the reference before the first edges of a stream.
 _FIRST_GUESS = math.log1p(math.e)
@@ -73,7 +73,7 @@ class R3Predictor:
 
     def __init__(
         self,
-        network: R3Network,
+        network: PairNetwork,
         info: ModelInfo,
         config: ModelConfig,
         budget: CacheBudget,
@@ -147,6 +147,7 @@ class R3Predictor:
             self._memory.context(attended),
             reference=is_reference,
             depth=self._with_depth and depth,
+            camera=self._camera(frame, described.geometry),
         )
         relative, fov, pose_token = _camera_outputs(prediction)
         geometry = described.geometry
@@ -269,6 +270,19 @@ class R3Predictor:
         geometry = self._geometry(*image_size(image))
         # Copied: the image may be read-only, or the source may write to it again.
         return np.array(geometry.apply(image)), geometry
+
+    def _camera(self, frame: Frame, geometry: Geometry) -> torch.Tensor | None:
+        """Return (1, 4) fx, fy, cx, cy: calibrated, else by the fields of view so far."""
+        if frame.intrinsics is not None:
+            known = geometry.to_network(frame.intrinsics)
+        else:
+            vertical, horizontal = np.median(self._fovs, axis=0) if self._fovs else (0.0, 0.0)
+            try:
+                known = intrinsics_from_fov(vertical, horizontal, geometry.width, geometry.height)
+            except FrameError:
+                return None
+        numbers = [[known.fx, known.fy, known.cx, known.cy]]
+        return torch.tensor(numbers, dtype=torch.float32, device=self._device)
 
     def _intrinsics(
         self, frame: Frame, geometry: Geometry, fov: np.ndarray

@@ -14,8 +14,9 @@ from ..core.errors import FrameError, ModelError
 from ..core.predictor import WindowPrediction
 from ..input.network_input import PATCH, r3_geometry
 from .depth_head import BRANCH_CHANNELS
-from .network import HEAD_FRAMES, Prediction, R3Network
-from .variants import NetworkConfig, TABLE_SIDE
+from .network import HEAD_FRAMES, PairNetwork, Prediction
+from .tiny.tiny_network import MOST_SIMILARITIES
+from .variants import CameraOutput, NetworkConfig, TABLE_SIDE
 
 _FLOAT32_BYTES = 4
 
@@ -25,7 +26,7 @@ class R3WindowPredictor:
 
     def __init__(
         self,
-        network: R3Network,
+        network: PairNetwork,
         info: ModelInfo,
         config: ModelConfig,
         memory_bytes: int,
@@ -116,13 +117,16 @@ def pass_bytes(
     per_frame = kept + taps + stream + max(feed_forward, attention)
     # Resizing of the position table.
     fixed = 3 * TABLE_SIDE**2 * backbone.width * _FLOAT32_BYTES
-    if depth:
+    matches = config.camera is CameraOutput.MATCHES
+    if depth or matches:  # pairs by matches need depth
         pixels = patches * PATCH**2
         # Full-size maps: half of the features, before and after the position embedding, and the
         # last layer before and after its ReLU; then the outputs of all frames.
         of_pixel = config.depth_head.features * element_bytes
         of_pixel += 2 * BRANCH_CHANNELS * _FLOAT32_BYTES
-        fixed += HEAD_FRAMES * pixels * of_pixel
+        head = HEAD_FRAMES * pixels * of_pixel
+        # Afterwards the similarities of some pairs, before and after their exponential.
+        fixed += max(head, int(2.2 * MOST_SIMILARITIES * _FLOAT32_BYTES) if matches else 0)
         per_frame += 4 * pixels * _FLOAT32_BYTES
     return frames * per_frame + fixed
 

@@ -21,6 +21,7 @@ class CameraOutput(enum.Enum):
 
     NONE = 'none'
     PAIRS = 'pairs'  # R3: relative poses of frame pairs, with confidences
+    MATCHES = 'matches'  # r3-tiny: the same, solved from dense matches and depth
     ABSOLUTE = 'absolute'  # plain DA3: every frame against the reference view
 
 
@@ -67,10 +68,12 @@ class DepthHeadConfig:
 
     :ivar features: F, channels of the fused pyramid.
     :ivar channels: of the four levels before fusion.
+    :ivar rays: whether a dual head has its ray branch.
     """
 
     features: int
     channels: tuple[int, int, int, int]
+    rays: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,17 +95,17 @@ _GIANT = BackboneConfig(
 )
 _LARGE_LOCAL = BackboneConfig(width=1024, depth=24, taps=(4, 11, 17, 23), alternate_from=None)
 
-_TINY_HEAD = DepthHeadConfig(features=48, channels=(32, 64, 128, 192))
+_TINY_HEAD = DepthHeadConfig(features=48, channels=(32, 64, 128, 192), rays=False)
 _SMALL_HEAD = DepthHeadConfig(features=64, channels=(48, 96, 192, 384))
 _BASE_HEAD = DepthHeadConfig(features=128, channels=(96, 192, 384, 768))
 _LARGE_HEAD = DepthHeadConfig(features=256, channels=(256, 512, 1024, 1024))
 
 #: Every network, by name. `r3-large` is the only R3 released by its authors; the smaller ones and
-#: the giant share its layout, and `r3-tiny` is our own size for CPUs.
+#: the giant share its layout; `r3-tiny` is our own, for CPUs.
 VARIANTS: dict[str, NetworkConfig] = {
     config.name: config
     for config in (
-        NetworkConfig('r3-tiny', _TINY, _TINY_HEAD, CameraOutput.PAIRS),
+        NetworkConfig('r3-tiny', _TINY, _TINY_HEAD, CameraOutput.MATCHES),
         NetworkConfig('r3-small', _SMALL, _SMALL_HEAD, CameraOutput.PAIRS),
         NetworkConfig('r3-base', _BASE, _BASE_HEAD, CameraOutput.PAIRS),
         NetworkConfig('r3-large', _LARGE, _LARGE_HEAD, CameraOutput.PAIRS),

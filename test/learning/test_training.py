@@ -22,11 +22,12 @@ from r3_ros.learning.synth.dataset import SequenceOptions, write_sequence  # noq
 from r3_ros.learning.training.initial_weights import new_network  # noqa: E402
 from r3_ros.learning.training.losses import relative_motions  # noqa: E402
 from r3_ros.learning.training.objective import evaluate  # noqa: E402
-from r3_ros.learning.training.procedural import ProceduralClips  # noqa: E402
 from r3_ros.learning.training.processes import TrainingProcess  # noqa: E402
 from r3_ros.learning.training.progress import duration_text, ProgressTable  # noqa: E402
 from r3_ros.learning.training.schedule import average_share, learning_rate, parameter_groups  # noqa: E402
+from r3_ros.learning.training.step_losses import StepLosses  # noqa: E402
 from r3_ros.learning.training.trainer import require_state, STATE, Trainer, WEIGHTS  # noqa: E402
+from r3_ros.learning.training.training_settings import Stage  # noqa: E402
 from r3_ros.learning.training.validation import (  # noqa: E402
     evaluate_constant_velocity,
     evaluate_network,
@@ -82,34 +83,6 @@ def test_a_training_continues_to_the_last_bit(tmp_path):
     )
 
 
-@pytest.mark.slow
-def test_a_training_on_worlds_continues_to_the_last_bit(tmp_path):
-    settings = updated(
-        SETTINGS,
-        {
-            'data.kinds': 'corridor', 'data.sizes': '42x28', 'data.most_views': 3,
-            'data.frames_per_step': 3, 'data.worlds': 2, 'data.world_steps': 6,
-            'data.path_frames': 40, 'data.coarseness': 16.0, 'data.tracks': 8,
-            'loss.agreement': 0.2, 'loss.anchored_pose': 0.2, 'loss.anchored_points': 0.2,
-            'optimiser.steps': 8, 'report.validate_every': 0,
-        },
-    )  # fmt: skip
-
-    def part(folder, until, seed):
-        source = ProceduralClips(settings, CPU.device)
-        try:
-            trainer = trainer_in(folder, settings, source, small_network(seed))
-            trainer.run(until=until)
-        finally:
-            source.close()
-        return weights_of(trainer)
-
-    straight = part(tmp_path / 'straight', 8, 0)
-    part(tmp_path / 'pieces', 4, 0)
-    pieces = part(tmp_path / 'pieces', 8, 5)
-    assert all(torch.equal(straight[name], pieces[name]) for name in straight)
-
-
 def test_rows_of_an_abandoned_continuation_are_dropped(tmp_path):
     table = ProgressTable(tmp_path / 'a.csv', 0)
     table.add([{'step': 5, 'loss': 1.5}, {'step': 10, 'loss': 1.0}])
@@ -125,8 +98,8 @@ def test_rows_of_an_abandoned_continuation_are_dropped(tmp_path):
 @pytest.mark.slow
 def test_a_state_of_other_settings_or_none_at_all_is_refused(tmp_path):
     trainer_in(tmp_path).run(until=1)
-    with pytest.raises(ConfigError, match='optimiser.learning_rate was 0.002 and is 0.001'):
-        trainer_in(tmp_path, updated(SETTINGS, {'optimiser.learning_rate': 1e-3}))
+    with pytest.raises(ConfigError, match='joint.learning_rate was 0.002 and is 0.001'):
+        trainer_in(tmp_path, updated(SETTINGS, {'joint.learning_rate': 1e-3}))
     # Report settings may change; a setting missing in an old state has its default.
     with safe_open(tmp_path / STATE, framework='pt') as file:
         about, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
@@ -148,7 +121,7 @@ def test_a_state_of_other_settings_or_none_at_all_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_weights_of_the_average_are_loaded_as_any_others(tmp_path):
-    settings = updated(SETTINGS, {'optimiser.steps': 1, 'report.validate_every': 0})
+    settings = updated(SETTINGS, {'joint.steps': 1, 'report.validate_every': 0})
     trainer = trainer_in(tmp_path, settings, network=new_network('r3-tiny', 0))
     trainer.run()
     loaded = load_network(tmp_path / WEIGHTS)
@@ -160,7 +133,7 @@ def test_weights_of_the_average_are_loaded_as_any_others(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(('sizes', 'size'), [('56x112 126x84', 126), ('56x42', None)])
 def test_weights_name_the_size_of_the_images_they_learned_from(tmp_path, sizes, size):
-    changes = {'data.sizes': sizes, 'optimiser.steps': 1, 'report.validate_every': 0}
+    changes = {'joint.sizes': sizes, 'joint.steps': 1, 'report.validate_every': 0}
     network = new_network('r3-tiny', 0)
     trainer_in(tmp_path, updated(SETTINGS, changes), network=network).run()
     # No stream has images of less than 112 pixels.
@@ -194,7 +167,7 @@ def test_two_processes_learn_what_one_learns_from_both_their_clips(tmp_path):
 
 @pytest.mark.slow
 def test_the_loss_falls(tmp_path):
-    settings = updated(SETTINGS, {'optimiser.steps': 40, 'report.validate_every': 0})
+    settings = updated(SETTINGS, {'joint.steps': 40, 'report.validate_every': 0})
 
     class Same(MadeUp):
         def training(self, step):
@@ -210,7 +183,7 @@ def test_the_loss_falls(tmp_path):
 def test_a_row_of_progress_is_the_mean_of_the_steps_since_the_last(tmp_path):
     def losses(log_every):
         folder = tmp_path / str(log_every)
-        changes = {'optimiser.steps': 4, 'report.log_every': log_every, 'report.validate_every': 0}
+        changes = {'joint.steps': 4, 'report.log_every': log_every, 'report.validate_every': 0}
         trainer_in(folder, updated(SETTINGS, changes)).run()
         return [float(row['loss']) for row in csv.DictReader((folder / 'progress.csv').open())]
 
@@ -227,7 +200,7 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_too_many_end_it(tmp_path)
             return plan, replace(clips, fov=clips.fov * math.nan)
 
     trainer = trainer_in(
-        tmp_path, updated(SETTINGS, {'optimiser.steps': 50, 'report.validate_every': 0}), Broken()
+        tmp_path, updated(SETTINGS, {'joint.steps': 50, 'report.validate_every': 0}), Broken()
     )
     before = weights_of(trainer)
     with pytest.raises(ModelError, match='20 gradients in a row'):
@@ -244,13 +217,12 @@ def test_time_that_is_over_ends_a_piece_with_its_state_written(tmp_path):
 
 
 def test_learning_rates_rise_in_a_line_and_fall_in_half_a_cosine():
-    optimiser = replace(
-        SETTINGS.optimiser, steps=110, warm_up=10, learning_rate=1.0, final_share=0.1
-    )
-    assert learning_rate(optimiser, 0) == pytest.approx(0.1)
-    assert learning_rate(optimiser, 10) == 1.0
-    assert learning_rate(optimiser, 60) == pytest.approx(0.1 + 0.9 * 0.5)
-    assert learning_rate(optimiser, 110) == pytest.approx(0.1)
+    optimiser = replace(SETTINGS.optimiser, warm_up=10, final_share=0.1)
+    stage = Stage('joint', replace(SETTINGS.joint, steps=110, learning_rate=1.0), first=50)
+    assert learning_rate(stage, optimiser, 50) == pytest.approx(0.1)
+    assert learning_rate(stage, optimiser, 60) == 1.0
+    assert learning_rate(stage, optimiser, 110) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert learning_rate(stage, optimiser, 160) == pytest.approx(0.1)
     assert average_share(optimiser, 0) == 0.1
     assert average_share(optimiser, 10**6) == optimiser.ema
 
@@ -271,14 +243,9 @@ def test_first_weights_are_alive_and_repeat():
     assert torch.equal(first, again.backbone.blocks[0].attn.qkv.weight)
     assert not torch.equal(first, other.backbone.blocks[0].attn.qkv.weight)
     clips = made_up(3)
-    result = evaluate(network(clips.images), clips, SETTINGS.loss)
-    result.total.backward()
-    idle = {
-        name.partition('.')[2].split('.')[0]
-        for name, p in network.named_parameters()
-        if p.grad is None and 'aux' not in name
-    }
-    assert idle <= {'fc_t', 'fc_qvec', 'fc_abs_fov'}  # official parts that nothing reads
+    losses = StepLosses(network, SETTINGS, CPU, torch.float32)
+    losses(clips, causal=True, step=2).total.backward()  # pairs are solved in every third step
+    assert not [name for name, p in network.named_parameters() if p.grad is None]
     fov = network(clips.images).fov
     assert 0.5 < fov.min() and fov.max() < 1.6
 
@@ -382,31 +349,62 @@ def test_constant_velocity_is_right_about_an_even_motion_and_wrong_about_a_turn(
 # The command
 
 
-@pytest.mark.slow
-def test_the_command_trains_continues_and_leaves_its_files(tmp_path, capsys):
-    config = tmp_path / 'smoke.yaml'
-    config.write_text(
-        'data: {kinds: corridor, sizes: 42x28, most_views: 2, frames_per_step: 2, worlds: 1, '
-        'path_frames: 40, coarseness: 16.0, tracks: 8}\n'
-        'optimiser: {steps: 4, warm_up: 2}\n'
-        'report: {log_every: 1, validate_every: 4, validation_clips: 1, validation_views: 3}\n'
-    )
-    folder = tmp_path / 'training'
-    arguments = ['train', str(config), '-o', str(folder), '--device', 'cpu']
-    assert main([*arguments, '--until', '2']) == 0
+#: A cache of a few worlds in the smallest images, and a few steps of every stage.
+SMOKE = """
+data: {kinds: corridor, held_out_kinds: room, clips: 2, clips_per_world: 2, clip_frames: 3,
+       path_frames: 30, coarseness: 20.0, moving: 0.0, effects: 0.0}
+matching: {steps: 2, frames_per_step: 4, sizes: 42x28}
+joint: {steps: 2, frames_per_step: 4, sizes: 42x28 28x28}
+large: {steps: 1, frames_per_step: 3, sizes: 42x42}
+optimiser: {warm_up: 1}
+report: {log_every: 1, validate_every: 3, validation_clips: 1}
+"""
+
+
+def smoke(folder):
+    """Return the arguments of a training whose cache is in a folder."""
+    config = folder / 'smoke.yaml'
+    config.write_text(SMOKE)
+    return ['train', str(config), '--cache', str(folder / 'cache'), '--device', 'cpu']
+
+
+def test_the_command_renders_trains_and_leaves_its_files(tmp_path, capsys):
+    arguments, folder = smoke(tmp_path), tmp_path / 'training'
+    assert main([*arguments, '--render']) == 0
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / 'cache').glob('*/clips.bin')}
+    assert {path.parent.name for path in made} == {
+        'training_42x28', 'training_42x42', 'held_out_seeds_42x28', 'held_out_kinds_42x28',
+    }  # fmt: skip
+    arguments += ['-o', str(folder)]
+    capsys.readouterr()
+    assert main([*arguments, '--until', '3']) == 0
     assert main(arguments) == 2
     assert '--resume' in capsys.readouterr().err
     assert main([*arguments, '--resume']) == 0
+    assert {path: path.stat().st_mtime_ns for path in made} == made  # nothing is rendered again
     said = capsys.readouterr().out
-    assert 'frames/s' in said and 'steps 2 to 4 in about' in said
-    assert '4 of 4 steps taken' in said
+    assert 'frames/s' in said and 'stage large, steps 4 to 5, in about' in said
+    assert '5 of 5 steps taken' in said
     names = {path.name for path in folder.iterdir()}
     assert {STATE, WEIGHTS, 'progress.csv', 'validation.csv', 'curves.png'} <= names
+    assert 'examples.png' in names
     sets = [row['set'] for row in csv.DictReader((folder / 'validation.csv').open())]
     assert sets == [
         'held out seeds', 'held out seeds, constant velocity', 'held out kinds',
         'held out kinds, constant velocity', 'held out seeds', 'held out kinds',
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_training_in_stages_continues_to_the_last_bit(tmp_path):
+    arguments = [*smoke(tmp_path), '--set', 'report.validate_every=0', '-o']
+    assert main([*arguments, str(tmp_path / 'straight')]) == 0
+    for until in ('1', '2', '3', '5'):
+        resume = ['--resume'] if until != '1' else []
+        assert main([*arguments, str(tmp_path / 'pieces'), '--until', until, *resume]) == 0
+    straight, pieces = (load_file(tmp_path / name / STATE) for name in ('straight', 'pieces'))
+    assert straight.keys() == pieces.keys()
+    assert all(torch.equal(straight[name], pieces[name]) for name in straight)
 
 
 @pytest.mark.slow
@@ -418,9 +416,9 @@ def test_weights_are_tuned_on_a_recording(tmp_path, capsys):
     )
     save_network(new_network('r3-tiny', 3), weights)
     settings = (
-        'data.kinds=corridor', 'data.sizes=42x28', 'data.most_views=2', 'data.frames_per_step=2',
-        'data.worlds=1', 'data.coarseness=16.0', 'data.path_frames=40', 'optimiser.steps=2',
-        'report.validation_clips=1', 'report.validation_views=3',
+        'data.kinds=corridor', 'joint.sizes=42x28', 'data.clip_frames=3', 'data.clips=2',
+        'joint.frames_per_step=3', 'data.clips_per_world=2', 'data.coarseness=16.0',
+        'data.path_frames=40', 'joint.steps=2', 'report.validation_clips=1',
     )  # fmt: skip
     arguments = ['finetune', str(folder), '--weights', str(weights), '-o', str(tmp_path / 'out')]
     for setting in settings:
@@ -436,7 +434,7 @@ def test_wrong_usage_is_reported_in_a_line(tmp_path, capsys):
     assert main(['train', '-o', str(tmp_path), '--set', 'data.kinds=castle']) == 2
     assert 'castle' in capsys.readouterr().err
     assert main(['train', '--list']) == 0
-    assert 'optimiser.learning_rate: 0.0005' in capsys.readouterr().out
+    assert 'matching.learning_rate: 0.002' in capsys.readouterr().out
 
 
 def test_durations_as_text():

@@ -20,39 +20,35 @@ from r3_ros.learning.synth.optics import (  # noqa: E402
 from r3_ros.learning.synth.path import make_path  # noqa: E402
 from r3_ros.learning.synth.renderer import render_radiance  # noqa: E402
 from r3_ros.learning.synth.world import World  # noqa: E402
-from r3_ros.learning.training.clips import camera_rays, follow_points  # noqa: E402
+from r3_ros.learning.training.clips import camera_numbers, camera_rays  # noqa: E402
 from r3_ros.learning.training.exposure import Degradation, draw_degradation, expose  # noqa: E402
-from r3_ros.learning.training.losses import sample_map  # noqa: E402
 from r3_ros.learning.training.procedural import (  # noqa: E402
-    draw_clip,
     draw_frames,
-    plan_step,
-    ProceduralClips,
-    StepPlan,
+    draw_intrinsics,
+    render_clip,
 )
 from r3_ros.learning.training.recordings import RecordedClips, Recording  # noqa: E402
+from r3_ros.learning.training.schedule import plan_step  # noqa: E402
 from r3_ros.learning.training.training_settings import (  # noqa: E402
     image_sizes,
     load_settings,
     TrainingSettings,
 )
-from r3_ros.learning.training.training_worlds import make_training_world, Split, TrainingWorld  # noqa: E402
+from r3_ros.learning.training.training_worlds import make_training_world, Split  # noqa: E402
 
 CPU = torch.device('cpu')
 SMALL = updated(
     TrainingSettings(),
     {
         'data.kinds': 'corridor',
-        'data.sizes': '56x42 42x56',
-        'data.most_views': 5,
-        'data.frames_per_step': 8,
-        'data.worlds': 2,
-        'data.world_steps': 5,
+        'joint.sizes': '56x42 42x56',
+        'joint.frames_per_step': 8,
+        'matching.steps': 0,
+        'data.clip_frames': 5,
         'data.path_frames': 40,
         'data.coarseness': 14.0,
         'data.moving': 1.0,
         'data.effects': 0.0,
-        'data.tracks': 40,
     },
 )
 
@@ -64,7 +60,14 @@ def place():
 
 @pytest.fixture(scope='module')
 def clip(place):
-    return draw_clip(place, np.random.default_rng(5), StepPlan(1, 5, 84, 70, True), SMALL)
+    return drawn_clip(place, 5)
+
+
+def drawn_clip(place, seed, effects=0.0):
+    """Render five frames of 84 x 70 pixels."""
+    rng = np.random.default_rng(seed)
+    frames = draw_frames(rng, len(place.path.time_s), 5)
+    return render_clip(place, rng, frames, draw_intrinsics(rng, 84, 70), effects)
 
 
 def same(first, second):
@@ -99,95 +102,10 @@ def test_a_clip_agrees_with_itself_through_depth_rays_and_poses(clip):
     assert checked
 
 
-def test_tracks_lie_on_the_point_maps_where_they_are_visible(clip):
-    tracks = clip.tracks
-    assert tracks.visible[0, 0].all()
-    points = clip.depth[..., None] * clip.rays[:, None]
-    mapped = sample_map(points, tracks.pixel)
-    off = (mapped - tracks.points).norm(dim=-1) / tracks.points[..., 2]
-    seen = tracks.visible
-    assert seen.float().mean() > 0.2
-    # Between pixels a map is blurred at edges alone.
-    assert off[seen].median() < 0.01
-
-
-def test_points_of_a_moving_body_are_followed_by_its_motion():
-    K = torch.tensor([[20.0, 0, 10], [0, 20.0, 10], [0, 0, 1]], dtype=torch.float64)
-    eye = torch.eye(4, dtype=torch.float64)
-    moved = eye.clone()
-    moved[0, 3] = 0.5  # the body goes to the right; the camera stays
-    depth = torch.full((2, 21, 21), 2.0)
-    pixel = torch.tensor([[10, 10], [10, 10]])
-    bodies = torch.stack([torch.stack([eye, eye]), torch.stack([eye, moved])])
-    tracks = follow_points(depth, K, torch.stack([eye, eye]), pixel, bodies)
-    assert tracks.pixel[0, 1].tolist() == [[10, 10], [15, 10]]
-    assert torch.allclose(tracks.world[0, 1, 1] - tracks.world[0, 0, 1], torch.tensor([0.5, 0, 0]))
-    assert tracks.visible.all()
-    depth[1, 10, 15] = 1.0  # something before it
-    tracks = follow_points(depth, K, torch.stack([eye, eye]), pixel, bodies)
-    assert tracks.visible[0, 1].tolist() == [True, False]
-
-
-@pytest.mark.slow
-def test_moving_bodies_are_in_the_tracks(place):
-    world = World.generate(5, 'room', moving=2, coarseness=14.0)
-    path = make_path(world, 40, 15.0, 5)
-    busy = TrainingWorld(world, path, place.sensor, 'handheld')
-    settings = updated(SMALL, {'data.tracks': 400})
-    for seed in range(8):
-        clip = draw_clip(busy, np.random.default_rng(seed), StepPlan(1, 4, 84, 70, True), settings)
-        way = (clip.tracks.world - clip.tracks.world[:, :1]).norm(dim=-1).amax(1)
-        if (way > 0.05).any():
-            break
-    assert (way > 0.05).any()
-    assert (way < 1e-4).float().mean() > 0.5  # walls stand still
-    starts = clip.tracks.pixel[0, 0].long()
-    on_body = clip.moving[0, 0, starts[:, 1], starts[:, 0]]
-    assert torch.equal(way[0] > 1e-4, on_body)
-
-
 def test_rays_are_those_of_the_camera():
-    rays = camera_rays(torch.tensor([[10.0, 0, 2], [0, 20, 1], [0, 0, 1]]), 3, 4)
+    rays = camera_rays(torch.tensor([[10.0, 20, 2, 1]]), 3, 4)[0]
     assert rays[1, 2].tolist() == [0, 0, 1]
     assert rays[2, 0].tolist() == pytest.approx([-0.2, 0.05, 1])
-
-
-@pytest.mark.slow
-def test_steps_are_drawn_anew_and_repeat():
-    source, again = ProceduralClips(SMALL, CPU), ProceduralClips(SMALL, CPU)
-    try:
-        plan, first = source.training(7)
-        source.training(8)
-        # Another source, with other steps behind it, has the same clips at the same step.
-        plan_again, second = again.training(7)
-        _, other = again.training(12)
-        assert plan == plan_again and same(first, second)
-        assert other.shape != first.shape or not torch.equal(other.images, first.images)
-    finally:
-        source.close()
-        again.close()
-
-
-def test_devices_have_scenes_of_their_own():
-    first, second = (ProceduralClips(SMALL, CPU, k, 2) for k in range(2))
-    numbers = [
-        {source._number(slot, step) for slot in range(2) for step in range(0, 40, 5)}
-        for source in (first, second)
-    ]
-    first.close()
-    second.close()
-    assert not numbers[0] & numbers[1]
-    assert len(numbers[0]) > 8  # worlds are replaced
-
-
-def test_slots_are_renewed_in_turn():
-    source = ProceduralClips(SMALL, CPU)
-    source.close()
-    renewals = [
-        sum(source._number(slot, step) != source._number(slot, step - 1) for slot in range(2))
-        for step in range(1, 30)
-    ]
-    assert max(renewals) == 1
 
 
 @pytest.mark.slow
@@ -200,7 +118,7 @@ def test_held_out_worlds_are_of_other_seeds_and_kinds(place):
 
 
 def test_step_plans_cover_views_sizes_and_both_ways_of_seeing():
-    settings = updated(SMALL, {'data.most_views': 8, 'data.frames_per_step': 16})
+    settings = updated(SMALL, {'data.clip_frames': 8, 'joint.frames_per_step': 16})
     plans = [plan_step(settings, step) for step in range(300)]
     assert {plan.views for plan in plans} == set(range(2, 9))
     assert {(plan.width, plan.height) for plan in plans} == {(56, 42), (42, 56)}
@@ -250,7 +168,7 @@ def test_a_shiny_floor_shows_what_is_above_it_and_nothing_else_changes(view):
     world, T, K, seen = view
     shiny = with_shiny_floor(world, seen, T, K, torch.zeros(1), 1.0)
     changed = (shiny.radiance - seen.radiance).abs().amax(1) > 1e-6
-    rays = camera_rays(torch.from_numpy(K.K), K.height, K.width)
+    rays = camera_rays(camera_numbers(K, CPU), K.height, K.width)[0]
     height = T[0, 2, 3] + (rays.double() @ T[0, 2, :3]) * seen.depth[0]
     assert changed.any()
     assert height[changed[0]].abs().max() < 0.01
@@ -332,14 +250,11 @@ def test_degradation_is_drawn_as_often_as_set_and_repeat():
 
 @pytest.mark.slow
 def test_strong_effects_leave_the_truth_alone_and_repeat(place):
-    plan = StepPlan(1, 3, 84, 70, True)
-    strong = updated(SMALL, {'data.effects': 1.0})
     different = 0
     for seed in range(6):
-        plain = draw_clip(place, np.random.default_rng(seed), plan, SMALL)
-        clip = draw_clip(place, np.random.default_rng(seed), plan, strong)
-        assert same(clip, draw_clip(place, np.random.default_rng(seed), plan, strong))
-        assert torch.equal(clip.depth, plain.depth) and same(clip.tracks, plain.tracks)
+        plain, clip = drawn_clip(place, seed), drawn_clip(place, seed, effects=1.0)
+        assert same(clip, drawn_clip(place, seed, effects=1.0))
+        assert torch.equal(clip.depth, plain.depth)
         different += not torch.equal(clip.images, plain.images)
     assert different >= 4
 
@@ -349,19 +264,26 @@ def test_strong_effects_leave_the_truth_alone_and_repeat(place):
 
 def test_settings_are_read_and_wrong_ones_reported(tmp_path):
     file = tmp_path / 'settings.yaml'
-    file.write_text('seed: 4\ndata: {most_views: 6}\n')
-    settings = load_settings(file, {'optimiser.steps': 9})
-    assert (settings.seed, settings.data.most_views, settings.optimiser.steps) == (4, 6, 9)
+    file.write_text('seed: 4\ndata: {clip_frames: 6}\nmatching: {steps: 2}\n')
+    settings = load_settings(file, {'joint.steps': 9})
+    assert (settings.seed, settings.data.clip_frames, settings.joint.steps) == (4, 6, 9)
+    stages = [(stage.name, stage.first, stage.end) for stage in settings.stages]
+    assert stages == [('matching', 0, 2), ('joint', 2, 11), ('large', 11, 5011)]
+    assert [settings.stage_at(step).name for step in (1, 2, 11, 9999)] == [
+        'matching', 'joint', 'large', 'large',
+    ]  # fmt: skip
+    other = load_settings(file, {'variant': 'r3-small', 'large.steps': 0})
+    assert [stage.name for stage in other.stages] == ['joint']
     assert image_sizes('168x126 126x168') == [(168, 126), (126, 168)]
     for changes, said in (
         ({'data.kinds': 'room castle'}, 'castle'),
         ({'data.kinds': 'room hall'}, 'must not be trained on'),
-        ({'data.sizes': '100x100'}, 'multiples of 14'),
-        ({'data.sizes': ''}, 'empty'),
-        ({'data.least_views': 9}, 'most_views'),
-        ({'data.frames_per_step': 3}, 'one clip at least'),
+        ({'joint.sizes': '100x100'}, 'multiples of 14'),
+        ({'joint.sizes': ''}, 'empty'),
+        ({'data.least_stride': 13}, 'most_stride'),
+        ({'matching.steps': 0, 'joint.steps': 0, 'large.steps': 0}, 'no steps'),
         ({'variant': 'da3-small'}, 'r3-tiny'),
-        ({'optimiser.learning_rate': -1.0}, 'learning_rate'),
+        ({'joint.learning_rate': -1.0}, 'learning_rate'),
         ({'data.typo': 1}, 'unknown'),
     ):
         with pytest.raises(ConfigError, match=said):
@@ -383,20 +305,14 @@ def recording(tmp_path_factory):
 
 @pytest.mark.slow
 def test_clips_of_a_recording_agree_with_themselves(recording):
-    settings = updated(SMALL, {'data.recorded': 1.0, 'data.most_views': 4})
+    settings = updated(SMALL, {'data.recorded': 1.0, 'data.clip_frames': 4})
     source = RecordedClips(settings, [recording], None, CPU)
     plan, clips = source.training(3)
     assert (plan.width, plan.height) == (56, 42)  # of both sizes the one with its aspect
     assert same(clips, source.training(3)[1])
-    points = clips.depth[..., None] * clips.rays[:, None]
-    mapped = sample_map(points, clips.tracks.pixel)
-    seen = clips.tracks.visible
-    off = (mapped - clips.tracks.points).norm(dim=-1) / clips.tracks.points[..., 2]
-    assert seen[:, 1:].float().mean() > 0.2
-    assert off[seen].median() < 0.02
-    held_out = source.validation(Split.HELD_OUT_SEEDS, 2, 3)
+    held_out = source.validation(Split.HELD_OUT_SEEDS, 2)
     assert len(held_out) == 2
-    assert source.validation(Split.HELD_OUT_KINDS, 2, 3) == []
+    assert source.validation(Split.HELD_OUT_KINDS, 2) == []
 
 
 def test_held_out_frames_are_never_learned_from(recording):

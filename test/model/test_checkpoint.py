@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from paths import PARITY, ROOT
 import pytest
 from r3_ros.core.errors import CheckpointError, ModelError, OutputError
-from r3_ros.model.network import build_network
+from r3_ros.model.building import build_network
 from r3_ros.model.variants import VARIANTS
 from r3_ros.model.weights import checkpoint
 from r3_ros.model.weights.checkpoint import load_network, official_name, save_network
@@ -458,9 +458,11 @@ def test_a_network_from_a_file_computes_what_the_saved_one_does(tmp_path):
     assert loaded.variant == 'r3-tiny'
     images = torch.rand(1, 2, 3, 28, 42)
     with torch.inference_mode():
-        expected, actual = network(images, rays=True), loaded.network(images, rays=True)
-    assert torch.equal(actual.depth, expected.depth) and torch.equal(actual.rays, expected.rays)
-    assert torch.equal(actual.fov, expected.fov)
+        expected, actual = network(images), loaded.network(images)
+    assert torch.equal(actual.depth, expected.depth) and torch.equal(actual.fov, expected.fov)
+    torch.testing.assert_close(
+        actual.pairs.translation, expected.pairs.translation, rtol=0.0, atol=5e-3
+    )  # the iterations of the solver amplify the last digits
 
 
 @pytest.mark.slow

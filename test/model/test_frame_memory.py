@@ -174,7 +174,7 @@ def test_nothing_is_lost_when_the_device_has_no_memory_left(network, described, 
     memory = FrameMemory(CacheBudget(5 * entry_bytes, 8 * entry_bytes))
     for n in range(7):
         memory.keep(n, network.predict(described[n]).cache)
-    expected = memory.context([0, 6]).pair_sources
+    expected = memory.context([0, 6]).pair_features[0]
 
     def full(tensor):
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB')
@@ -186,7 +186,7 @@ def test_nothing_is_lost_when_the_device_has_no_memory_left(network, described, 
     assert all(memory.in_full(n) for n in range(7))
     memory._to_device = to_device
     assert memory.context([away, 6]).frames == 2
-    torch.testing.assert_close(memory.context([0, 6]).pair_sources, expected, atol=0, rtol=0)
+    torch.testing.assert_close(memory.context([0, 6]).pair_features[0], expected, atol=0, rtol=0)
 
 
 @pytest.mark.gpu
@@ -200,4 +200,4 @@ def test_a_gpu_gives_the_same_with_frames_in_host_memory(network, entry_bytes):
     roomy = stream(on_gpu, tokens, FrameMemory(CacheBudget(40 * entry_bytes, 0)))
     memory = FrameMemory(CacheBudget(5 * entry_bytes, 8 * entry_bytes))
     assert_same(stream(on_gpu, tokens, memory), roomy, atol=0)
-    assert all(cache.pair_sources.is_pinned() for cache in memory._on_host.values())
+    assert all(cache.pair_features[0].is_pinned() for cache in memory._on_host.values())

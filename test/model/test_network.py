@@ -10,7 +10,8 @@ from networks import CONFIGS, fill, own_network, sample_images, select, shared_n
 import pytest
 from r3_ros.core.errors import FrameError
 from r3_ros.model.backbone import KeyValues
-from r3_ros.model.network import build_network, FrameCache
+from r3_ros.model.building import build_network
+from r3_ros.model.network import FrameCache
 from r3_ros.model.variants import VARIANTS
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -677,7 +678,7 @@ def test_cached_frames_must_fit():
     other_batch = network(sample_images(2, batch=2), causal=True).cache
     own = network(sample_images(2), causal=True).cache
     other_network = replace(own, key_values=own.key_values[:-1])
-    of_two = replace(own, pair_sources=own.pair_sources[:, :1])
+    of_two = replace(own, pair_features=(own.pair_features[0][:, :1],))
     same_tokens = network(sample_images(2, size=(70, 42)), causal=True).cache  # as good as any
     for cache in (other_size, other_batch, other_network, of_two):
         with pytest.raises(FrameError, match='does not fit the cached ones'):

@@ -56,9 +56,9 @@ def feed(predictor, *numbers, **options):
 
 
 @pytest.fixture
-def checkpoint(network, tmp_path):
+def checkpoint(tmp_path):
     path = tmp_path / 'weights.safetensors'
-    save_network(network, path)
+    save_network(lively('r3-tiny'), path)
     return path
 
 
@@ -268,11 +268,13 @@ def test_a_file_of_weights_becomes_a_predictor_that_says_what_it_is(checkpoint):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('precision', ['bf16', 'fp16'])
-def test_lower_precisions_are_near(checkpoint, predictor, precision):
-    exact = feed(predictor, 0, 1)[1]
-    config = replace(CONFIG, checkpoint=str(checkpoint), precision=precision)
-    coarse = load_r3(config, MemoryConfig())
-    near = feed(coarse, 0, 1)[1]
+def test_lower_precisions_are_near(tmp_path, precision):
+    path = tmp_path / 'weights.safetensors'
+    save_network(lively('r3-small'), path)
+    near, exact = (
+        feed(load_r3(replace(CONFIG, checkpoint=str(path), precision=p), MemoryConfig()), 0, 1)[1]
+        for p in (precision, 'fp32')
+    )
     ratio = near.depths[0].depth / exact.depths[0].depth
     assert 0 < np.abs(np.log(ratio)).max() < 0.2
     edges = near.edges[0].T_source_target, exact.edges[0].T_source_target
@@ -331,7 +333,8 @@ def test_the_device_decides_the_precision_unless_it_is_given(monkeypatch):
     assert choose_precision('fp32', gpu) == 'fp32'
 
 
-def test_images_have_the_size_that_the_weights_were_trained_on(network, tmp_path):
+def test_images_have_the_size_that_the_weights_were_trained_on(tmp_path):
+    network = lively('r3-tiny')
     path = tmp_path / 'weights.safetensors'
 
     def size(**config):

@@ -323,7 +323,7 @@ def test_a_folder_that_cannot_be_made_is_reported(hub, tmp_path, capsys):
 def tiny_file(tmp_path_factory):
     """Return a file with all weights of the smallest network."""
     pytest.importorskip('torch')
-    from r3_ros.model.network import build_network
+    from r3_ros.model.building import build_network
     from r3_ros.model.variants import VARIANTS
     from r3_ros.model.weights.checkpoint import save_network
 

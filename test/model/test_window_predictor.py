@@ -11,7 +11,7 @@ from r3_ros.core.datatypes import ModelInfo
 from r3_ros.core.errors import ConfigError, FrameError, ModelError
 from r3_ros.core.parameter_fields import updated
 from r3_ros.factory import load_window_predictor
-from r3_ros.model.network import build_network
+from r3_ros.model.building import build_network
 from r3_ros.model.r3_window_predictor import pass_bytes, R3WindowPredictor
 from r3_ros.model.variants import VARIANTS
 from r3_ros.model.weights.checkpoint import save_network
@@ -181,7 +181,7 @@ def test_the_default_budget_holds_a_training_window_of_the_released_network():
 
 
 def test_a_file_of_weights_becomes_a_predictor_of_windows(tmp_path):
-    network = lively()
+    network = lively('r3-tiny')
     save_network(network, tmp_path / 'weights.safetensors')
     changes = {
         'model.name': 'r3',

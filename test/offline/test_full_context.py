@@ -517,7 +517,7 @@ def test_the_network_itself_runs_from_end_to_end(tmp_path, timed):
     from lively_network import frame, lively
     from r3_ros.model.weights.checkpoint import save_network
 
-    save_network(lively(), tmp_path / 'weights.safetensors')
+    save_network(lively('r3-tiny'), tmp_path / 'weights.safetensors')
     folder = write_images(tmp_path / 'seq', range(9), timed)
     for n in range(9):
         cv2.imwrite(str(folder / f'{n:06d}.png'), frame(n).image)

@@ -1,8 +1,10 @@
 """Small networks with lively random weights, and frames for them."""
 
+from dataclasses import replace
+
 import numpy as np
 from r3_ros.core.datatypes import Frame, Intrinsics
-from r3_ros.model.network import build_network
+from r3_ros.model.building import build_network
 from r3_ros.model.variants import VARIANTS
 import torch
 
@@ -11,10 +13,21 @@ SIZE = (112, 168)  # height, width; 154 pixels are the shortest long side that i
 K = Intrinsics(150.0, 151.0, 80.0, 60.0, SIZE[1], SIZE[0])
 
 
-def lively(variant='r3-tiny', seed=0):
-    """Return a network whose random weights give answers that differ from frame to frame."""
+#: R3's layout in the size of r3-tiny.
+R3_LAYOUT = replace(
+    VARIANTS['r3-small'],
+    backbone=VARIANTS['r3-tiny'].backbone,
+    depth_head=replace(VARIANTS['r3-tiny'].depth_head, rays=True),
+)
+
+
+def lively(variant=None, seed=0):
+    """Return a network whose random weights give answers that differ from frame to frame.
+
+    :param variant: None: R3's layout in a small size.
+    """
     torch.manual_seed(seed)
-    network = build_network(VARIANTS[variant])
+    network = build_network(VARIANTS[variant] if variant else R3_LAYOUT)
     for name, parameter in network.named_parameters():
         kept = ('norm' in name and name.endswith('weight')) or parameter.ndim < 1
         if not kept:

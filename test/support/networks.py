@@ -5,7 +5,8 @@ import math
 import re
 
 from r3_ros.model.backbone import KeyValues
-from r3_ros.model.network import build_network, FrameCache
+from r3_ros.model.building import build_network
+from r3_ros.model.network import FrameCache
 from r3_ros.model.variants import (
     BackboneConfig,
     CameraOutput,
@@ -15,6 +16,7 @@ from r3_ros.model.variants import (
 import torch
 
 _HEAD = DepthHeadConfig(features=16, channels=(8, 16, 24, 32))
+_TINY_HEAD = DepthHeadConfig(features=16, channels=(8, 16, 24, 32), rays=False)
 _EVEN = BackboneConfig(width=128, depth=10, taps=(3, 5, 7, 9), alternate_from=2)
 #: As in the giant: SwiGLU, and the first block with roles looks across frames.
 _ODD = BackboneConfig(width=128, depth=8, taps=(1, 3, 5, 7), alternate_from=1, swiglu_width=96)
@@ -23,6 +25,7 @@ _ALONE = BackboneConfig(width=128, depth=5, taps=(0, 1, 3, 4), alternate_from=No
 CONFIGS = {
     'r3': NetworkConfig('r3', _EVEN, _HEAD, CameraOutput.PAIRS),
     'r3-odd': NetworkConfig('r3-odd', _ODD, _HEAD, CameraOutput.PAIRS),
+    'tiny': NetworkConfig('tiny', _EVEN, _TINY_HEAD, CameraOutput.MATCHES),
     'da3': NetworkConfig('da3', _EVEN, _HEAD, CameraOutput.ABSOLUTE),
     'metric': NetworkConfig(
         'metric',
@@ -39,6 +42,7 @@ _SCALES = (
     (r'norm\d?\.weight$|_aux\.\d\.2\.weight$', 1.0, 0.3),
     (r'gamma$', 0.6, 0.2),
     (r'(cls|camera)_token$', 0.0, 1.0),
+    (r'temperature$', 2.3, 0.0),
     (r'pos_embed$', 0.0, 0.5),
     (r'qvec\.bias$', 0.5, 0.2),
     (r'fov\.0\.bias$', 1.0, 0.1),
@@ -85,7 +89,7 @@ def own_network(name):
 
 def select(cache, frames):
     """Return some frames of a cache, in the order given."""
-    index = torch.tensor(list(frames), dtype=torch.int64, device=cache.pair_sources.device)
+    index = torch.tensor(list(frames), dtype=torch.int64, device=cache.pair_features[0].device)
 
     def chosen(parts):
         return torch.cat(parts, dim=2).index_select(2, index)
@@ -94,7 +98,9 @@ def select(cache, frames):
         (KeyValues(chosen([kv.keys for kv in layer]), chosen([kv.values for kv in layer])),)
         for layer in cache.key_values
     )
-    return FrameCache(tuple(key_values), cache.pair_sources.index_select(1, index))
+    return FrameCache(
+        tuple(key_values), tuple(f.index_select(1, index) for f in cache.pair_features)
+    )
 
 
 def sample_images(frames, batch=1, size=(42, 70), seed=1):

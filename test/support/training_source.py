@@ -9,13 +9,13 @@ import sys
 
 import networks
 from r3_ros.core.parameter_fields import updated
-from r3_ros.learning.training.clips import Clips, Tracks
+from r3_ros.learning.training.clips import Clips
 from r3_ros.learning.training.losses import pixel_rays
-from r3_ros.learning.training.procedural import StepPlan
 from r3_ros.learning.training.processes import joined
+from r3_ros.learning.training.schedule import StepPlan
 from r3_ros.learning.training.trainer import Trainer
 from r3_ros.learning.training.training_settings import TrainingSettings
-from r3_ros.model.network import build_network
+from r3_ros.model.building import build_network
 from safetensors.torch import save_file
 import torch
 
@@ -24,13 +24,11 @@ SIZE = (28, 42)  # height, width
 SETTINGS = updated(
     TrainingSettings(),
     {
-        'optimiser.steps': 20,
+        'matching.steps': 0,
+        'joint.steps': 20,
+        'joint.learning_rate': 2e-3,
+        'large.steps': 0,
         'optimiser.warm_up': 4,
-        'optimiser.learning_rate': 2e-3,
-        # Their weights are summed over a whole batch, which processes do not share.
-        'loss.agreement': 0.0,
-        'loss.anchored_pose': 0.0,
-        'loss.anchored_points': 0.0,
         'report.log_every': 5,
         'report.save_every': 10,
         'report.validate_every': 10,
@@ -49,8 +47,6 @@ def made_up(seed, views=3):
     T = torch.eye(4).repeat(1, views, 1, 1)
     T[0, 1:, :3, 3] = 0.2 * noise(views - 1, 3)
     fov = 0.8 + 0.4 * noise(1, 2)
-    pixel = (noise(1, views, 6, 2) * torch.tensor([SIZE[1] - 1, SIZE[0] - 1])).round()
-    points = noise(1, views, 6, 3)
     return Clips(
         images=(noise(1, views, 3, *SIZE) * 255).to(torch.uint8),
         depth=1 + noise(1, views, 1, 1) + torch.linspace(0, 1, SIZE[1]).expand(1, views, *SIZE),
@@ -58,7 +54,6 @@ def made_up(seed, views=3):
         T_world_camera=T,
         fov=fov,
         moving=torch.zeros(1, views, *SIZE, dtype=torch.bool),
-        tracks=Tracks(pixel, torch.ones(1, views, 6, dtype=torch.bool), points, points),
     )
 
 
@@ -72,8 +67,8 @@ class MadeUp:
         clips = Clips.joined([made_up(10 * step + rank) for rank in self._ranks])
         return StepPlan(len(self._ranks), 3, SIZE[1], SIZE[0], step % 2 == 0), clips
 
-    def validation(self, split, clips, views):
-        return [made_up(1000 + 10 * int(split) + k, views) for k in range(clips)]
+    def validation(self, split, clips):
+        return [made_up(1000 + 10 * int(split) + k) for k in range(clips)]
 
 
 def small_network(seed=0):

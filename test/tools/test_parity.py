@@ -18,8 +18,8 @@ pytest.importorskip('torch')
 from networks import shared_network  # noqa: E402
 from paths import PARITY
 from r3_ros.model import backbone  # noqa: E402
+from r3_ros.model.building import build_network  # noqa: E402
 from r3_ros.model.layers import Rotation, rotations  # noqa: E402
-from r3_ros.model.network import build_network  # noqa: E402
 from r3_ros.model.variants import VARIANTS  # noqa: E402
 import torch  # noqa: E402
 
@@ -122,7 +122,7 @@ def copy_of(name, target, without='()', **changes):
     return write(target / f'golden-{name}.npz', arrays)
 
 
-def own_network(variant='r3-tiny'):
+def own_network(variant='r3-small'):
     """Return the network that the script of ``folder`` fills, filled here."""
     names = {}
     exec(SCRIPT, names)
@@ -140,7 +140,7 @@ def own_network(variant='r3-tiny'):
 
 @lru_cache
 def own_arrays():
-    """Return results of our own r3-tiny on five frames, thinned in ways of their own."""
+    """Return results of our own r3-small on five frames, thinned in ways of their own."""
     pixels = np.random.default_rng(5).integers(0, 256, (5, 42, 70, 3), dtype=np.uint8)
     network, kept = own_network(), {}
 
@@ -176,7 +176,7 @@ def own_arrays():
 
 
 def own_golden(path, **others):
-    """Write a file about r3-tiny from our own network, with other arrays in place or besides."""
+    """Write a file about r3-small from our own network, with other arrays in place or besides."""
     return write(path, own_arrays() | others)
 
 
@@ -382,7 +382,7 @@ def test_changed_images_and_unknown_settings_fail(tmp_path):
 
 
 def test_an_array_that_nobody_knows_fails(folder):
-    path = folder / 'golden-r3-tiny-x.npz'
+    path = folder / 'golden-r3-small-x.npz'
     own_golden(
         path, **{'full.block12': np.ones(3), 'full.novelty': np.ones(3), 'other': np.ones(3)}
     )
@@ -395,7 +395,7 @@ def test_an_array_that_nobody_knows_fails(folder):
 
 
 def test_other_frames_blocks_sizes_and_thinning_are_found_out(folder):
-    result = run_one(own_golden(folder / 'golden-r3-tiny-other.npz'))
+    result = run_one(own_golden(folder / 'golden-r3-small-other.npz'))
     assert result.problem is None
     assert {a.name: a.problem for a in result.arrays if not a.passed} == {}
     steps = {array.name: array.difference.steps for array in result.arrays}
@@ -410,14 +410,14 @@ def test_other_frames_blocks_sizes_and_thinning_are_found_out(folder):
     'key', ['full.block2', 'full.layer2_rn', 'full.refinenet4', 'full.ray', 'causal.depth']
 )
 def test_other_frames_in_another_order_fail(folder, key):
-    path, arrays = folder / 'golden-r3-tiny-other.npz', dict(own_arrays())
+    path, arrays = folder / 'golden-r3-small-other.npz', dict(own_arrays())
     # An image that is not the one of the row, or rows and columns the wrong way about.
     arrays[key] = arrays[key][::-1] if len(arrays[key]) > 1 else arrays[key][:, :, ::-1, ::-1]
     assert failed(run_one(write(path, arrays))) == {key}
 
 
 def test_pairs_forwards_alone_are_enough_with_full_context(folder):
-    path, arrays = folder / 'golden-r3-tiny-other.npz', dict(own_arrays())
+    path, arrays = folder / 'golden-r3-small-other.npz', dict(own_arrays())
     forwards = np.triu(np.ones((5, 5), dtype=bool), 1)
     arrays |= {
         'full.rel_pose_mask': forwards,
@@ -436,9 +436,9 @@ def test_an_image_that_follows_from_a_key_is_made(folder):
     with torch.inference_mode():
         depth = own_network()(image).depth[0]
     arrays = {'image_key': np.array('image-28x42'), 'full.depth': depth[:, ::5, ::5].numpy()}
-    assert run_one(write(folder / 'golden-r3-tiny-noise.npz', arrays)).passed
+    assert run_one(write(folder / 'golden-r3-small-noise.npz', arrays)).passed
     arrays['image_key'] = np.array('image-42x28')
-    assert not run_one(write(folder / 'golden-r3-tiny-noise.npz', arrays)).passed
+    assert not run_one(write(folder / 'golden-r3-small-noise.npz', arrays)).passed
 
 
 @given(st.integers(1, 600), st.integers(1, 600), st.integers(1, 700))
@@ -480,7 +480,8 @@ def test_names_say_what_a_file_is_about():
     assert about('poses-17').kind is Kind.POSES and about('preprocess2'[:-1]).variant is None
     assert about('r3-base-eps').small_signal and about('r3-small-two-eps3').small_signal
     assert not about('r3-small-steps').small_signal
-    assert all(subject_of(Path(f'golden-{name}-a.npz')).variant == name for name in VARIANTS)
+    official = [name for name in VARIANTS if name != 'r3-tiny']  # which is our own
+    assert all(subject_of(Path(f'golden-{name}-a.npz')).variant == name for name in official)
     assert not is_covered(Path('golden-scale-2.npz'))
     assert is_covered(Path('golden-poses.npz')) and is_covered(Path('golden-unheard-of.npz'))
 
@@ -647,12 +648,12 @@ def inputs_alone(path):
     ],
 )
 def test_a_file_that_cannot_be_run_fails_in_one_line(make, words, folder, capsys):
-    make(folder / 'golden-r3-tiny-bad.npz')
-    own_golden(folder / 'golden-r3-tiny-good.npz')
+    make(folder / 'golden-r3-small-bad.npz')
+    own_golden(folder / 'golden-r3-small-good.npz')
     assert parity(folder) == 1
     out = capsys.readouterr().out.splitlines()[3:]
-    assert re.match(r'r3-tiny-bad +FAIL ', out[0]) and words in out[0]
-    assert re.match(r'r3-tiny-good +pass ', out[1])  # the others go on
+    assert re.match(r'r3-small-bad +FAIL ', out[0]) and words in out[0]
+    assert re.match(r'r3-small-good +pass ', out[1])  # the others go on
     assert out[2].startswith('1 passed, 1 failed') and len(out) == 3
 
 
@@ -670,7 +671,7 @@ def test_a_file_that_cannot_be_run_fails_in_one_line(make, words, folder, capsys
     ],
 )
 def test_arrays_that_cannot_be_compared_fail(array, words, folder, capsys):
-    own_golden(folder / 'golden-r3-tiny-bad.npz', **{'causal.depth': array})
+    own_golden(folder / 'golden-r3-small-bad.npz', **{'causal.depth': array})
     assert parity(folder) == 1
     out = capsys.readouterr().out.splitlines()[3:]
     assert 'FAIL' in out[0] and 'causal.depth' in out[1] and words in out[1] and len(out) == 3
@@ -704,7 +705,7 @@ def test_more_views_than_images_fail(folder):
     ],
 )
 def test_without_usable_weights_only_networks_fail(script, words, folder):
-    path = own_golden(folder / 'golden-r3-tiny-x.npz')
+    path = own_golden(folder / 'golden-r3-small-x.npz')
     (folder / 'deterministic_weights.py').unlink()
     if script is not None:
         (folder / 'deterministic_weights.py').write_text(script, encoding='utf-8')
@@ -719,9 +720,9 @@ def test_without_usable_weights_only_networks_fail(script, words, folder):
 
 def test_networks_are_kept_while_they_are_asked_for(folder):
     networks = Networks(StandInWeights(folder), torch.bfloat16, torch.device('cpu'))
-    first = networks.get('r3-tiny', False)
-    assert networks.get('r3-tiny', False) is first
-    small = networks.get('r3-tiny', True)
+    first = networks.get('r3-small', False)
+    assert networks.get('r3-small', False) is first
+    small = networks.get('r3-small', True)
     assert small is not first
     large = first.backbone.patch_embed.proj.weight
     assert small.backbone.patch_embed.proj.weight.abs().max() < 0.1 * large.abs().max()
@@ -730,11 +731,11 @@ def test_networks_are_kept_while_they_are_asked_for(folder):
 
 
 def test_a_network_is_left_as_it_was(folder):
-    path = own_golden(folder / 'golden-r3-tiny-x.npz')
+    path = own_golden(folder / 'golden-r3-small-x.npz')
     runner = Runner(folder, 'fp32', 'cpu')
     for _ in range(2):
         assert runner.run(path).passed
-    network = runner._networks.get('r3-tiny', False)
+    network = runner._networks.get('r3-small', False)
     assert 'relate' not in vars(network.backbone)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
 
@@ -744,7 +745,7 @@ def test_a_network_is_left_as_it_was(folder):
 
 @pytest.mark.slow
 def test_exit_status_and_choice_of_files(folder, capsys):
-    own_golden(folder / 'golden-r3-tiny-good.npz')
+    own_golden(folder / 'golden-r3-small-good.npz')
     write(folder / 'golden-scale.npz', {'a': np.ones(3)})
     write(folder / 'golden-unheard-of.npz', {'a': np.ones(3)})
     assert parity(folder) == 1
@@ -759,7 +760,7 @@ def test_exit_status_and_choice_of_files(folder, capsys):
 
 def test_weights_may_lie_elsewhere(folder, tmp_path_factory):
     goldens = tmp_path_factory.mktemp('goldens')
-    shutil.move(own_golden(folder / 'golden-r3-tiny-x.npz'), goldens / 'golden-r3-tiny-x.npz')
+    shutil.move(own_golden(folder / 'golden-r3-small-x.npz'), goldens / 'golden-r3-small-x.npz')
     assert parity(goldens) == 1
     assert parity(goldens, '--weights', folder) == 0
 

@@ -117,9 +117,10 @@ def subject_of(path: Path) -> Subject:
     for kind in _WITHOUT_NETWORK:
         if _begins_with(name, kind.value):
             return Subject(kind)
-    fitting = [variant for variant in VARIANTS if _begins_with(name, variant)]
+    official = [name for name, v in VARIANTS.items() if v.camera in _KIND_OF_CAMERAS]
+    fitting = [variant for variant in official if _begins_with(name, variant)]
     if not fitting:
-        known = ', '.join([*(kind.value for kind in _WITHOUT_NETWORK), *VARIANTS])
+        known = ', '.join([*(kind.value for kind in _WITHOUT_NETWORK), *official])
         raise SourceError(f'its name has no known subject; after {PREFIX}: {known}')
     variant = max(fitting, key=len)
     rest = re.split(r'[^a-z0-9]+', name[len(variant) :].lower())

@@ -65,6 +65,7 @@ def network_outputs(golden: Golden, networks: Networks, sky_margin: float) -> di
             return _r3_outputs(golden, network, images)
         if isinstance(network, DA3Network):
             return _views_outputs(golden, images, lambda views: _da3_arrays(network, views))
+        assert isinstance(network, MetricNetwork)
         return _views_outputs(
             golden, images, lambda views: _metric_arrays(network, views, sky_margin)
         )

@@ -13,13 +13,12 @@ from types import ModuleType
 
 import numpy as np
 from r3_ros.core.errors import SourceError
-from r3_ros.model.network import build_network, DA3Network, MetricNetwork, R3Network
+from r3_ros.model.building import build_network, Network
 from r3_ros.model.variants import VARIANTS
 from r3_ros.model.weights.checkpoint import official_name
 import torch
 
 SCRIPT = 'deterministic_weights.py'
-Network = R3Network | DA3Network | MetricNetwork
 
 
 class StandInWeights:

@@ -35,7 +35,7 @@ def held_out_stream(
     rng = np.random.default_rng((settings.seed, int(split), number, 53))
     chosen = draw_frames(rng, len(place.path.time_s), frames, onward=True)
     K = draw_intrinsics(rng, *_SIZE)
-    clip = render_clip(place, rng, chosen, K, settings.data)
+    clip = render_clip(place, rng, chosen, K, data.effects)
     # Some sequences follow their path backwards; stamps increase all the same.
     seconds = np.abs(chosen - chosen[0]) / RATE_HZ
     stamps_ns = np.round(seconds * NANOSECONDS).astype(np.int64)

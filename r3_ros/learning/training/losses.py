@@ -8,9 +8,9 @@ Sources:
   1; the edge loss is the gradient matching of MiDaS (arXiv 1907.01341, equation 11) on logarithms;
 - pairs: the description of R3 by its authors (arXiv 2605.26519 and its project page): the same
   confidences weight the loss and later the pose average, in the form of DUSt3R equation 4;
-- tracks: TrajVG equations 6 and 7 and the text after them. R3 has no track head: a track's
-  predicted point in frame t is the anchor frame's point map at the query, transformed to t by the
-  predicted relative pose, so it is valid for static points only.
+- tracks of videos: TrajVG equations 6 and 7 and the text after them. R3 has no track head: a
+  track's predicted point in frame t is the anchor frame's point map at the query, transformed to t
+  by the predicted relative pose, so it is valid for static points only.
 """
 
 from __future__ import annotations
@@ -177,6 +177,11 @@ def rotation_of(quaternion: Tensor) -> Tensor:
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
+def chord(R_hat: Tensor, R: Tensor) -> Tensor:
+    """Return ``2 sin(angle / 2)`` of rotations (..., 3, 3): radians for small angles."""
+    return ((R_hat - R).square().sum((-1, -2)) / 2 + _TINY**2).sqrt()
+
+
 def pair_losses(
     pairs: Pairs,
     motions: tuple[Tensor, Tensor],
@@ -197,8 +202,7 @@ def pair_losses(
     at = pairs.predicted
     R, t = (truth[:, at] for truth in motions)
     own, true = (s[:, None, None] for s in scales)
-    chord = (rotation_of(pairs.quaternion[:, at]) - R).square().sum((-1, -2))
-    rotation_error = (chord / 2 + _TINY**2).sqrt()
+    rotation_error = chord(rotation_of(pairs.quaternion[:, at]), R)
     offset = pairs.translation[:, at] / own - t / true
     translation_error = (offset.square().sum(-1) + _TINY**2).sqrt()
     return PairErrors(
@@ -251,20 +255,6 @@ def moved(rotation: Tensor, translation: Tensor, points: Tensor) -> Tensor:
     return points @ rotation.transpose(-1, -2) + translation[:, :, None]
 
 
-def static_tracks(world: Tensor, visible: Tensor, anchor: int, threshold: Tensor) -> Tensor:
-    """Return which tracks are static: (B, N) bool; ``m`` of TrajVG equation 7.
-
-    The criterion is the median distance from the point's position in the anchor frame, over the
-    frames that show it.
-
-    :param world: (B, S, N, 3) true positions; ``visible``: (B, S, N) bool.
-    :param threshold: (B,) in the unit of the points.
-    """
-    way = torch.linalg.vector_norm(world - world[:, anchor : anchor + 1], dim=-1)
-    median = torch.where(visible, way, torch.nan).nanmedian(dim=1).values
-    return median < threshold[:, None]  # False for NaN, a point that is never visible
-
-
 def agreement_loss(track: Tensor, mapped: Tensor, weight: Tensor, delta: float) -> Tensor:
     """Return the distance of tracks and point maps, each compared with the other one detached.
 
@@ -289,29 +279,13 @@ def anchored_pose_loss(
     """Return the distance of points, transformed to the anchor frame, from their target there.
 
     TrajVG after equation 7: ``sum w m rho(C_{t->x} Hom(sg[p_map]) - p^(x))``. The points are
-    detached, so only poses learn; ``weight`` includes ``m``, 1 for static tracks. Without ground
-    truth the target is the anchor's own point, detached (the self-supervised form).
+    detached, so only poses learn; ``weight`` includes ``m``, 1 for static tracks. The target is
+    the anchor's own point, detached (the self-supervised form).
 
     :param rotation: (B, S, 3, 3) from frame t to the anchor; ``translation``: (B, S, 3).
     :param mapped: (B, S, N, 3) point maps at the tracks; ``target``: (B, 1 or S, N, 3).
     """
     carried = moved(rotation, translation, mapped.detach())
-    return _weighted_mean(_huber(carried - target.detach(), delta), weight)
-
-
-def anchored_point_loss(
-    rotation: Tensor,
-    translation: Tensor,
-    mapped: Tensor,
-    target: Tensor,
-    weight: Tensor,
-    delta: float,
-) -> Tensor:
-    """Return the same distance with the poses detached: only points learn.
-
-    TrajVG after equation 7: ``sum w rho(sg[C_{t->x}] Hom(p_map) - p^(x))``. Needs true targets.
-    """
-    carried = moved(rotation.detach(), translation.detach(), mapped)
     return _weighted_mean(_huber(carried - target.detach(), delta), weight)
 
 

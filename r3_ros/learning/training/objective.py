@@ -14,8 +14,6 @@ from .training_settings import LossSettings
 
 #: Where Huber's function turns linear, in units of the scene scale.
 HUBER = 0.05
-#: A point that moves less than this share of the scene scale is static.
-_STATIC = 0.02
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class LossResult:
 def evaluate(prediction: Prediction, clips: Clips, settings: LossSettings) -> LossResult:
     """Compare a prediction with the ground truth."""
     assert prediction.depth is not None and prediction.confidence is not None
-    _, S, H, W = clips.shape
+    _, _, H, W = clips.shape
     valid = clips.depth > 0
     truth = clips.depth[..., None] * clips.rays[:, None]
     points = prediction.depth[..., None] * losses.pixel_rays(prediction.fov, H, W)
@@ -48,30 +46,53 @@ def evaluate(prediction: Prediction, clips: Clips, settings: LossSettings) -> Lo
     if not bool(valid.flatten(1).any(1).all()):
         own_scale, true_scale = scales_by_steps(prediction, motions, valid, own_scale, true_scale)
     scales = (own_scale, true_scale)
-    confidence, alpha = prediction.confidence, settings.alpha_depth
+    depth, errors = depth_parts(
+        prediction.depth, prediction.confidence, prediction.fov, points, clips, scales, settings
+    )
     pair_alphas = (settings.alpha_rotation, settings.alpha_translation)
     pairs = losses.pair_losses(prediction.pairs, motions, scales, pair_alphas)
     parts = {
-        'depth': losses.depth_loss(
-            prediction.depth, confidence, clips.depth, valid, scales, alpha
-        ),
-        'points': losses.point_loss(points, confidence, truth, valid, scales, alpha),
-        'edges': losses.edge_loss(prediction.depth, clips.depth, valid),
+        **depth,
         'rotation': pairs.rotation,
         'translation': pairs.translation,
-        'fov': losses.fov_loss(prediction.fov, clips.fov[:, None].expand(-1, S, -1)),
-        **_track_losses(prediction, clips, points, scales),
     }
     total = torch.stack([getattr(settings, name) * value for name, value in parts.items()]).sum()
+    errors = {
+        'rotation_deg': torch.rad2deg(pairs.rotation_error.detach().mean()),
+        'translation': pairs.translation_error.detach().mean(),
+        **errors,
+    }
+    return LossResult(total, {name: value.detach() for name, value in parts.items()}, errors)
+
+
+def depth_parts(
+    depth: Tensor,
+    confidence: Tensor,
+    fov: Tensor,
+    points: Tensor,
+    clips: Clips,
+    scales: tuple[Tensor, Tensor],
+    settings: LossSettings,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the losses of depth and fields of view, and the errors of depth.
+
+    :param depth: (B, S, H, W) like ``confidence``; ``points``: (B, S, H, W, 3) made of it.
+    :param scales: (B,) of the prediction and of the truth.
+    """
+    valid = clips.depth > 0
+    truth = clips.depth[..., None] * clips.rays[:, None]
+    alpha = settings.alpha_depth
+    parts = {
+        'depth': losses.depth_loss(depth, confidence, clips.depth, valid, scales, alpha),
+        'points': losses.point_loss(points, confidence, truth, valid, scales, alpha),
+        'edges': losses.edge_loss(depth, clips.depth, valid),
+        'fov': losses.fov_loss(fov, clips.fov[:, None].expand_as(fov)),
+    }
     with torch.no_grad():
         own, true = (s[:, None, None, None] for s in scales)
-        relative = (prediction.depth / own) / (clips.depth / true).clamp(min=1e-6)
-        errors = {
-            'rotation_deg': torch.rad2deg(pairs.rotation_error.mean()),
-            'translation': pairs.translation_error.mean(),
-            'abs_rel': ((relative - 1).abs() * valid).sum() / valid.sum().clamp(min=1),
-        }
-    return LossResult(total, {name: value.detach() for name, value in parts.items()}, errors)
+        relative = (depth / own) / (clips.depth / true).clamp(min=1e-6)
+        abs_rel = ((relative - 1).abs() * valid).sum() / valid.sum().clamp(min=1)
+    return parts, {'abs_rel': abs_rel}
 
 
 def scales_by_steps(
@@ -87,30 +108,3 @@ def scales_by_steps(
     own = prediction.pairs.translation[:, at].norm(dim=-1).mean(1).clamp(min=1e-3)
     true = motions[1][:, at].norm(dim=-1).mean(1).clamp(min=1e-3)
     return torch.where(known, own_scale, own), torch.where(known, true_scale, true)
-
-
-def _track_losses(
-    prediction: Prediction, clips: Clips, points: Tensor, scales: tuple[Tensor, Tensor]
-) -> dict[str, Tensor]:
-    """Return the losses of tracks; the anchor is the first frame."""
-    own, true = (s[:, None, None, None] for s in scales)
-    tracks = clips.tracks
-    # Pairs (0, t) transform points of the anchor to frame t; (0, 0) is the identity.
-    rotation = losses.rotation_of(prediction.pairs.quaternion[:, 0, 1:])
-    first = torch.eye(3, device=rotation.device).expand(len(rotation), 1, 3, 3)
-    R_frame_anchor = torch.cat((first, rotation), dim=1)
-    t_frame_anchor = prediction.pairs.translation[:, 0] / own[..., 0]
-    R_anchor_frame = R_frame_anchor.transpose(-1, -2)
-    t_anchor_frame = -(R_anchor_frame @ t_frame_anchor[..., None])[..., 0]
-    mapped = losses.sample_map(points, tracks.pixel) / own
-    target = tracks.points[:, :1] / true
-    static = losses.static_tracks(tracks.world, tracks.visible, 0, _STATIC * scales[1])
-    weight = (tracks.visible & static[:, None]).float()
-    anchor = mapped[:, :1].expand_as(mapped)
-    track = losses.moved(R_frame_anchor, t_frame_anchor, anchor)
-    to_anchor = (R_anchor_frame, t_anchor_frame, mapped, target, weight, HUBER)
-    return {
-        'agreement': losses.agreement_loss(track, mapped, weight, HUBER),
-        'anchored_pose': losses.anchored_pose_loss(*to_anchor),
-        'anchored_points': losses.anchored_point_loss(*to_anchor),
-    }

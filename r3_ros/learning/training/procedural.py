@@ -1,13 +1,7 @@
-"""Clips of procedural worlds, rendered during the training, on the device that trains.
-
-Everything depends on (seed, step, index in the batch) alone: a training that continues from a
-checkpoint gets the same clips as one that was not interrupted.
-"""
+"""Clips of procedural worlds: frames of a path, a camera, and degradation of the images."""
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 import math
 
 import numpy as np
@@ -15,14 +9,11 @@ import torch
 from torch import Tensor
 
 from ...core.datatypes import Intrinsics
-from ...core.threads import thread_name
 from ...input.network_input import fov_of
-from ..synth.renderer import Rendering
 from ..synth.sensor import jpeg_compressed
-from .clips import camera_rays, Clips, follow_points, random_pixels, Tracks
+from .clips import camera_numbers, camera_rays, Clips
 from .exposure import draw_degradation, expose
-from .training_settings import DataSettings, image_sizes, TrainingSettings
-from .training_worlds import make_training_world, Split, TrainingWorld
+from .training_worlds import TrainingWorld
 
 #: Range of horizontal fields of view, degrees.
 _FOV_DEG = (42.0, 95.0)
@@ -32,127 +23,18 @@ _JPEG_QUALITY = (30, 96)
 _LONGEST_STRIDE = 14
 
 
-@dataclass(frozen=True)
-class StepPlan:
-    """The shape of a step, common to all its clips.
-
-    :ivar causal: each frame attends to earlier frames only.
-    :ivar onward: clips follow the path without turning back or jumping, as a stream does.
-    """
-
-    clips: int
-    views: int
-    width: int
-    height: int
-    causal: bool
-    onward: bool = False
-
-
-def plan_step(settings: TrainingSettings, step: int) -> StepPlan:
-    """Draw the shape of a step; the same on every device."""
-    rng = np.random.default_rng((settings.seed, step, 50))
-    data = settings.data
-    low, high = math.log(data.least_views), math.log(data.most_views + 1)
-    views = min(int(math.exp(rng.uniform(low, high))), data.most_views)
-    sizes = image_sizes(data.sizes)
-    width, height = sizes[int(rng.integers(len(sizes)))]
-    causal = bool(rng.uniform() < settings.optimiser.causal)
-    return StepPlan(max(1, data.frames_per_step // views), views, width, height, causal)
-
-
-class ProceduralClips:
-    """Renders the clips of steps, and keeps the worlds they come from.
-
-    :param shard: which of ``shards`` devices this is: each has its own worlds.
-    """
-
-    def __init__(
-        self, settings: TrainingSettings, device: torch.device, shard: int = 0, shards: int = 1
-    ) -> None:
-        self._settings = settings
-        self._device = device
-        self._shard, self._shards = shard, shards
-        self._worlds: dict[int, Future[TrainingWorld]] = {}
-        # One world is made ahead while the device trains.
-        self._maker = ThreadPoolExecutor(1, thread_name_prefix=thread_name('worlds'))
-
-    def close(self) -> None:
-        """Stop making worlds."""
-        self._maker.shutdown(cancel_futures=True)
-
-    def training(self, step: int) -> tuple[StepPlan, Clips]:
-        """Return the clips of a step."""
-        plan = plan_step(self._settings, step)
-        data = self._settings.data
-        self._drop_old(step)
-        parts = []
-        for k in range(plan.clips):
-            # Each clip of a step from another world, as far as there are enough.
-            slot = (step * plan.clips + k) % data.worlds
-            rng = np.random.default_rng((self._settings.seed, step, self._shard, k, 51))
-            parts.append(draw_clip(self._world(slot, step), rng, plan, self._settings))
-        return plan, Clips.joined(parts)
-
-    def validation(self, split: Split, clips: int, views: int) -> list[Clips]:
-        """Return the clips of a held-out split, one by one, always the same."""
-        settings = self._settings
-        width, height = image_sizes(settings.data.sizes)[0]
-        plan = StepPlan(1, views, width, height, causal=True, onward=True)
-        out = []
-        for number in range(clips):
-            place = make_training_world(settings.data, settings.seed, split, number, self._device)
-            rng = np.random.default_rng((settings.seed, int(split), number, 52))
-            out.append(draw_clip(place, rng, plan, settings))
-        return out
-
-    def _number(self, slot: int, step: int) -> int:
-        """Return the number of the world in a slot at a step; slots are renewed in turn."""
-        data = self._settings.data
-        age = (step + slot * data.world_steps // data.worlds) // data.world_steps
-        return (age * data.worlds + slot) * self._shards + self._shard
-
-    def _world(self, slot: int, step: int) -> TrainingWorld:
-        place = self._requested(self._number(slot, step)).result()
-        # Make the slot's next world ahead of its first use.
-        self._requested(self._number(slot, step + self._settings.data.world_steps // 8))
-        return place
-
-    def _requested(self, number: int) -> Future[TrainingWorld]:
-        if number not in self._worlds:
-            data, seed = self._settings.data, self._settings.seed
-            self._worlds[number] = self._maker.submit(
-                make_training_world, data, seed, Split.TRAINING, number, self._device
-            )
-        return self._worlds[number]
-
-    def _drop_old(self, step: int) -> None:
-        data = self._settings.data
-        ahead = step + data.world_steps // 8
-        wanted = {self._number(s, at) for s in range(data.worlds) for at in (step, ahead)}
-        self._worlds = {n: place for n, place in self._worlds.items() if n in wanted}
-
-
-def draw_clip(
-    place: TrainingWorld, rng: np.random.Generator, plan: StepPlan, settings: TrainingSettings
-) -> Clips:
-    """Draw frames, a camera and its degradation, and render one clip (B = 1)."""
-    frames = draw_frames(rng, len(place.path.time_s), plan.views, plan.onward)
-    K = draw_intrinsics(rng, plan.width, plan.height)
-    return render_clip(place, rng, frames, K, settings.data)
-
-
 def render_clip(
     place: TrainingWorld,
     rng: np.random.Generator,
     frames: np.ndarray,
     K: Intrinsics,
-    data: DataSettings,
+    effects: float,
 ) -> Clips:
     """Render frames of a path as one clip (B = 1), with a degradation drawn for it.
 
     :param frames: (S,) frame numbers on the path.
+    :param effects: how often images are degraded, 0 to 1.
     """
-    effects = data.effects
     # Effects that were added later have their own generator, so that the other draws are the same.
     bits = rng.bit_generator
     assert isinstance(bits, np.random.PCG64)  # as default_rng makes them
@@ -168,16 +50,14 @@ def render_clip(
     device = seen.depth.device
     T = torch.from_numpy(place.path.T_world_camera[frames])
     T_first_camera = (torch.linalg.inv(T[:1]) @ T).to(device)
-    matrix = torch.from_numpy(K.K).to(device)
     fov = torch.tensor(fov_of(K), dtype=torch.float32, device=device)
     return Clips(
         images=images[None],
         depth=seen.depth[None],
-        rays=camera_rays(matrix, K.height, K.width)[None],
+        rays=camera_rays(camera_numbers(K, device), K.height, K.width),
         T_world_camera=T_first_camera.float()[None],
         fov=fov[None],
         moving=seen.moving[None],
-        tracks=_tracks(place, rng, frames, seen, matrix, T_first_camera, data.tracks),
     )
 
 
@@ -226,24 +106,3 @@ def _post_processed(values: Tensor, rng: np.random.Generator, effects: float) ->
     values = level + (values - level) * saturation
     values = 0.5 + (values - 0.5) * (1 + contrast)
     return (values * white[None, :, None, None]).clamp(0, 1)
-
-
-def _tracks(
-    place: TrainingWorld,
-    rng: np.random.Generator,
-    frames: np.ndarray,
-    seen: Rendering,
-    K: Tensor,
-    T_first_camera: Tensor,
-    count: int,
-) -> Tracks:
-    """Track random points of the first frame, static or moving."""
-    device = seen.depth.device
-    pixel = random_pixels(seen.depth[0], count, rng)
-    if pixel is None:
-        return Tracks.none(1, len(frames), count, device)
-    body = seen.body[0, pixel[:, 1], pixel[:, 0]]
-    times = torch.from_numpy(place.path.time_s[frames])
-    first = torch.from_numpy(np.linalg.inv(place.path.T_world_camera[frames[0]])).to(device)
-    T_first_body = first @ place.world.body_poses(times)[:, body]
-    return follow_points(seen.depth, K, T_first_camera, pixel, T_first_body)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ...core.datatypes import Intrinsics
-from ...core.errors import CheckpointError, SourceError
+from ...core.errors import SourceError
 from ...core.trajectory_file import read_tum
 from ...evaluation.depth_errors import read_depth
 from ...evaluation.trajectory_errors import match_stamps
@@ -24,10 +24,10 @@ from ...input.camera_model import Rectifier
 from ...input.folder_source import FolderSource
 from ...input.image_decoding import decode_compressed
 from ...input.network_input import fov_of
-from ...model.network import R3Network
-from ...model.weights.checkpoint import load_network
-from .clips import camera_rays, Clips, follow_points, random_pixels, Tracks
-from .procedural import draw_frames, plan_step, ProceduralClips, StepPlan
+from .cached_clips import CachedClips
+from .clips import camera_numbers, camera_rays, Clips
+from .procedural import draw_frames
+from .schedule import plan_step, StepPlan
 from .training_settings import image_sizes, TrainingSettings
 from .training_worlds import Split
 
@@ -126,16 +126,16 @@ def _nearest(
 
 
 class RecordedClips:
-    """Clips of recordings in a share of the steps, procedural ones in the others.
+    """Clips of recordings in a share of the steps, those of procedural worlds in the others.
 
     :raises SourceError: one of the folders cannot be used.
     """
 
     def __init__(
-        self, settings: TrainingSettings, folders: list[Path], procedural: ProceduralClips,
+        self, settings: TrainingSettings, folders: list[Path], worlds: CachedClips,
         device: torch.device, shard: int = 0,
     ) -> None:  # fmt: skip
-        self._settings, self._procedural = settings, procedural
+        self._settings, self._worlds = settings, worlds
         self._device, self._shard = device, shard
         self._recordings = [Recording(folder) for folder in folders]
 
@@ -143,7 +143,7 @@ class RecordedClips:
         """Return the clips of a step."""
         seed = self._settings.seed
         if np.random.default_rng((seed, step, 60)).uniform() >= self._settings.data.recorded:
-            return self._procedural.training(step)
+            return self._worlds.training(step)
         chosen = np.random.default_rng((seed, step, 61)).integers(len(self._recordings))
         recording = self._recordings[int(chosen)]
         plan = self._fitted(plan_step(self._settings, step), recording)
@@ -151,13 +151,14 @@ class RecordedClips:
         for k in range(plan.clips):
             rng = np.random.default_rng((seed, step, self._shard, k, 62))
             frames = draw_frames(rng, recording.held_out_from, plan.views)
-            parts.append(self._clip(recording, frames, plan, rng))
+            parts.append(self._clip(recording, frames, plan))
         return plan, Clips.joined(parts)
 
-    def validation(self, split: Split, clips: int, views: int) -> list[Clips]:
+    def validation(self, split: Split, clips: int) -> list[Clips]:
         """Return clips of the held-out ends, as the split of held-out seeds."""
         if split is not Split.HELD_OUT_SEEDS:
             return []
+        views = self._settings.data.clip_frames
         out = []
         for number in range(clips):
             recording = self._recordings[number % len(self._recordings)]
@@ -165,54 +166,28 @@ class RecordedClips:
             rng = np.random.default_rng((self._settings.seed, number, 63))
             first = recording.held_out_from
             frames = first + draw_frames(rng, len(recording.paths) - first, views, onward=True)
-            out.append(self._clip(recording, frames, plan, rng))
+            out.append(self._clip(recording, frames, plan))
         return out
 
     def _fitted(self, plan: StepPlan, recording: Recording) -> StepPlan:
         """Return the plan with the size whose aspect is nearest to the recording's."""
-        sizes = image_sizes(self._settings.data.sizes)
+        sizes = image_sizes(self._settings.joint.sizes)
         width, height = nearest_size(sizes, recording.aspect)
         return replace(plan, width=width, height=height)
 
-    def _clip(
-        self, recording: Recording, frames: np.ndarray, plan: StepPlan, rng: np.random.Generator
-    ) -> Clips:
+    def _clip(self, recording: Recording, frames: np.ndarray, plan: StepPlan) -> Clips:
         size = (plan.width, plan.height)
         loaded = [recording.image(int(f), size) for f in frames]
         images = np.stack([image for image, _ in loaded]).transpose(0, 3, 1, 2)
         depth = torch.from_numpy(np.stack([d for _, d in loaded])).to(self._device)
         intrinsics = recording.intrinsics(size)
-        K = torch.from_numpy(intrinsics.K).to(self._device)
         T = torch.from_numpy(recording.T_world_camera[frames])
         T = (torch.linalg.inv(T[:1]) @ T).to(self._device)
         return Clips(
             images=torch.from_numpy(np.ascontiguousarray(images)).to(self._device)[None],
             depth=depth[None],
-            rays=camera_rays(K, plan.height, plan.width)[None],
+            rays=camera_rays(camera_numbers(intrinsics, self._device), plan.height, plan.width),
             T_world_camera=T.float()[None],
             fov=torch.tensor([fov_of(intrinsics)], dtype=torch.float32, device=self._device),
             moving=torch.zeros_like(depth, dtype=torch.bool)[None],
-            tracks=_static_tracks(depth, K, T, rng, self._settings.data.tracks),
         )
-
-
-def _static_tracks(
-    depth: torch.Tensor, K: torch.Tensor, T: torch.Tensor, rng: np.random.Generator, count: int
-) -> Tracks:
-    """Track points as if all were static; measured depth makes moving ones invisible."""
-    pixel = random_pixels(depth[0], count, rng)
-    if pixel is None:
-        return Tracks.none(1, len(depth), count, depth.device)
-    still = torch.eye(4, dtype=torch.float64, device=depth.device).expand(len(depth), count, 4, 4)
-    return follow_points(depth, K, T, pixel, still)
-
-
-def weights_to_tune(path: Path, variant: str) -> R3Network:
-    """Load the network of a file of weights for training.
-
-    :raises CheckpointError: it holds another network than the settings name.
-    """
-    loaded = load_network(path, variant=variant)
-    if not isinstance(loaded.network, R3Network):
-        raise CheckpointError(f'{path} holds {loaded.variant}, which predicts no pairs of frames')
-    return loaded.network.requires_grad_(True).train()

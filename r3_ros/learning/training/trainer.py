@@ -15,22 +15,31 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...core.config import is_image_size
 from ...core.errors import CheckpointError, ModelError
-from ...model.network import R3Network
+from ...model.network import PairNetwork, Prediction
+from ...model.tiny.tiny_network import TinyNetwork
 from ...model.weights.checkpoint import IMAGE_SIZE, save_network
 from .clips import Clips, UnlabelledClips
 from .initial_weights import new_network
-from .objective import evaluate, LossResult
-from .procedural import StepPlan
+from .objective import LossResult
 from .processes import all_agree, mean_over, TrainingProcess
-from .progress import draw_curves, duration_text, PROGRESS, ProgressTable, table_text, VALIDATION
-from .schedule import average_share, learning_rate, parameter_groups
-from .self_supervised import evaluate_unlabelled
-from .training_settings import image_sizes, TrainingSettings
+from .progress import (
+    draw_curves,
+    draw_examples,
+    duration_text,
+    PROGRESS,
+    ProgressTable,
+    table_text,
+    VALIDATION,
+)
+from .schedule import average_share, learning_rate, parameter_groups, StepPlan
+from .step_losses import StepLosses
+from .training_settings import image_sizes, Stage, TrainingSettings
 from .training_state import load_state, save_state
 from .training_worlds import Split
 from .validation import (
     evaluate_constant_velocity,
     evaluate_network,
+    matching_predictor,
     network_predictor,
     ValidationErrors,
 )
@@ -49,7 +58,7 @@ class ClipSource(Protocol):
     def training(self, step: int) -> tuple[StepPlan, Clips | UnlabelledClips]:
         """Return the clips of a step."""
 
-    def validation(self, split: Split, clips: int, views: int) -> list[Clips]:
+    def validation(self, split: Split, clips: int) -> list[Clips]:
         """Return clips of a held-out split; empty if the source has no such split."""
 
 
@@ -71,7 +80,7 @@ class Trainer:
         process: TrainingProcess,
         folder: Path,
         log_line: LogLine = print,
-        network: R3Network | None = None,
+        network: PairNetwork | None = None,
     ) -> None:
         self.settings, self.source, self.process, self.folder = settings, source, process, folder
         self._log_line = log_line if process.is_main else lambda text: None
@@ -88,15 +97,16 @@ class Trainer:
             )
         self._progress = ProgressTable(folder / PROGRESS, self.step)
         self._validation = ProgressTable(folder / VALIDATION, self.step)
-        self._model: nn.Module = self.network
+        self._dtype = _autocast_dtype(optimiser.precision, process.device)
+        self._losses: nn.Module = StepLosses(self.network, settings, process, self._dtype)
         if process.count > 1:
             # Some official parts of the network reach no output.
-            self._model = DistributedDataParallel(self.network, find_unused_parameters=True)
-        self._dtype = _autocast_dtype(optimiser.precision, process.device)
+            self._losses = DistributedDataParallel(self._losses, find_unused_parameters=True)
         self._skipped = 0
         #: For each error, its sum over the steps since the last row, and their number.
         self._sums: dict[str, tuple[Tensor, int]] = {}
         self._means: dict[str, Tensor] = {}
+        self._shown: list[str] = []
         self._held_out: dict[Split, list[Clips]] = {}
 
     def run(self, until: int | None = None, seconds: float | None = None) -> None:
@@ -106,22 +116,28 @@ class Trainer:
         :param seconds: stop after the step during which this time ends.
         :raises ModelError: the gradient is not finite any more.
         """
-        last = min(until or self.settings.optimiser.steps, self.settings.optimiser.steps)
+        end = self.settings.stages[-1].end
+        last = min(until or end, end)
         start = time.monotonic()
         if self.step >= last:
             self._log_line(f'nothing to do: {self.step} steps are taken, of {last}')
             return
-        self._measure_rate(last)
         report = self.settings.report
         if self.step == 0 and report.validate_every:
             self._validate()
-        since, frames, rows = time.monotonic(), 0, 0
+        since, frames = time.monotonic(), 0
+        measured: Stage | None = None
         while self.step < last:
-            frames += self._take_step()
+            stage = self.settings.stage_at(self.step)
+            if stage != measured:
+                measured = stage
+                self._measure_rate(stage, min(stage.end, last))
+                since, frames = time.monotonic(), 0
+            frames += self._take_step(stage)
             if self.step % report.log_every == 0 or self.step == last:
                 elapsed = time.monotonic() - since
-                self._add_row(frames / max(elapsed, 1e-9), header=rows % 20 == 0)
-                since, frames, rows = time.monotonic(), 0, rows + 1
+                self._add_row(frames / max(elapsed, 1e-9))
+                since, frames = time.monotonic(), 0
             out_of_time = seconds is not None and time.monotonic() - start > seconds
             # All processes must stop at the same step although their clocks differ.
             stop = self.step == last or (
@@ -133,13 +149,13 @@ class Trainer:
                 self._save()
             if stop:
                 break
-        self._log_line(
-            f'{self.step} of {self.settings.optimiser.steps} steps taken: {self.folder}'
-        )
+        self._log_line(f'{self.step} of {end} steps taken: {self.folder}')
 
-    def _take_step(self) -> int:
+    def _take_step(self, stage: Stage) -> int:
         """Take one step; return the number of frames."""
         optimiser = self.settings.optimiser
+        if self.step == stage.first:
+            self._optimiser.state.clear()  # other losses, other gradients
         result, frames = self._gradients(self.step)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), optimiser.clip)
         if bool(torch.isfinite(norm)):
@@ -148,7 +164,7 @@ class Trainer:
             self._add_up({f'loss_{name}': value for name, value in result.parts.items()})
             self._add_up({'gradient': norm})
             for group in self._optimiser.param_groups:
-                group['lr'] = learning_rate(optimiser, self.step)
+                group['lr'] = learning_rate(stage, optimiser, self.step)
             self._optimiser.step()
             kept = average_share(optimiser, self.step)
             with torch.no_grad():
@@ -170,13 +186,7 @@ class Trainer:
     def _gradients(self, step: int) -> tuple[LossResult, int]:
         """Compute the gradients of a step's clips; return the losses and the number of frames."""
         plan, clips = self.source.training(step)
-        device = self.process.device.type
-        with torch.autocast(device, self._dtype, enabled=self._dtype != torch.float32):
-            prediction = self._model(clips.images, causal=plan.causal)
-        if isinstance(clips, Clips):
-            result = evaluate(prediction, clips, self.settings.loss)
-        else:
-            result = evaluate_unlabelled(prediction, clips, self.settings.loss)
+        result: LossResult = self._losses(clips, plan.causal, step)
         # A loss that is not finite may have finite gradients; all processes must skip the step.
         bad = torch.where(torch.isfinite(result.total.detach()), 1.0, torch.nan)
         (result.total * bad).backward()
@@ -188,15 +198,15 @@ class Trainer:
         if self._skipped >= _MOST_SKIPPED:
             raise ModelError(
                 f'{_MOST_SKIPPED} gradients in a row are not finite: take a smaller '
-                'optimiser.learning_rate, or fp32, and go on from the last state'
+                'learning_rate, or fp32, and go on from the last state'
             )
 
-    def _measure_rate(self, last: int) -> None:
+    def _measure_rate(self, stage: Stage, last: int) -> None:
         """Report the speed and the expected duration, measured by gradients that are not used."""
         took, frames = 0.0, 0
         tried = range(self.step, min(self.step + 3, last))
         for step in tried:
-            for counts in (False, True):  # the first time includes making worlds, which are kept
+            for counts in (False, True):  # the first time may include rendering
                 start = time.monotonic()
                 result, count = self._gradients(step)
                 result.total.item()  # waits for the device
@@ -209,11 +219,11 @@ class Trainer:
         self._log_line(
             f'{self.settings.variant}, {parameters / 1e6:.1f} M parameters, on '
             f'{self.process.count} x {self.process.device}, {str(self._dtype)[6:]}: '
-            f'{rate:.1f} frames/s, {per_step:.2f} s a step; steps {self.step} to {last} '
-            f'in about {duration_text(per_step * (last - self.step))}'
+            f'{rate:.1f} frames/s, {per_step:.2f} s a step; stage {stage.name}, steps '
+            f'{self.step} to {last}, in about {duration_text(per_step * (last - self.step))}'
         )
 
-    def _add_row(self, rate: float, header: bool) -> None:
+    def _add_row(self, rate: float) -> None:
         """Write a row of means over the steps since the last one.
 
         Values that none of these steps has (labelled or unlabelled ones) are repeated.
@@ -225,26 +235,30 @@ class Trainer:
         mean = mean_over(self.process, torch.stack(list(values.values())))
         if not self.process.is_main:
             return
+        stage = self.settings.stage_at(self.step - 1)
         row: dict[str, Any] = {
             'step': self.step,
             **dict(zip(values, mean.tolist(), strict=True)),
-            'learning_rate': learning_rate(self.settings.optimiser, self.step - 1),
+            'learning_rate': learning_rate(stage, self.settings.optimiser, self.step - 1),
             'frames_per_s': rate,
         }
         self._progress.add([row])
-        shown = [k for k in row if not k.startswith('loss_')]
-        self._log_line(table_text([{k: row[k] for k in shown}], header))
+        shown = {name: row[name] for name in row if not name.startswith('loss_')}
+        self._log_line(table_text([shown], header=list(shown) != self._shown))
+        self._shown = list(shown)
 
     def _validate(self) -> None:
         """Evaluate the average on both held-out sets and add the rows."""
         if self.process.is_main:
-            rows = []
+            rows: list[dict[str, Any]] = []
+            examples = []
             for split in (Split.HELD_OUT_SEEDS, Split.HELD_OUT_KINDS):
                 clips = self._clips_of(split)
                 if not clips:
                     continue
                 name = split.name.lower().replace('_', ' ')
-                errors = evaluate_network(network_predictor(self.average), clips)
+                errors = evaluate_network(self._predict, clips)
+                examples.append((clips[0], self._predict(clips[0])))
                 rows.append(_validation_row(self.step, name, errors))
                 if self.step == 0:
                     guess = evaluate_constant_velocity(clips)
@@ -252,14 +266,20 @@ class Trainer:
             if rows:
                 self._validation.add(rows)
                 self._log_line(table_text(rows))
+                draw_examples(self.folder, examples)
         all_agree(self.process, True)  # the other processes wait here
+
+    def _predict(self, clips: Clips) -> Prediction:
+        """Predict with the average, as far as it is trained."""
+        alone = self.settings.stage_at(max(self.step - 1, 0)).name == 'matching'
+        if alone and isinstance(self.average, TinyNetwork):
+            return matching_predictor(self.average)(clips)
+        return network_predictor(self.average)(clips)
 
     def _clips_of(self, split: Split) -> list[Clips]:
         if split not in self._held_out:
-            report = self.settings.report
-            self._held_out[split] = self.source.validation(
-                split, report.validation_clips, report.validation_views
-            )
+            count = self.settings.report.validation_clips
+            self._held_out[split] = self.source.validation(split, count)
         return self._held_out[split]
 
     def _save(self) -> None:
@@ -269,7 +289,8 @@ class Trainer:
             path, networks = self.folder / STATE, (self.network, self.average)
             save_state(path, self.step, self.settings, *networks, self._optimiser)
             about = {'variant': self.settings.variant, 'steps': str(self.step)}
-            largest = max(max(size) for size in image_sizes(self.settings.data.sizes))
+            sizes = self.settings.stage_at(self.step - 1).settings.sizes
+            largest = max(max(size) for size in image_sizes(sizes))
             if is_image_size(largest):
                 about[IMAGE_SIZE] = str(largest)
             save_network(self.average, self.folder / WEIGHTS, about)

@@ -30,29 +30,28 @@ def _count(default: int, help: str, low: int = 1, high: int = 10**9) -> Any:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Clips, drawn and rendered during the training."""
+    """Clips of procedural worlds, rendered into a cache before the training."""
 
     kinds: str = param('room corridor street objects', 'kinds of world to learn from')
     held_out_kinds: str = param('hall', 'kinds of world for validation alone')
-    sizes: str = param('168x126 168x98 126x168', 'sizes of the images, multiples of 14')
-    least_views: int = _count(2, 'frames of a clip, at least', low=2, high=100)
-    most_views: int = _count(24, 'frames of a clip, at most', low=2, high=100)
-    frames_per_step: int = _count(48, 'frames of all clips of a step on one device', low=2)
-    worlds: int = _count(24, 'worlds alive at once on one device')
-    world_steps: int = _count(240, 'steps after which a world is replaced')
+    clips: int = _count(10_000, 'clips to learn from')
+    clips_per_world: int = _count(25, 'clips of one world')
+    clip_frames: int = _count(4, 'frames of a clip', low=2, high=100)
+    least_stride: int = _count(2, 'frames of the path from one of a clip to the next, at least')
+    most_stride: int = _count(12, 'frames of the path from one of a clip to the next, at most')
     path_frames: int = _count(
         360, 'frames of the path through a world, at 15 per second', low=30, high=10_000
     )
     coarseness: float = param(3.0, 'size of texels against r3 synth', low=1.0, high=20.0)
     variety: float = _share(0.3, 'share of surfaces with random materials, whatever the kind')
-    moving: float = _share(0.4, 'share of worlds in which something moves')
+    moving: float = _share(0.2, 'share of worlds in which something moves')
     effects: float = _share(
-        0.5,
+        0.2,
         'how often fog, shiny floors, motion blur, rolling shutters, JPEG, strong noise are drawn',
     )
     recorded: float = _share(0.5, 'r3 finetune: share of steps on recordings')
     unlabelled: float = _share(0.25, 'r3 finetune --video: share of steps on unlabelled videos')
-    tracks: int = _count(64, 'tracked points of a clip', low=0, high=4096)
+    tracks: int = _count(64, 'r3 finetune --video: tracked points of a clip', high=4096)
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,6 @@ class LossSettings:
     rotation: float = _weight(2.0, 'relative rotations with their confidence')
     translation: float = _weight(2.0, 'relative translations with theirs')
     fov: float = _weight(1.0, 'fields of view')
-    agreement: float = _weight(0.2, 'agreement of tracks and point maps')
-    anchored_pose: float = _weight(0.2, 'poses, by static points in the anchor frame')
-    anchored_points: float = _weight(0.2, 'points in the anchor frame, with detached poses')
     # The slope of Huber's function is at most 0.05: with 10 these are half of an absolute error.
     unlabelled_agreement: float = _weight(
         10.0, 'unlabelled videos: agreement of tracked points and point maps'
@@ -79,17 +75,70 @@ class LossSettings:
     own_scale: bool = param(
         True, "a prediction is divided by its own scale; else by the truth's (metric data)"
     )
+    match: float = _weight(1.0, 'r3-tiny: matches of cells')
+    fine: float = _weight(1.0, 'r3-tiny: refined matches')
+    match_confidence: float = _weight(1.0, 'r3-tiny: confidence of matches')
+    pair_confidence: float = _weight(0.3, 'r3-tiny: confidence of solved pairs')
+    own_camera: float = _share(
+        0.5, 'r3-tiny: share of steps in which pairs are solved with the predicted field of view'
+    )
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """A stage of a training: with everything, on small images."""
+
+    steps: int = _count(50_000, 'optimiser steps of the stage; 0: leave it out', low=0)
+    learning_rate: float = _share(1e-3, 'at its highest')
+    frames_per_step: int = _count(24, 'frames of all clips of a step on one device', low=2)
+    sizes: str = param(
+        '112x84 112x84 112x70 112x56',
+        'sizes of the images, one drawn for each step, all cut out of images of the largest',
+    )
+
+
+@dataclass(frozen=True)
+class MatchingStage(StageSettings):
+    """The first stage of r3-tiny: the stem and its descriptors alone."""
+
+    steps: int = _count(10_000, 'optimiser steps of the stage; 0: leave it out', low=0)
+    learning_rate: float = _share(2e-3, 'at its highest')
+    frames_per_step: int = _count(32, 'frames of all clips of a step on one device', low=2)
+
+
+@dataclass(frozen=True)
+class LargeStage(StageSettings):
+    """The last stage: with everything, on larger images."""
+
+    steps: int = _count(5_000, 'optimiser steps of the stage; 0: leave it out', low=0)
+    learning_rate: float = _share(5e-4, 'at its highest')
+    sizes: str = param(
+        '168x126',
+        'sizes of the images, one drawn for each step, all cut out of images of the largest',
+    )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage and the step it starts at; ``name`` as in the settings."""
+
+    name: str
+    settings: StageSettings
+    first: int
+
+    @property
+    def end(self) -> int:
+        """The first step after the stage."""
+        return self.first + self.settings.steps
 
 
 @dataclass(frozen=True)
 class OptimiserSettings:
-    """Optimiser, learning rate and precision."""
+    """Optimiser and precision."""
 
-    steps: int = _count(60_000, 'optimiser steps in all')
-    learning_rate: float = _share(5e-4, 'at its highest')
-    final_share: float = _share(0.01, 'of the learning rate at the end')
-    warm_up: int = _count(1000, 'steps until the learning rate is at its highest', low=0)
-    weight_decay: float = param(0.05, 'of AdamW, on matrices alone', low=0, high=10)
+    final_share: float = _share(0.01, 'of the learning rate at the end of a stage')
+    warm_up: int = _count(100, "steps until a stage's learning rate is at its highest", low=0)
+    weight_decay: float = param(0.03, 'of AdamW, on matrices alone', low=0, high=10)
     clip: float = param(1.0, 'largest norm of the gradient', low=1e-6, high=1e6)
     ema: float = _share(0.999, 'decay of the moving average of the weights')
     causal: float = _share(0.5, 'share of steps with causal clips, the rest full context')
@@ -105,8 +154,7 @@ class ReportSettings:
     log_every: int = _count(50, 'steps between rows of the progress table')
     validate_every: int = _count(2000, 'steps between validations; 0: never', low=0)
     save_every: int = _count(500, 'steps between checkpoints')
-    validation_clips: int = _count(32, 'clips of each validation set')
-    validation_views: int = _count(8, 'frames of a validation clip', low=3, high=100)
+    validation_clips: int = _count(64, 'clips of each validation set')
 
 
 @dataclass(frozen=True)
@@ -116,6 +164,9 @@ class TrainingSettings:
     seed: int = param(0, 'decides the initial weights and every clip', low=0, high=2**31 - 1)
     variant: str = param('r3-tiny', 'the network that is trained')
     data: DataSettings = group(DataSettings)
+    matching: MatchingStage = group(MatchingStage)
+    joint: StageSettings = group(StageSettings)
+    large: LargeStage = group(LargeStage)
     loss: LossSettings = group(LossSettings)
     optimiser: OptimiserSettings = group(OptimiserSettings)
     report: ReportSettings = group(ReportSettings)
@@ -127,7 +178,8 @@ class TrainingSettings:
         """
         for parameter in parameters(self):
             parameter.check(parameter.value)
-        known = [name for name, v in VARIANTS.items() if v.camera is CameraOutput.PAIRS]
+        pairs = (CameraOutput.PAIRS, CameraOutput.MATCHES)
+        known = [name for name, v in VARIANTS.items() if v.camera in pairs]
         if self.variant not in known:
             raise ConfigError(f"parameter 'variant' is {self.variant!r}, allowed: {known}")
         for name in ('kinds', 'held_out_kinds'):
@@ -144,22 +196,36 @@ class TrainingSettings:
                 f"{', '.join(sorted(shared))} is in 'data.kinds' and in 'data.held_out_kinds': "
                 'a kind for validation must not be trained on'
             )
-        if self.data.least_views > self.data.most_views:
+        if self.data.least_stride > self.data.most_stride:
             raise ConfigError(
-                f"parameter 'data.least_views' is {self.data.least_views}, above "
-                f"'data.most_views' ({self.data.most_views})"
+                f"parameter 'data.least_stride' is {self.data.least_stride}, above "
+                f"'data.most_stride' ({self.data.most_stride})"
             )
-        if self.data.frames_per_step < self.data.most_views:
-            raise ConfigError(
-                f"parameter 'data.frames_per_step' is {self.data.frames_per_step}, below "
-                f"'data.most_views' ({self.data.most_views}): a step takes one clip at least"
-            )
+        if not self.stages:
+            raise ConfigError('the training has no steps: set joint.steps')
         if self.data.unlabelled >= 1:
             raise ConfigError(
                 "parameter 'data.unlabelled' is 1: without any labelled steps the scale of the "
                 'predictions is not constrained; take less, as 0.25'
             )
-        image_sizes(self.data.sizes)
+        for stage in self.stages:
+            image_sizes(stage.settings.sizes)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages that have steps, in order; only r3-tiny has one of matching alone."""
+        stages: list[Stage] = []
+        for name in ('matching', 'joint', 'large'):
+            settings = getattr(self, name)
+            matches = VARIANTS[self.variant].camera is CameraOutput.MATCHES
+            if settings.steps and (name != 'matching' or matches):
+                stages.append(Stage(name, settings, stages[-1].end if stages else 0))
+        return stages
+
+    def stage_at(self, step: int) -> Stage:
+        """Return the stage of a step; after the end, the last one."""
+        stages = self.stages
+        return next((stage for stage in stages if step < stage.end), stages[-1])
 
 
 def image_sizes(text: str) -> list[tuple[int, int]]:
@@ -173,12 +239,12 @@ def image_sizes(text: str) -> list[tuple[int, int]]:
         size = (int(match[1]), int(match[2])) if match else (0, 0)
         if min(size) < 2 * PATCH or any(side % PATCH or side > 1008 for side in size):
             raise ConfigError(
-                f"parameter 'data.sizes' has {word!r}: give WIDTHxHEIGHT, multiples of {PATCH} "
+                f"parameter 'sizes' has {word!r}: give WIDTHxHEIGHT, multiples of {PATCH} "
                 f'from {2 * PATCH} to 1008'
             )
         sizes.append(size)
     if not sizes:
-        raise ConfigError("parameter 'data.sizes' is empty: give one or more, as 168x126")
+        raise ConfigError("parameter 'sizes' is empty: give one or more, as 168x126")
     return sizes
 
 

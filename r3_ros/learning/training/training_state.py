@@ -19,9 +19,11 @@ from ...core.errors import CheckpointError, ConfigError, OutputError
 from ...core.parameter_fields import flattened
 from .training_settings import TrainingSettings
 
-FORMAT = 'r3_ros training 1'
+FORMAT = 'r3_ros training 2'
 #: The state of AdamW for each parameter.
-_MOMENTS = ('exp_avg', 'exp_avg_sq')
+_ADAMW = ('step', 'exp_avg', 'exp_avg_sq')
+#: Settings that, beside those of ``report``, may change when a training continues.
+_FREE = ('data.clips', 'matching.steps', 'joint.steps', 'large.steps')
 
 
 def save_state(
@@ -37,20 +39,15 @@ def save_state(
     :raises OutputError: the file cannot be written.
     """
     tensors: dict[str, Tensor] = {}
-    updates = 0
     for name, parameter in network.named_parameters():
         tensors[f'network.{name}'] = parameter
-        kept = optimiser.state.get(parameter, {})
-        updates = max(updates, int(kept.get('step', 0)))
-        for moment in _MOMENTS:
-            if moment in kept:
-                tensors[f'{moment}.{name}'] = kept[moment]
+        for part, value in optimiser.state.get(parameter, {}).items():
+            tensors[f'{part}.{name}'] = value
     tensors |= {f'average.{name}': p for name, p in average.named_parameters()}
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     about = {
         'format': FORMAT,
         'step': str(step),
-        'updates': str(updates),  # fewer than steps where a gradient was not finite
         'settings': json.dumps(flattened(settings)),
     }
     with atomic_path(path) as temporary:
@@ -70,7 +67,8 @@ def load_state(
     """Load networks and optimiser from a file; return the number of steps done.
 
     :raises CheckpointError: missing, damaged, or of another network.
-    :raises ConfigError: it was made with other settings; only those of ``report`` may differ.
+    :raises ConfigError: it was made with other settings; those of ``report``, the
+        number of clips and the steps of stages may differ.
     """
     try:
         with safe_open(path, framework='pt') as file:
@@ -88,12 +86,13 @@ def load_state(
         for name, parameter in module.named_parameters():
             _fill(path, parameter, tensors, f'{prefix}.{name}')
     for name, parameter in network.named_parameters():
-        if f'{_MOMENTS[0]}.{name}' in tensors:
+        if f'{_ADAMW[0]}.{name}' in tensors:
             state = optimiser.state[parameter]
-            state['step'] = torch.tensor(float(about['updates']))
-            for moment in _MOMENTS:
-                state[moment] = torch.zeros_like(parameter)
-                _fill(path, state[moment], tensors, f'{moment}.{name}')
+            state['step'] = torch.tensor(0.0)
+            for part in _ADAMW[1:]:
+                state[part] = torch.zeros_like(parameter)
+            for part in _ADAMW:
+                _fill(path, state[part], tensors, f'{part}.{name}')
     return step
 
 
@@ -113,7 +112,9 @@ def _refuse_other_settings(
     differ = [
         f'{name} was {before.get(name)!r} and is {now.get(name)!r}'
         for name in sorted({*before, *now})
-        if before.get(name) != now.get(name) and not name.startswith('report.')
+        if before.get(name) != now.get(name)
+        and name not in _FREE
+        and not name.startswith('report.')
     ]
     if differ:
         raise ConfigError(

@@ -23,8 +23,9 @@ from ...input.network_input import fov_of
 from ...input.open_source import open_source
 from ...input.source import Source
 from .clips import Clips, UnlabelledClips
-from .procedural import draw_frames, plan_step, StepPlan
+from .procedural import draw_frames
 from .recordings import middle_part, nearest_size
+from .schedule import plan_step, StepPlan
 from .trainer import ClipSource, LogLine
 from .training_settings import image_sizes, TrainingSettings
 from .training_worlds import RATE_HZ, Split
@@ -185,14 +186,12 @@ class MixedClips:
                 "parameter 'data.unlabelled' is 0: nothing would be learned from the videos; "
                 'take a share of the steps above 0, or leave them out'
             )
-        if settings.data.tracks == 0:
-            raise ConfigError("parameter 'data.tracks' is 0: videos need tracked points")
         self._settings, self._labelled = settings, labelled
         self._device, self._shard = device, shard
         self._videos = []
         for path in paths:
             log_line(f'reading {path}')
-            self._videos.append(Video(path, image_sizes(settings.data.sizes)))
+            self._videos.append(Video(path, image_sizes(settings.joint.sizes)))
             log_line('\n'.join(self._videos[-1].about))
 
     def training(self, step: int) -> tuple[StepPlan, Clips | UnlabelledClips]:
@@ -211,9 +210,9 @@ class MixedClips:
             parts.append(self._clip(video, frames, rng))
         return plan, UnlabelledClips.joined(parts)
 
-    def validation(self, split: Split, clips: int, views: int) -> list[Clips]:
+    def validation(self, split: Split, clips: int) -> list[Clips]:
         """Return those of the labelled source: validation needs ground truth."""
-        return self._labelled.validation(split, clips, views)
+        return self._labelled.validation(split, clips)
 
     def _clip(self, video: Video, frames: np.ndarray, rng: np.random.Generator) -> UnlabelledClips:
         pixel, visible = video.tracks(frames, self._settings.data.tracks, rng)

@@ -176,7 +176,7 @@ class FrameMemory:
                 f'must fit into memory.max_gpu_mib ({self._device_bytes / 2**20:.0f}): '
                 'raise it, or lower model.image_size'
             )
-        self.entry_bytes, self._device = entry.nbytes, entry.pair_sources.device
+        self.entry_bytes, self._device = entry.nbytes, entry.pair_features[0].device
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._device, non_blocking=True)

@@ -25,11 +25,10 @@ from torch import nn, Tensor
 from ...core.atomic_files import atomic_path
 from ...core.config import is_image_size
 from ...core.errors import CheckpointError, ModelError, OutputError
-from ..network import build_network, DA3Network, MetricNetwork, R3Network
+from ..building import build_network, Network
 from ..variants import NetworkConfig, VARIANTS
 from .catalogue import sha256_of
 
-Network = R3Network | DA3Network | MetricNetwork
 Shape = tuple[int, ...]
 
 #: The header entry with the long side of the training images.

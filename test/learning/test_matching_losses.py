@@ -1,0 +1,139 @@
+"""Losses of matches and solved pairs, with values worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch', reason='training needs torch')
+
+from r3_ros.learning.training.matching_losses import (  # noqa: E402
+    coarse_loss,
+    fine_loss,
+    match_confidence_loss,
+    pair_confidence_loss,
+    true_places,
+    TruePlaces,
+    View,
+)
+from r3_ros.learning.training.tiny_objective import plan_pairs  # noqa: E402
+from r3_ros.model.tiny.matching import FineMatches, OUTSIDE, Similarities  # noqa: E402
+
+ALL = torch.ones(1, 4, dtype=torch.bool)
+
+
+def view(depth, moving=None):
+    """Return one frame of 8 x 8 pixels with a focal length of 4 pixels."""
+    depth = torch.as_tensor(depth, dtype=torch.float32).expand(1, 8, 8).clone()
+    moving = torch.zeros(1, 8, 8, dtype=torch.bool) if moving is None else moving
+    return View(depth, moving, torch.tensor([[4.0, 4.0, 3.5, 3.5]]))
+
+
+def places(source, target, t=(0.0, 0.0, 0.0)):
+    return true_places(source, target, torch.eye(3)[None], torch.tensor([t]), (2, 2))
+
+
+def test_true_places_follow_depth_and_motion():
+    # At depth 2, half a metre to the right is one pixel: 4 * 0.5 / 2.
+    found = places(view(2.0), view(2.0), (0.5, 0.0, 0.0))
+    assert found.pixel[0].tolist() == [[2.5, 1.5], [6.5, 1.5], [2.5, 5.5], [6.5, 5.5]]
+    assert found.visible.all() and found.known.all()
+    # Two metres are four pixels: the cells on the right leave the image.
+    found = places(view(2.0), view(2.0), (2.0, 0.0, 0.0))
+    assert found.visible[0].tolist() == [True, False, True, False]
+
+
+def test_hidden_moving_and_unknown_cells_do_not_count():
+    # Something nearer than 6 % hides all.
+    assert not places(view(2.0), view(1.8)).visible.any()
+    assert places(view(2.0), view(1.9)).visible.all()
+    source = view(2.0)
+    source.depth[0, :4, :4] = 0.0
+    source.moving[0, 4:, 4:] = True
+    found = places(source, view(2.0))
+    assert found.known[0].tolist() == [False, True, True, True]
+    assert found.visible[0].tolist() == [False, True, True, False]
+    # Behind the other camera.
+    assert not places(view(2.0), view(2.0), (0.0, 0.0, -3.0)).visible.any()
+
+
+def truth(pixel, visible=ALL):
+    return TruePlaces(torch.tensor([pixel]), visible, ALL)
+
+
+def similarities(logits):
+    values = torch.tensor([logits]).exp()
+    return Similarities(values, values.sum(2), values.sum(1))
+
+
+def test_coarse_loss_is_the_cross_entropy_of_four_cells():
+    pixel = [[1.5, 1.5], [5.5, 1.5], [1.5, 5.5], [3.5, 1.5]]
+    even = similarities([[0.0] * 4] * 4)
+    assert coarse_loss(even, truth(pixel), 2) == pytest.approx(math.log(4), abs=1e-5)
+    # Cell 0 says with 3 to 1 to 1 to 1 that it is at cell 0.
+    logits = [[math.log(3), 0, 0, 0], [0.0] * 4, [0.0] * 4, [0.0] * 4]
+    only = torch.tensor([[True, False, False, False]])
+    loss = coarse_loss(similarities(logits), truth(pixel, only), 2)
+    assert loss == pytest.approx(math.log(2), abs=2e-3)  # -log(3 / 6)
+    # Cell 3 is half-way between cells 0 and 1.
+    logits = [[0.0] * 4] * 3 + [[math.log(3), math.log(2), 0.0, 0.0]]
+    only = torch.tensor([[False, False, False, True]])
+    loss = coarse_loss(similarities(logits), truth(pixel, only), 2)
+    assert loss == pytest.approx(math.log(7) - 0.5 * math.log(6), abs=1e-5)
+
+
+def test_coarse_loss_of_no_visible_cell_is_nothing():
+    none = torch.zeros(1, 4, dtype=torch.bool)
+    pixel = [[math.nan, math.nan]] * 3 + [[1e9, -1e9]]
+    found = truth(np.nan_to_num(pixel).tolist(), none)
+    assert coarse_loss(similarities([[0.0] * 4] * 4), found, 2) == 0
+
+
+def test_fine_loss_masks_places_beyond_its_candidates():
+    candidate = torch.tensor([[[[0.5, 0.5], [2.5, 0.5], [4.5, 0.5]]]])
+    logit = torch.tensor([[[math.log(2), 0.0, OUTSIDE]]])
+    matches = FineMatches(logit, candidate, candidate[:, :, 0])
+    seen = torch.ones(1, 1, dtype=torch.bool)
+    # A quarter of the way to the second candidate: weights 3/4 and 1/4 of 2 to 1.
+    loss = fine_loss(matches, torch.tensor([[[1.0, 0.5]]]), seen)
+    assert loss == pytest.approx(math.log(3) - 0.75 * math.log(2), abs=1e-5)
+    assert fine_loss(matches, torch.tensor([[[3.5, 0.5]]]), seen) == 0  # towards one outside
+    assert fine_loss(matches, torch.tensor([[[9.0, 0.5]]]), seen) == 0
+    assert fine_loss(matches, torch.tensor([[[1.0, 0.5]]]), ~seen) == 0
+
+
+def test_match_confidence_is_right_within_four_pixels_of_a_visible_place():
+    logit = torch.tensor([[2.0, 2.0, -2.0, 5.0]])
+    true = TruePlaces(
+        torch.zeros(1, 4, 2),
+        torch.tensor([[True, True, False, True]]),
+        torch.tensor([[True, True, True, False]]),
+    )
+    pixel = torch.tensor([[[3.9, 0.0], [0.0, 4.1], [0.0, 0.0], [0.0, 0.0]]])
+    right, wrong = math.log1p(math.exp(-2)), math.log1p(math.exp(2))
+    # The first is right, the second too far, the third hidden, the last without depth.
+    expected = (right + wrong + right) / 3
+    assert match_confidence_loss(logit, pixel, true) == pytest.approx(expected, abs=1e-6)
+
+
+def test_pair_confidence_has_its_minimum_at_the_inverse_of_the_error():
+    errors = torch.tensor([[0.1, 0.02]], requires_grad=True)
+    wanted = 0.05 / errors.detach()
+    logits = torch.log(torch.expm1(wanted)).requires_grad_()
+    loss = pair_confidence_loss(logits, errors, 0.05)
+    expected = (0.05 - 0.05 * math.log(0.5) + 0.05 - 0.05 * math.log(2.5)) / 2
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+    loss.backward()
+    assert logits.grad.abs().max() < 1e-6 and errors.grad is None
+
+
+def test_pairs_are_neighbours_a_longer_one_and_some_of_different_clips():
+    plan = plan_pairs(4, 3, np.random.default_rng(0))
+    pairs = list(
+        zip(plan.source.tolist(), plan.target.tolist(), plan.shared.tolist(), strict=True)
+    )
+    assert pairs[:3] == [(0, 1, True), (1, 2, True), (0, 2, True)]
+    assert len(pairs) == 13
+    source, target, shared = pairs[-1]
+    assert not shared and source // 3 != target // 3
+    assert plan_pairs(1, 2, np.random.default_rng(0)).source.tolist() == [0]
