@@ -100,18 +100,7 @@ def test_the_pose_after_a_correction_is_where_the_camera_is():
 def placed_by(closed):
     """Return the placements of a walk's frames."""
     chain = PoseChain(np.eye(4), starts_in_base=False)
-    return [
-        chain.advance(
-            e.stamp_ns,
-            e.T_world_camera,
-            e.T_previous_camera,
-            e.covariance,
-            e.step_covariance,
-            1.0,
-            max_gap_s=5.0,
-        )
-        for e in closed.estimates
-    ]
+    return [chain.advance(e, 1.0, max_gap_s=5.0) for e in closed.estimates]
 
 
 def test_map_to_odom_takes_the_correction_and_odom_to_base_goes_on():
