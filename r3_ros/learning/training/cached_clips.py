@@ -17,7 +17,7 @@ from .augmentation import augmented
 from .clip_cache import ClipCache
 from .clips import camera_rays, Clips
 from .schedule import plan_step, StepPlan
-from .training_settings import image_sizes, TrainingSettings
+from .training_settings import image_sizes, Stage, TrainingSettings
 from .training_worlds import Split
 
 #: Clips that are validated at once.
@@ -47,15 +47,14 @@ class CachedClips:
     def render(self) -> None:
         """Render all clips of the training and of its validation."""
         for stage in self._settings.stages:
-            self._cache(Split.TRAINING, largest_size(stage.settings.sizes), self._clips)
+            self._training(stage)
         for split in (Split.HELD_OUT_SEEDS, Split.HELD_OUT_KINDS):
             self.validation(split, self._settings.report.validation_clips)
 
     def training(self, step: int) -> tuple[StepPlan, Clips]:
         """Return the clips of a step."""
         plan = plan_step(self._settings, step)
-        size = largest_size(self._settings.stage_at(step).settings.sizes)
-        cache = self._cache(Split.TRAINING, size, self._clips)
+        cache = self._training(self._settings.stage_at(step))
         rng = np.random.default_rng((self._settings.seed, step, self._shard, 51))
         chosen = rng.integers(len(cache), size=plan.clips)
         frames = np.stack([_draw_views(rng, cache, plan.views) for _ in chosen])
@@ -74,9 +73,9 @@ class CachedClips:
             out.append(_clips(arrays, size, self._device))
         return out
 
-    @property
-    def _clips(self) -> int:
-        return self._settings.data.clips
+    def _training(self, stage: Stage) -> ClipCache:
+        size = largest_size(stage.settings.sizes)
+        return self._cache(Split.TRAINING, size, self._settings.data.clips)
 
     def _cache(self, split: Split, size: tuple[int, int], clips: int) -> ClipCache:
         """Return a complete cache."""

@@ -130,7 +130,8 @@ def evaluate_tiny(
         matched = (distance < matching_losses.RIGHT_PX).float().mean().nan_to_num()
     errors = {**seen.errors, 'matched': matched}
     if step.solves:
-        solved = network.solve(source, target, matches, seen.camera[plan.source // S])
+        cameras = seen.camera[plan.source // S]
+        solved = network.solve(network.observe(source, target, matches, cameras))
         scales = seen.scale, true_scale
         parts['pair_confidence'], wrong = _pair_losses(clips, plan, solved, scales, settings)
         errors |= wrong

@@ -144,7 +144,9 @@ class Trainer:
                 seconds is not None and all_agree(self.process, out_of_time)
             )
             if report.validate_every and self.step % report.validate_every == 0:
+                paused = time.monotonic()
                 self._validate()
+                since += time.monotonic() - paused
             if stop or self.step % report.save_every == 0:
                 self._save()
             if stop:

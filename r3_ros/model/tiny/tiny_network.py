@@ -7,6 +7,7 @@ matches, and the confidence of the pair is low.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from .pair_solver import MatchedPoints, Motions, solve_motions
 from .stem import DescriptorHead, Descriptors, Stem, STRIDE
 
 #: Matches of each frame from which a pair is solved.
-SOLVED_CELLS = 200
+SOLVED_CELLS = 150
 #: Noise of matches in normalised coordinates, for the expected errors of a solution.
 _NOISE = 0.005
 #: Inverse variance of motions before any match, likewise.
@@ -33,7 +34,7 @@ _PRIOR = 10.0
 #: Fields of view outside of this range, radians, are predicted by untrained networks only.
 _FOV_RANGE = (0.2, 2.8)
 #: Similarities that are computed at once.
-MOST_SIMILARITIES = 2**23
+MOST_SIMILARITIES = 2**20
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,20 @@ class Encoded(NamedTuple):
     camera_feature: Tensor
     dense: DenseDepth
     cache: FrameCache
+
+
+class ObservedPairs(NamedTuple):
+    """The matches from which P pairs are solved.
+
+    :ivar source: points of i seen in j; ``target``: points of j seen in i; depth over ``unit``.
+    :ivar unit: (P,) mean distance of the cells of both frames.
+    :ivar confidence: (P, 2) mean confidence of all matches of i, and of j.
+    """
+
+    source: MatchedPoints
+    target: MatchedPoints
+    unit: Tensor
+    confidence: Tensor
 
 
 class SolvedPairs(NamedTuple):
@@ -159,39 +174,38 @@ class TinyNetwork(PairNetwork):
         layers = tuple((kv,) for kv in taps.key_values)
         return Encoded(fov, feature, dense, FrameCache(layers, kept))
 
-    def relate(self, source: FrameFeatures, target: FrameFeatures, camera: Tensor) -> SolvedPairs:
-        """Match and solve P pairs of frames.
-
-        :param source: (P, ...) of frames i; ``target``: of frames j.
-        :param camera: (P, 4) fx, fy, cx, cy in pixels, of both frames.
-        """
-        with torch.no_grad(), in_float32(camera.device):
-            similarities = self.matcher.similarities(source.coarse, target.coarse)
-            matches = self.matcher.match(similarities, source.coarse.shape[-1])
-        return self.solve(source, target, matches, camera)
-
-    def solve(
+    def observe(
         self,
         source: FrameFeatures,
         target: FrameFeatures,
         matches: tuple[Matches, Matches],
         camera: Tensor,
-    ) -> SolvedPairs:
-        """Solve P pairs from their matches; only the confidences of the pairs have gradients.
+    ) -> ObservedPairs:
+        """Choose and refine the matches from which P pairs are solved; without gradients.
 
+        :param source: (P, ...) of frames i; ``target``: of frames j.
         :param matches: of i in j and of j in i.
+        :param camera: (P, 4) fx, fy, cx, cy in pixels, of both frames.
         """
         with torch.no_grad(), in_float32(camera.device):
             points = [_points(side.log_depth, camera) for side in (source, target)]
             unit = torch.cat(points, dim=1).norm(dim=-1).mean(1)
             points = [p / unit[:, None, None] for p in points]
-            motions = solve_motions(
+            confidence = [side.logit.sigmoid().mean(1) for side in matches]
+            return ObservedPairs(
                 self._observed(source, target, points[0], matches[0], camera),
                 self._observed(target, source, points[1], matches[1], camera),
+                unit,
+                torch.stack(confidence, dim=-1),
             )
-        with in_float32(camera.device):
-            logits = self.pair_confidence(_figures(motions, matches))
-        translation = motions.translation * unit[:, None]
+
+    def solve(self, observed: ObservedPairs) -> SolvedPairs:
+        """Solve P pairs; only the confidences of the pairs have gradients."""
+        with torch.no_grad(), in_float32(observed.unit.device):
+            motions = solve_motions(observed.source, observed.target)
+        with in_float32(observed.unit.device):
+            logits = self.pair_confidence(_figures(motions, observed.confidence))
+        translation = motions.translation * observed.unit[:, None]
         return SolvedPairs(motions.rotation, translation, *logits.unbind(-1))
 
     def _observed(
@@ -220,28 +234,19 @@ class TinyNetwork(PairNetwork):
         """Relate the last S of N + S frames to those before them, and to those after them.
 
         :param causal: only to those before them.
-        :param camera: (B, 4), see :meth:`relate`; None: by the predicted fields of view.
+        :param camera: (B, 4), see :meth:`observe`; None: by the predicted fields of view.
         :param size: H and W.
         """
         B, total = features.fov.shape[:2]
-        device = features.fov.device
-        N, M = total - S, features.log_depth[0, 0].numel()
+        device, N = features.fov.device, total - S
         rotation = torch.zeros(B, total, S, 3, 3, device=device)
         translation = torch.zeros(B, total, S, 3, device=device)
         logits = torch.zeros(B, total, S, 2, device=device)
         order = [(i, j) for j in range(N, total) for i in range(j)]
-        at_once = max(1, MOST_SIMILARITIES // (B * M * M))
-        for start in range(0, len(order), at_once):
-            i, j = (list(frames) for frames in zip(*order[start : start + at_once], strict=True))
-            source, target = (
-                FrameFeatures(*(f[:, k].flatten(0, 1) for f in features)) for k in (i, j)
-            )
-            if camera is None:
-                cameras = camera_of_fov((source.fov + target.fov) / 2, size)
-            else:
-                cameras = camera[:, None].expand(-1, len(i), -1).flatten(0, 1)
-            related = self.relate(source, target, cameras)
-            solved = [part.unflatten(0, (B, -1)) for part in related]
+        if order:
+            i, j = (list(frames) for frames in zip(*order, strict=True))
+            observed = self._matched(features, i, j, camera, size)
+            solved = [part.unflatten(0, (-1, B)).transpose(0, 1) for part in self.solve(observed)]
             at = (slice(None), i, [frame - N for frame in j])
             rotation[at], translation[at] = solved[0], solved[1]
             logits[at] = torch.stack(solved[2:], dim=-1)
@@ -259,6 +264,43 @@ class TinyNetwork(PairNetwork):
             logits[..., 0],
             logits[..., 1],
             predicted,
+        )
+
+    def _matched(
+        self,
+        features: FrameFeatures,
+        i: Sequence[int],
+        j: Sequence[int],
+        camera: Tensor | None,
+        size: tuple[int, int],
+    ) -> ObservedPairs:
+        """Match pairs of frames, a few at a time: their similarities fit into a CPU's cache.
+
+        :returns: pair by pair, and within a pair of frames B of them.
+        """
+        B, M = len(features.fov), features.log_depth[0, 0].numel()
+        at_once = max(1, MOST_SIMILARITIES // (B * M * M))
+        parts = []
+        for start in range(0, len(i), at_once):
+            chosen = slice(start, start + at_once)
+            source, target = (
+                FrameFeatures(*(f[:, k[chosen]].transpose(0, 1).flatten(0, 1) for f in features))
+                for k in (i, j)
+            )
+            if camera is None:
+                cameras = camera_of_fov((source.fov + target.fov) / 2, size)
+            else:
+                cameras = camera.repeat(len(i[chosen]), 1)
+            with torch.no_grad(), in_float32(cameras.device):
+                similarities = self.matcher.similarities(source.coarse, target.coarse)
+                matches = self.matcher.match(similarities, source.coarse.shape[-1])
+            parts.append(self.observe(source, target, matches, cameras))
+        sources, targets, units, confidences = zip(*parts, strict=True)
+        return ObservedPairs(
+            MatchedPoints(*(torch.cat(part) for part in zip(*sources, strict=True))),
+            MatchedPoints(*(torch.cat(part) for part in zip(*targets, strict=True))),
+            torch.cat(units),
+            torch.cat(confidences),
         )
 
 
@@ -290,12 +332,12 @@ def _gathered(values: Tensor, cells: Tensor) -> Tensor:
     return values.gather(1, cells[..., None].expand(-1, -1, values.shape[-1]))
 
 
-def _figures(motions: Motions, matches: tuple[Matches, Matches]) -> Tensor:
+def _figures(motions: Motions, confidence: Tensor) -> Tensor:
     """Return the 12 figures (P, 12) by which the error of a solution is estimated."""
     information = motions.information.double() / _NOISE**2
     information = information + _PRIOR * torch.eye(6, device=information.device)
     variance = torch.linalg.inv(information).diagonal(dim1=-2, dim2=-1).float()
-    mean_i, mean_j = (side.logit.detach().sigmoid().mean(1) for side in matches)
+    mean_i, mean_j = confidence.unbind(-1)
     half_chord = (motions.rotation - torch.eye(3, device=variance.device)).flatten(1).norm(dim=1)
     others = (
         motions.square.clamp(min=1e-10).log(),
