@@ -107,11 +107,13 @@ def test_map_to_odom_takes_the_correction_and_odom_to_base_goes_on():
     closed = small()
     first = next(e for e in closed.estimates if e.corrected).frame_id
     placed = placed_by(closed)
+    T_map_base, T_odom_base = (
+        np.stack([getattr(p, name) for p in placed]) for name in ('T_map_base', 'T_odom_base')
+    )
+    T_map_odom = T_map_base @ np.linalg.inv(T_odom_base)
     in_map, in_odom, between = (
-        np.linalg.norm(
-            np.diff(np.stack([getattr(p, name)[:3, 3] for p in placed]), axis=0), axis=1
-        )
-        for name in ('T_map_base', 'T_odom_base', 'T_map_odom')
+        np.linalg.norm(np.diff(T[:, :3, 3], axis=0), axis=1)
+        for T in (T_map_base, T_odom_base, T_map_odom)
     )
     assert in_map[first - 1] > 1.0 and between[first - 1] > 1.0
     assert in_odom.max() < 1.1 * np.median(in_odom)
