@@ -368,7 +368,7 @@ class Odometry:
         R = inverse(self._T)[:3, :3] @ key.T_world_camera[:3, :3]
         left = project(homogeneous(rays_key) @ R.T)[0] - rays_now
         flow = float(np.median(np.linalg.norm(left, axis=1))) * self.camera.focal
-        return flow > KEYFRAME_FLOW * self.camera.width
+        return bool(flow > KEYFRAME_FLOW * self.camera.width)
 
     # ---- mapping --------------------------------------------------------------------------
 

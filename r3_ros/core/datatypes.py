@@ -82,7 +82,8 @@ class Intrinsics:
             raise CalibrationError(
                 f'K must be a 3x3 pinhole matrix without skew, got {K.tolist()}'
             )
-        return cls(K[0, 0], K[1, 1], K[0, 2], K[1, 2], int(width), int(height))
+        (fx, _, cx), (_, fy, cy), _ = K.tolist()
+        return cls(fx, fy, cx, cy, int(width), int(height))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """Arrays become messages in the layout that the interface promises, and back."""
 
+from dataclasses import replace
 import math
 
 import numpy as np
@@ -21,6 +22,7 @@ from r3_ros.ros.outputs.health import Health, StreamState
 from r3_ros.ros.outputs.messages import (
     camera_info_message,
     cloud_message,
+    estimate_fields,
     image_message,
     matrix_from_transform,
     odometry_message,
@@ -170,6 +172,11 @@ def test_status_says_nan_where_it_does_not_know():
     assert math.isnan(message.latency) and math.isnan(message.depth_valid_fraction)
     assert (message.frames_dropped, message.scale, message.scale_source) == (3, 1.0, 0)
     assert message.state == StreamStatus.STATE_UNINITIALIZED
+
+
+def test_a_keyframe_is_one_whatever_kind_of_bool_says_so():
+    estimate = replace(moved(START_NS, np.eye(4), None, np.eye(6)), is_keyframe=np.True_)
+    assert status_message(START_NS, Health(), **estimate_fields(estimate)).is_keyframe
 
 
 def test_states_are_those_of_the_message():

@@ -269,7 +269,8 @@ def estimate_fields(estimate: Estimate) -> dict[str, Any]:
     fields: dict[str, Any] = {
         'segment_id': estimate.segment_id,
         'map_revision': estimate.map_revision,
-        'is_keyframe': estimate.is_keyframe,
+        # ROS takes a NumPy bool as False.
+        'is_keyframe': bool(estimate.is_keyframe),
         'confidence_translation': float(estimate.confidence_translation),
         'confidence_rotation': float(estimate.confidence_rotation),
         'confidence_ratio': float(estimate.confidence_ratio),
