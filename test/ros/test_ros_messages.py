@@ -1,6 +1,5 @@
 """Arrays become messages in the layout that the interface promises, and back."""
 
-from dataclasses import replace
 import math
 
 import numpy as np
@@ -37,8 +36,18 @@ from r3_ros.ros.outputs.messages import (
 from r3_ros.ros.services.saving import ServiceCode
 from r3_ros.ros.tf.pose_chain import PoseChain, without_motion
 from r3_ros.srv import LoadMap, SaveMap, SaveTrajectory
+from r3_ros.streaming.engine import Engine
 from scipy.spatial.transform import Rotation
-from scripted import frames, intrinsics, moved, room_depth, START_NS, straight
+from scripted import (
+    frames,
+    intrinsics,
+    moved,
+    room_depth,
+    Script,
+    ScriptedPredictor,
+    START_NS,
+    straight,
+)
 from sensor_msgs_py import point_cloud2
 
 pytestmark = pytest.mark.ros
@@ -175,8 +184,11 @@ def test_status_says_nan_where_it_does_not_know():
 
 
 def test_a_keyframe_is_one_whatever_kind_of_bool_says_so():
-    estimate = replace(moved(START_NS, np.eye(4), None, np.eye(6)), is_keyframe=np.True_)
-    assert status_message(START_NS, Health(), **estimate_fields(estimate)).is_keyframe
+    engine = Engine(ScriptedPredictor(Script(keyframe=lambda i: np.bool_(i != 2))), R3Config())
+    estimates = [engine.step(frame) for frame in frames(4)]
+    engine.close()
+    statuses = [status_message(START_NS, Health(), **estimate_fields(e)) for e in estimates]
+    assert [status.is_keyframe for status in statuses] == [True, True, False, True]
 
 
 def test_states_are_those_of_the_message():
