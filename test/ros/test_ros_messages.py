@@ -37,6 +37,7 @@ from r3_ros.ros.services.saving import ServiceCode
 from r3_ros.ros.tf.pose_chain import PoseChain, without_motion
 from r3_ros.srv import LoadMap, SaveMap, SaveTrajectory
 from r3_ros.streaming.engine import Engine
+from rclpy.serialization import deserialize_message, serialize_message
 from scipy.spatial.transform import Rotation
 from scripted import (
     frames,
@@ -188,7 +189,8 @@ def test_a_keyframe_is_one_whatever_kind_of_bool_says_so():
     estimates = [engine.step(frame) for frame in frames(4)]
     engine.close()
     statuses = [status_message(START_NS, Health(), **estimate_fields(e)) for e in estimates]
-    assert [status.is_keyframe for status in statuses] == [True, True, False, True]
+    received = [deserialize_message(serialize_message(s), StreamStatus) for s in statuses]
+    assert [status.is_keyframe for status in received] == [True, True, False, True]
 
 
 def test_states_are_those_of_the_message():
