@@ -7,6 +7,7 @@ Images are (B, S, 3, H, W), H and W multiples of 14, either uint8 (0 to 255) or 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -171,9 +172,10 @@ class _AnyView(_Network):
         return DenseDepth(*(torch.cat(m).unflatten(0, (B, S)) for m in zip(*maps, strict=True)))
 
 
-class PairNetwork(_AnyView):
+class PairNetwork(_AnyView, ABC):
     """The base of networks that predict depth and pairwise relative poses."""
 
+    @abstractmethod
     def predict(
         self,
         described: Tokens,
@@ -197,7 +199,6 @@ class PairNetwork(_AnyView):
         :param camera: (B, 4) known fx, fy, cx, cy in pixels, for networks that can use it.
         :raises FrameError: the cached frames are of another size, batch or network.
         """
-        raise NotImplementedError
 
     def forward(
         self, images: Tensor, *, causal: bool = False, depth: bool = True, rays: bool = False
