@@ -27,7 +27,7 @@ def register(subparsers: Any) -> None:
         'compared too if the run saved it and depth/ is beside the truth. With --output: run a '
         'model on recordings with a groundtruth.txt and on held-out worlds, beside baselines and '
         'other predictors; write tables of poses, depth and confidence (evaluation.md, .json), '
-        'and figures of depth, trajectories and maps.',
+        'figures of depth and trajectories, and maps.',
     )
     parser.add_argument(
         'inputs', metavar='DIR', nargs='*', help='output of r3 run; with --output: recordings'

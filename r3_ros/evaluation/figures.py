@@ -40,15 +40,13 @@ def encoded(figure: Any, dpi: int, kind: str = 'png') -> bytes:
     return buffer.getvalue()
 
 
-def trajectory_figure(
-    truth: np.ndarray, paths: Mapping[str, TrajectoryErrors], begin_ns: int, unit: str = 'm'
-) -> Any:
+def trajectory_figure(paths: Mapping[str, TrajectoryErrors], unit: str = 'm') -> Any:
     """Return a figure of aligned and true paths, and of the errors over time.
 
-    :param truth: (M, 3) true positions.
-    :param paths: evaluated trajectories by their labels.
-    :param begin_ns: zero of the time axis.
+    :param paths: evaluated trajectories by their labels; the true path is that of the longest.
     """
+    truth = max(paths.values(), key=lambda errors: errors.matched).truth[:, :3, 3]
+    begin_ns = min(int(errors.stamps_ns[0]) for errors in paths.values())
     # The axes of the plane of the largest spread.
     flat = np.linalg.svd(truth - truth.mean(axis=0), full_matrices=False)[2][:2]
     figure = new_figure(12, 4.8)
@@ -63,6 +61,8 @@ def trajectory_figure(
         label = f'{name}: ATE {ate:.4f}{share}'
         chart.plot(seconds, errors.errors_m, color=color, label=label)
         chart.axhline(ate, color=color, linestyle=':')
+    # Room for the lines of the legend.
+    chart.margins(y=0.05 + 0.1 * (len(paths) - 1))
     plan.set(aspect='equal', adjustable='datalim', xlabel=unit, ylabel=unit)
     plan.set_title('aligned paths, in their widest plane; the dot is the start', fontsize=10)
     chart.set(xlabel='time (s)', ylabel=f'position error ({unit})', ylim=(0, None))

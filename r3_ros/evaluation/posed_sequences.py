@@ -1,8 +1,8 @@
-"""Recorded and rendered sequences with true poses."""
+"""Sequences with true poses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,9 @@ import numpy as np
 
 from ..core.errors import SourceError
 from ..core.trajectory_file import PoseList, read_tum
-from ..input.camera_model import CameraModel
 from ..input.folder_source import FolderSource
 from ..input.open_source import open_source
-from ..input.source import RawFrame, Source
+from ..input.source import Source
 from .depth_errors import depth_files, read_depth
 
 TRUTH = 'groundtruth.txt'
@@ -67,33 +66,3 @@ def recorded_sequence(
         name, name, truth, partial(open_source, path), list(depths),
         lambda stamp_ns: read_depth(depths[stamp_ns]),
     )  # fmt: skip
-
-
-def rendered_sequence(
-    name: str,
-    group: str,
-    truth: PoseList,
-    camera: CameraModel,
-    images: np.ndarray,
-    depths: np.ndarray,
-) -> PosedSequence:
-    """Return rendered images with depth.
-
-    :param images: (N, H, W, 3) uint8 RGB; ``depths``: (N, H, W) float32 metres, 0 where none.
-    """
-    stamps = truth.stamps_ns.tolist()
-    return PosedSequence(
-        name, group, truth, lambda: _ArraySource(name, camera, stamps, images), stamps,
-        lambda stamp_ns: depths[stamps.index(stamp_ns)],
-    )  # fmt: skip
-
-
-class _ArraySource(Source):
-    def __init__(
-        self, name: str, camera: CameraModel, stamps_ns: list[int], images: np.ndarray
-    ) -> None:
-        super().__init__(name, camera, len(images))
-        self._frames = zip(stamps_ns, images, strict=True)
-
-    def _read(self) -> Iterator[RawFrame]:
-        return (RawFrame(stamp_ns, image) for stamp_ns, image in self._frames)

@@ -1,8 +1,7 @@
 """Runs predictors on many sequences and writes a folder.
 
 - ``evaluation.md``: tables; ``evaluation.json``: the numbers, also of each sequence;
-- ``confidence.png``: errors by confidence quintile;
-- ``figures/``: depth, trajectories and maps of the first sequences of each group;
+- ``figures/``: depth and trajectories of the first sequences of each group;
 - ``streams/SEQUENCE/PREDICTOR.tum`` and ``.ply``: poses as first estimated, and maps.
 """
 
@@ -10,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 import math
 from pathlib import Path
 import re
@@ -25,15 +24,14 @@ from ..factory import load_engine
 from ..maps.cloud import Cloud
 from ..maps.cloud_file import write_points
 from ..offline.run_files import machine, versions, write_json
-from .comparison_figures import draw_confidence, draw_depths, draw_maps, draw_trajectories
+from .comparison_figures import draw_depths, draw_trajectories
 from .posed_sequences import PosedSequence
-from .stream_results import baselines, run_predictor, StreamResult
+from .stream_results import constant_velocity, run_predictor, StreamResult
 from .stream_tables import group_errors, grouped_errors, tables_text
 
 #: Marks a folder as an evaluation.
 TABLES = 'evaluation.md'
 _FIGURES = 'figures'
-_DRAWN = {'depth': draw_depths, 'trajectories': draw_trajectories, 'maps': draw_maps}
 _DRAWN_PER_GROUP = 3
 
 
@@ -46,7 +44,7 @@ def compare_predictors(
 ) -> str:
     """Run every predictor on every sequence and write the folder.
 
-    :param predictors: by their names in the tables; the first is compared with the others.
+    :param predictors: by their names in the tables.
     :param report: called with the main errors of each stream.
     :returns: the tables as text.
     :raises R3Error: a predictor or a sequence cannot be used.
@@ -64,13 +62,15 @@ def compare_predictors(
             finally:
                 engine.close()
             report(_line(of_sequence[-1]))
-        of_sequence += baselines(sequence, of_sequence[0].stamps_ns)
-        _write_stream(folder / 'streams' / file_name(sequence.name), of_sequence)
+        baseline = constant_velocity(sequence, of_sequence[0].stamps_ns)
+        of_sequence += [baseline] if baseline is not None else []
+        stem = file_name(sequence.name)
+        _write_stream(folder / 'streams' / stem, of_sequence)
         if drawn[sequence.group] < _DRAWN_PER_GROUP:
-            (folder / _FIGURES).mkdir(exist_ok=True)
-            for what, draw in _DRAWN.items():
-                file = f'{file_name(sequence.name)}_{what}.png'
-                draw(folder / _FIGURES / file, sequence, of_sequence)
+            figures = folder / _FIGURES
+            figures.mkdir(exist_ok=True)
+            draw_depths(figures / f'{stem}_depth.png', sequence, of_sequence)
+            draw_trajectories(figures / f'{stem}_trajectories.png', sequence, of_sequence)
             drawn[sequence.group] += 1
         # Maps of hundreds of streams would not fit into memory.
         results += [replace(r, cloud=Cloud.empty(), depth_maps={}) for r in of_sequence]
@@ -79,13 +79,13 @@ def compare_predictors(
 
 def _line(result: StreamResult) -> str:
     errors = group_errors([result])
-    shares = (
-        (f'ATE {errors.ate_percent:.2f} %', errors.ate_percent),
-        (f'rotation {errors.rotation_deg:.2f} deg', errors.rotation_deg),
-        (f'direction {errors.direction_deg:.1f} deg', errors.direction_deg),
-        (f'AbsRel {errors.abs_rel:.3f}', errors.abs_rel),
-    )
-    known = [text for text, value in shares if math.isfinite(value)]
+    parts = {
+        'ate_percent': 'ATE {:.2f} %',
+        'rotation_deg': 'rotation {:.2f} deg',
+        'direction_deg': 'direction {:.1f} deg',
+        'abs_rel': 'AbsRel {:.3f}',
+    }
+    known = [text.format(errors[k]) for k, text in parts.items() if math.isfinite(errors[k])]
     return f'{result.sequence}: {result.predictor}: {", ".join(known) or "nothing to compare"}'
 
 
@@ -114,18 +114,11 @@ def _write(
     text = tables_text(rows)
     with atomic_write(folder / TABLES) as file:
         file.write(_page(text, models, folder).encode())
-    draw_confidence(folder / 'confidence.png', rows)
     content: dict[str, Any] = {
-        'groups': [row.as_json() for row in rows],
-        'streams': [{'sequence': r.sequence} | group_errors([r]).as_json() for r in results],
+        'groups': rows,
+        'streams': [{'sequence': r.sequence} | group_errors([r]) for r in results],
         'predictors': {
-            name: {
-                'model': models[name].name,
-                'checkpoint_sha256': models[name].checkpoint_sha256,
-                'device': models[name].device,
-                'precision': models[name].precision,
-                'config': flattened(config),
-            }
+            name: asdict(models[name]) | {'config': flattened(config)}
             for name, config in predictors.items()
         },
         'machine': machine(),
@@ -136,23 +129,22 @@ def _write(
 
 
 def _page(tables: str, models: Mapping[str, ModelInfo], folder: Path) -> str:
-    """Return the page: predictors, legend, tables, and links to the figures."""
+    """Return the page: predictors, legend, tables and figures."""
     about = machine()
     lines = [f'# Evaluation\n\n{about["cpu"]}, {about["cores"]} cores.\n']
     for name, info in models.items():
         sha = info.checkpoint_sha256
         weights = f', weights {sha[:12]}' if sha else ''
         lines.append(f'- {name}: {info.name} on {info.device}, {info.precision}{weights}')
-    figures = sorted(path.name for path in (folder / _FIGURES).glob('*.png'))
-    links = ''.join(f'- [{name}]({_FIGURES}/{name})\n' for name in figures)
-    return '\n'.join(lines) + f'\n\n{_LEGEND}\n\n{tables}\n## Figures\n\n{links}'
+    names = sorted(path.name for path in (folder / _FIGURES).glob('*.png'))
+    figures = '\n'.join(f'![{name}]({_FIGURES}/{name})\n' for name in names)
+    return '\n'.join(lines) + f'\n\n{_LEGEND}\n\n{tables}\n## Figures\n\n{figures}'
 
 
 _LEGEND = """\
 posed: images with a tracked pose. ATE: root mean square position error after a similarity
 alignment, over the length of the path; mean over streams. rotation, direction: error of the step
-from an image to the next, and of the direction of its translation; mean, and in brackets median.
-*constant velocity* repeats the first true step and gives every pixel the same depth; *true
-previous step* repeats the preceding true step, which no camera knows. AbsRel, within 1.25: depth
-against the truth, a scale for each image (or one for each stream); pixels: share of those with a
-truth. Confidence: mean error of each fifth, sorted by confidence."""
+from an image to the next, and of the direction of its translation; mean and median. *constant
+velocity* repeats the first true step and gives every pixel the same depth. AbsRel, within 1.25:
+depth against the truth, a scale for each image (or one for each stream); pixels: share of those
+with a truth. Confidence: mean error of each fifth, from the least confident to the most."""

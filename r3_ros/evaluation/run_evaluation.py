@@ -57,9 +57,7 @@ def evaluate_run(
     )
     write_json(folder / EVALUATION, content)
     _write_table(folder / EVALUATION_TABLE, emitted)
-    truth_line, paths = emitted.truth[:, :3, 3], {'before corrections': emitted}
-    figure = trajectory_figure(truth_line, paths, int(emitted.stamps_ns[0]))
-    save_figure(figure, folder / EVALUATION_PLOT)
+    save_figure(trajectory_figure({'before corrections': emitted}), folder / EVALUATION_PLOT)
     return content
 
 

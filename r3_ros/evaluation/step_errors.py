@@ -1,4 +1,4 @@
-"""Errors of the steps between images, and baseline motions without images.
+"""Errors of the steps between images, and a baseline without images: constant velocity.
 
 A step is the motion ``T_earlier_later`` between successive images; its rotation and direction
 need neither an alignment nor a scale.
@@ -85,12 +85,6 @@ def _angles_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(nowhere, _NO_DIRECTION_DEG, degrees)
 
 
-def _stretched(step: np.ndarray, factor: float) -> np.ndarray:
-    """Return a (4, 4) step with rotation vector and translation multiplied by ``factor``."""
-    turn = Rotation.from_matrix(step[:3, :3]).as_rotvec()
-    return make_T(Rotation.from_rotvec(factor * turn).as_matrix(), factor * step[:3, 3])
-
-
 def first_step_repeated(T_true: np.ndarray, stamps_ns: np.ndarray) -> np.ndarray:
     """Return (N, 4, 4) poses that repeat the first true step, scaled by the time intervals.
 
@@ -98,17 +92,9 @@ def first_step_repeated(T_true: np.ndarray, stamps_ns: np.ndarray) -> np.ndarray
     """
     intervals = np.diff(stamps_ns.astype(np.float64))
     first = inverse(T_true[0]) @ T_true[1]
+    rotvec = Rotation.from_matrix(first[:3, :3]).as_rotvec()
     poses = [T_true[0]]
-    for interval in intervals:
-        poses.append(poses[-1] @ _stretched(first, interval / intervals[0]))
+    for factor in intervals / intervals[0]:
+        R = Rotation.from_rotvec(factor * rotvec).as_matrix()
+        poses.append(poses[-1] @ make_T(R, factor * first[:3, 3]))
     return np.stack(poses)
-
-
-def previous_step_repeated(T_true: np.ndarray, stamps_ns: np.ndarray) -> np.ndarray:
-    """Return (N - 1, 4, 4) steps that repeat the preceding TRUE step (an oracle); NaN first."""
-    intervals = np.diff(stamps_ns.astype(np.float64))
-    steps = steps_between(T_true)
-    guesses = np.full_like(steps, np.nan)
-    for k in range(1, len(steps)):
-        guesses[k] = _stretched(steps[k - 1], intervals[k] / intervals[k - 1])
-    return guesses

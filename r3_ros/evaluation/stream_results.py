@@ -13,22 +13,15 @@ from ..offline.stream_run import run_source, RunResult
 from ..streaming.engine import Engine
 from .depth_errors import DepthErrors, truth_at_pixels
 from .posed_sequences import PosedSequence
-from .step_errors import (
-    first_step_repeated,
-    previous_step_repeated,
-    step_errors,
-    StepErrors,
-    steps_between,
-)
+from .step_errors import first_step_repeated, step_errors, StepErrors, steps_between
 from .trajectory_errors import evaluate_trajectory, match_stamps, MIN_POSES, TrajectoryErrors
 
-#: Names of the baselines in the tables.
-FIRST_STEP = 'constant velocity'
-PREVIOUS_STEP = 'true previous step'
+#: Name of the baseline in the tables.
+CONSTANT_VELOCITY = 'constant velocity'
 #: Largest number of depth maps of a sequence that are kept for figures.
 _KEPT_DEPTHS = 64
-#: Side of the grid on which constant depth is compared.
-_FLAT_GRID = 160
+#: Stride of the pixels at which constant depth is compared.
+_FLAT_STRIDE = 4
 
 
 @dataclass(eq=False)
@@ -38,8 +31,7 @@ class StreamResult:
     :ivar stamps_ns: (N,) of the images processed.
     :ivar estimate: tracked poses as first estimated, and the first pose, which defines the
         world; ``trajectory``: their errors, None if fewer than three have a true pose.
-    :ivar depth: None for a baseline without depth.
-    :ivar step_ms: median wall time of a step of the engine; NaN for a baseline.
+    :ivar step_ms: median wall time of a step of the engine; NaN for the baseline.
     :ivar depth_maps: some of the depth maps, by stamp; ``undistorted``: intrinsics of the
         undistorted images.
     """
@@ -51,7 +43,7 @@ class StreamResult:
     estimate: PoseList
     trajectory: TrajectoryErrors | None
     steps: StepErrors
-    depth: DepthErrors | None = None
+    depth: DepthErrors
     step_ms: float = float('nan')
     cloud: Cloud = field(default_factory=Cloud.empty)
     depth_maps: dict[int, DepthMap] = field(default_factory=dict)
@@ -95,7 +87,7 @@ def run_predictor(
         step_ms=float(np.median([record.step_ms for record in records])),
         cloud=run.cloud,
         depth_maps=collected.kept,
-        undistorted=None if run.intrinsics_estimated else run.intrinsics,
+        undistorted=collected.undistorted,
     )
 
 
@@ -107,7 +99,7 @@ class _Collected:
         spread = np.linspace(0, len(stamps) - 1, _KEPT_DEPTHS).round().astype(int)
         self._kept_stamps = {stamps[i] for i in spread}
         self._stamps: dict[int, int] = {}
-        self._undistorted: Intrinsics | None = None
+        self.undistorted: Intrinsics | None = None
         self.poses: list[np.ndarray] = []
         self.errors = DepthErrors()
         self.kept: dict[int, DepthMap] = {}
@@ -119,7 +111,7 @@ class _Collected:
         self.poses.append(T if counts and T is not None else np.full((4, 4), np.nan))
         self._stamps[estimate.frame_id] = estimate.stamp_ns
         # Without a calibration the intrinsics are estimated for each image.
-        self._undistorted = None if estimate.intrinsics_estimated else estimate.intrinsics
+        self.undistorted = None if estimate.intrinsics_estimated else estimate.intrinsics
         self.depths(estimate.depths)
 
     def depths(self, maps: tuple[DepthMap, ...]) -> None:
@@ -129,7 +121,7 @@ class _Collected:
                 self.kept[stamp_ns] = depth_map
             if stamp_ns in self._with_truth:
                 truth = self._sequence.depth(stamp_ns)
-                at_pixels = truth_at_pixels(truth, depth_map.intrinsics, self._undistorted)
+                at_pixels = truth_at_pixels(truth, depth_map.intrinsics, self.undistorted)
                 self.errors.add(depth_map.depth, at_pixels, depth_map.confidence)
 
 
@@ -141,46 +133,29 @@ def _true_poses(stamps_ns: np.ndarray, truth: PoseList) -> np.ndarray:
     return T
 
 
-def baselines(sequence: PosedSequence, stamps_ns: np.ndarray) -> list[StreamResult]:
-    """Return the baselines: the first true step repeated, and each preceding true step.
-
-    The first one also has constant depth.
+def constant_velocity(sequence: PosedSequence, stamps_ns: np.ndarray) -> StreamResult | None:
+    """Return the baseline: the first true step repeated, and constant depth.
 
     :param stamps_ns: (N,) of the images.
+    :returns: None if fewer than three images have a true pose.
     """
     T_true = _true_poses(stamps_ns, sequence.truth)
     known = np.isfinite(T_true[:, 0, 0])
     stamps_ns, T_true = stamps_ns[known], T_true[known]
     if len(T_true) < MIN_POSES:
-        return []
-    true_steps = steps_between(T_true)
-    T = first_step_repeated(T_true, stamps_ns)
-    straight, no_poses = PoseList(stamps_ns, T), PoseList(stamps_ns[:0], T[:0])
-    oracle = previous_step_repeated(T_true, stamps_ns)
-    about = (sequence.name, sequence.group)
-    return [
-        StreamResult(
-            *about, FIRST_STEP, stamps_ns, straight,
-            trajectory=evaluate_trajectory(straight, sequence.truth),
-            steps=step_errors(steps_between(T), true_steps),
-            depth=_flat_depth(sequence, set(stamps_ns.tolist())),
-        ),
-        StreamResult(
-            *about, PREVIOUS_STEP, stamps_ns, no_poses,
-            trajectory=None,
-            steps=step_errors(oracle, true_steps),
-        ),
-    ]  # fmt: skip
-
-
-def _flat_depth(sequence: PosedSequence, stamps: set[int]) -> DepthErrors:
-    """Compare constant depth on a coarse grid."""
-    errors = DepthErrors()
-    for stamp_ns in sequence.depth_stamps:
-        if stamp_ns in stamps:
-            truth = sequence.depth(stamp_ns).astype(np.float64)
-            truth = truth[:: max(1, truth.shape[0] // _FLAT_GRID)]
-            truth = truth[:, :: max(1, truth.shape[1] // _FLAT_GRID)]
-            truth[truth == 0] = np.nan
-            errors.add(np.ones_like(truth), truth)
-    return errors
+        return None
+    depth = DepthErrors()
+    for stamp_ns in sorted(set(sequence.depth_stamps).intersection(stamps_ns.tolist())):
+        truth = sequence.depth(stamp_ns)[::_FLAT_STRIDE, ::_FLAT_STRIDE]
+        depth.add(np.ones_like(truth), np.where(truth > 0, truth, np.nan))
+    poses = PoseList(stamps_ns, first_step_repeated(T_true, stamps_ns))
+    return StreamResult(
+        sequence.name,
+        sequence.group,
+        CONSTANT_VELOCITY,
+        stamps_ns,
+        poses,
+        trajectory=evaluate_trajectory(poses, sequence.truth),
+        steps=step_errors(steps_between(poses.T_world_camera), steps_between(T_true)),
+        depth=depth,
+    )

@@ -54,12 +54,6 @@ class TrajectoryErrors:
     rotation_deg: np.ndarray = field(repr=False)
     aligned: np.ndarray = field(repr=False)
     truth: np.ndarray = field(repr=False)
-    R_true_world: np.ndarray = field(repr=False)
-    t_true_world: np.ndarray = field(repr=False)
-
-    def moved(self, points: np.ndarray) -> np.ndarray:
-        """Return (N, 3) points of the estimate in the frame of the truth."""
-        return self.scale * points @ self.R_true_world.T + self.t_true_world
 
     def as_json(self) -> dict[str, Any]:
         """Return the numbers without the arrays."""
@@ -109,8 +103,6 @@ def evaluate_trajectory(
         rotation_deg=rotation_deg,
         aligned=aligned,
         truth=T_true,
-        R_true_world=R,
-        t_true_world=t,
     )
 
 

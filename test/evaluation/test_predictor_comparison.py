@@ -12,23 +12,12 @@ from r3_ros.core.config import R3Config
 from r3_ros.core.datatypes import Intrinsics
 from r3_ros.core.errors import SourceError
 from r3_ros.core.geometry import make_T
-from r3_ros.evaluation import comparison_figures
 from r3_ros.evaluation.depth_errors import DepthErrors, truth_at_pixels
 from r3_ros.evaluation.posed_sequences import recorded_sequence
 from r3_ros.evaluation.predictor_comparison import compare_predictors, file_name
-from r3_ros.evaluation.step_errors import (
-    first_step_repeated,
-    previous_step_repeated,
-    step_errors,
-    steps_between,
-)
-from r3_ros.evaluation.stream_results import baselines, run_predictor
-from r3_ros.evaluation.stream_tables import (
-    by_confidence,
-    falls,
-    grouped_errors,
-    tables_text,
-)
+from r3_ros.evaluation.step_errors import first_step_repeated, step_errors, steps_between
+from r3_ros.evaluation.stream_results import constant_velocity, run_predictor
+from r3_ros.evaluation.stream_tables import by_confidence, grouped_errors, tables_text
 from r3_ros.streaming.engine import Engine
 from scipy.spatial.transform import Rotation
 import scripted
@@ -99,7 +88,7 @@ def test_directions_of_steps_that_hardly_move_do_not_count_but_standing_still_do
     assert errors.rotation_deg.tolist() == [0, 0, 0, 0]
 
 
-# Guesses
+# Constant velocity
 
 
 def test_the_first_step_repeated_follows_a_steady_turn_for_ever():
@@ -114,16 +103,6 @@ def test_a_longer_interval_makes_a_longer_step():
     stamps = np.array([0, 1, 4, 5]) * SECOND
     guess = first_step_repeated(true, stamps)
     np.testing.assert_allclose(guess[:, 2, 3], [0.0, 0.2, 0.8, 1.0], atol=1e-12)
-    oracle = previous_step_repeated(true, stamps)
-    assert np.isnan(oracle[0]).all()
-    np.testing.assert_allclose(oracle[1:, 2, 3], [0.6, 0.2], atol=1e-12)
-
-
-def test_the_previous_step_errs_by_how_much_the_motion_changes():
-    true = chain_of(forward(1, 1), forward(1, 3), forward(1, 2))
-    errors = step_errors(previous_step_repeated(true, np.arange(4) * SECOND), steps_between(true))
-    np.testing.assert_allclose(errors.rotation_deg[1:], [2, 1], atol=1e-9)
-    assert np.isnan(errors.rotation_deg[0])
 
 
 # Depth
@@ -181,9 +160,7 @@ def test_errors_by_confidence_are_means_of_fifths():
     error = np.array([30, 50, 32, 48, 41, 1, 2, 9, 11, 28], float)
     fifths = by_confidence(confidence, error)
     assert fifths == (49.0, 36.5, 29.0, 10.0, 1.5)
-    assert falls(fifths) is True
-    assert falls((5.0, 4.0, 4.0, 2.0, 1.0)) is False
-    assert by_confidence(confidence[:4], error[:4]) == () and falls(()) is None
+    assert by_confidence(confidence[:4], error[:4]) == ()
 
 
 def test_what_is_not_known_is_in_no_fifth():
@@ -246,18 +223,16 @@ def test_errors_of_an_unsure_frame_are_found_by_its_confidence(tmp_path):
     assert sorted(lowest.tolist()) == [4, 5, 6]
 
 
-def test_baselines_are_evaluated_at_the_times_of_the_images(tmp_path):
+def test_the_baseline_is_evaluated_at_the_times_of_the_images(tmp_path):
     folder = with_depth(write_folder(tmp_path / 'walk', count=12), 12)
     sequence, result = evaluated(folder)
-    straight, oracle = baselines(sequence, result.stamps_ns[:8])
+    straight = constant_velocity(sequence, result.stamps_ns[:8])
     # The circle is one motion again and again.
     assert len(straight.estimate) == 8 and straight.trajectory.ate_percent < 1e-4
     # The first image faces a wall, which has one depth; the others see it more and more aslant.
     flat = straight.depth.per_image[:, 0]
     assert len(flat) == 8 and flat[0] < 1e-6 and (np.diff(flat) > 0).all() and flat[-1] > 0.05
-    assert oracle.trajectory is None and oracle.depth is None
-    assert np.nanmax(oracle.steps.rotation_deg) < 1e-4
-    assert baselines(sequence, result.stamps_ns[:2]) == []
+    assert constant_velocity(sequence, result.stamps_ns[:2]) is None
 
 
 def test_depth_of_distorted_images_is_left_out(tmp_path):
@@ -285,34 +260,43 @@ def test_the_truth_of_a_video_lies_beside_it_or_is_named(tmp_path):
 # Tables
 
 
+def cells(table):
+    """Return the cells of the lines of a table, without the line below the titles."""
+    lines = [line for line in table.splitlines() if line.startswith('| ')]
+    assert len({len(line) for line in lines}) == 1  # aligned
+    parts = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines]
+    return parts[:1] + parts[2:]
+
+
 def test_a_table_has_a_row_for_each_group_and_predictor(tmp_path):
     sequence, exact = evaluated(with_depth(write_folder(tmp_path / 'walk', count=12), 12))
-    results = [exact, *baselines(sequence, exact.stamps_ns)]
+    results = [exact, constant_velocity(sequence, exact.stamps_ns)]
     other = [replace(r, sequence='second') for r in results]
     rows = grouped_errors([*results, *other])
-    names = ['scripted', 'constant velocity', 'true previous step']
-    assert [(r.group, r.predictor, r.streams) for r in rows] == [('walk', n, 2) for n in names]
-    assert rows[0].pictures == 24 and rows[0].depth_pictures == 24 and rows[0].ate_streams == 2
-    text = tables_text(rows)
-    against, poses, depth, confidence = (part.splitlines() for part in text.split('\n## '))
-    assert against[0] == '## scripted against the others'
-    assert against[4].startswith('| walk, 2 streams | constant velocity | ')
-    assert against[4].endswith(' | better |') and against[5].endswith(' | - |')
-    assert poses[2].startswith('| sequences | predictor | posed (%) | ATE')
-    assert poses[4].startswith('| walk, 2 streams | scripted | 100 | 0.00 | 0.00 (0.00) |')
-    assert poses[6].startswith('| walk, 2 streams | true previous step | - | - | 0.00 (0.00) |')
-    assert len(poses) == 7
-    # The oracle knows nothing of depth.
-    assert [line.split(' | ')[1] for line in depth[4:6]] == ['scripted', 'constant velocity']
-    assert confidence[2].split(' | ')[-1] == 'falls |'
-    assert {line.split(' | ')[1] for line in confidence[4:] if line} == {'scripted'}
+    names = ['scripted', 'constant velocity']
+    assert [(r['group'], r['predictor'], r['streams']) for r in rows] == [
+        ('walk', n, 2) for n in names
+    ]
+    assert rows[0]['pictures'] == 24 and rows[0]['depth_pictures'] == 24
+    assert rows[0]['ate_streams'] == 2
+    poses, depth, confidence = map(cells, tables_text(rows).split('\n## '))
+    assert poses[0][:5] == ['sequences', 'streams', 'predictor', 'posed', 'ATE (% of the path)']
+    assert poses[1][:9] == ['walk', '2', 'scripted', '100%', '0.00', '2', '0.00', '0.00', '0.00']
+    assert poses[2][2] == 'constant velocity' and poses[2][-1] == '-'  # it takes no time
+    assert len(poses) == len(depth) == 3
+    assert depth[0][3:] == ['AbsRel', 'AbsRel, one scale', 'within 1.25', 'pixels', 'images']
+    assert depth[1][2] == 'scripted' and depth[1][5:] == ['100.0%', '100%', '24']
+    assert confidence[0][3:] == ['AbsRel of pixels', 'rotation (deg)', 'direction (deg)']
+    assert [line[2] for line in confidence[1:]] == ['scripted']
 
 
-def test_better_is_who_errs_less(tmp_path):
+def test_errors_by_confidence_stand_in_one_cell(tmp_path):
     _, exact = evaluated(write_folder(tmp_path / 'walk', count=12))
-    row = replace(grouped_errors([exact])[0], ate_percent=2.0, rotation_deg=1.0, direction_deg=9.0)
-    other = replace(row, predictor='other', ate_percent=1.0, rotation_deg=2.0, direction_deg=9.0)
-    assert '| walk | other | worse | better | worse | - |' in tables_text([row, other])
+    row = grouped_errors([exact])[0]
+    row |= {'depth_quintiles': (5, 4, 3, 2, 1), 'rotation_quintiles': ()}
+    _, depth, confidence = tables_text([row]).split('\n## ')
+    assert depth == 'Depth\n\nnothing to compare\n'
+    assert cells(confidence)[1][3:5] == ['5.000, 4.000, 3.000, 2.000, 1.000', '-']
 
 
 def test_streams_without_enough_poses_are_counted(tmp_path):
@@ -321,38 +305,10 @@ def test_streams_without_enough_poses_are_counted(tmp_path):
     _, lost = evaluated(folder, scripted.Script(blackouts=range(1, 12)))
     assert lost.trajectory is None
     rows = grouped_errors([exact, replace(lost, sequence='dark')])
-    assert rows[0].posed == pytest.approx(13 / 24)
-    assert '| walk, 2 streams | scripted | 54 | 0.00 (1 of 2) |' in tables_text(rows)
-
-
-def test_figures_know_whether_errors_fall(tmp_path):
-    _, exact = evaluated(write_folder(tmp_path / 'walk', count=12))
-    row = replace(
-        grouped_errors([exact])[0], depth_quintiles=(5, 4, 3, 2, 1), rotation_quintiles=()
-    )
-    content = row.as_json()
-    assert content['depth_falls'] is True and content['rotation_falls'] is None
-    assert '| walk | scripted | depth (AbsRel) | 5.000, 4.000, 3.000, 2.000, 1.000 | yes |' in (
-        tables_text([row])
-    )
-
-
-def test_a_predictor_has_one_colour_in_all_panels(tmp_path, monkeypatch):
-    _, exact = evaluated(write_folder(tmp_path / 'walk', count=12))
-    row = replace(grouped_errors([exact])[0], group='first', depth_quintiles=(5, 4, 3, 2, 1))
-    other = replace(row, predictor='other')
-    figures = []
-    monkeypatch.setattr(
-        comparison_figures, 'save_figure', lambda figure, path: figures.append(figure)
-    )
-    rows = [row, other, replace(other, group='second')]
-    comparison_figures.draw_confidence(tmp_path / 'confidence.png', rows)
-    colours = {'scripted': set(), 'other': set()}
-    for axes in figures[0].axes:
-        for line in axes.lines:
-            colours[line.get_label()].add(line.get_color())
-    assert all(len(found) == 1 for found in colours.values())
-    assert colours['scripted'] != colours['other']
+    assert rows[0]['posed'] == pytest.approx(13 / 24)
+    poses = cells(tables_text(rows).split('\n## ')[0])
+    assert poses[0][5] == 'with ATE'
+    assert poses[1][:6] == ['walk', '2', 'scripted', '54%', '0.00', '1']
 
 
 # Files
@@ -371,22 +327,24 @@ def test_the_files_of_an_evaluation(tmp_path, predictor, capsys):
     inputs = [str(tmp_path / name / 'walk') for name in ('a', 'b')]
     assert main(['eval', *inputs, '-o', str(out)]) == 0
     said = capsys.readouterr().out
-    assert 'walk: classical: ATE 0.00 %' in said and '| walk 2 | constant velocity |' in said
+    assert (
+        'walk: classical: ATE 0.00 %' in said
+        and '| walk 2    | 1       | constant velocity |' in said
+    )
     names = {str(path.relative_to(out)) for path in out.rglob('*') if path.is_file()}
     assert names == {
-        'evaluation.md', 'evaluation.json', 'confidence.png',
-        *(f'figures/{n}_{w}.png' for n in ('walk', 'walk_2') for w in
-          ('depth', 'trajectories', 'maps')),
+        'evaluation.md', 'evaluation.json',
+        *(f'figures/{n}_{w}.png' for n in ('walk', 'walk_2') for w in ('depth', 'trajectories')),
         *(f'streams/{n}/{f}' for n in ('walk', 'walk_2') for f in
           ('classical.tum', 'classical.ply', 'constant_velocity.tum')),
     }  # fmt: skip
     for path in out.rglob('*.png'):
         assert cv2.imread(str(path)) is not None
     content = json.loads((out / 'evaluation.json').read_text())
-    assert [(g['group'], g['predictor']) for g in content['groups'][:3]] == [
-        ('walk', 'classical'), ('walk', 'constant velocity'), ('walk', 'true previous step')
+    assert [(g['group'], g['predictor']) for g in content['groups'][:2]] == [
+        ('walk', 'classical'), ('walk', 'constant velocity')
     ]  # fmt: skip
-    assert len(content['streams']) == 6 and content['predictors']['classical']['config']
+    assert len(content['streams']) == 4 and content['predictors']['classical']['config']
     page = (out / 'evaluation.md').read_text()
     assert '(figures/walk_depth.png)' in page and '## Confidence' in page
     # A second time only with --overwrite, and never over something else.
@@ -395,7 +353,7 @@ def test_the_files_of_an_evaluation(tmp_path, predictor, capsys):
     assert 'holds no evaluation.md' in capsys.readouterr().err
     assert main(['eval', inputs[0], '-o', str(out), '--overwrite', '--max-frames', '6']) == 0
     content = json.loads((out / 'evaluation.json').read_text())
-    assert [stream['pictures'] for stream in content['streams']] == [6, 6, 6]
+    assert [stream['pictures'] for stream in content['streams']] == [6, 6]
 
 
 @pytest.mark.slow
@@ -408,8 +366,8 @@ def test_sequences_beyond_the_first_of_a_group_are_not_drawn(tmp_path, predictor
     (tmp_path / 'out').mkdir()
     out = tmp_path / 'out'
     compare_predictors(sequences, {'scripted': R3Config()}, out, report=said.append)
-    drawn = sorted(path.name for path in (out / 'figures').glob('*_maps.png'))
-    assert drawn == ['walk_0_maps.png', 'walk_1_maps.png', 'walk_2_maps.png']
+    drawn = sorted(path.name for path in (out / 'figures').glob('*_trajectories.png'))
+    assert drawn == [f'walk_{k}_trajectories.png' for k in range(3)]
     assert len(said) == 5 and len(list((tmp_path / 'out' / 'streams').iterdir())) == 5
 
 

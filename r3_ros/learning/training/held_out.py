@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from ...core.trajectory_file import NANOSECONDS, PoseList
-from ...evaluation.posed_sequences import PosedSequence, rendered_sequence
+from ...evaluation.posed_sequences import PosedSequence
 from ...input.camera_model import CameraModel
+from ...input.source import RawFrame, Source
 from .procedural import draw_frames, draw_intrinsics, render_clip
 from .training_settings import TrainingSettings
 from .training_worlds import make_training_world, RATE_HZ, Split
@@ -39,11 +41,27 @@ def held_out_stream(
     # Some sequences follow their path backwards; stamps increase all the same.
     seconds = np.abs(chosen - chosen[0]) / RATE_HZ
     stamps_ns = np.round(seconds * NANOSECONDS).astype(np.int64)
-    return rendered_sequence(
-        name=f'{GROUPS[split]} {number} ({place.world.kind}, {place.style})',
-        group=GROUPS[split],
+    stamps = stamps_ns.tolist()
+    name = f'{GROUPS[split]} {number} ({place.world.kind}, {place.style})'
+    camera = CameraModel(K.width, K.height, K.K, 'plumb_bob', ())
+    images = clip.images[0].permute(0, 2, 3, 1).cpu().numpy()
+    depths = clip.depth[0].cpu().numpy()
+    return PosedSequence(
+        name,
+        GROUPS[split],
         truth=PoseList(stamps_ns, place.path.T_world_camera[chosen]),
-        camera=CameraModel(K.width, K.height, K.K, 'plumb_bob', ()),
-        images=clip.images[0].permute(0, 2, 3, 1).cpu().numpy(),
-        depths=clip.depth[0].cpu().numpy(),
+        open=lambda: _RenderedSource(name, camera, stamps, images),
+        depth_stamps=stamps,
+        depth=lambda stamp_ns: depths[stamps.index(stamp_ns)],
     )
+
+
+class _RenderedSource(Source):
+    def __init__(
+        self, name: str, camera: CameraModel, stamps_ns: list[int], images: np.ndarray
+    ) -> None:
+        super().__init__(name, camera, len(images))
+        self._frames = zip(stamps_ns, images, strict=True)
+
+    def _read(self) -> Iterator[RawFrame]:
+        return (RawFrame(stamp_ns, image) for stamp_ns, image in self._frames)
