@@ -40,11 +40,7 @@ SPLITS = {'seeds': Split.HELD_OUT_SEEDS, 'kinds': Split.HELD_OUT_KINDS}
 
 def losses_to_leave_out() -> list[str]:
     """Return the losses of r3-tiny."""
-    names = [
-        f.name
-        for f in fields(LossSettings)
-        if not f.name.startswith(('alpha', 'unlabelled', 'own'))
-    ]
+    names = [f.name for f in fields(LossSettings) if not f.name.startswith(('alpha', 'own'))]
     return [name for name in names if name not in ('rotation', 'translation')]
 
 

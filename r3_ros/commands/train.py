@@ -43,8 +43,7 @@ def register(subparsers: Any) -> None:
         'camera-to-world), camera.yaml and optional depth/. A share of the steps (1 - '
         'data.recorded) uses procedural worlds, against forgetting: the cache of a training, or a '
         'small one of its own. The end of each recording is held out for validation. Videos '
-        'without truth train the consistency of frames in a share of the steps '
-        '(data.unlabelled).',
+        'without truth become recordings first, by the classical predictor: OUTPUT/videos.',
     )
     parser.add_argument('folders', metavar='DIR', nargs='*', help='recordings with truth')
     parser.add_argument(
@@ -98,7 +97,7 @@ def _train(args: argparse.Namespace, settings: Any) -> int:
     from ..learning.training.processes import joined
     from ..learning.training.recordings import RecordedClips
     from ..learning.training.trainer import require_state, Trainer
-    from ..learning.training.videos import MixedClips
+    from ..learning.training.video_labels import labelled_videos
 
     if not args.output and not (args.render and args.cache):
         raise ConfigError('name a folder for the training with --output')
@@ -116,11 +115,11 @@ def _train(args: argparse.Namespace, settings: Any) -> int:
         if args.render:
             worlds.render()
             return 0
+        if videos:
+            folders += labelled_videos(videos, output / 'videos', report)
         source: ClipSource = worlds
         if folders:
             source = RecordedClips(settings, folders, worlds, *here)
-        if videos:
-            source = MixedClips(settings, videos, source, *here, report)
         trainer = Trainer(settings, source, process, output, say, network)
         trainer.run(args.until, args.minutes * 60 if args.minutes else None)
     return 0

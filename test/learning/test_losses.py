@@ -7,8 +7,6 @@ import pytest
 torch = pytest.importorskip('torch', reason='training needs torch')
 
 from r3_ros.learning.training.losses import (  # noqa: E402
-    agreement_loss,
-    anchored_pose_loss,
     confidence_weighted,
     depth_loss,
     edge_loss,
@@ -18,7 +16,6 @@ from r3_ros.learning.training.losses import (  # noqa: E402
     point_loss,
     relative_motions,
     rotation_of,
-    sample_map,
     scene_scale,
 )
 from r3_ros.model.camera_head import Pairs  # noqa: E402
@@ -239,40 +236,3 @@ def test_pose_gradients():
 
 def test_fields_of_view():
     assert fov_loss(double([[[1.0, 2.0]]]), double([[[1.5, 1.9]]])).item() == pytest.approx(0.3)
-
-
-# Tracks
-
-
-def test_maps_are_sampled_between_pixels():
-    values = double([[0.0, 1.0, 2.0], [10.0, 11.0, 12.0]])[None, None, ..., None]
-    pixel = double([[0, 0], [2, 1], [0.5, 0], [1, 0.25], [-9, 7]])[None, None]
-    assert sample_map(values, pixel).flatten().tolist() == pytest.approx([0, 12, 0.5, 3.5, 10])
-
-
-def test_agreement_pulls_each_side_towards_the_held_other():
-    track = double([[[[0.0, 0, 0.03]]]], grad=True)
-    mapped = double([[[[0.0, 0, 0.0]]]], grad=True)
-    weight = torch.ones(1, 1, 1, dtype=torch.float64)
-    loss = agreement_loss(track, mapped, weight, 0.1)
-    assert loss.item() == pytest.approx(2 * 0.5 * 0.03**2)
-    loss.backward()
-    # Each side feels one of the two terms alone.
-    assert track.grad.flatten().tolist() == pytest.approx([0, 0, 0.03])
-    assert mapped.grad.flatten().tolist() == pytest.approx([0, 0, -0.03])
-    far = agreement_loss(track.detach() + double([0, 0, 0.97]), mapped, weight, 0.1)
-    assert far.item() == pytest.approx(2 * 0.1 * (1.0 - 0.05))
-
-
-def test_the_anchored_loss_teaches_poses_alone():
-    rotation = pose(math.pi / 2, 0, 0, 0)[:3, :3][None, None].requires_grad_()
-    translation = double([[[0.0, 0.0, 1.0]]], grad=True)
-    mapped = double([[[[0.0, 0.0, 2.0], [9.0, 9.0, 9.0]]]], grad=True)
-    target = double([[[[2.0, 0.0, 1.05], [0.0, 0.0, 0.0]]]])
-    weight = double([[[1.0, 0.0]]])
-    # Quarter turn about y: (0, 0, 2) becomes (2, 0, 0), then one further: off by 0.05.
-    loss = anchored_pose_loss(rotation, translation, mapped, target, weight, 0.1)
-    assert loss.item() == pytest.approx(0.5 * 0.05**2)
-    loss.backward()
-    assert translation.grad.abs().sum() > 0 and rotation.grad.abs().sum() > 0
-    assert mapped.grad is None

@@ -100,14 +100,16 @@ def test_a_state_of_other_settings_or_none_at_all_is_refused(tmp_path):
     trainer_in(tmp_path).run(until=1)
     with pytest.raises(ConfigError, match='joint.learning_rate was 0.002 and is 0.001'):
         trainer_in(tmp_path, updated(SETTINGS, {'joint.learning_rate': 1e-3}))
-    # Report settings may change; a setting missing in an old state has its default.
+    # Report settings may change; a setting missing in an old state has its default, and one that
+    # does not exist any more is of no effect.
     with safe_open(tmp_path / STATE, framework='pt') as file:
         about, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
     kept = json.loads(about['settings'])
-    del kept['data.unlabelled']
+    del kept['data.recorded']
+    kept['data.gone'] = 3
     save_file(tensors, tmp_path / STATE, {**about, 'settings': json.dumps(kept)})
-    with pytest.raises(ConfigError, match='data.unlabelled was 0.25 and is 0.5'):
-        trainer_in(tmp_path, updated(SETTINGS, {'data.unlabelled': 0.5}))
+    with pytest.raises(ConfigError, match=r'data.recorded was 0.5 and is 0.25\. '):
+        trainer_in(tmp_path, updated(SETTINGS, {'data.recorded': 0.25}))
     assert trainer_in(tmp_path, updated(SETTINGS, {'report.log_every': 1})).step == 1
     with pytest.raises(CheckpointError, match='--resume'):
         require_state(tmp_path, resume=False)

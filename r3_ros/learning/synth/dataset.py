@@ -7,7 +7,7 @@ axes), ``mask/`` if there are moving bodies (255 = moving) and ``world.json`` (a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 import json
 from pathlib import Path
@@ -145,11 +145,7 @@ def write_sequence(
     with atomic_directory(output, overwrite, marker=WORLD_FILE) as folder:
         sequence = SyntheticSequence(options, device)
         on_frames(0)
-        _write_descriptions(sequence, folder)
-        wanted = {'rgb': True, 'depth': options.depth_every, 'mask': options.moving}
-        for name, is_wanted in wanted.items():
-            if is_wanted:
-                (folder / name).mkdir()
+        _write_world(sequence, folder)
         step = _FRAMES_PER_JOB[torch.device(device).type]
         starts = range(0, options.frames, step)
 
@@ -166,34 +162,61 @@ def _write_frame(
     folder: Path, number: int, frame: SequenceFrame, options: SequenceOptions
 ) -> None:
     name = f'{number:06d}'
-    image = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if options.image_format == 'jpg' else []
-    _encode(folder / 'rgb' / f'{name}.{options.image_format}', image, quality)
+    write_image(folder / 'rgb' / f'{name}.{options.image_format}', frame.image)
     if options.depth_every and number % options.depth_every == 0:
-        millimetres = np.round(frame.depth / _DEPTH_UNIT_M)
-        # 16-bit values beyond 65.5 m would wrap around: unknown.
-        millimetres[millimetres > 65535] = 0
-        _encode(folder / 'depth' / f'{name}.png', millimetres.astype(np.uint16), [])
+        write_depth(folder / 'depth' / f'{name}.png', frame.depth)
     if options.moving:
         _encode(folder / 'mask' / f'{name}.png', frame.moving.astype(np.uint8) * 255, [])
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 RGB as the JPEG or PNG that the suffix names; makes its folder."""
+    quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if path.suffix == '.jpg' else []
+    _encode(path, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
+
+
+def write_depth(path: Path, depth: np.ndarray) -> None:
+    """Write (H, W) metres as a 16-bit PNG of millimetres, 0 for none; makes its folder."""
+    millimetres = np.round(depth / _DEPTH_UNIT_M)
+    # 16-bit values beyond 65.5 m would wrap around: unknown.
+    millimetres[millimetres > 65535] = 0
+    _encode(path, millimetres.astype(np.uint16), [])
 
 
 def _encode(path: Path, image: np.ndarray, parameters: list[int]) -> None:
     """Encode in memory and write, so that a full disk is an error."""
     _, data = cv2.imencode(path.suffix, image, parameters)
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(data.tobytes())
 
 
-def _write_descriptions(sequence: SyntheticSequence, folder: Path) -> None:
+def write_descriptions(
+    folder: Path,
+    images: Sequence[str],
+    stamps_ns: np.ndarray,
+    T_world_camera: np.ndarray,
+    camera: Intrinsics,
+    camera_name: str,
+) -> None:
+    """Write ``timestamps.txt``, ``groundtruth.txt`` and ``camera.yaml``, without distortion.
+
+    :param images: paths in the folder; ``stamps_ns``: (N,); ``T_world_camera``: (N, 4, 4).
+    :raises OutputError: a file cannot be written.
+    """
+    lines = ['# timestamp filename']
+    for stamp, image in zip(stamps_ns, images, strict=True):
+        lines.append(f'{stamp_text(int(stamp))} {image}')
+    (folder / 'timestamps.txt').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    write_tum(folder / 'groundtruth.txt', stamps_ns, T_world_camera)
+    (folder / 'camera.yaml').write_text(_camera_yaml(camera, camera_name), encoding='utf-8')
+
+
+def _write_world(sequence: SyntheticSequence, folder: Path) -> None:
     options, camera = sequence.options, sequence.intrinsics
     stamps = np.round(sequence.path.time_s * NANOSECONDS).astype(np.int64)
-    lines = ['# timestamp filename']
-    for k, stamp in enumerate(stamps):
-        lines.append(f'{stamp_text(int(stamp))} rgb/{k:06d}.{options.image_format}')
-    (folder / 'timestamps.txt').write_text('\n'.join(lines) + '\n', encoding='utf-8')
-    write_tum(folder / 'groundtruth.txt', stamps, sequence.path.T_world_camera)
-    calibration = camera_yaml(camera, f'synth_{options.kind}_{options.seed}')
-    (folder / 'camera.yaml').write_text(calibration, encoding='utf-8')
+    images = [f'rgb/{k:06d}.{options.image_format}' for k in range(len(stamps))]
+    name = f'synth_{options.kind}_{options.seed}'
+    write_descriptions(folder, images, stamps, sequence.path.T_world_camera, camera, name)
     about = {
         'generator': 'r3 synth',
         'world_version': WORLD_VERSION,
@@ -207,7 +230,7 @@ def _write_descriptions(sequence: SyntheticSequence, folder: Path) -> None:
     (folder / WORLD_FILE).write_text(json.dumps(about, indent=2) + '\n', encoding='utf-8')
 
 
-def camera_yaml(camera: Intrinsics, name: str) -> str:
+def _camera_yaml(camera: Intrinsics, name: str) -> str:
     """Return a ROS camera calibration without distortion."""
 
     def matrix(values: np.ndarray) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """Training clips with their ground truth.
 
-Shapes: B clips, S frames each, H x W pixels, N tracked points.
+Shapes: B clips, S frames each, H x W pixels.
 """
 
 from __future__ import annotations
@@ -51,28 +51,6 @@ class Clips:
         steps = self.rays.new_tensor([self.rays.shape[2] - 1, self.rays.shape[1] - 1])
         focal = steps / (torch.stack((x, y), dim=-1) - first)
         return torch.cat([focal, -first * focal], dim=-1)
-
-
-@dataclass(frozen=True, eq=False)
-class UnlabelledClips:
-    """A batch of clips of videos without ground truth, with points tracked in them.
-
-    :ivar images: (B, S, 3, H, W) uint8.
-    :ivar pixel: (B, S, N, 2) float32 x and y, centres at integers, zero where not visible.
-    :ivar visible: (B, S, N) bool; False in all frames for points that seem to move.
-    :ivar fov: (B, 2) float32 radians, vertical then horizontal; 0 where not calibrated.
-    """
-
-    images: Tensor
-    pixel: Tensor
-    visible: Tensor
-    fov: Tensor
-
-    @staticmethod
-    def joined(parts: list[UnlabelledClips]) -> UnlabelledClips:
-        """Concatenate several batches of the same shape."""
-        names = [f.name for f in fields(UnlabelledClips)]
-        return UnlabelledClips(*(torch.cat([getattr(p, name) for p in parts]) for name in names))
 
 
 def camera_rays(camera: Tensor, height: int, width: int) -> Tensor:

@@ -1,16 +1,13 @@
 """Losses of R3: pure functions of tensors, each with its source.
 
-Shapes: B samples, S frames, H x W pixels, N tracks. Points are in the frame of their own camera,
+Shapes: B samples, S frames, H x W pixels. Points are in the frame of their own camera,
 optical axes. Every loss is a mean, so weights have the same effect for any number of frames.
 Sources:
 
 - depth and points: DUSt3R (arXiv 2312.14132) equations 2 to 4; ReMov3r section 3.2 and equation
   1; the edge loss is the gradient matching of MiDaS (arXiv 1907.01341, equation 11) on logarithms;
 - pairs: the description of R3 by its authors (arXiv 2605.26519 and its project page): the same
-  confidences weight the loss and later the pose average, in the form of DUSt3R equation 4;
-- tracks of videos: TrajVG equations 6 and 7 and the text after them. R3 has no track head: a
-  track's predicted point in frame t is the anchor frame's point map at the query, transformed to t
-  by the predicted relative pose, so it is valid for static points only.
+  confidences weight the loss and later the pose average, in the form of DUSt3R equation 4.
 """
 
 from __future__ import annotations
@@ -226,75 +223,3 @@ def _softplus_weighted(error: Tensor, logit: Tensor, alpha: float) -> Tensor:
 def fov_loss(predicted: Tensor, truth: Tensor) -> Tensor:
     """Return the mean absolute error of (B, S, 2) fields of view, radians."""
     return (predicted - truth).abs().mean()
-
-
-def sample_map(values: Tensor, pixel: Tensor) -> Tensor:
-    """Sample maps bilinearly; beyond the border the nearest pixel is used.
-
-    :param values: (B, S, H, W, C); ``pixel``: (B, S, N, 2) x and y, centres at integers.
-    :returns: (B, S, N, C).
-    """
-    B, S, H, W = values.shape[:4]
-    size = torch.tensor([W, H], device=values.device, dtype=values.dtype)
-    grid = (2 * pixel.to(values.dtype) + 1) / size - 1
-    sampled = F.grid_sample(
-        values.flatten(0, 1).permute(0, 3, 1, 2),
-        grid.flatten(0, 1)[:, :, None],
-        mode='bilinear',
-        padding_mode='border',
-        align_corners=False,
-    )  # (B * S, C, N, 1)
-    return sampled[..., 0].transpose(1, 2).unflatten(0, (B, S))
-
-
-def moved(rotation: Tensor, translation: Tensor, points: Tensor) -> Tensor:
-    """Return (B, S, N, 3) points transformed by one motion per frame.
-
-    :param rotation: (B, S, 3, 3); ``translation``: (B, S, 3).
-    """
-    return points @ rotation.transpose(-1, -2) + translation[:, :, None]
-
-
-def agreement_loss(track: Tensor, mapped: Tensor, weight: Tensor, delta: float) -> Tensor:
-    """Return the distance of tracks and point maps, each compared with the other one detached.
-
-    TrajVG equation 6: ``sum w (rho(sg[p_track] - p_map) + rho(p_track - sg[p_map]))``, divided by
-    the sum of the weights. The first term moves the point map, the second the tracks.
-
-    :param track: (B, S, N, 3), all in units of the scene scale; ``mapped`` likewise.
-    :param weight: (B, S, N); ``delta``: where the Huber function turns linear.
-    """
-    both = _huber(track.detach() - mapped, delta) + _huber(track - mapped.detach(), delta)
-    return _weighted_mean(both, weight)
-
-
-def anchored_pose_loss(
-    rotation: Tensor,
-    translation: Tensor,
-    mapped: Tensor,
-    target: Tensor,
-    weight: Tensor,
-    delta: float,
-) -> Tensor:
-    """Return the distance of points, transformed to the anchor frame, from their target there.
-
-    TrajVG after equation 7: ``sum w m rho(C_{t->x} Hom(sg[p_map]) - p^(x))``. The points are
-    detached, so only poses learn; ``weight`` includes ``m``, 1 for static tracks. The target is
-    the anchor's own point, detached (the self-supervised form).
-
-    :param rotation: (B, S, 3, 3) from frame t to the anchor; ``translation``: (B, S, 3).
-    :param mapped: (B, S, N, 3) point maps at the tracks; ``target``: (B, 1 or S, N, 3).
-    """
-    carried = moved(rotation, translation, mapped.detach())
-    return _weighted_mean(_huber(carried - target.detach(), delta), weight)
-
-
-def _huber(offset: Tensor, delta: float) -> Tensor:
-    """Return Huber's function of the lengths of (..., 3): quadratic up to delta, then linear."""
-    square = offset.square().sum(-1)
-    length = square.clamp(min=delta * delta).sqrt()
-    return torch.where(square <= delta * delta, 0.5 * square, delta * (length - 0.5 * delta))
-
-
-def _weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    return (values * weight).sum() / weight.sum().clamp(min=1.0)

@@ -12,9 +12,6 @@ from . import losses
 from .clips import Clips
 from .training_settings import LossSettings
 
-#: Where Huber's function turns linear, in units of the scene scale.
-HUBER = 0.05
-
 
 @dataclass(frozen=True)
 class LossResult:
@@ -23,14 +20,12 @@ class LossResult:
     :ivar total: the loss to be differentiated.
     :ivar parts: the losses before weighting, detached scalars by name.
     :ivar errors: mean errors for tables, detached: ``rotation_deg``, ``translation`` (share of
-        the scene scale), ``abs_rel``; empty without ground truth.
-    :ivar name: of the total in tables.
+        the scene scale), ``abs_rel``.
     """
 
     total: Tensor
     parts: dict[str, Tensor]
     errors: dict[str, Tensor]
-    name: str = 'loss'
 
 
 def evaluate(prediction: Prediction, clips: Clips, settings: LossSettings) -> LossResult:

@@ -33,7 +33,8 @@ from .training_worlds import Split
 
 #: Share of a recording, at its end, that is kept for validation.
 _HELD_OUT = 0.15
-_LEAST_FRAMES = 16
+#: Images with a pose that a recording needs.
+LEAST_FRAMES = 16
 _TOLERANCE_S = 0.02
 
 
@@ -56,10 +57,10 @@ class Recording:
         truth = read_tum(folder / 'groundtruth.txt')
         stamps = np.array([stamp for stamp, _ in source.entries])
         own, other = match_stamps(stamps, truth.stamps_ns, _TOLERANCE_S)
-        if len(own) < _LEAST_FRAMES:
+        if len(own) < LEAST_FRAMES:
             raise SourceError(
                 f'{folder}: {len(own)} images have a pose within {_TOLERANCE_S} s, '
-                f'{_LEAST_FRAMES} are needed'
+                f'{LEAST_FRAMES} are needed'
             )
         self.paths = [source.entries[i][1] for i in own]
         self.T_world_camera = truth.T_world_camera[other]

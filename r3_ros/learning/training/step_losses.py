@@ -8,10 +8,9 @@ from torch import nn
 
 from ...model.network import PairNetwork
 from ...model.tiny.tiny_network import TinyNetwork
-from .clips import Clips, UnlabelledClips
+from .clips import Clips
 from .objective import evaluate, LossResult
 from .processes import TrainingProcess
-from .self_supervised import evaluate_unlabelled
 from .tiny_objective import evaluate_tiny, TinyStep
 from .training_settings import TrainingSettings
 
@@ -39,10 +38,10 @@ class StepLosses(nn.Module):
         enabled = dtype != torch.float32
         self._autocast = torch.autocast(process.device.type, dtype, enabled=enabled)
 
-    def forward(self, clips: Clips | UnlabelledClips, causal: bool, step: int) -> LossResult:
+    def forward(self, clips: Clips, causal: bool, step: int) -> LossResult:
         """Return the losses of a step; what they draw depends on the seed, step and rank."""
         loss = self._settings.loss
-        if isinstance(clips, Clips) and isinstance(self.network, TinyNetwork):
+        if isinstance(self.network, TinyNetwork):
             rng = np.random.default_rng((self._settings.seed, step, self._rank, 55))
             alone = self._settings.stage_at(step).name == 'matching'
             solves = step % _SOLVED_EVERY == _SOLVED_EVERY - 1
@@ -50,6 +49,4 @@ class StepLosses(nn.Module):
             return evaluate_tiny(self.network, clips, loss, plan, self._autocast)
         with self._autocast:
             prediction = self.network(clips.images, causal=causal)
-        if isinstance(clips, Clips):
-            return evaluate(prediction, clips, loss)
-        return evaluate_unlabelled(prediction, clips, loss)
+        return evaluate(prediction, clips, loss)

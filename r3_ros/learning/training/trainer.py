@@ -18,7 +18,7 @@ from ...core.errors import CheckpointError, ModelError
 from ...model.network import PairNetwork, Prediction
 from ...model.tiny.tiny_network import TinyNetwork
 from ...model.weights.checkpoint import IMAGE_SIZE, save_network
-from .clips import Clips, UnlabelledClips
+from .clips import Clips
 from .initial_weights import new_network
 from .objective import LossResult
 from .processes import all_agree, mean_over, TrainingProcess
@@ -55,7 +55,7 @@ LogLine = Callable[[str], None]
 class ClipSource(Protocol):
     """Provides the clips of a training."""
 
-    def training(self, step: int) -> tuple[StepPlan, Clips | UnlabelledClips]:
+    def training(self, step: int) -> tuple[StepPlan, Clips]:
         """Return the clips of a step."""
 
     def validation(self, split: Split, clips: int) -> list[Clips]:
@@ -162,7 +162,7 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), optimiser.clip)
         if bool(torch.isfinite(norm)):
             self._skipped = 0
-            self._add_up({result.name: result.total.detach(), **result.errors})
+            self._add_up({'loss': result.total.detach(), **result.errors})
             self._add_up({f'loss_{name}': value for name, value in result.parts.items()})
             self._add_up({'gradient': norm})
             for group in self._optimiser.param_groups:
@@ -228,7 +228,7 @@ class Trainer:
     def _add_row(self, rate: float) -> None:
         """Write a row of means over the steps since the last one.
 
-        Values that none of these steps has (labelled or unlabelled ones) are repeated.
+        Values that none of these steps has, as of solved pairs, are repeated.
         """
         self._means |= {name: total / count for name, (total, count) in self._sums.items()}
         self._sums, values = {}, self._means

@@ -49,9 +49,7 @@ class DataSettings:
         0.2,
         'how often fog, shiny floors, motion blur, rolling shutters, JPEG, strong noise are drawn',
     )
-    recorded: float = _share(0.5, 'r3 finetune: share of steps on recordings')
-    unlabelled: float = _share(0.25, 'r3 finetune --video: share of steps on unlabelled videos')
-    tracks: int = _count(64, 'r3 finetune --video: tracked points of a clip', high=4096)
+    recorded: float = _share(0.5, 'r3 finetune: share of steps on recordings and videos')
 
 
 @dataclass(frozen=True)
@@ -64,11 +62,6 @@ class LossSettings:
     rotation: float = _weight(2.0, 'relative rotations with their confidence')
     translation: float = _weight(2.0, 'relative translations with theirs')
     fov: float = _weight(1.0, 'fields of view')
-    # The slope of Huber's function is at most 0.05: with 10 these are half of an absolute error.
-    unlabelled_agreement: float = _weight(
-        10.0, 'unlabelled videos: agreement of tracked points and point maps'
-    )
-    unlabelled_pose: float = _weight(10.0, 'unlabelled videos: poses, by the points of two frames')
     alpha_depth: float = param(0.2, 'reward of confidence in depth and points', low=0, high=100)
     alpha_rotation: float = param(0.05, 'reward of confidence in rotation', low=0, high=100)
     alpha_translation: float = param(0.05, 'reward of confidence in translation', low=0, high=100)
@@ -203,11 +196,6 @@ class TrainingSettings:
             )
         if not self.stages:
             raise ConfigError('the training has no steps: set joint.steps')
-        if self.data.unlabelled >= 1:
-            raise ConfigError(
-                "parameter 'data.unlabelled' is 1: without any labelled steps the scale of the "
-                'predictions is not constrained; take less, as 0.25'
-            )
         for stage in self.stages:
             image_sizes(stage.settings.sizes)
 

@@ -107,11 +107,12 @@ def _fill(path: Path, target: Tensor, tensors: Mapping[str, Tensor], key: str) -
 def _refuse_other_settings(
     path: Path, before: Mapping[str, object], now: Mapping[str, object]
 ) -> None:
-    # A setting that did not exist when the state was written has its default.
+    # A setting that did not exist when the state was written has its default; one that does not
+    # exist any more is of no effect.
     before = {**flattened(TrainingSettings()), **before}
     differ = [
         f'{name} was {before.get(name)!r} and is {now.get(name)!r}'
-        for name in sorted({*before, *now})
+        for name in sorted(now)
         if before.get(name) != now.get(name)
         and name not in _FREE
         and not name.startswith('report.')
