@@ -38,12 +38,10 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..input.bag_writer import SequenceTopics
-
-    topics = SequenceTopics(image=args.image_topic, compressed=args.compressed)
     summary, warnings = write_bag(
-        args.input, args.output, args, args.max_frames, topics=topics, overwrite=args.overwrite
-    )
+        args.input, args.output, args, args.max_frames,
+        topic=args.image_topic, compressed=args.compressed, overwrite=args.overwrite,
+    )  # fmt: skip
     for warning in warnings:
         print(f'warning: {warning}', file=sys.stderr)
     if summary.shift_ns:
@@ -52,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
             f'{summary.shift_ns / 1e9:g} s were added to all of them'
         )
     seconds = (summary.last_ns - summary.first_ns) / 1e9
-    print(f'{summary.frames} frames over {seconds:.1f} s on {topics.sent_image}: {args.output}')
+    print(f'{summary.frames} frames over {seconds:.1f} s on {summary.topic}: {args.output}')
     return 0
 
 

@@ -23,6 +23,7 @@ from .camera_model import CameraModel
 from .image_topics import camera_info_topic
 from .source import RawFrame
 
+IMAGE_TOPIC = '/camera/image_raw'
 _FRAME_ID = 'camera_optical_frame'
 
 _JPEG_QUALITY = 95
@@ -32,35 +33,13 @@ _LAST_NS = 2**31 * NANOSECONDS
 
 
 @dataclass(frozen=True)
-class SequenceTopics:
-    """Topics of the images of a recorded sequence.
+class SequenceSummary:
+    """Content of a written bag.
 
-    :raises ConfigError: no valid topic name.
+    :ivar topic: of the images; ``shift_ns`` was added to all times of the input.
     """
 
-    image: str = '/camera/image_raw'
-    compressed: bool = False
-
-    def __post_init__(self) -> None:
-        if not _TOPIC.fullmatch(self.image):
-            raise ConfigError(
-                f'{self.image!r} is no full topic name such as /camera/image_raw, of letters, '
-                'digits and underscores'
-            )
-
-    @property
-    def sent_image(self) -> str:
-        return f'{self.image}/compressed' if self.compressed else self.image
-
-    @property
-    def camera_info(self) -> str:
-        return camera_info_topic(self.image)
-
-
-@dataclass(frozen=True)
-class SequenceSummary:
-    """Content of a written bag; ``shift_ns`` was added to all times of the input."""
-
+    topic: str
     frames: int
     first_ns: int
     last_ns: int
@@ -71,7 +50,8 @@ def write_sequence(
     out: Path,
     frames: Iterable[RawFrame],
     camera: CameraModel | None,
-    topics: SequenceTopics | None = None,
+    topic: str = IMAGE_TOPIC,
+    compressed: bool = False,
     overwrite: bool = False,
 ) -> SequenceSummary:
     """Write images and calibration as a bag, each with its own stamp.
@@ -79,19 +59,26 @@ def write_sequence(
     Each image has a CameraInfo, all zero without a calibration.
 
     :param out: a file ``.mcap``, or a rosbag2 folder of any other name.
+    :param topic: of raw images; ``compressed``: write CompressedImage on the topic below it.
+    :raises ConfigError: no valid topic name.
     :raises OutputError: it exists, or cannot be written; nothing is left then.
     :raises SourceError: the frames cannot be read, or their times do not fit into messages.
     """
-    topics = topics or SequenceTopics()
+    if not _TOPIC.fullmatch(topic):
+        raise ConfigError(
+            f'{topic!r} is no full topic name such as {IMAGE_TOPIC}, of letters, digits and '
+            'underscores'
+        )
+    topic = f'{topic}/compressed' if compressed else topic
     if out.suffix == '.mcap':
         with atomic_path(out, overwrite) as temporary:
             folder = temporary.with_suffix('.folder')
-            summary = _write_folder(folder, frames, camera, topics)
+            summary = _write_folder(folder, frames, camera, topic, compressed)
             os.replace(next(folder.glob('*.mcap')), temporary)
     else:
         with atomic_directory(out, overwrite, marker='metadata.yaml') as temporary:
             temporary.rmdir()  # rosbags creates the folder
-            summary = _write_folder(temporary, frames, camera, topics)
+            summary = _write_folder(temporary, frames, camera, topic, compressed)
     return summary
 
 
@@ -99,7 +86,8 @@ def _write_folder(
     folder: Path,
     frames: Iterable[RawFrame],
     camera: CameraModel | None,
-    topics: SequenceTopics,
+    topic: str,
+    compressed: bool,
 ) -> SequenceSummary:
     count, first_ns, last_ns, shift_ns = 0, 0, 0, 0
     with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
@@ -110,10 +98,10 @@ def _write_folder(
                 shift_ns = 0 if frame.stamp_ns > 0 else NANOSECONDS - frame.stamp_ns
                 first_ns = frame.stamp_ns + shift_ns
             last_ns = frame.stamp_ns + shift_ns
-            messages.camera_info(topics.camera_info, last_ns, frame, camera)
-            messages.image(topics.sent_image, last_ns, frame, topics.compressed)
+            messages.camera_info(camera_info_topic(topic), last_ns, frame, camera)
+            messages.image(topic, last_ns, frame, compressed)
             count += 1
-    return SequenceSummary(count, first_ns, last_ns, shift_ns)
+    return SequenceSummary(topic, count, first_ns, last_ns, shift_ns)
 
 
 class _MessageWriter:

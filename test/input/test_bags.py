@@ -9,7 +9,7 @@ from r3_ros.core.config import R3Config
 from r3_ros.core.errors import ConfigError, OutputError, SourceError
 from r3_ros.core.parameter_fields import updated
 from r3_ros.input.bag_source import BagReader
-from r3_ros.input.bag_writer import SequenceTopics, write_sequence
+from r3_ros.input.bag_writer import write_sequence
 from r3_ros.input.camera_model import camera_model
 from r3_ros.input.open_source import open_source
 from r3_ros.input.source import RawFrame
@@ -53,9 +53,8 @@ def test_images_stamps_and_calibration_survive(tmp_path, name):
 
 def test_compressed_images_are_the_files_they_were(tmp_path):
     folder = write_folder(tmp_path / 'seq', count=4, suffix='.jpg')
-    topics = SequenceTopics(image='/cam/image', compressed=True)
     with open_source(folder) as source:
-        write_sequence(tmp_path / 'a.mcap', source, source.camera, topics=topics)
+        write_sequence(tmp_path / 'a.mcap', source, source.camera, '/cam/image', compressed=True)
     bag = BagReader(tmp_path / 'a.mcap')
     kinds = {c.topic: c.msgtype for c in bag.connections}
     assert kinds['/cam/image/compressed'] == 'sensor_msgs/msg/CompressedImage'
@@ -106,9 +105,10 @@ def test_times_that_no_message_holds_are_refused(tmp_path, stamps_ns):
 
 
 @pytest.mark.parametrize('topic', ['', 'image', 'bad topic!', '/a//b', '/a/', '/1a'])
-def test_a_topic_that_no_node_could_publish_is_refused(topic):
+def test_a_topic_that_no_node_could_publish_is_refused(tmp_path, topic):
     with pytest.raises(ConfigError, match='no full topic name'):
-        SequenceTopics(image=topic)
+        write_sequence(tmp_path / 'a.mcap', frames(1), LENS, topic)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failing_source_leaves_no_bag(tmp_path):
@@ -185,8 +185,7 @@ def test_several_image_topics_must_be_chosen_from(tmp_path):
 )
 @pytest.mark.parametrize('compressed', [False, True])
 def test_rectified_images_are_known_by_their_topic(tmp_path, image, rectified, compressed):
-    topics = SequenceTopics(image=image, compressed=compressed)
-    write_sequence(tmp_path / 'a.mcap', frames(1), LENS, topics=topics)
+    write_sequence(tmp_path / 'a.mcap', frames(1), LENS, image, compressed)
     source, _ = read(tmp_path / 'a.mcap')
     assert source.camera.is_distorted != rectified
 
@@ -194,8 +193,7 @@ def test_rectified_images_are_known_by_their_topic(tmp_path, image, rectified, c
 @pytest.mark.parametrize('option', ['auto', 'on', 'off'])
 @pytest.mark.parametrize('name', ['image_rect', 'image_raw'])
 def test_recorded_images_are_undistorted_as_the_parameter_says(tmp_path, option, name):
-    topics = SequenceTopics(image=f'/cam/{name}')
-    write_sequence(tmp_path / 'a.mcap', frames(1), LENS, topics=topics)
+    write_sequence(tmp_path / 'a.mcap', frames(1), LENS, f'/cam/{name}')
     config = updated(R3Config(), {'input.rectification': option})
     with open_source(tmp_path / 'a.mcap') as source:
         (raw,) = source

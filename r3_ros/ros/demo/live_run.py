@@ -21,7 +21,7 @@ from ...core.errors import R3Error
 from ...core.geometry import T_from_quat
 from ...core.threads import RepeatingThread
 from ...input.bag_source import stamp_of
-from ...input.bag_writer import SequenceTopics
+from ...input.bag_writer import IMAGE_TOPIC
 from .bag_player import BagPlayer
 
 _NODE = 'r3'
@@ -32,8 +32,6 @@ _SAVE_TIMEOUT_S = 90.0
 #: Before a stronger signal.
 _STOP_TIMEOUT_S = 10.0
 _LOG_TAIL_LINES = 15
-#: Of the recording.
-_TOPICS = SequenceTopics()
 
 
 @dataclass
@@ -81,16 +79,16 @@ def run_live(
         'use_sim_time': 'true',
         # A raw image takes many packets, and with best effort Fast DDS loses some of them on a
         # busy machine.
-        f'qos_overrides.{_TOPICS.image}.subscription.reliability': 'reliable',
+        f'qos_overrides.{IMAGE_TOPIC}.subscription.reliability': 'reliable',
         **parameters,
     }
     options = [part for item in settings.items() for part in ('-p', ':='.join(item))]
-    options += ['-r', f'image:={_TOPICS.image}']
+    options += ['-r', f'image:={IMAGE_TOPIC}']
     result = LiveResult()
 
     def on_message(topic: str, recorded_ns: int) -> None:
         # Recorded at its own stamp, see bag_writer.
-        if topic == _TOPICS.image:
+        if topic == IMAGE_TOPIC:
             result.sent_s[recorded_ns] = time.monotonic()
             on_image(result)
             process.check()
