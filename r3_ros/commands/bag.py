@@ -16,18 +16,15 @@ if TYPE_CHECKING:
 def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         'bag',
-        help='make a bag from images, calibration and ground truth',
-        description='Write images, CameraInfo and ground truth as a rosbag2 recording (MCAP), '
-        'every message with its own stamp.',
+        help='make a bag from images and calibration',
+        description='Write images and CameraInfo as a rosbag2 recording (MCAP), every message '
+        'with its own stamp.',
     )
     parser.add_argument('input', metavar='INPUT', help='folder of images, video, or bag')
     parser.add_argument(
         'output', metavar='OUT', help='file (OUT.mcap) or rosbag2 folder (any other name)'
     )
     parser.add_argument('--camera', metavar='FILE', help='ROS calibration file')
-    parser.add_argument(
-        '--groundtruth', metavar='FILE', help='TUM file, camera-to-world in optical axes'
-    )
     parser.add_argument('--topic', metavar='NAME', help='image topic, if INPUT has several')
     parser.add_argument(
         '--image-topic', metavar='NAME', default='/camera/image_raw', help='topic to write'
@@ -41,14 +38,9 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..core.trajectory_file import read_tum
-    from ..input.bag_writer import SequenceTopics
-
-    truth = read_tum(args.groundtruth) if args.groundtruth else None
-    topics = SequenceTopics(image=args.image_topic, compressed=args.compressed)
     summary, warnings = write_bag(
         args.input, args.output, args, args.max_frames,
-        truth=truth, topics=topics, overwrite=args.overwrite,
+        topic=args.image_topic, compressed=args.compressed, overwrite=args.overwrite,
     )  # fmt: skip
     for warning in warnings:
         print(f'warning: {warning}', file=sys.stderr)
@@ -58,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
             f'{summary.shift_ns / 1e9:g} s were added to all of them'
         )
     seconds = (summary.last_ns - summary.first_ns) / 1e9
-    print(f'{summary.frames} frames over {seconds:.1f} s on {topics.sent_image}: {args.output}')
+    print(f'{summary.frames} frames over {seconds:.1f} s on {summary.topic}: {args.output}')
     return 0
 
 

@@ -96,15 +96,14 @@ def _stream(
     from tqdm import tqdm
 
     from ..evaluation.report.report_page import write_report
-    from ..input.bag_writer import SequenceTopics
     from ..offline.run_files import SUMMARY, write_json
     from ..ros.demo.checks import all_checks
     from ..ros.demo.live_files import write_live_run
     from ..ros.demo.live_run import run_live
 
-    bag, topics = folder / 'recording.mcap', SequenceTopics()
+    bag = folder / 'recording.mcap'
     print(f'2. writing {source_path.name} as a bag', flush=True)
-    recorded, warnings = write_bag(source_path, bag, args, args.frames, topics=topics)
+    recorded, warnings = write_bag(source_path, bag, args, args.frames)
     print('3. starting the node and playing the recording to it in real time', flush=True)
     # Every refresh is a line in a log file.
     interval_s = 0.2 if sys.stderr.isatty() else 10.0
@@ -122,7 +121,7 @@ def _stream(
                 )
             bar.update()
 
-        result = run_live(bag, topics, folder, parameters | {'map.directory': str(folder)}, show)
+        result = run_live(bag, folder, parameters | {'map.directory': str(folder)}, show)
     bag.unlink()
     print('4. evaluating and writing the report', flush=True)
     name = str(source_path) if args.input else f'synthetic recording, seed {args.seed}'

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from contextlib import closing
 import math
-from pathlib import Path
 import time
 from typing import Any, TYPE_CHECKING
 
@@ -111,7 +110,8 @@ def run_info(args: argparse.Namespace) -> int:
     if saved.landmarks is not None:
         observations = len(saved.landmarks.frame_ids)
         rows.append(('landmarks', f'{len(saved.landmarks)}, seen {observations} times'))
-    rows.append(('on disk', _sizes(folder)))
+    files = (item for item in folder.rglob('*') if item.is_file() and not item.is_symlink())
+    rows.append(('on disk', size_text(sum(file.stat().st_size for file in files))))
     print_rows(rows, 11)
     return 0
 
@@ -150,18 +150,6 @@ def _extent(saved: SavedMap) -> str:
     first, last = (', '.join(f'{value:.2f}' for value in corner) for corner in (low, high))
     size = ' x '.join(f'{value:.2f}' for value in high - low)
     return f'{size} {saved.unit_name}, from ({first}) to ({last})'
-
-
-def _sizes(folder: Path) -> str:
-    sizes: dict[str, int] = {}
-    for item in folder.rglob('*'):
-        if item.is_file() and not item.is_symlink():
-            part = item.relative_to(folder).parts
-            name = part[0] + ('/' if len(part) > 1 else '')
-            sizes[name] = sizes.get(name, 0) + item.stat().st_size
-    parts = sorted(sizes.items(), key=lambda part: -part[1])
-    whole = size_text(sum(sizes.values()))
-    return f'{whole}: ' + ', '.join(f'{name} {size_text(size)}' for name, size in parts)
 
 
 def run_export(args: argparse.Namespace) -> int:

@@ -23,25 +23,14 @@ def register(subparsers: Any) -> None:
         description='List every parameter with its default, range and meaning.',
     )
     form = parser.add_mutually_exclusive_group()
-    form.add_argument(
-        '--yaml', action='store_true', help='as a ROS parameter file (config/r3_stream.yaml)'
-    )
+    form.add_argument('--yaml', action='store_true', help='as a ROS parameter file (the default)')
     form.add_argument('--markdown', action='store_true', help='as a page (docs/parameters.md)')
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    print(as_yaml() if args.yaml else as_markdown() if args.markdown else as_text(), end='')
+    print(as_markdown() if args.markdown else as_yaml(), end='')
     return 0
-
-
-def as_text() -> str:
-    """Return the parameters for a terminal."""
-    lines = []
-    for parameter in _parameters():
-        lines.append(f'{parameter.name} = {_yaml_value(parameter.default)}  ({_facts(parameter)})')
-        lines += textwrap.wrap(parameter.meta.help, _WIDTH, initial_indent='    ')
-    return '\n'.join(lines) + '\n'
 
 
 def as_yaml() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 import sys
 from typing import Any
@@ -40,15 +39,12 @@ def register(subparsers: Any) -> None:
     get = actions.add_parser(
         'get',
         help='fetch one file of weights, after showing its licence',
-        description='Show the licence, ask, fetch and verify.',
+        description='Show the licence, ask, fetch into the folder that `r3 weights list` names '
+        '(another one: $R3_ROS_WEIGHTS), and verify.',
     )
     get.add_argument('name', metavar='NAME', help='one of: ' + ', '.join(CATALOGUE))
     get.add_argument('--yes', action='store_true', help='agree to the licence without a question')
     get.add_argument('--revision', metavar='R', help='branch, tag or commit (default: main)')
-    get.add_argument(
-        '--folder', metavar='DIR',
-        help="target (default: $R3_ROS_WEIGHTS, or r3_ros/weights in the user's data folder)",
-    )  # fmt: skip
     get.set_defaults(func=run_get)
 
     check = actions.add_parser(
@@ -81,8 +77,7 @@ def run_get(args: argparse.Namespace) -> int:
     from ..model.weights.download import fetch, query_hub, write_record
 
     weights = known(args.name)
-    folder = Path(os.path.expanduser(args.folder)).absolute() if args.folder else weights_folder()
-    target = local_path(weights.name, folder)
+    target = local_path(weights.name, weights_folder())
     _print_licence(weights)
     try:
         here = sha256_of(target) if target.exists() else None
@@ -112,8 +107,6 @@ def run_get(args: argparse.Namespace) -> int:
         return EXIT_DECLINED
     fetch(weights, hub, target)
     print(f'{target}: {size_text(hub.size_bytes)}, with the SHA-256 of the hub')
-    if folder != weights_folder():
-        print(f'It is found there with R3_ROS_WEIGHTS={folder}')
     return 0
 
 

@@ -17,15 +17,13 @@ from rosbags.typesys import get_typestore, Stores
 
 from ..core.atomic_files import atomic_directory, atomic_path
 from ..core.errors import ConfigError, SourceError
-from ..core.geometry import quat_xyzw
-from ..core.trajectory_file import NANOSECONDS, PoseList, stamp_text
+from ..core.trajectory_file import NANOSECONDS, stamp_text
 from .bag_source import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE
 from .camera_model import CameraModel
 from .image_topics import camera_info_topic
 from .source import RawFrame
 
-POSE_STAMPED = 'geometry_msgs/msg/PoseStamped'
-_GROUND_TRUTH_TOPIC = '/ground_truth/pose'
+IMAGE_TOPIC = '/camera/image_raw'
 _FRAME_ID = 'camera_optical_frame'
 
 _JPEG_QUALITY = 95
@@ -35,76 +33,52 @@ _LAST_NS = 2**31 * NANOSECONDS
 
 
 @dataclass(frozen=True)
-class SequenceTopics:
-    """Topics of the images of a recorded sequence.
+class SequenceSummary:
+    """Content of a written bag.
 
-    :raises ConfigError: no valid topic name.
+    :ivar topic: of the images; ``shift_ns`` was added to all times of the input.
     """
 
-    image: str = '/camera/image_raw'
-    compressed: bool = False
-
-    def __post_init__(self) -> None:
-        if not _TOPIC.fullmatch(self.image):
-            raise ConfigError(
-                f'{self.image!r} is no full topic name such as /camera/image_raw, of letters, '
-                'digits and underscores'
-            )
-
-    @property
-    def sent_image(self) -> str:
-        return f'{self.image}/compressed' if self.compressed else self.image
-
-    @property
-    def camera_info(self) -> str:
-        return camera_info_topic(self.image)
-
-
-@dataclass(frozen=True)
-class SequenceSummary:
-    """Content of a written bag; ``shift_ns`` was added to all times of the input."""
-
+    topic: str
     frames: int
     first_ns: int
     last_ns: int
     shift_ns: int
 
 
-def time_shift_ns(first_stamp_ns: int) -> int:
-    """Return the offset of a sequence that begins at 0 or before, so that it begins at 1 s.
-
-    ROS reads a stamp of zero as "no time".
-    """
-    return 0 if first_stamp_ns > 0 else NANOSECONDS - first_stamp_ns
-
-
 def write_sequence(
     out: Path,
     frames: Iterable[RawFrame],
     camera: CameraModel | None,
-    truth: PoseList | None = None,
-    topics: SequenceTopics | None = None,
+    topic: str = IMAGE_TOPIC,
+    compressed: bool = False,
     overwrite: bool = False,
 ) -> SequenceSummary:
-    """Write images, calibration and ground truth as a bag, each with its own stamp.
+    """Write images and calibration as a bag, each with its own stamp.
 
-    Each image has a CameraInfo, all zero without a calibration. Ground truth is the pose of the
-    camera (optical axes) in the frame ``world``.
+    Each image has a CameraInfo, all zero without a calibration.
 
     :param out: a file ``.mcap``, or a rosbag2 folder of any other name.
+    :param topic: of raw images; ``compressed``: write CompressedImage on the topic below it.
+    :raises ConfigError: no valid topic name.
     :raises OutputError: it exists, or cannot be written; nothing is left then.
     :raises SourceError: the frames cannot be read, or their times do not fit into messages.
     """
-    topics = topics or SequenceTopics()
+    if not _TOPIC.fullmatch(topic):
+        raise ConfigError(
+            f'{topic!r} is no full topic name such as {IMAGE_TOPIC}, of letters, digits and '
+            'underscores'
+        )
+    topic = f'{topic}/compressed' if compressed else topic
     if out.suffix == '.mcap':
         with atomic_path(out, overwrite) as temporary:
             folder = temporary.with_suffix('.folder')
-            summary = _write_folder(folder, frames, camera, truth, topics)
+            summary = _write_folder(folder, frames, camera, topic, compressed)
             os.replace(next(folder.glob('*.mcap')), temporary)
     else:
         with atomic_directory(out, overwrite, marker='metadata.yaml') as temporary:
             temporary.rmdir()  # rosbags creates the folder
-            summary = _write_folder(temporary, frames, camera, truth, topics)
+            summary = _write_folder(temporary, frames, camera, topic, compressed)
     return summary
 
 
@@ -112,25 +86,22 @@ def _write_folder(
     folder: Path,
     frames: Iterable[RawFrame],
     camera: CameraModel | None,
-    truth: PoseList | None,
-    topics: SequenceTopics,
+    topic: str,
+    compressed: bool,
 ) -> SequenceSummary:
     count, first_ns, last_ns, shift_ns = 0, 0, 0, 0
     with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         messages = _MessageWriter(writer)
         for frame in frames:
             if not count:
-                starts = (frame.stamp_ns, *([] if truth is None else truth.stamps_ns[:1].tolist()))
-                shift_ns = time_shift_ns(min(starts))
+                # ROS reads a stamp of zero as "no time": such a sequence begins at 1 s.
+                shift_ns = 0 if frame.stamp_ns > 0 else NANOSECONDS - frame.stamp_ns
                 first_ns = frame.stamp_ns + shift_ns
             last_ns = frame.stamp_ns + shift_ns
-            messages.camera_info(topics.camera_info, last_ns, frame, camera)
-            messages.image(topics.sent_image, last_ns, frame, topics.compressed)
+            messages.camera_info(camera_info_topic(topic), last_ns, frame, camera)
+            messages.image(topic, last_ns, frame, compressed)
             count += 1
-        if truth is not None:
-            for stamp_ns, T in zip(truth.stamps_ns, truth.T_world_camera, strict=True):
-                messages.pose(int(stamp_ns) + shift_ns, T)
-    return SequenceSummary(count, first_ns, last_ns, shift_ns)
+    return SequenceSummary(topic, count, first_ns, last_ns, shift_ns)
 
 
 class _MessageWriter:
@@ -143,7 +114,7 @@ class _MessageWriter:
     def _new(self, kind: str, **fields: Any) -> Any:
         return self._typestore.types[kind](**fields)
 
-    def _header(self, stamp_ns: int, frame_id: str = _FRAME_ID) -> Any:
+    def _header(self, stamp_ns: int) -> Any:
         if not 0 <= stamp_ns < _LAST_NS:
             raise SourceError(
                 f'the time {stamp_text(stamp_ns)} s does not fit into a ROS message, which takes '
@@ -151,7 +122,7 @@ class _MessageWriter:
             )
         sec, nanosec = divmod(stamp_ns, NANOSECONDS)
         stamp = self._new('builtin_interfaces/msg/Time', sec=sec, nanosec=nanosec)
-        return self._new('std_msgs/msg/Header', stamp=stamp, frame_id=frame_id)
+        return self._new('std_msgs/msg/Header', stamp=stamp, frame_id=_FRAME_ID)
 
     def _write(self, topic: str, stamp_ns: int, message: Any) -> None:
         kind = message.__msgtype__
@@ -217,14 +188,3 @@ class _MessageWriter:
             roi=roi,
         )
         self._write(topic, stamp_ns, message)
-
-    def pose(self, stamp_ns: int, T: np.ndarray) -> None:
-        x, y, z = map(float, T[:3, 3])
-        qx, qy, qz, qw = map(float, quat_xyzw(T))
-        pose = self._new(
-            'geometry_msgs/msg/Pose',
-            position=self._new('geometry_msgs/msg/Point', x=x, y=y, z=z),
-            orientation=self._new('geometry_msgs/msg/Quaternion', x=qx, y=qy, z=qz, w=qw),
-        )
-        message = self._new(POSE_STAMPED, header=self._header(stamp_ns, 'world'), pose=pose)
-        self._write(_GROUND_TRUTH_TOPIC, stamp_ns, message)

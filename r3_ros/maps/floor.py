@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import math
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from ..core.errors import OccupancyError
 from ..core.geometry import make_T
@@ -56,13 +57,9 @@ class Floor:
     def T_level_frame(self) -> np.ndarray:
         """Return the (4, 4) smallest rotation about the origin that levels the floor."""
         axis = np.array([self.normal[1], -self.normal[0], 0.0])
-        sine = float(np.linalg.norm(axis))
-        if sine < 1e-12:
-            return np.eye(4)
-        x, y, z = axis / sine
-        cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-        R = np.eye(3) + sine * cross + (1.0 - self.normal[2]) * cross @ cross
-        return make_T(R, np.zeros(3))
+        sine = np.linalg.norm(axis)
+        turn = axis * np.arctan2(sine, self.normal[2]) / max(sine, 1e-12)
+        return make_T(Rotation.from_rotvec(turn).as_matrix(), np.zeros(3))
 
 
 def find_floor(points: np.ndarray, T_map_optical: np.ndarray) -> Floor:

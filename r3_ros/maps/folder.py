@@ -25,8 +25,6 @@ from .map_layout import bad_format, Column, MANIFEST, MOST_ARRAY_BYTES
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 _KNOWN_COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-#: Flag of an encrypted member.
-_ENCRYPTED = 0x1
 #: Our own headers are shorter.
 _MOST_HEADER_BYTES = 4096
 #: Of an archive, beside its arrays.
@@ -167,7 +165,7 @@ def _read_array(
     if size > MOST_ARRAY_BYTES:
         raise bad_format(name, f"'{column}' would take {size} bytes, more than a map may")
     header_bytes = member.file_size - size
-    known = member.compress_type in _KNOWN_COMPRESSION and not member.flag_bits & _ENCRYPTED
+    known = member.compress_type in _KNOWN_COMPRESSION
     if not known or not 0 < header_bytes <= _MOST_HEADER_BYTES:
         raise bad_format(name, f"'{column}' must have the shape {expected.shape}")
     with archive.open(member) as stream:

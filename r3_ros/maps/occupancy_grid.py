@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 import math
 
+import cv2
 import numpy as np
 from scipy.ndimage import label
 
@@ -186,7 +187,11 @@ def _looked_through(
     for T in T_map_optical:
         ends = _seen_points(points, T, intrinsics)
         starts, ends = _within_band(T[:3, 3], ends, floor, config)
-        _count_view(counts, plan.places(starts), plan.places(ends))
+        rays = np.floor(np.stack([plan.places(starts), plan.places(ends)], axis=1))
+        passed = np.zeros(plan.shape, np.uint8)
+        # As (x, y); OpenCV clips lines to the image.
+        cv2.polylines(passed, list(rays[..., ::-1].astype(np.int32)), isClosed=False, color=1)
+        counts += passed
     return counts >= min(_FREE_VIEWS, len(T_map_optical))
 
 
@@ -235,35 +240,6 @@ def _within_band(
     hits = leave > enter
     enter, leave, way = enter[hits, None], leave[hits, None], way[hits]
     return centre[:2] + enter * way, centre[:2] + leave * way
-
-
-def _count_view(counts: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
-    """Count a camera once in every cell that its rays pass.
-
-    :param counts: (H, W) uint8, added to.
-    :param starts: (M, 2) rows and columns; ``ends`` alike.
-    """
-    if not len(starts):
-        return
-    low = np.maximum(np.floor(np.minimum(starts.min(axis=0), ends.min(axis=0))), 0).astype(int)
-    high = np.ceil(np.maximum(starts.max(axis=0), ends.max(axis=0))).astype(int) + 1
-    high = np.minimum(high, counts.shape)
-    if (high <= low).any():
-        return
-    passed = np.zeros(high - low, np.uint8)
-    # Grouped by length, so that short rays are not sampled as densely as long ones.
-    steps = np.ceil(2.0 * np.abs(ends - starts).max(axis=1)).astype(np.int64) + 1
-    order = np.argsort(steps)
-    for group in np.array_split(order, min(8, len(order))):
-        share = np.linspace(0.0, 1.0, int(steps[group[-1]]))[:, None]
-        start, way = starts[group] - low, ends[group] - starts[group]
-        rows = np.floor(start[:, 0] + share * way[:, 0]).astype(np.int64)
-        columns = np.floor(start[:, 1] + share * way[:, 1]).astype(np.int64)
-        inside = (rows >= 0) & (rows < passed.shape[0])
-        inside &= (columns >= 0) & (columns < passed.shape[1])
-        passed[rows[inside], columns[inside]] = 1
-    part = counts[low[0] : high[0], low[1] : high[1]]
-    part += passed * (part < 255).astype(np.uint8)
 
 
 def _without_islands(free: np.ndarray, floor: np.ndarray, resolution: float) -> np.ndarray:

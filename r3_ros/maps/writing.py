@@ -32,7 +32,7 @@ def write_map(
     :raises OutputError: nothing was written.
     """
     with atomic_directory(path, overwrite, marker=map_layout.MANIFEST) as folder:
-        images = fill_map_folder(folder, saved, formats, include_images)
+        images = _fill(folder, saved, formats, include_images)
         text = manifest_text(saved, images)
         (folder / map_layout.MANIFEST).write_text(text, encoding='utf-8')
         size = sum(item.stat().st_size for item in folder.rglob('*') if item.is_file())
@@ -41,14 +41,8 @@ def write_map(
     return size
 
 
-def fill_map_folder(
-    folder: Path, saved: SavedMap, formats: Collection[str], include_images: bool
-) -> int:
-    """Write all but the manifest; return the number of images.
-
-    :raises OutputError: a file cannot be written.
-    :raises OSError: likewise.
-    """
+def _fill(folder: Path, saved: SavedMap, formats: Collection[str], include_images: bool) -> int:
+    """Write all but the manifest; return the number of images."""
     for kind in sorted({'ply', *formats}):
         write_points(folder / f'points.{kind}', saved.points, kind)
     write_tum(

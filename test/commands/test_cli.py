@@ -10,7 +10,9 @@ from r3_ros import __version__
 from r3_ros.commands import cli
 from r3_ros.core.errors import SourceError
 
-COMMANDS = ('bag', 'demo', 'eval', 'parameters', 'play', 'run', 'synth', 'weights')
+#: A command with a number that has bounds.
+GRID = ['map', 'export', 'a', '--format', 'grid', '-o', 'b']
+COMMANDS = ('bag', 'demo', 'eval', 'parameters', 'run', 'synth', 'weights')
 
 
 def r3(*arguments, **options):
@@ -100,8 +102,8 @@ def test_wrong_usage_is_status_two():
     [
         (['run', 'a', '-o', 'b', '--max-frames', 'ten'], 'must be a whole number'),
         (['run', 'a', '-o', 'b', '--max-frames', '0'], 'at least 1'),
-        (['play', 'a', '--rate', 'nan'], 'between 0.01 and 100'),
-        (['play', 'a', '--wait-for-subscribers', '-1'], 'between 0 and 86400'),
+        ([*GRID, '--metres-per-unit', 'nan'], 'between 1e-06 and 1e+06'),
+        ([*GRID, '--metres-per-unit', '-1'], 'between 1e-06 and 1e+06'),
     ],
 )
 def test_a_wrong_number_is_reported(arguments, said, capsys):
@@ -161,9 +163,3 @@ def test_a_bug_is_not_hidden(monkeypatch):
     monkeypatch.setattr(command, 'run', fail)
     with pytest.raises(ZeroDivisionError):
         cli.main(['eval', 'x', '--groundtruth', 'y'])
-
-
-def test_play_without_ros_says_what_to_do(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, 'rclpy', None)
-    assert cli.main(['play', 'some.mcap']) == 2
-    assert 'needs ROS 2 (rclpy)' in capsys.readouterr().err

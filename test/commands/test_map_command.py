@@ -50,7 +50,7 @@ def test_info_tells_what_is_in_a_map(folder, capsys):
     assert rows['extent'].startswith(' x '.join(f'{v:.2f}' for v in high - low))
     # The descriptors of this one have another length than those of the model.
     assert rows['loadable'].startswith('no: another version')
-    assert 'MB: ' in rows['on'] and 'points.ply' in rows['on']
+    assert rows['on'].startswith('disk ') and rows['on'].endswith(' MB')
 
 
 def test_info_says_whether_a_camera_can_be_found(tmp_path, capsys, monkeypatch):

@@ -8,9 +8,8 @@ from r3_ros.commands.cli import main
 from r3_ros.core.config import R3Config
 from r3_ros.core.errors import ConfigError, OutputError, SourceError
 from r3_ros.core.parameter_fields import updated
-from r3_ros.core.trajectory_file import PoseList, read_tum
-from r3_ros.input.bag_source import BagReader, stamp_of
-from r3_ros.input.bag_writer import SequenceTopics, time_shift_ns, write_sequence
+from r3_ros.input.bag_source import BagReader
+from r3_ros.input.bag_writer import write_sequence
 from r3_ros.input.camera_model import camera_model
 from r3_ros.input.open_source import open_source
 from r3_ros.input.source import RawFrame
@@ -54,9 +53,8 @@ def test_images_stamps_and_calibration_survive(tmp_path, name):
 
 def test_compressed_images_are_the_files_they_were(tmp_path):
     folder = write_folder(tmp_path / 'seq', count=4, suffix='.jpg')
-    topics = SequenceTopics(image='/cam/image', compressed=True)
     with open_source(folder) as source:
-        write_sequence(tmp_path / 'a.mcap', source, source.camera, topics=topics)
+        write_sequence(tmp_path / 'a.mcap', source, source.camera, '/cam/image', compressed=True)
     bag = BagReader(tmp_path / 'a.mcap')
     kinds = {c.topic: c.msgtype for c in bag.connections}
     assert kinds['/cam/image/compressed'] == 'sensor_msgs/msg/CompressedImage'
@@ -67,22 +65,6 @@ def test_compressed_images_are_the_files_they_were(tmp_path):
         assert message.format == 'jpeg' and message.data.tobytes() == file.read_bytes()
     bag.close()
     assert len(read(tmp_path / 'a.mcap')[1]) == 4
-
-
-def test_ground_truth_is_written_with_its_own_stamps(tmp_path):
-    folder = write_folder(tmp_path / 'seq', count=5)
-    truth = read_tum(folder / 'groundtruth.txt')
-    with open_source(folder) as source:
-        write_sequence(tmp_path / 'a.mcap', source, source.camera, truth)
-    bag = BagReader(tmp_path / 'a.mcap')
-    poses = [c for c in bag.connections if c.topic == '/ground_truth/pose']
-    for i, (connection, recorded_ns, data) in enumerate(bag.serialized(poses)):
-        message = bag.deserialize(connection, data)
-        assert stamp_of(message) == recorded_ns == stamp(i)
-        p = message.pose.position
-        np.testing.assert_allclose([p.x, p.y, p.z], truth.T_world_camera[i, :3, 3], atol=1e-12)
-    assert i == 4
-    bag.close()
 
 
 def test_grey_images_are_written_as_mono8(tmp_path):
@@ -104,23 +86,14 @@ def test_an_uncalibrated_camera_stays_uncalibrated(tmp_path):
 
 
 def test_no_stamp_is_written_as_zero(tmp_path):
-    """ROS reads zero as "no time", so all times move alike, those of the truth too."""
-    truth = PoseList(np.array([0, 100_000_001]), np.tile(np.eye(4), (2, 1, 1)))
-    summary = write_sequence(tmp_path / 'a.mcap', frames(2, start_ns=0), LENS, truth)
-    assert summary.shift_ns == time_shift_ns(0) == 10**9
+    """ROS reads zero as "no time", so all times move alike."""
+    summary = write_sequence(tmp_path / 'a.mcap', frames(2, start_ns=0), LENS)
+    assert summary.shift_ns == 10**9
     _, found = read(tmp_path / 'a.mcap')
     assert [f.stamp_ns for f in found] == [10**9, 1_100_000_001]
-    assert time_shift_ns(1) == 0 and time_shift_ns(-5) == 10**9 + 5
-
-
-def test_truth_that_begins_before_the_images_is_shifted_with_them(tmp_path):
-    truth = PoseList(np.arange(-3, 3) * 10**9, np.tile(np.eye(4), (6, 1, 1)))
-    summary = write_sequence(tmp_path / 'a.mcap', frames(start_ns=0), None, truth)
-    assert summary.shift_ns == 4 * 10**9 and summary.first_ns == 4 * 10**9
-    bag = BagReader(tmp_path / 'a.mcap')
-    poses = [c for c in bag.connections if c.topic == '/ground_truth/pose']
-    stamps = [stamp_of(bag.deserialize(c, data)) for c, _, data in bag.serialized(poses)]
-    assert stamps == [i * 10**9 for i in range(1, 7)]
+    assert write_sequence(tmp_path / 'b.mcap', frames(1, start_ns=1), LENS).shift_ns == 0
+    summary = write_sequence(tmp_path / 'c.mcap', frames(1, start_ns=-5), LENS)
+    assert (summary.shift_ns, summary.first_ns) == (10**9 + 5, 10**9)
 
 
 @pytest.mark.parametrize('stamps_ns', [[10**9, -1], [3 * 10**18]])
@@ -132,9 +105,10 @@ def test_times_that_no_message_holds_are_refused(tmp_path, stamps_ns):
 
 
 @pytest.mark.parametrize('topic', ['', 'image', 'bad topic!', '/a//b', '/a/', '/1a'])
-def test_a_topic_that_no_node_could_publish_is_refused(topic):
+def test_a_topic_that_no_node_could_publish_is_refused(tmp_path, topic):
     with pytest.raises(ConfigError, match='no full topic name'):
-        SequenceTopics(image=topic)
+        write_sequence(tmp_path / 'a.mcap', frames(1), LENS, topic)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failing_source_leaves_no_bag(tmp_path):
@@ -211,8 +185,7 @@ def test_several_image_topics_must_be_chosen_from(tmp_path):
 )
 @pytest.mark.parametrize('compressed', [False, True])
 def test_rectified_images_are_known_by_their_topic(tmp_path, image, rectified, compressed):
-    topics = SequenceTopics(image=image, compressed=compressed)
-    write_sequence(tmp_path / 'a.mcap', frames(1), LENS, topics=topics)
+    write_sequence(tmp_path / 'a.mcap', frames(1), LENS, image, compressed)
     source, _ = read(tmp_path / 'a.mcap')
     assert source.camera.is_distorted != rectified
 
@@ -220,8 +193,7 @@ def test_rectified_images_are_known_by_their_topic(tmp_path, image, rectified, c
 @pytest.mark.parametrize('option', ['auto', 'on', 'off'])
 @pytest.mark.parametrize('name', ['image_rect', 'image_raw'])
 def test_recorded_images_are_undistorted_as_the_parameter_says(tmp_path, option, name):
-    topics = SequenceTopics(image=f'/cam/{name}')
-    write_sequence(tmp_path / 'a.mcap', frames(1), LENS, topics=topics)
+    write_sequence(tmp_path / 'a.mcap', frames(1), LENS, f'/cam/{name}')
     config = updated(R3Config(), {'input.rectification': option})
     with open_source(tmp_path / 'a.mcap') as source:
         (raw,) = source
@@ -327,8 +299,7 @@ def test_what_is_no_bag_is_refused(tmp_path):
 
 def test_the_command_makes_a_bag_of_any_input(tmp_path, capsys):
     folder = write_folder(tmp_path / 'seq', count=6)
-    truth = ['--groundtruth', str(folder / 'groundtruth.txt')]
-    assert main(['bag', str(folder), str(tmp_path / 'a.mcap'), *truth, '--max-frames', '4']) == 0
+    assert main(['bag', str(folder), str(tmp_path / 'a.mcap'), '--max-frames', '4']) == 0
     assert '4 frames' in capsys.readouterr().out
     # A bag is an input too: raw images become compressed ones.
     again = ['--image-topic', '/cam/image', '--compressed']

@@ -192,13 +192,6 @@ def test_a_revision_can_be_named(hub, target):
     assert weights.recorded_digest(target) == hashlib.sha256(CONTENT[::-1]).hexdigest()
 
 
-def test_another_folder_can_be_named(hub, folder, tmp_path, capsys):
-    other = tmp_path / 'other'
-    assert get('--folder', str(other)) == 0
-    assert names_in(other) == FETCHED and not folder.exists()
-    assert f'R3_ROS_WEIGHTS={other}' in capsys.readouterr().out
-
-
 # --- Consent ---
 
 

@@ -12,7 +12,7 @@ from r3_ros.core.config import R3Config
 from r3_ros.core.errors import R3Error
 from r3_ros.core.trajectory_file import read_tum
 from r3_ros.evaluation.report.report_page import write_report
-from r3_ros.input.bag_writer import SequenceTopics, write_sequence
+from r3_ros.input.bag_writer import write_sequence
 from r3_ros.input.open_source import open_source
 from r3_ros.offline.run_files import load_summary
 from r3_ros.ros.demo.checks import all_checks
@@ -219,7 +219,6 @@ def test_a_node_that_cannot_start_is_explained(tmp_path, monkeypatch):
     with pytest.raises(R3Error, match=r'map\.voxel_size'):
         live_run.run_live(
             tmp_path / 'a.mcap',
-            SequenceTopics(),
             tmp_path,
             {'map.voxel_size': '-1.0'},
             lambda result: None,

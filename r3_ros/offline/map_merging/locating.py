@@ -7,18 +7,23 @@ independently of the other images, so that the agreement of several is evidence.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from ...core.config import R3Config
-from ...core.datatypes import Edge, Frame, SparseLandmarks
+from ...core.datatypes import Edge, Frame
 from ...core.predictor import Predictor
 from ...input.image_decoding import decode_compressed
 from ...maps.saved_map import SavedMap
-from ...streaming.map_snapshot import observed_in
 from ...streaming.pose_resolution import EdgeNoise, HeldPose, usable_edges
-from ...streaming.relocalisation.loaded_map import LoadedMap
+from ...streaming.relocalisation.loaded_map import (
+    held_pose,
+    in_world,
+    known_edges,
+    known_landmarks,
+    LoadedMap,
+)
 from ...streaming.relocalisation.search import Relocalisation
 
 #: At most this many images are related, the most similar ones first.
@@ -47,27 +52,13 @@ class MapGraph:
     @classmethod
     def of(cls, saved: SavedMap, first_id: int) -> MapGraph:
         """Assign ids to the keyframes of a map, from ``first_id`` on."""
-        keyframes, unit = saved.keyframes, saved.facts.unit
-        shift = first_id - (int(keyframes.ids[0]) if len(keyframes) else 0)
-        ids = keyframes.ids + shift
-        held = {}
-        for row, frame_id in enumerate(ids.tolist()):
-            T = keyframes.T_map_optical[row].copy()
-            T[:3, 3] /= unit
-            variance_t, variance_r = keyframes.variances[row]
-            held[frame_id] = HeldPose(T, float(variance_t) / unit**2, float(variance_r))
+        keyframes = saved.keyframes
+        ids = keyframes.ids + (first_id - int(keyframes.ids[0]))
+        T = in_world(np.eye(4), keyframes.T_map_optical, saved.facts.unit)
+        held = {i: held_pose(saved, row, T[row]) for row, i in enumerate(ids.tolist())}
+        number = dict(zip(keyframes.ids.tolist(), held, strict=True))
         starts = np.flatnonzero(np.diff(keyframes.segments, prepend=-2) != 0)
-        edges = []
-        for source, target, T, confidences in zip(
-            saved.edges.source_ids.tolist(),
-            saved.edges.target_ids.tolist(),
-            saved.edges.T_source_target.copy(),
-            saved.edges.confidences,
-            strict=True,
-        ):
-            T[:3, 3] /= unit
-            edges.append(Edge(source + shift, target + shift, T, *map(float, confidences)))
-        return cls(saved, ids, held, edges, ids[starts].tolist())
+        return cls(saved, ids, held, list(known_edges(saved, number)), ids[starts].tolist())
 
     @property
     def S_map_engine(self) -> np.ndarray:
@@ -138,12 +129,10 @@ def _relate(
 ) -> Located | None:
     sources = first.ids[candidates].tolist()
     held = {i: first.held[i] for i in sources}
-    known = LoadedMap(
-        first.saved,
-        frame_ids=dict(zip(candidates.tolist(), sources, strict=True)),
-        T_world_camera={i: pose.T_world_camera for i, pose in held.items()},
-        landmarks=_landmarks(first, candidates),
-    )
+    kept = dict(zip(candidates.tolist(), sources, strict=True))
+    poses = {i: pose.T_world_camera for i, pose in held.items()}
+    landmarks = known_landmarks(first.saved, kept, np.eye(4))
+    known = LoadedMap(first.saved, kept, poses, landmarks)
     predictor.reset()
     predictor.restore(known.keyframes(), known.landmarks)
     keyframes, frame_id = second.saved.keyframes, int(second.ids[row])
@@ -159,13 +148,3 @@ def _relate(
     noise = EdgeNoise(predictor.confidence_reference, config.covariance)
     used, resolved = Relocalisation(sources).locate(edges, held, noise)
     return None if resolved is None else Located(frame_id, resolved.held, tuple(used))
-
-
-def _landmarks(graph: MapGraph, rows: np.ndarray) -> SparseLandmarks | None:
-    """Return the landmarks observed from these keyframes, in the engine's unit."""
-    marks, keyframes = graph.saved.landmarks, graph.saved.keyframes
-    if marks is None:
-        return None
-    seen_by = np.searchsorted(keyframes.ids, marks.frame_ids)
-    seen = observed_in(marks, np.isin(seen_by, rows), graph.ids[seen_by])
-    return replace(seen, positions=seen.positions / graph.saved.facts.unit)

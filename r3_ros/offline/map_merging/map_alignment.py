@@ -15,18 +15,12 @@ import numpy as np
 
 from ...core.config import R3Config
 from ...core.errors import MergeError
-from ...core.geometry import (
-    make_T,
-    mean_rotation,
-    rigid_part,
-    rotation_angle,
-    scale_of,
-    similarity,
-)
+from ...core.geometry import rigid_part, rotation_angle, scale_of
 from ...streaming.loops.agreement import Agreement
 from ...streaming.loops.evidence import FarEdge
 from ...streaming.loops.solver_job import correct_poses, Correction, LoopSnapshot
 from ...streaming.pose_resolution import EdgeNoise
+from ..windows.window_joining import scale_by_centres, similarity_by_poses
 from .locating import Located, MapGraph
 
 #: Keyframes that must agree, and their share of those located.
@@ -84,48 +78,30 @@ def align(located: Sequence[Located], second: MapGraph) -> Alignment:
 
 def _largest_agreement(T_first: np.ndarray, T_second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Try every pair of keyframes; return the best similarity, refined, and (N,) who agree."""
-    a, b = T_first[:, :3, 3], T_second[:, :3, 3]
-    turns = T_first[:, :3, :3] @ np.swapaxes(T_second[:, :3, :3], 1, 2)
-    best = np.zeros(len(a), bool)
-    for i, j in zip(*np.triu_indices(len(a), 1), strict=True):
-        chosen = np.zeros(len(a), bool)
-        chosen[[i, j]] = True
-        if rotation_angle(turns[i].T @ turns[j]) > _SAME_TURN_RAD:
-            continue
-        S = _fitted(a, b, turns, chosen)
-        if S is None:
-            continue
-        agree = _agreeing(S, T_first, T_second)
-        if agree.sum() > best.sum():
-            best = agree
-    S_best = np.eye(4)
+    S_best, best = np.eye(4), np.zeros(len(T_first), bool)
+    for pair in map(list, itertools.combinations(range(len(T_first)), 2)):
+        S = _fitted(T_first[pair], T_second[pair])
+        if S is not None:
+            agree = _agreeing(S, T_first, T_second)
+            if agree.sum() > best.sum():
+                S_best, best = S, agree
     for _ in range(3):
-        S = _fitted(a, b, turns, best) if best.any() else None
+        S = _fitted(T_first[best], T_second[best])
         if S is None:
-            return S_best, np.zeros(len(a), bool)
+            break
         S_best, best = S, _agreeing(S, T_first, T_second)
     return S_best, best
 
 
-def _fitted(
-    a: np.ndarray, b: np.ndarray, turns: np.ndarray, chosen: np.ndarray
-) -> np.ndarray | None:
-    """Return the similarity from the chosen ``b`` to ``a``; None if they are too near.
+def _fitted(T_first: np.ndarray, T_second: np.ndarray) -> np.ndarray | None:
+    """Return the similarity from the second map to the first; None if the cameras are too near.
 
     The rotation is that of the cameras: collinear centres do not determine it.
     """
-    R = mean_rotation(turns[chosen], np.full(int(chosen.sum()), 1.0 / chosen.sum()))
-    middle_a, middle_b = a[chosen].mean(axis=0), b[chosen].mean(axis=0)
-    to, from_ = a[chosen] - middle_a, (b[chosen] - middle_b) @ R.T
-    spread = math.sqrt((from_**2).sum() * (to**2).sum())
-    if spread < 1e-6:
+    scale = scale_by_centres(T_first[:, :3, 3], T_second[:, :3, 3])
+    if scale is None:
         return None
-    scale = math.sqrt((to**2).sum() / (from_**2).sum())
-    if (to * from_).sum() <= 0:
-        return None
-    S = similarity(make_T(R, np.zeros(3)), scale)
-    S[:3, 3] = middle_a - S[:3, :3] @ middle_b
-    return S
+    return similarity_by_poses(T_first, T_second, np.ones((len(T_first), 2)), scale.value)
 
 
 def _agreeing(S: np.ndarray, T_first: np.ndarray, T_second: np.ndarray) -> np.ndarray:

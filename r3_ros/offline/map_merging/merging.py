@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 import math
 import time
+from typing import TypeVar
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -25,6 +26,8 @@ from ...streaming.loops.solver_job import Correction
 from ...streaming.voxel_map import voxelised
 from .locating import locate, Located, MapGraph, Progress
 from .map_alignment import align, join, require_same_metres
+
+Columns = TypeVar('Columns', SavedKeyframes, SavedEdges, SparseLandmarks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,59 +133,48 @@ def merged_map(
 
 
 def _keyframes(parts: Sequence[_Part], correction: Correction) -> SavedKeyframes:
-    own = [part.saved.keyframes for part in parts]
-    T = [rigid_part(p.S_moved @ k.T_map_optical) for p, k in zip(parts, own, strict=True)]
-    unit = parts[0].saved.facts.unit
-    variances = []
-    for part, keyframes in zip(parts, own, strict=True):
-        scales = scale_of(part.S_moved)
-        moved = keyframes.variances * np.stack([scales**2, np.ones(len(scales))], axis=1)
+    unit, moved = parts[0].saved.facts.unit, []
+    for part in parts:
+        keyframes, scales = part.saved.keyframes, scale_of(part.S_moved)
+        variances = keyframes.variances * np.stack([scales**2, np.ones(len(scales))], axis=1)
         for n, frame_id in enumerate(part.ids.tolist()):
             if frame_id in correction.variances:
                 translation, rotation = correction.variances[frame_id]
-                moved[n] = translation * unit**2, rotation
-        variances.append(moved)
-    newest_segment = int(own[0].segments.max()) + 1
-    segments = [own[0].segments, own[1].segments - own[1].segments.min() + newest_segment]
-    return SavedKeyframes(
-        ids=np.concatenate([part.ids for part in parts]),
-        stamps_ns=np.concatenate([k.stamps_ns for k in own]),
-        T_map_optical=np.concatenate(T),
-        K=np.concatenate([k.K for k in own]),
-        sizes=np.concatenate([k.sizes for k in own]),
-        confidences=np.concatenate([k.confidences for k in own]),
-        variances=np.concatenate(variances),
-        descriptors=np.concatenate([k.descriptors for k in own]),
-        segments=np.concatenate(segments).astype(np.int32),
-    )
+                variances[n] = translation * unit**2, rotation
+        T = rigid_part(part.S_moved @ keyframes.T_map_optical)
+        moved.append(replace(keyframes, ids=part.ids, T_map_optical=T, variances=variances))
+    first, second = moved
+    segments = second.segments - second.segments.min() + first.segments.max() + 1
+    return _concatenated([first, replace(second, segments=segments.astype(np.int32))])
 
 
 def _edges(
     parts: Sequence[_Part], correction: Correction, located: Sequence[Located]
 ) -> SavedEdges:
     """Return the edges of both, and the consistent ones between them."""
-    sources, targets, T_all, confidences = [], [], [], []
+    found = []
     for part in parts:
         edges, own = part.saved.edges, part.saved.keyframes.ids
         rows = np.searchsorted(own, edges.target_ids)
         T = edges.T_source_target.copy()
         T[:, :3, 3] *= scale_of(part.S_moved)[rows, None]
-        sources.append(part.ids[np.searchsorted(own, edges.source_ids)])
-        targets.append(part.ids[rows])
-        T_all.append(T)
-        confidences.append(edges.confidences)
+        sources = part.ids[np.searchsorted(own, edges.source_ids)]
+        found.append(SavedEdges(sources, part.ids[rows], T, edges.confidences))
     kept, unit = set(correction.closing), parts[0].saved.facts.unit
     for item in located:
         for edge in item.edges:
-            if (edge.source_id, edge.target_id) not in kept:
-                continue
-            T = edge.T_source_target.copy()
-            T[:3, 3] *= item.pose.scale * unit
-            sources.append(np.array([edge.source_id]))
-            targets.append(np.array([edge.target_id]))
-            T_all.append(T[None])
-            confidences.append(np.array([edge.scores]))
-    return SavedEdges(*map(np.concatenate, (sources, targets, T_all, confidences)))
+            if (edge.source_id, edge.target_id) in kept:
+                T = edge.T_source_target[None].copy()
+                T[:, :3, 3] *= item.pose.scale * unit
+                ends = np.array([edge.source_id]), np.array([edge.target_id])
+                found.append(SavedEdges(*ends, T, np.array([edge.scores])))
+    return _concatenated(found)
+
+
+def _concatenated(parts: Sequence[Columns]) -> Columns:
+    """Return dataclasses of arrays as one."""
+    names = [field.name for field in fields(parts[0])]
+    return type(parts[0])(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
 
 
 def _points(part: _Part) -> Cloud:
@@ -232,14 +224,12 @@ def _landmarks(parts: Sequence[_Part]) -> SparseLandmarks | None:
         owner = np.zeros(len(marks), np.int64)
         owner[marks.landmarks[::-1]] = seen_by[::-1]
         found.append(
-            SparseLandmarks(
+            replace(
+                marks,
                 positions=_moved(marks.positions, owner, part.S_moved),
-                relative_sigma=marks.relative_sigma,
                 frame_ids=part.ids[seen_by],
                 landmarks=marks.landmarks + before,
-                pixels=marks.pixels,
             )
         )
         before += len(marks)
-    names = [field.name for field in fields(SparseLandmarks)]
-    return SparseLandmarks(*(np.concatenate([getattr(m, n) for m in found]) for n in names))
+    return _concatenated(found)

@@ -316,8 +316,6 @@ def _record(
         confidence_rotation=rotation,
         confidence_ratio=ratio,
         context_frames=others,
-        corrected_frames=0,
         read_ms=read_ms,
         step_ms=step_ms,
-        timings_ms={},
     )

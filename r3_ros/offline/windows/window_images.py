@@ -232,7 +232,6 @@ class OrderBySimilarity:
         self._images = images
         self._similarity = descriptors @ descriptors.T
         self._size, self._overlap = size, overlap
-        self._row = {image.frame_id: n for n, image in enumerate(images)}
         self._left = np.ones(len(images), dtype=bool)
         self._placed = np.zeros(len(images), dtype=bool)
 
@@ -253,7 +252,7 @@ class OrderBySimilarity:
 
     def mark_placed(self, images: Sequence[WindowImage]) -> None:
         """Let later windows share these."""
-        self._placed[[self._row[image.frame_id] for image in images]] = True
+        self._placed[[image.frame_id for image in images]] = True
 
     def _seed(self, any_placed: bool) -> int:
         if any_placed:

@@ -109,23 +109,23 @@ def combined(scales: Sequence[LogScale | None]) -> LogScale | None:
     return LogScale(value, float(weights.sum() ** -0.5))
 
 
-def window_in_world(
-    T_world_frame: np.ndarray, T_window_frame: np.ndarray, scores: np.ndarray, log_scale: float
+def similarity_by_poses(
+    T_here: np.ndarray, T_there: np.ndarray, scores: np.ndarray, log_scale: float
 ) -> np.ndarray:
-    """Return the (4, 4) similarity from a window to the world, given its scale.
+    """Return the (4, 4) similarity from another world to this one, given its scale.
 
-    Robust against shared images with a wrong pose in one of the two.
+    Robust against cameras with a wrong pose in one of the two.
 
-    :param T_world_frame: (N, 4, 4) poses of the shared images; ``T_window_frame`` likewise.
+    :param T_here: (N, 4, 4) poses of cameras in this world; ``T_there``: in the other.
     :param scores: (N, 2) > 0, confidence of their centres and rotations.
     """
     scale = math.exp(log_scale)
-    R = T_world_frame[:, :3, :3] @ np.swapaxes(T_window_frame[:, :3, :3], 1, 2)
+    R = T_here[:, :3, :3] @ np.swapaxes(T_there[:, :3, :3], 1, 2)
     origin = np.zeros((len(R), 3))
     turns = quat_xyzw(make_T(R, origin))
     weights = robust_average(origin, turns, scores)[2]
-    R_world_window = mean_rotation(R, weights[:, 1])
+    R_here_there = mean_rotation(R, weights[:, 1])
     # One rotation for all, so that an image's own rotation does not move distant centres.
-    centres = T_world_frame[:, :3, 3] - scale * T_window_frame[:, :3, 3] @ R_world_window.T
+    centres = T_here[:, :3, 3] - scale * T_there[:, :3, 3] @ R_here_there.T
     centre = robust_average(centres, turns, scores)[0]
-    return similarity(make_T(R_world_window, centre), scale)
+    return similarity(make_T(R_here_there, centre), scale)

@@ -11,7 +11,13 @@ import numpy as np
 from ...core.config import R3Config
 from ...core.geometry import inverse, rigid_part, scale_of
 from .window_graph import adjusted_windows, PlacedWindow, Tie
-from .window_joining import combined, DepthGrid, scale_by_centres, scale_by_depth, window_in_world
+from .window_joining import (
+    combined,
+    DepthGrid,
+    scale_by_centres,
+    scale_by_depth,
+    similarity_by_poses,
+)
 from .window_relations import window_poses, WindowRelations
 
 
@@ -139,4 +145,4 @@ def _joined(
         return None
     scores = found.relations.best_scores()[[found.rows[n] for n in known]]
     scores = np.maximum(np.nan_to_num(scores), 1e-9)
-    return window_in_world(rigid_part(S_world), T_window, scores, log_scale.value)
+    return similarity_by_poses(rigid_part(S_world), T_window, scores, log_scale.value)

@@ -91,7 +91,6 @@ def _records(result: LiveResult) -> Iterator[FrameRecord]:
             confidence_rotation=status.confidence_rotation,
             confidence_ratio=status.confidence_ratio,
             context_frames=int(status.frames_in_context),
-            corrected_frames=0,
             read_ms=1e3 * status.time_preprocess,
             step_ms=1e3 * status.time_inference,
             timings_ms=timings,

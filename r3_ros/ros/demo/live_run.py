@@ -20,9 +20,9 @@ import numpy as np
 from ...core.errors import R3Error
 from ...core.geometry import T_from_quat
 from ...core.threads import RepeatingThread
-from ...core.trajectory_file import NANOSECONDS
-from ...input.bag_writer import SequenceTopics
-from .bag_player import BagPlayer, message_type
+from ...input.bag_source import stamp_of
+from ...input.bag_writer import IMAGE_TOPIC
+from .bag_player import BagPlayer
 
 _NODE = 'r3'
 _START_TIMEOUT_S = 60.0
@@ -32,15 +32,6 @@ _SAVE_TIMEOUT_S = 90.0
 #: Before a stronger signal.
 _STOP_TIMEOUT_S = 10.0
 _LOG_TAIL_LINES = 15
-#: Topic below the node -> type of messages that are counted, with the last kept.
-_LARGE_TOPICS = {
-    'points': 'sensor_msgs/msg/PointCloud2',
-    'map_points': 'sensor_msgs/msg/PointCloud2',
-    'keyframe_points': 'sensor_msgs/msg/PointCloud2',
-    'depth/image': 'sensor_msgs/msg/Image',
-    'depth/camera_info': 'sensor_msgs/msg/CameraInfo',
-    'path': 'nav_msgs/msg/Path',
-}
 
 
 @dataclass
@@ -72,7 +63,6 @@ class LiveResult:
 
 def run_live(
     bag: Path,
-    topics: SequenceTopics,
     folder: Path,
     parameters: dict[str, str],
     on_image: Callable[[LiveResult], None],
@@ -87,19 +77,18 @@ def run_live(
 
     settings = {
         'use_sim_time': 'true',
-        'input.transport': 'compressed' if topics.compressed else 'raw',
         # A raw image takes many packets, and with best effort Fast DDS loses some of them on a
         # busy machine.
-        f'qos_overrides.{topics.sent_image}.subscription.reliability': 'reliable',
+        f'qos_overrides.{IMAGE_TOPIC}.subscription.reliability': 'reliable',
         **parameters,
     }
     options = [part for item in settings.items() for part in ('-p', ':='.join(item))]
-    options += ['-r', f'image:={topics.image}']
+    options += ['-r', f'image:={IMAGE_TOPIC}']
     result = LiveResult()
 
     def on_message(topic: str, recorded_ns: int) -> None:
         # Recorded at its own stamp, see bag_writer.
-        if topic == topics.sent_image:
+        if topic == IMAGE_TOPIC:
             result.sent_s[recorded_ns] = time.monotonic()
             on_image(result)
             process.check()
@@ -111,9 +100,9 @@ def run_live(
             closing(_Listener(context, result)) as listener,
             closing(NodeProcess(folder / 'node.log', options)) as process,
         ):
-            with closing(BagPlayer(bag, listener.node, clock=True)) as player:
-                _wait_for_node(process, player, topics)
-                player.play(on_message=on_message)
+            with closing(BagPlayer(bag, listener.node)) as player:
+                _wait_for_node(process, player)
+                player.play(on_message)
             _wait_until_processed(process, result)
             _save(listener, result, folder)
             process.check()
@@ -124,17 +113,17 @@ def run_live(
     return result
 
 
-def _wait_for_node(process: NodeProcess, player: BagPlayer, topics: SequenceTopics) -> None:
+def _wait_for_node(process: NodeProcess, player: BagPlayer) -> None:
     """Wait until the node has subscribed to images and calibration."""
     deadline = time.monotonic() + _START_TIMEOUT_S
-    for topic in (topics.sent_image, topics.camera_info):
-        while not player.wait_for_subscribers(topic, 0.25):
-            process.check()
-            if time.monotonic() > deadline:
-                raise R3Error(
-                    f'the node has not subscribed to {topic} after {_START_TIMEOUT_S:g} s. '
-                    f'{process.log_tail()}'
-                )
+    while missing := player.without_subscriber():
+        process.check()
+        if time.monotonic() > deadline:
+            raise R3Error(
+                f'the node has not subscribed to {" and ".join(missing)} after '
+                f'{_START_TIMEOUT_S:g} s. {process.log_tail()}'
+            )
+        time.sleep(0.02)
 
 
 def _wait_until_processed(process: NodeProcess, result: LiveResult) -> None:
@@ -164,11 +153,12 @@ class _Listener:
     def __init__(self, context: Any, result: LiveResult) -> None:
         from diagnostic_msgs.msg import DiagnosticArray
         from geometry_msgs.msg import PoseWithCovarianceStamped
-        from nav_msgs.msg import Odometry
+        from nav_msgs.msg import Odometry, Path
         from r3_ros.msg import StreamStatus
         from rclpy.executors import SingleThreadedExecutor
         from rclpy.node import Node
         from rclpy.qos import DurabilityPolicy, QoSProfile
+        from sensor_msgs.msg import CameraInfo, Image, PointCloud2
         from tf2_msgs.msg import TFMessage
 
         self._result = result
@@ -183,11 +173,17 @@ class _Listener:
             self.node.create_subscription(kind, name, take, 200)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         # As bytes: decoding every cloud would slow the node down.
-        self._last_bytes: dict[str, bytes] = {}
-        for topic, kind in _LARGE_TOPICS.items():
-            qos = latched if topic in ('map_points', 'path') else 2
+        self._last_bytes: dict[str, tuple[type, bytes]] = {}
+        for kind, topic, qos in (
+            (PointCloud2, 'points', 2),
+            (PointCloud2, 'map_points', latched),
+            (PointCloud2, 'keyframe_points', 2),
+            (Image, 'depth/image', 2),
+            (CameraInfo, 'depth/camera_info', 2),
+            (Path, 'path', latched),
+        ):
             self.node.create_subscription(
-                message_type(kind), f'{_NODE}/{topic}', self._counter(topic), qos, raw=True
+                kind, f'{_NODE}/{topic}', self._counter(topic, kind), qos, raw=True
             )
         self._executor = executor = SingleThreadedExecutor(context=context)
         executor.add_node(self.node)
@@ -196,27 +192,27 @@ class _Listener:
         )
         self._thread.start()
 
-    def _counter(self, topic: str) -> Callable[[bytes], None]:
+    def _counter(self, topic: str, kind: type) -> Callable[[bytes], None]:
         def count(data: bytes) -> None:
             self._result.counts[topic] += 1
-            self._last_bytes[topic] = data
+            self._last_bytes[topic] = kind, data
 
         return count
 
     def _on_pose(self, message: Any) -> None:
-        result, stamp_ns = self._result, _stamp_ns(message)
+        result, stamp_ns = self._result, stamp_of(message)
         result.repeated_poses += stamp_ns in result.T_map_base
         result.arrival_s[stamp_ns] = time.monotonic()
         result.T_map_base[stamp_ns] = _matrix(message.pose.pose)
 
     def _on_odometry(self, message: Any) -> None:
-        self._result.T_odom_base[_stamp_ns(message)] = _matrix(message.pose.pose)
+        self._result.T_odom_base[stamp_of(message)] = _matrix(message.pose.pose)
 
     def _on_status(self, message: Any) -> None:
         self._result.last_status = message
         # Status messages between frames repeat the last stamp or have none.
         if message.state >= message.STATE_INITIALIZING:
-            self._result.statuses.setdefault(_stamp_ns(message), message)
+            self._result.statuses.setdefault(stamp_of(message), message)
 
     def _on_tf(self, message: Any) -> None:
         for transform in message.transforms:
@@ -239,14 +235,8 @@ class _Listener:
         self._thread.stop(_STOP_TIMEOUT_S)
         self._executor.shutdown()
         self.node.destroy_node()
-        for topic, data in self._last_bytes.items():
-            kind = message_type(_LARGE_TOPICS[topic])
+        for topic, (kind, data) in self._last_bytes.items():
             self._result.messages[topic] = deserialize_message(data, kind)
-
-
-def _stamp_ns(message: Any) -> int:
-    stamp = message.header.stamp
-    return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
 
 
 def _matrix(pose: Any) -> np.ndarray:

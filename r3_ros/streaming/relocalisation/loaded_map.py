@@ -102,7 +102,7 @@ def take_in(
     rows, frame_ids = _numbered(saved)
     T_world_map = inverse(saved.facts.T_map_world)
     chosen = _thinned(saved, config.keyframe.max_keyframes)
-    T_kept = _in_world(T_world_map, saved.keyframes.T_map_optical, saved.facts.unit)
+    T_kept = in_world(T_world_map, saved.keyframes.T_map_optical, saved.facts.unit)
     held = {int(frame_ids[row]): row for row in chosen}
     _fill_bank(session, saved, held, T_kept, room)
     kept = {held[i]: i for i in session.bank.ids()}
@@ -115,7 +115,7 @@ def take_in(
         session.scale.adopt(saved.facts.metres_per_unit, saved.facts.scale_source)
     session.relocalisation = Relocalisation(poses, near)
     session.gate.begin_lost(config.relocalise.min_frames)
-    return LoadedMap(saved, kept, poses, _landmarks(saved, kept, T_world_map))
+    return LoadedMap(saved, kept, poses, known_landmarks(saved, kept, T_world_map))
 
 
 def _numbered(saved: SavedMap) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +143,8 @@ def _thinned(saved: SavedMap, most: int) -> np.ndarray:
     return np.array(usable)
 
 
-def _in_world(T_world_map: np.ndarray, T_map: np.ndarray, unit: float) -> np.ndarray:
+def in_world(T_world_map: np.ndarray, T_map: np.ndarray, unit: float) -> np.ndarray:
+    """Return (N, 4, 4) poses of a map in the engine's world and unit."""
     T = T_world_map @ T_map
     T[:, :3, 3] /= unit
     return T
@@ -177,28 +178,44 @@ def _fill_bank(
 def _fill_graph(
     session: Session, saved: SavedMap, kept: Mapping[int, int], T_world_camera: np.ndarray
 ) -> None:
-    keyframes, edges, unit = saved.keyframes, saved.edges, saved.facts.unit
+    keyframes = saved.keyframes
     number = {int(keyframes.ids[row]): frame_id for row, frame_id in kept.items()}
     incoming: dict[int, list[Edge]] = {}
-    for n in range(len(edges)):
-        source = number.get(int(edges.source_ids[n]))
-        target = number.get(int(edges.target_ids[n]))
-        if source is None or target is None or source > target:
-            continue
-        T = edges.T_source_target[n].copy()
-        T[:3, 3] /= unit
-        scores = edges.confidences[n]
-        edge = Edge(source, target, T, float(scores[0]), float(scores[1]))
-        incoming.setdefault(target, []).append(edge)
+    for edge in known_edges(saved, number):
+        if edge.source_id <= edge.target_id:
+            incoming.setdefault(edge.target_id, []).append(edge)
     before = None
     for row, frame_id in kept.items():
-        variance_t, variance_r = keyframes.variances[row]
-        pose = HeldPose(T_world_camera[row].copy(), variance_t / unit**2, float(variance_r))
+        pose = held_pose(saved, row, T_world_camera[row])
         session.graph.add(frame_id, pose, incoming.get(frame_id, ()))
         segment = int(keyframes.segments[row])
         if before is not None and segment != before:
             session.followed_since.append(frame_id)
         before = segment
+
+
+def known_edges(saved: SavedMap, number: Mapping[int, int]) -> Iterator[Edge]:
+    """Yield the edges among some keyframes, with lengths in the engine's unit.
+
+    :param number: of those keyframes in the result, by their ids in the map.
+    """
+    edges = saved.edges
+    for source, target, T, scores in zip(
+        edges.source_ids.tolist(),
+        edges.target_ids.tolist(),
+        edges.T_source_target.copy(),
+        edges.confidences.tolist(),
+        strict=True,
+    ):
+        if source in number and target in number:
+            T[:3, 3] /= saved.facts.unit
+            yield Edge(number[source], number[target], T, *scores)
+
+
+def held_pose(saved: SavedMap, row: int, T_world_camera: np.ndarray) -> HeldPose:
+    """Return a pose of a saved keyframe with its uncertainty, in the engine's unit."""
+    variance_t, variance_r = saved.keyframes.variances[row].tolist()
+    return HeldPose(T_world_camera.copy(), variance_t / saved.facts.unit**2, variance_r)
 
 
 def _fill_record(
@@ -212,7 +229,7 @@ def _fill_record(
 ) -> None:
     trajectory, facts, count = saved.trajectory, saved.facts, len(saved.keyframes)
     T_map_optical = trajectory.T_map_base[rows] @ facts.T_base_optical
-    T = np.concatenate([T_kept, _in_world(T_world_map, T_map_optical, facts.unit)])
+    T = np.concatenate([T_kept, in_world(T_world_map, T_map_optical, facts.unit)])
     stamps_ns = np.concatenate([saved.keyframes.stamps_ns, trajectory.stamps_ns[rows]])
     order = np.argsort(frame_ids)
     is_keyframe = np.arange(len(order)) < count
@@ -243,9 +260,13 @@ def _fill_map(
     session.map.restore(clouds)
 
 
-def _landmarks(
+def known_landmarks(
     saved: SavedMap, kept: Mapping[int, int], T_world_map: np.ndarray
 ) -> SparseLandmarks | None:
+    """Return the landmarks observed from some keyframes, in the engine's world and unit.
+
+    :param kept: ids of those keyframes in the result, by row of the saved keyframes.
+    """
     landmarks, keyframes = saved.landmarks, saved.keyframes
     if landmarks is None:
         return None
