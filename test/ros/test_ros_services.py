@@ -303,13 +303,13 @@ def test_a_save_that_takes_too_long_answers_and_leaves_nothing(graph, tmp_path, 
     g = graph().start()
     g.send_many(3)
     monkeypatch.setattr('r3_ros.ros.services.services.SAVE_TIMEOUT_S', 0.05)
-    go_on, real, ended = threading.Event(), writing.fill_map_folder, threading.Event()
+    go_on, real, ended = threading.Event(), writing._fill, threading.Event()
 
     def slow(*arguments):
         go_on.wait(20.0)
         return real(*arguments)
 
-    monkeypatch.setattr(writing, 'fill_map_folder', slow)
+    monkeypatch.setattr(writing, '_fill', slow)
     monkeypatch.setattr(saving, '_give_up_if', lambda c, f=saving._give_up_if: (ended.set(), f(c)))
     answer = save_map(g, name='slow')
     assert answer.code == SaveMap.Response.TIMEOUT
@@ -321,13 +321,13 @@ def test_a_save_that_takes_too_long_answers_and_leaves_nothing(graph, tmp_path, 
 def test_streaming_goes_on_while_a_map_is_written(graph, monkeypatch):
     g = graph().start()
     g.send_many(3)
-    go_on, real = threading.Event(), writing.fill_map_folder
+    go_on, real = threading.Event(), writing._fill
 
     def slow(*arguments):
         assert go_on.wait(20.0)
         return real(*arguments)
 
-    monkeypatch.setattr(writing, 'fill_map_folder', slow)
+    monkeypatch.setattr(writing, '_fill', slow)
     client = g.probe.create_client(SaveMap, '/r3/save_map')
     g.until(client.service_is_ready)
     future = client.call_async(SaveMap.Request(name='slow'))

@@ -9,7 +9,7 @@ import numpy as np
 
 from .live_run import LiveResult
 
-#: Share of the processed frames.
+#: Share of the processed frames after the start.
 MIN_TRACKED_SHARE = 0.95
 #: Of the path length, for exact ground truth.
 MAX_ATE_PERCENT = 1.0
@@ -30,6 +30,7 @@ def all_checks(
 ) -> list[Check]:
     """Return every check of a live run.
 
+    :param tracked_share: of the processed frames after the start.
     :param ate_percent: None without ground truth.
     """
     checks = [*_frame_checks(result, tracked_share), *_pose_checks(result), *_depth_checks(result)]
@@ -72,7 +73,7 @@ def _frame_checks(result: LiveResult, tracked_share: float) -> Iterator[Check]:
     yield Check(
         'tracked',
         tracked_share >= MIN_TRACKED_SHARE,
-        f'{100 * tracked_share:.1f} % of the processed frames, at least '
+        f'{100 * tracked_share:.1f} % of the frames after the start, at least '
         f'{100 * MIN_TRACKED_SHARE:.0f} % wanted',
     )
     yield Check('diagnostics', diagnostics > 0, f'{diagnostics} messages')
