@@ -25,6 +25,8 @@ MIN_CLEARANCE_M = 0.5
 _ATTEMPTS = 24
 _COMFORT_M = 0.75  # below this clearance the way is pushed away
 _TURN_PER_S = 0.33  # mean rotation of the camera on a lap, radians at most
+#: Clearances beyond this are not told apart.
+_FARTHEST_M = 1000.0
 # Of the grid of clearances: a street is coarser than a room.
 _LEAST_CELL_M = 0.05
 _CELLS = 300  # along the longer side, at most
@@ -252,7 +254,8 @@ def _free_space(world: World, height: float) -> _Space:
         clearance(near, np.column_stack((grid, np.full(len(grid), height + dz))))
         for dz in (-0.12, 0.0, 0.12)
     ]
-    distance = np.minimum.reduce(bands).reshape(size)
+    # Finite where nothing is near, high above a street: gradients are taken.
+    distance = np.minimum.reduce([*bands, np.full(len(grid), _FARTHEST_M)]).reshape(size)
     layers = (distance, *np.gradient(distance, cell_m))
 
     def look_up(xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
