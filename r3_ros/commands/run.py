@@ -217,8 +217,6 @@ def _print_result(output: Path, result: RunResult, evaluation: dict[str, Any] | 
     from ..evaluation.run_evaluation import evaluation_text
     from ..offline.run_files import load_summary
 
-    for warning in result.warnings:
-        print(f'warning: {warning}', file=sys.stderr)
     summary = load_summary(output)
     frames = summary['frames']
     if result.interrupted:
@@ -241,4 +239,7 @@ def _print_result(output: Path, result: RunResult, evaluation: dict[str, Any] | 
         print(f'lengths in map units, not metres: {result.scale.waits_for}', file=sys.stderr)
     if evaluation is not None:
         print(evaluation_text(evaluation))
-    print(f'written to {output}; open {output / "report.html"}')
+    print(f'written to {output}; open {output / "report.html"}', flush=True)
+    # Last, where they are not overlooked.
+    for warning in result.warnings:
+        print(f'warning: {warning}', file=sys.stderr)

@@ -7,9 +7,10 @@ caller's thread.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+import itertools
 from queue import SimpleQueue
 import threading
 import time
@@ -19,6 +20,7 @@ from ..core.config import InputConfig, R3Config
 from ..core.datatypes import DepthMap, Estimate, Frame, Intrinsics, ModelInfo, TrackingState
 from ..core.errors import FrameError, SourceError
 from ..core.threads import thread_name
+from ..core.trajectory_file import NANOSECONDS
 from ..input.camera_model import CameraModel, Rectifier
 from ..input.frame_filter import Action, FrameFilter
 from ..input.source import RawFrame, Source
@@ -35,6 +37,8 @@ Item = TypeVar('Item')
 _FRAMES_AHEAD = 4
 #: Longest wait for the reader at the end; a source that blocks must not keep the process.
 _LONGEST_WAIT_S = 2.0
+#: Share of the frames that may be lost without a warning.
+_SHORT_LOSS = 0.02
 _LEFT_OUT_WARNINGS = 5
 _TRACKED = (TrackingState.TRACKING, TrackingState.LOW_CONFIDENCE)
 
@@ -169,9 +173,31 @@ def run_source(
     result.rejected.update(frame_filter.rejected)
     if source.skipped:
         result.rejected['not decoded'] += source.skipped
-    result.warnings = [*source.warnings, *result.warnings]
+    result.warnings = [*source.warnings, *result.warnings, *loss_warnings(result.records)]
     result.map = take_map_snapshot(session, engine.predictor, images.copy())
     return result
+
+
+def loss_warnings(records: Sequence[FrameRecord]) -> list[str]:
+    """Say when the camera was lost, why, and what helps; nothing about short losses."""
+    tracked = [n for n, record in enumerate(records) if record.tracked]
+    if not tracked:
+        return []
+    lost = [n for n in range(tracked[0], len(records)) if not records[n].tracked]
+    if len(lost) <= _SHORT_LOSS * len(records):
+        return []
+    # The longest stretch: where the distance to the number of lost frames before stays the same.
+    stretches = itertools.groupby(enumerate(lost), key=lambda item: item[1] - item[0])
+    longest = max(([n for _, n in stretch] for _, stretch in stretches), key=len)
+    first, last = longest[0], longest[-1]
+    at_s = (records[first].stamp_ns - records[0].stamp_ns) / NANOSECONDS
+    until = 'until the end' if last == len(records) - 1 else f'for {len(longest)} frames'
+    return [
+        f'THE CAMERA WAS LOST in {len(lost)} of {len(records)} frames, longest from frame {first} '
+        f'({at_s:.1f} s) {until}: {records[first].reason or records[first].state.value}. These '
+        'frames have no pose, and the rest of the map may be missing. It helps to move and turn '
+        'more slowly, with texture in view, and to come back to places seen before'
+    ]
 
 
 def one_session(config: InputConfig) -> InputConfig:

@@ -231,7 +231,7 @@ def test_what_was_left_out_and_why_nothing_was_tracked_is_said(tmp_path, predict
     assert 'left out: 2 out of order' in reported and 'nothing was tracked' in reported
 
 
-def test_lost_frames_have_no_pose_in_the_files(tmp_path, predictor):
+def test_lost_frames_have_no_pose_in_the_files_and_are_said_last(tmp_path, predictor, capsys):
     predictor.script = scripted.Script(blackouts=range(10, 16))
     out = tmp_path / 'out'
     assert main(['run', str(write_folder(tmp_path / 'seq', count=30)), '-o', str(out)]) == 0
@@ -240,6 +240,9 @@ def test_lost_frames_have_no_pose_in_the_files(tmp_path, predictor):
     summary = json.loads((out / 'summary.json').read_text())
     assert [change['state'] for change in summary['state_changes']].count('lost') == 1
     assert summary['tracked_share'] < 0.85
+    (loss,) = summary['warnings']
+    assert 'from frame 10 ' in loss and capsys.readouterr().err.endswith(f'warning: {loss}\n')
+    assert 'LOST' in (out / 'report.html').read_text()
 
 
 def test_an_estimated_focal_length_is_said(tmp_path, predictor, capsys):
