@@ -9,7 +9,6 @@ import sys
 import time
 from typing import Any, TYPE_CHECKING
 
-from ..core.datatypes import TrackingState
 from ..core.errors import SourceError
 from .bag import write_bag
 from .options import add_set_option, changed_parameters, positive_int, summary_text
@@ -145,6 +144,8 @@ def _tracked_share(summary: dict[str, Any]) -> float:
 
     On a busy machine few frames are processed, and the start takes a large share of them.
     """
+    from ..core.datatypes import TrackingState
+
     frames = summary['frames']
     starting = frames['by_state'].get(TrackingState.INITIALIZING.value, 0)
     return float(frames['tracked'] / max(frames['processed'] - starting, 1))

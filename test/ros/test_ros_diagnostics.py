@@ -122,6 +122,8 @@ def test_thresholds_may_change_while_the_node_runs(graph):
     g.set_parameters(diagnostics__max_latency=0.05, diagnostics__min_rate=200.0)
     g.until(lambda: task(diagnosed(g), 'timing')[0].level == DiagnosticStatus.WARN)
     assert 'max_latency' in task(diagnosed(g), 'timing')[0].message
+    # The rate is that of the last seconds.
+    g.send_many(3)
     at_input = task(diagnosed(g), 'input')[0]
     assert at_input.level == DiagnosticStatus.WARN and 'min_rate' in at_input.message
     g.set_parameters(diagnostics__max_latency=0.01)
