@@ -165,7 +165,6 @@ class TruePredictor:
     capacity = None
     confidence_reference = 1.0
     descriptor_size = SIZE
-    can_restart = True
     has_pose_token = False
 
     def __init__(self, walk: Walk, seed: int) -> None:

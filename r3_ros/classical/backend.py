@@ -200,7 +200,9 @@ class Backend:
                 # The old landmarks do not fit: the result is dropped.
                 mapping.remove_loop_observations(self._map, window.loop)
                 continue
-            motions.append(merge(window, result, self._map))
+            motion = merge(window, result, self._map)
+            if window.segment == self._map.segment:
+                motions.append(motion)
             if window.problem.focal_prior is not None:
                 self._take_focal(window, result.focal_factor)
         return motions

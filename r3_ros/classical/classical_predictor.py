@@ -26,7 +26,7 @@ from . import describe
 from .confidence import Evidence, REFERENCE, rotation_confidence
 from .features import working_image
 from .landmarks import HeldFrame
-from .odometry import Mode, Odometry
+from .odometry import Elsewhere, Mode, Odometry
 from .pinhole import Pinhole
 from .saved_landmarks import KnownMap, landmarks_in
 from .sweep import sweep_size, Swept
@@ -54,8 +54,6 @@ class ClassicalPredictor:
     capacity: int | None = None
     confidence_reference: float = REFERENCE
     descriptor_size: int = describe.SIZE
-    # Only frames with a pose in the one map of landmarks can be context.
-    can_restart: bool = False
     has_pose_token: bool = False
 
     def __init__(self, config: ClassicalConfig, with_depth: bool = True):
@@ -108,6 +106,8 @@ class ClassicalPredictor:
         if outcome.posed:
             factor = UNCONFIRMED_FACTOR if outcome.unconfirmed else 1.0
             edges = self._edges(odometry, odometry.frames[frame.frame_id], context_ids, factor)
+        if outcome.elsewhere is not None:
+            edges += self._edges_elsewhere(odometry, outcome.elsewhere, context_ids)
         refined = self._corrections(odometry, frame.frame_id)
         height, width = frame.image.shape[:2]
         return FramePrediction(
@@ -135,11 +135,11 @@ class ClassicalPredictor:
         depths = self._depths(self._odometry.drain())
         return self._corrections(self._odometry, None), depths
 
-    def landmarks(self, T_world_camera: Mapping[int, np.ndarray]) -> SparseLandmarks | None:
+    def landmarks(self, S_world_camera: Mapping[int, np.ndarray]) -> SparseLandmarks | None:
         """Return the landmarks and their observations in these keyframes."""
         if self._odometry is None:
             return None if self._known is None else self._known.landmarks
-        return landmarks_in(self._odometry.map, T_world_camera, self._size)
+        return landmarks_in(self._odometry.map, S_world_camera, self._size)
 
     def shrink(self) -> None:
         """Do nothing: all data is in host memory, and bounded."""
@@ -238,7 +238,7 @@ class ClassicalPredictor:
     ) -> tuple[Edge, ...]:
         """Return an edge for each context frame that shares landmarks with the frame."""
         held = [odometry.frames.get(i) for i in context_ids]
-        context = [h for h in held if h is not None and h is not frame]
+        context = [h for h in held if h is not None and h.segment == frame.segment]
         if odometry.mode is Mode.STARTING:
             rotation = rotation_confidence(odometry.start_rotation_sigma)
             return tuple(_edge(h, frame, 0.0, rotation) for h in context)
@@ -251,14 +251,32 @@ class ClassicalPredictor:
         frame.reported = frame.T_world_camera.copy() if edges else None
         return tuple(edges)
 
+    def _edges_elsewhere(
+        self, odometry: Odometry, elsewhere: Elsewhere, context_ids: Sequence[int]
+    ) -> tuple[Edge, ...]:
+        """Return the edges from context frames of another segment, in the frame's own unit."""
+        evidence = Evidence(elsewhere.frame, odometry.map)
+        edges = []
+        for frame_id in context_ids:
+            held = odometry.frames.get(frame_id)
+            if held is None or held.segment != elsewhere.frame.segment:
+                continue
+            confidences = evidence.against(held)
+            if confidences is not None:
+                edge = _edge(held, elsewhere.frame, *confidences)
+                edge.T_source_target[:3, 3] /= elsewhere.unit
+                edges.append(edge)
+        return tuple(edges)
+
     def _corrections(self, odometry: Odometry, present_id: int | None) -> tuple[Edge, ...]:
         """Return an edge for each held frame from the first that has moved since its report.
 
         All later ones get an edge too, so that the engine's graph does not move those that stayed.
         """
         refined: list[Edge] = []
-        source: HeldFrame | None = None
-        moving = False
+        # By segment.
+        sources: dict[int, HeldFrame] = {}
+        moving: set[int] = set()
         for held in odometry.frames.values():
             if held.frame_id == present_id:
                 continue
@@ -266,12 +284,14 @@ class ClassicalPredictor:
             if known is None:
                 # So far it was the present frame, resolved by the engine from its edges.
                 known = held.reported = held.T_world_camera.copy()
-            moving = moving or bool(np.abs(known - held.T_world_camera).max() > SAME_POSE)
-            if moving and source is not None:
+            if np.abs(known - held.T_world_camera).max() > SAME_POSE:
+                moving.add(held.segment)
+            source = sources.get(held.segment)
+            if held.segment in moving and source is not None:
                 refined.append(_edge(source, held, REFERENCE, REFERENCE))
                 held.reported = held.T_world_camera.copy()
             if held.keyframe:
-                source = held
+                sources[held.segment] = held
         return tuple(refined)
 
     def _similarity(self, frame_id: int, descriptor: np.ndarray) -> float:

@@ -18,8 +18,20 @@ LEVELS = 3
 ROUND_TRIP_PX = 0.7
 #: Tracking backwards starts at most this far from the corner, in pixels.
 BACK_OFFSET_PX = 4.0
+#: Share by which the mean brightness of two images differs if their exposures do.
+LEAST_CHANGE = 0.05
+#: The guess is taken for wrong if less than this share of the corners is found.
+LEAST_KEPT_SHARE = 0.6
+#: Largest correction of a tracked corner by the patch of a keyframe, in pixels, and the mean
+#: difference of grey levels of patches that are alike.
+ALIGN_PX = 1.5
+ALIGN_DIFFERENCE = 12.0
 #: Weakest corner, relative to the strongest.
 QUALITY = 0.003
+#: Corners in a cell of the image that has none so strong.
+WEAK_CORNERS = 5
+#: Images are this many times smaller where their shift is estimated.
+_SHRINK = 8
 
 _lucas_kanade = partial(
     cv2.calcOpticalFlowPyrLK,
@@ -47,20 +59,47 @@ def working_image(image: np.ndarray) -> np.ndarray:
 def find_corners(
     gray: np.ndarray, count: int, occupied: np.ndarray, distance: float
 ) -> np.ndarray:
-    """Return up to ``count`` new corners (N, 2) float32, strongest first, away from others.
+    """Return up to ``count`` new corners (N, 2) float32 all over the image, away from others.
 
     :param occupied: (M, 2) pixels of corners that are tracked already.
     :param distance: least distance to those and to each other, in pixels.
     """
-    if count <= 0:
-        return np.empty((0, 2), np.float32)
     mask = np.full(gray.shape, 255, np.uint8)
     for x, y in np.rint(occupied).astype(int):
         cv2.circle(mask, (int(x), int(y)), int(distance), 0, -1)
     border = PATCH // 2 + 1
     mask[:border], mask[-border:], mask[:, :border], mask[:, -border:] = 0, 0, 0, 0
+    found = [_corners(gray, count, mask, distance)]
+    left = count - len(found[0])
+    # Where all corners are weaker than those elsewhere, the strongest there are better than none.
+    height, width = gray.shape
+    rows, columns = np.linspace(0, height, 7).astype(int), np.linspace(0, width, 9).astype(int)
+    occupied = np.concatenate([occupied, found[0]])
+    for row, column in np.argwhere(~_occupied_cells(occupied, width, height)):
+        y, x = slice(*rows[row : row + 2]), slice(*columns[column : column + 2])
+        weak = _corners(gray[y, x], min(left, WEAK_CORNERS), mask[y, x], distance)
+        found.append(weak + np.array([x.start, y.start], np.float32))
+        left -= len(weak)
+    return np.concatenate(found)
+
+
+def _corners(gray: np.ndarray, count: int, mask: np.ndarray, distance: float) -> np.ndarray:
+    if count <= 0:
+        return np.empty((0, 2), np.float32)
     found = cv2.goodFeaturesToTrack(gray, count, QUALITY, distance, mask=mask, blockSize=5)
     return np.empty((0, 2), np.float32) if found is None else found.reshape(-1, 2)
+
+
+def shift_between(previous: np.ndarray, current: np.ndarray) -> np.ndarray:
+    """Return the (2,) pixels by which most of an image has moved, by phase correlation."""
+    size = (previous.shape[1] // _SHRINK, previous.shape[0] // _SHRINK)
+    small = [
+        cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+        for image in (previous, current)
+    ]
+    window = cv2.createHanningWindow(size, cv2.CV_32F)
+    shift, _ = cv2.phaseCorrelate(small[0], small[1], window)
+    return np.array(shift) * _SHRINK
 
 
 def track(
@@ -81,6 +120,7 @@ def track(
         return np.empty((0, 2), np.float32), np.empty(0, bool)
     start = np.ascontiguousarray(points, np.float32).reshape(-1, 1, 2)
     expected = np.ascontiguousarray(guess, np.float32).reshape(-1, 1, 2)
+    previous = as_exposed(previous, current)
     forward, found, _ = _lucas_kanade(previous, current, start, expected.copy(), maxLevel=levels)
     # Backwards starts as far off as forwards, so that agreement is significant, within the reach
     # of two levels.
@@ -96,10 +136,58 @@ def track(
     return end, ok
 
 
+def as_exposed(image: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return an image with the brightness and contrast of another of the same view.
+
+    Patches are compared by their grey levels, and a camera may change its exposure at once.
+    """
+    sample, target = image[::_SHRINK, ::_SHRINK], other[::_SHRINK, ::_SHRINK]
+    mean, wanted = float(sample.mean()), float(target.mean())
+    if abs(mean - wanted) < LEAST_CHANGE * wanted:
+        return image
+    gain = float(target.std()) / max(float(sample.std()), 1.0)
+    return cv2.convertScaleAbs(image, alpha=gain, beta=wanted - gain * mean)
+
+
+def track_fast(
+    previous: np.ndarray, current: np.ndarray, points: np.ndarray, guess: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Track as :func:`track` does; where many are lost, start from the shift of the image too."""
+    ends, ok = track(previous, current, points, guess)
+    if ok.sum() >= LEAST_KEPT_SHARE * len(points):
+        return ends, ok
+    shifted = track(previous, current, points, points + shift_between(previous, current))
+    return shifted if shifted[1].sum() > ok.sum() else (ends, ok)
+
+
+def align(
+    previous: np.ndarray, current: np.ndarray, points: np.ndarray, guess: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Align patches to another image, whose pixels are known to about one.
+
+    :param points: (N, 2) pixels in ``previous``.
+    :param guess: (N, 2) pixels in ``current``.
+    :return: (N, 2) float32 pixels in ``current``, and the (N,) mask of patches that are alike
+        and close to their guess.
+    """
+    start = np.ascontiguousarray(points, np.float32).reshape(-1, 1, 2)
+    expected = np.ascontiguousarray(guess, np.float32).reshape(-1, 1, 2)
+    previous = as_exposed(previous, current)
+    end, found, difference = _lucas_kanade(previous, current, start, expected.copy(), maxLevel=0)
+    near = np.linalg.norm((end - expected)[:, 0], axis=1) < ALIGN_PX
+    alike = difference[:, 0] < ALIGN_DIFFERENCE
+    return end[:, 0], (found[:, 0] > 0) & near & alike
+
+
 def coverage(pixels: np.ndarray, width: int, height: int) -> float:
     """Return the share of an 8 x 6 grid over the image that holds at least one pixel."""
-    if len(pixels) == 0:
-        return 0.0
+    return float(_occupied_cells(pixels, width, height).mean())
+
+
+def _occupied_cells(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Return a (6, 8) bool mask of the cells that hold a pixel."""
     columns = np.clip((pixels[:, 0] + 0.5) * 8 // width, 0, 7).astype(int)
     rows = np.clip((pixels[:, 1] + 0.5) * 6 // height, 0, 5).astype(int)
-    return len(np.unique(rows * 8 + columns)) / 48.0
+    cells = np.zeros((6, 8), bool)
+    cells[rows, columns] = True
+    return cells

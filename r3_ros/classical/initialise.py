@@ -8,7 +8,7 @@ has to be clearly the best.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -16,25 +16,27 @@ from scipy.optimize import minimize_scalar
 
 from ..core.geometry import inverse, make_T, rotation_angle
 from .bundle import adjust, BundleProblem, BundleResult
-from .features import find_corners, track
+from .features import find_corners, track_fast
 from .pinhole import depth_along_first_ray, homogeneous, parallax_cosine, Pinhole, project
 from .pnp import refine_pose
 
-#: Least median flow not explained by a rotation for a start, as a share of the width. A camera at
-#: rest measures 0.0002.
-PARALLAX_GATE = 0.0011
+#: A start needs this flow that no rotation explains, as a share of the width, of this share of the
+#: corners. A camera at rest measures 0.0002; with less, the noise of the corners decides.
+PARALLAX_GATE = 0.0045
+MOVING_SHARE = 0.25
 #: Corners needed for a start, and the share of the tracked corners that has to agree.
 LEAST_POINTS = 60
 LEAST_SHARE = 0.6
-#: Largest ratio of corners that agree with the second-best and with the best solution.
-RUNNER_UP = 0.9
-#: Largest error of an agreeing corner in all frames, in pixels.
-AGREE_PX = 1.2
+#: The second-best solution has to leave this many times the squared errors of the best one, each
+#: counted up to MOST_PX: a small motion is explained as well by a wrong one.
+RUNNER_UP = 2.0
+MOST_PX = 2.0
+#: Solutions that are refined, at most.
+REFINED = 6
 #: Least parallax of a triangulated landmark.
 SOLID_PARALLAX_DEG = 0.6
-#: Share of the tracked corners that has to be triangulated: a start with fewer is badly
-#: conditioned, and its scale drifts at once.
-LEAST_SOLID_SHARE = 0.4
+#: Share of the tracked corners that has to be triangulated.
+LEAST_SOLID_SHARE = 0.15
 #: Frames in the first adjustment.
 MOST_FRAMES = 8
 
@@ -49,6 +51,8 @@ class Start:
     :ivar solid: (N,) whether the point is well triangulated; others are guesses.
     :ivar relative_sigma: (N,) of the depths.
     :ivar pixels: (F, N, 2) of the points in each frame.
+    :ivar cost: as of :class:`TwoViews`, over all frames.
+    :ivar holds: enough points are triangulated and fit.
     """
 
     frame_ids: list[int]
@@ -57,6 +61,8 @@ class Start:
     solid: np.ndarray
     relative_sigma: np.ndarray
     pixels: np.ndarray
+    cost: float
+    holds: bool
 
 
 class StartUp:
@@ -75,9 +81,15 @@ class StartUp:
         self._last_gray = np.empty((0, 0), np.uint8)
         self.corners = 0
         self.R_camera_reference = np.eye(3)
+        self._turn = np.eye(3)
         self.rotation_error_px = 0.0
         self.parallax_px = 0.0
         self.tracked_share = 1.0
+
+    def clear(self) -> None:
+        """Have no reference: the next frame becomes one."""
+        self.reference_id = -1
+        self._turn = np.eye(3)
 
     def set_reference(self, frame_id: int, gray: np.ndarray) -> None:
         """Restart with this image as the reference."""
@@ -96,7 +108,10 @@ class StartUp:
         :return: whether enough corners are left to keep the reference.
         """
         last = self._pixels[-1]
-        pixels, ok = track(self._last_gray, gray, last, last)
+        pixels, ok = track_fast(self._last_gray, gray, last, self._expected(camera))
+        if len(self._frame_ids) == 1:
+            # Corners of noise are lost at once; they do not count.
+            self.corners = int(ok.sum())
         if ok.sum() < max(LEAST_POINTS // 2, 0.3 * self.corners):
             self.tracked_share = float(ok.sum()) / max(self.corners, 1)
             return False
@@ -105,10 +120,12 @@ class StartUp:
         self._last_gray = gray
         self.tracked_share = len(self._pixels[-1]) / max(self.corners, 1)
         first, now = camera.rays(self._pixels[0]), camera.rays(self._pixels[-1])
-        self.R_camera_reference = fit_rotation(first, now)
-        error = rotation_residual(first, now, self.R_camera_reference)
-        self.rotation_error_px = error * camera.focal
-        self.parallax_px = self.rotation_error_px
+        R = fit_rotation(first, now)
+        self._turn = R @ self.R_camera_reference.T
+        self.R_camera_reference = R
+        residuals = rotation_residuals(first, now, R) * camera.focal
+        self.rotation_error_px = float(np.median(residuals))
+        self.parallax_px = float(np.quantile(residuals, 1.0 - MOVING_SHARE))
         if self._guessed_focal:
             self.parallax_px = camera.focal * least_rotation_residual(first, now)
         # While nothing happens, memory stays bounded: every second inner frame is dropped.
@@ -118,38 +135,56 @@ class StartUp:
             self._pixels = [self._pixels[i] for i in keep]
         return True
 
+    def _expected(self, camera: Pinhole) -> np.ndarray:
+        """Return where the corners will be if the camera turns on as in the last step."""
+        rays, depth = project(homogeneous(camera.rays(self._pixels[-1])) @ self._turn.T)
+        expected = camera.pixels(rays)
+        usable = (depth > 0) & camera.inside(expected, -50.0)
+        return np.where(usable[:, None], expected, self._pixels[-1])
+
     def try_start(self, camera: Pinhole) -> Start | None:
         """Return poses and points, if the frames since the reference have one solution."""
         if self.parallax_px < PARALLAX_GATE * camera.width:
             return None
         first, now = camera.rays(self._pixels[0]), camera.rays(self._pixels[-1])
-        candidates = [
-            self._adjust(camera, *solution)
-            for solution in solve_two_views(first, now, camera.focal)
-        ]
-        candidates.sort(key=lambda c: -c[0])
-        if not candidates or candidates[0][1] is None:
+        solutions = solve_two_views(first, now, self.R_camera_reference, camera.focal)
+        # Two views of a plane have two solutions; the frames between decide.
+        starts = sorted((self._adjust(camera, s) for s in solutions), key=lambda s: s.cost)
+        if not starts or not starts[0].holds:
             return None
-        if len(candidates) > 1 and candidates[1][0] > RUNNER_UP * candidates[0][0]:
+        if len(starts) > 1 and starts[1].cost < RUNNER_UP * starts[0].cost:
             return None
-        return candidates[0][1]
+        return self._with_all_frames(camera, starts[0])
 
-    def _adjust(
-        self, camera: Pinhole, T_now_reference: np.ndarray, depth: np.ndarray, good: np.ndarray
-    ) -> tuple[int, Start | None]:
-        """Adjust all frames since the reference together.
+    def _with_all_frames(self, camera: Pinhole, start: Start) -> Start:
+        """Add the poses of the frames that were not adjusted, from the points alone."""
+        T_of = dict(zip(start.frame_ids, start.T_camera_reference, strict=True))
+        points, T = start.points[start.solid], np.eye(4)
+        poses = []
+        for frame_id, pixels in zip(self._frame_ids, self._pixels, strict=True):
+            if frame_id in T_of:
+                T = T_of[frame_id]
+            else:
+                T = refine_pose(T, points, camera.rays(pixels[start.solid]), camera.focal)
+            poses.append(T)
+        return replace(
+            start,
+            frame_ids=list(self._frame_ids),
+            T_camera_reference=np.stack(poses),
+            pixels=np.stack(self._pixels),
+        )
 
-        :return: number of corners that agree in every frame, and the start if these are enough.
-        """
+    def _adjust(self, camera: Pinhole, solution: TwoViews) -> Start:
+        """Adjust all frames since the reference together."""
+        good = solution.good
         last = len(self._frame_ids) - 1
         chosen = np.unique(np.linspace(0, last, min(MOST_FRAMES, last + 1)).round().astype(int))
         rays = np.stack([camera.rays(self._pixels[i]) for i in chosen])
-        points = homogeneous(rays[0]) * depth[:, None]
+        points = homogeneous(rays[0]) * solution.depth[:, None]
         T = np.tile(np.eye(4), (len(chosen), 1, 1))
-        T[-1] = T_now_reference
-        weight = np.ones(int(good.sum()))
+        T[-1] = solution.T_second_first
         for k in range(len(chosen) - 2, 0, -1):
-            T[k] = refine_pose(T[k + 1], points[good], rays[k][good], weight, camera.focal, 20)
+            T[k] = refine_pose(T[k + 1], points[good], rays[k][good], camera.focal, iterations=20)
         result, index = _adjust_frames(T, points, rays, good, camera.focal)
         error = result.error_px.reshape(len(chosen), -1)
         T = np.concatenate([T[:1], result.T_camera_world[:-1]])
@@ -164,17 +199,23 @@ class StartUp:
         solid = (worst < 2.0) & (adjusted[:, 2] > 0)
         solid &= cosine < np.cos(np.deg2rad(SOLID_PARALLAX_DEG))
         share = float((worst[index] < 2.0).mean())
-        agree = int(((worst < AGREE_PX) & (adjusted[:, 2] > 0)).sum())
         enough = max(LEAST_POINTS, LEAST_SOLID_SHARE * len(points))
-        if solid.sum() < enough or share < LEAST_SHARE or np.median(error) > 1.0:
-            return agree, None
-        return agree, Start(
+        costs = (
+            np.minimum(
+                rotation_residuals(rays[0], rays[-1], T[-1, :3, :3]) * camera.focal, MOST_PX
+            )
+            ** 2
+        )
+        costs[index] = (np.minimum(error, MOST_PX) ** 2).mean(axis=0)
+        return Start(
             [self._frame_ids[i] for i in chosen],
             T,
             adjusted,
             solid,
             sigma,
             np.stack([self._pixels[i] for i in chosen]),
+            float(costs.mean()),
+            bool(solid.sum() >= enough and share >= LEAST_SHARE and np.median(error) <= 1.0),
         )
 
 
@@ -212,35 +253,62 @@ def fit_rotation(rays_first: np.ndarray, rays_second: np.ndarray) -> np.ndarray:
     return R
 
 
+@dataclass(frozen=True, eq=False)
+class TwoViews:
+    """A motion that explains two views.
+
+    :ivar T_second_first: (4, 4), in the unit of the depths.
+    :ivar depth: (N,) in the first camera; ``good``: (N,) the points whose depth is known.
+    :ivar cost: mean squared error of all points in pixels, each up to ``MOST_PX``.
+    """
+
+    T_second_first: np.ndarray
+    depth: np.ndarray
+    good: np.ndarray
+    cost: float
+
+    def in_own_unit(self) -> TwoViews:
+        """Return it with a median depth of one."""
+        unit = float(np.median(self.depth[self.good]))
+        T = self.T_second_first.copy()
+        T[:3, 3] /= unit
+        return replace(self, T_second_first=T, depth=self.depth / unit)
+
+
 def solve_two_views(
-    first: np.ndarray, second: np.ndarray, focal: float
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    first: np.ndarray, second: np.ndarray, R_second_first: np.ndarray, focal: float
+) -> list[TwoViews]:
     """Return the distinct motions that explain two views, best first.
 
-    Each is ``T_second_first``, the depths in the first camera (their median is one) and the mask
-    of the points it explains.
+    Those that leave more than ``RUNNER_UP`` times the cost of the best one are left out. There is
+    none if a rotation alone explains the views as well.
+
+    :param first: (N, 2) rays; ``second`` likewise.
+    :param R_second_first: (3, 3) the best rotation without translation.
     """
-    solutions = []
-    for T in _hypotheses(first, second, focal):
-        depth, good = _explain(T, first, second, focal)
-        solutions.append((int(good.sum()), T, depth, good))
-    enough = max(LEAST_POINTS, LEAST_SHARE * len(first))
-    solutions.sort(key=lambda s: -s[0])
-    if not solutions or solutions[0][0] < enough:
+    hypotheses = _hypotheses(first, second, focal)
+    # Random samples miss a small motion straight ahead.
+    hypotheses += [make_T(R_second_first, np.array([0.0, 0.0, z])) for z in (1.0, -1.0)]
+    explained = [_explain(T, first, second, focal) for T in hypotheses]
+    explained = _distinct([e for e in explained if e.good.sum() >= LEAST_POINTS // 2])
+    refined = _distinct([_refine(e, first, second, focal) for e in explained[:REFINED]])
+    enough = max(LEAST_POINTS, LEAST_SOLID_SHARE * len(first))
+    if not refined or refined[0].good.sum() < enough:
         return []
-    refined = [_refine(s, first, second, focal) for s in solutions if s[0] > 0.6 * solutions[0][0]]
-    refined.sort(key=lambda s: -s[0])
-    distinct: list[np.ndarray] = []
-    scaled = []
-    for count, T, depth, good in refined:
-        if count < enough or not all(_differ(T, other) for other in distinct):
-            continue
-        distinct.append(T)
-        scale = 1.0 / float(np.median(depth[good]))
-        T = T.copy()
-        T[:3, 3] *= scale
-        scaled.append((T, depth * scale, good))
-    return scaled
+    most = RUNNER_UP * refined[0].cost
+    turned = rotation_residuals(first, second, R_second_first) * focal
+    if _cost(turned) < most:
+        return []
+    return [views.in_own_unit() for views in refined if views.cost <= most]
+
+
+def _distinct(solutions: list[TwoViews]) -> list[TwoViews]:
+    """Return the solutions that differ from all better ones, best first."""
+    distinct: list[TwoViews] = []
+    for views in sorted(solutions, key=lambda s: s.cost):
+        if all(_differ(views, other) for other in distinct):
+            distinct.append(views)
+    return distinct
 
 
 def _hypotheses(first: np.ndarray, second: np.ndarray, focal: float) -> list[np.ndarray]:
@@ -261,25 +329,26 @@ def _hypotheses(first: np.ndarray, second: np.ndarray, focal: float) -> list[np.
     return [T for T in found if rotation_angle(T[:3, :3]) < np.pi / 2]
 
 
-def _explain(
-    T: np.ndarray, first: np.ndarray, second: np.ndarray, focal: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return depths in the first camera and the mask of the points that the motion explains.
-
-    Far points, whose depth may have the wrong sign, do not count.
-    """
+def _explain(T: np.ndarray, first: np.ndarray, second: np.ndarray, focal: float) -> TwoViews:
+    """Return how a motion explains points; those at infinity need no depth."""
     depth = depth_along_first_ray(T, first, second)
     points = homogeneous(first) * depth[:, None]
     rays, depth_second = project(points @ T[:3, :3].T + T[:3, 3])
     error = np.linalg.norm(rays - second, axis=1) * focal
-    at_infinity, _ = project(homogeneous(first) @ T[:3, :3].T)
-    moved = np.linalg.norm(at_infinity - second, axis=1) * focal > 1.0
-    return depth, (error < 2.0) & (depth > 0) & (depth_second > 0) & moved
+    in_front = (depth > 0) & (depth_second > 0)
+    at_infinity = rotation_residuals(first, second, T[:3, :3]) * focal
+    error = np.where(in_front, error, at_infinity)
+    good = in_front & (error < MOST_PX) & (at_infinity > 1.0)
+    return TwoViews(T, depth, good, _cost(error))
 
 
-def rotation_residual(first: np.ndarray, second: np.ndarray, R: np.ndarray) -> float:
-    """Return the median distance of rays after a rotation."""
-    return float(np.median(np.linalg.norm(project(homogeneous(first) @ R.T)[0] - second, axis=1)))
+def _cost(error_px: np.ndarray) -> float:
+    return float(np.mean(np.minimum(error_px, MOST_PX) ** 2))
+
+
+def rotation_residuals(first: np.ndarray, second: np.ndarray, R: np.ndarray) -> np.ndarray:
+    """Return the (N,) distances of rays after a rotation."""
+    return np.linalg.norm(project(homogeneous(first) @ R.T)[0] - second, axis=1)
 
 
 def least_rotation_residual(first: np.ndarray, second: np.ndarray) -> float:
@@ -291,7 +360,8 @@ def least_rotation_residual(first: np.ndarray, second: np.ndarray) -> float:
     def residual(log_factor: float) -> float:
         factor = float(np.exp(log_factor))
         a, b = first / factor, second / factor
-        return factor * rotation_residual(a, b, fit_rotation(a, b))
+        left = rotation_residuals(a, b, fit_rotation(a, b))
+        return factor * float(np.quantile(left, 1.0 - MOVING_SHARE))
 
     grid = np.linspace(-np.log(2.0), np.log(2.0), 9)
     values = [residual(x) for x in grid]
@@ -301,18 +371,14 @@ def least_rotation_residual(first: np.ndarray, second: np.ndarray) -> float:
     return min(min(values), float(found.fun))
 
 
-_Solution = tuple[int, np.ndarray, np.ndarray, np.ndarray]
-
-
-def _refine(solution: _Solution, first: np.ndarray, second: np.ndarray, focal: float) -> _Solution:
-    """Adjust one two-view solution and count again the points that it explains."""
-    _, T, depth, good = solution
-    index = np.flatnonzero(good)
+def _refine(views: TwoViews, first: np.ndarray, second: np.ndarray, focal: float) -> TwoViews:
+    """Adjust a motion to the points it explains, and return how it explains all of them."""
+    T, index = views.T_second_first, np.flatnonzero(views.good)
     count = len(index)
     problem = BundleProblem(
         T_camera_world=np.stack([T, np.eye(4)]),
         free_count=1,
-        points=homogeneous(first[index]) * depth[index, None],
+        points=homogeneous(first[index]) * views.depth[index, None],
         camera=np.repeat([0, 1], count),
         point=np.tile(np.arange(count), 2),
         rays=np.concatenate([second[index], first[index]]),
@@ -320,10 +386,10 @@ def _refine(solution: _Solution, first: np.ndarray, second: np.ndarray, focal: f
     )
     refined = adjust(problem, iterations=10).T_camera_world[0].copy()
     refined[:3, 3] /= max(float(np.linalg.norm(refined[:3, 3])), 1e-12)
-    depth, good = _explain(refined, first, second, focal)
-    return int(good.sum()), refined, depth, good
+    return _explain(refined, first, second, focal)
 
 
-def _differ(a: np.ndarray, b: np.ndarray) -> bool:
-    angle = float(rotation_angle(a[:3, :3].T @ b[:3, :3]))
-    return angle > np.deg2rad(1.0) or float(a[:3, 3] @ b[:3, 3]) < np.cos(np.deg2rad(20.0))
+def _differ(a: TwoViews, b: TwoViews) -> bool:
+    T_a, T_b = a.T_second_first, b.T_second_first
+    angle = float(rotation_angle(T_a[:3, :3].T @ T_b[:3, :3]))
+    return angle > np.deg2rad(1.0) or float(T_a[:3, 3] @ T_b[:3, 3]) < np.cos(np.deg2rad(20.0))

@@ -9,6 +9,12 @@ import numpy as np
 from .pinhole import Pinhole
 
 _GROWTH = 4096
+#: Relative standard deviation of a guessed depth, and the largest of any.
+GUESSED_SIGMA = 1.0
+#: While there are this many landmarks, candidates hold a pose with this weight only: neighbours
+#: have guesses that are wrong alike.
+LEAST_SOLID = 40
+CANDIDATE_WEIGHT = 0.1
 
 
 class Landmarks:
@@ -20,7 +26,9 @@ class Landmarks:
     :ivar position: (N, 3) in the world; for candidates along the ray of the first observation.
     :ivar solid: (N,) whether the position was triangulated.
     :ivar observation_count: (N,) number of keyframes that saw it.
-    :ivar relative_sigma: (N,) standard deviation of the depth over the depth, for a pixel.
+    :ivar relative_sigma: (N,) standard deviation of the depth over the depth, for a pixel;
+        infinite for candidates.
+    :ivar segment: (N,) the segment of the frames that saw it.
     :ivar first_frame: (N,) keyframe that saw it first.
     :ivar first_pixel: (N, 2) in that keyframe.
     """
@@ -32,6 +40,7 @@ class Landmarks:
         self.observation_count = np.zeros(0, np.int32)
         self.generation = np.zeros(0, np.int32)
         self.relative_sigma = np.zeros(0)
+        self.segment = np.zeros(0, np.int32)
         self.first_frame = np.zeros(0, np.int64)
         self.first_pixel = np.zeros((0, 2))
         self._free: list[int] = []
@@ -39,7 +48,7 @@ class Landmarks:
     def __len__(self) -> int:
         return int(self.used.sum())
 
-    def add(self, position: np.ndarray, frame_id: int, pixels: np.ndarray) -> np.ndarray:
+    def add(self, position: np.ndarray, first: HeldFrame, pixels: np.ndarray) -> np.ndarray:
         """Store (n, 3) candidates first seen by a keyframe, and return their slots."""
         count = len(position)
         while len(self._free) < count:
@@ -50,7 +59,8 @@ class Landmarks:
         self.solid[slots] = False
         self.observation_count[slots] = 0
         self.relative_sigma[slots] = np.inf
-        self.first_frame[slots] = frame_id
+        self.segment[slots] = first.segment
+        self.first_frame[slots] = first.frame_id
         self.first_pixel[slots] = pixels
         return slots
 
@@ -70,6 +80,14 @@ class Landmarks:
         self.solid[slots] = False
         self.generation[slots] += 1
         self._free.extend(slots.tolist())
+
+
+def corner_weights(solid: np.ndarray) -> np.ndarray:
+    """Return the (N,) weights of corners for a pose.
+
+    :param solid: (N,) which of them are landmarks.
+    """
+    return np.where(solid | (solid.sum() < LEAST_SOLID), 1.0, CANDIDATE_WEIGHT)
 
 
 @dataclass(eq=False)
@@ -122,7 +140,8 @@ class HeldFrame:
     """A frame that the predictor can relate others to.
 
     :ivar gray: (h, w) uint8 working image.
-    :ivar T_world_camera: the newest estimate.
+    :ivar T_world_camera: the newest estimate, in the world of the frame's segment.
+    :ivar segment: stretch of the stream with a start of its own; worlds of two are not related.
     :ivar seen: its observations; without keyframe, those that agree with the pose.
     :ivar reported: the pose that was reported to the engine by edges; None before.
     :ivar saved: it belongs to a loaded map, which is not adjusted.
@@ -131,7 +150,8 @@ class HeldFrame:
     frame_id: int
     gray: np.ndarray
     T_world_camera: np.ndarray
-    seen: Observations
+    segment: int = 0
+    seen: Observations = field(default_factory=Observations.none)
     keyframe: bool = False
     reported: np.ndarray | None = None
     saved: bool = False
@@ -139,12 +159,35 @@ class HeldFrame:
 
 @dataclass
 class SparseMap:
-    """The camera, the held frames by id, in increasing order, and the landmarks."""
+    """The camera, the held frames by id, in increasing order, and the landmarks.
+
+    :ivar segment: of the frames that are added.
+    """
 
     camera: Pinhole
+    segment: int = 0
     frames: dict[int, HeldFrame] = field(default_factory=dict)
     landmarks: Landmarks = field(default_factory=Landmarks)
 
+    def hold(self, frame_id: int, gray: np.ndarray, T_world_camera: np.ndarray) -> HeldFrame:
+        """Add a frame to the present segment."""
+        frame = HeldFrame(frame_id, gray, T_world_camera.copy(), self.segment)
+        self.frames[frame_id] = frame
+        return frame
+
     def keyframes(self) -> list[HeldFrame]:
-        """Return the keyframes, oldest first."""
-        return [frame for frame in self.frames.values() if frame.keyframe]
+        """Return the keyframes of the present segment, oldest first."""
+        frames = self.frames.values()
+        return [frame for frame in frames if frame.keyframe and frame.segment == self.segment]
+
+    def depth_steps(self, slots: np.ndarray) -> np.ndarray:
+        """Return (N, 3) standard deviations of landmarks along their first rays, in the world.
+
+        Those whose first keyframe has gone count as exact: their rays are not known any more.
+        """
+        first_ids, which = np.unique(self.landmarks.first_frame[slots], return_inverse=True)
+        firsts = [self.frames.get(int(i)) for i in first_ids]
+        nowhere = np.full(3, np.nan)
+        centres = np.stack([nowhere if f is None else f.T_world_camera[:3, 3] for f in firsts])
+        sigma = np.minimum(self.landmarks.relative_sigma[slots], GUESSED_SIGMA)
+        return np.nan_to_num((self.landmarks.position[slots] - centres[which]) * sigma[:, None])

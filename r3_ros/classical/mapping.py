@@ -46,7 +46,7 @@ def find_again(
         landmarks that agree on another pose of the keyframe: the camera has returned with drift.
     """
     landmarks, camera = sparse_map.landmarks, sparse_map.camera
-    visible = landmarks.solid.copy()
+    visible = landmarks.solid & (landmarks.segment == frame.segment)
     visible[tracked] = False
     T_camera_world = inverse(frame.T_world_camera)
     expected, depth = camera.pixels_of_points(landmarks.position, T_camera_world)
@@ -87,8 +87,7 @@ def _find_loop(
     if found is None or found[1].sum() < max(LOOP_LEAST, LOOP_SHARE * ok.sum()):
         return None
     T, mask = found
-    weights = np.ones(int(mask.sum()))
-    refined = refine_pose(T, points[ok][mask], rays[ok][mask], weights, camera.focal)
+    refined = refine_pose(T, points[ok][mask], rays[ok][mask], camera.focal)
     expected, _ = camera.pixels_of_points(points, inverse(inverse(refined)))
     pixels, ok = track(old.gray, frame.gray, then, expected, levels=1)
     ok &= np.linalg.norm(pixels - expected, axis=1) < 0.7 * REVISIT_PX
@@ -185,7 +184,7 @@ def add_candidates(
     in_camera = homogeneous(sparse_map.camera.rays(corners)) * depth[:, None]
     T = frame.T_world_camera
     world = in_camera @ T[:3, :3].T + T[:3, 3]
-    slots = sparse_map.landmarks.add(world, frame.frame_id, corners)
+    slots = sparse_map.landmarks.add(world, frame, corners)
     return slots, corners
 
 

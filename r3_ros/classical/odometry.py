@@ -7,15 +7,23 @@ from dataclasses import dataclass, field
 import enum
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from ..core.geometry import inverse, make_T, rotation_angle, transform
 from . import mapping
 from .backend import Backend
-from .features import coverage, track
+from .features import align, track_fast
 from .initialise import LEAST_POINTS, Start, StartUp
-from .landmarks import HeldFrame, Observations, SparseMap
+from .landmarks import corner_weights, HeldFrame, LEAST_SOLID, Observations, SparseMap
 from .pinhole import homogeneous, Pinhole, project
-from .pnp import INLIER_PX, ransac_pose, refine_pose, reprojection_px
+from .pnp import (
+    INLIER_PX,
+    LEAST_INLIERS,
+    makes_pose,
+    ransac_pose,
+    refine_pose,
+    reprojection_px,
+)
 from .relocalise import PoseCandidate, Relocaliser
 from .saved_landmarks import KnownMap
 from .sweep import Swept
@@ -25,14 +33,10 @@ from .window import Motion
 KEYFRAME_SHARE = 0.75
 #: ... or when the flow without rotation exceeds this share of the width.
 KEYFRAME_FLOW = 0.03
-#: A pose needs at least this many inliers, ...
-LEAST_INLIERS = 20
-#: ... this share of the tracked landmarks, ...
+#: ... or when less than this share of the corners that it began with is still tracked.
+KEYFRAME_FOLLOWED = 0.5
+#: A pose needs this share of the tracked landmarks, or of all corners where landmarks are few.
 LEAST_SHARE = 0.4
-#: ... and this share of the image's cells.
-LEAST_COVERAGE = 0.08
-#: Weight of a corner of guessed depth; 1 for a landmark.
-CANDIDATE_WEIGHT = 0.05
 #: A keyframe with fewer inliers is adjusted before its pose is reported.
 THIN_INLIERS = 200
 #: While starting, a new reference image is taken when less of the old one is still tracked.
@@ -42,12 +46,19 @@ RENEW_SHARE = 0.5
 NEAR_KEYFRAMES = 2
 NEAR_SHARE = 0.12
 NEAR_TURN_RAD = 0.45
-#: For this many frames after a loss the last good image is tried first; its pose needs this share
-#: of the landmarks in that image.
-PICK_UP_STEPS = 5
+#: For this many frames after a loss the last good image is tried; its pose needs this share of the
+#: landmarks in that image. Then a new segment starts.
+PICK_UP_STEPS = 3
 PICK_UP_SHARE = 0.3
-#: Keyframes that a lost image is matched with, at most: each takes about 20 ms.
-MATCHED_PER_FRAME = 5
+#: Frames from one search for a place of another segment to the next: it takes as long as tracking
+#: two frames. So many keyframes, the most similar ones, take turns.
+SEARCH_EVERY = 2
+SEARCHED_KEYFRAMES = 4
+#: Own landmarks beside those of another segment that compare the units of the two, at least, their
+#: distance in pixels, and the scatter of the logarithm of the ratio of depths.
+SHARED_LANDMARKS = 12
+SHARED_PX = 12.0
+SHARED_SCATTER = 0.25
 #: Frames that have to be tracked after a relocalisation to confirm it.
 CONFIRMING_FRAMES = 3
 
@@ -68,12 +79,26 @@ class Outcome:
     :ivar keyframe: it became a keyframe.
     :ivar swept: dense depth of held keyframes that is now ready.
     :ivar unconfirmed: the camera was relocalised just now.
+    :ivar elsewhere: the frame in the world of another segment, for comparison.
     """
 
     posed: bool
     keyframe: bool = False
     swept: list[Swept] = field(default_factory=list)
     unconfirmed: bool = False
+    elsewhere: Elsewhere | None = None
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A frame of one segment in the world of another one.
+
+    :ivar frame: it, with that pose and the landmarks found there.
+    :ivar unit: length of its own segment's unit in that of the other.
+    """
+
+    frame: HeldFrame
+    unit: float
 
 
 @dataclass(frozen=True)
@@ -116,6 +141,8 @@ class Odometry:
         self._backend = Backend(self.map, window_size, guessed_focal, planes)
         self._relocaliser = Relocaliser()
         self._lost_steps = 0
+        self._newest_segment = 0
+        self._search_due = self._searches = 0
         #: Frames until a relocalisation is confirmed.
         self._unconfirmed = 0
         self._slots = np.zeros(0, np.int64)
@@ -125,14 +152,13 @@ class Odometry:
         self._velocity = np.eye(4)
         self._key_id = -1
         self._key_count = 0
+        self._key_followed = 0
         self._reference_T = np.eye(4)
 
     def enter(self, known: KnownMap) -> None:
         """Begin with a saved map, lost in it."""
         known.enter(self.map)
-        self.mode = Mode.LOST
-        # There is no last good image.
-        self._lost_steps = PICK_UP_STEPS
+        self._restart()
 
     @property
     def start_rotation_sigma(self) -> float:
@@ -160,12 +186,15 @@ class Odometry:
         """
         motions, swept = self._backend.step()
         self._move_along(motions)
+        self._search_due -= 1
         if self.mode is Mode.STARTING:
-            outcome = self._step_start(frame_id, gray)
+            outcome = self._step_start(frame_id, gray, context_ids)
         elif self.mode is Mode.TRACKING:
             outcome = self._step_track(frame_id, gray)
         else:
-            outcome = self._step_lost(frame_id, gray, context_ids)
+            outcome = self._step_lost(frame_id, gray)
+        if outcome.keyframe and self.mode is Mode.TRACKING:
+            outcome.elsewhere = self._find_elsewhere(self.frames[frame_id], context_ids)
         outcome.swept = swept
         return outcome
 
@@ -178,10 +207,25 @@ class Odometry:
 
     # ---- start-up -------------------------------------------------------------------------
 
-    def _step_start(self, frame_id: int, gray: np.ndarray) -> Outcome:
-        """Hold the position and track the rotation until a start succeeds."""
-        frame = HeldFrame(frame_id, gray, self._T.copy(), Observations.none())
-        self.frames[frame_id] = frame
+    def _restart(self) -> None:
+        """Begin a segment with a world of its own."""
+        self.mode = Mode.STARTING
+        self.map.segment = self._newest_segment = self._newest_segment + 1
+        self._start.clear()
+        self._T = self._reference_T = np.eye(4)
+
+    def _step_start(self, frame_id: int, gray: np.ndarray, context_ids: Sequence[int]) -> Outcome:
+        """Hold the position and track the rotation until a start succeeds.
+
+        Unless the camera sees a place of another segment.
+        """
+        found = self._search(gray, context_ids)
+        if found is not None:
+            self.mode, self.map.segment = Mode.TRACKING, found.segment
+            self._T, self._velocity = found.T_world_camera, np.eye(4)
+            self._unconfirmed = CONFIRMING_FRAMES
+            return self._accept(frame_id, gray, _Fitted.of(found))
+        frame = self.map.hold(frame_id, gray, self._T)
         usable = self._start.reference_id in self.frames
         if not usable or not self._start.add(frame_id, gray, self.camera):
             return self._refer_to(frame)
@@ -214,7 +258,7 @@ class Odometry:
         solid = start.solid
         reference = self.frames[start.frame_ids[0]]
         pixels = start.pixels.astype(np.float64)
-        slots = self.landmarks.add(world, reference.frame_id, pixels[0])
+        slots = self.landmarks.add(world, reference, pixels[0])
         self.landmarks.solid[slots] = solid
         self.landmarks.relative_sigma[slots] = start.relative_sigma
         for frame_id, seen in zip(start.frame_ids, pixels, strict=True):
@@ -245,37 +289,62 @@ class Odometry:
         self._unconfirmed = max(0, self._unconfirmed - 1)
         return self._accept(frame_id, gray, fitted)
 
-    def _step_lost(self, frame_id: int, gray: np.ndarray, context_ids: Sequence[int]) -> Outcome:
-        """Track from the last good image, or relocalise with the context frames."""
+    def _step_lost(self, frame_id: int, gray: np.ndarray) -> Outcome:
+        """Track from the last good image; if that fails for some frames, start again."""
         self._lost_steps += 1
         self._velocity = np.eye(4)
-        fitted = None
-        if self._lost_steps <= PICK_UP_STEPS:
-            before = int(self.landmarks.solid[self._slots].sum())
-            fitted = self._track(gray, self._T)
-            if fitted is not None and fitted.inliers < PICK_UP_SHARE * before:
-                fitted = None
-        if fitted is None:
-            held = [self.frames.get(i) for i in context_ids]
-            keyframes = [f for f in held if f is not None and f.keyframe]
-            found = self._relocaliser.find(
-                gray, keyframes[:MATCHED_PER_FRAME], self.map, self._distance
-            )
-            if found is None:
-                return Outcome(False)
-            fitted = _Fitted.of(found)
-            self._unconfirmed = CONFIRMING_FRAMES
+        before = int(self.landmarks.solid[self._slots].sum())
+        fitted = self._track(gray, self._T)
+        if fitted is None or fitted.inliers < PICK_UP_SHARE * before:
+            if self._lost_steps >= PICK_UP_STEPS:
+                self._restart()
+            return Outcome(False)
         self.mode = Mode.TRACKING
         self._T = fitted.T_world_camera
         return self._accept(frame_id, gray, fitted)
+
+    def _search(self, gray: np.ndarray, context_ids: Sequence[int]) -> PoseCandidate | None:
+        """Look for the image among the context frames of other segments, now and then."""
+        held = [self.frames.get(i) for i in context_ids]
+        others = [
+            f for f in held if f is not None and f.keyframe and f.segment != self.map.segment
+        ]
+        if not others or self._search_due > 0:
+            return None
+        self._search_due = SEARCH_EVERY
+        # The most similar ones in turn.
+        self._searches += 1
+        chosen = others[self._searches % min(len(others), SEARCHED_KEYFRAMES)]
+        return self._relocaliser.find(gray, [chosen], self.map, self._distance)
+
+    def _find_elsewhere(self, frame: HeldFrame, context_ids: Sequence[int]) -> Elsewhere | None:
+        """Return a keyframe in the world of another segment, if it shows a place of that."""
+        found = self._search(frame.gray, context_ids)
+        if found is None:
+            return None
+        own, pixels = frame.seen.solid(self.landmarks)
+        if len(own) < SHARED_LANDMARKS:
+            return None
+        distance, nearest = cKDTree(pixels).query(found.pixels)
+        beside = distance < SHARED_PX
+        T = inverse(frame.T_world_camera)
+        depth = transform(T, self.landmarks.position[own])[nearest[beside], 2]
+        ratio = np.log(found.depth[beside] / np.maximum(depth, 1e-9))
+        if len(ratio) < SHARED_LANDMARKS:
+            return None
+        middle = float(np.median(ratio))
+        if float(np.median(np.abs(ratio - middle))) > SHARED_SCATTER:
+            return None
+        seen = Observations.of(self.landmarks, found.slots, found.pixels)
+        there = HeldFrame(frame.frame_id, frame.gray, found.T_world_camera, found.segment, seen)
+        return Elsewhere(there, float(np.exp(middle)))
 
     def _accept(self, frame_id: int, gray: np.ndarray, fitted: _Fitted) -> Outcome:
         slots, pixels = fitted.slots, fitted.pixels
         self._velocity = inverse(self._T) @ fitted.T_world_camera
         self._T = fitted.T_world_camera
         self._slots, self._pixels, self._gray = slots, pixels, gray
-        frame = HeldFrame(frame_id, gray, self._T.copy(), Observations.none())
-        self.frames[frame_id] = frame
+        frame = self.map.hold(frame_id, gray, self._T)
         # The map does not grow from a pose that may be wrong.
         keyframe = not self._unconfirmed and self._wants_keyframe(slots, pixels)
         if keyframe:
@@ -283,13 +352,35 @@ class Odometry:
             if fitted.inliers < THIN_INLIERS:
                 self._move_along(self._backend.adjust_now())
         else:
-            solid = self.landmarks.solid[slots]
-            frame.seen = Observations.of(self.landmarks, slots[solid], pixels[solid])
+            frame.seen = Observations.of(self.landmarks, slots, pixels)
         return Outcome(True, keyframe, unconfirmed=self._unconfirmed > 0)
 
     def _track(self, gray: np.ndarray, T_guess: np.ndarray) -> _Fitted | None:
-        pixels, ok = track(self._gray, gray, self._pixels, self._expected(T_guess))
-        return self._fit(self._slots[ok], pixels[ok].astype(np.float64))
+        pixels, ok = track_fast(self._gray, gray, self._pixels, self._expected(T_guess))
+        slots, pixels = self._slots[ok], pixels[ok].astype(np.float64)
+        return self._fit(slots, self._without_drift(gray, slots, pixels))
+
+    def _without_drift(
+        self, gray: np.ndarray, slots: np.ndarray, pixels: np.ndarray
+    ) -> np.ndarray:
+        """Return the pixels, aligned to the patches of the last keyframe where they are alike.
+
+        From image to image the errors of a tracked corner add up.
+        """
+        key = self.frames.get(self._key_id)
+        if key is None:
+            return pixels
+        row_of_slot = np.full(len(self.landmarks.used), -1)
+        row_of_slot[slots] = np.arange(len(slots))
+        index = row_of_slot[key.seen.slots]
+        use = (index >= 0) & key.seen.alive(self.landmarks)
+        index = index[use]
+        if len(index) == 0:
+            return pixels
+        aligned, ok = align(key.gray, gray, key.seen.pixels[use], pixels[index])
+        pixels = pixels.copy()
+        pixels[index[ok]] = aligned[ok]
+        return pixels
 
     def _find_near(self, gray: np.ndarray, T_guess: np.ndarray) -> _Fitted | None:
         """Match the newest keyframes by descriptor, for motion too fast to track."""
@@ -311,48 +402,37 @@ class Odometry:
         return np.where(usable[:, None], moved, self._pixels)
 
     def _fit(self, slots: np.ndarray, pixels: np.ndarray) -> _Fitted | None:
-        """Return the pose and the corners to track on; None if too few agree."""
-        solid = self.landmarks.solid[slots]
-        if solid.sum() < LEAST_INLIERS:
+        """Return the pose and the corners to track on; None if too few agree.
+
+        All corners take part, each as far as its depth is known. While there are enough
+        landmarks, they alone choose the first pose.
+        """
+        if len(slots) < LEAST_INLIERS:
             return None
         rays, focal = self.camera.rays(pixels), self.camera.focal
-        points = self.landmarks.position[slots]
-        found = ransac_pose(points[solid], rays[solid], focal)
+        points, solid = self.landmarks.position[slots], self.landmarks.solid[slots]
+        basis = solid if solid.sum() >= LEAST_SOLID else np.ones(len(slots), bool)
+        found = ransac_pose(points[basis], rays[basis], focal)
         if found is None:
             return None
-        T, mask = found
-        use = ~solid
-        use[solid] = mask
-        weights = np.where(solid, self._weights(slots, inverse(T)[:3, 3]), CANDIDATE_WEIGHT)[use]
-        T = refine_pose(T, points[use], rays[use], weights, focal)
-        error = reprojection_px(T, points, rays, focal)
-        agree = solid & (error < INLIER_PX)
-        inliers, share = int(agree.sum()), float(agree.sum() / solid.sum())
-        spread = coverage(pixels[agree], self.camera.width, self.camera.height)
-        if inliers < LEAST_INLIERS or share < LEAST_SHARE or spread < LEAST_COVERAGE:
+        steps = self.map.depth_steps(slots)
+        use = np.ones(len(slots), bool)
+        use[basis] = found[1]
+        weights = corner_weights(solid)[use]
+        T = refine_pose(found[0], points[use], rays[use], focal, steps[use], weights)
+        agree = reprojection_px(T, points, rays, focal, steps) < INLIER_PX
+        share = float(agree[basis].mean())
+        if share < LEAST_SHARE or not makes_pose(
+            pixels[agree], self.camera.width, self.camera.height
+        ):
             return None
-        keep = ~solid | agree
-        return _Fitted(inverse(T), slots[keep], pixels[keep], inliers)
-
-    def _weights(self, slots: np.ndarray, centre: np.ndarray) -> np.ndarray:
-        """Return (N,) weights of landmarks for a pose at ``centre``.
-
-        An error in depth moves a landmark along the ray of its first observation, which is the
-        more visible the further the camera has moved from there.
-        """
-        first_ids, which = np.unique(self.landmarks.first_frame[slots], return_inverse=True)
-        firsts = [self.frames.get(int(i)) for i in first_ids]
-        centres = np.stack([centre if f is None else f.T_world_camera[:3, 3] for f in firsts])
-        points = self.landmarks.position[slots]
-        first_ray, ray = points - centres[which], points - centre
-        lengths = np.linalg.norm(first_ray, axis=1) * np.linalg.norm(ray, axis=1)
-        sine = np.linalg.norm(np.cross(first_ray, ray), axis=1) / np.maximum(lengths, 1e-12)
-        sigma = np.minimum(self.landmarks.relative_sigma[slots], 1.0)
-        return 1.0 / (1.0 + (self.camera.focal * sigma * sine) ** 2)
+        return _Fitted(inverse(T), slots[agree], pixels[agree], int((agree & solid).sum()))
 
     def _wants_keyframe(self, slots: np.ndarray, pixels: np.ndarray) -> bool:
         solid = int(self.landmarks.solid[slots].sum())
         if solid < KEYFRAME_SHARE * self._key_count:
+            return True
+        if len(slots) < KEYFRAME_FOLLOWED * self._key_followed:
             return True
         key = self.frames.get(self._key_id)
         if key is None:
@@ -393,6 +473,7 @@ class Odometry:
         self._pixels = np.concatenate([self._pixels, pixels])
         self._key_id = frame.frame_id
         self._key_count = int(self.landmarks.solid[self._slots].sum())
+        self._key_followed = len(self._slots)
         self._backend.keyframe_added(frame.frame_id)
 
     def forget(self, frame_id: int) -> None:
@@ -403,6 +484,10 @@ class Odometry:
             return
         alive = frame.seen.slots[frame.seen.alive(self.landmarks)]
         self.landmarks.observation_count[alive] -= 1
-        self.landmarks.remove(alive[self.landmarks.observation_count[alive] <= 0])
+        useless = self.landmarks.observation_count[alive] <= 0
+        # A candidate lives on the ray of its first observation.
+        of_first = self.landmarks.first_frame[alive] == frame_id
+        useless |= of_first & ~self.landmarks.solid[alive]
+        self.landmarks.remove(alive[useless])
         keep = self.landmarks.used[self._slots]
         self._slots, self._pixels = self._slots[keep], self._pixels[keep]

@@ -7,12 +7,17 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from ..core.geometry import make_T
+from .features import coverage
 from .pinhole import project
 
 #: Residual at which Huber's loss becomes linear, in pixels: twice the noise of tracked corners.
 HUBER_PX = 1.2
 #: Largest reprojection error of an inlier, in pixels.
 INLIER_PX = 3.0
+#: A pose needs at least this many inliers, ...
+LEAST_INLIERS = 20
+#: ... in this share of the image's cells.
+LEAST_COVERAGE = 0.08
 
 
 def exp_se3(xi: np.ndarray) -> np.ndarray:
@@ -46,27 +51,32 @@ def refine_pose(
     T_camera_world: np.ndarray,
     landmarks: np.ndarray,
     rays: np.ndarray,
-    weights: np.ndarray,
     focal: float,
+    depth_steps: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
     iterations: int = 8,
 ) -> np.ndarray:
     """Return ``T_camera_world`` after Gauss-Newton with Huber's loss on rays.
 
     :param landmarks: (N, 3) in the world.
-    :param weights: (N,), 1 for a good landmark.
+    :param depth_steps: (N, 3) standard deviations of the landmarks along the rays of their first
+        observation, in the world; None: exact.
     """
     T = T_camera_world.copy()
     for _ in range(iterations):
         points = landmarks @ T[:3, :3].T + T[:3, 3]
         front = points[:, 2] > 1e-6
-        predicted, _ = project(points)
-        residual = predicted - rays
-        error_px = np.linalg.norm(residual, axis=1) * focal
+        points = np.where(front[:, None], points, (0.0, 0.0, 1.0))
+        residual = (points[:, :2] / points[:, 2:] - rays) * focal
+        J = pose_jacobian(points) * focal
+        if depth_steps is not None:
+            residual, J = discounted(residual, J, depth_steps @ T[:3, :3].T)
+        error_px = np.linalg.norm(residual, axis=1)
         robust = np.minimum(1.0, HUBER_PX / np.maximum(error_px, 1e-12))
         # Huber's loss alone would give far outliers influence.
-        w = weights * robust * front * (error_px < 3.0 * INLIER_PX)
-        points = np.where(front[:, None], points, (0.0, 0.0, 1.0))
-        J = pose_jacobian(points)
+        w = robust * front * (error_px < 3.0 * INLIER_PX)
+        if weights is not None:
+            w *= weights
         Jw = (J * w[:, None, None]).reshape(-1, 6)
         H = Jw.T @ J.reshape(-1, 6)
         g = Jw.T @ residual.reshape(-1)
@@ -78,13 +88,53 @@ def refine_pose(
     return T
 
 
+def discounted(
+    residual: np.ndarray, J: np.ndarray, depth_steps: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return residuals and derivatives, scaled down along the error that unknown depth causes.
+
+    With noise of a pixel, and a landmark known to a standard deviation along one ray, the
+    residual has the covariance ``I + v v^T``, v the projection of that deviation: this multiplies
+    both by the root of its inverse.
+
+    :param residual: (N, 2) pixels; ``J``: (N, 2, 6) of :func:`pose_jacobian`, in pixels.
+    :param depth_steps: (N, 3) the standard deviations, as vectors in the camera's axes.
+    """
+    v = np.einsum('nij,nj->ni', J[:, :, :3], depth_steps)
+    square = np.maximum((v * v).sum(axis=1), 1e-12)
+    share = ((1.0 - 1.0 / np.sqrt(1.0 + square)) / square)[:, None]
+    residual = residual - v * share * (v * residual).sum(axis=1)[:, None]
+    along = np.einsum('ni,nij->nj', v, J)
+    return residual, J - (v * share)[:, :, None] * along[:, None, :]
+
+
 def reprojection_px(
-    T_camera_world: np.ndarray, landmarks: np.ndarray, rays: np.ndarray, focal: float
+    T_camera_world: np.ndarray,
+    landmarks: np.ndarray,
+    rays: np.ndarray,
+    focal: float,
+    depth_steps: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the (N,) reprojection errors in pixels, infinite behind the camera."""
-    predicted, depth = project(landmarks @ T_camera_world[:3, :3].T + T_camera_world[:3, 3])
-    error = np.linalg.norm(predicted - rays, axis=1) * focal
-    return np.where(depth > 1e-6, error, np.inf)
+    """Return the (N,) reprojection errors in pixels, infinite behind the camera.
+
+    :param depth_steps: as in :func:`refine_pose`; errors that they explain count less.
+    """
+    points = landmarks @ T_camera_world[:3, :3].T + T_camera_world[:3, 3]
+    predicted, depth = project(points)
+    residual = (predicted - rays) * focal
+    front = depth > 1e-6
+    if depth_steps is not None:
+        J = pose_jacobian(np.where(front[:, None], points, (0.0, 0.0, 1.0))) * focal
+        residual, _ = discounted(residual, J, depth_steps @ T_camera_world[:3, :3].T)
+    return np.where(front, np.linalg.norm(residual, axis=1), np.inf)
+
+
+def makes_pose(pixels: np.ndarray, width: int, height: int) -> bool:
+    """Return whether (N, 2) pixels that agree with a pose are enough of them, and spread enough.
+
+    The one rule of tracking and relocalisation.
+    """
+    return len(pixels) >= LEAST_INLIERS and coverage(pixels, width, height) >= LEAST_COVERAGE
 
 
 def ransac_pose(

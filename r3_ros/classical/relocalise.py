@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 
 from ..core.geometry import inverse, rotation_angle
-from .features import coverage, find_corners, track
+from .features import find_corners, track
 from .landmarks import HeldFrame, Landmarks, SparseMap
-from .pnp import ransac_pose, refine_pose
+from .pnp import makes_pose, ransac_pose, refine_pose
 
 #: Corners described in the lost image, and their sizes: a keyframe's are described at the middle
 #: one, so the scene may be a quarter nearer or farther.
@@ -26,12 +26,9 @@ SIZES = (4.8, 6.0, 7.5)
 MATCH_RATIO = 0.8
 #: Least matches of a pose.
 LEAST_MATCHES = 12
-#: Verified landmarks, their share of those that should be in the image, and the share of the
-#: image's cells they cover. Poses wrong by a repeat of a pattern reach a share of 0.07, right ones
-#: under a large change of view 0.1 to 0.3.
-LEAST_VERIFIED = 30
+#: Share of the landmarks that should be in the image which has to be verified. Poses wrong by a
+#: repeat of a pattern reach 0.07, right ones under a large change of view 0.1 to 0.3.
 LEAST_VERIFIED_SHARE = 0.2
-LEAST_VERIFIED_COVERAGE = 0.25
 #: Another pose with more than this share of the landmarks makes the best one ambiguous.
 RUNNER_UP = 0.5
 #: Largest difference of equal poses: radians, and share of the scene depth.
@@ -46,31 +43,24 @@ class PoseCandidate:
     """A possible pose of an image.
 
     :ivar slots: (N,) verified landmarks, with their ``pixels`` (N, 2).
+    :ivar segment: in whose world the pose is.
     :ivar share: of the landmarks that should be in the image.
-    :ivar depth: median depth of the landmarks.
+    :ivar depth: (N,) of the landmarks.
     """
 
     T_world_camera: np.ndarray
+    segment: int
     slots: np.ndarray
     pixels: np.ndarray
     share: float
-    coverage: float
-    depth: float
-
-    def passes(self, least_share: float) -> bool:
-        """Return whether the pose is verified."""
-        return (
-            len(self.slots) >= LEAST_VERIFIED
-            and self.share >= least_share
-            and self.coverage >= LEAST_VERIFIED_COVERAGE
-        )
+    depth: np.ndarray
 
     def same_as(self, other: PoseCandidate) -> bool:
         """Return whether two poses agree."""
         apart = inverse(self.T_world_camera) @ other.T_world_camera
         turn = float(rotation_angle(apart[:3, :3]))
         shift = float(np.linalg.norm(apart[:3, 3]))
-        return turn < SAME_TURN_RAD and shift < SAME_SHIFT * self.depth
+        return turn < SAME_TURN_RAD and shift < SAME_SHIFT * float(np.median(self.depth))
 
 
 class Relocaliser:
@@ -101,7 +91,9 @@ class Relocaliser:
         corners = find_corners(gray, CORNERS, np.empty((0, 2)), distance)
         if len(corners) < LEAST_MATCHES:
             return None
-        described = [self._describe(gray, corners, size) for size in SIZES]
+        several = np.tile(corners, (len(SIZES), 1))
+        sizes = np.repeat(SIZES, len(corners))
+        described = np.split(self._describe(gray, several, sizes), len(SIZES))
         tried = [self._candidate(gray, corners, described, k, sparse_map) for k in keyframes]
         candidates = [candidate for candidate in tried if candidate is not None]
         if not candidates:
@@ -109,9 +101,11 @@ class Relocaliser:
         best = max(candidates, key=lambda c: len(c.slots))
         for other in candidates:
             rival = len(other.slots) > RUNNER_UP * len(best.slots)
-            if rival and not best.same_as(other):
+            if rival and (best.segment != other.segment or not best.same_as(other)):
                 return None
-        return best if best.passes(least_share) else None
+        camera = sparse_map.camera
+        enough = makes_pose(best.pixels, camera.width, camera.height)
+        return best if enough and best.share >= least_share else None
 
     def _candidate(
         self,
@@ -134,8 +128,7 @@ class Relocaliser:
         if found is None or found[1].sum() < LEAST_MATCHES:
             return None
         T, mask = found
-        weights = np.ones(int(mask.sum()))
-        T = refine_pose(T, points[rows][mask], rays[mask], weights, camera.focal)
+        T = refine_pose(T, points[rows][mask], rays[mask], camera.focal)
         return _verify(T, gray, keyframe, slots, pixels, sparse_map)
 
     def _of_keyframe(
@@ -144,15 +137,19 @@ class Relocaliser:
         slots, pixels = keyframe.seen.solid(landmarks)
         known = self._known.get(keyframe.frame_id)
         if known is None or not np.array_equal(known[0], slots):
-            descriptors = self._describe(keyframe.gray, pixels.astype(np.float32), SIZES[1])
+            sizes = np.full(len(pixels), SIZES[1])
+            descriptors = self._describe(keyframe.gray, pixels, sizes)
             known = self._known[keyframe.frame_id] = (slots, pixels, descriptors)
         return known
 
-    def _describe(self, gray: np.ndarray, pixels: np.ndarray, size: float) -> np.ndarray:
+    def _describe(self, gray: np.ndarray, pixels: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """Return (N, 128) float32 unit SIFT descriptors, upright."""
         if len(pixels) == 0:
             return np.zeros((0, 128), np.float32)
-        points = [cv2.KeyPoint(float(x), float(y), size, 0.0) for x, y in pixels]
+        points = [
+            cv2.KeyPoint(float(x), float(y), float(size), 0.0)
+            for (x, y), size in zip(pixels, sizes, strict=True)
+        ]
         kept, descriptors = self._sift.compute(gray, points)
         if len(kept) != len(points):
             raise AssertionError('SIFT dropped points')
@@ -196,13 +193,13 @@ def _verify(
         if ok.sum() < LEAST_MATCHES:
             return None
         chosen, ends = visible[ok], ends[ok].astype(np.float64)
-        rays, weights = camera.rays(ends), np.ones(len(chosen))
-        T_camera_world = refine_pose(T_camera_world, points[chosen], rays, weights, camera.focal)
+        rays = camera.rays(ends)
+        T_camera_world = refine_pose(T_camera_world, points[chosen], rays, camera.focal)
     return PoseCandidate(
         inverse(T_camera_world),
+        keyframe.segment,
         slots[chosen],
         ends,
         len(chosen) / len(visible),
-        coverage(ends, camera.width, camera.height),
-        float(np.median(depth[chosen])),
+        depth[chosen],
     )

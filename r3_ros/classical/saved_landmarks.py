@@ -14,34 +14,36 @@ import cv2
 import numpy as np
 
 from ..core.datatypes import Intrinsics, KnownKeyframe, SparseLandmarks
-from ..core.geometry import inverse
+from ..core.geometry import inverse, transform
 from .features import working_image
-from .landmarks import HeldFrame, Observations, SparseMap
+from .landmarks import Observations, SparseMap
 from .pinhole import Pinhole
 
 
 def landmarks_in(
-    sparse_map: SparseMap, T_world_camera: Mapping[int, np.ndarray], size: tuple[int, int]
+    sparse_map: SparseMap, S_world_camera: Mapping[int, np.ndarray], size: tuple[int, int]
 ) -> SparseLandmarks:
     """Return the triangulated landmarks that these keyframes saw.
 
-    The engine averages edges, so its poses may differ a little from those here. A landmark keeps
-    its position relative to the first keyframe that saw it.
+    The engine averages edges, so its poses may differ a little from those here, and by a scale in
+    a segment that was joined. A landmark keeps its position relative to the first keyframe that
+    saw it.
 
+    :param S_world_camera: (4, 4) the engine's similarities of the keyframes.
     :param size: width and height of the frames.
     """
     landmarks, camera = sparse_map.landmarks, sparse_map.camera
     position = np.full((len(landmarks.used), 3), np.nan)
     seen_by, slots, pixels = [], [], []
-    for frame in sparse_map.keyframes():
-        T = T_world_camera.get(frame.frame_id)
-        if T is None:
+    for frame_id, frame in sparse_map.frames.items():
+        S = S_world_camera.get(frame_id)
+        if S is None or not frame.keyframe:
             continue
         own, own_pixels = frame.seen.solid(landmarks)
         first = own[np.isnan(position[own, 0])]
-        T_engine_own = T @ inverse(frame.T_world_camera)
-        position[first] = landmarks.position[first] @ T_engine_own[:3, :3].T + T_engine_own[:3, 3]
-        seen_by.append(np.full(len(own), frame.frame_id, np.int64))
+        S_engine_own = S @ inverse(frame.T_world_camera)
+        position[first] = transform(S_engine_own, landmarks.position[first])
+        seen_by.append(np.full(len(own), frame_id, np.int64))
         slots.append(own)
         pixels.append(own_pixels)
     if not slots:
@@ -76,43 +78,28 @@ class KnownMap:
 
     def enter(self, sparse_map: SparseMap) -> None:
         """Add keyframes and landmarks to an empty map."""
-        slots = self._add_landmarks(sparse_map)
         known, camera, landmarks = self.landmarks, sparse_map.camera, sparse_map.landmarks
-        for keyframe in self.keyframes:
-            own = np.flatnonzero(known.frame_ids == keyframe.frame_id)
-            A = _to_camera(keyframe.intrinsics, camera)
-            pixels = known.pixels[own] @ A[:, :2].T + A[:, 2]
-            # The present camera may see less.
-            inside = camera.inside(pixels)
-            seen = slots[known.landmarks[own[inside]]]
-            landmarks.observation_count[seen] += 1
-            T = np.array(keyframe.T_world_camera)
-            sparse_map.frames[keyframe.frame_id] = HeldFrame(
-                keyframe.frame_id,
-                _warped(keyframe.image, keyframe.intrinsics, A, camera),
-                T,
-                Observations.of(landmarks, seen, pixels[inside]),
-                keyframe=True,
-                reported=T.copy(),
-                saved=True,
-            )
-
-    def _add_landmarks(self, sparse_map: SparseMap) -> np.ndarray:
-        """Return the slots of the landmarks; the first observation counts as the oldest."""
-        known, landmarks = self.landmarks, sparse_map.landmarks
+        # The first observation of a landmark counts as the oldest.
         first = np.full(len(known), -1)
         first[known.landmarks[::-1]] = np.arange(len(known.landmarks))[::-1]
         slots = np.full(len(known), -1)
         for keyframe in self.keyframes:
-            frame_id = keyframe.frame_id
-            own = np.flatnonzero((first >= 0) & (known.frame_ids[first] == frame_id))
-            A = _to_camera(keyframe.intrinsics, sparse_map.camera)
-            pixels = known.pixels[first[own]] @ A[:, :2].T + A[:, 2]
-            slots[own] = landmarks.add(known.positions[own], frame_id, pixels)
-        placed = slots >= 0
-        landmarks.solid[slots[placed]] = True
-        landmarks.relative_sigma[slots[placed]] = known.relative_sigma[placed]
-        return slots
+            A = _to_camera(keyframe.intrinsics, camera)
+            gray = _warped(keyframe.image, keyframe.intrinsics, A, camera)
+            frame = sparse_map.hold(keyframe.frame_id, gray, keyframe.T_world_camera)
+            frame.keyframe = frame.saved = True
+            frame.reported = frame.T_world_camera.copy()
+            pixels = known.pixels @ A[:, :2].T + A[:, 2]
+            of_frame = known.frame_ids == keyframe.frame_id
+            new = np.flatnonzero((first >= 0) & of_frame[first])
+            slots[new] = landmarks.add(known.positions[new], frame, pixels[first[new]])
+            landmarks.solid[slots[new]] = True
+            landmarks.relative_sigma[slots[new]] = known.relative_sigma[new]
+            # The present camera may see less.
+            own = np.flatnonzero(of_frame & camera.inside(pixels))
+            seen = slots[known.landmarks[own]]
+            landmarks.observation_count[seen] += 1
+            frame.seen = Observations.of(landmarks, seen, pixels[own])
 
 
 def _to_camera(intrinsics: Intrinsics, camera: Pinhole) -> np.ndarray:

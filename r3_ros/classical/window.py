@@ -26,12 +26,14 @@ class AdjustmentWindow:
     """A copy of part of the map for one adjustment.
 
     :ivar frame_ids: of the cameras of the problem, free ones first.
+    :ivar segment: of all of them.
     :ivar newest_id: the newest free keyframe.
     :ivar slots: landmark of each point of the problem, with its generation in ``generations``.
     """
 
     problem: BundleProblem
     frame_ids: list[int]
+    segment: int
     newest_id: int
     slots: np.ndarray
     generations: np.ndarray
@@ -132,6 +134,7 @@ def _snapshot(
     return AdjustmentWindow(
         problem,
         [f.frame_id for f in cameras],
+        sparse_map.segment,
         max(f.frame_id for f in cameras[:free_count]),
         kept_slots,
         landmarks.generation[kept_slots].copy(),
@@ -172,7 +175,7 @@ def merge(window: AdjustmentWindow, result: BundleResult, sparse_map: SparseMap)
     oldest_free = min(window.frame_ids[:n_free])
     motion = Motion(np.eye(4))
     for frame in sparse_map.frames.values():
-        if frame.frame_id < oldest_free:
+        if frame.segment != window.segment or frame.frame_id < oldest_free:
             continue
         if frame.frame_id > window.newest_id:
             motion = newest
@@ -208,6 +211,7 @@ def _merge_points(
     landmarks.relative_sigma[window.slots[alive]] = result.relative_sigma[alive]
     younger = landmarks.used & ~in_window & (landmarks.first_frame >= window.newest_id)
     younger |= landmarks.used & ~landmarks.solid
+    younger &= landmarks.segment == window.segment
     landmarks.position[younger] = newest.of_points(landmarks.position[younger])
 
     bad = result.error_px > REMOVE_PX

@@ -145,7 +145,8 @@ class FramePrediction:
     :ivar edges: ``T_i_frame``, one per context frame that could be related.
     :ivar refined: edges between older frames, which replace the old ones.
     :ivar depths: of this frame, or of earlier ones that took longer; may be empty.
-    :ivar keyframe: whether this frame must become a keyframe; None to leave it to the engine.
+    :ivar keyframe: whether this frame must become a keyframe: the predictor then tracks by itself,
+        and gives edges only to a frame whose pose it accepts; None to leave both to the engine.
     :ivar provisional: the predictor has no geometry yet (its start-up); poses are then held
         without confidence.
     :ivar seen_fov_x: horizontal field of view estimated from the images, radians, also if they

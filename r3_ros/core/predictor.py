@@ -33,17 +33,14 @@ from .resize_geometry import Geometry
 class Predictor(Protocol):
     """Depth and relative poses of new frames against the frames it holds.
 
-    A predictor holds every frame it has predicted until :meth:`forget`.
+    A predictor holds every frame it has predicted until :meth:`forget`. A frame that could not be
+    related to any other can be context of later ones: the engine may begin a new segment there.
     """
 
     info: ModelInfo
 
     #: Length of a descriptor.
     descriptor_size: int
-
-    #: Whether a frame that could not be related to any other can be context of later ones, so
-    #: that the engine can begin a new segment there.
-    can_restart: bool
 
     #: Whether predictions have a pose token.
     has_pose_token: bool
@@ -93,10 +90,11 @@ class Predictor(Protocol):
         Called at the end of a recorded stream.
         """
 
-    def landmarks(self, T_world_camera: Mapping[int, np.ndarray]) -> SparseLandmarks | None:
+    def landmarks(self, S_world_camera: Mapping[int, np.ndarray]) -> SparseLandmarks | None:
         """Return the landmarks to be saved with a map; None if the predictor has none.
 
-        :param T_world_camera: the engine's (4, 4) poses of the keyframes. Landmarks are in the
+        :param S_world_camera: the engine's (4, 4) poses of the keyframes, with the scale from the
+            predictor's unit to the map's (see ``HeldPose.S_world_camera``). Landmarks are in the
             same world, with observations of these keyframes only.
         """
 

@@ -68,7 +68,6 @@ class R3Predictor:
     :ivar image_size: long side of the network's input, in pixels.
     """
 
-    can_restart = True
     has_pose_token = True
 
     def __init__(
@@ -191,7 +190,7 @@ class R3Predictor:
         """Return nothing: :meth:`predict` returns everything."""
         return (), ()
 
-    def landmarks(self, T_world_camera: Mapping[int, np.ndarray]) -> None:
+    def landmarks(self, S_world_camera: Mapping[int, np.ndarray]) -> None:
         """Do nothing: the network has no landmarks."""
 
     @device_errors()

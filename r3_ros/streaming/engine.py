@@ -200,9 +200,13 @@ class Engine:
         gate.update_nominal(self.predictor.confidence_reference)
         was_lost = gate.lost
         verdict = gate.judge(
-            resolution.edges, resolution.T_world_camera, prediction.provisional, frame_id == 0
+            resolution.edges,
+            resolution.T_world_camera,
+            prediction.provisional,
+            first=frame_id == 0,
+            built_on=prediction.keyframe is not None,
         )
-        may_open = self.loops.active and self.predictor.can_restart and not seen.fault
+        may_open = self.loops.active and not seen.fault
         is_due = 0 < self.config.loop.new_segment_after <= session.lost_frames
         if was_lost and verdict.publishable:
             leave_segment(session, session.graph.segments[resolution.edges[0].source_id], frame_id)

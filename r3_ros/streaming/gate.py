@@ -108,6 +108,7 @@ class Gate:
         T_world_camera: np.ndarray | None,
         provisional: bool,
         first: bool,
+        built_on: bool = False,
     ) -> Verdict:
         """Judge one frame and update the state.
 
@@ -115,6 +116,8 @@ class Gate:
         :param T_world_camera: (4, 4) pose, None if none could be resolved.
         :param provisional: the predictor has no geometry yet.
         :param first: the session's first frame, which defines the world.
+        :param built_on: the predictor judges poses itself, and tracks on from this one: a low
+            score is reported, but if the pose were refused, the two would part.
         """
         score_t, score_r = _best_scores(edges)
         ratio = 0.5 * (score_t + score_r) / self.reference if edges else 0.0
@@ -123,7 +126,7 @@ class Gate:
         if provisional:
             # A predictor that restarts in mid-stream does not know where the camera is.
             T_world_camera = None
-        if T_world_camera is None or ratio < self.config.lost_ratio:
+        if T_world_camera is None or (ratio < self.config.lost_ratio and not built_on):
             state, reason = self._reject(T_world_camera is None, ratio)
             publishable = False
         elif self.lost:

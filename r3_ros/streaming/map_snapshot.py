@@ -100,7 +100,7 @@ def take_map_snapshot(
         keyframes=keyframes,
         edges=[e for e in session.graph.edges() if {e.source_id, e.target_id} <= known],
         scale=session.scale.view(),
-        landmarks=predictor.landmarks({k.frame_id: k.pose.T_world_camera for k in keyframes}),
+        landmarks=predictor.landmarks({k.frame_id: k.pose.S_world_camera for k in keyframes}),
         images={k.frame_id: images[k.frame_id] for k in keyframes if k.frame_id in images},
     )
 

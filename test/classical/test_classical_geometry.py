@@ -43,7 +43,7 @@ def test_refined_pose_is_exact_despite_outliers():
     assert found is not None
     start, mask = found
     assert mask[90:].mean() > 0.99 and mask[:90].mean() < 0.1
-    refined = refine_pose(start, points, rays, np.ones(300), FOCAL, iterations=20)
+    refined = refine_pose(start, points, rays, FOCAL, iterations=20)
     assert np.abs(refined - T).max() < 1e-3
     assert np.median(reprojection_px(refined, points, rays, FOCAL)[90:]) < 0.05
 
@@ -82,25 +82,61 @@ def test_two_view_start_finds_the_motion(flat):
     T = motion(-0.6, 0.05, 0.1, 0.01, 0.06, -0.02)
     first = rays_of(np.eye(4), points) + rng.normal(0, 0.1 / FOCAL, (400, 2))
     second = rays_of(T, points) + rng.normal(0, 0.1 / FOCAL, (400, 2))
-    solutions = solve_two_views(first, second, FOCAL)
+    solutions = solve_two_views(first, second, fit_rotation(first, second), FOCAL)
     assert solutions
     # A plane has two solutions for one pair of images; more images decide between them.
     assert len(solutions) == 1 or flat
     direction = T[:3, 3] / np.linalg.norm(T[:3, 3])
-    best = max(solutions, key=lambda s: s[0][:3, 3] @ direction / np.linalg.norm(s[0][:3, 3]))
-    found, depth, good = best
+
+    def cosine(views):
+        t = views.T_second_first[:3, 3]
+        return t @ direction / np.linalg.norm(t)
+
+    best = max(solutions, key=cosine)
+    found, depth, good = best.T_second_first, best.depth, best.good
     assert rotation_angle(found[:3, :3].T @ T[:3, :3]) < np.deg2rad(0.2)
-    assert found[:3, 3] @ direction / np.linalg.norm(found[:3, 3]) > np.cos(np.deg2rad(2.0))
+    assert cosine(best) > np.cos(np.deg2rad(2.0))
     assert np.median(depth[good]) == pytest.approx(1.0)
     ratio = depth[good] / points[good, 2]
     assert np.std(ratio) / np.mean(ratio) < 0.05
+
+
+def test_a_small_motion_straight_ahead_is_not_taken_for_one_to_the_side():
+    rng = np.random.default_rng(11)
+    points = cloud(rng, 500)
+    points[:300] *= 3.0
+    T = motion(0.0, 0.0, -0.12)
+    first = rays_of(np.eye(4), points) + rng.normal(0, 0.2 / FOCAL, (500, 2))
+    second = rays_of(T, points) + rng.normal(0, 0.2 / FOCAL, (500, 2))
+    (only,) = solve_two_views(first, second, fit_rotation(first, second), FOCAL)
+    t = only.T_second_first[:3, 3]
+    assert t[2] / np.linalg.norm(t) < -np.cos(np.deg2rad(6.0))
+
+
+def test_a_landmark_of_unknown_depth_holds_a_pose_across_its_ray_only():
+    rng = np.random.default_rng(12)
+    points, T = cloud(rng, 300), motion(-0.3, 0.05, 0.02, 0.01, 0.03, 0.0)
+    rays = rays_of(T, points)
+    # Wrong by a factor each, along the rays of the first camera.
+    factors = np.exp(rng.normal(0, 0.4, 300))
+    factors[:60] = 1.0
+    guessed = points * factors[:, None]
+    sigmas = np.where(np.arange(300) < 60, 0.01, 1.0)
+    steps = guessed * sigmas[:, None]
+    start = exp_se3(rng.normal(0, 0.01, 6)) @ T
+    blind = refine_pose(start, guessed, rays, FOCAL, iterations=20)
+    aware = refine_pose(start, guessed, rays, FOCAL, steps, iterations=20)
+    assert np.abs(aware - T).max() < 0.1 * np.abs(blind - T).max()
+    assert np.median(reprojection_px(T, guessed, rays, FOCAL)[60:]) > 3.0
+    assert (reprojection_px(T, guessed, rays, FOCAL, steps)[60:] < 3.0).mean() > 0.95
 
 
 def test_two_view_start_rejects_a_pure_rotation():
     rng = np.random.default_rng(4)
     points, T = cloud(rng, 400), motion(ry=0.2, rx=0.05)
     noise = rng.normal(0, 0.2 / FOCAL, (400, 2))
-    assert solve_two_views(rays_of(np.eye(4), points), rays_of(T, points) + noise, FOCAL) == []
+    first, second = rays_of(np.eye(4), points), rays_of(T, points) + noise
+    assert solve_two_views(first, second, fit_rotation(first, second), FOCAL) == []
 
 
 def test_rotation_is_found_under_moving_points():

@@ -286,7 +286,6 @@ class Replayed:
     confidence_reference = 2.5
     capacity = None
     descriptor_size = 16
-    can_restart = False
 
     def __init__(self, golden):
         self._rel = golden['in.rel'].astype(np.float64)
@@ -344,3 +343,18 @@ def test_a_late_nominal_score_of_the_predictor_rescales_the_reference_alone():
         other = scaled.judge(large, np.eye(4), provisional=False, first=False)
         assert (verdict.state, verdict.publishable) == (other.state, other.publishable)
         assert verdict.ratio == pytest.approx(other.ratio)
+
+
+@pytest.mark.parametrize('built_on', [True, False])
+def test_a_low_score_is_reported_and_refused_only_where_the_predictor_does_not_track_on(built_on):
+    """Else the predictor's keyframe would be forgotten with all that it had begun there."""
+    gate = Gate(CONFIG, NOMINAL)
+    gate.judge([], np.eye(4), provisional=False, first=True)
+    for k in range(1, 10):
+        gate.judge([Edge(0, k, np.eye(4), NOMINAL, NOMINAL)], np.eye(4), False, first=False)
+    low = 0.5 * CONFIG.lost_ratio * NOMINAL
+    verdict = gate.judge(
+        [Edge(0, 10, np.eye(4), low, low)], np.eye(4), False, first=False, built_on=built_on
+    )
+    assert verdict.publishable is built_on and not verdict.mappable
+    assert verdict.state is TrackingState.LOW_CONFIDENCE

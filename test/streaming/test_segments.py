@@ -148,13 +148,8 @@ def test_a_segment_begins_when_it_is_configured(after):
     assert ids == ([0] * begins + [1] * (95 - begins) if after else [0] * 95)
 
 
-@pytest.mark.parametrize('how', ['predictor', 'loops off'])
-def test_no_segment_begins_where_it_could_not_go_on_or_be_joined(how):
-    class Settled(ScriptedPredictor):
-        can_restart = how != 'predictor'
-
-    enabled = how != 'loops off'
-    result = walk(carried_off(), 95, Settled, loop__enabled=enabled, **OPTIONS)
+def test_no_segment_begins_where_it_could_not_be_joined():
+    result = walk(carried_off(), 95, loop__enabled=False, **OPTIONS)
     assert {e.segment_id for e in result.estimates} == {0}
     assert {e.state for e in result.estimates[CUT + 2 :]} == {LOST}
 

@@ -173,7 +173,6 @@ class ScriptedPredictor:
     capacity = None
     confidence_reference = 2.0
     descriptor_size = 128
-    can_restart = True
     has_pose_token = False
 
     def __init__(self, script: Script | None = None) -> None:
@@ -247,7 +246,7 @@ class ScriptedPredictor:
         self._pending.clear()
         return (), late
 
-    def landmarks(self, T_world_camera: Mapping[int, np.ndarray]) -> None:
+    def landmarks(self, S_world_camera: Mapping[int, np.ndarray]) -> None:
         """Return none."""
 
     def shrink(self) -> None:
