@@ -24,7 +24,7 @@ from .pnp import (
     refine_pose,
     reprojection_px,
 )
-from .relocalise import PoseCandidate, Relocaliser
+from .relocalise import LEAST_VERIFIED_SHARE, PoseCandidate, Relocaliser
 from .saved_landmarks import KnownMap
 from .sweep import Swept
 from .window import Motion
@@ -44,7 +44,7 @@ RENEW_SHARE = 0.5
 #: Keyframes matched by descriptor when tracking fails, the share of their landmarks that has to
 #: be found, and the largest rotation from the guess.
 NEAR_KEYFRAMES = 2
-NEAR_SHARE = 0.12
+NEAR_SHARE = 0.1
 NEAR_TURN_RAD = 0.45
 #: For this many frames after a loss the last good image is tried; its pose needs this share of the
 #: landmarks in that image. Then a new segment starts.
@@ -358,7 +358,20 @@ class Odometry:
     def _track(self, gray: np.ndarray, T_guess: np.ndarray) -> _Fitted | None:
         pixels, ok = track_fast(self._gray, gray, self._pixels, self._expected(T_guess))
         slots, pixels = self._slots[ok], pixels[ok].astype(np.float64)
-        return self._fit(slots, self._without_drift(gray, slots, pixels))
+        fitted = self._fit(slots, self._without_drift(gray, slots, pixels))
+        return fitted if fitted is not None and self._finds_enough(fitted) else None
+
+    def _finds_enough(self, fitted: _Fitted) -> bool:
+        """Return whether enough of the landmarks were found that the pose has in view.
+
+        On a repeated pattern a few agree on a pose that is off by a repeat.
+        """
+        landmarks = self._slots[self.landmarks.solid[self._slots]]
+        expected, depth = self.camera.pixels_of_points(
+            self.landmarks.position[landmarks], inverse(fitted.T_world_camera)
+        )
+        visible = int(((depth > 0) & self.camera.inside(expected, 8.0)).sum())
+        return visible < LEAST_SOLID or fitted.inliers >= LEAST_VERIFIED_SHARE * visible
 
     def _without_drift(
         self, gray: np.ndarray, slots: np.ndarray, pixels: np.ndarray

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from ..core.geometry import inverse, rotation_angle
-from .features import find_corners, track
+from .features import coverage, find_corners, track
 from .landmarks import HeldFrame, Landmarks, SparseMap
 from .pnp import makes_pose, ransac_pose, refine_pose
 
@@ -29,6 +29,9 @@ LEAST_MATCHES = 12
 #: Share of the landmarks that should be in the image which has to be verified. Poses wrong by a
 #: repeat of a pattern reach 0.07, right ones under a large change of view 0.1 to 0.3.
 LEAST_VERIFIED_SHARE = 0.2
+#: A pose anywhere needs more than one near the last: so many landmarks, in this share of the cells.
+LEAST_VERIFIED = 30
+LEAST_VERIFIED_COVERAGE = 0.25
 #: Another pose with more than this share of the landmarks makes the best one ambiguous.
 RUNNER_UP = 0.5
 #: Largest difference of equal poses: radians, and share of the scene depth.
@@ -103,9 +106,14 @@ class Relocaliser:
             rival = len(other.slots) > RUNNER_UP * len(best.slots)
             if rival and (best.segment != other.segment or not best.same_as(other)):
                 return None
-        camera = sparse_map.camera
-        enough = makes_pose(best.pixels, camera.width, camera.height)
-        return best if enough and best.share >= least_share else None
+        size = sparse_map.camera.width, sparse_map.camera.height
+        if best.share < least_share or not makes_pose(best.pixels, *size):
+            return None
+        far = least_share >= LEAST_VERIFIED_SHARE
+        few = len(best.slots) < LEAST_VERIFIED
+        if far and (few or coverage(best.pixels, *size) < LEAST_VERIFIED_COVERAGE):
+            return None
+        return best
 
     def _candidate(
         self,
