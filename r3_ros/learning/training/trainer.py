@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...core.config import is_image_size
 from ...core.errors import CheckpointError, ModelError
-from ...model.network import PairNetwork, Prediction
+from ...model.network import PairNetwork
 from ...model.tiny.tiny_network import TinyNetwork
 from ...model.weights.checkpoint import IMAGE_SIZE, save_network
 from .cached_clips import CachedClips
@@ -25,7 +25,6 @@ from .initial_weights import new_network
 from .objective import evaluate, LossResult
 from .processes import all_agree, mean_over, TrainingProcess
 from .progress import (
-    draw_curves,
     draw_examples,
     duration_text,
     PROGRESS,
@@ -42,7 +41,6 @@ from .training_worlds import Split
 from .validation import (
     evaluate_constant_velocity,
     evaluate_network,
-    matching_predictor,
     network_predictor,
     ValidationErrors,
 )
@@ -136,7 +134,6 @@ class Trainer:
         self._sums: dict[str, tuple[Tensor, int]] = {}
         self._means: dict[str, Tensor] = {}
         self._shown: list[str] = []
-        self._held_out: dict[Split, list[Clips]] = {}
 
     def run(self, until: int | None = None, seconds: float | None = None) -> None:
         """Train to the end, to a step, or for a time; then write everything.
@@ -172,7 +169,9 @@ class Trainer:
             stop = self.step == last or (
                 seconds is not None and all_agree(self.process, out_of_time)
             )
-            if report.validate_every and self.step % report.validate_every == 0:
+            # Alone, matching is measured by its own error: the other parts are not trained yet.
+            is_whole = stage.name != 'matching'
+            if is_whole and report.validate_every and self.step % report.validate_every == 0:
                 paused = time.monotonic()
                 self._validate()
                 since += time.monotonic() - paused
@@ -271,14 +270,14 @@ class Trainer:
         """Evaluate the average on both held-out sets and add the rows."""
         if self.process.is_main:
             rows: list[dict[str, Any]] = []
-            examples = []
+            examples, predict = [], network_predictor(self.average)
             for split in (Split.HELD_OUT_SEEDS, Split.HELD_OUT_KINDS):
-                clips = self._clips_of(split)
+                clips = self.source.validation(split, self.settings.report.validation_clips)
                 if not clips:
                     continue
                 name = split.name.lower().replace('_', ' ')
-                errors = evaluate_network(self._predict, clips)
-                examples.append((clips[0], self._predict(clips[0])))
+                errors = evaluate_network(predict, clips)
+                examples.append((clips[0], predict(clips[0])))
                 rows.append(_validation_row(self.step, name, errors))
                 if self.step == 0:
                     guess = evaluate_constant_velocity(clips)
@@ -289,21 +288,8 @@ class Trainer:
                 draw_examples(self.folder, examples)
         all_agree(self.process, True)  # the other processes wait here
 
-    def _predict(self, clips: Clips) -> Prediction:
-        """Predict with the average, as far as it is trained."""
-        alone = self.settings.stage_at(max(self.step - 1, 0)).name == 'matching'
-        if alone and isinstance(self.average, TinyNetwork):
-            return matching_predictor(self.average)(clips)
-        return network_predictor(self.average)(clips)
-
-    def _clips_of(self, split: Split) -> list[Clips]:
-        if split not in self._held_out:
-            count = self.settings.report.validation_clips
-            self._held_out[split] = self.source.validation(split, count)
-        return self._held_out[split]
-
     def _save(self) -> None:
-        """Write the state, the weights of the average, and the curves."""
+        """Write the state, and the weights of the average."""
         if self.process.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
             path, networks = self.folder / STATE, (self.network, self.average)
@@ -314,7 +300,6 @@ class Trainer:
             if is_image_size(largest):
                 about[IMAGE_SIZE] = str(largest)
             save_network(self.average, self.folder / WEIGHTS, about)
-            draw_curves(self.folder, self._progress, self._validation)
         all_agree(self.process, True)
 
 
