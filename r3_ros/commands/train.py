@@ -5,13 +5,10 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 from ..core.errors import ConfigError
 from .options import add_set_option, parsed_settings, positive_int
-
-if TYPE_CHECKING:
-    from ..learning.training.trainer import ClipSource
 
 #: Clips of procedural worlds that a fine-tuning renders if no cache is named.
 _OWN_CLIPS = 500
@@ -117,9 +114,7 @@ def _train(args: argparse.Namespace, settings: Any) -> int:
             return 0
         if videos:
             folders += labelled_videos(videos, output / 'videos', report)
-        source: ClipSource = worlds
-        if folders:
-            source = RecordedClips(settings, folders, worlds, *here)
+        source = RecordedClips(settings, folders, worlds, *here) if folders else worlds
         trainer = Trainer(settings, source, process, output, say, network)
         trainer.run(args.until, args.minutes * 60 if args.minutes else None)
     return 0

@@ -76,6 +76,11 @@ class InputConfig:
         'reset', 'what to do when the image size changes', choices=('reset', 'reject')
     )
 
+    @property
+    def frames_waiting(self) -> int:
+        """How many frames may wait to be processed."""
+        return 1 if self.frame_policy == 'newest' else self.queue_size
+
 
 @dataclass(frozen=True)
 class ModelConfig:

@@ -6,7 +6,7 @@ A *root* is a frozen dataclass whose fields are parameters or groups of them, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 import difflib
 from functools import partial
@@ -49,9 +49,9 @@ def param(
 live = partial(param, live=True)
 
 
-def group(kind: type) -> Any:
-    """Return the dataclass field of a group of parameters."""
-    return field(default_factory=kind)
+def group(make: Callable[[], Any]) -> Any:
+    """Return the dataclass field of a group of parameters; ``make`` returns its defaults."""
+    return field(default_factory=make)
 
 
 @dataclass(frozen=True)

@@ -20,18 +20,17 @@ def thread_name(what: str) -> str:
 
 
 class Mailbox(Generic[Item]):
-    """A slot that keeps the newest item, or a bounded queue that drops the oldest.
+    """A bounded queue that drops the oldest item; with a capacity of 1 it keeps the newest.
 
     All methods may be called from any thread. Counters only grow.
 
-    :param policy: ``newest`` keeps one item, ``queue`` keeps ``queue_size``.
     :ivar received: items put in.
     :ivar dropped: items replaced or pushed out before they were taken.
     """
 
-    def __init__(self, policy: str = 'newest', queue_size: int = 30) -> None:
+    def __init__(self, capacity: int) -> None:
         self._items: deque[Item] = deque()
-        self._capacity = 1 if policy == 'newest' else queue_size
+        self._capacity = capacity
         self._changed = threading.Condition()
         self._closed = False
         self._woken = False

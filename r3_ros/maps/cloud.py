@@ -57,6 +57,21 @@ class Cloud:
         return Cloud(self.points * np.float32(unit), self.colors, self.confidence)
 
 
+#: A point with its colour as the bits of a float, 0x00RRGGBB, as in PCD files and ROS messages.
+PACKED = np.dtype([(name, '<f4') for name in ('x', 'y', 'z', 'rgb', 'confidence')])
+
+
+def packed(points: np.ndarray, colors: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    """Return (...) rows of :data:`PACKED`, in the shape of the confidence."""
+    rows = np.empty(confidence.shape, dtype=PACKED)
+    for axis, name in enumerate('xyz'):
+        rows[name] = points[..., axis]
+    red, green, blue = np.moveaxis(colors.astype('<u4'), -1, 0)
+    rows['rgb'] = ((red << 16) | (green << 8) | blue).view('<f4')
+    rows['confidence'] = confidence
+    return rows
+
+
 def usable_pixels(depth_map: DepthMap, options: PointsConfig) -> np.ndarray:
     """Return the (h', w') mask of the usable pixels, on the grid of ``points.stride``.
 

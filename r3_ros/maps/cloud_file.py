@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core.atomic_files import atomic_write
 from ..core.errors import SourceError
-from .cloud import Cloud
+from .cloud import Cloud, packed
 
 _COLORS = ('red', 'green', 'blue')
 VERTEX = np.dtype(
@@ -53,12 +53,7 @@ def _ply(cloud: Cloud) -> tuple[str, np.ndarray]:
 
 
 def _pcd(cloud: Cloud) -> tuple[str, np.ndarray]:
-    rows = np.empty(len(cloud), [(n, '<f4') for n in ('x', 'y', 'z', 'rgb', 'confidence')])
-    for axis, name in enumerate('xyz'):
-        rows[name] = cloud.points[:, axis]
-    red, green, blue = cloud.colors.astype('<u4').T
-    rows['rgb'] = ((red << 16) | (green << 8) | blue).view('<f4')
-    rows['confidence'] = cloud.confidence
+    rows = packed(cloud.points, cloud.colors, cloud.confidence)
     header = (
         'VERSION 0.7\nFIELDS x y z rgb confidence\nSIZE 4 4 4 4 4\nTYPE F F F F F\n'
         f'COUNT 1 1 1 1 1\nWIDTH {len(rows)}\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\n'

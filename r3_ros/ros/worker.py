@@ -80,9 +80,7 @@ class StreamWorker:
         self.camera = CameraInput(
             config.input, config.camera_optical_frame, self._image_topic, clock, health, logger
         )
-        self.mailbox: Mailbox[Received] = Mailbox(
-            config.input.frame_policy, config.input.queue_size
-        )
+        self.mailbox: Mailbox[Received] = Mailbox(config.input.frames_waiting)
         self._frame_filter = FrameFilter(config.input)
         self._clouds = CloudPublisher(outputs, config, self._on_cloud_error, logger.info)
         self.pose_output = PoseOutput(config, outputs, self.authority, self._clouds)

@@ -13,7 +13,7 @@ LONG_S = 20.0
 
 
 def test_newest_keeps_one_item_and_counts_the_rest():
-    box = Mailbox('newest', queue_size=30)
+    box = Mailbox(1)
     for item in range(5):
         box.put(item)
     assert box.get(0.0) == 4
@@ -22,7 +22,7 @@ def test_newest_keeps_one_item_and_counts_the_rest():
 
 
 def test_queue_keeps_order_and_loses_the_oldest():
-    box = Mailbox('queue', queue_size=3)
+    box = Mailbox(3)
     for item in range(5):
         box.put(item)
     assert [box.get(0.0) for _ in range(4)] == [2, 3, 4, None]
@@ -30,7 +30,7 @@ def test_queue_keeps_order_and_loses_the_oldest():
 
 
 def test_clear_counts_what_it_throws_away():
-    box = Mailbox('queue', queue_size=3)
+    box = Mailbox(3)
     box.put('a')
     box.put('b')
     assert box.clear() == 2
@@ -40,7 +40,7 @@ def test_clear_counts_what_it_throws_away():
 
 
 def test_counters_are_exact_with_several_threads():
-    box = Mailbox('newest')
+    box = Mailbox(1)
     taken = []
     done = threading.Event()
 
@@ -73,7 +73,7 @@ def test_counters_are_exact_with_several_threads():
 
 @pytest.mark.parametrize('release', ['put', 'wake', 'close'])
 def test_a_waiting_get_is_released(release):
-    box = Mailbox('newest')
+    box = Mailbox(1)
     got = []
     waiter = threading.Thread(target=lambda: got.append(box.get(LONG_S)))
     waiter.start()
@@ -83,7 +83,7 @@ def test_a_waiting_get_is_released(release):
 
 
 def test_wake_counts_for_one_get_and_loses_no_item():
-    box = Mailbox('queue')
+    box = Mailbox(30)
     box.wake()
     assert box.get(LONG_S) is None
     box.put('a')
@@ -92,7 +92,7 @@ def test_wake_counts_for_one_get_and_loses_no_item():
 
 
 def test_a_closed_box_takes_and_gives_nothing():
-    box = Mailbox('queue')
+    box = Mailbox(30)
     box.put('a')
     box.close()
     box.put('b')

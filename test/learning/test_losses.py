@@ -1,6 +1,7 @@
 """Losses against cases worked out by hand, and their gradients against differences."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,16 +9,15 @@ torch = pytest.importorskip('torch', reason='training needs torch')
 
 from r3_ros.learning.training.losses import (  # noqa: E402
     confidence_weighted,
-    depth_loss,
     edge_loss,
-    fov_loss,
     pair_losses,
     pixel_rays,
-    point_loss,
     relative_motions,
     rotation_of,
     scene_scale,
 )
+from r3_ros.learning.training.objective import depth_parts  # noqa: E402
+from r3_ros.learning.training.training_settings import LossSettings  # noqa: E402
 from r3_ros.model.camera_head import Pairs  # noqa: E402
 
 
@@ -77,25 +77,31 @@ def test_samples_weigh_the_same_however_much_of_them_is_valid():
     assert confidence_weighted(error, torch.ones_like(error), valid, 1.0).item() == 3.0
 
 
+def prediction_of(depth, confidence, fov):
+    """Return what the losses of depth need of a prediction."""
+    points = depth[..., None] * pixel_rays(fov, *depth.shape[2:])
+    return depth, confidence, fov, points
+
+
+def clips_of(depth, fov):
+    """Return clips of (B, S, H, W) true depth seen by cameras of (B, 2) fields of view."""
+    return SimpleNamespace(depth=depth, fov=fov, rays=pixel_rays(fov, *depth.shape[2:]))
+
+
 def test_depth_and_points_are_compared_in_their_own_units():
-    truth = 1 + noise(2, 3, 4, 5)
-    valid = torch.ones(truth.shape, dtype=torch.bool)
-    one = torch.ones_like(truth)
+    clips = clips_of(1 + noise(2, 3, 4, 5), double([[0.8, 1.0], [0.9, 1.1]]))
+    fov, one = clips.fov[:, None].expand(2, 3, 2), torch.ones_like(clips.depth)
     # The same scene in another unit is no error at all.
-    factor = double([3.0, 0.2])
-    loss = depth_loss(
-        truth * factor[:, None, None, None], one, truth, valid, (factor, double([1, 1])), 0.2
-    )
-    assert loss.item() == pytest.approx(0, abs=1e-12)
-    loss = depth_loss(truth + 0.5, one, truth, valid, (double([1, 1]), double([1, 1])), 0.2)
-    assert loss.item() == pytest.approx(0.5)
-    points = noise(1, 1, 2, 2, 3)
-    away = points + double([0.3, 0, 0.4])
-    ones = double([1.0])
-    all_of_it = torch.ones(1, 1, 2, 2, dtype=torch.bool)
-    confidence = torch.full((1, 1, 2, 2), 2.0, dtype=torch.float64)
-    loss = point_loss(away, confidence, points, all_of_it, (ones, ones), 0.1)
-    assert loss.item() == pytest.approx(2 * 0.5 - 0.1 * math.log(2))
+    factor, ones = double([3.0, 0.2]), double([1.0, 1.0])
+    scaled = prediction_of(clips.depth * factor[:, None, None, None], one, fov)
+    parts, errors = depth_parts(*scaled, clips, (factor, ones), LossSettings())
+    assert [value.item() for value in parts.values()] == pytest.approx([0] * 4, abs=1e-12)
+    assert errors['abs_rel'].item() == pytest.approx(0, abs=1e-12)
+    far = prediction_of(clips.depth + 0.5, 2 * one, fov)
+    parts, _ = depth_parts(*far, clips, (ones, ones), LossSettings(alpha_depth=0.1))
+    assert parts['depth'].item() == pytest.approx(2 * 0.5 - 0.1 * math.log(2))
+    lengths = clips.rays.norm(dim=-1).mean().item()
+    assert parts['points'].item() == pytest.approx(2 * 0.5 * lengths - 0.1 * math.log(2))
 
 
 def test_edges_ignore_scale_and_see_steps():
@@ -116,21 +122,19 @@ def test_edges_ignore_scale_and_see_steps():
 
 
 def test_geometry_gradients():
-    truth, valid = 1 + noise(2, 1, 2, 3, seed=1), torch.ones(2, 1, 2, 3, dtype=torch.bool)
-    valid[0, 0, 0, 0] = False
+    truth = 1 + noise(2, 1, 2, 3, seed=1)
+    truth[0, 0, 0, 0] = 0
     depth = (1.5 + noise(2, 1, 2, 3, seed=2)).requires_grad_()
     confidence = (1.2 + noise(2, 1, 2, 3, seed=3)).requires_grad_()
     fov = (0.8 + 0.3 * noise(2, 1, 2, seed=4)).requires_grad_()
-    true_points = truth[..., None] * pixel_rays(fov.detach() * 0.9, 2, 3)
+    clips = clips_of(truth, fov.detach()[:, 0] * 0.9)
+    true_points = truth[..., None] * clips.rays[:, None]
 
     def loss(depth, confidence, fov):
-        points = depth[..., None] * pixel_rays(fov, 2, 3)
-        scales = scene_scale(points, valid), scene_scale(true_points, valid)
-        return (
-            depth_loss(depth, confidence, truth, valid, scales, 0.2)
-            + point_loss(points, confidence, true_points, valid, scales, 0.2)
-            + edge_loss(depth, truth, valid)
-        )
+        seen = prediction_of(depth, confidence, fov)
+        scales = scene_scale(seen[3], truth > 0), scene_scale(true_points, truth > 0)
+        parts, _ = depth_parts(*seen, clips, scales, LossSettings())
+        return torch.stack(list(parts.values())).sum()
 
     assert torch.autograd.gradcheck(loss, (depth, confidence, fov))
 
@@ -235,4 +239,8 @@ def test_pose_gradients():
 
 
 def test_fields_of_view():
-    assert fov_loss(double([[[1.0, 2.0]]]), double([[[1.5, 1.9]]])).item() == pytest.approx(0.3)
+    truth = 1 + noise(1, 1, 2, 3)
+    clips, ones = clips_of(truth, double([[1.5, 1.9]])), double([1.0])
+    seen = prediction_of(truth, torch.ones_like(truth), double([[[1.0, 2.0]]]))
+    parts, _ = depth_parts(*seen, clips, (ones, ones), LossSettings())
+    assert parts['fov'].item() == pytest.approx(0.3)

@@ -25,8 +25,13 @@ from r3_ros.learning.training.objective import evaluate  # noqa: E402
 from r3_ros.learning.training.processes import TrainingProcess  # noqa: E402
 from r3_ros.learning.training.progress import duration_text, ProgressTable  # noqa: E402
 from r3_ros.learning.training.schedule import average_share, learning_rate, parameter_groups  # noqa: E402
-from r3_ros.learning.training.step_losses import StepLosses  # noqa: E402
-from r3_ros.learning.training.trainer import require_state, STATE, Trainer, WEIGHTS  # noqa: E402
+from r3_ros.learning.training.trainer import (  # noqa: E402
+    require_state,
+    STATE,
+    StepLosses,
+    Trainer,
+    WEIGHTS,
+)
 from r3_ros.learning.training.training_settings import Stage  # noqa: E402
 from r3_ros.learning.training.validation import (  # noqa: E402
     evaluate_constant_velocity,
@@ -163,7 +168,7 @@ def test_two_processes_learn_what_one_learns_from_both_their_clips(tmp_path):
     for name, value in weights_of(alone).items():
         assert torch.equal(ranks[0][name], ranks[1][name]), name
         assert torch.allclose(ranks[0][name], value, atol=2e-4), name
-    assert result.stdout.count('frames/s') >= 1
+    assert result.stdout.count('frames_per_s') >= 1
     assert (tmp_path / STATE).exists()
 
 
@@ -385,11 +390,10 @@ def test_the_command_renders_trains_and_leaves_its_files(tmp_path, capsys):
     assert main([*arguments, '--resume']) == 0
     assert {path: path.stat().st_mtime_ns for path in made} == made  # nothing is rendered again
     said = capsys.readouterr().out
-    assert 'frames/s' in said and 'stage large, steps 4 to 5, in about' in said
+    assert 'frames_per_s' in said and 'left' in said and 'stage large, steps 4 to 5' in said
     assert '5 of 5 steps taken' in said
     names = {path.name for path in folder.iterdir()}
-    assert {STATE, WEIGHTS, 'progress.csv', 'validation.csv', 'curves.png'} <= names
-    assert 'examples.png' in names
+    assert {STATE, WEIGHTS, 'progress.csv', 'validation.csv', 'examples.png'} <= names
     sets = [row['set'] for row in csv.DictReader((folder / 'validation.csv').open())]
     assert sets == [
         'held out seeds', 'held out seeds, constant velocity', 'held out kinds',

@@ -21,10 +21,12 @@ from r3_ros.learning.synth.path import make_path  # noqa: E402
 from r3_ros.learning.synth.renderer import render_radiance  # noqa: E402
 from r3_ros.learning.synth.world import World  # noqa: E402
 from r3_ros.learning.training.clips import camera_numbers, camera_rays  # noqa: E402
-from r3_ros.learning.training.exposure import Degradation, draw_degradation, expose  # noqa: E402
 from r3_ros.learning.training.procedural import (  # noqa: E402
+    Degradation,
+    draw_degradation,
     draw_frames,
     draw_intrinsics,
+    expose,
     render_clip,
 )
 from r3_ros.learning.training.recordings import RecordedClips, Recording  # noqa: E402

@@ -1,14 +1,17 @@
 """The keyframe graph and its drawing, over DDS; the colour image beside the depth."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setup)')
 
+from r3_ros.core.config import R3Config
 from r3_ros.core.geometry import inverse
 from r3_ros.msg import KeyframeGraph, RelativePoseEdge
-from r3_ros.ros.outputs.cloud_publisher import Latched
+from r3_ros.ros.outputs import cloud_publisher
 from r3_ros.ros.outputs.graph_messages import confidence_color
 from r3_ros.ros.outputs.messages import matrix_from_transform, stamp_ns_of
 from r3_ros.srv import GetKeyframeGraph
@@ -217,14 +220,21 @@ def test_edges_are_coloured_by_their_confidence(graph):
     assert confidence_color(float('nan')).r == 1.0
 
 
-def test_a_latched_topic_is_due_on_change_and_not_too_often():
-    topic = Latched()
-    assert topic.due('a', period_s=1.0, now_s=10.0)
-    assert not topic.due('a', period_s=1.0, now_s=10.5), 'too soon'
-    assert topic.due('a', period_s=1.0, now_s=11.1), 'it was dropped on the way'
-    topic.shown = 'a'
-    assert not topic.due('a', period_s=1.0, now_s=20.0), 'nothing has changed'
-    assert topic.due('b', period_s=1.0, now_s=20.1)
+def test_a_latched_topic_is_due_on_change_and_not_too_often(monkeypatch):
+    outputs = SimpleNamespace(wanted=lambda *topics: True)
+    clouds = cloud_publisher.CloudPublisher(outputs, R3Config(), print, print)
+
+    def is_due(state, now_s):
+        clock = SimpleNamespace(monotonic=lambda: now_s)
+        monkeypatch.setattr(cloud_publisher, 'time', clock)
+        return clouds._is_due('path', state, period_s=1.0)
+
+    assert is_due('a', 10.0)
+    assert not is_due('a', 10.5), 'too soon'
+    assert is_due('a', 11.1), 'it was dropped on the way'
+    clouds._shown['path'] = 'a'
+    assert not is_due('a', 20.0), 'nothing has changed'
+    assert is_due('b', 20.1)
 
 
 def test_colour_pairs_with_depth_pixel_for_pixel(graph):

@@ -48,7 +48,8 @@ def scene_scale(points: Tensor, valid: Tensor) -> Tensor:
 
     :param points: (B, S, H, W, 3); ``valid``: (B, S, H, W) bool.
     """
-    distance = _length(points) * valid
+    # The gradient of this norm at zero is zero, not undefined.
+    distance = torch.linalg.vector_norm(points, dim=-1) * valid
     total, count = distance.flatten(1).sum(1), valid.flatten(1).sum(1)
     return (total / count.clamp(min=1)).clamp(min=_LEAST_SCALE)
 
@@ -65,45 +66,6 @@ def confidence_weighted(error: Tensor, confidence: Tensor, valid: Tensor, alpha:
     # Masked before the product: invalid elements may be infinite.
     loss = torch.where(valid, error, 0.0) * confidence - alpha * confidence.log()
     return _masked_mean(loss, valid)
-
-
-def depth_loss(
-    predicted: Tensor,
-    confidence: Tensor,
-    truth: Tensor,
-    valid: Tensor,
-    scales: tuple[Tensor, Tensor],
-    alpha: float,
-) -> Tensor:
-    """Return the confidence-weighted error of depth, each side divided by its scale.
-
-    ReMov3r equation 1: ``C * |D_hat / s_hat - D / s| - alpha * log C``.
-
-    :param predicted: (B, S, H, W); ``confidence``, ``truth`` and ``valid`` likewise.
-    :param scales: (B,) of the prediction and of the truth, see :func:`scene_scale`.
-    """
-    own, true = (s[:, None, None, None] for s in scales)
-    error = (predicted / own - truth / true).abs()
-    return confidence_weighted(error, confidence, valid, alpha)
-
-
-def point_loss(
-    predicted: Tensor,
-    confidence: Tensor,
-    truth: Tensor,
-    valid: Tensor,
-    scales: tuple[Tensor, Tensor],
-    alpha: float,
-) -> Tensor:
-    """Return the confidence-weighted distance of points, each side divided by its scale.
-
-    DUSt3R equations 2 and 4. With points made of depth and the predicted field of view it
-    supervises both.
-
-    :param predicted: (B, S, H, W, 3) like ``truth``; ``confidence``: (B, S, H, W).
-    """
-    own, true = (s[:, None, None, None, None] for s in scales)
-    return confidence_weighted(_length(predicted / own - truth / true), confidence, valid, alpha)
 
 
 def edge_loss(predicted: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
@@ -128,11 +90,6 @@ def _masked_mean(values: Tensor, valid: Tensor) -> Tensor:
     """Return the mean over the valid elements of each sample, then over the samples."""
     kept = torch.where(valid, values, 0.0).flatten(1).sum(1)
     return (kept / valid.flatten(1).sum(1).clamp(min=1)).mean()
-
-
-def _length(vectors: Tensor) -> Tensor:
-    """Return the norms of (..., 3); their gradient at zero is zero, not undefined."""
-    return torch.linalg.vector_norm(vectors, dim=-1)
 
 
 class PairErrors(NamedTuple):
@@ -203,23 +160,21 @@ def pair_losses(
     offset = pairs.translation[:, at] / own - t / true
     translation_error = (offset.square().sum(-1) + _TINY**2).sqrt()
     return PairErrors(
-        _softplus_weighted(rotation_error, pairs.logit_rotation[:, at], alphas[0]),
-        _softplus_weighted(translation_error, pairs.logit_translation[:, at], alphas[1]),
+        softplus_weighted(rotation_error, pairs.logit_rotation[:, at], alphas[0]),
+        softplus_weighted(translation_error, pairs.logit_translation[:, at], alphas[1]),
         rotation_error,
         translation_error,
     )
 
 
-def _softplus_weighted(error: Tensor, logit: Tensor, alpha: float) -> Tensor:
-    """Return the mean of ``c * error - alpha * log c``, c the softplus of the logit."""
+def softplus_weighted(error: Tensor, logit: Tensor, alpha: float) -> Tensor:
+    """Return the mean of ``c * error - alpha * log c``, c the softplus of the logit.
+
+    Its minimum is at ``c = alpha / error``.
+    """
     if error.numel() == 0:  # a single frame has no pairs
         return logit.sum()
     confidence = F.softplus(logit)
     # log softplus(x) is x itself far below zero, where softplus(x) may round to 0.
     log = torch.where(logit < -20, logit, confidence.clamp(min=1e-12).log())
     return (confidence * error - alpha * log).mean()
-
-
-def fov_loss(predicted: Tensor, truth: Tensor) -> Tensor:
-    """Return the mean absolute error of (B, S, 2) fields of view, radians."""
-    return (predicted - truth).abs().mean()

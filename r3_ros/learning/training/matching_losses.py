@@ -114,15 +114,6 @@ def match_confidence_loss(logit: Tensor, pixel: Tensor, true: TruePlaces) -> Ten
     return _mean(entropy, true.known)
 
 
-def pair_confidence_loss(logits: Tensor, errors: Tensor, alpha: float) -> Tensor:
-    """Return the mean of ``c * error - alpha * log c``, c the softplus of the logits.
-
-    Its minimum is at ``c = alpha / error``. Errors are detached: confidences alone learn.
-    """
-    confidence = F.softplus(logits).clamp(min=1e-6)
-    return (confidence * errors.detach() - alpha * confidence.log()).mean()
-
-
 def _mean(values: Tensor, chosen: Tensor) -> Tensor:
     """Return the mean of the chosen values; the others may be infinite."""
     return torch.where(chosen, values, 0.0).sum() / chosen.sum().clamp(min=1)

@@ -36,7 +36,7 @@ def evaluate(prediction: Prediction, clips: Clips, settings: LossSettings) -> Lo
     truth = clips.depth[..., None] * clips.rays[:, None]
     points = prediction.depth[..., None] * losses.pixel_rays(prediction.fov, H, W)
     true_scale = losses.scene_scale(truth, valid)
-    own_scale = losses.scene_scale(points, valid) if settings.own_scale else true_scale
+    own_scale = losses.scene_scale(points, valid)
     motions = losses.relative_motions(clips.T_world_camera)
     if not bool(valid.flatten(1).any(1).all()):
         own_scale, true_scale = scales_by_steps(prediction, motions, valid, own_scale, true_scale)
@@ -71,20 +71,25 @@ def depth_parts(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the losses of depth and fields of view, and the errors of depth.
 
+    Depth and points are divided by the scale of their side: ReMov3r equation 1, DUSt3R equation 2.
+    The points are made of the predicted field of view, so their loss supervises it, too.
+
     :param depth: (B, S, H, W) like ``confidence``; ``points``: (B, S, H, W, 3) made of it.
     :param scales: (B,) of the prediction and of the truth.
     """
     valid = clips.depth > 0
     truth = clips.depth[..., None] * clips.rays[:, None]
+    own, true = (s[:, None, None, None] for s in scales)
+    of_depth = (depth / own - clips.depth / true).abs()
+    of_points = torch.linalg.vector_norm(points / own[..., None] - truth / true[..., None], dim=-1)
     alpha = settings.alpha_depth
     parts = {
-        'depth': losses.depth_loss(depth, confidence, clips.depth, valid, scales, alpha),
-        'points': losses.point_loss(points, confidence, truth, valid, scales, alpha),
+        'depth': losses.confidence_weighted(of_depth, confidence, valid, alpha),
+        'points': losses.confidence_weighted(of_points, confidence, valid, alpha),
         'edges': losses.edge_loss(depth, clips.depth, valid),
-        'fov': losses.fov_loss(fov, clips.fov[:, None].expand_as(fov)),
+        'fov': (fov - clips.fov[:, None].expand_as(fov)).abs().mean(),  # radians
     }
     with torch.no_grad():
-        own, true = (s[:, None, None, None] for s in scales)
         relative = (depth / own) / (clips.depth / true).clamp(min=1e-6)
         abs_rel = ((relative - 1).abs() * valid).sum() / valid.sum().clamp(min=1)
     return parts, {'abs_rel': abs_rel}

@@ -1,4 +1,4 @@
-"""The progress of a training: rows on the terminal, CSV files, images of curves and examples."""
+"""The progress of a training: rows on the terminal, CSV files, images of examples."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import csv
 import io
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,6 @@ from .clips import Clips
 
 PROGRESS = 'progress.csv'
 VALIDATION = 'validation.csv'
-CURVES = 'curves.png'
 EXAMPLES = 'examples.png'
 #: Example clips of each set.
 _EACH = 3
@@ -79,39 +77,6 @@ def duration_text(seconds: float) -> str:
     if seconds < 120:
         return f'{seconds:.0f} s'
     return f'{seconds / 60:.0f} min' if seconds < 7200 else f'{seconds / 3600:.1f} h'
-
-
-def draw_curves(folder: Path, progress: ProgressTable, validation: ProgressTable) -> None:
-    """Draw the losses and errors of both tables into one image."""
-    from matplotlib.figure import Figure
-
-    panels = [
-        ('loss', 'loss', 'loss'),
-        ('rotation of pairs', 'degrees', 'rotation_deg'),
-        ('translation of pairs', 'share of the scale', 'translation'),
-        ('depth', 'AbsRel', 'abs_rel'),
-    ]
-    figure = Figure(figsize=(13, 7), layout='constrained')
-    for axes, (title, unit, name) in zip(figure.subplots(2, 2).flat, panels, strict=True):
-        _curve(axes, progress.rows, name, label='training', color='0.6')
-        groups = {row['set'] for row in validation.rows if row.get(name)}
-        for k, group in enumerate(sorted(groups)):
-            rows = [row for row in validation.rows if row['set'] == group]
-            _curve(axes, rows, name, label=group, color=f'C{k}', marker='o')
-        axes.set(title=title, xlabel='step', ylabel=unit)
-        if axes.lines:
-            axes.legend(fontsize='small')
-        if name != 'loss':
-            axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-    with atomic_write(folder / CURVES) as file:
-        figure.savefig(file, format='png', dpi=90)
-
-
-def _curve(axes: Any, rows: Sequence[Mapping[str, str]], name: str, **style: str) -> None:
-    known = [(int(row['step']), float(row[name])) for row in rows if row.get(name)]
-    if known:
-        axes.plot(*zip(*known, strict=True), markersize=3, **style)
 
 
 def draw_examples(folder: Path, examples: Sequence[tuple[Clips, Prediction]]) -> None:

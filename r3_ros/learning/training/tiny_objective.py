@@ -178,7 +178,8 @@ def _pair_losses(
     both = torch.stack((translation, rotation), dim=-1).clamp(max=_NOTHING_SHARED)
     both = torch.where(plan.shared[:, None], both, _NOTHING_SHARED)
     logits = torch.stack((solved.logit_translation, solved.logit_rotation), dim=-1)
-    loss = matching_losses.pair_confidence_loss(logits, both, settings.alpha_rotation)
+    # Detached: confidences alone learn.
+    loss = losses.softplus_weighted(both.detach(), logits, settings.alpha_rotation)
     return loss, {
         'rotation_deg': torch.rad2deg(rotation[plan.shared].median()),
         'translation': translation[plan.shared].median(),

@@ -7,23 +7,24 @@ import copy
 from dataclasses import asdict
 from pathlib import Path
 import time
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn, Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ...core.config import is_image_size
 from ...core.errors import CheckpointError, ModelError
-from ...model.network import PairNetwork, Prediction
+from ...model.network import PairNetwork
 from ...model.tiny.tiny_network import TinyNetwork
 from ...model.weights.checkpoint import IMAGE_SIZE, save_network
+from .cached_clips import CachedClips
 from .clips import Clips
 from .initial_weights import new_network
-from .objective import LossResult
+from .objective import evaluate, LossResult
 from .processes import all_agree, mean_over, TrainingProcess
 from .progress import (
-    draw_curves,
     draw_examples,
     duration_text,
     PROGRESS,
@@ -31,35 +32,61 @@ from .progress import (
     table_text,
     VALIDATION,
 )
-from .schedule import average_share, learning_rate, parameter_groups, StepPlan
-from .step_losses import StepLosses
+from .recordings import RecordedClips
+from .schedule import average_share, learning_rate, parameter_groups
+from .tiny_objective import evaluate_tiny, TinyStep
 from .training_settings import image_sizes, Stage, TrainingSettings
 from .training_state import load_state, save_state
 from .training_worlds import Split
 from .validation import (
     evaluate_constant_velocity,
     evaluate_network,
-    matching_predictor,
     network_predictor,
     ValidationErrors,
 )
 
 STATE = 'state.safetensors'
 WEIGHTS = 'weights.safetensors'
+#: Steps from one in which the pairs of r3-tiny are solved, for their confidences, to the next.
+_SOLVED_EVERY = 3
 #: The training ends with an error after this many gradients in a row that are not finite.
 _MOST_SKIPPED = 20
 
 LogLine = Callable[[str], None]
 
 
-class ClipSource(Protocol):
-    """Provides the clips of a training."""
+class StepLosses(nn.Module):
+    """Runs a network on the clips of a step and compares it with the truth.
 
-    def training(self, step: int) -> tuple[StepPlan, Clips]:
-        """Return the clips of a step."""
+    :param dtype: of matrix products in the network; float32: no autocast.
+    """
 
-    def validation(self, split: Split, clips: int) -> list[Clips]:
-        """Return clips of a held-out split; empty if the source has no such split."""
+    def __init__(
+        self,
+        network: PairNetwork,
+        settings: TrainingSettings,
+        process: TrainingProcess,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self._settings = settings
+        self._rank = process.rank
+        enabled = dtype != torch.float32
+        self._autocast = torch.autocast(process.device.type, dtype, enabled=enabled)
+
+    def forward(self, clips: Clips, causal: bool, step: int) -> LossResult:
+        """Return the losses of a step; what they draw depends on the seed, step and rank."""
+        loss = self._settings.loss
+        if isinstance(self.network, TinyNetwork):
+            rng = np.random.default_rng((self._settings.seed, step, self._rank, 55))
+            alone = self._settings.stage_at(step).name == 'matching'
+            solves = step % _SOLVED_EVERY == _SOLVED_EVERY - 1
+            plan = TinyStep(causal, alone, solves, rng)
+            return evaluate_tiny(self.network, clips, loss, plan, self._autocast)
+        with self._autocast:
+            prediction = self.network(clips.images, causal=causal)
+        return evaluate(prediction, clips, loss)
 
 
 class Trainer:
@@ -76,7 +103,7 @@ class Trainer:
     def __init__(
         self,
         settings: TrainingSettings,
-        source: ClipSource,
+        source: CachedClips | RecordedClips,
         process: TrainingProcess,
         folder: Path,
         log_line: LogLine = print,
@@ -107,7 +134,6 @@ class Trainer:
         self._sums: dict[str, tuple[Tensor, int]] = {}
         self._means: dict[str, Tensor] = {}
         self._shown: list[str] = []
-        self._held_out: dict[Split, list[Clips]] = {}
 
     def run(self, until: int | None = None, seconds: float | None = None) -> None:
         """Train to the end, to a step, or for a time; then write everything.
@@ -125,25 +151,27 @@ class Trainer:
         report = self.settings.report
         if self.step == 0 and report.validate_every:
             self._validate()
-        since, frames = time.monotonic(), 0
-        measured: Stage | None = None
+        begun: Stage | None = None
         while self.step < last:
             stage = self.settings.stage_at(self.step)
-            if stage != measured:
-                measured = stage
-                self._measure_rate(stage, min(stage.end, last))
-                since, frames = time.monotonic(), 0
+            if stage != begun:
+                begun = stage
+                self._begin_stage(stage, min(stage.end, last))
+                since, first, frames = time.monotonic(), self.step, 0
             frames += self._take_step(stage)
             if self.step % report.log_every == 0 or self.step == last:
-                elapsed = time.monotonic() - since
-                self._add_row(frames / max(elapsed, 1e-9))
-                since, frames = time.monotonic(), 0
+                elapsed = max(time.monotonic() - since, 1e-9)
+                left = (min(stage.end, last) - self.step) * elapsed / (self.step - first)
+                self._add_row(frames / elapsed, left)
+                since, first, frames = time.monotonic(), self.step, 0
             out_of_time = seconds is not None and time.monotonic() - start > seconds
             # All processes must stop at the same step although their clocks differ.
             stop = self.step == last or (
                 seconds is not None and all_agree(self.process, out_of_time)
             )
-            if report.validate_every and self.step % report.validate_every == 0:
+            # Alone, matching is measured by its own error: the other parts are not trained yet.
+            is_whole = stage.name != 'matching'
+            if is_whole and report.validate_every and self.step % report.validate_every == 0:
                 paused = time.monotonic()
                 self._validate()
                 since += time.monotonic() - paused
@@ -203,29 +231,17 @@ class Trainer:
                 'learning_rate, or fp32, and go on from the last state'
             )
 
-    def _measure_rate(self, stage: Stage, last: int) -> None:
-        """Report the speed and the expected duration, measured by gradients that are not used."""
-        took, frames = 0.0, 0
-        tried = range(self.step, min(self.step + 3, last))
-        for step in tried:
-            for counts in (False, True):  # the first time may include rendering
-                start = time.monotonic()
-                result, count = self._gradients(step)
-                result.total.item()  # waits for the device
-                self._optimiser.zero_grad(set_to_none=True)
-                if counts:
-                    took, frames = took + time.monotonic() - start, frames + count
-        rate = frames / max(took, 1e-9)
-        per_step = took / len(tried)
+    def _begin_stage(self, stage: Stage, last: int) -> None:
+        """Report what comes, and render what it lacks, so that rates are those of the steps."""
         parameters = sum(p.numel() for p in self.network.parameters())
         self._log_line(
             f'{self.settings.variant}, {parameters / 1e6:.1f} M parameters, on '
-            f'{self.process.count} x {self.process.device}, {str(self._dtype)[6:]}: '
-            f'{rate:.1f} frames/s, {per_step:.2f} s a step; stage {stage.name}, steps '
-            f'{self.step} to {last}, in about {duration_text(per_step * (last - self.step))}'
+            f'{self.process.count} x {self.process.device}, {str(self._dtype)[6:]}: stage '
+            f'{stage.name}, steps {self.step} to {last}'
         )
+        self.source.training(self.step)
 
-    def _add_row(self, rate: float) -> None:
+    def _add_row(self, rate: float, left_s: float) -> None:
         """Write a row of means over the steps since the last one.
 
         Values that none of these steps has, as of solved pairs, are repeated.
@@ -246,6 +262,7 @@ class Trainer:
         }
         self._progress.add([row])
         shown = {name: row[name] for name in row if not name.startswith('loss_')}
+        shown['left'] = duration_text(left_s)
         self._log_line(table_text([shown], header=list(shown) != self._shown))
         self._shown = list(shown)
 
@@ -253,14 +270,14 @@ class Trainer:
         """Evaluate the average on both held-out sets and add the rows."""
         if self.process.is_main:
             rows: list[dict[str, Any]] = []
-            examples = []
+            examples, predict = [], network_predictor(self.average)
             for split in (Split.HELD_OUT_SEEDS, Split.HELD_OUT_KINDS):
-                clips = self._clips_of(split)
+                clips = self.source.validation(split, self.settings.report.validation_clips)
                 if not clips:
                     continue
                 name = split.name.lower().replace('_', ' ')
-                errors = evaluate_network(self._predict, clips)
-                examples.append((clips[0], self._predict(clips[0])))
+                errors = evaluate_network(predict, clips)
+                examples.append((clips[0], predict(clips[0])))
                 rows.append(_validation_row(self.step, name, errors))
                 if self.step == 0:
                     guess = evaluate_constant_velocity(clips)
@@ -271,21 +288,8 @@ class Trainer:
                 draw_examples(self.folder, examples)
         all_agree(self.process, True)  # the other processes wait here
 
-    def _predict(self, clips: Clips) -> Prediction:
-        """Predict with the average, as far as it is trained."""
-        alone = self.settings.stage_at(max(self.step - 1, 0)).name == 'matching'
-        if alone and isinstance(self.average, TinyNetwork):
-            return matching_predictor(self.average)(clips)
-        return network_predictor(self.average)(clips)
-
-    def _clips_of(self, split: Split) -> list[Clips]:
-        if split not in self._held_out:
-            count = self.settings.report.validation_clips
-            self._held_out[split] = self.source.validation(split, count)
-        return self._held_out[split]
-
     def _save(self) -> None:
-        """Write the state, the weights of the average, and the curves."""
+        """Write the state, and the weights of the average."""
         if self.process.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
             path, networks = self.folder / STATE, (self.network, self.average)
@@ -296,7 +300,6 @@ class Trainer:
             if is_image_size(largest):
                 about[IMAGE_SIZE] = str(largest)
             save_network(self.average, self.folder / WEIGHTS, about)
-            draw_curves(self.folder, self._progress, self._validation)
         all_agree(self.process, True)
 
 

@@ -6,6 +6,7 @@ A settings file is YAML with the groups below; ``r3 train --list`` prints all of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 import re
 from typing import Any
@@ -65,9 +66,6 @@ class LossSettings:
     alpha_depth: float = param(0.2, 'reward of confidence in depth and points', low=0, high=100)
     alpha_rotation: float = param(0.05, 'reward of confidence in rotation', low=0, high=100)
     alpha_translation: float = param(0.05, 'reward of confidence in translation', low=0, high=100)
-    own_scale: bool = param(
-        True, "a prediction is divided by its own scale; else by the truth's (metric data)"
-    )
     match: float = _weight(1.0, 'r3-tiny: matches of cells')
     fine: float = _weight(1.0, 'r3-tiny: refined matches')
     match_confidence: float = _weight(1.0, 'r3-tiny: confidence of matches')
@@ -79,34 +77,13 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class StageSettings:
-    """A stage of a training: with everything, on small images."""
+    """A stage of a training; the defaults are those of the one on small images."""
 
     steps: int = _count(50_000, 'optimiser steps of the stage; 0: leave it out', low=0)
     learning_rate: float = _share(1e-3, 'at its highest')
     frames_per_step: int = _count(24, 'frames of all clips of a step on one device', low=2)
     sizes: str = param(
         '112x84 112x84 112x70 112x56',
-        'sizes of the images, one drawn for each step, all cut out of images of the largest',
-    )
-
-
-@dataclass(frozen=True)
-class MatchingStage(StageSettings):
-    """The first stage of r3-tiny: the stem and its descriptors alone."""
-
-    steps: int = _count(10_000, 'optimiser steps of the stage; 0: leave it out', low=0)
-    learning_rate: float = _share(2e-3, 'at its highest')
-    frames_per_step: int = _count(32, 'frames of all clips of a step on one device', low=2)
-
-
-@dataclass(frozen=True)
-class LargeStage(StageSettings):
-    """The last stage: with everything, on larger images."""
-
-    steps: int = _count(5_000, 'optimiser steps of the stage; 0: leave it out', low=0)
-    learning_rate: float = _share(5e-4, 'at its highest')
-    sizes: str = param(
-        '168x126',
         'sizes of the images, one drawn for each step, all cut out of images of the largest',
     )
 
@@ -157,9 +134,13 @@ class TrainingSettings:
     seed: int = param(0, 'decides the initial weights and every clip', low=0, high=2**31 - 1)
     variant: str = param('r3-tiny', 'the network that is trained')
     data: DataSettings = group(DataSettings)
-    matching: MatchingStage = group(MatchingStage)
+    matching: StageSettings = group(
+        partial(StageSettings, steps=10_000, learning_rate=2e-3, frames_per_step=32)
+    )
     joint: StageSettings = group(StageSettings)
-    large: LargeStage = group(LargeStage)
+    large: StageSettings = group(
+        partial(StageSettings, steps=5_000, learning_rate=5e-4, sizes='168x126')
+    )
     loss: LossSettings = group(LossSettings)
     optimiser: OptimiserSettings = group(OptimiserSettings)
     report: ReportSettings = group(ReportSettings)

@@ -11,12 +11,10 @@ from torch import Tensor
 
 from ...evaluation.depth_errors import DepthErrors
 from ...evaluation.stream_tables import by_confidence
-from ...model.network import FrameCache, PairNetwork, Prediction
-from ...model.tiny.tiny_network import FrameFeatures, TinyNetwork
+from ...model.network import PairNetwork, Prediction
 from . import losses
 from .clips import Clips
 from .objective import scales_by_steps
-from .tiny_objective import approximate_log_depth
 
 #: The direction of steps shorter than this share of the scene scale is not judged.
 _LEAST_STEP = 0.005
@@ -93,27 +91,6 @@ def network_predictor(network: PairNetwork, causal: bool = True) -> Predict:
         with torch.inference_mode():
             described = network.describe(batch.images)
             return network.predict(described, causal=causal, camera=batch.camera)
-
-    return predict
-
-
-def matching_predictor(network: TinyNetwork) -> Predict:
-    """Return a function that solves the pairs of clips with approximate true depth."""
-    rng = np.random.default_rng(1)
-
-    def predict(batch: Clips) -> Prediction:
-        B, S, H, W = batch.shape
-        with torch.inference_mode():
-            descriptors = network.describe_alone(batch.images)
-            h, w = descriptors.coarse.shape[-2:]
-            log_depth = approximate_log_depth(batch.depth, (h, w), rng)
-            fov = batch.fov[:, None].expand(-1, S, -1)
-            features = FrameFeatures(*descriptors, log_depth, fov)
-            pairs = network.pairs(features, S, True, batch.camera, (H, W))
-            depth = torch.nn.functional.interpolate(log_depth, (H, W), mode='bilinear').exp()
-            return Prediction(
-                fov, pairs, FrameCache((), features), fov, depth, torch.ones_like(depth)
-            )
 
     return predict
 

@@ -108,14 +108,13 @@ class CameraTopics:
         entities = self._node.default_callback_group.entities
         entities.difference_update([ref for ref in list(entities) if ref() is None])
         config = self._config
-        depth = 1 if config.frame_policy == 'newest' else config.queue_size
         # Overrides are declared as read-only parameters, so only where they are given.
         overrides = QOS_OVERRIDES if self._is_user_choice else None
         self._images = self._node.create_subscription(
             Image if config.transport == 'raw' else CompressedImage,
             self.image,
             self._on_image,
-            QoSProfile(depth=depth, reliability=self._reliability),
+            QoSProfile(depth=config.frames_waiting, reliability=self._reliability),
             qos_overriding_options=overrides,
             event_callbacks=self._events(self.image),
         )

@@ -6,7 +6,6 @@ thread waits, and the oldest jobs are dropped.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 import math
@@ -66,27 +65,6 @@ class DepthJob:
     unit: float
 
 
-@dataclass
-class Latched:
-    """Decides when a latched topic is due: if its state has changed, and not too often.
-
-    :ivar shown: the session's state that was published last; None if something else was.
-    """
-
-    shown: object = None
-    _offered_at_s: float = -math.inf
-
-    def due(self, state: object, period_s: float, now_s: float) -> bool:
-        """Return whether to offer a state for publishing now.
-
-        The caller sets ``shown`` after publishing, so a dropped state is offered again.
-        """
-        if state == self.shown or now_s - self._offered_at_s < period_s:
-            return False
-        self._offered_at_s = now_s
-        return True
-
-
 @dataclass(eq=False)
 class CloudPublisher:
     """Takes snapshots for subscribed topics (worker thread) and publishes them (own thread).
@@ -103,7 +81,7 @@ class CloudPublisher:
     occupancy: str = field(default='', init=False)
 
     def __post_init__(self) -> None:
-        self._jobs: Mailbox[Callable[[], None]] = Mailbox('queue', _WAITING_JOBS)
+        self._jobs: Mailbox[Callable[[], None]] = Mailbox(_WAITING_JOBS)
         self._thread: RepeatingThread | None = None
         # A reset clears map and path; jobs of an earlier epoch must not be published after it.
         self._epoch = 0
@@ -112,7 +90,9 @@ class CloudPublisher:
         self._is_showing = False
         self._preview_at_s = -np.inf
         self._keyframe_clouds = KeyframeClouds()
-        self._latched: defaultdict[str, Latched] = defaultdict(Latched)
+        #: By latched topic, the session's state that was published last, and the last offer.
+        self._shown: dict[str, object] = {}
+        self._offered_at_s: dict[str, float] = {}
 
     def start(self) -> None:
         """Start the thread."""
@@ -171,7 +151,7 @@ class CloudPublisher:
         self._is_showing = is_showing
         self._jobs.clear()
         for topic, message in messages.items():
-            self._latched[topic].shown = None
+            self._shown.pop(topic, None)
             self._outputs.publish(topic, message)
 
     def offer_depth(self, job: DepthJob) -> None:
@@ -226,7 +206,7 @@ class CloudPublisher:
             with self._publishing:
                 if message is not None and epoch == self._epoch:
                     self._outputs.publish(topic, message)
-                    self._latched[topic].shown = state
+                    self._shown[topic] = state
 
         self._jobs.put(publish)
 
@@ -286,9 +266,16 @@ class CloudPublisher:
             self._jobs.put(lambda: self._publish_keyframe(place, cloud.scaled(scale), epoch))
 
     def _is_due(self, topic: str, state: object, period_s: float) -> bool:
-        return self._outputs.wanted(topic) and self._latched[topic].due(
-            state, period_s, time.monotonic()
-        )
+        """Return whether to offer a state of a latched topic now: it is new, and not too soon.
+
+        A state that is dropped on the way is offered again.
+        """
+        now_s = time.monotonic()
+        early = now_s - self._offered_at_s.get(topic, -math.inf) < period_s
+        if early or state == self._shown.get(topic) or not self._outputs.wanted(topic):
+            return False
+        self._offered_at_s[topic] = now_s
+        return True
 
     def _run_one(self) -> None:
         job = self._jobs.get(timeout_s=0.5)

@@ -32,19 +32,17 @@ import tf_transformations
 
 from ...core.datatypes import DepthMap, Estimate, Intrinsics
 from ...core.geometry import quat_xyzw, T_from_quat
-from ...maps.cloud import Cloud
+from ...maps.cloud import Cloud, PACKED, packed
 from ...maps.occupancy_grid import OccupancyGrid
 from ...streaming.scale.estimator import ScaleView
 from ..tf.pose_chain import Placement
 from .health import Health
 
 _SECOND_NS = 1_000_000_000
-_FLOAT32 = PointField.FLOAT32
 _CLOUD_FIELDS = [
-    PointField(name=name, offset=offset, datatype=_FLOAT32, count=1)
-    for offset, name in zip(range(0, 20, 4), ('x', 'y', 'z', 'rgb', 'confidence'), strict=True)
+    PointField(name=name, offset=4 * k, datatype=PointField.FLOAT32, count=1)
+    for k, name in enumerate(PACKED.names or ())
 ]
-_CLOUD_ROW = np.dtype([(field.name, np.float32) for field in _CLOUD_FIELDS])
 
 
 def time_message(stamp_ns: int) -> Time:
@@ -146,7 +144,7 @@ def path_message(
 
 def cloud_message(stamp_ns: int, frame: str, cloud: Cloud) -> PointCloud2:
     """Return an unorganised cloud: x y z, rgb packed into a float, confidence."""
-    rows = _cloud_rows(cloud.points, cloud.colors, cloud.confidence)
+    rows = packed(cloud.points, cloud.colors, cloud.confidence)
     return _as_cloud(header_message(stamp_ns, frame), rows, is_dense=True)
 
 
@@ -158,7 +156,7 @@ def organized_cloud_message(
     :param points: (h, w, 3) float32, NaN where unknown.
     """
     confidence = np.where(np.isfinite(depth_map.confidence), depth_map.confidence, 0.0)
-    rows = _cloud_rows(points, depth_map.image, confidence)
+    rows = packed(points, depth_map.image, confidence)
     return _as_cloud(header_message(stamp_ns, frame), rows, is_dense=False)
 
 
@@ -181,18 +179,6 @@ def occupancy_message(
     data.frombytes(np.ascontiguousarray(grid.cells).data.cast('B'))
     message.data = data
     return message
-
-
-def _cloud_rows(points: np.ndarray, colors: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    """Return the rows of a message, in the shape of the confidence."""
-    rows = np.empty(confidence.shape, dtype=_CLOUD_ROW)
-    for axis, name in enumerate('xyz'):
-        rows[name] = points[..., axis]
-    # The bits of the float are 0x00RRGGBB.
-    red, green, blue = np.moveaxis(colors.astype(np.uint32), -1, 0)
-    rows['rgb'] = ((red << 16) | (green << 8) | blue).view(np.float32)
-    rows['confidence'] = confidence
-    return rows
 
 
 def _as_cloud(header: Header, rows: np.ndarray, is_dense: bool) -> PointCloud2:
