@@ -26,7 +26,7 @@ from . import describe
 from .confidence import Evidence, REFERENCE, rotation_confidence
 from .features import working_image
 from .landmarks import HeldFrame
-from .odometry import Elsewhere, Mode, Odometry
+from .odometry import Mode, Odometry
 from .pinhole import Pinhole
 from .saved_landmarks import KnownMap, landmarks_in
 from .sweep import sweep_size, Swept
@@ -107,7 +107,8 @@ class ClassicalPredictor:
             factor = UNCONFIRMED_FACTOR if outcome.unconfirmed else 1.0
             edges = self._edges(odometry, odometry.frames[frame.frame_id], context_ids, factor)
         if outcome.elsewhere is not None:
-            edges += self._edges_elsewhere(odometry, outcome.elsewhere, context_ids)
+            there, unit = outcome.elsewhere.frame, outcome.elsewhere.unit
+            edges += self._edges(odometry, there, context_ids, 1.0, unit)
         refined = self._corrections(odometry, frame.frame_id)
         height, width = frame.image.shape[:2]
         return FramePrediction(
@@ -234,9 +235,18 @@ class ClassicalPredictor:
         )
 
     def _edges(
-        self, odometry: Odometry, frame: HeldFrame, context_ids: Sequence[int], factor: float
+        self,
+        odometry: Odometry,
+        frame: HeldFrame,
+        context_ids: Sequence[int],
+        factor: float,
+        unit: float = 1.0,
     ) -> tuple[Edge, ...]:
-        """Return an edge for each context frame that shares landmarks with the frame."""
+        """Return an edge for each context frame that shares landmarks with the frame.
+
+        :param factor: on the confidences.
+        :param unit: of the frame, in that of the segment its pose is in.
+        """
         held = [odometry.frames.get(i) for i in context_ids]
         context = [h for h in held if h is not None and h.segment == frame.segment]
         if odometry.mode is Mode.STARTING:
@@ -247,25 +257,10 @@ class ClassicalPredictor:
         for h in context:
             confidences = evidence.against(h)
             if confidences is not None:
-                edges.append(_edge(h, frame, factor * confidences[0], factor * confidences[1]))
-        frame.reported = frame.T_world_camera.copy() if edges else None
-        return tuple(edges)
-
-    def _edges_elsewhere(
-        self, odometry: Odometry, elsewhere: Elsewhere, context_ids: Sequence[int]
-    ) -> tuple[Edge, ...]:
-        """Return the edges from context frames of another segment, in the frame's own unit."""
-        evidence = Evidence(elsewhere.frame, odometry.map)
-        edges = []
-        for frame_id in context_ids:
-            held = odometry.frames.get(frame_id)
-            if held is None or held.segment != elsewhere.frame.segment:
-                continue
-            confidences = evidence.against(held)
-            if confidences is not None:
-                edge = _edge(held, elsewhere.frame, *confidences)
-                edge.T_source_target[:3, 3] /= elsewhere.unit
+                edge = _edge(h, frame, factor * confidences[0], factor * confidences[1])
+                edge.T_source_target[:3, 3] /= unit
                 edges.append(edge)
+        frame.reported = frame.T_world_camera.copy() if edges else None
         return tuple(edges)
 
     def _corrections(self, odometry: Odometry, present_id: int | None) -> tuple[Edge, ...]:

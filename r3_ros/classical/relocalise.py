@@ -29,7 +29,7 @@ LEAST_MATCHES = 12
 #: Share of the landmarks that should be in the image which has to be verified. Poses wrong by a
 #: repeat of a pattern reach 0.07, right ones under a large change of view 0.1 to 0.3.
 LEAST_VERIFIED_SHARE = 0.2
-#: A pose anywhere needs more than one near the last: so many landmarks, in this share of the cells.
+#: Away from the last pose so many landmarks are needed, in this share of the cells.
 LEAST_VERIFIED = 30
 LEAST_VERIFIED_COVERAGE = 0.25
 #: Another pose with more than this share of the landmarks makes the best one ambiguous.

@@ -199,13 +199,9 @@ class Engine:
         session, gate, frame_id = self.session, self.session.gate, seen.frame.frame_id
         gate.update_nominal(self.predictor.confidence_reference)
         was_lost = gate.lost
-        verdict = gate.judge(
-            resolution.edges,
-            resolution.T_world_camera,
-            prediction.provisional,
-            first=frame_id == 0,
-            built_on=prediction.keyframe is not None,
-        )
+        built_on = prediction.keyframe is not None
+        T, provisional = resolution.T_world_camera, prediction.provisional
+        verdict = gate.judge(resolution.edges, T, provisional, frame_id == 0, built_on)
         may_open = self.loops.active and not seen.fault
         is_due = 0 < self.config.loop.new_segment_after <= session.lost_frames
         if was_lost and verdict.publishable:

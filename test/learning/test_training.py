@@ -393,7 +393,14 @@ def test_the_command_renders_trains_and_leaves_its_files(tmp_path, capsys):
     assert 'frames_per_s' in said and 'left' in said and 'stage large, steps 4 to 5' in said
     assert '5 of 5 steps taken' in said
     names = {path.name for path in folder.iterdir()}
-    assert {STATE, WEIGHTS, 'progress.csv', 'validation.csv', 'examples.png'} <= names
+    assert {
+        STATE,
+        WEIGHTS,
+        'progress.csv',
+        'validation.csv',
+        'curves.png',
+        'examples.png',
+    } <= names
     sets = [row['set'] for row in csv.DictReader((folder / 'validation.csv').open())]
     assert sets == [
         'held out seeds', 'held out seeds, constant velocity', 'held out kinds',

@@ -13,7 +13,7 @@ from ...core.geometry import make_T
 from .baking import bake
 from .facets import FacetTable, rotation_z, Solid
 from .kinds import KINDS
-from .layout import MovingBody
+from .layout import MovingBody, Plan
 from .lighting import light_facets
 from .sky import Sky
 from .textures import TextureStore
@@ -72,6 +72,19 @@ class World:
         plan = KINDS[kind](np.random.default_rng((seed, list(KINDS).index(kind), 20)), moving)
         if variety:
             plan = varied(plan, np.random.default_rng((seed, 21)), variety)
+        return cls.of_plan(plan, seed=seed, kind=kind, coarseness=coarseness, device=device)
+
+    @classmethod
+    def of_plan(
+        cls,
+        plan: Plan,
+        *,
+        seed: int,
+        kind: str,
+        coarseness: float = 1.0,
+        device: torch.device | str = 'cpu',
+    ) -> World:
+        """Light and paint a plan; ``seed`` and ``kind`` are only recorded."""
         device, specs, solids = torch.device(device), plan.assembly.facets, plan.assembly.solids
         # Bodies are lit in the middle of their swing.
         middles = [np.zeros(3), *(body.centre for body in plan.bodies)]

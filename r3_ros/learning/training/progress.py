@@ -1,4 +1,4 @@
-"""The progress of a training: rows on the terminal, CSV files, images of examples."""
+"""The progress of a training: rows on the terminal, CSV files, images of curves and examples."""
 
 from __future__ import annotations
 
@@ -12,12 +12,20 @@ import numpy as np
 
 from ...core.atomic_files import atomic_write
 from ...core.errors import SourceError
+from ...evaluation.figures import new_figure, save_figure
 from ...model.network import Prediction
 from .clips import Clips
 
 PROGRESS = 'progress.csv'
 VALIDATION = 'validation.csv'
-EXAMPLES = 'examples.png'
+CURVES, EXAMPLES = 'curves.png', 'examples.png'
+#: What is drawn, by column.
+_CURVES = {
+    'loss': 'loss',
+    'rotation_deg': 'rotation of pairs (degrees)',
+    'translation': 'translation of pairs (share of the scale)',
+    'abs_rel': 'depth (AbsRel)',
+}
 #: Example clips of each set.
 _EACH = 3
 
@@ -79,16 +87,30 @@ def duration_text(seconds: float) -> str:
     return f'{seconds / 60:.0f} min' if seconds < 7200 else f'{seconds / 3600:.1f} h'
 
 
+def draw_curves(folder: Path, tables: Sequence[ProgressTable]) -> None:
+    """Draw the losses and errors of tables over the steps."""
+    rows = [{'set': 'training'} | row for table in tables for row in table.rows]
+    figure = new_figure(13, 7)
+    for axes, (column, title) in zip(figure.subplots(2, 2).flat, _CURVES.items(), strict=True):
+        for group in dict.fromkeys(row['set'] for row in rows):
+            known = [row for row in rows if row['set'] == group and row.get(column)]
+            steps, values = ([float(row[c]) for row in known] for c in ('step', column))
+            axes.plot(steps, values, '.-', label=group)
+        axes.set(title=title, xlabel='step', ylim=(0, None))
+        axes.grid(alpha=0.3)
+    if rows:
+        axes.legend(fontsize='small')
+    save_figure(figure, folder / CURVES)
+
+
 def draw_examples(folder: Path, examples: Sequence[tuple[Clips, Prediction]]) -> None:
     """Draw the last frames of some clips: image, true depth, depth, confidence."""
-    from matplotlib.figure import Figure
-
     rows = [
         (clips, prediction, b)
         for clips, prediction in examples
         for b in range(min(clips.shape[0], _EACH))
     ]
-    figure = Figure(figsize=(9, 1.8 * len(rows)), layout='constrained')
+    figure = new_figure(9, 1.8 * len(rows))
     axes = figure.subplots(len(rows), 4, squeeze=False)
     for row, (clips, prediction, b) in zip(axes, rows, strict=True):
         assert prediction.depth is not None and prediction.confidence is not None
@@ -107,5 +129,4 @@ def draw_examples(folder: Path, examples: Sequence[tuple[Clips, Prediction]]) ->
         place.set_title(title)
     for place in axes.flat:
         place.axis('off')
-    with atomic_write(folder / EXAMPLES) as file:
-        figure.savefig(file, format='png', dpi=80)
+    save_figure(figure, folder / EXAMPLES)

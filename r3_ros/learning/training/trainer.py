@@ -25,6 +25,7 @@ from .initial_weights import new_network
 from .objective import evaluate, LossResult
 from .processes import all_agree, mean_over, TrainingProcess
 from .progress import (
+    draw_curves,
     draw_examples,
     duration_text,
     PROGRESS,
@@ -289,7 +290,7 @@ class Trainer:
         all_agree(self.process, True)  # the other processes wait here
 
     def _save(self) -> None:
-        """Write the state, and the weights of the average."""
+        """Write the state, the weights of the average, and the curves."""
         if self.process.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
             path, networks = self.folder / STATE, (self.network, self.average)
@@ -300,6 +301,7 @@ class Trainer:
             if is_image_size(largest):
                 about[IMAGE_SIZE] = str(largest)
             save_network(self.average, self.folder / WEIGHTS, about)
+            draw_curves(self.folder, (self._progress, self._validation))
         all_agree(self.process, True)
 
 
