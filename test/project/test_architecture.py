@@ -54,7 +54,7 @@ LAZY_LIBRARIES = {
     'evo': {'evaluation/trajectory_errors.py'},
     'gtsam': {'streaming/loops/pose_optimizer.py'},
     'huggingface_hub': {'model/weights/catalogue.py', 'model/weights/download.py'},
-    'matplotlib': {'evaluation/figures.py', 'learning/training/progress.py'},
+    'matplotlib': {'evaluation/figures.py'},
 }
 #: These compute with torch; others import them, and torch, inside functions.
 TORCH_FOLDERS = {'model', 'learning'}
