@@ -148,7 +148,7 @@ def main() -> None:
     weights = StandInWeights(args.weights)
     networks = Networks(weights, torch.float32, torch.device('cpu'))
     with torch.inference_mode():
-        network = networks.get(args.variant, False, lambda step: None)
+        network = networks.get(args.variant, False)
         assert isinstance(network, R3Network)
         recompute(network, images, stream(network, images))
 

@@ -21,6 +21,7 @@ import sys
 import tempfile
 
 import numpy as np
+from r3_ros.core.geometry import inverse
 from r3_ros.core.trajectory_file import parse_stamp, PoseList, read_tum
 from r3_ros.evaluation.report.run_data import read_table
 from r3_ros.evaluation.trajectory_errors import evaluate_trajectory
@@ -136,11 +137,14 @@ def judge_cut(out: Path, truth: PoseList, first_frames: int) -> dict[str, float]
         if state == 'tracking'
     }
     path = float(np.linalg.norm(np.diff(truth.T_world_camera[:, :3, 3], axis=0), axis=1).sum())
+    anchor = before.T_world_camera[before.stamps_ns == errors.stamps_ns[0]][0]
     worst, count = 0.0, 0
     for stamp_ns, T in zip(estimate.stamps_ns, estimate.T_world_camera, strict=True):
         index = np.searchsorted(truth.stamps_ns, stamp_ns)
         if stamp_ns in sure and stamp_ns > head[-1] and truth.stamps_ns[index] == stamp_ns:
-            centre = errors.moved(T[:3, 3])
+            from_anchor = inverse(anchor) @ T
+            from_anchor[:3, 3] *= errors.scale
+            centre = (errors.aligned[0] @ from_anchor)[:3, 3]
             worst = max(worst, float(np.linalg.norm(centre - truth.T_world_camera[index, :3, 3])))
             count += 1
     return {
