@@ -50,9 +50,7 @@ NEAR_TURN_RAD = 0.45
 #: landmarks in that image. Then a new segment starts.
 PICK_UP_STEPS = 3
 PICK_UP_SHARE = 0.3
-#: Frames from one search for a place of another segment to the next: it takes as long as tracking
-#: two frames. So many keyframes, the most similar ones, take turns.
-SEARCH_EVERY = 2
+#: Keyframes that take turns in a search beside the most similar one. Two cost as much as tracking.
 SEARCHED_KEYFRAMES = 4
 #: Own landmarks beside those of another segment that compare the units of the two, at least, their
 #: distance in pixels, and the scatter of the logarithm of the ratio of depths.
@@ -142,7 +140,7 @@ class Odometry:
         self._relocaliser = Relocaliser()
         self._lost_steps = 0
         self._newest_segment = 0
-        self._search_due = self._searches = 0
+        self._searches = 0
         #: Frames until a relocalisation is confirmed.
         self._unconfirmed = 0
         self._slots = np.zeros(0, np.int64)
@@ -186,13 +184,12 @@ class Odometry:
         """
         motions, swept = self._backend.step()
         self._move_along(motions)
-        self._search_due -= 1
         if self.mode is Mode.STARTING:
             outcome = self._step_start(frame_id, gray, context_ids)
         elif self.mode is Mode.TRACKING:
             outcome = self._step_track(frame_id, gray)
         else:
-            outcome = self._step_lost(frame_id, gray)
+            outcome = self._step_lost(frame_id, gray, context_ids)
         if outcome.keyframe and self.mode is Mode.TRACKING:
             outcome.elsewhere = self._find_elsewhere(self.frames[frame_id], context_ids)
         outcome.swept = swept
@@ -221,10 +218,7 @@ class Odometry:
         """
         found = self._search(gray, context_ids)
         if found is not None:
-            self.mode, self.map.segment = Mode.TRACKING, found.segment
-            self._T, self._velocity = found.T_world_camera, np.eye(4)
-            self._unconfirmed = CONFIRMING_FRAMES
-            return self._accept(frame_id, gray, _Fitted.of(found))
+            return self._go_on(frame_id, gray, found)
         frame = self.map.hold(frame_id, gray, self._T)
         usable = self._start.reference_id in self.frames
         if not usable or not self._start.add(frame_id, gray, self.camera):
@@ -289,33 +283,42 @@ class Odometry:
         self._unconfirmed = max(0, self._unconfirmed - 1)
         return self._accept(frame_id, gray, fitted)
 
-    def _step_lost(self, frame_id: int, gray: np.ndarray) -> Outcome:
-        """Track from the last good image; if that fails for some frames, start again."""
+    def _step_lost(self, frame_id: int, gray: np.ndarray, context_ids: Sequence[int]) -> Outcome:
+        """Track from the last good image, or find a known place; else start again."""
         self._lost_steps += 1
         self._velocity = np.eye(4)
         before = int(self.landmarks.solid[self._slots].sum())
         fitted = self._track(gray, self._T)
-        if fitted is None or fitted.inliers < PICK_UP_SHARE * before:
-            if self._lost_steps >= PICK_UP_STEPS:
-                self._restart()
-            return Outcome(False)
-        self.mode = Mode.TRACKING
-        self._T = fitted.T_world_camera
-        return self._accept(frame_id, gray, fitted)
+        if fitted is not None and fitted.inliers >= PICK_UP_SHARE * before:
+            self.mode = Mode.TRACKING
+            self._T = fitted.T_world_camera
+            return self._accept(frame_id, gray, fitted)
+        found = self._search(gray, context_ids, everywhere=True)
+        if found is not None:
+            return self._go_on(frame_id, gray, found)
+        if self._lost_steps >= PICK_UP_STEPS:
+            self._restart()
+        return Outcome(False)
 
-    def _search(self, gray: np.ndarray, context_ids: Sequence[int]) -> PoseCandidate | None:
-        """Look for the image among the context frames of other segments, now and then."""
+    def _search(
+        self, gray: np.ndarray, context_ids: Sequence[int], everywhere: bool = False
+    ) -> PoseCandidate | None:
+        """Look for the image in the context frames, of other segments alone or everywhere."""
         held = [self.frames.get(i) for i in context_ids]
-        others = [
-            f for f in held if f is not None and f.keyframe and f.segment != self.map.segment
-        ]
-        if not others or self._search_due > 0:
-            return None
-        self._search_due = SEARCH_EVERY
-        # The most similar ones in turn.
+        keyframes = [f for f in held if f is not None and f.keyframe]
+        if not everywhere:
+            keyframes = [f for f in keyframes if f.segment != self.map.segment]
+        turns = keyframes[1 : 1 + SEARCHED_KEYFRAMES]
         self._searches += 1
-        chosen = others[self._searches % min(len(others), SEARCHED_KEYFRAMES)]
-        return self._relocaliser.find(gray, [chosen], self.map, self._distance)
+        chosen = keyframes[:1] + ([turns[self._searches % len(turns)]] if turns else [])
+        return self._relocaliser.find(gray, chosen, self.map, self._distance) if chosen else None
+
+    def _go_on(self, frame_id: int, gray: np.ndarray, found: PoseCandidate) -> Outcome:
+        """Track on from a place that was found, in its segment."""
+        self.mode, self.map.segment = Mode.TRACKING, found.segment
+        self._T, self._velocity = found.T_world_camera, np.eye(4)
+        self._unconfirmed = CONFIRMING_FRAMES
+        return self._accept(frame_id, gray, _Fitted.of(found))
 
     def _find_elsewhere(self, frame: HeldFrame, context_ids: Sequence[int]) -> Elsewhere | None:
         """Return a keyframe in the world of another segment, if it shows a place of that."""
