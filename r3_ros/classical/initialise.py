@@ -86,11 +86,6 @@ class StartUp:
         self.parallax_px = 0.0
         self.tracked_share = 1.0
 
-    def clear(self) -> None:
-        """Have no reference: the next frame becomes one."""
-        self.reference_id = -1
-        self._turn = np.eye(3)
-
     def set_reference(self, frame_id: int, gray: np.ndarray) -> None:
         """Restart with this image as the reference."""
         corners = find_corners(gray, self._corner_count, np.empty((0, 2)), self._corner_distance)

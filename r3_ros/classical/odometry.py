@@ -208,7 +208,8 @@ class Odometry:
         """Begin a segment with a world of its own."""
         self.mode = Mode.STARTING
         self.map.segment = self._newest_segment = self._newest_segment + 1
-        self._start.clear()
+        # Without a reference the next frame becomes one.
+        self._start.reference_id = -1
         self._T = self._reference_T = np.eye(4)
 
     def _step_start(self, frame_id: int, gray: np.ndarray, context_ids: Sequence[int]) -> Outcome:

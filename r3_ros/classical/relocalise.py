@@ -109,11 +109,9 @@ class Relocaliser:
         size = sparse_map.camera.width, sparse_map.camera.height
         if best.share < least_share or not makes_pose(best.pixels, *size):
             return None
-        far = least_share >= LEAST_VERIFIED_SHARE
-        few = len(best.slots) < LEAST_VERIFIED
-        if far and (few or coverage(best.pixels, *size) < LEAST_VERIFIED_COVERAGE):
-            return None
-        return best
+        spread = coverage(best.pixels, *size) >= LEAST_VERIFIED_COVERAGE
+        sure = len(best.slots) >= LEAST_VERIFIED and spread
+        return best if sure or least_share < LEAST_VERIFIED_SHARE else None
 
     def _candidate(
         self,

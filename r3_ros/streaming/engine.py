@@ -202,7 +202,9 @@ class Engine:
         built_on = prediction.keyframe is not None
         T, provisional = resolution.T_world_camera, prediction.provisional
         verdict = gate.judge(resolution.edges, T, provisional, frame_id == 0, built_on)
-        may_open = self.loops.active and not seen.fault
+        # A predictor that tracks on, as in a loaded map, needs no new start.
+        tracks = built_on and prediction.edges and not provisional
+        may_open = self.loops.active and not seen.fault and not tracks
         is_due = 0 < self.config.loop.new_segment_after <= session.lost_frames
         if was_lost and verdict.publishable:
             leave_segment(session, session.graph.segments[resolution.edges[0].source_id], frame_id)
