@@ -195,12 +195,8 @@ class StartUp:
         solid &= cosine < np.cos(np.deg2rad(SOLID_PARALLAX_DEG))
         share = float((worst[index] < 2.0).mean())
         enough = max(LEAST_POINTS, LEAST_SOLID_SHARE * len(points))
-        costs = (
-            np.minimum(
-                rotation_residuals(rays[0], rays[-1], T[-1, :3, :3]) * camera.focal, MOST_PX
-            )
-            ** 2
-        )
+        at_infinity = rotation_residuals(rays[0], rays[-1], T[-1, :3, :3]) * camera.focal
+        costs = np.minimum(at_infinity, MOST_PX) ** 2
         costs[index] = (np.minimum(error, MOST_PX) ** 2).mean(axis=0)
         return Start(
             [self._frame_ids[i] for i in chosen],

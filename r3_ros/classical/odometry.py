@@ -387,17 +387,21 @@ class Odometry:
         key = self.frames.get(self._key_id)
         if key is None:
             return pixels
-        row_of_slot = np.full(len(self.landmarks.used), -1)
-        row_of_slot[slots] = np.arange(len(slots))
-        index = row_of_slot[key.seen.slots]
-        use = (index >= 0) & key.seen.alive(self.landmarks)
-        index = index[use]
+        index, then = self._seen_in(key, slots)
         if len(index) == 0:
             return pixels
-        aligned, ok = align(key.gray, gray, key.seen.pixels[use], pixels[index])
+        aligned, ok = align(key.gray, gray, then, pixels[index])
         pixels = pixels.copy()
         pixels[index[ok]] = aligned[ok]
         return pixels
+
+    def _seen_in(self, frame: HeldFrame, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of the slots that a frame saw too, and their pixels there."""
+        row_of_slot = np.full(len(self.landmarks.used), -1)
+        row_of_slot[slots] = np.arange(len(slots))
+        rows = row_of_slot[frame.seen.slots]
+        use = (rows >= 0) & frame.seen.alive(self.landmarks)
+        return rows[use], frame.seen.pixels[use]
 
     def _find_near(self, gray: np.ndarray, T_guess: np.ndarray) -> _Fitted | None:
         """Match the newest keyframes by descriptor, for motion too fast to track."""
@@ -454,14 +458,10 @@ class Odometry:
         key = self.frames.get(self._key_id)
         if key is None:
             return True
-        row_of_slot = np.full(len(self.landmarks.used), -1)
-        row_of_slot[slots] = np.arange(len(slots))
-        index = row_of_slot[key.seen.slots]
-        use = (index >= 0) & key.seen.alive(self.landmarks)
-        if use.sum() < LEAST_INLIERS:
+        index, then = self._seen_in(key, slots)
+        if len(index) < LEAST_INLIERS:
             return True
-        rays_key = self.camera.rays(key.seen.pixels[use])
-        rays_now = self.camera.rays(pixels[index[use]])
+        rays_key, rays_now = self.camera.rays(then), self.camera.rays(pixels[index])
         R = inverse(self._T)[:3, :3] @ key.T_world_camera[:3, :3]
         left = project(homogeneous(rays_key) @ R.T)[0] - rays_now
         flow = float(np.median(np.linalg.norm(left, axis=1))) * self.camera.focal

@@ -61,6 +61,7 @@ def refine_pose(
     :param landmarks: (N, 3) in the world.
     :param depth_steps: (N, 3) standard deviations of the landmarks along the rays of their first
         observation, in the world; None: exact.
+    :param weights: (N,), None for 1 each.
     """
     T = T_camera_world.copy()
     for _ in range(iterations):
