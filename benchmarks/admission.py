@@ -207,9 +207,9 @@ class TruePredictor:
     def forget(self, frame_ids: Iterable[int]) -> None:
         """Hold nothing."""
 
-    def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...]]:
+    def drain(self) -> tuple[tuple[()], tuple[()], None]:
         """Return nothing: every answer is given with its frame."""
-        return (), ()
+        return (), (), None
 
     def reset(self) -> None:
         """Hold nothing."""

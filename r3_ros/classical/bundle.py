@@ -46,6 +46,8 @@ class BundleResult:
     :ivar relative_sigma: (P,) standard deviation of each point along its ray over its depth in
         the camera that saw it first, for one pixel of noise and exact cameras.
     :ivar focal_factor: the estimated focal length over the given one.
+    :ivar focal_sigma: standard deviation of that factor with poses and points unknown too, for one
+        pixel of noise; 0 if the focal length is known.
     """
 
     T_camera_world: np.ndarray
@@ -53,6 +55,7 @@ class BundleResult:
     error_px: np.ndarray
     relative_sigma: np.ndarray
     focal_factor: float
+    focal_sigma: float
 
 
 class _Linearisation:
@@ -110,6 +113,21 @@ class _Linearisation:
 
     def solve(self, damping: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the damped steps of the cameras and points."""
+        reduced, WV, V_inv = self._without_points(damping)
+        step = -np.linalg.solve(reduced, self.b - WV @ self.b_point.reshape(-1))
+        back = self.b_point + (step @ self.W.reshape(len(step), WV.shape[1])).reshape(-1, 3)
+        return step, -np.einsum('pjk,pk->pj', V_inv, back)
+
+    def focal_sigma(self) -> float:
+        """Return the standard deviation of the focal factor, the last unknown."""
+        # The little damping holds the scale, on which the focal factor does not depend.
+        reduced, _, _ = self._without_points(1e-9)
+        last = np.zeros(len(reduced))
+        last[-1] = 1.0
+        return float(np.sqrt(np.linalg.solve(reduced, last)[-1]))
+
+    def _without_points(self, damping: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the damped Schur complement, ``W V^-1`` and ``V^-1``."""
         V_inv = _inverse_3x3(_damped(self.V, damping))
         A = self.A.copy()
         diagonal = np.diag_indices(len(A))
@@ -122,9 +140,7 @@ class _Linearisation:
         WV += self.W[:, :, 2, None] * V_inv[:, 2]
         WV = WV.reshape(len(A), points * 3)
         reduced = A - WV @ W.T
-        step = -np.linalg.solve(reduced, self.b - WV @ self.b_point.reshape(-1))
-        back = self.b_point + (step @ W).reshape(points, 3)
-        return step, -np.einsum('pjk,pk->pj', V_inv, back)
+        return reduced, WV, V_inv
 
 
 class _Adjuster:
@@ -165,7 +181,7 @@ def adjust(problem: BundleProblem, iterations: int = 6) -> BundleResult:
     adjuster = _Adjuster(problem)
     T, points, factor = problem.T_camera_world.copy(), problem.points.copy(), 1.0
     error = adjuster.error_px(T, points, factor)
-    cost, damping = _huber_cost(error), 1e-4
+    cost, damping = _cost(problem, error, factor), 1e-4
     for _ in range(iterations):
         linear = _Linearisation(adjuster, T, points, factor)
         improved = False
@@ -174,7 +190,7 @@ def adjust(problem: BundleProblem, iterations: int = 6) -> BundleResult:
             new_T, new_factor = _moved(T, factor, step, problem)
             new_points = points + point_step
             new_error = adjuster.error_px(new_T, new_points, new_factor)
-            new_cost = _huber_cost(new_error)
+            new_cost = _cost(problem, new_error, new_factor)
             if new_cost < cost:
                 improved = True
                 break
@@ -186,7 +202,10 @@ def adjust(problem: BundleProblem, iterations: int = 6) -> BundleResult:
         damping = max(damping * 0.1, 1e-9)
         if gain < 1e-4:
             break
-    return BundleResult(T, points, error, _relative_sigma(adjuster, T, points), factor)
+    sigma = 0.0
+    if problem.focal_prior is not None:
+        sigma = _Linearisation(adjuster, T, points, factor).focal_sigma()
+    return BundleResult(T, points, error, _relative_sigma(adjuster, T, points), factor, sigma)
 
 
 def _moved(
@@ -203,10 +222,14 @@ def _moved(
     return moved, factor
 
 
-def _huber_cost(error_px: np.ndarray) -> float:
-    """Return Huber's loss; a point behind its camera counts as an error of 100 pixels."""
+def _cost(problem: BundleProblem, error_px: np.ndarray, factor: float) -> float:
+    """Return Huber's loss and that of the prior; a point behind its camera counts 100 pixels."""
     e = np.minimum(error_px, 100.0)
-    return float(np.where(e < HUBER_PX, 0.5 * e * e, HUBER_PX * (e - 0.5 * HUBER_PX)).sum())
+    cost = np.where(e < HUBER_PX, 0.5 * e * e, HUBER_PX * (e - 0.5 * HUBER_PX)).sum()
+    if problem.focal_prior is not None:
+        mean, sigma = problem.focal_prior
+        cost += 0.5 * ((factor - mean) / sigma) ** 2
+    return float(cost)
 
 
 def _relative_sigma(adjuster: _Adjuster, T: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -33,8 +33,8 @@ from .sweep import sweep_size, Swept
 
 #: Least side of an image, in pixels.
 SHORTEST_SIDE = 64
-#: Focal length assumed without calibration, over the longer side: a phone or webcam.
-ASSUMED_FOCAL = 0.9
+#: First guess of the focal length without calibration, over the longer side: 64 degrees.
+ASSUMED_FOCAL = 0.8
 #: Keyframes whose colour is kept: depth is ready a few steps after its keyframe, or never.
 MOST_COLORS = 10
 #: Factor on an edge's confidence while a relocalisation is unconfirmed.
@@ -129,12 +129,13 @@ class ClassicalPredictor:
                 self._colors.pop(frame_id, None)
                 self._descriptors.pop(frame_id, None)
 
-    def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...]]:
-        """Wait for background work and return its refined edges and depths."""
+    def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...], Intrinsics | None]:
+        """Wait for background work; return its refined edges, depths and an estimated camera."""
         if self._odometry is None:
-            return (), ()
+            return (), (), None
         depths = self._depths(self._odometry.drain())
-        return self._corrections(self._odometry, None), depths
+        intrinsics = self._odometry.camera.resized(*self._size) if self._estimated else None
+        return self._corrections(self._odometry, None), depths, intrinsics
 
     def landmarks(self, S_world_camera: Mapping[int, np.ndarray]) -> SparseLandmarks | None:
         """Return the landmarks and their observations in these keyframes."""

@@ -13,6 +13,7 @@ from ..core.geometry import inverse, make_T, rotation_angle, transform
 from . import mapping
 from .backend import Backend
 from .features import align, track_fast
+from .focal import FocalEstimate
 from .initialise import LEAST_POINTS, Start, StartUp
 from .landmarks import corner_weights, HeldFrame, LEAST_SOLID, Observations, SparseMap
 from .pinhole import homogeneous, Pinhole, project
@@ -116,7 +117,7 @@ class _Fitted:
 class Odometry:
     """The state between frames, and the step from one to the next.
 
-    :param guessed_focal: estimate the focal length of the camera.
+    :param guessed_focal: the focal length of the camera is a guess, and to be estimated.
     :param planes: of the plane sweeps; 0 for no dense depth.
     """
 
@@ -135,8 +136,9 @@ class Odometry:
         # At this distance the corners fill the image.
         area = camera.width * camera.height
         self._distance = max(5.0, 0.42 * (area / corner_count) ** 0.5)
-        self._start = StartUp(corner_count, self._distance, guessed_focal)
-        self._backend = Backend(self.map, window_size, guessed_focal, planes)
+        focal = FocalEstimate(camera.focal) if guessed_focal else None
+        self._start = StartUp(corner_count, self._distance, focal)
+        self._backend = Backend(self.map, window_size, focal, planes)
         self._relocaliser = Relocaliser()
         self._lost_steps = 0
         self._newest_segment = 0
@@ -244,6 +246,7 @@ class Odometry:
 
     def _begin(self, start: Start, frame: HeldFrame, gray: np.ndarray) -> None:
         """Add a start to the map: two keyframes, and poses of the held frames between."""
+        self.map.camera = start.camera
         T_world_reference = self._reference_T
         world = transform(T_world_reference, start.points)
         for frame_id, T in zip(start.frame_ids, start.T_camera_reference, strict=True):

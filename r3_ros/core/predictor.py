@@ -23,6 +23,7 @@ from .datatypes import (
     Edge,
     Frame,
     FramePrediction,
+    Intrinsics,
     KnownKeyframe,
     ModelInfo,
     SparseLandmarks,
@@ -84,10 +85,13 @@ class Predictor(Protocol):
     def forget(self, frame_ids: Iterable[int]) -> None:
         """Drop these frames; unknown ids are ignored."""
 
-    def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...]]:
-        """Wait for background work and return its refined edges and depths.
+    def drain(
+        self,
+    ) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...], Intrinsics | None]:
+        """Wait for background work and return its refined edges, depths and intrinsics.
 
-        Called at the end of a recorded stream.
+        Called at the end of a recorded stream. Intrinsics are those of the frames, if estimated;
+        None if they are known.
         """
 
     def landmarks(self, S_world_camera: Mapping[int, np.ndarray]) -> SparseLandmarks | None:

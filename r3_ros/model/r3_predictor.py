@@ -186,9 +186,9 @@ class R3Predictor:
         self._memory.forget(frame_ids)
         self._recomputation.forget(frame_ids)
 
-    def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...]]:
+    def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...], Intrinsics | None]:
         """Return nothing: :meth:`predict` returns everything."""
-        return (), ()
+        return (), (), None
 
     def landmarks(self, S_world_camera: Mapping[int, np.ndarray]) -> None:
         """Do nothing: the network has no landmarks."""

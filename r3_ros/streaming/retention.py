@@ -103,7 +103,7 @@ class Retention:
                 frame_id,
                 candidate.descriptor,
                 candidate.T_world_camera,
-                prediction.intrinsics,
+                session.intrinsics,
                 room=self.keyframe_room,
                 segment_id=session.segment_id,
                 stamp_ns=frame.stamp_ns,

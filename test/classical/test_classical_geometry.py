@@ -201,10 +201,23 @@ def test_focal_length_is_estimated_against_its_prior():
     swapped[problem.camera == 4], swapped[problem.camera == 5] = 5, 4
     result = adjust(BundleProblem(**{**prior, 'camera': swapped}), iterations=30)
     assert result.focal_factor == pytest.approx(1.15, abs=0.02)
+    assert result.focal_sigma < 0.1
     held = adjust(
         BundleProblem(**{**prior, 'camera': swapped, 'focal_prior': (1.0, 1e-6)}), iterations=30
     )
     assert held.focal_factor == pytest.approx(1.0, abs=1e-3)
+
+
+def test_translation_alone_does_not_determine_the_focal_length():
+    rng = np.random.default_rng(11)
+    points = cloud(rng, 250)
+    T = np.stack([motion(0.1 * i, 0.0, -0.3 * i, 0.0, 0.0, 0.0) for i in (1, 2, 3, 4, 0)])
+    rays = np.concatenate([rays_of(pose, points) for pose in T])
+    rays += rng.normal(0, 0.2 / FOCAL, rays.shape)
+    camera, point = np.repeat(np.arange(5), 250), np.tile(np.arange(250), 5)
+    problem = BundleProblem(T, 4, points, camera, point, rays, FOCAL, (1.3, 0.3))
+    result = adjust(problem, iterations=30)
+    assert result.focal_sigma > 0.2
 
 
 def test_a_camera_that_sees_nothing_new_stays():

@@ -240,11 +240,11 @@ class ScriptedPredictor:
         for frame_id in frame_ids:
             self._room.pop(frame_id, None)
 
-    def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...]]:
+    def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...], Intrinsics | None]:
         """Hand out the depth maps that are still late."""
         late = tuple(depth for _, depth in self._pending)
         self._pending.clear()
-        return (), late
+        return (), late, None
 
     def landmarks(self, S_world_camera: Mapping[int, np.ndarray]) -> None:
         """Return none."""

@@ -1,0 +1,57 @@
+"""The focal length of a camera without calibration: one value, found once.
+
+It is adjusted together with *all* keyframes of the segment, so that each observation counts once
+and nothing keeps an earlier value. Each adjustment starts from the same guess and has more
+keyframes than the last one. Its own standard deviation says when to stop: turns and parallax
+determine the focal length, driving straight ahead hardly does, and then the guess holds it.
+"""
+
+from __future__ import annotations
+
+from .bundle import BundleResult
+from .pinhole import Pinhole
+
+#: Relative standard deviation of the guess: 65 degrees across the longer side, 48 to 90.
+GUESS_SIGMA = 0.3
+#: The estimate is final at this relative standard deviation, for a pixel of noise, ...
+SETTLED_SIGMA = 0.01
+#: ... which takes at least, and waits for at most, so many keyframes.
+LEAST_KEYFRAMES = 8
+MOST_KEYFRAMES = 48
+#: Keyframes in the first adjustment, and their growth from one to the next.
+FIRST_KEYFRAMES = 4
+GROWTH = 1.33
+
+
+class FocalEstimate:
+    """When to estimate the focal length, and with which prior.
+
+    :param guess: in pixels of the working image.
+    :ivar settled: it does not change any more.
+    """
+
+    def __init__(self, guess: float) -> None:
+        self._guess = guess
+        self._keyframes = 0
+        self._next = FIRST_KEYFRAMES
+        self.settled = False
+
+    def is_due(self, keyframes: int) -> bool:
+        """Return whether to estimate it with so many keyframes."""
+        return not self.settled and keyframes >= self._next
+
+    def prior(self, camera: Pinhole) -> tuple[float, float]:
+        """Return mean and standard deviation of the factor on the camera's focal length."""
+        mean = self._guess / camera.focal
+        return mean, GUESS_SIGMA * mean
+
+    def begun(self, keyframes: int) -> None:
+        """Note that it is being estimated with so many keyframes."""
+        self._keyframes = keyframes
+        self._next = max(keyframes + 2, round(GROWTH * keyframes))
+
+    def take(self, result: BundleResult) -> None:
+        """Decide after the adjustment whether the estimate is final."""
+        sigma = result.focal_sigma / result.focal_factor
+        certain = self._keyframes >= LEAST_KEYFRAMES and sigma < SETTLED_SIGMA
+        self.settled = certain or self._keyframes >= MOST_KEYFRAMES
