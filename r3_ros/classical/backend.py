@@ -25,7 +25,7 @@ from .window import adjustment_job, AdjustmentWindow, Loop, loop_holds, merge, M
 ADJUST_DELAY = 2
 ADJUST_ITERATIONS = 6
 #: Iterations of an adjustment that estimates the focal length too.
-FOCAL_ITERATIONS = 12
+FOCAL_ITERATIONS = 30
 #: Steps between queueing a sweep and taking its depth, and least steps between two sweeps.
 SWEEP_DELAY = 8
 SWEEP_PAUSE = 4
@@ -195,12 +195,17 @@ class Backend:
                 # The old landmarks do not fit: the result is dropped.
                 mapping.remove_loop_observations(self._map, window.loop)
                 continue
+            zoomed = window.problem.focal_prior is not None
+            if zoomed and window.segment != self._map.segment:
+                # Another start may have changed the focal length since.
+                continue
             motion = merge(window, result, self._map)
             if window.segment == self._map.segment:
                 motions.append(motion)
-            if self._focal is not None and window.problem.focal_prior is not None:
+            if zoomed and self._focal is not None:
                 mapping.refocus(self._map, window, result.focal_factor)
-                self._focal.take(result)
+                sigma = result.focal_sigma / result.focal_factor
+                self._focal.take(self._map.camera.focal, sigma)
         return motions
 
     def _sweep(self) -> None:

@@ -6,13 +6,17 @@ that eliminating the points is one matrix product.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import sparse
 
 from .pinhole import project
 from .pnp import exp_se3, HUBER_PX, pose_jacobian
+
+#: The focal length changes by at most this share in an iteration; a smaller change is none.
+MOST_ZOOM = 0.15
+SAME_FOCAL = 1e-3
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,9 @@ class BundleResult:
 class _Linearisation:
     """Residuals, Jacobians and normal equations at one state."""
 
-    def __init__(self, adjuster: _Adjuster, T: np.ndarray, points: np.ndarray, factor: float):
+    def __init__(self, adjuster: _Adjuster, state: _State):
         p, n_free = adjuster.problem, adjuster.problem.free_count
+        T, points, factor = state.T_camera_world, state.points, state.focal_factor
         R = T[p.camera, :3, :3]
         in_camera = np.einsum('mij,mj->mi', R, points[p.point]) + T[p.camera, :3, 3]
         rays, weight, _ = adjuster.residuals(in_camera, factor)
@@ -169,28 +174,39 @@ class _Adjuster:
         front = depth > 1e-6
         return rays, robust * front * p.focal**2, np.where(front, error_px, np.inf)
 
-    def error_px(self, T: np.ndarray, points: np.ndarray, factor: float) -> np.ndarray:
+    def error_px(self, state: _State) -> np.ndarray:
         """Return the (M,) errors at a state."""
-        p = self.problem
-        in_camera = np.einsum('mij,mj->mi', T[p.camera, :3, :3], points[p.point])
-        return self.residuals(in_camera + T[p.camera, :3, 3], factor)[2]
+        p, T = self.problem, state.T_camera_world
+        in_camera = np.einsum('mij,mj->mi', T[p.camera, :3, :3], state.points[p.point])
+        return self.residuals(in_camera + T[p.camera, :3, 3], state.focal_factor)[2]
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is adjusted."""
+
+    T_camera_world: np.ndarray
+    points: np.ndarray
+    focal_factor: float
 
 
 def adjust(problem: BundleProblem, iterations: int = 6) -> BundleResult:
     """Minimise Huber's loss of the reprojection errors by Levenberg-Marquardt."""
     adjuster = _Adjuster(problem)
-    T, points, factor = problem.T_camera_world.copy(), problem.points.copy(), 1.0
-    error = adjuster.error_px(T, points, factor)
-    cost, damping = _cost(problem, error, factor), 1e-4
+    known = _Adjuster(replace(problem, focal_prior=None))
+    state = _State(problem.T_camera_world.copy(), problem.points.copy(), 1.0)
+    error = adjuster.error_px(state)
+    cost, damping = _cost(problem, error, state), 1e-4
     for _ in range(iterations):
-        linear = _Linearisation(adjuster, T, points, factor)
+        linear = _Linearisation(adjuster, state)
         improved = False
         for _ in range(4):
-            step, point_step = linear.solve(damping)
-            new_T, new_factor = _moved(T, factor, step, problem)
-            new_points = points + point_step
-            new_error = adjuster.error_px(new_T, new_points, new_factor)
-            new_cost = _cost(problem, new_error, new_factor)
+            new = _moved(state, *linear.solve(damping), problem)
+            if new.focal_factor != state.focal_factor:
+                # Poses and points follow: they are far from linear in the focal length.
+                new = _moved(new, *_Linearisation(known, new).solve(damping), known.problem)
+            new_error = adjuster.error_px(new)
+            new_cost = _cost(problem, new_error, new)
             if new_cost < cost:
                 improved = True
                 break
@@ -198,37 +214,40 @@ def adjust(problem: BundleProblem, iterations: int = 6) -> BundleResult:
         if not improved:
             break
         gain = (cost - new_cost) / max(cost, 1e-12)
-        T, points, factor, error, cost = new_T, new_points, new_factor, new_error, new_cost
+        zoomed = abs(new.focal_factor / state.focal_factor - 1.0)
+        state, error, cost = new, new_error, new_cost
         damping = max(damping * 0.1, 1e-9)
-        if gain < 1e-4:
+        if gain < 1e-4 and zoomed < SAME_FOCAL:
             break
     sigma = 0.0
     if problem.focal_prior is not None:
-        sigma = _Linearisation(adjuster, T, points, factor).focal_sigma()
+        sigma = _Linearisation(adjuster, state).focal_sigma()
+    T, points, factor = state.T_camera_world, state.points, state.focal_factor
     return BundleResult(T, points, error, _relative_sigma(adjuster, T, points), factor, sigma)
 
 
 def _moved(
-    T: np.ndarray, factor: float, step: np.ndarray, problem: BundleProblem
-) -> tuple[np.ndarray, float]:
-    """Apply a step of the camera block to the free cameras and the focal factor."""
-    n = problem.free_count
-    moved = T.copy()
-    if n:
-        moved[:n] = exp_se3(step[: 6 * n].reshape(n, 6)) @ T[:n]
+    state: _State, step: np.ndarray, point_step: np.ndarray, problem: BundleProblem
+) -> _State:
+    """Apply a step of the cameras, of the focal factor if it is unknown, and of the points."""
+    n, factor = problem.free_count, state.focal_factor
     if problem.focal_prior is not None:
-        # At most a tenth per step: the linear model is valid only nearby.
-        factor = factor * (1.0 + float(np.clip(step[-1] / factor, -0.1, 0.1)))
-    return moved, factor
+        share = min(1.0, MOST_ZOOM * factor / max(abs(float(step[-1])), 1e-12))
+        step, point_step = share * step, share * point_step
+        factor += float(step[-1])
+    moved = state.T_camera_world.copy()
+    if n:
+        moved[:n] = exp_se3(step[: 6 * n].reshape(n, 6)) @ moved[:n]
+    return _State(moved, state.points + point_step, factor)
 
 
-def _cost(problem: BundleProblem, error_px: np.ndarray, factor: float) -> float:
+def _cost(problem: BundleProblem, error_px: np.ndarray, state: _State) -> float:
     """Return Huber's loss and that of the prior; a point behind its camera counts 100 pixels."""
     e = np.minimum(error_px, 100.0)
     cost = np.where(e < HUBER_PX, 0.5 * e * e, HUBER_PX * (e - 0.5 * HUBER_PX)).sum()
     if problem.focal_prior is not None:
         mean, sigma = problem.focal_prior
-        cost += 0.5 * ((factor - mean) / sigma) ** 2
+        cost += 0.5 * ((state.focal_factor - mean) / sigma) ** 2
     return float(cost)
 
 

@@ -115,7 +115,7 @@ class ClassicalPredictor:
             intrinsics=odometry.camera.resized(width, height),
             edges=edges,
             refined=refined,
-            depths=self._depths(outcome.swept),
+            depths=self._depths(odometry.camera, outcome.swept),
             keyframe=outcome.keyframe,
             provisional=odometry.mode is Mode.STARTING,
             intrinsics_estimated=self._estimated,
@@ -133,7 +133,8 @@ class ClassicalPredictor:
         """Wait for background work; return its refined edges, depths and an estimated camera."""
         if self._odometry is None:
             return (), (), None
-        depths = self._depths(self._odometry.drain())
+        swept = self._odometry.drain()
+        depths = self._depths(self._odometry.camera, swept)
         intrinsics = self._odometry.camera.resized(*self._size) if self._estimated else None
         return self._corrections(self._odometry, None), depths, intrinsics
 
@@ -295,14 +296,15 @@ class ClassicalPredictor:
         known = self._descriptors.get(frame_id)
         return -1.0 if known is None else float(known @ descriptor)
 
-    def _depths(self, swept: Iterable[Swept]) -> tuple[DepthMap, ...]:
+    def _depths(self, camera: Pinhole, swept: Iterable[Swept]) -> tuple[DepthMap, ...]:
         return tuple(
             DepthMap(
                 s.frame_id,
                 s.depth,
                 s.confidence,
                 self._colors.pop(s.frame_id),
-                s.camera.resized(s.camera.width, s.camera.height),
+                # The focal length may have changed since the sweep began.
+                camera.resized(s.depth.shape[1], s.depth.shape[0]),
             )
             for s in swept
         )

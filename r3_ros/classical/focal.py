@@ -8,7 +8,6 @@ determine the focal length, driving straight ahead hardly does, and then the gue
 
 from __future__ import annotations
 
-from .bundle import BundleResult
 from .pinhole import Pinhole
 
 #: Relative standard deviation of the guess: 65 degrees across the longer side, 48 to 90.
@@ -18,6 +17,9 @@ SETTLED_SIGMA = 0.01
 #: ... which takes at least, and waits for at most, so many keyframes.
 LEAST_KEYFRAMES = 8
 MOST_KEYFRAMES = 48
+#: Factor on the standard deviation from one segment to the next, and its least value there.
+CARRIED = 3.0
+LEAST_CARRIED = 0.05
 #: Keyframes in the first adjustment, and their growth from one to the next.
 FIRST_KEYFRAMES = 4
 GROWTH = 1.33
@@ -31,7 +33,7 @@ class FocalEstimate:
     """
 
     def __init__(self, guess: float) -> None:
-        self._guess = guess
+        self._prior = self._newest = guess, GUESS_SIGMA
         self._keyframes = 0
         self._next = FIRST_KEYFRAMES
         self.settled = False
@@ -42,16 +44,26 @@ class FocalEstimate:
 
     def prior(self, camera: Pinhole) -> tuple[float, float]:
         """Return mean and standard deviation of the factor on the camera's focal length."""
-        mean = self._guess / camera.focal
-        return mean, GUESS_SIGMA * mean
+        focal, sigma = self._prior
+        return focal / camera.focal, sigma * focal / camera.focal
 
     def begun(self, keyframes: int) -> None:
         """Note that it is being estimated with so many keyframes."""
         self._keyframes = keyframes
         self._next = max(keyframes + 2, round(GROWTH * keyframes))
 
-    def take(self, result: BundleResult) -> None:
-        """Decide after the adjustment whether the estimate is final."""
-        sigma = result.focal_sigma / result.focal_factor
+    def take(self, focal: float, sigma: float) -> None:
+        """Take the result, and decide whether it is final.
+
+        :param sigma: relative standard deviation.
+        """
+        self._newest = focal, sigma
         certain = self._keyframes >= LEAST_KEYFRAMES and sigma < SETTLED_SIGMA
         self.settled = certain or self._keyframes >= MOST_KEYFRAMES
+
+    def new_segment(self) -> None:
+        """Go on with keyframes that share nothing with the earlier ones."""
+        focal, sigma = self._newest
+        # The camera was lost: what it was lost with may be wrong.
+        self._prior = focal, min(max(CARRIED * sigma, LEAST_CARRIED), GUESS_SIGMA)
+        self._next = FIRST_KEYFRAMES

@@ -136,9 +136,9 @@ class Odometry:
         # At this distance the corners fill the image.
         area = camera.width * camera.height
         self._distance = max(5.0, 0.42 * (area / corner_count) ** 0.5)
-        focal = FocalEstimate(camera.focal) if guessed_focal else None
-        self._start = StartUp(corner_count, self._distance, focal)
-        self._backend = Backend(self.map, window_size, focal, planes)
+        self._focal = FocalEstimate(camera.focal) if guessed_focal else None
+        self._start = StartUp(corner_count, self._distance, self._focal)
+        self._backend = Backend(self.map, window_size, self._focal, planes)
         self._relocaliser = Relocaliser()
         self._lost_steps = 0
         self._newest_segment = 0
@@ -210,6 +210,8 @@ class Odometry:
         """Begin a segment with a world of its own."""
         self.mode = Mode.STARTING
         self.map.segment = self._newest_segment = self._newest_segment + 1
+        if self._focal is not None:
+            self._focal.new_segment()
         # Without a reference the next frame becomes one.
         self._start.reference_id = -1
         self._T = self._reference_T = np.eye(4)

@@ -56,7 +56,6 @@ class Swept:
     frame_id: int
     depth: np.ndarray
     confidence: np.ndarray
-    camera: Pinhole
 
 
 def sweep_size(camera: Pinhole) -> tuple[int, int]:
@@ -127,7 +126,7 @@ def sweep(
     inverse_depths = np.linspace(1.0 / farthest, 1.0 / nearest, planes)
     scores = _score_volume(gray, views, camera, inverse_depths)
     depth, confidence = _decide(scores, inverse_depths, gray)
-    return Swept(frame_id, depth, confidence, camera)
+    return Swept(frame_id, depth, confidence)
 
 
 def _score_volume(
