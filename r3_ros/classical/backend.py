@@ -196,17 +196,22 @@ class Backend:
                 mapping.remove_loop_observations(self._map, window.loop)
                 continue
             zoomed = window.problem.focal_prior is not None
-            if zoomed and window.segment != self._map.segment:
-                # Another start may have changed the focal length since.
+            if zoomed and not self._accepts_focal(window, result):
+                self._adjust_wanted = True
                 continue
             motion = merge(window, result, self._map)
             if window.segment == self._map.segment:
                 motions.append(motion)
-            if zoomed and self._focal is not None:
+            if zoomed:
                 mapping.refocus(self._map, window, result.focal_factor)
-                sigma = result.focal_sigma / result.focal_factor
-                self._focal.take(self._map.camera.focal, sigma)
         return motions
+
+    def _accepts_focal(self, window: AdjustmentWindow, result: BundleResult) -> bool:
+        """Return whether a focal length is used; another start may have changed it since."""
+        if self._focal is None or window.segment != self._map.segment:
+            return False
+        sigma = result.focal_sigma / result.focal_factor
+        return self._focal.accepts(window.problem.focal * result.focal_factor, sigma)
 
     def _sweep(self) -> None:
         key = self._map.frames.get(self._key_id)

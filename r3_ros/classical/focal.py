@@ -8,10 +8,16 @@ determine the focal length, driving straight ahead hardly does, and then the gue
 
 from __future__ import annotations
 
+import math
+
 from .pinhole import Pinhole
 
 #: Relative standard deviation of the guess: 65 degrees across the longer side, 48 to 90.
 GUESS_SIGMA = 0.3
+#: An estimate is used if its relative standard deviation is below this, and the one before, or the
+#: start, differs by less than this factor: over a few keyframes a few wrong tracks can decide.
+ACCEPTED_SIGMA = 0.1
+AGREEMENT = math.log(1.1)
 #: The estimate is final at this relative standard deviation, for a pixel of noise, ...
 SETTLED_SIGMA = 0.01
 #: ... which takes at least, and waits for at most, so many keyframes.
@@ -34,6 +40,8 @@ class FocalEstimate:
 
     def __init__(self, guess: float) -> None:
         self._prior = self._newest = guess, GUESS_SIGMA
+        # The last value found, used or not.
+        self._last = guess
         self._keyframes = 0
         self._next = FIRST_KEYFRAMES
         self.settled = False
@@ -52,14 +60,24 @@ class FocalEstimate:
         self._keyframes = keyframes
         self._next = max(keyframes + 2, round(GROWTH * keyframes))
 
-    def take(self, focal: float, sigma: float) -> None:
-        """Take the result, and decide whether it is final.
+    def started(self, focal: float) -> None:
+        """Note the value that a segment starts with."""
+        self._last = focal
+
+    def accepts(self, focal: float, sigma: float) -> bool:
+        """Return whether the result of the adjustment is to be used, and note whether it is final.
 
         :param sigma: relative standard deviation.
         """
-        self._newest = focal, sigma
-        certain = self._keyframes >= LEAST_KEYFRAMES and sigma < SETTLED_SIGMA
+        known = sigma < ACCEPTED_SIGMA
+        accepted = known and abs(math.log(focal / self._last)) < AGREEMENT
+        if known:
+            self._last = focal
+        if accepted:
+            self._newest = focal, sigma
+        certain = accepted and self._keyframes >= LEAST_KEYFRAMES and sigma < SETTLED_SIGMA
         self.settled = certain or self._keyframes >= MOST_KEYFRAMES
+        return accepted
 
     def new_segment(self) -> None:
         """Go on with keyframes that share nothing with the earlier ones."""

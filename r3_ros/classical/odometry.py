@@ -249,6 +249,8 @@ class Odometry:
     def _begin(self, start: Start, frame: HeldFrame, gray: np.ndarray) -> None:
         """Add a start to the map: two keyframes, and poses of the held frames between."""
         self.map.camera = start.camera
+        if self._focal is not None:
+            self._focal.started(start.camera.focal)
         T_world_reference = self._reference_T
         world = transform(T_world_reference, start.points)
         for frame_id, T in zip(start.frame_ids, start.T_camera_reference, strict=True):

@@ -17,35 +17,44 @@ from r3_ros.core.geometry import inverse, make_T, transform
 CAMERA = Pinhole.of(INTRINSICS, INTRINSICS.width, INTRINSICS.height)
 
 
-def estimated(estimate, keyframes, sigma, focal=300.0):
+def accepted(estimate, keyframes, focal, sigma):
     assert estimate.is_due(keyframes)
     estimate.begun(keyframes)
-    estimate.take(focal, sigma)
+    return estimate.accepts(focal, sigma)
 
 
 def test_the_estimate_ends_when_it_is_certain():
     estimate = FocalEstimate(320.0)
     assert not estimate.is_due(3)
-    estimated(estimate, 4, 0.005)
+    assert accepted(estimate, 4, 300.0, 0.005)
     assert not estimate.settled and not estimate.is_due(5)
-    estimated(estimate, 6, 0.02)
-    estimated(estimate, 10, 0.011)
-    estimated(estimate, 13, 0.009)
+    assert accepted(estimate, 6, 300.0, 0.02)
+    assert accepted(estimate, 10, 300.0, 0.011)
+    assert accepted(estimate, 13, 300.0, 0.009)
     assert estimate.settled and not estimate.is_due(100)
 
 
-def test_an_uncertain_estimate_ends_too():
+def test_an_uncertain_estimate_is_not_used_and_ends_too():
     estimate = FocalEstimate(320.0)
-    estimated(estimate, MOST_KEYFRAMES - 1, 0.2)
+    assert not accepted(estimate, MOST_KEYFRAMES - 1, 320.0, 0.2)
     assert not estimate.settled
-    estimated(estimate, 2 * MOST_KEYFRAMES, 0.2)
+    assert not accepted(estimate, 2 * MOST_KEYFRAMES, 320.0, 0.2)
     assert estimate.settled
+
+
+def test_an_estimate_that_jumps_has_to_be_confirmed():
+    estimate = FocalEstimate(320.0)
+    estimate.started(300.0)
+    assert not accepted(estimate, 4, 250.0, 0.02)
+    assert not accepted(estimate, 8, 300.0, 0.02)
+    assert accepted(estimate, 11, 290.0, 0.02)
 
 
 def test_each_adjustment_has_the_first_guess_as_its_prior():
     """What one segment found is the guess of the next, with more doubt."""
     estimate = FocalEstimate(320.0)
-    estimated(estimate, 4, 0.03, focal=400.0)
+    estimate.started(400.0)
+    assert accepted(estimate, 4, 400.0, 0.03)
     camera = CAMERA.with_focal_scaled(400.0 / CAMERA.focal)
     assert estimate.prior(camera) == pytest.approx((0.8, 0.24))
     estimate.new_segment()
