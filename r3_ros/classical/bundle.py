@@ -193,7 +193,8 @@ class _State:
 def adjust(problem: BundleProblem, iterations: int = 6) -> BundleResult:
     """Minimise Huber's loss of the reprojection errors by Levenberg-Marquardt."""
     adjuster = _Adjuster(problem)
-    known = _Adjuster(replace(problem, focal_prior=None))
+    zooms = problem.focal_prior is not None
+    known = _Adjuster(replace(problem, focal_prior=None)) if zooms else adjuster
     state = _State(problem.T_camera_world.copy(), problem.points.copy(), 1.0)
     error = adjuster.error_px(state)
     cost, damping = _cost(problem, error, state), 1e-4
@@ -202,7 +203,7 @@ def adjust(problem: BundleProblem, iterations: int = 6) -> BundleResult:
         improved = False
         for _ in range(4):
             new = _moved(state, *linear.solve(damping), problem)
-            if new.focal_factor != state.focal_factor:
+            if zooms:
                 # Poses and points follow: they are far from linear in the focal length.
                 new = _moved(new, *_Linearisation(known, new).solve(damping), known.problem)
             new_error = adjuster.error_px(new)
@@ -219,9 +220,7 @@ def adjust(problem: BundleProblem, iterations: int = 6) -> BundleResult:
         damping = max(damping * 0.1, 1e-9)
         if gain < 1e-4 and zoomed < SAME_FOCAL:
             break
-    sigma = 0.0
-    if problem.focal_prior is not None:
-        sigma = _Linearisation(adjuster, state).focal_sigma()
+    sigma = _Linearisation(adjuster, state).focal_sigma() if zooms else 0.0
     T, points, factor = state.T_camera_world, state.points, state.focal_factor
     return BundleResult(T, points, error, _relative_sigma(adjuster, T, points), factor, sigma)
 
