@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from r3_ros.core.config import CovarianceConfig
 from r3_ros.core.datatypes import Edge
 from r3_ros.core.geometry import inverse, make_T, rotation_angle
 from r3_ros.streaming.pose_resolution import (
@@ -17,7 +16,7 @@ from r3_ros.streaming.pose_resolution import (
 )
 from scipy.spatial.transform import Rotation
 
-NOISE = EdgeNoise(1.0, CovarianceConfig())
+NOISE = EdgeNoise(1.0)
 FRAME_ID = 1000
 DEGREE = np.pi / 180
 
