@@ -33,9 +33,10 @@ class ErrorModel:
     :ivar extent_power: ... and the second.
     :ivar drift: factors on the standard deviations of edges where poses are carried along them:
         the errors of edges through one map are not independent.
-    :ivar drift_power: by which the level of the residuals multiplies these, and the next.
+    :ivar drift_power: by which the level of the residuals multiplies these.
     :ivar start: standard deviations of the world that the first frame defines, as its first edges
-        see it: rotation in radians, logarithm of the scale.
+        see it, to be multiplied by the level of the residuals: rotation in radians, logarithm of
+        the scale.
     """
 
     nominal: tuple[float, float] = (2e-3, 2e-3)

@@ -269,7 +269,7 @@ def carried_along(
     rotation, scale = errors.start
     start = np.diag(np.square([0.0] * 3 + [rotation] * 3 + [scale]))
     begins = (covariances == 0.0).all(axis=(1, 2))
-    covariances = covariances + (begins * level**2)[:, None, None] * start
+    covariances = covariances + (begins * noise**2)[:, None, None] * start
     R, t = np.swapaxes(T_edges[:, :3, :3], 1, 2), T_edges[:, :3, 3]
     # The adjoint of the edge's inverse: what a small similarity of the source does to the target.
     A = np.zeros((len(T_edges), 7, 7))
