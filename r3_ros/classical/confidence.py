@@ -7,6 +7,8 @@ spread, residuals and depth uncertainty. The confidence of a standard deviation 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from ..core.geometry import inverse
@@ -20,13 +22,50 @@ NOMINAL_TRANSLATION = 8e-4
 REFERENCE = float(np.log(2.0))
 #: Least common corners of an edge.
 LEAST_COMMON = 8
-#: Least noise of tracked corners, in pixels.
+#: Least noise of tracked corners, in pixels, and that of good images.
 LEAST_NOISE_PX = 0.3
+USUAL_NOISE_PX = 0.4
+#: Share of a frame in the running level of the residuals.
+_NOISE_GAIN = 0.05
 
 
 def rotation_confidence(sigma_rad: float) -> float:
     """Return the confidence of a rotation with this standard deviation."""
     return float(np.log1p(NOMINAL_ROTATION / max(sigma_rad, 1e-9)))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the common corners tell of a relative pose.
+
+    :ivar confidences: of translation and rotation.
+    :ivar sigmas: standard deviations of an axis of the translation, in the map's unit, and of the
+        rotation in radians.
+    """
+
+    confidences: tuple[float, float]
+    sigmas: tuple[float, float]
+
+
+class NoiseLevel:
+    """The level of the residuals, over that of good images, as a running mean of logarithms.
+
+    Wrong calibration, rolling shutter, blur and moving things make residuals larger; they make the
+    errors of poses larger still, and alike for many frames.
+    """
+
+    def __init__(self) -> None:
+        self._frames, self._mean = 0, 0.0
+
+    @property
+    def value(self) -> float:
+        return float(np.exp(self._mean))
+
+    def follow(self, noise_px: float) -> None:
+        """Take in the residuals of a frame."""
+        self._frames += 1
+        gain = max(_NOISE_GAIN, 1.0 / self._frames)
+        self._mean += gain * (np.log(noise_px / USUAL_NOISE_PX) - self._mean)
 
 
 class Evidence:
@@ -53,11 +92,21 @@ class Evidence:
         self._row_of_slot = np.full(len(landmarks.used), -1)
         self._row_of_slot[self._slots] = np.arange(len(self._slots))
 
-    def against(self, other: HeldFrame) -> tuple[float, float] | None:
-        """Return the confidences of translation and rotation to another frame.
+    @property
+    def noise_px(self) -> float:
+        """Root mean square residual of the frame's landmarks, of an axis of the image."""
+        return self._noise_px(np.arange(len(self._slots)))
 
-        None for too few common corners.
-        """
+    def _noise_px(self, index: np.ndarray) -> float:
+        # Candidates fit along their rays whatever the noise is.
+        squared_px = (self._residual[index] ** 2).sum(axis=1)
+        squared_px = squared_px[self._solid[index] & (squared_px < INLIER_PX**2)]
+        if not len(squared_px):
+            return LEAST_NOISE_PX
+        return max(LEAST_NOISE_PX, float(np.sqrt(0.5 * squared_px.mean())))
+
+    def against(self, other: HeldFrame) -> Measured | None:
+        """Return what the corners in common with another frame tell; None for too few of them."""
         index = self._row_of_slot[other.seen.slots[other.seen.alive(self._landmarks)]]
         index = index[index >= 0]
         index = index[self._front[index]]
@@ -69,13 +118,7 @@ class Evidence:
         fits = (residual**2).sum(axis=1) < INLIER_PX**2
         if fits.sum() < LEAST_COMMON:
             return None
-        # Candidates fit along their rays whatever the noise is.
-        squared_px = (self._residual[index] ** 2).sum(axis=1)
-        squared_px = squared_px[self._solid[index] & (squared_px < INLIER_PX**2)]
-        noise_px = LEAST_NOISE_PX
-        if len(squared_px):
-            noise_px = max(noise_px, float(np.sqrt(0.5 * squared_px.mean())))
-        J = (J * self._roots[index, None, None])[fits].reshape(-1, 6) / noise_px
+        J = (J * self._roots[index, None, None])[fits].reshape(-1, 6) / self._noise_px(index)
         depth = float(np.median(self._depth[index[fits]]))
         H = J.T @ J
         scale = np.array([depth] * 3 + [1.0] * 3)
@@ -86,4 +129,7 @@ class Evidence:
         # Relative to the median depth of the common corners.
         sigma_translation = float(np.sqrt(max(np.trace(covariance[:3, :3]), 1e-18)))
         confidence = float(np.log1p(NOMINAL_TRANSLATION / sigma_translation))
-        return confidence, rotation_confidence(sigma_rotation)
+        of_axis = np.array([sigma_translation * depth, sigma_rotation]) / np.sqrt(3.0)
+        return Measured(
+            (confidence, rotation_confidence(sigma_rotation)), (of_axis[0], of_axis[1])
+        )

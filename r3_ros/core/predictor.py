@@ -28,6 +28,7 @@ from .datatypes import (
     ModelInfo,
     SparseLandmarks,
 )
+from .error_model import ErrorModel
 from .resize_geometry import Geometry
 
 
@@ -57,6 +58,10 @@ class Predictor(Protocol):
         The initial value of the gate's reference, which then follows the stream. It may change
         during the first frames.
         """
+
+    @property
+    def error_model(self) -> ErrorModel:
+        """The errors of the edges."""
 
     def describe(self, frame: Frame) -> np.ndarray:
         """Return the frame's descriptor, a (descriptor_size,) float32 unit vector.

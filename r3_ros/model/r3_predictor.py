@@ -27,6 +27,7 @@ from ..core.datatypes import (
     ModelInfo,
     SparseLandmarks,
 )
+from ..core.error_model import ErrorModel
 from ..core.errors import DeviceMemoryError, FrameError, ModelError
 from ..core.geometry import inverse, T_from_quat
 from ..core.resize_geometry import Geometry, image_size
@@ -109,6 +110,11 @@ class R3Predictor:
     def confidence_reference(self) -> float:
         """Score of a good edge: the mean over the best edges of this stream's first frames."""
         return float(np.mean(self._warm_up)) if self._warm_up else _FIRST_GUESS
+
+    @property
+    def error_model(self) -> ErrorModel:
+        """Guesses: no weights have been calibrated."""
+        return ErrorModel()
 
     @device_errors()
     @torch.inference_mode()

@@ -412,8 +412,8 @@ class Engine:
 
     @property
     def _noise(self) -> EdgeNoise:
-        return EdgeNoise(self.predictor.confidence_reference, self.config.covariance)
+        return EdgeNoise(self.predictor.confidence_reference, self.predictor.error_model)
 
 
 def _origin() -> Resolution:
-    return Resolution([], [], ResolvedPose(HeldPose(np.eye(4)), np.zeros((6, 6))))
+    return Resolution([], [], ResolvedPose(HeldPose(np.eye(4))))

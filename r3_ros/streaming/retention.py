@@ -77,7 +77,7 @@ class Retention:
             resolution.edges,
             resolution.pose,
             session.graph.held,
-            EdgeNoise(self._predictor.confidence_reference, self.config.covariance),
+            EdgeNoise(self._predictor.confidence_reference, self._predictor.error_model),
             prediction.provisional,
         )
         T_previous_camera = motion_since_last(session, frame_id, pose.T_world_camera)

@@ -27,6 +27,7 @@ from r3_ros.core.datatypes import (
     KnownKeyframe,
     ModelInfo,
 )
+from r3_ros.core.error_model import ErrorModel
 from r3_ros.core.geometry import inverse, make_T
 from scipy.spatial.transform import Rotation
 
@@ -172,6 +173,7 @@ class ScriptedPredictor:
     info = ModelInfo('scripted')
     capacity = None
     confidence_reference = 2.0
+    error_model = ErrorModel()
     descriptor_size = 128
     has_pose_token = False
 
