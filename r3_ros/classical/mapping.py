@@ -17,7 +17,7 @@ SOLID_PARALLAX_DEG = 1.0
 #: ... if its error is below this in every keyframe that saw it, in pixels.
 SOLID_PX = 2.0
 #: Keyframes whose unseen landmarks are searched for, per new keyframe.
-REVISITED_KEYFRAMES = 3
+REVISITED_KEYFRAMES = 2
 #: Patches are compared without warping, so the view may not have turned or grown much.
 REVISIT_ANGLE_COS = np.cos(np.deg2rad(25.0))
 REVISIT_SCALE = 1.35
