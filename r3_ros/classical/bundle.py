@@ -139,11 +139,8 @@ class _Linearisation:
         A[diagonal] += damping * A[diagonal] + 1e-12
         points = self.W.shape[1]
         W = self.W.reshape(len(A), points * 3)
-        # Sums written out: three times as fast as einsum on matrices this small.
-        WV = self.W[:, :, 0, None] * V_inv[:, 0]
-        WV += self.W[:, :, 1, None] * V_inv[:, 1]
-        WV += self.W[:, :, 2, None] * V_inv[:, 2]
-        WV = WV.reshape(len(A), points * 3)
+        # Point by point: twice as fast as unknown by unknown.
+        WV = np.swapaxes(np.swapaxes(self.W, 0, 1) @ V_inv, 0, 1).reshape(W.shape)
         reduced = A - WV @ W.T
         return reduced, WV, V_inv
 
@@ -190,8 +187,11 @@ class _State:
     focal_factor: float
 
 
-def adjust(problem: BundleProblem, iterations: int = 6) -> BundleResult:
-    """Minimise Huber's loss of the reprojection errors by Levenberg-Marquardt."""
+def adjust(problem: BundleProblem, iterations: int = 6, least_gain: float = 1e-4) -> BundleResult:
+    """Minimise Huber's loss of the reprojection errors by Levenberg-Marquardt.
+
+    :param least_gain: end when a step reduces the loss by less than this share.
+    """
     adjuster = _Adjuster(problem)
     zooms = problem.focal_prior is not None
     known = _Adjuster(replace(problem, focal_prior=None)) if zooms else adjuster
@@ -218,7 +218,7 @@ def adjust(problem: BundleProblem, iterations: int = 6) -> BundleResult:
         zoomed = abs(new.focal_factor / state.focal_factor - 1.0)
         state, error, cost = new, new_error, new_cost
         damping = max(damping * 0.1, 1e-9)
-        if gain < 1e-4 and zoomed < SAME_FOCAL:
+        if gain < least_gain and zoomed < SAME_FOCAL:
             break
     sigma = _Linearisation(adjuster, state).focal_sigma() if zooms else 0.0
     T, points, factor = state.T_camera_world, state.points, state.focal_factor
@@ -273,9 +273,7 @@ def _relative_sigma(adjuster: _Adjuster, T: np.ndarray, points: np.ndarray) -> n
 
 def _outer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the flattened (M, i * j) products ``a^T b`` of (M, 2, i) and (M, 2, j)."""
-    product = a[:, 0, :, None] * b[:, 0, None, :]
-    product += a[:, 1, :, None] * b[:, 1, None, :]
-    return product.reshape(len(a), a.shape[2] * b.shape[2])
+    return (np.swapaxes(a, 1, 2) @ b).reshape(len(a), a.shape[2] * b.shape[2])
 
 
 def _damped(V: np.ndarray, damping: float) -> np.ndarray:

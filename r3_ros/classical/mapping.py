@@ -104,7 +104,7 @@ def _best_keyframe(
     landmarks = sparse_map.landmarks
     best, best_count = None, 14
     axis = frame.T_world_camera[:3, 2]
-    for old in sparse_map.keyframes():
+    for old in sparse_map.keyframes_seeing(visible):
         if old is frame or axis @ old.T_world_camera[:3, 2] < REVISIT_ANGLE_COS:
             continue
         use = old.seen.alive(landmarks) & visible[old.seen.slots]
@@ -156,7 +156,7 @@ def _fits_everywhere(slots: np.ndarray, world: np.ndarray, sparse_map: SparseMap
     row_of_slot = np.full(len(landmarks.used), -1)
     row_of_slot[slots] = np.arange(len(slots))
     good = np.ones(len(slots), bool)
-    for old in sparse_map.keyframes():
+    for old in sparse_map.keyframes_seeing(slots):
         index = row_of_slot[old.seen.slots]
         use = (index >= 0) & old.seen.alive(landmarks)
         if use.any():

@@ -93,8 +93,10 @@ class Retention:
             pose.T_world_camera if session.segment_id == 0 else None,
             prediction.pose_token,
         )
-        wanted = session.admission.wants(session.bank, candidate, context.with_depth)
-        is_keyframe = _becomes_keyframe(prediction, verdict, wanted)
+        is_keyframe = _decided(prediction, verdict)
+        if is_keyframe is None:
+            wanted = session.admission.wants(session.bank, candidate, context.with_depth)
+            is_keyframe = wanted and verdict.mappable
         if is_keyframe:
             if verdict.state is TrackingState.LOW_CONFIDENCE:
                 session.doubtful.add(frame_id)
@@ -150,10 +152,8 @@ def _mean_confidence(edge: Edge) -> float:
     return 0.5 * sum(edge.scores)
 
 
-def _becomes_keyframe(prediction: FramePrediction, verdict: Verdict, wanted: bool) -> bool:
-    """Return whether a frame becomes a keyframe: by the predictor, else by admission."""
+def _decided(prediction: FramePrediction, verdict: Verdict) -> bool | None:
+    """Return whether a frame becomes a keyframe, None if that is up to admission."""
     if verdict.state is TrackingState.INITIALIZING and verdict.mappable:
         return True
-    if prediction.keyframe is not None:
-        return prediction.keyframe
-    return wanted and verdict.mappable
+    return prediction.keyframe

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from r3_ros.classical.bundle import adjust, BundleProblem
 from r3_ros.classical.initialise import fit_rotation, solve_two_views
+from r3_ros.classical.landmarks import Observations, SparseMap
 from r3_ros.classical.pinhole import depth_along_first_ray, parallax_cosine, Pinhole, project
 from r3_ros.classical.pnp import exp_se3, ransac_pose, refine_pose, reprojection_px
 from r3_ros.core.geometry import rotation_angle
@@ -227,3 +228,22 @@ def test_a_camera_that_sees_nothing_new_stays():
     result = adjust(fixed)
     assert np.array_equal(result.T_camera_world, T)
     assert np.median(np.abs(result.points - points)) < 5e-3
+
+
+def test_keyframes_before_the_first_that_saw_a_landmark_are_left_out():
+    sparse = SparseMap(Pinhole(FOCAL, FOCAL, 319.5, 239.5, 640, 480))
+    slots = []
+    for i in range(4):
+        frame = sparse.hold(10 * i, np.zeros((480, 640), np.uint8), np.eye(4))
+        frame.keyframe = True
+        slots.append(sparse.landmarks.add(np.ones((2, 3)), frame, np.ones((2, 2))))
+        frame.seen = Observations.of(
+            sparse.landmarks, np.concatenate(slots), np.ones((2 * i + 2, 2))
+        )
+    ids = [frame.frame_id for frame in sparse.keyframes_seeing(slots[2])]
+    assert ids == [f.frame_id for f in sparse.keyframes() if np.isin(slots[2], f.seen.slots).any()]
+    assert ids == [20, 30]
+    mask = np.zeros(len(sparse.landmarks.used), bool)
+    assert sparse.keyframes_seeing(mask) == []
+    mask[slots[1]] = True
+    assert [frame.frame_id for frame in sparse.keyframes_seeing(mask)] == [10, 20, 30]

@@ -562,6 +562,19 @@ def test_the_predictor_may_ask_for_keyframes_and_refuse_them():
     np.testing.assert_array_equal(np.flatnonzero(view.is_keyframe), list(range(0, 40, 7)))
 
 
+def test_overlaps_are_computed_only_where_they_decide_on_a_keyframe(monkeypatch):
+    asked = []
+    overlap = KeyframeBank.overlap
+    monkeypatch.setattr(
+        KeyframeBank, 'overlap', lambda bank, *a: asked.append(a) or overlap(bank, *a)
+    )
+    run(count=10)
+    assert asked
+    asked.clear()
+    run(Script(keyframe=lambda i: i % 3 == 0), count=10)
+    assert not asked
+
+
 def test_provisional_poses_claim_no_position():
     engine, estimates = run(Script(provisional=4), count=10)
     assert states(estimates) == 4 * [INITIALIZING] + 6 * [TRACKING]
