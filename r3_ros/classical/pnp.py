@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -50,6 +52,14 @@ def pose_jacobian(points: np.ndarray) -> np.ndarray:
     return J
 
 
+@dataclass(frozen=True)
+class ExpectedCentre:
+    """Where the camera is expected: (3,) in the world, with a standard deviation of an axis."""
+
+    centre: np.ndarray
+    sigma: float
+
+
 def refine_pose(
     T_camera_world: np.ndarray,
     landmarks: np.ndarray,
@@ -57,6 +67,7 @@ def refine_pose(
     focal: float,
     depth_steps: np.ndarray | None = None,
     weights: np.ndarray | None = None,
+    expected: ExpectedCentre | None = None,
     iterations: int = 8,
 ) -> np.ndarray:
     """Return ``T_camera_world`` after Gauss-Newton with Huber's loss on rays.
@@ -65,6 +76,7 @@ def refine_pose(
     :param depth_steps: (N, 3) standard deviations of the landmarks along the rays of their first
         observation, in the world; None: exact.
     :param weights: (N,), None for 1 each.
+    :param expected: decides what the landmarks leave open, as corners of guessed depth do.
     """
     T = T_camera_world.copy()
     for _ in range(iterations):
@@ -84,6 +96,10 @@ def refine_pose(
         Ju, Jv = J[:, 0], J[:, 1]
         H = (Ju.T * w) @ Ju + (Jv.T * w) @ Jv
         g = Ju.T @ (w * residual[:, 0]) + Jv.T @ (w * residual[:, 1])
+        if expected is not None:
+            information = expected.sigma**-2
+            H[np.diag_indices(3)] += information
+            g[:3] += information * (T[:3, :3] @ expected.centre + T[:3, 3])
         H[np.diag_indices(6)] += 1e-9 * np.trace(H) + 1e-12
         step = -np.linalg.solve(H, g)
         T = exp_se3(step) @ T
