@@ -6,8 +6,8 @@ from r3_ros.classical.bundle import adjust, BundleProblem
 from r3_ros.classical.initialise import fit_rotation, solve_two_views
 from r3_ros.classical.landmarks import Observations, SparseMap
 from r3_ros.classical.pinhole import depth_along_first_ray, parallax_cosine, Pinhole, project
-from r3_ros.classical.pnp import exp_se3, ransac_pose, refine_pose, reprojection_px
-from r3_ros.core.geometry import rotation_angle
+from r3_ros.classical.pnp import exp_se3, ExpectedCentre, ransac_pose, refine_pose, reprojection_px
+from r3_ros.core.geometry import inverse, rotation_angle
 
 FOCAL = 500.0
 
@@ -130,6 +130,35 @@ def test_a_landmark_of_unknown_depth_holds_a_pose_across_its_ray_only():
     assert np.abs(aware - T).max() < 0.1 * np.abs(blind - T).max()
     assert np.median(reprojection_px(T, guessed, rays, FOCAL)[60:]) > 3.0
     assert (reprojection_px(T, guessed, rays, FOCAL, steps)[60:] < 3.0).mean() > 0.95
+
+
+def test_the_expected_motion_decides_what_landmarks_leave_open_and_no_more():
+    """With guessed depths alone a turn to the side and a shift look alike."""
+    rng = np.random.default_rng(13)
+    T = motion(-0.05, 0.0, 0.02, 0.0, 0.1, 0.0)
+    start = exp_se3(np.array([0.1, 0.0, 0.0, 0.0, -0.04, 0.0])) @ T
+
+    def errors(spread, sigma, off_by):
+        """Return shift and turn without and with an expected centre: (2, 2)."""
+        points = cloud(rng, 60)
+        rays = rays_of(T, points) + rng.normal(0, 0.5 / FOCAL, (60, 2))
+        guessed = points * np.exp(rng.normal(0, spread, (60, 1)))
+        expected = ExpectedCentre(inverse(T)[:3, 3] + off_by, 0.01)
+        found = np.stack(
+            [
+                refine_pose(start, guessed, rays, FOCAL, sigma * guessed, None, e, iterations=30)
+                for e in (None, expected)
+            ]
+        )
+        off = inverse(found) @ T
+        return np.stack([np.linalg.norm(off[:, :3, 3], axis=1), rotation_angle(off[:, :3, :3])], 1)
+
+    off_by = np.array([0.005, -0.003, 0.0])
+    alone, decided = np.median([errors(0.2, 1.0, off_by) for _ in range(9)], axis=0)
+    assert decided[0] < 0.5 * alone[0] and decided[1] < 0.7 * alone[1]
+    # Landmarks outweigh even an expectation that is three standard deviations off.
+    alone, decided = np.median([errors(0.0, 0.01, 6 * off_by) for _ in range(9)], axis=0)
+    assert decided[0] < alone[0] + 0.15 * np.linalg.norm(6 * off_by)
 
 
 def test_two_view_start_rejects_a_pure_rotation():
