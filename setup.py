@@ -35,6 +35,7 @@ setup(
     package_data={
         'r3_ros': ['py.typed'],
         'r3_ros.evaluation.report': ['*.css'],
+        'r3_ros.model.weights': ['included/*'],
     },
     install_requires=[
         'evo>=1.31',
