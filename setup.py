@@ -34,6 +34,7 @@ setup(
     packages=find_packages(include=['r3_ros', 'r3_ros.*']),
     package_data={
         'r3_ros': ['py.typed'],
+        'r3_ros.classical': ['*.json'],
         'r3_ros.evaluation.report': ['*.css'],
         'r3_ros.model.weights': ['included/*'],
     },

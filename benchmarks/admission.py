@@ -39,6 +39,7 @@ from r3_ros.core.datatypes import (  # noqa: E402
     Intrinsics,
     ModelInfo,
 )
+from r3_ros.core.error_model import ErrorModel  # noqa: E402
 from r3_ros.core.geometry import inverse, make_T, rotation_angle, transform, unproject  # noqa: E402
 from r3_ros.core.parameter_fields import updated  # noqa: E402
 from r3_ros.input.camera_model import load_camera_yaml  # noqa: E402
@@ -164,6 +165,7 @@ class TruePredictor:
     info = ModelInfo('truth')
     capacity = None
     confidence_reference = 1.0
+    error_model = ErrorModel()
     descriptor_size = SIZE
     has_pose_token = False
 
@@ -207,9 +209,9 @@ class TruePredictor:
     def forget(self, frame_ids: Iterable[int]) -> None:
         """Hold nothing."""
 
-    def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...]]:
+    def drain(self) -> tuple[tuple[()], tuple[()], None]:
         """Return nothing: every answer is given with its frame."""
-        return (), ()
+        return (), (), None
 
     def reset(self) -> None:
         """Hold nothing."""

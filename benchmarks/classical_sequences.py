@@ -118,7 +118,7 @@ class StreamStandIn:
 
     def finish(self) -> None:
         """Take in what is still under way."""
-        refined, _ = self.predictor.drain()
+        refined, *_ = self.predictor.drain()
         self._apply(refined)
         self.close()
 

@@ -56,7 +56,7 @@ from tqdm import tqdm  # noqa: E402
 
 #: A pose is false beyond this share of the path, or this angle.
 FALSE_SHARE, FALSE_DEG = 0.05, 10.0
-_POSED = (TrackingState.TRACKING, TrackingState.LOW_CONFIDENCE)
+POSED = (TrackingState.TRACKING, TrackingState.LOW_CONFIDENCE)
 _BOUND = float(chi2.ppf(0.95, 6))
 _LEAST_POSES = 3
 #: Groups in which a place may be taken for another one that looks the same.
@@ -100,14 +100,7 @@ class RenderedSource(Source):
 
 def judge(task: Task, settings: dict[str, Any]) -> dict[str, Any]:
     """Run one sequence and return its figures."""
-    if task.folder is None:
-        source: Source = RenderedSource(task)
-        stamps_ns, truth = source.stamps_ns, source.T_world_camera
-    else:
-        camera = task.folder / 'camera.yaml'
-        source = open_source(task.folder, camera=camera if camera.is_file() else None)
-        poses = read_tum(task.folder / 'groundtruth.txt')
-        stamps_ns, truth = poses.stamps_ns, poses.T_world_camera
+    source, known = opened(task)
     config = updated(R3Config(), settings)
     engine = Engine(load_predictor(config), config)
     estimates: list[Estimate] = []
@@ -118,10 +111,21 @@ def judge(task: Task, settings: dict[str, Any]) -> dict[str, Any]:
     finally:
         engine.close()
     cpu_s = time.process_time() - began
-    known = dict(zip(stamps_ns.tolist(), truth, strict=True))
     figures = measure(estimates, final_poses(result), known, result)
     figures |= {'name': task.name, 'group': task.group, 'seed': task.seed}
     return figures | {'cpu_ms_per_frame': 1e3 * cpu_s / max(len(estimates), 1)}
+
+
+def opened(task: Task) -> tuple[Source, dict[int, np.ndarray]]:
+    """Return the images of a sequence, and its true poses by stamp."""
+    if task.folder is None:
+        rendered = RenderedSource(task)
+        stamps_ns, truth = rendered.stamps_ns, rendered.T_world_camera
+        return rendered, dict(zip(stamps_ns.tolist(), truth, strict=True))
+    camera = task.folder / 'camera.yaml'
+    source = open_source(task.folder, camera=camera if camera.is_file() else None)
+    poses = read_tum(task.folder / 'groundtruth.txt')
+    return source, dict(zip(poses.stamps_ns.tolist(), poses.T_world_camera, strict=True))
 
 
 def final_poses(result: RunResult) -> dict[int, np.ndarray]:
@@ -154,7 +158,7 @@ def measure(
     frames = len(estimates)
     true_path = np.stack([truth[e.stamp_ns] for e in estimates if e.stamp_ns in truth])
     path_m = float(np.linalg.norm(np.diff(true_path[:, :3, 3], axis=0), axis=1).sum())
-    posed = [e for e in estimates if e.state in _POSED and e.T_world_camera is not None]
+    posed = [e for e in estimates if e.state in POSED and e.T_world_camera is not None]
     judged = [e for e in posed if e.stamp_ns in truth]
     emitted, false = [], 0
     inside_poses: list[bool] = []
@@ -178,7 +182,7 @@ def measure(
     if len(late) >= _LEAST_POSES:
         corrected = [aligned(*(np.stack(part) for part in zip(*late, strict=True)))]
     steps_ms = [record.step_ms for record in result.records]
-    first = next((k for k, e in enumerate(estimates) if e.state in _POSED), frames)
+    first = next((k for k, e in enumerate(estimates) if e.state in POSED), frames)
     return {
         'frames': frames,
         'posed': len(posed) / frames,

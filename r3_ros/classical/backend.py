@@ -16,6 +16,7 @@ import numpy as np
 from ..core.threads import thread_name
 from . import mapping
 from .bundle import BundleResult
+from .focal import FocalEstimate
 from .landmarks import SparseMap
 from .sweep import sweep_job, Swept
 from .window import adjustment_job, AdjustmentWindow, Loop, loop_holds, merge, Motion, take_window
@@ -23,14 +24,8 @@ from .window import adjustment_job, AdjustmentWindow, Loop, loop_holds, merge, M
 #: Steps between queueing an adjustment and taking its result.
 ADJUST_DELAY = 2
 ADJUST_ITERATIONS = 6
-#: A guessed focal length of this relative accuracy is estimated from the fourth keyframe on ...
-FOCAL_SIGMA = 0.3
-FOCAL_FIRST = 4
-#: ... over this many keyframes, until this many adjustments in a row have changed it by less than
-#: this share, or up to this many keyframes in total.
-FOCAL_WINDOW = 20
-FOCAL_SETTLED = (4, 0.003)
-FOCAL_LAST = 60
+#: Iterations of an adjustment that estimates the focal length too.
+FOCAL_ITERATIONS = 30
 #: Steps between queueing a sweep and taking its depth, and least steps between two sweeps.
 SWEEP_DELAY = 8
 SWEEP_PAUSE = 4
@@ -78,18 +73,16 @@ class Background(Generic[T]):
 class Backend:
     """Queues the jobs that improve a map, and merges their results.
 
-    :param guessed_focal: estimate the focal length of the camera.
+    :param focal: the estimate of the camera's focal length; None if it is known.
     :param planes: of the plane sweeps; 0 for no dense depth.
     """
 
     def __init__(
-        self, sparse_map: SparseMap, window_size: int, guessed_focal: bool, planes: int
+        self, sparse_map: SparseMap, window_size: int, focal: FocalEstimate | None, planes: int
     ) -> None:
         self._map = sparse_map
         self._window_size = window_size
-        # The initial focal length, if it is to be estimated.
-        self._guessed_focal = sparse_map.camera.focal if guessed_focal else None
-        self._focal_steady = 0
+        self._focal = focal
         self._adjusting: Background[tuple[AdjustmentWindow, BundleResult]] = Background('bundle')
         self._adjust_wanted = False
         self._loop: Loop | None = None
@@ -156,23 +149,25 @@ class Backend:
         if self._loop is not None and self._adjust_loop(self._loop):
             return
         self._adjust_wanted = False
-        size, prior = self._window_size, self._focal_prior()
-        if prior is not None:
-            size = FOCAL_WINDOW
-        window = take_window(self._map, size, prior)
+        if self._adjust_focal():
+            return
+        window = take_window(self._map, self._window_size)
         if window is not None:
             self._adjusting.submit(
                 self._step + ADJUST_DELAY, adjustment_job(window, ADJUST_ITERATIONS)
             )
 
-    def _focal_prior(self) -> tuple[float, float] | None:
-        """Return mean and standard deviation of the factor on a guessed focal length, or None."""
-        if self._guessed_focal is None or self._focal_steady >= FOCAL_SETTLED[0]:
-            return None
-        if not FOCAL_FIRST <= len(self._map.keyframes()) <= FOCAL_LAST:
-            return None
-        mean = self._guessed_focal / self._map.camera.focal
-        return mean, FOCAL_SIGMA * mean
+    def _adjust_focal(self) -> bool:
+        """Queue an adjustment of all keyframes and the focal length, if one is due."""
+        keyframes = len(self._map.keyframes())
+        if self._focal is None or not self._focal.is_due(keyframes):
+            return False
+        window = take_window(self._map, keyframes, self._focal.prior(self._map.camera))
+        if window is None:
+            return False
+        self._focal.begun(keyframes)
+        self._adjusting.submit(self._step + LOOP_DELAY, adjustment_job(window, FOCAL_ITERATIONS))
+        return True
 
     def _adjust_loop(self, loop: Loop) -> bool:
         """Queue the adjustment of all keyframes since the one that the camera returned to."""
@@ -200,19 +195,23 @@ class Backend:
                 # The old landmarks do not fit: the result is dropped.
                 mapping.remove_loop_observations(self._map, window.loop)
                 continue
+            zoomed = window.problem.focal_prior is not None
+            if zoomed and not self._accepts_focal(window, result):
+                self._adjust_wanted = True
+                continue
             motion = merge(window, result, self._map)
             if window.segment == self._map.segment:
                 motions.append(motion)
-            if window.problem.focal_prior is not None:
-                self._take_focal(window, result.focal_factor)
+            if zoomed:
+                mapping.refocus(self._map, window, result.focal_factor)
         return motions
 
-    def _take_focal(self, window: AdjustmentWindow, factor: float) -> None:
-        """Set the estimated focal length, and count how often it hardly changed."""
-        self._map.camera = self._map.camera.with_focal_scaled(factor)
-        steady = abs(factor - 1.0) < FOCAL_SETTLED[1]
-        many = len(window.frame_ids) >= FOCAL_WINDOW // 2
-        self._focal_steady = self._focal_steady + 1 if steady and many else 0
+    def _accepts_focal(self, window: AdjustmentWindow, result: BundleResult) -> bool:
+        """Return whether a focal length is used; another start may have changed it since."""
+        if self._focal is None or window.segment != self._map.segment:
+            return False
+        sigma = result.focal_sigma / result.focal_factor
+        return self._focal.accepts(window.problem.focal * result.focal_factor, sigma)
 
     def _sweep(self) -> None:
         key = self._map.frames.get(self._key_id)

@@ -6,13 +6,17 @@ that eliminating the points is one matrix product.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import sparse
 
 from .pinhole import project
 from .pnp import exp_se3, HUBER_PX, pose_jacobian
+
+#: The focal length changes by at most this share in an iteration; a smaller change is none.
+MOST_ZOOM = 0.15
+SAME_FOCAL = 1e-3
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class BundleResult:
     :ivar relative_sigma: (P,) standard deviation of each point along its ray over its depth in
         the camera that saw it first, for one pixel of noise and exact cameras.
     :ivar focal_factor: the estimated focal length over the given one.
+    :ivar focal_sigma: standard deviation of that factor with poses and points unknown too, for one
+        pixel of noise; 0 if the focal length is known.
     """
 
     T_camera_world: np.ndarray
@@ -53,13 +59,15 @@ class BundleResult:
     error_px: np.ndarray
     relative_sigma: np.ndarray
     focal_factor: float
+    focal_sigma: float
 
 
 class _Linearisation:
     """Residuals, Jacobians and normal equations at one state."""
 
-    def __init__(self, adjuster: _Adjuster, T: np.ndarray, points: np.ndarray, factor: float):
+    def __init__(self, adjuster: _Adjuster, state: _State):
         p, n_free = adjuster.problem, adjuster.problem.free_count
+        T, points, factor = state.T_camera_world, state.points, state.focal_factor
         R = T[p.camera, :3, :3]
         in_camera = np.einsum('mij,mj->mi', R, points[p.point]) + T[p.camera, :3, 3]
         rays, weight, _ = adjuster.residuals(in_camera, factor)
@@ -110,21 +118,31 @@ class _Linearisation:
 
     def solve(self, damping: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the damped steps of the cameras and points."""
+        reduced, WV, V_inv = self._without_points(damping)
+        step = -np.linalg.solve(reduced, self.b - WV @ self.b_point.reshape(-1))
+        back = self.b_point + (step @ self.W.reshape(len(step), WV.shape[1])).reshape(-1, 3)
+        return step, -np.einsum('pjk,pk->pj', V_inv, back)
+
+    def focal_sigma(self) -> float:
+        """Return the standard deviation of the focal factor, the last unknown."""
+        # The little damping holds the scale, on which the focal factor does not depend.
+        reduced, _, _ = self._without_points(1e-9)
+        last = np.zeros(len(reduced))
+        last[-1] = 1.0
+        return float(np.sqrt(np.linalg.solve(reduced, last)[-1]))
+
+    def _without_points(self, damping: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the damped Schur complement, ``W V^-1`` and ``V^-1``."""
         V_inv = _inverse_3x3(_damped(self.V, damping))
         A = self.A.copy()
         diagonal = np.diag_indices(len(A))
         A[diagonal] += damping * A[diagonal] + 1e-12
         points = self.W.shape[1]
         W = self.W.reshape(len(A), points * 3)
-        # Sums written out: three times as fast as einsum on matrices this small.
-        WV = self.W[:, :, 0, None] * V_inv[:, 0]
-        WV += self.W[:, :, 1, None] * V_inv[:, 1]
-        WV += self.W[:, :, 2, None] * V_inv[:, 2]
-        WV = WV.reshape(len(A), points * 3)
+        # Point by point: twice as fast as unknown by unknown.
+        WV = np.swapaxes(np.swapaxes(self.W, 0, 1) @ V_inv, 0, 1).reshape(W.shape)
         reduced = A - WV @ W.T
-        step = -np.linalg.solve(reduced, self.b - WV @ self.b_point.reshape(-1))
-        back = self.b_point + (step @ W).reshape(points, 3)
-        return step, -np.einsum('pjk,pk->pj', V_inv, back)
+        return reduced, WV, V_inv
 
 
 class _Adjuster:
@@ -153,28 +171,43 @@ class _Adjuster:
         front = depth > 1e-6
         return rays, robust * front * p.focal**2, np.where(front, error_px, np.inf)
 
-    def error_px(self, T: np.ndarray, points: np.ndarray, factor: float) -> np.ndarray:
+    def error_px(self, state: _State) -> np.ndarray:
         """Return the (M,) errors at a state."""
-        p = self.problem
-        in_camera = np.einsum('mij,mj->mi', T[p.camera, :3, :3], points[p.point])
-        return self.residuals(in_camera + T[p.camera, :3, 3], factor)[2]
+        p, T = self.problem, state.T_camera_world
+        in_camera = np.einsum('mij,mj->mi', T[p.camera, :3, :3], state.points[p.point])
+        return self.residuals(in_camera + T[p.camera, :3, 3], state.focal_factor)[2]
 
 
-def adjust(problem: BundleProblem, iterations: int = 6) -> BundleResult:
-    """Minimise Huber's loss of the reprojection errors by Levenberg-Marquardt."""
+@dataclass(frozen=True)
+class _State:
+    """What is adjusted."""
+
+    T_camera_world: np.ndarray
+    points: np.ndarray
+    focal_factor: float
+
+
+def adjust(problem: BundleProblem, iterations: int = 6, least_gain: float = 1e-4) -> BundleResult:
+    """Minimise Huber's loss of the reprojection errors by Levenberg-Marquardt.
+
+    :param least_gain: end when a step reduces the loss by less than this share.
+    """
     adjuster = _Adjuster(problem)
-    T, points, factor = problem.T_camera_world.copy(), problem.points.copy(), 1.0
-    error = adjuster.error_px(T, points, factor)
-    cost, damping = _huber_cost(error), 1e-4
+    zooms = problem.focal_prior is not None
+    known = _Adjuster(replace(problem, focal_prior=None)) if zooms else adjuster
+    state = _State(problem.T_camera_world.copy(), problem.points.copy(), 1.0)
+    error = adjuster.error_px(state)
+    cost, damping = _cost(problem, error, state), 1e-4
     for _ in range(iterations):
-        linear = _Linearisation(adjuster, T, points, factor)
+        linear = _Linearisation(adjuster, state)
         improved = False
         for _ in range(4):
-            step, point_step = linear.solve(damping)
-            new_T, new_factor = _moved(T, factor, step, problem)
-            new_points = points + point_step
-            new_error = adjuster.error_px(new_T, new_points, new_factor)
-            new_cost = _huber_cost(new_error)
+            new = _moved(state, *linear.solve(damping), problem)
+            if zooms:
+                # Poses and points follow: they are far from linear in the focal length.
+                new = _moved(new, *_Linearisation(known, new).solve(damping), known.problem)
+            new_error = adjuster.error_px(new)
+            new_cost = _cost(problem, new_error, new)
             if new_cost < cost:
                 improved = True
                 break
@@ -182,31 +215,39 @@ def adjust(problem: BundleProblem, iterations: int = 6) -> BundleResult:
         if not improved:
             break
         gain = (cost - new_cost) / max(cost, 1e-12)
-        T, points, factor, error, cost = new_T, new_points, new_factor, new_error, new_cost
+        zoomed = abs(new.focal_factor / state.focal_factor - 1.0)
+        state, error, cost = new, new_error, new_cost
         damping = max(damping * 0.1, 1e-9)
-        if gain < 1e-4:
+        if gain < least_gain and zoomed < SAME_FOCAL:
             break
-    return BundleResult(T, points, error, _relative_sigma(adjuster, T, points), factor)
+    sigma = _Linearisation(adjuster, state).focal_sigma() if zooms else 0.0
+    T, points, factor = state.T_camera_world, state.points, state.focal_factor
+    return BundleResult(T, points, error, _relative_sigma(adjuster, T, points), factor, sigma)
 
 
 def _moved(
-    T: np.ndarray, factor: float, step: np.ndarray, problem: BundleProblem
-) -> tuple[np.ndarray, float]:
-    """Apply a step of the camera block to the free cameras and the focal factor."""
-    n = problem.free_count
-    moved = T.copy()
-    if n:
-        moved[:n] = exp_se3(step[: 6 * n].reshape(n, 6)) @ T[:n]
+    state: _State, step: np.ndarray, point_step: np.ndarray, problem: BundleProblem
+) -> _State:
+    """Apply a step of the cameras, of the focal factor if it is unknown, and of the points."""
+    n, factor = problem.free_count, state.focal_factor
     if problem.focal_prior is not None:
-        # At most a tenth per step: the linear model is valid only nearby.
-        factor = factor * (1.0 + float(np.clip(step[-1] / factor, -0.1, 0.1)))
-    return moved, factor
+        share = min(1.0, MOST_ZOOM * factor / max(abs(float(step[-1])), 1e-12))
+        step, point_step = share * step, share * point_step
+        factor += float(step[-1])
+    moved = state.T_camera_world.copy()
+    if n:
+        moved[:n] = exp_se3(step[: 6 * n].reshape(n, 6)) @ moved[:n]
+    return _State(moved, state.points + point_step, factor)
 
 
-def _huber_cost(error_px: np.ndarray) -> float:
-    """Return Huber's loss; a point behind its camera counts as an error of 100 pixels."""
+def _cost(problem: BundleProblem, error_px: np.ndarray, state: _State) -> float:
+    """Return Huber's loss and that of the prior; a point behind its camera counts 100 pixels."""
     e = np.minimum(error_px, 100.0)
-    return float(np.where(e < HUBER_PX, 0.5 * e * e, HUBER_PX * (e - 0.5 * HUBER_PX)).sum())
+    cost = np.where(e < HUBER_PX, 0.5 * e * e, HUBER_PX * (e - 0.5 * HUBER_PX)).sum()
+    if problem.focal_prior is not None:
+        mean, sigma = problem.focal_prior
+        cost += 0.5 * ((state.focal_factor - mean) / sigma) ** 2
+    return float(cost)
 
 
 def _relative_sigma(adjuster: _Adjuster, T: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -232,9 +273,7 @@ def _relative_sigma(adjuster: _Adjuster, T: np.ndarray, points: np.ndarray) -> n
 
 def _outer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the flattened (M, i * j) products ``a^T b`` of (M, 2, i) and (M, 2, j)."""
-    product = a[:, 0, :, None] * b[:, 0, None, :]
-    product += a[:, 1, :, None] * b[:, 1, None, :]
-    return product.reshape(len(a), a.shape[2] * b.shape[2])
+    return (np.swapaxes(a, 1, 2) @ b).reshape(len(a), a.shape[2] * b.shape[2])
 
 
 def _damped(V: np.ndarray, damping: float) -> np.ndarray:

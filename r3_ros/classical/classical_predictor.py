@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,11 +20,12 @@ from ..core.datatypes import (
     ModelInfo,
     SparseLandmarks,
 )
+from ..core.error_model import ErrorModel
 from ..core.errors import FrameError
 from ..core.geometry import inverse
 from ..core.resize_geometry import image_size
 from . import describe
-from .confidence import Evidence, REFERENCE, rotation_confidence
+from .confidence import Evidence, NoiseLevel, REFERENCE, rotation_confidence
 from .features import working_image
 from .landmarks import HeldFrame
 from .odometry import Mode, Odometry
@@ -33,8 +35,8 @@ from .sweep import sweep_size, Swept
 
 #: Least side of an image, in pixels.
 SHORTEST_SIDE = 64
-#: Focal length assumed without calibration, over the longer side: a phone or webcam.
-ASSUMED_FOCAL = 0.9
+#: First guess of the focal length without calibration, over the longer side: 64 degrees.
+ASSUMED_FOCAL = 0.8
 #: Keyframes whose colour is kept: depth is ready a few steps after its keyframe, or never.
 MOST_COLORS = 10
 #: Factor on an edge's confidence while a relocalisation is unconfirmed.
@@ -55,6 +57,7 @@ class ClassicalPredictor:
     confidence_reference: float = REFERENCE
     descriptor_size: int = describe.SIZE
     has_pose_token: bool = False
+    error_model = ErrorModel.read(Path(__file__).with_name('error_model.json'))
 
     def __init__(self, config: ClassicalConfig, with_depth: bool = True):
         cv2.setNumThreads(1)
@@ -65,6 +68,7 @@ class ClassicalPredictor:
         self._known: KnownMap | None = None
         self._intrinsics: Intrinsics | None = None
         self._estimated = False
+        self._noise = NoiseLevel()
         self._size = (0, 0)
         self._described: tuple[int, np.ndarray, np.ndarray] | None = None
         self._descriptors: dict[int, np.ndarray] = {}
@@ -115,7 +119,7 @@ class ClassicalPredictor:
             intrinsics=odometry.camera.resized(width, height),
             edges=edges,
             refined=refined,
-            depths=self._depths(outcome.swept),
+            depths=self._depths(odometry.camera, outcome.swept),
             keyframe=outcome.keyframe,
             provisional=odometry.mode is Mode.STARTING,
             intrinsics_estimated=self._estimated,
@@ -129,12 +133,14 @@ class ClassicalPredictor:
                 self._colors.pop(frame_id, None)
                 self._descriptors.pop(frame_id, None)
 
-    def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...]]:
-        """Wait for background work and return its refined edges and depths."""
+    def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...], Intrinsics | None]:
+        """Wait for background work; return its refined edges, depths and an estimated camera."""
         if self._odometry is None:
-            return (), ()
-        depths = self._depths(self._odometry.drain())
-        return self._corrections(self._odometry, None), depths
+            return (), (), None
+        swept = self._odometry.drain()
+        depths = self._depths(self._odometry.camera, swept)
+        intrinsics = self._odometry.camera.resized(*self._size) if self._estimated else None
+        return self._corrections(self._odometry, None), depths, intrinsics
 
     def landmarks(self, S_world_camera: Mapping[int, np.ndarray]) -> SparseLandmarks | None:
         """Return the landmarks and their observations in these keyframes."""
@@ -165,6 +171,7 @@ class ClassicalPredictor:
         self._odometry = None
         self._known = None
         self._intrinsics = None
+        self._noise = NoiseLevel()
         self._described = None
         self._colors.clear()
         self._descriptors.clear()
@@ -251,13 +258,17 @@ class ClassicalPredictor:
         context = [h for h in held if h is not None and h.segment == frame.segment]
         if odometry.mode is Mode.STARTING:
             rotation = rotation_confidence(odometry.start_rotation_sigma)
-            return tuple(_edge(h, frame, 0.0, rotation) for h in context)
+            return tuple(self._edge(h, frame, (0.0, rotation)) for h in context)
         evidence = Evidence(frame, odometry.map)
+        self._noise.follow(evidence.noise_px)
         edges = []
         for h in context:
-            confidences = evidence.against(h)
-            if confidences is not None:
-                edge = _edge(h, frame, factor * confidences[0], factor * confidences[1])
+            found = evidence.against(h)
+            if found is not None:
+                translation, rotation = found.confidences
+                sigma_t, sigma_r = found.sigmas
+                scores = factor * translation, factor * rotation
+                edge = self._edge(h, frame, scores, (sigma_t / (factor * unit), sigma_r / factor))
                 edge.T_source_target[:3, 3] /= unit
                 edges.append(edge)
         frame.reported = frame.T_world_camera.copy() if edges else None
@@ -283,35 +294,37 @@ class ClassicalPredictor:
                 moving.add(held.segment)
             source = sources.get(held.segment)
             if held.segment in moving and source is not None:
-                refined.append(_edge(source, held, REFERENCE, REFERENCE))
+                refined.append(self._edge(source, held, (REFERENCE, REFERENCE)))
                 held.reported = held.T_world_camera.copy()
             if held.keyframe:
                 sources[held.segment] = held
         return tuple(refined)
+
+    def _edge(
+        self,
+        source: HeldFrame,
+        target: HeldFrame,
+        scores: tuple[float, float],
+        evidence: tuple[float, float] | None = None,
+    ) -> Edge:
+        T_source_target = inverse(source.T_world_camera) @ target.T_world_camera
+        ids = source.frame_id, target.frame_id
+        return Edge(*ids, T_source_target, *scores, evidence, self._noise.value)
 
     def _similarity(self, frame_id: int, descriptor: np.ndarray) -> float:
         """Return the similarity of a keyframe to a descriptor; -1 for other frames."""
         known = self._descriptors.get(frame_id)
         return -1.0 if known is None else float(known @ descriptor)
 
-    def _depths(self, swept: Iterable[Swept]) -> tuple[DepthMap, ...]:
+    def _depths(self, camera: Pinhole, swept: Iterable[Swept]) -> tuple[DepthMap, ...]:
         return tuple(
             DepthMap(
                 s.frame_id,
                 s.depth,
                 s.confidence,
                 self._colors.pop(s.frame_id),
-                s.camera.resized(s.camera.width, s.camera.height),
+                # The focal length may have changed since the sweep began.
+                camera.resized(s.depth.shape[1], s.depth.shape[0]),
             )
             for s in swept
         )
-
-
-def _edge(source: HeldFrame, target: HeldFrame, translation: float, rotation: float) -> Edge:
-    return Edge(
-        source.frame_id,
-        target.frame_id,
-        inverse(source.T_world_camera) @ target.T_world_camera,
-        translation,
-        rotation,
-    )

@@ -3,7 +3,8 @@
 Two views determine the scene only under enough translation, and a small one looks like a
 rotation. So a start is tried only once the best pure rotation leaves enough flow unexplained. All
 solutions of the essential matrix and of a homography (flat scenes) are refined, and one of them
-has to be clearly the best.
+has to be clearly the best. Without a calibration this is done for several focal lengths, each of
+which is then adjusted too: with a wrong one a wrong motion often fits best.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from scipy.optimize import minimize_scalar
 from ..core.geometry import inverse, make_T, rotation_angle
 from .bundle import adjust, BundleProblem, BundleResult
 from .features import find_corners, track_fast
+from .focal import FocalEstimate
 from .pinhole import depth_along_first_ray, homogeneous, parallax_cosine, Pinhole, project
 from .pnp import refine_pose
 
@@ -39,6 +41,14 @@ SOLID_PARALLAX_DEG = 0.6
 LEAST_SOLID_SHARE = 0.15
 #: Frames in the first adjustment.
 MOST_FRAMES = 8
+#: Focal lengths that are tried without a calibration, over the present one, and the growth of the
+#: parallax after which they are tried again.
+FOCAL_FACTORS = (1.0, 0.72, 1.4, 0.5, 2.0)
+FOCAL_PATIENCE = 1.25
+#: With different focal lengths, motions in directions as far apart contradict each other.
+OTHER_DIRECTION_COS = np.cos(np.deg2rad(40.0))
+#: Mean squared error that is noise: of solutions below, none is better.
+NOISE_COST = 0.02
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,7 @@ class Start:
     :ivar pixels: (F, N, 2) of the points in each frame.
     :ivar cost: as of :class:`TwoViews`, over all frames.
     :ivar holds: enough points are triangulated and fit.
+    :ivar camera: that of the solution, with the focal length that was found.
     """
 
     frame_ids: list[int]
@@ -63,16 +74,24 @@ class Start:
     pixels: np.ndarray
     cost: float
     holds: bool
+    camera: Pinhole
+
+    @property
+    def moved(self) -> np.ndarray:
+        """The (3,) position of the present camera in the reference camera."""
+        return inverse(self.T_camera_reference[-1])[:3, 3]
 
 
 class StartUp:
     """Tracks corners from a reference image until the scene can be initialised.
 
-    :param guessed_focal: a wrong focal length may explain the flow left by a rotation.
+    :param focal: the estimate of a focal length that is not known.
     """
 
-    def __init__(self, corner_count: int, corner_distance: float, guessed_focal: bool = False):
-        self._guessed_focal = guessed_focal
+    def __init__(
+        self, corner_count: int, corner_distance: float, focal: FocalEstimate | None = None
+    ):
+        self._focal = focal
         self._corner_count = corner_count
         self._corner_distance = corner_distance
         self.reference_id = -1
@@ -84,6 +103,8 @@ class StartUp:
         self._turn = np.eye(3)
         self.rotation_error_px = 0.0
         self.parallax_px = 0.0
+        # Of the next search for a focal length.
+        self._next_parallax_px = 0.0
         self.tracked_share = 1.0
 
     def set_reference(self, frame_id: int, gray: np.ndarray) -> None:
@@ -95,6 +116,7 @@ class StartUp:
         self._last_gray = gray
         self.corners = len(corners)
         self.R_camera_reference = np.eye(3)
+        self._next_parallax_px = 0.0
         self.tracked_share = 1.0
 
     def add(self, frame_id: int, gray: np.ndarray, camera: Pinhole) -> bool:
@@ -121,7 +143,8 @@ class StartUp:
         residuals = rotation_residuals(first, now, R) * camera.focal
         self.rotation_error_px = float(np.median(residuals))
         self.parallax_px = float(np.quantile(residuals, 1.0 - MOVING_SHARE))
-        if self._guessed_focal:
+        if self._guesses:
+            # A wrong focal length may explain the flow left by a rotation.
             self.parallax_px = camera.focal * least_rotation_residual(first, now)
         # While nothing happens, memory stays bounded: every second inner frame is dropped.
         if len(self._frame_ids) > 4 * MOST_FRAMES:
@@ -129,6 +152,10 @@ class StartUp:
             self._frame_ids = [self._frame_ids[i] for i in keep]
             self._pixels = [self._pixels[i] for i in keep]
         return True
+
+    @property
+    def _guesses(self) -> bool:
+        return self._focal is not None and not self._focal.settled
 
     def _expected(self, camera: Pinhole) -> np.ndarray:
         """Return where the corners will be if the camera turns on as in the last step."""
@@ -139,22 +166,49 @@ class StartUp:
 
     def try_start(self, camera: Pinhole) -> Start | None:
         """Return poses and points, if the frames since the reference have one solution."""
-        if self.parallax_px < PARALLAX_GATE * camera.width:
+        if self.parallax_px < max(PARALLAX_GATE * camera.width, self._next_parallax_px):
             return None
-        first, now = camera.rays(self._pixels[0]), camera.rays(self._pixels[-1])
-        solutions = solve_two_views(first, now, self.R_camera_reference, camera.focal)
+        factors: tuple[float, ...] = (1.0,)
+        if self._guesses:
+            factors, self._next_parallax_px = FOCAL_FACTORS, FOCAL_PATIENCE * self.parallax_px
         # Two views of a plane have two solutions; the frames between decide.
-        starts = sorted((self._adjust(camera, s) for s in solutions), key=lambda s: s.cost)
-        if not starts or not starts[0].holds:
+        starts = sorted(
+            (s for factor in factors for s in self._solutions(camera, factor)),
+            key=lambda s: s.cost,
+        )
+        if not starts or not starts[0].holds or self._is_doubtful(starts):
             return None
-        if len(starts) > 1 and starts[1].cost < RUNNER_UP * starts[0].cost:
-            return None
-        return self._with_all_frames(camera, starts[0])
+        if self._guesses:
+            # Of focal lengths that fit as well, the guess is the most likely.
+            fit = [s for s in starts if s.holds and s.cost < RUNNER_UP * _at_best(starts)]
+            starts = sorted(fit, key=lambda s: abs(np.log(s.camera.focal / camera.focal)))
+        return self._with_all_frames(starts[0])
 
-    def _with_all_frames(self, camera: Pinhole, start: Start) -> Start:
+    def _is_doubtful(self, starts: list[Start]) -> bool:
+        """Return whether another start fits nearly as well as the best one, the first."""
+        best, others = starts[0], starts[1:]
+        if not self._guesses:
+            return bool(others) and others[0].cost < RUNNER_UP * best.cost
+        # Another focal length with about the same motion is no contradiction.
+        most = RUNNER_UP * _at_best(starts)
+        return any(
+            s.cost < most and _direction_cosine(best.moved, s.moved) < OTHER_DIRECTION_COS
+            for s in others
+        )
+
+    def _solutions(self, camera: Pinhole, focal_factor: float) -> list[Start]:
+        """Return the motions that explain the flow, with a focal length near a given one."""
+        tried = camera.with_focal_scaled(focal_factor)
+        first, now = tried.rays(self._pixels[0]), tried.rays(self._pixels[-1])
+        R = fit_rotation(first, now)
+        prior = self._focal.prior(tried) if self._focal is not None and self._guesses else None
+        solutions = solve_two_views(first, now, R, tried.focal)
+        return [self._adjust(tried, solution, prior) for solution in solutions]
+
+    def _with_all_frames(self, start: Start) -> Start:
         """Add the poses of the frames that were not adjusted, from the points alone."""
         T_of = dict(zip(start.frame_ids, start.T_camera_reference, strict=True))
-        points, T = start.points[start.solid], np.eye(4)
+        camera, points, T = start.camera, start.points[start.solid], np.eye(4)
         poses = []
         for frame_id, pixels in zip(self._frame_ids, self._pixels, strict=True):
             if frame_id in T_of:
@@ -169,7 +223,9 @@ class StartUp:
             pixels=np.stack(self._pixels),
         )
 
-    def _adjust(self, camera: Pinhole, solution: TwoViews) -> Start:
+    def _adjust(
+        self, camera: Pinhole, solution: TwoViews, focal_prior: tuple[float, float] | None
+    ) -> Start:
         """Adjust all frames since the reference together."""
         good = solution.good
         last = len(self._frame_ids) - 1
@@ -180,7 +236,9 @@ class StartUp:
         T[-1] = solution.T_second_first
         for k in range(len(chosen) - 2, 0, -1):
             T[k] = refine_pose(T[k + 1], points[good], rays[k][good], camera.focal, iterations=20)
-        result, index = _adjust_frames(T, points, rays, good, camera.focal)
+        result, index = _adjust_frames(T, points, rays, good, camera.focal, focal_prior)
+        camera = camera.with_focal_scaled(result.focal_factor)
+        rays /= result.focal_factor
         error = result.error_px.reshape(len(chosen), -1)
         T = np.concatenate([T[:1], result.T_camera_world[:-1]])
         adjusted = points.copy()
@@ -207,11 +265,22 @@ class StartUp:
             np.stack([self._pixels[i] for i in chosen]),
             float(costs.mean()),
             bool(solid.sum() >= enough and share >= LEAST_SHARE and np.median(error) <= 1.0),
+            camera,
         )
 
 
+def _at_best(starts: list[Start]) -> float:
+    """Return the least cost, or that of noise."""
+    return max(min(s.cost for s in starts), NOISE_COST)
+
+
 def _adjust_frames(
-    T: np.ndarray, points: np.ndarray, rays: np.ndarray, good: np.ndarray, focal: float
+    T: np.ndarray,
+    points: np.ndarray,
+    rays: np.ndarray,
+    good: np.ndarray,
+    focal: float,
+    focal_prior: tuple[float, float] | None,
 ) -> tuple[BundleResult, np.ndarray]:
     """Bundle-adjust the chosen frames; the reference is fixed."""
     index = np.flatnonzero(good)
@@ -226,6 +295,7 @@ def _adjust_frames(
         point=np.tile(np.arange(count), frames),
         rays=rays[:, index].reshape(-1, 2),
         focal=focal,
+        focal_prior=focal_prior,
     )
     return adjust(problem, iterations=15), index
 
@@ -383,4 +453,9 @@ def _refine(views: TwoViews, first: np.ndarray, second: np.ndarray, focal: float
 def _differ(a: TwoViews, b: TwoViews) -> bool:
     T_a, T_b = a.T_second_first, b.T_second_first
     angle = float(rotation_angle(T_a[:3, :3].T @ T_b[:3, :3]))
-    return angle > np.deg2rad(1.0) or float(T_a[:3, 3] @ T_b[:3, 3]) < np.cos(np.deg2rad(20.0))
+    direction = _direction_cosine(T_a[:3, 3], T_b[:3, 3])
+    return angle > np.deg2rad(1.0) or direction < np.cos(np.deg2rad(20.0))
+
+
+def _direction_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a @ b) / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12)

@@ -180,6 +180,15 @@ class SparseMap:
         frames = self.frames.values()
         return [frame for frame in frames if frame.keyframe and frame.segment == self.segment]
 
+    def keyframes_seeing(self, landmarks: np.ndarray) -> list[HeldFrame]:
+        """Return the keyframes that may have seen some of these landmarks, oldest first.
+
+        :param landmarks: slots, or the mask of all slots. Keyframes before the first one that saw
+            any of them are left out, so that the work does not grow with the map.
+        """
+        since = self.landmarks.first_frame[landmarks].min(initial=np.iinfo(np.int64).max)
+        return [frame for frame in self.keyframes() if frame.frame_id >= since]
+
     def depth_steps(self, slots: np.ndarray) -> np.ndarray:
         """Return (N, 3) standard deviations of landmarks along their first rays, in the world.
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ..core.geometry import inverse
+from ..core.geometry import inverse, transform
 from .features import coverage, find_corners, track
 from .landmarks import HeldFrame, Observations, SparseMap
 from .pinhole import depth_along_first_ray, homogeneous, parallax_cosine
 from .pnp import ransac_pose, refine_pose, reprojection_px
-from .window import Loop
+from .window import AdjustmentWindow, Loop
 
 #: A candidate becomes a landmark at this angle between two of its rays ...
 SOLID_PARALLAX_DEG = 1.0
@@ -104,7 +104,7 @@ def _best_keyframe(
     landmarks = sparse_map.landmarks
     best, best_count = None, 14
     axis = frame.T_world_camera[:3, 2]
-    for old in sparse_map.keyframes():
+    for old in sparse_map.keyframes_seeing(visible):
         if old is frame or axis @ old.T_world_camera[:3, 2] < REVISIT_ANGLE_COS:
             continue
         use = old.seen.alive(landmarks) & visible[old.seen.slots]
@@ -156,7 +156,7 @@ def _fits_everywhere(slots: np.ndarray, world: np.ndarray, sparse_map: SparseMap
     row_of_slot = np.full(len(landmarks.used), -1)
     row_of_slot[slots] = np.arange(len(slots))
     good = np.ones(len(slots), bool)
-    for old in sparse_map.keyframes():
+    for old in sparse_map.keyframes_seeing(slots):
         index = row_of_slot[old.seen.slots]
         use = (index >= 0) & old.seen.alive(landmarks)
         if use.any():
@@ -225,3 +225,22 @@ def drop_dead_candidates(sparse_map: SparseMap, tracked: np.ndarray) -> None:
     dead = sparse_map.landmarks.used & ~sparse_map.landmarks.solid
     dead[tracked] = False
     sparse_map.landmarks.remove(np.flatnonzero(dead))
+
+
+def refocus(sparse_map: SparseMap, window: AdjustmentWindow, factor: float) -> None:
+    """Take over the focal length of an adjustment.
+
+    Landmarks that took no part stay in the pixel where their first keyframe saw them.
+    """
+    landmarks = sparse_map.landmarks
+    sparse_map.camera = sparse_map.camera.with_focal_scaled(factor)
+    moved = landmarks.used & (landmarks.segment == window.segment)
+    alive = landmarks.generation[window.slots] == window.generations
+    moved[window.slots[alive]] = False
+    for first_id in np.unique(landmarks.first_frame[moved]):
+        frame = sparse_map.frames.get(int(first_id))
+        if frame is not None:
+            own = moved & (landmarks.first_frame == first_id)
+            in_camera = transform(inverse(frame.T_world_camera), landmarks.position[own])
+            in_camera[:, :2] /= factor
+            landmarks.position[own] = transform(frame.T_world_camera, in_camera)

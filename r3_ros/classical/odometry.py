@@ -13,10 +13,12 @@ from ..core.geometry import inverse, make_T, rotation_angle, transform
 from . import mapping
 from .backend import Backend
 from .features import align, track_fast
+from .focal import FocalEstimate
 from .initialise import LEAST_POINTS, Start, StartUp
 from .landmarks import corner_weights, HeldFrame, LEAST_SOLID, Observations, SparseMap
 from .pinhole import homogeneous, Pinhole, project
 from .pnp import (
+    ExpectedCentre,
     INLIER_PX,
     LEAST_INLIERS,
     makes_pose,
@@ -37,6 +39,11 @@ KEYFRAME_FLOW = 0.03
 KEYFRAME_FOLLOWED = 0.5
 #: A pose needs this share of the tracked landmarks, or of all corners where landmarks are few.
 LEAST_SHARE = 0.4
+#: The camera is expected to move on as in the last frame, with these standard deviations: a share
+#: of that motion, and a share of the map's unit. Landmarks know better; that decides where hardly
+#: any is left, and a turn and a shift of corners of unknown depth look alike.
+MOTION_SIGMA = 0.3
+STILL_SIGMA = 2e-3
 #: A keyframe with fewer inliers is adjusted before its pose is reported.
 THIN_INLIERS = 200
 #: While starting, a new reference image is taken when less of the old one is still tracked.
@@ -116,7 +123,7 @@ class _Fitted:
 class Odometry:
     """The state between frames, and the step from one to the next.
 
-    :param guessed_focal: estimate the focal length of the camera.
+    :param guessed_focal: the focal length of the camera is a guess, and to be estimated.
     :param planes: of the plane sweeps; 0 for no dense depth.
     """
 
@@ -135,8 +142,9 @@ class Odometry:
         # At this distance the corners fill the image.
         area = camera.width * camera.height
         self._distance = max(5.0, 0.42 * (area / corner_count) ** 0.5)
-        self._start = StartUp(corner_count, self._distance, guessed_focal)
-        self._backend = Backend(self.map, window_size, guessed_focal, planes)
+        self._focal = FocalEstimate(camera.focal) if guessed_focal else None
+        self._start = StartUp(corner_count, self._distance, self._focal)
+        self._backend = Backend(self.map, window_size, self._focal, planes)
         self._relocaliser = Relocaliser()
         self._lost_steps = 0
         self._newest_segment = 0
@@ -208,6 +216,8 @@ class Odometry:
         """Begin a segment with a world of its own."""
         self.mode = Mode.STARTING
         self.map.segment = self._newest_segment = self._newest_segment + 1
+        if self._focal is not None:
+            self._focal.new_segment()
         # Without a reference the next frame becomes one.
         self._start.reference_id = -1
         self._T = self._reference_T = np.eye(4)
@@ -244,6 +254,9 @@ class Odometry:
 
     def _begin(self, start: Start, frame: HeldFrame, gray: np.ndarray) -> None:
         """Add a start to the map: two keyframes, and poses of the held frames between."""
+        self.map.camera = start.camera
+        if self._focal is not None:
+            self._focal.started(start.camera.focal)
         T_world_reference = self._reference_T
         world = transform(T_world_reference, start.points)
         for frame_id, T in zip(start.frame_ids, start.T_camera_reference, strict=True):
@@ -277,7 +290,9 @@ class Odometry:
     def _step_track(self, frame_id: int, gray: np.ndarray) -> Outcome:
         """Track the corners; if that fails, search for the landmarks of the last keyframes."""
         T_guess = self._T @ self._velocity
-        fitted = self._track(gray, T_guess) or self._find_near(gray, T_guess)
+        fitted = self._track(gray, T_guess, self._expected_centre(T_guess)) or self._find_near(
+            gray, T_guess
+        )
         if fitted is None:
             self.mode, self._lost_steps = Mode.LOST, 0
             return Outcome(False)
@@ -359,10 +374,17 @@ class Odometry:
             frame.seen = Observations.of(self.landmarks, slots, pixels)
         return Outcome(True, keyframe, unconfirmed=self._unconfirmed > 0)
 
-    def _track(self, gray: np.ndarray, T_guess: np.ndarray) -> _Fitted | None:
+    def _expected_centre(self, T_guess: np.ndarray) -> ExpectedCentre:
+        """Return where the last motion would lead to."""
+        length = float(np.linalg.norm(self._velocity[:3, 3]))
+        return ExpectedCentre(T_guess[:3, 3], MOTION_SIGMA * length + STILL_SIGMA)
+
+    def _track(
+        self, gray: np.ndarray, T_guess: np.ndarray, expected: ExpectedCentre | None = None
+    ) -> _Fitted | None:
         pixels, ok = track_fast(self._gray, gray, self._pixels, self._expected(T_guess))
         slots, pixels = self._slots[ok], pixels[ok].astype(np.float64)
-        fitted = self._fit(slots, self._without_drift(gray, slots, pixels))
+        fitted = self._fit(slots, self._without_drift(gray, slots, pixels), expected)
         return fitted if fitted is not None and self._finds_enough(fitted) else None
 
     def _finds_enough(self, fitted: _Fitted) -> bool:
@@ -422,7 +444,9 @@ class Odometry:
         usable = (depth > 0) & (depth_last > 0) & self.camera.inside(moved, -50.0)
         return np.where(usable[:, None], moved, self._pixels)
 
-    def _fit(self, slots: np.ndarray, pixels: np.ndarray) -> _Fitted | None:
+    def _fit(
+        self, slots: np.ndarray, pixels: np.ndarray, expected: ExpectedCentre | None
+    ) -> _Fitted | None:
         """Return the pose and the corners to track on; None if too few agree.
 
         All corners take part, each as far as its depth is known. While there are enough
@@ -440,7 +464,7 @@ class Odometry:
         use = np.ones(len(slots), bool)
         use[basis] = found[1]
         weights = corner_weights(solid)[use]
-        T = refine_pose(found[0], points[use], rays[use], focal, steps[use], weights)
+        T = refine_pose(found[0], points[use], rays[use], focal, steps[use], weights, expected)
         agree = reprojection_px(T, points, rays, focal, steps) < INLIER_PX
         share = float(agree[basis].mean())
         if share < LEAST_SHARE or not makes_pose(

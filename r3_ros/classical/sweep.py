@@ -56,7 +56,6 @@ class Swept:
     frame_id: int
     depth: np.ndarray
     confidence: np.ndarray
-    camera: Pinhole
 
 
 def sweep_size(camera: Pinhole) -> tuple[int, int]:
@@ -127,7 +126,7 @@ def sweep(
     inverse_depths = np.linspace(1.0 / farthest, 1.0 / nearest, planes)
     scores = _score_volume(gray, views, camera, inverse_depths)
     depth, confidence = _decide(scores, inverse_depths, gray)
-    return Swept(frame_id, depth, confidence, camera)
+    return Swept(frame_id, depth, confidence)
 
 
 def _score_volume(
@@ -137,23 +136,26 @@ def _score_volume(
     h, w = gray.shape
     K, K_inv = camera.K, np.linalg.inv(camera.K)
     reference = _normalised(gray)
-    scale = 0.5 / np.maximum(_box(reference * reference), 1e-3)
+    # The mean of two views is their sum times a half.
+    scale = (0.5 if len(views) == 1 else 0.25) / np.maximum(_box(reference * reference), 1e-3)
     images = [_normalised(image) for image, _ in views]
     homographies = [(K @ T[:3, :3] @ K_inv, K @ T[:3, 3:] @ K_inv[2:]) for _, T in views]
     volume = np.empty((len(inverse_depths), h, w), np.float32)
     each = [np.empty((h, w), np.float32) for _ in views]
+    warped = np.empty((h, w), np.float32)
     for plane, inverse_depth in zip(volume, inverse_depths, strict=True):
         for image, (turn, shift), score in zip(images, homographies, each, strict=True):
-            warped = cv2.warpPerspective(
+            cv2.warpPerspective(
                 image,
                 turn + inverse_depth * shift,
                 (w, h),
+                dst=warped,
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             )
             np.subtract(warped, reference, out=warped)
             np.multiply(warped, warped, out=warped)
             cv2.boxFilter(warped, cv2.CV_32F, (PATCH, PATCH), dst=score)
-        _better_half(each, plane)
+        _best_two(each, plane)
         np.multiply(plane, scale, out=plane)
         np.subtract(1.0, plane, out=plane)
     return volume
@@ -176,25 +178,32 @@ def _box(image: np.ndarray) -> np.ndarray:
     return cv2.boxFilter(image, cv2.CV_32F, (PATCH, PATCH))
 
 
-def _better_half(each: list[np.ndarray], out: np.ndarray) -> None:
-    """Write the mean of the two best views: in the others the point may be occluded."""
+def _best_two(each: list[np.ndarray], out: np.ndarray) -> None:
+    """Write the sum of the two best views: in the others the point may be occluded.
+
+    Overwrites the views: new arrays of this size would cost more than the arithmetic.
+    """
     if len(each) == 1:
         out[:] = each[0]
         return
-    a = np.minimum(each[0], each[1])
-    b = np.maximum(each[0], each[1])
+    spare, second = each[0], each[1]
+    np.minimum(spare, second, out=out)
+    np.maximum(spare, second, out=second)
     for difference in each[2:]:
-        # a and b are the best two so far.
-        np.minimum(b, np.maximum(a, difference), out=b)
-        np.minimum(a, difference, out=a)
-    np.add(a, b, out=out)
-    out *= 0.5
+        # ``out`` and ``second`` are the best two so far.
+        np.maximum(out, difference, out=spare)
+        np.minimum(second, spare, out=second)
+        np.minimum(out, difference, out=out)
+    np.add(out, second, out=out)
 
 
 def _decide(
     scores: np.ndarray, inverse_depths: np.ndarray, gray: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return depth, interpolated between planes, and confidence; NaN where uncertain."""
+    """Return depth, interpolated between planes, and confidence; NaN where uncertain.
+
+    Overwrites the scores.
+    """
     planes, h, w = scores.shape
     best = _argmax(scores)
     flat = scores.reshape(planes, -1)
@@ -227,21 +236,24 @@ def _decide(
 
 def _argmax(scores: np.ndarray) -> np.ndarray:
     """Return the best plane of each pixel; plane after plane is faster than NumPy's argmax."""
-    best = np.zeros(scores.shape[1:], np.intp)
+    best = np.zeros(scores.shape[1:], np.int16)
     top = scores[0].copy()
     for k in range(1, len(scores)):
-        better = scores[k] > top
-        np.copyto(top, scores[k], where=better)
-        np.copyto(best, k, where=better)
+        # The newest better plane has the highest number.
+        np.maximum(best, (scores[k] > top) * np.int16(k), out=best)
+        np.maximum(top, scores[k], out=top)
     return best
 
 
 def _second_peak(flat: np.ndarray, index: np.ndarray) -> np.ndarray:
-    masked = flat.copy()
+    """Return the best score outside of the peak; overwrites the scores of the peak."""
     planes, columns = len(flat), np.arange(flat.shape[1])
     for shift in range(-PEAK_PLANES, PEAK_PLANES + 1):
-        masked[np.clip(index + shift, 0, planes - 1), columns] = -1.0
-    return masked.max(axis=0)
+        flat[np.clip(index + shift, 0, planes - 1), columns] = -1.0
+    second = flat[0].copy()
+    for plane in flat[1:]:
+        np.maximum(second, plane, out=second)
+    return second
 
 
 def _texture(gray: np.ndarray) -> np.ndarray:

@@ -17,6 +17,10 @@ from .landmarks import HeldFrame, Observations, SparseMap
 
 #: Fixed keyframes outside the window, at most.
 FIXED_KEYFRAMES = 8
+#: An adjustment ends where a step reduces the loss by less than this share: the next window
+#: goes on from there.
+LEAST_GAIN = 2e-3
+LEAST_FOCAL_GAIN = 1e-4
 #: Observations with a larger error than this after an adjustment are removed, in pixels.
 REMOVE_PX = 2.5
 
@@ -86,7 +90,7 @@ def take_window(
     for frame in free:
         wanted[frame.seen.slots[frame.seen.alive(landmarks)]] = True
     wanted &= landmarks.solid
-    others = [f for f in keyframes if f.frame_id not in free_ids]
+    others = [f for f in sparse_map.keyframes_seeing(wanted) if f.frame_id not in free_ids]
     shared = [int(wanted[f.seen.slots[f.seen.alive(landmarks)]].sum()) for f in others]
     # On ties the newer keyframe comes first.
     order = sorted(range(len(others)), key=lambda i: (-shared[i], -others[i].frame_id))
@@ -146,7 +150,9 @@ def adjustment_job(
     window: AdjustmentWindow, iterations: int
 ) -> Callable[[], tuple[AdjustmentWindow, BundleResult]]:
     """Return the adjustment of a window as a job for the background thread."""
-    return lambda: (window, adjust(window.problem, iterations))
+    # A focal length converges slowly.
+    gain = LEAST_GAIN if window.problem.focal_prior is None else LEAST_FOCAL_GAIN
+    return lambda: (window, adjust(window.problem, iterations, gain))
 
 
 def loop_holds(window: AdjustmentWindow, loop: Loop, result: BundleResult) -> bool:

@@ -300,14 +300,8 @@ class RelocaliseConfig:
 
 @dataclass(frozen=True)
 class CovarianceConfig:
-    """From confidence to covariance. A heuristic: see docs/conventions.md."""
+    """Of published messages. See docs/conventions.md for the errors of the predictors."""
 
-    translation_scale: float = live(
-        0.02, 'standard deviation of a nominal edge, relative to its length', 1e-6, 10.0
-    )
-    rotation_scale: float = live(
-        0.01, 'standard deviation of a nominal edge, relative to its angle', 1e-6, 10.0
-    )
     unscaled_factor: float = live(
         100.0, 'factor on the translation block while the scale is unknown', 1.0, 1e6
     )

@@ -107,6 +107,11 @@ class Edge:
 
     Confidences are scores >= 0, 0 for no information; for networks the softplus of their logits.
     Only their ratios to one another and to the predictor's ``confidence_reference`` are used.
+
+    :ivar evidence: standard deviations of an axis of the translation, in the unit of the target,
+        and of the rotation in radians, that follow from what was measured; they are turned into
+        variances by the predictor's error model. None: to be derived from the confidences.
+    :ivar noise: level of the residuals in this and recent frames, over that of good images.
     """
 
     source_id: int
@@ -114,6 +119,8 @@ class Edge:
     T_source_target: np.ndarray  # (4, 4) float64
     confidence_translation: float
     confidence_rotation: float
+    evidence: tuple[float, float] | None = None
+    noise: float = 1.0
 
     @property
     def scores(self) -> tuple[float, float]:

@@ -23,10 +23,12 @@ from .datatypes import (
     Edge,
     Frame,
     FramePrediction,
+    Intrinsics,
     KnownKeyframe,
     ModelInfo,
     SparseLandmarks,
 )
+from .error_model import ErrorModel
 from .resize_geometry import Geometry
 
 
@@ -57,6 +59,10 @@ class Predictor(Protocol):
         during the first frames.
         """
 
+    @property
+    def error_model(self) -> ErrorModel:
+        """The errors of the edges."""
+
     def describe(self, frame: Frame) -> np.ndarray:
         """Return the frame's descriptor, a (descriptor_size,) float32 unit vector.
 
@@ -84,10 +90,13 @@ class Predictor(Protocol):
     def forget(self, frame_ids: Iterable[int]) -> None:
         """Drop these frames; unknown ids are ignored."""
 
-    def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...]]:
-        """Wait for background work and return its refined edges and depths.
+    def drain(
+        self,
+    ) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...], Intrinsics | None]:
+        """Wait for background work and return its refined edges, depths and intrinsics.
 
-        Called at the end of a recorded stream.
+        Called at the end of a recorded stream. Intrinsics are those of the frames, if estimated;
+        None if they are known.
         """
 
     def landmarks(self, S_world_camera: Mapping[int, np.ndarray]) -> SparseLandmarks | None:

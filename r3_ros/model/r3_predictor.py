@@ -27,6 +27,7 @@ from ..core.datatypes import (
     ModelInfo,
     SparseLandmarks,
 )
+from ..core.error_model import ErrorModel
 from ..core.errors import DeviceMemoryError, FrameError, ModelError
 from ..core.geometry import inverse, T_from_quat
 from ..core.resize_geometry import Geometry, image_size
@@ -110,6 +111,11 @@ class R3Predictor:
         """Score of a good edge: the mean over the best edges of this stream's first frames."""
         return float(np.mean(self._warm_up)) if self._warm_up else _FIRST_GUESS
 
+    @property
+    def error_model(self) -> ErrorModel:
+        """Guesses: no weights have been calibrated."""
+        return ErrorModel()
+
     @device_errors()
     @torch.inference_mode()
     def describe(self, frame: Frame) -> np.ndarray:
@@ -186,9 +192,9 @@ class R3Predictor:
         self._memory.forget(frame_ids)
         self._recomputation.forget(frame_ids)
 
-    def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...]]:
+    def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...], Intrinsics | None]:
         """Return nothing: :meth:`predict` returns everything."""
-        return (), ()
+        return (), (), None
 
     def landmarks(self, S_world_camera: Mapping[int, np.ndarray]) -> None:
         """Do nothing: the network has no landmarks."""

@@ -164,6 +164,7 @@ def run_source(
     if not result.records and not result.interrupted:
         raise SourceError(f'no frame of {source.name} could be processed: {result.first_warning}')
     session = engine.session
+    result.intrinsics = session.intrinsics
     # Without the loaded part, which belongs to the map and not to this run.
     result.trajectory = session.trajectory_view().since(session.first_frame)
     result.cloud = session.map_view().cloud()
@@ -230,7 +231,6 @@ def _process(
     images.note(frame.image, estimate)
     _give_up_search(engine, frame.stamp_ns, result, images)
     result.records.append(_record(estimate, read_ms, step_ms))
-    result.intrinsics = estimate.intrinsics
     result.intrinsics_estimated = estimate.intrinsics_estimated
     if on_frame is not None:
         on_frame(result, estimate)

@@ -115,6 +115,7 @@ class Engine:
         timer.done('retrieve')
         prediction = self._predict(seen, context)
         timer.done('predict')
+        self.session.take_intrinsics(prediction.intrinsics, prediction.intrinsics_estimated)
         corrected = self._apply_corrections(prediction.refined)
         resolution = self._resolve(frame, prediction)
         timer.done('resolve')
@@ -308,7 +309,9 @@ class Engine:
 
         :returns: ids of the frames whose poses changed, and the remaining depths.
         """
-        refined, depths = self.predictor.drain()
+        refined, depths, intrinsics = self.predictor.drain()
+        if intrinsics is not None:
+            self.session.take_intrinsics(intrinsics, estimated=True)
         corrected = {*self.loops.take(self.session, None), *self._refine(refined)}
         depths = self._extend_map(depths)
         self._measure_scale(None, depths, None)
@@ -409,8 +412,8 @@ class Engine:
 
     @property
     def _noise(self) -> EdgeNoise:
-        return EdgeNoise(self.predictor.confidence_reference, self.config.covariance)
+        return EdgeNoise(self.predictor.confidence_reference, self.predictor.error_model)
 
 
 def _origin() -> Resolution:
-    return Resolution([], [], ResolvedPose(HeldPose(np.eye(4)), np.zeros((6, 6))))
+    return Resolution([], [], ResolvedPose(HeldPose(np.eye(4))))

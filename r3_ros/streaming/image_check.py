@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from ..core.datatypes import Frame
@@ -28,13 +29,15 @@ class ImageCheck:
 
         :param longest_s: longest time for which one image may repeat; 0 disables this check.
         """
-        levels = frame.image[::_STRIDE, ::_STRIDE]
+        # A copy: strided views are several times as slow, and the image may be overwritten.
+        levels = frame.image[::_STRIDE, ::_STRIDE].copy()
         same = self._last is not None and np.array_equal(levels, self._last)
         self._repeats = self._repeats + 1 if same else 0
         if not same:
-            self._last, self._since_ns = levels.copy(), frame.stamp_ns
-        if levels.std(axis=(0, 1)).max(initial=0.0) < _NOTHING_LEVELS:
-            seen = 'black' if levels.mean() < 32 else 'of one colour'
+            self._last, self._since_ns = levels, frame.stamp_ns
+        means, deviations = cv2.meanStdDev(levels)
+        if deviations.max() < _NOTHING_LEVELS:
+            seen = 'black' if means.mean() < 32 else 'of one colour'
             return f'the image is {seen}: is the lens covered?'
         for_s = (frame.stamp_ns - self._since_ns) / 1e9
         if self._repeats >= _FROZEN_FRAMES and 0 < longest_s <= for_s:

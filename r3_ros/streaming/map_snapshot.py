@@ -153,9 +153,7 @@ def _keyframes(snapshot: MapSnapshot, T_map_world: np.ndarray, unit: float) -> S
         best[edge.target_id] = max(so_far, edge.scores, key=sum)
     nothing = (np.nan, np.nan)
     T = np.array([k.pose.T_world_camera for k in keyframes]).reshape(count, 4, 4)
-    variances = [
-        (k.pose.variance_translation * unit**2, k.pose.variance_rotation) for k in keyframes
-    ]
+    variances = [k.pose.variances * [unit**2, 1.0] for k in keyframes]
     sizes = [(k.intrinsics.width, k.intrinsics.height) for k in keyframes]
     descriptors = np.array([k.descriptor for k in keyframes], np.float32)
     return SavedKeyframes(

@@ -24,7 +24,7 @@ from ..core.geometry import (
     scale_of,
     T_from_quat,
 )
-from .pose_resolution import HeldPose, ResolvedPose, usable_edges
+from .pose_resolution import HeldPose, ResolvedPose, usable_edges, volumes, with_variances
 
 #: Pose changes below these are rounding.
 _MOVED_TRANSLATION = 1e-9
@@ -125,9 +125,10 @@ class PoseGraph:
         # Through a quaternion, so that rounding does not accumulate.
         T = T_from_quat(S[:, :3, 3], quat_xyzw(rigid_part(S)))
         for frame_id, T_world_camera, scale in zip(ids, T, scale_of(S), strict=True):
-            own = self.held[frame_id]
-            variance = variances.get(frame_id, (own.variance_translation, own.variance_rotation))
-            self.held[frame_id] = HeldPose(T_world_camera, *variance, float(scale))
+            covariance = self.held[frame_id].covariance
+            if frame_id in variances:
+                covariance = with_variances(covariance, variances[frame_id])
+            self.held[frame_id] = HeldPose(T_world_camera, covariance, float(scale))
         self._outdated = set(self.held)
         moved = _moved(before, T)
         return sorted(frame_id for frame_id, far in zip(ids, moved, strict=True) if far)
@@ -198,10 +199,19 @@ class PoseGraph:
             resolved = self._resolve(list(incoming.values()), self.held, own.scale)
             if resolved is None:
                 continue
-            self.held[frame_id] = resolved.held
+            self.held[frame_id] = replace(
+                resolved.held, covariance=_smaller(own.covariance, resolved.held.covariance)
+            )
             if _moved(own.T_world_camera[None], resolved.held.T_world_camera[None])[0]:
                 moved.add(frame_id)
         return sorted(moved)
+
+
+def _smaller(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Return the smaller of two (7, 7) covariances: refined poses are as sure as before."""
+    covariances = np.stack([before, after])
+    chosen: np.ndarray = covariances[int(np.argmin(volumes(covariances)))]
+    return chosen
 
 
 def _moved(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -214,4 +224,7 @@ def _moved(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 def _forward(edge: Edge) -> Edge:
     if edge.source_id < edge.target_id:
         return edge
-    return Edge(edge.target_id, edge.source_id, inverse(edge.T_source_target), *edge.scores)
+    turned = inverse(edge.T_source_target)
+    return replace(
+        edge, source_id=edge.target_id, target_id=edge.source_id, T_source_target=turned
+    )

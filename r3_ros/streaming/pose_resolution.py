@@ -2,21 +2,21 @@
 
 Each edge gives a candidate ``T_world_frame = T_world_i @ T_i_frame``. Camera centres are averaged
 (the error of a world-to-camera translation grows with the distance from the origin), rotations by
-the top eigenvector. A few rounds of reweighting reduce outliers. The spread of the candidates
-becomes the covariance.
+the top eigenvector. A few rounds of reweighting reduce outliers. The covariance is carried over
+from the source that leads to the smallest one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from ..core.config import CovarianceConfig
 from ..core.datatypes import Edge
+from ..core.error_model import ErrorModel
 from ..core.geometry import (
     inverse,
     mean_quat,
@@ -37,9 +37,9 @@ _MEDIAN_TO_SIGMA = 1.0 / 1.538
 #: Below these, candidates agree to rounding and no reweighting is due.
 _SAME_CENTRE = 1e-9
 _SAME_ROTATION_RAD = 1e-9
-#: Smallest standard deviations: a covariance is never zero.
-_FLOOR_TRANSLATION = 1e-4
-_FLOOR_ROTATION_RAD = 1e-4
+#: Standard deviations that weigh edges in pose graphs: shares of length and angle, and the least.
+_WEIGHT_SHARES = np.array([0.02, 0.01])
+_WEIGHT_FLOORS = np.array([1e-4, 1e-4])
 _MIN_RATIO = 1e-3
 #: Largest deviation of an edge from a rigid motion (single precision is well inside).
 _RIGID_TOLERANCE = 1e-3
@@ -52,15 +52,14 @@ class HeldPose:
     """Pose and accumulated uncertainty of a frame that later frames may refer to.
 
     :ivar T_world_camera: (4, 4) float64, read-only: estimates and snapshots share it.
-    :ivar variance_translation: of each axis, map units squared.
-    :ivar variance_rotation: of each axis, radians squared.
+    :ivar covariance: (7, 7) float64 of a small similarity in the camera frame, order x y z
+        rx ry rz and logarithm of the scale; map units and radians.
     :ivar scale: length of the predictor's unit at this frame, in map units: 1 until loop closure
         shows that the unit has drifted.
     """
 
     T_world_camera: np.ndarray
-    variance_translation: float = 0.0
-    variance_rotation: float = 0.0
+    covariance: np.ndarray = field(default_factory=lambda: np.zeros((7, 7)))
     scale: float = 1.0
 
     def __post_init__(self) -> None:
@@ -68,7 +67,9 @@ class HeldPose:
 
     @property
     def variances(self) -> np.ndarray:
-        return np.array([self.variance_translation, self.variance_rotation])
+        """The (2,) mean variances of an axis, of translation and rotation."""
+        diagonal = self.covariance.diagonal()
+        return np.array([diagonal[:3].mean(), diagonal[3:6].mean()])
 
     @cached_property
     def S_world_camera(self) -> np.ndarray:
@@ -80,24 +81,41 @@ class HeldPose:
         return S
 
 
+def isotropic(variances: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return the (7, 7) covariance of these variances of translation and rotation."""
+    translation, rotation = variances
+    return np.diag([translation] * 3 + [rotation] * 3 + [0.0])
+
+
+def with_variances(covariance: np.ndarray, variances: Sequence[float]) -> np.ndarray:
+    """Return a (7, 7) covariance with these mean variances, and its correlations."""
+    diagonal = covariance.diagonal()
+    means = np.array([diagonal[:3].mean(), diagonal[3:6].mean()])
+    if not (means > 0.0).all():
+        return isotropic(variances)
+    factors = np.sqrt(np.asarray(variances) / means)
+    by_row = np.array([factors[0]] * 3 + [factors[1]] * 3 + [min(*factors, 1.0)])
+    return covariance * by_row[:, None] * by_row
+
+
 @dataclass(frozen=True, eq=False)
 class ResolvedPose:
     """The pose of a frame and its uncertainty.
 
     :ivar spread: (6, 6) weighted covariance of the candidates alone, x y z rx ry rz in the
         camera frame; all zero for a single candidate.
-    :ivar edge_variance: of translation and rotation, map units squared and radians squared: the
-        share of the edges themselves, without their sources'.
+    :ivar edge_variance: (2,) of translation and rotation, map units squared and radians squared:
+        the share of the edge that the covariance came along.
     """
 
     held: HeldPose
-    spread: np.ndarray
-    edge_variance: tuple[float, float] = (0.0, 0.0)
+    spread: np.ndarray = field(default_factory=lambda: np.zeros((6, 6)))
+    edge_variance: np.ndarray = field(default_factory=lambda: np.zeros(2))
 
     @property
     def covariance(self) -> np.ndarray:
         """The (6, 6) covariance: accumulated along the edges, plus the spread."""
-        return _isotropic(self.held.variances) + self.spread
+        return self.held.covariance[:6, :6] + self.spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,40 +136,57 @@ class Resolution:
         return None if self.pose is None else self.pose.held.T_world_camera
 
 
-def edge_sigmas(
-    lengths: np.ndarray, angles: np.ndarray, ratios: np.ndarray, config: CovarianceConfig
-) -> np.ndarray:
-    """Return the (N, 2) standard deviations of edges, of translation and rotation.
+def edge_sigmas(lengths: np.ndarray, angles: np.ndarray, ratios: np.ndarray) -> np.ndarray:
+    """Return the (N, 2) standard deviations that weigh edges, of translation and rotation.
 
-    A share of length and angle at nominal score, growing as the score falls.
+    A share of length and angle at nominal score, growing as the score falls: a heuristic, for the
+    weights of pose graphs and for whether edges agree. Covariances follow from the predictor's
+    :class:`~r3_ros.core.error_model.ErrorModel`.
 
     :param ratios: (N, 2) confidences over the score of a nominal edge.
     """
-    scales = np.array([config.translation_scale, config.rotation_scale])
-    floors = np.array([_FLOOR_TRANSLATION, _FLOOR_ROTATION_RAD])
     extent = np.stack([lengths, angles], axis=1)
-    return np.sqrt(((scales * extent) ** 2 + floors**2) / np.maximum(ratios, _MIN_RATIO))
+    variances = (_WEIGHT_SHARES * extent) ** 2 + _WEIGHT_FLOORS**2
+    return np.sqrt(variances / np.maximum(ratios, _MIN_RATIO))
 
 
 @dataclass(frozen=True)
 class EdgeNoise:
-    """From confidences to standard deviations: a heuristic.
+    """From edges to standard deviations.
 
     :ivar reference: score of a nominal edge.
+    :ivar errors: of the predictor.
     """
 
     reference: float
-    config: CovarianceConfig
+    errors: ErrorModel = ErrorModel()
 
     def sigmas(self, T_edges: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """Return the (N, 2) standard deviations of (N, 4, 4) edges with (N, 2) confidences."""
+        """Return the weighing (N, 2) standard deviations of (N, 4, 4) edges with their scores."""
         lengths = np.linalg.norm(T_edges[:, :3, 3], axis=1)
         angles = rotation_angle(T_edges[:, :3, :3])
-        return edge_sigmas(lengths, angles, scores / self.reference, self.config)
+        return edge_sigmas(lengths, angles, scores / self.reference)
 
     def sigmas_of(self, edges: Sequence[Edge]) -> np.ndarray:
-        """Return the (N, 2) standard deviations of edges, in the unit of their targets."""
+        """Return the weighing (N, 2) standard deviations, in the unit of the edges' targets."""
         return self.sigmas(*stacked(edges))
+
+    def variances_of(self, edges: Sequence[Edge]) -> np.ndarray:
+        """Return the (N, 2) variances of the errors of edges, in the unit of their targets."""
+        T_edges, _ = stacked(edges)
+        lengths = np.linalg.norm(T_edges[:, :3, 3], axis=1)
+        extents = np.stack([lengths, rotation_angle(T_edges[:, :3, :3])], axis=1)
+        noise = np.array([edge.noise for edge in edges])
+        return self.errors.variances(self.evidence_of(edges), extents, noise)
+
+    def evidence_of(self, edges: Sequence[Edge]) -> np.ndarray:
+        """Return the (N, 2) evidence of edges: their own, or what their scores tell."""
+        scores = np.array([edge.scores for edge in edges]).reshape(-1, 2)
+        evidence = self.errors.evidence_of_scores(scores, self.reference)
+        for row, edge in zip(evidence, edges, strict=True):
+            if edge.evidence is not None:
+                row[:] = edge.evidence
+        return evidence
 
 
 def stacked(edges: Sequence[Edge]) -> tuple[np.ndarray, np.ndarray]:
@@ -199,16 +234,59 @@ def resolve_pose(
     centres, quats = candidates[:, :3, 3], quat_xyzw(candidates)
     centre, quat, weights = robust_average(centres, quats, scores)
     T = T_from_quat(centre, quat)
-    edge_variances = noise.sigmas(T_edges, scores) ** 2
-    # Accumulates along a chain of new frames, and shrinks when a well-known frame is a source.
-    source_variances = np.array([held[edge.source_id].variances for edge in edges])
-    translation, rotation = (weights * (source_variances + edge_variances)).sum(axis=0)
-    of_edges = (weights * edge_variances).sum(axis=0)
-    return ResolvedPose(
-        HeldPose(T, float(translation), float(rotation), scale),
-        _spread(centres, quats, T, weights),
-        (float(of_edges[0]), float(of_edges[1])),
+    edge_variances = noise.variances_of(edges) * [scale**2, 1.0]
+    carried = carried_along(
+        np.array([held[edge.source_id].covariance for edge in edges]),
+        T_edges,
+        edge_variances,
+        np.array([edge.noise for edge in edges]),
+        noise.errors,
     )
+    # Errors of edges are not independent, so many are not surer than the best.
+    best = int(np.argmin(volumes(carried)))
+    return ResolvedPose(
+        HeldPose(T, carried[best], scale),
+        _spread(centres, quats, T, weights),
+        edge_variances[best],
+    )
+
+
+def carried_along(
+    covariances: np.ndarray,
+    T_edges: np.ndarray,
+    variances: np.ndarray,
+    noise: np.ndarray,
+    errors: ErrorModel,
+) -> np.ndarray:
+    """Return the (N, 7, 7) covariances of the targets of edges.
+
+    :param covariances: (N, 7, 7) of their sources, as of :class:`HeldPose`; zero of a frame that
+        defines a world.
+    :param variances: (N, 2) of the edges themselves.
+    :param noise: (N,) of the edges.
+    """
+    level = noise**errors.drift_power
+    rotation, scale = errors.start
+    start = np.diag(np.square([0.0] * 3 + [rotation] * 3 + [scale]))
+    begins = (covariances == 0.0).all(axis=(1, 2))
+    covariances = covariances + (begins * noise**2)[:, None, None] * start
+    R, t = np.swapaxes(T_edges[:, :3, :3], 1, 2), T_edges[:, :3, 3]
+    # The adjoint of the edge's inverse: what a small similarity of the source does to the target.
+    A = np.zeros((len(T_edges), 7, 7))
+    A[:, :3, :3] = A[:, 3:6, 3:6] = R
+    A[:, :3, 3:6] = -R @ np.swapaxes(np.cross(t[:, None], np.eye(3)), 1, 2)
+    A[:, :3, 6] = np.einsum('nij,nj->ni', R, t)
+    A[:, 6, 6] = 1.0
+    found: np.ndarray = A @ covariances @ np.swapaxes(A, 1, 2)
+    grown = variances * np.square(errors.drift * level[:, None])
+    found[:, range(3), range(3)] += grown[:, :1]
+    found[:, range(3, 6), range(3, 6)] += grown[:, 1:]
+    return found
+
+
+def volumes(covariances: np.ndarray) -> np.ndarray:
+    """Return the (N,) logarithms of the volumes of (N, 7, 7) covariances, scale left out."""
+    return np.linalg.slogdet(covariances[:, :6, :6])[1]
 
 
 def _mean_scale(scales: Sequence[float], weights: np.ndarray) -> float:
@@ -312,7 +390,7 @@ def step_covariance(
     direct = next((edge for edge in edges if edge.source_id == previous_id), None)
     if direct is None:
         grown = np.abs(own.variances - previous.variances)
-        covariance = _isotropic(2.0 * np.array(resolved.edge_variance) + grown) + resolved.spread
+        covariance = isotropic(2.0 * resolved.edge_variance + grown)[:6, :6] + resolved.spread
     else:
         covariance = _direct_covariance(direct, previous, own, noise)
     return _without_position(covariance) if provisional else covariance
@@ -322,17 +400,13 @@ def _direct_covariance(
     edge: Edge, source: HeldPose, target: HeldPose, noise: EdgeNoise
 ) -> np.ndarray:
     """Return the (6, 6) covariance of the motion along an edge, in the target's camera frame."""
-    T_edges, scores = stacked([edge])
-    T_edges[:, :3, 3] *= target.scale
-    (variances,) = noise.sigmas(T_edges, scores) ** 2
-    T_target_edge = inverse(target.T_world_camera) @ source.T_world_camera @ T_edges[0]
+    (variances,) = noise.variances_of([edge]) * [target.scale**2, 1.0]
+    T_edge = edge.T_source_target.copy()
+    T_edge[:3, 3] *= target.scale
+    T_target_edge = inverse(target.T_world_camera) @ source.T_world_camera @ T_edge
     turn = Rotation.from_matrix(T_target_edge[:3, :3]).as_rotvec()
     off = np.concatenate([T_target_edge[:3, 3], turn])
-    return _isotropic(variances) + np.outer(off, off)
-
-
-def _isotropic(variances: Sequence[float] | np.ndarray) -> np.ndarray:
-    return np.diag(np.repeat(variances, 3))
+    return isotropic(variances)[:6, :6] + np.outer(off, off)
 
 
 def _without_position(covariance: np.ndarray) -> np.ndarray:

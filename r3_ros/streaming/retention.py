@@ -77,7 +77,7 @@ class Retention:
             resolution.edges,
             resolution.pose,
             session.graph.held,
-            EdgeNoise(self._predictor.confidence_reference, self.config.covariance),
+            EdgeNoise(self._predictor.confidence_reference, self._predictor.error_model),
             prediction.provisional,
         )
         T_previous_camera = motion_since_last(session, frame_id, pose.T_world_camera)
@@ -93,8 +93,10 @@ class Retention:
             pose.T_world_camera if session.segment_id == 0 else None,
             prediction.pose_token,
         )
-        wanted = session.admission.wants(session.bank, candidate, context.with_depth)
-        is_keyframe = _becomes_keyframe(prediction, verdict, wanted)
+        is_keyframe = _decided(prediction, verdict)
+        if is_keyframe is None:
+            wanted = session.admission.wants(session.bank, candidate, context.with_depth)
+            is_keyframe = wanted and verdict.mappable
         if is_keyframe:
             if verdict.state is TrackingState.LOW_CONFIDENCE:
                 session.doubtful.add(frame_id)
@@ -103,7 +105,7 @@ class Retention:
                 frame_id,
                 candidate.descriptor,
                 candidate.T_world_camera,
-                prediction.intrinsics,
+                session.intrinsics,
                 room=self.keyframe_room,
                 segment_id=session.segment_id,
                 stamp_ns=frame.stamp_ns,
@@ -150,10 +152,8 @@ def _mean_confidence(edge: Edge) -> float:
     return 0.5 * sum(edge.scores)
 
 
-def _becomes_keyframe(prediction: FramePrediction, verdict: Verdict, wanted: bool) -> bool:
-    """Return whether a frame becomes a keyframe: by the predictor, else by admission."""
+def _decided(prediction: FramePrediction, verdict: Verdict) -> bool | None:
+    """Return whether a frame becomes a keyframe, None if that is up to admission."""
     if verdict.state is TrackingState.INITIALIZING and verdict.mappable:
         return True
-    if prediction.keyframe is not None:
-        return prediction.keyframe
-    return wanted and verdict.mappable
+    return prediction.keyframe

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..core.datatypes import DepthMap, DeviceMemory, ModelInfo
+from ..core.datatypes import DepthMap, DeviceMemory, Intrinsics, ModelInfo
 from ..core.predictor import Predictor
 from .gate import Gate
 from .image_check import ImageCheck
@@ -20,6 +20,9 @@ from .scale.estimator import ScaleView
 from .scale.tracker import ScaleTracker
 from .trajectory import Trajectory, TrajectoryView
 from .voxel_map import MapView, VoxelMap
+
+#: Relative change of an estimated focal length that changes nothing: 0.1 pixels at the border.
+_SAME_FOCAL = 3e-4
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Session:
     :ivar lost_frames: frames since the camera was lost; 0 while it is tracked.
     :ivar last_published: the newest frame whose pose was published.
     :ivar map_revision: increases when a published pose has changed.
+    :ivar intrinsics: of the newest frame, and of all others if they are estimated.
     :ivar evidence: edges to old keyframes that contradict the poses of the last frames.
     :ivar evidence_depth: of the newest frame among those, as predicted.
     """
@@ -87,6 +91,7 @@ class Session:
     first_frame: int = 0
     relocalisation: Relocalisation | None = None
     last_stamp_ns: int | None = None
+    intrinsics: Intrinsics | None = None
     recent: deque[int] = field(default_factory=deque)
     doubtful: set[int] = field(default_factory=set)
     leaving: set[int] = field(default_factory=set)
@@ -95,6 +100,21 @@ class Session:
     evidence: LoopEvidence = field(default_factory=no_evidence)
     evidence_depth: DepthMap | None = None
     images: ImageCheck = field(default_factory=ImageCheck)
+
+    def take_intrinsics(self, intrinsics: Intrinsics, estimated: bool) -> None:
+        """Take the intrinsics of a frame.
+
+        One camera took all frames, so a new estimate replaces the earlier one in all keyframes and
+        in their points. Tiny changes are ignored.
+        """
+        before = self.intrinsics
+        if before is not None and estimated:
+            across, down = before.fx / intrinsics.fx, before.fy / intrinsics.fy
+            if max(abs(across - 1.0), abs(down - 1.0)) < _SAME_FOCAL:
+                return
+            changed = self.bank.replace_intrinsics(before, intrinsics)
+            self.map.widen(changed, across, down)
+        self.intrinsics = intrinsics
 
     def map_view(self) -> MapView:
         """Return a snapshot of the map at the present keyframe poses."""

@@ -7,7 +7,7 @@ so a corrected pose moves its points. Those of keyframes that left follow a pare
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -133,6 +133,15 @@ class VoxelMap:
     def clouds(self, keyframe_ids: Iterable[int]) -> dict[int, Cloud]:
         """Return the points of those keyframes that have any, in their own frames and units."""
         return {i: self._clouds[i] for i in keyframe_ids if i in self._clouds}
+
+    def widen(self, keyframe_ids: Iterable[int], across: float, down: float) -> None:
+        """Multiply the lateral positions of points in the frames of their keyframes."""
+        factors = np.array([across, down, 1.0], np.float32)
+        for i in keyframe_ids:
+            if i in self._clouds:
+                cloud = self._clouds[i]
+                self._clouds[i] = replace(cloud, points=cloud.points * factors)
+                self.revision += 1
 
     def poses_changed(self) -> None:
         """Increase the revision after keyframe poses were corrected."""

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from r3_ros.classical.bundle import adjust, BundleProblem
 from r3_ros.classical.initialise import fit_rotation, solve_two_views
+from r3_ros.classical.landmarks import Observations, SparseMap
 from r3_ros.classical.pinhole import depth_along_first_ray, parallax_cosine, Pinhole, project
-from r3_ros.classical.pnp import exp_se3, ransac_pose, refine_pose, reprojection_px
-from r3_ros.core.geometry import rotation_angle
+from r3_ros.classical.pnp import exp_se3, ExpectedCentre, ransac_pose, refine_pose, reprojection_px
+from r3_ros.core.geometry import inverse, rotation_angle
 
 FOCAL = 500.0
 
@@ -131,6 +132,35 @@ def test_a_landmark_of_unknown_depth_holds_a_pose_across_its_ray_only():
     assert (reprojection_px(T, guessed, rays, FOCAL, steps)[60:] < 3.0).mean() > 0.95
 
 
+def test_the_expected_motion_decides_what_landmarks_leave_open_and_no_more():
+    """With guessed depths alone a turn to the side and a shift look alike."""
+    rng = np.random.default_rng(13)
+    T = motion(-0.05, 0.0, 0.02, 0.0, 0.1, 0.0)
+    start = exp_se3(np.array([0.1, 0.0, 0.0, 0.0, -0.04, 0.0])) @ T
+
+    def errors(spread, sigma, off_by):
+        """Return shift and turn without and with an expected centre: (2, 2)."""
+        points = cloud(rng, 60)
+        rays = rays_of(T, points) + rng.normal(0, 0.5 / FOCAL, (60, 2))
+        guessed = points * np.exp(rng.normal(0, spread, (60, 1)))
+        expected = ExpectedCentre(inverse(T)[:3, 3] + off_by, 0.01)
+        found = np.stack(
+            [
+                refine_pose(start, guessed, rays, FOCAL, sigma * guessed, None, e, iterations=30)
+                for e in (None, expected)
+            ]
+        )
+        off = inverse(found) @ T
+        return np.stack([np.linalg.norm(off[:, :3, 3], axis=1), rotation_angle(off[:, :3, :3])], 1)
+
+    off_by = np.array([0.005, -0.003, 0.0])
+    alone, decided = np.median([errors(0.2, 1.0, off_by) for _ in range(9)], axis=0)
+    assert decided[0] < 0.5 * alone[0] and decided[1] < 0.7 * alone[1]
+    # Landmarks outweigh even an expectation that is three standard deviations off.
+    alone, decided = np.median([errors(0.0, 0.01, 6 * off_by) for _ in range(9)], axis=0)
+    assert decided[0] < alone[0] + 0.15 * np.linalg.norm(6 * off_by)
+
+
 def test_two_view_start_rejects_a_pure_rotation():
     rng = np.random.default_rng(4)
     points, T = cloud(rng, 400), motion(ry=0.2, rx=0.05)
@@ -201,10 +231,23 @@ def test_focal_length_is_estimated_against_its_prior():
     swapped[problem.camera == 4], swapped[problem.camera == 5] = 5, 4
     result = adjust(BundleProblem(**{**prior, 'camera': swapped}), iterations=30)
     assert result.focal_factor == pytest.approx(1.15, abs=0.02)
+    assert result.focal_sigma < 0.1
     held = adjust(
         BundleProblem(**{**prior, 'camera': swapped, 'focal_prior': (1.0, 1e-6)}), iterations=30
     )
     assert held.focal_factor == pytest.approx(1.0, abs=1e-3)
+
+
+def test_translation_alone_does_not_determine_the_focal_length():
+    rng = np.random.default_rng(11)
+    points = cloud(rng, 250)
+    T = np.stack([motion(0.1 * i, 0.0, -0.3 * i, 0.0, 0.0, 0.0) for i in (1, 2, 3, 4, 0)])
+    rays = np.concatenate([rays_of(pose, points) for pose in T])
+    rays += rng.normal(0, 0.2 / FOCAL, rays.shape)
+    camera, point = np.repeat(np.arange(5), 250), np.tile(np.arange(250), 5)
+    problem = BundleProblem(T, 4, points, camera, point, rays, FOCAL, (1.3, 0.3))
+    result = adjust(problem, iterations=30)
+    assert result.focal_sigma > 0.2
 
 
 def test_a_camera_that_sees_nothing_new_stays():
@@ -214,3 +257,22 @@ def test_a_camera_that_sees_nothing_new_stays():
     result = adjust(fixed)
     assert np.array_equal(result.T_camera_world, T)
     assert np.median(np.abs(result.points - points)) < 5e-3
+
+
+def test_keyframes_before_the_first_that_saw_a_landmark_are_left_out():
+    sparse = SparseMap(Pinhole(FOCAL, FOCAL, 319.5, 239.5, 640, 480))
+    slots = []
+    for i in range(4):
+        frame = sparse.hold(10 * i, np.zeros((480, 640), np.uint8), np.eye(4))
+        frame.keyframe = True
+        slots.append(sparse.landmarks.add(np.ones((2, 3)), frame, np.ones((2, 2))))
+        frame.seen = Observations.of(
+            sparse.landmarks, np.concatenate(slots), np.ones((2 * i + 2, 2))
+        )
+    ids = [frame.frame_id for frame in sparse.keyframes_seeing(slots[2])]
+    assert ids == [f.frame_id for f in sparse.keyframes() if np.isin(slots[2], f.seen.slots).any()]
+    assert ids == [20, 30]
+    mask = np.zeros(len(sparse.landmarks.used), bool)
+    assert sparse.keyframes_seeing(mask) == []
+    mask[slots[1]] = True
+    assert [frame.frame_id for frame in sparse.keyframes_seeing(mask)] == [10, 20, 30]

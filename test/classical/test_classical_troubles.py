@@ -3,7 +3,7 @@
 from classical_scene import draw, frame_of, INTRINSICS, noise_texture, Panel, room, wander
 import numpy as np
 import pytest
-from r3_ros.classical.confidence import Evidence
+from r3_ros.classical.confidence import Evidence, NoiseLevel, USUAL_NOISE_PX
 from r3_ros.classical.features import as_exposed, coverage, find_corners, shift_between, track_fast
 from r3_ros.classical.landmarks import HeldFrame, Observations, SparseMap
 from r3_ros.classical.pinhole import Pinhole
@@ -181,14 +181,29 @@ def pair_of_views(sigma):
 
 
 def test_guessed_depths_hold_rotation_more_than_translation():
-    translation, rotation = {}, {}
+    found = {}
     for sigma in (0.01, np.inf):
         sparse, (old, new) = pair_of_views(sigma)
-        found = Evidence(new, sparse).against(old)
-        assert found is not None, 'corners alone relate two frames'
-        translation[sigma], rotation[sigma] = found
-    assert rotation[np.inf] > 0.2 * rotation[0.01]
-    assert translation[np.inf] < 0.5 * translation[0.01]
+        found[sigma] = Evidence(new, sparse).against(old)
+        assert found[sigma] is not None, 'corners alone relate two frames'
+    translation, rotation = zip(*(found[s].confidences for s in (0.01, np.inf)), strict=True)
+    assert rotation[1] > 0.2 * rotation[0]
+    assert translation[1] < 0.5 * translation[0]
+    sigmas = np.array([found[s].sigmas for s in (0.01, np.inf)])
+    assert sigmas[1, 0] > 2.0 * sigmas[0, 0]
+    assert sigmas[1, 1] < 5.0 * sigmas[0, 1]
+
+
+def test_the_level_of_the_residuals_follows_many_frames_not_one():
+    level = NoiseLevel()
+    for _ in range(50):
+        level.follow(2 * USUAL_NOISE_PX)
+    assert level.value == pytest.approx(2.0)
+    level.follow(20 * USUAL_NOISE_PX)
+    assert level.value < 2.4
+    for _ in range(100):
+        level.follow(USUAL_NOISE_PX)
+    assert level.value == pytest.approx(1.0, abs=0.02)
 
 
 def test_frames_of_another_segment_are_not_related_by_their_poses():

@@ -157,7 +157,7 @@ def test_every_default_survives_a_trip_through_ros_yaml(tmp_path):
         'map: {voxel_size: [1, 2]}',
         'map: {voxel_sise: 1.0}',
         'r3: {ros__parameters: 3}',
-        'covariance: {translation_scale: 5e-3}',  # YAML reads this as text
+        'covariance: {unscaled_factor: 5e1}',  # YAML reads this as text
         '1: 2',
     ],
 )

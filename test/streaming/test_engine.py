@@ -12,8 +12,19 @@ from r3_ros.core.geometry import inverse, is_rigid, make_T, rotation_angle, tran
 from r3_ros.core.parameter_fields import updated
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.keyframes.bank import KeyframeBank
+from r3_ros.streaming.keyframes.view_overlap import image_bounds
 from scipy.spatial.transform import Rotation
-from scripted import circle, frames, ROOM, Script, ScriptedPredictor, START_NS, straight, truth
+from scripted import (
+    circle,
+    frames,
+    intrinsics,
+    ROOM,
+    Script,
+    ScriptedPredictor,
+    START_NS,
+    straight,
+    truth,
+)
 from small_engine import engine_of
 
 INITIALIZING, TRACKING, LOW_CONFIDENCE, LOST, RECOVERING = (
@@ -473,8 +484,8 @@ def test_depth_of_a_frame_long_gone_is_ignored():
 def test_drain_takes_refined_edges_in():
     class Slow(ScriptedPredictor):
         def drain(self):
-            _, depths = super().drain()
-            return tuple(self._exact_edges()), depths
+            _, depths, _ = super().drain()
+            return tuple(self._exact_edges()), depths, None
 
     engine = engine_of(Script(path=straight(), drift=0.1), Slow)
     for frame in frames(40):
@@ -483,6 +494,50 @@ def test_drain_takes_refined_edges_in():
     assert set(corrected) == set(engine.session.graph.held) - {0}
     assert engine.session.map_revision == 1
     assert final_errors(engine).max() < 0.011
+
+
+class LearningTheCamera(ScriptedPredictor):
+    """Finds at frame 30 that the focal length is longer by a quarter, and at the end by a half."""
+
+    def predict(self, frame, context_ids, depth=True):
+        prediction = super().predict(frame, context_ids, depth)
+        if frame.frame_id < 30:
+            return prediction
+        return replace(prediction, intrinsics=longer(prediction.intrinsics, 1.25))
+
+    def drain(self):
+        refined, depths, _ = super().drain()
+        return refined, depths, longer(intrinsics(), 1.5)
+
+
+def longer(camera, factor):
+    return replace(camera, fx=camera.fx * factor, fy=camera.fy * factor)
+
+
+def widths(engine):
+    """Return the greatest x/z of the points of each keyframe."""
+    ids = engine.session.bank.ids()
+    clouds = engine.session.map.clouds(ids)
+    return {i: float(np.abs(c.points[:, 0] / c.points[:, 2]).max()) for i, c in clouds.items()}
+
+
+def test_a_new_estimate_of_the_focal_length_reaches_all_keyframes_and_their_points():
+    engine = engine_of(Script(), LearningTheCamera, **EVERY)
+    shown = list(frames(40, calibrated=False))
+    for frame in shown[:30]:
+        engine.step(frame)
+    before = widths(engine)
+    for frame in shown[30:]:
+        engine.step(frame)
+    bank, after = engine.session.bank, widths(engine)
+    assert len(before) > 3
+    assert {bank.intrinsics(i) for i in bank.ids()} == {longer(intrinsics(), 1.25)}
+    for i in before:
+        assert after[i] == pytest.approx(before[i] / 1.25, rel=1e-5)
+        assert bank.view(i).bounds == pytest.approx(image_bounds(bank.intrinsics(i)), rel=1e-6)
+    engine.drain()
+    assert {bank.intrinsics(i) for i in bank.ids()} == {longer(intrinsics(), 1.5)}
+    assert engine.session.intrinsics == longer(intrinsics(), 1.5)
 
 
 def test_a_gap_in_time_makes_the_next_frames_prove_themselves():
@@ -505,6 +560,19 @@ def test_the_predictor_may_ask_for_keyframes_and_refuse_them():
     assert [e.frame_id for e in estimates if e.is_keyframe] == [0]
     view = engine.session.trajectory_view()
     np.testing.assert_array_equal(np.flatnonzero(view.is_keyframe), list(range(0, 40, 7)))
+
+
+def test_overlaps_are_computed_only_where_they_decide_on_a_keyframe(monkeypatch):
+    asked = []
+    overlap = KeyframeBank.overlap
+    monkeypatch.setattr(
+        KeyframeBank, 'overlap', lambda bank, *a: asked.append(a) or overlap(bank, *a)
+    )
+    run(count=10)
+    assert asked
+    asked.clear()
+    run(Script(keyframe=lambda i: i % 3 == 0), count=10)
+    assert not asked
 
 
 def test_provisional_poses_claim_no_position():

@@ -7,6 +7,7 @@ from paths import needs, PARITY
 import pytest
 from r3_ros.core.config import R3Config, TrackingConfig
 from r3_ros.core.datatypes import Edge, Frame, FramePrediction, TrackingState
+from r3_ros.core.error_model import ErrorModel
 from r3_ros.core.geometry import inverse, make_T, T_from_quat
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.gate import Gate
@@ -284,6 +285,7 @@ class Replayed:
     """Answers from the tables on which the official gate locks itself out."""
 
     confidence_reference = 2.5
+    error_model = ErrorModel()
     capacity = None
     descriptor_size = 16
 

@@ -1,7 +1,6 @@
 """Refined edges replace old ones, and later frames follow."""
 
 import numpy as np
-from r3_ros.core.config import CovarianceConfig
 from r3_ros.core.datatypes import Edge
 from r3_ros.core.geometry import inverse, make_T
 from r3_ros.streaming.pose_graph import PoseGraph
@@ -17,7 +16,7 @@ def edge(source, target, x, y=0.0, score=1.0):
 
 
 def resolve(edges, held, scale=None):
-    return resolve_pose(edges, held, EdgeNoise(1.0, CovarianceConfig()), scale=scale)
+    return resolve_pose(edges, held, EdgeNoise(1.0), scale=scale)
 
 
 def grown(*incoming):

@@ -61,6 +61,17 @@ def room(seed: int = 0, blank_panel: bool = False) -> list[Panel]:
     return panels
 
 
+def road(length: float = 40.0) -> list[Panel]:
+    """Return boards on both sides of a straight road, and a far wall, far ones first."""
+    wall = Panel((0.0, 0.0, length), 60.0, 30.0, 0.0, noise_texture(1, 8.0, 4.0))
+    panels = [wall]
+    for i, z in enumerate(np.arange(length - 2.0, 2.0, -1.5)):
+        side = 1.0 if i % 2 else -1.0
+        texture = noise_texture(2 + i, 1.6, 1.6)
+        panels.append(Panel((side * 1.9, 0.4 * (i % 3 - 1), z), 1.6, 1.6, side * 20.0, texture))
+    return panels
+
+
 def draw(
     panels: list[Panel], T_world_camera: np.ndarray, intrinsics: Intrinsics = INTRINSICS
 ) -> tuple[np.ndarray, np.ndarray]:

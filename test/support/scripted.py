@@ -27,6 +27,7 @@ from r3_ros.core.datatypes import (
     KnownKeyframe,
     ModelInfo,
 )
+from r3_ros.core.error_model import ErrorModel
 from r3_ros.core.geometry import inverse, make_T
 from scipy.spatial.transform import Rotation
 
@@ -172,6 +173,7 @@ class ScriptedPredictor:
     info = ModelInfo('scripted')
     capacity = None
     confidence_reference = 2.0
+    error_model = ErrorModel()
     descriptor_size = 128
     has_pose_token = False
 
@@ -240,11 +242,11 @@ class ScriptedPredictor:
         for frame_id in frame_ids:
             self._room.pop(frame_id, None)
 
-    def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...]]:
+    def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...], Intrinsics | None]:
         """Hand out the depth maps that are still late."""
         late = tuple(depth for _, depth in self._pending)
         self._pending.clear()
-        return (), late
+        return (), late, None
 
     def landmarks(self, S_world_camera: Mapping[int, np.ndarray]) -> None:
         """Return none."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...core.config import R3Config
 from ...core.datatypes import Edge, Frame
 from ...core.predictor import Predictor
 from ...input.image_decoding import decode_compressed
@@ -84,7 +83,6 @@ def locate(
     first: MapGraph,
     second: MapGraph,
     predictor: Predictor,
-    config: R3Config,
     progress: Progress | None = None,
 ) -> list[Located]:
     """Return the keyframes of the second map whose pose in the first is known."""
@@ -98,7 +96,7 @@ def locate(
             progress(n, len(queries))
         candidates = np.argsort(-similarity[row])[:_CANDIDATES]
         candidates = np.sort(candidates[similarity[row, candidates] >= _MIN_SIMILARITY])
-        located = _relate(first, candidates, second, row, predictor, config)
+        located = _relate(first, candidates, second, row, predictor)
         if located is not None:
             found.append(located)
     return found
@@ -125,7 +123,6 @@ def _relate(
     second: MapGraph,
     row: int,
     predictor: Predictor,
-    config: R3Config,
 ) -> Located | None:
     sources = first.ids[candidates].tolist()
     held = {i: first.held[i] for i in sources}
@@ -145,6 +142,6 @@ def _relate(
     predictor.describe(frame)
     prediction = predictor.predict(frame, sources, depth=False)
     edges = usable_edges((e for e in prediction.edges if e.target_id == frame_id), held)
-    noise = EdgeNoise(predictor.confidence_reference, config.covariance)
+    noise = EdgeNoise(predictor.confidence_reference, predictor.error_model)
     used, resolved = Relocalisation(sources).locate(edges, held, noise)
     return None if resolved is None else Located(frame_id, resolved.held, tuple(used))

@@ -143,7 +143,7 @@ def join(
     :param reference: score of a nominal edge.
     :raises MergeError: the edges between the maps are inconsistent with those within.
     """
-    evidence = _evidence(alignment, reference, config)
+    evidence = _evidence(alignment, reference)
     snapshot = LoopSnapshot(
         held={**first.held, **second.held},
         segments={**dict.fromkeys(first.held, 0), **dict.fromkeys(second.held, 1)},
@@ -152,7 +152,7 @@ def join(
         followed_since=[*first.followed_since, *second.followed_since],
         clouds={},
         depth=None,
-        noise=EdgeNoise(reference, config.covariance),
+        noise=EdgeNoise(reference),
         config=config.loop,
     )
     # All edges at once, unlike a loop closure, which uses those of a few frames: where the maps
@@ -170,13 +170,13 @@ def join(
     return correction
 
 
-def _evidence(alignment: Alignment, reference: float, config: R3Config) -> list[FarEdge]:
+def _evidence(alignment: Alignment, reference: float) -> list[FarEdge]:
     """Return the edges between the maps, with lengths in the second map's unit."""
     unit = float(scale_of(alignment.S_first_second))
     found = []
     for item in alignment.located:
         length = item.pose.scale / unit
-        sigmas = EdgeNoise(reference, config.covariance).sigmas_of(item.edges) * [length, 1.0]
+        sigmas = EdgeNoise(reference).sigmas_of(item.edges) * [length, 1.0]
         for edge, sigma in zip(item.edges, sigmas, strict=True):
             T = edge.T_source_target.copy()
             T[:3, 3] *= length

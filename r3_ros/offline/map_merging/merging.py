@@ -68,7 +68,7 @@ def merge_maps(
             )
     a = MapGraph.of(first, int(first.keyframes.ids[0]))
     b = MapGraph.of(second, int(a.ids[-1]) + 1)
-    located = locate(a, b, predictor, config, progress)
+    located = locate(a, b, predictor, progress)
     alignment = align(located, b)
     require_same_metres(a, b, alignment)
     correction = join(a, b, alignment, predictor.confidence_reference, config)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from ...core.config import CovarianceConfig
 from ...core.geometry import inverse_similarity, rigid_part, rotation_angle, scale_of, similarity
 from ...streaming.loops.pose_optimizer import PoseProblem, solve_poses
 from ...streaming.pose_resolution import edge_sigmas
@@ -76,14 +75,13 @@ def adjusted_windows(
     windows: Sequence[PlacedWindow],
     ties: Sequence[Tie],
     reference: float,
-    covariance: CovarianceConfig,
 ) -> list[np.ndarray]:
     """Return (G, 4, 4) ``S_world_frame`` of each window; the first root stays where it is.
 
     :param reference: the score of a nominal relation.
     """
     starts = np.cumsum([0, *(len(window.rows) for window in windows)])
-    S = _solved(_problem(windows, ties, starts, reference, covariance))
+    S = _solved(_problem(windows, ties, starts, reference))
     return [S[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
 
 
@@ -120,11 +118,10 @@ def _problem(
     ties: Sequence[Tie],
     starts: np.ndarray,
     reference: float,
-    covariance: CovarianceConfig,
 ) -> PoseProblem:
     pairs, measured, sigmas, closing = [], [], [], []
     for window, start in zip(windows, starts[:-1], strict=True):
-        found = _within(window, reference, covariance)
+        found = _within(window, reference)
         pairs.append(found[0] + start)
         measured.append(found[1])
         sigmas.append(found[2])
@@ -145,9 +142,7 @@ def _problem(
     )
 
 
-def _within(
-    window: PlacedWindow, reference: float, covariance: CovarianceConfig
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _within(window: PlacedWindow, reference: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return pairs, measurements and sigmas of all relations in a group."""
     rows = np.asarray(window.rows)
     first, second = np.triu_indices(len(rows), 1)
@@ -156,7 +151,7 @@ def _within(
     T = window.relations.T[rows[first], rows[second]]
     ratios = window.relations.scores[rows[first], rows[second]] / reference
     lengths = np.linalg.norm(T[:, :3, 3], axis=1)
-    by_part = edge_sigmas(lengths, rotation_angle(T[:, :3, :3]), ratios, covariance)
+    by_part = edge_sigmas(lengths, rotation_angle(T[:, :3, :3]), ratios)
     by_part = np.maximum(by_part, [_MIN_SHIFT_SIGMA, _MIN_TURN_SIGMA])
     sigmas = np.empty((len(T), 7))
     sigmas[:, :3], sigmas[:, 3:6] = by_part[:, 1:], by_part[:, :1]

@@ -110,7 +110,7 @@ def place_windows(windows: Sequence[PredictedWindow], config: R3Config) -> Windo
     if placed:
         S = [window.S_world_frame for window in placed]
         if any(len(window.rows) > 1 for window in placed):
-            S = adjusted_windows(placed, ties, reference, config.covariance)
+            S = adjusted_windows(placed, ties, reference)
         first_window, first_row = owners[min(owners)]
         S_first_world = inverse(rigid_part(S[first_window][first_row]))
         placement.S_world_frame = {

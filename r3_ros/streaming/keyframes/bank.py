@@ -219,8 +219,16 @@ class KeyframeBank:
         return self._index.descriptors[self._slots[frame_id]].copy()
 
     def intrinsics(self, frame_id: int) -> Intrinsics | None:
-        """Return the intrinsics of a keyframe's image, as reported."""
+        """Return the intrinsics of a keyframe's image."""
         return self._images[frame_id][0]
+
+    def replace_intrinsics(self, before: Intrinsics, after: Intrinsics) -> list[int]:
+        """Give all keyframes of one camera new intrinsics, and return their ids."""
+        changed = [i for i, (intrinsics, _) in self._images.items() if intrinsics == before]
+        for frame_id in changed:
+            self._images[frame_id] = after, self.stamp_ns(frame_id)
+        self._index.set_bounds(self._slots_of(changed), image_bounds(after))
+        return changed
 
     def stamp_ns(self, frame_id: int) -> int:
         """Return the time of a keyframe's image."""

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import ModelError
-from .view_overlap import CameraView, CENTRE, ROTATION, view_overlaps, VIEW_SIZE
+from .view_overlap import BOUNDS, CameraView, CENTRE, ROTATION, view_overlaps, VIEW_SIZE
 
 #: Frames after which a match score has halved.
 MATCH_HALF_LIFE_FRAMES = 300.0
@@ -117,6 +117,12 @@ class RetrievalIndex:
     def set_view(self, slot: int, view: CameraView) -> None:
         """Set the view of a keyframe."""
         self._views[slot] = view.packed()
+
+    def set_bounds(
+        self, slots: Sequence[int] | np.ndarray, bounds: tuple[float, float, float, float]
+    ) -> None:
+        """Set the borders of the images of keyframes; one without a view gets none."""
+        self._views[np.asarray(slots, dtype=np.int64), BOUNDS] = bounds
 
     def move(self, slots: Sequence[int] | np.ndarray, T_world_camera: np.ndarray) -> None:
         """Set (n, 4, 4) poses of keyframes; one without a view gets none."""

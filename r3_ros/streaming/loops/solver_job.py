@@ -211,7 +211,7 @@ def _edge_variance(
     a, b = (snapshot.held[frame_id].T_world_camera for frame_id in pair)
     length = np.linalg.norm(b[:3, 3] - a[:3, 3])
     angle = rotation_angle(a[:3, :3].T @ b[:3, :3])
-    sigmas = edge_sigmas(np.array([length]), np.array([angle]), ratios, snapshot.noise.config)
+    sigmas = edge_sigmas(np.array([length]), np.array([angle]), ratios)
     return [float(sigma) ** 2 for sigma in sigmas[0]]
 
 

@@ -20,7 +20,7 @@ from ...input.image_decoding import decode_compressed
 from ...maps.cloud import Cloud
 from ...maps.saved_map import SavedMap
 from ..map_snapshot import observed_in
-from ..pose_resolution import HeldPose
+from ..pose_resolution import HeldPose, isotropic
 from ..session import Session
 from .search import LEAST_KEYFRAMES, Relocalisation, Vicinity
 
@@ -214,8 +214,8 @@ def known_edges(saved: SavedMap, number: Mapping[int, int]) -> Iterator[Edge]:
 
 def held_pose(saved: SavedMap, row: int, T_world_camera: np.ndarray) -> HeldPose:
     """Return a pose of a saved keyframe with its uncertainty, in the engine's unit."""
-    variance_t, variance_r = saved.keyframes.variances[row].tolist()
-    return HeldPose(T_world_camera.copy(), variance_t / saved.facts.unit**2, variance_r)
+    variances = saved.keyframes.variances[row] / [saved.facts.unit**2, 1.0]
+    return HeldPose(T_world_camera.copy(), isotropic(variances))
 
 
 def _fill_record(
