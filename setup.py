@@ -36,6 +36,7 @@ setup(
         'r3_ros': ['py.typed'],
         'r3_ros.classical': ['*.json'],
         'r3_ros.evaluation.report': ['*.css'],
+        'r3_ros.model.weights': ['included/*'],
     },
     install_requires=[
         'evo>=1.31',

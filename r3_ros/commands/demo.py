@@ -128,7 +128,8 @@ def _stream(
     summary = write_live_run(folder, result, config, name)
     evaluation, no_evaluation = _evaluate(folder, source_path, recorded.shift_ns)
     ate_percent = evaluation['trajectory']['ate_percent'] if evaluation else None
-    checks = all_checks(result, _tracked_share(summary), ate_percent, exact_truth=not args.input)
+    share, model = _tracked_share(summary), config.model.name
+    checks = all_checks(result, share, ate_percent, exact_truth=not args.input, model=model)
     summary['warnings'] = [*warnings, *no_evaluation]
     summary['checks'] = [
         check._replace(detail=check.detail.replace(f'{folder}/', ''))._asdict() for check in checks

@@ -119,7 +119,7 @@ def run_info(args: argparse.Namespace) -> int:
 def _loadable(saved: SavedMap) -> str:
     """Return whether a camera can be located in the map by the installed model."""
     from ..core.config import MODEL_NAMES
-    from ..model.weights.catalogue import find_weights, recorded_digest
+    from ..model.weights.catalogue import find_weights, known, recorded_digest, sha256_of
 
     facts = saved.facts
     if not len(saved.keyframes):
@@ -137,10 +137,10 @@ def _loadable(saved: SavedMap) -> str:
     path = find_weights(name)
     if path is None:
         return f'not yet: its weights are not here (r3 weights get {name})'
-    known = recorded_digest(path)
-    if known is None:
+    digest = sha256_of(path) if known(name).included else recorded_digest(path)
+    if digest is None:
         return f'if {path} are its weights (r3 weights check {name})'
-    return 'yes' if known == facts.checkpoint_sha256 else f'no: {path} are other weights'
+    return 'yes' if digest == facts.checkpoint_sha256 else f'no: {path} are other weights'
 
 
 def _extent(saved: SavedMap) -> str:

@@ -63,7 +63,7 @@ def run_list(args: argparse.Namespace) -> int:
     elsewhere = []
     for name, weights in CATALOGUE.items():
         path = find_weights(name)
-        if path and path.parent != weights_folder():
+        if path and not weights.included and path.parent != weights_folder():
             elsewhere.append(f'{name} is in the Hugging Face cache: {path}')
         state = size_text(path.stat().st_size) if path else 'absent'
         commercial = 'yes' if weights.commercial_use else 'no'
@@ -77,6 +77,8 @@ def run_get(args: argparse.Namespace) -> int:
     from ..model.weights.download import fetch, query_hub, write_record
 
     weights = known(args.name)
+    if weights.included:
+        raise ModelError(f'the weights {weights.name} come with this package: nothing to fetch')
     target = local_path(weights.name, weights_folder())
     _print_licence(weights)
     try:
@@ -126,7 +128,10 @@ def run_check(args: argparse.Namespace) -> int:
             'was recorded; remove it and fetch it again'
         )
     print(f'{path}: a whole {loaded.variant} network', *loaded.notes, sep='\n')
-    print(f'SHA-256 {loaded.sha256}, {"as" if recorded else "none"} recorded by r3 weights get')
+    origin = f'{"as" if recorded else "none"} recorded by r3 weights get'
+    if name in CATALOGUE and CATALOGUE[name].included:
+        origin = 'of this package'
+    print(f'SHA-256 {loaded.sha256}, {origin}')
     return 0
 
 

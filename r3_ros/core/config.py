@@ -89,7 +89,7 @@ class ModelConfig:
     name: str = param(
         'classical',
         'the predictor; r3 and r3_long are the network with the published weights of that name, '
-        'r3_tiny with weights you trained (model.checkpoint)',
+        'r3_tiny is the small one that comes with this package',
         choices=MODEL_NAMES,
     )
     checkpoint: str = param(

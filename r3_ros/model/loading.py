@@ -111,11 +111,6 @@ def choose_precision(name: str, device: torch.device) -> str:
 def _weights_path(config: ModelConfig) -> Path:
     if config.checkpoint:
         return Path(os.path.expanduser(config.checkpoint))
-    if config.name not in CATALOGUE:
-        raise ModelError(
-            f"no weights of '{config.name}' come with this package yet: train them (r3 train) and "
-            'name the file with model.checkpoint'
-        )
     return _found_weights(config.name, 'or name a file with model.checkpoint')
 
 

@@ -76,7 +76,7 @@ def test_each_entry_fills_a_network_that_can_be_built():
 
 def test_commercial_use_is_allowed_by_the_licence_alone():
     allowed = {name for name, entry in CATALOGUE.items() if entry.commercial_use}
-    assert allowed == {'da3-small', 'da3-base', 'da3metric-large'}
+    assert allowed == {'r3_tiny', 'da3-small', 'da3-base', 'da3metric-large'}
     assert {entry.licence for entry in CATALOGUE.values()} == {'Apache-2.0', 'CC-BY-NC-4.0'}
 
 
@@ -139,6 +139,17 @@ def test_the_list_fits_a_terminal_and_says_what_is_here(hub, target, capsys):
     assert '100 kB' in rows['da3-small'] and 'Apache-2.0' in rows['da3-small']
     assert 'absent' in rows['r3'] and ' no ' in rows['r3']
     assert str(target.parent) in out
+
+
+def test_the_included_weights_are_here_whole_and_cannot_be_fetched(hub, capsys):
+    path = weights.find_weights('r3_tiny')
+    assert path is not None and path.stat().st_size < 24e6
+    assert cli.main(['weights', 'check', 'r3_tiny']) == 0
+    out = capsys.readouterr().out
+    assert 'a whole r3-tiny network' in out and 'of this package' in out
+    assert cli.main(['weights', 'get', 'r3_tiny']) == 2
+    assert 'come with this package' in capsys.readouterr().err
+    assert hub.requests == []
 
 
 # --- Fetching ---

@@ -52,8 +52,11 @@ def good_result(count: int = 20) -> LiveResult:
     )
 
 
-def failed(result: LiveResult, tracked: float = 1.0, ate: float | None = 0.2) -> set[str]:
-    return {c.name for c in all_checks(result, tracked, ate, exact_truth=True) if not c.passed}
+def failed(
+    result: LiveResult, tracked: float = 1.0, ate: float | None = 0.2, model: str = 'classical'
+) -> set[str]:
+    checks = all_checks(result, tracked, ate, exact_truth=True, model=model)
+    return {c.name for c in checks if not c.passed}
 
 
 def test_a_flawless_run_passes():
@@ -123,6 +126,10 @@ def test_everything_wrong_is_found(spoil, name):
 def test_poor_tracking_and_accuracy_are_found():
     assert failed(good_result(), tracked=0.9) == {'tracked'}
     assert failed(good_result(), ate=1.5) == {'accuracy against the exact ground truth'}
+    assert failed(good_result(), ate=1.5, model='r3_tiny') == set()
+    assert failed(good_result(), ate=3.5, model='r3_tiny') == {
+        'accuracy against the exact ground truth'
+    }
     assert failed(good_result(), ate=None) == {'accuracy against the exact ground truth'}
 
 

@@ -1,4 +1,4 @@
-"""The published weights: licences, file paths on this machine, recorded digests.
+"""The weights that exist: licences, file paths on this machine, recorded digests.
 
 Standard library only, and no network access. docs/weights.md lists the sources of the licences.
 """
@@ -21,10 +21,11 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """One published file of weights.
+    """One file of weights.
 
     :ivar variant: the network that it fills, a key of ``model.variants.VARIANTS``.
-    :ivar repo: repository on the Hugging Face hub; ``filename``: the file in it.
+    :ivar repo: repository on the Hugging Face hub, empty for a file of this package;
+        ``filename``: the file in it.
     :ivar licence: SPDX identifier.
     :ivar note: shown before a download.
     """
@@ -41,6 +42,11 @@ class PublishedWeights:
     def page(self) -> str:
         """Address of the model card."""
         return f'{hub_address()}/{self.repo}'
+
+    @property
+    def included(self) -> bool:
+        """Whether the file comes with this package."""
+        return not self.repo
 
     @property
     def commercial_use(self) -> bool:
@@ -74,10 +80,18 @@ _TWO_LICENCES = (
 _FREE, _NON_COMMERCIAL, _ANY_VIEW = 'Apache-2.0', 'CC-BY-NC-4.0', 'depth and poses of any views'
 _LARGE_NOTE, _GIANT_NOTE = map(_RETRAINED.format, ('da3-large-1.1', 'da3-giant-1.1'))
 
-#: All published files, by name.
+#: All files, by name.
 CATALOGUE: dict[str, PublishedWeights] = {
     weights.name: weights
     for weights in (
+        PublishedWeights(
+            'r3_tiny',
+            'r3-tiny',
+            '',
+            f'r3_tiny{SUFFIX}',
+            _FREE,
+            'streams on a CPU',
+        ),
         _r3('r3', 'streams: indoors, small scenes'),
         _r3('r3_long', 'streams: outdoors, long trajectories'),
         _da3('DA3-SMALL', _FREE, f'{_ANY_VIEW}; smallest'),
@@ -126,16 +140,21 @@ def local_path(name: str, folder: Path | None = None) -> Path:
 
 
 def find_weights(name: str) -> Path | None:
-    """Return the file of a name, in the weights folder or the Hugging Face cache.
+    """Return the file of a name: in this package, the weights folder or the Hugging Face cache.
 
     :raises ModelError: no weights have that name.
     """
     weights, path = known(name), local_path(name)
+    if weights.included:
+        path = Path(__file__).with_name('included') / weights.filename
+        return path if path.is_file() else None
     return path if os.path.isfile(path) else _find_in_hub_cache(weights)
 
 
 def missing_message(name: str) -> str:
     """Return one line on how to get missing weights, with and without internet."""
+    if known(name).included:
+        return f'the weights {name} are part of this package, but not installed: install it again'
     return (
         f'the weights {name} are not on this machine: fetch them with `r3 weights get {name}`; '
         f'{by_hand(known(name), local_path(name))}'
