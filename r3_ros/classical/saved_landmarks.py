@@ -14,11 +14,10 @@ import cv2
 import numpy as np
 
 from ..core.datatypes import Intrinsics, KnownKeyframe, SparseLandmarks
-from ..core.geometry import inverse, inverse_similarity, transform
+from ..core.geometry import inverse, transform
 from .features import working_image
 from .landmarks import Observations, SparseMap
-from .pinhole import Pinhole, project
-from .window import REMOVE_PX
+from .pinhole import Pinhole
 
 
 def landmarks_in(
@@ -28,7 +27,7 @@ def landmarks_in(
 
     The engine averages edges, so its poses may differ a little from those here, and by a scale in
     a segment that was joined. A landmark keeps its position relative to the first keyframe that
-    saw it. Observations that do not fit are left out, as in an adjustment.
+    saw it.
 
     :param S_world_camera: (4, 4) the engine's similarities of the keyframes.
     :param size: width and height of the frames.
@@ -44,11 +43,9 @@ def landmarks_in(
         first = own[np.isnan(position[own, 0])]
         S_engine_own = S @ inverse(frame.T_world_camera)
         position[first] = transform(S_engine_own, landmarks.position[first])
-        rays, _ = project(transform(inverse_similarity(S), position[own]))
-        fits = np.linalg.norm(camera.pixels(rays) - own_pixels, axis=1) < REMOVE_PX
-        seen_by.append(np.full(int(fits.sum()), frame_id, np.int64))
-        slots.append(own[fits])
-        pixels.append(own_pixels[fits])
+        seen_by.append(np.full(len(own), frame_id, np.int64))
+        slots.append(own)
+        pixels.append(own_pixels)
     if not slots:
         nothing = np.empty(0, np.int64)
         return SparseLandmarks(np.empty((0, 3)), np.empty(0), nothing, nothing, np.empty((0, 2)))

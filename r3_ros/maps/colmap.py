@@ -6,6 +6,7 @@ upper left pixel is (0.5, 0.5).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,9 @@ from .saved_map import SavedKeyframes, SavedMap
 CAMERAS, IMAGES, POINTS3D, IMAGE_FOLDER = 'cameras.txt', 'images.txt', 'points3D.txt', 'images'
 _HALF = 0.5  # from our pixel coordinates, with centres at integers, to COLMAP's
 _GREY = (128, 128, 128)
+#: Observations with a larger reprojection error are not exported, in pixels. They serve to find
+#: places again, but would pull a bundle adjustment that starts from the model.
+_MOST_PX = 2.5
 
 
 def write_colmap(folder: Path | str, saved: SavedMap, overwrite: bool = False) -> int:
@@ -37,6 +41,7 @@ def write_colmap(folder: Path | str, saved: SavedMap, overwrite: bool = False) -
         for i in saved.keyframes.ids.tolist()
     ]
     marks = saved.landmarks if saved.landmarks is not None and len(saved.landmarks) else None
+    marks = None if marks is None else _fitting(saved, marks)
     with atomic_directory(folder, overwrite, marker=CAMERAS) as temporary:
         (temporary / CAMERAS).write_text(cameras, encoding='ascii')
         (temporary / IMAGES).write_text(_images(saved, camera_of, names, marks), encoding='ascii')
@@ -86,6 +91,18 @@ def _images(
             )
         lines.append(observations)
     return '\n'.join(lines) + '\n'
+
+
+def _fitting(saved: SavedMap, marks: SparseLandmarks) -> SparseLandmarks:
+    """Return the landmarks with the observations that fit them."""
+    image = np.searchsorted(saved.keyframes.ids, marks.frame_ids)
+    fits = _reprojection_px(saved, marks, image) < _MOST_PX
+    return replace(
+        marks,
+        frame_ids=marks.frame_ids[fits],
+        landmarks=marks.landmarks[fits],
+        pixels=marks.pixels[fits],
+    )
 
 
 def _landmarks(saved: SavedMap, marks: SparseLandmarks) -> str:

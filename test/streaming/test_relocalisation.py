@@ -15,8 +15,8 @@ from r3_ros.maps.keyframe_images import encode_image, KeyframeImages
 from r3_ros.maps.reading import read_map
 from r3_ros.maps.writing import write_map
 from r3_ros.streaming.map_snapshot import MapPlacement, saved_map, take_map_snapshot
-from r3_ros.streaming.pose_resolution import HeldPose
-from r3_ros.streaming.relocalisation.search import scale_of_edges, Vicinity
+from r3_ros.streaming.pose_resolution import EdgeNoise, HeldPose
+from r3_ros.streaming.relocalisation.search import Relocalisation, scale_of_edges, Vicinity
 from scipy.spatial.transform import Rotation
 from scripted import circle, frames, intrinsics, Script, ScriptedPredictor, START_NS, truth
 from small_engine import engine_of
@@ -259,6 +259,24 @@ def test_scale_of_edges_is_that_of_most_and_unknown_of_one_place():
     assert scale_of_edges([edge(0)], held) is None
     held[1] = held[0]
     assert scale_of_edges([edge(0), edge(1)], held) is None
+
+
+def test_two_keyframes_that_show_more_than_all_others_do_not_hide_the_place():
+    held = {i: HeldPose(make_T(np.eye(3), np.array([i, i % 2, 0.0]))) for i in range(6)}
+    frame = make_T(np.eye(3), np.array([2.0, 0.5, -3.0]))
+
+    def edges(scores, off=None):
+        T = {i: inverse(held[i].T_world_camera) @ frame for i in held}
+        if off is not None:
+            T[off][:3, 3] += (4.0, 0.0, 0.0)
+        return [Edge(i, 9, T[i], score, score) for i, score in enumerate(scores)]
+
+    noise, scores = EdgeNoise(1.0), (1.6, 1.5, 0.4, 0.3, 0.3, 0.2)
+    used, found = Relocalisation(held).locate(edges(scores), held, noise)
+    assert found is not None and {0, 1, 2} <= {edge.source_id for edge in used}
+    np.testing.assert_allclose(found.held.T_world_camera, frame, atol=1e-9)
+    # A third one has to agree.
+    assert Relocalisation(held).locate(edges(scores, off=2), held, noise)[1] is None
 
 
 def test_the_image_of_each_keyframe_is_kept_and_no_other():

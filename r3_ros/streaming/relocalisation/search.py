@@ -139,9 +139,13 @@ def _agreed(
 
 
 def _strong(edges: Sequence[Edge]) -> list[Edge]:
-    """Return the edges with a score near the best."""
+    """Return the edges with a score near the best, and as many as have to agree at least.
+
+    One or two keyframes may show much more of the view than all others.
+    """
     scores = [sum(edge.scores) for edge in edges]
     least = _NEARLY_AS_WELL * max(scores, default=0.0)
+    least = min([least, *sorted(scores)[-LEAST_KEYFRAMES:]])
     return [edge for edge, score in zip(edges, scores, strict=True) if score >= least]
 
 
