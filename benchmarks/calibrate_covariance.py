@@ -32,7 +32,7 @@ import numpy as np  # noqa: E402
 from r3_ros.core.config import R3Config  # noqa: E402
 from r3_ros.core.datatypes import Edge, Estimate  # noqa: E402
 from r3_ros.core.error_model import ErrorModel  # noqa: E402
-from r3_ros.core.geometry import inverse, rotation_angle  # noqa: E402
+from r3_ros.core.geometry import inverse  # noqa: E402
 from r3_ros.core.parameter_fields import updated  # noqa: E402
 from r3_ros.factory import load_predictor  # noqa: E402
 from r3_ros.offline.stream_run import run_source  # noqa: E402
@@ -74,9 +74,7 @@ class Links:
 
     def variances(self, model: ErrorModel) -> np.ndarray:
         """Return the (N, 2) variances of an axis of the edges."""
-        lengths = np.linalg.norm(self.T_edges[:, :3, 3], axis=1)
-        extents = np.stack([lengths, rotation_angle(self.T_edges[:, :3, :3])], axis=1)
-        return model.variances(self.evidence, extents, self.noise)
+        return model.variances(self.evidence, self.T_edges, self.noise)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from .geometry import rotation_angle
+
 #: Least standard deviations: of translation, and of rotation in radians.
 _FLOORS = np.array([1e-4, 1e-5])
 #: Evidence of an edge without a score, over the nominal one.
@@ -73,14 +75,16 @@ class ErrorModel:
         return self.nominal * np.minimum(ratios, _NO_EVIDENCE)
 
     def variances(
-        self, evidence: np.ndarray, extents: np.ndarray, noise: np.ndarray
+        self, evidence: np.ndarray, T_edges: np.ndarray, noise: np.ndarray
     ) -> np.ndarray:
         """Return the (N, 2) variances of an axis of edges.
 
         :param evidence: (N, 2) standard deviations that the edges' own evidence gives.
-        :param extents: (N, 2) lengths and angles.
+        :param T_edges: (N, 4, 4).
         :param noise: (N,) level of the residuals, see :class:`~r3_ros.core.datatypes.Edge`.
         """
+        lengths = np.linalg.norm(T_edges[:, :3, 3], axis=1)
+        extents = np.stack([lengths, rotation_angle(T_edges[:, :3, :3])], axis=1)
         level = noise[:, None]
         by_evidence = self.evidence * evidence * level ** np.array(self.evidence_power)
         by_extent = self.extent * extents * level ** np.array(self.extent_power)

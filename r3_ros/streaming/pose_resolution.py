@@ -174,10 +174,8 @@ class EdgeNoise:
     def variances_of(self, edges: Sequence[Edge]) -> np.ndarray:
         """Return the (N, 2) variances of the errors of edges, in the unit of their targets."""
         T_edges, _ = stacked(edges)
-        lengths = np.linalg.norm(T_edges[:, :3, 3], axis=1)
-        extents = np.stack([lengths, rotation_angle(T_edges[:, :3, :3])], axis=1)
         noise = np.array([edge.noise for edge in edges])
-        return self.errors.variances(self.evidence_of(edges), extents, noise)
+        return self.errors.variances(self.evidence_of(edges), T_edges, noise)
 
     def evidence_of(self, edges: Sequence[Edge]) -> np.ndarray:
         """Return the (N, 2) evidence of edges: their own, or what their scores tell."""

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from r3_ros.core.error_model import ErrorModel
+from r3_ros.core.geometry import make_T
+from scipy.spatial.transform import Rotation
 
 
 def test_a_written_model_is_read_back(tmp_path):
@@ -24,13 +26,19 @@ def test_scores_are_evidence_by_their_logits():
 
 @pytest.mark.parametrize('part', [0, 1])
 def test_each_part_of_the_evidence_makes_its_own_errors_larger(part):
-    model = ErrorModel()
-    evidence, extents, noise = np.full((1, 2), 0.01), np.full((1, 2), 0.1), np.ones(1)
-    before = model.variances(evidence, extents, noise)
-    for changed in (evidence, extents):
-        larger = changed.copy()
-        larger[0, part] *= 3
-        now = model.variances(*(larger if x is changed else x for x in (evidence, extents)), noise)
+    def motion(length, angle):
+        return make_T(Rotation.from_rotvec([angle, 0, 0]).as_matrix(), [length, 0, 0])[None]
+
+    model, noise = ErrorModel(), np.ones(1)
+    evidence, extent = np.full((1, 2), 0.01), np.full(2, 0.1)
+    before = model.variances(evidence, motion(*extent), noise)
+    larger = [evidence.copy(), extent.copy()]
+    larger[0][0, part] *= 3
+    larger[1][part] *= 3
+    for now in (
+        model.variances(larger[0], motion(*extent), noise),
+        model.variances(evidence, motion(*larger[1]), noise),
+    ):
         assert now[0, part] > before[0, part]
-        assert now[0, 1 - part] == before[0, 1 - part]
-    assert (model.variances(evidence, extents, 2 * noise) > 2 * before).all()
+        assert now[0, 1 - part] == pytest.approx(before[0, 1 - part])
+    assert (model.variances(evidence, motion(*extent), 2 * noise) > 2 * before).all()
