@@ -96,8 +96,9 @@ class ModelConfig:
         '', 'weights file (.safetensors) for R3, of any size; empty: found by model.name'
     )
     image_size: int = param(
-        0, 'long side in R3, a multiple of 14 from 112; 0: as trained', 0, LARGEST_IMAGE, 'pixels'
-    )
+        0, 'long side in R3, a multiple of 14 from 112; for r3_tiny that of a 4:3 image, others '
+        'get its area; 0: as trained', 0, LARGEST_IMAGE, 'pixels',
+    )  # fmt: skip
     precision: str = param(
         'auto',
         'precision of R3; auto: fp32 on a CPU, bf16 on a GPU that supports it, else fp16',

@@ -144,6 +144,23 @@ def da3_geometry(
     return plan.geometry()
 
 
+def area_geometry(width: int, height: int, size: int) -> Geometry:
+    """Return the geometry of r3-tiny's rule: all of the image, with the same area for any shape.
+
+    With a fixed long side, wide images would have too few rows to see a turn.
+
+    :param width: of the image, in pixels; ``height`` likewise.
+    :param size: the long side of a 4:3 image, in pixels.
+    :raises FrameError: too small or too elongated for one patch.
+    """
+    plan = _Plan(width, height)
+    scale = size * math.sqrt(0.75 / (width * height))
+    wide, high = _nearest_patches(round(width * scale)), _nearest_patches(round(height * scale))
+    plan.check(wide, high, f'size {size}')
+    plan.resize(wide, high, 'opencv area' if scale < 1 else 'opencv cubic')
+    return plan.geometry()
+
+
 def intrinsics_from_fov(fov_v: float, fov_h: float, width: int, height: int) -> Intrinsics:
     """Return the intrinsics for a network's two fields of view, in radians.
 

@@ -7,7 +7,7 @@ and values of the context frames chosen by the engine.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 import math
@@ -31,12 +31,13 @@ from ..core.error_model import ErrorModel
 from ..core.errors import DeviceMemoryError, FrameError, ModelError
 from ..core.geometry import inverse, T_from_quat
 from ..core.resize_geometry import Geometry, image_size
-from ..input.network_input import intrinsics_from_fov, r3_geometry
+from ..input.network_input import area_geometry, intrinsics_from_fov, r3_geometry
 from .backbone import Tokens
 from .cache.frame_memory import CacheBudget, FrameMemory
 from .cache.recomputation import Recomputation
 from .device_errors import device_errors
 from .network import PairNetwork, Prediction
+from .variants import CameraOutput
 
 #: Score of an edge whose logits are both 1, the reference before the first edges of a stream.
 _FIRST_GUESS = math.log1p(math.e)
@@ -66,7 +67,7 @@ class R3Predictor:
     for R3-large, or by its image, from which the entry is recomputed when needed.
 
     :ivar variant: name of the network, a key of ``model.variants.VARIANTS``.
-    :ivar image_size: long side of the network's input, in pixels.
+    :ivar image_size: of the network's input, as ``model.image_size``.
     """
 
     has_pose_token = True
@@ -96,9 +97,7 @@ class R3Predictor:
         self._described: _Described | None
         self._warm_up: list[float]
         self._fovs: deque[np.ndarray]
-        # Square images stay square instead of being cropped.
-        geometry = partial(r3_geometry, size=config.image_size, square_ok=True)
-        self._geometry = lru_cache(maxsize=4)(geometry)
+        self._geometry = lru_cache(maxsize=4)(geometry_rule(network, config.image_size))
         self.reset()
 
     @property
@@ -317,6 +316,14 @@ class R3Predictor:
         depth[bad], confidence[bad] = np.nan, 1.0
         depth_map = DepthMap(described.frame_id, depth, confidence, described.pixels, intrinsics)
         return (depth_map,)
+
+
+def geometry_rule(network: PairNetwork, image_size: int) -> Callable[[int, int], Geometry]:
+    """Return what gives the geometry for images of a width and a height."""
+    if network.config.camera is CameraOutput.MATCHES:
+        return partial(area_geometry, size=image_size)
+    # Square images stay square instead of being cropped.
+    return partial(r3_geometry, size=image_size, square_ok=True)
 
 
 def _camera_outputs(prediction: Prediction) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -12,9 +12,10 @@ from ..core.config import ModelConfig
 from ..core.datatypes import ModelInfo
 from ..core.errors import FrameError, ModelError
 from ..core.predictor import WindowPrediction
-from ..input.network_input import PATCH, r3_geometry
+from ..input.network_input import PATCH
 from .depth_head import BRANCH_CHANNELS
 from .network import HEAD_FRAMES, PairNetwork, Prediction
+from .r3_predictor import geometry_rule
 from .tiny.tiny_network import MOST_SIMILARITIES
 from .variants import CameraOutput, NetworkConfig, TABLE_SIDE
 
@@ -43,8 +44,7 @@ class R3WindowPredictor:
         self._memory_bytes = memory_bytes
         self._element_bytes = network.backbone.patch_embed.proj.weight.element_size()
         # As in a stream.
-        geometry = partial(r3_geometry, size=config.image_size, square_ok=True)
-        self.geometry = lru_cache(maxsize=64)(geometry)
+        self.geometry = lru_cache(maxsize=64)(geometry_rule(network, config.image_size))
 
     def most_frames(self, width: int, height: int) -> int:
         """Return how many images of a prepared size fit into memory at once."""

@@ -15,6 +15,7 @@ from r3_ros.core.datatypes import Intrinsics
 from r3_ros.core.errors import CalibrationError, FrameError
 from r3_ros.core.resize_geometry import image_size, Resize
 from r3_ros.input.network_input import (
+    area_geometry,
     da3_geometry,
     DA3_METHODS,
     fov_of,
@@ -223,6 +224,24 @@ def test_sides_that_lie_between_two_pixels_round_to_the_even_one():
 def test_the_scale_is_rounded_before_it_meets_the_side():
     # 720 * 392 / 1280 = 220.5, but 392 / 1280 as a float is a little more than it is.
     assert r3_geometry(1280, 720, 392).steps[0].height == 221
+
+
+@pytest.mark.parametrize(
+    ('source', 'size'),
+    [((640, 480), (112, 84)), ((1241, 376), (182, 56)), ((1080, 1920), (70, 126))],
+)
+def test_r3_tiny_sees_all_of_an_image_of_any_shape_with_the_same_area(source, size):
+    geometry = area_geometry(*source, 112)
+    assert (geometry.width, geometry.height) == size
+    corners = np.array([[-0.5, -0.5, 1], [source[0] - 0.5, source[1] - 0.5, 1]])
+    expected = [[-0.5, -0.5], [size[0] - 0.5, size[1] - 0.5]]
+    found = (corners @ geometry.pixels_network_source.T)[:, :2]
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_r3_tiny_refuses_an_image_that_would_have_no_row_of_patches():
+    with pytest.raises(FrameError, match='crop the image to the part of interest'):
+        area_geometry(8000, 16, 112)
 
 
 @pytest.mark.parametrize(('long', 'short', 'resized'), [(849, 192, 990), (345, 320, 242)])

@@ -94,7 +94,8 @@ class Matcher(nn.Module):
         """Compare the coarse descriptors (P, d, h, w) of i and j."""
         gain = torch.exp(self.log_temperature.clamp(max=_MOST_LOG_TEMPERATURE))
         rows = (gain * source).flatten(2).mT.contiguous()  # twice as fast as a transposed view
-        values = (rows @ target.flatten(2)).exp()
+        # In place: a new matrix would leave the processor's cache.
+        values = (rows @ target.flatten(2)).exp_()
         return Similarities(values, values.sum(2), values.sum(1))
 
     def match(self, similarities: Similarities, columns: int) -> tuple[Matches, Matches]:

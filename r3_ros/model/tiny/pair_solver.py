@@ -64,6 +64,8 @@ def solve_motions(source: MatchedPoints, target: MatchedPoints) -> Motions:
     P = len(source.points)
     R = torch.eye(3, device=source.points.device).expand(P, 3, 3)
     motions = Motions(R, R.new_zeros(P, 3), R.new_zeros(P), R.new_zeros(P, 6, 6))
+    seen = torch.cat([source.seen, target.seen], dim=1)
+    weight = torch.cat([source.weight, target.weight], dim=1)
     for noise, depth_noise, count in (
         (_FIRST_NOISE, 0.0, _FIRST_ITERATIONS),
         (_LAST_NOISE, _DEPTH_NOISE, _LAST_ITERATIONS),
@@ -71,75 +73,72 @@ def solve_motions(source: MatchedPoints, target: MatchedPoints) -> Motions:
         for k in range(count):
             share = min(1.0, k / (count - 3))
             s = noise[0] * (noise[1] / noise[0]) ** share
-            motions = _improved(motions, source, target, s, depth_noise)
+            points = _projected(motions, source.points, target.points, seen)
+            motions = _improved(motions, points, weight, s, depth_noise)
     return motions
 
 
-def _improved(
-    motions: Motions, source: MatchedPoints, target: MatchedPoints, s: float, depth_noise: float
-) -> Motions:
-    """Take one step of Gauss-Newton, a perturbation of the motion from the left."""
-    R, t = motions.rotation, motions.translation
-    turned = source.points @ R.mT
-    ahead = turned + t[:, None]
-    A, offset_i = _projection(ahead, source.seen)
-    J_i = torch.cat([A, _times_skew(A, ahead, -1.0)], dim=-1)
-    back = target.points @ R
-    behind = back - t[:, None] @ R
-    A_back, offset_j = _projection(behind, target.seen)
-    turned_back = A_back @ R.mT[:, None]
-    J_j = torch.cat([-turned_back, _times_skew(turned_back, target.points, 1.0)], dim=-1)
-    one = _weighted(A, turned, ahead, J_i, offset_i, source.weight, s, depth_noise)
-    other = _weighted(A_back, back, behind, J_j, offset_j, target.weight, s, depth_noise)
-    J = torch.cat([J_i, J_j], dim=1).flatten(1, 2)  # (P, 2 * 2Q, 6)
-    offset = torch.cat([offset_i, offset_j], dim=1).flatten(1, 2)[..., None]
-    WJ = torch.cat([one[0], other[0]], dim=1).flatten(1, 2)
-    information = WJ.mT @ J
-    total = one[1] + other[1]
-    square = (one[2] + other[2]) / total.clamp(min=1e-6)
-    identity = torch.eye(6, device=J.device)
-    damped = information + _DAMPING * (total[:, None, None] + 1) * identity
-    step = -torch.linalg.solve(damped, WJ.mT @ offset)[..., 0]
-    step = step / (step.norm(dim=-1, keepdim=True) / _LONGEST_STEP).clamp(min=1)
-    turn = _rotation(step[:, 3:])
-    return Motions(turn @ R, (turn @ t[..., None])[..., 0] + step[:, :3], square, information)
+class _Projected(NamedTuple):
+    """Points of i in j and after them those of j in i, (P, 2Q, ...).
+
+    A perturbation (translation, rotation) of the motion from the left changes the projections by
+    ``A [I, -[about]x]``; a change of the points' log depth by ``A along``.
+
+    :ivar A: (..., 2, 3); ``about``, ``along``: (..., 3); ``offset``: (..., 2) residuals.
+    :ivar ahead: (...,) whether the point is in front of the camera that sees it.
+    """
+
+    A: Tensor
+    about: Tensor
+    along: Tensor
+    offset: Tensor
+    ahead: Tensor
 
 
-def _projection(points: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the derivative (P, Q, 2, 3) of the projection by the point, and the residual."""
+def _projected(motions: Motions, source: Tensor, target: Tensor, seen: Tensor) -> _Projected:
+    """Project the points (P, Q, 3) of both frames into the other one."""
+    R, t = motions.rotation, motions.translation[:, None]
+    turned = source @ R.mT
+    moved = turned + t
+    points = torch.cat([moved, (target - t) @ R], dim=1)
     z = points[..., 2:].clamp(min=_NEAREST)
     projected = points[..., :2] / z
-    zero = torch.zeros_like(z[..., 0])
-    u, v = projected.unbind(-1)
-    one = zero + 1
-    A = torch.stack([one, zero, -u, zero, one, -v], dim=-1).unflatten(-1, (2, 3))
-    return A / z[..., None], projected - seen
+    A = torch.zeros(*z.shape[:2], 2, 3, device=z.device)
+    A[..., 0, 0] = A[..., 1, 1] = 1
+    A[..., 2] = -projected
+    A /= z[..., None]
+    # X_i = R^T (X_j - t): a perturbation moves the points of j the other way, seen from there.
+    Q = source.shape[1]
+    A[:, Q:] = -(A[:, Q:].flatten(1, 2) @ R.mT).unflatten(1, (-1, 2))
+    about, along = (torch.cat([own, target], dim=1) for own in (moved, turned))
+    return _Projected(A, about, along, projected - seen, points[..., 2] > _NEAREST)
 
 
-def _times_skew(A: Tensor, vectors: Tensor, sign: float) -> Tensor:
-    """Return ``sign * A [v]_x`` of (P, Q, 2, 3) and (P, Q, 3): rows are ``a x v``."""
-    return sign * torch.linalg.cross(A, vectors[:, :, None].expand_as(A), dim=-1)
-
-
-def _weighted(
-    A: Tensor,
-    turned: Tensor,
-    points: Tensor,
-    J: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    s: float,
-    depth_noise: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ``W J`` (P, Q, 2, 6), the trace of all W (P,), and the weighted square residual."""
-    g = (A @ turned[..., None])[..., 0]  # (P, Q, 2)
+def _improved(
+    motions: Motions, points: _Projected, weight: Tensor, s: float, depth_noise: float
+) -> Motions:
+    """Take one step of Gauss-Newton, a perturbation of the motion from the left."""
+    A, offset = points.A, points.offset
+    turning = torch.linalg.cross(points.about[:, :, None].expand_as(A), A, dim=-1)
+    J = torch.cat([A, turning], dim=-1)  # (P, 2Q, 2, 6)
+    g = (A @ points.along[..., None])[..., 0]
     gg = g.square().sum(-1)
     k = depth_noise**2 / (s**2 + depth_noise**2 * gg)
     square = offset.square().sum(-1) - k * (g * offset).sum(-1).square()
-    w = weight / (1 + square / s**2) * (points[..., 2] > _NEAREST)
-    gJ = (g[..., None] * J).sum(-2, keepdim=True)
-    WJ = w[..., None, None] * (J - k[..., None, None] * g[..., None] * gJ)
-    return WJ, (w * (2 - k * gg)).sum(-1), (w * square).sum(-1)
+    w = weight / (1 + square / s**2) * points.ahead
+    gJ = g[:, :, None] @ J
+    WJ = (w[..., None, None] * (J - (k[..., None] * g)[..., None] * gJ)).flatten(1, 2)
+    information = WJ.mT @ J.flatten(1, 2)
+    total = (w * (2 - k * gg)).sum(1)
+    mean_square = (w * square).sum(1) / total.clamp(min=1e-6)
+    identity = torch.eye(6, device=J.device)
+    damped = information + _DAMPING * (total[:, None, None] + 1) * identity
+    step = -torch.linalg.solve(damped, WJ.mT @ offset.flatten(1, 2)[..., None])[..., 0]
+    step = step / (step.norm(dim=-1, keepdim=True) / _LONGEST_STEP).clamp(min=1)
+    R, t = motions.rotation, motions.translation
+    turn = _rotation(step[:, 3:])
+    moved = (turn @ t[..., None])[..., 0] + step[:, :3]
+    return Motions(turn @ R, moved, mean_square, information)
 
 
 def _rotation(vector: Tensor) -> Tensor:
