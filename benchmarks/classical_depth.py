@@ -1,11 +1,11 @@
 """Dense depth of the classical predictor against a depth camera.
 
 Depth images exist for some frames only, so those are made keyframes and all of them swept; the
-predictor is otherwise as it comes. Each image is scaled by the median ratio; the truth is
-looked up through the two pinhole models alone, because colour and depth are not registered in
-7-Scenes, which puts a floor of about 0.1 under AbsRel at edges.
+predictor is otherwise as it comes. Each image is scaled by the median ratio, or all by one. With a
+depth_camera.yaml the truth is looked up through the two pinhole models alone: colour and depth are
+not registered in 7-Scenes, which puts a floor of about 0.1 under AbsRel at edges.
 
-    python benchmarks/classical_depth.py ../shared/data/redkitchen_7scenes
+    python benchmarks/classical_depth.py ../shared/data/redkitchen_7scenes [--fill]
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from classical_sequences import load_sequence, StreamStandIn
 import numpy as np
 from r3_ros.classical import backend, odometry
+from r3_ros.core.config import ClassicalConfig
 from r3_ros.core.datatypes import DepthMap, Intrinsics
 from r3_ros.evaluation.depth_errors import DepthErrors, read_depth, truth_at_pixels
 import yaml
@@ -27,10 +28,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('folder', type=Path)
     parser.add_argument('--frames', type=int, default=10**9)
-    parser.add_argument('--confidence', type=float, default=1.0, help='pixels above this count')
+    parser.add_argument('--fill', action='store_true', help='with classical.fill_depth')
+    parser.add_argument('--confidence', type=float, default=0.0, help='pixels above this count')
     args = parser.parse_args()
-    calibration = yaml.safe_load((args.folder / 'depth_camera.yaml').read_text())
-    K = np.array(calibration['camera_matrix']['data'], np.float64).reshape(3, 3)
+    own_camera = args.folder / 'depth_camera.yaml'
+    K = None
+    if own_camera.is_file():
+        calibration = yaml.safe_load(own_camera.read_text())
+        K = np.array(calibration['camera_matrix']['data'], np.float64).reshape(3, 3)
     true_ids = {int(path.stem) for path in (args.folder / 'depth').glob('*.png')}
     present = 0
     wants = odometry.Odometry._wants_keyframe
@@ -40,7 +45,7 @@ def main() -> int:
 
     odometry.Odometry._wants_keyframe = wants_or_has_truth
     backend.SWEEP_PAUSE = 1
-    stream = StreamStandIn()
+    stream = StreamStandIn(ClassicalConfig(fill_depth=args.fill))
     errors = DepthErrors()
     for present, frame in enumerate(load_sequence(args.folder).read()):
         if present >= args.frames:
@@ -51,20 +56,26 @@ def main() -> int:
                 compare(errors, depth_map, path, K, args.confidence)
     stream.close()
     print(
-        f'{len(errors)} images: AbsRel {errors.abs_rel:.3f}, within 25 % {errors.delta_125:.3f}, '
+        f'{len(errors)} of {len(true_ids)} images: AbsRel {errors.abs_rel:.3f} (one scale for all '
+        f'{errors.abs_rel_one_scale:.3f}), within 25 % {errors.delta_125:.3f}, '
         f'on {100 * errors.coverage:.0f} % of the pixels with a truth'
     )
     return 0
 
 
 def compare(
-    errors: DepthErrors, depth_map: DepthMap, path: Path, K: np.ndarray, min_confidence: float
+    errors: DepthErrors,
+    depth_map: DepthMap,
+    path: Path,
+    K: np.ndarray | None,
+    min_confidence: float,
 ) -> None:
     """Add a depth map's errors, where it is confident enough."""
     measured = read_depth(path)
     # The depth camera measures up to 8 m; it writes 0 or 65535 where it does not know.
     measured[measured > 8] = 0
-    camera = Intrinsics.from_K(K, measured.shape[1], measured.shape[0])
+    height, width = measured.shape
+    camera = None if K is None else Intrinsics.from_K(K, width, height)
     truth = truth_at_pixels(measured, depth_map.intrinsics, camera)
     depth = np.where(depth_map.confidence > min_confidence, depth_map.depth, np.nan)
     errors.add(depth, truth)

@@ -75,10 +75,16 @@ class Backend:
 
     :param focal: the estimate of the camera's focal length; None if it is known.
     :param planes: of the plane sweeps; 0 for no dense depth.
+    :param fill: give every pixel of a keyframe a depth.
     """
 
     def __init__(
-        self, sparse_map: SparseMap, window_size: int, focal: FocalEstimate | None, planes: int
+        self,
+        sparse_map: SparseMap,
+        window_size: int,
+        focal: FocalEstimate | None,
+        planes: int,
+        fill: bool,
     ) -> None:
         self._map = sparse_map
         self._window_size = window_size
@@ -88,7 +94,7 @@ class Backend:
         self._loop: Loop | None = None
         self._next_loop = 0
         self._sweeping: Background[Swept] = Background('sweep')
-        self._planes = planes
+        self._planes, self._fill = planes, fill
         self._sweep_id = -1
         self._last_sweep = -SWEEP_PAUSE
         self._key_id = -1
@@ -219,7 +225,7 @@ class Backend:
             return
         if self._step < self._last_sweep + SWEEP_PAUSE:
             return
-        queued = sweep_job(key, self._map, self._planes)
+        queued = sweep_job(key, self._map, self._planes, self._fill)
         if queued is not None:
             self._sweep_id, self._last_sweep = self._key_id, self._step
             self._sweeping.submit(self._step + SWEEP_DELAY, queued)

@@ -226,6 +226,7 @@ class ClassicalPredictor:
             self._config.window_keyframes,
             guessed_focal=self._estimated and self._known is None,
             planes=self._config.depth_planes if self._with_depth else 0,
+            fill=self._config.fill_depth,
         )
         if self._known is not None:
             self._odometry.enter(self._known)

@@ -125,6 +125,7 @@ class Odometry:
 
     :param guessed_focal: the focal length of the camera is a guess, and to be estimated.
     :param planes: of the plane sweeps; 0 for no dense depth.
+    :param fill: give every pixel of a keyframe a depth.
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class Odometry:
         window_size: int,
         guessed_focal: bool = False,
         planes: int = 0,
+        fill: bool = False,
     ):
         self.map = SparseMap(camera)
         self.frames, self.landmarks = self.map.frames, self.map.landmarks
@@ -144,7 +146,7 @@ class Odometry:
         self._distance = max(5.0, 0.42 * (area / corner_count) ** 0.5)
         self._focal = FocalEstimate(camera.focal) if guessed_focal else None
         self._start = StartUp(corner_count, self._distance, self._focal)
-        self._backend = Backend(self.map, window_size, self._focal, planes)
+        self._backend = Backend(self.map, window_size, self._focal, planes, fill)
         self._relocaliser = Relocaliser()
         self._lost_steps = 0
         self._newest_segment = 0

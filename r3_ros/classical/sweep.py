@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from ..core.geometry import inverse
+from .fill import filled
 from .landmarks import HeldFrame, SparseMap
 from .pinhole import Pinhole
 
@@ -64,18 +65,23 @@ def sweep_size(camera: Pinhole) -> tuple[int, int]:
     return round(camera.width * scale), round(camera.height * scale)
 
 
-def sweep_job(frame: HeldFrame, sparse_map: SparseMap, planes: int) -> Callable[[], Swept] | None:
-    """Return the sweep of a keyframe as a job on copies, or None without suitable neighbours."""
+def sweep_job(
+    frame: HeldFrame, sparse_map: SparseMap, planes: int, fill: bool
+) -> Callable[[], Swept] | None:
+    """Return the sweep of a keyframe as a job on copies, or None if there is no depth to be had.
+
+    :param fill: give every pixel a depth, see :mod:`.fill`.
+    """
     camera = sparse_map.camera
-    slots, _ = frame.seen.solid(sparse_map.landmarks)
+    slots, pixels = frame.seen.solid(sparse_map.landmarks)
     T = inverse(frame.T_world_camera)
     depths = sparse_map.landmarks.position[slots] @ T[2, :3] + T[2, 3]
-    depths = depths[depths > 0]
+    pixels, depths = pixels[depths > 0], depths[depths > 0]
     if len(depths) < LEAST_LANDMARKS:
         return None
     nearest, middle, farthest = np.percentile(depths, (2.0, 50.0, 98.0))
     neighbours = _neighbours(frame, sparse_map, float(middle))
-    if not neighbours:
+    if not neighbours and not fill:
         return None
     width, height = sweep_size(camera)
     small_camera = Pinhole.of(camera.resized(width, height), width, height)
@@ -86,7 +92,19 @@ def sweep_job(frame: HeldFrame, sparse_map: SparseMap, planes: int) -> Callable[
     ]
     near, far = NEAR_MARGIN * float(nearest), FAR_MARGIN * float(farthest)
     frame_id = frame.frame_id
-    return lambda: sweep(frame_id, gray, views, small_camera, near, far, planes)
+    pixels = small_camera.pixels(camera.rays(pixels))
+
+    def job() -> Swept:
+        if views:
+            swept = sweep(frame_id, gray, views, small_camera, near, far, planes)
+        else:
+            unknown = np.full(gray.shape, np.nan, np.float32)
+            swept = Swept(frame_id, unknown, np.ones_like(unknown))
+        if not fill:
+            return swept
+        return Swept(frame_id, *filled(swept.depth, swept.confidence, gray, pixels, depths))
+
+    return job
 
 
 def _neighbours(frame: HeldFrame, sparse_map: SparseMap, depth: float) -> list[HeldFrame]:

@@ -144,6 +144,9 @@ class ClassicalConfig:
     max_features: int = param(700, 'corners tracked per frame', 100, 4000)
     window_keyframes: int = param(7, 'keyframes adjusted by bundle adjustment', 3, 30)
     depth_planes: int = param(64, 'depth hypotheses of the plane sweep', 16, 256)
+    fill_depth: bool = param(
+        False, 'interpolate depth where the plane sweep has none, with a confidence below 1'
+    )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from classical_scene import draw, INTRINSICS, room
 import cv2
 import numpy as np
 import pytest
+from r3_ros.classical.fill import filled
 from r3_ros.classical.pinhole import Pinhole
 from r3_ros.classical.sweep import sweep, sweep_size
 from r3_ros.core.geometry import inverse, make_T
@@ -69,3 +70,34 @@ def test_a_scene_that_is_elsewhere_gives_next_to_nothing():
 def test_the_swept_image_is_bounded(width, height, expected):
     camera = Pinhole(500.0, 500.0, width / 2, height / 2, width, height)
     assert sweep_size(camera) == expected
+
+
+def test_filled_depth_follows_a_slanted_wall_and_is_less_sure_far_from_known_depth():
+    truth = np.broadcast_to(1 / np.linspace(0.2, 0.5, 160), (120, 160)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    swept = np.where(rng.uniform(size=truth.shape) < 0.02, truth, np.nan)
+    swept[:, :40] = np.nan
+    known = np.isfinite(swept)
+    before = np.where(known, 3.0, 1.0)
+    pixels, depths = np.array([[100.0, 60.0]]), truth[60, 100:101]
+    gray = np.full(truth.shape, 90, np.uint8)
+    depth, confidence = filled(swept, before, gray, pixels, depths)
+    np.testing.assert_array_equal(depth[known], swept[known])
+    np.testing.assert_array_equal(confidence[known], 3.0)
+    assert ((0 < confidence[~known]) & (confidence[~known] < 1)).all()
+    error = np.abs(depth / truth - 1)
+    assert error[:, 40:].mean() < 0.02
+    assert 2 * error[:, 40:].mean() < error[:, :40].mean() < 0.3
+    assert confidence[:, :20].max() < 0.5 < np.median(confidence[:, 40:])
+
+
+def test_filled_depth_keeps_a_step_where_the_image_has_one():
+    """Landmarks on two walls, one behind the other, and nothing swept."""
+    gray = np.full((60, 80), 50, np.uint8)
+    gray[:, 40:] = 200
+    pixels = np.array([[10.0, 30.0], [30.0, 10.0], [50.0, 50.0], [70.0, 20.0]])
+    unknown = np.full(gray.shape, np.nan, np.float32)
+    depths = np.array([2.0, 2.0, 4.0, 4.0])
+    depth, _ = filled(unknown, np.ones_like(unknown), gray, pixels, depths)
+    np.testing.assert_allclose(depth[:, :39], 2.0, rtol=0.02)
+    np.testing.assert_allclose(depth[:, 41:], 4.0, rtol=0.02)
