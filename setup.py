@@ -55,6 +55,8 @@ setup(
         'r3': R3,
         # Training and the procedural world, which is rendered by torch.
         'learning': R3,
+        # Formats of r3 map export.
+        'export': ['foxglove-sdk>=0.20', 'rerun-sdk>=0.26', 'trimesh>=4.0'],
         # One of them, to match the CUDA of the machine.
         'cuda12': ['cupy-cuda12x>=13.0'],
         'cuda13': ['cupy-cuda13x>=13.6'],

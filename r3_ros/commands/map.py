@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 from contextlib import closing
 import math
+from pathlib import Path
 import time
 from typing import Any, TYPE_CHECKING
 
+from ..core.errors import ConfigError
 from ..maps.map_layout import METRES_PER_UNIT, POINT_FORMATS
 from .options import add_set_option, bounded, parsed_settings, print_rows, size_text
 
 if TYPE_CHECKING:
     from ..maps.saved_map import SavedMap
 
-FORMATS = (*POINT_FORMATS, 'tum', 'colmap', 'grid')
+FORMATS = (*POINT_FORMATS, 'tum', 'colmap', 'nerfstudio', 'glb', 'mcap', 'rerun', 'grid')
 
 
 def register(subparsers: Any) -> None:
@@ -33,8 +35,10 @@ def register(subparsers: Any) -> None:
         'export',
         help='write a map in another format',
         description='ply, pcd, npz: the points. tum: the trajectory. colmap: a text model with '
-        'the images of the keyframes. grid: a ground plan for nav2, map.yaml and map.pgm. '
-        'colmap and grid are folders, the others files.',
+        'the images of the keyframes. nerfstudio: transforms.json with images, and depth if r3 '
+        'run saved it. glb: points, path and cameras as glTF. mcap: a recording for Foxglove. '
+        'rerun: one for Rerun. grid: a ground plan for nav2, map.yaml and map.pgm. colmap, '
+        'nerfstudio and grid are folders, the others files.',
     )
     export.add_argument('folder', metavar='FOLDER', help='a map folder, or the output of r3 run')
     export.add_argument('--format', choices=FORMATS, required=True)
@@ -171,16 +175,46 @@ def run_export(args: argparse.Namespace) -> int:
         frames = f"'{facts.base_frame if is_base else facts.optical_frame}' in '{facts.map_frame}'"
         print(f'{args.output}: {len(T)} poses of {frames}, {saved.unit_name}')
     elif args.format == 'colmap':
-        from ..maps.colmap import write_colmap
+        from ..maps.exports.colmap import write_colmap
 
         points = write_colmap(args.output, saved, args.overwrite)
         print(
             f'{args.output}: {len(saved.keyframes)} poses, {len(saved.images)} images, '
             f'{points} points, {saved.unit_name}'
         )
-    else:
+    elif args.format == 'nerfstudio':
+        from ..maps.exports.nerfstudio import write_nerfstudio
+        from ..offline.run_files import DEPTH
+
+        depths = Path(args.folder) / DEPTH
+        images, with_depth = write_nerfstudio(
+            args.output, saved, depths if depths.is_dir() else None, args.overwrite
+        )
+        print(f'{args.output}: {images} images, {with_depth} with depth, {saved.unit_name}')
+    elif args.format == 'grid':
         _export_grid(saved, args)
+    else:
+        _export_recording(saved, args)
     return 0
+
+
+def _export_recording(saved: SavedMap, args: argparse.Namespace) -> None:
+    try:
+        if args.format == 'glb':
+            from ..maps.exports.gltf import write_gltf as write
+        elif args.format == 'mcap':
+            from ..maps.exports.mcap_recording import write_mcap as write
+        else:
+            from ..maps.exports.rerun_recording import write_rerun as write
+    except ImportError as error:
+        raise ConfigError(
+            f'--format {args.format} needs a library ({error}): pip install "r3_ros[export]"'
+        ) from error
+    write(args.output, saved, args.overwrite)
+    print(
+        f'{args.output}: {len(saved.points)} points, {len(saved.trajectory)} poses, '
+        f'{len(saved.keyframes)} keyframes, {saved.unit_name}'
+    )
 
 
 def _export_grid(saved: SavedMap, args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from r3_ros.core.config import R3Config
 from r3_ros.core.parameter_fields import updated
 from r3_ros.factory import load_engine
 from r3_ros.input.source import RawFrame, Source
-from r3_ros.maps.colmap import write_colmap
+from r3_ros.maps.exports.colmap import write_colmap
 from r3_ros.offline.run_files import UNPLACED
 from r3_ros.offline.stream_run import run_source
 from r3_ros.streaming.map_snapshot import saved_map

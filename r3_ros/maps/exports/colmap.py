@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.atomic_files import atomic_directory
-from ..core.datatypes import SparseLandmarks
-from ..core.geometry import inverse, quat_xyzw
-from ..input.image_decoding import decode_compressed
-from . import map_layout
-from .saved_map import SavedKeyframes, SavedMap
+from ...core.atomic_files import atomic_directory
+from ...core.datatypes import SparseLandmarks
+from ...core.geometry import inverse, quat_xyzw
+from ...input.image_decoding import decode_compressed
+from .. import map_layout
+from ..saved_map import SavedKeyframes, SavedMap
 
 CAMERAS, IMAGES, POINTS3D, IMAGE_FOLDER = 'cameras.txt', 'images.txt', 'points3D.txt', 'images'
 _HALF = 0.5  # from our pixel coordinates, with centres at integers, to COLMAP's

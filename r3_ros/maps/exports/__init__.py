@@ -1,0 +1,1 @@
+"""Saved maps in the formats of other programs."""
