@@ -14,13 +14,24 @@ from rosbags.typesys import get_typestore, Stores
 from ..core.errors import CalibrationError, FrameError, SourceError
 from ..core.trajectory_file import NANOSECONDS
 from .camera_model import camera_from_info, CameraModel
-from .image_decoding import decode_message
-from .image_topics import base_topic, camera_info_topic
+from .image_decoding import assumed_encoding, decode_message
+from .image_topics import base_topic, camera_info_topic, full_topic
 from .source import RawFrame, Source
 
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
+
+_ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'
+#: What helps, by a part of the reason that rosbags gives.
+_ADVICE = {
+    'Profile is not ros2': 'It is no recording of ROS 2, but for instance of ROS 1: name the .bag '
+    'file that it was made from',
+    'Storage plugin': 'Its metadata.yaml names no storage that exists: set storage_identifier to '
+    'mcap or sqlite3, or name the file in the folder',
+    '': 'If it was not closed, `mcap recover` (a file) or `ros2 bag reindex` (a folder) may repair '
+    'it',
+}
 
 
 class BagReader:
@@ -34,14 +45,38 @@ class BagReader:
         self.path = path
         if not path.exists():
             raise SourceError(f'{path} does not exist')
+        standard = get_typestore(Stores.ROS2_JAZZY)
         with _as_source_error(path):
-            self._reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
+            self._reader = AnyReader([path], default_typestore=standard)
             self._reader.open()
+            # Some recorders define a part of the types.
+            known = self._reader.typestore
+            if any(c.msgtype not in known.fielddefs for c in self._reader.connections):
+                missing = standard.fielddefs.keys() - known.fielddefs.keys()
+                known.register({name: standard.fielddefs[name] for name in missing})
         self.connections = self._reader.connections
 
     def close(self) -> None:
         """Close the file."""
         self._reader.close()
+
+    @property
+    def is_ros1(self) -> bool:
+        return not self._reader.is2
+
+    def topics(self, *kinds: str) -> dict[str, list[Connection]]:
+        """Return the connections by topic, which may have several.
+
+        Each publisher has its own in ROS 1, and those of merged MCAP files stay apart. The topics
+        of ROS 1 may lack the leading slash.
+
+        :param kinds: message types; none for all.
+        """
+        topics: dict[str, list[Connection]] = {}
+        for connection in self.connections:
+            if not kinds or connection.msgtype in kinds:
+                topics.setdefault(full_topic(connection.topic), []).append(connection)
+        return topics
 
     def serialized(
         self, connections: list[Connection] | None = None
@@ -51,7 +86,15 @@ class BagReader:
         :raises SourceError: the rest of the bag is damaged.
         """
         with _as_source_error(self.path):
-            yield from self._reader.messages(connections or self.connections)
+            for connection, recorded_ns, data in self._reader.messages(
+                connections or self.connections
+            ):
+                if bytes(data[:4]) == _ZSTD_MAGIC:
+                    raise SourceError(
+                        f'the messages in {self.path} are compressed: name the folder, whose '
+                        'metadata.yaml says how'
+                    )
+                yield connection, recorded_ns, data
 
     def deserialize(self, connection: Connection, data: bytes) -> Any:
         """Return the message as an object.
@@ -72,9 +115,9 @@ def _as_source_error(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # rosbags, SQLite, YAML, zstd
         reason = str(error) or type(error).__name__
+        advice = next(text for part, text in _ADVICE.items() if part in reason)
         raise SourceError(
-            f'the bag {path} cannot be read, or is damaged: {reason.rstrip(".")}. If it was '
-            'not closed, `mcap recover` (a file) or `ros2 bag reindex` (a folder) may repair it'
+            f'the bag {path} cannot be read, or is damaged: {reason.rstrip(".")}. {advice}'
         ) from error
 
 
@@ -87,19 +130,22 @@ class BagSource(Source):
         camera: CameraModel | None = None,
         topic: str | None = None,
         ignore_camera_info: bool = False,
+        encoding_hint: str = '',
     ) -> None:
         """Open the bag and choose the topic.
 
+        :param encoding_hint: ``input.encoding_hint``.
         :raises SourceError: it is damaged, or holds no image topic, or several.
         :raises CalibrationError: the recorded calibration cannot be used.
         """
         self._bag = BagReader(path)
+        self._encoding_hint = encoding_hint
         try:
-            self.connection = _image_connection(self._bag.connections, topic, path)
-            super().__init__(path.absolute().name, camera, self.connection.msgcount)
+            self._images = _image_connections(self._bag, topic)
+            super().__init__(path.absolute().name, camera, sum(c.msgcount for c in self._images))
+            self.topic = full_topic(self._images[0].topic)
             if not self.length:
-                raise SourceError(f'{path} has the topic {self.connection.topic}, but no image')
-            self.topic = self.connection.topic
+                raise SourceError(f'{path} has the topic {self.topic}, but no image')
             if not ignore_camera_info:
                 self.calibration = self._recorded_camera()
         except BaseException:
@@ -111,40 +157,43 @@ class BagSource(Source):
         self._bag.close()
 
     def _read(self) -> Iterator[RawFrame]:
-        count = 0
+        count, hint = 0, self._encoding_hint
         try:
-            for _, recorded_ns, data in self._bag.serialized([self.connection]):
+            for connection, recorded_ns, data in self._bag.serialized(self._images):
                 count += 1
                 try:
-                    message = self._bag.deserialize(self.connection, data)
-                    image = decode_message(message)
+                    message = self._bag.deserialize(connection, data)
+                    image = decode_message(message, hint)
                 except FrameError as error:
-                    self._skip(f'message {count} on {self.connection.topic}', error)
+                    self._skip(f'message {count} on {self.topic}', error)
                     continue
+                if assumption := assumed_encoding(message, hint):
+                    self._note(assumption)
                 yield RawFrame(self._stamp_ns(message, recorded_ns), image)
         except SourceError as error:
             if not count:
                 raise
             self.warnings.append(f'ended after {count} images: {error}')
+        if self.length and count < self.length:
+            self.skipped += self.length - count
+            self._note(f'{self.name} announces {self.length} images, {count} could be read')
 
     def _stamp_ns(self, message: Any, recorded_ns: int) -> int:
         stamp_ns = stamp_of(message)
         if stamp_ns:
             return stamp_ns
-        warning = 'images without a stamp: the time of recording is used'
-        if warning not in self.warnings:
-            self.warnings.append(warning)
+        self._note('images without a stamp: the time of recording is used')
         return recorded_ns
 
     def _recorded_camera(self) -> CameraModel | None:
-        infos = [c for c in self._bag.connections if c.msgtype == CAMERA_INFO]
-        sibling = camera_info_topic(self.connection.topic)
-        chosen = [c for c in infos if c.topic == sibling] or (infos if len(infos) == 1 else [])
+        infos = self._bag.topics(CAMERA_INFO)
+        sibling = camera_info_topic(self.topic)
+        chosen = infos.get(sibling) or (next(iter(infos.values())) if len(infos) == 1 else [])
         if not chosen:
             return None
-        for _, _, data in self._bag.serialized(chosen[:1]):
+        for connection, _, data in self._bag.serialized(chosen):
             try:
-                return camera_from_info(self._bag.deserialize(chosen[0], data))
+                return camera_from_info(self._bag.deserialize(connection, data))
             except (FrameError, CalibrationError) as error:
                 raise CalibrationError(
                     f'the recorded CameraInfo cannot be used: {error}. Give a calibration file '
@@ -153,18 +202,18 @@ class BagSource(Source):
         return None
 
 
-def _image_connection(connections: list[Connection], topic: str | None, path: Path) -> Connection:
+def _image_connections(bag: BagReader, topic: str | None) -> list[Connection]:
     """Choose the topic; of one camera raw images before compressed ones."""
-    images = {c.topic: c for c in connections if c.msgtype in (IMAGE, COMPRESSED_IMAGE)}
+    path, images = bag.path, bag.topics(IMAGE, COMPRESSED_IMAGE)
     if topic:
-        if topic not in images:
+        if full_topic(topic) not in images:
             raise SourceError(
                 f'{path} has no images on {topic}; it has them on: '
                 + (', '.join(sorted(images)) or 'no topic')
             )
-        return images[topic]
+        return images[full_topic(topic)]
     if not images:
-        others = ', '.join(sorted(c.topic for c in connections)) or 'nothing'
+        others = ', '.join(sorted(bag.topics())) or 'nothing'
         raise SourceError(f'{path} holds no image topic; it holds {others}')
     if len({base_topic(t) for t in images}) > 1:
         raise SourceError(

@@ -225,8 +225,9 @@ def test_every_topic_of_ours_can_have_another_qos(graph):
     node = g.node
     received = dict(node.get_subscriber_names_and_types_by_node('r3', '/'))
     published = dict(node.get_publisher_names_and_types_by_node('r3', '/'))
-    # Those of rclpy and tf2 are what they are. Images follow their camera unless it is given.
-    fixed = {'/tf', '/tf_static', '/rosout', '/parameter_events', '/r3/transition_event', '/image'}
+    # Those of rclpy and tf2 are what they are. Those of a camera follow it unless they are given.
+    fixed = {'/tf', '/tf_static', '/rosout', '/parameter_events', '/r3/transition_event'}
+    fixed |= {'/image', '/camera_info'}
     for topics, side in ((received, 'subscription'), (published, 'publisher')):
         for topic in topics.keys() - fixed:
             for policy in ('reliability', 'durability', 'history', 'depth'):
