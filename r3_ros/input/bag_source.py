@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
+from rosbags.rosbag1 import Reader as Ros1Reader
+from rosbags.rosbag2 import Reader as Ros2Reader
 from rosbags.typesys import get_typestore, Stores
 
 from ..core.errors import CalibrationError, FrameError, SourceError
@@ -25,17 +26,19 @@ CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 _ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'
 #: What helps, by a part of the reason that rosbags gives.
 _ADVICE = {
-    'Profile is not ros2': 'It is no recording of ROS 2, but for instance of ROS 1: name the .bag '
-    'file that it was made from',
-    'Storage plugin': 'Its metadata.yaml names no storage that exists: set storage_identifier to '
+    'Profile is not ros2': 'it is no recording of ROS 2. For one of ROS 1 name the .bag file that '
+    'it was made from',
+    'Storage plugin': 'its metadata.yaml names no storage that exists: set storage_identifier to '
     'mcap or sqlite3, or name the file in the folder',
-    '': 'If it was not closed, `mcap recover` (a file) or `ros2 bag reindex` (a folder) may repair '
-    'it',
 }
 
 
 class BagReader:
-    """A bag opened for reading; failures are raised as :class:`SourceError`."""
+    """A bag opened for reading; failures are raised as :class:`SourceError`.
+
+    :ivar is_ros1: whether it is of ROS 1.
+    :ivar connections: each publisher of a topic may have its own.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open the bag.
@@ -45,24 +48,18 @@ class BagReader:
         self.path = path
         if not path.exists():
             raise SourceError(f'{path} does not exist')
-        standard = get_typestore(Stores.ROS2_JAZZY)
+        self.is_ros1 = path.suffix == '.bag'
+        # Images and calibrations are the same in all distributions, and some recorders leave out
+        # their definitions. Those of other messages, which may be wrong, are not needed.
+        self._types = get_typestore(Stores.ROS1_NOETIC if self.is_ros1 else Stores.ROS2_JAZZY)
         with _as_source_error(path):
-            self._reader = AnyReader([path], default_typestore=standard)
+            self._reader = Ros1Reader(path) if self.is_ros1 else Ros2Reader(path)
             self._reader.open()
-            # Some recorders define a part of the types.
-            known = self._reader.typestore
-            if any(c.msgtype not in known.fielddefs for c in self._reader.connections):
-                missing = standard.fielddefs.keys() - known.fielddefs.keys()
-                known.register({name: standard.fielddefs[name] for name in missing})
         self.connections = self._reader.connections
 
     def close(self) -> None:
         """Close the file."""
         self._reader.close()
-
-    @property
-    def is_ros1(self) -> bool:
-        return not self._reader.is2
 
     def topics(self, *kinds: str) -> dict[str, list[Connection]]:
         """Return the connections by topic, which may have several.
@@ -97,12 +94,13 @@ class BagReader:
                 yield connection, recorded_ns, data
 
     def deserialize(self, connection: Connection, data: bytes) -> Any:
-        """Return the message as an object.
+        """Return an image or a calibration as an object.
 
         :raises FrameError: the bytes are no such message.
         """
+        read = self._types.deserialize_ros1 if self.is_ros1 else self._types.deserialize_cdr
         try:
-            return self._reader.deserialize(data, connection.msgtype)
+            return read(data, connection.msgtype)
         except Exception as error:  # rosbags has no common error for truncated data
             raise FrameError(f'a message on {connection.topic} cannot be read: {error}') from error
 
@@ -115,9 +113,12 @@ def _as_source_error(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # rosbags, SQLite, YAML, zstd
         reason = str(error) or type(error).__name__
-        advice = next(text for part, text in _ADVICE.items() if part in reason)
+        for part, advice in _ADVICE.items():
+            if part in reason:
+                raise SourceError(f'the bag {path} cannot be read: {advice}') from error
         raise SourceError(
-            f'the bag {path} cannot be read, or is damaged: {reason.rstrip(".")}. {advice}'
+            f'the bag {path} cannot be read, or is damaged: {reason.rstrip(".")}. If it was '
+            'not closed, `mcap recover` (a file) or `ros2 bag reindex` (a folder) may repair it'
         ) from error
 
 

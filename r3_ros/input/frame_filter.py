@@ -151,6 +151,6 @@ class FrameFilter:
             )
         return {
             'reset': FrameVerdict(Action.RESET, reason, time_jumped=True),
-            'ignore': FrameVerdict(Action.DROP, f'before the jump: {reason}'),
+            'ignore': FrameVerdict(Action.DROP, f'earlier than frames before: {reason}'),
             'error': FrameVerdict(Action.FAULT, f'{reason}; call ~/reset to start anew'),
         }[self.config.on_time_jump_back]

@@ -76,6 +76,16 @@ def test_a_broken_image_is_skipped_and_counted(tmp_path):
         assert any(f'{number:06d}.jpg' in w and reason in w for w in source.warnings)
 
 
+def test_twelve_bits_in_files_of_sixteen_are_spread_over_eight(tmp_path):
+    folder = write_folder(tmp_path / 'seq', count=2)
+    for path in find_images(folder):
+        cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(np.uint16) << 4)
+    source, (first, _) = read(folder)
+    grey = cv2.imread(str(find_images(folder)[0]), cv2.IMREAD_UNCHANGED) >> 4
+    np.testing.assert_array_equal(first.image, np.repeat(grey[..., None], 3, axis=2))
+    assert '0 to 4095' in source.warnings[0]
+
+
 def test_images_are_in_the_order_of_their_times(tmp_path):
     folder = write_folder(tmp_path / 'seq')
     lines = (folder / 'timestamps.txt').read_text().splitlines()

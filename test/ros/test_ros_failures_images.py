@@ -100,6 +100,21 @@ def test_another_frame_id_starts_anew(graph):
     assert g.health.optical_frame == g.health.base_frame == 'other_optical'
 
 
+@pytest.mark.parametrize('is_other_frame', [True, False])
+def test_two_drivers_on_one_topic_begin_few_sessions(graph, is_other_frame):
+    g = graph().start()
+    for i in range(20):
+        if i % 2 == 0:
+            g.send(image_message(g.stamp_ns))
+        elif is_other_frame:
+            g.send(image_message(g.stamp_ns, frame='other_optical'))
+        else:
+            g.send(image_message(g.stamp_ns, pattern_image(80, 60, shade=i)))
+    assert g.node.worker.engine.session.session_id == 3
+    assert (g.health.frames_processed, g.health.frames_rejected) == (12, 8)
+    assert 'Do two drivers publish on one topic?' in g.health.last_reject_reason
+
+
 def test_refusals_of_the_predictor_cost_one_frame(graph):
     script = Script(describe_failures={2: FrameError('nothing but black')})
     g = graph(script).start()

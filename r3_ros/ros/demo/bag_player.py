@@ -16,6 +16,7 @@ from rosbags.interfaces import Connection, QosDurability
 from ...core.errors import SourceError
 from ...core.trajectory_file import NANOSECONDS
 from ...input.bag_source import BagReader
+from ...input.image_topics import full_topic
 
 #: The clock is also published this often between messages, for the timers of subscribers.
 _CLOCK_PERIOD_S = 0.01
@@ -39,6 +40,7 @@ class BagPlayer:
         self._clock = node.create_publisher(Clock, '/clock', 1) if with_clock else None
         self._clock_ns = -1
         self._publishers: dict[str, Any] = {}
+        self._played: list[Connection] = []
         self.unknown_topics: list[str] = []
         try:
             if self._bag.is_ros1:
@@ -47,12 +49,14 @@ class BagPlayer:
                     f'with `rosbags-convert --src {path} --dst {path.with_suffix("")}`'
                 )
             for topic, connections in self._bag.topics().items():
+                name = connections[0].msgtype
                 try:
-                    kind = _message_type(connections[0].msgtype)
+                    kind = _message_type(name)
                 except (ImportError, AttributeError):
-                    self.unknown_topics.append(f'{topic} ({connections[0].msgtype})')
+                    self.unknown_topics.append(f'{topic} ({name})')
                     continue
                 self._publishers[topic] = node.create_publisher(kind, topic, _qos(connections))
+                self._played += [c for c in connections if c.msgtype == name]
             if not self._publishers:
                 raise SourceError(f'{path} holds no message of a type that is installed')
         except BaseException:
@@ -86,16 +90,16 @@ class BagPlayer:
         :raises SourceError: the bag is damaged from some message on.
         """
         first_ns, began = None, time.monotonic()
-        played = [c for c in self._bag.connections if c.topic in self._publishers]
-        for connection, recorded_ns, data in self._bag.serialized(played):
+        for connection, recorded_ns, data in self._bag.serialized(self._played):
             first_ns = recorded_ns if first_ns is None else first_ns
             due = began + (recorded_ns - first_ns) / NANOSECONDS
             while (left_s := due - time.monotonic()) > 0:
                 self._publish_clock(recorded_ns - round(left_s * NANOSECONDS))
                 time.sleep(min(left_s, _CLOCK_PERIOD_S))
             self._publish_clock(recorded_ns)
-            self._publishers[connection.topic].publish(bytes(data))
-            on_message(connection.topic, recorded_ns)
+            topic = full_topic(connection.topic)
+            self._publishers[topic].publish(bytes(data))
+            on_message(topic, recorded_ns)
 
     def _publish_clock(self, now_ns: int) -> None:
         """Publish a time, unless it is not later than the last one."""

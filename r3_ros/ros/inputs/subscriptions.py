@@ -192,11 +192,10 @@ class CameraTopics:
         others = sorted(
             topic
             for topic, types in self._node.get_topic_names_and_types()
-            if not _TYPES.values().isdisjoint(types) and self._kinds(topic)
+            if not set(types).isdisjoint(_TYPES.values()) and self._kinds(topic)
         )
-        if others:
-            return f"nobody publishes '{self.image}'; images are on {', '.join(others)}"
-        return f"nobody publishes '{self.image}', nor images on any other topic"
+        elsewhere = f'; images are on {", ".join(others)}' if others else ''
+        return f"nobody publishes '{self.image}'{elsewhere}"
 
     def _kinds(self, topic: str) -> list[str]:
         """Return the message types of the publishers of a topic, without our own."""
