@@ -59,7 +59,7 @@ def _play(player: BagPlayer, wait_s: float) -> int:
     deadline = time.monotonic() + wait_s
     while wait_s and not player.has_subscriber():
         if time.monotonic() > deadline:
-            print(f'warning: no subscriber after {wait_s:g} s, played all the same', file=sys.stderr)
+            print(f'warning: no subscriber after {wait_s:g} s', file=sys.stderr)
             break
         time.sleep(0.02)
     counts = {'messages': 0}

@@ -11,7 +11,7 @@ from ..core.trajectory_file import NANOSECONDS
 
 #: A smaller image is an error, and must not reset the session as a change of size.
 _SMALLEST_SIDE_PX = 16
-#: So many changes of the camera, or of its clock, among so many frames: several cameras take turns.
+#: So many changes of camera or clock, among so many frames: several cameras take turns.
 _TURNS, _AMONG = 4, 60
 #: Reason of frames that are dropped as the user asked.
 RATE = 'faster than input.max_rate'
@@ -61,8 +61,8 @@ class FrameFilter:
     def drop_other_camera(self, name: str, width: int, height: int) -> str:
         """Return why a frame is dropped that is of a second camera; empty if it is not.
 
-        Each change of the camera may begin a session; two drivers on one topic would begin one with
-        every frame. To be asked before :meth:`admit`.
+        Each change of the camera may begin a session; two drivers on one topic would begin one
+        with every frame. To be asked before :meth:`admit`.
 
         :param name: of the camera, its frame_id.
         """

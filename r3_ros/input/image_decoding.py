@@ -207,9 +207,11 @@ def decode_compressed(
     encoding, has_order, order = form.partition(';')
     layout = encoding.rstrip('0123456789')
     if image.ndim == 2:
-        return cv2.cvtColor(image, _ANY_DEPTH[layout if 'bayer' in layout else 'mono'][1])
-    is_rgb = has_order and layout in ('rgb', 'bgr', 'rgba', 'bgra') and 'compressed bgr' not in order
-    name = ('rgb' if is_rgb else 'bgr') + 'a' * (image.shape[2] == 4)
+        name = layout if layout.startswith('bayer_') and layout in _ANY_DEPTH else 'mono'
+    else:
+        is_colour = layout in ('rgb', 'bgr', 'rgba', 'bgra')
+        is_rgb = has_order and is_colour and 'compressed bgr' not in order
+        name = ('rgb' if is_rgb else 'bgr') + 'a' * (image.shape[2] == 4)
     conversion = _ANY_DEPTH[name][1]
     return image if conversion is None else cv2.cvtColor(image, conversion)
 

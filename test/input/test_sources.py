@@ -251,9 +251,7 @@ def test_a_video_is_turned_upright(tmp_path):
     matrix = one + zero + zero + zero + one + zero + zero + zero + w
     quarter = zero + one + zero + least + zero + zero + zero + zero + w
     track = upright.index(b'tkhd')
-    (tmp_path / 'b.mp4').write_bytes(
-        upright[:track] + upright[track:].replace(matrix, quarter, 1)
-    )
+    (tmp_path / 'b.mp4').write_bytes(upright[:track] + upright[track:].replace(matrix, quarter, 1))
     (first, _), (turned, _) = read(tmp_path / 'a.mp4')[1], read(tmp_path / 'b.mp4')[1]
     np.testing.assert_array_equal(turned.image, np.rot90(first.image, -1))
 

@@ -77,6 +77,7 @@ def nv21():
     chroma = planes[HEIGHT:].reshape(HEIGHT // 2, WIDTH // 2, 2)[..., ::-1]
     return np.concatenate([planes[:HEIGHT], chroma.reshape(HEIGHT // 2, WIDTH)])
 
+
 #: Encoding -> pixels, what they show, how far a channel may be off.
 CASES = {
     'rgb8': (RGB, RGB, 0),

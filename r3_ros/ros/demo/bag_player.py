@@ -29,7 +29,7 @@ class BagPlayer:
     """Publishes the messages of a bag through a node, and their time on ``/clock``.
 
     :param with_clock: whether to publish ``/clock``.
-    :ivar unknown_topics: topics that are not played, as their type is not installed, with the type.
+    :ivar unknown_topics: topics and types that are not played, as the type is not installed.
     :raises SourceError: the bag cannot be read, or holds nothing to play.
     """
 
@@ -125,10 +125,10 @@ def _qos(connections: list[Connection]) -> Any:
     from rclpy.qos import DurabilityPolicy, QoSProfile
 
     kept = QosDurability.TRANSIENT_LOCAL
-    offers = [qos for c in connections for qos in c.ext.offered_qos_profiles]
+    offers = [q for c in connections for q in getattr(c.ext, 'offered_qos_profiles', ())]
     # tf2 listens to nothing else there, and old recordings do not say it.
     is_static_tf = connections[0].topic == '/tf_static'
-    if is_static_tf or (offers and all(qos.durability == kept for qos in offers)):
+    if is_static_tf or (offers and all(q.durability == kept for q in offers)):
         # Those of all publishers, which are one now.
         depth = min(sum(c.msgcount for c in connections), _MOST_KEPT)
         return QoSProfile(depth=max(depth, 1), durability=DurabilityPolicy.TRANSIENT_LOCAL)

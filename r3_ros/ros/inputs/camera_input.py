@@ -13,7 +13,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ...core.config import InputConfig
 from ...core.datatypes import Frame, Intrinsics
-from ...core.errors import CalibrationError, FrameError
+from ...core.errors import CalibrationError
 from ...input.brightness_range import BrightnessRange
 from ...input.camera_model import camera_from_info, DISTORTION_SIZES, Rectifier
 from ...input.image_decoding import assumed_encoding, decode_message

@@ -58,9 +58,7 @@ class _Following:
 
     def __post_init__(self) -> None:
         self._is_user_choice = was_given(self._node, f'qos_overrides.{self.topic}.subscription.')
-        self._qos = self._offered(
-            (qos_profile_sensor_data.reliability, qos_profile_sensor_data.durability)
-        )
+        self._qos = self._offered((ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE))
         self._subscribe()
 
     def close(self) -> None:
@@ -83,16 +81,13 @@ class _Following:
         publishers = self._node.get_publishers_info_by_topic(self.topic)
         if not publishers:
             return otherwise
-        reliable, kept = ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL
-        offers = [p.qos_profile for p in publishers]
-        return (
-            reliable
-            if all(offer.reliability == reliable for offer in offers)
-            else ReliabilityPolicy.BEST_EFFORT,
-            kept
-            if all(offer.durability == kept for offer in offers)
-            else DurabilityPolicy.VOLATILE,
-        )
+        offers = [publisher.qos_profile for publisher in publishers]
+        reliability, durability = ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL
+        if any(offer.reliability != reliability for offer in offers):
+            reliability = ReliabilityPolicy.BEST_EFFORT
+        if any(offer.durability != durability for offer in offers):
+            durability = DurabilityPolicy.VOLATILE
+        return reliability, durability
 
     def _subscribe(self) -> None:
         # rclpy never drops its references to destroyed entities. In place and from a copy, since
@@ -172,8 +167,8 @@ class CameraTopics:
         """Return why no image of one camera can come, and what to do; empty if one can."""
         wanted, transport = _TYPES[self._config.transport], self._config.transport
         kinds = self._kinds(self.image)
-        if kinds.count(wanted) > 1:
-            return f"{kinds.count(wanted)} publishers send images on '{self.image}': stop all but one"
+        if (count := kinds.count(wanted)) > 1:
+            return f"{count} publishers send images on '{self.image}': stop all but one"
         if wanted in kinds:
             return ''
         base = base_topic(base_topic(self.image))
