@@ -30,6 +30,11 @@ _ADVICE = {
     'it was made from',
     'Storage plugin': 'its metadata.yaml names no storage that exists: set storage_identifier to '
     'mcap or sqlite3, or name the file in the folder',
+    'files are missing': 'files are missing that its metadata.yaml names: put them back, or name a '
+    'file that is there',
+    'Unrecognized storage': 'it is no .mcap, .db3 or .bag file and no folder of rosbag2. If it is '
+    'compressed, decompress it',
+    'please report': 'it is of a version that is not known: pip install --upgrade rosbags',
 }
 
 
@@ -83,15 +88,24 @@ class BagReader:
         :raises SourceError: the rest of the bag is damaged.
         """
         with _as_source_error(self.path):
-            for connection, recorded_ns, data in self._reader.messages(
-                connections or self.connections
-            ):
+            wanted = self._in_files(connections or self.connections)
+            for connection, recorded_ns, data in self._reader.messages(wanted):
                 if bytes(data[:4]) == _ZSTD_MAGIC:
                     raise SourceError(
                         f'the messages in {self.path} are compressed: name the folder, whose '
                         'metadata.yaml says how'
                     )
                 yield connection, recorded_ns, data
+
+    def _in_files(self, connections: list[Connection]) -> list[Connection]:
+        """Add the connections of the files in a folder to those that its metadata.yaml names.
+
+        rosbags leaves out those that differ in their quality of service.
+        """
+        names = {(c.topic, c.msgtype) for c in connections}
+        files = getattr(getattr(self._reader, 'storage', None), 'storages', [])
+        found = [c for file in files for c in file.connections]
+        return [*connections, *(c for c in found if (c.topic, c.msgtype) in names)]
 
     def deserialize(self, connection: Connection, data: bytes) -> Any:
         """Return an image or a calibration as an object.

@@ -83,7 +83,7 @@ class Source(ABC):
                 self._note(brightness.note)
             yield frame if image is frame.image else replace(frame, image=image)
         if not given:
-            detail = f': {self._first_skip}' if self._first_skip else ''
+            detail = ''.join(f': {text}' for text in [self._first_skip, *self.warnings][:2] if text)
             raise SourceError(f'{self.name} gave no frame that can be decoded{detail}')
 
     @abstractmethod

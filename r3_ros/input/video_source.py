@@ -9,12 +9,12 @@ from pathlib import Path
 import av
 import numpy as np
 
-from ..core.errors import SourceError
+from ..core.errors import CalibrationError, SourceError
 from ..core.trajectory_file import NANOSECONDS
 from .camera_model import CameraModel
 from .source import NOMINAL_RATE_HZ, RawFrame, Source
 
-#: The duration of a whole file may be that of a longer sound.
+#: Durations of whole files are rounded.
 _END_SLACK_S = 0.5
 _HIGHEST_RATE_HZ = 1000
 
@@ -69,11 +69,13 @@ class VideoSource(Source):
         stream = self._stream
         if stream.duration and stream.time_base:
             return float(stream.duration * stream.time_base), 1.5 / self._rate_hz
+        if len(self._container.streams) > 1:
+            return 0.0, 0.0  # it may be that of a longer sound
         return (self._container.duration or 0) / av.time_base, _END_SLACK_S
 
     def _read(self) -> Iterator[RawFrame]:
         period_ns = round(NANOSECONDS / self._rate_hz)
-        count, last_ns, has_times = 0, -1, True
+        count, last_ns, has_times, end_ns = 0, -1, True, 0
         for frame in self._frames():
             stamp_ns = self._stamp_ns(frame)
             if stamp_ns <= last_ns:
@@ -87,9 +89,25 @@ class VideoSource(Source):
             if not has_times:
                 stamp_ns = last_ns + period_ns
             count, last_ns = count + 1, stamp_ns
-            image = np.rot90(frame.to_ndarray(format='rgb24'), frame.rotation // 90)
-            yield RawFrame(stamp_ns, np.ascontiguousarray(image))
-        self._check_end(count, (last_ns + period_ns) / NANOSECONDS)
+            end_ns = stamp_ns + max(period_ns, self._nanoseconds(frame.duration or 0, frame))
+            yield RawFrame(stamp_ns, self._upright(frame))
+        self._check_end(count, end_ns / NANOSECONDS)
+
+    def _upright(self, frame: av.VideoFrame) -> np.ndarray:
+        """Return the RGB image, turned as the header says.
+
+        :raises CalibrationError: the calibration is for the image as stored.
+        """
+        image = np.rot90(frame.to_ndarray(format='rgb24'), frame.rotation // 90)
+        camera, size = self.calibration, image.shape[1::-1]
+        if frame.rotation % 180 and camera is not None:
+            if (camera.width > camera.height) != (size[0] > size[1]):
+                raise CalibrationError(
+                    f'the header of {self.name} turns its images by {frame.rotation} degrees to '
+                    f'{size[0]}x{size[1]}, the calibration is for {camera.width}x{camera.height}: '
+                    'use one that was made with turned images'
+                )
+        return np.ascontiguousarray(image)
 
     def _frames(self) -> Iterator[av.VideoFrame]:
         """Yield the frames that are shown, without those that are damaged."""
@@ -111,10 +129,14 @@ class VideoSource(Source):
 
     def _stamp_ns(self, frame: av.VideoFrame) -> int:
         """Return the time since the start of the video; -1 if it is unknown."""
-        if frame.pts is None or frame.time_base is None:
+        if frame.pts is None:
             return -1
         start = (self._stream.start_time or 0) * (self._stream.time_base or Fraction(0))
-        return round((frame.pts * frame.time_base - start) * NANOSECONDS)
+        return self._nanoseconds(frame.pts, frame) - round(start * NANOSECONDS)
+
+    @staticmethod
+    def _nanoseconds(ticks: int, frame: av.VideoFrame) -> int:
+        return round(ticks * (frame.time_base or Fraction(0)) * NANOSECONDS)
 
     def _check_end(self, count: int, end_s: float) -> None:
         """Warn of missing frames, of an AVI by their number, else by the time."""

@@ -17,11 +17,20 @@ from r3_ros.input.camera_model import camera_model
 from r3_ros.input.open_source import open_source
 from r3_ros.input.source import RawFrame
 from r3_ros.offline.stream_run import undistorted_frames
+from rosbags.interfaces import (
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
 from rosbags.rosbag1 import Writer as Ros1Writer
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
 import scripted
 from sequences import HEIGHT, stamp, WIDTH, write_folder
+import yaml
 
 LENS = camera_model(
     WIDTH, HEIGHT, [50, 0, 31, 0, 51, 23, 0, 0, 1], 'plumb_bob', [-0.2, 0.1, 0.01, 0.02, 0.0]
@@ -197,6 +206,32 @@ def test_all_publishers_of_a_topic_are_read_in_the_order_of_time(tmp_path):
     for frame, shade in zip(found, range(1, 6), strict=True):
         expected = scripted.pattern_image(WIDTH, HEIGHT, shade=shade)
         np.testing.assert_array_equal(frame.image, expected)
+
+
+def test_publishers_that_metadata_yaml_does_not_tell_apart_are_read(tmp_path):
+    """Merged files keep them apart, and so does a quality of service that differs."""
+    bag, qos = tmp_path / 'bag', 'offered_qos_profiles'
+    never = QosTime(9223372036, 854775807)
+    given = Qos(
+        QosHistory.KEEP_LAST, 5, QosReliability.RELIABLE, QosDurability.VOLATILE,
+        never, never, QosLiveliness.AUTOMATIC, never, False,
+    )  # fmt: skip
+    with Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        for number, profiles in enumerate(([], [given])):
+            connection = writer.add_connection(
+                '/image', IMAGE, typestore=STORE, offered_qos_profiles=profiles
+            )
+            for i in range(number + 1, 7, 2):
+                data = STORE.serialize_cdr(image_message(stamp(i)), IMAGE)
+                writer.write(connection, stamp(i), data)
+    content = yaml.safe_load((bag / 'metadata.yaml').read_text())
+    topics = content['rosbag2_bagfile_information']['topics_with_message_count']
+    assert [topic['topic_metadata'][qos] != [] for topic in topics] == [False, True]
+    topics[0]['message_count'] += topics.pop()['message_count']
+    (bag / 'metadata.yaml').write_text(yaml.safe_dump(content))
+    source, found = read(bag)
+    assert [f.stamp_ns for f in found] == [stamp(i) for i in range(1, 7)]
+    assert source.length == 6 and not source.warnings
 
 
 def test_fewer_images_than_announced_are_said(tmp_path):

@@ -252,8 +252,36 @@ def test_a_video_is_turned_upright(tmp_path):
     quarter = zero + one + zero + least + zero + zero + zero + zero + w
     track = upright.index(b'tkhd')
     (tmp_path / 'b.mp4').write_bytes(upright[:track] + upright[track:].replace(matrix, quarter, 1))
+    (tmp_path / 'camera.yaml').write_text(CAMERA_YAML)
+    with pytest.raises(CalibrationError, match='turns its images by -90 degrees to 48x64'):
+        read(tmp_path / 'b.mp4', camera=tmp_path / 'camera.yaml')
     (first, _), (turned, _) = read(tmp_path / 'a.mp4')[1], read(tmp_path / 'b.mp4')[1]
     np.testing.assert_array_equal(turned.image, np.rot90(first.image, -1))
+
+
+def test_a_long_last_frame_and_a_longer_sound_are_no_damage(tmp_path):
+    held = write_mp4(tmp_path / 'held.mp4', times=[0, 1, 2, 3])
+    with av.open(str(held)) as given, av.open(str(tmp_path / 'a.mp4'), 'w') as out:
+        stream = out.add_stream_from_template(given.streams.video[0])
+        packets = [p for p in given.demux(video=0) if p.pts is not None]
+        packets[-1].duration *= 30
+        for packet in packets:
+            packet.stream = stream
+            out.mux(packet)
+    with av.open(str(tmp_path / 'a.mkv'), 'w') as out:
+        stream, sound = out.add_stream('mpeg4', 10), out.add_stream('pcm_s16le', 8000)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, 'yuv420p'
+        for i in range(4):
+            image = scripted.pattern_image(WIDTH, HEIGHT, shade=i)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(image, format='rgb24')))
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 24000), np.int16), 's16', 'mono')
+        silence.sample_rate = 8000
+        out.mux(sound.encode(silence))
+        for one in (stream, sound):
+            out.mux(one.encode())
+    for name in ('a.mp4', 'a.mkv'):
+        source, frames = read(tmp_path / name)
+        assert len(frames) == 4 and not source.warnings and not source.skipped
 
 
 def test_av1_is_decoded(tmp_path):

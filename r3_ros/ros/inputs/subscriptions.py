@@ -22,7 +22,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ...core.config import InputConfig
 from ...core.errors import TransformError
-from ...input.image_topics import base_topic, camera_info_topic
+from ...input.image_topics import base_topic, camera_info_topic, TRANSPORTS
 from ...streaming.scale.odometry_buffer import OdometryBuffer
 from ..node_parameters import was_given
 from ..outputs.health import NodeHealth
@@ -181,6 +181,12 @@ class CameraTopics:
                 return (
                     f"no {wanted.rpartition('/')[2]} is published on '{self.image}', but "
                     f"{_TYPES[other].rpartition('/')[2]} on '{topic}': {' and '.join(remedies)}"
+                )
+        for transport in TRANSPORTS:
+            if self._kinds(topic := f'{base}/{transport}'):
+                return (
+                    f"no image is published on '{self.image}', but '{topic}', which cannot be "
+                    'read: have images published as raw or compressed, too'
                 )
         if kinds:
             return f"'{self.image}' is a topic of {kinds[0]}, not of {wanted}"
