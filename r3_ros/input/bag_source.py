@@ -30,8 +30,8 @@ _ADVICE = {
     'it was made from',
     'Storage plugin': 'its metadata.yaml names no storage that exists: set storage_identifier to '
     'mcap or sqlite3, or name the file in the folder',
-    'files are missing': 'files are missing that its metadata.yaml names: put them back, or name a '
-    'file that is there',
+    'files are missing': 'files are missing that its metadata.yaml names: put them back, or name '
+    'a file that is there',
     'Unrecognized storage': 'it is no .mcap, .db3 or .bag file and no folder of rosbag2. If it is '
     'compressed, decompress it',
     'please report': 'it is of a version that is not known: pip install --upgrade rosbags',

@@ -83,7 +83,8 @@ class Source(ABC):
                 self._note(brightness.note)
             yield frame if image is frame.image else replace(frame, image=image)
         if not given:
-            detail = ''.join(f': {text}' for text in [self._first_skip, *self.warnings][:2] if text)
+            reason = self._first_skip or '; '.join(self.warnings)
+            detail = f': {reason}' if reason else ''
             raise SourceError(f'{self.name} gave no frame that can be decoded{detail}')
 
     @abstractmethod
