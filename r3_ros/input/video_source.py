@@ -98,7 +98,7 @@ class VideoSource(Source):
 
         :raises CalibrationError: the calibration is for the image as stored.
         """
-        image = np.rot90(frame.to_ndarray(format='rgb24'), frame.rotation // 90)
+        image = np.rot90(frame.to_ndarray(format='rgb24'), round(frame.rotation / 90))
         camera, size = self.calibration, image.shape[1::-1]
         if frame.rotation % 180 and camera is not None:
             if (camera.width > camera.height) != (size[0] > size[1]):

@@ -44,9 +44,7 @@ class _Following:
     Reliable, or transient local, where all publishers are so; else best effort and volatile, which
     matches every publisher. Best effort loses an image with any of its fragments, and Fast DDS
     loses many fragments of large images. A calibration that is published once and kept comes to
-    transient local subscribers only.
-
-    :param given: the user sets the quality of service (``qos_overrides``), which then stays.
+    transient local subscribers only. What the user sets (``qos_overrides``) stays.
     """
 
     _node: Node
