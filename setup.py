@@ -39,6 +39,7 @@ setup(
         'r3_ros.model.weights': ['included/*'],
     },
     install_requires=[
+        'av>=14.2',
         'evo>=1.31',
         # 4.3 is the first that works beside NumPy 2; for Python 3.10 there is a pre-release of it.
         'gtsam>=4.3a1',

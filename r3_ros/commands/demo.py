@@ -103,7 +103,8 @@ def _stream(
 
     bag = folder / 'recording.mcap'
     print(f'2. writing {source_path.name} as a bag', flush=True)
-    recorded, warnings = write_bag(source_path, bag, args, args.frames)
+    hint = config.input.encoding_hint
+    recorded, warnings = write_bag(source_path, bag, args, args.frames, encoding_hint=hint)
     print('3. starting the node and playing the recording to it in real time', flush=True)
     # Every refresh is a line in a log file.
     interval_s = 0.2 if sys.stderr.isatty() else 10.0

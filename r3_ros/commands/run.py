@@ -14,6 +14,10 @@ from typing import Any, TYPE_CHECKING
 from ..core.errors import ConfigError, SourceError
 from .options import add_config_options, config_from, positive_int, summary_text
 
+#: Share of the frames beyond which a run that left them out is no success.
+_MUCH_LEFT_OUT = 0.25
+EXIT_LEFT_OUT = 3
+
 if TYPE_CHECKING:
     from ..core.config import R3Config
     from ..core.datatypes import DepthMap, Estimate
@@ -28,7 +32,8 @@ def register(subparsers: Any) -> None:
         description='Process every frame of a recording. The output folder gets trajectory.tum '
         '(poses as first estimated), trajectory_final.tum (after all corrections), map.ply, '
         'frames.csv, summary.json and report.html. Poses are camera-to-world in optical axes; '
-        'the world is the first camera.',
+        'the world is the first camera. Exit status 3: results are written, but more than a '
+        'quarter of the frames were left out.',
     )
     parser.add_argument(
         'input', metavar='INPUT', help='folder of images, video, or bag (rosbag2, .mcap, .db3)'
@@ -82,7 +87,9 @@ def run(args: argparse.Namespace) -> int:
     if is_offline and args.map:
         raise ConfigError('--map needs the stream mode: leave out --mode offline')
     with (
-        open_source(args.input, args.camera, args.topic, collections=is_offline) as source,
+        open_source(
+            args.input, args.camera, args.topic, is_offline, config.input.encoding_hint
+        ) as source,
         atomic_directory(output, args.overwrite, marker=SUMMARY) as folder,
     ):
         process = _reconstructed if is_offline else _streamed
@@ -101,7 +108,9 @@ def run(args: argparse.Namespace) -> int:
     _print_result(output, result, evaluation)
     if no_evaluation is not None:
         raise no_evaluation
-    return 130 if result.interrupted else 0
+    if result.interrupted:
+        return 130
+    return EXIT_LEFT_OUT if result.left_out_share > _MUCH_LEFT_OUT else 0
 
 
 def _streamed(
@@ -222,9 +231,6 @@ def _print_result(output: Path, result: RunResult, evaluation: dict[str, Any] | 
     if result.interrupted:
         print('PARTIAL: interrupted before the end of the recording')
     print(summary_text(summary))
-    if frames['rejected']:
-        left_out = (f'{count} {reason}' for reason, count in frames['rejected'].items())
-        print(f'left out: {", ".join(left_out)}')
     if not frames['tracked']:
         print(
             f'nothing was tracked: {result.records[-1].state.value}, '

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..core.errors import SourceError
+from .brightness_range import BrightnessRange
 from .camera_model import CameraModel
 
 #: Rate assumed for images without times.
@@ -74,17 +75,26 @@ class Source(ABC):
 
         :raises SourceError: there is none.
         """
-        given = 0
+        given, brightness = 0, BrightnessRange()
         for frame in self._read():
             given += 1
-            yield frame
+            image = brightness.to_eight_bit(frame.image)
+            if brightness.note:
+                self._note(brightness.note)
+            yield frame if image is frame.image else replace(frame, image=image)
         if not given:
-            detail = f': {self._first_skip}' if self._first_skip else ''
+            reason = self._first_skip or '; '.join(self.warnings)
+            detail = f': {reason}' if reason else ''
             raise SourceError(f'{self.name} gave no frame that can be decoded{detail}')
 
     @abstractmethod
     def _read(self) -> Iterator[RawFrame]:
-        """Yield the frames; report broken ones with :meth:`_skip`."""
+        """Yield the frames, of 8 or 16 bits; report broken ones with :meth:`_skip`."""
+
+    def _note(self, warning: str) -> None:
+        """Warn once."""
+        if warning not in self.warnings:
+            self.warnings.append(warning)
 
     def _skip(self, what: str, error: Exception) -> None:
         self.skipped += 1

@@ -224,11 +224,29 @@ def test_frames_that_are_all_refused_are_an_error_with_the_reason(tmp_path, pred
 def test_what_was_left_out_and_why_nothing_was_tracked_is_said(tmp_path, predictor, capsys):
     folder = write_folder(tmp_path / 'seq', count=3)
     names = [line.split()[1] for line in (folder / 'timestamps.txt').read_text().splitlines()[1:]]
-    back = [f'{-i / 10} {name}' for i, name in enumerate(names)]
-    (folder / 'timestamps.txt').write_text('\n'.join(back))
-    assert main(['run', str(folder), '-o', str(tmp_path / 'out')]) == 0
-    reported = capsys.readouterr().out
-    assert 'left out: 2 out of order' in reported and 'nothing was tracked' in reported
+    (folder / 'timestamps.txt').write_text('\n'.join(f'5.0 {name}' for name in names))
+    assert main(['run', str(folder), '-o', str(tmp_path / 'out')]) == 3
+    reported = capsys.readouterr()
+    assert 'nothing was tracked' in reported.out
+    left_out = '2 of 3 frames were left out: 2 duplicate stamp'
+    assert reported.err.splitlines()[-1] == f'warning: {left_out}'
+    assert json.loads((tmp_path / 'out' / 'summary.json').read_text())['warnings'][-1] == left_out
+
+
+@pytest.mark.parametrize(('odd', 'status'), [(1, 0), (4, 0), (11, 3)])
+def test_the_status_says_that_much_was_left_out(tmp_path, predictor, odd, status):
+    folder = write_folder(tmp_path / 'seq', count=20)
+    for path in sorted((folder / 'rgb').iterdir())[-odd:]:
+        cv2.imwrite(str(path), cv2.imread(str(path))[:-2])
+    assert main(['run', str(folder), '-o', str(tmp_path / 'out')]) == status
+    warnings = json.loads((tmp_path / 'out' / 'summary.json').read_text())['warnings']
+    assert warnings[-1] == f'{odd} of 20 frames were left out: {odd} size changed'
+
+
+def test_what_max_rate_drops_is_no_failure(tmp_path, predictor):
+    folder = write_folder(tmp_path / 'seq', count=12)
+    arguments = ['run', str(folder), '-o', str(tmp_path / 'out'), '--set', 'input.max_rate=2.0']
+    assert main(arguments) == 0
 
 
 def test_lost_frames_have_no_pose_in_the_files_and_are_said_last(tmp_path, predictor, capsys):

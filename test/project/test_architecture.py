@@ -40,7 +40,6 @@ CORE_LIBRARIES = {'cv2', 'numpy', 'PIL', 'scipy', 'yaml'}
 ROS_MODULES = {
     'ament_index_python',
     'builtin_interfaces',
-    'cv_bridge',
     'rcl_interfaces',
     'rclpy',
     'rosgraph_msgs',

@@ -125,14 +125,14 @@ def test_the_networks_are_an_extra():
 
 def test_what_is_imported_from_ros_is_declared_for_rosdep():
     ros_like = {name for name in third_party_imports() if re.search(r'_(msgs|srvs|py|ros)$', name)}
-    ros_like |= third_party_imports() & {'rclpy', 'cv_bridge', 'tf_transformations', 'launch'}
+    ros_like |= third_party_imports() & {'rclpy', 'tf_transformations', 'launch'}
     ros_like |= {'launch_ros', 'ament_index_python'} & third_party_imports()
     ros_like |= {'builtin_interfaces', 'rcl_interfaces'} & third_party_imports()
     assert ros_like <= declared_in_manifest()
 
 
 def test_the_libraries_the_package_stands_on_are_declared_for_rosdep():
-    names = {'rclpy', 'cv_bridge', 'sensor_msgs_py', 'tf_transformations', 'launch_ros', 'cupy'}
+    names = {'rclpy', 'sensor_msgs_py', 'tf_transformations', 'launch_ros', 'cupy'}
     names |= {'launch', 'ros2launch'}
     names |= {'python3-torch', 'python3-numpy', 'python3-opencv', 'python3-pil', 'python3-pytest'}
     assert names <= declared_in_manifest()

@@ -1,7 +1,6 @@
 """Image and CameraInfo messages become images and calibrations, or clear errors."""
 
 import array
-import builtins
 import math
 
 import cv2
@@ -98,34 +97,14 @@ def test_hint_says_what_untyped_pixels_are():
         (message(RGB[:1], 'rgb8', height=HEIGHT), 'cut off'),
         (message(RGB, 'rgb8', height=0), '64x0'),
         (message(nv12()[:HEIGHT], 'nv12'), 'cut off'),
-        (message(RGB, ''), 'not supported|cannot be imported'),
-        (message(RGB, 'lsd9'), 'not supported|cannot be imported'),
+        (message(RGB, ''), 'not supported'),
+        (message(RGB, 'lsd9'), 'not supported'),
     ],
     ids=lambda value: value.encoding if isinstance(value, Image) else value,
 )
 def test_contradictions_are_refused_in_words(image, words):
     with pytest.raises(FrameError, match=words):
         read(image)
-
-
-def test_a_missing_cv_bridge_costs_the_rare_encodings_alone(monkeypatch):
-    real_import = builtins.__import__
-
-    def broken(name, *args, **kwargs):
-        if name == 'cv_bridge':
-            raise ImportError('numpy.core.multiarray failed to import')
-        return real_import(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, '__import__', broken)
-    with pytest.raises(FrameError, match=r"'rgb16'.*cv_bridge.*cannot be imported.*rgb8"):
-        read(message(np.zeros((HEIGHT, WIDTH, 3), np.uint16), 'rgb16'))
-    read(message(RGB, 'rgb8'))
-
-
-def test_cv_bridge_takes_a_rare_encoding():
-    pytest.importorskip('cv_bridge', reason='cv_bridge is not installed')
-    found = read(message((RGB[..., ::-1].astype(np.uint16) * 257), 'bgr16'))
-    assert worst(found.image, RGB) <= 1
 
 
 def compressed(extension, image=RGB, kind=None):

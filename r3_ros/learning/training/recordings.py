@@ -22,7 +22,7 @@ from ...evaluation.depth_errors import read_depth
 from ...evaluation.trajectory_errors import match_stamps
 from ...input.camera_model import Rectifier
 from ...input.folder_source import FolderSource
-from ...input.image_decoding import decode_compressed
+from ...input.image_decoding import decode_eight_bit
 from ...input.network_input import fov_of
 from .cached_clips import CachedClips
 from .clips import camera_numbers, camera_rays, Clips
@@ -65,7 +65,7 @@ class Recording:
         self.paths = [source.entries[i][1] for i in own]
         self.T_world_camera = truth.T_world_camera[other]
         self._depth = folder / 'depth'
-        first = decode_compressed(self.paths[0].read_bytes())
+        first = decode_eight_bit(self.paths[0].read_bytes())
         self._camera = source.camera.scaled_to(first.shape[1], first.shape[0])
         self._rectifier = Rectifier(self._camera) if self._camera.is_distorted else None
 
@@ -85,7 +85,7 @@ class Recording:
         :raises SourceError: the image or its depth cannot be read.
         """
         path = self.paths[frame]
-        image = decode_compressed(path.read_bytes())
+        image = decode_eight_bit(path.read_bytes())
         depth = np.zeros(image.shape[:2], np.float32)
         file = self._depth / f'{path.stem}.png'
         if self._rectifier is not None:
