@@ -14,6 +14,7 @@ from rosbags.typesys import get_typestore, Stores
 from ..core.errors import CalibrationError, FrameError, SourceError
 from ..core.trajectory_file import NANOSECONDS
 from .camera_model import camera_from_info, CameraModel
+from .cut_mcap import McapPath
 from .image_decoding import decode_message
 from .image_topics import base_topic, camera_info_topic
 from .source import RawFrame, Source
@@ -24,7 +25,10 @@ CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 
 
 class BagReader:
-    """A bag opened for reading; failures are raised as :class:`SourceError`."""
+    """A bag opened for reading; failures are raised as :class:`SourceError`.
+
+    :ivar cut_files: MCAP files that were not closed, which are read as far as they go.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open the bag.
@@ -35,8 +39,12 @@ class BagReader:
         if not path.exists():
             raise SourceError(f'{path} does not exist')
         with _as_source_error(path):
-            self._reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
+            # Only MCAP: for other databases rosbags handles paths of its own kind in another way.
+            is_mcap = path.suffix == '.mcap' or any(path.glob('*.mcap'))
+            opened = McapPath(path) if is_mcap else path
+            self._reader = AnyReader([opened], default_typestore=get_typestore(Stores.ROS2_JAZZY))
             self._reader.open()
+        self.cut_files = opened.cut if isinstance(opened, McapPath) else []
         self.connections = self._reader.connections
 
     def close(self) -> None:
@@ -111,7 +119,7 @@ class BagSource(Source):
         self._bag.close()
 
     def _read(self) -> Iterator[RawFrame]:
-        count = 0
+        count, stamps = 0, []
         try:
             for _, recorded_ns, data in self._bag.serialized([self.connection]):
                 count += 1
@@ -121,11 +129,18 @@ class BagSource(Source):
                 except FrameError as error:
                     self._skip(f'message {count} on {self.connection.topic}', error)
                     continue
-                yield RawFrame(self._stamp_ns(message, recorded_ns), image)
+                stamps.append(self._stamp_ns(message, recorded_ns))
+                yield RawFrame(stamps[-1], image)
         except SourceError as error:
             if not count:
                 raise
             self.warnings.append(f'ended after {count} images: {error}')
+        for file in self._bag.cut_files:
+            span_s = (max(stamps) - min(stamps)) / NANOSECONDS if stamps else 0.0
+            self.warnings.append(
+                f'{file.name} was not closed (was the recorder killed, or the copy interrupted?): '
+                f'read up to its end, {len(stamps)} frames over {span_s:.1f} s'
+            )
 
     def _stamp_ns(self, message: Any, recorded_ns: int) -> int:
         stamp_ns = stamp_of(message)
