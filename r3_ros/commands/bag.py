@@ -24,7 +24,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         'output', metavar='OUT', help='file (OUT.mcap) or rosbag2 folder (any other name)'
     )
-    parser.add_argument('--camera', metavar='FILE', help='ROS calibration file')
+    parser.add_argument('--camera', metavar='FILE', help='calibration, as of r3 run')
     parser.add_argument('--topic', metavar='NAME', help='image topic, if INPUT has several')
     parser.add_argument(
         '--image-topic', metavar='NAME', default='/camera/image_raw', help='topic to write'

@@ -33,7 +33,7 @@ def register(subparsers: Any) -> None:
         'inputs', metavar='DIR', nargs='*', help='output of r3 run; with --output: recordings'
     )
     parser.add_argument(
-        '--groundtruth', metavar='FILE', help='TUM file, camera-to-world, of the one DIR'
+        '--groundtruth', metavar='FILE', help='true poses of the one DIR: TUM, KITTI (with its times.txt) or EuRoC'
     )
     parser.add_argument(
         '--align', choices=('sim3', 'se3'), default='sim3',
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate_run(args: argparse.Namespace) -> int:
-    from ..core.trajectory_file import read_tum
+    from ..core.truth_file import read_truth
     from ..evaluation.report.report_page import write_report
     from ..evaluation.run_evaluation import evaluate_run, evaluation_text
 
@@ -85,7 +85,7 @@ def _evaluate_run(args: argparse.Namespace) -> int:
             'an output folder with --output'
         )
     folder, truth_path = Path(args.inputs[0]), Path(args.groundtruth)
-    evaluation = evaluate_run(folder, read_tum(truth_path), truth_path, args.align)
+    evaluation = evaluate_run(folder, read_truth(truth_path), truth_path, args.align)
     write_report(folder)
     print(evaluation_text(evaluation))
     return 0

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import SourceError
-from ..core.trajectory_file import PoseList, read_tum
+from ..core.trajectory_file import PoseList
+from ..core.truth_file import read_truth
 from ..input.folder_source import FolderSource
 from ..input.open_source import open_source
 from ..input.source import Source
@@ -41,12 +42,13 @@ class PosedSequence:
 def recorded_sequence(
     path: Path, groundtruth: Path | None = None, name: str = ''
 ) -> PosedSequence:
-    """Return a folder of images, a video or a bag with its ``groundtruth.txt``.
+    """Return a folder of images, a video or a bag with its true poses.
 
     Depth is read from a ``depth/`` beside the images (16-bit PNG, millimetres, named like its
     image) if the images have no distortion, since the engine's depth is of undistorted ones.
 
-    :param groundtruth: TUM file; None: ``groundtruth.txt`` in the folder or beside the file.
+    :param groundtruth: file of :func:`.read_truth`; None: what the folder's layout says, or
+        ``groundtruth.txt`` beside the file.
     :raises SourceError: recording or truth is missing or unreadable.
     """
     name = name or path.absolute().name
@@ -55,13 +57,14 @@ def recorded_sequence(
         depths: dict[int, Path] = {}
         if isinstance(source, FolderSource) and not is_distorted:
             depths = depth_files(path, source)
+        found = None if groundtruth else source.truth()
     place = path if path.is_dir() else path.parent
-    if groundtruth is None and not (place / TRUTH).is_file():
+    if groundtruth is None and found is None and not (place / TRUTH).is_file():
         raise SourceError(
             f'{place} has no {TRUTH}: a recording without true poses cannot be evaluated; '
-            'name a TUM file with --groundtruth, or leave this one out'
+            'name its file with --groundtruth, or leave this one out'
         )
-    truth = read_tum(groundtruth or place / TRUTH)
+    truth = found[0] if found else read_truth(groundtruth or place / TRUTH)
     return PosedSequence(
         name, name, truth, partial(open_source, path), list(depths),
         lambda stamp_ns: read_depth(depths[stamp_ns]),

@@ -89,29 +89,27 @@ def _as_source_error(path: Path) -> Iterator[None]:
 class BagSource(Source):
     """The images of one topic of a bag, with their recorded calibration."""
 
-    def __init__(
-        self,
-        path: Path,
-        camera: CameraModel | None = None,
-        topic: str | None = None,
-        ignore_camera_info: bool = False,
-    ) -> None:
+    def __init__(self, path: Path, topic: str | None = None, use_own_camera: bool = True) -> None:
         """Open the bag and choose the topic.
 
+        :param use_own_camera: False ignores the recorded CameraInfo.
+
         :raises SourceError: it is damaged, or holds no image topic, or several.
-        :raises CalibrationError: the recorded calibration cannot be used.
         """
         self._bag = BagReader(path)
         try:
             self.connection = _image_connection(self._bag.connections, topic, path)
-            super().__init__(path.absolute().name, camera, self.connection.msgcount)
+            super().__init__(path.absolute().name, None, self.connection.msgcount)
             if not self.length:
                 raise SourceError(f'{path} has the topic {self.connection.topic}, but no image')
-            self.topic = self.connection.topic
-            if not ignore_camera_info:
+            self.topic = self.camera_name = self.connection.topic
+            if use_own_camera:
                 self.calibration = self._recorded_camera()
-        except BaseException:
+        except BaseException as error:
             self._bag.close()
+            cut = ', '.join(file.name for file in self._bag.cut_files)
+            if cut and isinstance(error, SourceError):
+                raise SourceError(f'{error}; {cut} was not closed, and ends too early') from error
             raise
 
     def close(self) -> None:
@@ -157,15 +155,36 @@ class BagSource(Source):
         chosen = [c for c in infos if c.topic == sibling] or (infos if len(infos) == 1 else [])
         if not chosen:
             return None
+        width, height = self._image_size()
         for _, _, data in self._bag.serialized(chosen[:1]):
             try:
-                return camera_from_info(self._bag.deserialize(chosen[0], data))
+                info = self._bag.deserialize(chosen[0], data)
+                camera = camera_from_info(info, width, height)
+                camera = camera and camera.scaled_to(width, height)
             except (FrameError, CalibrationError) as error:
-                raise CalibrationError(
-                    f'the recorded CameraInfo cannot be used: {error}. Give a calibration file '
-                    'instead (--camera)'
-                ) from error
+                self.warnings.append(
+                    f'the recorded CameraInfo cannot be used, so it is ignored: {error}. Give a '
+                    'calibration file instead (--camera)'
+                )
+                return None
+            if camera is not None and camera.note:
+                self.warnings.append(f'the recorded CameraInfo: {camera.note}')
+            return camera
         return None
+
+    def _image_size(self) -> tuple[int, int]:
+        """Return width and height of the first image that can be decoded.
+
+        :raises SourceError: there is none.
+        """
+        problem = None
+        for _, _, data in self._bag.serialized([self.connection]):
+            try:
+                image = decode_message(self._bag.deserialize(self.connection, data))
+                return image.shape[1], image.shape[0]
+            except FrameError as error:
+                problem = problem or error
+        raise SourceError(f'{self.name} gave no frame that can be decoded: {problem}')
 
 
 def _image_connection(connections: list[Connection], topic: str | None, path: Path) -> Connection:

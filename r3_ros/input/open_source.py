@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..core.errors import SourceError
-from .camera_model import load_camera_yaml
+from .calibration_files import load_camera
 from .folder_source import BAG_SUFFIXES, FolderSource
 from .source import Source
 from .video_source import VideoSource
@@ -27,21 +27,31 @@ def open_source(
     """
     path = Path(path)
     try:
-        if not path.exists():
-            raise SourceError(f'{path} does not exist')
-        is_bag = path.suffix in BAG_SUFFIXES or (path / 'metadata.yaml').is_file()
-        if topic and not is_bag:
-            raise SourceError(f'{path} is no bag, so it has no topic {topic}')
-        model = load_camera_yaml(camera) if camera else None
-        if is_bag:
-            # rosbags takes a quarter of a second to import.
-            from .bag_source import BagSource
-
-            return BagSource(path, model, topic, ignore_camera_info=camera is not None)
-        if path.is_dir():
-            return FolderSource(path, model, camera is None, collections)
-        # For the reason of a failure, which OpenCV does not give.
-        with open(path, 'rb'):
-            return VideoSource(path, model)
+        source = _opened(path, camera is None, topic, collections)
     except OSError as error:
         raise SourceError(f'cannot read {path}: {error.strerror or error}') from error
+    if camera:
+        try:
+            source.use_calibration(load_camera(camera, source.camera_name), Path(camera))
+        except BaseException:
+            source.close()
+            raise
+    return source
+
+
+def _opened(path: Path, use_own_camera: bool, topic: str | None, collections: bool) -> Source:
+    if not path.exists():
+        raise SourceError(f'{path} does not exist')
+    is_bag = path.suffix in BAG_SUFFIXES or (path / 'metadata.yaml').is_file()
+    if topic and not is_bag:
+        raise SourceError(f'{path} is no bag, so it has no topic {topic}')
+    if is_bag:
+        # rosbags takes a quarter of a second to import.
+        from .bag_source import BagSource
+
+        return BagSource(path, topic, use_own_camera)
+    if path.is_dir():
+        return FolderSource(path, use_own_camera, collections)
+    # For the reason of a failure, which OpenCV does not give.
+    with open(path, 'rb'):
+        return VideoSource(path)

@@ -9,7 +9,6 @@ import cv2
 
 from ..core.errors import SourceError
 from ..core.trajectory_file import NANOSECONDS
-from .camera_model import CameraModel
 from .source import NOMINAL_RATE_HZ, RawFrame, Source
 
 #: Videos whose header counts the frames. For others OpenCV guesses the number from duration and
@@ -21,7 +20,7 @@ _END_SLACK_S = 0.5
 class VideoSource(Source):
     """A video file, with the times of its container."""
 
-    def __init__(self, path: Path, camera: CameraModel | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         """Open the file.
 
         :raises SourceError: OpenCV cannot read it.
@@ -39,7 +38,7 @@ class VideoSource(Source):
         self._duration_s = announced / self._rate_hz if self._rate_hz > 0 else 0.0
         self._is_indexed = path.suffix.lower() in _INDEXED_SUFFIXES
         is_usable = announced > 0 and (self._is_indexed or self._rate_hz < 1000)
-        super().__init__(path.name, camera, int(announced) if is_usable else None)
+        super().__init__(path.name, None, int(announced) if is_usable else None)
 
     def close(self) -> None:
         """Close the file."""

@@ -1,7 +1,7 @@
 """Clips of a user's own posed recordings, mixed with procedural ones.
 
-A recording is a folder with images, ``groundtruth.txt`` (TUM, camera-to-world), ``camera.yaml``
-and, if measured, ``depth/`` (16-bit PNG, millimetres, named like its image). The end of each
+A recording is a folder with images, true poses (``groundtruth.txt``, or as its layout has them),
+a calibration and, if measured, ``depth/`` (16-bit PNG, millimetres, named like its image). The end of each
 recording is held out.
 """
 
@@ -17,7 +17,6 @@ import torch
 
 from ...core.datatypes import Intrinsics
 from ...core.errors import SourceError
-from ...core.trajectory_file import read_tum
 from ...evaluation.depth_errors import read_depth
 from ...evaluation.trajectory_errors import match_stamps
 from ...input.camera_model import Rectifier
@@ -49,12 +48,13 @@ class Recording:
         source = FolderSource(folder)
         if source.camera is None:
             raise SourceError(f'{folder} has no camera.yaml: to learn from it, calibrate it')
-        if not (folder / 'groundtruth.txt').is_file():
+        found = source.truth()
+        if found is None:
             raise SourceError(
                 f'{folder} has no groundtruth.txt: to learn from it without truth, name it with '
                 '--video'
             )
-        truth = read_tum(folder / 'groundtruth.txt')
+        truth, _ = found
         stamps = np.array([stamp for stamp, _ in source.entries])
         own, other = match_stamps(stamps, truth.stamps_ns, _TOLERANCE_S)
         if len(own) < LEAST_FRAMES:
