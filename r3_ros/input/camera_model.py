@@ -180,7 +180,7 @@ def read_distortion(name: str, D: Sequence[float]) -> tuple[str, tuple[float, ..
     if any(D):
         sizes = [str(size) for family in families for size in DISTORTION_SIZES[family]]
         raise CalibrationError(
-            f'{name or "plumb_bob"} takes {" or ".join(sizes)} distortion coefficients, got '
+            f'{name or "plumb_bob"} takes {", ".join(sizes)} distortion coefficients, got '
             f'{len(D)}'
         )
     return (plain if plain in DISTORTION_SIZES else families[0]), (), ''

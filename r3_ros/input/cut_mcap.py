@@ -20,6 +20,7 @@ _RECORD = struct.Struct('<BQ')
 _CHUNK_HEAD = struct.Struct('<QQQII')
 #: Bytes of a chunk up to its content, with a name of some letters.
 _MOST_HEAD = 80
+_BLOCK = 1 << 20
 _ALL_CHANNELS = set(range(1 << 16))
 
 
@@ -65,34 +66,54 @@ def _is_closed(file: BinaryIO) -> bool:
 
 def _whole_records(file: BinaryIO) -> tuple[int, bytes]:
     """Return where the whole records end, and what closes the file behind them."""
-    size = file.seek(0, io.SEEK_END)
+    size = _size_without_zeros(file)
     position, rest = len(_MAGIC), b''
     chunks: list[tuple[bytes, int, int]] = []
     channels: list[set[int]] = []
     while True:
         file.seek(position)
         head = file.read(_MOST_HEAD)
-        if len(head) < _RECORD.size or head[0] in (0, _FOOTER):
-            break  # the end, or zeros, as a power failure leaves them
+        if position >= size or len(head) < _RECORD.size or head[0] in (0, _FOOTER):
+            break
         opcode, length = _RECORD.unpack_from(head)
         after = position + _RECORD.size + length
-        if after > size:
-            rest = _rest_of_chunk(file, position, head) if opcode == _CHUNK else b''
-            if rest:
-                chunks.append((rest[:_MOST_HEAD], position, len(rest)))
-                channels.append(set())
-            break
         if opcode == _CHUNK:
             chunks.append((head, position, after - position))
             channels.append(set())
-        elif opcode == _MESSAGE_INDEX and channels:
+        if after > size:
+            break
+        if opcode == _MESSAGE_INDEX and channels:
             channels[-1].add(struct.unpack_from('<H', head, _RECORD.size)[0])
         position = after
+    if channels and not channels[-1]:
+        # Without its index the last chunk may be cut.
+        head, start, length = chunks.pop()
+        rest = _rest_of_chunk(file, head, start, min(length, size - start))
+        if rest:
+            chunks.append((rest[:_MOST_HEAD], start, len(rest)))
+            position = start
+        elif position > start:
+            chunks.append((head, start, length))
+        else:
+            channels.pop()
     if channels:
         channels[-1] = _ALL_CHANNELS  # its index may be cut
     # Where others have no index either, the file is read in its own order.
     indices = [_chunk_index(*chunk, of) for chunk, of in zip(chunks, channels, strict=True)]
     return position, rest + _end(position + len(rest), indices if all(channels) else [])
+
+
+def _size_without_zeros(file: BinaryIO) -> int:
+    """Return the size up to the last byte that is not zero: a power failure leaves such ends."""
+    end = file.seek(0, io.SEEK_END)
+    while end:
+        start = max(end - _BLOCK, 0)
+        file.seek(start)
+        filled = len(file.read(end - start).rstrip(b'\0'))
+        if filled:
+            return start + filled
+        end = start
+    return 0
 
 
 def _chunk_index(head: bytes, offset: int, length: int, channels: set[int]) -> bytes:
@@ -114,17 +135,17 @@ def _chunk_index(head: bytes, offset: int, length: int, channels: set[int]) -> b
     return _RECORD.pack(_CHUNK_INDEX, len(content)) + content
 
 
-def _rest_of_chunk(file: BinaryIO, position: int, head: bytes) -> bytes:
+def _rest_of_chunk(file: BinaryIO, head: bytes, start: int, length: int) -> bytes:
     """Return the messages of a cut chunk as a whole one; nothing if it is compressed."""
-    records = position + _RECORD.size + _CHUNK_HEAD.size + 8
-    if len(head) < records - position or _CHUNK_HEAD.unpack_from(head, _RECORD.size)[4]:
+    before = _RECORD.size + _CHUNK_HEAD.size + 8
+    if len(head) < before or _CHUNK_HEAD.unpack_from(head, _RECORD.size)[4]:
         return b''
-    file.seek(records)
-    content = file.read()
+    file.seek(start + before)
+    content = file.read(length - before)
     end, times = 0, []
     while end + _RECORD.size <= len(content):
         opcode, length = _RECORD.unpack_from(content, end)
-        if end + _RECORD.size + length > len(content):
+        if not opcode or end + _RECORD.size + length > len(content):
             break
         if opcode == _MESSAGE:
             times.append(struct.unpack_from('<HIQ', content, end + _RECORD.size)[2])

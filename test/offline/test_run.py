@@ -16,7 +16,8 @@ from r3_ros.core.errors import CalibrationError, FrameError, SourceError
 from r3_ros.core.parameter_fields import updated
 from r3_ros.core.trajectory_file import read_tum
 from r3_ros.evaluation.report.run_data import read_table
-from r3_ros.input.folder_source import find_images, FolderSource
+from r3_ros.input.folder_layouts import find_images
+from r3_ros.input.folder_source import FolderSource
 from r3_ros.input.source import RawFrame
 from r3_ros.maps.cloud_file import read_ply
 from r3_ros.maps.reading import read_map
