@@ -74,6 +74,8 @@ def write_bag(
     from ..input.open_source import open_source
 
     with open_source(path, args.camera, args.topic) as source:
+        if source.found:
+            print(f'found {", ".join(source.found)}', flush=True)
         total = min(filter(None, (source.length, max_frames)), default=None)
         frames = islice(iter(source), max_frames)
         bar = tqdm(frames, total=total, unit=' frames', desc=source.name, disable=None)

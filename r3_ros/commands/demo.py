@@ -158,8 +158,7 @@ def _evaluate(
     """Return the content of evaluation.json, and warnings."""
     from dataclasses import replace
 
-    from ..core.truth_file import read_truth
-    from ..evaluation.posed_sequences import TRUTH
+    from ..evaluation.posed_sequences import true_poses, TRUTH
     from ..evaluation.run_evaluation import evaluate_run
     from ..input.open_source import open_source
 
@@ -168,7 +167,7 @@ def _evaluate(
             found = source.truth()
         beside = source_path.parent / TRUTH
         if found is None and beside.is_file():
-            found = read_truth(beside), beside
+            found = true_poses(beside)
         if found is None:
             return None, []
         truth, truth_path = found

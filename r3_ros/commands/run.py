@@ -44,8 +44,8 @@ def register(subparsers: Any) -> None:
     parser.add_argument('--overwrite', action='store_true', help='replace an earlier output')
     parser.add_argument(
         '--camera', metavar='FILE',
-        help='calibration of ROS, Kalibr, OpenCV, ORB-SLAM, EuRoC, KITTI, COLMAP or nerfstudio, in '
-        'place of the recorded one',
+        help='calibration of ROS, Kalibr, OpenCV, ORB-SLAM, EuRoC, KITTI, COLMAP or nerfstudio, '
+        'in place of the recorded one',
     )  # fmt: skip
     parser.add_argument(
         '--map', metavar='DIR',
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     import cv2
 
     from ..core.atomic_files import atomic_directory
-    from ..core.truth_file import read_truth
+    from ..evaluation.posed_sequences import true_poses
     from ..evaluation.report.report_page import write_report
     from ..evaluation.run_evaluation import evaluate_run
     from ..input.open_source import open_source
@@ -81,8 +81,7 @@ def run(args: argparse.Namespace) -> int:
     # Reader, engine and predictor have threads of their own.
     cv2.setNumThreads(1)
     config = config_from(args)
-    truth_path = Path(args.groundtruth) if args.groundtruth else None
-    truth = read_truth(truth_path) if truth_path else None
+    truth = true_poses(Path(args.groundtruth)) if args.groundtruth else None
     output = Path(args.output)
     is_offline = args.mode == 'offline'
     if is_offline and args.map:
@@ -101,10 +100,9 @@ def run(args: argparse.Namespace) -> int:
         evaluation, no_evaluation = None, None
         # Keep the run although the truth does not fit.
         try:
-            if truth is None:
-                truth, truth_path = source.truth() or (None, None)
-            if truth is not None and truth_path is not None:
-                evaluation = evaluate_run(folder, truth, truth_path)
+            truth = truth or source.truth()
+            if truth is not None:
+                evaluation = evaluate_run(folder, *truth)
         except SourceError as error:
             no_evaluation = error
         write_report(folder)

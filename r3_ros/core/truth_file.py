@@ -22,7 +22,10 @@ _MATRIX_SIZES = (12, 16)
 #: Least digits of a time since 1970 in nanoseconds.
 _NS_DIGITS = 18
 #: Of EuRoC's poses, if nothing says where the camera is on the body.
-BODY_NOTE = "the poses are taken as they are: EuRoC's are those of the body, not of the camera"
+BODY_NOTE = (
+    "EuRoC's poses are of the body, not of the camera: they are moved to the camera if the folder "
+    'of the sequence is named and its sensor.yaml has T_BS'
+)
 #: Of matrices in files.
 _ROUNDING = 1e-3
 

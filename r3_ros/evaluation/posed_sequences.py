@@ -39,6 +39,20 @@ class PosedSequence:
     depth: Callable[[int], np.ndarray]
 
 
+def true_poses(path: Path) -> tuple[PoseList, Path]:
+    """Return the true poses in a file, or in a folder whose layout is known; and their file.
+
+    :raises SourceError: there are none, or they cannot be read.
+    """
+    if not path.is_dir():
+        return read_truth(path), path
+    with open_source(path) as source:
+        found = source.truth()
+    if found is None:
+        raise SourceError(f'{path} has no {TRUTH} and no other true poses: name their file')
+    return found
+
+
 def recorded_sequence(
     path: Path, groundtruth: Path | None = None, name: str = ''
 ) -> PosedSequence:
@@ -47,7 +61,7 @@ def recorded_sequence(
     Depth is read from a ``depth/`` beside the images (16-bit PNG, millimetres, named like its
     image) if the images have no distortion, since the engine's depth is of undistorted ones.
 
-    :param groundtruth: file of :func:`.read_truth`; None: what the folder's layout says, or
+    :param groundtruth: of :func:`true_poses`; None: what the folder's layout says, or
         ``groundtruth.txt`` beside the file.
     :raises SourceError: recording or truth is missing or unreadable.
     """
@@ -57,15 +71,16 @@ def recorded_sequence(
         depths: dict[int, Path] = {}
         if isinstance(source, FolderSource) and not is_distorted:
             depths = depth_files(path, source)
-        found = None if groundtruth else source.truth()
+        found = true_poses(groundtruth) if groundtruth else source.truth()
     place = path if path.is_dir() else path.parent
-    if groundtruth is None and found is None and not (place / TRUTH).is_file():
+    if found is None and (place / TRUTH).is_file():
+        found = true_poses(place / TRUTH)
+    if found is None:
         raise SourceError(
             f'{place} has no {TRUTH}: a recording without true poses cannot be evaluated; '
-            'name its file with --groundtruth, or leave this one out'
+            'name their file with --groundtruth, or leave this one out'
         )
-    truth = found[0] if found else read_truth(groundtruth or place / TRUTH)
     return PosedSequence(
-        name, name, truth, partial(open_source, path), list(depths),
+        name, name, found[0], partial(open_source, path), list(depths),
         lambda stamp_ns: read_depth(depths[stamp_ns]),
     )  # fmt: skip

@@ -41,7 +41,7 @@ class BagReader:
         with _as_source_error(path):
             # Only MCAP: for other databases rosbags handles paths of its own kind in another way.
             is_mcap = path.suffix == '.mcap' or any(path.glob('*.mcap'))
-            opened = McapPath(path) if is_mcap else path
+            opened: Any = McapPath(path) if is_mcap else path
             self._reader = AnyReader([opened], default_typestore=get_typestore(Stores.ROS2_JAZZY))
             self._reader.open()
         self.cut_files = opened.cut if isinstance(opened, McapPath) else []

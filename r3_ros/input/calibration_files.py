@@ -21,6 +21,11 @@ import yaml
 from ..core.errors import CalibrationError
 from .camera_model import camera_model, CameraModel
 
+#: Names of matrices in files of OpenCV programs.
+_OPENCV_K = ('camera_matrix', 'Camera_Matrix', 'cameraMatrix', 'intrinsic_matrix', 'K', 'M1')
+_OPENCV_D = (
+    'distortion_coefficients', 'Distortion_Coefficients', 'distCoeffs', 'dist_coeffs', 'D', 'D1',
+)  # fmt: skip
 _COLMAP_CORNER = 0.5
 #: Names of COLMAP's parameters; ``f`` is both focal lengths.
 _COLMAP_MODELS = {
@@ -83,7 +88,11 @@ def _content(text: str, path: Path) -> Any:
         lines = (line.split('#')[0].replace(',', ' ').split() for line in text.splitlines())
         return [line for line in lines if line]
     try:
-        content = json.loads(text) if path.suffix == '.json' else yaml.safe_load(text)
+        # The first of several documents: `ros2 topic echo` writes one per message.
+        load = (
+            json.loads if path.suffix == '.json' else lambda t: next(yaml.safe_load_all(t), None)
+        )
+        content = load(text)
     except (yaml.YAMLError, json.JSONDecodeError) as error:
         kind = 'JSON' if path.suffix == '.json' else 'YAML'
         raise CalibrationError(f'it is not valid {kind}: {error}') from error
@@ -100,7 +109,11 @@ def _opencv_content(text: str) -> dict[str, Any]:
         storage = cv2.FileStorage(text, cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY)
         return _node_content(storage.root())
     except (cv2.error, SystemError) as error:
-        raise CalibrationError(f'it is not valid YAML for OpenCV: {error}') from error
+        # OpenCV puts line and reason of a parsing error where it names functions elsewhere.
+        where = getattr(error.__cause__, 'func', '')
+        raise CalibrationError(
+            'it is not valid YAML as OpenCV writes it' + (f', line {where}' if where else '')
+        ) from error
 
 
 def _node_content(node: Any) -> Any:
@@ -167,22 +180,27 @@ def _ros(content: dict[str, Any], camera: str) -> CameraModel | None:
     )
 
 
+def _camera_info(content: dict[str, Any], camera: str) -> CameraModel | None:
+    """``CameraInfo`` as ``ros2 topic echo`` or ``rostopic echo`` print it."""
+    # Capitals in ROS 1.
+    K, D, P = (content.get(name, content.get(name.upper(), ())) for name in 'kdp')
+    size = int(content['width']), int(content['height'])
+    return camera_model(*size, K, str(content.get('distortion_model', '')), D, P)
+
+
 def _opencv(content: dict[str, Any], camera: str) -> CameraModel | None:
     """Matrices of OpenCV programs that do not write the image size."""
     K = _numbers(content, *_OPENCV_K)
     return camera_model(0, 0, K, '', _numbers(content, *_OPENCV_D, optional=True))
 
 
-_OPENCV_K = ('camera_matrix', 'Camera_Matrix', 'cameraMatrix', 'intrinsic_matrix', 'K', 'M1')
-_OPENCV_D = ('distortion_coefficients', 'Distortion_Coefficients', 'distCoeffs', 'dist_coeffs')
-_OPENCV_D += ('D', 'D1')
-
-
 def _euroc(content: dict[str, Any], camera: str) -> CameraModel | None:
     """``sensor.yaml`` of the ASL data set format."""
     _refuse_projection(content.get('camera_model', 'pinhole'))
+    width, height = map(int, content['resolution'])
     return camera_model(
-        *map(int, content['resolution']),
+        width,
+        height,
         _K(*content['intrinsics']),
         str(content.get('distortion_model') or ''),
         content.get('distortion_coefficients') or (),
@@ -195,8 +213,10 @@ def _kalibr(content: dict[str, Any], camera: str) -> CameraModel | None:
     name, note = (of_topic[0], '') if of_topic else _chosen(names, camera)
     chosen = content[name]
     _refuse_projection(chosen['camera_model'])
+    width, height = map(int, chosen['resolution'])
     model = camera_model(
-        *map(int, chosen['resolution']),
+        width,
+        height,
         _K(*chosen['intrinsics']),
         str(chosen.get('distortion_model') or ''),
         chosen.get('distortion_coeffs') or (),
@@ -261,7 +281,7 @@ def _kitti(rows: list[list[str]], camera: str) -> CameraModel | None:
     P = np.array(matrices[name], dtype=float).reshape(3, 4)
     size = matrices.get(f'S{name[1:]}', ('0', '0'))
     width, height = (int(float(value)) for value in size)
-    return _with_note(camera_model(width, height, P[:, :3].ravel()), note)
+    return _with_note(camera_model(width, height, P[:, :3].ravel().tolist()), note)
 
 
 def _colmap(rows: list[list[str]], camera: str) -> CameraModel | None:
@@ -321,7 +341,7 @@ def _matrix(rows: list[list[str]], camera: str) -> CameraModel | None:
     values = np.array([row for row in rows if len(row) == len(rows[0])], dtype=float)
     if values.size == 4:
         return camera_model(0, 0, _K(*values.ravel()))
-    return camera_model(0, 0, values[:3, :3].ravel())
+    return camera_model(0, 0, values[:3, :3].ravel().tolist())
 
 
 def _is_matrix(content: Any) -> bool:
@@ -356,6 +376,10 @@ Reader = Callable[[Any, str], CameraModel | None]
 #: By the name of the format: whether a content is of it, and what reads it.
 FORMATS: dict[str, tuple[Callable[[Any], bool], Reader]] = {
     'ROS camera_info (YAML)': (_is_ros, _ros),
+    'ROS CameraInfo message': (
+        lambda c: _has('width', 'height', 'k')(c) or _has('width', 'height', 'K')(c),
+        _camera_info,
+    ),
     'VINS': (_has('model_type', 'projection_parameters'), _vins),
     'EuRoC sensor.yaml': (_has('resolution', 'intrinsics'), _euroc),
     'Kalibr camchain': (_is_kalibr, _kalibr),

@@ -24,10 +24,14 @@ DISTORTION_SIZES = {
     'equidistant': (4,),
 }
 #: What drivers and calibration tools call them; the first two differ by their coefficients alone.
-_POLYNOMIAL = ('', 'plumb_bob', 'rational_polynomial', 'rational', 'radtan', 'rad_tan')
-_POLYNOMIAL += ('radial_tangential', 'brown_conrady', 'brown', 'opencv', 'full_opencv')
-_EQUIDISTANT = ('equidistant', 'equi', 'fisheye', 'opencv_fisheye', 'kannala_brandt')
-_EQUIDISTANT += ('kannala_brandt4', 'kannala_brandt8', 'kannalabrandt', 'kannalabrandt8', 'kb4')
+_POLYNOMIAL = {
+    '', 'plumb_bob', 'rational_polynomial', 'rational', 'radtan', 'rad_tan', 'radial_tangential',
+    'brown_conrady', 'brown', 'opencv', 'full_opencv',
+}  # fmt: skip
+_EQUIDISTANT = {
+    'equidistant', 'equi', 'fisheye', 'opencv_fisheye', 'kannala_brandt', 'kannala_brandt4',
+    'kannala_brandt8', 'kannalabrandt', 'kannalabrandt8', 'kb4',
+}  # fmt: skip
 
 #: Least factor on the focal length of a wide lens: less would trade detail in the middle for
 #: stretched corners.
@@ -180,8 +184,7 @@ def read_distortion(name: str, D: Sequence[float]) -> tuple[str, tuple[float, ..
     if any(D):
         sizes = [str(size) for family in families for size in DISTORTION_SIZES[family]]
         raise CalibrationError(
-            f'{name or "plumb_bob"} takes {", ".join(sizes)} distortion coefficients, got '
-            f'{len(D)}'
+            f'{name or "plumb_bob"} takes {", ".join(sizes)} distortion coefficients, got {len(D)}'
         )
     return (plain if plain in DISTORTION_SIZES else families[0]), (), ''
 

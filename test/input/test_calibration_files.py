@@ -67,6 +67,16 @@ intrinsics: [451.5, 452.5, 321.0, 239.0]
 distortion_model: radial-tangential
 distortion_coefficients: [-0.3, 0.1, 0.001, -0.002]
 """
+CAMERA_INFO = """\
+header: {stamp: {sec: 1, nanosec: 2}, frame_id: cam}
+height: 480
+width: 640
+distortion_model: plumb_bob
+d: [-0.3, 0.1, 0.001, -0.002]
+k: [451.5, 0.0, 321.0, 0.0, 452.5, 239.0, 0.0, 0.0, 1.0]
+p: [451.5, 0.0, 321.0, 0.0, 0.0, 452.5, 239.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+---
+"""
 VINS = """\
 %YAML:1.0
 ---
@@ -101,6 +111,7 @@ RATIONAL = (-0.3, 0.1, 0.001, -0.002, 0.01, 0.2, 0.3, 0.04)
 @pytest.mark.parametrize(
     ('name', 'content', 'lens', 'size'),
     [
+        ('info.yaml', CAMERA_INFO, PLUMB_BOB, SIZE),
         ('kalibr.yaml', kalibr('radtan', POLYNOMIAL), PLUMB_BOB, SIZE),
         ('kalibr.yaml', kalibr('equidistant', FISHEYE), EQUIDISTANT, SIZE),
         ('kalibr.yaml', kalibr('none', ()), UNDISTORTED, SIZE),
@@ -228,7 +239,7 @@ def test_a_camera_of_kitti_is_chosen_by_the_folder(tmp_path):
         ('a.yaml', kalibr('radtan', (0.1, 0.2)), 'takes 4, 5, 8'),
         ('a.yaml', orb_slam('Camera', 'MEI', ()), "'MEI' is not supported, only PinHole"),
         ('a.yaml', VINS_PINHOLE.replace('PINHOLE', 'MEI'), "'MEI' is not supported"),
-        ('a.yaml', '%YAML:1.0\n---\na: [1,\n b', 'no camera calibration|not valid YAML'),
+        ('a.yaml', '%YAML:1.0\n---\na: [1,\n b', r'not valid YAML.*line \(4\): Incorrect'),
         ('a.yaml', '%YAML:1.0\n---\nCamera.fx: 5.0\n', r"'Camera\.fy' is missing"),
         ('a.yaml', EUROC.replace('[451.5, 452.5, 321.0, 239.0]', '[1, 2]'), 'wrong type'),
         ('a.yaml', CAMERA_YAML.replace('[0, 0, 0, 0, 0]', '[a, 0, 0, 0]'), 'wrong type'),

@@ -324,6 +324,29 @@ def test_a_truth_that_does_not_fit_does_not_cost_the_run(tmp_path, predictor, ca
     assert (out / 'report.html').is_file()
 
 
+def test_what_lies_in_the_folder_is_used_and_said(tmp_path, predictor, capsys):
+    folder, out = write_folder(tmp_path / 'seq', count=8), tmp_path / 'out'
+    assert main(['run', str(folder / 'rgb'), '-o', str(out)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    places = 'times in timestamps.txt, calibration in camera.yaml, truth in groundtruth.txt'
+    assert said[0] == f'found sequence: 8 images in rgb, {places}'
+    assert json.loads((out / 'evaluation.json').read_text())['trajectory']['ate_rmse_m'] < 1e-6
+
+    # The folder also gives the truth of a run.
+    assert main(['eval', str(out), '--groundtruth', str(folder)]) == 0
+    assert 'ATE 0.0000 m' in capsys.readouterr().out
+    (folder / 'groundtruth.txt').unlink()
+    assert main(['eval', str(out), '--groundtruth', str(folder)]) == 2
+    assert 'no other true poses' in capsys.readouterr().err
+
+
+def test_a_found_truth_that_does_not_fit_is_a_warning(tmp_path, predictor, capsys):
+    folder = write_folder(tmp_path / 'seq', count=5)
+    (folder / 'groundtruth.txt').write_text('1 0 0 0 0 0 0 1\n')
+    assert main(['run', str(folder), '-o', str(tmp_path / 'out')]) == 0
+    assert 'not compared with the truth: only 0 poses' in capsys.readouterr().err
+
+
 def test_an_interrupt_writes_the_part_and_says_so(tmp_path, predictor, capsys, monkeypatch):
     folder = write_folder(tmp_path / 'seq', count=40)
     # A shell that runs the tests in the background has it ignored.

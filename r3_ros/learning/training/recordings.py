@@ -1,8 +1,8 @@
 """Clips of a user's own posed recordings, mixed with procedural ones.
 
 A recording is a folder with images, true poses (``groundtruth.txt``, or as its layout has them),
-a calibration and, if measured, ``depth/`` (16-bit PNG, millimetres, named like its image). The end of each
-recording is held out.
+a calibration and, if measured, ``depth/`` (16-bit PNG, millimetres, named like its image). The end
+of each recording is held out.
 """
 
 from __future__ import annotations
