@@ -45,7 +45,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         '--camera', metavar='FILE',
         help='calibration of ROS, Kalibr, OpenCV, ORB-SLAM, EuRoC, KITTI, COLMAP or nerfstudio, '
-        'in place of the recorded one',
+        'in place of the recorded one; none: estimate the focal length',
     )  # fmt: skip
     parser.add_argument(
         '--map', metavar='DIR',

@@ -48,7 +48,8 @@ def read_truth(path: Path | str, stamps_ns: Sequence[int] | None = None) -> Pose
     fields = rows[0].replace(',', ' ').split() if rows else []
     if len(fields) in _MATRIX_SIZES:
         return _matrices(rows, path, stamps_ns)
-    if fields and fields[0].isdigit() and (len(fields[0]) >= _NS_DIGITS or '[ns]' in text):
+    is_ns = fields and fields[0].isdigit() and (len(fields[0]) >= _NS_DIGITS or '[ns]' in text)
+    if is_ns and ',' in rows[0]:
         return _euroc(rows, path)
     return parse_tum(text, str(path))
 
@@ -56,7 +57,7 @@ def read_truth(path: Path | str, stamps_ns: Sequence[int] | None = None) -> Pose
 def _euroc(rows: list[str], path: Path) -> PoseList:
     """``stamp [ns], x, y, z, qw, qx, qy, qz`` and more columns, which are not used."""
     try:
-        fields = [row.replace(',', ' ').split()[:8] for row in rows]
+        fields = [row.split(',')[:8] for row in rows]
         stamps_ns = np.array([int(row[0]) for row in fields], dtype=np.int64)
         values = np.array([row[1:] for row in fields], dtype=float).reshape(len(rows), 7)
         T = T_from_quat(values[:, :3], values[:, [4, 5, 6, 3]])

@@ -82,7 +82,7 @@ def is_calibration(path: Path) -> bool:
 
 def _content(text: str, path: Path) -> Any:
     """Return the mapping of a YAML or JSON file, or the rows of words of any other."""
-    if text.startswith('%YAML:1.0') or '!!opencv-matrix' in text:
+    if text.startswith(('%YAML:1.0', '<?xml')) or '!!opencv-matrix' in text:
         return _opencv_content(text)
     if path.suffix == '.txt' or text.startswith('#') and 'CAMERA_ID' in text:
         lines = (line.split('#')[0].replace(',', ' ').split() for line in text.splitlines())
@@ -103,7 +103,7 @@ def _content(text: str, path: Path) -> Any:
 
 def _opencv_content(text: str) -> dict[str, Any]:
     """Return the content of a file of OpenCV's ``FileStorage``, matrices as ROS writes them."""
-    if not text.startswith('%YAML'):
+    if not text.startswith(('%YAML', '<?xml')):
         text = f'%YAML:1.0\n---\n{text}'
     try:
         storage = cv2.FileStorage(text, cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY)
@@ -112,7 +112,7 @@ def _opencv_content(text: str) -> dict[str, Any]:
         # OpenCV puts line and reason of a parsing error where it names functions elsewhere.
         where = getattr(error.__cause__, 'func', '')
         raise CalibrationError(
-            'it is not valid YAML as OpenCV writes it' + (f', line {where}' if where else '')
+            'it is not valid as OpenCV writes YAML and XML' + (f', line {where}' if where else '')
         ) from error
 
 
@@ -322,6 +322,8 @@ def _nerfstudio(content: dict[str, Any], camera: str) -> CameraModel | None:
         raise _refusal(model)
     if content.get('is_fisheye'):
         model = 'OPENCV_FISHEYE'
+    if 'w' not in content and any('w' in frame for frame in content.get('frames', ())):
+        raise CalibrationError('each frame has a calibration of its own; one for all is needed')
     width, height = int(content['w']), int(content['h'])
     if 'fl_x' in content:
         focal = float(content['fl_x'])

@@ -114,7 +114,8 @@ class Layout:
     Files are given relative to the folder of the images, as globs; of several the first that is
     there is used. ``{sequence}`` is the name of the folder above that of the images.
 
-    :ivar folder: of the images, relative to the folder of the sequence; a glob.
+    :ivar folders: of the images, relative to the folder of the sequence; globs, of which the
+        first that is there is used.
     :ivar marks: files of which one tells the layout.
     :ivar truth: one file, or the pattern of those that ``read_truth`` looks for.
     :ivar images: glob of the images' names, beside which others may lie.
@@ -122,7 +123,7 @@ class Layout:
     """
 
     name: str
-    folder: str
+    folders: tuple[str, ...]
     marks: tuple[str, ...]
     times: tuple[str, ...] = ()
     calibration: tuple[str, ...] = ()
@@ -135,7 +136,7 @@ class Layout:
 LAYOUTS = (
     Layout(
         'EuRoC',
-        folder='mav0/cam*/data',
+        folders=('mav0/cam*/data', 'cam*/data', 'data'),
         marks=('../data.csv', '../sensor.yaml'),
         times=('../data.csv',),
         calibration=('../sensor.yaml',),
@@ -144,7 +145,7 @@ LAYOUTS = (
     ),
     Layout(
         'KITTI odometry',
-        folder='image_[0-9]',
+        folders=('image_[0-9]',),
         marks=('../times.txt', '../calib.txt'),
         times=('../times.txt',),
         calibration=('../calib.txt',),
@@ -153,14 +154,14 @@ LAYOUTS = (
     ),
     Layout(
         'KITTI raw',
-        folder='image_0[0-9]/data',
+        folders=('image_0[0-9]/data',),
         marks=('../timestamps.txt',),
         times=('../timestamps.txt',),
         calibration=('../../../calib_cam_to_cam.txt', '../../calib_cam_to_cam.txt'),
     ),
     Layout(
         '7-Scenes',
-        folder='',
+        folders=('', 'seq-*'),
         marks=('*.color.png', '*.color.jpg'),
         images='*.color.*',
         truth=('*.pose.txt',),
@@ -169,18 +170,18 @@ LAYOUTS = (
     ),
     Layout(
         'ScanNet',
-        folder='color',
+        folders=('color',),
         marks=('../pose', '../intrinsic'),
         calibration=('../intrinsic/intrinsic_color.txt',),
         truth=('../pose/*.txt',),
         is_video=True,
         read_truth=read_pose_files,
     ),
-    Layout('TUM RGB-D', folder='rgb', marks=('../rgb.txt',), times=('../rgb.txt',)),
-    Layout('TUM mono', folder='images', marks=('../times.txt',), times=('../times.txt',)),
+    Layout('TUM RGB-D', folders=('rgb',), marks=('../rgb.txt',), times=('../rgb.txt',)),
+    Layout('TUM mono', folders=('images',), marks=('../times.txt',), times=('../times.txt',)),
     Layout(
         'nerfstudio',
-        folder='images',
+        folders=('images',),
         marks=('../transforms.json',),
         calibration=('../transforms.json',),
         truth=('../transforms.json',),
@@ -188,19 +189,19 @@ LAYOUTS = (
     ),
     Layout(
         'COLMAP',
-        folder='images',
+        folders=('images',),
         marks=('../sparse/0/cameras.txt', '../sparse/cameras.txt', '../cameras.txt'),
         calibration=('../sparse/0/cameras.txt', '../sparse/cameras.txt', '../cameras.txt'),
     ),
     Layout(
-        'sequence',
-        folder='rgb',
+        '',
+        folders=('rgb',),
         marks=('../timestamps.txt', '../times.txt', '../camera.yaml'),
         times=('../timestamps.txt', '../times.txt'),
     ),
 )
-#: Images in the folder itself or in its ``rgb`` or ``images``, with a list of times or without.
-_PLAIN = Layout('', folder='', marks=(), times=('timestamps.txt', 'rgb.txt', 'times.txt'))
+#: Any folder of images, with a list of times or without.
+_PLAIN = Layout('', folders=('',), marks=(), times=('timestamps.txt', 'rgb.txt', 'times.txt'))
 
 
 @dataclass(frozen=True)
@@ -276,18 +277,23 @@ class SequenceFolder:
 def find_sequence(path: Path) -> SequenceFolder:
     """Return the sequence of which ``path`` is the folder, or a folder inside it."""
     for layout in LAYOUTS:
-        parts = Path(layout.folder).parts
-        for inside in range(len(parts) + 1):
-            # The named folder may be that of the images, or one above it.
-            above, below = '/'.join(parts[:inside]), '/'.join(parts[inside:])
-            if above and not path.absolute().match(above):
-                continue
-            for folder in sorted(path.glob(below)) if below else [path]:
+        for pattern in layout.folders:
+            for root, folder in _candidates(path, Path(pattern).parts):
                 is_it = next(_matching(folder, layout.marks), None) is not None
                 if is_it and find_images(folder, layout.images):
-                    root = folder.absolute().parents[len(parts) - 1] if parts else folder
-                    return SequenceFolder(layout, root if above else path, folder)
+                    return SequenceFolder(layout, root, folder)
     return SequenceFolder(_PLAIN, path, path)
+
+
+def _candidates(path: Path, parts: Sequence[str]) -> Iterator[tuple[Path, Path]]:
+    """Yield folders of sequence and images of which ``path`` is one, or a folder between."""
+    for inside in range(len(parts) + 1):
+        above, below = '/'.join(parts[:inside]), '/'.join(parts[inside:])
+        if above and not path.absolute().match(above):
+            continue
+        root = path.absolute().parents[inside - 1] if inside else path
+        for folder in sorted(path.glob(below)) if below else [path]:
+            yield root, folder
 
 
 def _matching(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
@@ -303,8 +309,8 @@ def _matching(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
 
 
 def find_images(folder: Path, pattern: str = '*') -> list[Path]:
-    """Return the images of a folder, or of its ``rgb`` or ``images``, in natural order."""
-    for place in (folder, folder / 'rgb', folder / 'images'):
+    """Return the images of a folder, or of its ``rgb``, ``images`` or ``color``, in order."""
+    for place in (folder, *(folder / name for name in ('rgb', 'images', 'color'))):
         if place.is_dir():
             # Hidden files are metadata of operating systems.
             found = [

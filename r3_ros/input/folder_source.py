@@ -103,8 +103,8 @@ class FolderSource(Source):
             self.use_calibration(load_camera(file, self.camera_name), file)
         except CalibrationError as error:
             raise CalibrationError(
-                f'{error}. Name another file (--camera), or move this one away to have the focal '
-                'length estimated'
+                f'{error}. Name another file (--camera FILE), or have the focal length estimated '
+                '(--camera none)'
             ) from error
         self.found.append(f'calibration in {self._relative(file)}')
 
@@ -132,7 +132,7 @@ def _no_images(folder: Path) -> SourceError:
             f'({", ".join(bags)}), or have `ros2 bag reindex` write one'
         )
     return SourceError(
-        f'{folder} holds no images; looked for {", ".join(IMAGE_SUFFIXES)} in it, in its rgb and '
-        'images, and where EuRoC, KITTI, TUM, 7-Scenes and ScanNet have them. Name the folder '
-        'of one sequence, or that of its images'
+        f'{folder} holds no images; looked for {", ".join(IMAGE_SUFFIXES)} in it, in its rgb, '
+        'images and color, and where EuRoC, KITTI, TUM, 7-Scenes and ScanNet have them. Name the '
+        'folder of one sequence, or that of its images'
     )

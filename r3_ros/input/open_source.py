@@ -10,6 +10,9 @@ from .folder_source import BAG_SUFFIXES, FolderSource
 from .source import Source
 from .video_source import VideoSource
 
+#: In place of a calibration file.
+NO_CAMERA = 'none'
+
 
 def open_source(
     path: Path | str,
@@ -19,7 +22,8 @@ def open_source(
 ) -> Source:
     """Open a folder of images, a video or a bag.
 
-    :param camera: calibration file, in place of the one beside or inside the input.
+    :param camera: calibration file, in place of the one beside or inside the input; ``none``
+        uses no calibration at all.
     :param topic: image topic of a bag; needed only if it has several.
     :param collections: see :class:`FolderSource`.
     :raises SourceError: missing, empty, or of an unknown kind.
@@ -30,7 +34,7 @@ def open_source(
         source = _opened(path, camera is None, topic, collections)
     except OSError as error:
         raise SourceError(f'cannot read {path}: {error.strerror or error}') from error
-    if camera:
+    if camera and str(camera) != NO_CAMERA:
         try:
             source.use_calibration(load_camera(camera, source.camera_name), Path(camera))
         except BaseException:

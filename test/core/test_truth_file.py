@@ -73,6 +73,7 @@ def test_of_poses_with_one_stamp_the_first_counts(tmp_path):
         ('1403636579763555584,0,0,0,1,0,0,0\n1403636579763555583,0,0,0,1,0,0,0\n', 'earlier'),
         ('1 0 0 0 0 1 0 0 0 0 2 0\n', 'pose 1 is no rotation'),
         ('1 0 0 0 0 1 0 0 0 0 1 0\n1 0\n', 'no list of poses'),
+        ('1403636579763555584 0 0 0 0 0 0 1\n', 'divide nanoseconds'),
         ('', 'no poses'),
         ('1.5 0 0 0\n', '4 fields'),
     ],

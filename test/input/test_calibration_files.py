@@ -67,6 +67,17 @@ intrinsics: [451.5, 452.5, 321.0, 239.0]
 distortion_model: radial-tangential
 distortion_coefficients: [-0.3, 0.1, 0.001, -0.002]
 """
+XML = """\
+<?xml version="1.0"?>
+<opencv_storage>
+<K type_id="opencv-matrix">
+  <rows>3</rows><cols>3</cols><dt>d</dt>
+  <data>451.5 0. 321. 0. 452.5 239. 0. 0. 1.</data></K>
+<D type_id="opencv-matrix">
+  <rows>1</rows><cols>4</cols><dt>d</dt>
+  <data>-0.3 0.1 0.001 -0.002</data></D>
+</opencv_storage>
+"""
 CAMERA_INFO = """\
 header: {stamp: {sec: 1, nanosec: 2}, frame_id: cam}
 height: 480
@@ -134,6 +145,7 @@ RATIONAL = (-0.3, 0.1, 0.001, -0.002, 0.01, 0.2, 0.3, 0.04)
             EQUIDISTANT,
             SIZE,
         ),
+        ('cv.xml', XML, PLUMB_BOB, NO_SIZE),
         ('vins.yaml', VINS_PINHOLE, PLUMB_BOB, SIZE),
         ('vins.yaml', VINS_FISHEYE, EQUIDISTANT, SIZE),
         ('calib.txt', KITTI, UNDISTORTED, NO_SIZE),
@@ -239,7 +251,7 @@ def test_a_camera_of_kitti_is_chosen_by_the_folder(tmp_path):
         ('a.yaml', kalibr('radtan', (0.1, 0.2)), 'takes 4, 5, 8'),
         ('a.yaml', orb_slam('Camera', 'MEI', ()), "'MEI' is not supported, only PinHole"),
         ('a.yaml', VINS_PINHOLE.replace('PINHOLE', 'MEI'), "'MEI' is not supported"),
-        ('a.yaml', '%YAML:1.0\n---\na: [1,\n b', r'not valid YAML.*line \(4\): Incorrect'),
+        ('a.yaml', '%YAML:1.0\n---\na: [1,\n b', r'not valid as OpenCV.*line \(4\): Incorrect'),
         ('a.yaml', '%YAML:1.0\n---\nCamera.fx: 5.0\n', r"'Camera\.fy' is missing"),
         ('a.yaml', EUROC.replace('[451.5, 452.5, 321.0, 239.0]', '[1, 2]'), 'wrong type'),
         ('a.yaml', CAMERA_YAML.replace('[0, 0, 0, 0, 0]', '[a, 0, 0, 0]'), 'wrong type'),
@@ -253,6 +265,7 @@ def test_a_camera_of_kitti_is_chosen_by_the_folder(tmp_path):
         ('calib.txt', 'hello world\n', 'formats that are read: ROS.*Kalibr.*KITTI.*COLMAP'),
         ('a.yaml', 'hello: world\n', 'formats that are read: ROS.*Kalibr.*KITTI.*COLMAP'),
         ('a.json', '{', 'not valid JSON'),
+        ('a.json', '{"frames": [{"w": 5, "fl_x": 3}]}', 'each frame has a calibration'),
         ('a.json', nerfstudio(camera_model='EQUIRECTANGULAR'), "'EQUIRECTANGULAR' is not"),
     ],
 )

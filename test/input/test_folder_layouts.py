@@ -196,6 +196,24 @@ def test_a_layout_is_found_from_any_of_its_folders(
     assert is_guessed != any('times in' in text for text in source.found)
 
 
+@pytest.mark.parametrize(
+    ('named', 'moved'),
+    [('', 'cam0'), ('cam0/data', 'cam0'), ('left', 'left'), ('left/data', 'left')],
+)
+def test_a_camera_of_euroc_alone(tmp_path, named, moved):
+    euroc(tmp_path / 'whole')
+    (tmp_path / 'part').mkdir()
+    (tmp_path / 'whole/mav0/cam0').rename(tmp_path / 'part' / moved)
+    with open_source(tmp_path / 'part' / named) as source:
+        assert [frame.stamp_ns for frame in source] == STAMPS and source.calibration is not None
+
+
+def test_a_scene_with_its_first_sequence(tmp_path):
+    seven_scenes(tmp_path / 'chess/seq-01')
+    with open_source(tmp_path / 'chess') as source:
+        assert len(list(source)) == COUNT and 'images in seq-01' in source.found[0]
+
+
 def test_the_other_camera_is_found_by_its_name(tmp_path):
     euroc(tmp_path)
     (tmp_path / 'mav0/cam0').rename(tmp_path / 'mav0/cam1')
@@ -283,8 +301,10 @@ def test_a_found_calibration_that_is_of_no_use_says_what_to_do(tmp_path):
     euroc(tmp_path)
     sensor = tmp_path / 'mav0/cam0/sensor.yaml'
     sensor.write_text(sensor.read_text().replace('radial-tangential', 'fov'))
-    with pytest.raises(CalibrationError, match=r"'fov', known: plumb_bob.*--camera.*away"):
+    with pytest.raises(CalibrationError, match=r"'fov', known: plumb_bob.*--camera none"):
         open_source(tmp_path)
+    with open_source(tmp_path, camera='none') as source:
+        assert source.calibration is None
 
 
 def test_a_list_that_does_not_fit_the_images_is_refused(tmp_path):

@@ -329,7 +329,7 @@ def test_what_lies_in_the_folder_is_used_and_said(tmp_path, predictor, capsys):
     assert main(['run', str(folder / 'rgb'), '-o', str(out)]) == 0
     said = capsys.readouterr().out.splitlines()
     places = 'times in timestamps.txt, calibration in camera.yaml, truth in groundtruth.txt'
-    assert said[0] == f'found sequence: 8 images in rgb, {places}'
+    assert said[0] == f'found 8 images in rgb, {places}'
     assert json.loads((out / 'evaluation.json').read_text())['trajectory']['ate_rmse_m'] < 1e-6
 
     # The folder also gives the truth of a run.
