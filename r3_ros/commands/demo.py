@@ -160,10 +160,10 @@ def _evaluate(
 
     from ..evaluation.posed_sequences import true_poses, TRUTH
     from ..evaluation.run_evaluation import evaluate_run
-    from ..input.open_source import open_source
+    from ..input.open_source import NO_CAMERA, open_source
 
     try:
-        with open_source(source_path) as source:
+        with open_source(source_path, NO_CAMERA) as source:
             found = source.truth()
         beside = source_path.parent / TRUTH
         if found is None and beside.is_file():

@@ -12,8 +12,9 @@ import numpy as np
 from ..core.errors import SourceError
 from ..core.trajectory_file import PoseList
 from ..core.truth_file import read_truth
+from ..input.folder_layouts import DEPTH_UNIT_M
 from ..input.folder_source import FolderSource
-from ..input.open_source import open_source
+from ..input.open_source import NO_CAMERA, open_source
 from ..input.source import Source
 from .depth_errors import depth_files, read_depth
 
@@ -46,7 +47,7 @@ def true_poses(path: Path) -> tuple[PoseList, Path]:
     """
     if not path.is_dir():
         return read_truth(path), path
-    with open_source(path) as source:
+    with open_source(path, NO_CAMERA) as source:
         found = source.truth()
     if found is None:
         raise SourceError(f'{path} has no {TRUTH} and no other true poses: name their file')
@@ -69,8 +70,9 @@ def recorded_sequence(
     with open_source(path) as source:
         is_distorted = source.camera is not None and source.camera.is_distorted
         depths: dict[int, Path] = {}
+        unit_m = DEPTH_UNIT_M
         if isinstance(source, FolderSource) and not is_distorted:
-            depths = depth_files(path, source)
+            depths, unit_m = depth_files(path, source), source.depth_unit_m
         found = true_poses(groundtruth) if groundtruth else source.truth()
     place = path if path.is_dir() else path.parent
     if found is None and (place / TRUTH).is_file():
@@ -82,5 +84,5 @@ def recorded_sequence(
         )
     return PosedSequence(
         name, name, found[0], partial(open_source, path), list(depths),
-        lambda stamp_ns: read_depth(depths[stamp_ns]),
+        lambda stamp_ns: read_depth(depths[stamp_ns], unit_m),
     )  # fmt: skip

@@ -181,7 +181,8 @@ def read_distortion(name: str, D: Sequence[float]) -> tuple[str, tuple[float, ..
         is_mixed_up = plain in DISTORTION_SIZES and plain != model and any(D)
         count = f'{len(D)} distortion coefficients'
         return model, D, f'{name} with {count} is read as {model}' if is_mixed_up else ''
-    if any(D):
+    # Zeros are no distortion, except of a fisheye lens.
+    if any(D) or (D and plain in _EQUIDISTANT):
         sizes = [str(size) for family in families for size in DISTORTION_SIZES[family]]
         raise CalibrationError(
             f'{name or "plumb_bob"} takes {", ".join(sizes)} distortion coefficients, got {len(D)}'
@@ -241,7 +242,7 @@ def camera_from_info(info: Any, width: int, height: int) -> CameraModel | None:
     try:
         read_distortion(name, D)
     except CalibrationError as error:
-        problem = f'{error}: the images are not undistorted' if any(D) else ''
+        problem = f'{error}: the images are not undistorted' if len(D) else ''
         name, D = '', ()
     model = camera_model(info.width or width, info.height or height, K, name, D, P)
     if model is None:

@@ -23,6 +23,8 @@ from ..core.truth_file import BODY_NOTE, read_truth
 from .calibration_files import is_calibration
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
+#: Millimetres, as most write depth images.
+DEPTH_UNIT_M = 0.001
 #: Stamp in nanoseconds and path of each image.
 Entries = Sequence[tuple[int, Path]]
 #: Files beside the images of any layout: before those of the layout, and after them.
@@ -120,6 +122,7 @@ class Layout:
     :ivar truth: one file, or the pattern of those that ``read_truth`` looks for.
     :ivar images: glob of the images' names, beside which others may lie.
     :ivar is_video: the images are in order of time although nothing gives their times.
+    :ivar depth_unit_m: of the images in the folder ``depth`` of the sequence.
     """
 
     name: str
@@ -130,6 +133,7 @@ class Layout:
     truth: tuple[str, ...] = ()
     images: str = '*'
     is_video: bool = False
+    depth_unit_m: float = DEPTH_UNIT_M
     read_truth: Callable[[Path, Entries], PoseList] = field(default=read_listed_truth)
 
 
@@ -177,7 +181,13 @@ LAYOUTS = (
         is_video=True,
         read_truth=read_pose_files,
     ),
-    Layout('TUM RGB-D', folders=('rgb',), marks=('../rgb.txt',), times=('../rgb.txt',)),
+    Layout(
+        'TUM RGB-D',
+        folders=('rgb',),
+        marks=('../rgb.txt',),
+        times=('../rgb.txt',),
+        depth_unit_m=1 / 5000,
+    ),
     Layout('TUM mono', folders=('images',), marks=('../times.txt',), times=('../times.txt',)),
     Layout(
         'nerfstudio',
@@ -298,11 +308,9 @@ def _candidates(path: Path, parts: Sequence[str]) -> Iterator[tuple[Path, Path]]
 
 def _matching(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
     """Yield the files and folders that match, relative to a folder."""
+    sequence = glob.escape(folder.absolute().parent.name)
     for pattern in patterns:
-        place, rest = (
-            folder.absolute(),
-            Path(pattern.format(sequence=glob.escape(folder.absolute().parent.name))),
-        )
+        place, rest = folder.absolute(), Path(pattern.format(sequence=sequence))
         while rest.parts[0] == '..':
             place, rest = place.parent, Path(*rest.parts[1:])
         yield from sorted(place.glob(str(rest)))

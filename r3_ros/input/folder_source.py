@@ -21,6 +21,7 @@ class FolderSource(Source):
     """A folder of images, in any of the layouts of :mod:`.folder_layouts`.
 
     :ivar entries: stamp in nanoseconds and path of each image.
+    :ivar depth_unit_m: of the depth images that the folder may hold.
     :ivar is_collection: the images have no times and no order; stamps count seconds.
     """
 
@@ -37,6 +38,7 @@ class FolderSource(Source):
         super().__init__(folder.absolute().name, None, None)
         self._sequence = find_sequence(folder)
         self.camera_name = self._sequence.camera_name
+        self.depth_unit_m = self._sequence.layout.depth_unit_m
         self.is_collection = False
         self.entries = self._listed() or self._unlisted(folder, collections)
         if not self.entries:
@@ -91,7 +93,8 @@ class FolderSource(Source):
         rate_hz = 1.0 if self.is_collection else NOMINAL_RATE_HZ
         if not self.is_collection:
             self.warnings.append(
-                f'{folder} has no timestamps.txt: {NOMINAL_RATE_HZ:g} frames per second assumed'
+                f'{folder} has no times (a timestamps.txt, or file names): {NOMINAL_RATE_HZ:g} '
+                'frames per second assumed'
             )
         return [(round(i * NANOSECONDS / rate_hz), path) for i, path in enumerate(images)]
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from r3_ros.core.errors import CalibrationError, SourceError
 from r3_ros.core.geometry import make_T, quat_xyzw
+from r3_ros.evaluation.posed_sequences import recorded_sequence
 from r3_ros.input.open_source import open_source
 import scripted
 from sequences import HEIGHT, WIDTH
@@ -220,6 +221,15 @@ def test_the_other_camera_is_found_by_its_name(tmp_path):
     for named in ('mav0/cam1/data', ''):
         with open_source(tmp_path / named) as source:
             assert len(list(source)) == COUNT and source.camera_name == 'cam1'
+
+
+def test_depth_is_of_the_unit_of_its_layout(tmp_path):
+    tum(tmp_path)
+    depth = tmp_path / 'depth' / f'{seconds(STAMPS[0])}.png'
+    depth.parent.mkdir()
+    cv2.imwrite(str(depth), np.full((HEIGHT, WIDTH), 5000, np.uint16))
+    sequence = recorded_sequence(tmp_path)
+    assert sequence.depth_stamps == STAMPS[:1] and (sequence.depth(STAMPS[0]) == 1.0).all()
 
 
 def test_the_calibration_of_the_user_goes_before_that_of_the_data_set(tmp_path):

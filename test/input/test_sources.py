@@ -43,7 +43,7 @@ def test_without_times_images_come_in_natural_order_at_a_stated_rate(tmp_path):
     source, frames = read(tmp_path)
     assert [frame.image[0, 0, 0] for frame in frames] == [1, 2, 9, 10]
     assert np.diff([frame.stamp_ns for frame in frames]).tolist() == [33333333, 33333334, 33333333]
-    assert 'no timestamps.txt' in source.warnings[0]
+    assert 'no times' in source.warnings[0]
     assert source.camera is None
 
 

@@ -254,6 +254,7 @@ def test_rectification(topic, option, undone):
     [
         ({'d': [0.1] * 5, 'distortion_model': 'fancy'}, "'fancy'"),
         ({'d': [0.1, 0.2]}, 'got 2'),
+        ({'d': [0.0] * 5, 'distortion_model': 'fisheye'}, 'fisheye takes 4'),
         ({'d': [math.nan] * 5}, 'finite'),
     ],
 )

@@ -64,7 +64,7 @@ class Recording:
             )
         self.paths = [source.entries[i][1] for i in own]
         self.T_world_camera = truth.T_world_camera[other]
-        self._depth = folder / 'depth'
+        self._depth, self._depth_unit_m = folder / 'depth', source.depth_unit_m
         first = decode_compressed(self.paths[0].read_bytes())
         self._camera = source.camera.scaled_to(first.shape[1], first.shape[0])
         self._rectifier = Rectifier(self._camera) if self._camera.is_distorted else None
@@ -92,7 +92,7 @@ class Recording:
             # Depth of distorted images is not used: it is not rectified.
             image = self._rectifier.rectify(image)
         elif file.is_file():
-            depth = read_depth(file)
+            depth = read_depth(file, self._depth_unit_m)
         crop = middle_part(image.shape[1], image.shape[0], size)
         part = image[crop[1] : crop[1] + crop[3], crop[0] : crop[0] + crop[2]]
         resized = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
