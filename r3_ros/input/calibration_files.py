@@ -62,7 +62,7 @@ def load_camera(path: Path | str, camera: str = '') -> CameraModel | None:
                 return read(content, camera)
     except KeyError as error:
         raise CalibrationError(f'{path} is no camera calibration: {error} is missing') from error
-    except (TypeError, ValueError, IndexError) as error:
+    except (TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise CalibrationError(f'{path} holds a value of the wrong type: {error}') from error
     except CalibrationError as error:
         raise CalibrationError(f'{path}: {error}') from error
@@ -88,14 +88,15 @@ def _content(text: str, path: Path) -> Any:
         lines = (line.split('#')[0].replace(',', ' ').split() for line in text.splitlines())
         return [line for line in lines if line]
     try:
-        # The first of several documents: `ros2 topic echo` writes one per message.
-        load = (
-            json.loads if path.suffix == '.json' else lambda t: next(yaml.safe_load_all(t), None)
-        )
-        content = load(text)
-    except (yaml.YAMLError, json.JSONDecodeError) as error:
-        kind = 'JSON' if path.suffix == '.json' else 'YAML'
-        raise CalibrationError(f'it is not valid {kind}: {error}') from error
+        if path.suffix == '.json':
+            content = json.loads(text)
+        else:
+            # The first of several documents: `ros2 topic echo` writes one per message.
+            content = next(yaml.safe_load_all(text), None)
+    except json.JSONDecodeError as error:
+        raise CalibrationError(f'it is not valid JSON: {error}') from error
+    except yaml.YAMLError as error:
+        raise CalibrationError(f'it is not valid YAML: {error}') from error
     if not isinstance(content, dict):
         raise CalibrationError('it is no camera calibration: it must hold a YAML mapping')
     return content
