@@ -82,7 +82,10 @@ def times_in_names(names: Sequence[str]) -> list[int] | None:
     matches = [match for match in map(_TIME_IN_NAME.search, names) if match]
     if not names or len(matches) != len(names):
         return None
-    stamps = stamps_of(['.'.join(filter(None, match.groups())) for match in matches])
+    try:
+        stamps = stamps_of(['.'.join(filter(None, match.groups())) for match in matches])
+    except ValueError:  # longer numbers than those of times
+        return None
     if stamps is None or len(set(stamps)) != len(stamps):
         return None
     is_bare = all(len(match[0]) == len(match.string) for match in matches)
@@ -98,7 +101,11 @@ def stamps_of(texts: Sequence[str]) -> list[int] | None:
         return [parse_stamp(text) for text in texts]
     values = [int(text) for text in texts]
     unit = _unit_ns(values) if values else None
-    return [value * unit for value in values] if unit else None
+    if unit is None:
+        return None
+    if max(values) * unit > _EPOCH_NS[1]:
+        raise ValueError(f'{max(values)} is too large for a time')
+    return [value * unit for value in values]
 
 
 def _unit_ns(values: Sequence[int]) -> int | None:

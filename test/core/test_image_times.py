@@ -34,6 +34,8 @@ from r3_ros.core.image_times import read_times, times_in_names
         (['view1.5', 'view2.5'], None),
         (['1.1', '1.10'], None),
         (['1700000000.5', 'last'], None),
+        (['99999999999999999999', '99999999999999999999999'], None),
+        (['99999999999.5', '99999999999.75'], None),
         ([], None),
     ],
 )
@@ -71,6 +73,7 @@ def test_lists(tmp_path, content, stamps, names):
         ('0.5 a.png\nnoon b.png\n', "line 2: 'noon'"),
         ('0.5 a.png\n1.5\n', 'some lines name'),
         ('99999999999999999999\n', 'too large'),
+        ('99999999999999999999\n999999999999999999999\n', 'too large'),
     ],
 )
 def test_lists_that_are_refused(tmp_path, content, message):
