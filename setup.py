@@ -48,7 +48,8 @@ setup(
         'opencv-python-headless>=4.8',
         'pillow>=9.1',
         'PyYAML>=6.0',
-        'rosbags>=0.10',
+        # 0.11.2 is the first that opens paths of another kind than its own.
+        'rosbags>=0.11.2',
         'scipy>=1.10',
         'tqdm>=4.60',
     ],

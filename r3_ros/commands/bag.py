@@ -24,7 +24,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         'output', metavar='OUT', help='file (OUT.mcap) or rosbag2 folder (any other name)'
     )
-    parser.add_argument('--camera', metavar='FILE', help='ROS calibration file')
+    parser.add_argument('--camera', metavar='FILE', help='calibration, as of r3 run')
     parser.add_argument('--topic', metavar='NAME', help='image topic, if INPUT has several')
     parser.add_argument(
         '--image-topic', metavar='NAME', default='/camera/image_raw', help='topic to write'
@@ -75,6 +75,8 @@ def write_bag(
     from ..input.open_source import open_source
 
     with open_source(path, args.camera, args.topic, encoding_hint=encoding_hint) as source:
+        if source.found:
+            print(f'found {", ".join(source.found)}', flush=True)
         total = min(filter(None, (source.length, max_frames)), default=None)
         frames = islice(iter(source), max_frames)
         bar = tqdm(frames, total=total, unit=' frames', desc=source.name, disable=None)

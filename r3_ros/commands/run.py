@@ -36,8 +36,10 @@ def register(subparsers: Any) -> None:
         'quarter of the frames were left out.',
     )
     parser.add_argument(
-        'input', metavar='INPUT', help='folder of images, video, or bag (rosbag2, .mcap, .db3)'
-    )
+        'input', metavar='INPUT',
+        help='folder of images (as TUM, EuRoC, KITTI, 7-Scenes and ScanNet have them, or plain), '
+        'video, or bag (rosbag2, .mcap, .db3, .bag)',
+    )  # fmt: skip
     parser.add_argument('--output', '-o', metavar='DIR', required=True, help='folder to write')
     parser.add_argument(
         '--mode', choices=('stream', 'offline'), default='stream',
@@ -46,8 +48,10 @@ def register(subparsers: Any) -> None:
     )  # fmt: skip
     parser.add_argument('--overwrite', action='store_true', help='replace an earlier output')
     parser.add_argument(
-        '--camera', metavar='FILE', help='ROS calibration file, in place of the recorded one'
-    )
+        '--camera', metavar='FILE',
+        help='calibration of ROS, Kalibr, OpenCV, ORB-SLAM, EuRoC, KITTI, COLMAP or nerfstudio, '
+        'in place of the recorded one; none: estimate the focal length',
+    )  # fmt: skip
     parser.add_argument(
         '--map', metavar='DIR',
         help='a saved map, of ~/save_map or OUTPUT/map of an earlier run, in which the camera is '
@@ -62,8 +66,9 @@ def register(subparsers: Any) -> None:
         'scale.source=odometry',
     )  # fmt: skip
     parser.add_argument(
-        '--groundtruth', metavar='FILE', help='TUM file to evaluate against, as r3 eval does'
-    )
+        '--groundtruth', metavar='FILE',
+        help='true poses to evaluate against, as r3 eval does (default: those of the folder)',
+    )  # fmt: skip
     add_config_options(parser)
     parser.set_defaults(func=run)
 
@@ -72,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     import cv2
 
     from ..core.atomic_files import atomic_directory
-    from ..core.trajectory_file import read_tum
+    from ..evaluation.posed_sequences import true_poses
     from ..evaluation.report.report_page import write_report
     from ..evaluation.run_evaluation import evaluate_run
     from ..input.open_source import open_source
@@ -81,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     # Reader, engine and predictor have threads of their own.
     cv2.setNumThreads(1)
     config = config_from(args)
-    truth = read_tum(args.groundtruth) if args.groundtruth else None
+    truth = true_poses(Path(args.groundtruth)) if args.groundtruth else None
     output = Path(args.output)
     is_offline = args.mode == 'offline'
     if is_offline and args.map:
@@ -92,21 +97,26 @@ def run(args: argparse.Namespace) -> int:
         ) as source,
         atomic_directory(output, args.overwrite, marker=SUMMARY) as folder,
     ):
+        if source.found:
+            print(f'found {", ".join(source.found)}', flush=True)
         process = _reconstructed if is_offline else _streamed
         result = process(source, config, args, folder / DEPTH)
         if not result.records:
             raise KeyboardInterrupt  # before the first frame
         write_run(folder, result, config, str(args.input))
         evaluation, no_evaluation = None, None
-        if truth is not None:
-            try:
-                evaluation = evaluate_run(folder, truth, Path(args.groundtruth))
-            except SourceError as error:
-                # Keep the run although the truth does not fit.
-                no_evaluation = error
+        # Keep the run although the truth does not fit.
+        try:
+            truth = truth or source.truth()
+            if truth is not None:
+                evaluation = evaluate_run(folder, *truth)
+        except SourceError as error:
+            no_evaluation = error
         write_report(folder)
+    if no_evaluation is not None and not args.groundtruth:
+        print(f'warning: not compared with the truth: {no_evaluation}', file=sys.stderr)
     _print_result(output, result, evaluation)
-    if no_evaluation is not None:
+    if no_evaluation is not None and args.groundtruth:
         raise no_evaluation
     if result.interrupted:
         return 130

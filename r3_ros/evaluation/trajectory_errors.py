@@ -97,7 +97,7 @@ def evaluate_trajectory(
         rotation_mean_deg=float(rotation_deg.mean()),
         rotation_max_deg=float(rotation_deg.max()),
         scale=scale,
-        notes=notes,
+        notes=(*truth.notes, *notes),
         stamps_ns=estimate.stamps_ns[own],
         errors_m=errors,
         rotation_deg=rotation_deg,

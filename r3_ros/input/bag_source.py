@@ -15,6 +15,7 @@ from rosbags.typesys import get_typestore, Stores
 from ..core.errors import CalibrationError, FrameError, SourceError
 from ..core.trajectory_file import NANOSECONDS
 from .camera_model import camera_from_info, CameraModel
+from .cut_mcap import McapPath
 from .image_decoding import assumed_encoding, decode_message
 from .image_topics import base_topic, camera_info_topic, full_topic
 from .source import RawFrame, Source
@@ -43,6 +44,7 @@ class BagReader:
 
     :ivar is_ros1: whether it is of ROS 1.
     :ivar connections: each publisher of a topic may have its own.
+    :ivar cut_files: MCAP files that were not closed, which are read as far as they go.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,8 +60,12 @@ class BagReader:
         # their definitions. Those of other messages, which may be wrong, are not needed.
         self._types = get_typestore(Stores.ROS1_NOETIC if self.is_ros1 else Stores.ROS2_JAZZY)
         with _as_source_error(path):
-            self._reader = Ros1Reader(path) if self.is_ros1 else Ros2Reader(path)
+            # Only MCAP: for other databases rosbags handles paths of its own kind in another way.
+            is_mcap = path.suffix == '.mcap' or any(path.glob('*.mcap'))
+            opened: Any = McapPath(path) if is_mcap else path
+            self._reader = Ros1Reader(path) if self.is_ros1 else Ros2Reader(opened)
             self._reader.open()
+        self.cut_files = opened.cut if isinstance(opened, McapPath) else []
         self.connections = self._reader.connections
 
     def close(self) -> None:
@@ -142,29 +148,31 @@ class BagSource(Source):
     def __init__(
         self,
         path: Path,
-        camera: CameraModel | None = None,
         topic: str | None = None,
-        ignore_camera_info: bool = False,
+        use_own_camera: bool = True,
         encoding_hint: str = '',
     ) -> None:
         """Open the bag and choose the topic.
 
+        :param use_own_camera: False ignores the recorded CameraInfo.
         :param encoding_hint: ``input.encoding_hint``.
         :raises SourceError: it is damaged, or holds no image topic, or several.
-        :raises CalibrationError: the recorded calibration cannot be used.
         """
         self._bag = BagReader(path)
         self._encoding_hint = encoding_hint
         try:
             self._images = _image_connections(self._bag, topic)
-            super().__init__(path.absolute().name, camera, sum(c.msgcount for c in self._images))
-            self.topic = full_topic(self._images[0].topic)
+            super().__init__(path.absolute().name, None, sum(c.msgcount for c in self._images))
+            self.topic = self.camera_name = full_topic(self._images[0].topic)
             if not self.length:
                 raise SourceError(f'{path} has the topic {self.topic}, but no image')
-            if not ignore_camera_info:
+            if use_own_camera:
                 self.calibration = self._recorded_camera()
-        except BaseException:
+        except BaseException as error:
             self._bag.close()
+            cut = ', '.join(file.name for file in self._bag.cut_files)
+            if cut and isinstance(error, SourceError):
+                raise SourceError(f'{error}; {cut} was not closed, and ends too early') from error
             raise
 
     def close(self) -> None:
@@ -172,6 +180,7 @@ class BagSource(Source):
         self._bag.close()
 
     def _read(self) -> Iterator[RawFrame]:
+        stamps: list[int] = []
         count, hint = 0, self._encoding_hint
         try:
             for connection, recorded_ns, data in self._bag.serialized(self._images):
@@ -184,12 +193,19 @@ class BagSource(Source):
                     continue
                 if assumption := assumed_encoding(message, hint):
                     self._note(assumption)
-                yield RawFrame(self._stamp_ns(message, recorded_ns), image)
+                stamps.append(self._stamp_ns(message, recorded_ns))
+                yield RawFrame(stamps[-1], image)
         except SourceError as error:
             if not count:
                 raise
             self.warnings.append(f'ended after {count} images: {error}')
-        if self.length and count < self.length:
+        for file in self._bag.cut_files:
+            span_s = (max(stamps) - min(stamps)) / NANOSECONDS if stamps else 0.0
+            self.warnings.append(
+                f'{file.name} was not closed (was the recorder killed, or the copy interrupted?): '
+                f'read up to its end, {len(stamps)} frames over {span_s:.1f} s'
+            )
+        if self.length and count < self.length and not self._bag.cut_files:
             self.skipped += self.length - count
             self._note(f'{self.name} announces {self.length} images, {count} could be read')
 
@@ -206,15 +222,37 @@ class BagSource(Source):
         chosen = infos.get(sibling) or (next(iter(infos.values())) if len(infos) == 1 else [])
         if not chosen:
             return None
+        width, height = self._image_size()
         for connection, _, data in self._bag.serialized(chosen):
             try:
-                return camera_from_info(self._bag.deserialize(connection, data))
+                info = self._bag.deserialize(connection, data)
+                camera = camera_from_info(info, width, height)
+                camera = camera and camera.scaled_to(width, height)
             except (FrameError, CalibrationError) as error:
-                raise CalibrationError(
-                    f'the recorded CameraInfo cannot be used: {error}. Give a calibration file '
-                    'instead (--camera)'
-                ) from error
+                self.warnings.append(
+                    f'the recorded CameraInfo cannot be used, so it is ignored: {error}. Give a '
+                    'calibration file instead (--camera)'
+                )
+                return None
+            if camera is not None and camera.note:
+                self.warnings.append(f'the recorded CameraInfo: {camera.note}')
+            return camera
         return None
+
+    def _image_size(self) -> tuple[int, int]:
+        """Return width and height of the first image that can be decoded.
+
+        :raises SourceError: there is none.
+        """
+        problem = None
+        for connection, _, data in self._bag.serialized(self._images):
+            try:
+                message = self._bag.deserialize(connection, data)
+                image = decode_message(message, self._encoding_hint)
+                return image.shape[1], image.shape[0]
+            except FrameError as error:
+                problem = problem or error
+        raise SourceError(f'{self.name} gave no frame that can be decoded: {problem}')
 
 
 def _image_connections(bag: BagReader, topic: str | None) -> list[Connection]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from ..core.errors import SourceError
+from ..core.trajectory_file import PoseList
 from .brightness_range import BrightnessRange
 from .camera_model import CameraModel
 
@@ -38,6 +40,8 @@ class Source(ABC):
     :ivar name: for reports.
     :ivar calibration: as recorded or given; None if there is none.
     :ivar topic: of the images in a bag; empty elsewhere.
+    :ivar camera_name: by which calibrations of several cameras know this one; may be empty.
+    :ivar found: what lies beside the images and is used, for the user.
     :ivar length: expected number of frames; None if unknown.
     :ivar warnings: for the user; complete after the iteration.
     :ivar skipped: frames that could not be decoded.
@@ -47,6 +51,8 @@ class Source(ABC):
         self.name = name
         self.calibration = camera
         self.topic = ''
+        self.camera_name = ''
+        self.found: list[str] = []
         self.length = length
         self.warnings: list[str] = []
         self.skipped = 0
@@ -60,6 +66,19 @@ class Source(ABC):
     def camera_for(self, rectification: str) -> CameraModel | None:
         """Return the calibration by which to undistort; see :meth:`.CameraModel.of_images`."""
         return self.calibration and self.calibration.of_images(rectification, self.topic)
+
+    def use_calibration(self, camera: CameraModel | None, file: Path) -> None:
+        """Use a calibration, and its note as a warning."""
+        self.calibration = camera
+        if camera is not None and camera.note:
+            self.warnings.append(f'{file}: {camera.note}')
+
+    def truth(self) -> tuple[PoseList, Path] | None:
+        """Return the true poses that belong to the recording, and their file; None without.
+
+        :raises SourceError: they cannot be read.
+        """
+        return None
 
     def __enter__(self) -> Source:
         return self

@@ -11,7 +11,6 @@ import numpy as np
 
 from ..core.errors import CalibrationError, SourceError
 from ..core.trajectory_file import NANOSECONDS
-from .camera_model import CameraModel
 from .source import NOMINAL_RATE_HZ, RawFrame, Source
 
 #: Durations of whole files are rounded.
@@ -22,7 +21,7 @@ _HIGHEST_RATE_HZ = 1000
 class VideoSource(Source):
     """A video file, with the times of its container, turned upright as its header says."""
 
-    def __init__(self, path: Path, camera: CameraModel | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         """Open the file.
 
         :raises SourceError: FFmpeg cannot read it.
@@ -45,7 +44,7 @@ class VideoSource(Source):
             rate_hz = float(self._stream.average_rate or 0)
             self._has_rate = 0 < rate_hz < _HIGHEST_RATE_HZ
             self._rate_hz = rate_hz if self._has_rate else NOMINAL_RATE_HZ
-            super().__init__(path.name, camera, self._announced())
+            super().__init__(path.name, None, self._announced())
         except BaseException:
             self._container.close()
             raise

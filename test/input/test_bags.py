@@ -2,6 +2,7 @@
 
 from contextlib import closing
 import os
+import re
 import sqlite3
 
 import cv2
@@ -412,14 +413,73 @@ def test_images_without_a_stamp_get_the_time_of_recording(tmp_path):
 def test_a_cut_off_bag_is_refused_or_used_as_far_as_it_goes(tmp_path):
     write_sequence(tmp_path / 'a.mcap', frames(40), LENS)
     whole = (tmp_path / 'a.mcap').read_bytes()
-    for share in (0.0, 0.001, 0.5, 0.97):
+    for share in (0.0, 0.001, 0.01, 0.3, 0.5, 0.97):
         (tmp_path / 'cut.mcap').write_bytes(whole[: int(share * len(whole))])
         try:
             source, found = read(tmp_path / 'cut.mcap')
         except SourceError as error:
-            assert 'damaged' in str(error) and 'cut.mcap' in str(error)
+            assert share < 0.02 and 'cut.mcap' in str(error)
+            assert 'damaged' in str(error) or 'ends too early' in str(error)
         else:
-            assert len(found) < 40 and any('damaged' in w for w in source.warnings)
+            assert abs(len(found) - 40 * share) < 2
+            stamps = [frame.stamp_ns for frame in found]
+            assert stamps == [frame.stamp_ns for frame in frames(40)][: len(found)]
+            amount = f'{len(found)} frames over {(stamps[-1] - stamps[0]) / 1e9:.1f} s'
+            assert 'not closed' in source.warnings[0] and amount in source.warnings[0]
+            np.testing.assert_array_equal(source.camera.K, LENS.K)
+
+
+@pytest.mark.parametrize('is_zeros', [False, True])
+def test_a_cut_file_in_a_bag_folder_is_read_as_far_as_it_goes(tmp_path, is_zeros):
+    write_sequence(tmp_path / 'bag', frames(10), LENS)
+    (file,) = (tmp_path / 'bag').glob('*.mcap')
+    whole = file.read_bytes()
+    half = len(whole) // 2
+    # Zeros are what a power failure leaves.
+    file.write_bytes(whole[:half] + bytes(half if is_zeros else 0))
+    source, found = read(tmp_path / 'bag')
+    assert 3 <= len(found) <= 5 and 'not closed' in source.warnings[-1]
+
+
+@pytest.mark.parametrize('cut', range(0, 400, 39))
+def test_a_bag_cut_in_its_last_index_keeps_all_images(tmp_path, cut):
+    write_sequence(tmp_path / 'a.mcap', frames(3), LENS)
+    whole = (tmp_path / 'a.mcap').read_bytes()
+    # The message index of the only chunk is followed by metadata, DataEnd and the summary.
+    end = whole.rindex(b'\x0f\x04\0\0\0\0\0\0\0')
+    (tmp_path / 'cut.mcap').write_bytes(whole[: end - cut])
+    assert len(read(tmp_path / 'cut.mcap')[1]) == 3
+
+
+@pytest.mark.parametrize(
+    ('changes', 'words', 'is_calibrated'),
+    [
+        ({'width': 0, 'height': 0}, '', True),
+        ({'d': [0.1] * 8}, 'read as rational_polynomial', True),
+        ({'d': [0.1] * 5, 'distortion_model': 'fancy'}, 'not undistorted', True),
+        ({'k': [np.nan] * 9}, 'ignored.*--camera', False),
+        ({'width': 2 * WIDTH}, 'ignored.*aspect', False),
+    ],
+)
+def test_recorded_calibrations_are_judged_as_live_ones(tmp_path, changes, words, is_calibrated):
+    K = [50.0, 0, 31, 0, 51, 23, 0, 0, 1]
+    values = {'width': WIDTH, 'height': HEIGHT, 'k': K, 'd': [0.0] * 5, 'p': [0.0] * 12} | changes
+    roi = STORE.types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
+    arrays = {n: np.array(values.pop(n), float) for n in ('k', 'd', 'p')} | {
+        'r': np.eye(3).ravel()
+    }
+    info = STORE.types['sensor_msgs/msg/CameraInfo'](
+        **{'header': image_message(1).header, 'binning_x': 0, 'binning_y': 0, 'roi': roi},
+        **{'distortion_model': 'plumb_bob'} | values | arrays,
+    )
+    bag = write_bag(
+        tmp_path / 'bag', {'/image': [(1, image_message(1))], '/camera_info': [(1, info)]}
+    )
+    source, _ = read(bag)
+    assert (source.camera is not None) == is_calibrated
+    assert re.search(words, ' '.join(source.warnings)) and bool(words) == bool(source.warnings)
+    if is_calibrated:
+        assert (source.camera.width, source.camera.height) == (WIDTH, HEIGHT)
 
 
 def test_noise_in_a_bag_is_refused_or_passed_over_in_words(tmp_path):

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 from r3_ros.core.errors import CalibrationError, SourceError
-from r3_ros.input import folder_source
-from r3_ros.input.folder_source import find_images
+from r3_ros.input import folder_layouts
+from r3_ros.input.folder_layouts import find_images
 from r3_ros.input.open_source import open_source
 import scripted
 from sequences import CAMERA_YAML, HEIGHT, stamp, WIDTH, write_folder, write_video
@@ -45,7 +45,7 @@ def test_without_times_images_come_in_natural_order_at_a_stated_rate(tmp_path):
     source, frames = read(tmp_path)
     assert [frame.image[0, 0, 0] for frame in frames] == [1, 2, 9, 10]
     assert np.diff([frame.stamp_ns for frame in frames]).tolist() == [33333333, 33333334, 33333333]
-    assert 'no timestamps.txt' in source.warnings[0]
+    assert 'no times' in source.warnings[0]
     assert source.camera is None
 
 
@@ -152,10 +152,10 @@ def test_an_input_that_may_not_be_read_is_reported(tmp_path, kind):
 
 
 def test_an_error_of_the_system_is_reported(tmp_path, monkeypatch):
-    def refuse(folder):
+    def refuse(folder, pattern):
         raise PermissionError(13, 'Permission denied')
 
-    monkeypatch.setattr(folder_source, 'find_images', refuse)
+    monkeypatch.setattr(folder_layouts, 'find_images', refuse)
     with pytest.raises(SourceError, match=f'cannot read {tmp_path}: Permission denied'):
         open_source(tmp_path)
 

@@ -179,8 +179,6 @@ def test_good_calibration():
         (info(k=[math.nan, *K[1:]]), 'invalid', 'finite'),
         (info(k=[math.inf, *K[1:]]), 'invalid', 'finite'),
         (info(k=[-50.0, *K[1:]]), 'invalid', 'positive'),
-        (info(d=[math.nan] * 5), 'invalid', 'finite'),
-        (info(d=[0.1, 0.2]), 'invalid', 'coefficients'),
         (info(width=80, height=48), 'size mismatch', 'another aspect ratio'),
         (info(roi=RegionOfInterest(x_offset=60, width=32, height=32)), 'invalid', 'not inside'),
     ],
@@ -230,12 +228,42 @@ def test_rectification(topic, option, undone):
         assert found.intrinsics.fx == 40.0, 'P describes a rectified image'
 
 
-def test_unknown_distortion_model_is_reported_and_not_undone():
-    found = judge(info(d=[0.1] * 5, distortion_model='fancy'))
+@pytest.mark.parametrize(
+    ('changes', 'words'),
+    [
+        ({'d': [0.1] * 5, 'distortion_model': 'fancy'}, "'fancy'"),
+        ({'d': [0.1, 0.2]}, 'got 2'),
+        ({'d': [0.0] * 5, 'distortion_model': 'fisheye'}, 'fisheye takes 4'),
+        ({'d': [math.nan] * 5}, 'finite'),
+    ],
+)
+def test_distortion_that_cannot_be_read_is_reported_and_not_undone(changes, words):
+    found = judge(info(**changes))
     assert found.status == 'valid'
-    assert "'fancy'" in found.problem
+    assert words in found.problem and 'not undistorted' in found.problem
     assert found.rectifier is None
     assert found.intrinsics.fx == 50.0
+
+
+@pytest.mark.parametrize(
+    ('model', 'D', 'undone', 'words'),
+    [
+        (
+            'plumb_bob',
+            [-0.03, 0.035, -1e-4, -1e-4, -0.012, 0.0, 0.0, 0.0],
+            True,
+            'read as rational',
+        ),
+        ('plumb_bob', [0.0] * 8, False, ''),
+        ('', [-0.1, 0.01, 0.0, 0.0, 0.0], True, ''),
+        ('', [], False, ''),
+        ('fisheye', [0.01, 0.0, 0.0, 0.0], True, ''),
+    ],
+)
+def test_coefficients_count_more_than_the_name_of_the_model(model, D, undone, words):
+    found = judge(info(d=D, distortion_model=model))
+    assert (found.status, found.rectifier is not None) == ('valid', undone)
+    assert words in found.problem and bool(words) == bool(found.problem)
 
 
 def test_calibrations_are_compared_by_what_they_say():

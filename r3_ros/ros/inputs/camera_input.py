@@ -15,7 +15,7 @@ from ...core.config import InputConfig
 from ...core.datatypes import Frame, Intrinsics
 from ...core.errors import CalibrationError
 from ...input.brightness_range import BrightnessRange
-from ...input.camera_model import camera_from_info, DISTORTION_SIZES, Rectifier
+from ...input.camera_model import camera_from_info, Rectifier
 from ...input.image_decoding import assumed_encoding, decode_message
 from ..outputs.health import Health
 from ..outputs.messages import frame_name, stamp_ns_of
@@ -185,14 +185,8 @@ def calibrate(
     """
     if info is None:
         return Calibration('missing', 'no CameraInfo received: the focal length is estimated')
-    problem = ''
-    if any(info.d) and info.distortion_model not in DISTORTION_SIZES:
-        problem = (
-            f"unknown distortion model '{info.distortion_model}', known: "
-            f'{", ".join(DISTORTION_SIZES)}: the images are not undistorted'
-        )
     try:
-        model = camera_from_info(info, width, height, with_distortion=not problem)
+        model = camera_from_info(info, width, height)
     except CalibrationError as error:
         return Calibration('invalid', f'CameraInfo cannot be used, so it is ignored: {error}')
     if model is None:
@@ -204,7 +198,7 @@ def calibrate(
         return Calibration('size mismatch', f'CameraInfo is ignored: {error}')
     rectifier = Rectifier(model.of_images(config.rectification, image_topic))
     used = None if rectifier.is_identity else rectifier
-    return Calibration('valid', problem, rectifier.intrinsics, used)
+    return Calibration('valid', model.note, rectifier.intrinsics, used)
 
 
 def same_calibration(first: CameraInfo | None, second: CameraInfo | None) -> bool:
