@@ -20,8 +20,8 @@ from ..core.errors import R3Error
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
-#: Libraries of the extras in setup.py, and the commands that need the extra ``learning``.
-_OPTIONAL = {'huggingface_hub', 'safetensors', 'torch'}
+#: Libraries and their extras in setup.py, and the commands that need the extra ``learning``.
+_OPTIONAL = {'huggingface_hub': 'r3', 'safetensors': 'r3', 'torch': 'r3', 'viser': 'view'}
 _LEARNING = {'finetune', 'synth', 'train'}
 
 
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name not in _OPTIONAL:
             raise
-        extra = 'learning' if args.command in _LEARNING else 'r3'
+        extra = 'learning' if args.command in _LEARNING else _OPTIONAL[error.name]
         print(f'r3 {args.command}: {error}: pip install "r3_ros[{extra}]"', file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:

@@ -12,13 +12,25 @@ import threading
 from typing import Any, TYPE_CHECKING
 
 from ..core.errors import ConfigError, SourceError
-from .options import add_config_options, config_from, positive_int, summary_text
+from .options import (
+    add_config_options,
+    add_view_options,
+    config_from,
+    open_scene,
+    positive_int,
+    summary_text,
+    wait_for_interrupt,
+)
 
 if TYPE_CHECKING:
     from ..core.config import R3Config
-    from ..core.datatypes import DepthMap, Estimate
+    from ..core.datatypes import DepthMap, Estimate, Frame
+    from ..core.trajectory_file import PoseList
     from ..input.source import Source
-    from ..offline.stream_run import RunResult
+    from ..maps.saved_map import SavedMap
+    from ..offline.stream_run import OnFrame, RunResult
+    from ..streaming.engine import Engine
+    from ..viewer.scene import Scene
 
 
 def register(subparsers: Any) -> None:
@@ -60,33 +72,60 @@ def register(subparsers: Any) -> None:
         '--groundtruth', metavar='FILE', help='TUM file to evaluate against, as r3 eval does'
     )
     add_config_options(parser)
+    view = parser.add_argument_group('view in the browser')
+    view.add_argument(
+        '--view', action='store_true',
+        help='show the run while it is processed, and the result until Ctrl-C',
+    )  # fmt: skip
+    add_view_options(view)
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     import cv2
 
-    from ..core.atomic_files import atomic_directory
     from ..core.trajectory_file import read_tum
-    from ..evaluation.report.report_page import write_report
-    from ..evaluation.run_evaluation import evaluate_run
-    from ..input.open_source import open_source
-    from ..offline.run_files import DEPTH, SUMMARY, write_run
 
     # Reader, engine and predictor have threads of their own.
     cv2.setNumThreads(1)
     config = config_from(args)
     truth = read_tum(args.groundtruth) if args.groundtruth else None
+    if args.mode == 'offline' and args.map:
+        raise ConfigError('--map needs the stream mode: leave out --mode offline')
+    if not args.view:
+        return _run(args, config, truth, None)
+    if args.mode == 'offline':
+        raise ConfigError('--view needs the stream mode; for the result there is r3 view')
+
+    from ..viewer.file_feed import load_finished, show_finished
+
+    with open_scene(args) as scene:
+        status = _run(args, config, truth, scene)
+        if not status:
+            show_finished(scene, load_finished(Path(args.output), truth))
+            wait_for_interrupt()
+    return status
+
+
+def _run(
+    args: argparse.Namespace, config: R3Config, truth: PoseList | None, scene: Scene | None
+) -> int:
+    from ..core.atomic_files import atomic_directory
+    from ..evaluation.report.report_page import write_report
+    from ..evaluation.run_evaluation import evaluate_run
+    from ..input.open_source import open_source
+    from ..offline.run_files import DEPTH, SUMMARY, write_run
+
     output = Path(args.output)
     is_offline = args.mode == 'offline'
-    if is_offline and args.map:
-        raise ConfigError('--map needs the stream mode: leave out --mode offline')
     with (
         open_source(args.input, args.camera, args.topic, collections=is_offline) as source,
         atomic_directory(output, args.overwrite, marker=SUMMARY) as folder,
     ):
-        process = _reconstructed if is_offline else _streamed
-        result = process(source, config, args, folder / DEPTH)
+        if is_offline:
+            result = _reconstructed(source, config, args, folder / DEPTH)
+        else:
+            result = _streamed(source, config, args, folder / DEPTH, truth, scene)
         if not result.records:
             raise KeyboardInterrupt  # before the first frame
         write_run(folder, result, config, str(args.input))
@@ -105,7 +144,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _streamed(
-    source: Source, config: R3Config, args: argparse.Namespace, depth_folder: Path
+    source: Source,
+    config: R3Config,
+    args: argparse.Namespace,
+    depth_folder: Path,
+    truth: PoseList | None,
+    scene: Scene | None,
 ) -> RunResult:
     from ..core.trajectory_file import read_tum
     from ..factory import load_engine
@@ -122,10 +166,35 @@ def _streamed(
     with closing(load_engine(config)) as engine:
         if odometry is not None:
             engine.odometry.extend(odometry.stamps_ns, odometry.T_world_camera)
-        with _Progress(source, args, depth_folder) as progress, _interrupt_sets() as stop:
-            result = run_source(source, engine, args.max_frames, progress.update, stop, saved)
+        with (
+            _Progress(source, args, depth_folder) as progress,
+            _interrupt_sets() as stop,
+            _shown(scene, engine, saved, truth) as show,
+        ):
+
+            def on_frame(frame: Frame, estimate: Estimate) -> None:
+                progress.update(estimate)
+                show(frame, estimate)
+
+            result = run_source(source, engine, args.max_frames, on_frame, stop, saved)
             progress.save_depths(result.last_depths)
     return result
+
+
+@contextmanager
+def _shown(
+    scene: Scene | None, engine: Engine, saved: SavedMap | None, truth: PoseList | None
+) -> Iterator[OnFrame]:
+    """Yield what shows each frame in the scene; without a scene it does nothing."""
+    if scene is None:
+        yield lambda frame, estimate: None
+        return
+    from ..offline.run_files import UNPLACED
+    from ..viewer.run_feed import RunFeed
+
+    placement = UNPLACED if saved is None else saved.facts
+    with closing(RunFeed(scene, engine, placement.T_map_world, truth)) as feed:
+        yield feed.note
 
 
 def _reconstructed(
@@ -175,7 +244,7 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def update(self, result: RunResult, estimate: Estimate) -> None:
+    def update(self, estimate: Estimate) -> None:
         self._bar.update()
         self._keyframes += estimate.is_keyframe
         self._bar.set_postfix_str(

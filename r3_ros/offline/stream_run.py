@@ -121,8 +121,8 @@ class RunResult:
             self.warnings.append(f'left out a frame: {reason}')
 
 
-#: Called after each frame with the result so far and the estimate.
-OnFrame = Callable[[RunResult, Estimate], None]
+#: Called after each step of the engine with the frame and its estimate.
+OnFrame = Callable[[Frame, Estimate], None]
 
 
 def run_source(
@@ -233,7 +233,7 @@ def _process(
     result.records.append(_record(estimate, read_ms, step_ms))
     result.intrinsics_estimated = estimate.intrinsics_estimated
     if on_frame is not None:
-        on_frame(result, estimate)
+        on_frame(frame, estimate)
 
 
 def _give_up_search(

@@ -27,12 +27,13 @@ LAYERS = {
     'factory': {'core', 'input', 'classical', 'model', 'streaming'},
     'offline': {'core', 'input', 'maps', 'streaming', 'factory'},
     'evaluation': {'core', 'input', 'maps', 'streaming', 'factory', 'offline'},
-    'ros': {'core', 'input', 'maps', 'streaming', 'factory', 'offline', 'evaluation'},
+    'viewer': {'core', 'input', 'maps', 'streaming', 'offline', 'evaluation'},
+    'ros': {'core', 'input', 'maps', 'streaming', 'factory', 'offline', 'evaluation', 'viewer'},
     # Recordings without a truth are learned from with the poses of the classical predictor.
     'learning': {'core', 'input', 'classical', 'model', 'factory', 'offline', 'evaluation'},
     'commands': {
         *('core', 'input', 'classical', 'model', 'maps', 'streaming', 'factory', 'offline'),
-        *('evaluation', 'ros', 'learning'),
+        *('evaluation', 'viewer', 'ros', 'learning'),
     },
 }
 #: Third-party libraries that core needs.
@@ -55,13 +56,15 @@ LAZY_LIBRARIES = {
     'gtsam': {'streaming/loops/pose_optimizer.py'},
     'huggingface_hub': {'model/weights/catalogue.py', 'model/weights/download.py'},
     'matplotlib': {'evaluation/figures.py'},
+    'trimesh': {'viewer/scene.py'},
+    'viser': {'viewer/panel.py', 'viewer/point_layer.py', 'viewer/scene_server.py'},
 }
 #: These compute with torch; others import them, and torch, inside functions.
 TORCH_FOLDERS = {'model', 'learning'}
 #: What of these needs no torch and may be imported at once.
 WITHOUT_TORCH = ('r3_ros.model.weights.catalogue', 'r3_ros.model.weights.download')
 VAGUE_NAMES = {'common', 'helpers', 'misc', 'tools', 'util', 'utils'}
-MOST_TOP_LEVEL_NAMES = 14
+MOST_TOP_LEVEL_NAMES = 15
 MOST_LINES_OF_STEP = 40
 
 

@@ -46,7 +46,7 @@ def requirements_of_setup(extras=True):
     """
     tree = ast.parse(text('setup.py'))
     values = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}
-    lists = [values['R3']] if extras else []
+    lists = [values['R3'], values['VIEW']] if extras else []
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg == 'install_requires':
             lists.append(node.value)
@@ -117,10 +117,11 @@ def test_what_is_imported_is_declared_for_pip():
     assert wanted <= requirements_of_setup()
 
 
-def test_the_networks_are_an_extra():
-    base = requirements_of_setup(extras=False)
-    assert not base & {'torch', 'safetensors', 'huggingface_hub'}
-    assert requirements_of_setup() - base >= {'torch', 'safetensors', 'huggingface_hub'}
+def test_the_networks_and_the_viewer_are_extras():
+    base, extras = requirements_of_setup(extras=False), {'huggingface_hub', 'safetensors', 'torch'}
+    extras |= {'trimesh', 'viser'}
+    assert not base & extras
+    assert requirements_of_setup() - base >= extras
 
 
 def test_what_is_imported_from_ros_is_declared_for_rosdep():
