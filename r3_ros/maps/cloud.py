@@ -42,8 +42,8 @@ class Cloud:
         parts = ((cloud.points, cloud.colors, cloud.confidence) for cloud in clouds)
         return cls(*map(np.concatenate, zip(*parts, strict=True)))
 
-    def take(self, selection: np.ndarray) -> Cloud:
-        """Return the points selected by a mask or by indices."""
+    def take(self, selection: np.ndarray | slice) -> Cloud:
+        """Return the points selected by a mask, by indices or by a slice."""
         return Cloud(self.points[selection], self.colors[selection], self.confidence[selection])
 
     def moved(self, T: np.ndarray) -> Cloud:

@@ -40,7 +40,6 @@ _LONGEST_WAIT_S = 2.0
 #: Share of the frames that may be lost without a warning.
 _SHORT_LOSS = 0.02
 _LEFT_OUT_WARNINGS = 5
-_TRACKED = (TrackingState.TRACKING, TrackingState.LOW_CONFIDENCE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +68,7 @@ class FrameRecord:
     @property
     def tracked(self) -> bool:
         """Whether the frame has a pose that follows from the images."""
-        return self.has_pose and self.state in _TRACKED
+        return self.has_pose and self.state.is_tracked
 
 
 @dataclass(eq=False)

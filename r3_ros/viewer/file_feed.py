@@ -12,7 +12,7 @@ import numpy as np
 
 from ..core.datatypes import Intrinsics
 from ..core.errors import SourceError
-from ..core.trajectory_file import NANOSECONDS, PoseList, read_tum
+from ..core.trajectory_file import NANOSECONDS, PoseList, stamp_text
 from ..evaluation.report.run_data import load_run, RunData
 from ..evaluation.trajectory_errors import true_path
 from ..input.image_decoding import decode_compressed
@@ -106,7 +106,8 @@ def show_time(scene: Scene, finished: Finished, time_s: float) -> None:
     state = finished.states[row] if finished.states else 'saved map'
     facts = {
         'frame': f'{row + 1} of {len(finished.stamps_ns)}',
-        'time': f'{seconds_since_start(finished)[row]:.2f} s ({stamp_ns / NANOSECONDS:.2f})',
+        'time': f'{seconds_since_start(finished)[row]:.2f} s',
+        'stamp': stamp_text(stamp_ns),
     }
     scene.show_status(state, {**facts, **({} if has_pose else {'pose': 'none'}), **finished.facts})
 

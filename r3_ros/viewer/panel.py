@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 import html
 from typing import Any, TYPE_CHECKING
 
@@ -19,7 +20,7 @@ LAYERS = {
     'Points': True,
     'Camera': True,
     'Keyframes': True,
-    'Keyframe graph': True,
+    'Graph': True,
     'Path': True,
     'Truth': True,
     'Covariance': False,
@@ -45,7 +46,7 @@ class Panel:
         """
         gui = self._gui = server.gui
         server.gui.configure_theme(
-            control_layout='collapsible', show_logo=False, show_share_button=False
+            dark_mode=True, control_layout='floating', show_logo=False, show_share_button=False
         )
         self._status = gui.add_html('')
         self._image = gui.add_image(_NO_IMAGE, label='Image', visible=False)
@@ -57,7 +58,7 @@ class Panel:
             self.follow = gui.add_checkbox(
                 'Follow', False, hint='move with the camera; otherwise the mouse moves the view'
             )
-            self.point_size = gui.add_slider('Point size', 0.2, 4.0, 0.1, 1.5)
+            self.point_size = gui.add_slider('Point size', 0.2, 4.0, 0.1, 1.0)
             self.hidden_percent = gui.add_slider(
                 'Hide weak (%)', 0, 90, 5, 0, hint='share of the least confident points to hide'
             )
@@ -70,7 +71,7 @@ class Panel:
         with gui.add_folder('Layers', expand_by_default=False):
             for layer, shown in LAYERS.items():
                 box = self._layers[layer] = gui.add_checkbox(layer, shown)
-                box.on_update(lambda event, name=layer: on_layer(name, event.target.value))
+                box.on_update(partial(_switch, on_layer, layer))
 
     def is_shown(self, layer: str) -> bool:
         """Return whether a layer is switched on."""
@@ -96,8 +97,7 @@ class Panel:
         for handle, pixels in ((self._image, image), (self._depth, depth)):
             if pixels is not None:
                 handle.image = pixels
-            if handle.visible != (pixels is not None):
-                handle.visible = pixels is not None
+            handle.visible = pixels is not None
 
     def add_time(self, duration_s: float, on_time: Callable[[float], None]) -> None:
         """Add a slider over the seconds of a finished run, in the place of an earlier one."""
@@ -134,6 +134,10 @@ class Panel:
             field = gui.add_number(f'{command.label}:', value, hint=command.hint)
         button = gui.add_button(command.label, hint=command.hint)
         button.on_click(lambda event: _call(command, event, field.value if field else None))
+
+
+def _switch(on_layer: Callable[[str, bool], None], layer: str, event: Any) -> None:
+    on_layer(layer, event.target.value)
 
 
 def _call(command: Command, event: Any, value: Any) -> None:

@@ -55,8 +55,16 @@ class _Block:
         return [handle for handle in (self.coarse, self.fine) if handle is not None]
 
     @property
-    def centre_in_map(self) -> np.ndarray:
+    def position(self) -> np.ndarray:
         return transform(self.S_map_cloud, self.centre)
+
+    @property
+    def wxyz(self) -> np.ndarray:
+        return np.roll(quat_xyzw(rigid_part(self.S_map_cloud)), 1)
+
+    @property
+    def scale(self) -> float:
+        return float(scale_of(self.S_map_cloud))
 
 
 class PointLayer:
@@ -100,6 +108,8 @@ class PointLayer:
         }
         for key in self._blocks.keys() - wanted.keys():
             _remove(self._blocks.pop(key))
+        if not self._blocks:
+            self._measured_points = 0
         for key, (cloud, S_map_cloud) in wanted.items():
             block = self._blocks.get(key)
             if block is None:
@@ -121,7 +131,7 @@ class PointLayer:
             left -= fine_points if is_near else 0
             if is_near and block.fine is None:
                 block.fine = self._add(block, self._kept(block), coarse=False)
-            if block.fine is not None and block.fine.visible != is_near:
+            if block.fine is not None:
                 block.fine.visible = is_near
             self._resize(block)
 
@@ -198,8 +208,9 @@ class PointLayer:
             kept.colors[chosen],
             point_size=self._size * self._spacing,
             point_shading='flat',
-            scale=float(scale_of(block.S_map_cloud)),
-            **_pose(block),
+            scale=block.scale,
+            wxyz=block.wxyz,
+            position=block.position,
         )
 
     def _resize(self, block: _Block) -> None:
@@ -209,7 +220,7 @@ class PointLayer:
             (block.coarse, 1.0 if is_full else _COARSE_SIZE),
             (block.fine, 1.0),
         ):
-            if handle is not None and handle.point_size != size * factor:
+            if handle is not None:
                 handle.point_size = size * factor
 
 
@@ -221,24 +232,13 @@ def _distance(block: _Block, cameras: Sequence[np.ndarray]) -> float:
     """Return the distance of a block from the nearest camera, 0 inside of it."""
     if not cameras:
         return 0.0
-    distances = np.linalg.norm(np.asarray(cameras) - block.centre_in_map, axis=1)
+    distances = np.linalg.norm(np.asarray(cameras) - block.position, axis=1)
     return max(float(distances.min()) - block.reach, 0.0)
 
 
-def _pose(block: _Block) -> dict[str, np.ndarray]:
-    return {
-        'wxyz': np.roll(quat_xyzw(rigid_part(block.S_map_cloud)), 1),
-        'position': block.centre_in_map,
-    }
-
-
 def _place(block: _Block) -> None:
-    scale = float(scale_of(block.S_map_cloud))
     for handle in block.handles:
-        if handle.scale != scale:
-            handle.scale = scale
-        for name, value in _pose(block).items():
-            setattr(handle, name, value)
+        handle.scale, handle.wxyz, handle.position = block.scale, block.wxyz, block.position
 
 
 def _remove(block: _Block) -> None:

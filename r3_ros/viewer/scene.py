@@ -1,4 +1,4 @@
-"""The scene in the browser: it is given plain arrays, and knows nothing of where they come from."""
+"""The scene in the browser. It is given plain arrays, whatever they come from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import math
 import threading
 import traceback
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -27,22 +27,28 @@ from .shapes import (
 )
 from .view_data import Command, ShownKeyframes
 
+if TYPE_CHECKING:
+    import viser
+
 #: Period of the choice of points in full detail.
 _DETAIL_PERIOD_S = 0.3
 _STOP_S = 2.0
-#: Images are sent at most this wide.
+#: Images are sent at this width.
 _IMAGE_WIDTH = 320
 _USUAL_FOV = 1.0
 #: Length of a frustum, as a share of the reach of the map.
 _FRUSTUM_SHARE = 0.05
+#: Changes of the map or of a view by this share of the reach are noticed.
+_SEEN_CHANGE = 0.15
 #: Distance and height of a view that follows the camera, in frusta.
 _FOLLOW_BACK, _FOLLOW_UP, _FOLLOW_AHEAD = 10.0, 4.0, 8.0
 _UP = np.array([0.0, 0.0, 1.0])
 _CAMERA_COLOR = (255, 140, 0)
 _PATH_COLOR = (255, 196, 61)
-_TRUTH_COLOR = (140, 140, 140)
+_TRUTH_COLOR = (255, 255, 255)
 _ELLIPSOID_COLOR = (190, 110, 255)
 _LINE_PX = 2.0
+_THIN_PX = 1.0
 
 
 class Scene:
@@ -67,7 +73,9 @@ class Scene:
         self._intrinsics: Intrinsics | None = None
         self._T_map_camera: np.ndarray | None = None
         self._middle, self._reach = np.zeros(3), 1.0
-        self._is_fitted = False
+        #: What the pages look at unless their users have moved: middle and reach; and from where.
+        self._fitted: tuple[np.ndarray, float] | None = None
+        self._eyes_set: dict[int, np.ndarray] = {}
         self.points = PointLayer(self._server)
         self.panel = Panel(self._server, self._switch_layer, self.fit, MOST_DRAWN)
         self.panel.point_size.on_update(lambda event: self._resize_points(event.target.value))
@@ -78,6 +86,7 @@ class Scene:
         self._resize_points(self.panel.point_size.value)
         self._detail = RepeatingThread('view_detail', self._refine, _print_error)
         self._detail_wait = threading.Event()
+        self._server.on_client_connect(lambda client: self._fit([client]))
         self._detail.start()
 
     def close(self) -> None:
@@ -93,8 +102,7 @@ class Scene:
             for node in self._nodes.values():
                 node.remove()
             self._nodes.clear()
-            self._keyframes = self._T_map_camera = None
-            self._is_fitted = False
+            self._keyframes = self._T_map_camera = self._fitted = None
             self.panel.remove_time()
             self.panel.show_images(None, None)
 
@@ -107,10 +115,8 @@ class Scene:
             bounds = self.points.bounds()
             if bounds is not None:
                 self._middle, self._reach = bounds
+                self._keep_in_view()
             self.points.refine(self._eyes())
-            if bounds is not None and not self._is_fitted:
-                self._is_fitted = True
-                self.fit()
 
     def show_keyframes(
         self, keyframes: ShownKeyframes, intrinsics: Intrinsics | None = None
@@ -142,16 +148,16 @@ class Scene:
         :param T_map_camera: (4, 4), or None without a pose.
         :param image: (H, W, 3) uint8 RGB; ``depth``: (h, w) in any unit, or (h, w, 3) colours.
         """
-        small = None if image is None else _small(image)
+        pixels = None if image is None else _resized(image)
         if depth is not None and depth.ndim == 2:
             depth = depth_colors(depth)
         with self._lock:
-            self.panel.show_images(small, None if depth is None else _small(depth))
+            self.panel.show_images(pixels, None if depth is None else _resized(depth))
             self._T_map_camera = T_map_camera
             if T_map_camera is None:
                 self._remove('Camera')
                 return
-            self._draw_camera(T_map_camera, small, intrinsics)
+            self._draw_camera(T_map_camera, pixels, intrinsics)
             self._follow()
 
     def show_status(self, state: str, facts: Mapping[str, str]) -> None:
@@ -171,12 +177,38 @@ class Scene:
 
     def fit(self) -> None:
         """Look at the whole map, from behind the first camera, in all pages."""
+        self._fit(self._server.get_clients().values())
+
+    def _fit(self, clients: Iterable[viser.ClientHandle]) -> None:
         with self._lock:
             forward = np.array([1.0, 0.0, 0.0])
             if self._keyframes is not None and len(self._keyframes.centres):
                 forward = _level(self._keyframes.T_map_camera[0, :3, 2], forward)
-            eye = self._middle + self._reach * (1.1 * _UP - 1.6 * forward)
-            self._look(eye, self._middle)
+            offset = self._reach * (1.0 * _UP - 1.5 * forward)
+            initial = self._server.initial_camera
+            initial.position, initial.look_at = self._middle + offset, self._middle
+            self._fitted = self._middle, self._reach
+            for client in clients:
+                # From farther away on the narrow screen of a phone.
+                farther = max(1.0, 1.2 / client.camera.aspect)
+                eye = self._eyes_set[client.client_id] = self._middle + farther * offset
+                _look(client, eye, self._middle)
+
+    def _keep_in_view(self) -> None:
+        """Fit a map that has grown in the pages whose users have not moved the view."""
+        if self._fitted is not None:
+            middle, reach = self._fitted
+            moved = float(np.linalg.norm(self._middle - middle)) + abs(self._reach - reach)
+            if moved < _SEEN_CHANGE * reach:
+                return
+        clients = self._server.get_clients().values()
+        self._fit([client for client in clients if self._is_unmoved(client)])
+
+    def _is_unmoved(self, client: viser.ClientHandle) -> bool:
+        eye = self._eyes_set.get(client.client_id)
+        if eye is None:
+            return True
+        return bool(np.linalg.norm(client.camera.position - eye) < _SEEN_CHANGE * self._reach)
 
     # Drawing, with the lock held.
 
@@ -189,7 +221,7 @@ class Scene:
             lines = frustum_lines(keyframes.T_map_camera, self._intrinsics, length)
             colors = np.repeat(confidence_colors(keyframes.confidence), 8, axis=0)
             self._draw_lines('Keyframes', lines, np.repeat(colors[:, None], 2, axis=1))
-            self._draw_lines('Keyframe graph', *link_lines(keyframes))
+            self._draw_lines('Graph', *link_lines(keyframes))
             self._draw_ellipsoids(keyframes)
 
     def _draw_lines(self, layer: str, lines: np.ndarray, colors: Any) -> None:
@@ -200,7 +232,7 @@ class Scene:
             _name(layer),
             lines.astype(np.float32),
             colors,
-            thickness=_LINE_PX,
+            thickness=_THIN_PX if layer == 'Graph' else _LINE_PX,
             thickness_units='screen',
             visible=self.panel.is_shown(layer),
         )
@@ -237,9 +269,7 @@ class Scene:
                 visible=self.panel.is_shown('Camera'), cast_shadow=False, receive_shadow=False,
             )  # fmt: skip
         with self._server.atomic():
-            for name, value in (('fov', fov), ('aspect', aspect), ('scale', scale)):
-                if getattr(camera, name) != value:
-                    setattr(camera, name, value)
+            camera.fov, camera.aspect, camera.scale = fov, aspect, scale
             camera.image = image
             camera.wxyz = np.roll(quat_xyzw(T_map_camera), 1)
             camera.position = T_map_camera[:3, 3]
@@ -286,15 +316,8 @@ class Scene:
             centre, length = self._T_map_camera[:3, 3], _FRUSTUM_SHARE * self._reach
             forward = _level(self._T_map_camera[:3, 2], np.array([1.0, 0.0, 0.0]))
             eye = centre + length * (_FOLLOW_UP * _UP - _FOLLOW_BACK * forward)
-            self._look(eye, centre + _FOLLOW_AHEAD * length * forward)
-
-    def _look(self, eye: np.ndarray, target: np.ndarray) -> None:
-        initial = self._server.initial_camera
-        initial.position, initial.look_at = eye, target
-        for client in self._server.get_clients().values():
-            with client.atomic():
-                client.camera.position = eye
-                client.camera.look_at = target
+            for client in self._server.get_clients().values():
+                _look(client, eye, centre + _FOLLOW_AHEAD * length * forward)
 
     def _eyes(self) -> list[np.ndarray]:
         return [client.camera.position for client in self._server.get_clients().values()]
@@ -303,6 +326,12 @@ class Scene:
         self._detail_wait.wait(_DETAIL_PERIOD_S)
         with self._lock:
             self.points.refine(self._eyes())
+
+
+def _look(client: viser.ClientHandle, eye: np.ndarray, target: np.ndarray) -> None:
+    with client.atomic():
+        client.camera.position = eye
+        client.camera.look_at = target
 
 
 def _name(layer: str) -> str:
@@ -317,12 +346,12 @@ def _level(direction: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
     return level / length if length > 1e-3 else otherwise
 
 
-def _small(image: np.ndarray) -> np.ndarray:
+def _resized(image: np.ndarray) -> np.ndarray:
+    """Return an image of the width of the panel."""
     height, width = image.shape[:2]
-    if width <= _IMAGE_WIDTH:
-        return image
     size = (_IMAGE_WIDTH, max(round(height * _IMAGE_WIDTH / width), 1))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    shrinks = width > _IMAGE_WIDTH
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST)
 
 
 def _print_error(error: Exception) -> None:

@@ -51,8 +51,8 @@ def _require_bindable(host: str, port: int) -> None:
             probe.bind((host, 0))
     except OSError as error:
         raise ConfigError(
-            f"the viewer cannot listen on host '{host}' ({error.strerror or error}): use an address "
-            f'of this machine, {LOOPBACK} for this machine alone'
+            f"the viewer cannot listen on host '{host}' ({error.strerror or error}): use an "
+            f'address of this machine; {LOOPBACK} is for this machine alone'
         ) from error
     with socket.socket(family, kind, protocol) as probe:
         try:

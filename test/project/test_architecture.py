@@ -57,7 +57,7 @@ LAZY_LIBRARIES = {
     'huggingface_hub': {'model/weights/catalogue.py', 'model/weights/download.py'},
     'matplotlib': {'evaluation/figures.py'},
     'trimesh': {'viewer/scene.py'},
-    'viser': {'viewer/panel.py', 'viewer/point_layer.py', 'viewer/scene_server.py'},
+    'viser': {f'viewer/{name}.py' for name in ('panel', 'point_layer', 'scene', 'scene_server')},
 }
 #: These compute with torch; others import them, and torch, inside functions.
 TORCH_FOLDERS = {'model', 'learning'}
