@@ -72,6 +72,15 @@ def packed(points: np.ndarray, colors: np.ndarray, confidence: np.ndarray) -> np
     return rows
 
 
+def unpacked(rows: np.ndarray) -> Cloud:
+    """Return the cloud of (N,) rows of :data:`PACKED`, without points that are not finite."""
+    points = np.stack([rows[axis] for axis in 'xyz'], axis=1).astype(np.float32, copy=False)
+    bits = np.ascontiguousarray(rows['rgb'], '<f4').view('<u4')
+    colors = np.stack([bits >> 16, bits >> 8, bits], axis=1).astype(np.uint8)
+    cloud = Cloud(points, colors, rows['confidence'].astype(np.float32))
+    return cloud.take(np.flatnonzero(np.isfinite(points).all(axis=1)))
+
+
 def usable_pixels(depth_map: DepthMap, options: PointsConfig) -> np.ndarray:
     """Return the (h', w') mask of the usable pixels, on the grid of ``points.stride``.
 

@@ -21,6 +21,7 @@ from ..maps.map_layout import MANIFEST
 from ..maps.reading import read_map
 from ..maps.saved_map import SavedMap
 from ..offline.run_files import DEPTH, SAVED_MAP, SUMMARY, UNPLACED
+from .cloud_cells import cells_of
 from .scene import Scene
 from .view_data import LinkKind, ShownKeyframes
 
@@ -72,7 +73,7 @@ def load_finished(path: Path, truth: PoseList | None = None) -> Finished:
 def show_finished(scene: Scene, finished: Finished) -> None:
     """Show it all at its end, and let the user choose a time."""
     scene.clear()
-    scene.show_cloud([(finished.cloud, np.eye(4))])
+    scene.show_cloud((cell, np.eye(4)) for cell in cells_of(finished.cloud, {}).values())
     scene.show_keyframes(finished.keyframes, finished.intrinsics)
     if finished.truth is not None:
         scene.show_truth(finished.truth)
