@@ -7,7 +7,7 @@ other program, and never touches the engine.
 from __future__ import annotations
 
 import argparse
-from collections import OrderedDict
+from collections import deque, OrderedDict
 from collections.abc import Sequence
 import signal
 import sys
@@ -76,7 +76,7 @@ class TopicFeed:
         self._color: np.ndarray | None = None
         self._depth: np.ndarray | None = None
         self._intrinsics: Intrinsics | None = None
-        self._processed_s: list[float] = []
+        self._processed_s: deque[float] = deque(maxlen=200)
         self._is_graph_drawn = False
         for kind, topic, callback, qos in (
             (PointCloud2, 'map_points', self._on_map, _LATCHED),
@@ -152,9 +152,12 @@ class TopicFeed:
         self._scene.show_status(StreamState(status.state).name.lower(), facts)
 
     def _on_status(self, status: StreamStatus) -> None:
-        before = self._status
-        if before is None or status.frames_processed > before.frames_processed:
-            self._processed_s = [*self._processed_s[-200:], time.monotonic()]
+        before = self._status or StreamStatus()
+        if status.frames_processed != before.frames_processed:
+            self._processed_s.append(time.monotonic())
+        if status.session_id != before.session_id:
+            self._pose = self._color = self._depth = None
+            self._covariances.clear()
         self._status = status
 
     def _on_pose(self, message: PoseWithCovarianceStamped) -> None:
@@ -182,8 +185,6 @@ class TopicFeed:
         self._scene.show_cloud((cell, np.eye(4)) for cell in self._cells.values())
 
     def _on_graph(self, message: KeyframeGraph) -> None:
-        if message.session_id != self._graph.session_id:
-            self._covariances.clear()
         self._graph, self._is_graph_drawn = message, False
 
     def _draw_graph(self, T_base_optical: np.ndarray) -> None:
@@ -216,7 +217,9 @@ def shown_graph(
         T_map_camera=T,
         confidence=np.array([k.confidence for k in keyframes]),
         covariances=R.swapaxes(1, 2) @ in_map.reshape(-1, 3, 3) @ R,
-        links=np.array([(row[e.from_id], row[e.to_id]) for e in graph.edges]).reshape(-1, 2),
+        links=np.array(
+            [(row[e.from_id], row[e.to_id]) for e in graph.edges], dtype=np.int64
+        ).reshape(-1, 2),
         kinds=np.array([LinkKind(e.type) for e in graph.edges], np.int64),
     )
 
@@ -240,13 +243,13 @@ class NodeCommands:
     def commands(self) -> list[Command]:
         """Return the controls."""
         return [
-            Command('Pause', self._call_pause, False, 'ignore images until it is switched off'),
+            Command('Pause', self._call_pause, False, hint='ignore images while switched on'),
             Command(
-                'Save map', self._call_save, 'map',
+                'Save map', self._call_save, 'map', 'Map name',
                 'a folder below map.directory of the node; an existing one is not replaced',
             ),
-            Command('Set scale', self._call_scale, 1.0, 'metres per map unit'),
-            Command('Reset', self._call_reset, None, 'begin a new session with an empty map'),
+            Command('Set scale', self._call_scale, 1.0, 'm per unit', 'metres per map unit'),
+            Command('Reset', self._call_reset, hint='begin a new session with an empty map'),
         ]  # fmt: skip
 
     def _call_pause(self, paused: bool) -> str:
@@ -311,7 +314,10 @@ def main(args: Sequence[str] | None = None) -> int:
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         while not stop.is_set():
-            executor.spin_once(timeout_sec=_SPIN_S)
+            try:
+                executor.spin_once(timeout_sec=_SPIN_S)
+            except R3Error as error:  # of one message
+                node.get_logger().error(str(error))
         return 0
     finally:
         scene.close()

@@ -129,9 +129,9 @@ class Panel:
             return
         field: Any = None
         if isinstance(value, str):
-            field = gui.add_text(f'{command.label}:', value, hint=command.hint)
+            field = gui.add_text(command.value_label, value, hint=command.hint)
         elif value is not None:
-            field = gui.add_number(f'{command.label}:', value, hint=command.hint)
+            field = gui.add_number(command.value_label, value, hint=command.hint)
         button = gui.add_button(command.label, hint=command.hint)
         button.on_click(lambda event: _call(command, event, field.value if field else None))
 

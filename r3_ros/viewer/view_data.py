@@ -47,9 +47,11 @@ class Command:
     :ivar call: called in a thread of the server, with the value of the control; returns a message
         for the user.
     :ivar value: initial value; a bool makes a switch, None a button alone.
+    :ivar value_label: what the value is, beside its field.
     """
 
     label: str
     call: Callable[[Any], str]
     value: bool | float | str | None = None
+    value_label: str = ''
     hint: str | None = None
