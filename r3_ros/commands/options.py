@@ -108,8 +108,8 @@ def open_scene(args: argparse.Namespace) -> Iterator[Scene]:
 
 def wait_for_interrupt() -> None:
     """Keep the view open until Ctrl-C."""
-    print('Ctrl-C ends the view', flush=True)
     try:
+        print('Ctrl-C ends the view', flush=True)
         threading.Event().wait()
     except KeyboardInterrupt:
         print()
