@@ -103,7 +103,10 @@ class TopicFeed:
         T_map_optical = None
         if self._pose is not None and T_base_optical is not None and self._has_pose:
             T_map_optical = matrix_from_pose(self._pose.pose.pose) @ T_base_optical
-        self._scene.show_camera(T_map_optical, self._color, self._depth, self._intrinsics)
+        if self._status.frame_index:
+            self._scene.show_camera(T_map_optical, self._color, self._depth, self._intrinsics)
+        else:  # after a reset; images of the last session may still come in
+            self._scene.show_camera(None)
         if T_base_optical is not None and not self._is_graph_drawn:
             self._draw_graph(T_base_optical)
         self._show_status(missing)
