@@ -61,7 +61,12 @@ def load_finished(path: Path, truth: PoseList | None = None) -> Finished:
     :raises MapError: the map cannot be read.
     """
     if (path / SUMMARY).is_file():
-        return _load_run(path, truth)
+        try:
+            return _load_run(path, truth)
+        except (KeyError, ValueError) as error:
+            raise SourceError(
+                f'a file in {path} is damaged ({type(error).__name__}: {error}); run r3 run again'
+            ) from error
     if (path / MANIFEST).is_file():
         return _load_map(path, truth)
     raise SourceError(

@@ -78,7 +78,6 @@ class PointLayer:
         self._blocks: dict[tuple[int, int], _Block] = {}
         self._numbers = count()
         self._size = 1.0
-        self._hidden_share = 0.0
         self._least_confidence = -np.inf
         self._most_drawn = MOST_DRAWN
         self._spacing = 0.0

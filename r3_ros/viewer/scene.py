@@ -66,7 +66,8 @@ class Scene:
         """
         self._server = start_server(host, port)
         self.port = self._server.get_port()
-        self.url = f'http://{"localhost" if host in ("0.0.0.0", "::") else host}:{self.port}'
+        shown = 'localhost' if host in ('0.0.0.0', '::') else f'[{host}]' if ':' in host else host
+        self.url = f'http://{shown}:{self.port}'
         self._lock = threading.RLock()
         self._nodes: dict[str, Any] = {}
         self._keyframes: ShownKeyframes | None = None
@@ -336,7 +337,7 @@ def _look(client: viser.ClientHandle, eye: np.ndarray, target: np.ndarray) -> No
 
 def _name(layer: str) -> str:
     assert layer in LAYERS
-    return '/' + layer.lower().replace(' ', '_')
+    return f'/{layer.lower()}'
 
 
 def _level(direction: np.ndarray, otherwise: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..core.datatypes import Intrinsics
 from ..core.geometry import make_T, quat_xyzw
-from .view_data import LinkKind, ShownKeyframes
+from .view_data import ShownKeyframes
 
 UNKNOWN_COLOR = (150, 150, 150)
 _LINK_COLORS = np.array([[110, 120, 135], [90, 170, 255], [255, 90, 220]], np.uint8)
@@ -60,11 +60,6 @@ def link_lines(keyframes: ShownKeyframes) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(keyframes.kinds, kind='stable')
     colors = _LINK_COLORS[keyframes.kinds[order].astype(np.int64)]
     return keyframes.centres[keyframes.links[order]], np.repeat(colors[:, None], 2, axis=1)
-
-
-def loop_count(keyframes: ShownKeyframes) -> int:
-    """Return the number of edges where a loop was closed."""
-    return int((keyframes.kinds == LinkKind.LOOP).sum())
 
 
 def ellipsoids(
