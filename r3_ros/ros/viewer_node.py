@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections import deque, OrderedDict
 from collections.abc import Sequence
+import math
 import signal
 import sys
 import threading
@@ -145,7 +146,7 @@ class TopicFeed:
         facts |= {
             'frame': f'{status.frame_index}, session {status.session_id}',
             'rate': f'{rate_hz(self._processed_s):.1f} frames/s',
-            'latency': f'{1e3 * status.latency:.0f} ms',
+            'latency': _latency(status.latency),
             'dropped': f'{status.frames_dropped} of {status.frames_received}',
             'confidence': f'{status.confidence_ratio:.2f} of the usual',
             'keyframes': f'{len(self._graph.keyframes)}, {status.keyframes_in_bank} held',
@@ -225,6 +226,10 @@ def shown_graph(
         ).reshape(-1, 2),
         kinds=np.array([LinkKind(e.type) for e in graph.edges], np.int64),
     )
+
+
+def _latency(seconds: float) -> str:
+    return 'unknown, clocks differ' if math.isnan(seconds) else f'{1e3 * seconds:.0f} ms'
 
 
 def _length_unit(status: StreamStatus) -> str:

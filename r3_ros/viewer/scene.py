@@ -185,13 +185,13 @@ class Scene:
             forward = np.array([1.0, 0.0, 0.0])
             if self._keyframes is not None and len(self._keyframes.centres):
                 forward = _level(self._keyframes.T_map_camera[0, :3, 2], forward)
-            offset = self._reach * (1.0 * _UP - 1.5 * forward)
+            offset = self._reach * (1.2 * _UP - 1.8 * forward)
             initial = self._server.initial_camera
             initial.position, initial.look_at = self._middle + offset, self._middle
             self._fitted = self._middle, self._reach
             for client in clients:
                 # From farther away on the narrow screen of a phone.
-                farther = max(1.0, 1.2 / client.camera.aspect)
+                farther = max(1.0, 0.8 / client.camera.aspect)
                 eye = self._eyes_set[client.client_id] = self._middle + farther * offset
                 _look(client, eye, self._middle)
 
