@@ -40,8 +40,9 @@ _USUAL_FOV = 1.0
 _FRUSTUM_SHARE = 0.05
 #: Changes of the map or of a view by this share of the reach are noticed.
 _SEEN_CHANGE = 0.15
-#: Distance and height of a view that follows the camera, in frusta.
-_FOLLOW_BACK, _FOLLOW_UP, _FOLLOW_AHEAD = 10.0, 4.0, 8.0
+#: A view that follows the camera: distance and height of its eye, distance of what it looks at, in
+#: lengths of a frustum. Farther back there is often a wall between.
+_FOLLOW_BACK, _FOLLOW_UP, _FOLLOW_AHEAD = 3.5, 1.5, 8.0
 _UP = np.array([0.0, 0.0, 1.0])
 _CAMERA_COLOR = (255, 140, 0)
 _PATH_COLOR = (255, 196, 61)
