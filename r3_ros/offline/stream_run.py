@@ -40,7 +40,6 @@ _LONGEST_WAIT_S = 2.0
 #: Share of the frames that may be lost without a warning.
 _SHORT_LOSS = 0.02
 _LEFT_OUT_WARNINGS = 5
-_TRACKED = (TrackingState.TRACKING, TrackingState.LOW_CONFIDENCE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +68,7 @@ class FrameRecord:
     @property
     def tracked(self) -> bool:
         """Whether the frame has a pose that follows from the images."""
-        return self.has_pose and self.state in _TRACKED
+        return self.has_pose and self.state.is_tracked
 
 
 @dataclass(eq=False)
@@ -139,8 +138,8 @@ class RunResult:
             self.warnings.append(f'left out a frame: {reason}')
 
 
-#: Called after each frame with the result so far and the estimate.
-OnFrame = Callable[[RunResult, Estimate], None]
+#: Called after each step of the engine with the frame and its estimate.
+OnFrame = Callable[[Frame, Estimate], None]
 
 
 def run_source(
@@ -249,7 +248,7 @@ def _process(
     result.records.append(_record(estimate, read_ms, step_ms))
     result.intrinsics_estimated = estimate.intrinsics_estimated
     if on_frame is not None:
-        on_frame(result, estimate)
+        on_frame(frame, estimate)
 
 
 def _give_up_search(

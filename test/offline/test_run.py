@@ -81,7 +81,7 @@ def test_a_frame_the_predictor_refuses_is_counted(tmp_path):
 def test_a_stop_keeps_what_is_there(tmp_path):
     stop = threading.Event()
 
-    def on_frame(result, estimate):
+    def on_frame(frame, estimate):
         if estimate.frame_id == 4:
             stop.set()
 

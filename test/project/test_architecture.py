@@ -27,12 +27,13 @@ LAYERS = {
     'factory': {'core', 'input', 'classical', 'model', 'streaming'},
     'offline': {'core', 'input', 'maps', 'streaming', 'factory'},
     'evaluation': {'core', 'input', 'maps', 'streaming', 'factory', 'offline'},
-    'ros': {'core', 'input', 'maps', 'streaming', 'factory', 'offline', 'evaluation'},
+    'viewer': {'core', 'input', 'maps', 'streaming', 'offline', 'evaluation'},
+    'ros': {'core', 'input', 'maps', 'streaming', 'factory', 'offline', 'evaluation', 'viewer'},
     # Recordings without a truth are learned from with the poses of the classical predictor.
     'learning': {'core', 'input', 'classical', 'model', 'factory', 'offline', 'evaluation'},
     'commands': {
         *('core', 'input', 'classical', 'model', 'maps', 'streaming', 'factory', 'offline'),
-        *('evaluation', 'ros', 'learning'),
+        *('evaluation', 'viewer', 'ros', 'learning'),
     },
 }
 #: Third-party libraries that core needs.
@@ -51,16 +52,20 @@ ROS_MODULES = {
 LAZY_LIBRARIES = {
     'cupy': {'streaming/keyframes/retrieval.py'},
     'evo': {'evaluation/trajectory_errors.py'},
+    'foxglove': {'maps/exports/mcap_recording.py'},
     'gtsam': {'streaming/loops/pose_optimizer.py'},
     'huggingface_hub': {'model/weights/catalogue.py', 'model/weights/download.py'},
     'matplotlib': {'evaluation/figures.py'},
+    'rerun': {'maps/exports/rerun_recording.py'},
+    'trimesh': {'maps/exports/gltf.py', 'viewer/scene.py'},
+    'viser': {f'viewer/{name}.py' for name in ('panel', 'point_layer', 'scene', 'scene_server')},
 }
 #: These compute with torch; others import them, and torch, inside functions.
 TORCH_FOLDERS = {'model', 'learning'}
 #: What of these needs no torch and may be imported at once.
 WITHOUT_TORCH = ('r3_ros.model.weights.catalogue', 'r3_ros.model.weights.download')
 VAGUE_NAMES = {'common', 'helpers', 'misc', 'tools', 'util', 'utils'}
-MOST_TOP_LEVEL_NAMES = 14
+MOST_TOP_LEVEL_NAMES = 15
 MOST_LINES_OF_STEP = 40
 
 
