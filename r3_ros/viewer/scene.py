@@ -15,13 +15,13 @@ from ..core.datatypes import Intrinsics
 from ..core.geometry import quat_xyzw
 from ..core.threads import RepeatingThread
 from ..maps.depth_colors import depth_colors
+from ..maps.frustum import frustum_lines
 from .panel import LAYERS, Panel
 from .point_layer import MOST_DRAWN, PlacedCloud, PointLayer
 from .scene_server import DEFAULT_PORT, LOOPBACK, start_server, stop_server
 from .shapes import (
     confidence_colors,
     ellipsoids,
-    frustum_lines,
     link_lines,
     path_lines,
 )

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..core.datatypes import Intrinsics
 from ..core.geometry import make_T, quat_xyzw
 from .view_data import ShownKeyframes
 
 UNKNOWN_COLOR = (150, 150, 150)
 _LINK_COLORS = np.array([[110, 120, 135], [90, 170, 255], [255, 90, 220]], np.uint8)
-#: Half the width and height of an image at depth 1, of a usual lens.
-_USUAL_CORNER = (0.6, 0.45)
-_CORNER_SIGNS = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-#: Ends of a frustum's lines: from the centre (0) to the corners (1 to 4), and around.
-_FRUSTUM_LINES = np.array([[0, 1], [0, 2], [0, 3], [0, 4], [1, 2], [2, 3], [3, 4], [4, 1]])
 #: Ellipsoids hold 97 % of the positions.
 _DEVIATIONS = 3.0
 
@@ -31,21 +25,6 @@ def confidence_colors(confidence: np.ndarray) -> np.ndarray:
     colors = np.rint(255 * np.clip(colors, 0.0, 1.0)).astype(np.uint8)
     colors[~known] = UNKNOWN_COLOR
     return colors
-
-
-def frustum_lines(
-    T_map_camera: np.ndarray, intrinsics: Intrinsics | None, length: float
-) -> np.ndarray:
-    """Return the (8 N, 2, 3) lines of the frusta of (N, 4, 4) cameras."""
-    corner = np.array(_USUAL_CORNER)
-    if intrinsics is not None:
-        focal = np.array([intrinsics.fx, intrinsics.fy])
-        corner = 0.5 * np.array([intrinsics.width, intrinsics.height]) / focal
-    corners = np.column_stack([_CORNER_SIGNS * corner, np.ones(4)])
-    outline = length * np.vstack([np.zeros(3), corners])[_FRUSTUM_LINES]
-    R, centres = T_map_camera[:, :3, :3], T_map_camera[:, :3, 3]
-    lines = np.einsum('nij,lej->nlei', R, outline) + centres[:, None, None]
-    return lines.reshape(-1, 2, 3)
 
 
 def path_lines(centres: np.ndarray) -> np.ndarray:

@@ -60,6 +60,8 @@ LAZY_LIBRARIES = {
     'trimesh': {'maps/exports/gltf.py', 'viewer/scene.py'},
     'viser': {f'viewer/{name}.py' for name in ('panel', 'point_layer', 'scene', 'scene_server')},
 }
+#: Its modules may import them at once, and are imported inside functions.
+LAZY_FOLDER = 'maps/exports/'
 #: These compute with torch; others import them, and torch, inside functions.
 TORCH_FOLDERS = {'model', 'learning'}
 #: What of these needs no torch and may be imported at once.
@@ -200,7 +202,10 @@ def test_ros_is_imported_by_the_ros_layer_and_lazily_by_commands():
 def test_heavy_libraries_are_imported_lazily_and_in_few_places(library):
     found = [imported for imported in IMPORTS if imported.library == library]
     assert {imported.path for imported in found} == LAZY_LIBRARIES[library]
-    assert_none(imported for imported in found if not imported.lazy)
+    lazy = {imported.path for imported in found if imported.path.startswith(LAZY_FOLDER)}
+    assert_none(imported for imported in found if not (imported.lazy or imported.path in lazy))
+    modules = {f'r3_ros.{path.removesuffix(".py").replace("/", ".")}' for path in lazy}
+    assert_none(i for i in IMPORTS if not i.lazy and i.name.startswith(tuple(modules)))
 
 
 def test_safetensors_is_imported_where_weights_and_states_are_stored():

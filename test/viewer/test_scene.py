@@ -12,11 +12,12 @@ from r3_ros.core.datatypes import Intrinsics
 from r3_ros.core.errors import ConfigError, R3Error
 from r3_ros.core.geometry import inverse, make_T, similarity, transform
 from r3_ros.maps.cloud import Cloud
+from r3_ros.maps.frustum import frustum_lines
 from r3_ros.viewer import panel
 from r3_ros.viewer.cloud_cells import cells_of
 from r3_ros.viewer.point_layer import BLOCK_POINTS, COARSE_STEP
 from r3_ros.viewer.scene import Scene
-from r3_ros.viewer.shapes import confidence_colors, ellipsoids, frustum_lines, path_lines
+from r3_ros.viewer.shapes import confidence_colors, ellipsoids, path_lines
 from r3_ros.viewer.view_data import Command, ShownKeyframes
 from scipy.spatial.transform import Rotation
 
