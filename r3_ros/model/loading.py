@@ -10,6 +10,7 @@ import torch
 
 from ..core.config import MemoryConfig, ModelConfig, OfflineConfig, PUBLISHED_IMAGE
 from ..core.datatypes import ModelInfo
+from ..core.error_model import ErrorModel
 from ..core.errors import CheckpointError, ModelError
 from .cache.frame_memory import CacheBudget
 from .metric_predictor import MetricPredictor
@@ -26,6 +27,8 @@ METRIC_WEIGHTS = 'da3metric-large'
 _MIB = 2**20
 #: Networks too small for several threads on a CPU.
 _SMALL = ('r3-tiny',)
+#: Of the file beside weights that holds their error model (benchmarks/calibrate_covariance.py).
+ERRORS_SUFFIX = '.errors.json'
 #: GPUs from this compute capability on multiply bfloat16 at full speed.
 _BF16_CAPABILITY = (8, 0)
 
@@ -37,7 +40,11 @@ def load_r3(config: ModelConfig, memory: MemoryConfig) -> R3Predictor:
     """
     network, info, device, config = _load(config)
     budget = CacheBudget(memory.max_gpu_mib * _MIB, memory.max_host_mib * _MIB)
-    return R3Predictor(network, info, config, budget, device, memory.recomputed_per_frame)
+    predictor = R3Predictor(network, info, config, budget, device, memory.recomputed_per_frame)
+    errors = _weights_path(config).with_suffix(ERRORS_SUFFIX)
+    if errors.is_file():
+        predictor.error_model = ErrorModel.read(errors)
+    return predictor
 
 
 def load_r3_windows(config: ModelConfig, offline: OfflineConfig) -> R3WindowPredictor:

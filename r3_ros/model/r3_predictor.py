@@ -68,6 +68,7 @@ class R3Predictor:
 
     :ivar variant: name of the network, a key of ``model.variants.VARIANTS``.
     :ivar image_size: of the network's input, as ``model.image_size``.
+    :ivar error_model: guesses, unless one was fitted to the weights.
     """
 
     has_pose_token = True
@@ -87,6 +88,7 @@ class R3Predictor:
         """
         self.info = info
         self.descriptor_size = network.config.backbone.width
+        self.error_model = ErrorModel()
         self._network = network
         self._device = device
         self._with_depth = config.depth
@@ -109,11 +111,6 @@ class R3Predictor:
     def confidence_reference(self) -> float:
         """Score of a good edge: the mean over the best edges of this stream's first frames."""
         return float(np.mean(self._warm_up)) if self._warm_up else _FIRST_GUESS
-
-    @property
-    def error_model(self) -> ErrorModel:
-        """Guesses: no weights have been calibrated."""
-        return ErrorModel()
 
     @device_errors()
     @torch.inference_mode()
