@@ -1,6 +1,8 @@
 """The report page: one file, nothing fetched, every part there."""
 
 from html.parser import HTMLParser
+import json
+import os
 import re
 
 import cv2
@@ -67,15 +69,24 @@ def test_the_page_is_whole_and_needs_nothing_else(run):
     outline.feed(page)
     assert outline.open == []
     assert outline.headings == [
+        'Against the truth',
         'Trajectory',
         'Map',
-        'Confidence and state',
-        'Time per frame',
-        'Against the truth',
+        'Depth',
+        'Over time',
         'Details',
     ]
     assert outline.references and all(r.startswith('data:image/') for r in outline.references)
-    assert len(outline.references) == page.count('<img alt="') == 5
+    assert len(outline.references) == page.count('<img alt="')
+    for title in (
+        'Path beside the truth, from above',
+        'Error and its bound',
+        'Coverage of the covariances',
+        'Time per frame',
+        'Memory',
+    ):
+        assert f'<h3>{title}</h3>' in page
+    assert '<h3>Expected error' not in page and page.count(': depth at ') == 2 * 6
     assert len(page) < 3_000_000
     text = re.sub(r'src="data:[^"]*"', '', page)
     assert not re.search(r'https?://|@import|url\(|<script', text)
@@ -90,6 +101,7 @@ def test_a_run_without_any_pose_has_a_page(run):
     write_report(out)
     page = (out / 'report.html').read_text()
     assert 'Confidence and state' in page and '<h2>Trajectory' not in page
+    assert '<b>Not tracked at the start for 12 frames, until the end</b>' in page
 
 
 def test_a_run_that_never_started_says_so(run):
@@ -112,14 +124,29 @@ def test_a_truth_that_stands_still_gives_no_share_of_its_path(run, tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(SourceError, match='cannot read'):
+    with pytest.raises(SourceError, match='not the output of r3 run'):
         write_report(tmp_path)
+
+
+def test_events_are_told_with_an_image_and_what_helps(run):
+    page = (run(scripted.Script(blackouts=range(15, 22))) / 'report.html').read_text()
+    (card,) = re.findall(r'<section class="panel event">.*?</section>', page)
+    text = re.sub(r'src="data:image/jpeg;base64,[^"]{300,}"', 'IMAGE', card)
+    assert text.startswith('<section class="panel event"><img alt="frame 15" IMAGE>')
+    assert '<b>Lost for 9 frames (0.9 s)</b> <small>at 1.5 s, frame 15</small>' in text
+    assert 'Move and turn more slowly' in text
+    assert '<h3>Expected error' in page
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('name', 'content'),
-    [('frames.csv', 'x\n'), ('frames.csv', 'stamp,a\n1.0\n'), ('evaluation.json', '{')],
+    [
+        ('frames.csv', 'x\n'),
+        ('frames.csv', 'stamp,a\n1.0\n'),
+        ('evaluation.json', '{'),
+        ('covariances.npz', 'PK'),
+    ],
 )
 def test_a_damaged_file_is_reported(run, name, content):
     out = run(count=3)
@@ -186,3 +213,73 @@ def test_a_large_cloud_is_thinned_evenly_and_always_alike():
     assert len(first) < 200_000
     np.testing.assert_array_equal(first, again)
     assert np.diff(first[:, 0]).max() < 1e-4
+
+
+def test_a_report_is_written_anew_and_elsewhere(run, tmp_path, capsys):
+    out = run(None, 5)
+    before = (out / 'report.html').read_text()
+    (out / 'report.html').unlink()
+    assert main(['report', str(out)]) == 0
+    assert (out / 'report.html').read_text() == before
+    assert main(['report', str(out), '-o', str(tmp_path / 'other.html')]) == 0
+    assert f'written to {tmp_path / "other.html"}' in capsys.readouterr().out
+
+
+@pytest.fixture
+def two_runs(run, tmp_path):
+    """Two runs of one recording: the other with more noise and another parameter."""
+    first = run(None, 20)
+    os.rename(first, tmp_path / 'first')
+    noisy = scripted.Script(translation_noise=0.01)
+    folder = tmp_path / 'my <seq> & co'
+    folder.rename(tmp_path / 'kept')
+    second = run(noisy, 20, '--set', 'map.voxel_size=0.05')
+    return tmp_path / 'first', second, folder / 'groundtruth.txt'
+
+
+def compared(tmp_path, *runs):
+    assert main(['report', *map(str, runs), '-o', str(tmp_path / 'page.html')]) == 0
+    page = (tmp_path / 'page.html').read_text()
+    outline = Outline()
+    outline.feed(page)
+    assert outline.open == [] and all(r.startswith('data:') for r in outline.references)
+    assert outline.headings == [
+        'Numbers',
+        'Changed parameters',
+        'Paths',
+        'Time per frame and memory',
+    ]
+    return re.sub(r'src="data:[^"]*"', '', page)
+
+
+def test_runs_are_compared_in_one_page(two_runs, tmp_path):
+    first, second, truth = two_runs
+    page = compared(tmp_path, first, second)
+    assert '<td>map.voxel_size</td><td>0.01</td><td>0.05</td>' in page
+    assert '<td>tracked (%)</td><td class="number">95.0</td><td class="number">95.0</td>' in page
+    assert '<h3>Distance from first</h3>' in page and 'ATE' not in page
+    for out in (first, second):
+        assert main(['eval', str(out), '--groundtruth', str(truth)]) == 0
+    page = compared(tmp_path, first, second)
+    assert '<h3>Distance from the truth</h3>' in page
+    # The exact one is the better one.
+    assert '<td>ATE (m)</td><td class="number"><b>0.0000</b></td>' in page
+
+
+def test_runs_that_share_nothing_have_no_common_plan(two_runs, tmp_path):
+    first, second, _ = two_runs
+    summary = json.loads((second / 'summary.json').read_text()) | {'source': 'another'}
+    (second / 'summary.json').write_text(json.dumps(summary))
+    page = compared(tmp_path, first, second)
+    assert 'not overlaid' in page and '<h3>Paths' not in page
+
+
+def test_what_is_no_run_or_named_twice_cannot_be_compared(run, tmp_path, capsys):
+    out = run(None, 3)
+    for other, message in (
+        (tmp_path / 'nothing', 'nothing is not the output of r3 run'),
+        (out / '..' / 'out', 'named twice'),
+    ):
+        assert main(['report', str(out), str(other), '-o', str(tmp_path / 'page.html')]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / 'page.html').exists()
