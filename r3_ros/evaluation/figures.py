@@ -75,22 +75,22 @@ def draw_paths(
         axes.plot(*(path.centres @ flat.T).T, color=f'C{k}', label=name)
     axes.set(aspect='equal', adjustable='datalim', xlabel=unit, ylabel=unit)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=9)
 
 
 def draw_errors(axes: Any, paths: Mapping[str, PathErrors], unit: str) -> None:
     """Draw the distances of paths over time, and dotted their root mean squares."""
     begin_ns = min(int(path.stamps_ns[0]) for path in paths.values())
     for k, (name, path) in enumerate(paths.items()):
-        rms = float(np.sqrt(np.mean(path.errors**2)))
+        rms = round(float(np.sqrt(np.mean(path.errors**2))), 9)
         seconds = (path.stamps_ns - begin_ns) / NANOSECONDS
         axes.plot(seconds, path.errors, color=f'C{k}', label=f'{name}: {rms:.4g}')
         axes.axhline(rms, color=f'C{k}', linestyle=':')
     # Room for the lines of the legend.
     axes.margins(y=0.05 + 0.1 * (len(paths) - 1))
-    axes.set(xlabel='time (s)', ylabel=f'position error ({unit})', ylim=(0, None))
+    axes.set(xlabel='time (s)', ylabel=f'distance ({unit})', ylim=(0, None))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=9)
 
 
 def depth_colours(depth: np.ndarray) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def draw_plan(axes: Any, scene: LevelScene, unit: str, marked: np.ndarray, view:
     width = max(size[across], _PLAN_ASPECT * size[upward], 0.01)
     _to_scale(axes, middle[[across, upward]], width, width / _PLAN_ASPECT)
     xlabel, ylabel = (f'{_AXES[k]} ({unit})' for k in (across, upward))
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=view)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9, loc='upper right')
 

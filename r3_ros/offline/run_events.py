@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,6 +18,12 @@ from .frame_record import FrameRecord
 MOST_EVENTS = 30
 #: A start that takes longer is an event.
 _LONG_START_S = 1.0
+#: A wait for the image is told if it is longer, and so many times the one before.
+_LONG_WAIT_S = 1.0
+_LONG_WAIT_FACTOR = 4
+#: A correction of more frames than so many times the usual number is told.
+_LARGE_CORRECTION = 2
+_USUAL_CORRECTIONS = 51
 _THUMBNAIL_WIDTH = 160
 #: Reasons of the engine by their beginnings, and what helps.
 _HELP = (
@@ -38,7 +45,7 @@ _HELP_LOST = (
 class RunEvent:
     """Something that happened in a run.
 
-    :ivar kind: ``start``, ``lost``, ``gap``, ``segment``, ``joined`` or ``loop``.
+    :ivar kind: ``start``, ``lost``, ``gap``, ``segment``, ``joined``, ``loop`` or ``correction``.
     :ivar frame_id: where it began, at ``stamp_ns``.
     :ivar frames: number of frames that it concerns.
     :ivar duration_s: 0 for what happened at once.
@@ -68,9 +75,11 @@ class EventLog:
         self.left_out = 0
         self._events: list[RunEvent] = []
         self._before: FrameRecord | None = None
+        self._wait_s = 0.0
         self._open: RunEvent | None = None
         self._has_tracked = False
         self._newest_segment = 0
+        self._corrections: deque[int] = deque(maxlen=_USUAL_CORRECTIONS)
 
     def note(self, record: FrameRecord, image: np.ndarray | None = None) -> None:
         """Add the next frame of the run.
@@ -78,7 +87,11 @@ class EventLog:
         :param image: (H, W, 3) uint8 RGB of the frame.
         """
         before, self._before = self._before, record
-        begun = [*self._loss(record, before), *self._segments_and_loops(record, before)]
+        usual_s = self._wait_s
+        if before is not None:
+            self._wait_s = (record.stamp_ns - before.stamp_ns) / NANOSECONDS
+        is_late = self._wait_s > max(_LONG_WAIT_S, _LONG_WAIT_FACTOR * usual_s)
+        begun = [*self._loss(record, is_late), *self._segments_and_loops(record, before)]
         if begun and image is not None:
             data = _thumbnail(image)
             for event in begun:
@@ -98,11 +111,11 @@ class EventLog:
         self.left_out += len(dropped)
         self._events = [event for event in self._events if event not in dropped]
 
-    def _loss(self, record: FrameRecord, before: FrameRecord | None) -> list[RunEvent]:
+    def _loss(self, record: FrameRecord, is_late: bool) -> list[RunEvent]:
         """Begin, extend or end a stretch of frames without a tracked pose."""
         begun = []
         if not record.tracked and self._open is None:
-            self._open = self._untracked(record, before)
+            self._open = self._untracked(record, is_late)
             begun = [self._open]
         if self._open is not None:
             event = self._open
@@ -117,12 +130,11 @@ class EventLog:
         self._has_tracked |= record.tracked
         return begun
 
-    def _untracked(self, record: FrameRecord, before: FrameRecord | None) -> RunEvent:
+    def _untracked(self, record: FrameRecord, is_late: bool) -> RunEvent:
         kind = 'lost' if self._has_tracked else 'start'
         what, advice = _told(record)
-        if self._has_tracked and before is not None and record.state is TrackingState.RECOVERING:
-            gap_s = (record.stamp_ns - before.stamp_ns) / NANOSECONDS
-            kind, what = 'gap', f'no image came for {gap_s:.1f} s'
+        if self._has_tracked and (is_late or record.state is TrackingState.RECOVERING):
+            kind, what = 'gap', f'no image came for {self._wait_s:.1f} s; then: {what}'
             advice = 'Keep the images coming: the camera moved unseen, and had to be found again.'
         return RunEvent(kind, record.frame_id, record.stamp_ns, what, advice, until_end=True)
 
@@ -146,7 +158,21 @@ class EventLog:
         if joined:
             what = f'the camera was found in the map again: segment {before.segment_id} was left'
             return [RunEvent('joined', *frame, what, frames=1)]
-        return []
+        return self._large_correction(record)
+
+    def _large_correction(self, record: FrameRecord) -> list[RunEvent]:
+        """Return the event of a correction that reaches far, as a predictor's own loop does."""
+        count, known = record.corrected_frames, self._corrections
+        usual = float(np.median(known)) if known else float('inf')
+        if count:
+            known.append(count)
+        if count <= _LARGE_CORRECTION * usual:
+            return []
+        what = (
+            f'{count} past poses were corrected at once, usually {usual:.0f}, as when the '
+            'predictor recognises a place'
+        )
+        return [RunEvent('correction', record.frame_id, record.stamp_ns, what, frames=count)]
 
 
 def events_of(records: Iterable[FrameRecord]) -> EventLog:

@@ -29,9 +29,9 @@ STATE_COLORS = {
     'recovering': '#7c4dbd',
 }
 #: Inches. Charts are half as wide as the page, or as wide as a phone.
-WIDTH = 5.2
+WIDTH = 4.8
 _CONFIDENCE_TOP = 2.0
-_ELLIPSES = 8
+_ELLIPSES = 6
 #: Radius of a 95 % ellipse, in standard deviations.
 _RADIUS_95 = float(np.sqrt(chi2.ppf(0.95, 2)))
 #: Ellipses smaller than this share of the plan are enlarged.
@@ -81,13 +81,15 @@ def truth_plan(run: RunData) -> str:
     follows = np.diff(np.searchsorted(run.stamps_ns, stamps_ns)) == 1
     pieces = np.stack([estimate[:-1, :2], estimate[1:, :2]], axis=1)[follows]
     colours = LineCollection(pieces, cmap='viridis_r', lw=2.2, array=errors[1:][follows])
+    # Few large errors, as of the start, would give all others one colour.
+    colours.set_clim(0.0, max(float(np.percentile(errors, 98)), 1e-9))
     axes.add_collection(colours)
-    figure.colorbar(colours, label='position error (m)', shrink=0.8)
+    figure.colorbar(colours, label='position error (m)', shrink=0.8, extend='max')
     scale = float(run.evaluation['trajectory']['scale'])
     factor = _draw_ellipses(axes, run, stamps_ns, estimate, R_level_truth @ T[:, :3, :3], scale)
     axes.set(aspect='equal', adjustable='datalim', xlabel='right (m)', ylabel='forward (m)')
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=9)
     text = 'After the best alignment.'
     if factor is not None:
         enlarged = f', drawn {factor} times as large' if factor > 1 else ''
@@ -127,7 +129,7 @@ def _draw_ellipses(
         angle = np.degrees(np.arctan2(axis[1, 1], axis[0, 1]))
         size = 2 * factor * large, 2 * factor * small
         axes.add_patch(
-            Ellipse(centre[:2], *size, angle=angle, fill=False, color='tab:red', lw=1.0)
+            Ellipse(centre[:2], *size, angle=angle, fill=False, color='tab:red', lw=0.9, alpha=0.7)
         )
     return factor
 
@@ -157,8 +159,9 @@ def bounds_chart(run: RunData) -> str:
         return ''
     seconds = run.seconds_of(run.errors['stamps_ns'])
     figure = new_figure(WIDTH, 4.2)
+    upper, lower = figure.subplots(2, 1, sharex=True)
     for axes, unit, label in zip(
-        figure.subplots(2, 1, sharex=True),
+        (upper, lower),
         ('m', 'deg'),
         ('position (m)', 'rotation (deg)'),
         strict=True,
@@ -171,7 +174,7 @@ def bounds_chart(run: RunData) -> str:
         axes.set(ylabel=label, ylim=(0, 1.1 * max(top, 1e-9)))
         axes.grid(alpha=0.3)
     axes.set(xlabel='time (s)')
-    axes.legend(fontsize=8, loc='upper left')
+    upper.legend(fontsize=9, loc='upper left')
     text = (
         'The error as seen from the first tracked pose, and how large 95 % of such errors should '
         'be at most by the published covariance, in the direction of the error.'
@@ -194,7 +197,7 @@ def coverage_chart(run: RunData) -> str:
     axes.set(xlim=(0, 100), ylim=(0, 102), xlabel='expected inside (%)')
     axes.set(ylabel='observed inside (%)')
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc='lower right')
+    axes.legend(fontsize=9, loc='lower right')
     text = (
         'Above the diagonal covariances are cautious, below it too small. Poses of one run err '
         'together: a single run is no proof.'
@@ -325,7 +328,11 @@ def _colour_bars(colours: dict[str, Any], of_trust: dict[str, Any], unit: str) -
     figure = new_figure(2 * WIDTH, 0.9)
     labels = (f'depth ({unit})', 'confidence (1: lowest)')
     for axes, scale, label in zip(figure.subplots(1, 2), (colours, of_trust), labels, strict=True):
-        figure.colorbar(_mappable(scale), cax=axes, orientation='horizontal', label=label)
+        figure.colorbar(
+            _mappable(scale), cax=axes, orientation='horizontal', label=label,
+            format='%.3g', ticks=np.geomspace(scale['vmin'], scale['vmax'], 5),
+        )  # fmt: skip
+        axes.minorticks_off()
     return figure_image(figure, 'The colours of depth and of confidence')
 
 
@@ -349,4 +356,4 @@ def _level(axes: Any, value: float, label: str) -> None:
 def _over_time(axes: Any, seconds: np.ndarray) -> None:
     axes.set(xlabel='time (s)', xlim=(seconds[0], max(seconds[-1], seconds[0] + 1e-3)))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc='upper right', ncols=3)
+    axes.legend(fontsize=8, loc='upper right', ncols=2)

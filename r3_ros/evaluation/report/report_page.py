@@ -11,7 +11,6 @@ import numpy as np
 from ...core.atomic_files import atomic_write
 from ...core.trajectory_file import NANOSECONDS, parse_stamp
 from ...offline.run_files import REPORT
-from ..map_views import level_scene
 from .page_parts import charts, embedded, note, number, page, panel, row, section, table, thousands
 from .report_charts import (
     bounds_chart,
@@ -31,10 +30,11 @@ from .run_data import load_run, RunData
 _EVENT_TITLES = {
     'start': 'Not tracked at the start',
     'lost': 'Lost',
-    'gap': 'Gap in the images',
+    'gap': 'Lost after a gap in the images',
     'segment': 'New segment',
     'joined': 'Joined',
     'loop': 'Loop closed',
+    'correction': 'Large correction',
 }
 
 
@@ -56,8 +56,9 @@ def _page(run: RunData) -> str:
         _tiles(run),
         _warnings(run),
         *_truth(run),
-        *_scene(run),
+        *_trajectory(run),
         *_events(run),
+        *_map(run),
     ]
     if run.samples:
         text = 'Image, depth and confidence of some keyframes; grey: no depth.'
@@ -178,29 +179,33 @@ def _event(run: RunData, event: dict[str, Any]) -> str:
     )
 
 
-def _scene(run: RunData) -> list[str]:
-    """Return the sections of trajectory and map; none without poses."""
-    if run.trajectory is None:
+def _trajectory(run: RunData) -> list[str]:
+    """Return the section of the trajectory; none without poses."""
+    scene = run.scene
+    if scene is None or run.trajectory is None:
         return []
-    scene = level_scene(run.cloud, run.trajectory.T_world_camera)
     keyframe_stamps = run.stamps_ns[np.asarray(run.frames['keyframe']) > 0]
     keyframes = np.flatnonzero(np.isin(run.trajectory.stamps_ns, keyframe_stamps))
-    trajectory = section(
-        'Trajectory',
-        plans(scene, run.unit, keyframes),
-        note(
-            'After all corrections, turned level by the mean upward direction of the camera; dots '
-            f'are keyframes. {_unit_note(run.summary)}'
-        ),
+    text = (
+        'After all corrections, turned level by the mean upward direction of the camera; dots are '
+        f'keyframes. {_unit_note(run.summary)}'
     )
+    return [section('Trajectory', plans(scene, run.unit, keyframes), note(text))]
+
+
+def _map(run: RunData) -> list[str]:
+    """Return the section of the map; none without poses."""
+    scene = run.scene
+    if scene is None:
+        return []
     if not len(run.cloud):
-        return [trajectory, section('Map', note('The map is empty: no depth was found.'))]
+        return [section('Map', note('The map is empty: no depth was found.'))]
     shown = '' if len(scene.cloud) == len(run.cloud) else f'{thousands(len(scene.cloud))} of '
     text = (
         f'{shown}{thousands(len(run.cloud))} points. All are in <code>map.ply</code>, for any '
         'viewer of point clouds.'
     )
-    return [trajectory, section('Map', map_views(scene), note(text))]
+    return [section('Map', map_views(scene), note(text))]
 
 
 def _unit_note(summary: dict[str, Any]) -> str:

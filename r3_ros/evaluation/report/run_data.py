@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 import json
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from ...offline.run_files import (
     TRAJECTORY,
     TRAJECTORY_FINAL,
 )
+from ..map_views import level_scene, LevelScene
 from ..run_evaluation import EVALUATION, EVALUATION_TABLE
 
 
@@ -74,6 +76,13 @@ class RunData:
     def tracked(self) -> np.ndarray:
         """(N,) bool."""
         return np.asarray(self.frames['tracked']) > 0
+
+    @cached_property
+    def scene(self) -> LevelScene | None:
+        """Trajectory and map, level; None without poses."""
+        if self.trajectory is None:
+            return None
+        return level_scene(self.cloud, self.trajectory.T_world_camera)
 
     def seconds_of(self, stamps_ns: np.ndarray) -> np.ndarray:
         """Return stamps in seconds since the first frame."""
