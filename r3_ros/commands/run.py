@@ -27,8 +27,8 @@ def register(subparsers: Any) -> None:
         help='process a folder of images, a video or a bag',
         description='Process every frame of a recording. The output folder gets trajectory.tum '
         '(poses as first estimated), trajectory_final.tum (after all corrections), '
-        'covariances.npz, map.ply, frames.csv, summary.json and report.html. Poses are camera-to-world in optical axes; '
-        'the world is the first camera.',
+        'covariances.npz, map.ply, frames.csv, summary.json and report.html. Poses are '
+        'camera-to-world in optical axes; the world is the first camera.',
     )
     parser.add_argument(
         'input', metavar='INPUT', help='folder of images, video, or bag (rosbag2, .mcap, .db3)'

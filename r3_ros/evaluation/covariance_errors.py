@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from ..core.geometry import inverse
 from ..core.trajectory_file import PoseList
@@ -21,6 +21,11 @@ from .trajectory_errors import match_stamps
 
 #: Shares of the errors that ellipsoids are asked to hold.
 LEVELS = tuple(float(level) for level in np.linspace(0.05, 0.95, 19).round(2))
+
+
+def chi_square(level: float, dimensions: int) -> float:
+    """Return the NEES that this share of the errors stays below."""
+    return float(chdtri(dimensions, 1.0 - level))
 
 
 def motion_errors(T: np.ndarray, T_true: np.ndarray) -> np.ndarray:
@@ -72,14 +77,14 @@ def nees(errors: np.ndarray, covariances: np.ndarray) -> np.ndarray:
 def share_inside(values: np.ndarray, level: float = 0.95, dimensions: int = 6) -> float:
     """Return the share of (N,) known NEES inside the ellipsoid of a level; NaN without any."""
     known = values[np.isfinite(values)]
-    return float(np.mean(known <= chi2.ppf(level, dimensions))) if len(known) else float('nan')
+    return float(np.mean(known <= chi_square(level, dimensions))) if len(known) else float('nan')
 
 
 def bounds_95(errors: np.ndarray, covariances: np.ndarray) -> np.ndarray:
     """Return the (N,) distances to the 95 % ellipsoid in the directions of (N, 3) errors."""
     lengths = np.linalg.norm(errors, axis=1)
     with np.errstate(divide='ignore', invalid='ignore'):
-        return lengths * np.sqrt(chi2.ppf(0.95, 3) / nees(errors, covariances))
+        return lengths * np.sqrt(chi_square(0.95, 3) / nees(errors, covariances))
 
 
 @dataclass(frozen=True, eq=False)

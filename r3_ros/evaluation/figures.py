@@ -98,3 +98,38 @@ def depth_colours(depth: np.ndarray) -> dict[str, Any]:
     known = depth[np.isfinite(depth)]
     low, high = np.percentile(known, (2, 98)) if len(known) else (1.0, 1.0)
     return {'cmap': 'turbo_r', 'norm': 'log', 'vmin': low, 'vmax': 1.001 * high}
+
+
+def colour_scale(colours: dict[str, Any]) -> Any:
+    """Return what turns values into colours and into a colour bar.
+
+    :param colours: as of :func:`depth_colours`; ``norm``: ``log`` or ``linear``.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LogNorm, Normalize
+
+    norm = {'log': LogNorm, 'linear': Normalize}[colours['norm']]
+    return ScalarMappable(norm(colours['vmin'], colours['vmax']), colours['cmap'])
+
+
+def draw_coloured_lines(axes: Any, lines: np.ndarray, values: np.ndarray, top: float) -> Any:
+    """Draw (N, 2, 2) lines in the colours of (N,) values from 0 to ``top``; return them."""
+    from matplotlib.collections import LineCollection
+
+    drawn = LineCollection(lines, cmap='viridis_r', lw=2.2, array=values)
+    drawn.set_clim(0.0, top)
+    axes.add_collection(drawn)
+    return drawn
+
+
+def draw_ellipse(axes: Any, centre: np.ndarray, C: np.ndarray, sigmas: float) -> None:
+    """Draw the ellipse of so many standard deviations of a (2, 2) covariance."""
+    from matplotlib.patches import Ellipse
+
+    variances, directions = np.linalg.eigh(C)
+    height, width = 2 * sigmas * np.sqrt(np.maximum(variances, 0.0))
+    angle = float(np.degrees(np.arctan2(directions[1, 1], directions[0, 1])))
+    ellipse = Ellipse(
+        centre, width, height, angle=angle, fill=False, color='tab:red', lw=0.9, alpha=0.7
+    )
+    axes.add_patch(ellipse)

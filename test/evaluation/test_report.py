@@ -13,7 +13,7 @@ from r3_ros.commands.cli import main
 from r3_ros.core.errors import SourceError
 from r3_ros.core.geometry import make_T
 from r3_ros.core.trajectory_file import read_tum
-from r3_ros.evaluation.figures import encoded, new_figure
+from r3_ros.evaluation.figures import draw_ellipse, encoded, new_figure
 from r3_ros.evaluation.map_views import draw_from_half_way, draw_plan, level_scene
 from r3_ros.evaluation.report.report_page import write_report
 from r3_ros.evaluation.run_evaluation import evaluate_run
@@ -184,6 +184,16 @@ def test_the_nearest_point_is_seen():
         image = cv2.imdecode(np.frombuffer(encoded(figure, 50), np.uint8), cv2.IMREAD_COLOR)
         # In the middle, BGR.
         assert image[75, 100].tolist() == [0, 0, 255]
+
+
+def test_ellipses_lie_along_the_larger_spread():
+    axes = new_figure(4, 3).subplots()
+    along = np.array([np.cos(0.5), np.sin(0.5)])
+    C = 0.04 * np.outer(along, along) + 0.0001 * (np.eye(2) - np.outer(along, along))
+    draw_ellipse(axes, np.array([1.0, 2.0]), C, sigmas=3.0)
+    (drawn,) = axes.patches
+    assert drawn.width == pytest.approx(2 * 3 * 0.2) and drawn.height == pytest.approx(0.06)
+    assert np.radians(drawn.angle) % np.pi == pytest.approx(0.5)
 
 
 def test_plans_are_to_scale_with_right_and_up_where_they_belong():

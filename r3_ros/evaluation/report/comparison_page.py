@@ -233,7 +233,7 @@ def _over_time(runs: Mapping[str, RunData]) -> str:
         figure = new_figure(WIDTH, 3.4)
         axes = figure.subplots()
         for name, run in known.items():
-            axes.plot(run.seconds, run.frames[column], lw=1.0, label=name)
+            axes.plot(run.seconds, run.frames[column], lw=1.0, alpha=0.75, label=name)
         values = np.concatenate([run.frames[column] for run in known.values()])
         # Few very slow frames would flatten all others.
         top = 1.35 * float(np.nanpercentile(values, 99))

@@ -5,12 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.stats import chi2
 
 from ...core.geometry import rigid_part
 from ...maps.keyframe_images import encode_image
 from ...offline.depth_samples import DepthSample
-from ..figures import depth_colours, new_figure
+from ..covariance_errors import chi_square
+from ..figures import (
+    colour_scale,
+    depth_colours,
+    draw_coloured_lines,
+    draw_ellipse,
+    new_figure,
+)
 from ..map_views import (
     draw_from_half_way,
     draw_from_outside,
@@ -33,7 +39,7 @@ WIDTH = 4.8
 _CONFIDENCE_TOP = 2.0
 _ELLIPSES = 6
 #: Radius of a 95 % ellipse, in standard deviations.
-_RADIUS_95 = float(np.sqrt(chi2.ppf(0.95, 2)))
+_RADIUS_95 = float(np.sqrt(chi_square(0.95, 2)))
 #: Ellipses smaller than this share of the plan are enlarged.
 _LEAST_ELLIPSE = 0.02
 
@@ -45,7 +51,7 @@ def plans(scene: LevelScene, unit: str, keyframes: np.ndarray) -> str:
     """
     panels = []
     for view in ('from above', 'from the right'):
-        figure = new_figure(WIDTH, 4.2)
+        figure = new_figure(WIDTH, 3.7)
         draw_plan(figure.subplots(), scene, unit, keyframes, view)
         panels.append(chart(view.capitalize(), figure, kind='jpeg'))
     return charts(*panels)
@@ -58,7 +64,7 @@ def map_views(scene: LevelScene) -> str:
         ('From outside', draw_from_outside),
         ('As the camera saw it half-way', draw_from_half_way),
     ):
-        figure = new_figure(WIDTH, 3.6)
+        figure = new_figure(WIDTH, WIDTH / 1.5)
         draw(figure.subplots(), scene)
         panels.append(chart(title, figure, kind='jpeg'))
     return charts(*panels)
@@ -66,12 +72,10 @@ def map_views(scene: LevelScene) -> str:
 
 def truth_plan(run: RunData) -> str:
     """Return the true path from above, and the run's in the colours of its error."""
-    from matplotlib.collections import LineCollection
-
     assert run.errors is not None and run.evaluation is not None and run.published is not None
     stamps_ns, errors = run.errors['stamps_ns'], run.errors['error_m']
     rows = np.searchsorted(run.published.stamps_ns, stamps_ns)
-    T = rigid_part(np.array(run.evaluation['S_truth_world'])) @ run.published.T_world_camera[rows]
+    T = rigid_part(run.evaluation['S_truth_world']) @ run.published.T_world_camera[rows]
     R_level_truth = level_rotation(T)
     estimate, truth = (run.errors[name] @ R_level_truth.T for name in ('estimate', 'truth'))
     figure = new_figure(WIDTH, 4.2)
@@ -80,10 +84,9 @@ def truth_plan(run: RunData) -> str:
     axes.plot(*estimate[0, :2], 'o', color='0.2', ms=6, label='start')
     follows = np.diff(np.searchsorted(run.stamps_ns, stamps_ns)) == 1
     pieces = np.stack([estimate[:-1, :2], estimate[1:, :2]], axis=1)[follows]
-    colours = LineCollection(pieces, cmap='viridis_r', lw=2.2, array=errors[1:][follows])
     # Few large errors, as of the start, would give all others one colour.
-    colours.set_clim(0.0, max(float(np.percentile(errors, 98)), 1e-9))
-    axes.add_collection(colours)
+    top = max(float(np.percentile(errors, 98)), 1e-9)
+    colours = draw_coloured_lines(axes, pieces, errors[1:][follows], top)
     figure.colorbar(colours, label='position error (m)', shrink=0.8, extend='max')
     scale = float(run.evaluation['trajectory']['scale'])
     factor = _draw_ellipses(axes, run, stamps_ns, estimate, R_level_truth @ T[:, :3, :3], scale)
@@ -109,8 +112,6 @@ def _draw_ellipses(
 
     :param scale: of the run's unit.
     """
-    from matplotlib.patches import Ellipse
-
     if run.covariances is None:
         return None
     rows = np.searchsorted(run.covariances.stamps_ns, stamps_ns)
@@ -119,18 +120,14 @@ def _draw_ellipses(
     if not len(tracked):
         return None
     chosen = tracked[np.linspace(0, len(tracked) - 1, _ELLIPSES + 1).astype(int)[1:]]
-    variances, directions = np.linalg.eigh(C[chosen, :2, :2])
-    radii = scale * _RADIUS_95 * np.sqrt(np.maximum(variances, 0.0))
+    C_plan = scale**2 * C[chosen, :2, :2]
+    largest = _RADIUS_95 * float(np.sqrt(np.linalg.eigvalsh(C_plan).max()))
     extent = float(np.ptp(centres[:, :2], axis=0).max())
-    factor, largest = 1, float(radii.max())
+    factor = 1
     while 0 < factor * largest < _LEAST_ELLIPSE * extent and factor < 1000:
         factor *= 10
-    for centre, (small, large), axis in zip(centres[chosen], radii, directions, strict=True):
-        angle = np.degrees(np.arctan2(axis[1, 1], axis[0, 1]))
-        size = 2 * factor * large, 2 * factor * small
-        axes.add_patch(
-            Ellipse(centre[:2], *size, angle=angle, fill=False, color='tab:red', lw=0.9, alpha=0.7)
-        )
+    for centre, C_one in zip(centres[chosen, :2], C_plan, strict=True):
+        draw_ellipse(axes, centre, C_one, factor * _RADIUS_95)
     return factor
 
 
@@ -318,7 +315,9 @@ def _strip(sample: DepthSample, colours: dict[str, Any], of_trust: dict[str, Any
     unknown = ~np.isfinite(sample.depth)
     parts = [sample.image]
     for values, scale in ((sample.depth, colours), (sample.confidence, of_trust)):
-        coloured = _mappable(scale).to_rgba(np.where(unknown, scale['vmin'], values), bytes=True)
+        coloured = colour_scale(scale).to_rgba(
+            np.where(unknown, scale['vmin'], values), bytes=True
+        )
         coloured[unknown] = 215
         parts.append(coloured[..., :3])
     return encode_image(np.hstack(parts))
@@ -326,22 +325,16 @@ def _strip(sample: DepthSample, colours: dict[str, Any], of_trust: dict[str, Any
 
 def _colour_bars(colours: dict[str, Any], of_trust: dict[str, Any], unit: str) -> str:
     figure = new_figure(2 * WIDTH, 0.9)
+    figure.get_layout_engine().set(wspace=0.08)
+    spaced = {'log': np.geomspace, 'linear': np.linspace}
     labels = (f'depth ({unit})', 'confidence (1: lowest)')
     for axes, scale, label in zip(figure.subplots(1, 2), (colours, of_trust), labels, strict=True):
         figure.colorbar(
-            _mappable(scale), cax=axes, orientation='horizontal', label=label,
-            format='%.3g', ticks=np.geomspace(scale['vmin'], scale['vmax'], 5),
+            colour_scale(scale), cax=axes, orientation='horizontal', label=label,
+            format='%.3g', ticks=spaced[scale['norm']](scale['vmin'], scale['vmax'], 5),
         )  # fmt: skip
         axes.minorticks_off()
     return figure_image(figure, 'The colours of depth and of confidence')
-
-
-def _mappable(scale: dict[str, Any]) -> Any:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LogNorm, Normalize
-
-    norm = {'log': LogNorm, 'linear': Normalize}[scale['norm']]
-    return ScalarMappable(norm(scale['vmin'], scale['vmax']), scale['cmap'])
 
 
 def _level(axes: Any, value: float, label: str) -> None:

@@ -105,7 +105,8 @@ def load_run(folder: Path) -> RunData:
         return _loaded(folder, summary)
     except (KeyError, IndexError, OSError, ValueError) as error:
         raise SourceError(
-            f'a file in {folder} is damaged ({type(error).__name__}: {error}); run r3 run again'
+            f'a file in {folder} is damaged ({type(error).__name__}: {error}); run r3 run again, '
+            'or r3 eval if it is an evaluation'
         ) from error
 
 
@@ -126,7 +127,7 @@ def _loaded(folder: Path, summary: dict[str, Any]) -> RunData:
         covariances=read_covariances(folder),
         samples=read_samples(folder),
         moments=moments,
-        evaluation=json.loads((folder / EVALUATION).read_text()) if has_evaluation else None,
+        evaluation=_evaluation(folder / EVALUATION) if has_evaluation else None,
         errors=_errors(folder / EVALUATION_TABLE) if has_evaluation else None,
     )
 
@@ -136,6 +137,11 @@ def _poses(path: Path) -> PoseList | None:
         return read_tum(path)
     except SourceError:
         return None
+
+
+def _evaluation(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding='utf-8'))
+    return content | {'S_truth_world': np.array(content['S_truth_world'])}
 
 
 def _errors(path: Path) -> dict[str, Any]:
