@@ -127,10 +127,12 @@ def load_summary(folder: Path) -> dict[str, Any]:
 
     :raises SourceError: the folder holds no run.
     """
+    if not (folder / SUMMARY).is_file():
+        raise SourceError(f'{folder} is not the output of r3 run: there is no {SUMMARY} in it')
     try:
         content = json.loads((folder / SUMMARY).read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
-        raise SourceError(f'{folder} is not the output of r3 run: {error}') from error
+        raise SourceError(f'{folder / SUMMARY} is damaged: {error}') from error
     if not isinstance(content, dict):
         raise SourceError(f'{folder / SUMMARY} must hold a JSON object')
     return content

@@ -274,6 +274,7 @@ def test_runs_are_compared_in_one_page(run, tmp_path):
     (second / 'summary.json').write_text(json.dumps(summary))
     page = compared(tmp_path, first, second)
     assert 'not overlaid' in page and '<h3>Paths' not in page
+    assert 'cannot be ranked' in page and '<b>' not in page
 
 
 def test_what_is_no_run_or_named_twice_cannot_be_compared(run, tmp_path, capsys):

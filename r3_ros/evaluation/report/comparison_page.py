@@ -101,7 +101,7 @@ def write_comparison(folders: Sequence[Path], path: Path) -> None:
     title = f'{len(runs)} runs compared'
     sections = [
         f'<header><h1>{title}</h1><p>{escape(", ".join(runs))}</p></header>',
-        section('Numbers', panel(_numbers(runs)), note('Bold: the best of a row.')),
+        section('Numbers', panel(_numbers(runs)), note(_recordings_note(runs))),
         section('Changed parameters', panel(_parameters(runs))),
         section('Paths', *_paths(runs)),
         section('Time per frame and memory', _over_time(runs), panel(_stages(runs))),
@@ -128,14 +128,26 @@ def _numbers(runs: Mapping[str, RunData]) -> str:
         if not known:
             continue
         best = None
-        if quantity.best is not None and len(known) == len(runs) and len(set(known)) > 1:
+        comparable = _share_recording(runs) and len(known) == len(runs) and len(set(known)) > 1
+        if quantity.best is not None and comparable:
             best = quantity.best(known)
         cells = []
         for value in values:
             text = '' if value is None else escape(quantity.form(value))
-            cells.append(f'<td class="number">{f"<b>{text}</b>" if value == best else text}</td>')
+            is_best = best is not None and value == best
+            cells.append(f'<td class="number">{f"<b>{text}</b>" if is_best else text}</td>')
         rows.append(f'<tr><td>{escape(quantity.label)}</td>{"".join(cells)}</tr>')
     return table(rows, row(['', *runs], range(1, 1 + len(runs)), 'th'))
+
+
+def _share_recording(runs: Mapping[str, RunData]) -> bool:
+    return len({run.summary.get('source') for run in runs.values()}) == 1
+
+
+def _recordings_note(runs: Mapping[str, RunData]) -> str:
+    if _share_recording(runs):
+        return 'Bold: the best of a row.'
+    return 'The runs are of different recordings: their numbers cannot be ranked.'
 
 
 def _value(quantity: _Quantity, run: RunData) -> Any:

@@ -91,6 +91,7 @@ def truth_plan(run: RunData) -> str:
     scale = float(run.evaluation['trajectory']['scale'])
     factor = _draw_ellipses(axes, run, stamps_ns, estimate, R_level_truth @ T[:, :3, :3], scale)
     axes.set(aspect='equal', adjustable='datalim', xlabel='right (m)', ylabel='forward (m)')
+    axes.locator_params(nbins=6)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9)
     text = 'After the best alignment.'
