@@ -116,7 +116,7 @@ def draw_coloured_lines(axes: Any, lines: np.ndarray, values: np.ndarray, top: f
     """Draw (N, 2, 2) lines in the colours of (N,) values from 0 to ``top``; return them."""
     from matplotlib.collections import LineCollection
 
-    drawn = LineCollection(lines, cmap='viridis_r', lw=2.2, array=values)
+    drawn = LineCollection(list(lines), cmap='viridis_r', lw=2.2, array=values)
     drawn.set_clim(0.0, top)
     axes.add_collection(drawn)
     return drawn
@@ -130,6 +130,13 @@ def draw_ellipse(axes: Any, centre: np.ndarray, C: np.ndarray, sigmas: float) ->
     height, width = 2 * sigmas * np.sqrt(np.maximum(variances, 0.0))
     angle = float(np.degrees(np.arctan2(directions[1, 1], directions[0, 1])))
     ellipse = Ellipse(
-        centre, width, height, angle=angle, fill=False, color='tab:red', lw=0.9, alpha=0.7
+        (centre[0], centre[1]),
+        width,
+        height,
+        angle=angle,
+        fill=False,
+        color='tab:red',
+        lw=0.9,
+        alpha=0.7,
     )
     axes.add_patch(ellipse)

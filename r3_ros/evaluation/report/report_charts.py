@@ -327,7 +327,7 @@ def _strip(sample: DepthSample, colours: dict[str, Any], of_trust: dict[str, Any
 def _colour_bars(colours: dict[str, Any], of_trust: dict[str, Any], unit: str) -> str:
     figure = new_figure(2 * WIDTH, 0.9)
     figure.get_layout_engine().set(wspace=0.08)
-    spaced = {'log': np.geomspace, 'linear': np.linspace}
+    spaced: dict[str, Any] = {'log': np.geomspace, 'linear': np.linspace}
     labels = (f'depth ({unit})', 'confidence (1: lowest)')
     for axes, scale, label in zip(figure.subplots(1, 2), (colours, of_trust), labels, strict=True):
         figure.colorbar(
