@@ -84,13 +84,13 @@ def _drift(covariance: CovarianceErrors, errors: TrajectoryErrors) -> dict[str, 
     """Return columns of the errors seen from the first tracked pose, and their 95 % bounds."""
     rows = np.searchsorted(errors.stamps_ns, covariance.stamps_ns)
     columns = {}
-    for name, part, unit in (
-        ('drift_m', slice(0, 3), errors.scale),
-        ('drift_deg', slice(3, 6), np.degrees(1.0)),
+    for unit, part, factor in (
+        ('m', slice(0, 3), errors.scale),
+        ('deg', slice(3, 6), np.degrees(1.0)),
     ):
         own, C = covariance.pose_errors[:, part], covariance.pose_covariances[:, part, part]
-        columns[name] = unit * np.linalg.norm(own, axis=1)
-        columns[f'{name.replace("_", "_bound_")}'] = unit * bounds_95(own, C)
+        columns[f'drift_{unit}'] = factor * np.linalg.norm(own, axis=1)
+        columns[f'drift_bound_{unit}'] = factor * bounds_95(own, C)
     columns |= {'pose_nees': covariance.pose_nees, 'step_nees': covariance.step_nees}
     filled = {name: np.full(len(errors.stamps_ns), np.nan) for name in columns}
     for name, values in columns.items():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from r3_ros import factory
 from r3_ros.commands.cli import main
-from r3_ros.core.geometry import make_T, similarity
+from r3_ros.core.datatypes import TrackingState
+from r3_ros.core.geometry import make_T, scale_of
 from r3_ros.core.trajectory_file import read_tum
 from r3_ros.evaluation.covariance_errors import (
     bounds_95,
@@ -16,7 +17,8 @@ from r3_ros.evaluation.covariance_errors import (
     nees,
     share_inside,
 )
-from r3_ros.offline.run_files import read_covariances, read_table
+from r3_ros.offline.frame_record import FrameRecord
+from r3_ros.offline.run_files import read_covariances, read_table, write_covariances
 from scipy.spatial.transform import Rotation
 import scripted
 from sequences import stamp, write_folder
@@ -84,6 +86,25 @@ def test_an_error_is_below_its_bound_where_the_ellipsoid_holds_it():
     assert along_x == pytest.approx(2 * np.sqrt(7.8147), rel=1e-3)
 
 
+def test_covariances_are_written_in_the_unit_of_the_run(tmp_path):
+    C = np.arange(36.0).reshape(6, 6)
+    step = make_T(np.eye(3), np.array([1.0, 2.0, 3.0]))
+    facts = (TrackingState.TRACKING, '', True, False, 1.0, 1.0, 1.0, 1, 1.0, 1.0)
+    records = [
+        FrameRecord(0, 10, *facts),
+        FrameRecord(1, 20, *facts, covariance=C, T_previous_camera=step, step_covariance=2 * C),
+    ]
+    write_covariances(tmp_path / 'covariances.npz', records, unit=3.0)
+    saved = read_covariances(tmp_path)
+    assert saved.stamps_ns.tolist() == [10, 20]
+    assert np.isnan(saved.covariance[0]).all() and np.isnan(saved.T_previous_camera[0]).all()
+    np.testing.assert_allclose(saved.covariance[1, :3, :3], 9 * C[:3, :3])
+    np.testing.assert_allclose(saved.covariance[1, :3, 3:], 3 * C[:3, 3:])
+    np.testing.assert_allclose(saved.step_covariance[1, 3:, 3:], 2 * C[3:, 3:])
+    assert saved.T_previous_camera[1, :3, 3].tolist() == [3.0, 6.0, 9.0]
+    assert read_covariances(tmp_path / 'elsewhere') is None
+
+
 @pytest.mark.parametrize('metres_per_unit', [None, 3.0])
 def test_a_run_keeps_its_covariances_and_is_judged_by_them(tmp_path, monkeypatch, metres_per_unit):
     script = scripted.Script(
@@ -121,9 +142,7 @@ def test_a_run_keeps_its_covariances_and_is_judged_by_them(tmp_path, monkeypatch
     S = np.array(evaluation['S_truth_world'])
     centres = (S @ poses.T_world_camera)[:, :3, 3]
     np.testing.assert_allclose(centres[:, 0], table['estimate_x'], atol=1e-5)
-    np.testing.assert_allclose(
-        similarity(np.eye(4), evaluation['trajectory']['scale'])[0, 0], np.linalg.norm(S[:3, 0])
-    )
+    assert scale_of(S) == pytest.approx(evaluation['trajectory']['scale'])
 
 
 def test_small_motions_of_a_stack_and_of_one():

@@ -3,10 +3,11 @@
 import cv2
 import numpy as np
 import pytest
-from r3_ros.core.datatypes import DepthMap, TrackingState
+from r3_ros.core.datatypes import DepthMap, Frame, TrackingState
 from r3_ros.offline.depth_samples import DepthSamples, MOST_SAMPLES
 from r3_ros.offline.frame_record import FrameRecord
 from r3_ros.offline.run_events import EventLog, events_of, MOST_EVENTS
+from r3_ros.streaming.image_check import ImageCheck
 import scripted
 from sequences import stamp
 
@@ -41,8 +42,12 @@ def test_what_helps_follows_from_the_reason():
         (event,) = events_of([record(0), record(1, LOST, reason)]).events()
         return event.advice
 
-    assert 'lens' in advice('the image is black: is the lens covered?; no remembered frame fits')
-    assert 'cable' in advice('the camera has sent the same image for 1.0 s: it hangs')
+    def fault(images):
+        check = ImageCheck()
+        return [check.fault(Frame(image, stamp(i)), 0.2) for i, image in enumerate(images)][-1]
+
+    assert 'lens' in advice(fault([np.zeros((48, 64, 3), np.uint8)]))
+    assert 'cable' in advice(fault([scripted.pattern_image()] * 5) + '; no remembered frame fits')
     assert 'slowly' in advice('score at 12% of the usual')
 
 
