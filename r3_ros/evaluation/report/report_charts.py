@@ -135,7 +135,6 @@ def _draw_ellipses(
 def error_chart(run: RunData) -> str:
     """Return position and rotation errors over time, after the alignment."""
     assert run.errors is not None
-    seconds = run.seconds_of(run.errors['stamps_ns'])
     figure = new_figure(WIDTH, 4.2)
     for axes, key, label in zip(
         figure.subplots(2, 1, sharex=True),
@@ -143,7 +142,7 @@ def error_chart(run: RunData) -> str:
         ('position error (m)', 'rotation error (deg)'),
         strict=True,
     ):
-        axes.plot(seconds, run.errors[key], lw=1.2)
+        axes.plot(run.seconds, _by_frame(run, key), lw=1.2)
         axes.axhline(np.sqrt(np.mean(run.errors[key] ** 2)), color='0.4', lw=1, linestyle=':')
         axes.set(ylabel=label, ylim=(0, None))
         axes.grid(alpha=0.3)
@@ -151,11 +150,18 @@ def error_chart(run: RunData) -> str:
     return chart('Error over time', figure, 'After the best alignment; dotted: root mean square.')
 
 
+def _by_frame(run: RunData, key: str) -> np.ndarray:
+    """Return a column of evaluation.csv for each frame, NaN for those without a pose."""
+    assert run.errors is not None
+    values = np.full(len(run.stamps_ns), np.nan)
+    values[np.searchsorted(run.stamps_ns, run.errors['stamps_ns'])] = run.errors[key]
+    return values
+
+
 def bounds_chart(run: RunData) -> str:
     """Return errors seen from the first pose beside their 95 % bounds; empty without them."""
     if run.errors is None or 'drift_m' not in run.errors:
         return ''
-    seconds = run.seconds_of(run.errors['stamps_ns'])
     figure = new_figure(WIDTH, 4.2)
     upper, lower = figure.subplots(2, 1, sharex=True)
     for axes, unit, label in zip(
@@ -164,9 +170,9 @@ def bounds_chart(run: RunData) -> str:
         ('position (m)', 'rotation (deg)'),
         strict=True,
     ):
-        error, bound = run.errors[f'drift_{unit}'], run.errors[f'drift_bound_{unit}']
-        axes.fill_between(seconds, 0, bound, color='tab:green', alpha=0.2, label='95 % bound')
-        axes.plot(seconds, error, lw=1.2, label='error')
+        error, bound = _by_frame(run, f'drift_{unit}'), _by_frame(run, f'drift_bound_{unit}')
+        axes.fill_between(run.seconds, 0, bound, color='tab:green', alpha=0.2, label='95 % bound')
+        axes.plot(run.seconds, error, lw=1.2, label='error')
         known = bound[np.isfinite(bound)]
         top = max(np.nanmax(error), np.percentile(known, 98) if len(known) else 0.0)
         axes.set(ylabel=label, ylim=(0, 1.1 * max(top, 1e-9)))

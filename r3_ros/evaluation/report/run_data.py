@@ -65,7 +65,7 @@ class RunData:
 
     @property
     def seconds(self) -> np.ndarray:
-        return self.seconds_of(self.stamps_ns)
+        return (self.stamps_ns - self.stamps_ns[0]) / 1e9
 
     @property
     def unit(self) -> str:
@@ -83,10 +83,6 @@ class RunData:
         if self.trajectory is None:
             return None
         return level_scene(self.cloud, self.trajectory.T_world_camera)
-
-    def seconds_of(self, stamps_ns: np.ndarray) -> np.ndarray:
-        """Return stamps in seconds since the first frame."""
-        return (stamps_ns - self.stamps_ns[0]) / 1e9
 
     def changed_parameters(self) -> dict[str, Any]:
         """Return the parameters that are not at their default."""
