@@ -34,6 +34,12 @@ from r3_ros.core.datatypes import Edge, Estimate  # noqa: E402
 from r3_ros.core.error_model import ErrorModel  # noqa: E402
 from r3_ros.core.geometry import inverse  # noqa: E402
 from r3_ros.core.parameter_fields import updated  # noqa: E402
+from r3_ros.evaluation.covariance_errors import (  # noqa: E402
+    errors_of_poses,
+    motion_errors,
+    nees,
+    share_inside,
+)
 from r3_ros.factory import load_predictor  # noqa: E402
 from r3_ros.offline.stream_run import run_source  # noqa: E402
 from r3_ros.streaming.engine import Engine  # noqa: E402
@@ -41,7 +47,6 @@ from r3_ros.streaming.pose_resolution import carried_along, EdgeNoise, volumes  
 from robustness import aligned, opened, POSED, recorded, Task  # noqa: E402
 from robustness_grid import draw_cells, FRAMES  # noqa: E402
 from scipy.optimize import minimize  # noqa: E402
-from scipy.spatial.transform import Rotation  # noqa: E402
 from scipy.stats import chi2  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -151,12 +156,10 @@ def _segment(
         if len(before) and estimate.T_previous_camera is not None:
             steps.append(found.take(before[:1]))
             motion = inverse(exact[n - 1]) @ exact[n]
-            step_errors.append(error(estimate.T_previous_camera, motion))
+            step_errors.append(motion_errors(estimate.T_previous_camera, motion))
         order = np.argsort(np.log(found.evidence).sum(axis=1))[:_MOST_EDGES]
         links.append(found.take(order))
-    pose_errors = [
-        error(inverse(T[0]) @ T[n], inverse(exact[0]) @ exact[n]) for n in range(1, len(own))
-    ]
+    pose_errors = errors_of_poses(T, exact, 1.0)[1:]
     joined = (
         _links([], row, noise)
         if not steps
@@ -164,7 +167,7 @@ def _segment(
             *(np.concatenate([getattr(s, f) for s in steps]) for f in Links.__dataclass_fields__)
         )
     )
-    return Segment(links, np.array(pose_errors), joined, np.array(step_errors).reshape(-1, 6))
+    return Segment(links, pose_errors, joined, np.array(step_errors).reshape(-1, 6))
 
 
 def _links(edges: Sequence[Edge], row: dict[int, int], noise: EdgeNoise) -> Links:
@@ -175,12 +178,6 @@ def _links(edges: Sequence[Edge], row: dict[int, int], noise: EdgeNoise) -> Link
         noise.evidence_of(edges),
         np.array([e.noise for e in edges]),
     )
-
-
-def error(T: np.ndarray, exact: np.ndarray) -> np.ndarray:
-    """Return the (6,) small motion from an estimated to the true one, in its target's frame."""
-    off = inverse(T) @ exact
-    return np.concatenate((off[:3, 3], Rotation.from_matrix(off[:3, :3]).as_rotvec()))
 
 
 def pose_covariances(segment: Segment, model: ErrorModel) -> np.ndarray:
@@ -211,8 +208,7 @@ def pose_nees(record: Record, model: ErrorModel) -> np.ndarray:
     """Return (N,) squared errors of poses in units of their covariances."""
     parts = []
     for segment in record.segments:
-        errors, C = segment.pose_errors, pose_covariances(segment, model)
-        parts.append(np.einsum('ni,ni->n', errors, np.linalg.solve(C, errors[..., None])[..., 0]))
+        parts.append(nees(segment.pose_errors, pose_covariances(segment, model)))
     return np.concatenate(parts)
 
 
@@ -310,7 +306,7 @@ def table(records: Sequence[Record], models: Sequence[ErrorModel]) -> str:
     for r, model in zip(records, models, strict=True):
         cells = []
         for z in (step_nees(r, model).sum(axis=1), pose_nees(r, model)):
-            inside = 100 * np.mean(z < chi2.ppf(0.95, 6))
+            inside = 100 * share_inside(z)
             cells.append(f'{inside:.0f} % | {np.median(z) / 6:.2f}, {z.mean() / 6:.2f}')
         lines.append(f'| {r.name} | {" | ".join(cells)} |')
     return '\n'.join(lines)

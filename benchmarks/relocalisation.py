@@ -24,9 +24,8 @@ import numpy as np
 from r3_ros.core.geometry import inverse, mean_rotation, rotation_angle
 from r3_ros.core.trajectory_file import PoseList, read_tum
 from r3_ros.core.truth_file import read_truth
-from r3_ros.evaluation.report.run_data import read_table
 from r3_ros.maps.reading import read_map
-from r3_ros.offline.run_files import FRAMES, TRAJECTORY
+from r3_ros.offline.run_files import FRAMES, read_table, TRAJECTORY
 
 SEQUENCES = ('redkitchen_7scenes', 'kitti00')
 #: A pose is right within this share of the path, and this angle in degrees.

@@ -39,25 +39,28 @@ os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 import numpy as np  # noqa: E402
 from r3_ros.core.config import R3Config  # noqa: E402
 from r3_ros.core.datatypes import Estimate, TrackingState  # noqa: E402
-from r3_ros.core.geometry import inverse, mean_rotation, rotation_angle  # noqa: E402
+from r3_ros.core.geometry import mean_rotation, rotation_angle  # noqa: E402
 from r3_ros.core.parameter_fields import updated  # noqa: E402
 from r3_ros.core.truth_file import read_truth  # noqa: E402
+from r3_ros.evaluation.covariance_errors import (  # noqa: E402
+    errors_of_poses,
+    errors_of_steps,
+    nees,
+    share_inside,
+)
 from r3_ros.factory import load_predictor  # noqa: E402
 from r3_ros.input.camera_model import CameraModel  # noqa: E402
 from r3_ros.input.open_source import open_source  # noqa: E402
 from r3_ros.input.source import RawFrame, Source  # noqa: E402
-from r3_ros.offline.run_files import machine, versions  # noqa: E402
+from r3_ros.offline.run_files import machine, plain, versions  # noqa: E402
 from r3_ros.offline.stream_run import run_source, RunResult  # noqa: E402
 from r3_ros.streaming.engine import Engine  # noqa: E402
 from robustness_grid import Cell, draw_cells, FRAMES, GridSequence, TROUBLES  # noqa: E402
-from scipy.spatial.transform import Rotation  # noqa: E402
-from scipy.stats import chi2  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 #: A pose is false beyond this share of the path, or this angle.
 FALSE_SHARE, FALSE_DEG = 0.05, 10.0
 POSED = (TrackingState.TRACKING, TrackingState.LOW_CONFIDENCE)
-_BOUND = float(chi2.ppf(0.95, 6))
 _LEAST_POSES = 3
 #: Groups in which a place may be taken for another one that looks the same.
 AMBIGUOUS = ('pure rotation', 'repeated textures')
@@ -161,8 +164,7 @@ def measure(
     posed = [e for e in estimates if e.state in POSED and e.T_world_camera is not None]
     judged = [e for e in posed if e.stamp_ns in truth]
     emitted, false = [], 0
-    inside_poses: list[bool] = []
-    inside_steps: list[bool] = []
+    pose_nees, step_nees = [np.zeros(0)], [np.zeros(0)]
     for segment in sorted({e.segment_id for e in judged}):
         own = [e for e in judged if e.segment_id == segment]
         if len(own) < _LEAST_POSES:
@@ -174,8 +176,12 @@ def measure(
         false += sum(
             bool(w) and e.state is TrackingState.TRACKING for w, e in zip(wrong, own, strict=True)
         )
-        inside_poses += of_poses(own, exact, published.scale)
-        inside_steps += of_steps(own, truth, published.scale)
+        T, unit = np.stack([e.T_world_camera for e in own]), published.scale
+        pose_nees.append(nees(errors_of_poses(T, exact, unit), stacked(own, 'covariance', 6)))
+        frame_ids = np.array([e.frame_id for e in own])
+        motions = stacked(own, 'T_previous_camera', 4)
+        off = errors_of_steps(motions, frame_ids, exact, unit)
+        step_nees.append(nees(off, stacked(own, 'step_covariance', 6)))
     # In one world after all corrections, joined segments included.
     late = [(final[e.stamp_ns], truth[e.stamp_ns]) for e in judged if e.stamp_ns in final]
     corrected = []
@@ -193,8 +199,8 @@ def measure(
         'ate_final_percent': rms_percent(corrected, path_m),
         'rotation_deg': mean_of([s.errors_deg for s in emitted]),
         'false_poses': false / frames,
-        'coverage_poses': float(np.mean(inside_poses)) if inside_poses else None,
-        'coverage_steps': float(np.mean(inside_steps)) if inside_steps else None,
+        'coverage_poses': plain(share_inside(np.concatenate(pose_nees))),
+        'coverage_steps': plain(share_inside(np.concatenate(step_nees))),
         'step_median_ms': float(np.median(steps_ms)),
         'step_p95_ms': float(np.quantile(steps_ms, 0.95)),
     }
@@ -231,41 +237,10 @@ def similarity(
     return scale, R, centre_y - scale * R @ centre_x
 
 
-def of_poses(own: Sequence[Estimate], truth: np.ndarray, unit: float) -> list[bool]:
-    """Return for each pose whether its 95 % ellipsoid holds the truth, seen from the first one.
-
-    :param unit: metres of a map unit.
-    """
-    first = own[0]
-    assert first.T_world_camera is not None
-    out = []
-    for e, exact in zip(own[1:], truth[1:], strict=True):
-        if e.covariance is not None and e.T_world_camera is not None:
-            relative = inverse(first.T_world_camera) @ e.T_world_camera
-            out.append(holds(relative, inverse(truth[0]) @ exact, unit, e.covariance))
-    return out
-
-
-def of_steps(own: Sequence[Estimate], truth: dict[int, np.ndarray], unit: float) -> list[bool]:
-    """Return for each step whether its 95 % ellipsoid holds the true one."""
-    out = []
-    for before, e in zip(own[:-1], own[1:], strict=True):
-        if e.T_previous_camera is None or e.step_covariance is None:
-            continue
-        if e.frame_id != before.frame_id + 1:
-            continue
-        exact = inverse(truth[before.stamp_ns]) @ truth[e.stamp_ns]
-        out.append(holds(e.T_previous_camera, exact, unit, e.step_covariance))
-    return out
-
-
-def holds(T: np.ndarray, exact: np.ndarray, unit: float, covariance: np.ndarray) -> bool:
-    """Return whether the error of a motion, in its target frame, is within the ellipsoid."""
-    exact = exact.copy()
-    exact[:3, 3] /= unit
-    off = inverse(T) @ exact
-    xi = np.concatenate((off[:3, 3], Rotation.from_matrix(off[:3, :3]).as_rotvec()))
-    return bool(xi @ np.linalg.solve(covariance, xi) <= _BOUND)
+def stacked(own: Sequence[Estimate], name: str, size: int) -> np.ndarray:
+    """Return a (N, size, size) attribute of estimates, NaN where it is None."""
+    values = (getattr(e, name) for e in own)
+    return np.stack([np.full((size, size), np.nan) if v is None else v for v in values])
 
 
 def rms_percent(segments: Sequence[Judged], path_m: float) -> float | None:

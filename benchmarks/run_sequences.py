@@ -24,9 +24,8 @@ import numpy as np
 from r3_ros.core.geometry import inverse
 from r3_ros.core.trajectory_file import parse_stamp, PoseList, read_tum
 from r3_ros.core.truth_file import read_truth
-from r3_ros.evaluation.report.run_data import read_table
 from r3_ros.evaluation.trajectory_errors import evaluate_trajectory
-from r3_ros.offline.run_files import machine, plain, versions
+from r3_ros.offline.run_files import machine, plain, read_table, versions
 
 #: Sequences whose path breaks off: the frames before the cut are judged by themselves.
 CUTS = {'fox_ngp': 31}

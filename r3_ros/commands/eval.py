@@ -22,9 +22,9 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         'eval',
         help='compare a run, or a model on many streams, with the truth',
-        description='Without --output: compare a run with the truth; write evaluation.json, '
-        'evaluation.csv and evaluation.png into its folder and renew its report.html. Depth is '
-        'compared too if the run saved it and depth/ is beside the truth. With --output: run a '
+        description='Without --output: compare a run with the truth; write evaluation.json and '
+        'evaluation.csv into its folder and renew its report.html. Depth is compared too if the '
+        'run saved it and depth/ is beside the truth. With --output: run a '
         'model on recordings with true poses and on held-out worlds, beside baselines and '
         'other predictors; write tables of poses, depth and confidence (evaluation.md, .json), '
         'figures of depth and trajectories, and maps.',

@@ -42,10 +42,10 @@ def register(subparsers: Any) -> None:
         'run',
         help='process a folder of images, a video or a bag',
         description='Process every frame of a recording. The output folder gets trajectory.tum '
-        '(poses as first estimated), trajectory_final.tum (after all corrections), map.ply, '
-        'frames.csv, summary.json and report.html. Poses are camera-to-world in optical axes; '
-        'the world is the first camera. Exit status 3: results are written, but more than a '
-        'quarter of the frames were left out.',
+        '(poses as first estimated), trajectory_final.tum (after all corrections), '
+        'covariances.npz, map.ply, frames.csv, summary.json and report.html. Poses are '
+        'camera-to-world in optical axes; the world is the first camera. Exit status 3: results '
+        'are written, but more than a quarter of the frames were left out.',
     )
     parser.add_argument(
         'input', metavar='INPUT',

@@ -13,13 +13,18 @@ from scipy.stats import rankdata
 from ..core.datatypes import DepthMap, Intrinsics
 from ..core.trajectory_file import NANOSECONDS
 from .depth_errors import DepthErrors, truth_at_pixels
-from .figures import new_figure, save_figure, trajectory_figure
+from .figures import (
+    depth_colours,
+    draw_errors,
+    draw_paths,
+    new_figure,
+    PathErrors,
+    save_figure,
+)
 from .posed_sequences import PosedSequence
 from .stream_results import StreamResult
 
 _ROWS = 4
-#: Percentiles at the ends of a range of colours.
-_ENDS = (2, 98)
 
 
 def draw_depths(path: Path, sequence: PosedSequence, results: Sequence[StreamResult]) -> None:
@@ -64,7 +69,7 @@ def _draw_row(
     }
     image = max((depth_map.image for depth_map, _, _ in found.values()), key=np.size)
     reference = next(depth for _, depth, _ in found.values()) if truth is None else truth
-    colours = _colours(reference)
+    colours = depth_colours(reference)
     seconds = (stamp_ns - int(sequence.truth.stamps_ns[0])) / NANOSECONDS
     _show(cells[0], f'image at {seconds:.1f} s', image)
     if sequence.depth_stamps:
@@ -99,13 +104,6 @@ def _scaled(
     return depth / (np.median(known) if len(known) else 1.0), errors.abs_rel
 
 
-def _colours(depth: np.ndarray) -> dict[str, Any]:
-    """Return logarithmic colours for depth, without its extremes."""
-    known = depth[np.isfinite(depth)]
-    low, high = np.percentile(known, _ENDS) if len(known) else (1.0, 1.0)
-    return {'cmap': 'turbo_r', 'norm': 'log', 'vmin': low, 'vmax': 1.001 * high}
-
-
 def _show(
     cell: Any, title: str, image: np.ndarray | None = None, colours: dict[str, Any] | None = None
 ) -> None:
@@ -125,8 +123,15 @@ def draw_trajectories(
 
     Without enough poses nothing is written.
     """
-    paths = {r.predictor: r.trajectory for r in results if r.trajectory is not None}
-    if paths:
-        figure = trajectory_figure(paths, unit='unit of the truth')
-        figure.suptitle(sequence.name, fontsize=10)
-        save_figure(figure, path)
+    found = [(r.predictor, r.trajectory) for r in results if r.trajectory is not None]
+    if not found:
+        return
+    figure = new_figure(12, 4.8)
+    plan, chart = figure.subplots(1, 2, width_ratios=(1, 1.1))
+    paths = {name: PathErrors.of(errors) for name, errors in found}
+    draw_paths(plan, paths, 'unit of the truth')
+    draw_errors(chart, paths, 'unit of the truth')
+    plan.set_title('aligned paths, in their widest plane; the dot is the start', fontsize=10)
+    chart.set_title('distance from the truth; dotted: its root mean square (ATE)', fontsize=10)
+    figure.suptitle(sequence.name, fontsize=10)
+    save_figure(figure, path)

@@ -50,7 +50,7 @@ def level_scene(cloud: Cloud, T_world_camera: np.ndarray) -> LevelScene:
     """
     if len(cloud) > _MAX_POINTS:
         cloud = cloud.take(np.linspace(0, len(cloud) - 1, _MAX_POINTS).astype(np.int64))
-    R_level_world = _levelling(T_world_camera)
+    R_level_world = level_rotation(T_world_camera)
     points = cloud.points @ R_level_world.T.astype(np.float32)
     centres = T_world_camera[:, :3, 3] @ R_level_world.T
     forward = T_world_camera[:, :3, 2] @ R_level_world.T
@@ -62,8 +62,11 @@ def level_scene(cloud: Cloud, T_world_camera: np.ndarray) -> LevelScene:
     return LevelScene(replace(cloud, points=points), centres, forward, low, high)
 
 
-def _levelling(T_world_camera: np.ndarray) -> np.ndarray:
-    """Return the rotation to x right, y forward, z up."""
+def level_rotation(T_world_camera: np.ndarray) -> np.ndarray:
+    """Return the (3, 3) rotation of a world to x right, y forward, z up.
+
+    :param T_world_camera: (N, 4, 4), optical axes.
+    """
     up = -T_world_camera[:, :3, 1].mean(axis=0)
     if np.linalg.norm(up) < 0.2:  # the camera tumbled: use its first pose
         up = -T_world_camera[0, :3, 1]
@@ -107,7 +110,7 @@ def draw_plan(axes: Any, scene: LevelScene, unit: str, marked: np.ndarray, view:
     width = max(size[across], _PLAN_ASPECT * size[upward], 0.01)
     _to_scale(axes, middle[[across, upward]], width, width / _PLAN_ASPECT)
     xlabel, ylabel = (f'{_AXES[k]} ({unit})' for k in (across, upward))
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=view)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9, loc='upper right')
 

@@ -37,6 +37,7 @@ class TrajectoryErrors:
     :ivar rotation_mean_deg: mean rotation error after aligning the rotations alone, because
         positions on a line do not determine the roll about it.
     :ivar scale: factor applied to the estimate.
+    :ivar S_truth_world: (4, 4) similarity of the alignment, of that scale.
     :ivar errors_m: (N,) distance of every matched pose.
     :ivar aligned: (N, 4, 4) matched poses in the frame of the truth; ``truth``: the true ones.
     """
@@ -56,6 +57,7 @@ class TrajectoryErrors:
     rotation_max_deg: float
     scale: float
     notes: tuple[str, ...]
+    S_truth_world: np.ndarray = field(repr=False)
     stamps_ns: np.ndarray = field(repr=False)
     errors_m: np.ndarray = field(repr=False)
     rotation_deg: np.ndarray = field(repr=False)
@@ -105,6 +107,7 @@ def evaluate_trajectory(
         rotation_max_deg=float(rotation_deg.max()),
         scale=scale,
         notes=(*truth.notes, *notes),
+        S_truth_world=similarity(make_T(R, t), scale),
         stamps_ns=estimate.stamps_ns[own],
         errors_m=errors,
         rotation_deg=rotation_deg,

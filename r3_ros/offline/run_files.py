@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 import csv
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 import io
-import itertools
 import json
 import math
 import os
 from pathlib import Path
 import platform
 from typing import Any
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -30,7 +30,10 @@ from ..maps.cloud_file import write_points
 from ..maps.map_layout import MANIFEST
 from ..maps.writing import write_map
 from ..streaming.map_snapshot import MapPlacement, saved_map
-from .stream_run import FrameRecord, RunResult
+from .depth_samples import DepthSample
+from .frame_record import FrameRecord
+from .run_events import EventLog, events_of, RunEvent
+from .stream_run import RunResult
 
 SUMMARY = 'summary.json'
 TRAJECTORY = 'trajectory.tum'
@@ -39,8 +42,12 @@ MAP = 'map.ply'
 #: The map that a later run can continue (docs/map_format.md).
 SAVED_MAP = 'map'
 FRAMES = 'frames.csv'
+COVARIANCES = 'covariances.npz'
 REPORT = 'report.html'
 DEPTH = 'depth'
+#: A few thinned depth maps, and small images of the events, for the report.
+SAMPLES = 'samples'
+MOMENTS = 'moments'
 #: The unit of lengths without a metric scale.
 MAP_UNITS = 'map units'
 
@@ -63,9 +70,13 @@ def write_run(folder: Path, result: RunResult, config: R3Config, source_path: st
     if result.map is not None:
         placement = UNPLACED if result.loaded is None else result.loaded
         write_map(folder / SAVED_MAP, saved_map(result.map, placement, config.map.voxel_size))
+    _write_samples(folder / SAMPLES, result.depth_samples.chosen(), unit)
+    _write_moments(folder / MOMENTS, result.events.events())
     for path in sorted((folder / DEPTH).glob('*.npz')):
         rescale_depth(folder / DEPTH, int(path.stem), unit)
     write_frames(folder / FRAMES, result.records)
+    if any(record.covariance is not None for record in result.records):
+        write_covariances(folder / COVARIANCES, result.records, unit)
     write_json(folder / SUMMARY, summarise(result, config, source_path))
 
 
@@ -116,10 +127,12 @@ def load_summary(folder: Path) -> dict[str, Any]:
 
     :raises SourceError: the folder holds no run.
     """
+    if not (folder / SUMMARY).is_file():
+        raise SourceError(f'{folder} is not the output of r3 run: there is no {SUMMARY} in it')
     try:
         content = json.loads((folder / SUMMARY).read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
-        raise SourceError(f'{folder} is not the output of r3 run: {error}') from error
+        raise SourceError(f'{folder / SUMMARY} is damaged: {error}') from error
     if not isinstance(content, dict):
         raise SourceError(f'{folder / SUMMARY} must hold a JSON object')
     return content
@@ -154,6 +167,49 @@ def rescale_depth(folder: Path, frame_id: int, scale: float | None) -> None:
         _write_npz(path, content)
 
 
+def _write_samples(folder: Path, samples: Sequence[DepthSample], unit: float) -> None:
+    if samples:
+        folder.mkdir()
+    for sample in samples:
+        content = {
+            'depth': sample.depth * np.float32(unit),
+            'confidence': sample.confidence,
+            'image': sample.image,
+        }
+        _write_npz(folder / f'{sample.frame_id:06d}.npz', content)
+
+
+def read_samples(folder: Path) -> list[DepthSample]:
+    """Read the depth samples of a run, in its unit; there may be none.
+
+    :raises SourceError: a file is damaged.
+    """
+    samples = []
+    for path in sorted((folder / SAMPLES).glob('*.npz')):
+        content = _read_npz(path)
+        samples.append(
+            DepthSample(int(path.stem), content['depth'], content['confidence'], content['image'])
+        )
+    return samples
+
+
+def _write_moments(folder: Path, events: Sequence[RunEvent]) -> None:
+    images = {event.frame_id: event.image for event in events if event.image is not None}
+    if images:
+        folder.mkdir()
+    for frame_id, image in images.items():
+        with atomic_write(folder / f'{frame_id:06d}.jpg') as file:
+            file.write(image)
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            return dict(saved)
+    except (OSError, ValueError, BadZipFile) as error:
+        raise SourceError(f'{path} is damaged: {error}; run r3 run again') from error
+
+
 def _write_npz(path: Path, content: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **content)
@@ -172,7 +228,8 @@ def write_frames(path: Path, records: Sequence[FrameRecord]) -> None:
     table.writerow(
         ['frame', 'stamp', 'state', 'reason', 'has_pose', 'tracked', 'keyframe']
         + ['confidence_translation', 'confidence_rotation', 'confidence_ratio']
-        + ['context_frames', 'corrected_frames', 'read_ms', 'step_ms']
+        + ['context_frames', 'corrected_frames', 'segment', 'loops_closed']
+        + ['resident_mib', 'read_ms', 'step_ms']
         + [f'{stage}_ms' for stage in stages]
     )
     for r in records:
@@ -182,16 +239,98 @@ def write_frames(path: Path, records: Sequence[FrameRecord]) -> None:
             [r.frame_id, stamp_text(r.stamp_ns), r.state.value, r.reason]
             + [int(flag) for flag in (r.has_pose, r.tracked, r.is_keyframe)]
             + [f'{value:.6g}' for value in confidences]
-            + [r.context_frames, r.corrected_frames]
+            + [r.context_frames, r.corrected_frames, r.segment_id, r.loops_closed]
+            + [f'{r.resident_mib:.1f}']
             + [f'{value:.3f}' for value in times]
         )
     with atomic_write(path) as file:
         file.write(text.getvalue().encode())
 
 
+def read_table(path: Path) -> dict[str, Any]:
+    """Read a CSV file with a header; columns of numbers become arrays.
+
+    Stamps stay text, as a double cannot represent them.
+
+    :raises SourceError: missing or without a header.
+    """
+    try:
+        with open(path, newline='', encoding='utf-8') as file:
+            rows = list(csv.reader(file))
+    except OSError as error:
+        raise SourceError(f'cannot read {path}: {error}') from error
+    if not rows:
+        raise SourceError(f'{path} is empty')
+    columns: dict[str, Any] = {}
+    for i, name in enumerate(rows[0]):
+        values = [row[i] for row in rows[1:]]
+        try:
+            columns[name] = values if name == 'stamp' else np.array([float(v) for v in values])
+        except ValueError:
+            columns[name] = values
+    return columns
+
+
+@dataclass(frozen=True, eq=False)
+class Covariances:
+    """How sure the poses of a run are, one row for each processed frame; NaN where unknown.
+
+    In the unit of the run's files and radians, in the convention of :class:`Estimate`.
+
+    :ivar stamps_ns: (N,) int64.
+    :ivar covariance: (N, 6, 6) float64, of the pose as published.
+    :ivar T_previous_camera: (N, 4, 4) float64, motion since the last frame with a pose;
+        ``step_covariance``: (N, 6, 6) float64, its covariance.
+    """
+
+    stamps_ns: np.ndarray
+    covariance: np.ndarray
+    T_previous_camera: np.ndarray
+    step_covariance: np.ndarray
+
+
+def write_covariances(path: Path, records: Sequence[FrameRecord], unit: float) -> None:
+    """Write :class:`Covariances` of the frames.
+
+    :param unit: of the files, in map units.
+    :raises OutputError: the file cannot be written.
+    """
+
+    def stacked(name: str, size: int) -> np.ndarray:
+        unknown = np.full((size, size), np.nan)
+        values = (getattr(record, name) for record in records)
+        return np.stack([unknown if value is None else value for value in values])
+
+    units = np.repeat([unit, 1.0], 3)
+    motions = stacked('T_previous_camera', 4)
+    motions[:, :3, 3] *= unit
+    content = {
+        'stamps_ns': np.array([record.stamp_ns for record in records], dtype=np.int64),
+        'covariance': np.outer(units, units) * stacked('covariance', 6),
+        'T_previous_camera': motions,
+        'step_covariance': np.outer(units, units) * stacked('step_covariance', 6),
+    }
+    _write_npz(path, content)
+
+
+def read_covariances(folder: Path) -> Covariances | None:
+    """Read the covariances of a run; None if it has none.
+
+    :raises SourceError: the file is damaged.
+    """
+    path = folder / COVARIANCES
+    if not path.is_file():
+        return None
+    content = _read_npz(path)
+    try:
+        return Covariances(**{field.name: content[field.name] for field in fields(Covariances)})
+    except KeyError as error:
+        raise SourceError(f'{path} holds no {error}; run r3 run again') from error
+
+
 def summarise(result: RunResult, config: R3Config, source_path: str) -> dict[str, Any]:
     """Return the content of ``summary.json``; ``length_unit`` is the unit of distances."""
-    records, of_frames = result.records, summarise_frames(result.records)
+    records, of_frames = result.records, summarise_frames(result.records, result.events)
     step_s = sum(record.step_ms for record in records) / 1e3
     T_final = np.zeros((0, 4, 4)) if result.trajectory is None else result.trajectory.T_final
     offline = {
@@ -215,6 +354,7 @@ def summarise(result: RunResult, config: R3Config, source_path: str) -> dict[str
             'rejected': dict(result.rejected),
         },
         'segments': result.segments,
+        'loops_closed': result.loops_closed,
         'map_revisions': result.map_revisions,
         'map_points': len(result.cloud) if result.cloud is not None else 0,
         'length_unit': 'm' if result.scale.is_metric else MAP_UNITS,
@@ -230,8 +370,15 @@ def summarise(result: RunResult, config: R3Config, source_path: str) -> dict[str
     }
 
 
-def summarise_frames(records: Sequence[FrameRecord]) -> dict[str, Any]:
-    """Return the entries of ``summary.json`` about frames, of a run or of the node."""
+def summarise_frames(
+    records: Sequence[FrameRecord], events: EventLog | None = None
+) -> dict[str, Any]:
+    """Return the entries of ``summary.json`` about frames, of a run or of the node.
+
+    :param events: of these frames, if they are known already.
+    """
+    events = events or events_of(records)
+    resident = [r.resident_mib for r in records if math.isfinite(r.resident_mib)]
     tracked = sum(record.tracked for record in records)
     span_ns = records[-1].stamp_ns - records[0].stamp_ns if records else 0
     return {
@@ -245,7 +392,9 @@ def summarise_frames(records: Sequence[FrameRecord]) -> dict[str, Any]:
         'keyframes': sum(record.is_keyframe for record in records),
         'duration_s': span_ns / NANOSECONDS,
         'timing_ms': _timing(records),
-        'state_changes': _state_changes(records),
+        'resident_peak_mib': max(resident, default=None),
+        'events': [_described(event) for event in events.events()],
+        'events_left_out': events.left_out,
     }
 
 
@@ -283,17 +432,17 @@ def _timing(records: Sequence[FrameRecord]) -> dict[str, dict[str, float]]:
     }
 
 
-def _state_changes(records: Sequence[FrameRecord]) -> list[dict[str, Any]]:
-    stretches = itertools.groupby(records, key=lambda record: record.state)
-    return [
-        {
-            'frame': first.frame_id,
-            'stamp': stamp_text(first.stamp_ns),
-            'state': first.state.value,
-            'reason': first.reason,
-        }
-        for first in (next(stretch) for _, stretch in stretches)
-    ]
+def _described(event: RunEvent) -> dict[str, Any]:
+    return {
+        'kind': event.kind,
+        'frame': event.frame_id,
+        'stamp': stamp_text(event.stamp_ns),
+        'frames': event.frames,
+        'duration_s': event.duration_s,
+        'until_end': event.until_end,
+        'what': event.what,
+        'advice': event.advice,
+    }
 
 
 def versions() -> dict[str, str]:

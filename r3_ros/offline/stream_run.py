@@ -7,17 +7,20 @@ caller's thread.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 import itertools
+import math
+import os
+from pathlib import Path
 from queue import SimpleQueue
 import threading
 import time
 from typing import TypeVar
 
 from ..core.config import InputConfig, R3Config
-from ..core.datatypes import DepthMap, Estimate, Frame, Intrinsics, ModelInfo, TrackingState
+from ..core.datatypes import DepthMap, Estimate, Frame, Intrinsics, ModelInfo
 from ..core.errors import FrameError, SourceError
 from ..core.threads import thread_name
 from ..core.trajectory_file import NANOSECONDS
@@ -31,6 +34,9 @@ from ..streaming.engine import Engine
 from ..streaming.map_snapshot import MapSnapshot, take_map_snapshot
 from ..streaming.scale.estimator import ScaleView
 from ..streaming.trajectory import TrajectoryView
+from .depth_samples import DepthSamples
+from .frame_record import FrameRecord
+from .run_events import EventLog
 
 Item = TypeVar('Item')
 
@@ -42,35 +48,6 @@ _SHORT_LOSS = 0.02
 _LEFT_OUT_WARNINGS = 5
 
 
-@dataclass(frozen=True, eq=False)
-class FrameRecord:
-    """The record of one processed frame.
-
-    :ivar step_ms: wall time of the whole engine step; ``timings_ms``: of its stages.
-    :ivar read_ms: time to read, decode and undistort it, on the reader thread.
-    """
-
-    frame_id: int
-    stamp_ns: int
-    state: TrackingState
-    reason: str
-    has_pose: bool
-    is_keyframe: bool
-    confidence_translation: float
-    confidence_rotation: float
-    confidence_ratio: float
-    context_frames: int
-    read_ms: float
-    step_ms: float
-    corrected_frames: int = 0
-    timings_ms: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def tracked(self) -> bool:
-        """Whether the frame has a pose that follows from the images."""
-        return self.has_pose and self.state.is_tracked
-
-
 @dataclass(eq=False)
 class RunResult:
     """The result of a run.
@@ -79,6 +56,7 @@ class RunResult:
     :ivar rejected: number of frames not processed, by reason.
     :ivar intrinsics: of the last undistorted frame.
     :ivar last_depths: depth predicted after the last frame.
+    :ivar events: what happened; ``depth_samples``: a few depth maps of it, for the report.
     :ivar wall_s: from the first frame to the last correction, reading included.
     :ivar interrupted: stopped by the user; the result covers the frames before.
     :ivar windows: number of windows, in offline mode.
@@ -100,6 +78,9 @@ class RunResult:
     last_depths: tuple[DepthMap, ...] = ()
     map_revisions: int = 0
     segments: int = 0
+    loops_closed: int = 0
+    events: EventLog = field(default_factory=EventLog)
+    depth_samples: DepthSamples = field(default_factory=DepthSamples)
     wall_s: float = 0.0
     interrupted: bool = False
     mode: str = 'stream'
@@ -177,6 +158,7 @@ def run_source(
                 break
             _process(frame, read_ms, engine, frame_filter, result, images, on_frame)
         _, result.last_depths = engine.drain()
+    result.depth_samples.note(result.last_depths)
     result.wall_s = time.perf_counter() - started
     if not result.records and not result.interrupted:
         raise SourceError(f'no frame of {source.name} could be processed: {result.first_warning}')
@@ -186,7 +168,8 @@ def run_source(
     result.trajectory = session.trajectory_view().since(session.first_frame)
     result.cloud = session.map_view().cloud()
     result.map_revisions = session.map_revision
-    result.segments = session.segment_id + 1
+    result.segments = session.newest_segment + 1
+    result.loops_closed = session.loops_closed
     result.scale = session.scale.view()
     result.rejected.update(frame_filter.rejected)
     result.conclude(source)
@@ -245,7 +228,10 @@ def _process(
     step_ms = 1e3 * (time.perf_counter() - began)
     images.note(frame.image, estimate)
     _give_up_search(engine, frame.stamp_ns, result, images)
-    result.records.append(_record(estimate, read_ms, step_ms))
+    record = _record(estimate, read_ms, step_ms, engine.session.loops_closed)
+    result.records.append(record)
+    result.events.note(record, frame.image)
+    result.depth_samples.note(estimate.depths)
     result.intrinsics_estimated = estimate.intrinsics_estimated
     if on_frame is not None:
         on_frame(frame, estimate)
@@ -267,7 +253,7 @@ def _give_up_search(
         )
 
 
-def _record(estimate: Estimate, read_ms: float, step_ms: float) -> FrameRecord:
+def _record(estimate: Estimate, read_ms: float, step_ms: float, loops_closed: int) -> FrameRecord:
     return FrameRecord(
         frame_id=estimate.frame_id,
         stamp_ns=estimate.stamp_ns,
@@ -280,10 +266,25 @@ def _record(estimate: Estimate, read_ms: float, step_ms: float) -> FrameRecord:
         confidence_ratio=estimate.confidence_ratio,
         context_frames=len(estimate.context_ids),
         corrected_frames=len(estimate.corrected),
+        segment_id=estimate.segment_id,
+        loops_closed=loops_closed,
+        resident_mib=resident_mib(),
         read_ms=read_ms,
         step_ms=step_ms,
         timings_ms=estimate.timings_ms,
+        covariance=estimate.covariance,
+        T_previous_camera=estimate.T_previous_camera,
+        step_covariance=estimate.step_covariance,
     )
+
+
+def resident_mib() -> float:
+    """Return the resident memory of this process in MiB, NaN where the system does not tell."""
+    try:
+        pages = int(Path('/proc/self/statm').read_text(encoding='ascii').split()[1])
+    except OSError:
+        return math.nan
+    return pages * os.sysconf('SC_PAGE_SIZE') / 2**20
 
 
 def undistorted_frames(

@@ -15,14 +15,13 @@ from r3_ros.core.config import R3Config
 from r3_ros.core.errors import CalibrationError, FrameError, SourceError
 from r3_ros.core.parameter_fields import updated
 from r3_ros.core.trajectory_file import read_tum
-from r3_ros.evaluation.report.run_data import read_table
 from r3_ros.input.folder_layouts import find_images
 from r3_ros.input.folder_source import FolderSource
 from r3_ros.input.source import RawFrame
 from r3_ros.maps.cloud_file import read_ply
 from r3_ros.maps.reading import read_map
 from r3_ros.offline import stream_run
-from r3_ros.offline.run_files import machine, UNPLACED
+from r3_ros.offline.run_files import machine, read_table, UNPLACED
 from r3_ros.offline.stream_run import run_source, Undistorter
 from r3_ros.streaming.engine import Engine
 from r3_ros.streaming.map_snapshot import saved_map
@@ -175,7 +174,10 @@ def test_the_command_writes_everything(tmp_path, predictor, capsys):
         'summary.json',
         'frames.csv',
         'report.html',
+        'covariances.npz',
+        'samples',
         'evaluation.json',
+        'evaluation.csv',
         'depth',
         'map',
     }
@@ -258,7 +260,8 @@ def test_lost_frames_have_no_pose_in_the_files_and_are_said_last(tmp_path, predi
     stamps = set(read_tum(out / 'trajectory.tum').stamps_ns.tolist())
     assert not stamps & {stamp(i) for i in range(10, 16)}
     summary = json.loads((out / 'summary.json').read_text())
-    assert [change['state'] for change in summary['state_changes']].count('lost') == 1
+    (event,) = summary['events']
+    assert (event['kind'], event['frame'], event['until_end']) == ('lost', 10, False)
     assert summary['tracked_share'] < 0.85
     (loss,) = summary['warnings']
     assert 'from frame 10 ' in loss and capsys.readouterr().err.endswith(f'warning: {loss}\n')

@@ -2,73 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...core.atomic_files import atomic_write
-from ...core.config import R3Config
-from ...core.parameter_fields import parameters
-from ...offline.run_files import MAP_UNITS, REPORT
-from ..map_views import level_scene
-from .report_charts import confidence_chart, embedded, map_views, plans, timing_chart
+from ...core.trajectory_file import NANOSECONDS, parse_stamp
+from ...offline.run_files import REPORT
+from .page_parts import charts, embedded, note, number, page, panel, row, section, table, thousands
+from .report_charts import (
+    bounds_chart,
+    confidence_chart,
+    coverage_chart,
+    depth_samples,
+    error_chart,
+    map_views,
+    memory_chart,
+    plans,
+    sigma_chart,
+    timing_chart,
+    truth_plan,
+)
 from .run_data import load_run, RunData
 
-#: Largest number of changes of state that are listed.
-_MAX_CHANGES = 60
+_EVENT_TITLES = {
+    'start': 'Not tracked at the start',
+    'lost': 'Lost',
+    'gap': 'Lost after a gap in the images',
+    'segment': 'New segment',
+    'joined': 'Joined',
+    'loop': 'Loop closed',
+    'correction': 'Large correction',
+}
 
 
-def write_report(folder: Path) -> None:
-    """Write ``report.html`` from the other files of a run.
+def write_report(folder: Path, path: Path | None = None) -> None:
+    """Write the report of a run from its other files.
 
+    :param path: None: ``report.html`` in the folder.
     :raises SourceError: the folder holds no run.
     :raises OutputError: the file cannot be written.
     """
-    page = _page(load_run(folder))
-    with atomic_write(folder / REPORT) as file:
-        file.write(page.encode('utf-8'))
+    text = _page(load_run(folder))
+    with atomic_write(path or folder / REPORT) as file:
+        file.write(text.encode('utf-8'))
 
 
 def _page(run: RunData) -> str:
-    name = escape(Path(str(run.summary.get('source', 'run'))).name)
-    style = (resources.files(__package__) / 'style.css').read_text(encoding='utf-8')
     sections = [
-        _header(run, name),
+        _header(run),
         _tiles(run),
         _warnings(run),
-        *_scene(run),
-        _section('Confidence and state', _panel(confidence_chart(run))),
-        _section('Time per frame', _panel(timing_chart(run)), _panel(_timing_table(run))),
+        *_truth(run),
+        *_trajectory(run),
+        *_events(run),
+        *_map(run),
     ]
-    if run.evaluation is not None:
-        figure = embedded(run.truth_figure, 'The path and its error against the truth')
-        content = _panel(figure), _panel(_errors_table(run.evaluation))
-        sections.append(_section('Against the truth', *content))
+    if run.samples:
+        text = 'Image, depth and confidence of some keyframes; grey: no depth.'
+        sections.append(section('Depth', depth_samples(run), note(text)))
+    # With a truth, the same bounds stand beside the errors.
+    sigmas = '' if run.evaluation is not None else sigma_chart(run)
+    over_time = confidence_chart(run), timing_chart(run), memory_chart(run), sigmas
+    sections.append(section('Over time', charts(*over_time), panel(_timing_table(run))))
     if run.summary.get('checks'):
-        sections.append(_section('What was checked on the topics', _panel(_checks_table(run))))
-    sections.append(_section('Details', *(_panel(table) for table in _details_tables(run))))
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<title>{name} - r3_ros</title><style>{style}</style></head><body><main>'
-        + ''.join(sections)
-        + '</main></body></html>\n'
-    )
+        sections.append(section('What was checked on the topics', panel(_checks_table(run))))
+    sections.append(section('Details', panel(_details_table(run))))
+    return page(run.name, sections)
 
 
-def _section(title: str, *content: str) -> str:
-    return f'<h2>{title}</h2>{"".join(content)}'
-
-
-def _panel(content: str) -> str:
-    return f'<section class="panel">{content}</section>'
-
-
-def _header(run: RunData, name: str) -> str:
+def _header(run: RunData) -> str:
     summary = run.summary
     partial = '' if summary.get('complete', True) else ' <b>- interrupted, partial result</b>'
     offline = summary.get('offline') or {}
@@ -77,7 +82,7 @@ def _header(run: RunData, name: str) -> str:
         length = f'{len(run.stamps_ns)} images without times'
     how = f', offline in {offline["windows"]} windows' if offline else ''
     return (
-        f'<header><h1>{name}{partial}</h1><p>{length}, predictor '
+        f'<header><h1>{escape(run.name)}{partial}</h1><p>{length}, predictor '
         f'<code>{escape(str(summary.get("model")))}</code>{how}, '
         f'r3_ros {escape(str(summary.get("versions", {}).get("r3_ros", "")))}</p></header>'
     )
@@ -99,10 +104,13 @@ def _tiles(run: RunData) -> str:
     if latency:
         tiles.append((f'{latency["p95"]:.0f}<small> ms</small>', 'latency, 95th percentile', ''))
     tiles += [
-        (f'{summary.get("path_length") or 0:.2f}', f'{_unit(summary)} of path', ''),
+        (f'{summary.get("path_length") or 0:.2f}', f'{run.unit} of path', ''),
         (str(summary.get('keyframes', 0)), 'keyframes', ''),
-        (_thousands(summary.get('map_points') or 0), 'map points', ''),
+        (thousands(summary.get('map_points') or 0), 'map points', ''),
     ]
+    if summary.get('resident_peak_mib'):
+        memory = f'{summary["resident_peak_mib"]:.0f}<small> MiB</small>'
+        tiles.append((memory, 'memory of the process, at most', ''))
     cells = ''.join(
         f'<div class="tile {mood}"><b>{v}</b><span>{k}</span></div>' for v, k, mood in tiles
     )
@@ -115,10 +123,6 @@ def _position_error(errors: dict[str, Any]) -> tuple[str, str]:
     if errors['ate_percent'] is None:  # the true camera stands: there is no path
         return f'{errors["ate_rmse_m"]:.3f}<small> m</small>', name
     return f'{errors["ate_percent"]:.2f}<small> %</small>', f'of the path: {name}'
-
-
-def _thousands(number: int) -> str:
-    return f'{number:,}'.replace(',', '&#8239;')
 
 
 def _warnings(run: RunData) -> str:
@@ -141,33 +145,67 @@ def _warnings(run: RunData) -> str:
     return f'<ul class="warnings">{items}</ul>' if items else ''
 
 
-def _scene(run: RunData) -> list[str]:
-    """Return the sections of trajectory and map; none without poses."""
-    if run.trajectory is None:
+def _truth(run: RunData) -> list[str]:
+    if run.evaluation is None:
         return []
-    scene = level_scene(run.cloud, run.trajectory.T_world_camera)
+    figures = truth_plan(run), error_chart(run), bounds_chart(run), coverage_chart(run)
+    table_panel = panel(_errors_table(run.evaluation))
+    return [section('Against the truth', charts(*figures), table_panel)]
+
+
+def _events(run: RunData) -> list[str]:
+    """Return the section of what happened; none without events."""
+    events = run.summary.get('events', [])
+    cards = ''.join(_event(run, event) for event in events)
+    left_out = run.summary.get('events_left_out')
+    text = f'{left_out} events of fewer frames are left out.' if left_out else ''
+    return [section('Events', f'<div class="events">{cards}</div>', note(text))] if events else []
+
+
+def _event(run: RunData, event: dict[str, Any]) -> str:
+    at_s = (parse_stamp(event['stamp']) - int(run.stamps_ns[0])) / NANOSECONDS
+    lasting = ''
+    if event['duration_s'] or event['until_end']:
+        end = ', until the end' if event['until_end'] else f' ({event["duration_s"]:.1f} s)'
+        frames = 'one frame' if event['frames'] == 1 else f'{event["frames"]} frames'
+        lasting = f' for {frames}{end}'
+    image = run.moments.get(event['frame'])
+    shown = embedded(image, f'frame {event["frame"]}', 'jpeg') if image else ''
+    what, title = escape(event['what']), _EVENT_TITLES.get(event['kind'], event['kind'])
+    return (
+        f'<section class="panel event">{shown}<div><b>{escape(title)}{lasting}</b> '
+        f'<small>at {at_s:.1f} s, frame {event["frame"]}</small>'
+        f'<p>{what[:1].upper()}{what[1:]}.</p>{note(escape(event["advice"]))}</div></section>'
+    )
+
+
+def _trajectory(run: RunData) -> list[str]:
+    """Return the section of the trajectory; none without poses."""
+    scene = run.scene
+    if scene is None or run.trajectory is None:
+        return []
     keyframe_stamps = run.stamps_ns[np.asarray(run.frames['keyframe']) > 0]
     keyframes = np.flatnonzero(np.isin(run.trajectory.stamps_ns, keyframe_stamps))
-    trajectory = _section(
-        'Trajectory',
-        _panel(plans(scene, _unit(run.summary), keyframes)),
-        '<p class="note">After all corrections, turned level by the mean upward direction of the '
-        f'camera; dots are keyframes. {_unit_note(run.summary)}</p>',
+    text = (
+        'After all corrections, turned level by the mean upward direction of the camera; dots are '
+        f'keyframes. {_unit_note(run.summary)}'
     )
+    return [section('Trajectory', plans(scene, run.unit, keyframes), note(text))]
+
+
+def _map(run: RunData) -> list[str]:
+    """Return the section of the map; none without poses."""
+    scene = run.scene
+    if scene is None:
+        return []
     if not len(run.cloud):
-        empty = '<p class="note">The map is empty: no depth was found.</p>'
-        return [trajectory, _section('Map', empty)]
-    shown = '' if len(scene.cloud) == len(run.cloud) else f'{_thousands(len(scene.cloud))} of '
-    note = (
-        f'<p class="note">{shown}{_thousands(len(run.cloud))} points. All are in '
-        '<code>map.ply</code>, for any viewer of point clouds.</p>'
+        return [section('Map', note('The map is empty: no depth was found.'))]
+    shown = '' if len(scene.cloud) == len(run.cloud) else f'{thousands(len(scene.cloud))} of '
+    text = (
+        f'{shown}{thousands(len(run.cloud))} points. All are in <code>map.ply</code>, for any '
+        'viewer of point clouds.'
     )
-    return [trajectory, _section('Map', _panel(map_views(scene)), note)]
-
-
-def _unit(summary: dict[str, Any]) -> str:
-    # Absent in live runs.
-    return str(summary.get('length_unit') or MAP_UNITS)
+    return [section('Map', map_views(scene), note(text))]
 
 
 def _unit_note(summary: dict[str, Any]) -> str:
@@ -186,25 +224,14 @@ def _unit_note(summary: dict[str, Any]) -> str:
     return f'Lengths are in metres {origin}, with {scale["metres_per_unit"]:.4g} m per map unit.'
 
 
-def _table(rows: Iterable[str], head: str = '') -> str:
-    return f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>'
-
-
-def _row(cells: Sequence[str], numbers: Sequence[int] = (), tag: str = 'td') -> str:
-    """Return a row of a table; ``numbers``: indices of cells that are aligned as numbers."""
-    kinds = (' class="number"' if i in numbers else '' for i in range(len(cells)))
-    row = (f'<{tag}{kind}>{escape(text)}</{tag}>' for text, kind in zip(cells, kinds, strict=True))
-    return f'<tr>{"".join(row)}</tr>'
-
-
 def _timing_table(run: RunData) -> str:
     columns, numbers = ('mean', 'median', 'p95', 'max'), range(1, 5)
     titles = ('stage (ms)', 'mean', 'median', '95th percentile', 'longest')
     rows = (
-        _row([stage, *(f'{times[c]:.2f}' for c in columns)], numbers)
+        row([stage, *(f'{times[c]:.2f}' for c in columns)], numbers)
         for stage, times in run.summary.get('timing_ms', {}).items()
     )
-    return _table(rows, _row(titles, numbers, 'th'))
+    return table(rows, row(titles, numbers, 'th'))
 
 
 def _errors_table(evaluation: dict[str, Any]) -> str:
@@ -213,7 +240,7 @@ def _errors_table(evaluation: dict[str, Any]) -> str:
         columns['after corrections'] = evaluation['trajectory_final']
     numbers = range(1, 1 + len(columns))
     rows = [
-        _row([label, *(f'{_number(c[key], places)} {unit}' for c in columns.values())], numbers)
+        row([label, *(f'{number(c[key], places)} {unit}' for c in columns.values())], numbers)
         for label, key, unit, places in (
             ('position error (ATE), root mean square', 'ate_rmse_m', 'm', 4),
             ('the same as a share of the path', 'ate_percent', '%', 2),
@@ -226,24 +253,29 @@ def _errors_table(evaluation: dict[str, Any]) -> str:
             ('poses compared', 'matched', '', 0),
         )
     ]
+    for name, covered in (evaluation.get('covariance') or {}).items():
+        if covered:
+            rows.append(
+                f'<tr><td>{name} inside their 95 % ellipsoids</td>'
+                f'<td class="number" colspan="{len(columns)}">'
+                f'{100 * covered["inside_95"]:.1f} % of {covered["count"]}; NEES / 6: median '
+                f'{number(covered["nees_median"], 2)}, mean {number(covered["nees_mean"], 2)}'
+                '</td></tr>'
+            )
     depth = evaluation.get('depth')
     if depth:
         rows.append(
             f'<tr><td>depth of {depth["pictures"]} keyframes, median-scaled</td>'
-            f'<td class="number" colspan="{len(columns)}">AbsRel {_number(depth["abs_rel"], 3)}, '
-            f'within 25 %: {_number(depth["delta_125"], 3)}, '
+            f'<td class="number" colspan="{len(columns)}">AbsRel {number(depth["abs_rel"], 3)}, '
+            f'within 25 %: {number(depth["delta_125"], 3)}, '
             f'{100 * depth["coverage"]:.1f} % of the pixels</td></tr>'
         )
-    notes = ''.join(f'<p class="note">{escape(n)}</p>' for n in evaluation['trajectory']['notes'])
-    return _table(rows, _row(['', *columns], numbers, 'th')) + notes
-
-
-def _number(value: float | None, places: int) -> str:
-    return 'unknown' if value is None else f'{value:.{places}f}'
+    notes = ''.join(note(escape(text)) for text in evaluation['trajectory']['notes'])
+    return table(rows, row(['', *columns], numbers, 'th')) + notes
 
 
 def _checks_table(run: RunData) -> str:
-    return _table(
+    return table(
         f'<tr><td class="{"passed" if check["passed"] else "failed"}">'
         f'{"passed" if check["passed"] else "FAILED"}</td><td>{escape(check["name"])}</td>'
         f'<td>{escape(check["detail"])}</td></tr>'
@@ -251,15 +283,12 @@ def _checks_table(run: RunData) -> str:
     )
 
 
-def _details_tables(run: RunData) -> tuple[str, str]:
-    """Return the circumstances, and the changes of state."""
+def _details_table(run: RunData) -> str:
     summary = run.summary
     frames, camera = summary.get('frames', {}), summary.get('camera', {})
     undistorted = camera.get('undistorted') or {}
     counts = {key: value for key, value in frames.items() if isinstance(value, int)}
-    defaults = {p.name: p.default for p in parameters(R3Config())}
-    config = summary.get('config', {})
-    changed = [f'{name} = {v}' for name, v in config.items() if defaults.get(name) != v]
+    changed = [f'{name} = {value}' for name, value in run.changed_parameters().items()]
     about = {
         'source': str(summary.get('source')),
         'frames': ', '.join(f'{v} {k.replace("_", " ")}' for k, v in counts.items()),
@@ -271,15 +300,9 @@ def _details_tables(run: RunData) -> tuple[str, str]:
         'versions': ', '.join(f'{k} {v}' for k, v in summary.get('versions', {}).items()),
         'parameters not at their default': ', '.join(changed) or 'none',
     }
-    circumstances = (
+    return table(
         f'<tr><th>{name}</th><td>{escape(text)}</td></tr>' for name, text in about.items() if text
     )
-    changes = (
-        _row([str(c['frame']), c['stamp'], c['state'].replace('_', ' '), c['reason']], [0])
-        for c in summary.get('state_changes', [])[:_MAX_CHANGES]
-    )
-    head = _row(['frame', 'stamp (s)', 'state', 'reason'], [0], 'th')
-    return _table(circumstances), '<h3>Changes of state</h3>' + _table(changes, head)
 
 
 def _counts(counts: dict[str, Any]) -> str:

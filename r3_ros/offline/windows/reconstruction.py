@@ -27,8 +27,10 @@ from ...input.network_input import intrinsics_from_fov
 from ...input.source import Source
 from ...streaming.loops.pose_optimizer import load_gtsam
 from ...streaming.trajectory import Trajectory
+from ..frame_record import FrameRecord
+from ..run_events import events_of
 from ..run_files import rescale_depth, save_depth
-from ..stream_run import FrameRecord, RunResult
+from ..stream_run import RunResult
 from .window_clouds import ImageClouds
 from .window_images import (
     collected_images,
@@ -221,6 +223,7 @@ class _WindowRun:
         )
         self._clouds.add(depth_map)
         self._has_depth.append(image.frame_id)
+        self._result.depth_samples.note([depth_map])
         if self._depth_folder is not None:
             save_depth(self._depth_folder, depth_map, image.stamp_ns)
 
@@ -233,6 +236,7 @@ class _WindowRun:
             _record(frame_id, *facts, placement, config.tracking)
             for frame_id, facts in sorted(self._frames.items())
         ]
+        result.events = events_of(result.records)
         if result.collection is not None:
             result.collection = tuple(result.collection[r.frame_id] for r in result.records)
         trajectory = Trajectory(max(1, len(result.records)))
@@ -245,11 +249,11 @@ class _WindowRun:
         result.segments = 1
         if self._cameras:
             result.intrinsics, result.intrinsics_estimated = self._cameras[max(self._cameras)]
+        scales = {i: float(scale_of(S)) for i, S in placement.S_world_frame.items()}
+        result.depth_samples.rescale(scales)
         if self._depth_folder is not None:
             for frame_id in self._has_depth:
-                S = placement.S_world_frame.get(frame_id)
-                scale = None if S is None else float(scale_of(S))
-                rescale_depth(self._depth_folder, frame_id, scale)
+                rescale_depth(self._depth_folder, frame_id, scales.get(frame_id))
 
     def _warn_without_pose(self, placement: WindowPlacement) -> None:
         lost: list[int] = []

@@ -14,7 +14,7 @@ from ...core.datatypes import TrackingState
 from ...core.parameter_fields import flattened
 from ...core.trajectory_file import write_tum
 from ...offline import run_files as files
-from ...offline.stream_run import FrameRecord
+from ...offline.frame_record import FrameRecord
 from ..outputs.health import StreamState
 from .live_run import LiveResult
 
