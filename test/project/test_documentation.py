@@ -41,7 +41,7 @@ def test_named_python_files_exist(page):
 
 
 def test_the_index_lists_every_page():
-    index = (ROOT / 'docs' / 'README.md').read_text(encoding='utf-8')
+    index = (ROOT / 'docs' / 'index.md').read_text(encoding='utf-8')
     for page in PAGES:
         name = page.relative_to(ROOT / 'docs') if page.is_relative_to(ROOT / 'docs') else None
-        assert name is None or str(name) == 'README.md' or f'({name})' in index, name
+        assert name is None or str(name) == 'index.md' or f'({name})' in index, name
