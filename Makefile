@@ -43,7 +43,7 @@ bench: setup  ## time the engine on this machine
 docs: setup  ## build the documentation site, build/docs/index.html
 	@$(IN_ENVIRONMENT) python -m pip install --quiet --constraint requirements/constraints.txt \
 	  --requirement requirements/docs.txt
-	@$(IN_ENVIRONMENT) sphinx-build -W --keep-going -n -q -c docs . build/docs
+	@$(IN_ENVIRONMENT) sphinx-build -E -a -W --keep-going -n -q -c docs . build/docs
 	@echo "written to build/docs/index.html"
 
 clean:  ## remove what was built and written, keep .venv/
