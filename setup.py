@@ -9,6 +9,10 @@ HERE = Path(__file__).resolve().parent
 
 #: The networks. safetensors reads without mapping the file from 0.8 on.
 R3 = ['huggingface_hub>=1.0', 'safetensors>=0.8', 'torch>=2.2']
+#: The view in the browser. Lines have widths from viser 1.1 on, which requires trimesh, too.
+VIEW = ['trimesh>=4.0', 'viser>=1.1']
+#: Formats of r3 map export.
+EXPORT = ['foxglove-sdk>=0.20', 'rerun-sdk>=0.26', 'trimesh>=4.0']
 
 
 def read_version() -> str:
@@ -39,6 +43,7 @@ setup(
         'r3_ros.model.weights': ['included/*'],
     },
     install_requires=[
+        'av>=14.2',
         'evo>=1.31',
         # 4.3 is the first that works beside NumPy 2; for Python 3.10 there is a pre-release of it.
         'gtsam>=4.3a1',
@@ -47,7 +52,8 @@ setup(
         'opencv-python-headless>=4.8',
         'pillow>=9.1',
         'PyYAML>=6.0',
-        'rosbags>=0.10',
+        # 0.11.2 is the first that opens paths of another kind than its own.
+        'rosbags>=0.11.2',
         'scipy>=1.10',
         'tqdm>=4.60',
     ],
@@ -55,8 +61,8 @@ setup(
         'r3': R3,
         # Training and the procedural world, which is rendered by torch.
         'learning': R3,
-        # Formats of r3 map export.
-        'export': ['foxglove-sdk>=0.20', 'rerun-sdk>=0.26', 'trimesh>=4.0'],
+        'export': EXPORT,
+        'view': VIEW,
         # One of them, to match the CUDA of the machine.
         'cuda12': ['cupy-cuda12x>=13.0'],
         'cuda13': ['cupy-cuda13x>=13.6'],

@@ -42,7 +42,7 @@ from r3_ros.core.datatypes import (  # noqa: E402
 from r3_ros.core.error_model import ErrorModel  # noqa: E402
 from r3_ros.core.geometry import inverse, make_T, rotation_angle, transform, unproject  # noqa: E402
 from r3_ros.core.parameter_fields import updated  # noqa: E402
-from r3_ros.input.camera_model import load_camera_yaml  # noqa: E402
+from r3_ros.input.calibration_files import load_camera  # noqa: E402
 from r3_ros.streaming.engine import Engine  # noqa: E402
 from r3_ros.streaming.keyframes.admission import Admission, Candidate  # noqa: E402
 from r3_ros.streaming.keyframes.bank import KeyframeBank  # noqa: E402
@@ -102,7 +102,7 @@ def load_walk(folder: Path) -> Walk:
         size = (gray.shape[1], gray.shape[0])
     K = Intrinsics.from_K(sequence.K, *size)
     camera = folder / 'depth_camera.yaml'
-    loaded = load_camera_yaml(camera) if camera.exists() else None
+    loaded = load_camera(camera) if camera.exists() else None
     K_depth = K if loaded is None else loaded.intrinsics
     images = [p for p in sorted((folder / 'depth').glob('*.png')) if int(p.stem) < count]
     if not images:

@@ -25,6 +25,7 @@ os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 
 from r3_ros.commands.cli import main as r3  # noqa: E402
 from r3_ros.core.trajectory_file import PoseList, read_tum  # noqa: E402
+from r3_ros.core.truth_file import read_truth  # noqa: E402
 from r3_ros.evaluation.trajectory_errors import evaluate_trajectory  # noqa: E402
 
 
@@ -75,7 +76,7 @@ def main() -> int:
     lines = (args.sequence / 'timestamps.txt').read_text().splitlines()
     stamps = [line for line in lines if line.strip() and not line.startswith('#')]
     length = round(len(stamps) * (1.0 + args.overlap) / 2.0)
-    truth = read_tum(args.sequence / 'groundtruth.txt')
+    truth = read_truth(args.sequence / 'groundtruth.txt')
     parts = {'first part': stamps[:length], 'last part': stamps[-length:], 'whole': stamps}
     with tempfile.TemporaryDirectory() as name_of_folder:
         temporary = Path(name_of_folder)

@@ -23,6 +23,7 @@ import tempfile
 import numpy as np
 from r3_ros.core.geometry import inverse, mean_rotation, rotation_angle
 from r3_ros.core.trajectory_file import PoseList, read_tum
+from r3_ros.core.truth_file import read_truth
 from r3_ros.evaluation.report.run_data import read_table
 from r3_ros.maps.reading import read_map
 from r3_ros.offline.run_files import FRAMES, TRAJECTORY
@@ -148,7 +149,7 @@ def main() -> int:
                 output, saved = folder / f'{mapped}_{shown}_run', folder / f'{mapped}_map'
                 options = ['--map', str(saved / 'map'), '--set', 'relocalise.timeout=3600']
                 run(images, output, *options)
-                truth = read_tum(args.data / shown / 'groundtruth.txt') if same else None
+                truth = read_truth(args.data / shown / 'groundtruth.txt') if same else None
                 print(_row(mapped, shown, outcome(saved, output, truth)), flush=True)
     return 0
 

@@ -22,8 +22,8 @@ import numpy as np
 from r3_ros.classical.describe import describe
 from r3_ros.core.datatypes import Intrinsics
 from r3_ros.core.geometry import inverse, make_T, transform, unproject
-from r3_ros.core.trajectory_file import read_tum
-from r3_ros.input.camera_model import load_camera_yaml
+from r3_ros.core.truth_file import read_truth
+from r3_ros.input.calibration_files import load_camera
 from r3_ros.streaming.keyframes.retrieval import Query, RetrievalIndex, RetrievalWeights
 from r3_ros.streaming.keyframes.view_overlap import CameraView, image_bounds
 from scipy.spatial.transform import Rotation
@@ -121,8 +121,8 @@ def main() -> int:
     paths = sorted((folder / 'depth').glob('*.png'))
     numbers = [int(path.stem) for path in paths]
     depths = [cv2.imread(str(p), cv2.IMREAD_UNCHANGED).astype(np.float32) / 1000 for p in paths]
-    poses = read_tum(folder / 'groundtruth.txt').T_world_camera[numbers]
-    camera = load_camera_yaml(folder / 'depth_camera.yaml')
+    poses = read_truth(folder / 'groundtruth.txt').T_world_camera[numbers]
+    camera = load_camera(folder / 'depth_camera.yaml')
     if camera is None:
         raise SystemExit(f'{folder}: depth_camera.yaml holds no calibration')
     images = [folder / 'rgb' / f'{number:06d}.jpg' for number in numbers]

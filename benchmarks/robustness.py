@@ -41,7 +41,7 @@ from r3_ros.core.config import R3Config  # noqa: E402
 from r3_ros.core.datatypes import Estimate, TrackingState  # noqa: E402
 from r3_ros.core.geometry import inverse, mean_rotation, rotation_angle  # noqa: E402
 from r3_ros.core.parameter_fields import updated  # noqa: E402
-from r3_ros.core.trajectory_file import read_tum  # noqa: E402
+from r3_ros.core.truth_file import read_truth  # noqa: E402
 from r3_ros.factory import load_predictor  # noqa: E402
 from r3_ros.input.camera_model import CameraModel  # noqa: E402
 from r3_ros.input.open_source import open_source  # noqa: E402
@@ -124,7 +124,7 @@ def opened(task: Task) -> tuple[Source, dict[int, np.ndarray]]:
         return rendered, dict(zip(stamps_ns.tolist(), truth, strict=True))
     camera = task.folder / 'camera.yaml'
     source = open_source(task.folder, camera=camera if camera.is_file() else None)
-    poses = read_tum(task.folder / 'groundtruth.txt')
+    poses = read_truth(task.folder / 'groundtruth.txt')
     return source, dict(zip(poses.stamps_ns.tolist(), poses.T_world_camera, strict=True))
 
 

@@ -23,6 +23,7 @@ import tempfile
 import numpy as np
 from r3_ros.core.geometry import inverse
 from r3_ros.core.trajectory_file import parse_stamp, PoseList, read_tum
+from r3_ros.core.truth_file import read_truth
 from r3_ros.evaluation.report.run_data import read_table
 from r3_ros.evaluation.trajectory_errors import evaluate_trajectory
 from r3_ros.offline.run_files import machine, plain, versions
@@ -91,7 +92,7 @@ def run_once(folder: Path, settings: Sequence[str]) -> dict[str, float]:
             raise SystemExit(f'{folder.name}: {done.stderr.strip().splitlines()[-1]}')
         figures = collect(out)
         if folder.name in CUTS:
-            figures |= judge_cut(out, read_tum(truth_path), CUTS[folder.name])
+            figures |= judge_cut(out, read_truth(truth_path), CUTS[folder.name])
         return figures
 
 

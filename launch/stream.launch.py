@@ -1,4 +1,6 @@
-"""The node on a camera's topics, and RViz if requested: ros2 launch r3_ros stream.launch.py.
+"""The node on a camera's topics: ros2 launch r3_ros stream.launch.py.
+
+RViz and a view in the browser are started too, if requested.
 
 The other launch files include this one and accept its arguments, too.
 """
@@ -51,6 +53,9 @@ ARGUMENTS = [
     *(argument(a.name, a.description, choices=a.choices) for a in parameter_arguments()),
     argument('rviz', 'start RViz too', 'false', BOOLEAN),
     argument('rviz_config', 'configuration of RViz: a file of rviz/, or a path', 'stream.rviz'),
+    argument('viewer', 'show the node in a browser too (docs/view.md)', 'false', BOOLEAN),
+    argument('viewer_host', 'address at which the view is served', '127.0.0.1'),
+    argument('viewer_port', 'port of the view', '8080'),
     argument('respawn', 'start the node again when it ends', 'false', BOOLEAN),
     argument(
         'log_level', 'log level of the node', 'info', ('debug', 'info', 'warn', 'error', 'fatal')
@@ -59,7 +64,7 @@ ARGUMENTS = [
 
 
 def start(context):
-    """Start the node, and RViz if requested."""
+    """Start the node, and what else is requested."""
     given = context.launch_configurations
     files = parameter_files(given['preset'], given['params_file'], SHARE / 'config')
     remappings = [('image', given['image_topic']), ('odom', given['odom_topic'])]
@@ -77,7 +82,8 @@ def start(context):
         remappings=remappings,
         ros_arguments=['--log-level', given['log_level']],
     )
-    return [node, *([rviz(given)] if given['rviz'] == 'true' else [])]
+    wanted = {'rviz': rviz, 'viewer': viewer}
+    return [node, *(show(given) for name, show in wanted.items() if given[name] == 'true')]
 
 
 def typed(texts):
@@ -105,6 +111,18 @@ def rviz(given):
         arguments=['-d', str(config), '-f', texts.get('map_frame', ('map', str))[0]],
         parameters=[{'use_sim_time': given['use_sim_time'] == 'true'}],
         remappings=[*remappings, ('/initialpose', 'initialpose')],
+    )
+
+
+def viewer(given):
+    """Return the view of the node in the browser, a process of its own."""
+    return Node(
+        package='r3_ros',
+        executable='r3_viewer',
+        namespace=given['namespace'],
+        name=f'{given["name"]}_viewer',
+        output='screen',
+        arguments=[given['name'], '--host', given['viewer_host'], '--port', given['viewer_port']],
     )
 
 

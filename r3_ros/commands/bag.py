@@ -24,7 +24,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         'output', metavar='OUT', help='file (OUT.mcap) or rosbag2 folder (any other name)'
     )
-    parser.add_argument('--camera', metavar='FILE', help='ROS calibration file')
+    parser.add_argument('--camera', metavar='FILE', help='calibration, as of r3 run')
     parser.add_argument('--topic', metavar='NAME', help='image topic, if INPUT has several')
     parser.add_argument(
         '--image-topic', metavar='NAME', default='/camera/image_raw', help='topic to write'
@@ -59,11 +59,12 @@ def write_bag(
     out: Path | str,
     args: argparse.Namespace,
     max_frames: int | None,
+    encoding_hint: str = '',
     **options: Any,
 ) -> tuple[SequenceSummary, list[str]]:
     """Write any recording as a bag, with a progress bar; return what is in it, and warnings.
 
-    :param args: ``camera`` and ``topic`` as of :func:`.open_source`.
+    :param args: ``camera`` and ``topic`` as of :func:`.open_source`; ``encoding_hint`` likewise.
     :param options: of :func:`.write_sequence`.
     """
     from itertools import islice
@@ -73,7 +74,9 @@ def write_bag(
     from ..input.bag_writer import write_sequence
     from ..input.open_source import open_source
 
-    with open_source(path, args.camera, args.topic) as source:
+    with open_source(path, args.camera, args.topic, encoding_hint=encoding_hint) as source:
+        if source.found:
+            print(f'found {", ".join(source.found)}', flush=True)
         total = min(filter(None, (source.length, max_frames)), default=None)
         frames = islice(iter(source), max_frames)
         bar = tqdm(frames, total=total, unit=' frames', desc=source.name, disable=None)

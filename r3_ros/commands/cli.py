@@ -20,8 +20,14 @@ from ..core.errors import R3Error
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
-#: Libraries of the extras in setup.py, and the commands that need the extra ``learning``.
-_OPTIONAL = {'huggingface_hub', 'safetensors', 'torch'}
+#: Libraries and their extras in setup.py, and the commands that need the extra ``learning``.
+_OPTIONAL = {
+    **dict.fromkeys(('huggingface_hub', 'safetensors', 'torch'), 'r3'),
+    **dict.fromkeys(('foxglove', 'rerun', 'trimesh'), 'export'),
+    'viser': 'view',
+}
+#: Libraries that rosdep does not install in a ROS workspace, see package.xml.
+_BY_PIP = {'av', 'evo', 'gtsam', 'rosbags'}
 _LEARNING = {'finetune', 'synth', 'train'}
 
 
@@ -60,10 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'r3 {args.command}: {error}', file=sys.stderr)
         return EXIT_ERROR
     except ModuleNotFoundError as error:
-        if error.name not in _OPTIONAL:
+        if error.name in _BY_PIP:
+            missing = error.name
+        elif error.name in _OPTIONAL:
+            extra = 'learning' if args.command in _LEARNING else _OPTIONAL[error.name]
+            missing = f'"r3_ros[{extra}]"'
+        else:
             raise
-        extra = 'learning' if args.command in _LEARNING else 'r3'
-        print(f'r3 {args.command}: {error}: pip install "r3_ros[{extra}]"', file=sys.stderr)
+        print(f'r3 {args.command}: {error}: pip install {missing}', file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
         print(f'r3 {args.command}: interrupted', file=sys.stderr)

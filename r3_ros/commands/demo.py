@@ -34,7 +34,7 @@ def register(subparsers: Any) -> None:
         help='folder of images, video or bag to stream; groundtruth.txt beside it is used',
     )  # fmt: skip
     parser.add_argument('--output', '-o', metavar='DIR', default='demo_output')
-    parser.add_argument('--camera', metavar='FILE', help='ROS calibration file for --input')
+    parser.add_argument('--camera', metavar='FILE', help='calibration for --input, as of r3 run')
     parser.add_argument('--topic', metavar='NAME', help='image topic, if a bag has several')
     parser.add_argument(
         '--frames', metavar='N', type=positive_int, help='at most N frames (synthetic: 300)'
@@ -103,7 +103,8 @@ def _stream(
 
     bag = folder / 'recording.mcap'
     print(f'2. writing {source_path.name} as a bag', flush=True)
-    recorded, warnings = write_bag(source_path, bag, args, args.frames)
+    hint = config.input.encoding_hint
+    recorded, warnings = write_bag(source_path, bag, args, args.frames, encoding_hint=hint)
     print('3. starting the node and playing the recording to it in real time', flush=True)
     # Every refresh is a line in a log file.
     interval_s = 0.2 if sys.stderr.isatty() else 10.0
@@ -156,17 +157,22 @@ def _evaluate(
     folder: Path, source_path: Path, shift_ns: int
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Return the content of evaluation.json, and warnings."""
-    from ..core.trajectory_file import PoseList, read_tum
-    from ..evaluation.posed_sequences import TRUTH
-    from ..evaluation.run_evaluation import evaluate_run
+    from dataclasses import replace
 
-    places = (source_path, source_path.parent)
-    truth_path = next((p / TRUTH for p in places if (p / TRUTH).is_file()), None)
-    if truth_path is None:
-        return None, []
+    from ..evaluation.posed_sequences import true_poses, TRUTH
+    from ..evaluation.run_evaluation import evaluate_run
+    from ..input.open_source import NO_CAMERA, open_source
+
     try:
-        truth = read_tum(truth_path)
-        moved = PoseList(truth.stamps_ns + shift_ns, truth.T_world_camera)
+        with open_source(source_path, NO_CAMERA) as source:
+            found = source.truth()
+        beside = source_path.parent / TRUTH
+        if found is None and beside.is_file():
+            found = true_poses(beside)
+        if found is None:
+            return None, []
+        truth, truth_path = found
+        moved = replace(truth, stamps_ns=truth.stamps_ns + shift_ns)
         return evaluate_run(folder, moved, truth_path), []
     except SourceError as error:
         return None, [f'not evaluated: {error}']

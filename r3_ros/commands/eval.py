@@ -25,7 +25,7 @@ def register(subparsers: Any) -> None:
         description='Without --output: compare a run with the truth; write evaluation.json, '
         'evaluation.csv and evaluation.png into its folder and renew its report.html. Depth is '
         'compared too if the run saved it and depth/ is beside the truth. With --output: run a '
-        'model on recordings with a groundtruth.txt and on held-out worlds, beside baselines and '
+        'model on recordings with true poses and on held-out worlds, beside baselines and '
         'other predictors; write tables of poses, depth and confidence (evaluation.md, .json), '
         'figures of depth and trajectories, and maps.',
     )
@@ -33,7 +33,10 @@ def register(subparsers: Any) -> None:
         'inputs', metavar='DIR', nargs='*', help='output of r3 run; with --output: recordings'
     )
     parser.add_argument(
-        '--groundtruth', metavar='FILE', help='TUM file, camera-to-world, of the one DIR'
+        '--groundtruth',
+        metavar='FILE',
+        help='true poses of the one DIR: TUM, KITTI (with its times.txt) or EuRoC, or the folder '
+        'of a data set',
     )
     parser.add_argument(
         '--align', choices=('sim3', 'se3'), default='sim3',
@@ -73,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate_run(args: argparse.Namespace) -> int:
-    from ..core.trajectory_file import read_tum
+    from ..evaluation.posed_sequences import true_poses
     from ..evaluation.report.report_page import write_report
     from ..evaluation.run_evaluation import evaluate_run, evaluation_text
 
@@ -84,8 +87,8 @@ def _evaluate_run(args: argparse.Namespace) -> int:
             'name the output of one r3 run, and its truth with --groundtruth; or recordings, and '
             'an output folder with --output'
         )
-    folder, truth_path = Path(args.inputs[0]), Path(args.groundtruth)
-    evaluation = evaluate_run(folder, read_tum(truth_path), truth_path, args.align)
+    folder, truth = Path(args.inputs[0]), true_poses(Path(args.groundtruth))
+    evaluation = evaluate_run(folder, *truth, args.align)
     write_report(folder)
     print(evaluation_text(evaluation))
     return 0
@@ -124,7 +127,7 @@ def _sequences(args: argparse.Namespace) -> Iterator[PosedSequence]:
     from ..evaluation.posed_sequences import recorded_sequence
 
     if not args.inputs and not args.worlds:
-        raise ConfigError('name recordings with a groundtruth.txt, or use --worlds')
+        raise ConfigError('name recordings with true poses, or use --worlds')
     if args.groundtruth and len(args.inputs) != 1:
         raise ConfigError(
             f'--groundtruth is of one recording, and {len(args.inputs)} are named: put a '

@@ -9,7 +9,6 @@ from pathlib import Path
 import time
 from typing import Any, TYPE_CHECKING
 
-from ..core.errors import ConfigError
 from ..maps.map_layout import METRES_PER_UNIT, POINT_FORMATS
 from .options import add_set_option, bounded, parsed_settings, print_rows, size_text
 
@@ -199,17 +198,12 @@ def run_export(args: argparse.Namespace) -> int:
 
 
 def _export_recording(saved: SavedMap, args: argparse.Namespace) -> None:
-    try:
-        if args.format == 'glb':
-            from ..maps.exports.gltf import write_gltf as write
-        elif args.format == 'mcap':
-            from ..maps.exports.mcap_recording import write_mcap as write
-        else:
-            from ..maps.exports.rerun_recording import write_rerun as write
-    except ImportError as error:
-        raise ConfigError(
-            f'--format {args.format} needs a library ({error}): pip install "r3_ros[export]"'
-        ) from error
+    if args.format == 'glb':
+        from ..maps.exports.gltf import write_gltf as write
+    elif args.format == 'mcap':
+        from ..maps.exports.mcap_recording import write_mcap as write
+    else:
+        from ..maps.exports.rerun_recording import write_rerun as write
     write(args.output, saved, args.overwrite)
     print(
         f'{args.output}: {len(saved.points)} points, {len(saved.trajectory)} poses, '

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 import math
 import textwrap
+import threading
 from typing import Any, TYPE_CHECKING
 
 from ..core.errors import ConfigError
 
 if TYPE_CHECKING:
     from ..core.config import R3Config
+    from ..viewer.scene import Scene
 
 _WIDTH = 96
 
@@ -70,6 +73,46 @@ def summary_text(summary: dict[str, Any]) -> str:
         f'{100 * summary["tracked_share"]:.1f} % tracked, {summary["keyframes"]} keyframes, '
         f'{summary["map_points"]} map points'
     )
+
+
+def add_view_options(parser: argparse._ActionsContainer) -> None:
+    """Add the address of the view in the browser."""
+    parser.add_argument(
+        '--host', metavar='ADDRESS', default='127.0.0.1',
+        help='address of this machine at which the view is served (default: 127.0.0.1, for '
+        'browsers on this machine; 0.0.0.0: for the whole network, without a password)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--port', metavar='N', type=int, default=8080,
+        help='port of the view (default: 8080); if it is in use, the next free one is taken',
+    )  # fmt: skip
+
+
+@contextmanager
+def open_scene(args: argparse.Namespace) -> Iterator[Scene]:
+    """Serve a view at the address of :func:`add_view_options`, and print where it is.
+
+    :raises ConfigError: nothing can be served there.
+    """
+    from ..viewer.scene import Scene
+
+    scene = Scene(args.host, args.port)
+    try:
+        if scene.port != args.port:
+            print(f'port {args.port} is in use, so the view is at port {scene.port}')
+        print(f'view: {scene.url}', flush=True)
+        yield scene
+    finally:
+        scene.close()
+
+
+def wait_for_interrupt() -> None:
+    """Keep the view open until Ctrl-C."""
+    try:
+        print('Ctrl-C ends the view', flush=True)
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print()
 
 
 def add_config_options(parser: argparse._ActionsContainer) -> None:

@@ -12,13 +12,29 @@ import threading
 from typing import Any, TYPE_CHECKING
 
 from ..core.errors import ConfigError, SourceError
-from .options import add_config_options, config_from, positive_int, summary_text
+from .options import (
+    add_config_options,
+    add_view_options,
+    config_from,
+    open_scene,
+    positive_int,
+    summary_text,
+    wait_for_interrupt,
+)
+
+#: Share of the frames beyond which a run that left them out is no success.
+_MUCH_LEFT_OUT = 0.25
+EXIT_LEFT_OUT = 3
 
 if TYPE_CHECKING:
     from ..core.config import R3Config
-    from ..core.datatypes import DepthMap, Estimate
+    from ..core.datatypes import DepthMap, Estimate, Frame
+    from ..core.trajectory_file import PoseList
     from ..input.source import Source
-    from ..offline.stream_run import RunResult
+    from ..maps.saved_map import SavedMap
+    from ..offline.stream_run import OnFrame, RunResult
+    from ..streaming.engine import Engine
+    from ..viewer.scene import Scene
 
 
 def register(subparsers: Any) -> None:
@@ -28,11 +44,14 @@ def register(subparsers: Any) -> None:
         description='Process every frame of a recording. The output folder gets trajectory.tum '
         '(poses as first estimated), trajectory_final.tum (after all corrections), map.ply, '
         'frames.csv, summary.json and report.html. Poses are camera-to-world in optical axes; '
-        'the world is the first camera.',
+        'the world is the first camera. Exit status 3: results are written, but more than a '
+        'quarter of the frames were left out.',
     )
     parser.add_argument(
-        'input', metavar='INPUT', help='folder of images, video, or bag (rosbag2, .mcap, .db3)'
-    )
+        'input', metavar='INPUT',
+        help='folder of images (as TUM, EuRoC, KITTI, 7-Scenes and ScanNet have them, or plain), '
+        'video, or bag (rosbag2, .mcap, .db3, .bag)',
+    )  # fmt: skip
     parser.add_argument('--output', '-o', metavar='DIR', required=True, help='folder to write')
     parser.add_argument(
         '--mode', choices=('stream', 'offline'), default='stream',
@@ -41,8 +60,10 @@ def register(subparsers: Any) -> None:
     )  # fmt: skip
     parser.add_argument('--overwrite', action='store_true', help='replace an earlier output')
     parser.add_argument(
-        '--camera', metavar='FILE', help='ROS calibration file, in place of the recorded one'
-    )
+        '--camera', metavar='FILE',
+        help='calibration of ROS, Kalibr, OpenCV, ORB-SLAM, EuRoC, KITTI, COLMAP or nerfstudio, '
+        'in place of the recorded one; none: estimate the focal length',
+    )  # fmt: skip
     parser.add_argument(
         '--map', metavar='DIR',
         help='a saved map, of ~/save_map or OUTPUT/map of an earlier run, in which the camera is '
@@ -57,55 +78,104 @@ def register(subparsers: Any) -> None:
         'scale.source=odometry',
     )  # fmt: skip
     parser.add_argument(
-        '--groundtruth', metavar='FILE', help='TUM file to evaluate against, as r3 eval does'
-    )
+        '--groundtruth', metavar='FILE',
+        help='true poses to evaluate against, as r3 eval does (default: those of the folder)',
+    )  # fmt: skip
     add_config_options(parser)
+    view = parser.add_argument_group('view in the browser')
+    view.add_argument(
+        '--view', action='store_true',
+        help='show the run while it is processed, and the result until Ctrl-C',
+    )  # fmt: skip
+    add_view_options(view)
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     import cv2
 
+    from ..evaluation.posed_sequences import true_poses
+
+    # Reader, engine and predictor have threads of their own.
+    cv2.setNumThreads(1)
+    config = config_from(args)
+    truth = true_poses(Path(args.groundtruth)) if args.groundtruth else None
+    if args.mode == 'offline' and args.map:
+        raise ConfigError('--map needs the stream mode: leave out --mode offline')
+    if not args.view:
+        return _run(args, config, truth, None)[0]
+    if args.mode == 'offline':
+        raise ConfigError('--view needs the stream mode; for the result there is r3 view')
+
+    from ..viewer.file_feed import load_finished, show_finished
+
+    with open_scene(args) as scene:
+        status, truth = _run(args, config, truth, scene)
+        if status in (0, EXIT_LEFT_OUT):
+            show_finished(scene, load_finished(Path(args.output), truth and truth[0]))
+            wait_for_interrupt()
+    return status
+
+
+def _run(
+    args: argparse.Namespace,
+    config: R3Config,
+    truth: tuple[PoseList, Path] | None,
+    scene: Scene | None,
+) -> tuple[int, tuple[PoseList, Path] | None]:
+    """Process the recording; return the exit status, and the true poses that were compared."""
     from ..core.atomic_files import atomic_directory
-    from ..core.trajectory_file import read_tum
     from ..evaluation.report.report_page import write_report
     from ..evaluation.run_evaluation import evaluate_run
     from ..input.open_source import open_source
     from ..offline.run_files import DEPTH, SUMMARY, write_run
 
-    # Reader, engine and predictor have threads of their own.
-    cv2.setNumThreads(1)
-    config = config_from(args)
-    truth = read_tum(args.groundtruth) if args.groundtruth else None
     output = Path(args.output)
     is_offline = args.mode == 'offline'
-    if is_offline and args.map:
-        raise ConfigError('--map needs the stream mode: leave out --mode offline')
     with (
-        open_source(args.input, args.camera, args.topic, collections=is_offline) as source,
+        open_source(
+            args.input, args.camera, args.topic, is_offline, config.input.encoding_hint
+        ) as source,
         atomic_directory(output, args.overwrite, marker=SUMMARY) as folder,
     ):
-        process = _reconstructed if is_offline else _streamed
-        result = process(source, config, args, folder / DEPTH)
+        if source.found:
+            print(f'found {", ".join(source.found)}', flush=True)
+        # Keep the run although the truth does not fit.
+        evaluation, no_evaluation = None, None
+        try:
+            truth = truth or source.truth()
+        except SourceError as error:
+            no_evaluation = error
+        if is_offline:
+            result = _reconstructed(source, config, args, folder / DEPTH)
+        else:
+            poses = truth and truth[0]
+            result = _streamed(source, config, args, folder / DEPTH, poses, scene)
         if not result.records:
             raise KeyboardInterrupt  # before the first frame
         write_run(folder, result, config, str(args.input))
-        evaluation, no_evaluation = None, None
-        if truth is not None:
-            try:
-                evaluation = evaluate_run(folder, truth, Path(args.groundtruth))
-            except SourceError as error:
-                # Keep the run although the truth does not fit.
-                no_evaluation = error
+        try:
+            if truth is not None:
+                evaluation = evaluate_run(folder, *truth)
+        except SourceError as error:
+            no_evaluation = error
         write_report(folder)
+    if no_evaluation is not None and not args.groundtruth:
+        print(f'warning: not compared with the truth: {no_evaluation}', file=sys.stderr)
     _print_result(output, result, evaluation)
-    if no_evaluation is not None:
+    if no_evaluation is not None and args.groundtruth:
         raise no_evaluation
-    return 130 if result.interrupted else 0
+    left_out = result.left_out_share > _MUCH_LEFT_OUT
+    return 130 if result.interrupted else EXIT_LEFT_OUT if left_out else 0, truth
 
 
 def _streamed(
-    source: Source, config: R3Config, args: argparse.Namespace, depth_folder: Path
+    source: Source,
+    config: R3Config,
+    args: argparse.Namespace,
+    depth_folder: Path,
+    truth: PoseList | None,
+    scene: Scene | None,
 ) -> RunResult:
     from ..core.trajectory_file import read_tum
     from ..factory import load_engine
@@ -122,10 +192,35 @@ def _streamed(
     with closing(load_engine(config)) as engine:
         if odometry is not None:
             engine.odometry.extend(odometry.stamps_ns, odometry.T_world_camera)
-        with _Progress(source, args, depth_folder) as progress, _interrupt_sets() as stop:
-            result = run_source(source, engine, args.max_frames, progress.update, stop, saved)
+        with (
+            _Progress(source, args, depth_folder) as progress,
+            _interrupt_sets() as stop,
+            _shown(scene, engine, saved, truth) as show,
+        ):
+
+            def on_frame(frame: Frame, estimate: Estimate) -> None:
+                progress.update(estimate)
+                show(frame, estimate)
+
+            result = run_source(source, engine, args.max_frames, on_frame, stop, saved)
             progress.save_depths(result.last_depths)
     return result
+
+
+@contextmanager
+def _shown(
+    scene: Scene | None, engine: Engine, saved: SavedMap | None, truth: PoseList | None
+) -> Iterator[OnFrame]:
+    """Yield what shows each frame in the scene; without a scene it does nothing."""
+    if scene is None:
+        yield lambda frame, estimate: None
+        return
+    from ..offline.run_files import UNPLACED
+    from ..viewer.run_feed import RunFeed
+
+    placement = UNPLACED if saved is None else saved.facts
+    with closing(RunFeed(scene, engine, placement.T_map_world, truth)) as feed:
+        yield feed.note
 
 
 def _reconstructed(
@@ -175,7 +270,7 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def update(self, result: RunResult, estimate: Estimate) -> None:
+    def update(self, estimate: Estimate) -> None:
         self._bar.update()
         self._keyframes += estimate.is_keyframe
         self._bar.set_postfix_str(
@@ -222,9 +317,6 @@ def _print_result(output: Path, result: RunResult, evaluation: dict[str, Any] | 
     if result.interrupted:
         print('PARTIAL: interrupted before the end of the recording')
     print(summary_text(summary))
-    if frames['rejected']:
-        left_out = (f'{count} {reason}' for reason, count in frames['rejected'].items())
-        print(f'left out: {", ".join(left_out)}')
     if not frames['tracked']:
         print(
             f'nothing was tracked: {result.records[-1].state.value}, '

@@ -39,6 +39,7 @@ _ADVICE = {
     errno.EBUSY: 'it is the current folder or a mount point; name a folder inside it',
     errno.ENOTDIR: 'it, or a part of the path, is a file and not a folder',
     errno.EISDIR: 'it is a folder; name a file',
+    errno.ENAMETOOLONG: 'the name is too long; choose a shorter one',
 }
 #: Arguments of renameat2(2): paths relative to the current folder; exchange both names.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -131,7 +132,7 @@ def _put_back_after_kill(path: Path) -> None:
 def _behind_links(path: Path | str) -> Path:
     """Return the target of a link, so that the link stays."""
     path = Path(path)
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path
 
 
 @contextmanager

@@ -18,8 +18,10 @@ SMALLEST_IMAGE, LARGEST_IMAGE, PUBLISHED_IMAGE = 112, 1008, 504
 #: Encodings that an ambiguous image may have; ``input.image_decoding`` decodes all of these.
 ENCODING_HINTS = (
     '',
-    *'rgb8 bgr8 rgba8 bgra8 mono8 mono16 bayer_rggb8 bayer_bggr8 bayer_gbrg8 bayer_grbg8'.split(),
-    *'yuv422 uyvy yuv422_yuy2 yuyv nv12'.split(),
+    *'rgb8 bgr8 rgba8 bgra8 mono8 bayer_rggb8 bayer_bggr8 bayer_gbrg8 bayer_grbg8'.split(),
+    *'rgb16 bgr16 rgba16 bgra16 mono16'.split(),
+    *'bayer_rggb16 bayer_bggr16 bayer_gbrg16 bayer_grbg16'.split(),
+    *'yuv422 uyvy yuv422_yuy2 yuyv nv12 nv21'.split(),
 )
 SCALE_SOURCES = ('none', 'fixed', 'model', 'odometry')
 #: Sources in a status or a saved map; ``user``: the scale was set by a service while running.
@@ -33,7 +35,8 @@ class InputConfig:
     transport: str = param('raw', 'image transport subscribed to', choices=('raw', 'compressed'))
     encoding_hint: str = live(
         '',
-        'encoding to assume for the ambiguous 8UC1, 8UC3, 8UC4 and 16UC1; empty: OpenCV order',
+        'encoding to assume for the ambiguous 8UC1, 8UC3, 8UC4, 16UC1, 16UC3 and 16UC4; empty: '
+        'grey, or the order of OpenCV',
         choices=ENCODING_HINTS,
     )
     rectification: str = param(

@@ -261,6 +261,11 @@ class TrackingState(enum.Enum):
     LOST = 'lost'
     RECOVERING = 'recovering'
 
+    @property
+    def is_tracked(self) -> bool:
+        """Whether a pose in this state follows from the images."""
+        return self in (TrackingState.TRACKING, TrackingState.LOW_CONFIDENCE)
+
 
 @dataclass(frozen=True, eq=False)
 class Estimate:

@@ -22,10 +22,14 @@ _LARGEST_NS = 2**63 - 1
 
 @dataclass(frozen=True, eq=False)
 class PoseList:
-    """Poses in order of time: (N,) int64 stamps, strictly increasing, and (N, 4, 4) float64."""
+    """Poses in order of time: (N,) int64 stamps, strictly increasing, and (N, 4, 4) float64.
+
+    :ivar notes: what was left out or changed when they were read, for the user.
+    """
 
     stamps_ns: np.ndarray
     T_world_camera: np.ndarray
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.stamps_ns)
@@ -76,6 +80,8 @@ def write_tum(
 def read_tum(path: Path | str) -> PoseList:
     """Read a TUM file; lines that begin with ``#`` are comments.
 
+    Of poses with one stamp the first counts; the notes of the list say so.
+
     :raises SourceError: unreadable, empty, a line that is not a pose, or stamps out of order.
     """
     try:
@@ -107,8 +113,6 @@ def parse_tum(text: str, path: str) -> PoseList:
                 f'{path}, line {number}: expected "timestamp tx ty tz qx qy qz qw", '
                 f'found {len(fields)} fields'
             )
-        if stamps and stamp_ns <= stamps[-1]:
-            raise SourceError(f'{path}, line {number}: stamps must increase, sort the file first')
         stamps.append(stamp_ns)
         rows.append(values)
     if not rows:
@@ -118,4 +122,21 @@ def parse_tum(text: str, path: str) -> PoseList:
         T = T_from_quat(poses[:, :3], poses[:, 3:])
     except TransformError:
         raise SourceError(f'{path} holds a pose that is not finite or has no rotation') from None
-    return PoseList(np.array(stamps, dtype=np.int64), T)
+    return poses_in_time(np.array(stamps, dtype=np.int64), T, path)
+
+
+def poses_in_time(stamps_ns: np.ndarray, T_world_camera: np.ndarray, path: str) -> PoseList:
+    """Return (N, 4, 4) poses with (N,) int64 stamps; of those with one stamp the first.
+
+    :param path: of their file, for messages.
+    :raises SourceError: a stamp is before the one above it.
+    """
+    steps = np.diff(stamps_ns)
+    if (steps < 0).any():
+        number = int(np.flatnonzero(steps < 0)[0]) + 2
+        raise SourceError(f'{path}: pose {number} is earlier than the one before, sort the file')
+    is_first = np.concatenate([[True], steps > 0])
+    repeated = int((~is_first).sum())
+    note = f'{path}: {repeated} poses repeat the stamp of the one before and were left out'
+    notes = (note,) if repeated else ()
+    return PoseList(stamps_ns[is_first], T_world_camera[is_first], notes)

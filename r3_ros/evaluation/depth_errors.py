@@ -11,6 +11,7 @@ import numpy as np
 
 from ..core.datatypes import Intrinsics
 from ..core.errors import SourceError
+from ..input.folder_layouts import DEPTH_UNIT_M
 from ..input.folder_source import FolderSource
 from .trajectory_errors import match_stamps
 
@@ -18,7 +19,6 @@ from .trajectory_errors import match_stamps
 MIN_PIXELS = 100
 #: Stride of the pixels that are kept for statistics over all images.
 _PIXEL_STRIDE = 17
-_DEPTH_UNIT_M = 0.001
 
 
 class _ImageErrors(NamedTuple):
@@ -128,7 +128,8 @@ def depth_of_run(
     """
     if not estimates.is_dir() or not (truth_folder / 'depth').is_dir():
         return None
-    truth = sorted(depth_files(truth_folder, FolderSource(truth_folder)).items())
+    source = FolderSource(truth_folder, use_own_camera=False)
+    truth = sorted(depth_files(truth_folder, source).items())
     saved = sorted((_stamp_of(file), file) for file in estimates.glob('*.npz'))
     if not truth or not saved:
         return None
@@ -139,7 +140,8 @@ def depth_of_run(
         with np.load(saved[i][1], allow_pickle=False) as content:
             depth = content['depth']
             K = Intrinsics.from_K(content['K'], depth.shape[1], depth.shape[0])
-        errors.add(depth, truth_at_pixels(read_depth(truth[j][1]), K, undistorted))
+        true_depth = read_depth(truth[j][1], source.depth_unit_m)
+        errors.add(depth, truth_at_pixels(true_depth, K, undistorted))
     return errors if len(errors) else None
 
 
@@ -157,15 +159,15 @@ def _stamp_of(file: Path) -> int:
         raise SourceError(f'{file} is no saved depth map: {error}') from error
 
 
-def read_depth(path: Path) -> np.ndarray:
-    """Read a 16-bit depth image of millimetres as (H, W) float32 metres, 0 where unknown.
+def read_depth(path: Path, unit_m: float = DEPTH_UNIT_M) -> np.ndarray:
+    """Read a 16-bit depth image as (H, W) float32 metres, 0 where unknown.
 
     :raises SourceError: no such image.
     """
     depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if depth is None or depth.dtype != np.uint16:
         raise SourceError(f'{path} is no 16-bit depth image')
-    return depth.astype(np.float32) * np.float32(_DEPTH_UNIT_M)
+    return depth.astype(np.float32) * np.float32(unit_m)
 
 
 def truth_at_pixels(

@@ -84,7 +84,10 @@ def evaluation_text(evaluation: dict[str, Any]) -> str:
             + f', rotation {errors["rotation_mean_deg"]:.2f} deg, step {errors["rpe_m"]:.4f} m, '
             f'{errors["matched"]} poses'
         )
-        lines.extend(f'  note: {note}' for note in errors['notes'])
+    notes = (
+        note for key in ('trajectory', 'trajectory_final') for note in evaluation[key]['notes']
+    )
+    lines.extend(f'  note: {note}' for note in dict.fromkeys(notes))
     if evaluation['depth']:
         depth = evaluation['depth']
         lines.append(

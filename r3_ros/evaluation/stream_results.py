@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..core.datatypes import DepthMap, Estimate, Intrinsics
+from ..core.datatypes import DepthMap, Estimate, Frame, Intrinsics
 from ..core.trajectory_file import PoseList
 from ..maps.cloud import Cloud
-from ..offline.stream_run import run_source, RunResult
+from ..offline.stream_run import run_source
 from ..streaming.engine import Engine
 from .depth_errors import DepthErrors, truth_at_pixels
 from .posed_sequences import PosedSequence
@@ -104,10 +104,10 @@ class _Collected:
         self.errors = DepthErrors()
         self.kept: dict[int, DepthMap] = {}
 
-    def frame(self, run: RunResult, estimate: Estimate) -> None:
+    def frame(self, frame: Frame, estimate: Estimate) -> None:
         T = estimate.T_world_camera
         # Poses held during the start-up are no estimates, except the first.
-        counts = run.records[-1].tracked or len(run.records) == 1
+        counts = estimate.state.is_tracked or not self.poses
         self.poses.append(T if counts and T is not None else np.full((4, 4), np.nan))
         self._stamps[estimate.frame_id] = estimate.stamp_ns
         # Without a calibration the intrinsics are estimated for each image.

@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import SourceError
-from ..core.geometry import make_T, mean_rotation, rotation_angle
+from ..core.geometry import (
+    inverse_similarity,
+    make_T,
+    mean_rotation,
+    rotation_angle,
+    similarity,
+    transform,
+)
 from ..core.trajectory_file import NANOSECONDS, PoseList
 
 MIN_POSES = 3
@@ -97,13 +104,30 @@ def evaluate_trajectory(
         rotation_mean_deg=float(rotation_deg.mean()),
         rotation_max_deg=float(rotation_deg.max()),
         scale=scale,
-        notes=notes,
+        notes=(*truth.notes, *notes),
         stamps_ns=estimate.stamps_ns[own],
         errors_m=errors,
         rotation_deg=rotation_deg,
         aligned=aligned,
         truth=T_true,
     )
+
+
+def true_path(estimate: PoseList, truth: PoseList) -> np.ndarray:
+    """Return the (N, 3) true positions from the first to the last estimated pose.
+
+    They are in the frame and unit of the estimate, to which the truth is aligned (``sim3``).
+
+    :raises SourceError: fewer than three poses match.
+    """
+    errors = evaluate_trajectory(estimate, truth)
+    own = int(np.searchsorted(estimate.stamps_ns, errors.stamps_ns[0]))
+    T_estimate, T_aligned = estimate.T_world_camera[own], errors.aligned[0]
+    R = T_aligned[:3, :3] @ T_estimate[:3, :3].T
+    S_truth_estimate = similarity(make_T(R, np.zeros(3)), errors.scale)
+    S_truth_estimate[:3, 3] = T_aligned[:3, 3] - S_truth_estimate[:3, :3] @ T_estimate[:3, 3]
+    covered = slice(*np.searchsorted(truth.stamps_ns, errors.stamps_ns[[0, -1]] + [0, 1]))
+    return transform(inverse_similarity(S_truth_estimate), truth.T_world_camera[covered, :3, 3])
 
 
 def match_stamps(

@@ -1,19 +1,17 @@
-"""Camera calibrations: reading, checking, scaling, and undistorting images.
+"""Camera calibrations: checking, scaling, and undistorting images.
 
-Follows ``sensor_msgs/CameraInfo`` and its YAML form (REP-104). K of zeros means "not calibrated".
+Follows ``sensor_msgs/CameraInfo`` (REP-104). K of zeros means "not calibrated".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 import math
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import yaml
 
 from ..core.datatypes import Intrinsics
 from ..core.errors import CalibrationError, FrameError
@@ -25,6 +23,15 @@ DISTORTION_SIZES = {
     'rational_polynomial': (8, 12, 14),
     'equidistant': (4,),
 }
+#: What drivers and calibration tools call them; the first two differ by their coefficients alone.
+_POLYNOMIAL = {
+    '', 'plumb_bob', 'rational_polynomial', 'rational', 'radtan', 'rad_tan', 'radial_tangential',
+    'brown_conrady', 'brown', 'opencv', 'full_opencv',
+}  # fmt: skip
+_EQUIDISTANT = {
+    'equidistant', 'equi', 'fisheye', 'opencv_fisheye', 'kannala_brandt', 'kannala_brandt4',
+    'kannala_brandt8', 'kannalabrandt', 'kannalabrandt8', 'kb4',
+}  # fmt: skip
 
 #: Least factor on the focal length of a wide lens: less would trade detail in the middle for
 #: stretched corners.
@@ -37,17 +44,23 @@ _invert = getattr(cv2, 'undistortPointsIter', None) or cv2.undistortPoints
 
 #: Bounds of the focal length over the width; outside, K is wrong, for instance normalised.
 _LEAST_FOCAL, _LARGEST_FOCAL = 0.05, 100.0
+#: Largest distance of the principal point from the middle, over the size of the image, if the
+#: calibration does not say for which size it is.
+_MOST_OFF_CENTRE = 0.25
 
 
 @dataclass(frozen=True, eq=False)
 class CameraModel:
     """Calibration of one camera.
 
+    :ivar width: of the images; ``width`` and ``height`` are 0 if the calibration does not say
+        them: those of the images it is used for (:meth:`scaled_to`).
     :ivar K: (3, 3) float64 of the distorted image, pixel centres at integer coordinates.
     :ivar D: distortion coefficients in the order of OpenCV and ROS; empty for none.
     :ivar P: (3, 3) float64 of the image rectified by ``image_proc``, if given.
-    :raises CalibrationError: not finite, no pinhole matrix, an unknown model, or a wrong number
-        of coefficients.
+    :ivar note: what was assumed or left out when it was read, for the user; usually empty.
+    :raises CalibrationError: not finite, no pinhole matrix, not in pixels, an unknown model, or a
+        wrong number of coefficients.
     """
 
     width: int
@@ -56,22 +69,22 @@ class CameraModel:
     distortion_model: str = 'plumb_bob'
     D: tuple[float, ...] = ()
     P: np.ndarray | None = None
+    note: str = ''
 
     def __post_init__(self) -> None:
-        Intrinsics.from_K(self.K, self.width, self.height)
-        if self.distortion_model not in DISTORTION_SIZES:
+        size = (self.width, self.height) if self.width or self.height else (1, 1)
+        Intrinsics.from_K(self.K, *size)
+        focal = self.K[0, 0], self.K[1, 1]
+        if self.width and not all(
+            _LEAST_FOCAL <= value / self.width <= _LARGEST_FOCAL for value in focal
+        ):
             raise CalibrationError(
-                f'unknown distortion model {self.distortion_model!r}, known: '
-                + ', '.join(DISTORTION_SIZES)
-                + '; rectify the images before, or calibrate with one of these'
+                f'K must be in pixels: focal lengths {focal[0]:g} and {focal[1]:g} do not fit '
+                f'images that are {self.width} pixels wide'
             )
-        if not all(math.isfinite(value) for value in self.D):
-            raise CalibrationError(f'distortion coefficients must be finite, got {self.D}')
-        sizes = DISTORTION_SIZES[self.distortion_model]
-        if len(self.D) not in (0, *sizes):
+        if (self.distortion_model, self.D) != read_distortion(self.distortion_model, self.D)[:2]:
             raise CalibrationError(
-                f'{self.distortion_model} takes {" or ".join(map(str, sizes))} distortion '
-                f'coefficients, got {len(self.D)}'
+                f'{self.distortion_model} does not take {len(self.D)} distortion coefficients'
             )
 
     @property
@@ -113,6 +126,15 @@ class CameraModel:
         """
         if (width, height) == (self.width, self.height):
             return self
+        if not self.width:
+            off = abs(self.K[0, 2] / width - 0.5), abs(self.K[1, 2] / height - 0.5)
+            if max(off) > _MOST_OFF_CENTRE:
+                raise CalibrationError(
+                    f'the principal point ({self.K[0, 2]:g}, {self.K[1, 2]:g}) is far from the '
+                    f'middle of {width}x{height} images: the calibration, which does not say its '
+                    'image size, is of another size; calibrate these images'
+                )
+            return replace(self, width=width, height=height)
         if abs(width * self.height - height * self.width) > max(self.width, self.height):
             raise CalibrationError(
                 f'the calibration is for {self.width}x{self.height} images, these are '
@@ -130,17 +152,57 @@ class CameraModel:
         return replace(self, width=intrinsics.width, height=intrinsics.height, K=intrinsics.K, P=P)
 
 
+def read_distortion(name: str, D: Sequence[float]) -> tuple[str, tuple[float, ...], str]:
+    """Return our name of a distortion model, its coefficients, and a note for the user.
+
+    Polynomial models are told apart by the number of coefficients, as OpenCV does, since drivers
+    mix up their names.
+
+    :raises CalibrationError: an unknown model, a wrong number, or not finite.
+    """
+    D = tuple(float(value) for value in D)
+    if not all(math.isfinite(value) for value in D):
+        raise CalibrationError(f'distortion coefficients must be finite, got {D}')
+    plain = name.strip().lower().replace('-', '_').replace(' ', '_')
+    if plain == 'none':
+        return 'plumb_bob', (), ''
+    if plain in _EQUIDISTANT:
+        families: tuple[str, ...] = ('equidistant',)
+    elif plain in _POLYNOMIAL:
+        families = ('plumb_bob', 'rational_polynomial')
+    else:
+        raise CalibrationError(
+            f'unknown distortion model {name!r}, known: '
+            + ', '.join(DISTORTION_SIZES)
+            + '; rectify the images before, or calibrate with one of these'
+        )
+    model = next((family for family in families if len(D) in DISTORTION_SIZES[family]), '')
+    if model:
+        is_mixed_up = plain in DISTORTION_SIZES and plain != model and any(D)
+        count = f'{len(D)} distortion coefficients'
+        return model, D, f'{name} with {count} is read as {model}' if is_mixed_up else ''
+    # Zeros are no distortion, except of a fisheye lens.
+    if any(D) or (D and plain in _EQUIDISTANT):
+        sizes = [str(size) for family in families for size in DISTORTION_SIZES[family]]
+        raise CalibrationError(
+            f'{name or "plumb_bob"} takes {", ".join(sizes)} distortion coefficients, got {len(D)}'
+        )
+    return (plain if plain in DISTORTION_SIZES else families[0]), (), ''
+
+
 def camera_model(
     width: int,
     height: int,
     K: Sequence[float],
-    distortion_model: str,
-    D: Sequence[float],
+    distortion_model: str = '',
+    D: Sequence[float] = (),
     P: Sequence[float] = (),
 ) -> CameraModel | None:
     """Build a model from the flat arrays of a ``CameraInfo``; None if K is all zero.
 
+    :param width: 0, as ``height``, if it is not known; see :class:`CameraModel`.
     :param K: 9 numbers, row by row; ``P``: 12, or none.
+    :param distortion_model: by any name that :func:`read_distortion` knows.
     :raises CalibrationError: wrong counts, not finite, not in pixels, or see
         :class:`CameraModel`.
     """
@@ -152,41 +214,40 @@ def camera_model(
         raise CalibrationError(f'K and P must be finite, got K = {K_flat.tolist()}')
     if not K_flat.any():
         return None
-    model = CameraModel(
+    model, coefficients, note = read_distortion(distortion_model, D)
+    return CameraModel(
         width=int(width),
         height=int(height),
         K=K_flat.reshape(3, 3),
-        distortion_model=distortion_model or 'plumb_bob',
-        D=tuple(float(value) for value in D),
+        distortion_model=model,
+        D=coefficients,
         P=P_flat.reshape(3, 4)[:, :3] if P_flat.size else None,
+        note=note,
     )
-    shares = (model.K[0, 0] / model.width, model.K[1, 1] / model.width)
-    if not all(_LEAST_FOCAL <= share <= _LARGEST_FOCAL for share in shares):
-        raise CalibrationError(
-            f'K must be in pixels: focal lengths {K_flat[0]:g} and {K_flat[4]:g} do not fit '
-            f'images that are {width} pixels wide'
-        )
-    return model
 
 
-def camera_from_info(
-    info: Any, width: int = 0, height: int = 0, with_distortion: bool = True
-) -> CameraModel | None:
-    """Return the calibration of the delivered images of a ``CameraInfo``; None if K is zero.
+def camera_from_info(info: Any, width: int, height: int) -> CameraModel | None:
+    """Return the calibration of images with a ``CameraInfo``; None if K is zero.
+
+    The one judge of live and recorded messages. K counts although D cannot be read: then the
+    images stay distorted, and the note says so.
 
     :param info: the message, of ROS 1 or 2, from rclpy or a bag.
     :param width: of the images, used if the message has none; ``height`` likewise.
-    :param with_distortion: False ignores the coefficients.
     :raises CalibrationError: it cannot be used.
     """
     # Capitals in ROS 1.
     K, D, P = (getattr(info, n, getattr(info, n.upper(), ())) for n in 'kdp')
-    if not with_distortion:
-        D = ()
-    size = info.width or width, info.height or height
-    model = camera_model(*size, K, info.distortion_model if len(D) else '', D, P)
+    name, problem = info.distortion_model, ''
+    try:
+        read_distortion(name, D)
+    except CalibrationError as error:
+        problem = f'{error}: the images are not undistorted' if len(D) else ''
+        name, D = '', ()
+    model = camera_model(info.width or width, info.height or height, K, name, D, P)
     if model is None:
         return None
+    model = replace(model, note=problem or model.note)
     # K is of the full sensor, which is cropped first and then binned; a size of zero means the
     # full image, a binning of zero means one.
     x, y = info.roi.x_offset, info.roi.y_offset
@@ -200,45 +261,6 @@ def camera_from_info(
     if binned == (model.width, model.height):
         return model
     return model.mapped(lambda full: full.cropped(x, y, width, height).resized(*binned))
-
-
-def load_camera_yaml(path: Path | str) -> CameraModel | None:
-    """Read a ROS camera calibration file; None if K is zero.
-
-    :raises CalibrationError: unreadable, incomplete, or unusable.
-    """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError) as error:
-        raise CalibrationError(f'cannot read the camera calibration {path}: {error}') from error
-    except yaml.YAMLError as error:
-        raise CalibrationError(f'{path} is not valid YAML: {error}') from error
-    if not isinstance(content, dict):
-        raise CalibrationError(f'{path} is no camera calibration: it must hold a YAML mapping')
-    try:
-        return camera_model(
-            width=int(content['image_width']),
-            height=int(content['image_height']),
-            K=_numbers(content, 'camera_matrix'),
-            distortion_model=str(content.get('distortion_model', 'plumb_bob')),
-            D=_numbers(content, 'distortion_coefficients', optional=True),
-            P=_numbers(content, 'projection_matrix', optional=True),
-        )
-    except KeyError as error:
-        raise CalibrationError(f'{path} is no camera calibration: {error} is missing') from error
-    except (TypeError, ValueError) as error:
-        raise CalibrationError(f'{path} holds a value of the wrong type: {error}') from error
-    except CalibrationError as error:
-        raise CalibrationError(f'{path}: {error}') from error
-
-
-def _numbers(content: Mapping[str, Any], key: str, optional: bool = False) -> list[float]:
-    if optional and key not in content:
-        return []
-    matrix = content[key]
-    if not isinstance(matrix, dict) or not isinstance(matrix.get('data'), list):
-        raise CalibrationError(f'{key} must have the form {{rows: 3, cols: 3, data: [...]}}')
-    return [float(value) for value in matrix['data']]
 
 
 class Rectifier:

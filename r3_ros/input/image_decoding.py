@@ -1,5 +1,6 @@
-"""Decodes the images of messages and files, without ROS, to contiguous (H, W, 3) uint8 RGB.
+"""Decodes the images of messages and files, without ROS, to contiguous (H, W, 3) RGB.
 
+Images of 16 bits stay so, as sensors use a part of the range: see :mod:`.brightness_range`.
 Incomplete images are errors: OpenCV would fill a truncated JPEG with grey, and features on the
 border of the grey give false poses.
 """
@@ -15,28 +16,41 @@ from PIL import Image
 
 from ..core.errors import FrameError
 
-#: Encoding -> (bytes per pixel, OpenCV conversion to RGB or None). OpenCV names a Bayer pattern
+#: Encoding -> (values per pixel, OpenCV conversion to RGB or None). OpenCV names a Bayer pattern
 #: from the second pixel of the second row on, ROS from the first pixel.
-_EIGHT_BIT: dict[str, tuple[int, int | None]] = {
-    'rgb8': (3, None),
-    'bgr8': (3, cv2.COLOR_BGR2RGB),
-    'rgba8': (4, cv2.COLOR_RGBA2RGB),
-    'bgra8': (4, cv2.COLOR_BGRA2RGB),
-    'mono8': (1, cv2.COLOR_GRAY2RGB),
-    'bayer_rggb8': (1, cv2.COLOR_BayerBG2RGB),
-    'bayer_bggr8': (1, cv2.COLOR_BayerRG2RGB),
-    'bayer_gbrg8': (1, cv2.COLOR_BayerGR2RGB),
-    'bayer_grbg8': (1, cv2.COLOR_BayerGB2RGB),
+_ANY_DEPTH: dict[str, tuple[int, int | None]] = {
+    'rgb': (3, None),
+    'bgr': (3, cv2.COLOR_BGR2RGB),
+    'rgba': (4, cv2.COLOR_RGBA2RGB),
+    'bgra': (4, cv2.COLOR_BGRA2RGB),
+    'mono': (1, cv2.COLOR_GRAY2RGB),
+    'bayer_rggb': (1, cv2.COLOR_BayerBG2RGB),
+    'bayer_bggr': (1, cv2.COLOR_BayerRG2RGB),
+    'bayer_gbrg': (1, cv2.COLOR_BayerGR2RGB),
+    'bayer_grbg': (1, cv2.COLOR_BayerGB2RGB),
+}
+_PACKED_YUV: dict[str, tuple[int, int | None]] = {
     'yuv422': (2, cv2.COLOR_YUV2RGB_UYVY),
     'uyvy': (2, cv2.COLOR_YUV2RGB_UYVY),
     'yuv422_yuy2': (2, cv2.COLOR_YUV2RGB_YUYV),
     'yuyv': (2, cv2.COLOR_YUV2RGB_YUYV),
 }
+_EIGHT_BIT = {f'{name}8': layout for name, layout in _ANY_DEPTH.items()} | _PACKED_YUV
+_SIXTEEN_BIT = {f'{name}16': layout for name, layout in _ANY_DEPTH.items()}
+#: A plane of luma above a half of colour.
+_PLANAR_YUV = {'nv12': cv2.COLOR_YUV2RGB_NV12, 'nv21': cv2.COLOR_YUV2RGB_NV21}
 
 #: OpenCV's untyped encodings and their default meaning.
-UNTYPED = {'8UC1': 'mono8', '8UC3': 'bgr8', '8UC4': 'bgra8', '16UC1': 'mono16'}
+UNTYPED = {
+    '8UC1': 'mono8',
+    '8UC3': 'bgr8',
+    '8UC4': 'bgra8',
+    '16UC1': 'mono16',
+    '16UC3': 'bgr16',
+    '16UC4': 'bgra16',
+}
 
-ENCODINGS = (*_EIGHT_BIT, 'mono16', 'nv12', *UNTYPED)
+ENCODINGS = (*_EIGHT_BIT, *_SIXTEEN_BIT, *_PLANAR_YUV, *UNTYPED)
 
 #: Supported image files, by Pillow's names; PPM includes PGM and PBM.
 FILE_KINDS = ('JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP', 'PPM')
@@ -52,6 +66,7 @@ def decode_message(message: Any, hint: str = '') -> np.ndarray:
     """Return the RGB image of an ``Image`` or ``CompressedImage``, from rclpy or a bag.
 
     :param hint: see :func:`decode_raw`.
+    :returns: (H, W, 3) uint8 or uint16.
     :raises FrameError: see the decoders below; or depth in a compressed message.
     """
     if not hasattr(message, 'format'):
@@ -61,7 +76,15 @@ def decode_message(message: Any, hint: str = '') -> np.ndarray:
         raise FrameError(
             f"the format '{message.format}' holds depth, not an image: use a colour topic"
         )
-    return decode_compressed(message.data)
+    return decode_compressed(message.data, message.format)
+
+
+def assumed_encoding(message: Any, hint: str = '') -> str:
+    """Return what decoding assumes of an untyped encoding, as text; empty if nothing."""
+    encoding = getattr(message, 'encoding', '')
+    if hint or encoding not in UNTYPED:
+        return ''
+    return f'{encoding} is read as {UNTYPED[encoding]}, see input.encoding_hint'
 
 
 def decode_raw(
@@ -76,22 +99,31 @@ def decode_raw(
     """Return the RGB image of a ``sensor_msgs/Image``.
 
     :param step: bytes per row, padding included.
-    :param hint: meaning of an untyped encoding (8UC1, 8UC3, 8UC4, 16UC1).
+    :param hint: meaning of an untyped encoding (8UC1, 16UC3, ...).
+    :returns: (H, W, 3) uint8 or uint16.
     :raises FrameError: unknown encoding, or sizes that contradict each other.
     """
     if width <= 0 or height <= 0:
         raise FrameError(f'the image is {width}x{height} pixels: the camera driver is at fault')
-    if encoding in UNTYPED:
-        encoding = hint or UNTYPED[encoding]
+    if hint and encoding in UNTYPED:
+        if _pixel_bytes(hint) != _pixel_bytes(UNTYPED[encoding]):
+            raise FrameError(
+                f'input.encoding_hint is {hint}, which is no {encoding}: its pixels take '
+                f'{_pixel_bytes(hint)} bytes, not {_pixel_bytes(UNTYPED[encoding])}'
+            )
+        encoding = hint
+    encoding = UNTYPED.get(encoding, encoding)
     buffer = np.frombuffer(data, dtype=np.uint8)
-    if encoding in ('mono16', '16UC1'):
-        rows = _rows(buffer, width, height, 2, step, 'mono16')
-        # The high byte is the value scaled by 1/256.
-        high = np.ascontiguousarray(rows[..., 0 if is_bigendian else 1])
-        return cv2.cvtColor(high, cv2.COLOR_GRAY2RGB)
-    if encoding == 'nv12':
+    if encoding in _PLANAR_YUV:
         planes = _rows(buffer, width, height * 3 // 2, 1, step, encoding)
-        return _converted(planes, cv2.COLOR_YUV2RGB_NV12, encoding)
+        return _converted(planes, _PLANAR_YUV[encoding], encoding)
+    if encoding in _SIXTEEN_BIT:
+        channels, conversion = _SIXTEEN_BIT[encoding]
+        rows = _rows(buffer, width, height, 2 * channels, step, encoding)
+        words = np.ascontiguousarray(rows).view('>u2' if is_bigendian else '<u2')
+        pixels = words.astype(np.uint16, copy=False)
+        pixels = pixels[..., 0] if channels == 1 else pixels
+        return pixels if conversion is None else _converted(pixels, conversion, encoding)
     if encoding not in _EIGHT_BIT:
         raise FrameError(
             f'the encoding {encoding!r} is not supported; have the camera send one of '
@@ -102,6 +134,13 @@ def decode_raw(
     if conversion is None:
         return np.ascontiguousarray(rows)
     return _converted(rows, conversion, encoding)
+
+
+def _pixel_bytes(encoding: str) -> int:
+    if encoding in _SIXTEEN_BIT:
+        return 2 * _SIXTEEN_BIT[encoding][0]
+    # The rows of the planar ones have a byte for each pixel.
+    return _EIGHT_BIT.get(encoding, (1, None))[0]
 
 
 def _rows(
@@ -135,9 +174,18 @@ def _converted(pixels: np.ndarray, conversion: int, encoding: str) -> np.ndarray
         raise FrameError(f'{shape} pixels cannot be {encoding}: {error.err}') from error
 
 
-def decode_compressed(data: bytes | bytearray | memoryview | np.ndarray) -> np.ndarray:
+def decode_compressed(
+    data: bytes | bytearray | memoryview | np.ndarray, form: str = ''
+) -> np.ndarray:
     """Return the RGB image of a file of one of :data:`FILE_KINDS`.
 
+    The pixels are as stored, as calibrations refer to these: the orientation of EXIF is ignored.
+    Only that of TIFF is applied, by OpenCV and Pillow alike.
+
+    :param form: ``format`` of a ``CompressedImage``: "ENCODING; CODEC compressed ORDER". The rule
+        is that of compressed_image_transport: without "compressed bgr" the file holds red where
+        files hold blue, and a Bayer mosaic is a grey image.
+    :returns: (H, W, 3) uint8 or uint16.
     :raises FrameError: empty, cut off, no image, or of more than :data:`MOST_PIXELS`.
     """
     buffer = np.frombuffer(data, dtype=np.uint8)
@@ -149,12 +197,32 @@ def decode_compressed(data: bytes | bytearray | memoryview | np.ndarray) -> np.n
         raise FrameError(f'the JPEG image is cut off after {buffer.size} bytes')
     encoded_size(file)
     try:
-        image = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
+        image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise FrameError(f'the image cannot be decoded: {error.err}') from error
     if image is None:
         raise FrameError(f'{buffer.size} bytes of an image that is cut off or damaged')
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    if image.dtype not in (np.uint8, np.uint16):
+        raise FrameError(f'the image has values of type {image.dtype}, not of 8 or 16 bits')
+    encoding, has_order, order = form.partition(';')
+    layout = encoding.rstrip('0123456789')
+    if image.ndim == 2:
+        name = layout if layout.startswith('bayer_') and layout in _ANY_DEPTH else 'mono'
+    else:
+        is_colour = layout in ('rgb', 'bgr', 'rgba', 'bgra')
+        is_rgb = has_order and is_colour and 'compressed bgr' not in order
+        name = ('rgb' if is_rgb else 'bgr') + 'a' * (image.shape[2] == 4)
+    conversion = _ANY_DEPTH[name][1]
+    return image if conversion is None else cv2.cvtColor(image, conversion)
+
+
+def decode_eight_bit(data: bytes | bytearray | memoryview | np.ndarray) -> np.ndarray:
+    """Return the image of a file that is no camera's, as uint8: of 16 bits the upper 8.
+
+    :raises FrameError: as :func:`decode_compressed`.
+    """
+    image = decode_compressed(data)
+    return image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
 
 
 def encoded_size(data: bytes) -> tuple[int, int]:

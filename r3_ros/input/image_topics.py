@@ -9,6 +9,11 @@ TRANSPORTS = ('compressed', 'compressedDepth', 'theora', 'ffmpeg', 'zstd')
 _RECTIFIED = {'rect', 'rectified'}
 
 
+def full_topic(topic: str) -> str:
+    """Return a topic with its leading slash, which ROS 1 and users may leave out."""
+    return f'/{topic.lstrip("/")}'
+
+
 def base_topic(topic: str) -> str:
     """Return the topic without the suffix of a transport."""
     base, _, last = topic.rpartition('/')

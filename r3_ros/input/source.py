@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from ..core.errors import SourceError
+from ..core.trajectory_file import PoseList
+from .brightness_range import BrightnessRange
 from .camera_model import CameraModel
 
 #: Rate assumed for images without times.
@@ -37,6 +40,8 @@ class Source(ABC):
     :ivar name: for reports.
     :ivar calibration: as recorded or given; None if there is none.
     :ivar topic: of the images in a bag; empty elsewhere.
+    :ivar camera_name: by which calibrations of several cameras know this one; may be empty.
+    :ivar found: what lies beside the images and is used, for the user.
     :ivar length: expected number of frames; None if unknown.
     :ivar warnings: for the user; complete after the iteration.
     :ivar skipped: frames that could not be decoded.
@@ -46,6 +51,8 @@ class Source(ABC):
         self.name = name
         self.calibration = camera
         self.topic = ''
+        self.camera_name = ''
+        self.found: list[str] = []
         self.length = length
         self.warnings: list[str] = []
         self.skipped = 0
@@ -59,6 +66,19 @@ class Source(ABC):
     def camera_for(self, rectification: str) -> CameraModel | None:
         """Return the calibration by which to undistort; see :meth:`.CameraModel.of_images`."""
         return self.calibration and self.calibration.of_images(rectification, self.topic)
+
+    def use_calibration(self, camera: CameraModel | None, file: Path) -> None:
+        """Use a calibration, and its note as a warning."""
+        self.calibration = camera
+        if camera is not None and camera.note:
+            self.warnings.append(f'{file}: {camera.note}')
+
+    def truth(self) -> tuple[PoseList, Path] | None:
+        """Return the true poses that belong to the recording, and their file; None without.
+
+        :raises SourceError: they cannot be read.
+        """
+        return None
 
     def __enter__(self) -> Source:
         return self
@@ -74,17 +94,26 @@ class Source(ABC):
 
         :raises SourceError: there is none.
         """
-        given = 0
+        given, brightness = 0, BrightnessRange()
         for frame in self._read():
             given += 1
-            yield frame
+            image = brightness.to_eight_bit(frame.image)
+            if brightness.note:
+                self._note(brightness.note)
+            yield frame if image is frame.image else replace(frame, image=image)
         if not given:
-            detail = f': {self._first_skip}' if self._first_skip else ''
+            reason = self._first_skip or '; '.join(self.warnings)
+            detail = f': {reason}' if reason else ''
             raise SourceError(f'{self.name} gave no frame that can be decoded{detail}')
 
     @abstractmethod
     def _read(self) -> Iterator[RawFrame]:
-        """Yield the frames; report broken ones with :meth:`_skip`."""
+        """Yield the frames, of 8 or 16 bits; report broken ones with :meth:`_skip`."""
+
+    def _note(self, warning: str) -> None:
+        """Warn once."""
+        if warning not in self.warnings:
+            self.warnings.append(warning)
 
     def _skip(self, what: str, error: Exception) -> None:
         self.skipped += 1

@@ -42,8 +42,8 @@ class Cloud:
         parts = ((cloud.points, cloud.colors, cloud.confidence) for cloud in clouds)
         return cls(*map(np.concatenate, zip(*parts, strict=True)))
 
-    def take(self, selection: np.ndarray) -> Cloud:
-        """Return the points selected by a mask or by indices."""
+    def take(self, selection: np.ndarray | slice) -> Cloud:
+        """Return the points selected by a mask, by indices or by a slice."""
         return Cloud(self.points[selection], self.colors[selection], self.confidence[selection])
 
     def moved(self, T: np.ndarray) -> Cloud:
@@ -70,6 +70,15 @@ def packed(points: np.ndarray, colors: np.ndarray, confidence: np.ndarray) -> np
     rows['rgb'] = ((red << 16) | (green << 8) | blue).view('<f4')
     rows['confidence'] = confidence
     return rows
+
+
+def unpacked(rows: np.ndarray) -> Cloud:
+    """Return the cloud of (N,) rows of :data:`PACKED`, without points that are not finite."""
+    points = np.stack([rows[axis] for axis in 'xyz'], axis=1).astype(np.float32, copy=False)
+    bits = np.ascontiguousarray(rows['rgb'], '<f4').view('<u4')
+    colors = np.stack([bits >> 16, bits >> 8, bits], axis=1).astype(np.uint8)
+    cloud = Cloud(points, colors, rows['confidence'].astype(np.float32))
+    return cloud.take(np.flatnonzero(np.isfinite(points).all(axis=1)))
 
 
 def usable_pixels(depth_map: DepthMap, options: PointsConfig) -> np.ndarray:

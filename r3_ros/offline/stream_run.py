@@ -22,7 +22,7 @@ from ..core.errors import FrameError, SourceError
 from ..core.threads import thread_name
 from ..core.trajectory_file import NANOSECONDS
 from ..input.camera_model import CameraModel, Rectifier
-from ..input.frame_filter import Action, FrameFilter
+from ..input.frame_filter import Action, FrameFilter, RATE
 from ..input.source import RawFrame, Source
 from ..maps.cloud import Cloud
 from ..maps.keyframe_images import KeyframeImages
@@ -40,7 +40,6 @@ _LONGEST_WAIT_S = 2.0
 #: Share of the frames that may be lost without a warning.
 _SHORT_LOSS = 0.02
 _LEFT_OUT_WARNINGS = 5
-_TRACKED = (TrackingState.TRACKING, TrackingState.LOW_CONFIDENCE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +68,7 @@ class FrameRecord:
     @property
     def tracked(self) -> bool:
         """Whether the frame has a pose that follows from the images."""
-        return self.has_pose and self.state in _TRACKED
+        return self.has_pose and self.state.is_tracked
 
 
 @dataclass(eq=False)
@@ -115,14 +114,32 @@ class RunResult:
         """The first warning, as the reason why nothing could be processed."""
         return self.warnings[0] if self.warnings else 'no reason was given'
 
+    @property
+    def left_out_share(self) -> float:
+        """The share of the frames that were not processed, but for those of input.max_rate."""
+        left_out = self.rejected.total() - self.rejected[RATE]
+        return left_out / max(left_out + len(self.records), 1)
+
+    def conclude(self, source: Source) -> None:
+        """Add what the source skipped and its warnings; the last one says what was left out."""
+        if source.skipped:
+            self.rejected['not decoded'] += source.skipped
+        self.warnings = [*source.warnings, *self.warnings, *loss_warnings(self.records)]
+        if self.rejected:
+            total = self.rejected.total()
+            reasons = ', '.join(f'{count} {reason}' for reason, count in self.rejected.items())
+            self.warnings.append(
+                f'{total} of {total + len(self.records)} frames were left out: {reasons}'
+            )
+
     def warn_left_out(self, reason: str) -> None:
         """Add a warning of a frame that was not processed, of the first ones only."""
         if len(self.warnings) < _LEFT_OUT_WARNINGS:
             self.warnings.append(f'left out a frame: {reason}')
 
 
-#: Called after each frame with the result so far and the estimate.
-OnFrame = Callable[[RunResult, Estimate], None]
+#: Called after each step of the engine with the frame and its estimate.
+OnFrame = Callable[[Frame, Estimate], None]
 
 
 def run_source(
@@ -172,9 +189,7 @@ def run_source(
     result.segments = session.segment_id + 1
     result.scale = session.scale.view()
     result.rejected.update(frame_filter.rejected)
-    if source.skipped:
-        result.rejected['not decoded'] += source.skipped
-    result.warnings = [*source.warnings, *result.warnings, *loss_warnings(result.records)]
+    result.conclude(source)
     result.map = take_map_snapshot(session, engine.predictor, images.copy())
     return result
 
@@ -233,7 +248,7 @@ def _process(
     result.records.append(_record(estimate, read_ms, step_ms))
     result.intrinsics_estimated = estimate.intrinsics_estimated
     if on_frame is not None:
-        on_frame(result, estimate)
+        on_frame(frame, estimate)
 
 
 def _give_up_search(

@@ -312,9 +312,14 @@ class StreamWorker:
 
     def _process(self, received: Received, base: Base) -> None:
         started_s = time.monotonic()
-        if base is not self.pose_output.base:
-            self.control.set_camera(base, self.camera.optical_frame(received.message))
+        camera = self.camera.optical_frame(received.message)
         decoded = self.camera.read(received.message)
+        height, width = decoded.image.shape[:2]
+        if reason := self._frame_filter.drop_other_camera(camera, width, height):
+            self.report.reject(reason)
+            return
+        if base is not self.pose_output.base:
+            self.control.set_camera(base, camera)
         if not self._is_admitted(decoded):
             return
         frame = self._calibrated(decoded)

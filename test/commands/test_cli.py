@@ -87,6 +87,22 @@ def test_what_needs_an_extra_names_it(tmp_path, arguments, extra):
     assert f'pip install "r3_ros[{extra}]"' in done.stderr
 
 
+def test_a_library_that_no_workspace_has_is_named(tmp_path):
+    pytest.importorskip('cv2')
+    (tmp_path / 'walk.mp4').write_bytes(b'video')
+    code = (
+        "import sys; sys.modules['av'] = None\n"
+        'from r3_ros.commands import cli\n'
+        "sys.exit(cli.main(['run', 'walk.mp4', '-o', 'out']))"
+    )
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
+    command = [sys.executable, '-c', code]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
+    )
+    assert done.returncode == 2 and done.stderr.strip().endswith('pip install av'), done.stderr
+
+
 def test_version():
     out = r3('--version')
     assert out.returncode == 0 and out.stdout.strip() == f'r3_ros {__version__}'

@@ -146,6 +146,9 @@ def test_what_cannot_be_replaced_is_refused_before_the_work(tmp_path, monkeypatc
     with pytest.raises(OutputError, match='is a file and not a folder'):
         with atomic_directory('file', overwrite=True):
             begun.append('file')
+    for name in ('n' * 300, 'n' * 250):
+        with pytest.raises(OutputError, match='the name is too long'), atomic_directory(name):
+            begun.append(name)
     assert not begun and sorted(os.listdir()) == ['file', 'mounted']
 
 

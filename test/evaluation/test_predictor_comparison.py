@@ -379,7 +379,7 @@ def test_names_make_names_of_files():
 @pytest.mark.parametrize(
     ('arguments', 'said'),
     [
-        (['-o', 'out'], 'name recordings with a groundtruth.txt, or use --worlds'),
+        (['-o', 'out'], 'name recordings with true poses, or use --worlds'),
         (['walk'], 'name the output of one r3 run, and its truth'),
         (['walk', 'walk', '--groundtruth', 'x'], 'name the output of one r3 run'),
         (['walk', '--model', 'r3'], 'name an output folder with --output'),

@@ -115,3 +115,48 @@ def test_a_stray_tiny_image_does_not_end_the_session():
     assert verdict.action is DROP and '1x1' in verdict.reason
     assert gate.rejected['too small'] == 1
     assert gate.admit(START + 2 * SECOND, 64, 48).action is ACCEPT
+
+
+A, B = ('left', 64, 48), ('right', 64, 48)
+
+
+def dropped(gate, cameras):
+    return [bool(gate.drop_other_camera(*camera)) for camera in cameras]
+
+
+@pytest.mark.parametrize('other', [B, ('left', 32, 24)])
+def test_of_two_cameras_that_take_turns_one_is_kept(other):
+    gate = frame_filter()
+    found = dropped(gate, 10 * [A, other])
+    # Four changes are taken for real ones; after them the camera of the last one stays.
+    assert found == 4 * [False] + 8 * [True, False]
+    assert gate.rejected == {'of another camera': 8}
+    assert 'Do two drivers publish' in gate.drop_other_camera(*A)
+
+
+def test_a_changed_camera_is_followed_at_once_and_after_turns_in_the_end():
+    gate = frame_filter()
+    assert not any(dropped(gate, 20 * [A] + 20 * [B] + 20 * [A]))
+    dropped(gate, 10 * [A, B])
+    assert dropped(gate, 60 * [B])[-1] is False and dropped(gate, 60 * [A])[-1] is False
+
+
+def test_two_clocks_on_one_topic_begin_no_session_with_every_frame():
+    gate = frame_filter()
+    found = []
+    for i in range(20):
+        for camera, start_s in ((A, 100.0), (A, 50.0)):
+            gate.drop_other_camera(*camera)
+            action = gate.admit(START + round((start_s + i / 10) * SECOND), 64, 48).action
+            found.append(action)
+    assert found.count(RESET) == 3 and set(found[8:]) == {ACCEPT, DROP}
+    assert gate.rejected['of another clock'] == 17
+
+
+def test_a_short_recording_in_a_loop_begins_a_session_each_time():
+    gate = frame_filter()
+    for _ in range(5):
+        for i in range(25):
+            assert not gate.drop_other_camera(*A)
+            action = gate.admit(START + i * SECOND // 10, 64, 48).action
+            assert action in (ACCEPT, RESET)

@@ -1,14 +1,17 @@
 """Every encoding against the image it was made from, and everything that is no image."""
 
+import io
 import math
 import zlib
 
 import cv2
 import numpy as np
+from PIL import Image
 import pytest
 from r3_ros.core.errors import FrameError
 from r3_ros.input.image_decoding import (
     decode_compressed,
+    decode_eight_bit,
     decode_raw,
     encoded_size,
     ENCODINGS,
@@ -36,6 +39,9 @@ def yuv(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def encoded(image: np.ndarray, encoding: str) -> np.ndarray:
     """Write an image in an encoding by its definition, not with OpenCV."""
+    if encoding.endswith('16') or encoding.startswith('16UC'):
+        narrow = encoding.replace('16UC', '8UC').replace('16', '8')
+        return (encoded(image, narrow).astype(int) * 256 + 17).astype('<u2')
     grey = image.mean(axis=-1).astype(np.uint8)
     alpha = np.full((HEIGHT, WIDTH, 1), 7, np.uint8)
     y, u, v = yuv(image)
@@ -47,10 +53,6 @@ def encoded(image: np.ndarray, encoding: str) -> np.ndarray:
         return np.concatenate([image[..., ::-1], alpha], axis=-1)
     if encoding in ('mono8', '8UC1'):
         return grey
-    if encoding in ('mono16', '16UC1'):
-        return (
-            (grey.astype(int) * 256 + 17).astype('<u2').view(np.uint8).reshape(HEIGHT, 2 * WIDTH)
-        )
     if encoding.startswith('bayer'):
         order = encoding[6:10]
         mosaic = np.empty((HEIGHT, WIDTH), np.uint8)
@@ -58,8 +60,9 @@ def encoded(image: np.ndarray, encoding: str) -> np.ndarray:
             place = np.s_[i // 2 :: 2, i % 2 :: 2]
             mosaic[place] = image[..., 'rgb'.index(color)][place]
         return mosaic
-    if encoding == 'nv12':
-        chroma = np.stack([u[::2, ::2], v[::2, ::2]], axis=-1).reshape(HEIGHT // 2, WIDTH)
+    if encoding in ('nv12', 'nv21'):
+        planes = (u, v) if encoding == 'nv12' else (v, u)
+        chroma = np.stack([p[::2, ::2] for p in planes], axis=-1).reshape(HEIGHT // 2, WIDTH)
         return np.concatenate([y, chroma])
     packed = np.empty((HEIGHT, WIDTH, 2), np.uint8)
     luma = 1 if encoding in ('yuv422', 'uyvy') else 0
@@ -74,16 +77,18 @@ def encoded(image: np.ndarray, encoding: str) -> np.ndarray:
 def test_every_encoding_gives_the_image(encoding, padding):
     image = smooth_image()
     pixels = encoded(image, encoding)
-    rows = pixels.reshape(pixels.shape[0], -1)
+    rows = np.ascontiguousarray(pixels).view(np.uint8).reshape(pixels.shape[0], -1)
     data = np.pad(rows, ((0, 0), (0, padding)), constant_values=99)
     step = data.shape[1]
     decoded = decode_raw(data.tobytes(), WIDTH, HEIGHT, encoding, step)
     assert decoded.shape == (HEIGHT, WIDTH, 3) and decoded.flags.c_contiguous
+    if decoded.dtype == np.uint16:
+        decoded = (decoded // 256).astype(np.uint8)
     if encoding.startswith(('mono', '8UC1', '16UC1')):
         expected = np.repeat(image.mean(axis=-1).astype(np.uint8)[..., None], 3, axis=-1)
         np.testing.assert_array_equal(decoded, expected)
         return
-    exact = encoding.startswith(('rgb', 'bgr', '8UC'))
+    exact = encoding.startswith(('rgb', 'bgr', '8UC', '16UC'))
     inside = np.s_[2:-2, 2:-2]
     difference = np.abs(decoded.astype(int) - image)[inside]
     # Half of the colour samples are interpolated; a swapped channel would cost over 30 levels.
@@ -94,7 +99,7 @@ def test_big_endian_sixteen_bit():
     grey = smooth_image().mean(axis=-1).astype(np.uint8)
     data = (grey.astype(int) * 256 + 5).astype('>u2').tobytes()
     decoded = decode_raw(data, WIDTH, HEIGHT, 'mono16', 2 * WIDTH, is_bigendian=True)
-    np.testing.assert_array_equal(decoded[..., 0], grey)
+    np.testing.assert_array_equal(decoded[..., 0], grey.astype(int) * 256 + 5)
 
 
 def test_a_hint_decides_untyped_encodings():
@@ -130,6 +135,12 @@ def test_contradicting_messages_are_refused(change, message):
         decode_raw(**(content | change))
 
 
+def test_a_hint_of_another_size_of_pixels_is_refused():
+    data = smooth_image().tobytes()
+    with pytest.raises(FrameError, match='encoding_hint is bayer_rggb8, which is no 8UC3'):
+        decode_raw(data, WIDTH, HEIGHT, '8UC3', 3 * WIDTH, hint='bayer_rggb8')
+
+
 def test_odd_sizes_that_an_encoding_cannot_have_are_refused():
     with pytest.raises(FrameError, match='nv12|cannot be'):
         decode_raw(bytes(10 * 7), 7, 7, 'nv12', 7)
@@ -145,8 +156,64 @@ def test_image_files(suffix):
 
 def test_grey_and_sixteen_bit_files_become_rgb():
     grey = smooth_image()[..., 0]
-    decoded = decode_compressed(cv2.imencode('.png', grey.astype(np.uint16) * 256)[1])
-    np.testing.assert_array_equal(decoded, np.repeat(grey[..., None], 3, axis=-1))
+    rgb = np.repeat(grey[..., None], 3, axis=-1)
+    np.testing.assert_array_equal(decode_compressed(cv2.imencode('.png', grey)[1]), rgb)
+    file = cv2.imencode('.png', grey.astype(np.uint16) * 16)[1]
+    np.testing.assert_array_equal(decode_compressed(file), rgb.astype(np.uint16) * 16)
+    file = cv2.imencode('.png', grey.astype(np.uint16) * 256)[1]
+    np.testing.assert_array_equal(decode_eight_bit(file), rgb)
+
+
+def test_alpha_is_left_out_and_floats_are_refused():
+    image = smooth_image()
+    file = cv2.imencode('.png', np.dstack([image[..., ::-1], image[..., 0]]))[1]
+    np.testing.assert_array_equal(decode_compressed(file), image)
+    file = io.BytesIO()
+    Image.fromarray(image[..., 0].astype(np.float32)).save(file, 'TIFF')
+    with pytest.raises(FrameError, match='float32'):
+        decode_compressed(file.getvalue())
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP'])
+@pytest.mark.parametrize('orientation', [3, 6, 8])
+def test_pixels_are_as_stored_whatever_exif_says(kind, orientation):
+    tags, file = Image.Exif(), io.BytesIO()
+    tags[0x112] = orientation
+    Image.fromarray(smooth_image()).save(file, kind, exif=tags, quality=95)
+    decoded = decode_compressed(file.getvalue())
+    assert np.abs(decoded.astype(int) - smooth_image()).mean() < 3
+    assert encoded_size(file.getvalue()) == (WIDTH, HEIGHT)
+
+
+@pytest.mark.parametrize(
+    ('form', 'is_exchanged'),
+    [
+        ('', False),
+        ('jpeg', False),
+        ('rgb8; jpeg compressed bgr8', False),
+        ('bgr8; jpeg compressed bgr8', False),
+        ('bgra8;jpeg compressed bgr8', False),
+        ('bayer_rggb8; jpeg compressed bgr8', False),
+        ('mono8; jpeg compressed ', False),
+        ('rgb8; jpeg compressed rgb8', True),
+        ('rgb8; png compressed ', True),
+        ('bgr8; jpeg compressed rgb8', True),
+    ],
+)
+def test_colours_are_in_the_order_of_the_format(form, is_exchanged):
+    image = smooth_image()
+    shown = image[..., ::-1] if is_exchanged else image
+    file = cv2.imencode('.png', image[..., ::-1])[1]
+    np.testing.assert_array_equal(decode_compressed(file, form), shown)
+
+
+def test_a_mosaic_may_be_compressed():
+    mosaic = encoded(smooth_image(), 'bayer_grbg8')
+    file = cv2.imencode('.png', mosaic)[1]
+    decoded = decode_compressed(file, 'bayer_grbg8; png compressed ')
+    raw = decode_raw(mosaic.tobytes(), WIDTH, HEIGHT, 'bayer_grbg8', WIDTH)
+    np.testing.assert_array_equal(decoded, raw)
+    assert np.ptp(decoded, axis=2).max() > 30 > np.ptp(decode_compressed(file), axis=2).max()
 
 
 @pytest.mark.parametrize('share', [0.1, 0.5, 0.9, 0.999])

@@ -1,13 +1,15 @@
 """Folders and videos: every frame with its own stamp, and everything that can be wrong."""
 
+from fractions import Fraction
 import os
 
+import av
 import cv2
 import numpy as np
 import pytest
 from r3_ros.core.errors import CalibrationError, SourceError
-from r3_ros.input import folder_source
-from r3_ros.input.folder_source import find_images
+from r3_ros.input import folder_layouts
+from r3_ros.input.folder_layouts import find_images
 from r3_ros.input.open_source import open_source
 import scripted
 from sequences import CAMERA_YAML, HEIGHT, stamp, WIDTH, write_folder, write_video
@@ -43,7 +45,7 @@ def test_without_times_images_come_in_natural_order_at_a_stated_rate(tmp_path):
     source, frames = read(tmp_path)
     assert [frame.image[0, 0, 0] for frame in frames] == [1, 2, 9, 10]
     assert np.diff([frame.stamp_ns for frame in frames]).tolist() == [33333333, 33333334, 33333333]
-    assert 'no timestamps.txt' in source.warnings[0]
+    assert 'no times' in source.warnings[0]
     assert source.camera is None
 
 
@@ -72,6 +74,30 @@ def test_a_broken_image_is_skipped_and_counted(tmp_path):
     assert source.skipped == 3
     for number, reason in ((3, 'cut off'), (5, 'empty'), (7, 'No such file')):
         assert any(f'{number:06d}.jpg' in w and reason in w for w in source.warnings)
+
+
+def test_twelve_bits_in_files_of_sixteen_are_spread_over_eight(tmp_path):
+    folder = write_folder(tmp_path / 'seq', count=2)
+    for path in find_images(folder):
+        cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(np.uint16) << 4)
+    source, (first, _) = read(folder)
+    grey = cv2.imread(str(find_images(folder)[0]), cv2.IMREAD_UNCHANGED) >> 4
+    np.testing.assert_array_equal(first.image, np.repeat(grey[..., None], 3, axis=2))
+    assert '0 to 4095' in source.warnings[0]
+
+
+def test_images_are_in_the_order_of_their_times(tmp_path):
+    folder = write_folder(tmp_path / 'seq')
+    lines = (folder / 'timestamps.txt').read_text().splitlines()
+    (folder / 'timestamps.txt').write_text('\n'.join(lines[5:] + lines[:5]))
+    _, frames = read(folder)
+    assert [frame.stamp_ns for frame in frames] == [stamp(i) for i in range(12)]
+
+
+def test_a_compressed_recording_is_named_so(tmp_path):
+    (tmp_path / 'walk.mcap.zstd').write_bytes(bytes(100))
+    with pytest.raises(SourceError, match=r'walk\.mcap\.zstd is compressed: decompress it'):
+        open_source(tmp_path / 'walk.mcap.zstd')
 
 
 def test_many_broken_images_do_not_flood_the_warnings(tmp_path):
@@ -126,10 +152,10 @@ def test_an_input_that_may_not_be_read_is_reported(tmp_path, kind):
 
 
 def test_an_error_of_the_system_is_reported(tmp_path, monkeypatch):
-    def refuse(folder):
+    def refuse(folder, pattern):
         raise PermissionError(13, 'Permission denied')
 
-    monkeypatch.setattr(folder_source, 'find_images', refuse)
+    monkeypatch.setattr(folder_layouts, 'find_images', refuse)
     with pytest.raises(SourceError, match=f'cannot read {tmp_path}: Permission denied'):
         open_source(tmp_path)
 
@@ -168,28 +194,103 @@ def test_a_video_that_ends_early_is_used_and_said(tmp_path):
     assert any('damaged' in w or 'ends early' in w for w in source.warnings)
 
 
-@pytest.mark.parametrize('factor', [1.5, 100.0])
-def test_a_number_of_frames_that_is_a_guess_is_no_damage(tmp_path, monkeypatch, factor):
-    """Where the rate varies, the number is the duration at a rate that was seen once."""
+def write_mp4(path, codec='mpeg4', count=20, times=None, **options):
+    """Write a video at 10 Hz, or at some times in tenths of a second."""
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream(codec, 10)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, 'yuv420p'
+        stream.options = options
+        for i, tenths in enumerate(times or range(count)):
+            image = scripted.pattern_image(WIDTH, HEIGHT, shade=i)
+            frame = av.VideoFrame.from_ndarray(image, format='rgb24')
+            frame.pts, frame.time_base = tenths, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
 
-    class Guessing:
-        def __init__(self, path):
-            self._real = real(path)
 
-        def __getattr__(self, name):
-            return getattr(self._real, name)
-
-        def get(self, what):
-            guessed = what in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT)
-            return self._real.get(what) * (factor if guessed else 1.0)
-
-    real = cv2.VideoCapture
-    video = write_video(tmp_path / 'a.mkv', count=20, rate_hz=10.0)
-    monkeypatch.setattr(cv2, 'VideoCapture', Guessing)
-    source, frames = read(video)
-    assert [frame.stamp_ns for frame in frames] == [i * 100_000_000 for i in range(20)]
+def test_frames_that_vary_in_rate_keep_their_times(tmp_path):
+    tenths = [0, 1, 2, 5, 6, 9, 14, 15, 20, 21]
+    source, frames = read(write_mp4(tmp_path / 'a.mkv', times=tenths))
+    assert [frame.stamp_ns for frame in frames] == [t * 100_000_000 for t in tenths]
     assert not source.warnings and not source.skipped
-    assert source.length == (30 if factor == 1.5 else None)
+
+
+def test_a_trimmed_video_is_whole(tmp_path):
+    """Cut without coding it anew, an MP4 hides the frames before the cut (an edit list)."""
+    whole = write_mp4(tmp_path / 'a.mp4', count=40, g='20')
+    with av.open(str(whole)) as given, av.open(str(tmp_path / 'cut.mp4'), 'w') as cut:
+        stream = cut.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.pts is not None:
+                # Times below zero are hidden.
+                packet.pts -= 12 * packet.duration
+                packet.dts -= 12 * packet.duration
+                packet.stream = stream
+                cut.mux(packet)
+    source, frames = read(tmp_path / 'cut.mp4')
+    assert len(frames) == source.length == 28 and not source.warnings and not source.skipped
+    expected = scripted.pattern_image(WIDTH, HEIGHT, shade=12).astype(int)
+    assert np.abs(frames[0].image - expected).mean() < 12
+
+
+def test_a_video_with_a_damaged_part_says_so(tmp_path):
+    whole = bytearray(write_mp4(tmp_path / 'a.mp4', count=40, g='10').read_bytes())
+    index = whole.find(b'moov')
+    whole[index // 2 : index - 16] = bytes(index - 16 - index // 2)
+    (tmp_path / 'a.mp4').write_bytes(whole)
+    source, frames = read(tmp_path / 'a.mp4')
+    assert 0 < len(frames) < 40 and source.skipped == 40 - len(frames)
+    assert any('damaged' in w or 'Invalid data' in w for w in source.warnings)
+
+
+def test_a_video_is_turned_upright(tmp_path):
+    upright = write_mp4(tmp_path / 'a.mp4', count=2).read_bytes()
+    one, zero = (1 << 16).to_bytes(4, 'big'), bytes(4)
+    least, w = (-(1 << 16)).to_bytes(4, 'big', signed=True), (1 << 30).to_bytes(4, 'big')
+    matrix = one + zero + zero + zero + one + zero + zero + zero + w
+    quarter = zero + one + zero + least + zero + zero + zero + zero + w
+    track = upright.index(b'tkhd')
+    (tmp_path / 'b.mp4').write_bytes(upright[:track] + upright[track:].replace(matrix, quarter, 1))
+    (tmp_path / 'camera.yaml').write_text(CAMERA_YAML)
+    with pytest.raises(CalibrationError, match='turns its images by -90 degrees to 48x64'):
+        read(tmp_path / 'b.mp4', camera=tmp_path / 'camera.yaml')
+    (first, _), (turned, _) = read(tmp_path / 'a.mp4')[1], read(tmp_path / 'b.mp4')[1]
+    np.testing.assert_array_equal(turned.image, np.rot90(first.image, -1))
+
+
+def test_a_long_last_frame_and_a_longer_sound_are_no_damage(tmp_path):
+    held = write_mp4(tmp_path / 'held.mp4', times=[0, 1, 2, 3])
+    with av.open(str(held)) as given, av.open(str(tmp_path / 'a.mp4'), 'w') as out:
+        stream = out.add_stream_from_template(given.streams.video[0])
+        packets = [p for p in given.demux(video=0) if p.pts is not None]
+        packets[-1].duration *= 30
+        for packet in packets:
+            packet.stream = stream
+            out.mux(packet)
+    with av.open(str(tmp_path / 'a.mkv'), 'w') as out:
+        stream, sound = out.add_stream('mpeg4', 10), out.add_stream('pcm_s16le', 8000)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, 'yuv420p'
+        for i in range(4):
+            image = scripted.pattern_image(WIDTH, HEIGHT, shade=i)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(image, format='rgb24')))
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 24000), np.int16), 's16', 'mono')
+        silence.sample_rate = 8000
+        out.mux(sound.encode(silence))
+        for one in (stream, sound):
+            out.mux(one.encode())
+    for name in ('a.mp4', 'a.mkv'):
+        source, frames = read(tmp_path / name)
+        assert len(frames) == 4 and not source.warnings and not source.skipped
+
+
+def test_av1_is_decoded(tmp_path):
+    try:
+        video = write_mp4(tmp_path / 'a.mp4', 'libsvtav1', preset='12')
+    except (ValueError, av.FFmpegError):
+        pytest.skip('this FFmpeg cannot write AV1')
+    source, frames = read(video)
+    assert len(frames) == 20 and not source.warnings
 
 
 def test_a_video_without_an_index_that_ends_early_is_said(tmp_path):

@@ -8,6 +8,7 @@ from r3_ros.core.config import PointsConfig
 from r3_ros.core.datatypes import DepthMap, Intrinsics
 from r3_ros.core.geometry import transform
 from r3_ros.maps.cloud import Cloud, cloud_from_depth, usable_pixels
+from r3_ros.maps.depth_colors import depth_colors
 from scripted import circle, frames, intrinsics, ROOM, room_depth, START_NS
 
 #: Nothing is left out.
@@ -134,3 +135,14 @@ def test_clouds_join_and_select():
     assert len(Cloud.joined([])) == 0
     T = circle()(START_NS + 10**9)
     np.testing.assert_allclose(cloud.moved(T).points, transform(T, cloud.points))
+
+
+def test_depth_has_near_and_far_colours_and_unknown_is_black():
+    depth = np.linspace(0.5, 5.0, 64 * 48, dtype=np.float32).reshape(48, 64)
+    depth[0, 0] = np.nan
+    colors = depth_colors(depth)
+    assert (colors.shape, colors.dtype) == ((48, 64, 3), np.uint8)
+    assert not colors[0, 0].any()
+    near, far = colors[0, 1].astype(int), colors[-1, -1].astype(int)
+    assert near[0] > near[2] and np.abs(near - far).max() > 50
+    assert not depth_colors(np.full((4, 4), np.nan)).any()

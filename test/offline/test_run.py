@@ -16,7 +16,8 @@ from r3_ros.core.errors import CalibrationError, FrameError, SourceError
 from r3_ros.core.parameter_fields import updated
 from r3_ros.core.trajectory_file import read_tum
 from r3_ros.evaluation.report.run_data import read_table
-from r3_ros.input.folder_source import find_images, FolderSource
+from r3_ros.input.folder_layouts import find_images
+from r3_ros.input.folder_source import FolderSource
 from r3_ros.input.source import RawFrame
 from r3_ros.maps.cloud_file import read_ply
 from r3_ros.maps.reading import read_map
@@ -55,12 +56,13 @@ def test_every_frame_is_used_in_order(tmp_path):
 
 def test_frames_that_would_start_another_session_are_left_out(tmp_path):
     folder = write_folder(tmp_path / 'seq', count=8)
-    lines = (folder / 'timestamps.txt').read_text().splitlines()[1:]
-    back = f'1.0 {lines[4].split()[1]}'  # time jumps back by decades
-    twice = f'{lines[5].split()[0]} {lines[6].split()[1]}'
-    (folder / 'timestamps.txt').write_text('\n'.join([*lines[:6], back, twice, lines[7]]))
     cv2.imwrite(str(find_images(folder)[3]), np.zeros((20, 20, 3), np.uint8))
-    result = run_folder(folder)
+    with FolderSource(folder) as source:
+        entries = source.entries
+        back = 10**9, entries[4][1]  # time jumps back by decades
+        twice = entries[5][0], entries[6][1]
+        source.entries = [*entries[:6], back, twice, entries[7]]
+        result = run_source(source, Engine(scripted.ScriptedPredictor(), R3Config()))
     assert [record.stamp_ns for record in result.records] == [stamp(i) for i in (0, 1, 2, 4, 5, 7)]
     assert sum(result.rejected.values()) == 3
     assert any('size changed: 64x48 to 20x20' in warning for warning in result.warnings)
@@ -79,7 +81,7 @@ def test_a_frame_the_predictor_refuses_is_counted(tmp_path):
 def test_a_stop_keeps_what_is_there(tmp_path):
     stop = threading.Event()
 
-    def on_frame(result, estimate):
+    def on_frame(frame, estimate):
         if estimate.frame_id == 4:
             stop.set()
 
@@ -224,11 +226,29 @@ def test_frames_that_are_all_refused_are_an_error_with_the_reason(tmp_path, pred
 def test_what_was_left_out_and_why_nothing_was_tracked_is_said(tmp_path, predictor, capsys):
     folder = write_folder(tmp_path / 'seq', count=3)
     names = [line.split()[1] for line in (folder / 'timestamps.txt').read_text().splitlines()[1:]]
-    back = [f'{-i / 10} {name}' for i, name in enumerate(names)]
-    (folder / 'timestamps.txt').write_text('\n'.join(back))
-    assert main(['run', str(folder), '-o', str(tmp_path / 'out')]) == 0
-    reported = capsys.readouterr().out
-    assert 'left out: 2 out of order' in reported and 'nothing was tracked' in reported
+    (folder / 'timestamps.txt').write_text('\n'.join(f'5.0 {name}' for name in names))
+    assert main(['run', str(folder), '-o', str(tmp_path / 'out')]) == 3
+    reported = capsys.readouterr()
+    assert 'nothing was tracked' in reported.out
+    left_out = '2 of 3 frames were left out: 2 duplicate stamp'
+    assert reported.err.splitlines()[-1] == f'warning: {left_out}'
+    assert json.loads((tmp_path / 'out' / 'summary.json').read_text())['warnings'][-1] == left_out
+
+
+@pytest.mark.parametrize(('odd', 'status'), [(1, 0), (4, 0), (11, 3)])
+def test_the_status_says_that_much_was_left_out(tmp_path, predictor, odd, status):
+    folder = write_folder(tmp_path / 'seq', count=20)
+    for path in sorted((folder / 'rgb').iterdir())[-odd:]:
+        cv2.imwrite(str(path), cv2.imread(str(path))[:-2])
+    assert main(['run', str(folder), '-o', str(tmp_path / 'out')]) == status
+    warnings = json.loads((tmp_path / 'out' / 'summary.json').read_text())['warnings']
+    assert warnings[-1] == f'{odd} of 20 frames were left out: {odd} size changed'
+
+
+def test_what_max_rate_drops_is_no_failure(tmp_path, predictor):
+    folder = write_folder(tmp_path / 'seq', count=12)
+    arguments = ['run', str(folder), '-o', str(tmp_path / 'out'), '--set', 'input.max_rate=2.0']
+    assert main(arguments) == 0
 
 
 def test_lost_frames_have_no_pose_in_the_files_and_are_said_last(tmp_path, predictor, capsys):
@@ -321,6 +341,29 @@ def test_a_truth_that_does_not_fit_does_not_cost_the_run(tmp_path, predictor, ca
     assert main(['run', str(folder), '-o', str(out), '--groundtruth', str(truth)]) == 2
     assert 'do not overlap' in capsys.readouterr().err
     assert (out / 'report.html').is_file()
+
+
+def test_what_lies_in_the_folder_is_used_and_said(tmp_path, predictor, capsys):
+    folder, out = write_folder(tmp_path / 'seq', count=8), tmp_path / 'out'
+    assert main(['run', str(folder / 'rgb'), '-o', str(out)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    places = 'times in timestamps.txt, calibration in camera.yaml, truth in groundtruth.txt'
+    assert said[0] == f'found 8 images in rgb, {places}'
+    assert json.loads((out / 'evaluation.json').read_text())['trajectory']['ate_rmse_m'] < 1e-6
+
+    # The folder also gives the truth of a run.
+    assert main(['eval', str(out), '--groundtruth', str(folder)]) == 0
+    assert 'ATE 0.0000 m' in capsys.readouterr().out
+    (folder / 'groundtruth.txt').unlink()
+    assert main(['eval', str(out), '--groundtruth', str(folder)]) == 2
+    assert 'no other true poses' in capsys.readouterr().err
+
+
+def test_a_found_truth_that_does_not_fit_is_a_warning(tmp_path, predictor, capsys):
+    folder = write_folder(tmp_path / 'seq', count=5)
+    (folder / 'groundtruth.txt').write_text('1 0 0 0 0 0 0 1\n')
+    assert main(['run', str(folder), '-o', str(tmp_path / 'out')]) == 0
+    assert 'not compared with the truth: only 0 poses' in capsys.readouterr().err
 
 
 def test_an_interrupt_writes_the_part_and_says_so(tmp_path, predictor, capsys, monkeypatch):

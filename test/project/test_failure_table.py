@@ -24,6 +24,12 @@ TESTS = {
     'incompatible QoS': (
         'ros_failures_images::an_incompatible_publisher_is_named_in_diagnostics',
     ),
+    'nobody publishes the image topic': ('ros_topics::a_wrong_image_topic_is_explained',),
+    'two drivers on one topic': (
+        'ros_failures_images::two_drivers_on_one_topic_begin_few_sessions',
+        'frame_filter::two_clocks_on_one_topic_begin_no_session_with_every_frame',
+        'ros_topics::a_second_publisher_of_images_is_reported',
+    ),
     'stamp repeated': ('ros_failures_time::repeated_and_late_stamps_are_dropped',),
     'time jumps back': (
         'ros_failures_time::time_that_jumps_back_starts_a_new_session',

@@ -21,7 +21,13 @@ INTERFACES = sorted([*ROOT.glob('msg/*.msg'), *ROOT.glob('srv/*.srv')])
 UNDERLAY = sorted(path.parent for path in ROOT.glob('underlay/*/package.xml'))
 
 #: Import names whose package has another name.
-PACKAGE_OF = {'PIL': 'pillow', 'cv2': 'opencv-python-headless', 'yaml': 'pyyaml'}
+PACKAGE_OF = {
+    'PIL': 'pillow',
+    'cv2': 'opencv-python-headless',
+    'foxglove': 'foxglove-sdk',
+    'rerun': 'rerun-sdk',
+    'yaml': 'pyyaml',
+}
 #: Imported where there is a GPU, and named as an extra.
 OPTIONAL = {'cupy'}
 
@@ -46,7 +52,7 @@ def requirements_of_setup(extras=True):
     """
     tree = ast.parse(text('setup.py'))
     values = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}
-    lists = [values['R3']] if extras else []
+    lists = [values[name] for name in ('R3', 'VIEW', 'EXPORT')] if extras else []
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg == 'install_requires':
             lists.append(node.value)
@@ -117,22 +123,23 @@ def test_what_is_imported_is_declared_for_pip():
     assert wanted <= requirements_of_setup()
 
 
-def test_the_networks_are_an_extra():
-    base = requirements_of_setup(extras=False)
-    assert not base & {'torch', 'safetensors', 'huggingface_hub'}
-    assert requirements_of_setup() - base >= {'torch', 'safetensors', 'huggingface_hub'}
+def test_networks_viewer_and_exports_are_extras():
+    base, extras = requirements_of_setup(extras=False), {'huggingface_hub', 'safetensors', 'torch'}
+    extras |= {'foxglove-sdk', 'rerun-sdk', 'trimesh', 'viser'}
+    assert not base & extras
+    assert requirements_of_setup() - base >= extras
 
 
 def test_what_is_imported_from_ros_is_declared_for_rosdep():
     ros_like = {name for name in third_party_imports() if re.search(r'_(msgs|srvs|py|ros)$', name)}
-    ros_like |= third_party_imports() & {'rclpy', 'cv_bridge', 'tf_transformations', 'launch'}
+    ros_like |= third_party_imports() & {'rclpy', 'tf_transformations', 'launch'}
     ros_like |= {'launch_ros', 'ament_index_python'} & third_party_imports()
     ros_like |= {'builtin_interfaces', 'rcl_interfaces'} & third_party_imports()
     assert ros_like <= declared_in_manifest()
 
 
 def test_the_libraries_the_package_stands_on_are_declared_for_rosdep():
-    names = {'rclpy', 'cv_bridge', 'sensor_msgs_py', 'tf_transformations', 'launch_ros', 'cupy'}
+    names = {'rclpy', 'sensor_msgs_py', 'tf_transformations', 'launch_ros', 'cupy'}
     names |= {'launch', 'ros2launch'}
     names |= {'python3-torch', 'python3-numpy', 'python3-opencv', 'python3-pil', 'python3-pytest'}
     assert names <= declared_in_manifest()

@@ -16,16 +16,14 @@ rclpy = pytest.importorskip('rclpy')
 tf2_ros = pytest.importorskip('tf2_ros')
 tft = pytest.importorskip('tf_transformations')
 point_cloud2 = pytest.importorskip('sensor_msgs_py.point_cloud2')
-cv_bridge = pytest.importorskip('cv_bridge')
 
 from builtin_interfaces.msg import Time as TimeMsg  # noqa: E402
-import cv2  # noqa: E402
 from geometry_msgs.msg import TransformStamped  # noqa: E402
 from rclpy.duration import Duration  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.qos import QoSProfile  # noqa: E402
 from rclpy.time import Time  # noqa: E402
-from sensor_msgs.msg import Image, PointCloud2, PointField  # noqa: E402
+from sensor_msgs.msg import PointCloud2, PointField  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
 NEWEST = Time()
@@ -410,97 +408,3 @@ def test_slerp_turns_at_constant_speed_the_short_way():
         turned = tft.quaternion_slerp(start, end, share)
         expected = tft.quaternion_about_axis(0.2 + 0.8 * share, (0, 0, 1))
         assert abs(np.dot(turned, expected)) == pytest.approx(1.0)
-
-
-# --- cv_bridge ---
-
-
-@pytest.fixture
-def bridge():
-    return cv_bridge.CvBridge()
-
-
-@pytest.mark.parametrize(
-    'encoding, dtype, channels',
-    [
-        ('bgr8', 'uint8', 3),
-        ('rgba16', 'uint16', 4),
-        ('mono8', 'uint8', 1),
-        ('mono16', 'uint16', 1),
-        ('bayer_rggb8', 'uint8', 1),
-        ('yuv422', 'uint8', 2),
-        ('32FC1', 'float32', 1),
-        ('64FC2', 'float64', 2),
-        ('16SC3', 'int16', 3),
-    ],
-)
-def test_encodings_have_a_layout(bridge, encoding, dtype, channels):
-    assert tuple(bridge.encoding_to_dtype_with_channels(encoding)) == (dtype, channels)
-
-
-def test_images_go_through_messages_unchanged(bridge):
-    random = np.random.default_rng(0)
-    colour = random.integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    message = bridge.cv2_to_imgmsg(colour, 'bgr8', header=Header(frame_id='camera'))
-    assert (message.height, message.width, message.step) == (5, 7, 21)
-    assert (message.encoding, message.header.frame_id) == ('bgr8', 'camera')
-    assert (bridge.imgmsg_to_cv2(message) == colour).all()
-    depth = random.random((4, 3), dtype=np.float32)
-    message = bridge.cv2_to_imgmsg(depth)
-    assert message.encoding == '32FC1'
-    assert (bridge.imgmsg_to_cv2(message) == depth).all()
-
-
-def test_colours_are_converted_as_opencv_does(bridge):
-    bgr = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    message = bridge.cv2_to_imgmsg(bgr, 'bgr8')
-    assert (bridge.imgmsg_to_cv2(message, 'rgb8') == bgr[..., ::-1]).all()
-    grey = bridge.imgmsg_to_cv2(message, 'mono8')
-    assert (grey == cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)).all()
-    # The full range of 8 bits becomes the full range of 16.
-    assert (bridge.imgmsg_to_cv2(message, 'mono16') == grey.astype(np.uint16) * 257).all()
-
-
-def test_bayer_patterns_are_named_by_their_first_row(bridge):
-    # A red scene: of each 2x2 block in RGGB only the first pixel is lit.
-    mosaic = np.zeros((8, 8), np.uint8)
-    mosaic[::2, ::2] = 255
-    message = bridge.cv2_to_imgmsg(mosaic, 'bayer_rggb8')
-    centre = bridge.imgmsg_to_cv2(message, 'rgb8')[4, 4]
-    assert centre.tolist() == [255, 0, 0]
-
-
-def test_yuv_images_become_colour(bridge):
-    # U Y V Y of pure grey
-    message = bridge.cv2_to_imgmsg(np.full((4, 4, 2), 128, np.uint8), 'yuv422')
-    rgb = bridge.imgmsg_to_cv2(message, 'rgb8')
-    assert rgb.shape == (4, 4, 3) and np.ptp(rgb) == 0
-
-
-def test_padding_and_big_endian_rows_are_honoured(bridge):
-    rows = np.zeros((2, 8), dtype='>u2')
-    rows[:, :3] = [[1, 2, 3], [400, 500, 600]]
-    message = Image(height=2, width=3, step=16, encoding='mono16', is_bigendian=1)
-    message.data = rows.tobytes()
-    image = bridge.imgmsg_to_cv2(message)
-    assert image.tolist() == [[1, 2, 3], [400, 500, 600]]
-    assert image.dtype.isnative
-
-
-def test_what_cannot_be_converted_is_refused(bridge):
-    depth = bridge.cv2_to_imgmsg(np.zeros((2, 2), np.float32), '32FC1')
-    with pytest.raises(cv_bridge.CvBridgeError):
-        bridge.imgmsg_to_cv2(depth, 'bgr8')
-    with pytest.raises(cv_bridge.CvBridgeError):
-        bridge.cv2_to_imgmsg(np.zeros((2, 2), np.uint8), 'bgr8')
-    depth.encoding = 'nonsense'
-    with pytest.raises(cv_bridge.CvBridgeError, match='nonsense'):
-        bridge.imgmsg_to_cv2(depth)
-
-
-def test_compressed_images_are_decoded(bridge):
-    bgr = np.zeros((16, 16, 3), np.uint8)
-    bgr[..., 2] = 255
-    message = bridge.cv2_to_compressed_imgmsg(bgr, 'png')
-    assert (bridge.compressed_imgmsg_to_cv2(message) == bgr).all()
-    assert (bridge.compressed_imgmsg_to_cv2(message, 'rgb8') == bgr[..., ::-1]).all()

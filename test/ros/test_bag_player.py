@@ -4,8 +4,20 @@ import threading
 import time
 
 import pytest
+from r3_ros.commands.cli import main
 from r3_ros.input.bag_writer import write_sequence
 from r3_ros.input.open_source import open_source
+from rosbags.interfaces import (
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
+from rosbags.rosbag1 import Writer as Ros1Writer
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import get_types_from_msg, get_typestore, Stores
 from sequences import stamp, write_folder
 
 pytestmark = pytest.mark.ros
@@ -97,3 +109,62 @@ def test_topics_that_nobody_listens_to_are_named(graph, bag):
     listener.create_subscription(Image, '/camera/image_raw', lambda message: None, 20)
     until(lambda: player.without_subscriber() == ['/camera/camera_info'])
     player.close()
+
+
+def test_a_topic_that_was_kept_for_late_subscribers_is_kept_again(graph, tmp_path):
+    from r3_ros.ros.demo.bag_player import BagPlayer
+    from rclpy.qos import DurabilityPolicy, QoSProfile
+    from std_msgs.msg import String
+    from tf2_msgs.msg import TFMessage
+
+    store = get_typestore(Stores.ROS2_JAZZY)
+    never = QosTime(9223372036, 854775807)
+    kept = Qos(
+        QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL,
+        never, never, QosLiveliness.AUTOMATIC, never, False,
+    )  # fmt: skip
+    text, transforms = 'std_msgs/msg/String', 'tf2_msgs/msg/TFMessage'
+    with Writer(tmp_path / 'bag', version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        for topic, kind, message, qos in (
+            ('/map_name', text, store.types[text](data='hall'), [kept]),
+            ('/chatter', text, store.types[text](data='hello'), []),
+            ('/tf_static', transforms, store.types[transforms](transforms=[]), []),
+        ):
+            connection = writer.add_connection(
+                topic, kind, typestore=store, offered_qos_profiles=qos
+            )
+            writer.write(connection, 1, store.serialize_cdr(message, kind))
+        store.register(get_types_from_msg('int32 x', 'odd/msg/Odd'))
+        writer.add_connection('/odd', 'odd/msg/Odd', typestore=store)
+    player_node, listener = graph
+    player = BagPlayer(tmp_path / 'bag', player_node, with_clock=False)
+    assert player.unknown_topics == ['/odd (odd/msg/Odd)']
+    player.play(lambda topic, stamp_ns: None)
+    heard = {topic: [] for topic in ('/map_name', '/chatter', '/tf_static')}
+    latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    for topic, kind in (('/map_name', String), ('/chatter', String), ('/tf_static', TFMessage)):
+        qos = 10 if topic == '/chatter' else latched
+        listener.create_subscription(kind, topic, heard[topic].append, qos)
+    until(lambda: heard['/map_name'] and heard['/tf_static'])
+    assert heard['/map_name'][0].data == 'hall' and not heard['/chatter']
+    player.close()
+
+
+def test_the_command_refuses_ros_1(tmp_path, capsys):
+    pytest.importorskip('rclpy')
+    store = get_typestore(Stores.ROS1_NOETIC)
+    with Ros1Writer(tmp_path / 'old.bag') as writer:
+        connection = writer.add_connection('/chatter', 'std_msgs/msg/String', typestore=store)
+        message = store.types['std_msgs/msg/String'](data='hello')
+        data = store.serialize_ros1(message, 'std_msgs/msg/String')
+        writer.write(connection, 1, data)
+    assert main(['play', str(tmp_path / 'old.bag')]) == 2
+    error = capsys.readouterr().err
+    assert 'is a recording of ROS 1' in error and 'rosbags-convert --src' in error
+
+
+def test_the_command_plays_and_counts(bag, capsys):
+    pytest.importorskip('rclpy')
+    assert main(['play', str(bag), '--wait-for-subscribers', '0.1']) == 0
+    output = capsys.readouterr()
+    assert output.out == '20 messages\n' and 'no subscriber after 0.1 s' in output.err

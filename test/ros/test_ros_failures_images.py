@@ -100,6 +100,21 @@ def test_another_frame_id_starts_anew(graph):
     assert g.health.optical_frame == g.health.base_frame == 'other_optical'
 
 
+@pytest.mark.parametrize('is_other_frame', [True, False])
+def test_two_drivers_on_one_topic_begin_few_sessions(graph, is_other_frame):
+    g = graph().start()
+    for i in range(20):
+        if i % 2 == 0:
+            g.send(image_message(g.stamp_ns))
+        elif is_other_frame:
+            g.send(image_message(g.stamp_ns, frame='other_optical'))
+        else:
+            g.send(image_message(g.stamp_ns, pattern_image(80, 60, shade=i)))
+    assert g.node.worker.engine.session.session_id == 3
+    assert (g.health.frames_processed, g.health.frames_rejected) == (12, 8)
+    assert 'Do two drivers publish on one topic?' in g.health.last_reject_reason
+
+
 def test_refusals_of_the_predictor_cost_one_frame(graph):
     script = Script(describe_failures={2: FrameError('nothing but black')})
     g = graph(script).start()
@@ -128,15 +143,15 @@ def test_every_encoding_is_tracked_and_every_other_reported(graph):
 
     g = graph(points__stride=4).start()
     colors = g.listen('/r3/color/image', Image)
-    for n, (encoding, (pixels, *_)) in enumerate(CASES.items()):
+    for n, (encoding, (pixels, *_)) in enumerate(sorted(CASES.items())):
         image = message(pixels, encoding, padding=b'pad')
         image.header = header_message(g.stamp_ns, CAMERA)
         g.send(image)
         assert (g.health.frames_processed, g.health.encoding) == (n + 1, encoding)
+        g.until(lambda seen=n + 1: len(colors) == seen)
     assert g.health.frames_rejected == 0
-    g.until(lambda: len(colors) == len(CASES))
     assert {m.encoding for m in colors} == {'rgb8'}
-    for n, encoding in enumerate(('rgb16', 'yuv444', 'lsd9')):
+    for n, encoding in enumerate(('32FC3', 'yuv444', 'lsd9')):
         g.send(bad_image(encoding=encoding))
         assert g.health.frames_rejected == n + 1 and encoding in g.health.last_reject_reason
 

@@ -159,6 +159,17 @@ def test_rviz_follows_the_node_to_its_name_and_frame(stage):
     assert rviz.arguments[rviz.arguments.index('-f') + 1] == 'l_map'
 
 
+def test_a_view_in_the_browser_follows_the_node_to_its_name(stage):
+    assert 'r3_viewer' not in {s.program for s in stage.carry_out('stream')}
+    view = only(stage.carry_out('stream', viewer='true'), 'r3_viewer')
+    assert view.name == '/r3_viewer'
+    assert view.arguments[:5] == ['r3', '--host', '127.0.0.1', '--port', '8080']
+    arguments = {'namespace': 'left', 'name': 'eye', 'viewer_port': '9000'}
+    view = only(stage.carry_out('stream', viewer='true', **arguments), 'r3_viewer')
+    assert view.name == '/left/eye_viewer' and view.remappings['__ns'] == '/left'
+    assert view.arguments[:5] == ['eye', '--host', '127.0.0.1', '--port', '9000']
+
+
 def test_a_recording_waits_for_the_node_and_brings_the_clock(stage, tmp_path, monkeypatch):
     commands = stage.record('commands', 'ros2')
     monkeypatch.setenv('PATH', str(commands), prepend=':')

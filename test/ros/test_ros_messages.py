@@ -16,7 +16,7 @@ from r3_ros.core.geometry import make_T
 from r3_ros.core.parameter_fields import updated
 from r3_ros.maps.cloud import Cloud, cloud_from_depth
 from r3_ros.msg import StreamStatus
-from r3_ros.ros.outputs.cloud_publisher import organized_points, preview
+from r3_ros.ros.outputs.cloud_publisher import organized_points
 from r3_ros.ros.outputs.health import Health, StreamState
 from r3_ros.ros.outputs.messages import (
     camera_info_message,
@@ -164,17 +164,6 @@ def test_image_and_camera_info_pair():
     np.testing.assert_allclose(np.reshape(info.p, (3, 4))[:, :3], depth.intrinsics.K)
     assert list(info.d) == []
     np.testing.assert_array_equal(info.r, np.eye(3).ravel())
-
-
-def test_preview_colours_near_and_far_apart_and_unknown_black():
-    depth = np.linspace(0.5, 5.0, 64 * 48, dtype=np.float32).reshape(48, 64)
-    depth[0, 0] = np.nan
-    colors = preview(depth)
-    assert (colors.shape, colors.dtype) == ((48, 64, 3), np.uint8)
-    assert not colors[0, 0].any()
-    near, far = colors[0, 1].astype(int), colors[-1, -1].astype(int)
-    assert near[0] > near[2] and np.abs(near - far).max() > 50
-    assert not preview(np.full((4, 4), np.nan)).any()
 
 
 def test_status_says_nan_where_it_does_not_know():

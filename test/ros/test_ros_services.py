@@ -238,6 +238,9 @@ def test_bad_requests(graph):
     ):
         assert answer.code == SaveMap.Response.BAD_FORMAT and not answer.success
         assert 'known:' in answer.message
+    for answer in (save_map(g, name='n' * 300), save_trajectory(g, name='n' * 300)):
+        assert answer.code == SaveMap.Response.NOT_WRITABLE
+        assert answer.message.endswith('the name is too long; choose a shorter one')
 
 
 @pytest.mark.parametrize(

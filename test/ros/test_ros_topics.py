@@ -1,5 +1,6 @@
 """What the node publishes over DDS: messages, names and qualities of service."""
 
+import cv2
 from geometry_msgs.msg import PoseWithCovarianceStamped
 import numpy as np
 import pytest
@@ -10,12 +11,19 @@ pytest.importorskip('r3_ros.msg', reason='r3_ros.msg is not built (see make setu
 from nav_msgs.msg import Odometry, Path
 from r3_ros.core.errors import ConfigError
 from r3_ros.msg import StreamStatus
-from r3_ros.ros.outputs.messages import header_message, stamp_ns_of, time_message
+from r3_ros.ros.inputs import subscriptions
+from r3_ros.ros.outputs.messages import (
+    camera_info_message,
+    header_message,
+    stamp_ns_of,
+    time_message,
+)
 from r3_ros.ros.outputs.outputs import TOPICS
+import rclpy
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from ros_graph import BEST_EFFORT, CAMERA, image_message, LATCHED, matrix
 from scripted import intrinsics, pattern_image, Script, SECOND_NS, START_NS, straight, truth
-from sensor_msgs.msg import Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from sensor_msgs_py import point_cloud2
 
 pytestmark = pytest.mark.ros
@@ -225,8 +233,9 @@ def test_every_topic_of_ours_can_have_another_qos(graph):
     node = g.node
     received = dict(node.get_subscriber_names_and_types_by_node('r3', '/'))
     published = dict(node.get_publisher_names_and_types_by_node('r3', '/'))
-    # Those of rclpy and tf2 are what they are. Images follow their camera unless it is given.
-    fixed = {'/tf', '/tf_static', '/rosout', '/parameter_events', '/r3/transition_event', '/image'}
+    # Those of rclpy and tf2 are what they are. Those of a camera follow it unless they are given.
+    fixed = {'/tf', '/tf_static', '/rosout', '/parameter_events', '/r3/transition_event'}
+    fixed |= {'/image', '/camera_info'}
     for topics, side in ((received, 'subscription'), (published, 'publisher')):
         for topic in topics.keys() - fixed:
             for policy in ('reliability', 'durability', 'history', 'depth'):
@@ -283,9 +292,6 @@ def test_camera_info_can_be_remapped_on_its_own(graph):
 
 
 def test_compressed_images_come_on_the_topic_below(graph):
-    import cv2
-    from sensor_msgs.msg import CompressedImage
-
     g = graph(arguments=('-r', 'image:=/front/image_raw'), input__transport='compressed')
     assert g.node.autostart()
     camera = g.probe.create_publisher(CompressedImage, '/front/image_raw/compressed', 10)
@@ -297,6 +303,74 @@ def test_compressed_images_come_on_the_topic_below(graph):
         g.until(lambda p=processed: g.health.frames_processed == p)
         g.until(lambda r=rejected: g.health.frames_rejected == r)
     assert 'cut off' in g.health.last_reject_reason
+
+
+@pytest.mark.parametrize('is_early', [True, False])
+def test_a_calibration_that_is_published_once_and_kept_is_received(graph, is_early):
+    g = graph(arguments=('-r', 'image:=/front/image_raw'))
+    images = g.probe.create_publisher(Image, '/front/image_raw', 10)
+
+    def publish_once():
+        infos = g.probe.create_publisher(CameraInfo, '/front/camera_info', LATCHED)
+        infos.publish(camera_info_message(START_NS, CAMERA, intrinsics()))
+        return infos
+
+    infos = publish_once() if is_early else None
+    assert g.node.autostart()
+    infos = infos or publish_once()
+    g.until(lambda: infos.get_subscription_count() == 1 == images.get_subscription_count())
+    received = g.node.worker.camera
+    g.until(lambda: not received.waits_for_calibration() and received._info is not None)
+    images.publish(image_message(START_NS))
+    g.until(lambda: g.health.frames_processed == 1)
+    assert g.health.camera_info == 'valid'
+
+
+@pytest.mark.parametrize(
+    ('image', 'transport', 'published', 'advice'),
+    [
+        ('/cam/raw', 'raw', '/cam/raw/compressed', "set input.transport to 'compressed'"),
+        (
+            '/cam/raw/compressed', 'raw', '/cam/raw/compressed',
+            "set input.transport to 'compressed' and name the topic '/cam/raw'",
+        ),
+        ('/cam/raw/compressed', 'compressed', '/cam/raw/compressed', "name the topic '/cam/raw'"),
+        ('/cam/raw', 'compressed', '/cam/raw', "set input.transport to 'raw'"),
+        ('/cam/raw', 'raw', '/other/raw', "nobody publishes '/cam/raw'; images are on /other/raw"),
+        ('/cam/info', 'raw', '/cam/info', "'/cam/info' is a topic of sensor_msgs/msg/CameraInfo"),
+    ],
+)  # fmt: skip
+def test_a_wrong_image_topic_is_explained(
+    graph, image, transport, published, advice, capfd, monkeypatch
+):
+    monkeypatch.setattr(subscriptions, '_CHECK_S', 0.02)
+    g = graph(arguments=('-r', f'image:={image}'), input__transport=transport)
+    # Its publisher is remapped, too.
+    g.probe.destroy_publisher(g.images)
+    # A process of its own, as one cannot have two types on one topic.
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=g.domain.number)
+    camera = rclpy.create_node('camera', context=context)
+    kinds = {'compressed': CompressedImage, 'info': CameraInfo}
+    camera.create_publisher(kinds.get(published.rpartition('/')[2], Image), published, 10)
+    try:
+        assert g.node.autostart()
+        g.until(lambda: advice in g.node_health.image_topic)
+        logged = []
+        g.until(lambda: logged.append(capfd.readouterr().err) or advice in ''.join(logged))
+    finally:
+        camera.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_a_second_publisher_of_images_is_reported(graph):
+    g = graph().start()
+    g.send()
+    assert not g.node_health.image_topic
+    second = g.probe.create_publisher(Image, 'image', 10)
+    g.until(lambda: "2 publishers send images on '/image'" in g.node_health.image_topic)
+    g.probe.destroy_publisher(second)
+    g.until(lambda: not g.node_health.image_topic)
 
 
 def test_namespace_and_name(graph):

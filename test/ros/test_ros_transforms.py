@@ -65,6 +65,23 @@ def activated(g):
     return g
 
 
+def test_frames_may_have_the_leading_slash_of_ros_1(graph):
+    g = configured(graph, Script(), scale__source='odometry')
+    broadcaster = StaticTransformBroadcaster(g.probe)
+    mount = transform_message(START_NS, '/base_link', f'/{CAMERA}', T_BASE_OPTICAL)
+    broadcaster.sendTransform(mount)
+    g.until(lambda: g.node.worker.tree.has_parent(CAMERA))
+    activated(g)
+    wheels = g.probe.create_publisher(Odometry, 'odom', 10)
+    g.until(lambda: wheels.get_subscription_count() == 1)
+    g.send(image_message(g.stamp_ns, frame=f'/{CAMERA}'))
+    assert (g.health.base_frame, g.health.optical_frame) == ('base_link', CAMERA)
+    told = Odometry(child_frame_id='/base_link')
+    told.header.stamp = time_message(START_NS)
+    wheels.publish(told)
+    g.until(lambda: g.node.worker.odometry._stamps_ns)
+
+
 def test_each_frame_has_its_transforms_at_its_own_stamp_and_they_compose(graph):
     # Refined edges over drifting ones: the engine corrects its past, and map -> odom moves.
     g = graph(Script(drift=0.1, refine_at={8, 14})).start()

@@ -67,7 +67,16 @@ def with_alpha(pixels):
     return np.dstack([pixels, np.full((HEIGHT, WIDTH), 77, np.uint8)])
 
 
-SIXTEEN = RGB[..., 0].astype(np.uint16) * 256 + 200
+def wide(pixels):
+    """Return 16 bits for each of 8."""
+    return pixels.astype(np.uint16) * 256 + 200
+
+
+def nv21():
+    planes = nv12()
+    chroma = planes[HEIGHT:].reshape(HEIGHT // 2, WIDTH // 2, 2)[..., ::-1]
+    return np.concatenate([planes[:HEIGHT], chroma.reshape(HEIGHT // 2, WIDTH)])
+
 
 #: Encoding -> pixels, what they show, how far a channel may be off.
 CASES = {
@@ -79,16 +88,27 @@ CASES = {
     '8UC1': (GRAY[..., 0].copy(), GRAY, 0),
     '8UC3': (RGB[..., ::-1].copy(), RGB, 0),
     '8UC4': (with_alpha(RGB[..., ::-1]), RGB, 0),
-    'mono16': (SIXTEEN, np.repeat(RGB[..., :1], 3, axis=2), 0),
-    '16UC1': (SIXTEEN, np.repeat(RGB[..., :1], 3, axis=2), 0),
+    'mono16': (wide(GRAY[..., 0]), GRAY, 0),
+    '16UC1': (wide(GRAY[..., 0]), GRAY, 0),
+    'rgb16': (wide(RGB), RGB, 0),
+    'bgr16': (wide(RGB[..., ::-1]), RGB, 0),
+    '16UC3': (wide(RGB[..., ::-1]), RGB, 0),
+    'rgba16': (wide(with_alpha(RGB)), RGB, 0),
+    'bgra16': (wide(with_alpha(RGB[..., ::-1])), RGB, 0),
+    '16UC4': (wide(with_alpha(RGB[..., ::-1])), RGB, 0),
     # Worst differences of these images: 5 (mosaic), 5 (shared colour).
     'bayer_rggb8': (bayer('rg', 'gb'), SMOOTH, 6),
     'bayer_bggr8': (bayer('bg', 'gr'), SMOOTH, 6),
     'bayer_gbrg8': (bayer('gb', 'rg'), SMOOTH, 6),
     'bayer_grbg8': (bayer('gr', 'bg'), SMOOTH, 6),
+    'bayer_rggb16': (wide(bayer('rg', 'gb')), SMOOTH, 6),
+    'bayer_bggr16': (wide(bayer('bg', 'gr')), SMOOTH, 6),
+    'bayer_gbrg16': (wide(bayer('gb', 'rg')), SMOOTH, 6),
+    'bayer_grbg16': (wide(bayer('gr', 'bg')), SMOOTH, 6),
     'yuv422': (yuv422(y_first=False), SMOOTH, 6),
     'uyvy': (yuv422(y_first=False), SMOOTH, 6),
     'yuv422_yuy2': (yuv422(y_first=True), SMOOTH, 6),
     'yuyv': (yuv422(y_first=True), SMOOTH, 6),
     'nv12': (nv12(), SMOOTH, 8),
+    'nv21': (nv21(), SMOOTH, 8),
 }

@@ -22,7 +22,7 @@ from launch import LaunchDescription, LaunchService
 
 #: Programs of other packages that our launch files start, and those of our own.
 PROGRAMS = {
-    'r3_ros': ('r3_stream', 'r3_wait_active'),
+    'r3_ros': ('r3_stream', 'r3_viewer', 'r3_wait_active'),
     'rviz2': ('rviz2',),
     'v4l2_camera': ('v4l2_camera_node',),
     'usb_cam': ('usb_cam_node_exe',),

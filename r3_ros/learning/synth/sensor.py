@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import ConfigError
-from ...input.image_decoding import decode_compressed
+from ...input.image_decoding import decode_eight_bit
 
 _NOISE_POOL = 1 << 22
 
@@ -116,6 +116,6 @@ def jpeg_compressed(images: Tensor, quality: int) -> Tensor:
     out = []
     for image in images.permute(0, 2, 3, 1).cpu().numpy():
         _, data = cv2.imencode('.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        out.append(decode_compressed(data.tobytes()))
+        out.append(decode_eight_bit(data.tobytes()))
     back = torch.from_numpy(np.stack(out)).permute(0, 3, 1, 2)
     return back.contiguous().to(images.device)

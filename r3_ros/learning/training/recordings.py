@@ -1,8 +1,8 @@
 """Clips of a user's own posed recordings, mixed with procedural ones.
 
-A recording is a folder with images, ``groundtruth.txt`` (TUM, camera-to-world), ``camera.yaml``
-and, if measured, ``depth/`` (16-bit PNG, millimetres, named like its image). The end of each
-recording is held out.
+A recording is a folder with images, true poses (``groundtruth.txt``, or as its layout has them),
+a calibration and, if measured, ``depth/`` (16-bit PNG, millimetres, named like its image). The end
+of each recording is held out.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ import torch
 
 from ...core.datatypes import Intrinsics
 from ...core.errors import SourceError
-from ...core.trajectory_file import read_tum
 from ...evaluation.depth_errors import read_depth
 from ...evaluation.trajectory_errors import match_stamps
 from ...input.camera_model import Rectifier
 from ...input.folder_source import FolderSource
-from ...input.image_decoding import decode_compressed
+from ...input.image_decoding import decode_eight_bit
 from ...input.network_input import fov_of
 from .cached_clips import CachedClips
 from .clips import camera_numbers, camera_rays, Clips
@@ -49,12 +48,13 @@ class Recording:
         source = FolderSource(folder)
         if source.camera is None:
             raise SourceError(f'{folder} has no camera.yaml: to learn from it, calibrate it')
-        if not (folder / 'groundtruth.txt').is_file():
+        found = source.truth()
+        if found is None:
             raise SourceError(
                 f'{folder} has no groundtruth.txt: to learn from it without truth, name it with '
                 '--video'
             )
-        truth = read_tum(folder / 'groundtruth.txt')
+        truth, _ = found
         stamps = np.array([stamp for stamp, _ in source.entries])
         own, other = match_stamps(stamps, truth.stamps_ns, _TOLERANCE_S)
         if len(own) < LEAST_FRAMES:
@@ -64,8 +64,8 @@ class Recording:
             )
         self.paths = [source.entries[i][1] for i in own]
         self.T_world_camera = truth.T_world_camera[other]
-        self._depth = folder / 'depth'
-        first = decode_compressed(self.paths[0].read_bytes())
+        self._depth, self._depth_unit_m = folder / 'depth', source.depth_unit_m
+        first = decode_eight_bit(self.paths[0].read_bytes())
         self._camera = source.camera.scaled_to(first.shape[1], first.shape[0])
         self._rectifier = Rectifier(self._camera) if self._camera.is_distorted else None
 
@@ -85,14 +85,14 @@ class Recording:
         :raises SourceError: the image or its depth cannot be read.
         """
         path = self.paths[frame]
-        image = decode_compressed(path.read_bytes())
+        image = decode_eight_bit(path.read_bytes())
         depth = np.zeros(image.shape[:2], np.float32)
         file = self._depth / f'{path.stem}.png'
         if self._rectifier is not None:
             # Depth of distorted images is not used: it is not rectified.
             image = self._rectifier.rectify(image)
         elif file.is_file():
-            depth = read_depth(file)
+            depth = read_depth(file, self._depth_unit_m)
         crop = middle_part(image.shape[1], image.shape[0], size)
         part = image[crop[1] : crop[1] + crop[3], crop[0] : crop[0] + crop[2]]
         resized = cv2.resize(part, size, interpolation=cv2.INTER_AREA)

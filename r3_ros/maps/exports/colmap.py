@@ -14,7 +14,7 @@ import numpy as np
 from ...core.atomic_files import atomic_directory
 from ...core.datatypes import SparseLandmarks
 from ...core.geometry import inverse, quat_xyzw
-from ...input.image_decoding import decode_compressed
+from ...input.image_decoding import decode_eight_bit
 from .. import map_layout
 from ..saved_map import SavedKeyframes, SavedMap
 
@@ -144,7 +144,7 @@ def _colors(saved: SavedMap, marks: SparseLandmarks, image: np.ndarray) -> np.nd
     for n, frame_id in enumerate(saved.keyframes.ids.tolist()):
         own = np.flatnonzero(image == n)
         if frame_id in saved.images and len(own):
-            pixels = decode_compressed(saved.images[frame_id])
+            pixels = decode_eight_bit(saved.images[frame_id])
             x, y = np.rint(marks.pixels[own]).astype(int).T
             x, y = x.clip(0, pixels.shape[1] - 1), y.clip(0, pixels.shape[0] - 1)
             colors[marks.landmarks[own]] = pixels[y, x]

@@ -8,11 +8,13 @@ import numpy as np
 import trimesh
 
 from ...core.atomic_files import atomic_write
+from ..frustum import frustum_lines
 from ..saved_map import SavedMap
-from .frustum import frustum_lines
 
 #: glTF has y up, a map z.
 _T_GLTF_MAP = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+#: Length of a frustum over the median distance between neighbouring keyframes.
+_FRUSTUM_STEPS = 0.5
 _PATH_COLOR, _CAMERA_COLOR = (255, 140, 0, 255), (60, 120, 255, 255)
 
 
@@ -29,7 +31,10 @@ def write_gltf(path: Path | str, saved: SavedMap, overwrite: bool = False) -> No
     if len(centres) > 1:
         scene.add_geometry(_lines(centres, _PATH_COLOR), node_name='path')
     if len(saved.keyframes):
-        lines = frustum_lines(saved).reshape(-1, 2, 3)
+        T = saved.keyframes.T_map_optical
+        steps = np.linalg.norm(np.diff(T[:, :3, 3], axis=0), axis=1)
+        length = _FRUSTUM_STEPS * float(np.median(steps)) if len(steps) else 1.0
+        lines = frustum_lines(T, saved.keyframes.intrinsics(-1), length)
         scene.add_geometry(_lines(lines, _CAMERA_COLOR), node_name='keyframes')
     scene.apply_transform(_T_GLTF_MAP)
     with atomic_write(path, overwrite) as file:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...core.datatypes import Edge, Frame
 from ...core.predictor import Predictor
-from ...input.image_decoding import decode_compressed
+from ...input.image_decoding import decode_eight_bit
 from ...maps.saved_map import SavedMap
 from ...streaming.pose_resolution import EdgeNoise, HeldPose, usable_edges
 from ...streaming.relocalisation.loaded_map import (
@@ -134,7 +134,7 @@ def _relate(
     predictor.restore(known.keyframes(), known.landmarks)
     keyframes, frame_id = second.saved.keyframes, int(second.ids[row])
     frame = Frame(
-        decode_compressed(second.saved.images[int(keyframes.ids[row])]),
+        decode_eight_bit(second.saved.images[int(keyframes.ids[row])]),
         int(keyframes.stamps_ns[row]),
         keyframes.intrinsics(row),
         frame_id,

@@ -86,9 +86,7 @@ def reconstruct(
     result.interrupted = stop is not None and stop.is_set()
     run.finish()
     result.wall_s = time.perf_counter() - started
-    if source.skipped:
-        result.rejected['not decoded'] += source.skipped
-    result.warnings = [*source.warnings, *result.warnings]
+    result.conclude(source)
     return result
 
 

@@ -13,11 +13,12 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ...core.config import InputConfig
 from ...core.datatypes import Frame, Intrinsics
-from ...core.errors import CalibrationError, FrameError
-from ...input.camera_model import camera_from_info, DISTORTION_SIZES, Rectifier
-from ...input.image_decoding import decode_message, ENCODINGS, UNTYPED
+from ...core.errors import CalibrationError
+from ...input.brightness_range import BrightnessRange
+from ...input.camera_model import camera_from_info, Rectifier
+from ...input.image_decoding import assumed_encoding, decode_message
 from ..outputs.health import Health
-from ..outputs.messages import stamp_ns_of
+from ..outputs.messages import frame_name, stamp_ns_of
 
 #: Frame of a camera whose images have no frame_id.
 NAMELESS_FRAME = 'camera_optical'
@@ -81,6 +82,7 @@ class CameraInput:
     _used: tuple[CameraInfo | None, int, int] | None = field(default=None, init=False)
     _waiting_since_s: float | None = field(default=None, init=False)
     _reported: set[str] = field(default_factory=set, init=False)
+    _brightness: BrightnessRange = field(default_factory=BrightnessRange, init=False)
 
     def on_camera_info(self, message: CameraInfo) -> None:
         """Keep the newest calibration (executor thread)."""
@@ -98,7 +100,7 @@ class CameraInput:
 
     def optical_frame(self, message: Image | CompressedImage) -> str:
         """Return the frame id of a message's image; never empty."""
-        return self._optical_frame or message.header.frame_id.lstrip('/') or NAMELESS_FRAME
+        return self._optical_frame or frame_name(message.header.frame_id) or NAMELESS_FRAME
 
     def read(self, message: Image | CompressedImage) -> CameraImage:
         """Decode a message; without a stamp it gets the current time.
@@ -114,18 +116,13 @@ class CameraInput:
             notes.append(
                 f"images have no frame_id, '{NAMELESS_FRAME}' is used: set camera_optical_frame"
             )
-        is_raw = isinstance(message, Image)
-        encoding = message.encoding if is_raw else message.format
-        if is_raw and encoding not in ENCODINGS:
-            image = _decode_by_cv_bridge(message)
-        else:
-            image = decode_message(message, hint)
-        health.encoding = encoding
-        # The encoding does not define the order of colours.
-        health.encoding_guessed = is_raw and encoding in UNTYPED and not hint
+        image = self._brightness.to_eight_bit(decode_message(message, hint))
+        health.encoding = getattr(message, 'encoding', '') or message.format
         health.resolution = f'{image.shape[1]}x{image.shape[0]}'
-        if health.encoding_guessed:
-            notes.append(f'{encoding} is read as {UNTYPED[encoding]}, see input.encoding_hint')
+        assumption = assumed_encoding(message, hint)
+        # The encoding does not define the order of colours.
+        health.encoding_guessed = bool(assumption)
+        notes += filter(None, (assumption, self._brightness.note))
         note = '; '.join(notes)
         if note:
             self._report_once(note)
@@ -179,34 +176,6 @@ class CameraInput:
                 self._logger.info(text)
 
 
-def _decode_by_cv_bridge(message: Image) -> np.ndarray:
-    """Decode a rare encoding; only these need cv_bridge."""
-    known = ', '.join(ENCODINGS)
-    try:
-        from cv_bridge import CvBridge, CvBridgeError
-    except Exception as error:  # with an incompatible NumPy its import raises other errors, too
-        raise FrameError(
-            f"the encoding '{message.encoding}' needs cv_bridge, which cannot be imported "
-            f'({error}); configure the camera to send one of {known}'
-        ) from error
-    try:
-        image = CvBridge().imgmsg_to_cv2(message, desired_encoding='rgb8')
-    except (CvBridgeError, TypeError, ValueError, RuntimeError, KeyError) as error:
-        raise FrameError(
-            f"the encoding '{message.encoding}' is not supported ({error}); configure the camera "
-            f'to send one of {known}'
-        ) from error
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise FrameError(f"'{message.encoding}' holds no colour image; send one of {known}")
-    if image.shape[:2] != (message.height, message.width):
-        # cv_bridge derives the width from step.
-        raise FrameError(
-            f'step = {message.step} holds {image.shape[1]} pixels of {message.encoding}, not '
-            f'width = {message.width}: the camera driver contradicts itself'
-        )
-    return image
-
-
 def calibrate(
     info: CameraInfo | None, width: int, height: int, config: InputConfig, image_topic: str
 ) -> Calibration:
@@ -216,14 +185,8 @@ def calibrate(
     """
     if info is None:
         return Calibration('missing', 'no CameraInfo received: the focal length is estimated')
-    problem = ''
-    if any(info.d) and info.distortion_model not in DISTORTION_SIZES:
-        problem = (
-            f"unknown distortion model '{info.distortion_model}', known: "
-            f'{", ".join(DISTORTION_SIZES)}: the images are not undistorted'
-        )
     try:
-        model = camera_from_info(info, width, height, with_distortion=not problem)
+        model = camera_from_info(info, width, height)
     except CalibrationError as error:
         return Calibration('invalid', f'CameraInfo cannot be used, so it is ignored: {error}')
     if model is None:
@@ -235,7 +198,7 @@ def calibrate(
         return Calibration('size mismatch', f'CameraInfo is ignored: {error}')
     rectifier = Rectifier(model.of_images(config.rectification, image_topic))
     used = None if rectifier.is_identity else rectifier
-    return Calibration('valid', problem, rectifier.intrinsics, used)
+    return Calibration('valid', model.note, rectifier.intrinsics, used)
 
 
 def same_calibration(first: CameraInfo | None, second: CameraInfo | None) -> bool:

@@ -12,7 +12,6 @@ import math
 import threading
 import time
 
-import cv2
 import numpy as np
 
 from ...core.config import PointsConfig, R3Config
@@ -21,6 +20,7 @@ from ...core.errors import OccupancyError
 from ...core.geometry import rigid_part, scale_of, transform, unproject
 from ...core.threads import Mailbox, RepeatingThread
 from ...maps.cloud import Cloud, cloud_from_depth, usable_pixels
+from ...maps.depth_colors import depth_colors
 from ...maps.occupancy_grid import FREE, occupancy_grid, OCCUPIED
 from ...maps.saved_map import SavedMap
 from ...streaming.session import Session
@@ -302,7 +302,7 @@ class CloudPublisher:
         now_s = time.monotonic()
         if outputs.wanted('depth/preview') and now_s - self._preview_at_s >= _PREVIEW_PERIOD_S:
             self._preview_at_s = now_s
-            publish_image('depth/preview', 'rgb8', preview(depth_map.depth))
+            publish_image('depth/preview', 'rgb8', depth_colors(depth_map.depth))
         if outputs.wanted('color/image', 'color/camera_info'):
             outputs.publish('color/camera_info', info)
             publish_image('color/image', 'rgb8', depth_map.image)
@@ -346,17 +346,3 @@ def organized_points(depth_map: DepthMap, options: PointsConfig) -> np.ndarray:
     points = unproject(depth_map.depth, K.fx, K.fy, K.cx, K.cy).astype(np.float32)
     points[~usable_pixels(depth_map, replace(options, stride=1))] = np.nan
     return points
-
-
-def preview(depth: np.ndarray) -> np.ndarray:
-    """Return (h, w, 3) uint8 RGB: near is warm, far is cold, unknown is black."""
-    known = np.isfinite(depth) & (depth > 0)
-    if not known.any():
-        return np.zeros((*depth.shape, 3), np.uint8)
-    # Inverse depth shows the near range in more detail; percentiles ignore outliers.
-    inverse_depth = np.zeros(depth.shape, np.float32)
-    inverse_depth[known] = 1.0 / depth[known]
-    far, near = np.percentile(inverse_depth[known], [2.0, 98.0])
-    level = np.clip((inverse_depth - far) / max(near - far, 1e-9), 0.0, 1.0)
-    colors = cv2.applyColorMap((level * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
-    return np.where(known[..., None], colors, 0).astype(np.uint8)

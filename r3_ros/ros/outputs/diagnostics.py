@@ -90,9 +90,12 @@ class Diagnostics:
             findings.append((ERROR, 'another node has the same name: rename or stop one of them'))
         silent_s = time.monotonic() - max([own.active_since_s, *own.received_s])
         if silent_s > _NO_IMAGE_S:
-            findings.append((ERROR, f'no image for {silent_s:.0f} s'))
+            text = f'no image for {silent_s:.0f} s'
+            findings.append((ERROR, ': '.join(filter(None, (text, own.image_topic)))))
         elif health.rejected_in_a_row > 10:
             findings.append((ERROR, f'all frames are rejected: {health.last_reject_reason}'))
+        elif own.image_topic and own.received_s:
+            findings.append((WARN, own.image_topic))
         if health.frames_processed:
             if processed_hz < options.min_rate and health.state is not StreamState.PAUSED:
                 findings.append((WARN, f'{processed_hz:.1f} Hz, below diagnostics.min_rate'))

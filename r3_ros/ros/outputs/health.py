@@ -143,6 +143,7 @@ class NodeHealth:
     :ivar active_since_s: NaN while the node is inactive.
     :ivar frames_lost: images that the middleware reports as lost.
     :ivar incompatible_qos: topic to text.
+    :ivar image_topic: what is wrong with it, as text; empty if nothing.
     :ivar duplicates: other nodes with the same name.
     """
 
@@ -150,6 +151,7 @@ class NodeHealth:
     received_s: deque[float] = field(default_factory=_event_times)
     frames_lost: int = 0
     incompatible_qos: dict[str, str] = field(default_factory=dict)
+    image_topic: str = ''
     duplicates: int = 0
     last_save: str = ''
     save_failed: bool = False

@@ -56,6 +56,11 @@ def stamp_ns_of(stamp: Time) -> int:
     return int(stamp.sec) * _SECOND_NS + int(stamp.nanosec)
 
 
+def frame_name(name: str) -> str:
+    """Return the name of a frame as tf2 has it: without the leading slash of ROS 1."""
+    return name.removeprefix('/')
+
+
 def header_message(stamp_ns: int, frame: str) -> Header:
     """Return a header."""
     return Header(stamp=time_message(stamp_ns), frame_id=frame)

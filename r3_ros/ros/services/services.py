@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 import functools
 import math
+import os
 from pathlib import Path
 import threading
 import time
@@ -246,7 +247,8 @@ class Services:
             log.warning(f'the map is not saved: {error}')
             return False
         is_continued = worker.control.loaded_from == path
-        if path.exists() and not is_continued:
+        # Not Path.exists, which raises for a name that is too long.
+        if os.path.exists(path) and not is_continued:
             # Never replace the map of another session.
             path = path.with_name(time.strftime(f'{path.name}_%Y%m%d_%H%M%S'))
 

@@ -21,7 +21,7 @@ from ...core.config import R3Config
 from ...core.errors import TransformError
 from ...core.geometry import inverse, is_rigid, rotation_angle
 from ..outputs.health import TransformHealth
-from ..outputs.messages import matrix_from_transform, stamp_ns_of
+from ..outputs.messages import frame_name, matrix_from_transform, stamp_ns_of
 
 _AUTHORITY = 'r3'
 #: A camera that moves less on its base, in metres and radians, counts as fixed.
@@ -221,7 +221,8 @@ class TransformTree:
         self.on_change()
 
     def _take(self, transform: TransformStamped, is_static: bool) -> None:
-        child, parent = transform.child_frame_id, transform.header.frame_id
+        child = frame_name(transform.child_frame_id)
+        parent = frame_name(transform.header.frame_id)
         until_s = math.inf if is_static else time.monotonic() + _LINK_TIMEOUT_S
         link = self._links[child] = _Link(parent, is_static, until_s)
         config, base_frame = self._config, self.base_frame

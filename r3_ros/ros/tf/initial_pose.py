@@ -13,7 +13,7 @@ from rclpy.subscription import Subscription
 
 from ...core.config import R3Config
 from ...core.errors import TransformError
-from ..outputs.messages import matrix_from_pose, stamp_ns_of
+from ..outputs.messages import frame_name, matrix_from_pose, stamp_ns_of
 from ..outputs.outputs import QOS_OVERRIDES
 from .frame_tree import TransformTree
 from .transforms import TransformAuthority
@@ -103,7 +103,7 @@ def read_initial_pose(
     covariance = np.reshape(np.asarray(message.pose.covariance, dtype=np.float64), (6, 6))
     if not np.isfinite(covariance).all() or (covariance.diagonal() < 0.0).any():
         raise TransformError('its covariance holds NaN, infinity or a negative variance')
-    frame = message.header.frame_id
+    frame = frame_name(message.header.frame_id)
     if not frame:
         raise TransformError(f"its frame_id is empty: give '{map_frame}'")
     try:

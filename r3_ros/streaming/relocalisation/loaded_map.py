@@ -16,7 +16,7 @@ from ...core.config import R3Config
 from ...core.datatypes import Edge, KnownKeyframe, SparseLandmarks
 from ...core.errors import FrameError, MapError, MapProblem
 from ...core.geometry import inverse
-from ...input.image_decoding import decode_compressed
+from ...input.image_decoding import decode_eight_bit
 from ...maps.cloud import Cloud
 from ...maps.saved_map import SavedMap
 from ..map_snapshot import observed_in
@@ -57,7 +57,7 @@ class LoadedMap:
             yield KnownKeyframe(
                 frame_id=frame_id,
                 stamp_ns=int(keyframes.stamps_ns[row]),
-                image=decode_compressed(image),
+                image=decode_eight_bit(image),
                 intrinsics=keyframes.intrinsics(row),
                 T_world_camera=self.T_world_camera[frame_id],
                 descriptor=keyframes.descriptors[row],
@@ -79,7 +79,7 @@ def require_findable(saved: SavedMap) -> None:
         )
     for frame_id, image in saved.images.items():
         try:
-            decode_compressed(image)
+            decode_eight_bit(image)
         except FrameError as error:
             raise MapError(
                 MapProblem.BAD_FORMAT, f'image of keyframe {frame_id}: {error}'
