@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*ROOT.glob('*.md'), *sorted((ROOT / 'docs').rglob('*.md'))]
-FOLDERS = ('benchmarks', 'examples', 'launch', 'r3_ros', 'scripts', 'test', 'tools')
+FOLDERS = ('benchmarks', 'docs', 'examples', 'launch', 'r3_ros', 'scripts', 'test', 'tools')
 NAMES = {path.name for folder in FOLDERS for path in (ROOT / folder).rglob('*.py')}
 NAMES |= {path.name for path in ROOT.glob('*.py')}
 #: Written by a user or by others, not part of the repository.
