@@ -1,4 +1,4 @@
-"""The documentation site: `make docs`. Sources are the root, so that links of README.md hold."""
+"""The documentation site: `make docs`. Its source folder is the root, so links to README hold."""
 
 from pathlib import Path
 import re
@@ -7,7 +7,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 project = 'r3_ros'
 author = 'r3_ros developers'
-copyright = author  # noqa: A001, the name that Sphinx asks for
+copyright = author
 release = re.search("__version__ = '(.+)'", (ROOT / 'r3_ros' / '__init__.py').read_text())[1]
 
 extensions = ['myst_parser', 'sphinx_copybutton']
@@ -25,6 +25,5 @@ html_css_files = ['site.css']
 html_copy_source = False
 # The address of the site itself leads to the index.
 html_additional_pages = {'index': 'redirect.html'}
-# Dark terminals are not prompts: everything in a block is copied.
 pygments_style = 'tango'
 pygments_dark_style = 'monokai'

@@ -35,7 +35,7 @@ def main() -> None:
         for command in _COMMANDS:
             subprocess.run(command.split(), cwd=folder, check=True)
         _save('start_recording.jpg', _strip(sorted((folder / 'walk' / 'rgb').iterdir())))
-        _save('start_report.jpg', _screenshot(folder / 'out' / 'report.html', 1340))
+        _save('start_report.jpg', _screenshot(folder / 'out' / 'report.html', 1440))
         _save('start_demo.jpg', _screenshot(folder / 'demo_output' / 'report.html', 1440))
         _save('start_depth.jpg', _read(folder / 'evaluation' / 'figures' / 'walk_depth.png'))
         (IMAGES / 'start_map.jpg').write_bytes(_map(folder / 'out'))
