@@ -12,7 +12,7 @@ PROCESSES ?= $(if $(PYTEST_ARGS),0,2)
 IN_ENVIRONMENT := scripts/in_environment
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint bench clean distclean
+.PHONY: help setup demo test test-all lint bench docs clean distclean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 19
@@ -39,6 +39,12 @@ lint: setup  ## check style, types and spelling
 
 bench: setup  ## time the engine on this machine
 	@$(IN_ENVIRONMENT) python benchmarks/engine_overhead.py
+
+docs: setup  ## build the documentation site, build/docs/index.html
+	@$(IN_ENVIRONMENT) python -m pip install --quiet --constraint requirements/constraints.txt \
+	  --requirement requirements/docs.txt
+	@$(IN_ENVIRONMENT) sphinx-build -E -a -W --keep-going -n -q -c docs . build/docs
+	@echo "written to build/docs/index.html"
 
 clean:  ## remove what was built and written, keep .venv/
 	rm -rf build install log demo_output r3_ros.egg-info .pytest_cache .mypy_cache .ruff_cache

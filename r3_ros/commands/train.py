@@ -59,7 +59,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         '--cache', metavar='DIR', help='folder of rendered clips, default: cache in --output'
     )
     parser.add_argument('--resume', action='store_true', help='continue from the state in DIR')
-    add_set_option(parser, 'optimiser.steps=1000')
+    add_set_option(parser, 'joint.steps=1000')
     parser.add_argument('--until', type=positive_int, metavar='STEP', help='stop after this step')
     parser.add_argument('--minutes', type=float, metavar='M', help='stop after this time')
     parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto')

@@ -1,5 +1,6 @@
-"""Links in the documentation lead somewhere, and the files that it names exist."""
+"""Links in the documentation lead somewhere; the files and messages that it names exist."""
 
+import ast
 from pathlib import Path
 import re
 
@@ -7,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*ROOT.glob('*.md'), *sorted((ROOT / 'docs').rglob('*.md'))]
-FOLDERS = ('benchmarks', 'examples', 'launch', 'r3_ros', 'scripts', 'test', 'tools')
+FOLDERS = ('benchmarks', 'docs', 'examples', 'launch', 'r3_ros', 'scripts', 'test', 'tools')
 NAMES = {path.name for folder in FOLDERS for path in (ROOT / folder).rglob('*.py')}
 NAMES |= {path.name for path in ROOT.glob('*.py')}
 #: Written by a user or by others, not part of the repository.
@@ -41,7 +42,23 @@ def test_named_python_files_exist(page):
 
 
 def test_the_index_lists_every_page():
-    index = (ROOT / 'docs' / 'README.md').read_text(encoding='utf-8')
+    index = (ROOT / 'docs' / 'index.md').read_text(encoding='utf-8')
     for page in PAGES:
         name = page.relative_to(ROOT / 'docs') if page.is_relative_to(ROOT / 'docs') else None
-        assert name is None or str(name) == 'README.md' or f'({name})' in index, name
+        assert name is None or str(name) == 'index.md' or f'({name})' in index, name
+
+
+def test_quoted_messages_are_those_of_the_package():
+    texts = [(ROOT / 'scripts' / 'in_environment').read_text(encoding='utf-8')]
+    for source in (ROOT / 'r3_ros').rglob('*.py'):
+        for node in ast.walk(ast.parse(source.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    printed = '\n'.join(texts)
+    page = (ROOT / 'docs' / 'troubleshooting.md').read_text(encoding='utf-8')
+    rows = re.findall(r'^\| (`.+?`) \|', page, re.MULTILINE)
+    messages = [message for row in rows for message in re.findall('`(.+?)`', row)]
+    assert len(messages) > 50
+    for message in messages:
+        for piece in re.split(r'\.\.\.+', message):
+            assert piece.strip() in printed, message

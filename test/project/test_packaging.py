@@ -169,7 +169,9 @@ def test_the_distribution_is_chosen_in_one_place():
 def test_constraints_pin_what_is_required_somewhere():
     pinned = {line.split('==')[0].lower() for line in requirements_in('constraints.txt')}
     required = requirements_of_setup() | {
-        line.lower() for name in ('build.txt', 'development.txt') for line in requirements_in(name)
+        line.lower()
+        for name in ('build.txt', 'development.txt', 'docs.txt')
+        for line in requirements_in(name)
     }
     assert pinned <= required
     assert requirements_of_setup() <= pinned
