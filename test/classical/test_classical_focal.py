@@ -91,7 +91,7 @@ def test_landmarks_outside_of_the_adjustment_stay_in_their_pixels():
 
 def test_a_focal_length_of_a_segment_that_was_left_is_dropped():
     sparse_map, slots, _ = map_with_candidates(np.random.default_rng(1))
-    backend = Backend(sparse_map, 8, FocalEstimate(320.0), planes=0)
+    backend = Backend(sparse_map, 8, FocalEstimate(320.0), planes=0, fill=False)
     try:
         left = replace(
             window_of(sparse_map, slots, segment=1), problem=Problem(focal_prior=(1.0, 0.3))

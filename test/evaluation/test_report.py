@@ -55,6 +55,8 @@ def run(tmp_path, monkeypatch):
             factory, 'load_predictor', lambda config: scripted.ScriptedPredictor(script)
         )
         folder = write_folder(tmp_path / 'my <seq> & co', count=count)
+        # Not under its usual name, by which r3 run would find it.
+        (folder / 'groundtruth.txt').rename(folder / 'truth.tum')
         out = tmp_path / 'out'
         assert main(['run', str(folder), '-o', str(out), *extra]) == 0
         return out
@@ -64,7 +66,7 @@ def run(tmp_path, monkeypatch):
 
 def test_the_page_is_whole_and_needs_nothing_else(run):
     out = run()
-    truth = out.parent / 'my <seq> & co' / 'groundtruth.txt'
+    truth = out.parent / 'my <seq> & co' / 'truth.tum'
     assert main(['eval', str(out), '--groundtruth', str(truth)]) == 0
     page = (out / 'report.html').read_text()
     outline = Outline()
@@ -262,7 +264,7 @@ def test_runs_are_compared_in_one_page(run, tmp_path):
     assert '<td>map.voxel_size</td><td>0.01</td><td>0.05</td>' in page
     assert '<td>tracked (%)</td><td class="number">91.7</td><td class="number">91.7</td>' in page
     assert '<h3>Distance from first</h3>' in page and 'ATE' not in page
-    truth = tmp_path / 'my <seq> & co' / 'groundtruth.txt'
+    truth = tmp_path / 'my <seq> & co' / 'truth.tum'
     for out in (first, second):
         evaluate_run(out, read_tum(truth), truth)
     page = compared(tmp_path, first, second)

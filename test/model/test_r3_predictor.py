@@ -286,7 +286,7 @@ def test_frames_left_with_their_image_are_computed_again_one_at_a_time(checkpoin
     memory = MemoryConfig(recomputed_per_frame=1)
     predictor = load_r3(config, memory)
     feed(predictor, 0, 1, 2, 3)
-    assert predictor.capacity == memory.max_host_mib * 2**20 // (154 * 98 * 3)
+    assert predictor.capacity == memory.max_host_mib * 2**20 // (168 * 112 * 3)
     for number in (1, 2):
         pixels = predictor._memory.image(number)
         predictor._memory.hold_image(number, pixels)
