@@ -16,7 +16,6 @@ import sys
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from ..core.errors import R3Error
 from ..core.findings import Finding, Level
 from ..model.weights.catalogue import CATALOGUE, find_weights, weights_folder
 
@@ -119,8 +118,8 @@ def _ros() -> Iterator[Finding]:
         change = 'source the setup.sh of ROS 2, or run `make setup`'
         yield Finding(Level.NOTE, 'ROS 2', text, change)
         return
-    distribution = os.environ.get('ROS_DISTRO', '') or 'a distribution that ROS_DISTRO does not name'
-    yield Finding(Level.OK, 'ROS 2', f'{distribution}, rclpy can be imported')
+    distribution = os.environ.get('ROS_DISTRO', 'ROS_DISTRO is not set')
+    yield Finding(Level.OK, 'ROS 2', f'rclpy can be imported ({distribution})')
     messages, error = _imported('r3_ros.msg')
     if messages is None:
         text = f'{error}; the node does not start without them'
@@ -215,10 +214,9 @@ def _imported(name: str) -> tuple[Any, str]:
         if error.name == name or name.startswith(f'{error.name}.'):
             return None, 'not installed'
         return None, f'cannot be imported: {error}'
-    except R3Error:
-        raise
     except Exception as error:  # any: a broken installation raises what it likes
-        return None, f'cannot be imported: {str(error).splitlines()[0] if str(error) else error!r}'
+        reason = (str(error) or repr(error)).splitlines()[0]
+        return None, f'cannot be imported: {reason}'
 
 
 def _version(distribution: str, module: ModuleType | None) -> str:
