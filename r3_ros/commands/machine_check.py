@@ -82,7 +82,9 @@ def _python() -> Finding:
     version = platform.python_version()
     if sys.version_info < _OLDEST_PYTHON:
         oldest = '.'.join(map(str, _OLDEST_PYTHON))
-        return Finding(Level.PROBLEM, 'Python', f'{version} is too old', f'install {oldest} or newer')
+        return Finding(
+            Level.PROBLEM, 'Python', f'{version} is too old', f'install {oldest} or newer'
+        )
     return Finding(Level.OK, 'Python', version)
 
 
@@ -179,7 +181,9 @@ def _cores() -> Finding:
     on_linux = hasattr(os, 'sched_getaffinity')
     count = len(os.sched_getaffinity(0)) if on_linux else os.cpu_count() or 1
     if count < _ENOUGH_CORES:
-        text = 'one: the adjustment of the map competes with tracking, so a live camera loses frames'
+        text = (
+            'one: the adjustment of the map competes with tracking, so a live camera loses frames'
+        )
         return Finding(Level.NOTE, 'CPU cores', text, f'use {_ENOUGH_CORES} or more')
     return Finding(Level.OK, 'CPU cores', str(count))
 

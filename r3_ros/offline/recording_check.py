@@ -225,9 +225,7 @@ def _measured(
     return images
 
 
-def _tried(
-    recording: _Recording, length: int, with_intrinsics: bool, on_frame: OnFrame
-) -> _Trial:
+def _tried(recording: _Recording, length: int, with_intrinsics: bool, on_frame: OnFrame) -> _Trial:
     """Follow the camera through the first frames."""
     config = recording.config
     predictor = ClassicalPredictor(config.classical, with_depth=False)
@@ -374,7 +372,9 @@ def _where(mask: np.ndarray, images: Sequence[ImageMeasures]) -> str:
     if len(longest) == len(images):
         return 'all images'
     began_ns = images[0].stamp_ns
-    first, last = ((images[n].stamp_ns - began_ns) / NANOSECONDS for n in (longest[0], longest[-1]))
+    first, last = (
+        (images[n].stamp_ns - began_ns) / NANOSECONDS for n in (longest[0], longest[-1])
+    )
     if len(longest) == 1:
         return f'{share}, the first at {first:.1f} s'
     return f'{share}, longest from {first:.1f} to {last:.1f} s'
