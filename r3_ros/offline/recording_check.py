@@ -36,6 +36,8 @@ MUCH = 0.05
 #: The camera counts as followed, from its first pose on, if so many frames have one: README.md
 #: has 98 % and more of recordings without trouble.
 GOOD_SHARE = 0.95
+#: The first pose is late after this share of the frames.
+LATE_SHARE = 0.3
 #: A gap is so many times the usual time between two frames; drivers that drop one image are usual.
 GAP_FACTOR = 3.5
 #: Mean levels of an image beyond which corners drown in noise or in white, and the share of white
@@ -176,24 +178,10 @@ def check_recording(
     with source:
         images = _measured(source, config, max_frames, on_frame)
         size = images[0].size
-        try:
-            calibrated = source.camera_for(config.input.rectification)
-            fitting = calibrated and calibrated.scaled_to(*size)
-        except CalibrationError as error:
-            recording, unusable, fitting = replace(recording, camera=NO_CAMERA), error, None
-        findings = [_times(images), *_reading(source, images)]
-    intrinsics = None if fitting is None else Rectifier(fitting).intrinsics
-    if unusable is not None:
-        change = 'correct the calibration, or leave it out with --camera none'
-        findings.append(Finding(Level.PROBLEM, 'calibration', str(unusable), change))
-    elif intrinsics is None:
-        text = 'none: the focal length is estimated, which needs turns and sideways motion'
-        findings.append(
-            Finding(Level.NOTE, 'calibration', text, 'calibrate the camera: --camera FILE')
-        )
-    else:
-        assert source.calibration is not None
-        findings.append(_calibration(source.calibration, intrinsics))
+        intrinsics, calibration = _calibration(source, size, config, unusable)
+        findings = [_times(images), *_reading(source, images), calibration]
+    if intrinsics is None:
+        recording = replace(recording, camera=NO_CAMERA)
     troubles = _troubles([image for image in images if image.size == size])
     length = min(TRIAL_FRAMES, len(images))
     trial = _tried(recording, length, intrinsics is not None, on_frame)
@@ -267,6 +255,14 @@ def _times(images: Sequence[ImageMeasures]) -> Finding:
 def _reading(source: Source, images: Sequence[ImageMeasures]) -> Iterator[Finding]:
     for warning in source.warnings:
         yield Finding(Level.NOTE, 'reading', warning)
+    if source.skipped:
+        level = Level.PROBLEM if source.skipped > MUCH * len(images) else Level.NOTE
+        text = f'{source.skipped} images cannot be decoded, and are left out'
+        yield Finding(level, 'reading', text, 'copy or record it again')
+    repeats = sum(image.repeated and not image.fault for image in images)
+    if repeats:
+        text = f'{repeats} images are the same as the one before'
+        yield Finding(Level.NOTE, 'repeats', text, 'record at the rate of the camera')
     others = sum(image.size != images[0].size for image in images)
     if others:
         level = Level.PROBLEM if others > MUCH * len(images) else Level.NOTE
@@ -274,20 +270,36 @@ def _reading(source: Source, images: Sequence[ImageMeasures]) -> Iterator[Findin
         yield Finding(level, 'size', text, 'record one camera, at one size')
 
 
-def _calibration(recorded: CameraModel, used: Intrinsics) -> Finding:
-    """Judge a calibration that fits the images.
+def _calibration(
+    source: Source, size: tuple[int, int], config: R3Config, unusable: CalibrationError | None
+) -> tuple[Intrinsics | None, Finding]:
+    """Return the intrinsics of the undistorted images, None without, and a judgement.
 
-    :param recorded: as found; ``used``: of the undistorted images.
+    :param unusable: why the calibration was not even read, if it was not.
     """
-    fov_deg = math.degrees(used.fov_x)
+    recorded = source.camera_for(config.input.rectification)
+    try:
+        if unusable is not None:
+            raise unusable
+        fitting = recorded and recorded.scaled_to(*size)
+    except CalibrationError as error:
+        change = 'correct the calibration, or leave it out with --camera none'
+        return None, Finding(Level.PROBLEM, 'calibration', str(error), change)
+    if recorded is None or fitting is None:
+        text = 'none: the focal length is estimated, which needs turns and sideways motion'
+        change = 'calibrate the camera, and name the file with --camera FILE'
+        return None, Finding(Level.NOTE, 'calibration', text, change)
+    intrinsics = Rectifier(fitting).intrinsics
+    fov_deg = math.degrees(intrinsics.fov_x)
     text = f'found, {fov_deg:.0f} degrees wide'
-    if recorded.width not in (0, used.width):
+    if recorded.width not in (0, fitting.width):
         made_for = f'{recorded.width}x{recorded.height}'
-        text += f', made for {made_for}, scaled to {used.width}x{used.height}'
+        text += f', made for {made_for}, scaled to {fitting.width}x{fitting.height}'
     if not NARROW_DEG < fov_deg < WIDE_DEG:
         text += ': hardly a camera. Is it for another image size?'
-        return Finding(Level.PROBLEM, 'calibration', text, 'calibrate at the size of the images')
-    return Finding(Level.OK, 'calibration', text)
+        change = 'calibrate at the size of the images'
+        return intrinsics, Finding(Level.PROBLEM, 'calibration', text, change)
+    return intrinsics, Finding(Level.OK, 'calibration', text)
 
 
 def _troubles(images: Sequence[ImageMeasures]) -> list[Finding]:
@@ -298,7 +310,6 @@ def _troubles(images: Sequence[ImageMeasures]) -> list[Finding]:
     brightness, sharpness = columns['brightness'], columns['sharpness']
     texture, followed, flow = columns['texture'], columns['followed'], columns['flow']
     faulty = columns['fault'] != ''
-    repeated = columns['repeated'] & ~faulty
     # What shows nothing is not judged any further.
     dark, bright = brightness < DARK, (brightness > BRIGHT) | (columns['white'] > MOST_WHITE)
     stops = np.abs(np.diff(np.log2(brightness + 1.0), prepend=np.nan))
@@ -308,6 +319,9 @@ def _troubles(images: Sequence[ImageMeasures]) -> list[Finding]:
     plain = ~faulty & (texture < LEAST_TEXTURE)
     lost = (followed < LEAST_FOLLOWED) & ~(faulty | blurred | plain)
     still = flow < STILL
+    # A camera that stands now and then does not lose its place.
+    still &= still.mean() > STANDING
+    soft = np.full(len(images), usual < SOFT)
 
     def judged(subject: str, fine: str, *kinds: tuple[np.ndarray, str, str]) -> Finding:
         """Return the worst of some kinds of trouble: where, as a clause, and what to do."""
@@ -318,13 +332,13 @@ def _troubles(images: Sequence[ImageMeasures]) -> list[Finding]:
         level = Level.PROBLEM if share > MUCH else Level.NOTE
         return Finding(level, subject, f'{clause} ({_where(mask, images)})', change)
 
+    usual_flow = float(np.median(flow[np.isfinite(flow)] if np.isfinite(flow).any() else 0.0))
     reason = next((image.fault for image in images if image.fault), '').split(':')[0]
     light = 'more light, or a longer exposure if the camera moves slowly'
-    findings = [
+    return [
         judged(
-            'images', 'none is blank or repeated',
+            'images', 'none is blank, the camera does not hang',
             (faulty, reason, 'keep the lens free, and see that the camera does not hang'),
-            (repeated, 'images repeat the one before', 'record at the rate of the camera'),
         ),
         judged(
             'exposure', f'mean level {np.median(brightness):.0f} of 255',
@@ -335,31 +349,20 @@ def _troubles(images: Sequence[ImageMeasures]) -> list[Finding]:
         judged(
             'sharpness', 'alike in all images',
             (blurred, 'images are blurred', 'a shorter exposure, or slower motion'),
+            (soft, 'images are blurred', 'focus the lens, or use images that were not enlarged'),
         ),
         judged(
             'texture', f'corners in {100 * np.median(texture):.0f} % of the image',
             (plain, 'there is little texture', 'keep textured surfaces in view'),
         ),
         judged(
-            'motion', f'{100 * _median(flow):.2g} % of the width from one image to the next',
+            'motion', f'{100 * usual_flow:.2g} % of the width from one image to the next',
             (lost, 'it moves too fast or the recording jumps',
              'move and turn more slowly, or record at a higher rate, without cuts'),
+            (still, 'it stands still',
+             'move the camera sideways, by a tenth of the distance to what it sees'),
         ),
     ]  # fmt: skip
-    if usual < SOFT:
-        change = 'focus the lens, or use images that were not enlarged'
-        findings[2] = Finding(Level.NOTE, 'sharpness', 'all images are blurred', change)
-    if _median(flow) < STILL and still.mean() > 0.5:
-        change = 'move the camera sideways, by a tenth of the distance to what it sees'
-        text = f'it stands still ({_where(still, images)})'
-        level = Level.PROBLEM if still.mean() > STANDING else Level.NOTE
-        findings[4] = Finding(level, 'motion', text, change)
-    return findings
-
-
-def _median(values: np.ndarray) -> float:
-    finite = values[np.isfinite(values)]
-    return float(np.median(finite)) if len(finite) else 0.0
 
 
 def _where(mask: np.ndarray, images: Sequence[ImageMeasures]) -> str:
@@ -393,7 +396,10 @@ def _tracking(trial: _Trial, explained: bool) -> Finding:
     start = len(trial.records) - len(trial.from_first_pose)
     text = f'{100 * trial.share:.0f} % of {frames} from the first pose on, at frame {start}'
     if trial.share >= GOOD_SHARE:
-        return Finding(Level.OK, 'tracking', text)
+        if start <= LATE_SHARE * len(trial.records):
+            return Finding(Level.OK, 'tracking', text)
+        change = 'begin with sideways motion and texture in view'
+        return Finding(Level.NOTE, 'tracking', text, change)
     text += f'; lost: {trial.reasons}'
     change = '' if explained else 'move and turn more slowly, with texture in view'
     return Finding(Level.PROBLEM, 'tracking', text, change)
@@ -429,13 +435,17 @@ def _verdict(
     :param proven: all images were tracked, not only the first ones.
     """
     followed = trial.share >= GOOD_SHARE
+    frames = ('frames', 'reading', 'size')
+    left_out = '; '.join(
+        f.text for f in findings if f.subject in frames and f.level is Level.PROBLEM
+    )
     bad = [f.text for f in troubles if f.level is Level.PROBLEM]
     if not followed:
         # Short troubles explain a loss, too: a single cut is enough.
         bad = bad or [f.text for f in troubles if f.level is Level.NOTE]
     if not trial.share:
-        return f'cannot work: {"; ".join(bad) or trial.refused or trial.reasons}'
-    where = ', and where '.join(bad)
+        return f'cannot work: {"; ".join(bad) or trial.refused or left_out or trial.reasons}'
+    where = ' and where '.join(bad)
     if not followed:
         verdict = f'will lose the camera{f" where {where}" if bad else f": {trial.reasons}"}'
     elif bad:
@@ -443,6 +453,8 @@ def _verdict(
         verdict += f' where {where}'
     else:
         verdict = 'should work'
+    if left_out:
+        verdict += f', but frames are left out: {left_out}'
     if any(f.subject == 'focal length' and f.level is Level.PROBLEM for f in findings):
         verdict += ', but the calibration is wrong: shapes and paths will be bent'
     return verdict
