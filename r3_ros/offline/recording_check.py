@@ -22,7 +22,7 @@ from ..core.datatypes import Intrinsics
 from ..core.errors import CalibrationError, SourceError
 from ..core.findings import Finding, Level
 from ..core.trajectory_file import NANOSECONDS
-from ..input.camera_model import CameraModel, Rectifier
+from ..input.camera_model import Rectifier
 from ..input.open_source import NO_CAMERA, open_source
 from ..input.source import RawFrame, Source
 from ..streaming.engine import Engine
