@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 import sys
 from typing import Any, TYPE_CHECKING
 
+from ..core.errors import ConfigError
 from ..core.findings import Finding, Level
 from .machine_check import check_machine
 from .options import positive_int, print_rows
@@ -43,8 +43,14 @@ def register(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.input is None:
-        findings = list(_printed(check_machine()))
-        return EXIT_PROBLEM if any(f.level is Level.PROBLEM for f in findings) else 0
+        if args.camera or args.topic or args.max_frames:
+            raise ConfigError('--camera, --topic and --max-frames are of a recording: name INPUT')
+        status = 0
+        for finding in check_machine():
+            _print(finding)
+            if finding.level is Level.PROBLEM:
+                status = EXIT_PROBLEM
+        return status
 
     import cv2
 
@@ -55,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
         check = check_recording(
             args.input, args.camera, args.topic, args.max_frames, progress.update
         )
-    list(_printed(check.findings))
+    for finding in check.findings:
+        _print(finding)
     print()
     print_rows([('verdict:', check.verdict)], len('verdict: '))
     if check.changes:
@@ -64,13 +71,10 @@ def run(args: argparse.Namespace) -> int:
     return 0 if check.works else EXIT_PROBLEM
 
 
-def _printed(findings: Iterable[Finding]) -> Iterable[Finding]:
-    """Print each finding when it is there, and give it on."""
-    for finding in findings:
-        text = f'{finding.text}. To do: {finding.change}' if finding.change else finding.text
-        print_rows([(f'{finding.level.value:<8} {finding.subject}', text)], _INDENT)
-        sys.stdout.flush()
-        yield finding
+def _print(finding: Finding) -> None:
+    text = f'{finding.text}. To do: {finding.change}' if finding.change else finding.text
+    print_rows([(f'{finding.level.value:<8} {finding.subject}', text)], _INDENT)
+    sys.stdout.flush()
 
 
 class _Progress:

@@ -22,7 +22,7 @@ from ..model.weights.catalogue import CATALOGUE, find_weights, weights_folder
 _OLDEST_PYTHON = (3, 10)
 #: The classical predictor has a background thread.
 _ENOUGH_CORES = 2
-#: What the node, a map of half an hour and the system take.
+#: With less a map of map.max_points may not fit beside the system.
 _ENOUGH_MEMORY_GIB = 4.0
 
 

@@ -58,6 +58,11 @@ def test_a_missing_library_is_named(monkeypatch, capsys, module, subject, use, i
     assert f'{finding.level.value:<8} {subject}' in capsys.readouterr().out
 
 
+def test_options_of_a_recording_need_one(capsys):
+    assert main(['doctor', '--camera', 'camera.yaml']) == 2
+    assert 'name INPUT' in capsys.readouterr().err
+
+
 def test_an_old_library_is_named(monkeypatch):
     monkeypatch.setattr('importlib.metadata.version', lambda name: '1.9.3')
     finding = found('scipy')
