@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+import math
 from pathlib import Path
 
 import cv2
@@ -74,6 +75,14 @@ class ClassicalPredictor:
         self._descriptors: dict[int, np.ndarray] = {}
         # Colour images of keyframes that may still be swept.
         self._colors: dict[int, np.ndarray] = {}
+
+    @property
+    def focal_sigma(self) -> float:
+        """Return the relative standard deviation of the focal length.
+
+        0 if the calibration was given; NaN before the first frame.
+        """
+        return math.nan if self._odometry is None else self._odometry.focal_sigma
 
     def describe(self, frame: Frame) -> np.ndarray:
         """Return the frame's descriptor."""

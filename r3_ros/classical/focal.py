@@ -46,6 +46,11 @@ class FocalEstimate:
         self._next = FIRST_KEYFRAMES
         self.settled = False
 
+    @property
+    def sigma(self) -> float:
+        """Return the relative standard deviation of the value in use."""
+        return self._newest[1]
+
     def is_due(self, keyframes: int) -> bool:
         """Return whether to estimate it with so many keyframes."""
         return not self.settled and keyframes >= self._next

@@ -177,6 +177,11 @@ class Odometry:
     def camera(self) -> Pinhole:
         return self.map.camera
 
+    @property
+    def focal_sigma(self) -> float:
+        """Return the relative standard deviation of the focal length; 0 if it was given."""
+        return 0.0 if self._focal is None else self._focal.sigma
+
     def drain(self) -> list[Swept]:
         """Wait for running jobs, and for one more adjustment and sweep."""
         motions, swept = self._backend.drain()

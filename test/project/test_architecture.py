@@ -25,7 +25,8 @@ LAYERS = {
     'maps': {'core', 'input'},
     'streaming': {'core', 'input', 'maps'},
     'factory': {'core', 'input', 'classical', 'model', 'streaming'},
-    'offline': {'core', 'input', 'maps', 'streaming', 'factory'},
+    # The check of a recording measures what the classical predictor tracks.
+    'offline': {'core', 'input', 'classical', 'maps', 'streaming', 'factory'},
     'evaluation': {'core', 'input', 'maps', 'streaming', 'factory', 'offline'},
     'viewer': {'core', 'input', 'maps', 'streaming', 'offline', 'evaluation'},
     'ros': {'core', 'input', 'maps', 'streaming', 'factory', 'offline', 'evaluation', 'viewer'},
