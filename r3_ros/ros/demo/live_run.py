@@ -80,6 +80,9 @@ def run_live(
         # A raw image takes many packets, and with best effort Fast DDS loses some of them on a
         # busy machine.
         f'qos_overrides.{IMAGE_TOPIC}.subscription.reliability': 'reliable',
+        # Each image has its CameraInfo, which is late on a busy machine. Without it the node would
+        # begin a session with an estimated focal length, and another one when it comes.
+        'input.camera_info_timeout': '30.0',
         **parameters,
     }
     options = [part for item in settings.items() for part in ('-p', ':='.join(item))]
