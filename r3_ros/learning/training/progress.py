@@ -23,7 +23,7 @@ CURVES, EXAMPLES = 'curves.png', 'examples.png'
 _CURVES = {
     'loss': 'loss',
     'rotation_deg': 'rotation of pairs (degrees)',
-    'translation': 'translation of pairs (share of the scale)',
+    'translation': "translation of pairs (training: share of the scene's scale; held out: of the step)",
     'abs_rel': 'depth (AbsRel)',
 }
 #: Example clips of each set.
@@ -96,7 +96,8 @@ def draw_curves(folder: Path, tables: Sequence[ProgressTable]) -> None:
             known = [row for row in rows if row['set'] == group and row.get(column)]
             steps, values = ([float(row[c]) for row in known] for c in ('step', column))
             axes.plot(steps, values, '.-', label=group)
-        axes.set(title=title, xlabel='step', ylim=(0, None))
+        axes.set_title(title, fontsize='medium')
+        axes.set(xlabel='step', ylim=(0, None))
         axes.grid(alpha=0.3)
     if rows:
         axes.legend(fontsize='small')
