@@ -23,7 +23,7 @@ CURVES, EXAMPLES = 'curves.png', 'examples.png'
 _CURVES = {
     'loss': 'loss',
     'rotation_deg': 'rotation of pairs (degrees)',
-    'translation': "translation of pairs (training: share of the scene's scale; held out: of the step)",
+    'translation': 'translation of pairs (training: share of the scale; held out: of the step)',
     'abs_rel': 'depth (AbsRel)',
 }
 #: Example clips of each set.
