@@ -60,6 +60,8 @@ _MEDIAN_WEIGHT = 0.15
 #: Powers beyond this would say more of levels that were never seen than of those that were.
 _MOST_POWER = 2.5
 _EVALUATIONS = 400
+#: A search cannot begin at zero, the default of some constants.
+_LEAST_START = 1e-3
 #: Parts that the synthetic sequences are judged in, each by a fit to the others.
 _FOLDS = 4
 
@@ -225,7 +227,8 @@ def fit(records: Sequence[Record], model: ErrorModel) -> ErrorModel:
             lambda r, m, part=part: step_nees(r, m)[:, part],
             3,
         )
-    start = np.log([*model.drift, model.drift_power, *model.start])
+    known = [*model.drift, model.drift_power, *model.start]
+    start = np.log(np.maximum(known, _LEAST_START))
     return _fitted(records, lambda x: _with_drift(model, x), start, pose_nees, 6)
 
 
