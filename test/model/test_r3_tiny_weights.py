@@ -1,10 +1,16 @@
 """The weights that come with the package: they know the geometry, and answer as when shipped."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+from r3_ros.core.config import R3Config
+from r3_ros.core.error_model import ErrorModel
 from r3_ros.core.geometry import inverse, rotation_angle
+from r3_ros.core.parameter_fields import updated
+from r3_ros.factory import load_predictor
+from r3_ros.model.weights.catalogue import find_weights
 
 from tools.ship_weights import ANSWERS, answers, FRAMES
 
@@ -45,3 +51,14 @@ def test_answers_on_stored_frames_are_those_of_the_day_of_shipping(found):
         assert np.linalg.norm(one[:3, 3] - other[:3, 3]) < 0.01 * np.linalg.norm(one[:3, 3])
         np.testing.assert_allclose(old['scores'], new['scores'], rtol=0.03)
     np.testing.assert_allclose(before['depth_quantiles'], found['depth_quantiles'], rtol=0.01)
+
+
+def test_its_error_model_is_the_one_fitted_to_its_weights(tmp_path):
+    config = updated(R3Config(), {'model.name': 'r3_tiny', 'model.device': 'cpu'})
+    fitted = load_predictor(config).error_model
+    # A step is known to about its length, see docs/results.md.
+    assert 0.5 < fitted.extent[0] < 1.5
+    alone = tmp_path / 'mine.safetensors'
+    shutil.copyfile(find_weights('r3_tiny'), alone)
+    other = load_predictor(updated(config, {'model.checkpoint': str(alone)}))
+    assert other.error_model == ErrorModel()
