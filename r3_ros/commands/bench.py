@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+import math
 from pathlib import Path
 import subprocess
 import sys
@@ -22,8 +23,10 @@ _FRAMES, _QUICK_FRAMES = 300, 100
 _WARM_UP = 20
 #: At the end, whose operations are counted; the counting takes time, so they are not timed.
 _COUNTED = 5
-#: Of the parameters that decide how many frames a network relates to a new one.
+#: The parameters of the stream that decide how many frames a network relates to a new one.
 _CONTEXT = ('recent_frames', 'recent_keyframes', 'retrieved_keyframes')
+#: Of the network's input, in pixels; multiples of its patches.
+_TINY_SIZES = (112, 168, 224)
 
 
 def register(subparsers: Any) -> None:
@@ -41,8 +44,8 @@ def register(subparsers: Any) -> None:
     parser.add_argument('--json', metavar='FILE', help='also write the figures to this file')
     parser.add_argument(
         '--sweep', action='store_true',
-        help='also with half and twice the context, and for networks with smaller and larger '
-        'images',
+        help='also measure with half and twice the context, and r3_tiny with images of several '
+        'sizes',
     )  # fmt: skip
     parser.add_argument(
         '--compare', nargs=2, metavar=('A', 'B'), help='measure nothing; compare two JSON files'
@@ -63,12 +66,14 @@ def run(args: argparse.Namespace) -> int:
         print(*comparison_lines(*(read_report(Path(path)) for path in args.compare)), sep='\n')
         return 0
     config = config_from(args)
+    variants = _sweep(config) if args.sweep else []
+    # As r3 run and the node have it.
     cv2.setNumThreads(1)
     recording = _rendered(_QUICK_FRAMES if args.quick else _FRAMES)
     report = _measured(config, recording)
     print(*report_lines(report), *_floor_lines(report['floor']), sep='\n', flush=True)
-    if args.sweep:
-        report['sweep'] = _swept(config, recording)
+    if variants:
+        report['sweep'] = list(_swept(variants, recording))
     if args.json:
         with atomic_write(args.json) as file:
             file.write(f'{json.dumps(report, indent=2)}\n'.encode())
@@ -111,7 +116,9 @@ def _measured(config: R3Config, recording: EncodedRecording) -> dict[str, Any]:
             floor = compute_floor(
                 engine.predictor, lambda: len([stream.take(*image) for image in counted])
             )
-            network_ms = sum(report['stages_ms'][name]['mean'] for name in ('describe', 'predict'))
+            network_ms = sum(
+                report['stages_ms'][name]['median'] for name in ('describe', 'predict')
+            )
             report['floor'] = floor.against(network_ms)
     finally:
         engine.close()
@@ -121,14 +128,14 @@ def _measured(config: R3Config, recording: EncodedRecording) -> dict[str, Any]:
 def _shown(images: Iterable[tuple[int, bytes]]) -> Iterable[tuple[int, bytes]]:
     from tqdm import tqdm
 
-    return tqdm(images, unit=' frames', desc='measuring', delay=1, leave=False)
+    return tqdm(images, unit=' frames', desc='measuring', leave=False, disable=None)
 
 
 def _floor_lines(floor: dict[str, float] | None) -> list[str]:
     if floor is None:
         return ['No floor: it follows from the operations of a network, and there is none.']
     return [
-        f'describe and predict: mean {floor["measured_ms"]:.1f} ms, '
+        f'describe and predict: {floor["measured_ms"]:.1f} ms, '
         f'{floor["ratio"]:.1f} times the floor of {floor["floor_ms"]:.2f} ms',
         f'floor: {floor["flops"] / 1e9:.2f} GFLOP per frame at {floor["flops_per_s"] / 1e9:.0f} '
         f'GFLOP/s ({floor["compute_ms"]:.2f} ms); {floor["weight_bytes"] / 1e6:.1f} MB of weights '
@@ -136,25 +143,31 @@ def _floor_lines(floor: dict[str, float] | None) -> list[str]:
     ]
 
 
-def _swept(config: R3Config, recording: EncodedRecording) -> list[dict[str, Any]]:
-    """Measure variants of the configuration and print a row of each."""
+def _sweep(config: R3Config) -> list[tuple[str, R3Config]]:
+    """Return variants of the configuration, each with what is changed.
+
+    :raises ConfigError: twice the context is more than the parameters allow.
+    """
     from ..core.parameter_fields import updated
 
-    rows = []
-    print(f'\n{"changed":<42}{"median ms":>10}{"frames/s":>10}')
-    for name, changes in _variants(config).items():
-        report = _measured(updated(config, changes), recording)
-        rows.append({'changed': changes, **report})
-        print(f'{name:<42}{report["whole_ms"]["median"]:10.1f}{report["fps"]:10.1f}', flush=True)
-    return rows
-
-
-def _variants(config: R3Config) -> dict[str, dict[str, Any]]:
-    out: dict[str, dict[str, Any]] = {}
-    for name, factor in (('half the context', 0.5), ('the context as it is', 1), ('twice', 2)):
-        counts = {f'stream.{key}': getattr(config.stream, key) for key in _CONTEXT}
-        changed = {key: max(int(count * factor), 1) for key, count in counts.items()}
-        out[f'{name}: {" + ".join(str(n) for n in changed.values())} frames'] = changed
+    changes: list[dict[str, Any]] = []
+    for factor in (0.5, 1.0, 2.0):
+        counts = {name: getattr(config.stream, name) for name in _CONTEXT}
+        changes.append({f'stream.{k}': math.ceil(factor * n) for k, n in counts.items()})
     if config.model.name == 'r3_tiny':
-        out |= {f'model.image_size {n}': {'model.image_size': n} for n in (112, 168, 224)}
-    return out
+        changes += [{'model.image_size': size} for size in _TINY_SIZES]
+    return [
+        (', '.join(f'{k.split(".")[1]} {v}' for k, v in change.items()), updated(config, change))
+        for change in changes
+    ]
+
+
+def _swept(
+    variants: Iterable[tuple[str, R3Config]], recording: EncodedRecording
+) -> Iterator[dict[str, Any]]:
+    """Measure each variant and print a row of it."""
+    print(f'\n{"changed":<66}{"median ms":>10}{"frames/s":>10}')
+    for name, config in variants:
+        report = _measured(config, recording)
+        print(f'{name:<66}{report["whole_ms"]["median"]:10.1f}{report["fps"]:10.1f}', flush=True)
+        yield {'changed': name, **report}

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 import time
 
 import torch
+from torch.nn.attention import sdpa_kernel, SDPBackend
 from torch.utils.flop_counter import FlopCounterMode
 
 from .loading import DTYPES
@@ -58,7 +59,8 @@ def compute_floor(predictor: R3Predictor, frames: Callable[[], int]) -> ComputeF
 
     :param frames: processes some frames with the predictor and returns their number.
     """
-    with FlopCounterMode(display=False) as counter:
+    # Other implementations of attention are not counted on CPUs.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         count = frames()
     device = torch.device(predictor.info.device)
     dtype = DTYPES[predictor.info.precision]
