@@ -219,7 +219,7 @@ def comparison_lines(before: Mapping[str, Any], after: Mapping[str, Any]) -> Ite
     for name in dict.fromkeys([*rows[0], *rows[1]]):
         a, b = (row[name]['median'] if name in row else None for row in rows)
         times = ''.join(f'{"-":>9}' if value is None else f'{value:9.2f}' for value in (a, b))
-        yield f'{name:<12}{times}' + (f'{b / a:8.2f}' if a and b is not None else f'{"-":>8}')
+        yield f'{name:<12}{times}' + (f'{b / a:8.2f}' if a and b else f'{"-":>8}')
     yield ''
     for key, unit in (('fps', 'frames/s'), ('cpu_ms_per_frame', 'ms of CPU time per frame')):
         yield f'{before[key]:.1f} and {after[key]:.1f} {unit}: {after[key] / before[key]:.2f}'

@@ -8,8 +8,10 @@ import pytest
 from r3_ros import factory
 from r3_ros.commands import bench
 from r3_ros.commands.cli import main
+from r3_ros.core.config import R3Config
 from r3_ros.core.datatypes import Frame
 from r3_ros.core.errors import SourceError
+from r3_ros.core.parameter_fields import updated
 from r3_ros.input.image_decoding import decode_compressed
 from r3_ros.input.open_source import open_source
 from r3_ros.input.source import RawFrame
@@ -113,6 +115,12 @@ def test_a_sweep_changes_the_context(benched, capsys):
     contexts = [row['config']['stream.retrieved_keyframes'] for row in report['sweep']]
     assert contexts == [3, 6, 12]
     assert 'retrieved_keyframes 12' in capsys.readouterr().out
+
+
+def test_a_sweep_of_r3_tiny_has_sizes_that_it_takes():
+    config = updated(R3Config(), {'model.name': 'r3_tiny'})
+    sizes = {variant.model.image_size for _, variant in bench._sweep(config)}
+    assert len(sizes) >= 3
 
 
 def test_a_sweep_beyond_the_parameters_is_refused_before_anything_is_measured(benched, capsys):
