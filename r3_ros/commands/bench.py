@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 import math
 from pathlib import Path
 import subprocess
@@ -17,6 +18,7 @@ from .options import add_config_options, config_from
 if TYPE_CHECKING:
     from ..core.config import R3Config
     from ..offline.benchmark import EncodedRecording
+    from ..streaming.engine import Engine
 
 _FRAMES, _QUICK_FRAMES = 300, 100
 #: The first frames make buffers and the first map, and have few frames to relate to.
@@ -60,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     import cv2
 
     from ..core.atomic_files import atomic_write
+    from ..factory import load_engine
     from ..offline.benchmark import comparison_lines, read_report, report_lines
 
     if args.compare:
@@ -67,10 +70,12 @@ def run(args: argparse.Namespace) -> int:
         return 0
     config = config_from(args)
     variants = _sweep(config) if args.sweep else []
-    # As r3 run and the node have it.
+    # As r3 run has it.
     cv2.setNumThreads(1)
-    recording = _rendered(_QUICK_FRAMES if args.quick else _FRAMES)
-    report = _measured(config, recording)
+    # First, since it may fail, and rendering takes long.
+    with closing(load_engine(config)) as engine:
+        recording = _rendered(_QUICK_FRAMES if args.quick else _FRAMES)
+        report = _measured(engine, recording)
     print(*report_lines(report), *_floor_lines(report['floor']), sep='\n', flush=True)
     if variants:
         report['sweep'] = list(_swept(variants, recording))
@@ -98,30 +103,23 @@ def _rendered(frames: int) -> EncodedRecording:
             return through_lens(source)
 
 
-def _measured(config: R3Config, recording: EncodedRecording) -> dict[str, Any]:
-    from ..factory import load_engine
+def _measured(engine: Engine, recording: EncodedRecording) -> dict[str, Any]:
     from ..offline.benchmark import described, measure, TimedStream
 
     timed, counted = recording.images[:-_COUNTED], recording.images[-_COUNTED:]
-    engine = load_engine(config)
-    try:
-        stream = TimedStream(engine, recording.camera)
-        report = described(measure(stream, _shown(timed), _WARM_UP), engine)
-        report['floor'] = None
-        if config.model.name != 'classical':
-            from ..model.compute_floor import compute_floor
-            from ..model.r3_predictor import R3Predictor
+    stream = TimedStream(engine, recording.camera)
+    report = described(measure(stream, _shown(timed), _WARM_UP), engine)
+    report['floor'] = None
+    if engine.config.model.name != 'classical':
+        from ..model.compute_floor import compute_floor
+        from ..model.r3_predictor import R3Predictor
 
-            assert isinstance(engine.predictor, R3Predictor)
-            floor = compute_floor(
-                engine.predictor, lambda: len([stream.take(*image) for image in counted])
-            )
-            network_ms = sum(
-                report['stages_ms'][name]['median'] for name in ('describe', 'predict')
-            )
-            report['floor'] = floor.against(network_ms)
-    finally:
-        engine.close()
+        assert isinstance(engine.predictor, R3Predictor)
+        floor = compute_floor(
+            engine.predictor, lambda: len([stream.take(*image) for image in counted])
+        )
+        network_ms = sum(report['stages_ms'][name]['median'] for name in ('describe', 'predict'))
+        report['floor'] = floor.against(network_ms)
     return report
 
 
@@ -166,9 +164,12 @@ def _swept(
     variants: Iterable[tuple[str, R3Config]], recording: EncodedRecording
 ) -> Iterator[dict[str, Any]]:
     """Measure each variant and print a row of it."""
+    from ..factory import load_engine
+
     print(f'\n{"changed":<66}{"median ms":>10}{"CPU ms":>8}{"frames/s":>10}')
     for name, config in variants:
-        report = _measured(config, recording)
+        with closing(load_engine(config)) as engine:
+            report = _measured(engine, recording)
         times = f'{report["whole_ms"]["median"]:10.1f}{report["cpu_ms_per_frame"]:8.1f}'
         print(f'{name:<66}{times}{report["fps"]:10.1f}', flush=True)
         yield {'changed': name, **report}

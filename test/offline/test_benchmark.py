@@ -123,6 +123,12 @@ def test_a_sweep_of_r3_tiny_has_sizes_that_it_takes():
     assert len(sizes) >= 3
 
 
+def test_an_unknown_model_is_refused_before_anything_is_rendered(monkeypatch, capsys):
+    monkeypatch.setattr(bench, '_rendered', lambda frames: pytest.fail('rendered'))
+    assert main(['bench', '--model', 'nothing']) == 2
+    assert 'nothing' in capsys.readouterr().err
+
+
 def test_a_sweep_beyond_the_parameters_is_refused_before_anything_is_measured(benched, capsys):
     assert main(['bench', '--sweep', '--set', 'stream.recent_frames=40']) == 2
     assert 'recent_frames' in capsys.readouterr().err
