@@ -37,8 +37,8 @@ lint: setup  ## check style, types and spelling
 	@$(IN_ENVIRONMENT) mypy
 	@$(IN_ENVIRONMENT) codespell
 
-bench: setup  ## time the engine on this machine
-	@$(IN_ENVIRONMENT) python benchmarks/engine_overhead.py
+bench: setup  ## measure where the time goes on this machine; MODEL=r3_tiny
+	@$(IN_ENVIRONMENT) r3 bench --quick $(if $(MODEL),--model "$(MODEL)")
 
 docs: setup  ## build the documentation site, build/docs/index.html
 	@$(IN_ENVIRONMENT) python -m pip install --quiet --constraint requirements/constraints.txt \

@@ -108,6 +108,11 @@ class R3Predictor:
         return self._memory.capacity
 
     @property
+    def weight_bytes(self) -> int:
+        """Size of the network's weights."""
+        return sum(parameter.nbytes for parameter in self._network.parameters())
+
+    @property
     def confidence_reference(self) -> float:
         """Score of a good edge: the mean over the best edges of this stream's first frames."""
         return float(np.mean(self._warm_up)) if self._warm_up else _FIRST_GUESS

@@ -12,7 +12,7 @@ from r3_ros.core.errors import SourceError
 
 #: A command with a number that has bounds.
 GRID = ['map', 'export', 'a', '--format', 'grid', '-o', 'b']
-COMMANDS = ('bag', 'demo', 'doctor', 'eval', 'parameters', 'run', 'synth', 'weights')
+COMMANDS = ('bag', 'bench', 'demo', 'doctor', 'eval', 'parameters', 'run', 'synth', 'weights')
 
 
 def r3(*arguments, **options):

@@ -1,0 +1,96 @@
+"""The least time that a network can take on this machine.
+
+Multiplications are counted (:mod:`torch.utils.flop_counter`: of products of matrices,
+convolutions and attention). A forward pass takes at least their number over the rate of a large
+product of matrices, and at least the time to read its weights once. Both rates are measured here,
+with the threads that the network uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+import time
+
+import torch
+from torch.nn.attention import sdpa_kernel, SDPBackend
+from torch.utils.flop_counter import FlopCounterMode
+
+from .loading import DTYPES
+from .r3_predictor import R3Predictor
+
+_ROUNDS = 12
+#: Side of the matrices, and size of the copy: large enough for the full rate, and for no cache.
+_SIDE = {'cpu': 1024, 'cuda': 8192}
+_COPIED_BYTES = {'cpu': 256 << 20, 'cuda': 2 << 30}
+
+
+@dataclass(frozen=True)
+class ComputeFloor:
+    """What the least time of a frame follows from.
+
+    :ivar flops: floating point operations per frame, a multiplication and an addition being two.
+    :ivar weight_bytes: size of the weights.
+    :ivar flops_per_s: of a product of matrices; ``bytes_per_s``: read and written by a copy.
+    """
+
+    flops: float
+    weight_bytes: int
+    flops_per_s: float
+    bytes_per_s: float
+
+    def against(self, measured_ms: float) -> dict[str, float]:
+        """Return all figures by name, with those of a measured time of the network."""
+        compute_ms = 1e3 * self.flops / self.flops_per_s
+        memory_ms = 1e3 * self.weight_bytes / self.bytes_per_s
+        floor_ms = max(compute_ms, memory_ms)
+        return {
+            **asdict(self),
+            'compute_ms': compute_ms,
+            'memory_ms': memory_ms,
+            'floor_ms': floor_ms,
+            'measured_ms': measured_ms,
+            'ratio': measured_ms / floor_ms,
+        }
+
+
+def compute_floor(predictor: R3Predictor, frames: Callable[[], int]) -> ComputeFloor:
+    """Count the operations of frames and measure the machine.
+
+    :param frames: processes some frames with the predictor and returns their number.
+    """
+    # Other implementations of attention are not counted on CPUs.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        count = frames()
+    device = torch.device(predictor.info.device)
+    dtype = DTYPES[predictor.info.precision]
+    return ComputeFloor(
+        counter.get_total_flops() / count,
+        predictor.weight_bytes,
+        _product_rate(device, dtype),
+        _copy_rate(device),
+    )
+
+
+def _product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    side = _SIDE[device.type]
+    a, b = (torch.rand(side, side, device=device, dtype=dtype) for _ in range(2))
+    return 2.0 * side**3 / _fastest(lambda: a @ b, device)
+
+
+def _copy_rate(device: torch.device) -> float:
+    size = _COPIED_BYTES[device.type]
+    a, b = (torch.ones(size, dtype=torch.uint8, device=device) for _ in range(2))
+    return 2.0 * size / _fastest(lambda: a.copy_(b), device)
+
+
+def _fastest(work: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of the fastest round: others were disturbed."""
+    seconds = []
+    for _ in range(_ROUNDS):
+        began = time.perf_counter()
+        work()
+        if device.type == 'cuda':
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
