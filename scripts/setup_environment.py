@@ -219,7 +219,7 @@ def install_library(environment: dict[str, str]) -> None:
         return
     command = [str(VENV_PYTHON), '-m', 'pip', 'install', '--no-build-isolation']
     command += ['--constraint', str(REQUIREMENTS / 'constraints.txt')]
-    command += ['--editable', f'{ROOT}[export,learning,view]']
+    command += ['--editable', f'{ROOT}[batch,export,learning,view]']
     run_logged('the r3 command and the libraries it needs', command, environment)
     stamp('library', key)
 
