@@ -144,7 +144,7 @@ def _line(run: BatchRun) -> str:
         parts.append(f'{100 * run.tracked_share:.1f} % tracked')
     if run.ate_m is not None:
         parts.append(f'ATE {run.ate_m:.4f} m')
-    if run.seconds is not None:
+    if run.frames is not None and run.seconds is not None:
         parts.append(f'{run.seconds:.1f} s')
     if run.reason:
         parts.append(run.reason)

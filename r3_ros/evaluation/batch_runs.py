@@ -8,11 +8,12 @@ stopped at any time and continued later.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 import enum
 import json
+import logging
 import os
 from pathlib import Path
 import re
@@ -181,7 +182,7 @@ def ray_cluster(address: str, cpus: float, gpus: float) -> Iterator[None]:
     if address == 'local':
         options = {'include_dashboard': False, 'object_store_memory': _OBJECT_STORE_BYTES}
     try:
-        ray.init(address, log_to_driver=False, logging_level='ERROR', **options)
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(f'no Ray cluster at {address}: {error}') from error
     try:
@@ -203,7 +204,7 @@ def run_batch(
     cpus: float,
     gpus: float,
     retries: int,
-) -> Iterator[BatchRun]:
+) -> Generator[BatchRun, None, None]:
     """Run recordings in a :func:`ray_cluster`; yield each when it has ended.
 
     Closing the iterator stops those that are running.
@@ -214,7 +215,8 @@ def run_batch(
     import ray
     from ray.exceptions import RayError, RayTaskError
 
-    task = ray.remote(
+    remote: Any = ray.remote  # its types know fewer options than its documentation
+    task = remote(
         num_cpus=cpus, num_gpus=gpus, max_retries=retries, retry_exceptions=[RunKilledError]
     )(run_recording)
     pending = {task.remote(run, folder, options): run for run in runs}
