@@ -180,11 +180,19 @@ def ray_cluster(address: str, cpus: float, gpus: float) -> Iterator[None]:
 
     options: dict[str, Any] = {}
     if address == 'local':
-        options = {'include_dashboard': False, 'object_store_memory': _OBJECT_STORE_BYTES}
+        options = {
+            'include_dashboard': False,
+            'object_store_memory': _OBJECT_STORE_BYTES,
+            # Ray runs what it is sent: listen to this machine only.
+            '_node_ip_address': '127.0.0.1',
+        }
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(f'no Ray cluster at {address}: {error}') from error
+        raise ConfigError(
+            f'no Ray cluster at {address}: {error}; if one runs there, RAY_AUTH_MODE and its token '
+            'must be the same here'
+        ) from error
     try:
         nodes = [node['Resources'] for node in ray.nodes() if node['Alive']]
         if not any(n.get('CPU', 0) >= cpus and n.get('GPU', 0) >= gpus for n in nodes):
