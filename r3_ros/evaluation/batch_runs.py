@@ -190,8 +190,8 @@ def ray_cluster(address: str, cpus: float, gpus: float) -> Iterator[None]:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(
-            f'no Ray cluster at {address}: {error}; if one runs there, RAY_AUTH_MODE and its token '
-            'must be the same here'
+            f'no Ray cluster at {address}: {error}; if it runs there, RAY_AUTH_MODE and '
+            'its token must be the same here'
         ) from error
     try:
         nodes = [node['Resources'] for node in ray.nodes() if node['Alive']]
