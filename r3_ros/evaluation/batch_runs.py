@@ -17,6 +17,7 @@ import logging
 import os
 from pathlib import Path
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -176,6 +177,10 @@ def ray_cluster(address: str, cpus: float, gpus: float) -> Iterator[None]:
     """
     # Read by Ray when it is imported.
     os.environ['RAY_USAGE_STATS_ENABLED'] = '0'
+    if address == 'local':
+        # Ray listens to the network and runs what it is sent, so only this process knows a token.
+        os.environ['RAY_AUTH_MODE'] = 'token'
+        os.environ.setdefault('RAY_AUTH_TOKEN', secrets.token_hex(32))
     import ray
 
     options: dict[str, Any] = {}
@@ -183,8 +188,6 @@ def ray_cluster(address: str, cpus: float, gpus: float) -> Iterator[None]:
         options = {
             'include_dashboard': False,
             'object_store_memory': _OBJECT_STORE_BYTES,
-            # Ray runs what it is sent: listen to this machine only.
-            '_node_ip_address': '127.0.0.1',
         }
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)

@@ -137,7 +137,7 @@ def test_a_batch_is_run_by_ray_and_continued(tmp_path, capsys):
     command = ['batch', f'@{tmp_path / "list.txt"}', '-o', str(tmp_path / 'out')]
     assert main(command) == 1
     captured = capsys.readouterr()
-    assert 'frames: done: 6 frames' in captured.out and 'bad is no video' in captured.err
+    assert 'frames: done: 6 frames' in captured.out and 'bad.mp4 is no video' in captured.err
     first = (tmp_path / 'out' / 'frames' / 'summary.json').stat()
     assert main(command) == 1
     assert '1 of 2 recordings are done already' in capsys.readouterr().out
