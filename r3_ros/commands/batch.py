@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ..evaluation.batch_runs import (
+        BatchRun,
         BatchState,
         load_batch,
         named_runs,
@@ -76,12 +77,16 @@ def run(args: argparse.Namespace) -> int:
     earlier = load_batch(folder, options)
     found = named_runs(_inputs(args.inputs), earlier, folder)
     runs = {each.name: with_results(each, folder) for each in found}
-    todo = [each for each in runs.values() if each.state is not BatchState.DONE]
+    todo = [
+        BatchRun(each.name, each.input)
+        for each in runs.values()
+        if each.state is not BatchState.DONE
+    ]
     if len(todo) < len(runs):
         print(f'{len(runs) - len(todo)} of {len(runs)} recordings are done already: skipped')
     if todo:
         cpus, gpus = args.cpus_per_run, args.gpus_per_run
-        with ray_cluster(args.address, cpus, gpus):
+        with ray_cluster(args.address, cpus, gpus, args.retries):
             # The names, also for a batch that continues after a kill.
             save_batch(folder, options, list(runs.values()))
             try:

@@ -168,15 +168,17 @@ def save_batch(folder: Path, options: Sequence[str], runs: Sequence[BatchRun]) -
 
 
 @contextmanager
-def ray_cluster(address: str, cpus: float, gpus: float) -> Iterator[None]:
+def ray_cluster(address: str, cpus: float, gpus: float, retries: int) -> Iterator[None]:
     """Start Ray on this machine, or connect to a cluster; disconnect afterwards.
 
     :param address: of the cluster; ``local`` starts one.
     :param cpus, gpus: what a run needs.
+    :param retries: of a run that Ray kills because the memory of its node is nearly used up.
     :raises ConfigError: no cluster there, or no node of it has so much.
     """
     # Read by Ray when it is imported.
     os.environ['RAY_USAGE_STATS_ENABLED'] = '0'
+    os.environ['RAY_task_oom_retries'] = str(retries)  # by default without end
     if address == 'local':
         # Ray listens to the network and runs what it is sent, so only this process knows a token.
         os.environ['RAY_AUTH_MODE'] = 'token'
@@ -238,8 +240,9 @@ def run_batch(
             except RayError as error:
                 cause = error.cause if isinstance(error, RayTaskError) else error
                 reason = (str(cause) or repr(cause)).splitlines()[0]
-                tries = f' ({1 + retries} attempts)' if retries else ''
-                yield replace(run, state=BatchState.FAILED, reason=f'{reason}{tries}')
+                if not isinstance(error, RayTaskError) or isinstance(cause, RunKilledError):
+                    reason += f' (attempts: {1 + retries})'
+                yield replace(run, state=BatchState.FAILED, reason=reason)
     finally:
         for reference in pending:
             ray.cancel(reference)

@@ -99,6 +99,8 @@ def test_the_page_links_reports_and_names_failures(tmp_path):
         BatchRun('one', '/a/one', BatchState.DONE, frames=40, tracked_share=0.95, ate_m=0.5),
         BatchRun('two', '/a/two', BatchState.FAILED, 'no <images>', 2),
     ]
+    assert 'two.log' not in write_batch_page(tmp_path, runs).read_text(), 'there is none'
+    (tmp_path / 'two.log').touch()
     text = write_batch_page(tmp_path, runs).read_text()
     assert '<a href="one/report.html">one</a>' in text and 'two/report.html' not in text
     assert '1 done, 1 failed' in text and '95.0' in text and '0.5000' in text

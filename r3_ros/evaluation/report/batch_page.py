@@ -30,12 +30,8 @@ def write_batch_page(folder: Path, runs: Sequence[BatchRun]) -> Path:
     ]
     remarks = [run for run in runs if run.reason]
     if remarks:
-        rows = (
-            f'<tr><td>{_link(run.name, f"{run.name}.log")}</td><td>{escape(run.state.value)}</td>'
-            f'<td>{escape(run.reason)}</td><td>{escape(run.input)}</td></tr>'
-            for run in remarks
-        )
-        head = row(['log', 'state', 'reason', 'input'], tag='th')
+        rows = (_remark(run, folder) for run in remarks)
+        head = row(['recording, log', 'state', 'reason', 'input'], tag='th')
         advice = note('Failed recordings are tried again by the same command.')
         sections.append(section('Failures and warnings', panel(table(rows, head)), advice))
     path = folder / _PAGE
@@ -55,6 +51,14 @@ def _row(run: BatchRun) -> str:
     )
     cells = ''.join(f'<td class="number">{value}</td>' for value in values)
     return f'<tr><td>{name}</td><td>{run.state.value}</td>{cells}</tr>'
+
+
+def _remark(run: BatchRun, folder: Path) -> str:
+    log = f'{run.name}.log'
+    # There is none if the machine was lost before it began.
+    name = _link(run.name, log) if (folder / log).is_file() else escape(run.name)
+    texts = (run.state.value, run.reason, run.input)
+    return f'<tr><td>{name}</td>{"".join(f"<td>{escape(text)}</td>" for text in texts)}</tr>'
 
 
 def _link(text: str, target: str) -> str:
