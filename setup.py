@@ -13,6 +13,8 @@ R3 = ['huggingface_hub>=1.0', 'safetensors>=0.8', 'torch>=2.2']
 VIEW = ['trimesh>=4.0', 'viser>=1.1']
 #: Formats of r3 map export.
 EXPORT = ['foxglove-sdk>=0.20', 'rerun-sdk>=0.26', 'trimesh>=4.0']
+#: r3 batch. Ray accepts commands without a token before 2.52.
+BATCH = ['ray>=2.52']
 
 
 def read_version() -> str:
@@ -63,6 +65,7 @@ setup(
         'learning': R3,
         'export': EXPORT,
         'view': VIEW,
+        'batch': BATCH,
         # One of them, to match the CUDA of the machine.
         'cuda12': ['cupy-cuda12x>=13.0'],
         'cuda13': ['cupy-cuda13x>=13.6'],

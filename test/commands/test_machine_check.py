@@ -34,6 +34,7 @@ def test_the_libraries_are_those_of_setup_py():
         *(('r3', requirement) for requirement in lists['R3']),
         *(('view', requirement) for requirement in lists['VIEW']),
         *(('export', requirement) for requirement in lists['EXPORT']),
+        *(('batch', requirement) for requirement in lists['BATCH']),
     }
     # In two extras, and listed once.
     declared.remove(('export', 'trimesh>=4.0'))
