@@ -114,3 +114,8 @@ def image_name(frame_id: int, kind: str) -> str:
 def image_kind(data: bytes) -> str:
     """Return which of ``IMAGE_KINDS`` an encoded image is."""
     return 'png' if data.startswith(b'\x89PNG') else 'jpg'
+
+
+def media_type(data: bytes) -> str:
+    """Return the subtype of an encoded image's media type: ``jpeg`` or ``png``."""
+    return 'png' if image_kind(data) == 'png' else 'jpeg'

@@ -36,40 +36,43 @@ def write_mcap(path: Path | str, saved: SavedMap, overwrite: bool = False) -> No
 
     :raises OutputError: it exists, or cannot be written.
     """
-    facts, context = saved.facts, foxglove.Context()
+    context = foxglove.Context()
+    with atomic_write(path, overwrite) as file, foxglove.open_mcap(file, context=context):
+        start_ns = saved.stamps_ns[0] if saved.stamps_ns else 0
+        cloud = PointCloudChannel('/map', context=context)
+        cloud.log(_cloud(saved, start_ns), log_time=start_ns)
+        poses = PosesInFrameChannel('/path', context=context)
+        poses.log(_path(saved, start_ns), log_time=start_ns)
+        _log_transforms(saved, context)
+        _log_keyframes(saved, context)
+
+
+def _log_transforms(saved: SavedMap, context: foxglove.Context) -> None:
+    facts, trajectory = saved.facts, saved.trajectory
+    channel = FrameTransformChannel('/tf', context=context)
     T_base_camera = _transform(facts.base_frame, facts.optical_frame, facts.T_base_optical)
-    with atomic_write(path, overwrite) as file:
-        with foxglove.open_mcap(file, context=context):
-            transforms = FrameTransformChannel('/tf', context=context)
-            images = CompressedImageChannel('/keyframes/image', context=context)
-            cameras = CameraCalibrationChannel('/keyframes/calibration', context=context)
-            start_ns = saved.stamps_ns[0] if saved.stamps_ns else 0
-            cloud = PointCloudChannel('/map', context=context)
-            cloud.log(_cloud(saved, start_ns), log_time=start_ns)
-            poses = PosesInFrameChannel('/path', context=context)
-            poses.log(_path(saved, start_ns), log_time=start_ns)
-            for stamp_ns, T in zip(
-                saved.trajectory.stamps_ns.tolist(), saved.trajectory.T_map_base, strict=True
-            ):
-                moved = _transform(facts.map_frame, facts.base_frame, T, stamp_ns)
-                transforms.log(moved, log_time=stamp_ns)
-                if facts.base_frame != facts.optical_frame:
-                    transforms.log(T_base_camera, log_time=stamp_ns)
-            ids = saved.keyframes.ids.tolist()
-            for row, (frame_id, stamp_ns) in enumerate(
-                zip(ids, saved.keyframes.stamps_ns.tolist(), strict=True)
-            ):
-                cameras.log(_calibration(saved, row, stamp_ns), log_time=stamp_ns)
-                if frame_id in saved.images:
-                    image = saved.images[frame_id]
-                    kind = {'jpg': 'jpeg'}.get(map_layout.image_kind(image), 'png')
-                    message = fg.CompressedImage(
-                        timestamp=_time(stamp_ns),
-                        frame_id=facts.optical_frame,
-                        data=image,
-                        format=kind,
-                    )
-                    images.log(message, log_time=stamp_ns)
+    for stamp_ns, T in zip(trajectory.stamps_ns.tolist(), trajectory.T_map_base, strict=True):
+        moved = _transform(facts.map_frame, facts.base_frame, T, stamp_ns)
+        channel.log(moved, log_time=stamp_ns)
+        if facts.base_frame != facts.optical_frame:
+            channel.log(T_base_camera, log_time=stamp_ns)
+
+
+def _log_keyframes(saved: SavedMap, context: foxglove.Context) -> None:
+    cameras = CameraCalibrationChannel('/keyframes/calibration', context=context)
+    images = CompressedImageChannel('/keyframes/image', context=context)
+    keyframes = saved.keyframes
+    for row, stamp_ns in enumerate(keyframes.stamps_ns.tolist()):
+        cameras.log(_calibration(saved, row, stamp_ns), log_time=stamp_ns)
+        data = saved.images.get(int(keyframes.ids[row]))
+        if data is not None:
+            image = fg.CompressedImage(
+                timestamp=_time(stamp_ns),
+                frame_id=saved.facts.optical_frame,
+                data=data,
+                format=map_layout.media_type(data),
+            )
+            images.log(image, log_time=stamp_ns)
 
 
 def _time(stamp_ns: int) -> fg.Timestamp:

@@ -44,8 +44,8 @@ def write_rerun(path: Path | str, saved: SavedMap, overwrite: bool = False) -> N
                 recording.log('map/camera', pinhole)
                 if frame_id in saved.images:
                     image = saved.images[frame_id]
-                    kind = {'jpg': 'jpeg'}.get(map_layout.image_kind(image), 'png')
-                    encoded = rr.EncodedImage(contents=image, media_type=f'image/{kind}')
+                    kind = f'image/{map_layout.media_type(image)}'
+                    encoded = rr.EncodedImage(contents=image, media_type=kind)
                     recording.log('map/camera', encoded)
             recording.flush()
             recording.disconnect()
