@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
 from ..core.geometry import inverse, make_T
 from .bundle import adjust, BundleProblem, BundleResult
-from .landmarks import HeldFrame, Observations, SparseMap
+from .features import coverage
+from .landmarks import HeldFrame, LEAST_SOLID, Observations, SparseMap
 
 #: Fixed keyframes outside the window, at most.
 FIXED_KEYFRAMES = 8
+#: Landmarks that determine a keyframe cover at least this share of the image's cells.
+LEAST_COVERAGE = 0.15
 #: An adjustment ends where a step reduces the loss by less than this share: the next window
 #: goes on from there.
 LEAST_GAIN = 2e-3
@@ -76,13 +80,14 @@ def take_window(
     focal_prior: tuple[float, float] | None = None,
     loop: Loop | None = None,
 ) -> AdjustmentWindow | None:
-    """Copy the newest keyframes, what they saw, and fixed keyframes that saw the same."""
-    landmarks, keyframes = sparse_map.landmarks, sparse_map.keyframes()
-    if len(keyframes) < 2:
-        return None
+    """Copy the newest keyframes, what they saw, and fixed keyframes that saw the same.
+
+    Keyframes that landmarks do not determine are left out.
+    """
+    landmarks = sparse_map.landmarks
     # A loaded map is not adjusted; its keyframes are fixed.
-    own = [f for f in keyframes if not f.saved]
-    free = own[-size:] if len(keyframes) > size or len(own) < len(keyframes) else own[1:]
+    own = (f for f in reversed(sparse_map.keyframes()) if not f.saved)
+    free = list(islice((f for f in own if _is_determined(f, sparse_map)), size))[::-1]
     if not free:
         return None
     free_ids = {f.frame_id for f in free}
@@ -94,12 +99,25 @@ def take_window(
     shared = [int(wanted[f.seen.slots[f.seen.alive(landmarks)]].sum()) for f in others]
     # On ties the newer keyframe comes first.
     order = sorted(range(len(others)), key=lambda i: (-shared[i], -others[i].frame_id))
-    fixed = [others[i] for i in order[:FIXED_KEYFRAMES] if shared[i] >= 10]
+    known = (others[i] for i in order if shared[i] >= 10)
+    known = (f for f in known if f.saved or _is_determined(f, sparse_map))
+    fixed = list(islice(known, FIXED_KEYFRAMES))
     if not fixed:
         fixed, free = [free[0]], free[1:]
         if not free:
             return None
     return _snapshot([*free, *fixed], len(free), sparse_map, wanted, focal_prior, loop)
+
+
+def _is_determined(keyframe: HeldFrame, sparse_map: SparseMap) -> bool:
+    """Return whether its landmarks alone determine the pose of a keyframe.
+
+    From a few at the edge of the image an adjustment, which does not know the corners of guessed
+    depth, would get a wrong pose.
+    """
+    _, pixels = keyframe.seen.solid(sparse_map.landmarks)
+    spread = coverage(pixels, sparse_map.camera.width, sparse_map.camera.height)
+    return len(pixels) >= LEAST_SOLID and spread >= LEAST_COVERAGE
 
 
 def _snapshot(
@@ -185,9 +203,9 @@ def merge(window: AdjustmentWindow, result: BundleResult, sparse_map: SparseMap)
             continue
         if frame.frame_id > window.newest_id:
             motion = newest
-        elif frame.keyframe:
-            # A frame between keyframes follows the last one before it.
-            motion = corrections.get(frame.frame_id, Motion(np.eye(4)))
+        else:
+            # A frame that took no part follows the last keyframe before it that did.
+            motion = corrections.get(frame.frame_id, motion)
         frame.T_world_camera = motion.of_pose(frame.T_world_camera)
     _merge_points(window, result, sparse_map, newest)
     return newest
