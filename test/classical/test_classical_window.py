@@ -42,6 +42,52 @@ def test_a_keyframe_that_landmarks_do_not_determine_is_not_adjusted():
     assert sorted(window.frame_ids) == [0, 1, 2, 3]
 
 
+def map_of_a_camera_that_stays(count):
+    """Return a map of keyframes that all see the same landmarks."""
+    rng = np.random.default_rng(5)
+    sparse_map = SparseMap(CAMERA)
+    landmarks = sparse_map.landmarks
+    points = rng.uniform((-2.0, -1.5, 4.0), (2.0, 1.5, 6.0), (200, 3))
+    for i in range(count):
+        T = make_T(np.eye(3), np.array([0.05 * i, 0.0, 0.0]))
+        frame = sparse_map.hold(i, BLANK, T)
+        frame.keyframe = True
+        seen, _ = CAMERA.pixels_of_points(points, inverse(T))
+        if i == 0:
+            slots = landmarks.add(points, frame, seen)
+            landmarks.solid[slots] = True
+        frame.seen = Observations.of(landmarks, slots, seen)
+        landmarks.observation_count[slots] += 1
+    return sparse_map
+
+
+def test_older_keyframes_of_the_same_place_are_adjusted_too_and_the_oldest_hold_it():
+    window = take_window(map_of_a_camera_that_stays(30), 5)
+    free = window.frame_ids[: window.problem.free_count]
+    fixed = window.frame_ids[window.problem.free_count :]
+    assert set(range(25, 30)) < set(free) and min(free) < 25 == window.recent_id
+    assert fixed and max(fixed) < min(free)
+
+
+def test_a_fixed_keyframe_and_the_frames_after_it_stay():
+    sparse_map = map_of_a_camera_that_stays(30)
+    window = take_window(sparse_map, 5)
+    free = window.frame_ids[: window.problem.free_count]
+    # One of them is held, as if it did not see the same.
+    left_out = free[1]
+    keep = np.ones(len(sparse_map.frames[left_out].seen.slots), bool)
+    keep[10:] = False
+    sparse_map.frames[left_out].seen.keep(keep)
+    for i in free:
+        sparse_map.frames[i].T_world_camera[1, 3] += 0.02
+    old = {i: frame.T_world_camera.copy() for i, frame in sparse_map.frames.items()}
+    window = take_window(sparse_map, 5)
+    assert left_out not in window.frame_ids
+    merge(window, adjustment_job(window, 10)()[1], sparse_map)
+    assert np.array_equal(sparse_map.frames[left_out].T_world_camera, old[left_out])
+    assert abs(sparse_map.frames[29].T_world_camera[1, 3]) < 0.005
+
+
 def test_frames_that_took_no_part_follow_the_last_keyframe_that_did():
     sparse_map = map_of_a_turning_camera()
     wrong = make_T(np.eye(3), np.array([0.0, 0.02, 0.0]))
