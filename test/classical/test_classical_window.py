@@ -1,6 +1,7 @@
 """Which keyframes take part in an adjustment, and how the others follow."""
 
 import numpy as np
+from r3_ros.classical.backend import Backend
 from r3_ros.classical.landmarks import Observations, SparseMap
 from r3_ros.classical.pinhole import Pinhole
 from r3_ros.classical.window import adjustment_job, merge, take_window
@@ -101,3 +102,14 @@ def test_frames_that_took_no_part_follow_the_last_keyframe_that_did():
     for i in (4, 5):
         assert np.allclose(moved[i], motion.of_pose(old[i]))
         assert abs(moved[i][1, 3]) < 0.01
+
+
+def test_at_the_end_all_keyframes_are_adjusted():
+    sparse_map = map_of_a_camera_that_stays(30)
+    sparse_map.frames[3].T_world_camera[1, 3] += 0.02
+    backend = Backend(sparse_map, 5, None, planes=0, fill=False)
+    try:
+        backend.drain()
+    finally:
+        backend.close()
+    assert abs(sparse_map.frames[3].T_world_camera[1, 3]) < 0.002
