@@ -233,8 +233,8 @@ class MultiViewPredictor(NetworkPredictor[FrameFeatures]):
         T_held = np.stack([self._held[i].T_world_camera for i in seen.ids])
         agreed = agreement(T_held, seen.T[:-1], units, float(np.nanmedian(seen.depth[-1])))
         shares = shares_seen_again(seen.T, seen.depth, intrinsics, len(seen.ids))[:-1]
-        # Squared, since part of the points fit by chance.
-        scores = self._clarity(seen) * agreed.factors * shares**2
+        # Half of the points may fit by chance.
+        scores = self._clarity(seen) * agreed.factors * np.maximum(2.0 * shares - 1.0, 0.0)
         T_context_frame = inverse(seen.T[:-1]) @ seen.T[-1]
         return tuple(
             Edge(i, frame_id, T, float(score), float(score), agreed.evidence)
