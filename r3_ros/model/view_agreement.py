@@ -27,7 +27,7 @@ _LEAST_INSIDE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
-class Agreement:
+class PassAgreement:
     """How well the motions between context frames agree with those held.
 
     :ivar errors: (N,) of each frame's motion to the two frames that it agrees with best, the
@@ -48,7 +48,7 @@ class Agreement:
 
 def agreement(
     T_held: np.ndarray, T_seen: np.ndarray, units: np.ndarray, scene_depth: float
-) -> Agreement:
+) -> PassAgreement:
     """Compare the motions between N context frames.
 
     :param T_held: (N, 4, 4) ``T_world_camera`` as held, in map units.
@@ -76,7 +76,7 @@ def agreement(
         evidence = float(sigmas[0]), float(sigmas[1])
     # Two, since one motion may fit by chance: a network repeats its mistakes on the same images.
     second = np.sort(errors, axis=1)[:, 1] if len(errors) > 1 else errors[:, 0]
-    return Agreement(second, evidence)
+    return PassAgreement(second, evidence)
 
 
 def shares_seen_again(
