@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from r3_ros.core.config import MemoryConfig, ModelConfig, R3Config
 from r3_ros.core.datatypes import Frame, KnownKeyframe, ModelInfo, TrackingState
-from r3_ros.core.errors import CheckpointError, FrameError, ModelError
+from r3_ros.core.errors import FrameError, ModelError
 from r3_ros.core.geometry import inverse, T_from_quat
 from r3_ros.core.parameter_fields import updated
 from r3_ros.core.trajectory_file import PoseList
@@ -264,5 +264,3 @@ def test_weights_by_the_name_of_the_model(tmp_path, monkeypatch):
     prediction = predictor.predict(frame(0), [])
     assert predictor.info.name == 'da3_small'
     assert prediction.depths[0].depth.shape == (70, 112)
-    with pytest.raises(CheckpointError, match="da3-small, which is not for model.name 'r3'"):
-        load_streaming(replace(config, name='r3', checkpoint=str(path)), MemoryConfig())
