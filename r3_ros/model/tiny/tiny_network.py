@@ -21,7 +21,7 @@ from ..depth_head import DenseDepth
 from ..layers import in_float32
 from ..network import FrameCache, normalised, PairNetwork, Prediction
 from ..variants import NetworkConfig, PATCH
-from .matching import cell_centres, chosen_cells, Matcher, Matches
+from .matching import cell_centres, chosen_cells, Matcher, Matches, MOST_SIMILARITIES
 from .pair_solver import MatchedPoints, Motions, solve_motions
 from .stem import DescriptorHead, Descriptors, Stem, STRIDE
 
@@ -33,8 +33,6 @@ _NOISE = 0.005
 _PRIOR = 10.0
 #: Fields of view outside of this range, radians, are predicted by untrained networks only.
 _FOV_RANGE = (0.2, 2.8)
-#: Similarities that are computed at once.
-MOST_SIMILARITIES = 2**20
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class TinyTokens(Tokens):
     descriptors: Descriptors
 
 
-class FrameFeatures(NamedTuple):
+class PairFeatures(NamedTuple):
     """What the pairs of frames need, with any leading dimensions.
 
     :ivar coarse: (..., 48, h, w) descriptors of cells; ``fine``: (..., 24, H // 2, W // 2).
@@ -150,7 +148,7 @@ class TinyNetwork(PairNetwork):
             features = tuple(torch.cat(parts, dim=1) for parts in both)
         size = described.rows * PATCH, described.columns * PATCH
         S = described.tokens.shape[1]
-        pairs = self.pairs(FrameFeatures(*features), S, causal, camera, size)
+        pairs = self.pairs(PairFeatures(*features), S, causal, camera, size)
         return Prediction(
             encoded.fov, pairs, encoded.cache, encoded.camera_feature, *encoded.dense[:2]
         )
@@ -170,14 +168,14 @@ class TinyNetwork(PairNetwork):
             fov = self.cam_dec.fov(feature)
         dense = self._dense(taps.features, described, rays=False)
         log_depth = F.avg_pool2d(dense.depth.log(), STRIDE)
-        kept = FrameFeatures(*described.descriptors, log_depth, fov)
+        kept = PairFeatures(*described.descriptors, log_depth, fov)
         layers = tuple((kv,) for kv in taps.key_values)
         return Encoded(fov, feature, dense, FrameCache(layers, kept))
 
     def observe(
         self,
-        source: FrameFeatures,
-        target: FrameFeatures,
+        source: PairFeatures,
+        target: PairFeatures,
         matches: tuple[Matches, Matches],
         camera: Tensor,
     ) -> ObservedPairs:
@@ -210,8 +208,8 @@ class TinyNetwork(PairNetwork):
 
     def _observed(
         self,
-        source: FrameFeatures,
-        target: FrameFeatures,
+        source: PairFeatures,
+        target: PairFeatures,
         points: Tensor,
         matches: Matches,
         camera: Tensor,
@@ -225,7 +223,7 @@ class TinyNetwork(PairNetwork):
 
     def pairs(
         self,
-        features: FrameFeatures,
+        features: PairFeatures,
         S: int,
         causal: bool,
         camera: Tensor | None,
@@ -268,7 +266,7 @@ class TinyNetwork(PairNetwork):
 
     def _matched(
         self,
-        features: FrameFeatures,
+        features: PairFeatures,
         i: Sequence[int],
         j: Sequence[int],
         camera: Tensor | None,
@@ -284,7 +282,7 @@ class TinyNetwork(PairNetwork):
         for start in range(0, len(i), at_once):
             chosen = slice(start, start + at_once)
             source, target = (
-                FrameFeatures(*(f[:, k[chosen]].transpose(0, 1).flatten(0, 1) for f in features))
+                PairFeatures(*(f[:, k[chosen]].transpose(0, 1).flatten(0, 1) for f in features))
                 for k in (i, j)
             )
             if camera is None:
