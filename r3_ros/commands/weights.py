@@ -9,7 +9,9 @@ from typing import Any
 
 from ..core.errors import ModelError
 from ..model.weights.catalogue import (
+    allows_commercial_use,
     CATALOGUE,
+    entry_of,
     find_weights,
     known,
     local_path,
@@ -17,6 +19,7 @@ from ..model.weights.catalogue import (
     PublishedWeights,
     recorded_digest,
     sha256_of,
+    UNKNOWN,
     weights_folder,
 )
 from .options import print_rows, size_text
@@ -128,19 +131,36 @@ def run_check(args: argparse.Namespace) -> int:
             'was recorded; remove it and fetch it again'
         )
     print(f'{path}: a whole {loaded.variant} network', *loaded.notes, sep='\n')
+    entry = entry_of(path)
     origin = f'{"as" if recorded else "none"} recorded by r3 weights get'
-    if name in CATALOGUE and CATALOGUE[name].included:
+    if entry is not None and entry.included:
         origin = 'of this package'
     print(f'SHA-256 {loaded.sha256}, {origin}')
+    if entry is not None:
+        print_rows([('licence', _licence_text(entry.licence))], 9)
+    elif loaded.origin:
+        rows = [('from', loaded.origin), ('licence', _licence_text(loaded.licence))]
+        print_rows(rows, 9)
+    else:
+        print_rows([('licence', _licence_text(UNKNOWN))], 9)
     return 0
 
 
+def _licence_text(licence: str) -> str:
+    if licence == UNKNOWN:
+        return 'unknown: nothing here says where these weights come from'
+    if not licence:
+        return 'yours to choose'
+    if allows_commercial_use(licence):
+        return f'{licence}: commercial use is allowed'
+    return f'{licence}: not for commercial use'
+
+
 def _print_licence(weights: PublishedWeights) -> None:
-    use = 'commercial use is allowed' if weights.commercial_use else 'not for commercial use'
     rows = [
         ('weights', f'{weights.name} ({weights.purpose})'),
         ('from', f'{weights.page}, {weights.filename}'),
-        ('licence', f'{weights.licence}: {use}'),
+        ('licence', _licence_text(weights.licence)),
         ('note', weights.note),
     ]
     print_rows((row for row in rows if row[1]), 9)

@@ -15,6 +15,8 @@ import re
 from ...core.errors import ModelError
 
 SUFFIX = '.safetensors'
+#: In the place of a licence that nobody recorded.
+UNKNOWN = 'unknown'
 DIGEST = re.compile('[0-9a-f]{64}')
 _BLOCK_BYTES = 1 << 20
 
@@ -51,7 +53,7 @@ class PublishedWeights:
     @property
     def commercial_use(self) -> bool:
         """Whether the licence allows commercial use."""
-        return self.licence == _FREE
+        return allows_commercial_use(self.licence)
 
 
 def _r3(name: str, purpose: str) -> PublishedWeights:
@@ -68,8 +70,11 @@ def _r3(name: str, purpose: str) -> PublishedWeights:
 def _da3(
     repo: str, licence: str, purpose: str, note: str = '', variant: str = ''
 ) -> PublishedWeights:
-    name, repo = repo.lower(), f'depth-anything/{repo}'
-    return PublishedWeights(name, variant or name, repo, f'model{SUFFIX}', licence, purpose, note)
+    network, repo = repo.lower(), f'depth-anything/{repo}'
+    name = network.replace('-', '_')
+    return PublishedWeights(
+        name, variant or network, repo, f'model{SUFFIX}', licence, purpose, note
+    )
 
 
 _RETRAINED = 'Its authors deprecate it in favour of {0}, retrained after a mistake was corrected.'
@@ -78,7 +83,10 @@ _TWO_LICENCES = (
     'stricter one is assumed here until they agree.'
 )
 _FREE, _NON_COMMERCIAL, _ANY_VIEW = 'Apache-2.0', 'CC-BY-NC-4.0', 'depth and poses of any views'
-_LARGE_NOTE, _GIANT_NOTE = map(_RETRAINED.format, ('da3-large-1.1', 'da3-giant-1.1'))
+_LARGE_NOTE, _GIANT_NOTE = map(_RETRAINED.format, ('da3_large_1.1', 'da3_giant_1.1'))
+
+#: Licences that allow commercial use.
+_COMMERCIAL = (_FREE,)
 
 #: All files, by name.
 CATALOGUE: dict[str, PublishedWeights] = {
@@ -103,6 +111,20 @@ CATALOGUE: dict[str, PublishedWeights] = {
         _da3('DA3METRIC-LARGE', _FREE, 'depth of one view in metres, and sky'),
     )
 }
+
+
+def allows_commercial_use(licence: str) -> bool:
+    """Return whether a licence, as the catalogue names it, allows commercial use."""
+    return licence in _COMMERCIAL
+
+
+def entry_of(path: Path) -> PublishedWeights | None:
+    """Return the entry whose file on this machine a path leads to; None: none."""
+    for entry in CATALOGUE.values():
+        own = find_weights(entry.name)
+        if own is not None and path.exists() and own.samefile(path):
+            return entry
+    return None
 
 
 def known(name: str) -> PublishedWeights:
