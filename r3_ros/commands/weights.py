@@ -61,16 +61,17 @@ def register(subparsers: Any) -> None:
 
 
 def run_list(args: argparse.Namespace) -> int:
-    row = '{:<16} {:<9} {:<13} {:<11} {}'
-    print(row.format('name', 'here', 'licence', 'commercial', 'purpose'))
+    row = '{:<16} {:<13} {:<18} {:<9} {}'
+    print(row.format('name', 'in a product?', 'licence', 'here', 'purpose'))
     elsewhere = []
-    for name, weights in CATALOGUE.items():
-        path = find_weights(name)
+    # A stable sort: those that may be shipped in a product first.
+    for weights in sorted(CATALOGUE.values(), key=lambda entry: not entry.commercial_use):
+        path = find_weights(weights.name)
         if path and not weights.included and path.parent != weights_folder():
-            elsewhere.append(f'{name} is in the Hugging Face cache: {path}')
+            elsewhere.append(f'{weights.name} is in the Hugging Face cache: {path}')
         state = size_text(path.stat().st_size) if path else 'absent'
-        commercial = 'yes' if weights.commercial_use else 'no'
-        print(row.format(name, state, weights.licence, commercial, weights.purpose))
+        use = 'yes' if weights.commercial_use else 'no'
+        print(row.format(weights.name, use, weights.licence, state, weights.purpose))
     print(f'\nFolder: {weights_folder()}', *elsewhere, sep='\n')
     print('`r3 weights get NAME` shows the licence of one, asks, and fetches it.')
     return 0
@@ -161,6 +162,7 @@ def _print_licence(weights: PublishedWeights) -> None:
         ('weights', f'{weights.name} ({weights.purpose})'),
         ('from', f'{weights.page}, {weights.filename}'),
         ('licence', _licence_text(weights.licence)),
+        ('read in', weights.source),
         ('note', weights.note),
     ]
     print_rows((row for row in rows if row[1]), 9)

@@ -80,7 +80,7 @@ def test_commercial_use_is_allowed_by_the_licence_alone():
     assert {entry.licence for entry in CATALOGUE.values()} == {'Apache-2.0', 'CC-BY-NC-4.0'}
 
 
-def test_the_page_lists_every_entry_with_its_licence():
+def test_the_page_lists_every_entry_with_its_licence_and_those_to_ship_first(capsys):
     page = (ROOT / 'docs/weights.md').read_text(encoding='utf-8')
     rows = {line.split('|')[1].strip(' `'): line for line in page.splitlines() if '|' in line}
     for entry in CATALOGUE.values():
@@ -88,9 +88,15 @@ def test_the_page_lists_every_entry_with_its_licence():
         commercial = 'yes' if entry.commercial_use else '**no**'
         assert (
             (entry.repo or 'this package') in row
-            and entry.licence in row
-            and f'| {commercial} |' in row
+            and f'| {commercial} | {entry.licence}' in row
+            and f'`{entry.variant}`' in row
         )
+    assert cli.main(['weights', 'list']) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()]
+    listed = [name for name in listed if name in CATALOGUE]
+    assert listed == [name for name in rows if name in CATALOGUE]
+    free = [CATALOGUE[name].commercial_use for name in listed]
+    assert free == sorted(free, reverse=True)
 
 
 def test_a_wrong_name_is_refused_with_all_names():

@@ -29,6 +29,7 @@ class PublishedWeights:
     :ivar repo: repository on the Hugging Face hub, empty for a file of this package;
         ``filename``: the file in it.
     :ivar licence: SPDX identifier.
+    :ivar source: where the licence was read, and its date.
     :ivar note: shown before a download.
     """
 
@@ -38,6 +39,7 @@ class PublishedWeights:
     filename: str
     licence: str
     purpose: str
+    source: str
     note: str = ''
 
     @property
@@ -56,14 +58,17 @@ class PublishedWeights:
         return allows_commercial_use(self.licence)
 
 
+_FREE, _NON_COMMERCIAL = 'Apache-2.0', 'CC-BY-NC-4.0'
+#: Licences that allow commercial use.
+_COMMERCIAL = (_FREE,)
+
+
 def _r3(name: str, purpose: str) -> PublishedWeights:
-    note = (
-        'This licence is from a secondary source (the pull request of a notebook repository, '
-        'September 2026); we could not read the model card, which is what counts.'
-    )
-    filename = f'{name}{SUFFIX}'
+    source = 'pull request of a notebook repository (secondary), September 2026'
+    note = 'The licence is from a secondary source; the model card, which counts, was not read.'
+    file = f'{name}{SUFFIX}'
     return PublishedWeights(
-        name, 'r3-large', 'KevinXu02/R3', filename, 'CC-BY-NC-4.0', purpose, note
+        name, 'r3-large', 'KevinXu02/R3', file, _NON_COMMERCIAL, purpose, source, note
     )
 
 
@@ -71,10 +76,9 @@ def _da3(
     repo: str, licence: str, purpose: str, note: str = '', variant: str = ''
 ) -> PublishedWeights:
     network, repo = repo.lower(), f'depth-anything/{repo}'
-    name = network.replace('-', '_')
-    return PublishedWeights(
-        name, variant or network, repo, f'model{SUFFIX}', licence, purpose, note
-    )
+    name, file = network.replace('-', '_'), f'model{SUFFIX}'
+    source = 'README of Depth Anything 3, commit 2c21ea8, December 2025'
+    return PublishedWeights(name, variant or network, repo, file, licence, purpose, source, note)
 
 
 _RETRAINED = 'Its authors deprecate it in favour of {0}, retrained after a mistake was corrected.'
@@ -82,11 +86,8 @@ _TWO_LICENCES = (
     "The model card was seen tagged Apache-2.0 while the authors' table says CC BY-NC 4.0; the "
     'stricter one is assumed here until they agree.'
 )
-_FREE, _NON_COMMERCIAL, _ANY_VIEW = 'Apache-2.0', 'CC-BY-NC-4.0', 'depth and poses of any views'
+_ANY_VIEW = 'depth and poses of any views'
 _LARGE_NOTE, _GIANT_NOTE = map(_RETRAINED.format, ('da3_large_1.1', 'da3_giant_1.1'))
-
-#: Licences that allow commercial use.
-_COMMERCIAL = (_FREE,)
 
 #: All files, by name.
 CATALOGUE: dict[str, PublishedWeights] = {
@@ -99,6 +100,7 @@ CATALOGUE: dict[str, PublishedWeights] = {
             f'r3_tiny{SUFFIX}',
             _FREE,
             'streams on a CPU',
+            'trained by this project, docs/r3_tiny.md',
         ),
         _r3('r3', 'streams: indoors, small scenes'),
         _r3('r3_long', 'streams: outdoors, long trajectories'),
