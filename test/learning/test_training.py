@@ -492,6 +492,7 @@ def test_r3_begins_with_everything_that_a_backbone_has(backbone):
 def test_r3_is_trained_from_a_backbone_and_keeps_its_licence(backbone, tmp_path, capsys):
     folder = tmp_path / 'training'
     arguments = [*smoke(tmp_path), '--from', 'da3_small', '-o', str(folder)]
+    arguments += ['--set', 'report.validate_every=0', '--set', 'large.steps=0']
     assert main([*arguments, '--until', '1']) == 0
     # The licence comes from the state, whatever the weights are called by now.
     moved = tmp_path / 'moved.safetensors'

@@ -284,7 +284,8 @@ class Trainer:
                     guess = evaluate_constant_velocity(clips)
                     rows.append(_validation_row(0, f'{name}, constant velocity', guess))
             self._validation.add(rows)
-            self._log_line(table_text(rows))
+            columns = [name for name in rows[0] if not name.endswith('_quintiles')]  # too wide
+            self._log_line(table_text([{name: row[name] for name in columns} for row in rows]))
             draw_examples(self.folder, examples)
         all_agree(self.process, True)  # the other processes wait here
 
