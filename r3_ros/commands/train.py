@@ -144,6 +144,8 @@ def _train(args: argparse.Namespace, defaults: dict[str, Any]) -> int:
             report('\n'.join(recording.summary for recording in recordings))
             source = RecordedClips(settings, recordings, network, worlds, *here)
         provenance = None
+        if initial is not None and initial.is_backbone:
+            report(f'{settings.variant} on {args.initial}: the weights that relate pairs are new')
         if initial is not None:
             provenance = initial.provenance
             if process.is_main:
