@@ -118,6 +118,7 @@ def _train(args: argparse.Namespace, defaults: dict[str, Any]) -> int:
     from ..learning.training.recordings import RecordedClips, Recording
     from ..learning.training.trainer import require_state, Trainer, WEIGHTS
     from ..learning.training.video_labels import labelled_videos
+    from ..model.weights.checkpoint import LICENCE, ORIGIN
 
     if not args.output and not (args.render and args.cache):
         raise ConfigError('name a folder for the training with --output')
@@ -144,10 +145,11 @@ def _train(args: argparse.Namespace, defaults: dict[str, Any]) -> int:
             report('\n'.join(recording.summary for recording in recordings))
             source = RecordedClips(settings, recordings, network, worlds, *here)
         provenance = None
-        if initial is not None and initial.is_backbone:
-            report(f'{settings.variant} on {args.initial}: the weights that relate pairs are new')
         if initial is not None:
             provenance = initial.provenance
+            report(f'from {provenance[ORIGIN]}, licence {provenance[LICENCE]}')
+            if initial.is_backbone:
+                report(f'{settings.variant} on that backbone: the weights of pairs are new')
             if process.is_main:
                 initial.write_error_model(output / WEIGHTS)
         trainer = Trainer(settings, source, process, output, say, network, provenance)

@@ -499,7 +499,9 @@ def test_r3_is_trained_from_a_backbone_and_keeps_its_licence(backbone, tmp_path,
     (tmp_path / 'weights' / 'da3_small.safetensors').rename(moved)
     arguments[arguments.index('da3_small')] = str(moved)
     assert main([*arguments, '--resume']) == 0
-    assert '--model r3 --set model.checkpoint=' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert 'from da3_small of depth-anything/DA3-SMALL' in said and ', licence Apache-2.0' in said
+    assert '--model r3 --set model.checkpoint=' in said
     loaded = load_network(folder / WEIGHTS)
     assert (loaded.variant, loaded.licence) == ('r3-small', 'Apache-2.0')
     assert loaded.origin.startswith('da3_small of depth-anything/DA3-SMALL, SHA-256 ')
