@@ -61,8 +61,8 @@ def register(subparsers: Any) -> None:
 
 
 def run_list(args: argparse.Namespace) -> int:
-    row = '{:<16} {:<13} {:<18} {:<9} {}'
-    print(row.format('name', 'in a product?', 'licence', 'here', 'purpose'))
+    row = '{:<16} {:<9} {:<18} {:<9} {}'
+    print(row.format('name', 'may ship', 'licence', 'here', 'purpose'))
     elsewhere = []
     # A stable sort: those that may be shipped in a product first.
     for weights in sorted(CATALOGUE.values(), key=lambda entry: not entry.commercial_use):
@@ -73,6 +73,9 @@ def run_list(args: argparse.Namespace) -> int:
         use = 'yes' if weights.commercial_use else 'no'
         print(row.format(weights.name, use, weights.licence, state, weights.purpose))
     print(f'\nFolder: {weights_folder()}', *elsewhere, sep='\n')
+    print(
+        'may ship: whether the licence allows use in a product; docs/weights.md tells its source'
+    )
     print('`r3 weights get NAME` shows the licence of one, asks, and fetches it.')
     return 0
 
@@ -84,6 +87,8 @@ def run_get(args: argparse.Namespace) -> int:
     if weights.included:
         raise ModelError(f'the weights {weights.name} come with this package: nothing to fetch')
     target = local_path(weights.name, weights_folder())
+    if weights.is_pickle:
+        raise ModelError(missing_message(weights.name))
     _print_licence(weights)
     try:
         here = sha256_of(target) if target.exists() else None

@@ -69,15 +69,19 @@ def names_in(folder):
 def test_each_entry_fills_a_network_that_can_be_built():
     from r3_ros.model.variants import VARIANTS
 
-    assert {entry.variant for entry in CATALOGUE.values()} <= set(VARIANTS)
+    coming = {'vggt', 'lingbot-map', 'dust3r', 'mast3r', 'reloc3r'}
+    assert {entry.variant for entry in CATALOGUE.values()} - coming <= set(VARIANTS)
     assert {CATALOGUE[name].variant for name in ('r3', 'r3_long')} == {'r3-large'}
     assert CATALOGUE['da3_large_1.1'].variant == CATALOGUE['da3_large'].variant == 'da3-large'
 
 
 def test_commercial_use_is_allowed_by_the_licence_alone():
     allowed = {name for name, entry in CATALOGUE.items() if entry.commercial_use}
-    assert allowed == {'r3_tiny', 'da3_small', 'da3_base', 'da3metric_large'}
-    assert {entry.licence for entry in CATALOGUE.values()} == {'Apache-2.0', 'CC-BY-NC-4.0'}
+    assert allowed == {
+        'r3_tiny', 'da3_small', 'da3_base', 'da3metric_large', 'vggt_commercial', 'lingbot_map',
+    }  # fmt: skip
+    restricted = {e.licence for e in CATALOGUE.values() if not e.commercial_use}
+    assert restricted == {'CC-BY-NC-4.0', 'CC-BY-NC-SA-4.0'}
 
 
 def test_the_page_lists_every_entry_with_its_licence_and_those_to_ship_first(capsys):
@@ -314,6 +318,13 @@ def test_without_internet_it_says_where_the_file_goes(folder, target, monkeypatc
     page = f'{gone.address}/depth-anything/DA3-SMALL'
     assert f'put model.safetensors of {page} at {target}' in lines[0]
     assert not folder.exists()
+
+
+def test_a_pickle_is_never_fetched(hub, folder, capsys):
+    assert get(name='lingbot_map') == 2
+    said = capsys.readouterr().err
+    assert 'published as a pickle' in said and str(folder / 'lingbot_map.safetensors') in said
+    assert hub.requests == [] and not folder.exists()
 
 
 def test_the_hubs_offline_mode_is_kept(hub, monkeypatch, capsys):

@@ -53,14 +53,21 @@ class PublishedWeights:
         return not self.repo
 
     @property
+    def is_pickle(self) -> bool:
+        """Whether the file is a pickle, which may run code when loaded and is never read here."""
+        return not self.filename.endswith(SUFFIX)
+
+    @property
     def commercial_use(self) -> bool:
         """Whether the licence allows commercial use."""
         return allows_commercial_use(self.licence)
 
 
-_FREE, _NON_COMMERCIAL = 'Apache-2.0', 'CC-BY-NC-4.0'
+_FREE, _NON_COMMERCIAL, _SHARE_ALIKE = 'Apache-2.0', 'CC-BY-NC-4.0', 'CC-BY-NC-SA-4.0'
+#: Not in the SPDX list: Meta's VGGT License v1 of 29 July 2025.
+_VGGT = 'LicenseRef-VGGT-v1'
 #: Licences that allow commercial use.
-_COMMERCIAL = (_FREE,)
+_COMMERCIAL = (_FREE, _VGGT)
 
 
 def _r3(name: str, purpose: str) -> PublishedWeights:
@@ -81,6 +88,14 @@ def _da3(
     return PublishedWeights(name, variant or network, repo, file, licence, purpose, source, note)
 
 
+def _naver(name: str, repo: str, purpose: str, source: str) -> PublishedWeights:
+    note = (
+        'Its authors add that the licences of the training data and of the base weights apply too.'
+    )
+    file = f'model{SUFFIX}'
+    return PublishedWeights(name, name, f'naver/{repo}', file, _SHARE_ALIKE, purpose, source, note)
+
+
 _RETRAINED = 'Its authors deprecate it in favour of {0}, retrained after a mistake was corrected.'
 _TWO_LICENCES = (
     "The model card was seen tagged Apache-2.0 while the authors' table says CC BY-NC 4.0; the "
@@ -88,6 +103,7 @@ _TWO_LICENCES = (
 )
 _ANY_VIEW = 'depth and poses of any views'
 _LARGE_NOTE, _GIANT_NOTE = map(_RETRAINED.format, ('da3_large_1.1', 'da3_giant_1.1'))
+_VGGT_SOURCE = "other projects' reports of its README and licence (secondary), August 2026"
 
 #: All files, by name.
 CATALOGUE: dict[str, PublishedWeights] = {
@@ -111,6 +127,62 @@ CATALOGUE: dict[str, PublishedWeights] = {
         _da3('DA3-GIANT', _NON_COMMERCIAL, f'{_ANY_VIEW} (old)', _GIANT_NOTE),
         _da3('DA3-GIANT-1.1', _NON_COMMERCIAL, f'{_ANY_VIEW}; largest', variant='da3-giant'),
         _da3('DA3METRIC-LARGE', _FREE, 'depth of one view in metres, and sky'),
+        PublishedWeights(
+            'vggt',
+            'vggt',
+            'facebook/VGGT-1B',
+            f'model{SUFFIX}',
+            _NON_COMMERCIAL,
+            f'{_ANY_VIEW}, all at once',
+            _VGGT_SOURCE,
+            'The model card, which counts, was not read.',
+        ),
+        PublishedWeights(
+            'vggt_commercial',
+            'vggt',
+            'facebook/VGGT-1B-Commercial',
+            f'model{SUFFIX}',
+            _VGGT,
+            f'{_ANY_VIEW}, all at once',
+            _VGGT_SOURCE,
+            'Access on request; the use policy excludes military use. Neither the licence nor the '
+            'model card was read for this list: read them.',
+        ),
+        PublishedWeights(
+            'lingbot_map',
+            'lingbot-map',
+            'robbyant/lingbot-map',
+            'lingbot-map.pt',
+            _FREE,
+            'streams, long ones too',
+            'README and LICENSE.txt of Robbyant/lingbot-map, commit 4cd9860, May 2026',
+            "They are for the project as a whole; the hub's listing of the weights (July 2026) "
+            'names no licence.',
+        ),
+        _naver(
+            'dust3r',
+            'DUSt3R_ViTLarge_BaseDecoder_512_dpt',
+            'depth and pose of a pair',
+            'README and LICENSE of naver/dust3r, commit 4c24a6e, July 2025; its card',
+        ),
+        _naver(
+            'mast3r',
+            'MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric',
+            'metric depth, pose and matches of a pair',
+            'README, LICENSE and CHECKPOINTS_NOTICE of naver/mast3r, commit f5209af, June 2025; '
+            'its card',
+        ),
+        PublishedWeights(
+            'reloc3r',
+            'reloc3r',
+            'siyan824/reloc3r-512',
+            f'model{SUFFIX}',
+            _SHARE_ALIKE,
+            'pose of a pair',
+            'LICENSE of ffrivera0/reloc3r, commit 62ad49e, October 2025',
+            "That is the code's licence; the model card was not read, and the name of the file is "
+            'the one by which the code loads it.',
+        ),
     )
 }
 
@@ -179,14 +251,23 @@ def missing_message(name: str) -> str:
     """Return one line on how to get missing weights, with and without internet."""
     if known(name).included:
         return f'the weights {name} are part of this package, but not installed: install it again'
+    by_yourself = by_hand(known(name), local_path(name))
+    if known(name).is_pickle:
+        return f'the weights {name} are not on this machine: {by_yourself}'
     return (
         f'the weights {name} are not on this machine: fetch them with `r3 weights get {name}`; '
-        f'{by_hand(known(name), local_path(name))}'
+        f'{by_yourself}'
     )
 
 
 def by_hand(weights: PublishedWeights, path: Path) -> str:
-    """Return how to install a file without internet."""
+    """Return how to install a file without this program."""
+    if weights.is_pickle:
+        return (
+            f'they are published as a pickle, which may run code when loaded and is never read '
+            f'here: convert {weights.filename} of {weights.page} to safetensors, as '
+            f'docs/weights.md shows, at {path}'
+        )
     return f'without internet, put {weights.filename} of {weights.page} at {path}'
 
 
