@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+import json
 import os
 from pathlib import Path
 
@@ -32,12 +33,14 @@ from .window_predictor import NetworkWindowPredictor
 #: Types by the names that the configuration uses.
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 #: The metric network among the published weights.
-METRIC_WEIGHTS = 'da3metric-large'
+METRIC_WEIGHTS = 'da3metric_large'
 _MIB = 2**20
 #: Networks too small for several threads on a CPU.
 _SMALL = ('r3-tiny',)
 #: Of the file beside weights that holds their error model (benchmarks/calibrate_covariance.py).
 ERRORS_SUFFIX = '.errors.json'
+#: Entry of that file: the weights that it was fitted to, if those were trained further.
+INHERITED = 'fitted_to'
 #: GPUs from this compute capability on multiply bfloat16 at full speed.
 _BF16_CAPABILITY = (8, 0)
 
@@ -55,10 +58,27 @@ def load_streaming(config: ModelConfig, memory: MemoryConfig) -> R3Predictor | M
     else:
         recomputed = memory.recomputed_per_frame
         predictor = R3Predictor(network, info, config, budget, device, recomputed)
-    errors = _weights_path(config).with_suffix(ERRORS_SUFFIX)
-    if errors.is_file():
-        predictor.error_model = ErrorModel.read(errors)
+    _add_error_model(predictor, _weights_path(config).with_suffix(ERRORS_SUFFIX))
     return predictor
+
+
+def _add_error_model(predictor: R3Predictor | MultiViewPredictor, file: Path) -> None:
+    """Take the error model beside the weights, and note where it does not belong to them.
+
+    :raises CheckpointError: the file is no error model.
+    """
+    note = f'covariances are guesses: there is no {file.name} beside the weights'
+    if file.is_file():
+        try:
+            predictor.error_model = ErrorModel.read(file)
+            fitted_to = json.loads(file.read_text()).get(INHERITED)
+        except (OSError, ValueError, TypeError, LookupError) as error:
+            raise CheckpointError(f'{file} is no error model ({error}): remove it') from error
+        if fitted_to is None:
+            return
+        note = f'covariances were fitted to {fitted_to}, not to what was trained from it'
+    info = predictor.info
+    predictor.info = replace(info, notes=(*info.notes, note))
 
 
 def load_windows(config: ModelConfig, offline: OfflineConfig) -> NetworkWindowPredictor:

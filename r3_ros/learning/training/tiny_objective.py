@@ -170,9 +170,19 @@ def _pair_losses(
     scales: tuple[Tensor, Tensor],
     settings: LossSettings,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss of the confidences of pairs, and their errors."""
+    """Return the loss of the confidences of pairs, and their errors.
+
+    Without depth the scale of a clip, on either side, is the mean length of its steps.
+    """
     R, t = _motions(clips, plan)
-    own, true = (scale[plan.source // clips.shape[1], None] for scale in scales)
+    clip = plan.source // clips.shape[1]
+    has_depth = (clips.depth > 0).flatten(1).any(1)
+    own, true = (
+        torch.where(has_depth, scale, _mean_length(step, clip, plan.shared, len(scale)))[
+            clip, None
+        ]
+        for scale, step in zip(scales, (solved.translation, t), strict=True)
+    )
     rotation = losses.chord(solved.rotation, R)
     translation = (solved.translation / own - t / true).norm(dim=-1)
     both = torch.stack((translation, rotation), dim=-1).clamp(max=_NOTHING_SHARED)
@@ -184,6 +194,16 @@ def _pair_losses(
         'rotation_deg': torch.rad2deg(rotation[plan.shared].median()),
         'translation': translation[plan.shared].median(),
     }
+
+
+def _mean_length(steps: Tensor, clip: Tensor, shared: Tensor, clips: int) -> Tensor:
+    """Return the mean length of the translations (P, 3) within each clip: its scale, (clips,)."""
+    length = torch.where(shared, steps.detach().norm(dim=-1), 0.0)
+    total, count = (
+        torch.zeros(clips, device=clip.device).index_add(0, clip, values)
+        for values in (length, shared.float())
+    )
+    return (total / count.clamp(min=1)).clamp(min=1e-3)
 
 
 def _match_losses(
