@@ -278,10 +278,10 @@ def _record(estimate: Estimate, read_ms: float, step_ms: float, loops_closed: in
     )
 
 
-def resident_mib() -> float:
-    """Return the resident memory of this process in MiB, NaN where the system does not tell."""
+def resident_mib(pid: int | str = 'self') -> float:
+    """Return the resident memory of a process in MiB, NaN where the system does not tell."""
     try:
-        pages = int(Path('/proc/self/statm').read_text(encoding='ascii').split()[1])
+        pages = int(Path(f'/proc/{pid}/statm').read_text(encoding='ascii').split()[1])
     except OSError:
         return math.nan
     return pages * os.sysconf('SC_PAGE_SIZE') / 2**20
