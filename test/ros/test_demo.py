@@ -170,8 +170,11 @@ def live_result() -> LiveResult:
 
 
 def test_the_files_of_a_live_run_are_those_of_a_recorded_one(tmp_path):
-    images = [RawFrame(stamp(i), np.zeros((30, 40, 3), np.uint8)) for i in range(6)]
-    summary = write_live_run(tmp_path, live_result(), R3Config(), 'camera', images)
+    images = [RawFrame(stamp(i), np.zeros((30, 40, 3), np.uint8)) for i in range(7)]
+    result = live_result()
+    # Its status was not received any more.
+    result.T_map_base[stamp(6)] = np.eye(4)
+    summary = write_live_run(tmp_path, result, R3Config(), 'camera', images)
     assert summary == load_summary(tmp_path)
     assert summary['frames']['processed'] == 6 and summary['frames']['with_pose'] == 4
     assert summary['tracked_share'] == pytest.approx(3 / 6) and summary['keyframes'] == 3
@@ -228,7 +231,7 @@ def test_a_recording_through_the_real_node(tmp_path, capsys):
     assert stamps <= {stamp(i) for i in range(40)}
     for name in (
         'report.html', 'map.ply', 'map', 'node.log', 'frames.csv', 'evaluation.json',
-        'covariances.npz', 'samples',
+        'covariances.npz',
     ):  # fmt: skip
         assert (out / name).exists()
     assert not (out / 'recording.mcap').exists()
@@ -256,6 +259,36 @@ def test_a_wrong_parameter_is_reported_before_anything_is_made(tmp_path, capsys)
     assert main(['demo', '-o', str(out), '--set', 'map.size=3']) == 2
     error = capsys.readouterr().err
     assert "'model.name' is 'r4'" in error and 'map.size' in error and not out.exists()
+
+
+@pytest.mark.ros
+def test_depth_images_are_collected_for_the_report():
+    from r3_ros.msg import StreamStatus
+    from r3_ros.ros.demo.live_run import _Listener
+    from r3_ros.ros.outputs.messages import image_message, time_message
+    import rclpy
+
+    depth = np.full((3, 4), 2.0, np.float32)
+    color = np.full((3, 4, 3), 9, np.uint8)
+    images = ('color/image', 'rgb8', color), ('depth/image', '32FC1', depth)
+    result, context = LiveResult(), rclpy.Context()
+    rclpy.init(args=[], context=context)
+    try:
+        with closing(_Listener(context, result)) as listener:
+            status = StreamStatus(state=StreamStatus.STATE_TRACKING, frame_index=5)
+            status.header.stamp = time_message(stamp(5))
+            listener._on_status(status)
+            for topic, encoding, pixels in (*images, ('depth/confidence', '32FC1', depth + 1)):
+                message = image_message(stamp(5), 'camera', encoding, pixels)
+                listener._on_depth(topic, message)
+    finally:
+        rclpy.shutdown(context=context)
+    (sample,) = result.depth_samples.chosen()
+    assert sample.frame_id == 5
+    np.testing.assert_array_equal(sample.depth, depth)
+    np.testing.assert_array_equal(sample.confidence, depth + 1)
+    np.testing.assert_array_equal(sample.image, color)
+    assert result.counts['depth/image'] == 1
 
 
 @pytest.mark.ros

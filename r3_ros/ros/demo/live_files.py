@@ -38,7 +38,14 @@ def write_live_run(
     :param images: that were sent, for those of the events.
     :raises OutputError: a file cannot be written.
     """
-    poses = {stamp_ns: T for stamp_ns, T in result.T_map_base.items() if np.isfinite(T).all()}
+    records, events = list(_records(result, config)), EventLog()
+    by_stamp = {record.stamp_ns: record for record in records}
+    poses = {
+        stamp_ns: T
+        for stamp_ns, T in result.T_map_base.items()
+        # The status of the last frame comes after its pose, and may have been missed.
+        if stamp_ns in by_stamp and np.isfinite(T).all()
+    }
     stamps_ns = np.array(sorted(poses), dtype=np.int64)
     T_map_base = np.array([poses[stamp_ns] for stamp_ns in sorted(poses)]).reshape(-1, 4, 4)
     write_tum(folder / files.TRAJECTORY, stamps_ns, T_map_base)
@@ -46,8 +53,6 @@ def write_live_run(
         write_tum(folder / files.TRAJECTORY_FINAL, stamps_ns[:0], T_map_base[:0])
     if (folder / files.SAVED_MAP / 'points.ply').is_file():
         shutil.copyfile(folder / files.SAVED_MAP / 'points.ply', folder / files.MAP)
-    records, events = list(_records(result, config)), EventLog()
-    by_stamp = {record.stamp_ns: record for record in records}
     for sent in images:
         if sent.stamp_ns in by_stamp:
             events.note(by_stamp[sent.stamp_ns], sent.image)
