@@ -52,8 +52,8 @@ class InputConfig:
     )
     frame_policy: str = param(
         'newest',
-        'newest drops frames that arrive faster than they are processed; queue keeps them, for '
-        'offline bags',
+        'newest drops frames that arrive faster than they are processed; queue keeps up to '
+        'queue_size of them, for bags',
         choices=('newest', 'queue'),
     )
     queue_size: int = param(
