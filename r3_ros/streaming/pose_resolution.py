@@ -2,8 +2,9 @@
 
 Each edge gives a candidate ``T_world_frame = T_world_i @ T_i_frame``. Camera centres are averaged
 (the error of a world-to-camera translation grows with the distance from the origin), rotations by
-the top eigenvector. A few rounds of reweighting reduce outliers. The covariance is carried over
-from the source that leads to the smallest one.
+the top eigenvector, weighted by the errors of the edges and the drift of their sources. A few
+rounds of reweighting reduce outliers. The covariance is carried over from the source that leads to
+the smallest one.
 """
 
 from __future__ import annotations
@@ -56,11 +57,14 @@ class HeldPose:
         rx ry rz and logarithm of the scale; map units and radians.
     :ivar scale: length of the predictor's unit at this frame, in map units: 1 until loop closure
         shows that the unit has drifted.
+    :ivar drift: (2,) of translation and rotation: standard deviations of the edges that lead here
+        from the start of the world, added up (:func:`drifts`); map units and radians.
     """
 
     T_world_camera: np.ndarray
     covariance: np.ndarray = field(default_factory=lambda: np.zeros((7, 7)))
     scale: float = 1.0
+    drift: np.ndarray = field(default_factory=lambda: np.zeros(2))
 
     def __post_init__(self) -> None:
         self.T_world_camera.setflags(write=False)
@@ -224,13 +228,15 @@ def resolve_pose(
         return None
     T_edges, scores = stacked(edges)
     T_sources = np.array([held[edge.source_id].T_world_camera for edge in edges])
-    scores = np.clip(scores, 1e-9, 1e9)
     if scale is None:
-        scale = _mean_scale([held[edge.source_id].scale for edge in edges], scores[:, 0])
+        weights = np.clip(scores[:, 0], 1e-9, 1e9)
+        scale = _mean_scale([held[edge.source_id].scale for edge in edges], weights)
     T_edges[:, :3, 3] *= scale
     candidates = T_sources @ T_edges
     centres, quats = candidates[:, :3, 3], quat_xyzw(candidates)
-    centre, quat, weights = robust_average(centres, quats, scores)
+    before, after = drifts(edges, held, noise, scale)
+    weights = 1.0 / (after - before.min(axis=0)) ** 2
+    centre, quat, weights = robust_average(centres, quats, weights / weights.max(axis=0))
     T = T_from_quat(centre, quat)
     edge_variances = noise.variances_of(edges) * [scale**2, 1.0]
     carried = carried_along(
@@ -243,10 +249,25 @@ def resolve_pose(
     # Errors of edges are not independent, so many are not surer than the best.
     best = int(np.argmin(volumes(carried)))
     return ResolvedPose(
-        HeldPose(T, carried[best], scale),
+        HeldPose(T, carried[best], scale, after.min(axis=0)),
         _spread(centres, quats, T, weights),
         edge_variances[best],
     )
+
+
+def drifts(
+    edges: Sequence[Edge], held: Mapping[int, HeldPose], noise: EdgeNoise, scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the (N, 2) drift of the sources of edges, and of their targets by each edge.
+
+    Errors of successive edges are added, not their squares: they come from the same surfaces and
+    depths, and have the same sign for many frames. So one edge that spans a stretch counts for
+    more than a chain along it, although each link of that is more certain.
+    """
+    sources = np.array([held[edge.source_id].drift for edge in edges])
+    level = np.array([edge.noise for edge in edges])
+    own = noise.errors.by_evidence(noise.evidence_of(edges), level)
+    return sources, sources + own * [scale, 1.0]
 
 
 def carried_along(

@@ -113,7 +113,7 @@ def test_a_weak_first_candidate_half_a_turn_off_decides_nothing():
     assert worst < 3 * DEGREE  # six candidates of 1.7 degrees each
 
 
-def test_confidences_weigh_translation_and_rotation_apart():
+def test_expected_errors_weigh_translation_and_rotation_apart():
     held, edges, T = scene(count=2)
     shifted = edges[0].T_source_target @ make_T(np.eye(3), [0.3, 0.0, 0.0])
     turned = edges[1].T_source_target @ make_T(
@@ -123,8 +123,25 @@ def test_confidences_weigh_translation_and_rotation_apart():
     edges = with_edge(edges, 1, T_source_target=turned, confidence_translation=3.0)
     edges = with_edge(edges, 1, confidence_rotation=0.25)
     resolved = resolve(held, edges)
-    assert centre_error(resolved, T) == pytest.approx(0.3 / 4, rel=1e-6)
-    assert angle_error(resolved, T) == pytest.approx(0.2 / 5, rel=1e-2)
+    # An expected error is the inverse of a confidence, a weight the inverse of its square.
+    assert centre_error(resolved, T) == pytest.approx(0.3 / (1 + 3**2), rel=1e-6)
+    assert angle_error(resolved, T) == pytest.approx(0.2 / (1 + 4**2), rel=1e-2)
+
+
+def test_errors_of_a_chain_add_up_so_an_edge_that_spans_it_counts_for_more():
+    """As in a biased chain, whose links are each more certain than the edge from its start."""
+    link = make_T(Rotation.from_rotvec([0.0, 0.009, 0.0]).as_matrix(), [0.0, 0.0, 0.1])
+    held = {0: HeldPose(np.eye(4))}
+    for frame_id in range(1, 11):
+        edges = [Edge(frame_id - 1, frame_id, link, 3.0, 3.0)]
+        if frame_id == 10:
+            true = make_T(Rotation.from_rotvec([0.0, 0.1, 0.0]).as_matrix(), [0.0, 0.0, 1.0])
+            edges.append(Edge(0, 10, true, 1.0, 1.0))
+        held[frame_id] = resolve(held, edges).held
+    assert held[9].drift[1] == pytest.approx(9 * held[1].drift[1])
+    assert held[10].drift[1] == pytest.approx(3 * held[1].drift[1])  # of the edge alone
+    # The chain has turned by 0.09.
+    assert rotation_angle(held[10].T_world_camera[:3, :3]) == pytest.approx(0.1, abs=0.002)
 
 
 @pytest.mark.parametrize('share', [0.1, 0.3])
@@ -186,11 +203,11 @@ def test_covariance_grows_as_scores_fall_and_along_a_chain():
     held, edges, _ = scene(count=1)
     sure, unsure = (
         resolve(held, with_edge(edges, 0, confidence_translation=c, confidence_rotation=c))
-        for c in (1.0, 0.1)
+        for c in (1.0, 0.01)
     )
     ratio = np.repeat(
         NOISE.variances_of(
-            [replace(edges[0], confidence_translation=0.1, confidence_rotation=0.1)]
+            [replace(edges[0], confidence_translation=0.01, confidence_rotation=0.01)]
         )[0]
         / NOISE.variances_of(edges)[0],
         3,
