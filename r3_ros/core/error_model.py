@@ -37,6 +37,8 @@ class ErrorModel:
     :ivar drift: factors on the standard deviations of edges where poses are carried along them:
         the errors of edges through one map are not independent.
     :ivar drift_power: by which the level of the residuals multiplies these.
+    :ivar summed: factors on the standard deviations by evidence where the errors of edges are
+        added up (``HeldPose.drift``).
     :ivar start: standard deviations of the world that the first frame defines, as its first edges
         see it, to be multiplied by the level of the residuals: rotation in radians, logarithm of
         the scale.
@@ -50,6 +52,7 @@ class ErrorModel:
     extent_power: tuple[float, float] = (1.0, 1.0)
     drift: tuple[float, float] = (1.0, 1.0)
     drift_power: float = 1.0
+    summed: tuple[float, float] = (1.0, 1.0)
     start: tuple[float, float] = (0.0, 0.0)
 
     @staticmethod

@@ -267,7 +267,7 @@ def drifts(
     sources = np.array([held[edge.source_id].drift for edge in edges])
     level = np.array([edge.noise for edge in edges])
     own = noise.errors.by_evidence(noise.evidence_of(edges), level)
-    return sources, sources + own * [scale, 1.0]
+    return sources, sources + noise.errors.summed * own * [scale, 1.0]
 
 
 def carried_along(
