@@ -37,8 +37,8 @@ class ErrorModel:
     :ivar drift: factors on the standard deviations of edges where poses are carried along them:
         the errors of edges through one map are not independent.
     :ivar drift_power: by which the level of the residuals multiplies these.
-    :ivar summed: factors on the standard deviations by evidence where the errors of edges are
-        added up (``HeldPose.drift``).
+    :ivar summed: factors from the standard deviations by evidence, added up along the way to a
+        pose, to the error of that pose.
     :ivar start: standard deviations of the world that the first frame defines, as its first edges
         see it, to be multiplied by the level of the residuals: rotation in radians, logarithm of
         the scale.

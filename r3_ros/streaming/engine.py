@@ -273,7 +273,8 @@ class Engine:
         pose = resolution.pose if verdict.publishable and session.segment_id == 0 else None
         state, drifted = reported_state(session, verdict), ''
         if pose is not None and state is TrackingState.TRACKING:
-            drifted = drift_reason(pose.held.drift, session.path, self.config.tracking)
+            drift = pose.held.drift * self.predictor.error_model.summed
+            drifted = drift_reason(drift, session.path, self.config.tracking)
         return Estimate(
             frame_id=frame.frame_id,
             stamp_ns=frame.stamp_ns,

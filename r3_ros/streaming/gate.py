@@ -216,8 +216,8 @@ class Gate:
 def drift_reason(drift: np.ndarray, path: float, config: TrackingConfig) -> str:
     """Return why a pose has drifted too far to be claimed with confidence; empty if it has not.
 
-    :param drift: (2,) as of :class:`~.pose_resolution.HeldPose`; ``path``: length of the way to
-        the pose, in map units.
+    :param drift: (2,) expected error of its position, in map units, and rotation, radians.
+    :param path: length of the way to it, in map units.
     """
     share = float(drift[0]) / max(path, _LEAST_PATH)
     angle = math.degrees(drift[1])

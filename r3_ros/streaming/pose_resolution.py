@@ -235,7 +235,8 @@ def resolve_pose(
     candidates = T_sources @ T_edges
     centres, quats = candidates[:, :3, 3], quat_xyzw(candidates)
     before, after = drifts(edges, held, noise, scale)
-    weights = 1.0 / (after - before.min(axis=0)) ** 2
+    # Not squared: one wrong edge of an old source must not outweigh all others.
+    weights = 1.0 / (after - before.min(axis=0))
     centre, quat, weights = robust_average(centres, quats, weights / weights.max(axis=0))
     T = T_from_quat(centre, quat)
     edge_variances = noise.variances_of(edges) * [scale**2, 1.0]
@@ -267,7 +268,7 @@ def drifts(
     sources = np.array([held[edge.source_id].drift for edge in edges])
     level = np.array([edge.noise for edge in edges])
     own = noise.errors.by_evidence(noise.evidence_of(edges), level)
-    return sources, sources + noise.errors.summed * own * [scale, 1.0]
+    return sources, sources + own * [scale, 1.0]
 
 
 def carried_along(
