@@ -32,6 +32,8 @@ _ROBUST_ROUNDS = 4
 #: Residuals up to this many robust standard deviations keep their full weight (Huber's 1.345
 #: gives 95 % efficiency on normal noise).
 _HUBER = 1.345
+#: Candidates whose weight falls below this share are left out: ten times those standard deviations.
+_OUTLIER = 0.01
 #: Turns a median absolute deviation from zero into a standard deviation: of the length of a
 #: three-dimensional normal vector (median 1.538 sigma).
 _MEDIAN_TO_SIGMA = 1.0 / 1.538
@@ -235,9 +237,14 @@ def resolve_pose(
     candidates = T_sources @ T_edges
     centres, quats = candidates[:, :3, 3], quat_xyzw(candidates)
     before, after = drifts(edges, held, noise, scale)
-    # Not squared: one wrong edge of an old source must not outweigh all others.
-    weights = 1.0 / (after - before.min(axis=0))
-    centre, quat, weights = robust_average(centres, quats, weights / weights.max(axis=0))
+    # Weighed by drift, one wrong edge of an old source could outweigh all others: what is far from
+    # the average by the edges alone is left out first.
+    own = after - before
+    scores = own.min(axis=0) / own
+    kept = robust_average(centres, quats, scores)[2] / scores
+    weights = (kept > _OUTLIER * kept.max(axis=0)) / (after - before.min(axis=0))
+    weights = np.maximum(weights / weights.max(axis=0), 1e-9)
+    centre, quat, weights = robust_average(centres, quats, weights)
     T = T_from_quat(centre, quat)
     edge_variances = noise.variances_of(edges) * [scale**2, 1.0]
     carried = carried_along(
