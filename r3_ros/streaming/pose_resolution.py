@@ -2,9 +2,8 @@
 
 Each edge gives a candidate ``T_world_frame = T_world_i @ T_i_frame``. Camera centres are averaged
 (the error of a world-to-camera translation grows with the distance from the origin), rotations by
-the top eigenvector, weighted by the errors of the edges and the drift of their sources. A few
-rounds of reweighting reduce outliers. The covariance is carried over from the source that leads to
-the smallest one.
+the top eigenvector. A few rounds of reweighting reduce outliers. The covariance is carried over
+from the source that leads to the smallest one.
 """
 
 from __future__ import annotations
@@ -32,8 +31,6 @@ _ROBUST_ROUNDS = 4
 #: Residuals up to this many robust standard deviations keep their full weight (Huber's 1.345
 #: gives 95 % efficiency on normal noise).
 _HUBER = 1.345
-#: Candidates whose weight falls below this share are left out: ten times those standard deviations.
-_OUTLIER = 0.01
 #: Turns a median absolute deviation from zero into a standard deviation: of the length of a
 #: three-dimensional normal vector (median 1.538 sigma).
 _MEDIAN_TO_SIGMA = 1.0 / 1.538
@@ -60,7 +57,7 @@ class HeldPose:
     :ivar scale: length of the predictor's unit at this frame, in map units: 1 until loop closure
         shows that the unit has drifted.
     :ivar drift: (2,) of translation and rotation: standard deviations of the edges that lead here
-        from the start of the world, added up (:func:`drifts`); map units and radians.
+        from the start of the world, added up; map units and radians.
     """
 
     T_world_camera: np.ndarray
@@ -230,21 +227,13 @@ def resolve_pose(
         return None
     T_edges, scores = stacked(edges)
     T_sources = np.array([held[edge.source_id].T_world_camera for edge in edges])
+    scores = np.clip(scores, 1e-9, 1e9)
     if scale is None:
-        weights = np.clip(scores[:, 0], 1e-9, 1e9)
-        scale = _mean_scale([held[edge.source_id].scale for edge in edges], weights)
+        scale = _mean_scale([held[edge.source_id].scale for edge in edges], scores[:, 0])
     T_edges[:, :3, 3] *= scale
     candidates = T_sources @ T_edges
     centres, quats = candidates[:, :3, 3], quat_xyzw(candidates)
-    before, after = drifts(edges, held, noise, scale)
-    # Weighed by drift, one wrong edge of an old source could outweigh all others: what is far from
-    # the average by the edges alone is left out first.
-    own = after - before
-    scores = own.min(axis=0) / own
-    kept = robust_average(centres, quats, scores)[2] / scores
-    weights = (kept > _OUTLIER * kept.max(axis=0)) / (after - before.min(axis=0))
-    weights = np.maximum(weights / weights.max(axis=0), 1e-9)
-    centre, quat, weights = robust_average(centres, quats, weights)
+    centre, quat, weights = robust_average(centres, quats, scores)
     T = T_from_quat(centre, quat)
     edge_variances = noise.variances_of(edges) * [scale**2, 1.0]
     carried = carried_along(
@@ -257,25 +246,25 @@ def resolve_pose(
     # Errors of edges are not independent, so many are not surer than the best.
     best = int(np.argmin(volumes(carried)))
     return ResolvedPose(
-        HeldPose(T, carried[best], scale, after.min(axis=0)),
+        HeldPose(T, carried[best], scale, _drift(edges, held, noise, scale)),
         _spread(centres, quats, T, weights),
         edge_variances[best],
     )
 
 
-def drifts(
+def _drift(
     edges: Sequence[Edge], held: Mapping[int, HeldPose], noise: EdgeNoise, scale: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the (N, 2) drift of the sources of edges, and of their targets by each edge.
+) -> np.ndarray:
+    """Return the (2,) least drift of the edges' target.
 
     Errors of successive edges are added, not their squares: they come from the same surfaces and
-    depths, and have the same sign for many frames. So one edge that spans a stretch counts for
-    more than a chain along it, although each link of that is more certain.
+    depths, and have the same sign for many frames.
     """
     sources = np.array([held[edge.source_id].drift for edge in edges])
     level = np.array([edge.noise for edge in edges])
-    own = noise.errors.by_evidence(noise.evidence_of(edges), level)
-    return sources, sources + own * [scale, 1.0]
+    own = noise.errors.by_evidence(noise.evidence_of(edges), level) * [scale, 1.0]
+    least: np.ndarray = (sources + own).min(axis=0)
+    return least
 
 
 def carried_along(
