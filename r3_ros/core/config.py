@@ -293,6 +293,19 @@ class TrackingConfig:
         0.4, 'LOW_CONFIDENCE below this ratio to the usual score', 0.0, 1.0
     )
     lost_ratio: float = live(0.15, 'no pose below this ratio to the usual score', 0.0, 1.0)
+    drift_share: float = live(
+        0.05,
+        'LOW_CONFIDENCE while the position may have drifted by this share of the path; 0: never',
+        0.0,
+        1.0,
+    )
+    drift_angle: float = live(
+        10.0,
+        'LOW_CONFIDENCE while the rotation may have drifted by this; 0: never',
+        0.0,
+        180.0,
+        'degrees',
+    )
     lost_after_frames: int = live(
         3, 'frames without a pose until the state is LOST', 1, 100, 'frames'
     )
