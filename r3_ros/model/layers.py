@@ -46,10 +46,12 @@ class Rotation(NamedTuple):
 
 
 @lru_cache(maxsize=16)
-def rotations(rows: int, columns: int, device: torch.device) -> tuple[Rotation, Rotation]:
+def rotations(
+    rows: int, columns: int, device: torch.device, special: int = 1
+) -> tuple[Rotation, Rotation]:
     """Return the tables of blocks within a frame and of blocks across frames, float32.
 
-    Token 0 (class or camera) is at (0, 0). Within a frame the patch at row r, column c is at
+    The first ``special`` tokens (class or camera, registers) are at (0, 0). Within a frame the patch at row r, column c is at
     (r + 1, c + 1); across frames every patch is at (1, 1), so cached keys fit anywhere. Tables are
     made once per grid and device.
     """
@@ -59,9 +61,9 @@ def rotations(rows: int, columns: int, device: torch.device) -> tuple[Rotation, 
         patches = torch.stack(torch.meshgrid(row, column, indexing='ij'), -1).reshape(-1, 2)
         steps = torch.arange(16, device=device, dtype=torch.float32) / 16
         frequencies = FREQUENCY_BASE**-steps
-        origin = torch.zeros(1, 2, device=device)
+        origin = torch.zeros(special, 2, device=device)
 
-        def table(positions: Tensor) -> Rotation:  # (P - 1, 2) -> (P, 2, 16)
+        def table(positions: Tensor) -> Rotation:  # (rows * columns, 2) -> (P, 2, 16)
             angles = torch.cat([origin, positions])[..., None] * frequencies
             return Rotation(angles.cos(), angles.sin())
 

@@ -159,17 +159,26 @@ class _AnyView(_Network):
 
     def _dense(self, features: Sequence[Tensor], tokens: Tokens, rays: bool) -> DenseDepth:
         """Run the head on (B, S, h*w, D) taps, a few frames at a time; returns (B, S, ...)."""
-        B, S = features[0].shape[:2]
-        flat = [tap.flatten(0, 1) for tap in features]
-        parts: list[DenseDepth] = [
-            self.head(
-                [tap[i : i + HEAD_FRAMES] for tap in flat], tokens.rows, tokens.columns, rays
-            )
-            for i in range(0, B * S, HEAD_FRAMES)
-        ]
 
-        maps = parts if rays else [part[:2] for part in parts]
-        return DenseDepth(*(torch.cat(m).unflatten(0, (B, S)) for m in zip(*maps, strict=True)))
+        def head(taps: Sequence[Tensor]) -> DenseDepth:
+            return self.head(taps, tokens.rows, tokens.columns, rays)
+
+        return DenseDepth(*in_small_batches(head, features))
+
+
+def in_small_batches(
+    head: Callable[[Sequence[Tensor]], Sequence[Tensor | None]], features: Sequence[Tensor]
+) -> list[Tensor]:
+    """Run a dense head on (B, S, h*w, D) taps, a few frames at a time.
+
+    :returns: those of its outputs that are not None, (B, S, ...) each.
+    """
+    B, S = features[0].shape[:2]
+    flat = [tap.flatten(0, 1) for tap in features]
+    batches = range(0, B * S, HEAD_FRAMES)
+    outputs = [head([tap[i : i + HEAD_FRAMES] for tap in flat]) for i in batches]
+    maps = ([m for m in parts if m is not None] for parts in zip(*outputs, strict=True))
+    return [torch.cat(parts).unflatten(0, (B, S)) for parts in maps if parts]
 
 
 class PairNetwork(_AnyView, ABC):

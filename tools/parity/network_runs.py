@@ -20,6 +20,7 @@ from r3_ros.model.network import (
     Prediction,
     R3Network,
 )
+from r3_ros.model.vggt import VggtNetwork
 import torch
 from torch import Tensor
 
@@ -65,6 +66,8 @@ def network_outputs(golden: Golden, networks: Networks, sky_margin: float) -> di
             return _r3_outputs(golden, network, images)
         if isinstance(network, DA3Network):
             return _views_outputs(golden, images, lambda views: _da3_arrays(network, views))
+        if isinstance(network, VggtNetwork):
+            return _views_outputs(golden, images, lambda views: _vggt_arrays(network, views))
         assert isinstance(network, MetricNetwork)
         return _views_outputs(
             golden, images, lambda views: _metric_arrays(network, views, sky_margin)
@@ -267,6 +270,26 @@ def _da3_arrays(network: DA3Network, views: Tensor) -> dict[str, Output]:
         'reference_view': _numpy(p.reference[0]),
     }
     return {name: Output(array) for name, array in arrays.items()}
+
+
+def _vggt_arrays(network: VggtNetwork, views: Tensor) -> dict[str, Output]:
+    patches = network.describe(views[None])
+    features, camera_tokens = network.aggregator(patches)
+    p = network.relate(patches, points=True)
+    assert p.points is not None and p.point_confidence is not None
+    arrays = {
+        'patches': patches.tokens[0],
+        'feat3': features[3][0],
+        'cam_token3': camera_tokens[0],
+        'depth': p.depth[0],
+        'depth_conf': p.confidence[0],
+        'points': p.points[0],
+        'points_conf': p.point_confidence[0],
+    }
+    outputs = {name: Output(_numpy(array)) for name, array in arrays.items()}
+    encodings = _numpy(p.encodings[0]).astype(np.float64)
+    cameras = camera_arrays(encodings, views.shape[-1], views.shape[-2], None)
+    return outputs | {name: Output(array) for name, array in cameras.items()}
 
 
 def _metric_arrays(network: MetricNetwork, views: Tensor, sky_margin: float) -> dict[str, Output]:

@@ -1,0 +1,231 @@
+"""VGGT: depth, points and poses of S frames that all see one another (arXiv 2503.11651).
+
+Each frame alone passes through a complete vision transformer, DINOv2 with registers. Its patch
+tokens then pass through pairs of blocks: one within a frame, one across all frames. Poses are
+refined in several rounds from the camera tokens of the last pair. Tracks are left out.
+
+Shapes: B batch, S frames, h x w patches, C width, D = 2 C, P = 5 + h * w tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+import re
+
+import torch
+from torch import nn, Tensor
+from torch.nn import functional as F
+
+from .backbone import Backbone
+from .depth_head import DenseDepth, DualHead, PointHead, Points
+from .layers import Block, EPSILON, EPSILON_BLOCK, in_float32, LayerNorm, Mlp, Rotation, rotations
+from .network import in_small_batches, normalised
+from .variants import BackboneConfig, NetworkConfig, PATCH, TABLE_SIDE
+
+#: Register tokens of the image encoder; as many accompany the camera token later.
+REGISTERS = 4
+#: Tokens of a frame before its patches: camera and registers.
+SPECIAL = 1 + REGISTERS
+#: Blocks and heads of the camera head, and how often it refines the poses.
+_TRUNK, _TRUNK_HEADS, _ROUNDS = 4, 16, 4
+#: Translation, quaternion ``xyzw``, vertical and horizontal field of view.
+_POSE = 9
+
+#: Parameters that stay float32 in every precision; the authors run all heads so.
+_FLOAT32 = re.compile(
+    r'^(camera|depth|point)_head\.|\.(\w*norm\d?|ls\d)\.|_tokens?$|\.pos_embed$'
+)
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Frames after the image encoder, which sees one frame alone.
+
+    :ivar tokens: (B, S, h * w, C) float32, normalised.
+    :ivar rows: patches in a column of the image; ``columns``: in a row.
+    """
+
+    tokens: Tensor
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class ViewsPrediction:
+    """The output for S frames.
+
+    :ivar encodings: (B, S, 9) of ``T_camera_world``, the world being about the first camera.
+    :ivar depth: (B, S, H, W), along the optical axis; ``confidence`` likewise, > 1.
+    :ivar points: (B, S, H, W, 3) in the world; ``point_confidence`` (B, S, H, W) > 1. None if
+        not requested.
+    """
+
+    encodings: Tensor
+    depth: Tensor
+    confidence: Tensor
+    points: Tensor | None = None
+    point_confidence: Tensor | None = None
+
+
+class ImageEncoder(Backbone):
+    """DINOv2 with registers: every block sees one frame alone."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__(config)
+        self.register_tokens = nn.Parameter(torch.zeros(1, REGISTERS, config.width))
+        self.norm = LayerNorm(config.width, eps=EPSILON_BLOCK)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (N, 3, H, W) normalised images to (N, h * w, C) patch tokens."""
+        x = self.embed(images)
+        registers = self.register_tokens.expand(len(x), -1, -1)
+        x = torch.cat([x[:, :1], registers, x[:, 1:]], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x[:, 1 + REGISTERS :])
+
+    def _resized_positions(self, rows: int, columns: int) -> Tensor:
+        table = self.pos_embed[:, 1:].unflatten(1, (TABLE_SIDE, TABLE_SIDE)).permute(0, 3, 1, 2)
+        # Unlike in DA3: to a size, and smoothed where it becomes smaller.
+        resized = F.interpolate(
+            table, size=(rows, columns), mode='bicubic', align_corners=False, antialias=True
+        )
+        return torch.cat([self.pos_embed[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
+
+
+class Aggregator(nn.Module):
+    """The image encoder, and the pairs of blocks that relate frames."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        C, first = config.width, config.alternate_from
+        assert first is not None
+        self._taps = [(tap - first) // 2 for tap in config.taps]
+        self.patch_embed = ImageEncoder(replace(config, depth=first, alternate_from=None))
+        # Entry 0: the first frame; entry 1: every other.
+        self.camera_token = nn.Parameter(torch.zeros(1, 2, 1, C))
+        self.register_token = nn.Parameter(torch.zeros(1, 2, REGISTERS, C))
+
+        def blocks() -> nn.ModuleList:
+            pairs = range(len(config.cross_frame_blocks))
+            return nn.ModuleList(
+                Block(C, config.heads, normalise=True, epsilon=EPSILON) for _ in pairs
+            )
+
+        self.frame_blocks, self.global_blocks = blocks(), blocks()
+
+    def forward(self, patches: Patches) -> tuple[list[Tensor], Tensor]:
+        """Relate frames to one another.
+
+        :returns: four taps (B, S, h * w, D) of patch features, and (B, S, D) camera tokens of the
+            last pair.
+        """
+        B, S = patches.tokens.shape[:2]
+        x = torch.cat([self._special_tokens(B, S), patches.tokens], dim=2).flatten(0, 1)
+        within, _ = rotations(patches.rows, patches.columns, x.device, SPECIAL)
+        across = Rotation(*(table.repeat(S, 1, 1) for table in within))
+        features = []
+        blocks = zip(self.frame_blocks, self.global_blocks, strict=True)
+        for pair, (frame_block, global_block) in enumerate(blocks):
+            local = frame_block(x, within)  # (B*S, P, C)
+            x = global_block(local.unflatten(0, (B, S)).flatten(1, 2), across)  # (B, S*P, C)
+            x = x.unflatten(1, (S, -1)).flatten(0, 1)
+            if pair in self._taps:
+                features.append(torch.cat([local, x], dim=-1).unflatten(0, (B, S)))
+        return [tap[:, :, SPECIAL:] for tap in features], features[-1][:, :, 0]
+
+    def _special_tokens(self, B: int, S: int) -> Tensor:
+        """Return the (B, S, 5, C) tokens before the patches."""
+        roles = torch.cat([self.camera_token, self.register_token], dim=2)  # (1, 2, 5, C)
+        other = roles[:, 1:].expand(-1, S - 1, -1, -1)
+        return torch.cat([roles[:, :1], other], dim=1).expand(B, -1, -1, -1)
+
+
+class RefiningCameraHead(nn.Module):
+    """Poses and fields of view from camera tokens, each round a correction of the last one."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.token_norm = LayerNorm(width, eps=EPSILON)
+        self.trunk = nn.Sequential(
+            *(Block(width, _TRUNK_HEADS, epsilon=EPSILON) for _ in range(_TRUNK))
+        )
+        self.trunk_norm = LayerNorm(width, eps=EPSILON)
+        self.empty_pose_tokens = nn.Parameter(torch.zeros(1, 1, _POSE))
+        self.embed_pose = nn.Linear(_POSE, width)
+        self.poseLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
+        self.pose_branch = Mlp(width, width // 2, _POSE)
+
+    def forward(self, camera_tokens: Tensor) -> Tensor:
+        """Map (B, S, D) camera tokens of all frames to (B, S, 9) encodings."""
+        tokens = self.token_norm(camera_tokens)
+        centred = F.layer_norm(tokens, tokens.shape[-1:], eps=EPSILON_BLOCK)
+        known, encodings = self.empty_pose_tokens, torch.zeros((), device=tokens.device)
+        for _ in range(_ROUNDS):
+            modulation = self.poseLN_modulation(self.embed_pose(known))
+            shift, scale, gate = modulation.chunk(3, dim=-1)
+            x = self.trunk(tokens + gate * (centred * (1 + scale) + shift))
+            # Without gradients through earlier rounds, as in training.
+            encodings = encodings.detach() + self.pose_branch(self.trunk_norm(x))
+            known = encodings.detach()
+        return torch.cat([encodings[..., :7], F.relu(encodings[..., 7:])], dim=-1)
+
+
+class VggtNetwork(nn.Module):
+    """VGGT without tracks.
+
+    Frames are encoded one by one, once; the rest is computed anew for every set of frames.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        D = config.backbone.feature_width
+        self.aggregator = Aggregator(config.backbone)
+        self.depth_head = DualHead(config.depth_head, D)
+        self.camera_head = RefiningCameraHead(D)
+        self.point_head = PointHead(config.depth_head, D)
+
+    @staticmethod
+    def keeps_float32(name: str) -> bool:
+        """Return whether a parameter stays float32 in every precision."""
+        return _FLOAT32.search(name) is not None
+
+    def describe(self, images: Tensor) -> Patches:
+        """Run the image encoder, which sees one frame alone.
+
+        :param images: (B, S, 3, H, W), see :mod:`~r3_ros.model.network`.
+        :raises FrameError: wrong shape or type.
+        """
+        x = normalised(images, dimensions=5)
+        B, S, _, H, W = x.shape
+        tokens = self.aggregator.patch_embed(x.flatten(0, 1)).unflatten(0, (B, S))
+        return Patches(tokens, H // PATCH, W // PATCH)
+
+    def relate(self, patches: Patches, points: bool = False) -> ViewsPrediction:
+        """Predict S frames together; the first one is the reference.
+
+        :param points: also run the point head.
+        """
+        features, camera_tokens = self.aggregator(patches)
+
+        def depth_of(taps: Sequence[Tensor]) -> DenseDepth:
+            return self.depth_head(taps, patches.rows, patches.columns)
+
+        def points_of(taps: Sequence[Tensor]) -> Points:
+            return self.point_head(taps, patches.rows, patches.columns)
+
+        with in_float32(camera_tokens.device):
+            encodings = self.camera_head(camera_tokens)
+            maps = in_small_batches(depth_of, features)
+            if points:
+                maps += in_small_batches(points_of, features)
+        return ViewsPrediction(encodings, *maps)
+
+    def forward(self, images: Tensor, *, points: bool = True) -> ViewsPrediction:
+        """Predict S frames (B, S, 3, H, W) of a scene; the first one is the reference.
+
+        :raises FrameError: wrong shape or type of the images.
+        """
+        return self.relate(self.describe(images), points)
