@@ -17,6 +17,7 @@ _CLASSES: dict[CameraOutput, Callable[[NetworkConfig], Network]] = {
     CameraOutput.ABSOLUTE: DA3Network,
     CameraOutput.NONE: MetricNetwork,
     CameraOutput.REFINED: VggtNetwork,
+    CameraOutput.VIDEO: VggtNetwork,
 }
 
 

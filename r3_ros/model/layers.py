@@ -39,7 +39,11 @@ def in_float32(device: torch.device) -> AbstractContextManager[object]:
 
 
 class Rotation(NamedTuple):
-    """Rotary position tables: cosines and sines, each (T, 2, 16), rows then columns."""
+    """Rotary position tables.
+
+    :ivar cos: (T, 2, 16), rows then columns; (T, 32) if neighbouring channels form a pair;
+        ``sin`` likewise.
+    """
 
     cos: Tensor
     sin: Tensor
@@ -74,8 +78,12 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Rotate (N, h, T, 64) queries or keys by their positions, float32.
 
     The first 32 channels turn with the row, the last 32 with the column; within each half,
-    channel k forms a pair with channel k + 16.
+    channel k forms a pair with channel k + 16. Of other tables, channel 2 k with 2 k + 1.
     """
+    if rotation.cos.ndim == 2:
+        a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+        turned = (a * rotation.cos - b * rotation.sin, b * rotation.cos + a * rotation.sin)
+        return torch.stack(turned, dim=-1).flatten(-2)
     pairs = x.unflatten(-1, (2, 2, 16))  # (N, h, T, row or column, a or b, 16)
     a, b = pairs.unbind(-2)
     turned = (a * rotation.cos - b * rotation.sin, b * rotation.cos + a * rotation.sin)

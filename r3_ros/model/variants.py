@@ -25,6 +25,7 @@ class CameraOutput(enum.Enum):
     MATCHES = 'matches'  # r3-tiny: the same, solved from dense matches and depth
     ABSOLUTE = 'absolute'  # plain DA3: every frame against the reference view
     REFINED = 'refined'  # VGGT: every frame against the first, refined in several rounds
+    VIDEO = 'video'  # LingBot-Map: the same for frames in order
 
 
 @dataclass(frozen=True)
@@ -127,5 +128,7 @@ VARIANTS: dict[str, NetworkConfig] = {
         NetworkConfig('da3metric-large', _LARGE_LOCAL, _LARGE_HEAD, CameraOutput.NONE),
         NetworkConfig('vggt-small', _VGGT_SMALL, _VGGT_SMALL_HEAD, CameraOutput.REFINED),
         NetworkConfig('vggt', _VGGT, _VGGT_HEAD, CameraOutput.REFINED),
+        NetworkConfig('lingbot-map-small', _VGGT_SMALL, _VGGT_SMALL_HEAD, CameraOutput.VIDEO),
+        NetworkConfig('lingbot-map', _VGGT, _VGGT_HEAD, CameraOutput.VIDEO),
     )
 }

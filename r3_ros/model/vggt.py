@@ -1,5 +1,7 @@
 """VGGT: depth, points and poses of S frames that all see one another (arXiv 2503.11651).
 
+Also LingBot-Map (arXiv 2604.14141), which was trained from it, without points.
+
 Each frame alone passes through a complete vision transformer, DINOv2 with registers. Its patch
 tokens then pass through pairs of blocks: one within a frame, one across all frames. Poses are
 refined in several rounds from the camera tokens of the last pair. Tracks are left out.
@@ -9,8 +11,8 @@ Shapes: B batch, S frames, h x w patches, C width, D = 2 C, P = 5 + h * w tokens
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 import re
 
 import torch
@@ -18,19 +20,20 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 
 from .backbone import Backbone
-from .depth_head import DenseDepth, DualHead, PointHead, Points
+from .depth_head import DualHead, PointHead
 from .layers import Block, EPSILON, EPSILON_BLOCK, in_float32, LayerNorm, Mlp, Rotation, rotations
 from .network import in_small_batches, normalised
-from .variants import BackboneConfig, NetworkConfig, PATCH, TABLE_SIDE
+from .variants import BackboneConfig, CameraOutput, NetworkConfig, PATCH, TABLE_SIDE
 
 #: Register tokens of the image encoder; as many accompany the camera token later.
 REGISTERS = 4
-#: Tokens of a frame before its patches: camera and registers.
-SPECIAL = 1 + REGISTERS
 #: Blocks and heads of the camera head, and how often it refines the poses.
 _TRUNK, _TRUNK_HEADS, _ROUNDS = 4, 16, 4
 #: Translation, quaternion ``xyzw``, vertical and horizontal field of view.
 _POSE = 9
+
+#: Base of the rotary frequencies of LingBot-Map; channels turned by frame, row and column.
+_VIDEO_BASE, _VIDEO_CHANNELS = 10_000.0, (20, 22, 22)
 
 #: Parameters that stay float32 in every precision; the authors run all heads so.
 _FLOAT32 = re.compile(
@@ -97,6 +100,9 @@ class ImageEncoder(Backbone):
 class Aggregator(nn.Module):
     """The image encoder, and the pairs of blocks that relate frames."""
 
+    #: Tokens of a frame before its patches: camera and registers.
+    special = 1 + REGISTERS
+
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         C, first = config.width, config.alternate_from
@@ -122,9 +128,10 @@ class Aggregator(nn.Module):
             last pair.
         """
         B, S = patches.tokens.shape[:2]
-        x = torch.cat([self._special_tokens(B, S), patches.tokens], dim=2).flatten(0, 1)
-        within, _ = rotations(patches.rows, patches.columns, x.device, SPECIAL)
-        across = Rotation(*(table.repeat(S, 1, 1) for table in within))
+        roles = self._special_tokens(S).expand(B, -1, -1, -1)
+        x = torch.cat([roles, patches.tokens], dim=2).flatten(0, 1)
+        within, _ = rotations(patches.rows, patches.columns, x.device, self.special)
+        across = self._rotation_across(S, patches)
         features = []
         blocks = zip(self.frame_blocks, self.global_blocks, strict=True)
         for pair, (frame_block, global_block) in enumerate(blocks):
@@ -133,13 +140,63 @@ class Aggregator(nn.Module):
             x = x.unflatten(1, (S, -1)).flatten(0, 1)
             if pair in self._taps:
                 features.append(torch.cat([local, x], dim=-1).unflatten(0, (B, S)))
-        return [tap[:, :, SPECIAL:] for tap in features], features[-1][:, :, 0]
+        return [tap[:, :, self.special :] for tap in features], features[-1][:, :, 0]
 
-    def _special_tokens(self, B: int, S: int) -> Tensor:
-        """Return the (B, S, 5, C) tokens before the patches."""
+    def _special_tokens(self, S: int) -> Tensor:
+        """Return the (1, S, 5, C) tokens before the patches."""
         roles = torch.cat([self.camera_token, self.register_token], dim=2)  # (1, 2, 5, C)
-        other = roles[:, 1:].expand(-1, S - 1, -1, -1)
-        return torch.cat([roles[:, :1], other], dim=1).expand(B, -1, -1, -1)
+        return torch.cat([roles[:, :1], roles[:, 1:].expand(-1, S - 1, -1, -1)], dim=1)
+
+    def _rotation_across(self, S: int, patches: Patches) -> Rotation:
+        """Return the table of S * P tokens: the same positions in every frame."""
+        device = patches.tokens.device
+        within, _ = rotations(patches.rows, patches.columns, device, self.special)
+        return Rotation(*(table.repeat(S, 1, 1) for table in within))
+
+
+class VideoAggregator(Aggregator):
+    """That of LingBot-Map: frames in order, each with a token about the scale of the scene."""
+
+    special = Aggregator.special + 1
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__(config)
+        # Entry 0: frames that see one another; entry 1: later ones, one by one. Only 0 is used.
+        self.scale_token = nn.Parameter(torch.zeros(1, 2, 1, config.width))
+
+    def _special_tokens(self, S: int) -> Tensor:
+        scale = self.scale_token[:, :1].expand(-1, S, -1, -1)
+        return torch.cat([super()._special_tokens(S), scale], dim=2)
+
+    def _rotation_across(self, S: int, patches: Patches) -> Rotation:
+        rows, columns = patches.rows, patches.columns
+        return video_rotation(S, rows, columns, self.special, patches.tokens.device)
+
+
+@lru_cache(maxsize=16)
+def video_rotation(
+    frames: int, rows: int, columns: int, special: int, device: torch.device
+) -> Rotation:
+    """Return the table of LingBot-Map's blocks across frames, for all tokens of all frames.
+
+    Patch (r, c) of frame s is at (s, special + r, special + c), special token i at (s, i, i).
+    """
+    with torch.inference_mode(False):
+        diagonal = torch.arange(special, device=device)
+        row = torch.arange(special, special + rows, device=device)
+        column = torch.arange(special, special + columns, device=device)
+        places = torch.cat([diagonal[:, None].expand(-1, 2), torch.cartesian_prod(row, column)])
+        frame = torch.arange(frames, device=device).repeat_interleave(len(places))
+        positions = torch.cat([frame[:, None], places.repeat(frames, 1)], dim=1).double()
+        angles = torch.cat(
+            [
+                positions[:, axis, None]
+                * _VIDEO_BASE ** -(torch.arange(0, channels, 2, device=device).double() / channels)
+                for axis, channels in enumerate(_VIDEO_CHANNELS)
+            ],
+            dim=1,
+        )
+        return Rotation(angles.cos().float(), angles.sin().float())
 
 
 class RefiningCameraHead(nn.Module):
@@ -178,14 +235,17 @@ class VggtNetwork(nn.Module):
     Frames are encoded one by one, once; the rest is computed anew for every set of frames.
     """
 
+    point_head: PointHead | None
+
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
+        video = config.camera is CameraOutput.VIDEO
         D = config.backbone.feature_width
-        self.aggregator = Aggregator(config.backbone)
+        self.aggregator = (VideoAggregator if video else Aggregator)(config.backbone)
         self.depth_head = DualHead(config.depth_head, D)
         self.camera_head = RefiningCameraHead(D)
-        self.point_head = PointHead(config.depth_head, D)
+        self.point_head = None if video else PointHead(config.depth_head, D)
 
     @staticmethod
     def keeps_float32(name: str) -> bool:
@@ -210,17 +270,12 @@ class VggtNetwork(nn.Module):
         """
         features, camera_tokens = self.aggregator(patches)
 
-        def depth_of(taps: Sequence[Tensor]) -> DenseDepth:
-            return self.depth_head(taps, patches.rows, patches.columns)
-
-        def points_of(taps: Sequence[Tensor]) -> Points:
-            return self.point_head(taps, patches.rows, patches.columns)
-
+        grid = {'rows': patches.rows, 'columns': patches.columns}
         with in_float32(camera_tokens.device):
             encodings = self.camera_head(camera_tokens)
-            maps = in_small_batches(depth_of, features)
-            if points:
-                maps += in_small_batches(points_of, features)
+            maps = in_small_batches(partial(self.depth_head, **grid), features)
+            if points and self.point_head is not None:
+                maps += in_small_batches(partial(self.point_head, **grid), features)
         return ViewsPrediction(encodings, *maps)
 
     def forward(self, images: Tensor, *, points: bool = True) -> ViewsPrediction:

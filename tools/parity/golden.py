@@ -42,6 +42,7 @@ _KIND_OF_CAMERAS = {
     CameraOutput.ABSOLUTE: Kind.DA3,
     CameraOutput.NONE: Kind.METRIC,
     CameraOutput.REFINED: Kind.VGGT,
+    CameraOutput.VIDEO: Kind.VGGT,
 }
 
 

@@ -20,6 +20,7 @@ from r3_ros.model.network import (
     Prediction,
     R3Network,
 )
+from r3_ros.model.variants import CameraOutput
 from r3_ros.model.vggt import VggtNetwork
 import torch
 from torch import Tensor
@@ -276,19 +277,20 @@ def _vggt_arrays(network: VggtNetwork, views: Tensor) -> dict[str, Output]:
     patches = network.describe(views[None])
     features, camera_tokens = network.aggregator(patches)
     p = network.relate(patches, points=True)
-    assert p.points is not None and p.point_confidence is not None
     arrays = {
         'patches': patches.tokens[0],
         'feat3': features[3][0],
         'cam_token3': camera_tokens[0],
         'depth': p.depth[0],
         'depth_conf': p.confidence[0],
-        'points': p.points[0],
-        'points_conf': p.point_confidence[0],
     }
+    if p.points is not None and p.point_confidence is not None:
+        arrays |= {'points': p.points[0], 'points_conf': p.point_confidence[0]}
     outputs = {name: Output(_numpy(array)) for name, array in arrays.items()}
     encodings = _numpy(p.encodings[0]).astype(np.float64)
     cameras = camera_arrays(encodings, views.shape[-1], views.shape[-2], None)
+    if network.config.camera is CameraOutput.VIDEO:  # its encodings are camera-to-world
+        cameras['w2c'], cameras['c2w'] = cameras['c2w'], cameras['w2c']
     return outputs | {name: Output(array) for name, array in cameras.items()}
 
 
