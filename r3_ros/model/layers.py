@@ -55,9 +55,9 @@ def rotations(
 ) -> tuple[Rotation, Rotation]:
     """Return the tables of blocks within a frame and of blocks across frames, float32.
 
-    The first ``special`` tokens (class or camera, registers) are at (0, 0). Within a frame the patch at row r, column c is at
-    (r + 1, c + 1); across frames every patch is at (1, 1), so cached keys fit anywhere. Tables are
-    made once per grid and device.
+    The first ``special`` tokens (class or camera, registers) are at (0, 0). Within a frame the
+    patch at row r, column c is at (r + 1, c + 1); across frames every patch is at (1, 1), so
+    cached keys fit anywhere. Tables are made once per grid and device.
     """
     with torch.inference_mode(False):
         row = torch.arange(1, rows + 1, device=device, dtype=torch.float32)

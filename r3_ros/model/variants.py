@@ -27,6 +27,11 @@ class CameraOutput(enum.Enum):
     REFINED = 'refined'  # VGGT: every frame against the first, refined in several rounds
     VIDEO = 'video'  # LingBot-Map: the same for frames in order
 
+    @property
+    def is_refined(self) -> bool:
+        """Whether the network is VGGT or LingBot-Map."""
+        return self in (CameraOutput.REFINED, CameraOutput.VIDEO)
+
 
 @dataclass(frozen=True)
 class BackboneConfig:

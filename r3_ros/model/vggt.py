@@ -6,7 +6,7 @@ Each frame alone passes through a complete vision transformer, DINOv2 with regis
 tokens then pass through pairs of blocks: one within a frame, one across all frames. Poses are
 refined in several rounds from the camera tokens of the last pair. Tracks are left out.
 
-Shapes: B batch, S frames, h x w patches, C width, D = 2 C, P = 5 + h * w tokens.
+Shapes: S frames, h x w patches, C width, D = 2 C, P tokens of a frame.
 """
 
 from __future__ import annotations
@@ -19,10 +19,15 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
+from ..core.resize_geometry import Geometry
+from ..input.network_input import vggt_geometry
 from .backbone import Backbone
+from .camera_head import camera_poses
 from .depth_head import DualHead, PointHead
 from .layers import Block, EPSILON, EPSILON_BLOCK, in_float32, LayerNorm, Mlp, Rotation, rotations
+from .multi_view import FrameFeatures, MultiViewNetwork, Views
 from .network import in_small_batches, normalised
+from .pass_memory import pass_bytes
 from .variants import BackboneConfig, CameraOutput, NetworkConfig, PATCH, TABLE_SIDE
 
 #: Register tokens of the image encoder; as many accompany the camera token later.
@@ -36,32 +41,18 @@ _POSE = 9
 _VIDEO_BASE, _VIDEO_CHANNELS = 10_000.0, (20, 22, 22)
 
 #: Parameters that stay float32 in every precision; the authors run all heads so.
-_FLOAT32 = re.compile(
-    r'^(camera|depth|point)_head\.|\.(\w*norm\d?|ls\d)\.|_tokens?$|\.pos_embed$'
-)
+_FLOAT32 = re.compile(r'^(camera|depth|point)_head\.|\.(\w*norm\d?|ls\d)\.|_tokens?$|\.pos_embed$')
 
 
 @dataclass(frozen=True)
-class Patches:
-    """Frames after the image encoder, which sees one frame alone.
+class VggtPrediction:
+    """The output for S frames, in one unit that the network chooses.
 
-    :ivar tokens: (B, S, h * w, C) float32, normalised.
-    :ivar rows: patches in a column of the image; ``columns``: in a row.
-    """
-
-    tokens: Tensor
-    rows: int
-    columns: int
-
-
-@dataclass(frozen=True)
-class ViewsPrediction:
-    """The output for S frames.
-
-    :ivar encodings: (B, S, 9) of ``T_camera_world``, the world being about the first camera.
-    :ivar depth: (B, S, H, W), along the optical axis; ``confidence`` likewise, > 1.
-    :ivar points: (B, S, H, W, 3) in the world; ``point_confidence`` (B, S, H, W) > 1. None if
-        not requested.
+    :ivar encodings: (S, 9) poses: of VGGT world to camera, of LingBot-Map camera to world. The
+        world is about the first camera.
+    :ivar depth: (S, H, W), along the optical axis; ``confidence`` likewise, > 1.
+    :ivar points: (S, H, W, 3) in the world; ``point_confidence`` (S, H, W) > 1. None if not
+        requested, and of LingBot-Map.
     """
 
     encodings: Tensor
@@ -121,36 +112,34 @@ class Aggregator(nn.Module):
 
         self.frame_blocks, self.global_blocks = blocks(), blocks()
 
-    def forward(self, patches: Patches) -> tuple[list[Tensor], Tensor]:
+    def forward(self, patches: Tensor, rows: int, columns: int) -> tuple[list[Tensor], Tensor]:
         """Relate frames to one another.
 
-        :returns: four taps (B, S, h * w, D) of patch features, and (B, S, D) camera tokens of the
-            last pair.
+        :param patches: (S, h * w, C) of the image encoder, h = rows and w = columns.
+        :returns: four taps (S, h * w, D) of patch features, and (S, D) camera tokens of the last
+            pair.
         """
-        B, S = patches.tokens.shape[:2]
-        roles = self._special_tokens(S).expand(B, -1, -1, -1)
-        x = torch.cat([roles, patches.tokens], dim=2).flatten(0, 1)
-        within, _ = rotations(patches.rows, patches.columns, x.device, self.special)
-        across = self._rotation_across(S, patches)
-        features = []
+        S = len(patches)
+        within, _ = rotations(rows, columns, patches.device, self.special)
+        across = self._rotation_across(S, rows, columns, patches.device)
+        x = torch.cat([self._special_tokens(S), patches], dim=1)  # (S, P, C)
+        taps = []
         blocks = zip(self.frame_blocks, self.global_blocks, strict=True)
         for pair, (frame_block, global_block) in enumerate(blocks):
-            local = frame_block(x, within)  # (B*S, P, C)
-            x = global_block(local.unflatten(0, (B, S)).flatten(1, 2), across)  # (B, S*P, C)
-            x = x.unflatten(1, (S, -1)).flatten(0, 1)
+            local = frame_block(x, within)
+            x = global_block(local.flatten(0, 1)[None], across)[0].unflatten(0, (S, -1))
             if pair in self._taps:
-                features.append(torch.cat([local, x], dim=-1).unflatten(0, (B, S)))
-        return [tap[:, :, self.special :] for tap in features], features[-1][:, :, 0]
+                taps.append(torch.cat([local, x], dim=-1))
+        return [tap[:, self.special :] for tap in taps], taps[-1][:, 0]
 
     def _special_tokens(self, S: int) -> Tensor:
-        """Return the (1, S, 5, C) tokens before the patches."""
-        roles = torch.cat([self.camera_token, self.register_token], dim=2)  # (1, 2, 5, C)
-        return torch.cat([roles[:, :1], roles[:, 1:].expand(-1, S - 1, -1, -1)], dim=1)
+        """Return the (S, 5, C) tokens before the patches."""
+        first, other = torch.cat([self.camera_token, self.register_token], dim=2)[0]
+        return torch.cat([first[None], other.expand(S - 1, -1, -1)])
 
-    def _rotation_across(self, S: int, patches: Patches) -> Rotation:
+    def _rotation_across(self, S: int, rows: int, columns: int, device: torch.device) -> Rotation:
         """Return the table of S * P tokens: the same positions in every frame."""
-        device = patches.tokens.device
-        within, _ = rotations(patches.rows, patches.columns, device, self.special)
+        within, _ = rotations(rows, columns, device, self.special)
         return Rotation(*(table.repeat(S, 1, 1) for table in within))
 
 
@@ -165,12 +154,11 @@ class VideoAggregator(Aggregator):
         self.scale_token = nn.Parameter(torch.zeros(1, 2, 1, config.width))
 
     def _special_tokens(self, S: int) -> Tensor:
-        scale = self.scale_token[:, :1].expand(-1, S, -1, -1)
-        return torch.cat([super()._special_tokens(S), scale], dim=2)
+        scale = self.scale_token[0, :1].expand(S, -1, -1)
+        return torch.cat([super()._special_tokens(S), scale], dim=1)
 
-    def _rotation_across(self, S: int, patches: Patches) -> Rotation:
-        rows, columns = patches.rows, patches.columns
-        return video_rotation(S, rows, columns, self.special, patches.tokens.device)
+    def _rotation_across(self, S: int, rows: int, columns: int, device: torch.device) -> Rotation:
+        return video_rotation(S, rows, columns, self.special, device)
 
 
 @lru_cache(maxsize=16)
@@ -215,72 +203,87 @@ class RefiningCameraHead(nn.Module):
         self.pose_branch = Mlp(width, width // 2, _POSE)
 
     def forward(self, camera_tokens: Tensor) -> Tensor:
-        """Map (B, S, D) camera tokens of all frames to (B, S, 9) encodings."""
-        tokens = self.token_norm(camera_tokens)
+        """Map (S, D) camera tokens of all frames to (S, 9) encodings."""
+        tokens = self.token_norm(camera_tokens)[None]
         centred = F.layer_norm(tokens, tokens.shape[-1:], eps=EPSILON_BLOCK)
         known, encodings = self.empty_pose_tokens, torch.zeros((), device=tokens.device)
         for _ in range(_ROUNDS):
-            modulation = self.poseLN_modulation(self.embed_pose(known))
-            shift, scale, gate = modulation.chunk(3, dim=-1)
+            shift, scale, gate = self.poseLN_modulation(self.embed_pose(known)).chunk(3, dim=-1)
             x = self.trunk(tokens + gate * (centred * (1 + scale) + shift))
             # Without gradients through earlier rounds, as in training.
             encodings = encodings.detach() + self.pose_branch(self.trunk_norm(x))
             known = encodings.detach()
-        return torch.cat([encodings[..., :7], F.relu(encodings[..., 7:])], dim=-1)
+        return torch.cat([encodings[0, :, :7], F.relu(encodings[0, :, 7:])], dim=-1)
 
 
-class VggtNetwork(nn.Module):
-    """VGGT without tracks.
+class VggtNetwork(MultiViewNetwork):
+    """VGGT without tracks, and LingBot-Map on frames that all see one another."""
 
-    Frames are encoded one by one, once; the rest is computed anew for every set of frames.
-    """
-
+    image_size = TABLE_SIDE * PATCH
     point_head: PointHead | None
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        video = config.camera is CameraOutput.VIDEO
+        self.descriptor_size = config.backbone.width
+        self._is_video = config.camera is CameraOutput.VIDEO
         D = config.backbone.feature_width
-        self.aggregator = (VideoAggregator if video else Aggregator)(config.backbone)
+        self.aggregator = (VideoAggregator if self._is_video else Aggregator)(config.backbone)
         self.depth_head = DualHead(config.depth_head, D)
         self.camera_head = RefiningCameraHead(D)
-        self.point_head = None if video else PointHead(config.depth_head, D)
+        self.point_head = None if self._is_video else PointHead(config.depth_head, D)
 
     @staticmethod
     def keeps_float32(name: str) -> bool:
         """Return whether a parameter stays float32 in every precision."""
         return _FLOAT32.search(name) is not None
 
-    def describe(self, images: Tensor) -> Patches:
-        """Run the image encoder, which sees one frame alone.
+    def geometry(self, width: int, height: int, image_size: int) -> Geometry:
+        """Return the geometry of VGGT's rule, which crops upright images to squares."""
+        return vggt_geometry(width, height, image_size)
 
-        :param images: (B, S, 3, H, W), see :mod:`~r3_ros.model.network`.
+    def encode(self, images: Tensor) -> FrameFeatures:
+        """Run the image encoder on (S, 3, H, W) images.
+
         :raises FrameError: wrong shape or type.
         """
-        x = normalised(images, dimensions=5)
-        B, S, _, H, W = x.shape
-        tokens = self.aggregator.patch_embed(x.flatten(0, 1)).unflatten(0, (B, S))
-        return Patches(tokens, H // PATCH, W // PATCH)
+        x = normalised(images, dimensions=4)
+        tokens = self.aggregator.patch_embed(x)
+        rows, columns = x.shape[-2] // PATCH, x.shape[-1] // PATCH
+        return FrameFeatures((tokens,), tokens.mean(dim=1), rows, columns)
 
-    def relate(self, patches: Patches, points: bool = False) -> ViewsPrediction:
+    def predict(self, features: FrameFeatures, points: bool = False) -> VggtPrediction:
         """Predict S frames together; the first one is the reference.
 
         :param points: also run the point head.
         """
-        features, camera_tokens = self.aggregator(patches)
-
-        grid = {'rows': patches.rows, 'columns': patches.columns}
-        with in_float32(camera_tokens.device):
+        grid = {'rows': features.rows, 'columns': features.columns}
+        taps, camera_tokens = self.aggregator(*features.tensors, **grid)
+        with in_float32(features.device):
             encodings = self.camera_head(camera_tokens)
-            maps = in_small_batches(partial(self.depth_head, **grid), features)
+            maps = in_small_batches(partial(self.depth_head, **grid), taps)
             if points and self.point_head is not None:
-                maps += in_small_batches(partial(self.point_head, **grid), features)
-        return ViewsPrediction(encodings, *maps)
+                maps += in_small_batches(partial(self.point_head, **grid), taps)
+        return VggtPrediction(encodings, *maps)
 
-    def forward(self, images: Tensor, *, points: bool = True) -> ViewsPrediction:
-        """Predict S frames (B, S, 3, H, W) of a scene; the first one is the reference.
+    def relate(self, features: FrameFeatures) -> Views:
+        """Predict the frames together; those of LingBot-Map are in order of time."""
+        found = self.predict(features)
+        T = camera_poses(found.encodings)
+        if not self._is_video:
+            R = T[:, :3, :3].mT
+            T[:, :3, 3:] = -R @ T[:, :3, 3:]
+            T[:, :3, :3] = R
+        return Views(T, found.encodings[:, 7:], found.depth, found.confidence)
+
+    def forward(self, images: Tensor) -> VggtPrediction:
+        """Predict S frames (S, 3, H, W) of a scene, with points; the first is the reference.
 
         :raises FrameError: wrong shape or type of the images.
         """
-        return self.relate(self.describe(images), points)
+        return self.predict(self.encode(images), points=True)
+
+    def pass_bytes(self, width: int, height: int, frames: int, depth: bool = True) -> int:
+        """Return an upper bound of the peak memory of a pass, without the weights."""
+        # The heads are float32 in every precision, as are most tensors between blocks.
+        return pass_bytes(self.config, height // PATCH, width // PATCH, frames, 4, True)

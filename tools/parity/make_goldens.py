@@ -21,7 +21,7 @@ from unittest import mock
 import numpy as np
 from r3_ros.model.variants import NetworkConfig, VARIANTS
 import torch
-from torch import nn, Tensor
+from torch import Tensor
 
 from .stand_in_weights import StandInWeights
 
@@ -60,17 +60,16 @@ def main() -> None:
             found = outputs(network, functools.partial(forward, network), pixels[:views])
             arrays |= {f'views{views}.{key}': value for key, value in found.items()}
         path = DATA / f'golden-{args.network}-small-{name}.npz'
-        np.savez_compressed(path, **arrays)
+        np.savez_compressed(path, allow_pickle=False, **arrays)
         print(f'{path.name}: {path.stat().st_size / 1000:.0f} kB')
 
 
-def vggt() -> nn.Module:
+def vggt() -> Any:
     """Return VGGT in full size without tracks."""
-    network: nn.Module = _module('vggt.models.vggt').VGGT(enable_track=False)
-    return network
+    return _module('vggt.models.vggt').VGGT(enable_track=False)
 
 
-def vggt_small(network: nn.Module, config: NetworkConfig) -> None:
+def vggt_small(network: Any, config: NetworkConfig) -> None:
     """Replace the parts of VGGT by smaller ones."""
     heads = _module('vggt.heads.dpt_head').DPTHead
     sizes = _head_sizes(config) | {'intermediate_layer_idx': _taps(config)}
@@ -80,7 +79,7 @@ def vggt_small(network: nn.Module, config: NetworkConfig) -> None:
     network.point_head = heads(output_dim=4, activation='inv_log', **sizes)
 
 
-def vggt_forward(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
+def vggt_forward(network: Any, images: Tensor) -> dict[str, Tensor]:
     """Run VGGT."""
     found: dict[str, Tensor] = network(images)
     decode = _module('vggt.utils.pose_enc').pose_encoding_to_extri_intri
@@ -88,14 +87,13 @@ def vggt_forward(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
     return found | {'w2c': w2c}
 
 
-def lingbot_map() -> nn.Module:
+def lingbot_map() -> Any:
     """Return LingBot-Map in full size, as its demonstration builds it."""
     model = _module('lingbot_map.models.gct_stream').GCTStream
-    network: nn.Module = model(enable_3d_rope=True, use_sdpa=True)
-    return network
+    return model(enable_3d_rope=True, use_sdpa=True)
 
 
-def lingbot_map_small(network: nn.Module, config: NetworkConfig) -> None:
+def lingbot_map_small(network: Any, config: NetworkConfig) -> None:
     """Replace the parts of LingBot-Map by smaller ones."""
     sizes = _head_sizes(config) | {'intermediate_layer_idx': [0, 1, 2, 3]}
     stream = _module('lingbot_map.aggregator.stream').AggregatorStream
@@ -117,7 +115,7 @@ def lingbot_map_small(network: nn.Module, config: NetworkConfig) -> None:
     )
 
 
-def lingbot_map_forward(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
+def lingbot_map_forward(network: Any, images: Tensor) -> dict[str, Tensor]:
     """Run LingBot-Map on frames that see one another, as at the start of a stream."""
     network.clean_kv_cache()
     frames = images.shape[1]
@@ -129,11 +127,9 @@ def lingbot_map_forward(network: nn.Module, images: Tensor) -> dict[str, Tensor]
     return found | {'c2w': c2w}
 
 
-_Forward = Callable[[nn.Module, Tensor], dict[str, Tensor]]
+_Forward = Callable[[Any, Tensor], dict[str, Tensor]]
 #: By name: full size, sizes of the small one, a pass.
-_AUTHORS: dict[
-    str, tuple[Callable[[], nn.Module], Callable[[nn.Module, NetworkConfig], None], _Forward]
-] = {
+_AUTHORS: dict[str, tuple[Callable[[], Any], Callable[[Any, NetworkConfig], None], _Forward]] = {
     'vggt': (vggt, vggt_small, vggt_forward),
     'lingbot-map': (lingbot_map, lingbot_map_small, lingbot_map_forward),
 }
@@ -164,7 +160,7 @@ def _taps(config: NetworkConfig) -> list[int]:
     return [(tap - first) // 2 for tap in config.backbone.taps]
 
 
-def fill(network: nn.Module, small_signal: bool) -> None:
+def fill(network: Any, small_signal: bool) -> None:
     """Fill a network with made-up weights."""
     weights = StandInWeights(DATA)
     for name, parameter in network.state_dict().items():
@@ -189,7 +185,7 @@ def moving_pattern(frames: int, height: int, width: int) -> np.ndarray:
 
 
 def outputs(
-    network: nn.Module, forward: Callable[[Tensor], dict[str, Tensor]], pixels: np.ndarray
+    network: Any, forward: Callable[[Tensor], dict[str, Tensor]], pixels: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Return the arrays of one group: the authors' results for frames seen together."""
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)[None] / 255

@@ -274,20 +274,20 @@ def _da3_arrays(network: DA3Network, views: Tensor) -> dict[str, Output]:
 
 
 def _vggt_arrays(network: VggtNetwork, views: Tensor) -> dict[str, Output]:
-    patches = network.describe(views[None])
-    features, camera_tokens = network.aggregator(patches)
-    p = network.relate(patches, points=True)
+    frames = network.encode(views)
+    features, camera_tokens = network.aggregator(*frames.tensors, frames.rows, frames.columns)
+    p = network.predict(frames, points=True)
     arrays = {
-        'patches': patches.tokens[0],
-        'feat3': features[3][0],
-        'cam_token3': camera_tokens[0],
-        'depth': p.depth[0],
-        'depth_conf': p.confidence[0],
+        'patches': frames.tensors[0],
+        'feat3': features[3],
+        'cam_token3': camera_tokens,
+        'depth': p.depth,
+        'depth_conf': p.confidence,
     }
     if p.points is not None and p.point_confidence is not None:
-        arrays |= {'points': p.points[0], 'points_conf': p.point_confidence[0]}
+        arrays |= {'points': p.points, 'points_conf': p.point_confidence}
     outputs = {name: Output(_numpy(array)) for name, array in arrays.items()}
-    encodings = _numpy(p.encodings[0]).astype(np.float64)
+    encodings = _numpy(p.encodings).astype(np.float64)
     cameras = camera_arrays(encodings, views.shape[-1], views.shape[-2], None)
     if network.config.camera is CameraOutput.VIDEO:  # its encodings are camera-to-world
         cameras['w2c'], cameras['c2w'] = cameras['c2w'], cameras['w2c']
