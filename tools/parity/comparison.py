@@ -92,7 +92,7 @@ _BFLOAT16 = {
     Quantity.POINTS: Bound(0.15, rms=0.03),
     Quantity.PAIRS: Bound(0.15, rms=0.035),
     Quantity.POSES: Bound(0.3, rms=0.08),
-    Quantity.INTRINSICS: Bound(0.01, rms=4e-3),
+    Quantity.INTRINSICS: Bound(0.03, rms=0.01),
     Quantity.PIXELS: Bound(0),
 }
 _FLOAT16 = {

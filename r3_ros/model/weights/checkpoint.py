@@ -46,9 +46,10 @@ _SHARED_NORM = re.compile(r'(output_conv2_aux\.)\d(\.2\.)')
 #: Modules in ``scratch`` of the official dense heads, and in the heads themselves of ours.
 _SCRATCH = re.compile(r'^(\w*head)\.(layer|refinenet|output_conv|sky_output_conv)')
 #: Parts of official files that our networks may lack: the pose encoder, additional camera heads,
-#: the Gaussian head, projections and masks used in training, and VGGT's tracks.
+#: the Gaussian head, projections and masks used in training; VGGT's tracks, and its points in
+#: files of LingBot-Map.
 _OPTIONAL_PARTS = re.compile(
-    r'(cam_enc|aux_cam_decs|gs_head|gs_adapter|projections|track_head)(?=\.)'
+    r'(cam_enc|aux_cam_decs|gs_head|gs_adapter|projections|track_head|point_head)(?=\.)'
     r'|aggregator\.patch_embed\.mask_token'
 )
 #: Older files have one confidence, used for translation too.
