@@ -22,6 +22,10 @@ from ..input.network_input import intrinsics_from_fov
 from .cache.frame_memory import FrameMemory
 from .device_errors import device_errors
 
+NOT_FINITE = (
+    "the network's output is not finite: try model.precision fp32, and `r3 weights check` on the "
+    'weights'
+)
 #: Frames in the median field of view of an uncalibrated camera.
 _FOV_FRAMES = 30
 
@@ -46,25 +50,30 @@ class Described(Generic[FeaturesT]):
 class NetworkPredictor(ABC, Generic[FeaturesT]):
     """The base of the predictors of a stream that have a network.
 
+    :ivar variant: name of the network, a key of ``model.variants.VARIANTS``.
+    :ivar weight_bytes: size of the network's weights.
     :ivar image_size: of the network's input, as ``model.image_size``.
     :ivar error_model: guesses, unless one was fitted to the weights.
     """
 
     has_pose_token = False
+    variant: str
 
     def __init__(
         self,
+        network: torch.nn.Module,
         info: ModelInfo,
         config: ModelConfig,
         memory: FrameMemory[Any],
         device: torch.device,
         geometry: Callable[[int, int], Geometry],
     ) -> None:
-        """Take what is known of the network.
+        """Take a network in evaluation mode, on its device.
 
         :param geometry: how images of a width and a height are prepared.
         """
         self.info = info
+        self.weight_bytes = sum(parameter.nbytes for parameter in network.parameters())
         self.error_model = ErrorModel()
         self.image_size = config.image_size
         self._device = device

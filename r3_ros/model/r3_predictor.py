@@ -32,8 +32,9 @@ from .backbone import Tokens
 from .cache.frame_memory import CacheBudget, FrameMemory
 from .cache.recomputation import Recomputation
 from .device_errors import device_errors
+from .multi_view import MultiViewNetwork
 from .network import FrameCache, PairNetwork, Prediction
-from .network_predictor import Described, finite_depth, NetworkPredictor
+from .network_predictor import Described, finite_depth, NetworkPredictor, NOT_FINITE
 from .variants import CameraOutput
 
 #: Score of an edge whose logits are both 1, the reference before the first edges of a stream.
@@ -43,8 +44,6 @@ _RESTORED_NEIGHBOURS = 4
 #: Frames at the start of a stream, and best edges of each, that set the reference score.
 _WARM_UP_FRAMES = 10
 _BEST_EDGES = 3
-#: Frames in the median field of view of an uncalibrated camera.
-_FOV_FRAMES = 30
 
 
 class R3Predictor(NetworkPredictor[Tokens]):
@@ -52,8 +51,6 @@ class R3Predictor(NetworkPredictor[Tokens]):
 
     Until :meth:`forget`, a frame is held by its cache entry, about 23 MiB at 504 x 280 in bfloat16
     for R3-large, or by its image, from which the entry is recomputed when needed.
-
-    :ivar variant: name of the network, a key of ``model.variants.VARIANTS``.
     """
 
     has_pose_token = True
@@ -72,18 +69,14 @@ class R3Predictor(NetworkPredictor[Tokens]):
         :param recomputed_per_frame: entries recomputed for one new frame at most.
         """
         memory = FrameMemory[FrameCache](budget)
-        super().__init__(info, config, memory, device, geometry_rule(network, config.image_size))
+        geometry = geometry_rule(network, config.image_size)
+        super().__init__(network, info, config, memory, device, geometry)
         self.descriptor_size = network.config.backbone.width
         self._network = network
         self._with_depth = config.depth
         self.variant = network.config.name
         self._recomputation = Recomputation(network, memory, device, recomputed_per_frame)
         self._warm_up: list[float] = []
-
-    @property
-    def weight_bytes(self) -> int:
-        """Size of the network's weights."""
-        return sum(parameter.nbytes for parameter in self._network.parameters())
 
     @property
     def confidence_reference(self) -> float:
@@ -194,8 +187,12 @@ class R3Predictor(NetworkPredictor[Tokens]):
         return (finite_depth(described.frame_id, maps, described.pixels, intrinsics),)
 
 
-def geometry_rule(network: PairNetwork, image_size: int) -> Callable[[int, int], Geometry]:
+def geometry_rule(
+    network: PairNetwork | MultiViewNetwork, image_size: int
+) -> Callable[[int, int], Geometry]:
     """Return what gives the geometry for images of a width and a height."""
+    if isinstance(network, MultiViewNetwork):
+        return partial(network.geometry, image_size=image_size)
     if network.config.camera is CameraOutput.MATCHES:
         return partial(area_geometry, size=image_size)
     # Square images stay square instead of being cropped.
@@ -215,10 +212,7 @@ def _camera_outputs(prediction: Prediction) -> tuple[np.ndarray, np.ndarray, np.
     parts = [columns.flatten(), prediction.fov[0, 0], token / token.norm().clamp_min(1e-12)]
     numbers = torch.cat(parts).cpu().numpy()
     if not np.isfinite(numbers).all():
-        raise FrameError(
-            "the network's output is not finite: try model.precision fp32, and "
-            '`r3 weights check` on the weights'
-        )
+        raise FrameError(NOT_FINITE)
     pairs_end, fov_end = columns.numel(), columns.numel() + 2
     relative = numbers[:pairs_end].astype(np.float64).reshape(-1, 9)
     return relative, numbers[pairs_end:fov_end].astype(np.float64), numbers[fov_end:]

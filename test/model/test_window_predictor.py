@@ -15,7 +15,7 @@ from r3_ros.model.building import build_network
 from r3_ros.model.pass_memory import pass_bytes
 from r3_ros.model.variants import VARIANTS
 from r3_ros.model.weights.checkpoint import save_network
-from r3_ros.model.window_predictor import R3WindowPredictor
+from r3_ros.model.window_predictor import NetworkWindowPredictor
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -25,7 +25,7 @@ MIB = 2**20
 
 
 def window_predictor(network, memory_mib=4096, config=CONFIG):
-    return R3WindowPredictor(
+    return NetworkWindowPredictor(
         network, ModelInfo('r3'), config, memory_mib * MIB, torch.device('cpu')
     )
 
