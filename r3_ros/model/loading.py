@@ -94,10 +94,9 @@ def _load(
     loaded = load_network(path, dtype=DTYPES[precision], device=device)
     network, several_views = loaded.network, config.name in MULTI_VIEW_NAMES
     if not isinstance(network, MultiViewNetwork if several_views else PairNetwork):
-        family = 'Depth Anything 3' if several_views else 'R3'
         raise CheckpointError(
             f'{path} holds the network {loaded.variant}, which is not for model.name '
-            f"'{config.name}': set model.checkpoint to a file of {family}, or change model.name"
+            f"'{config.name}': change one of model.checkpoint and model.name"
         )
     # Small products of several threads, which wait actively for one another, take seven times the
     # CPU time and are slower if other processes need the cores.

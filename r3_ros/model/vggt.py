@@ -225,7 +225,7 @@ class VggtNetwork(MultiViewNetwork):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.descriptor_size = config.backbone.width
+        self.variant, self.descriptor_size = config.name, config.backbone.width
         self._is_video = config.camera is CameraOutput.VIDEO
         D = config.backbone.feature_width
         self.aggregator = (VideoAggregator if self._is_video else Aggregator)(config.backbone)
