@@ -84,12 +84,10 @@ class Views:
 class MultiViewNetwork(nn.Module, ABC):
     """A network that predicts depth and cameras of all frames of a pass.
 
-    :ivar variant: its name, a key of ``model.variants``.
     :ivar image_size: long side of an image in pixels as trained, where ``model.image_size`` is 0.
     :ivar descriptor_size: C, length of a descriptor.
     """
 
-    variant: str
     image_size: int
     descriptor_size: int
 

@@ -108,7 +108,6 @@ class MultiViewPredictor(NetworkPredictor[FrameFeatures]):
         memory = FrameMemory[FrameFeatures](budget)
         geometry = partial(network.geometry, image_size=config.image_size)
         super().__init__(network, info, config, memory, device, geometry)
-        self.variant = network.variant
         self.descriptor_size = network.descriptor_size
         self._network = network
         self._features = memory
@@ -209,20 +208,19 @@ class MultiViewPredictor(NetworkPredictor[FrameFeatures]):
         cameras. None if it cannot be told.
         """
         held = [self._held[i] for i in seen.ids]
-        pairs = [
-            (view.grid, seen.grid(row)) for row, view in enumerate(held) if view.grid is not None
+        scales = [
+            None if view.grid is None else scale_by_depth([view.grid], [seen.grid(row)])
+            for row, view in enumerate(held)
         ]
-        unit = scale_by_depth([grid for grid, _ in pairs], [grid for _, grid in pairs])
-        if unit is None:
+        known = [scale.value for scale in scales if scale is not None]
+        if not known:
             centres = np.array([view.T_world_camera[:3, 3] for view in held]).reshape(-1, 3)
-            unit = scale_by_centres(centres, seen.T[:-1, :3, 3])
-        if unit is None:
-            return None
-        logs = []
-        for row, view in enumerate(held):
-            own = None if view.grid is None else scale_by_depth([view.grid], [seen.grid(row)])
-            logs.append((own or unit).value)
-        units: np.ndarray = np.exp(logs)
+            by_centres = scale_by_centres(centres, seen.T[:-1, :3, 3])
+            if by_centres is None:
+                return None
+            known = [by_centres.value]
+        usual = float(np.median(known))
+        units: np.ndarray = np.exp([usual if s is None else s.value for s in scales])
         return units
 
     def _edges(

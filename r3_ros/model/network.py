@@ -305,7 +305,7 @@ class DA3Network(_AnyView, MultiViewNetwork):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(config)
-        self.variant, self.descriptor_size = config.name, config.backbone.width
+        self.descriptor_size = config.backbone.width
         self.cam_dec = CameraDecoder(config.backbone.feature_width)
         self.cam_enc = PoseEncoder(config.backbone.width)
 

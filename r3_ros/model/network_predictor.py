@@ -50,14 +50,12 @@ class Described(Generic[FeaturesT]):
 class NetworkPredictor(ABC, Generic[FeaturesT]):
     """The base of the predictors of a stream that have a network.
 
-    :ivar variant: name of the network, a key of ``model.variants.VARIANTS``.
     :ivar weight_bytes: size of the network's weights.
     :ivar image_size: of the network's input, as ``model.image_size``.
     :ivar error_model: guesses, unless one was fitted to the weights.
     """
 
     has_pose_token = False
-    variant: str
 
     def __init__(
         self,

@@ -51,6 +51,8 @@ class R3Predictor(NetworkPredictor[Tokens]):
 
     Until :meth:`forget`, a frame is held by its cache entry, about 23 MiB at 504 x 280 in bfloat16
     for R3-large, or by its image, from which the entry is recomputed when needed.
+
+    :ivar variant: name of the network, a key of ``model.variants.VARIANTS``.
     """
 
     has_pose_token = True

@@ -19,7 +19,7 @@ STRIDE = 8
 #: its length and of its angle, but at least this share of the depth of the scene, and radians.
 _SHARE = 0.1
 _DEPTH_SHARE = 0.01
-_LEAST_RAD = 0.01
+_LEAST_RAD = 0.02
 #: Relative difference of depth up to which two frames see the same point.
 _SAME_DEPTH = 0.1
 #: Least share of a frame's points that must lie in another's image to be compared.

@@ -29,6 +29,8 @@ class ViewScript:
 
     :ivar T_world_camera: (N, 4, 4) true poses.
     :ivar noise: standard deviations of every pose of a pass, map units and radians.
+    :ivar bend: the newest frames of a pass turn too far by this angle per frame of their age,
+        radians: drift, which frames of long ago do not follow.
     :ivar depth_noise: of the depth of every pixel, relative.
     :ivar wrong_poses: passes whose poses are arbitrary.
     :ivar wrong_depth: passes whose depths have nothing to do with one another or the scene.
@@ -37,6 +39,7 @@ class ViewScript:
 
     T_world_camera: np.ndarray
     noise: tuple[float, float] = (0.0, 0.0)
+    bend: float = 0.0
     depth_noise: float = 0.0
     wrong_poses: Collection[int] = field(default_factory=set)
     wrong_depth: Collection[int] = field(default_factory=set)
@@ -50,7 +53,6 @@ class ScriptedViews(MultiViewNetwork):
     :ivar encoded: frames that were encoded, in this order; ``passes``: those of every pass.
     """
 
-    variant = 'scripted'
     image_size = WIDTH
     descriptor_size = 64
 
@@ -83,7 +85,11 @@ class ScriptedViews(MultiViewNetwork):
         depth = np.stack([self._depth(n) for n in numbers])
         depth *= np.exp(rng.normal(0.0, script.depth_noise, depth.shape))
         shift, turn = script.noise
-        for pose in T:
+        for number, pose in zip(numbers, T, strict=True):
+            if newest - number < 30:
+                turned = Rotation.from_euler('y', script.bend * (newest - number)).as_matrix()
+                T_newest = script.T_world_camera[newest]
+                pose[:] = T_newest @ make_T(turned, np.zeros(3)) @ inverse(T_newest) @ pose
             R = Rotation.from_rotvec(rng.normal(0.0, turn, 3)).as_matrix()
             pose[:] = pose @ make_T(R, rng.normal(0.0, shift, 3))
         anywhere = [
