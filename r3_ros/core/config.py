@@ -94,8 +94,8 @@ class ModelConfig:
     name: str = param(
         'classical',
         'the predictor; r3 and r3_long are the network with the published weights of that name, '
-        'r3_tiny is the small one that comes with this package; da3_*, vggt and lingbot_map relate '
-        'several views in each pass',
+        'r3_tiny is the small one that comes with this package; da3_*, vggt and lingbot_map: '
+        'networks of several views',
         choices=MODEL_NAMES,
     )
     checkpoint: str = param(

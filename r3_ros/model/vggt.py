@@ -271,9 +271,8 @@ class VggtNetwork(MultiViewNetwork):
         found = self.predict(features)
         T = camera_poses(found.encodings)
         if not self._is_video:
-            R = T[:, :3, :3].mT
-            T[:, :3, 3:] = -R @ T[:, :3, 3:]
-            T[:, :3, :3] = R
+            R = T[:, :3, :3].mT.clone()
+            T[:, :3, :3], T[:, :3, 3:] = R, -R @ T[:, :3, 3:]
         return Views(T, found.encodings[:, 7:], found.depth, found.confidence)
 
     def forward(self, images: Tensor) -> VggtPrediction:

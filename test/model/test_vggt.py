@@ -5,8 +5,10 @@ import json
 from networks import own_network, shared_network
 import numpy as np
 from paths import ROOT
+from peak_memory import PeakMemory
+from PIL import Image
 import pytest
-from r3_ros.core.errors import CheckpointError
+from r3_ros.core.errors import CheckpointError, FrameError
 from r3_ros.model.building import build_network
 from r3_ros.model.multi_view import FrameFeatures
 from r3_ros.model.variants import VARIANTS
@@ -138,9 +140,7 @@ def test_frames_may_be_encoded_one_by_one(name):
     apart = network.relate(one_by_one)
     assert one_by_one.descriptor.shape == (3, network.descriptor_size)
     torch.testing.assert_close(apart.depth, together.depth, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(
-        apart.T_world_camera, together.T_world_camera, rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(apart.T_world_camera, together.T_world_camera, rtol=1e-4, atol=1e-5)
 
 
 def in_order(network, order):
@@ -182,7 +182,7 @@ def test_poses_are_camera_to_world(name):
     encoded = T if name == 'lingbot-map' else torch.linalg.inv(T)
     torch.testing.assert_close(encoded[:, :3, 0], turned_x_axis.T, rtol=0, atol=1e-5)
     torch.testing.assert_close(encoded[:, :3, 3], encodings[:, :3].double(), rtol=0, atol=1e-5)
-    assert torch.equal(views.fov, encodings[:, 7:]) and views.fov.min() >= 0
+    assert torch.equal(views.fov, encodings[:, 7:]) and (views.fov > 0.1).all()
 
 
 def test_a_pose_without_rotation_is_no_pose():
@@ -203,10 +203,20 @@ def test_points_run_through_zero():
 
 
 def test_wrong_images_are_refused():
-    from r3_ros.core.errors import FrameError
-
     with pytest.raises(FrameError, match='multiples of 14'):
         shared_network('vggt').encode(torch.zeros(1, 3, 20, 28, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_what_a_pass_takes_is_known_before(name):
+    network = shared_network(name)
+    with torch.inference_mode():
+        features = network.encode(images(24))
+        with PeakMemory() as memory:
+            network.relate(features)
+    assert memory.peak <= network.pass_bytes(56, 42, 24) < 2 * memory.peak
+    none, one = network.pass_bytes(56, 42, 0), network.pass_bytes(56, 42, 1)
+    assert network.pass_bytes(56, 42, 24) == none + 24 * (one - none)
 
 
 # --- Size of images ---
@@ -225,8 +235,6 @@ def test_images_become_as_wide_as_in_training(source, size, expected):
     geometry = shared_network('vggt').geometry(*source, size)
     assert (geometry.width, geometry.height) == expected
     image = np.random.default_rng(0).integers(0, 256, (*source[::-1], 3), dtype=np.uint8)
-    from PIL import Image
-
     scaled = Image.fromarray(image).resize(
         (size, round(source[1] * size / source[0] / 14) * 14), Image.Resampling.BICUBIC
     )

@@ -1,10 +1,9 @@
 """Networks with full context: answers are the network's, and what a pass takes is known before."""
 
-import weakref
-
 from lively_network import frame, lively
 import networks
 import numpy as np
+from peak_memory import PeakMemory
 import pytest
 from r3_ros.core.config import ModelConfig, R3Config
 from r3_ros.core.datatypes import ModelInfo
@@ -18,8 +17,6 @@ from r3_ros.model.variants import VARIANTS
 from r3_ros.model.weights.checkpoint import save_network
 from r3_ros.model.window_predictor import NetworkWindowPredictor
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 CONFIG = ModelConfig(name='r3', image_size=154)
 MIB = 2**20
@@ -137,33 +134,6 @@ def test_pixels_and_intrinsics_are_prepared_as_in_a_stream(predictor):
 # --- Memory ---
 
 
-class _Peak(TorchDispatchMode):
-    """Counts the bytes of all tensors alive at once."""
-
-    def __init__(self):
-        super().__init__()
-        self.alive, self.now, self.peak = set(), 0, 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for tensor in tree_iter(out):
-            if isinstance(tensor, torch.Tensor):
-                self._add(tensor.untyped_storage())
-        return out
-
-    def _add(self, storage):
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self.alive:
-            self.alive.add(key)
-            self.now += size
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._drop, key, size)
-
-    def _drop(self, key, size):
-        self.alive.discard(key)
-        self.now -= size
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('variant', ['r3-tiny', 'r3-small'])
 @pytest.mark.parametrize('depth', [True, False])
@@ -171,7 +141,7 @@ class _Peak(TorchDispatchMode):
 def test_what_a_pass_takes_is_known_before(variant, depth, frames):
     network = build_network(VARIANTS[variant]).eval().requires_grad_(False)
     images = torch.zeros(1, frames, 3, 112, 154, dtype=torch.uint8)
-    with torch.inference_mode(), _Peak() as peak:
+    with torch.inference_mode(), PeakMemory() as peak:
         network(images, depth=depth)
     known = pass_bytes(network.config, 8, 11, frames, 4, depth)
     assert peak.peak <= known < 1.6 * peak.peak
