@@ -99,19 +99,19 @@ class ModelConfig:
         choices=MODEL_NAMES,
     )
     checkpoint: str = param(
-        '', 'weights file (.safetensors), of any size of the network; empty: found by model.name'
+        '', 'weights file (.safetensors) for the network, of any size; empty: found by model.name'
     )
     context_frames: int = param(
         7, 'da3_*, vggt, lingbot_map: context frames in one pass with a new frame, at most',
-        2, 64, 'frames',
+        3, 64, 'frames',
     )  # fmt: skip
     image_size: int = param(
-        0, 'long side in R3, a multiple of 14 from 112; for r3_tiny that of a 4:3 image, others '
-        'get its area; 0: as trained', 0, LARGEST_IMAGE, 'pixels',
+        0, 'long side in networks, a multiple of 14 from 112; for r3_tiny that of a 4:3 image, '
+        'others get its area; 0: as trained', 0, LARGEST_IMAGE, 'pixels',
     )  # fmt: skip
     precision: str = param(
         'auto',
-        'precision of R3; auto: fp32 on a CPU, bf16 on a GPU that supports it, else fp16',
+        'precision of the network; auto: fp32 on a CPU, bf16 on a GPU that supports it, else fp16',
         choices=PRECISIONS,
     )
     depth: bool = param(True, 'compute dense depth; off saves time where only poses are needed')
@@ -127,10 +127,14 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """Memory limits of R3: 23 MiB a frame at 504x280 in bf16, twice as much in fp32."""
+    """Memory limits of the networks. A frame of R3 takes 23 MiB at 504x280 in bf16."""
 
     max_gpu_mib: int = param(
-        2048, 'cached frames on the device of R3; its context must fit', 16, 1_048_576, 'MiB'
+        2048,
+        'cached frames on the device of a network; a context must fit',
+        16,
+        1_048_576,
+        'MiB',
     )
     oom_policy: str = live(
         'shrink',
@@ -161,7 +165,7 @@ class ClassicalConfig:
 
 @dataclass(frozen=True)
 class OfflineConfig:
-    """``r3 run --mode offline``: R3 with full context, window by window."""
+    """``r3 run --mode offline``: a network with full context, window by window."""
 
     window_frames: int = param(
         32,

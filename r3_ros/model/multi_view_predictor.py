@@ -39,8 +39,10 @@ from .view_agreement import agreement, shares_seen_again, STRIDE
 
 #: Score of an edge whose pass agrees well with itself and with what is held.
 _GOOD_SCORE = 0.75
-#: Share of this score from which a frame's pose counts as confirmed.
-_CONFIRMED = 0.25
+#: Shares of this score from which a pass confirms the poses of its frames: at a start, and where
+#: the newest context frame is confirmed.
+_STARTING = 0.5
+_CONTINUING = 0.15
 #: Frames in the usual confidence of depth.
 _USUAL_FRAMES = 30
 #: Turns of the choice of context frames: multiples of it spread evenly over 0 to 1.
@@ -138,7 +140,8 @@ class MultiViewPredictor(NetworkPredictor[FrameFeatures]):
             edges = self._edges(frame.frame_id, seen, units / unit, intrinsics)
         # With nothing confirmed to continue from, no pose can be judged yet.
         starting = bool(seen.ids) and not self._held[seen.ids[-1]].confirmed
-        refined = self._hold(frame.frame_id, seen, edges)
+        least = _GOOD_SCORE * (_STARTING if starting else _CONTINUING)
+        refined = self._hold(frame.frame_id, seen, edges, least)
         depths: tuple[DepthMap, ...] = ()
         if self._with_depth and depth:
             maps = torch.stack([views.depth[-1] * unit, views.confidence[-1]]).cpu().numpy()
@@ -233,8 +236,8 @@ class MultiViewPredictor(NetworkPredictor[FrameFeatures]):
         T_held = np.stack([self._held[i].T_world_camera for i in seen.ids])
         agreed = agreement(T_held, seen.T[:-1], units, float(np.nanmedian(seen.depth[-1])))
         shares = shares_seen_again(seen.T, seen.depth, intrinsics, len(seen.ids))[:-1]
-        # Squared, since part of the points fit by chance.
-        scores = self._clarity(seen) * agreed.factors * shares**2
+        # Half of the points may fit by chance.
+        scores = self._clarity(seen) * agreed.factors * np.maximum(2.0 * shares - 1.0, 0.0)
         T_context_frame = inverse(seen.T[:-1]) @ seen.T[-1]
         return tuple(
             Edge(i, frame_id, T, float(score), float(score), agreed.evidence)
@@ -247,10 +250,12 @@ class MultiViewPredictor(NetworkPredictor[FrameFeatures]):
         usual = float(np.median(self._usual)) if self._usual else own
         return min(1.0, own / usual) if usual > 0.0 else 1.0
 
-    def _hold(self, frame_id: int, seen: _Pass, edges: Sequence[Edge]) -> tuple[Edge, ...]:
+    def _hold(
+        self, frame_id: int, seen: _Pass, edges: Sequence[Edge], least_score: float
+    ) -> tuple[Edge, ...]:
         """Hold the new frame; return edges to frames that this pass is the first to confirm."""
         best = max(edges, key=lambda edge: edge.scores, default=None)
-        confirmed = best is not None and best.scores[0] >= _CONFIRMED * _GOOD_SCORE
+        confirmed = best is not None and best.scores[0] >= least_score
         T_world, refined = inverse(seen.T[-1]) @ seen.T, []
         if best is not None:
             doubted = [i for i in seen.ids if not self._held[i].confirmed]

@@ -27,11 +27,11 @@ _LEAST_INSIDE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
-class Agreement:
+class PassAgreement:
     """How well the motions between context frames agree with those held.
 
-    :ivar errors: (N,) of each frame's motion to the frame that it agrees with best, over the
-        tolerance; infinite for a frame that cannot be compared.
+    :ivar errors: (N,) of each frame's motion to the two frames that it agrees with best, the
+        larger one, over the tolerance; infinite with fewer than two others.
     :ivar evidence: standard deviations of an axis of translation, in map units, and rotation in
         radians, by the motions that agree; None if none do.
     """
@@ -48,7 +48,7 @@ class Agreement:
 
 def agreement(
     T_held: np.ndarray, T_seen: np.ndarray, units: np.ndarray, scene_depth: float
-) -> Agreement:
+) -> PassAgreement:
     """Compare the motions between N context frames.
 
     :param T_held: (N, 4, 4) ``T_world_camera`` as held, in map units.
@@ -74,7 +74,9 @@ def agreement(
         # Medians of lengths of normal vectors are 1.54 standard deviations of an axis.
         sigmas = np.median(shift[agreeing]) / 1.54, np.median(turn[agreeing]) / 1.54
         evidence = float(sigmas[0]), float(sigmas[1])
-    return Agreement(errors.min(axis=1, initial=np.inf), evidence)
+    # Two, since one motion may fit by chance: a network repeats its mistakes on the same images.
+    second = np.sort(errors, axis=1)[:, 1] if len(errors) > 1 else errors[:, 0]
+    return PassAgreement(second, evidence)
 
 
 def shares_seen_again(

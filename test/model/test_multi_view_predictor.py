@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from r3_ros.core.config import MemoryConfig, ModelConfig, R3Config
 from r3_ros.core.datatypes import Frame, KnownKeyframe, ModelInfo, TrackingState
-from r3_ros.core.errors import CheckpointError, FrameError, ModelError
+from r3_ros.core.errors import FrameError, ModelError
 from r3_ros.core.geometry import inverse, T_from_quat
 from r3_ros.core.parameter_fields import updated
 from r3_ros.core.trajectory_file import PoseList
@@ -81,7 +81,7 @@ def confident(estimates):
 def test_passes_with_units_of_their_own_make_one_trajectory(calibrated):
     script = ViewScript(room_walk(50), **NOISE)
     engine, estimates = stream(script, calibrated=calibrated)
-    assert len(confident(estimates)) == 48  # the first two have no one to confirm them
+    assert len(confident(estimates)) == 47  # the first three have no one to confirm them
     assert error_share(script, [e.T_world_camera for e in estimates]) < 0.01
     network = engine.predictor._network
     assert network.encoded == list(range(50))  # each frame once
@@ -117,15 +117,20 @@ def test_no_pose_is_claimed_from_a_wrong_pass():
     bad = set().union(*wrong.values())
     claimed = confident(estimates)
     rows = [e.frame_id for e in claimed]
-    assert not bad.intersection(rows) and len(rows) >= 60 - len(bad) - 4
+    assert not bad.intersection(rows) and len(rows) >= 60 - len(bad) - 3
     assert error_share(script, [e.T_world_camera for e in claimed], rows) < 0.01
     # What the first passes got wrong is put right.
     assert {1, 2}.intersection(*(e.corrected for e in estimates if e.corrected))
 
 
-def test_what_says_nothing_is_never_claimed():
-    script = ViewScript(room_walk(40), wrong_poses=set(range(40)), wrong_depth=set(range(40)))
-    engine, estimates = stream(script)
+def test_a_network_that_understands_nothing_is_never_believed():
+    """What it says of two images is the same in every pass, so that its poses agree."""
+    script = ViewScript(room_walk(40))
+    network = ScriptedViews(script)
+    network._depth = lambda n: np.random.default_rng(n).uniform(0.5, 5.0, (HEIGHT, WIDTH))
+    engine = Engine(predictor_for(network), updated(R3Config(), CONFIG))
+    estimates = [engine.step(image) for image in numbered_frames(40)]
+    engine.close()
     assert not confident(estimates)
     assert {e.state for e in estimates} == {TrackingState.INITIALIZING}
     assert len(engine.session.bank) == 1
@@ -141,9 +146,8 @@ def test_memory_is_bounded_and_what_was_dropped_is_encoded_again():
     for n in range(12):
         predictor.predict(frames[n], [0, n - 1] if n > 1 else range(n))
     assert network.encoded == list(range(12)) and predictor.capacity == 12
-    found = predictor.predict(frames[12], [3, 4])
+    predictor.predict(frames[12], [3, 4])
     assert network.encoded[12:] == [12, 3, 4]
-    assert min(edge.confidence_translation for edge in found.edges) > 0.5
     assert len(predictor._features._on_device) <= 4
     with pytest.raises(ModelError, match='context frames and the new one'):
         few = predictor_for(network, budget, context_frames=5)
@@ -223,10 +227,11 @@ def test_groups_that_drift_has_parted_agree_each_within_itself():
     seen[:, :3, 3] /= 2.0
     held = T.copy()
     held[:4] = from_first(T)[1] @ held[:4]  # the older half is elsewhere
-    held[6, :3, 3] += 0.3  # and one frame where no other has it
+    held[7, :3, 3] += 0.3  # and one frame where no other has it
     found = agreement(held, seen, np.full(8, 2.0), 2.0)
-    assert (found.errors[[0, 1, 2, 3, 4, 5, 7]] < 0.1).all() and found.errors[6] > 2.0
+    assert (found.errors[:7] < 0.1).all() and found.errors[7] > 2.0
     assert found.evidence[0] < 1e-6 and found.evidence[1] < 1e-6
+    assert np.isinf(agreement(held[:2], seen[:2], np.ones(2), 2.0).errors).all()
     assert agreement(held[:1], seen[:1], np.ones(1), 2.0).evidence is None
 
 
@@ -259,5 +264,3 @@ def test_weights_by_the_name_of_the_model(tmp_path, monkeypatch):
     prediction = predictor.predict(frame(0), [])
     assert predictor.info.name == 'da3_small'
     assert prediction.depths[0].depth.shape == (70, 112)
-    with pytest.raises(CheckpointError, match="da3-small, which is not for model.name 'r3'"):
-        load_streaming(replace(config, name='r3', checkpoint=str(path)), MemoryConfig())

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ...model.tiny.matching import Matches, Similarities
 from ...model.tiny.stem import STRIDE
-from ...model.tiny.tiny_network import camera_of_fov, FrameFeatures, SolvedPairs, TinyNetwork
+from ...model.tiny.tiny_network import camera_of_fov, PairFeatures, SolvedPairs, TinyNetwork
 from . import losses, matching_losses
 from .clips import Clips
 from .matching_losses import TruePlaces, View
@@ -81,7 +81,7 @@ class _Seen(NamedTuple):
     :ivar camera: (B, 4), with which pairs are solved.
     """
 
-    features: FrameFeatures
+    features: PairFeatures
     scale: Tensor
     camera: Tensor
     parts: dict[str, Tensor]
@@ -107,13 +107,13 @@ def evaluate_tiny(
             descriptors = network.describe_alone(clips.images)
         h, w = descriptors.coarse.shape[-2:]
         log_depth = approximate_log_depth(clips.depth, (h, w), step.rng)
-        features = FrameFeatures(*descriptors, log_depth, clips.fov[:, None].expand(-1, S, -1))
+        features = PairFeatures(*descriptors, log_depth, clips.fov[:, None].expand(-1, S, -1))
         seen = _Seen(features, true_scale, clips.camera, {}, {})
     else:
         seen = _encoded(network, clips, true_scale, settings, step, autocast)
     plan = PairPlan(*(part.to(clips.depth.device) for part in plan_pairs(B, S, step.rng)))
-    flat = FrameFeatures(*(f.flatten(0, 1) for f in seen.features))
-    source, target = (FrameFeatures(*(f[k] for f in flat)) for k in plan[:2])
+    flat = PairFeatures(*(f.flatten(0, 1) for f in seen.features))
+    source, target = (PairFeatures(*(f[k] for f in flat)) for k in plan[:2])
     h, w = source.coarse.shape[-2:]
     true = _true_places(clips, plan, (h, w))
     similarities = network.matcher.similarities(source.coarse, target.coarse)
@@ -160,7 +160,7 @@ def _encoded(
     camera = clips.camera
     if step.rng.uniform() < settings.own_camera:
         camera = camera_of_fov(encoded.fov.detach().mean(1), (H, W))
-    return _Seen(FrameFeatures(*encoded.cache.pair_features), scale, camera, parts, errors)
+    return _Seen(PairFeatures(*encoded.cache.pair_features), scale, camera, parts, errors)
 
 
 def _pair_losses(
@@ -189,8 +189,8 @@ def _pair_losses(
 def _match_losses(
     network: TinyNetwork,
     similarities: Similarities,
-    source: FrameFeatures,
-    target: FrameFeatures,
+    source: PairFeatures,
+    target: PairFeatures,
     matches: Matches,
     true: TruePlaces,
     seed: torch.Generator,

@@ -42,7 +42,7 @@ class TinyTokens(Tokens):
     descriptors: Descriptors
 
 
-class FrameFeatures(NamedTuple):
+class PairFeatures(NamedTuple):
     """What the pairs of frames need, with any leading dimensions.
 
     :ivar coarse: (..., 48, h, w) descriptors of cells; ``fine``: (..., 24, H // 2, W // 2).
@@ -148,7 +148,7 @@ class TinyNetwork(PairNetwork):
             features = tuple(torch.cat(parts, dim=1) for parts in both)
         size = described.rows * PATCH, described.columns * PATCH
         S = described.tokens.shape[1]
-        pairs = self.pairs(FrameFeatures(*features), S, causal, camera, size)
+        pairs = self.pairs(PairFeatures(*features), S, causal, camera, size)
         return Prediction(
             encoded.fov, pairs, encoded.cache, encoded.camera_feature, *encoded.dense[:2]
         )
@@ -168,14 +168,14 @@ class TinyNetwork(PairNetwork):
             fov = self.cam_dec.fov(feature)
         dense = self._dense(taps.features, described, rays=False)
         log_depth = F.avg_pool2d(dense.depth.log(), STRIDE)
-        kept = FrameFeatures(*described.descriptors, log_depth, fov)
+        kept = PairFeatures(*described.descriptors, log_depth, fov)
         layers = tuple((kv,) for kv in taps.key_values)
         return Encoded(fov, feature, dense, FrameCache(layers, kept))
 
     def observe(
         self,
-        source: FrameFeatures,
-        target: FrameFeatures,
+        source: PairFeatures,
+        target: PairFeatures,
         matches: tuple[Matches, Matches],
         camera: Tensor,
     ) -> ObservedPairs:
@@ -208,8 +208,8 @@ class TinyNetwork(PairNetwork):
 
     def _observed(
         self,
-        source: FrameFeatures,
-        target: FrameFeatures,
+        source: PairFeatures,
+        target: PairFeatures,
         points: Tensor,
         matches: Matches,
         camera: Tensor,
@@ -223,7 +223,7 @@ class TinyNetwork(PairNetwork):
 
     def pairs(
         self,
-        features: FrameFeatures,
+        features: PairFeatures,
         S: int,
         causal: bool,
         camera: Tensor | None,
@@ -266,7 +266,7 @@ class TinyNetwork(PairNetwork):
 
     def _matched(
         self,
-        features: FrameFeatures,
+        features: PairFeatures,
         i: Sequence[int],
         j: Sequence[int],
         camera: Tensor | None,
@@ -282,7 +282,7 @@ class TinyNetwork(PairNetwork):
         for start in range(0, len(i), at_once):
             chosen = slice(start, start + at_once)
             source, target = (
-                FrameFeatures(*(f[:, k[chosen]].transpose(0, 1).flatten(0, 1) for f in features))
+                PairFeatures(*(f[:, k[chosen]].transpose(0, 1).flatten(0, 1) for f in features))
                 for k in (i, j)
             )
             if camera is None:
