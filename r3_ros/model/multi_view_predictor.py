@@ -40,9 +40,9 @@ from .view_agreement import agreement, shares_seen_again, STRIDE
 #: Score of an edge whose pass agrees well with itself and with what is held.
 _GOOD_SCORE = 0.75
 #: Shares of this score from which a pass confirms the poses of its frames: at a start, and where
-#: the newest context frame is confirmed.
+#: the newest context frame is confirmed. Of the latter the gate is the judge.
 _STARTING = 0.5
-_CONTINUING = 0.15
+_CONTINUING = 0.03
 #: Frames in the usual confidence of depth.
 _USUAL_FRAMES = 30
 #: Turns of the choice of context frames: multiples of it spread evenly over 0 to 1.
@@ -259,7 +259,9 @@ class MultiViewPredictor(NetworkPredictor[FrameFeatures]):
         T_world, refined = inverse(seen.T[-1]) @ seen.T, []
         if best is not None:
             doubted = [i for i in seen.ids if not self._held[i].confirmed]
-            root = best.source_id if not doubted else seen.ids[0 if confirmed else -1]
+            root = best.source_id if confirmed else seen.ids[-1]
+            if confirmed and doubted:
+                root = doubted[0]  # the first of a start: the others follow from it
             T_root = seen.T[seen.ids.index(root)]
             T_world = self._held[root].T_world_camera @ inverse(T_root) @ seen.T
             for i in doubted if confirmed else ():

@@ -6,18 +6,21 @@ from lively_network import frame, lively
 import networks
 import numpy as np
 import pytest
-from r3_ros.core.config import MemoryConfig, ModelConfig, R3Config
+from r3_ros.core.config import MemoryConfig, ModelConfig, MULTI_VIEW_NAMES, R3Config
 from r3_ros.core.datatypes import Frame, KnownKeyframe, ModelInfo, TrackingState
 from r3_ros.core.errors import FrameError, ModelError
 from r3_ros.core.geometry import inverse, T_from_quat
 from r3_ros.core.parameter_fields import updated
 from r3_ros.core.trajectory_file import PoseList
 from r3_ros.evaluation.trajectory_errors import evaluate_trajectory
+from r3_ros.model.building import build_network
 from r3_ros.model.cache.frame_memory import CacheBudget
 from r3_ros.model.loading import load_streaming
-from r3_ros.model.multi_view import FrameFeatures
+from r3_ros.model.multi_view import FrameFeatures, MultiViewNetwork
 from r3_ros.model.multi_view_predictor import MultiViewPredictor, spread_out
+from r3_ros.model.variants import VARIANTS
 from r3_ros.model.view_agreement import agreement
+from r3_ros.model.weights.catalogue import CATALOGUE, local_path, model_weights
 from r3_ros.model.weights.checkpoint import save_network
 from r3_ros.streaming.engine import Engine
 from scripted_views import (
@@ -252,15 +255,28 @@ def test_features_are_cached_one_by_one_and_related_together():
     torch.testing.assert_close(views.confidence, whole.confidence[0])
 
 
+@pytest.mark.parametrize('name', MULTI_VIEW_NAMES)
+def test_every_name_has_weights_for_a_network_of_several_views(name):
+    weights = CATALOGUE[model_weights(name)[0]]
+    assert 'old' not in weights.purpose
+    with torch.device('meta'):
+        network = build_network(VARIANTS[weights.variant])
+    images = torch.zeros(2, 3, 56, 112, dtype=torch.uint8, device='meta')
+    with torch.inference_mode():
+        views = network.relate(network.encode(images))
+    assert isinstance(network, MultiViewNetwork)
+    assert views.depth.shape == views.confidence.shape == (2, 56, 112)
+    assert views.T_world_camera.shape == (2, 4, 4) and views.fov.shape == (2, 2)
+
+
 def test_weights_by_the_name_of_the_model(tmp_path, monkeypatch):
     monkeypatch.setenv('R3_ROS_WEIGHTS', str(tmp_path))
     monkeypatch.setenv('HF_HOME', str(tmp_path))
     config = ModelConfig(name='da3_small', image_size=112)
     with pytest.raises(ModelError, match='r3 weights get da3.small'):
         load_streaming(config, MemoryConfig())
-    path = tmp_path / 'own.safetensors'
-    save_network(lively('da3-small'), path)
-    predictor = load_streaming(replace(config, checkpoint=str(path)), MemoryConfig())
+    save_network(lively('da3-small'), local_path(model_weights('da3_small')[0]))
+    predictor = load_streaming(config, MemoryConfig())
     prediction = predictor.predict(frame(0), [])
     assert predictor.info.name == 'da3_small'
     assert prediction.depths[0].depth.shape == (70, 112)
