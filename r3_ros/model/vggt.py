@@ -1,6 +1,6 @@
 """VGGT: depth, points and poses of S frames that all see one another (arXiv 2503.11651).
 
-Also LingBot-Map (arXiv 2604.14141), which was trained from it, without points.
+Also LingBot-Map (arXiv 2604.14141), which has its layers but for the points.
 
 Each frame alone passes through a complete vision transformer, DINOv2 with registers. Its patch
 tokens then pass through pairs of blocks: one within a frame, one across all frames. Poses are
