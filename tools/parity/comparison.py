@@ -89,7 +89,7 @@ _BFLOAT16 = {
     Quantity.HEAD: Bound(0.3, rms=0.06),
     Quantity.DEPTH: Bound(0.15, rms=0.03),
     Quantity.CONFIDENCE: Bound(0.2, rms=0.035),
-    Quantity.POINTS: Bound(0.15, rms=0.03),
+    Quantity.POINTS: Bound(0.1, rms=0.018),
     Quantity.PAIRS: Bound(0.15, rms=0.035),
     Quantity.POSES: Bound(0.3, rms=0.08),
     Quantity.INTRINSICS: Bound(0.03, rms=0.01),
@@ -101,10 +101,10 @@ _FLOAT16 = {
     Quantity.HEAD: Bound(0.04, rms=0.01),
     Quantity.DEPTH: Bound(0.018, rms=4e-3),
     Quantity.CONFIDENCE: Bound(0.025, rms=4.5e-3),
-    Quantity.POINTS: Bound(0.018, rms=4e-3),
+    Quantity.POINTS: Bound(0.01, rms=2e-3),
     Quantity.PAIRS: Bound(0.012, rms=4.5e-3),
     Quantity.POSES: Bound(0.045, rms=0.012),
-    Quantity.INTRINSICS: Bound(1.5e-3, rms=6e-4),
+    Quantity.INTRINSICS: Bound(3e-3, rms=1e-3),
     Quantity.PIXELS: Bound(0),
 }
 #: By precision of the network's matrix products. Files without a network hold to the first.
