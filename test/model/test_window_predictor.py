@@ -189,7 +189,7 @@ def test_a_file_of_weights_becomes_a_predictor_of_windows(tmp_path):
 
 
 def test_the_classical_predictor_has_no_full_context():
-    with pytest.raises(ConfigError, match='needs the R3 network.*--model r3'):
+    with pytest.raises(ConfigError, match='needs a network.*--model r3'):
         load_window_predictor(R3Config())
 
 
