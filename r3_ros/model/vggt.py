@@ -40,6 +40,10 @@ _POSE = 9
 #: Base of the rotary frequencies of LingBot-Map; channels turned by frame, row and column.
 _VIDEO_BASE, _VIDEO_CHANNELS = 10_000.0, (20, 22, 22)
 
+#: A frame has no pose if both dense heads differ by more than this share of the depth: a guess,
+#: generous since the weights of the authors were not run. Compared at every so many pixels.
+_MOST_DISAGREEMENT, _STRIDE = 0.5, 4
+
 #: Parameters that stay float32 in every precision; the authors run all heads so.
 _FLOAT32 = re.compile(r'^(camera|depth|point)_head\.|\.(\w*norm\d?|ls\d)\.|_tokens?$|\.pos_embed$')
 
@@ -267,12 +271,17 @@ class VggtNetwork(MultiViewNetwork):
         return VggtPrediction(encodings, *maps)
 
     def relate(self, features: FrameFeatures) -> Views:
-        """Predict the frames together; those of LingBot-Map are in order of time."""
-        found = self.predict(features)
+        """Predict the frames together; those of LingBot-Map are in order of time.
+
+        A frame of VGGT has no pose if its depth contradicts its points.
+        """
+        found = self.predict(features, points=True)
         T = camera_poses(found.encodings)
         if not self._is_video:
             R = T[:, :3, :3].mT.clone()
             T[:, :3, :3], T[:, :3, 3:] = R, -R @ T[:, :3, 3:]
+        if found.points is not None:
+            T[disagreement(found, T) > _MOST_DISAGREEMENT] = torch.nan
         return Views(T, found.encodings[:, 7:], found.depth, found.confidence)
 
     def forward(self, images: Tensor) -> VggtPrediction:
@@ -284,5 +293,27 @@ class VggtNetwork(MultiViewNetwork):
 
     def pass_bytes(self, width: int, height: int, frames: int, depth: bool = True) -> int:
         """Return an upper bound of the peak memory of a pass, without the weights."""
+        points = 0 if self._is_video else 16 * frames * width * height
         # The heads are float32 in every precision, as are most tensors between blocks.
-        return pass_bytes(self.config, height // PATCH, width // PATCH, frames, 4, True)
+        return points + pass_bytes(self.config, height // PATCH, width // PATCH, frames, 4, True)
+
+
+def disagreement(found: VggtPrediction, T_world_camera: Tensor) -> Tensor:
+    """Return how far the two dense heads differ about the place of the pixels.
+
+    :param T_world_camera: (S, 4, 4).
+    :returns: (S,) median distance over the depth, of the half of the pixels with the surer depth.
+    """
+    assert found.points is not None
+    points = found.points[:, ::_STRIDE, ::_STRIDE]
+    depth, confidence = (m[:, ::_STRIDE, ::_STRIDE] for m in (found.depth, found.confidence))
+    v, u = (
+        torch.linspace(-1, 1, n, device=depth.device) * tangent[:, None]
+        for n, tangent in zip(depth.shape[1:], (found.encodings[:, 7:] / 2).tan().T, strict=True)
+    )
+    v, u = v[:, :, None].expand_as(depth), u[:, None].expand_as(depth)
+    seen = torch.stack([u, v, torch.ones_like(depth)], dim=-1) * depth[..., None]
+    turned = torch.einsum('sij,shwj->shwi', T_world_camera[:, :3, :3], seen)
+    distance = (turned + T_world_camera[:, None, None, :3, 3] - points).norm(dim=-1) / depth
+    sure = confidence >= confidence.flatten(1).median(dim=1).values[:, None, None]
+    return distance.masked_fill(~sure, torch.nan).flatten(1).nanmedian(dim=1).values

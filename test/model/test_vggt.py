@@ -1,5 +1,6 @@
 """VGGT and LingBot-Map: results of the authors' code, names of parameters, what frames see."""
 
+from dataclasses import replace
 import json
 
 from networks import own_network, shared_network
@@ -9,6 +10,7 @@ from peak_memory import PeakMemory
 from PIL import Image
 import pytest
 from r3_ros.core.errors import CheckpointError, FrameError
+from r3_ros.model import vggt
 from r3_ros.model.building import build_network
 from r3_ros.model.multi_view import FrameFeatures
 from r3_ros.model.variants import VARIANTS
@@ -140,7 +142,9 @@ def test_frames_may_be_encoded_one_by_one(name):
     apart = network.relate(one_by_one)
     assert one_by_one.descriptor.shape == (3, network.descriptor_size)
     torch.testing.assert_close(apart.depth, together.depth, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(apart.T_world_camera, together.T_world_camera, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        apart.T_world_camera, together.T_world_camera, rtol=1e-4, atol=1e-5, equal_nan=True
+    )
 
 
 def in_order(network, order):
@@ -172,7 +176,8 @@ def test_every_frame_sees_every_other():
 
 
 @pytest.mark.parametrize('name', NETWORKS)
-def test_poses_are_camera_to_world(name):
+def test_poses_are_camera_to_world(name, monkeypatch):
+    monkeypatch.setattr(vggt, 'disagreement', lambda found, T: torch.zeros(len(T)))
     network = shared_network(name)
     features = network.encode(images())
     views, encodings = network.relate(features), network.predict(features).encodings
@@ -191,6 +196,33 @@ def test_a_pose_without_rotation_is_no_pose():
     network.camera_head.pose_branch.fc2.bias.zero_()
     views = network.relate(network.encode(images()))
     assert torch.isnan(views.T_world_camera[:, :3, :3]).all() and (views.fov == 0).all()
+
+
+def test_a_frame_whose_depth_contradicts_its_points_has_no_pose(monkeypatch):
+    network = own_network('vggt')
+    features = network.encode(images())
+    found = network.predict(features)
+    monkeypatch.setattr(vggt, 'disagreement', lambda found, T: torch.zeros(len(T)))
+    T = network.relate(features).T_world_camera
+    monkeypatch.undo()
+    half = (found.encodings[:, 7:] / 2).tan()
+    v, u = (torch.linspace(-1, 1, n) for n in found.depth.shape[1:])
+    points = torch.empty(3, 42, 56, 3)
+    for s in range(3):
+        rays = torch.stack([*torch.meshgrid(u * half[s, 1], v * half[s, 0], indexing='xy')], -1)
+        rays = torch.cat([rays, torch.ones(42, 56, 1)], dim=-1)
+        points[s] = (rays * found.depth[s, ..., None]) @ T[s, :3, :3].T + T[s, :3, 3]
+    points[1] += 0.6 * found.depth[1, ..., None]  # a distance of 1.04 times the depth
+    points[2, ::3] += 100.0  # a few wrong pixels do not count
+    agreed = replace(found, points=points, point_confidence=found.confidence)
+    monkeypatch.setattr(network, 'predict', lambda features, points: agreed)
+    poses = network.relate(features).T_world_camera
+    assert torch.equal(poses[[0, 2]], T[[0, 2]]) and torch.isnan(poses[1]).all()
+
+
+def test_made_up_weights_give_no_poses():
+    network = shared_network('vggt')
+    assert torch.isnan(network.relate(network.encode(images())).T_world_camera).all()
 
 
 def test_points_run_through_zero():
