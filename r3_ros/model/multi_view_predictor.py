@@ -35,7 +35,7 @@ from .cache.frame_memory import CacheBudget, FrameMemory
 from .device_errors import device_errors
 from .multi_view import FrameFeatures, MultiViewNetwork, Views
 from .network_predictor import finite_depth, NetworkPredictor, NOT_FINITE
-from .view_agreement import agreement, shares_seen_again, STRIDE
+from .view_agreement import agreement, overlap_factors, STRIDE
 
 #: Score of an edge whose pass agrees well with itself and with what is held.
 _GOOD_SCORE = 0.75
@@ -235,9 +235,8 @@ class MultiViewPredictor(NetworkPredictor[FrameFeatures]):
         """
         T_held = np.stack([self._held[i].T_world_camera for i in seen.ids])
         agreed = agreement(T_held, seen.T[:-1], units, float(np.nanmedian(seen.depth[-1])))
-        shares = shares_seen_again(seen.T, seen.depth, intrinsics, len(seen.ids))[:-1]
-        # Half of the points may fit by chance.
-        scores = self._clarity(seen) * agreed.factors * np.maximum(2.0 * shares - 1.0, 0.0)
+        overlap = overlap_factors(seen.T, seen.depth, intrinsics, len(seen.ids))[:-1]
+        scores = self._clarity(seen) * agreed.factors * overlap
         T_context_frame = inverse(seen.T[:-1]) @ seen.T[-1]
         return tuple(
             Edge(i, frame_id, T, float(score), float(score), agreed.evidence)

@@ -79,12 +79,13 @@ def agreement(
     return PassAgreement(second, evidence)
 
 
-def shares_seen_again(
+def overlap_factors(
     T: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics, frame: int
 ) -> np.ndarray:
-    """Return (S,) shares of a frame's points that lie where another frame sees a surface.
+    """Return (S,) how well the surfaces of a frame and of others fit: factors, 0 to 1.
 
-    Of those that lie in its image; 0 if these are too few.
+    By the share of the frame's points in the other's image that lie where it sees a surface: 0 up
+    to a half, which may be chance, and where too few points lie in the image.
 
     :param T: (S, 4, 4) camera to world.
     :param depth: (S, h, w) in the same unit at every :data:`STRIDE`-th pixel, NaN where unknown.
@@ -105,4 +106,5 @@ def shares_seen_again(
         if inside.sum() > _LEAST_INSIDE * len(points):
             there = depth[n][v[inside].astype(int), u[inside].astype(int)]
             shares[n] = np.mean(np.abs(z[inside] - there) < _SAME_DEPTH * there)
-    return shares
+    factors: np.ndarray = np.maximum(2.0 * shares - 1.0, 0.0)
+    return factors

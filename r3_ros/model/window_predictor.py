@@ -18,7 +18,7 @@ from .multi_view import MultiViewNetwork, Views
 from .network import PairNetwork, Prediction
 from .network_predictor import NOT_FINITE
 from .r3_predictor import geometry_rule
-from .view_agreement import shares_seen_again, STRIDE
+from .view_agreement import overlap_factors, STRIDE
 
 #: Least score of a pair.
 _LEAST_SCORE = 1e-6
@@ -120,7 +120,7 @@ def _on_host(prediction: Prediction) -> WindowPrediction:
 
 
 def _of_views(views: Views, with_depth: bool) -> WindowPrediction:
-    """Return the relations of a pass, as confident as the depths of two frames agree."""
+    """Return the relations of frames whose surfaces fit, as confident as they fit well."""
     T, fov = (values.double().cpu().numpy() for values in (views.T_world_camera, views.fov))
     depth, confidence = _finite(views.depth, views.confidence)
     S, height, width = depth.shape
@@ -130,14 +130,14 @@ def _of_views(views: Views, with_depth: bool) -> WindowPrediction:
     intrinsics = intrinsics_from_fov(vertical, horizontal, width, height)
     T_target_source = inverse(T)[None] @ T[:, None]
     relative = np.concatenate([T_target_source[..., :3, 3], quat_xyzw(T_target_source)], axis=-1)
-    others = ~np.eye(S, dtype=bool)
-    relative[~others] = np.nan
     grids = depth[:, ::STRIDE, ::STRIDE]
-    shares = np.stack([shares_seen_again(T, grids, intrinsics, n) for n in range(S)])
-    scores = np.maximum(shares**2, _LEAST_SCORE)
+    scores = np.stack([overlap_factors(T, grids, intrinsics, n) for n in range(S)])
+    related = (scores > _LEAST_SCORE) & ~np.eye(S, dtype=bool)
+    relative[~related] = np.nan
+    scores = np.maximum(scores, _LEAST_SCORE)
     logits = np.repeat(np.log(np.expm1(scores))[..., None], 2, axis=-1)  # the softplus inverted
     maps = (depth, confidence) if with_depth else ()
-    return WindowPrediction(relative, logits, others, fov, *maps)
+    return WindowPrediction(relative, logits, related, fov, *maps)
 
 
 def _finite(depth: torch.Tensor, confidence: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
