@@ -105,6 +105,23 @@ def test_images_of_one_surface_are_related():
     np.testing.assert_allclose(T_2_1[:3, 3], unit * expected[:3, 3], atol=1e-5)
 
 
+def test_an_image_without_a_pose_is_related_to_none(monkeypatch):
+    network = ScriptedViews(ViewScript(room_walk(30)))
+    relate = network.relate
+
+    def without_second(features):
+        views = relate(features)
+        views.T_world_camera[1] = torch.nan
+        return views
+
+    monkeypatch.setattr(network, 'relate', without_second)
+    found = window_predictor(network).predict([f.image for f in numbered_frames(4)])
+    others = np.array([0, 2, 3])
+    assert not found.predicted[1].any() and not found.predicted[:, 1].any()
+    assert found.predicted[np.ix_(others, others)].sum() == 6
+    assert np.isnan(found.relative[1]).all() and np.isfinite(found.depth).all()
+
+
 def test_descriptors_have_unit_length(predictor, images):
     lengths = [np.linalg.norm(predictor.describe(image)) for image in images]
     np.testing.assert_allclose(lengths, 1.0, rtol=1e-5)
