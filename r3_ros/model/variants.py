@@ -117,3 +117,46 @@ VARIANTS: dict[str, NetworkConfig] = {
         NetworkConfig('da3metric-large', _LARGE_LOCAL, _LARGE_HEAD, CameraOutput.NONE),
     )
 }
+
+
+class PairOutput(enum.Enum):
+    """What a network of image pairs predicts."""
+
+    POINTS = 'points'  # point maps by a pyramid: DUSt3R for images of 512 pixels
+    LINEAR_POINTS = 'linear points'  # point maps token by token: DUSt3R for 224 pixels
+    DESCRIPTORS = 'descriptors'  # point maps in metres, and descriptors: MASt3R
+    POSE = 'pose'  # the relative pose, its translation without length: Reloc3r
+
+
+@dataclass(frozen=True)
+class CrocoConfig:
+    """A network of image pairs: an encoder of single images, a decoder that relates two.
+
+    :ivar encoder_width: channels of an encoder token; ``decoder_width`` of a decoder token.
+    """
+
+    name: str
+    output: PairOutput
+    encoder_width: int = 1024
+    encoder_depth: int = 24
+    decoder_width: int = 768
+    decoder_depth: int = 12
+
+    @property
+    def taps(self) -> tuple[int, int, int, int]:
+        """Stages of the decoder that the heads read; 0 is its input, before its own width."""
+        depth = self.decoder_depth
+        return 0, depth // 2, depth * 3 // 4, depth
+
+
+#: Every network of image pairs, by name. Sources: DUSt3R (arXiv 2312.14132), MASt3R (arXiv
+#: 2406.09756), Reloc3r (arXiv 2412.08376), as released.
+PAIR_VARIANTS: dict[str, CrocoConfig] = {
+    config.name: config
+    for config in (
+        CrocoConfig('dust3r', PairOutput.POINTS),
+        CrocoConfig('dust3r-linear', PairOutput.LINEAR_POINTS),
+        CrocoConfig('mast3r', PairOutput.DESCRIPTORS),
+        CrocoConfig('reloc3r', PairOutput.POSE),
+    )
+}

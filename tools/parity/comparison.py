@@ -25,6 +25,7 @@ class Measure(enum.Enum):
 
     SPREAD = 'spread'  # standard deviations of the golden array
     LOG = 'log'  # abs(log a - log b)
+    VECTOR = 'relative'  # length of the difference over that of the golden vector
     LOG_ABOVE_ONE = 'log(c-1)'  # abs(log(a - 1) - log(b - 1))
     ABSOLUTE = 'absolute'
     RELATIVE = 'relative'  # to the golden value
@@ -39,6 +40,7 @@ class Quantity(enum.Enum):
     HEAD = 'head'  # pyramid, rays, sky
     DEPTH = 'depth'
     CONFIDENCE = 'conf'
+    POINTS = 'points'  # point maps, descriptors
     PAIRS = 'pairs'  # raw output of the camera head
     POSES = 'poses'
     INTRINSICS = 'K'
@@ -51,6 +53,7 @@ MEASURES = {
     Quantity.HEAD: Measure.SPREAD,
     Quantity.DEPTH: Measure.LOG,
     Quantity.CONFIDENCE: Measure.LOG_ABOVE_ONE,
+    Quantity.POINTS: Measure.VECTOR,
     Quantity.PAIRS: Measure.ABSOLUTE,
     Quantity.POSES: Measure.ABSOLUTE,
     Quantity.INTRINSICS: Measure.RELATIVE,
@@ -75,6 +78,7 @@ _FLOAT32 = {
     Quantity.HEAD: Bound(2e-4),
     Quantity.DEPTH: Bound(5e-5),
     Quantity.CONFIDENCE: Bound(3e-4),
+    Quantity.POINTS: Bound(1e-4),
     Quantity.PAIRS: Bound(1e-4),
     Quantity.POSES: Bound(5e-5),
     Quantity.INTRINSICS: Bound(1e-5),
@@ -86,6 +90,7 @@ _BFLOAT16 = {
     Quantity.HEAD: Bound(0.3, rms=0.06),
     Quantity.DEPTH: Bound(0.15, rms=0.03),
     Quantity.CONFIDENCE: Bound(0.2, rms=0.035),
+    Quantity.POINTS: Bound(0.3, rms=0.08),
     Quantity.PAIRS: Bound(0.15, rms=0.035),
     Quantity.POSES: Bound(0.3, rms=0.08),
     Quantity.INTRINSICS: Bound(0.01, rms=4e-3),
@@ -97,6 +102,7 @@ _FLOAT16 = {
     Quantity.HEAD: Bound(0.04, rms=0.01),
     Quantity.DEPTH: Bound(0.018, rms=4e-3),
     Quantity.CONFIDENCE: Bound(0.025, rms=4.5e-3),
+    Quantity.POINTS: Bound(0.04, rms=0.01),
     Quantity.PAIRS: Bound(0.012, rms=4.5e-3),
     Quantity.POSES: Bound(0.045, rms=0.012),
     Quantity.INTRINSICS: Bound(1.5e-3, rms=6e-4),
@@ -146,6 +152,9 @@ _PATTERNS = (
     (r'depth_conf', Quantity.CONFIDENCE, 'fgg'),
     (r'ray', Quantity.HEAD, 'fgg.'),
     (r'(ray_conf|sky)', Quantity.HEAD, 'fgg'),
+    (r'(points|descriptors)[12]', Quantity.POINTS, 'fgg.'),
+    (r'(descriptor_)?confidence[12]', Quantity.DEPTH, 'fgg'),
+    (r'T_second_first|T_first_second', Quantity.POSES, '...'),
     (r'abs_pose_enc', Quantity.PAIRS, '..'),
     (r'rel_pose_enc(_last)?', Quantity.PAIRS, '...'),
     (r'rel_pose_(conf|conf_t|conf_r|mask)(_last)?', Quantity.PAIRS, '..'),
@@ -293,7 +302,8 @@ def measured(
     with np.errstate(all='ignore'):
         errors = np.asarray(_errors(measure, a, b))
     # Equal infinities, as of a focal length, agree; a single NaN does not.
-    errors = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, errors)
+    if measure is not Measure.VECTOR:
+        errors = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, errors)
     errors = np.where(np.isnan(errors), np.inf, errors)
     counted = errors.size
     if counts is not None:
@@ -311,6 +321,8 @@ def _errors(measure: Measure, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if measure is Measure.SPREAD:
         # An array of one value has no spread: its difference is absolute.
         return np.abs(a - b) / (a.std() or 1.0)
+    if measure is Measure.VECTOR:
+        return np.linalg.norm(a - b, axis=-1) / np.linalg.norm(a, axis=-1)
     if measure is Measure.LOG:
         return np.abs(np.log(a) - np.log(b))
     if measure is Measure.LOG_ABOVE_ONE:

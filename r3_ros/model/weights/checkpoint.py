@@ -26,7 +26,7 @@ from ...core.atomic_files import atomic_path
 from ...core.config import is_image_size
 from ...core.errors import CheckpointError, ModelError, OutputError
 from ..building import build_network, Network
-from ..variants import NetworkConfig, VARIANTS
+from ..variants import CrocoConfig, NetworkConfig, PAIR_VARIANTS, VARIANTS
 from .catalogue import sha256_of
 
 Shape = tuple[int, ...]
@@ -35,19 +35,33 @@ Shape = tuple[int, ...]
 IMAGE_SIZE = 'image_size'
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
+_CONFIGS: dict[str, NetworkConfig | CrocoConfig] = {**VARIANTS, **PAIR_VARIANTS}
 #: Prefix of the names in our own files, as in those of R3.
 _PREFIX = 'da3.'
 #: Prefixes left by training code.
 _PREFIXES = re.compile(r'((net|module|model|da3)\.)*')
-#: Its width narrows down the networks before they are compared parameter by parameter.
-_CLASS_TOKEN = 'backbone.pretrained.cls_token'
-#: The norm shared by the four ray branches; torch lists it under each of their names.
+#: Their widths narrow down the networks before they are compared parameter by parameter.
+_CLASS_TOKEN, _ENCODER_NORM = 'backbone.pretrained.cls_token', 'enc_norm.weight'
+#: Parameters listed by torch under several names: the norm of the four ray branches, and the
+#: levels of the heads of image pairs.
 _SHARED_NORM = re.compile(r'(output_conv2_aux\.)\d(\.2\.)')
+_SHARED_LEVEL = re.compile(r'scratch\.layer_rn\.(\d)\.')
+#: The heads of image pairs, from our names to official ones.
+_PAIR_HEADS = (
+    (re.compile(r'\.dpt\.projects\.(\d)\.'), r'.dpt.act_postprocess.\1.0.'),
+    (re.compile(r'\.dpt\.resize_layers\.(\d)\.'), r'.dpt.act_postprocess.\1.1.'),
+    (re.compile(r'\.dpt\.(layer|refinenet)'), r'.dpt.scratch.\1'),
+    (re.compile(r'\.dpt\.output_conv1\.'), '.dpt.head.0.'),
+    (re.compile(r'\.dpt\.output_conv2\.0\.'), '.dpt.head.2.'),
+    (re.compile(r'\.dpt\.output_conv2\.2\.'), '.dpt.head.4.'),
+)
 #: Modules in ``head.scratch`` of the official networks, and in ``head`` of ours.
 _SCRATCH = ('layer', 'refinenet', 'output_conv', 'sky_output_conv')
 #: Parts of official files that our networks may lack: the pose encoder, additional camera heads,
-#: the Gaussian head, projections used in training.
-_OPTIONAL_PARTS = ('cam_enc', 'aux_cam_decs', 'gs_head', 'gs_adapter', 'projections')
+#: the Gaussian head, projections and mask tokens used in training.
+_OPTIONAL_PARTS = (
+    'cam_enc', 'aux_cam_decs', 'gs_head', 'gs_adapter', 'projections', 'mask_token',
+)  # fmt: skip
 #: Older files have one confidence, used for translation too.
 _CONFIDENCE_T, _CONFIDENCE = 'cam_dec.fc_rel_conf_t.', 'cam_dec.fc_rel_conf.'
 #: First bytes of files mistaken for weights.
@@ -86,13 +100,13 @@ def load_network(
 ) -> LoadedNetwork:
     """Load a network without a second copy of the file in memory.
 
-    :param variant: a name in ``VARIANTS``; None: the one that fits the file.
+    :param variant: a name in ``VARIANTS`` or ``PAIR_VARIANTS``; None: the one that fits the file.
     :param dtype: of the parameters, except those that the network keeps in float32.
     :raises CheckpointError: the file holds no weights, is damaged, or of another network.
     :raises ModelError: no such variant, or no memory for it on the device.
     """
-    if variant is not None and variant not in VARIANTS:
-        raise ModelError(f'there is no network {variant}; choose one of {", ".join(VARIANTS)}')
+    if variant is not None and variant not in _CONFIGS:
+        raise ModelError(f'there is no network {variant}; choose one of {", ".join(_CONFIGS)}')
     with _read_errors(path), _unchanged(path):
         sha256 = sha256_of(path)
         # Read, not mapped: overwriting the file later must not change or crash the program.
@@ -101,7 +115,7 @@ def load_network(
             image_size = _image_size(file.metadata() or {})
             name, match = _identify(shapes, variant)
             with torch.device('meta'):
-                network = build_network(VARIANTS[name])
+                network = build_network(_CONFIGS[name])
             _fill(network, match.keys, file, dtype, device)
     network.requires_grad_(False).eval()
     return LoadedNetwork(network, name, sha256, tuple(match.notes), image_size)
@@ -142,6 +156,9 @@ def official_name(parameter: str) -> str:
         return f'backbone.pretrained.{rest}'
     if part == 'head' and rest.startswith(_SCRATCH):
         return f'head.scratch.{rest}'
+    if part.startswith('downstream_head'):
+        for pattern, official in _PAIR_HEADS:
+            parameter = pattern.sub(official, parameter)
     return parameter
 
 
@@ -219,14 +236,14 @@ class _Match:
 
 def _identify(shapes: Mapping[str, Shape], variant: str | None) -> tuple[str, _Match]:
     """Return the variant that fits a file, and the match."""
-    widths = {shape[-1:] for key, shape in shapes.items() if _name(key) == _CLASS_TOKEN}
+    widths = {(_name(key), shape[-1:]) for key, shape in shapes.items()}
     matches = {
         name: _match(shapes, _wanted(config))
-        for name, config in VARIANTS.items()
-        if name == variant or (config.backbone.width,) in widths
+        for name, config in _CONFIGS.items()
+        if name == variant or _width(config) in widths
     }
     if not matches:
-        raise _Unusable(f'it is of no known network ({", ".join(VARIANTS)})')
+        raise _Unusable(f'it is of no known network ({", ".join(_CONFIGS)})')
     nearest = min(matches, key=lambda name: matches[name].differences)
     name = variant or nearest
     match = matches[name]
@@ -239,8 +256,15 @@ def _identify(shapes: Mapping[str, Shape], variant: str | None) -> tuple[str, _M
     raise _Unusable(f'it does not fit {variant}: {match}')
 
 
+def _width(config: NetworkConfig | CrocoConfig) -> tuple[str, Shape]:
+    """Return a parameter whose last axis is the width of a network, and that width."""
+    if isinstance(config, CrocoConfig):
+        return _ENCODER_NORM, (config.encoder_width,)
+    return _CLASS_TOKEN, (config.backbone.width,)
+
+
 @functools.cache
-def _wanted(config: NetworkConfig) -> Mapping[str, Shape]:
+def _wanted(config: NetworkConfig | CrocoConfig) -> Mapping[str, Shape]:
     """Return the parameter shapes of a network by name."""
     with torch.device('meta'):
         state = build_network(config).state_dict()
@@ -248,8 +272,13 @@ def _wanted(config: NetworkConfig) -> Mapping[str, Shape]:
 
 
 def _name(key: str) -> str:
-    """Return the name of a key, the same for all keys of the shared norm."""
-    return _SHARED_NORM.sub(r'\g<1>0\2', _PREFIXES.sub('', key, count=1))
+    """Return the name of a key, the same for all keys of a shared parameter."""
+    name = _SHARED_NORM.sub(r'\g<1>0\2', _PREFIXES.sub('', key, count=1))
+    return _SHARED_LEVEL.sub(lambda found: f'scratch.layer{int(found[1]) + 1}_rn.', name)
+
+
+def _is_shared(key: str) -> bool:
+    return bool(_SHARED_NORM.search(key) or _SHARED_LEVEL.search(key))
 
 
 def _match(shapes: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> _Match:
@@ -261,11 +290,11 @@ def _match(shapes: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> _Match:
         part = name.partition('.')[0]
         if part in _OPTIONAL_PARTS and part not in parts:
             ignored.append(part)
-        elif name not in wanted or (name in keys and not _SHARED_NORM.search(key)):
+        elif name not in wanted or (name in keys and not _is_shared(key)):
             unexpected.append(_shown(key))
         elif shapes[key] != wanted[name]:
             misshaped.append(f'{_shown(key)} ({_text(shapes[key])}, not {_text(wanted[name])})')
-        # Of several keys of the shared norm the last is used, as in torch.
+        # Of several keys of a shared parameter the last is used, as in torch.
         keys[name] = key
     notes = [f'ignored {ignored.count(part)} tensors {part}.*' for part in sorted({*ignored})]
     older = {name: name.replace(_CONFIDENCE_T, _CONFIDENCE) for name in wanted}
