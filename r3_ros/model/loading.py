@@ -16,9 +16,9 @@ from .cache.frame_memory import CacheBudget
 from .metric_predictor import MetricPredictor
 from .network import MetricNetwork, PairNetwork
 from .r3_predictor import R3Predictor
-from .r3_window_predictor import R3WindowPredictor
 from .weights.catalogue import CATALOGUE, find_weights, missing_message
 from .weights.checkpoint import load_network
+from .window_predictor import R3WindowPredictor
 
 #: Types by the names that the configuration uses.
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}

@@ -36,7 +36,7 @@ from .backbone import Tokens
 from .cache.frame_memory import CacheBudget, FrameMemory
 from .cache.recomputation import Recomputation
 from .device_errors import device_errors
-from .network import PairNetwork, Prediction
+from .network import FrameCache, PairNetwork, Prediction
 from .variants import CameraOutput
 
 #: Score of an edge whose logits are both 1, the reference before the first edges of a stream.
@@ -94,7 +94,7 @@ class R3Predictor:
         self._with_depth = config.depth
         self.variant = network.config.name
         self.image_size = config.image_size
-        self._memory = FrameMemory(budget)
+        self._memory = FrameMemory[FrameCache](budget)
         self._recomputation = Recomputation(network, self._memory, device, recomputed_per_frame)
         self._described: _Described | None
         self._warm_up: list[float]

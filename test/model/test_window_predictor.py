@@ -12,9 +12,10 @@ from r3_ros.core.errors import ConfigError, FrameError, ModelError
 from r3_ros.core.parameter_fields import updated
 from r3_ros.factory import load_window_predictor
 from r3_ros.model.building import build_network
-from r3_ros.model.r3_window_predictor import pass_bytes, R3WindowPredictor
+from r3_ros.model.pass_memory import pass_bytes
 from r3_ros.model.variants import VARIANTS
 from r3_ros.model.weights.checkpoint import save_network
+from r3_ros.model.window_predictor import R3WindowPredictor
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter

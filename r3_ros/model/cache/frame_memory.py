@@ -9,13 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...core.errors import ModelError
+from ..multi_view import FrameFeatures
 from ..network import FrameCache
+
+#: What is cached of a frame: all entries have one size.
+EntryT = TypeVar('EntryT', FrameCache, FrameFeatures)
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class CacheBudget:
     host_bytes: int
 
 
-class FrameMemory:
+class FrameMemory(Generic[EntryT]):
     """Cache entries and images by frame id. Used by one thread.
 
     :ivar entry_bytes: size of one frame's entry; 0 before the first.
@@ -38,8 +43,8 @@ class FrameMemory:
         self._host_bytes = budget.host_bytes
         self.entry_bytes = 0
         # The least recently used entries come first.
-        self._on_device: dict[int, FrameCache] = {}
-        self._on_host: dict[int, FrameCache] = {}
+        self._on_device: dict[int, EntryT] = {}
+        self._on_host: dict[int, EntryT] = {}
         self._images: dict[int, np.ndarray] = {}
         self._device = torch.device('cpu')
         self._largest_context = 0
@@ -92,7 +97,7 @@ class FrameMemory:
                 'stream.retrieved_keyframes or model.image_size'
             )
 
-    def context(self, frame_ids: Sequence[int]) -> FrameCache | None:
+    def context(self, frame_ids: Sequence[int]) -> EntryT | None:
         """Return the cache of these frames, in this order, on the device; None without frames.
 
         Room is made for the entry of the frame that attends to them.
@@ -116,9 +121,10 @@ class FrameMemory:
                 self._on_device[frame_id] = self._on_host[frame_id].mapped(self._to_device)
                 del self._on_host[frame_id]
                 self._leave_on_device(self._device_capacity - 1, frame_ids)
-        return FrameCache.join([self._on_device[i] for i in frame_ids])
+        entries = [self._on_device[i] for i in frame_ids]
+        return entries[0].join(entries)
 
-    def keep(self, frame_id: int, entry: FrameCache, image: np.ndarray | None = None) -> None:
+    def keep(self, frame_id: int, entry: EntryT, image: np.ndarray | None = None) -> None:
         """Hold the entry of a new frame, or of one of which only the image is held.
 
         :param entry: not copied.
@@ -169,14 +175,14 @@ class FrameMemory:
     def _image_bytes(self) -> int:
         return sum(image.nbytes for image in self._images.values())
 
-    def _begin_with(self, entry: FrameCache) -> None:
+    def _begin_with(self, entry: EntryT) -> None:
         if self._device_bytes < 2 * entry.nbytes:
             raise ModelError(
                 f'a frame takes {entry.nbytes / 2**20:.0f} MiB of cache, and at least two '
                 f'must fit into memory.max_gpu_mib ({self._device_bytes / 2**20:.0f}): '
                 'raise it, or lower model.image_size'
             )
-        self.entry_bytes, self._device = entry.nbytes, entry.pair_features[0].device
+        self.entry_bytes, self._device = entry.nbytes, entry.device
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._device, non_blocking=True)

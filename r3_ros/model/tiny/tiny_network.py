@@ -21,7 +21,7 @@ from ..depth_head import DenseDepth
 from ..layers import in_float32
 from ..network import FrameCache, normalised, PairNetwork, Prediction
 from ..variants import NetworkConfig, PATCH
-from .matching import cell_centres, chosen_cells, Matcher, Matches
+from .matching import cell_centres, chosen_cells, Matcher, Matches, MOST_SIMILARITIES
 from .pair_solver import MatchedPoints, Motions, solve_motions
 from .stem import DescriptorHead, Descriptors, Stem, STRIDE
 
@@ -33,8 +33,6 @@ _NOISE = 0.005
 _PRIOR = 10.0
 #: Fields of view outside of this range, radians, are predicted by untrained networks only.
 _FOV_RANGE = (0.2, 2.8)
-#: Similarities that are computed at once.
-MOST_SIMILARITIES = 2**20
 
 
 @dataclass(frozen=True)
