@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 import logging
 
-from .core.config import R3Config
+from .core.config import PAIR_MODELS, R3Config
 from .core.errors import ConfigError, ModelError, R3Error
 from .core.predictor import MetricDepth, Predictor, WindowPredictor
 from .streaming.engine import Engine
@@ -57,8 +57,9 @@ def load_predictor(config: R3Config) -> Predictor:
 
         return ClassicalPredictor(config.classical, with_depth=config.model.depth)
     with _libraries_for(f"model '{config.model.name}'"):
-        from .model.loading import load_r3
-    return load_r3(config.model, config.memory)
+        from .model.loading import load_pairs, load_r3
+    load = load_pairs if config.model.name in PAIR_MODELS else load_r3
+    return load(config.model, config.memory)
 
 
 def load_metric_depth(config: R3Config) -> MetricDepth:
@@ -78,10 +79,10 @@ def load_window_predictor(config: R3Config) -> WindowPredictor:
     :raises ModelError: its weights are missing or wrong, or a required library is missing.
     """
     config.validate()
-    if config.model.name == 'classical':
+    if config.model.name in ('classical', *PAIR_MODELS):
         raise ConfigError(
-            "offline mode needs the R3 network, model.name is 'classical': add --model r3, or "
-            'run without --mode offline'
+            f"offline mode needs the R3 network, model.name is '{config.model.name}': add "
+            '--model r3, or run without --mode offline'
         )
     if config.scale.source not in ('none', 'fixed'):
         raise ConfigError(

@@ -15,6 +15,8 @@ from ..core.errors import CheckpointError, ModelError
 from .cache.frame_memory import CacheBudget
 from .metric_predictor import MetricPredictor
 from .network import MetricNetwork, PairNetwork
+from .pairs.croco import PointNetwork, PoseNetwork
+from .pairs.pair_predictor import PairPredictor
 from .r3_predictor import R3Predictor
 from .weights.catalogue import CATALOGUE, find_weights, missing_message
 from .weights.checkpoint import load_network
@@ -45,6 +47,28 @@ def load_r3(config: ModelConfig, memory: MemoryConfig) -> R3Predictor:
     if errors.is_file():
         predictor.error_model = ErrorModel.read(errors)
     return predictor
+
+
+def load_pairs(config: ModelConfig, memory: MemoryConfig) -> PairPredictor:
+    """Load the configured network of image pairs and return its predictor of a stream.
+
+    :raises ModelError: no weights, unsuitable ones (CheckpointError), or no such device.
+    """
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    path = _weights_path(config)
+    loaded = load_network(path, dtype=DTYPES[precision], device=device)
+    if not isinstance(loaded.network, PointNetwork | PoseNetwork):
+        raise CheckpointError(
+            f'{path} holds {loaded.variant}, which is no network of image pairs: set '
+            f'model.checkpoint to a file of {config.name}'
+        )
+    info = ModelInfo(config.name, str(device), precision, loaded.sha256, loaded.notes)
+    config = replace(config, image_size=config.image_size or loaded.network.config.image_size)
+    budget = CacheBudget(memory.max_gpu_mib * _MIB, memory.max_host_mib * _MIB)
+    return PairPredictor(
+        loaded.network, info, config, budget, device, memory.recomputed_per_frame
+    )
 
 
 def load_r3_windows(config: ModelConfig, offline: OfflineConfig) -> R3WindowPredictor:
@@ -78,8 +102,8 @@ def _load(config: ModelConfig) -> tuple[PairNetwork, ModelInfo, torch.device, Mo
     loaded = load_network(path, dtype=DTYPES[precision], device=device)
     if not isinstance(loaded.network, PairNetwork):
         raise CheckpointError(
-            f'{path} holds the network {loaded.variant}, which predicts no pairs of frames: set '
-            'model.checkpoint to a file of R3'
+            f'{path} holds the network {loaded.variant}, which is not R3: set model.checkpoint to '
+            'a file of R3, or model.name to its network'
         )
     # Small products of several threads, which wait actively for one another, take seven times the
     # CPU time and are slower if other processes need the cores.

@@ -36,6 +36,7 @@ from .backbone import Tokens
 from .cache.frame_memory import CacheBudget, FrameMemory
 from .cache.recomputation import Recomputation
 from .device_errors import device_errors
+from .device_memory import device_memory, empty_cache
 from .network import FrameCache, PairNetwork, Prediction
 from .variants import CameraOutput
 
@@ -205,33 +206,16 @@ class R3Predictor:
     def shrink(self) -> None:
         """Halve the part of the cache on the device, and free the memory that torch caches."""
         self._described = None
-        self._empty_torch_cache()
+        empty_cache(self._device)
         try:
             self._memory.shrink()
         except ModelError as error:
             raise DeviceMemoryError(f'the cache cannot be made smaller: {error}') from error
-        self._empty_torch_cache()
+        empty_cache(self._device)
 
     def device_memory(self) -> DeviceMemory | None:
         """Return the use of the device's memory; None on a CPU."""
-        device = self._device
-        if device.type != 'cuda':
-            return None
-        try:
-            free, _ = torch.cuda.mem_get_info(device)
-            return DeviceMemory(
-                device=torch.cuda.get_device_name(device),
-                used=torch.cuda.memory_allocated(device),
-                reserved=torch.cuda.memory_reserved(device),
-                peak=torch.cuda.max_memory_allocated(device),
-                free=free,
-            )
-        except RuntimeError:
-            return None  # the device is lost; the next frame raises the error
-
-    def _empty_torch_cache(self) -> None:
-        if self._device.type == 'cuda':
-            torch.cuda.empty_cache()
+        return device_memory(self._device)
 
     def restore(
         self, keyframes: Iterable[KnownKeyframe], landmarks: SparseLandmarks | None
@@ -262,7 +246,7 @@ class R3Predictor:
     def close(self) -> None:
         """Free the cache; the weights are freed with the predictor."""
         self.reset()
-        self._empty_torch_cache()
+        empty_cache(self._device)
 
     def _prepared(self, frame: Frame) -> _Described:
         """Resize the image and run the blocks that see one frame alone."""

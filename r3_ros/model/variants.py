@@ -133,10 +133,12 @@ class CrocoConfig:
     """A network of image pairs: an encoder of single images, a decoder that relates two.
 
     :ivar encoder_width: channels of an encoder token; ``decoder_width`` of a decoder token.
+    :ivar image_size: long side of the training images in pixels; 224: a square.
     """
 
     name: str
     output: PairOutput
+    image_size: int = 512
     encoder_width: int = 1024
     encoder_depth: int = 24
     decoder_width: int = 768
@@ -155,7 +157,7 @@ PAIR_VARIANTS: dict[str, CrocoConfig] = {
     config.name: config
     for config in (
         CrocoConfig('dust3r', PairOutput.POINTS),
-        CrocoConfig('dust3r-linear', PairOutput.LINEAR_POINTS),
+        CrocoConfig('dust3r-linear', PairOutput.LINEAR_POINTS, image_size=224),
         CrocoConfig('mast3r', PairOutput.DESCRIPTORS),
         CrocoConfig('reloc3r', PairOutput.POSE),
     )

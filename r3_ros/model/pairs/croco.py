@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 import re
-from typing import NamedTuple
 
 import torch
 from torch import nn, Tensor
@@ -17,19 +16,12 @@ from torch.nn import functional as F
 
 from ...core.errors import FrameError
 from ..layers import Attention, Block, EPSILON_BLOCK, LayerNorm, Mlp, Rotation, rotate, rotations
+from ..multi_view import FrameFeatures
 from ..variants import CrocoConfig, HEAD_CHANNELS, PairOutput
 from .heads import DescriptorHead, LinearHead, PATCH, PointHead, PointMap, PoseHead
 
 #: Parameters that stay float32 in every precision: norms and heads, as in the authors' inference.
 _FLOAT32 = re.compile(r'norm(\d|_y)?\.|^downstream_head|^pose_head')
-
-
-class EncodedImages(NamedTuple):
-    """Encoder outputs of N images: (N, P, E) float32 tokens, rows first."""
-
-    tokens: Tensor
-    rows: int
-    columns: int
 
 
 class CrossAttention(nn.Module):
@@ -101,8 +93,8 @@ class CrocoNetwork(nn.Module):
         """Return whether a parameter stays float32 in every precision."""
         return _FLOAT32.search(name) is not None
 
-    def encode(self, images: Tensor) -> EncodedImages:
-        """Encode images, each by itself.
+    def encode(self, images: Tensor) -> FrameFeatures:
+        """Encode images, each by itself, to (N, P, E) float32 tokens; their mean describes one.
 
         :param images: (N, 3, H, W) uint8 RGB, sides multiples of 16.
         :raises FrameError: another shape or type.
@@ -122,24 +114,26 @@ class CrocoNetwork(nn.Module):
         rotation = _rotation(rows, columns, x.device)
         for block in self.enc_blocks:
             x = block(x, rotation)
-        return EncodedImages(self.enc_norm(x), rows, columns)
+        tokens = self.enc_norm(x)
+        return FrameFeatures((tokens,), tokens.mean(dim=1), rows, columns)
 
     def decode(
-        self, first: EncodedImages, second: EncodedImages, kept: Collection[int]
+        self, first: FrameFeatures, second: FrameFeatures, kept: Collection[int]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Relate N first images to N second ones.
 
         :param kept: stages to return: 0 is the input, i the output of block i; the last is normed.
         :returns: (N, P, ...) tokens of the stages of the first images, and of the second.
         """
-        of_first = _rotation(first.rows, first.columns, first.tokens.device)
-        of_second = _rotation(second.rows, second.columns, second.tokens.device)
+        of_first = _rotation(first.rows, first.columns, first.device)
+        of_second = _rotation(second.rows, second.columns, second.device)
+        (x,), (y,) = first.tensors, second.tensors
         stages: tuple[list[Tensor], list[Tensor]] = ([], [])
         if 0 in kept:
-            stages[0].append(first.tokens)
-            stages[1].append(second.tokens)
+            stages[0].append(x)
+            stages[1].append(y)
         dtype = self.decoder_embed.weight.dtype
-        x, y = (self.decoder_embed(i.tokens.to(dtype)).float() for i in (first, second))
+        x, y = self.decoder_embed(x.to(dtype)).float(), self.decoder_embed(y.to(dtype)).float()
         last = len(self.dec_blocks)
         both = zip(self.dec_blocks, self.dec_blocks2 or self.dec_blocks, strict=True)
         for i, (block, block2) in enumerate(both, start=1):
@@ -162,7 +156,7 @@ class PointNetwork(CrocoNetwork):
         }[config.output]
         self.downstream_head1, self.downstream_head2 = head(config), head(config)
 
-    def forward(self, first: EncodedImages, second: EncodedImages) -> tuple[PointMap, PointMap]:
+    def forward(self, first: FrameFeatures, second: FrameFeatures) -> tuple[PointMap, PointMap]:
         """Return the point maps of N pairs, the points of both images in the first camera."""
         of_first, of_second = self.decode(first, second, self.config.taps)
         return (
@@ -178,7 +172,7 @@ class PoseNetwork(CrocoNetwork):
         super().__init__(config, two_decoders=False)
         self.pose_head = PoseHead(config)
 
-    def forward(self, first: EncodedImages, second: EncodedImages) -> tuple[Tensor, Tensor]:
+    def forward(self, first: FrameFeatures, second: FrameFeatures) -> tuple[Tensor, Tensor]:
         """Return (N, 4, 4) float32 ``T_second_first`` and ``T_first_second``.
 
         The two are predicted by themselves: their product differs from the identity by the error.

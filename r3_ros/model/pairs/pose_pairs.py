@@ -30,8 +30,8 @@ _SAME_PLACE_SIGMAS = 4.0
 #: Standard deviation of a step that is guessed, over its length.
 _GUESS = 0.5
 _ROUNDS = 10
-#: Smallest translation between two frames, over that of the usual step, that gives a direction.
-_SCORE_SIGMA_RAD = 0.05
+#: Standard deviation over the length of an edge up to which its translation has the full score.
+_GOOD_SHARE = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,21 +82,27 @@ def relate_poses(
 
 
 class PairWorld:
-    """Where the held frames are, as far as directions tell."""
+    """Where the held frames are, as far as directions tell.
+
+    Frames whose places are not known relative to one another are on different islands.
+    """
 
     def __init__(self) -> None:
         self._T_world: dict[int, np.ndarray] = {}
+        self._island: dict[int, int] = {}
         self._newest: int | None = None
         self._step = 1.0
 
-    def place(self, frame_id: int, T_world_camera: np.ndarray) -> None:
+    def place(self, frame_id: int, T_world_camera: np.ndarray, island: int = 0) -> None:
         """Hold a frame whose pose is known."""
         self._T_world[frame_id] = T_world_camera
+        self._island[frame_id] = island
 
     def forget(self, frame_ids: Iterable[int]) -> None:
         """Drop frames."""
         for frame_id in frame_ids:
             self._T_world.pop(frame_id, None)
+            self._island.pop(frame_id, None)
 
     def edges(self, frame_id: int, pairs: Sequence[PosePair]) -> list[Edge]:
         """Place a frame by its pairs, and return its edges with their lengths.
@@ -104,26 +110,26 @@ class PairWorld:
         Pairs that do not meet where the others do are placed among themselves: after a loop, old
         frames see the new one elsewhere than the newest do. A single pair of them has no length.
         """
-        known = [pair for pair in pairs if pair.source_id in self._T_world]
-        if not self._T_world:
-            self._T_world[frame_id] = np.eye(4)
         edges: list[Edge] = []
-        placed = False
-        while known:
-            guess = self._guess(known) if not placed else None
-            if guess is None and len(known) < 2:
-                break
-            position, covariance, same = self._meeting_point(known, guess)
-            if not same.any():
-                break
-            group = [pair for pair, kept in zip(known, same, strict=True) if kept]
-            edges += [self._edge(pair, frame_id, position, covariance) for pair in group]
-            if not placed:
-                self._keep(frame_id, group, position)
-                placed = True
-            known = [pair for pair, kept in zip(known, same, strict=True) if not kept]
-        if placed or not self._newest:
-            self._newest = frame_id
+        islands = dict.fromkeys(self._island[pair.source_id] for pair in reversed(pairs))
+        for island in islands:
+            left = [pair for pair in pairs if self._island[pair.source_id] == island]
+            while left:
+                guess = self._guess(left) if frame_id not in self._T_world else None
+                if guess is None and len(left) < 2:
+                    break
+                position, covariance, same = self._meeting_point(left, guess)
+                group = [pair for pair, meets in zip(left, same, strict=True) if meets]
+                if not group or (guess is None and len(group) < 2):
+                    break
+                edges += [self._edge(pair, frame_id, position, covariance) for pair in group]
+                if frame_id not in self._T_world:
+                    self._keep(frame_id, group, position)
+                left = [pair for pair, meets in zip(left, same, strict=True) if not meets]
+        if frame_id not in self._T_world:
+            self.place(frame_id, np.eye(4), 1 + max(self._island.values(), default=0))
+            self._step = 1.0
+        self._newest = frame_id
         return [edge for edge in edges if np.linalg.norm(edge.T_source_target[:3, 3]) > 0]
 
     def _guess(self, pairs: Sequence[PosePair]) -> tuple[np.ndarray, float] | None:
@@ -132,9 +138,9 @@ class PairWorld:
         if newest is None:
             return None
         T = self._T_world[newest.source_id]
-        first = len(self._T_world) == 1
+        alone = list(self._island.values()).count(self._island[newest.source_id]) == 1
         # The first step is the unit: its length is right by definition.
-        sigma = 1e-6 if first else _GUESS * self._step
+        sigma = 1e-6 if alone else _GUESS * self._step
         return T[:3, 3] + self._step * T[:3, :3] @ newest.direction, sigma
 
     def _meeting_point(
@@ -170,10 +176,11 @@ class PairWorld:
         sources = [self._T_world[pair.source_id][:3, :3] for pair in group]
         turned = np.array([R @ pair.R_i_f for R, pair in zip(sources, group, strict=True)])
         weights = np.array([1.0 / pair.sigma_turn**2 for pair in group])
-        if self._newest in self._T_world:
+        island = self._island[group[0].source_id]
+        if self._newest is not None and self._island.get(self._newest) == island:
             step = float(np.linalg.norm(position - self._T_world[self._newest][:3, 3]))
             self._step = step if step > 0 else self._step
-        self._T_world[frame_id] = make_T(mean_rotation(turned, weights), position)
+        self.place(frame_id, make_T(mean_rotation(turned, weights), position), island)
 
     def _edge(
         self, pair: PosePair, frame_id: int, position: np.ndarray, covariance: np.ndarray
@@ -183,8 +190,9 @@ class PairWorld:
         d = T_world_i[:3, :3] @ pair.direction
         along = math.sqrt(max(float(d @ covariance @ d), 0.0))
         across = length * pair.sigma_direction
-        score_t = _SCORE_SIGMA_RAD / max(math.hypot(along, across) / max(length, 1e-9), _SCORE_SIGMA_RAD)
+        sigma = math.hypot(along, across)
+        score_t = min(1.0, _GOOD_SHARE * length / sigma)
         score_r = _LEAST_SIGMA_RAD / pair.sigma_turn
         T_i_f = make_T(pair.R_i_f, length * pair.direction)
-        evidence = (math.hypot(along, across), pair.sigma_turn)
+        evidence = (sigma, pair.sigma_turn)
         return Edge(pair.source_id, frame_id, T_i_f, score_t, score_r, evidence=evidence)
