@@ -57,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     network = _official(config)
     _fill(network, weights)
     arrays = {name: np.array(value) for name, value in small.items()}
+    state = network.state_dict()
+    arrays['keys'] = np.array(list(state))
+    arrays['shapes'] = np.array(['x'.join(map(str, value.shape)) for value in state.values()])
     for name, (height, width) in SIZES.items():
         pixels = _pixels(name, height, width, weights)
         arrays[f'{name}.images'] = pixels

@@ -12,8 +12,8 @@ from torch import Tensor
 from ...core.datatypes import Intrinsics
 from ...core.geometry import inverse, make_T, similarity, weighted_median
 
-#: Rounds of reweighting.
-_ROUNDS = 10
+#: Rounds of reweighting, which end when the median residual changes by no more than this share.
+_ROUNDS, _SETTLED = 10, 1e-3
 #: Least residual, over the distance, that counts as noise: below, no point loses weight.
 _LEAST_NOISE = 1e-3
 #: From a median of absolute values to a standard deviation, of a three-dimensional normal vector.
@@ -59,7 +59,7 @@ def align(source: np.ndarray, target: np.ndarray, weights: np.ndarray) -> Alignm
     weights = weights[usable] / weights[usable].sum()
     # A residual counts in shares of the distance.
     base = weights / distances**2
-    factors = np.ones_like(base)
+    factors, before = np.ones_like(base), np.inf
     for _ in range(_ROUNDS):
         S = _weighted_similarity(source, target, base * factors)
         if S is None:
@@ -67,7 +67,9 @@ def align(source: np.ndarray, target: np.ndarray, weights: np.ndarray) -> Alignm
         residuals = np.linalg.norm(source @ S[:3, :3].T + S[:3, 3] - target, axis=1) / distances
         noise = weighted_median(residuals, weights)
         sigma = max(noise * _MEDIAN_TO_SIGMA, _LEAST_NOISE)
-        factors = 1.0 / (1.0 + (residuals / sigma) ** 2)
+        if abs(noise - before) <= _SETTLED * noise:
+            break
+        factors, before = 1.0 / (1.0 + (residuals / sigma) ** 2), noise
     return Alignment(S, float(weights[residuals < _SAME_POINT].sum()), noise)
 
 
@@ -88,18 +90,20 @@ def _weighted_similarity(
     return similarity(make_T(R, mean_target - scale * R @ mean_source), scale)
 
 
-def focal_length(points: np.ndarray, weights: np.ndarray) -> float | None:
+def focal_length(points: np.ndarray, weights: np.ndarray, step: int) -> float | None:
     """Return the focal length of the camera that sees a point map, in pixels.
 
     The least sum of distances between pixels and projected points, by Weiszfeld's reweighting
     (DUSt3R, arXiv 2312.14132, section 3.3); None if it is not positive. The principal point is the
     centre of the image, as in training.
 
-    :param points: (H, W, 3) in the camera of the image; ``weights``: (H, W) >= 0.
+    :param points: (H, W, 3) in the camera of the image.
+    :param weights: (h, w) >= 0, of every ``step``-th row and column.
     """
-    height, width = weights.shape
-    u = np.arange(width) - (width - 1) / 2
-    v = np.arange(height) - (height - 1) / 2
+    height, width = points.shape[:2]
+    points = points[::step, ::step]
+    u = np.arange(0, width, step) - (width - 1) / 2
+    v = np.arange(0, height, step) - (height - 1) / 2
     seen = (points[..., 2] > 0) & np.isfinite(points).all(axis=-1) & (weights > 0)
     if not seen.any():
         return None

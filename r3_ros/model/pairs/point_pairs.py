@@ -94,7 +94,7 @@ def relate_points(
     confidence: np.ndarray | None = None
     for source_id, source in context.items():
         maps = _PairMaps.of(network, source, frame)
-        focal = focal_length(maps.points[1, 1][::GRID, ::GRID], maps.weights(1, 1))
+        focal = focal_length(maps.points[1, 1], maps.weights(1, 1), GRID)
         focals += [] if focal is None else [focal]
         pair = _pair(source_id, maps, depths.get(source_id), camera or _centred(maps, focal))
         if pair is not None:
@@ -105,7 +105,7 @@ def relate_points(
     if depth is None or confidence is None:
         # The image beside itself: depth of a single view.
         alone = _PairMaps.of(network, frame, frame)
-        focal = focal_length(alone.points[1, 1][::GRID, ::GRID], alone.weights(1, 1))
+        focal = focal_length(alone.points[1, 1], alone.weights(1, 1), GRID)
         focals += [] if focal is None else [focal]
         depth, confidence = alone.points[1, 1][..., 2], alone.confidence[1, 1]
         if network.config.output is not PairOutput.DESCRIPTORS and (depth > 0).any():

@@ -115,22 +115,34 @@ class PairWorld:
         for island in islands:
             left = [pair for pair in pairs if self._island[pair.source_id] == island]
             while left:
-                guess = self._guess(left) if frame_id not in self._T_world else None
-                if guess is None and len(left) < 2:
-                    break
-                position, covariance, same = self._meeting_point(left, guess)
-                group = [pair for pair, meets in zip(left, same, strict=True) if meets]
+                same = self._same_turn(left)
+                group = [pair for pair, agrees in zip(left, same, strict=True) if agrees]
+                guess = self._guess(group) if frame_id not in self._T_world else None
+                if guess is not None or len(group) > 1:
+                    position, covariance, meets = self._meeting_point(group, guess)
+                    group = [pair for pair, at in zip(group, meets, strict=True) if at]
                 if not group or (guess is None and len(group) < 2):
                     break
                 edges += [self._edge(pair, frame_id, position, covariance) for pair in group]
                 if frame_id not in self._T_world:
                     self._keep(frame_id, group, position)
-                left = [pair for pair, meets in zip(left, same, strict=True) if not meets]
+                used = {pair.source_id for pair in group}
+                left = [pair for pair in left if pair.source_id not in used]
         if frame_id not in self._T_world:
             self.place(frame_id, np.eye(4), 1 + max(self._island.values(), default=0))
             self._step = 1.0
         self._newest = frame_id
         return [edge for edge in edges if np.linalg.norm(edge.T_source_target[:3, 3]) > 0]
+
+    def _same_turn(self, pairs: Sequence[PosePair]) -> np.ndarray:
+        """Return which pairs agree on the rotation: the largest group, of the newest frames."""
+        R = np.array([self._T_world[pair.source_id][:3, :3] @ pair.R_i_f for pair in pairs])
+        sigma = np.array([pair.sigma_turn for pair in pairs])
+        apart = rotation_angle(np.swapaxes(R, 1, 2)[:, None] @ R)
+        agree = apart <= _SAME_PLACE_SIGMAS * np.hypot(sigma[:, None], sigma)
+        best = max(range(len(pairs)), key=lambda n: (agree[n].sum(), pairs[n].source_id))
+        same: np.ndarray = agree[best]
+        return same
 
     def _guess(self, pairs: Sequence[PosePair]) -> tuple[np.ndarray, float] | None:
         """Return the position after a step as long as the last, and its standard deviation."""
