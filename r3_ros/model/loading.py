@@ -66,9 +66,7 @@ def load_pairs(config: ModelConfig, memory: MemoryConfig) -> PairPredictor:
     info = ModelInfo(config.name, str(device), precision, loaded.sha256, loaded.notes)
     config = replace(config, image_size=config.image_size or loaded.network.config.image_size)
     budget = CacheBudget(memory.max_gpu_mib * _MIB, memory.max_host_mib * _MIB)
-    return PairPredictor(
-        loaded.network, info, config, budget, device, memory.recomputed_per_frame
-    )
+    return PairPredictor(loaded.network, info, config, budget, device, memory.recomputed_per_frame)
 
 
 def load_r3_windows(config: ModelConfig, offline: OfflineConfig) -> R3WindowPredictor:

@@ -34,7 +34,9 @@ def test_every_key_of_the_authors_code_is_used_once(name: str) -> None:
     assert match.notes == ['ignored 1 tensors mask_token.*'] * has_mask
     # A file of safetensors holds what is under two names once.
     once = {key: shape for key, shape in shapes.items() if '.layer_rn.' not in key}
-    assert not checkpoint._match(once, checkpoint._wanted(replace(PAIR_VARIANTS[name], **SMALL))).differences
+    assert not checkpoint._match(
+        once, checkpoint._wanted(replace(PAIR_VARIANTS[name], **SMALL))
+    ).differences
 
 
 @pytest.mark.parametrize('name', PAIR_VARIANTS)
@@ -62,7 +64,9 @@ def test_a_saved_network_is_recognised(
     assert all('head' in key or 'norm' in key for key in kept)
 
 
-def test_a_file_with_one_key_too_few_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_with_one_key_too_few_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = replace(PAIR_VARIANTS['reloc3r'], **SMALL)
     monkeypatch.setitem(checkpoint._CONFIGS, 'reloc3r', config)
     network = build_network(config)

@@ -24,7 +24,9 @@ from scripted_pairs import pair_predictor, PairScript, ScriptedPoints, ScriptedP
 _LOOP, _FRAMES = circle(period_s=3.0), 36
 
 
-def _run(network: ScriptedPoints | ScriptedPoses, count: int = _FRAMES) -> tuple[Engine, list[Estimate]]:
+def _run(
+    network: ScriptedPoints | ScriptedPoses, count: int = _FRAMES
+) -> tuple[Engine, list[Estimate]]:
     stream = StreamConfig(recent_frames=3, recent_keyframes=2, retrieved_keyframes=3)
     engine = Engine(pair_predictor(network), replace(R3Config(), stream=stream))
     estimates = [engine.step(frame) for frame in frames(count)]
@@ -69,11 +71,14 @@ def test_directions_without_length_give_the_trajectory() -> None:
 
 
 def test_a_loop_is_closed_when_old_frames_are_seen_again() -> None:
-    network = ScriptedPoints(PairScript(circle(period_s=4.0), noise=0.02, units=0.5, far=0.3))
+    # Only the nearest frames are seen, so poses drift until the camera is back.
+    network = ScriptedPoints(PairScript(_LOOP, noise=0.01, units=0.5, far=0.3))
     engine, estimates = _run(network, count=46)
     assert all(e.state.is_tracked for e in estimates[1:])
-    print(engine.session.map_revision, [(e.source_id, e.target_id) for e in engine.session.graph.edges() if e.target_id - e.source_id > 20], _off(network, estimates))
+    around = [e for e in engine.session.graph.edges() if e.target_id - e.source_id > 25]
     assert engine.session.map_revision
+    assert len(around) > 5
+    assert _off(network, estimates[-5:]) < 0.06
 
 
 @pytest.mark.parametrize('kind', [ScriptedPoints, ScriptedPoses])
@@ -126,13 +131,9 @@ def test_frames_of_a_saved_map_are_encoded_when_needed_and_give_the_place() -> N
         predictor = pair_predictor(network)
         shown = list(frames(6))
         known = [
-            KnownKeyframe(
-                i, f.stamp_ns, f.image, f.intrinsics, 2.0 * network.T_room(i) - np.diag([1, 1, 1, 1]),
-                np.zeros(128),
-            )  # fmt: skip
+            KnownKeyframe(i, f.stamp_ns, f.image, f.intrinsics, network.T_room(i), np.zeros(128))
             for i, f in enumerate(shown[:4])
         ]
-        known = [replace(k, T_world_camera=network.T_room(i)) for i, k in enumerate(known)]
         predictor.restore(known, None)
         assert network.encoded == 0
         frame = replace(shown[5], frame_id=100)

@@ -6,7 +6,6 @@ point maps and poses are noisy, each pair has a unit of its own, and some pairs 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 import math
 
@@ -100,17 +99,20 @@ class ScriptedPoints(_Scripted, PointNetwork):
     def forward(self, first: FrameFeatures, second: FrameFeatures) -> tuple[PointMap, PointMap]:
         """Return the points of the walls in the first camera, in a unit of the pair."""
         parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-        for a, b in zip(first.tensors[0][:, 0].tolist(), second.tensors[0][:, 0].tolist()):
+        indices = (images.tensors[0][:, 0].tolist() for images in (first, second))
+        for a, b in zip(*indices, strict=True):
             T, chance = self.relation(a, b)
             points = [self._points(a), self._points(b)]
             if T is not None:
                 points[1] = transform(T, points[1].reshape(-1, 3)).reshape(points[1].shape)
             unit = math.exp(self.script.units * chance.normal())
-            for part, own in zip(parts, points):
+            for part, own in zip(parts, points, strict=True):
                 if T is None:
                     own = chance.normal(size=own.shape)
                 distance = np.linalg.norm(own, axis=-1, keepdims=True)
-                part.append(unit * (own + self.script.noise * distance * chance.normal(size=own.shape)))
+                part.append(
+                    unit * (own + self.script.noise * distance * chance.normal(size=own.shape))
+                )
         maps = [torch.from_numpy(np.stack(part)).float() for part in parts]
         return tuple(PointMap(points, torch.full(points.shape[:-1], 3.0)) for points in maps)  # type: ignore[return-value]
 

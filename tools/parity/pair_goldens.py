@@ -46,9 +46,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog='python -m tools.parity.pair_goldens')
     parser.add_argument('network', choices=PAIR_VARIANTS)
     parser.add_argument('output', type=Path)
-    parser.add_argument('--official', type=Path, required=True, help="checkout of the authors' code")
-    parser.add_argument('--weights', type=Path, required=True, help='with deterministic_weights.py')
-    parser.add_argument('--full', action='store_true', help='at the published size: 3 GiB of memory')
+    parser.add_argument(
+        '--official', type=Path, required=True, help="checkout of the authors' code"
+    )
+    parser.add_argument(
+        '--weights', type=Path, required=True, help='with deterministic_weights.py'
+    )
+    parser.add_argument(
+        '--full', action='store_true', help='at the published size: 3 GiB of memory'
+    )
     args = parser.parse_args(argv)
     small = {} if args.full else _SMALL
     sys.path.insert(0, str(args.official))

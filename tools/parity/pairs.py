@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 from r3_ros.core.errors import SourceError
@@ -23,8 +24,12 @@ SIZES = {'even': (96, 160), 'odd': (80, 112)}
 
 def config_of(name: str, numbers: Mapping[str, np.ndarray]) -> CrocoConfig:
     """Return the configuration of a network whose sizes are among the numbers of a file."""
-    sizes = {field.name for field in fields(CrocoConfig)} & numbers.keys()
-    return replace(PAIR_VARIANTS[name], **{size: int(numbers[size]) for size in sizes})
+    sizes: dict[str, Any] = {
+        field.name: int(numbers[field.name])
+        for field in fields(CrocoConfig)
+        if field.name in numbers
+    }
+    return replace(PAIR_VARIANTS[name], **sizes)
 
 
 def pair_outputs(golden: Golden, networks: Networks) -> dict[str, Output]:

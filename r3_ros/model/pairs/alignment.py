@@ -61,9 +61,10 @@ def align(source: np.ndarray, target: np.ndarray, weights: np.ndarray) -> Alignm
     base = weights / distances**2
     factors, before = np.ones_like(base), np.inf
     for _ in range(_ROUNDS):
-        S = _weighted_similarity(source, target, base * factors)
-        if S is None:
+        found = _weighted_similarity(source, target, base * factors)
+        if found is None:
             return None
+        S = found
         residuals = np.linalg.norm(source @ S[:3, :3].T + S[:3, 3] - target, axis=1) / distances
         noise = weighted_median(residuals, weights)
         sigma = max(noise * _MEDIAN_TO_SIGMA, _LEAST_NOISE)

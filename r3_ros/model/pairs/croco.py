@@ -15,13 +15,25 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 
 from ...core.errors import FrameError
-from ..layers import Attention, Block, EPSILON_BLOCK, LayerNorm, Mlp, Rotation, rotate, rotations
+from ..layers import Attention, Block, EPSILON_BLOCK, LayerNorm, Mlp, rotate, Rotation, rotations
 from ..multi_view import FrameFeatures
 from ..variants import CrocoConfig, HEAD_CHANNELS, PairOutput
 from .heads import DescriptorHead, LinearHead, PATCH, PointHead, PointMap, PoseHead
 
 #: Parameters that stay float32 in every precision: norms and heads, as in the authors' inference.
 _FLOAT32 = re.compile(r'norm(\d|_y)?\.|^downstream_head|^pose_head')
+
+
+class PatchEmbed(nn.Module):
+    """The projection of patches."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, PATCH, stride=PATCH)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map (N, 3, H, W) of -1 to 1 to (N, E, h, w)."""
+        return self.proj(pixels.to(self.proj.weight.dtype))
 
 
 class CrossAttention(nn.Module):
@@ -76,7 +88,7 @@ class CrocoNetwork(nn.Module):
         super().__init__()
         self.config = config
         E, C = config.encoder_width, config.decoder_width
-        self.patch_embed = nn.ModuleDict({'proj': nn.Conv2d(3, E, PATCH, stride=PATCH)})
+        self.patch_embed = PatchEmbed(E)
         self.enc_blocks = nn.ModuleList(
             Block(E, E // HEAD_CHANNELS, layer_scale=False) for _ in range(config.encoder_depth)
         )
@@ -106,9 +118,7 @@ class CrocoNetwork(nn.Module):
                 f'images must be (N, 3, H, W) uint8 with sides that are multiples of {PATCH}, '
                 f'got {shape} {images.dtype}'
             )
-        projection = self.patch_embed['proj']
-        pixels = (images.float() / 255 - 0.5) / 0.5
-        x = projection(pixels.to(projection.weight.dtype))
+        x = self.patch_embed((images.float() / 255 - 0.5) / 0.5)
         rows, columns = x.shape[2:]
         x = x.flatten(2).transpose(1, 2).float()
         rotation = _rotation(rows, columns, x.device)

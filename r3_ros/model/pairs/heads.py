@@ -142,7 +142,9 @@ class PoseHead(nn.Module):
                 x = block(x)
             x = self.more_mlps(x.mean(dim=(2, 3)))
             T = torch.eye(4, device=x.device).repeat(len(x), 1, 1)
-            T[:, :3, :3] = nearest_rotation(F.normalize(self.fc_rot(x).unflatten(-1, (3, 3)), dim=-1))
+            T[:, :3, :3] = nearest_rotation(
+                F.normalize(self.fc_rot(x).unflatten(-1, (3, 3)), dim=-1)
+            )
             T[:, :3, 3] = self.fc_t(x)
             return T
 

@@ -94,6 +94,7 @@ class PairPredictor:
         self._memory = FrameMemory[FrameFeatures](budget)
         rule = partial(r3_geometry, size=config.image_size, square_ok=True, patch=PATCH)
         self._geometry = lru_cache(maxsize=4)(rule)
+        self._described: _Described | None
         self.reset()
 
     @property
@@ -212,7 +213,7 @@ class PairPredictor:
     def reset(self) -> None:
         """Drop all frames."""
         self._memory.clear()
-        self._described: _Described | None = None
+        self._described = None
         self._depths: dict[int, np.ndarray] = {}
         self._world = PairWorld()
         self._focals: deque[float] = deque(maxlen=_FOCAL_FRAMES)
@@ -258,7 +259,10 @@ class PairPredictor:
                 f'and held ones have {size[1]}x{size[0]}: the shape of the images and '
                 'model.image_size must not change'
             )
-        return {i: joined.mapped(lambda t, n=n: t[n : n + 1]) for n, i in enumerate(full)}
+        return {
+            frame_id: joined.mapped(partial(torch.narrow, dim=0, start=n, length=1))
+            for n, frame_id in enumerate(full)
+        }
 
     def _seen_camera(self, related: RelatedFrame, geometry: Geometry) -> Intrinsics:
         """Return the intrinsics of the network's input by the median focal length so far.

@@ -180,7 +180,9 @@ class PairWorld:
             b = b0 + np.einsum('n,nij,nj->i', w, across, centres)
             position = np.linalg.lstsq(A, b, rcond=1e-12)[0]
             ahead = position - centres
-            angles = np.arctan2(np.linalg.norm(np.cross(d, ahead), axis=1), (d * ahead).sum(axis=1))
+            angles = np.arctan2(
+                np.linalg.norm(np.cross(d, ahead), axis=1), (d * ahead).sum(axis=1)
+            )
             off = angles / sigma
         return position, np.linalg.pinv(A, rcond=1e-12), off < _SAME_PLACE_SIGMAS
 
