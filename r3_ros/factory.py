@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 import logging
 
-from .core.config import PAIR_MODELS, R3Config
+from .core.config import PAIR_NAMES, R3Config
 from .core.errors import ConfigError, ModelError, R3Error
 from .core.predictor import MetricDepth, Predictor, WindowPredictor
 from .streaming.engine import Engine
@@ -57,9 +57,8 @@ def load_predictor(config: R3Config) -> Predictor:
 
         return ClassicalPredictor(config.classical, with_depth=config.model.depth)
     with _libraries_for(f"model '{config.model.name}'"):
-        from .model.loading import load_pairs, load_r3
-    load = load_pairs if config.model.name in PAIR_MODELS else load_r3
-    return load(config.model, config.memory)
+        from .model.loading import load_streaming
+    return load_streaming(config.model, config.memory)
 
 
 def load_metric_depth(config: R3Config) -> MetricDepth:
@@ -79,10 +78,10 @@ def load_window_predictor(config: R3Config) -> WindowPredictor:
     :raises ModelError: its weights are missing or wrong, or a required library is missing.
     """
     config.validate()
-    if config.model.name in ('classical', *PAIR_MODELS):
+    if config.model.name in ('classical', *PAIR_NAMES):
         raise ConfigError(
-            f"offline mode needs the R3 network, model.name is '{config.model.name}': add "
-            '--model r3, or run without --mode offline'
+            'offline mode needs a network of many views, model.name is '
+            f"'{config.model.name}': add --model r3 or da3_base, or run without --mode offline"
         )
     if config.scale.source not in ('none', 'fixed'):
         raise ConfigError(
@@ -90,8 +89,8 @@ def load_window_predictor(config: R3Config) -> WindowPredictor:
             'by frame: run without --mode offline, or set scale.source to none or fixed'
         )
     with _libraries_for(f"model '{config.model.name}'"):
-        from .model.loading import load_r3_windows
-    return load_r3_windows(config.model, config.offline)
+        from .model.loading import load_windows
+    return load_windows(config.model, config.offline)
 
 
 @contextmanager

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from .errors import ConfigError
 from .parameter_fields import flattened, group, live, param, parameters
 
-#: Networks of image pairs.
-PAIR_MODELS = ('dust3r', 'mast3r', 'reloc3r')
-MODEL_NAMES = ('classical', 'r3', 'r3_long', 'r3_tiny', *PAIR_MODELS)
+#: Networks that relate several views of a scene in one pass.
+MULTI_VIEW_NAMES = ('da3_small', 'da3_base', 'da3_large', 'da3_giant')
+#: Networks that relate two images.
+PAIR_NAMES = ('dust3r', 'mast3r', 'reloc3r')
+MODEL_NAMES = ('classical', 'r3', 'r3_long', 'r3_tiny', *MULTI_VIEW_NAMES, *PAIR_NAMES)
 PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
 #: Long side of the images that R3 can process, in pixels, and that of the published weights.
 SMALLEST_IMAGE, LARGEST_IMAGE, PUBLISHED_IMAGE = 112, 1008, 504
@@ -94,16 +96,19 @@ class ModelConfig:
     name: str = param(
         'classical',
         'the predictor; r3 and r3_long are the network with the published weights of that name, '
-        'r3_tiny is the small one that comes with this package; dust3r, mast3r and reloc3r are '
-        'networks of image pairs',
+        'r3_tiny is the small one that comes with this package; da3_*: Depth Anything 3; '
+        'dust3r, mast3r and reloc3r relate pairs of images',
         choices=MODEL_NAMES,
     )
     checkpoint: str = param(
         '', 'weights file (.safetensors) for the network, of any size; empty: found by model.name'
     )
+    context_frames: int = param(
+        7, 'da3_*: context frames in one pass with a new frame, at most', 2, 64, 'frames'
+    )
     image_size: int = param(
-        0, 'long side in the network, a multiple of 14 from 112; for r3_tiny that of a 4:3 image, '
-        'others get its area; of 16 for networks of image pairs; 0: as trained',
+        0, 'long side in the network, a multiple of 14 from 112 (of 16 for networks of pairs); for '
+        'r3_tiny that of a 4:3 image, others get its area; 0: as trained',
         0, LARGEST_IMAGE, 'pixels',
     )  # fmt: skip
     precision: str = param(
@@ -451,10 +456,10 @@ class R3Config:
 
 
 def is_image_size(pixels: int, patch: int = 14) -> bool:
-    """Return whether a network can process images whose long side is this.
+    """Return whether R3 can process images whose long side is this.
 
-    Sides are whole patches, of 14 pixels for R3 and of 16 for networks of image pairs. At 224 the
-    rule of both crops the image to a square, on which only some of the latter were trained.
+    Sides are whole patches, of 14 pixels, or of 16 in networks of pairs. At 224 the rule of both
+    crops the image to a square, on which only some of the latter were trained.
     """
     cropped = pixels == 224 and patch == 14
     return SMALLEST_IMAGE <= pixels <= LARGEST_IMAGE and not pixels % patch and not cropped
@@ -474,7 +479,7 @@ def _check_relations(config: R3Config) -> None:
     named = [frame for frame in frames.values() if frame]
     if len(set(named)) < len(named):
         raise ConfigError(f'map_frame, odom_frame and base_frame must differ, got {frames}')
-    of_pairs = config.model.name in PAIR_MODELS
+    of_pairs = config.model.name in PAIR_NAMES
     patch = 16 if of_pairs else 14
     if config.model.image_size and not is_image_size(config.model.image_size, patch):
         example = '512 or 384' if of_pairs else '504 or 392 (224 would crop the image to a square)'

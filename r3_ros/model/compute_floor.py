@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 import time
+from typing import Any
 
 import torch
 from torch.nn.attention import sdpa_kernel, SDPBackend
 from torch.utils.flop_counter import FlopCounterMode
 
 from .loading import DTYPES
-from .r3_predictor import R3Predictor
+from .network_predictor import NetworkPredictor
 
 _ROUNDS = 12
 #: Side of the matrices, and size of the copy: large enough for the full rate, and for no cache.
@@ -54,7 +55,7 @@ class ComputeFloor:
         }
 
 
-def compute_floor(predictor: R3Predictor, frames: Callable[[], int]) -> ComputeFloor:
+def compute_floor(predictor: NetworkPredictor[Any], frames: Callable[[], int]) -> ComputeFloor:
     """Count the operations of frames and measure the machine.
 
     :param frames: processes some frames with the predictor and returns their number.

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 import os
 from pathlib import Path
 
 import torch
 
-from ..core.config import MemoryConfig, ModelConfig, OfflineConfig, PUBLISHED_IMAGE
+from ..core.config import (
+    MemoryConfig,
+    ModelConfig,
+    MULTI_VIEW_NAMES,
+    OfflineConfig,
+    PAIR_NAMES,
+    PUBLISHED_IMAGE,
+)
 from ..core.datatypes import ModelInfo
 from ..core.error_model import ErrorModel
 from ..core.errors import CheckpointError, ModelError
 from .cache.frame_memory import CacheBudget
 from .metric_predictor import MetricPredictor
+from .multi_view import MultiViewNetwork
+from .multi_view_predictor import MultiViewPredictor
 from .network import MetricNetwork, PairNetwork
-from .pairs.croco import PointNetwork, PoseNetwork
+from .pairs.croco import CrocoNetwork
 from .pairs.pair_predictor import PairPredictor
 from .r3_predictor import R3Predictor
-from .weights.catalogue import CATALOGUE, find_weights, missing_message
+from .weights.catalogue import CATALOGUE, find_weights, missing_message, model_weights
 from .weights.checkpoint import load_network
-from .window_predictor import R3WindowPredictor
+from .window_predictor import NetworkWindowPredictor
 
 #: Types by the names that the configuration uses.
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -35,47 +45,37 @@ ERRORS_SUFFIX = '.errors.json'
 _BF16_CAPABILITY = (8, 0)
 
 
-def load_r3(config: ModelConfig, memory: MemoryConfig) -> R3Predictor:
+def load_streaming(
+    config: ModelConfig, memory: MemoryConfig
+) -> R3Predictor | MultiViewPredictor | PairPredictor:
     """Load the configured weights and return the predictor of a stream.
 
     :raises ModelError: no weights, unsuitable ones (CheckpointError), or no such device.
     """
     network, info, device, config = _load(config)
     budget = CacheBudget(memory.max_gpu_mib * _MIB, memory.max_host_mib * _MIB)
-    predictor = R3Predictor(network, info, config, budget, device, memory.recomputed_per_frame)
+    predictor: R3Predictor | MultiViewPredictor | PairPredictor
+    recomputed = memory.recomputed_per_frame
+    if isinstance(network, MultiViewNetwork):
+        predictor = MultiViewPredictor(network, info, config, budget, device)
+    elif isinstance(network, CrocoNetwork):
+        predictor = PairPredictor(network, info, config, budget, device, recomputed)
+    else:
+        predictor = R3Predictor(network, info, config, budget, device, recomputed)
     errors = _weights_path(config).with_suffix(ERRORS_SUFFIX)
     if errors.is_file():
         predictor.error_model = ErrorModel.read(errors)
     return predictor
 
 
-def load_pairs(config: ModelConfig, memory: MemoryConfig) -> PairPredictor:
-    """Load the configured network of image pairs and return its predictor of a stream.
-
-    :raises ModelError: no weights, unsuitable ones (CheckpointError), or no such device.
-    """
-    device = choose_device(config.device)
-    precision = choose_precision(config.precision, device)
-    path = _weights_path(config)
-    loaded = load_network(path, dtype=DTYPES[precision], device=device)
-    if not isinstance(loaded.network, PointNetwork | PoseNetwork):
-        raise CheckpointError(
-            f'{path} holds {loaded.variant}, which is no network of image pairs: set '
-            f'model.checkpoint to a file of {config.name}'
-        )
-    info = ModelInfo(config.name, str(device), precision, loaded.sha256, loaded.notes)
-    config = replace(config, image_size=config.image_size or loaded.network.config.image_size)
-    budget = CacheBudget(memory.max_gpu_mib * _MIB, memory.max_host_mib * _MIB)
-    return PairPredictor(loaded.network, info, config, budget, device, memory.recomputed_per_frame)
-
-
-def load_r3_windows(config: ModelConfig, offline: OfflineConfig) -> R3WindowPredictor:
+def load_windows(config: ModelConfig, offline: OfflineConfig) -> NetworkWindowPredictor:
     """Load the configured weights and return the predictor of windows.
 
     :raises ModelError: no weights, unsuitable ones (CheckpointError), or no such device.
     """
     network, info, device, config = _load(config)
-    return R3WindowPredictor(network, info, config, offline.max_memory_mib * _MIB, device)
+    assert not isinstance(network, CrocoNetwork)
+    return NetworkWindowPredictor(network, info, config, offline.max_memory_mib * _MIB, device)
 
 
 def load_metric(config: ModelConfig) -> MetricPredictor:
@@ -85,31 +85,43 @@ def load_metric(config: ModelConfig) -> MetricPredictor:
     """
     device = choose_device(config.device)
     dtype = DTYPES[choose_precision(config.precision, device)]
-    path = _found_weights(METRIC_WEIGHTS, "scale.source 'model' takes its scale from them")
+    path = _found_weights([METRIC_WEIGHTS], "scale.source 'model' takes its scale from them")
     variant = CATALOGUE[METRIC_WEIGHTS].variant
     network = load_network(path, variant=variant, dtype=dtype, device=device).network
     assert isinstance(network, MetricNetwork)
     return MetricPredictor(network, device)
 
 
-def _load(config: ModelConfig) -> tuple[PairNetwork, ModelInfo, torch.device, ModelConfig]:
-    """Return R3 with its device, and the configuration with the image size that applies."""
+def _load(
+    config: ModelConfig,
+) -> tuple[PairNetwork | MultiViewNetwork | CrocoNetwork, ModelInfo, torch.device, ModelConfig]:
+    """Return the network with its device, and the configuration with the image size it needs."""
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     path = _weights_path(config)
     loaded = load_network(path, dtype=DTYPES[precision], device=device)
-    if not isinstance(loaded.network, PairNetwork):
+    network = loaded.network
+    kind: type = PairNetwork
+    family = 'R3'
+    if config.name in MULTI_VIEW_NAMES:
+        kind, family = MultiViewNetwork, 'Depth Anything 3'
+    elif config.name in PAIR_NAMES:
+        kind, family = CrocoNetwork, config.name
+    if not isinstance(network, kind):
         raise CheckpointError(
-            f'{path} holds the network {loaded.variant}, which is not R3: set model.checkpoint to '
-            'a file of R3, or model.name to its network'
+            f'{path} holds the network {loaded.variant}, which is not for model.name '
+            f"'{config.name}': set model.checkpoint to a file of {family}, or change model.name"
         )
     # Small products of several threads, which wait actively for one another, take seven times the
     # CPU time and are slower if other processes need the cores.
     if device.type == 'cpu' and loaded.variant in _SMALL and 'OMP_NUM_THREADS' not in os.environ:
         torch.set_num_threads(1)
     info = ModelInfo(config.name, str(device), precision, loaded.sha256, loaded.notes)
-    size = config.image_size or loaded.image_size or PUBLISHED_IMAGE
-    return loaded.network, info, device, replace(config, image_size=size)
+    size = config.image_size or loaded.image_size
+    if not size:
+        has_size = isinstance(network, MultiViewNetwork | CrocoNetwork)
+        size = network.image_size if has_size else PUBLISHED_IMAGE
+    return network, info, device, replace(config, image_size=size)
 
 
 def choose_device(name: str) -> torch.device:
@@ -140,11 +152,11 @@ def choose_precision(name: str, device: torch.device) -> str:
 def _weights_path(config: ModelConfig) -> Path:
     if config.checkpoint:
         return Path(os.path.expanduser(config.checkpoint))
-    return _found_weights(config.name, 'or name a file with model.checkpoint')
+    return _found_weights(model_weights(config.name), 'or name a file with model.checkpoint')
 
 
-def _found_weights(name: str, hint: str) -> Path:
-    path = find_weights(name)
+def _found_weights(names: Sequence[str], hint: str) -> Path:
+    path = next(filter(None, map(find_weights, names)), None)
     if path is None:
-        raise ModelError(f'{missing_message(name)}; {hint}')
+        raise ModelError(f'{missing_message(names[0])}; {hint}')
     return path

@@ -120,5 +120,5 @@ class MultiViewNetwork(nn.Module, ABC):
         Linear in the number of frames, which may be 0.
 
         :param width: of the prepared images, in pixels; ``height`` likewise.
-        :param depth: ignored by networks that always predict it.
+        :param depth: always True for these networks.
         """

@@ -6,10 +6,8 @@ and values of the context frames chosen by the engine.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 import math
 
 import numpy as np
@@ -18,7 +16,6 @@ import torch
 from ..core.config import MemoryConfig, ModelConfig
 from ..core.datatypes import (
     DepthMap,
-    DeviceMemory,
     Edge,
     Frame,
     FramePrediction,
@@ -27,17 +24,17 @@ from ..core.datatypes import (
     ModelInfo,
     SparseLandmarks,
 )
-from ..core.error_model import ErrorModel
-from ..core.errors import DeviceMemoryError, FrameError, ModelError
+from ..core.errors import FrameError
 from ..core.geometry import inverse, T_from_quat
-from ..core.resize_geometry import Geometry, image_size
+from ..core.resize_geometry import Geometry
 from ..input.network_input import area_geometry, intrinsics_from_fov, r3_geometry
 from .backbone import Tokens
 from .cache.frame_memory import CacheBudget, FrameMemory
 from .cache.recomputation import Recomputation
 from .device_errors import device_errors
-from .device_memory import device_memory, empty_cache
+from .multi_view import MultiViewNetwork
 from .network import FrameCache, PairNetwork, Prediction
+from .network_predictor import Described, finite_depth, NetworkPredictor, NOT_FINITE
 from .variants import CameraOutput
 
 #: Score of an edge whose logits are both 1, the reference before the first edges of a stream.
@@ -47,29 +44,15 @@ _RESTORED_NEIGHBOURS = 4
 #: Frames at the start of a stream, and best edges of each, that set the reference score.
 _WARM_UP_FRAMES = 10
 _BEST_EDGES = 3
-#: Frames in the median field of view of an uncalibrated camera.
-_FOV_FRAMES = 30
 
 
-@dataclass(frozen=True)
-class _Described:
-    """A frame between ``describe`` and ``predict``."""
-
-    frame_id: int
-    pixels: np.ndarray  # (h, w, 3) uint8
-    geometry: Geometry
-    tokens: Tokens
-
-
-class R3Predictor:
+class R3Predictor(NetworkPredictor[Tokens]):
     """Depth and relative poses by the R3 network.
 
     Until :meth:`forget`, a frame is held by its cache entry, about 23 MiB at 504 x 280 in bfloat16
     for R3-large, or by its image, from which the entry is recomputed when needed.
 
     :ivar variant: name of the network, a key of ``model.variants.VARIANTS``.
-    :ivar image_size: of the network's input, as ``model.image_size``.
-    :ivar error_model: guesses, unless one was fitted to the weights.
     """
 
     has_pose_token = True
@@ -87,31 +70,15 @@ class R3Predictor:
 
         :param recomputed_per_frame: entries recomputed for one new frame at most.
         """
-        self.info = info
+        memory = FrameMemory[FrameCache](budget)
+        geometry = geometry_rule(network, config.image_size)
+        super().__init__(network, info, config, memory, device, geometry)
         self.descriptor_size = network.config.backbone.width
-        self.error_model = ErrorModel()
         self._network = network
-        self._device = device
         self._with_depth = config.depth
         self.variant = network.config.name
-        self.image_size = config.image_size
-        self._memory = FrameMemory[FrameCache](budget)
-        self._recomputation = Recomputation(network, self._memory, device, recomputed_per_frame)
-        self._described: _Described | None
-        self._warm_up: list[float]
-        self._fovs: deque[np.ndarray]
-        self._geometry = lru_cache(maxsize=4)(geometry_rule(network, config.image_size))
-        self.reset()
-
-    @property
-    def capacity(self) -> int | None:
-        """Number of frames that fit into the cache; None before the first."""
-        return self._memory.capacity
-
-    @property
-    def weight_bytes(self) -> int:
-        """Size of the network's weights."""
-        return sum(parameter.nbytes for parameter in self._network.parameters())
+        self._recomputation = Recomputation(network, memory, device, recomputed_per_frame)
+        self._warm_up: list[float] = []
 
     @property
     def confidence_reference(self) -> float:
@@ -120,37 +87,16 @@ class R3Predictor:
 
     @device_errors()
     @torch.inference_mode()
-    def describe(self, frame: Frame) -> np.ndarray:
-        """Return the (C,) float32 unit descriptor of a frame.
-
-        :raises FrameError: the image cannot be used, or its descriptor is not finite.
-        """
-        described = self._prepared(frame)
-        mean = described.tokens.descriptor[0, 0].float()
-        descriptor: np.ndarray = (mean / mean.norm()).cpu().numpy()
-        if not np.isfinite(descriptor).all():
-            raise FrameError(
-                'the descriptor of the image is not finite: its pixels, or the weights, '
-                'cannot be used'
-            )
-        self._described = described
-        return descriptor
-
-    @device_errors()
-    @torch.inference_mode()
     def predict(
         self, frame: Frame, context_ids: Sequence[int], depth: bool = True
     ) -> FramePrediction:
         """Predict one frame from the cached keys and values of the context frames."""
-        described = self._described
-        self._described = None
-        if described is None or described.frame_id != frame.frame_id:
-            described = self._prepared(frame)
+        described = self._taken(frame)
         size = described.geometry.height, described.geometry.width
         is_reference = not len(self._memory)
         attended = self._recomputation.available(context_ids, size)
         prediction = self._network.predict(
-            described.tokens,
+            described.features,
             self._memory.context(attended),
             reference=is_reference,
             depth=self._with_depth and depth,
@@ -158,7 +104,7 @@ class R3Predictor:
         )
         relative, fov, pose_token = _camera_outputs(prediction)
         geometry = described.geometry
-        intrinsics, seen = self._intrinsics(frame, geometry, fov)
+        intrinsics, seen_fov_x = self._intrinsics(frame, geometry, fov)
         # Nothing fails from here on, so an unusable frame leaves no state behind.
         edges = _edges(frame.frame_id, attended, relative)
         self._memory.keep(frame.frame_id, prediction.cache, described.pixels)
@@ -169,7 +115,7 @@ class R3Predictor:
             self._warm_up.append(max(float(np.mean(sorted(scores)[-_BEST_EDGES:])), 1e-6))
         return FramePrediction(
             intrinsics=frame.intrinsics or geometry.to_source(intrinsics),
-            seen_fov_x=math.nan if seen is None else geometry.to_source(seen).fov_x,
+            seen_fov_x=seen_fov_x,
             edges=edges,
             depths=self._depths(described, prediction, intrinsics),
             intrinsics_estimated=frame.intrinsics is None,
@@ -194,29 +140,6 @@ class R3Predictor:
         self._memory.forget(frame_ids)
         self._recomputation.forget(frame_ids)
 
-    def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...], Intrinsics | None]:
-        """Return nothing: :meth:`predict` returns everything."""
-        return (), (), None
-
-    def landmarks(self, S_world_camera: Mapping[int, np.ndarray]) -> None:
-        """Do nothing: the network has no landmarks."""
-
-    @device_errors()
-    @torch.inference_mode()
-    def shrink(self) -> None:
-        """Halve the part of the cache on the device, and free the memory that torch caches."""
-        self._described = None
-        empty_cache(self._device)
-        try:
-            self._memory.shrink()
-        except ModelError as error:
-            raise DeviceMemoryError(f'the cache cannot be made smaller: {error}') from error
-        empty_cache(self._device)
-
-    def device_memory(self) -> DeviceMemory | None:
-        """Return the use of the device's memory; None on a CPU."""
-        return device_memory(self._device)
-
     def restore(
         self, keyframes: Iterable[KnownKeyframe], landmarks: SparseLandmarks | None
     ) -> None:
@@ -236,30 +159,13 @@ class R3Predictor:
 
     def reset(self) -> None:
         """Drop all frames."""
-        self._memory.clear()
+        super().reset()
         self._recomputation.clear()
-        self._described = None
         self._warm_up = []
-        self._fovs = deque(maxlen=_FOV_FRAMES)
 
-    @device_errors()
-    def close(self) -> None:
-        """Free the cache; the weights are freed with the predictor."""
-        self.reset()
-        empty_cache(self._device)
-
-    def _prepared(self, frame: Frame) -> _Described:
-        """Resize the image and run the blocks that see one frame alone."""
-        pixels, geometry = self._pixels(frame.image)
-        tensor = torch.from_numpy(pixels).to(self._device, non_blocking=True)
-        tokens = self._network.describe(tensor.permute(2, 0, 1)[None, None])
-        return _Described(frame.frame_id, pixels, geometry, tokens)
-
-    def _pixels(self, image: np.ndarray) -> tuple[np.ndarray, Geometry]:
-        """Return an image resized for the network, (h, w, 3) uint8, and the geometry."""
-        geometry = self._geometry(*image_size(image))
-        # Copied: the image may be read-only, or the source may write to it again.
-        return np.array(geometry.apply(image)), geometry
+    def _encoded(self, images: torch.Tensor) -> tuple[Tokens, torch.Tensor]:
+        tokens = self._network.describe(images[None])
+        return tokens, tokens.descriptor[0, 0]
 
     def _camera(self, frame: Frame, geometry: Geometry) -> torch.Tensor | None:
         """Return (1, 4) fx, fy, cx, cy: calibrated, else by the fields of view so far."""
@@ -274,38 +180,21 @@ class R3Predictor:
         numbers = [[known.fx, known.fy, known.cx, known.cy]]
         return torch.tensor(numbers, dtype=torch.float32, device=self._device)
 
-    def _intrinsics(
-        self, frame: Frame, geometry: Geometry, fov: np.ndarray
-    ) -> tuple[Intrinsics, Intrinsics | None]:
-        """Return the intrinsics of the network's input: calibrated, else predicted; and predicted.
-
-        :raises FrameError: the field of view is invalid, and the camera is not calibrated.
-        """
-        vertical, horizontal = np.median([*self._fovs, fov], axis=0)
-        known = None if frame.intrinsics is None else geometry.to_network(frame.intrinsics)
-        try:
-            seen = intrinsics_from_fov(vertical, horizontal, geometry.width, geometry.height)
-        except FrameError:
-            if known is None:
-                raise
-            return known, None
-        return known or seen, seen
-
     def _depths(
-        self, described: _Described, prediction: Prediction, intrinsics: Intrinsics
+        self, described: Described[Tokens], prediction: Prediction, intrinsics: Intrinsics
     ) -> tuple[DepthMap, ...]:
         if prediction.depth is None or prediction.confidence is None:
             return ()
         maps = torch.stack([prediction.depth[0, 0], prediction.confidence[0, 0]]).cpu().numpy()
-        depth, confidence = maps
-        bad = ~np.isfinite(maps).all(axis=0)
-        depth[bad], confidence[bad] = np.nan, 1.0
-        depth_map = DepthMap(described.frame_id, depth, confidence, described.pixels, intrinsics)
-        return (depth_map,)
+        return (finite_depth(described.frame_id, maps, described.pixels, intrinsics),)
 
 
-def geometry_rule(network: PairNetwork, image_size: int) -> Callable[[int, int], Geometry]:
+def geometry_rule(
+    network: PairNetwork | MultiViewNetwork, image_size: int
+) -> Callable[[int, int], Geometry]:
     """Return what gives the geometry for images of a width and a height."""
+    if isinstance(network, MultiViewNetwork):
+        return partial(network.geometry, image_size=image_size)
     if network.config.camera is CameraOutput.MATCHES:
         return partial(area_geometry, size=image_size)
     # Square images stay square instead of being cropped.
@@ -325,10 +214,7 @@ def _camera_outputs(prediction: Prediction) -> tuple[np.ndarray, np.ndarray, np.
     parts = [columns.flatten(), prediction.fov[0, 0], token / token.norm().clamp_min(1e-12)]
     numbers = torch.cat(parts).cpu().numpy()
     if not np.isfinite(numbers).all():
-        raise FrameError(
-            "the network's output is not finite: try model.precision fp32, and "
-            '`r3 weights check` on the weights'
-        )
+        raise FrameError(NOT_FINITE)
     pairs_end, fov_end = columns.numel(), columns.numel() + 2
     relative = numbers[:pairs_end].astype(np.float64).reshape(-1, 9)
     return relative, numbers[pairs_end:fov_end].astype(np.float64), numbers[fov_end:]

@@ -122,7 +122,7 @@ def test_a_forgotten_frame_leaves_nothing_behind() -> None:
     predictor = pair_predictor(ScriptedPoints(PairScript(_LOOP)))
     _steps(predictor, 0, 1, 2)
     predictor.forget([0, 1, 2, 77])
-    assert not len(predictor._memory)
+    assert not len(predictor._features)
     assert not predictor._depths
 
 

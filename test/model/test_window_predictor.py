@@ -1,4 +1,4 @@
-"""R3 with full context: its answers are the network's, and what a pass takes is known before."""
+"""Networks with full context: answers are the network's, and what a pass takes is known before."""
 
 import weakref
 
@@ -9,13 +9,14 @@ import pytest
 from r3_ros.core.config import ModelConfig, R3Config
 from r3_ros.core.datatypes import ModelInfo
 from r3_ros.core.errors import ConfigError, FrameError, ModelError
+from r3_ros.core.geometry import T_from_quat
 from r3_ros.core.parameter_fields import updated
 from r3_ros.factory import load_window_predictor
 from r3_ros.model.building import build_network
 from r3_ros.model.pass_memory import pass_bytes
 from r3_ros.model.variants import VARIANTS
 from r3_ros.model.weights.checkpoint import save_network
-from r3_ros.model.window_predictor import R3WindowPredictor
+from r3_ros.model.window_predictor import NetworkWindowPredictor
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -25,7 +26,7 @@ MIB = 2**20
 
 
 def window_predictor(network, memory_mib=4096, config=CONFIG):
-    return R3WindowPredictor(
+    return NetworkWindowPredictor(
         network, ModelInfo('r3'), config, memory_mib * MIB, torch.device('cpu')
     )
 
@@ -76,6 +77,24 @@ def test_only_the_reference_is_special_the_others_may_come_in_any_order(predicto
     np.testing.assert_allclose(
         other.relative, found.relative[np.ix_(order, order)], rtol=1e-3, atol=1e-4
     )
+
+
+def test_a_network_of_several_views_relates_a_window(images):
+    network = networks.shared_network('da3')
+    found = window_predictor(network).predict(images)
+    tensor = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        views = network.relate(network.encode(tensor))
+    np.testing.assert_allclose(found.depth, views.depth, rtol=1e-5)
+    np.testing.assert_array_equal(found.predicted, ~np.eye(4, dtype=bool))
+    T = views.T_world_camera.double().numpy()
+    T_2_1 = T_from_quat(found.relative[1, 2, :3], found.relative[1, 2, 3:])
+    np.testing.assert_allclose(T_2_1, np.linalg.inv(T[2]) @ T[1], atol=1e-5)
+    assert np.isfinite(found.logits).all()
+    without = window_predictor(network, config=ModelConfig(image_size=154, depth=False))
+    assert without.predict(images).depth is None
+    assert without.most_frames(154, 112) == window_predictor(network).most_frames(154, 112) > 0
+    assert np.linalg.norm(without.describe(images[0])) == pytest.approx(1.0)
 
 
 def test_descriptors_have_unit_length(predictor, images):

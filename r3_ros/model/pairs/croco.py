@@ -15,6 +15,9 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 
 from ...core.errors import FrameError
+from ...core.resize_geometry import Geometry
+from ...input.network_input import r3_geometry
+from ..backbone import PatchEmbedding
 from ..layers import Attention, Block, EPSILON_BLOCK, LayerNorm, Mlp, rotate, Rotation, rotations
 from ..multi_view import FrameFeatures
 from ..variants import CrocoConfig, HEAD_CHANNELS, PairOutput
@@ -22,18 +25,6 @@ from .heads import DescriptorHead, LinearHead, PATCH, PointHead, PointMap, PoseH
 
 #: Parameters that stay float32 in every precision: norms and heads, as in the authors' inference.
 _FLOAT32 = re.compile(r'norm(\d|_y)?\.|^downstream_head|^pose_head')
-
-
-class PatchEmbed(nn.Module):
-    """The projection of patches."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, width, PATCH, stride=PATCH)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Map (N, 3, H, W) of -1 to 1 to (N, E, h, w)."""
-        return self.proj(pixels.to(self.proj.weight.dtype))
 
 
 class CrossAttention(nn.Module):
@@ -78,7 +69,10 @@ class DecoderBlock(nn.Module):
 
 
 class CrocoNetwork(nn.Module):
-    """Encoder and decoder; with the names of the published files."""
+    """Encoder and decoder; with the names of the published files.
+
+    :ivar image_size: long side of an image in pixels as trained, where ``model.image_size`` is 0.
+    """
 
     def __init__(self, config: CrocoConfig, two_decoders: bool) -> None:
         """Build the layers.
@@ -87,8 +81,9 @@ class CrocoNetwork(nn.Module):
         """
         super().__init__()
         self.config = config
+        self.image_size = config.image_size
         E, C = config.encoder_width, config.decoder_width
-        self.patch_embed = PatchEmbed(E)
+        self.patch_embed = PatchEmbedding(E, PATCH)
         self.enc_blocks = nn.ModuleList(
             Block(E, E // HEAD_CHANNELS, layer_scale=False) for _ in range(config.encoder_depth)
         )
@@ -99,6 +94,10 @@ class CrocoNetwork(nn.Module):
         if two_decoders:
             self.dec_blocks2 = nn.ModuleList(DecoderBlock(C) for _ in range(config.decoder_depth))
         self.dec_norm = LayerNorm(C, eps=EPSILON_BLOCK)
+
+    def geometry(self, width: int, height: int, image_size: int) -> Geometry:
+        """Return the geometry of the authors' rule, but keep square images."""
+        return r3_geometry(width, height, image_size, square_ok=True, patch=PATCH)
 
     @staticmethod
     def keeps_float32(name: str) -> bool:
@@ -118,9 +117,8 @@ class CrocoNetwork(nn.Module):
                 f'images must be (N, 3, H, W) uint8 with sides that are multiples of {PATCH}, '
                 f'got {shape} {images.dtype}'
             )
-        x = self.patch_embed((images.float() / 255 - 0.5) / 0.5)
-        rows, columns = x.shape[2:]
-        x = x.flatten(2).transpose(1, 2).float()
+        x = self.patch_embed((images.float() / 255 - 0.5) / 0.5).float()
+        rows, columns = shape[2] // PATCH, shape[3] // PATCH
         rotation = _rotation(rows, columns, x.device)
         for block in self.enc_blocks:
             x = block(x, rotation)

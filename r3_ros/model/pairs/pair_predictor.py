@@ -6,10 +6,8 @@ context frame: the time of a step grows with the context (``stream.*``).
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Iterable, Sequence
+from functools import partial
 import math
 
 import numpy as np
@@ -18,43 +16,25 @@ import torch
 from ...core.config import MemoryConfig, ModelConfig
 from ...core.datatypes import (
     DepthMap,
-    DeviceMemory,
     Edge,
     Frame,
     FramePrediction,
-    Intrinsics,
     KnownKeyframe,
     ModelInfo,
     SparseLandmarks,
 )
-from ...core.error_model import ErrorModel
-from ...core.errors import DeviceMemoryError, FrameError, ModelError
-from ...core.resize_geometry import Geometry, image_size
-from ...input.network_input import r3_geometry
+from ...core.errors import FrameError
+from ...core.unit_scale import DepthGrid
 from ..cache.frame_memory import CacheBudget, FrameMemory
 from ..device_errors import device_errors
-from ..device_memory import device_memory, empty_cache
 from ..multi_view import FrameFeatures
-from .croco import PointNetwork, PoseNetwork
-from .heads import PATCH
-from .point_pairs import GRID, relate_points, RelatedFrame
+from ..network_predictor import Described, finite_depth, NetworkPredictor
+from .croco import CrocoNetwork, PointNetwork, PoseNetwork
+from .point_pairs import relate_points
 from .pose_pairs import PairWorld, relate_poses
 
-#: Frames in the median focal length of an uncalibrated camera.
-_FOCAL_FRAMES = 30
 
-
-@dataclass(frozen=True)
-class _Described:
-    """A frame between ``describe`` and ``predict``."""
-
-    frame_id: int
-    pixels: np.ndarray  # (h, w, 3) uint8
-    geometry: Geometry
-    features: FrameFeatures
-
-
-class PairPredictor:
+class PairPredictor(NetworkPredictor[FrameFeatures]):
     """Relative poses, and depth if the network has it, by a network of image pairs.
 
     The unit of DUSt3R is about the distance of the first scene, that of MASt3R about a metre, that
@@ -62,17 +42,14 @@ class PairPredictor:
     image, 3 MiB at 512 x 384, or by its image, which is encoded again when needed; and by its
     depth at every fourth row and column.
 
-    :ivar image_size: of the network's input, as ``model.image_size``.
-    :ivar error_model: guesses, unless one was fitted to the weights.
     :ivar confidence_reference: the scores of point maps are shares of points that agree.
     """
 
-    has_pose_token = False
     confidence_reference = 0.9
 
     def __init__(
         self,
-        network: PointNetwork | PoseNetwork,
+        network: CrocoNetwork,
         info: ModelInfo,
         config: ModelConfig,
         budget: CacheBudget,
@@ -83,42 +60,16 @@ class PairPredictor:
 
         :param recomputed_per_frame: images encoded again for one new frame at most.
         """
-        self.info = info
+        memory = FrameMemory[FrameFeatures](budget)
+        geometry = partial(network.geometry, image_size=config.image_size)
+        super().__init__(network, info, config, memory, device, geometry)
         self.descriptor_size = network.config.encoder_width
-        self.error_model = ErrorModel()
-        self.image_size = config.image_size
         self._network = network
-        self._device = device
+        self._features = memory
         self._with_depth = config.depth
         self._encoded_per_frame = recomputed_per_frame
-        self._memory = FrameMemory[FrameFeatures](budget)
-        rule = partial(r3_geometry, size=config.image_size, square_ok=True, patch=PATCH)
-        self._geometry = lru_cache(maxsize=4)(rule)
-        self._described: _Described | None
-        self.reset()
-
-    @property
-    def capacity(self) -> int | None:
-        """Number of frames that fit into the cache; None before the first."""
-        return self._memory.capacity
-
-    @device_errors()
-    @torch.inference_mode()
-    def describe(self, frame: Frame) -> np.ndarray:
-        """Return the (C,) float32 unit descriptor of a frame, the mean over its tokens.
-
-        :raises FrameError: the image cannot be used, or its descriptor is not finite.
-        """
-        described = self._prepared(frame)
-        mean = described.features.descriptor[0].float()
-        descriptor: np.ndarray = (mean / mean.norm()).cpu().numpy()
-        if not np.isfinite(descriptor).all():
-            raise FrameError(
-                'the descriptor of the image is not finite: its pixels, or the weights, '
-                'cannot be used'
-            )
-        self._described = described
-        return descriptor
+        self._depths: dict[int, DepthGrid] = {}
+        self._world = PairWorld()
 
     @device_errors()
     @torch.inference_mode()
@@ -129,13 +80,10 @@ class PairPredictor:
 
         :raises FrameError: the camera is not calibrated, and the network gives no focal length.
         """
-        described = self._described
-        self._described = None
-        if described is None or described.frame_id != frame.frame_id:
-            described = self._prepared(frame)
-        geometry = described.geometry
-        known = None if frame.intrinsics is None else geometry.to_network(frame.intrinsics)
+        described = self._taken(frame)
+        geometry, new = described.geometry, described.features
         context = self._context(context_ids, described)
+        known = None if frame.intrinsics is None else geometry.to_network(frame.intrinsics)
         edges: Sequence[Edge]
         depths: tuple[DepthMap, ...] = ()
         if isinstance(self._network, PoseNetwork):
@@ -144,23 +92,30 @@ class PairPredictor:
                     f'{self.info.name} does not estimate the focal length: give the calibration '
                     'of the camera'
                 )
-            camera, seen = known, None
-            pairs = relate_poses(self._network, described.features, context)
+            intrinsics, seen_fov_x = known, math.nan
+            pairs = relate_poses(self._network, new, context)
             edges = self._world.edges(frame.frame_id, pairs)
         else:
+            assert isinstance(self._network, PointNetwork)
             related = relate_points(
-                self._network, frame.frame_id, described.features, context, self._depths, known
+                self._network, frame.frame_id, new, context, self._depths, known
             )
-            seen = self._seen_camera(related, geometry)
-            camera, edges = known or seen, related.edges
-            self._depths[frame.frame_id] = related.depth[::GRID, ::GRID].copy()
+            sides = np.array([geometry.height, geometry.width])
+            focal = float(np.median(related.focals)) if related.focals else math.nan
+            fov = 2.0 * np.arctan(sides / 2.0 / focal)
+            intrinsics, seen_fov_x = self._intrinsics(frame, geometry, fov)
+            if related.focals:
+                self._fovs.append(fov)
+            self._depths[frame.frame_id] = related.grid
+            edges = related.edges
             if depth and self._with_depth:
-                depths = (_depth_map(described, related, camera),)
+                maps = np.stack([related.depth, related.confidence])
+                depths = (finite_depth(frame.frame_id, maps, described.pixels, intrinsics),)
         # Nothing fails from here on, so an unusable frame leaves no state behind.
-        self._memory.keep(frame.frame_id, described.features, described.pixels)
+        self._features.keep(frame.frame_id, new, described.pixels)
         return FramePrediction(
-            intrinsics=frame.intrinsics or geometry.to_source(camera),
-            seen_fov_x=math.nan if seen is None else geometry.to_source(seen).fov_x,
+            intrinsics=frame.intrinsics or geometry.to_source(intrinsics),
+            seen_fov_x=seen_fov_x,
             edges=tuple(edges),
             depths=depths,
             intrinsics_estimated=frame.intrinsics is None,
@@ -169,33 +124,10 @@ class PairPredictor:
     def forget(self, frame_ids: Iterable[int]) -> None:
         """Drop these frames."""
         frame_ids = tuple(frame_ids)
-        self._memory.forget(frame_ids)
+        self._features.forget(frame_ids)
         self._world.forget(frame_ids)
         for frame_id in frame_ids:
             self._depths.pop(frame_id, None)
-
-    def drain(self) -> tuple[tuple[Edge, ...], tuple[DepthMap, ...], Intrinsics | None]:
-        """Return nothing: :meth:`predict` returns everything."""
-        return (), (), None
-
-    def landmarks(self, S_world_camera: Mapping[int, np.ndarray]) -> None:
-        """Do nothing: the networks have no landmarks."""
-
-    @device_errors()
-    @torch.inference_mode()
-    def shrink(self) -> None:
-        """Halve the part of the cache on the device, and free the memory that torch caches."""
-        self._described = None
-        empty_cache(self._device)
-        try:
-            self._memory.shrink()
-        except ModelError as error:
-            raise DeviceMemoryError(f'the cache cannot be made smaller: {error}') from error
-        empty_cache(self._device)
-
-    def device_memory(self) -> DeviceMemory | None:
-        """Return the use of the device's memory; None on a CPU."""
-        return device_memory(self._device)
 
     def restore(
         self, keyframes: Iterable[KnownKeyframe], landmarks: SparseLandmarks | None
@@ -207,49 +139,32 @@ class PairPredictor:
         """
         self.reset()
         for known in keyframes:
-            self._memory.hold_image(known.frame_id, self._pixels(known.image)[0])
+            self._features.hold_image(known.frame_id, self._pixels(known.image)[0])
             self._world.place(known.frame_id, known.T_world_camera)
 
     def reset(self) -> None:
         """Drop all frames."""
-        self._memory.clear()
-        self._described = None
-        self._depths: dict[int, np.ndarray] = {}
+        super().reset()
+        self._depths = {}
         self._world = PairWorld()
-        self._focals: deque[float] = deque(maxlen=_FOCAL_FRAMES)
 
-    @device_errors()
-    def close(self) -> None:
-        """Free the cache; the weights are freed with the predictor."""
-        self.reset()
-        empty_cache(self._device)
-
-    def _prepared(self, frame: Frame) -> _Described:
-        pixels, geometry = self._pixels(frame.image)
-        return _Described(frame.frame_id, pixels, geometry, self._encoded(pixels))
-
-    def _pixels(self, image: np.ndarray) -> tuple[np.ndarray, Geometry]:
-        """Return an image resized for the network, (h, w, 3) uint8, and the geometry."""
-        geometry = self._geometry(*image_size(image))
-        # Copied: the image may be read-only, or the source may write to it again.
-        return np.array(geometry.apply(image)), geometry
-
-    def _encoded(self, pixels: np.ndarray) -> FrameFeatures:
-        tensor = torch.from_numpy(pixels).to(self._device, non_blocking=True)
-        return self._network.encode(tensor.permute(2, 0, 1)[None])
+    def _encoded(self, images: torch.Tensor) -> tuple[FrameFeatures, torch.Tensor]:
+        features = self._network.encode(images)
+        return features, features.descriptor[0]
 
     def _context(
-        self, frame_ids: Sequence[int], described: _Described
+        self, frame_ids: Sequence[int], described: Described[FrameFeatures]
     ) -> dict[int, FrameFeatures]:
         """Return the encoded context frames, after encoding some of which only images are held.
 
         :raises FrameError: they are of another size than the new frame.
         """
-        missing = [i for i in frame_ids if not self._memory.in_full(i)]
+        missing = [i for i in frame_ids if not self._features.in_full(i)]
         for frame_id in missing[: self._encoded_per_frame]:
-            self._memory.keep(frame_id, self._encoded(self._memory.image(frame_id)))
-        full = [i for i in frame_ids if self._memory.in_full(i)]
-        joined = self._memory.context(full)
+            pixels = self._features.image(frame_id)
+            self._features.keep(frame_id, self._encoded(self._tensor(pixels))[0])
+        full = [i for i in frame_ids if self._features.in_full(i)]
+        joined = self._features.context(full)
         if joined is None:
             return {}
         size, new = (joined.rows, joined.columns), described.features
@@ -263,25 +178,3 @@ class PairPredictor:
             frame_id: joined.mapped(partial(torch.narrow, dim=0, start=n, length=1))
             for n, frame_id in enumerate(full)
         }
-
-    def _seen_camera(self, related: RelatedFrame, geometry: Geometry) -> Intrinsics:
-        """Return the intrinsics of the network's input by the median focal length so far.
-
-        :raises FrameError: there is none.
-        """
-        if related.focals:
-            self._focals.append(float(np.median(related.focals)))
-        if not self._focals:
-            raise FrameError(
-                'the network gives no focal length for this image: its points are not in front '
-                'of a camera'
-            )
-        focal = float(np.median(self._focals))
-        width, height = geometry.width, geometry.height
-        return Intrinsics(focal, focal, (width - 1) / 2, (height - 1) / 2, width, height)
-
-
-def _depth_map(described: _Described, related: RelatedFrame, camera: Intrinsics) -> DepthMap:
-    depth, confidence = related.depth, related.confidence.copy()
-    confidence[~np.isfinite(depth) | ~np.isfinite(confidence)] = 1.0
-    return DepthMap(described.frame_id, depth, confidence, described.pixels, camera)

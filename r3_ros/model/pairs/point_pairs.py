@@ -10,7 +10,7 @@ depth of f is the mean over the pairs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 
 import numpy as np
@@ -26,6 +26,7 @@ from ...core.geometry import (
     scale_of,
     weighted_median,
 )
+from ...core.unit_scale import DepthGrid, scale_by_depth
 from ..multi_view import FrameFeatures
 from ..variants import PairOutput
 from .alignment import align, focal_length, reciprocal_matches, refined_pose
@@ -50,7 +51,7 @@ class PointPair:
 
     :ivar share: of points and matches that agree with it, 0 to 1.
     :ivar evidence: standard deviations of translation and rotation.
-    :ivar depth: (H, W) float32 of f, ``confidence`` likewise.
+    :ivar depth: (H, W) float32 of f; ``confidence`` likewise.
     :ivar unit: length of the unit of the pair in that of i; None: i has no depth.
     """
 
@@ -59,7 +60,12 @@ class PointPair:
     share: float
     evidence: tuple[float, float]
     depth: np.ndarray
+    confidence: np.ndarray
     unit: float | None
+
+    @property
+    def grid(self) -> DepthGrid:
+        return DepthGrid.of(self.depth, self.confidence, GRID)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,22 +82,25 @@ class RelatedFrame:
     confidence: np.ndarray
     focals: tuple[float, ...]
 
+    @property
+    def grid(self) -> DepthGrid:
+        return DepthGrid.of(self.depth, self.confidence, GRID)
+
 
 def relate_points(
     network: PointNetwork,
     frame_id: int,
     frame: FrameFeatures,
     context: Mapping[int, FrameFeatures],
-    depths: Mapping[int, np.ndarray],
+    depths: Mapping[int, DepthGrid],
     camera: Intrinsics | None,
 ) -> RelatedFrame:
     """Relate a frame to context frames, a pair at a time.
 
-    :param depths: of context frames, at every :data:`GRID`-th row and column.
+    :param depths: of context frames.
     :param camera: of the prepared image, if it is calibrated.
     """
     pairs, focals = [], []
-    confidence: np.ndarray | None = None
     for source_id, source in context.items():
         maps = _PairMaps.of(network, source, frame)
         focal = focal_length(maps.points[1, 1], maps.weights(1, 1), GRID)
@@ -99,10 +108,9 @@ def relate_points(
         pair = _pair(source_id, maps, depths.get(source_id), camera or _centred(maps, focal))
         if pair is not None:
             pairs.append(pair)
-            seen = maps.confidence[1, 1]
-            confidence = seen if confidence is None else np.maximum(confidence, seen)
     depth = _mean_depth(pairs)
-    if depth is None or confidence is None:
+    confidence = np.max([pair.confidence for pair in pairs], axis=0) if pairs else np.ones(0)
+    if depth is None:
         # The image beside itself: depth of a single view.
         alone = _PairMaps.of(network, frame, frame)
         focal = focal_length(alone.points[1, 1], alone.weights(1, 1), GRID)
@@ -111,10 +119,11 @@ def relate_points(
         if network.config.output is not PairOutput.DESCRIPTORS and (depth > 0).any():
             # Not in metres: the scene is about one unit away.
             depth = depth / np.median(depth[depth > 0])
-    edges = [edge for pair in pairs if (edge := _edge(pair, frame_id, depth)) is not None]
     with np.errstate(invalid='ignore'):
         depth = np.where(depth > 0, depth, np.nan).astype(np.float32)
-    return RelatedFrame(tuple(edges), depth, confidence, tuple(focals))
+    related = RelatedFrame((), depth, confidence, tuple(focals))
+    edges = [_edge(pair, frame_id, related.grid) for pair in pairs]
+    return replace(related, edges=tuple(edge for edge in edges if edge is not None))
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +163,7 @@ class _PairMaps:
 
 
 def _pair(
-    source_id: int, maps: _PairMaps, depth: np.ndarray | None, camera: Intrinsics | None
+    source_id: int, maps: _PairMaps, depth: DepthGrid | None, camera: Intrinsics | None
 ) -> PointPair | None:
     """Return the relation of a pair; None if its point maps contradict one another."""
 
@@ -190,8 +199,11 @@ def _pair(
             return None
         T, share = refined[0], min(share, refined[1])
     depth_f = maps.points[1, 1][..., 2] * np.float32(scale_of(S))
-    unit = None if depth is None else _ratio(depth, maps.points[0, 0][::GRID, ::GRID, 2])
-    return PointPair(source_id, T, share, evidence, depth_f, unit)
+    unit = None
+    if depth is not None:
+        z = DepthGrid.of(maps.points[0, 0][..., 2], maps.confidence[0, 0], GRID)
+        unit = _unit(depth, z)
+    return PointPair(source_id, T, share, evidence, depth_f, maps.confidence[1, 1], unit)
 
 
 def _centred(maps: _PairMaps, focal: float | None) -> Intrinsics | None:
@@ -202,12 +214,10 @@ def _centred(maps: _PairMaps, focal: float | None) -> Intrinsics | None:
     return Intrinsics(focal, focal, (width - 1) / 2, (height - 1) / 2, width, height)
 
 
-def _ratio(depth: np.ndarray, other: np.ndarray) -> float | None:
-    """Return the median of the ratios of two depths of the same pixels."""
-    with np.errstate(all='ignore'):
-        ratios = depth / other
-    usable = np.isfinite(ratios) & (other > 0) & (ratios > 0)
-    return float(np.median(ratios[usable])) if usable.any() else None
+def _unit(here: DepthGrid, there: DepthGrid) -> float | None:
+    """Return the length of the unit of one depth in that of another of the same image."""
+    scale = scale_by_depth([here], [there])
+    return None if scale is None else math.exp(scale.value)
 
 
 def _mean_depth(pairs: Sequence[PointPair]) -> np.ndarray | None:
@@ -232,8 +242,8 @@ def _mean_depth(pairs: Sequence[PointPair]) -> np.ndarray | None:
     return mean
 
 
-def _edge(pair: PointPair, frame_id: int, depth: np.ndarray) -> Edge | None:
-    unit = _ratio(depth[::GRID, ::GRID], pair.depth[::GRID, ::GRID])
+def _edge(pair: PointPair, frame_id: int, depth: DepthGrid) -> Edge | None:
+    unit = _unit(depth, pair.grid)
     if unit is None:
         return None
     T = pair.T_i_f.copy()

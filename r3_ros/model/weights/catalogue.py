@@ -115,6 +115,13 @@ def known(name: str) -> PublishedWeights:
     return CATALOGUE[name]
 
 
+def model_weights(model_name: str) -> list[str]:
+    """Return the names of the weights for a ``model.name``, the recommended ones first."""
+    variant = model_name.replace('_', '-')
+    # Retrained files come after those that they replace.
+    return [w.name for w in CATALOGUE.values() if w.variant == variant][::-1] or [model_name]
+
+
 def hub_address() -> str:
     """Return the address of the hub, or of the mirror that ``HF_ENDPOINT`` names."""
     return os.environ.get('HF_ENDPOINT', '').rstrip('/') or 'https://huggingface.co'
