@@ -107,7 +107,7 @@ class ModelConfig:
         7, 'da3_*: context frames in one pass with a new frame, at most', 2, 64, 'frames'
     )
     image_size: int = param(
-        0, 'long side in the network, a multiple of 14 from 112 (of 16 for networks of pairs); for '
+        0, 'long side in the network, a multiple of 14 from 112, of 16 for networks of pairs; for '
         'r3_tiny that of a 4:3 image, others get its area; 0: as trained',
         0, LARGEST_IMAGE, 'pixels',
     )  # fmt: skip

@@ -112,6 +112,7 @@ def _load(
             f'{path} holds the network {loaded.variant}, which is not for model.name '
             f"'{config.name}': set model.checkpoint to a file of {family}, or change model.name"
         )
+    assert isinstance(network, PairNetwork | MultiViewNetwork | CrocoNetwork)
     # Small products of several threads, which wait actively for one another, take seven times the
     # CPU time and are slower if other processes need the cores.
     if device.type == 'cpu' and loaded.variant in _SMALL and 'OMP_NUM_THREADS' not in os.environ:
@@ -119,8 +120,7 @@ def _load(
     info = ModelInfo(config.name, str(device), precision, loaded.sha256, loaded.notes)
     size = config.image_size or loaded.image_size
     if not size:
-        has_size = isinstance(network, MultiViewNetwork | CrocoNetwork)
-        size = network.image_size if has_size else PUBLISHED_IMAGE
+        size = PUBLISHED_IMAGE if isinstance(network, PairNetwork) else network.image_size
     return network, info, device, replace(config, image_size=size)
 
 

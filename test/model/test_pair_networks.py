@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip('torch')
 
+from paths import needs, PARITY, ROOT  # noqa: E402
 from r3_ros.core.config import ModelConfig, R3Config  # noqa: E402
 from r3_ros.core.errors import CheckpointError, ConfigError, FrameError  # noqa: E402
 from r3_ros.model.building import build_network  # noqa: E402
@@ -17,8 +18,17 @@ from r3_ros.model.pairs.heads import nearest_rotation  # noqa: E402
 from r3_ros.model.variants import CrocoConfig, PAIR_VARIANTS, PairOutput  # noqa: E402
 from r3_ros.model.weights import checkpoint  # noqa: E402
 
-DATA = Path(__file__).parents[2] / 'tools' / 'parity' / 'data'
+from tools.parity.runner import Runner  # noqa: E402
+
+DATA = ROOT / 'tools' / 'parity' / 'data'
 SMALL = {'encoder_width': 128, 'encoder_depth': 2, 'decoder_width': 128}
+
+
+@needs(PARITY)
+@pytest.mark.parametrize('name', PAIR_VARIANTS)
+def test_outputs_are_those_of_the_authors_code(name: str) -> None:
+    result = Runner(PARITY, 'fp32', 'cpu').run(DATA / f'golden-{name}-small.npz')
+    assert result.passed, [array for array in result.arrays if not array.passed] or result.problem
 
 
 @pytest.mark.parametrize('name', PAIR_VARIANTS)
