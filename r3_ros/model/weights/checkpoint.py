@@ -7,6 +7,7 @@ of our network.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ Shape = tuple[int, ...]
 IMAGE_SIZE = 'image_size'
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-_CONFIGS: dict[str, NetworkConfig | CrocoConfig] = {**VARIANTS, **PAIR_VARIANTS}
+#: Every network.
+_CONFIGS = ChainMap[str, Any](VARIANTS, PAIR_VARIANTS)
 #: Prefix of the names in our own files, as in those of R3.
 _PREFIX = 'da3.'
 #: Prefixes left by training code.
