@@ -12,12 +12,14 @@ torch = pytest.importorskip('torch')
 from r3_ros.core.config import ModelConfig, R3Config, StreamConfig  # noqa: E402
 from r3_ros.core.datatypes import Estimate, KnownKeyframe  # noqa: E402
 from r3_ros.core.errors import FrameError  # noqa: E402
-from r3_ros.core.geometry import inverse, rotation_angle  # noqa: E402
+from r3_ros.core.geometry import inverse, make_T, rotation_angle, transform  # noqa: E402
+from r3_ros.model.pairs.alignment import reciprocal_matches, refined_pose  # noqa: E402
 from r3_ros.model.pairs.pair_predictor import PairPredictor  # noqa: E402
 from r3_ros.model.pairs.pose_pairs import PairWorld, PosePair  # noqa: E402
 from r3_ros.model.variants import PairOutput  # noqa: E402
 from r3_ros.streaming.engine import Engine  # noqa: E402
-from scripted import circle, frames, straight, truth  # noqa: E402
+from scipy.spatial.transform import Rotation  # noqa: E402
+from scripted import circle, frames, intrinsics, straight, truth  # noqa: E402
 from scripted_pairs import pair_predictor, PairScript, ScriptedPoints, ScriptedPoses  # noqa: E402
 
 #: A loop and a little more.
@@ -175,6 +177,35 @@ def test_lines_from_known_places_meet_at_the_frame() -> None:
         np.testing.assert_allclose(
             edge.T_source_target[:3, 3], target - places[edge.source_id], atol=0.02
         )
+
+
+def test_reciprocal_matches_refine_a_pose() -> None:
+    network = ScriptedPoints(PairScript(_LOOP))
+    T = inverse(network.T_room(0)) @ network.T_room(2)
+    points, K = network._points(0), intrinsics()
+    in_second = transform(inverse(T), points.reshape(-1, 3))
+    uv = in_second[:, :2] / in_second[:, 2:] * [K.fx, K.fy] + [K.cx, K.cy]
+    # Descriptors that tell where in the second image a point is.
+    v, u = np.mgrid[: K.height, : K.width]
+    seen = np.stack([uv[:, 0], uv[:, 1]], axis=1).reshape(K.height, K.width, 2)
+    first, second = (_of_places(places) for places in (seen, np.stack([u, v], axis=-1)))
+    at, other = reciprocal_matches(first, second)
+    assert len(at) > 30
+    np.testing.assert_allclose(seen[at[:, 1], at[:, 0]], other, atol=0.8)
+    off = T @ make_T(Rotation.from_rotvec([0.01, -0.02, 0.01]).as_matrix(), [0.01, 0.0, -0.01])
+    pixels = seen[at[:, 1], at[:, 0]]
+    pixels[::5] += 20.0  # wrong matches
+    refined = refined_pose(off, points[at[:, 1], at[:, 0]], pixels, replace(K, width=200))
+    assert refined is not None
+    np.testing.assert_allclose(refined[0], T, atol=1e-3)
+    assert refined[1] == pytest.approx(0.8, abs=0.05)
+    assert refined_pose(off, points[at[:, 1], at[:, 0]], pixels + 40.0, K) is None
+
+
+def _of_places(places: np.ndarray) -> torch.Tensor:
+    """Return unit vectors (H, W, 3) that are near for near places in an image of 64 x 48."""
+    vectors = np.concatenate([places - [32.0, 24.0], np.full((*places.shape[:2], 1), 40.0)], -1)
+    return torch.from_numpy(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).float()
 
 
 def test_images_of_another_shape_are_refused() -> None:

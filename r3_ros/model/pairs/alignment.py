@@ -144,8 +144,10 @@ def reciprocal_matches(first: Tensor, second: Tensor) -> tuple[np.ndarray, np.nd
         if not len(at):
             break
     pairs = torch.unique(torch.cat(found, dim=1), dim=1).cpu().numpy()
-    in_first, in_second = (np.stack([i % w, i // w], axis=1) for i, w in (
-        (pairs[0], width), (pairs[1], second.shape[1])))  # fmt: skip
+    in_first, in_second = (
+        np.stack([pixels % columns, pixels // columns], axis=1)
+        for pixels, columns in zip(pairs, (width, second.shape[1]), strict=True)
+    )
     return in_first, in_second
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 import math
 
 import numpy as np
@@ -103,9 +104,8 @@ def relate_points(
     pairs, focals = [], []
     for source_id, source in context.items():
         maps = _PairMaps.of(network, source, frame)
-        focal = focal_length(maps.points[1, 1], maps.weights(1, 1), GRID)
-        focals += [] if focal is None else [focal]
-        pair = _pair(source_id, maps, depths.get(source_id), camera or _centred(maps, focal))
+        focals += maps.focals
+        pair = _pair(source_id, maps, depths.get(source_id), camera or _centred(maps))
         if pair is not None:
             pairs.append(pair)
     depth = _mean_depth(pairs)
@@ -113,8 +113,7 @@ def relate_points(
     if depth is None:
         # The image beside itself: depth of a single view.
         alone = _PairMaps.of(network, frame, frame)
-        focal = focal_length(alone.points[1, 1], alone.weights(1, 1), GRID)
-        focals += [] if focal is None else [focal]
+        focals += alone.focals
         depth, confidence = alone.points[1, 1][..., 2], alone.confidence[1, 1]
         if network.config.output is not PairOutput.DESCRIPTORS and (depth > 0).any():
             # Not in metres: the scene is about one unit away.
@@ -152,6 +151,12 @@ class _PairMaps:
         found = own.descriptors is not None and other.descriptors is not None
         descriptors = (own.descriptors[0], other.descriptors[0]) if found else None
         return _PairMaps(points, confidence, descriptors)
+
+    @cached_property
+    def focals(self) -> list[float]:
+        """The focal length of the new frame in pixels, if there is one."""
+        focal = focal_length(self.points[1, 1], self.weights(1, 1), GRID)
+        return [] if focal is None else [focal]
 
     def weights(self, camera: int, image: int) -> np.ndarray:
         """Return (h, w) weights on the grid: logarithms of the confidences."""
@@ -206,10 +211,11 @@ def _pair(
     return PointPair(source_id, T, share, evidence, depth_f, maps.confidence[1, 1], unit)
 
 
-def _centred(maps: _PairMaps, focal: float | None) -> Intrinsics | None:
+def _centred(maps: _PairMaps) -> Intrinsics | None:
     """Return the intrinsics of the new frame by its focal length."""
-    if focal is None:
+    if not maps.focals:
         return None
+    (focal,) = maps.focals
     height, width = maps.confidence[1, 1].shape
     return Intrinsics(focal, focal, (width - 1) / 2, (height - 1) / 2, width, height)
 

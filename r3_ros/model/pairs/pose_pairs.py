@@ -69,15 +69,8 @@ def relate_poses(
         mean = one + two
         direction = mean / np.linalg.norm(mean) if apart < 3.0 else one
         R = mean_rotation(np.stack([T_i_f[:3, :3], back[:3, :3]]), np.ones(2))
-        pairs.append(
-            PosePair(
-                source_id,
-                R,
-                direction,
-                max(turn / 2, _LEAST_SIGMA_RAD),
-                max(apart / 2, _LEAST_SIGMA_RAD),
-            )
-        )
+        sigmas = (max(half / 2, _LEAST_SIGMA_RAD) for half in (turn, apart))
+        pairs.append(PosePair(source_id, R, direction, *sigmas))
     return pairs
 
 
