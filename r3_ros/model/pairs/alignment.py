@@ -20,6 +20,8 @@ _LEAST_NOISE = 1e-3
 _MEDIAN_TO_SIGMA = 1.0 / 1.538
 #: Residuals up to this share of the distance are those of one scene.
 _SAME_POINT = 0.1
+#: Shortest focal length over the longer side: 157 degrees.
+_LEAST_FOCAL = 0.1
 #: Distance between the pixels where matches begin, rounds to find a fixed point, and the most
 #: similarities in memory at once.
 _MATCH_STEP, _MATCH_ROUNDS, _MOST_SIMILARITIES = 8, 5, 2**24
@@ -95,7 +97,7 @@ def focal_length(points: np.ndarray, weights: np.ndarray, step: int) -> float | 
     """Return the focal length of the camera that sees a point map, in pixels.
 
     The least sum of distances between pixels and projected points, by Weiszfeld's reweighting
-    (DUSt3R, arXiv 2312.14132, section 3.3); None if it is not positive. The principal point is the
+    (DUSt3R, arXiv 2312.14132, section 3.3); None if that is no camera. The principal point is the
     centre of the image, as in training.
 
     :param points: (H, W, 3) in the camera of the image.
@@ -117,7 +119,7 @@ def focal_length(points: np.ndarray, weights: np.ndarray, step: int) -> float | 
         off = np.maximum(np.linalg.norm(pixels - focal * rays, axis=1), 0.1)
         w = factors / off
         focal = (w @ along) / max(w @ squared, 1e-12)
-    return float(focal) if np.isfinite(focal) and focal > 0 else None
+    return float(focal) if focal > _LEAST_FOCAL * max(width, height) else None
 
 
 def reciprocal_matches(first: Tensor, second: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -100,12 +100,14 @@ class PairPredictor(NetworkPredictor[FrameFeatures]):
             related = relate_points(
                 self._network, frame.frame_id, new, context, self._depths, known
             )
-            sides = np.array([geometry.height, geometry.width])
-            focal = float(np.median(related.focals)) if related.focals else math.nan
-            fov = 2.0 * np.arctan(sides / 2.0 / focal)
-            intrinsics, seen_fov_x = self._intrinsics(frame, geometry, fov)
             if related.focals:
-                self._fovs.append(fov)
+                sides = np.array([geometry.height, geometry.width])
+                self._fovs.append(2.0 * np.arctan(sides / 2.0 / np.median(related.focals)))
+            elif not self._fovs:
+                raise FrameError(
+                    'the network finds no focal length: its points are not in front of a camera'
+                )
+            intrinsics, seen_fov_x = self._intrinsics(frame, geometry, self._fovs[-1])
             self._depths[frame.frame_id] = related.grid
             edges = related.edges
             if depth and self._with_depth:
