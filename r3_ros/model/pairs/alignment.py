@@ -30,7 +30,7 @@ _MATCH_SLACK = 0.01
 _LEAST_MATCHES = 24
 
 
-class Alignment(NamedTuple):
+class PointAlignment(NamedTuple):
     """A similarity between two point maps of the same pixels.
 
     :ivar S_target_source: (4, 4).
@@ -43,7 +43,7 @@ class Alignment(NamedTuple):
     noise: float
 
 
-def align(source: np.ndarray, target: np.ndarray, weights: np.ndarray) -> Alignment | None:
+def align(source: np.ndarray, target: np.ndarray, weights: np.ndarray) -> PointAlignment | None:
     """Return the similarity that takes points to others, with outliers weighted down.
 
     Weighted least squares in closed form (Umeyama, "Least-squares estimation of transformation
@@ -73,7 +73,7 @@ def align(source: np.ndarray, target: np.ndarray, weights: np.ndarray) -> Alignm
         if abs(noise - before) <= _SETTLED * noise:
             break
         factors, before = 1.0 / (1.0 + (residuals / sigma) ** 2), noise
-    return Alignment(S, float(weights[residuals < _SAME_POINT].sum()), noise)
+    return PointAlignment(S, float(weights[residuals < _SAME_POINT].sum()), noise)
 
 
 def _weighted_similarity(

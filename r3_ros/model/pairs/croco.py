@@ -21,7 +21,7 @@ from ..backbone import PatchEmbedding
 from ..layers import Attention, Block, EPSILON_BLOCK, LayerNorm, Mlp, rotate, Rotation, rotations
 from ..multi_view import FrameFeatures
 from ..variants import CrocoConfig, HEAD_CHANNELS, PairOutput
-from .heads import DescriptorHead, LinearHead, PATCH, PointHead, PointMap, PoseHead
+from .heads import LinearHead, PairDescriptorHead, PairPointHead, PATCH, PointMap, PoseHead
 
 #: Parameters that stay float32 in every precision: norms and heads, as in the authors' inference.
 _FLOAT32 = re.compile(r'norm(\d|_y)?\.|^downstream_head|^pose_head')
@@ -158,9 +158,9 @@ class PointNetwork(CrocoNetwork):
     def __init__(self, config: CrocoConfig) -> None:
         super().__init__(config, two_decoders=True)
         head = {
-            PairOutput.POINTS: PointHead,
+            PairOutput.POINTS: PairPointHead,
             PairOutput.LINEAR_POINTS: LinearHead,
-            PairOutput.DESCRIPTORS: DescriptorHead,
+            PairOutput.DESCRIPTORS: PairDescriptorHead,
         }[config.output]
         self.downstream_head1, self.downstream_head2 = head(config), head(config)
 

@@ -60,7 +60,7 @@ class _PointPyramid(Pyramid):
         return values
 
 
-class PointHead(nn.Module):
+class PairPointHead(nn.Module):
     """Points by the pyramid."""
 
     def __init__(self, config: CrocoConfig) -> None:
@@ -86,7 +86,7 @@ class LinearHead(nn.Module):
             return _point_map(_pixels(self.proj(stages[-1]), rows, columns))
 
 
-class DescriptorHead(PointHead):
+class PairDescriptorHead(PairPointHead):
     """Points by the pyramid, and descriptors of a patch from its token."""
 
     def __init__(self, config: CrocoConfig) -> None:
