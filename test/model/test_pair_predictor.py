@@ -120,6 +120,19 @@ def test_the_focal_length_of_an_uncalibrated_camera_is_found() -> None:
         predictor.predict(frame, [])
 
 
+def test_points_behind_the_camera_refuse_a_frame_only_without_a_calibration() -> None:
+    network = ScriptedPoints(PairScript(_LOOP))
+    for i in range(2):
+        network._walls[i] = -network._points(i)
+    predictor = pair_predictor(network)
+    calibrated, unknown = (next(frames(1, calibrated=c)) for c in (True, False))
+    prediction = predictor.predict(replace(calibrated, frame_id=0), [])
+    assert np.isnan(prediction.depths[0].depth).all()
+    assert np.isnan(prediction.seen_fov_x)
+    with pytest.raises(FrameError, match='no focal length'):
+        predictor.predict(replace(unknown, frame_id=1), [0])
+
+
 def test_a_forgotten_frame_leaves_nothing_behind() -> None:
     predictor = pair_predictor(ScriptedPoints(PairScript(_LOOP)))
     _steps(predictor, 0, 1, 2)

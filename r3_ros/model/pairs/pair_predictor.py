@@ -103,11 +103,12 @@ class PairPredictor(NetworkPredictor[FrameFeatures]):
             if related.focals:
                 sides = np.array([geometry.height, geometry.width])
                 self._fovs.append(2.0 * np.arctan(sides / 2.0 / np.median(related.focals)))
-            elif not self._fovs:
+            elif not self._fovs and known is None:
                 raise FrameError(
                     'the network finds no focal length: its points are not in front of a camera'
                 )
-            intrinsics, seen_fov_x = self._intrinsics(frame, geometry, self._fovs[-1])
+            fov = self._fovs[-1] if self._fovs else np.full(2, math.nan)
+            intrinsics, seen_fov_x = self._intrinsics(frame, geometry, fov)
             self._depths[frame.frame_id] = related.grid
             edges = related.edges
             if depth and self._with_depth:
