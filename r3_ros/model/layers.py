@@ -180,16 +180,17 @@ class Block(nn.Module):
         normalise: bool = False,
         swiglu_width: int | None = None,
         epsilon: float = EPSILON_BLOCK,
+        layer_scale: bool = True,
     ) -> None:
         super().__init__()
         self.norm1 = LayerNorm(width, eps=epsilon)
         self.attn = Attention(width, heads, normalise)
-        self.ls1 = LayerScale(width)
+        self.ls1 = LayerScale(width) if layer_scale else nn.Identity()
         self.norm2 = LayerNorm(width, eps=epsilon)
         self.mlp = (
             Mlp(width, 4 * width, width) if swiglu_width is None else SwiGlu(width, swiglu_width)
         )
-        self.ls2 = LayerScale(width)
+        self.ls2 = LayerScale(width) if layer_scale else nn.Identity()
 
     def forward(
         self, x: Tensor, rotation: Rotation | None = None, attend: Attend = attend_within
