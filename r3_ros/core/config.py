@@ -111,6 +111,11 @@ class ModelConfig:
     depth_every: int = live(
         1, 'R3: depth of keyframes and every N-th frame; 0: no others', 0, 300, 'frames'
     )
+    cuda_graphs: bool = param(
+        False,
+        'R3 on a GPU: one launch for each part of a step instead of hundreds; not for r3_tiny, '
+        'which reads back in between',
+    )
     device: str = param(
         'auto',
         'device of the predictor and of keyframe retrieval; auto: the best that it can use',

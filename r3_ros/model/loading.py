@@ -14,7 +14,7 @@ from ..core.error_model import ErrorModel
 from ..core.errors import CheckpointError, ModelError
 from .cache.frame_memory import CacheBudget
 from .metric_predictor import MetricPredictor
-from .network import MetricNetwork, PairNetwork
+from .network import MetricNetwork, PairNetwork, R3Network
 from .r3_predictor import R3Predictor
 from .r3_window_predictor import R3WindowPredictor
 from .weights.catalogue import CATALOGUE, find_weights, missing_message
@@ -39,6 +39,11 @@ def load_r3(config: ModelConfig, memory: MemoryConfig) -> R3Predictor:
     :raises ModelError: no weights, unsuitable ones (CheckpointError), or no such device.
     """
     network, info, device, config = _load(config)
+    if config.cuda_graphs and not isinstance(network, R3Network):
+        raise ModelError(
+            f'model.cuda_graphs is on, and {network.config.name} reads back from the device within '
+            'a step, which no graph can: turn it off'
+        )
     budget = CacheBudget(memory.max_gpu_mib * _MIB, memory.max_host_mib * _MIB)
     predictor = R3Predictor(network, info, config, budget, device, memory.recomputed_per_frame)
     errors = _weights_path(config).with_suffix(ERRORS_SUFFIX)

@@ -7,13 +7,15 @@ and values of the context frames chosen by the engine.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 import math
+from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..core.config import MemoryConfig, ModelConfig
 from ..core.datatypes import (
@@ -36,8 +38,12 @@ from .backbone import Tokens
 from .cache.frame_memory import CacheBudget, FrameMemory
 from .cache.recomputation import Recomputation
 from .device_errors import device_errors
-from .network import PairNetwork, Prediction
+from .network import FrameCache, PairNetwork, Prediction
+from .step_graphs import StepGraphs
+from .transfers import fetched, uploaded
 from .variants import CameraOutput
+
+T = TypeVar('T')
 
 #: Score of an edge whose logits are both 1, the reference before the first edges of a stream.
 _FIRST_GUESS = math.log1p(math.e)
@@ -58,6 +64,7 @@ class _Described:
     pixels: np.ndarray  # (h, w, 3) uint8
     geometry: Geometry
     tokens: Tokens
+    descriptor: Tensor  # (C,) float32 unit vector
 
 
 class R3Predictor:
@@ -96,6 +103,11 @@ class R3Predictor:
         self.image_size = config.image_size
         self._memory = FrameMemory(budget)
         self._recomputation = Recomputation(network, self._memory, device, recomputed_per_frame)
+        self._token_size = network.config.backbone.feature_width
+        self._graphs: StepGraphs | None = None
+        if config.cuda_graphs and device.type == 'cuda':
+            self._graphs = StepGraphs()
+        self._input: dict[tuple[int, int], Tensor] = {}  # of the graphs, by size
         self._described: _Described | None
         self._warm_up: list[float]
         self._fovs: deque[np.ndarray]
@@ -125,8 +137,7 @@ class R3Predictor:
         :raises FrameError: the image cannot be used, or its descriptor is not finite.
         """
         described = self._prepared(frame)
-        mean = described.tokens.descriptor[0, 0].float()
-        descriptor: np.ndarray = (mean / mean.norm()).cpu().numpy()
+        descriptor = fetched(described.descriptor)
         if not np.isfinite(descriptor).all():
             raise FrameError(
                 'the descriptor of the image is not finite: its pixels, or the weights, '
@@ -148,21 +159,32 @@ class R3Predictor:
         size = described.geometry.height, described.geometry.width
         is_reference = not len(self._memory)
         attended = self._recomputation.available(context_ids, size)
-        prediction = self._network.predict(
-            described.tokens,
-            self._memory.context(attended),
-            reference=is_reference,
-            depth=self._with_depth and depth,
-            camera=self._camera(frame, described.geometry),
-        )
-        relative, fov, pose_token = _camera_outputs(prediction)
+        context, places = self._memory.context(attended)
+        with_depth = self._with_depth and depth
+
+        def related() -> tuple[Tensor, FrameCache]:
+            prediction = self._network.predict(
+                described.tokens,
+                context,
+                reference=is_reference,
+                depth=with_depth,
+                camera=self._camera(frame, described.geometry),
+            )
+            return _packed(prediction), prediction.cache
+
+        entry: FrameCache | None = None
+        if context is None:
+            packed, entry = related()
+        else:
+            packed, _ = self._run((size, len(attended), is_reference, with_depth), related)
+        output = _unpacked(fetched(packed), self._token_size, len(attended), size)
         geometry = described.geometry
-        intrinsics, seen = self._intrinsics(frame, geometry, fov)
+        intrinsics, seen = self._intrinsics(frame, geometry, output.fov)
         # Nothing fails from here on, so an unusable frame leaves no state behind.
-        edges = _edges(frame.frame_id, attended, relative)
-        self._memory.keep(frame.frame_id, prediction.cache, described.pixels)
+        edges = _edges(frame.frame_id, attended, output.relative[places])
+        self._memory.keep(frame.frame_id, entry, described.pixels)
         self._recomputation.note(frame.frame_id, attended, is_reference)
-        self._fovs.append(fov)
+        self._fovs.append(output.fov)
         if edges and len(self._warm_up) < _WARM_UP_FRAMES:
             scores = [0.5 * (e.confidence_translation + e.confidence_rotation) for e in edges]
             self._warm_up.append(max(float(np.mean(sorted(scores)[-_BEST_EDGES:])), 1e-6))
@@ -170,9 +192,9 @@ class R3Predictor:
             intrinsics=frame.intrinsics or geometry.to_source(intrinsics),
             seen_fov_x=math.nan if seen is None else geometry.to_source(seen).fov_x,
             edges=edges,
-            depths=self._depths(described, prediction, intrinsics),
+            depths=_depths(described, output, intrinsics),
             intrinsics_estimated=frame.intrinsics is None,
-            pose_token=pose_token,
+            pose_token=output.pose_token,
         )
 
     def hold_image(self, frame_id: int, image: np.ndarray, neighbours: Sequence[int] = ()) -> None:
@@ -204,7 +226,7 @@ class R3Predictor:
     @torch.inference_mode()
     def shrink(self) -> None:
         """Halve the part of the cache on the device, and free the memory that torch caches."""
-        self._described = None
+        self._drop_graphs()
         self._empty_torch_cache()
         try:
             self._memory.shrink()
@@ -252,9 +274,9 @@ class R3Predictor:
 
     def reset(self) -> None:
         """Drop all frames."""
+        self._drop_graphs()
         self._memory.clear()
         self._recomputation.clear()
-        self._described = None
         self._warm_up = []
         self._fovs = deque(maxlen=_FOV_FRAMES)
 
@@ -267,9 +289,27 @@ class R3Predictor:
     def _prepared(self, frame: Frame) -> _Described:
         """Resize the image and run the blocks that see one frame alone."""
         pixels, geometry = self._pixels(frame.image)
-        tensor = torch.from_numpy(pixels).to(self._device, non_blocking=True)
-        tokens = self._network.describe(tensor.permute(2, 0, 1)[None, None])
-        return _Described(frame.frame_id, pixels, geometry, tokens)
+        size = pixels.shape[:2]
+        tensor = uploaded(pixels, self._device, into=self._input.get(size))
+        if self._graphs is not None:
+            self._input[size] = tensor
+
+        def alone() -> tuple[Tokens, Tensor]:
+            tokens = self._network.describe(tensor.permute(2, 0, 1)[None, None])
+            mean = tokens.descriptor[0, 0].float()
+            return tokens, mean / mean.norm()
+
+        return _Described(frame.frame_id, pixels, geometry, *self._run(size, alone))
+
+    def _drop_graphs(self) -> None:
+        """Drop what reads the cache where it is, and what the graphs have computed."""
+        self._described = None
+        self._input.clear()
+        if self._graphs is not None:
+            self._graphs.clear()
+
+    def _run(self, key: Hashable, function: Callable[[], T]) -> T:
+        return function() if self._graphs is None else self._graphs.run(key, function)
 
     def _pixels(self, image: np.ndarray) -> tuple[np.ndarray, Geometry]:
         """Return an image resized for the network, (h, w, 3) uint8, and the geometry."""
@@ -278,7 +318,12 @@ class R3Predictor:
         return np.array(geometry.apply(image)), geometry
 
     def _camera(self, frame: Frame, geometry: Geometry) -> torch.Tensor | None:
-        """Return (1, 4) fx, fy, cx, cy: calibrated, else by the fields of view so far."""
+        """Return (1, 4) fx, fy, cx, cy: calibrated, else by the fields of view so far.
+
+        None if that is unknown, or not used by the network.
+        """
+        if self._network.config.camera is not CameraOutput.MATCHES:
+            return None
         if frame.intrinsics is not None:
             known = geometry.to_network(frame.intrinsics)
         else:
@@ -287,8 +332,8 @@ class R3Predictor:
                 known = intrinsics_from_fov(vertical, horizontal, geometry.width, geometry.height)
             except FrameError:
                 return None
-        numbers = [[known.fx, known.fy, known.cx, known.cy]]
-        return torch.tensor(numbers, dtype=torch.float32, device=self._device)
+        numbers = np.array([[known.fx, known.fy, known.cx, known.cy]], np.float32)
+        return uploaded(numbers, self._device)
 
     def _intrinsics(
         self, frame: Frame, geometry: Geometry, fov: np.ndarray
@@ -307,18 +352,6 @@ class R3Predictor:
             return known, None
         return known or seen, seen
 
-    def _depths(
-        self, described: _Described, prediction: Prediction, intrinsics: Intrinsics
-    ) -> tuple[DepthMap, ...]:
-        if prediction.depth is None or prediction.confidence is None:
-            return ()
-        maps = torch.stack([prediction.depth[0, 0], prediction.confidence[0, 0]]).cpu().numpy()
-        depth, confidence = maps
-        bad = ~np.isfinite(maps).all(axis=0)
-        depth[bad], confidence[bad] = np.nan, 1.0
-        depth_map = DepthMap(described.frame_id, depth, confidence, described.pixels, intrinsics)
-        return (depth_map,)
-
 
 def geometry_rule(network: PairNetwork, image_size: int) -> Callable[[int, int], Geometry]:
     """Return what gives the geometry for images of a width and a height."""
@@ -328,26 +361,62 @@ def geometry_rule(network: PairNetwork, image_size: int) -> Callable[[int, int],
     return partial(r3_geometry, size=image_size, square_ok=True)
 
 
-def _camera_outputs(prediction: Prediction) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Copy the pairs, the field of view and the pose token to the host at once.
+@dataclass(frozen=True)
+class _Output:
+    """A prediction on the host.
 
-    :returns: (N, 9) float64 translation, quaternion, both logits; (2,) field of view; (D,)
-        float32 unit vector.
-    :raises FrameError: a value is not finite.
+    :ivar relative: (N, 9) float64 translation, quaternion, both logits of the context's frames.
+    :ivar fov: (2,) float64; ``pose_token``: (D,) float32 unit vector.
+    :ivar maps: (2, H, W) float32 depth and confidence; None if it was not wanted.
     """
+
+    relative: np.ndarray
+    fov: np.ndarray
+    pose_token: np.ndarray
+    maps: np.ndarray | None
+
+
+def _packed(prediction: Prediction) -> Tensor:
+    """Return all that the host needs of a prediction, to be copied at once."""
     # The last row would be the frame against itself.
     columns = prediction.pairs.numbers[0, :-1, 0]  # (N, 9)
     token = prediction.camera_feature[0, 0]
-    parts = [columns.flatten(), prediction.fov[0, 0], token / token.norm().clamp_min(1e-12)]
-    numbers = torch.cat(parts).cpu().numpy()
-    if not np.isfinite(numbers).all():
+    parts = [prediction.fov, token / token.norm().clamp_min(1e-12), columns]
+    parts += [maps for maps in (prediction.depth, prediction.confidence) if maps is not None]
+    return torch.cat([part.flatten() for part in parts])
+
+
+def _unpacked(
+    numbers: np.ndarray, token_size: int, context: int, size: tuple[int, int]
+) -> _Output:
+    """Return what was packed.
+
+    :raises FrameError: a value other than depth is not finite.
+    """
+    fov, token, columns, maps = np.split(numbers, np.cumsum([2, token_size, 9 * context]))
+    if not all(np.isfinite(part).all() for part in (fov, token, columns)):
         raise FrameError(
             "the network's output is not finite: try model.precision fp32, and "
             '`r3 weights check` on the weights'
         )
-    pairs_end, fov_end = columns.numel(), columns.numel() + 2
-    relative = numbers[:pairs_end].astype(np.float64).reshape(-1, 9)
-    return relative, numbers[pairs_end:fov_end].astype(np.float64), numbers[fov_end:]
+    return _Output(
+        columns.astype(np.float64).reshape(-1, 9),
+        fov.astype(np.float64),
+        token.copy(),  # kept longer than the maps
+        maps.reshape(2, *size) if maps.size else None,
+    )
+
+
+def _depths(
+    described: _Described, output: _Output, intrinsics: Intrinsics
+) -> tuple[DepthMap, ...]:
+    if output.maps is None:
+        return ()
+    depth, confidence = output.maps
+    bad = ~np.isfinite(output.maps).all(axis=0)
+    depth[bad], confidence[bad] = np.nan, 1.0
+    depth_map = DepthMap(described.frame_id, depth, confidence, described.pixels, intrinsics)
+    return (depth_map,)
 
 
 def _edges(frame_id: int, context_ids: Sequence[int], relative: np.ndarray) -> tuple[Edge, ...]:

@@ -353,7 +353,7 @@ def test_the_documented_cost_of_a_frame_is_true(size, column):
     def giga(cached):
         keys = torch.empty(1, 16, cached, tokens, 64, device='meta')
         sources = torch.empty(1, cached, 2048, device='meta')
-        cache = FrameCache(((KeyValues(keys, keys),),) * 8, (sources,))
+        cache = FrameCache((KeyValues(keys, keys),) * 8, (sources,))
         images = torch.empty(1, 1, 3, *size, device='meta')
         with FlopCounterMode(display=False) as counter:
             entry = network.predict(network.describe(images), cache).cache
