@@ -60,7 +60,8 @@ def compute_floor(predictor: R3Predictor, frames: Callable[[], int]) -> ComputeF
     :param frames: processes some frames with the predictor and returns their number.
     """
     # Other implementations of attention are not counted on CPUs.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    attention, counter = sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False)
+    with predictor.operation_by_operation(), attention, counter:
         count = frames()
     device = torch.device(predictor.info.device)
     dtype = DTYPES[predictor.info.precision]

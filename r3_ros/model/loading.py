@@ -41,8 +41,8 @@ def load_r3(config: ModelConfig, memory: MemoryConfig) -> R3Predictor:
     network, info, device, config = _load(config)
     if config.cuda_graphs and not isinstance(network, R3Network):
         raise ModelError(
-            f'model.cuda_graphs is on, and {network.config.name} reads back from the device within '
-            'a step, which no graph can: turn it off'
+            f'model.cuda_graphs is on, and {network.config.name} reads back from the device '
+            'within a step, which no graph can: turn it off'
         )
     budget = CacheBudget(memory.max_gpu_mib * _MIB, memory.max_host_mib * _MIB)
     predictor = R3Predictor(network, info, config, budget, device, memory.recomputed_per_frame)

@@ -338,20 +338,22 @@ def normalised(images: Tensor, dimensions: int) -> Tensor:
         )
     if 0 in shape:
         raise FrameError(f'there is no image in a tensor of shape {shape}')
-    gain = 1.0
     if images.dtype == torch.uint8:
-        gain = 1 / 255
-    elif not images.dtype.is_floating_point:
+        gain, offset = _imagenet(images.device, 1 / 255)
+    elif images.dtype.is_floating_point:
+        gain, offset = _imagenet(images.device, 1.0)
+    else:
         raise FrameError(
             f'images must be uint8 (0 to 255) or floating point (0 to 1), got {images.dtype}'
         )
-    mean, std = _imagenet(images.device)
-    return (images.float() * gain - mean) / std
+    # One pass over the image.
+    return torch.addcmul(offset, images, gain)
 
 
 @lru_cache(maxsize=8)
-def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
+def _imagenet(device: torch.device, unit: float) -> tuple[Tensor, Tensor]:
+    """Return gain and offset (3, 1, 1) that normalise images in which ``1 / unit`` is white."""
     with torch.inference_mode(False):
-        mean = torch.tensor(IMAGENET_MEAN, device=device).reshape(3, 1, 1)
-        std = torch.tensor(IMAGENET_STD, device=device).reshape(3, 1, 1)
-        return mean, std
+        mean = torch.tensor(IMAGENET_MEAN, dtype=torch.float64, device=device).reshape(3, 1, 1)
+        std = torch.tensor(IMAGENET_STD, dtype=torch.float64, device=device).reshape(3, 1, 1)
+        return (unit / std).float(), (-mean / std).float()

@@ -7,7 +7,8 @@ and values of the context frames chosen by the engine.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 import math
@@ -300,6 +301,15 @@ class R3Predictor:
             return tokens, mean / mean.norm()
 
         return _Described(frame.frame_id, pixels, geometry, *self._run(size, alone))
+
+    @contextmanager
+    def operation_by_operation(self) -> Iterator[None]:
+        """Replay no graphs, in which no operation can be counted."""
+        graphs, self._graphs = self._graphs, None
+        try:
+            yield
+        finally:
+            self._graphs = graphs
 
     def _drop_graphs(self) -> None:
         """Drop what reads the cache where it is, and what the graphs have computed."""

@@ -6,6 +6,8 @@ the host to itself is none. Launches and what reads the cache are counted on the
 
 from collections import Counter
 from contextlib import contextmanager
+import copy
+from dataclasses import replace
 
 from lively_network import frame, lively
 import numpy as np
@@ -72,8 +74,9 @@ def counted(cache=None):
         yield counts
 
 
-def predictor(network, device='cpu'):
-    return R3Predictor(network, ModelInfo('r3'), CONFIG, ROOM, torch.device(device))
+def predictor(network, device='cpu', **options):
+    config = replace(CONFIG, **options)
+    return R3Predictor(network, ModelInfo('r3'), config, ROOM, torch.device(device))
 
 
 def step(seen, number, context):
@@ -168,6 +171,22 @@ def test_graphs_of_a_step_give_what_its_operations_give():
     assert capture.captures == 1 + CONTEXT
     graphed.reset()
     assert step(graphed, 0, []).depths and capture.captures == 2 + CONTEXT
+
+
+@pytest.mark.gpu
+def test_cuda_graphs_give_what_their_operations_give():
+    network = copy.deepcopy(lively()).cuda()
+    plain, graphed = (predictor(network, 'cuda', cuda_graphs=on) for on in (False, True))
+    for n in range(3 * CONTEXT):
+        context = range(max(0, n - CONTEXT), n)
+        expected, got = step(plain, n, context), step(graphed, n, context)
+        for a, b in zip(expected.edges, got.edges, strict=True):
+            np.testing.assert_allclose(a.T_source_target, b.T_source_target, atol=1e-3)
+        if n == 2 * CONTEXT:
+            graphed.shrink()
+            plain.shrink()
+        for seen in (plain, graphed):
+            seen.forget([n - CONTEXT])
 
 
 def test_a_graph_is_not_used_for_images_of_another_size():
