@@ -39,7 +39,10 @@ def in_float32(device: torch.device) -> AbstractContextManager[object]:
 
 
 class Rotation(NamedTuple):
-    """Rotary position tables: cosines and sines, each (T, 2, 16), rows then columns."""
+    """Rotary position tables, rows then columns.
+
+    :ivar cos: (T, 2, 1, 16); ``sin``: (T, 2, 2, 16), negative for the first channels of pairs.
+    """
 
     cos: Tensor
     sin: Tensor
@@ -63,7 +66,8 @@ def rotations(rows: int, columns: int, device: torch.device) -> tuple[Rotation, 
 
         def table(positions: Tensor) -> Rotation:  # (P - 1, 2) -> (P, 2, 16)
             angles = torch.cat([origin, positions])[..., None] * frequencies
-            return Rotation(angles.cos(), angles.sin())
+            sin = angles.sin()
+            return Rotation(angles.cos()[:, :, None], torch.stack([-sin, sin], dim=2))
 
         return table(patches), table(torch.ones_like(patches))
 
@@ -75,9 +79,7 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     channel k forms a pair with channel k + 16.
     """
     pairs = x.unflatten(-1, (2, 2, 16))  # (N, h, T, row or column, a or b, 16)
-    a, b = pairs.unbind(-2)
-    turned = (a * rotation.cos - b * rotation.sin, b * rotation.cos + a * rotation.sin)
-    return torch.stack(turned, dim=-2).flatten(-3)
+    return torch.addcmul(pairs * rotation.cos, pairs.flip(-2), rotation.sin).flatten(-3)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -89,15 +91,15 @@ class LayerNorm(nn.LayerNorm):
 
 
 class LayerScale(nn.Module):
-    """A learned gain per channel."""
+    """A learned gain per channel of what a block adds."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.full((width,), 0.01))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (..., C) float32."""
-        return x * self.gamma
+    def forward(self, x: Tensor, added: Tensor) -> Tensor:
+        """Return (..., C) float32: x and what is added to it."""
+        return torch.addcmul(x, added, self.gamma)
 
 
 class Mlp(nn.Module):
@@ -185,5 +187,5 @@ class Block(nn.Module):
         self, x: Tensor, rotation: Rotation | None = None, attend: Attend = attend_within
     ) -> Tensor:
         """Map the residual stream (N, T, C) float32 to the next."""
-        x = x + self.ls1(self.attn(self.norm1(x), rotation, attend))
-        return x + self.ls2(self.mlp(self.norm2(x)))
+        x = self.ls1(x, self.attn(self.norm1(x), rotation, attend))
+        return self.ls2(x, self.mlp(self.norm2(x)))
