@@ -128,7 +128,11 @@ class MemoryConfig:
     """Memory limits of R3: 23 MiB a frame at 504x280 in bf16, twice as much in fp32."""
 
     max_gpu_mib: int = param(
-        2048, 'cached frames on the device of R3; its context must fit', 16, 1_048_576, 'MiB'
+        2048,
+        'cached frames on the device of R3, allocated with the first; its context must fit',
+        16,
+        1_048_576,
+        'MiB',
     )
     oom_policy: str = live(
         'shrink',

@@ -102,13 +102,43 @@ class LayerScale(nn.Module):
         return torch.addcmul(x, added, self.gamma)
 
 
+#: oneDNN's product of matrices, on processors of AMD twice as fast as MKL's, which torch uses.
+#: None: this torch has not both.
+ONEDNN_LINEAR = (
+    getattr(torch.ops.mkldnn, '_linear_pointwise', None)
+    if torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    else None
+)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return :func:`torch.nn.functional.linear`, faster in inference in float32 on a CPU."""
+    if (
+        ONEDNN_LINEAR is not None
+        and x.device.type == 'cpu'
+        and x.dtype == weight.dtype == torch.float32
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled('cpu')
+    ):
+        return ONEDNN_LINEAR(x, weight, bias, 'none', [], '')
+    return F.linear(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    """A linear layer with :func:`linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., width_in) to (..., width_out)."""
+        return linear(x, self.weight, self.bias)
+
+
 class Mlp(nn.Module):
     """Two linear layers around an exact (erf) GELU."""
 
     def __init__(self, width_in: int, hidden: int, width_out: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width_in, hidden)
-        self.fc2 = nn.Linear(hidden, width_out)
+        self.fc1 = Linear(width_in, hidden)
+        self.fc2 = Linear(hidden, width_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., width_in) to (..., width_out)."""
@@ -120,8 +150,8 @@ class SwiGlu(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.w12 = nn.Linear(width, 2 * hidden)
-        self.w3 = nn.Linear(hidden, width)
+        self.w12 = Linear(width, 2 * hidden)
+        self.w3 = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) to (..., C)."""
@@ -139,8 +169,8 @@ class Attention(nn.Module):
         """
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
         self.q_norm = LayerNorm(HEAD_CHANNELS, eps=EPSILON) if normalise else None
         self.k_norm = LayerNorm(HEAD_CHANNELS, eps=EPSILON) if normalise else None
 
