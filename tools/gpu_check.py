@@ -537,7 +537,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(
     check: Callable[[Setup], tuple[bool, dict[str, Any]]], setup: Setup, left: float, needed: float
 ) -> dict[str, Any]:
-    began, figures = time.perf_counter(), {}
+    began = time.perf_counter()
+    figures: dict[str, Any] = {}
     if setup.on_gpu and left < needed:
         return {'result': f'left out: {left:.0f} s are left', 'seconds': 0.0, 'figures': {}}
     try:

@@ -7,22 +7,24 @@ what it reads.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 T = TypeVar('T')
 
 
+class Capture(Protocol):
+    """Makes a function repeatable."""
+
+    def __call__(self, function: Callable[[], T]) -> tuple[Callable[[], None], T]:
+        """Run a function, and return what repeats it and its result."""
+
+
 class StepGraphs:
-    """Captures each part at its first use, and replays it from then on.
+    """Captures each part at its first use, and replays it from then on."""
 
-    :param capture: runs a function and returns what repeats it, and its result.
-    """
-
-    def __init__(
-        self, capture: Callable[[Callable[[], T]], tuple[Callable[[], None], T]] | None = None
-    ) -> None:
+    def __init__(self, capture: Capture | None = None) -> None:
         self._capture = capture or CudaCapture()
         self._captured: dict[Hashable, tuple[Callable[[], None], Any]] = {}
 
