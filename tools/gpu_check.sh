@@ -1,7 +1,7 @@
 #!/bin/sh
 # What R3 does on this machine's GPU, in at most eight minutes: one table and one JSON file.
 #   tools/gpu_check.sh [--out FOLDER] [--official FOLDER] [--parity FOLDER] [--only NAME ...]
-# Needs a python3 with torch, CuPy, NumPy, SciPy, OpenCV, Pillow, PyYAML and tqdm, and nothing
+# Needs a python3 with torch, CuPy, NumPy, SciPy, OpenCV, Pillow, PyYAML, psutil and tqdm, and nothing
 # installed of this package. Without a GPU, or with --cpu, a dry run with a small network.
 cd "$(dirname "$0")/.." || exit 2
 export PYTHONPATH=. PYTHONUNBUFFERED=1
