@@ -44,7 +44,7 @@ from .step_graphs import StepGraphs
 from .transfers import fetched, uploaded
 from .variants import CameraOutput
 
-T = TypeVar('T')
+_Result = TypeVar('_Result')
 
 #: Score of an edge whose logits are both 1, the reference before the first edges of a stream.
 _FIRST_GUESS = math.log1p(math.e)
@@ -318,7 +318,7 @@ class R3Predictor:
         if self._graphs is not None:
             self._graphs.clear()
 
-    def _run(self, key: Hashable, function: Callable[[], T]) -> T:
+    def _run(self, key: Hashable, function: Callable[[], _Result]) -> _Result:
         return function() if self._graphs is None else self._graphs.run(key, function)
 
     def _pixels(self, image: np.ndarray) -> tuple[np.ndarray, Geometry]:
